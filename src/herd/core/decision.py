@@ -1,0 +1,72 @@
+"""What a choice was made of: candidates, points, reasons, the node. Decides nothing; remembers everything.
+
+A decision keeps every candidate, chosen or not, so that explaining and replaying it need no second code path.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from herd.core.fleet import ModelCard, ModelName, Node, NodeId
+
+
+@dataclass(slots=True, eq=False)
+class Candidate:
+    """One node for one request at one instant. Built per decision: slots, not frozen (3 to 4 times cheaper).
+
+    `in_flight` and `pending` count this model's requests on this node, from the coordinator's own books;
+    `latency_p75_s` is None until enough requests were seen; `warm_since` is when the model was unloaded, if lately.
+    """
+
+    node: Node
+    card: ModelCard
+    model: ModelName
+    at: float
+    in_flight: int = 0
+    pending: int = 0
+    node_in_flight: int = 0
+    latency_p75_s: float | None = None
+    quarantined_until: float = 0.0
+
+    @property
+    def depth(self) -> int:
+        return self.in_flight + self.pending
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A node that was out before points were given, and why, with the numbers."""
+
+    node_id: NodeId
+    filter: str
+    reason: str
+
+
+@dataclass(slots=True, eq=False)
+class Scored:
+    """A node that could serve: its total and the part of every signal, in points."""
+
+    node_id: NodeId
+    total: float
+    terms: dict[str, float]
+    depth: int = 0
+    expected_s: dict[str, float] = field(default_factory=dict)
+    """Terms of the expected completion time in seconds, where that policy ran."""
+
+
+@dataclass(slots=True, eq=False)
+class Decision:
+    """The outcome of filter, score, pick for one model: `chosen` is None when every node was rejected.
+
+    `scored` is ordered best first, so `scored[0].node_id == chosen`.
+    """
+
+    model: ModelName
+    policy: str
+    chosen: NodeId | None
+    scored: list[Scored]
+    rejected: list[Rejected]
+
+    @property
+    def best(self) -> Scored | None:
+        return self.scored[0] if self.scored else None

@@ -1,0 +1,283 @@
+"""What we believe of every node: who is there, what it has on disk and in memory. Decides nothing.
+
+Read this file first. A `Report` is what one heartbeat said and is replaced whole, never changed, so whoever
+holds one holds a snapshot. A `Node` is our running belief: the newest report and what we learned since.
+Sizes are bytes, times are seconds on the caller's monotonic clock, windows are tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NewType
+
+NodeId = NewType("NodeId", str)
+ModelName = NewType("ModelName", str)
+
+GB = 1_000_000_000
+"""Where a person reads gigabytes, they are decimal: what a disk's box and Ollama's `ollama list` say."""
+
+WARM_FOR_S = 1800.0
+"""An unloaded model is probably still in the page cache for this long (compatibility: "unloaded within 30 min")."""
+
+
+def canonical(name: str) -> ModelName:
+    """The one key of a model: `m` and `m:latest` are the same, and case does not matter (Ollama's own rule)."""
+    tail = name.rpartition("/")[2]
+    return ModelName((name if ":" in tail else name + ":latest").lower())
+
+
+class Pressure(Enum):
+    """How short of memory the operating system says it is."""
+
+    NORMAL = "normal"
+    WARN = "warn"
+    CRITICAL = "critical"
+
+
+class Liveness(Enum):
+    """What silence or failure makes of a node. Only ONLINE and DEGRADED are routable."""
+
+    ONLINE = "online"
+    DEGRADED = "degraded"
+    OFFLINE = "offline"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFace:
+    """One inference server of a node, as the coordinator reaches it.
+
+    `kind` names a file in `engines/`; `url` is "http://host:port" without a path; `slots` is how many requests
+    the engine really runs at the same time per model (Ollama: OLLAMA_NUM_PARALLEL, default 1).
+    """
+
+    kind: str
+    url: str
+    version: str = ""
+    slots: int = 1
+    models_max: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model in memory: what it occupies and the window one request may use."""
+
+    size_bytes: int
+    context_tokens: int | None = None
+    vram_bytes: int | None = None
+    context_explicit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """One model on one node: what is on disk, and `loaded` when it is in memory too.
+
+    `name` is spelled as the node's engine spells it; the key in `Report.models` is canonical.
+    """
+
+    name: str
+    engine: EngineFace
+    size_bytes: int = 0
+    digest: str = ""
+    family: str = ""
+    parameters: str = ""
+    quantization: str = ""
+    context_max_tokens: int | None = None
+    capabilities: frozenset[str] = frozenset()
+    modified_at: str = ""
+    loaded: Loaded | None = None
+    kv_bytes_per_token: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    total_bytes: int
+    used_bytes: int
+    available_bytes: int
+    pressure: Pressure = Pressure.NORMAL
+    swap_used_bytes: int = 0
+    swap_total_bytes: int = 0
+    wired_bytes: int = 0
+    compressed_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    total_bytes: int
+    used_bytes: int
+    available_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One graphics card with memory of its own."""
+
+    name: str
+    memory_total_bytes: int
+    memory_used_bytes: int
+    utilization: float | None = None
+    temperature_c: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What the owner lends us now, learnt by the agent (168 slots a week); absent on nodes that do not learn.
+
+    `ceiling_bytes` is the memory models may take, `score` 0..1, `trend` is "rising", "stable" or "falling".
+    """
+
+    mode: str
+    ceiling_bytes: int
+    score: float
+    trend: str = "stable"
+    reason: str = ""
+    paused: bool = False
+    override_active: bool = False
+    learning_confidence: float = 0.0
+    days_observed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one heartbeat said of a node. Replaced, never changed."""
+
+    node_id: NodeId
+    boot_id: str
+    memory: Memory
+    models: Mapping[ModelName, ModelCard] = field(default_factory=dict)
+    engines: tuple[EngineFace, ...] = ()
+    arch: str = ""
+    agent_version: str = ""
+    os: str = ""
+    chip: str = ""
+    lan_ip: str = ""
+    cores: int = 0
+    cpu_utilization: float = 0.0
+    memory_bandwidth_gbps: float | None = None
+    disk: Disk | None = None
+    gpus: tuple[Gpu, ...] = ()
+    thermal_state: str = "unknown"
+    temperature_c: float | None = None
+    draining: bool = False
+    paused: bool = False
+    capacity: Capacity | None = None
+    connection_failures: int = 0
+
+    @property
+    def memory_ceiling_bytes(self) -> int:
+        """What models may fill: graphics memory where there is some, else main memory, never above the lent ceiling."""
+        physical = self.gpu_memory_bytes or self.memory.total_bytes
+        return min(physical, self.capacity.ceiling_bytes) if self.capacity else physical
+
+    @property
+    def gpu_memory_bytes(self) -> int:
+        return sum(gpu.memory_total_bytes for gpu in self.gpus)
+
+    @property
+    def memory_used_bytes(self) -> int:
+        """What is taken of that ceiling's memory now."""
+        if self.gpus:
+            return sum(gpu.memory_used_bytes for gpu in self.gpus)
+        return self.memory.used_bytes
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """Our belief of one node. Hot: slots, not frozen, compared by identity."""
+
+    id: NodeId
+    report: Report
+    heard_at: float
+    first_heard_at: float
+    liveness: Liveness = Liveness.ONLINE
+    address: str = ""
+    unreachable_until: float = 0.0
+    connect_failures: int = 0
+    loaded_until: dict[ModelName, float] = field(default_factory=dict)
+    loading_since: dict[ModelName, float] = field(default_factory=dict)
+
+    def card(self, model: ModelName) -> ModelCard | None:
+        return self.report.models.get(model)
+
+    def is_loaded(self, model: ModelName) -> bool:
+        card = self.report.models.get(model)
+        return card is not None and card.loaded is not None
+
+
+class Fleet:
+    """All nodes, and which of them have which model, so that a decision's cost follows its candidates."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[NodeId, Node] = {}
+        self.version = 0
+        """Grows with every change of belief; answers made from memory are cached against it."""
+        self._by_model: dict[ModelName, dict[NodeId, Node]] = {}
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes.values())
+
+    def node(self, node_id: NodeId) -> Node | None:
+        return self.nodes.get(node_id)
+
+    def with_model(self, model: ModelName) -> Iterable[Node]:
+        """Every node that said it has the model, in the order in which they first said so."""
+        return self._by_model.get(model, {}).values()
+
+    def knows(self, model: ModelName) -> bool:
+        return bool(self._by_model.get(model))
+
+    @property
+    def model_names(self) -> list[ModelName]:
+        return sorted(name for name, nodes in self._by_model.items() if nodes)
+
+    def hear(self, report: Report, at: float) -> Node:
+        """Takes a heartbeat in: replaces the report, keeps the index of models, remembers what was unloaded."""
+        node = self.nodes.get(report.node_id)
+        self.version += 1
+        if node is None:
+            node = Node(report.node_id, report, at, at)
+            self.nodes[node.id] = node
+        else:
+            self._remember_unloaded(node, report, at)
+            self._unindex(node, keep=report.models)
+        node.report, node.heard_at = report, at
+        for model in report.models:
+            self._by_model.setdefault(model, {})[node.id] = node
+        return node
+
+    def drop_model(self, node: Node, model: ModelName) -> None:
+        """The node was asked and did not have it after all; the next heartbeat says what is true."""
+        nodes = self._by_model.get(model, {})
+        if nodes.pop(node.id, None) is not None:
+            self.version += 1
+
+    def forget(self, node_id: NodeId) -> None:
+        node = self.nodes.pop(node_id, None)
+        if node is not None:
+            self._unindex(node, keep={})
+            self.version += 1
+
+    def _unindex(self, node: Node, keep: Mapping[ModelName, ModelCard]) -> None:
+        for model in node.report.models:
+            nodes = self._by_model.get(model)
+            if model in keep or nodes is None:
+                continue
+            nodes.pop(node.id, None)
+            if not nodes:
+                del self._by_model[model]
+
+    @staticmethod
+    def _remember_unloaded(node: Node, report: Report, at: float) -> None:
+        if report.boot_id != node.report.boot_id:
+            node.loaded_until.clear()
+            node.loading_since.clear()
+        for model, card in node.report.models.items():
+            now = report.models.get(model)
+            if card.loaded is not None and (now is None or now.loaded is None):
+                node.loaded_until[model] = at
+            elif now is not None and now.loaded is not None:
+                node.loaded_until.pop(model, None)
+                node.loading_since.pop(model, None)
+        for model in [m for m, since in node.loaded_until.items() if at - since > WARM_FOR_S]:
+            del node.loaded_until[model]

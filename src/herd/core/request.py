@@ -1,0 +1,118 @@
+"""One client's wish and what became of it: Request, Attempt, Failure, Counters, Outcome. Decides only what a failure means.
+
+The payload is not here: the core sees features only, so that a decision never depends on the size of a prompt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import NewType
+
+from herd.core.fleet import ModelName, NodeId
+
+RequestId = NewType("RequestId", str)
+
+
+class Kind(Enum):
+    """What is asked for. INFO asks a node about a model and occupies no slot."""
+
+    CHAT = "chat"
+    GENERATE = "generate"
+    EMBED = "embed"
+    INFO = "info"
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """What the scheduler may know of a request. Sizes are estimates in tokens; `model` and `fallbacks` are canonical."""
+
+    id: RequestId
+    model: ModelName
+    kind: Kind = Kind.CHAT
+    dialect: str = "ollama"
+    fallbacks: tuple[ModelName, ...] = ()
+    stream: bool = True
+    prompt_tokens: int = 0
+    output_tokens_max: int | None = None
+    context_wanted: int | None = None
+    needs: frozenset[str] = frozenset()
+    size_bytes: int = 0
+    client_ip: str = ""
+    tags: tuple[str, ...] = ()
+    deadline_at: float | None = None
+    model_as_asked: str = ""
+
+    @property
+    def context_needed(self) -> int:
+        """Window the request should find: what it asked for, else the prompt and an answer."""
+        return self.context_wanted or self.prompt_tokens + (self.output_tokens_max or 0)
+
+
+class FailureKind(Enum):
+    """How an attempt ended badly. Answers two questions in one place: may we try elsewhere, and whose fault was it."""
+
+    CONNECT = "connect"
+    RESET = "reset"
+    CLOSED = "closed"
+    FIRST_BYTE_TIMEOUT = "first_byte_timeout"
+    STALLED = "stalled"
+    TRUNCATED = "truncated"
+    GARBAGE = "garbage"
+    SERVER_ERROR = "server_error"
+    BUSY = "busy"
+    MODEL_MISSING = "model_missing"
+    UNAUTHORIZED = "unauthorized"
+    NODE_LOST = "node_lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What the relay saw. `status` is the node's HTTP status where there was one; `detail` is for logs and traces."""
+
+    kind: FailureKind
+    bytes_forwarded: int = 0
+    detail: str = ""
+    status: int | None = None
+    retry_after_s: float | None = None
+
+    @property
+    def is_nodes_fault(self) -> bool:
+        """A busy engine and a model that left are not faults: they say nothing bad about the node."""
+        return self.kind not in (FailureKind.BUSY, FailureKind.MODEL_MISSING)
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What the engine counted, as far as it said so. Durations in seconds, counts in tokens."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    load_s: float | None = None
+    prefill_s: float | None = None
+    decode_s: float | None = None
+    finish_reason: str | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One try on one node."""
+
+    number: int
+    node_id: NodeId
+    model: ModelName
+    started_at: float
+    first_byte_at: float | None = None
+    failure: Failure | None = None
+
+
+class Outcome(Enum):
+    """How a request ended. Every admitted request ends as exactly one of the first five; RETRIED marks an attempt."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    FAILED_MIDSTREAM = "failed_midstream"
+    CLIENT_CANCELLED = "client_cancelled"
+    REJECTED = "rejected"
+    RETRIED = "retried"

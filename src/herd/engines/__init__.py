@@ -1,0 +1,103 @@
+"""The contract of an engine: how one kind of inference server speaks. Pure: it describes HTTP, it does not perform it.
+
+An engine file defines `ENGINE`, an instance of a subclass of `Engine`. The coordinator uses `speaks`, `paths`,
+`call` and `reader`; the agent uses `probes`, `recognise`, `inventory` and the model calls. One engine a file.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from herd.core.fleet import ModelCard
+from herd.wire.chat import Conversation, Delta
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One HTTP request to an engine: method, path with query, JSON body or none."""
+
+    method: str
+    path: str
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back: `status` 0 means that nobody answered."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What an engine has, from its own answers. `cards[i].engine.url` is the agent's to fill in.
+
+    `slots` is None when the engine does not tell. `requests_active` counts what it is running now, if it says so.
+    """
+
+    version: str
+    cards: tuple[ModelCard, ...]
+    slots: int | None = None
+    models_max: int | None = None
+    requests_active: int | None = None
+
+
+class Reader(Protocol):
+    """Reads one engine answer incrementally (any split of the bytes) into neutral pieces."""
+
+    def feed(self, chunk: bytes) -> list[Delta]:
+        """The pieces completed by this chunk. Raises `ValueError` on what is not this engine's language."""
+
+    def end(self) -> list[Delta]:
+        """The pieces completed by the end of the body; the last one has `is_last` only if the answer was whole."""
+
+
+class Engine(ABC):
+    """See the file's head."""
+
+    kind: str
+    title: str
+    speaks: frozenset[str]
+    """(dialect name) whose requests this engine takes as they are, on the dialect's own paths."""
+    default_port: int
+
+    @abstractmethod
+    def takes(self, path: str) -> bool:
+        """Whether this engine itself serves this dialect path, so that bytes can pass through untouched."""
+
+    @abstractmethod
+    def call(self, conversation: Conversation) -> Call:
+        """The request that asks this engine for that. Raises BadRequest for what it cannot express."""
+
+    @abstractmethod
+    def reader(self, conversation: Conversation) -> Reader:
+        """A reader for the answer to `call(conversation)`."""
+
+    @abstractmethod
+    def probe(self) -> Call:
+        """A cheap GET that tells this engine from others. Never loads a model."""
+
+    @abstractmethod
+    def recognises(self, reply: Reply) -> bool:
+        """Whether the reply to `probe` came from this kind of engine."""
+
+    @abstractmethod
+    def inventory_calls(self) -> tuple[Call, ...]:
+        """What to ask, each heartbeat, to know what is on disk and in memory. None of these loads a model."""
+
+    @abstractmethod
+    def inventory(self, replies: tuple[Reply, ...]) -> Inventory:
+        """The answers to `inventory_calls`, read. A missing or odd answer yields less, never an exception."""
+
+    def is_busy(self, status: int, body: bytes) -> bool:
+        """Whether a refusal means "not now" rather than "broken"."""
+        return status in (429, 503)
+
+    def is_model_missing(self, status: int, body: bytes) -> bool:
+        """Whether a refusal means that the model is not there, although it was advertised."""
+        return status == 404

@@ -1,0 +1,73 @@
+"""What a client may be told when a request cannot be served. Knows no dialect: each renders it in its own shape.
+
+    HerdError
+    ├── BadRequest        400  the request itself is wrong
+    ├── UnknownModel      404  no node has it
+    ├── MethodNotAllowed  405  with Allow
+    ├── TooLarge          413  body over the limit
+    ├── HeadersTooLarge   431  head over the limit
+    └── Unavailable       503  exists, but nobody can serve it now; with Retry-After
+
+Inside the house a refusal is a value (`Refusal`); the exceptions carry one and exist only for the border,
+where a parser must stop at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a request is not served: an HTTP status, a stable code, a sentence for people.
+
+    `code` is one of the field's words in snake case ("model_not_found", "body_too_large"); dialects map it to
+    their own type names. `retry_after_s` is set where waiting may help.
+    """
+
+    status: int
+    code: str
+    message: str
+    retry_after_s: float | None = None
+    allow: str | None = None
+
+
+class HerdError(Exception):
+    """A refusal on its way to the border."""
+
+    status = 500
+    code = "internal_error"
+
+    def __init__(self, message: str, code: str | None = None, retry_after_s: float | None = None, allow: str | None = None) -> None:
+        super().__init__(message)
+        self.refusal = Refusal(self.status, code or self.code, message, retry_after_s, allow)
+
+
+class BadRequest(HerdError):
+    status = 400
+    code = "invalid_request"
+
+
+class UnknownModel(HerdError):
+    status = 404
+    code = "model_not_found"
+
+
+class MethodNotAllowed(HerdError):
+    status = 405
+    code = "method_not_allowed"
+
+
+class TooLarge(HerdError):
+    status = 413
+    code = "body_too_large"
+
+
+class HeadersTooLarge(HerdError):
+    status = 431
+    code = "headers_too_large"
+
+
+class Unavailable(HerdError):
+    status = 503
+    code = "unavailable"

@@ -1,0 +1,1 @@
+"""What travels between processes and clients, as values. Pure: no socket, no clock."""
