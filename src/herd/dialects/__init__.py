@@ -1,6 +1,6 @@
 """The contract of a dialect: how one family of clients speaks. Pure: bytes in, values out, and back. One dialect a file.
 
-A dialect file defines `DIALECT = Dialect(name, routes, ...)`-like object of a subclass. It
+A dialect file defines `DIALECT`, an instance of a subclass of `Dialect`. It
   - reads a request at the door (`parse`) and, only if the engine speaks otherwise, whole (`converse`);
   - rewrites a body where it must change and nowhere else (`rewrite`);
   - watches a passed-through answer without decoding it (`watch`), and writes a translated one (`writer`);

@@ -1,7 +1,7 @@
 """The contract of an engine: how one kind of inference server speaks. Pure: it describes HTTP, it does not perform it.
 
-An engine file defines `ENGINE`, an instance of a subclass of `Engine`. The coordinator uses `speaks`, `paths`,
-`call` and `reader`; the agent uses `probes`, `recognise`, `inventory` and the model calls. One engine a file.
+An engine file defines `ENGINE`, an instance of a subclass of `Engine`. The coordinator uses `takes`,
+`call` and `reader`; the agent uses `probe`, `recognises`, `inventory_calls` and `inventory`. One engine a file.
 """
 
 from __future__ import annotations
@@ -62,8 +62,6 @@ class Engine(ABC):
 
     kind: str
     title: str
-    speaks: frozenset[str]
-    """(dialect name) whose requests this engine takes as they are, on the dialect's own paths."""
     default_port: int
 
     @abstractmethod

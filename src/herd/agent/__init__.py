@@ -1,0 +1,1 @@
+"""The process on each machine: heartbeats, sensors, the local engine. All its I/O is in this room."""

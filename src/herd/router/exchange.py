@@ -1,0 +1,57 @@
+"""The contract between the HTTP server and whoever answers: one request of one client, and its answer. Knows no route.
+
+Everything is synchronous and called on the loop's thread: no task, no await and no object per chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+Header = tuple[bytes, bytes]
+
+
+class Exchange(Protocol):
+    """A whole request was read (its body is bounded); the answer is written through these calls.
+
+    Either `respond(...)`, or `begin(...)`, any number of `write(...)`, then `end()`; or, when the answer cannot be
+    completed, `cut()`. After `end`, `cut` or the client's leaving, further calls do nothing.
+    """
+
+    method: str
+    path: str
+    """Decoded path without the query, e.g. "/api/chat"."""
+    query: bytes
+    headers: Sequence[Header]
+    """As received, names in lower case."""
+    body: bytes
+    client_ip: str
+    received_at: float
+    """Loop time at which the request was complete."""
+
+    on_gone: Callable[[], None] | None
+    """Called once when the client leaves before the answer has ended, in whatever state it is."""
+    on_writable: Callable[[bool], None] | None
+    """Called with False when the client reads too slowly (the buffer is full), with True when it caught up."""
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of a header, by its lower-case name."""
+
+    def respond(self, status: int, headers: Sequence[Header], body: bytes) -> None:
+        """A whole answer with Content-Length."""
+
+    def begin(self, status: int, headers: Sequence[Header], length: int | None) -> None:
+        """Starts an answer. The head is held back and leaves with the first body byte, in one write.
+
+        `length` is the body's length where it is known, else the body is chunked (HTTP/1.0: until close).
+        """
+
+    def write(self, data: bytes) -> None:
+        """Body bytes: framed and sent at once."""
+
+    def end(self) -> None:
+        """The answer is whole."""
+
+    def cut(self, last: bytes = b"") -> None:
+        """The answer cannot be completed: `last` (an error frame) is sent, then the connection is closed so that the
+        client cannot take the answer for whole (no final chunk)."""
