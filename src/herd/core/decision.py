@@ -5,6 +5,7 @@ A decision keeps every candidate, chosen or not, so that explaining and replayin
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from herd.core.fleet import ModelCard, ModelName, Node, NodeId
@@ -15,7 +16,7 @@ class Candidate:
     """One node for one request at one instant. Built per decision: slots, not frozen (3 to 4 times cheaper).
 
     `in_flight` and `pending` count this model's requests on this node, from the coordinator's own books;
-    `latency_p75_s` is None until enough requests were seen; `warm_since` is when the model was unloaded, if lately.
+    `latency_p75_s` is None until enough requests were seen.
     """
 
     node: Node
@@ -24,13 +25,28 @@ class Candidate:
     at: float
     in_flight: int = 0
     pending: int = 0
-    node_in_flight: int = 0
     latency_p75_s: float | None = None
     quarantined_until: float = 0.0
+    busy: Container[ModelName] = ()
+    """The node's models that are answering now and so cannot be evicted."""
+    _free_bytes: int | None = None
 
     @property
     def depth(self) -> int:
         return self.in_flight + self.pending
+
+    @property
+    def free_bytes(self) -> int:
+        """What this model may count on: memory that is free, that idle models hold, or that it holds already."""
+        if self._free_bytes is None:
+            report = self.node.report
+            free = max(0, report.memory_ceiling_bytes - report.memory_used_bytes)
+            self._free_bytes = free + sum(
+                loaded.size_bytes
+                for name, loaded in self.node.loaded.items()
+                if name == self.model or name not in self.busy
+            )
+        return self._free_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,9 +191,10 @@ class Node:
     heard_at: float
     first_heard_at: float
     liveness: Liveness = Liveness.ONLINE
-    address: str = ""
     unreachable_until: float = 0.0
     connect_failures: int = 0
+    loaded: dict[ModelName, Loaded] = field(default_factory=dict)
+    """What the newest report says is in memory; kept apart because every decision reads it."""
     loaded_until: dict[ModelName, float] = field(default_factory=dict)
     loading_since: dict[ModelName, float] = field(default_factory=dict)
 
@@ -201,8 +202,7 @@ class Node:
         return self.report.models.get(model)
 
     def is_loaded(self, model: ModelName) -> bool:
-        card = self.report.models.get(model)
-        return card is not None and card.loaded is not None
+        return model in self.loaded
 
 
 class Fleet:
@@ -242,6 +242,7 @@ class Fleet:
             self._remember_unloaded(node, report, at)
             self._unindex(node, keep=report.models)
         node.report, node.heard_at = report, at
+        node.loaded = {name: card.loaded for name, card in report.models.items() if card.loaded is not None}
         for model in report.models:
             self._by_model.setdefault(model, {})[node.id] = node
         return node

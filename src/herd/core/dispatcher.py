@@ -1,0 +1,388 @@
+"""The life of every request: an event in, commands out. Sequences the others' decisions; chooses no node itself.
+
+One owner per request and one place per number: who runs and who waits follows from `live`, so an in-flight count
+cannot leak. There is no clock here: every event carries its time, and `next_wakeup` says when to come back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from herd.core import refusals
+from herd.core.commands import Abort, Command, Dispatch, Hold, Record, Refuse
+from herd.core.decision import Decision
+from herd.core.events import (
+    AttemptFailed,
+    AttemptFinished,
+    ClientLeft,
+    DrainStarted,
+    Event,
+    FirstByte,
+    HeartbeatReceived,
+    LatencyRemembered,
+    NodeLeft,
+    RequestArrived,
+    Ticked,
+)
+from herd.core.fleet import Fleet, Liveness, Node, NodeId, canonical
+from herd.core.latencies import Latencies
+from herd.core.live import Live, State
+from herd.core.liveness import PAUSE_GAP_S, Watchlist
+from herd.core.queues import Queue
+from herd.core.request import Attempt, Counters, Failure, FailureKind, Kind, Outcome, RequestId
+from herd.core.retries import RetrySettings, first_byte_patience_s, may_retry
+from herd.core.scheduler import Scheduler
+from herd.core.waiting import Waiting
+from herd.errors import Refusal
+
+SWEEP_EVERY_S = 0.5
+"""Deadlines are seconds to minutes; looking at all live requests twice a second is cheaper than a timer for each."""
+
+
+class Dispatcher:
+    def __init__(
+        self, scheduler: Scheduler, waiting: Waiting, latencies: Latencies, watchlist: Watchlist,
+        retries: RetrySettings, started_at: float = 0.0,
+    ) -> None:  # fmt: skip
+        self.scheduler = scheduler
+        self.fleet: Fleet = scheduler.fleet
+        self.waiting = waiting
+        self.latencies = latencies
+        self.watchlist = watchlist
+        self.live: dict[RequestId, Live] = {}
+        self.is_draining = False
+        self._retry = retries
+        self._started_at = started_at
+        self._swept_at = started_at
+        self._steps: dict[type[Event], Callable[[Any, list[Command]], None]] = {
+            RequestArrived: self._arrived, ClientLeft: self._client_left, FirstByte: self._first_byte,
+            AttemptFinished: self._finished, AttemptFailed: self._failed, HeartbeatReceived: self._heartbeat,
+            NodeLeft: self._node_left, LatencyRemembered: self._remember, DrainStarted: self._drain, Ticked: self._tick,
+        }  # fmt: skip
+
+    def handle(self, event: Event) -> list[Command]:
+        """Everything that follows from this event, in the order in which it is to be done."""
+        out: list[Command] = []
+        self._steps[type(event)](event, out)
+        return out
+
+    def next_wakeup(self) -> float | None:
+        """When a `Ticked` is wanted next, or None while there is nothing to watch."""
+        return self._swept_at + SWEEP_EVERY_S if self.live or self.fleet.nodes else None
+
+    def problems(self) -> list[str]:
+        """What is wrong with the books; empty when all is well. Asked by tests after every event."""
+        return self.waiting.problems(self.live)
+
+    # --- a request comes, and finds its place ---
+
+    def _arrived(self, event: RequestArrived, out: list[Command]) -> None:
+        request = event.request
+        assert request.id not in self.live
+        live = Live(request, event.at, (request.model, *request.fallbacks))
+        live.hold_until = event.at + self.waiting.settings.wait_max_s
+        self.live[request.id] = live
+        if self.is_draining:
+            self._refuse(live, event.at, refusals.DRAINING, out)
+            return
+        self._place(live, event.at, out)
+
+    def _place(self, live: Live, at: float, out: list[Command]) -> None:
+        """Finds a node for it: the model asked for first, then its fallbacks; else it is held, or refused."""
+        first: Decision | None = None
+        for model in live.models:
+            decision = self.scheduler.decide(live.request, model, at, live.tried)
+            if decision.chosen is not None:
+                live.decision = decision
+                self._assign(live, decision.chosen, at, out)
+                return
+            first = first or decision
+        live.decision = first
+        self._hold_or_refuse(live, at, out)
+
+    def _assign(self, live: Live, node_id: NodeId, at: float, out: list[Command]) -> None:
+        node = self.fleet.nodes[node_id]
+        if self._has_slot(node, live):
+            self._start(live, node, at, out)
+            return
+        if self.waiting.is_full_for(live):
+            self._refuse(live, at, refusals.FULL, out)
+            return
+        position = self.waiting.enqueue(live, node_id, live.model)
+        out.append(Hold(live.request.id, position, f"waiting for a free slot on {node_id}"))
+
+    def _has_slot(self, node: Node, live: Live) -> bool:
+        """Asking about a model occupies nothing. Else there must be a free slot, and nobody in line before."""
+        queue = self.waiting.queues.of_node(node.id).get(live.model)
+        if queue is None or live.request.kind is Kind.INFO:
+            return True
+        return not queue.pending and len(queue.in_flight) < node.report.models[live.model].engine.slots
+
+    def _start(self, live: Live, node: Node, at: float, out: list[Command]) -> None:
+        request, decision = live.request, live.decision
+        assert decision is not None
+        card = node.report.models[decision.model]
+        live.attempts += 1
+        live.state = State.DISPATCHED
+        live.attempt = Attempt(live.attempts, node.id, decision.model, at)
+        if live.dispatched_at is None:
+            live.dispatched_at = at
+        if request.kind is not Kind.INFO:
+            self.waiting.run(live, node.id, decision.model)
+        cold_bytes = 0 if card.loaded is not None else card.size_bytes
+        live.late_at = at + first_byte_patience_s(self._retry, request.stream, request.prompt_tokens, cold_bytes)
+        fallback = decision.model if decision.model != request.model else None
+        score = decision.scored[0].total
+        out.append(Dispatch(request.id, live.attempts, node.id, decision.model, card, score, live.retries, fallback))
+
+    # --- nobody can take it now ---
+
+    def _hold_or_refuse(self, live: Live, at: float, out: list[Command]) -> None:
+        refusal = self._why_not_hold(live, at)
+        if refusal is not None:
+            self._refuse(live, at, refusal, out)
+            return
+        position = self.waiting.hold(live)
+        out.append(Hold(live.request.id, position, refusals.reasons(live.decision)))
+
+    def _why_not_hold(self, live: Live, at: float) -> Refusal | None:
+        is_known = any(self.fleet.knows(model) for model in live.models)
+        if not is_known and not self._may_still_appear(at):
+            return self._last_failure(live) or refusals.unknown_model(live.request, self.fleet.model_names)
+        if is_known and not _may_pass_later(live.decision):
+            return self._last_failure(live) or refusals.nobody_now(live.request, live.decision)
+        if at >= live.hold_until:
+            return self._last_failure(live) or refusals.nobody_now(live.request, live.decision)
+        return refusals.FULL if self.waiting.is_full_for(live) else None
+
+    def _may_still_appear(self, at: float) -> bool:
+        """Just after a start the nodes have not all reported: what is unknown now may be known in a moment."""
+        return at - self._started_at < self.waiting.settings.start_grace_s
+
+    @staticmethod
+    def _last_failure(live: Live) -> Refusal | None:
+        failure = live.attempt.failure if live.attempt is not None else None
+        return refusals.after_failure(failure) if failure is not None else None
+
+    def _refuse(self, live: Live, at: float, refusal: Refusal, out: list[Command]) -> None:
+        """A request that was tried has failed; one that never ran was rejected."""
+        out.append(Refuse(live.request.id, refusal))
+        self._end(live, at, Outcome.FAILED if live.attempts else Outcome.REJECTED, out, error=refusal.message)
+
+    # --- an attempt goes on, and ends ---
+
+    def _first_byte(self, event: FirstByte, _out: list[Command]) -> None:
+        live = self._current(event.request_id, event.attempt)
+        if live is None or live.attempt is None:
+            return
+        assert live.state is State.DISPATCHED
+        live.state = State.STREAMING
+        live.attempt.first_byte_at = event.at
+
+    def _finished(self, event: AttemptFinished, out: list[Command]) -> None:
+        live = self._current(event.request_id, event.attempt)
+        if live is None or live.attempt is None:
+            return
+        attempt = live.attempt
+        node = self.fleet.node(attempt.node_id)
+        if node is not None:
+            self.watchlist.succeeded(node, attempt.model)
+        if event.status >= 400:
+            # The node understood and said no: the client's mistake, passed on in the node's own words.
+            error = f"the node answered {event.status}"
+            self._end(live, event.at, Outcome.FAILED, out, event.counters, error)
+            return
+        if live.request.kind is not Kind.INFO:
+            self.latencies.observe(attempt.node_id, attempt.model, event.at - attempt.started_at)
+        self._end(live, event.at, Outcome.COMPLETED, out, event.counters)
+
+    def _failed(self, event: AttemptFailed, out: list[Command]) -> None:
+        live = self._current(event.request_id, event.attempt)
+        if live is not None:
+            self._attempt_failed(live, event.failure, event.at, out)
+
+    def _attempt_failed(self, live: Live, failure: Failure, at: float, out: list[Command]) -> None:
+        attempt = live.attempt
+        assert attempt is not None and live.is_running
+        attempt.failure = failure
+        node = self.fleet.node(attempt.node_id)
+        if node is not None:
+            self.watchlist.failed(node, attempt.model, failure, at)
+            if failure.kind is FailureKind.MODEL_MISSING:
+                self.fleet.drop_model(node, attempt.model)
+        if live.state is State.STREAMING or failure.bytes_forwarded:
+            refusal = refusals.after_failure(failure)
+            out.append(Abort(live.request.id, attempt.number, refusal))
+            self._end(live, at, Outcome.FAILED_MIDSTREAM, out, error=refusal.message)
+            return
+        self._retry_elsewhere(live, attempt, failure, at, out)
+
+    def _retry_elsewhere(
+        self, live: Live, attempt: Attempt, failure: Failure, at: float, out: list[Command]
+    ) -> None:
+        if failure.kind is not FailureKind.CONNECT:
+            live.strikes += 1
+            live.tried.append(attempt.node_id)
+        if not may_retry(self._retry, failure, live.strikes):
+            self._refuse(live, at, refusals.after_failure(failure), out)
+            return
+        out.append(self._row(live, at, Outcome.RETRIED, error=failure.detail or failure.kind.value))
+        self._leave_place(live, at, out)
+        self._place(live, at, out)
+
+    def _client_left(self, event: ClientLeft, out: list[Command]) -> None:
+        live = self.live.get(event.request_id)
+        if live is None:
+            return
+        if live.is_running and live.attempt is not None:
+            out.append(Abort(live.request.id, live.attempt.number))
+        self._end(live, event.at, Outcome.CLIENT_CANCELLED, out, error=f"the client left while {live.state.value}")
+
+    def _current(self, request_id: RequestId, attempt: int) -> Live | None:
+        """The live request this attempt belongs to; None for the late word of an attempt that was given up."""
+        live = self.live.get(request_id)
+        if live is None or live.attempt is None or live.attempt.number != attempt or not live.is_running:
+            return None
+        return live
+
+    # --- leaving ---
+
+    def _end(
+        self, live: Live, at: float, outcome: Outcome, out: list[Command],
+        counters: Counters | None = None, error: str = "",
+    ) -> None:  # fmt: skip
+        out.append(self._row(live, at, outcome, counters, error))
+        del self.live[live.request.id]
+        self._leave_place(live, at, out)
+        live.state = State.ENDED
+
+    @staticmethod
+    def _row(
+        live: Live, at: float, outcome: Outcome, counters: Counters | None = None, error: str = ""
+    ) -> Record:
+        waited_until = live.dispatched_at if live.dispatched_at is not None else at
+        return Record(
+            at, live.request, outcome, live.arrived_at, live.model, live.decision, live.attempt,
+            counters or Counters(), live.retries, live.model != live.request.model, tuple(live.tried), error,
+            waited_until - live.arrived_at,
+        )  # fmt: skip
+
+    def _leave_place(self, live: Live, at: float, out: list[Command]) -> None:
+        """Takes the request out of wherever it is, and gives its slot to the next in line."""
+        queue = self.waiting.leave(live)
+        if queue is not None and queue.pending:
+            self._advance(queue, at, out)
+
+    def _advance(self, queue: Queue, at: float, out: list[Command]) -> None:
+        """Starts as many waiting requests as the node has slots free; if it cannot take any, they go elsewhere."""
+        node = self.fleet.node(queue.node_id)
+        card = node.card(queue.model) if node is not None else None
+        if node is None or card is None or not _takes_work(node, at):
+            self._redistribute(queue, at, out)
+            return
+        while queue.pending and len(queue.in_flight) < card.engine.slots:
+            live = self.live[next(iter(queue.pending))]
+            self.waiting.leave(live)
+            self._start(live, node, at, out)
+
+    def _redistribute(self, queue: Queue, at: float, out: list[Command]) -> None:
+        for request_id in list(queue.pending):
+            live = self.live[request_id]
+            self.waiting.leave(live)
+            self._place(live, at, out)
+
+    def abandon(self, request_id: RequestId) -> None:
+        """Forgets a request that a bug struck, so that it holds no slot for ever. Never part of a normal life."""
+        live = self.live.pop(request_id, None)
+        if live is not None:
+            self.waiting.leave(live)
+
+    # --- the fleet changes ---
+
+    def _heartbeat(self, event: HeartbeatReceived, out: list[Command]) -> None:
+        known = self.fleet.node(event.report.node_id)
+        if known is not None and known.report.boot_id != event.report.boot_id:
+            self.watchlist.restarted(known)
+        node = self.fleet.hear(event.report, event.at)
+        self.watchlist.heard(node)
+        for queue in list(self.waiting.queues.of_node(node.id).values()):
+            self._advance(queue, event.at, out)
+        self._wake_held(event.at, out)
+
+    def _node_left(self, event: NodeLeft, out: list[Command]) -> None:
+        node = self.fleet.node(event.node_id)
+        if node is None or (event.boot_id and event.boot_id != node.report.boot_id):
+            return
+        self._lose(node, event.at, out)
+        self.fleet.forget(node.id)
+
+    def _lose(self, node: Node, at: float, out: list[Command]) -> None:
+        """A node is gone: what waits for it, or has no byte from it yet, goes elsewhere. What streams may finish."""
+        node.liveness = Liveness.OFFLINE
+        self.fleet.version += 1
+        for queue in list(self.waiting.queues.of_node(node.id).values()):
+            self._redistribute(queue, at, out)
+        lost = Failure(FailureKind.NODE_LOST, detail=f"{node.id} went offline")
+        for live in [one for one in self.live.values() if one.state is State.DISPATCHED]:
+            if live.attempt is not None and live.attempt.node_id == node.id:
+                self._attempt_failed(live, lost, at, out)
+
+    def _wake_held(self, at: float, out: list[Command]) -> None:
+        """Tries the head of each class of held requests, and goes on in a class only while its heads find a place."""
+        holding = self.waiting.holding
+        for conditions, _ in holding.heads():
+            while (request_id := holding.head(conditions)) is not None:
+                live = self.live[request_id]
+                self.waiting.leave(live)
+                before = len(out)
+                self._place(live, at, out)
+                if live.state is State.HELD:
+                    # Held again: no news for its client, and it stays ahead of those that came after it.
+                    del out[before:]
+                    holding.move_to_front(request_id)
+                    break
+
+    def _remember(self, event: LatencyRemembered, _out: list[Command]) -> None:
+        self.latencies.observe(event.node_id, canonical(event.model), event.latency_s)
+
+    def _drain(self, event: DrainStarted, out: list[Command]) -> None:
+        """Nothing new is taken, and what waits for any node is told at once; what has a node may finish."""
+        self.is_draining = True
+        for request_id in list(self.waiting.holding):
+            self._refuse(self.live[request_id], event.at, refusals.DRAINING, out)
+
+    # --- time passes ---
+
+    def _tick(self, event: Ticked, out: list[Command]) -> None:
+        gap_s = event.at - self._swept_at - SWEEP_EVERY_S
+        if gap_s > PAUSE_GAP_S:
+            self.watchlist.slept(self.fleet, gap_s)
+        self._swept_at = event.at
+        for node in self.watchlist.sweep(self.fleet, event.at):
+            self._lose(node, event.at, out)
+        self._wake_held(event.at, out)
+        for live in list(self.live.values()):
+            self._check_deadlines(live, event.at, out)
+
+    def _check_deadlines(self, live: Live, at: float, out: list[Command]) -> None:
+        deadline_at = live.request.deadline_at
+        if live.is_waiting and deadline_at is not None and at >= deadline_at:
+            self._refuse(live, at, refusals.TOO_LATE, out)
+        elif live.state is State.HELD and at >= live.hold_until:
+            self._refuse(live, at, self._last_failure(live) or refusals.nobody_now(live.request, live.decision), out)
+        elif live.state is State.DISPATCHED and at >= live.late_at and live.attempt is not None:
+            waited_s = at - live.attempt.started_at
+            late = Failure(FailureKind.FIRST_BYTE_TIMEOUT, detail=f"no first byte within {waited_s:.0f} s")
+            self._attempt_failed(live, late, at, out)
+
+
+def _takes_work(node: Node, at: float) -> bool:
+    report = node.report
+    is_reachable = node.liveness is not Liveness.OFFLINE and node.unreachable_until <= at
+    return is_reachable and not (report.draining or report.paused)
+
+
+def _may_pass_later(decision: Decision | None) -> bool:
+    """Whether waiting can help: some node was rejected for a reason that may go away."""
+    return decision is None or any(one.filter not in ("tried", "has_model") for one in decision.rejected)

@@ -1,0 +1,19 @@
+"""Decides whether the model can fit into the node's memory. Knows nothing of what else may be evicted to make it fit faster."""
+
+from __future__ import annotations
+
+from herd.core.decision import Candidate
+from herd.core.filters import Filter
+from herd.core.fleet import GB
+from herd.core.request import Request
+
+
+def check(request: Request, candidate: Candidate) -> str | None:
+    """A model in memory fits. Else it must fit into what is free plus what idle models of that node occupy."""
+    card = candidate.card
+    if card.loaded is not None or card.size_bytes <= candidate.free_bytes:
+        return None
+    return f"needs {card.size_bytes / GB:.1f} GB, {candidate.free_bytes / GB:.1f} GB can be had"
+
+
+FILTER = Filter("memory", check)

@@ -1,0 +1,76 @@
+"""A request while it lives: its state, its place, its attempts. Decides nothing; the dispatcher moves it along.
+
+The states and what leads from one to the next are this table; `docs/request-life.md` is drawn from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from herd.core.decision import Decision
+from herd.core.fleet import ModelName, NodeId
+from herd.core.queues import Queue
+from herd.core.request import Attempt, Request
+
+
+class State(Enum):
+    HELD = "held"
+    PENDING = "pending"
+    DISPATCHED = "dispatched"
+    STREAMING = "streaming"
+    ENDED = "ended"
+
+
+TRANSITIONS: tuple[tuple[str, str, str, str], ...] = (
+    ("-", "RequestArrived", "dispatched, pending, held or ended", "Dispatch, Hold, or Refuse and Record"),
+    ("held", "a node could take it", "dispatched or pending", "Dispatch or Hold"),
+    ("held", "waited too long", "ended", "Refuse, Record rejected"),
+    ("pending", "its turn came", "dispatched", "Dispatch"),
+    ("pending", "its node left", "dispatched, pending or held", "Dispatch or Hold"),
+    ("dispatched", "FirstByte", "streaming", "-"),
+    ("dispatched", "AttemptFailed, may retry", "dispatched, pending or held", "Record retried, Dispatch or Hold"),
+    ("dispatched", "AttemptFailed, no more", "ended", "Refuse, Record failed"),
+    ("streaming", "AttemptFinished", "ended", "Record completed"),
+    ("streaming", "AttemptFailed", "ended", "Abort with an error frame, Record failed_midstream"),
+    ("any", "ClientLeft", "ended", "Abort if it runs, Record client_cancelled"),
+)
+"""State, event, next state, commands."""
+
+
+@dataclass(slots=True, eq=False)
+class Live:
+    """One admitted request. `models` is what may answer it, the one asked for first."""
+
+    request: Request
+    arrived_at: float
+    models: tuple[ModelName, ...]
+    state: State = State.HELD
+    decision: Decision | None = None
+    attempt: Attempt | None = None
+    attempts: int = 0
+    strikes: int = 0
+    """Attempts that a node accepted and then failed."""
+    tried: list[NodeId] = field(default_factory=list)
+    queue: Queue | None = None
+    late_at: float = 0.0
+    """When the running attempt should have sent its first byte."""
+    hold_until: float = 0.0
+    dispatched_at: float | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        return self.state is State.HELD or self.state is State.PENDING
+
+    @property
+    def is_running(self) -> bool:
+        return self.state is State.DISPATCHED or self.state is State.STREAMING
+
+    @property
+    def retries(self) -> int:
+        return max(0, self.attempts - 1)
+
+    @property
+    def model(self) -> ModelName:
+        """The model that answers, or would."""
+        return self.decision.model if self.decision is not None else self.models[0]

@@ -1,0 +1,124 @@
+"""Who is there and who may be trusted: silence, refused connections, models that keep failing. Chooses nobody."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from herd.core.fleet import Fleet, Liveness, ModelName, Node, NodeId
+from herd.core.request import Failure, FailureKind
+
+PAIRS_MAX = 4096
+"""Pairs of node and model whose failures are remembered; the oldest go first."""
+
+
+@dataclass(frozen=True, slots=True)
+class LivenessSettings:
+    degraded_after_s: float = field(
+        default=15.0,
+        metadata={"env": "FLEET_HEARTBEAT_TIMEOUT", "help": "Seconds of silence after which a node counts as degraded."},
+    )
+    offline_after_s: float = field(
+        default=30.0,
+        metadata={"env": "FLEET_HEARTBEAT_OFFLINE", "help": "Seconds of silence after which a node counts as offline."},
+    )
+    forget_after_s: float = field(
+        default=86400.0,
+        metadata={"env": "FLEET_NODE_FORGET_AFTER", "help": "Seconds of silence after which a node is no longer shown."},
+    )
+    failures_max: int = field(
+        default=3,
+        metadata={"env": "FLEET_QUARANTINE_FAILURES", "help": "Failures of one model on one node, within a minute, before it is avoided."},
+    )
+    quarantine_s: float = field(
+        default=15.0,
+        metadata={"env": "FLEET_QUARANTINE_SECONDS", "help": "Seconds it is then avoided; doubled each time, up to five minutes."},
+    )
+
+
+UNREACHABLE_S = 1.0
+UNREACHABLE_MAX_S = 30.0
+QUARANTINE_MAX_S = 300.0
+FAILURE_WINDOW_S = 60.0
+PAUSE_GAP_S = 5.0
+"""If the coordinator itself slept this long, silence says nothing about the nodes."""
+
+
+@dataclass(slots=True)
+class _Record:
+    failed_at: list[float] = field(default_factory=list)
+    until: float = 0.0
+    spells: int = 0
+
+
+class Watchlist:
+    """Keeps `Node.liveness`, `Node.unreachable_until` and the quarantine of (node, model) up to date."""
+
+    def __init__(self, settings: LivenessSettings) -> None:
+        self.settings = settings
+        self._records: OrderedDict[tuple[NodeId, ModelName], _Record] = OrderedDict()
+
+    def heard(self, node: Node) -> None:
+        node.liveness = Liveness.ONLINE
+
+    def restarted(self, node: Node) -> None:
+        """A new boot starts with a clean slate."""
+        node.unreachable_until, node.connect_failures = 0.0, 0
+        for pair in [p for p in self._records if p[0] == node.id]:
+            del self._records[pair]
+
+    def quarantined_until(self, node_id: NodeId, model: ModelName) -> float:
+        record = self._records.get((node_id, model))
+        return record.until if record is not None else 0.0
+
+    def succeeded(self, node: Node, model: ModelName) -> None:
+        node.unreachable_until = 0.0
+        node.connect_failures = 0
+        if self._records:
+            self._records.pop((node.id, model), None)
+
+    def failed(self, node: Node, model: ModelName, failure: Failure, at: float) -> None:
+        """A refused connection speaks against the node, anything else against this model on it."""
+        if not failure.is_nodes_fault:
+            return
+        if failure.kind is FailureKind.CONNECT:
+            self._refused(node, at)
+        else:
+            self._count(node.id, model, at)
+
+    def sweep(self, fleet: Fleet, at: float) -> list[Node]:
+        """Nodes that have just gone offline. Forgets those that stayed away for long."""
+        gone: list[Node] = []
+        for node in list(fleet):
+            silent_s = at - node.heard_at
+            if silent_s > self.settings.forget_after_s:
+                fleet.forget(node.id)
+            elif silent_s > self.settings.offline_after_s:
+                if node.liveness is not Liveness.OFFLINE:
+                    node.liveness = Liveness.OFFLINE
+                    gone.append(node)
+            elif silent_s > self.settings.degraded_after_s and node.liveness is Liveness.ONLINE:
+                node.liveness = Liveness.DEGRADED
+        return gone
+
+    def slept(self, fleet: Fleet, gap_s: float) -> None:
+        """The coordinator was stopped for `gap_s`: that is not the nodes' silence."""
+        for node in fleet:
+            node.heard_at += gap_s
+
+    @staticmethod
+    def _refused(node: Node, at: float) -> None:
+        node.connect_failures += 1
+        pause_s = min(UNREACHABLE_MAX_S, UNREACHABLE_S * 2.0 ** (node.connect_failures - 1))
+        node.unreachable_until = at + pause_s
+
+    def _count(self, node_id: NodeId, model: ModelName, at: float) -> None:
+        record = self._records.setdefault((node_id, model), _Record())
+        record.failed_at = [t for t in record.failed_at if at - t < FAILURE_WINDOW_S] + [at]
+        # After a first quarantine one more failure is enough: it was let back on trial.
+        if len(record.failed_at) >= self.settings.failures_max or record.spells:
+            record.until = at + min(QUARANTINE_MAX_S, self.settings.quarantine_s * 2.0**record.spells)
+            record.spells += 1
+            record.failed_at.clear()
+        if len(self._records) > PAIRS_MAX:
+            self._records.popitem(last=False)

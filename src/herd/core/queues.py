@@ -1,0 +1,61 @@
+"""Who runs and who waits, per node and model. Counts; chooses nobody and knows no time.
+
+In-flight numbers are the sizes of these sets, so they cannot drift: a request is in exactly one place.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from herd.core.fleet import ModelName, NodeId
+from herd.core.request import RequestId
+
+
+@dataclass(slots=True, eq=False)
+class Queue:
+    """One model on one node: `in_flight` were sent, `pending` wait in the coordinator, first come first."""
+
+    node_id: NodeId
+    model: ModelName
+    in_flight: set[RequestId] = field(default_factory=set)
+    pending: OrderedDict[RequestId, None] = field(default_factory=OrderedDict)
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.in_flight and not self.pending
+
+    def leave(self, request_id: RequestId) -> None:
+        self.in_flight.discard(request_id)
+        self.pending.pop(request_id, None)
+
+
+class Queues:
+    """All queues that hold somebody. An idle queue is dropped, so the map is bounded by what is live."""
+
+    def __init__(self) -> None:
+        self.by_node: dict[NodeId, dict[ModelName, Queue]] = {}
+
+    def queue(self, node_id: NodeId, model: ModelName) -> Queue:
+        of_node = self.by_node.setdefault(node_id, {})
+        found = of_node.get(model)
+        if found is None:
+            found = of_node[model] = Queue(node_id, model)
+        return found
+
+    def of_node(self, node_id: NodeId) -> dict[ModelName, Queue]:
+        return self.by_node.get(node_id) or {}
+
+    def tidy(self, queue: Queue) -> None:
+        """Drops a queue that has become idle."""
+        of_node = self.by_node.get(queue.node_id)
+        if of_node is None or not queue.is_idle:
+            return
+        of_node.pop(queue.model, None)
+        if not of_node:
+            del self.by_node[queue.node_id]
+
+    def __iter__(self) -> Iterator[Queue]:
+        for of_node in self.by_node.values():
+            yield from of_node.values()

@@ -1,0 +1,53 @@
+"""What a client is told when its request is not served, in plain words with the next step. Decides no such thing itself."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from herd.core.decision import Decision
+from herd.core.fleet import ModelName, canonical
+from herd.core.request import Failure, FailureKind, Request
+from herd.errors import Refusal
+
+DRAINING = Refusal(503, "draining", "the coordinator is shutting down, try again in a moment", retry_after_s=2.0)
+FULL = Refusal(503, "queue_full", "too many requests are waiting already, try again shortly", retry_after_s=5.0)
+TOO_LATE = Refusal(504, "deadline_passed", "the request's deadline passed while it was waiting")
+
+REASONS_TOLD_MAX = 4
+NAMES_TOLD_MAX = 3
+
+
+def unknown_model(request: Request, names: list[ModelName]) -> Refusal:
+    """404, with the fleet's nearest names."""
+    asked = request.model_as_asked or request.model
+    near = get_close_matches(canonical(asked), names, n=NAMES_TOLD_MAX, cutoff=0.3) or names[:NAMES_TOLD_MAX]
+    told = ", ".join(name.removesuffix(":latest") for name in near)
+    hint = f"the fleet has {told}" if told else "no node has reported a model yet; see `herd status`"
+    return Refusal(404, "model_not_found", f"model '{asked}' not found on any node; {hint}")
+
+
+def nobody_now(request: Request, decision: Decision | None) -> Refusal:
+    """503: the model exists, but waiting did not help."""
+    asked = request.model_as_asked or request.model
+    return Refusal(503, "unavailable", f"no node can serve '{asked}' now: {reasons(decision)}", retry_after_s=5.0)
+
+
+def after_failure(failure: Failure) -> Refusal:
+    """What the last failure means to the client when no further attempt is made."""
+    told = failure.detail or failure.kind.value
+    if failure.kind is FailureKind.BUSY:
+        message = "every node that has the model is busy, try again shortly"
+        return Refusal(503, "busy", message, retry_after_s=failure.retry_after_s or 2.0)
+    if failure.kind in (FailureKind.FIRST_BYTE_TIMEOUT, FailureKind.STALLED):
+        return Refusal(504, "node_timeout", f"the node did not answer in time: {told}")
+    if failure.kind is FailureKind.MODEL_MISSING:
+        return Refusal(404, "model_not_found", f"the model is no longer on the node that had it: {told}")
+    return Refusal(502, "node_lost", f"the node failed: {told}")
+
+
+def reasons(decision: Decision | None) -> str:
+    """Why no node was chosen, in one line."""
+    if decision is None:
+        return "no node has reported it yet"
+    told = [f"{r.node_id}: {r.reason}" for r in decision.rejected if r.filter != "has_model"]
+    return "; ".join(told[:REASONS_TOLD_MAX]) or "no node has reported it yet"

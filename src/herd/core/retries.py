@@ -1,0 +1,43 @@
+"""Whether a failed attempt may be followed by another. Knows nothing of which node that would be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from herd.core.request import Failure, FailureKind
+
+
+@dataclass(frozen=True, slots=True)
+class RetrySettings:
+    retries_max: int = field(
+        default=2,
+        metadata={"env": "FLEET_MAX_RETRIES", "help": "How often a request is tried on another node while nothing was forwarded."},
+    )
+    first_byte_s: float = field(
+        default=60.0,
+        metadata={"env": "FLEET_FIRST_BYTE_TIMEOUT", "help": "Seconds to wait for a first byte, before load and prompt are added."},
+    )
+    whole_answer_s: float = field(
+        default=600.0,
+        metadata={"env": "FLEET_STALE_TIMEOUT", "help": "Seconds to wait for an answer that is not streamed."},
+    )
+
+
+SLOW_PREFILL_TOKENS_PER_S = 20.0
+"""A prompt speed that even an old processor reaches; only used to be patient enough."""
+SLOW_LOAD_BYTES_PER_S = 50_000_000.0
+"""A load speed that even a spinning disk reaches."""
+
+
+def first_byte_patience_s(settings: RetrySettings, stream: bool, prompt_tokens: int, load_bytes: int) -> float:
+    """How long a node may take before its first byte: generous, since a dead node is noticed by other means too."""
+    if not stream:
+        return settings.whole_answer_s
+    return settings.first_byte_s + prompt_tokens / SLOW_PREFILL_TOKENS_PER_S + load_bytes / SLOW_LOAD_BYTES_PER_S
+
+
+def may_retry(settings: RetrySettings, failure: Failure, strikes: int) -> bool:
+    """Only while nothing was forwarded, and only so often. A refused connection costs nothing and is no strike."""
+    if failure.bytes_forwarded:
+        return False
+    return failure.kind is FailureKind.CONNECT or strikes <= settings.retries_max

@@ -1,0 +1,110 @@
+"""Filter, score, pick: which node serves a request. Knows nothing of what is done with the choice, and changes nothing.
+
+The policy is a seam: it ranks the candidates that passed the filters. `SignalPolicy` gives points by the seven
+public signals; others may rank by expected time. Cost follows the nodes that have the model, not the fleet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+from herd.core.decision import Candidate, Decision, Rejected, Scored
+from herd.core.filters import Filter
+from herd.core.fleet import Fleet, ModelName, Node, NodeId
+from herd.core.latencies import Latencies
+from herd.core.liveness import Watchlist
+from herd.core.queues import Queues
+from herd.core.request import Request
+from herd.core.signals import Signal, Weights
+
+OTHERS_NAMED_MAX = 32
+"""Nodes without the model are named in a decision only while the fleet is this small."""
+
+
+class Policy(Protocol):
+    """Ranks candidates, best first."""
+
+    name: str
+
+    def rank(self, request: Request, candidates: Sequence[Candidate]) -> list[Scored]: ...
+
+
+class SignalPolicy:
+    """Points by signals, highest first; then the shorter queue, then the node's name, so that equal input gives equal output."""
+
+    name = "signals"
+
+    def __init__(self, signals: Sequence[Signal], weights: Weights) -> None:
+        self.weights = weights
+        self._signals = tuple((signal.name, signal.points) for signal in signals)
+
+    def rank(self, request: Request, candidates: Sequence[Candidate]) -> list[Scored]:
+        weights, signals = self.weights, self._signals
+        ranked: list[Scored] = []
+        for candidate in candidates:
+            terms = {name: points(request, candidate, weights) for name, points in signals}
+            ranked.append(Scored(candidate.node.id, sum(terms.values()), terms, candidate.in_flight + candidate.pending))
+        if len(ranked) > 1:
+            ranked.sort(key=_best_first)
+        return ranked
+
+
+def _best_first(scored: Scored) -> tuple[float, int, str]:
+    return -scored.total, scored.depth, scored.node_id
+
+
+class Scheduler:
+    """`decide` reads the fleet, the queues, what took how long and who is watched; it returns every candidate with its fate."""
+
+    def __init__(
+        self, fleet: Fleet, queues: Queues, latencies: Latencies, watchlist: Watchlist,
+        filters: Sequence[Filter], policy: Policy,
+    ) -> None:  # fmt: skip
+        self.fleet = fleet
+        self.policy = policy
+        self._queues = queues
+        self._latencies = latencies
+        self._watchlist = watchlist
+        self._filters = tuple((f.name, f.check) for f in filters)
+
+    def decide(self, request: Request, model: ModelName, at: float, tried: Collection[NodeId] = ()) -> Decision:
+        passed: list[Candidate] = []
+        rejected: list[Rejected] = []
+        for node in self.fleet.with_model(model):
+            if node.id in tried:
+                rejected.append(Rejected(node.id, "tried", "failed this request before"))
+                continue
+            candidate = self._candidate(node, model, at)
+            reason = self._first_reason(request, candidate)
+            if reason is None:
+                passed.append(candidate)
+            else:
+                rejected.append(reason)
+        if len(self.fleet.nodes) <= OTHERS_NAMED_MAX:
+            rejected.extend(self._without(model))
+        scored = self.policy.rank(request, passed)
+        return Decision(model, self.policy.name, scored[0].node_id if scored else None, scored, rejected)
+
+    def _candidate(self, node: Node, model: ModelName, at: float) -> Candidate:
+        queues = self._queues.of_node(node.id)
+        queue = queues.get(model)
+        in_flight, pending = (len(queue.in_flight), len(queue.pending)) if queue is not None else (0, 0)
+        return Candidate(
+            node, node.report.models[model], model, at, in_flight, pending,
+            self._latencies.p75_s(node.id, model), self._watchlist.quarantined_until(node.id, model), queues,
+        )  # fmt: skip
+
+    def _first_reason(self, request: Request, candidate: Candidate) -> Rejected | None:
+        for name, check in self._filters:
+            reason = check(request, candidate)
+            if reason is not None:
+                return Rejected(candidate.node.id, name, reason)
+        return None
+
+    def _without(self, model: ModelName) -> list[Rejected]:
+        return [
+            Rejected(node.id, "has_model", "does not have it")
+            for node in self.fleet
+            if model not in node.report.models
+        ]

@@ -1,0 +1,18 @@
+"""Points for a model that is in memory, or was lately. (The public name; it has nothing to do with heat.)"""
+
+from __future__ import annotations
+
+from herd.core.decision import Candidate
+from herd.core.request import Request
+from herd.core.signals import Signal, Weights
+
+
+def points(request: Request, candidate: Candidate, weights: Weights) -> float:
+    if candidate.card.loaded is not None:
+        return weights.model_hot
+    if candidate.model in candidate.node.loaded_until:
+        return weights.model_warm
+    return weights.model_cold
+
+
+SIGNAL = Signal("thermal", 0.0, 50.0, points)

@@ -1,0 +1,86 @@
+"""Where live requests are: running, queued for a node, or held for any node. Counts and bounds them; chooses no node.
+
+The queues say who runs and who is next on each node; holding says who waits for a node at all. This is the one
+place that moves a request between them, so that a request is never in two, and waiting bytes are never miscounted.
+"""
+
+from __future__ import annotations
+
+from herd.core.fleet import ModelName, NodeId
+from herd.core.holding import Holding, HoldingSettings
+from herd.core.live import Live, State
+from herd.core.queues import Queue, Queues
+from herd.core.request import RequestId
+
+
+class Waiting:
+    def __init__(self, settings: HoldingSettings) -> None:
+        self.settings = settings
+        self.queues = Queues()
+        self.holding = Holding()
+        self._bytes = 0
+        self._queued = 0
+
+    def __len__(self) -> int:
+        """Requests that wait, queued or held."""
+        return self._queued + len(self.holding)
+
+    def is_full_for(self, live: Live) -> bool:
+        size_bytes = live.request.size_bytes
+        return len(self) >= self.settings.held_max or self._bytes + size_bytes > self.settings.held_max_bytes
+
+    def run(self, live: Live, node_id: NodeId, model: ModelName) -> None:
+        """It occupies a slot from now on."""
+        assert live.queue is None
+        live.queue = self.queues.queue(node_id, model)
+        live.queue.in_flight.add(live.request.id)
+
+    def enqueue(self, live: Live, node_id: NodeId, model: ModelName) -> int:
+        """It waits for this node; its position from 1."""
+        assert live.queue is None
+        live.state = State.PENDING
+        live.queue = self.queues.queue(node_id, model)
+        live.queue.pending[live.request.id] = None
+        self._queued += 1
+        self._bytes += live.request.size_bytes
+        return len(live.queue.pending)
+
+    def hold(self, live: Live) -> int:
+        """It waits for any node; its position from 1 among those that wait for the same."""
+        assert live.queue is None
+        live.state = State.HELD
+        self._bytes += live.request.size_bytes
+        conditions = (live.models, live.request.needs, tuple(live.tried), live.request.kind)
+        return self.holding.add(live.request.id, conditions)
+
+    def leave(self, live: Live) -> Queue | None:
+        """Takes it out of wherever it is. Returns the queue it was in, which may have a free slot now."""
+        request_id = live.request.id
+        if request_id in self.holding:
+            self.holding.remove(request_id)
+            self._bytes -= live.request.size_bytes
+        queue, live.queue = live.queue, None
+        if queue is None:
+            return None
+        if request_id in queue.pending:
+            self._queued -= 1
+            self._bytes -= live.request.size_bytes
+        queue.leave(request_id)
+        self.queues.tidy(queue)
+        return queue
+
+    def problems(self, live: dict[RequestId, Live]) -> list[str]:
+        """What is wrong with the books; empty when all is well. Asked by tests after every event."""
+        found: list[str] = []
+        for queue in self.queues:
+            found += [f"{r} runs but is {live[r].state if r in live else 'gone'}" for r in queue.in_flight
+                      if r not in live or not live[r].is_running]  # fmt: skip
+            found += [f"{r} queues but is gone" for r in queue.pending if r not in live or not live[r].is_waiting]
+            if queue.is_idle:
+                found.append(f"idle queue {queue.node_id}:{queue.model} was kept")
+        waiting = [one for one in live.values() if one.is_waiting]
+        if len(waiting) != len(self):
+            found.append(f"{len(waiting)} wait, {len(self)} counted")
+        if sum(one.request.size_bytes for one in waiting) != self._bytes:
+            found.append("waiting bytes are miscounted")
+        return found

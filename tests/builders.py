@@ -1,0 +1,140 @@
+"""Short ways to say what a test is about: a node, a request, a dispatcher. Every argument has a plausible default."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import herd.core.filters
+import herd.core.signals
+from herd.core.commands import Command, Record
+from herd.core.dispatcher import Dispatcher
+from herd.core.events import (
+    AttemptFailed,
+    AttemptFinished,
+    Event,
+    FirstByte,
+    HeartbeatReceived,
+    RequestArrived,
+)
+from herd.core.filters import Filter
+from herd.core.fleet import (
+    GB,
+    Capacity,
+    EngineFace,
+    Fleet,
+    Loaded,
+    Memory,
+    ModelCard,
+    ModelName,
+    NodeId,
+    Pressure,
+    Report,
+    canonical,
+)
+from herd.core.holding import HoldingSettings
+from herd.core.latencies import Latencies
+from herd.core.liveness import LivenessSettings, Watchlist
+from herd.core.request import Counters, Failure, FailureKind, Kind, Outcome, Request, RequestId
+from herd.core.retries import RetrySettings
+from herd.core.scheduler import Policy, Scheduler, SignalPolicy
+from herd.core.signals import Signal, Weights
+from herd.core.waiting import Waiting
+from herd.discover import discover
+
+
+def an_engine(slots: int = 1, kind: str = "ollama", url: str = "http://127.0.0.1:11434") -> EngineFace:
+    return EngineFace(kind, url, "0.32.15", slots)
+
+
+def a_card(
+    name: str = "m", size_gb: float = 2.0, loaded: bool = False, context_tokens: int = 4096, slots: int = 1, **more: Any
+) -> ModelCard:
+    in_memory = Loaded(int(size_gb * GB), context_tokens) if loaded else None
+    return ModelCard(name, more.pop("engine", an_engine(slots)), int(size_gb * GB), loaded=in_memory, **more)
+
+
+def a_report(
+    node_id: str = "alpha",
+    models: Iterable[ModelCard] = (),
+    memory_gb: float = 32.0,
+    used_gb: float = 4.0,
+    pressure: Pressure = Pressure.NORMAL,
+    boot_id: str = "boot-1",
+    **more: Any,
+) -> Report:
+    cards: Mapping[ModelName, ModelCard] = {canonical(card.name): card for card in models}
+    memory = Memory(int(memory_gb * GB), int(used_gb * GB), int((memory_gb - used_gb) * GB), pressure)
+    return Report(NodeId(node_id), boot_id, memory, cards, **more)
+
+
+def a_capacity(trend: str = "stable", ceiling_gb: float = 16.0, paused: bool = False) -> Capacity:
+    return Capacity("learning", int(ceiling_gb * GB), 0.7, trend, paused=paused)
+
+
+def a_request(request_id: str = "r1", model: str = "m", **more: Any) -> Request:
+    more.setdefault("prompt_tokens", 100)
+    more["fallbacks"] = tuple(canonical(name) for name in more.get("fallbacks", ()))
+    return Request(RequestId(request_id), canonical(model), model_as_asked=model, **more)
+
+
+def all_filters() -> tuple[Filter, ...]:
+    return discover(herd.core.filters, Filter, "FILTER")
+
+
+def all_signals() -> tuple[Signal, ...]:
+    return discover(herd.core.signals, Signal, "SIGNAL")
+
+
+@dataclass
+class World:
+    """A dispatcher with its parts in reach, a clock that only the test moves, and every command it ever gave."""
+
+    dispatcher: Dispatcher
+    at: float = 100.0
+    commands: list[Command] = field(default_factory=list)
+
+    def feed(self, event: Event) -> list[Command]:
+        commands = self.dispatcher.handle(event)
+        self.commands += commands
+        assert self.dispatcher.problems() == []
+        return commands
+
+    def hears(self, *reports: Report) -> list[Command]:
+        out: list[Command] = []
+        for report in reports:
+            out += self.feed(HeartbeatReceived(self.at, report))
+        return out
+
+    def arrives(self, request_id: str = "r1", model: str = "m", **more: Any) -> list[Command]:
+        return self.feed(RequestArrived(self.at, a_request(request_id, model, **more)))
+
+    def first_byte(self, request_id: str = "r1", attempt: int = 1) -> list[Command]:
+        return self.feed(FirstByte(self.at, RequestId(request_id), attempt))
+
+    def finishes(self, request_id: str = "r1", attempt: int = 1, status: int = 200) -> list[Command]:
+        return self.feed(AttemptFinished(self.at, RequestId(request_id), attempt, Counters(10, 20), status))
+
+    def fails(
+        self, request_id: str = "r1", attempt: int = 1, kind: FailureKind = FailureKind.RESET, forwarded: int = 0
+    ) -> list[Command]:
+        return self.feed(AttemptFailed(self.at, RequestId(request_id), attempt, Failure(kind, forwarded)))
+
+    def rows(self, request_id: str = "r1") -> list[Outcome]:
+        return [c.outcome for c in self.commands if isinstance(c, Record) and c.request.id == request_id]
+
+
+def a_world(
+    policy: Policy | None = None, started_at: float = 0.0, retries: RetrySettings | None = None,
+    holding: HoldingSettings | None = None, liveness: LivenessSettings | None = None,
+) -> World:  # fmt: skip
+    fleet, latencies = Fleet(), Latencies()
+    waiting = Waiting(holding or HoldingSettings())
+    watchlist = Watchlist(liveness or LivenessSettings())
+    chosen = policy or SignalPolicy(all_signals(), Weights())
+    scheduler = Scheduler(fleet, waiting.queues, latencies, watchlist, all_filters(), chosen)
+    return World(Dispatcher(scheduler, waiting, latencies, watchlist, retries or RetrySettings(), started_at))
+
+
+KINDS = tuple(Kind)
