@@ -64,6 +64,8 @@ class Dispatcher:
     def handle(self, event: Event) -> list[Command]:
         """Everything that follows from this event, in the order in which it is to be done."""
         out: list[Command] = []
+        if not self.live and not self.fleet.nodes:
+            self._swept_at = event.at  # nothing was watched until now, so nothing was missed
         self._steps[type(event)](event, out)
         return out
 
