@@ -1,0 +1,217 @@
+"""How a finished request becomes a row: every value, its unit, its limit. Knows no database and no clock.
+
+Nothing of what people wrote or got is here, because the core never had it. Numbers that came from nodes are clamped:
+a node that claims 10^30 tokens must not cost anybody a row.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import msgspec
+
+from herd.core.commands import Record
+from herd.core.decision import Decision, Scored
+from herd.core.request import Kind, Outcome
+
+TEXT_MAX_CHARS = 1000
+"""Longest text in a row: names are shorter by their own limits, error texts are cut here."""
+TAGS_MAX = 64
+COUNT_MAX = 2**53
+"""Beyond this, JSON readers begin to round."""
+
+
+class TraceRow(NamedTuple):
+    """One row of `request_traces`, in the order of `INSERT_TRACE`. Times in milliseconds, `timestamp` in unix seconds."""
+
+    request_id: str
+    model: str
+    original_model: str
+    node_id: str
+    score: float | None
+    scores_breakdown: str | None
+    status: str
+    latency_ms: float
+    time_to_first_token_ms: float | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    retry_count: int
+    fallback_used: int
+    excluded_nodes: str | None
+    client_ip: str
+    original_format: str
+    error_message: str | None
+    timestamp: float
+    tags: str | None
+    finish_reason: str | None
+    estimated_tokens: int | None
+    kind: str
+    stream: int
+    attempt: int | None
+    attempt_ms: float | None
+    held_ms: float
+    cached_tokens: int | None
+    load_ms: float | None
+    prefill_ms: float | None
+    decode_ms: float | None
+    size_bytes: int | None
+    failure: str | None
+    policy: str | None
+    candidates: str | None
+
+
+INSERT_TRACE = """INSERT INTO request_traces (
+    request_id, model, original_model, node_id, score, scores_breakdown, status, latency_ms, time_to_first_token_ms,
+    prompt_tokens, completion_tokens, retry_count, fallback_used, excluded_nodes, client_ip, original_format,
+    error_message, timestamp, tags, finish_reason, estimated_tokens, kind, stream, attempt, attempt_ms, held_ms,
+    cached_tokens, load_ms, prefill_ms, decode_ms, size_bytes, failure, policy, candidates
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+
+
+class LatencyRow(NamedTuple):
+    """One row of `latency_observations`, in the order of `INSERT_LATENCY`."""
+
+    node_id: str
+    model_name: str
+    latency_ms: float
+    tokens_generated: int | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    timestamp: float
+
+
+INSERT_LATENCY = """INSERT INTO latency_observations (
+    node_id, model_name, latency_ms, tokens_generated, prompt_tokens, completion_tokens, timestamp
+) VALUES (?, ?, ?, ?, ?, ?, ?)"""
+
+
+def trace_row(record: Record, wall_at: float, candidates_max: int) -> TraceRow:
+    """`wall_at` is the unix time of `record.at`.
+
+    A terminal row's `latency_ms` is the whole wait of the client, from arrival; a `retried` row's is its attempt's.
+    `time_to_first_token_ms` always counts from arrival.
+    """
+    request, attempt, decision, counters = record.request, record.attempt, record.decision, record.counters
+    best = decision.best if decision is not None else None
+    attempt_ms = _ms(record.at - attempt.started_at) if attempt is not None else None
+    whole_ms = _ms(record.at - record.arrived_at) or 0.0
+    is_retry = record.outcome is Outcome.RETRIED and attempt_ms is not None
+    first_byte_at = attempt.first_byte_at if attempt is not None else None
+    failure = attempt.failure if attempt is not None else None
+    return TraceRow(
+        request_id=_text(request.id),
+        model=_text(record.model),
+        original_model=_text(request.model_as_asked or request.model),
+        node_id=_text(_node_of(record)),
+        score=_finite(best.total) if best is not None else None,
+        scores_breakdown=_json(best.terms) if best is not None else None,
+        status=record.outcome.value,
+        latency_ms=attempt_ms if is_retry and attempt_ms is not None else whole_ms,
+        time_to_first_token_ms=_ms(first_byte_at - record.arrived_at) if first_byte_at is not None else None,
+        prompt_tokens=_count(counters.prompt_tokens),
+        completion_tokens=_count(counters.completion_tokens),
+        retry_count=record.retries,
+        fallback_used=int(record.fallback_used),
+        excluded_nodes=_json(list(record.excluded)) if record.excluded else None,
+        client_ip=_text(request.client_ip),
+        original_format=_text(request.dialect),
+        error_message=_text(record.error) or None,
+        timestamp=wall_at,
+        tags=_json([_text(tag) for tag in request.tags[:TAGS_MAX]]) if request.tags else None,
+        finish_reason=_text(counters.finish_reason or "") or None,
+        estimated_tokens=_count(request.prompt_tokens),
+        kind=request.kind.value,
+        stream=int(request.stream),
+        attempt=attempt.number if attempt is not None else None,
+        attempt_ms=attempt_ms,
+        held_ms=_ms(record.held_s) or 0.0,
+        cached_tokens=_count(counters.cached_tokens),
+        load_ms=_ms(counters.load_s),
+        prefill_ms=_ms(counters.prefill_s),
+        decode_ms=_ms(counters.decode_s),
+        size_bytes=_count(request.size_bytes),
+        failure=failure.kind.value if failure is not None else None,
+        policy=_text(decision.policy) if decision is not None else None,
+        candidates=_json(_candidates(decision, candidates_max)) if decision is not None else None,
+    )
+
+
+def latency_row(record: Record, wall_at: float) -> LatencyRow | None:
+    """What one completed answer teaches of its node, or None. Counted from its own attempt's start, without any waiting."""
+    attempt, counters = record.attempt, record.counters
+    if record.outcome is not Outcome.COMPLETED or record.request.kind is Kind.INFO or attempt is None:
+        return None
+    latency_ms = _ms(record.at - attempt.started_at)
+    if latency_ms is None:
+        return None
+    completion_tokens = _count(counters.completion_tokens)
+    return LatencyRow(
+        _text(attempt.node_id), _text(attempt.model), latency_ms, completion_tokens,
+        _count(counters.prompt_tokens), completion_tokens, wall_at,
+    )  # fmt: skip
+
+
+def _node_of(record: Record) -> str:
+    """Empty where no node was ever chosen: the column may not be NULL in databases that people bring."""
+    if record.attempt is not None:
+        return record.attempt.node_id
+    return (record.decision.chosen or "") if record.decision is not None else ""
+
+
+def _candidates(decision: Decision, candidates_max: int) -> dict[str, object]:
+    """Everybody who was considered, chosen first, with points or with the reason for none."""
+    scored = [_scored(candidate) for candidate in decision.scored[:candidates_max]]
+    room = candidates_max - len(scored)
+    rejected = [
+        {"node_id": r.node_id, "filter": r.filter, "reason": _text(r.reason)} for r in decision.rejected[:room]
+    ]
+    shown: dict[str, object] = {"model": decision.model, "chosen": decision.chosen, "scored": scored, "rejected": rejected}
+    left_out = len(decision.scored) + len(decision.rejected) - len(scored) - len(rejected)
+    return {**shown, "left_out": left_out} if left_out else shown
+
+
+def _scored(candidate: Scored) -> dict[str, object]:
+    points: dict[str, object] = {
+        "node_id": candidate.node_id, "total": candidate.total, "depth": candidate.depth, "terms": candidate.terms,
+    }  # fmt: skip
+    return {**points, "expected_s": candidate.expected_s} if candidate.expected_s else points
+
+
+def _json(value: object) -> str:
+    try:
+        return msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:
+        # A lone surrogate somewhere in a name; rare enough to pay for a second try.
+        return msgspec.json.encode(_clean(value)).decode()
+
+
+def _clean(value: object) -> object:
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, dict):
+        return {_clean(key): _clean(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_clean(inner) for inner in value]
+    return value
+
+
+def _text(value: str) -> str:
+    """Cut to its limit, and without lone surrogates, which SQLite refuses."""
+    cut = value[:TEXT_MAX_CHARS]
+    return cut if cut.isascii() else cut.encode("utf-8", "replace").decode("utf-8")
+
+
+def _count(value: int | None) -> int | None:
+    return None if value is None else max(0, min(int(value), COUNT_MAX))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _ms(seconds: float | None) -> float | None:
+    """Milliseconds to the microsecond; None where the engine said nothing or nonsense."""
+    if seconds is None or not math.isfinite(seconds):
+        return None
+    return round(max(0.0, seconds) * 1000.0, 3)

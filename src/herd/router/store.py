@@ -1,0 +1,348 @@
+"""Keeps what became of every request: one writer thread between the request path and SQLite. Decides nothing; waits for nobody.
+
+`record` only appends to a bounded ring. The thread drains it in batches; what cannot be written (disk full, locked,
+read-only) stays in the ring, the oldest go first when it is full, and writing resumes by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+from herd.core.commands import Record
+from herd.errors import Unavailable
+from herd.router.database import (
+    DATABASE_NAME,
+    READ_MAX_STEPS,
+    Damaged,
+    NewerSchema,
+    is_damage,
+    open_for_reading,
+    open_for_writing,
+    set_aside,
+)  # fmt: skip
+from herd.router.folder import FolderLock, lock_folder, make_private
+from herd.router.retention import trim
+from herd.router.rows import INSERT_LATENCY, INSERT_TRACE, latency_row, trace_row
+
+Asked = ParamSpec("Asked")
+Answer = TypeVar("Answer")
+
+CLOCK_JUMP_S = 0.25
+"""The wall clock may drift this far from the monotonic one before we believe that somebody set it."""
+
+log = logging.getLogger("herd.store")
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    retention_days: float = field(
+        default=30.0,
+        metadata={"env": "FLEET_TRACE_RETENTION_DAYS", "help": "Days for which traces and latencies are kept.", "min": 0.01},
+    )
+    rows_max: int = field(
+        default=500_000,
+        metadata={"env": "FLEET_TRACE_ROWS_MAX", "help": "Traces, and latencies, kept at most; the oldest go first.", "min": 1},
+    )
+    flush_interval_s: float = field(
+        default=0.5,
+        metadata={"env": "FLEET_TRACE_FLUSH_SECONDS", "help": "Seconds for which traces are gathered before they are written.", "min": 0.01, "max": 60},
+    )
+    batch_rows: int = field(
+        default=256,
+        metadata={"env": "FLEET_TRACE_BATCH_ROWS", "help": "Traces written in one transaction; so many are written at once.", "min": 1, "max": 10_000},
+    )
+    ring_rows: int = field(
+        default=10_000,
+        metadata={"env": "FLEET_TRACE_RING_ROWS", "help": "Traces kept in memory while the disk takes none.", "min": 1, "max": 1_000_000},
+    )
+    candidates_max: int = field(
+        default=256,
+        metadata={"env": "FLEET_TRACE_CANDIDATES_MAX", "help": "Candidates kept with each trace, the best first.", "min": 0},
+    )
+    busy_timeout_s: float = field(
+        default=2.0,
+        metadata={"env": "FLEET_TRACE_BUSY_SECONDS", "help": "Seconds to wait for a database that another program has locked.", "min": 0, "max": 60},
+    )
+    trim_interval_s: float = field(
+        default=60.0,
+        metadata={"env": "FLEET_TRACE_TRIM_SECONDS", "help": "Seconds between two looks for rows that are too old.", "min": 0},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class StoreState:
+    """How the store does, for status and health. `failing_since` is unix time; `problem` is a sentence, empty when well."""
+
+    saved: int
+    waiting: int
+    dropped: int
+    unusable: int
+    failing_since: float | None
+    problem: str
+
+
+class Store:
+    """Open it, record into it from the event loop, ask it from anywhere, close it."""
+
+    def __init__(
+        self, settings: StoreSettings, data_dir: Path,
+        wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        """`monotonic` must be the clock that stamps `Record.at`."""
+        self._settings = settings
+        self.path = data_dir / DATABASE_NAME
+        self._wall, self._monotonic = wall, monotonic
+        self._offset_s = wall() - monotonic()
+        self._ring: deque[Record] = deque(maxlen=settings.ring_rows)
+        self._batch: list[Record] = []
+        self._flushes: deque[Future[bool]] = deque()
+        self._something, self._hurry, self._closing = threading.Event(), threading.Event(), threading.Event()
+        self._lock: FolderLock | None = None
+        self._writer: threading.Thread | None = None
+        self._connection: sqlite3.Connection | None = None
+        self._readers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="herd-traces")
+        self._reading: tuple[int, sqlite3.Connection] | None = None
+        self._databases_seen = 0
+        self._saved = self._dropped = self._unusable = 0
+        self._failing_since: float | None = None
+        self._problem = ""
+        self._is_newer = False
+        self._trimmed_at = monotonic() - settings.trim_interval_s
+
+    def open(self) -> None:
+        """Locks the folder, opens or makes the database, starts the writer.
+
+        Raises `FolderBusy` when another coordinator runs on the folder. Every other trouble is logged, and shown by
+        `state`, while requests are served without being recorded.
+        """
+        try:
+            make_private(self.path.parent)
+            self._lock = lock_folder(self.path.parent)
+            self._connect()
+        except (sqlite3.Error, OSError, Damaged, NewerSchema) as error:
+            self._fail(error)
+        self._writer = threading.Thread(target=self._write_forever, name="herd-store", daemon=True)
+        self._writer.start()
+
+    def record(self, record: Record) -> None:
+        """Takes one record, in about a microsecond. Never raises, never waits."""
+        ring = self._ring
+        waiting = len(ring)
+        if self._is_newer or waiting == ring.maxlen:
+            self._dropped += 1
+        if self._is_newer:
+            return
+        ring.append(record)
+        if waiting == 0:
+            self._something.set()
+        elif waiting == self._settings.batch_rows:
+            self._hurry.set()
+
+    def flush(self, timeout_s: float = 10.0) -> bool:
+        """Has everything recorded so far written now; False when it could not be. For shutdown and tests."""
+        done: Future[bool] = Future()
+        self._flushes.append(done)
+        self._something.set()
+        self._hurry.set()
+        try:
+            return done.result(timeout_s)
+        except TimeoutError:
+            return False
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Writes what it can, stops, lets go of the folder. What stays unwritten is counted in the log."""
+        writer = self._writer
+        if self._closing.is_set():
+            return
+        if writer is not None:
+            if not self.flush(timeout_s):
+                log.warning("traces were lost at the end", extra={"count": self.state.waiting, "problem": self._problem})
+            self._closing.set()
+            self._something.set()
+            self._hurry.set()
+            writer.join(timeout_s)
+        self._closing.set()
+        self._readers.submit(self._close_reader).result(timeout_s)
+        self._readers.shutdown(wait=False)
+        if writer is None or not writer.is_alive():
+            self._disconnect()
+        if self._lock is not None:
+            self._lock.release()
+
+    @property
+    def state(self) -> StoreState:
+        return StoreState(
+            self._saved, len(self._ring) + len(self._batch), self._dropped, self._unusable, self._failing_since, self._problem,
+        )  # fmt: skip
+
+    # --- asking ---
+
+    async def ask(
+        self, query: Callable[Concatenate[sqlite3.Connection, Asked], Answer], *args: Asked.args, **kwargs: Asked.kwargs
+    ) -> Answer:
+        """Runs one of `queries` beside the event loop. Raises `Unavailable` when the database cannot be read, and what it raises."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._readers, lambda: self._answer(lambda c: query(c, *args, **kwargs)))
+
+    def read(
+        self, query: Callable[Concatenate[sqlite3.Connection, Asked], Answer], *args: Asked.args, **kwargs: Asked.kwargs
+    ) -> Answer:
+        """The same, waiting for the answer: for the start, before there is a loop to disturb."""
+        return self._readers.submit(lambda: self._answer(lambda c: query(c, *args, **kwargs))).result()
+
+    def _answer(self, question: Callable[[sqlite3.Connection], Answer]) -> Answer:
+        try:
+            return question(self._reader())
+        except sqlite3.Error as error:
+            self._close_reader()
+            raise Unavailable(f"the trace database cannot be read: {error}", code="traces_unavailable") from error
+
+    def _reader(self) -> sqlite3.Connection:
+        if self._reading is not None and self._reading[0] != self._databases_seen:
+            self._close_reader()
+        if self._reading is None:
+            self._reading = (self._databases_seen, open_for_reading(self.path, self._settings.busy_timeout_s))
+        connection = self._reading[1]
+        # The handler is called once, when the budget of this question is spent, and its answer interrupts.
+        connection.set_progress_handler(lambda: 1, READ_MAX_STEPS)
+        return connection
+
+    def _close_reader(self) -> None:
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            reading[1].close()
+
+    # --- the writer's thread ---
+
+    def _write_forever(self) -> None:
+        while not self._closing.is_set():
+            self._something.wait()
+            self._hurry.wait(self._settings.flush_interval_s)
+            self._something.clear()
+            self._hurry.clear()
+            flushes = [self._flushes.popleft() for _ in range(len(self._flushes))]
+            self._drain()
+            if self._ring or self._batch:
+                self._something.set()
+            for flushed in flushes:
+                flushed.set_result(not self._batch and not self._problem)
+
+    def _drain(self) -> None:
+        """Writes batch after batch until nothing waits or one cannot be written."""
+        while self._ring or self._batch:
+            ring, room = self._ring, self._settings.batch_rows - len(self._batch)
+            self._batch.extend(ring.popleft() for _ in range(min(room, len(ring))))
+            try:
+                self._save(self._batch)
+            except (sqlite3.Error, OSError, Damaged, NewerSchema) as error:
+                self._fail(error)
+                return
+            self._saved += len(self._batch)
+            self._batch.clear()
+            self._recover()
+        self._trim()
+
+    def _save(self, batch: list[Record]) -> None:
+        """One transaction. Rows are made one by one between SQLite's steps, so that the event loop gets its turn."""
+        connection = self._connection or self._connect()
+        self._watch_the_clock()
+        connection.execute("BEGIN IMMEDIATE")
+        connection.executemany(INSERT_TRACE, self._rows(batch, self._trace))
+        connection.executemany(INSERT_LATENCY, self._rows(batch, self._latency))
+        connection.execute("COMMIT")
+
+    def _rows(
+        self, batch: Iterable[Record], convert: Callable[[Record], tuple[object, ...] | None]
+    ) -> Iterator[tuple[object, ...]]:
+        for record in batch:
+            try:
+                row = convert(record)
+            except (ValueError, TypeError, OverflowError) as error:
+                # One record nobody can write down must not keep the others from the disk.
+                self._unusable += 1
+                log.warning("a trace could not be made into a row", extra={"request_id": record.request.id, "problem": str(error)})
+                continue
+            if row is not None:
+                yield row
+
+    def _trace(self, record: Record) -> tuple[object, ...]:
+        return trace_row(record, record.at + self._offset_s, self._settings.candidates_max)
+
+    def _latency(self, record: Record) -> tuple[object, ...] | None:
+        return latency_row(record, record.at + self._offset_s)
+
+    def _watch_the_clock(self) -> None:
+        """Follows a wall clock that was set, and no jitter: rows keep the order of their requests."""
+        offset_s = self._wall() - self._monotonic()
+        if abs(offset_s - self._offset_s) > CLOCK_JUMP_S:
+            self._offset_s = offset_s
+
+    def _trim(self) -> None:
+        settings, now = self._settings, self._monotonic()
+        if self._connection is None or now - self._trimmed_at < settings.trim_interval_s:
+            return
+        try:
+            while trim(self._connection, self._wall(), settings.retention_days, settings.rows_max):
+                if self._ring:
+                    # New rows go first; the rest of the old ones can wait until after the next batch.
+                    return
+        except sqlite3.Error as error:
+            self._fail(error)
+        self._trimmed_at = now
+
+    # --- opening, failing, recovering ---
+
+    def _connect(self) -> sqlite3.Connection:
+        """Raises what `open_for_writing` raises, except for damage: then a new database takes the old one's place."""
+        make_private(self.path.parent)
+        try:
+            connection = open_for_writing(self.path, self._settings.busy_timeout_s)
+        except Damaged as error:
+            self._set_aside(str(error))
+            connection = open_for_writing(self.path, self._settings.busy_timeout_s)
+        self._connection = connection
+        self._databases_seen += 1
+        return connection
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _set_aside(self, problem: str) -> None:
+        kept = set_aside(self.path)
+        log.warning("the trace database was damaged; it was set aside and a new one begun", extra={"kept": str(kept), "problem": problem})
+
+    def _fail(self, error: Exception) -> None:
+        """Remembers the trouble, says it once, and starts afresh with the next attempt."""
+        self._disconnect()
+        if isinstance(error, sqlite3.Error) and is_damage(error, self.path):
+            try:
+                self._set_aside(str(error))
+                return
+            except OSError as worse:
+                error = worse
+        self._is_newer = isinstance(error, NewerSchema)
+        if self._is_newer:
+            self._dropped += len(self._ring) + len(self._batch)
+            self._ring.clear()
+            self._batch.clear()
+        if self._failing_since is None:
+            self._failing_since = self._wall()
+            log.warning("traces are not being recorded; requests are served all the same", extra={"problem": str(error)})
+        self._problem = str(error)
+
+    def _recover(self) -> None:
+        if self._failing_since is not None:
+            log.info("traces are being recorded again", extra={"dropped": self._dropped})
+        self._failing_since, self._problem = None, ""

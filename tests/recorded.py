@@ -1,0 +1,49 @@
+"""Builds the records the core hands to the store, so that a test names only what it is about."""
+
+from __future__ import annotations
+
+from herd.core.commands import Record
+from herd.core.decision import Decision, Rejected, Scored
+from herd.core.fleet import ModelName, NodeId
+from herd.core.request import Attempt, Counters, Failure, Kind, Outcome, Request, RequestId
+
+SIGNALS = ("thermal", "memory_fit", "queue_depth", "wait_time", "role_affinity", "availability_trend", "context_fit")
+
+
+def a_decision(chosen: str | None = "studio", others: int = 2, model: str = "llama3:latest") -> Decision:
+    scored = [
+        Scored(NodeId(name), 60.5 - rank, dict.fromkeys(SIGNALS, 5.25), depth=rank)
+        for rank, name in enumerate([chosen, *(f"spare-{n}" for n in range(others))])
+        if name is not None and chosen is not None
+    ]
+    rejected = [Rejected(NodeId("tiny"), "memory", "needs 42.5 GB, 11.0 GB free")]
+    return Decision(ModelName(model), "signals", NodeId(chosen) if chosen else None, scored, rejected)
+
+
+def a_record(
+    request_id: str = "r1",
+    outcome: Outcome = Outcome.COMPLETED,
+    at: float = 102.0,
+    arrived_at: float = 100.0,
+    node: str | None = "studio",
+    model: str = "llama3:latest",
+    tags: tuple[str, ...] = (),
+    kind: Kind = Kind.CHAT,
+    counters: Counters | None = None,
+    failure: Failure | None = None,
+    retries: int = 0,
+    error: str = "",
+    model_as_asked: str = "llama3",
+    client_ip: str = "192.168.1.7",
+) -> Record:
+    request = Request(
+        RequestId(request_id), ModelName(model), kind, tags=tags, prompt_tokens=40, size_bytes=900,
+        client_ip=client_ip, model_as_asked=model_as_asked,
+    )  # fmt: skip
+    attempt = None
+    if node is not None:
+        attempt = Attempt(1, NodeId(node), ModelName(model), arrived_at + 0.5, arrived_at + 0.75, failure)
+    return Record(
+        at, request, outcome, arrived_at, ModelName(model), a_decision(node, model=model), attempt,
+        counters or Counters(prompt_tokens=40, completion_tokens=10), retries, error=error, held_s=0.5,
+    )  # fmt: skip
