@@ -67,6 +67,8 @@ class Loaded:
     context_tokens: int | None = None
     vram_bytes: int | None = None
     context_explicit: bool = False
+    expires_at: str = ""
+    """When the engine will unload it, as the engine said it (RFC 3339); empty where it did not say."""
 
 
 @dataclass(frozen=True, slots=True)
