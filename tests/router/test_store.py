@@ -403,7 +403,7 @@ def test_a_kill_at_any_commit_keeps_every_row_that_was_flushed(folder: Path, com
     assert not list(folder.glob("*.corrupt-*"))
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", [*range(25), 39, 54, 327, 559])  # The last four met names that are no UTF-8.
 def test_a_damaged_database_is_set_aside_or_still_good_never_in_the_way(
     folder: Path, seed: int, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -496,6 +496,18 @@ def test_a_database_of_the_existing_product_is_taken_over_whole(folder: Path, ne
     assert kept.execute("SELECT request_id FROM request_traces").fetchall() == [("old-1",)]
     kept.close()
     assert stat.S_IMODE(backup.stat().st_mode) & 0o077 == 0
+
+
+def test_a_table_that_only_has_our_name_is_set_aside(folder: Path) -> None:
+    folder.mkdir()
+    connection = sqlite3.connect(folder / "latency.db")
+    connection.executescript("CREATE TABLE request_traces (timestamp, request_id, node_id, model)")
+    connection.close()
+    store = a_store(folder)
+    store.record(a_record())
+    assert store.flush()
+    store.close()
+    assert len(list(folder.glob("latency.db.corrupt-*"))) == 1
 
 
 def test_a_database_that_is_up_to_date_is_opened_without_a_copy(folder: Path) -> None:

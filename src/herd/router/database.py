@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from herd.router.folder import make_private_file
+from herd.router.rows import INSERT_LATENCY, INSERT_TRACE, LatencyRow, TraceRow
 from herd.router.schema import SCHEMA_VERSION, apply, is_new, steps_needed, version_of
 
 DATABASE_NAME = "latency.db"
@@ -21,6 +22,11 @@ KEEP_THE_LOG_SMALL = "PRAGMA journal_size_limit = 16777216"
 """Bytes: after a burst the write-ahead log is cut back to this."""
 READ_MAX_STEPS = 20_000_000
 """Virtual machine steps after which one question is given up: some seconds, far more than any of ours needs."""
+TRIED_INSERTS = (
+    ("EXPLAIN " + INSERT_TRACE, len(TraceRow._fields)),
+    ("EXPLAIN " + INSERT_LATENCY, len(LatencyRow._fields)),
+)
+"""Explained, not run: they fail where a table lacks a column that no step can add."""
 
 log = logging.getLogger("herd.store")
 
@@ -40,6 +46,7 @@ def open_for_writing(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
     """
     make_private_file(path)
     connection = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
+    connection.text_factory = _legible
     try:
         _prepare(connection, path)
     except sqlite3.Error as error:
@@ -47,7 +54,10 @@ def open_for_writing(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
         if is_damage(error, path):
             raise Damaged(str(error)) from error
         raise
-    except (NewerSchema, Damaged):
+    except UnicodeDecodeError as error:
+        connection.close()
+        raise Damaged("not even its names can be read") from error
+    except (NewerSchema, Damaged, OSError):
         connection.close()
         raise
     return connection
@@ -58,6 +68,7 @@ def open_for_reading(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?mode=ro"
     connection = sqlite3.connect(uri, uri=True, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA query_only = ON")
+    connection.text_factory = _legible
     return connection
 
 
@@ -102,6 +113,11 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         if verdict != "ok":
             raise Damaged(str(verdict).splitlines()[0])
     _migrate(connection, path)
+    for insert, width in TRIED_INSERTS:
+        try:
+            connection.execute(insert, (None,) * width)
+        except sqlite3.OperationalError as error:
+            raise Damaged(f"its tables are not ours: {error}") from error
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:
@@ -131,6 +147,11 @@ def _back_up(connection: sqlite3.Connection, path: Path) -> Path:
         part.unlink(missing_ok=True)
         raise
     return backup
+
+
+def _legible(text: bytes) -> str:
+    """One unreadable letter in one old row must not hide all the others."""
+    return text.decode("utf-8", "replace")
 
 
 def _stamp() -> str:

@@ -203,7 +203,7 @@ class Store:
     def _answer(self, question: Callable[[sqlite3.Connection], Answer]) -> Answer:
         try:
             return question(self._reader())
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             self._close_reader()
             raise Unavailable(f"the trace database cannot be read: {error}", code="traces_unavailable") from error
 
