@@ -25,7 +25,6 @@ _RFC3339 = re.compile(r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d(?:\.\d+)?)
 class Function(msgspec.Struct):
     name: str = ""
     arguments: msgspec.Raw = ABSENT
-    index: int | None = None
 
 
 class Call(msgspec.Struct):
@@ -104,14 +103,13 @@ def error_text(error: msgspec.Raw) -> str:
 
 
 def read_tool_calls(calls: Iterable[Call] | None, first_index: int = 0) -> list[ToolCall]:
-    """Neutral calls, each with its whole arguments as JSON text; `first_index` counts those already read."""
+    """Neutral calls, each with its whole arguments as JSON text.
+
+    Numbered by their order, `first_index` being the number of those already read: Ollama never sends a call in
+    fragments, and its own `index` is absent in older versions.
+    """
     return [
-        ToolCall(
-            call.function.index if call.function.index is not None else first_index + position,
-            call.id or "",
-            call.function.name,
-            bytes(call.function.arguments or b"{}").decode(),
-        )
+        ToolCall(first_index + position, call.id or "", call.function.name, _text(call.function.arguments))
         for position, call in enumerate(calls or ())
     ]
 
@@ -140,6 +138,14 @@ def instant(rfc3339: str) -> float:
     days = 365 * year + year // 4 - year // 100 + year // 400 + (153 * month + 2) // 5 + day
     offset_s = (int(found[8]) * 3600 + int(found[9]) * 60) * (-1 if found[7] == "-" else 1) if found[7] else 0
     return days * 86400 + hour * 3600 + minute * 60 + float(found[6]) - offset_s
+
+
+def _text(arguments: msgspec.Raw) -> str:
+    """Arguments as JSON text; some clients send that text itself, as other dialects have it."""
+    text = bytes(arguments).decode()
+    if text.startswith('"'):
+        text = msgspec.json.decode(text, type=str)
+    return "{}" if text in ("", "null") else text
 
 
 def _arguments(text: str) -> dict[str, Any]:

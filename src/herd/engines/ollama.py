@@ -1,0 +1,347 @@
+"""How an Ollama server is asked and read: inference, inventory, its ways to refuse. Knows no client and no socket.
+
+Follows transcripts of Ollama 0.32.15 and what changed since 0.1.38, when /api/ps came: older servers tell less
+(no window in ps before 0.10, no capabilities in tags before 0.30), which gives poorer cards, never an error.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from herd.core.fleet import EngineFace, Loaded, ModelCard, ModelName, canonical
+from herd.core.request import Kind
+from herd.engines import Call, Engine, Inventory, Reader, Reply
+from herd.errors import BadRequest
+from herd.wire import door
+from herd.wire import ollama as wire
+from herd.wire.chat import Conversation, Delta, Message, Sampling
+from herd.wire.streams import DocumentReader, LineReader
+
+MODELS_MAX = 512
+"""Most models taken into an inventory, as many as a heartbeat may carry."""
+
+PATHS = frozenset(
+    (
+        *("/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/api/show"),
+        *("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages"),
+    )
+)
+"""Inference paths that Ollama serves by itself (/v1/responses since 0.13.3, /v1/messages since 0.14.0)."""
+
+_FACE = EngineFace("ollama", "")
+
+
+class _Details(msgspec.Struct):
+    family: str | None = None
+    parameter_size: str | None = None
+    quantization_level: str | None = None
+    context_length: int | None = None
+
+
+class _Entry(msgspec.Struct):
+    """One model in /api/tags or /api/ps."""
+
+    name: str = ""
+    model: str = ""
+    size: int = 0
+    digest: str | None = None
+    details: _Details | None = None
+    modified_at: str | None = None
+    capabilities: list[str] | None = None
+    expires_at: str | None = None
+    size_vram: int | None = None
+    context_length: int | None = None
+
+
+class _Models(msgspec.Struct):
+    models: list[msgspec.Raw] | None = None
+
+
+class _Version(msgspec.Struct):
+    version: str = ""
+
+
+_ENTRY = msgspec.json.Decoder(_Entry)
+_MODELS = msgspec.json.Decoder(_Models)
+_VERSION = msgspec.json.Decoder(_Version)
+
+
+class Ollama(Engine):
+    kind = "ollama"
+    title = "Ollama"
+    default_port = 11434
+
+    def takes(self, path: str) -> bool:
+        return path in PATHS
+
+    def call(self, conversation: Conversation) -> Call:
+        """Forced tool choices are left to the model, as Ollama's own OpenAI face does."""
+        build = {Kind.CHAT: _chat, Kind.GENERATE: _generate, Kind.EMBED: _embed}.get(conversation.kind)
+        if build is None:
+            raise BadRequest(f"an Ollama node cannot be asked for {conversation.kind.value}")
+        path, body = build(conversation)
+        options = _options(conversation.sampling)
+        given = {"model": conversation.model, **body, "options": options or None, "keep_alive": conversation.keep_alive}
+        return Call("POST", path, msgspec.json.encode({k: v for k, v in given.items() if v is not None}))
+
+    def reader(self, conversation: Conversation) -> Reader:
+        return _LineReader() if conversation.stream and conversation.kind is not Kind.EMBED else _WholeReader()
+
+    def probe(self) -> Call:
+        return Call("GET", "/api/version")
+
+    def recognises(self, reply: Reply) -> bool:
+        return reply.status == 200 and bool(_version(reply))
+
+    def inventory_calls(self) -> tuple[Call, ...]:
+        return (Call("GET", "/api/version"), Call("GET", "/api/tags"), Call("GET", "/api/ps"))
+
+    def inventory(self, replies: tuple[Reply, ...]) -> Inventory:
+        """Ollama never tells its slots or how many models it keeps: the agent knows its environment, not we."""
+        version, tags, ps = (*replies, _NOBODY, _NOBODY, _NOBODY)[:3]
+        loaded = {canonical(entry.name): entry for entry in _entries(ps)}
+        cards: dict[ModelName, ModelCard] = {}
+        for entry in _entries(tags):
+            key = canonical(entry.name)
+            cards[key] = _card(entry, loaded.pop(key, None))
+        for key, entry in loaded.items():
+            cards[key] = _card(entry, entry)
+        return Inventory(_version(version), tuple(cards.values())[:MODELS_MAX])
+
+    def is_busy(self, status: int, body: bytes) -> bool:
+        return status in (429, 503) or (status >= 500 and b"server busy" in body)
+
+    def is_model_missing(self, status: int, body: bytes) -> bool:
+        """`model 'x' not found`, in any face; "404 page not found" is a path that this version does not have."""
+        return status == 404 and b"model" in body and b"not found" in body
+
+
+_NOBODY = Reply(0, b"")
+
+
+# --- asking ---
+
+
+def _chat(conversation: Conversation) -> tuple[str, dict[str, Any]]:
+    tools = [
+        {"type": "function", "function": {"name": t.name, "description": t.description, "parameters": t.parameters}}
+        for t in conversation.tools
+    ]
+    body = {
+        "messages": [_message(message) for message in conversation.messages],
+        "tools": tools if tools and conversation.tool_choice != "none" else None,
+    }
+    return "/api/chat", body | _manner(conversation)
+
+
+def _generate(conversation: Conversation) -> tuple[str, dict[str, Any]]:
+    body = {
+        "prompt": conversation.prompt,
+        "system": conversation.system or None,
+        "suffix": conversation.suffix or None,
+        "raw": conversation.raw or None,
+        "images": [image for image, _ in conversation.images] or None,
+    }
+    return "/api/generate", body | _manner(conversation)
+
+
+def _embed(conversation: Conversation) -> tuple[str, dict[str, Any]]:
+    return "/api/embed", {"input": conversation.inputs, "dimensions": conversation.dimensions}
+
+
+def _manner(conversation: Conversation) -> dict[str, Any]:
+    return {
+        "stream": conversation.stream,
+        "format": conversation.format,
+        "think": _think(conversation.think),
+        "logprobs": conversation.logprobs or None,
+        "top_logprobs": conversation.top_logprobs,
+    }
+
+
+def _message(message: Message) -> dict[str, Any]:
+    body = {
+        "role": "system" if message.role == "developer" else message.role,
+        "content": message.text,
+        "thinking": message.thinking or None,
+        "images": [image for image, _ in message.images] or None,
+        "tool_calls": wire.write_tool_calls(message.tool_calls) or None,
+        "tool_name": message.tool_name or None,
+        "tool_call_id": message.tool_call_id or None,
+    }
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _think(effort: bool | str | None) -> bool | str | None:
+    """Ollama knows low, medium, high and max (0.22.0); other dialects' words go to the nearest of them."""
+    if not isinstance(effort, str):
+        return effort
+    nearest: dict[str, bool | str] = {"none": False, "minimal": "low", "xhigh": "max", "ultra": "max"}
+    word = nearest.get(effort, effort)
+    if word not in (False, "low", "medium", "high", "max"):
+        raise BadRequest(f"unknown thinking effort {effort!r}")
+    return word
+
+
+def _options(sampling: Sampling) -> dict[str, Any]:
+    options = {
+        **sampling.extra,
+        "num_predict": sampling.output_tokens_max,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "seed": sampling.seed,
+        "stop": sampling.stop or None,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "repeat_penalty": sampling.repeat_penalty,
+        "num_ctx": sampling.context_tokens,
+    }
+    return {name: value for name, value in options.items() if value is not None}
+
+
+# --- reading ---
+
+
+class _LineReader:
+    """NDJSON into deltas. What comes after the last line of an answer is not looked at."""
+
+    def __init__(self) -> None:
+        self._lines = LineReader()
+        self._calls = 0
+        self._is_over = False
+
+    def feed(self, chunk: bytes) -> list[Delta]:
+        return [] if self._is_over else self._read(self._lines.feed(chunk))
+
+    def end(self) -> list[Delta]:
+        """A last line without its line end counts if it is whole."""
+        try:
+            return [] if self._is_over else self._read(self._lines.end())
+        except ValueError:
+            return []
+
+    def _read(self, lines: list[bytes]) -> list[Delta]:
+        deltas = []
+        for line in lines:
+            delta = _delta(_piece(line), self._calls)
+            deltas.append(delta)
+            self._calls += len(delta.tool_calls)
+            if delta.is_last or delta.error is not None:
+                self._is_over = True
+                break
+        return deltas
+
+
+class _WholeReader:
+    """One JSON document into one delta."""
+
+    def __init__(self) -> None:
+        self._document = DocumentReader()
+
+    def feed(self, chunk: bytes) -> list[Delta]:
+        self._document.feed(chunk)
+        return []
+
+    def end(self) -> list[Delta]:
+        try:
+            return [_delta(_piece(self._document.end()), 0)]
+        except ValueError:
+            return []
+
+
+def _piece(body: bytes) -> wire.Piece:
+    """One line or document. Raises `ValueError` on what is not Ollama's."""
+    try:
+        return wire.PIECE.decode(body)
+    except (msgspec.DecodeError, RecursionError) as wrong:
+        raise ValueError(f"not an answer of Ollama: {wrong}") from None
+
+
+def _delta(piece: wire.Piece, calls_before: int) -> Delta:
+    if door.is_given(piece.error):
+        return Delta(error=wire.error_text(piece.error))
+    message = piece.message or wire.Message(
+        content=piece.response, thinking=piece.thinking, tool_calls=piece.tool_calls
+    )
+    embeddings = piece.embeddings if piece.embedding is None else [piece.embedding]
+    is_last = piece.done or embeddings is not None
+    return Delta(
+        text=message.content or "",
+        thinking=message.thinking or "",
+        tool_calls=wire.read_tool_calls(message.tool_calls, calls_before),
+        finish_reason=_finish_reason(piece, message, calls_before) if piece.done else None,
+        usage=wire.usage(piece) if is_last else None,
+        embeddings=embeddings,
+        is_last=is_last,
+        logprobs=piece.logprobs,
+    )
+
+
+def _finish_reason(piece: wire.Piece, message: wire.Message, calls_before: int) -> str:
+    """Ollama says "stop" where others say that tools are to be called."""
+    reason = piece.done_reason or "stop"
+    return "tool_calls" if reason == "stop" and (calls_before or message.tool_calls) else reason
+
+
+# --- inventory ---
+
+
+def _version(reply: Reply) -> str:
+    try:
+        return _VERSION.decode(reply.body).version
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+
+
+def _entries(reply: Reply) -> list[_Entry]:
+    """The models of a list that can be read; one odd entry costs only itself."""
+    if reply.status != 200:
+        return []
+    try:
+        rows = _MODELS.decode(reply.body).models or []
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return []
+    entries = (_entry(row) for row in rows)
+    return [entry for entry in entries if entry is not None]
+
+
+def _entry(row: msgspec.Raw) -> _Entry | None:
+    try:
+        entry = _ENTRY.decode(row)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    entry.name = entry.name or entry.model
+    return entry if entry.name else None
+
+
+def _card(entry: _Entry, running: _Entry | None) -> ModelCard:
+    details = entry.details or _Details()
+    return ModelCard(
+        entry.name,
+        _FACE,
+        max(0, entry.size),
+        entry.digest or "",
+        details.family or "",
+        details.parameter_size or "",
+        details.quantization_level or "",
+        details.context_length,
+        frozenset(entry.capabilities or ()),
+        entry.modified_at or "",
+        None if running is None else _loaded(running),
+    )
+
+
+def _loaded(running: _Entry) -> Loaded:
+    return Loaded(
+        max(0, running.size),
+        running.context_length,
+        running.size_vram,
+        expires_at=running.expires_at or "",
+    )
+
+
+ENGINE = Ollama()
