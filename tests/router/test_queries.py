@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from herd.core.commands import Record
 from herd.core.fleet import NodeId
 from herd.core.request import Counters, Failure, FailureKind, Outcome
 from herd.errors import BadRequest
@@ -28,20 +29,27 @@ from recorded import a_record
 
 DAY_S = 86_400.0
 MIDNIGHT = 20_000 * DAY_S
-"""Unix time of the monotonic clock's zero in these tests: the first second of a day."""
+"""Unix time at which the records' clock says zero: the first second of a day."""
+ended_at = [0.0]
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store(StoreSettings(retention_days=1e5), tmp_path, wall=lambda: MIDNIGHT, monotonic=lambda: 0.0)
+    opened = Store(StoreSettings(retention_days=1e5), tmp_path, wall=lambda: MIDNIGHT + ended_at[0])
     opened.open()
     yield opened
     opened.close()
 
 
+def put(store: Store, record: Record) -> None:
+    """Records it as if it were now the time of its end."""
+    ended_at[0] = record.at
+    store.record(record)
+
+
 def test_recent_traces_come_newest_first_and_never_more_than_asked(store: Store) -> None:
     for n in range(5):
-        store.record(a_record(f"r{n}", at=102.0 + n))
+        put(store, a_record(f"r{n}", at=102.0 + n))
     assert store.flush()
     assert [row["request_id"] for row in store.read(recent_traces, 3)] == ["r4", "r3", "r2"]
     assert store.read(recent_traces, -1) == []
@@ -49,13 +57,13 @@ def test_recent_traces_come_newest_first_and_never_more_than_asked(store: Store)
 
 def test_no_question_returns_more_than_a_thousand_traces(store: Store) -> None:
     for n in range(queries.TRACES_MAX + 5):
-        store.record(a_record(f"r{n}"))
+        put(store, a_record(f"r{n}"))
     assert store.flush()
     assert len(store.read(recent_traces, 10**9)) == queries.TRACES_MAX
 
 
 def test_json_columns_come_decoded(store: Store) -> None:
-    store.record(a_record(tags=("web",)))
+    put(store, a_record(tags=("web",)))
     assert store.flush()
     (row,) = store.read(recent_traces)
     assert row["tags"] == ["web"] and row["stream"] is True and row["fallback_used"] is False
@@ -77,16 +85,16 @@ def test_json_columns_come_decoded(store: Store) -> None:
     ],
 )
 def test_traces_are_found_by_what_they_are(store: Store, wanted: TraceFilter, expected: list[str]) -> None:
-    store.record(a_record("a", at=102.0, tags=("web", "x")))
-    store.record(a_record("b", at=103.0, node="mac"))
-    store.record(a_record("c", at=104.0, model="qwen:latest"))
-    store.record(a_record("d", Outcome.FAILED, at=105.0))
+    put(store, a_record("a", at=102.0, tags=("web", "x")))
+    put(store, a_record("b", at=103.0, node="mac"))
+    put(store, a_record("c", at=104.0, model="qwen:latest"))
+    put(store, a_record("d", Outcome.FAILED, at=105.0))
     assert store.flush()
     assert [row["request_id"] for row in store.read(recent_traces, wanted=wanted)] == expected
 
 
 def test_tags_that_are_no_json_hide_nothing(store: Store) -> None:
-    store.record(a_record("a", tags=("web",)))
+    put(store, a_record("a", tags=("web",)))
     assert store.flush()
     connection = sqlite3.connect(store.path)
     connection.execute("""INSERT INTO request_traces (request_id, model, original_model, node_id, status, timestamp, tags)
@@ -99,9 +107,9 @@ def test_tags_that_are_no_json_hide_nothing(store: Store) -> None:
 
 
 def test_one_request_shows_its_attempts_and_then_its_end(store: Store) -> None:
-    store.record(a_record("abc123", Outcome.RETRIED, node="mac", failure=Failure(FailureKind.RESET)))
-    store.record(a_record("other"))
-    store.record(a_record("abc123", retries=1))
+    put(store, a_record("abc123", Outcome.RETRIED, node="mac", failure=Failure(FailureKind.RESET)))
+    put(store, a_record("other"))
+    put(store, a_record("abc123", retries=1))
     assert store.flush()
     found = store.read(one_request, "abc123")
     assert [(row["status"], row["node_id"]) for row in found] == [("retried", "mac"), ("completed", "studio")]
@@ -111,7 +119,7 @@ def test_one_request_shows_its_attempts_and_then_its_end(store: Store) -> None:
 
 def test_a_beginning_that_fits_several_requests_names_them(store: Store) -> None:
     for name in ("abc1", "abc2", "abc", "x%", "x_"):
-        store.record(a_record(name))
+        put(store, a_record(name))
     assert store.flush()
     assert len(store.read(one_request, "abc")) == 1
     with pytest.raises(BadRequest, match="abc, abc1, abc2") as caught:
@@ -123,8 +131,8 @@ def test_a_beginning_that_fits_several_requests_names_them(store: Store) -> None
 
 def test_percentiles_per_node_and_model(store: Store) -> None:
     for n in range(100):
-        store.record(a_record(at=100.5 + (n + 1) / 1000.0))
-    store.record(a_record(node="mac"))
+        put(store, a_record(at=100.5 + (n + 1) / 1000.0))
+    put(store, a_record(node="mac"))
     assert store.flush()
     mac, studio = store.read(latency_percentiles)
     assert mac == {
@@ -135,8 +143,8 @@ def test_percentiles_per_node_and_model(store: Store) -> None:
 
 def test_the_newest_latencies_of_each_pair_are_remembered_in_their_order(store: Store) -> None:
     for n in range(queries.REMEMBERED_PER_PAIR + 10):
-        store.record(a_record(at=101.5 + n))
-    store.record(a_record(node="mac"))
+        put(store, a_record(at=101.5 + n))
+    put(store, a_record(node="mac"))
     assert store.flush()
     remembered = store.read(remembered_latencies, at=7.0)
     assert {r.at for r in remembered} == {7.0}
@@ -158,10 +166,10 @@ def test_nonsense_latencies_of_another_program_are_not_remembered(store: Store) 
 
 
 def test_usage_counts_requests_once_however_often_they_were_tried(store: Store) -> None:
-    store.record(a_record("r1", Outcome.RETRIED))
-    store.record(a_record("r1", counters=Counters(40, 10)))
-    store.record(a_record("r2", Outcome.FAILED_MIDSTREAM, counters=Counters(1, 2)))
-    store.record(a_record("r3", at=100.0 + DAY_S, arrived_at=99.0 + DAY_S, counters=Counters(None, 5)))
+    put(store, a_record("r1", Outcome.RETRIED))
+    put(store, a_record("r1", counters=Counters(40, 10)))
+    put(store, a_record("r2", Outcome.FAILED_MIDSTREAM, counters=Counters(1, 2)))
+    put(store, a_record("r3", at=100.0 + DAY_S, arrived_at=99.0 + DAY_S, counters=Counters(None, 5)))
     assert store.flush()
     later, first = store.read(usage_by_day)
     assert (first["day_bucket"], later["day_bucket"]) == (MIDNIGHT, MIDNIGHT + DAY_S)
@@ -173,11 +181,11 @@ def test_usage_counts_requests_once_however_often_they_were_tried(store: Store) 
 
 
 def test_apps_are_counted_by_tag_and_day(store: Store) -> None:
-    store.record(a_record("r1", tags=("web", "user:ann")))
-    store.record(a_record("r2", tags=("web",)))
-    store.record(a_record("r2", Outcome.RETRIED, tags=("web",)))
-    store.record(a_record("r3"))
-    store.record(a_record("r4", at=100.0 + DAY_S, tags=("web",)))
+    put(store, a_record("r1", tags=("web", "user:ann")))
+    put(store, a_record("r2", tags=("web",)))
+    put(store, a_record("r2", Outcome.RETRIED, tags=("web",)))
+    put(store, a_record("r3"))
+    put(store, a_record("r4", at=100.0 + DAY_S, tags=("web",)))
     assert store.flush()
     web, ann = store.read(usage_by_tag)
     assert (web["tag"], web["request_count"], ann["tag"], ann["request_count"]) == ("web", 3, "user:ann", 1)
@@ -190,7 +198,7 @@ def test_apps_are_counted_by_tag_and_day(store: Store) -> None:
 def test_totals_add_up_and_are_zero_where_nothing_was(store: Store) -> None:
     assert set(store.read(totals).values()) == {0}
     for n, outcome in enumerate(Outcome):
-        store.record(a_record(f"r{n}", outcome, counters=Counters(3, 4)))
+        put(store, a_record(f"r{n}", outcome, counters=Counters(3, 4)))
     assert store.flush()
     everything = store.read(totals)
     assert everything["total_requests"] == 5 and everything["total_retries"] == 1

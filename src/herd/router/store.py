@@ -37,8 +37,8 @@ from herd.router.rows import INSERT_LATENCY, INSERT_TRACE, latency_row, trace_ro
 Asked = ParamSpec("Asked")
 Answer = TypeVar("Answer")
 
-CLOCK_JUMP_S = 0.25
-"""The wall clock may drift this far from the monotonic one before we believe that somebody set it."""
+Happened = tuple[Record, float]
+"""What is to be written down, and the unix time at which we were told."""
 
 log = logging.getLogger("herd.store")
 
@@ -98,13 +98,13 @@ class Store:
         self, settings: StoreSettings, data_dir: Path,
         wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        """`monotonic` must be the clock that stamps `Record.at`."""
+        """`wall` stamps rows, in unix seconds; `monotonic` only paces the search for old ones, on the writer's thread."""
         self._settings = settings
         self.path = data_dir / DATABASE_NAME
         self._wall, self._monotonic = wall, monotonic
-        self._offset_s = wall() - monotonic()
-        self._ring: deque[Record] = deque(maxlen=settings.ring_rows)
-        self._batch: list[Record] = []
+        self._ring: deque[Happened] = deque()
+        self._ring_rows = settings.ring_rows
+        self._batch: list[Happened] = []
         self._flushes: deque[Future[bool]] = deque()
         self._something, self._hurry, self._closing = threading.Event(), threading.Event(), threading.Event()
         self._lock: FolderLock | None = None
@@ -135,18 +135,27 @@ class Store:
         self._writer.start()
 
     def record(self, record: Record) -> None:
-        """Takes one record, in about a microsecond. Never raises, never waits."""
+        """Takes one record, in half a microsecond. Never raises, never waits."""
         ring = self._ring
         waiting = len(ring)
-        if self._is_newer or waiting == ring.maxlen:
-            self._dropped += 1
         if self._is_newer:
+            self._dropped += 1
             return
-        ring.append(record)
+        if waiting >= self._ring_rows:
+            self._drop_oldest()
+        ring.append((record, self._wall()))
         if waiting == 0:
             self._something.set()
         elif waiting == self._settings.batch_rows:
             self._hurry.set()
+
+    def _drop_oldest(self) -> None:
+        try:
+            self._ring.popleft()
+        except IndexError:
+            # The writer took them all just now.
+            return
+        self._dropped += 1
 
     def flush(self, timeout_s: float = 10.0) -> bool:
         """Has everything recorded so far written now; False when it could not be. For shutdown and tests."""
@@ -252,21 +261,20 @@ class Store:
             self._recover()
         self._trim()
 
-    def _save(self, batch: list[Record]) -> None:
+    def _save(self, batch: list[Happened]) -> None:
         """One transaction. Rows are made one by one between SQLite's steps, so that the event loop gets its turn."""
         connection = self._connection or self._connect()
-        self._watch_the_clock()
         connection.execute("BEGIN IMMEDIATE")
         connection.executemany(INSERT_TRACE, self._rows(batch, self._trace))
-        connection.executemany(INSERT_LATENCY, self._rows(batch, self._latency))
+        connection.executemany(INSERT_LATENCY, self._rows(batch, latency_row))
         connection.execute("COMMIT")
 
     def _rows(
-        self, batch: Iterable[Record], convert: Callable[[Record], tuple[object, ...] | None]
+        self, batch: Iterable[Happened], convert: Callable[[Record, float], tuple[object, ...] | None]
     ) -> Iterator[tuple[object, ...]]:
-        for record in batch:
+        for record, wall_at in batch:
             try:
-                row = convert(record)
+                row = convert(record, wall_at)
             except (ValueError, TypeError, OverflowError) as error:
                 # One record nobody can write down must not keep the others from the disk.
                 self._unusable += 1
@@ -275,17 +283,8 @@ class Store:
             if row is not None:
                 yield row
 
-    def _trace(self, record: Record) -> tuple[object, ...]:
-        return trace_row(record, record.at + self._offset_s, self._settings.candidates_max)
-
-    def _latency(self, record: Record) -> tuple[object, ...] | None:
-        return latency_row(record, record.at + self._offset_s)
-
-    def _watch_the_clock(self) -> None:
-        """Follows a wall clock that was set, and no jitter: rows keep the order of their requests."""
-        offset_s = self._wall() - self._monotonic()
-        if abs(offset_s - self._offset_s) > CLOCK_JUMP_S:
-            self._offset_s = offset_s
+    def _trace(self, record: Record, wall_at: float) -> tuple[object, ...]:
+        return trace_row(record, wall_at, self._settings.candidates_max)
 
     def _trim(self) -> None:
         settings, now = self._settings, self._monotonic()
