@@ -292,12 +292,16 @@ def _name_field(ask: Ask) -> str:
 
 
 def _message(message: wire.Message) -> Message:
+    try:
+        calls = wire.read_tool_calls(message.tool_calls)
+    except ValueError:
+        raise BadRequest("messages: the arguments of a tool call are not valid JSON") from None
     return Message(
         message.role or "user",
         message.content or "",
         message.thinking or "",
         [_image(image) for image in message.images or ()],
-        wire.read_tool_calls(message.tool_calls),
+        calls,
         message.tool_call_id or "",
         message.tool_name or "",
     )

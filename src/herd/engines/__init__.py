@@ -64,6 +64,11 @@ class Engine(ABC):
     title: str
     default_port: int
 
+    @property
+    def name(self) -> str:
+        """Its name among the plug-ins, which is its kind."""
+        return self.kind
+
     @abstractmethod
     def takes(self, path: str) -> bool:
         """Whether this engine itself serves this dialect path, so that bytes can pass through untouched."""

@@ -1,0 +1,195 @@
+"""Rules that every dialect keeps, whichever files the folder holds."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import herd.dialects
+from builders import a_card, a_report
+from herd.core.fleet import Fleet
+from herd.core.request import Counters, Kind
+from herd.dialects import Answer, Dialect, Moment
+from herd.discover import discover
+from herd.errors import BadRequest, HerdError, MethodNotAllowed, Refusal, TooLarge, Unavailable, UnknownModel
+from herd.wire.chat import Ask, Delta, Route, Usage
+
+DIALECTS = discover(herd.dialects, Dialect, "DIALECT")
+ROUTES = [(dialect, route) for dialect in DIALECTS for route in dialect.routes]
+ANSWERING = [(dialect, route) for dialect, route in ROUTES if route.kind is not Kind.INFO]
+LISTINGS = [(dialect, *listing) for dialect in DIALECTS for listing in dialect.listings]
+MOMENT = Moment("2026-11-23T09:13:03.960297886Z", 1_795_425_183)
+FIELDS = (
+    "model",
+    "messages",
+    "prompt",
+    "input",
+    "options",
+    "tools",
+    "stream",
+    "max_tokens",
+    "metadata",
+    "user",
+    "system",
+)
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from((*FIELDS, "role", "content")), inner),
+    max_leaves=12,
+)
+each_route = pytest.mark.parametrize(("dialect", "route"), ROUTES, ids=[route.path for _, route in ROUTES])
+each_answer = pytest.mark.parametrize(("dialect", "route"), ANSWERING, ids=[route.path for _, route in ANSWERING])
+
+
+def a_body(stream: bool = False, **more: Any) -> dict[str, Any]:
+    """What any inference route of any dialect takes; fields of other routes are unknown ones."""
+    return {
+        "model": "m", "messages": [{"role": "user", "content": "hi"}], "prompt": "hi", "input": "hi",
+        "max_tokens": 16, "stream": stream, **more,
+    }  # fmt: skip
+
+
+def parsed(dialect: Dialect, route: Route, body: dict[str, Any]) -> Ask:
+    return dialect.parse(route, json.dumps(body).encode())
+
+
+def deltas_for(route: Route) -> list[Delta]:
+    usage = Usage(12, 4, load_s=0.01, prefill_s=0.02, decode_s=0.03)
+    if route.kind is Kind.EMBED:
+        return [Delta(embeddings=[[0.5, 0.25]], usage=usage, is_last=True)]
+    return [Delta(text="Hel"), Delta(text="lo"), Delta(finish_reason="stop", usage=usage), Delta(is_last=True)]
+
+
+def written(dialect: Dialect, ask: Ask) -> list[bytes]:
+    writer = dialect.writer(ask, ask.model, "r1", MOMENT)
+    assert writer.content_type
+    return [writer.write(delta) for delta in deltas_for(ask.route)]
+
+
+def watched(dialect: Dialect, ask: Ask, chunks: list[bytes]) -> Counters | None:
+    watch = dialect.watch(ask)
+    for chunk in chunks:
+        watch.feed(chunk)
+    return watch.end()
+
+
+def test_no_two_dialects_want_the_same_path() -> None:
+    paths = [(route.method, route.path) for _, route in ROUTES] + [(method, path) for _, method, path in LISTINGS]
+    assert len(paths) == len(set(paths))
+
+
+@each_route
+@given(body=st.binary(max_size=80) | json_values.map(lambda value: json.dumps(value).encode()))
+@settings(max_examples=40)
+def test_reading_raises_only_herd_errors(dialect: Dialect, route: Route, body: bytes) -> None:
+    try:
+        ask = dialect.parse(route, body)
+        dialect.rewrite(ask, "other:1")
+        if route.kind is not Kind.INFO:
+            dialect.converse(ask)
+    except HerdError:
+        return
+
+
+@each_answer
+@given(field=st.sampled_from(FIELDS), value=json_values)
+@settings(max_examples=60)
+def test_a_wrong_field_raises_only_herd_errors(dialect: Dialect, route: Route, field: str, value: Any) -> None:
+    try:
+        ask = parsed(dialect, route, a_body(**{field: value}))
+        dialect.converse(ask)
+        dialect.rewrite(ask, "other:1")
+    except HerdError:
+        return
+
+
+@each_route
+@pytest.mark.parametrize(
+    "body",
+    [
+        *[b"", b"{", b"[]", b"null", b'{"model":7}', b'{"model":"../x"}', b'{"model":"m","zz":"\xff"}'],
+        *[b'{"model":"m","zz":' + b"[" * 100_000 + b"]" * 100_000 + b"}", b'{"model":"m","zz":NaN}'],
+    ],
+    ids=range(9),
+)
+def test_bombs_and_broken_bodies_are_bad_requests(dialect: Dialect, route: Route, body: bytes) -> None:
+    with pytest.raises(BadRequest):
+        dialect.parse(route, body)
+
+
+@each_answer
+def test_a_body_that_needs_no_change_is_not_changed(dialect: Dialect, route: Route) -> None:
+    ask = parsed(dialect, route, a_body(unknown={"x": 1}))
+    assert not ask.has_extras
+    assert dialect.rewrite(ask, "m") is ask.body
+
+
+@each_answer
+def test_extras_are_read_and_never_reach_a_node(dialect: Dialect, route: Route) -> None:
+    extras = {"fallback_models": ["b"], "metadata": {"tags": ["t"]}}
+    ask = parsed(dialect, route, a_body(unknown=[1.5], **extras))
+    assert (ask.fallback_models, ask.tags, ask.has_extras) == (("b",), ("t",), True)
+    assert json.loads(dialect.rewrite(ask, "other:1")) == a_body(unknown=[1.5]) | {"model": "other:1"}
+
+
+@each_answer
+@pytest.mark.parametrize("stream", [True, False])
+def test_what_is_written_is_whole_to_the_own_watch(dialect: Dialect, route: Route, stream: bool) -> None:
+    ask = parsed(dialect, route, a_body(stream, stream_options={"include_usage": True}))
+    chunks = written(dialect, ask)
+    body = b"".join(chunks)
+    whole = watched(dialect, ask, chunks)
+    assert whole is not None and whole.prompt_tokens in (12, None)
+    assert watched(dialect, ask, [body[i : i + 1] for i in range(len(body))]) == whole
+    if not ask.stream:
+        assert isinstance(json.loads(body), dict)
+
+
+@each_answer
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_without_its_end_is_not_whole(dialect: Dialect, route: Route, stream: bool) -> None:
+    ask = parsed(dialect, route, a_body(stream))
+    chunks = written(dialect, ask)
+    body, last = b"".join(chunks), len(chunks[-1])
+    assert watched(dialect, ask, []) is None
+    for end in range(len(body) - (last if ask.stream else 2)):
+        assert watched(dialect, ask, [body[:end]]) is None
+
+
+@each_answer
+def test_an_error_frame_never_makes_a_stream_whole(dialect: Dialect, route: Route) -> None:
+    refusal = Refusal(502, "node_lost", "the node went away")
+    quiet = parsed(dialect, route, a_body(stream=False))
+    assert dialect.error_frame(quiet, refusal) == b""
+    ask = parsed(dialect, route, a_body(stream=True))
+    if ask.stream:
+        frame = dialect.error_frame(ask, refusal)
+        assert b"the node went away" in frame
+        assert watched(dialect, ask, [*written(dialect, ask)[:2], frame]) is None
+
+
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize("error", [BadRequest, UnknownModel, MethodNotAllowed, TooLarge, Unavailable, HerdError])
+def test_every_refusal_has_a_shape(dialect: Dialect, error: type[HerdError]) -> None:
+    answer = dialect.error(error('no "such" thing\n').refusal, "r1")
+    assert answer.status == error.status
+    assert answer.content_type.startswith("application/json")
+    assert 'no "such" thing' in json.dumps(json.loads(answer.body), ensure_ascii=False).replace('\\"', '"')
+
+
+@pytest.mark.parametrize(("dialect", "method", "path"), LISTINGS, ids=[f"{m} {p}" for _, m, p in LISTINGS])
+def test_lists_are_answered_from_memory(dialect: Dialect, method: str, path: str) -> None:
+    fleet = Fleet()
+    if path.endswith("/{name}"):
+        with pytest.raises(UnknownModel):
+            dialect.listing(method, path.replace("{name}", "nope"), fleet, MOMENT)
+    fleet.hear(a_report("alpha", [a_card("m", loaded=True)]), 1.0)
+    answer = dialect.listing(method, path.replace("{name}", "m"), fleet, MOMENT)
+    assert isinstance(answer, Answer) and answer.status == 200
+    if answer.content_type.startswith("application/json"):
+        json.loads(answer.body)

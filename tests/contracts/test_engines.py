@@ -1,0 +1,97 @@
+"""Rules that every engine keeps, whichever files the folder holds."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import herd.engines
+from herd.core.request import Kind
+from herd.discover import discover
+from herd.engines import Engine, Inventory, Reply
+from herd.errors import BadRequest
+from herd.wire.chat import Conversation, Delta, Message
+
+ENGINES = discover(herd.engines, Engine, "ENGINE")
+each_engine = pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.kind)
+ANSWERING = (Kind.CHAT, Kind.GENERATE, Kind.EMBED)
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["models", "data", "id", "name", "size", "details", "version"]), inner)
+    ),
+    max_leaves=10,
+)
+bodies = st.binary(max_size=60) | json_values.map(lambda value: json.dumps(value).encode())
+some_replies = st.lists(st.builds(Reply, st.sampled_from([0, 200, 404, 500]), bodies), max_size=6)
+
+
+def a_conversation(kind: Kind, stream: bool) -> Conversation:
+    messages = [Message("user", "hi")] if kind is Kind.CHAT else []
+    return Conversation(kind, "m", stream, messages=messages, prompt="hi", inputs=["hi"])
+
+
+@each_engine
+def test_nothing_that_is_asked_for_stock_changes_anything(engine: Engine) -> None:
+    assert engine.kind and engine.title and 0 < engine.default_port < 65536
+    for call in (engine.probe(), *engine.inventory_calls()):
+        assert (call.method, call.body) == ("GET", b"") and call.path.startswith("/")
+
+
+@each_engine
+@given(replies=some_replies)
+@settings(max_examples=80)
+def test_odd_answers_give_less_never_an_exception(engine: Engine, replies: list[Reply]) -> None:
+    wanted = len(engine.inventory_calls())
+    full = (*replies, *[Reply(0, b"")] * wanted)[:wanted]
+    assert isinstance(engine.inventory(full), Inventory)
+    for reply in full:
+        assert engine.recognises(reply) in (True, False)
+        assert engine.is_busy(reply.status, reply.body) in (True, False)
+        assert engine.is_model_missing(reply.status, reply.body) in (True, False)
+
+
+@each_engine
+def test_nobody_is_not_recognised_and_has_nothing(engine: Engine) -> None:
+    silence = Reply(0, b"")
+    assert not engine.recognises(silence)
+    assert engine.inventory(tuple(silence for _ in engine.inventory_calls())).cards == ()
+    assert engine.is_busy(503, b"")
+
+
+@each_engine
+@pytest.mark.parametrize("kind", ANSWERING)
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_call_is_json_for_that_model_or_a_bad_request(engine: Engine, kind: Kind, stream: bool) -> None:
+    try:
+        call = engine.call(a_conversation(kind, stream))
+    except BadRequest:
+        return
+    assert call.method == "POST" and call.path.startswith("/")
+    assert json.loads(call.body)["model"] == "m"
+
+
+@each_engine
+@pytest.mark.parametrize("kind", ANSWERING)
+@pytest.mark.parametrize("stream", [True, False])
+@given(chunks=st.lists(bodies, max_size=5))
+@settings(max_examples=30)
+def test_reading_raises_only_value_errors(engine: Engine, kind: Kind, stream: bool, chunks: list[bytes]) -> None:
+    reader = engine.reader(a_conversation(kind, stream))
+    try:
+        pieces = [delta for chunk in chunks for delta in reader.feed(chunk)] + reader.end()
+    except ValueError:
+        return
+    assert all(isinstance(piece, Delta) for piece in pieces)
+
+
+@each_engine
+@pytest.mark.parametrize("kind", ANSWERING)
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_of_nothing_has_no_end(engine: Engine, kind: Kind, stream: bool) -> None:
+    assert not any(delta.is_last for delta in engine.reader(a_conversation(kind, stream)).end())

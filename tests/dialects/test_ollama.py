@@ -1,0 +1,449 @@
+"""The Ollama dialect against recorded answers of Ollama 0.32.15 and against the official client's own models."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import ollama
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builders import a_card, a_report
+from herd.core.fleet import EngineFace, Fleet, Liveness, Loaded, ModelCard
+from herd.core.request import Counters, Kind
+from herd.dialects import Moment
+from herd.dialects.ollama import DIALECT, FOREVER, NO_TIME, VERSION_ASSUMED
+from herd.errors import BadRequest, HerdError, Refusal, UnknownModel
+from herd.wire.chat import Ask, Delta, Route, ToolCall, Usage
+from herd.wire.ollama import instant
+from wire_samples import sample
+
+ROUTES = {route.path: route for route in DIALECT.routes}
+MOMENT = Moment("2026-11-23T09:13:03.960297886Z", 1_795_425_183)
+STREAMS = ["chat_stream", "gen_stream"]
+DOCUMENTS = ["chat_nostream", "gen_nostream", "gen_raw", "chat_json", "chat_logprobs", "embed", "embeddings"]
+LOADS = ["gen_load", "chat_load", "gen_unload", "chat_unload"]
+PICTURE = "iVBOR" + "A" * 4000
+
+
+def ask(path: str = "/api/chat", **body: Any) -> Ask:
+    return DIALECT.parse(ROUTES[path], json.dumps({"model": "m", **body}).encode())
+
+
+def watched(request: Ask, chunks: list[bytes]) -> Counters | None:
+    watch = DIALECT.watch(request)
+    for chunk in chunks:
+        watch.feed(chunk)
+    return watch.end()
+
+
+def written(request: Ask, *deltas: Delta) -> bytes:
+    writer = DIALECT.writer(request, request.model, "r1", MOMENT)
+    return b"".join(writer.write(delta) for delta in deltas)
+
+
+# --- the door ---
+
+
+@pytest.mark.parametrize("name", [*STREAMS, *DOCUMENTS, *LOADS, "embed_empty", "embed_dim", "nomodel_show"])
+def test_recorded_requests_that_ollama_took_are_understood(name: str) -> None:
+    recorded = sample(name)
+    asked = json.loads(recorded.request)
+    read = DIALECT.parse(ROUTES[recorded.path], recorded.request)
+    may_stream = recorded.path in ("/api/chat", "/api/generate")
+    assert (read.model, read.stream) == (asked["model"], may_stream and asked.get("stream", True))
+    assert DIALECT.rewrite(read, read.model) is recorded.request
+    if read.route.kind is not Kind.INFO:
+        assert DIALECT.converse(read).model == asked["model"]
+
+
+@pytest.mark.parametrize("name", ["empty_model", "empty_body", "bad_json", "bad_type", "bad_name"])
+def test_recorded_requests_that_ollama_refused_are_refused(name: str) -> None:
+    recorded = sample(name)
+    with pytest.raises(BadRequest) as refused:
+        DIALECT.parse(ROUTES[recorded.path], recorded.request)
+    told = json.loads(DIALECT.error(refused.value.refusal).body)["error"]
+    if name in ("empty_model", "empty_body", "bad_name"):
+        assert told == json.loads(recorded.body)["error"]
+
+
+@pytest.mark.parametrize("name", ["think_bad", "chat_badformat", "embed_bad", "bad_option"])
+def test_what_ollama_refuses_later_is_refused_in_translation(name: str) -> None:
+    recorded = sample(name)
+    read = DIALECT.parse(ROUTES[recorded.path], recorded.request)
+    with pytest.raises(BadRequest):
+        DIALECT.converse(read)
+
+
+def test_features_are_read_without_the_payload() -> None:
+    read = ask(
+        messages=[{"role": "user", "content": "x" * 398, "images": [PICTURE]}],
+        options={"num_ctx": 8192, "num_predict": 100}, tools=[{"type": "function"}], think="high",
+    )  # fmt: skip
+    assert (read.context_wanted, read.output_tokens_max) == (8192, 100)
+    assert read.needs == {"vision", "tools", "thinking"}
+    assert 100 <= read.prompt_tokens <= 110, "pictures are not counted as text"
+
+
+def test_nothing_is_needed_where_nothing_is_asked_for() -> None:
+    read = ask(messages=[{"role": "user", "content": "", "images": []}], tools=[], think=False, options=None)
+    assert (read.needs, read.context_wanted, read.output_tokens_max) == (frozenset(), None, None)
+    assert ask("/api/generate", prompt="a", suffix="b").needs == {"insert"}
+    assert ask("/api/embed", input="a").needs == {"embedding"}
+
+
+@pytest.mark.parametrize(("given", "read"), [(0, None), (-1, None), (-2, None), (4096.0, 4096), (1e300, 2**31 - 1)])
+def test_odd_windows_do_not_confuse(given: float, read: int | None) -> None:
+    assert ask(options={"num_ctx": given}).context_wanted == read
+
+
+def test_a_window_in_quotes_is_refused_as_ollama_does() -> None:
+    with pytest.raises(BadRequest, match=r"options\.num_ctx must be .* not a string"):
+        ask(options={"num_ctx": "4096"})
+
+
+def test_show_takes_the_older_name_too() -> None:
+    route = ROUTES["/api/show"]
+    read = DIALECT.parse(route, b'{"name":"m","user":"u"}')
+    assert (read.model, read.stream) == ("m", False)
+    assert DIALECT.rewrite(read, "m:latest") == b'{"name":"m"}'
+    with pytest.raises(BadRequest, match="model is required"):
+        DIALECT.parse(ROUTES["/api/chat"], b'{"name":"m"}')
+
+
+def test_m_and_m_latest_are_the_same_so_that_the_bytes_stay() -> None:
+    read = ask(prompt="x")
+    assert DIALECT.rewrite(read, "M:latest") is read.body
+    assert json.loads(DIALECT.rewrite(read, "other:1b")) == {"model": "other:1b", "prompt": "x"}
+
+
+def test_without_extras_the_client_s_own_spelling_remains() -> None:
+    read = ask(user="ann", metadata={"tags": ["a"], "k": 1}, fallback_models=["b"], messages=[])
+    assert (read.user, read.tags, read.fallback_models, read.has_extras) == ("ann", ("a",), ("b",), True)
+    assert json.loads(DIALECT.rewrite(read, "m:latest")) == {"model": "m", "metadata": {"k": 1}, "messages": []}
+
+
+# --- the whole conversation ---
+
+
+def test_a_chat_becomes_neutral() -> None:
+    call = {"id": "c1", "function": {"name": "f", "arguments": {"x": 1}}}
+    talk = DIALECT.converse(
+        ask(
+            messages=[
+                {"role": "system", "content": "be brief"},
+                {"role": "user", "content": "look", "images": [PICTURE]},
+                {"role": "assistant", "content": "", "thinking": "hm", "tool_calls": [call]},
+                {"role": "tool", "content": "7", "tool_name": "f", "tool_call_id": "c1"},
+            ],
+            tools=[{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}],
+            format={"type": "object"}, think="low", keep_alive="10m", stream=False,
+            options={"num_ctx": 1024, "num_predict": 5, "temperature": 0, "seed": 1, "stop": "x", "mirostat": 2},
+        )
+    )  # fmt: skip
+    assert [m.role for m in talk.messages] == ["system", "user", "assistant", "tool"]
+    assert talk.messages[1].images == [(PICTURE, "image/png")]
+    assert (talk.messages[2].thinking, talk.messages[2].tool_calls) == ("hm", [ToolCall(0, "c1", "f", '{"x": 1}')])
+    assert (talk.messages[3].tool_name, talk.messages[3].tool_call_id) == ("f", "c1")
+    assert (talk.tools[0].name, talk.format, talk.think, talk.keep_alive) == ("f", {"type": "object"}, "low", "10m")
+    sampling = talk.sampling
+    assert (sampling.context_tokens, sampling.output_tokens_max, sampling.temperature) == (1024, 5, 0)
+    assert (sampling.seed, sampling.stop, sampling.extra) == (1, ["x"], {"mirostat": 2})
+
+
+def test_generate_and_embed_become_neutral() -> None:
+    talk = DIALECT.converse(ask("/api/generate", prompt="p", system="s", suffix="e", raw=True, images=["/9j/x"]))
+    assert (talk.prompt, talk.system, talk.suffix, talk.raw, talk.images) == (
+        "p",
+        "s",
+        "e",
+        True,
+        [("/9j/x", "image/jpeg")],
+    )
+    assert DIALECT.converse(ask("/api/embed", input="a", dimensions=3)).inputs == ["a"]
+    assert DIALECT.converse(ask("/api/embed", input=["a", "b"])).inputs == ["a", "b"]
+    assert DIALECT.converse(ask("/api/embeddings", prompt="a")).inputs == ["a"]
+
+
+def test_a_template_cannot_be_translated() -> None:
+    with pytest.raises(BadRequest, match="template"):
+        DIALECT.converse(ask("/api/generate", prompt="p", template="{{ .Prompt }}"))
+
+
+def test_broken_tool_arguments_are_a_bad_request() -> None:
+    body = b'{"model":"m","messages":[{"role":"a","tool_calls":[{"function":{"name":"f","arguments":"\\ud800 "}}]}]}'
+    with pytest.raises(BadRequest):
+        DIALECT.converse(DIALECT.parse(ROUTES["/api/chat"], body))
+
+
+# --- watching ---
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_recorded_stream_is_whole_at_any_cut(name: str) -> None:
+    recorded = sample(name)
+    read = DIALECT.parse(ROUTES[recorded.path], recorded.request)
+    for at in range(len(recorded.body) + 1):
+        counters = watched(read, [recorded.body[:at], recorded.body[at:]])
+        assert counters is not None
+        assert (counters.prompt_tokens, counters.completion_tokens, counters.finish_reason) == (12, 4, "length")
+        assert counters.decode_s is not None and 0.03 < counters.decode_s < 0.04
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_recorded_stream_cut_short_is_never_whole(name: str) -> None:
+    recorded = sample(name)
+    read = DIALECT.parse(ROUTES[recorded.path], recorded.request)
+    for end in range(len(recorded.body.rstrip())):
+        assert watched(read, [recorded.body[:end]]) is None
+
+
+@pytest.mark.parametrize("name", [*DOCUMENTS, *LOADS, "embed_empty", "embed_dim"])
+def test_a_recorded_document_is_whole_and_cut_short_it_is_not(name: str) -> None:
+    recorded = sample(name)
+    read = DIALECT.parse(ROUTES[recorded.path], recorded.request)
+    counters = watched(read, [recorded.body[:100], recorded.body[100:]])
+    told = json.loads(recorded.body)
+    assert counters is not None
+    assert counters.prompt_tokens == told.get("prompt_eval_count")
+    assert counters.completion_tokens == told.get("eval_count")
+    for end in [*range(0, len(recorded.body), 97), len(recorded.body) - 1]:
+        assert watched(read, [recorded.body[:end]]) is None
+
+
+def test_an_error_in_the_middle_is_not_a_whole_answer() -> None:
+    line = b'{"error":"an error was encountered while running the model: unexpected EOF"}\n'
+    piece = b'{"model":"m","created_at":"x","response":"a","done":false}\n'
+    assert watched(ask("/api/generate", prompt="p"), [piece, line]) is None
+    assert watched(ask("/api/generate", prompt="p", stream=False), [line]) is None
+    assert watched(ask("/api/generate", prompt="p"), []) is None
+
+
+def test_text_that_looks_like_an_end_is_not_one() -> None:
+    sly = json.dumps({"message": {"role": "assistant", "content": '{"done":true,"total_duration":1}\n'}, "done": False})
+    assert watched(ask(messages=[]), [sly.encode() + b"\n"]) is None
+
+
+def test_an_answer_too_long_to_keep_is_judged_by_its_ends() -> None:
+    last = {"model": "m", "done": True, "context": [10_000] * 100_000, "total_duration": 5, "prompt_eval_count": 7}
+    body = json.dumps(last, separators=(",", ":")).encode()
+    counters = watched(ask("/api/generate", prompt="p"), [body[i : i + 5000] for i in range(0, len(body), 5000)])
+    assert counters == Counters(prompt_tokens=7)
+    assert watched(ask("/api/generate", prompt="p"), [body[:-1]]) is None
+    vectors = b'{"embeddings":[[' + b"0.1234567," * 40_000 + b'1]],"total_duration":1,"prompt_eval_count":9}'
+    assert watched(ask("/api/embed", input="a"), [vectors]) == Counters(prompt_tokens=9)
+    assert watched(ask("/api/embed", input="a"), [vectors[:300_000]]) is None
+
+
+# --- writing ---
+
+USAGE = Usage(12, 4, load_s=0.001, prefill_s=0.012, decode_s=0.03)
+LAST = Delta(finish_reason="length", usage=USAGE, is_last=True)
+
+
+def test_a_streamed_chat_has_the_recorded_shape() -> None:
+    lines = [
+        json.loads(line) for line in written(ask(messages=[]), Delta(text="W"), Delta(text="ai"), LAST).splitlines()
+    ]
+    recorded = [json.loads(line) for line in sample("chat_stream").body.splitlines()]
+    assert [list(line) for line in lines] == [list(line) for line in (recorded[0], recorded[1], recorded[-1])]
+    assert [line["message"] for line in lines] == [
+        {"role": "assistant", "content": text} for text in ("W", "ai", "")
+    ]  # fmt: skip
+    assert lines[-1]["done_reason"] == "length" and lines[-1]["eval_duration"] == 30_000_000
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "recorded"), [("/api/chat", {"messages": []}, "chat_nostream"), ("/api/generate", {}, "gen_raw")]
+)
+def test_a_whole_answer_has_the_recorded_shape(path: str, body: dict[str, Any], recorded: str) -> None:
+    out = json.loads(written(ask(path, stream=False, **body), Delta(text="Wai!"), Delta(text=" Thank"), LAST))
+    assert list(out) == list(json.loads(sample(recorded).body))
+
+
+def test_embeddings_have_both_recorded_shapes() -> None:
+    delta = Delta(embeddings=[[1.0, 2.5]], usage=Usage(3, total_s=0.5, load_s=0.1), is_last=True)
+    new, old = written(ask("/api/embed", input="a"), delta), written(ask("/api/embeddings", prompt="a"), delta)
+    assert list(json.loads(new)) == list(json.loads(sample("embed_dim").body))
+    assert json.loads(old) == {"embedding": [1.0, 2.5]}
+    assert ollama.EmbedResponse(**json.loads(new)).embeddings == [[1.0, 2.5]]
+    assert ollama.EmbeddingsResponse(**json.loads(old)).embedding == [1.0, 2.5]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_tool_call_fragments_become_one_call_with_an_object(stream: bool) -> None:
+    out = written(
+        ask(messages=[], stream=stream), Delta(thinking="hm"), Delta(tool_calls=[ToolCall(0, "c1", "f", '{"x"')]),
+        Delta(tool_calls=[ToolCall(0, arguments=":1}"), ToolCall(1, "c2", "g", "")]),
+        Delta(finish_reason="tool_calls"), Delta(usage=USAGE, is_last=True),
+    )  # fmt: skip
+    answers = [ollama.ChatResponse(**json.loads(line)) for line in out.splitlines()]
+    calls = [c for a in answers for c in a.message.tool_calls or ()]
+    assert [(c.function.name, c.function.arguments) for c in calls] == [("f", {"x": 1}), ("g", {})]
+    assert "".join(a.message.thinking or "" for a in answers) == "hm"
+    assert [a.done for a in answers] == [False] * (len(answers) - 1) + [True]
+    assert answers[-1].done_reason == "stop"
+
+
+def test_arguments_that_are_no_object_are_not_lost() -> None:
+    out = written(ask(messages=[], stream=False), Delta(tool_calls=[ToolCall(0, "", "f", "{oops")], is_last=True))
+    assert json.loads(out)["message"]["tool_calls"] == [
+        {"function": {"index": 0, "name": "f", "arguments": {"raw": "{oops"}}}
+    ]
+
+
+def test_an_error_is_written_as_ollama_does() -> None:
+    assert written(ask(messages=[]), Delta(error="boom")) == b'{"error":"boom"}\n'
+
+
+def test_a_collected_answer_has_a_limit() -> None:
+    writer = DIALECT.writer(ask(messages=[], stream=False), "m", "r1", MOMENT)
+    with pytest.raises(ValueError, match="longer than 33554432 bytes"):
+        for _ in range(40):
+            writer.write(Delta(text="x" * (1 << 20)))
+
+
+@given(
+    st.booleans(),
+    st.sampled_from(["/api/chat", "/api/generate"]),
+    st.lists(st.builds(Delta, text=st.text(max_size=5), thinking=st.text(max_size=5)), max_size=5),
+)
+def test_what_is_written_is_whole_to_the_own_watch_and_to_the_client(
+    stream: bool, path: str, deltas: list[Delta]
+) -> None:
+    read = ask(path, stream=stream)
+    out = written(read, *deltas, LAST)
+    assert watched(read, [out]) == Counters(12, 4, None, 0.001, 0.012, 0.03, "length")
+    if path == "/api/chat":
+        answers = [ollama.ChatResponse(**json.loads(line)) for line in out.splitlines()]
+        text = "".join(a.message.content or "" for a in answers)
+    else:
+        text = "".join(ollama.GenerateResponse(**json.loads(line)).response for line in out.splitlines())
+    assert text == "".join(delta.text for delta in deltas)
+
+
+# --- refusing ---
+
+
+@pytest.mark.parametrize("name", ["nomodel_chat", "empty_body", "think_unsupported"])
+def test_an_error_has_the_recorded_shape(name: str) -> None:
+    recorded = sample(name)
+    answer = DIALECT.error(Refusal(recorded.status, "any", json.loads(recorded.body)["error"]))
+    assert (answer.status, answer.body) == (recorded.status, recorded.body)
+    assert answer.content_type == recorded.headers["Content-Type"]
+
+
+def test_a_fault_of_ours_tells_the_id_that_is_in_the_log() -> None:
+    assert b"(request r7)" in DIALECT.error(Refusal(500, "internal_error", "oops"), "r7").body
+    assert b"r7" not in DIALECT.error(Refusal(404, "model_not_found", "no"), "r7").body
+
+
+def test_a_stream_that_cannot_go_on_says_so_in_a_line_of_its_own() -> None:
+    lost = Refusal(502, "node_lost", "the node went away")
+    frame = DIALECT.error_frame(ask(messages=[]), lost)
+    assert frame == b'{"error":"the node went away","done":true,"done_reason":"node_lost"}\n'
+    assert watched(ask(messages=[]), [frame]) is None
+    assert DIALECT.error_frame(ask(messages=[], stream=False), lost) == b""
+
+
+# --- lists ---
+
+
+def a_fleet() -> Fleet:
+    fleet = Fleet()
+    old = a_card("M", digest="a" * 64, modified_at="2026-01-01T00:00:00Z", loaded=True, family="llama")
+    new = a_card("m:latest", size_gb=3, digest="b" * 64, modified_at="2026-05-01T00:00:00+02:00")
+    same = a_card("m", digest="a" * 64, modified_at="2026-01-02T00:00:00Z", context_max_tokens=8192)
+    plain = a_card("Qwen/Q3", engine=EngineFace("vllm", "http://x", "0.9"), loaded=True)
+    early = a_card("tiny:a", modified_at="2026-03-01T00:00:00Z", loaded=True)
+    fleet.hear(a_report("alpha", [old, plain]), 1.0)
+    fleet.hear(a_report("beta", [new, early]), 1.0)
+    fleet.hear(a_report("gamma", [same]), 1.0)
+    fleet.hear(a_report("gone", [a_card("lost")]), 1.0)
+    fleet.nodes[next(n for n in fleet.nodes if n == "gone")].liveness = Liveness.OFFLINE
+    return fleet
+
+
+def listed(path: str, fleet: Fleet, method: str = "GET") -> Any:
+    return json.loads(DIALECT.listing(method, path, fleet, MOMENT).body)
+
+
+def test_tags_merge_the_nodes_and_take_the_file_that_most_of_them_have() -> None:
+    body = listed("/api/tags", a_fleet())
+    assert [entry["name"] for entry in body["models"]] == ["m:latest", "tiny:a", "Qwen/Q3:latest"]
+    first = body["models"][0]
+    assert first["details"]["fleet_nodes"] == ["alpha", "beta", "gamma"]
+    assert (first["digest"], first["size"]) == ("a" * 64, 2_000_000_000)
+    assert first["modified_at"] == "2026-05-01T00:00:00+02:00"
+    assert first["details"]["context_length"] == 8192
+    assert body["models"][2]["modified_at"] == NO_TIME
+    assert ollama.ListResponse(**body).models[0].model == "m:latest"
+
+
+def test_ps_has_one_entry_a_node_with_the_recorded_fields() -> None:
+    fleet = a_fleet()
+    loaded = Loaded(5, 2048, 3, expires_at="2026-11-23T09:18:10.570602673Z")
+    fleet.hear(a_report("beta", [ModelCard("tiny:a", EngineFace("ollama", ""), 2, loaded=loaded)]), 2.0)
+    body = listed("/api/ps", fleet)
+    assert [(e["name"], e["fleet_node"]) for e in body["models"]] == [
+        ("Qwen/Q3:latest", "alpha"), ("tiny:a", "beta"), ("M:latest", "alpha"),
+    ]  # fmt: skip
+    entry = body["models"][1]
+    recorded = json.loads(sample("ps").body)["models"][0]
+    assert set(entry) == set(recorded) | {"fleet_node"}
+    assert set(entry["details"]) == set(recorded["details"])
+    assert (entry["size"], entry["size_vram"], entry["context_length"]) == (5, 3, 2048)
+    assert entry["expires_at"] == loaded.expires_at and body["models"][0]["expires_at"] == FOREVER
+    assert len(ollama.ProcessResponse(**body).models) == 3
+
+
+def test_lists_of_an_empty_fleet_are_the_recorded_ones() -> None:
+    assert DIALECT.listing("GET", "/api/ps", Fleet(), MOMENT).body == sample("ps_after_unload").body
+    root = DIALECT.listing("GET", "/", Fleet(), MOMENT)
+    assert (root.body, root.content_type) == (sample("root").body, sample("root").headers["Content-Type"])
+    with pytest.raises(UnknownModel):
+        DIALECT.listing("GET", "/api/other", Fleet(), MOMENT)
+
+
+def test_the_version_is_the_newest_ollama_s() -> None:
+    fleet = Fleet()
+    assert listed("/api/version", fleet) == {"version": VERSION_ASSUMED}
+    for node, kind, version in (("a", "ollama", "0.9.10"), ("b", "ollama", "0.30.1-lab"), ("c", "vllm", "9.9")):
+        fleet.hear(a_report(node, engines=(EngineFace(kind, "http://x", version),)), 1.0)
+    assert listed("/api/version", fleet) == {"version": "0.30.1-lab"}
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [
+        ("2026-05-01T00:00:00+02:00", "2026-04-30T23:00:00Z"),
+        ("2025-12-31T23:59:59.9Z", "2026-01-01T00:00:00Z"),
+        ("2024-02-28T12:00:00Z", "2024-02-29T12:00:00Z"),
+        ("2024-02-29T12:00:00Z", "2024-03-01T12:00:00Z"),
+        ("nonsense", "0001-01-01T00:00:00Z"),
+        ("2026-11-23T09:18:10.56Z", "2026-11-23T09:18:10.57-00:00"),
+    ],
+)
+def test_times_of_any_zone_are_compared(earlier: str, later: str) -> None:
+    assert instant(earlier) < instant(later)
+
+
+def test_show_is_answered_from_memory_where_no_ollama_has_the_model() -> None:
+    card = a_card("Q3", engine=EngineFace("vllm", ""), family="qwen3", context_max_tokens=40960, parameters="8B")
+    answer = DIALECT.describe(ask("/api/show"), [card])
+    assert answer is not None
+    shown = ollama.ShowResponse(**json.loads(answer.body))
+    assert shown.modelinfo == {"general.architecture": "qwen3", "qwen3.context_length": 40960}
+    assert (shown.template, shown.capabilities) == ("", ["completion"])
+    assert DIALECT.describe(ask("/api/show"), [card, a_card("q3")]) is None
+    assert DIALECT.describe(ask("/api/show"), []) is None
+
+
+@given(st.sampled_from(list(ROUTES.values())), st.binary(max_size=100))
+def test_nonsense_raises_only_herd_errors(route: Route, body: bytes) -> None:
+    try:
+        DIALECT.converse(DIALECT.parse(route, body))
+    except HerdError:
+        return

@@ -1,0 +1,279 @@
+"""The Ollama engine: what it is asked, how its recorded answers are read, what it has."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from herd.core.fleet import Loaded
+from herd.core.request import Kind
+from herd.engines import Reply
+from herd.engines.ollama import ENGINE, MODELS_MAX
+from herd.errors import BadRequest
+from herd.wire.chat import Conversation, Delta, Message, Sampling, Tool, ToolCall, Usage
+from wire_samples import sample
+
+TAGS = {
+    "models": [
+        {
+            "name": "smollm2:135m", "model": "smollm2:135m", "modified_at": "2026-11-23T09:11:56Z", "size": 98_362_432,
+            "digest": "f" * 64, "capabilities": ["completion", "tools"],
+            "details": {
+                "parent_model": "", "format": "gguf", "family": "llama", "families": ["llama"],
+                "parameter_size": "134.52M", "quantization_level": "Q4_1", "context_length": 8192,
+            },
+        },
+        {"name": "ALL-minilm:22m", "size": 1},
+    ]
+}  # fmt: skip
+EMPTY = Reply(0, b"")
+
+
+def asked(kind: Kind, **more: Any) -> tuple[str, dict[str, Any]]:
+    call = ENGINE.call(Conversation(kind, "m:1b", more.pop("stream", True), **more))
+    assert call.method == "POST"
+    return call.path, json.loads(call.body)
+
+
+def read(kind: Kind, stream: bool, chunks: list[bytes]) -> list[Delta]:
+    reader = ENGINE.reader(Conversation(kind, "m", stream))
+    return [delta for chunk in chunks for delta in reader.feed(chunk)] + reader.end()
+
+
+# --- asking ---
+
+
+def test_a_chat_is_asked_with_everything_it_had() -> None:
+    path, body = asked(
+        Kind.CHAT,
+        messages=[
+            Message("developer", "be brief"),
+            Message("user", "look", images=[("AAAA", "image/png")]),
+            Message("assistant", tool_calls=[ToolCall(0, "c1", "f", '{"x":1}')]),
+            Message("tool", "7", tool_call_id="c1", tool_name="f"),
+        ],
+        tools=[Tool("f", "d", {"type": "object"})],
+        format={"type": "object"}, think="xhigh", keep_alive="10m",
+        sampling=Sampling(5, 0.0, seed=1, stop=["x"], context_tokens=2048, extra={"mirostat": 2}),
+    )  # fmt: skip
+    assert path == "/api/chat"
+    assert body == {
+        "model": "m:1b",
+        "messages": [
+            {"role": "system", "content": "be brief"},
+            {"role": "user", "content": "look", "images": ["AAAA"]},
+            {
+                "role": "assistant", "content": "",
+                "tool_calls": [{"id": "c1", "function": {"index": 0, "name": "f", "arguments": {"x": 1}}}],
+            },
+            {"role": "tool", "content": "7", "tool_name": "f", "tool_call_id": "c1"},
+        ],
+        "tools": [{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}],
+        "stream": True, "format": {"type": "object"}, "think": "max", "keep_alive": "10m",
+        "options": {
+            "mirostat": 2, "num_predict": 5, "temperature": 0.0, "seed": 1, "stop": ["x"], "num_ctx": 2048,
+        },
+    }  # fmt: skip
+
+
+def test_only_what_was_wanted_is_said() -> None:
+    assert asked(Kind.CHAT, stream=False) == ("/api/chat", {"model": "m:1b", "messages": [], "stream": False})
+    assert asked(Kind.GENERATE, prompt="p", raw=True, images=[("A", "image/png")]) == (
+        "/api/generate", {"model": "m:1b", "prompt": "p", "raw": True, "images": ["A"], "stream": True},
+    )  # fmt: skip
+    assert asked(Kind.EMBED, inputs=["a"], dimensions=3) == (
+        "/api/embed", {"model": "m:1b", "input": ["a"], "dimensions": 3},
+    )  # fmt: skip
+
+
+def test_no_tools_are_offered_where_none_may_be_chosen() -> None:
+    assert "tools" not in asked(Kind.CHAT, tools=[Tool("f", "", {})], tool_choice="none")[1]
+
+
+@pytest.mark.parametrize(("word", "sent"), [("none", False), ("minimal", "low"), ("high", "high"), (True, True)])
+def test_thinking_efforts_of_other_dialects_find_their_nearest(word: bool | str, sent: bool | str) -> None:
+    assert asked(Kind.CHAT, think=word)[1]["think"] == sent
+
+
+def test_what_ollama_cannot_express_is_a_bad_request() -> None:
+    with pytest.raises(BadRequest):
+        asked(Kind.CHAT, think="frantic")
+    with pytest.raises(BadRequest):
+        asked(Kind.INFO)
+
+
+# --- reading ---
+
+
+@pytest.mark.parametrize(("name", "kind"), [("chat_stream", Kind.CHAT), ("gen_stream", Kind.GENERATE)])
+def test_a_recorded_stream_is_read_the_same_at_any_cut(name: str, kind: Kind) -> None:
+    body = sample(name).body
+    for at in range(len(body) + 1):
+        deltas = read(kind, True, [body[:at], body[at:]])
+        assert [delta.text for delta in deltas] == ["W", "ai", "!", " Thank", ""]
+        assert [delta.is_last for delta in deltas] == [False] * 4 + [True]
+        assert deltas[-1].finish_reason == "length"
+        usage = deltas[-1].usage
+        assert usage is not None and (usage.prompt_tokens, usage.completion_tokens) == (12, 4)
+
+
+def test_a_recorded_stream_cut_short_has_no_last_piece() -> None:
+    body = sample("chat_stream").body
+    for end in range(len(body.rstrip())):
+        assert not any(delta.is_last for delta in read(Kind.CHAT, True, [body[:end]]))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "text", "reason"),
+    [
+        ("chat_nostream", Kind.CHAT, "Wai! Thank", "length"),
+        ("gen_nostream", Kind.GENERATE, "Wai! Thank", "length"),
+        ("gen_raw", Kind.GENERATE, " My partner, of", "length"),
+        ("too_long", Kind.GENERATE, " coza bida", "length"),
+        ("gen_load", Kind.GENERATE, "", "load"),
+        ("chat_unload", Kind.CHAT, "", "unload"),
+    ],
+)
+def test_a_recorded_document_is_one_piece(name: str, kind: Kind, text: str, reason: str) -> None:
+    body = sample(name).body
+    for streamed in (False, True):
+        (delta,) = read(kind, streamed, [body[:50], body[50:]])
+        assert (delta.text, delta.finish_reason, delta.is_last) == (text, reason, True)
+    assert read(kind, False, [body[:-1]]) == []
+
+
+@pytest.mark.parametrize(("name", "count", "size"), [("embed", 2, 384), ("embeddings", 1, 384), ("embed_empty", 0, 0)])
+def test_recorded_embeddings_are_read(name: str, count: int, size: int) -> None:
+    (delta,) = read(Kind.EMBED, False, [sample(name).body])
+    assert delta.embeddings is not None and delta.is_last
+    assert [len(vector) for vector in delta.embeddings] == [size] * count
+
+
+def test_logprobs_are_kept() -> None:
+    (delta,) = read(Kind.CHAT, False, [sample("chat_logprobs").body])
+    assert delta.logprobs[0]["token"] == "W"
+
+
+def test_tool_calls_are_numbered_through_and_change_the_finish_reason() -> None:
+    line = (
+        b'{"message":{"role":"assistant","content":"","tool_calls":[{"function":{"name":"f","arguments":{"x":1}}}]}}\n'
+    )
+    deltas = read(Kind.CHAT, True, [line, line, b'{"message":{"content":""},"done":true,"done_reason":"stop"}\n'])
+    assert [call for delta in deltas for call in delta.tool_calls] == [
+        ToolCall(0, "", "f", '{"x":1}'), ToolCall(1, "", "f", '{"x":1}'),
+    ]  # fmt: skip
+    assert deltas[-1].finish_reason == "tool_calls"
+
+
+@pytest.mark.parametrize("error", [b'"boom"', b'{"message":"boom","code":500}'])
+def test_an_error_in_the_middle_is_told_and_ends_nothing(error: bytes) -> None:
+    deltas = read(
+        Kind.CHAT, True, [b'{"message":{"content":"a"}}\n{"error":' + error + b',"done":true}\n{"done":true}\n']
+    )
+    assert [(delta.text, delta.error, delta.is_last) for delta in deltas] == [("a", None, False), ("", "boom", False)]
+
+
+@pytest.mark.parametrize(
+    "line", [b"<html>\n", b"[]\n", b'{"message":7}\n', b'{"response":"\xff"}\n', b'{"a":' * 5000 + b"\n"]
+)
+def test_what_is_not_ollama_s_is_a_value_error(line: bytes) -> None:
+    with pytest.raises(ValueError):
+        ENGINE.reader(Conversation(Kind.CHAT, "m", True)).feed(line)
+
+
+@given(st.lists(st.binary(max_size=40), max_size=6), st.booleans())
+def test_reading_raises_only_value_errors(chunks: list[bytes], stream: bool) -> None:
+    try:
+        read(Kind.CHAT, stream, chunks)
+    except ValueError:
+        return
+
+
+# --- taking stock ---
+
+
+def replies(tags: Any, ps: bytes = b'{"models":[]}') -> tuple[Reply, ...]:
+    return Reply(200, sample("version").body), Reply(200, msgspec.json.encode(tags)), Reply(200, ps)
+
+
+def test_disk_and_memory_are_joined_by_the_canonical_name() -> None:
+    inventory = ENGINE.inventory(replies(TAGS, sample("ps").body))
+    assert (inventory.version, inventory.slots) == ("0.32.15-lab", None)
+    smol, minilm = inventory.cards
+    assert (smol.name, smol.size_bytes, smol.digest) == ("smollm2:135m", 98_362_432, "f" * 64)
+    assert (smol.family, smol.parameters, smol.quantization) == ("llama", "134.52M", "Q4_1")
+    assert (smol.context_max_tokens, smol.capabilities) == (8192, {"completion", "tools"})
+    assert smol.loaded == Loaded(210_690_374, 4096, 0, expires_at="2026-11-23T09:18:10.570602673Z")
+    assert minilm.name == "ALL-minilm:22m" and minilm.loaded is not None and minilm.loaded.context_tokens == 512
+
+
+def test_m_in_memory_is_m_latest_on_disk() -> None:
+    inventory = ENGINE.inventory(replies({"models": [{"name": "M:latest"}]}, b'{"models":[{"model":"m","size":9}]}'))
+    (card,) = inventory.cards
+    assert (card.name, card.loaded) == ("M:latest", Loaded(9))
+
+
+def test_a_model_in_memory_only_is_still_there() -> None:
+    assert [card.name for card in ENGINE.inventory(replies({"models": []}, sample("ps").body)).cards] == [
+        "smollm2:135m", "all-minilm:22m",
+    ]  # fmt: skip
+
+
+def test_odd_entries_cost_only_themselves() -> None:
+    odd = {"models": [7, {"name": 7}, {"size": "x", "name": "a"}, {}, {"name": "ok", "size": -5, "details": None}]}
+    (card,) = ENGINE.inventory(replies(odd)).cards
+    assert (card.name, card.size_bytes) == ("ok", 0)
+
+
+def test_no_more_models_than_a_heartbeat_carries() -> None:
+    many = {"models": [{"name": f"m{i}"} for i in range(MODELS_MAX + 5)]}
+    assert len(ENGINE.inventory(replies(many)).cards) == MODELS_MAX
+
+
+def test_silence_gives_an_empty_inventory() -> None:
+    assert ENGINE.inventory((EMPTY, EMPTY, EMPTY)).cards == ()
+    assert ENGINE.inventory(()).version == ""
+
+
+def test_the_probe_knows_ollama_from_others() -> None:
+    assert ENGINE.probe().path == "/api/version"
+    assert ENGINE.recognises(Reply(200, sample("version").body))
+    for other in (EMPTY, Reply(200, b"{}"), Reply(404, sample("nf").body), Reply(200, b"<html>"), Reply(200, b"[1]")):
+        assert not ENGINE.recognises(other)
+
+
+# --- refusals ---
+
+
+def test_busy_is_not_broken() -> None:
+    text = b'{"error":"server busy, please try again.  maximum pending requests exceeded"}'
+    assert ENGINE.is_busy(503, text) and ENGINE.is_busy(429, b"")
+    assert not ENGINE.is_busy(500, b'{"error":"an error was encountered while running the model"}')
+
+
+@pytest.mark.parametrize(
+    "name", ["nomodel_chat", "nomodel_gen", "nomodel_embed", "nomodel_show", "oa_nomodel", "an_nomodel"]
+)
+def test_a_model_that_left_is_recognised_in_every_face(name: str) -> None:
+    assert ENGINE.is_model_missing(sample(name).status, sample(name).body)
+
+
+@pytest.mark.parametrize("name", ["nf", "an_count", "bad_name", "embed_on_chat"])
+def test_other_refusals_do_not_say_that_the_model_left(name: str) -> None:
+    assert not ENGINE.is_model_missing(sample(name).status, sample(name).body)
+
+
+def test_bytes_of_these_paths_pass_through() -> None:
+    for path in ("/api/chat", "/api/generate", "/api/embed", "/v1/chat/completions", "/v1/messages", "/v1/responses"):
+        assert ENGINE.takes(path)
+    assert not ENGINE.takes("/api/pull") and not ENGINE.takes("/v1/rerank")
+
+
+def test_usage_is_in_seconds() -> None:
+    (delta,) = read(Kind.CHAT, False, [sample("chat_nostream").body])
+    assert delta.usage == Usage(12, 4, None, 0.000747739, 0.00999, 0.031186, 0.044692703)

@@ -1,0 +1,46 @@
+"""Recorded exchanges with a real Ollama 0.32.15, as data: what was asked, and the status, headers and body that came."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "fakes" / "transcripts"
+
+
+@dataclass(frozen=True)
+class Sample:
+    method: str
+    path: str
+    request: bytes
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+def sample(name: str) -> Sample:
+    """One file: the request line, the request body, a blank line, then the answer as it came over the wire."""
+    asked, _, answered = (FOLDER / f"{name}.txt").read_bytes().partition(b"\n\nHTTP/1.1 ")
+    first, _, request = asked.partition(b"\n")
+    method, path = first.decode().split()[:2]
+    head, _, body = _as_lf(answered).partition(b"\n\n")
+    status, *fields = head.decode().split("\n")
+    headers = dict(field.split(": ", 1) for field in fields)
+    if headers.get("Transfer-Encoding") == "chunked":
+        body = _unchunked(body)
+    return Sample(method, path, request.strip(), int(status.split()[0]), headers, body)
+
+
+def _as_lf(answered: bytes) -> bytes:
+    return answered.replace(b"\r\n", b"\n")
+
+
+def _unchunked(data: bytes) -> bytes:
+    body = b""
+    while data:
+        size, _, rest = data.partition(b"\n")
+        length = int(size, 16)
+        if not length:
+            return body
+        body, data = body + rest[:length], rest[length:].lstrip(b"\n")
+    raise AssertionError("the transcript ends before its last chunk")
