@@ -9,6 +9,7 @@ from typing import Any
 import herd.core.filters
 import herd.core.signals
 from herd.core.commands import Command, Record
+from herd.core.completion_time import CompletionTimePolicy, CompletionTimeSettings
 from herd.core.dispatcher import Dispatcher
 from herd.core.events import (
     AttemptFailed,
@@ -33,10 +34,11 @@ from herd.core.fleet import (
     Report,
     canonical,
 )
+from herd.core.forecast import Forecast
 from herd.core.holding import HoldingSettings
 from herd.core.latencies import Latencies
 from herd.core.liveness import LivenessSettings, Watchlist
-from herd.core.request import Counters, Failure, FailureKind, Kind, Outcome, Request, RequestId
+from herd.core.request import Counters, Failure, FailureKind, Outcome, Request, RequestId
 from herd.core.retries import RetrySettings
 from herd.core.scheduler import Policy, Scheduler, SignalPolicy
 from herd.core.signals import Signal, Weights
@@ -126,15 +128,14 @@ class World:
 
 
 def a_world(
-    policy: Policy | None = None, started_at: float = 0.0, retries: RetrySettings | None = None,
+    policy: str = "signals", started_at: float = 0.0, retries: RetrySettings | None = None,
     holding: HoldingSettings | None = None, liveness: LivenessSettings | None = None,
 ) -> World:  # fmt: skip
     fleet, latencies = Fleet(), Latencies()
     waiting = Waiting(holding or HoldingSettings())
     watchlist = Watchlist(liveness or LivenessSettings())
-    chosen = policy or SignalPolicy(all_signals(), Weights())
+    forecast = Forecast()
+    signals = SignalPolicy(all_signals(), Weights())
+    chosen: Policy = signals if policy == "signals" else CompletionTimePolicy(forecast, signals, CompletionTimeSettings())
     scheduler = Scheduler(fleet, waiting.queues, latencies, watchlist, all_filters(), chosen)
-    return World(Dispatcher(scheduler, waiting, latencies, watchlist, retries or RetrySettings(), started_at))
-
-
-KINDS = tuple(Kind)
+    return World(Dispatcher(scheduler, waiting, latencies, watchlist, retries or RetrySettings(), forecast, started_at))

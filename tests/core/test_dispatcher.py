@@ -5,8 +5,8 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-from builders import World, a_card, a_report, a_world
 
+from builders import World, a_card, a_report, a_world
 from herd.core.commands import Abort, Command, Dispatch, Hold, Record, Refuse
 from herd.core.dispatcher import SWEEP_EVERY_S
 from herd.core.events import ClientLeft, DrainStarted, NodeLeft, Ticked

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 from builders import a_card, a_report, a_request, a_world
-
 from herd.core.fleet import ModelName
 
 SIGNALS_OF_AN_IDLE_HOT_NODE = {

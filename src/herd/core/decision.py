@@ -5,10 +5,11 @@ A decision keeps every candidate, chosen or not, so that explaining and replayin
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from herd.core.fleet import ModelCard, ModelName, Node, NodeId
+from herd.core.queues import Queue
 
 
 @dataclass(slots=True, eq=False)
@@ -27,8 +28,10 @@ class Candidate:
     pending: int = 0
     latency_p75_s: float | None = None
     quarantined_until: float = 0.0
-    busy: Container[ModelName] = ()
-    """The node's models that are answering now and so cannot be evicted."""
+    busy: Mapping[ModelName, Queue] = field(default_factory=dict)
+    """The node's queues: its models that are answering now, and so cannot be evicted."""
+    queue: Queue | None = None
+    """This model's queue on this node, if anybody is in it."""
     _free_bytes: int | None = None
 
     @property

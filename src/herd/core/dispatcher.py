@@ -26,6 +26,7 @@ from herd.core.events import (
     Ticked,
 )
 from herd.core.fleet import Fleet, Liveness, Node, NodeId, canonical
+from herd.core.forecast import Forecast
 from herd.core.latencies import Latencies
 from herd.core.live import Live, State
 from herd.core.liveness import PAUSE_GAP_S, Watchlist
@@ -43,13 +44,14 @@ SWEEP_EVERY_S = 0.5
 class Dispatcher:
     def __init__(
         self, scheduler: Scheduler, waiting: Waiting, latencies: Latencies, watchlist: Watchlist,
-        retries: RetrySettings, started_at: float = 0.0,
+        retries: RetrySettings, forecast: Forecast, started_at: float = 0.0,
     ) -> None:  # fmt: skip
         self.scheduler = scheduler
         self.fleet: Fleet = scheduler.fleet
         self.waiting = waiting
         self.latencies = latencies
         self.watchlist = watchlist
+        self.forecast = forecast
         self.live: dict[RequestId, Live] = {}
         self.is_draining = False
         self._retry = retries
@@ -85,6 +87,7 @@ class Dispatcher:
         live = Live(request, event.at, (request.model, *request.fallbacks))
         live.hold_until = event.at + self.waiting.settings.wait_max_s
         self.live[request.id] = live
+        self.forecast.arrived(request, event.at)
         if self.is_draining:
             self._refuse(live, event.at, refusals.DRAINING, out)
             return
@@ -131,7 +134,9 @@ class Dispatcher:
         if live.dispatched_at is None:
             live.dispatched_at = at
         if request.kind is not Kind.INFO:
-            self.waiting.run(live, node.id, decision.model)
+            queue = self.waiting.run(live, node.id, decision.model, at)
+            active_models = len(self.waiting.queues.of_node(node.id))
+            self.forecast.started(live, node, len(queue.in_flight), active_models, at)
         cold_bytes = 0 if card.loaded is not None else card.size_bytes
         live.late_at = at + first_byte_patience_s(self._retry, request.stream, request.prompt_tokens, cold_bytes)
         fallback = decision.model if decision.model != request.model else None
@@ -197,6 +202,8 @@ class Dispatcher:
             return
         if live.request.kind is not Kind.INFO:
             self.latencies.observe(attempt.node_id, attempt.model, event.at - attempt.started_at)
+            if node is not None and live.queue is not None:
+                self.forecast.finished(live, node, event.counters, len(live.queue.in_flight), event.at)
         self._end(live, event.at, Outcome.COMPLETED, out, event.counters)
 
     def _failed(self, event: AttemptFailed, out: list[Command]) -> None:
@@ -304,9 +311,12 @@ class Dispatcher:
 
     def _heartbeat(self, event: HeartbeatReceived, out: list[Command]) -> None:
         known = self.fleet.node(event.report.node_id)
-        if known is not None and known.report.boot_id != event.report.boot_id:
+        windows = {model: loaded.context_tokens for model, loaded in known.loaded.items()} if known is not None else {}
+        is_new_boot = known is not None and known.report.boot_id != event.report.boot_id
+        if known is not None and is_new_boot:
             self.watchlist.restarted(known)
         node = self.fleet.hear(event.report, event.at)
+        self.forecast.heard(node, windows, is_new_boot)
         self.watchlist.heard(node)
         for queue in list(self.waiting.queues.of_node(node.id).values()):
             self._advance(queue, event.at, out)

@@ -21,6 +21,9 @@ GB = 1_000_000_000
 WARM_FOR_S = 1800.0
 """An unloaded model is probably still in the page cache for this long (compatibility: "unloaded within 30 min")."""
 
+LOADING_DOUBT_S = 30.0
+"""A load that is so much overdue without any heartbeat showing it has probably failed."""
+
 
 def canonical(name: str) -> ModelName:
     """The one key of a model: `m` and `m:latest` are the same, and case does not matter (Ollama's own rule)."""
@@ -198,7 +201,10 @@ class Node:
     loaded: dict[ModelName, Loaded] = field(default_factory=dict)
     """What the newest report says is in memory; kept apart because every decision reads it."""
     loaded_until: dict[ModelName, float] = field(default_factory=dict)
-    loading_since: dict[ModelName, float] = field(default_factory=dict)
+    loading_until: dict[ModelName, float] = field(default_factory=dict)
+    """Models that we caused to be loaded, and when that should be done; no heartbeat has confirmed them yet."""
+    starts: int = 0
+    """Attempts ever started here: tells whether anybody else came while one ran."""
 
     def card(self, model: ModelName) -> ModelCard | None:
         return self.report.models.get(model)
@@ -274,13 +280,15 @@ class Fleet:
     def _remember_unloaded(node: Node, report: Report, at: float) -> None:
         if report.boot_id != node.report.boot_id:
             node.loaded_until.clear()
-            node.loading_since.clear()
+            node.loading_until.clear()
         for model, card in node.report.models.items():
             now = report.models.get(model)
             if card.loaded is not None and (now is None or now.loaded is None):
                 node.loaded_until[model] = at
             elif now is not None and now.loaded is not None:
                 node.loaded_until.pop(model, None)
-                node.loading_since.pop(model, None)
+                node.loading_until.pop(model, None)
         for model in [m for m, since in node.loaded_until.items() if at - since > WARM_FOR_S]:
             del node.loaded_until[model]
+        for model in [m for m, until in node.loading_until.items() if at - until > LOADING_DOUBT_S]:
+            del node.loading_until[model]

@@ -1,6 +1,6 @@
 """Who runs and who waits, per node and model. Counts; chooses nobody and knows no time.
 
-In-flight numbers are the sizes of these sets, so they cannot drift: a request is in exactly one place.
+In-flight numbers are the sizes of these maps, so they cannot drift: a request is in exactly one place.
 """
 
 from __future__ import annotations
@@ -14,20 +14,29 @@ from herd.core.request import RequestId
 
 
 @dataclass(slots=True, eq=False)
+class Work:
+    """What a request is expected to take on its node, once started; zero where no policy predicts."""
+
+    service_s: float = 0.0
+    started_at: float = 0.0
+    end_at: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
 class Queue:
     """One model on one node: `in_flight` were sent, `pending` wait in the coordinator, first come first."""
 
     node_id: NodeId
     model: ModelName
-    in_flight: set[RequestId] = field(default_factory=set)
-    pending: OrderedDict[RequestId, None] = field(default_factory=OrderedDict)
+    in_flight: dict[RequestId, Work] = field(default_factory=dict)
+    pending: OrderedDict[RequestId, Work] = field(default_factory=OrderedDict)
 
     @property
     def is_idle(self) -> bool:
         return not self.in_flight and not self.pending
 
     def leave(self, request_id: RequestId) -> None:
-        self.in_flight.discard(request_id)
+        self.in_flight.pop(request_id, None)
         self.pending.pop(request_id, None)
 
 

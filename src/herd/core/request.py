@@ -42,6 +42,8 @@ class Request:
     tags: tuple[str, ...] = ()
     deadline_at: float | None = None
     model_as_asked: str = ""
+    prefix: tuple[int, ...] = ()
+    """Chained hashes of the conversation's first blocks, salted per process; empty where nothing can be shared."""
 
     @property
     def context_needed(self) -> int:
@@ -105,6 +107,13 @@ class Attempt:
     started_at: float
     first_byte_at: float | None = None
     failure: Failure | None = None
+    start_number: int = 0
+    streams: int = 1
+    """Requests of this model running there at its start, itself included."""
+    is_alone: bool = False
+    was_loaded: bool = True
+    cached_guess: int = 0
+    """Prompt tokens believed to be cached there at its start."""
 
 
 class Outcome(Enum):

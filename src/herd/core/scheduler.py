@@ -40,14 +40,15 @@ class SignalPolicy:
         self._signals = tuple((signal.name, signal.points) for signal in signals)
 
     def rank(self, request: Request, candidates: Sequence[Candidate]) -> list[Scored]:
-        weights, signals = self.weights, self._signals
-        ranked: list[Scored] = []
-        for candidate in candidates:
-            terms = {name: points(request, candidate, weights) for name, points in signals}
-            ranked.append(Scored(candidate.node.id, sum(terms.values()), terms, candidate.in_flight + candidate.pending))
+        ranked = [self.score(request, candidate) for candidate in candidates]
         if len(ranked) > 1:
             ranked.sort(key=_best_first)
         return ranked
+
+    def score(self, request: Request, candidate: Candidate) -> Scored:
+        weights = self.weights
+        terms = {name: points(request, candidate, weights) for name, points in self._signals}
+        return Scored(candidate.node.id, sum(terms.values()), terms, candidate.in_flight + candidate.pending)
 
 
 def _best_first(scored: Scored) -> tuple[float, int, str]:
@@ -92,7 +93,7 @@ class Scheduler:
         in_flight, pending = (len(queue.in_flight), len(queue.pending)) if queue is not None else (0, 0)
         return Candidate(
             node, node.report.models[model], model, at, in_flight, pending,
-            self._latencies.p75_s(node.id, model), self._watchlist.quarantined_until(node.id, model), queues,
+            self._latencies.p75_s(node.id, model), self._watchlist.quarantined_until(node.id, model), queues, queue,
         )  # fmt: skip
 
     def _first_reason(self, request: Request, candidate: Candidate) -> Rejected | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from herd.core.fleet import ModelName, NodeId
 from herd.core.holding import Holding, HoldingSettings
 from herd.core.live import Live, State
-from herd.core.queues import Queue, Queues
+from herd.core.queues import Queue, Queues, Work
 from herd.core.request import RequestId
 
 
@@ -29,18 +29,20 @@ class Waiting:
         size_bytes = live.request.size_bytes
         return len(self) >= self.settings.held_max or self._bytes + size_bytes > self.settings.held_max_bytes
 
-    def run(self, live: Live, node_id: NodeId, model: ModelName) -> None:
+    def run(self, live: Live, node_id: NodeId, model: ModelName, at: float) -> Queue:
         """It occupies a slot from now on."""
         assert live.queue is None
-        live.queue = self.queues.queue(node_id, model)
-        live.queue.in_flight.add(live.request.id)
+        service_s = _service_s(live, node_id)
+        queue = live.queue = self.queues.queue(node_id, model)
+        queue.in_flight[live.request.id] = Work(service_s, at, at + service_s)
+        return queue
 
     def enqueue(self, live: Live, node_id: NodeId, model: ModelName) -> int:
         """It waits for this node; its position from 1."""
         assert live.queue is None
         live.state = State.PENDING
         live.queue = self.queues.queue(node_id, model)
-        live.queue.pending[live.request.id] = None
+        live.queue.pending[live.request.id] = Work(_service_s(live, node_id))
         self._queued += 1
         self._bytes += live.request.size_bytes
         return len(live.queue.pending)
@@ -84,3 +86,12 @@ class Waiting:
         if sum(one.request.size_bytes for one in waiting) != self._bytes:
             found.append("waiting bytes are miscounted")
         return found
+
+
+def _service_s(live: Live, node_id: NodeId) -> float:
+    """What the policy expected of this node, without the wait."""
+    scored = live.decision.scored[0] if live.decision is not None and live.decision.scored else None
+    if scored is None or not scored.expected_s or scored.node_id != node_id:
+        return 0.0
+    terms = scored.expected_s
+    return terms["load"] + terms["prefill"] + terms["decode"]

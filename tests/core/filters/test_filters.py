@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from builders import World, a_capacity, a_card, a_report, a_world
 
+from builders import World, a_capacity, a_card, a_report, a_world
 from herd.core.decision import Decision
 from herd.core.fleet import Liveness, ModelName, NodeId, Pressure, Report
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from builders import a_capacity, a_card, a_report, a_request, all_signals
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builders import a_capacity, a_card, a_report, a_request, all_signals
 from herd.core.decision import Candidate
-from herd.core.fleet import GB, ModelCard, Node, Report, canonical
+from herd.core.fleet import GB, ModelCard, Node, NodeId, Report, canonical
+from herd.core.queues import Queue
 from herd.core.signals import Weights
 
 SIGNALS = {signal.name: signal for signal in all_signals()}
@@ -21,6 +22,10 @@ def a_candidate(card: ModelCard, report: Report | None = None, warm: bool = Fals
     if warm:
         node.loaded_until[model] = 90.0
     return Candidate(node, card, model, 100.0, **more)  # type: ignore[arg-type]
+
+
+def a_queue() -> Queue:
+    return Queue(NodeId("alpha"), canonical("m"))
 
 
 def points(name: str, candidate: Candidate, prompt_tokens: int = 100) -> float:
@@ -52,13 +57,13 @@ def test_memory_of_idle_models_counts_as_free_and_of_busy_ones_does_not() -> Non
     card, other = a_card("m", size_gb=10), a_card("other", size_gb=20, loaded=True)
     report = a_report(models=[card, other], memory_gb=32, used_gb=28)
     assert a_candidate(card, report).free_bytes == 24 * GB
-    assert a_candidate(card, report, busy={canonical("other")}).free_bytes == 4 * GB
+    assert a_candidate(card, report, busy={canonical("other"): a_queue()}).free_bytes == 4 * GB
 
 
 def test_a_model_in_memory_does_not_compete_with_itself() -> None:
     card = a_card(size_gb=20, loaded=True)
     report = a_report(models=[card], memory_gb=24, used_gb=21)
-    assert a_candidate(card, report, busy={canonical("m")}).free_bytes == 23 * GB
+    assert a_candidate(card, report, busy={canonical("m"): a_queue()}).free_bytes == 23 * GB
 
 
 @pytest.mark.parametrize(

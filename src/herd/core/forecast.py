@@ -1,0 +1,103 @@
+"""What is learnt from the life of requests, kept together: speeds, answer lengths, demand, cached prompts. Chooses nobody.
+
+The dispatcher tells it what happened; policies ask it what to expect.
+"""
+
+from __future__ import annotations
+
+from herd.core.demand import Demand
+from herd.core.fleet import ModelName, Node
+from herd.core.live import Live
+from herd.core.outputs import Outputs
+from herd.core.prefixes import Prefixes
+from herd.core.rates import Rates, Sample
+from herd.core.request import Attempt, Counters, Kind, Request
+from herd.core.tokens import Tokens
+
+
+class Forecast:
+    def __init__(self) -> None:
+        self.rates = Rates()
+        self.outputs = Outputs()
+        self.demand = Demand()
+        self.prefixes = Prefixes()
+        self.tokens = Tokens()
+
+    # --- asked by policies ---
+
+    def prompt_tokens(self, request: Request, model: ModelName) -> float:
+        """The prompt's estimated length, corrected by what engines counted for this model before."""
+        return request.prompt_tokens * self.tokens.factor(model)
+
+    def cached_tokens(self, request: Request, node: Node, model: ModelName) -> int:
+        if not request.prefix or model not in node.loaded:
+            return 0
+        return min(self.prefixes.cached_tokens(node.id, model, request.prefix), max(0, request.prompt_tokens - 1))
+
+    # --- told by the dispatcher ---
+
+    def arrived(self, request: Request, at: float) -> None:
+        if request.kind is not Kind.INFO:
+            self.demand.arrived(request.model, at)
+
+    def started(self, live: Live, node: Node, streams: int, active_models: int, at: float) -> None:
+        """An attempt begins: what will be cached and loaded is believed at once, before any heartbeat says so."""
+        attempt, request = live.attempt, live.request
+        assert attempt is not None
+        model = attempt.model
+        node.starts += 1
+        attempt.start_number = node.starts
+        attempt.streams = streams
+        attempt.is_alone = streams == 1 and active_models == 1
+        attempt.was_loaded = model in node.loaded
+        attempt.cached_guess = self.cached_tokens(request, node, model)
+        if not attempt.was_loaded and model not in node.loading_until and request.kind is not Kind.INFO:
+            node.loading_until[model] = at + self.rates.speed(node, model).load_s
+        if request.prefix:
+            self.prefixes.served(node.id, model, request.prefix, node.report.models[model].engine.slots)
+
+    def finished(self, live: Live, node: Node, counters: Counters, streams: int, at: float) -> None:
+        """An attempt ended whole: its counters teach."""
+        attempt, request = live.attempt, live.request
+        assert attempt is not None
+        model = attempt.model
+        if counters.completion_tokens is not None and request.kind is not Kind.EMBED:
+            self.outputs.learn(request, model, counters.completion_tokens)
+        if counters.prompt_tokens and request.prompt_tokens:
+            self.tokens.learn(model, counters.prompt_tokens / request.prompt_tokens)
+        if node.starts != attempt.start_number:
+            attempt.is_alone = False
+        mean_streams = 1.0 if attempt.is_alone else max(1.5, (attempt.streams + streams) / 2)
+        self.rates.learn(node, model, _sample(attempt, counters, mean_streams, at))
+
+    def heard(self, node: Node, loaded_before: dict[ModelName, int | None], is_new_boot: bool) -> None:
+        """A heartbeat: a model that left memory, or came back with another window, holds no prompts any more."""
+        if is_new_boot:
+            self.rates.forget(node.id)
+            self.prefixes.dropped(node.id)
+            return
+        for model, window in loaded_before.items():
+            now = node.loaded.get(model)
+            if now is None or now.context_tokens != window:
+                self.prefixes.dropped(node.id, model)
+
+
+def _sample(attempt: Attempt, counters: Counters, streams: float, at: float) -> Sample:
+    prefill_s, decode_s = counters.prefill_s, counters.decode_s
+    if prefill_s is None and attempt.first_byte_at is not None and attempt.was_loaded:
+        prefill_s = attempt.first_byte_at - attempt.started_at
+    if decode_s is None and attempt.first_byte_at is not None:
+        decode_s = at - attempt.first_byte_at
+    return Sample(
+        _uncached(attempt, counters), prefill_s, counters.completion_tokens or 0, decode_s,
+        counters.load_s if not attempt.was_loaded else None, streams,
+    )  # fmt: skip
+
+
+def _uncached(attempt: Attempt, counters: Counters) -> int | None:
+    """What was really read: by the engine's word, else only when we believe that nothing was cached."""
+    if counters.prompt_tokens is None:
+        return None
+    if counters.cached_tokens is not None:
+        return counters.prompt_tokens - counters.cached_tokens
+    return counters.prompt_tokens if not attempt.cached_guess else None
