@@ -254,7 +254,7 @@ def _prompt_tokens(read: _Door, turns: Sequence[_Turn]) -> int:
     parts = [read.prompt, read.system, read.suffix, read.input, read.tools]
     for turn in turns:
         parts += (turn.content, turn.thinking, turn.tool_calls)
-    return door.tokens(sum(memoryview(part).nbytes for part in parts))
+    return door.tokens(sum(memoryview(part).nbytes for part in parts if part is not door.ABSENT))
 
 
 def _needs(route: Route, read: _Door, turns: Sequence[_Turn]) -> frozenset[str]:
@@ -262,13 +262,16 @@ def _needs(route: Route, read: _Door, turns: Sequence[_Turn]) -> frozenset[str]:
         return frozenset(("embedding",))
     if route.kind is Kind.INFO:
         return frozenset()
-    wanted = (
-        ("vision", any(_is_filled(images) for images in (read.images, *(turn.images for turn in turns)))),
-        ("tools", _is_filled(read.tools)),
-        ("thinking", _is_filled(read.think)),
-        ("insert", _is_filled(read.suffix)),
-    )
-    return frozenset(need for need, is_wanted in wanted if is_wanted)
+    needs = []
+    if _is_filled(read.images) or any(_is_filled(turn.images) for turn in turns):
+        needs.append("vision")
+    if _is_filled(read.tools):
+        needs.append("tools")
+    if _is_filled(read.think):
+        needs.append("thinking")
+    if _is_filled(read.suffix):
+        needs.append("insert")
+    return frozenset(needs)
 
 
 def _is_filled(raw: msgspec.Raw) -> bool:

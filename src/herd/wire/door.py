@@ -57,6 +57,9 @@ class Own(NamedTuple):
     are_present: bool
 
 
+_NOTHING = Own((), (), "", False)
+
+
 def read(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
     """The body as the decoder's type. Raises BadRequest in plain words for anything that is not exactly that.
 
@@ -81,7 +84,7 @@ def read(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
 
 def is_given(raw: msgspec.Raw) -> bool:
     """Whether the client sent the field, with something other than null."""
-    return raw not in (ABSENT, _NULL)
+    return raw is not ABSENT and raw not in (ABSENT, _NULL)
 
 
 def model_name(name: str | None) -> str:
@@ -100,10 +103,12 @@ def model_name(name: str | None) -> str:
 
 def own(extras: Extras, model: str) -> Own:
     """The extras of a request for `model`. Raises BadRequest."""
+    if extras.metadata is ABSENT and extras.fallback_models is ABSENT and extras.user is ABSENT:
+        return _NOTHING
     tags, has_tags = _metadata_tags(extras.metadata)
     present = has_tags or any(memoryview(raw).nbytes for raw in (extras.fallback_models, extras.user))
     if not present:
-        return Own((), (), "", False)
+        return _NOTHING
     return Own(_fallbacks(extras.fallback_models, model), tags, _user(extras.user), present)
 
 
