@@ -1,0 +1,130 @@
+"""What can go wrong in a fake, as values that a test sets and removes while it runs. Knows no protocol.
+
+A fault applies to requests of its `model` and `path` (None: to all), `times` times (None: until healed).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class How(Enum):
+    RESET = "reset"
+    """The connection is reset (RST)."""
+    FIN = "fin"
+    """The connection is closed as if all were said."""
+    STALL = "stall"
+    """Nothing more is sent until `release()`."""
+
+
+class Counting(Enum):
+    WIRE = "wire"
+    """All bytes of the answer, head and chunk framing included."""
+    BODY = "body"
+    """Bytes of the body alone."""
+
+
+class Latch:
+    """Closed until `open()`, which any thread may call, before or after somebody waits."""
+
+    def __init__(self) -> None:
+        self._is_open = False
+        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+    @property
+    def is_open(self) -> bool:
+        return self._is_open
+
+    def open(self) -> None:
+        self._is_open = True
+        for loop, event in self._waiting:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(event.set)
+
+    async def wait(self) -> None:
+        if self._is_open:
+            return
+        event = asyncio.Event()
+        self._waiting.append((asyncio.get_running_loop(), event))
+        if not self._is_open:
+            await event.wait()
+
+
+def bare(name: str | None) -> str:
+    """`m:latest` and `m` are one model."""
+    return (name or "").lower().removesuffix(":latest")
+
+
+@dataclass(kw_only=True)
+class Fault:
+    model: str | None = None
+    path: str | None = None
+    times: int | None = None
+    used: int = 0
+    released: Latch = field(default_factory=Latch)
+
+    def applies(self, model: str | None, path: str) -> bool:
+        spent = self.times is not None and self.used >= self.times
+        is_meant = self.model is None or bare(self.model) == bare(model)
+        return not spent and is_meant and self.path in (None, path)
+
+    def release(self) -> None:
+        """Lets whoever hangs in this fault go on."""
+        self.released.open()
+
+
+@dataclass(kw_only=True)
+class Hang(Fault):
+    """The request is read; no answer comes until `release()`."""
+
+
+@dataclass(kw_only=True)
+class Cut(Fault):
+    """The answer breaks off after so many bytes."""
+
+    how: How = How.RESET
+    after_bytes: int = 0
+    counting: Counting = Counting.WIRE
+
+
+@dataclass(kw_only=True)
+class Garbage(Fault):
+    """These bytes instead of an HTTP answer, then the end of the connection."""
+
+    data: bytes = b"\x00\xffnot http at all\r\n\r\n"
+
+
+@dataclass(kw_only=True)
+class Status(Fault):
+    """This answer instead of the right one."""
+
+    status: int = 500
+    body: bytes = b'{"error":"llama runner process has terminated: exit status 2"}'
+    headers: tuple[tuple[str, str], ...] = (("Content-Type", "application/json; charset=utf-8"),)
+
+
+@dataclass(kw_only=True)
+class RunnerDies(Fault):
+    """The runner is lost after so many pieces: a last error line under 200, or a 500 when nothing was sent."""
+
+    after_pieces: int = 1
+    text: str = "an error was encountered while running the model: unexpected EOF"
+
+
+@dataclass(kw_only=True)
+class EndsEarly(Fault):
+    """The stream ends cleanly after so many pieces, without its last line (the engine stopped an endless repeat)."""
+
+    after_pieces: int = 1
+
+
+@dataclass(kw_only=True)
+class Gate(Fault):
+    """Holds a request at a place until `release()`: "request", "load", or before piece `piece` ("piece")."""
+
+    at: str = "request"
+    piece: int = 0
+    reached: int = 0
+    """How many requests came to it."""

@@ -1,0 +1,160 @@
+"""Whether two HTTP answers are alike on the wire: status, headers, error texts, JSON shapes, stream framing.
+
+What may differ between two servers that mean the same is taken out first: dates, lengths, ids, the generated text and
+how many pieces it has. What is left must be equal. Knows no server.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+IGNORED_HEADERS = ("date",)
+LENGTH = "content-length"
+
+
+@dataclass(frozen=True)
+class WireAnswer:
+    """An answer as it came: headers in order, the body as its chunks (one, when it was not chunked)."""
+
+    status: int
+    reason: str
+    headers: tuple[tuple[str, str], ...]
+    chunks: tuple[bytes, ...]
+    chunked: bool
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(self.chunks)
+
+    def header(self, name: str) -> str:
+        return next((value for key, value in self.headers if key.lower() == name), "")
+
+
+def parse_answer(raw: bytes) -> WireAnswer:
+    """An HTTP/1.1 answer from its bytes. Raises `ValueError` on what is none."""
+    head, _, rest = raw.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    _, status, reason = first.split(" ", 2)
+    headers = tuple((name, value.strip()) for name, _, value in (line.partition(":") for line in lines))
+    chunked = any(name.lower() == "transfer-encoding" for name, _ in headers)
+    chunks = split_chunks(rest) if chunked else (rest,)
+    return WireAnswer(int(status), reason, headers, chunks, chunked)
+
+
+def split_chunks(rest: bytes) -> tuple[bytes, ...]:
+    chunks = []
+    while rest:
+        size, _, rest = rest.partition(b"\r\n")
+        length = int(size, 16)
+        if length == 0:
+            break
+        chunks.append(rest[:length])
+        rest = rest[length + 2 :]
+    return tuple(chunks)
+
+
+def ask(port: int, method: str, target: str, body: bytes = b"", headers: dict[str, str] | None = None) -> WireAnswer:
+    """One request on a connection of its own, and the answer's bytes to the very end."""
+    own = {"Host": f"127.0.0.1:{port}", "Connection": "close"}
+    if body or method in ("POST", "DELETE"):
+        own |= {"Content-Length": str(len(body)), "Content-Type": "application/json"}
+    lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in (own | (headers or {})).items())]
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode() + body)
+        received = bytearray()
+        while data := connection.recv(65536):
+            received += data
+    if not received:
+        raise http.client.RemoteDisconnected(f"{method} {target}: no answer")
+    return parse_answer(bytes(received))
+
+
+def shape(value: Any) -> Any:
+    """JSON with every value replaced by its kind; a list by the kinds that occur in it, in order of first sight."""
+    if isinstance(value, dict):
+        if isinstance(value.get("error"), str):
+            return {**{key: shape(part) for key, part in value.items()}, "error": text_shape(value["error"])}
+        if {"message", "type"} <= value.keys() and isinstance(value["message"], str):
+            return {key: shape(part) for key, part in value.items()} | {"message": text_shape(value["message"])}
+        return {key: part if key in LITERAL else shape(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return distinct([shape(part) for part in value])
+    if value is None or isinstance(value, bool):
+        return value
+    return "number" if isinstance(value, int | float) else "text"
+
+
+LITERAL = ("done", "done_reason", "object", "type", "role", "stop_reason", "system_fingerprint", "owned_by", "status")
+"""Fields whose very value is part of the shape."""
+
+
+def text_shape(text: str) -> str:
+    """An error's text with its numbers and digests taken out."""
+    return re.sub(r"\d+", "N", re.sub(r"[0-9a-f]{32,}", "HEX", text))
+
+
+def distinct(shapes: list[Any]) -> list[Any]:
+    """Without repeats, in order."""
+    out: list[Any] = []
+    for one in shapes:
+        if one not in out:
+            out.append(one)
+    return out
+
+
+def without_repeats(shapes: list[Any]) -> list[Any]:
+    """Runs of equal shapes as one."""
+    return [one for index, one in enumerate(shapes) if index == 0 or shapes[index - 1] != one]
+
+
+def body_shape(answer: WireAnswer) -> list[Any]:
+    """The shape of each chunk: a list of its lines' shapes and its ending."""
+    kind = answer.header("content-type").split(";")[0]
+    chunks = [chunk_shape(chunk, kind) for chunk in answer.chunks if chunk]
+    return without_repeats(chunks)
+
+
+def chunk_shape(chunk: bytes, kind: str) -> tuple[list[Any], str]:
+    text = chunk.decode()
+    ending = text[len(text.rstrip("\n")) :]
+    lines = [line_shape(line) for line in text.split("\n")] if "json" in kind or "event" in kind else [text]
+    return without_repeats(lines), ending
+
+
+def line_shape(line: str) -> Any:
+    prefix, _, data = line.partition("data: ") if line.startswith("data: ") else ("", "", line)
+    try:
+        return [prefix, ordered(shape(json.loads(data)))]
+    except ValueError:
+        return line
+
+
+def ordered(value: Any) -> Any:
+    """A shape in which the order of keys counts."""
+    if isinstance(value, dict):
+        return [[key, ordered(part)] for key, part in value.items()]
+    return [ordered(part) for part in value] if isinstance(value, list) else value
+
+
+def head_shape(answer: WireAnswer) -> list[tuple[str, str]]:
+    """Headers in order, without what changes each time."""
+    return [
+        (name, "N" if name.lower() == LENGTH and value != "0" else value)
+        for name, value in answer.headers
+        if name.lower() not in IGNORED_HEADERS
+    ]
+
+
+def differences(expected: WireAnswer, actual: WireAnswer) -> list[str]:
+    """What tells the two apart, in words; empty when they are alike."""
+    pairs = [
+        ("status", (expected.status, expected.reason), (actual.status, actual.reason)),
+        ("headers", head_shape(expected), head_shape(actual)),
+        ("body", body_shape(expected), body_shape(actual)),
+    ]
+    return [f"{what}:\n  expected {want}\n  got      {got}" for what, want, got in pairs if want != got]

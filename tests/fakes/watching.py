@@ -1,0 +1,49 @@
+"""Waiting for something to have happened, from the fake's own loop, another loop or a plain thread. Knows no fake."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+PATIENCE_S = 20.0
+"""Only how long a failing test takes; nothing waits that long when things work."""
+
+
+class Watched:
+    """A thing whose state others wait for; it calls `changed()` after every change."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._woken: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+    def changed(self) -> None:
+        with self._condition:
+            self._condition.notify_all()
+            woken = list(self._woken)
+        for loop, event in woken:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(event.set)
+
+    def wait(self, ready: Callable[[], object], what: str = "it", patience_s: float = PATIENCE_S) -> None:
+        """Blocks this thread until `ready()` is true. Never from the loop that has to make it true."""
+        with self._condition:
+            if not self._condition.wait_for(lambda: bool(ready()), patience_s):
+                raise TimeoutError(f"waited {patience_s} s in vain for {what}")
+
+    async def until(self, ready: Callable[[], object], what: str = "it", patience_s: float = PATIENCE_S) -> None:
+        """The same as a coroutine, on any loop."""
+        event = asyncio.Event()
+        entry = (asyncio.get_running_loop(), event)
+        with self._condition:
+            self._woken.append(entry)
+        try:
+            async with asyncio.timeout(patience_s):
+                while not ready():
+                    await event.wait()
+                    event.clear()
+        except TimeoutError as late:
+            raise TimeoutError(f"waited {patience_s} s in vain for {what}") from late
+        finally:
+            with self._condition:
+                self._woken.remove(entry)
