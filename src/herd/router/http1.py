@@ -1,0 +1,518 @@
+"""One client connection: finds whole requests in its bytes, hands them on one at a time, keeps the limits. Knows no route.
+
+    IDLE ──bytes──> HEAD ──empty line──> BODY ──whole──> BUSY ──answered──> IDLE
+    any ──refused, broken off──> LINGERING ──client closed or time is up──> gone
+
+A request that arrives in one read goes from IDLE to BUSY at once. While one is answered, reading stays on, so that
+a client's leaving is noticed; what it pipelines meanwhile is kept, up to a limit. No timer is set per request or
+per connection: `sweep` looks at each connection once a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from typing import Final, cast
+
+from herd.errors import HeadersTooLarge, HerdError, Refusal, TooLarge
+from herd.router.exchange import Header
+from herd.router.http_chunks import ChunkedBody
+from herd.router.http_exchange import HttpExchange, rendered_head
+from herd.router.http_head import CHUNKED, Head, can_never_complete, path_hint, read_head
+
+RenderError = Callable[[str | None, Refusal], tuple[int, str, bytes]]
+"""(path, or None where none could be read; refusal) -> (status, content type, body)."""
+
+_IDLE: Final = 0
+_HEAD: Final = 1
+_BODY: Final = 2
+_BUSY: Final = 3
+_LINGERING: Final = 4
+
+_REQUESTS_PER_TURN: Final = 32
+# So many of those turned away are told why; beyond it they are only cut, or telling would be the way to exhaust us.
+_TURNED_AWAY_MAX: Final = 32
+_TCP_CLOSE_WAIT: Final = 8
+_RESET: Final = struct.pack("ii", 1, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSettings:
+    body_max_bytes: int = field(default=32 << 20, metadata={"env": "FLEET_MAX_BODY_BYTES", "help": "Largest request body; a larger one is refused with 413."})
+    header_max_bytes: int = field(default=64 << 10, metadata={"env": "FLEET_MAX_HEADER_BYTES", "help": "Largest request head; a larger one is refused with 431."})
+    header_timeout_s: float = field(default=10.0, metadata={"env": "FLEET_HEADER_TIMEOUT", "help": "Seconds a client may take to send a request's head."})
+    body_min_bytes_per_s: int = field(default=1024, metadata={"env": "FLEET_BODY_MIN_RATE", "help": "Slowest upload in bytes per second, measured over FLEET_BODY_GRACE."})
+    body_grace_s: float = field(default=10.0, metadata={"env": "FLEET_BODY_GRACE", "help": "Seconds over which an upload's speed is measured."})
+    uploads_max_bytes: int = field(default=512 << 20, metadata={"env": "FLEET_MAX_UPLOAD_BYTES", "help": "Bytes of all bodies that are still arriving; beyond it uploads get 503."})
+    connections_max: int = field(default=2000, metadata={"env": "FLEET_MAX_CONNECTIONS", "help": "Client connections in all."})
+    connections_per_ip_max: int = field(default=100, metadata={"env": "FLEET_MAX_CONNECTIONS_PER_IP", "help": "Client connections from one address."})
+    connections_loopback_max: int = field(default=1000, metadata={"env": "FLEET_MAX_CONNECTIONS_LOOPBACK", "help": "Client connections from this machine itself: a reverse proxy here speaks for all of its users."})
+    idle_timeout_s: float = field(default=75.0, metadata={"env": "FLEET_KEEPALIVE_TIMEOUT", "help": "Seconds a connection may stay open between requests."})
+    slow_reader_s: float = field(default=60.0, metadata={"env": "FLEET_SLOW_READER_TIMEOUT", "help": "Seconds a client may take no byte of its answer before it is cut."})
+    write_buffer_bytes: int = field(default=256 << 10, metadata={"env": "FLEET_WRITE_BUFFER_BYTES", "help": "Unsent answer bytes per connection at which the node is asked to wait."})
+    pipeline_max_bytes: int = field(default=64 << 10, metadata={"env": "FLEET_MAX_PIPELINE_BYTES", "help": "Bytes kept of requests sent ahead; beyond it the connection is not read."})
+    linger_s: float = field(default=5.0, metadata={"env": "FLEET_LINGER", "help": "Seconds a refused client is given to read why."})
+
+
+class Clients:
+    """All connections of one listener, and what they share: the limits, the time of day, whether we are draining."""
+
+    def __init__(
+        self, settings: HttpSettings, on_request: Callable[[HttpExchange], None], render_error: RenderError,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:  # fmt: skip
+        self.settings = settings
+        self.on_request = on_request
+        self.render_error = render_error
+        self.loop = loop
+        self.connections: set[HttpConnection] = set()
+        self.is_draining = False
+        self.on_empty: Callable[[], None] | None = None
+        """Called when, while draining, the last connection has ended."""
+        self.uploading_bytes = 0
+        self.paused_s = 0.0
+        """Time during which this process did not run: no client is to blame for it."""
+        self.now = loop.time()
+        self.date_line = _date_line()
+        self._per_ip: dict[str, int] = {}
+
+    def connection(self) -> HttpConnection:
+        return HttpConnection(self)
+
+    def time(self) -> float:
+        return self.loop.time() - self.paused_s
+
+    def join(self, connection: HttpConnection) -> int:
+        """Counts a connection in. Returns by how many there are too many now; 0 and less is well."""
+        ip = connection.client_ip
+        count = self._per_ip.get(ip, 0) + 1
+        self._per_ip[ip] = count
+        self.connections.add(connection)
+        return max(len(self.connections) - self.settings.connections_max, count - self._per_ip_max(ip))
+
+    def leave(self, connection: HttpConnection) -> None:
+        self.connections.discard(connection)
+        left = self._per_ip[connection.client_ip] - 1
+        if left:
+            self._per_ip[connection.client_ip] = left
+        else:
+            del self._per_ip[connection.client_ip]
+        if self.is_draining and not self.connections and self.on_empty is not None:
+            self.on_empty()
+
+    def turned_away(self, ip: str) -> Refusal:
+        if self._per_ip[ip] > self._per_ip_max(ip):
+            return Refusal(429, "too_many_connections", f"more than {self._per_ip_max(ip)} connections from {ip}", retry_after_s=1.0)
+        return Refusal(503, "too_many_connections", "too many connections to the coordinator", retry_after_s=1.0)
+
+    def _per_ip_max(self, ip: str) -> int:
+        return self.settings.connections_loopback_max if _is_loopback(ip) else self.settings.connections_per_ip_max
+
+    def sweep(self, now: float) -> None:
+        """Enforces every time limit. Called about once a second with `time()`."""
+        self.now = now
+        self.date_line = _date_line()
+        for connection in list(self.connections):
+            connection.sweep(now)
+
+    def drain(self) -> None:
+        """From now on no request is taken; answers in progress go on, the connections close as they end."""
+        self.is_draining = True
+        for connection in list(self.connections):
+            connection.close_if_idle()
+
+
+class HttpConnection(asyncio.Protocol):
+    """See the file's head. Every method runs on the loop's thread; `sweep` and the answer calls never raise."""
+
+    __slots__ = (
+        "_body",
+        "_clients",
+        "_exchange",
+        "_head",
+        "_head_bytes",
+        "_is_pumping",
+        "_is_read_paused",
+        "_is_used",
+        "_is_write_paused",
+        "_mark_at",
+        "_mark_bytes",
+        "_phase",
+        "_received",
+        "_scanned",
+        "_sent",
+        "_since",
+        "_tail",
+        "_taken",
+        "_taken_at",
+        "_transport",
+        "client_ip",
+    )
+
+    def __init__(self, clients: Clients) -> None:
+        self._clients = clients
+        self._phase = _IDLE
+        self._since = clients.time()
+        self._tail = bytearray()
+        self._scanned = 0
+        self._head_bytes = b"\0"
+        self._head: Head | None = None
+        self._body: bytearray | ChunkedBody | None = None
+        self._received = 0
+        self._mark_at = 0.0
+        self._mark_bytes = 0
+        self._exchange: HttpExchange | None = None
+        self._sent = 0
+        self._taken = 0
+        self._taken_at = self._since
+        self._is_used = False
+        self._is_pumping = False
+        self._is_read_paused = False
+        self._is_write_paused = False
+        self.client_ip = ""
+
+    # What the loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        settings = self._clients.settings
+        self._transport.set_write_buffer_limits(high=settings.write_buffer_bytes, low=settings.write_buffer_bytes // 4)
+        self.client_ip = _peer_ip(transport.get_extra_info("peername"))
+        excess = self._clients.join(self)
+        if excess > _TURNED_AWAY_MAX:
+            self._phase = _LINGERING
+            self._transport.abort()
+        elif excess > 0:
+            self._refuse(None, self._clients.turned_away(self.client_ip))
+
+    def data_received(self, data: bytes) -> None:
+        phase = self._phase
+        if phase == _IDLE and not self._tail and not self._is_write_paused:
+            head = self._head
+            # Most requests of a connection have the very same head as the one before: it need not be read again.
+            if data.startswith(self._head_bytes) and head is not None:
+                start = len(self._head_bytes)
+                if len(data) == start + head.length:
+                    self._start(head, data[start:])
+                    return
+            used = self._take(data)
+            if used == len(data):
+                return
+            self._keep(data[used:])
+            if used:
+                self._pump()
+        elif phase == _BODY:
+            rest = self._read_body(data)
+            if rest:
+                self._keep(rest)
+                self._pump()
+        else:
+            self._keep(data)
+            if phase != _BUSY:
+                self._pump()
+
+    def eof_received(self) -> bool:
+        # Closing one direction only is taken for leaving, as other gateways do: the two cannot be told apart.
+        if self._exchange is not None:
+            self._give_up()
+            self._transport.abort()
+        return False
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self._clients.leave(self)
+        self._clients.uploading_bytes -= self._received
+        self._received = 0
+        self._give_up()
+
+    def pause_writing(self) -> None:
+        self._is_write_paused = True
+        if self._exchange is not None and self._exchange.on_writable is not None:
+            self._exchange.on_writable(False)
+
+    def resume_writing(self) -> None:
+        self._is_write_paused = False
+        if self._exchange is not None:
+            if self._exchange.on_writable is not None:
+                self._exchange.on_writable(True)
+        elif self._tail:
+            self._pump()
+
+    # What its exchange calls
+
+    @property
+    def date_line(self) -> bytes:
+        return self._clients.date_line
+
+    def stays_open(self, head: Head) -> bool:
+        return head.keeps_alive and not self._clients.is_draining
+
+    def send(self, data: bytes) -> None:
+        self._sent += len(data)
+        self._transport.write(data)
+
+    def answered(self, stays_open: bool) -> None:
+        self._exchange = None
+        if not stays_open:
+            self._finish()
+            return
+        self._phase = _IDLE
+        self._since = self._clients.now
+        if self._tail and not self._is_pumping:
+            self._pump()
+
+    def break_off(self, with_reset: bool) -> None:
+        self._exchange = None
+        if with_reset:
+            self._phase = _LINGERING
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self._transport.abort()
+        else:
+            self._linger()
+
+    # Finding requests
+
+    def _keep(self, data: bytes) -> None:
+        """Bytes for later; when there are too many of them, the client is no longer read."""
+        if self._phase == _LINGERING:
+            return
+        self._tail += data
+        if self._phase == _HEAD or self._is_read_paused or len(self._tail) <= self._clients.settings.pipeline_max_bytes:
+            return
+        self._is_read_paused = True
+        self._transport.pause_reading()
+
+    def _pump(self) -> None:
+        """Starts the requests that wait in the tail, one after the other, as far as each is answered at once."""
+        if self._is_pumping:
+            return
+        self._is_pumping = True
+        turns = 0
+        while self._phase <= _HEAD and self._tail and not self._is_write_paused:
+            if turns == _REQUESTS_PER_TURN:
+                self._clients.loop.call_soon(self._pump)
+                break
+            turns += 1
+            used = self._take(self._tail)
+            if not used:
+                break
+            del self._tail[:used]
+        self._is_pumping = False
+        if self._is_read_paused and len(self._tail) <= self._clients.settings.pipeline_max_bytes:
+            self._is_read_paused = False
+            self._transport.resume_reading()
+
+    def _take(self, data: bytes | bytearray) -> int:
+        """Reads one request off the front of `data`: the bytes used, 0 where its head is not whole yet or was refused."""
+        # RFC 9112 2.2: one empty line before a request is forgiven; some old clients end a body with it.
+        skip = 2 if data.startswith(b"\r\n") else 0
+        end = data.find(b"\r\n\r\n", max(skip, self._scanned - 3)) + 4
+        max_bytes = self._clients.settings.header_max_bytes
+        if end < 4:
+            self._await_head(data, skip, max_bytes)
+            return 0
+        raw = bytes(data[skip:end])
+        self._scanned = 0
+        try:
+            if len(raw) > max_bytes:
+                raise HeadersTooLarge(f"the request head is over {max_bytes} bytes")
+            head = read_head(raw)
+            if head.length > self._clients.settings.body_max_bytes:
+                raise TooLarge(f"the request body is over {self._clients.settings.body_max_bytes} bytes")
+        except HerdError as error:
+            self._refuse(path_hint(raw), error.refusal, is_head=raw.startswith(b"HEAD "))
+            return 0
+        self._head = head
+        self._head_bytes = raw
+        stop = end + head.length
+        if end <= stop <= len(data):
+            self._start(head, bytes(data[end:stop]))
+            return stop
+        return len(data) - len(self._open_body(head, bytes(data[end:])))
+
+    def _await_head(self, data: bytes | bytearray, skip: int, max_bytes: int) -> None:
+        if self._phase == _IDLE:
+            self._phase = _HEAD
+            self._since = self._clients.time()
+        if len(data) - skip > max_bytes:
+            self._refuse(None, HeadersTooLarge(f"the request head is over {max_bytes} bytes").refusal)
+        elif can_never_complete(data, skip, self._scanned):
+            self._refuse(path_hint(bytes(data)), Refusal(400, "malformed_request", "malformed request head"))
+        else:
+            self._scanned = len(data)
+
+    def _open_body(self, head: Head, data: bytes) -> bytes:
+        if head.expects_continue and not data:
+            self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._phase = _BODY
+        self._mark_at = self._clients.time()
+        self._mark_bytes = 0
+        self._body = ChunkedBody(self._clients.settings.body_max_bytes) if head.length == CHUNKED else bytearray()
+        return self._read_body(data)
+
+    def _read_body(self, data: bytes) -> bytes:
+        """Adds to the body; starts the request when it is whole. Returns the bytes that follow it."""
+        assert self._head is not None
+        self._received += len(data)
+        self._clients.uploading_bytes += len(data)
+        if self._clients.uploading_bytes > self._clients.settings.uploads_max_bytes:
+            self._refuse(self._head.path, Refusal(503, "too_many_uploads", "too many uploads at once", retry_after_s=1.0))
+            return b""
+        if isinstance(self._body, ChunkedBody):
+            return self._read_chunks(self._body, data)
+        assert self._body is not None
+        missing = self._head.length - len(self._body)
+        self._body += data[:missing]
+        if len(data) >= missing:
+            self._start(self._head, bytes(self._body))
+        return data[missing:]
+
+    def _read_chunks(self, body: ChunkedBody, data: bytes) -> bytes:
+        assert self._head is not None
+        try:
+            rest = body.feed(data)
+        except HerdError as error:
+            self._refuse(self._head.path, error.refusal, is_head=self._head.method == "HEAD")
+            return b""
+        if rest is None:
+            return b""
+        self._start(self._head, bytes(body.content))
+        return rest
+
+    def _start(self, head: Head, body: bytes) -> None:
+        clients = self._clients
+        if self._received:
+            self._forget_upload()
+        if clients.is_draining:
+            self._refuse(head.path, Refusal(503, "shutting_down", "the coordinator is shutting down", retry_after_s=2.0), head.method == "HEAD")
+            return
+        self._phase = _BUSY
+        self._is_used = True
+        exchange = HttpExchange(self, head, body, self.client_ip, clients.loop.time())
+        self._exchange = exchange
+        clients.on_request(exchange)
+
+    def _forget_upload(self) -> None:
+        self._clients.uploading_bytes -= self._received
+        self._received = 0
+        self._body = None
+
+    # Ending
+
+    def _refuse(self, path: str | None, refusal: Refusal, is_head: bool = False) -> None:
+        """Answers without asking anybody, and closes: after a refused head nobody knows where the next one begins."""
+        status, content_type, body = self._clients.render_error(path, refusal)
+        headers: list[Header] = [(b"Content-Type", content_type.encode("latin-1"))]
+        if refusal.retry_after_s is not None:
+            headers.append((b"Retry-After", b"%d" % max(1, round(refusal.retry_after_s))))
+        if refusal.allow is not None:
+            headers.append((b"Allow", refusal.allow.encode("latin-1")))
+        own = self.date_line + b"Content-Length: %d\r\nConnection: close\r\n" % len(body)
+        self.send(rendered_head(status, headers, own) + (b"" if is_head else body))
+        self._linger()
+
+    def _finish(self) -> None:
+        if self._tail:
+            self._linger()
+        else:
+            self._phase = _LINGERING
+            self._since = self._clients.time()
+            self._transport.close()
+
+    def _linger(self) -> None:
+        """Closes our direction and lets the client's run dry: closing over unread bytes would reset the connection and
+        could destroy the answer on its way (RFC 9112 9.6)."""
+        self._phase = _LINGERING
+        self._since = self._clients.time()
+        self._tail.clear()
+        self._forget_upload()
+        if self._is_read_paused:
+            self._is_read_paused = False
+            self._transport.resume_reading()
+        if not self._transport.is_closing():
+            self._transport.write_eof()
+
+    def _give_up(self) -> None:
+        self._phase = _LINGERING
+        self._tail.clear()
+        exchange = self._exchange
+        self._exchange = None
+        if exchange is not None:
+            exchange.left()
+
+    def abort(self) -> None:
+        """At once, whatever it is doing."""
+        self._transport.abort()
+
+    def close_if_idle(self) -> None:
+        if self._phase == _IDLE and not self._tail:
+            self._finish()
+
+    # Time limits
+
+    def sweep(self, now: float) -> None:
+        if self._is_reader_stuck(now):
+            self._transport.abort()
+        elif self._phase == _IDLE:
+            limit_s = self._clients.settings.idle_timeout_s if self._is_used else self._clients.settings.header_timeout_s
+            if now - self._since > limit_s and not self._tail:
+                self._finish()
+        elif self._phase == _HEAD:
+            if now - self._since > self._clients.settings.header_timeout_s:
+                self._refuse(None, Refusal(408, "request_timeout", "the request's head took too long"))
+        elif self._phase == _BODY:
+            self._sweep_upload(now)
+        elif self._phase == _BUSY:
+            if self._is_read_paused and _has_closed(self._transport):
+                self._transport.abort()
+        elif now - self._since > self._clients.settings.linger_s and not self._transport.get_write_buffer_size():
+            self._transport.abort()
+
+    def _is_reader_stuck(self, now: float) -> bool:
+        waiting = self._transport.get_write_buffer_size()
+        taken = self._sent - waiting
+        if not waiting or taken != self._taken:
+            self._taken = taken
+            self._taken_at = now
+            return False
+        return now - self._taken_at > self._clients.settings.slow_reader_s
+
+    def _sweep_upload(self, now: float) -> None:
+        settings = self._clients.settings
+        if now - self._mark_at < settings.body_grace_s:
+            return
+        if self._received - self._mark_bytes < settings.body_min_bytes_per_s * settings.body_grace_s:
+            path = self._head.path if self._head is not None else None
+            self._refuse(path, Refusal(408, "request_timeout", "the request's body arrives too slowly"))
+        self._mark_at = now
+        self._mark_bytes = self._received
+
+
+def _peer_ip(peer: object) -> str:
+    if not isinstance(peer, tuple) or not peer:
+        return ""
+    return str(peer[0]).removeprefix("::ffff:")
+
+
+def _is_loopback(ip: str) -> bool:
+    try:
+        return ipaddress.ip_address(ip.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def _has_closed(transport: asyncio.Transport) -> bool:
+    """Whether the client has closed a connection that we do not read at the moment (Linux tells; elsewhere: unknown)."""
+    if sys.platform != "linux":
+        return False
+    state: bytes = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+    return state[0] == _TCP_CLOSE_WAIT
+
+
+def _date_line() -> bytes:
+    return b"Date: %b\r\n" % formatdate(usegmt=True).encode("ascii")

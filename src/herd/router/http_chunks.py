@@ -1,0 +1,100 @@
+"""How a chunked request body is read (RFC 9112 7.1), strictly: no extensions, no trailers. Knows no socket."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from herd.errors import BadRequest, TooLarge
+
+_SIZE: Final = re.compile(rb"[0-9A-Fa-f]{1,8}")
+_SIZE_LINE_MAX_BYTES: Final = 10
+# Tiny chunks cost far more than they carry; ones this small on average are no client's honest work.
+_CHUNKS_FREE: Final = 4096
+_CHUNK_MEAN_MIN_BYTES: Final = 16
+
+_AT_SIZE: Final = 0
+_AT_DATA: Final = 1
+_AT_DATA_END: Final = 2
+_AT_LAST: Final = 3
+
+
+class ChunkedBody:
+    """Collects one body; the caller feeds bytes as they come, in any split."""
+
+    __slots__ = ("_carry", "_chunks", "_left", "_max_bytes", "_state", "content")
+
+    def __init__(self, max_bytes: int) -> None:
+        self.content = bytearray()
+        self._max_bytes = max_bytes
+        self._chunks = 0
+        self._left = 0
+        self._state = _AT_SIZE
+        self._carry = b""
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Takes the next bytes. Returns what follows the body once it is whole, None before.
+
+        Raises BadRequest for anything but plain chunks, TooLarge as soon as a size says so.
+        """
+        if self._carry:
+            data = self._carry + data
+            self._carry = b""
+        at = 0
+        while True:
+            if self._state == _AT_DATA:
+                at = self._take(data, at)
+                if self._left:
+                    return None
+                self._state = _AT_DATA_END
+            end = data.find(b"\r\n", at)
+            if end < 0:
+                self._keep(data[at:])
+                return None
+            if self._line(data[at:end]):
+                return data[end + 2 :]
+            at = end + 2
+
+    def _take(self, data: bytes, at: int) -> int:
+        piece = data[at : at + self._left]
+        self.content += piece
+        self._left -= len(piece)
+        return at + len(piece)
+
+    def _keep(self, rest: bytes) -> None:
+        """Part of a line: refused at once where no line could begin so."""
+        if self._state == _AT_SIZE:
+            digits = rest.removesuffix(b"\r")
+            if len(rest) >= _SIZE_LINE_MAX_BYTES or (digits and _SIZE.fullmatch(digits) is None):
+                raise _malformed()
+        elif rest not in (b"", b"\r"):
+            raise _malformed()
+        self._carry = rest
+
+    def _line(self, line: bytes) -> bool:
+        """One line that is not data; True when it was the last."""
+        if self._state == _AT_SIZE:
+            self._begin(line)
+            return False
+        if line:
+            raise _malformed()
+        is_last = self._state == _AT_LAST
+        self._state = _AT_SIZE
+        return is_last
+
+    def _begin(self, line: bytes) -> None:
+        if _SIZE.fullmatch(line) is None:
+            raise _malformed()
+        size = int(line, 16)
+        total = len(self.content) + size
+        if total > self._max_bytes:
+            raise TooLarge(f"the request body is over {self._max_bytes} bytes")
+        self._chunks += 1
+        if self._chunks > _CHUNKS_FREE and total < self._chunks * _CHUNK_MEAN_MIN_BYTES:
+            raise BadRequest("the body's chunks are too small", "malformed_chunk")
+        self._left = size
+        self._state = _AT_DATA if size else _AT_LAST
+
+
+def _malformed() -> BadRequest:
+    return BadRequest("malformed chunk; extensions and trailers are not accepted", "malformed_chunk")
