@@ -1,0 +1,48 @@
+"""The program that `llama_engines.py` starts: one real llama.cpp server in this process, until it is told to end.
+
+Usage: python llama_engine_process.py MODEL.gguf '{"alias": "m", "slots": 1, ...}'. Its first line is its port.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from urllib.parse import urlsplit
+
+import xllamacpp
+
+
+def serve(path: str, wanted: dict[str, object]) -> xllamacpp.Server:
+    """A running server, on a port that the system chose."""
+    params = xllamacpp.CommonParams()
+    params.model.path = path
+    params.model_alias = {str(wanted["alias"])}
+    params.n_ctx = int(str(wanted["context_tokens"])) * int(str(wanted["slots"]))
+    params.n_parallel = int(str(wanted["slots"]))
+    params.hostnames = ["127.0.0.1"]
+    params.port = 0
+    params.endpoint_metrics = True
+    params.endpoint_props = True
+    params.embedding = bool(wanted["embedding"])
+    params.verbosity = 0
+    # One thread each: dozens of engines that spin on two cores would starve one another.
+    params.cpuparams.n_threads = 1
+    params.cpuparams_batch.n_threads = 1
+    params.n_threads_http = 2
+    params.cache_ram_mib = 0
+    return xllamacpp.Server(params)
+
+
+def main() -> None:
+    # The blocked signal waits for sigwait, so that the end comes at a known place.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    server = serve(sys.argv[1], json.loads(sys.argv[2]))
+    sys.stdout.write(f"port {urlsplit(server.listening_address).port}\n")
+    sys.stdout.flush()
+    signal.sigwait({signal.SIGTERM})
+    del server
+
+
+if __name__ == "__main__":
+    main()
