@@ -24,7 +24,7 @@ class LivenessSettings:
     )
     forget_after_s: float = field(
         default=86400.0,
-        metadata={"env": "FLEET_NODE_FORGET_AFTER", "help": "Seconds of silence after which a node is no longer shown."},
+        metadata={"env": "FLEET_FORGET_NODE_AFTER", "help": "Seconds of silence after which a node is no longer shown."},
     )
     failures_max: int = field(
         default=3,

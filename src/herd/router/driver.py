@@ -81,7 +81,7 @@ class Driver:
         try:
             for command in self.dispatcher.handle(event):
                 self._perform(command)
-        except Exception:
+        except Exception:  # noqa: BLE001 - the loop root
             self._contain(event)
 
     def _contain(self, event: Event) -> None:

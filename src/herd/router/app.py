@@ -1,0 +1,242 @@
+"""The coordinator's composition root: everything is built and joined here, and nowhere else. Decides nothing itself.
+
+Read it top to bottom to know what the process is made of: settings, core, store, data path, control routes, mDNS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import logging
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from starlette.applications import Starlette
+
+import herd.core.filters
+import herd.core.signals
+import herd.dialects
+import herd.engines
+from herd import __version__, mdns
+from herd.core.completion_time import CompletionTimePolicy, CompletionTimeSettings
+from herd.core.dispatcher import Dispatcher
+from herd.core.events import DrainStarted
+from herd.core.filters import Filter
+from herd.core.fleet import Fleet
+from herd.core.forecast import Forecast
+from herd.core.holding import HoldingSettings
+from herd.core.latencies import Latencies
+from herd.core.liveness import LivenessSettings, Watchlist
+from herd.core.retries import RetrySettings
+from herd.core.scheduler import Policy, Scheduler, SignalPolicy
+from herd.core.signals import Signal, Weights
+from herd.core.waiting import Waiting
+from herd.dialects import Dialect, Moment
+from herd.discover import discover
+from herd.engines import Engine
+from herd.errors import HerdError, Refusal
+from herd.logs import LogSettings
+from herd.router import http_server, queries
+from herd.router.asgi import Bridge
+from herd.router.driver import Driver
+from herd.router.fleet_api import FleetApi
+from herd.router.http1 import HttpSettings
+from herd.router.http_server import Server
+from herd.router.inference_api import InferenceApi
+from herd.router.relay import RelaySettings, Services
+from herd.router.store import Store, StoreSettings
+from herd.router.upstream import Pool, UpstreamSettings
+
+log = logging.getLogger("herd")
+
+STALL_SWEEP_EVERY_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class GeneralSettings:
+    """Where the coordinator listens and keeps its data, and how it chooses."""
+
+    host: str = field(
+        default="0.0.0.0",  # noqa: S104 - one endpoint for the network is the product
+        metadata={"env": "FLEET_HOST", "help": "Address to listen on; 127.0.0.1 keeps it to this machine."},
+    )
+    port: int = field(
+        default=11435, metadata={"env": "FLEET_PORT", "help": "Port to listen on; 0 takes any.", "min": 0, "max": 65535}
+    )
+    data_dir: Path = field(
+        default=Path("~/.fleet-manager"), metadata={"env": "FLEET_DATA_DIR", "help": "Folder for traces and logs."}
+    )
+    scheduler: str = field(
+        default="signals",
+        metadata={
+            "env": "FLEET_SCHEDULER", "choices": ("signals", "completion_time"),
+            "help": "How a node is chosen: by points of the seven signals, or by expected seconds.",
+        },
+    )  # fmt: skip
+    drain_s: float = field(
+        default=60.0, metadata={"env": "FLEET_DRAIN_SECONDS", "help": "At the end, how long running requests may finish.", "min": 0}
+    )
+    mdns: bool = field(
+        default=True, metadata={"env": "FLEET_MDNS", "help": "Announce the coordinator on the local network."}
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One record per component; each component is handed its own."""
+
+    general: GeneralSettings = field(default_factory=GeneralSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+    http: HttpSettings = field(default_factory=HttpSettings)
+    upstream: UpstreamSettings = field(default_factory=UpstreamSettings)
+    relay: RelaySettings = field(default_factory=RelaySettings)
+    store: StoreSettings = field(default_factory=StoreSettings)
+    liveness: LivenessSettings = field(default_factory=LivenessSettings)
+    holding: HoldingSettings = field(default_factory=HoldingSettings)
+    retries: RetrySettings = field(default_factory=RetrySettings)
+    completion_time: CompletionTimeSettings = field(default_factory=CompletionTimeSettings)
+    weights: Weights = field(default_factory=Weights)
+
+
+class Coordinator:
+    """The running process: `start`, then `drain` and `close`."""
+
+    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
+        self.settings = settings
+        self.loop = loop
+        self.store = Store(settings.store, settings.general.data_dir.expanduser())
+        self.driver = Driver(dispatcher(settings, loop.time()), self.store.record, loop)
+        self.pool = Pool(settings.upstream, loop)
+        engines = {engine.kind: engine for engine in discover(herd.engines, Engine, "ENGINE")}
+        self.services = Services(self.driver, self.pool, engines, moment, settings.relay)
+        self.bridge: Bridge | None = None
+        self.server: Server | None = None
+        self.advertisement: mdns.Advertisement | None = None
+        self._sweep_timer: asyncio.TimerHandle | None = None
+
+    async def start(self) -> int:
+        """Opens the store and listens; returns the port. Raises `FolderBusy`, `PortInUse` or `OSError`."""
+        general = self.settings.general
+        self.store.open()
+        self._remember_latencies()
+        api = FleetApi(self.driver, self.store, limits(self.settings))
+        self.bridge = Bridge(Starlette(routes=api.routes), self._render_error, (general.host, general.port))
+        dialects = discover(herd.dialects, Dialect, "DIALECT")
+        self.inference = InferenceApi(dialects, self.driver, self.services, id_prefix(), self.bridge.serve)
+        self.server = await http_server.serve(
+            self.settings.http, general.host, general.port, self.inference, self._render_error
+        )
+        self._sweep()
+        if general.mdns:
+            self.advertisement = await mdns.advertise(self.server.port, __version__)
+        return self.server.port
+
+    def _remember_latencies(self) -> None:
+        """A restart does not forget how long requests take where."""
+        try:
+            for remembered in self.store.read(queries.remembered_latencies, self.driver.now()):
+                self.driver.feed(remembered)
+        except HerdError as error:
+            log.warning("past latencies could not be read: %s", error)
+
+    def _render_error(self, path: str | None, refusal: Refusal) -> tuple[int, str, bytes]:
+        answer = self.inference.dialect_of(path or "/").error(refusal)
+        return answer.status, answer.content_type, answer.body
+
+    def _sweep(self) -> None:
+        self._sweep_timer = self.loop.call_later(STALL_SWEEP_EVERY_S, self._sweep)
+        self.services.sweep(self.loop.time())
+        self.pool.sweep(self.loop.time())
+
+    async def drain(self) -> None:
+        """Nothing new is taken; what runs may finish within the drain time."""
+        self.driver.feed(DrainStarted(self.driver.now()))
+        if self.advertisement is not None:
+            await self.advertisement.withdraw()
+            self.advertisement = None
+        if self.server is not None:
+            self.server.drain()
+        try:
+            await asyncio.wait_for(self.driver.idle(), self.settings.general.drain_s)
+        except TimeoutError:
+            log.warning("%d requests were still running at the end of the drain time", len(self.driver.runs))
+
+    async def close(self) -> None:
+        if self.advertisement is not None:
+            await self.advertisement.withdraw()
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+        self.driver.stop()
+        if self.server is not None:
+            self.server.close()
+        if self.bridge is not None:
+            await self.bridge.close()
+        self.pool.close()
+        self.store.close()
+
+
+async def run(settings: Settings, started: Callable[[Coordinator, int], None]) -> None:
+    """Serves until SIGTERM or Ctrl-C, then drains; a second signal ends it at once.
+
+    `started(coordinator, port)` is called once it listens. Raises what `Coordinator.start` raises.
+    """
+    coordinator = Coordinator(settings, asyncio.get_running_loop())
+    try:
+        port = await coordinator.start()
+        told = _signals(coordinator.loop)
+        started(coordinator, port)
+        await told.get()
+        log.info("draining", extra={"running": len(coordinator.driver.runs)})
+        drain, again = asyncio.ensure_future(coordinator.drain()), asyncio.ensure_future(told.get())
+        await asyncio.wait({drain, again}, return_when=asyncio.FIRST_COMPLETED)
+        for waiting in (drain, again):
+            waiting.cancel()
+    finally:
+        await coordinator.close()
+
+
+def _signals(loop: asyncio.AbstractEventLoop) -> asyncio.Queue[int]:
+    """Every wish to end, as it comes."""
+    told: asyncio.Queue[int] = asyncio.Queue()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if sys.platform == "win32":
+            signal.signal(number, lambda n, _frame: loop.call_soon_threadsafe(told.put_nowait, n))
+        else:
+            loop.add_signal_handler(number, told.put_nowait, int(number))
+    return told
+
+
+def dispatcher(settings: Settings, started_at: float) -> Dispatcher:
+    """The core, joined."""
+    fleet, latencies, forecast = Fleet(), Latencies(), Forecast()
+    waiting, watchlist = Waiting(settings.holding), Watchlist(settings.liveness)
+    filters = discover(herd.core.filters, Filter, "FILTER")
+    points = SignalPolicy(discover(herd.core.signals, Signal, "SIGNAL"), settings.weights)
+    policy: Policy = points
+    if settings.general.scheduler == CompletionTimePolicy.name:
+        policy = CompletionTimePolicy(forecast, points, settings.completion_time)
+    scheduler = Scheduler(fleet, waiting.queues, latencies, watchlist, filters, policy)
+    return Dispatcher(scheduler, waiting, latencies, watchlist, settings.retries, forecast, started_at)
+
+
+def limits(settings: Settings) -> dict[str, object]:
+    """`GET /fleet/limits`: what is bounded, by its setting's name."""
+    records = (settings.http, settings.holding, settings.retries, settings.relay, settings.upstream)
+    return {f"{type(r).__name__.removesuffix('Settings').lower()}.{key}": value for r in records for key, value in asdict(r).items()}
+
+
+def moment() -> Moment:
+    """The wall clock, for answers made here."""
+    nanoseconds = time.time_ns()
+    at = datetime.datetime.fromtimestamp(nanoseconds // 1_000_000_000, datetime.UTC)
+    return Moment(f"{at:%Y-%m-%dT%H:%M:%S}.{nanoseconds % 1_000_000_000:09d}Z", nanoseconds // 1_000_000_000)
+
+
+def id_prefix() -> str:
+    """Request ids are unique across restarts: a random part per process, then a counter."""
+    return f"r{secrets.token_hex(3)}-"

@@ -1,0 +1,149 @@
+"""The routes by which nodes report and people look: heartbeats, status, queue, traces. Decides no routing.
+
+Served by Starlette through the bridge in `asgi.py`; nothing here is on the path of an inference request.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from herd.core.events import HeartbeatReceived, NodeLeft
+from herd.core.fleet import NodeId
+from herd.core.identities import Identities
+from herd.errors import BadRequest, HerdError, UnknownModel
+from herd.router import queries, views
+from herd.router.driver import Driver
+from herd.router.store import Store
+from herd.wire import heartbeat
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+TRACES_DEFAULT = 50
+
+
+class Goodbye(msgspec.Struct):
+    """What an agent says when it leaves."""
+
+    node_id: str
+    boot_id: str = ""
+
+
+class FleetApi:
+    def __init__(self, driver: Driver, store: Store, limits: dict[str, object]) -> None:
+        self._driver = driver
+        self._store = store
+        self._limits = limits
+        self._identities = Identities()
+
+    @property
+    def routes(self) -> list[Route]:
+        """Everything this file serves."""
+        return [
+            Route("/heartbeat", _told(self.heartbeat), methods=["POST"]),
+            Route("/heartbeat/goodbye", _told(self.goodbye), methods=["POST"]),
+            Route("/fleet/status", _told(self.status), methods=["GET"]),
+            Route("/fleet/queue", _told(self.queue), methods=["GET"]),
+            Route("/fleet/limits", _told(self.fleet_limits), methods=["GET"]),
+            Route("/dashboard/api/traces", _told(self.traces), methods=["GET"]),
+            Route("/dashboard/api/requests/{request_id}", _told(self.one_request), methods=["GET"]),
+            Route("/dashboard/api/usage", _told(self.usage), methods=["GET"]),
+            Route("/dashboard/api/latencies", _told(self.latencies), methods=["GET"]),
+            Route("/health", self.health, methods=["GET"]),
+        ]
+
+    async def heartbeat(self, request: Request) -> Response:
+        """A node reports. 422 with the field's name where the report makes no sense; then nothing changes."""
+        source_ip = request.client.host if request.client else ""
+        body = await request.body()
+        report = heartbeat.decode(body, source_ip)
+        now = self._driver.now()
+        node_id = self._identities.assign(report.node_id, report.boot_id, source_ip, now)
+        if node_id != report.node_id:
+            report = heartbeat.renamed(report, node_id)
+        self._driver.feed(HeartbeatReceived(now, report))
+        return _json({"status": "ok", "node_id": node_id})
+
+    async def goodbye(self, request: Request) -> Response:
+        try:
+            said = msgspec.json.decode(await request.body(), type=Goodbye)
+        except msgspec.MsgspecError as error:
+            raise BadRequest(f"goodbye: {error}") from error
+        self._driver.feed(NodeLeft(self._driver.now(), NodeId(said.node_id), said.boot_id))
+        self._identities.release(NodeId(said.node_id))
+        return _json({"status": "ok"})
+
+    async def status(self, _: Request) -> Response:
+        answer = views.status(self._driver.dispatcher, self._driver.now(), time.time())
+        return _json({**answer, "store": msgspec.to_builtins(self._store.state)})
+
+    async def queue(self, _: Request) -> Response:
+        return _json(views.queue_view(self._driver.dispatcher, self._driver.now()))
+
+    async def fleet_limits(self, _: Request) -> Response:
+        return _json(self._limits)
+
+    async def traces(self, request: Request) -> Response:
+        """The newest rows, attempts included; `limit`, `model`, `node_id`, `status`, `tag`, `before_id`, `since` narrow it."""
+        query = request.query_params
+        limit = _number(query.get("limit"), "limit", TRACES_DEFAULT)
+        wanted = queries.TraceFilter(
+            node_id=query.get("node_id"), model=query.get("model"), status=query.get("status"), tag=query.get("tag"),
+            before_id=_number(query.get("before_id"), "before_id", None), since=_number(query.get("since"), "since", None),
+        )  # fmt: skip
+        rows = await self._store.ask(queries.recent_traces, min(max(limit or 1, 1), queries.TRACES_MAX), wanted)
+        return _json({"traces": rows})
+
+    async def one_request(self, request: Request) -> Response:
+        """Every row of one request, by its id or the beginning of it."""
+        rows = await self._store.ask(queries.one_request, request.path_params["request_id"])
+        if not rows:
+            raise UnknownModel(f"no request '{request.path_params['request_id']}' is on record", code="not_found")
+        return _json({"rows": rows})
+
+    async def usage(self, request: Request) -> Response:
+        days = _number(request.query_params.get("days"), "days", 7) or 7
+        since = time.time() - days * 86400
+        return _json({
+            "by_day": await self._store.ask(queries.usage_by_day, since),
+            "by_tag": await self._store.ask(queries.usage_by_tag, since),
+            "totals": await self._store.ask(queries.totals, since),
+        })
+
+    async def latencies(self, _: Request) -> Response:
+        return _json({"latencies": await self._store.ask(queries.latency_percentiles)})
+
+    async def health(self, _: Request) -> Response:
+        """Whether this process serves; for supervisors. What is wrong with the fleet is another question."""
+        return PlainTextResponse("draining\n" if self._driver.dispatcher.is_draining else "ok\n")
+
+
+def _told(endpoint: Endpoint) -> Endpoint:
+    """Renders expected failures as JSON with their status."""
+
+    async def told(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except HerdError as error:
+            refusal = error.refusal
+            return _json({"error": refusal.message, "code": refusal.code}, refusal.status)
+
+    return told
+
+
+def _json(value: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+def _number(text: str | None, name: str, default: int | None) -> int | None:
+    if text is None or text == "":
+        return default
+    try:
+        return int(float(text))
+    except ValueError as error:
+        raise BadRequest(f"{name} must be a number, not {text!r}") from error

@@ -1,0 +1,162 @@
+"""The door for inference: which dialect a path belongs to, what is asked, and whether it is let in. Chooses no node.
+
+The hot path: one dictionary look-up, one cheap read of the body, then the driver decides. Lists are answered from
+memory, never from a node, and are cached until the fleet changes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from herd.core.fleet import canonical
+from herd.core.request import Kind, Request, RequestId
+from herd.dialects import Answer, Dialect, Moment
+from herd.errors import HerdError, MethodNotAllowed
+from herd.router.driver import Driver
+from herd.router.exchange import Exchange, Header
+from herd.router.relay import Relay, Services
+from herd.wire.chat import Ask, Route
+
+LISTINGS_CACHED_MAX = 64
+TAGS_MAX = 16
+TAG_CHARACTERS_MAX = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Cached:
+    fleet_version: int
+    second: int
+    answer: Answer
+
+
+class InferenceApi:
+    """Callable with every exchange: takes what is inference, hands the rest on."""
+
+    def __init__(
+        self, dialects: Iterable[Dialect], driver: Driver, services: Services, id_prefix: str,
+        rest: Callable[[Exchange], None],
+    ) -> None:  # fmt: skip
+        self._dialects = tuple(dialects)
+        self._driver = driver
+        self._services = services
+        self._rest = rest
+        self._ids = itertools.count(1)
+        self._id_prefix = id_prefix
+        self._routes: dict[str, tuple[Dialect, Route]] = {
+            route.path: (dialect, route) for dialect in self._dialects for route in dialect.routes
+        }
+        self._lists: dict[str, tuple[Dialect, list[str]]] = {}
+        self._prefixes: list[tuple[str, Dialect, list[str]]] = []
+        for dialect in self._dialects:
+            self._index_listings(dialect)
+        self._cache: dict[tuple[str, str], _Cached] = {}
+
+    def __call__(self, exchange: Exchange) -> None:
+        found = self._routes.get(exchange.path)
+        if found is None:
+            self._list_or_rest(exchange)
+            return
+        dialect, route = found
+        try:
+            if exchange.method != route.method:
+                raise MethodNotAllowed("method not allowed here", allow=route.method)
+            ask = dialect.parse(route, exchange.body)
+        except HerdError as error:
+            self._refuse(exchange, dialect, error)
+            return
+        if route.kind is Kind.INFO and self._answered_from_memory(exchange, dialect, ask):
+            return
+        request = self._request(exchange, dialect, ask)
+        self._driver.admit(request, Relay(exchange, ask, dialect, request.id, self._services))
+
+    def dialect_of(self, path: str) -> Dialect:
+        """The dialect in whose shape an error about this path is told."""
+        found = self._routes.get(path)
+        if found is not None:
+            return found[0]
+        by_first_segment = {route.path.split("/")[1]: d for d in self._dialects for route in d.routes}
+        return by_first_segment.get(path.strip("/").split("/")[0], self._dialects[0])
+
+    # --- inference ---
+
+    def _request(self, exchange: Exchange, dialect: Dialect, ask: Ask) -> Request:
+        return Request(
+            RequestId(f"{self._id_prefix}{next(self._ids):x}"),
+            canonical(ask.model), ask.route.kind, dialect.name,
+            tuple(canonical(name) for name in ask.fallback_models) if ask.fallback_models else (),
+            ask.stream, ask.prompt_tokens, ask.output_tokens_max, ask.context_wanted, ask.needs,
+            len(ask.body), exchange.client_ip, self._tags(exchange, ask), None, ask.model,
+        )  # fmt: skip
+
+    @staticmethod
+    def _tags(exchange: Exchange, ask: Ask) -> tuple[str, ...]:
+        header = exchange.header(b"x-herd-tags")
+        if header is None and not ask.user:
+            return ask.tags
+        named = header.decode("ascii", "replace").split(",") if header else []
+        tags = [*ask.tags, *(name.strip()[:TAG_CHARACTERS_MAX] for name in named)]
+        if ask.user:
+            tags.append(f"user:{ask.user[:TAG_CHARACTERS_MAX]}")
+        return tuple(dict.fromkeys(tag for tag in tags if tag))[:TAGS_MAX]
+
+    def _answered_from_memory(self, exchange: Exchange, dialect: Dialect, ask: Ask) -> bool:
+        model = canonical(ask.model)
+        cards = [node.report.models[model] for node in self._driver.fleet.with_model(model)]
+        answer = dialect.describe(ask, cards)
+        if answer is None:
+            return False
+        _send(exchange, answer)
+        return True
+
+    def _refuse(self, exchange: Exchange, dialect: Dialect, error: HerdError) -> None:
+        refusal = error.refusal
+        extra: tuple[Header, ...] = ((b"allow", refusal.allow.encode()),) if refusal.allow else ()
+        _send(exchange, dialect.error(refusal), extra)
+
+    # --- lists ---
+
+    def _index_listings(self, dialect: Dialect) -> None:
+        for method, path in dialect.listings:
+            if path.endswith("/{name}"):
+                self._prefixes.append((path.removesuffix("{name}"), dialect, [method]))
+            else:
+                self._lists.setdefault(path, (dialect, []))[1].append(method)
+
+    def _list_or_rest(self, exchange: Exchange) -> None:
+        found = self._lists.get(exchange.path) or next(
+            ((d, methods) for prefix, d, methods in self._prefixes if exchange.path.startswith(prefix)), None
+        )
+        if found is None:
+            self._rest(exchange)
+            return
+        dialect, methods = found
+        try:
+            if exchange.method not in methods and exchange.method != "HEAD":
+                raise MethodNotAllowed("method not allowed here", allow=", ".join(methods))
+            _send(exchange, self._listing(dialect, exchange))
+        except HerdError as error:
+            self._refuse(exchange, dialect, error)
+
+    def _listing(self, dialect: Dialect, exchange: Exchange) -> Answer:
+        moment = self._services.moment()
+        method = "GET" if exchange.method == "HEAD" else exchange.method
+        key, fleet = (method, exchange.path), self._driver.fleet
+        cached = self._cache.get(key)
+        if cached is not None and cached.fleet_version == fleet.version and cached.second == moment.unix_s:
+            return cached.answer
+        answer = dialect.listing(method, exchange.path, fleet, moment)
+        if len(self._cache) >= LISTINGS_CACHED_MAX:
+            self._cache.clear()
+        self._cache[key] = _Cached(fleet.version, moment.unix_s, answer)
+        return answer
+
+
+def _send(exchange: Exchange, answer: Answer, extra: tuple[Header, ...] = ()) -> None:
+    exchange.respond(answer.status, ((b"content-type", answer.content_type.encode()), *extra), answer.body)
+
+
+def wall_clock(unix_ns: Callable[[], int], rfc3339: Callable[[int], str]) -> Callable[[], Moment]:
+    """A source of moments for answers, from a clock handed in."""
+    return lambda: Moment(rfc3339(now := unix_ns()), now // 1_000_000_000)
