@@ -18,7 +18,7 @@ import ipaddress
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fakes import ollama_anthropic, ollama_library, ollama_native, ollama_openai
@@ -26,7 +26,17 @@ from fakes.clock import Clock, NoDelay
 from fakes.faults import Cut, EndsEarly, Fault, Garbage, Gate, Hang, RunnerDies, Status
 from fakes.http_server import Broken, Connection, Incoming, Outgoing
 from fakes.loop_thread import LoopThread
-from fakes.ollama_inference import HOT_LOAD_NS, ApiError, Asked, EndedEarly, Finish, Piece, RunnerLost, generate
+from fakes.ollama_inference import (
+    HOT_LOAD_NS,
+    ApiError,
+    Asked,
+    EndedEarly,
+    Finish,
+    LateError,
+    Piece,
+    RunnerLost,
+    generate,
+)
 from fakes.ollama_models import FakeModel, rfc3339
 from fakes.ollama_runners import Busy, Load, Runner, RunnerSettings, Scheduler
 from fakes.watching import Watched
@@ -104,7 +114,8 @@ class Visit:
     number: int
     model: FakeModel | None = None
     load_ns: int = HOT_LOAD_NS
-    _places: set[int] = field(default_factory=set)
+    streams: bool = False
+    """Whether a stream was set up for the answer."""
 
     @property
     def spelled(self) -> str:
@@ -450,5 +461,7 @@ class FakeOllama(Watched):
             await ollama_anthropic.send_error(visit, error)
         elif path.startswith("/v1/"):
             await ollama_openai.send_error(visit, error)
+        elif isinstance(error, LateError) and visit.streams:
+            await ollama_native.send_late(visit, error.status, ollama_native.encode({"error": error.message}))
         else:
             await ollama_native.send_json(visit, {"error": error.message}, error.status)

@@ -6,9 +6,9 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from fakes.ollama_inference import ApiError, Asked, EndedEarly, Finish, Piece, RunnerLost
+from fakes.ollama_inference import ApiError, Asked, EndedEarly, Finish, LateError, Piece, RunnerLost
 from fakes.ollama_models import Json
-from fakes.ollama_native import JSON_TYPE, PLAIN_JSON_TYPE, check_abilities, collected, decode, encode, find
+from fakes.ollama_native import JSON_TYPE, PLAIN_JSON_TYPE, check_abilities, collected, decode, encode, find, send_late
 
 if TYPE_CHECKING:
     from fakes.ollama import Visit
@@ -32,6 +32,9 @@ async def send_error(visit: Visit, error: ApiError) -> None:
     body = {"type": "error", "error": {"type": kind, "message": error.message}, "request_id": made_id(visit, "req_")}
     if isinstance(error, DoorError):
         await visit.out.whole(error.status, [JSON_TYPE], encode(body))
+    elif isinstance(error, LateError) and visit.streams:
+        visit.out.extra_first = STREAM_HEADERS[:1]
+        await send_late(visit, error.status, encode(body) + b"\n")
     else:
         await visit.out.whole(error.status, [PLAIN_JSON_TYPE], encode(body) + b"\n")
 
@@ -158,6 +161,7 @@ class Blocks:
 async def stream(visit: Visit, asked: Asked, head: Json) -> None:
     """Each event is a chunk of its own. A lost runner ends the stream without `message_stop`."""
     blocks, began = Blocks(), False
+    visit.streams = True
     guess = sum(len(str(message.get("content") or "")) for message in asked.messages) // 4 + 1
     try:
         async with visit.generation(asked) as pieces:
@@ -174,7 +178,7 @@ async def stream(visit: Visit, asked: Asked, head: Json) -> None:
                     await visit.out.chunk(made)
     except RunnerLost as lost:
         if not began:
-            raise ApiError(500, str(lost)) from lost
+            raise LateError(500, str(lost)) from lost
     except EndedEarly:
         if not began:
             await visit.out.begin(200, STREAM_HEADERS)

@@ -46,6 +46,10 @@ class ApiError(Exception):
         self.message = message
 
 
+class LateError(ApiError):
+    """A refusal by the runner: where a stream was asked for, the answer had already been set up as one."""
+
+
 class RunnerLost(Exception):
     """The runner died under a generation."""
 
@@ -146,10 +150,10 @@ def check_options(options: dict[str, Any]) -> None:
 
 
 def check_format(wanted: Any) -> None:
-    """Raises `ApiError` 500 for a format that is neither "json" nor a schema."""
+    """Raises `LateError` 500 for a format that is neither "json" nor a schema."""
     if wanted in (None, "", "json") or isinstance(wanted, dict):
         return
-    raise ApiError(500, f'invalid format: {json.dumps(json.dumps(wanted))}; expected "json" or a valid JSON Schema object')
+    raise LateError(500, f'invalid format: {json.dumps(json.dumps(wanted))}; expected "json" or a valid JSON Schema object')
 
 
 def prompt_tokens(messages: Sequence[dict[str, Any]], raw: bool) -> int:
@@ -161,7 +165,7 @@ def prompt_tokens(messages: Sequence[dict[str, Any]], raw: bool) -> int:
 
 
 def fitted_prompt(asked: Asked, context_tokens: int) -> int:
-    """The prompt's tokens after truncation. Raises `ApiError` 400 where truncation is forbidden."""
+    """The prompt's tokens after truncation. Raises `LateError` 400 where truncation is forbidden."""
     tokens = prompt_tokens(asked.messages, asked.raw)
     if tokens <= context_tokens:
         return tokens
@@ -175,16 +179,16 @@ def fitted_prompt(asked: Asked, context_tokens: int) -> int:
         "n_prompt_tokens": tokens,
         "n_ctx": context_tokens,
     }
-    raise ApiError(400, json.dumps({"error": inner}, separators=(",", ":")))
+    raise LateError(400, json.dumps({"error": inner}, separators=(",", ":")))
 
 
 def check_images(asked: Asked) -> None:
-    """Raises `ApiError` 400, the engine's JSON inside, when a model without eyes is shown a picture."""
+    """Raises `LateError` 400, the engine's JSON inside, when a model without eyes is shown a picture."""
     if asked.model.can("vision") or not any(message.get("images") for message in asked.messages):
         return
     text = "Multimodal data provided, but model does not support multimodal requests."
     inner = {"code": 400, "message": text, "type": "invalid_request_error"}
-    raise ApiError(400, json.dumps({"error": inner}, separators=(",", ":")))
+    raise LateError(400, json.dumps({"error": inner}, separators=(",", ":")))
 
 
 def pieces_of(asked: Asked) -> tuple[list[Piece], str]:
@@ -243,6 +247,7 @@ async def generate(
     before_piece: Callable[[int], Awaitable[None]],
 ) -> AsyncIterator[Piece | Finish]:
     """The pieces and the end. `before_piece(n)` may wait or raise before piece n (the end counts as one)."""
+    check_format(asked.format)
     check_images(asked)
     prompt = fitted_prompt(asked, context_tokens)
     pieces, reason = pieces_of(asked)

@@ -11,9 +11,9 @@ from fakes.ollama_inference import (
     Asked,
     EndedEarly,
     Finish,
+    LateError,
     Piece,
     RunnerLost,
-    check_format,
     check_options,
     duration_s,
 )
@@ -95,6 +95,13 @@ async def send_json(visit: Visit, value: Any, status: int = 200, content_type: t
     await visit.out.end()
 
 
+async def send_late(visit: Visit, status: int, body: bytes) -> None:
+    """An error in place of a stream that was already set up: chunked, and without a character set."""
+    await visit.out.begin(status, [PLAIN_JSON_TYPE])
+    await visit.out.chunk(body)
+    await visit.out.end()
+
+
 async def version(visit: Visit) -> None:
     await send_json(visit, {"version": visit.fake.settings.version})
 
@@ -156,7 +163,7 @@ def thinking(value: Any) -> bool:
 
 
 def check_abilities(asked: Asked, verb: str) -> None:
-    """Raises `ApiError` for what the model cannot do, and for options and formats that make no sense."""
+    """Raises `ApiError` for what the model cannot do, and for options that make no sense."""
     model = asked.model
     if asked.tools and not model.can("tools"):
         raise ApiError(400, f"registry.ollama.ai/library/{model.full_name} does not support tools")
@@ -165,7 +172,6 @@ def check_abilities(asked: Asked, verb: str) -> None:
     if not model.can("completion"):
         raise ApiError(400, f'"{model.full_name}" does not support {verb}')
     check_options(asked.options)
-    check_format(asked.format)
 
 
 async def chat(visit: Visit) -> None:
@@ -260,6 +266,7 @@ async def answer(visit: Visit, asked: Asked, stream: bool, fields: Any) -> None:
 async def answer_stream(visit: Visit, asked: Asked, fields: Any) -> None:
     """One NDJSON line a chunk. An error before the first line has its status, after it is a line under 200."""
     began = False
+    visit.streams = True
     try:
         async with visit.generation(asked) as pieces:
             async for piece in pieces:
@@ -269,7 +276,7 @@ async def answer_stream(visit: Visit, asked: Asked, fields: Any) -> None:
                 await visit.out.chunk(encode(stream_line(visit, asked, piece, fields)) + b"\n")
     except RunnerLost as lost:
         if not began:
-            raise ApiError(500, str(lost)) from lost
+            raise LateError(500, str(lost)) from lost
         await visit.out.chunk(encode({"error": str(lost)}) + b"\n")
     except EndedEarly:
         if not began:

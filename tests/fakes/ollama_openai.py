@@ -7,7 +7,7 @@ import json
 import struct
 from typing import TYPE_CHECKING, Any
 
-from fakes.ollama_inference import ApiError, Asked, EndedEarly, Finish, Piece, RunnerLost
+from fakes.ollama_inference import ApiError, Asked, EndedEarly, Finish, LateError, Piece, RunnerLost
 from fakes.ollama_models import Json, full_name, openai_model
 from fakes.ollama_native import (
     JSON_TYPE,
@@ -18,6 +18,7 @@ from fakes.ollama_native import (
     embed_texts,
     encode,
     find,
+    send_late,
     vectors,
 )
 
@@ -42,6 +43,8 @@ def error_body(status: int, message: str) -> Json:
 async def send_error(visit: Visit, error: ApiError) -> None:
     if isinstance(error, DoorError):
         await visit.out.whole(error.status, [JSON_TYPE], encode(error_body(error.status, error.message)))
+    elif isinstance(error, LateError) and visit.streams:
+        await send_late(visit, error.status, encode(error_body(error.status, error.message)) + b"\n")
     else:
         await send_json(visit, error_body(error.status, error.message), error.status)
 
@@ -151,6 +154,7 @@ def usage_of(finish: Finish) -> Json:
 async def chat_stream(visit: Visit, asked: Asked, head: Json, with_usage: bool) -> None:
     """The role rides on the first delta; the end, its usage and [DONE] leave in one chunk."""
     first, called, began = True, False, False
+    visit.streams = True
     try:
         async with visit.generation(asked) as pieces:
             async for piece in pieces:
@@ -166,7 +170,7 @@ async def chat_stream(visit: Visit, asked: Asked, head: Json, with_usage: bool) 
                 await visit.out.chunk(event(head | {"choices": [choice]}))
     except RunnerLost as lost:
         if not began:
-            raise ApiError(500, str(lost)) from lost
+            raise LateError(500, str(lost)) from lost
         # The real server reads the error line as one more piece: no model, no text, and then nothing.
         choice = {"index": 0, "delta": {"content": ""}, "finish_reason": None}
         await visit.out.chunk(event(head | {"model": "", "choices": [choice]}))
@@ -215,6 +219,7 @@ async def completions(visit: Visit) -> None:
 
 async def completion_stream(visit: Visit, asked: Asked, head: Json, named: Json, with_usage: bool) -> None:
     began = False
+    visit.streams = True
     none_yet: Json = {"usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}} if with_usage else {}
     try:
         async with visit.generation(asked) as pieces:
@@ -232,7 +237,7 @@ async def completion_stream(visit: Visit, asked: Asked, head: Json, named: Json,
                 await visit.out.chunk(line)
     except RunnerLost as lost:
         if not began:
-            raise ApiError(500, str(lost)) from lost
+            raise LateError(500, str(lost)) from lost
     await visit.out.end()
 
 

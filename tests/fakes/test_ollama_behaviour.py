@@ -1,6 +1,4 @@
 """What the fake Ollama does over several requests: loading, slots, queues, keep_alive, answers, faults, departures.
-
-The reload table is what a real server of version 0.32.15 did, in this order, on one model with a window of 8192.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ from fakes.clock import HandClock
 from fakes.faults import Counting, Cut, EndsEarly, Garbage, Gate, Hang, How, RunnerDies, Status
 from fakes.likeness import ask
 from fakes.ollama import FakeModel, FakeOllama, FakeSettings
+from fakes.ollama_facts import RELOADS
 
 MESSAGES = [{"role": "user", "content": "Say hi."}]
 
@@ -32,39 +31,6 @@ def chat(fake: FakeOllama, model: str = "m", **more: Any) -> Any:
     status, value = post(fake, "/api/chat", model=model, messages=more.pop("messages", MESSAGES), stream=False, **more)
     assert status == 200, value
     return value
-
-
-RELOADS: list[tuple[dict[str, Any], bool]] = [
-    ({}, True),
-    ({}, False),
-    ({"options": {"temperature": 0}}, False),
-    ({"options": {"num_ctx": 4096}}, False),
-    ({}, False),
-    ({"options": {"num_ctx": 2048}}, True),
-    ({}, True),
-    ({"options": {"num_ctx": 8192}}, True),
-    ({"options": {"num_ctx": 20000}}, False),
-    ({"options": {"num_ctx": 30000}}, False),
-    ({"options": {"num_ctx": 8000}}, True),
-    ({}, True),
-    ({"options": {"num_batch": 128}}, True),
-    ({}, True),
-    ({"options": {"num_thread": 1}}, True),
-    ({}, True),
-    ({"options": {"num_gpu": 0}}, True),
-    ({"options": {"num_gpu": 99}}, True),
-    ({}, False),
-    ({"options": {"use_mmap": True}}, True),
-    ({}, True),
-    ({"options": {"main_gpu": 0}}, True),
-    ({}, True),
-    ({"options": {"num_keep": 8}}, False),
-    ({"shift": False}, True),
-    ({"shift": True}, True),
-    ({"truncate": False}, False),
-    ({"options": {"draft_num_predict": 2}}, True),
-    ({}, True),
-]
 
 
 def test_it_reloads_exactly_when_the_real_one_does() -> None:
