@@ -14,6 +14,14 @@ from herd.router.http1 import Clients, HttpConnection, HttpSettings
 from herd.router.http_exchange import HttpExchange
 from herd.router.http_server import Server, serve
 
+try:
+    import uvloop
+except ImportError:
+    # Windows has none.
+    LOOPS: tuple[Callable[[], asyncio.AbstractEventLoop], ...] = (asyncio.new_event_loop,)
+else:
+    LOOPS = (asyncio.new_event_loop, uvloop.new_event_loop)
+
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
@@ -195,7 +203,11 @@ async def a_socket(server: Server, receive_buffer_bytes: int | None = None) -> s
     if receive_buffer_bytes is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
     sock.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", server.port))
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", server.port))
+    except OSError:
+        sock.close()
+        raise
     return sock
 
 
@@ -216,9 +228,11 @@ async def read_until(sock: socket.socket, ending: bytes) -> bytes:
 
 
 def run(main: Callable[[], Awaitable[None]], limit_s: float = 20.0) -> None:
-    """Runs a test's coroutine; the limit turns a hang into a failure."""
+    """Runs a test's coroutine on every kind of loop that the product runs on; the limit turns a hang into a failure."""
 
     async def limited() -> None:
         await asyncio.wait_for(main(), limit_s)
 
-    asyncio.run(limited())
+    for new_loop in LOOPS:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(limited())

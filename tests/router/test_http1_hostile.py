@@ -251,7 +251,7 @@ def test_no_bytes_raise_or_hang_the_connection(pieces: list[bytes], is_late: boo
         memory.pass_time(80.0)
     assert transport.is_ended
     whole = a_memory(echo)
-    connection, transport_whole = whole.connect()
+    connection, _ = whole.connect()
     connection.data_received(b"".join(pieces))
     whole.loop.run_soon()
     assert [e.body for e in whole.exchanges] == [e.body for e in memory.exchanges]

@@ -258,7 +258,7 @@ class HttpConnection(asyncio.Protocol):
 
     def answered(self, stays_open: bool) -> None:
         self._exchange = None
-        if not stays_open:
+        if not stays_open or self._clients.is_draining:
             self._finish()
             return
         self._phase = _IDLE

@@ -99,7 +99,7 @@ class HttpExchange:
             framing = b"Content-Length: %d\r\n" % len(body)
             if self.method == "HEAD":
                 body = b""
-        self._framing = _ENDED
+        self._close()
         self._line.send(self._rendered(status, headers, framing, stays_open) + body)
         self._line.answered(stays_open)
 
@@ -153,8 +153,7 @@ class HttpExchange:
         last = self._held
         if framing == _BY_CHUNKS:
             last += b"0\r\n\r\n"
-        self._framing = _ENDED
-        self._held = b""
+        self._close()
         if last:
             self._line.send(last)
         self._line.answered(self._stays_open)
@@ -165,18 +164,24 @@ class HttpExchange:
             return
         if last and (framing in (_BY_CHUNKS, _BY_CLOSE) or (framing == _BY_LENGTH and len(last) < self._left)):
             self.write(last)
-        self._framing = _ENDED
-        self._held = b""
+        self._close()
         self._line.break_off(framing == _BY_CLOSE)
 
     def left(self) -> None:
         """The client has left: tells the answerer once; nothing more is sent."""
         if self._framing == _ENDED:
             return
+        on_gone = self.on_gone
+        self._close()
+        if on_gone is not None:
+            on_gone()
+
+    def _close(self) -> None:
+        """No more calls count. Lets go of the answerer, which holds this exchange: else only the cycle collector could."""
         self._framing = _ENDED
         self._held = b""
-        if self.on_gone is not None:
-            self.on_gone()
+        self.on_gone = None
+        self.on_writable = None
 
     def _rendered(self, status: int, headers: Sequence[Header], framing: bytes, stays_open: bool) -> bytes:
         if not stays_open:

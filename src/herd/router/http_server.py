@@ -27,6 +27,8 @@ class Server:
 
     def __init__(self, clients: Clients) -> None:
         self.clients = clients
+        self.port = 0
+        """The port listened on, also where 0 was asked for."""
         self._listener: asyncio.Server | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._ticked_at = clients.loop.time()
@@ -43,13 +45,8 @@ class Server:
             if error.errno != errno.EADDRINUSE:
                 raise
             raise PortInUse(f"port {port} is in use on {host}; is another herd running? FLEET_PORT chooses another port") from error
+        self.port = int(self._listener.sockets[0].getsockname()[1])
         self._timer = loop.call_later(SWEEP_EVERY_S, self._on_timer)
-
-    @property
-    def port(self) -> int:
-        """The port listened on, also where 0 was asked for."""
-        assert self._listener is not None
-        return int(self._listener.sockets[0].getsockname()[1])
 
     def tick(self, now: float) -> None:
         """One look at all connections, `now` in loop time. Time in which nothing ran is nobody's delay."""
