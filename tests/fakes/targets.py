@@ -1,0 +1,27 @@
+"""Where the official clients are pointed at: the fake itself (which proves the tests), and the coordinator before it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fakes.ollama import FakeModel, FakeOllama
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a test talks to, and the fake behind it, whose diary tells what arrived there."""
+
+    kind: str
+    """"fake" or "coordinator"."""
+    url: str
+    fake: FakeOllama
+
+
+def client_models() -> list[FakeModel]:
+    """One model for each ability."""
+    return [
+        FakeModel("talker", capabilities=("completion", "tools")),
+        FakeModel("seer", capabilities=("completion", "vision")),
+        FakeModel("thinker", capabilities=("completion", "thinking")),
+        FakeModel("embedder", capabilities=("embedding",), context_train=512),
+    ]
