@@ -104,3 +104,10 @@ class Engine(ABC):
     def is_model_missing(self, status: int, body: bytes) -> bool:
         """Whether a refusal means that the model is not there, although it was advertised."""
         return status == 404
+
+    def is_requests_fault(self, status: int, body: bytes) -> bool:  # noqa: ARG002
+        """Whether a refusal speaks against the request itself: no other node would take it, and this one is not to blame.
+
+        Asked last, after `is_busy` and `is_model_missing`. 501 means that the engine is well but has no such ability.
+        """
+        return status < 500 or status == 501

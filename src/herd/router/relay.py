@@ -1,0 +1,431 @@
+"""Carries one request: sends each attempt to its node, and the answer to the client. Chooses no node and retries nothing.
+
+    IDLE ──dispatch──> ASKED ──first bytes──> OPEN ──end──> OVER
+                         │└──status >= 400──> REFUSED ──judged──> IDLE (failed) or OVER (passed on)
+                         └──broken──> IDLE, and the core says what follows: dispatch, hold, refuse or abort
+
+Where client and engine speak the same, bytes pass: per read a watcher sees them and they are written. Else they are
+translated. Nothing is forwarded, not even a head, before there is a byte of the body; an answer that is not streamed is
+held until it is whole, as far as that is bounded, so that until then another node can still give it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from herd.core.commands import Abort, Dispatch, Hold, Refuse
+from herd.core.events import AttemptFailed, AttemptFinished, ClientLeft, Event, FirstByte
+from herd.core.request import Counters, Failure, FailureKind, RequestId
+from herd.dialects import Dialect, Moment, Watch
+from herd.engines import Engine
+from herd.errors import HerdError, Refusal
+from herd.router import forwarding
+from herd.router.exchange import Exchange, Header
+from herd.router.translation import EngineFailed, Translation, error_text
+from herd.router.upstream import Pool, UpstreamCall
+from herd.wire.chat import Ask, Conversation
+
+_IDLE: Final = 0
+_ASKED: Final = 1
+_REFUSED: Final = 2
+_OPEN: Final = 3
+_OVER: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class RelaySettings:
+    refusal_max_bytes: int = field(default=64 << 10, metadata={"env": "FLEET_NODE_MAX_ERROR_BYTES", "help": "Largest error answer of a node that is read."})
+    held_max_bytes: int = field(default=256 << 10, metadata={"env": "FLEET_HELD_ANSWER_BYTES", "help": "Bytes of an answer that is not streamed that are held until it is whole; a longer one is forwarded as it comes."})
+
+
+class Core(Protocol):
+    """What a relay needs of the driver."""
+
+    @property
+    def now(self) -> Callable[[], float]: ...
+
+    def feed(self, event: Event) -> None: ...
+
+
+@dataclass(slots=True)
+class Services:
+    """What all relays share."""
+
+    driver: Core
+    pool: Pool
+    engines: Mapping[str, Engine]
+    moment: Callable[[], Moment]
+    settings: RelaySettings
+
+
+class Relay:
+    """The run of one request: told what to do by the driver, what happened by the upstream call and the exchange."""
+
+    __slots__ = (
+        "_ask",
+        "_call",
+        "_conversation",
+        "_dialect",
+        "_dispatch",
+        "_exchange",
+        "_forwarded_bytes",
+        "_headers",
+        "_held",
+        "_held_bytes",
+        "_last",
+        "_lines",
+        "_request_id",
+        "_services",
+        "_status",
+        "_step",
+        "_translation",
+        "_watch",
+    )
+
+    def __init__(self, exchange: Exchange, ask: Ask, dialect: Dialect, request_id: RequestId, services: Services) -> None:
+        self._exchange = exchange
+        self._ask = ask
+        self._dialect = dialect
+        self._request_id = request_id
+        self._services = services
+        self._step = _IDLE
+        self._call: UpstreamCall | None = None
+        self._conversation: Conversation | None = None
+        self._lines: bytes | None = None
+        self._forwarded_bytes = 0
+        self._last = b""
+        exchange.on_gone = self._client_gone
+
+    # --- what the driver tells ---
+
+    def dispatch(self, command: Dispatch) -> None:
+        if self._step == _OVER:
+            return
+        self._give_up()
+        self._dispatch = command
+        self._status = 0
+        self._headers: list[Header] = []
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._watch: Watch | None = None
+        self._translation: Translation | None = None
+        engine = self._services.engines.get(command.card.engine.kind)
+        if engine is None:
+            self._fail(FailureKind.GARBAGE, f"no engine of kind {command.card.engine.kind!r} is known here")
+            return
+        try:
+            if engine.takes(self._ask.route.path):
+                self._send_as_it_is(command)
+            else:
+                self._send_translated(command, engine)
+        except HerdError as error:
+            self._answer_ourselves(error.refusal)
+
+    def hold(self, command: Hold) -> None:  # noqa: ARG002 - a client is not told its place (yet)
+        self._give_up()
+
+    def refuse(self, command: Refuse) -> None:
+        self._end_with(command.refusal)
+
+    def abort(self, command: Abort) -> None:
+        if command.refusal is not None:
+            self._end_with(command.refusal)
+        else:
+            self._over()
+
+    # --- sending ---
+
+    def _send_as_it_is(self, command: Dispatch) -> None:
+        body = self._dialect.rewrite(self._ask, command.card.name)
+        if self._lines is None:
+            self._lines = forwarding.request_lines(self._exchange.headers)
+        self._watch = self._dialect.watch(self._ask)
+        route = self._ask.route
+        self._send(command, route.method, route.path, self._lines, body)
+
+    def _send_translated(self, command: Dispatch, engine: Engine) -> None:
+        if self._conversation is None:
+            self._conversation = self._dialect.converse(self._ask)
+        self._conversation.model = command.card.name
+        call = engine.call(self._conversation)
+        name = command.fallback or self._ask.model
+        writer = self._dialect.writer(self._ask, name, self._request_id, self._services.moment())
+        self._translation = Translation(engine.reader(self._conversation), writer)
+        self._send(command, call.method, call.path, forwarding.OWN_LINES, call.body)
+
+    def _send(self, command: Dispatch, method: str, path: str, lines: bytes, body: bytes) -> None:
+        self._step = _ASKED
+        url = command.card.engine.url
+        self._call = self._services.pool.send(url, method.encode("ascii"), path.encode("ascii"), lines, body, self)
+
+    def _give_up(self) -> None:
+        """Ends an attempt that is still open."""
+        call = self._call
+        if call is not None:
+            self._call = None
+            self._step = _IDLE
+            call.cancel()
+
+    # --- what the upstream call tells ---
+
+    def on_head(self, status: int, headers: list[Header]) -> None:
+        self._status = status
+        self._headers = headers
+        if status >= 400:
+            self._step = _REFUSED
+        elif status >= 300:
+            self._fail(FailureKind.GARBAGE, f"the node redirects ({status})")
+        elif forwarding.is_encoded(headers):
+            self._fail(FailureKind.GARBAGE, "the node compressed its answer although it was asked not to")
+
+    def on_body(self, data: bytes) -> None:
+        if self._step != _OPEN:
+            self._hold_back(data)
+            return
+        if self._watch is not None:
+            self._watch.feed(data)
+        else:
+            data = self._translated(data)
+            if not data:
+                return
+        self._forwarded_bytes += len(data)
+        self._last = data
+        self._exchange.write(data)
+
+    def on_end(self) -> None:
+        self._call = None
+        if self._step == _REFUSED:
+            self._judge()
+        elif self._translation is not None:
+            self._end_translated(self._translation)
+        else:
+            self._end_passed()
+
+    def on_error(self, kind: FailureKind, detail: str) -> None:
+        self._call = None
+        if self._step == _OPEN and self._ask.stream and (counters := self._counters_if_whole()) is not None:
+            # The stream's own terminator has passed: that the connection broke before HTTP's came is no loss.
+            self._finish(counters)
+        else:
+            self._fail(kind, detail)
+
+    # --- before the first byte is forwarded ---
+
+    def _hold_back(self, data: bytes) -> None:
+        settings = self._services.settings
+        if self._step == _REFUSED:
+            if self._held_bytes <= settings.refusal_max_bytes:
+                self._keep(data)
+            return
+        if self._translation is not None:
+            data = self._translated(data)
+            if not data:
+                return
+        if not self._ask.stream:
+            self._keep(data)
+            if self._translation is not None or self._held_bytes <= settings.held_max_bytes:
+                return
+            data = b"".join(self._held)
+            self._held.clear()
+        self._open(data, None if self._translation is not None else forwarding.body_length(self._headers))
+
+    def _keep(self, data: bytes) -> None:
+        self._held.append(data)
+        self._held_bytes += len(data)
+
+    def _open(self, data: bytes, length: int | None) -> None:
+        """The first bytes leave, together with the head. From here on no other node may answer."""
+        if not self._is_committed():
+            return
+        if self._watch is not None:
+            self._watch.feed(data)
+        self._forwarded_bytes = len(data)
+        self._last = data
+        self._exchange.on_writable = self._client_reads
+        self._exchange.begin(self._status, self._answer_headers(), length)
+        self._exchange.write(data)
+
+    def _is_committed(self) -> bool:
+        """Tells the core of the first byte before it leaves; False if the request ended over that."""
+        self._step = _OPEN
+        driver = self._services.driver
+        driver.feed(FirstByte(driver.now(), self._request_id, self._dispatch.attempt))
+        return self._step == _OPEN
+
+    def _answer_headers(self) -> list[Header]:
+        if self._translation is not None:
+            content_type = self._translation.content_type
+        else:
+            content_type = forwarding.found(self._headers, b"content-type") or b"application/octet-stream"
+        return forwarding.answer_headers(content_type, self._request_id, self._dispatch, self._ask.prompt_tokens)
+
+    # --- the answer ends ---
+
+    def _end_passed(self) -> None:
+        watch = self._watch
+        assert watch is not None
+        if self._step == _OPEN:
+            counters = watch.end()
+        else:
+            body = b"".join(self._held)
+            watch.feed(body)
+            counters = watch.end()
+            if counters is not None:
+                self._finish_at_once(counters, self._answer_headers(), body)
+                return
+        if counters is not None:
+            self._finish(counters)
+        else:
+            self._fail(FailureKind.TRUNCATED, "the answer ended before it was whole")
+
+    def _end_translated(self, translation: Translation) -> None:
+        try:
+            data = translation.end()
+        except (ValueError, EngineFailed) as error:
+            self._fail_translation(error)
+            return
+        if not translation.is_whole:
+            self._fail(FailureKind.TRUNCATED, "the answer ended before it was whole")
+            return
+        if self._step == _OPEN:
+            self._forwarded_bytes += len(data)
+            self._exchange.write(data)
+            self._finish(translation.counters())
+        else:
+            self._finish_at_once(translation.counters(), self._answer_headers(), b"".join(self._held) + data)
+
+    def _counters_if_whole(self) -> Counters | None:
+        if self._watch is not None:
+            return self._watch.end()
+        translation = self._translation
+        return translation.counters() if translation is not None and translation.is_whole else None
+
+    def _finish(self, counters: Counters) -> None:
+        """The books are closed first: what the client sends next, perhaps within `end`, may need the slot."""
+        self._over()
+        self._feed_finished(counters, self._status)
+        self._exchange.end()
+
+    def _finish_at_once(self, counters: Counters, headers: list[Header], body: bytes) -> None:
+        """The same for an answer of which nothing was forwarded before it was whole."""
+        if not self._is_committed():
+            return
+        self._forwarded_bytes = len(body)
+        self._over()
+        self._feed_finished(counters, self._status)
+        self._exchange.respond(self._status, headers, body)
+
+    def _feed_finished(self, counters: Counters, status: int) -> None:
+        driver = self._services.driver
+        driver.feed(
+            AttemptFinished(
+                driver.now(), self._request_id, self._dispatch.attempt, counters, status, self._forwarded_bytes
+            )
+        )
+
+    # --- the node says no ---
+
+    def _judge(self) -> None:
+        """Whether a refusal is the node's trouble, and then of what kind, or the client's mistake, which it is told."""
+        status, body = self._status, b"".join(self._held)
+        engine = self._services.engines[self._dispatch.card.engine.kind]
+        detail = f"{status}: {error_text(body) or 'no reason given'}"
+        if engine.is_busy(status, body):
+            self._fail(FailureKind.BUSY, detail, forwarding.retry_after_s(self._headers))
+        elif engine.is_model_missing(status, body):
+            self._fail(FailureKind.MODEL_MISSING, detail)
+        elif status in (401, 403):
+            self._fail(FailureKind.UNAUTHORIZED, detail)
+        elif engine.is_requests_fault(status, body):
+            self._pass_refusal_on(body)
+        else:
+            self._fail(FailureKind.SERVER_ERROR, detail)
+
+    def _pass_refusal_on(self, body: bytes) -> None:
+        """In the node's own words where the client speaks its language, else in the client's."""
+        headers = self._answer_headers()
+        if self._translation is not None or not body or len(body) > self._services.settings.refusal_max_bytes:
+            message = error_text(body) or f"the node answered {self._status}"
+            answer = self._dialect.error(Refusal(self._status, "invalid_request", message), self._request_id)
+            headers[0] = (b"Content-Type", answer.content_type.encode("latin-1"))
+            body = answer.body
+        self._finish_at_once(Counters(), headers, body)
+
+    def _answer_ourselves(self, refusal: Refusal) -> None:
+        """The request cannot be put to this engine: the client's mistake, found here instead of there."""
+        if self._is_committed():
+            self._feed_finished(Counters(), refusal.status)
+            self._end_with(refusal)
+
+    # --- failing ---
+
+    def _fail(self, kind: FailureKind, detail: str, retry_after_s: float | None = None) -> None:
+        """Tells the core, which answers with what to do. A call that is still open is of no use any more."""
+        self._give_up()
+        if self._step == _OVER:
+            return
+        self._step = _OPEN if self._forwarded_bytes else _IDLE
+        failure = Failure(kind, self._forwarded_bytes, detail, self._status or None, retry_after_s)
+        driver = self._services.driver
+        driver.feed(AttemptFailed(driver.now(), self._request_id, self._dispatch.attempt, failure))
+
+    def _translated(self, data: bytes) -> bytes:
+        assert self._translation is not None
+        try:
+            return self._translation.feed(data)
+        except (ValueError, EngineFailed) as error:
+            self._fail_translation(error)
+            return b""
+
+    def _fail_translation(self, error: ValueError | EngineFailed) -> None:
+        kind = FailureKind.SERVER_ERROR if isinstance(error, EngineFailed) else FailureKind.GARBAGE
+        self._fail(kind, str(error))
+
+    # --- the client's side ---
+
+    def _client_gone(self) -> None:
+        """Nobody wants the answer: the node is told first, by closing; the books follow."""
+        if self._step == _OVER:
+            return
+        self._over()
+        driver = self._services.driver
+        driver.feed(ClientLeft(driver.now(), self._request_id, self._forwarded_bytes))
+
+    def _client_reads(self, is_reading: bool) -> None:
+        call = self._call
+        if call is None:
+            return
+        if is_reading:
+            call.resume()
+        else:
+            call.pause()
+
+    def _end_with(self, refusal: Refusal) -> None:
+        """The client is told no: as an answer, or, where one has begun, by breaking it off so that it shows."""
+        if self._step == _OVER:
+            return
+        exchange = self._exchange
+        self._over()
+        if self._forwarded_bytes:
+            frame = self._dialect.error_frame(self._ask, refusal)
+            exchange.cut(self._apart_from_the_rest(frame) + frame if frame else b"")
+            return
+        answer = self._dialect.error(refusal, self._request_id)
+        headers = forwarding.refusal_headers(answer.content_type, refusal, self._request_id)
+        exchange.respond(answer.status, headers, answer.body)
+
+    def _apart_from_the_rest(self, frame: bytes) -> bytes:
+        """Line ends that keep a last frame from being read as part of a line or event that broke off."""
+        wanted = b"\n\n" if frame.startswith((b"data:", b"event:")) else b"\n"
+        if self._last.endswith(wanted):
+            return b""
+        return b"\n" if self._last.endswith(b"\n") else wanted
+
+    def _over(self) -> None:
+        """Nothing is expected any more; the exchange is let go of, so that neither keeps the other alive."""
+        self._give_up()
+        self._step = _OVER
+        self._exchange.on_gone = None
+        self._exchange.on_writable = None
