@@ -41,6 +41,8 @@ from fakes.ollama_models import FakeModel, rfc3339
 from fakes.ollama_runners import Busy, Load, Runner, RunnerSettings, Scheduler
 from fakes.watching import Watched
 
+__all__ = ["FakeModel", "FakeOllama", "FakeSettings", "Seen"]
+
 F = TypeVar("F", bound=Fault)
 PLAIN = ("Content-Type", "text/plain")
 PLAIN_UTF8 = ("Content-Type", "text/plain; charset=utf-8")
@@ -98,8 +100,8 @@ def named_model(body: bytes) -> str | None:
     """The model a request names, whatever else is wrong with it."""
     with contextlib.suppress(ValueError, RecursionError):
         value = json.loads(body)
-        if isinstance(value, dict) and isinstance(value.get("model"), str):
-            return value["model"]
+        name = value.get("model") if isinstance(value, dict) else None
+        return name if isinstance(name, str) else None
     return None
 
 

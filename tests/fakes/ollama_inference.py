@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -245,7 +245,7 @@ async def generate(
     clock: Clock,
     tokens_per_s: float,
     before_piece: Callable[[int], Awaitable[None]],
-) -> AsyncIterator[Piece | Finish]:
+) -> AsyncGenerator[Piece | Finish, None]:
     """The pieces and the end. `before_piece(n)` may wait or raise before piece n (the end counts as one)."""
     check_format(asked.format)
     check_images(asked)

