@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from herd.errors import Refusal
-from herd.router.http1 import Clients, HttpConnection, HttpSettings
+from herd.router.http1 import HttpConnection
+from herd.router.http_clients import Clients, HttpSettings
 from herd.router.http_exchange import HttpExchange
 from herd.router.http_server import Server, serve
 
@@ -128,7 +129,7 @@ class Memory:
 
     def connect(self, ip: str = "192.0.2.1") -> tuple[HttpConnection, FakeTransport]:
         transport = FakeTransport(ip)
-        connection = self.clients.connection()
+        connection = HttpConnection(self.clients)
         connection.connection_made(transport)
         return connection, transport
 

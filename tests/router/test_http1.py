@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from herd.router.http1 import HttpSettings
+from herd.router.http_clients import HttpSettings
 from herd.router.http_exchange import HttpExchange
 from http_rig import GET, a_memory, a_server, a_socket, echo, read_until, read_until_close, replies, run
 
@@ -241,9 +241,10 @@ def test_an_answer_that_breaks_its_word_is_cut(length: int, pieces: tuple[bytes,
     connection, transport = memory.connect()
     connection.data_received(GET + GET)
     assert transport.is_ended and len(memory.exchanges) == 1
-    with pytest.raises(AssertionError):
-        assert transport.sent
-        replies(bytes(transport.sent))
+    assert b"two" not in transport.sent
+    if transport.sent:
+        with pytest.raises(AssertionError):
+            replies(bytes(transport.sent))
 
 
 @pytest.mark.parametrize("length", [None, 100])
@@ -375,6 +376,9 @@ def test_one_address_cannot_take_all_connections() -> None:
     connections[0][0].connection_lost(None)
     _, transport = memory.connect("192.0.2.1")
     assert not transport.sent
+    for connection in list(memory.clients.connections):
+        connection.connection_lost(None)
+    assert memory.clients._per_ip == {}
 
 
 def test_a_proxy_on_this_machine_may_hold_more_connections_than_a_stranger() -> None:
@@ -575,7 +579,18 @@ def test_a_stream_that_began_before_draining_closes_its_connection_at_its_end() 
     streams(memory.exchanges[0])
     memory.clients.drain()
     memory.exchanges[0].end()
-    assert transport.is_ended
+    assert transport.is_closed
+
+
+def test_a_client_that_pipelined_into_the_drain_can_still_read_its_answer() -> None:
+    """Closing over what it sent ahead could reset the connection and destroy the answer on its way."""
+    memory = a_memory()
+    connection, transport = memory.connect()
+    connection.data_received(GET + GET)
+    memory.clients.drain()
+    echo(memory.exchanges[0])
+    assert transport.is_eof_written and not transport.is_closed
+    assert codes(bytes(transport.sent)) == [200] and len(memory.exchanges) == 1
 
 
 def test_a_request_that_arrives_while_draining_is_told_to_come_back() -> None:

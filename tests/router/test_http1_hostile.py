@@ -222,6 +222,17 @@ def test_the_dialect_is_told_the_path_of_a_refused_request() -> None:
     assert json.loads(replies(sent)[0].body) == {"path": "/a", "code": "malformed_request"}
 
 
+@pytest.mark.parametrize(
+    "data",
+    [b"GET / HTTP/1.1\nHost: x\n\n", b"GET / HTTP/1.1\r\nHost: x\rX", b"GET /\0", b"\x16\x03\x01\x02\x00", b"{", b" "],
+)
+def test_what_can_never_become_a_request_is_refused_at_once(data: bytes) -> None:
+    """No end of a head follows, yet nobody waits for the time limit."""
+    for pieces in ([data], [*map(bytes, zip(data))]):
+        _, sent, is_ended = answers(data, pieces)
+        assert [reply.status for reply in replies(sent)] == [400] and is_ended
+
+
 def test_a_refusal_of_head_has_no_body() -> None:
     data = get(b"/a", b"Host: x", b"Host: y", method=b"HEAD")
     _, sent, _ = answers(data, [data])

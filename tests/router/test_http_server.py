@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from herd.router.http1 import HttpSettings
+from herd.router.http_clients import HttpSettings
 from herd.router.http_exchange import HttpExchange
 from herd.router.http_server import PortInUse, serve
 from http_rig import GET, a_server, a_socket, echo, read_until, read_until_close, render_error, replies, run

@@ -1,6 +1,7 @@
 """Runs an ASGI application for one exchange at a time: what is not on the fast path is served by a framework.
 
-Knows HTTP alone. A WebSocket handshake is refused here; whoever adds WebSockets takes such an exchange over in `Bridge.serve`.
+Knows HTTP alone. A WebSocket handshake is refused here; whoever adds WebSockets takes such an exchange over in
+`Bridge.serve`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Final
 
 from herd.errors import Refusal
 from herd.router.exchange import Exchange, Header
-from herd.router.http1 import RenderError
+from herd.router.http_clients import RenderError
 
 log = logging.getLogger("herd.asgi")
 
@@ -60,7 +61,18 @@ class Bridge:
 class _Call:
     """One run of the application: its `receive` and `send`, and what is to be said if it fails."""
 
-    __slots__ = ("_application", "_ended", "_exchange", "_has_begun", "_held", "_is_body_read", "_is_gone", "_render_error", "_start", "_writable")
+    __slots__ = (
+        "_application",
+        "_ended",
+        "_exchange",
+        "_has_begun",
+        "_held",
+        "_is_body_read",
+        "_is_gone",
+        "_render_error",
+        "_start",
+        "_writable",
+    )
 
     def __init__(self, application: Application, render_error: RenderError, exchange: Exchange) -> None:
         self._application = application
@@ -79,12 +91,9 @@ class _Call:
         # The border to a framework and its routes: a bug there ends one request with an id that is in the log.
         try:
             await self._application(scope, self._receive, self._send)
-        except Exception:
-            incident = secrets.token_hex(_ID_BYTES)
+        except Exception:  # noqa: BLE001
             level = logging.DEBUG if self._is_gone else logging.ERROR
-            where = {"request_id": incident}
-            log.log(level, "application failed: %s %s", self._exchange.method, self._exchange.path, exc_info=True, extra=where)
-            self._fail(incident)
+            self._fail(self._log(level, "application failed", with_trace=True))
         else:
             self._settle()
 
@@ -148,9 +157,15 @@ class _Call:
             if self._has_begun:
                 self._exchange.cut()
             else:
-                incident = secrets.token_hex(_ID_BYTES)
-                log.error("application gave no answer: %s %s", self._exchange.method, self._exchange.path, extra={"request_id": incident})
-                self._fail(incident)
+                self._fail(self._log(logging.ERROR, "application gave no answer", with_trace=False))
+
+    def _log(self, level: int, what: str, with_trace: bool) -> str:
+        """Returns the id under which the log has it."""
+        incident = secrets.token_hex(_ID_BYTES)
+        exchange = self._exchange
+        fields = {"request_id": incident}
+        log.log(level, "%s: %s %s", what, exchange.method, exchange.path, exc_info=with_trace, extra=fields)
+        return incident
 
     def _fail(self, incident: str) -> None:
         """Ends the exchange: with a 500 that names the log's entry, or, if part of an answer was sent, by cutting it."""

@@ -1,4 +1,4 @@
-"""One client connection: finds whole requests in its bytes, hands them on one at a time, keeps the limits. Knows no route.
+"""One client connection: finds whole requests in its bytes and hands them on one at a time. Knows no route.
 
     IDLE ──bytes──> HEAD ──empty line──> BODY ──whole──> BUSY ──answered──> IDLE
     any ──refused, broken off──> LINGERING ──client closed or time is up──> gone
@@ -11,23 +11,18 @@ per connection: `sweep` looks at each connection once a second.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 import struct
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from email.utils import formatdate
 from typing import Final, cast
 
 from herd.errors import HeadersTooLarge, HerdError, Refusal, TooLarge
 from herd.router.exchange import Header
 from herd.router.http_chunks import ChunkedBody
+from herd.router.http_clients import Clients
+from herd.router.http_clients import HttpSettings as HttpSettings
 from herd.router.http_exchange import HttpExchange, rendered_head
 from herd.router.http_head import CHUNKED, Head, can_never_complete, path_hint, read_head
-
-RenderError = Callable[[str | None, Refusal], tuple[int, str, bytes]]
-"""(path, or None where none could be read; refusal) -> (status, content type, body)."""
 
 _IDLE: Final = 0
 _HEAD: Final = 1
@@ -40,92 +35,6 @@ _REQUESTS_PER_TURN: Final = 32
 _TURNED_AWAY_MAX: Final = 32
 _TCP_CLOSE_WAIT: Final = 8
 _RESET: Final = struct.pack("ii", 1, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class HttpSettings:
-    body_max_bytes: int = field(default=32 << 20, metadata={"env": "FLEET_MAX_BODY_BYTES", "help": "Largest request body; a larger one is refused with 413."})
-    header_max_bytes: int = field(default=64 << 10, metadata={"env": "FLEET_MAX_HEADER_BYTES", "help": "Largest request head; a larger one is refused with 431."})
-    header_timeout_s: float = field(default=10.0, metadata={"env": "FLEET_HEADER_TIMEOUT", "help": "Seconds a client may take to send a request's head."})
-    body_min_bytes_per_s: int = field(default=1024, metadata={"env": "FLEET_BODY_MIN_RATE", "help": "Slowest upload in bytes per second, measured over FLEET_BODY_GRACE."})
-    body_grace_s: float = field(default=10.0, metadata={"env": "FLEET_BODY_GRACE", "help": "Seconds over which an upload's speed is measured."})
-    uploads_max_bytes: int = field(default=512 << 20, metadata={"env": "FLEET_MAX_UPLOAD_BYTES", "help": "Bytes of all bodies that are still arriving; beyond it uploads get 503."})
-    connections_max: int = field(default=2000, metadata={"env": "FLEET_MAX_CONNECTIONS", "help": "Client connections in all."})
-    connections_per_ip_max: int = field(default=100, metadata={"env": "FLEET_MAX_CONNECTIONS_PER_IP", "help": "Client connections from one address."})
-    connections_loopback_max: int = field(default=1000, metadata={"env": "FLEET_MAX_CONNECTIONS_LOOPBACK", "help": "Client connections from this machine itself: a reverse proxy here speaks for all of its users."})
-    idle_timeout_s: float = field(default=75.0, metadata={"env": "FLEET_KEEPALIVE_TIMEOUT", "help": "Seconds a connection may stay open between requests."})
-    slow_reader_s: float = field(default=60.0, metadata={"env": "FLEET_SLOW_READER_TIMEOUT", "help": "Seconds a client may take no byte of its answer before it is cut."})
-    write_buffer_bytes: int = field(default=256 << 10, metadata={"env": "FLEET_WRITE_BUFFER_BYTES", "help": "Unsent answer bytes per connection at which the node is asked to wait."})
-    pipeline_max_bytes: int = field(default=64 << 10, metadata={"env": "FLEET_MAX_PIPELINE_BYTES", "help": "Bytes kept of requests sent ahead; beyond it the connection is not read."})
-    linger_s: float = field(default=5.0, metadata={"env": "FLEET_LINGER", "help": "Seconds a refused client is given to read why."})
-
-
-class Clients:
-    """All connections of one listener, and what they share: the limits, the time of day, whether we are draining."""
-
-    def __init__(
-        self, settings: HttpSettings, on_request: Callable[[HttpExchange], None], render_error: RenderError,
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:  # fmt: skip
-        self.settings = settings
-        self.on_request = on_request
-        self.render_error = render_error
-        self.loop = loop
-        self.connections: set[HttpConnection] = set()
-        self.is_draining = False
-        self.on_empty: Callable[[], None] | None = None
-        """Called when, while draining, the last connection has ended."""
-        self.uploading_bytes = 0
-        self.paused_s = 0.0
-        """Time during which this process did not run: no client is to blame for it."""
-        self.now = loop.time()
-        self.date_line = _date_line()
-        self._per_ip: dict[str, int] = {}
-
-    def connection(self) -> HttpConnection:
-        return HttpConnection(self)
-
-    def time(self) -> float:
-        return self.loop.time() - self.paused_s
-
-    def join(self, connection: HttpConnection) -> int:
-        """Counts a connection in. Returns by how many there are too many now; 0 and less is well."""
-        ip = connection.client_ip
-        count = self._per_ip.get(ip, 0) + 1
-        self._per_ip[ip] = count
-        self.connections.add(connection)
-        return max(len(self.connections) - self.settings.connections_max, count - self._per_ip_max(ip))
-
-    def leave(self, connection: HttpConnection) -> None:
-        self.connections.discard(connection)
-        left = self._per_ip[connection.client_ip] - 1
-        if left:
-            self._per_ip[connection.client_ip] = left
-        else:
-            del self._per_ip[connection.client_ip]
-        if self.is_draining and not self.connections and self.on_empty is not None:
-            self.on_empty()
-
-    def turned_away(self, ip: str) -> Refusal:
-        if self._per_ip[ip] > self._per_ip_max(ip):
-            return Refusal(429, "too_many_connections", f"more than {self._per_ip_max(ip)} connections from {ip}", retry_after_s=1.0)
-        return Refusal(503, "too_many_connections", "too many connections to the coordinator", retry_after_s=1.0)
-
-    def _per_ip_max(self, ip: str) -> int:
-        return self.settings.connections_loopback_max if _is_loopback(ip) else self.settings.connections_per_ip_max
-
-    def sweep(self, now: float) -> None:
-        """Enforces every time limit. Called about once a second with `time()`."""
-        self.now = now
-        self.date_line = _date_line()
-        for connection in list(self.connections):
-            connection.sweep(now)
-
-    def drain(self) -> None:
-        """From now on no request is taken; answers in progress go on, the connections close as they end."""
-        self.is_draining = True
-        for connection in list(self.connections):
-            connection.close_if_idle()
 
 
 class HttpConnection(asyncio.Protocol):
@@ -282,7 +191,8 @@ class HttpConnection(asyncio.Protocol):
         if self._phase == _LINGERING:
             return
         self._tail += data
-        if self._phase == _HEAD or self._is_read_paused or len(self._tail) <= self._clients.settings.pipeline_max_bytes:
+        is_full = len(self._tail) > self._clients.settings.pipeline_max_bytes
+        if self._phase == _HEAD or self._is_read_paused or not is_full:
             return
         self._is_read_paused = True
         self._transport.pause_reading()
@@ -309,7 +219,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _take(self, data: bytes | bytearray) -> int:
         """Reads one request off the front of `data`: the bytes used, 0 where its head is not whole yet or was refused."""
-        # RFC 9112 2.2: one empty line before a request is forgiven; some old clients end a body with it.
+        # RFC 9112 2.2: one empty line before a request is forgiven; some old clients end a body so.
         skip = 2 if data.startswith(b"\r\n") else 0
         end = data.find(b"\r\n\r\n", max(skip, self._scanned - 3)) + 4
         max_bytes = self._clients.settings.header_max_bytes
@@ -361,7 +271,8 @@ class HttpConnection(asyncio.Protocol):
         self._received += len(data)
         self._clients.uploading_bytes += len(data)
         if self._clients.uploading_bytes > self._clients.settings.uploads_max_bytes:
-            self._refuse(self._head.path, Refusal(503, "too_many_uploads", "too many uploads at once", retry_after_s=1.0))
+            refusal = Refusal(503, "too_many_uploads", "too many uploads at once", retry_after_s=1.0)
+            self._refuse(self._head.path, refusal, is_head=self._head.method == "HEAD")
             return b""
         if isinstance(self._body, ChunkedBody):
             return self._read_chunks(self._body, data)
@@ -389,7 +300,8 @@ class HttpConnection(asyncio.Protocol):
         if self._received:
             self._forget_upload()
         if clients.is_draining:
-            self._refuse(head.path, Refusal(503, "shutting_down", "the coordinator is shutting down", retry_after_s=2.0), head.method == "HEAD")
+            refusal = Refusal(503, "shutting_down", "the coordinator is shutting down", retry_after_s=2.0)
+            self._refuse(head.path, refusal, is_head=head.method == "HEAD")
             return
         self._phase = _BUSY
         self._is_used = True
@@ -446,7 +358,6 @@ class HttpConnection(asyncio.Protocol):
             exchange.left()
 
     def abort(self) -> None:
-        """At once, whatever it is doing."""
         self._transport.abort()
 
     def close_if_idle(self) -> None:
@@ -459,7 +370,8 @@ class HttpConnection(asyncio.Protocol):
         if self._is_reader_stuck(now):
             self._transport.abort()
         elif self._phase == _IDLE:
-            limit_s = self._clients.settings.idle_timeout_s if self._is_used else self._clients.settings.header_timeout_s
+            settings = self._clients.settings
+            limit_s = settings.idle_timeout_s if self._is_used else settings.header_timeout_s
             if now - self._since > limit_s and not self._tail:
                 self._finish()
         elif self._phase == _HEAD:
@@ -499,20 +411,9 @@ def _peer_ip(peer: object) -> str:
     return str(peer[0]).removeprefix("::ffff:")
 
 
-def _is_loopback(ip: str) -> bool:
-    try:
-        return ipaddress.ip_address(ip.partition("%")[0]).is_loopback
-    except ValueError:
-        return False
-
-
 def _has_closed(transport: asyncio.Transport) -> bool:
-    """Whether the client has closed a connection that we do not read at the moment (Linux tells; elsewhere: unknown)."""
+    """Whether the client has closed a connection that we do not read now. Linux tells; elsewhere it is not known."""
     if sys.platform != "linux":
         return False
     state: bytes = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
     return state[0] == _TCP_CLOSE_WAIT
-
-
-def _date_line() -> bytes:
-    return b"Date: %b\r\n" % formatdate(usegmt=True).encode("ascii")

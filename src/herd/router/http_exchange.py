@@ -16,7 +16,16 @@ STATUS_LINES: Final = MappingProxyType(
 
 # The connection's own business: whatever an answerer or a node says about these would contradict the bytes sent.
 _OURS: Final = frozenset(
-    {b"connection", b"content-length", b"date", b"keep-alive", b"proxy-connection", b"trailer", b"transfer-encoding", b"upgrade"}
+    {
+        b"connection",
+        b"content-length",
+        b"date",
+        b"keep-alive",
+        b"proxy-connection",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
 )
 
 _FRESH: Final = 0
@@ -162,7 +171,8 @@ class HttpExchange:
         framing = self._framing
         if framing == _ENDED:
             return
-        if last and (framing in (_BY_CHUNKS, _BY_CLOSE) or (framing == _BY_LENGTH and len(last) < self._left)):
+        # Last words must not make up an announced length: the answer would look whole.
+        if last and framing != _FRESH and (framing != _BY_LENGTH or len(last) < self._left):
             self.write(last)
         self._close()
         self._line.break_off(framing == _BY_CLOSE)
@@ -177,7 +187,7 @@ class HttpExchange:
             on_gone()
 
     def _close(self) -> None:
-        """No more calls count. Lets go of the answerer, which holds this exchange: else only the cycle collector could."""
+        """No more calls count. The answerer holds this exchange: letting go of it spares the cycle collector the work."""
         self._framing = _ENDED
         self._held = b""
         self.on_gone = None

@@ -1,4 +1,4 @@
-"""Which request heads are well formed, and what they say. Knows no socket and no body: bytes in, `Head` or a refusal out.
+"""Which request heads are well formed, and what they say. Knows no socket and no body: bytes in, `Head` out.
 
 llhttp reads the head; what it lets pass and another server on the way might read differently is refused before or
 after it (RFC 9112: sections 2.2 bare CR and LF, 3.2 Host and targets, 5.1 names, 5.2 folding, 6 framing).
@@ -28,9 +28,15 @@ _SHAPE: Final = re.compile(
     rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++) ([\x21-\x7e]++) (HTTP/[0-9]\.[0-9])\r\n"
     rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n"
 )
-_PATH: Final = re.compile(rb"/[\w\-.~!$&'()*+,;=:@/\[\]]*+(?:%[0-9A-Fa-f]{2}[\w\-.~!$&'()*+,;=:@/\[\]]*+)*+", re.ASCII)
+_PATH: Final = re.compile(
+    rb"/[\w\-.~!$&'()*+,;=:@/\[\]]*+(?:%[0-9A-Fa-f]{2}[\w\-.~!$&'()*+,;=:@/\[\]]*+)*+",
+    re.ASCII,
+)
 # Browsers leave these five bare in a query though RFC 3986 does not: { } | ^ and the backtick.
-_QUERY: Final = re.compile(rb"[\w\-.~!$&'()*+,;=:@/?\[\]{}|^`]*+(?:%[0-9A-Fa-f]{2}[\w\-.~!$&'()*+,;=:@/?\[\]{}|^`]*+)*+", re.ASCII)
+_QUERY: Final = re.compile(
+    rb"[\w\-.~!$&'()*+,;=:@/?\[\]{}|^`]*+(?:%[0-9A-Fa-f]{2}[\w\-.~!$&'()*+,;=:@/?\[\]{}|^`]*+)*+",
+    re.ASCII,
+)
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE)
 _HOST: Final = re.compile(rb"(?:[\w.~\-]++|\[[0-9A-Fa-f:.]++(?:%[\w.~\-]++)?\])(?::[0-9]{1,5})?", re.ASCII)
 _DIGITS: Final = re.compile(rb"[0-9]{1,18}")

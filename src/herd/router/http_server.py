@@ -9,7 +9,8 @@ import os
 from collections.abc import Callable
 from typing import Final
 
-from herd.router.http1 import Clients, HttpSettings, RenderError
+from herd.router.http1 import HttpConnection
+from herd.router.http_clients import Clients, HttpSettings, RenderError
 from herd.router.http_exchange import HttpExchange
 
 SWEEP_EVERY_S: Final = 1.0
@@ -37,14 +38,15 @@ class Server:
         loop = self.clients.loop
         try:
             self._listener = await loop.create_server(
-                self.clients.connection, host, port, backlog=_BACKLOG,
+                lambda: HttpConnection(self.clients), host, port, backlog=_BACKLOG,
                 # On Windows this option would let two processes share a port.
                 reuse_address=os.name == "posix",
             )  # fmt: skip
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-            raise PortInUse(f"port {port} is in use on {host}; is another herd running? FLEET_PORT chooses another port") from error
+            hint = "is another herd running? FLEET_PORT chooses another port"
+            raise PortInUse(f"port {port} is in use on {host}; {hint}") from error
         self.port = int(self._listener.sockets[0].getsockname()[1])
         self._timer = loop.call_later(SWEEP_EVERY_S, self._on_timer)
 
