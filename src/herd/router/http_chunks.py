@@ -8,7 +8,6 @@ from typing import Final
 from herd.errors import BadRequest, TooLarge
 
 _SIZE: Final = re.compile(rb"[0-9A-Fa-f]{1,8}")
-_SIZE_LINE_MAX_BYTES: Final = 10
 # Tiny chunks cost far more than they carry; ones this small on average are no client's honest work.
 _CHUNKS_FREE: Final = 4096
 _CHUNK_MEAN_MIN_BYTES: Final = 16
@@ -65,7 +64,7 @@ class ChunkedBody:
         """Part of a line: refused at once where no line could begin so."""
         if self._state == _AT_SIZE:
             digits = rest.removesuffix(b"\r")
-            if len(rest) >= _SIZE_LINE_MAX_BYTES or (digits and _SIZE.fullmatch(digits) is None):
+            if rest and _SIZE.fullmatch(digits) is None:
                 raise _malformed()
         elif rest not in (b"", b"\r"):
             raise _malformed()
