@@ -13,32 +13,19 @@ ever delayed unless a clock or a fault says so. `requests` is the diary of every
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ipaddress
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
 
 from fakes import ollama_anthropic, ollama_library, ollama_native, ollama_openai
 from fakes.clock import Clock, NoDelay
-from fakes.faults import Cut, EndsEarly, Fault, Garbage, Gate, Hang, RunnerDies, Status
+from fakes.faults import Cut, Fault, Garbage, Gate, Hang, Status
 from fakes.http_server import Broken, Connection, Incoming, Outgoing
 from fakes.loop_thread import LoopThread
-from fakes.ollama_inference import (
-    HOT_LOAD_NS,
-    ApiError,
-    Asked,
-    EndedEarly,
-    Finish,
-    LateError,
-    Piece,
-    RunnerLost,
-    generate,
-)
-from fakes.ollama_models import FakeModel, rfc3339
-from fakes.ollama_runners import Busy, Load, Runner, RunnerSettings, Scheduler
+from fakes.ollama_door import host_is_local, origin_is_allowed, preflight_headers
+from fakes.ollama_inference import ApiError, LateError
+from fakes.ollama_models import FakeModel
+from fakes.ollama_runners import Load, Scheduler
+from fakes.ollama_visit import FakeSettings, Seen, Visit, named_model
 from fakes.watching import Watched
 
 __all__ = ["FakeModel", "FakeOllama", "FakeSettings", "Seen"]
@@ -46,142 +33,6 @@ __all__ = ["FakeModel", "FakeOllama", "FakeSettings", "Seen"]
 F = TypeVar("F", bound=Fault)
 PLAIN = ("Content-Type", "text/plain")
 PLAIN_UTF8 = ("Content-Type", "text/plain; charset=utf-8")
-BUSY = "server busy, please try again.  maximum pending requests exceeded"
-LOCAL_NAMES = ("localhost", ".localhost", ".local", ".internal")
-LOCAL_ORIGINS = ("localhost", "127.0.0.1", "0.0.0.0")
-CORS_METHODS = "GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"
-CORS_HEADERS = (
-    "Authorization,Content-Type,User-Agent,Accept,X-Requested-With,Openai-Beta,X-Stainless-Arch,X-Stainless-Async,"
-    "X-Stainless-Custom-Poll-Interval,X-Stainless-Helper-Method,X-Stainless-Lang,X-Stainless-Os,"
-    "X-Stainless-Package-Version,X-Stainless-Poll-Helper,X-Stainless-Retry-Count,X-Stainless-Runtime,"
-    "X-Stainless-Runtime-Version,X-Stainless-Timeout"
-)
-
-
-@dataclass(frozen=True)
-class FakeSettings:
-    """How this server is set up; the names are those of the real one's environment where it has one."""
-
-    version: str = "0.32.15"
-    num_parallel: int = 1
-    max_loaded: int = 3
-    max_queue: int = 512
-    keep_alive_s: float = 300.0
-    context_length: int = 4096
-    on_gpu: bool = False
-    tokens_per_s: float = 0.0
-    """How fast the clock lets it speak; 0: as fast as it can."""
-    registry: Mapping[str, FakeModel] | None = None
-    """What can be pulled, by full name; None: the registry cannot be reached."""
-
-
-@dataclass
-class Seen:
-    """One entry of the diary."""
-
-    method: str
-    path: str
-    headers: dict[str, str]
-    body: bytes
-    model: str | None
-    outcome: str = "running"
-    """running, done, aborted (the client left), broken (a fault ended it)."""
-    status: int = 0
-    bytes_sent: int = 0
-
-    @property
-    def json(self) -> dict[str, Any]:
-        value = json.loads(self.body)
-        assert isinstance(value, dict)
-        return value
-
-
-def named_model(body: bytes) -> str | None:
-    """The model a request names, whatever else is wrong with it."""
-    with contextlib.suppress(ValueError, RecursionError):
-        value = json.loads(body)
-        name = value.get("model") if isinstance(value, dict) else None
-        return name if isinstance(name, str) else None
-    return None
-
-
-@dataclass
-class Visit:
-    """One request on its way through the fake."""
-
-    fake: FakeOllama
-    request: Incoming
-    out: Outgoing
-    seen: Seen
-    number: int
-    model: FakeModel | None = None
-    load_ns: int = HOT_LOAD_NS
-    streams: bool = False
-    """Whether a stream was set up for the answer."""
-
-    @property
-    def spelled(self) -> str:
-        """The model's name as the client wrote it."""
-        return self.seen.model or ""
-
-    def created_at(self) -> str:
-        return rfc3339(self.fake.clock.now())
-
-    def created_unix_s(self) -> int:
-        return int(self.fake.clock.now())
-
-    def fault(self, kind: type[F]) -> F | None:
-        """The first fault of this kind that is meant for this request."""
-        for fault in self.fake.faults:
-            if isinstance(fault, kind) and fault.applies(self.seen.model, self.request.path):
-                return fault
-        return None
-
-    async def gate(self, at: str, piece: int = 0) -> None:
-        """Waits at every gate that stands here."""
-        for fault in list(self.fake.faults):
-            is_here = isinstance(fault, Gate) and fault.at == at and fault.piece == piece
-            if is_here and fault.applies(self.seen.model, self.request.path):
-                assert isinstance(fault, Gate)
-                fault.used += 1
-                fault.reached += 1
-                self.fake.changed()
-                await fault.released.wait()
-
-    async def before_piece(self, number: int) -> None:
-        """Where a generation may be held, lost or ended."""
-        await self.gate("piece", number)
-        dies, ends = self.fault(RunnerDies), self.fault(EndsEarly)
-        if dies is not None and number >= dies.after_pieces:
-            dies.used += 1
-            raise RunnerLost(dies.text)
-        if ends is not None and number >= ends.after_pieces:
-            ends.used += 1
-            raise EndedEarly
-
-    @asynccontextmanager
-    async def slot(self, asked: Asked) -> AsyncIterator[Runner]:
-        """A slot of a runner that fits this request. Raises `ApiError` 503."""
-        settings, scheduler = self.fake.settings, self.fake.scheduler
-        wanted = RunnerSettings.wanted(asked.model, asked.options, asked.shift, settings.context_length)
-        loads_before = len(scheduler.loads)
-        try:
-            async with scheduler.slot(asked.model, wanted, asked.keep_alive_s) as runner:
-                if len(scheduler.loads) > loads_before:
-                    self.load_ns = int(asked.model.load_s * 1e9)
-                yield runner
-        except Busy as busy:
-            raise ApiError(503, BUSY) from busy
-
-    @asynccontextmanager
-    async def generation(self, asked: Asked) -> AsyncIterator[AsyncIterator[Piece | Finish]]:
-        """The pieces of one answer, with its slot held until the end."""
-        async with self.slot(asked) as runner:
-            context, rate = runner.settings.num_ctx, self.fake.settings.tokens_per_s
-            made = generate(asked, context, self.load_ns, self.fake.clock, rate, self.before_piece)
-            async with aclosing(made) as pieces:
-                yield pieces
-
 
 Route = Callable[[Visit], Awaitable[None]]
 
@@ -222,22 +73,6 @@ def route_of(path: str) -> tuple[str, Route] | None:
         if path == pattern or is_below:
             return methods, handler
     return None
-
-
-def host_is_local(host: str) -> bool:
-    """A server on loopback answers only to names that cannot be rebound from outside."""
-    name = host.rsplit(":", 1)[0] if host.count(":") == 1 else host
-    with contextlib.suppress(ValueError):
-        address = ipaddress.ip_address(name.strip("[]"))
-        return address.is_private or address.is_loopback
-    return not name or name == "localhost" or name.endswith(LOCAL_NAMES[1:])
-
-
-def origin_is_allowed(origin: str) -> bool:
-    scheme, _, rest = origin.partition("://")
-    if scheme in ("app", "file", "tauri", "vscode-webview", "vscode-file"):
-        return True
-    return scheme in ("http", "https") and rest.rsplit(":", 1)[0] in LOCAL_ORIGINS
 
 
 class FakeOllama(Watched):
@@ -432,14 +267,7 @@ class FakeOllama(Watched):
         if not origin_is_allowed(origin):
             await visit.out.whole(403, allow, b"")
         elif is_preflight:
-            vary = ("Origin", "Access-Control-Request-Method", "Access-Control-Request-Headers")
-            granted = [
-                ("Access-Control-Allow-Headers", CORS_HEADERS),
-                ("Access-Control-Allow-Methods", CORS_METHODS),
-                ("Access-Control-Allow-Origin", origin),
-                ("Access-Control-Max-Age", "43200"),
-            ]
-            await visit.out.whole(204, [*granted, *allow, *(("Vary", name) for name in vary)], b"")
+            await visit.out.whole(204, preflight_headers(origin, allow), b"")
         else:
             visit.out.extra_first = [("Access-Control-Allow-Origin", origin)]
             visit.out.extra_last = [("Vary", "Origin")]

@@ -11,7 +11,7 @@ from fakes.ollama_models import Json
 from fakes.ollama_native import JSON_TYPE, PLAIN_JSON_TYPE, check_abilities, collected, decode, encode, find, send_late
 
 if TYPE_CHECKING:
-    from fakes.ollama import Visit
+    from fakes.ollama_visit import Visit
 
 STREAM_HEADERS = [("Cache-Control", "no-cache"), ("Content-Type", "text/event-stream")]
 ERROR_TYPES = {400: "invalid_request_error", 404: "not_found_error", 503: "overloaded_error"}

@@ -12,7 +12,7 @@ from fakes.ollama_models import FakeModel, Json, full_name
 from fakes.ollama_native import NAME, NDJSON_TYPE, PLAIN_JSON_TYPE, decode, encode, find, send_json
 
 if TYPE_CHECKING:
-    from fakes.ollama import Visit
+    from fakes.ollama_visit import Visit
 
 NO_NETWORK = "dial tcp: lookup registry.ollama.ai on 198.51.100.53:53: no such host"
 PULL_STEPS = 4

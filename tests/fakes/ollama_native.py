@@ -22,7 +22,7 @@ from fakes.ollama_models import FakeModel, Json, full_name, running, shown, tag
 from fakes.words import count_tokens, embedding
 
 if TYPE_CHECKING:
-    from fakes.ollama import Visit
+    from fakes.ollama_visit import Visit
 
 JSON_TYPE = ("Content-Type", "application/json; charset=utf-8")
 PLAIN_JSON_TYPE = ("Content-Type", "application/json")

@@ -23,7 +23,7 @@ from fakes.ollama_native import (
 )
 
 if TYPE_CHECKING:
-    from fakes.ollama import Visit
+    from fakes.ollama_visit import Visit
 
 EVENT_STREAM = ("Content-Type", "text/event-stream")
 FINGERPRINT = "fp_ollama"
