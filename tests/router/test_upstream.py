@@ -8,7 +8,6 @@ import socket
 from collections.abc import Awaitable, Callable
 
 import pytest
-import uvloop
 
 from fakes.raw_server import (
     Peer,
@@ -23,6 +22,7 @@ from fakes.raw_server import (
 )
 from herd.core.request import FailureKind
 from herd.router.upstream import SWEEP_EVERY_S, Pool, UpstreamCall, UpstreamSettings
+from http_rig import LOOPS
 
 Run = Callable[[Callable[[], Awaitable[None]]], None]
 BODY = b'{"a":1}'
@@ -68,10 +68,10 @@ class Sink:
         self.over.set_result(None)
 
 
-@pytest.fixture(params=["asyncio", "uvloop"])
+@pytest.fixture(params=LOOPS, ids=lambda factory: factory.__module__)
 def run(request: pytest.FixtureRequest) -> Run:
     """Runs a test on each kind of loop."""
-    factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
+    factory = request.param
 
     def run_it(test: Callable[[], Awaitable[None]]) -> None:
         async def guarded() -> None:

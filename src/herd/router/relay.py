@@ -33,6 +33,9 @@ _REFUSED: Final = 2
 _OPEN: Final = 3
 _OVER: Final = 4
 
+# How a stream under status 200 begins that has nothing but an error to tell: as long as that is all, others may try.
+_ERRORS: Final = (b'{"error":', b'data: {"error":', b"event: error")
+
 
 @dataclass(frozen=True, slots=True)
 class RelaySettings:
@@ -229,6 +232,9 @@ class Relay:
                 return
             data = b"".join(self._held)
             self._held.clear()
+        elif data.startswith(_ERRORS):
+            self._fail(FailureKind.SERVER_ERROR, error_text(data.removeprefix(b"data: ")))
+            return
         self._open(data, None if self._translation is not None else forwarding.body_length(self._headers))
 
     def _keep(self, data: bytes) -> None:
