@@ -307,7 +307,7 @@ def test_a_request_that_waits_again_has_left_its_lost_node() -> None:
             moved = rig.ask()
             while not bad.requests:
                 await asyncio.sleep(0)
-            rig.hears("good", good.url)
+            rig.hears("good", good.url, loaded=True)
             other = rig.ask()
             while not good.requests:
                 await asyncio.sleep(0)
