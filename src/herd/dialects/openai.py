@@ -1,0 +1,340 @@
+"""How OpenAI's clients speak: /v1/chat/completions and its family, server-sent events. Knows no node and no engine's API.
+
+Shapes and statuses follow OpenAI's own as Ollama 0.32.15 gives them. /v1/responses is read for its features and
+passed through; translated are its plain conversations (text, pictures, functions), without stored state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from herd.core.fleet import Fleet, Liveness, ModelCard, canonical
+from herd.core.request import Kind
+from herd.dialects import Answer, Dialect, Moment, Watch, Writer
+from herd.errors import BadRequest, Refusal, UnknownModel
+from herd.wire import door
+from herd.wire import openai as wire
+from herd.wire.chat import Ask, Conversation, Route, Sampling
+from herd.wire.ollama import instant
+from herd.wire.openai_answers import AnswerWriter, DocumentWatch, EmbedWriter, StreamWatch, error_body
+from herd.wire.streams import event
+
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+EMBEDDINGS = "/v1/embeddings"
+MODELS = "/v1/models"
+
+TOKENS_MAX = 2**31 - 1
+"""Engines count tokens in 32 bits."""
+
+TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+"""What an error of a status is called; other 4xx are the client's mistake, 5xx ours."""
+
+_EPOCH = instant("1970-01-01T00:00:00Z")
+_WORDLESS = frozenset((b'""', b'"none"', b"[]", b"{}", b"false"))
+
+
+# --- what is read at the door ---
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class _Door(door.Extras):
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    max_tokens: int | float | None = None
+    max_completion_tokens: int | float | None = None
+    tools: msgspec.Raw = door.ABSENT
+    reasoning_effort: msgspec.Raw = door.ABSENT
+    prompt: msgspec.Raw = door.ABSENT
+    suffix: msgspec.Raw = door.ABSENT
+    input: msgspec.Raw = door.ABSENT
+
+
+class _Turn(msgspec.Struct):
+    content: msgspec.Raw = door.ABSENT
+    tool_calls: msgspec.Raw = door.ABSENT
+    reasoning: msgspec.Raw = door.ABSENT
+    reasoning_content: msgspec.Raw = door.ABSENT
+
+
+class _ChatDoor(_Door):
+    messages: list[_Turn] | None = None
+
+
+_DOOR = msgspec.json.Decoder(_Door)
+_CHAT_DOOR = msgspec.json.Decoder(_ChatDoor)
+
+
+# --- what is read for a translation ---
+
+
+class _Sampling(msgspec.Struct):
+    max_tokens: int | float | None = None
+    max_completion_tokens: int | float | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | float | None = None
+    min_p: float | None = None
+    seed: int | float | None = None
+    stop: str | list[str] | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repeat_penalty: float | None = None
+    repetition_penalty: float | None = None
+
+
+class _Whole(_Sampling):
+    messages: list[wire.Message] | None = None
+    tools: list[wire.Tool] | None = None
+    tool_choice: Any = None
+    functions: Any = None
+    response_format: Any = None
+    reasoning_effort: str | None = None
+    logprobs: bool | int | None = None
+    top_logprobs: int | None = None
+    n: int | None = None
+    prompt: Any = None
+    suffix: str | None = None
+    input: Any = None
+    dimensions: int | None = None
+
+
+class _EmbedManner(msgspec.Struct):
+    encoding_format: str | None = None
+
+
+_WHOLE = msgspec.json.Decoder(_Whole)
+_EMBED_MANNER = msgspec.json.Decoder(_EmbedManner)
+
+
+class OpenAI(Dialect):
+    name = "openai"
+    routes = (
+        Route("POST", CHAT, Kind.CHAT),
+        Route("POST", COMPLETIONS, Kind.GENERATE),
+        Route("POST", EMBEDDINGS, Kind.EMBED),
+    )
+    listings = (("GET", MODELS), ("GET", MODELS + "/{name}"))
+
+    def parse(self, route: Route, body: bytes) -> Ask:
+        read = door.read(body, _CHAT_DOOR) if route.kind is Kind.CHAT else door.read(body, _DOOR)
+        model = door.model_name(read.model)
+        turns = _turns(read)
+        own = door.own(read, model)
+        return Ask(
+            route,
+            body,
+            model,
+            stream=bool(read.stream) and route.kind is not Kind.EMBED,
+            prompt_tokens=door.tokens(_prompt_bytes(read, turns)),
+            output_tokens_max=_tokens(read.max_completion_tokens or read.max_tokens),
+            needs=_needs(route, read, turns),
+            fallback_models=own.fallback_models,
+            tags=own.tags,
+            user=own.user,
+            has_extras=own.are_present,
+            include_usage=read.stream_options is not None and bool(read.stream_options.include_usage),
+        )
+
+    def rewrite(self, ask: Ask, model: str) -> bytes:
+        """An engine without tags knows only its own spelling; one with tags (Ollama) takes `m` for `m:latest`."""
+        is_same = canonical(model) == canonical(ask.model)
+        if not ask.has_extras and (model == ask.model or (is_same and model.endswith(":latest"))):
+            return ask.body
+        return door.rewrite(ask, model)
+
+    def converse(self, ask: Ask) -> Conversation:
+        whole = door.read(ask.body, _WHOLE)
+        if (whole.n or 1) > 1:
+            raise BadRequest("n: only one answer at a time can be had from the nodes that have this model")
+        if whole.functions:
+            raise BadRequest("functions: this older field cannot be translated; use tools")
+        is_chat = ask.route.kind is Kind.CHAT
+        return Conversation(
+            ask.route.kind,
+            ask.model,
+            ask.stream,
+            messages=wire.read_messages(whole.messages or ()) if is_chat else [],
+            prompt=_prompt(whole.prompt) if ask.route.kind is Kind.GENERATE else "",
+            suffix=whole.suffix or "",
+            raw=ask.route.kind is Kind.GENERATE,
+            inputs=_inputs(whole.input) if ask.route.kind is Kind.EMBED else [],
+            dimensions=whole.dimensions,
+            tools=wire.read_tools(whole.tools),
+            tool_choice=wire.read_tool_choice(whole.tool_choice),
+            format=wire.read_format(whole.response_format),
+            think=_think(whole.reasoning_effort),
+            logprobs=bool(whole.logprobs),
+            top_logprobs=_top_logprobs(whole, is_chat),
+            sampling=_sampling(whole),
+        )
+
+    def watch(self, ask: Ask) -> Watch:
+        return StreamWatch() if ask.stream else DocumentWatch()
+
+    def writer(self, ask: Ask, model: str, request_id: str, moment: Moment) -> Writer:
+        if ask.route.kind is Kind.EMBED:
+            return EmbedWriter(model, door.read(ask.body, _EMBED_MANNER).encoding_format == "base64")
+        is_chat = ask.route.kind is Kind.CHAT
+        return AnswerWriter(model, request_id, moment.unix_s, ask.stream, is_chat, ask.include_usage)
+
+    def error(self, refusal: Refusal, request_id: str = "") -> Answer:
+        """Faults of ours carry the id under which the log tells more."""
+        told = f"{refusal.message} (request {request_id})" if refusal.status >= 500 and request_id else refusal.message
+        return _json(error_body(told, _type(refusal.status), refusal.code), refusal.status)
+
+    def error_frame(self, ask: Ask, refusal: Refusal) -> bytes:
+        if not ask.stream:
+            return b""
+        return event(msgspec.json.encode(error_body(refusal.message, _type(refusal.status), refusal.code)))
+
+    def listing(self, method: str, path: str, fleet: Fleet, moment: Moment) -> Answer:  # noqa: ARG002
+        if path == MODELS:
+            entries = [_model(cards, moment) for name in fleet.model_names if (cards := _cards(fleet, name))]
+            entries.sort(key=lambda entry: (-entry["created"], entry["id"]))
+            return _json({"object": "list", "data": entries})
+        name = path.removeprefix(MODELS + "/")
+        cards = _cards(fleet, name)
+        if not cards:
+            raise UnknownModel(f"model '{name}' not found")
+        return _json(_model(cards, moment))
+
+
+# --- parsing ---
+
+
+def _turns(read: _Door) -> list[_Turn]:
+    if not isinstance(read, _ChatDoor):
+        return []
+    if not read.messages:
+        raise BadRequest("[] is too short - 'messages'")
+    return read.messages
+
+
+def _prompt_bytes(read: _Door, turns: Sequence[_Turn]) -> int:
+    """Text only: pictures are left out, which only lists of parts can hold."""
+    size = sum(memoryview(raw).nbytes for raw in (read.prompt, read.suffix, read.input, read.tools))
+    for turn in turns:
+        size += memoryview(turn.tool_calls).nbytes + memoryview(turn.reasoning).nbytes
+        size += memoryview(turn.reasoning_content).nbytes
+        size += door.text_bytes(turn.content) if _has_parts(turn) else memoryview(turn.content).nbytes
+    return size
+
+
+def _needs(route: Route, read: _Door, turns: Sequence[_Turn]) -> frozenset[str]:
+    if route.kind is Kind.EMBED:
+        return frozenset(("embedding",))
+    needs = []
+    if any(_has_parts(turn) and b'"image_url"' in bytes(turn.content) for turn in turns):
+        needs.append("vision")
+    if _is_filled(read.tools):
+        needs.append("tools")
+    if _is_filled(read.reasoning_effort):
+        needs.append("thinking")
+    if _is_filled(read.suffix):
+        needs.append("insert")
+    return frozenset(needs)
+
+
+def _has_parts(turn: _Turn) -> bool:
+    view = memoryview(turn.content)
+    return view.nbytes > 0 and view[0] == ord("[")
+
+
+def _is_filled(raw: msgspec.Raw) -> bool:
+    return door.is_given(raw) and (memoryview(raw).nbytes > 16 or bytes(raw).replace(b" ", b"") not in _WORDLESS)
+
+
+def _tokens(number: float | None) -> int | None:
+    return min(int(number), TOKENS_MAX) if number is not None and number >= 1 else None
+
+
+# --- conversing ---
+
+
+def _prompt(given: object) -> str:
+    if isinstance(given, list) and len(given) == 1:
+        given = given[0]
+    if isinstance(given, str):
+        return given
+    raise BadRequest("prompt: only one text can be translated for the nodes that have this model, no list and no tokens")
+
+
+def _inputs(given: object) -> list[str]:
+    texts = [given] if isinstance(given, str) else given
+    if isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts):
+        return texts
+    raise BadRequest("input: only a text or a list of texts can be translated for the nodes that have this model")
+
+
+def _think(effort: str | None) -> bool | str | None:
+    return False if effort == "none" else effort or None
+
+
+def _top_logprobs(whole: _Whole, is_chat: bool) -> int | None:
+    """Chats say how many apart; text completions say it in `logprobs` itself."""
+    if is_chat or isinstance(whole.logprobs, bool):
+        return whole.top_logprobs
+    return whole.logprobs
+
+
+def _sampling(whole: _Sampling) -> Sampling:
+    return Sampling(
+        _tokens(whole.max_completion_tokens or whole.max_tokens),
+        whole.temperature,
+        whole.top_p,
+        None if whole.top_k is None else int(whole.top_k),
+        whole.min_p,
+        None if whole.seed is None else int(whole.seed),
+        [whole.stop] if isinstance(whole.stop, str) else whole.stop or [],
+        whole.presence_penalty,
+        whole.frequency_penalty,
+        whole.repeat_penalty if whole.repeat_penalty is not None else whole.repetition_penalty,
+    )
+
+
+# --- refusing and listing ---
+
+
+def _type(status: int) -> str:
+    return TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+
+
+def _json(body: dict[str, Any], status: int = 200) -> Answer:
+    return Answer(status, msgspec.json.encode(body))
+
+
+def _cards(fleet: Fleet, name: str) -> list[ModelCard]:
+    model = canonical(name)
+    nodes = (node for node in fleet.with_model(model) if node.liveness is not Liveness.OFFLINE)
+    return [card for node in nodes if (card := node.card(model)) is not None]
+
+
+def _model(cards: Sequence[ModelCard], moment: Moment) -> dict[str, Any]:
+    """Spelled as its engine spells it. `created` is the newest file's time, now where no engine tells one."""
+    card = cards[0]
+    created_s = max(instant(c.modified_at) for c in cards) - _EPOCH
+    return {
+        "id": card.name,
+        "object": "model",
+        "created": int(created_s) if created_s >= 0 else moment.unix_s,
+        "owned_by": _owner(card),
+    }
+
+
+def _owner(card: ModelCard) -> str:
+    """Ollama names the namespace, which is `library` where a name has none; other engines' models are the herd's."""
+    if card.engine.kind != "ollama":
+        return "herd"
+    namespace = card.name.rpartition("/")[0]
+    return namespace.rpartition("/")[2] or "library"
+
+
+DIALECT = OpenAI()

@@ -1,0 +1,71 @@
+"""How any server that speaks OpenAI's protocol is asked and read (SGLang, MLX, TabbyAPI, ...). Knows no client and no socket.
+
+For servers that have no file of their own here. They tell little: what they list is taken to be ready to answer, of
+unknown size and window.
+"""
+
+from __future__ import annotations
+
+from herd.core.fleet import EngineFace, Loaded, ModelCard
+from herd.engines import Call, Engine, Inventory, Reader, Reply
+from herd.wire import openai_asking as asking
+from herd.wire import openai_models as models
+from herd.wire import openai_reading as reading
+from herd.wire.chat import Conversation
+
+PATHS = frozenset(("/v1/chat/completions", "/v1/completions", "/v1/embeddings"))
+"""What every such server has; newer faces are translated."""
+
+TONGUE = asking.Tongue(has_template_kwargs=True)
+
+OWNERS_KNOWN = frozenset(("llamacpp", "vllm", "organization_owner", "library"))
+"""`owned_by` of llama.cpp, vLLM, LM Studio and Ollama, which are known by better names."""
+
+_FACE = EngineFace("openai", "")
+
+
+class OpenAIServer(Engine):
+    kind = "openai"
+    title = "OpenAI-compatible server"
+    default_port = 8000
+
+    def takes(self, path: str) -> bool:
+        return path in PATHS
+
+    def call(self, conversation: Conversation) -> Call:
+        path, body = asking.ask(conversation, TONGUE)
+        return Call("POST", path, body)
+
+    def reader(self, conversation: Conversation) -> Reader:
+        return reading.reader(conversation)
+
+    def probe(self) -> Call:
+        return Call("GET", "/v1/models")
+
+    def recognises(self, reply: Reply) -> bool:
+        """Servers with a file of their own answer this probe too and are left to it. Nothing tells an empty list apart."""
+        entries = models.entries(reply.status, reply.body)
+        return bool(entries) and not any(entry.owned_by in OWNERS_KNOWN for entry in entries)
+
+    def inventory_calls(self) -> tuple[Call, ...]:
+        return (Call("GET", "/v1/models"),)
+
+    def inventory(self, replies: tuple[Reply, ...]) -> Inventory:
+        return Inventory("", tuple(_card(e) for reply in replies[:1] for e in models.entries(reply.status, reply.body)))
+
+    def is_model_missing(self, status: int, body: bytes) -> bool:
+        return reading.is_model_missing(status, body)
+
+
+def _card(entry: models.Entry) -> ModelCard:
+    window = models.positive(entry.max_model_len)
+    return ModelCard(
+        entry.id,
+        _FACE,
+        context_max_tokens=window,
+        capabilities=models.abilities(entry.id, ("tools",)),
+        loaded=Loaded(0, window),
+    )
+
+
+ENGINE = OpenAIServer()
