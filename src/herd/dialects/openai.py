@@ -264,7 +264,9 @@ def _prompt(given: object) -> str:
         given = given[0]
     if isinstance(given, str):
         return given
-    raise BadRequest("prompt: only one text can be translated for the nodes that have this model, no list and no tokens")
+    raise BadRequest(
+        "prompt: only one text can be translated for the nodes that have this model, no list and no tokens"
+    )
 
 
 def _inputs(given: object) -> list[str]:

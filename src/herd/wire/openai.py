@@ -226,7 +226,9 @@ def _part_text(part: Part) -> str:
         return part.text or ""
     if part.type == "refusal":
         return part.refusal or ""
-    raise BadRequest(f"messages: a content part of type {part.type!r} cannot be translated for the nodes that have this model")
+    raise BadRequest(
+        f"messages: a content part of type {part.type!r} cannot be translated for the nodes that have this model"
+    )
 
 
 def _picture(part: Part) -> tuple[str, str]:
@@ -286,7 +288,9 @@ def _content(turn: chat.Message) -> str | list[dict[str, Any]]:
     return parts + [{"type": "image_url", "image_url": picture} for picture in pictures]
 
 
-def _written_calls(calls: Iterable[chat.ToolCall], turn: int, unanswered: list[tuple[str, str]]) -> list[dict[str, Any]]:
+def _written_calls(
+    calls: Iterable[chat.ToolCall], turn: int, unanswered: list[tuple[str, str]]
+) -> list[dict[str, Any]]:
     written = []
     for call in calls:
         call_id = call.id or f"call_{turn}_{call.index}"

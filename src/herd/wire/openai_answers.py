@@ -274,5 +274,3 @@ def _text_logprobs(entries: Sequence[Any]) -> dict[str, Any]:
         "token_logprobs": [entry.get("logprob") for entry in known],
         "top_logprobs": [{top.get("token", ""): top.get("logprob") for top in row} for row in tops],
     }
-
-
