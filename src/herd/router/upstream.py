@@ -241,10 +241,8 @@ class Connection(asyncio.Protocol):
         "_call",
         "_has_head",
         "_head_bytes",
-        "_header_bytes",
         "_headers",
         "_is_complete",
-        "_is_framed",
         "_is_heard",
         "_is_interim",
         "_is_steady",
@@ -278,11 +276,9 @@ class Connection(asyncio.Protocol):
 
     def _expect_answer(self) -> None:
         self._headers: list[Header] = []
-        self._head_bytes = self._header_bytes = self._barren_bytes = 0
+        self._head_bytes = self._barren_bytes = 0
         self._status = 0
         self._has_head = self._is_told = self._is_interim = self._is_complete = self._keeps_alive = False
-        self._is_framed = False
-        """Whether the answer says where it ends; else it goes on until the connection closes."""
         self._is_steady = False
         """In the middle of a body that has begun: a read is handed out without looking at anything else."""
 
@@ -383,23 +379,18 @@ class Connection(asyncio.Protocol):
             raise _Unwanted("the answer goes on after its end")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._header_bytes += len(name) + len(value) + 4
-        settings = self._pool.settings
-        if self._header_bytes > settings.header_max_bytes or len(self._headers) >= settings.headers_max:
-            raise _Unwanted("too many headers")
+        headers = self._headers
         if self._has_head:
             return  # a trailer
-        name = name.lower()
-        if name == b"content-length" or name == b"transfer-encoding":
-            self._is_framed = True
-        self._headers.append((name, value))
+        if len(headers) >= self._pool.settings.headers_max:
+            raise _Unwanted("too many headers")
+        headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         self._status = self._parser.get_status_code()
         if self._status < 200:
             self._is_interim = True
             self._headers.clear()
-            self._is_framed = False
         else:
             self._has_head = True
 
@@ -416,12 +407,13 @@ class Connection(asyncio.Protocol):
 
     def _tell(self, call: UpstreamCall, size_bytes: int) -> None:
         """What a read meant that was not just more of the body."""
-        if not self._has_head:
-            self._head_bytes += size_bytes
-            if self._head_bytes > self._pool.settings.header_max_bytes:
-                self._give_up(call, FailureKind.GARBAGE, "the head of the answer is too long")
-            return
         if not self._is_told:
+            self._head_bytes += size_bytes
+            if self._head_bytes > self._pool.settings.header_max_bytes and self._is_head_too_long():
+                self._give_up(call, FailureKind.GARBAGE, "the head of the answer is too long")
+                return
+            if not self._has_head:
+                return
             self._is_told = True
             call._body = b""  # answered: it will not be sent again
             call._sink.on_head(self._status, self._headers)
@@ -439,6 +431,11 @@ class Connection(asyncio.Protocol):
             return
         if self._is_complete:
             self._finish(call)
+
+    def _is_head_too_long(self) -> bool:
+        """Asked only when more than the limit was read, which may have been a short head and much of the body."""
+        size_bytes = sum(len(name) + len(value) + 4 for name, value in self._headers)
+        return not self._has_head or size_bytes > self._pool.settings.header_max_bytes
 
     def _barren(self, call: UpstreamCall, size_bytes: int) -> None:
         """A read in the middle of a body that brought none of it: chunk sizes and trailers, which have a limit too."""
@@ -482,10 +479,15 @@ class Connection(asyncio.Protocol):
         if self._is_used and not self._has_head and not self._head_bytes:
             call._connection = None
             self._pool.again(call)
-        elif self._has_head and not self._is_framed and kind is FailureKind.CLOSED:
+        elif self._has_head and kind is FailureKind.CLOSED and not self._is_framed():
             call._end().on_end()
         else:
             call._fail(kind, detail)
+
+
+    def _is_framed(self) -> bool:
+        """Whether the answer says where it ends; else it goes on until the connection closes."""
+        return any(name in (b"content-length", b"transfer-encoding") for name, _ in self._headers)
 
 
 def _tcp(*options: tuple[str, int]) -> Iterable[tuple[int, int]]:
