@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 
 import pytest
 
+from fakes.fleet import running_fleet
 from fakes.ollama import FakeOllama
 from fakes.targets import Target, client_models
 
-HAS_COORDINATOR = importlib.util.find_spec("herd.wire.heartbeat") is not None
 SURROUNDINGS = ("OLLAMA_HOST", "OLLAMA_API_KEY", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
 """What the clients would take from the environment."""
-
-if HAS_COORDINATOR:
-    from fakes.fleet import running_fleet
 
 
 @pytest.fixture(scope="module", params=["fake", "coordinator"])
@@ -24,8 +20,6 @@ def target(request: pytest.FixtureRequest) -> Iterator[Target]:
         if request.param == "fake":
             yield Target("fake", fake.url, fake)
             return
-        if not HAS_COORDINATOR:
-            pytest.skip("the coordinator cannot run yet")
         with running_fleet({"alpha": fake}) as fleet:
             yield Target("coordinator", fleet.url, fake)
 

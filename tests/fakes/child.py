@@ -105,8 +105,9 @@ class Child:
         self._process.wait(END_LIMIT_S)
 
     def freeze(self) -> None:
-        """SIGSTOP: connections are still accepted by the kernel, nothing answers."""
+        """SIGSTOP, and wait until it stands still: the kernel still accepts connections, nothing answers."""
         self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)
 
     def thaw(self) -> None:
         """SIGCONT."""

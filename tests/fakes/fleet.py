@@ -19,79 +19,97 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import herd.engines
 from fakes.llama_engines import LlamaEngine
 from fakes.loop_thread import LoopThread
-from fakes.ollama import FakeOllama
-from fakes.ollama_models import BYTES_PER_TOKEN, details
+from fakes.ollama import FakeModel, FakeOllama
+from fakes.ollama_models import BYTES_PER_TOKEN, rfc3339
+from fakes.ollama_runners import Runner
+from fakes.real_ollama import RealOllama
+from herd.core.fleet import GB, EngineFace, Loaded, Memory, ModelCard, NodeId, Pressure, Report, canonical
+from herd.core.holding import HoldingSettings
+from herd.discover import discover
+from herd.engines import Call, Engine, Reply
 from herd.router.app import Coordinator, Settings
+from herd.wire import heartbeat
 
-GB = 1e9
 Json = dict[str, Any]
-FleetNode = FakeOllama | LlamaEngine
+FleetNode = FakeOllama | RealOllama | LlamaEngine
+ENGINES = discover(herd.engines, Engine, "ENGINE")  # type: ignore[type-abstract]
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a node's heartbeat tells of its hardware."""
+    """What a node's heartbeat tells of its hardware; `more` are further fields of its `Report`."""
 
     memory_gb: float = 32.0
     used_gb: float = 4.0
-    pressure: str = "normal"
+    pressure: Pressure = Pressure.NORMAL
+    boot_id: str = "boot-1"
     more: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of the heartbeat to add or to replace."""
 
 
-def heartbeat_of(node_id: str, node: FleetNode, machine: Machine) -> Json:
-    """What an agent beside this engine would report, with the public field names."""
-    memory = {"total_gb": machine.memory_gb, "used_gb": machine.used_gb, "pressure": machine.pressure}
-    memory["available_gb"] = machine.memory_gb - machine.used_gb
-    return {
-        "node_id": node_id,
-        "arch": "x86_64",
-        "timestamp": time.time(),
-        "agent_version": "0.0.0-test",
-        "ollama_host": node.url,
-        "lan_ip": "127.0.0.1",
-        "draining": False,
-        "chip": "test",
-        "connection_failures": 0,
-        "cpu": {"cores_physical": 2, "utilization_pct": 5.0},
-        "memory": memory,
-        "thermal": {"state": "nominal"},
-        "disk": {"total_gb": 100.0, "used_gb": 10.0, "available_gb": 90.0},
-        "ollama": ollama_section(node) if isinstance(node, FakeOllama) else {},
-        **machine.more,
-    }
+def report_of(node_id: str, node: FleetNode, machine: Machine) -> Report:
+    """What an agent beside this engine would report now. Raises `ValueError` for an engine that nobody recognises."""
+    total, used = int(machine.memory_gb * GB), int(machine.used_gb * GB)
+    memory = Memory(total, used, total - used, machine.pressure)
+    face, cards = fake_inventory(node) if isinstance(node, FakeOllama) else asked_inventory(node)
+    models = {canonical(card.name): card for card in cards}
+    return Report(NodeId(node_id), machine.boot_id, memory, models, (face,), arch="x86_64", **machine.more)
 
 
-def ollama_section(fake: FakeOllama) -> Json:
-    models = list(fake.models.values())
-    loaded = [
-        {
-            "name": runner.name,
-            "size_gb": (runner.model.size_bytes + BYTES_PER_TOKEN * runner.settings.num_ctx) / GB,
-            "requests_active": runner.users,
-            "parameter_size": runner.model.parameter_size,
-            "quantization": runner.model.quantization,
-            "context_length": runner.settings.num_ctx,
-            "digest": runner.model.digest,
-        }
-        for runner in fake.scheduler.listed()
-    ]
-    meta = {
-        model.full_name: {"digest": model.digest, "capabilities": list(model.capabilities), **details(model)}
-        for model in models
-    }
-    return {
-        "models_loaded": loaded,
-        "models_available": [model.full_name for model in models],
-        "models_available_sizes": {model.full_name: model.size_bytes / GB for model in models},
-        "models_available_meta": meta,
-        "num_parallel": fake.settings.num_parallel,
-        "max_loaded_models": fake.settings.max_loaded,
-        "requests_active": len(fake.running),
-        "version": fake.settings.version,
-    }
+def fake_inventory(fake: FakeOllama) -> tuple[EngineFace, list[ModelCard]]:
+    """Read from the fake itself: its faults do not hinder it, and its diary shows no more than the coordinator asked."""
+    limits = fake.settings
+    face = EngineFace("ollama", fake.url, limits.version, limits.num_parallel, limits.max_loaded)
+    running = {runner.model.blob_digest: runner for runner in fake.scheduler.listed()}
+    return face, [fake_card(model, face, running.get(model.blob_digest)) for model in fake.models.values()]
+
+
+def fake_card(model: FakeModel, face: EngineFace, runner: Runner | None) -> ModelCard:
+    in_memory = None
+    if runner is not None and runner.name == model.full_name:
+        context = runner.settings.num_ctx
+        size = model.size_bytes + BYTES_PER_TOKEN * context * runner.parallel
+        in_memory = Loaded(size, context, 0, not runner.settings.context_is_automatic, rfc3339(runner.expires_at))
+    return ModelCard(
+        model.full_name,
+        face,
+        model.size_bytes,
+        model.digest,
+        model.family,
+        model.parameter_size,
+        model.quantization,
+        model.context_train,
+        frozenset(model.capabilities),
+        rfc3339(model.modified_at),
+        in_memory,
+        BYTES_PER_TOKEN,
+    )
+
+
+def asked_inventory(node: RealOllama | LlamaEngine) -> tuple[EngineFace, list[ModelCard]]:
+    """Asked over HTTP with the product's own engine files."""
+    engine = next((one for one in ENGINES if one.recognises(reply_to(node, one.probe()))), None)
+    if engine is None:
+        raise ValueError(f"no engine file recognises {node.url}")
+    found = engine.inventory(tuple(reply_to(node, call) for call in engine.inventory_calls()))
+    told = node.settings.slots if isinstance(node, LlamaEngine) else 1
+    face = EngineFace(engine.kind, node.url, found.version, found.slots or told, found.models_max)
+    return face, [replace(card, engine=face) for card in found.cards]
+
+
+def reply_to(node: RealOllama | LlamaEngine, call: Call) -> Reply:
+    """Status 0 when nobody answers."""
+    connection = http.client.HTTPConnection("127.0.0.1", node.port, timeout=10)
+    try:
+        connection.request(call.method, call.path, call.body or None)
+        response = connection.getresponse()
+        return Reply(response.status, response.read(), {name.lower(): value for name, value in response.getheaders()})
+    except (OSError, http.client.HTTPException):
+        return Reply(0, b"")
+    finally:
+        connection.close()
 
 
 @dataclass
@@ -113,7 +131,8 @@ class Fleet:
         """Sends the heartbeats of these nodes, or of all."""
         for node_id in node_ids or tuple(self.nodes):
             machine = self.machines.get(node_id, Machine())
-            self.post("/heartbeat", heartbeat_of(node_id, self.nodes[node_id], machine))
+            report = report_of(node_id, self.nodes[node_id], machine)
+            self.ask("POST", "/heartbeat", heartbeat.encode(report, time.time()))
 
     def join(self, node_id: str, node: FleetNode, machine: Machine | None = None) -> None:
         """One more node, or the same one elsewhere."""
@@ -122,14 +141,11 @@ class Fleet:
             self.machines[node_id] = machine
         self.beat(node_id)
 
-    def post(self, path: str, body: Json) -> Json:
-        """One control call that must succeed."""
-        return self._ask("POST", path, json.dumps(body).encode())
-
     def get(self, path: str) -> Json:
-        return self._ask("GET", path, b"")
+        return self.ask("GET", path)
 
-    def _ask(self, method: str, path: str, body: bytes) -> Json:
+    def ask(self, method: str, path: str, body: bytes = b"") -> Json:
+        """One control call that must succeed."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
             connection.request(method, path, body or None, {"Content-Type": "application/json"})
@@ -155,11 +171,14 @@ class Fleet:
         self.thread.run(self.coordinator.driver.idle())
 
 
-def quiet_settings(data_dir: Path, settings: Settings | None = None) -> Settings:
+def settings_for_tests() -> Settings:
+    """The defaults, but an unknown model is unknown at once: the nodes are there before the first request."""
+    return Settings(holding=HoldingSettings(start_grace_s=0.0))
+
+
+def at_home(settings: Settings, data_dir: Path) -> Settings:
     """On a port of 127.0.0.1 that the system chooses, without mDNS, in that folder."""
-    given = settings or Settings()
-    general = replace(given.general, host="127.0.0.1", port=0, data_dir=data_dir, mdns=False)
-    return replace(given, general=general)
+    return replace(settings, general=replace(settings.general, host="127.0.0.1", port=0, data_dir=data_dir, mdns=False))
 
 
 @contextmanager
@@ -170,7 +189,7 @@ def running_fleet(
     with tempfile.TemporaryDirectory(prefix="herd-fleet-") as folder:
         thread = LoopThread()
         try:
-            coordinator = thread.run(_built(quiet_settings(Path(folder), settings)))
+            coordinator = thread.run(_built(at_home(settings or settings_for_tests(), Path(folder))))
             port = thread.run(coordinator.start())
             fleet = Fleet(coordinator, port, thread, Path(folder), dict(nodes), dict(machines or {}))
             try:
