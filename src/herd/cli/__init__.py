@@ -69,6 +69,28 @@ def serve(host: Host = None, port: Port = None, data_dir: Folder = None) -> None
 
 
 @app.command()
+def node(
+    router_url: Annotated[str | None, typer.Option(help="The coordinator; without it, it is found by mDNS.")] = None,
+    engine: Annotated[str | None, typer.Option(help="auto, embedded, ollama, openai, llamacpp, vllm or lmstudio.")] = None,
+    engine_url: Annotated[str | None, typer.Option(help="Where that engine answers.")] = None,
+    node_id: Annotated[str | None, typer.Option(help="This machine's name in the fleet.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder for logs and what is learnt.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the embedded engine.")] = None,
+    slots: Annotated[int | None, typer.Option(help="Requests the engine runs at the same time.")] = None,
+    context: Annotated[int | None, typer.Option(help="Window of each slot of the embedded engine, in tokens.")] = None,
+    model: Annotated[Path | None, typer.Option(help="GGUF file of the embedded engine.")] = None,
+) -> None:
+    """Run the agent on this machine (the command `herd-node`)."""
+    serving.node({
+        "FLEET_NODE_ROUTER_URL": router_url, "FLEET_NODE_ENGINE": engine, "FLEET_NODE_ENGINE_URL": engine_url,
+        "FLEET_NODE_NODE_ID": node_id, "FLEET_NODE_DATA_DIR": data_dir, "FLEET_NODE_THREADS": threads,
+        "FLEET_NODE_SLOTS": None if engine == "embedded" else slots,
+        "FLEET_NODE_EMBEDDED_SLOTS": slots if engine == "embedded" else None,
+        "FLEET_NODE_CONTEXT": context, "FLEET_NODE_EMBEDDED_MODEL": model,
+    })  # fmt: skip
+
+
+@app.command()
 def status(json: Json = False, url: Url = URL_DEFAULT) -> None:
     """The nodes, and what they are doing."""
     fleet.status(Coordinator(url), json)

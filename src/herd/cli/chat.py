@@ -22,9 +22,11 @@ class Conversation:
     def say(self, text: str) -> None:
         """One turn: the answer is written as it comes, then one dim line with node and speed. Raises Trouble."""
         self.messages.append({"role": "user", "content": text})
-        answer, headers, last = "", dict[str, str](), dict[str, Any]()
+        answer, last = "", dict[str, Any]()
+        headers: dict[str, str] = {}
         body = {"model": self.model, "messages": self.messages, "stream": True}
-        for headers, line in self.coordinator.lines("/api/chat", body):
+        for told, line in self.coordinator.lines("/api/chat", body):
+            headers = told
             last = json.loads(line)
             if last.get("error"):
                 raise Trouble(str(last["error"]))

@@ -32,7 +32,7 @@ class Coordinator:
 
     url: str
 
-    def get(self, path: str) -> Any:
+    def get(self, path: str) -> Any:  # noqa: ANN401 - JSON
         """The JSON at this path. Raises Trouble."""
         with self._asked("GET", path, None, TIMEOUT_S) as response:
             return json.loads(response.read())

@@ -201,7 +201,8 @@ def _show_chats(coordinator: Coordinator) -> None:
         console.print(f"\n[bold]{question.dialect}[/bold] client asks: {question.text}")
         pieces = _ollama_pieces if question.dialect == "Ollama" else _openai_pieces
         headers: dict[str, str] = {}
-        for headers, text in pieces(coordinator, question.text):
+        for told, text in pieces(coordinator, question.text):
+            headers = told
             sys.stdout.write(text)
             sys.stdout.flush()
         sys.stdout.write("\n")
@@ -225,7 +226,7 @@ def _openai_pieces(coordinator: Coordinator, text: str) -> Iterator[tuple[dict[s
 
 def _show_reason(coordinator: Coordinator, headers: dict[str, str]) -> None:
     request_id = headers.get("x-fleet-request", "")
-    console.print(f"  [green]{safe(headers.get('x-fleet-node', '?'))}[/green] answered, because of these points:")
+    console.print(f"  [green]{safe(headers.get('x-fleet-node', '?'))}[/green] answered:")
     why.draw(_rows_of(coordinator, request_id), brief=True)
 
 
@@ -255,8 +256,8 @@ def _show_together(coordinator: Coordinator) -> None:
         except Trouble as trouble:
             told.append(f"  {text} {trouble.problem}")
             return
-        first_line = str(answer["message"]["content"]).strip().splitlines()[:1] or [""]
-        told.append(f"  {headers.get('x-fleet-node', '?'):<13} {text} -> {first_line[0][:60]}")
+        first_line = " ".join(str(answer["message"]["content"]).split())[:56]
+        told.append(f"  {headers.get('x-fleet-node', '?'):<13} {text} -> {first_line}")
 
     threads = [threading.Thread(target=ask, args=(text,)) for text in TOGETHER]
     for thread in threads:

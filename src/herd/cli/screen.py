@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import typer
 from rich.console import Console
@@ -13,11 +13,13 @@ from rich.table import Table
 
 from herd.cli.client import Trouble
 
+Shown = TypeVar("Shown")
+
 console = Console(highlight=False)
 complaints = Console(stderr=True, highlight=False)
 
 
-def show(value: Any, as_json: bool, draw: Callable[[Any], None]) -> None:
+def show(value: Shown, as_json: bool, draw: Callable[[Shown], None]) -> None:
     """The value as JSON for programs, or drawn for people."""
     if as_json:
         sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

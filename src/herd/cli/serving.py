@@ -49,7 +49,7 @@ def serve(flags: Flags) -> None:
 
 def _say_started(coordinator: router_app.Coordinator, port: int) -> None:
     general = coordinator.settings.general
-    host = "localhost" if general.host in ("0.0.0.0", "::") else general.host  # noqa: S104 - a comparison
+    host = "localhost" if general.host in ("0.0.0.0", "::") else general.host
     log.info("listening", extra={"url": f"http://{host}:{port}", "data_dir": str(general.data_dir)})
     if console.is_terminal:
         console.print(f"\n[bold]herd[/bold] listens on http://{host}:{port}")
@@ -59,7 +59,7 @@ def _say_started(coordinator: router_app.Coordinator, port: int) -> None:
 
 def node(flags: Flags) -> None:
     """The agent, until it is told to end. Raises Trouble when it cannot start."""
-    settings = _loaded(agent_app.Settings, flags, config.AGENT_PREFIX)
+    settings = _load(agent_app.Settings, flags, config.AGENT_PREFIX).compose(agent_app.Settings)
     kept = logs.start(settings.log, settings.agent.data_dir.expanduser(), "herd-node")
     try:
         code = _run(agent_app.run(settings))
@@ -72,7 +72,7 @@ def node(flags: Flags) -> None:
 
 
 def coordinator_settings(flags: Flags) -> router_app.Settings:
-    return _loaded(router_app.Settings, flags, config.COORDINATOR_PREFIX)
+    return _load(router_app.Settings, flags, config.COORDINATOR_PREFIX).compose(router_app.Settings)
 
 
 def data_dir() -> Path:
@@ -90,10 +90,6 @@ def _draw_config(rows: list[dict[str, str]]) -> None:
     for row in rows:
         drawn.add_row(row["key"], safe(row["value"]), safe(row["source"]), safe(row["help"]))
     console.print(drawn)
-
-
-def _loaded(whole: type[Any], flags: Flags, prefix: str) -> Any:
-    return _load(whole, flags, prefix).compose(whole)
 
 
 def _load(whole: type[Any], flags: Flags, prefix: str) -> config.Config:

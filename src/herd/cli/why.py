@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
 from herd.cli.client import Coordinator, Trouble
 from herd.cli.screen import console, safe, seconds, show, styled, table
 
 Json = dict[str, Any]
+
+TERMS = (("wait", "wait"), ("load", "loading"), ("prefill", "reading"), ("decode", "writing"), ("harm", "harm to others"))
+SIGNALS = MappingProxyType({
+    "thermal": "model at hand", "memory_fit": "room", "queue_depth": "queue", "wait_time": "expected wait",
+    "role_affinity": "size suits", "availability_trend": "becoming free", "context_fit": "window fits",
+})  # fmt: skip
+"""The public names of the signals, in words."""
 
 
 def why(coordinator: Coordinator, request_id: str, as_json: bool) -> None:
@@ -49,11 +57,23 @@ def _draw_candidates(candidates: Json) -> None:
 
 
 def _draw_scored(scored: list[Json]) -> None:
-    if not scored:
-        return
-    names = list(scored[0]["terms"])
-    drawn = table("", "node", ">points", *(f">{name}" for name in names))
+    """One line a node: seconds where the policy expected some, and the points of the signals that spoke."""
+    drawn = table("", "", ">", "")
     for place, one in enumerate(scored):
-        mark = "[green]->[/green]" if place == 0 else ""
-        drawn.add_row(mark, safe(one["node_id"]), f"{one['total']:.1f}", *(f"{one['terms'].get(n, 0):+.1f}" for n in names))
+        mark = "[green]  ->[/green]" if place == 0 else ""
+        drawn.add_row(mark, safe(one["node_id"]), _total(one), _parts(one))
     console.print(drawn)
+
+
+def _total(scored: Json) -> str:
+    expected = scored.get("expected_s")
+    return f"{expected['total']:.2f} s" if expected else f"{scored['total']:.0f} points"
+
+
+def _parts(scored: Json) -> str:
+    expected = scored.get("expected_s")
+    if expected:
+        told = [f"{expected[name]:.2f} {words}" for name, words in TERMS if expected.get(name, 0.0) >= 0.005]
+        return "= " + " + ".join(told) if told else "= at once"
+    told = [f"{points:+.0f} {SIGNALS.get(name, name)}" for name, points in scored["terms"].items() if abs(points) >= 0.5]
+    return "= " + " ".join(told) if told else "= nothing speaks for or against it"

@@ -103,6 +103,6 @@ class Dialect(ABC):
     def listing(self, method: str, path: str, fleet: Fleet, moment: Moment) -> Answer:
         """A list route, from memory. Raises UnknownModel for a name nobody has."""
 
-    def describe(self, ask: Ask, cards: Sequence[ModelCard]) -> Answer | None:
+    def describe(self, ask: Ask, cards: Sequence[ModelCard]) -> Answer | None:  # noqa: ARG002 - for those who override it
         """An INFO route (such as /api/show) from memory, or None where a node must be asked."""
         return None

@@ -63,6 +63,8 @@ class Engine(ABC):
     kind: str
     title: str
     default_port: int
+    slots_default: int = 1
+    """Requests it runs at the same time per model where neither it nor anybody else tells (Ollama since 0.10: 1)."""
 
     @property
     def name(self) -> str:
@@ -97,11 +99,11 @@ class Engine(ABC):
     def inventory(self, replies: tuple[Reply, ...]) -> Inventory:
         """The answers to `inventory_calls`, read. A missing or odd answer yields less, never an exception."""
 
-    def is_busy(self, status: int, body: bytes) -> bool:
+    def is_busy(self, status: int, body: bytes) -> bool:  # noqa: ARG002 - for those who override it
         """Whether a refusal means "not now" rather than "broken"."""
         return status in (429, 503)
 
-    def is_model_missing(self, status: int, body: bytes) -> bool:
+    def is_model_missing(self, status: int, body: bytes) -> bool:  # noqa: ARG002 - for those who override it
         """Whether a refusal means that the model is not there, although it was advertised."""
         return status == 404
 

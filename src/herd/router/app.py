@@ -54,15 +54,13 @@ from herd.router.upstream import Pool, UpstreamSettings
 
 log = logging.getLogger("herd")
 
-STALL_SWEEP_EVERY_S = 2.0
-
 
 @dataclass(frozen=True, slots=True)
 class GeneralSettings:
     """Where the coordinator listens and keeps its data, and how it chooses."""
 
     host: str = field(
-        default="0.0.0.0",  # noqa: S104 - one endpoint for the network is the product
+        default="0.0.0.0",
         metadata={"env": "FLEET_HOST", "help": "Address to listen on; 127.0.0.1 keeps it to this machine."},
     )
     port: int = field(
@@ -117,7 +115,6 @@ class Coordinator:
         self.bridge: Bridge | None = None
         self.server: Server | None = None
         self.advertisement: mdns.Advertisement | None = None
-        self._sweep_timer: asyncio.TimerHandle | None = None
 
     async def start(self) -> int:
         """Opens the store and listens; returns the port. Raises `FolderBusy`, `PortInUse` or `OSError`."""
@@ -131,7 +128,6 @@ class Coordinator:
         self.server = await http_server.serve(
             self.settings.http, general.host, general.port, self.inference, self._render_error
         )
-        self._sweep()
         if general.mdns:
             self.advertisement = await mdns.advertise(self.server.port, __version__)
         return self.server.port
@@ -147,11 +143,6 @@ class Coordinator:
     def _render_error(self, path: str | None, refusal: Refusal) -> tuple[int, str, bytes]:
         answer = self.inference.dialect_of(path or "/").error(refusal)
         return answer.status, answer.content_type, answer.body
-
-    def _sweep(self) -> None:
-        self._sweep_timer = self.loop.call_later(STALL_SWEEP_EVERY_S, self._sweep)
-        self.services.sweep(self.loop.time())
-        self.pool.sweep(self.loop.time())
 
     async def drain(self) -> None:
         """Nothing new is taken; what runs may finish within the drain time."""
@@ -169,8 +160,6 @@ class Coordinator:
     async def close(self) -> None:
         if self.advertisement is not None:
             await self.advertisement.withdraw()
-        if self._sweep_timer is not None:
-            self._sweep_timer.cancel()
         self.driver.stop()
         if self.server is not None:
             self.server.close()

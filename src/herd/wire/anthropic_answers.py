@@ -15,7 +15,7 @@ from herd.wire import door
 from herd.wire.chat import Delta, ToolCall, Usage
 from herd.wire.collecting import Collected
 from herd.wire.streams import Ends, event
-from herd.wire.watching import StreamEnds, decoded, is_good_object, member
+from herd.wire.watching import StreamEnds, decoded, is_good_object, of_long
 
 EVENT_STREAM = "text/event-stream"
 JSON = "application/json; charset=utf-8"
@@ -61,7 +61,6 @@ class _Document(_Told):
 
 _EVENT = msgspec.json.Decoder(_Event)
 _DOCUMENT = msgspec.json.Decoder(_Document)
-_USAGE = msgspec.json.Decoder(_Usage)
 
 
 class StreamWatch:
@@ -99,20 +98,12 @@ class DocumentWatch:
 
     def end(self) -> Counters | None:
         body = self._document.whole
-        if body is None:
-            return self._of_long()
-        told = decoded(body, _DOCUMENT)
+        told = of_long(self._document, b"usage", _DOCUMENT) if body is None else decoded(body, _DOCUMENT)
         if told is None:
-            return Counters() if is_good_object(body) else None
+            return Counters() if body is not None and is_good_object(body) else None
         if told.type == "error" or door.is_given(told.error):
             return None
         return _counters(told.usage or _Usage(), _Usage(), told.stop_reason)
-
-    def _of_long(self) -> Counters | None:
-        if not self._document.tail.rstrip().endswith(b"}"):
-            return None
-        usage = member(self._document, b"usage")
-        return _counters((decoded(usage, _USAGE) if usage is not None else None) or _Usage(), _Usage(), None)
 
 
 def _counters(start: _Usage, last: _Usage, reason: str | None) -> Counters:

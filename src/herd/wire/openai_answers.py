@@ -19,7 +19,7 @@ from herd.wire import openai as wire
 from herd.wire.chat import Delta, ToolCall, Usage
 from herd.wire.collecting import Collected, as_list
 from herd.wire.streams import ENDS_BYTES, Ends, event
-from herd.wire.watching import decoded, event_data, is_good_object, member
+from herd.wire.watching import decoded, event_data, is_good_object, of_long
 
 EVENT_STREAM = "text/event-stream"
 JSON = "application/json; charset=utf-8"
@@ -87,7 +87,7 @@ class DocumentWatch:
 
     def end(self) -> Counters | None:
         body = self._document.whole
-        final = _of_long(self._document) if body is None else decoded(body, wire.FINAL)
+        final = of_long(self._document, b"usage", wire.FINAL) if body is None else decoded(body, wire.FINAL)
         if final is None:
             return Counters() if body is not None and is_good_object(body) else None
         if door.is_given(final.error):
@@ -96,16 +96,7 @@ class DocumentWatch:
         return wire.counters(wire.usage(final) or Usage(), reason)
 
 
-def _of_long(document: Ends) -> wire.Final | None:
-    """Of what is too long to keep (many embeddings), the counters: `usage` stands near one of its ends."""
-    if not document.tail.rstrip().endswith(b"}"):
-        return None
-    usage = member(document, b"usage")
-    return wire.Final(usage=None if usage is None else decoded(usage, _USAGE))
-
-
 _PIECE_MARK = b'"finish_reason"'
-_USAGE = msgspec.json.Decoder(wire.Usage)
 
 
 # --- writing ---

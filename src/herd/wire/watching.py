@@ -59,19 +59,27 @@ def is_good_object(body: bytes) -> bool:
     return members is not None and not door.is_given(members.get("error", door.ABSENT))
 
 
-def member(ends: Ends, name: bytes) -> bytes | None:
-    """The last object `"name": {...}` that stands whole in one of both ends of a long document, as its JSON."""
-    for part in (ends.tail, ends.head):
-        at = part.rfind(b'"' + name + b'":')
-        if at >= 0 and (found := _object_at(part[at + len(name) + 3 :])) is not None:
-            return found
-    return None
+def of_long(ends: Ends, name: bytes, decoder: msgspec.json.Decoder[Body]) -> Body | None:
+    """What a document too long to keep says of itself, or None when it was cut short.
+
+    `name` is a member of the document that counts (`usage`). It stands near the end, where what follows it must close
+    the document exactly, or near the beginning, where only that member can be read.
+    """
+    mark = b'"' + name + b'":'
+    at = ends.tail.rfind(mark)
+    if at >= 0:
+        return decoded(b"{" + ends.tail[at:], decoder)
+    if not ends.tail.rstrip().endswith(b"}"):
+        return None
+    at = ends.head.find(mark)
+    found = _object_at(ends.head[at + len(mark) :]) if at >= 0 else None
+    return decoded(b"{" + mark + found + b"}" if found is not None else b"{}", decoder)
 
 
 def _object_at(data: bytes) -> bytes | None:
-    text = data.lstrip().decode("utf-8", "replace")
+    """The JSON object that these bytes begin with, whatever comes after it."""
     try:
-        value, _ = _SCANNER.raw_decode(text)
+        value, _ = _SCANNER.raw_decode(data.lstrip().decode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return None
     return msgspec.json.encode(value) if isinstance(value, dict) else None

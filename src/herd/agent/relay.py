@@ -1,0 +1,170 @@
+"""A door on the network for an engine that listens on this machine only, open to the coordinator alone. Reads no byte it carries.
+
+So nobody has to expose Ollama to the whole network: the agent listens on the network address, accepts connections from
+the coordinator's address (and from this machine), and copies bytes both ways.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+from dataclasses import dataclass, field
+from typing import cast
+from urllib.parse import urlsplit
+
+log = logging.getLogger("herd.agent.relay")
+
+BUFFER_MAX_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class RelaySettings:
+    connections_max: int = field(
+        default=512, metadata={"env": "FLEET_NODE_RELAY_CONNECTIONS", "help": "Connections the coordinator may hold to an engine through the agent."}
+    )
+    connect_timeout_s: float = field(
+        default=3.0, metadata={"env": "FLEET_NODE_RELAY_TIMEOUT", "help": "Seconds the local engine may take to accept a connection."}
+    )
+
+
+class EngineRelay:
+    """Listens for one engine. `allow` tells who may come in."""
+
+    def __init__(self, engine_url: str, settings: RelaySettings) -> None:
+        parts = urlsplit(engine_url)
+        self._target = (parts.hostname or "127.0.0.1", parts.port or 80)
+        self._settings = settings
+        self._allowed: frozenset[str] = frozenset()
+        self._server: asyncio.Server | None = None
+        self._open: set[_Side] = set()
+        self._connecting: set[asyncio.Task[None]] = set()
+        self.refused = 0
+        """Connections turned away: strangers, or too many."""
+
+    async def listen(self, host: str) -> int:
+        """Opens the door; the port it is on. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: _Side(self), host, 0)
+        return int(self._server.sockets[0].getsockname()[1])
+
+    def allow(self, addresses: frozenset[str]) -> None:
+        """From now on only these addresses, and this machine's own, may come in; others are cut off."""
+        self._allowed = addresses
+        for side in list(self._open):
+            if side.is_client and not self.admits(side.peer_ip):
+                side.abort()
+
+    def admits(self, ip: str) -> bool:
+        return ip in self._allowed or _is_loopback(ip)
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for task in list(self._connecting):
+            task.cancel()
+        for side in list(self._open):
+            side.abort()
+
+    # --- told by the sides ---
+
+    def joined(self, side: _Side) -> None:
+        clients = sum(one.is_client for one in self._open)
+        if not self.admits(side.peer_ip) or clients >= self._settings.connections_max:
+            self.refused += 1
+            side.abort()
+            return
+        self._open.add(side)
+        task = asyncio.get_running_loop().create_task(self._connect(side))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    def left(self, side: _Side) -> None:
+        self._open.discard(side)
+
+    async def _connect(self, client: _Side) -> None:
+        loop = asyncio.get_running_loop()
+        engine = _Side(self, client)
+        try:
+            async with asyncio.timeout(self._settings.connect_timeout_s):
+                await loop.create_connection(lambda: engine, *self._target)
+        except (OSError, TimeoutError) as error:
+            log.debug("the engine refuses: %s", error)
+            client.abort()
+            return
+        self._open.add(engine)
+        client.joined_to(engine)
+
+
+class _Side(asyncio.Protocol):
+    """One end of a relayed connection. What comes in goes out at the other end; a full buffer there stops reading here."""
+
+    def __init__(self, relay: EngineRelay, other: _Side | None = None) -> None:
+        self._relay = relay
+        self._other = other
+        self._early: list[bytes] = []
+        self._has_ended = False
+        self.transport: asyncio.Transport | None = None
+        self.is_client = other is None
+        self.peer_ip = ""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.set_write_buffer_limits(high=BUFFER_MAX_BYTES)
+        peer = transport.get_extra_info("peername")
+        self.peer_ip = str(peer[0]) if peer else ""
+        if self.is_client:
+            self.transport.pause_reading()
+            self._relay.joined(self)
+
+    def joined_to(self, other: _Side) -> None:
+        """The engine answers: what the client may have sent can flow."""
+        self._other = other
+        if self.transport is None or self.transport.is_closing():
+            other.abort()
+        else:
+            self.transport.resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        if self._other is not None and self._other.transport is not None:
+            self._other.transport.write(data)
+
+    def eof_received(self) -> bool:
+        """Half-closed: the other end is told, and may still answer."""
+        other = self._other.transport if self._other is not None else None
+        if other is None or other.is_closing():
+            return False
+        with contextlib.suppress(OSError, RuntimeError):
+            other.write_eof()
+        return True
+
+    def pause_writing(self) -> None:
+        if self._other is not None and self._other.transport is not None:
+            self._other.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._other is not None and self._other.transport is not None:
+            self._other.transport.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._relay.left(self)
+        other, self._other = self._other, None
+        if other is None:
+            return
+        if exc is not None:
+            other.abort()
+        elif other.transport is not None:
+            other.transport.close()
+
+    def abort(self) -> None:
+        """A reset here is a reset there: neither side may take a broken answer for a whole one."""
+        if self.transport is not None:
+            self.transport.abort()
+
+
+def _is_loopback(ip: str) -> bool:
+    try:
+        return ipaddress.ip_address(ip).is_loopback
+    except ValueError:
+        return False
