@@ -6,6 +6,7 @@ Every few seconds: read the sensors, ask the engines, report. A missing coordina
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import secrets
@@ -22,7 +23,7 @@ import herd.agent.sensors
 import herd.engines
 from herd import __version__
 from herd.agent import embedded
-from herd.agent.availability import Availability, Moment, State, decode, encode
+from herd.agent.availability import Learner, Sample, decode, encode
 from herd.agent.embedded import Embedded, EmbeddedSettings
 from herd.agent.hardware import bandwidth_gbps
 from herd.agent.inventory import Engines, EngineSettings, Local, cards_of
@@ -39,6 +40,8 @@ log = logging.getLogger("herd.agent")
 
 SENSORS_MAX_S = 4.0
 """A sensor that takes longer is not waited for; its last reading stands."""
+KEEP_EVERY_S = 300.0
+"""Between two writings of what was learnt; a crash costs no more than this."""
 
 
 class CannotStart(Exception):
@@ -90,8 +93,8 @@ class Agent:
         self._readings: dict[str, Mapping[str, object]] = {}
         self._relays: dict[str, tuple[EngineRelay, int]] = {}
         self._embedded_url = ""
-        self._availability = Availability()
-        self._busy_since: float | None = None
+        self._learner = Learner()
+        self._kept_at = float("-inf")
 
     async def start(self) -> None:
         """Raises `CannotStart`."""
@@ -101,14 +104,15 @@ class Agent:
             except embedded.NoEngine as error:
                 raise CannotStart(str(error)) from error
         if self.settings.agent.capacity_learning:
-            self._availability.state = await asyncio.to_thread(self._read_learnt)
+            self._learner = await asyncio.to_thread(self._read_learnt)
 
     async def beat(self) -> Told | None:
         """One heartbeat; None when no coordinator is known."""
         readings, locals_ = await asyncio.gather(self._read_sensors(), self.engines.look())
         known = await self.link.find()
         report = await self._report(readings, locals_)
-        if self.settings.agent.capacity_learning:
+        if self.settings.agent.capacity_learning and time.monotonic() - self._kept_at >= KEEP_EVERY_S:
+            self._kept_at = time.monotonic()
             await asyncio.to_thread(self._keep_learnt)
         if not known:
             return None
@@ -119,6 +123,8 @@ class Agent:
         return told
 
     async def stop(self) -> None:
+        if self.settings.agent.capacity_learning:
+            await asyncio.to_thread(self._keep_learnt)
         await self.link.goodbye(self.node_id, self.boot_id)
         for relay, _ in self._relays.values():
             relay.close()
@@ -193,18 +199,18 @@ class Agent:
         report = dataclasses.replace(report, **readings)  # type: ignore[arg-type]
         named = report.gpus[0].name if report.gpus else report.chip
         report = dataclasses.replace(report, memory_bandwidth_gbps=report.memory_bandwidth_gbps or bandwidth_gbps(named))
-        return self._with_capacity(report) if self.settings.agent.capacity_learning else report
+        if not self.settings.agent.capacity_learning:
+            return report
+        return self._with_capacity(report, any(local.last and local.last.requests_active for local in locals_))
 
-    def _with_capacity(self, report: Report) -> Report:
-        now, here = time.time(), time.localtime()
-        self._busy_since = (self._busy_since or now) if report.cpu_utilization > 85.0 else None
-        moment = Moment(
-            now, here.tm_wday * 24 + here.tm_hour, report.cpu_utilization,
-            report.memory.available_bytes / max(1, report.memory.total_bytes),
-            cpu_busy_for_s=now - self._busy_since if self._busy_since else 0.0,
+    def _with_capacity(self, report: Report, is_ours: bool) -> Report:
+        here, memory = time.localtime(), report.memory
+        sample = Sample(
+            time.time(), here.tm_wday * 24 + here.tm_hour, report.cpu_utilization / 100.0,
+            memory.available_bytes / max(1, memory.total_bytes), is_ours,
         )  # fmt: skip
-        self._availability.observe(moment)
-        return dataclasses.replace(report, capacity=self._availability.capacity(moment, report.memory.total_bytes))
+        self._learner.observe(sample)
+        return dataclasses.replace(report, capacity=self._learner.capacity(memory.total_bytes))
 
     # --- what is learnt ---
 
@@ -212,16 +218,25 @@ class Agent:
     def _learnt_file(self) -> Path:
         return self.settings.agent.data_dir.expanduser() / f"capacity-learner-{self.node_id}.json"
 
-    def _read_learnt(self) -> State:
+    def _read_learnt(self) -> Learner:
         try:
             return decode(self._learnt_file.read_bytes())
-        except OSError:
-            return decode(b"")
+        except FileNotFoundError:
+            return Learner()
+        except OSError as error:
+            log.warning("what was learnt cannot be read; learning anew: %s", error)
+            return Learner()
+        except ValueError as error:
+            aside = self._learnt_file.with_suffix(".broken")
+            log.warning("what was learnt is damaged; learning anew: %s", error, extra={"moved_to": str(aside)})
+            with contextlib.suppress(OSError):
+                self._learnt_file.replace(aside)
+            return Learner()
 
     def _keep_learnt(self) -> None:
         fresh = self._learnt_file.with_suffix(".new")
         try:
-            fresh.write_bytes(encode(self._availability.state))
+            fresh.write_bytes(encode(self._learner))
             fresh.replace(self._learnt_file)
         except OSError as error:
             log.debug("what was learnt could not be kept: %s", error)

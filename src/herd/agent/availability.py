@@ -97,7 +97,7 @@ class Slot:
     at: float = 0.0
 
     def watched_at(self, at: float) -> float:
-        return self.watched_s * 0.5 ** (max(0.0, at - self.at) / HALF_LIFE_S)
+        return self.watched_s * math.pow(0.5, max(0.0, at - self.at) / HALF_LIFE_S)
 
     def add(self, sample: Sample, lasted_s: float) -> None:
         old_s = self.watched_at(sample.at)

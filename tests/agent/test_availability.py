@@ -1,0 +1,203 @@
+"""What a machine lends, learnt from the weeks of its owner."""
+
+from __future__ import annotations
+
+import json
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from herd.agent.availability import (
+    BUSY_FOR_S,
+    HALF_LIFE_S,
+    SLOTS,
+    Learner,
+    Override,
+    Sample,
+    Slot,
+    ceiling,
+    decode,
+    encode,
+    freedom,
+)
+from herd.core.fleet import GB
+
+MINUTE_S = 60.0
+HOUR_S = 3600.0
+DAY_S = 86400.0
+SIZE = 128 * GB
+
+
+def hour_of(at: float) -> int:
+    return int(at // HOUR_S) % SLOTS
+
+
+def a_sample(at: float, cpu: float = 0.0, memory: float = 0.9, is_ours: bool = False, in_meeting: bool = False) -> Sample:
+    return Sample(at, hour_of(at), cpu, memory, is_ours, in_meeting)
+
+
+def works_from_nine_to_five(at: float) -> float:
+    hour = hour_of(at)
+    return 0.95 if hour < 5 * 24 and 9 <= hour % 24 < 17 else 0.05
+
+
+def watched(days: float, cpu_at=works_from_nine_to_five) -> Learner:  # noqa: ANN001
+    learner = Learner()
+    for minute in range(int(days * DAY_S / MINUTE_S) + 1):
+        at = minute * MINUTE_S
+        learner.observe(a_sample(at, cpu_at(at)))
+    return learner
+
+
+def test_nothing_is_lent_in_the_first_week() -> None:
+    learner = watched(6.9, lambda at: 0.0)
+    capacity = learner.capacity(SIZE)
+    assert (capacity.mode, capacity.ceiling_bytes, capacity.paused) == ("bootstrap", 0, True)
+    learner.observe(a_sample(7 * DAY_S))
+    assert learner.capacity(SIZE).mode == "full"
+
+
+def test_an_hour_of_work_is_remembered_and_a_free_one_too() -> None:
+    learner = watched(14)
+    monday_at_ten, sunday_at_ten = 14 * DAY_S + 10 * HOUR_S, 20 * DAY_S + 10 * HOUR_S
+    assert learner.score(a_sample(monday_at_ten)) < 0.6 < 0.85 < learner.score(a_sample(sunday_at_ten))
+
+
+def test_new_habits_outweigh_old_ones_by_half_in_fifteen_days() -> None:
+    slot = Slot()
+    slot.add(a_sample(0.0, cpu=1.0), 100.0)
+    slot.add(a_sample(HALF_LIFE_S, cpu=0.0), 100.0)
+    assert slot.cpu == pytest.approx(1.0 / 3.0)
+    assert slot.watched_at(2 * HALF_LIFE_S) == pytest.approx(75.0)
+
+
+@pytest.mark.parametrize(
+    ("score", "mode", "lent"),
+    [
+        (0.8, "full", 409.6), (0.79, "learned_high", 64), (0.6, "learned_high", 64), (0.4, "learned_medium", 32),
+        (0.2, "learned_low", 16), (0.19, "paused", 0),
+    ],
+)  # fmt: skip
+def test_a_score_lends_the_public_shares(score: float, mode: str, lent: float) -> None:
+    assert ceiling(score, 512 * GB) == (mode, int(lent * GB))
+
+
+@pytest.mark.parametrize(("score", "lent"), [(0.8, 25.6), (0.6, 16), (0.4, 8), (0.2, 4)])
+def test_a_small_machine_lends_shares_not_limits(score: float, lent: float) -> None:
+    assert ceiling(score, 32 * GB)[1] == int(lent * GB)
+
+
+def test_what_our_own_engines_burn_is_not_held_against_the_owner() -> None:
+    learner = watched(14, lambda at: 0.0)
+    before, at = learner.capacity(SIZE), 14 * DAY_S
+    for second in range(0, 600, 5):
+        learner.observe(a_sample(at + second, cpu=1.0, is_ours=True))
+    assert learner.capacity(SIZE).ceiling_bytes == before.ceiling_bytes
+
+
+def test_a_processor_busy_for_two_minutes_leaves_little_and_a_pause_in_it_resets_that() -> None:
+    learner = watched(14, lambda at: 0.0)
+    at = 14 * DAY_S
+    learner.observe(a_sample(at, cpu=0.9))
+    learner.observe(a_sample(at + BUSY_FOR_S - 1, cpu=0.9))
+    assert learner.capacity(SIZE).reason != "sustained_high_cpu"
+    learner.observe(a_sample(at + BUSY_FOR_S, cpu=0.9))
+    capped = learner.capacity(SIZE)
+    assert (capped.reason, capped.override_active) == ("sustained_high_cpu", True) and capped.ceiling_bytes <= 16 * GB
+    learner.observe(a_sample(at + BUSY_FOR_S + 5, cpu=0.1))
+    assert learner.capacity(SIZE).reason != "sustained_high_cpu"
+
+
+def test_a_meeting_pauses_and_the_owners_word_outweighs_it_while_it_holds() -> None:
+    learner = watched(14, lambda at: 0.0)
+    at = 14 * DAY_S
+    learner.observe(a_sample(at, in_meeting=True))
+    assert learner.capacity(SIZE).paused and learner.capacity(SIZE).reason == "meeting_detected"
+    learner.override = Override("full", at + 10)
+    assert learner.capacity(SIZE).ceiling_bytes == int(0.8 * SIZE)
+    learner.observe(a_sample(at + 10, in_meeting=True))
+    assert learner.capacity(SIZE).paused
+    learner.override = Override("paused", at + 100)
+    learner.observe(a_sample(at + 11))
+    assert learner.capacity(SIZE).mode == "paused"
+
+
+def test_an_owner_who_leaves_makes_the_trend_rise_and_one_who_comes_makes_it_fall() -> None:
+    learner = watched(1, lambda at: 0.9)
+    at = DAY_S
+    learner.observe(a_sample(at + 60, cpu=0.0))
+    assert learner.trend == "rising"
+    for minute in range(2, 60):
+        learner.observe(a_sample(at + minute * 60, cpu=0.0))
+    assert learner.trend == "stable"
+    learner.observe(a_sample(at + HOUR_S, cpu=0.9))
+    assert learner.trend == "falling"
+
+
+def test_a_slot_never_watched_leaves_its_voice_to_the_present() -> None:
+    learner = Learner()
+    learner.observe(a_sample(0.0))
+    assert learner.score(a_sample(0.0)) == pytest.approx(0.9)
+
+
+def test_a_night_asleep_counts_as_a_minute_and_a_clock_that_jumps_back_as_nothing() -> None:
+    learner = Learner()
+    learner.observe(a_sample(0.0))
+    learner.observe(a_sample(8 * HOUR_S))
+    learner.observe(a_sample(1 * HOUR_S, cpu=1.0))
+    assert [learner.slots[hour].watched_s for hour in (0, 1, 8)] == [0.0, 0.0, 60.0]
+
+
+def test_confidence_grows_with_days_and_never_leaves_its_range() -> None:
+    values = [watched(days).confidence for days in (0.0, 3.0, 8.0, 35.0)]
+    assert values == sorted(values) and values[0] == 0.0 and 0.9 < values[-1] <= 1.0
+
+
+def test_little_free_memory_makes_an_idle_machine_less_free() -> None:
+    assert freedom(0.0, 0.5) == freedom(0.0, 0.25) == 1.0 and freedom(0.0, 0.1) == pytest.approx(0.4)
+
+
+def test_what_was_learnt_survives_a_restart() -> None:
+    learner = watched(10)
+    learner.override = Override("paused", 11 * DAY_S)
+    again = decode(encode(learner))
+    next_moment = a_sample(10 * DAY_S + 5)
+    assert again.slots == learner.slots and again.first_at == learner.first_at and again.override == learner.override
+    again.observe(next_moment)
+    assert again.capacity(SIZE).mode == "paused" and again.days_observed == 10
+
+
+def test_the_existing_products_state_is_taken_over() -> None:
+    seen = [{"ts": 100.0 + 5 * n, "cpu": 80.0, "mem": 40.0} for n in range(721)]
+    slots = [{"observations": seen if n == 3 else []} for n in range(SLOTS)]
+    body = json.dumps({"first_observation": 100.0, "manual_override": None, "slots": slots, "saved_at": 5000.0}).encode()
+    learner = decode(body)
+    assert learner.slots[3].cpu == pytest.approx(0.8) and learner.slots[3].memory_available == pytest.approx(0.6)
+    assert learner.slots[3].watched_s == pytest.approx(HOUR_S, rel=0.01) and learner.first_at == 100.0
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"slots":[]}', b'{"slots":[' + b"{}," * 167 + b'{"watched_s":-1}]}', b"\xff"])
+def test_state_that_is_none_is_refused_with_a_reason(body: bytes) -> None:
+    with pytest.raises(ValueError, match="the state"):
+        decode(body)
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_do_more_than_be_refused(body: bytes) -> None:
+    try:
+        decode(body)
+    except ValueError:
+        return
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_happens_the_score_and_the_ceiling_stay_in_range(seed: int) -> None:
+    rng, learner, at = Random(seed), Learner(), 0.0
+    for _ in range(3000):
+        at += rng.choice([0.0, 5.0, 60.0, 4000.0, -300.0])
+        learner.observe(a_sample(at, rng.random() * 1.2, rng.random(), rng.random() < 0.2, rng.random() < 0.1))
+        capacity = learner.capacity(SIZE)
+        assert 0.0 <= capacity.score <= 1.0 and 0 <= capacity.ceiling_bytes <= 0.8 * SIZE, f"seed {seed}"
+        assert 0.0 <= capacity.learning_confidence <= 1.0 and capacity.trend in ("rising", "stable", "falling")
