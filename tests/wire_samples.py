@@ -1,4 +1,7 @@
-"""Recorded exchanges with a real Ollama 0.32.15, as data: what was asked, and the status, headers and body that came."""
+"""Recorded exchanges with real servers, as data: what was asked, and the status, headers and body that came.
+
+Ollama 0.32.15; llama.cpp b11549 with one model, b10434 as a router (`router_*`) and while loading.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "fakes" / "transcripts"
+LLAMACPP = Path(__file__).parent / "wire_samples" / "llamacpp"
 
 
 @dataclass(frozen=True)
@@ -18,9 +22,9 @@ class Sample:
     body: bytes
 
 
-def sample(name: str) -> Sample:
+def sample(name: str, folder: Path = FOLDER) -> Sample:
     """One file: the request line, the request body, a blank line, then the answer as it came over the wire."""
-    asked, _, answered = (FOLDER / f"{name}.txt").read_bytes().partition(b"\n\nHTTP/1.1 ")
+    asked, _, answered = (folder / f"{name}.txt").read_bytes().partition(b"\n\nHTTP/1.1 ")
     first, _, request = asked.partition(b"\n")
     method, path = first.decode().split()[:2]
     head, _, body = _as_lf(answered).partition(b"\n\n")

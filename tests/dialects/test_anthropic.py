@@ -1,0 +1,393 @@
+"""The Anthropic dialect against recordings of Ollama and llama.cpp and against the official client's own models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from anthropic.types import Message, MessageTokensCount, RawMessageStreamEvent, ToolUseBlock
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+
+from builders import a_card
+from herd.core.fleet import EngineFace, Fleet
+from herd.core.request import Counters
+from herd.dialects import Moment
+from herd.dialects.anthropic import DIALECT
+from herd.errors import BadRequest, Refusal, UnknownModel
+from herd.wire.chat import Ask, Delta, ToolCall, Usage
+from wire_samples import FOLDER, LLAMACPP, Sample, sample
+
+ROUTES = {route.path: route for route in DIALECT.routes}
+MOMENT = Moment("2026-11-23T09:13:03.960297886Z", 1_795_425_183)
+MESSAGES = "/v1/messages"
+COUNT = "/v1/messages/count_tokens"
+HI = [{"role": "user", "content": "hi"}]
+EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
+IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/jpeg", "data": "A" * 4000}}
+STREAMS = [
+    ("an_stream", FOLDER, Counters(12, 2, finish_reason="length")),
+    ("anthropic_stream", LLAMACPP, Counters(33, 3, 32, finish_reason="length")),
+]
+DOCUMENTS = [
+    ("an_msg", FOLDER, Counters(12, 4, finish_reason="length")),
+    ("anthropic", LLAMACPP, Counters(33, 4, 32, finish_reason="length")),
+]
+
+
+def ask(path: str = MESSAGES, **body: Any) -> Ask:
+    given = {"model": "m", "max_tokens": 16, "messages": HI, **body}
+    return DIALECT.parse(ROUTES[path], json.dumps(given).encode())
+
+
+def asked(recorded: Sample) -> Ask:
+    return DIALECT.parse(ROUTES[recorded.path], recorded.request)
+
+
+def watched(request: Ask, chunks: list[bytes]) -> Counters | None:
+    watch = DIALECT.watch(request)
+    for chunk in chunks:
+        watch.feed(chunk)
+    return watch.end()
+
+
+def written(request: Ask, *deltas: Delta) -> bytes:
+    writer = DIALECT.writer(request, request.model, "r1", MOMENT)
+    return b"".join(writer.write(delta) for delta in deltas)
+
+
+def events(stream: bytes) -> list[dict[str, Any]]:
+    """Each event's data, after checking that its name is its type and that the client's own model takes it."""
+    found = []
+    for piece in stream.decode().strip().split("\n\n"):
+        name, _, data = piece.partition("\n")
+        body = json.loads(data.removeprefix("data: "))
+        assert name == f"event: {body['type']}"
+        EVENT.validate_python(body)
+        found.append(body)
+    return found
+
+
+# --- the door ---
+
+
+@pytest.mark.parametrize(("name", "folder"), [(name, folder) for name, folder, _ in [*STREAMS, *DOCUMENTS]])
+def test_recorded_requests_are_understood(name: str, folder: Path) -> None:
+    recorded = sample(name, folder)
+    read, body = asked(recorded), json.loads(recorded.request)
+    assert (read.model, read.stream) == (body["model"], body.get("stream", False))
+    assert read.output_tokens_max == body["max_tokens"]
+    assert DIALECT.rewrite(read, read.model) is recorded.request
+    assert DIALECT.converse(read).messages[0].text == "Say hi."
+
+
+def test_an_answer_without_a_limit_is_refused_as_ollama_does() -> None:
+    recorded = sample("an_nomax")
+    with pytest.raises(BadRequest) as refused:
+        asked(recorded)
+    ours = json.loads(DIALECT.error(refused.value.refusal, "req_1").body)
+    theirs = json.loads(recorded.body)
+    assert ours == theirs | {"request_id": "req_1"}
+
+
+def test_features_are_read_without_the_payload() -> None:
+    read = ask(
+        messages=[{"role": "user", "content": [IMAGE, {"type": "text", "text": "x" * 400}]}],
+        tools=[{"name": "f", "input_schema": {}}], system="be brief", stream=True,
+        thinking={"type": "enabled", "budget_tokens": 1024}, metadata={"user_id": "u", "tags": ["t"]},
+    )  # fmt: skip
+    assert read.needs == {"vision", "tools"}
+    assert 100 < read.prompt_tokens < 200
+    assert (read.stream, read.tags) == (True, ("t",))
+    assert json.loads(DIALECT.rewrite(read, "m"))["metadata"] == {"user_id": "u"}
+
+
+def test_counting_needs_no_limit_and_never_streams() -> None:
+    read = DIALECT.parse(ROUTES[COUNT], json.dumps({"model": "m", "messages": HI, "stream": True}).encode())
+    assert (read.stream, read.output_tokens_max) == (False, None)
+    with pytest.raises(BadRequest):
+        DIALECT.parse(ROUTES[COUNT], b'{"model":"m"}')
+
+
+# --- the whole conversation ---
+
+
+def test_a_conversation_becomes_neutral() -> None:
+    talk = DIALECT.converse(
+        ask(
+            system=[{"type": "text", "text": "be brief", "cache_control": {"type": "ephemeral"}}, {"type": "text", "text": "now"}],
+            messages=[
+                {"role": "user", "content": [{"type": "text", "text": "look"}, IMAGE]},
+                {
+                    "role": "assistant",
+                    "content": [
+                        {"type": "thinking", "thinking": "hm", "signature": "s"},
+                        {"type": "redacted_thinking", "data": "?"},
+                        {"type": "text", "text": "wait"},
+                        {"type": "tool_use", "id": "t1", "name": "f", "input": {"x": 1}},
+                        {"type": "tool_use", "id": "t2", "name": "g", "input": {}},
+                    ],
+                },
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "text", "text": "7"}, IMAGE]},
+                        {"type": "tool_result", "tool_use_id": "t2", "content": "no", "is_error": True},
+                        {"type": "text", "text": "so?"},
+                    ],
+                },
+            ],
+            tools=[{"name": "f", "description": "d", "input_schema": {"type": "object"}}],
+            tool_choice={"type": "any"}, temperature=0.5, top_k=3, stop_sequences=["x"], stream=True,
+            output_config={"effort": "low", "format": {"type": "json_schema", "schema": {"type": "object"}}},
+        )
+    )  # fmt: skip
+    assert [m.role for m in talk.messages] == ["system", "user", "assistant", "tool", "tool", "user"]
+    assert talk.messages[0].text == "be brief\nnow"
+    assert talk.messages[1].images == [("A" * 4000, "image/jpeg")]
+    spoken = talk.messages[2]
+    assert (spoken.thinking, spoken.text) == ("hm", "wait")
+    assert spoken.tool_calls == [ToolCall(0, "t1", "f", '{"x":1}'), ToolCall(1, "t2", "g", "{}")]
+    assert [(m.text, m.tool_call_id, m.tool_name) for m in talk.messages[3:5]] == [
+        ("7", "t1", "f"),
+        ("Error: no", "t2", "g"),
+    ]
+    assert (talk.messages[5].text, len(talk.messages[5].images)) == ("so?", 1)
+    assert (talk.tools[0].name, talk.tool_choice, talk.think, talk.format) == (
+        "f",
+        "required",
+        "low",
+        {"type": "object"},
+    )
+    sampling = talk.sampling
+    assert (sampling.output_tokens_max, sampling.temperature, sampling.top_k, sampling.stop) == (16, 0.5, 3, ["x"])
+
+
+@pytest.mark.parametrize(
+    ("body", "think"),
+    [
+        ({}, None),
+        ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, True),
+        ({"thinking": {"type": "disabled"}}, False),
+        ({"thinking": {"type": "adaptive"}}, None),
+        ({"thinking": {"type": "enabled"}, "output_config": {"effort": "high"}}, "high"),
+    ],
+)
+def test_thinking_is_neutral(body: dict[str, Any], think: bool | str | None) -> None:
+    assert DIALECT.converse(ask(**body)).think == think
+
+
+@pytest.mark.parametrize(
+    ("choice", "neutral"),
+    [
+        ({"type": "auto"}, "auto"),
+        ({"type": "none"}, "none"),
+        ({"type": "tool", "name": "f"}, {"type": "function", "function": {"name": "f"}}),
+    ],
+)
+def test_a_choice_of_tools_is_neutral(choice: dict[str, Any], neutral: Any) -> None:
+    assert DIALECT.converse(ask(tool_choice=choice)).tool_choice == neutral
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        ({"messages": [{"role": "user", "content": [{"type": "search_result"}]}]}, "search_result"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "x"}}]}]},
+            "base64",
+        ),
+        ({"messages": [{"role": "user", "content": [{"type": "document", "source": {"type": "base64"}}]}]}, "document"),
+        ({"tools": [{"type": "web_search_20260209", "name": "web_search"}]}, "web_search"),
+        ({"tool_choice": {"type": "tool"}}, "tool_choice"),
+        ({"output_config": {"format": {"type": "xml"}}}, "format"),
+        ({"messages": [{"role": "user", "content": 5}]}, "must be"),
+    ],
+)
+def test_what_cannot_be_translated_is_named(body: dict[str, Any], word: str) -> None:
+    with pytest.raises(BadRequest, match=word):
+        DIALECT.converse(ask(**body))
+
+
+# --- watching ---
+
+
+@pytest.mark.parametrize(("name", "folder", "counters"), STREAMS)
+def test_a_recorded_stream_is_whole_at_any_cut(name: str, folder: Path, counters: Counters) -> None:
+    recorded = sample(name, folder)
+    request = asked(recorded)
+    for at in range(len(recorded.body) + 1):
+        assert watched(request, [recorded.body[:at], recorded.body[at:]]) == counters
+
+
+@pytest.mark.parametrize(("name", "folder", "counters"), STREAMS)
+def test_a_recorded_stream_cut_short_is_never_whole(name: str, folder: Path, counters: Counters) -> None:
+    recorded = sample(name, folder)
+    request = asked(recorded)
+    assert all(watched(request, [recorded.body[:end]]) is None for end in range(len(recorded.body.rstrip())))
+
+
+@pytest.mark.parametrize(("name", "folder", "counters"), DOCUMENTS)
+def test_a_recorded_document_is_whole_and_cut_short_it_is_not(name: str, folder: Path, counters: Counters) -> None:
+    recorded = sample(name, folder)
+    request, body = asked(recorded), recorded.body.rstrip()
+    assert watched(request, [body[:50], body[50:]]) == counters
+    assert all(watched(request, [body[:end]]) is None for end in range(len(body)))
+
+
+def test_a_long_stream_is_judged_by_both_ends() -> None:
+    begin, rest = sample("anthropic_stream", LLAMACPP).body.split(b"event: content_block_delta", 1)
+    piece = (
+        b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"text":"xxxxxxxxxx"}}\n\n'
+    )
+    body = begin + piece * 2000 + b"event: content_block_delta" + rest
+    cut = [body[at : at + 999] for at in range(0, len(body), 999)]
+    assert watched(ask(stream=True), cut) == Counters(33, 3, 32, finish_reason="length")
+
+
+def test_a_long_document_is_judged_by_its_end() -> None:
+    told = {"type": "message", "content": [{"type": "text", "text": "x" * 300_000}], "stop_reason": "end_turn"}
+    body = json.dumps(told | {"usage": {"input_tokens": 5, "output_tokens": 6}}, separators=(",", ":")).encode()
+    counters = watched(ask(), [body])
+    assert counters is not None and (counters.prompt_tokens, counters.completion_tokens) == (5, 6)
+    assert watched(ask(), [body[:-1]]) is None
+
+
+def test_an_error_is_not_a_whole_answer() -> None:
+    error = b'event: error\ndata: {"type":"error","error":{"type":"api_error","message":"lost"}}\n\n'
+    stop = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+    assert watched(ask(stream=True), [error, stop]) is None
+    assert watched(ask(stream=True), [stop, error]) is None
+    assert watched(ask(), [sample("an_nomodel").body]) is None
+
+
+# --- writing ---
+
+LAST = Delta(usage=Usage(12, 2), is_last=True)
+
+
+def test_a_streamed_answer_has_the_recorded_events() -> None:
+    recorded = sample("an_stream")
+    ours = events(written(asked(recorded), Delta(text="G"), Delta(text="reet"), Delta(finish_reason="length"), LAST))
+    theirs = events(recorded.body)
+    assert [e["type"] for e in ours] == [e["type"] for e in theirs]
+    assert ours[1:5] == theirs[1:5]
+    assert ours[5]["delta"]["stop_reason"] == "max_tokens" and ours[5]["usage"] == theirs[5]["usage"]
+    assert set(ours[0]["message"]) - set(theirs[0]["message"]) == {"stop_reason", "stop_sequence"}
+
+
+def test_thinking_text_and_tools_each_have_a_block() -> None:
+    out = events(
+        written(
+            ask(stream=True), Delta(thinking="h"), Delta(thinking="m"), Delta(text="a"),
+            Delta(tool_calls=[ToolCall(0, "t1", "f", '{"x"')]), Delta(tool_calls=[ToolCall(0, arguments=":1}")]),
+            Delta(tool_calls=[ToolCall(1, "", "g")]), Delta(finish_reason="stop"), LAST,
+        )
+    )  # fmt: skip
+    blocks = [(e["index"], e["content_block"]["type"]) for e in out if e["type"] == "content_block_start"]
+    assert blocks == [(0, "thinking"), (1, "text"), (2, "tool_use"), (3, "tool_use")]
+    assert [e["index"] for e in out if e["type"] == "content_block_stop"] == [0, 1, 2, 3]
+    partial = [e["delta"]["partial_json"] for e in out if e["type"] == "content_block_delta" and e["index"] == 2]
+    assert "".join(partial) == '{"x":1}'
+    assert out[-2]["delta"]["stop_reason"] == "tool_use"
+    starts = [e["content_block"] for e in out if e["type"] == "content_block_start"]
+    assert (starts[2]["id"], starts[3]["id"]) == ("t1", "toolu_r1_1")
+
+
+def test_a_closed_call_cannot_go_on() -> None:
+    writer = DIALECT.writer(ask(stream=True), "m", "r1", MOMENT)
+    writer.write(Delta(tool_calls=[ToolCall(0, "a", "f"), ToolCall(1, "b", "g")]))
+    with pytest.raises(ValueError, match="goes on after another"):
+        writer.write(Delta(tool_calls=[ToolCall(0, arguments="{}")]))
+
+
+def test_a_whole_answer_is_what_the_client_reads() -> None:
+    deltas = [
+        Delta(thinking="hm"), Delta(text="a"), Delta(tool_calls=[ToolCall(0, "t1", "f", '{"x":'), ToolCall(1, "t2", "g", "[")]),
+        Delta(tool_calls=[ToolCall(0, arguments="1}")]), Delta(finish_reason="tool_calls"), LAST,
+    ]  # fmt: skip
+    message = Message.model_validate_json(written(ask(), *deltas))
+    assert [block.type for block in message.content] == ["thinking", "text", "tool_use", "tool_use"]
+    assert [block.input for block in message.content if isinstance(block, ToolUseBlock)] == [{"x": 1}, {"raw": "["}]
+    assert (message.stop_reason, message.usage.input_tokens, message.usage.output_tokens) == ("tool_use", 12, 2)
+
+
+def test_what_came_from_a_cache_is_counted_apart() -> None:
+    message = Message.model_validate_json(written(ask(), Delta(text="a", usage=Usage(33, 4, 32), is_last=True)))
+    assert (message.usage.input_tokens, message.usage.cache_read_input_tokens) == (1, 32)
+
+
+def test_without_counters_the_estimate_is_told() -> None:
+    read = ask(messages=[{"role": "user", "content": "x" * 400}])
+    message = Message.model_validate_json(written(read, Delta(text="a", is_last=True)))
+    assert message.usage.input_tokens == read.prompt_tokens > 90
+
+
+@given(
+    st.booleans(),
+    st.lists(st.builds(Delta, text=st.text(max_size=5), thinking=st.text(max_size=5)), max_size=5),
+)
+def test_what_is_written_is_whole_to_the_own_watch_and_to_the_client(stream: bool, deltas: list[Delta]) -> None:
+    request = ask(stream=stream)
+    out = written(request, *deltas, Delta(finish_reason="length"), LAST)
+    assert watched(request, [out]) == Counters(12, 2, finish_reason="length")
+    if stream:
+        pieces = [e["delta"] for e in events(out) if e["type"] == "content_block_delta"]
+        text = "".join(piece.get("text", "") for piece in pieces)
+    else:
+        text = "".join(b.text for b in Message.model_validate_json(out).content if b.type == "text")
+    assert text == "".join(delta.text for delta in deltas)
+
+
+# --- refusing ---
+
+
+def test_an_error_has_the_recorded_shape() -> None:
+    recorded = sample("an_nomodel")
+    told = json.loads(recorded.body)
+    answer = DIALECT.error(Refusal(404, "model_not_found", told["error"]["message"]), told["request_id"])
+    assert (answer.status, json.loads(answer.body)) == (recorded.status, told)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, "invalid_request_error"), (405, "invalid_request_error"), (413, "request_too_large"),
+        (429, "rate_limit_error"), (500, "api_error"), (503, "overloaded_error"),
+    ],
+)  # fmt: skip
+def test_a_status_has_a_type(status: int, kind: str) -> None:
+    assert json.loads(DIALECT.error(Refusal(status, "c", "m")).body)["error"]["type"] == kind
+
+
+def test_a_stream_that_cannot_go_on_says_so_and_does_not_stop_normally() -> None:
+    frame = DIALECT.error_frame(ask(stream=True), Refusal(503, "node_lost", "the node went away"))
+    assert frame == (
+        b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"the node went away"}}\n\n'
+    )
+    assert DIALECT.error_frame(ask(), Refusal(503, "node_lost", "x")) == b""
+
+
+# --- counting ---
+
+
+def test_tokens_are_estimated_where_no_engine_counts_them() -> None:
+    read = ask(COUNT, messages=[{"role": "user", "content": "x" * 400}])
+    for cards in ([], [a_card("m")], [a_card("m"), a_card("m", engine=EngineFace("llamacpp", "http://x"))]):
+        answer = DIALECT.describe(read, cards)
+        assert answer is not None and answer.status == 200
+        assert MessageTokensCount.model_validate_json(answer.body).input_tokens == read.prompt_tokens
+
+
+def test_llama_cpp_counts_by_itself() -> None:
+    assert DIALECT.describe(ask(COUNT), [a_card("m", engine=EngineFace("llamacpp", "http://x"))]) is None
+    assert DIALECT.describe(ask(), [a_card("m")]) is None
+    assert watched(ask(COUNT), [sample("anthropic_count", LLAMACPP).body]) == Counters()
+
+
+def test_it_has_no_lists() -> None:
+    with pytest.raises(UnknownModel):
+        DIALECT.listing("GET", "/v1/messages/batches", Fleet(), MOMENT)

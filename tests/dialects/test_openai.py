@@ -1,0 +1,478 @@
+"""The OpenAI dialect against recordings of Ollama and llama.cpp and against the official client's own models."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openai.types import Completion, CreateEmbeddingResponse, Model
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+from builders import a_card, a_report
+from herd.core.fleet import EngineFace, Fleet, Liveness
+from herd.core.request import Counters
+from herd.dialects import Moment
+from herd.dialects.openai import DIALECT
+from herd.errors import BadRequest, Refusal, UnknownModel
+from herd.wire.chat import Ask, Delta, Sampling, ToolCall, Usage
+from wire_samples import FOLDER, LLAMACPP, Sample, sample
+
+ROUTES = {route.path: route for route in DIALECT.routes}
+MOMENT = Moment("2026-11-23T09:13:03.960297886Z", 1_795_425_183)
+CHAT = "/v1/chat/completions"
+HI = [{"role": "user", "content": "hi"}]
+PICTURE = "data:image/png;base64," + "A" * 4000
+STREAMS: list[tuple[str, Path, Counters]] = [
+    ("oa_chat_stream", FOLDER, Counters(12, 2, finish_reason="length")),
+    ("chat_stream", LLAMACPP, Counters(33, 3, 32, None, 18.731 / 1000, 37.629 / 1000, "length")),
+    ("chat_stream_bare", LLAMACPP, Counters(33, 3, 32, None, 0.018293, 0.040514, "length")),
+    ("completion_stream", LLAMACPP, Counters(2, 3, 1, None, 0.018611, 0.038472, "length")),
+]
+DOCUMENTS: list[tuple[str, Path, int, int | None]] = [
+    ("oa_chat", FOLDER, 12, 4),
+    ("oa_comp", FOLDER, 10, 2),
+    ("oa_emb", FOLDER, 3, None),
+    ("oa_emb_b64", FOLDER, 3, None),
+    ("chat", LLAMACPP, 33, 4),
+    ("chat_logprobs", LLAMACPP, 33, 2),
+    ("completion", LLAMACPP, 2, 4),
+    ("embeddings", LLAMACPP, 4, None),
+]
+
+
+def ask(path: str = CHAT, **body: Any) -> Ask:
+    more: dict[str, Any] = {"messages": HI} if path == CHAT else {}
+    return DIALECT.parse(ROUTES[path], json.dumps({"model": "m", **more, **body}).encode())
+
+
+def asked(recorded: Sample) -> Ask:
+    return DIALECT.parse(ROUTES[recorded.path], recorded.request)
+
+
+def watched(request: Ask, chunks: list[bytes]) -> Counters | None:
+    watch = DIALECT.watch(request)
+    for chunk in chunks:
+        watch.feed(chunk)
+    return watch.end()
+
+
+def written(request: Ask, *deltas: Delta) -> bytes:
+    writer = DIALECT.writer(request, request.model, "r1", MOMENT)
+    return b"".join(writer.write(delta) for delta in deltas)
+
+
+def events(stream: bytes) -> list[str]:
+    assert stream.endswith(b"\n\n")
+    pieces = stream.decode().removesuffix("\n\n").split("\n\n")
+    assert all(piece.startswith("data: ") for piece in pieces)
+    return [piece.removeprefix("data: ") for piece in pieces]
+
+
+def chunks(stream: bytes) -> list[ChatCompletionChunk]:
+    *pieces, done = events(stream)
+    assert done == "[DONE]"
+    return [ChatCompletionChunk.model_validate_json(piece) for piece in pieces]
+
+
+# --- the door ---
+
+
+@pytest.mark.parametrize(("name", "folder"), [(name, folder) for name, folder, *_ in [*STREAMS, *DOCUMENTS]])
+def test_recorded_requests_are_understood(name: str, folder: Path) -> None:
+    recorded = sample(name, folder)
+    read, body = asked(recorded), json.loads(recorded.request)
+    assert (read.model, read.stream) == (body["model"], body.get("stream", False))
+    assert read.output_tokens_max == body.get("max_tokens")
+    assert read.include_usage is bool(body.get("stream_options"))
+    assert DIALECT.rewrite(read, read.model) is recorded.request
+    assert DIALECT.converse(read).model == body["model"]
+
+
+def test_a_chat_without_messages_is_refused_as_ollama_does() -> None:
+    recorded = sample("oa_nomsgs")
+    with pytest.raises(BadRequest) as refused:
+        asked(recorded)
+    told = json.loads(DIALECT.error(refused.value.refusal).body)["error"]
+    assert told["message"] == json.loads(recorded.body)["error"]["message"]
+    assert (told["type"], told["code"]) == ("invalid_request_error", "invalid_request")
+
+
+def test_features_are_read_without_the_payload() -> None:
+    parts = [{"type": "text", "text": "x" * 400}, {"type": "image_url", "image_url": {"url": PICTURE}}]
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    read = ask(
+        messages=[{"role": "user", "content": parts}], tools=tools, reasoning_effort="low", stream=True, user="u"
+    )
+    assert read.needs == {"vision", "tools", "thinking"}
+    assert 100 < read.prompt_tokens < 200
+    assert (read.stream, read.user, read.include_usage) == (True, "u", False)
+
+
+@pytest.mark.parametrize(
+    ("body", "needs"),
+    [
+        ({"tools": []}, set()),
+        ({"reasoning_effort": "none"}, set()),
+        ({"messages": [{"role": "user", "content": 'a "image_url" in text'}]}, set()),
+    ],
+)
+def test_what_is_empty_needs_nothing(body: dict[str, Any], needs: set[str]) -> None:
+    assert ask(**body).needs == needs
+
+
+def test_the_newer_limit_goes_before_the_older() -> None:
+    assert ask(max_tokens=5, max_completion_tokens=7).output_tokens_max == 7
+    assert ask(max_tokens=-1).output_tokens_max is None
+
+
+@pytest.mark.parametrize(
+    ("asked_as", "spelled", "stays"),
+    [
+        ("m", "m", True),
+        ("m", "m:latest", True),
+        ("M:latest", "m:latest", True),
+        ("Qwen/Q3:latest", "Qwen/Q3", False),
+        ("qwen/q3", "Qwen/Q3", False),
+    ],
+)
+def test_a_name_is_spelled_as_the_engine_spells_it(asked_as: str, spelled: str, stays: bool) -> None:
+    read = ask(model=asked_as)
+    rewritten = DIALECT.rewrite(read, spelled)
+    assert (rewritten is read.body) is stays
+    assert stays or json.loads(rewritten) == {"model": spelled, "messages": HI}
+
+
+# --- the whole conversation ---
+
+
+def test_a_chat_becomes_neutral() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"x":1}'}}
+    tool = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
+    schema = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}
+    talk = DIALECT.converse(
+        ask(
+            messages=[
+                {"role": "developer", "content": "be brief"},
+                {"role": "user", "content": [{"type": "text", "text": "look"}, {"type": "image_url", "image_url": {"url": PICTURE}}]},
+                {"role": "assistant", "content": None, "reasoning_content": "hm", "tool_calls": [call]},
+                {"role": "tool", "content": "7", "tool_call_id": "c1"},
+            ],
+            tools=[tool], tool_choice="auto", response_format=schema, reasoning_effort="low", stream=True,
+            max_tokens=5, temperature=0, seed=1, stop="x", top_p=0.5, presence_penalty=1, logprobs=True, top_logprobs=2,
+        )
+    )  # fmt: skip
+    assert [m.role for m in talk.messages] == ["developer", "user", "assistant", "tool"]
+    assert (talk.messages[1].text, talk.messages[1].images) == ("look", [("A" * 4000, "image/png")])
+    assert (talk.messages[2].thinking, talk.messages[2].tool_calls) == ("hm", [ToolCall(0, "c1", "f", '{"x":1}')])
+    assert (talk.messages[3].text, talk.messages[3].tool_name, talk.messages[3].tool_call_id) == ("7", "f", "c1")
+    assert (talk.tools[0].name, talk.format, talk.think) == ("f", {"type": "object"}, "low")
+    assert (talk.logprobs, talk.top_logprobs, talk.tool_choice) == (True, 2, "auto")
+    assert talk.sampling == Sampling(5, 0, 0.5, seed=1, stop=["x"], presence_penalty=1)
+
+
+def test_completions_and_embeddings_become_neutral() -> None:
+    talk = DIALECT.converse(ask("/v1/completions", prompt="p", suffix="s", logprobs=3))
+    assert (talk.prompt, talk.suffix, talk.raw, talk.logprobs, talk.top_logprobs) == ("p", "s", True, True, 3)
+    assert DIALECT.converse(ask("/v1/completions", prompt=["p"])).prompt == "p"
+    assert DIALECT.converse(ask("/v1/embeddings", input="a", dimensions=3)).inputs == ["a"]
+    assert DIALECT.converse(ask("/v1/embeddings", input=["a", "b"])).inputs == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "word"),
+    [
+        (CHAT, {"n": 2}, "n: "),
+        (CHAT, {"functions": [{"name": "f"}]}, "functions"),
+        (CHAT, {"tools": [{"type": "web_search"}]}, "web_search"),
+        (CHAT, {"tool_choice": {"type": "allowed_tools"}}, "tool_choice"),
+        (CHAT, {"response_format": {"type": "yaml"}}, "response_format"),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "input_audio"),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/y"}}]}]}, "data: URI"),
+        (CHAT, {"messages": [{"role": "user", "content": 5}]}, "must be"),
+        ("/v1/completions", {"prompt": [1, 2]}, "prompt"),
+        ("/v1/completions", {"prompt": ["a", "b"]}, "prompt"),
+        ("/v1/embeddings", {"input": [[1, 2]]}, "input"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_translated_is_named(path: str, body: dict[str, Any], word: str) -> None:
+    with pytest.raises(BadRequest, match=word):
+        DIALECT.converse(ask(path, **body))
+
+
+# --- watching ---
+
+
+@pytest.mark.parametrize(("name", "folder", "counters"), STREAMS)
+def test_a_recorded_stream_is_whole_at_any_cut(name: str, folder: Path, counters: Counters) -> None:
+    recorded = sample(name, folder)
+    request = asked(recorded)
+    for at in range(len(recorded.body) + 1):
+        assert watched(request, [recorded.body[:at], recorded.body[at:]]) == counters
+
+
+@pytest.mark.parametrize(("name", "folder", "counters"), STREAMS)
+def test_a_recorded_stream_cut_short_is_never_whole(name: str, folder: Path, counters: Counters) -> None:
+    recorded = sample(name, folder)
+    request = asked(recorded)
+    assert all(watched(request, [recorded.body[:end]]) is None for end in range(len(recorded.body.rstrip())))
+
+
+@pytest.mark.parametrize(("name", "folder", "prompt", "completion"), DOCUMENTS)
+def test_a_recorded_document_is_whole_and_cut_short_it_is_not(
+    name: str, folder: Path, prompt: int, completion: int | None
+) -> None:
+    recorded = sample(name, folder)
+    request, body = asked(recorded), recorded.body.rstrip()
+    counters = watched(request, [body[:100], body[100:]])
+    assert counters is not None
+    assert (counters.prompt_tokens, counters.completion_tokens) == (prompt, completion)
+    for end in [*range(0, len(body), 97), len(body) - 1]:
+        assert watched(request, [body[:end]]) is None
+
+
+def test_a_node_that_died_in_the_middle_has_not_answered() -> None:
+    """Ollama then sends one chunk without a model's name, and no [DONE]."""
+    began = b'data: {"model":"m","choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
+    died = b'data: {"model":"","choices":[{"index":0,"delta":{"content":""},"finish_reason":null}]}\n\n'
+    assert watched(ask(stream=True), [began, died]) is None
+
+
+def test_an_error_before_the_end_is_not_a_whole_answer() -> None:
+    error = b'data: {"error":{"message":"out of memory"}}\n\n'
+    assert watched(ask(stream=True), [error, b"data: [DONE]\n\n"]) is None
+    assert watched(ask(), [b'{"error":{"message":"oops"}}']) is None
+
+
+def test_text_that_looks_like_an_end_is_not_one() -> None:
+    sly = json.dumps({"choices": [{"index": 0, "delta": {"content": "x\n\ndata: [DONE]"}, "finish_reason": None}]})
+    assert watched(ask(stream=True), [b"data: " + sly.encode() + b"\n\n"]) is None
+
+
+def test_without_usage_the_pieces_are_counted_however_they_are_cut() -> None:
+    piece = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
+    last = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+    body = piece * 500 + last
+    for size in (1, 7, 80, 5000, len(body)):
+        cut = [body[at : at + size] for at in range(0, len(body), size)]
+        assert watched(ask(stream=True), cut) == Counters(completion_tokens=500, finish_reason="stop")
+
+
+@pytest.mark.parametrize("last", [b"data: [DONE]", b"data:[DONE]\r\n\r\n", b"data: [DONE]\n\n: ping\n\n"])
+def test_ends_are_known_in_every_spelling(last: bytes) -> None:
+    assert watched(ask(stream=True), [b'data: {"choices":[]}\n\n', last]) == Counters()
+
+
+def test_embeddings_too_long_to_keep_are_judged_by_their_ends() -> None:
+    vectors = b'"data":[{"embedding":[' + b"0.1234567," * 40_000 + b'1],"index":0}]'
+    usage = b'"usage":{"prompt_tokens":9,"total_tokens":9}'
+    for body in (b"{" + usage + b"," + vectors + b"}", b"{" + vectors + b"," + usage + b"}"):
+        request = ask("/v1/embeddings", input="a")
+        assert watched(request, [body[i : i + 5000] for i in range(0, len(body), 5000)]) == Counters(prompt_tokens=9)
+        assert watched(request, [body[:-100]]) is None
+    assert watched(request, [body[:-1]]) is None
+
+
+def test_counters_of_another_kind_do_not_unmake_an_answer() -> None:
+    assert watched(ask(), [b'{"choices":[],"usage":{"prompt_tokens":"many"}}']) == Counters()
+
+
+# --- writing ---
+
+USAGE = Usage(12, 4, 8, prefill_s=0.012, decode_s=0.03)
+FINISH = Delta(finish_reason="length")
+LAST = Delta(usage=USAGE, is_last=True)
+
+
+def test_a_streamed_chat_has_the_recorded_shape() -> None:
+    request = asked(sample("oa_chat_stream"))
+    ours = events(written(request, Delta(text="By"), Delta(text=" Dr"), FINISH, LAST))
+    recorded = events(sample("oa_chat_stream").body.rstrip() + b"\n\n")
+    assert len(ours) == len(recorded) and ours[-1] == recorded[-1]
+    for mine, theirs in zip(ours[:-1], recorded[:-1], strict=True):
+        left, right = json.loads(mine), json.loads(theirs)
+        assert list(left) == list(right)
+        assert left["choices"] == right["choices"]
+    assert json.loads(ours[-2])["usage"]["prompt_tokens_details"] == {"cached_tokens": 8}
+
+
+@pytest.mark.parametrize("name", ["oa_chat", "oa_comp"])
+def test_a_whole_answer_has_the_recorded_shape(name: str) -> None:
+    out = json.loads(written(asked(sample(name)), Delta(text="By"), Delta(text=" Dr"), FINISH, LAST))
+    recorded = json.loads(sample(name).body)
+    assert list(out) == list(recorded)
+    assert set(out["choices"][0]) == set(recorded["choices"][0])
+    assert out["usage"]["total_tokens"] == 16 and out["created"] == MOMENT.unix_s
+
+
+def test_usage_is_only_told_to_who_asked() -> None:
+    assert all(chunk.usage is None for chunk in chunks(written(ask(stream=True), Delta(text="a"), LAST)))
+    assert chunks(written(ask(stream=True, stream_options={"include_usage": True}), LAST))[-1].choices == []
+
+
+def test_tool_call_fragments_are_named_once() -> None:
+    out = chunks(
+        written(
+            ask(stream=True), Delta(thinking="hm"), Delta(tool_calls=[ToolCall(0, "c1", "f", '{"x"')]),
+            Delta(tool_calls=[ToolCall(0, arguments=":1}"), ToolCall(1, "", "g", "{}")]), Delta(finish_reason="stop"), LAST,
+        )
+    )  # fmt: skip
+    calls = [call for chunk in out for choice in chunk.choices for call in choice.delta.tool_calls or ()]
+    assert [(c.index, c.id, c.function.name if c.function else None) for c in calls] == [
+        (0, "c1", "f"), (0, None, None), (1, "call_r1_1", "g"),
+    ]  # fmt: skip
+    assert "".join(c.function.arguments or "" for c in calls if c.index == 0 and c.function) == '{"x":1}'
+    assert out[0].choices[0].delta.role == "assistant"
+    assert out[0].choices[0].delta.model_extra == {"reasoning": "hm"}
+    assert out[-1].choices[0].finish_reason == "tool_calls"
+
+
+def test_a_whole_tool_call_is_what_the_client_reads() -> None:
+    deltas = [Delta(thinking="hm"), Delta(tool_calls=[ToolCall(0, "", "f", '{"x":1}')]), FINISH, LAST]
+    out = ChatCompletion.model_validate_json(written(ask(), *deltas))
+    message = out.choices[0].message
+    assert message.content is None and message.tool_calls is not None
+    assert (message.tool_calls[0].id, message.tool_calls[0].type) == ("call_r1_0", "function")
+    assert (message.model_extra, out.choices[0].finish_reason) == ({"reasoning": "hm"}, "length")
+
+
+def test_logprobs_keep_their_shape_in_both_directions() -> None:
+    token: dict[str, Any] = {"token": "By", "logprob": -0.5, "bytes": [66, 121], "top_logprobs": []}
+    chat = ChatCompletion.model_validate_json(written(ask(), Delta(text="By", logprobs=[token]), LAST))
+    assert chat.choices[0].logprobs is not None and chat.choices[0].logprobs.content is not None
+    assert chat.choices[0].logprobs.content[0].logprob == -0.5
+    streamed = chunks(written(ask(stream=True), Delta(text="By", logprobs=[token]), LAST))
+    assert streamed[0].choices[0].logprobs is not None
+    text = Completion.model_validate_json(
+        written(ask("/v1/completions", prompt="p"), Delta(text="By", logprobs=[token]), LAST)
+    )
+    assert text.choices[0].logprobs is not None and text.choices[0].logprobs.tokens == ["By"]
+
+
+@pytest.mark.parametrize(("neutral", "told"), [("load", "stop"), (None, "stop"), ("content_filter", "content_filter")])
+def test_ends_are_told_in_openai_s_words(neutral: str | None, told: str) -> None:
+    out = ChatCompletion.model_validate_json(written(ask(), Delta(text="a", finish_reason=neutral), LAST))
+    assert out.choices[0].finish_reason == told
+
+
+def test_embeddings_are_numbers_or_base64() -> None:
+    delta = Delta(embeddings=[[1.0, 2.5], [0.0, -1.0]], usage=Usage(3), is_last=True)
+    plain = CreateEmbeddingResponse.model_validate_json(written(ask("/v1/embeddings", input="a"), delta))
+    assert [(e.index, e.embedding) for e in plain.data] == [(0, [1.0, 2.5]), (1, [0.0, -1.0])]
+    coded = json.loads(written(ask("/v1/embeddings", input="a", encoding_format="base64"), delta))
+    assert struct.unpack("<2f", base64.b64decode(coded["data"][0]["embedding"])) == (1.0, 2.5)
+    assert list(coded) == list(json.loads(sample("oa_emb_b64").body))
+
+
+def test_an_error_is_written_in_the_dialect_s_form() -> None:
+    assert json.loads(written(ask(), Delta(error="boom")))["error"]["message"] == "boom"
+    assert written(ask(stream=True), Delta(error="boom")).startswith(b'data: {"error":{"message":"boom"')
+
+
+def test_a_collected_answer_has_a_limit_and_a_stream_has_none() -> None:
+    writer = DIALECT.writer(ask(), "m", "r1", MOMENT)
+    with pytest.raises(ValueError, match="longer than 33554432 bytes"):
+        for _ in range(40):
+            writer.write(Delta(text="x" * (1 << 20)))
+    streaming = DIALECT.writer(ask(stream=True), "m", "r1", MOMENT)
+    assert all(streaming.write(Delta(text="x" * (1 << 20))) for _ in range(40))
+
+
+@given(
+    st.booleans(),
+    st.booleans(),
+    st.lists(st.builds(Delta, text=st.text(max_size=5), thinking=st.text(max_size=5)), max_size=5),
+)
+def test_what_is_written_is_whole_to_the_own_watch_and_to_the_client(
+    stream: bool, include_usage: bool, deltas: list[Delta]
+) -> None:
+    request = ask(stream=stream, stream_options={"include_usage": include_usage})
+    out = written(request, *deltas, FINISH, LAST)
+    counters = watched(request, [out])
+    assert counters is not None and counters.finish_reason == "length"
+    if stream:
+        text = "".join(choice.delta.content or "" for chunk in chunks(out) for choice in chunk.choices)
+    else:
+        text = ChatCompletion.model_validate_json(out).choices[0].message.content or ""
+        assert counters == Counters(12, 4, 8, finish_reason="length")
+    assert text == "".join(delta.text for delta in deltas)
+
+
+# --- refusing ---
+
+
+@pytest.mark.parametrize("name", ["oa_nomodel", "oa_nomsgs"])
+def test_an_error_has_the_recorded_shape(name: str) -> None:
+    recorded = sample(name)
+    told = json.loads(recorded.body)["error"]
+    answer = DIALECT.error(Refusal(recorded.status, "some_code", told["message"]))
+    assert answer.status == recorded.status
+    assert json.loads(answer.body) == {"error": told | {"code": "some_code"}}
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(400, "invalid_request_error"), (405, "invalid_request_error"), (429, "rate_limit_error"), (503, "api_error")],
+)
+def test_a_status_has_a_type(status: int, kind: str) -> None:
+    assert json.loads(DIALECT.error(Refusal(status, "c", "m")).body)["error"]["type"] == kind
+
+
+def test_a_fault_of_ours_tells_the_id_that_is_in_the_log() -> None:
+    assert b"(request r7)" in DIALECT.error(Refusal(500, "internal_error", "oops"), "r7").body
+    assert b"r7" not in DIALECT.error(Refusal(404, "model_not_found", "no"), "r7").body
+
+
+def test_a_stream_that_cannot_go_on_says_so_and_is_not_done() -> None:
+    frame = DIALECT.error_frame(ask(stream=True), Refusal(502, "node_lost", "the node went away"))
+    (only,) = events(frame)
+    assert json.loads(only)["error"] == {
+        "message": "the node went away", "type": "api_error", "param": None, "code": "node_lost",
+    }  # fmt: skip
+    assert b"[DONE]" not in frame
+
+
+# --- lists ---
+
+
+def a_fleet() -> Fleet:
+    fleet = Fleet()
+    old = a_card("M", modified_at="2026-01-01T00:00:00Z")
+    new = a_card("m:latest", modified_at="2026-05-01T00:00:00+02:00")
+    plain = a_card("Qwen/Q3", engine=EngineFace("vllm", "http://x", "0.9"), loaded=True)
+    hub = a_card("hf.co/some/thing:q4", modified_at="2026-03-01T00:00:00Z")
+    fleet.hear(a_report("alpha", [old, plain, hub]), 1.0)
+    fleet.hear(a_report("beta", [new]), 1.0)
+    fleet.hear(a_report("gone", [a_card("lost")]), 1.0)
+    next(node for node in fleet if node.id == "gone").liveness = Liveness.OFFLINE
+    return fleet
+
+
+def test_models_are_listed_newest_first_as_the_client_reads_them() -> None:
+    body = json.loads(DIALECT.listing("GET", "/v1/models", a_fleet(), MOMENT).body)
+    models = [Model.model_validate(entry) for entry in body["data"]]
+    assert [(m.id, m.owned_by) for m in models] == [
+        ("Qwen/Q3", "herd"),
+        ("M", "library"),
+        ("hf.co/some/thing:q4", "some"),
+    ]
+    assert [m.created for m in models] == [MOMENT.unix_s, 1_777_586_400, 1_772_323_200]
+    recorded = json.loads(sample("oa_models").body)
+    assert list(body) == list(recorded) and set(body["data"][0]) == set(recorded["data"][0])
+
+
+@pytest.mark.parametrize("name", ["Qwen/Q3", "qwen/q3", "Qwen/Q3:latest"])
+def test_one_model_is_found_by_any_spelling_slashes_too(name: str) -> None:
+    body = json.loads(DIALECT.listing("GET", f"/v1/models/{name}", a_fleet(), MOMENT).body)
+    assert Model.model_validate(body).id == "Qwen/Q3"
+
+
+@pytest.mark.parametrize("name", ["nope", "lost", ""])
+def test_a_model_that_nobody_has_is_not_found(name: str) -> None:
+    with pytest.raises(UnknownModel):
+        DIALECT.listing("GET", f"/v1/models/{name}", a_fleet(), MOMENT)

@@ -1,0 +1,381 @@
+"""The llama.cpp engine: what it is asked, how its recorded answers are read, what it has."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from herd.core.fleet import Loaded
+from herd.core.request import Kind
+from herd.engines import Reply
+from herd.engines.llamacpp import ENGINE
+from herd.errors import BadRequest
+from herd.wire.chat import Conversation, Delta, Message, Sampling, Tool, ToolCall, Usage
+from wire_samples import LLAMACPP, sample
+
+EMPTY = Reply(0, b"")
+STREAMS = [
+    ("chat_stream", Kind.CHAT, "Sorry, I", 3),
+    ("chat_stream_bare", Kind.CHAT, "Sorry, I", 3),
+    ("chat_logprobs_stream", Kind.CHAT, "Sorry,", 2),
+    ("completion_stream", Kind.GENERATE, " 30", 3),
+]
+TOOL_STREAM = b"".join(
+    b"data: " + json.dumps({"choices": [{"index": 0, "finish_reason": reason, "delta": delta}]}).encode() + b"\n\n"
+    for delta, reason in [
+        ({"role": "assistant", "content": None}, None),
+        ({"tool_calls": [{"index": 0, "id": "c1", "type": "function", "function": {"name": "weather", "arguments": ""}}]}, None),
+        ({"tool_calls": [{"index": 0, "function": {"arguments": '{"town":'}}]}, None),
+        ({"tool_calls": [{"index": 0, "function": {"arguments": '"Oslo"}'}}]}, None),
+        ({}, "tool_calls"),
+    ]
+) + b"data: [DONE]\n\n"  # fmt: skip
+
+
+def recorded(name: str) -> Reply:
+    answer = sample(name, LLAMACPP)
+    return Reply(answer.status, answer.body, answer.headers)
+
+
+def asked(kind: Kind, **more: Any) -> tuple[str, dict[str, Any]]:
+    call = ENGINE.call(Conversation(kind, "m", more.pop("stream", False), **more))
+    assert call.method == "POST"
+    return call.path, json.loads(call.body)
+
+
+def read(conversation: Conversation, chunks: list[bytes]) -> list[Delta]:
+    reader = ENGINE.reader(conversation)
+    return [delta for chunk in chunks for delta in reader.feed(chunk)] + reader.end()
+
+
+def talk(kind: Kind = Kind.CHAT, stream: bool = True) -> Conversation:
+    return Conversation(kind, "m", stream, messages=[Message("user", "hi")], prompt="hi", inputs=["hi"])
+
+
+# --- asking ---
+
+
+def test_a_chat_is_asked_with_everything_it_had() -> None:
+    path, body = asked(
+        Kind.CHAT,
+        messages=[
+            Message("developer", "be brief"),
+            Message("user", "look", images=[("AAAA", "image/png")]),
+            Message("assistant", thinking="hm", tool_calls=[ToolCall(0, "c1", "f", '{"x":1}')]),
+            Message("tool", "7", tool_call_id="c1", tool_name="f"),
+        ],
+        tools=[Tool("f", "d", {"type": "object"})], tool_choice="auto", stream=True,
+        format={"type": "object"}, think="low", keep_alive="10m", logprobs=True, top_logprobs=2,
+        sampling=Sampling(
+            5, 0.0, 0.9, 40, 0.05, 1, ["x"], repeat_penalty=1.1, context_tokens=2048,
+            extra={"mirostat": 2, "num_keep": 4, "num_gpu": 99},
+        ),
+    )  # fmt: skip
+    assert path == "/v1/chat/completions"
+    parts = [
+        {"type": "text", "text": "look"},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+    ]
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"x":1}'}}
+    assert body == {
+        "model": "m",
+        "messages": [
+            {"role": "system", "content": "be brief"},
+            {"role": "user", "content": parts},
+            {"role": "assistant", "content": None, "reasoning_content": "hm", "tool_calls": [call]},
+            {"role": "tool", "content": "7", "tool_call_id": "c1"},
+        ],
+        "tools": [{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}],
+        "tool_choice": "auto", "stream": True, "stream_options": {"include_usage": True}, "cache_prompt": True,
+        "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"type": "object"}}},
+        "reasoning_effort": "low", "chat_template_kwargs": {"enable_thinking": True, "reasoning_effort": "low"},
+        "logprobs": True, "top_logprobs": 2, "max_tokens": 5, "temperature": 0.0, "top_p": 0.9, "top_k": 40,
+        "min_p": 0.05, "seed": 1, "stop": ["x"], "repeat_penalty": 1.1, "mirostat": 2, "n_keep": 4,
+    }  # fmt: skip
+
+
+def test_only_what_was_wanted_is_said() -> None:
+    assert asked(Kind.CHAT, messages=[Message("user", "hi")]) == (
+        "/v1/chat/completions",
+        {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": False, "cache_prompt": True},
+    )
+    assert asked(Kind.GENERATE, prompt="p", raw=True) == (
+        "/v1/completions", {"model": "m", "prompt": "p", "stream": False, "cache_prompt": True},
+    )  # fmt: skip
+    assert asked(Kind.EMBED, inputs=["a"]) == ("/v1/embeddings", {"model": "m", "input": ["a"]})
+
+
+def test_a_prompt_that_is_not_raw_is_a_chat_as_with_ollama_s_template() -> None:
+    path, body = asked(Kind.GENERATE, prompt="p", system="s", format="json", think=False)
+    assert path == "/v1/chat/completions"
+    assert body["messages"] == [{"role": "system", "content": "s"}, {"role": "user", "content": "p"}]
+    assert body["response_format"] == {"type": "json_object"}
+    assert body["chat_template_kwargs"] == {"enable_thinking": False}
+
+
+def test_calls_without_ids_find_their_answers() -> None:
+    """Ollama's clients send none, llama.cpp's templates need them."""
+    body = asked(
+        Kind.CHAT,
+        messages=[
+            Message("assistant", tool_calls=[ToolCall(0, "", "f", "{}"), ToolCall(1, "", "g", "")]),
+            Message("tool", "2", tool_name="g"),
+            Message("tool", "1"),
+            Message("tool", "0"),
+        ],
+    )[1]
+    f, g = body["messages"][0]["tool_calls"]
+    assert f["id"] != g["id"] and g["function"]["arguments"] == "{}"
+    assert [m["tool_call_id"] for m in body["messages"][1:]] == [g["id"], f["id"], "call_unknown"]
+
+
+def test_one_tool_by_name_is_that_tool_alone() -> None:
+    tools = [Tool("f", "", {}), Tool("g", "", {})]
+    choice = {"type": "function", "function": {"name": "g"}}
+    body = asked(Kind.CHAT, messages=[Message("user", "hi")], tools=tools, tool_choice=choice)[1]
+    assert [tool["function"]["name"] for tool in body["tools"]] == ["g"] and body["tool_choice"] == "required"
+    assert "tools" not in asked(Kind.CHAT, messages=[Message("user", "hi")], tools=tools, tool_choice="none")[1]
+
+
+def test_no_prompt_only_loads_the_model() -> None:
+    for stream in (True, False):
+        assert asked(Kind.CHAT, stream=stream)[1]["max_tokens"] == 1
+        assert asked(Kind.GENERATE, stream=stream)[0] == "/v1/completions"
+    assert asked(Kind.EMBED) == ("/v1/embeddings", {"model": "m", "input": [" "]})
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "word"),
+    [
+        (Kind.GENERATE, {"prompt": "a", "suffix": "b"}, "suffix"),
+        (Kind.GENERATE, {"prompt": "a", "raw": True, "images": [("A", "image/png")]}, "images"),
+        (Kind.GENERATE, {"prompt": "a", "raw": True, "format": "json"}, "format"),
+        (Kind.GENERATE, {"keep_alive": 0}, "unloads"),
+        (Kind.CHAT, {"messages": [Message("user", "a")], "think": "frantic"}, "frantic"),
+        (Kind.CHAT, {"messages": [Message("user", "a")], "tool_choice": {"function": {"name": "f"}}}, "no tool 'f'"),
+        (Kind.INFO, {"prompt": "a"}, "info"),
+    ],
+)
+def test_what_it_cannot_express_is_a_bad_request(kind: Kind, more: dict[str, Any], word: str) -> None:
+    with pytest.raises(BadRequest, match=word):
+        asked(kind, **more)
+
+
+# --- reading ---
+
+
+@pytest.mark.parametrize(("name", "kind", "text", "tokens"), STREAMS)
+def test_a_recorded_stream_is_read_the_same_at_any_cut(name: str, kind: Kind, text: str, tokens: int) -> None:
+    body = recorded(name).body
+    for at in range(0, len(body) + 1, 3):
+        deltas = read(talk(kind), [body[:at], body[at:]])
+        assert "".join(delta.text for delta in deltas) == text
+        assert [delta.is_last for delta in deltas] == [False] * (len(deltas) - 1) + [True]
+        assert [d.finish_reason for d in deltas if d.finish_reason] == ["length"]
+        (usage,) = [delta.usage for delta in deltas if delta.usage is not None]
+        assert usage.completion_tokens == tokens
+
+
+@pytest.mark.parametrize("name", [name for name, *_ in STREAMS])
+def test_a_recorded_stream_cut_short_has_no_last_piece(name: str) -> None:
+    body = recorded(name).body.rstrip()
+    for end in range(0, len(body), 3):
+        assert not any(delta.is_last for delta in read(talk(), [body[:end]]))
+
+
+def test_timings_become_seconds_and_cached_tokens_count() -> None:
+    (delta,) = read(talk(stream=False), [recorded("chat").body])
+    assert delta.usage == Usage(33, 4, 0, None, 213.666 / 1000, 58.528 / 1000)
+    (bare,) = [d.usage for d in read(talk(), [recorded("chat_stream_bare").body]) if d.usage]
+    assert (bare.prompt_tokens, bare.completion_tokens, bare.cached_tokens) == (33, 3, 32)
+
+
+def test_reasoning_is_thinking() -> None:
+    (whole,) = read(talk(stream=False), [recorded("chat_think").body])
+    assert (whole.thinking, whole.text, whole.finish_reason) == ("ab", "cd", "stop")
+    pieces = read(talk(), [recorded("chat_think_stream").body])
+    assert ("".join(p.thinking for p in pieces), "".join(p.text for p in pieces)) == ("ab", "cd")
+
+
+def test_tool_calls_are_fragments_that_join_by_index() -> None:
+    for at in range(0, len(TOOL_STREAM), 7):
+        deltas = read(talk(), [TOOL_STREAM[:at], TOOL_STREAM[at:]])
+        calls = [call for delta in deltas for call in delta.tool_calls]
+        assert [(c.index, c.id, c.name) for c in calls] == [(0, "c1", "weather"), (0, "", ""), (0, "", "")]
+        assert "".join(call.arguments for call in calls) == '{"town":"Oslo"}'
+        assert deltas[-2].finish_reason == "tool_calls"
+
+
+def test_tool_calls_of_a_document_are_numbered() -> None:
+    call = {"type": "function", "id": "c", "function": {"name": "f", "arguments": {"x": 1}}}
+    body = json.dumps(
+        {"choices": [{"message": {"content": None, "tool_calls": [call, call]}, "finish_reason": "tool_calls"}]}
+    )
+    (delta,) = read(talk(stream=False), [body.encode()])
+    assert delta.tool_calls == [ToolCall(0, "c", "f", '{"x":1}'), ToolCall(1, "c", "f", '{"x":1}')]
+
+
+def test_logprobs_are_the_tokens_themselves() -> None:
+    (delta,) = read(talk(stream=False), [recorded("chat_logprobs").body])
+    assert [entry["token"] for entry in delta.logprobs] == ["Sorry", ","]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "text"), [("chat", Kind.CHAT, "Sorry, I was"), ("completion", Kind.GENERATE, " 30%")]
+)
+def test_a_recorded_document_is_one_piece(name: str, kind: Kind, text: str) -> None:
+    body = recorded(name).body
+    (delta,) = read(talk(kind, stream=False), [body[:50], body[50:]])
+    assert (delta.text, delta.finish_reason, delta.is_last) == (text, "length", True)
+    assert read(talk(kind, stream=False), [body[:-1]]) == []
+
+
+def test_recorded_embeddings_are_read() -> None:
+    (delta,) = read(talk(Kind.EMBED), [recorded("embeddings").body])
+    assert delta.embeddings is not None and [len(vector) for vector in delta.embeddings] == [64, 64]
+    assert delta.is_last and delta.usage is not None and delta.usage.prompt_tokens == 4
+
+
+def test_what_was_only_loaded_answers_nothing() -> None:
+    loading = Conversation(Kind.CHAT, "m", True)
+    body = recorded("load_chat").body
+    for at in range(0, len(body), 5):
+        assert read(loading, [body[:at], body[at:]]) == [Delta(finish_reason="load", is_last=True)]
+    (vectors,) = read(Conversation(Kind.EMBED, "m", False), [recorded("load_embed").body])
+    assert vectors.embeddings == [] and vectors.is_last
+    assert read(loading, [body[:-20]]) == []
+
+
+def test_an_error_in_the_middle_is_told_and_ends_nothing() -> None:
+    error = b'data: {"error":{"code":500,"message":"boom","type":"server_error"}}\n\ndata: [DONE]\n\n'
+    assert read(talk(), [error]) == [Delta(error="boom")]
+    assert read(Conversation(Kind.CHAT, "m", True), [error]) == [Delta(error="boom")]
+    (whole,) = read(talk(stream=False), [b'{"error":"plain"}'])
+    assert (whole.error, whole.is_last) == ("plain", False)
+
+
+@pytest.mark.parametrize(
+    "event", [b"<html>", b"[]", b"{}", b'{"choices":7}', b'{"choices":[{"delta":{"content":"\xff"}}]}']
+)
+def test_what_is_not_this_protocol_is_a_value_error(event: bytes) -> None:
+    with pytest.raises(ValueError):
+        ENGINE.reader(talk()).feed(b"data: " + event + b"\n\n")
+
+
+@given(
+    st.lists(st.binary(max_size=40) | st.sampled_from([b"data: ", b"\n\n", b'{"choices":[]}']), max_size=8),
+    st.booleans(),
+)
+def test_reading_raises_only_value_errors(chunks: list[bytes], stream: bool) -> None:
+    try:
+        read(talk(stream=stream), chunks)
+    except ValueError:
+        return
+
+
+# --- taking stock ---
+
+
+def test_a_server_with_one_model_has_it_in_memory() -> None:
+    inventory = ENGINE.inventory((recorded("models"), recorded("props"), recorded("slots")))
+    assert (inventory.version, inventory.slots, inventory.models_max) == ("b0-unknown", 2, None)
+    assert inventory.requests_active == 0
+    (card,) = inventory.cards
+    assert (card.name, card.size_bytes, card.loaded) == ("smollm2:135m", 96_576_768, Loaded(96_576_768, 1024))
+    assert (card.parameters, card.quantization, card.context_max_tokens) == ("134.52M", "Q4_1", 8192)
+    assert (card.engine.kind, card.capabilities) == ("llamacpp", {"completion"})
+
+
+def test_a_router_has_some_models_in_memory() -> None:
+    inventory = ENGINE.inventory((recorded("router_models"), recorded("router_props"), EMPTY))
+    assert (inventory.slots, inventory.models_max, inventory.requests_active) == (1, 3, None)
+    alpha, beta = inventory.cards
+    assert (alpha.name, alpha.loaded, alpha.size_bytes) == ("alpha", None, 0)
+    assert (beta.name, beta.loaded) == ("beta", Loaded(695_552, 2048))
+    assert beta.capabilities == {"completion", "tools"}
+
+
+def test_running_requests_are_counted() -> None:
+    slots = Reply(200, recorded("slots").body.replace(b"false}", b"true}", 1))
+    assert ENGINE.inventory((recorded("models"), recorded("props"), slots)).requests_active == 1
+
+
+@pytest.mark.parametrize(
+    ("props", "abilities"),
+    [
+        ({"modalities": {"vision": True}}, {"completion", "vision", "tools"}),
+        (
+            {"chat_template_caps": {"supports_tools": True}, "chat_template": "<think>"},
+            {"completion", "tools", "thinking"},
+        ),
+    ],
+)
+def test_abilities_are_read_from_the_properties(props: dict[str, Any], abilities: set[str]) -> None:
+    body = json.dumps({"default_generation_settings": {"n_ctx": 512}, **props}).encode()
+    listed = Reply(200, b'{"data":[{"id":"m"}]}')
+    (card,) = ENGINE.inventory((listed, Reply(200, body), EMPTY)).cards
+    assert (card.capabilities, card.loaded) == (abilities, Loaded(0, 512))
+
+
+@pytest.mark.parametrize("name", ["nomic-embed-text", "all-MiniLM-L6-v2", "bge-m3"])
+def test_a_model_whose_name_says_that_it_embeds_only_embeds(name: str) -> None:
+    listed = Reply(200, json.dumps({"data": [{"id": name}]}).encode())
+    assert ENGINE.inventory((listed, EMPTY, EMPTY)).cards[0].capabilities == {"embedding"}
+
+
+def test_odd_entries_cost_only_themselves() -> None:
+    listed = Reply(
+        200, b'{"data":[7,{"id":7},{"id":""},{"meta":{"size":"x"},"id":"a"},{"id":"ok","meta":{"size":-5,"n_ctx":0}}]}'
+    )
+    (card,) = ENGINE.inventory((listed, Reply(501, b"{}"), Reply(501, b"{}"))).cards
+    assert (card.name, card.size_bytes, card.loaded) == ("ok", 0, Loaded(0))
+
+
+def test_a_server_that_loads_its_model_is_known_and_has_nothing_yet() -> None:
+    loading = recorded("loading")
+    assert ENGINE.recognises(loading) and ENGINE.is_busy(loading.status, loading.body)
+    assert ENGINE.inventory((loading, loading, loading)).cards == ()
+
+
+def test_the_probe_knows_llama_cpp_from_others() -> None:
+    assert ENGINE.probe().path == "/props"
+    assert ENGINE.recognises(recorded("props")) and ENGINE.recognises(recorded("router_props"))
+    for other in (EMPTY, Reply(200, b"{}"), Reply(404, sample("nf").body), Reply(200, b"<html>"), Reply(503, b"no")):
+        assert not ENGINE.recognises(other)
+
+
+# --- refusals ---
+
+
+def test_a_prompt_that_is_too_long_is_the_client_s_to_know() -> None:
+    reply = recorded("too_long")
+    assert not ENGINE.is_busy(reply.status, reply.body) and not ENGINE.is_model_missing(reply.status, reply.body)
+    assert ENGINE.is_requests_fault(reply.status, reply.body)
+
+
+@pytest.mark.parametrize(("name", "is_fault"), [("image", True), ("embed_501", True), ("bad_json", True)])
+def test_an_ability_that_is_lacking_is_not_the_node_s_fault(name: str, is_fault: bool) -> None:
+    assert ENGINE.is_requests_fault(recorded(name).status, recorded(name).body) is is_fault
+    assert not ENGINE.is_requests_fault(500, b'{"error":{"message":"decode failed"}}')
+
+
+def test_only_a_router_misses_models() -> None:
+    unknown, no_path = recorded("router_unknown"), recorded("tags")
+    assert ENGINE.is_model_missing(unknown.status, unknown.body)
+    assert not ENGINE.is_model_missing(no_path.status, no_path.body)
+
+
+def test_bytes_of_these_paths_pass_through() -> None:
+    for path in (
+        "/v1/chat/completions",
+        "/v1/embeddings",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        "/v1/responses",
+    ):
+        assert ENGINE.takes(path)
+    assert not ENGINE.takes("/api/chat") and not ENGINE.takes("/v1/models")

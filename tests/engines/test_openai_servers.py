@@ -1,0 +1,158 @@
+"""vLLM, LM Studio and servers known only by the protocol: how they differ from each other."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from herd.core.fleet import Loaded
+from herd.core.request import Kind
+from herd.engines import Engine, Reply
+from herd.engines.llamacpp import ENGINE as LLAMACPP_ENGINE
+from herd.engines.lmstudio import ENGINE as LMSTUDIO
+from herd.engines.openai import ENGINE as OTHER
+from herd.engines.vllm import ENGINE as VLLM
+from herd.engines.vllm import SLOTS_ASSUMED
+from herd.wire.chat import Conversation, Delta, Message, Sampling
+from wire_samples import LLAMACPP, sample
+
+VLLM_MODELS = {
+    "object": "list",
+    "data": [
+        {
+            "id": "Qwen/Qwen3-0.6B", "object": "model", "created": 1795425183, "owned_by": "vllm",
+            "root": "Qwen/Qwen3-0.6B", "parent": None, "max_model_len": 40960, "permission": [],
+        }
+    ],
+}  # fmt: skip
+LMSTUDIO_MODELS = {
+    "object": "list",
+    "data": [
+        {
+            "id": "qwen2-vl-7b", "object": "model", "type": "vlm", "publisher": "p", "arch": "qwen2_vl",
+            "compatibility_type": "mlx", "quantization": "4bit", "state": "not-loaded", "max_context_length": 32768,
+        },
+        {
+            "id": "llama-3.1-8b", "object": "model", "type": "llm", "arch": "llama", "quantization": "Q4_K_M",
+            "state": "loaded", "max_context_length": 131072, "loaded_context_length": 4096, "capabilities": ["tool_use"],
+        },
+        {"id": "nomic", "type": "embeddings", "state": "loaded"},
+    ],
+}  # fmt: skip
+PLAIN_MODELS = {"object": "list", "data": [{"id": "mlx-community/Q", "object": "model", "created": 1}]}
+EMPTY = Reply(0, b"")
+ENGINES = [VLLM, LMSTUDIO, OTHER]
+
+
+def reply(body: Any, status: int = 200) -> Reply:
+    return Reply(status, json.dumps(body).encode())
+
+
+def asked(engine: Engine, **more: Any) -> dict[str, Any]:
+    more.setdefault("messages", [Message("user", "hi")])
+    return json.loads(engine.call(Conversation(more.pop("kind", Kind.CHAT), "m", False, **more)).body)  # type: ignore[no-any-return]
+
+
+# --- asking ---
+
+
+@pytest.mark.parametrize(
+    ("engine", "name"), [(VLLM, "repetition_penalty"), (LMSTUDIO, "repeat_penalty"), (OTHER, "repetition_penalty")]
+)
+def test_each_has_its_word_for_repetition(engine: Engine, name: str) -> None:
+    body = asked(engine, sampling=Sampling(repeat_penalty=1.1, min_p=0.1, extra={"mirostat": 1}))
+    assert (body[name], body["min_p"]) == (1.1, 0.1)
+    assert "mirostat" not in body
+
+
+def test_lm_studio_has_no_plain_json_and_is_asked_for_any_object() -> None:
+    schema = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"type": "object"}}}
+    assert asked(LMSTUDIO, format="json")["response_format"] == schema
+    assert asked(VLLM, format="json")["response_format"] == {"type": "json_object"}
+
+
+def test_a_raw_completion_without_a_limit_has_none_on_vllm() -> None:
+    assert asked(VLLM, kind=Kind.GENERATE, prompt="p", raw=True)["max_tokens"] is None
+    assert asked(VLLM, kind=Kind.GENERATE, prompt="p", raw=True, sampling=Sampling(7))["max_tokens"] == 7
+    assert "max_tokens" not in asked(OTHER, kind=Kind.GENERATE, prompt="p", raw=True)
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.kind)
+def test_answers_of_the_protocol_are_read(engine: Engine) -> None:
+    reader = engine.reader(Conversation(Kind.CHAT, "m", True, messages=[Message("user", "hi")]))
+    deltas = reader.feed(sample("oa_chat_stream").body) + reader.end()
+    assert "".join(delta.text for delta in deltas) == "By Dr"
+    assert deltas[-1] == Delta(is_last=True)
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.kind)
+def test_only_the_common_paths_pass_through(engine: Engine) -> None:
+    assert engine.takes("/v1/chat/completions") and engine.takes("/v1/embeddings")
+    assert not engine.takes("/v1/messages") and not engine.takes("/api/chat")
+
+
+# --- taking stock ---
+
+
+def test_vllm_has_its_model_in_memory_with_its_window() -> None:
+    inventory = VLLM.inventory((reply(VLLM_MODELS), reply({"version": "0.11.0"})))
+    assert (inventory.version, inventory.slots) == ("0.11.0", SLOTS_ASSUMED)
+    (card,) = inventory.cards
+    assert (card.name, card.loaded, card.context_max_tokens) == ("Qwen/Qwen3-0.6B", Loaded(0, 40960), 40960)
+
+
+def test_lm_studio_tells_what_is_loaded_and_with_which_window() -> None:
+    vision, text, embed = LMSTUDIO.inventory((reply(LMSTUDIO_MODELS),)).cards
+    assert (vision.loaded, vision.capabilities) == (None, {"completion", "vision", "tools"})
+    assert (text.loaded, text.context_max_tokens) == (Loaded(0, 4096), 131072)
+    assert (text.family, text.quantization, text.capabilities) == ("llama", "Q4_K_M", {"completion", "tools"})
+    assert (embed.capabilities, embed.loaded) == ({"embedding"}, Loaded(0))
+
+
+def test_of_others_what_they_list_is_ready() -> None:
+    (card,) = OTHER.inventory((reply(PLAIN_MODELS),)).cards
+    assert (card.name, card.loaded) == ("mlx-community/Q", Loaded(0))
+
+
+def test_each_recognises_only_its_own() -> None:
+    answers = {
+        "vllm": {"/v1/models": reply(VLLM_MODELS)},
+        "lmstudio": {
+            "/v1/models": reply({"data": [{"id": "m", "object": "model", "owned_by": "organization_owner"}]}),
+            "/api/v0/models": reply(LMSTUDIO_MODELS),
+            "/props": reply({"error": "Unexpected endpoint or method. (GET /props)"}),
+        },
+        "llamacpp": {
+            "/v1/models": Reply(200, sample("models", LLAMACPP).body),
+            "/props": Reply(200, sample("props", LLAMACPP).body),
+        },
+        "ollama": {"/v1/models": Reply(200, sample("oa_models").body)},
+        "openai": {"/v1/models": reply(PLAIN_MODELS)},
+    }
+    for kind, paths in answers.items():
+        for engine in (*ENGINES, LLAMACPP_ENGINE):
+            answer = paths.get(engine.probe().path, reply({"detail": "Not Found"}, 404))
+            assert engine.recognises(answer) is (engine.kind == kind), (engine.kind, kind)
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.kind)
+@pytest.mark.parametrize(
+    ("status", "body", "is_missing"),
+    [
+        (
+            404,
+            {"object": "error", "message": "The model `x` does not exist.", "type": "NotFoundError", "code": 404},
+            True,
+        ),
+        (404, {"error": {"message": "The model `x` does not exist.", "code": 404}}, True),
+        (404, {"error": {"code": "model_not_found", "message": "no model"}}, True),
+        (404, {"detail": "Not Found"}, False),
+        (400, {"error": {"message": "the model's maximum context length is 4096 tokens"}}, False),
+    ],
+)
+def test_a_model_that_left_is_told_from_other_refusals(
+    engine: Engine, status: int, body: dict[str, Any], is_missing: bool
+) -> None:
+    assert engine.is_model_missing(status, json.dumps(body).encode()) is is_missing
