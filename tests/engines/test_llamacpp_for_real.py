@@ -1,0 +1,139 @@
+"""Every dialect is answered by a real llama.cpp server, by translation: asked, read, written, and whole in the end."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import herd.dialects
+from fakes.llama_engines import EngineSettings, LlamaEngine
+from herd.core.request import Counters, Kind
+from herd.dialects import Dialect, Moment
+from herd.discover import discover
+from herd.engines import Call, Reply
+from herd.engines.llamacpp import ENGINE
+from herd.wire.chat import Ask, Route
+
+pytest.importorskip("xllamacpp")
+
+DIALECTS = discover(herd.dialects, Dialect, "DIALECT")
+ROUTES = [(d, route) for d in DIALECTS for route in d.routes if route.kind in (Kind.CHAT, Kind.GENERATE)]
+EMBEDS = [(d, route) for d in DIALECTS for route in d.routes if route.kind is Kind.EMBED]
+MOMENT = Moment("2026-11-23T09:13:03.960297886Z", 1_795_425_183)
+READ_BYTES = 7
+"""Answers are read in such pieces: no frame comes whole."""
+
+
+@pytest.fixture(scope="module")
+def speaker() -> Iterator[LlamaEngine]:
+    with LlamaEngine(EngineSettings(alias="m", slots=2)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def embedder() -> Iterator[LlamaEngine]:
+    with LlamaEngine(EngineSettings(alias="tiny-embed", embedding=True)) as running:
+        yield running
+
+
+def send(engine: LlamaEngine, call: Call) -> Reply:
+    connection = http.client.HTTPConnection("127.0.0.1", engine.port, timeout=30)
+    try:
+        connection.request(call.method, call.path, call.body or None, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        return Reply(response.status, response.read())
+    finally:
+        connection.close()
+
+
+def answered(engine: LlamaEngine, dialect: Dialect, route: Route, body: dict[str, Any]) -> tuple[Ask, bytes]:
+    """What a client of this dialect gets from this engine."""
+    ask = dialect.parse(route, json.dumps({"model": "m", **body}).encode())
+    conversation = dialect.converse(ask)
+    reply = send(engine, ENGINE.call(conversation))
+    assert reply.status == 200, reply.body
+    reader, writer = ENGINE.reader(conversation), dialect.writer(ask, ask.model, "r1", MOMENT)
+    pieces = [reply.body[at : at + READ_BYTES] for at in range(0, len(reply.body), READ_BYTES)]
+    deltas = [delta for piece in pieces for delta in reader.feed(piece)] + reader.end()
+    return ask, b"".join(writer.write(delta) for delta in deltas)
+
+
+def counted(dialect: Dialect, ask: Ask, body: bytes) -> Counters | None:
+    watch = dialect.watch(ask)
+    watch.feed(body)
+    return watch.end()
+
+
+@pytest.mark.parametrize(("dialect", "route"), ROUTES, ids=[route.path for _, route in ROUTES])
+@pytest.mark.parametrize("stream", [True, False])
+def test_every_dialect_is_answered(speaker: LlamaEngine, dialect: Dialect, route: Route, stream: bool) -> None:
+    said = {"messages": [{"role": "user", "content": "Say hi."}], "prompt": "Say hi.", "input": "Say hi."}
+    limits = {"max_tokens": 6, "max_output_tokens": 6, "options": {"num_predict": 6}}
+    usage = {"stream_options": {"include_usage": True}}
+    ask, out = answered(speaker, dialect, route, said | limits | usage | {"stream": stream})
+    counters = counted(dialect, ask, out)
+    assert counters is not None
+    assert counters.prompt_tokens is not None and counters.prompt_tokens > 2
+    assert counters.completion_tokens is not None and 1 <= counters.completion_tokens <= 6
+    assert counters.finish_reason in ("length", "stop")
+
+
+@pytest.mark.parametrize(("dialect", "route"), EMBEDS, ids=[route.path for _, route in EMBEDS])
+def test_every_dialect_gets_vectors(embedder: LlamaEngine, dialect: Dialect, route: Route) -> None:
+    ask, out = answered(embedder, dialect, route, {"input": ["a", "b"], "prompt": "a"})
+    assert counted(dialect, ask, out) is not None
+    assert out.count(b"[[") + out.count(b'"embedding":[') >= 1
+
+
+def chat(speaker: LlamaEngine, **body: Any) -> list[Any]:
+    """The lines of a chat in Ollama's dialect, which asks the most."""
+    dialect = next(d for d in DIALECTS if d.name == "ollama")
+    _, out = answered(speaker, dialect, dialect.routes[0], body)
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def test_a_schema_is_kept(speaker: LlamaEngine) -> None:
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": False}
+    lines = chat(
+        speaker, messages=[{"role": "user", "content": "?"}], format=schema, options={"num_predict": 64}, stream=False
+    )
+    assert json.loads(lines[0]["message"]["content"]) in ({"ok": True}, {"ok": False})
+
+
+def test_a_conversation_with_tools_is_taken(speaker: LlamaEngine) -> None:
+    call = {"function": {"name": "f", "arguments": {"x": 1}}}
+    turns = [
+        {"role": "user", "content": "?"},
+        {"role": "assistant", "content": "", "tool_calls": [call], "thinking": "hm"},
+        {"role": "tool", "content": "7", "tool_name": "f"},
+    ]
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+    lines = chat(speaker, messages=turns, tools=tools, think=False, options={"num_predict": 4})
+    assert lines[-1]["done"] and lines[-1]["prompt_eval_duration"] > 0 and lines[-1]["eval_duration"] > 0
+
+
+def test_loading_is_only_loading(speaker: LlamaEngine) -> None:
+    (line,) = chat(speaker, messages=[])
+    assert (line["done"], line["done_reason"], line["message"]["content"]) == (True, "load", "")
+
+
+def test_stock_is_taken(speaker: LlamaEngine) -> None:
+    assert ENGINE.recognises(send(speaker, ENGINE.probe()))
+    inventory = ENGINE.inventory(tuple(send(speaker, call) for call in ENGINE.inventory_calls()))
+    assert (inventory.slots, inventory.requests_active) == (2, 0)
+    (card,) = inventory.cards
+    assert card.name == "m" and card.loaded is not None
+    assert card.loaded.context_tokens == speaker.settings.context_tokens and card.size_bytes > 100_000
+
+
+def test_its_refusals_are_told_apart(speaker: LlamaEngine) -> None:
+    long = send(speaker, Call("POST", "/v1/completions", json.dumps({"prompt": "word " * 20_000}).encode()))
+    assert long.status == 400 and b"exceed_context_size_error" in long.body
+    assert not ENGINE.is_busy(long.status, long.body) and not ENGINE.is_model_missing(long.status, long.body)
+    assert ENGINE.is_requests_fault(long.status, long.body)
+    no_embedding = send(speaker, Call("POST", "/v1/embeddings", b'{"input":["a"]}'))
+    assert ENGINE.is_requests_fault(no_embedding.status, no_embedding.body)
