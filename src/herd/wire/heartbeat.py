@@ -12,13 +12,11 @@ import dataclasses
 import ipaddress
 import math
 from collections.abc import Mapping
-from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 
 from herd.core.fleet import (
-    GB,
     Capacity,
     Disk,
     EngineFace,
@@ -33,18 +31,38 @@ from herd.core.fleet import (
     canonical,
 )
 from herd.errors import HerdError
+from herd.wire.heartbeat_json import (
+    BODY_MAX_BYTES,
+    ENGINES_MAX,
+    GIB,
+    GPUS_MAX,
+    MODELS_MAX,
+    PAUSED_MODES,
+    CapacityJson,
+    DiskJson,
+    GpuJson,
+    HeartbeatJson,
+    LoadedModelJson,
+    MemoryJson,
+    ModelJson,
+    ModelMetaJson,
+    OllamaJson,
+    OwnJson,
+)
+from herd.wire.heartbeat_writing import encode
 
-VERSION = 1
-BODY_MAX_BYTES = 256 * 1024
-MODELS_MAX = 512
-ENGINES_MAX = 16
-GPUS_MAX = 32
+__all__ = ["BODY_MAX_BYTES", "MODELS_MAX", "BadHeartbeat", "address", "decode", "encode", "is_loopback", "renamed"]
+
 NAME_MAX = 256
 BYTES_MAX = 1 << 50
 """A petabyte: more memory or disk than any node has."""
 BANDWIDTH_MAX_GBPS = 100_000.0
 SLOTS_MAX = 4096
 OLLAMA_PORT = 11434
+LOOPBACK = "127.0.0.1"
+CPU_MAX_PCT = 1000.0
+SHARE_SLACK = 1.02
+"""Older agents round and read total, used and available at different moments."""
 
 
 class BadHeartbeat(HerdError):
@@ -52,155 +70,6 @@ class BadHeartbeat(HerdError):
 
     status = 422
     code = "bad_heartbeat"
-
-
-class _Struct(msgspec.Struct, omit_defaults=True):
-    pass
-
-
-class LoadedJson(_Struct):
-    size_bytes: int = 0
-    context_tokens: int | None = None
-    vram_bytes: int | None = None
-    context_explicit: bool = False
-    expires_at: str = ""
-
-
-class ModelJson(_Struct):
-    name: str
-    size_bytes: int = 0
-    digest: str = ""
-    family: str = ""
-    parameters: str = ""
-    quantization: str = ""
-    context_max_tokens: int | None = None
-    capabilities: list[str] = []
-    modified_at: str = ""
-    kv_bytes_per_token: int | None = None
-    loaded: LoadedJson | None = None
-
-
-class EngineJson(_Struct):
-    kind: str
-    url: str
-    version: str = ""
-    slots: int = 1
-    models_max: int | None = None
-    models: list[ModelJson] = []
-
-
-class GpuJson(_Struct):
-    name: str = ""
-    memory_total_bytes: int = 0
-    memory_used_bytes: int = 0
-    utilization: float | None = None
-    temperature_c: float | None = None
-
-
-class OwnJson(_Struct):
-    """The versioned object of our own agents."""
-
-    v: int = VERSION
-    boot_id: str = ""
-    os: str = ""
-    paused: bool = False
-    trend: str = "stable"
-    engines: list[EngineJson] = []
-    gpus: list[GpuJson] = []
-    memory: dict[str, int] = {}
-
-
-class CpuJson(_Struct):
-    cores_physical: int | None = None
-    utilization_pct: float | None = None
-
-
-class MemoryJson(_Struct):
-    total_gb: float
-    used_gb: float | None = None
-    available_gb: float | None = None
-    pressure: str = "normal"
-    wired_gb: float | None = None
-    compressed_gb: float | None = None
-    swap_used_gb: float | None = None
-    swap_total_gb: float | None = None
-
-
-class ThermalJson(_Struct):
-    state: str = "unknown"
-    temperature_c: float | None = None
-    source: str = ""
-
-
-class DiskJson(_Struct):
-    total_gb: float = 0.0
-    used_gb: float = 0.0
-    available_gb: float = 0.0
-
-
-class LoadedModelJson(_Struct):
-    name: str
-    size_gb: float = 0.0
-    requests_active: int = 0
-    parameter_size: str | None = None
-    quantization: str | None = None
-    context_length: int | None = None
-    runner: str | None = None
-    digest: str | None = None
-
-
-class ModelMetaJson(_Struct):
-    digest: str | None = None
-    family: str | None = None
-    parameter_size: str | None = None
-    quantization_level: str | None = None
-    capabilities: list[str] | None = None
-    context_length: int | None = None
-
-
-class OllamaJson(_Struct):
-    models_loaded: list[LoadedModelJson] = []
-    models_available: list[str] = []
-    models_available_sizes: dict[str, float] = {}
-    models_available_meta: dict[str, ModelMetaJson] = {}
-    num_parallel: int | None = None
-    max_loaded_models: int | None = None
-    requests_active: int = 0
-    version: str | None = None
-
-
-class CapacityJson(_Struct):
-    mode: str = "full"
-    ceiling_gb: float = 0.0
-    availability_score: float = 1.0
-    reason: str = ""
-    override_active: bool = False
-    learning_confidence: float = 0.0
-    days_observed: int = 0
-
-
-class HeartbeatJson(_Struct):
-    node_id: str
-    memory: MemoryJson
-    arch: str | None = None
-    timestamp: float | None = None
-    agent_version: str | None = None
-    ollama_host: str | None = None
-    lan_ip: str | None = None
-    draining: bool = False
-    chip: str | None = None
-    memory_bandwidth_gbps: float | None = None
-    connection_failures: int = 0
-    cpu: CpuJson | None = None
-    thermal: ThermalJson | None = None
-    disk: DiskJson | None = None
-    ollama: OllamaJson | None = None
-    capacity: CapacityJson | None = None
-    herd: OwnJson | None = None
-
-
-# --- reading ---
-
 
 def decode(body: bytes, source_ip: str) -> Report:
     """The report in this body, sent from `source_ip`. Raises `BadHeartbeat` naming the field, and nothing else."""
@@ -214,7 +83,7 @@ def decode(body: bytes, source_ip: str) -> Report:
     engines, models = _engines(said, own, source_ip)
     return Report(
         node_id=NodeId(_name(said.node_id, "node_id")),
-        boot_id=_text(own.boot_id, "herd.boot_id"),
+        boot_id=_text(own.boot_id, "herd.boot_id") or f"at {source_ip}",  # older agents have none: two clones differ by address
         memory=_memory(said.memory, own.memory),
         models=models,
         engines=engines,
@@ -224,7 +93,7 @@ def decode(body: bytes, source_ip: str) -> Report:
         chip=_text(said.chip or "", "chip"),
         lan_ip=_text(said.lan_ip or source_ip, "lan_ip"),
         cores=_whole(said.cpu.cores_physical if said.cpu else 0, "cpu.cores_physical", 1 << 16),
-        cpu_utilization=_real(said.cpu.utilization_pct if said.cpu else 0.0, "cpu.utilization_pct", 100_000.0),
+        cpu_utilization=_real(said.cpu.utilization_pct if said.cpu else 0.0, "cpu.utilization_pct", CPU_MAX_PCT),
         memory_bandwidth_gbps=_bandwidth(said.memory_bandwidth_gbps),
         disk=_disk(said.disk) if said.disk else None,
         gpus=_gpus(own.gpus),
@@ -291,7 +160,7 @@ def _card(model: ModelJson, face: EngineFace) -> ModelCard:
 def _upstream_engine(
     said: HeartbeatJson, source_ip: str
 ) -> tuple[tuple[EngineFace, ...], Mapping[ModelName, ModelCard]]:
-    """An agent of the existing product has one Ollama and says sizes in gigabytes."""
+    """An agent of the existing product has one Ollama, says sizes in gigabytes, and says 0 for what it does not know."""
     ollama = said.ollama
     if ollama is None:
         return (), {}
@@ -299,7 +168,7 @@ def _upstream_engine(
     face = EngineFace(
         "ollama", address(said.ollama_host or f"http://{_bracketed(source_ip)}:{OLLAMA_PORT}", source_ip),
         _text(ollama.version or "", "ollama.version"), max(1, _whole(ollama.num_parallel or 1, "ollama.num_parallel", SLOTS_MAX)),
-        _optional(ollama.max_loaded_models, "ollama.max_loaded_models", MODELS_MAX),
+        _optional(ollama.max_loaded_models or None, "ollama.max_loaded_models", SLOTS_MAX),
     )  # fmt: skip
     loaded = {canonical(model.name): model for model in ollama.models_loaded}
     names = {canonical(name): name for name in ollama.models_available}
@@ -317,9 +186,9 @@ def _upstream_card(name: str, loaded: LoadedModelJson | None, ollama: OllamaJson
         family=_text(meta.family or "", "ollama.models_available_meta.family"),
         parameters=_text(meta.parameter_size or (loaded.parameter_size if loaded else None) or "", "ollama.parameter_size"),
         quantization=_text(meta.quantization_level or (loaded.quantization if loaded else None) or "", "ollama.quantization"),
-        context_max_tokens=_optional(meta.context_length, "ollama.models_available_meta.context_length"),
+        context_max_tokens=_optional(meta.context_length or None, "ollama.models_available_meta.context_length"),
         capabilities=frozenset(_text(word, "ollama.capabilities") for word in (meta.capabilities or [])[:64]),
-        loaded=Loaded(loaded_bytes, _optional(loaded.context_length, "ollama.models_loaded.context_length"))
+        loaded=Loaded(loaded_bytes, _optional(loaded.context_length or None, "ollama.models_loaded.context_length"))
         if loaded is not None else None,
     )  # fmt: skip
 
@@ -327,8 +196,7 @@ def _upstream_card(name: str, loaded: LoadedModelJson | None, ollama: OllamaJson
 def address(url: str, source_ip: str) -> str:
     """Where the coordinator reaches an engine: the announced port at the address that the heartbeat came from.
 
-    Only a heartbeat from this machine may name another address, and then only a loopback one: a node cannot make the
-    coordinator talk to a third party. Raises `BadHeartbeat`.
+    The announced host counts for nothing, so a node cannot make the coordinator talk to a third party. Raises `BadHeartbeat`.
     """
     try:
         parts = urlsplit(url)
@@ -337,9 +205,7 @@ def address(url: str, source_ip: str) -> str:
         raise BadHeartbeat(f"an engine's url is wrong: {error}") from None
     if parts.scheme != "http" or not parts.hostname or parts.username is not None or len(url) > NAME_MAX:
         raise BadHeartbeat("an engine's url must be http://host:port")
-    if not source_ip:
-        return f"http://{_bracketed(parts.hostname)}:{port or 80}"
-    return f"http://{_bracketed(source_ip)}:{port or 80}"
+    return f"http://{_bracketed(source_ip or LOOPBACK)}:{port or 80}"
 
 
 def _bracketed(host: str) -> str:
@@ -365,6 +231,8 @@ def _memory(said: MemoryJson, exact: Mapping[str, int]) -> Memory:
     used = exact.get("used_bytes")
     if used is None:
         used = _gigabytes(said.used_gb, "memory.used_gb") if said.used_gb is not None else total - available
+    if max(used, available) > total * SHARE_SLACK:
+        raise BadHeartbeat("memory.used_gb and memory.available_gb must not be more than memory.total_gb")
     try:
         pressure = Pressure(said.pressure)
     except ValueError:
@@ -389,7 +257,7 @@ def _gpus(said: list[GpuJson]) -> tuple[Gpu, ...]:
         Gpu(
             _text(gpu.name, "herd.gpus.name"), _whole(gpu.memory_total_bytes, "herd.gpus.memory_total_bytes"),
             _whole(gpu.memory_used_bytes, "herd.gpus.memory_used_bytes"),
-            None if gpu.utilization is None else _real(gpu.utilization, "herd.gpus.utilization", 100_000.0),
+            None if gpu.utilization is None else _real(gpu.utilization, "herd.gpus.utilization", CPU_MAX_PCT),
             _temperature(gpu.temperature_c),
         )
         for gpu in said
@@ -401,7 +269,7 @@ def _capacity(said: CapacityJson, trend: str) -> Capacity:
         _text(said.mode, "capacity.mode"), _gigabytes(said.ceiling_gb, "capacity.ceiling_gb"),
         _real(said.availability_score, "capacity.availability_score", 1.0),
         trend if trend in ("rising", "stable", "falling") else "stable",
-        _text(said.reason, "capacity.reason"), said.mode == "paused", said.override_active,
+        _text(said.reason, "capacity.reason"), said.mode in PAUSED_MODES, said.override_active,
         _real(said.learning_confidence, "capacity.learning_confidence", 1.0),
         _whole(said.days_observed, "capacity.days_observed", 1 << 20),
     )  # fmt: skip
@@ -458,88 +326,4 @@ def _temperature(value: float | None) -> float | None:
 
 
 def _gigabytes(value: float, field: str) -> int:
-    return int(_real(value, field, BYTES_MAX / GB) * GB)
-
-
-# --- writing ---
-
-
-def encode(report: Report, timestamp: float) -> bytes:
-    """The heartbeat for this report: the public fields and our own object. `timestamp` is unix seconds."""
-    own = OwnJson(
-        VERSION, report.boot_id, report.os, report.paused, report.capacity.trend if report.capacity else "stable",
-        [_engine_json(engine, report) for engine in report.engines],
-        [GpuJson(g.name, g.memory_total_bytes, g.memory_used_bytes, g.utilization, g.temperature_c) for g in report.gpus],
-        {"total_bytes": report.memory.total_bytes, "used_bytes": report.memory.used_bytes, "available_bytes": report.memory.available_bytes},
-    )  # fmt: skip
-    public: dict[str, Any] = {
-        "node_id": report.node_id, "arch": report.arch, "timestamp": timestamp, "agent_version": report.agent_version,
-        "ollama_host": report.engines[0].url if report.engines else None, "lan_ip": report.lan_ip or None,
-        "draining": report.draining, "chip": report.chip or None, "memory_bandwidth_gbps": report.memory_bandwidth_gbps,
-        "connection_failures": report.connection_failures,
-        "cpu": {"cores_physical": report.cores, "utilization_pct": report.cpu_utilization},
-        "memory": _memory_json(report.memory),
-        "thermal": {"state": report.thermal_state, "temperature_c": report.temperature_c, "source": ""},
-        "disk": _disk_json(report.disk) if report.disk else None,
-        "ollama": _ollama_json(report),
-        "capacity": _capacity_json(report.capacity) if report.capacity else None,
-        "herd": own,
-    }  # fmt: skip
-    return msgspec.json.encode(public)
-
-
-def _engine_json(engine: EngineFace, report: Report) -> EngineJson:
-    models = [_model_json(card) for card in report.models.values() if card.engine == engine]
-    return EngineJson(engine.kind, engine.url, engine.version, engine.slots, engine.models_max, models)
-
-
-def _model_json(card: ModelCard) -> ModelJson:
-    loaded = card.loaded
-    return ModelJson(
-        card.name, card.size_bytes, card.digest, card.family, card.parameters, card.quantization, card.context_max_tokens,
-        sorted(card.capabilities), card.modified_at, card.kv_bytes_per_token,
-        LoadedJson(loaded.size_bytes, loaded.context_tokens, loaded.vram_bytes, loaded.context_explicit, loaded.expires_at)
-        if loaded is not None else None,
-    )  # fmt: skip
-
-
-def _memory_json(memory: Memory) -> dict[str, object]:
-    return {
-        "total_gb": memory.total_bytes / GB, "used_gb": memory.used_bytes / GB, "available_gb": memory.available_bytes / GB,
-        "pressure": memory.pressure.value, "wired_gb": memory.wired_bytes / GB, "compressed_gb": memory.compressed_bytes / GB,
-        "swap_used_gb": memory.swap_used_bytes / GB, "swap_total_gb": memory.swap_total_bytes / GB,
-    }  # fmt: skip
-
-
-def _disk_json(disk: Disk) -> dict[str, float]:
-    return {"total_gb": disk.total_bytes / GB, "used_gb": disk.used_bytes / GB, "available_gb": disk.available_bytes / GB}
-
-
-def _ollama_json(report: Report) -> dict[str, object] | None:
-    face = next((engine for engine in report.engines if engine.kind == "ollama"), None)
-    if face is None:
-        return None
-    cards = [card for card in report.models.values() if card.engine == face]
-    return {
-        "models_loaded": [
-            {"name": c.name, "size_gb": c.loaded.size_bytes / GB, "requests_active": 0, "parameter_size": c.parameters,
-             "quantization": c.quantization, "context_length": c.loaded.context_tokens, "digest": c.digest}
-            for c in cards if c.loaded is not None
-        ],
-        "models_available": [card.name for card in cards],
-        "models_available_sizes": {card.name: card.size_bytes / GB for card in cards},
-        "models_available_meta": {
-            c.name: {"digest": c.digest, "family": c.family, "parameter_size": c.parameters, "quantization_level": c.quantization,
-                     "capabilities": sorted(c.capabilities)}
-            for c in cards
-        },
-        "num_parallel": face.slots, "max_loaded_models": face.models_max, "requests_active": 0, "version": face.version,
-    }  # fmt: skip
-
-
-def _capacity_json(capacity: Capacity) -> dict[str, object]:
-    return {
-        "mode": "paused" if capacity.paused else capacity.mode, "ceiling_gb": capacity.ceiling_bytes / GB,
-        "availability_score": capacity.score, "reason": capacity.reason, "override_active": capacity.override_active,
-        "learning_confidence": capacity.learning_confidence, "days_observed": capacity.days_observed,
-    }  # fmt: skip
+    return int(_real(value, field, BYTES_MAX / GIB) * GIB)
