@@ -17,14 +17,17 @@ from herd.dialects import Answer, Dialect, Moment, Watch, Writer
 from herd.errors import BadRequest, Refusal, UnknownModel
 from herd.wire import door
 from herd.wire import openai as wire
+from herd.wire import openai_responses as responses
 from herd.wire.chat import Ask, Conversation, Route, Sampling
 from herd.wire.ollama import instant
 from herd.wire.openai_answers import AnswerWriter, DocumentWatch, EmbedWriter, StreamWatch, error_body
+from herd.wire.openai_responses_writing import ResponsesWriter
 from herd.wire.streams import event
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
+RESPONSES = "/v1/responses"
 MODELS = "/v1/models"
 
 TOKENS_MAX = 2**31 - 1
@@ -50,7 +53,9 @@ class _Door(door.Extras):
     stream_options: _StreamOptions | None = None
     max_tokens: int | float | None = None
     max_completion_tokens: int | float | None = None
+    max_output_tokens: int | float | None = None
     tools: msgspec.Raw = door.ABSENT
+    instructions: msgspec.Raw = door.ABSENT
     reasoning_effort: msgspec.Raw = door.ABSENT
     prompt: msgspec.Raw = door.ABSENT
     suffix: msgspec.Raw = door.ABSENT
@@ -120,13 +125,15 @@ class OpenAI(Dialect):
         Route("POST", CHAT, Kind.CHAT),
         Route("POST", COMPLETIONS, Kind.GENERATE),
         Route("POST", EMBEDDINGS, Kind.EMBED),
+        Route("POST", RESPONSES, Kind.CHAT),
     )
     listings = (("GET", MODELS), ("GET", MODELS + "/{name}"))
 
     def parse(self, route: Route, body: bytes) -> Ask:
-        read = door.read(body, _CHAT_DOOR) if route.kind is Kind.CHAT else door.read(body, _DOOR)
+        read = door.read(body, _CHAT_DOOR) if route.path == CHAT else door.read(body, _DOOR)
         model = door.model_name(read.model)
         turns = _turns(read)
+        limit = read.max_completion_tokens or read.max_output_tokens or read.max_tokens
         own = door.own(read, model)
         return Ask(
             route,
@@ -134,7 +141,7 @@ class OpenAI(Dialect):
             model,
             stream=bool(read.stream) and route.kind is not Kind.EMBED,
             prompt_tokens=door.tokens(_prompt_bytes(read, turns)),
-            output_tokens_max=_tokens(read.max_completion_tokens or read.max_tokens),
+            output_tokens_max=_tokens(limit),
             needs=_needs(route, read, turns),
             fallback_models=own.fallback_models,
             tags=own.tags,
@@ -151,6 +158,8 @@ class OpenAI(Dialect):
         return door.rewrite(ask, model)
 
     def converse(self, ask: Ask) -> Conversation:
+        if ask.route.path == RESPONSES:
+            return _responses_conversation(ask)
         whole = door.read(ask.body, _WHOLE)
         if (whole.n or 1) > 1:
             raise BadRequest("n: only one answer at a time can be had from the nodes that have this model")
@@ -177,11 +186,15 @@ class OpenAI(Dialect):
         )
 
     def watch(self, ask: Ask) -> Watch:
+        if ask.route.path == RESPONSES:
+            return responses.StreamWatch() if ask.stream else responses.DocumentWatch()
         return StreamWatch() if ask.stream else DocumentWatch()
 
     def writer(self, ask: Ask, model: str, request_id: str, moment: Moment) -> Writer:
         if ask.route.kind is Kind.EMBED:
             return EmbedWriter(model, door.read(ask.body, _EMBED_MANNER).encoding_format == "base64")
+        if ask.route.path == RESPONSES:
+            return ResponsesWriter(model, request_id, moment.unix_s, ask.stream)
         is_chat = ask.route.kind is Kind.CHAT
         return AnswerWriter(model, request_id, moment.unix_s, ask.stream, is_chat, ask.include_usage)
 
@@ -193,6 +206,9 @@ class OpenAI(Dialect):
     def error_frame(self, ask: Ask, refusal: Refusal) -> bytes:
         if not ask.stream:
             return b""
+        if ask.route.path == RESPONSES:
+            told = {"type": "error", "code": refusal.code, "message": refusal.message, "param": None}
+            return event(msgspec.json.encode(told), b"error")
         return event(msgspec.json.encode(error_body(refusal.message, _type(refusal.status), refusal.code)))
 
     def listing(self, method: str, path: str, fleet: Fleet, moment: Moment) -> Answer:  # noqa: ARG002
@@ -220,11 +236,12 @@ def _turns(read: _Door) -> list[_Turn]:
 
 def _prompt_bytes(read: _Door, turns: Sequence[_Turn]) -> int:
     """Text only: pictures are left out, which only lists of parts can hold."""
-    size = sum(memoryview(raw).nbytes for raw in (read.prompt, read.suffix, read.input, read.tools))
+    size = sum(memoryview(raw).nbytes for raw in (read.prompt, read.suffix, read.instructions, read.tools))
+    size += door.text_bytes(read.input) if _has_parts(read.input) else memoryview(read.input).nbytes
     for turn in turns:
         size += memoryview(turn.tool_calls).nbytes + memoryview(turn.reasoning).nbytes
         size += memoryview(turn.reasoning_content).nbytes
-        size += door.text_bytes(turn.content) if _has_parts(turn) else memoryview(turn.content).nbytes
+        size += door.text_bytes(turn.content) if _has_parts(turn.content) else memoryview(turn.content).nbytes
     return size
 
 
@@ -232,7 +249,8 @@ def _needs(route: Route, read: _Door, turns: Sequence[_Turn]) -> frozenset[str]:
     if route.kind is Kind.EMBED:
         return frozenset(("embedding",))
     needs = []
-    if any(_has_parts(turn) and b'"image_url"' in bytes(turn.content) for turn in turns):
+    contents = [read.input, *(turn.content for turn in turns)]
+    if any(_has_parts(content) and b'"image_url"' in bytes(content) for content in contents):
         needs.append("vision")
     if _is_filled(read.tools):
         needs.append("tools")
@@ -243,8 +261,8 @@ def _needs(route: Route, read: _Door, turns: Sequence[_Turn]) -> frozenset[str]:
     return frozenset(needs)
 
 
-def _has_parts(turn: _Turn) -> bool:
-    view = memoryview(turn.content)
+def _has_parts(content: msgspec.Raw) -> bool:
+    view = memoryview(content)
     return view.nbytes > 0 and view[0] == ord("[")
 
 
@@ -257,6 +275,22 @@ def _tokens(number: float | None) -> int | None:
 
 
 # --- conversing ---
+
+
+def _responses_conversation(ask: Ask) -> Conversation:
+    request = door.read(ask.body, responses.REQUEST)
+    reasoning, text = request.reasoning, request.text
+    return Conversation(
+        ask.route.kind,
+        ask.model,
+        ask.stream,
+        messages=responses.read_messages(request),
+        tools=responses.read_tools(request),
+        tool_choice=responses.read_tool_choice(request),
+        format=wire.read_format(text.format if text is not None else None),
+        think=_think(reasoning.effort if reasoning is not None else None),
+        sampling=Sampling(_tokens(request.max_output_tokens), request.temperature, request.top_p),
+    )
 
 
 def _prompt(given: object) -> str:

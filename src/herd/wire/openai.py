@@ -17,6 +17,9 @@ from herd.errors import BadRequest
 from herd.wire import chat
 
 MS_PER_S = 1_000.0
+PICTURES = ("image_url", "input_image")
+"""What a part with a picture is called, in chats and in responses."""
+
 ABSENT = msgspec.Raw()
 
 
@@ -208,8 +211,8 @@ def thinking(message: Message) -> str:
 def _turn(message: Message) -> chat.Message:
     role = message.role or "user"
     content = message.content
-    pictures = [p for p in content if p.type == "image_url"] if isinstance(content, list) else []
-    rest = [p for p in content if p.type != "image_url"] if isinstance(content, list) else content
+    pictures = [p for p in content if p.type in PICTURES] if isinstance(content, list) else []
+    rest = [p for p in content if p.type not in PICTURES] if isinstance(content, list) else content
     return chat.Message(
         role,
         read_text(rest),

@@ -76,6 +76,17 @@ def of_long(ends: Ends, name: bytes, decoder: msgspec.json.Decoder[Body]) -> Bod
     return decoded(b"{" + mark + found + b"}" if found is not None else b"{}", decoder)
 
 
+def member(ends: Ends, name: bytes) -> bytes | None:
+    """The object `"name": {...}` that stands whole near an end of something long, at whatever depth, as its JSON."""
+    mark = b'"' + name + b'":'
+    for part in (ends.tail, ends.head):
+        at = part.rfind(mark)
+        found = _object_at(part[at + len(mark) :]) if at >= 0 else None
+        if found is not None:
+            return found
+    return None
+
+
 def _object_at(data: bytes) -> bytes | None:
     """The JSON object that these bytes begin with, whatever comes after it."""
     try:
