@@ -42,13 +42,11 @@ class Candidate:
     def free_bytes(self) -> int:
         """What this model may count on: memory that is free, that idle models hold, or that it holds already."""
         if self._free_bytes is None:
-            report = self.node.report
-            free = max(0, report.memory_ceiling_bytes - report.memory_used_bytes)
-            self._free_bytes = free + sum(
-                loaded.size_bytes
-                for name, loaded in self.node.loaded.items()
-                if name == self.model or name not in self.busy
-            )
+            free = self.node.room_bytes
+            for name, loaded in self.node.loaded.items():
+                if name == self.model or name not in self.busy:
+                    free += loaded.size_bytes
+            self._free_bytes = free
         return self._free_bytes
 
 

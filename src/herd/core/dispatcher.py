@@ -175,7 +175,9 @@ class Dispatcher:
     def _refuse(self, live: Live, at: float, refusal: Refusal, out: list[Command]) -> None:
         """A request that was tried has failed; one that never ran was rejected."""
         out.append(Refuse(live.request.id, refusal))
-        self._end(live, at, Outcome.FAILED if live.attempts else Outcome.REJECTED, out, error=refusal.message)
+        failure = live.attempt.failure if live.attempt is not None else None
+        error = failure.told if failure is not None else refusal.message
+        self._end(live, at, Outcome.FAILED if live.attempts else Outcome.REJECTED, out, error=error)
 
     # --- an attempt goes on, and ends ---
 
@@ -223,7 +225,7 @@ class Dispatcher:
         if live.state is State.STREAMING or failure.bytes_forwarded:
             refusal = refusals.after_failure(failure)
             out.append(Abort(live.request.id, attempt.number, refusal))
-            self._end(live, at, Outcome.FAILED_MIDSTREAM, out, error=refusal.message)
+            self._end(live, at, Outcome.FAILED_MIDSTREAM, out, error=failure.told)
             return
         self._retry_elsewhere(live, attempt, failure, at, out)
 
@@ -232,11 +234,11 @@ class Dispatcher:
     ) -> None:
         if failure.kind is not FailureKind.CONNECT:
             live.strikes += 1
-            live.tried.append(attempt.node_id)
+            live.tried = (*live.tried, attempt.node_id)
         if not may_retry(self._retry, failure, live.strikes):
             self._refuse(live, at, refusals.after_failure(failure), out)
             return
-        out.append(self._row(live, at, Outcome.RETRIED, error=failure.detail or failure.kind.value))
+        out.append(self._row(live, at, Outcome.RETRIED, error=failure.told))
         self._leave_place(live, at, out)
         self._place(live, at, out)
 
@@ -273,7 +275,7 @@ class Dispatcher:
         waited_until = live.dispatched_at if live.dispatched_at is not None else at
         return Record(
             at, live.request, outcome, live.arrived_at, live.model, live.decision, live.attempt,
-            counters or Counters(), live.retries, live.model != live.request.model, tuple(live.tried), error,
+            counters or Counters(), live.retries, live.model != live.request.model, live.tried, error,
             waited_until - live.arrived_at,
         )  # fmt: skip
 

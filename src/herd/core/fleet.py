@@ -198,11 +198,15 @@ class Node:
     liveness: Liveness = Liveness.ONLINE
     unreachable_until: float = 0.0
     connect_failures: int = 0
+    room_bytes: int = 0
+    """Memory that nothing occupies, of what models may fill: by the newest report."""
     loaded: dict[ModelName, Loaded] = field(default_factory=dict)
     """What the newest report says is in memory; kept apart because every decision reads it."""
     loaded_until: dict[ModelName, float] = field(default_factory=dict)
     loading_until: dict[ModelName, float] = field(default_factory=dict)
     """Models that we caused to be loaded, and when that should be done; no heartbeat has confirmed them yet."""
+    learnt_at: float = -1.0
+    """When an answer of this node last taught us something."""
     starts: int = 0
     """Attempts ever started here: tells whether anybody else came while one ran."""
 
@@ -250,6 +254,7 @@ class Fleet:
             self._remember_unloaded(node, report, at)
             self._unindex(node, keep=report.models)
         node.report, node.heard_at = report, at
+        node.room_bytes = max(0, report.memory_ceiling_bytes - report.memory_used_bytes)
         node.loaded = {name: card.loaded for name, card in report.models.items() if card.loaded is not None}
         for model in report.models:
             self._by_model.setdefault(model, {})[node.id] = node

@@ -14,6 +14,9 @@ from herd.core.rates import Rates, Sample
 from herd.core.request import Attempt, Counters, Kind, Request
 from herd.core.tokens import Tokens
 
+LEARN_EVERY_S = 0.005
+"""Answers that end closer together than this on one node teach nothing that the first did not: learning costs time too."""
+
 
 class Forecast:
     def __init__(self) -> None:
@@ -58,6 +61,9 @@ class Forecast:
 
     def finished(self, live: Live, node: Node, counters: Counters, streams: int, at: float) -> None:
         """An attempt ended whole: its counters teach."""
+        if at - node.learnt_at < LEARN_EVERY_S:
+            return
+        node.learnt_at = at
         attempt, request = live.attempt, live.request
         assert attempt is not None
         model = attempt.model

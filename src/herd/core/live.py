@@ -5,7 +5,7 @@ The states and what leads from one to the next are this table; `docs/request-lif
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 from herd.core.decision import Decision
@@ -51,7 +51,7 @@ class Live:
     attempts: int = 0
     strikes: int = 0
     """Attempts that a node accepted and then failed."""
-    tried: list[NodeId] = field(default_factory=list)
+    tried: tuple[NodeId, ...] = ()
     queue: Queue | None = None
     late_at: float = 0.0
     """When the running attempt should have sent its first byte."""

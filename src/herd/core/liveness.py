@@ -68,6 +68,8 @@ class Watchlist:
             del self._records[pair]
 
     def quarantined_until(self, node_id: NodeId, model: ModelName) -> float:
+        if not self._records:
+            return 0.0
         record = self._records.get((node_id, model))
         return record.until if record is not None else 0.0
 

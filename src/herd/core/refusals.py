@@ -34,7 +34,7 @@ def nobody_now(request: Request, decision: Decision | None) -> Refusal:
 
 def after_failure(failure: Failure) -> Refusal:
     """What the last failure means to the client when no further attempt is made."""
-    told = failure.detail or failure.kind.value
+    told = failure.said or failure.told
     if failure.kind is FailureKind.BUSY:
         message = "every node that has the model is busy, try again shortly"
         return Refusal(503, "busy", message, retry_after_s=failure.retry_after_s or 2.0)

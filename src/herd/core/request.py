@@ -70,13 +70,23 @@ class FailureKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What the relay saw. `status` is the node's HTTP status where there was one; `detail` is for logs and traces."""
+    """What the relay saw. `status` is the node's HTTP status where there was one; `detail` is for logs and traces.
+
+    `said` is the engine's own text. It may quote what people wrote, so it goes to the client alone and is never stored.
+    """
 
     kind: FailureKind
     bytes_forwarded: int = 0
     detail: str = ""
     status: int | None = None
     retry_after_s: float | None = None
+    said: str = ""
+
+    @property
+    def told(self) -> str:
+        """What may be kept of it: nothing that anybody wrote."""
+        status = f" ({self.status})" if self.status else ""
+        return self.detail or f"{self.kind.value}{status}"
 
     @property
     def is_nodes_fault(self) -> bool:

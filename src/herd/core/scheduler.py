@@ -21,6 +21,9 @@ from herd.core.signals import Signal, Weights
 OTHERS_NAMED_MAX = 32
 """Nodes without the model are named in a decision only while the fleet is this small."""
 
+MODELS_REMEMBERED_MAX = 256
+"""Models for which the list of nodes without them is kept."""
+
 
 class Policy(Protocol):
     """Ranks candidates, best first."""
@@ -68,6 +71,7 @@ class Scheduler:
         self._latencies = latencies
         self._watchlist = watchlist
         self._filters = tuple((f.name, f.check) for f in filters)
+        self._others: dict[ModelName, tuple[int, list[Rejected]]] = {}
 
     def decide(self, request: Request, model: ModelName, at: float, tried: Collection[NodeId] = ()) -> Decision:
         passed: list[Candidate] = []
@@ -104,8 +108,16 @@ class Scheduler:
         return None
 
     def _without(self, model: ModelName) -> list[Rejected]:
-        return [
+        """The nodes that do not have it; the same until the fleet changes."""
+        known = self._others.get(model)
+        if known is not None and known[0] == self.fleet.version:
+            return known[1]
+        others = [
             Rejected(node.id, "has_model", "does not have it")
             for node in self.fleet
             if model not in node.report.models
         ]
+        if len(self._others) >= MODELS_REMEMBERED_MAX:
+            self._others.clear()
+        self._others[model] = (self.fleet.version, others)
+        return others

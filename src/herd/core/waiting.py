@@ -52,7 +52,7 @@ class Waiting:
         assert live.queue is None
         live.state = State.HELD
         self._bytes += live.request.size_bytes
-        conditions = (live.models, live.request.needs, tuple(live.tried), live.request.kind)
+        conditions = (live.models, live.request.needs, live.tried, live.request.kind)
         return self.holding.add(live.request.id, conditions)
 
     def leave(self, live: Live) -> Queue | None:

@@ -117,6 +117,13 @@ class Ollama(Engine):
         """`model 'x' not found`, in any face; "404 page not found" is a path that this version does not have."""
         return status == 404 and b"model" in body and b"not found" in body
 
+    def is_requests_fault(self, status: int, body: bytes) -> bool:
+        """Ollama answers 500 to a bad option or format: a mistake in the request, which no other node would take either."""
+        return super().is_requests_fault(status, body) or any(words in body for words in _CLIENTS_MISTAKES)
+
+
+_CLIENTS_MISTAKES = (b"must be of type", b"invalid format")
+"""Texts of Ollama's 500 answers that speak of the request (transcripts bad_option and chat_badformat)."""
 
 _NOBODY = Reply(0, b"")
 

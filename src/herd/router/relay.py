@@ -26,6 +26,7 @@ from herd.router.exchange import Exchange, Header
 from herd.router.translation import EngineFailed, Translation, error_text
 from herd.router.upstream import Pool, UpstreamCall
 from herd.wire.chat import Ask, Conversation
+from herd.wire.streams import WholeLines
 
 _IDLE: Final = 0
 _ASKED: Final = 1
@@ -85,6 +86,7 @@ class Relay:
         "_step",
         "_translation",
         "_watch",
+        "_whole_lines",
     )
 
     def __init__(self, exchange: Exchange, ask: Ask, dialect: Dialect, request_id: RequestId, services: Services) -> None:
@@ -114,6 +116,7 @@ class Relay:
         self._held_bytes = 0
         self._watch: Watch | None = None
         self._translation: Translation | None = None
+        self._whole_lines = WholeLines()
         engine = self._services.engines.get(command.card.engine.kind)
         if engine is None:
             self._fail(FailureKind.GARBAGE, f"no engine of kind {command.card.engine.kind!r} is known here")
@@ -187,12 +190,9 @@ class Relay:
         if self._step != _OPEN:
             self._hold_back(data)
             return
-        if self._watch is not None:
-            self._watch.feed(data)
-        else:
-            data = self._translated(data)
-            if not data:
-                return
+        data = self._watched(data) if self._watch is not None else self._translated(data)
+        if not data:
+            return
         self._forwarded_bytes += len(data)
         self._last = data
         self._exchange.write(data)
@@ -222,10 +222,9 @@ class Relay:
             if self._held_bytes <= settings.refusal_max_bytes:
                 self._keep(data)
             return
-        if self._translation is not None:
-            data = self._translated(data)
-            if not data:
-                return
+        data = self._watched(data) if self._watch is not None else self._translated(data)
+        if not data:
+            return
         if not self._ask.stream:
             self._keep(data)
             if self._translation is not None or self._held_bytes <= settings.held_max_bytes:
@@ -233,7 +232,7 @@ class Relay:
             data = b"".join(self._held)
             self._held.clear()
         elif data.startswith(_ERRORS):
-            self._fail(FailureKind.SERVER_ERROR, error_text(data.removeprefix(b"data: ")))
+            self._fail(FailureKind.SERVER_ERROR, "its answer was an error", said=error_text(data.removeprefix(b"data: ")))
             return
         self._open(data, None if self._translation is not None else forwarding.body_length(self._headers))
 
@@ -245,8 +244,6 @@ class Relay:
         """The first bytes leave, together with the head. From here on no other node may answer."""
         if not self._is_committed():
             return
-        if self._watch is not None:
-            self._watch.feed(data)
         self._forwarded_bytes = len(data)
         self._last = data
         self._exchange.on_writable = self._client_reads
@@ -275,8 +272,7 @@ class Relay:
         if self._step == _OPEN:
             counters = watch.end()
         else:
-            body = b"".join(self._held)
-            watch.feed(body)
+            body = b"".join(self._held) + self._whole_lines.rest
             counters = watch.end()
             if counters is not None:
                 self._finish_at_once(counters, self._answer_headers(), body)
@@ -310,8 +306,12 @@ class Relay:
 
     def _finish(self, counters: Counters) -> None:
         """The books are closed first: what the client sends next, perhaps within `end`, may need the slot."""
+        rest = self._whole_lines.rest
+        self._forwarded_bytes += len(rest)
         self._over()
         self._feed_finished(counters, self._status)
+        if rest:
+            self._exchange.write(rest)
         self._exchange.end()
 
     def _finish_at_once(self, counters: Counters, headers: list[Header], body: bytes) -> None:
@@ -337,17 +337,17 @@ class Relay:
         """Whether a refusal is the node's trouble, and then of what kind, or the client's mistake, which it is told."""
         status, body = self._status, b"".join(self._held)
         engine = self._services.engines[self._dispatch.card.engine.kind]
-        detail = f"{status}: {error_text(body) or 'no reason given'}"
+        detail, said = f"it answered {status}", error_text(body)
         if engine.is_busy(status, body):
-            self._fail(FailureKind.BUSY, detail, forwarding.retry_after_s(self._headers))
+            self._fail(FailureKind.BUSY, detail, forwarding.retry_after_s(self._headers), said)
         elif engine.is_model_missing(status, body):
-            self._fail(FailureKind.MODEL_MISSING, detail)
+            self._fail(FailureKind.MODEL_MISSING, detail, said=said)
         elif status in (401, 403):
-            self._fail(FailureKind.UNAUTHORIZED, detail)
+            self._fail(FailureKind.UNAUTHORIZED, detail, said=said)
         elif engine.is_requests_fault(status, body):
             self._pass_refusal_on(body)
         else:
-            self._fail(FailureKind.SERVER_ERROR, detail)
+            self._fail(FailureKind.SERVER_ERROR, detail, said=said)
 
     def _pass_refusal_on(self, body: bytes) -> None:
         """In the node's own words where the client speaks its language, else in the client's."""
@@ -367,15 +367,24 @@ class Relay:
 
     # --- failing ---
 
-    def _fail(self, kind: FailureKind, detail: str, retry_after_s: float | None = None) -> None:
-        """Tells the core, which answers with what to do. A call that is still open is of no use any more."""
+    def _fail(self, kind: FailureKind, detail: str, retry_after_s: float | None = None, said: str = "") -> None:
+        """Tells the core, which answers with what to do. A call that is still open is of no use any more.
+
+        `said` is the engine's own text: for the client, never for logs or traces, since it may quote a prompt.
+        """
         self._give_up()
         if self._step == _OVER:
             return
         self._step = _OPEN if self._forwarded_bytes else _IDLE
-        failure = Failure(kind, self._forwarded_bytes, detail, self._status or None, retry_after_s)
+        failure = Failure(kind, self._forwarded_bytes, detail, self._status or None, retry_after_s, said)
         driver = self._services.driver
         driver.feed(AttemptFailed(driver.now(), self._request_id, self._dispatch.attempt, failure))
+
+    def _watched(self, data: bytes) -> bytes:
+        """What may pass of an answer that is not translated: of a stream, whole lines only."""
+        assert self._watch is not None
+        self._watch.feed(data)
+        return self._whole_lines.feed(data) if self._ask.stream else data
 
     def _translated(self, data: bytes) -> bytes:
         assert self._translation is not None
@@ -386,8 +395,10 @@ class Relay:
             return b""
 
     def _fail_translation(self, error: ValueError | EngineFailed) -> None:
-        kind = FailureKind.SERVER_ERROR if isinstance(error, EngineFailed) else FailureKind.GARBAGE
-        self._fail(kind, str(error))
+        if isinstance(error, EngineFailed):
+            self._fail(FailureKind.SERVER_ERROR, "it failed in the middle of its answer", said=str(error))
+        else:
+            self._fail(FailureKind.GARBAGE, str(error))
 
     # --- the client's side ---
 

@@ -218,3 +218,27 @@ class _Lines:
     def _check(self, size_bytes: int) -> None:
         if size_bytes > self._max_bytes:
             raise ValueError(f"a line is longer than {self._max_bytes} bytes")
+
+
+class WholeLines:
+    """Lets bytes pass in whole lines, so that what was passed on never ends in the middle of one.
+
+    A node that dies in the middle of a line then leaves its client with lines that can all be read, and whoever goes on
+    from there knows exactly what was said. The bytes themselves are not changed.
+    """
+
+    def __init__(self, limit_bytes: int = LINE_MAX_BYTES) -> None:
+        self._limit_bytes = limit_bytes
+        self.rest = b""
+        """The beginning of a line that has not ended yet."""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Everything up to the last line end seen; a line over the limit passes in pieces."""
+        if not self.rest and chunk.endswith(b"\n"):
+            return chunk
+        data = self.rest + chunk
+        cut = data.rfind(b"\n") + 1
+        if not cut and len(data) > self._limit_bytes:
+            cut = len(data)
+        self.rest = data[cut:]
+        return data[:cut]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from builders import a_capacity, a_card, a_report, a_request, all_signals
 from herd.core.decision import Candidate
-from herd.core.fleet import GB, ModelCard, Node, NodeId, Report, canonical
+from herd.core.fleet import GB, Fleet, ModelCard, NodeId, Report, canonical
 from herd.core.queues import Queue
 from herd.core.signals import Weights
 
@@ -17,8 +17,7 @@ SIGNALS = {signal.name: signal for signal in all_signals()}
 
 def a_candidate(card: ModelCard, report: Report | None = None, warm: bool = False, **more: object) -> Candidate:
     model = canonical(card.name)
-    node = Node((report or a_report()).node_id, report or a_report(models=[card]), 100.0, 100.0)
-    node.loaded = {name: c.loaded for name, c in node.report.models.items() if c.loaded is not None}
+    node = Fleet().hear(report or a_report(models=[card]), 100.0)
     if warm:
         node.loaded_until[model] = 90.0
     return Candidate(node, card, model, 100.0, **more)  # type: ignore[arg-type]
