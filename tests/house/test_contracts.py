@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import configparser
-
-import pytest
-from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+import os
+import subprocess
+import sys
 
 from house.source import ROOT, modules, rooms
 from house.tidy import PURE
 
 FILE = ROOT / "importlinter.ini"
 CONTRACT = "importlinter:contract:"
+PROGRAM = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(sys.argv[1], no_cache=True, no_logo=True))"
+"""In a process of its own: the linter sets logging up for itself and switches off every logger that exists."""
 
 
 def contract(name: str) -> configparser.SectionProxy:
@@ -25,9 +27,10 @@ def listed(text: str) -> set[str]:
     return set(text.replace("|", " ").replace("(", " ").replace(")", " ").split())
 
 
-def test_every_import_contract_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
-    status = lint_imports(config_filename=str(FILE), no_cache=True)
-    assert status == EXIT_STATUS_SUCCESS, capsys.readouterr().out
+def test_every_import_contract_is_kept() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONUTF8": "1"}
+    done = subprocess.run([sys.executable, "-c", PROGRAM, str(FILE)], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_room_stands_on_a_floor() -> None:
