@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import gc
 import logging
 import secrets
 import signal
@@ -53,6 +54,9 @@ from herd.router.store import Store, StoreSettings
 from herd.router.upstream import Pool, UpstreamSettings
 
 log = logging.getLogger("herd")
+
+GC_ALLOCATIONS = 20_000
+SWITCH_INTERVAL_S = 0.0002
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +181,7 @@ async def run(settings: Settings, started: Callable[[Coordinator, int], None]) -
     coordinator = Coordinator(settings, asyncio.get_running_loop())
     try:
         port = await coordinator.start()
+        _favour_the_loop()
         told = _signals(coordinator.loop)
         started(coordinator, port)
         await told.get()
@@ -187,6 +192,18 @@ async def run(settings: Settings, started: Callable[[Coordinator, int], None]) -
             waiting.cancel()
     finally:
         await coordinator.close()
+
+
+def _favour_the_loop() -> None:
+    """Keeps the interpreter's own chores out of the requests' way.
+
+    What was built at the start lives for ever, so the collector need not look at it again, and requests leave few
+    cycles. The writer's thread may hold the interpreter for at most a fifth of a millisecond while the loop waits.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_ALLOCATIONS, 20, 50)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 
 def _signals(loop: asyncio.AbstractEventLoop) -> asyncio.Queue[int]:
