@@ -11,7 +11,7 @@ import sys
 
 if sys.version_info < (3, 11):
     OTHERS = [name for name in ("python3.14", "python3.13", "python3.12", "python3.11") if shutil.which(name)]
-    MENDED = "run: {} dev.py".format(OTHERS[0]) if OTHERS else "install a newer Python, then run dev.py with it"
+    MENDED = "run: {} {}".format(OTHERS[0], " ".join(sys.argv)) if OTHERS else "install a newer Python, then run dev.py with it"
     sys.exit("herd needs Python 3.11 or newer and this is {}.{}; {}".format(*sys.version_info[:2], MENDED))
 
 import contextlib
