@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import json
 import logging
 import secrets
 import signal
@@ -18,17 +19,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from urllib.parse import quote
 
 import herd.agent.sensors
 import herd.engines
 from herd import __version__
 from herd.agent import embedded
 from herd.agent.availability import Learner, Sample, decode, encode
+from herd.agent.doors import Doors
 from herd.agent.embedded import Embedded, EmbeddedSettings
 from herd.agent.hardware import bandwidth_gbps
 from herd.agent.inventory import Engines, EngineSettings, Local, cards_of
 from herd.agent.link import Link, LinkSettings, Told
-from herd.agent.relay import EngineRelay, RelaySettings
+from herd.agent.relay import RelaySettings
 from herd.agent.sensors import Place, Sensor
 from herd.core.fleet import GB, EngineFace, Memory, ModelCard, ModelName, NodeId, Report, canonical
 from herd.discover import discover
@@ -84,20 +87,26 @@ class Agent:
     def __init__(self, settings: Settings, rng: Random, boot_id: str) -> None:
         self.settings = settings
         self.boot_id = boot_id
-        self.node_id = settings.agent.node_id or socket.gethostname().split(".")[0] or "node"
+        self.asked_id = settings.agent.node_id or socket.gethostname().split(".")[0] or "node"
+        self.node_id = self.asked_id
+        """The name in the fleet: the one we ask for, unless the coordinator gave us another because that was taken."""
         self.link = Link(settings.link, rng)
         self.engines = Engines(discover(herd.engines, Engine, "ENGINE"), settings.engines)
         self.embedded = Embedded(settings.embedded, self._embedded_moved)
         self._sensors = discover(herd.agent.sensors, Sensor, "SENSOR")
         self._place = Place()
         self._readings: dict[str, Mapping[str, object]] = {}
-        self._relays: dict[str, tuple[EngineRelay, int]] = {}
+        self._reading: dict[str, asyncio.Future[Mapping[str, object]]] = {}
+        self._doors = Doors(settings.relay)
         self._embedded_url = ""
         self._learner = Learner()
         self._kept_at = float("-inf")
 
     async def start(self) -> None:
         """Raises `CannotStart`."""
+        if self.engines.problem:
+            raise CannotStart(self.engines.problem, "choose one: herd-node --engine KIND")
+        self.node_id = await asyncio.to_thread(self._read_name)
         if self.settings.engines.engine == "embedded":
             try:
                 self.embedded.start()
@@ -118,16 +127,14 @@ class Agent:
             return None
         told = await self.link.report(heartbeat.encode(report, time.time()))
         if told.is_heard and told.node_id and told.node_id != self.node_id:
-            log.warning("another machine goes by this name; the coordinator knows this one by another",
-                        extra={"asked": self.node_id, "given": told.node_id})  # fmt: skip
+            await self._take_name(told.node_id)
         return told
 
     async def stop(self) -> None:
         if self.settings.agent.capacity_learning:
             await asyncio.to_thread(self._keep_learnt)
         await self.link.goodbye(self.node_id, self.boot_id)
-        for relay, _ in self._relays.values():
-            relay.close()
+        self._doors.close()
         await self.embedded.stop()
 
     # --- engines ---
@@ -140,30 +147,11 @@ class Agent:
             self.engines.point_at("llamacpp", url)
 
     async def _faces(self, locals_: list[Local]) -> list[tuple[Local, EngineFace]]:
-        return [(local, await self._face(local)) for local in locals_]
-
-    async def _face(self, local: Local) -> EngineFace:
-        """The engine as the coordinator reaches it: itself, or our door to it."""
-        assert local.last is not None
-        url = local.url
-        if self.settings.agent.relay and _is_on_loopback(url) and not _is_on_loopback(self.link.url):
-            url = await self._door(url)
-        return EngineFace(local.engine.kind, url, local.last.version, self.engines.slots(local), local.last.models_max)
-
-    async def _door(self, url: str) -> str:
-        known = self._relays.get(url)
-        if known is None:
-            relay = EngineRelay(url, self.settings.relay)
-            known = self._relays[url] = (relay, await relay.listen("0.0.0.0"))
-        known[0].allow(await self._coordinator_addresses())
-        return f"http://{_own_address_towards(self.link.url)}:{known[1]}"
-
-    async def _coordinator_addresses(self) -> frozenset[str]:
-        try:
-            found = await asyncio.get_running_loop().getaddrinfo(self.link.peer_host, None, type=socket.SOCK_STREAM)
-        except OSError:
-            return frozenset()
-        return frozenset(str(address[0]) for *_, address in found)
+        """Each engine as the coordinator reaches it: itself, or our door to it."""
+        urls = {local.url: local.url for local in locals_}
+        if self.settings.agent.relay:
+            urls = await self._doors.urls([local.url for local in locals_], self.link.url)
+        return [(local, self.engines.face(local, urls[local.url])) for local in locals_ if local.url in urls]
 
     # --- the report ---
 
@@ -176,20 +164,24 @@ class Agent:
         return merged
 
     async def _read_sensor(self, sensor: Sensor) -> None:
-        try:
-            async with asyncio.timeout(SENSORS_MAX_S):
-                self._readings[sensor.name] = await asyncio.to_thread(sensor.read, self._place)
-        except TimeoutError:
-            log.debug("sensor is slow", extra={"sensor": sensor.name})
-        except Exception as error:  # noqa: BLE001 - a broken sensor of some machine must not silence the machine
+        reading = self._reading.get(sensor.name)
+        if reading is None:
+            # A sensor that hangs keeps its one thread and is not started again.
+            reading = asyncio.ensure_future(asyncio.to_thread(sensor.read, self._place))
+            self._reading[sensor.name] = reading
+        await asyncio.wait([reading], timeout=SENSORS_MAX_S)
+        if not reading.done():
+            return
+        del self._reading[sensor.name]
+        error = reading.exception()
+        if error is None:
+            self._readings[sensor.name] = reading.result()
+        else:
             log.debug("sensor failed: %s", error, extra={"sensor": sensor.name})
 
     async def _report(self, readings: dict[str, object], locals_: list[Local]) -> Report:
         faces = await self._faces(locals_)
-        models: dict[ModelName, ModelCard] = {}
-        for local, face in faces:
-            for card in cards_of(local, face):
-                models.setdefault(canonical(card.name), card)
+        models = models_of([card for local, face in faces for card in cards_of(local, face)])
         # A machine without a memory sensor still takes part: it claims next to nothing.
         memory = readings.pop("memory", None) or Memory(1 * GB, 0, 1 * GB)
         report = Report(
@@ -212,11 +204,32 @@ class Agent:
         self._learner.observe(sample)
         return dataclasses.replace(report, capacity=self._learner.capacity(memory.total_bytes))
 
-    # --- what is learnt ---
+    # --- what is kept between runs ---
+
+    @property
+    def _name_file(self) -> Path:
+        return self.settings.agent.data_dir.expanduser() / "node-name.json"
+
+    def _read_name(self) -> str:
+        """The name that we were given when we last asked for this one."""
+        try:
+            kept = json.loads(self._name_file.read_bytes())
+        except (OSError, ValueError):
+            return self.asked_id
+        given = kept.get("given") if isinstance(kept, dict) and kept.get("asked") == self.asked_id else None
+        return given if isinstance(given, str) and given else self.asked_id
+
+    async def _take_name(self, given: str) -> None:
+        log.warning(
+            "another machine goes by this name; this one goes by the name that the coordinator gave it",
+            extra={"asked": self.asked_id, "given": given, "kept_in": str(self._name_file)},
+        )
+        self.node_id = given
+        await asyncio.to_thread(_write, self._name_file, json.dumps({"asked": self.asked_id, "given": given}).encode())
 
     @property
     def _learnt_file(self) -> Path:
-        return self.settings.agent.data_dir.expanduser() / f"capacity-learner-{self.node_id}.json"
+        return self.settings.agent.data_dir.expanduser() / f"capacity-learner-{quote(self.asked_id, safe='')}.json"
 
     def _read_learnt(self) -> Learner:
         try:
@@ -234,12 +247,31 @@ class Agent:
             return Learner()
 
     def _keep_learnt(self) -> None:
-        fresh = self._learnt_file.with_suffix(".new")
-        try:
-            fresh.write_bytes(encode(self._learner))
-            fresh.replace(self._learnt_file)
-        except OSError as error:
-            log.debug("what was learnt could not be kept: %s", error)
+        _write(self._learnt_file, encode(self._learner))
+
+
+def models_of(cards: list[ModelCard]) -> dict[ModelName, ModelCard]:
+    """One card per model: of two engines that have it, the one that has it in memory; no more than a heartbeat may hold."""
+    models: dict[ModelName, ModelCard] = {}
+    for card in cards:
+        known = models.get(canonical(card.name))
+        if known is None or (known.loaded is None and card.loaded is not None):
+            models[canonical(card.name)] = card
+    if len(models) <= heartbeat.MODELS_MAX:
+        return models
+    dearest = sorted(models, key=lambda name: (models[name].loaded is not None, models[name].modified_at), reverse=True)
+    return {name: models[name] for name in dearest[: heartbeat.MODELS_MAX]}
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Replaces a file whole, so that a crash leaves the old one or the new one."""
+    fresh = path.with_suffix(".new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh.write_bytes(data)
+        fresh.replace(path)
+    except OSError as error:
+        log.warning("%s could not be written: %s", path, error)
 
 
 async def run(settings: Settings) -> int:
@@ -248,29 +280,25 @@ async def run(settings: Settings) -> int:
     told_to_end = _signals(asyncio.get_running_loop())
     await agent.start()
     log.info("agent started", extra={"node_id": agent.node_id})
+    beating = asyncio.create_task(_beat_for_ever(agent))
     try:
-        while not told_to_end.is_set():
-            await _one_beat(agent)
-            await _wait(told_to_end, agent.link.pause_s())
+        await told_to_end.wait()
     finally:
+        beating.cancel()
+        await asyncio.wait([beating])
         await agent.stop()
+        log.info("agent ended", extra={"node_id": agent.node_id})
     return 0
 
 
-async def _one_beat(agent: Agent) -> None:
-    # One of the two loop roots: a bug in one heartbeat must not end the agent.
-    try:
-        await agent.beat()
-    except Exception:
-        log.exception("a heartbeat failed")
-
-
-async def _wait(told_to_end: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await told_to_end.wait()
-    except TimeoutError:
-        return
+async def _beat_for_ever(agent: Agent) -> None:
+    while True:
+        # One of the two loop roots: a bug in one heartbeat must not end the agent.
+        try:
+            await agent.beat()
+        except Exception:
+            log.exception("a heartbeat failed")
+        await asyncio.sleep(agent.link.pause_s())
 
 
 def _signals(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
@@ -281,18 +309,3 @@ def _signals(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
         else:
             loop.add_signal_handler(number, told.set)
     return told
-
-
-def _is_on_loopback(url: str) -> bool:
-    return heartbeat.is_loopback(url.split("://", 1)[-1].rsplit(":", 1)[0].strip("[]")) if url else True
-
-
-def _own_address_towards(url: str) -> str:
-    """This machine's address as the coordinator sees it: what the system would send from. No packet leaves."""
-    host = url.split("://", 1)[-1].rsplit(":", 1)[0].strip("[]")
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((host, 9))
-            return str(probe.getsockname()[0])
-    except OSError:
-        return "127.0.0.1"

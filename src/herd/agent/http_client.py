@@ -12,12 +12,14 @@ from urllib.parse import urlsplit
 import httptools
 
 ANSWER_MAX_BYTES = 16 * 1024 * 1024
+"""Head and body together. Hundreds of models take well under one megabyte."""
+READ_BYTES = 64 * 1024
 TIMEOUT_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """`status` 0 means that nobody answered, or not in time; `problem` says why."""
+    """`status` 0 means that nobody answered, or not wholly, or not in time; `problem` says why."""
 
     status: int
     body: bytes = b""
@@ -29,54 +31,73 @@ class _Answer:
 
     def __init__(self) -> None:
         self.parts: list[bytes] = []
-        self.size_bytes = 0
+        self.is_framed = False
+        """Whether the head told where the body ends; else it ends with the connection."""
         self.is_complete = False
+
+    def on_header(self, name: bytes, _value: bytes) -> None:
+        self.is_framed = self.is_framed or name.lower() in (b"content-length", b"transfer-encoding")
 
     def on_body(self, data: bytes) -> None:
         self.parts.append(data)
-        self.size_bytes += len(data)
 
     def on_message_complete(self) -> None:
         self.is_complete = True
 
 
-async def request(
-    method: str, url: str, body: bytes = b"", timeout_s: float = TIMEOUT_S, content_type: str = "application/json"
-) -> Response:
+async def request(method: str, url: str, body: bytes = b"", timeout_s: float = TIMEOUT_S) -> Response:
     """One request, the whole answer. Never raises for what the other side does."""
     try:
         async with asyncio.timeout(timeout_s):
-            return await _exchange(method, url, body, content_type)
+            return await _exchange(method, url, body)
     except TimeoutError:
         return Response(0, problem=f"no answer within {timeout_s:g} s")
     except (OSError, ValueError, httptools.HttpParserError) as error:
         return Response(0, problem=str(error) or type(error).__name__)
 
 
-async def _exchange(method: str, url: str, body: bytes, content_type: str) -> Response:
+async def _exchange(method: str, url: str, body: bytes) -> Response:
     parts = urlsplit(url)
-    host, port = parts.hostname or "127.0.0.1", parts.port or 80
-    reader, writer = await asyncio.open_connection(host, port)
+    reader, writer = await asyncio.open_connection(parts.hostname or "127.0.0.1", parts.port or 80)
     try:
-        path = parts.path + (f"?{parts.query}" if parts.query else "") or "/"
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         head = f"{method} {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\nContent-Length: {len(body)}\r\n"
         if body:
-            head += f"Content-Type: {content_type}\r\n"
+            head += "Content-Type: application/json\r\n"
         writer.write(head.encode("ascii") + b"\r\n" + body)
         return await _read(reader)
     finally:
-        writer.close()
+        # At once: a peer that reads nothing would keep an orderly close waiting for ever.
+        writer.transport.abort()
 
 
 async def _read(reader: asyncio.StreamReader) -> Response:
-    answer = _Answer()
+    answer, size_bytes = _Answer(), 0
     parser = httptools.HttpResponseParser(answer)
     while not answer.is_complete:
-        data = await reader.read(65536)
+        data = await reader.read(READ_BYTES)
         if not data:
             break
-        parser.feed_data(data)
-        if answer.size_bytes > ANSWER_MAX_BYTES:
+        size_bytes += len(data)
+        if size_bytes > ANSWER_MAX_BYTES:
             raise ValueError(f"the answer is larger than {ANSWER_MAX_BYTES} bytes")
+        parser.feed_data(data)
     status = parser.get_status_code()
-    return Response(status, b"".join(answer.parts)) if status >= 100 else Response(0, problem="no HTTP answer")
+    if status < 100:
+        raise ValueError("no HTTP answer")
+    if answer.is_framed and not answer.is_complete:
+        raise ValueError("the answer was cut off")
+    return Response(status, b"".join(answer.parts))
+
+
+def full_url(host: str, default_port: int = 80) -> str:
+    """ "0.0.0.0:11434", "http://box:11434/" and "box" as http://host:port; the any-address means this machine."""
+    bare = host if "://" in host else f"http://{host}"
+    try:
+        parts = urlsplit(bare)
+        name, port = parts.hostname or "", parts.port
+    except ValueError:
+        return bare
+    if name in ("", "0.0.0.0", "::", "localhost"):
+        name = "127.0.0.1"
+    return f"http://{f'[{name}]' if ':' in name else name}:{port or default_port}"

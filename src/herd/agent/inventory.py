@@ -1,6 +1,7 @@
 """What the engines on this machine have: found by asking, never by loading. Knows no coordinator.
 
-A hung engine must not hang a heartbeat: it is asked with a short limit, and until it answers again its last word stands.
+A hung engine must not hang a heartbeat: it is asked with a short limit, and until it answers again, or is given up, its
+last word stands.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ import asyncio
 import dataclasses
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from herd.agent.http_client import request
+from herd.agent.http_client import full_url, request
+from herd.agent.ollama_environment import OllamaSetup, read_setup
 from herd.core.fleet import EngineFace, ModelCard
 from herd.engines import Call, Engine, Inventory, Reply
 
@@ -21,13 +23,18 @@ log = logging.getLogger("herd.agent.inventory")
 MISSES_MAX = 3
 """After so many missed answers in a row an engine is gone."""
 SEARCH_EVERY = 6
-"""Heartbeats between two looks for engines that were not there before."""
+"""Heartbeats between two looks for engines that were not there before, while there is one; without one every heartbeat looks."""
+SETUP_EVERY = 12
+"""Heartbeats between two looks at how Ollama was started."""
+OLLAMA = "ollama"
+EMBEDDED = "embedded"
+AUTO = "auto"
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
     engine: str = field(
-        default="auto",
+        default=AUTO,
         metadata={"env": "FLEET_NODE_ENGINE", "help": "Engine to report: auto finds them, or a kind (ollama, openai, llamacpp, vllm, lmstudio, embedded)."},
     )  # fmt: skip
     engine_url: str = field(
@@ -41,7 +48,8 @@ class EngineSettings:
         metadata={"env": "FLEET_NODE_SLOTS", "help": "Requests the engine runs at the same time per model; 0 asks it.", "min": 0, "max": 4096},
     )  # fmt: skip
     timeout_s: float = field(
-        default=2.0, metadata={"env": "FLEET_NODE_ENGINE_TIMEOUT", "help": "Seconds an engine may take to say what it has."}
+        default=2.0,
+        metadata={"env": "FLEET_NODE_ENGINE_TIMEOUT", "help": "Seconds an engine may take to say what it has.", "min": 0.01, "max": 60.0},
     )
 
 
@@ -58,95 +66,123 @@ class Local:
 class Engines:
     """The engines of this machine, as far as they answer."""
 
-    def __init__(self, known: Sequence[Engine], settings: EngineSettings) -> None:
+    def __init__(
+        self, known: Sequence[Engine], settings: EngineSettings, read_setup: Callable[[], OllamaSetup] = read_setup
+    ) -> None:
         self._known = {engine.kind: engine for engine in known}
         self._settings = settings
         self._found: dict[str, Local] = {}
+        self._pointed_at: set[str] = set()
         self._rounds = 0
+        self._read_setup = read_setup
+        self._setup = OllamaSetup()
+        self._setup_at = 0
         self.failures = 0
-        """Answers missed in all; goes into the heartbeat."""
+        """Answers missed since all engines last answered; goes into the heartbeat."""
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with the settings, or nothing."""
+        wanted = self._settings.engine
+        if wanted in (AUTO, EMBEDDED) or wanted in self._known:
+            return ""
+        return f"there is no engine '{wanted}'; known are {', '.join([AUTO, EMBEDDED, *sorted(self._known)])}"
 
     def point_at(self, kind: str, url: str) -> None:
-        """An engine that is known to be there, found or not."""
+        """An engine that we started ourselves, so that it need not be recognised."""
+        self._pointed_at.add(url)
         self._found[url] = Local(self._known[kind], url)
 
     def forget(self, url: str) -> None:
+        self._pointed_at.discard(url)
         self._found.pop(url, None)
 
     async def look(self) -> list[Local]:
         """Asks every engine anew; those that answered at least once and not long ago."""
-        if self._rounds % SEARCH_EVERY == 0:
+        if not self._found or self._rounds % SEARCH_EVERY == 0:
             await self._search()
         self._rounds += 1
-        await asyncio.gather(*(self._ask(local) for local in self._found.values()))
-        for url in [url for url, local in self._found.items() if self._is_gone(local)]:
-            log.info("engine gone", extra={"url": url})
-            del self._found[url]
-        return [local for local in self._found.values() if local.last is not None]
+        asked = list(self._found.values())
+        missed = sum(await asyncio.gather(*(self._ask(local) for local in asked)))
+        self.failures = self.failures + missed if missed else 0
+        for local in asked:
+            if local.misses >= MISSES_MAX and local.url not in self._pointed_at:
+                log.warning("engine gone", extra={"engine": local.engine.kind, "url": local.url})
+                self._found.pop(local.url, None)
+        answering = [local for local in self._found.values() if local.last is not None]
+        if any(local.engine.kind == OLLAMA for local in answering):
+            await self._look_at_setup()
+        return answering
 
-    def _is_gone(self, local: Local) -> bool:
-        return local.misses >= MISSES_MAX and local.url not in self._pointed_at
+    def face(self, local: Local, url: str) -> EngineFace:
+        """The engine as the coordinator reaches it, at this url."""
+        last = local.last or Inventory("", ())
+        models_max = last.models_max
+        if models_max is None and local.engine.kind == OLLAMA:
+            models_max = self._setup.models_max
+        return EngineFace(local.engine.kind, url, last.version, self.slots(local), models_max)
 
-    @property
-    def _pointed_at(self) -> set[str]:
-        return {url for _, url in self._places()}
+    def slots(self, local: Local) -> int:
+        """How many requests it really runs at a time: the setting, else its own word, else how it was started."""
+        if self._settings.slots:
+            return self._settings.slots
+        if local.last is not None and local.last.slots:
+            return local.last.slots
+        told = self._setup.slots if local.engine.kind == OLLAMA else None
+        return told or local.engine.slots_default
+
+    # --- looking ---
 
     def _places(self) -> list[tuple[Engine, str]]:
         """Where to look: what the settings name, else the usual port of every kind."""
         settings = self._settings
-        if settings.engine == "embedded":
+        if settings.engine == EMBEDDED:
             return []
-        if settings.engine != "auto" and settings.engine in self._known:
+        if settings.engine in self._known:
             engine = self._known[settings.engine]
-            return [(engine, _url(settings.engine_url or f"127.0.0.1:{engine.default_port}"))]
+            named = settings.engine_url or (settings.ollama_host if engine.kind == OLLAMA else "")
+            return [(engine, full_url(named or "127.0.0.1", engine.default_port))]
+        if settings.engine_url:
+            return [(engine, full_url(settings.engine_url, engine.default_port)) for engine in self._known.values()]
         ollama = settings.ollama_host or os.environ.get("OLLAMA_HOST", "")
-        usual = [(e, _url(f"127.0.0.1:{e.default_port}")) for e in self._known.values() if e.default_port]
-        if not ollama or "ollama" not in self._known:
-            return usual
-        named = (self._known["ollama"], _url(ollama, self._known["ollama"].default_port))
-        return [named, *((engine, url) for engine, url in usual if engine.kind != "ollama")]
+        return [
+            (engine, full_url((ollama if engine.kind == OLLAMA else "") or "127.0.0.1", engine.default_port))
+            for engine in self._known.values()
+            if engine.default_port
+        ]
 
     async def _search(self) -> None:
         places = [(engine, url) for engine, url in self._places() if url not in self._found]
         replies = await asyncio.gather(*(self._call(url, engine.probe()) for engine, url in places))
-        named = self._settings.engine != "auto"
+        is_named = self._settings.engine != AUTO
         for (engine, url), reply in zip(places, replies, strict=True):
-            if (named and reply.status) or (url not in self._found and engine.recognises(reply)):
+            if url not in self._found and (engine.recognises(reply) or (is_named and reply.status)):
                 self._found[url] = Local(engine, url)
                 log.info("engine found", extra={"engine": engine.kind, "url": url})
 
-    async def _ask(self, local: Local) -> None:
+    async def _ask(self, local: Local) -> bool:
+        """Takes stock of one engine; whether it failed to answer."""
         calls = local.engine.inventory_calls()
         replies = tuple(await asyncio.gather(*(self._call(local.url, call) for call in calls)))
-        if not any(reply.status for reply in replies):
+        is_whole = all(reply.status for reply in replies)
+        if not is_whole and (local.last is not None or not any(reply.status for reply in replies)):
+            # Half an answer would let models vanish that are there: the last whole word stands.
             local.misses += 1
-            self.failures += 1
-            return
+            return True
         local.misses = 0
         local.last = local.engine.inventory(replies)
+        return False
 
     async def _call(self, url: str, call: Call) -> Reply:
         response = await request(call.method, url + call.path, call.body, self._settings.timeout_s)
         return Reply(response.status, response.body)
 
-    def slots(self, local: Local) -> int:
-        """How many requests it really runs at a time: the setting, else its own word, else what its environment says."""
-        if self._settings.slots:
-            return self._settings.slots
-        if local.last is not None and local.last.slots:
-            return local.last.slots
-        told = os.environ.get("OLLAMA_NUM_PARALLEL", "") if local.engine.kind == "ollama" else ""
-        return int(told) if told.isdigit() and int(told) > 0 else local.engine.slots_default
+    async def _look_at_setup(self) -> None:
+        if self._rounds >= self._setup_at:
+            self._setup_at = self._rounds + SETUP_EVERY
+            self._setup = await asyncio.to_thread(self._read_setup)
 
 
 def cards_of(local: Local, face: EngineFace) -> list[ModelCard]:
     """Its models, under the address by which others reach it."""
     return [dataclasses.replace(card, engine=face) for card in local.last.cards] if local.last is not None else []
-
-
-def _url(host: str, default_port: int = 80) -> str:
-    """ "0.0.0.0:11434", "http://box:11434/" and "box" as http://host:port; the any-address means this machine."""
-    bare = host.removeprefix("http://").rstrip("/")
-    name, _, port = bare.rpartition(":") if ":" in bare else (bare, "", "")
-    name = "127.0.0.1" if name in ("", "0.0.0.0", "localhost") else name
-    return f"http://{name}:{port or default_port}"

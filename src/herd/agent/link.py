@@ -14,15 +14,16 @@ from random import Random
 from urllib.parse import urlsplit
 
 from herd import mdns
-from herd.agent.http_client import Response, request
+from herd.agent.http_client import Response, full_url, request
 
 log = logging.getLogger("herd.agent.link")
 
 COORDINATOR_PORT = 11435
 BACKOFF_S = 1.0
-BACKOFF_MAX_S = 30.0
 MISSES_BEFORE_SEARCH = 3
 SEARCH_S = 3.0
+GOODBYE_S = 1.0
+"""A coordinator that does not take a goodbye in this time notices the silence instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +35,13 @@ class LinkSettings:
         default=5.0, metadata={"env": "FLEET_NODE_HEARTBEAT_INTERVAL", "help": "Seconds between two heartbeats.", "min": 0.1, "max": 300.0}
     )
     timeout_s: float = field(
-        default=4.0, metadata={"env": "FLEET_NODE_ROUTER_TIMEOUT", "help": "Seconds the coordinator may take to answer a heartbeat."}
+        default=4.0, metadata={"env": "FLEET_NODE_ROUTER_TIMEOUT", "help": "Seconds the coordinator may take to answer a heartbeat.", "min": 0.01, "max": 60.0}
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a heartbeat's answer said. `node_id` is the name the coordinator knows us by, `peer_ip` where it is."""
+    """What a heartbeat's answer said. `node_id` is the name the coordinator knows us by."""
 
     is_heard: bool
     node_id: str = ""
@@ -54,19 +55,23 @@ class Link:
         self._settings = settings
         self._rng = rng
         self._misses = 0
-        self._was_heard: bool | None = None
-        self.url = _full(settings.router_url) if settings.router_url else ""
+        self._said: str | None = None
+        """The problem last told, "" when there was none, None before anything was."""
+        self.url = full_url(settings.router_url, COORDINATOR_PORT) if settings.router_url else ""
 
     @property
     def peer_host(self) -> str:
         return urlsplit(self.url).hostname or "" if self.url else ""
 
     def pause_s(self) -> float:
-        """How long until the next heartbeat: the interval, or after misses a growing time with some chance in it."""
+        """How long until the next heartbeat: the interval, or after misses a time that grows up to it, with some chance in it.
+
+        Never longer, so that a coordinator that restarts knows its fleet again within a heartbeat and a half.
+        """
+        interval_s = self._settings.heartbeat_interval_s
         if not self._misses:
-            return self._settings.heartbeat_interval_s
-        grown = min(BACKOFF_MAX_S, BACKOFF_S * 2.0 ** min(self._misses - 1, 10))
-        return min(grown, self._settings.heartbeat_interval_s) * (0.5 + self._rng.random())
+            return interval_s
+        return min(interval_s, BACKOFF_S * 2.0 ** min(self._misses - 1, 10)) * (0.5 + self._rng.random())
 
     async def find(self) -> bool:
         """Looks for a coordinator where none is known, or the known one has been silent; whether one is known now."""
@@ -80,7 +85,7 @@ class Link:
                 if not self.url:
                     self._take(await self._on_this_machine())
         if not self.url:
-            self._say(False, "no coordinator found on the network; name one with: herd-node --router-url http://HOST:11435")
+            self._say("no coordinator found on the network; name one with: herd-node --router-url http://HOST:11435")
         return bool(self.url)
 
     async def report(self, heartbeat: bytes) -> Told:
@@ -88,17 +93,17 @@ class Link:
         response = await request("POST", f"{self.url}/heartbeat", heartbeat, self._settings.timeout_s)
         if response.status == 200:
             self._misses = 0
-            self._say(True, "")
+            self._say("")
             return Told(True, _node_id(response))
         self._misses += 1
         problem = response.problem or f"it answers {response.status}: {response.body[:200].decode('utf-8', 'replace')}"
-        self._say(False, f"{self.url}: {problem}")
+        self._say(f"{self.url}: {problem}")
         return Told(False, problem=problem)
 
     async def goodbye(self, node_id: str, boot_id: str) -> None:
         if self.url:
             body = json.dumps({"node_id": node_id, "boot_id": boot_id}).encode()
-            await request("POST", f"{self.url}/heartbeat/goodbye", body, self._settings.timeout_s)
+            await request("POST", f"{self.url}/heartbeat/goodbye", body, min(GOODBYE_S, self._settings.timeout_s))
 
     async def _first_that_answers(self, found: asyncio.Queue[mdns.Found]) -> str:
         while True:
@@ -116,15 +121,15 @@ class Link:
             log.info("coordinator found", extra={"url": url})
             self.url, self._misses = url, 0
 
-    def _say(self, is_heard: bool, problem: str) -> None:
+    def _say(self, problem: str) -> None:
         """One line for each change, not for each heartbeat."""
-        if is_heard == self._was_heard:
+        if problem == self._said:
             return
-        self._was_heard = is_heard
-        if is_heard:
-            log.info("reporting to the coordinator", extra={"url": self.url})
+        self._said = problem
+        if problem:
+            log.warning("the coordinator is not reached: %s", problem)
         else:
-            log.warning("the coordinator cannot be reached: %s", problem)
+            log.info("reporting to the coordinator", extra={"url": self.url})
 
 
 def _node_id(response: Response) -> str:
@@ -132,10 +137,3 @@ def _node_id(response: Response) -> str:
         return str(json.loads(response.body).get("node_id", ""))
     except (ValueError, AttributeError):
         return ""
-
-
-def _full(url: str) -> str:
-    """ "box", "box:11435" and "http://box:11435/" as a URL."""
-    bare = url if "://" in url else f"http://{url}"
-    parts = urlsplit(bare)
-    return f"http://{parts.hostname}:{parts.port or COORDINATOR_PORT}"

@@ -10,6 +10,8 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import socket
+import struct
 from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import urlsplit
@@ -43,15 +45,31 @@ class EngineRelay:
         self.refused = 0
         """Connections turned away: strangers, or too many."""
 
-    async def listen(self, host: str) -> int:
-        """Opens the door; the port it is on. Raises OSError."""
+    @property
+    def connections(self) -> int:
+        """Open connections, counted at both ends."""
+        return len(self._open)
+
+    @property
+    def held_bytes(self) -> int:
+        """What was read at one end and is not written at the other yet."""
+        return sum(side.transport.get_write_buffer_size() for side in self._open if side.transport is not None)
+
+    @property
+    def stopped(self) -> int:
+        """Connected ends that are not read from, because the other end does not take it."""
+        return sum(side.is_stopped for side in self._open)
+
+    async def listen(self, host: str = "") -> int:
+        """Opens the door, on every address unless one is named; the port it is on. Raises OSError."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Side(self), host, 0)
-        return int(self._server.sockets[0].getsockname()[1])
+        door = _everywhere() if not host else socket.create_server((host, 0))
+        self._server = await loop.create_server(lambda: _Side(self), sock=door)
+        return int(door.getsockname()[1])
 
     def allow(self, addresses: frozenset[str]) -> None:
-        """From now on only these addresses, and this machine's own, may come in; others are cut off."""
-        self._allowed = addresses
+        """From now on only these addresses, and this machine's loopback, may come in; others are cut off."""
+        self._allowed = frozenset(map(_plain, addresses))
         for side in list(self._open):
             if side.is_client and not self.admits(side.peer_ip):
                 side.abort()
@@ -104,7 +122,10 @@ class _Side(asyncio.Protocol):
         self._relay = relay
         self._other = other
         self._early: list[bytes] = []
-        self._has_ended = False
+        """What the client sent before the engine was connected: uvloop begins to read although it was told to wait."""
+        self.has_ended = False
+        """Whether it said all it will say, half-closing its connection."""
+        self.is_stopped = False
         self.transport: asyncio.Transport | None = None
         self.is_client = other is None
         self.peer_ip = ""
@@ -113,54 +134,103 @@ class _Side(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(high=BUFFER_MAX_BYTES)
         peer = transport.get_extra_info("peername")
-        self.peer_ip = str(peer[0]) if peer else ""
+        self.peer_ip = _plain(str(peer[0])) if peer else ""
         if self.is_client:
             self.transport.pause_reading()
             self._relay.joined(self)
 
     def joined_to(self, other: _Side) -> None:
-        """The engine answers: what the client may have sent can flow."""
+        """The engine answers: what the client sent can flow."""
         self._other = other
-        if self.transport is None or self.transport.is_closing():
+        if self.transport is None or self.transport.is_closing() or other.transport is None:
             other.abort()
-        else:
+            return
+        other.transport.writelines(self._early)
+        self._early.clear()
+        if self.has_ended:
+            other.transport.write_eof()
+        elif not self.is_stopped:
             self.transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         if self._other is not None and self._other.transport is not None:
             self._other.transport.write(data)
+        elif self.is_client and self.transport is not None:
+            self._early.append(data)
+            self.transport.pause_reading()
 
     def eof_received(self) -> bool:
-        """Half-closed: the other end is told, and may still answer."""
-        other = self._other.transport if self._other is not None else None
-        if other is None or other.is_closing():
+        """Half-closed: the other end is told, and may still answer. When both have ended, it is over."""
+        self.has_ended = True
+        other = self._other
+        if other is None:
+            return self.is_client
+        if other.transport is None or other.transport.is_closing():
+            return False
+        if other.has_ended:
+            # Each closes when what is still to be written there is written.
+            other.transport.close()
             return False
         with contextlib.suppress(OSError, RuntimeError):
-            other.write_eof()
+            other.transport.write_eof()
         return True
 
     def pause_writing(self) -> None:
-        if self._other is not None and self._other.transport is not None:
-            self._other.transport.pause_reading()
+        if self._other is not None:
+            self._other.stop_reading(True)
 
     def resume_writing(self) -> None:
-        if self._other is not None and self._other.transport is not None:
-            self._other.transport.resume_reading()
+        if self._other is not None:
+            self._other.stop_reading(False)
+
+    def stop_reading(self, is_stopped: bool) -> None:
+        self.is_stopped = is_stopped
+        if self.transport is None or self.transport.is_closing():
+            return
+        if is_stopped:
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._relay.left(self)
         other, self._other = self._other, None
         if other is None:
             return
-        if exc is not None:
-            other.abort()
-        elif other.transport is not None:
-            other.transport.close()
+        other.lost(is_whole=exc is None and self.has_ended)
+
+    def lost(self, is_whole: bool) -> None:
+        """The other end is gone. A reset there is a reset here: nobody may take a broken answer for a whole one."""
+        self._other = None
+        if self.transport is None:
+            return
+        if is_whole:
+            self.transport.close()
+        else:
+            self.abort()
 
     def abort(self) -> None:
-        """A reset here is a reset there: neither side may take a broken answer for a whole one."""
-        if self.transport is not None:
-            self.transport.abort()
+        """Resets: without this option an abort with nothing unread looks like an orderly end."""
+        if self.transport is None:
+            return
+        with contextlib.suppress(OSError, AttributeError):
+            sock = self.transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
+
+
+def _everywhere() -> socket.socket:
+    """A listening socket on all addresses of both families, where the system can."""
+    if socket.has_dualstack_ipv6():
+        with contextlib.suppress(OSError):
+            return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", 0))
+
+
+def _plain(ip: str) -> str:
+    """An address as it is compared: no zone, and an IPv4 address that came through an IPv6 socket as itself."""
+    bare = ip.partition("%")[0]
+    return bare.removeprefix("::ffff:") if "." in bare else bare
 
 
 def _is_loopback(ip: str) -> bool:

@@ -9,7 +9,6 @@ of different ages.
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 import math
 from collections.abc import Mapping
 from urllib.parse import urlsplit
@@ -51,7 +50,7 @@ from herd.wire.heartbeat_json import (
 )
 from herd.wire.heartbeat_writing import encode
 
-__all__ = ["BODY_MAX_BYTES", "MODELS_MAX", "BadHeartbeat", "address", "decode", "encode", "is_loopback", "renamed"]
+__all__ = ["BODY_MAX_BYTES", "MODELS_MAX", "BadHeartbeat", "address", "decode", "encode", "renamed"]
 
 NAME_MAX = 256
 BYTES_MAX = 1 << 50
@@ -210,13 +209,6 @@ def address(url: str, source_ip: str) -> str:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _memory(said: MemoryJson, exact: Mapping[str, int]) -> Memory:

@@ -1,0 +1,231 @@
+"""The whole agent: what it reports, how it survives its surroundings, how it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from random import Random
+from threading import Event
+
+import pytest
+
+from fakes.child import Child
+from fakes.coordinator import FakeCoordinator
+from fakes.ollama import FakeOllama
+from herd.agent.app import Agent, AgentSettings, CannotStart, Settings, models_of
+from herd.agent.inventory import EngineSettings
+from herd.agent.link import LinkSettings
+from herd.agent.sensors import Place, Sensor
+from herd.core.fleet import EngineFace, Loaded, ModelCard, Report
+from herd.wire.heartbeat import MODELS_MAX
+
+Play = Callable[[Agent, FakeCoordinator, FakeOllama], Awaitable[None]]
+
+
+def settings_for(folder: Path, coordinator_url: str, engine_url: str, **more: object) -> Settings:
+    return Settings(
+        agent=AgentSettings(node_id="alpha", data_dir=folder, **more),  # type: ignore[arg-type]
+        engines=EngineSettings("ollama", engine_url, slots=3),
+        link=LinkSettings(coordinator_url, 0.1, 2.0),
+    )
+
+
+def with_agent(folder: Path, play: Play, **more: object) -> None:
+    async def go() -> None:
+        async with FakeCoordinator() as coordinator, FakeOllama(["m"]) as ollama:
+            agent = Agent(settings_for(folder, coordinator.url, ollama.url, **more), Random(1), "boot-1")
+            await agent.start()
+            try:
+                await play(agent, coordinator, ollama)
+            finally:
+                await agent.stop()
+
+    asyncio.run(go())
+
+
+def test_a_heartbeat_says_who_it_is_what_it_is_and_what_it_has(tmp_path: Path) -> None:
+    async def play(agent: Agent, coordinator: FakeCoordinator, ollama: FakeOllama) -> None:
+        told = await agent.beat()
+        report = coordinator.reports[0]
+        assert told is not None and told.is_heard and (report.node_id, report.boot_id) == ("alpha", "boot-1")
+        assert list(report.models) == ["m:latest"] and report.engines == (EngineFace("ollama", ollama.url, "0.32.15", 3, report.engines[0].models_max),)
+        assert report.memory.total_bytes > 1 << 28 and report.cores > 0 and report.os and report.arch and report.disk is not None
+        assert report.capacity is None and report.agent_version
+
+    with_agent(tmp_path, play)
+
+
+def test_an_engine_that_leaves_and_returns_is_reported_so(tmp_path: Path) -> None:
+    async def play(agent: Agent, coordinator: FakeCoordinator, ollama: FakeOllama) -> None:
+        await agent.beat()
+        await ollama.refuse()
+        for _ in range(3):
+            await agent.beat()
+        await ollama.listen()
+        await agent.beat()
+        assert [len(report.models) for report in coordinator.reports] == [1, 1, 1, 0, 1]
+        assert [report.connection_failures for report in coordinator.reports] == [0, 1, 2, 3, 0]
+
+    with_agent(tmp_path, play)
+
+
+def test_it_works_alone_and_is_known_again_with_the_first_heartbeat_after_a_restart(tmp_path: Path) -> None:
+    async def play(agent: Agent, coordinator: FakeCoordinator, ollama: FakeOllama) -> None:
+        await agent.beat()
+        coordinator.refuse()
+        for _ in range(4):
+            told = await agent.beat()
+            assert told is not None and not told.is_heard
+        await coordinator.listen()
+        await agent.beat()
+        assert [report.boot_id for report in coordinator.reports] == ["boot-1"] * 2
+
+    with_agent(tmp_path, play)
+
+
+def test_a_name_that_was_given_is_used_from_then_on_and_after_a_restart(tmp_path: Path) -> None:
+    async def first(agent: Agent, coordinator: FakeCoordinator, ollama: FakeOllama) -> None:
+        coordinator.gives_name = "alpha-2"
+        await agent.beat()
+        await agent.beat()
+        await agent.stop()
+        assert [report.node_id for report in coordinator.reports] == ["alpha", "alpha-2"]
+        assert coordinator.goodbyes[0] == {"node_id": "alpha-2", "boot_id": "boot-1"}
+
+    async def second(agent: Agent, coordinator: FakeCoordinator, ollama: FakeOllama) -> None:
+        await agent.beat()
+        assert coordinator.reports[0].node_id == "alpha-2"
+
+    with_agent(tmp_path, first)
+    with_agent(tmp_path, second)
+
+
+@pytest.mark.parametrize("kept", ["", "[]", '{"asked":"beta","given":"beta-2"}', '{"asked":"alpha","given":7}', '{"asked":"alpha"}'])
+def test_a_kept_name_that_is_none_or_another_machines_is_not_taken(tmp_path: Path, kept: str) -> None:
+    (tmp_path / "node-name.json").write_text(kept)
+
+    async def play(agent: Agent, coordinator: FakeCoordinator, ollama: FakeOllama) -> None:
+        assert agent.node_id == "alpha"
+
+    with_agent(tmp_path, play)
+
+
+def test_a_sensor_that_hangs_or_breaks_does_not_silence_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release, starts = Event(), []
+
+    def hangs(_: Place) -> Mapping[str, object]:
+        starts.append(1)
+        release.wait(30)
+        return {"chip": "late"}
+
+    def breaks(_: Place) -> Mapping[str, object]:
+        raise OSError("no such thing")
+
+    async def play(agent: Agent, coordinator: FakeCoordinator, ollama: FakeOllama) -> None:
+        agent._sensors = (*agent._sensors, Sensor("zz-hangs", hangs), Sensor("zz-breaks", breaks))
+        for _ in range(3):
+            await agent.beat()
+        assert len(coordinator.reports) == 3 and len(starts) == 1
+        release.set()
+        await agent.beat()
+        await agent.beat()
+        assert coordinator.reports[-1].chip == "late"
+
+    monkeypatch.setattr("herd.agent.app.SENSORS_MAX_S", 0.05)
+    try:
+        with_agent(tmp_path, play)
+    finally:
+        release.set()
+
+
+def test_learning_watches_first_and_what_it_learnt_is_kept(tmp_path: Path) -> None:
+    async def play(agent: Agent, coordinator: FakeCoordinator, ollama: FakeOllama) -> None:
+        await agent.beat()
+        await agent.stop()
+        capacity = coordinator.reports[0].capacity
+        assert capacity is not None and (capacity.mode, capacity.paused) == ("bootstrap", True)
+
+    with_agent(tmp_path, play, capacity_learning=True)
+    kept = json.loads((tmp_path / "capacity-learner-alpha.json").read_bytes())
+    assert len(kept["slots"]) == 168 and kept["first_observation"] > 0
+
+
+def test_damaged_learning_is_moved_aside_not_lost(tmp_path: Path) -> None:
+    (tmp_path / "capacity-learner-alpha.json").write_bytes(b"{broken")
+
+    async def play(agent: Agent, coordinator: FakeCoordinator, ollama: FakeOllama) -> None:
+        assert (tmp_path / "capacity-learner-alpha.broken").read_bytes() == b"{broken"
+
+    with_agent(tmp_path, play, capacity_learning=True)
+
+
+def test_an_unknown_engine_keeps_it_from_starting_with_the_known_ones_named(tmp_path: Path) -> None:
+    settings = dataclasses.replace(settings_for(tmp_path, "http://127.0.0.1:1", ""), engines=EngineSettings("olama"))
+
+    async def go() -> None:
+        with pytest.raises(CannotStart, match=r"'olama'.*ollama"):
+            await Agent(settings, Random(1), "b").start()
+
+    asyncio.run(go())
+
+
+def test_of_too_many_models_those_in_memory_and_the_newest_are_told() -> None:
+    face = EngineFace("ollama", "http://127.0.0.1:1")
+    cards = [ModelCard(f"m{n}", face, modified_at=f"2026-01-01T00:00:{n:06}Z") for n in range(MODELS_MAX + 10)]
+    cards[0] = dataclasses.replace(cards[0], loaded=Loaded(1))
+    told = models_of(cards)
+    assert len(told) == MODELS_MAX and "m0:latest" in told and "m1:latest" not in told and f"m{MODELS_MAX + 9}:latest" in told
+
+
+def test_of_two_engines_with_one_model_the_one_that_has_it_in_memory_is_told() -> None:
+    faces = [EngineFace("ollama", "http://127.0.0.1:1"), EngineFace("llamacpp", "http://127.0.0.1:2")]
+    cards = [ModelCard("m", faces[0]), ModelCard("M:latest", faces[1], loaded=Loaded(1))]
+    assert models_of(cards) == models_of(cards[::-1]) == {"m:latest": cards[1]}
+
+
+def a_process(folder: Path, *arguments: str) -> Child:
+    environment = {"PYTHONPATH": os.pathsep.join(sys.path), "FLEET_ENV_FILE": os.devnull, "FLEET_NODE_HEARTBEAT_INTERVAL": "0.1"}
+    return Child([sys.executable, "-m", "herd", "node", "--node-id", "alpha", "--data-dir", str(folder), *arguments], environment)
+
+
+def test_sigterm_is_followed_by_a_goodbye_and_a_clean_end(tmp_path: Path) -> None:
+    async def go() -> tuple[Report, int]:
+        async with FakeCoordinator() as coordinator, FakeOllama(["m"]) as ollama:
+            with a_process(tmp_path, "--router-url", coordinator.url, "--engine", "ollama", "--engine-url", ollama.url) as child:
+                await coordinator.until(lambda: len(coordinator.reports) > 1, "two heartbeats", 30.0)
+                child.terminate()
+                await coordinator.until(lambda: coordinator.goodbyes, "a goodbye", 30.0)
+                code = await asyncio.to_thread(child.wait)
+                assert coordinator.goodbyes == [{"node_id": "alpha", "boot_id": coordinator.reports[0].boot_id}]
+                return coordinator.reports[0], code
+
+    report, code = asyncio.run(go())
+    assert code == 0 and list(report.models) == ["m:latest"]
+
+
+def test_sigterm_ends_it_at_once_while_a_coordinator_keeps_it_waiting(tmp_path: Path) -> None:
+    async def go() -> int:
+        connected = asyncio.Event()
+        gone = asyncio.Event()
+
+        async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connected.set()
+            await gone.wait()
+            writer.close()
+
+        server = await asyncio.start_server(silent, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        with a_process(tmp_path, "--router-url", url, "--engine", "ollama", "--engine-url", "http://127.0.0.1:1") as child:
+            await asyncio.wait_for(connected.wait(), 30.0)
+            child.terminate()
+            code = await asyncio.to_thread(child.wait)
+        gone.set()
+        server.close()
+        return code
+
+    assert asyncio.run(go()) == 0

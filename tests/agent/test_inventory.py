@@ -1,0 +1,150 @@
+"""What the agent knows of its engines when they answer, hang, leave and come back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+import herd.engines
+from fakes.faults import Cut, Hang, How
+from fakes.llama_engines import HAS_XLLAMACPP, LlamaEngine
+from fakes.llama_engines import EngineSettings as LlamaSettings
+from fakes.ollama import FakeOllama
+from herd.agent.inventory import MISSES_MAX, Engines, EngineSettings, Local, cards_of
+from herd.agent.ollama_environment import OllamaSetup
+from herd.discover import discover
+from herd.engines import Engine
+
+KNOWN = discover(herd.engines, Engine, "ENGINE")
+
+
+def engines(url: str = "", engine: str = "ollama", timeout_s: float = 0.2, slots: int = 0, setup: OllamaSetup | None = None) -> Engines:
+    wanted = EngineSettings(engine, url, slots=slots, timeout_s=timeout_s)
+    return Engines(KNOWN, wanted, lambda: setup or OllamaSetup())
+
+
+def with_ollama(play: Callable[[FakeOllama], Awaitable[None]]) -> None:
+    async def go() -> None:
+        async with FakeOllama(["m", "n"]) as fake:
+            await play(fake)
+
+    asyncio.run(go())
+
+
+def names(found: list[Local]) -> list[str]:
+    return sorted(card.name for local in found if local.last for card in local.last.cards)
+
+
+def test_an_engine_is_found_by_its_url_and_its_models_are_told() -> None:
+    async def play(fake: FakeOllama) -> None:
+        local = engines(fake.url)
+        found = await local.look()
+        assert names(found) == ["m:latest", "n:latest"] and found[0].last is not None and found[0].last.version == "0.32.15"
+        face = local.face(found[0], "http://10.0.0.9:1")
+        assert (face.kind, face.url, face.slots) == ("ollama", "http://10.0.0.9:1", 1)
+        assert {card.engine for card in cards_of(found[0], face)} == {face}
+
+    with_ollama(play)
+
+
+def test_a_url_without_a_kind_is_recognised() -> None:
+    async def play(fake: FakeOllama) -> None:
+        found = await engines(fake.url, engine="auto").look()
+        assert [local.engine.kind for local in found] == ["ollama"]
+
+    with_ollama(play)
+
+
+def test_taking_stock_loads_nothing_and_changes_nothing() -> None:
+    async def play(fake: FakeOllama) -> None:
+        await engines(fake.url).look()
+        assert fake.loads == [] and {seen.method for seen in fake.requests} == {"GET"}
+
+    with_ollama(play)
+
+
+def test_a_hung_engines_last_word_stands_until_it_is_given_up_and_it_is_found_again() -> None:
+    async def play(fake: FakeOllama) -> None:
+        local = engines(fake.url, timeout_s=0.05)
+        assert names(await local.look()) == ["m:latest", "n:latest"]
+        fake.fail(Hang())
+        for miss in range(1, MISSES_MAX):
+            assert names(await local.look()) == ["m:latest", "n:latest"] and local.failures == miss
+        assert await local.look() == []
+        fake.heal()
+        assert names(await local.look()) == ["m:latest", "n:latest"] and local.failures == 0
+
+    with_ollama(play)
+
+
+@pytest.mark.parametrize("path", ["/api/tags", "/api/ps", "/api/version"])
+def test_half_an_answer_makes_no_model_vanish(path: str) -> None:
+    async def play(fake: FakeOllama) -> None:
+        local = engines(fake.url)
+        await local.look()
+        fake.fail(Cut(path=path, after_bytes=3, how=How.FIN))
+        assert names(await local.look()) == ["m:latest", "n:latest"] and local.failures == 1
+
+    with_ollama(play)
+
+
+def test_an_engine_that_ended_is_told_no_more_and_one_that_came_back_is() -> None:
+    async def play(fake: FakeOllama) -> None:
+        local = engines(fake.url)
+        await local.look()
+        await fake.refuse()
+        for _ in range(MISSES_MAX):
+            found = await local.look()
+        assert found == []
+        await fake.listen()
+        assert names(await local.look()) == ["m:latest", "n:latest"]
+
+    with_ollama(play)
+
+
+@pytest.mark.parametrize(
+    ("setting", "setup", "slots", "models_max"),
+    [(0, OllamaSetup(), 1, None), (0, OllamaSetup(4, 2), 4, 2), (3, OllamaSetup(4, None), 3, None)],
+)
+def test_slots_come_from_the_setting_or_else_from_how_ollama_was_started(
+    setting: int, setup: OllamaSetup, slots: int, models_max: int | None
+) -> None:
+    async def play(fake: FakeOllama) -> None:
+        local = engines(fake.url, slots=setting, setup=setup)
+        face = local.face((await local.look())[0], fake.url)
+        assert (face.slots, face.models_max) == (slots, models_max)
+
+    with_ollama(play)
+
+
+@pytest.mark.skipif(not HAS_XLLAMACPP, reason="xllamacpp is not installed: NO REAL ENGINE IS TRIED")
+def test_a_real_llamacpp_tells_its_slots_and_window() -> None:
+    with LlamaEngine(LlamaSettings(alias="tiny", slots=2, context_tokens=2048)) as engine:
+        local = engines(engine.url, engine="auto", timeout_s=5.0)
+        found = asyncio.run(local.look())
+        face = local.face(found[0], engine.url)
+        assert (face.kind, face.slots, names(found)) == ("llamacpp", 2, ["tiny"])
+        assert found[0].last is not None and found[0].last.cards[0].loaded is not None
+        assert found[0].last.cards[0].loaded.context_tokens == 2048
+
+
+def test_an_engine_of_our_own_is_taken_without_recognition_and_kept_through_misses() -> None:
+    async def play(fake: FakeOllama) -> None:
+        local = engines(engine="embedded")
+        assert await local.look() == []
+        local.point_at("ollama", fake.url)
+        assert names(await local.look()) == ["m:latest", "n:latest"]
+        await fake.refuse()
+        for _ in range(MISSES_MAX + 1):
+            assert names(await local.look()) == ["m:latest", "n:latest"]
+        local.forget(fake.url)
+        assert await local.look() == []
+
+    with_ollama(play)
+
+
+def test_an_unknown_kind_is_said_with_the_known_ones() -> None:
+    assert engines(engine="ollama").problem == engines(engine="auto").problem == engines(engine="embedded").problem == ""
+    assert "'olama'" in engines(engine="olama").problem and "llamacpp" in engines(engine="olama").problem

@@ -1,0 +1,82 @@
+"""`FakeCoordinator`: takes heartbeats and goodbyes on 127.0.0.1 and answers as a test says. Routes nothing.
+
+    async with FakeCoordinator() as coordinator:
+        await coordinator.until(lambda: len(coordinator.reports) >= 2, "two heartbeats")
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from typing import Any
+
+from fakes.watching import Watched
+from herd.core.fleet import Report
+from herd.wire import heartbeat
+
+_LENGTH = re.compile(rb"\r\ncontent-length: (\d+)\r\n", re.IGNORECASE)
+
+
+class FakeCoordinator(Watched):
+    def __init__(self) -> None:
+        super().__init__()
+        self.reports: list[Report] = []
+        self.goodbyes: list[dict[str, Any]] = []
+        self.asked: list[str] = []
+        """Every path, in order."""
+        self.status = 200
+        """What a heartbeat is answered with."""
+        self.gives_name: str | None = None
+        """The name a node gets whatever it asks for."""
+        self.port = 0
+        self._server: asyncio.Server | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def __aenter__(self) -> FakeCoordinator:
+        await self.listen()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.refuse()
+
+    async def listen(self) -> None:
+        """Listens (again) on its port."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, reuse_address=True)
+        self.port = int(self._server.sockets[0].getsockname()[1])
+
+    def refuse(self) -> None:
+        """Stops listening; the port stays this fake's to come back to."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            found = _LENGTH.search(head)
+            body = await reader.readexactly(int(found[1])) if found else b""
+            status, answer = self._answer(head.split(b" ", 2)[1].decode(), body)
+            writer.write(f"HTTP/1.1 {status} Told\r\nContent-Length: {len(answer)}\r\nConnection: close\r\n\r\n".encode() + answer)
+            await writer.drain()
+        except (EOFError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+            self.changed()
+
+    def _answer(self, path: str, body: bytes) -> tuple[int, bytes]:
+        self.asked.append(path)
+        if path == "/heartbeat/goodbye":
+            self.goodbyes.append(json.loads(body))
+            return 200, b'{"status":"ok"}'
+        if path == "/health":
+            return 200, b"ok\n"
+        if path != "/heartbeat" or self.status != 200:
+            return (self.status if path == "/heartbeat" else 404), b'{"error":"memory.total_gb must be more than 0"}'
+        report = heartbeat.decode(body, "127.0.0.1")
+        self.reports.append(report)
+        return 200, json.dumps({"status": "ok", "node_id": self.gives_name or report.node_id}).encode()
