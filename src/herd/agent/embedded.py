@@ -1,7 +1,6 @@
 """An engine without Ollama: llama.cpp in a child process, with a small model that comes as a package. Routes nothing.
 
-`python -m herd.agent.embedded` is the child: it serves until its standard input closes, which happens whatever ends its
-parent, so that no engine is ever left behind. `Embedded` is the parent's side: starts it, learns its address, restarts it.
+`Embedded` starts the child (embedded_server.py), learns its address, starts it again when it ends, and ends it.
 """
 
 from __future__ import annotations
@@ -24,6 +23,9 @@ MODEL_NAME = "smollm2:135m"
 START_MAX_S = 120.0
 RESTART_S = 1.0
 RESTART_MAX_S = 30.0
+STEADY_S = 60.0
+"""A child that ran for so long is started again at once; one that ends sooner waits longer and longer."""
+STOP_MAX_S = 3.0
 
 
 class NoEngine(Exception):
@@ -87,26 +89,30 @@ class Embedded:
     async def stop(self) -> None:
         if self._task is not None:
             self._task.cancel()
+            await asyncio.wait([self._task])
         await self._end_child()
 
     async def _keep_running(self, path: Path) -> None:
-        pause_s = RESTART_S
+        loop, pause_s = asyncio.get_running_loop(), RESTART_S
         while True:
-            started = await self._run_once(path)
+            began_at = loop.time()
+            await self._run_once(path)
             self._on_address(None)
-            pause_s = RESTART_S if started else min(RESTART_MAX_S, pause_s * 2)
+            if loop.time() - began_at >= STEADY_S:
+                pause_s = RESTART_S
             log.warning("the embedded engine ended; starting it again", extra={"pause_s": pause_s})
             await asyncio.sleep(pause_s)
+            pause_s = min(RESTART_MAX_S, pause_s * 2)
 
-    async def _run_once(self, path: Path) -> bool:
-        """Until the child ends; whether it had started."""
+    async def _run_once(self, path: Path) -> None:
+        """Until the child ends."""
         settings = self._settings
         wish = {
             "path": str(path), "name": model_name(settings, path), "slots": settings.embedded_slots,
             "context_tokens": settings.context_tokens, "threads": settings.threads or max(1, (os.cpu_count() or 2) // 2),
         }  # fmt: skip
         self._process = process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "herd.agent.embedded", json.dumps(wish),
+            sys.executable, "-m", "herd.agent.embedded_server", json.dumps(wish),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
         assert process.stdout is not None
@@ -119,10 +125,9 @@ class Embedded:
             log.info("embedded engine started", extra={"url": line, "model": wish["name"], "pid": process.pid})
             self._on_address(line)
             await process.wait()
-            return True
+            return
         log.error("the embedded engine did not start: %s", line or "it said nothing")
         await self._end_child()
-        return False
 
     async def _end_child(self) -> None:
         process, self._process = self._process, None
@@ -131,44 +136,8 @@ class Embedded:
         if process.stdin is not None:
             process.stdin.close()
         try:
-            async with asyncio.timeout(3.0):
+            async with asyncio.timeout(STOP_MAX_S):
                 await process.wait()
         except TimeoutError:
             process.kill()
             await process.wait()
-
-
-def serve(wish: dict[str, object], said: Callable[[str], object]) -> None:
-    """The child: loads the model, says its address on one line, and serves until standard input closes."""
-    import xllamacpp  # noqa: PLC0415 - an optional extra, wanted in this process alone
-
-    params = xllamacpp.CommonParams()
-    params.model.path = wish["path"]
-    params.model_alias = {wish["name"]}
-    params.n_parallel = wish["slots"]
-    params.n_ctx = int(str(wish["context_tokens"])) * int(str(wish["slots"]))  # llama.cpp divides it by the slots
-    params.hostnames = ["127.0.0.1"]
-    params.port = 0
-    params.endpoint_metrics = True
-    params.endpoint_props = True
-    params.endpoint_slots = True
-    params.verbosity = 0
-    params.cpuparams.n_threads = wish["threads"]
-    params.cpuparams_batch.n_threads = wish["threads"]
-    server = xllamacpp.Server(params)
-    said(f"{server.listening_address}\n")
-    sys.stdin.buffer.read()
-
-
-def main() -> None:
-    def said(line: str) -> None:
-        sys.stdout.write(line)
-        sys.stdout.flush()
-
-    serve(json.loads(sys.argv[1]), said)
-    # The engine's threads are not worth waiting for: nothing of theirs outlives the process.
-    os._exit(0)
-
-
-if __name__ == "__main__":
-    main()

