@@ -45,5 +45,6 @@ def a_record(
         attempt = Attempt(1, NodeId(node), ModelName(model), arrived_at + 0.5, arrived_at + 0.75, failure)
     return Record(
         at, request, outcome, arrived_at, ModelName(model), a_decision(node, model=model), attempt,
-        counters or Counters(prompt_tokens=40, completion_tokens=10), retries, error=error, held_s=0.5,
+        counters or Counters(prompt_tokens=40, completion_tokens=10), retries, error=error,
+        first_byte_at=attempt.first_byte_at if attempt is not None else None, held_s=0.5,
     )  # fmt: skip

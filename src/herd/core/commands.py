@@ -75,6 +75,8 @@ class Record:
     fallback_used: bool = False
     excluded: tuple[NodeId, ...] = ()
     error: str = ""
+    first_byte_at: float | None = None
+    """When the client was sent its first byte, by whichever attempt."""
     held_s: float = 0.0
     """How long it waited before the first dispatch (or its end)."""
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from herd.core import refusals
+from herd.core.admission import last_failure, may_pass_later, why_not_hold
 from herd.core.commands import Abort, Command, Dispatch, Hold, Record, Refuse
 from herd.core.decision import Decision
 from herd.core.events import (
@@ -146,38 +147,20 @@ class Dispatcher:
     # --- nobody can take it now ---
 
     def _hold_or_refuse(self, live: Live, at: float, out: list[Command]) -> None:
-        refusal = self._why_not_hold(live, at)
+        refusal = why_not_hold(live, self.fleet, self.waiting, at, self._started_at)
         if refusal is not None:
             self._refuse(live, at, refusal, out)
             return
         position = self.waiting.hold(live)
         out.append(Hold(live.request.id, position, refusals.reasons(live.decision)))
 
-    def _why_not_hold(self, live: Live, at: float) -> Refusal | None:
-        is_known = any(self.fleet.knows(model) for model in live.models)
-        if not is_known and not self._may_still_appear(at):
-            return self._last_failure(live) or refusals.unknown_model(live.request, self.fleet.model_names)
-        if is_known and not _may_pass_later(live.decision):
-            return self._last_failure(live) or refusals.nobody_now(live.request, live.decision)
-        if at >= live.hold_until:
-            return self._last_failure(live) or refusals.nobody_now(live.request, live.decision)
-        return refusals.FULL if self.waiting.is_full_for(live) else None
-
-    def _may_still_appear(self, at: float) -> bool:
-        """Just after a start the nodes have not all reported: what is unknown now may be known in a moment."""
-        return at - self._started_at < self.waiting.settings.start_grace_s
-
-    @staticmethod
-    def _last_failure(live: Live) -> Refusal | None:
-        failure = live.attempt.failure if live.attempt is not None else None
-        return refusals.after_failure(failure) if failure is not None else None
-
     def _refuse(self, live: Live, at: float, refusal: Refusal, out: list[Command]) -> None:
-        """A request that was tried has failed; one that never ran was rejected."""
+        """A request that never ran was rejected; one that was tried has failed, before its first byte or after it."""
         out.append(Refuse(live.request.id, refusal))
         failure = live.attempt.failure if live.attempt is not None else None
         error = failure.told if failure is not None else refusal.message
-        self._end(live, at, Outcome.FAILED if live.attempts else Outcome.REJECTED, out, error=error)
+        outcome = Outcome.FAILED if live.attempts else Outcome.REJECTED
+        self._end(live, at, Outcome.FAILED_MIDSTREAM if live.first_byte_at is not None else outcome, out, error=error)
 
     # --- an attempt goes on, and ends ---
 
@@ -188,6 +171,8 @@ class Dispatcher:
         assert live.state is State.DISPATCHED
         live.state = State.STREAMING
         live.attempt.first_byte_at = event.at
+        if live.first_byte_at is None:
+            live.first_byte_at = event.at
 
     def _finished(self, event: AttemptFinished, out: list[Command]) -> None:
         live = self._current(event.request_id, event.attempt)
@@ -222,18 +207,27 @@ class Dispatcher:
             self.watchlist.failed(node, attempt.model, failure, at)
             if failure.kind is FailureKind.MODEL_MISSING:
                 self.fleet.drop_model(node, attempt.model)
-        if live.state is State.STREAMING or failure.bytes_forwarded:
+        has_begun = live.state is State.STREAMING or failure.bytes_forwarded > 0
+        if has_begun and not self._could_continue(live, attempt, failure, at):
             refusal = refusals.after_failure(failure)
             out.append(Abort(live.request.id, attempt.number, refusal))
             self._end(live, at, Outcome.FAILED_MIDSTREAM, out, error=failure.told)
             return
         self._retry_elsewhere(live, attempt, failure, at, out)
 
+    def _could_continue(self, live: Live, attempt: Attempt, failure: Failure, at: float) -> bool:
+        """Whether another node can write on, now or soon."""
+        if not failure.continues_on or self.is_draining:
+            return False
+        live.request.engine_kinds = failure.continues_on
+        decision = self.scheduler.decide(live.request, attempt.model, at, (*live.tried, attempt.node_id))
+        return decision.chosen is not None or may_pass_later(decision)
+
     def _retry_elsewhere(
         self, live: Live, attempt: Attempt, failure: Failure, at: float, out: list[Command]
     ) -> None:
         if failure.kind is not FailureKind.CONNECT:
-            live.strikes += 1
+            live.strikes += failure.kind is not FailureKind.UNFIT
             live.tried = (*live.tried, attempt.node_id)
         if not may_retry(self._retry, failure, live.strikes):
             self._refuse(live, at, refusals.after_failure(failure), out)
@@ -276,7 +270,7 @@ class Dispatcher:
         return Record(
             at, live.request, outcome, live.arrived_at, live.model, live.decision, live.attempt,
             counters or Counters(), live.retries, live.model != live.request.model, live.tried, error,
-            waited_until - live.arrived_at,
+            live.first_byte_at, waited_until - live.arrived_at,
         )  # fmt: skip
 
     def _leave_place(self, live: Live, at: float, out: list[Command]) -> None:
@@ -384,7 +378,7 @@ class Dispatcher:
         if live.is_waiting and deadline_at is not None and at >= deadline_at:
             self._refuse(live, at, refusals.TOO_LATE, out)
         elif live.state is State.HELD and at >= live.hold_until:
-            self._refuse(live, at, self._last_failure(live) or refusals.nobody_now(live.request, live.decision), out)
+            self._refuse(live, at, last_failure(live) or refusals.nobody_now(live.request, live.decision), out)
         elif live.state is State.DISPATCHED and at >= live.late_at and live.attempt is not None:
             waited_s = at - live.attempt.started_at
             late = Failure(FailureKind.FIRST_BYTE_TIMEOUT, detail=f"no first byte within {waited_s:.0f} s")
@@ -396,7 +390,3 @@ def _takes_work(node: Node, at: float) -> bool:
     is_reachable = node.liveness is not Liveness.OFFLINE and node.unreachable_until <= at
     return is_reachable and not (report.draining or report.paused)
 
-
-def _may_pass_later(decision: Decision | None) -> bool:
-    """Whether waiting can help: some node was rejected for a reason that may go away."""
-    return decision is None or any(one.filter not in ("tried", "has_model") for one in decision.rejected)

@@ -32,6 +32,7 @@ TRANSITIONS: tuple[tuple[str, str, str, str], ...] = (
     ("dispatched", "AttemptFailed, may retry", "dispatched, pending or held", "Record retried, Dispatch or Hold"),
     ("dispatched", "AttemptFailed, no more", "ended", "Refuse, Record failed"),
     ("streaming", "AttemptFinished", "ended", "Record completed"),
+    ("streaming", "AttemptFailed, can continue", "dispatched, pending or held", "Record retried, Dispatch or Hold"),
     ("streaming", "AttemptFailed", "ended", "Abort with an error frame, Record failed_midstream"),
     ("any", "ClientLeft", "ended", "Abort if it runs, Record client_cancelled"),
 )
@@ -57,6 +58,8 @@ class Live:
     """When the running attempt should have sent its first byte."""
     hold_until: float = 0.0
     dispatched_at: float | None = None
+    first_byte_at: float | None = None
+    """When the client was sent its first byte, by whichever node; from then on only a continuation can help."""
 
     @property
     def is_waiting(self) -> bool:

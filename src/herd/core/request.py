@@ -42,6 +42,8 @@ class Request:
     tags: tuple[str, ...] = ()
     deadline_at: float | None = None
     model_as_asked: str = ""
+    engine_kinds: frozenset[str] = frozenset()
+    """Only these kinds of engines can serve it from here on (those that write on); empty: any."""
     prefix: tuple[int, ...] = ()
     """Chained hashes of the conversation's first blocks, salted per process; empty where nothing can be shared."""
 
@@ -66,6 +68,8 @@ class FailureKind(Enum):
     MODEL_MISSING = "model_missing"
     UNAUTHORIZED = "unauthorized"
     NODE_LOST = "node_lost"
+    UNFIT = "unfit"
+    """The engine cannot do what is asked here (such as going on with another's answer); nobody's fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,8 @@ class Failure:
     status: int | None = None
     retry_after_s: float | None = None
     said: str = ""
+    continues_on: frozenset[str] = frozenset()
+    """Kinds of engines that could write on from what was forwarded; empty where nobody could."""
 
     @property
     def told(self) -> str:
@@ -91,7 +97,7 @@ class Failure:
     @property
     def is_nodes_fault(self) -> bool:
         """A busy engine and a model that left are not faults: they say nothing bad about the node."""
-        return self.kind not in (FailureKind.BUSY, FailureKind.MODEL_MISSING)
+        return self.kind not in (FailureKind.BUSY, FailureKind.MODEL_MISSING, FailureKind.UNFIT)
 
 
 @dataclass(frozen=True, slots=True)

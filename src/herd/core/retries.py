@@ -37,7 +37,10 @@ def first_byte_patience_s(settings: RetrySettings, stream: bool, prompt_tokens: 
 
 
 def may_retry(settings: RetrySettings, failure: Failure, strikes: int) -> bool:
-    """Only while nothing was forwarded, and only so often. A refused connection costs nothing and is no strike."""
-    if failure.bytes_forwarded:
+    """Only while nothing was forwarded or the rest can be written elsewhere, and only so often.
+
+    A refused connection costs nothing and is no strike.
+    """
+    if failure.bytes_forwarded and not failure.continues_on:
         return False
     return failure.kind is FailureKind.CONNECT or strikes <= settings.retries_max

@@ -19,6 +19,7 @@ from herd.core.fleet import Fleet, ModelCard
 from herd.core.request import Counters
 from herd.errors import Refusal
 from herd.wire.chat import Ask, Conversation, Delta, Route
+from herd.wire.resuming import Said
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,14 @@ class Writer(Protocol):
 
     def write(self, delta: Delta) -> bytes:
         """Body bytes for this piece; empty when nothing is to be sent yet (a non-stream answer is written at its last)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """An answer that broke off and can be gone on with: what was said, and who writes what follows."""
+
+    said: Said
+    writer: Writer
 
 
 class Dialect(ABC):
@@ -102,6 +111,16 @@ class Dialect(ABC):
     @abstractmethod
     def listing(self, method: str, path: str, fleet: Fleet, moment: Moment) -> Answer:
         """A list route, from memory. Raises UnknownModel for a name nobody has."""
+
+    def resume(
+        self, ask: Ask, model: str, request_id: str, moment: Moment, forwarded: bytes, note: str  # noqa: ARG002
+    ) -> Resumed | None:
+        """How to go on after `forwarded`, whole lines of a stream that broke off; None where the dialect cannot.
+
+        The writer takes up the stream's own identity (id, time, role already told), so that the client sees one answer;
+        `note` stands in its last frame, so that a client can know.
+        """
+        return None
 
     def describe(self, ask: Ask, cards: Sequence[ModelCard]) -> Answer | None:  # noqa: ARG002 - for those who override it
         """An INFO route (such as /api/show) from memory, or None where a node must be asked."""

@@ -15,12 +15,12 @@ import msgspec
 
 from herd.core.fleet import Fleet, Liveness, Loaded, ModelCard, Node, canonical
 from herd.core.request import Kind
-from herd.dialects import Answer, Dialect, Moment, Watch, Writer
+from herd.dialects import Answer, Dialect, Moment, Resumed, Watch, Writer
 from herd.errors import BadRequest, Refusal, UnknownModel
 from herd.wire import door
 from herd.wire import ollama as wire
 from herd.wire.chat import Ask, Conversation, Message, Route, Sampling, Tool
-from herd.wire.ollama_answers import AnswerWriter, DocumentWatch, EmbedWriter, LineWatch
+from herd.wire.ollama_answers import AnswerWriter, DocumentWatch, EmbedWriter, LineWatch, said_in_lines
 
 VERSION_ASSUMED = "0.32.15"
 """What /api/version says of a fleet without any Ollama: the version whose protocol this file speaks."""
@@ -204,6 +204,14 @@ class Ollama(Dialect):
         if ask.route.kind is Kind.EMBED:
             return EmbedWriter(model, is_old=ask.route.path == "/api/embeddings")
         return AnswerWriter(model, moment.rfc3339, ask.stream, is_chat=ask.route.kind is Kind.CHAT)
+
+    def resume(
+        self, ask: Ask, model: str, request_id: str, moment: Moment, forwarded: bytes, note: str  # noqa: ARG002
+    ) -> Resumed | None:
+        if ask.route.kind not in (Kind.CHAT, Kind.GENERATE):
+            return None
+        is_chat = ask.route.kind is Kind.CHAT
+        return Resumed(said_in_lines(forwarded), AnswerWriter(model, moment.rfc3339, ask.stream, is_chat, note))
 
     def error(self, refusal: Refusal, request_id: str = "") -> Answer:
         """Faults of ours carry the id under which the log tells more."""

@@ -13,7 +13,7 @@ import msgspec
 
 from herd.core.fleet import Fleet, Liveness, ModelCard, canonical
 from herd.core.request import Kind
-from herd.dialects import Answer, Dialect, Moment, Watch, Writer
+from herd.dialects import Answer, Dialect, Moment, Resumed, Watch, Writer
 from herd.errors import BadRequest, Refusal, UnknownModel
 from herd.wire import door
 from herd.wire import openai as wire
@@ -197,6 +197,14 @@ class OpenAI(Dialect):
             return ResponsesWriter(model, request_id, moment.unix_s, ask.stream)
         is_chat = ask.route.kind is Kind.CHAT
         return AnswerWriter(model, request_id, moment.unix_s, ask.stream, is_chat, ask.include_usage)
+
+    def resume(
+        self, ask: Ask, model: str, request_id: str, moment: Moment, forwarded: bytes, note: str
+    ) -> Resumed | None:
+        writer = self.writer(ask, model, request_id, moment)
+        if not isinstance(writer, AnswerWriter):
+            return None
+        return Resumed(writer.take_up(forwarded, note), writer)
 
     def error(self, refusal: Refusal, request_id: str = "") -> Answer:
         """Faults of ours carry the id under which the log tells more."""

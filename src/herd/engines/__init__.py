@@ -63,6 +63,8 @@ class Engine(ABC):
     kind: str
     title: str
     default_port: int
+    continues: bool = False
+    """Whether it writes on from a trailing assistant message, as against beginning a new turn after it."""
     slots_default: int = 1
     """Requests it runs at the same time per model where neither it nor anybody else tells (Ollama since 0.10: 1)."""
 

@@ -82,6 +82,8 @@ class LlamaCpp(Engine):
     def takes(self, path: str) -> bool:
         return path in PATHS
 
+    continues = True
+
     def call(self, conversation: Conversation) -> Call:
         path, body = asking.ask(conversation, TONGUE)
         return Call("POST", path, body)

@@ -18,14 +18,16 @@ from typing import Final, Protocol
 from herd.core.commands import Abort, Dispatch, Hold, Refuse
 from herd.core.events import AttemptFailed, AttemptFinished, ClientLeft, Event, FirstByte
 from herd.core.request import Counters, Failure, FailureKind, RequestId
-from herd.dialects import Dialect, Moment, Watch
+from herd.dialects import Dialect, Moment, Resumed, Watch
 from herd.engines import Engine
 from herd.errors import HerdError, Refusal
 from herd.router import forwarding
+from herd.router.continuation import Told
 from herd.router.exchange import Exchange, Header
 from herd.router.translation import EngineFailed, Translation, error_text
 from herd.router.upstream import Pool, UpstreamCall
 from herd.wire.chat import Ask, Conversation
+from herd.wire.resuming import going_on
 from herd.wire.streams import WholeLines
 
 _IDLE: Final = 0
@@ -40,6 +42,13 @@ _ERRORS: Final = (b'{"error":', b'data: {"error":', b"event: error")
 
 @dataclass(frozen=True, slots=True)
 class RelaySettings:
+    continuation: str = field(
+        default="auto",
+        metadata={
+            "env": "FLEET_STREAM_CONTINUATION", "choices": ("auto", "off"),
+            "help": "When a node dies in the middle of a stream: auto lets another write on where the engine can, off ends it.",
+        },
+    )  # fmt: skip
     refusal_max_bytes: int = field(default=64 << 10, metadata={"env": "FLEET_NODE_MAX_ERROR_BYTES", "help": "Largest error answer of a node that is read."})
     held_max_bytes: int = field(default=256 << 10, metadata={"env": "FLEET_HELD_ANSWER_BYTES", "help": "Bytes of an answer that is not streamed that are held until it is whole; a longer one is forwarded as it comes."})
 
@@ -81,9 +90,11 @@ class Relay:
         "_last",
         "_lines",
         "_request_id",
+        "_resumed",
         "_services",
         "_status",
         "_step",
+        "_told",
         "_translation",
         "_watch",
         "_whole_lines",
@@ -101,6 +112,8 @@ class Relay:
         self._lines: bytes | None = None
         self._forwarded_bytes = 0
         self._last = b""
+        self._told = Told() if ask.stream and services.settings.continuation == "auto" else None
+        self._resumed: Resumed | None = None
         exchange.on_gone = self._client_gone
 
     # --- what the driver tells ---
@@ -122,12 +135,17 @@ class Relay:
             self._fail(FailureKind.GARBAGE, f"no engine of kind {command.card.engine.kind!r} is known here")
             return
         try:
-            if engine.takes(self._ask.route.path):
+            if self._forwarded_bytes:
+                self._send_continued(command, engine)
+            elif engine.takes(self._ask.route.path):
                 self._send_as_it_is(command)
             else:
                 self._send_translated(command, engine)
         except HerdError as error:
-            self._answer_ourselves(error.refusal)
+            if self._forwarded_bytes:
+                self._fail(FailureKind.UNFIT, "the rest cannot be asked for here")
+            else:
+                self._answer_ourselves(error.refusal)
 
     def hold(self, command: Hold) -> None:  # noqa: ARG002 - a client is not told its place (yet)
         self._give_up()
@@ -159,6 +177,18 @@ class Relay:
         name = command.fallback or self._ask.model
         writer = self._dialect.writer(self._ask, name, self._request_id, self._services.moment())
         self._translation = Translation(engine.reader(self._conversation), writer)
+        self._send(command, call.method, call.path, forwarding.OWN_LINES, call.body)
+
+    def _send_continued(self, command: Dispatch, engine: Engine) -> None:
+        """Asks this node to write on from what the client was told."""
+        resumed = self._resumed
+        conversation = going_on(self._dialect.converse(self._ask), resumed.said) if resumed is not None else None
+        if resumed is None or conversation is None or not engine.continues:
+            self._fail(FailureKind.UNFIT, "this engine does not go on with another's answer")
+            return
+        conversation.model = command.card.name
+        call = engine.call(conversation)
+        self._translation = Translation(engine.reader(conversation), resumed.writer, resumed.said.pieces)
         self._send(command, call.method, call.path, forwarding.OWN_LINES, call.body)
 
     def _send(self, command: Dispatch, method: str, path: str, lines: bytes, body: bytes) -> None:
@@ -193,8 +223,13 @@ class Relay:
         data = self._watched(data) if self._watch is not None else self._translated(data)
         if not data:
             return
+        self._forward(data)
+
+    def _forward(self, data: bytes) -> None:
         self._forwarded_bytes += len(data)
         self._last = data
+        if self._told is not None:
+            self._told.note(data)
         self._exchange.write(data)
 
     def on_end(self) -> None:
@@ -244,11 +279,14 @@ class Relay:
         """The first bytes leave, together with the head. From here on no other node may answer."""
         if not self._is_committed():
             return
-        self._forwarded_bytes = len(data)
-        self._last = data
-        self._exchange.on_writable = self._client_reads
-        self._exchange.begin(self._status, self._answer_headers(), length)
-        self._exchange.write(data)
+        if self._forwarded_bytes:
+            data = self._apart_from_the_rest(data) + data
+        else:
+            self._exchange.on_writable = self._client_reads
+            self._exchange.begin(self._status, self._answer_headers(), length)
+        if self._told is not None:
+            self._told.nodes.append(self._dispatch.node_id)
+        self._forward(data)
 
     def _is_committed(self) -> bool:
         """Tells the core of the first byte before it leaves; False if the request ended over that."""
@@ -291,9 +329,11 @@ class Relay:
         if not translation.is_whole:
             self._fail(FailureKind.TRUNCATED, "the answer ended before it was whole")
             return
-        if self._step == _OPEN:
-            self._forwarded_bytes += len(data)
-            self._exchange.write(data)
+        if self._step != _OPEN and self._forwarded_bytes:
+            self._open(data, None)
+            self._finish(translation.counters())
+        elif self._step == _OPEN:
+            self._forward(data)
             self._finish(translation.counters())
         else:
             self._finish_at_once(translation.counters(), self._answer_headers(), b"".join(self._held) + data)
@@ -342,6 +382,8 @@ class Relay:
             self._fail(FailureKind.BUSY, detail, forwarding.retry_after_s(self._headers), said)
         elif engine.is_model_missing(status, body):
             self._fail(FailureKind.MODEL_MISSING, detail, said=said)
+        elif self._forwarded_bytes:
+            self._fail(FailureKind.UNFIT, detail, said=said)
         elif status in (401, 403):
             self._fail(FailureKind.UNAUTHORIZED, detail, said=said)
         elif engine.is_requests_fault(status, body):
@@ -376,9 +418,19 @@ class Relay:
         if self._step == _OVER:
             return
         self._step = _OPEN if self._forwarded_bytes else _IDLE
-        failure = Failure(kind, self._forwarded_bytes, detail, self._status or None, retry_after_s, said)
+        continues_on = self._continues_on() if self._forwarded_bytes else frozenset[str]()
+        failure = Failure(kind, self._forwarded_bytes, detail, self._status or None, retry_after_s, said, continues_on)
         driver = self._services.driver
         driver.feed(AttemptFailed(driver.now(), self._request_id, self._dispatch.attempt, failure))
+
+    def _continues_on(self) -> frozenset[str]:
+        """The kinds of engines that could write on; it is prepared for then."""
+        if self._told is None:
+            return frozenset()
+        name = self._dispatch.fallback or self._ask.model
+        self._resumed = self._told.resume(self._dialect, self._ask, name, self._request_id, self._services.moment())
+        engines = self._services.engines
+        return frozenset(k for k in engines if engines[k].continues) if self._resumed is not None else frozenset()
 
     def _watched(self, data: bytes) -> bytes:
         """What may pass of an answer that is not translated: of a stream, whole lines only."""

@@ -97,7 +97,7 @@ def trace_row(record: Record, wall_at: float, candidates_max: int) -> TraceRow:
     attempt_ms = _ms(record.at - attempt.started_at) if attempt is not None else None
     whole_ms = _ms(record.at - record.arrived_at) or 0.0
     is_retry = record.outcome is Outcome.RETRIED and attempt_ms is not None
-    first_byte_at = attempt.first_byte_at if attempt is not None else None
+    first_byte_at = record.first_byte_at
     failure = attempt.failure if attempt is not None else None
     return TraceRow(
         request_id=_text(request.id),

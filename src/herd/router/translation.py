@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import msgspec
@@ -23,9 +24,11 @@ class Translation:
     """`feed` and `end` return body bytes for the client. Both raise `ValueError` for what is not the engine's language
     or has grown over a limit, and `EngineFailed`."""
 
-    def __init__(self, reader: Reader, writer: Writer) -> None:
+    def __init__(self, reader: Reader, writer: Writer, said_tokens: int = 0) -> None:
+        """`said_tokens` were told by another node before: they belong to the answer, not to the prompt."""
         self._reader = reader
         self._writer = writer
+        self._said_tokens = said_tokens
         self._usage: Usage | None = None
         self._finish_reason: str | None = None
         self.is_whole = False
@@ -48,12 +51,23 @@ class Translation:
             usage.decode_s, self._finish_reason,
         )  # fmt: skip
 
+    def _whole_usage(self, usage: Usage) -> Usage:
+        said = self._said_tokens
+        if not said:
+            return usage
+        prompt, completion = usage.prompt_tokens, usage.completion_tokens
+        return dataclasses.replace(
+            usage, prompt_tokens=max(0, prompt - said) if prompt is not None else None,
+            completion_tokens=completion + said if completion is not None else None,
+        )  # fmt: skip
+
     def _written(self, deltas: Sequence[Delta]) -> bytes:
         out = []
         for delta in deltas:
             if delta.error is not None:
                 raise EngineFailed(delta.error[:TOLD_MAX_CHARACTERS])
-            self._usage = delta.usage or self._usage
+            if delta.usage is not None:
+                self._usage = delta.usage = self._whole_usage(delta.usage)
             self._finish_reason = delta.finish_reason or self._finish_reason
             self.is_whole = self.is_whole or delta.is_last
             out.append(self._writer.write(delta))

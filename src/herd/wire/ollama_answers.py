@@ -13,6 +13,7 @@ from herd.core.request import Counters
 from herd.wire import door
 from herd.wire import ollama as wire
 from herd.wire.chat import Delta, ToolCall, Usage
+from herd.wire.resuming import Said
 from herd.wire.streams import DOCUMENT_MAX_BYTES, Ends, LastLine
 
 NDJSON = "application/x-ndjson"
@@ -74,8 +75,9 @@ class AnswerWriter:
     Raises `ValueError` when what must be collected first grows over DOCUMENT_MAX_BYTES.
     """
 
-    def __init__(self, model: str, created_at: str, streams: bool, is_chat: bool) -> None:
+    def __init__(self, model: str, created_at: str, streams: bool, is_chat: bool, note: str = "") -> None:
         self.content_type = NDJSON if streams else JSON
+        self._note = {"fleet_note": note} if note else {}
         self._streams = streams
         self._is_chat = is_chat
         self._head = {"model": model, "created_at": created_at}
@@ -126,7 +128,7 @@ class AnswerWriter:
     def _last(self) -> bytes:
         reason = self._reason if self._reason in ("length", "load", "unload") else "stop"
         content = self._content([] if self._streams else self._take_calls())
-        body = content | {"done": True, "done_reason": reason} | self._take_logprobs() | _durations(self._usage)
+        body = content | {"done": True, "done_reason": reason} | self._take_logprobs() | _durations(self._usage) | self._note
         return wire.line(body) if self._streams else msgspec.json.encode(body)
 
     def _content(self, calls: list[dict[str, Any]]) -> dict[str, Any]:
@@ -142,6 +144,23 @@ class AnswerWriter:
     def _take_logprobs(self) -> dict[str, Any]:
         taken, self._logprobs = self._logprobs, []
         return {"logprobs": taken} if taken else {}
+
+
+def said_in_lines(forwarded: bytes) -> Said:
+    """What the lines of a stream that broke off have told."""
+    said = Said()
+    for line in forwarded.splitlines():
+        try:
+            piece = wire.PIECE.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            continue
+        message = piece.message or wire.Message(content=piece.response, thinking=piece.thinking, tool_calls=piece.tool_calls)
+        said.text += message.content or ""
+        said.thinking += message.thinking or ""
+        said.has_calls = said.has_calls or bool(message.tool_calls)
+        said.is_finished = said.is_finished or piece.done
+        said.pieces += bool(message.content)
+    return said
 
 
 class EmbedWriter:

@@ -18,7 +18,8 @@ from herd.wire import door
 from herd.wire import openai as wire
 from herd.wire.chat import Delta, ToolCall, Usage
 from herd.wire.collecting import Collected, as_list
-from herd.wire.streams import ENDS_BYTES, Ends, event
+from herd.wire.resuming import Said
+from herd.wire.streams import ENDS_BYTES, Ends, EventReader, event
 from herd.wire.watching import decoded, event_data, is_good_object, of_long
 
 EVENT_STREAM = "text/event-stream"
@@ -129,6 +130,29 @@ class AnswerWriter:
         self._calls_begun: set[int] = set()
         self._has_role = False
         self._is_finished = False
+        self._note: dict[str, str] = {}
+
+    def take_up(self, forwarded: bytes, note: str) -> Said:
+        """Goes on with a stream that broke off after `forwarded`: under its id and time, its role told already."""
+        said = Said()
+        reader = EventReader()
+        for told in reader.feed(forwarded):
+            if told.data.strip() == DONE:
+                said.is_finished = True
+                continue
+            self._take_identity(told.data)
+            _add(said, told.data)
+        self._has_role = True
+        self._note = {"fleet_note": note}
+        return said
+
+    def _take_identity(self, data: bytes) -> None:
+        try:
+            first = _IDENTITY.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return
+        if first.id:
+            self._head["id"], self._head["created"] = first.id, first.created
 
     def write(self, delta: Delta) -> bytes:
         if delta.error is not None:
@@ -175,6 +199,7 @@ class AnswerWriter:
         body: dict[str, Any] = {"delta": {}} if self._is_chat else {"text": ""}
         if self._is_chat and not self._has_role:
             body = {"delta": {"role": "assistant", "content": ""}}
+        self._head |= self._note
         return self._event(body, self._reason(bool(self._calls_begun)))
 
     def _end(self) -> bytes:
@@ -212,6 +237,30 @@ class AnswerWriter:
         if not self._is_chat:
             return "stop" if known == "tool_calls" else known
         return "tool_calls" if has_calls and known == "stop" else known
+
+
+class _Identity(msgspec.Struct):
+    id: str = ""
+    created: int = 0
+
+
+_IDENTITY = msgspec.json.Decoder(_Identity)
+
+
+def _add(said: Said, data: bytes) -> None:
+    """What one event of a chat or text stream has told."""
+    try:
+        piece = wire.PIECE.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return
+    for choice in (piece.choices or [])[:1]:
+        message = choice.delta or wire.Message()
+        text = choice.text or (message.content if isinstance(message.content, str) else "") or ""
+        said.text += text
+        said.pieces += bool(text)
+        said.thinking += message.reasoning or message.reasoning_content or ""
+        said.has_calls = said.has_calls or bool(message.tool_calls)
+        said.is_finished = said.is_finished or choice.finish_reason is not None
 
 
 class EmbedWriter:

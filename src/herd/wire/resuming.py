@@ -1,0 +1,63 @@
+"""Whether an answer that broke off can be gone on with elsewhere, and how to ask for it. Knows no dialect and no engine.
+
+The other node is given the conversation with what was said as the beginning of the assistant's turn, and writes on from
+there. Where the join would be a guess there is no going on: once a tool call has begun, inside a bound format, while the
+model thinks, and where pictures or probabilities were asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from herd.core.request import Kind
+from herd.wire.chat import Conversation, Message, Sampling
+
+
+@dataclass(slots=True)
+class Said:
+    """What the client was told before it broke off; `pieces` stands for tokens, since engines send one token a piece."""
+
+    text: str = ""
+    thinking: str = ""
+    pieces: int = 0
+    has_calls: bool = False
+    is_finished: bool = False
+    """A finish reason was given: nothing more was to come but the end."""
+
+
+def going_on(conversation: Conversation, said: Said) -> Conversation | None:
+    """The conversation to ask another node with, or None where going on would be a guess."""
+    if not said.text or said.has_calls or said.thinking or said.is_finished:
+        return None
+    if conversation.format is not None or conversation.logprobs or conversation.images or conversation.suffix:
+        return None
+    if conversation.kind is Kind.CHAT:
+        resumed = dataclasses.replace(conversation, messages=_with_beginning(conversation.messages, said.text))
+    elif conversation.kind is Kind.GENERATE and conversation.raw:
+        resumed = dataclasses.replace(conversation, prompt=conversation.prompt + said.text)
+    elif conversation.kind is Kind.GENERATE:
+        resumed = dataclasses.replace(conversation, kind=Kind.CHAT, messages=_as_chat(conversation, said.text), prompt="", system="")
+    else:
+        return None
+    return dataclasses.replace(resumed, sampling=_shorter(conversation, said))
+
+
+def _with_beginning(messages: list[Message], text: str) -> list[Message]:
+    """The assistant's turn begins with what was said; a beginning that the client itself had given stays in front."""
+    if messages and messages[-1].role == "assistant":
+        last = dataclasses.replace(messages[-1], text=messages[-1].text + text)
+        return [*messages[:-1], last]
+    return [*messages, Message("assistant", text)]
+
+
+def _as_chat(conversation: Conversation, text: str) -> list[Message]:
+    """A prompt that the engine puts into its template is one user's turn."""
+    system = [Message("system", conversation.system)] if conversation.system else []
+    return [*system, Message("user", conversation.prompt), Message("assistant", text)]
+
+
+def _shorter(conversation: Conversation, said: Said) -> Sampling:
+    limit = conversation.sampling.output_tokens_max
+    left = max(1, limit - said.pieces) if limit is not None and limit > 0 else limit
+    return dataclasses.replace(conversation.sampling, output_tokens_max=left)
