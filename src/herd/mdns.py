@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import psutil
 from zeroconf import Error as ZeroconfError
-from zeroconf import IPVersion, ServiceStateChange, Zeroconf
+from zeroconf import InterfaceChoice, IPVersion, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 log = logging.getLogger("herd.mdns")
@@ -32,6 +32,7 @@ class Found:
     name: str
     url: str
     version: str = ""
+    cluster_id: str = ""
 
 
 class Advertisement:
@@ -53,19 +54,22 @@ class Advertisement:
             log.debug("the announcement could not be withdrawn: %s", error)
 
 
-async def advertise(port: int, version: str, host: str = "") -> Advertisement | None:
+async def advertise(
+    port: int, version: str, host: str = "", cluster_id: str = "", interfaces: Sequence[str] = ()
+) -> Advertisement | None:
     """Announces a coordinator on this port; None, and a line in the log, when the network does not allow it.
 
-    A name left behind by a crash is not in the way: the announcement then goes by a changed name.
+    A name left behind by a crash is not in the way: the announcement then goes by a changed name. `cluster_id` hints at
+    which of several coordinators this is; `interfaces` are addresses of this machine to speak on, all when empty.
     """
     try:
-        zeroconf = AsyncZeroconf(ip_version=IPVersion.V4Only)
+        zeroconf = _open(interfaces)
     except OSError as error:
         log.info("not announced on the network: %s", error)
         return None
     info = AsyncServiceInfo(
         SERVICE, f"herd on {_short_name()}.{SERVICE}", port=port, addresses=[socket.inet_aton(a) for a in addresses(host)],
-        properties={"version": version, "api": "1"}, server=f"{_short_name()}-herd.local.",
+        properties={"version": version, "api": "1", "port": str(port), "cluster": cluster_id}, server=f"{_short_name()}-herd.local.",
     )  # fmt: skip
     try:
         await zeroconf.async_register_service(info, allow_name_change=True)
@@ -77,11 +81,11 @@ async def advertise(port: int, version: str, host: str = "") -> Advertisement | 
 
 
 @asynccontextmanager
-async def browse() -> AsyncIterator[asyncio.Queue[Found]]:
+async def browse(interfaces: Sequence[str] = ()) -> AsyncIterator[asyncio.Queue[Found]]:
     """Coordinators as they are found, while the context is open. Finds nothing where multicast is impossible."""
     found: asyncio.Queue[Found] = asyncio.Queue(FOUND_MAX)
     try:
-        zeroconf = AsyncZeroconf(ip_version=IPVersion.V4Only)
+        zeroconf = _open(interfaces)
     except OSError as error:
         log.info("the network cannot be searched: %s", error)
         yield found
@@ -109,10 +113,16 @@ async def _resolve(zeroconf: Zeroconf, service_type: str, name: str, found: asyn
     info = AsyncServiceInfo(service_type, name)
     if not await info.async_request(zeroconf, RESOLVE_MS) or not info.port:
         return
-    version = (info.decoded_properties or {}).get("version") or ""
+    told = info.decoded_properties or {}
+    version, cluster_id = told.get("version") or "", told.get("cluster") or ""
     for address in info.parsed_addresses(IPVersion.V4Only):
         if not found.full():
-            found.put_nowait(Found(name.removesuffix("." + SERVICE), f"http://{address}:{info.port}", version))
+            found.put_nowait(Found(name.removesuffix("." + SERVICE), f"http://{address}:{info.port}", version, cluster_id))
+
+
+def _open(interfaces: Sequence[str]) -> AsyncZeroconf:
+    """Raises OSError where there is no network to speak on."""
+    return AsyncZeroconf(interfaces=list(interfaces) or InterfaceChoice.All, ip_version=IPVersion.V4Only)
 
 
 def addresses(host: str = "") -> list[str]:

@@ -33,7 +33,7 @@ class OllamaSetup:
 
 def read_setup() -> OllamaSetup:
     """What this machine tells now."""
-    return setup_from(_of_processes, _of_service_manager, lambda: dict(os.environ))
+    return setup_from(_of_processes, _of_service, lambda: dict(os.environ))
 
 
 def setup_from(*sources: Source) -> OllamaSetup:
@@ -80,7 +80,7 @@ def is_server(name: str, command: list[str]) -> bool:
     return name.lower().removesuffix(".exe") == "ollama" and command[1:2] == ["serve"]
 
 
-def _of_service_manager() -> dict[str, str]:
+def _of_service() -> dict[str, str]:
     if sys.platform == "darwin":
         return {name: _printed_by("launchctl", "getenv", name).strip() for name in (SLOTS, MODELS)}
     if sys.platform == "linux":

@@ -1,0 +1,140 @@
+"""What this machine says of itself, and what other machines would: parsers are tried with their recorded words."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+import herd.agent.sensors
+from herd.agent.hardware import BANDWIDTHS_GBPS, bandwidth_gbps
+from herd.agent.sensors import Place, Sensor, amd, chip, cpu, disk, memory, nvidia, thermal
+from herd.core.fleet import Gpu, Memory, Pressure, Report
+from herd.discover import discover
+
+SENSORS = discover(herd.agent.sensors, Sensor, "SENSOR")
+FIELDS = {one.name for one in dataclasses.fields(Report)}
+
+PSI = """some avg10={some} avg60=1.20 avg300=0.40 total=123456
+full avg10={full} avg60=0.80 avg300=0.20 total=98765
+"""
+"""/proc/pressure/memory of Linux 6.1."""
+
+PMSET_COOL = """Note: No thermal warning level has been recorded
+Note: No performance warning level has been recorded
+Note: No CPU power status has been recorded
+"""
+PMSET_HOT = """2026-11-23 12:00:00 +0000 CPU Power notify
+\tCPU_Scheduler_Limit \t= 100
+\tCPU_Available_CPUs \t= 8
+\tCPU_Speed_Limit \t= 62
+"""
+"""`pmset -g therm` of macOS 13, on a cool Apple silicon machine and on a hot Intel one."""
+
+CPUINFO_X86 = """processor\t: 0
+vendor_id\t: AuthenticAMD
+model\t\t: 97
+model name\t: AMD Ryzen AI Max+ 395 w/ Radeon 8060S
+"""
+CPUINFO_PI = """processor\t: 0
+BogoMIPS\t: 108.00
+CPU part\t: 0xd0b
+
+Revision\t: d04171
+Model\t\t: Raspberry Pi 5 Model B Rev 1.1
+"""
+
+
+@pytest.mark.parametrize("sensor", SENSORS, ids=lambda sensor: sensor.name)
+def test_every_sensor_tells_report_fields_here_and_where_nothing_is_to_be_found(sensor: Sensor, tmp_path: Path) -> None:
+    for place in (Place(), Place(tmp_path, tmp_path / "sys", tmp_path / "proc")):
+        told = sensor.read(place)
+        assert set(told) <= FIELDS, sensor.name
+
+
+def test_this_machine_has_memory_cores_and_a_disk() -> None:
+    told = {**memory.read(Place()), **cpu.read(Place()), **disk.read(Place())}
+    found = told["memory"]
+    assert isinstance(found, Memory) and found.total_bytes >= found.available_bytes > 0 and told["cores"]
+    assert found.used_bytes == found.total_bytes - found.available_bytes and "disk" in told
+
+
+@pytest.mark.parametrize(
+    ("some", "full", "pressure"),
+    [("0.00", "0.00", Pressure.NORMAL), ("80.00", "9.99", Pressure.NORMAL), ("12.00", "10.00", Pressure.WARN), ("99.99", "30.00", Pressure.CRITICAL)],
+)  # fmt: skip
+def test_linux_is_short_of_memory_when_everything_waits_for_it(some: str, full: str, pressure: Pressure) -> None:
+    assert memory.from_stalls(PSI.format(some=some, full=full)) is pressure
+
+
+def test_a_kernel_without_pressure_information_tells_nothing() -> None:
+    assert memory.from_stalls("") is None and memory.from_stalls("some avg10=1.00") is None
+
+
+@pytest.mark.parametrize(("printed", "pressure"), [("1\n", Pressure.NORMAL), ("2\n", Pressure.WARN), ("4\n", Pressure.CRITICAL), ("", Pressure.NORMAL)])
+def test_macos_tells_its_level(printed: str, pressure: Pressure) -> None:
+    assert memory.from_macos(printed) is pressure
+
+
+@pytest.mark.parametrize(("share", "pressure"), [(0.5, Pressure.NORMAL), (0.07, Pressure.WARN), (0.02, Pressure.CRITICAL)])
+def test_where_the_system_tells_nothing_what_is_left_counts(share: float, pressure: Pressure) -> None:
+    assert memory.by_what_is_left(share) is pressure
+
+
+def test_macos_tells_whether_it_slows_itself_down() -> None:
+    assert [thermal.from_pmset(text) for text in (PMSET_COOL, PMSET_HOT, PMSET_HOT.replace("62", "100"), "")] == [
+        "nominal", "warning", "nominal", "unknown",
+    ]  # fmt: skip
+
+
+def test_the_processors_own_thermometer_counts_and_nonsense_readings_do_not() -> None:
+    assert thermal.hottest({"nvme": [99.0], "coretemp": [61.0, 255.0, -273.0, 74.5]}) == 74.5
+    assert thermal.hottest({"acpitz": [27.8], "k10temp": [55.0]}) == 55.0
+    assert thermal.hottest({"nvme": [40.0]}) is None and thermal.hottest({"coretemp": [0.0]}) is None
+
+
+def test_the_chip_has_the_name_the_kernel_gives_it() -> None:
+    assert chip.from_cpuinfo(CPUINFO_X86) == "AMD Ryzen AI Max+ 395 w/ Radeon 8060S"
+    assert chip.from_cpuinfo(CPUINFO_PI) == "Raspberry Pi 5 Model B Rev 1.1" and chip.from_cpuinfo("") == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "bandwidth"),
+    [("Apple M4 Pro", 273.0), ("Apple M3 Ultra", 819.0), ("Apple M1", 68.0), ("NVIDIA GeForce RTX 4090", 1008.0), ("NVIDIA GeForce RTX 4070 Ti", 504.0),
+     ("AMD Ryzen AI Max+ 395 w/ Radeon 8060S", 256.0), ("NVIDIA H100 80GB HBM3", 3350.0), ("Intel(R) Celeron(R)", None), ("", None)],
+)  # fmt: skip
+def test_a_known_chip_has_its_published_bandwidth(name: str, bandwidth: float | None) -> None:
+    assert bandwidth_gbps(name) == bandwidth
+
+
+def test_no_name_in_the_table_hides_another() -> None:
+    for index, (name, _) in enumerate(BANDWIDTHS_GBPS):
+        assert not any(earlier in name for earlier, _ in BANDWIDTHS_GBPS[:index]), name
+
+
+def test_amd_cards_are_read_from_the_kernels_files_and_integrated_ones_do_not_count(tmp_path: Path) -> None:
+    files = {
+        "card0/device/mem_info_vram_total": "25753026560\n", "card0/device/mem_info_vram_used": "1073741824\n",
+        "card0/device/gpu_busy_percent": "37\n", "card0/device/product_name": "RX 7900 XTX\n", "card0/device/hwmon/hwmon3/temp1_input": "61000\n",
+        "card1/device/mem_info_vram_total": "536870912\n", "card1/device/mem_info_vram_used": "100\n",
+        "card2/device/vendor": "0x10de\n", "card3/device/mem_info_vram_total": "garbage\n",
+    }  # fmt: skip
+    for name, text in files.items():
+        path = tmp_path / "class" / "drm" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert amd.read(Place(tmp_path, tmp_path, tmp_path)) == {"gpus": (Gpu("AMD Radeon RX 7900 XTX", 25753026560, 1 << 30, 37.0, 61.0),)}
+
+
+def test_the_disk_that_counts_is_where_ollama_keeps_its_models(tmp_path: Path) -> None:
+    assert disk.models_folder(tmp_path, "") in (tmp_path, Path("/usr/share/ollama/.ollama/models"))
+    (tmp_path / ".ollama" / "models").mkdir(parents=True)
+    assert disk.models_folder(tmp_path, "") == tmp_path / ".ollama" / "models"
+    (tmp_path / "elsewhere").mkdir()
+    assert disk.models_folder(tmp_path, str(tmp_path / "elsewhere")) == tmp_path / "elsewhere"
+    assert disk.models_folder(tmp_path, str(tmp_path / "gone")) == tmp_path / ".ollama" / "models"
+
+
+def test_a_machine_without_an_nvidia_driver_says_nothing_of_one() -> None:
+    assert set(nvidia.read(Place())) in (set(), {"gpus"}, {"gpus", "chip"})

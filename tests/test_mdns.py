@@ -1,0 +1,77 @@
+"""Coordinators and agents find each other on a network, here on loopback alone, and do without where they cannot."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+
+import pytest
+
+import herd.mdns
+from herd.mdns import SERVICE, Advertisement, Found, addresses, advertise, browse
+
+LOOPBACK = ["127.0.0.1"]
+PATIENCE_S = 30.0
+
+
+def announced(port: int, cluster_id: str = ""):  # noqa: ANN201
+    return advertise(port, "1.2.3", "127.0.0.1", cluster_id, LOOPBACK)
+
+
+async def found_on(port: int, queue: asyncio.Queue[Found]) -> Found:
+    """The announcement of this test, whoever else announces here."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            found = await queue.get()
+            if found.url.endswith(f":{port}"):
+                return found
+
+
+def test_what_is_announced_is_found_with_what_it_says_of_itself() -> None:
+    async def go() -> None:
+        out = await announced(40111, "c-1")
+        if out is None:
+            pytest.skip("this machine has no multicast: ANNOUNCING IS NOT TRIED")
+        async with browse(LOOPBACK) as queue:
+            found = await found_on(40111, queue)
+        assert (found.url, found.version, found.cluster_id) == ("http://127.0.0.1:40111", "1.2.3", "c-1")
+        assert f"{found.name}.{SERVICE}" == out.name
+        await out.withdraw()
+
+    asyncio.run(go())
+
+
+def test_a_name_that_a_crash_left_behind_is_not_in_the_way() -> None:
+    async def go() -> None:
+        left = await announced(40112)
+        if left is None:
+            pytest.skip("this machine has no multicast: NAME CLASHES ARE NOT TRIED")
+        again = await announced(40113)
+        assert isinstance(again, Advertisement) and again.name != left.name and again.name.endswith(SERVICE)
+        async with browse(LOOPBACK) as queue:
+            assert (await found_on(40113, queue)).url == "http://127.0.0.1:40113"
+        await again.withdraw()
+        await left.withdraw()
+
+    asyncio.run(go())
+
+
+def test_where_multicast_is_impossible_nothing_fails(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def impossible(interfaces: object) -> None:
+        raise OSError(errno.ENODEV, "No such device")
+
+    monkeypatch.setattr(herd.mdns, "_open", impossible)
+
+    async def go() -> None:
+        assert await announced(40114) is None
+        async with browse(LOOPBACK) as queue:
+            assert queue.empty()
+
+    with caplog.at_level("INFO", "herd.mdns"):
+        asyncio.run(go())
+    assert caplog.text.count("No such device") == 2
+
+
+def test_networks_stand_before_loopback_and_a_named_address_alone() -> None:
+    assert addresses("127.0.0.1") == ["127.0.0.1"]
+    assert addresses()[-1].startswith("127.") and addresses("0.0.0.0") == addresses()
