@@ -1,0 +1,141 @@
+"""The stub engine and the load generator: compiles, starts and reads them. They are in C because what measures must be
+several times faster than what is measured; nothing of the product is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.gateway.machine import Trouble, running
+
+HERE = Path(__file__).parent
+COMPILE_MAX_S = 60.0
+START_MAX_S = 5.0
+CHUNKS = 64
+PACE_MS = 10
+STREAM_S = CHUNKS * PACE_MS / 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """The compiled programs."""
+
+    stub: Path
+    load: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one run of the generator saw. Times in microseconds, from the request's leaving.
+
+    The `all_` numbers include the warm-up; `reason` tells of the first error.
+    """
+
+    answers: int
+    seconds: float
+    lines: int
+    body_bytes: int
+    all_answers: int
+    all_lines: int
+    errors: int
+    stuck: int
+    connects: int
+    p50_us: int
+    p99_us: int
+    first_p50_us: int
+    first_p99_us: int
+    reason: str
+
+
+def compiler() -> str | None:
+    return shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+
+
+def compiled() -> Tools:
+    """Both programs, compiled where their source is newer than what is cached. Raises Trouble without a C compiler."""
+    cc = compiler()
+    if cc is None:
+        raise Trouble("no C compiler (cc, gcc or clang) was found; the stub and the load generator need one")
+    return Tools(_compiled(cc, HERE / "stub.c"), _compiled(cc, HERE / "load.c"))
+
+
+def _compiled(cc: str, source: Path) -> Path:
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
+    folder = HERE / ".cache"
+    program = folder / f"{source.stem}-{digest}"
+    if program.exists():
+        return program
+    folder.mkdir(exist_ok=True)
+    (folder / ".gitignore").write_text("*\n", "utf-8")
+    with tempfile.TemporaryDirectory(dir=folder) as made:
+        fresh = Path(made) / source.stem
+        done = subprocess.run(
+            [cc, "-O2", "-o", str(fresh), str(source)], capture_output=True, text=True, timeout=COMPILE_MAX_S, check=False
+        )
+        if done.returncode:
+            raise Trouble(f"{source.name} does not compile: {(done.stderr.strip().splitlines() or ['no reason given'])[0]}")
+        return fresh.replace(program)
+
+
+@contextmanager
+def stub(tools: Tools, core: int | None, folder: Path) -> Iterator[int]:
+    """A running stub; gives its port."""
+    log = folder / "stub.log"
+    argv = [str(tools.stub), "--port", "0", "--chunks", str(CHUNKS), "--pace-ms", str(PACE_MS)]
+    with running(argv, core, log) as process:
+        until = time.monotonic() + START_MAX_S
+        while time.monotonic() < until and process.poll() is None:
+            said = log.read_text("utf-8").split()
+            if len(said) >= 2 and said[0] == "port":
+                yield int(said[1])
+                return
+            time.sleep(0.01)
+        raise Trouble(f"the stub did not start: {log.read_text('utf-8').strip()}")
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One scenario for the generator. `lines` is 0 for answers that are not streams."""
+
+    connections: int
+    path: str
+    body: dict[str, object]
+    lines: int
+    tail: str
+    stagger_s: float = 0.0
+
+
+def measured(tools: Tools, load: Load, port: int, seconds: float, warmup_s: float, folder: Path) -> Reading:
+    """Runs the generator against a port. Raises Trouble when it cannot run or does not end in time."""
+    body = folder / "body.json"
+    body.write_text(json.dumps(load.body, separators=(",", ":")), "utf-8")
+    options = {
+        "--port": port, "--path": load.path, "--body": body, "--connections": load.connections, "--seconds": seconds,
+        "--warmup-s": warmup_s, "--stagger-ms": load.stagger_s * 1000, "--lines": load.lines, "--tail": load.tail,
+    }  # fmt: skip
+    argv = [str(tools.load), *(str(part) for option in options.items() for part in option)]
+    time_max_s = load.stagger_s + warmup_s + seconds + 10.0
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=time_max_s, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise Trouble(f"the load generator did not end within {time_max_s:.0f} s") from error
+    if done.returncode:
+        raise Trouble(f"the load generator failed: {done.stderr.strip()[:200]}")
+    return read(done.stdout)
+
+
+def read(line: str) -> Reading:
+    """The generator's line. Raises Trouble where it is not one."""
+    try:
+        return Reading(**json.loads(line))
+    except (ValueError, TypeError) as error:
+        raise Trouble(f"the load generator said something else: {line[:100]!r}") from error

@@ -1,0 +1,352 @@
+/* The engine that is not there: answers inference requests as fast as one core can, so that what is measured is the
+ * gateway in front of it. Knows HTTP/1.1 just well enough for the clients of this benchmark.
+ *
+ *   stub --port P --chunks N --pace-ms M
+ *
+ * P 0 takes any port; it is printed as "port P". A request whose body has "stream":true gets N chunks of about 150
+ * bytes, each in a write of its own as a real engine sends each token, else one answer of about 600 bytes. Where the
+ * body has the word "paced" (it is in the model's name, which passes every gateway), chunks leave M ms apart.
+ * /api/... is answered in Ollama's lines, everything else in OpenAI's events. Runs until it is told to end.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { IN_MAX = 32768, CHUNKS_MAX = 1024, EVENTS_MAX = 256 };
+
+/* A whole answer, made once. A connection only knows how far it has got: `ends[k]` is where step k stops. */
+typedef struct {
+    char *bytes;
+    size_t ends[CHUNKS_MAX + 2];
+    int steps;
+} Answer;
+
+typedef struct Conn {
+    int fd;
+    int step;             /* steps of the answer that were begun */
+    size_t sent;          /* bytes of the answer that have left */
+    const Answer *answer; /* NULL between requests */
+    int is_paced, is_blocked, place;
+    long due_us;
+    struct Conn *next; /* in the line of those that wait for their time */
+    size_t in_len;
+    char in[IN_MAX];
+} Conn;
+
+static Answer openai_whole, openai_stream, ollama_whole, ollama_stream, ollama_version, ollama_tags, ollama_ps, models, fine;
+static long pace_us = 10000;
+static int chunks = 64;
+static int poller;
+
+static Conn **busy; /* streams that may send now */
+static int busy_len, busy_room;
+static Conn *due_first, *due_last; /* every pace is the same, so this line is in order by itself */
+
+static long now_us(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000L + t.tv_nsec / 1000;
+}
+
+static void fail(const char *what) {
+    perror(what);
+    exit(1);
+}
+
+/* --- the answers --- */
+
+static void make_whole(Answer *a, const char *body) {
+    a->bytes = malloc(strlen(body) + 256);
+    a->ends[0] = (size_t)sprintf(a->bytes, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s", strlen(body), body);
+    a->steps = 1;
+}
+
+static size_t put_chunk(char *to, const char *data) { return (size_t)sprintf(to, "%zx\r\n%s\r\n", strlen(data), data); }
+
+/* The head leaves with the first chunk, the end of the stream and of the body with the last. */
+static void make_stream(Answer *a, const char *type, const char *chunk, const char *last) {
+    size_t at;
+    a->bytes = malloc((strlen(chunk) + 32) * (size_t)chunks + strlen(last) + 512);
+    at = (size_t)sprintf(a->bytes, "HTTP/1.1 200 OK\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n", type);
+    for (int k = 0; k < chunks; k++) {
+        at += put_chunk(a->bytes + at, chunk);
+        if (k == chunks - 1) {
+            at += put_chunk(a->bytes + at, last);
+            at += (size_t)sprintf(a->bytes + at, "0\r\n\r\n");
+        }
+        a->ends[k] = at;
+    }
+    a->steps = chunks;
+}
+
+#define WORDS "The herd moves as one body, yet each animal in it looks for its own grass and keeps an eye on its neighbours. "
+
+static void make_answers(void) {
+    make_whole(&openai_whole,
+               "{\"id\":\"chatcmpl-0001\",\"object\":\"chat.completion\",\"created\":1700000000,\"model\":\"bench\",\"choices\":[{\"index\":0,"
+               "\"message\":{\"role\":\"assistant\",\"content\":\"" WORDS WORDS WORDS "\"},\"finish_reason\":\"stop\"}],"
+               "\"usage\":{\"prompt_tokens\":190,\"completion_tokens\":64,\"total_tokens\":254},\"system_fingerprint\":\"whole\"}");
+    make_whole(&ollama_whole,
+               "{\"model\":\"bench\",\"created_at\":\"2026-01-01T00:00:00Z\",\"message\":{\"role\":\"assistant\",\"content\":\"" WORDS WORDS WORDS
+               "\"},\"done\":true,\"done_reason\":\"stop\",\"total_duration\":900000000,\"load_duration\":1000000,\"prompt_eval_count\":190,"
+               "\"prompt_eval_duration\":100000000,\"eval_count\":64,\"eval_duration\":799000000}");
+    make_stream(&openai_stream, "text/event-stream",
+                "data: {\"id\":\"chatcmpl-0001\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":\"bench\","
+                "\"choices\":[{\"index\":0,\"delta\":{\"content\":\" grass\"}}]}\n\n",
+                "data: [DONE]\n\n");
+    make_stream(&ollama_stream, "application/x-ndjson",
+                "{\"model\":\"bench\",\"created_at\":\"2026-01-01T00:00:00.000000000Z\",\"message\":{\"role\":\"assistant\",\"content\":\" grass\"},\"done\":false}\n",
+                "{\"model\":\"bench\",\"created_at\":\"2026-01-01T00:00:00Z\",\"message\":{\"role\":\"assistant\",\"content\":\"\"},\"done_reason\":\"stop\","
+                "\"done\":true,\"total_duration\":900000000,\"prompt_eval_count\":190,\"eval_count\":64}\n");
+    make_whole(&ollama_version, "{\"version\":\"0.17.7\"}");
+    make_whole(&ollama_tags, "{\"models\":[{\"name\":\"bench:latest\",\"model\":\"bench:latest\",\"size\":1000000000},"
+                             "{\"name\":\"bench-paced:latest\",\"model\":\"bench-paced:latest\",\"size\":1000000000}]}");
+    make_whole(&ollama_ps, "{\"models\":[{\"name\":\"bench:latest\",\"model\":\"bench:latest\",\"size\":1000000000,\"size_vram\":0}]}");
+    make_whole(&models, "{\"object\":\"list\",\"data\":[{\"id\":\"bench\",\"object\":\"model\"},{\"id\":\"bench-paced\",\"object\":\"model\"}]}");
+    make_whole(&fine, "{\"status\":\"ok\"}");
+}
+
+static int has(const char *where, size_t len, const char *what) { return memmem(where, len, what, strlen(what)) != NULL; }
+
+static const Answer *answer_for(const char *head, size_t head_len, const char *body, size_t body_len) {
+    const char *path = memchr(head, ' ', head_len);
+    int streams = has(body, body_len, "\"stream\":true") || has(body, body_len, "\"stream\": true");
+    if (path == NULL) return &fine;
+    path++;
+    if (!strncmp(path, "/v1/chat/completions", 20)) return streams ? &openai_stream : &openai_whole;
+    if (!strncmp(path, "/api/chat", 9)) return streams ? &ollama_stream : &ollama_whole;
+    if (!strncmp(path, "/api/version", 12)) return &ollama_version;
+    if (!strncmp(path, "/api/tags", 9)) return &ollama_tags;
+    if (!strncmp(path, "/api/ps", 7)) return &ollama_ps;
+    if (!strncmp(path, "/v1/models", 10)) return &models;
+    return &fine; /* what gateways ask to learn whether we live */
+}
+
+/* --- connections --- */
+
+static void watch(Conn *c, int operation, unsigned events) {
+    struct epoll_event e = {.events = events, .data.ptr = c};
+    if (epoll_ctl(poller, operation, c->fd, &e)) fail("epoll_ctl");
+}
+
+static void join_busy(Conn *c) {
+    if (busy_len == busy_room) busy = realloc(busy, sizeof(Conn *) * (size_t)(busy_room = busy_room * 2 + 64));
+    c->place = busy_len;
+    busy[busy_len++] = c;
+}
+
+static void leave_busy(Conn *c) {
+    if (c->place < 0) return;
+    busy[c->place] = busy[--busy_len];
+    busy[c->place]->place = c->place;
+    c->place = -1;
+}
+
+static void join_due(Conn *c) {
+    c->next = NULL;
+    if (due_last) due_last->next = c;
+    else due_first = c;
+    due_last = c;
+}
+
+static void leave_due(Conn *c) {
+    Conn **at = &due_first, *before = NULL;
+    while (*at && *at != c) before = *at, at = &(*at)->next;
+    if (!*at) return;
+    *at = c->next;
+    if (due_last == c) due_last = before;
+}
+
+static void drop(Conn *c) {
+    leave_busy(c);
+    if (c->is_paced) leave_due(c);
+    close(c->fd);
+    free(c);
+}
+
+/* Sends up to the end of the step it is in. Returns 0 when the connection is gone. */
+static int send_step(Conn *c) {
+    size_t end = c->answer->ends[c->step - 1];
+    while (c->sent < end) {
+        ssize_t n = send(c->fd, c->answer->bytes + c->sent, end - c->sent, MSG_NOSIGNAL);
+        if (n < 0 && errno == EAGAIN) {
+            if (!c->is_blocked) watch(c, EPOLL_CTL_MOD, EPOLLIN | EPOLLOUT);
+            c->is_blocked = 1;
+            return 1;
+        }
+        if (n <= 0) return 0;
+        c->sent += (size_t)n;
+    }
+    if (c->is_blocked) watch(c, EPOLL_CTL_MOD, EPOLLIN);
+    c->is_blocked = 0;
+    if (c->step == c->answer->steps) c->answer = NULL;
+    return 1;
+}
+
+static int begin(Conn *c, const Answer *a, int is_paced) {
+    c->answer = a;
+    c->step = 1;
+    c->sent = 0;
+    c->is_paced = is_paced;
+    if (!send_step(c)) return 0;
+    if (!c->answer || a->steps == 1) return 1;
+    if (is_paced) {
+        c->due_us = now_us() + pace_us;
+        join_due(c);
+    } else {
+        join_busy(c);
+    }
+    return 1;
+}
+
+/* Answers the requests that are whole, one at a time. Returns 0 when the connection is to go. */
+static int take(Conn *c) {
+    while (!c->answer && c->in_len) {
+        char *end = memmem(c->in, c->in_len, "\r\n\r\n", 4), *length;
+        size_t head_len, body_len;
+        if (!end) return c->in_len < IN_MAX;
+        head_len = (size_t)(end - c->in) + 4;
+        *end = 0;
+        length = strcasestr(c->in, "\r\ncontent-length:");
+        if (strcasestr(c->in, "\r\ntransfer-encoding:")) return 0; /* no client of this benchmark needs it */
+        *end = '\r';
+        body_len = length ? (size_t)atol(length + 17) : 0;
+        if (head_len + body_len > IN_MAX) return 0;
+        if (c->in_len < head_len + body_len) return 1;
+        const Answer *a = answer_for(c->in, head_len, end + 4, body_len);
+        int is_paced = a->steps > 1 && has(end + 4, body_len, "paced");
+        c->in_len -= head_len + body_len;
+        memmove(c->in, c->in + head_len + body_len, c->in_len);
+        if (!begin(c, a, is_paced)) return 0;
+    }
+    return 1;
+}
+
+static int readable(Conn *c) {
+    ssize_t n = recv(c->fd, c->in + c->in_len, IN_MAX - c->in_len, 0);
+    if (n < 0 && errno == EAGAIN) return 1;
+    if (n <= 0) return 0;
+    c->in_len += (size_t)n;
+    return take(c);
+}
+
+static void accept_all(int door) {
+    int fd, one = 1;
+    while ((fd = accept4(door, NULL, NULL, SOCK_NONBLOCK)) >= 0) {
+        Conn *c = calloc(1, sizeof(Conn));
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+        c->fd = fd;
+        c->place = -1;
+        watch(c, EPOLL_CTL_ADD, EPOLLIN);
+    }
+}
+
+/* One more chunk for everybody who is not paced, so that all streams grow side by side. */
+static void serve_busy(void) {
+    for (int i = busy_len - 1; i >= 0; i--) {
+        Conn *c = busy[i];
+        if (c->is_blocked) continue;
+        c->step++;
+        if (!send_step(c)) {
+            drop(c);
+            continue;
+        }
+        if (!c->answer) {
+            leave_busy(c);
+            if (!take(c)) drop(c);
+        }
+    }
+}
+
+static void serve_due(void) {
+    long now = now_us();
+    while (due_first && due_first->due_us <= now) {
+        Conn *c = due_first;
+        leave_due(c);
+        c->due_us += pace_us;
+        if (c->is_blocked) {
+            join_due(c);
+            continue;
+        }
+        c->step++;
+        if (!send_step(c)) {
+            c->is_paced = 0;
+            drop(c);
+        } else if (c->answer) {
+            join_due(c);
+        } else {
+            c->is_paced = 0;
+            if (!take(c)) drop(c);
+        }
+    }
+}
+
+static int patience_ms(void) {
+    long left_us;
+    for (int i = 0; i < busy_len; i++)
+        if (!busy[i]->is_blocked) return 0;
+    if (!due_first) return -1;
+    left_us = due_first->due_us - now_us();
+    return left_us <= 0 ? 0 : (int)((left_us + 999) / 1000);
+}
+
+static int listen_on(int port) {
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((unsigned short)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof a;
+    int one = 1, door = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    setsockopt(door, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    if (bind(door, (struct sockaddr *)&a, sizeof a) || listen(door, 4096)) fail("listen");
+    getsockname(door, (struct sockaddr *)&a, &len);
+    printf("port %d\n", ntohs(a.sin_port));
+    fflush(stdout);
+    return door;
+}
+
+int main(int argc, char **argv) {
+    struct epoll_event events[EVENTS_MAX], e = {.events = EPOLLIN, .data.ptr = NULL};
+    int port = 0, door;
+    for (int i = 1; i + 1 < argc; i += 2) {
+        if (!strcmp(argv[i], "--port")) port = atoi(argv[i + 1]);
+        else if (!strcmp(argv[i], "--chunks")) chunks = atoi(argv[i + 1]);
+        else if (!strcmp(argv[i], "--pace-ms")) pace_us = atol(argv[i + 1]) * 1000;
+    }
+    if (chunks < 2 || chunks > CHUNKS_MAX) return fputs("--chunks must be 2 to 1024\n", stderr), 2;
+    make_answers();
+    poller = epoll_create1(0);
+    door = listen_on(port);
+    if (epoll_ctl(poller, EPOLL_CTL_ADD, door, &e)) fail("epoll_ctl");
+    for (;;) {
+        int n = epoll_wait(poller, events, EVENTS_MAX, patience_ms());
+        if (n < 0 && errno != EINTR) fail("epoll_wait");
+        for (int i = 0; i < n; i++) {
+            Conn *c = events[i].data.ptr;
+            int lives = 1;
+            if (!c) {
+                accept_all(door);
+                continue;
+            }
+            if (events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) lives = readable(c);
+            if (lives && (events[i].events & EPOLLOUT) && c->answer) {
+                lives = send_step(c);
+                if (lives && !c->answer) {
+                    leave_busy(c);
+                    if (c->is_paced) leave_due(c), c->is_paced = 0;
+                    lives = take(c);
+                }
+            }
+            if (!lives) drop(c);
+        }
+        serve_busy();
+        serve_due();
+    }
+}

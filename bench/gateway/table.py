@@ -1,0 +1,192 @@
+"""From the rounds' cells to medians, ratios, tables and warnings. Pure: rows in, text out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+
+from bench.gateway.instruments import CHUNKS, Reading
+from bench.gateway.scenarios import LINES_PER_EVENT
+
+FULL_CORE = 0.9
+GENERATOR_FACTOR = 2.0
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One gateway in one scenario, in one round. Milliseconds, microseconds of CPU per answer, share of its core."""
+
+    answers_per_s: float
+    chunks_per_s: float
+    p50_ms: float
+    p99_ms: float
+    first_p50_ms: float
+    first_p99_ms: float
+    cpu_us: float
+    core_share: float
+    errors: float
+    reconnects: float
+
+
+Medians = Mapping[str, Mapping[str, Cell]]
+"""By gateway, then by scenario."""
+
+
+def cell(reading: Reading, connections: int, cpu_s: float, wall_s: float, is_stream: bool) -> Cell:
+    """`cpu_s` and `wall_s` cover the whole run of the generator, as its `all_` numbers do."""
+    served = reading.all_lines / (CHUNKS + 1) / LINES_PER_EVENT if is_stream else reading.all_answers
+    chunks_per_s = reading.lines / LINES_PER_EVENT * CHUNKS / (CHUNKS + 1) / reading.seconds
+    return Cell(
+        answers_per_s=reading.answers / reading.seconds,
+        chunks_per_s=chunks_per_s if is_stream else 0.0,
+        p50_ms=reading.p50_us / 1000,
+        p99_ms=reading.p99_us / 1000,
+        first_p50_ms=reading.first_p50_us / 1000,
+        first_p99_ms=reading.first_p99_us / 1000,
+        cpu_us=cpu_s / served * 1e6 if served else 0.0,
+        core_share=cpu_s / wall_s if wall_s else 0.0,
+        errors=reading.errors + reading.stuck,
+        reconnects=max(0, reading.connects - connections),
+    )
+
+
+def medians(rounds: Mapping[str, Mapping[str, Sequence[Cell]]]) -> dict[str, dict[str, Cell]]:
+    """Of every number by itself; of errors and reconnects the worst, which a median would hide."""
+    return {
+        gateway: {key: _median(cells) for key, cells in scenarios.items() if cells}
+        for gateway, scenarios in rounds.items()
+    }
+
+
+def _median(cells: Sequence[Cell]) -> Cell:
+    columns = {name: [asdict(c)[name] for c in cells] for name in asdict(cells[0])}
+    return Cell(**{
+        name: max(values) if name in ("errors", "reconnects") else median(values) for name, values in columns.items()
+    })  # fmt: skip
+
+
+# --- tables ---
+
+
+def tables(found: Medians, rss_bytes: Mapping[str, int]) -> str:
+    return f"{_table(_answers_rows(found))}\n\n{_table(_streams_rows(found, rss_bytes))}"
+
+
+def _answers_rows(found: Medians) -> list[list[str]]:
+    rows = [["whole answers", "rps c=1", "c=32", "c=128", "p50/p99 ms c=32", "added p50 ms c=1", "us CPU", "core", "x nginx", "x sglang"]]
+    for name, cells in found.items():
+        at_32 = cells.get("c32")
+        rows.append([
+            name, *(_rate(cells.get(key)) for key in ("c1", "c32", "c128")),
+            f"{at_32.p50_ms:.2f} / {at_32.p99_ms:.2f}" if at_32 else "",
+            _number(added_p50_ms(found, name), 2), _cpu(at_32), _share(at_32),
+            _number(rate_ratio(found, name, "nginx", "c32"), 2), _number(rate_ratio(found, name, "sglang-router", "c32"), 2),
+        ])  # fmt: skip
+    return rows
+
+
+def _streams_rows(found: Medians, rss_bytes: Mapping[str, int]) -> list[list[str]]:
+    rows = [["256 streams", "chunks/s", "us CPU per stream", "core", "x nginx", "x sglang", "paced: first byte p50/p99 ms", "core", "RSS MB"]]
+    for name, cells in found.items():
+        fast, paced = cells.get("streams"), cells.get("paced")
+        rows.append([
+            name, f"{fast.chunks_per_s / 1000:.0f}k" if fast else "", _cpu(fast), _share(fast),
+            _number(rate_ratio(found, name, "nginx", "streams"), 2), _number(rate_ratio(found, name, "sglang-router", "streams"), 2),
+            f"{paced.first_p50_ms:.2f} / {paced.first_p99_ms:.2f}" if paced else "", _share(paced),
+            f"{rss_bytes[name] / MIB:.0f}" if name in rss_bytes else "",
+        ])  # fmt: skip
+    return rows
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns also line up on a terminal."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def _rate(cell: Cell | None) -> str:
+    return f"{cell.answers_per_s / 1000:.1f}k" if cell else ""
+
+
+def _cpu(cell: Cell | None) -> str:
+    return f"{cell.cpu_us:.0f}" if cell and cell.cpu_us else ""
+
+
+def _share(cell: Cell | None) -> str:
+    return f"{cell.core_share:.0%}" if cell and cell.core_share else ""
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+# --- what follows from it ---
+
+
+def added_p50_ms(found: Medians, name: str) -> float | None:
+    """What one lone client waits longer than without anybody in the middle."""
+    mine, least = found.get(name, {}).get("c1"), found.get("direct", {}).get("c1")
+    return mine.p50_ms - least.p50_ms if mine and least and name != "direct" else None
+
+
+def rate_ratio(found: Medians, name: str, other: str, key: str) -> float | None:
+    """Answers per second, or chunks per second of streams, relative to another gateway."""
+    mine, theirs = found.get(name, {}).get(key), found.get(other, {}).get(key)
+    if not mine or not theirs or name == "direct":
+        return None
+    over, under = (c.chunks_per_s or c.answers_per_s for c in (mine, theirs))
+    return over / under if under else None
+
+
+def aims(found: Medians, rss_bytes: Mapping[str, int]) -> list[str]:
+    """What herd set out for, beside what was measured."""
+    paced = found.get("herd", {}).get("paced")
+    rss = rss_bytes.get("herd")
+    rows: list[tuple[str, float | None, float, bool]] = [
+        ("whole answers at 32 connections, x nginx", rate_ratio(found, "herd", "nginx", "c32"), 0.4, True),
+        ("whole answers at 32 connections, x sglang-router", rate_ratio(found, "herd", "sglang-router", "c32"), 1.2, True),
+        ("chunks per second of 256 streams, x nginx", rate_ratio(found, "herd", "nginx", "streams"), 1.0, True),
+        ("added p50 with one connection, ms", added_p50_ms(found, "herd"), 0.25, False),
+        ("first byte p99 of 256 paced streams, ms", paced.first_p99_ms if paced else None, 5.0, False),
+        ("memory, MB", rss / MIB if rss else None, 80.0, False),
+    ]
+    return [_aim(*row) for row in rows]
+
+
+def _aim(told: str, value: float | None, wanted: float, is_floor: bool) -> str:
+    sign = ">=" if is_floor else "<="
+    if value is None:
+        return f"aim {sign} {wanted:g}: {told}: not measured"
+    is_met = value >= wanted if is_floor else value <= wanted
+    return f"aim {sign} {wanted:g}: {told}: {value:.2f} {'(met)' if is_met else '(MISSED)'}"
+
+
+def warnings(found: Medians) -> list[str]:
+    """Why some of the figures are not to be trusted."""
+    out: list[str] = []
+    for name, cells in found.items():
+        for key, one in cells.items():
+            if one.errors:
+                out.append(f"{name}, {key}: {one.errors:.0f} answers were not whole")
+            if one.reconnects:
+                out.append(f"{name}, {key}: {one.reconnects:.0f} connections were not kept")
+            least = found.get("direct", {}).get(key)
+            if least and name != "direct" and key not in ("c1", "paced"):
+                out += _strained(name, key, one, least)
+    return out
+
+
+def _strained(name: str, key: str, one: Cell, least: Cell) -> list[str]:
+    """The generator limits where it is not twice as fast; the gateway's own core says which of the two it was."""
+    mine, most = (c.chunks_per_s or c.answers_per_s for c in (one, least))
+    out = []
+    if most < GENERATOR_FACTOR * mine and one.core_share < FULL_CORE:
+        out.append(f"{name}, {key}: the generator alone does only {most / mine:.1f} times as much, and the gateway's core was {one.core_share:.0%} used: this is the generator's limit")
+    elif most < GENERATOR_FACTOR * mine:
+        out.append(f"{name}, {key}: the generator alone does only {most / mine:.1f} times as much (the gateway's core was full nevertheless)")
+    elif one.core_share < FULL_CORE:
+        out.append(f"{name}, {key}: the gateway had only {one.core_share:.0%} of its core: something else ran on this machine")
+    return out
