@@ -70,6 +70,7 @@ class FleetApi:
         return _json({"status": "ok", "node_id": node_id})
 
     async def goodbye(self, request: Request) -> Response:
+        """An agent leaves: its node is gone at once, and what waited for it goes elsewhere."""
         try:
             said = msgspec.json.decode(await request.body(), type=Goodbye)
         except msgspec.MsgspecError as error:
@@ -79,13 +80,16 @@ class FleetApi:
         return _json({"status": "ok"})
 
     async def status(self, _: Request) -> Response:
+        """Every node with its models, every queue, and how the traces are doing."""
         answer = views.status(self._driver.dispatcher, self._driver.now(), time.time())
         return _json({**answer, "store": msgspec.to_builtins(self._store.state)})
 
     async def queue(self, _: Request) -> Response:
+        """Every request that runs or waits, oldest first."""
         return _json(views.queue_view(self._driver.dispatcher, self._driver.now()))
 
     async def fleet_limits(self, _: Request) -> Response:
+        """What is bounded, by the setting's name."""
         return _json(self._limits)
 
     async def traces(self, request: Request) -> Response:
@@ -107,6 +111,7 @@ class FleetApi:
         return _json({"rows": rows})
 
     async def usage(self, request: Request) -> Response:
+        """Requests and tokens of the last `days` (7), by day, node and model, and by tag."""
         days = _number(request.query_params.get("days"), "days", 7) or 7
         since = time.time() - days * 86400
         return _json({
@@ -116,6 +121,7 @@ class FleetApi:
         })
 
     async def latencies(self, _: Request) -> Response:
+        """How long answers took, in percentiles, per node and model."""
         return _json({"latencies": await self._store.ask(queries.latency_percentiles)})
 
     async def health(self, _: Request) -> Response:

@@ -30,11 +30,11 @@ _JOINED_MAX_BYTES: Final = 64 << 10
 @dataclass(frozen=True, slots=True)
 class UpstreamSettings:
     connect_timeout_s: float = field(default=3.0, metadata={"env": "FLEET_CONNECT_TIMEOUT", "help": "Seconds a node may take to accept a connection."})
-    idle_max: int = field(default=64, metadata={"env": "FLEET_NODE_IDLE_CONNECTIONS", "help": "Unused connections kept open to each node."})
-    idle_timeout_s: float = field(default=30.0, metadata={"env": "FLEET_NODE_IDLE_TIMEOUT", "help": "Seconds an unused connection to a node is kept."})
+    idle_max: int = field(default=64, metadata={"env": "FLEET_UPSTREAM_IDLE_CONNECTIONS", "help": "Unused connections kept open to each node."})
+    idle_timeout_s: float = field(default=30.0, metadata={"env": "FLEET_UPSTREAM_IDLE_TIMEOUT", "help": "Seconds an unused connection to a node is kept."})
     stall_timeout_s: float = field(default=120.0, metadata={"env": "FLEET_STALL_TIMEOUT", "help": "Seconds a node may be silent in the middle of an answer."})
-    header_max_bytes: int = field(default=64 << 10, metadata={"env": "FLEET_NODE_MAX_HEADER_BYTES", "help": "Largest head of a node's answer."})
-    headers_max: int = field(default=128, metadata={"env": "FLEET_NODE_MAX_HEADERS", "help": "Most headers in a node's answer."})
+    header_max_bytes: int = field(default=64 << 10, metadata={"env": "FLEET_UPSTREAM_MAX_HEADER_BYTES", "help": "Largest head of a node's answer."})
+    headers_max: int = field(default=128, metadata={"env": "FLEET_UPSTREAM_MAX_HEADERS", "help": "Most headers in a node's answer."})
 
 
 class UpstreamSink(Protocol):

@@ -1,0 +1,178 @@
+"""A stream whose node dies goes on from another node, and the client's text is the one it would have had."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import pytest
+
+from fakes.faults import Counting, Cut, How
+from fakes.fleet import Fleet, Machine, report_of, running_fleet, settings_for_tests
+from fakes.llama_engines import llama_engines
+from fakes.ollama import FakeModel, FakeOllama
+from herd.router.app import Settings
+from herd.router.relay import RelaySettings
+from herd.wire import heartbeat
+
+QUESTION = [{"role": "user", "content": "Tell me of the herd."}]
+MODEL = FakeModel("m", answer_tokens=12)
+
+
+@dataclass
+class Told:
+    """What a client got: its lines, and whether the answer was ended as HTTP says."""
+
+    lines: list[bytes]
+    is_whole: bool
+
+    @property
+    def pieces(self) -> list[dict]:
+        data = [line.removeprefix(b"data: ") for line in self.lines if line.startswith((b"{", b"data: {"))]
+        return [json.loads(one) for one in data]
+
+
+def ask(fleet: Fleet, path: str, body: dict[str, object]) -> Told:
+    connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)
+    try:
+        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        got, is_whole = b"", True
+        try:
+            got = response.read()
+        except http.client.IncompleteRead as broken:
+            got, is_whole = broken.partial, False
+    finally:
+        connection.close()
+    return Told([line for line in got.splitlines() if line], is_whole)
+
+
+def ollama_text(told: Told) -> str:
+    return "".join(piece.get("message", {}).get("content", "") for piece in told.pieces)
+
+
+def openai_text(told: Told) -> str:
+    return "".join((c.get("delta", {}).get("content") or "") for p in told.pieces for c in p.get("choices", []))
+
+
+@contextmanager
+def a_fleet_of_writers_on(settings: Settings | None = None) -> Iterator[tuple[Fleet, FakeOllama]]:
+    """Two nodes whose engine goes on with an assistant's turn, as llama.cpp does; the first is preferred."""
+    with FakeOllama([MODEL]) as bad, FakeOllama([MODEL]) as good, running_fleet({}, settings=settings) as fleet:
+        for node_id, node in (("bad", bad), ("good", good)):
+            report = report_of(node_id, node, Machine())
+            face = replace(report.engines[0], kind="llamacpp")
+            models = {name: replace(card, engine=face) for name, card in report.models.items()}
+            told = heartbeat.encode(replace(report, engines=(face,), models=models), time.time())
+            fleet.ask("POST", "/heartbeat", told)
+        yield fleet, bad
+
+
+def outcomes(fleet: Fleet) -> list[str]:
+    fleet.settle()
+    fleet.coordinator.store.flush()
+    return [row["status"] for row in reversed(fleet.get("/dashboard/api/traces")["traces"])]
+
+
+@pytest.mark.parametrize("how", [How.FIN, How.RESET])
+def test_an_openai_stream_cut_anywhere_has_the_text_of_one_that_was_not(how: How) -> None:
+    body = {"model": "m", "messages": QUESTION, "stream": True, "seed": 7, "temperature": 0}
+    with a_fleet_of_writers_on() as (fleet, bad):
+        whole = ask(fleet, "/v1/chat/completions", body)
+        expected, size = openai_text(whole), sum(len(line) + 2 for line in whole.lines)
+        for cut in range(1, size, 61):
+            bad.fail(Cut(how=how, after_bytes=cut, counting=Counting.BODY, times=1))
+            told = ask(fleet, "/v1/chat/completions", body)
+            assert told.is_whole, f"cut after {cut} bytes"
+            assert openai_text(told) == expected, f"cut after {cut} bytes"
+            assert told.lines[-1] == b"data: [DONE]"
+            assert len({piece["id"] for piece in told.pieces}) == 1, "one answer has one id"
+            bad.heal()
+    assert expected
+
+
+def test_an_ollama_stream_translated_from_another_engine_goes_on_too() -> None:
+    body = {"model": "m", "messages": QUESTION, "options": {"seed": 7, "temperature": 0}}
+    with a_fleet_of_writers_on() as (fleet, bad):
+        expected = ask(fleet, "/api/chat", body)
+        bad.fail(Cut(how=How.RESET, after_bytes=900, counting=Counting.BODY, times=1))
+        told = ask(fleet, "/api/chat", body)
+        assert told.is_whole and ollama_text(told) == ollama_text(expected)
+        last, before = told.pieces[-1], expected.pieces[-1]
+        assert last["done"] and last["fleet_note"] == "begun on bad"
+        assert last["eval_count"] == before["eval_count"], "the answer's tokens are counted once, whoever wrote them"
+        assert outcomes(fleet) == ["completed", "retried", "completed"]
+
+
+def test_a_second_death_is_survived_by_a_third_node() -> None:
+    body = {"model": "m", "messages": QUESTION, "stream": True, "seed": 7, "temperature": 0}
+    with a_fleet_of_writers_on() as (fleet, bad), FakeOllama([MODEL]) as third:
+        report = report_of("third", third, Machine())
+        face = replace(report.engines[0], kind="llamacpp")
+        models = {name: replace(card, engine=face) for name, card in report.models.items()}
+        fleet.ask("POST", "/heartbeat", heartbeat.encode(replace(report, engines=(face,), models=models), time.time()))
+        expected = openai_text(ask(fleet, "/v1/chat/completions", body))
+        bad.fail(Cut(how=How.FIN, after_bytes=800, counting=Counting.BODY, times=1))
+        good = fleet.on_loop(lambda: next(n for n in fleet.coordinator.driver.fleet if n.id == "good"))
+        assert good is not None
+        told = ask(fleet, "/v1/chat/completions", body)
+        assert openai_text(told) == expected
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"response_format": {"type": "json_object"}}, {"logprobs": True}],
+    ids=["format", "logprobs"],
+)
+def test_where_the_join_would_be_a_guess_the_stream_ends_with_an_error(more: dict[str, object]) -> None:
+    body = {"model": "m", "messages": QUESTION, "stream": True, "seed": 7, **more}
+    with a_fleet_of_writers_on() as (fleet, bad):
+        bad.fail(Cut(how=How.FIN, after_bytes=800, counting=Counting.BODY, times=1))
+        told = ask(fleet, "/v1/chat/completions", body)
+        assert not told.is_whole
+        assert "error" in told.pieces[-1] and b"data: [DONE]" not in told.lines
+        assert outcomes(fleet) == ["failed_midstream"]
+
+
+def test_continuation_can_be_switched_off() -> None:
+    settings = replace(settings_for_tests(), relay=RelaySettings(continuation="off"))
+    body = {"model": "m", "messages": QUESTION, "stream": True, "seed": 7}
+    with a_fleet_of_writers_on(settings) as (fleet, bad):
+        bad.fail(Cut(how=How.FIN, after_bytes=800, counting=Counting.BODY, times=1))
+        assert not ask(fleet, "/v1/chat/completions", body).is_whole
+        assert outcomes(fleet) == ["failed_midstream"]
+
+
+def test_an_engine_that_would_begin_anew_is_not_asked_to_go_on() -> None:
+    """A real Ollama may close the turn that it is given; its nodes' streams end with an error instead of a wrong join."""
+    body = {"model": "m", "messages": QUESTION, "options": {"seed": 7}}
+    with FakeOllama([MODEL]) as bad, FakeOllama([MODEL]) as good, running_fleet({"bad": bad, "good": good}) as fleet:
+        bad.fail(Cut(how=How.FIN, after_bytes=600, counting=Counting.BODY, times=1))
+        told = ask(fleet, "/api/chat", body)
+        assert not told.is_whole
+        assert outcomes(fleet) == ["failed_midstream"]
+
+
+def test_a_real_llama_cpp_killed_in_mid_stream_costs_the_client_nothing() -> None:
+    """Two engines with the same weights; one is killed with SIGKILL while it writes. Greedy text is the same on both."""
+    body = {
+        "model": "tiny", "messages": QUESTION, "stream": True, "temperature": 0, "max_tokens": 400, "seed": 1,
+    }  # fmt: skip
+    with llama_engines(2) as (first, second), running_fleet({"first": first, "second": second}) as fleet:
+        name = fleet.get("/api/tags")["models"][0]["name"]
+        body["model"] = name
+        expected = openai_text(ask(fleet, "/v1/chat/completions", body))
+        connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=60)
+        connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        begun = response.readline() + response.readline()
+        node = response.headers["X-Fleet-Node"]
+        (first if node == "first" else second).child.kill()
+        told = Told([line for line in (begun + response.read()).splitlines() if line], True)
+        connection.close()
+        assert told.lines[-1] == b"data: [DONE]"
+        assert openai_text(told) == expected
