@@ -14,8 +14,8 @@ LOOPBACK = ["127.0.0.1"]
 PATIENCE_S = 30.0
 
 
-def announced(port: int, cluster_id: str = ""):  # noqa: ANN201
-    return advertise(port, "1.2.3", "127.0.0.1", cluster_id, LOOPBACK)
+def announced(port: int, fleet_id: str = ""):  # noqa: ANN201
+    return advertise(port, "1.2.3", "127.0.0.1", fleet_id, LOOPBACK)
 
 
 async def found_on(port: int, queue: asyncio.Queue[Found]) -> Found:
@@ -29,12 +29,12 @@ async def found_on(port: int, queue: asyncio.Queue[Found]) -> Found:
 
 def test_what_is_announced_is_found_with_what_it_says_of_itself() -> None:
     async def go() -> None:
-        out = await announced(40111, "c-1")
+        out = await announced(40111, "f-1")
         if out is None:
             pytest.skip("this machine has no multicast: ANNOUNCING IS NOT TRIED")
         async with browse(LOOPBACK) as queue:
             found = await found_on(40111, queue)
-        assert (found.url, found.version, found.cluster_id) == ("http://127.0.0.1:40111", "1.2.3", "c-1")
+        assert (found.url, found.version, found.fleet_id) == ("http://127.0.0.1:40111", "1.2.3", "f-1")
         assert f"{found.name}.{SERVICE}" == out.name
         await out.withdraw()
 

@@ -32,7 +32,7 @@ class Found:
     name: str
     url: str
     version: str = ""
-    cluster_id: str = ""
+    fleet_id: str = ""
 
 
 class Advertisement:
@@ -55,11 +55,11 @@ class Advertisement:
 
 
 async def advertise(
-    port: int, version: str, host: str = "", cluster_id: str = "", interfaces: Sequence[str] = ()
+    port: int, version: str, host: str = "", fleet_id: str = "", interfaces: Sequence[str] = ()
 ) -> Advertisement | None:
     """Announces a coordinator on this port; None, and a line in the log, when the network does not allow it.
 
-    A name left behind by a crash is not in the way: the announcement then goes by a changed name. `cluster_id` hints at
+    A name left behind by a crash is not in the way: the announcement then goes by a changed name. `fleet_id` hints at
     which of several coordinators this is; `interfaces` are addresses of this machine to speak on, all when empty.
     """
     try:
@@ -69,7 +69,7 @@ async def advertise(
         return None
     info = AsyncServiceInfo(
         SERVICE, f"herd on {_short_name()}.{SERVICE}", port=port, addresses=[socket.inet_aton(a) for a in addresses(host)],
-        properties={"version": version, "api": "1", "port": str(port), "cluster": cluster_id}, server=f"{_short_name()}-herd.local.",
+        properties={"version": version, "api": "1", "port": str(port), "fleet": fleet_id}, server=f"{_short_name()}-herd.local.",
     )  # fmt: skip
     try:
         await zeroconf.async_register_service(info, allow_name_change=True)
@@ -114,10 +114,10 @@ async def _resolve(zeroconf: Zeroconf, service_type: str, name: str, found: asyn
     if not await info.async_request(zeroconf, RESOLVE_MS) or not info.port:
         return
     told = info.decoded_properties or {}
-    version, cluster_id = told.get("version") or "", told.get("cluster") or ""
+    version, fleet_id = told.get("version") or "", told.get("fleet") or ""
     for address in info.parsed_addresses(IPVersion.V4Only):
         if not found.full():
-            found.put_nowait(Found(name.removesuffix("." + SERVICE), f"http://{address}:{info.port}", version, cluster_id))
+            found.put_nowait(Found(name.removesuffix("." + SERVICE), f"http://{address}:{info.port}", version, fleet_id))
 
 
 def _open(interfaces: Sequence[str]) -> AsyncZeroconf:
