@@ -210,7 +210,7 @@ def test_a_writer_that_is_too_slow_drops_lines_and_says_how_many(tmp_path: Path,
         slow.take(a_line(f"{n}", level=logging.DEBUG, created=time.time()))
     assert slow.dropped == 7
     slow.begin()
-    assert slow.flush()
+    assert slow.flush(timeout_s=60.0)
     slow.close()
     assert written(tmp_path)[-1]["count"] == 7
     assert len(written(tmp_path)) == logs.QUEUE_MAX + 1
