@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from random import Random
 
 import pytest
 
 from builders import a_report
 from fakes.coordinator import FakeCoordinator
+from herd import mdns
 from herd.agent.link import Link, LinkSettings
 from herd.wire import heartbeat
 
@@ -113,3 +115,27 @@ def test_an_answer_without_a_name_gives_none_or_text(answer: bytes, monkeypatch:
             return (await a_link(coordinator.url).report(BEAT)).node_id
 
     assert asyncio.run(go()) in ("", "5")
+
+
+def test_of_those_announced_on_the_network_the_first_that_answers_is_taken_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mdns, "browse", partial(mdns.browse, ["127.0.0.1"]))
+
+    async def go() -> None:
+        async with FakeCoordinator() as coordinator:
+            # Nobody answers on port 1: left by a crash.
+            out = [await mdns.advertise(port, "1", "127.0.0.1", interfaces=["127.0.0.1"]) for port in (1, coordinator.port)]
+            if out[0] is None or out[1] is None:
+                pytest.skip("this machine has no multicast: FINDING A COORDINATOR IS NOT TRIED")
+            link = a_link("")
+            async with asyncio.timeout(30.0):
+                while link.url != coordinator.url:
+                    await link.find()
+            assert (await link.report(BEAT)).is_heard
+            coordinator.refuse()
+            await link.report(BEAT)
+            assert await link.find() and link.url == coordinator.url
+            for one in out:
+                assert one is not None
+                await one.withdraw()
+
+    asyncio.run(go())

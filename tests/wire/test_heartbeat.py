@@ -268,7 +268,7 @@ some_values = st.one_of(
 
 
 @given(st.sampled_from(EVERY_PATH), some_values)
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=400, deadline=None)
 def test_one_odd_value_anywhere_is_believed_within_its_range_or_refused(place: tuple[dict[str, Any], str], value: object) -> None:
     said, path = place
     try:

@@ -123,7 +123,7 @@ def _engines(
         face = EngineFace(
             _name(engine.kind, "herd.engines.kind"), address(engine.url, source_ip), _text(engine.version, "herd.engines.version"),
             max(1, _whole(engine.slots, "herd.engines.slots", SLOTS_MAX)),
-            _optional(engine.models_max, "herd.engines.models_max", MODELS_MAX),
+            _optional(engine.models_max, "herd.engines.models_max", SLOTS_MAX),
         )  # fmt: skip
         faces.append(face)
         for model in engine.models:
