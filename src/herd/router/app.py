@@ -128,7 +128,10 @@ class Coordinator:
         api = FleetApi(self.driver, self.store, limits(self.settings))
         self.bridge = Bridge(Starlette(routes=api.routes), self._render_error, (general.host, general.port))
         dialects = discover(herd.dialects, Dialect, "DIALECT")
-        self.inference = InferenceApi(dialects, self.driver, self.services, id_prefix(), self.bridge.serve)
+        asks_who_read_it = general.scheduler == CompletionTimePolicy.name
+        self.inference = InferenceApi(
+            dialects, self.driver, self.services, id_prefix(), self.bridge.serve, asks_who_read_it
+        )
         self.server = await http_server.serve(
             self.settings.http, general.host, general.port, self.inference, self._render_error
         )

@@ -16,12 +16,14 @@ from herd.dialects import Answer, Dialect, Moment
 from herd.errors import HerdError, MethodNotAllowed
 from herd.router.driver import Driver
 from herd.router.exchange import Exchange, Header
+from herd.router.prefix_hashes import prefix_hashes
 from herd.router.relay import Relay, Services
 from herd.wire.chat import Ask, Route
 
 LISTINGS_CACHED_MAX = 64
 TAGS_MAX = 16
 TAG_CHARACTERS_MAX = 64
+_ANY_ENGINE: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +38,14 @@ class InferenceApi:
 
     def __init__(
         self, dialects: Iterable[Dialect], driver: Driver, services: Services, id_prefix: str,
-        rest: Callable[[Exchange], None],
+        rest: Callable[[Exchange], None], hashes_prefixes: bool = False,
     ) -> None:  # fmt: skip
+        """`hashes_prefixes` where the policy asks who has read a conversation's beginning; else that costs nothing."""
         self._dialects = tuple(dialects)
         self._driver = driver
         self._services = services
         self._rest = rest
+        self._hashes_prefixes = hashes_prefixes
         self._ids = itertools.count(1)
         self._id_prefix = id_prefix
         self._routes: dict[str, tuple[Dialect, Route]] = {
@@ -87,7 +91,8 @@ class InferenceApi:
             canonical(ask.model), ask.route.kind, dialect.name,
             tuple(canonical(name) for name in ask.fallback_models) if ask.fallback_models else (),
             ask.stream, ask.prompt_tokens, ask.output_tokens_max, ask.context_wanted, ask.needs,
-            len(ask.body), exchange.client_ip, self._tags(exchange, ask), None, ask.model,
+            len(ask.body), exchange.client_ip, self._tags(exchange, ask), None, ask.model, _ANY_ENGINE,
+            prefix_hashes(ask.body) if self._hashes_prefixes else (),
         )  # fmt: skip
 
     @staticmethod
