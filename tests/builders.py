@@ -119,9 +119,11 @@ class World:
         return self.feed(AttemptFinished(self.at, RequestId(request_id), attempt, Counters(10, 20), status))
 
     def fails(
-        self, request_id: str = "r1", attempt: int = 1, kind: FailureKind = FailureKind.RESET, forwarded: int = 0
-    ) -> list[Command]:
-        return self.feed(AttemptFailed(self.at, RequestId(request_id), attempt, Failure(kind, forwarded)))
+        self, request_id: str = "r1", attempt: int = 1, kind: FailureKind = FailureKind.RESET, forwarded: int = 0,
+        continues_on: frozenset[str] = frozenset(),
+    ) -> list[Command]:  # fmt: skip
+        failure = Failure(kind, forwarded, continues_on=continues_on)
+        return self.feed(AttemptFailed(self.at, RequestId(request_id), attempt, failure))
 
     def rows(self, request_id: str = "r1") -> list[Outcome]:
         return [c.outcome for c in self.commands if isinstance(c, Record) and c.request.id == request_id]

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from builders import World, a_card, a_report, a_world
+from builders import World, a_card, a_report, a_world, an_engine
 from herd.core.commands import Abort, Command, Dispatch, Hold, Record, Refuse
 from herd.core.dispatcher import SWEEP_EVERY_S
 from herd.core.events import ClientLeft, DrainStarted, NodeLeft, Ticked
@@ -83,9 +83,41 @@ def test_gives_up_after_the_allowed_retries_with_the_last_failure() -> None:
     world = a_world(retries=RetrySettings(retries_max=1))
     world.hears(*(a_report(name, [a_card(loaded=True)]) for name in ("a", "b", "c")))
     world.arrives()
-    assert dispatches(world.fails(attempt=1)) == [("r1", "b", 2)]
-    assert refusals(world.fails(attempt=2)) == [("r1", 502)]
+    assert dispatches(world.fails(attempt=1, kind=FailureKind.SERVER_ERROR)) == [("r1", "b", 2)]
+    assert refusals(world.fails(attempt=2, kind=FailureKind.SERVER_ERROR)) == [("r1", 502)]
     assert world.rows() == [Outcome.RETRIED, Outcome.FAILED]
+
+
+def test_a_request_at_which_two_nodes_broke_off_is_not_tried_on_a_third() -> None:
+    world = a_world(retries=RetrySettings(retries_max=5))
+    world.hears(*(a_report(name, [a_card(loaded=True)]) for name in ("a", "b", "c")))
+    world.arrives()
+    assert dispatches(world.fails(attempt=1, kind=FailureKind.RESET)) == [("r1", "b", 2)]
+    commands = world.fails(attempt=2, kind=FailureKind.CLOSED)
+    assert [c.refusal.code for c in commands if isinstance(c, Refuse)] == ["poison_suspected"]
+
+
+def test_a_begun_stream_goes_on_where_an_engine_can_write_on() -> None:
+    world = a_world()
+    others = a_card(loaded=True, engine=an_engine(kind="llamacpp"))
+    world.hears(a_report("a", [others]), a_report("b", [a_card(loaded=True)]), a_report("c", [others]))
+    world.arrives()
+    world.first_byte()
+    commands = world.fails(forwarded=100, continues_on=frozenset({"llamacpp"}))
+    assert dispatches(commands) == [("r1", "c", 2)], "b's engine begins anew and is passed over"
+    world.first_byte(attempt=2)
+    world.finishes(attempt=2)
+    assert world.rows() == [Outcome.RETRIED, Outcome.COMPLETED]
+
+
+def test_a_begun_stream_that_nobody_can_write_on_ends_at_once() -> None:
+    world = a_world()
+    world.hears(a_report("a", [a_card(loaded=True)]), a_report("b", [a_card(loaded=True)]))
+    world.arrives()
+    world.first_byte()
+    commands = world.fails(forwarded=100, continues_on=frozenset({"llamacpp"}))
+    assert [type(c) for c in commands] == [Abort, Record]
+    assert world.rows() == [Outcome.FAILED_MIDSTREAM]
 
 
 def test_a_refused_connection_costs_no_retry_and_is_tried_again_when_the_node_is_back() -> None:

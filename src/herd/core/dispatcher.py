@@ -33,7 +33,7 @@ from herd.core.live import Live, State
 from herd.core.liveness import PAUSE_GAP_S, Watchlist
 from herd.core.queues import Queue
 from herd.core.request import Attempt, Counters, Failure, FailureKind, Kind, Outcome, RequestId
-from herd.core.retries import RetrySettings, first_byte_patience_s, may_retry
+from herd.core.retries import CRASHES_MAX, RetrySettings, first_byte_patience_s, is_crash, may_retry
 from herd.core.scheduler import Scheduler
 from herd.core.waiting import Waiting
 from herd.errors import Refusal
@@ -229,6 +229,10 @@ class Dispatcher:
         if failure.kind is not FailureKind.CONNECT:
             live.strikes += failure.kind is not FailureKind.UNFIT
             live.tried = (*live.tried, attempt.node_id)
+        live.crashes += is_crash(failure)
+        if live.crashes >= CRASHES_MAX:
+            self._refuse(live, at, refusals.POISON, out)
+            return
         if not may_retry(self._retry, failure, live.strikes):
             self._refuse(live, at, refusals.after_failure(failure), out)
             return

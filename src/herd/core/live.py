@@ -52,6 +52,8 @@ class Live:
     attempts: int = 0
     strikes: int = 0
     """Attempts that a node accepted and then failed."""
+    crashes: int = 0
+    """Nodes that broke off at this request before a first byte: two are enough to suspect the request."""
     tried: tuple[NodeId, ...] = ()
     queue: Queue | None = None
     late_at: float = 0.0

@@ -13,6 +13,10 @@ DRAINING = Refusal(503, "draining", "the coordinator is shutting down, try again
 FULL = Refusal(503, "queue_full", "too many requests are waiting already, try again shortly", retry_after_s=5.0)
 TOO_LATE = Refusal(504, "deadline_passed", "the request's deadline passed while it was waiting")
 
+POISON = Refusal(
+    502, "poison_suspected", "two nodes broke off at this request before a first byte; it is not tried on a third"
+)
+
 REASONS_TOLD_MAX = 4
 NAMES_TOLD_MAX = 3
 

@@ -36,6 +36,17 @@ def first_byte_patience_s(settings: RetrySettings, stream: bool, prompt_tokens: 
     return settings.first_byte_s + prompt_tokens / SLOW_PREFILL_TOKENS_PER_S + load_bytes / SLOW_LOAD_BYTES_PER_S
 
 
+CRASHES_MAX = 2
+"""A request at which two different nodes broke off is not tried on a third: it may be what breaks them."""
+
+_CRASHES = (FailureKind.RESET, FailureKind.CLOSED)
+
+
+def is_crash(failure: Failure) -> bool:
+    """Whether the node broke off before it had said anything."""
+    return failure.kind in _CRASHES and not failure.bytes_forwarded
+
+
 def may_retry(settings: RetrySettings, failure: Failure, strikes: int) -> bool:
     """Only while nothing was forwarded or the rest can be written elsewhere, and only so often.
 
