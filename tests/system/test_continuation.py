@@ -6,7 +6,7 @@ import http.client
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 
 import pytest
@@ -166,13 +166,12 @@ def test_a_real_llama_cpp_killed_in_mid_stream_costs_the_client_nothing() -> Non
         name = fleet.get("/api/tags")["models"][0]["name"]
         body["model"] = name
         expected = openai_text(ask(fleet, "/v1/chat/completions", body))
-        connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=60)
-        connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        begun = response.readline() + response.readline()
-        node = response.headers["X-Fleet-Node"]
-        (first if node == "first" else second).child.kill()
-        told = Told([line for line in (begun + response.read()).splitlines() if line], True)
-        connection.close()
+        with closing(http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=60)) as connection:
+            connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+            with connection.getresponse() as response:
+                begun = b"".join(response.readline() for _ in range(6))
+                node = response.headers["X-Fleet-Node"]
+                (first if node == "first" else second).child.kill()
+                told = Told([line for line in (begun + response.read()).splitlines() if line], True)
         assert told.lines[-1] == b"data: [DONE]"
         assert openai_text(told) == expected

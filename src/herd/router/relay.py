@@ -183,7 +183,7 @@ class Relay:
         """Asks this node to write on from what the client was told."""
         resumed = self._resumed
         conversation = going_on(self._dialect.converse(self._ask), resumed.said) if resumed is not None else None
-        if resumed is None or conversation is None or not engine.continues:
+        if resumed is None or conversation is None or not (engine.continues or resumed.said.is_nothing):
             self._fail(FailureKind.UNFIT, "this engine does not go on with another's answer")
             return
         conversation.model = command.card.name
@@ -429,8 +429,10 @@ class Relay:
             return frozenset()
         name = self._dispatch.fallback or self._ask.model
         self._resumed = self._told.resume(self._dialect, self._ask, name, self._request_id, self._services.moment())
-        engines = self._services.engines
-        return frozenset(k for k in engines if engines[k].continues) if self._resumed is not None else frozenset()
+        if self._resumed is None:
+            return frozenset()
+        is_nothing = self._resumed.said.is_nothing
+        return frozenset(kind for kind, engine in self._services.engines.items() if is_nothing or engine.continues)
 
     def _watched(self, data: bytes) -> bytes:
         """What may pass of an answer that is not translated: of a stream, whole lines only."""

@@ -25,10 +25,17 @@ class Said:
     is_finished: bool = False
     """A finish reason was given: nothing more was to come but the end."""
 
+    @property
+    def is_nothing(self) -> bool:
+        """Only that an answer begins was told: any engine can give it from its first word."""
+        return not (self.text or self.thinking or self.has_calls or self.is_finished)
+
 
 def going_on(conversation: Conversation, said: Said) -> Conversation | None:
     """The conversation to ask another node with, or None where going on would be a guess."""
-    if not said.text or said.has_calls or said.thinking or said.is_finished:
+    if said.is_nothing:
+        return conversation
+    if said.has_calls or said.thinking or said.is_finished:
         return None
     if conversation.format is not None or conversation.logprobs or conversation.images or conversation.suffix:
         return None
