@@ -1,0 +1,21 @@
+"""The product's policy with priors alone: it learns no speed."""
+
+from __future__ import annotations
+
+from herd.core.completion_time import CompletionTimePolicy
+from herd.core.fleet import ModelName, Node
+from herd.core.rates import Rates, Sample
+from sim.compose import Baseline, Ground
+
+
+class Unlearning(Rates):
+    def learn(self, node: Node, model: ModelName, sample: Sample) -> None:
+        """Nothing."""
+
+
+def make(ground: Ground) -> CompletionTimePolicy:
+    ground.forecast.rates = Unlearning()
+    return CompletionTimePolicy(ground.forecast, ground.signals, ground.settings)
+
+
+BASELINE = Baseline("completion_time_unlearnt", "the same, with priors only", make, is_simple=False)

@@ -1,0 +1,12 @@
+"""Finds scenarios and baselines: adding a file adds one. Judges nothing."""
+
+from __future__ import annotations
+
+import sim.baselines
+import sim.scenarios
+from herd.discover import discover
+from sim.compose import Baseline
+from sim.play import Scenario
+
+SCENARIOS = discover(sim.scenarios, Scenario, "SCENARIO")
+BASELINES = discover(sim.baselines, Baseline, "BASELINE")

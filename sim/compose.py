@@ -1,0 +1,70 @@
+"""Joins the real core as the coordinator's program does, with a policy that a baseline makes. Decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+
+import herd.core.filters
+import herd.core.signals
+from herd.core.completion_time import CompletionTimeSettings
+from herd.core.dispatcher import Dispatcher
+from herd.core.filters import Filter
+from herd.core.fleet import Fleet, ModelName, NodeId
+from herd.core.forecast import Forecast
+from herd.core.latencies import Latencies
+from herd.core.liveness import LivenessSettings, Watchlist
+from herd.core.retries import RetrySettings
+from herd.core.scheduler import Policy, Scheduler, SignalPolicy
+from herd.core.signals import Signal, Weights
+from herd.core.waiting import Waiting
+from herd.discover import discover
+from sim.asks import Ask
+from sim.hardware import Speeds
+from sim.node import SimNode
+from sim.play import Play
+from sim.world import World
+
+FILTERS = discover(herd.core.filters, Filter, "FILTER")
+SIGNALS = discover(herd.core.signals, Signal, "SIGNAL")
+
+
+@dataclass(slots=True)
+class Ground:
+    """What a baseline may use. `truth` and `asks` are for the oracle alone."""
+
+    rng: Random
+    nodes: dict[NodeId, SimNode]
+    asks: dict[str, Ask]
+    forecast: Forecast = field(default_factory=Forecast)
+    settings: CompletionTimeSettings = field(default_factory=CompletionTimeSettings)
+    signals: SignalPolicy = field(default_factory=lambda: SignalPolicy(SIGNALS, Weights()))
+
+    def truth(self, node_id: NodeId, model: ModelName) -> Speeds:
+        return self.nodes[node_id].truth[model]
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """One way to choose. `make(ground)` returns a policy; it may put another forecast into the ground first.
+
+    `is_simple` ones are what other routers do: the best of them, picked per scenario, is the yardstick.
+    """
+
+    name: str
+    told: str
+    make: Callable[[Ground], Policy]
+    is_simple: bool = True
+
+
+def a_world(play: Play, baseline: Baseline, rng: Random) -> World:
+    nodes = {node.id: node for node in (SimNode(spec) for spec in play.nodes)}
+    asks: dict[str, Ask] = {}
+    ground = Ground(Random(rng.random()), nodes, asks)
+    policy = baseline.make(ground)
+    fleet, latencies, waiting = Fleet(), Latencies(), Waiting(play.holding)
+    watchlist = Watchlist(LivenessSettings())
+    scheduler = Scheduler(fleet, waiting.queues, latencies, watchlist, FILTERS, policy)
+    dispatcher = Dispatcher(scheduler, waiting, latencies, watchlist, RetrySettings(), ground.forecast)
+    return World(play, nodes, asks, dispatcher, rng)

@@ -1,0 +1,124 @@
+"""Machines and models, and how fast the one runs the other. Facts of the world; decides nothing and knows no coordinator.
+
+Speeds follow published single-stream measurements (llama.cpp and Ollama, 2024 to 2026): decoding reads the active
+weights once per token, prompts are bound by arithmetic. The coordinator's own priors are simpler than this on purpose:
+it must learn what differs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+GB = 1_000_000_000
+RUNNER_START_S = 1.5
+"""Starting a runner, whatever the model's size."""
+PAGE_CACHE_FACTOR = 3.5
+"""A file read lately loads so much faster."""
+PREFILL_DEPTH_TOKENS = 32_000.0
+"""At this depth prompts are read at half speed (a fifth slower at 8k)."""
+DECODE_DEPTH_TOKENS = 86_000.0
+"""Decoding at 32k is about 37 % slower than at the beginning."""
+EXPERTS_PROMPT_SHARE = 0.65
+"""Mixtures of experts read prompts so much slower than their active weights suggest."""
+EXPERTS_BATCH = 0.65
+"""Step ratio of a mixture of experts: 1 + 0.65 log2(streams)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """`prompt_8b` prompt tokens/s with an 8B 4-bit model; `batch_slope` what one more stream adds to a step, dense."""
+
+    name: str
+    kind: str
+    chip: str
+    memory_gb: float
+    bandwidth_gbps: float
+    prompt_8b: float
+    efficiency: float = 0.78
+    overhead_s: float = 0.001
+    batch_slope: float = 0.1
+    disk_gbps: float = 2.0
+    slots: int = 4
+    models_max: int = 3
+    throttles: bool = False
+
+    @property
+    def has_gpu_memory(self) -> bool:
+        return self.kind == "gpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """`active_gb` are the weights read per token; `kv_bytes` one token of context in memory."""
+
+    name: str
+    size_gb: float
+    active_gb: float
+    kv_bytes: int = 131_072
+    is_experts: bool = False
+    is_embedding: bool = False
+    context_max: int = 131_072
+
+    @property
+    def size_bytes(self) -> int:
+        return int(self.size_gb * GB)
+
+
+@dataclass(slots=True)
+class Speeds:
+    """How one machine truly runs one model, alone and cool."""
+
+    prompt_per_s: float
+    step_s: float
+    batch_slope: float
+    is_experts: bool
+    load_s: float
+
+    def batch(self, streams: int) -> float:
+        """How much longer a step takes while so many decode together."""
+        if streams <= 1:
+            return 1.0
+        if self.is_experts:
+            return 1.0 + EXPERTS_BATCH * math.log2(streams)
+        return 1.0 + self.batch_slope * (streams - 1)
+
+
+def speeds(machine: Machine, model: Model) -> Speeds:
+    step_s = model.active_gb / (machine.efficiency * machine.bandwidth_gbps) + machine.overhead_s
+    parameters_b = model.active_gb / (4.9 / 8.0)
+    share = EXPERTS_PROMPT_SHARE if model.is_experts else 1.0
+    prompt = machine.prompt_8b * 8.0 / max(parameters_b, 0.1) * share
+    return Speeds(prompt, step_s, machine.batch_slope, model.is_experts, RUNNER_START_S + model.size_gb / machine.disk_gbps)
+
+
+def varied(machine: Machine, compute: float, bandwidth: float, disk: float) -> Machine:
+    """No two machines of one type are equal: the same machine with other true speeds, but the same face."""
+    return replace(
+        machine, prompt_8b=machine.prompt_8b * compute, efficiency=machine.efficiency * bandwidth,
+        disk_gbps=machine.disk_gbps * disk,
+    )  # fmt: skip
+
+
+MAC_STUDIO_ULTRA = Machine("studio", "apple", "Apple M2 Ultra", 144, 800, 1024, 0.55, 0.003, 0.3, 5.0)
+MAC_STUDIO_M3 = Machine("studio3", "apple", "Apple M3 Ultra", 192, 819, 1300, 0.62, 0.003, 0.3, 5.0)
+MACBOOK_MAX = Machine("macbook", "apple", "Apple M3 Max", 46, 400, 678, 0.7, 0.003, 0.35, 4.0, slots=2)
+MACBOOK_FANLESS = Machine("laptop", "apple", "Apple M3 Max", 46, 400, 678, 0.7, 0.003, 0.35, 4.0, slots=2, throttles=True)
+MAC_MINI = Machine("mini", "apple", "Apple M4", 22, 120, 225, 0.87, 0.003, 0.4, 3.0, slots=2)
+RTX_3090 = Machine("rtx3090", "gpu", "RTX 3090", 22.5, 936, 3865, 0.66, 0.0008, 0.08, 2.0)
+RTX_4090 = Machine("rtx4090", "gpu", "RTX 4090", 22.5, 1008, 6900, 0.7, 0.0006, 0.08, 3.0)
+RTX_3060 = Machine("rtx3060", "gpu", "RTX 3060", 11.0, 360, 1700, 0.8, 0.001, 0.09, 2.0)
+RTX_PRO_6000 = Machine("pro6000", "gpu", "RTX PRO 6000", 92, 1792, 11000, 0.68, 0.0006, 0.07, 4.0)
+DGX_SPARK = Machine("spark", "gpu", "NVIDIA GB10", 110, 273, 2200, 0.75, 0.001, 0.08, 4.0)
+STRIX_HALO = Machine("strix", "gpu", "AMD Radeon 8060S", 96, 256, 900, 0.76, 0.0015, 0.15, 3.0)
+LAPTOP_CPU = Machine("notebook", "processor", "AMD Ryzen AI 7 340", 24, 80, 48, 0.68, 0.005, 0.85, 1.5, slots=1)
+
+LLAMA_3B = Model("llama3.2:3b", 2.0, 2.0, 114_688)
+LLAMA_8B = Model("llama3.1:8b", 4.9, 4.9)
+QWEN_14B = Model("qwen2.5:14b", 9.0, 9.0, 196_608)
+QWEN_32B = Model("qwen2.5:32b", 20.0, 20.0, 262_144)
+LLAMA_70B = Model("llama3.3:70b", 42.5, 42.5, 327_680)
+GPT_OSS_20B = Model("gpt-oss:20b", 13.8, 2.4, 49_152, is_experts=True)
+MISTRAL_24B = Model("mistral-small:24b", 14.3, 14.3, 163_840)
+CODER_7B = Model("qwen2.5-coder:7b", 4.7, 4.7, 57_344)
+NOMIC_EMBED = Model("nomic-embed-text", 0.3, 0.27, 4_096, is_embedding=True, context_max=8192)
