@@ -1,0 +1,1 @@
+"""`python3 dev.py bench routing`: how well requests are routed, by the real core in a simulated world (`sim/`)."""

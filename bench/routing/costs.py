@@ -1,0 +1,63 @@
+"""What one decision costs: the real scheduler's time for fleets of several sizes. The only clock of this benchmark."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from random import Random
+
+from herd.core.events import HeartbeatReceived, RequestArrived
+from herd.core.fleet import canonical
+from sim.asks import Ask, request_of
+from sim.compose import Baseline, a_world
+from sim.hardware import LLAMA_3B, LLAMA_8B, MAC_MINI, RTX_4090, Model
+from sim.node import NodeSpec, SimNode
+from sim.play import Play
+
+ROUNDS = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    told: str
+    nodes: int
+    with_model: int
+    goal_us: float
+
+
+FLEETS = (
+    Fleet("6 nodes", 6, 6, 150), Fleet("20 nodes", 20, 20, 150), Fleet("100 nodes", 100, 100, 500),
+    Fleet("1000 nodes, 20 have the model", 1000, 20, 300),
+)  # fmt: skip
+
+
+def decision_us(baseline: Baseline, fleet: Fleet) -> float:
+    """Microseconds of one `decide`, the median round; every node has something in flight, some have the model in memory."""
+    nodes = [_node(number, number < fleet.with_model) for number in range(fleet.nodes)]
+    world = a_world(Play(nodes, []), baseline, Random(1))
+    dispatcher = world.dispatcher
+    for node in world.nodes.values():
+        dispatcher.handle(HeartbeatReceived(1.0, node.report()))
+    for number in range(fleet.with_model):
+        dispatcher.handle(RequestArrived(1.0, request_of(_ask(f"before{number}"))))
+    requests = [request_of(_ask(f"r{number}")) for number in range(200)]
+    model, times = canonical(LLAMA_8B.name), []
+    rounds = max(5, 4000 // fleet.with_model // ROUNDS)
+    for number in range(ROUNDS):
+        # A heartbeat between rounds: what is remembered per report must be found anew, as in life.
+        dispatcher.handle(HeartbeatReceived(2.0 + number, SimNode(nodes[0]).report()))
+        begun = time.perf_counter()
+        for at in range(rounds):
+            dispatcher.scheduler.decide(requests[at % 200], model, 3.0 + number)
+        times.append((time.perf_counter() - begun) / rounds * 1e6)
+    return sorted(times)[ROUNDS // 2]
+
+
+def _node(number: int, has_model: bool) -> NodeSpec:
+    machine = RTX_4090 if number % 2 else MAC_MINI
+    models: tuple[Model, ...] = (LLAMA_8B, LLAMA_3B) if has_model else (LLAMA_3B,)
+    return NodeSpec(f"node{number:04}", machine, models, hot=models[: 1 + number % 2])
+
+
+def _ask(name: str) -> Ask:
+    return Ask(name, 1.0, LLAMA_8B.name, 1000, 100, 1080, tuple(range(8)), "chat")

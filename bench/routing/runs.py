@@ -1,0 +1,85 @@
+"""Plays scenarios x loads x seeds with every policy, in several processes. The same arguments give the same rows."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from bench.routing.measures import Row, measured
+from sim.catalogue import BASELINES, SCENARIOS
+from sim.compose import a_world
+from sim.traces import Traces
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One play, to be played once by each policy."""
+
+    scenario: str
+    load: float
+    seed: int
+    requests: int
+    policies: tuple[str, ...]
+    folder: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    case: Case
+    rows: dict[str, Row]
+    """By policy."""
+
+
+class Player:
+    """Plays cases; keeps the traces that it has read."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._traces = Traces(folder)
+
+    def play(self, case: Case) -> Played:
+        scenario = next(one for one in SCENARIOS if one.name == case.scenario)
+        rows: dict[str, Row] = {}
+        for baseline in BASELINES:
+            if baseline.name in case.policies:
+                # Built anew for each: closed loops throw their dice while they run.
+                dice = Random(f"{case.scenario} {case.load} {case.seed}")
+                play = scenario.build(self._traces, case.load, case.requests, dice)
+                world = a_world(play, baseline, Random(case.seed))
+                world.run()
+                rows[baseline.name] = measured(world)
+        return Played(case, rows)
+
+
+def cases(
+    scenarios: Sequence[str], loads: Sequence[float], seeds: int, requests: int, policies: Sequence[str], folder: Path | None
+) -> list[Case]:
+    """Seeds outermost, so that whoever stops early has all scenarios."""
+    return [
+        Case(scenario, load, seed, requests, tuple(policies), folder)
+        for seed in range(seeds) for load in loads for scenario in scenarios
+    ]  # fmt: skip
+
+
+_players: list[Player] = []
+
+
+def _begin(folder: Path | None) -> None:
+    _players.append(Player(folder))
+
+
+def _play(case: Case) -> Played:
+    return _players[0].play(case)
+
+
+def played(wanted: Sequence[Case], jobs: int) -> Iterator[Played]:
+    """Each case as it is done, in no particular order."""
+    folder = wanted[0].folder if wanted else None
+    if jobs <= 1:
+        player = Player(folder)
+        yield from (player.play(case) for case in wanted)
+        return
+    with multiprocessing.get_context("spawn").Pool(jobs, _begin, (folder,)) as pool:
+        yield from pool.imap_unordered(_play, wanted)
