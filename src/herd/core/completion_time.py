@@ -9,12 +9,14 @@ chosen node is the one with the smallest sum. The seven signals are counted too,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from herd.core.decision import Candidate, Scored
+from herd.core.fleet import ModelName
 from herd.core.forecast import Forecast
-from herd.core.queues import Queue
+from herd.core.queues import Queue, Work
 from herd.core.request import Request
 from herd.core.scheduler import SignalPolicy
 from herd.core.speeds import Speed
@@ -38,6 +40,21 @@ class CompletionTimeSettings:
 OVERDUE_SHARE = 0.3
 """A request that runs longer than expected will probably run for another such share of its age: lengths have heavy tails."""
 
+READING_DONE_MAX = 0.9
+"""A prompt that should have been read by now probably needs a little more."""
+
+
+@dataclass(slots=True)
+class _Wish:
+    """What a request asks of any node, found once per decision."""
+
+    request: Request
+    model: ModelName
+    prompt_tokens: float
+    output_tokens: float
+    irregularity: float
+    at: float
+
 
 class CompletionTimePolicy:
     name = "completion_time"
@@ -48,107 +65,176 @@ class CompletionTimePolicy:
         self._settings = settings
 
     def rank(self, request: Request, candidates: Sequence[Candidate]) -> list[Scored]:
-        ranked = [self._scored(request, candidate) for candidate in candidates]
+        if not candidates:
+            return []
+        wish = self._wish(request, candidates[0])
+        ranked = [self._scored(wish, candidate) for candidate in candidates]
         if len(ranked) > 1:
             ranked.sort(key=_soonest_first)
         return ranked
 
-    def _scored(self, request: Request, candidate: Candidate) -> Scored:
-        scored = self._signals.score(request, candidate)
-        scored.expected_s = self._expected(request, candidate)
+    def _wish(self, request: Request, any_candidate: Candidate) -> _Wish:
+        forecast, model = self._forecast, any_candidate.model
+        return _Wish(
+            request, model, forecast.prompt_tokens(request, model), forecast.outputs.expected_tokens(request, model),
+            forecast.outputs.irregularity(model), any_candidate.at,
+        )  # fmt: skip
+
+    def _scored(self, wish: _Wish, candidate: Candidate) -> Scored:
+        scored = self._signals.score(wish.request, candidate)
+        scored.expected_s = self._expected(wish, candidate)
         return scored
 
-    def _expected(self, request: Request, candidate: Candidate) -> dict[str, float]:
+    def _expected(self, wish: _Wish, candidate: Candidate) -> dict[str, float]:
         """The terms, in seconds; `total` is what is compared."""
-        forecast, node, model = self._forecast, candidate.node, candidate.model
-        speed = forecast.rates.speed(node, model)
-        queue = candidate.queue
-        others = _active_others(candidate)
-        share = 1.0 + len(others)
-        cached = forecast.cached_tokens(request, node, model)
-        uncached = max(1.0, forecast.prompt_tokens(request, model) - cached)
-        prefill_s = uncached / speed.prompt_tokens_per_s * share
+        forecast, node, queue = self._forecast, candidate.node, candidate.queue
+        speed = forecast.rates.speed(node, wish.model)
+        slots = candidate.card.engine.slots
         running = len(queue.in_flight) if queue is not None else 0
-        streams = min(running + 1, candidate.card.engine.slots)
-        decode_s = forecast.outputs.expected_tokens(request, model) * speed.step_with_s(streams) * share
-        load_s = self._load_s(candidate, speed)
-        wait_s = _wait_s(queue, candidate)
-        harm_s = self._harm_s(candidate, others, speed, prefill_s, decode_s, load_s)
-        total = wait_s + load_s + prefill_s + decode_s + harm_s
+        cached = forecast.cached_tokens(wish.request, node, wish.model)
+        prefill_s = max(1.0, wish.prompt_tokens - cached) / speed.prompt_tokens_per_s
+        decode_s = wish.output_tokens * speed.step_with_s(min(running + 1, slots))
+        wait_s = _wait_s(queue, slots, wish) if queue is not None else 0.0
+        load_s = 0.0
+        if not forecast.residency.is_loaded(node, wish.model) and candidate.card.size_bytes:
+            load_s = self._load_s(candidate, speed)
+        harm_s = 0.0
+        if len(candidate.busy) > (queue is not None):
+            slower, harm_s = _company(candidate, prefill_s + decode_s, wish.at)
+            prefill_s *= slower
+            decode_s *= slower
+        if queue is not None and running:
+            harm_s += _harm_to_own_s(queue, slots, speed, prefill_s, decode_s, wish)
+        if load_s > 0 and wish.model not in node.loading_until:
+            room_wait_s, eviction_s = self._eviction_s(candidate, wish)
+            wait_s += room_wait_s
+            harm_s += eviction_s
+        elif wish.request.context_wanted:
+            reload_wait_s, reload_s = _other_window_s(candidate, speed, wish)
+            wait_s = max(wait_s, reload_wait_s)
+            load_s += reload_s
+        harm_s *= self._settings.harm_weight
         return {
-            "wait": wait_s, "load": load_s, "prefill": prefill_s, "decode": decode_s, "harm": harm_s, "total": total,
+            "wait": wait_s, "load": load_s, "prefill": prefill_s, "decode": decode_s, "harm": harm_s,
+            "total": wait_s + load_s + prefill_s + decode_s + harm_s,
         }  # fmt: skip
 
     @staticmethod
     def _load_s(candidate: Candidate, speed: Speed) -> float:
-        """Zero when in memory; what is left when we sent somebody there already; else behind the node's other loads."""
-        node, model, at = candidate.node, candidate.model, candidate.at
-        if candidate.card.loaded is not None or not candidate.card.size_bytes:
-            return 0.0
-        loading = node.loading_until
-        if model in loading:
-            return max(0.0, loading[model] - at)
-        before_s = max((until - at for until in loading.values()), default=0.0) if loading else 0.0
-        return max(0.0, before_s) + speed.load_s
+        """What is left when we sent somebody there already; else behind the node's other loads."""
+        at, loading = candidate.at, candidate.node.loading_until
+        if not loading:
+            return speed.load_s
+        if candidate.model in loading:
+            return max(0.0, loading[candidate.model] - at)
+        return max(0.0, max(until - at for until in loading.values())) + speed.load_s
 
-    def _harm_s(
-        self, candidate: Candidate, others: list[Queue], speed: Speed, prefill_s: float, decode_s: float, load_s: float
-    ) -> float:
-        queue, at = candidate.queue, candidate.at
-        harm_s = 0.0
-        if queue is not None and queue.in_flight:
-            running = len(queue.in_flight)
-            slower = speed.batch_slope / (1.0 + speed.batch_slope * (running - 1))
-            overlap_s = sum(min(_remaining_s(work.started_at, work.end_at, at), decode_s) for work in queue.in_flight.values())
-            # Only a request that runs beside them slows them; one that waits for its turn does not.
-            if running < candidate.card.engine.slots:
-                harm_s += prefill_s * running + overlap_s * slower
-        for other in others:
-            harm_s += min(prefill_s + decode_s, max(_remaining_s(w.started_at, w.end_at, at) for w in other.in_flight.values()))
-        if load_s > 0 and candidate.model not in candidate.node.loading_until:
-            harm_s += self._eviction_s(candidate)
-        return harm_s * self._settings.harm_weight
-
-    def _eviction_s(self, candidate: Candidate) -> float:
-        """What the models that must go would cost to bring back, by the chance that they are wanted."""
-        node, at, settings = candidate.node, candidate.at, self._settings
-        report = node.report
-        missing = candidate.card.size_bytes - max(0, report.memory_ceiling_bytes - report.memory_used_bytes)
-        models_max = candidate.card.engine.models_max
-        too_many = 1 if models_max is not None and len(node.loaded) >= models_max else 0
-        if missing <= 0 and not too_many:
-            return 0.0
-        idle = [name for name in node.loaded if name not in candidate.busy or not candidate.busy[name].in_flight]
-        wanted = sorted((self._forecast.demand.chance_within(name, settings.eviction_horizon_s, at), name) for name in idle)
-        cost_s = 0.0
-        for chance, name in wanted:
-            if missing <= 0 and too_many <= 0:
+    def _eviction_s(self, candidate: Candidate, wish: _Wish) -> tuple[float, float]:
+        """How long until busy models made room, and what those that must go would cost to bring back, by the chance
+        that they are wanted."""
+        residency, node, at = self._forecast.residency, candidate.node, wish.at
+        missing = residency.footprint_bytes(node, candidate.card, wish.model) - residency.room_bytes(node)
+        is_crowded = residency.is_crowded(node, candidate.card)
+        if missing <= 0 and not is_crowded:
+            return 0.0, 0.0
+        wait_s = cost_s = 0.0
+        busy: list[ModelName] = []
+        demand, rates, horizon_s = self._forecast.demand, self._forecast.rates, self._settings.eviction_horizon_s
+        for name in residency.residents(node):
+            if missing <= 0 and not is_crowded:
                 break
-            cost_s += chance * self._forecast.rates.speed(node, name).load_s
+            if name in candidate.busy:
+                busy.append(name)
+                continue
+            cost_s += demand.chance_within(name, horizon_s, at) * rates.speed(node, name).load_s
             missing -= node.loaded[name].size_bytes
-            too_many -= 1
-        return cost_s * settings.eviction_weight
+            is_crowded = False
+        for name in busy:
+            if missing <= 0 and not is_crowded:
+                break
+            works = candidate.busy[name].in_flight.values()
+            wait_s = max(wait_s, max((_remaining_s(work, at) for work in works), default=0.0))
+            cost_s += rates.speed(node, name).load_s
+            missing -= node.loaded[name].size_bytes
+            is_crowded = False
+        return wait_s, cost_s * self._settings.eviction_weight
 
 
 def _soonest_first(scored: Scored) -> tuple[float, int, str]:
     return scored.expected_s["total"], scored.depth, scored.node_id
 
 
-def _active_others(candidate: Candidate) -> list[Queue]:
-    """The node's other models that are answering now: they share its compute."""
-    return [queue for name, queue in candidate.busy.items() if name != candidate.model and queue.in_flight]
+def _remaining_s(work: Work, at: float) -> float:
+    return max(work.end_at - at, OVERDUE_SHARE * (at - work.started_at))
 
 
-def _remaining_s(started_at: float, end_at: float, at: float) -> float:
-    return max(end_at - at, OVERDUE_SHARE * (at - started_at))
+def _company(candidate: Candidate, own_s: float, at: float) -> tuple[float, float]:
+    """The node's other models that are answering: how much slower we are for sharing its compute with them (each takes an
+    equal part while both last), and what they lose by us."""
+    added_s = harm_s = 0.0
+    for name, queue in candidate.busy.items():
+        if name == candidate.model or not queue.in_flight:
+            continue
+        longest_s = 0.0
+        for work in queue.in_flight.values():
+            left_s = _remaining_s(work, at)
+            harm_s += min(own_s, left_s)
+            longest_s = max(longest_s, left_s)
+        added_s += min(own_s, longest_s)
+    return (1.0 + added_s / own_s if own_s > 0 else 1.0), harm_s
 
 
-def _wait_s(queue: Queue | None, candidate: Candidate) -> float:
-    """Until a slot is free: the first to end, then the line before us at the pace of all slots."""
-    slots = candidate.card.engine.slots
-    if queue is None or (len(queue.in_flight) < slots and not queue.pending):
+def _harm_to_own_s(
+    queue: Queue, slots: int, speed: Speed, prefill_s: float, decode_s: float, wish: _Wish
+) -> float:
+    """What the streams of the same model lose: they stall while our prompt is read, and then step more slowly.
+
+    If there is no slot now, others like those that run now will run beside us when our turn comes.
+    """
+    running, at = len(queue.in_flight), wish.at
+    beside = min(running, slots - 1)
+    if not beside:
         return 0.0
-    at = candidate.at
-    first_s = min((_remaining_s(w.started_at, w.end_at, at) for w in queue.in_flight.values()), default=0.0)
-    line_s = sum(work.service_s for work in queue.pending.values()) / slots
-    return first_s + line_s
+    slower = speed.batch_slope / (1.0 + speed.batch_slope * (beside - 1))
+    overlap_s = sum(min(_remaining_s(work, at), decode_s) for work in queue.in_flight.values()) * beside / running
+    return prefill_s * beside + overlap_s * slower
+
+
+def _wait_s(queue: Queue, slots: int, wish: _Wish) -> float:
+    """Until our prompt is read: those being read now; or, if no slot is free, the first to end and the line before us.
+
+    Answers of unknowable length end like radioactive atoms: what has run tells nothing of what is left, and the first
+    of many ends sooner than any one. `irregularity` mixes that with the plain countdown.
+    """
+    at, running = wish.at, queue.in_flight
+    if len(running) < slots and not queue.pending:
+        return _reading_s(queue, at) if running else 0.0
+    chance, soonest_s = 0.0, math.inf
+    for work in running.values():
+        left_s = _remaining_s(work, at)
+        soonest_s = min(soonest_s, left_s)
+        chance += 1.0 / max(left_s, work.service_s, 1e-3)
+    if not running:
+        soonest_s = 0.0
+    first_s = wish.irregularity / chance + (1.0 - wish.irregularity) * soonest_s if chance else soonest_s
+    return first_s + sum(work.service_s for work in queue.pending.values()) / slots
+
+
+def _reading_s(queue: Queue, at: float) -> float:
+    """Until the prompts are read that came before: one after the other, and the first of them has been at it for a while."""
+    whole_s, done_s = 0.0, 0.0
+    for work in queue.in_flight.values():
+        if work.reading_s:
+            if not whole_s:
+                done_s = min(max(0.0, at - work.ready_at), READING_DONE_MAX * work.reading_s)
+            whole_s += work.reading_s
+    return whole_s - done_s
+
+
+def _other_window_s(candidate: Candidate, speed: Speed, wish: _Wish) -> tuple[float, float]:
+    """A window larger than the loaded one makes the engine wait for all that run, and load the model anew."""
+    loaded = candidate.card.loaded
+    if loaded is None or not loaded.context_tokens or (wish.request.context_wanted or 0) <= loaded.context_tokens:
+        return 0.0, 0.0
+    works = candidate.queue.in_flight.values() if candidate.queue is not None else ()
+    return max((_remaining_s(work, wish.at) for work in works), default=0.0), speed.load_s

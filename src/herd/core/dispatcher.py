@@ -136,8 +136,8 @@ class Dispatcher:
             live.dispatched_at = at
         if request.kind is not Kind.INFO:
             queue = self.waiting.run(live, node.id, decision.model, at)
-            active_models = len(self.waiting.queues.of_node(node.id))
-            self.forecast.started(live, node, len(queue.in_flight), active_models, at)
+            busy = self.waiting.queues.of_node(node.id)
+            self.forecast.started(live, node, len(queue.in_flight), busy, at)
         cold_bytes = 0 if card.loaded is not None else card.size_bytes
         live.late_at = at + first_byte_patience_s(self._retry, request.stream, request.prompt_tokens, cold_bytes)
         fallback = decision.model if decision.model != request.model else None
@@ -171,6 +171,8 @@ class Dispatcher:
         assert live.state is State.DISPATCHED
         live.state = State.STREAMING
         live.attempt.first_byte_at = event.at
+        if live.queue is not None:
+            live.queue.in_flight[live.request.id].reading_s = 0.0
         if live.first_byte_at is None:
             live.first_byte_at = event.at
 

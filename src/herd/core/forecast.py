@@ -5,6 +5,8 @@ The dispatcher tells it what happened; policies ask it what to expect.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from herd.core.demand import Demand
 from herd.core.fleet import ModelName, Node
 from herd.core.live import Live
@@ -12,6 +14,7 @@ from herd.core.outputs import Outputs
 from herd.core.prefixes import Prefixes
 from herd.core.rates import Rates, Sample
 from herd.core.request import Attempt, Counters, Kind, Request
+from herd.core.residency import Residency
 from herd.core.tokens import Tokens
 
 LEARN_EVERY_S = 0.005
@@ -25,6 +28,7 @@ class Forecast:
         self.demand = Demand()
         self.prefixes = Prefixes()
         self.tokens = Tokens()
+        self.residency = Residency()
 
     # --- asked by policies ---
 
@@ -33,7 +37,7 @@ class Forecast:
         return request.prompt_tokens * self.tokens.factor(model)
 
     def cached_tokens(self, request: Request, node: Node, model: ModelName) -> int:
-        if not request.prefix or model not in node.loaded:
+        if not request.prefix or not self.residency.is_loaded(node, model):
             return 0
         return min(self.prefixes.cached_tokens(node.id, model, request.prefix), max(0, request.prompt_tokens - 1))
 
@@ -43,7 +47,7 @@ class Forecast:
         if request.kind is not Kind.INFO:
             self.demand.arrived(request.model, at)
 
-    def started(self, live: Live, node: Node, streams: int, active_models: int, at: float) -> None:
+    def started(self, live: Live, node: Node, streams: int, busy: Collection[ModelName], at: float) -> None:
         """An attempt begins: what will be cached and loaded is believed at once, before any heartbeat says so."""
         attempt, request = live.attempt, live.request
         assert attempt is not None
@@ -51,11 +55,15 @@ class Forecast:
         node.starts += 1
         attempt.start_number = node.starts
         attempt.streams = streams
-        attempt.is_alone = streams == 1 and active_models == 1
-        attempt.was_loaded = model in node.loaded
+        attempt.is_alone = streams == 1 and len(busy) == 1
+        attempt.was_loaded = self.residency.is_loaded(node, model)
         attempt.cached_guess = self.cached_tokens(request, node, model)
-        if not attempt.was_loaded and model not in node.loading_until and request.kind is not Kind.INFO:
-            node.loading_until[model] = at + self.rates.speed(node, model).load_s
+        if not attempt.was_loaded and model not in node.loading_until:
+            self.residency.load_begins(node, model, busy)
+            self.prefixes.dropped(node.id, model)
+            before_s = max((until - at for until in node.loading_until.values()), default=0.0)
+            node.loading_until[model] = at + max(0.0, before_s) + self.rates.speed(node, model).load_s
+        self.residency.used(node, model, at)
         if request.prefix:
             self.prefixes.served(node.id, model, request.prefix, node.report.models[model].engine.slots)
 
@@ -67,6 +75,7 @@ class Forecast:
         attempt, request = live.attempt, live.request
         assert attempt is not None
         model = attempt.model
+        self.residency.used(node, model, at)
         if counters.completion_tokens is not None and request.kind is not Kind.EMBED:
             self.outputs.learn(request, model, counters.completion_tokens)
         if counters.prompt_tokens and request.prompt_tokens:
@@ -81,7 +90,9 @@ class Forecast:
         if is_new_boot:
             self.rates.forget(node.id)
             self.prefixes.dropped(node.id)
+            self.residency.forget(node.id)
             return
+        self.residency.heard(node)
         for model, window in loaded_before.items():
             now = node.loaded.get(model)
             if now is None or now.context_tokens != window:

@@ -1,4 +1,4 @@
-"""How long answers will be, learnt per app and model. A guess for planning; never a limit, and knows no node.
+"""How long answers will be, learnt per app and model, and how unlike each other they are. A guess for planning; knows no node.
 
 The mean is what completion time needs (the sum of many answers is what fills a node), but one endless answer must not
 move it far, so samples are capped at a multiple of the present belief.
@@ -7,6 +7,7 @@ move it far, so samples are capped at a multiple of the present belief.
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 
 from herd.core.fleet import ModelName
 from herd.core.request import Kind, Request
@@ -15,34 +16,59 @@ TOKENS_DEFAULT = 200.0
 KEYS_MAX = 4096
 GAIN_MIN = 0.05
 SURPRISE_FACTOR_MAX = 8.0
+IRREGULARITY_DEFAULT = 0.8
+
+
+@dataclass(slots=True)
+class _Seen:
+    mean: float = TOKENS_DEFAULT
+    square: float = TOKENS_DEFAULT * TOKENS_DEFAULT * (1.0 + IRREGULARITY_DEFAULT)
+    """Mean of the squares."""
+    samples: int = 0
+
+    def learn(self, tokens: float) -> None:
+        gain = max(GAIN_MIN, 1.0 / (self.samples + 2))
+        capped = min(tokens, SURPRISE_FACTOR_MAX * max(self.mean, 16.0))
+        self.mean += gain * (capped - self.mean)
+        self.square += gain * (capped * capped - self.square)
+        self.samples += 1
 
 
 class Outputs:
     def __init__(self) -> None:
-        self._means: OrderedDict[tuple[str, ModelName], tuple[float, int]] = OrderedDict()
+        self._seen: OrderedDict[tuple[str, ModelName], _Seen] = OrderedDict()
 
     def expected_tokens(self, request: Request, model: ModelName) -> float:
         """What this request will probably decode; bounded by what it allows. Embeddings decode nothing."""
-        if request.kind in (Kind.EMBED, Kind.INFO):
+        if request.kind is Kind.EMBED or request.kind is Kind.INFO:
             return 0.0
-        mean = self._mean((_app(request), model)) or self._mean(("", model)) or TOKENS_DEFAULT
+        seen = self._seen.get((_app(request), model)) or self._seen.get(("", model))
+        mean = seen.mean if seen is not None else TOKENS_DEFAULT
         return min(mean, float(request.output_tokens_max)) if request.output_tokens_max else mean
 
-    def learn(self, request: Request, model: ModelName, tokens: int) -> None:
-        for key in {(_app(request), model), ("", model)}:
-            self._update(key, float(tokens))
+    def irregularity(self, model: ModelName) -> float:
+        """0 when all answers of the model are equally long, 1 when what has run tells nothing of what is left (squared
+        coefficient of variation, at most 1)."""
+        seen = self._seen.get(("", model))
+        if seen is None or seen.samples < 4:
+            return IRREGULARITY_DEFAULT
+        mean = max(seen.mean, 1.0)
+        return max(0.0, min(1.0, seen.square / (mean * mean) - 1.0))
 
-    def _mean(self, key: tuple[str, ModelName]) -> float | None:
-        known = self._means.get(key)
-        return known[0] if known is not None else None
+    def learn(self, request: Request, model: ModelName, tokens: int) -> None:
+        app = _app(request)
+        self._update(("", model), float(tokens))
+        if app:
+            self._update((app, model), float(tokens))
 
     def _update(self, key: tuple[str, ModelName], tokens: float) -> None:
-        mean, samples = self._means.pop(key, (TOKENS_DEFAULT, 0))
-        gain = max(GAIN_MIN, 1.0 / (samples + 2))
-        capped = min(tokens, SURPRISE_FACTOR_MAX * max(mean, 16.0))
-        self._means[key] = (mean + gain * (capped - mean), samples + 1)
-        if len(self._means) > KEYS_MAX:
-            self._means.popitem(last=False)
+        seen = self._seen.get(key)
+        if seen is None:
+            seen = self._seen[key] = _Seen()
+            if len(self._seen) > KEYS_MAX:
+                self._seen.popitem(last=False)
+        self._seen.move_to_end(key)
+        seen.learn(tokens)
 
 
 def _app(request: Request) -> str:

@@ -20,6 +20,10 @@ class Work:
     service_s: float = 0.0
     started_at: float = 0.0
     end_at: float = 0.0
+    ready_at: float = 0.0
+    """When its model should be in memory."""
+    reading_s: float = 0.0
+    """Its prompt takes so long, and until then keeps others of its model from being read; zero once it writes."""
 
 
 @dataclass(slots=True, eq=False)

@@ -32,9 +32,10 @@ class Waiting:
     def run(self, live: Live, node_id: NodeId, model: ModelName, at: float) -> Queue:
         """It occupies a slot from now on."""
         assert live.queue is None
-        service_s = _service_s(live, node_id)
+        load_s, reading_s, writing_s = _service_s(live, node_id)
+        service_s = load_s + reading_s + writing_s
         queue = live.queue = self.queues.queue(node_id, model)
-        queue.in_flight[live.request.id] = Work(service_s, at, at + service_s)
+        queue.in_flight[live.request.id] = Work(service_s, at, at + service_s, at + load_s, reading_s)
         return queue
 
     def enqueue(self, live: Live, node_id: NodeId, model: ModelName) -> int:
@@ -42,7 +43,7 @@ class Waiting:
         assert live.queue is None
         live.state = State.PENDING
         live.queue = self.queues.queue(node_id, model)
-        live.queue.pending[live.request.id] = Work(_service_s(live, node_id))
+        live.queue.pending[live.request.id] = Work(sum(_service_s(live, node_id)))
         self._queued += 1
         self._bytes += live.request.size_bytes
         return len(live.queue.pending)
@@ -88,10 +89,10 @@ class Waiting:
         return found
 
 
-def _service_s(live: Live, node_id: NodeId) -> float:
-    """What the policy expected of this node, without the wait."""
+def _service_s(live: Live, node_id: NodeId) -> tuple[float, float, float]:
+    """What the policy expected of this node without the wait: seconds of loading, reading and writing."""
     scored = live.decision.scored[0] if live.decision is not None and live.decision.scored else None
     if scored is None or not scored.expected_s or scored.node_id != node_id:
-        return 0.0
+        return 0.0, 0.0, 0.0
     terms = scored.expected_s
-    return terms["load"] + terms["prefill"] + terms["decode"]
+    return terms["load"], terms["prefill"], terms["decode"]
