@@ -139,7 +139,7 @@ def tell(
     if "herd" in found:
         print("\n".join(table.aims(found, rss)))
         print(f"herd's books: {json.dumps(books['herd'])}")
-    for warning in [*_about_the_run(used, chosen), *table.warnings(found), *_about_books(books)]:
+    for warning in [*_about_the_run(used, chosen), *table.warnings(found), *_about_books(books, rounds)]:
         print(f"warning: {warning}")
     if chosen.json is not None:
         everything = {
@@ -160,12 +160,17 @@ def _about_the_run(used: Cores, chosen: argparse.Namespace) -> list[str]:
     return out
 
 
-def _about_books(books: Mapping[str, Mapping[str, object]]) -> list[str]:
-    store = books.get("herd", {}).get("store")
-    if not isinstance(store, dict):
+def _about_books(books: Mapping[str, Mapping[str, object]], rounds: Rounds) -> list[str]:
+    """Whether every whole answer that the generator saw has its row."""
+    store, rows = books.get("herd", {}).get("store"), books.get("herd", {}).get("rows")
+    if not isinstance(store, dict) or not isinstance(rows, dict):
         return []
     lost = {name: store[name] for name in ("dropped", "unusable", "waiting") if store.get(name)}
-    return [f"herd wrote down fewer requests than it served: {json.dumps(lost)}"] if lost else []
+    served = sum(int(c.all_answers) for cells in rounds["herd"].values() for c in cells)
+    out = [f"herd's store says that it lost rows: {json.dumps(lost)}"] if lost else []
+    if rows.get("completed", 0) < served:
+        out.append(f"herd gave {served} whole answers and wrote down {rows.get('completed', 0)}")
+    return out
 
 
 if __name__ == "__main__":

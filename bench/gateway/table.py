@@ -28,6 +28,8 @@ class Cell:
     core_share: float
     errors: float
     reconnects: float
+    all_answers: float
+    """Whole answers, the warm-up's too."""
 
 
 Medians = Mapping[str, Mapping[str, Cell]]
@@ -49,6 +51,7 @@ def cell(reading: Reading, connections: int, cpu_s: float, wall_s: float, is_str
         core_share=cpu_s / wall_s if wall_s else 0.0,
         errors=reading.errors + reading.stuck,
         reconnects=max(0, reading.connects - connections),
+        all_answers=reading.all_answers,
     )
 
 
