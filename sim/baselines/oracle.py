@@ -19,7 +19,7 @@ class TrueRates(Rates):
     def speed(self, node: Node, model: ModelName) -> Speed:
         true, share = self._ground.truth(node.id, model), self._ground.nodes[node.id].speed_share()
         slope = true.batch(4) / 3 - 1 / 3
-        return Speed(true.prompt_per_s * share, true.step_s / share, slope, true.load_s)
+        return Speed(true.prompt_per_s * share, true.step_s / share, slope, true.load_s, true.load_s)
 
     def learn(self, node: Node, model: ModelName, sample: Sample) -> None:
         """It knows already."""

@@ -98,6 +98,8 @@ class CompletionTimePolicy:
         load_s = 0.0
         if not forecast.residency.is_loaded(node, wish.model) and candidate.card.size_bytes:
             load_s = self._load_s(candidate, speed)
+        elif node.loading_until:
+            wait_s = max(wait_s, max(until - wish.at for until in node.loading_until.values()))
         harm_s = 0.0
         if len(candidate.busy) > (queue is not None):
             slower, harm_s = _company(candidate, prefill_s + decode_s, wish.at)
@@ -146,16 +148,16 @@ class CompletionTimePolicy:
             if name in candidate.busy:
                 busy.append(name)
                 continue
-            cost_s += demand.chance_within(name, horizon_s, at) * rates.speed(node, name).load_s
-            missing -= node.loaded[name].size_bytes
+            cost_s += demand.chance_within(name, horizon_s, at) * rates.speed(node, name).cold_load_s
+            missing -= residency.resident_bytes(node, name)
             is_crowded = False
         for name in busy:
             if missing <= 0 and not is_crowded:
                 break
             works = candidate.busy[name].in_flight.values()
             wait_s = max(wait_s, max((_remaining_s(work, at) for work in works), default=0.0))
-            cost_s += rates.speed(node, name).load_s
-            missing -= node.loaded[name].size_bytes
+            cost_s += rates.speed(node, name).cold_load_s
+            missing -= residency.resident_bytes(node, name)
             is_crowded = False
         return wait_s, cost_s * self._settings.eviction_weight
 

@@ -171,8 +171,7 @@ class Dispatcher:
         assert live.state is State.DISPATCHED
         live.state = State.STREAMING
         live.attempt.first_byte_at = event.at
-        if live.queue is not None:
-            live.queue.in_flight[live.request.id].reading_s = 0.0
+        self.forecast.first_byte(live)
         if live.first_byte_at is None:
             live.first_byte_at = event.at
 

@@ -56,16 +56,27 @@ class Forecast:
         attempt.start_number = node.starts
         attempt.streams = streams
         attempt.is_alone = streams == 1 and len(busy) == 1
+        attempt.has_company = len(busy) > 1
+        assert live.queue is not None
+        live.queue.starts += 1
+        attempt.queue_start_number = live.queue.starts
+        attempt.was_warm = model in node.loaded_until or model in node.loaded
+        attempt.is_load_pure = attempt.is_alone and not node.loading_until
         attempt.was_loaded = self.residency.is_loaded(node, model)
         attempt.cached_guess = self.cached_tokens(request, node, model)
         if not attempt.was_loaded and model not in node.loading_until:
             self.residency.load_begins(node, model, busy)
             self.prefixes.dropped(node.id, model)
             before_s = max((until - at for until in node.loading_until.values()), default=0.0)
-            node.loading_until[model] = at + max(0.0, before_s) + self.rates.speed(node, model).load_s
+            node.loading_until[model] = at + max(_expected_load_s(live), before_s + self.rates.speed(node, model).load_s)
         self.residency.used(node, model, at)
         if request.prefix:
             self.prefixes.served(node.id, model, request.prefix, node.report.models[model].engine.slots)
+
+    def first_byte(self, live: Live) -> None:
+        """Its prompt is read: from here on it keeps nobody else's from being read."""
+        if live.queue is not None:
+            live.queue.in_flight[live.request.id].reading_s = 0.0
 
     def finished(self, live: Live, node: Node, counters: Counters, streams: int, at: float) -> None:
         """An attempt ended whole: its counters teach."""
@@ -80,10 +91,7 @@ class Forecast:
             self.outputs.learn(request, model, counters.completion_tokens)
         if counters.prompt_tokens and request.prompt_tokens:
             self.tokens.learn(model, counters.prompt_tokens / request.prompt_tokens)
-        if node.starts != attempt.start_number:
-            attempt.is_alone = False
-        mean_streams = 1.0 if attempt.is_alone else max(1.5, (attempt.streams + streams) / 2)
-        self.rates.learn(node, model, _sample(attempt, counters, mean_streams, at))
+        self.rates.learn(node, model, _sample(live, counters, _streams(live, node, streams), at))
 
     def heard(self, node: Node, loaded_before: dict[ModelName, int | None], is_new_boot: bool) -> None:
         """A heartbeat: a model that left memory, or came back with another window, holds no prompts any more."""
@@ -99,7 +107,25 @@ class Forecast:
                 self.prefixes.dropped(node.id, model)
 
 
-def _sample(attempt: Attempt, counters: Counters, streams: float, at: float) -> Sample:
+def _expected_load_s(live: Live) -> float:
+    """Until the model is in memory, as the policy saw it, with the wait for models that must make room."""
+    best = live.decision.best if live.decision is not None else None
+    return best.expected_s["wait"] + best.expected_s["load"] if best is not None and best.expected_s else 0.0
+
+
+def _streams(live: Live, node: Node, streams_now: int) -> float:
+    """How many answered together on average: 1 for an attempt that was alone, 0 where other models came between."""
+    attempt, queue = live.attempt, live.queue
+    assert attempt is not None and queue is not None
+    since, of_model = node.starts - attempt.start_number, queue.starts - attempt.queue_start_number
+    if attempt.is_alone and not since:
+        return 1.0
+    return 0.0 if attempt.has_company or since > of_model else max(1.5, (attempt.streams + streams_now) / 2)
+
+
+def _sample(live: Live, counters: Counters, streams: float, at: float) -> Sample:
+    attempt = live.attempt
+    assert attempt is not None
     prefill_s, decode_s = counters.prefill_s, counters.decode_s
     if prefill_s is None and attempt.first_byte_at is not None and attempt.was_loaded:
         prefill_s = attempt.first_byte_at - attempt.started_at
@@ -107,7 +133,7 @@ def _sample(attempt: Attempt, counters: Counters, streams: float, at: float) -> 
         decode_s = at - attempt.first_byte_at
     return Sample(
         _uncached(attempt, counters), prefill_s, counters.completion_tokens or 0, decode_s,
-        counters.load_s if not attempt.was_loaded else None, streams,
+        counters.load_s if not attempt.was_loaded else None, streams, attempt.is_load_pure, attempt.was_warm,
     )  # fmt: skip
 
 

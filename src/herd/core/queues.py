@@ -34,6 +34,8 @@ class Queue:
     model: ModelName
     in_flight: dict[RequestId, Work] = field(default_factory=dict)
     pending: OrderedDict[RequestId, Work] = field(default_factory=OrderedDict)
+    starts: int = 0
+    """Attempts started while this queue held anybody."""
 
     @property
     def is_idle(self) -> bool:

@@ -124,10 +124,17 @@ class Attempt:
     first_byte_at: float | None = None
     failure: Failure | None = None
     start_number: int = 0
+    """How many attempts that node had started by then, this one included."""
     streams: int = 1
     """Requests of this model running there at its start, itself included."""
     is_alone: bool = False
+    has_company: bool = False
+    """Other models were answering there at its start."""
+    queue_start_number: int = 0
+    """The same count for this model's attempts there alone."""
     was_loaded: bool = True
+    was_warm: bool = False
+    is_load_pure: bool = True
     cached_guess: int = 0
     """Prompt tokens believed to be cached there at its start."""
 

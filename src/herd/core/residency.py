@@ -29,7 +29,7 @@ class Residency:
 
     def is_loaded(self, node: Node, model: ModelName) -> bool:
         """Whether a request would find it in memory: reported, and not thrown out since by a load of ours."""
-        if model not in node.loaded:
+        if model not in node.loaded or model in node.loading_until:
             return False
         leaving = self._leaving.get(node.id)
         return leaving is None or model not in leaving
@@ -65,6 +65,7 @@ class Residency:
         """Models in memory that a load could throw out, the one not used for longest first."""
         leaving = self._leaving.get(node.id, ())
         here = [model for model in node.loaded if model not in leaving]
+        here += [model for model in node.loading_until if model not in node.loaded]
         here.sort(key=lambda model: (self._used_at.get((node.id, model), 0.0), model))
         return here
 
@@ -73,7 +74,13 @@ class Residency:
         most = card.engine.models_max
         if most is None:
             return False
-        return len(node.loaded) - len(self._leaving.get(node.id, ())) + len(node.loading_until) >= most
+        leaving = sum(model in node.loaded for model in self._leaving.get(node.id, ()))
+        return len(node.loaded) - leaving + len(node.loading_until) >= most
+
+    def resident_bytes(self, node: Node, model: ModelName) -> int:
+        """What would be free without it: as reported, or as expected of a load of ours."""
+        loaded = node.loaded.get(model)
+        return loaded.size_bytes if loaded is not None else self.footprint_bytes(node, node.report.models[model], model)
 
     # --- told by the forecast ---
 
@@ -96,8 +103,9 @@ class Residency:
                 break
             if victim in busy or victim == model:
                 continue
+            missing -= self.resident_bytes(node, victim)
             leaving[victim] = model
-            missing -= node.loaded[victim].size_bytes
+            node.loading_until.pop(victim, None)
         if not leaving:
             del self._leaving[node.id]
 
@@ -118,7 +126,7 @@ class Residency:
             self._surplus.popitem(last=False)
         leaving = self._leaving.get(node.id)
         if leaving is not None:
-            for victim in [v for v, cause in leaving.items() if cause not in node.loading_until or v not in node.loaded]:
+            for victim in [v for v, cause in leaving.items() if cause not in node.loading_until]:
                 del leaving[victim]
             if not leaving:
                 del self._leaving[node.id]
