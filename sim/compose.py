@@ -15,6 +15,7 @@ from herd.core.fleet import Fleet, ModelName, NodeId
 from herd.core.forecast import Forecast
 from herd.core.latencies import Latencies
 from herd.core.liveness import LivenessSettings, Watchlist
+from herd.core.rebalancing import RebalancingDispatcher
 from herd.core.retries import RetrySettings
 from herd.core.scheduler import Policy, Scheduler, SignalPolicy
 from herd.core.signals import Signal, Weights
@@ -56,6 +57,8 @@ class Baseline:
     told: str
     make: Callable[[Ground], Policy]
     is_simple: bool = True
+    moves_waiting: bool = False
+    """Whether requests that wait for a node may be moved when a slot becomes free elsewhere."""
 
 
 def a_world(play: Play, baseline: Baseline, rng: Random) -> World:
@@ -66,5 +69,6 @@ def a_world(play: Play, baseline: Baseline, rng: Random) -> World:
     fleet, latencies, waiting = Fleet(), Latencies(), Waiting(play.holding)
     watchlist = Watchlist(LivenessSettings())
     scheduler = Scheduler(fleet, waiting.queues, latencies, watchlist, FILTERS, policy)
-    dispatcher = Dispatcher(scheduler, waiting, latencies, watchlist, RetrySettings(), ground.forecast)
+    kind = RebalancingDispatcher if baseline.moves_waiting else Dispatcher
+    dispatcher = kind(scheduler, waiting, latencies, watchlist, RetrySettings(), ground.forecast)
     return World(play, nodes, asks, dispatcher, rng)

@@ -25,6 +25,10 @@ class Waiting:
         """Requests that wait, queued or held."""
         return self._queued + len(self.holding)
 
+    @property
+    def has_queued(self) -> bool:
+        return self._queued > 0
+
     def is_full_for(self, live: Live) -> bool:
         size_bytes = live.request.size_bytes
         return len(self) >= self.settings.held_max or self._bytes + size_bytes > self.settings.held_max_bytes

@@ -1,0 +1,8 @@
+"""The product's policy, and waiting requests are moved when a slot becomes free elsewhere."""
+
+from __future__ import annotations
+
+from sim.baselines.completion_time import make
+from sim.compose import Baseline
+
+BASELINE = Baseline("completion_time_moving", "the same, moving waiting requests", make, is_simple=False, moves_waiting=True)
