@@ -74,10 +74,10 @@ class GeneralSettings:
         default=Path("~/.fleet-manager"), metadata={"env": "FLEET_DATA_DIR", "help": "Folder for traces and logs."}
     )
     scheduler: str = field(
-        default="signals",
+        default="completion_time",
         metadata={
-            "env": "FLEET_SCHEDULER", "choices": ("signals", "completion_time"),
-            "help": "How a node is chosen: by points of the seven signals, or by expected seconds.",
+            "env": "FLEET_SCHEDULER", "choices": ("completion_time", "signals"),
+            "help": "How a node is chosen: by expected seconds, or by the points of the seven signals.",
         },
     )  # fmt: skip
     drain_s: float = field(
