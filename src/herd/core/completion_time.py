@@ -56,6 +56,28 @@ class _Wish:
     at: float
 
 
+class Timed(Scored):
+    """A candidate with its expected seconds. Its points by the seven signals are counted when somebody asks for them:
+    they do not decide here, and of a large fleet only the best few are ever written down."""
+
+    __slots__ = ("_asked",)
+
+    def __init__(self, expected_s: dict[str, float], candidate: Candidate, request: Request, signals: SignalPolicy) -> None:
+        self.node_id = candidate.node.id
+        self.depth = candidate.in_flight + candidate.pending
+        self.expected_s = expected_s
+        self._asked: tuple[SignalPolicy, Request, Candidate] | None = (signals, request, candidate)
+
+    def __getattr__(self, name: str) -> object:
+        """Asked only for what is not set yet: counts the points, once."""
+        if self._asked is None or name not in ("total", "terms"):
+            raise AttributeError(name)
+        (signals, request, candidate), self._asked = self._asked, None
+        counted = signals.score(request, candidate)
+        self.total, self.terms = counted.total, counted.terms
+        return counted.total if name == "total" else counted.terms
+
+
 class CompletionTimePolicy:
     name = "completion_time"
 
@@ -67,8 +89,8 @@ class CompletionTimePolicy:
     def rank(self, request: Request, candidates: Sequence[Candidate]) -> list[Scored]:
         if not candidates:
             return []
-        wish = self._wish(request, candidates[0])
-        ranked = [self._scored(wish, candidate) for candidate in candidates]
+        wish, signals = self._wish(request, candidates[0]), self._signals
+        ranked: list[Scored] = [Timed(self._expected(wish, one), one, request, signals) for one in candidates]
         if len(ranked) > 1:
             ranked.sort(key=_soonest_first)
         return ranked
@@ -80,34 +102,32 @@ class CompletionTimePolicy:
             forecast.outputs.irregularity(model), any_candidate.at,
         )  # fmt: skip
 
-    def _scored(self, wish: _Wish, candidate: Candidate) -> Scored:
-        scored = self._signals.score(wish.request, candidate)
-        scored.expected_s = self._expected(wish, candidate)
-        return scored
-
     def _expected(self, wish: _Wish, candidate: Candidate) -> dict[str, float]:
         """The terms, in seconds; `total` is what is compared."""
-        forecast, node, queue = self._forecast, candidate.node, candidate.queue
-        speed = forecast.rates.speed(node, wish.model)
-        slots = candidate.card.engine.slots
-        running = len(queue.in_flight) if queue is not None else 0
-        cached = forecast.cached_tokens(wish.request, node, wish.model)
-        prefill_s = max(1.0, wish.prompt_tokens - cached) / speed.prompt_tokens_per_s
-        decode_s = wish.output_tokens * speed.step_with_s(min(running + 1, slots))
-        wait_s = _wait_s(queue, slots, wish) if queue is not None else 0.0
-        load_s = 0.0
-        if not forecast.residency.is_loaded(node, wish.model) and candidate.card.size_bytes:
+        forecast, node, queue, model = self._forecast, candidate.node, candidate.queue, wish.model
+        speed, is_loaded = forecast.rates.speed(node, model), forecast.residency.is_loaded(node, model)
+        unread = wish.prompt_tokens
+        if is_loaded and wish.request.prefix:
+            unread -= forecast.prefixes.cached_tokens(node.id, model, wish.request.prefix)
+        prefill_s = (unread if unread > 1.0 else 1.0) / speed.prompt_tokens_per_s
+        decode_s = wish.output_tokens * speed.step_s
+        wait_s = load_s = harm_s = 0.0
+        if not is_loaded and candidate.card.size_bytes:
             load_s = self._load_s(candidate, speed)
         elif node.loading_until:
-            wait_s = max(wait_s, max(until - wish.at for until in node.loading_until.values()))
-        harm_s = 0.0
-        if len(candidate.busy) > (queue is not None):
-            slower, harm_s = _company(candidate, prefill_s + decode_s, wish.at)
-            prefill_s *= slower
-            decode_s *= slower
-        if queue is not None and running:
-            harm_s += _harm_to_own_s(queue, slots, speed, prefill_s, decode_s, wish)
-        if load_s > 0 and wish.model not in node.loading_until:
+            # The engine takes one load at a time, and makes others wait for it.
+            wait_s = max(0.0, max(until - wish.at for until in node.loading_until.values()))
+        if candidate.busy:
+            if len(candidate.busy) > (queue is not None):
+                slower, harm_s = _company(candidate, prefill_s + decode_s, wish.at)
+                prefill_s *= slower
+                decode_s *= slower
+            if queue is not None:
+                slots, running = candidate.card.engine.slots, candidate.in_flight
+                decode_s *= 1.0 + speed.batch_slope * min(running, slots - 1)
+                wait_s = max(wait_s, _wait_s(queue, slots, wish))
+                harm_s += _harm_to_own_s(queue, slots, speed, prefill_s, decode_s, wish) if running else 0.0
+        if load_s > 0.0 and model not in node.loading_until:
             room_wait_s, eviction_s = self._eviction_s(candidate, wish)
             wait_s += room_wait_s
             harm_s += eviction_s
