@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from builders import World, a_card, a_report, a_world
+from builders import World, a_card, a_report, a_request, a_world
 from herd.core.commands import Dispatch
 from herd.core.events import AttemptFinished, FirstByte
 from herd.core.fleet import GB, Gpu, Report
@@ -130,3 +130,17 @@ def test_the_expected_terms_are_kept_for_every_candidate_beside_the_points() -> 
         assert len(one.terms) == 7
         parts = sum(value for name, value in one.expected_s.items() if name != "total")
         assert abs(parts - one.expected_s["total"]) < 1e-9
+
+
+def test_points_counted_later_are_those_of_the_moment_of_the_decision() -> None:
+    """Nobody may have looked at them before the node's memory, queues and report have changed."""
+    world = a_world(policy="completion_time")
+    other = a_card("other", size_gb=20.0, loaded=True)
+    world.hears(a_slow_box("a", models=[a_card(size_gb=5.0), other], memory_gb=32, used_gb=24))
+    request = a_request(model="m")
+    early = world.dispatcher.scheduler.decide(request, request.model, world.at)
+    late = world.dispatcher.scheduler.decide(request, request.model, world.at)
+    expected = dict(early.scored[0].terms)
+    world.arrives("busy", model="other")
+    world.hears(a_slow_box("a", models=[a_card(size_gb=5.0, loaded=True)], memory_gb=128, used_gb=127))
+    assert late.scored[0].terms == expected

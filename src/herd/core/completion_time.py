@@ -67,6 +67,7 @@ class Timed(Scored):
         self.depth = candidate.in_flight + candidate.pending
         self.expected_s = expected_s
         self._asked: tuple[SignalPolicy, Request, Candidate] | None = (signals, request, candidate)
+        _ = candidate.free_bytes  # counted now and kept: the node's queues go on changing
 
     def __getattr__(self, name: str) -> object:
         """Asked only for what is not set yet: counts the points, once."""

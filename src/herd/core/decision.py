@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from herd.core.fleet import ModelCard, ModelName, Node, NodeId
+from herd.core.fleet import ModelCard, ModelName, Node, NodeId, Report
 from herd.core.queues import Queue
 
 
@@ -21,6 +21,8 @@ class Candidate:
     """
 
     node: Node
+    report: Report
+    """The report that the decision is made by; the node may send another before anybody looks at its points."""
     card: ModelCard
     model: ModelName
     at: float
@@ -32,6 +34,8 @@ class Candidate:
     """The node's queues: its models that are answering now, and so cannot be evicted."""
     queue: Queue | None = None
     """This model's queue on this node, if anybody is in it."""
+    is_warm: bool = False
+    """Unloaded lately: its file is probably still in the page cache."""
     _free_bytes: int | None = None
 
     @property

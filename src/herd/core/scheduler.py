@@ -96,8 +96,9 @@ class Scheduler:
         queue = queues.get(model)
         in_flight, pending = (len(queue.in_flight), len(queue.pending)) if queue is not None else (0, 0)
         return Candidate(
-            node, node.report.models[model], model, at, in_flight, pending,
+            node, node.report, node.report.models[model], model, at, in_flight, pending,
             self._latencies.p75_s(node.id, model), self._watchlist.quarantined_until(node.id, model), queues, queue,
+            model in node.loaded_until,
         )  # fmt: skip
 
     def _first_reason(self, request: Request, candidate: Candidate) -> Rejected | None:

@@ -20,7 +20,8 @@ def a_candidate(card: ModelCard, report: Report | None = None, warm: bool = Fals
     node = Fleet().hear(report or a_report(models=[card]), 100.0)
     if warm:
         node.loaded_until[model] = 90.0
-    return Candidate(node, card, model, 100.0, **more)  # type: ignore[arg-type]
+    more.setdefault("is_warm", model in node.loaded_until)
+    return Candidate(node, node.report, card, model, 100.0, **more)  # type: ignore[arg-type]
 
 
 def a_queue() -> Queue:

@@ -8,7 +8,7 @@ from herd.core.signals import Signal, Weights
 
 
 def points(request: Request, candidate: Candidate, weights: Weights) -> float:
-    capacity = candidate.node.report.capacity
+    capacity = candidate.report.capacity
     if capacity is None:
         return 0.0
     share = 1.0 if capacity.trend == "rising" else 0.5 if capacity.trend == "stable" else 0.0

@@ -14,7 +14,7 @@ SMALL_MACHINE_GB = 32
 def points(request: Request, candidate: Candidate, weights: Weights) -> float:
     """Steps as published, as parts of the maximum of 15; models between the thresholds earn nothing anywhere."""
     model_gb = candidate.card.size_bytes / GB
-    memory_gb = candidate.node.report.memory.total_bytes / GB
+    memory_gb = candidate.report.memory.total_bytes / GB
     if model_gb > weights.role_large_threshold_gb:
         steps = 15 if memory_gb >= LARGE_MACHINE_GB else 5 if memory_gb >= SMALL_MACHINE_GB else 0
     elif model_gb < weights.role_small_threshold_gb:

@@ -10,7 +10,7 @@ from herd.core.signals import Signal, Weights
 def points(request: Request, candidate: Candidate, weights: Weights) -> float:
     if candidate.card.loaded is not None:
         return weights.model_hot
-    if candidate.model in candidate.node.loaded_until:
+    if candidate.is_warm:
         return weights.model_warm
     return weights.model_cold
 
