@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
 
 import herd.core.filters
 import herd.core.signals
@@ -126,7 +128,8 @@ class Coordinator:
         self.store.open()
         self._remember_latencies()
         api = FleetApi(self.driver, self.store, limits(self.settings))
-        self.bridge = Bridge(Starlette(routes=api.routes), self._render_error, (general.host, general.port))
+        application = Starlette(routes=api.routes, exception_handlers={404: self._no_such_path})
+        self.bridge = Bridge(application, self._render_error, (general.host, general.port))
         dialects = discover(herd.dialects, Dialect, "DIALECT")
         asks_who_read_it = general.scheduler == CompletionTimePolicy.name
         self.inference = InferenceApi(
@@ -150,6 +153,13 @@ class Coordinator:
     def _render_error(self, path: str | None, refusal: Refusal) -> tuple[int, str, bytes]:
         answer = self.inference.dialect_of(path or "/").error(refusal)
         return answer.status, answer.content_type, answer.body
+
+    async def _no_such_path(self, request: Request, _: Exception) -> Response:
+        """In the dialect's shape under /v1; elsewhere in the words of Ollama, whose clients look for them."""
+        if not request.url.path.startswith("/v1/"):
+            return PlainTextResponse("404 page not found", 404)
+        status, content_type, body = self._render_error(request.url.path, Refusal(404, "not_found", "there is no such path"))
+        return Response(body, status, media_type=content_type)
 
     async def drain(self) -> None:
         """Nothing new is taken; what runs may finish within the drain time."""
