@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 import signal
 import sqlite3
 import stat
@@ -176,8 +177,8 @@ def test_the_insert_names_exactly_the_fields_of_the_row() -> None:
     columns = rows.INSERT_TRACE.split("(")[1].split(")")[0].replace("\n", " ").split(",")
     assert [column.strip() for column in columns] == list(TraceRow._fields)
     assert rows.INSERT_TRACE.count("?") == len(TraceRow._fields)
-    columns = rows.INSERT_LATENCY.split("(")[1].split(")")[0].replace("\n", " ").split(",")
-    assert [column.strip() for column in columns] == list(rows.LatencyRow._fields)
+    columns, chosen = re.split(r"\bSELECT\b|\bFROM\b", rows.INSERT_LATENCIES)[:2]
+    assert columns.count(",") == chosen.count(",")
 
 
 def test_the_published_queries_run_unchanged(store: Store, folder: Path, clock: Clock) -> None:

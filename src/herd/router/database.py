@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from herd.router.folder import make_private_file
-from herd.router.rows import INSERT_LATENCY, INSERT_TRACE, LatencyRow, TraceRow
+from herd.router.rows import INSERT_LATENCIES, INSERT_TRACE, TraceRow
 from herd.router.schema import SCHEMA_VERSION, apply, is_new, steps_needed, version_of
 
 DATABASE_NAME = "latency.db"
@@ -24,7 +24,7 @@ READ_MAX_STEPS = 20_000_000
 """Virtual machine steps after which one question is given up: some seconds, far more than any of ours needs."""
 TRIED_INSERTS = (
     ("EXPLAIN " + INSERT_TRACE, len(TraceRow._fields)),
-    ("EXPLAIN " + INSERT_LATENCY, len(LatencyRow._fields)),
+    ("EXPLAIN " + INSERT_LATENCIES, INSERT_LATENCIES.count("?")),
 )
 """Explained, not run: they fail where a table lacks a column that no step can add."""
 

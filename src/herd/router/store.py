@@ -32,7 +32,7 @@ from herd.router.database import (
 )  # fmt: skip
 from herd.router.folder import FolderLock, lock_folder, make_private
 from herd.router.retention import trim
-from herd.router.rows import INSERT_LATENCY, INSERT_TRACE, latency_row, trace_row
+from herd.router.rows import INSERT_LATENCIES, INSERT_TRACE, NEWEST_TRACE, TraceRow, trace_row
 
 Asked = ParamSpec("Asked")
 Answer = TypeVar("Answer")
@@ -265,26 +265,20 @@ class Store:
         """One transaction. Rows are made one by one between SQLite's steps, so that the event loop gets its turn."""
         connection = self._connection or self._connect()
         connection.execute("BEGIN IMMEDIATE")
-        connection.executemany(INSERT_TRACE, self._rows(batch, self._trace))
-        connection.executemany(INSERT_LATENCY, self._rows(batch, latency_row))
+        before = connection.execute(NEWEST_TRACE).fetchone()
+        connection.executemany(INSERT_TRACE, self._rows(batch))
+        connection.execute(INSERT_LATENCIES, before)
         connection.execute("COMMIT")
 
-    def _rows(
-        self, batch: Iterable[Happened], convert: Callable[[Record, float], tuple[object, ...] | None]
-    ) -> Iterator[tuple[object, ...]]:
+    def _rows(self, batch: Iterable[Happened]) -> Iterator[TraceRow]:
+        candidates_max = self._settings.candidates_max
         for record, wall_at in batch:
             try:
-                row = convert(record, wall_at)
+                yield trace_row(record, wall_at, candidates_max)
             except (ValueError, TypeError, OverflowError) as error:
                 # One record nobody can write down must not keep the others from the disk.
                 self._unusable += 1
                 log.warning("a trace could not be made into a row", extra={"request_id": record.request.id, "problem": str(error)})
-                continue
-            if row is not None:
-                yield row
-
-    def _trace(self, record: Record, wall_at: float) -> tuple[object, ...]:
-        return trace_row(record, wall_at, self._settings.candidates_max)
 
     def _trim(self) -> None:
         settings, now = self._settings, self._monotonic()
