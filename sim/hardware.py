@@ -74,6 +74,8 @@ class Speeds:
     batch_slope: float
     is_experts: bool
     load_s: float
+    prompt_depth: float = PREFILL_DEPTH_TOKENS
+    decode_depth: float = DECODE_DEPTH_TOKENS
 
     def batch(self, streams: int) -> float:
         """How much longer a step takes while so many decode together."""

@@ -10,7 +10,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
 from sim.asks import Ask
-from sim.hardware import DECODE_DEPTH_TOKENS, PREFILL_DEPTH_TOKENS, Speeds
+from sim.hardware import Speeds
 
 BLOCK_TOKENS = 128
 """Granularity of prefix hashes."""
@@ -100,7 +100,7 @@ class Runner:
         self.hit_tokens += cached
         uncached = max(1, ask.prompt_tokens - cached)
         depth = cached + uncached / 2
-        run.prompt_per_s = self.speeds.prompt_per_s / (1.0 + depth / PREFILL_DEPTH_TOKENS)
+        run.prompt_per_s = self.speeds.prompt_per_s / (1.0 + depth / self.speeds.prompt_depth)
         run.left = uncached + restored_s * run.prompt_per_s
         self.reading.append(run)
 
@@ -131,7 +131,7 @@ class Runner:
         step_s = 0.0
         if self.writing:
             depth = sum(run.ask.prompt_tokens for run in self.writing) / len(self.writing)
-            step_s = self.speeds.step_s * self.speeds.batch(len(self.writing)) * (1.0 + depth / DECODE_DEPTH_TOKENS)
+            step_s = self.speeds.step_s * self.speeds.batch(len(self.writing)) * (1.0 + depth / self.speeds.decode_depth)
         if self.reading:
             block_s = PREFILL_BLOCK / self.reading[0].prompt_per_s
             period_s = (block_s + step_s) / share
@@ -165,7 +165,7 @@ class Runner:
             self.writing = [run for run in self.writing if run.left > TINY]
         while self.reading and self.reading[0].left <= TINY:
             run = self.reading.popleft()
-            run.first_at, run.is_decoding, run.left = at, True, float(run.ask.output_tokens - 1)
+            run.first_at, run.is_decoding, run.left = at, True, 0.0 if run.ask.is_embedding else float(run.ask.output_tokens - 1)
             begun.append(run)
             (done if run.left <= 0 else self.writing).append(run)
         for run in done:

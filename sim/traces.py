@@ -117,8 +117,8 @@ def synthetic(shape: Shape, requests: int, rng: Random) -> list[Row]:
     rows: list[Row] = []
     at, serial = 0.0, 0
     for _ in range(requests):
-        prompt = max(1, int(_quantile(shape.prompt, LEVELS, rng.random())))
-        output = max(1, int(_quantile(shape.output, LEVELS, rng.random())))
+        prompt = max(1, round(_quantile(shape.prompt, LEVELS, rng.random())))
+        output = max(1, round(_quantile(shape.output, LEVELS, rng.random())))
         blocks: tuple[int, ...] = ()
         if shape.shared:
             earlier = rows[rng.randrange(max(0, len(rows) - 60), len(rows))].blocks if rows else ()
@@ -162,7 +162,7 @@ class _Client:
         window = min(self.windows, key=lambda one: abs(one[0] - second))
         values = window[1] if column == 1 else window[2]
         levels = [i / (len(values) - 1) for i in range(len(values))]
-        return max(1, int(_quantile(values, levels, rng.random())))
+        return max(1, round(_quantile(values, levels, rng.random())))
 
 
 def _quantile(values: Sequence[float], levels: Sequence[float], level: float) -> float:

@@ -1,0 +1,249 @@
+"""`python -m bench.routing.validate`: does the node model predict a real llama.cpp on this machine?
+
+Its parameters are fitted to requests that run alone (and one pair); then a mix of prompt lengths, prefix hits and
+concurrency is run for real and predicted, and the two are compared. Needs xllamacpp and the small model of the embedded
+engine; run it on a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import multiprocessing
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from random import Random
+from statistics import median
+
+import xllamacpp
+
+from herd.agent.embedded import EmbeddedSettings, NoEngine, model_path
+from sim.asks import Ask
+from sim.hardware import LAPTOP_CPU, Machine, Model, Speeds
+from sim.node import NodeSpec, SimNode
+from sim.runner import BLOCK_TOKENS, PREFILL_BLOCK, Run
+
+SLOTS = 2
+WINDOW = 4096
+THREADS = 1
+ANSWER = 48
+VOCABULARY = (1000, 40000)
+MODEL = Model("smollm2", 0.1, 0.1, context_max=8192)
+FIT_LENGTHS = (128, 512, 1024)
+REPEATS = 2
+GOAL = 0.15
+
+
+@dataclass(slots=True)
+class Measured:
+    """Seconds as the client saw them, and what the engine said."""
+
+    first_s: float
+    total_s: float
+    prompt_s: float
+    decode_s: float
+    cached_tokens: int
+
+
+@dataclass(slots=True)
+class Planned:
+    kind: str
+    at: float
+    tokens: list[int]
+    blocks: tuple[int, ...]
+    answer: int
+
+
+# --- the real engine ---
+
+
+def serve(told: Connection) -> None:
+    """In a process of its own: its threads are not ours."""
+    params = xllamacpp.CommonParams()
+    params.model.path = str(model_path(EmbeddedSettings()))
+    params.n_parallel, params.n_ctx = SLOTS, WINDOW * SLOTS
+    params.n_batch = params.n_ubatch = PREFILL_BLOCK
+    params.hostnames, params.port, params.verbosity = ["127.0.0.1"], 0, 0
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = THREADS
+    server = xllamacpp.Server(params)
+    told.send(server.listening_address)
+    told.recv()
+
+
+def ask(address: str, tokens: Sequence[int], answer: int) -> Measured:
+    host, _, port = address.removeprefix("http://").partition(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=300)
+    body = {"prompt": list(tokens), "n_predict": answer, "stream": True, "ignore_eos": True, "temperature": 0.0, "cache_prompt": True}
+    begun, first_s = time.perf_counter(), 0.0
+    connection.request("POST", "/completion", json.dumps(body), {"Content-Type": "application/json"})
+    last: dict[str, dict[str, float]] = {}
+    for line in connection.getresponse():
+        if line.startswith(b"data: "):
+            first_s = first_s or time.perf_counter() - begun
+            told = json.loads(line[6:])
+            last = told if told.get("timings") else last
+    total_s = time.perf_counter() - begun
+    connection.close()
+    timings = last["timings"]
+    return Measured(first_s, total_s, timings["prompt_ms"] / 1e3, timings["predicted_ms"] / 1e3, int(timings.get("cache_n", 0)))
+
+
+# --- fitting ---
+
+
+def fitted(address: str, rng: Random) -> Speeds:
+    """From single requests: prompt speed and its fall with depth, step time and its rise; from a pair: the batch slope."""
+    ask(address, fresh(256, rng), 8)  # the first one pays for what is set up lazily
+    prompts, steps = [], []
+    for length in FIT_LENGTHS:
+        runs = [ask(address, fresh(length, rng), ANSWER) for _ in range(REPEATS)]
+        prompts.append((length, median(run.prompt_s / length for run in runs)))
+        steps.append((length, median(run.decode_s / (ANSWER - 1) for run in runs)))
+    token_s, per_depth = line([(length / 2, each) for length, each in prompts])
+    step_s, per_context = line([(float(length), each) for length, each in steps])
+    slope = pair_slope(address, step_s, rng)
+    return Speeds(1.0 / token_s, step_s, slope, False, 0.1, token_s / max(per_depth, 1e-12), step_s / max(per_context, 1e-12))
+
+
+def pair_slope(address: str, step_s: float, rng: Random) -> float:
+    """Two short prompts, long answers, together."""
+    found: list[Measured] = []
+    length = 64
+    threads = [threading.Thread(target=lambda: found.append(ask(address, fresh(length, rng), 2 * ANSWER))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return max(0.0, median(run.decode_s / (2 * ANSWER - 1) for run in found) / step_s - 1.0)
+
+
+def line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Least squares: value at zero, and rise per unit."""
+    mean_x, mean_y = sum(x for x, _ in points) / len(points), sum(y for _, y in points) / len(points)
+    rise = sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points)
+    return mean_y - rise * mean_x, rise
+
+
+def fresh(length: int, rng: Random) -> list[int]:
+    return [rng.randrange(*VOCABULARY) for _ in range(length)]
+
+
+# --- the mix ---
+
+
+def planned(speeds: Speeds, requests: int, rng: Random) -> list[Planned]:
+    """New prompts, next turns of earlier conversations, and both at the same time as others."""
+    mix: list[Planned] = []
+    talks: list[tuple[list[int], tuple[int, ...]]] = []
+    at, serial = 0.5, 0
+    for _ in range(requests):
+        is_next = bool(talks) and rng.random() < 0.45
+        tokens, blocks = talks.pop(rng.randrange(len(talks))) if is_next else ([], ())
+        added = BLOCK_TOKENS * rng.randint(1, 2 if is_next else 5)
+        tokens = [*tokens, *fresh(added, rng)]
+        blocks = (*blocks, *range(serial, serial + added // BLOCK_TOKENS))
+        serial += added // BLOCK_TOKENS
+        answer = rng.choice((16, 48, 96))
+        mix.append(Planned("next turn" if is_next else "new", at, tokens, blocks, answer))
+        if len(tokens) < WINDOW - 1024:
+            talks.append((tokens, blocks))
+            talks[:] = talks[-3:]
+        work_s = added / speeds.prompt_per_s + answer * speeds.step_s
+        at += rng.expovariate(1.0) * work_s * 1.3
+    return mix
+
+
+def measured(address: str, mix: Sequence[Planned]) -> list[Measured]:
+    found: list[Measured | None] = [None] * len(mix)
+
+    def one(number: int) -> None:
+        found[number] = ask(address, mix[number].tokens, mix[number].answer)
+
+    begun, threads = time.perf_counter(), []
+    for number, plan in enumerate(mix):
+        time.sleep(max(0.0, begun + plan.at - time.perf_counter()))
+        threads.append(threading.Thread(target=one, args=(number,)))
+        threads[-1].start()
+    for thread in threads:
+        thread.join()
+    return [one for one in found if one is not None]
+
+
+def predicted(speeds: Speeds, mix: Sequence[Planned]) -> list[tuple[float, float]]:
+    """First token and end of each request, by the node model alone."""
+    machine = Machine("here", "processor", LAPTOP_CPU.chip, 8, 40, speeds.prompt_per_s, slots=SLOTS)
+    node = SimNode(NodeSpec("here", machine, (MODEL,), hot=(MODEL,), window=WINDOW, keep_alive_s=1e9, cache_entries=16))
+    for runner in node.runners.values():
+        runner.speeds = speeds
+    runs = [
+        Run(Ask(str(n), plan.at, MODEL.name, len(plan.tokens), plan.answer, 0, plan.blocks), 1, plan.at) for n, plan in enumerate(mix)
+    ]
+    ends: dict[str, float] = {}
+    coming = list(runs)
+    while coming or any(runner.is_busy for runner in node.runners.values()):
+        at = min(node.next_at(), coming[0].arrived_at if coming else float("inf"))
+        for run, _ in node.advance(at).done:
+            ends[run.ask.id] = at
+        while coming and coming[0].arrived_at <= at:
+            node.submit(coming.pop(0), at)
+    return [((run.first_at or 0.0) - run.arrived_at, ends[run.ask.id] - run.arrived_at) for run in runs]
+
+
+# --- the table ---
+
+
+def table(mix: Sequence[Planned], real: Sequence[Measured], told: Sequence[tuple[float, float]]) -> str:
+    lines = ["| requests | n | first token: measured | predicted | | whole answer: measured | predicted | | typical error of one |", "|" + "---|" * 9]
+    for kind in ("new", "next turn", "all"):
+        chosen = [n for n, plan in enumerate(mix) if kind in (plan.kind, "all")]
+        if not chosen:
+            continue
+        firsts = [sum(values) / len(chosen) for values in ([real[n].first_s for n in chosen], [told[n][0] for n in chosen])]
+        totals = [sum(values) / len(chosen) for values in ([real[n].total_s for n in chosen], [told[n][1] for n in chosen])]
+        typical = median(abs(told[n][1] / real[n].total_s - 1) for n in chosen)
+        lines.append(
+            f"| {kind} | {len(chosen)} | {firsts[0]:.2f} s | {firsts[1]:.2f} s | {firsts[1] / firsts[0] - 1:+.0%} "
+            f"| {totals[0]:.2f} s | {totals[1]:.2f} s | {totals[1] / totals[0] - 1:+.0%} | {typical:.0%} |"
+        )
+    return "\n".join(lines)
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.routing.validate", description=__doc__)
+    parser.add_argument("--requests", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=1)
+    chosen = parser.parse_args(given)
+    try:
+        model_path(EmbeddedSettings())
+    except NoEngine as missing:
+        print(missing, file=sys.stderr)
+        return 2
+    ours, theirs = multiprocessing.get_context("spawn").Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=serve, args=(theirs,), daemon=True)
+    process.start()
+    try:
+        address, rng = ours.recv(), Random(chosen.seed)
+        speeds = fitted(address, rng)
+        mix = planned(speeds, chosen.requests, rng)
+        real, told = measured(address, mix), predicted(speeds, mix)
+    finally:
+        process.terminate()
+        process.join()
+    print(
+        f"Fitted: {speeds.prompt_per_s:.0f} prompt tokens/s falling to half at {speeds.prompt_depth:.0f}, "
+        f"{1 / speeds.step_s:.0f} tokens/s halved at {speeds.decode_depth:.0f}, batch slope {speeds.batch_slope:.2f}.\n"
+    )
+    print(table(mix, real, told))
+    hits = sum(one.cached_tokens for one in real) / sum(len(plan.tokens) for plan in mix)
+    print(f"\nThe engine found {hits:.0%} of the prompts' tokens in its cache.")
+    off = abs(sum(t[1] for t in told) / sum(one.total_s for one in real) - 1)
+    return 0 if off <= GOAL else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

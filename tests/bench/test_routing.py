@@ -1,0 +1,79 @@
+"""The routing benchmark's arithmetic, and that a small run of it works and repeats itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from bench.routing.__main__ import main
+from bench.routing.compare import Table
+from bench.routing.measures import UNANSWERED_S, Row, measured
+from bench.routing.runs import Case, Played
+from bench.routing.targets import goals
+from sim.catalogue import BASELINES, SCENARIOS
+from sim.compose import a_world
+from sim.traces import Traces
+
+SMALL = ["--scenarios", "S2,S15", "--seeds", "2", "--requests", "60", "--loads", "1.0", "--jobs", "1"]
+POLICIES = ["--policies", "completion_time,seven_signals,least_connections,oracle"]
+
+
+def a_row(mean: float, good: float = 1.0) -> Row:
+    return {"mean": mean, "p99": 2 * mean, "first99": mean, "good": good}
+
+
+def a_table(ours: list[float], simple: list[float], scenario: str = "S2") -> Table:
+    plays = [
+        Played(Case(scenario, 1.0, seed, 100, (), None), {
+            "completion_time": a_row(a), "least_connections": a_row(b), "seven_signals": a_row(3 * b), "oracle": a_row(a),
+        })
+        for seed, (a, b) in enumerate(zip(ours, simple, strict=True))
+    ]  # fmt: skip
+    return Table.of(plays)
+
+
+def test_ratios_are_of_sums_paired_by_seed_and_their_interval_holds_them() -> None:
+    table = a_table([1.0, 2.0, 3.0], [2.0, 4.0, 6.3])
+    ratio = table.ratio("S2", 1.0, "least_connections", "completion_time", "mean")
+    assert ratio.value == pytest.approx(12.3 / 6.0)
+    assert 2.0 <= ratio.low <= ratio.value <= ratio.high <= 2.1
+
+
+def test_goals_are_met_and_missed_by_their_figures() -> None:
+    met = {goal.told: goal.is_met for goal in goals(a_table([1.0, 1.1], [2.0, 2.2]), 1.0)}
+    assert set(met.values()) == {True}
+    missed = {goal.told: goal.is_met for goal in goals(a_table([1.0, 1.1], [0.9, 0.9]), 1.0)}
+    assert not missed["mean in the worst scenario"]
+
+
+def test_a_request_without_an_answer_counts_with_what_its_person_loses() -> None:
+    play = next(one for one in SCENARIOS if one.name == "S8").build(Traces(), 1.5, 120, Random(4))
+    baseline = next(one for one in BASELINES if one.name == "random")
+    world = a_world(play, baseline, Random(4))
+    world.run()
+    row = measured(world)
+    if row["bad"]:
+        assert row["mean"] * row["requests"] >= row["bad"] * UNANSWERED_S
+    assert 0.0 <= row["good"] <= 1.0 - row["bad"] / row["requests"]
+
+
+def test_a_run_prints_its_tables_and_repeats_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    for file in files:
+        assert main([*SMALL, *POLICIES, "--json", str(file)]) == 0
+    printed = capsys.readouterr().out
+    assert "| S15 |" in printed and "One decision" in printed and "synthetic" in printed
+    assert files[0].read_text() == files[1].read_text()
+    assert len(json.loads(files[0].read_text())) == 4
+
+
+@pytest.mark.parametrize(
+    "given", [["--scenarios", "S99"], ["--policies", "none"], ["--seeds", "0"], ["--loads", "much"], ["--traces", "/no/such/folder"]]
+)
+def test_wrong_arguments_are_told(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(given)
+    assert "error:" in capsys.readouterr().err
