@@ -177,8 +177,19 @@ def test_the_insert_names_exactly_the_fields_of_the_row() -> None:
     columns = rows.INSERT_TRACE.split("(")[1].split(")")[0].replace("\n", " ").split(",")
     assert [column.strip() for column in columns] == list(TraceRow._fields)
     assert rows.INSERT_TRACE.count("?") == len(TraceRow._fields)
+    assert rows.INSERT_TRACES.count("?") == len(TraceRow._fields) * rows.ROWS_TOGETHER
     columns, chosen = re.split(r"\bSELECT\b|\bFROM\b", rows.INSERT_LATENCIES)[:2]
     assert columns.count(",") == chosen.count(",")
+
+
+@pytest.mark.parametrize("count", [1, rows.ROWS_TOGETHER - 1, rows.ROWS_TOGETHER, 2 * rows.ROWS_TOGETHER + 3])
+def test_rows_in_every_number_are_written_in_order(store: Store, folder: Path, count: int) -> None:
+    names = [f"r{n}" for n in range(count)]
+    for name in names:
+        store.record(a_record(name))
+    assert store.flush()
+    assert [row["request_id"] for row in on_disk(folder)] == names
+    assert on_disk(folder, "SELECT COUNT(*) FROM latency_observations")[0][0] == count
 
 
 def test_the_published_queries_run_unchanged(store: Store, folder: Path, clock: Clock) -> None:

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -32,7 +33,15 @@ from herd.router.database import (
 )  # fmt: skip
 from herd.router.folder import FolderLock, lock_folder, make_private
 from herd.router.retention import trim
-from herd.router.rows import INSERT_LATENCIES, INSERT_TRACE, NEWEST_TRACE, TraceRow, trace_row
+from herd.router.rows import (
+    INSERT_LATENCIES,
+    INSERT_TRACE,
+    INSERT_TRACES,
+    NEWEST_TRACE,
+    ROWS_TOGETHER,
+    TraceRow,
+    trace_row,
+)
 
 Asked = ParamSpec("Asked")
 Answer = TypeVar("Answer")
@@ -262,11 +271,14 @@ class Store:
         self._trim()
 
     def _save(self, batch: list[Happened]) -> None:
-        """One transaction. Rows are made one by one between SQLite's steps, so that the event loop gets its turn."""
+        """One transaction. Rows are made a few at a time between SQLite's steps, so that the event loop gets its turn."""
         connection = self._connection or self._connect()
         connection.execute("BEGIN IMMEDIATE")
         before = connection.execute(NEWEST_TRACE).fetchone()
-        connection.executemany(INSERT_TRACE, self._rows(batch))
+        rows = self._rows(batch)
+        while len(some := list(islice(rows, ROWS_TOGETHER))) == ROWS_TOGETHER:
+            connection.execute(INSERT_TRACES, tuple(chain.from_iterable(some)))
+        connection.executemany(INSERT_TRACE, some)
         connection.execute(INSERT_LATENCIES, before)
         connection.execute("COMMIT")
 
