@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -99,8 +100,9 @@ class Sample:
     """What one finished answer showed. `streams` is how many decoded together on average, 1.0 when it was alone and 0.0 when
     other models computed beside it: then it teaches no speed.
 
-    `uncached_tokens` is what was really read of the prompt; None where unknown. `load_s` is None where nothing was loaded; `is_load_pure` when nothing stood before it in
-    the engine's line, else it is only a most. `was_warm`: the file had been read lately.
+    `uncached_tokens` is what was really read of the prompt; None where unknown. `load_s` is None where nothing was loaded;
+    `is_load_pure` when nothing stood before it in the engine's line, else it is only a most. `was_warm`: the file had
+    been read lately.
     """
 
     uncached_tokens: int | None
@@ -183,8 +185,14 @@ class Rates:
     def _believe(self, node: Node, card: ModelCard, model: ModelName) -> Speed:
         start = prior(node.report, card)
         learnt, of_node, of_model = self._pairs.get((node.id, model)), self._nodes.get(node.id), self._models.get(model)
-        prompt = _factor(learnt.prompt if learnt else None, of_node.prompt if of_node else None, of_model.prompt if of_model else None)
-        step = _factor(learnt.step if learnt else None, of_node.step if of_node else None, of_model.step if of_model else None)
+        prompt = learnt.prompt.factor if learnt is not None and learnt.prompt.samples else 0.0
+        if not prompt:
+            nodes_part = of_node.prompt if of_node is not None else None
+            prompt = _unseen(nodes_part, of_model.prompt if of_model is not None else None, [n.prompt for n in self._nodes.values()])
+        step = learnt.step.factor if learnt is not None and learnt.step.samples else 0.0
+        if not step:
+            nodes_part = of_node.step if of_node is not None else None
+            step = _unseen(nodes_part, of_model.step if of_model is not None else None, [n.step for n in self._nodes.values()])
         slope = learnt.slope if learnt is not None and learnt.slope is not None else start.batch_slope
         load_s = start.load_s * _load_factor(of_node, model in node.loaded_until or model in node.loaded)
         cold_load_s = start.load_s * _load_factor(of_node, False)
@@ -225,10 +233,15 @@ def _learn_shared(of_node: _Effect, of_model: _Effect, ratio: float) -> None:
     of_model.move(surprise)
 
 
-def _factor(of_pair: Ratio | None, of_node: _Effect | None, of_model: _Effect | None) -> float:
-    if of_pair is not None and of_pair.samples:
-        return of_pair.factor
-    return math.exp((of_node.log if of_node is not None else 0.0) + (of_model.log if of_model is not None else 0.0))
+def _unseen(of_node: _Effect | None, of_model: _Effect | None, nodes: Sequence[_Effect]) -> float:
+    """The factor of a pair that was never measured. A node that was never measured at all is taken as the average one: what
+    models show is only known relative to the nodes on which they showed it."""
+    if of_node is None or not of_node.samples:
+        known = [one.log for one in nodes if one.samples]
+        nodes_part = sum(known) / len(known) if known else 0.0
+    else:
+        nodes_part = of_node.log
+    return math.exp(nodes_part + (of_model.log if of_model is not None else 0.0))
 
 
 def _found(known: OrderedDict[Key, _Shared], key: Key, most: int) -> _Shared:
