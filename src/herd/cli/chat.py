@@ -4,76 +4,151 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Generator
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from typing import Any
 
-from herd.cli.client import Coordinator, Trouble
-from herd.cli.screen import complaints, console, safe
+from rich.text import Text
+
+from herd.cli.client import Coordinator, Headers, Json, Trouble
+from herd.cli.fleet import by_model
+from herd.cli.screen import clean, complaints, console
+from herd.core.fleet import canonical
+
+with suppress(ImportError):
+    # Gives input() its line editing and history; Windows' console brings its own.
+    import readline  # noqa: F401
+
+FAREWELLS = frozenset({"/bye", "/exit", "/quit"})
+MODELS_NAMED_MAX = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One whole answer: its text, who gave it, and the engine's own count of it."""
+
+    text: str
+    headers: Headers
+    last: Json
+
+    def as_json(self, model: str) -> Json:
+        return {
+            "model": model, "answer": self.text, "node": self.headers.get("x-fleet-node"), "request_id": self.headers.get("x-fleet-request"),
+            "retries": int(self.headers.get("x-fleet-retries") or 0), "prompt_tokens": self.last.get("prompt_eval_count"),
+            "completion_tokens": self.last.get("eval_count"),
+        }  # fmt: skip
 
 
 @dataclass(slots=True)
 class Conversation:
-    """What was said so far, and where."""
+    """What was said so far. An answer that broke off, or that nobody wanted to hear to its end, was not said."""
 
     coordinator: Coordinator
     model: str
     messages: list[dict[str, str]] = field(default_factory=list)
 
-    def say(self, text: str) -> None:
-        """One turn: the answer is written as it comes, then one dim line with node and speed. Raises Trouble."""
-        self.messages.append({"role": "user", "content": text})
-        answer, last = "", dict[str, Any]()
-        headers: dict[str, str] = {}
-        body = {"model": self.model, "messages": self.messages, "stream": True}
-        for told, line in self.coordinator.lines("/api/chat", body):
-            headers = told
-            last = json.loads(line)
-            if last.get("error"):
-                raise Trouble(str(last["error"]))
-            piece = last.get("message", {}).get("content", "")
-            answer += piece
-            _write(piece)
-        _write("\n")
-        self.messages.append({"role": "assistant", "content": answer})
-        complaints.print(f"[dim]{safe(_told(headers, last))}[/dim]")
+    def say(self, text: str, is_silent: bool = False) -> Answer:
+        """One turn; the answer is written as it comes. Raises Trouble, also when it breaks off."""
+        asked = [*self.messages, {"role": "user", "content": text}]
+        pieces: list[str] = []
+        headers: Headers = {}
+        last: Json = {}
+        body = {"model": self.model, "messages": asked, "stream": True}
+        with closing(_told_lines(self.coordinator, body)) as lines:
+            for told, last in lines:
+                headers = told
+                piece = str(last.get("message", {}).get("content", ""))
+                pieces.append(piece)
+                if not is_silent:
+                    write(piece)
+        if not last.get("done"):
+            raise Trouble("the answer broke off", f"see where: herd why {headers.get('x-fleet-request', 'last')}")
+        answer = "".join(pieces)
+        self.messages = [*asked, {"role": "assistant", "content": answer}]
+        return Answer(answer, headers, last)
 
 
-def chat(coordinator: Coordinator, model: str, prompt: str | None) -> None:
-    """One question and out when `prompt` is given or input is piped; else a loop until Ctrl-D."""
+def chat(coordinator: Coordinator, model: str, prompt: str | None, as_json: bool) -> None:
+    """One question and out when there is a prompt or input is piped; else a conversation until Ctrl-D."""
     talk = Conversation(coordinator, model)
-    if prompt is not None:
-        talk.say(prompt)
+    if prompt is None and not sys.stdin.isatty():
+        prompt = sys.stdin.read()
+    if prompt is None:
+        _converse(talk)
         return
-    if not sys.stdin.isatty():
-        talk.say(sys.stdin.read())
-        return
-    console.print(f"[dim]Talking to {safe(model)} through {safe(coordinator.url)}. Ctrl-D ends it.[/dim]")
+    if not prompt.strip():
+        raise Trouble("there is nothing to ask", f'ask something: herd chat {model} "Hello"')
+    answer = _heard(talk, prompt, is_silent=as_json)
+    if as_json:
+        write(json.dumps(answer.as_json(model), indent=2) + "\n")
+
+
+def _converse(talk: Conversation) -> None:
+    _check(talk)
+    console.print(Text(f"Talking to {clean(talk.model)} through {talk.coordinator.url}. Ctrl-C stops an answer, Ctrl-D ends the conversation.", "dim"))
     while True:
         try:
-            text = console.input("[bold]> [/bold]").strip()
+            text = input("> ").strip()
         except (EOFError, KeyboardInterrupt):
             console.print()
+            return
+        if text in FAREWELLS:
             return
         if text:
             _turn(talk, text)
 
 
+def _check(talk: Conversation) -> None:
+    """Before the first question, so that nobody writes one in vain. Raises Trouble."""
+    names = [model["name"] for model in by_model(talk.coordinator.get("/fleet/status"))]
+    if canonical(talk.model) in map(canonical, names):
+        return
+    if not names:
+        raise Trouble("the fleet has no model yet", "see what is missing: herd doctor")
+    shown = ", ".join(names[:MODELS_NAMED_MAX]) + (", ..." if len(names) > MODELS_NAMED_MAX else "")
+    raise Trouble(f"no node has {talk.model}; the fleet has {shown}", f"for example: herd chat {names[0]}")
+
+
 def _turn(talk: Conversation, text: str) -> None:
     try:
-        talk.say(text)
+        _heard(talk, text)
+    except KeyboardInterrupt:
+        complaints.print(Text("stopped; not part of the conversation", "dim"))
     except Trouble as trouble:
-        talk.messages.pop()
-        complaints.print(f"[red]{safe(trouble.problem)}[/red] {safe(trouble.remedy)}")
+        complaints.print(Text.assemble((clean(trouble.problem), "red"), "\n  ", clean(trouble.remedy)))
 
 
-def _write(piece: str) -> None:
+def _heard(talk: Conversation, text: str, is_silent: bool = False) -> Answer:
+    """The turn, on lines of its own whatever ends it, with one line about it."""
+    try:
+        answer = talk.say(text, is_silent)
+    finally:
+        if not is_silent:
+            write("\n")
+    if not is_silent:
+        complaints.print(Text(clean(facts(answer)), "dim"), soft_wrap=True)
+    return answer
+
+
+def _told_lines(coordinator: Coordinator, body: Json) -> Generator[tuple[Headers, Json], None, None]:
+    with closing(coordinator.lines("/api/chat", body)) as lines:
+        for headers, line in lines:
+            told = json.loads(line)
+            if told.get("error"):
+                raise Trouble(str(told["error"]), f"see why: herd why {headers.get('x-fleet-request', 'last')}")
+            yield headers, told
+
+
+def write(piece: str) -> None:
+    """A piece of an answer, as it comes, without what could move the cursor."""
     sys.stdout.write("".join(c for c in piece if c.isprintable() or c in "\n\t"))
     sys.stdout.flush()
 
 
-def _told(headers: dict[str, str], last: dict[str, Any]) -> str:
-    tokens, duration_ns = last.get("eval_count"), last.get("eval_duration")
-    speed = f", {tokens / (duration_ns / 1e9):.0f} tokens/s" if tokens and duration_ns else ""
-    retries = headers.get("x-fleet-retries", "0")
-    moved = f", after {retries} failed attempts" if retries not in ("", "0") else ""
-    return f"{headers.get('x-fleet-node', '?')}{speed}{moved} - why: herd why {headers.get('x-fleet-request', 'last')}"
+def facts(answer: Answer) -> str:
+    """`attic, 51 tokens/s. Why there: herd why r1`."""
+    count, duration_ns = answer.last.get("eval_count"), answer.last.get("eval_duration")
+    speed = f", {count / (duration_ns / 1e9):.0f} tokens/s" if count and duration_ns else ""
+    retries = answer.headers.get("x-fleet-retries") or "0"
+    moved = f", after {retries} failed attempt{'s' if retries != '1' else ''}" if retries != "0" else ""
+    return f"{answer.headers.get('x-fleet-node', '?')}{speed}{moved}. Why there: herd why {answer.headers.get('x-fleet-request', 'last')}"

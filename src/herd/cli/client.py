@@ -1,20 +1,29 @@
 """How the terminal talks to a coordinator: plain HTTP from the standard library. Decides nothing; explains failures.
 
-Every failure a person can meet becomes a `Trouble`: what is wrong, and the exact next command.
+Every failure that a person can meet becomes a `Trouble`: what is wrong, and the exact next command.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
+import socket
 import urllib.parse
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from herd.agent.link import COORDINATOR_PORT
+
+Json = dict[str, Any]
+Headers = Mapping[str, str]
+
 TIMEOUT_S = 10.0
 CHAT_TIMEOUT_S = 600.0
+"""Between two pieces of an answer: a large model may have to be loaded first."""
+ERROR_SHOWN_CHARS = 300
+HTTPS_PORT = 443
 
 
 class Trouble(Exception):
@@ -26,57 +35,122 @@ class Trouble(Exception):
         self.remedy = remedy
 
 
+class NotReached(Trouble):
+    """Nobody answers there, or nobody who is a coordinator."""
+
+
 @dataclass(frozen=True, slots=True)
 class Coordinator:
-    """One coordinator by its URL, e.g. http://localhost:11435."""
+    """One coordinator by its URL, e.g. http://localhost:11435; made by `coordinator_at`."""
 
     url: str
+    timeout_s: float = TIMEOUT_S
 
-    def get(self, path: str) -> Any:  # noqa: ANN401 - JSON
-        """The JSON at this path. Raises Trouble."""
-        with self._asked("GET", path, None, TIMEOUT_S) as response:
-            return json.loads(response.read())
+    def get(self, path: str) -> Json:
+        """The JSON object at this path. Raises Trouble."""
+        with self._asked("GET", path, None, self.timeout_s) as response:
+            return _object(self.url, response.read())
 
-    def lines(self, path: str, body: object) -> Iterator[tuple[dict[str, str], bytes]]:
-        """The lines of a streamed answer, each with the answer's headers (names in lower case). Raises Trouble."""
+    def post(self, path: str, body: object) -> tuple[Headers, Json]:
+        """Headers (names in lower case) and JSON of the answer to a POST. Raises Trouble."""
         with self._asked("POST", path, json.dumps(body).encode(), CHAT_TIMEOUT_S) as response:
-            headers = {name.lower(): value for name, value in response.getheaders()}
+            return _headers(response), _object(self.url, response.read())
+
+    def lines(self, path: str, body: object) -> Generator[tuple[Headers, bytes], None, None]:
+        """The lines of a streamed answer that are not empty, each with the answer's headers. Raises Trouble.
+
+        Whether the answer is whole is for the caller to see: its dialect says how it ends.
+        """
+        with self._asked("POST", path, json.dumps(body).encode(), CHAT_TIMEOUT_S) as response:
+            headers = _headers(response)
             for line in response:
                 if line.strip():
                     yield headers, line.strip()
-
-    def post(self, path: str, body: object) -> tuple[dict[str, str], Any]:
-        """Headers and JSON of the answer to a POST. Raises Trouble."""
-        with self._asked("POST", path, json.dumps(body).encode(), CHAT_TIMEOUT_S) as response:
-            headers = {name.lower(): value for name, value in response.getheaders()}
-            return headers, json.loads(response.read())
 
     @contextmanager
     def _asked(
         self, method: str, path: str, body: bytes | None, timeout_s: float
     ) -> Iterator[http.client.HTTPResponse]:
-        parts = urllib.parse.urlsplit(self.url)
-        connection = http.client.HTTPConnection(parts.hostname or "localhost", parts.port or 11435, timeout=timeout_s)
         try:
-            connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
-            response = connection.getresponse()
-            if response.status >= 400:
-                raise Trouble(_told(response))
-            yield response
-        except ConnectionRefusedError as error:
-            raise Trouble(f"no coordinator answers at {self.url}", "start one with: herd") from error
-        except TimeoutError as error:
-            raise Trouble(f"{self.url} does not answer", "look at it with: herd doctor") from error
+            with closing(_connection(self.url, timeout_s)) as connection:
+                connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
+                response = connection.getresponse()
+                if response.status >= 400:
+                    raise _refused(self.url, path, response)
+                yield response
         except (OSError, http.client.HTTPException) as error:
-            raise Trouble(f"{self.url}: {error}", "look at it with: herd doctor") from error
-        finally:
-            connection.close()
+            raise not_reached(self.url, error) from error
 
 
-def _told(response: http.client.HTTPResponse) -> str:
-    text = response.read().decode("utf-8", "replace")
+def coordinator_at(text: str, timeout_s: float = TIMEOUT_S) -> Coordinator:
+    """From what people write: "box", "box:11435", "http://box:11435/v1". Raises Trouble when it is no address."""
     try:
-        error = json.loads(text).get("error", text)
+        parts = urllib.parse.urlsplit(text if "://" in text else f"http://{text}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host or parts.scheme not in ("http", "https"):
+        raise Trouble(f"{text!r} is no address of a coordinator", f"write it like this: --url http://HOST:{COORDINATOR_PORT}")
+    port = port or (HTTPS_PORT if parts.scheme == "https" else COORDINATOR_PORT)
+    return Coordinator(f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}", timeout_s)
+
+
+def not_reached(url: str, error: Exception) -> NotReached:
+    """What an error of the network means, and what to do."""
+    here = "if it should run on this machine, start it with: herd"
+    if isinstance(error, ConnectionRefusedError):
+        return NotReached(f"no coordinator answers at {url}", f"{here}\nif it runs elsewhere, say where: --url http://HOST:{COORDINATOR_PORT}")
+    if isinstance(error, socket.gaierror):
+        name = urllib.parse.urlsplit(url).hostname
+        return NotReached(f"there is no machine called {name} on this network", "use its address instead: --url http://ADDRESS:11435")
+    if isinstance(error, TimeoutError):
+        return NotReached(f"{url} does not answer", "a firewall, or a wrong address; look closer with: herd doctor")
+    if isinstance(error, http.client.HTTPException):
+        return NotReached(f"{url} broke off its answer", "look closer with: herd doctor")
+    return NotReached(f"{url}: {error}", "look closer with: herd doctor")
+
+
+def _connection(url: str, timeout_s: float) -> http.client.HTTPConnection:
+    parts = urllib.parse.urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    return kind(parts.hostname or "", parts.port, timeout=timeout_s)
+
+
+def _headers(response: http.client.HTTPResponse) -> Headers:
+    return {name.lower(): value for name, value in response.getheaders()}
+
+
+def _object(url: str, body: bytes) -> Json:
+    try:
+        value = json.loads(body)
+    except ValueError as error:
+        raise _stranger(url) from error
+    if not isinstance(value, dict):
+        raise _stranger(url)
+    return value
+
+
+def _refused(url: str, path: str, response: http.client.HTTPResponse) -> Trouble:
+    """The coordinator's own words, with what to type next; or that this is no coordinator."""
+    told, headers = _told(response), _headers(response)
+    if told is None:
+        return _stranger(url)
+    if request_id := headers.get("x-fleet-request"):
+        return Trouble(told, f"see which nodes were considered: herd why {request_id}")
+    if path.startswith("/dashboard/api/requests/"):
+        return Trouble(told, "see the newest with: herd why last, those that still run with: herd top")
+    return Trouble(told, "look closer with: herd doctor")
+
+
+def _told(response: http.client.HTTPResponse) -> str | None:
+    """The sentence of an error in any dialect; None for what no coordinator would say."""
+    try:
+        error = json.loads(response.read()).get("error")
     except (ValueError, AttributeError):
-        return f"HTTP {response.status}: {text[:200]}"
-    return str(error.get("message", error) if isinstance(error, dict) else error)
+        return None
+    text = error.get("message") if isinstance(error, dict) else error
+    return text[:ERROR_SHOWN_CHARS] if isinstance(text, str) else None
+
+
+def _stranger(url: str) -> NotReached:
+    return NotReached(f"something answers at {url}, but it is no herd coordinator", "find the program that holds this port, or start herd on another: herd --port 11436")

@@ -1,6 +1,6 @@
-"""`herd demo`: a coordinator and three small real nodes of unequal speed on this machine, a few chats, then it stays up.
+"""`herd demo`: a few chats over three small real nodes of unequal speed, with the reason for every choice; then it stays up.
 
-Starts only its own processes and ends them all when it ends, whatever ends it. Knows no routing: it shows it.
+Shows what the coordinator does; decides nothing. The processes are demo_fleet.py's.
 """
 
 from __future__ import annotations
@@ -8,231 +8,136 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from types import FrameType
-from typing import Any
+from types import MappingProxyType
 
-from herd.cli import why
-from herd.cli.client import Coordinator, Trouble
-from herd.cli.screen import console, safe
+from rich.text import Text
 
-Json = dict[str, Any]
+from herd.cli import pieces
+from herd.cli.chat import write
+from herd.cli.client import Coordinator, Headers, Json, Trouble
+from herd.cli.columns import cut
+from herd.cli.demo_fleet import NODES, DemoFleet, demo_fleet
+from herd.cli.screen import clean, console, put
+from herd.cli.why import choice_lines
 
 MODEL = "smollm2:135m"
-START_MAX_S = 90.0
-"""Three engines load at the same time, on a slow machine from a cold disk."""
-STOP_MAX_S = 10.0
+ANSWER_TOKENS_MAX = 40
+OLLAMA_OPTIONS = MappingProxyType({"num_predict": ANSWER_TOKENS_MAX, "temperature": 0})
+ROW_MAX_S = 10.0
 POLL_S = 0.1
+PORT_DEFAULT = 11435
+NAME_COLUMNS = max(len(node.name) for node in NODES) + 2
 
-
-@dataclass(frozen=True, slots=True)
-class DemoNode:
-    """One pretended machine."""
-
-    name: str
-    told: str
-    threads: int
-    slots: int
-    context_tokens: int
-
-
-NODES = (
-    DemoNode("workstation", "2 threads, 2 slots, window 4096", 2, 2, 4096),
-    DemoNode("laptop", "1 thread, 1 slot, window 4096", 1, 1, 4096),
-    DemoNode("attic", "1 thread, 1 slot, window 2048", 1, 1, 2048),
-)
+Pieces = Iterator[tuple[Headers, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One chat of the show; `dialect` says in which words it is asked."""
+    """One chat of the show; `client` says in whose words it is asked."""
 
-    dialect: str
+    client: str
+    path: str
     text: str
+    ask: Callable[[Coordinator, str], Pieces]
 
 
-QUESTIONS = (
-    Question("Ollama", "Name three animals that live in herds."),
-    Question("OpenAI", "What is the capital of France? Answer in one sentence."),
-)
-TOGETHER = ("Say hello.", "Count to five.", "Name a colour.", "Name a fruit.")
-ANSWER_TOKENS_MAX = 40
+TOGETHER = ("Say hello.", "Count from one to five.", "Name a fruit.", "What is 2 + 2?")
 
 
 def demo(port: int, stay: bool) -> None:
-    """Runs the show. Raises Trouble when something does not start."""
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="herd-demo-", ignore_cleanup_errors=True)))
-        stack.enter_context(_interruptible())
-        chosen = port if _is_free(port) else _free_port()
-        coordinator = Coordinator(f"http://127.0.0.1:{chosen}")
-        _start_fleet(stack, folder, coordinator, chosen)
-        _show_chats(coordinator)
-        _show_together(coordinator)
-        _farewell(coordinator)
-        if stay:
-            _wait_for_ctrl_c(stack)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM ends the demo as Ctrl-C does, so that its processes are ended too."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-# --- starting ---
-
-
-def _start_fleet(stack: ExitStack, folder: Path, coordinator: Coordinator, port: int) -> None:
-    console.print("[bold]herd demo[/bold]: one coordinator and three small nodes on this machine")
-    log = folder / "coordinator.log"
-    main = _spawn(stack, folder, log, ["serve", "--host", "127.0.0.1", "--port", str(port), "--data-dir", str(folder / "data")],
-                  {"FLEET_MDNS": "false"})  # fmt: skip
-    _wait("coordinator", lambda: _answers(coordinator), [(main, log)])
-    console.print(f"  coordinator   {coordinator.url}")
-    nodes = [(node, *_start_node(stack, folder, coordinator, node)) for node in NODES]
-    _wait("three nodes", lambda: _ready(coordinator), [(process, log) for _, process, log in nodes])
-    for node, process, _ in nodes:
-        console.print(f"  {node.name:<13} {node.told}, pid {process.pid}")
-
-
-def _start_node(
-    stack: ExitStack, folder: Path, coordinator: Coordinator, node: DemoNode
-) -> tuple[subprocess.Popen[bytes], Path]:
-    log = folder / f"{node.name}.log"
-    arguments = [
-        "node", "--engine", "embedded", "--node-id", node.name, "--router-url", coordinator.url, "--threads", str(node.threads),
-        "--slots", str(node.slots), "--context", str(node.context_tokens), "--data-dir", str(folder / node.name),
-    ]  # fmt: skip
-    return _spawn(stack, folder, log, arguments, {"FLEET_NODE_HEARTBEAT_INTERVAL": "1"}), log
-
-
-def _spawn(
-    stack: ExitStack, folder: Path, log: Path, arguments: list[str], environment: dict[str, str]
-) -> subprocess.Popen[bytes]:
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("FLEET_")}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "herd", *arguments], stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=folder,
-            env={**clean, **environment, "FLEET_ENV_FILE": os.devnull}, start_new_session=os.name == "posix",
-        )  # fmt: skip
-    stack.callback(_stop, process)
-    return process
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(STOP_MAX_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def _wait(what: str, is_ready: Callable[[], bool], processes: list[tuple[subprocess.Popen[bytes], Path]]) -> None:
-    """Until it is ready, with a sign of life on a terminal. Raises Trouble with the log's last lines when a process died."""
-    deadline = time.monotonic() + START_MAX_S
-    with console.status(f"starting {what}") if console.is_terminal else ExitStack():
-        while not is_ready():
-            for process, log in processes:
-                if process.poll() is not None:
-                    raise Trouble(f"{what} did not start: {_tail(log)}", "look at this machine with: herd doctor")
-            if time.monotonic() > deadline:
-                raise Trouble(f"{what} did not start within {START_MAX_S:.0f} s: {_tail(processes[0][1])}")
-            time.sleep(POLL_S)
-
-
-def _tail(log: Path) -> str:
-    lines = log.read_text("utf-8", "replace").strip().splitlines()
-    return " / ".join(lines[-4:]) or "it said nothing"
-
-
-def _answers(coordinator: Coordinator) -> bool:
-    try:
-        coordinator.get("/fleet/limits")
-    except Trouble:
-        return False
-    return True
-
-
-def _ready(coordinator: Coordinator) -> bool:
-    nodes = coordinator.get("/fleet/status")["nodes"]
-    return len([node for node in nodes if node["models"]]) == len(NODES)
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    """Runs the show. Raises Trouble when something is missing or does not start."""
+    if command := pieces.missing():
+        raise Trouble("the demo needs the embedded engine and its small model", f"install what is missing: {command}")
+    with demo_fleet(port) as fleet:
         try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
+            _show(fleet)
+            if not stay:
+                return
+            put(Text(), Text("Running until Ctrl-C.", "bold"))
+            while True:
+                time.sleep(3600)
+        except KeyboardInterrupt:
+            put(Text(), Text("Stopping the demo."))
+            is_ended_by_hand = True
+        else:
+            is_ended_by_hand = False
+    if is_ended_by_hand:
+        put(Text("All its processes have ended."))
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-# --- the show ---
-
-
-def _show_chats(coordinator: Coordinator) -> None:
+def _show(fleet: DemoFleet) -> None:
+    put(Text.assemble(("herd demo", "bold"), f": one coordinator, and {len(NODES)} small nodes that play unequal machines"))
+    fleet.start_coordinator()
+    put(_named("coordinator", fleet.coordinator.url))
+    fleet.start_nodes()
+    for node, part in zip(NODES, fleet.parts[1:], strict=True):
+        put(_named(node.name, f"{node.told}, process {part.process.pid}"))
+    put(Text(), Text("A request goes where it is expected to be answered first. Of every choice you see the seconds.", "dim"))
     for question in QUESTIONS:
-        console.print(f"\n[bold]{question.dialect}[/bold] client asks: {question.text}")
-        pieces = _ollama_pieces if question.dialect == "Ollama" else _openai_pieces
-        headers: dict[str, str] = {}
-        for told, text in pieces(coordinator, question.text):
-            headers = told
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        sys.stdout.write("\n")
-        _show_reason(coordinator, headers)
+        _show_chat(fleet.coordinator, question)
+    _show_together(fleet.coordinator)
+    _farewell(fleet)
 
 
-def _ollama_pieces(coordinator: Coordinator, text: str) -> Iterator[tuple[dict[str, str], str]]:
-    body = {"model": MODEL, "messages": [{"role": "user", "content": text}], "options": {"num_predict": ANSWER_TOKENS_MAX}}
+def _named(name: str, told: str, style: str = "green") -> Text:
+    return Text.assemble("  ", (name.ljust(NAME_COLUMNS), style), clean(told))
+
+
+# --- one chat after another ---
+
+
+def _show_chat(coordinator: Coordinator, question: Question) -> None:
+    put(Text(), Text.assemble((f"{question.client} client", "bold"), f" ({question.path}) asks: {question.text}"))
+    headers: Headers = {}
+    for told, text in question.ask(coordinator, question.text):
+        headers = told
+        write(text)
+    write("\n")
+    put(Text.assemble((headers.get("x-fleet-node", "?"), "green"), " answered, because:"))
+    rows = _rows_of(coordinator, headers.get("x-fleet-request", ""))
+    put(*choice_lines(rows[-1], console.width, {}))
+
+
+def _ollama(coordinator: Coordinator, text: str) -> Pieces:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": text}], "options": dict(OLLAMA_OPTIONS)}
     for headers, line in coordinator.lines("/api/chat", body):
         yield headers, json.loads(line).get("message", {}).get("content", "")
 
 
-def _openai_pieces(coordinator: Coordinator, text: str) -> Iterator[tuple[dict[str, str], str]]:
-    body = {"model": MODEL, "messages": [{"role": "user", "content": text}], "max_tokens": ANSWER_TOKENS_MAX, "stream": True}
-    for headers, line in coordinator.lines("/v1/chat/completions", body):
+def _openai(coordinator: Coordinator, text: str) -> Pieces:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": text}], "max_tokens": ANSWER_TOKENS_MAX, "temperature": 0, "stream": True}
+    for headers, event in _events(coordinator, "/v1/chat/completions", body):
+        choices = event.get("choices") or [{}]
+        yield headers, choices[0].get("delta", {}).get("content") or ""
+
+
+def _anthropic(coordinator: Coordinator, text: str) -> Pieces:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": text}], "max_tokens": ANSWER_TOKENS_MAX, "temperature": 0, "stream": True}
+    for headers, event in _events(coordinator, "/v1/messages", body):
+        yield headers, (event.get("delta") or {}).get("text") or ""
+
+
+def _events(coordinator: Coordinator, path: str, body: Json) -> Iterator[tuple[Headers, Json]]:
+    for headers, line in coordinator.lines(path, body):
         data = line.removeprefix(b"data: ")
-        if data != b"[DONE]":
-            choices = json.loads(data).get("choices") or [{}]
-            yield headers, choices[0].get("delta", {}).get("content") or ""
+        if data != line and data != b"[DONE]":
+            yield headers, json.loads(data)
 
 
-def _show_reason(coordinator: Coordinator, headers: dict[str, str]) -> None:
-    request_id = headers.get("x-fleet-request", "")
-    console.print(f"  [green]{safe(headers.get('x-fleet-node', '?'))}[/green] answered:")
-    why.draw(_rows_of(coordinator, request_id), brief=True)
+QUESTIONS = (
+    Question("Ollama", "/api/chat", "What is a herd of animals?", _ollama),
+    Question("OpenAI", "/v1/chat/completions", "What is the capital of France? Answer in one sentence.", _openai),
+    Question("Anthropic", "/v1/messages", "What do cows eat?", _anthropic),
+)
 
 
 def _rows_of(coordinator: Coordinator, request_id: str) -> list[Json]:
     """The writer stores rows within half a second; the show waits for its own."""
-    deadline = time.monotonic() + 5.0
+    deadline = time.monotonic() + ROW_MAX_S
     while True:
         try:
             rows: list[Json] = coordinator.get(f"/dashboard/api/requests/{request_id}")["rows"]
@@ -243,48 +148,44 @@ def _rows_of(coordinator: Coordinator, request_id: str) -> list[Json]:
             time.sleep(POLL_S)
 
 
+# --- several at once ---
+
+
 def _show_together(coordinator: Coordinator) -> None:
-    """Four at once: each slot is used, the rest waits in line."""
-    console.print(f"\n[bold]{len(TOGETHER)} chats at the same time[/bold]")
-    told: list[str] = []
-
-    def ask(text: str) -> None:
-        body = {"model": MODEL, "messages": [{"role": "user", "content": text}], "stream": False,
-                "options": {"num_predict": ANSWER_TOKENS_MAX}}  # fmt: skip
-        try:
-            headers, answer = coordinator.post("/api/chat", body)
-        except Trouble as trouble:
-            told.append(f"  {text} {trouble.problem}")
-            return
-        first_line = " ".join(str(answer["message"]["content"]).split())[:56]
-        told.append(f"  {headers.get('x-fleet-node', '?'):<13} {text} -> {first_line}")
-
-    threads = [threading.Thread(target=ask, args=(text,)) for text in TOGETHER]
+    """As many at once as there are slots, so that all nodes have work."""
+    put(Text(), Text.assemble((f"{len(TOGETHER)} Ollama clients at the same time", "bold"), ": each slot of each node has one to answer"))
+    threads = [threading.Thread(target=_ask_and_tell, args=(coordinator, text), daemon=True) for text in TOGETHER]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for line in told:
-        console.print(safe(line))
 
 
-def _farewell(coordinator: Coordinator) -> None:
-    console.print("\nYour endpoint, for every client:")
-    console.print(f"  Ollama     OLLAMA_HOST={coordinator.url}")
-    console.print(f"  OpenAI     base_url={coordinator.url}/v1")
-    console.print(f"  Anthropic  ANTHROPIC_BASE_URL={coordinator.url}")
-    console.print("Look at it from another terminal:")
-    flag = "" if coordinator.url.endswith(":11435") else f" --url {coordinator.url}"
-    for verb in ("status", "top", "why last", f"chat {MODEL}"):
-        console.print(f"  herd {verb}{flag}")
-
-
-def _wait_for_ctrl_c(stack: ExitStack) -> None:
-    console.print("\nRunning until Ctrl-C.")
+def _ask_and_tell(coordinator: Coordinator, text: str) -> None:
+    """One line, as soon as its answer is whole."""
+    body = {"model": MODEL, "messages": [{"role": "user", "content": text}], "stream": False, "options": dict(OLLAMA_OPTIONS)}
+    began_at = time.monotonic()
     try:
-        while True:
-            time.sleep(3600)
-    except KeyboardInterrupt:
-        console.print("\nStopping the demo.")
-        stack.close()
-        console.print("All its processes have ended.")
+        headers, answer = coordinator.post("/api/chat", body)
+    except Trouble as trouble:
+        put(_named("failed", f"{text} {trouble.problem}", "red"))
+        return
+    told = f"{time.monotonic() - began_at:.1f} s  {text} -> {' '.join(str(answer['message']['content']).split())}"
+    put(_named(headers.get("x-fleet-node", "?"), cut(told, max(20, min(console.width, 140) - NAME_COLUMNS - 2))))
+
+
+# --- what to do with it ---
+
+
+def _farewell(fleet: DemoFleet) -> None:
+    url = fleet.coordinator.url
+    flag = "" if url.endswith(f":{PORT_DEFAULT}") else f" --url {url}"
+    put(
+        Text(), Text("This is your endpoint, for every client:", "bold"),
+        _named("Ollama", f"OLLAMA_HOST={url}", ""), _named("OpenAI", f"base_url={url}/v1", ""),
+        _named("Anthropic", f"ANTHROPIC_BASE_URL={url}", ""),
+        Text("From another terminal:", "bold"), *(Text(f"  herd {verb}{flag}") for verb in ("status", "top", "why last", f"chat {MODEL}")),
+    )  # fmt: skip
+    if os.name == "posix":
+        victim = fleet.parts[1]
+        put(Text(f"  kill -{signal.SIGKILL.value} {victim.process.pid}   (ends {victim.name}; ask again, and the others answer)"))

@@ -1,31 +1,40 @@
-"""`herd doctor`: what is wrong with this set-up, and the command that mends it. Looks; changes nothing."""
+"""`herd doctor`: what is wrong with this set-up, and the command that mends it. Looks; changes nothing.
+
+It follows the way of a request: this machine, its engines, the coordinator, how others find that, the nodes.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import socket
 import sys
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from herd.cli.client import Coordinator, Trouble
-from herd.cli.screen import console, safe, show
+from rich.text import Text
 
-Json = dict[str, Any]
+from herd import __version__, mdns
+from herd.cli import pieces
+from herd.cli.client import Coordinator, Json, NotReached, Trouble, coordinator_at
+from herd.cli.fleet import by_model, node_state
+from herd.cli.screen import clean, console, duration, number, show
 
 LOCAL_ENGINES = (("Ollama", 11434), ("llama.cpp server", 8080), ("LM Studio", 1234), ("vLLM", 8000))
 PYTHON_MIN = (3, 11)
 DISK_FREE_MIN_BYTES = 1_000_000_000
 QUICK_S = 0.5
+ASKED_MAX_S = 3.0
+SEARCH_S = 2.0
+MARKS = (("ok", "ok   ", "green"), ("look", "look ", "yellow"), ("bad", "bad  ", "red"))
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at: `level` is ok, warn or bad; `remedy` is what to type."""
+    """One thing looked at: `level` is ok, look or bad; `remedy` is what to type."""
 
     level: str
     about: str
@@ -33,21 +42,50 @@ class Finding:
     remedy: str = ""
 
 
-def doctor(coordinator: Coordinator, data_dir: Path, as_json: bool) -> bool:
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What is to be looked at: `problems` are settings that cannot be used, `agent_url` is where this machine's agent is told to
+    report, empty when it searches; `may_search` is false where mDNS is switched off."""
+
+    coordinator: Coordinator
+    data_dir: Path
+    problems: Sequence[str] = ()
+    agent_url: str = ""
+    may_search: bool = True
+
+
+def doctor(setup: Setup, as_json: bool) -> bool:
     """Whether nothing is bad."""
-    findings = [*_this_machine(data_dir), *_engines_here(), *_coordinator(coordinator)]
-    show([asdict(one) for one in findings], as_json, lambda _: _draw(findings))
+    with console.status("looking", spinner="line"):
+        findings = list(examine(setup))
+    show([asdict(one) for one in findings], as_json, lambda _: _lines(findings))
     return all(one.level != "bad" for one in findings)
 
 
-def _draw(findings: list[Finding]) -> None:
-    marks = {"ok": "[green]ok  [/green]", "warn": "[yellow]look[/yellow]", "bad": "[red]bad [/red]"}
-    for one in findings:
-        console.print(f"{marks[one.level]} {safe(one.about)}: {safe(one.told)}")
-        if one.remedy:
-            console.print(f"       {safe(one.remedy)}")
-    bad = sum(one.level == "bad" for one in findings)
-    console.print("Nothing is wrong." if not bad else f"{bad} to mend.")
+def examine(setup: Setup) -> Iterator[Finding]:
+    yield from _settings(setup.problems)
+    yield from _this_machine(setup.data_dir)
+    engines = [(name, port) for name, port in LOCAL_ENGINES if _listens("127.0.0.1", port)]
+    yield from _engines_here(engines)
+    announced = asyncio.run(_announced()) if setup.may_search else []
+    coordinator = Coordinator(setup.coordinator.url, ASKED_MAX_S)
+    try:
+        state = coordinator.get("/fleet/status")
+    except Trouble as trouble:
+        yield from _no_coordinator(setup, trouble, announced)
+    else:
+        yield Finding("ok", "coordinator", f"answers at {coordinator.url}")
+        yield from _ways_in(setup, announced)
+        yield from _agent_here(setup, state, bool(engines))
+        yield from _fleet(state)
+
+
+# --- this machine ---
+
+
+def _settings(problems: Sequence[str]) -> Iterator[Finding]:
+    for problem in problems:
+        yield Finding("bad", "settings", problem, "correct it; every setting and its values: herd config")
 
 
 def _this_machine(data_dir: Path) -> Iterator[Finding]:
@@ -55,67 +93,160 @@ def _this_machine(data_dir: Path) -> Iterator[Finding]:
     if sys.version_info < PYTHON_MIN:
         yield Finding("bad", "Python", f"{version} is too old", "install Python 3.11 or newer")
     else:
-        yield Finding("ok", "Python", version)
-    folder = data_dir if data_dir.exists() else data_dir.parent
+        yield Finding("ok", "herd", f"{__version__} on Python {version}")
+    folder = next((place for place in (data_dir, *data_dir.parents) if place.exists()), data_dir)
     if not os.access(folder, os.W_OK):
-        yield Finding("bad", "data folder", f"{data_dir} cannot be written", f"make it writable, or set FLEET_DATA_DIR: chmod u+w {folder}")
+        yield Finding("bad", "data folder", f"{data_dir} cannot be written", "choose another: herd --data-dir FOLDER")
         return
     free = shutil.disk_usage(folder).free
-    level = "ok" if free >= DISK_FREE_MIN_BYTES else "warn"
-    yield Finding(level, "data folder", f"{data_dir}, {free / 1e9:.1f} GB free")
+    told = f"{data_dir}, {free / 1e9:.1f} GB free"
+    if free < DISK_FREE_MIN_BYTES:
+        yield Finding("look", "data folder", told, "free some space; traces and logs are dropped when there is none")
+    else:
+        yield Finding("ok", "data folder", told)
 
 
-def _engines_here() -> Iterator[Finding]:
-    found = [(name, port) for name, port in LOCAL_ENGINES if _listens(port)]
-    for name, port in found:
-        yield Finding("ok", "engine here", f"something listens on port {port} ({name}'s)")
-    if not found:
-        remedy = "start Ollama, or let the agent bring its own: herd-node --engine embedded"
-        yield Finding("warn", "engine here", "none of the usual ports answers", remedy)
+def _engines_here(engines: Sequence[tuple[str, int]]) -> Iterator[Finding]:
+    for name, port in engines:
+        yield Finding("ok", "engine here", f"something answers on port {port}, {name}'s")
+    if engines:
+        return
+    remedy = "to lend this machine, start Ollama, or let the agent bring its own engine: herd-node --engine embedded"
+    if missing := pieces.missing():
+        remedy += f"\nwhich must be installed first: {missing}"
+    yield Finding("look", "engine here", "none answers on a usual port", remedy)
 
 
-def _listens(port: int) -> bool:
+def _listens(host: str, port: int) -> bool:
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=QUICK_S):
+        with socket.create_connection((host, port), timeout=QUICK_S):
             return True
     except OSError:
         return False
 
 
-def _coordinator(coordinator: Coordinator) -> Iterator[Finding]:
-    try:
-        state = coordinator.get("/fleet/status")
-    except Trouble as trouble:
-        yield Finding("bad", "coordinator", trouble.problem, _port_advice(coordinator, trouble))
+# --- the coordinator, and how others find it ---
+
+
+async def _announced() -> list[mdns.Found]:
+    """Who announces a coordinator on this network."""
+    seen: list[mdns.Found] = []
+    async with mdns.browse() as found:
+        try:
+            async with asyncio.timeout(SEARCH_S):
+                while True:
+                    seen.append(await found.get())
+        except TimeoutError:
+            return seen
+
+
+def _no_coordinator(setup: Setup, trouble: Trouble, announced: Sequence[mdns.Found]) -> Iterator[Finding]:
+    level = "bad"
+    others = [one for one in announced if one.url != setup.coordinator.url]
+    answering = next((one for one in others if _answers(one.url)), None)
+    if answering is not None:
+        remedy = f"look at that one: herd doctor --url {answering.url}\nreport to it: herd-node --router-url {answering.url}"
+        yield Finding(level, "coordinator", f"{trouble.problem}; but one announces itself at {answering.url}", remedy)
         return
-    yield Finding("ok", "coordinator", f"answers at {coordinator.url}")
+    for one in others[:1]:
+        remedy = f"a firewall on that machine may block port {_port(one.url)}: allow it there"
+        yield Finding(level, "coordinator", f"one announces itself at {one.url}, but does not let us in", remedy)
+    yield Finding(level, "coordinator", trouble.problem, trouble.remedy)
+    if setup.may_search and not others and isinstance(trouble, NotReached):
+        remedy = f"once it runs, and mDNS does not come through, name it: herd-node --router-url http://HOST:{_port(setup.coordinator.url)}"
+        yield Finding("look", "network", "nobody announces a coordinator by mDNS", remedy)
+
+
+def _answers(url: str) -> bool:
+    try:
+        Coordinator(url, ASKED_MAX_S).get("/fleet/limits")
+    except Trouble:
+        return False
+    return True
+
+
+def _ways_in(setup: Setup, announced: Sequence[mdns.Found]) -> Iterator[Finding]:
+    """Whether agents on other machines can find and reach a coordinator that runs here."""
+    url = urllib.parse.urlsplit(setup.coordinator.url)
+    here = [address for address in mdns.addresses() if not address.startswith("127.")]
+    if url.hostname not in ("localhost", "127.0.0.1", "::1", *here):
+        return
+    if here and not _listens(here[0], _port(setup.coordinator.url)):
+        remedy = "to let other machines in, start it with: herd --host 0.0.0.0"
+        yield Finding("look", "network", "the coordinator listens to this machine only", remedy)
+    elif setup.may_search and here:
+        ours = [one for one in announced if _port(one.url) == url.port]
+        if ours:
+            yield Finding("ok", "network", f"agents find it by mDNS at {ours[0].url}")
+        else:
+            remedy = f"on the other machines, name it: herd-node --router-url http://{here[0]}:{url.port}"
+            yield Finding("look", "network", "the coordinator is not found by mDNS", remedy)
+
+
+def _agent_here(setup: Setup, state: Json, has_engine: bool) -> Iterator[Finding]:
+    """Whether this machine's own agent reports, and to whom."""
+    ours = mdns.addresses()
+    if any(node["lan_ip"] in ours or node["node_id"].split("#")[0] == socket.gethostname().split(".")[0] for node in state["nodes"]):
+        return
+    if setup.agent_url:
+        try:
+            elsewhere = coordinator_at(setup.agent_url, ASKED_MAX_S)
+            elsewhere.get("/fleet/limits")
+        except Trouble as trouble:
+            yield Finding("bad", "agent here", f"FLEET_NODE_ROUTER_URL sends it astray: {trouble.problem}", f"report to this one: herd-node --router-url {setup.coordinator.url}")
+            return
+        if elsewhere.url != setup.coordinator.url:
+            yield Finding("look", "agent here", f"reports to another coordinator, {elsewhere.url}", f"look at that one: herd doctor --url {elsewhere.url}")
+            return
+    if has_engine:
+        yield Finding("look", "agent here", "an engine runs here, but nobody reports it", f"lend this machine: herd-node --router-url {setup.coordinator.url}")
+
+
+def _port(url: str) -> int:
+    return urllib.parse.urlsplit(url).port or 0
+
+
+# --- the fleet ---
+
+
+def _fleet(state: Json) -> Iterator[Finding]:
     if not state["nodes"]:
         yield Finding("bad", "nodes", "none has reported", "on each machine with an engine run: herd-node")
     for node in state["nodes"]:
         yield from _node(node)
-    if state["store"]["failing_since"] is not None:
-        yield Finding("bad", "traces", f"not being stored: {state['store']['problem']}", "free disk space, or set FLEET_DATA_DIR")
-
-
-def _port_advice(coordinator: Coordinator, trouble: Trouble) -> str:
-    port = urllib.parse.urlsplit(coordinator.url).port or 11435
-    if _listens(port):
-        return f"another program holds port {port}; start the coordinator elsewhere: herd --port {port + 1}"
-    return trouble.remedy
+    for model in by_model(state):
+        if model["has_drifted"]:
+            where = ", ".join(here["node_id"] for here in model["nodes"])
+            yield Finding("look", f"model {model['name']}", f"is not the same on {where}", f"on each of them: ollama pull {model['name']}")
+    if (state.get("store") or {}).get("failing_since") is not None:
+        yield Finding("bad", "traces", f"are not being stored: {state['store']['problem']}", "free disk space, or choose another folder: herd --data-dir FOLDER")
 
 
 def _node(node: Json) -> Iterator[Finding]:
-    name = f"node {node['node_id']}"
-    if node["status"] == "offline":
-        yield Finding("warn", name, f"silent for {node['last_heartbeat_s']:.0f} s", "if it should be there, run on it: herd-node")
-    elif not node["reachable"]:
-        remedy = "a firewall on that machine may block its engine port; allow it for this machine"
-        yield Finding("bad", name, "reports, but refuses our connections", remedy)
-    elif not node["engines"]:
-        yield Finding("bad", name, "has no engine", "start Ollama there, or: herd-node --engine embedded")
-    elif not node["models"]:
-        yield Finding("warn", name, "has no model", "on it run, for example: ollama pull llama3.2:3b")
-    elif node["memory"]["pressure"] == "critical":
-        yield Finding("bad", name, "is out of memory", "close programs there, or use smaller models")
-    else:
-        yield Finding("ok", name, f"{node['status']}, {len(node['models'])} models, {', '.join(e['kind'] for e in node['engines'])}")
+    about, silence = f"node {node['node_id']}", duration(node["last_heartbeat_s"] * 1000)
+    verdicts: tuple[tuple[Callable[[], bool], Finding], ...] = (
+        (lambda: node["status"] == "offline", Finding("look", about, f"silent for {silence}", "if it should be there, on it run: herd-node")),
+        (lambda: not node["reachable"], Finding("bad", about, "reports, but refuses our connections", "on it, allow this machine through the firewall to the engine's port")),
+        (lambda: not node["engines"], Finding("bad", about, "has no engine", "on it, start Ollama, or run: herd-node --engine embedded")),
+        (lambda: not node["models"], Finding("look", about, "has no model", "on it run, for example: ollama pull llama3.2:3b")),
+        (lambda: node["memory"]["pressure"] == "critical", Finding("bad", about, "is out of memory", "close programs there, or use smaller models")),
+        (lambda: node["draining"] or node["paused"], Finding("look", about, f"takes no requests: {node_state(node)}", "when it is free again it comes back by itself")),
+    )  # fmt: skip
+    found = next((finding for is_so, finding in verdicts if is_so()), None)
+    engines = ", ".join(engine["kind"] for engine in node["engines"])
+    yield found or Finding("ok", about, f"{node['status']}, {number(len(node['models']), 'model')}, {engines}")
+    if node["agent_version"] and node["agent_version"] != __version__:
+        yield Finding("look", about, f"its agent is {node['agent_version']}, this is {__version__}", "on the older of the two: pipx upgrade ollama-herd")
+
+
+# --- drawing ---
+
+
+def _lines(findings: Sequence[Finding]) -> Iterator[Text]:
+    for one in findings:
+        mark, style = next((mark, style) for level, mark, style in MARKS if level == one.level)
+        yield Text.assemble((mark, style), (clean(one.about), "bold"), f": {clean(one.told)}")
+        for line in one.remedy.splitlines():
+            yield Text(f"       {clean(line)}")
+    bad = sum(one.level == "bad" for one in findings)
+    yield Text(f"{number(bad, 'thing')} to mend." if bad else "Nothing is wrong.", "red" if bad else "green")

@@ -1,143 +1,130 @@
-"""`herd status`, `herd models`, `herd top`: who is there, what they have, what they do. Reads; changes nothing."""
+"""`herd status` and `herd models`: who is there and what they have, drawn to fit. Reads; changes nothing."""
 
 from __future__ import annotations
 
-import time
-from typing import Any
-
-from rich.console import Group
-from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
-from herd.cli.client import Coordinator, Trouble
-from herd.cli.screen import console, gb, safe, seconds, show, styled, table
+from herd.cli.client import Coordinator, Json
+from herd.cli.columns import Cell, Column, table
+from herd.cli.screen import clean, console, duration, gb, number, show, style_of
+from herd.core.fleet import canonical
 
-Json = dict[str, Any]
+NO_NODES = "No node has reported yet. On each machine with an engine run: herd-node"
+NO_MODELS = "No node has a model yet. On one of them run, for example: ollama pull llama3.2:3b"
+DIGEST_SHOWN_CHARS = 12
 
-TOP_REFRESH_S = 1.0
-RECENT_SHOWN = 8
-NODES_HINT = "No node has reported yet. On each machine with an engine run: herd-node"
+NODE_COLUMNS = (
+    Column("node", 9, least=8), Column("status", 8), Column("running", 7, is_right=True), Column("waiting", 6, is_right=True),
+    Column("memory free", 4, is_right=True), Column("engine", 3, least=8), Column("in memory", 5, least=14),
+    Column("heard", 2, is_right=True),
+)  # fmt: skip
+MODEL_COLUMNS = (
+    Column("model", 9, least=16), Column("size", 7, is_right=True), Column("params", 3, is_right=True), Column("quant", 2),
+    Column("in memory (window)", 8, least=18), Column("on disk only", 5, least=12),
+)  # fmt: skip
 
 
 def status(coordinator: Coordinator, as_json: bool) -> None:
-    show(coordinator.get("/fleet/status"), as_json, _draw_status)
+    show(coordinator.get("/fleet/status"), as_json, lambda state: status_lines(state, console.width))
 
 
 def models(coordinator: Coordinator, as_json: bool) -> None:
     """Every model, the nodes that have it, and where it is in memory."""
-    show(by_model(coordinator.get("/fleet/status")), as_json, _draw_models)
+    show(by_model(coordinator.get("/fleet/status")), as_json, lambda found: model_lines(found, console.width))
+
+
+# --- nodes ---
+
+
+def status_lines(state: Json, width: int) -> list[Text]:
+    lines = [headline(state)]
+    if state["nodes"]:
+        lines += [Text(), *node_lines(state["nodes"], width)]
+    else:
+        lines.append(Text(NO_NODES))
+    if (state.get("store") or {}).get("failing_since") is not None:
+        lines += [Text(), Text(f"Traces are not being stored: {clean(state['store']['problem'])}", "yellow"), Text("  look closer with: herd doctor")]
+    return lines
+
+
+def headline(state: Json) -> Text:
+    """The fleet in one line."""
+    fleet = state["fleet"]
+    online, total = fleet["nodes_online"], fleet["nodes_total"]
+    nodes = number(total, "node") + " online" if online == total else f"{online} of {number(total, 'node')} online"
+    told = f"{nodes}, {fleet['requests_active']} running, {fleet['requests_waiting']} waiting"
+    return Text(told, "bold" if online or not total else "bold red")
+
+
+def node_lines(nodes: list[Json], width: int) -> list[Text]:
+    return table(NODE_COLUMNS, [_node_row(node) for node in nodes], width)
+
+
+def _node_row(node: Json) -> list[Cell]:
+    state = node_state(node)
+    engines = ", ".join(f"{engine['kind']} x{engine['slots']}" for engine in node["engines"])
+    loaded = ", ".join(model["name"] for model in node["models"] if model["loaded"])
+    is_gone = "dim" if state == "offline" else ""
+    return [
+        Cell(clean(node["node_id"]), is_gone), Cell(state, style_of(state)),
+        Cell(str(node["requests_active"]), is_gone), Cell(str(node["requests_pending"]), is_gone),
+        Cell(gb(node["memory"]["available_gb"]), is_gone), Cell(clean(engines or "none found"), is_gone if engines else "yellow"),
+        Cell(clean(loaded or "-"), is_gone), Cell(_heard(node["last_heartbeat_s"]), "dim"),
+    ]  # fmt: skip
+
+
+def _heard(silent_s: float) -> str:
+    return "now" if silent_s < 1 else f"{duration(silent_s * 1000)} ago"
+
+
+def node_state(node: Json) -> str:
+    """One word: what most keeps a node from getting requests."""
+    if node["status"] == "offline":
+        return "offline"
+    if not node["reachable"]:
+        return "unreachable"
+    if node["draining"]:
+        return "draining"
+    return "paused" if node["paused"] else str(node["status"])
+
+
+# --- models ---
 
 
 def by_model(state: Json) -> list[Json]:
-    """The nodes' models, turned around: one entry per model."""
+    """The nodes' models, turned around: one entry per model, by name. `has_drifted`: its nodes have different files under one name."""
     found: dict[str, Json] = {}
     for node in state["nodes"]:
         for model in node["models"]:
-            entry = found.setdefault(
-                model["name"].lower(),
-                {"name": model["name"], "size_gb": model["size_gb"], "nodes": [], "loaded_on": [], "digests": []},
-            )
-            entry["nodes"].append(node["node_id"])
-            if model["loaded"]:
-                entry["loaded_on"].append({"node": node["node_id"], "context_length": model["context_length"]})
-            if model["digest"] and model["digest"] not in entry["digests"]:
-                entry["digests"].append(model["digest"])
+            facts = {key: model[key] for key in ("size_gb", "parameter_size", "quantization", "capabilities")}
+            entry = found.setdefault(canonical(model["name"]), {"name": model["name"], **facts, "nodes": []})
+            here = {key: model[key] for key in ("engine", "digest", "loaded", "loaded_gb", "context_length")}
+            entry["nodes"].append({"node_id": node["node_id"], "status": node_state(node), **here})
+    for entry in found.values():
+        entry["has_drifted"] = len({here["digest"] for here in entry["nodes"] if here["digest"]}) > 1
     return [found[name] for name in sorted(found)]
 
 
-def top(coordinator: Coordinator, rounds: int | None = None) -> None:
-    """A screen that follows the fleet until Ctrl-C. Not a terminal: one plain picture."""
-    if not console.is_terminal:
-        console.print(_top_screen(coordinator))
-        return
-    try:
-        with Live(_top_screen(coordinator), console=console, screen=True, auto_refresh=False) as live:
-            while rounds is None or rounds > 0:
-                rounds = None if rounds is None else rounds - 1
-                time.sleep(TOP_REFRESH_S)
-                live.update(_top_screen(coordinator), refresh=True)
-    except KeyboardInterrupt:
-        return
-
-
-def _top_screen(coordinator: Coordinator) -> Group:
-    try:
-        state = coordinator.get("/fleet/status")
-        queue = coordinator.get("/fleet/queue")
-        traces = coordinator.get(f"/dashboard/api/traces?limit={RECENT_SHOWN}")
-    except Trouble as trouble:
-        return Group(Text(trouble.problem, style="red"), Text(trouble.remedy))
-    fleet = state["fleet"]
-    head = (
-        f"{fleet['nodes_online']} of {fleet['nodes_total']} nodes   {fleet['models_loaded']} models in memory   "
-        f"{fleet['requests_active']} running   {fleet['requests_waiting']} waiting"
-    )
-    return Group(
-        Text(head, style="bold"), Text(""), _nodes_table(state["nodes"]), Text(""),
-        Text("Now", style="dim"), _live_table(queue["requests"]), Text(""),
-        Text("Lately", style="dim"), _traces_table(traces["traces"]),
-    )  # fmt: skip
-
-
-def _draw_status(state: Json) -> None:
-    fleet = state["fleet"]
-    console.print(f"{fleet['nodes_online']} of {fleet['nodes_total']} nodes online, {fleet['requests_active']} requests running, "
-                  f"{fleet['requests_waiting']} waiting")  # fmt: skip
-    if not state["nodes"]:
-        console.print(NODES_HINT)
-        return
-    console.print(_nodes_table(state["nodes"]))
-    if state["store"]["failing_since"] is not None:
-        console.print(f"[yellow]traces are not being stored: {safe(state['store']['problem'])}[/yellow]")
-
-
-def _nodes_table(nodes: list[Json]) -> Table:
-    drawn = table("node", "status", "engine", ">running", ">waiting", ">memory free", "in memory")
-    for node in nodes:
-        engines = ", ".join(f"{e['kind']} x{e['slots']}" for e in node["engines"])
-        loaded = ", ".join(m["name"] for m in node["models"] if m["loaded"]) or "-"
-        drawn.add_row(
-            safe(node["node_id"]), _node_status(node), safe(engines or "none found"), str(node["requests_active"]),
-            str(node["requests_pending"]), gb(node["memory"]["available_gb"]), safe(loaded),
-        )  # fmt: skip
-    return drawn
-
-
-def _node_status(node: Json) -> str:
-    if node["status"] != "offline" and not node["reachable"]:
-        return "[red]unreachable[/red]"
-    if node["draining"] or node["paused"]:
-        return "[yellow]draining[/yellow]" if node["draining"] else "[yellow]paused[/yellow]"
-    return styled(node["status"])
-
-
-def _draw_models(found: list[Json]) -> None:
+def model_lines(found: list[Json], width: int) -> list[Text]:
     if not found:
-        console.print(NODES_HINT)
-        return
-    drawn = table("model", ">size", "on", "in memory on")
+        return [Text(NO_MODELS)]
+    lines = table(MODEL_COLUMNS, [_model_row(model) for model in found], width)
     for model in found:
-        loaded = ", ".join(f"{one['node']} (window {one['context_length'] or '?'})" for one in model["loaded_on"])
-        drift = " [yellow](different versions)[/yellow]" if len(model["digests"]) > 1 else ""
-        drawn.add_row(safe(model["name"]) + drift, gb(model["size_gb"]), safe(", ".join(model["nodes"])), safe(loaded or "-"))
-    console.print(drawn)
+        if model["has_drifted"]:
+            lines += _drift_lines(model)
+    return lines
 
 
-def _live_table(requests: list[Json]) -> Table:
-    drawn = table("request", "model", "state", "node", ">age")
-    for one in requests[:20]:
-        drawn.add_row(safe(one["request_id"]), safe(one["model"]), one["state"], safe(one["node_id"] or "-"), f"{one['age_s']:.1f} s")
-    if not requests:
-        drawn.add_row("[dim]nothing[/dim]")
-    return drawn
+def _model_row(model: Json) -> list[Cell]:
+    loaded = ", ".join(f"{here['node_id']} ({here['context_length'] or '?'})" for here in model["nodes"] if here["loaded"])
+    unloaded = ", ".join(here["node_id"] for here in model["nodes"] if not here["loaded"])
+    return [
+        Cell(clean(model["name"])), Cell(gb(model["size_gb"]) if model["size_gb"] else "-"), Cell(clean(model["parameter_size"] or "-")),
+        Cell(clean(model["quantization"] or "-")), Cell(clean(loaded or "-"), "green" if loaded else ""), Cell(clean(unloaded or "-")),
+    ]  # fmt: skip
 
 
-def _traces_table(traces: list[Json]) -> Table:
-    drawn = table("request", "model", "node", "ended", ">first token", ">in all", ">tokens")
-    for row in traces:
-        drawn.add_row(
-            safe(row["request_id"]), safe(row["model"]), safe(row["node_id"] or "-"), styled(row["status"]),
-            seconds(row["time_to_first_token_ms"]), seconds(row["latency_ms"]), str(row["completion_tokens"] or "-"),
-        )  # fmt: skip
-    return drawn
+def _drift_lines(model: Json) -> list[Text]:
+    versions = ", ".join(f"{here['digest'].removeprefix('sha256:')[:DIGEST_SHOWN_CHARS]} on {here['node_id']}" for here in model["nodes"] if here["digest"])
+    told = f"{clean(model['name'])} is not the same everywhere: {clean(versions)}"
+    return [Text(), Text(told, "yellow"), Text(f"  the same again, on each of them: ollama pull {clean(model['name'])}")]

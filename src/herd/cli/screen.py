@@ -1,73 +1,104 @@
-"""How things look on a terminal: colour only where there is one, JSON on request, troubles with their remedy. Knows no verb."""
+"""How things look on a terminal: colour only where there is one, JSON on request, troubles with their remedy. Knows no verb.
+
+What is piped is never cut to a width and holds no colour codes. Nothing is written that a console cannot show.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-import typer
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from herd.cli.client import Trouble
 
 Shown = TypeVar("Shown")
 
-console = Console(highlight=False)
-complaints = Console(stderr=True, highlight=False)
+PLAIN_WIDTH = 10_000
+"""Where nobody looks, no line is too long."""
+
+STATUS_STYLES = (
+    ("online", "green"), ("degraded", "yellow"), ("offline", "red"), ("unreachable", "red"), ("draining", "yellow"),
+    ("paused", "yellow"), ("completed", "green"), ("failed", "red"), ("failed_midstream", "red"), ("rejected", "yellow"),
+    ("client_cancelled", "yellow"), ("retried", "yellow"),
+)  # fmt: skip
 
 
-def show(value: Shown, as_json: bool, draw: Callable[[Shown], None]) -> None:
-    """The value as JSON for programs, or drawn for people."""
-    if as_json:
-        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-        return
-    draw(value)
-
-
-def table(*columns: str) -> Table:
-    """A plain table: no lines, headings dim; columns whose name ends in a unit or number are right-aligned by '>'."""
-    made = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
-    for column in columns:
-        made.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", no_wrap=column.startswith(">"))
+def _console(stderr: bool) -> Console:
+    made = Console(stderr=stderr, highlight=False, emoji=False, markup=False)
+    if not made.is_terminal and "COLUMNS" not in os.environ:
+        made.width = PLAIN_WIDTH
     return made
 
 
-def fail(trouble: Trouble) -> typer.Exit:
-    """Says what is wrong and what to do, and ends with status 1."""
-    complaints.print(f"[red]{_escape(trouble.problem)}[/red]")
-    if trouble.remedy:
-        complaints.print(f"  {_escape(trouble.remedy)}")
-    return typer.Exit(1)
+console = _console(stderr=False)
+complaints = _console(stderr=True)
 
 
-def _escape(text: str) -> str:
-    return text.replace("[", "\\[")
+def show_what_can_be_shown() -> None:
+    """A console or a pipe may not know every character of a model's answer: it shows a question mark instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
-def safe(text: object) -> str:
-    """Text from outside: no markup, no control characters that could move the cursor."""
-    return _escape("".join(c if c.isprintable() else "?" for c in str(text)))
+def show(value: Shown, as_json: bool, draw: Callable[[Shown], Iterable[Text]]) -> None:
+    """The value as JSON for programs, or drawn for people."""
+    if as_json:
+        sys.stdout.write(json.dumps(value, indent=2) + "\n")
+        return
+    put(*draw(value))
+
+
+def put(*lines: Text) -> None:
+    """Each on its own line; longer ones are the terminal's to wrap."""
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
+def fail(trouble: Trouble) -> int:
+    """Says what is wrong and what to do; the exit status."""
+    complaints.print(Text(clean(trouble.problem), style="red"), soft_wrap=True)
+    for line in trouble.remedy.splitlines():
+        complaints.print(Text(f"  {clean(line)}"), soft_wrap=True)
+    return 1
+
+
+def clean(text: object) -> str:
+    """Text from outside: no control characters, which could move the cursor or change a colour."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in str(text))
+
+
+def style_of(status: str) -> str:
+    return dict(STATUS_STYLES).get(status, "")
 
 
 def gb(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f} GB"
 
 
-def seconds(milliseconds: float | None) -> str:
+def duration(milliseconds: float | None) -> str:
+    """840 ms, 1.2 s, 34 s, 5 min, 3 h, 12 days."""
     if milliseconds is None:
         return "-"
-    return f"{milliseconds:.0f} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.1f} s"
+    if milliseconds < 999.5:
+        return f"{milliseconds:.0f} ms"
+    seconds = milliseconds / 1000
+    for size, unit in ((86400 * 2, "days"), (3600 * 2, "h"), (60 * 2, "min")):
+        if seconds >= size:
+            return f"{seconds / (size / 2):.0f} {unit}"
+    return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
 
 
-STATUS_STYLES = (
-    ("online", "green"), ("degraded", "yellow"), ("offline", "red"), ("completed", "green"), ("failed", "red"),
-    ("failed_midstream", "red"), ("rejected", "yellow"), ("client_cancelled", "yellow"), ("retried", "yellow"),
-)  # fmt: skip
+def tokens(count: int | None) -> str:
+    return "-" if count is None else "1 token" if count == 1 else f"{count} tokens"
 
 
-def styled(word: str) -> str:
-    style = dict(STATUS_STYLES).get(word)
-    return f"[{style}]{word}[/{style}]" if style else safe(word)
+def number(count: int, thing: str) -> str:
+    """3 nodes, 1 node."""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"

@@ -6,63 +6,99 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+from rich.text import Text
 
 from herd import config, logs
 from herd.agent import app as agent_app
-from herd.cli.client import Trouble
-from herd.cli.screen import console, safe, show, table
+from herd.agent.inventory import EMBEDDED
+from herd.cli.client import Coordinator, Trouble, coordinator_at
+from herd.cli.doctor import Setup
+from herd.cli.screen import clean, console, put, show
 from herd.router import app as router_app
 from herd.router.folder import FolderBusy
 from herd.router.http_server import PortInUse
 
-if sys.platform != "win32":
-    import uvloop
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-    _run: Callable[[Coroutine[Any, Any, Any]], Any] = uvloop.run
+if sys.platform != "win32":
+    from uvloop import run
 else:
-    _run = asyncio.run
+    run = asyncio.run
 
 log = logging.getLogger("herd")
 
 Flags = Mapping[str, object]
 
+FIRST_FREE_PORT = 1024
+EVERYWHERE = ("0.0.0.0", "::", "")
+
+
+# --- the coordinator ---
+
 
 def serve(flags: Flags) -> None:
     """The coordinator, until it is told to end. Raises Trouble when it cannot start."""
-    settings = coordinator_settings(flags)
-    kept = logs.start(settings.log, settings.general.data_dir.expanduser(), "herd")
+    settings = _load(router_app.Settings, flags, config.COORDINATOR_PREFIX).compose(router_app.Settings)
+    general = settings.general
+    kept = logs.start(settings.log, general.data_dir.expanduser(), "herd")
     try:
-        _run(router_app.run(settings, _say_started))
+        run(router_app.run(settings, _say_started))
     except PortInUse as error:
-        port = settings.general.port
-        raise Trouble(str(error), f"stop the other program, or use another port: herd --port {port + 1}") from error
+        raise _port_in_use(general.port) from error
     except FolderBusy as error:
-        raise Trouble(str(error), "stop the other coordinator, or give this one its own folder: herd --data-dir FOLDER") from error
-    except PermissionError as error:
-        raise Trouble(f"not permitted: {error}", "use a port above 1023: herd --port 11435") from error
+        problem = str(error).partition(": stop it")[0]
+        raise Trouble(problem, f"look at it with: herd status\nor start a second one: herd --port {general.port + 1} --data-dir FOLDER") from error
+    except OSError as error:
+        raise _cannot_listen(general, error) from error
     finally:
         kept.close()
 
 
+def _port_in_use(port: int) -> Trouble:
+    holder = Coordinator(f"http://127.0.0.1:{port}", timeout_s=1.0)
+    elsewhere = f"herd --port {port + 1}"
+    try:
+        holder.get("/fleet/limits")
+    except Trouble:
+        return Trouble(f"port {port} is in use by another program", f"end that program, or use another port: {elsewhere}")
+    return Trouble(f"a coordinator already listens on port {port}", f"look at it with: herd status --url {holder.url}\nor start a second one: {elsewhere} --data-dir FOLDER")
+
+
+def _cannot_listen(general: router_app.GeneralSettings, error: OSError) -> Trouble:
+    if isinstance(error, PermissionError) and 0 < general.port < FIRST_FREE_PORT and error.filename is None:
+        return Trouble(f"port {general.port} is for administrators only", "use a port above 1023: herd --port 11435")
+    if error.filename is not None:
+        return Trouble(f"{error.filename}: {error.strerror or error}", "choose another folder: herd --data-dir FOLDER")
+    return Trouble(f"cannot listen on {general.host}: {error.strerror or error}", "listen everywhere: herd --host 0.0.0.0")
+
+
 def _say_started(coordinator: router_app.Coordinator, port: int) -> None:
     general = coordinator.settings.general
-    host = "localhost" if general.host in ("0.0.0.0", "::") else general.host
-    log.info("listening", extra={"url": f"http://{host}:{port}", "data_dir": str(general.data_dir)})
+    url = f"http://{'localhost' if general.host in EVERYWHERE else general.host}:{port}"
+    log.info("listening", extra={"url": url, "data_dir": str(general.data_dir)})
     if console.is_terminal:
-        console.print(f"\n[bold]herd[/bold] listens on http://{host}:{port}")
-        console.print("On each machine with Ollama or another engine, run: [bold]herd-node[/bold]")
-        console.print("Look at it with: [bold]herd status[/bold]\n")
+        put(
+            Text(), Text.assemble(("herd", "bold"), f" listens on {url}"),
+            Text("On each machine with Ollama or another engine run:  herd-node"),
+            Text("Look at it from another terminal:                  herd status"),
+            Text("Ctrl-C ends it."), Text(),
+        )  # fmt: skip
 
 
-def node(flags: Flags) -> None:
-    """The agent, until it is told to end. Raises Trouble when it cannot start."""
-    settings = _load(agent_app.Settings, flags, config.AGENT_PREFIX).compose(agent_app.Settings)
+# --- the agent ---
+
+
+def node(flags: Flags, slots: int | None) -> None:
+    """The agent, until it is told to end; `slots` are its engine's, whichever that is. Raises Trouble when it cannot start."""
+    settings = agent_settings(flags, slots)
     kept = logs.start(settings.log, settings.agent.data_dir.expanduser(), "herd-node")
     try:
-        code = _run(agent_app.run(settings))
+        code = run(agent_app.run(settings))
     except agent_app.CannotStart as error:
         raise Trouble(str(error), error.remedy) from error
     finally:
@@ -71,37 +107,79 @@ def node(flags: Flags) -> None:
         raise SystemExit(code)
 
 
-def coordinator_settings(flags: Flags) -> router_app.Settings:
-    return _load(router_app.Settings, flags, config.COORDINATOR_PREFIX).compose(router_app.Settings)
+def agent_settings(flags: Flags, slots: int | None) -> agent_app.Settings:
+    """Raises Trouble."""
+    settings = _load(agent_app.Settings, flags, config.AGENT_PREFIX).compose(agent_app.Settings)
+    if slots is None:
+        return settings
+    # An engine of our own is started with so many; of any other it is only believed.
+    name = "FLEET_NODE_EMBEDDED_SLOTS" if settings.engines.engine == EMBEDDED else "FLEET_NODE_SLOTS"
+    return _load(agent_app.Settings, {**flags, name: slots}, config.AGENT_PREFIX).compose(agent_app.Settings)
 
 
-def data_dir() -> Path:
-    return coordinator_settings({}).general.data_dir.expanduser()
+# --- what the other verbs need of the settings ---
 
 
-def show_config(as_json: bool) -> None:
-    """Every setting of the coordinator: value, source, meaning."""
-    rows = _load(router_app.Settings, {}, config.COORDINATOR_PREFIX).describe()
-    show(rows, as_json, _draw_config)
+def coordinator(url: str | None) -> Coordinator:
+    """The one to ask: as told, else the one this machine's agent reports to, else the one that would start here."""
+    if url is not None:
+        return coordinator_at(url)
+    try:
+        agent = agent_settings({}, None)
+        general = _load(router_app.Settings, {}, config.COORDINATOR_PREFIX).compose(router_app.Settings).general
+    except Trouble:
+        # A wrong setting must not keep anybody from looking; `herd doctor` tells of it.
+        return coordinator_at("127.0.0.1")
+    if agent.link.router_url:
+        return coordinator_at(agent.link.router_url)
+    host = "127.0.0.1" if general.host in EVERYWHERE else general.host
+    return coordinator_at(f"{f'[{host}]' if ':' in host else host}:{general.port or router_app.GeneralSettings().port}")
 
 
-def _draw_config(rows: list[dict[str, str]]) -> None:
-    drawn = table("setting", "value", "from", "what it does")
+def setup(url: str | None, data_dir: Path | None) -> Setup:
+    """What `herd doctor` looks at. Wrong settings are among it."""
+    problems: list[str] = []
+    agent, router = agent_app.Settings(), router_app.Settings()
+    try:
+        agent = agent_settings({}, None)
+    except Trouble as trouble:
+        problems.append(trouble.problem)
+    try:
+        router = _load(router_app.Settings, {}, config.COORDINATOR_PREFIX).compose(router_app.Settings)
+    except Trouble as trouble:
+        problems.append(trouble.problem)
+    folder = data_dir or router.general.data_dir
+    return Setup(coordinator(url), folder.expanduser(), tuple(dict.fromkeys(problems)), agent.link.router_url, router.general.mdns)
+
+
+def show_config(wanted: str, is_agents: bool, as_json: bool) -> None:
+    """Every setting whose name or meaning holds `wanted`: value, source, meaning."""
+    whole, prefix = (agent_app.Settings, config.AGENT_PREFIX) if is_agents else (router_app.Settings, config.COORDINATOR_PREFIX)
+    rows = [row for row in _load(whole, {}, prefix).describe() if wanted.lower() in f"{row['key']} {row['help']}".lower()]
+    if not rows:
+        raise Trouble(f"no setting has to do with {wanted!r}", "see all of them: herd config, and the agent's: herd config --agent")
+    show(rows, as_json, config_lines)
+
+
+def config_lines(rows: Iterable[Mapping[str, str]]) -> Iterable[Text]:
+    """Two lines a setting; those that somebody has set stand out."""
     for row in rows:
-        drawn.add_row(row["key"], safe(row["value"]), safe(row["source"]), safe(row["help"]))
-    console.print(drawn)
+        is_set = row["source"] != "default"
+        yield Text.assemble((row["key"], "bold green" if is_set else "bold"), f" = {clean(row['value']) or '(empty)'}", (f"  {clean(row['source'])}", "" if is_set else "dim"))
+        yield Text(f"    {clean(row['help'])}", "dim")
 
 
-def _load(whole: type[Any], flags: Flags, prefix: str) -> config.Config:
+def _load(whole: type[DataclassInstance], flags: Flags, prefix: str) -> config.Config:
     given = {name: config.Given(str(value), _flag(name)) for name, value in flags.items() if value is not None}
     env_file = Path(os.environ.get("FLEET_ENV_FILE", config.ENV_FILE))
     environ = {name: value for name, value in os.environ.items() if name != "FLEET_ENV_FILE"}
     try:
         return config.load(config.parts_of(whole), environ, env_file, given, prefix)
     except config.ConfigError as error:
-        raise Trouble(str(error), "see every setting with: herd config, or docs/settings.md") from error
+        verb = "herd config" if prefix == config.COORDINATOR_PREFIX else "herd config --agent"
+        raise Trouble(str(error), f"once it is corrected, see every setting with: {verb}; they are told in docs/settings.md") from error
 
 
 def _flag(name: str) -> str:
-    tail = name.removeprefix("FLEET_NODE_").removeprefix("FLEET_")
+    tail = name.removeprefix("FLEET_NODE_").removeprefix("FLEET_").removeprefix("EMBEDDED_")
     return "--" + tail.lower().replace("_", "-")

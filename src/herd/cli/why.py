@@ -1,28 +1,40 @@
-"""`herd why ID`: the choice behind one request, every node with its points or its reason. Reads; decides nothing."""
+"""`herd why ID`: the choice behind one request in words: every node with its seconds, points or reason. Reads; decides nothing."""
 
 from __future__ import annotations
 
+import textwrap
+import time
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any
 
-from herd.cli.client import Coordinator, Trouble
-from herd.cli.screen import console, safe, seconds, show, styled, table
+from rich.text import Text
 
-Json = dict[str, Any]
+from herd.cli.client import Coordinator, Json, Trouble
+from herd.cli.screen import clean, console, duration, gb, show, style_of, tokens
+from herd.core.fleet import canonical
 
 TERMS = (("wait", "wait"), ("load", "loading"), ("prefill", "reading"), ("decode", "writing"), ("harm", "harm to others"))
+"""The terms of the expected seconds, in words and in the order in which they come to pass."""
 SIGNALS = MappingProxyType({
     "thermal": "model at hand", "memory_fit": "room", "queue_depth": "queue", "wait_time": "expected wait",
     "role_affinity": "size suits", "availability_trend": "becoming free", "context_fit": "window fits",
 })  # fmt: skip
 """The public names of the signals, in words."""
+OUTCOMES = MappingProxyType({
+    "completed": "answered by", "failed": "failed on", "failed_midstream": "broke off on", "retried": "failed on",
+    "client_cancelled": "left by its client on", "rejected": "rejected",
+})  # fmt: skip
+FOLDED_MIN_COLUMNS = 40
+Sizes = Mapping[str, float]
+"""Gigabytes of the model in question, by node."""
 
 
 def why(coordinator: Coordinator, request_id: str, as_json: bool) -> None:
     """`request_id` may be a beginning, or "last"."""
     if request_id == "last":
         request_id = _newest(coordinator)
-    show(coordinator.get(f"/dashboard/api/requests/{request_id}")["rows"], as_json, draw)
+    rows = coordinator.get(f"/dashboard/api/requests/{request_id}")["rows"]
+    show(rows, as_json, lambda found: why_lines(found, console.width, time.time(), sizes_of(coordinator, found[-1]["model"])))
 
 
 def _newest(coordinator: Coordinator) -> str:
@@ -32,48 +44,112 @@ def _newest(coordinator: Coordinator) -> str:
     return str(traces[0]["request_id"])
 
 
-def draw(rows: list[Json], brief: bool = False) -> None:
-    """One block per attempt; `brief` leaves out what the reader has just seen."""
-    for row in rows:
-        if not brief:
-            _draw_head(row)
-        _draw_candidates(row.get("candidates") or {})
+def sizes_of(coordinator: Coordinator, model: str) -> Sizes:
+    """How large the model is on each node that is there now."""
+    nodes = coordinator.get("/fleet/status")["nodes"]
+    wanted = canonical(model)
+    return {node["node_id"]: one["size_gb"] for node in nodes for one in node["models"] if canonical(one["name"]) == wanted}
 
 
-def _draw_head(row: Json) -> None:
-    number = f", attempt {row['attempt']}" if row.get("attempt") else ""
-    console.print(f"[bold]{safe(row['request_id'])}[/bold]  {safe(row['original_model'] or row['model'])}{number}: {styled(row['status'])}")
+def why_lines(rows: list[Json], width: int, now: float, sizes: Sizes) -> list[Text]:
+    """The request, then every attempt with the choice before it. `now` is unix seconds, `rows` are oldest first."""
+    end = rows[-1]
+    lines = [_head(end, now), *_facts(end, width)]
+    for number, row in enumerate(rows, start=1):
+        lines.append(Text())
+        if len(rows) > 1:
+            lines.append(_attempt(row, number))
+        lines += choice_lines(row, width, sizes)
+    return lines
+
+
+def _head(row: Json, now: float) -> Text:
+    ago = f"{duration(max(0.0, now - row['timestamp']) * 1000)} ago"
+    return Text.assemble(
+        (clean(row["request_id"]), "bold"), f"  {clean(row['original_model'] or row['model'])}  ",
+        (row["status"], style_of(row["status"])), (f"  {ago}", "dim"),
+    )  # fmt: skip
+
+
+def _facts(row: Json, width: int) -> Iterable[Text]:
     if row["node_id"]:
-        told = f"  answered by {safe(row['node_id'])}, first token after {seconds(row['time_to_first_token_ms'])}"
-        console.print(f"{told}, {seconds(row['latency_ms'])} in all, {row['completion_tokens'] or 0} tokens")
+        told = [f"{OUTCOMES.get(row['status'], 'on')} {row['node_id']}"]
+        if row["time_to_first_token_ms"] is not None:
+            told.append(f"first byte after {duration(row['time_to_first_token_ms'])}")
+        told.append(f"{duration(row['latency_ms'])} in all")
+        told += [f"{tokens(row[name])} {verb}" for name, verb in (("prompt_tokens", "read"), ("completion_tokens", "written")) if row[name]]
+        yield from _folded(Text("  "), ", ".join(told), width)
+    if (row["held_ms"] or 0) >= 1:
+        yield from _folded(Text("  "), f"waited {duration(row['held_ms'])} until a node could take it", width)
+    if row["fallback_used"]:
+        yield from _folded(Text("  "), f"answered by the fallback {row['model']}, since {row['original_model']} was not to be had", width)
     if row["error_message"]:
-        console.print(f"  [yellow]{safe(row['error_message'])}[/yellow]")
+        yield from _folded(Text("  "), row["error_message"], width, "yellow")
 
 
-def _draw_candidates(candidates: Json) -> None:
-    _draw_scored(candidates.get("scored") or [])
-    for one in candidates.get("rejected") or []:
-        console.print(f"  [dim]{safe(one['node_id'])}: not considered, {safe(one['reason'])} ({safe(one['filter'])})[/dim]")
+def _attempt(row: Json, number: int) -> Text:
+    words = OUTCOMES.get(row["status"], "on")
+    told = f"Attempt {number}: {words} {row['node_id']}" if row["node_id"] else f"Attempt {number}: no node was left"
+    problem = f" after {duration(row['attempt_ms'])}: {row['error_message'] or row['failure']}" if row["status"] == "retried" else ""
+    return Text(clean(told + problem), "yellow" if problem else "")
 
 
-def _draw_scored(scored: list[Json]) -> None:
-    """One line a node: seconds where the policy expected some, and the points of the signals that spoke."""
-    drawn = table("", "", ">", "")
+def choice_lines(row: Json, width: int, sizes: Sizes) -> list[Text]:
+    """Every node that was considered, the chosen one first; then those that were not, with the reason."""
+    candidates = row.get("candidates") or {}
+    scored, rejected = candidates.get("scored") or [], candidates.get("rejected") or []
+    if not scored and not rejected:
+        return [Text("  No node was considered.", "dim")]
+    size = max(len(clean(one["node_id"])) for one in [*scored, *rejected]) + 1
+    lines = []
     for place, one in enumerate(scored):
-        mark = "[green]  ->[/green]" if place == 0 else ""
-        drawn.add_row(mark, safe(one["node_id"]), _total(one), _parts(one))
-    console.print(drawn)
+        head = Text.assemble(("  -> " if place == 0 else "     "), (f"{clean(one['node_id'])}:".ljust(size), "green" if place == 0 else ""), " ")
+        lines += _folded(head, sentence(one, place == 0, sizes.get(one["node_id"])), width)
+    if len(scored) > 1 and sentence(scored[0], True, None) == sentence(scored[1], True, None):
+        lines.append(Text("     equal: then the shorter queue decides, then the name", "dim"))
+    for one in rejected:
+        head = Text.assemble("   x ", (f"{clean(one['node_id'])}:".ljust(size), "dim"), " ")
+        lines += _folded(head, f"{one['reason']} ({one['filter']})", width, "dim")
+    if candidates.get("left_out"):
+        lines.append(Text(f"     and {candidates['left_out']} more that are not on record", "dim"))
+    return lines
 
 
-def _total(scored: Json) -> str:
+def sentence(scored: Json, is_chosen: bool, size_gb: float | None) -> str:
+    """`1.2 s = 0.4 wait + 0.6 reading + 0.2 writing`, or `72 points = 50 model at hand + 30 room - 8 queue`."""
     expected = scored.get("expected_s")
-    return f"{expected['total']:.2f} s" if expected else f"{scored['total']:.0f} points"
+    if not expected:
+        return _points(scored)
+    load = ""
+    if expected.get("load", 0.0) > 0.0:
+        load = f"; {'had to' if is_chosen else 'would'} load {gb(size_gb) if size_gb else 'the model'} first"
+    return _seconds(expected) + load
 
 
-def _parts(scored: Json) -> str:
-    expected = scored.get("expected_s")
-    if expected:
-        told = [f"{expected[name]:.2f} {words}" for name, words in TERMS if expected.get(name, 0.0) >= 0.005]
-        return "= " + " + ".join(told) if told else "= at once"
-    told = [f"{points:+.0f} {SIGNALS.get(name, name)}" for name, points in scored["terms"].items() if abs(points) >= 0.5]
-    return "= " + " ".join(told) if told else "= nothing speaks for or against it"
+def _seconds(expected: Mapping[str, float]) -> str:
+    """Rounded so that the terms shown add up to the sum shown."""
+    places = 2 if expected["total"] < 10 else 1
+    least = 10.0**-places
+    total = round(expected["total"], places)
+    terms = [(words, round(expected.get(name, 0.0), places)) for name, words in TERMS]
+    largest = max(range(len(terms)), key=lambda at: terms[at][1])
+    rest = total - sum(value for _, value in terms)
+    terms[largest] = (terms[largest][0], terms[largest][1] + rest)
+    shown = [f"{value:.{places}f} {words}" for words, value in terms if value >= least / 2]
+    return f"{total:.{places}f} s = {' + '.join(shown)}" if shown else "at once"
+
+
+def _points(scored: Json) -> str:
+    terms = [(round(points), SIGNALS.get(name, name)) for name, points in scored["terms"].items()]
+    told = "".join(f" {'-' if points < 0 else '+'} {abs(points)} {words}" for points, words in terms if points)
+    return f"{scored['total']:.0f} points ={told.removeprefix(' +')}" if told else "0 points: nothing speaks for or against it"
+
+
+def _folded(head: Text, text: str, width: int, style: str = "") -> list[Text]:
+    """The text behind its head, further lines below its beginning."""
+    indent = len(head.plain)
+    if width - indent < FOLDED_MIN_COLUMNS:
+        indent = 4
+    parts = textwrap.wrap(clean(text), max(width - indent, 20)) or [""]
+    first = Text.assemble(head, (parts[0], style))
+    return [first, *(Text(" " * indent + part, style) for part in parts[1:])]

