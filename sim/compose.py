@@ -57,6 +57,8 @@ class Baseline:
     told: str
     make: Callable[[Ground], Policy]
     is_simple: bool = True
+    at_every_load: bool = True
+    """False for what collapses under load anyway, and for variants of our own: played at the main load only."""
     moves_waiting: bool = False
     """Whether requests that wait for a node may be moved when a slot becomes free elsewhere."""
 

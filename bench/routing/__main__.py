@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 from bench.routing import report
 from bench.routing.compare import Table
 from bench.routing.costs import FLEETS, Fleet, decision_us
-from bench.routing.runs import Case, Played, cases, played
+from bench.routing.runs import Case, Played, cases, main_load, played
 from bench.routing.targets import OURS, SIGNALS
 from sim.catalogue import BASELINES, SCENARIOS
 
@@ -38,7 +39,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--traces", type=Path, default=os.environ.get("HERD_TRACES"), metavar="DIR", help="folder with the public traces")
     parser.add_argument("--quick", action="store_true", help="under a minute; exit status 1 on a regression beyond noise")
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--requests", type=int, default=1000, help="requests in one run (default 1000)")
+    parser.add_argument("--requests", type=int, default=500, help="requests in one run (default 500)")
     parser.add_argument("--loads", default="0.6,1.0,1.25")
     parser.add_argument("--scenarios", default="", help=f"some of {', '.join(SCENARIO_NAMES)}")
     parser.add_argument("--policies", default="", help=f"some of {', '.join(POLICY_NAMES)}")
@@ -79,7 +80,7 @@ def main(given: Sequence[str] | None = None) -> int:
         rows = [{"scenario": p.case.scenario, "load": p.case.load, "seed": p.case.seed, "rows": p.rows} for p in done]
         chosen.json.write_text(json.dumps(rows, sort_keys=True), "utf-8")
     if chosen.write_docs:
-        _write(text, table, _main_load(chosen.loads))
+        _write(text, table, main_load(chosen.loads))
     return _quick_status(table) if chosen.quick else 0
 
 
@@ -100,21 +101,17 @@ def _cost(policy: str, fleet: Fleet) -> float:
     return decision_us(next(one for one in BASELINES if one.name == policy), fleet)
 
 
-def _main_load(loads: Sequence[float]) -> float:
-    return 1.0 if 1.0 in loads else loads[0]
-
-
 def _text(table: Table, chosen: argparse.Namespace, costs: Sequence[tuple[str, Fleet, float]], took_s: float) -> str:
     source = "public traces" if chosen.traces else "synthetic requests of the public traces' published shapes"
-    main_load = _main_load(chosen.loads)
+    judged = main_load(chosen.loads)
     parts = [
         f"{chosen.seeds} seeds, {chosen.requests} requests a run, {source}; {len(chosen.policies)} policies; {took_s:.0f} s on {chosen.jobs} cores.",
-        f"## Goals, load {main_load:g}", report.targets(table, main_load) if OURS in chosen.policies else "",
+        f"## Goals, load {judged:g}", report.targets(table, judged) if OURS in chosen.policies else "",
     ]  # fmt: skip
     for load in chosen.loads:
         if OURS in chosen.policies:
             parts += [f"## By scenario, load {load:g}", report.ratios(table, load)]
-    parts += [f"## Every policy, load {main_load:g}", report.everything(table, main_load, chosen.policies)]
+    parts += [f"## Every policy, load {judged:g}", report.everything(table, judged, chosen.policies)]
     parts += ["## One decision", report.decisions(costs)]
     return "\n\n".join(part for part in parts if part)
 
@@ -143,5 +140,7 @@ def _quick_status(table: Table) -> int:
 
 
 if __name__ == "__main__":
+    # Ended from outside, it ends its processes too.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))
     sys.exit(main())
 

@@ -57,10 +57,22 @@ def cases(
     scenarios: Sequence[str], loads: Sequence[float], seeds: int, requests: int, policies: Sequence[str], folder: Path | None
 ) -> list[Case]:
     """Seeds outermost, so that whoever stops early has all scenarios."""
+    of_load = {load: _policies_at(load, loads, policies) for load in loads}
     return [
-        Case(scenario, load, seed, requests, tuple(policies), folder)
+        Case(scenario, load, seed, requests, of_load[load], folder)
         for seed in range(seeds) for load in loads for scenario in scenarios
     ]  # fmt: skip
+
+
+def main_load(loads: Sequence[float]) -> float:
+    return 1.0 if 1.0 in loads else loads[0]
+
+
+def _policies_at(load: float, loads: Sequence[float], policies: Sequence[str]) -> tuple[str, ...]:
+    if load == main_load(loads):
+        return tuple(policies)
+    everywhere = {one.name for one in BASELINES if one.at_every_load}
+    return tuple(name for name in policies if name in everywhere)
 
 
 _players: list[Player] = []

@@ -28,4 +28,4 @@ def make(ground: Ground) -> PowerOfTwo:
     return PowerOfTwo(ground.rng)
 
 
-BASELINE = Baseline("power_of_two", "the less busy of two by chance", make)
+BASELINE = Baseline("power_of_two", "the less busy of two by chance", make, at_every_load=False)

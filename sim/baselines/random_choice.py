@@ -27,4 +27,4 @@ def make(ground: Ground) -> RandomChoice:
     return RandomChoice(ground.rng)
 
 
-BASELINE = Baseline("random", "any node that has the model", make)
+BASELINE = Baseline("random", "any node that has the model", make, at_every_load=False)

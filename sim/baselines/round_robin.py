@@ -28,4 +28,4 @@ def make(_ground: Ground) -> RoundRobin:
     return RoundRobin()
 
 
-BASELINE = Baseline("round_robin", "one after the other", make)
+BASELINE = Baseline("round_robin", "one after the other", make, at_every_load=False)
