@@ -144,3 +144,64 @@ def test_points_counted_later_are_those_of_the_moment_of_the_decision() -> None:
     world.arrives("busy", model="other")
     world.hears(a_slow_box("a", models=[a_card(size_gb=5.0, loaded=True)], memory_gb=128, used_gb=127))
     assert late.scored[0].terms == expected
+
+
+def test_points_are_counted_for_whoever_asks_and_are_the_signals_own() -> None:
+    world, points = a_world(policy="completion_time"), a_world(policy="signals")
+    for one in (world, points):
+        one.hears(a_slow_box(), a_gpu_box())
+        one.arrives()
+    [ours, theirs] = [one.dispatcher.live[RequestId("r1")].decision for one in (world, points)]
+    assert ours is not None and theirs is not None
+    assert {one.node_id: (one.total, one.terms) for one in ours.scored} == {one.node_id: (one.total, one.terms) for one in theirs.scored}
+
+
+def test_a_long_prompt_that_is_being_read_delays_who_comes_next() -> None:
+    """Both nodes are equal and have free slots; on one of them a long prompt is read at the moment."""
+    world = a_world(policy="completion_time")
+    cards = [a_card(size_gb=5.0, loaded=True, slots=4, context_tokens=32768)]
+    world.hears(a_slow_box("a", models=cards), a_slow_box("b", models=cards))
+    reading = chosen(world, "long", prompt_tokens=8000)
+    world.at += 0.1
+    assert chosen(world, "short", prompt_tokens=50) != reading
+    decision = world.dispatcher.live[RequestId("short")].decision
+    assert decision is not None
+    waits = {one.node_id: one.expected_s["wait"] for one in decision.scored}
+    assert waits[reading] > 10.0
+    world.first_byte("long")
+    world.arrives("later", prompt_tokens=50)
+    decision = world.dispatcher.live[RequestId("later")].decision
+    assert decision is not None
+    assert {one.node_id: one.expected_s["wait"] for one in decision.scored}[reading] == 0.0
+
+
+def test_a_larger_window_than_the_loaded_one_costs_a_load() -> None:
+    world = a_world(policy="completion_time")
+    small, large = ([a_card(size_gb=5.0, loaded=True, context_tokens=tokens)] for tokens in (4096, 65536))
+    world.hears(a_slow_box("small", models=small), a_slow_box("large", models=large))
+    assert chosen(world, "r1", context_wanted=65536) == "large"
+    decision = world.dispatcher.live[RequestId("r1")].decision
+    assert decision is not None
+    loads = {one.node_id: one.expected_s["load"] for one in decision.scored}
+    assert loads["large"] == 0.0 and loads["small"] > 2.0
+
+
+def test_who_must_wait_for_a_slot_expects_to_wait_longer_where_lengths_are_unknowable() -> None:
+    waits = {}
+    for kind, lengths in (("regular", [200] * 60), ("heavy", [30] * 40 + [4000] * 20)):
+        world = a_world(policy="completion_time")
+        world.hears(a_slow_box("a"))
+        outputs, model = world.dispatcher.forecast.outputs, next(iter(next(iter(world.dispatcher.fleet)).report.models))
+        for number, tokens in enumerate(lengths):
+            outputs.learn(a_request(f"x{number}"), model, tokens)
+        world.arrives("r1")
+        decision = world.dispatcher.live[RequestId("r1")].decision
+        assert decision is not None
+        service_s = decision.scored[0].expected_s["prefill"] + decision.scored[0].expected_s["decode"]
+        world.at += 0.8 * service_s
+        world.arrives("r2")
+        decision = world.dispatcher.live[RequestId("r2")].decision
+        assert decision is not None
+        waits[kind] = decision.scored[0].expected_s["wait"] / service_s
+    assert waits["regular"] < 0.35
+    assert waits["heavy"] > 0.7

@@ -115,6 +115,19 @@ class Sample:
     was_warm: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What was learnt of one pair, for a store that outlives the process: logarithms of ratios to the prior."""
+
+    node_id: NodeId
+    model: ModelName
+    prompt_log: float
+    prompt_samples: int
+    step_log: float
+    step_samples: int
+    slope: float | None
+
+
 class Rates:
     def __init__(self) -> None:
         self._pairs: OrderedDict[tuple[NodeId, ModelName], _Learnt] = OrderedDict()
@@ -157,6 +170,27 @@ class Rates:
             else:
                 self._learn_slope(start, learnt, sample)
         self._speeds.pop((node.id, model), None)
+
+    def memories(self) -> list[Memory]:
+        """All that is worth keeping, newest last."""
+        return [
+            Memory(node_id, model, one.prompt.log, one.prompt.samples, one.step.log, one.step.samples, one.slope)
+            for (node_id, model), one in self._pairs.items()
+            if one.prompt.samples or one.step.samples
+        ]  # fmt: skip
+
+    def recall(self, memory: Memory) -> None:
+        """Believes what an earlier process learnt, as if it were one sample: the machine may have changed since."""
+        learnt = self._pair(memory.node_id, memory.model)
+        of_node, of_model = _found(self._nodes, memory.node_id, NODES_MAX), _found(self._models, memory.model, MODELS_MAX)
+        if memory.prompt_samples and not learnt.prompt.samples:
+            learnt.prompt = Ratio(memory.prompt_log, 1)
+            _learn_shared(of_node.prompt, of_model.prompt, learnt.prompt.factor)
+        if memory.step_samples and not learnt.step.samples:
+            learnt.step = Ratio(memory.step_log, 1)
+            _learn_shared(of_node.step, of_model.step, learnt.step.factor)
+        learnt.slope = memory.slope if learnt.slope is None else learnt.slope
+        self._speeds.pop((memory.node_id, memory.model), None)
 
     @staticmethod
     def _learn_alone(start: Speed, learnt: _Learnt, of_node: _Shared, of_model: _Shared, sample: Sample) -> None:
