@@ -14,6 +14,7 @@ from herd.router.http1 import HttpConnection
 from herd.router.http_clients import Clients, HttpSettings
 from herd.router.http_exchange import HttpExchange
 from herd.router.http_server import Server, serve
+from herd.router.outbox import Outbox
 
 try:
     import uvloop
@@ -41,8 +42,9 @@ class FakeTransport(asyncio.Transport):
 
     def __init__(self, ip: str = "192.0.2.1") -> None:
         super().__init__({"peername": (ip, 5), "socket": FakeSocket()})
-        self.sent = bytearray()
-        self.writes = 0
+        self.outbox: Outbox | None = None
+        self._sent = bytearray()
+        self._writes = 0
         self.unsent_bytes = 0
         self.is_reading_paused = False
         self.is_eof_written = False
@@ -51,8 +53,19 @@ class FakeTransport(asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         assert not self.is_closed and not self.is_eof_written, "written after the end"
-        self.sent += data
-        self.writes += 1
+        self._sent += data
+        self._writes += 1
+
+    @property
+    def sent(self) -> bytearray:
+        """Everything sent, with what would leave at the end of this turn of the loop."""
+        if self.outbox is not None:
+            self.outbox.flush()
+        return self._sent
+
+    @property
+    def writes(self) -> int:
+        return self._writes if self.sent else 0
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         self.limits = (high, low)
@@ -129,6 +142,7 @@ class Memory:
 
     def connect(self, ip: str = "192.0.2.1") -> tuple[HttpConnection, FakeTransport]:
         transport = FakeTransport(ip)
+        transport.outbox = self.clients.outbox
         connection = HttpConnection(self.clients)
         connection.connection_made(transport)
         return connection, transport

@@ -163,7 +163,7 @@ class HttpConnection(asyncio.Protocol):
 
     def send(self, data: bytes) -> None:
         self._sent += len(data)
-        self._transport.write(data)
+        self._clients.outbox.send(self._transport, data)
 
     def answered(self, stays_open: bool) -> None:
         self._exchange = None
@@ -179,6 +179,7 @@ class HttpConnection(asyncio.Protocol):
         self._exchange = None
         if with_reset:
             self._phase = _LINGERING
+            self._clients.outbox.flush()
             self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self._transport.abort()
         else:
@@ -334,6 +335,7 @@ class HttpConnection(asyncio.Protocol):
         else:
             self._phase = _LINGERING
             self._since = self._clients.time()
+            self._clients.outbox.flush()
             self._transport.close()
 
     def _linger(self) -> None:
@@ -346,6 +348,7 @@ class HttpConnection(asyncio.Protocol):
         if self._is_read_paused:
             self._is_read_paused = False
             self._transport.resume_reading()
+        self._clients.outbox.flush()
         if not self._transport.is_closing():
             self._transport.write_eof()
 
@@ -358,6 +361,7 @@ class HttpConnection(asyncio.Protocol):
             exchange.left()
 
     def abort(self) -> None:
+        self._clients.outbox.flush()
         self._transport.abort()
 
     def close_if_idle(self) -> None:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from herd.errors import Refusal
 from herd.router.http_exchange import HttpExchange
+from herd.router.outbox import Outbox
 
 RenderError = Callable[[str | None, Refusal], tuple[int, str, bytes]]
 """(path, or None where none could be read; refusal) -> (status, content type, body)."""
@@ -59,6 +60,7 @@ class Clients:
         self.on_request = on_request
         self.render_error = render_error
         self.loop = loop
+        self.outbox = Outbox(loop)
         self.connections: set[Connection] = set()
         self.is_draining = False
         self.on_empty: Callable[[], None] | None = None

@@ -20,6 +20,7 @@ import httptools
 
 from herd.core.request import FailureKind
 from herd.router.exchange import Header
+from herd.router.outbox import Outbox
 
 SWEEP_EVERY_S: Final = 5.0
 
@@ -122,6 +123,7 @@ class Pool:
     def __init__(self, settings: UpstreamSettings, loop: asyncio.AbstractEventLoop) -> None:
         self.settings = settings
         self.connections: set[Connection] = set()
+        self.outbox = Outbox(loop)
         self._loop = loop
         self._nodes: dict[str, _Node] = {}
         self._connecting: set[asyncio.Task[None]] = set()
@@ -293,8 +295,9 @@ class Connection(asyncio.Protocol):
         self._is_heard = False
         self._quiet_sweeps = 0
         if len(call._body) <= _JOINED_MAX_BYTES:
-            transport.write(call._head + call._body)
+            self._pool.outbox.send(transport, call._head + call._body)
         else:
+            self._pool.outbox.flush()
             transport.write(call._head)
             transport.write(call._body)
         if call.is_paused:
