@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
-from http_rig import FakeLoop, FakeTransport
-
 from herd.router.outbox import WAITING_MAX_BYTES, Outbox
+from http_rig import FakeLoop, FakeTransport
 
 
 def an_outbox() -> tuple[Outbox, FakeLoop]:
