@@ -205,3 +205,19 @@ def test_who_must_wait_for_a_slot_expects_to_wait_longer_where_lengths_are_unkno
         waits[kind] = decision.scored[0].expected_s["wait"] / service_s
     assert waits["regular"] < 0.35
     assert waits["heavy"] > 0.7
+
+
+def test_a_crowded_nodes_streams_all_count_though_only_some_are_looked_at() -> None:
+    """Equal requests that run on one node: what the next one costs them grows with their number, far beyond sixteen."""
+    world = a_world(policy="completion_time")
+    world.hears(a_gpu_box(models=[a_card(size_gb=5.0, loaded=True, slots=512)]))
+    harms, waits = [], []
+    for number in range(129):
+        world.arrives(f"r{number}", prompt_tokens=400)
+        decision = world.dispatcher.live[RequestId(f"r{number}")].decision
+        assert decision is not None
+        harms.append(decision.scored[0].expected_s["harm"])
+        waits.append(decision.scored[0].expected_s["wait"])
+    for values in (harms, waits):
+        assert 1.8 < values[32] / values[16] < 2.2
+        assert 3.0 < values[128] / values[32] < 5.0

@@ -61,6 +61,15 @@ def test_a_whole_answer_ends_in_one_row(two_nodes: World) -> None:
     assert two_nodes.dispatcher.live == {}
 
 
+def test_an_answer_that_was_forwarded_whole_needs_no_word_of_its_first_byte(two_nodes: World) -> None:
+    two_nodes.arrives()
+    two_nodes.at += 2.0
+    [row] = [c for c in two_nodes.finishes() if isinstance(c, Record)]
+    assert row.outcome is Outcome.COMPLETED
+    assert row.attempt is not None
+    assert row.first_byte_at == row.attempt.first_byte_at == two_nodes.at
+
+
 def test_moves_to_another_node_before_the_first_byte(two_nodes: World) -> None:
     """A node that dies before any byte was forwarded costs the client nothing."""
     two_nodes.arrives()

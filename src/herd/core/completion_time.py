@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from herd.core.decision import Candidate, Scored
 from herd.core.fleet import ModelName
@@ -39,6 +40,9 @@ class CompletionTimeSettings:
 
 OVERDUE_SHARE = 0.3
 """A request that runs longer than expected will probably run for another such share of its age: lengths have heavy tails."""
+
+RUNNING_LOOKED_AT = 16
+"""Of so many running requests each is looked at; of more, as many at most."""
 
 READING_DONE_MAX = 0.9
 """A prompt that should have been read by now probably needs a little more."""
@@ -219,8 +223,20 @@ def _harm_to_own_s(
     if not beside:
         return 0.0
     slower = speed.batch_slope / (1.0 + speed.batch_slope * (beside - 1))
-    overlap_s = sum(min(_remaining_s(work, at), decode_s) for work in queue.in_flight.values()) * beside / running
-    return prefill_s * beside + overlap_s * slower
+    works, overlap_s = _some(queue), 0.0
+    for work in works:
+        left_s = work.end_at - at
+        overdue_s = OVERDUE_SHARE * (at - work.started_at)
+        left_s = left_s if left_s > overdue_s else overdue_s
+        overlap_s += left_s if left_s < decode_s else decode_s
+    return prefill_s * beside + overlap_s / len(works) * beside * slower
+
+
+def _some(queue: Queue) -> list[Work]:
+    """All that run while they are few; of many every so-manieth, oldest first: their mean is what is wanted, and a decision
+    must not cost more the busier a node is."""
+    running = queue.in_flight
+    return list(islice(running.values(), 0, None, -(-len(running) // RUNNING_LOOKED_AT)))
 
 
 def _wait_s(queue: Queue, slots: int, wish: _Wish) -> float:
@@ -246,12 +262,13 @@ def _wait_s(queue: Queue, slots: int, wish: _Wish) -> float:
 def _reading_s(queue: Queue, at: float) -> float:
     """Until the prompts are read that came before: one after the other, and the first of them has been at it for a while."""
     whole_s, done_s = 0.0, 0.0
-    for work in queue.in_flight.values():
+    works = _some(queue)
+    for work in works:
         if work.reading_s:
             if not whole_s:
                 done_s = min(max(0.0, at - work.ready_at), READING_DONE_MAX * work.reading_s)
             whole_s += work.reading_s
-    return whole_s - done_s
+    return whole_s * len(queue.in_flight) / len(works) - done_s
 
 
 def _other_window_s(candidate: Candidate, speed: Speed, wish: _Wish) -> tuple[float, float]:

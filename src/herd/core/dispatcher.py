@@ -166,19 +166,24 @@ class Dispatcher:
 
     def _first_byte(self, event: FirstByte, _out: list[Command]) -> None:
         live = self._current(event.request_id, event.attempt)
-        if live is None or live.attempt is None:
-            return
-        assert live.state is State.DISPATCHED
+        if live is not None:
+            assert live.state is State.DISPATCHED
+            self._begin(live, event.at)
+
+    def _begin(self, live: Live, at: float) -> None:
+        assert live.attempt is not None
         live.state = State.STREAMING
-        live.attempt.first_byte_at = event.at
+        live.attempt.first_byte_at = at
         self.forecast.first_byte(live)
         if live.first_byte_at is None:
-            live.first_byte_at = event.at
+            live.first_byte_at = at
 
     def _finished(self, event: AttemptFinished, out: list[Command]) -> None:
         live = self._current(event.request_id, event.attempt)
         if live is None or live.attempt is None:
             return
+        if live.state is State.DISPATCHED:
+            self._begin(live, event.at)  # forwarded whole: its first byte is its last
         attempt = live.attempt
         node = self.fleet.node(attempt.node_id)
         if node is not None:

@@ -37,7 +37,7 @@ class FirstByte:
 
 @dataclass(slots=True)
 class AttemptFinished:
-    """The node answered whole: terminator seen. `status` is what the client was sent (4xx answers are passed through)."""
+    """The node answered whole: terminator seen. Without a FirstByte before it, it was forwarded whole. `status` is what the client was sent (4xx answers are passed through)."""
 
     at: float
     request_id: RequestId

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from typing import NewType
 
 NodeId = NewType("NodeId", str)
@@ -21,10 +22,14 @@ GB = 1_000_000_000
 WARM_FOR_S = 1800.0
 """An unloaded model is probably still in the page cache for this long (compatibility: "unloaded within 30 min")."""
 
+NAMES_REMEMBERED_MAX = 1024
+"""Spellings of models whose key is remembered: it is asked for several times in every request."""
+
 LOADING_DOUBT_S = 30.0
 """A load that is so much overdue without any heartbeat showing it has probably failed."""
 
 
+@lru_cache(NAMES_REMEMBERED_MAX)
 def canonical(name: str) -> ModelName:
     """The one key of a model: `m` and `m:latest` are the same, and case does not matter (Ollama's own rule)."""
     tail = name.rpartition("/")[2]

@@ -29,6 +29,7 @@ TRANSITIONS: tuple[tuple[str, str, str, str], ...] = (
     ("pending", "its turn came", "dispatched", "Dispatch"),
     ("pending", "its node left", "dispatched, pending or held", "Dispatch or Hold"),
     ("dispatched", "FirstByte", "streaming", "-"),
+    ("dispatched", "AttemptFinished", "ended", "Record completed"),
     ("dispatched", "AttemptFailed, may retry", "dispatched, pending or held", "Record retried, Dispatch or Hold"),
     ("dispatched", "AttemptFailed, no more", "ended", "Refuse, Record failed"),
     ("streaming", "AttemptFinished", "ended", "Record completed"),

@@ -28,7 +28,8 @@ class Prefixes:
         held = self._held.get((node_id, model))
         if not held or not blocks:
             return 0
-        return BLOCK_TOKENS * max(_common(blocks, other) for other in held.values())
+        first = blocks[0]
+        return BLOCK_TOKENS * max((_common(blocks, other) for other in held.values() if other[0] == first), default=0)
 
     def served(self, node_id: NodeId, model: ModelName, blocks: Sequence[int], slots: int) -> None:
         """The node has read this prompt: it holds it now, in the place of its own beginning or of the oldest."""
@@ -40,7 +41,7 @@ class Prefixes:
         kept = tuple(blocks[:BLOCKS_MAX])
         for first, other in list(held.items()):
             # A longer turn of the same conversation replaces the shorter one: it is in the same slot.
-            if other == kept[: len(other)]:
+            if other[0] == kept[0] and other == kept[: len(other)]:
                 del held[first]
         held[kept[-1]] = kept
         while len(held) > slots + EXTRA_ENTRIES:

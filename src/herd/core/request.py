@@ -100,9 +100,10 @@ class Failure:
         return self.kind not in (FailureKind.BUSY, FailureKind.MODEL_MISSING, FailureKind.UNFIT)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Counters:
-    """What the engine counted, as far as it said so. Durations in seconds, counts in tokens."""
+    """What the engine counted, as far as it said so. Durations in seconds, counts in tokens. Made for every answer, so not
+    frozen (that costs several times more), but never changed."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None

@@ -132,7 +132,7 @@ class OpenAI(Dialect):
     def parse(self, route: Route, body: bytes) -> Ask:
         read = door.read(body, _CHAT_DOOR) if route.path == CHAT else door.read(body, _DOOR)
         model = door.model_name(read.model)
-        turns = _turns(read)
+        text_bytes, has_pictures = _sized(read, _turns(read))
         limit = read.max_completion_tokens or read.max_output_tokens or read.max_tokens
         own = door.own(read, model)
         return Ask(
@@ -140,9 +140,9 @@ class OpenAI(Dialect):
             body,
             model,
             stream=bool(read.stream) and route.kind is not Kind.EMBED,
-            prompt_tokens=door.tokens(_prompt_bytes(read, turns)),
+            prompt_tokens=door.tokens(text_bytes),
             output_tokens_max=_tokens(limit),
-            needs=_needs(route, read, turns),
+            needs=_needs(route, read, has_pictures),
             fallback_models=own.fallback_models,
             tags=own.tags,
             user=own.user,
@@ -152,9 +152,10 @@ class OpenAI(Dialect):
 
     def rewrite(self, ask: Ask, model: str) -> bytes:
         """An engine without tags knows only its own spelling; one with tags (Ollama) takes `m` for `m:latest`."""
-        is_same = canonical(model) == canonical(ask.model)
-        if not ask.has_extras and (model == ask.model or (is_same and model.endswith(":latest"))):
-            return ask.body
+        if not ask.has_extras:
+            is_same = model == ask.model or (model.endswith(":latest") and canonical(model) == canonical(ask.model))
+            if is_same:
+                return ask.body
         return door.rewrite(ask, model)
 
     def converse(self, ask: Ask) -> Conversation:
@@ -242,24 +243,32 @@ def _turns(read: _Door) -> list[_Turn]:
     return read.messages
 
 
-def _prompt_bytes(read: _Door, turns: Sequence[_Turn]) -> int:
-    """Text only: pictures are left out, which only lists of parts can hold."""
-    size = sum(memoryview(raw).nbytes for raw in (read.prompt, read.suffix, read.instructions, read.tools))
-    size += door.text_bytes(read.input) if _has_parts(read.input) else memoryview(read.input).nbytes
+def _sized(read: _Door, turns: Sequence[_Turn]) -> tuple[int, bool]:
+    """Bytes of text, pictures left out, and whether there are pictures: only lists of parts can hold those."""
+    size, has_pictures = 0, False
+    plain = [read.prompt, read.suffix, read.instructions, read.tools]
+    contents = [read.input]
     for turn in turns:
-        size += memoryview(turn.tool_calls).nbytes + memoryview(turn.reasoning).nbytes
-        size += memoryview(turn.reasoning_content).nbytes
-        size += door.text_bytes(turn.content) if _has_parts(turn.content) else memoryview(turn.content).nbytes
-    return size
+        plain += (turn.tool_calls, turn.reasoning, turn.reasoning_content)
+        contents.append(turn.content)
+    for raw in plain:
+        if raw is not door.ABSENT:
+            size += memoryview(raw).nbytes
+    for content in contents:
+        if content is door.ABSENT:
+            continue
+        if _has_parts(content):
+            size += door.text_bytes(content)
+            has_pictures = has_pictures or b'"image_url"' in bytes(content)
+        else:
+            size += memoryview(content).nbytes
+    return size, has_pictures
 
 
-def _needs(route: Route, read: _Door, turns: Sequence[_Turn]) -> frozenset[str]:
+def _needs(route: Route, read: _Door, has_pictures: bool) -> frozenset[str]:
     if route.kind is Kind.EMBED:
         return frozenset(("embedding",))
-    needs = []
-    contents = [read.input, *(turn.content for turn in turns)]
-    if any(_has_parts(content) and b'"image_url"' in bytes(content) for content in contents):
-        needs.append("vision")
+    needs = ["vision"] if has_pictures else []
     if _is_filled(read.tools):
         needs.append("tools")
     if _is_filled(read.reasoning_effort):

@@ -64,11 +64,12 @@ class Driver:
 
     def feed(self, event: Event) -> None:
         """One event in, its commands performed, and those of every event that this caused."""
-        self._inbox.append(event)
         if self._is_feeding:
+            self._inbox.append(event)
             return
         self._is_feeding = True
         try:
+            self._handle(event)
             while self._inbox:
                 self._handle(self._inbox.popleft())
         finally:

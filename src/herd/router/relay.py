@@ -355,9 +355,7 @@ class Relay:
         self._exchange.end()
 
     def _finish_at_once(self, counters: Counters, headers: list[Header], body: bytes) -> None:
-        """The same for an answer of which nothing was forwarded before it was whole."""
-        if not self._is_committed():
-            return
+        """The same for an answer of which nothing was forwarded before it was whole: its end tells of its first byte too."""
         self._forwarded_bytes = len(body)
         self._over()
         self._feed_finished(counters, self._status)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -21,6 +22,8 @@ TAGS_MAX = 16
 TAG_MAX_CHARS = 64
 USER_MAX_CHARS = 256
 MODEL_NAME_MAX_CHARS = 256
+NAMES_REMEMBERED_MAX = 1024
+"""Good names that need not be looked at again."""
 
 BYTES_PER_TOKEN = 4
 """The usual estimate for text in any tokenizer; only its order of magnitude is relied on."""
@@ -65,7 +68,7 @@ def read(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
 
     Strings that the decoder skips are checked to be UTF-8 too: an engine would choke on them later.
     """
-    if not body.strip():
+    if not body or body.isspace():
         raise BadRequest("missing request body")
     try:
         value = decoder.decode(body)
@@ -87,6 +90,7 @@ def is_given(raw: msgspec.Raw) -> bool:
     return raw is not ABSENT and raw not in (ABSENT, _NULL)
 
 
+@lru_cache(NAMES_REMEMBERED_MAX)
 def model_name(name: str | None) -> str:
     """The name as it was given, if it follows the grammar `[host[:port]/][namespace/...]model[:tag]`.
 
