@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Generator
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 
@@ -12,7 +12,7 @@ from rich.text import Text
 
 from herd.cli.client import Coordinator, Headers, Json, Trouble
 from herd.cli.fleet import by_model
-from herd.cli.screen import clean, complaints, console
+from herd.cli.screen import clean, complaints, console, fail, put
 from herd.core.fleet import canonical
 
 with suppress(ImportError):
@@ -54,13 +54,14 @@ class Conversation:
         headers: Headers = {}
         last: Json = {}
         body = {"model": self.model, "messages": asked, "stream": True}
-        with closing(_told_lines(self.coordinator, body)) as lines:
-            for told, last in lines:
+        try:
+            for told, last in _told_lines(self.coordinator, body):
                 headers = told
-                piece = str(last.get("message", {}).get("content", ""))
-                pieces.append(piece)
-                if not is_silent:
-                    write(piece)
+                pieces.append(str(last.get("message", {}).get("content", "")))
+                write("" if is_silent else pieces[-1])
+        finally:
+            # Whatever ends it, what comes next begins on a line of its own.
+            write("\n" if pieces and not is_silent else "")
         if not last.get("done"):
             raise Trouble("the answer broke off", f"see where: herd why {headers.get('x-fleet-request', 'last')}")
         answer = "".join(pieces)
@@ -78,14 +79,15 @@ def chat(coordinator: Coordinator, model: str, prompt: str | None, as_json: bool
         return
     if not prompt.strip():
         raise Trouble("there is nothing to ask", f'ask something: herd chat {model} "Hello"')
-    answer = _heard(talk, prompt, is_silent=as_json)
     if as_json:
-        write(json.dumps(answer.as_json(model), indent=2) + "\n")
+        write(json.dumps(talk.say(prompt, is_silent=True).as_json(model), indent=2) + "\n")
+    else:
+        _heard(talk, prompt)
 
 
 def _converse(talk: Conversation) -> None:
     _check(talk)
-    console.print(Text(f"Talking to {clean(talk.model)} through {talk.coordinator.url}. Ctrl-C stops an answer, Ctrl-D ends the conversation.", "dim"))
+    put(Text(f"Talking to {clean(talk.model)} through {talk.coordinator.url}.", "dim"), Text("Ctrl-C stops an answer, Ctrl-D ends the conversation.", "dim"))
     while True:
         try:
             text = input("> ").strip()
@@ -115,22 +117,16 @@ def _turn(talk: Conversation, text: str) -> None:
     except KeyboardInterrupt:
         complaints.print(Text("stopped; not part of the conversation", "dim"))
     except Trouble as trouble:
-        complaints.print(Text.assemble((clean(trouble.problem), "red"), "\n  ", clean(trouble.remedy)))
+        fail(trouble)
 
 
-def _heard(talk: Conversation, text: str, is_silent: bool = False) -> Answer:
-    """The turn, on lines of its own whatever ends it, with one line about it."""
-    try:
-        answer = talk.say(text, is_silent)
-    finally:
-        if not is_silent:
-            write("\n")
-    if not is_silent:
-        complaints.print(Text(clean(facts(answer)), "dim"), soft_wrap=True)
-    return answer
+def _heard(talk: Conversation, text: str) -> None:
+    """The turn, and one line about it."""
+    answer = talk.say(text)
+    complaints.print(Text(clean(facts(answer)), "dim"), soft_wrap=True)
 
 
-def _told_lines(coordinator: Coordinator, body: Json) -> Generator[tuple[Headers, Json], None, None]:
+def _told_lines(coordinator: Coordinator, body: Json) -> Iterator[tuple[Headers, Json]]:
     with closing(coordinator.lines("/api/chat", body)) as lines:
         for headers, line in lines:
             told = json.loads(line)

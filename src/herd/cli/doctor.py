@@ -21,7 +21,7 @@ from herd import __version__, mdns
 from herd.cli import pieces
 from herd.cli.client import Coordinator, Json, NotReached, Trouble, coordinator_at
 from herd.cli.fleet import by_model, node_state
-from herd.cli.screen import clean, console, duration, number, show
+from herd.cli.screen import console, duration, folded, number, show
 
 LOCAL_ENGINES = (("Ollama", 11434), ("llama.cpp server", 8080), ("LM Studio", 1234), ("vLLM", 8000))
 PYTHON_MIN = (3, 11)
@@ -72,7 +72,7 @@ def examine(setup: Setup) -> Iterator[Finding]:
     try:
         state = coordinator.get("/fleet/status")
     except Trouble as trouble:
-        yield from _no_coordinator(setup, trouble, announced)
+        yield from when_unreachable(setup, trouble, announced)
     else:
         yield Finding("ok", "coordinator", f"answers at {coordinator.url}")
         yield from _ways_in(setup, announced)
@@ -140,18 +140,18 @@ async def _announced() -> list[mdns.Found]:
             return seen
 
 
-def _no_coordinator(setup: Setup, trouble: Trouble, announced: Sequence[mdns.Found]) -> Iterator[Finding]:
-    level = "bad"
+def when_unreachable(setup: Setup, trouble: Trouble, announced: Sequence[mdns.Found]) -> Iterator[Finding]:
+    """Where else a coordinator may be, of those that announce themselves; and what keeps us from this one."""
     others = [one for one in announced if one.url != setup.coordinator.url]
     answering = next((one for one in others if _answers(one.url)), None)
     if answering is not None:
         remedy = f"look at that one: herd doctor --url {answering.url}\nreport to it: herd-node --router-url {answering.url}"
-        yield Finding(level, "coordinator", f"{trouble.problem}; but one announces itself at {answering.url}", remedy)
+        yield Finding("bad", "coordinator", f"{trouble.problem}; but one announces itself at {answering.url}", remedy)
         return
     for one in others[:1]:
         remedy = f"a firewall on that machine may block port {_port(one.url)}: allow it there"
-        yield Finding(level, "coordinator", f"one announces itself at {one.url}, but does not let us in", remedy)
-    yield Finding(level, "coordinator", trouble.problem, trouble.remedy)
+        yield Finding("bad", "coordinator", f"one announces itself at {one.url}, but does not let us in", remedy)
+    yield Finding("bad", "coordinator", trouble.problem, trouble.remedy)
     if setup.may_search and not others and isinstance(trouble, NotReached):
         remedy = f"once it runs, and mDNS does not come through, name it: herd-node --router-url http://HOST:{_port(setup.coordinator.url)}"
         yield Finding("look", "network", "nobody announces a coordinator by mDNS", remedy)
@@ -185,21 +185,29 @@ def _ways_in(setup: Setup, announced: Sequence[mdns.Found]) -> Iterator[Finding]
 
 def _agent_here(setup: Setup, state: Json, has_engine: bool) -> Iterator[Finding]:
     """Whether this machine's own agent reports, and to whom."""
-    ours = mdns.addresses()
-    if any(node["lan_ip"] in ours or node["node_id"].split("#")[0] == socket.gethostname().split(".")[0] for node in state["nodes"]):
-        return
     if setup.agent_url:
-        try:
-            elsewhere = coordinator_at(setup.agent_url, ASKED_MAX_S)
-            elsewhere.get("/fleet/limits")
-        except Trouble as trouble:
-            yield Finding("bad", "agent here", f"FLEET_NODE_ROUTER_URL sends it astray: {trouble.problem}", f"report to this one: herd-node --router-url {setup.coordinator.url}")
+        astray = _astray(setup)
+        if astray is not None:
+            yield astray
             return
-        if elsewhere.url != setup.coordinator.url:
-            yield Finding("look", "agent here", f"reports to another coordinator, {elsewhere.url}", f"look at that one: herd doctor --url {elsewhere.url}")
-            return
-    if has_engine:
-        yield Finding("look", "agent here", "an engine runs here, but nobody reports it", f"lend this machine: herd-node --router-url {setup.coordinator.url}")
+    ours, name = mdns.addresses(), socket.gethostname().split(".")[0]
+    is_there = any(node["lan_ip"] in ours or node["node_id"] == name for node in state["nodes"])
+    if has_engine and not is_there:
+        remedy = f"lend this machine: herd-node --router-url {setup.coordinator.url}"
+        yield Finding("look", "agent here", "an engine runs here, but nobody reports it", remedy)
+
+
+def _astray(setup: Setup) -> Finding | None:
+    """What is wrong with where this machine's agent is told to report; None when nothing is."""
+    try:
+        theirs = coordinator_at(setup.agent_url, ASKED_MAX_S)
+        if theirs.url == setup.coordinator.url:
+            return None
+        theirs.get("/fleet/limits")
+    except Trouble as trouble:
+        remedy = f"report to this one: herd-node --router-url {setup.coordinator.url}"
+        return Finding("bad", "agent here", f"FLEET_NODE_ROUTER_URL sends it astray: {trouble.problem}", remedy)
+    return Finding("look", "agent here", f"reports to another coordinator, {theirs.url}", f"look at that one: herd doctor --url {theirs.url}")
 
 
 def _port(url: str) -> int:
@@ -245,8 +253,8 @@ def _node(node: Json) -> Iterator[Finding]:
 def _lines(findings: Sequence[Finding]) -> Iterator[Text]:
     for one in findings:
         mark, style = next((mark, style) for level, mark, style in MARKS if level == one.level)
-        yield Text.assemble((mark, style), (clean(one.about), "bold"), f": {clean(one.told)}")
+        yield from folded(Text(mark, style), f"{one.about}: {one.told}", console.width)
         for line in one.remedy.splitlines():
-            yield Text(f"       {clean(line)}")
+            yield from folded(Text("       "), line, console.width)
     bad = sum(one.level == "bad" for one in findings)
     yield Text(f"{number(bad, 'thing')} to mend." if bad else "Nothing is wrong.", "red" if bad else "green")

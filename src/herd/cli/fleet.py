@@ -74,7 +74,9 @@ def _node_row(node: Json) -> list[Cell]:
 
 
 def _heard(silent_s: float) -> str:
-    return "now" if silent_s < 1 else f"{duration(silent_s * 1000)} ago"
+    if silent_s < 1:
+        return "now"
+    return f"{silent_s:.0f} s ago" if silent_s < 60 else f"{duration(silent_s * 1000)} ago"
 
 
 def node_state(node: Json) -> str:

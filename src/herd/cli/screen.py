@@ -9,7 +9,9 @@ import io
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import TypeVar
 
 from rich.console import Console
@@ -19,6 +21,8 @@ from herd.cli.client import Trouble
 
 Shown = TypeVar("Shown")
 
+FOLDED_MIN_COLUMNS = 30
+HANGING_COLUMNS = 5
 PLAIN_WIDTH = 10_000
 """Where nobody looks, no line is too long."""
 
@@ -63,10 +67,29 @@ def put(*lines: Text) -> None:
 
 def fail(trouble: Trouble) -> int:
     """Says what is wrong and what to do; the exit status."""
-    complaints.print(Text(clean(trouble.problem), style="red"), soft_wrap=True)
-    for line in trouble.remedy.splitlines():
-        complaints.print(Text(f"  {clean(line)}"), soft_wrap=True)
+    told = [folded(Text(), line, complaints.width, "red") for line in trouble.problem.splitlines()]
+    told += [folded(Text("  "), line, complaints.width) for line in trouble.remedy.splitlines()]
+    for line in chain.from_iterable(told):
+        complaints.print(line, soft_wrap=True)
     return 1
+
+
+def folded(head: Text, text: str, width: int, style: str = "") -> list[Text]:
+    """The text behind its head, between words, further lines below its beginning; a long word stays whole, to be copied.
+
+    Behind a head that leaves no room, the text begins on the next line.
+    """
+    indent, shown = len(head.plain), clean(text)
+    stands_alone = width - indent < FOLDED_MIN_COLUMNS and indent > HANGING_COLUMNS
+    indent = HANGING_COLUMNS if stands_alone else indent
+    parts = textwrap.wrap(
+        shown, max(width - indent, FOLDED_MIN_COLUMNS - HANGING_COLUMNS), initial_indent=shown[: len(shown) - len(shown.lstrip())],
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+    below = [Text(" " * indent + part, style) for part in parts]
+    if stands_alone:
+        return [head, *below]
+    return [Text.assemble(head, (parts[0] if parts else "", style)), *below[1:]]
 
 
 def clean(text: object) -> str:

@@ -17,7 +17,7 @@ from herd.agent import app as agent_app
 from herd.agent.inventory import EMBEDDED
 from herd.cli.client import Coordinator, Trouble, coordinator_at
 from herd.cli.doctor import Setup
-from herd.cli.screen import clean, console, put, show
+from herd.cli.screen import clean, console, folded, put, show
 from herd.router import app as router_app
 from herd.router.folder import FolderBusy
 from herd.router.http_server import PortInUse
@@ -36,6 +36,14 @@ Flags = Mapping[str, object]
 
 FIRST_FREE_PORT = 1024
 EVERYWHERE = ("0.0.0.0", "::", "")
+
+
+class WrongSettings(Trouble):
+    """All that is wrong with them, one sentence each."""
+
+    def __init__(self, problems: tuple[str, ...], verb: str) -> None:
+        super().__init__("\n".join(problems), f"every setting is told in docs/settings.md, and once it is corrected by: {verb}")
+        self.problems = problems
 
 
 # --- the coordinator ---
@@ -74,7 +82,8 @@ def _cannot_listen(general: router_app.GeneralSettings, error: OSError) -> Troub
         return Trouble(f"port {general.port} is for administrators only", "use a port above 1023: herd --port 11435")
     if error.filename is not None:
         return Trouble(f"{error.filename}: {error.strerror or error}", "choose another folder: herd --data-dir FOLDER")
-    return Trouble(f"cannot listen on {general.host}: {error.strerror or error}", "listen everywhere: herd --host 0.0.0.0")
+    reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+    return Trouble(f"cannot listen on {general.host}: {reason}", "listen everywhere: herd --host 0.0.0.0")
 
 
 def _say_started(coordinator: router_app.Coordinator, port: int) -> None:
@@ -142,12 +151,12 @@ def setup(url: str | None, data_dir: Path | None) -> Setup:
     agent, router = agent_app.Settings(), router_app.Settings()
     try:
         agent = agent_settings({}, None)
-    except Trouble as trouble:
-        problems.append(trouble.problem)
+    except WrongSettings as wrong:
+        problems += wrong.problems
     try:
         router = _load(router_app.Settings, {}, config.COORDINATOR_PREFIX).compose(router_app.Settings)
-    except Trouble as trouble:
-        problems.append(trouble.problem)
+    except WrongSettings as wrong:
+        problems += wrong.problems
     folder = data_dir or router.general.data_dir
     return Setup(coordinator(url), folder.expanduser(), tuple(dict.fromkeys(problems)), agent.link.router_url, router.general.mdns)
 
@@ -166,7 +175,7 @@ def config_lines(rows: Iterable[Mapping[str, str]]) -> Iterable[Text]:
     for row in rows:
         is_set = row["source"] != "default"
         yield Text.assemble((row["key"], "bold green" if is_set else "bold"), f" = {clean(row['value']) or '(empty)'}", (f"  {clean(row['source'])}", "" if is_set else "dim"))
-        yield Text(f"    {clean(row['help'])}", "dim")
+        yield from folded(Text("    "), row["help"], console.width, "dim")
 
 
 def _load(whole: type[DataclassInstance], flags: Flags, prefix: str) -> config.Config:
@@ -177,7 +186,7 @@ def _load(whole: type[DataclassInstance], flags: Flags, prefix: str) -> config.C
         return config.load(config.parts_of(whole), environ, env_file, given, prefix)
     except config.ConfigError as error:
         verb = "herd config" if prefix == config.COORDINATOR_PREFIX else "herd config --agent"
-        raise Trouble(str(error), f"once it is corrected, see every setting with: {verb}; they are told in docs/settings.md") from error
+        raise WrongSettings(error.problems, verb) from error
 
 
 def _flag(name: str) -> str:

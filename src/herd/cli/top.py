@@ -26,7 +26,7 @@ RUNNING_STEADY = 4
 
 RUNNING_COLUMNS = (
     Column("request", 9, least=8), Column("model", 7, least=10), Column("state", 8), Column("node", 6, least=6),
-    Column("age", 5, is_right=True), Column("attempt", 2, is_right=True),
+    Column("age", 5, is_right=True), Column("attempt", 3, is_right=True), Column("waits for", 4, least=12),
 )  # fmt: skip
 ENDED_COLUMNS = (
     Column("request", 9, least=8), Column("model", 7, least=10), Column("node", 6, least=6), Column("ended", 8),
@@ -106,8 +106,9 @@ def _running_section(requests: list[Json], lines: int, width: int) -> list[Text]
     shown = fitting(len(requests), lines)
     if not lines and requests:
         return []
+    columns = RUNNING_COLUMNS if any(one["waits_for"] for one in requests) else RUNNING_COLUMNS[:-1]
     drawn = [Text("Now: nothing runs", "dim")] if not requests else [
-        Text("Now", "bold"), *table(RUNNING_COLUMNS, [_running_row(one) for one in requests[:shown]], width),
+        Text("Now", "bold"), *table(columns, [_running_row(one) for one in requests[:shown]], width),
         *_left_out(len(requests) - shown),
     ]  # fmt: skip
     missing = HEADS[1] - 1 + lines - len(drawn)
@@ -128,6 +129,7 @@ def _running_row(one: Json) -> list[Cell]:
     return [
         Cell(clean(one["request_id"])), Cell(clean(one["model"])), Cell(one["state"], "yellow" if waits else ""),
         Cell(clean(one["node_id"] or "-")), Cell(duration(one["age_s"] * 1000)), Cell(str(one["attempt"])),
+        Cell(clean(one["waits_for"] or "")),
     ]  # fmt: skip
 
 

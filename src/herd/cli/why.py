@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 import time
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
@@ -10,7 +9,7 @@ from types import MappingProxyType
 from rich.text import Text
 
 from herd.cli.client import Coordinator, Json, Trouble
-from herd.cli.screen import clean, console, duration, gb, show, style_of, tokens
+from herd.cli.screen import clean, console, duration, folded, gb, show, style_of, tokens
 from herd.core.fleet import canonical
 
 TERMS = (("wait", "wait"), ("load", "loading"), ("prefill", "reading"), ("decode", "writing"), ("harm", "harm to others"))
@@ -24,7 +23,6 @@ OUTCOMES = MappingProxyType({
     "completed": "answered by", "failed": "failed on", "failed_midstream": "broke off on", "retried": "failed on",
     "client_cancelled": "left by its client on", "rejected": "rejected",
 })  # fmt: skip
-FOLDED_MIN_COLUMNS = 40
 Sizes = Mapping[str, float]
 """Gigabytes of the model in question, by node."""
 
@@ -78,13 +76,13 @@ def _facts(row: Json, width: int) -> Iterable[Text]:
             told.append(f"first byte after {duration(row['time_to_first_token_ms'])}")
         told.append(f"{duration(row['latency_ms'])} in all")
         told += [f"{tokens(row[name])} {verb}" for name, verb in (("prompt_tokens", "read"), ("completion_tokens", "written")) if row[name]]
-        yield from _folded(Text("  "), ", ".join(told), width)
+        yield from folded(Text("  "), ", ".join(told), width)
     if (row["held_ms"] or 0) >= 1:
-        yield from _folded(Text("  "), f"waited {duration(row['held_ms'])} until a node could take it", width)
+        yield from folded(Text("  "), f"waited {duration(row['held_ms'])} until a node could take it", width)
     if row["fallback_used"]:
-        yield from _folded(Text("  "), f"answered by the fallback {row['model']}, since {row['original_model']} was not to be had", width)
+        yield from folded(Text("  "), f"answered by the fallback {row['model']}, since {row['original_model']} was not to be had", width)
     if row["error_message"]:
-        yield from _folded(Text("  "), row["error_message"], width, "yellow")
+        yield from folded(Text("  "), row["error_message"], width, "yellow")
 
 
 def _attempt(row: Json, number: int) -> Text:
@@ -104,12 +102,12 @@ def choice_lines(row: Json, width: int, sizes: Sizes) -> list[Text]:
     lines = []
     for place, one in enumerate(scored):
         head = Text.assemble(("  -> " if place == 0 else "     "), (f"{clean(one['node_id'])}:".ljust(size), "green" if place == 0 else ""), " ")
-        lines += _folded(head, sentence(one, place == 0, sizes.get(one["node_id"])), width)
+        lines += folded(head, sentence(one, place == 0, sizes.get(one["node_id"])), width)
     if len(scored) > 1 and sentence(scored[0], True, None) == sentence(scored[1], True, None):
         lines.append(Text("     equal: then the shorter queue decides, then the name", "dim"))
     for one in rejected:
         head = Text.assemble("   x ", (f"{clean(one['node_id'])}:".ljust(size), "dim"), " ")
-        lines += _folded(head, f"{one['reason']} ({one['filter']})", width, "dim")
+        lines += folded(head, f"{one['reason']} ({one['filter']})", width, "dim")
     if candidates.get("left_out"):
         lines.append(Text(f"     and {candidates['left_out']} more that are not on record", "dim"))
     return lines
@@ -143,13 +141,3 @@ def _points(scored: Json) -> str:
     terms = [(round(points), SIGNALS.get(name, name)) for name, points in scored["terms"].items()]
     told = "".join(f" {'-' if points < 0 else '+'} {abs(points)} {words}" for points, words in terms if points)
     return f"{scored['total']:.0f} points ={told.removeprefix(' +')}" if told else "0 points: nothing speaks for or against it"
-
-
-def _folded(head: Text, text: str, width: int, style: str = "") -> list[Text]:
-    """The text behind its head, further lines below its beginning."""
-    indent = len(head.plain)
-    if width - indent < FOLDED_MIN_COLUMNS:
-        indent = 4
-    parts = textwrap.wrap(clean(text), max(width - indent, 20)) or [""]
-    first = Text.assemble(head, (parts[0], style))
-    return [first, *(Text(" " * indent + part, style) for part in parts[1:])]

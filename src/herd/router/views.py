@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from herd import __version__
 from herd.core.dispatcher import Dispatcher
-from herd.core.fleet import GB, Fleet, Liveness, ModelCard, Node
-from herd.core.live import Live
+from herd.core.fleet import GB, Fleet, Liveness, ModelCard, ModelName, Node, NodeId
+from herd.core.live import Live, State
 
 Json = dict[str, Any]
+REASONS_MAX = 16
+"""Nodes that are named with what keeps them from taking a request that waits."""
 
 
 def status(dispatcher: Dispatcher, now: float, timestamp: float) -> Json:
@@ -19,6 +22,7 @@ def status(dispatcher: Dispatcher, now: float, timestamp: float) -> Json:
         "nodes": [node_view(node, dispatcher, now) for node in sorted(fleet, key=lambda node: node.id)],
         "queues": queues(dispatcher),
         "timestamp": timestamp,
+        "version": __version__,
     }
 
 
@@ -80,6 +84,7 @@ def node_view(node: Node, dispatcher: Dispatcher, now: float) -> Json:
             for e in report.engines
         ],
         "models": [model_view(card) for _, card in sorted(report.models.items())],
+        "loading": sorted(node.loading_until),
     }
 
 
@@ -96,12 +101,14 @@ def model_view(card: ModelCard) -> Json:
         "loaded": loaded is not None,
         "loaded_gb": round(loaded.size_bytes / GB, 3) if loaded else None,
         "context_length": loaded.context_tokens if loaded else None,
+        "context_max": card.context_max_tokens,
+        "expires_at": loaded.expires_at or None if loaded else None,
     }
 
 
-def _slots(fleet: Fleet, node_id: str, model: str) -> int | None:
-    node = next((node for node in fleet if node.id == node_id), None)
-    card = next((card for name, card in node.report.models.items() if name == model), None) if node else None
+def _slots(fleet: Fleet, node_id: NodeId, model: ModelName) -> int | None:
+    node = fleet.node(node_id)
+    card = node.card(model) if node else None
     return card.engine.slots if card else None
 
 
@@ -155,14 +162,32 @@ def _capacity(node: Node) -> Json | None:
 
 
 def _live_view(live: Live, now: float) -> Json:
-    attempt = live.attempt
     return {
         "request_id": live.request.id,
         "model": live.model,
         "state": live.state.value,
-        "node_id": attempt.node_id if attempt and live.is_running else (live.queue.node_id if live.queue else None),
+        "node_id": _place(live),
+        "waits_for": _waits_for(live),
         "attempt": live.attempts,
+        "tried": list(live.tried),
         "age_s": round(now - live.arrived_at, 3),
         "tags": list(live.request.tags),
         "estimated_tokens": live.request.prompt_tokens,
     }
+
+
+def _place(live: Live) -> str | None:
+    """Where it runs, or in whose queue it is."""
+    if live.attempt is not None and live.is_running:
+        return live.attempt.node_id
+    return live.queue.node_id if live.queue is not None else None
+
+
+def _waits_for(live: Live) -> str | None:
+    """What would have to change before it runs; None once it does."""
+    if live.state is State.PENDING:
+        return "its turn"
+    if live.state is not State.HELD:
+        return None
+    reasons = live.decision.rejected[:REASONS_MAX] if live.decision is not None else []
+    return "; ".join(f"{rejected.node_id}: {rejected.reason}" for rejected in reasons) or "a node that has the model"
