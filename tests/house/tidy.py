@@ -15,7 +15,7 @@ from house.source import PACKAGE, Module
 
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 
-PURE = ("core", "wire", "dialects", "engines", "health", "dashboard", "agent/availability.py")
+PURE = ("core", "wire", "trust", "dialects", "engines", "health", "dashboard", "agent/availability.py")
 FUNCTION_LINES_MAX = 70
 FILE_LINES_MAX = 520
 FILE_LINES_MAX_PURE = 400

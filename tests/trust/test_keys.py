@@ -1,0 +1,62 @@
+"""Keys are found by their secret alone, while they are valid; nothing else is taken for one."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from herd.trust.keys import ID_BYTES, SECRET_BYTES, ApiKey, Keyring, Scope, looks_like_ours, minted
+
+
+def a_key(seed: int = 1, **changes: object) -> tuple[ApiKey, str]:
+    key_id, digest, shown = minted(bytes([seed]) * (ID_BYTES + SECRET_BYTES))
+    key = ApiKey(key_id, "app", digest, frozenset({Scope.CHAT}), created_at=100.0)
+    return dataclasses.replace(key, **changes), shown  # type: ignore[arg-type]
+
+
+def test_a_presented_key_finds_its_record() -> None:
+    (one, shown), (two, other) = a_key(1), a_key(2)
+    ring = Keyring([one, two])
+    assert ring.find(shown, 200.0) is one
+    assert ring.find(other, 200.0) is two
+
+
+def test_the_secret_is_not_in_what_is_kept() -> None:
+    key, shown = a_key()
+    assert shown.rpartition("_")[2] not in repr(key)
+
+
+@pytest.mark.parametrize("change", [lambda s: s[:-1], lambda s: s + "a", lambda s: s.upper(), lambda s: s.replace("_", "-"),
+                                    lambda s: s.rpartition("_")[0] + "_", lambda s: "", lambda s: "herd_", lambda s: s * 10,
+                                    lambda s: s[:-1] + "\udcff"])  # fmt: skip
+def test_what_differs_in_anything_is_no_key(change: object) -> None:
+    key, shown = a_key()
+    assert callable(change)
+    assert Keyring([key]).find(change(shown), 200.0) is None
+
+
+def test_an_unknown_id_with_an_empty_secret_is_no_key() -> None:
+    assert Keyring().find("herd_abc_", 0.0) is None
+    assert Keyring().find("", 0.0) is None
+
+
+def test_expired_and_revoked_keys_are_none() -> None:
+    expired, shown = a_key(expires_at=150.0)
+    assert Keyring([expired]).find(shown, 149.0) is expired
+    assert Keyring([expired]).find(shown, 150.0) is None
+    revoked, shown = a_key(revoked_at=120.0)
+    assert Keyring([revoked]).find(shown, 149.0) is None
+    assert not Keyring([revoked, expired]).has_valid(150.0)
+
+
+def test_models_are_matched_by_name_and_pattern() -> None:
+    key, _ = a_key(models=("llama*", "qwen3:8b"))
+    assert key.allows_model("llama3:8b") and key.allows_model("qwen3:8b")
+    assert not key.allows_model("qwen3:14b")
+    assert a_key()[0].allows_model("anything")
+
+
+def test_what_other_clients_send_was_not_meant_as_our_key() -> None:
+    assert looks_like_ours("herd_x")
+    assert not any(looks_like_ours(text) for text in ("ollama", "sk-none", "", "not-needed"))

@@ -1,0 +1,103 @@
+"""A message counts once, from who has the key, in this session; the answer is proved as well."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from herd.core.fleet import NodeId
+from herd.trust import signing
+from herd.trust.signing import Sessions, Speaker, Verdict, answer_signature, sealed, signature, stamp_in
+
+KEY, NODE, PATH = b"k" * 32, NodeId("mac"), "/heartbeat"
+
+
+def joined(speaker: Speaker, sessions: Sessions, seed: int = 1) -> None:
+    speaker.take(sessions.offer(NODE, bytes([seed]) * signing.SESSION_BYTES))
+
+
+def test_genuine_messages_count_in_order_once() -> None:
+    speaker, sessions = Speaker(NODE, KEY), Sessions()
+    joined(speaker, sessions)
+    first, second = speaker.sign(PATH, b"1"), speaker.sign(PATH, b"2")
+    assert sessions.check(KEY, PATH, first, b"1") is Verdict.GENUINE
+    assert sessions.check(KEY, PATH, first, b"1") is Verdict.REPLAYED
+    assert sessions.check(KEY, PATH, second, b"2") is Verdict.GENUINE
+    assert sessions.check(KEY, PATH, first, b"1") is Verdict.REPLAYED
+
+
+def test_without_a_session_one_is_asked_for() -> None:
+    speaker, sessions = Speaker(NODE, KEY), Sessions()
+    assert sessions.check(KEY, PATH, speaker.sign(PATH, b""), b"") is Verdict.STALE
+    joined(speaker, sessions)
+    assert sessions.check(KEY, PATH, speaker.sign(PATH, b""), b"") is Verdict.GENUINE
+
+
+@pytest.mark.parametrize("change", [{"session": "0" * 32}, {"counter": 99}, {"signature": "0" * 64}, {"signature": ""}, {"signature": "\udcff"},
+                                    {"node_id": NodeId("other")}])  # fmt: skip
+def test_a_changed_stamp_is_forged(change: dict[str, object]) -> None:
+    speaker, sessions = Speaker(NODE, KEY), Sessions()
+    joined(speaker, sessions)
+    stamp = dataclasses.replace(speaker.sign(PATH, b"x"), **change)  # type: ignore[arg-type]
+    assert sessions.check(KEY, PATH, stamp, b"x") is Verdict.FORGED
+
+
+def test_another_body_path_or_key_is_forged_and_changes_nothing() -> None:
+    speaker, sessions = Speaker(NODE, KEY), Sessions()
+    joined(speaker, sessions)
+    stamp = speaker.sign(PATH, b"x")
+    assert sessions.check(KEY, PATH, stamp, b"y") is Verdict.FORGED
+    assert sessions.check(KEY, "/heartbeat/goodbye", stamp, b"x") is Verdict.FORGED
+    assert sessions.check(b"q" * 32, PATH, stamp, b"x") is Verdict.FORGED
+    assert sessions.check(KEY, PATH, stamp, b"x") is Verdict.GENUINE
+
+
+def test_what_was_recorded_before_a_restart_of_either_side_is_worth_nothing() -> None:
+    speaker, sessions = Speaker(NODE, KEY), Sessions()
+    joined(speaker, sessions)
+    recorded = [(speaker.sign(PATH, b"old"), b"old") for _ in range(3)]
+    assert sessions.check(KEY, PATH, *recorded[0]) is Verdict.GENUINE
+    again = Speaker(NODE, KEY)
+    joined(again, sessions, seed=2)
+    assert sessions.check(KEY, PATH, again.sign(PATH, b"new"), b"new") is Verdict.GENUINE
+    assert all(sessions.check(KEY, PATH, *one) is Verdict.STALE for one in recorded)
+    assert all(Sessions().check(KEY, PATH, *one) is Verdict.STALE for one in recorded)
+
+
+def test_strangers_who_ask_for_sessions_push_nobody_out() -> None:
+    speaker, sessions = Speaker(NODE, KEY), Sessions()
+    joined(speaker, sessions)
+    assert sessions.check(KEY, PATH, speaker.sign(PATH, b""), b"") is Verdict.GENUINE
+    offered = {sessions.offer(NODE, bytes([seed]) * signing.SESSION_BYTES) for seed in range(2, 50)}
+    assert len(offered) == 1
+    assert sessions.check(KEY, PATH, speaker.sign(PATH, b""), b"") is Verdict.GENUINE
+
+
+def test_no_two_lists_of_parts_sign_alike() -> None:
+    assert signature(KEY, "ab", "c") != signature(KEY, "a", "bc") != signature(KEY, "abc")
+
+
+def test_an_answer_is_the_coordinators_own_or_not() -> None:
+    speaker = Speaker(NODE, KEY)
+    stamp = speaker.sign(PATH, b"x")
+    signed = answer_signature(KEY, stamp, 200, b"ok")
+    assert speaker.is_answer(stamp, 200, b"ok", signed)
+    assert not speaker.is_answer(stamp, 200, b"no", signed)
+    assert not speaker.is_answer(stamp, 401, b"ok", signed)
+    assert not speaker.is_answer(speaker.sign(PATH, b"x"), 200, b"ok", signed)
+
+
+@pytest.mark.parametrize("counter", ["", "-1", "1.0", "९", "1" * 30, str(signing.COUNTER_MAX), "+1", " 1"])
+def test_a_counter_that_is_none_makes_no_stamp(counter: str) -> None:
+    headers = {**sealed(KEY, PATH, NODE, "s", 1, b"").headers}
+    assert stamp_in(headers.get) is not None
+    headers[signing.COUNTER_HEADER] = counter
+    assert stamp_in(headers.get) is None
+
+
+def test_sessions_are_kept_for_so_many_nodes() -> None:
+    sessions = Sessions()
+    for number in range(signing.NODES_MAX + 5):
+        sessions.offer(NodeId(f"n{number}"), b"s" * signing.SESSION_BYTES)
+    assert len(sessions._heard) == signing.NODES_MAX
