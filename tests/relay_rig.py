@@ -47,6 +47,7 @@ class Client:
         self.client_ip, self.received_at = "192.0.2.9", 0.0
         self.on_gone: Callable[[], None] | None = None
         self.on_writable: Callable[[bool], None] | None = None
+        self.admission: object | None = None
         self.status = 0
         self.answer_headers: dict[str, str] = {}
         self.length: int | None = None

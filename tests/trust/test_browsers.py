@@ -40,7 +40,7 @@ def test_pages_of_strangers_may_not_even_ask(origin: str) -> None:
 
 
 def test_pages_of_this_machine_may_ask_but_change_nothing() -> None:
-    for origin in ("http://localhost:3000", "http://127.0.0.1:8080", "https://localhost"):
+    for origin in ("http://localhost:3000", "http://127.0.0.1:8080", "https://localhost", "app://obsidian.md"):
         assert origin_refusal(origin, "localhost:11435", changes_state=False, names=OURS) is None
         assert origin_refusal(origin, "localhost:11435", changes_state=True, names=OURS) is not None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from random import Random
 
 import pytest
 
@@ -13,12 +14,17 @@ from herd.trust.signing import Sessions, Speaker, Verdict, answer_signature, sea
 KEY, NODE, PATH = b"k" * 32, NodeId("mac"), "/heartbeat"
 
 
-def joined(speaker: Speaker, sessions: Sessions, seed: int = 1) -> None:
-    speaker.take(sessions.offer(NODE, bytes([seed]) * signing.SESSION_BYTES))
+def of_a_process(seed: int = 1) -> Sessions:
+    dice = Random(seed)
+    return Sessions(lambda: dice.randbytes(signing.SECRET_BYTES))
+
+
+def joined(speaker: Speaker, sessions: Sessions) -> None:
+    speaker.take(sessions.name(NODE, speaker.boot_id))
 
 
 def test_genuine_messages_count_in_order_once() -> None:
-    speaker, sessions = Speaker(NODE, KEY), Sessions()
+    speaker, sessions = Speaker(NODE, "boot", KEY), of_a_process()
     joined(speaker, sessions)
     first, second = speaker.sign(PATH, b"1"), speaker.sign(PATH, b"2")
     assert sessions.check(KEY, PATH, first, b"1") is Verdict.GENUINE
@@ -28,23 +34,23 @@ def test_genuine_messages_count_in_order_once() -> None:
 
 
 def test_without_a_session_one_is_asked_for() -> None:
-    speaker, sessions = Speaker(NODE, KEY), Sessions()
+    speaker, sessions = Speaker(NODE, "boot", KEY), of_a_process()
     assert sessions.check(KEY, PATH, speaker.sign(PATH, b""), b"") is Verdict.STALE
     joined(speaker, sessions)
     assert sessions.check(KEY, PATH, speaker.sign(PATH, b""), b"") is Verdict.GENUINE
 
 
 @pytest.mark.parametrize("change", [{"session": "0" * 32}, {"counter": 99}, {"signature": "0" * 64}, {"signature": ""}, {"signature": "\udcff"},
-                                    {"node_id": NodeId("other")}])  # fmt: skip
+                                    {"node_id": NodeId("other")}, {"boot_id": "other"}])  # fmt: skip
 def test_a_changed_stamp_is_forged(change: dict[str, object]) -> None:
-    speaker, sessions = Speaker(NODE, KEY), Sessions()
+    speaker, sessions = Speaker(NODE, "boot", KEY), of_a_process()
     joined(speaker, sessions)
     stamp = dataclasses.replace(speaker.sign(PATH, b"x"), **change)  # type: ignore[arg-type]
     assert sessions.check(KEY, PATH, stamp, b"x") is Verdict.FORGED
 
 
 def test_another_body_path_or_key_is_forged_and_changes_nothing() -> None:
-    speaker, sessions = Speaker(NODE, KEY), Sessions()
+    speaker, sessions = Speaker(NODE, "boot", KEY), of_a_process()
     joined(speaker, sessions)
     stamp = speaker.sign(PATH, b"x")
     assert sessions.check(KEY, PATH, stamp, b"y") is Verdict.FORGED
@@ -53,25 +59,45 @@ def test_another_body_path_or_key_is_forged_and_changes_nothing() -> None:
     assert sessions.check(KEY, PATH, stamp, b"x") is Verdict.GENUINE
 
 
-def test_what_was_recorded_before_a_restart_of_either_side_is_worth_nothing() -> None:
-    speaker, sessions = Speaker(NODE, KEY), Sessions()
+def test_what_was_recorded_before_a_restart_of_the_coordinator_is_worth_nothing() -> None:
+    speaker, sessions = Speaker(NODE, "boot", KEY), of_a_process()
     joined(speaker, sessions)
     recorded = [(speaker.sign(PATH, b"old"), b"old") for _ in range(3)]
     assert sessions.check(KEY, PATH, *recorded[0]) is Verdict.GENUINE
-    again = Speaker(NODE, KEY)
-    joined(again, sessions, seed=2)
-    assert sessions.check(KEY, PATH, again.sign(PATH, b"new"), b"new") is Verdict.GENUINE
-    assert all(sessions.check(KEY, PATH, *one) is Verdict.STALE for one in recorded)
-    assert all(Sessions().check(KEY, PATH, *one) is Verdict.STALE for one in recorded)
+    assert all(of_a_process(2).check(KEY, PATH, *one) is Verdict.STALE for one in recorded)
 
 
-def test_strangers_who_ask_for_sessions_push_nobody_out() -> None:
-    speaker, sessions = Speaker(NODE, KEY), Sessions()
+def test_what_was_recorded_of_an_earlier_boot_is_worth_nothing() -> None:
+    speaker, sessions, later = Speaker(NODE, "boot", KEY), of_a_process(), Speaker(NODE, "next", KEY)
     joined(speaker, sessions)
-    assert sessions.check(KEY, PATH, speaker.sign(PATH, b""), b"") is Verdict.GENUINE
-    offered = {sessions.offer(NODE, bytes([seed]) * signing.SESSION_BYTES) for seed in range(2, 50)}
-    assert len(offered) == 1
-    assert sessions.check(KEY, PATH, speaker.sign(PATH, b""), b"") is Verdict.GENUINE
+    joined(later, sessions)
+    recorded = [(speaker.sign(PATH, b"old"), b"old") for _ in range(3)]
+    assert all(sessions.check(KEY, PATH, *one) is Verdict.GENUINE for one in recorded)
+    assert sessions.check(KEY, PATH, later.sign(PATH, b""), b"") is Verdict.GENUINE
+    assert all(sessions.check(KEY, PATH, *one) is Verdict.REPLAYED for one in recorded)
+
+
+def test_two_copies_of_a_machine_have_a_session_each() -> None:
+    sessions, copies = of_a_process(), [Speaker(NODE, boot, KEY) for boot in ("one", "two")]
+    for copy in copies:
+        joined(copy, sessions)
+    for _ in range(3):
+        assert all(sessions.check(KEY, PATH, copy.sign(PATH, b""), b"") is Verdict.GENUINE for copy in copies)
+
+
+def test_when_too_many_boots_were_heard_everybody_begins_anew() -> None:
+    sessions, first = of_a_process(), Speaker(NODE, "first", KEY)
+    joined(first, sessions)
+    recorded = first.sign(PATH, b"")
+    assert sessions.check(KEY, PATH, recorded, b"") is Verdict.GENUINE
+    for number in range(signing.SESSIONS_MAX):
+        speaker = Speaker(NODE, f"b{number}", KEY)
+        joined(speaker, sessions)
+        sessions.check(KEY, PATH, speaker.sign(PATH, b""), b"")
+    assert len(sessions) <= signing.SESSIONS_MAX
+    assert sessions.check(KEY, PATH, recorded, b"") is Verdict.STALE
+    joined(first, sessions)
+    assert sessions.check(KEY, PATH, first.sign(PATH, b""), b"") is Verdict.GENUINE
 
 
 def test_no_two_lists_of_parts_sign_alike() -> None:
@@ -79,7 +105,7 @@ def test_no_two_lists_of_parts_sign_alike() -> None:
 
 
 def test_an_answer_is_the_coordinators_own_or_not() -> None:
-    speaker = Speaker(NODE, KEY)
+    speaker = Speaker(NODE, "boot", KEY)
     stamp = speaker.sign(PATH, b"x")
     signed = answer_signature(KEY, stamp, 200, b"ok")
     assert speaker.is_answer(stamp, 200, b"ok", signed)
@@ -90,14 +116,7 @@ def test_an_answer_is_the_coordinators_own_or_not() -> None:
 
 @pytest.mark.parametrize("counter", ["", "-1", "1.0", "९", "1" * 30, str(signing.COUNTER_MAX), "+1", " 1"])
 def test_a_counter_that_is_none_makes_no_stamp(counter: str) -> None:
-    headers = {**sealed(KEY, PATH, NODE, "s", 1, b"").headers}
+    headers = {**sealed(KEY, PATH, NODE, "b", "s", 1, b"").headers}
     assert stamp_in(headers.get) is not None
     headers[signing.COUNTER_HEADER] = counter
     assert stamp_in(headers.get) is None
-
-
-def test_sessions_are_kept_for_so_many_nodes() -> None:
-    sessions = Sessions()
-    for number in range(signing.NODES_MAX + 5):
-        sessions.offer(NodeId(f"n{number}"), b"s" * signing.SESSION_BYTES)
-    assert len(sessions._heard) == signing.NODES_MAX

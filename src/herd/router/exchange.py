@@ -29,6 +29,9 @@ class Exchange(Protocol):
     received_at: float
     """Loop time at which the request was complete."""
 
+    admission: object | None
+    """What the gate decided of this very head; equal requests of one connection share it."""
+
     on_gone: Callable[[], None] | None
     """Called once when the client leaves before the answer has ended, in whatever state it is."""
     on_writable: Callable[[bool], None] | None
@@ -36,6 +39,9 @@ class Exchange(Protocol):
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of a header, by its lower-case name."""
+
+    def accompany(self, headers: Sequence[Header]) -> None:
+        """These headers go with whatever answer is given."""
 
     def respond(self, status: int, headers: Sequence[Header], body: bytes) -> None:
         """A whole answer with Content-Length."""

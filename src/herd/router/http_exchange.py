@@ -58,6 +58,7 @@ class HttpExchange:
     """Implements `Exchange` (router/exchange.py) on one HTTP/1.x connection."""
 
     __slots__ = (
+        "_also",
         "_framing",
         "_head",
         "_held",
@@ -87,6 +88,7 @@ class HttpExchange:
         self.on_writable: Callable[[bool], None] | None = None
         self._line = line
         self._head = head
+        self._also: Sequence[Header] = ()
         self._framing = _FRESH
         self._held = b""
         self._left = 0
@@ -97,6 +99,17 @@ class HttpExchange:
             if key == name:
                 return value
         return None
+
+    @property
+    def admission(self) -> object | None:
+        return self._head.admission
+
+    @admission.setter
+    def admission(self, decided: object | None) -> None:
+        self._head.admission = decided
+
+    def accompany(self, headers: Sequence[Header]) -> None:
+        self._also = headers
 
     def respond(self, status: int, headers: Sequence[Header], body: bytes) -> None:
         if self._framing != _FRESH:
@@ -198,6 +211,8 @@ class HttpExchange:
             framing += b"Connection: close\r\n"
         elif self._head.is_http10:
             framing += b"Connection: keep-alive\r\n"
+        if self._also:
+            headers = (*headers, *self._also)
         return rendered_head(status, headers, self._line.date_line + framing)
 
 

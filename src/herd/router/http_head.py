@@ -62,7 +62,7 @@ class ExpectationFailed(HerdError):
 
 @dataclass(slots=True)
 class Head:
-    """One request's head. Shared by equal requests of a connection: never changed."""
+    """One request's head. Shared by equal requests of a connection: never changed, but for what was decided of it."""
 
     method: str
     path: str
@@ -73,6 +73,8 @@ class Head:
     keeps_alive: bool
     is_http10: bool
     expects_continue: bool
+    admission: object | None = None
+    """The gate's own note; nobody else reads it."""
 
 
 class _Fields:

@@ -18,6 +18,8 @@ LOCAL_SUFFIXES = (".localhost", ".local", ".internal", ".lan", ".home.arpa")
 HEADER_MAX_CHARS = 512
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0"})
 _WEB = ("http", "https")
+_APPLICATIONS = ("app", "tauri", "vscode-webview", "vscode-file")
+"""Programs with a browser inside; no site can claim these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,4 +102,4 @@ def _is_local_page(origin: str) -> bool:
         parts = urlsplit(origin.lower())
     except ValueError:
         return False
-    return parts.scheme in _WEB and (parts.hostname or "") in _LOOPBACK_NAMES
+    return parts.scheme in _APPLICATIONS or (parts.scheme in _WEB and (parts.hostname or "") in _LOOPBACK_NAMES)
