@@ -14,8 +14,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
+import typer.core
 import typer.main
 
 import herd
@@ -107,12 +108,12 @@ def routes() -> str:
         "Routes",
         "Everything is on one port. What a node answers is routed and traced; what memory answers never waits for a node.",
         "## For clients", table(("route", "dialect", "answered from"), inference),
-        "## For nodes and people", table(("route", "what it does"), list(framework_routes())),
+        "## For nodes and people", "The right that each needs is told in [security.md](security.md).", table(("route", "right", "what it does"), list(framework_routes())),
     )  # fmt: skip
 
 
-def framework_routes() -> Iterator[tuple[str, str]]:
-    """`Route("/path", endpoint, methods=[...])` as written in the coordinator's files, with the endpoint's own first line."""
+def framework_routes() -> Iterator[tuple[str, str, str]]:
+    """`Guarded("/path", endpoint, "METHOD", Right.X)` as written in the coordinator's files, with the endpoint's own first line."""
     for path in sorted((ROOT / "src/herd/router").glob("*.py")):
         tree = ast.parse(path.read_text("utf-8"))
         told = {
@@ -121,20 +122,27 @@ def framework_routes() -> Iterator[tuple[str, str]]:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         }
         for call in ast.walk(tree):
-            if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Route"):
+            if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Guarded"):
                 continue
-            where, endpoint = call.args[0], call.args[1]
+            where, endpoint, method, right = call.args
             named = [node.attr for node in ast.walk(endpoint) if isinstance(node, ast.Attribute) and node.attr in told]
-            methods = [ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg == "methods"]
-            for method in methods[0] if methods else ["GET"]:
-                yield f"`{method} {ast.literal_eval(where)}`", told[named[0]] if named else ""
+            assert isinstance(right, ast.Attribute)
+            yield f"`{ast.literal_eval(method)} {ast.literal_eval(where)}`", right.attr.lower(), told[named[0]] if named else ""
+
+
+def every_command(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - a class of the library that typer carries
+    """A verb and, where it has some, the verbs within it: "keys", "keys add"."""
+    for name, command in sorted(group.commands.items()):
+        yield f"{before}{name}", command
+        if isinstance(command, typer.core.TyperGroup):
+            yield from every_command(command, f"{before}{name} ")
 
 
 def commands() -> str:
     """What a person types, from the same declarations that the command line is made of."""
     group = typer.main.get_group(herd.cli.app)
     parts = []
-    for name, command in sorted(group.commands.items()):
+    for name, command in every_command(group):
         given = [
             (f"`{' '.join(parameter.opts) if parameter.opts[0].startswith('-') else parameter.opts[0].upper()}`",
              str(vars(parameter).get("help") or ""))

@@ -134,7 +134,7 @@ def _herd(place: Place) -> Iterator[Gateway]:
     port, data_dir = free_port(), place.folder / "data"
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FLEET_")}
     sources = os.pathsep.join([str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
-    env = {**kept, "FLEET_MDNS": "false", "FLEET_ENV_FILE": str(place.folder / "none.env"), "PYTHONPATH": sources}
+    env = {**kept, "FLEET_MDNS": "false", "FLEET_OPEN": "true", "FLEET_ENV_FILE": str(place.folder / "none.env"), "PYTHONPATH": sources}
     argv = [sys.executable, "-m", "herd", "serve", "--host", "127.0.0.1", "--port", str(port), "--data-dir", str(data_dir)]
     log = place.folder / "log"
     with running(argv, place.core, log, env) as process, _node(port, place.stub_port):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import tempfile
 from functools import partial
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -13,13 +15,16 @@ from builders import a_report
 from fakes.coordinator import FakeCoordinator
 from herd import mdns
 from herd.agent.link import Link, LinkSettings
+from herd.agent.passport import JoinSettings, open_passport
 from herd.wire import heartbeat
 
 BEAT = heartbeat.encode(a_report("alpha"), 0.0)
 
 
 def a_link(url: str, interval_s: float = 5.0, seed: int = 7) -> Link:
-    return Link(LinkSettings(url, interval_s, timeout_s=2.0), Random(seed))
+    with tempfile.TemporaryDirectory() as folder:
+        passport = open_passport(Path(folder), "alpha", "boot-1", JoinSettings(), bytes([seed]) * 32)
+    return Link(LinkSettings(url, interval_s, timeout_s=2.0), Random(seed), passport)
 
 
 def test_a_heartbeat_arrives_and_the_name_that_was_given_comes_back() -> None:

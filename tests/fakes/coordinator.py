@@ -69,7 +69,10 @@ class FakeCoordinator(Watched):
             self.changed()
 
     def _answer(self, path: str, body: bytes) -> tuple[int, bytes]:
+        path = path.partition("?")[0]
         self.asked.append(path)
+        if path == "/fleet/join":
+            return 200, b'{"status":"open","fleet_public":""}'
         if path == "/heartbeat/goodbye":
             self.goodbyes.append(json.loads(body))
             return 200, b'{"status":"ok"}'

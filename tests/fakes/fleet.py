@@ -31,6 +31,7 @@ from herd.core.holding import HoldingSettings
 from herd.discover import discover
 from herd.engines import Call, Engine, Reply
 from herd.router.app import Coordinator, Settings
+from herd.router.membership import MembershipSettings
 from herd.wire import heartbeat
 
 Json = dict[str, Any]
@@ -173,7 +174,7 @@ class Fleet:
 
 def settings_for_tests() -> Settings:
     """The defaults, but an unknown model is unknown at once: the nodes are there before the first request."""
-    return Settings(holding=HoldingSettings(start_grace_s=0.0))
+    return Settings(holding=HoldingSettings(start_grace_s=0.0), membership=MembershipSettings(open=True))
 
 
 def at_home(settings: Settings, data_dir: Path) -> Settings:

@@ -20,7 +20,7 @@ def of_a_process(seed: int = 1) -> Sessions:
 
 
 def joined(speaker: Speaker, sessions: Sessions) -> None:
-    speaker.take(sessions.name(NODE, speaker.boot_id))
+    speaker.take(sessions.name(KEY, NODE, speaker.boot_id))
 
 
 def test_genuine_messages_count_in_order_once() -> None:

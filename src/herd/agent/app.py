@@ -31,12 +31,14 @@ from herd.agent.embedded import Embedded, EmbeddedSettings
 from herd.agent.hardware import bandwidth_gbps
 from herd.agent.inventory import Engines, EngineSettings, Local, cards_of
 from herd.agent.link import Link, LinkSettings, Told
+from herd.agent.passport import JoinSettings, open_passport
 from herd.agent.relay import RelaySettings
 from herd.agent.sensors import Place, Sensor
 from herd.core.fleet import GB, EngineFace, Memory, ModelCard, ModelName, NodeId, Report, canonical
 from herd.discover import discover
 from herd.engines import Engine
 from herd.logs import LogSettings
+from herd.trust import pairing
 from herd.wire import heartbeat
 
 log = logging.getLogger("herd.agent")
@@ -78,6 +80,7 @@ class Settings:
     engines: EngineSettings = field(default_factory=EngineSettings)
     embedded: EmbeddedSettings = field(default_factory=EmbeddedSettings)
     link: LinkSettings = field(default_factory=LinkSettings)
+    join: JoinSettings = field(default_factory=JoinSettings)
     relay: RelaySettings = field(default_factory=RelaySettings)
 
 
@@ -90,7 +93,10 @@ class Agent:
         self.asked_id = settings.agent.node_id or socket.gethostname().split(".")[0] or "node"
         self.node_id = self.asked_id
         """The name in the fleet: the one we ask for, unless the coordinator gave us another because that was taken."""
-        self.link = Link(settings.link, rng)
+        self._passport = open_passport(
+            settings.agent.data_dir.expanduser(), self.asked_id, boot_id, settings.join, secrets.token_bytes(pairing.KEY_BYTES)
+        )
+        self.link = Link(settings.link, rng, self._passport)
         self.engines = Engines(discover(herd.engines, Engine, "ENGINE"), settings.engines)
         self.embedded = Embedded(settings.embedded, self._embedded_moved)
         self._sensors = discover(herd.agent.sensors, Sensor, "SENSOR")

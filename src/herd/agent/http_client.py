@@ -6,7 +6,8 @@ One connection per request: a handful every few seconds does not need a pool, an
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import httptools
@@ -24,6 +25,8 @@ class Response:
     status: int
     body: bytes = b""
     problem: str = ""
+    headers: dict[str, str] = field(default_factory=dict, compare=False)
+    """By lower-case names, the last of several."""
 
 
 class _Answer:
@@ -31,11 +34,13 @@ class _Answer:
 
     def __init__(self) -> None:
         self.parts: list[bytes] = []
+        self.headers: dict[str, str] = {}
         self.is_framed = False
         """Whether the head told where the body ends; else it ends with the connection."""
         self.is_complete = False
 
-    def on_header(self, name: bytes, _value: bytes) -> None:
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
         self.is_framed = self.is_framed or name.lower() in (b"content-length", b"transfer-encoding")
 
     def on_body(self, data: bytes) -> None:
@@ -45,18 +50,20 @@ class _Answer:
         self.is_complete = True
 
 
-async def request(method: str, url: str, body: bytes = b"", timeout_s: float = TIMEOUT_S) -> Response:
+async def request(
+    method: str, url: str, body: bytes = b"", timeout_s: float = TIMEOUT_S, headers: Mapping[str, str] | None = None
+) -> Response:
     """One request, the whole answer. Never raises for what the other side does."""
     try:
         async with asyncio.timeout(timeout_s):
-            return await _exchange(method, url, body)
+            return await _exchange(method, url, body, headers or {})
     except TimeoutError:
         return Response(0, problem=f"no answer within {timeout_s:g} s")
     except (OSError, ValueError, httptools.HttpParserError) as error:
         return Response(0, problem=str(error) or type(error).__name__)
 
 
-async def _exchange(method: str, url: str, body: bytes) -> Response:
+async def _exchange(method: str, url: str, body: bytes, headers: Mapping[str, str]) -> Response:
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname or "127.0.0.1", parts.port or 80)
     try:
@@ -64,6 +71,7 @@ async def _exchange(method: str, url: str, body: bytes) -> Response:
         head = f"{method} {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\nContent-Length: {len(body)}\r\n"
         if body:
             head += "Content-Type: application/json\r\n"
+        head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         writer.write(head.encode("ascii") + b"\r\n" + body)
         return await _read(reader)
     finally:
@@ -87,7 +95,7 @@ async def _read(reader: asyncio.StreamReader) -> Response:
         raise ValueError("no HTTP answer")
     if answer.is_framed and not answer.is_complete:
         raise ValueError("the answer was cut off")
-    return Response(status, b"".join(answer.parts))
+    return Response(status, b"".join(answer.parts), headers=answer.headers)
 
 
 def full_url(host: str, default_port: int = 80) -> str:

@@ -1,4 +1,4 @@
-"""How the agent reaches its coordinator: finds it, reports to it, comes back after a break, says goodbye. Measures nothing.
+"""How the agent reaches its coordinator: finds it, joins it, reports to it, comes back after a break, says goodbye. Measures nothing.
 
 It keeps to the coordinator it found; when that does not answer for a while it looks again, since machines change their
 addresses. Between attempts it waits longer and longer, with some chance in it, so that a fleet does not knock in step.
@@ -9,12 +9,19 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 from dataclasses import dataclass, field
 from random import Random
 from urllib.parse import urlsplit
 
+import msgspec
+import psutil
+
 from herd import mdns
 from herd.agent.http_client import Response, full_url, request
+from herd.agent.passport import Passport
+from herd.wire import joining
+from herd.wire.joining import Denied, JoinAnswer
 
 log = logging.getLogger("herd.agent.link")
 
@@ -22,6 +29,8 @@ COORDINATOR_PORT = 11435
 BACKOFF_S = 1.0
 MISSES_BEFORE_SEARCH = 3
 SEARCH_S = 3.0
+ADDRESSES_MAX = 32
+_IP = (socket.AF_INET, socket.AF_INET6)
 GOODBYE_S = 1.0
 """A coordinator that does not take a goodbye in this time notices the silence instead."""
 
@@ -51,13 +60,16 @@ class Told:
 class Link:
     """`url` is the coordinator, or empty while none is known."""
 
-    def __init__(self, settings: LinkSettings, rng: Random) -> None:
+    def __init__(self, settings: LinkSettings, rng: Random, passport: Passport) -> None:
         self._settings = settings
         self._rng = rng
+        self._passport = passport
         self._misses = 0
         self._said: str | None = None
         """The problem last told, "" when there was none, None before anything was."""
-        self.url = full_url(settings.router_url, COORDINATOR_PORT) if settings.router_url else ""
+        self._is_open = False
+        """Whether the coordinator lets everybody take part: then nothing is signed."""
+        self.url = full_url(settings.router_url or passport.url, COORDINATOR_PORT) if settings.router_url or passport.url else ""
 
     @property
     def peer_host(self) -> str:
@@ -89,25 +101,80 @@ class Link:
         return bool(self.url)
 
     async def report(self, heartbeat: bytes) -> Told:
-        """Sends one heartbeat."""
-        response = await request("POST", f"{self.url}/heartbeat", heartbeat, self._settings.timeout_s)
+        """Sends one heartbeat, after joining the fleet where that is still to be done."""
+        if (self._passport.wants_to_join and not self._is_open) and (problem := await self._join()):
+            return self._missed(problem)
+        response = await self._post("/heartbeat", heartbeat, self._settings.timeout_s)
+        if _denial(response).code == "not_paired":
+            # Removed, or the coordinator has lost its memory: whoever can prove itself comes in again.
+            self._is_open = False
+            if self._passport.proofs and not await self._join():
+                response = await self._post("/heartbeat", heartbeat, self._settings.timeout_s)
         if response.status == 200:
             self._misses = 0
             self._say("")
             return Told(True, _node_id(response))
-        self._misses += 1
-        problem = response.problem or f"it answers {response.status}: {response.body[:200].decode('utf-8', 'replace')}"
-        self._say(f"{self.url}: {problem}")
-        return Told(False, problem=problem)
+        return self._missed(response.problem or f"it answers {response.status}: {_words(response)}")
 
     async def goodbye(self, node_id: str, boot_id: str) -> None:
         if self.url:
             body = json.dumps({"node_id": node_id, "boot_id": boot_id}).encode()
-            await request("POST", f"{self.url}/heartbeat/goodbye", body, min(GOODBYE_S, self._settings.timeout_s))
+            await self._post("/heartbeat/goodbye", body, min(GOODBYE_S, self._settings.timeout_s))
+
+    # --- one message ---
+
+    async def _post(self, path: str, body: bytes, timeout_s: float) -> Response:
+        """Signed where this machine belongs to a fleet; then an answer that is not our coordinator's is none."""
+        target = f"{path}?from={','.join(own_addresses())}"
+        response = await self._signed(target, body, timeout_s)
+        session = _denial(response).session
+        if response.status == 401 and session:
+            self._passport.take_session(session)
+            response = await self._signed(target, body, timeout_s)
+        return response
+
+    async def _signed(self, target: str, body: bytes, timeout_s: float) -> Response:
+        stamp = None if self._is_open else self._passport.sign(target, body)
+        headers = stamp.headers if stamp is not None else None
+        response = await request("POST", f"{self.url}{target}", body, timeout_s, headers)
+        is_ours = stamp is None or self._passport.is_ours(stamp, response.status, response.headers, response.body)
+        if response.status == 200 and not is_ours:
+            return Response(0, problem="whoever answers there is not this machine's coordinator")
+        return response
+
+    # --- joining ---
+
+    async def _join(self) -> str:
+        """What keeps this machine from taking part; empty when it does now."""
+        problem = ""
+        for attempt in range(max(1, self._passport.proofs)):
+            response = await request("POST", f"{self.url}{joining.PATH}", self._passport.wish(attempt), self._settings.timeout_s)
+            if response.status not in (200, 202):
+                problem = response.problem or _words(response)
+                continue
+            try:
+                answer = msgspec.json.decode(response.body, type=JoinAnswer)
+            except msgspec.MsgspecError:
+                return "it is no coordinator of this version"
+            return self._answered(answer)
+        return problem
+
+    def _answered(self, answer: JoinAnswer) -> str:
+        if answer.status == "open":
+            self._is_open = True
+            return ""
+        if answer.status == "joined":
+            return self._passport.joined(answer, self.url)
+        return f"it waits for approval: {answer.next}, where the same fingerprint is shown: {self._passport.fingerprint(answer.fleet_public)}"
+
+    # --- finding ---
 
     async def _first_that_answers(self, found: asyncio.Queue[mdns.Found]) -> str:
         while True:
             candidate = await found.get()
+            if self._passport.fleet_id and candidate.fleet_id != self._passport.fleet_id:
+                log.info("another fleet's coordinator is on this network", extra={"url": candidate.url, "fleet": candidate.fleet_id})
+                continue
             if (await request("GET", f"{candidate.url}/health", timeout_s=1.0)).status == 200:
                 return candidate.url
 
@@ -115,6 +182,11 @@ class Link:
         """Multicast may be impossible here; a coordinator on the same machine needs none."""
         url = f"http://127.0.0.1:{COORDINATOR_PORT}"
         return url if (await request("GET", f"{url}/health", timeout_s=1.0)).status == 200 else ""
+
+    def _missed(self, problem: str) -> Told:
+        self._misses += 1
+        self._say(f"{self.url}: {problem}")
+        return Told(False, problem=problem)
 
     def _take(self, url: str) -> None:
         if url and url != self.url:
@@ -130,6 +202,31 @@ class Link:
             log.warning("the coordinator is not reached: %s", problem)
         else:
             log.info("reporting to the coordinator", extra={"url": self.url})
+
+
+def own_addresses() -> list[str]:
+    """Every address of this machine, so that the coordinator can tell where a message may come from."""
+    found = [entry.address.partition("%")[0] for entries in psutil.net_if_addrs().values() for entry in entries if entry.family in _IP]
+    return sorted(found)[:ADDRESSES_MAX]
+
+
+def _denial(response: Response) -> Denied:
+    """What an error says; nothing where it is none of a coordinator's."""
+    if response.status != 401:
+        return Denied()
+    try:
+        return msgspec.json.decode(response.body, type=Denied)
+    except msgspec.MsgspecError:
+        return Denied()
+
+
+def _words(response: Response) -> str:
+    """The sentence of an error answer, or its beginning."""
+    try:
+        told = json.loads(response.body).get("error")
+    except (ValueError, AttributeError):
+        told = None
+    return told if isinstance(told, str) else response.body[:200].decode("utf-8", "replace")
 
 
 def _node_id(response: Response) -> str:

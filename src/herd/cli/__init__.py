@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from herd import __version__
+from herd.cli import access, fleet, serving
 from herd.cli import chat as chat_verb
 from herd.cli import demo as demo_verb
 from herd.cli import doctor as doctor_verb
-from herd.cli import fleet, serving
 from herd.cli import top as top_verb
 from herd.cli import why as why_verb
 from herd.cli.client import Trouble
@@ -23,6 +23,10 @@ app = typer.Typer(
     add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
     help="One endpoint for every machine you own. Without a command: serve.",
 )  # fmt: skip
+nodes_group = typer.Typer(help="Show which machines belong to the fleet; let them in and out.")
+keys_group = typer.Typer(help="Show who may ask; make keys and revoke them.")
+app.add_typer(nodes_group, name="nodes")
+app.add_typer(keys_group, name="keys")
 agent = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
@@ -108,13 +112,16 @@ def node(
         int | None, typer.Option(metavar="TOKENS", help="Window of each slot of the embedded engine.")
     ] = None,
     model: Annotated[Path | None, typer.Option(metavar="FILE", help="GGUF file of the embedded engine.")] = None,
+    join: Annotated[
+        str | None, typer.Option(metavar="CODE", help="What `herd nodes invite` printed on the coordinator; needed once.")
+    ] = None,
     _version: Version = False,
 ) -> None:
     """Lend this machine: run the agent, as `herd-node` does."""
     serving.node({
         "FLEET_NODE_ROUTER_URL": router_url, "FLEET_NODE_ENGINE": engine, "FLEET_NODE_ENGINE_URL": engine_url,
         "FLEET_NODE_NODE_ID": node_id, "FLEET_NODE_DATA_DIR": data_dir, "FLEET_NODE_THREADS": threads,
-        "FLEET_NODE_CONTEXT": context, "FLEET_NODE_EMBEDDED_MODEL": model,
+        "FLEET_NODE_CONTEXT": context, "FLEET_NODE_EMBEDDED_MODEL": model, "FLEET_NODE_JOIN": join,
     }, slots)  # fmt: skip
 
 
@@ -184,3 +191,78 @@ def config(
 ) -> None:
     """Show every setting, its value and where it is from."""
     serving.show_config(wanted, agent, json)
+
+
+# --- who takes part, and who may ask ---
+
+NodeName = Annotated[str, typer.Argument(metavar="NODE", help="Its name, or the fingerprint that it shows.")]
+KeyName = Annotated[str, typer.Argument(metavar="NAME", help="The key's name or id.")]
+
+
+@nodes_group.callback(invoke_without_command=True)
+def nodes(context: typer.Context, json: Json = False, url: Url = None) -> None:
+    """Show which machines belong to the fleet; let them in and out."""
+    if context.invoked_subcommand is None:
+        access.nodes(serving.coordinator(url), json)
+
+
+@nodes_group.command()
+def invite(json: Json = False, url: Url = None) -> None:
+    """Print the line that lets another machine in."""
+    access.invite(serving.coordinator(url), json)
+
+
+@nodes_group.command()
+def approve(name: NodeName, json: Json = False, url: Url = None) -> None:
+    """Let a machine in that waits."""
+    access.approve(serving.coordinator(url), name, json)
+
+
+@nodes_group.command()
+def remove(name: NodeName, json: Json = False, url: Url = None) -> None:
+    """Send a machine away; it would have to join again."""
+    access.remove(serving.coordinator(url), name, json)
+
+
+@keys_group.callback(invoke_without_command=True)
+def keys(context: typer.Context, json: Json = False, url: Url = None) -> None:
+    """Show who may ask; make keys and revoke them."""
+    if context.invoked_subcommand is None:
+        access.keys(serving.coordinator(url), json)
+
+
+@keys_group.command(name="list")
+def list_keys(json: Json = False, url: Url = None) -> None:
+    """Every key, without its secret."""
+    access.keys(serving.coordinator(url), json)
+
+
+@keys_group.command()
+def add(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is, for you to recognise.")],
+    scope: Annotated[list[str] | None, typer.Option(metavar="SCOPE", help="chat, embed, read, models or admin; several times for several.")] = None,
+    model: Annotated[list[str] | None, typer.Option(metavar="MODEL", help="Only this model, or a pattern such as llama*; several times for several.")] = None,
+    per_minute: Annotated[int, typer.Option(metavar="N", help="Requests a minute; 0 for no limit.")] = 0,
+    at_once: Annotated[int, typer.Option(metavar="N", help="Requests at the same time; 0 for no limit.")] = 0,
+    tokens_per_month: Annotated[int, typer.Option(metavar="N", help="Tokens a month, read and written; 0 for no limit.")] = 0,
+    days: Annotated[float, typer.Option(metavar="N", help="How long it is valid; 0 for ever.")] = 0.0,
+    json: Json = False, url: Url = None,
+) -> None:  # fmt: skip
+    """Make a key; it is shown once."""
+    wanted: dict[str, object] = {
+        "name": name, "scopes": scope or ["chat"], "models": model or [], "requests_per_minute": per_minute,
+        "concurrent_max": at_once, "tokens_per_month": tokens_per_month, "days": days,
+    }  # fmt: skip
+    access.add_key(serving.coordinator(url), wanted, json)
+
+
+@keys_group.command()
+def revoke(name: KeyName, json: Json = False, url: Url = None) -> None:
+    """Make a key worth nothing."""
+    access.revoke_key(serving.coordinator(url), name, json)
+
+
+@app.command()
+def dashboard(json: Json = False, url: Url = None) -> None:
+    """Print a link that logs a browser in."""
+    access.dashboard(serving.coordinator(url), json)

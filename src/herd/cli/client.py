@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 import urllib.parse
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from herd.agent.link import COORDINATOR_PORT
@@ -19,6 +20,7 @@ from herd.agent.link import COORDINATOR_PORT
 Json = dict[str, Any]
 Headers = Mapping[str, str]
 
+KEY_VARIABLE = "HERD_KEY"
 TIMEOUT_S = 10.0
 CHAT_TIMEOUT_S = 600.0
 """Between two pieces of an answer: a large model may have to be loaded first."""
@@ -45,6 +47,8 @@ class Coordinator:
 
     url: str
     timeout_s: float = TIMEOUT_S
+    key: str = field(default_factory=lambda: os.environ.get(KEY_VARIABLE, ""), repr=False)
+    """Sent with every request; from HERD_KEY."""
 
     def get(self, path: str) -> Json:
         """The JSON object at this path. Raises Trouble."""
@@ -73,13 +77,17 @@ class Coordinator:
     ) -> Iterator[http.client.HTTPResponse]:
         try:
             with closing(_connection(self.url, timeout_s)) as connection:
-                connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
+                connection.request(method, path, body, self._told_headers(body is not None))
                 response = connection.getresponse()
                 if response.status >= 400:
                     raise _refused(self.url, path, response)
                 yield response
         except (OSError, http.client.HTTPException) as error:
             raise not_reached(self.url, error) from error
+
+    def _told_headers(self, has_body: bool) -> dict[str, str]:
+        told = {"Content-Type": "application/json"} if has_body else {}
+        return {**told, "Authorization": f"Bearer {self.key}"} if self.key else told
 
 
 def coordinator_at(text: str, timeout_s: float = TIMEOUT_S) -> Coordinator:
@@ -137,6 +145,12 @@ def _refused(url: str, path: str, response: http.client.HTTPResponse) -> Trouble
         return _stranger(url)
     if request_id := headers.get("x-fleet-request"):
         return Trouble(told, f"see which nodes were considered: herd why {request_id}")
+    if response.status == 401:
+        return Trouble(told, f"with a key: {KEY_VARIABLE}=KEY herd ...")
+    if path.startswith("/fleet/nodes"):
+        return Trouble(told, "see who takes part and who waits: herd nodes")
+    if path.startswith("/fleet/keys"):
+        return Trouble(told, "see the keys: herd keys")
     if path.startswith("/dashboard/api/requests/"):
         return Trouble(told, "see the newest with: herd why last, those that still run with: herd top")
     return Trouble(told, "look closer with: herd doctor")

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from herd.agent.passport import LOCAL_CODE
 from herd.cli.client import Coordinator, Trouble
 from herd.cli.screen import console
 
@@ -137,8 +138,12 @@ class DemoFleet:
                 "node", "--engine", "embedded", "--node-id", node.name, "--router-url", self.coordinator.url,
                 "--threads", str(node.threads), "--slots", str(node.slots), "--context", str(node.context_tokens),
                 "--data-dir", str(self._folder / node.name),
-            ], {"FLEET_NODE_HEARTBEAT_INTERVAL": str(HEARTBEAT_S)})  # fmt: skip
+            ], {"FLEET_NODE_HEARTBEAT_INTERVAL": str(HEARTBEAT_S), "FLEET_NODE_JOIN": self._local_code()})  # fmt: skip
         self._wait(f"{len(NODES)} nodes, each with an engine and a model of its own", self._nodes_ready)
+
+    def _local_code(self) -> str:
+        """What lets the nodes in without anybody pasting: each has a folder of its own, but we may read the coordinator's."""
+        return (self._folder / "data" / LOCAL_CODE).read_text("ascii").strip()
 
     def stop(self) -> None:
         """Nodes first, so that they can say goodbye; nothing of it outlives this call."""

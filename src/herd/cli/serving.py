@@ -21,6 +21,7 @@ from herd.cli.screen import clean, console, folded, put, show
 from herd.router import app as router_app
 from herd.router.folder import FolderBusy
 from herd.router.http_server import PortInUse
+from herd.router.vault import VaultDamaged
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -61,6 +62,8 @@ def serve(flags: Flags) -> None:
     except FolderBusy as error:
         problem = str(error).partition(": stop it")[0]
         raise Trouble(problem, f"look at it with: herd status\nor start a second one: herd --port {general.port + 1} --data-dir FOLDER") from error
+    except VaultDamaged as error:
+        raise Trouble(str(error), "begin with a new folder: herd --data-dir FOLDER") from error
     except OSError as error:
         raise _cannot_listen(general, error) from error
     finally:
@@ -93,8 +96,9 @@ def _say_started(coordinator: router_app.Coordinator, port: int) -> None:
     if console.is_terminal:
         put(
             Text(), Text.assemble(("herd", "bold"), f" listens on {url}"),
-            Text("On each machine with Ollama or another engine run:  herd-node"),
-            Text("Look at it from another terminal:                  herd status"),
+            Text("On this machine, if it has Ollama or another engine:  herd-node"),
+            Text.assemble("On every other one, within ten minutes:              ", (f"herd-node --join {coordinator.invitation()}", "bold")),
+            Text("Look at it from another terminal:                    herd status"),
             Text("Ctrl-C ends it."), Text(),
         )  # fmt: skip
 

@@ -46,6 +46,8 @@ class Request:
     """Only these kinds of engines can serve it from here on (those that write on); empty: any."""
     prefix: tuple[int, ...] = ()
     """Chained hashes of the conversation's first blocks, salted per process; empty where nothing can be shared."""
+    key_id: str = ""
+    """Whose key it came with; empty without one."""
 
     @property
     def context_needed(self) -> int:

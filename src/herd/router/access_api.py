@@ -23,12 +23,13 @@ from herd.errors import BadRequest, HerdError, UnknownModel
 from herd.router.driver import Driver
 from herd.router.gate import SESSION_COOKIE
 from herd.router.guarded import Guarded
-from herd.router.membership import Joining, Membership
+from herd.router.membership import Membership
 from herd.router.vault import VaultFull
 from herd.trust import keys, logins, pairing
 from herd.trust.keys import ApiKey, Scope
 from herd.trust.logins import Logins
 from herd.trust.rights import Right
+from herd.wire.joining import Joining
 
 log = logging.getLogger("herd.access")
 
@@ -91,7 +92,7 @@ class AccessApi:
         said = await read(request, Joining)
         ip = request.client.host if request.client else ""
         answer = await asyncio.to_thread(self._membership.join, said, ip)
-        return as_json(answer, 200 if answer.status == "joined" else 202)
+        return as_json(answer, 202 if answer.status == "pending" else 200)
 
     async def nodes(self, _: Request) -> Response:
         """Who is paired and who waits for approval."""
@@ -130,6 +131,7 @@ class AccessApi:
         """`{"name"}`: it is a stranger from now on, and nothing is sent to it."""
         name = NodeId((await read(request, Named)).name)
         was_paired = await asyncio.to_thread(self._vault.remove_node, name)
+        self._membership.codes.close_all()
         waiting = self._membership.applicants.named(name, self._vault.public)
         for applicant in waiting:
             self._membership.applicants.reject(applicant.public)
@@ -211,7 +213,10 @@ def _checked(wanted: WantedKey, key: ApiKey, now: float) -> ApiKey:
         raise BadRequest(f"out of range: {', '.join(wrong) or ('days' if len(wanted.models) <= MODELS_MAX else 'models')}")
     expires_at = now + wanted.days * DAY_S if wanted.days else 0.0
     models = tuple(name if "*" in name else canonical(name) for name in wanted.models)
-    return dataclasses.replace(key, models=models, expires_at=expires_at, **limits)
+    return dataclasses.replace(
+        key, models=models, expires_at=expires_at, requests_per_minute=wanted.requests_per_minute,
+        concurrent_max=wanted.concurrent_max, tokens_per_month=wanted.tokens_per_month,
+    )  # fmt: skip
 
 
 def told(endpoint: Callable[[Request], object]) -> Callable[[Request], object]:

@@ -26,6 +26,7 @@ import herd.core.signals
 import herd.dialects
 import herd.engines
 from herd import __version__, mdns
+from herd.core.commands import Record
 from herd.core.completion_time import CompletionTimePolicy, CompletionTimeSettings
 from herd.core.dispatcher import Dispatcher
 from herd.core.events import DrainStarted
@@ -35,6 +36,7 @@ from herd.core.forecast import Forecast
 from herd.core.holding import HoldingSettings
 from herd.core.latencies import Latencies
 from herd.core.liveness import LivenessSettings, Watchlist
+from herd.core.request import Outcome
 from herd.core.retries import RetrySettings
 from herd.core.scheduler import Policy, Scheduler, SignalPolicy
 from herd.core.signals import Signal, Weights
@@ -45,15 +47,24 @@ from herd.engines import Engine
 from herd.errors import HerdError, Refusal
 from herd.logs import LogSettings
 from herd.router import http_server, queries
+from herd.router.access_api import AccessApi
 from herd.router.asgi import Bridge
 from herd.router.driver import Driver
+from herd.router.exchange import Exchange
 from herd.router.fleet_api import FleetApi
+from herd.router.gate import AccessSettings, Gate
+from herd.router.guarded import Rights
 from herd.router.http1 import HttpSettings
 from herd.router.http_server import Server
 from herd.router.inference_api import InferenceApi
+from herd.router.membership import Membership, MembershipSettings
 from herd.router.relay import RelaySettings, Services
 from herd.router.store import Store, StoreSettings
 from herd.router.upstream import Pool, UpstreamSettings
+from herd.router.vault import Vault
+from herd.trust import pairing
+from herd.trust.allowances import Allowances
+from herd.trust.logins import Logins
 
 log = logging.getLogger("herd")
 
@@ -105,6 +116,8 @@ class Settings:
     retries: RetrySettings = field(default_factory=RetrySettings)
     completion_time: CompletionTimeSettings = field(default_factory=CompletionTimeSettings)
     weights: Weights = field(default_factory=Weights)
+    access: AccessSettings = field(default_factory=AccessSettings)
+    membership: MembershipSettings = field(default_factory=MembershipSettings)
 
 
 class Coordinator:
@@ -114,7 +127,13 @@ class Coordinator:
         self.settings = settings
         self.loop = loop
         self.store = Store(settings.store, settings.general.data_dir.expanduser())
-        self.driver = Driver(dispatcher(settings, loop.time()), self.store.record, loop)
+        self.vault = Vault(settings.general.data_dir.expanduser())
+        self.allowances = Allowances()
+        self.logins = Logins()
+        self.driver = Driver(dispatcher(settings, loop.time()), self._record, loop)
+        self.membership = Membership(
+            self.vault, settings.membership, self.driver.fleet, secrets.token_bytes, self.driver.now, time.time
+        )
         self.pool = Pool(settings.upstream, loop)
         engines = {engine.kind: engine for engine in discover(herd.engines, Engine, "ENGINE")}
         self.services = Services(self.driver, self.pool, engines, moment, settings.relay)
@@ -123,24 +142,61 @@ class Coordinator:
         self.advertisement: mdns.Advertisement | None = None
 
     async def start(self) -> int:
-        """Opens the store and listens; returns the port. Raises `FolderBusy`, `PortInUse` or `OSError`."""
+        """Opens the store and listens; returns the port. Raises `FolderBusy`, `VaultDamaged`, `PortInUse` or `OSError`."""
         general = self.settings.general
         self.store.open()
+        self.vault.open(secrets.token_bytes(pairing.KEY_BYTES), secrets.token_bytes(pairing.CODE_BYTES))
         self._remember_latencies()
-        api = FleetApi(self.driver, self.store, limits(self.settings))
-        application = Starlette(routes=api.routes, exception_handlers={404: self._no_such_path})
-        self.bridge = Bridge(application, self._render_error, (general.host, general.port))
         dialects = discover(herd.dialects, Dialect, "DIALECT")
+        gate = self._build(dialects)
+        self.server = await http_server.serve(self.settings.http, general.host, general.port, gate, self._render_error)
+        if self.settings.membership.open:
+            log.warning("FLEET_OPEN is set: every machine on this network may take part and be sent people's requests")
+        if general.mdns:
+            self.advertisement = await mdns.advertise(self.server.port, __version__, fleet_id=self.vault.fleet_id)
+        return self.server.port
+
+    def _build(self, dialects: tuple[Dialect, ...]) -> Gate:
+        """What stands between a connection and the core: the gate, then inference, then everything else."""
+        general = self.settings.general
+        api = FleetApi(self.driver, self.store, self.membership, limits(self.settings))
+        access = AccessApi(self.membership, self.driver, self.logins, self._place, lambda: gate.forget())
+        routes = [*api.routes, *access.routes]
+        application = Starlette(routes=routes, exception_handlers={404: self._no_such_path})
+        self.bridge = Bridge(application, self._render_error, (general.host, general.port))
         asks_who_read_it = general.scheduler == CompletionTimePolicy.name
         self.inference = InferenceApi(
-            dialects, self.driver, self.services, id_prefix(), self.bridge.serve, asks_who_read_it
+            dialects, self.driver, self.services, id_prefix(), self.bridge.serve, asks_who_read_it, self.allowances, unix_month
         )
-        self.server = await http_server.serve(
-            self.settings.http, general.host, general.port, self.inference, self._render_error
-        )
-        if general.mdns:
-            self.advertisement = await mdns.advertise(self.server.port, __version__)
-        return self.server.port
+        gate = Gate(
+            self.settings.access, lambda: self.vault.keyring, Rights(dialects, routes),
+            lambda session: self.logins.is_open(session, self.driver.now()), time.time, self._turn_away, self.inference,
+        )  # fmt: skip
+        return gate
+
+    def _place(self) -> str:
+        """Where agents reach this coordinator, for the line that people paste."""
+        port = self.server.port if self.server is not None else self.settings.general.port
+        host = next(iter(mdns.addresses(self.settings.general.host)), "127.0.0.1")
+        return f"{f'[{host}]' if ':' in host else host}:{port}"
+
+    def invitation(self) -> str:
+        """A code that lets other machines in for ten minutes, as it is pasted."""
+        return self.membership.invite(self._place()).text
+
+    def _record(self, row: Record) -> None:
+        """Every row is kept; the last one of a request gives its key's place back."""
+        if row.request.key_id and row.outcome is not Outcome.RETRIED:
+            tokens = (row.counters.prompt_tokens or 0) + (row.counters.completion_tokens or 0)
+            self.allowances.give_back(row.request.key_id, tokens)
+        self.store.record(row)
+
+    def _turn_away(self, exchange: Exchange, refusal: Refusal) -> None:
+        status, content_type, body = self._render_error(exchange.path, refusal)
+        headers = [(b"content-type", content_type.encode())]
+        if status == 401:
+            headers.append((b"www-authenticate", b"Bearer"))
+        exchange.respond(status, headers, body)
 
     def _remember_latencies(self) -> None:
         """A restart does not forget how long requests take where."""
@@ -254,6 +310,12 @@ def moment() -> Moment:
     nanoseconds = time.time_ns()
     at = datetime.datetime.fromtimestamp(nanoseconds // 1_000_000_000, datetime.UTC)
     return Moment(f"{at:%Y-%m-%dT%H:%M:%S}.{nanoseconds % 1_000_000_000:09d}Z", nanoseconds // 1_000_000_000)
+
+
+def unix_month() -> tuple[float, str]:
+    """Now, in unix seconds, and the calendar month it is in, for budgets: "2026-11"."""
+    now = time.time()
+    return now, f"{datetime.datetime.fromtimestamp(now, datetime.UTC):%Y-%m}"
 
 
 def id_prefix() -> str:

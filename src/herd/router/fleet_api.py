@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable
 import msgspec
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
 
 from herd.core.events import HeartbeatReceived, NodeLeft
 from herd.core.fleet import NodeId
@@ -19,7 +18,10 @@ from herd.core.identities import Identities
 from herd.errors import BadRequest, HerdError, UnknownModel
 from herd.router import queries, views
 from herd.router.driver import Driver
+from herd.router.guarded import Guarded
+from herd.router.membership import ANYBODY, Membership, NotOfTheFleet, Reporter, SessionWanted
 from herd.router.store import Store
+from herd.trust.rights import Right
 from herd.wire import heartbeat
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -35,54 +37,70 @@ class Goodbye(msgspec.Struct):
 
 
 class FleetApi:
-    def __init__(self, driver: Driver, store: Store, limits: dict[str, object]) -> None:
+    def __init__(self, driver: Driver, store: Store, membership: Membership, limits: dict[str, object]) -> None:
         self._driver = driver
         self._store = store
+        self._membership = membership
         self._limits = limits
         self._identities = Identities()
 
     @property
-    def routes(self) -> list[Route]:
-        """Everything this file serves."""
+    def routes(self) -> list[Guarded]:
+        """Everything this file serves. Heartbeats are open here because `membership` checks their stamps."""
         return [
-            Route("/heartbeat", _told(self.heartbeat), methods=["POST"]),
-            Route("/heartbeat/goodbye", _told(self.goodbye), methods=["POST"]),
-            Route("/fleet/status", _told(self.status), methods=["GET"]),
-            Route("/fleet/queue", _told(self.queue), methods=["GET"]),
-            Route("/fleet/limits", _told(self.fleet_limits), methods=["GET"]),
-            Route("/dashboard/api/traces", _told(self.traces), methods=["GET"]),
-            Route("/dashboard/api/requests/{request_id}", _told(self.one_request), methods=["GET"]),
-            Route("/dashboard/api/usage", _told(self.usage), methods=["GET"]),
-            Route("/dashboard/api/latencies", _told(self.latencies), methods=["GET"]),
-            Route("/health", self.health, methods=["GET"]),
+            Guarded("/heartbeat", _told(self.heartbeat), "POST", Right.OPEN),
+            Guarded("/heartbeat/goodbye", _told(self.goodbye), "POST", Right.OPEN),
+            Guarded("/fleet/status", _told(self.status), "GET", Right.READ),
+            Guarded("/fleet/queue", _told(self.queue), "GET", Right.READ),
+            Guarded("/fleet/limits", _told(self.fleet_limits), "GET", Right.READ),
+            Guarded("/dashboard/api/traces", _told(self.traces), "GET", Right.READ),
+            Guarded("/dashboard/api/requests/{request_id}", _told(self.one_request), "GET", Right.READ),
+            Guarded("/dashboard/api/usage", _told(self.usage), "GET", Right.READ),
+            Guarded("/dashboard/api/latencies", _told(self.latencies), "GET", Right.READ),
+            Guarded("/health", self.health, "GET", Right.OPEN),
         ]
 
     async def heartbeat(self, request: Request) -> Response:
-        """A node reports. 422 with the field's name where the report makes no sense; then nothing changes."""
-        source_ip = request.client.host if request.client else ""
+        """A node reports. 422 with the field's name where the report makes no sense, 401 from a stranger; then nothing changes."""
         body = await request.body()
+        reporter = self._reporter(request, body)
+        source_ip = _source_ip(request)
         report = heartbeat.decode(body, source_ip)
+        claimed = reporter.node_id or report.node_id
+        if reporter is ANYBODY and not self._membership.may_claim(claimed):
+            raise NotOfTheFleet(f"{claimed} is a paired node, and this report is not signed by it")
+        self._membership.check_reach(face.url for face in report.engines)
         now = self._driver.now()
-        node_id = self._identities.assign(report.node_id, report.boot_id, source_ip, now)
+        node_id = self._identities.assign(claimed, report.boot_id, source_ip, now)
         if node_id != report.node_id:
             report = heartbeat.renamed(report, node_id)
         self._driver.feed(HeartbeatReceived(now, report))
-        return _json({"status": "ok", "node_id": node_id})
+        return _signed(reporter, _json({"status": "ok", "node_id": node_id}))
 
     async def goodbye(self, request: Request) -> Response:
         """An agent leaves: its node is gone at once, and what waited for it goes elsewhere."""
+        body = await request.body()
+        reporter = self._reporter(request, body)
         try:
-            said = msgspec.json.decode(await request.body(), type=Goodbye)
+            said = msgspec.json.decode(body, type=Goodbye)
         except msgspec.MsgspecError as error:
             raise BadRequest(f"goodbye: {error}") from error
-        self._driver.feed(NodeLeft(self._driver.now(), NodeId(said.node_id), said.boot_id))
-        self._identities.release(NodeId(said.node_id))
-        return _json({"status": "ok"})
+        node_id = NodeId(said.node_id)
+        if reporter.node_id is not None:
+            node_id = self._identities.assign(reporter.node_id, said.boot_id, _source_ip(request), self._driver.now())
+        elif not self._membership.may_claim(node_id):
+            raise NotOfTheFleet(f"{node_id} is a paired node, and this goodbye is not signed by it")
+        self._driver.feed(NodeLeft(self._driver.now(), node_id, said.boot_id))
+        self._identities.release(node_id)
+        return _signed(reporter, _json({"status": "ok"}))
+
+    def _reporter(self, request: Request, body: bytes) -> Reporter:
+        return self._membership.check(request.headers.get, request.url.path, request.url.query, body, _source_ip(request))
 
     async def status(self, _: Request) -> Response:
         """Every node with its models, every queue, and how the traces are doing."""
         answer = views.status(self._driver.dispatcher, self._driver.now(), time.time())
-        return _json({**answer, "store": msgspec.to_builtins(self._store.state)})
+        return _json({**answer, "store": msgspec.to_builtins(self._store.state), "is_open": self._membership.settings.open})
 
     async def queue(self, _: Request) -> Response:
         """Every request that runs or waits, oldest first."""
@@ -135,6 +153,8 @@ def _told(endpoint: Endpoint) -> Endpoint:
     async def told(request: Request) -> Response:
         try:
             return await endpoint(request)
+        except SessionWanted as error:
+            return _json({"error": error.refusal.message, "code": error.code, "session": error.session}, error.status)
         except HerdError as error:
             refusal = error.refusal
             return _json({"error": refusal.message, "code": refusal.code}, refusal.status)
@@ -144,6 +164,16 @@ def _told(endpoint: Endpoint) -> Endpoint:
 
 def _json(value: object, status: int = 200) -> Response:
     return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+def _source_ip(request: Request) -> str:
+    return request.client.host if request.client else ""
+
+
+def _signed(reporter: Reporter, response: Response) -> Response:
+    """With what proves to a paired node that the answer is ours."""
+    response.headers.update(reporter.answer_headers(response.status_code, bytes(response.body)))
+    return response
 
 
 def _number(text: str | None, name: str, default: int | None) -> int | None:

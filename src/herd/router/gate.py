@@ -58,6 +58,11 @@ class Admission:
     accompanying: tuple[Header, ...] = ()
 
 
+def key_of(admission: object | None) -> ApiKey | None:
+    """The key that a request was let in with."""
+    return admission.key if isinstance(admission, Admission) else None
+
+
 class Gate:
     """Callable with every exchange: who may not is told so, everybody else is handed on."""
 

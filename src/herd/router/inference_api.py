@@ -7,17 +7,21 @@ memory, never from a node, and are cached until the fleet changes.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from herd.core.fleet import canonical
 from herd.core.request import Kind, Request, RequestId
 from herd.dialects import Answer, Dialect, Moment
-from herd.errors import HerdError, MethodNotAllowed
+from herd.errors import HerdError, MethodNotAllowed, Refusal
 from herd.router.driver import Driver
 from herd.router.exchange import Exchange, Header
+from herd.router.gate import key_of
 from herd.router.prefix_hashes import prefix_hashes
 from herd.router.relay import Relay, Services
+from herd.trust.allowances import Allowances
+from herd.trust.keys import ApiKey
 from herd.wire.chat import Ask, Route
 
 LISTINGS_CACHED_MAX = 64
@@ -38,9 +42,14 @@ class InferenceApi:
 
     def __init__(
         self, dialects: Iterable[Dialect], driver: Driver, services: Services, id_prefix: str,
-        rest: Callable[[Exchange], None], hashes_prefixes: bool = False,
+        rest: Callable[[Exchange], None], hashes_prefixes: bool, allowances: Allowances, month: Callable[[], tuple[float, str]],
     ) -> None:  # fmt: skip
-        """`hashes_prefixes` where the policy asks who has read a conversation's beginning; else that costs nothing."""
+        """`hashes_prefixes` where the policy asks who has read a conversation's beginning; else that costs nothing.
+
+        `month()` is now, in unix seconds, and its calendar month, for what keys may use.
+        """
+        self._allowances = allowances
+        self._month = month
         self._dialects = tuple(dialects)
         self._driver = driver
         self._services = services
@@ -72,7 +81,11 @@ class InferenceApi:
             return
         if route.kind is Kind.INFO and self._answered_from_memory(exchange, dialect, ask):
             return
-        request = self._request(exchange, dialect, ask)
+        key = key_of(exchange.admission)
+        if key is not None and (refusal := self._key_refusal(key, ask)) is not None:
+            _send(exchange, dialect.error(refusal), _retry_after(refusal))
+            return
+        request = self._request(exchange, dialect, ask, key)
         self._driver.admit(request, Relay(exchange, ask, dialect, request.id, self._services))
 
     def dialect_of(self, path: str) -> Dialect:
@@ -85,14 +98,22 @@ class InferenceApi:
 
     # --- inference ---
 
-    def _request(self, exchange: Exchange, dialect: Dialect, ask: Ask) -> Request:
+    def _key_refusal(self, key: ApiKey, ask: Ask) -> Refusal | None:
+        """What this key may not: a model, or any more. What is let in is given back by its last row."""
+        for name in (ask.model, *ask.fallback_models):
+            if not key.allows_model(canonical(name)):
+                return Refusal(403, "model_not_allowed", f"the key {key.name} may not ask {name[:80]}")
+        return self._allowances.take(key, *self._month())
+
+    def _request(self, exchange: Exchange, dialect: Dialect, ask: Ask, key: ApiKey | None) -> Request:
+        owner = key.id if key is not None else ""
         return Request(
             RequestId(f"{self._id_prefix}{next(self._ids):x}"),
             canonical(ask.model), ask.route.kind, dialect.name,
             tuple(canonical(name) for name in ask.fallback_models) if ask.fallback_models else (),
             ask.stream, ask.prompt_tokens, ask.output_tokens_max, ask.context_wanted, ask.needs,
             len(ask.body), exchange.client_ip, self._tags(exchange, ask), None, ask.model, _ANY_ENGINE,
-            prefix_hashes(ask.body) if self._hashes_prefixes else (),
+            prefix_hashes(ask.body, owner) if self._hashes_prefixes else (), owner,
         )  # fmt: skip
 
     @staticmethod
@@ -156,6 +177,10 @@ class InferenceApi:
             self._cache.clear()
         self._cache[key] = _Cached(fleet.version, moment.unix_s, answer)
         return answer
+
+
+def _retry_after(refusal: Refusal) -> tuple[Header, ...]:
+    return ((b"retry-after", b"%d" % math.ceil(refusal.retry_after_s)),) if refusal.retry_after_s is not None else ()
 
 
 def _send(exchange: Exchange, answer: Answer, extra: tuple[Header, ...] = ()) -> None:

@@ -10,20 +10,19 @@ between can have the requests sent to himself.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from ipaddress import ip_network
-from urllib.parse import parse_qs
-
-import msgspec
+from urllib.parse import parse_qs, urlsplit
 
 from herd.core.fleet import Fleet, Liveness, NodeId
 from herd.errors import BadRequest, HerdError
 from herd.router.vault import PairedNode, Vault
 from herd.trust import pairing, signing
-from herd.trust.addresses import Nearness, nearness, parsed
+from herd.trust.addresses import node_problem, parsed
 from herd.trust.pairing import Applicant, Applicants, Codes, Invitation
 from herd.trust.signing import Sessions, Stamp, Verdict
+from herd.wire.joining import JoinAnswer, Joining
 
 log = logging.getLogger("herd.membership")
 
@@ -41,7 +40,7 @@ class MembershipSettings:
     )
     networks: tuple[str, ...] = field(
         default=(),
-        metadata={"env": "FLEET_NODE_NETWORKS", "help": "Networks besides the private ones where nodes may be, e.g. 203.0.113.0/24."},
+        metadata={"env": "FLEET_NETWORKS", "help": "Networks besides the private ones where nodes may be, e.g. 203.0.113.0/24."},
     )
 
     def __post_init__(self) -> None:
@@ -49,7 +48,7 @@ class MembershipSettings:
             try:
                 ip_network(network, strict=False)
             except ValueError as error:
-                raise ValueError(f"FLEET_NODE_NETWORKS: {error}") from error
+                raise ValueError(f"FLEET_NETWORKS: {error}") from error
 
 
 class NotOfTheFleet(HerdError):
@@ -68,25 +67,6 @@ class SessionWanted(HerdError):
     def __init__(self, session: str) -> None:
         super().__init__("sign under the session that is named here")
         self.session = session
-
-
-class Joining(msgspec.Struct):
-    """What a machine says that wants to take part. `proof` is empty where it has no code."""
-
-    name: str
-    public: str
-    proof: str = ""
-
-
-class Answer(msgspec.Struct, omit_defaults=True):
-    """What it is told. `status` is "joined" or "pending"."""
-
-    status: str
-    fleet_public: str
-    node_id: str = ""
-    proof: str = ""
-    fingerprint: str = ""
-    next: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +100,8 @@ class Membership:
         self._secrets = secrets
         self._now = now
         self._unix_s = unix_s
+        self._told: frozenset[str] = frozenset()
+        """Fingerprints that a line in the log was written about."""
         self._sessions = Sessions(lambda: secrets(signing.SECRET_BYTES))
 
     # --- what is reported ---
@@ -137,12 +119,20 @@ class Membership:
         key = bytes.fromhex(node.key)
         verdict = self._sessions.check(key, f"{path}?{query}" if query else path, stamp, body)
         if verdict is Verdict.STALE:
-            raise SessionWanted(self._sessions.name(stamp.node_id, stamp.boot_id))
+            raise SessionWanted(self._sessions.name(key, stamp.node_id, stamp.boot_id))
         if verdict is not Verdict.GENUINE:
             log.warning("a message that is not the node's own was ignored", extra={"node_id": stamp.node_id, "ip": ip, "verdict": verdict.value})
             raise NotOfTheFleet(f"the message is {verdict.value}")
         _check_address(query, ip)
         return Reporter(stamp.node_id, stamp, key)
+
+    def check_reach(self, urls: Iterable[str]) -> None:
+        """Whether the coordinator may talk to engines at these places (http://ADDRESS:PORT). Raises `NotOfTheFleet`."""
+        for url in urls:
+            parts = urlsplit(url)
+            problem = node_problem(parts.hostname or "", parts.port or 0, self.settings.networks)
+            if problem:
+                raise NotOfTheFleet(f"an engine cannot be reached at {url[:100]}: {problem}", code="wrong_address")
 
     def may_claim(self, node_id: NodeId) -> bool:
         """Whether an unsigned report may go by this name: not by that of a paired node."""
@@ -156,19 +146,22 @@ class Membership:
         self.codes.open(invitation.code, self._now())
         return invitation
 
-    def join(self, said: Joining, ip: str) -> Answer:
+    def join(self, said: Joining, ip: str) -> JoinAnswer:
         """Raises `BadRequest`, `NotOfTheFleet` for a wrong code, `VaultFull`, `OSError`."""
         if not 0 < len(said.name) <= pairing.NODE_NAME_MAX_CHARS or not said.name.isprintable():
             raise BadRequest(f"a node's name has 1 to {pairing.NODE_NAME_MAX_CHARS} printable characters")
         if not said.proof:
             return self._join_by_approval(said, ip)
-        local = self.vault.local_code if nearness(ip) is Nearness.HERE else ""
+        # Whoever can read the local code's file is this machine's own user, from whatever address it calls.
+        local = self.vault.local_code
         code = self.codes.proved(said.proof, said.name, said.public, self._now(), local)
         if not code:
             raise NotOfTheFleet("this code is wrong or older than ten minutes; on the coordinator: herd nodes invite", code="wrong_code")
         return self._paired(said, code, "this machine" if code == local else "code")
 
-    def _join_by_approval(self, said: Joining, ip: str) -> Answer:
+    def _join_by_approval(self, said: Joining, ip: str) -> JoinAnswer:
+        if self.settings.open and said.name not in self.vault.nodes:
+            return JoinAnswer("open", self.vault.public)
         if self.applicants.take_approved(said.public):
             return self._paired(said, "", "approved")
         if pairing.shared_key(self.vault.private, said.public, said.public, self.vault.public, "") is None:
@@ -176,9 +169,12 @@ class Membership:
         if not self.applicants.apply(Applicant(said.name, said.public, ip, self._unix_s())):
             raise NotOfTheFleet(f"{pairing.PENDING_MAX} machines wait for approval already", code="too_many_pending")
         shown = pairing.fingerprint(said.public, self.vault.public)
-        return Answer("pending", self.vault.public, fingerprint=shown, next=f"on the coordinator: herd nodes approve {said.name}")
+        if shown not in self._told:
+            self._told = frozenset((*self._told, shown)) if len(self._told) < pairing.PENDING_MAX else frozenset((shown,))
+            log.warning("a machine wants to take part; to let it in: herd nodes approve %s", said.name, extra={"ip": ip, "fingerprint": shown})
+        return JoinAnswer("pending", self.vault.public, fingerprint=shown, next=f"on the coordinator: herd nodes approve {said.name}")
 
-    def _paired(self, said: Joining, code: str, how: str) -> Answer:
+    def _paired(self, said: Joining, code: str, how: str) -> JoinAnswer:
         key = pairing.shared_key(self.vault.private, said.public, said.public, self.vault.public, code)
         if key is None:
             raise BadRequest("that is no public key")
@@ -186,7 +182,7 @@ class Membership:
         self.vault.put_node(PairedNode(node_id, said.public, key.hex(), self._unix_s(), how))
         self.applicants.reject(said.public)
         log.info("a node has joined", extra={"node_id": node_id, "how": how})
-        return Answer("joined", self.vault.public, node_id, pairing.joined_proof(key, self.vault.public, node_id))
+        return JoinAnswer("joined", self.vault.public, node_id, pairing.joined_proof(key, self.vault.public, node_id))
 
     def _name_for(self, said: Joining) -> NodeId:
         """The name it asks for, unless another machine reports by that name now."""

@@ -68,7 +68,7 @@ def node_problem(ip: str, port: int, allowed: tuple[str, ...] = ()) -> str:
         return f"{address} is no address of a machine"
     if _is_in(address, (LINK_LOCAL[1],)) or _is_in(address, networks(allowed)):
         return ""
-    return f"{address} is outside the private networks; FLEET_NODE_NETWORKS allows more"
+    return f"{address} is outside the private networks; FLEET_NETWORKS allows more"
 
 
 def networks(texts: tuple[str, ...]) -> tuple[_Network, ...]:

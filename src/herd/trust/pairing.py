@@ -121,6 +121,10 @@ class Codes:
             del self._ends[next(iter(self._ends))]
         self._ends[code] = at + CODE_LIFE_S
 
+    def close_all(self) -> None:
+        """Whoever was removed must not come back with a code that is still open."""
+        self._ends.clear()
+
     def proved(self, proof: str, node_name: str, node_public: str, at: float, local_code: str = "") -> str:
         """The open code that this proof was made with, or empty. `local_code` is open for ever, where the caller says so."""
         self._drop_old(at)

@@ -16,6 +16,7 @@ import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from urllib.parse import quote, unquote
 
 from herd.core.fleet import NodeId
 
@@ -41,7 +42,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What stands beside a message, in its headers."""
+    """What stands beside a message, in its headers; names with other letters than headers can hold are quoted there."""
 
     node_id: NodeId
     boot_id: str
@@ -52,7 +53,7 @@ class Stamp:
     @property
     def headers(self) -> dict[str, str]:
         return {
-            NODE_HEADER: self.node_id, BOOT_HEADER: self.boot_id, SESSION_HEADER: self.session, COUNTER_HEADER: str(self.counter),
+            NODE_HEADER: quote(self.node_id, safe=""), BOOT_HEADER: quote(self.boot_id, safe=""), SESSION_HEADER: self.session, COUNTER_HEADER: str(self.counter),
             SIGNATURE_HEADER: self.signature,
         }  # fmt: skip
 
@@ -65,7 +66,7 @@ def stamp_in(header: Callable[[str], str | None]) -> Stamp | None:
         return None
     if not (counter.isascii() and counter.isdigit() and len(counter) < 20 and int(counter) < COUNTER_MAX):
         return None
-    return Stamp(NodeId(node_id), boot_id, session, int(counter), signed)
+    return Stamp(NodeId(unquote(node_id)), unquote(boot_id), session, int(counter), signed)
 
 
 def signature(key: bytes, *parts: str | bytes) -> str:
@@ -105,16 +106,16 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._heard)
 
-    def name(self, node_id: NodeId, boot_id: str) -> str:
-        """The session under which this boot of this node signs."""
-        return signature(self._secret, "session", node_id, boot_id)
+    def name(self, key: bytes, node_id: NodeId, boot_id: str) -> str:
+        """The session under which this boot of this node signs; another when it has joined anew."""
+        return signature(self._secret, "session", node_id, boot_id, key)
 
     def check(self, key: bytes, path: str, stamp: Stamp, body: bytes) -> Verdict:
         """Whether this message is the node's own and new. Only a genuine one changes anything."""
         expected = sealed(key, path, stamp.node_id, stamp.boot_id, stamp.session, stamp.counter, body)
         if not is_same(expected.signature, stamp.signature):
             return Verdict.FORGED
-        if not is_same(stamp.session, self.name(stamp.node_id, stamp.boot_id)):
+        if not is_same(stamp.session, self.name(key, stamp.node_id, stamp.boot_id)):
             return Verdict.STALE
         if stamp.counter <= self._heard.get(stamp.session, -1):
             return Verdict.REPLAYED
@@ -129,17 +130,18 @@ class Sessions:
 class Speaker:
     """The side that signs: its session and counter."""
 
-    def __init__(self, node_id: NodeId, boot_id: str, key: bytes) -> None:
+    def __init__(self, node_id: NodeId, boot_id: str, key: bytes, counter: int = 0) -> None:
+        """`counter`: where an earlier speaker of this boot stopped."""
         self.node_id = node_id
         self.boot_id = boot_id
+        self.counter = counter
         self._key = key
         self._session = ""
-        self._counter = 0
 
     def sign(self, path: str, body: bytes) -> Stamp:
         """A stamp that no message of this boot had before."""
-        self._counter += 1
-        return sealed(self._key, path, self.node_id, self.boot_id, self._session, self._counter, body)
+        self.counter += 1
+        return sealed(self._key, path, self.node_id, self.boot_id, self._session, self.counter, body)
 
     def take(self, session: str) -> None:
         """Signs under this session from now on."""
