@@ -22,7 +22,7 @@ def why_not_hold(live: Live, fleet: Fleet, waiting: Waiting, at: float, started_
         return last_failure(live) or refusals.unknown_model(live.request, fleet.model_names)
     if (is_known and not may_pass_later(live.decision)) or at >= live.hold_until:
         return last_failure(live) or refusals.nobody_now(live.request, live.decision)
-    return refusals.FULL if waiting.is_full_for(live) else None
+    return waiting.refusal_for(live, at)
 
 
 def last_failure(live: Live) -> Refusal | None:

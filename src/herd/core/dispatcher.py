@@ -112,8 +112,8 @@ class Dispatcher:
         if self._has_slot(node, live):
             self._start(live, node, at, out)
             return
-        if self.waiting.is_full_for(live):
-            self._refuse(live, at, refusals.FULL, out)
+        if (refusal := self.waiting.refusal_for(live, at)) is not None:
+            self._refuse(live, at, refusal, out)
             return
         position = self.waiting.enqueue(live, node_id, live.model)
         out.append(Hold(live.request.id, position, f"waiting for a free slot on {node_id}"))
@@ -141,8 +141,7 @@ class Dispatcher:
         cold_bytes = 0 if card.loaded is not None else card.size_bytes
         live.late_at = at + first_byte_patience_s(self._retry, request.stream, request.prompt_tokens, cold_bytes)
         fallback = decision.model if decision.model != request.model else None
-        score = decision.scored[0].total
-        out.append(Dispatch(request.id, live.attempts, node.id, decision.model, card, score, live.retries, fallback))
+        out.append(Dispatch(request.id, live.attempts, node.id, decision.model, card, decision.scored[0].total, live.retries, fallback))
 
     # --- nobody can take it now ---
 
@@ -156,7 +155,7 @@ class Dispatcher:
 
     def _refuse(self, live: Live, at: float, refusal: Refusal, out: list[Command]) -> None:
         """A request that never ran was rejected; one that was tried has failed, before its first byte or after it."""
-        out.append(Refuse(live.request.id, refusal))
+        out.append(Refuse(live.request.id, self.waiting.pace.timed(refusal, 0, at)))
         failure = live.attempt.failure if live.attempt is not None else None
         error = failure.told if failure is not None else refusal.message
         outcome = Outcome.FAILED if live.attempts else Outcome.REJECTED
@@ -296,8 +295,8 @@ class Dispatcher:
         if node is None or card is None or not _takes_work(node, at):
             self._redistribute(queue, at, out)
             return
-        while queue.pending and len(queue.in_flight) < card.engine.slots:
-            live = self.live[next(iter(queue.pending))]
+        while len(queue.in_flight) < card.engine.slots and (request_id := queue.next()) is not None:
+            live = self.live[request_id]
             self.waiting.leave(live)
             self._start(live, node, at, out)
 
@@ -360,6 +359,7 @@ class Dispatcher:
                     del out[before:]
                     holding.move_to_front(request_id)
                     break
+                holding.served(live.request.tenant)
 
     def _remember(self, event: LatencyRemembered, _out: list[Command]) -> None:
         self.latencies.observe(event.node_id, canonical(event.model), event.latency_s)

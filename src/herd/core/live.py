@@ -60,6 +60,8 @@ class Live:
     late_at: float = 0.0
     """When the running attempt should have sent its first byte."""
     hold_until: float = 0.0
+    has_waited: bool = False
+    """It was given a place among those who wait once, and is not asked again whether its tenant may have one."""
     dispatched_at: float | None = None
     first_byte_at: float | None = None
     """When the client was sent its first byte, by whichever node; from then on only a continuation can help."""

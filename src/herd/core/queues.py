@@ -1,6 +1,7 @@
 """Who runs and who waits, per node and model. Counts; chooses nobody and knows no time.
 
-In-flight numbers are the sizes of these maps, so they cannot drift: a request is in exactly one place.
+In-flight numbers are the sizes of these maps, so they cannot drift: a request is in exactly one place. Among those that wait
+for one node, tenants take turns by the seconds that their requests are expected to occupy it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from herd.core.fairness import TURN, FairLine, Shares
 from herd.core.fleet import ModelName, NodeId
 from herd.core.request import RequestId
 
@@ -28,7 +30,7 @@ class Work:
 
 @dataclass(slots=True, eq=False)
 class Queue:
-    """One model on one node: `in_flight` were sent, `pending` wait in the coordinator, first come first."""
+    """One model on one node: `in_flight` were sent, `pending` wait in the coordinator, listed as they came."""
 
     node_id: NodeId
     model: ModelName
@@ -36,6 +38,31 @@ class Queue:
     pending: OrderedDict[RequestId, Work] = field(default_factory=OrderedDict)
     starts: int = 0
     """Attempts started while this queue held anybody."""
+    line: FairLine | None = None
+    """Whose turn it is among `pending`; made when the first has to wait, and gone when nobody is here any more."""
+
+    def run(self, request_id: RequestId, tenant: str, work: Work) -> None:
+        """It occupies a slot from now on, and its tenant has had a turn."""
+        self.in_flight[request_id] = work
+        if self.line is not None:
+            self.line.shares.charge(tenant, work.service_s or TURN)
+
+    def enqueue(self, request_id: RequestId, tenant: str, work: Work) -> int:
+        """It waits for a slot; its position from 1."""
+        if self.line is None:
+            self.line = FairLine(Shares())
+        self.pending[request_id] = work
+        return self.line.add(request_id, tenant)
+
+    def next(self) -> RequestId | None:
+        """Who gets the next slot."""
+        return self.line.first() if self.line is not None else None
+
+    def in_order(self) -> list[RequestId]:
+        """Those who wait, in the order in which they will get a slot."""
+        if self.line is None:
+            return []
+        return list(self.line.order(lambda request_id: self.pending[request_id].service_s or TURN))
 
     @property
     def is_idle(self) -> bool:
@@ -43,7 +70,8 @@ class Queue:
 
     def leave(self, request_id: RequestId) -> None:
         self.in_flight.pop(request_id, None)
-        self.pending.pop(request_id, None)
+        if self.pending.pop(request_id, None) is not None and self.line is not None:
+            self.line.remove(request_id)
 
 
 class Queues:

@@ -48,6 +48,8 @@ class Request:
     """Chained hashes of the conversation's first blocks, salted per process; empty where nothing can be shared."""
     key_id: str = ""
     """Whose key it came with; empty without one."""
+    tenant: str = ""
+    """On whose behalf it waits, for turns and shares: a key, else an app, else a machine; empty where nobody is told apart."""
 
     @property
     def context_needed(self) -> int:

@@ -27,6 +27,8 @@ from herd.wire.chat import Ask, Route
 LISTINGS_CACHED_MAX = 64
 TAGS_MAX = 16
 TAG_CHARACTERS_MAX = 64
+PRODUCT_BYTES_MAX = 32
+"""How much is looked at of a User-Agent to tell two programs on one machine apart."""
 _ANY_ENGINE: frozenset[str] = frozenset()
 
 
@@ -106,14 +108,14 @@ class InferenceApi:
         return self._allowances.take(key, *self._month())
 
     def _request(self, exchange: Exchange, dialect: Dialect, ask: Ask, key: ApiKey | None) -> Request:
-        owner = key.id if key is not None else ""
+        owner, tags = key.id if key is not None else "", self._tags(exchange, ask)
         return Request(
             RequestId(f"{self._id_prefix}{next(self._ids):x}"),
             canonical(ask.model), ask.route.kind, dialect.name,
             tuple(canonical(name) for name in ask.fallback_models) if ask.fallback_models else (),
             ask.stream, ask.prompt_tokens, ask.output_tokens_max, ask.context_wanted, ask.needs,
-            len(ask.body), exchange.client_ip, self._tags(exchange, ask), None, ask.model, _ANY_ENGINE,
-            prefix_hashes(ask.body, owner) if self._hashes_prefixes else (), owner,
+            len(ask.body), exchange.client_ip, tags, None, ask.model, _ANY_ENGINE,
+            prefix_hashes(ask.body, owner) if self._hashes_prefixes else (), owner, _tenant(exchange, tags, owner),
         )  # fmt: skip
 
     @staticmethod
@@ -177,6 +179,18 @@ class InferenceApi:
             self._cache.clear()
         self._cache[key] = _Cached(fleet.version, moment.unix_s, answer)
         return answer
+
+
+def _tenant(exchange: Exchange, tags: tuple[str, ...], key_id: str) -> str:
+    """On whose behalf it waits. What nobody checks (tags, the client's name) tells apart the well-meaning only: who can be
+    anybody takes several turns; `herd keys` ends that."""
+    if key_id:
+        return f"key {key_id}"
+    if tags:
+        return f"app {tags[0]}"
+    agent = exchange.header(b"user-agent")
+    product = agent[:PRODUCT_BYTES_MAX].split(b"/", 1)[0].decode("ascii", "replace") if agent else ""
+    return f"client {exchange.client_ip} {product}"
 
 
 def _retry_after(refusal: Refusal) -> tuple[Header, ...]:
