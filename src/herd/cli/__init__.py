@@ -12,6 +12,7 @@ from herd.cli import access, fleet, serving
 from herd.cli import chat as chat_verb
 from herd.cli import demo as demo_verb
 from herd.cli import doctor as doctor_verb
+from herd.cli import replay as replay_verb
 from herd.cli import top as top_verb
 from herd.cli import why as why_verb
 from herd.cli.client import Trouble
@@ -150,6 +151,22 @@ def why(
 ) -> None:  # fmt: skip
     """Tell why a request went where it went."""
     why_verb.why(serving.coordinator(url), request_id, json)
+
+
+@app.command()
+def replay(
+    policy: Annotated[str | None, typer.Option(metavar="NAME", help="completion_time or signals; without it, as it was.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(metavar="NAME=VALUE,...", help="Other weights, e.g. harm_weight=0.5,model_hot=80.")
+    ] = None,
+    since: Annotated[str | None, typer.Option(metavar="SPAN", help="Only the last 30m, 24h, 7d.")] = None,
+    limit: Annotated[int, typer.Option(metavar="N", help="At most so many of the newest rows.")] = replay_verb.ROWS_DEFAULT,
+    db: Annotated[Path | None, typer.Option(metavar="PATH", help="The trace database; without it, this machine's.")] = None,
+    json: Json = False,
+) -> None:
+    """Decide recorded requests again, with other rules."""
+    path = db if db is not None else serving.data_dir()
+    replay_verb.replay(replay_verb.asked(path, policy, weights, since, limit), json)
 
 
 @app.command()

@@ -149,6 +149,11 @@ def coordinator(url: str | None) -> Coordinator:
     return coordinator_at(f"{f'[{host}]' if ':' in host else host}:{general.port or router_app.GeneralSettings().port}")
 
 
+def data_dir() -> Path:
+    """The coordinator's folder on this machine. Raises Trouble."""
+    return _load(router_app.Settings, {}, config.COORDINATOR_PREFIX).compose(router_app.Settings).general.data_dir.expanduser()
+
+
 def setup(url: str | None, data_dir: Path | None) -> Setup:
     """What `herd doctor` looks at. Wrong settings are among it."""
     problems: list[str] = []

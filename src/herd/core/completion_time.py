@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from herd.core.decision import Candidate, Scored
+from herd.core.demand import chance_within
 from herd.core.fleet import ModelName
 from herd.core.forecast import Forecast
 from herd.core.queues import Queue, Work
@@ -41,11 +42,20 @@ class CompletionTimeSettings:
 OVERDUE_SHARE = 0.3
 """A request that runs longer than expected will probably run for another such share of its age: lengths have heavy tails."""
 
+ESTIMATED_MAX = 16
+"""Where seconds do not decide, so many candidates are estimated for the record: a decision must stay cheap in large fleets."""
+
 RUNNING_LOOKED_AT = 16
 """Of so many running requests each is looked at; of more, as many at most."""
 
 READING_DONE_MAX = 0.9
 """A prompt that should have been read by now probably needs a little more."""
+
+Evicted = Sequence[tuple[float, float]]
+"""As in `Scored.evicted`."""
+
+SECONDS_OF_ITS_OWN = ("wait", "load", "prefill", "decode")
+"""The terms that the request itself lasts; the rest is others'."""
 
 
 @dataclass(slots=True)
@@ -66,10 +76,16 @@ class Timed(Scored):
 
     __slots__ = ("_asked",)
 
-    def __init__(self, expected_s: dict[str, float], candidate: Candidate, request: Request, signals: SignalPolicy) -> None:
+    def __init__(
+        self, expected_s: dict[str, float], others_s: float, evicted: Evicted, candidate: Candidate, request: Request,
+        signals: SignalPolicy,
+    ) -> None:  # fmt: skip
         self.node_id = candidate.node.id
         self.depth = candidate.in_flight + candidate.pending
         self.expected_s = expected_s
+        self.others_s = others_s
+        self.evicted = evicted
+        self.candidate = candidate
         self._asked: tuple[SignalPolicy, Request, Candidate] | None = (signals, request, candidate)
         _ = candidate.free_bytes  # counted now and kept: the node's queues go on changing
 
@@ -92,13 +108,17 @@ class CompletionTimePolicy:
         self._settings = settings
 
     def rank(self, request: Request, candidates: Sequence[Candidate]) -> list[Scored]:
+        ranked: list[Scored] = list(self.estimates(request, candidates))
+        if len(ranked) > 1:
+            ranked.sort(key=soonest_first)
+        return ranked
+
+    def estimates(self, request: Request, candidates: Sequence[Candidate]) -> list[Timed]:
+        """The candidates in their own order, each with its seconds."""
         if not candidates:
             return []
-        wish, signals = self._wish(request, candidates[0]), self._signals
-        ranked: list[Scored] = [Timed(self._expected(wish, one), one, request, signals) for one in candidates]
-        if len(ranked) > 1:
-            ranked.sort(key=_soonest_first)
-        return ranked
+        wish = self._wish(request, candidates[0])
+        return [self._estimate(wish, one) for one in candidates]
 
     def _wish(self, request: Request, any_candidate: Candidate) -> _Wish:
         forecast, model = self._forecast, any_candidate.model
@@ -107,8 +127,7 @@ class CompletionTimePolicy:
             forecast.outputs.irregularity(model), any_candidate.at,
         )  # fmt: skip
 
-    def _expected(self, wish: _Wish, candidate: Candidate) -> dict[str, float]:
-        """The terms, in seconds; `total` is what is compared."""
+    def _estimate(self, wish: _Wish, candidate: Candidate) -> Timed:
         forecast, node, queue, model = self._forecast, candidate.node, candidate.queue, wish.model
         speed, is_loaded = forecast.rates.speed(node, model), forecast.residency.is_loaded(node, model)
         unread = wish.prompt_tokens
@@ -116,7 +135,8 @@ class CompletionTimePolicy:
             unread -= forecast.prefixes.cached_tokens(node.id, model, wish.request.prefix)
         prefill_s = (unread if unread > 1.0 else 1.0) / speed.prompt_tokens_per_s
         decode_s = wish.output_tokens * speed.step_s
-        wait_s = load_s = harm_s = 0.0
+        wait_s = load_s = others_s = 0.0
+        evicted: Evicted = ()
         if not is_loaded and candidate.card.size_bytes:
             load_s = self._load_s(candidate, speed)
         elif node.loading_until:
@@ -124,27 +144,28 @@ class CompletionTimePolicy:
             wait_s = max(0.0, max(until - wish.at for until in node.loading_until.values()))
         if candidate.busy:
             if len(candidate.busy) > (queue is not None):
-                slower, harm_s = _company(candidate, prefill_s + decode_s, wish.at)
+                slower, others_s = _company(candidate, prefill_s + decode_s, wish.at)
                 prefill_s *= slower
                 decode_s *= slower
             if queue is not None:
                 slots, running = candidate.card.engine.slots, candidate.in_flight
                 decode_s *= 1.0 + speed.batch_slope * min(running, slots - 1)
                 wait_s = max(wait_s, _wait_s(queue, slots, wish))
-                harm_s += _harm_to_own_s(queue, slots, speed, prefill_s, decode_s, wish) if running else 0.0
+                others_s += _harm_to_own_s(queue, slots, speed, prefill_s, decode_s, wish) if running else 0.0
         if load_s > 0.0 and model not in node.loading_until:
-            room_wait_s, eviction_s = self._eviction_s(candidate, wish)
+            room_wait_s, evicted = self._evicted(candidate, wish)
             wait_s += room_wait_s
-            harm_s += eviction_s
         elif wish.request.context_wanted:
             reload_wait_s, reload_s = _other_window_s(candidate, speed, wish)
             wait_s = max(wait_s, reload_wait_s)
             load_s += reload_s
-        harm_s *= self._settings.harm_weight
-        return {
+        settings = self._settings
+        harm_s = settings.harm_weight * (others_s + _eviction_s(evicted, settings) if evicted else others_s)
+        expected_s = {
             "wait": wait_s, "load": load_s, "prefill": prefill_s, "decode": decode_s, "harm": harm_s,
             "total": wait_s + load_s + prefill_s + decode_s + harm_s,
         }  # fmt: skip
+        return Timed(expected_s, others_s, evicted, candidate, wish.request, self._signals)
 
     @staticmethod
     def _load_s(candidate: Candidate, speed: Speed) -> float:
@@ -156,24 +177,25 @@ class CompletionTimePolicy:
             return max(0.0, loading[candidate.model] - at)
         return max(0.0, max(until - at for until in loading.values())) + speed.load_s
 
-    def _eviction_s(self, candidate: Candidate, wish: _Wish) -> tuple[float, float]:
-        """How long until busy models made room, and what those that must go would cost to bring back, by the chance
-        that they are wanted."""
+    def _evicted(self, candidate: Candidate, wish: _Wish) -> tuple[float, Evicted]:
+        """How long until busy models made room, and those that must go."""
         residency, node, at = self._forecast.residency, candidate.node, wish.at
         missing = residency.footprint_bytes(node, candidate.card, wish.model) - residency.room_bytes(node)
         is_crowded = residency.is_crowded(node, candidate.card)
         if missing <= 0 and not is_crowded:
-            return 0.0, 0.0
-        wait_s = cost_s = 0.0
+            return 0.0, ()
+        wait_s, evicted = 0.0, list[tuple[float, float]]()
         busy: list[ModelName] = []
-        demand, rates, horizon_s = self._forecast.demand, self._forecast.rates, self._settings.eviction_horizon_s
+        demand, rates = self._forecast.demand, self._forecast.rates
         for name in residency.residents(node):
             if missing <= 0 and not is_crowded:
                 break
             if name in candidate.busy:
                 busy.append(name)
                 continue
-            cost_s += demand.chance_within(name, horizon_s, at) * rates.speed(node, name).cold_load_s
+            gap_s = demand.gap_s(name, at)
+            if gap_s is not None:
+                evicted.append((gap_s, rates.speed(node, name).cold_load_s))
             missing -= residency.resident_bytes(node, name)
             is_crowded = False
         for name in busy:
@@ -181,13 +203,50 @@ class CompletionTimePolicy:
                 break
             works = candidate.busy[name].in_flight.values()
             wait_s = max(wait_s, max((_remaining_s(work, at) for work in works), default=0.0))
-            cost_s += rates.speed(node, name).cold_load_s
+            evicted.append((0.0, rates.speed(node, name).cold_load_s))
             missing -= residency.resident_bytes(node, name)
             is_crowded = False
-        return wait_s, cost_s * self._settings.eviction_weight
+        return wait_s, evicted
 
 
-def _soonest_first(scored: Scored) -> tuple[float, int, str]:
+class ObservedSignalPolicy:
+    """Ranks by points alone, as `SignalPolicy` does, but has the seconds of the first few estimated too: only so can anybody
+    tell afterwards what the other policy would have made of the same moment."""
+
+    name = "signals"
+
+    def __init__(self, times: CompletionTimePolicy, signals: SignalPolicy) -> None:
+        self._times = times
+        self._signals = signals
+
+    def rank(self, request: Request, candidates: Sequence[Candidate]) -> list[Scored]:
+        ranked = self._signals.rank(request, candidates)
+        seen = [one.candidate for one in ranked[:ESTIMATED_MAX] if one.candidate is not None]
+        for scored, timed in zip(ranked, self._times.estimates(request, seen), strict=False):
+            scored.expected_s, scored.others_s, scored.evicted = timed.expected_s, timed.others_s, timed.evicted
+        return ranked
+
+
+def weighed(scored: Scored, settings: CompletionTimeSettings) -> dict[str, float]:
+    """The terms of an estimate under other weights, to the last bit as the policy itself would have found them.
+
+    Raises `KeyError` for a candidate whose seconds were not estimated.
+    """
+    terms = {name: scored.expected_s[name] for name in SECONDS_OF_ITS_OWN}
+    others_s, evicted = scored.others_s, scored.evicted
+    harm_s = settings.harm_weight * (others_s + _eviction_s(evicted, settings) if evicted else others_s)
+    return {**terms, "harm": harm_s, "total": terms["wait"] + terms["load"] + terms["prefill"] + terms["decode"] + harm_s}
+
+
+def _eviction_s(evicted: Evicted, settings: CompletionTimeSettings) -> float:
+    """What those that must go would cost to bring back, by the chance that they are wanted."""
+    cost_s = 0.0
+    for gap_s, load_s in evicted:
+        cost_s += chance_within(gap_s, settings.eviction_horizon_s) * load_s
+    return cost_s * settings.eviction_weight
+
+
+def soonest_first(scored: Scored) -> tuple[float, int, str]:
     return scored.expected_s["total"], scored.depth, scored.node_id
 
 

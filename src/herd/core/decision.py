@@ -5,7 +5,7 @@ A decision keeps every candidate, chosen or not, so that explaining and replayin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from herd.core.fleet import ModelCard, ModelName, Node, NodeId, Report
@@ -72,7 +72,14 @@ class Scored:
     terms: dict[str, float]
     depth: int = 0
     expected_s: dict[str, float] = field(default_factory=dict)
-    """Terms of the expected completion time in seconds, where that policy ran."""
+    """Terms of the expected completion time in seconds, where they were estimated."""
+    others_s: float = 0.0
+    """What those who are being answered would lose, before any weight: with `evicted` all that `harm` is made of."""
+    evicted: Sequence[tuple[float, float]] = ()
+    """The models that would have to go, each with the seconds until it is probably wanted again (0 while it is answering) and
+    the seconds of loading it anew."""
+    candidate: Candidate | None = None
+    """What was seen of the node. Of its belongings only the report, the card and the plain values are still as they were."""
 
 
 @dataclass(slots=True, eq=False)

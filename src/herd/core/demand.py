@@ -9,6 +9,7 @@ from herd.core.fleet import ModelName
 
 MODELS_MAX = 2048
 GAIN = 0.2
+GAP_MIN_S = 0.05
 GAP_DEFAULT_S = 600.0
 """A model seen once is expected again in ten minutes."""
 
@@ -25,14 +26,19 @@ class Demand:
         if len(self._seen) > MODELS_MAX:
             self._seen.popitem(last=False)
 
-    def chance_within(self, model: ModelName, horizon_s: float, at: float) -> float:
-        """Chance, 0..1, that the model is asked for within the horizon; arrivals taken as a Poisson process.
+    def gap_s(self, model: ModelName, at: float) -> float | None:
+        """Seconds between two arrivals, as they are expected now; None for a model that nobody ever asked for.
 
         The gap since the last arrival counts too: a model that has been silent for long is asked for less often
         than its average says.
         """
         known = self._seen.get(model)
-        if known is None:
-            return 0.0
-        last_at, gap_s = known
-        return 1.0 - math.exp(-horizon_s / max(gap_s, at - last_at, 0.05))
+        return max(known[1], at - known[0], GAP_MIN_S) if known is not None else None
+
+
+def chance_within(gap_s: float, horizon_s: float) -> float:
+    """Chance, 0..1, that a model with such a gap is asked for within the horizon; arrivals taken as a Poisson process.
+
+    A gap of 0 is that of a model that is answering now.
+    """
+    return 1.0 - math.exp(-horizon_s / gap_s) if gap_s else 1.0

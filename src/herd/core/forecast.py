@@ -10,12 +10,13 @@ from collections.abc import Collection
 from herd.core.demand import Demand
 from herd.core.fleet import ModelName, Node
 from herd.core.live import Live
-from herd.core.outputs import Outputs
+from herd.core.memories import Memory
+from herd.core.outputs import OUTPUT, Outputs
 from herd.core.prefixes import Prefixes
-from herd.core.rates import Rates, Sample
+from herd.core.rates import KINDS, Rates, Sample
 from herd.core.request import Attempt, Counters, Kind, Request
 from herd.core.residency import Residency
-from herd.core.tokens import Tokens
+from herd.core.tokens import TOKENS, Tokens
 
 LEARN_EVERY_S = 0.005
 """Answers that end closer together than this on one node teach nothing that the first did not: learning costs time too."""
@@ -40,6 +41,23 @@ class Forecast:
         if not request.prefix or not self.residency.is_loaded(node, model):
             return 0
         return min(self.prefixes.cached_tokens(node.id, model, request.prefix), max(0, request.prompt_tokens - 1))
+
+    # --- kept over a restart ---
+
+    def changes(self) -> list[Memory]:
+        """What was learnt since this was last asked, and is worth keeping."""
+        return [*self.rates.changes(), *self.outputs.changes(), *self.tokens.changes()]
+
+    def recall(self, memory: Memory) -> None:
+        """Believes it again. Raises `ValueError` for what nobody here can have learnt."""
+        if memory.kind in KINDS:
+            self.rates.recall(memory)
+        elif memory.kind == OUTPUT:
+            self.outputs.recall(memory)
+        elif memory.kind == TOKENS:
+            self.tokens.recall(memory)
+        else:
+            raise ValueError(f"nobody knows a memory of the kind {memory.kind!r}")
 
     # --- told by the dispatcher ---
 

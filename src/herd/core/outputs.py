@@ -10,6 +10,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from herd.core.fleet import ModelName
+from herd.core.memories import Changes, Memory
 from herd.core.request import Kind, Request
 
 TOKENS_DEFAULT = 200.0
@@ -17,6 +18,10 @@ KEYS_MAX = 4096
 GAIN_MIN = 0.05
 SURPRISE_FACTOR_MAX = 8.0
 IRREGULARITY_DEFAULT = 0.8
+OUTPUT = "output"
+"""The kind of its memories, of an app and a model."""
+TOKENS_MAX = 1e9
+SAMPLES_MAX = 1e12
 
 
 @dataclass(slots=True)
@@ -37,6 +42,7 @@ class _Seen:
 class Outputs:
     def __init__(self) -> None:
         self._seen: OrderedDict[tuple[str, ModelName], _Seen] = OrderedDict()
+        self._changes = Changes()
 
     def expected_tokens(self, request: Request, model: ModelName) -> float:
         """What this request will probably decode; bounded by what it allows. Embeddings decode nothing."""
@@ -69,6 +75,25 @@ class Outputs:
                 self._seen.popitem(last=False)
         self._seen.move_to_end(key)
         seen.learn(tokens)
+        self._changes.note(OUTPUT, *key)
+
+    def changes(self) -> list[Memory]:
+        """What was learnt since this was last asked, for a store: mean and mean square in tokens."""
+        known = [(key, self._seen.get((key[1], ModelName(key[2])))) for key in self._changes.take()]
+        return [
+            Memory(*key, {"mean": seen.mean, "square": seen.square, "samples": seen.samples})
+            for key, seen in known
+            if seen is not None
+        ]
+
+    def recall(self, memory: Memory) -> None:
+        """Believes what an earlier process learnt. Raises `ValueError` for numbers that cannot be."""
+        mean, square = memory.number("mean", 0.0, TOKENS_MAX), memory.number("square", 0.0, TOKENS_MAX**2)
+        samples, key = memory.number("samples", 1, SAMPLES_MAX), (memory.subject, ModelName(memory.model))
+        if mean is None or square is None or samples is None:
+            raise ValueError("its numbers are out of bounds")
+        if key not in self._seen and len(self._seen) < KEYS_MAX:
+            self._seen[key] = _Seen(mean, square, int(samples))
 
 
 def _app(request: Request) -> str:

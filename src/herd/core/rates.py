@@ -16,9 +16,17 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from herd.core.fleet import ModelCard, ModelName, Node, NodeId
+from herd.core.memories import Changes, Memory
 from herd.core.speeds import LOAD_OVERHEAD_S, Speed, prior
 
 Key = TypeVar("Key", NodeId, ModelName)
+
+PAIR, NODE, MODEL = "pair", "node", "model"
+"""The kinds of memories: of a model on a node, of a node with all its models, of a model on all its nodes."""
+KINDS = (PAIR, NODE, MODEL)
+LOG_MAX = 12.0
+"""No machine is e^12 times faster or slower than its kind: such a memory is damaged."""
+SAMPLES_MAX = 1e12
 
 PAIRS_MAX = 4096
 NODES_MAX = 2048
@@ -115,25 +123,13 @@ class Sample:
     was_warm: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """What was learnt of one pair, for a store that outlives the process: logarithms of ratios to the prior."""
-
-    node_id: NodeId
-    model: ModelName
-    prompt_log: float
-    prompt_samples: int
-    step_log: float
-    step_samples: int
-    slope: float | None
-
-
 class Rates:
     def __init__(self) -> None:
         self._pairs: OrderedDict[tuple[NodeId, ModelName], _Learnt] = OrderedDict()
         self._nodes: OrderedDict[NodeId, _Shared] = OrderedDict()
         self._models: OrderedDict[ModelName, _Shared] = OrderedDict()
         self._speeds: dict[tuple[NodeId, ModelName], tuple[ModelCard, Speed]] = {}
+        self._changes = Changes()
 
     def speed(self, node: Node, model: ModelName) -> Speed:
         """The present belief; remembered until something is learnt or the node reports anew."""
@@ -169,28 +165,51 @@ class Rates:
                 self._learn_alone(start, learnt, of_node, _found(self._models, model, MODELS_MAX), sample)
             else:
                 self._learn_slope(start, learnt, sample)
+            self._changes.note(PAIR, node.id, model)
+            self._changes.note(MODEL, "", model)
+        self._changes.note(NODE, node.id, "")
         self._speeds.pop((node.id, model), None)
 
-    def memories(self) -> list[Memory]:
-        """All that is worth keeping, newest last."""
-        return [
-            Memory(node_id, model, one.prompt.log, one.prompt.samples, one.step.log, one.step.samples, one.slope)
-            for (node_id, model), one in self._pairs.items()
-            if one.prompt.samples or one.step.samples
-        ]  # fmt: skip
+    def changes(self) -> list[Memory]:
+        """What was learnt since this was last asked, for a store: pairs, nodes and models, each with logarithms of its ratios to
+        the prior and how many samples stand behind them."""
+        return [found for kind, subject, model in self._changes.take() if (found := self._memory(kind, subject, model)) is not None]
+
+    def _memory(self, kind: str, subject: str, model: str) -> Memory | None:
+        if kind == PAIR:
+            learnt = self._pairs.get((NodeId(subject), ModelName(model)))
+            if learnt is None:
+                return None
+            slope = {} if learnt.slope is None else {"slope": learnt.slope}
+            return Memory(kind, subject, model, {**_told("prompt", learnt.prompt), **_told("step", learnt.step), **slope})
+        shared = self._nodes.get(NodeId(subject)) if kind == NODE else self._models.get(ModelName(model))
+        if shared is None:
+            return None
+        parts = ("prompt", shared.prompt), ("step", shared.step), ("load", shared.load), ("reload", shared.reload)
+        return Memory(kind, subject, model, {key: value for name, part in parts for key, value in _told(name, part).items()})
 
     def recall(self, memory: Memory) -> None:
-        """Believes what an earlier process learnt, as if it were one sample: the machine may have changed since."""
-        learnt = self._pair(memory.node_id, memory.model)
-        of_node, of_model = _found(self._nodes, memory.node_id, NODES_MAX), _found(self._models, memory.model, MODELS_MAX)
-        if memory.prompt_samples and not learnt.prompt.samples:
-            learnt.prompt = Ratio(memory.prompt_log, 1)
-            _learn_shared(of_node.prompt, of_model.prompt, learnt.prompt.factor)
-        if memory.step_samples and not learnt.step.samples:
-            learnt.step = Ratio(memory.step_log, 1)
-            _learn_shared(of_node.step, of_model.step, learnt.step.factor)
-        learnt.slope = memory.slope if learnt.slope is None else learnt.slope
-        self._speeds.pop((memory.node_id, memory.model), None)
+        """Believes what an earlier process learnt. Of a pair as if it were one sample: the machine may have changed since.
+
+        Raises `ValueError` for numbers that no learning can have led to; then nothing changes.
+        """
+        if memory.kind == PAIR:
+            self._recall_pair(self._pair(NodeId(memory.subject), ModelName(memory.model)), memory)
+        elif memory.kind == NODE:
+            _recall_shared(_found(self._nodes, NodeId(memory.subject), NODES_MAX), memory)
+        else:
+            _recall_shared(_found(self._models, ModelName(memory.model), MODELS_MAX), memory)
+        self._speeds.clear()
+
+    @staticmethod
+    def _recall_pair(learnt: _Learnt, memory: Memory) -> None:
+        prompt, step = _recalled(memory, "prompt"), _recalled(memory, "step")
+        slope = memory.number("slope", 0.0, SLOPE_MAX)
+        if prompt[1] and not learnt.prompt.samples:
+            learnt.prompt = Ratio(prompt[0], 1)
+        if step[1] and not learnt.step.samples:
+            learnt.step = Ratio(step[0], 1)
+        learnt.slope = slope if learnt.slope is None else learnt.slope
 
     @staticmethod
     def _learn_alone(start: Speed, learnt: _Learnt, of_node: _Shared, of_model: _Shared, sample: Sample) -> None:
@@ -240,6 +259,33 @@ class Rates:
             if len(self._pairs) > PAIRS_MAX:
                 self._pairs.popitem(last=False)
         return found
+
+
+def _told(name: str, part: Ratio | _Effect) -> dict[str, float]:
+    return {f"{name}_log": part.log, f"{name}_samples": part.samples} if part.samples else {}
+
+
+def _recalled(memory: Memory, name: str) -> tuple[float, int]:
+    """The logarithm and its samples; 0 and 0 where nothing was learnt. Raises `ValueError`."""
+    if f"{name}_log" not in memory.numbers:
+        return 0.0, 0
+    log, samples = memory.number(f"{name}_log", -LOG_MAX, LOG_MAX), memory.number(f"{name}_samples", 1, SAMPLES_MAX)
+    if log is None or samples is None:
+        raise ValueError(f"{name} is out of bounds")
+    return log, int(samples)
+
+
+def _recall_shared(shared: _Shared, memory: Memory) -> None:
+    """What this process has learnt already stands. Raises `ValueError`."""
+    ratios = [_recalled(memory, name) for name in ("prompt", "step", "load", "reload")]
+    if not shared.prompt.samples:
+        shared.prompt = _Effect(*ratios[0])
+    if not shared.step.samples:
+        shared.step = _Effect(*ratios[1])
+    if not shared.load.samples:
+        shared.load = Ratio(ratios[2][0], min(1, ratios[2][1]))
+    if not shared.reload.samples:
+        shared.reload = Ratio(ratios[3][0], min(1, ratios[3][1]))
 
 
 def _learn_load(of_node: _Shared, start: Speed, sample: Sample) -> None:

@@ -45,16 +45,17 @@ class SignalPolicy:
     def rank(self, request: Request, candidates: Sequence[Candidate]) -> list[Scored]:
         ranked = [self.score(request, candidate) for candidate in candidates]
         if len(ranked) > 1:
-            ranked.sort(key=_best_first)
+            ranked.sort(key=best_first)
         return ranked
 
     def score(self, request: Request, candidate: Candidate) -> Scored:
         weights = self.weights
         terms = {name: points(request, candidate, weights) for name, points in self._signals}
-        return Scored(candidate.node.id, sum(terms.values()), terms, candidate.in_flight + candidate.pending)
+        depth = candidate.in_flight + candidate.pending
+        return Scored(candidate.node.id, sum(terms.values()), terms, depth, candidate=candidate)
 
 
-def _best_first(scored: Scored) -> tuple[float, int, str]:
+def best_first(scored: Scored) -> tuple[float, int, str]:
     return -scored.total, scored.depth, scored.node_id
 
 

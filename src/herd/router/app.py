@@ -27,7 +27,7 @@ import herd.dialects
 import herd.engines
 from herd import __version__, mdns
 from herd.core.commands import Record
-from herd.core.completion_time import CompletionTimePolicy, CompletionTimeSettings
+from herd.core.completion_time import CompletionTimePolicy, CompletionTimeSettings, ObservedSignalPolicy
 from herd.core.dispatcher import Dispatcher
 from herd.core.events import DrainStarted
 from herd.core.filters import Filter
@@ -36,6 +36,7 @@ from herd.core.forecast import Forecast
 from herd.core.holding import HoldingSettings
 from herd.core.latencies import Latencies
 from herd.core.liveness import LivenessSettings, Watchlist
+from herd.core.replaying import Rules
 from herd.core.request import Outcome
 from herd.core.retries import RetrySettings
 from herd.core.scheduler import Policy, Scheduler, SignalPolicy
@@ -46,7 +47,7 @@ from herd.discover import discover
 from herd.engines import Engine
 from herd.errors import HerdError, Refusal
 from herd.logs import LogSettings
-from herd.router import http_server, queries
+from herd.router import http_server, learnt, queries
 from herd.router.access_api import AccessApi
 from herd.router.asgi import Bridge
 from herd.router.driver import Driver
@@ -70,6 +71,8 @@ log = logging.getLogger("herd")
 
 GC_ALLOCATIONS = 20_000
 SWITCH_INTERVAL_S = 0.0002
+LEARNT_KEPT_EVERY_S = 60.0
+"""Seconds between two times that what was learnt is written down: so much is lost at worst."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +129,7 @@ class Coordinator:
     def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
         self.settings = settings
         self.loop = loop
-        self.store = Store(settings.store, settings.general.data_dir.expanduser())
+        self.store = Store(settings.store, settings.general.data_dir.expanduser(), rules=rules(settings))
         self.vault = Vault(settings.general.data_dir.expanduser())
         self.allowances = Allowances()
         self.logins = Logins()
@@ -140,13 +143,14 @@ class Coordinator:
         self.bridge: Bridge | None = None
         self.server: Server | None = None
         self.advertisement: mdns.Advertisement | None = None
+        self._keeping: asyncio.TimerHandle | None = None
 
     async def start(self) -> int:
         """Opens the store and listens; returns the port. Raises `FolderBusy`, `VaultDamaged`, `PortInUse` or `OSError`."""
         general = self.settings.general
         self.store.open()
         self.vault.open(secrets.token_bytes(pairing.KEY_BYTES), secrets.token_bytes(pairing.CODE_BYTES))
-        self._remember_latencies()
+        self._remember()
         dialects = discover(herd.dialects, Dialect, "DIALECT")
         gate = self._build(dialects)
         self.server = await http_server.serve(self.settings.http, general.host, general.port, gate, self._render_error)
@@ -198,13 +202,20 @@ class Coordinator:
             headers.append((b"www-authenticate", b"Bearer"))
         exchange.respond(status, headers, body)
 
-    def _remember_latencies(self) -> None:
-        """A restart does not forget how long requests take where."""
+    def _remember(self) -> None:
+        """A restart does not forget how long requests take where, nor how fast each model is on each node."""
         try:
             for remembered in self.store.read(queries.remembered_latencies, self.driver.now()):
                 self.driver.feed(remembered)
+            learnt.believe(self.store.read(learnt.recalled, time.time()), self.driver.dispatcher.forecast.recall)
         except HerdError as error:
-            log.warning("past latencies could not be read: %s", error)
+            log.warning("what was learnt before could not be read: %s", error)
+        self._keeping = self.loop.call_later(LEARNT_KEPT_EVERY_S, self._keep_learnt)
+
+    def _keep_learnt(self) -> None:
+        """Hands what was learnt since the last time to the store."""
+        self.store.learnt(self.driver.dispatcher.forecast.changes())
+        self._keeping = self.loop.call_later(LEARNT_KEPT_EVERY_S, self._keep_learnt)
 
     def _render_error(self, path: str | None, refusal: Refusal) -> tuple[int, str, bytes]:
         answer = self.inference.dialect_of(path or "/").error(refusal)
@@ -239,6 +250,9 @@ class Coordinator:
         if self.bridge is not None:
             await self.bridge.close()
         self.pool.close()
+        if self._keeping is not None:
+            self._keep_learnt()
+            self._keeping.cancel()
         self.store.close()
 
 
@@ -292,11 +306,16 @@ def dispatcher(settings: Settings, started_at: float) -> Dispatcher:
     waiting, watchlist = Waiting(settings.holding), Watchlist(settings.liveness)
     filters = discover(herd.core.filters, Filter, "FILTER")
     points = SignalPolicy(discover(herd.core.signals, Signal, "SIGNAL"), settings.weights)
-    policy: Policy = points
-    if settings.general.scheduler == CompletionTimePolicy.name:
-        policy = CompletionTimePolicy(forecast, points, settings.completion_time)
+    times = CompletionTimePolicy(forecast, points, settings.completion_time)
+    is_timed = settings.general.scheduler == CompletionTimePolicy.name
+    policy: Policy = times if is_timed else ObservedSignalPolicy(times, points)
     scheduler = Scheduler(fleet, waiting.queues, latencies, watchlist, filters, policy)
     return Dispatcher(scheduler, waiting, latencies, watchlist, settings.retries, forecast, started_at)
+
+
+def rules(settings: Settings) -> Rules:
+    """What every choice of this process depends on."""
+    return Rules(settings.general.scheduler, settings.weights, settings.completion_time)
 
 
 def limits(settings: Settings) -> dict[str, object]:

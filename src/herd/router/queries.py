@@ -41,6 +41,10 @@ RECENT_TRACES = """SELECT * FROM request_traces
 REQUEST_IDS = "SELECT DISTINCT request_id FROM request_traces WHERE request_id >= ? AND request_id < ? ORDER BY request_id LIMIT ?"
 REQUEST_ROWS = "SELECT * FROM request_traces WHERE request_id = ? ORDER BY id LIMIT ?"
 
+RULES_TABLE = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'decision_rules'"
+RECORDED_CHOICES = """SELECT request_id, estimated_tokens, candidates FROM request_traces
+    WHERE timestamp >= ? ORDER BY timestamp DESC, id DESC LIMIT ?"""
+
 PAIRS = "SELECT DISTINCT node_id, model_name FROM latency_observations ORDER BY node_id, model_name LIMIT ?"
 NEWEST_LATENCIES = """SELECT latency_ms FROM latency_observations WHERE node_id = ? AND model_name = ?
     ORDER BY id DESC LIMIT ?"""
@@ -130,6 +134,21 @@ def one_request(connection: sqlite3.Connection, request_id: str) -> list[Row]:
         shown = ", ".join(found[:MATCHES_SHOWN]) + (", ..." if len(found) > MATCHES_SHOWN else "")
         raise BadRequest(f"several requests begin with {request_id!r}: {shown}", code="ambiguous_request_id")
     return _request_rows(connection, found[0]) if found else []
+
+
+def has_rules(connection: sqlite3.Connection) -> bool:
+    """Whether this database keeps the rules of its choices: older ones do not."""
+    return connection.execute(RULES_TABLE).fetchone() is not None
+
+
+def recorded_choices(connection: sqlite3.Connection, since: float, limit: int) -> Iterable[tuple[str, int, str | None]]:
+    """Request, estimated prompt tokens and what is kept of its candidates, newest first: rows as they are read, not a list.
+
+    Raises `sqlite3.Error`, for databases from before there were candidates too.
+    """
+    for request_id, tokens, candidates in connection.execute(RECORDED_CHOICES, (since, limit)):
+        is_text = isinstance(candidates, str)
+        yield str(request_id), tokens if isinstance(tokens, int) else 0, candidates if is_text else None
 
 
 def latency_percentiles(connection: sqlite3.Connection) -> list[Row]:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import msgspec
 
 from herd.core.commands import Record
-from herd.core.decision import Decision, Scored
 from herd.core.request import Outcome
+from herd.router.choices import whole
 
 TEXT_MAX_CHARS = 1000
 """Longest text in a row: names are shorter by their own limits, error texts are cut here."""
@@ -87,8 +87,8 @@ FROM request_traces WHERE id > ? AND status = 'completed' AND kind <> 'info' AND
 the database does it without the interpreter."""
 
 
-def trace_row(record: Record, wall_at: float, candidates_max: int) -> TraceRow:
-    """`wall_at` is the unix time of `record.at`.
+def trace_row(record: Record, wall_at: float, candidates_max: int, rules: str = "") -> TraceRow:
+    """`wall_at` is the unix time of `record.at`, `rules` the fingerprint of what decided.
 
     A terminal row's `latency_ms` is the whole wait of the client, from arrival; a `retried` row's is its attempt's.
     `time_to_first_token_ms` always counts from arrival.
@@ -121,7 +121,7 @@ def trace_row(record: Record, wall_at: float, candidates_max: int) -> TraceRow:
         _count(request.size_bytes),
         # failure, policy, candidates
         failure.kind.value if failure is not None else None, _text(decision.policy) if decision is not None else None,
-        _json(_candidates(decision, candidates_max)) if decision is not None else None,
+        _json(whole(decision, candidates_max, rules)) if decision is not None else None,
     )  # fmt: skip
 
 
@@ -132,31 +132,12 @@ def _node_of(record: Record) -> str:
     return (record.decision.chosen or "") if record.decision is not None else ""
 
 
-def _candidates(decision: Decision, candidates_max: int) -> dict[str, object]:
-    """Everybody who was considered, chosen first, with points or with the reason for none."""
-    scored = [_scored(candidate) for candidate in decision.scored[:candidates_max]]
-    room = candidates_max - len(scored)
-    rejected = [
-        {"node_id": r.node_id, "filter": r.filter, "reason": _text(r.reason)} for r in decision.rejected[:room]
-    ]
-    shown: dict[str, object] = {"model": decision.model, "chosen": decision.chosen, "scored": scored, "rejected": rejected}
-    left_out = len(decision.scored) + len(decision.rejected) - len(scored) - len(rejected)
-    return {**shown, "left_out": left_out} if left_out else shown
-
-
-def _scored(candidate: Scored) -> dict[str, object]:
-    points: dict[str, object] = {
-        "node_id": candidate.node_id, "total": candidate.total, "depth": candidate.depth, "terms": candidate.terms,
-    }  # fmt: skip
-    return {**points, "expected_s": candidate.expected_s} if candidate.expected_s else points
-
-
 def _json(value: object) -> str:
     try:
         return msgspec.json.encode(value).decode()
     except UnicodeEncodeError:
         # A lone surrogate somewhere in a name; rare enough to pay for a second try.
-        return msgspec.json.encode(_clean(value)).decode()
+        return msgspec.json.encode(_clean(msgspec.to_builtins(value))).decode()
 
 
 def _clean(value: object) -> object:

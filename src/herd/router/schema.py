@@ -1,7 +1,8 @@
 """What the trace database looks like, and the steps by which any older one becomes it. Knows nothing of when it is opened.
 
 Step 1 is what people bring from the existing product (tables and columns of its 0.11, in any of their earlier shapes,
-`user_version` 0); step 2 is what we add. A step only ever adds: the older program can still open the file afterwards.
+`user_version` 0); step 2 is what we add to traces; step 3 keeps the rules of choices and what was
+learnt. A step only ever adds: the older program can still open the file afterwards.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,28 @@ STEPS = (
             "CREATE INDEX IF NOT EXISTS idx_latency_pair_newest ON latency_observations(node_id, model_name, id)",
         ),
         stamp="PRAGMA user_version = 2",
+    ),
+    Step(
+        version=3,
+        tables=(
+            """CREATE TABLE IF NOT EXISTS decision_rules (
+                fingerprint TEXT PRIMARY KEY,
+                policy TEXT NOT NULL,
+                weights TEXT NOT NULL,
+                first_at REAL NOT NULL
+            )""",
+            """CREATE TABLE IF NOT EXISTS learnt (
+                kind TEXT NOT NULL,
+                subject TEXT NOT NULL,
+                model TEXT NOT NULL,
+                numbers TEXT NOT NULL,
+                learnt_at REAL NOT NULL,
+                PRIMARY KEY (kind, subject, model)
+            )""",
+        ),
+        columns=(),
+        indexes=("CREATE INDEX IF NOT EXISTS idx_learnt_at ON learnt(learnt_at)",),
+        stamp="PRAGMA user_version = 3",
     ),
 )
 

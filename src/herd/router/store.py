@@ -20,7 +20,10 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from herd.core.commands import Record
+from herd.core.memories import Memory
+from herd.core.replaying import Rules
 from herd.errors import Unavailable
+from herd.router import learnt
 from herd.router.database import (
     DATABASE_NAME,
     READ_MAX_STEPS,
@@ -106,14 +109,22 @@ class Store:
     def __init__(
         self, settings: StoreSettings, data_dir: Path,
         wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic,
+        rules: Rules | None = None,
     ) -> None:  # fmt: skip
-        """`wall` stamps rows, in unix seconds; `monotonic` only paces the search for old ones, on the writer's thread."""
+        """`wall` stamps rows, in unix seconds; `monotonic` only paces the search for old ones, on the writer's thread.
+
+        `rules` are those that decide as long as this store lives; each row names them.
+        """
         self._settings = settings
         self.path = data_dir / DATABASE_NAME
         self._wall, self._monotonic = wall, monotonic
         self._ring: deque[Happened] = deque()
         self._ring_rows = settings.ring_rows
         self._batch: list[Happened] = []
+        self._rules, self._fingerprint = rules, rules.fingerprint if rules is not None else ""
+        self._learnt: deque[Memory] = deque(maxlen=learnt.ROWS_MAX)
+        self._memories: dict[tuple[str, str, str], Memory] = {}
+        """The writer's: what was learnt and is not written yet, the newest word of each."""
         self._flushes: deque[Future[bool]] = deque()
         self._something, self._hurry, self._closing = threading.Event(), threading.Event(), threading.Event()
         self._lock: FolderLock | None = None
@@ -157,6 +168,12 @@ class Store:
             self._something.set()
         elif waiting == self._settings.batch_rows:
             self._hurry.set()
+
+    def learnt(self, memories: Iterable[Memory]) -> None:
+        """Takes what was learnt, to be written after the traces. Never raises, never waits."""
+        if not self._is_newer:
+            self._learnt.extend(memories)
+            self._something.set()
 
     def _drop_oldest(self) -> None:
         try:
@@ -250,10 +267,10 @@ class Store:
             self._hurry.clear()
             flushes = [self._flushes.popleft() for _ in range(len(self._flushes))]
             self._drain()
-            if self._ring or self._batch:
+            if self._ring or self._batch or self._learnt or self._memories:
                 self._something.set()
             for flushed in flushes:
-                flushed.set_result(not self._batch and not self._problem)
+                flushed.set_result(not self._batch and not self._memories and not self._problem)
 
     def _drain(self) -> None:
         """Writes batch after batch until nothing waits or one cannot be written."""
@@ -268,6 +285,7 @@ class Store:
             self._saved += len(self._batch)
             self._batch.clear()
             self._recover()
+        self._keep_learnt()
         self._trim()
 
     def _save(self, batch: list[Happened]) -> None:
@@ -282,11 +300,25 @@ class Store:
         connection.execute(INSERT_LATENCIES, before)
         connection.execute("COMMIT")
 
+    def _keep_learnt(self) -> None:
+        while self._learnt:
+            memory = self._learnt.popleft()
+            self._memories[memory.kind, memory.subject, memory.model] = memory
+        if not self._memories:
+            return
+        try:
+            learnt.keep(self._connection or self._connect(), self._memories.values(), self._wall())
+        except (sqlite3.Error, OSError, Damaged, NewerSchema) as error:
+            self._fail(error)
+            return
+        self._memories.clear()
+        self._recover()
+
     def _rows(self, batch: Iterable[Happened]) -> Iterator[TraceRow]:
         candidates_max = self._settings.candidates_max
         for record, wall_at in batch:
             try:
-                yield trace_row(record, wall_at, candidates_max)
+                yield trace_row(record, wall_at, candidates_max, self._fingerprint)
             except (ValueError, TypeError, OverflowError) as error:
                 # One record nobody can write down must not keep the others from the disk.
                 self._unusable += 1
@@ -315,6 +347,8 @@ class Store:
         except Damaged as error:
             self._set_aside(str(error))
             connection = open_for_writing(self.path, self._settings.busy_timeout_s)
+        if self._rules is not None:
+            learnt.keep_rules(connection, self._rules, self._wall())
         self._connection = connection
         self._databases_seen += 1
         return connection
@@ -340,8 +374,8 @@ class Store:
         self._is_newer = isinstance(error, NewerSchema)
         if self._is_newer:
             self._dropped += len(self._ring) + len(self._batch)
-            self._ring.clear()
-            self._batch.clear()
+            for waiting in (self._ring, self._batch, self._learnt, self._memories):
+                waiting.clear()
         if self._failing_since is None:
             self._failing_since = self._wall()
             log.warning("traces are not being recorded; requests are served all the same", extra={"problem": str(error)})
