@@ -26,16 +26,17 @@ RULES_MAX = 1_000
 UPSERT = """INSERT INTO learnt (kind, subject, model, numbers, learnt_at) VALUES (?, ?, ?, ?, ?)
     ON CONFLICT (kind, subject, model) DO UPDATE SET numbers = excluded.numbers, learnt_at = excluded.learnt_at"""
 # A pair lives as long as its node: the node's own row is the youngest of all its rows.
-IS_FORGOTTEN = """learnt_at < :oldest AND NOT EXISTS (
+FORGET = """DELETE FROM learnt WHERE learnt_at < :oldest AND NOT EXISTS (
     SELECT 1 FROM learnt AS node WHERE node.kind = 'node' AND node.model = '' AND node.subject = learnt.subject
     AND node.subject <> '' AND node.learnt_at >= :oldest)"""
-FORGET = "DELETE FROM learnt WHERE " + IS_FORGOTTEN
 SURPLUS = "DELETE FROM learnt WHERE rowid IN (SELECT rowid FROM learnt ORDER BY learnt_at DESC LIMIT -1 OFFSET ?)"
 # Oldest first, so that the newest are the last to be pushed out of the bounded memories of the core.
-ALL = (
-    "SELECT kind, subject, model, numbers FROM (SELECT * FROM learnt WHERE NOT (" + IS_FORGOTTEN
-    + ") ORDER BY learnt_at DESC LIMIT :most) ORDER BY learnt_at"
-)  # fmt: skip
+ALL = """SELECT kind, subject, model, numbers FROM (
+        SELECT * FROM learnt WHERE learnt_at >= :oldest OR EXISTS (
+            SELECT 1 FROM learnt AS node WHERE node.kind = 'node' AND node.model = '' AND node.subject = learnt.subject
+            AND node.subject <> '' AND node.learnt_at >= :oldest)
+        ORDER BY learnt_at DESC LIMIT :most
+    ) ORDER BY learnt_at"""
 
 KEEP_RULES = "INSERT OR IGNORE INTO decision_rules (fingerprint, policy, weights, first_at) VALUES (?, ?, ?, ?)"
 ALL_RULES = "SELECT fingerprint, policy, weights FROM decision_rules ORDER BY first_at DESC LIMIT ?"
