@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from herd.cli.why import TERMS, choice_lines, sentence, why_lines
+from herd.cli.why import TERMS, choice_lines, points_told, seconds_told, why_lines
 
 FAST = {"node_id": "gpu-box", "total": 72.0, "depth": 0, "terms": {"thermal": 50.0, "memory_fit": 30.0, "queue_depth": -8.0},
         "expected_s": {"wait": 0.4, "load": 0.0, "prefill": 0.6, "decode": 0.2, "harm": 0.0, "total": 1.2}}  # fmt: skip
@@ -38,27 +38,29 @@ def test_the_choice_reads_as_sentences_of_seconds_with_the_reason_of_whoever_was
         "  -> gpu-box: 1.20 s = 0.40 wait + 0.60 reading + 0.20 writing",
         "     laptop:  9.80 s = 7.10 loading + 2.00 reading + 0.70 writing; would load 4.1 GB first",
         "   x attic:   needs 4.1 GB, 2.0 GB can be had (memory)",
+        "     laptop is next, 8.6 s later.",
+        "     No single circumstance would have put another node first.",
     ]
 
 
 def test_points_are_told_with_their_signs() -> None:
-    assert sentence({**FAST, "expected_s": None}, True, None) == "72 points = 50 model at hand + 30 room - 8 queue"
-    assert sentence({"total": -3.0, "terms": {"queue_depth": -3.0}}, True, None) == "-3 points = - 3 queue"
-    assert sentence({"total": 0.2, "terms": {"novel": 0.2}}, True, None) == "0 points: nothing speaks for or against it"
+    assert points_told(FAST, True, None) == "72 points = 50 model at hand + 30 room - 8 queue"
+    assert points_told({"total": -3.0, "terms": {"queue_depth": -3.0}}, True, None) == "-3 points = - 3 queue"
+    assert points_told({"total": 0.2, "terms": {"novel": 0.2}}, True, None) == "0 points: nothing speaks for or against it"
 
 
 def test_a_chosen_node_had_to_load_and_one_of_unknown_size_says_so() -> None:
-    assert sentence(COLD, True, None).endswith("; had to load the model first")
+    assert seconds_told(COLD, True, None).endswith("; had to load the model first")
 
 
 def test_a_node_that_answers_at_once_has_no_terms() -> None:
-    assert sentence({"expected_s": {"total": 0.0}}, True, None) == "at once"
+    assert seconds_told({"expected_s": {"total": 0.0}}, True, None) == "at once"
 
 
 @given(st.lists(st.floats(0, 500), min_size=len(TERMS), max_size=len(TERMS)))
 def test_the_terms_that_are_shown_add_up_to_the_sum_that_is_shown(values: list[float]) -> None:
     expected = {name: value for (name, _), value in zip(TERMS, values, strict=True)}
-    shown = sentence({"expected_s": {**expected, "total": sum(values)}}, True, None).partition(";")[0]
+    shown = seconds_told({"expected_s": {**expected, "total": sum(values)}}, True, None).partition(";")[0]
     total, _, terms = shown.partition(" s = ")
     if terms:
         assert float(total) == pytest.approx(sum(float(term.split()[0]) for term in terms.split(" + ")), abs=0.001)

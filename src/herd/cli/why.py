@@ -8,9 +8,10 @@ from types import MappingProxyType
 
 from rich.text import Text
 
+from herd.cli.alternatives import alternatives, is_by_seconds
 from herd.cli.client import Coordinator, Json, Trouble
 from herd.cli.screen import clean, console, duration, folded, gb, show, style_of, tokens
-from herd.core.fleet import canonical
+from herd.core.fleet import GB, canonical
 
 TERMS = (("wait", "wait"), ("load", "loading"), ("prefill", "reading"), ("decode", "writing"), ("harm", "harm to others"))
 """The terms of the expected seconds, in words and in the order in which they come to pass."""
@@ -99,29 +100,43 @@ def choice_lines(row: Json, width: int, sizes: Sizes) -> list[Text]:
     if not scored and not rejected:
         return [Text("  No node was considered.", "dim")]
     size = max(len(clean(one["node_id"])) for one in [*scored, *rejected]) + 1
+    told = seconds_told if is_by_seconds(row) else points_told
     lines = []
     for place, one in enumerate(scored):
         head = Text.assemble(("  -> " if place == 0 else "     "), (f"{clean(one['node_id'])}:".ljust(size), "green" if place == 0 else ""), " ")
-        lines += folded(head, sentence(one, place == 0, sizes.get(one["node_id"])), width)
-    if len(scored) > 1 and sentence(scored[0], True, None) == sentence(scored[1], True, None):
+        lines += folded(head, told(one, place == 0, size_gb(one, sizes)), width)
+    if len(scored) > 1 and told(scored[0], True, None) == told(scored[1], True, None):
         lines.append(Text("     equal: then the shorter queue decides, then the name", "dim"))
     for one in rejected:
         head = Text.assemble("   x ", (f"{clean(one['node_id'])}:".ljust(size), "dim"), " ")
         lines += folded(head, f"{one['reason']} ({one['filter']})", width, "dim")
     if candidates.get("left_out"):
         lines.append(Text(f"     and {candidates['left_out']} more that are not on record", "dim"))
+    for sentence in alternatives(row):
+        lines += folded(Text("     "), sentence, width, "dim")
     return lines
 
 
-def sentence(scored: Json, is_chosen: bool, size_gb: float | None) -> str:
-    """`1.2 s = 0.4 wait + 0.6 reading + 0.2 writing`, or `72 points = 50 model at hand + 30 room - 8 queue`."""
+def size_gb(scored: Json, sizes: Sizes) -> float | None:
+    """As it was then; for rows that do not keep it, as it is now."""
+    then = (scored.get("seen") or {}).get("size_bytes")
+    return then / GB if then else sizes.get(scored["node_id"])
+
+
+def seconds_told(scored: Json, is_chosen: bool, size_gb: float | None) -> str:
+    """`1.2 s = 0.4 wait + 0.6 reading + 0.2 writing; would load 4.1 GB first`."""
     expected = scored.get("expected_s")
     if not expected:
-        return _points(scored)
+        return points_told(scored, is_chosen, size_gb)
     load = ""
     if expected.get("load", 0.0) > 0.0:
         load = f"; {'had to' if is_chosen else 'would'} load {gb(size_gb) if size_gb else 'the model'} first"
     return _seconds(expected) + load
+
+
+def points_told(scored: Json, _is_chosen: bool, _size_gb: float | None) -> str:
+    """`72 points = 50 model at hand + 30 room - 8 queue`."""
+    return _points(scored)
 
 
 def _seconds(expected: Mapping[str, float]) -> str:
