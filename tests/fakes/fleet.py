@@ -184,15 +184,20 @@ def at_home(settings: Settings, data_dir: Path) -> Settings:
 
 @contextmanager
 def running_fleet(
-    nodes: Mapping[str, FleetNode], machines: Mapping[str, Machine] | None = None, settings: Settings | None = None
-) -> Iterator[Fleet]:
-    """A coordinator that has heard of these nodes once. On exit nothing may be left running in it."""
+    nodes: Mapping[str, FleetNode], machines: Mapping[str, Machine] | None = None, settings: Settings | None = None,
+    data_dir: Path | None = None,
+) -> Iterator[Fleet]:  # fmt: skip
+    """A coordinator that has heard of these nodes once. On exit nothing may be left running in it.
+
+    `data_dir` is kept; without it there is a folder for the time being.
+    """
     with tempfile.TemporaryDirectory(prefix="herd-fleet-") as folder:
         thread = LoopThread()
         try:
-            coordinator = thread.run(_built(at_home(settings or settings_for_tests(), Path(folder))))
+            home = data_dir or Path(folder)
+            coordinator = thread.run(_built(at_home(settings or settings_for_tests(), home)))
             port = thread.run(coordinator.start())
-            fleet = Fleet(coordinator, port, thread, Path(folder), dict(nodes), dict(machines or {}))
+            fleet = Fleet(coordinator, port, thread, home, dict(nodes), dict(machines or {}))
             try:
                 fleet.beat()
                 yield fleet

@@ -12,7 +12,7 @@ import pytest
 
 from builders import World, a_card, a_report, a_request, a_world
 from herd.core.events import AttemptFinished, ClientLeft, FirstByte, RequestArrived
-from herd.core.memories import Memory
+from herd.core.memories import CHANGES_MAX, TAKEN_MAX, Changes, Memory
 from herd.core.replaying import Rules
 from herd.core.request import Counters, RequestId
 from herd.router import learnt
@@ -102,6 +102,21 @@ def freshen(world: World) -> None:
         node.loading_until.clear()
         node.loaded_until.clear()
         world.dispatcher.forecast.residency.forget(node.id)
+
+
+def test_of_very_much_a_part_is_told_at_a_time_and_nothing_is_lost() -> None:
+    changes = Changes()
+    keys = [("pair", f"n{number}", "m") for number in range(TAKEN_MAX + 10)]
+    for key in [*keys, *keys]:
+        changes.note(*key)
+    assert [changes.take(), changes.take(), changes.take()] == [keys[:TAKEN_MAX], keys[TAKEN_MAX:], []]
+
+
+def test_changes_that_nobody_fetches_are_bounded() -> None:
+    changes = Changes()
+    for number in range(CHANGES_MAX + 5):
+        changes.note("pair", f"n{number}", "m")
+    assert changes.take()[0] == ("pair", "n5", "m")
 
 
 def a_store(folder: Path, wall: Wall | None = None) -> Store:

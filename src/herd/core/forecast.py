@@ -45,7 +45,7 @@ class Forecast:
     # --- kept over a restart ---
 
     def changes(self) -> list[Memory]:
-        """What was learnt since this was last asked, and is worth keeping."""
+        """What was learnt since this was last asked, and is worth keeping; of very much the rest next time."""
         return [*self.rates.changes(), *self.outputs.changes(), *self.tokens.changes()]
 
     def recall(self, memory: Memory) -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 CHANGES_MAX = 16_384
 """Changes remembered until somebody fetches them; the oldest go first. More than all that can be learnt of real fleets."""
+TAKEN_MAX = 1_024
+"""Changes told at once: one or two milliseconds of a loop that has others to serve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,5 @@ class Changes:
             self._keys.popitem(last=False)
 
     def take(self) -> list[tuple[str, str, str]]:
-        """All of them, the earliest noted first; from now on none."""
-        keys, self._keys = list(self._keys), OrderedDict()
-        return keys
+        """The earliest noted, at most TAKEN_MAX of them, which are told only once."""
+        return [self._keys.popitem(last=False)[0] for _ in range(min(TAKEN_MAX, len(self._keys)))]

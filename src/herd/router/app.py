@@ -251,8 +251,9 @@ class Coordinator:
             await self.bridge.close()
         self.pool.close()
         if self._keeping is not None:
-            self._keep_learnt()
             self._keeping.cancel()
+            while memories := self.driver.dispatcher.forecast.changes():
+                self.store.learnt(memories)
         self.store.close()
 
 
