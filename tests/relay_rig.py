@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 from builders import a_card, a_report, a_world, an_engine
@@ -21,8 +22,11 @@ from herd.engines import Engine
 from herd.engines.ollama import ENGINE
 from herd.router.driver import Driver
 from herd.router.exchange import Header
-from herd.router.relay import Relay, RelaySettings, Services
+from herd.router.relay import Relay
+from herd.router.services import RelaySettings, Services
 from herd.router.upstream import Pool, UpstreamSettings
+from herd.router.views import places_of
+from herd.router.waiting_notes import WaitingNotes, WaitingNotesSettings
 from http_rig import LOOPS
 
 MOMENT = Moment("2026-11-23T09:13:03.960297886Z", 1795338783)
@@ -162,11 +166,14 @@ async def a_rig(
     driver = Driver(dispatcher, records.append, loop)
     pool = Pool(upstream or UpstreamSettings(), loop)
     engines: dict[str, Engine] = {"ollama": ENGINE, "other": OtherTongue()}
-    rig = Rig(driver, pool, Services(driver, pool, engines, lambda: MOMENT, relay or RelaySettings()), records)
+    notes = WaitingNotes(WaitingNotesSettings(), loop, lambda: places_of(dispatcher, loop.time()))
+    services = Services(driver, pool, engines, lambda: MOMENT, relay or RelaySettings(), notes, Random(7))
+    rig = Rig(driver, pool, services, records)
     for index, (name, url) in enumerate((nodes or {}).items()):
         rig.hears(name, url, kind=kind, loaded=index == 0, slots=slots)
     yield rig
     driver.stop()
+    assert not notes and notes._timer is None, "nobody waits, so nothing is timed"
     assert not driver.runs and not dispatcher.live and dispatcher.problems() == []
     assert all(connection._call is None for connection in pool.connections)
     assert all(client.on_gone is None and client.on_writable is None for client in rig.clients)

@@ -71,6 +71,12 @@ def test_a_request_that_waits_says_for_what() -> None:
     assert any("alpha: needs 4.1 GB, 2.0 GB can be had" in line for line in told(picture, width=140))
 
 
+def test_a_request_that_waits_says_its_place_and_how_long() -> None:
+    picture = a_picture(1, 0, 0)
+    picture["queue"] = {"requests": [a_live(1, state="pending", waits_for="a free slot on alpha", position=3, expected_wait_s=12.0)]}
+    assert any("place 3, 12 s: a free slot on alpha" in line for line in told(picture, width=140))
+
+
 def test_nothing_running_and_nothing_ended_are_said() -> None:
     text = "\n".join(told(a_picture(1, 0, 0)))
     assert "Now: nothing runs" in text and "herd chat MODEL" in text

@@ -21,7 +21,7 @@ from fakes.raw_server import (
 from herd.core.events import NodeLeft, Ticked
 from herd.core.fleet import NodeId
 from herd.core.request import FailureKind, Outcome
-from herd.router.relay import RelaySettings
+from herd.router.services import RelaySettings
 from herd.router.upstream import SWEEP_EVERY_S, UpstreamSettings
 from relay_rig import Rig, a_rig, run
 from wire_samples import sample
@@ -374,7 +374,8 @@ def test_busy_everywhere_tells_when_to_come_back() -> None:
         busy = whole(b'{"error":"server busy"}', "503 Service Unavailable", b"Retry-After: 7\r\n")
         async with RawServer(answers(busy)) as server, a_rig({"alpha": server.url}) as rig:
             client = await rig.answered()
-            assert (client.status, client.answer_headers["retry-after"]) == (503, "7")
+            assert client.status == 503
+            assert 7 <= int(client.answer_headers["retry-after"]) <= 11, "not all are told the same moment"
             assert client.answer_headers["x-fleet-request"] == "r1" and "error" in client.json
 
     run(test)

@@ -16,7 +16,7 @@ from fakes.fleet import Fleet, Machine, report_of, running_fleet, settings_for_t
 from fakes.llama_engines import llama_engines
 from fakes.ollama import FakeModel, FakeOllama
 from herd.router.app import Settings
-from herd.router.relay import RelaySettings
+from herd.router.services import RelaySettings
 from herd.wire import heartbeat
 
 QUESTION = [{"role": "user", "content": "Tell me of the herd."}]

@@ -129,8 +129,17 @@ def _running_row(one: Json) -> list[Cell]:
     return [
         Cell(clean(one["request_id"])), Cell(clean(one["model"])), Cell(one["state"], "yellow" if waits else ""),
         Cell(clean(one["node_id"] or "-")), Cell(duration(one["age_s"] * 1000)), Cell(str(one["attempt"])),
-        Cell(clean(one["waits_for"] or "")),
+        Cell(clean(_waiting(one))),
     ]  # fmt: skip
+
+
+def _waiting(one: Json) -> str:
+    """Its place in the line, how long that may take, and for what; empty once it runs."""
+    if not one["waits_for"]:
+        return ""
+    soon = f", {duration(one['expected_wait_s'] * 1000)}" if one.get("expected_wait_s") is not None else ""
+    place = f"place {one['position']}{soon}: " if one.get("position") else ""
+    return f"{place}{one['waits_for']}"
 
 
 def _ended_section(traces: list[Json], width: int) -> list[Text]:

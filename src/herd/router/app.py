@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from random import Random
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -36,8 +37,9 @@ from herd.core.forecast import Forecast
 from herd.core.holding import HoldingSettings
 from herd.core.latencies import Latencies
 from herd.core.liveness import LivenessSettings, Watchlist
+from herd.core.places import Place
 from herd.core.replaying import Rules
-from herd.core.request import Outcome
+from herd.core.request import Outcome, RequestId
 from herd.core.retries import RetrySettings
 from herd.core.scheduler import Policy, Scheduler, SignalPolicy
 from herd.core.signals import Signal, Weights
@@ -47,7 +49,7 @@ from herd.discover import discover
 from herd.engines import Engine
 from herd.errors import HerdError, Refusal
 from herd.logs import LogSettings
-from herd.router import http_server, learnt, queries
+from herd.router import http_server, learnt, queries, views
 from herd.router.access_api import AccessApi
 from herd.router.asgi import Bridge
 from herd.router.driver import Driver
@@ -59,10 +61,11 @@ from herd.router.http1 import HttpSettings
 from herd.router.http_server import Server
 from herd.router.inference_api import InferenceApi
 from herd.router.membership import Membership, MembershipSettings
-from herd.router.relay import RelaySettings, Services
+from herd.router.services import RelaySettings, Services
 from herd.router.store import Store, StoreSettings
 from herd.router.upstream import Pool, UpstreamSettings
 from herd.router.vault import Vault
+from herd.router.waiting_notes import WaitingNotes, WaitingNotesSettings
 from herd.trust import pairing
 from herd.trust.allowances import Allowances
 from herd.trust.logins import Logins
@@ -113,6 +116,7 @@ class Settings:
     http: HttpSettings = field(default_factory=HttpSettings)
     upstream: UpstreamSettings = field(default_factory=UpstreamSettings)
     relay: RelaySettings = field(default_factory=RelaySettings)
+    waiting_notes: WaitingNotesSettings = field(default_factory=WaitingNotesSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
     liveness: LivenessSettings = field(default_factory=LivenessSettings)
     holding: HoldingSettings = field(default_factory=HoldingSettings)
@@ -139,7 +143,8 @@ class Coordinator:
         )
         self.pool = Pool(settings.upstream, loop)
         engines = {engine.kind: engine for engine in discover(herd.engines, Engine, "ENGINE")}
-        self.services = Services(self.driver, self.pool, engines, moment, settings.relay)
+        notes = WaitingNotes(settings.waiting_notes, loop, self._places)
+        self.services = Services(self.driver, self.pool, engines, moment, settings.relay, notes, Random(secrets.randbits(64)))
         self.bridge: Bridge | None = None
         self.server: Server | None = None
         self.advertisement: mdns.Advertisement | None = None
@@ -177,6 +182,10 @@ class Coordinator:
             lambda session: self.logins.is_open(session, self.driver.now()), time.time, self._turn_away, self.inference,
         )  # fmt: skip
         return gate
+
+    def _places(self) -> dict[RequestId, Place]:
+        """Where everybody who waits stands now."""
+        return views.places_of(self.driver.dispatcher, self.driver.now())
 
     def _place(self) -> str:
         """Where agents reach this coordinator, for the line that people paste."""
@@ -245,6 +254,7 @@ class Coordinator:
         if self.advertisement is not None:
             await self.advertisement.withdraw()
         self.driver.stop()
+        self.services.notes.stop()
         if self.server is not None:
             self.server.close()
         if self.bridge is not None:

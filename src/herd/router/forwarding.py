@@ -25,12 +25,14 @@ _DROPPED: Final = frozenset(
     {
         *(b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"http2-settings"),
         *(b"host", b"content-length", b"content-type", b"content-encoding", b"accept-encoding", b"expect"),
-        *(b"authorization", b"proxy-authorization", b"proxy-authenticate", b"cookie", b"x-api-key", b"api-key", b"x-herd-tags"),
+        *(b"authorization", b"proxy-authorization", b"proxy-authenticate", b"cookie", b"x-api-key", b"api-key", b"x-herd-tags", b"x-fleet-waiting"),
         *(b"origin", b"referer"),
     }
 )
 _KEPT_IN_A_VALUE: Final = " !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~"
 _RETRY_AFTER_MAX_S: Final = 3600.0
+RETRY_SPREAD: Final = 0.5
+"""Those who are told to come back come back over half as long again, not all at once."""
 
 
 def request_lines(headers: Sequence[Header]) -> bytes:
@@ -66,11 +68,11 @@ def answer_headers(content_type: bytes, request_id: RequestId, dispatch: Dispatc
     return headers
 
 
-def refusal_headers(content_type: str, refusal: Refusal, request_id: RequestId) -> list[Header]:
-    """The same for an answer of our own."""
+def refusal_headers(content_type: str, refusal: Refusal, request_id: RequestId, chance: float = 0.0) -> list[Header]:
+    """The same for an answer of our own. `chance` from 0 to 1 is the dice's word on how much later to come back."""
     headers = [(b"Content-Type", content_type.encode("latin-1")), (b"X-Fleet-Request", told(request_id))]
     if refusal.retry_after_s is not None:
-        headers.append((b"Retry-After", b"%d" % max(1, math.ceil(refusal.retry_after_s))))
+        headers.append((b"Retry-After", b"%d" % max(1, math.ceil(refusal.retry_after_s * (1.0 + RETRY_SPREAD * chance)))))
     if refusal.allow is not None:
         headers.append((b"Allow", refusal.allow.encode("latin-1")))
     return headers

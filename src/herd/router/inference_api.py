@@ -19,7 +19,8 @@ from herd.router.driver import Driver
 from herd.router.exchange import Exchange, Header
 from herd.router.gate import key_of
 from herd.router.prefix_hashes import prefix_hashes
-from herd.router.relay import Relay, Services
+from herd.router.relay import Relay
+from herd.router.services import Services
 from herd.trust.allowances import Allowances
 from herd.trust.keys import ApiKey
 from herd.wire.chat import Ask, Route
@@ -183,14 +184,15 @@ class InferenceApi:
 
 def _tenant(exchange: Exchange, tags: tuple[str, ...], key_id: str) -> str:
     """On whose behalf it waits. What nobody checks (tags, the client's name) tells apart the well-meaning only: who can be
-    anybody takes several turns; `herd keys` ends that."""
+    anybody takes several turns; `herd keys` ends that. An address is not shown but by a number that means something in this
+    process alone."""
     if key_id:
         return f"key {key_id}"
     if tags:
         return f"app {tags[0]}"
     agent = exchange.header(b"user-agent")
     product = agent[:PRODUCT_BYTES_MAX].split(b"/", 1)[0].decode("ascii", "replace") if agent else ""
-    return f"client {exchange.client_ip} {product}"
+    return f"client {hash(exchange.client_ip) & 0xFFFFFF:06x} {product}".rstrip()
 
 
 def _retry_after(refusal: Refusal) -> tuple[Header, ...]:

@@ -11,21 +11,21 @@ held until it is whole, as far as that is bounded, so that until then another no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 from herd.core.commands import Abort, Dispatch, Hold, Refuse
-from herd.core.events import AttemptFailed, AttemptFinished, ClientLeft, Event, FirstByte
+from herd.core.events import AttemptFailed, AttemptFinished, ClientLeft, FirstByte
 from herd.core.request import Counters, Failure, FailureKind, RequestId
-from herd.dialects import Dialect, Moment, Resumed, Watch
+from herd.dialects import Dialect, Resumed, Watch
 from herd.engines import Engine
 from herd.errors import HerdError, Refusal
 from herd.router import forwarding
 from herd.router.continuation import Told
 from herd.router.exchange import Exchange, Header
+from herd.router.services import Services
 from herd.router.translation import EngineFailed, Translation, error_text
-from herd.router.upstream import Pool, UpstreamCall
+from herd.router.upstream import UpstreamCall
+from herd.router.waiting_notes import Wait
 from herd.wire.chat import Ask, Conversation
 from herd.wire.resuming import going_on
 from herd.wire.streams import WholeLines
@@ -38,39 +38,8 @@ _OVER: Final = 4
 
 # How a stream under status 200 begins that has nothing but an error to tell: as long as that is all, others may try.
 _ERRORS: Final = (b'{"error":', b'data: {"error":', b"event: error")
-
-
-@dataclass(frozen=True, slots=True)
-class RelaySettings:
-    continuation: str = field(
-        default="auto",
-        metadata={
-            "env": "FLEET_STREAM_CONTINUATION", "choices": ("auto", "off"),
-            "help": "When a node dies in the middle of a stream: auto lets another write on where the engine can, off ends it.",
-        },
-    )  # fmt: skip
-    refusal_max_bytes: int = field(default=64 << 10, metadata={"env": "FLEET_UPSTREAM_MAX_ERROR_BYTES", "help": "Largest error answer of a node that is read."})
-    held_max_bytes: int = field(default=256 << 10, metadata={"env": "FLEET_HELD_ANSWER_BYTES", "help": "Bytes of an answer that is not streamed that are held until it is whole; a longer one is forwarded as it comes."})
-
-
-class Core(Protocol):
-    """What a relay needs of the driver."""
-
-    @property
-    def now(self) -> Callable[[], float]: ...
-
-    def feed(self, event: Event) -> None: ...
-
-
-@dataclass(slots=True)
-class Services:
-    """What all relays share."""
-
-    driver: Core
-    pool: Pool
-    engines: Mapping[str, Engine]
-    moment: Callable[[], Moment]
-    settings: RelaySettings
+_EVENTS: Final = (b"data:", b"event:")
+_ASKING: Final = Refusal(503, "", "")
 
 
 class Relay:
@@ -96,6 +65,7 @@ class Relay:
         "_step",
         "_told",
         "_translation",
+        "_wait",
         "_watch",
         "_whole_lines",
     )
@@ -112,6 +82,7 @@ class Relay:
         self._lines: bytes | None = None
         self._forwarded_bytes = 0
         self._last = b""
+        self._wait: Wait | None = None
         self._told = Told() if ask.stream and services.settings.continuation == "auto" else None
         self._resumed: Resumed | None = None
         exchange.on_gone = self._client_gone
@@ -121,6 +92,8 @@ class Relay:
     def dispatch(self, command: Dispatch) -> None:
         if self._step == _OVER:
             return
+        if self._wait is not None:
+            self._services.notes.over(self._wait)
         self._give_up()
         self._dispatch = command
         self._status = 0
@@ -147,8 +120,10 @@ class Relay:
             else:
                 self._answer_ourselves(error.refusal)
 
-    def hold(self, command: Hold) -> None:  # noqa: ARG002 - a client is not told its place (yet)
+    def hold(self, command: Hold) -> None:
         self._give_up()
+        takes_comments = not self._forwarded_bytes and self._dialect.error_frame(self._ask, _ASKING).startswith(_EVENTS)
+        self._wait = self._services.notes.hold(self._wait, command, self._exchange, takes_comments)
 
     def refuse(self, command: Refuse) -> None:
         self._end_with(command.refusal)
@@ -283,7 +258,10 @@ class Relay:
             data = self._apart_from_the_rest(data) + data
         else:
             self._exchange.on_writable = self._client_reads
-            self._exchange.begin(self._status, self._answer_headers(), length)
+            if self._noted is not None:
+                self._noted.introduce(self._answer_headers())
+            else:
+                self._exchange.begin(self._status, self._answer_headers(), length)
         if self._told is not None:
             self._told.nodes.append(self._dispatch.node_id)
         self._forward(data)
@@ -300,7 +278,8 @@ class Relay:
             content_type = self._translation.content_type
         else:
             content_type = forwarding.found(self._headers, b"content-type") or b"application/octet-stream"
-        return forwarding.answer_headers(content_type, self._request_id, self._dispatch, self._ask.prompt_tokens)
+        headers = forwarding.answer_headers(content_type, self._request_id, self._dispatch, self._ask.prompt_tokens)
+        return headers if self._wait is None else headers + self._wait.headers()
 
     # --- the answer ends ---
 
@@ -329,7 +308,7 @@ class Relay:
         if not translation.is_whole:
             self._fail(FailureKind.TRUNCATED, "the answer ended before it was whole")
             return
-        if self._step != _OPEN and self._forwarded_bytes:
+        if self._step != _OPEN and (self._forwarded_bytes or self._noted is not None):
             self._open(data, None)
             self._finish(translation.counters())
         elif self._step == _OPEN:
@@ -359,6 +338,10 @@ class Relay:
         self._forwarded_bytes = len(body)
         self._over()
         self._feed_finished(counters, self._status)
+        if self._noted is not None:
+            self._exchange.write(body)
+            self._exchange.end()
+            return
         self._exchange.respond(self._status, headers, body)
 
     def _feed_finished(self, counters: Counters, status: int) -> None:
@@ -392,6 +375,10 @@ class Relay:
     def _pass_refusal_on(self, body: bytes) -> None:
         """In the node's own words where the client speaks its language, else in the client's."""
         headers = self._answer_headers()
+        if self._noted is not None:
+            self._feed_finished(Counters(), self._status)
+            self._end_with(Refusal(self._status, "invalid_request", error_text(body) or f"the node answered {self._status}"))
+            return
         if self._translation is not None or not body or len(body) > self._services.settings.refusal_max_bytes:
             message = error_text(body) or f"the node answered {self._status}"
             answer = self._dialect.error(Refusal(self._status, "invalid_request", message), self._request_id)
@@ -462,6 +449,11 @@ class Relay:
         driver = self._services.driver
         driver.feed(ClientLeft(driver.now(), self._request_id, self._forwarded_bytes))
 
+    @property
+    def _noted(self) -> Wait | None:
+        """The client's wait, if the head has left because of it."""
+        return self._wait if self._wait is not None and self._wait.has_begun else None
+
     def _client_reads(self, is_reading: bool) -> None:
         call = self._call
         if call is None:
@@ -477,12 +469,14 @@ class Relay:
             return
         exchange = self._exchange
         self._over()
-        if self._forwarded_bytes:
+        if self._forwarded_bytes or self._noted is not None:
             frame = self._dialect.error_frame(self._ask, refusal)
             exchange.cut(self._apart_from_the_rest(frame) + frame if frame else b"")
             return
         answer = self._dialect.error(refusal, self._request_id)
-        headers = forwarding.refusal_headers(answer.content_type, refusal, self._request_id)
+        headers = forwarding.refusal_headers(answer.content_type, refusal, self._request_id, self._services.dice.random())
+        if self._wait is not None:
+            headers += self._wait.headers()
         exchange.respond(answer.status, headers, answer.body)
 
     def _apart_from_the_rest(self, frame: bytes) -> bytes:
@@ -495,6 +489,8 @@ class Relay:
     def _over(self) -> None:
         """Nothing is expected any more; the exchange is let go of, so that neither keeps the other alive."""
         self._give_up()
+        if self._wait is not None:
+            self._services.notes.over(self._wait)
         self._step = _OVER
         self._exchange.on_gone = None
         self._exchange.on_writable = None

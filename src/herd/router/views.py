@@ -8,10 +8,12 @@ from herd import __version__
 from herd.core.dispatcher import Dispatcher
 from herd.core.fleet import GB, Fleet, Liveness, ModelCard, ModelName, Node, NodeId
 from herd.core.live import Live, State
+from herd.core.places import Place, places
+from herd.core.request import RequestId
 
 Json = dict[str, Any]
-REASONS_MAX = 16
-"""Nodes that are named with what keeps them from taking a request that waits."""
+KEY_CHARACTERS_SHOWN = 8
+"""Of a tenant that is a key: "key " and the beginning of its id."""
 
 
 def status(dispatcher: Dispatcher, now: float, timestamp: float) -> Json:
@@ -52,9 +54,18 @@ def queues(dispatcher: Dispatcher) -> Json:
 
 
 def queue_view(dispatcher: Dispatcher, now: float) -> Json:
-    """`GET /fleet/queue`: every live request with its state, place, and why it waits. No prompt, no address."""
+    """`GET /fleet/queue`: every live request with its state, place, and why and how long it waits. No prompt, no address, no key."""
     lives = sorted(dispatcher.live.values(), key=lambda live: live.arrived_at)
-    return {"requests": [_live_view(live, now) for live in lives], "waiting": len(dispatcher.waiting)}
+    standing = places_of(dispatcher, now)
+    return {
+        "requests": [_live_view(live, standing.get(live.request.id), now) for live in lives],
+        "waiting": len(dispatcher.waiting),
+    }
+
+
+def places_of(dispatcher: Dispatcher, now: float) -> dict[RequestId, Place]:
+    """Where everybody who waits stands."""
+    return places(dispatcher.live, dispatcher.waiting, dispatcher.fleet, dispatcher.latencies, now)
 
 
 def node_view(node: Node, dispatcher: Dispatcher, now: float) -> Json:
@@ -161,13 +172,18 @@ def _capacity(node: Node) -> Json | None:
     }
 
 
-def _live_view(live: Live, now: float) -> Json:
+def _live_view(live: Live, place: Place | None, now: float) -> Json:
+    expected_s = place.expected_wait_s if place is not None else None
     return {
         "request_id": live.request.id,
         "model": live.model,
         "state": live.state.value,
         "node_id": _place(live),
-        "waits_for": _waits_for(live),
+        "tenant": _tenant(live.request.tenant),
+        "position": place.position if place is not None else None,
+        "waits_for": place.waits_for if place is not None else None,
+        "expected_wait_s": round(expected_s, 3) if expected_s is not None else None,
+        "gives_up_in_s": round(max(0.0, live.hold_until - now), 3) if live.state is State.HELD else None,
         "attempt": live.attempts,
         "tried": list(live.tried),
         "age_s": round(now - live.arrived_at, 3),
@@ -176,18 +192,12 @@ def _live_view(live: Live, now: float) -> Json:
     }
 
 
+def _tenant(tenant: str) -> str:
+    return f"{tenant[:KEY_CHARACTERS_SHOWN]}…" if tenant.startswith("key ") else tenant
+
+
 def _place(live: Live) -> str | None:
     """Where it runs, or in whose queue it is."""
     if live.attempt is not None and live.is_running:
         return live.attempt.node_id
     return live.queue.node_id if live.queue is not None else None
-
-
-def _waits_for(live: Live) -> str | None:
-    """What would have to change before it runs; None once it does."""
-    if live.state is State.PENDING:
-        return "its turn"
-    if live.state is not State.HELD:
-        return None
-    reasons = live.decision.rejected[:REASONS_MAX] if live.decision is not None else []
-    return "; ".join(f"{rejected.node_id}: {rejected.reason}" for rejected in reasons) or "a node that has the model"
