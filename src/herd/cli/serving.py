@@ -21,6 +21,7 @@ from herd.cli.screen import clean, console, folded, put, show
 from herd.router import app as router_app
 from herd.router.folder import FolderBusy
 from herd.router.http_server import PortInUse
+from herd.router.tls import BadCertificate
 from herd.router.vault import VaultDamaged
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def serve(flags: Flags) -> None:
     except FolderBusy as error:
         problem = str(error).partition(": stop it")[0]
         raise Trouble(problem, f"look at it with: herd status\nor start a second one: herd --port {general.port + 1} --data-dir FOLDER") from error
+    except BadCertificate as error:
+        raise Trouble(str(error), "put a PEM certificate and its key there, or unset FLEET_TLS_CERT and FLEET_TLS_KEY") from error
     except VaultDamaged as error:
         raise Trouble(str(error), "begin with a new folder: herd --data-dir FOLDER") from error
     except OSError as error:

@@ -49,7 +49,7 @@ from herd.discover import discover
 from herd.engines import Engine
 from herd.errors import HerdError, Refusal
 from herd.logs import LogSettings
-from herd.router import http_server, learnt, queries, views
+from herd.router import http_server, learnt, queries, tls, views
 from herd.router.access_api import AccessApi
 from herd.router.asgi import Bridge
 from herd.router.driver import Driver
@@ -63,6 +63,7 @@ from herd.router.inference_api import InferenceApi
 from herd.router.membership import Membership, MembershipSettings
 from herd.router.services import RelaySettings, Services
 from herd.router.store import Store, StoreSettings
+from herd.router.tls import TlsSettings
 from herd.router.upstream import Pool, UpstreamSettings
 from herd.router.vault import Vault
 from herd.router.waiting_notes import WaitingNotes, WaitingNotesSettings
@@ -125,6 +126,7 @@ class Settings:
     weights: Weights = field(default_factory=Weights)
     access: AccessSettings = field(default_factory=AccessSettings)
     membership: MembershipSettings = field(default_factory=MembershipSettings)
+    tls: TlsSettings = field(default_factory=TlsSettings)
 
 
 class Coordinator:
@@ -147,18 +149,24 @@ class Coordinator:
         self.services = Services(self.driver, self.pool, engines, moment, settings.relay, notes, Random(secrets.randbits(64)))
         self.bridge: Bridge | None = None
         self.server: Server | None = None
+        self.tls_server: Server | None = None
         self.advertisement: mdns.Advertisement | None = None
         self._keeping: asyncio.TimerHandle | None = None
 
     async def start(self) -> int:
-        """Opens the store and listens; returns the port. Raises `FolderBusy`, `VaultDamaged`, `PortInUse` or `OSError`."""
+        """Opens the store and listens; returns the port. Raises `FolderBusy`, `VaultDamaged`, `BadCertificate`, `PortInUse` or
+        `OSError`."""
         general = self.settings.general
+        certificate = tls.context(self.settings.tls)
         self.store.open()
         self.vault.open(secrets.token_bytes(pairing.KEY_BYTES), secrets.token_bytes(pairing.CODE_BYTES))
         self._remember()
         dialects = discover(herd.dialects, Dialect, "DIALECT")
         gate = self._build(dialects)
         self.server = await http_server.serve(self.settings.http, general.host, general.port, gate, self._render_error)
+        if certificate is not None:
+            port = self.settings.tls.port
+            self.tls_server = await http_server.serve(self.settings.http, general.host, port, gate, self._render_error, certificate)
         if self.settings.membership.open:
             log.warning("FLEET_OPEN is set: every machine on this network may take part and be sent people's requests")
         if general.mdns:
@@ -243,8 +251,9 @@ class Coordinator:
         if self.advertisement is not None:
             await self.advertisement.withdraw()
             self.advertisement = None
-        if self.server is not None:
-            self.server.drain()
+        for server in (self.server, self.tls_server):
+            if server is not None:
+                server.drain()
         try:
             await asyncio.wait_for(self.driver.idle(), self.settings.general.drain_s)
         except TimeoutError:
@@ -255,8 +264,9 @@ class Coordinator:
             await self.advertisement.withdraw()
         self.driver.stop()
         self.services.notes.stop()
-        if self.server is not None:
-            self.server.close()
+        for server in (self.server, self.tls_server):
+            if server is not None:
+                server.close()
         if self.bridge is not None:
             await self.bridge.close()
         self.pool.close()

@@ -130,7 +130,7 @@ class Gate:
 
     def _judged(self, exchange: Exchange, right: Right, seen: dict[bytes, str], accompanying: tuple[Header, ...]) -> Admission:
         now, keyring = self._unix_s(), self._keys()
-        key, refusal = _key_among(presented(seen), keyring, now)
+        key, refusal = (None, None) if right is Right.OPEN else _key_among(presented(seen), keyring, now)
         if refusal is None:
             is_forwarded = not _FORWARDED.isdisjoint(seen)
             session = _session(seen.get(b"cookie", ""))

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import ssl
 from collections.abc import Callable
 from typing import Final
 
@@ -34,13 +35,13 @@ class Server:
         self._timer: asyncio.TimerHandle | None = None
         self._ticked_at = clients.loop.time()
 
-    async def listen(self, host: str, port: int) -> None:
+    async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
         loop = self.clients.loop
         try:
             self._listener = await loop.create_server(
                 lambda: HttpConnection(self.clients), host, port, backlog=_BACKLOG,
                 # On Windows this option would let two processes share a port.
-                reuse_address=os.name == "posix",
+                reuse_address=os.name == "posix", ssl=tls,
             )  # fmt: skip
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
@@ -89,8 +90,9 @@ class Server:
 
 async def serve(
     settings: HttpSettings, host: str, port: int, on_request: Callable[[HttpExchange], None], render_error: RenderError,
+    tls: ssl.SSLContext | None = None,
 ) -> Server:  # fmt: skip
     """Listens on host:port (0: any free port). Raises PortInUse, or OSError for any other reason."""
     server = Server(Clients(settings, on_request, render_error, asyncio.get_running_loop()))
-    await server.listen(host, port)
+    await server.listen(host, port, tls)
     return server

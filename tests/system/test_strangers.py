@@ -1,0 +1,93 @@
+"""A scan from another host of the network, in a namespace of its own: without a key it chats and lists models, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from fakes.fleet import Fleet, running_fleet, settings_for_tests
+from fakes.ollama import FakeOllama
+from herd.router.gate import AccessSettings
+from herd.router.guarded import Guarded
+from herd.trust.rights import Right
+
+CAN = sys.platform == "linux" and os.geteuid() == 0 and shutil.which("ip") is not None
+pytestmark = pytest.mark.skipif(not CAN, reason="needs Linux, root and `ip`: WHAT A STRANGER ON THE NETWORK CAN DO IS NOT TRIED")
+
+HOME, GUEST = "10.213.77.1", "10.213.77.2"
+NAMESPACE = f"herd-{os.getpid()}"
+VETH = f"hv{os.getpid() % 100000}"
+ASK = """
+import http.client, json, sys
+for method, path, body in json.loads(sys.argv[2]):
+    connection = http.client.HTTPConnection(sys.argv[1], int(sys.argv[3]), timeout=20)
+    connection.request(method, path, body and json.dumps(body), {"Content-Type": "application/json"})
+    print(connection.getresponse().status)
+    connection.close()
+"""
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": False}
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[None]:
+    """A guest's host at the other end of a cable."""
+    ip("netns", "add", NAMESPACE)
+    try:
+        ip("link", "add", VETH, "type", "veth", "peer", "name", f"{VETH}g", "netns", NAMESPACE)
+        ip("addr", "add", f"{HOME}/30", "dev", VETH)
+        ip("link", "set", VETH, "up")
+        ip("-n", NAMESPACE, "addr", "add", f"{GUEST}/30", "dev", f"{VETH}g")
+        ip("-n", NAMESPACE, "link", "set", f"{VETH}g", "up")
+        yield
+    finally:
+        ip("netns", "del", NAMESPACE)
+
+
+def scanned(fleet: Fleet, asked: list[tuple[str, str, object]]) -> list[int]:
+    """What a guest is answered, one status for each."""
+    done = subprocess.run(
+        ["ip", "netns", "exec", NAMESPACE, sys.executable, "-c", ASK, HOME, json.dumps(asked), str(fleet.port)],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    return [int(line) for line in done.stdout.split()]
+
+
+def every_door(fleet: Fleet) -> list[tuple[str, str, object, Right]]:
+    bridge = fleet.coordinator.bridge
+    assert bridge is not None
+    found = []
+    for route in bridge._application.routes:  # type: ignore[attr-defined]
+        assert isinstance(route, Guarded)
+        [method] = set(route.methods or ()) - {"HEAD"}
+        found.append((method, route.path.replace("{request_id}", "r1"), {} if method == "POST" else None, route.right))
+    return found
+
+
+@pytest.mark.parametrize("requires_key", [False, True])
+def test_a_guest_chats_and_lists_and_nothing_else(network: None, requires_key: bool) -> None:
+    settings = replace(settings_for_tests(), access=AccessSettings(require_key=requires_key))
+    settings = replace(settings, membership=replace(settings.membership, open=False))
+    with FakeOllama(["m"]) as engine, running_fleet({}, settings=settings, host="0.0.0.0") as fleet:
+        fleet.coordinator.membership.settings = replace(settings.membership, open=True)
+        fleet.nodes["alpha"] = engine
+        fleet.beat()
+        fleet.coordinator.membership.settings = settings.membership
+        doors = every_door(fleet)
+        closed = scanned(fleet, [(method, path, body) for method, path, body, right in doors if right is not Right.OPEN])
+        assert closed and set(closed) == {401}
+        asked = [("POST", "/api/chat", CHAT), ("POST", "/v1/chat/completions", CHAT), ("GET", "/api/tags", None), ("GET", "/v1/models", None)]
+        assert set(scanned(fleet, asked)) == ({401} if requires_key else {200})
+        assert scanned(fleet, [("GET", "/health", None)]) == [200]
+        assert set(scanned(fleet, [("POST", "/heartbeat", {"node_id": "x"}), ("POST", "/heartbeat/goodbye", {"node_id": "alpha"})])) == {401}
+        assert {node.id for node in fleet.coordinator.driver.fleet} == {"alpha"}
