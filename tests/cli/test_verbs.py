@@ -108,7 +108,9 @@ def test_a_question_is_answered_with_the_node_and_the_way_to_ask_why(fleet: Flee
 
 
 def test_a_piped_question_is_answered_too_and_as_json(fleet: Fleet) -> None:
-    answer = json.loads(herd("chat", "m", "--json", url=fleet.url, stdin="How are you?\n").out)
+    done = herd("chat", "m", "--json", url=fleet.url, stdin="How are you?\n")
+    assert done.status == 0, done.err
+    answer = json.loads(done.out)
     assert answer["answer"] == "The herd is well." and answer["node"] and answer["retries"] == 0
 
 
