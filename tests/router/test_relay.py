@@ -403,8 +403,10 @@ def test_when_the_client_leaves_the_node_is_told_at_once(stream: bool, sent: byt
             client = rig.ask(stream=stream)
             while not server.requests or (sent and stream and not client.status):
                 await asyncio.sleep(0)
+            (connection,) = rig.pool.connections
             client.leave()
-            assert rig.outcomes == [CANCELLED]
+            assert rig.outcomes == [CANCELLED] and not rig.pool.connections, "at once, not at the loop's next turn"
+            assert connection._call is None
             await server.leavings.get()
             assert (await rig.answered()).is_whole, "the slot is free again"
 

@@ -251,7 +251,7 @@ class Dispatcher:
             return
         if live.is_running and live.attempt is not None:
             out.append(Abort(live.request.id, live.attempt.number))
-        self._end(live, event.at, Outcome.CLIENT_CANCELLED, out, error=f"the client left while {live.state.value}")
+        self._end(live, event.at, Outcome.CLIENT_CANCELLED, out, event.counters, f"the client left while {live.state.value}")
 
     def _current(self, request_id: RequestId, attempt: int) -> Live | None:
         """The live request this attempt belongs to; None for the late word of an attempt that was given up."""

@@ -24,6 +24,8 @@ class ClientLeft:
     at: float
     request_id: RequestId
     bytes_forwarded: int = 0
+    counters: Counters | None = None
+    """What it was told until then, as far as that can be counted."""
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ from herd.dialects import Dialect, Moment, Resumed
 from herd.wire.chat import Ask
 from herd.wire.resuming import going_on
 
+_NEWS: Final = b'"delta":'
 TOLD_MAX_BYTES: Final = 1 << 20
 """An answer longer than this is not gone on with: it would have to be kept whole."""
 
@@ -29,6 +30,15 @@ class Told:
         self._size_bytes += len(data)
         if self._size_bytes > TOLD_MAX_BYTES:
             self._parts = None
+
+    def pieces(self, dialect: Dialect, ask: Ask, request_id: str, moment: Moment) -> int | None:
+        """How many pieces of the answer were forwarded; None where too much was to be kept. A stream that nobody goes on with is not
+        read: the events that bring something new are counted in it."""
+        if self._parts is None:
+            return None
+        told = b"".join(self._parts)
+        resumed = dialect.resume(ask, ask.model, request_id, moment, told, "")
+        return resumed.said.pieces if resumed is not None else told.count(_NEWS)
 
     def resume(self, dialect: Dialect, ask: Ask, model: str, request_id: str, moment: Moment) -> Resumed | None:
         """What another node needs to write on, or None where the join would be a guess."""

@@ -447,7 +447,14 @@ class Relay:
             return
         self._over()
         driver = self._services.driver
-        driver.feed(ClientLeft(driver.now(), self._request_id, self._forwarded_bytes))
+        driver.feed(ClientLeft(driver.now(), self._request_id, self._forwarded_bytes, self._counted()))
+
+    def _counted(self) -> Counters | None:
+        """The tokens that were forwarded of an answer nobody will finish; engines send one a piece."""
+        if self._told is None or not self._forwarded_bytes:
+            return None
+        pieces = self._told.pieces(self._dialect, self._ask, self._request_id, self._services.moment())
+        return Counters(completion_tokens=pieces) if pieces is not None else None
 
     @property
     def _noted(self) -> Wait | None:

@@ -1,0 +1,146 @@
+"""A client that leaves, at any moment and in any dialect: the node stops at once, the slot is free, one row tells it."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+
+from fakes.faults import Gate
+from fakes.fleet import Fleet, running_fleet
+from fakes.ollama import FakeModel, FakeOllama, FakeSettings
+
+MODEL = FakeModel("m", answer_tokens=12)
+TURN = [{"role": "user", "content": "Tell me of the herd."}]
+BEFORE = 3
+"""Pieces that a client has got when it leaves in the middle."""
+
+
+@dataclass(frozen=True)
+class Asking:
+    """A way to ask, and whether its answer comes in pieces."""
+
+    path: str
+    body: dict[str, object]
+
+    @property
+    def streams(self) -> bool:
+        return self.body.get("stream") is not False and "input" not in self.body
+
+
+ASKINGS = [
+    Asking("/api/chat", {"messages": TURN}),
+    Asking("/api/chat", {"messages": TURN, "stream": False}),
+    Asking("/api/generate", {"prompt": "Tell me."}),
+    Asking("/api/generate", {"prompt": "Tell me.", "stream": False}),
+    Asking("/api/embed", {"input": "Tell me."}),
+    Asking("/v1/chat/completions", {"messages": TURN, "stream": True}),
+    Asking("/v1/chat/completions", {"messages": TURN, "stream": False}),
+    Asking("/v1/completions", {"prompt": "Tell me.", "stream": True}),
+    Asking("/v1/embeddings", {"input": "Tell me."}),
+    Asking("/v1/messages", {"messages": TURN, "max_tokens": 50, "stream": True}),
+    Asking("/v1/messages", {"messages": TURN, "max_tokens": 50, "stream": False}),
+]
+NAMES = [f"{one.path} {'streamed' if one.streams else 'whole'}" for one in ASKINGS]
+
+
+class Client:
+    """A bare socket that has asked."""
+
+    def __init__(self, fleet: Fleet, asking: Asking) -> None:
+        body = json.dumps({"model": "m", **asking.body}).encode()
+        self._socket = socket.create_connection(("127.0.0.1", fleet.port), timeout=20)
+        self._socket.sendall(b"POST %b HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n" % asking.path.encode())
+        self._socket.sendall(b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+
+    def hears_something(self) -> bytes:
+        return self._socket.recv(1 << 16)
+
+    def leaves(self, how: str) -> None:
+        if how == "reset":
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._socket.close()
+
+
+@contextmanager
+def a_node() -> Iterator[tuple[Fleet, FakeOllama]]:
+    """One node with one slot, its model in memory."""
+    with FakeOllama([MODEL], FakeSettings(num_parallel=1)) as node, running_fleet({"alpha": node}) as fleet:
+        yield fleet, node
+
+
+def row(fleet: Fleet) -> dict[str, object]:
+    """The newest row, once nothing runs any more."""
+    fleet.settle()
+    fleet.coordinator.store.flush()
+    newest: dict[str, object] = fleet.get("/dashboard/api/traces?limit=1")["traces"][0]
+    return newest
+
+
+def is_free_again(fleet: Fleet) -> None:
+    """Nothing is left of who left, and the slot answers."""
+    core = fleet.coordinator.driver.dispatcher
+    assert fleet.on_loop(lambda: (len(core.live), len(core.waiting), list(core.waiting.queues), core.problems())) == (0, 0, [], [])
+    assert fleet.ask("POST", "/api/chat", json.dumps({"model": "m", "messages": TURN, "stream": False}).encode())["done"]
+
+
+@pytest.mark.parametrize("asking", ASKINGS, ids=NAMES)
+def test_while_it_waits_for_a_slot(asking: Asking) -> None:
+    with a_node() as (fleet, node):
+        gate = Gate(at="request")
+        node.fail(gate)
+        first = Client(fleet, ASKINGS[0])
+        node.wait(lambda: gate.reached, "the first to be asked")
+        core = fleet.coordinator.driver.dispatcher
+        second = Client(fleet, asking)
+        while not fleet.on_loop(lambda: len(core.waiting)):
+            pass
+        second.leaves("close")
+        while fleet.on_loop(lambda: len(core.waiting)):
+            pass
+        gate.release()
+        first.hears_something()
+        fleet.settle()
+        first.leaves("close")
+        assert len(node.inference) == 1, "who left is never sent"
+        fleet.coordinator.store.flush()
+        told = [one["status"] for one in fleet.get("/dashboard/api/traces")["traces"]]
+        assert sorted(told) == ["client_cancelled", "completed"]
+        is_free_again(fleet)
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+@pytest.mark.parametrize("asking", ASKINGS, ids=NAMES)
+def test_before_the_first_token(asking: Asking, how: str) -> None:
+    with a_node() as (fleet, node):
+        gate = Gate(at="request", times=1)
+        node.fail(gate)
+        client = Client(fleet, asking)
+        node.wait(lambda: gate.reached, "the node to be asked")
+        client.leaves(how)
+        node.wait(lambda: node.aborted, "the node to hear of it")
+        assert row(fleet)["status"] == "client_cancelled"
+        is_free_again(fleet)
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+@pytest.mark.parametrize("asking", [one for one in ASKINGS if one.streams], ids=[n for n in NAMES if "streamed" in n])
+def test_in_the_middle_of_the_answer(asking: Asking, how: str) -> None:
+    with a_node() as (fleet, node):
+        gate = Gate(at="piece", piece=BEFORE, times=1)
+        node.fail(gate)
+        client = Client(fleet, asking)
+        client.hears_something()
+        node.wait(lambda: gate.reached, "the middle of the answer")
+        client.leaves(how)
+        node.wait(lambda: node.aborted, "the node to hear of it")
+        told = row(fleet)
+        assert told["status"] == "client_cancelled"
+        tokens = told["completion_tokens"]
+        assert isinstance(tokens, int) and 1 <= tokens <= BEFORE + 1, "what it got is counted"
+        is_free_again(fleet)
