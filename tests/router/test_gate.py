@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -220,3 +221,36 @@ def test_the_list_of_keys_shows_no_secret(fleet: Fleet) -> None:
     [row] = ask(fleet, "GET", "/fleet/keys")[1]["keys"]
     assert row["name"] == "app" and row["scopes"] == ["chat", "read"] and row["models"] == ["llama*"] and row["expires_at"] > row["created_at"]
     assert "digest" not in row and key["Authorization"].rpartition("_")[2] not in json.dumps(row)
+
+
+def test_a_months_tokens_are_not_given_anew_by_a_restart(engine: FakeOllama, tmp_path: Path) -> None:
+    with running_fleet({"alpha": engine}, data_dir=tmp_path) as fleet:
+        key = a_key(fleet, tokens_per_month=1)
+        assert status(fleet, "POST", "/api/chat", CHAT, **key) == 200
+        fleet.settle()
+    with running_fleet({"alpha": engine}, data_dir=tmp_path) as fleet:
+        assert status(fleet, "POST", "/api/chat", CHAT, **key) == 429
+        assert status(fleet, "GET", "/api/tags", **key) == 200
+
+
+def test_what_was_changed_is_on_record_with_who_and_from_where(fleet: Fleet) -> None:
+    admin = a_key(fleet, name="boss", scopes=["admin"])
+    assert status(fleet, "POST", "/fleet/nodes/invite", {}, **admin) == 200
+    assert status(fleet, "POST", "/fleet/keys/revoke", {"name": "boss"}) == 200
+    assert fleet.coordinator.store.flush()
+    entries = ask(fleet, "GET", "/fleet/audit?limit=2")[1]["entries"]
+    assert [(one["what"], one["who"], one["ip"]) for one in entries] == [
+        ("revoked a key", "this machine, or a login", "127.0.0.1"), ("invited a node", "the key boss", "127.0.0.1")
+    ]  # fmt: skip
+    assert entries[0]["about"].startswith("boss (")
+    assert admin["Authorization"].rpartition("_")[2] not in json.dumps(entries)
+    assert status(fleet, "GET", "/fleet/audit?limit=x") == 400
+
+
+def test_use_is_counted_by_key(fleet: Fleet) -> None:
+    key = a_key(fleet)
+    assert [status(fleet, "POST", "/api/chat", CHAT, **key) for _ in range(2)] == [200, 200]
+    fleet.settle()
+    assert fleet.coordinator.store.flush()
+    [row] = ask(fleet, "GET", "/dashboard/api/usage")[1]["by_key"]
+    assert (row["key_id"], row["request_count"]) == (key["Authorization"].split("_")[1], 2) and row["total_completion_tokens"] > 0

@@ -283,3 +283,11 @@ def revoke(name: KeyName, json: Json = False, url: Url = None) -> None:
 def dashboard(json: Json = False, url: Url = None) -> None:
     """Print a link that logs a browser in."""
     access.dashboard(serving.coordinator(url), json)
+
+
+@app.command()
+def audit(
+    limit: Annotated[int, typer.Option(metavar="N", help="How many, the newest first.")] = 50, json: Json = False, url: Url = None
+) -> None:
+    """Show who changed what, and from where."""
+    access.audit(serving.coordinator(url), limit, json)

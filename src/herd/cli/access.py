@@ -139,3 +139,24 @@ def dashboard(coordinator: Coordinator, as_json: bool) -> None:
         raise Trouble(trouble.problem, "run it on the coordinator's own machine, or with an admin key in HERD_KEY") from trouble
     made = {**made, "url": f"{coordinator.url}{made['path']}"}
     show(made, as_json, lambda link: [Text("Open this within five minutes; it works once:"), Text(), Text(f"  {link['url']}", "bold")])
+
+
+# --- the audit ---
+
+AUDIT_COLUMNS = (Column("when", 7), Column("what", 9, least=12), Column("about", 6, least=10), Column("who", 5, least=10), Column("from", 3))
+
+
+def audit(coordinator: Coordinator, limit: int, as_json: bool) -> None:
+    found = coordinator.get(f"/fleet/audit?limit={limit}")["entries"]
+    show(found, as_json, lambda entries: audit_lines(entries, console.width, time.time()))
+
+
+def audit_lines(entries: Sequence[Json], width: int, now: float) -> list[Text]:
+    if not entries:
+        return [Text("Nobody has changed anything yet.")]
+    return table(AUDIT_COLUMNS, [_audit_row(one, now) for one in entries], width)
+
+
+def _audit_row(one: Json, now: float) -> list[Cell]:
+    when = f"{duration(max(0.0, now - one['at']) * 1000)} ago"
+    return [Cell(when, "dim"), Cell(one["what"]), Cell(clean(one["about"])), Cell(clean(one["who"])), Cell(one["ip"], "dim")]

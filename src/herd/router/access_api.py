@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
@@ -20,10 +20,12 @@ from starlette.responses import RedirectResponse, Response
 from herd.core.events import NodeLeft
 from herd.core.fleet import NodeId, canonical
 from herd.errors import BadRequest, HerdError, UnknownModel
+from herd.router import audit
 from herd.router.driver import Driver
 from herd.router.gate import SESSION_COOKIE
 from herd.router.guarded import Guarded
 from herd.router.membership import Membership
+from herd.router.store import Store
 from herd.router.vault import VaultFull
 from herd.trust import keys, logins, pairing
 from herd.trust.keys import ApiKey, Scope
@@ -60,8 +62,11 @@ class Named(msgspec.Struct):
 
 
 class AccessApi:
-    def __init__(self, membership: Membership, driver: Driver, logins: Logins, place: Callable[[], str], changed: Callable[[], None]) -> None:
+    def __init__(
+        self, membership: Membership, driver: Driver, logins: Logins, store: Store, place: Callable[[], str], changed: Callable[[], None]
+    ) -> None:
         """`place`: where agents reach this coordinator; `changed` is called when keys or logins did."""
+        self._store = store
         self._membership = membership
         self._vault = membership.vault
         self._driver = driver
@@ -80,6 +85,7 @@ class AccessApi:
             Guarded("/fleet/keys", told(self.keys), "GET", Right.ADMIN),
             Guarded("/fleet/keys", told(self.add_key), "POST", Right.ADMIN),
             Guarded("/fleet/keys/revoke", told(self.revoke_key), "POST", Right.ADMIN),
+            Guarded("/fleet/audit", told(self.audit), "GET", Right.ADMIN),
             Guarded("/fleet/logins", told(self.login_link), "POST", Right.ADMIN),
             Guarded("/login", told(self.login), "GET", Right.OPEN),
             Guarded("/logout", told(self.logout), "POST", Right.OPEN),
@@ -111,7 +117,7 @@ class AccessApi:
     async def invite(self, request: Request) -> Response:
         """A code for ten minutes, and the line to paste."""
         invitation = self._membership.invite(self._place())
-        _noted(request, "invited a node")
+        self._noted(request, "invited a node")
         return as_json({"code": invitation.text, "command": f"herd-node --join {invitation.text}", "ends_in_s": pairing.CODE_LIFE_S})
 
     async def approve(self, request: Request) -> Response:
@@ -124,7 +130,7 @@ class AccessApi:
             prints = ", ".join(pairing.fingerprint(one.public, self._vault.public) for one in found)
             raise BadRequest(f"{len(found)} machines ask by the name {wanted}; say which by its fingerprint: {prints}", code="ambiguous")
         self._membership.applicants.approve(found[0].public)
-        _noted(request, "approved a node", node_id=found[0].name)
+        self._noted(request, "approved a node", found[0].name)
         return as_json({"status": "approved", "name": found[0].name, "fingerprint": pairing.fingerprint(found[0].public, self._vault.public)})
 
     async def remove(self, request: Request) -> Response:
@@ -138,7 +144,7 @@ class AccessApi:
         if not was_paired and not waiting and self._driver.fleet.node(name) is None:
             raise UnknownModel(f"there is no node {name}; those there are: herd nodes", code="unknown_node")
         self._driver.feed(NodeLeft(self._driver.now(), name, ""))
-        _noted(request, "removed a node", node_id=name)
+        self._noted(request, "removed a node", name)
         return as_json({"status": "removed", "name": name})
 
     # --- keys ---
@@ -155,7 +161,7 @@ class AccessApi:
         key = _checked(wanted, ApiKey(key_id, wanted.name, digest, frozenset(wanted.scopes), now), now)
         await asyncio.to_thread(self._vault.put_key, key)
         self._changed()
-        _noted(request, "made a key", key_id=key.id, key_name=key.name)
+        self._noted(request, "made a key", f"{key.name} ({key.id})")
         return as_json({**shown(key, now), "key": text}, 201)
 
     async def revoke_key(self, request: Request) -> Response:
@@ -167,15 +173,22 @@ class AccessApi:
         for key in found:
             await asyncio.to_thread(self._vault.put_key, dataclasses.replace(key, revoked_at=time.time()))
         self._changed()
-        _noted(request, "revoked a key", key_id=found[0].id, key_name=found[0].name)
+        self._noted(request, "revoked a key", f"{found[0].name} ({found[0].id})")
         return as_json({"status": "revoked", "keys": [key.id for key in found]})
+
+    async def audit(self, request: Request) -> Response:
+        """Who changed what, from where, the newest first; `limit` (100)."""
+        text = request.query_params.get("limit", "100")
+        if not text.isdecimal():
+            raise BadRequest(f"limit must be a number, not {text[:20]!r}")
+        return as_json({"entries": await self._store.ask(audit.newest, int(text[:9]))})
 
     # --- logins ---
 
     async def login_link(self, request: Request) -> Response:
         """A path that opens the dashboard once, within five minutes."""
         token = self._logins.link(secrets.token_bytes(logins.LINK_BYTES), self._driver.now())
-        _noted(request, "made a login link")
+        self._noted(request, "made a login link")
         return as_json({"path": f"/login?token={token}", "ends_in_s": logins.LINK_LIFE_S})
 
     async def login(self, request: Request) -> Response:
@@ -194,6 +207,14 @@ class AccessApi:
         answer = as_json({"status": "logged out"})
         answer.delete_cookie(SESSION_COOKIE, httponly=True, samesite="strict")
         return answer
+
+    def _noted(self, request: Request, what: str, about: str = "") -> None:
+        """A line in the log and one in the audit: names and addresses, no secrets."""
+        key = request.scope.get("state", {}).get("key")
+        ip = request.client.host if request.client else ""
+        who = f"the key {key.name}" if isinstance(key, ApiKey) else "this machine, or a login"
+        log.info(what, extra={"ip": ip, "about": about})
+        self._store.audit(audit.Entry(time.time(), what, who, ip, about))
 
 
 def shown(key: ApiKey, at: float) -> dict[str, object]:
@@ -248,9 +269,3 @@ async def read(request: Request, kind: type[Body]) -> Body:
 
 def as_json(value: object, status: int = 200) -> Response:
     return Response(msgspec.json.encode(value), status, media_type="application/json")
-
-
-def _noted(request: Request, what: str, **about: str) -> None:
-    """Who did what, from where: names and addresses, no secrets."""
-    fields: Mapping[str, str] = {"ip": request.client.host if request.client else "", **about}
-    log.info(what, extra=fields)

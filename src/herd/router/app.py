@@ -177,7 +177,7 @@ class Coordinator:
         """What stands between a connection and the core: the gate, then inference, then everything else."""
         general = self.settings.general
         api = FleetApi(self.driver, self.store, self.membership, limits(self.settings))
-        access = AccessApi(self.membership, self.driver, self.logins, self._place, lambda: gate.forget())
+        access = AccessApi(self.membership, self.driver, self.logins, self.store, self._place, lambda: gate.forget())
         routes = [*api.routes, *access.routes]
         application = Starlette(routes=routes, exception_handlers={404: self._no_such_path})
         self.bridge = Bridge(application, self._render_error, (general.host, general.port))
@@ -225,9 +225,19 @@ class Coordinator:
             for remembered in self.store.read(queries.remembered_latencies, self.driver.now()):
                 self.driver.feed(remembered)
             learnt.believe(self.store.read(learnt.recalled, time.time()), self.driver.dispatcher.forecast.recall)
+            self._remember_budgets()
         except HerdError as error:
             log.warning("what was learnt before could not be read: %s", error)
         self._keeping = self.loop.call_later(LEARNT_KEPT_EVERY_S, self._keep_learnt)
+
+    def _remember_budgets(self) -> None:
+        """A month's tokens are not given anew by a restart. Raises `HerdError`."""
+        now, month = unix_month()
+        began = datetime.datetime.fromtimestamp(now, datetime.UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        used = self.store.read(queries.tokens_by_key, began.timestamp())
+        for key in self.vault.keyring:
+            if key.tokens_per_month:
+                self.allowances.recall(key, now, month, used.get(key.id, 0))
 
     def _keep_learnt(self) -> None:
         """Hands what was learnt since the last time to the store."""

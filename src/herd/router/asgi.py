@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from herd.errors import Refusal
 from herd.router.exchange import Exchange, Header
+from herd.router.gate import key_of
 from herd.router.http_clients import RenderError
 
 log = logging.getLogger("herd.asgi")
@@ -191,6 +192,7 @@ def _scope(exchange: Exchange, server: tuple[str, int]) -> MutableMapping[str, A
         # The port of a client means nothing to anybody here.
         "client": (exchange.client_ip, 0),
         "server": server,
+        "state": {"key": key_of(exchange.admission)},
     }
 
 

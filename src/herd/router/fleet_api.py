@@ -129,12 +129,13 @@ class FleetApi:
         return _json({"rows": rows})
 
     async def usage(self, request: Request) -> Response:
-        """Requests and tokens of the last `days` (7), by day, node and model, and by tag."""
+        """Requests and tokens of the last `days` (7), by day, node and model, by tag and by key."""
         days = _number(request.query_params.get("days"), "days", 7) or 7
         since = time.time() - days * 86400
         return _json({
             "by_day": await self._store.ask(queries.usage_by_day, since),
             "by_tag": await self._store.ask(queries.usage_by_tag, since),
+            "by_key": await self._store.ask(queries.usage_by_key, since),
             "totals": await self._store.ask(queries.totals, since),
         })
 

@@ -75,6 +75,19 @@ USAGE_BY_TAG = """SELECT tag.value AS tag,
     WHERE timestamp >= ? AND status <> 'retried'
     GROUP BY tag.value ORDER BY request_count DESC, tag.value LIMIT ?"""
 
+USAGE_BY_KEY = """SELECT key_id,
+        COUNT(*) AS request_count,
+        SUM(status = 'completed') AS completed_count,
+        SUM(status IN ('failed', 'failed_midstream')) AS failed_count,
+        SUM(COALESCE(prompt_tokens, 0)) AS total_prompt_tokens,
+        SUM(COALESCE(completion_tokens, 0)) AS total_completion_tokens,
+        MAX(timestamp) AS last_seen
+    FROM request_traces WHERE timestamp >= ? AND status <> 'retried' AND key_id IS NOT NULL
+    GROUP BY key_id ORDER BY request_count DESC, key_id LIMIT ?"""
+
+TOKENS_BY_KEY = """SELECT key_id, SUM(COALESCE(prompt_tokens, 0) + COALESCE(completion_tokens, 0))
+    FROM request_traces WHERE timestamp >= ? AND status <> 'retried' AND key_id IS NOT NULL GROUP BY key_id LIMIT ?"""
+
 USAGE_BY_TAG_AND_DAY = """SELECT tag.value AS tag, CAST(timestamp / 86400 AS INTEGER) * 86400 AS day_bucket,
         COUNT(*) AS request_count,
         AVG(CASE WHEN status = 'completed' THEN latency_ms END) AS avg_latency_ms,
@@ -183,6 +196,16 @@ def usage_by_day(connection: sqlite3.Connection, since: float = 0.0) -> list[Row
 def usage_by_tag(connection: sqlite3.Connection, since: float = 0.0) -> list[Row]:
     """Per tag, the busiest first. A request with two tags counts for both."""
     return list(_rows(connection.execute(USAGE_BY_TAG, (since, GROUPS_MAX))))
+
+
+def usage_by_key(connection: sqlite3.Connection, since: float = 0.0) -> list[Row]:
+    """Per key, by its id, the busiest first. Requests without a key are not among them."""
+    return list(_rows(connection.execute(USAGE_BY_KEY, (since, GROUPS_MAX))))
+
+
+def tokens_by_key(connection: sqlite3.Connection, since: float) -> dict[str, int]:
+    """Tokens read and written for each key since then, in unix seconds."""
+    return {str(row[0]): int(row[1]) for row in connection.execute(TOKENS_BY_KEY, (since, GROUPS_MAX))}
 
 
 def usage_by_tag_and_day(connection: sqlite3.Connection, since: float = 0.0) -> list[Row]:

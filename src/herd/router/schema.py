@@ -2,7 +2,7 @@
 
 Step 1 is what people bring from the existing product (tables and columns of its 0.11, in any of their earlier shapes,
 `user_version` 0); step 2 is what we add to traces; step 3 keeps the rules of choices and what was
-learnt. A step only ever adds: the older program can still open the file afterwards.
+learnt; step 4 who changed what, and whose key a request came with. A step only ever adds: the older program can still open the file afterwards.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +140,22 @@ STEPS = (
         columns=(),
         indexes=("CREATE INDEX IF NOT EXISTS idx_learnt_at ON learnt(learnt_at)",),
         stamp="PRAGMA user_version = 3",
+    ),
+    Step(
+        version=4,
+        tables=(
+            """CREATE TABLE IF NOT EXISTS audit (
+                id INTEGER PRIMARY KEY AUTOINCREMENT,
+                at REAL NOT NULL,
+                what TEXT NOT NULL,
+                who TEXT NOT NULL,
+                ip TEXT NOT NULL,
+                about TEXT NOT NULL
+            )""",
+        ),
+        columns=("ALTER TABLE request_traces ADD COLUMN key_id TEXT",),
+        indexes=(),
+        stamp="PRAGMA user_version = 4",
     ),
 )
 

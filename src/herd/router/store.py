@@ -23,7 +23,7 @@ from herd.core.commands import Record
 from herd.core.memories import Memory
 from herd.core.replaying import Rules
 from herd.errors import Unavailable
-from herd.router import learnt
+from herd.router import audit, learnt
 from herd.router.database import (
     DATABASE_NAME,
     READ_MAX_STEPS,
@@ -122,6 +122,7 @@ class Store:
         self._ring_rows = settings.ring_rows
         self._batch: list[Happened] = []
         self._rules, self._fingerprint = rules, rules.fingerprint if rules is not None else ""
+        self._audited: deque[audit.Entry] = deque(maxlen=audit.ROWS_MAX)
         self._learnt: deque[Memory] = deque(maxlen=learnt.ROWS_MAX)
         self._memories: dict[tuple[str, str, str], Memory] = {}
         """The writer's: what was learnt and is not written yet, the newest word of each."""
@@ -174,6 +175,13 @@ class Store:
         if not self._is_newer:
             self._learnt.extend(memories)
             self._something.set()
+
+    def audit(self, entry: audit.Entry) -> None:
+        """Takes word of a change that somebody made, to be written at once. Never raises, never waits."""
+        if not self._is_newer:
+            self._audited.append(entry)
+            self._something.set()
+            self._hurry.set()
 
     def _drop_oldest(self) -> None:
         try:
@@ -267,10 +275,10 @@ class Store:
             self._hurry.clear()
             flushes = [self._flushes.popleft() for _ in range(len(self._flushes))]
             self._drain()
-            if self._ring or self._batch or self._learnt or self._memories:
+            if self._ring or self._batch or self._audited or self._learnt or self._memories:
                 self._something.set()
             for flushed in flushes:
-                flushed.set_result(not self._batch and not self._memories and not self._problem)
+                flushed.set_result(not self._batch and not self._audited and not self._memories and not self._problem)
 
     def _drain(self) -> None:
         """Writes batch after batch until nothing waits or one cannot be written."""
@@ -285,6 +293,7 @@ class Store:
             self._saved += len(self._batch)
             self._batch.clear()
             self._recover()
+        self._keep_audited()
         self._keep_learnt()
         self._trim()
 
@@ -299,6 +308,19 @@ class Store:
         connection.executemany(INSERT_TRACE, some)
         connection.execute(INSERT_LATENCIES, before)
         connection.execute("COMMIT")
+
+    def _keep_audited(self) -> None:
+        entries = list(self._audited)
+        if not entries:
+            return
+        try:
+            audit.keep(self._connection or self._connect(), entries)
+        except (sqlite3.Error, OSError, Damaged, NewerSchema) as error:
+            self._fail(error)
+            return
+        for _ in entries:
+            self._audited.popleft()
+        self._recover()
 
     def _keep_learnt(self) -> None:
         while self._learnt:
@@ -374,7 +396,7 @@ class Store:
         self._is_newer = isinstance(error, NewerSchema)
         if self._is_newer:
             self._dropped += len(self._ring) + len(self._batch)
-            for waiting in (self._ring, self._batch, self._learnt, self._memories):
+            for waiting in (self._ring, self._batch, self._audited, self._learnt, self._memories):
                 waiting.clear()
         if self._failing_since is None:
             self._failing_since = self._wall()
