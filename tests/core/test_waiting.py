@@ -6,7 +6,7 @@ import pytest
 
 from builders import World, a_card, a_report, a_world
 from herd.core.commands import Dispatch, Hold, Refuse
-from herd.core.events import ClientLeft
+from herd.core.events import ClientLeft, Ticked
 from herd.core.holding import HoldingSettings
 from herd.core.pace import MOST_S, UNKNOWN_S, Pace
 from herd.core.request import Outcome, RequestId
@@ -150,3 +150,16 @@ def test_a_pause_in_which_nobody_waited_says_nothing_of_the_pace() -> None:
 def test_what_may_be_tried_again_says_when(status: int, is_timed: bool) -> None:
     timed = Pace().timed(Refusal(status, "x", "x"), 0, 0.0)
     assert (timed.retry_after_s is not None) is is_timed
+
+
+@pytest.mark.parametrize(("waits", "told"), [("queued", "a free slot on alpha"), ("held", "alpha: ")])
+def test_who_waits_beyond_its_deadline_is_told_what_was_in_the_way_and_when_to_come_back(waits: str, told: str) -> None:
+    world = a_busy_world()
+    if waits == "held":
+        world.hears(a_report("alpha", [a_card(loaded=True)], paused=True))
+    world.arrives("late", deadline_at=world.at + 3.0)
+    world.at += 4.0
+    world.feed(Ticked(world.at))
+    (refusal,) = refusals(world)
+    assert (refusal.status, refusal.code, refusal.retry_after_s) == (504, "deadline_passed", UNKNOWN_S)
+    assert told in refusal.message

@@ -386,7 +386,7 @@ class Dispatcher:
     def _check_deadlines(self, live: Live, at: float, out: list[Command]) -> None:
         deadline_at = live.request.deadline_at
         if live.is_waiting and deadline_at is not None and at >= deadline_at:
-            self._refuse(live, at, refusals.TOO_LATE, out)
+            self._refuse(live, at, refusals.too_late(live.decision), out)
         elif live.state is State.HELD and at >= live.hold_until:
             self._refuse(live, at, last_failure(live) or refusals.nobody_now(live.request, live.decision), out)
         elif live.state is State.DISPATCHED and at >= live.late_at and live.attempt is not None:

@@ -8,6 +8,7 @@ than one of short ones, and nobody saves up turns by being away. Plain turns are
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from heapq import heapify, heappop, heapreplace
@@ -23,28 +24,30 @@ TURN = 1.0
 class Shares:
     """How far each tenant is, in virtual time."""
 
-    __slots__ = ("_now", "_used")
+    __slots__ = ("now", "used")
 
     def __init__(self) -> None:
-        self._used: dict[str, float] = {}
-        self._now = 0.0
+        self.used: dict[str, float] = {}
+        """Up to where each tenant is; who is not in it is where a newcomer is."""
+        self.now = 0.0
+        """Where a newcomer begins."""
 
     def start_of(self, tenant: str) -> float:
         """When its next request would begin."""
-        return max(self._used.get(tenant, 0.0), self._now)
+        return max(self.used.get(tenant, 0.0), self.now)
 
     def charge(self, tenant: str, cost: float) -> None:
         """One of its requests starts now."""
-        self._now = self.start_of(tenant)
-        self._used.pop(tenant, None)
-        if len(self._used) >= TENANTS_MAX:
-            self._used = {one: used for one, used in self._used.items() if used > self._now}
-        if len(self._used) >= TENANTS_MAX:
-            del self._used[next(iter(self._used))]
-        self._used[tenant] = self._now + cost
+        self.now = self.start_of(tenant)
+        self.used.pop(tenant, None)
+        if len(self.used) >= TENANTS_MAX:
+            self.used = {one: used for one, used in self.used.items() if used > self.now}
+        if len(self.used) >= TENANTS_MAX:
+            del self.used[next(iter(self.used))]
+        self.used[tenant] = self.now + cost
 
     def __len__(self) -> int:
-        return len(self._used)
+        return len(self.used)
 
 
 class FairLine:
@@ -94,9 +97,18 @@ class FairLine:
 
     def first(self) -> RequestId | None:
         """Who is next: of the tenant that is least far; among equals, who waits longest."""
-        if len(self._lanes) < 2:
-            return next((next(iter(lane)) for lane in self._lanes.values()), None)
-        return min(self._heads())[2]
+        found: OrderedDict[RequestId, int] | None = None
+        least, oldest, now, used_by = math.inf, math.inf, self.shares.now, self.shares.used.get
+        for tenant, lane in self._lanes.items():
+            start = used_by(tenant, now)
+            if start < now:
+                start = now
+            if start > least:
+                continue
+            number = next(iter(lane.values()))
+            if start < least or number < oldest:
+                least, oldest, found = start, number, lane
+        return next(iter(found)) if found is not None else None
 
     def order(self, cost: Callable[[RequestId], float]) -> Iterator[RequestId]:
         """All of them in the order in which they would be served if nobody came or left; `cost` as it will be charged."""
@@ -114,9 +126,9 @@ class FairLine:
 
     def _heads(self) -> list[tuple[float, int, RequestId]]:
         start_of = self.shares.start_of
-        return [(start_of(tenant), *_first_of(lane)) for tenant, lane in self._lanes.items()]
+        return [(start_of(tenant), _number(lane), next(iter(lane))) for tenant, lane in self._lanes.items()]
 
 
-def _first_of(lane: OrderedDict[RequestId, int]) -> tuple[int, RequestId]:
-    request_id, number = next(iter(lane.items()))
-    return number, request_id
+def _number(lane: OrderedDict[RequestId, int]) -> int:
+    """Who came first has the smallest."""
+    return next(iter(lane.values()))

@@ -14,8 +14,6 @@ FULL = Refusal(503, "queue_full", "too many requests are waiting already, try ag
 OVER_SHARE = Refusal(
     429, "tenant_share", "too many requests of yours are waiting already (FLEET_HOLD_TENANT_SHARE), try again when some have been answered"
 )
-TOO_LATE = Refusal(504, "deadline_passed", "the request's deadline passed while it was waiting")
-
 POISON = Refusal(
     502, "poison_suspected", "two nodes broke off at this request before a first byte; it is not tried on a third"
 )
@@ -37,6 +35,13 @@ def nobody_now(request: Request, decision: Decision | None) -> Refusal:
     """503: the model exists, but waiting did not help."""
     asked = request.model_as_asked or request.model
     return Refusal(503, "unavailable", f"no node can serve '{asked}' now: {reasons(decision)}", retry_after_s=5.0)
+
+
+def too_late(decision: Decision | None) -> Refusal:
+    """504: its own deadline passed while it waited."""
+    place = decision.chosen if decision is not None else None
+    why = f"for a free slot on {place}" if place is not None else f"for a node: {reasons(decision)}"
+    return Refusal(504, "deadline_passed", f"the request's deadline passed while it waited {why}")
 
 
 def after_failure(failure: Failure) -> Refusal:
