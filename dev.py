@@ -40,6 +40,8 @@ PROJECT: Final = ROOT / "pyproject.toml"
 SIGN_OF_LIFE_S: Final = 15.0
 TAIL_LINES: Final = 15
 PIN_TOOL: Final = "pip-tools==7.6.2"
+ADVISORY_TOOL: Final = "pip-audit==2.10.1"
+ADVISORY_MAX_S: Final = 120.0
 WINDOWS_ONLY: Final = ("colorama",)
 """Wanted by other packages on Windows alone. Pins are made elsewhere, so they are named here and get a marker."""
 
@@ -125,6 +127,62 @@ def benchmarks() -> Iterable[str]:
     yield from (p.parent.name for p in ROOT.glob("bench/*/__main__.py"))
 
 
+def advisories(arguments: list[str]) -> int:
+    """Exit status 1 for a known vulnerability in anything that runs or is tested with; says loudly what could not be looked up."""
+    if arguments:
+        raise Failed("`dev.py advisories` takes no arguments")
+    with tempfile.TemporaryDirectory() as name:
+        python = Path(name) / "venv" / PYTHON.relative_to(VENV)
+        try:
+            step("making a place for the advisory tool", [sys.executable, "-m", "venv", str(Path(name) / "venv")])
+            step("installing the advisory tool", [str(python), "-m", "pip", "install", "-q", ADVISORY_TOOL])
+        except Failed as failed:
+            say(f"KNOWN VULNERABILITIES WERE NOT LOOKED FOR: {failed}")
+            return 0
+        return max(looked_up(python, CONSTRAINTS / f"{purpose}.txt") for purpose in ("run", "test"))
+
+
+def looked_up(python: Path, pinned: Path) -> int:
+    """The status for one list of pins."""
+    command = [str(python), "-m", "pip_audit", "--require-hashes", "--disable-pip", "-r", str(pinned), "-f", "json", "--progress-spinner", "off"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=ADVISORY_MAX_S, check=False)
+        packages = json.loads(done.stdout)["dependencies"]
+    except (OSError, ValueError, KeyError, subprocess.TimeoutExpired):
+        say(f"KNOWN VULNERABILITIES WERE NOT LOOKED FOR in {pinned.name}: the advisories cannot be reached")
+        return 0
+    skipped = [package["name"] for package in packages if "skip_reason" in package]
+    known = [(package["name"], package["version"], found["id"]) for package in packages for found in package.get("vulns", ())]
+    for package, version, advisory in known:
+        say(f"{package} {version} has a known vulnerability: {advisory}; newer pins: python3 dev.py pins")
+    if skipped:
+        say(f"NOT LOOKED UP in {pinned.name}: {len(skipped)} of {len(packages)} packages, of which the advisories know nothing here")
+    if not known and len(skipped) < len(packages):
+        say(f"{pinned.name}: no known vulnerability in {len(packages) - len(skipped)} packages")
+    return 1 if known else 0
+
+
+def sbom(arguments: list[str]) -> int:
+    """CycloneDX 1.5 on standard output: every package that herd runs with, its version and the hashes of its files."""
+    if arguments:
+        raise Failed("`dev.py sbom` takes no arguments; redirect its output: python3 dev.py sbom > herd.cdx.json")
+    project = tomllib.loads(PROJECT.read_text("utf-8"))["project"]
+    components = [component for name in ("run", "model") for component in pinned_components((CONSTRAINTS / f"{name}.txt").read_text("utf-8"))]
+    described = {"type": "application", "name": project["name"], "licenses": [{"license": {"id": project["license"]}}]}
+    json.dump({"bomFormat": "CycloneDX", "specVersion": "1.5", "version": 1, "metadata": {"component": described}, "components": components}, sys.stdout, indent=1)
+    print()
+    return 0
+
+
+def pinned_components(constraints: str) -> list[dict[str, object]]:
+    found = re.findall(r"^([\w.-]+)==([^ ;\\]+)[^\n]*\n((?:    --hash=sha256:[0-9a-f]{64}[^\n]*\n?)+)", constraints, re.MULTILINE)
+    return [
+        {"type": "library", "name": name, "version": version, "purl": f"pkg:pypi/{name.lower()}@{version}",
+         "hashes": [{"alg": "SHA-256", "content": digest} for digest in re.findall(r"sha256:([0-9a-f]{64})", hashes)]}
+        for name, version, hashes in found
+    ]  # fmt: skip
+
+
 def pins(arguments: list[str]) -> int:
     """Looks the newest versions up and writes constraints/*.txt anew: a maintainer's errand, to be followed by the tests."""
     if arguments:
@@ -155,6 +213,8 @@ VERBS: Final = {
     "check": Verb(check, "lint, types and all tests"),
     "bench": Verb(bench, "a benchmark by name, with its arguments"),
     "docs": Verb(docs, "write the generated tables under docs/ anew"),
+    "advisories": Verb(advisories, "look for known vulnerabilities in what is pinned"),
+    "sbom": Verb(sbom, "print what herd is made of, as CycloneDX"),
     "pins": Verb(pins, "pin the newest dependencies (constraints/*.txt)"),
 }
 

@@ -8,6 +8,7 @@ import json
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from urllib.parse import quote
@@ -15,7 +16,9 @@ from urllib.parse import quote
 import pytest
 
 from builders import a_report
+from fakes.coordinator import FakeCoordinator
 from fakes.ollama import FakeOllama
+from herd import mdns
 from herd.agent.app import Agent, AgentSettings
 from herd.agent.app import Settings as AgentsSettings
 from herd.agent.inventory import EngineSettings
@@ -249,6 +252,31 @@ def test_an_agent_does_not_believe_a_coordinator_that_is_not_its_own(tmp_path: P
         server.close()
         agent.link.url = f"http://127.0.0.1:{house.port}"
         assert told is not None and not told.is_heard and "not this machine's coordinator" in told.problem and agent.node_id == "mac"
+
+    play(tmp_path, game)
+
+
+def test_of_two_coordinators_on_a_network_an_agent_reports_to_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mdns, "browse", partial(mdns.browse, ["127.0.0.1"]))
+
+    async def game(coordinator: Coordinator, house: House) -> None:
+        agent = await house.agent(folder="herd")
+        await agent.beat()
+        async with FakeCoordinator() as other:
+            announced = [
+                await mdns.advertise(port, "1", "127.0.0.1", fleet, interfaces=["127.0.0.1"])
+                for port, fleet in ((other.port, "another-fleet"), (house.port, coordinator.vault.fleet_id))
+            ]
+            if None in announced:
+                pytest.skip("this machine has no multicast: TWO COORDINATORS ON A NETWORK ARE NOT TRIED")
+            agent.link.url, agent.link._settings = "", replace(agent.link._settings, router_url="")
+            async with asyncio.timeout(30.0):
+                while not agent.link.url:
+                    await agent.link.find()
+            assert agent.link.url.endswith(f":{house.port}") and not other.asked
+            for one in announced:
+                assert one is not None
+                await one.withdraw()
 
     play(tmp_path, game)
 
