@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
+from types import MappingProxyType
 
 import herd.core.filters
 import herd.core.signals
@@ -15,6 +16,7 @@ from herd.core.fleet import Fleet, ModelName, NodeId
 from herd.core.forecast import Forecast
 from herd.core.latencies import Latencies
 from herd.core.liveness import LivenessSettings, Watchlist
+from herd.core.prewarming import PrewarmingDispatcher, PrewarmingRebalancingDispatcher
 from herd.core.rebalancing import RebalancingDispatcher
 from herd.core.retries import RetrySettings
 from herd.core.scheduler import Policy, Scheduler, SignalPolicy
@@ -28,6 +30,10 @@ from sim.play import Play
 from sim.world import World
 
 FILTERS = discover(herd.core.filters, Filter, "FILTER")
+DISPATCHERS = MappingProxyType({
+    (False, False): Dispatcher, (True, False): RebalancingDispatcher, (False, True): PrewarmingDispatcher,
+    (True, True): PrewarmingRebalancingDispatcher,
+})  # fmt: skip
 SIGNALS = discover(herd.core.signals, Signal, "SIGNAL")
 
 
@@ -61,6 +67,8 @@ class Baseline:
     """False for what collapses under load anyway, and for variants of our own: played at the main load only."""
     moves_waiting: bool = False
     """Whether requests that wait for a node may be moved when a slot becomes free elsewhere."""
+    warms_ahead: bool = False
+    """Whether a model is loaded on a second node when a line forms at the first."""
 
 
 def a_world(play: Play, baseline: Baseline, rng: Random) -> World:
@@ -71,6 +79,6 @@ def a_world(play: Play, baseline: Baseline, rng: Random) -> World:
     fleet, latencies, waiting = Fleet(), Latencies(), Waiting(play.holding)
     watchlist = Watchlist(LivenessSettings())
     scheduler = Scheduler(fleet, waiting.queues, latencies, watchlist, FILTERS, policy)
-    kind = RebalancingDispatcher if baseline.moves_waiting else Dispatcher
+    kind = DISPATCHERS[baseline.moves_waiting, baseline.warms_ahead]
     dispatcher = kind(scheduler, waiting, latencies, watchlist, RetrySettings(), ground.forecast)
     return World(play, nodes, asks, dispatcher, rng)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from herd.core.commands import Abort, Command, Dispatch, Record, Refuse
+from herd.core.commands import Abort, Command, Dispatch, Record, Refuse, Warm
 from herd.core.dispatcher import Dispatcher
 from herd.core.events import (
     AttemptFailed,
@@ -56,6 +56,8 @@ class Played:
     events: int = 0
     ended_at: float = 0.0
     digest: str = ""
+    warmed: int = 0
+    """Loads that nobody waited for yet."""
 
 
 class World:
@@ -129,6 +131,8 @@ class World:
             self._dispatch(command, at)
         elif isinstance(command, Abort | Refuse):
             self._cut(command.request_id, at)
+        elif isinstance(command, Warm):
+            self._warm(command, at)
         elif isinstance(command, Record) and command.outcome is not Outcome.RETRIED:
             self._record(command, at)
 
@@ -144,6 +148,17 @@ class World:
         run = Run(ask, command.attempt, at)
         self._runs[command.request_id] = (node, run)
         node.submit(run, at)
+        self._expect(node)
+
+    def _warm(self, command: Warm, at: float) -> None:
+        """An empty request, as it is sent to engines: loads the model and answers nobody."""
+        node = self.nodes[command.node_id]
+        if node.is_away:
+            return
+        self._progress(node, at)
+        self.played.warmed += 1
+        empty = Ask(f"warm-{self.played.warmed}", at, command.card.name, 1, 1, 1)
+        node.submit(Run(empty, 1, at), at)
         self._expect(node)
 
     def _cut(self, request_id: RequestId, at: float) -> None:

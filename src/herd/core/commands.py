@@ -60,6 +60,15 @@ class Abort:
 
 
 @dataclass(slots=True)
+class Warm:
+    """Have this node load the model, though nobody was sent there yet; nothing follows if it does not."""
+
+    node_id: NodeId
+    model: ModelName
+    card: ModelCard
+
+
+@dataclass(slots=True)
 class Record:
     """One row for the store. Exactly one with `outcome` other than RETRIED per admitted request."""
 
@@ -81,4 +90,4 @@ class Record:
     """How long it waited before the first dispatch (or its end)."""
 
 
-Command = Dispatch | Hold | Refuse | Abort | Record
+Command = Dispatch | Hold | Refuse | Abort | Warm | Record

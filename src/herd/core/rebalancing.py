@@ -7,12 +7,21 @@ what the policy computes anew. Off unless the program composes this class: measu
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from herd.core.commands import Command
 from herd.core.dispatcher import Dispatcher
 from herd.core.fleet import Node
 from herd.core.live import Live
 from herd.core.queues import Queue, Queues
 from herd.core.request import RequestId
+
+
+@dataclass(frozen=True, slots=True)
+class RebalancingSettings:
+    moves_waiting: bool = field(
+        default=False, metadata={"env": "FLEET_REBALANCE", "help": "Move a waiting request when a slot becomes free elsewhere."}
+    )
 
 
 class RebalancingDispatcher(Dispatcher):

@@ -101,6 +101,10 @@ class Engine(ABC):
     def inventory(self, replies: tuple[Reply, ...]) -> Inventory:
         """The answers to `inventory_calls`, read. A missing or odd answer yields less, never an exception."""
 
+    def load(self, model: str) -> Call | None:  # noqa: ARG002 - for those who override it
+        """What makes the engine load this model (as it spells it) without answering anything; None where nothing does."""
+        return None
+
     def is_busy(self, status: int, body: bytes) -> bool:  # noqa: ARG002 - for those who override it
         """Whether a refusal means "not now" rather than "broken"."""
         return status in (429, 503)

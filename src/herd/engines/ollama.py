@@ -110,6 +110,10 @@ class Ollama(Engine):
             cards[key] = _card(entry, entry)
         return Inventory(_version(version), tuple(cards.values())[:MODELS_MAX])
 
+    def load(self, model: str) -> Call | None:
+        """A generate without a prompt loads the model and ends (docs/api.md, "Load a model")."""
+        return Call("POST", "/api/generate", msgspec.json.encode({"model": model, "stream": False}))
+
     def is_busy(self, status: int, body: bytes) -> bool:
         return status in (429, 503) or (status >= 500 and b"server busy" in body)
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
+from types import MappingProxyType
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -38,6 +39,8 @@ from herd.core.holding import HoldingSettings
 from herd.core.latencies import Latencies
 from herd.core.liveness import LivenessSettings, Watchlist
 from herd.core.places import Place
+from herd.core.prewarming import PrewarmingDispatcher, PrewarmingRebalancingDispatcher, PrewarmSettings
+from herd.core.rebalancing import RebalancingDispatcher, RebalancingSettings
 from herd.core.replaying import Rules
 from herd.core.request import Outcome, RequestId
 from herd.core.retries import RetrySettings
@@ -67,6 +70,7 @@ from herd.router.tls import TlsSettings
 from herd.router.upstream import Pool, UpstreamSettings
 from herd.router.vault import Vault
 from herd.router.waiting_notes import WaitingNotes, WaitingNotesSettings
+from herd.router.warming import Warming
 from herd.trust import pairing
 from herd.trust.allowances import Allowances
 from herd.trust.logins import Logins
@@ -127,6 +131,8 @@ class Settings:
     access: AccessSettings = field(default_factory=AccessSettings)
     membership: MembershipSettings = field(default_factory=MembershipSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
+    rebalance: RebalancingSettings = field(default_factory=RebalancingSettings)
+    prewarm: PrewarmSettings = field(default_factory=PrewarmSettings)
 
 
 class Coordinator:
@@ -145,6 +151,7 @@ class Coordinator:
         )
         self.pool = Pool(settings.upstream, loop)
         engines = {engine.kind: engine for engine in discover(herd.engines, Engine, "ENGINE")}
+        self.driver.warm = Warming(self.pool, engines)
         notes = WaitingNotes(settings.waiting_notes, loop, self._places)
         self.services = Services(self.driver, self.pool, engines, moment, settings.relay, notes, Random(secrets.randbits(64)))
         self.bridge: Bridge | None = None
@@ -341,7 +348,17 @@ def dispatcher(settings: Settings, started_at: float) -> Dispatcher:
     is_timed = settings.general.scheduler == CompletionTimePolicy.name
     policy: Policy = times if is_timed else ObservedSignalPolicy(times, points)
     scheduler = Scheduler(fleet, waiting.queues, latencies, watchlist, filters, policy)
-    return Dispatcher(scheduler, waiting, latencies, watchlist, settings.retries, forecast, started_at)
+    kind = DISPATCHERS[settings.rebalance.moves_waiting, settings.prewarm.is_on]
+    made = kind(scheduler, waiting, latencies, watchlist, settings.retries, forecast, started_at)
+    if isinstance(made, PrewarmingDispatcher):
+        made.prewarm = settings.prewarm
+    return made
+
+
+DISPATCHERS = MappingProxyType({
+    (False, False): Dispatcher, (True, False): RebalancingDispatcher, (False, True): PrewarmingDispatcher,
+    (True, True): PrewarmingRebalancingDispatcher,
+})  # fmt: skip
 
 
 def rules(settings: Settings) -> Rules:
