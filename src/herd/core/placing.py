@@ -1,0 +1,159 @@
+"""Where a request goes, and what follows when it leaves: dispatched, in line, held or refused. Knows no event and no failure.
+
+The lower half of the dispatcher: it keeps the books of who is where and asks the scheduler; what happened, and what that
+means for a request, is decided above it.
+"""
+
+from __future__ import annotations
+
+from herd.core import refusals
+from herd.core.admission import why_not_hold
+from herd.core.commands import Command, Dispatch, Hold, Record, Refuse
+from herd.core.decision import Decision
+from herd.core.fleet import Fleet, Liveness, Node, NodeId
+from herd.core.forecast import Forecast
+from herd.core.live import Live, State
+from herd.core.liveness import Watchlist
+from herd.core.queues import Queue
+from herd.core.request import Attempt, Counters, Kind, Outcome, RequestId
+from herd.core.retries import RetrySettings, first_byte_patience_s
+from herd.core.scheduler import Scheduler
+from herd.core.waiting import Waiting
+from herd.errors import Refusal
+
+
+class Placing:
+    def __init__(
+        self, scheduler: Scheduler, waiting: Waiting, watchlist: Watchlist, retries: RetrySettings, forecast: Forecast,
+        started_at: float,
+    ) -> None:  # fmt: skip
+        self.scheduler = scheduler
+        self.fleet: Fleet = scheduler.fleet
+        self.waiting = waiting
+        self.watchlist = watchlist
+        self.forecast = forecast
+        self.live: dict[RequestId, Live] = {}
+        self._retry = retries
+        self._started_at = started_at
+
+    # --- a place is found ---
+
+    def _place(self, live: Live, at: float, out: list[Command]) -> None:
+        """Finds a node for it: the model asked for first, then its fallbacks; else it is held, or refused."""
+        first: Decision | None = None
+        for model in live.models:
+            decision = self.scheduler.decide(live.request, model, at, live.tried)
+            if decision.chosen is not None:
+                live.decision = decision
+                self._assign(live, decision.chosen, at, out)
+                return
+            first = first or decision
+        live.decision = first
+        self._hold_or_refuse(live, at, out)
+
+    def _assign(self, live: Live, node_id: NodeId, at: float, out: list[Command]) -> None:
+        node = self.fleet.nodes[node_id]
+        if self._has_slot(node, live):
+            self._start(live, node, at, out)
+            return
+        if (refusal := self.waiting.refusal_for(live, at)) is not None:
+            self._refuse(live, at, refusal, out)
+            return
+        position = self.waiting.enqueue(live, node_id, live.model)
+        out.append(Hold(live.request.id, position, f"waiting for a free slot on {node_id}"))
+
+    def _has_slot(self, node: Node, live: Live) -> bool:
+        """Asking about a model occupies nothing. Else there must be a free slot, and nobody in line before."""
+        queue = self.waiting.queues.of_node(node.id).get(live.model)
+        if queue is None or live.request.kind is Kind.INFO:
+            return True
+        return not queue.pending and len(queue.in_flight) < node.report.models[live.model].engine.slots
+
+    def _start(self, live: Live, node: Node, at: float, out: list[Command]) -> None:
+        request, decision = live.request, live.decision
+        assert decision is not None
+        card = node.report.models[decision.model]
+        live.attempts += 1
+        live.state = State.DISPATCHED
+        live.attempt = Attempt(live.attempts, node.id, decision.model, at)
+        if live.dispatched_at is None:
+            live.dispatched_at = at
+        if request.kind is not Kind.INFO:
+            queue = self.waiting.run(live, node.id, decision.model, at)
+            busy = self.waiting.queues.of_node(node.id)
+            self.forecast.started(live, node, len(queue.in_flight), busy, at)
+        cold_bytes = 0 if card.loaded is not None else card.size_bytes
+        live.late_at = at + first_byte_patience_s(self._retry, request.stream, request.prompt_tokens, cold_bytes)
+        fallback = decision.model if decision.model != request.model else None
+        out.append(Dispatch(request.id, live.attempts, node.id, decision.model, card, decision.scored[0].total, live.retries, fallback))
+
+    # --- nobody can take it now ---
+
+    def _hold_or_refuse(self, live: Live, at: float, out: list[Command]) -> None:
+        refusal = why_not_hold(live, self.fleet, self.waiting, at, self._started_at)
+        if refusal is not None:
+            self._refuse(live, at, refusal, out)
+            return
+        position = self.waiting.hold(live)
+        out.append(Hold(live.request.id, position, refusals.reasons(live.decision)))
+
+    def _refuse(self, live: Live, at: float, refusal: Refusal, out: list[Command]) -> None:
+        """A request that never ran was rejected; one that was tried has failed, before its first byte or after it."""
+        out.append(Refuse(live.request.id, self.waiting.pace.timed(refusal, 0, at)))
+        failure = live.attempt.failure if live.attempt is not None else None
+        error = failure.told if failure is not None else refusal.message
+        outcome = Outcome.FAILED if live.attempts else Outcome.REJECTED
+        self._end(live, at, Outcome.FAILED_MIDSTREAM if live.first_byte_at is not None else outcome, out, error=error)
+
+    # --- leaving ---
+
+    def _end(
+        self, live: Live, at: float, outcome: Outcome, out: list[Command],
+        counters: Counters | None = None, error: str = "",
+    ) -> None:  # fmt: skip
+        out.append(self._row(live, at, outcome, counters, error))
+        del self.live[live.request.id]
+        self._leave_place(live, at, out)
+        live.state = State.ENDED
+
+    @staticmethod
+    def _row(
+        live: Live, at: float, outcome: Outcome, counters: Counters | None = None, error: str = ""
+    ) -> Record:
+        waited_until = live.dispatched_at if live.dispatched_at is not None else at
+        return Record(
+            at, live.request, outcome, live.arrived_at, live.model, live.decision, live.attempt,
+            counters or Counters(), live.retries, live.model != live.request.model, live.tried, error,
+            live.first_byte_at, waited_until - live.arrived_at,
+        )  # fmt: skip
+
+    def _leave_place(self, live: Live, at: float, out: list[Command]) -> None:
+        """Takes the request out of wherever it is, and gives its slot to the next in line."""
+        queue = self.waiting.leave(live)
+        if queue is not None and queue.pending:
+            self._advance(queue, at, out)
+
+    def _advance(self, queue: Queue, at: float, out: list[Command]) -> None:
+        """Starts as many waiting requests as the node has slots free; if it cannot take any, they go elsewhere."""
+        node = self.fleet.node(queue.node_id)
+        card = node.card(queue.model) if node is not None else None
+        if node is None or card is None or not _takes_work(node, at):
+            self._redistribute(queue, at, out)
+            return
+        while len(queue.in_flight) < card.engine.slots and (request_id := queue.next()) is not None:
+            live = self.live[request_id]
+            self.waiting.leave(live)
+            self._start(live, node, at, out)
+
+    def _redistribute(self, queue: Queue, at: float, out: list[Command]) -> None:
+        for request_id in list(queue.pending):
+            live = self.live[request_id]
+            self.waiting.leave(live)
+            self._place(live, at, out)
+
+
+def _takes_work(node: Node, at: float) -> bool:
+    report = node.report
+    is_reachable = node.liveness is not Liveness.OFFLINE and node.unreachable_until <= at
+    return is_reachable and not (report.draining or report.paused)
+
