@@ -8,7 +8,7 @@ from typing import Any
 
 import herd.core.filters
 import herd.core.signals
-from herd.core.commands import Command, Record
+from herd.core.commands import Alarm, Command, Record
 from herd.core.completion_time import CompletionTimePolicy, CompletionTimeSettings
 from herd.core.dispatcher import Dispatcher
 from herd.core.events import (
@@ -101,6 +101,7 @@ class World:
         commands = self.dispatcher.handle(event)
         self.commands += commands
         assert self.dispatcher.problems() == []
+        assert not [command for command in commands if isinstance(command, Alarm)]
         return commands
 
     def hears(self, *reports: Report) -> list[Command]:

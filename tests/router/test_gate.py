@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from fakes.faults import Hang
 from fakes.fleet import Fleet, running_fleet, settings_for_tests
 from fakes.ollama import FakeOllama
 from herd.router.gate import AccessSettings
@@ -254,3 +255,19 @@ def test_use_is_counted_by_key(fleet: Fleet) -> None:
     assert fleet.coordinator.store.flush()
     [row] = ask(fleet, "GET", "/dashboard/api/usage")[1]["by_key"]
     assert (row["key_id"], row["request_count"]) == (key["Authorization"].split("_")[1], 2) and row["total_completion_tokens"] > 0
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "x", "nan", "inf", "100000"])
+def test_a_timeout_that_makes_no_sense_is_told(fleet: Fleet, seconds: str) -> None:
+    got, answer, _ = ask(fleet, "POST", "/api/chat", CHAT, X_Request_Timeout=seconds)
+    assert got == 400 and "X-Request-Timeout" in answer["error"]
+
+
+def test_a_request_ends_at_the_time_that_its_client_gave_it(fleet: Fleet, engine: FakeOllama) -> None:
+    hang = engine.fail(Hang())
+    try:
+        got, answer, _ = ask(fleet, "POST", "/api/chat", CHAT, X_Request_Timeout="0.1")
+    finally:
+        hang.release()
+        engine.heal()
+    assert got == 504 and "deadline" in answer["error"]

@@ -90,4 +90,11 @@ class Record:
     """How long it waited before the first dispatch (or its end)."""
 
 
-Command = Dispatch | Hold | Refuse | Abort | Warm | Record
+@dataclass(slots=True)
+class Alarm:
+    """Something is so that should never be: a bug of ours. To be logged and counted; in a test a failure."""
+
+    message: str
+
+
+Command = Dispatch | Hold | Refuse | Abort | Warm | Record | Alarm

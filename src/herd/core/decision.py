@@ -94,6 +94,8 @@ class Decision:
     chosen: NodeId | None
     scored: list[Scored]
     rejected: list[Rejected]
+    is_panic: bool = False
+    """Every node that could was under suspicion, and the best of them was tried all the same."""
 
     @property
     def best(self) -> Scored | None:

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from herd.core import refusals
 from herd.core.admission import last_failure, may_pass_later
-from herd.core.commands import Abort, Command
+from herd.core.commands import Abort, Alarm, Command
 from herd.core.events import (
     AttemptFailed,
     AttemptFinished,
@@ -31,13 +31,18 @@ from herd.core.latencies import Latencies
 from herd.core.live import Live, State
 from herd.core.liveness import PAUSE_GAP_S, Watchlist
 from herd.core.placing import Placing
+from herd.core.poison import Poisons
 from herd.core.request import Attempt, Failure, FailureKind, Kind, Outcome, RequestId
-from herd.core.retries import CRASHES_MAX, RetrySettings, is_crash, may_retry
+from herd.core.retries import CRASHES_MAX, RetrySettings, is_crash, may_retry, needs_budget
 from herd.core.scheduler import Scheduler
 from herd.core.waiting import Waiting
 
 Step: TypeAlias = "Callable[..., None]"
 """Takes an event of its own kind and the list of commands."""
+
+AUDIT_EVERY_S = 60.0
+"""How often the books are looked through for what should never be."""
+ZOMBIE_AFTER_S = 60.0
 
 SWEEP_EVERY_S = 0.5
 """Deadlines are seconds to minutes; looking at all live requests twice a second is cheaper than a timer for each."""
@@ -50,6 +55,7 @@ class Dispatcher(Placing):
     ) -> None:  # fmt: skip
         super().__init__(scheduler, waiting, watchlist, retries, forecast, started_at)
         self.latencies = latencies
+        self.poisons = Poisons()
         self.is_draining = False
         self._swept_at = started_at
         self._audited_at = started_at
@@ -73,7 +79,10 @@ class Dispatcher(Placing):
 
     def problems(self) -> list[str]:
         """What is wrong with the books; empty when all is well. Asked by tests after every event."""
-        return self.waiting.problems(self.live)
+        found = self.waiting.problems(self.live)
+        if self.retrying != {live.request.id for live in self.live.values() if live.is_running and live.attempts > 1}:
+            found.append("repeated attempts are miscounted")
+        return found
 
     # --- a request comes, and finds its place ---
 
@@ -86,6 +95,9 @@ class Dispatcher(Placing):
         self.forecast.arrived(request, event.at)
         if self.is_draining:
             self._refuse(live, event.at, refusals.DRAINING, out)
+            return
+        if request.fingerprint and self.poisons.is_suspected(request.fingerprint, event.at):
+            self._refuse(live, event.at, refusals.POISON_AGAIN, out)
             return
         self._place(live, event.at, out)
 
@@ -164,6 +176,9 @@ class Dispatcher(Placing):
             live.tried = (*live.tried, attempt.node_id)
         live.crashes += is_crash(failure)
         if live.crashes >= CRASHES_MAX:
+            self.poisons.suspect(failure.fingerprint, at)
+            for node_id in live.tried:
+                self.watchlist.forgive(node_id, attempt.model)
             self._refuse(live, at, refusals.POISON, out)
             return
         if not may_retry(self._retry, failure, live.strikes):
@@ -171,6 +186,9 @@ class Dispatcher(Placing):
             return
         out.append(self._row(live, at, Outcome.RETRIED, error=failure.told))
         self._leave_place(live, at, out)
+        live.needs_budget = needs_budget(failure, live.attempts)
+        if live.needs_budget:
+            live.hold_until = max(live.hold_until, at + self.waiting.settings.wait_max_s)
         self._place(live, at, out)
 
     def _client_left(self, event: ClientLeft, out: list[Command]) -> None:
@@ -204,7 +222,7 @@ class Dispatcher(Placing):
             self.watchlist.restarted(known)
         node = self.fleet.hear(event.report, event.at)
         self.forecast.heard(node, windows, is_new_boot)
-        self.watchlist.heard(node)
+        self.watchlist.heard(node, event.at)
         for queue in list(self.waiting.queues.of_node(node.id).values()):
             self._advance(queue, event.at, out)
         self._wake_held(event.at, out)
@@ -264,10 +282,25 @@ class Dispatcher(Placing):
         self._wake_held(event.at, out)
         for live in list(self.live.values()):
             self._check_deadlines(live, event.at, out)
+        if event.at - self._audited_at >= AUDIT_EVERY_S:
+            self._audited_at = event.at
+            out += [Alarm(problem) for problem in (*self.problems(), *self._zombies(event.at))]
+
+    def _zombies(self, at: float) -> list[str]:
+        """Attempts that should have been given up long ago: the sweep has lost them."""
+        return [
+            f"request {live.request.id} was to be given up {at - live.late_at:.0f} s ago"
+            for live in self.live.values()
+            if live.state is State.DISPATCHED and at - live.late_at > ZOMBIE_AFTER_S
+        ]
 
     def _check_deadlines(self, live: Live, at: float, out: list[Command]) -> None:
         deadline_at = live.request.deadline_at
-        if live.is_waiting and deadline_at is not None and at >= deadline_at:
+        if live.is_running and deadline_at is not None and at >= deadline_at and live.attempt is not None:
+            out.append(Abort(live.request.id, live.attempt.number, refusals.RAN_TOO_LONG))
+            outcome = Outcome.FAILED if live.first_byte_at is None else Outcome.FAILED_MIDSTREAM
+            self._end(live, at, outcome, out, error=refusals.RAN_TOO_LONG.message)
+        elif live.is_waiting and deadline_at is not None and at >= deadline_at:
             self._refuse(live, at, refusals.too_late(live.decision), out)
         elif live.state is State.HELD and at >= live.hold_until:
             self._refuse(live, at, last_failure(live) or refusals.nobody_now(live.request, live.decision), out)

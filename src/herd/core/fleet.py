@@ -7,7 +7,8 @@ Sizes are bytes, times are seconds on the caller's monotonic clock, windows are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
@@ -203,6 +204,17 @@ class Node:
     liveness: Liveness = Liveness.ONLINE
     unreachable_until: float = 0.0
     connect_failures: int = 0
+    refused_at: float = -math.inf
+    """When it last refused a connection."""
+    unauthorized_until: float = 0.0
+    """It does not know our key: until then it is not asked again."""
+    returned_at: float = -math.inf
+    """When it was last heard after having been silent for so long that it counted as gone."""
+    returns: int = 0
+    """How often it has returned of late; more than once is flapping."""
+    beats_since_return: int = 0
+    on_trial_until: float = 0.0
+    """A node that flaps is not trusted before this, nor before three heartbeats in a row."""
     room_bytes: int = 0
     """Memory that nothing occupies, of what models may fill: by the newest report."""
     loaded: dict[ModelName, Loaded] = field(default_factory=dict)
@@ -237,7 +249,7 @@ class Fleet:
     def node(self, node_id: NodeId) -> Node | None:
         return self.nodes.get(node_id)
 
-    def with_model(self, model: ModelName) -> Iterable[Node]:
+    def with_model(self, model: ModelName) -> Collection[Node]:
         """Every node that said it has the model, in the order in which they first said so."""
         return self._by_model.get(model, {}).values()
 

@@ -35,6 +35,7 @@ TRANSITIONS: tuple[tuple[str, str, str, str], ...] = (
     ("streaming", "AttemptFinished", "ended", "Record completed"),
     ("streaming", "AttemptFailed, can continue", "dispatched, pending or held", "Record retried, Dispatch or Hold"),
     ("streaming", "AttemptFailed", "ended", "Abort with an error frame, Record failed_midstream"),
+    ("dispatched, streaming", "its client's deadline", "ended", "Abort with 504 or an error frame, Record failed or failed_midstream"),
     ("any", "ClientLeft", "ended", "Abort if it runs, Record client_cancelled"),
 )
 """State, event, next state, commands."""
@@ -56,6 +57,8 @@ class Live:
     crashes: int = 0
     """Nodes that broke off at this request before a first byte: two are enough to suspect the request."""
     tried: tuple[NodeId, ...] = ()
+    needs_budget: bool = False
+    """Its next attempt is a repetition that counts: it waits while too many of those run."""
     queue: Queue | None = None
     late_at: float = 0.0
     """When the running attempt should have sent its first byte."""

@@ -36,6 +36,17 @@ class LivenessSettings:
     )
 
 
+FLAPS_FORGIVEN = 1
+"""A node that slept or was restarted once serves at once; one that goes again within five minutes is flapping."""
+FLAP_WINDOW_S = 300.0
+BEATS_TO_TRUST = 3
+TRIAL_S = 10.0
+TRIAL_MAX_S = 300.0
+PROBE_S = 30.0
+"""While one request tries whether a quarantined model answers again, nobody else is sent there; at most so long."""
+UNAUTHORIZED_S = 60.0
+BUSY_MAX_S = 60.0
+"""No engine's wish to be left alone is honoured for longer."""
 UNREACHABLE_S = 1.0
 UNREACHABLE_MAX_S = 30.0
 QUARANTINE_MAX_S = 300.0
@@ -48,6 +59,7 @@ PAUSE_GAP_S = 5.0
 class _Record:
     failed_at: list[float] = field(default_factory=list)
     until: float = 0.0
+    halves: int = 0
     spells: int = 0
 
 
@@ -58,12 +70,35 @@ class Watchlist:
         self.settings = settings
         self._records: OrderedDict[tuple[NodeId, ModelName], _Record] = OrderedDict()
 
-    def heard(self, node: Node) -> None:
+    def heard(self, node: Node, at: float) -> None:
+        """A heartbeat. After an absence the node is taken back, more slowly each time within a few minutes."""
+        if node.liveness is Liveness.OFFLINE:
+            is_flapping = at - node.returned_at < FLAP_WINDOW_S
+            node.returns = node.returns + 1 if is_flapping else 1
+            node.returned_at, node.beats_since_return = at, 0
+            if node.returns > FLAPS_FORGIVEN:
+                node.on_trial_until = at + min(TRIAL_MAX_S, TRIAL_S * 2.0 ** (node.returns - FLAPS_FORGIVEN - 1))
+        node.beats_since_return += 1
         node.liveness = Liveness.ONLINE
+
+    def tries(self, node: Node, model: ModelName, at: float) -> None:
+        """A request is sent there. If the model was in quarantine this is the one that finds out: others wait for it."""
+        record = self._records.get((node.id, model)) if self._records else None
+        if record is not None and record.spells and record.until <= at:
+            record.until = at + PROBE_S
+
+    def forgive(self, node_id: NodeId, model: ModelName) -> None:
+        """The last failure was probably the request's: it counts for half, so two of them make one."""
+        record = self._records.get((node_id, model))
+        if record is None or not record.failed_at:
+            return
+        record.halves += 1
+        if record.halves % 2:
+            record.failed_at.pop()
 
     def restarted(self, node: Node) -> None:
         """A new boot starts with a clean slate."""
-        node.unreachable_until, node.connect_failures = 0.0, 0
+        node.unreachable_until, node.connect_failures, node.unauthorized_until = 0.0, 0, 0.0
         for pair in [p for p in self._records if p[0] == node.id]:
             del self._records[pair]
 
@@ -81,10 +116,14 @@ class Watchlist:
 
     def failed(self, node: Node, model: ModelName, failure: Failure, at: float) -> None:
         """A refused connection speaks against the node, anything else against this model on it."""
+        if failure.kind is FailureKind.BUSY and failure.retry_after_s:
+            self._left_alone(node.id, model, at + min(failure.retry_after_s, BUSY_MAX_S))
         if not failure.is_nodes_fault:
             return
         if failure.kind is FailureKind.CONNECT:
             self._refused(node, at)
+        elif failure.kind is FailureKind.UNAUTHORIZED:
+            node.unauthorized_until = at + UNAUTHORIZED_S
         else:
             self._count(node.id, model, at)
 
@@ -111,16 +150,25 @@ class Watchlist:
     @staticmethod
     def _refused(node: Node, at: float) -> None:
         node.connect_failures += 1
+        node.refused_at = at
         pause_s = min(UNREACHABLE_MAX_S, UNREACHABLE_S * 2.0 ** (node.connect_failures - 1))
         node.unreachable_until = at + pause_s
 
-    def _count(self, node_id: NodeId, model: ModelName, at: float) -> None:
+    def _left_alone(self, node_id: NodeId, model: ModelName, until: float) -> None:
+        record = self._record(node_id, model)
+        record.until = max(record.until, until)
+
+    def _record(self, node_id: NodeId, model: ModelName) -> _Record:
         record = self._records.setdefault((node_id, model), _Record())
+        if len(self._records) > PAIRS_MAX:
+            self._records.popitem(last=False)
+        return record
+
+    def _count(self, node_id: NodeId, model: ModelName, at: float) -> None:
+        record = self._record(node_id, model)
         record.failed_at = [t for t in record.failed_at if at - t < FAILURE_WINDOW_S] + [at]
         # After a first quarantine one more failure is enough: it was let back on trial.
         if len(record.failed_at) >= self.settings.failures_max or record.spells:
             record.until = at + min(QUARANTINE_MAX_S, self.settings.quarantine_s * 2.0**record.spells)
             record.spells += 1
             record.failed_at.clear()
-        if len(self._records) > PAIRS_MAX:
-            self._records.popitem(last=False)

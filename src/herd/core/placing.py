@@ -7,19 +7,22 @@ means for a request, is decided above it.
 from __future__ import annotations
 
 from herd.core import refusals
-from herd.core.admission import why_not_hold
+from herd.core.admission import last_failure, why_not_hold
 from herd.core.commands import Command, Dispatch, Hold, Record, Refuse
 from herd.core.decision import Decision
-from herd.core.fleet import Fleet, Liveness, Node, NodeId
+from herd.core.fleet import Fleet, Liveness, ModelName, Node, NodeId
 from herd.core.forecast import Forecast
 from herd.core.live import Live, State
 from herd.core.liveness import Watchlist
 from herd.core.queues import Queue
 from herd.core.request import Attempt, Counters, Kind, Outcome, RequestId
-from herd.core.retries import RetrySettings, first_byte_patience_s
+from herd.core.retries import RetrySettings, first_byte_patience_s, has_budget, predicted_patience_s
 from herd.core.scheduler import Scheduler
 from herd.core.waiting import Waiting
 from herd.errors import Refusal
+
+SLOW_START_S = 30.0
+"""How long a node that was away takes to get its full share again."""
 
 
 class Placing:
@@ -33,6 +36,8 @@ class Placing:
         self.watchlist = watchlist
         self.forecast = forecast
         self.live: dict[RequestId, Live] = {}
+        self.retrying: set[RequestId] = set()
+        """Who runs in a second or later attempt."""
         self._retry = retries
         self._started_at = started_at
 
@@ -40,11 +45,17 @@ class Placing:
 
     def _place(self, live: Live, at: float, out: list[Command]) -> None:
         """Finds a node for it: the model asked for first, then its fallbacks; else it is held, or refused."""
+        if live.needs_budget and not has_budget(self._retry, len(self.retrying), len(self.live) - len(self.waiting)):
+            out.append(Hold(live.request.id, self.waiting.hold(live), "too many repeated attempts are running"))
+            return
         first: Decision | None = None
         for model in live.models:
             decision = self.scheduler.decide(live.request, model, at, live.tried)
             if decision.chosen is not None:
                 live.decision = decision
+                if live.attempts and _comes_too_late(live, decision, at):
+                    self._refuse(live, at, last_failure(live) or refusals.too_late(decision), out)
+                    return
                 self._assign(live, decision.chosen, at, out)
                 return
             first = first or decision
@@ -53,7 +64,7 @@ class Placing:
 
     def _assign(self, live: Live, node_id: NodeId, at: float, out: list[Command]) -> None:
         node = self.fleet.nodes[node_id]
-        if self._has_slot(node, live):
+        if self._has_slot(node, live, at):
             self._start(live, node, at, out)
             return
         if (refusal := self.waiting.refusal_for(live, at)) is not None:
@@ -62,12 +73,20 @@ class Placing:
         position = self.waiting.enqueue(live, node_id, live.model)
         out.append(Hold(live.request.id, position, f"waiting for a free slot on {node_id}"))
 
-    def _has_slot(self, node: Node, live: Live) -> bool:
+    def _has_slot(self, node: Node, live: Live, at: float) -> bool:
         """Asking about a model occupies nothing. Else there must be a free slot, and nobody in line before."""
         queue = self.waiting.queues.of_node(node.id).get(live.model)
         if queue is None or live.request.kind is Kind.INFO:
             return True
-        return not queue.pending and len(queue.in_flight) < node.report.models[live.model].engine.slots
+        return not queue.pending and len(queue.in_flight) < self.slots(node, live.model, at)
+
+    def slots(self, node: Node, model: ModelName, at: float) -> int:
+        """How many may run there now: after an absence few at first, as long as others have the model too."""
+        slots = node.report.models[model].engine.slots
+        since_s = at - node.returned_at
+        if since_s >= SLOW_START_S or slots == 1 or len(self.fleet.with_model(model)) == 1:
+            return slots
+        return max(1, int(slots * since_s / SLOW_START_S))
 
     def _start(self, live: Live, node: Node, at: float, out: list[Command]) -> None:
         request, decision = live.request, live.decision
@@ -83,9 +102,21 @@ class Placing:
             busy = self.waiting.queues.of_node(node.id)
             self.forecast.started(live, node, len(queue.in_flight), busy, at)
         cold_bytes = 0 if card.loaded is not None else card.size_bytes
-        live.late_at = at + first_byte_patience_s(self._retry, request.stream, request.prompt_tokens, cold_bytes)
+        live.late_at = at + self._patience_s(live, node, cold_bytes)
+        live.needs_budget = False
+        if live.attempts > 1:
+            self.retrying.add(request.id)
+        self.watchlist.tries(node, decision.model, at)
         fallback = decision.model if decision.model != request.model else None
         out.append(Dispatch(request.id, live.attempts, node.id, decision.model, card, decision.scored[0].total, live.retries, fallback))
+
+    def _patience_s(self, live: Live, node: Node, cold_bytes: int) -> float:
+        request, decision = live.request, live.decision
+        generous_s = first_byte_patience_s(self._retry, request.stream, request.prompt_tokens, cold_bytes)
+        expected_s = decision.scored[0].expected_s if decision is not None else {}
+        if not request.stream or not expected_s or not self.forecast.rates.is_learnt(node.id, live.model):
+            return generous_s
+        return predicted_patience_s(generous_s, expected_s["load"] + expected_s["wait"], expected_s["prefill"])
 
     # --- nobody can take it now ---
 
@@ -129,6 +160,7 @@ class Placing:
 
     def _leave_place(self, live: Live, at: float, out: list[Command]) -> None:
         """Takes the request out of wherever it is, and gives its slot to the next in line."""
+        self.retrying.discard(live.request.id)
         queue = self.waiting.leave(live)
         if queue is not None and queue.pending:
             self._advance(queue, at, out)
@@ -140,7 +172,7 @@ class Placing:
         if node is None or card is None or not _takes_work(node, at):
             self._redistribute(queue, at, out)
             return
-        while len(queue.in_flight) < card.engine.slots and (request_id := queue.next()) is not None:
+        while len(queue.in_flight) < self.slots(node, queue.model, at) and (request_id := queue.next()) is not None:
             live = self.live[request_id]
             self.waiting.leave(live)
             self._start(live, node, at, out)
@@ -150,6 +182,14 @@ class Placing:
             live = self.live[request_id]
             self.waiting.leave(live)
             self._place(live, at, out)
+
+
+def _comes_too_late(live: Live, decision: Decision, at: float) -> bool:
+    """Whether another attempt could not even begin to answer before the client stops waiting."""
+    deadline_at, expected_s = live.request.deadline_at, decision.scored[0].expected_s
+    if deadline_at is None or not expected_s:
+        return False
+    return at + expected_s["wait"] + expected_s["load"] + expected_s["prefill"] > deadline_at
 
 
 def _takes_work(node: Node, at: float) -> bool:

@@ -123,6 +123,9 @@ class Sample:
     was_warm: bool = False
 
 
+LEARNT_SAMPLES = 3
+
+
 class Rates:
     def __init__(self) -> None:
         self._pairs: OrderedDict[tuple[NodeId, ModelName], _Learnt] = OrderedDict()
@@ -143,6 +146,11 @@ class Rates:
             self._speeds.clear()
         self._speeds[key] = (card, speed)
         return speed
+
+    def is_learnt(self, node_id: NodeId, model: ModelName) -> bool:
+        """Whether the prompt speed was measured here, several times: then a prediction may be held against the node."""
+        learnt = self._pairs.get((node_id, model))
+        return learnt is not None and learnt.prompt.samples >= LEARNT_SAMPLES
 
     def forget(self, node_id: NodeId) -> None:
         """Another boot may mean another engine or other settings: what was learnt counts as one sample only."""

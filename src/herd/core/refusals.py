@@ -17,6 +17,10 @@ OVER_SHARE = Refusal(
 POISON = Refusal(
     502, "poison_suspected", "two nodes broke off at this request before a first byte; it is not tried on a third"
 )
+POISON_AGAIN = Refusal(
+    502, "poison_suspected", "two nodes broke off at this very request within the last ten minutes; change it, or try again later"
+)
+RAN_TOO_LONG = Refusal(504, "deadline_passed", "the request's deadline passed while it was being answered")
 
 REASONS_TOLD_MAX = 4
 NAMES_TOLD_MAX = 3

@@ -50,6 +50,8 @@ class Request:
     """Whose key it came with; empty without one."""
     tenant: str = ""
     """On whose behalf it waits, for turns and shares: a key, else an app, else a machine; empty where nobody is told apart."""
+    fingerprint: int = 0
+    """A salted hash of its body, counted only while some body is suspected of breaking nodes; else 0."""
 
     @property
     def context_needed(self) -> int:
@@ -91,6 +93,8 @@ class Failure:
     said: str = ""
     continues_on: frozenset[str] = frozenset()
     """Kinds of engines that could write on from what was forwarded; empty where nobody could."""
+    fingerprint: int = 0
+    """A salted hash of the request's body, where the node broke off before it had said anything."""
 
     @property
     def told(self) -> str:

@@ -6,8 +6,8 @@ public signals; others may rank by expected time. Cost follows the nodes that ha
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol, TypeAlias
 
 from herd.core.decision import Candidate, Decision, Rejected, Scored
 from herd.core.filters import Filter
@@ -17,6 +17,8 @@ from herd.core.liveness import Watchlist
 from herd.core.queues import Queues
 from herd.core.request import Request
 from herd.core.signals import Signal, Weights
+
+Check: TypeAlias = Callable[[Request, Candidate], "str | None"]
 
 OTHERS_NAMED_MAX = 32
 """Nodes without the model are named in a decision only while the fleet is this small."""
@@ -71,26 +73,36 @@ class Scheduler:
         self._queues = queues
         self._latencies = latencies
         self._watchlist = watchlist
-        self._filters = tuple((f.name, f.check) for f in filters)
+        self._hard = tuple((f.name, f.check) for f in filters if not f.is_soft)
+        self._soft = tuple((f.name, f.check) for f in filters if f.is_soft)
         self._others: dict[ModelName, tuple[int, list[Rejected]]] = {}
 
     def decide(self, request: Request, model: ModelName, at: float, tried: Collection[NodeId] = ()) -> Decision:
         passed: list[Candidate] = []
+        suspected: list[Candidate] = []
         rejected: list[Rejected] = []
         for node in self.fleet.with_model(model):
             if node.id in tried:
                 rejected.append(Rejected(node.id, "tried", "failed this request before"))
                 continue
             candidate = self._candidate(node, model, at)
-            reason = self._first_reason(request, candidate)
+            reason = _first_reason(self._hard, request, candidate)
             if reason is None:
-                passed.append(candidate)
-            else:
-                rejected.append(reason)
+                reason = _first_reason(self._soft, request, candidate)
+                if reason is None:
+                    passed.append(candidate)
+                    continue
+                suspected.append(candidate)
+            rejected.append(reason)
+        is_panic = not passed and bool(suspected)
+        if is_panic:
+            passed = [one for one in suspected if _may_be_tried(one)]
+            tried_anyway = {one.node.id for one in passed}
+            rejected = [one for one in rejected if one.node_id not in tried_anyway]
         if len(self.fleet.nodes) <= OTHERS_NAMED_MAX:
             rejected.extend(self._without(model))
         scored = self.policy.rank(request, passed)
-        return Decision(model, self.policy.name, scored[0].node_id if scored else None, scored, rejected)
+        return Decision(model, self.policy.name, scored[0].node_id if scored else None, scored, rejected, is_panic and bool(scored))
 
     def _candidate(self, node: Node, model: ModelName, at: float) -> Candidate:
         queues = self._queues.of_node(node.id)
@@ -101,13 +113,6 @@ class Scheduler:
             self._latencies.p75_s(node.id, model), self._watchlist.quarantined_until(node.id, model), queues, queue,
             model in node.loaded_until,
         )  # fmt: skip
-
-    def _first_reason(self, request: Request, candidate: Candidate) -> Rejected | None:
-        for name, check in self._filters:
-            reason = check(request, candidate)
-            if reason is not None:
-                return Rejected(candidate.node.id, name, reason)
-        return None
 
     def _without(self, model: ModelName) -> list[Rejected]:
         """The nodes that do not have it; the same until the fleet changes."""
@@ -123,3 +128,19 @@ class Scheduler:
             self._others.clear()
         self._others[model] = (self.fleet.version, others)
         return others
+
+
+def _first_reason(filters: Sequence[tuple[str, Check]], request: Request, candidate: Candidate) -> Rejected | None:
+    for name, check in filters:
+        reason = check(request, candidate)
+        if reason is not None:
+            return Rejected(candidate.node.id, name, reason)
+    return None
+
+
+def _may_be_tried(candidate: Candidate) -> bool:
+    """Nobody else is left: a suspected node gets one request at a time, and one that refuses connections only when it has been
+    heard since it did."""
+    node = candidate.node
+    is_reachable = node.unreachable_until <= candidate.at or node.heard_at > node.refused_at
+    return not candidate.in_flight and is_reachable

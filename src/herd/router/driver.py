@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from herd.core.commands import Abort, Command, Dispatch, Hold, Record, Refuse, Warm
+from herd.core.commands import Abort, Alarm, Command, Dispatch, Hold, Record, Refuse, Warm
 from herd.core.dispatcher import Dispatcher
 from herd.core.events import (
     AttemptFailed,
@@ -47,6 +47,8 @@ class Driver:
         self, dispatcher: Dispatcher, record: Callable[[Record], None], loop: asyncio.AbstractEventLoop,
     ) -> None:  # fmt: skip
         self.dispatcher = dispatcher
+        self.alarms = 0
+        """How often the core found what should never be."""
         self.warm: Callable[[Warm], None] | None = None
         """Who loads models ahead, where the core was composed to wish for it."""
         self.fleet = dispatcher.fleet
@@ -104,6 +106,10 @@ class Driver:
         if isinstance(command, Warm):
             if self.warm is not None:
                 self.warm(command)
+            return
+        if isinstance(command, Alarm):
+            self.alarms += 1
+            log.error("this should never be: %s", command.message)
             return
         run = self.runs.get(command.request_id)
         if run is None:

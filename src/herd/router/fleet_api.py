@@ -99,7 +99,7 @@ class FleetApi:
 
     async def status(self, _: Request) -> Response:
         """Every node with its models, every queue, and how the traces are doing."""
-        answer = views.status(self._driver.dispatcher, self._driver.now(), time.time())
+        answer = views.status(self._driver.dispatcher, self._driver.now(), time.time(), self._driver.alarms)
         return _json({**answer, "store": msgspec.to_builtins(self._store.state), "is_open": self._membership.settings.open})
 
     async def queue(self, _: Request) -> Response:

@@ -26,7 +26,9 @@ PREFLIGHT_AGE_S = 600
 _FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via", b"cf-connecting-ip", b"tailscale-user-login"})
 """Set by proxies: the connection's address is then theirs, not the caller's."""
 _BROWSER = frozenset({b"origin", b"sec-fetch-site", b"sec-fetch-mode", b"cookie"})
-_WATCHED = _FORWARDED | _BROWSER | {b"host", b"authorization", b"x-api-key", b"content-type", b"access-control-request-method"}
+TIMEOUT_HEADER = b"x-request-timeout"
+TIMEOUT_MAX_S = 86400.0
+_WATCHED = _FORWARDED | _BROWSER | {TIMEOUT_HEADER, b"host", b"authorization", b"x-api-key", b"content-type", b"access-control-request-method"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,12 @@ class Admission:
     refusal: Refusal | None
     key: ApiKey | None = None
     accompanying: tuple[Header, ...] = ()
+    timeout_s: float | None = None
+    """How long the client will wait for the whole answer, where it says so."""
+
+
+def timeout_of(admission: object | None) -> float | None:
+    return admission.timeout_s if isinstance(admission, Admission) else None
 
 
 def key_of(admission: object | None) -> ApiKey | None:
@@ -137,7 +145,21 @@ class Gate:
             caller = Caller(nearness(exchange.client_ip, is_forwarded), key, bool(session) and self._is_logged_in(session))
             refusal = judge(right, caller, keyring.has_valid(now), self._settings.require_key)
         until = exchange.received_at + (key.expires_at - now) if key is not None and key.expires_at else math.inf
-        return Admission(self._edition, until, refusal, key, accompanying)
+        timeout_s = _seconds(seen.get(TIMEOUT_HEADER, ""))
+        if refusal is None and timeout_s is not None and math.isnan(timeout_s):
+            refusal = Refusal(400, "invalid_request", f"X-Request-Timeout must be seconds, above 0 and at most {TIMEOUT_MAX_S:g}")
+        return Admission(self._edition, until, refusal, key, accompanying, timeout_s)
+
+
+def _seconds(text: str) -> float | None:
+    """None where nothing was said, NaN where it makes no sense."""
+    if not text:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        return math.nan
+    return seconds if 0.0 < seconds <= TIMEOUT_MAX_S else math.nan
 
 
 def _key_among(texts: list[str], keyring: Keyring, now: float) -> tuple[ApiKey | None, Refusal | None]:

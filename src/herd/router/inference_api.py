@@ -17,7 +17,7 @@ from herd.dialects import Answer, Dialect, Moment
 from herd.errors import HerdError, MethodNotAllowed, Refusal
 from herd.router.driver import Driver
 from herd.router.exchange import Exchange, Header
-from herd.router.gate import key_of
+from herd.router.gate import key_of, timeout_of
 from herd.router.prefix_hashes import prefix_hashes
 from herd.router.relay import Relay
 from herd.router.services import Services
@@ -110,13 +110,16 @@ class InferenceApi:
 
     def _request(self, exchange: Exchange, dialect: Dialect, ask: Ask, key: ApiKey | None) -> Request:
         owner, tags = key.id if key is not None else "", self._tags(exchange, ask)
+        timeout_s = timeout_of(exchange.admission)
+        deadline_at = exchange.received_at + timeout_s if timeout_s is not None else None
+        fingerprint = hash(ask.body) if self._driver.dispatcher.poisons else 0
         return Request(
             RequestId(f"{self._id_prefix}{next(self._ids):x}"),
             canonical(ask.model), ask.route.kind, dialect.name,
             tuple(canonical(name) for name in ask.fallback_models) if ask.fallback_models else (),
             ask.stream, ask.prompt_tokens, ask.output_tokens_max, ask.context_wanted, ask.needs,
-            len(ask.body), exchange.client_ip, tags, None, ask.model, _ANY_ENGINE,
-            prefix_hashes(ask.body, owner) if self._hashes_prefixes else (), owner, _tenant(exchange, tags, owner),
+            len(ask.body), exchange.client_ip, tags, deadline_at, ask.model, _ANY_ENGINE,
+            prefix_hashes(ask.body, owner) if self._hashes_prefixes else (), owner, _tenant(exchange, tags, owner), fingerprint,
         )  # fmt: skip
 
     @staticmethod

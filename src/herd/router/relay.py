@@ -404,7 +404,11 @@ class Relay:
             return
         self._step = _OPEN if self._forwarded_bytes else _IDLE
         continues_on = self._continues_on() if self._forwarded_bytes else frozenset[str]()
-        failure = Failure(kind, self._forwarded_bytes, detail, self._status or None, retry_after_s, said, continues_on)
+        is_crash = kind in (FailureKind.RESET, FailureKind.CLOSED) and not self._forwarded_bytes
+        fingerprint = hash(self._ask.body) if is_crash else 0
+        failure = Failure(
+            kind, self._forwarded_bytes, detail, self._status or None, retry_after_s, said, continues_on, fingerprint
+        )
         driver = self._services.driver
         driver.feed(AttemptFailed(driver.now(), self._request_id, self._dispatch.attempt, failure))
 

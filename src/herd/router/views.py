@@ -16,7 +16,7 @@ KEY_CHARACTERS_SHOWN = 8
 """Of a tenant that is a key: "key " and the beginning of its id."""
 
 
-def status(dispatcher: Dispatcher, now: float, timestamp: float) -> Json:
+def status(dispatcher: Dispatcher, now: float, timestamp: float, alarms: int = 0) -> Json:
     """`GET /fleet/status`."""
     fleet = dispatcher.fleet
     return {
@@ -25,6 +25,7 @@ def status(dispatcher: Dispatcher, now: float, timestamp: float) -> Json:
         "queues": queues(dispatcher),
         "timestamp": timestamp,
         "version": __version__,
+        "alarms": alarms,
     }
 
 

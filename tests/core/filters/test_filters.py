@@ -40,7 +40,7 @@ def test_a_node_that_refuses_connections_is_out_whatever_its_heartbeats_say() ->
     node = world.dispatcher.fleet.nodes[NodeId("alpha")]
     node.unreachable_until, node.connect_failures = world.at + 4.0, 3
     [rejected] = decide(world).rejected
-    assert rejected.filter == "online" and "refused 3 connections" in rejected.reason
+    assert rejected.filter == "reachable" and "refused 3 connections" in rejected.reason
 
 
 def test_a_silent_node_is_out() -> None:

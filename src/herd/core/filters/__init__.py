@@ -18,8 +18,10 @@ class Filter:
     """`check(request, candidate)` returns a reason with its numbers ("needs 42.5 GB, 11.0 GB free"), or None.
 
     `may_pass_later` tells whether waiting can help: a request is held for a node that is only rejected by such filters.
+    `is_soft` ones are suspicions of ours: when they would leave nobody, one request at a time is sent all the same.
     """
 
     name: str
     check: Callable[[Request, Candidate], str | None]
     may_pass_later: bool = True
+    is_soft: bool = False

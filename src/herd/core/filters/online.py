@@ -1,4 +1,4 @@
-"""Decides whether a node is there and answers. Knows nothing of models."""
+"""Decides whether a node is there. Knows nothing of models."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ from herd.core.request import Request
 
 
 def check(request: Request, candidate: Candidate) -> str | None:
-    """Failed connections outrank heartbeats: a node that we cannot reach is not routable, whatever it says of itself."""
     node = candidate.node
     if node.liveness is Liveness.OFFLINE:
         return f"offline: silent for {candidate.at - node.heard_at:.0f} s"
-    if node.unreachable_until > candidate.at:
-        return f"refused {node.connect_failures} connections, next try in {node.unreachable_until - candidate.at:.1f} s"
     return None
 
 

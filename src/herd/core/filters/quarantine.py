@@ -9,8 +9,8 @@ from herd.core.request import Request
 
 def check(request: Request, candidate: Candidate) -> str | None:
     if candidate.quarantined_until > candidate.at:
-        return f"failed here repeatedly, next try in {candidate.quarantined_until - candidate.at:.0f} s"
+        return f"failed here of late or asked for a pause, next try in {candidate.quarantined_until - candidate.at:.0f} s"
     return None
 
 
-FILTER = Filter("quarantine", check)
+FILTER = Filter("quarantine", check, is_soft=True)

@@ -1,0 +1,33 @@
+"""Requests that seem to break the nodes that they are sent to: remembered by fingerprint, for a while. Sees no request's text."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+BLOCKED_S = 600.0
+FINGERPRINTS_MAX = 256
+"""The oldest are forgotten when there are more."""
+
+
+class Poisons:
+    """A fingerprint is a hash of the body, salted per process; 0 stands for none."""
+
+    def __init__(self) -> None:
+        self._until: OrderedDict[int, float] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._until)
+
+    def suspect(self, fingerprint: int, at: float) -> None:
+        """Two nodes broke off at it."""
+        if not fingerprint:
+            return
+        self._until[fingerprint] = at + BLOCKED_S
+        self._until.move_to_end(fingerprint)
+        if len(self._until) > FINGERPRINTS_MAX:
+            self._until.popitem(last=False)
+
+    def is_suspected(self, fingerprint: int, at: float) -> bool:
+        for old in [one for one, until in self._until.items() if until <= at]:
+            del self._until[old]
+        return fingerprint in self._until
