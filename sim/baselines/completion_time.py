@@ -10,4 +10,4 @@ def make(ground: Ground) -> CompletionTimePolicy:
     return CompletionTimePolicy(ground.forecast, ground.signals, ground.settings)
 
 
-BASELINE = Baseline("completion_time", "where it is answered first", make, is_simple=False)
+BASELINE = Baseline("completion_time", "where it is answered first", make, is_simple=False, warms_ahead=True)

@@ -5,4 +5,4 @@ from __future__ import annotations
 from sim.baselines.completion_time import make
 from sim.compose import Baseline
 
-BASELINE = Baseline("completion_time_moving", "the same, moving waiting requests", make, is_simple=False, moves_waiting=True, at_every_load=False)
+BASELINE = Baseline("completion_time_moving", "the same, moving waiting requests", make, is_simple=False, warms_ahead=True, moves_waiting=True, at_every_load=False)

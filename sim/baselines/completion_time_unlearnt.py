@@ -18,4 +18,4 @@ def make(ground: Ground) -> CompletionTimePolicy:
     return CompletionTimePolicy(ground.forecast, ground.signals, ground.settings)
 
 
-BASELINE = Baseline("completion_time_unlearnt", "the same, with priors only", make, is_simple=False, at_every_load=False)
+BASELINE = Baseline("completion_time_unlearnt", "the same, with priors only", make, is_simple=False, warms_ahead=True, at_every_load=False)

@@ -275,16 +275,23 @@ class Dispatcher(Placing):
     def _tick(self, event: Ticked, out: list[Command]) -> None:
         gap_s = event.at - self._swept_at - SWEEP_EVERY_S
         if gap_s > PAUSE_GAP_S:
-            self.watchlist.slept(self.fleet, gap_s)
+            self._slept(gap_s)
         self._swept_at = event.at
         for node in self.watchlist.sweep(self.fleet, event.at):
             self._lose(node, event.at, out)
-        self._wake_held(event.at, out)
-        for live in list(self.live.values()):
+        # Those who wait first: nobody is sent to a node whose time is over in the same moment.
+        for live in sorted(self.live.values(), key=lambda live: live.is_running):
             self._check_deadlines(live, event.at, out)
+        self._wake_held(event.at, out)
         if event.at - self._audited_at >= AUDIT_EVERY_S:
             self._audited_at = event.at
             out += [Alarm(problem) for problem in (*self.problems(), *self._zombies(event.at))]
+
+    def _slept(self, gap_s: float) -> None:
+        """This process did not run for so long: neither a node's silence nor an answer that could not be read is the node's fault."""
+        self.watchlist.slept(self.fleet, gap_s)
+        for live in self.live.values():
+            live.late_at += gap_s
 
     def _zombies(self, at: float) -> list[str]:
         """Attempts that should have been given up long ago: the sweep has lost them."""

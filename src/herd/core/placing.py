@@ -7,7 +7,7 @@ means for a request, is decided above it.
 from __future__ import annotations
 
 from herd.core import refusals
-from herd.core.admission import last_failure, why_not_hold
+from herd.core.admission import why_not_hold
 from herd.core.commands import Command, Dispatch, Hold, Record, Refuse
 from herd.core.decision import Decision
 from herd.core.fleet import Fleet, Liveness, ModelName, Node, NodeId
@@ -54,7 +54,7 @@ class Placing:
             if decision.chosen is not None:
                 live.decision = decision
                 if live.attempts and _comes_too_late(live, decision, at):
-                    self._refuse(live, at, last_failure(live) or refusals.too_late(decision), out)
+                    self._refuse(live, at, refusals.no_time_left(decision), out)
                     return
                 self._assign(live, decision.chosen, at, out)
                 return

@@ -19,7 +19,7 @@ from herd.core.rebalancing import RebalancingDispatcher
 @dataclass(frozen=True, slots=True)
 class PrewarmSettings:
     is_on: bool = field(
-        default=False, metadata={"env": "FLEET_PRE_WARM", "help": "Load a model on a second node when a line forms at the first."}
+        default=True, metadata={"env": "FLEET_PRE_WARM", "help": "Load a model on a second node when a line forms at the first."}
     )
     threshold: int = field(
         default=3, metadata={"env": "FLEET_PRE_WARM_THRESHOLD", "help": "So many must wait in one line before the model is loaded elsewhere.", "min": 1}

@@ -48,6 +48,12 @@ def too_late(decision: Decision | None) -> Refusal:
     return Refusal(504, "deadline_passed", f"the request's deadline passed while it waited {why}")
 
 
+def no_time_left(decision: Decision) -> Refusal:
+    """504: its node failed, and the next could not begin before its deadline."""
+    message = f"its node failed, and {decision.chosen} could not begin before the request's deadline"
+    return Refusal(504, "deadline_passed", message)
+
+
 def after_failure(failure: Failure) -> Refusal:
     """What the last failure means to the client when no further attempt is made."""
     told = failure.said or failure.told

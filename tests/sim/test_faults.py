@@ -1,0 +1,84 @@
+"""The real dispatcher under two thousand seeded schedules of everything that nodes and clients do wrong; and proof that the rig sees bugs."""
+
+from __future__ import annotations
+
+import pytest
+
+from herd.core.commands import Command, Refuse
+from herd.core.dispatcher import Dispatcher
+from herd.core.events import AttemptFailed, AttemptFinished, ClientLeft
+from herd.core.live import Live
+from herd.core.request import Counters, Failure
+from sim.faults.__main__ import failure
+from sim.faults.schedule import Asked, schedule, shrunk
+from sim.faults.world import trouble
+
+SEEDS = 2000
+PARTS = 8
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_everything_that_must_hold_holds_under_every_schedule(part: int) -> None:
+    for seed in range(part * SEEDS // PARTS, (part + 1) * SEEDS // PARTS):
+        wrong = trouble(schedule(seed), seed=seed)
+        if wrong:
+            pytest.fail(failure(seed, wrong))
+
+
+def test_equal_seeds_are_equal_schedules() -> None:
+    assert schedule(5) == schedule(5) != schedule(6)
+
+
+# --- dispatchers with one bug each, of the kinds that such programs have ---
+
+
+class ForgetsASlot(Dispatcher):
+    def _client_left(self, event: ClientLeft, out: list[Command]) -> None:
+        live = self.live.get(event.request_id)
+        queue = live.queue if live is not None else None
+        super()._client_left(event, out)
+        if queue is not None and live is not None:
+            self.waiting.queues.queue(queue.node_id, queue.model).in_flight[event.request_id] = None  # type: ignore[assignment]
+
+
+class ForgetsTheHeld(Dispatcher):
+    def _wake_held(self, at: float, out: list[Command]) -> None:
+        pass
+
+
+class GivesUpAtOnce(Dispatcher):
+    def _attempt_failed(self, live: Live, failure: Failure, at: float, out: list[Command]) -> None:
+        assert live.attempt is not None
+        live.attempt.failure = failure
+        from herd.core import refusals  # noqa: PLC0415
+
+        self._refuse(live, at, refusals.after_failure(failure), out)
+
+
+class CountsTheBrokenAsWhole(Dispatcher):
+    def _failed(self, event: AttemptFailed, out: list[Command]) -> None:
+        if event.failure.bytes_forwarded:
+            self._finished(AttemptFinished(event.at, event.request_id, event.attempt, Counters()), out)
+        else:
+            super()._failed(event, out)
+
+
+class EndsTwice(Dispatcher):
+    def _finished(self, event: AttemptFinished, out: list[Command]) -> None:
+        super()._finished(event, out)
+        out += [command for command in out if not isinstance(command, Refuse)]
+
+
+class TriesForEver(Dispatcher):
+    def _retry_elsewhere(self, live: Live, attempt: object, failure: Failure, at: float, out: list[Command]) -> None:
+        live.crashes = 0
+        super()._retry_elsewhere(live, attempt, failure, at, out)  # type: ignore[arg-type]
+        live.crashes = 0
+
+
+@pytest.mark.parametrize("make", [ForgetsASlot, ForgetsTheHeld, GivesUpAtOnce, CountsTheBrokenAsWhole, EndsTwice, TriesForEver])
+def test_a_bug_is_found_and_its_schedule_becomes_small(make: type[Dispatcher]) -> None:
+    seed = next(seed for seed in range(SEEDS) if trouble(schedule(seed), make, seed))
+    small = shrunk(schedule(seed), lambda actions: bool(trouble(actions, make, seed)))
+    assert trouble(small, make, seed) and len(small) <= 6, small
+    assert any(isinstance(action, Asked) for action in small)
