@@ -36,7 +36,7 @@ PROGRESS_S = 10.0
 
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="dev.py bench routing", description=__doc__)
-    parser.add_argument("--traces", type=Path, default=os.environ.get("HERD_TRACES"), metavar="DIR", help="folder with the public traces")
+    parser.add_argument("--traces", type=Path, default=os.environ.get("HERD_TRACES") or None, metavar="DIR", help="folder with the public traces")
     parser.add_argument("--quick", action="store_true", help="under a minute; exit status 1 on a regression beyond noise")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--requests", type=int, default=500, help="requests in one run (default 500)")

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from random import Random
 
@@ -17,6 +21,7 @@ from sim.catalogue import BASELINES, SCENARIOS
 from sim.compose import a_world
 from sim.traces import Traces
 
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--scenarios", "S2,S15", "--seeds", "2", "--requests", "60", "--loads", "1.0", "--jobs", "1"]
 POLICIES = ["--policies", "completion_time,seven_signals,least_connections,oracle"]
 
@@ -68,6 +73,25 @@ def test_a_run_prints_its_tables_and_repeats_itself(tmp_path: Path, capsys: pyte
     assert "| S15 |" in printed and "One decision" in printed and "synthetic" in printed
     assert files[0].read_text() == files[1].read_text()
     assert len(json.loads(files[0].read_text())) == 4
+
+
+def test_two_processes_with_other_hash_seeds_print_the_same_table(tmp_path: Path) -> None:
+    """All but the clock's: how long it took, and what a decision costs. A loop with agents, a churn and a bad network are in it."""
+    given = ["--scenarios", "S4,S6,S9b,S12", "--seeds", "1", "--requests", "100", "--loads", "1.0", "--jobs", "1"]
+    tables, rows = [], []
+    for hash_seed in ("1", "2"):
+        file = tmp_path / f"{hash_seed}.json"
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "HERD_TRACES": ""}
+        ran = subprocess.run(
+            [sys.executable, "-m", "bench.routing", *given, "--json", str(file)], env=environment, cwd=ROOT, capture_output=True, text=True,
+            timeout=300, check=False,
+        )  # fmt: skip
+        assert ran.returncode == 0, ran.stderr
+        tables.append(re.sub(r"\d+ s on 1 cores", "", ran.stdout.partition("## One decision")[0]))
+        rows.append(file.read_text("utf-8"))
+    assert "| S9b |" in tables[0] and "completion_time" in tables[0]
+    assert tables[0] == tables[1]
+    assert rows[0] == rows[1]
 
 
 @pytest.mark.parametrize(

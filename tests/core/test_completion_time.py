@@ -221,3 +221,42 @@ def test_a_crowded_nodes_streams_all_count_though_only_some_are_looked_at() -> N
     for values in (harms, waits):
         assert 1.8 < values[32] / values[16] < 2.2
         assert 3.0 < values[128] / values[32] < 5.0
+
+
+def harm_of_waiting(world: World, request_id: str, **more: object) -> tuple[float, float]:
+    """Seconds that others would lose, and the wait, if it queued at the only node."""
+    world.arrives(request_id, **more)  # type: ignore[arg-type]
+    decision = world.dispatcher.live[RequestId(request_id)].decision
+    assert decision is not None
+    return decision.scored[0].expected_s["harm"], decision.scored[0].expected_s["wait"]
+
+
+def test_a_place_in_line_costs_those_who_come_later_and_more_where_slots_were_full_for_long() -> None:
+    """On an idle fleet the line is gone before anybody comes; on a busy one everybody after us waits longer by our part."""
+    found = {}
+    for busy_s in (1.0, 300.0, 5000.0):
+        world = a_world(policy="completion_time")
+        world.hears(a_slow_box("a"))
+        world.arrives("r1", output_tokens_max=100_000)
+        world.at += busy_s
+        found[busy_s] = harm_of_waiting(world, "r2", prompt_tokens=100)[0]
+    assert found[1.0] < 1.0 < found[300.0] < found[5000.0]
+
+
+def test_a_place_in_line_costs_less_for_who_is_short() -> None:
+    found = []
+    for tokens in (2, 200):
+        world = a_world(policy="completion_time")
+        world.hears(a_slow_box("a"))
+        world.arrives("r1")
+        world.at += 300.0
+        harm_s, wait_s = harm_of_waiting(world, "r2", output_tokens_max=tokens)
+        assert wait_s > 0.0
+        found.append(harm_s)
+    assert found[0] < 0.5 * found[1]
+
+
+def test_who_finds_a_slot_harms_nobody_who_comes_later() -> None:
+    world = a_world(policy="completion_time")
+    world.hears(a_slow_box("a", models=[a_card(size_gb=5.0, loaded=True, slots=2)]))
+    assert harm_of_waiting(world, "r1") == (0.0, 0.0)

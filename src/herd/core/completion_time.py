@@ -3,8 +3,8 @@
     expected = wait for a slot + load + reading what is not cached + writing the answer + harm to others
 
 Harm is time that others lose: streams that stall while this prompt is read and then decode in a larger batch, models
-that compute beside it, and models that would be evicted for it, by the chance that they are wanted again soon. The
-chosen node is the one with the smallest sum. The seven signals are counted too, for whoever reads traces.
+that compute beside it, those who come after it while a line lasts, and models that would be evicted for it, by the chance
+that they are wanted again soon. The chosen node is the one with the smallest sum. The seven signals are counted too, for whoever reads traces.
 """
 
 from __future__ import annotations
@@ -47,6 +47,12 @@ ESTIMATED_MAX = 16
 
 RUNNING_LOOKED_AT = 16
 """Of so many running requests each is looked at; of more, as many at most."""
+
+CROWDING_MAX = 0.75
+"""A node that was always full is taken for one that was full for this share: how long a line grows then nobody can tell."""
+
+SIZE_MAX = 3.0
+"""A request that is larger than those that run counts at most so many times: its length is a guess."""
 
 READING_DONE_MAX = 0.9
 """A prompt that should have been read by now probably needs a little more."""
@@ -150,8 +156,13 @@ class CompletionTimePolicy:
             if queue is not None:
                 slots, running = candidate.card.engine.slots, candidate.in_flight
                 decode_s *= 1.0 + speed.batch_slope * min(running, slots - 1)
-                wait_s = max(wait_s, _wait_s(queue, slots, wish))
-                others_s += _harm_to_own_s(queue, slots, speed, prefill_s, decode_s, wish) if running else 0.0
+                line_s = _wait_s(queue, slots, wish)
+                wait_s = max(wait_s, line_s)
+                if running:
+                    others_s += _harm_to_own_s(queue, slots, speed, prefill_s, decode_s, wish)
+                if running >= slots:
+                    share = forecast.crowding.share(node.id, model, wish.at)
+                    others_s += _harm_to_later_s(queue, slots, share, line_s, prefill_s + decode_s)
         if load_s > 0.0 and model not in node.loading_until:
             room_wait_s, evicted = self._evicted(candidate, wish)
             wait_s += room_wait_s
@@ -289,6 +300,21 @@ def _harm_to_own_s(
         left_s = left_s if left_s > overdue_s else overdue_s
         overlap_s += left_s if left_s < decode_s else decode_s
     return prefill_s * beside + overlap_s / len(works) * beside * slower
+
+
+def _harm_to_later_s(queue: Queue, slots: int, share: float, line_s: float, own_s: float) -> float:
+    """What those lose who come while the line lasts that we lengthen.
+
+    With a load of r a queue takes 1 / (1 - r) times as long to empty as its line says, and whoever comes meanwhile waits longer
+    by our part: together r / (1 - r) times our own stay in it (the derivative of the mean work of an M/M/1 queue; Krishnan,
+    "Joining the right queue", 1987), and more or less as we are larger or smaller than those who run. Without it each request
+    takes the place that is best for itself, and fast nodes get lines that slower, idle ones would have spared all others.
+    """
+    works = _some(queue)
+    usual_s = sum(work.service_s for work in works) / len(works)
+    size = min(SIZE_MAX, own_s / usual_s) if usual_s > 0.0 else 1.0
+    load = min(CROWDING_MAX, share)
+    return load / (1.0 - load) * size * (line_s + own_s / slots)
 
 
 def _some(queue: Queue) -> list[Work]:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from herd.core.crowding import Crowding
 from herd.core.demand import Demand
 from herd.core.fleet import ModelName, Node
 from herd.core.live import Live
 from herd.core.memories import Memory
 from herd.core.outputs import OUTPUT, Outputs
 from herd.core.prefixes import Prefixes
+from herd.core.queues import Queue
 from herd.core.rates import KINDS, Rates, Sample
 from herd.core.request import Attempt, Counters, Kind, Request
 from herd.core.residency import Residency
@@ -27,6 +29,7 @@ class Forecast:
         self.rates = Rates()
         self.outputs = Outputs()
         self.demand = Demand()
+        self.crowding = Crowding()
         self.prefixes = Prefixes()
         self.tokens = Tokens()
         self.residency = Residency()
@@ -77,6 +80,8 @@ class Forecast:
         attempt.has_company = len(busy) > 1
         assert live.queue is not None
         live.queue.starts += 1
+        slots = node.report.models[model].engine.slots
+        self.crowding.started(node.id, model, streams, slots, at)
         attempt.queue_start_number = live.queue.starts
         attempt.was_warm = model in node.loaded_until or model in node.loaded
         attempt.is_load_pure = attempt.is_alone and not node.loading_until
@@ -89,12 +94,16 @@ class Forecast:
             node.loading_until[model] = at + max(_expected_load_s(live), before_s + self.rates.speed(node, model).load_s)
         self.residency.used(node, model, at)
         if request.prefix:
-            self.prefixes.served(node.id, model, request.prefix, node.report.models[model].engine.slots)
+            self.prefixes.served(node.id, model, request.prefix, slots)
 
     def first_byte(self, live: Live) -> None:
         """Its prompt is read: from here on it keeps nobody else's from being read."""
         if live.queue is not None:
             live.queue.in_flight[live.request.id].reading_s = 0.0
+
+    def left(self, queue: Queue, at: float) -> None:
+        """Somebody is no longer in this queue, whatever the reason."""
+        self.crowding.left(queue.node_id, queue.model, len(queue.in_flight), at)
 
     def finished(self, live: Live, node: Node, counters: Counters, streams: int, at: float) -> None:
         """An attempt ended whole: its counters teach."""

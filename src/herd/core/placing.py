@@ -162,7 +162,10 @@ class Placing:
         """Takes the request out of wherever it is, and gives its slot to the next in line."""
         self.retrying.discard(live.request.id)
         queue = self.waiting.leave(live)
-        if queue is not None and queue.pending:
+        if queue is None:
+            return
+        self.forecast.left(queue, at)
+        if queue.pending:
             self._advance(queue, at, out)
 
     def _advance(self, queue: Queue, at: float, out: list[Command]) -> None:
