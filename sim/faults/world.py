@@ -354,6 +354,9 @@ class FaultWorld:
             raise Broken(f"alarm: {command.message}")
         else:
             assert isinstance(command, Hold)
+            trial = self._clients[command.request_id].trial
+            if trial is not None:
+                trial.is_open = False
 
     # --- what must hold ---
 

@@ -134,12 +134,17 @@ class DemoFleet:
     def start_nodes(self) -> None:
         """Returns when all have reported a model that is in memory. Raises Trouble."""
         for node in NODES:
-            self._start(node.name, [
-                "node", "--engine", "embedded", "--node-id", node.name, "--router-url", self.coordinator.url,
-                "--threads", str(node.threads), "--slots", str(node.slots), "--context", str(node.context_tokens),
-                "--data-dir", str(self._folder / node.name),
-            ], {"FLEET_NODE_HEARTBEAT_INTERVAL": str(HEARTBEAT_S), "FLEET_NODE_JOIN": self._local_code()})  # fmt: skip
+            self.start_node(node)
         self._wait(f"{len(NODES)} nodes, each with an engine and a model of its own", self._nodes_ready)
+
+    def start_node(self, node: DemoNode) -> None:
+        """Starts its agent and engine, for the first time or again. Does not wait for it."""
+        self.parts = [part for part in self.parts if part.name != node.name]
+        self._start(node.name, [
+            "node", "--engine", "embedded", "--node-id", node.name, "--router-url", self.coordinator.url,
+            "--threads", str(node.threads), "--slots", str(node.slots), "--context", str(node.context_tokens),
+            "--data-dir", str(self._folder / node.name),
+        ], {"FLEET_NODE_HEARTBEAT_INTERVAL": str(HEARTBEAT_S), "FLEET_NODE_JOIN": self._local_code()})  # fmt: skip
 
     def _local_code(self) -> str:
         """What lets the nodes in without anybody pasting: each has a folder of its own, but we may read the coordinator's."""

@@ -1,0 +1,1 @@
+"""A soak: real engines are killed, frozen and restarted under load, and every request is accounted for."""
