@@ -95,6 +95,28 @@ def test_an_openai_stream_cut_anywhere_has_the_text_of_one_that_was_not(how: How
     assert expected
 
 
+def anthropic_text(told: Told) -> str:
+    return "".join(piece["delta"]["text"] for piece in told.pieces if piece["type"] == "content_block_delta")
+
+
+@pytest.mark.parametrize("how", [How.FIN, How.RESET])
+def test_an_anthropic_stream_cut_anywhere_is_one_message_with_the_same_text(how: How) -> None:
+    body = {"model": "m", "max_tokens": 100, "messages": QUESTION, "stream": True, "temperature": 0}
+    with a_fleet_of_writers_on() as (fleet, bad):
+        whole = ask(fleet, "/v1/messages", body)
+        expected, size = anthropic_text(whole), sum(len(line) + 1 for line in whole.lines)
+        for cut in range(1, size, 67):
+            bad.fail(Cut(how=how, after_bytes=cut, counting=Counting.BODY, times=1))
+            told = ask(fleet, "/v1/messages", body)
+            assert told.is_whole and anthropic_text(told) == expected, f"cut after {cut} bytes"
+            kinds = [piece["type"] for piece in told.pieces if piece["type"] not in ("content_block_delta", "ping")]
+            assert kinds == ["message_start", "content_block_start", "content_block_stop", "message_delta", "message_stop"], f"cut after {cut} bytes"
+            usage = [next(p for p in one.pieces if p["type"] == "message_delta")["usage"]["output_tokens"] for one in (whole, told)]
+            assert usage[0] == usage[1], f"cut after {cut} bytes"
+            bad.heal()
+    assert expected
+
+
 def test_an_ollama_stream_translated_from_another_engine_goes_on_too() -> None:
     body = {"model": "m", "messages": QUESTION, "options": {"seed": 7, "temperature": 0}}
     with a_fleet_of_writers_on() as (fleet, bad):

@@ -13,7 +13,7 @@ import msgspec
 
 from herd.core.fleet import Fleet, ModelCard, canonical
 from herd.core.request import Kind
-from herd.dialects import Answer, Dialect, Moment, Watch, Writer
+from herd.dialects import Answer, Dialect, Moment, Resumed, Watch, Writer
 from herd.errors import BadRequest, Refusal, UnknownModel
 from herd.wire import door
 from herd.wire.anthropic_answers import DocumentWatch, DocumentWriter, StreamWatch, StreamWriter, error_body
@@ -191,6 +191,12 @@ class Anthropic(Dialect):
     def writer(self, ask: Ask, model: str, request_id: str, moment: Moment) -> Writer:  # noqa: ARG002
         kind = StreamWriter if ask.stream else DocumentWriter
         return kind(model, request_id, ask.prompt_tokens)
+
+    def resume(
+        self, ask: Ask, model: str, request_id: str, moment: Moment, forwarded: bytes, note: str  # noqa: ARG002
+    ) -> Resumed | None:
+        writer = StreamWriter(model, request_id, ask.prompt_tokens)
+        return Resumed(writer.take_up(forwarded, note), writer)
 
     def error(self, refusal: Refusal, request_id: str = "") -> Answer:
         body = error_body(_type(refusal.status), refusal.message) | {"request_id": request_id or None}

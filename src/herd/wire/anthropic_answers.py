@@ -14,7 +14,8 @@ from herd.core.request import Counters
 from herd.wire import door
 from herd.wire.chat import Delta, ToolCall, Usage
 from herd.wire.collecting import Collected
-from herd.wire.streams import Ends, event
+from herd.wire.resuming import Said
+from herd.wire.streams import Ends, EventReader, event
 from herd.wire.watching import StreamEnds, decoded, is_good_object, of_long
 
 EVENT_STREAM = "text/event-stream"
@@ -59,7 +60,27 @@ class _Document(_Told):
     error: msgspec.Raw = door.ABSENT
 
 
+class _Piece(msgspec.Struct):
+    text: str = ""
+    thinking: str = ""
+
+
+class _Block(msgspec.Struct):
+    type: str = ""
+
+
+class _Passed(msgspec.Struct):
+    """Any event of a stream, as far as it must be known to go on with it."""
+
+    type: str = ""
+    index: int = 0
+    message: _Told | None = None
+    content_block: _Block | None = None
+    delta: _Piece | None = None
+
+
 _EVENT = msgspec.json.Decoder(_Event)
+_PASSED = msgspec.json.Decoder(_Passed)
 _DOCUMENT = msgspec.json.Decoder(_Document)
 
 
@@ -145,6 +166,35 @@ class StreamWriter:
         """What the open block holds: "text", "thinking", or the index of a tool call."""
         self._calls_begun: set[int] = set()
         self._has_begun = False
+        self._note: dict[str, str] = {}
+
+    def take_up(self, forwarded: bytes, note: str) -> Said:
+        """Goes on with a stream that broke off after `forwarded`: its message and its open block have begun already."""
+        said = Said()
+        for told in EventReader().feed(forwarded):
+            event_said = decoded(told.data, _PASSED)
+            if event_said is not None:
+                self._take(event_said, said)
+        self._note = {"fleet_note": note}
+        return said
+
+    def _take(self, told: _Passed, said: Said) -> None:
+        if told.type == "message_start":
+            self._has_begun = True
+            usage = told.message.usage if told.message is not None else None
+            self._prompt_tokens = (usage.input_tokens if usage is not None else None) or self._prompt_tokens
+        elif told.type == "content_block_start" and told.content_block is not None:
+            self._blocks = max(self._blocks, told.index + 1)
+            self._open = told.content_block.type
+            said.has_calls = said.has_calls or told.content_block.type not in ("text", "thinking")
+        elif told.type == "content_block_delta" and told.delta is not None:
+            said.text += told.delta.text
+            said.thinking += told.delta.thinking
+            said.pieces += 1
+        elif told.type == "content_block_stop":
+            self._open = None
+        elif told.type in ("message_delta", "message_stop"):
+            said.is_finished = True
 
     def write(self, delta: Delta) -> bytes:
         if delta.error is not None:
@@ -201,7 +251,7 @@ class StreamWriter:
     def _end(self) -> bytes:
         delta = {"stop_reason": _stop_reason(self._collected, bool(self._calls_begun)), "stop_sequence": None}
         usage = _usage(self._collected.usage, self._prompt_tokens)
-        last = _event({"type": "message_delta", "delta": delta, "usage": usage})
+        last = _event({"type": "message_delta", "delta": delta, "usage": usage, **self._note})
         return self._close() + last + _event({"type": "message_stop"})
 
 
