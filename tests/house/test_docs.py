@@ -180,3 +180,16 @@ def test_code_is_found_in_every_form(text: str) -> None:
 @pytest.mark.parametrize("text", ["herd top", "`herd topple`", "`a-herd top`"])
 def test_what_is_not_code_does_not_count(text: str) -> None:
     assert not is_told("herd top", code_in(text))
+
+
+NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(test_\w+))?`")
+
+
+@pytest.mark.parametrize("name", ["docs/reliability.md", "docs/security.md"])
+def test_every_test_that_a_promise_names_is_there(name: str) -> None:
+    missing = []
+    for path, test in NAMED_TEST.findall(document(name)):
+        file = ROOT / path
+        if not file.exists() or (test and f"def {test}(" not in file.read_text("utf-8")):
+            missing.append(f"{path}::{test}")
+    assert not missing and len(NAMED_TEST.findall(document(name))) > 5

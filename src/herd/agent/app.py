@@ -45,6 +45,8 @@ log = logging.getLogger("herd.agent")
 
 SENSORS_MAX_S = 4.0
 """A sensor that takes longer is not waited for; its last reading stands."""
+DRAIN_LOOK_S = 0.5
+"""While it drains an agent reports so often, to be gone soon after the last request."""
 KEEP_EVERY_S = 300.0
 """Between two writings of what was learnt; a crash costs no more than this."""
 
@@ -65,6 +67,9 @@ class AgentSettings:
     )
     capacity_learning: bool = field(
         default=False, metadata={"env": "FLEET_NODE_ENABLE_CAPACITY_LEARNING", "help": "Learn when this machine is free, and lend only what it can spare."}
+    )
+    drain_s: float = field(
+        default=60.0, metadata={"env": "FLEET_NODE_DRAIN_SECONDS", "help": "At the end, how long requests that run here may finish.", "min": 0}
     )
     relay: bool = field(
         default=True, metadata={"env": "FLEET_NODE_RELAY", "help": "Open a door on the network, for the coordinator alone, to an engine that listens on this machine only."}
@@ -105,6 +110,7 @@ class Agent:
         self._reading: dict[str, asyncio.Future[Mapping[str, object]]] = {}
         self._doors = Doors(settings.relay)
         self._embedded_url = ""
+        self._is_draining = False
         self._learner = Learner()
         self._kept_at = float("-inf")
 
@@ -135,6 +141,16 @@ class Agent:
         if told.is_heard and told.node_id and told.node_id != self.node_id:
             await self._take_name(told.node_id)
         return told
+
+    async def drain(self) -> None:
+        """Says that nothing new is wanted, and returns when nothing runs here any more, or the drain time is over."""
+        self._is_draining = True
+        try:
+            async with asyncio.timeout(self.settings.agent.drain_s):
+                while (told := await self.beat()) is not None and told.is_heard and told.running:
+                    await asyncio.sleep(DRAIN_LOOK_S)
+        except TimeoutError:
+            log.warning("requests were still running here at the end of the drain time")
 
     async def stop(self) -> None:
         if self.settings.agent.capacity_learning:
@@ -192,7 +208,7 @@ class Agent:
         memory = readings.pop("memory", None) or Memory(1 * GB, 0, 1 * GB)
         report = Report(
             NodeId(self.node_id), self.boot_id, memory, models, tuple(face for _, face in faces),  # type: ignore[arg-type]
-            agent_version=__version__, connection_failures=self.engines.failures,
+            agent_version=__version__, connection_failures=self.engines.failures, draining=self._is_draining,
         )  # fmt: skip
         report = dataclasses.replace(report, **readings)  # type: ignore[arg-type]
         named = report.gpus[0].name if report.gpus else report.chip
@@ -281,14 +297,25 @@ def _write(path: Path, data: bytes) -> None:
 
 
 async def run(settings: Settings) -> int:
-    """Reports until SIGTERM or Ctrl-C, then says goodbye. Raises `CannotStart`."""
+    """Reports until SIGTERM or Ctrl-C, lets finish what runs here, then says goodbye; a second signal ends it at once.
+
+    Raises `CannotStart`.
+    """
     agent = Agent(settings, Random(secrets.randbits(64)), secrets.token_hex(8))
-    told_to_end = _signals(asyncio.get_running_loop())
+    told = _signals(asyncio.get_running_loop())
     await agent.start()
     log.info("agent started", extra={"node_id": agent.node_id})
     beating = asyncio.create_task(_beat_for_ever(agent))
     try:
-        await told_to_end.wait()
+        await told.get()
+        beating.cancel()
+        await asyncio.wait([beating])
+        log.info("draining", extra={"node_id": agent.node_id})
+        drain, again = asyncio.ensure_future(agent.drain()), asyncio.ensure_future(told.get())
+        await asyncio.wait({drain, again}, return_when=asyncio.FIRST_COMPLETED)
+        for waiting in (drain, again):
+            waiting.cancel()
+        await asyncio.wait({drain, again})
     finally:
         beating.cancel()
         await asyncio.wait([beating])
@@ -307,11 +334,12 @@ async def _beat_for_ever(agent: Agent) -> None:
         await asyncio.sleep(agent.link.pause_s())
 
 
-def _signals(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
-    told = asyncio.Event()
+def _signals(loop: asyncio.AbstractEventLoop) -> asyncio.Queue[int]:
+    """Every wish to end, as it comes."""
+    told: asyncio.Queue[int] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
         if sys.platform == "win32":
-            signal.signal(number, lambda _n, _frame: loop.call_soon_threadsafe(told.set))
+            signal.signal(number, lambda n, _frame: loop.call_soon_threadsafe(told.put_nowait, n))
         else:
-            loop.add_signal_handler(number, told.set)
+            loop.add_signal_handler(number, told.put_nowait, int(number))
     return told

@@ -50,11 +50,13 @@ class LinkSettings:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a heartbeat's answer said. `node_id` is the name the coordinator knows us by."""
+    """What a heartbeat's answer said. `node_id` is the name the coordinator knows us by, `running` how many of its requests
+    are being answered here."""
 
     is_heard: bool
     node_id: str = ""
     problem: str = ""
+    running: int = 0
 
 
 class Link:
@@ -113,7 +115,7 @@ class Link:
         if response.status == 200:
             self._misses = 0
             self._say("")
-            return Told(True, _node_id(response))
+            return Told(True, str(_field(response, "node_id") or ""), running=_count(_field(response, "running")))
         return self._missed(response.problem or f"it answers {response.status}: {_words(response)}")
 
     async def goodbye(self, node_id: str, boot_id: str) -> None:
@@ -229,8 +231,12 @@ def _words(response: Response) -> str:
     return told if isinstance(told, str) else response.body[:200].decode("utf-8", "replace")
 
 
-def _node_id(response: Response) -> str:
+def _field(response: Response, name: str) -> object:
     try:
-        return str(json.loads(response.body).get("node_id", ""))
+        return json.loads(response.body).get(name)
     except (ValueError, AttributeError):
-        return ""
+        return None
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and value > 0 else 0

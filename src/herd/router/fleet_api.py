@@ -75,7 +75,9 @@ class FleetApi:
         if node_id != report.node_id:
             report = heartbeat.renamed(report, node_id)
         self._driver.feed(HeartbeatReceived(now, report))
-        return _signed(reporter, _json({"status": "ok", "node_id": node_id}))
+        queues = self._driver.dispatcher.waiting.queues.of_node(node_id).values()
+        running = sum(len(queue.in_flight) for queue in queues)
+        return _signed(reporter, _json({"status": "ok", "node_id": node_id, "running": running}))
 
     async def goodbye(self, request: Request) -> Response:
         """An agent leaves: its node is gone at once, and what waited for it goes elsewhere."""

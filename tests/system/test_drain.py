@@ -1,0 +1,187 @@
+"""Who is told to end lets finish what runs: agents and coordinators, with streams open; told twice, they end at once."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from fakes.faults import Gate
+from fakes.fleet import Fleet, Machine, report_of, running_fleet
+from fakes.ollama import FakeOllama
+from fakes.ollama_visit import FakeSettings
+from herd.agent.app import Agent, AgentSettings, Settings
+from herd.agent.inventory import EngineSettings
+from herd.agent.link import LinkSettings
+from herd.wire import heartbeat
+from terminal import command, environment
+
+CHAT = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]})
+STREAMS = 20
+
+
+def ask(port: int, method: str, path: str, body: str | bytes | None = None, **headers: str) -> tuple[int, bytes]:
+    """Status and body; what had come before the connection broke off."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+        response = connection.getresponse()
+        try:
+            return response.status, response.read()
+        except http.client.IncompleteRead as broken:
+            return response.status, broken.partial
+    finally:
+        connection.close()
+
+
+def is_whole(answer: tuple[int, bytes]) -> bool:
+    return answer[0] == 200 and json.loads(answer[1].splitlines()[-1]).get("done") is True
+
+
+def is_turned_away(port: int) -> bool:
+    """503 with the time to come back, or nobody listens any more."""
+    try:
+        return ask(port, "POST", "/api/chat", CHAT)[0] == 503
+    except (http.client.HTTPException, OSError):
+        return True
+
+
+# --- an agent ---
+
+
+def test_an_agent_that_is_to_end_finishes_what_it_has_and_takes_nothing_new(tmp_path: Path) -> None:
+    async def go(fleet: Fleet) -> None:
+        async with FakeOllama(["m"]) as engine:
+            settings = Settings(
+                agent=AgentSettings(node_id="alpha", data_dir=tmp_path), engines=EngineSettings("ollama", engine.url),
+                link=LinkSettings(fleet.url, 0.1, 5.0),
+            )  # fmt: skip
+            agent = Agent(settings, Random(1), "boot-1")
+            await agent.start()
+            await agent.beat()
+            gate = engine.fail(Gate(at="piece", piece=1))
+            stream = asyncio.create_task(asyncio.to_thread(ask, fleet.port, "POST", "/api/chat", CHAT))
+            await engine.until(lambda: gate.reached > 0, "the stream is at the gate")
+            draining = asyncio.create_task(agent.drain())
+            while not any(node["draining"] for node in await asyncio.to_thread(nodes_of, fleet)):
+                assert not draining.done()
+            late = await asyncio.to_thread(ask, fleet.port, "POST", "/api/chat", CHAT, X_Request_Timeout="0.1")
+            assert late[0] == 504 and b"draining" in late[1]
+            gate.release()
+            assert is_whole(await stream)
+            await draining
+            await agent.stop()
+            assert await asyncio.to_thread(nodes_of, fleet) == []
+
+    with running_fleet({}) as fleet:
+        asyncio.run(go(fleet))
+
+
+def nodes_of(fleet: Fleet) -> list[dict[str, object]]:
+    nodes: list[dict[str, object]] = fleet.get("/fleet/status")["nodes"]
+    return nodes
+
+
+def test_an_agent_with_nothing_to_do_ends_at_once(tmp_path: Path) -> None:
+    async def go(fleet: Fleet) -> None:
+        settings = Settings(agent=AgentSettings(node_id="alpha", data_dir=tmp_path), link=LinkSettings(fleet.url, 0.1, 5.0))
+        agent = Agent(settings, Random(1), "boot-1")
+        await agent.start()
+        await agent.beat()
+        await agent.drain()
+        await agent.stop()
+
+    with running_fleet({}) as fleet:
+        asyncio.run(go(fleet))
+
+
+# --- a coordinator ---
+
+
+@contextmanager
+def coordinator(folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A process of its own, and its port."""
+    arguments = command("serve", "--host", "127.0.0.1", "--port", "0", "--data-dir", str(folder))
+    env = environment({"FLEET_OPEN": "true", "FLEET_DRAIN_SECONDS": "60"})
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
+    try:
+        yield process, int(said(process, "listening").partition("url=http://127.0.0.1:")[2].partition(",")[0])
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def said(process: subprocess.Popen[str], word: str) -> str:
+    """The line with this word, when it comes."""
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if word in line:
+            return line
+    raise AssertionError(f"it ended without saying {word!r}: {lines}")
+
+
+@contextmanager
+def streams(engine: FakeOllama, port: int) -> Iterator[tuple[Gate, list[asyncio.Future[tuple[int, bytes]]]]]:
+    """So many clients, each of whose answers has begun and waits at a gate."""
+    ask(port, "POST", "/heartbeat", heartbeat.encode(report_of("alpha", engine, Machine()), time.time()))
+    gate = engine.fail(Gate(at="piece", piece=1))
+    with ThreadPoolExecutor(STREAMS) as clients:
+        answers = [clients.submit(ask, port, "POST", "/api/chat", CHAT) for _ in range(STREAMS)]
+        while gate.reached < STREAMS:
+            assert not any(answer.done() for answer in answers)
+        yield gate, answers  # type: ignore[misc]
+        gate.release()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals as of POSIX")
+def test_a_coordinator_that_is_to_end_cuts_no_stream_and_tells_newcomers_to_come_back(tmp_path: Path) -> None:
+    with FakeOllama(["m"], FakeSettings(num_parallel=STREAMS)) as engine, coordinator(tmp_path) as (process, port):
+        kept = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        kept.request("GET", "/api/tags")
+        kept.getresponse().read()
+        with streams(engine, port) as (gate, answers):
+            process.send_signal(signal.SIGTERM)
+            said(process, "draining")
+            assert is_turned_away(port)
+            gate.release()
+            assert all(is_whole(answer.result()) for answer in answers)
+        kept.close()
+        assert process.wait(30) == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals as of POSIX")
+def test_told_twice_it_ends_at_once_and_no_cut_stream_looks_whole(tmp_path: Path) -> None:
+    engine = FakeOllama(["m"], FakeSettings(num_parallel=STREAMS))
+    with engine, coordinator(tmp_path) as (process, port), streams(engine, port) as (_, answers):
+        process.send_signal(signal.SIGTERM)
+        said(process, "draining")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        assert not any(is_whole(answer.result()) for answer in answers)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals as of POSIX")
+def test_a_coordinator_that_is_killed_leaves_nobody_hanging_and_serves_again_when_it_is_back(tmp_path: Path) -> None:
+    with FakeOllama(["m"], FakeSettings(num_parallel=STREAMS)) as engine:
+        with coordinator(tmp_path) as (process, port), streams(engine, port) as (_, answers):
+            process.kill()
+            assert not any(answer.exception() is None and is_whole(answer.result()) for answer in answers)
+        engine.heal()
+        with coordinator(tmp_path) as (_, port):
+            ask(port, "POST", "/heartbeat", heartbeat.encode(report_of("alpha", engine, Machine()), time.time()))
+            assert is_whole(ask(port, "POST", "/api/chat", CHAT))
