@@ -12,8 +12,9 @@ from typing import Any
 
 from builders import a_card, a_report, a_world, an_engine
 from herd.core.commands import Record
-from herd.core.events import HeartbeatReceived
-from herd.core.fleet import canonical
+from herd.core.dispatcher import SWEEP_EVERY_S
+from herd.core.events import HeartbeatReceived, Ticked
+from herd.core.fleet import Report, canonical
 from herd.core.request import Outcome, Request, RequestId
 from herd.core.retries import RetrySettings
 from herd.dialects import Dialect, Moment
@@ -117,6 +118,8 @@ class Rig:
     records: list[Record]
     relays: int = 0
     clients: list[Client] = field(default_factory=list)
+    beats: dict[str, Report] = field(default_factory=dict)
+    """Each node's last heartbeat."""
 
     def ask(
         self, path: str = "/api/chat", headers: Sequence[Header] = (), dialect: Dialect = DIALECT, raw: bytes = b"",
@@ -147,7 +150,18 @@ class Rig:
         """A heartbeat of a node with the model `m` at that address."""
         kind, slots, loaded = more.pop("kind", "ollama"), more.pop("slots", 1), more.pop("loaded", False)
         card = a_card(more.pop("model", "m"), loaded=loaded, engine=an_engine(slots, kind, url))
-        self.driver.feed(HeartbeatReceived(self.driver.now(), a_report(name, [card], **more)))
+        self.beats[name] = a_report(name, [card], **more)
+        self.driver.feed(HeartbeatReceived(self.driver.now(), self.beats[name]))
+
+    def time_passes(self, limit_s: float = 100.0) -> None:
+        """So long goes by, or until an attempt has ended, with heartbeats; in small steps: one leap would look as if this process had slept."""
+        began_at, before = self.driver.now(), len(self.records)
+        for step in range(1, int(limit_s / SWEEP_EVERY_S) + 1):
+            if len(self.records) > before:
+                return
+            for report in self.beats.values():
+                self.driver.feed(HeartbeatReceived(began_at + step * SWEEP_EVERY_S, report))
+            self.driver.feed(Ticked(began_at + step * SWEEP_EVERY_S))
 
     @property
     def outcomes(self) -> list[Outcome]:

@@ -18,7 +18,7 @@ from fakes.raw_server import (
     stalls,
     whole,
 )
-from herd.core.events import NodeLeft, Ticked
+from herd.core.events import NodeLeft
 from herd.core.fleet import NodeId
 from herd.core.request import FailureKind, Outcome
 from herd.router.services import RelaySettings
@@ -286,7 +286,7 @@ def test_a_node_that_hangs_is_left_when_its_time_is_up() -> None:
             client = rig.ask()
             while not bad.requests:
                 await asyncio.sleep(0)
-            rig.driver.feed(Ticked(rig.driver.now() + 100.0))
+            rig.time_passes()
             await bad.leavings.get()
             await client.over
             assert client.answer == STREAM_BODY

@@ -8,7 +8,6 @@ import json
 import pytest
 
 from fakes.raw_server import Peer, RawServer, Script, answers, chunked, whole
-from herd.core.events import Ticked
 from herd.core.request import Outcome
 from herd.dialects import Dialect, anthropic, ollama, openai
 from herd.errors import Refusal
@@ -115,7 +114,7 @@ def test_a_refusal_after_a_comment_is_an_error_frame_and_no_good_end(dialect: Di
             client = ask(rig, dialect, path, input="Hi")
             time_passes(rig)
             assert b"alpha: " in client.answer, "it is told why it waits"
-            rig.driver.feed(Ticked(rig.driver.now() + 31.0))
+            rig.time_passes(31.0)
             assert rig.outcomes == [Outcome.REJECTED]
             assert client.last is not None and client.last.lstrip(b"\n").startswith(frame)
             assert not client.is_whole and b"[DONE]" not in client.last

@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import logging
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -26,6 +27,10 @@ SEARCH_EVERY = 6
 """Heartbeats between two looks for engines that were not there before, while there is one; without one every heartbeat looks."""
 SETUP_EVERY = 12
 """Heartbeats between two looks at how Ollama was started."""
+DETAILS_A_ROUND = 8
+"""Models an engine is asked about one by one in one heartbeat."""
+DETAILS_MAX = 1024
+"""Models whose details are kept; the oldest is asked about again when it is met again."""
 OLLAMA = "ollama"
 EMBEDDED = "embedded"
 AUTO = "auto"
@@ -77,6 +82,8 @@ class Engines:
         self._read_setup = read_setup
         self._setup = OllamaSetup()
         self._setup_at = 0
+        self._details: OrderedDict[tuple[str, str, str], Reply] = OrderedDict()
+        """What was said of each model, by engine, name and digest: asked once."""
         self.failures = 0
         """Answers missed since all engines last answered; goes into the heartbeat."""
 
@@ -170,8 +177,28 @@ class Engines:
             local.misses += 1
             return True
         local.misses = 0
-        local.last = local.engine.inventory(replies)
+        local.last = await self._detailed(local, local.engine.inventory(replies))
         return False
+
+    async def _detailed(self, local: Local, found: Inventory) -> Inventory:
+        """With what an engine says of single models: a few new ones in each round, so that no round takes long."""
+        unknown = [card for card in found.cards if self._key(local, card) not in self._details][:DETAILS_A_ROUND]
+        asked = [(card, call) for card in unknown if (call := local.engine.details_call(card.name)) is not None]
+        replies = await asyncio.gather(*(self._call(local.url, call) for _, call in asked))
+        for (card, _), reply in zip(asked, replies, strict=True):
+            if reply.status:
+                self._details[self._key(local, card)] = reply
+        while len(self._details) > DETAILS_MAX:
+            self._details.popitem(last=False)
+        return dataclasses.replace(found, cards=tuple(self._told(local, card) for card in found.cards))
+
+    def _told(self, local: Local, card: ModelCard) -> ModelCard:
+        details = self._details.get(self._key(local, card))
+        return local.engine.with_details(card, details) if details is not None else card
+
+    @staticmethod
+    def _key(local: Local, card: ModelCard) -> tuple[str, str, str]:
+        return local.url, card.name, card.digest
 
     async def _call(self, url: str, call: Call) -> Reply:
         response = await request(call.method, url + call.path, call.body, self._settings.timeout_s)

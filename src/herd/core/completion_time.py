@@ -155,9 +155,9 @@ class CompletionTimePolicy:
                 decode_s *= slower
             if queue is not None:
                 slots, running = candidate.card.engine.slots, candidate.in_flight
-                decode_s *= 1.0 + speed.batch_slope * min(running, slots - 1)
+                decode_s *= 1.0 + speed.batch_slope * (running if running < slots else slots - 1)
                 line_s = _wait_s(queue, slots, wish)
-                wait_s = max(wait_s, line_s)
+                wait_s = wait_s if wait_s > line_s else line_s
                 if running:
                     others_s += _harm_to_own_s(queue, slots, speed, prefill_s, decode_s, wish)
                 if running >= slots:
@@ -321,6 +321,8 @@ def _some(queue: Queue) -> list[Work]:
     """All that run while they are few; of many every so-manieth, oldest first: their mean is what is wanted, and a decision
     must not cost more the busier a node is."""
     running = queue.in_flight
+    if len(running) <= RUNNING_LOOKED_AT:
+        return list(running.values())
     return list(islice(running.values(), 0, None, -(-len(running) // RUNNING_LOOKED_AT)))
 
 

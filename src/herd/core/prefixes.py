@@ -28,8 +28,11 @@ class Prefixes:
         held = self._held.get((node_id, model))
         if not held or not blocks:
             return 0
-        first = blocks[0]
-        return BLOCK_TOKENS * max((_common(blocks, other) for other in held.values() if other[0] == first), default=0)
+        first, most = blocks[0], 0
+        for other in held.values():
+            if other[0] == first:
+                most = max(most, _common(blocks, other))
+        return BLOCK_TOKENS * most
 
     def served(self, node_id: NodeId, model: ModelName, blocks: Sequence[int], slots: int) -> None:
         """The node has read this prompt: it holds it now, in the place of its own beginning or of the oldest."""

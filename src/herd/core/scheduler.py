@@ -73,8 +73,8 @@ class Scheduler:
         self._queues = queues
         self._latencies = latencies
         self._watchlist = watchlist
-        self._hard = tuple((f.name, f.check) for f in filters if not f.is_soft)
-        self._soft = tuple((f.name, f.check) for f in filters if f.is_soft)
+        self._checks = tuple((f.name, f.check) for f in sorted(filters, key=lambda f: f.is_soft))
+        self._soft = frozenset(f.name for f in filters if f.is_soft)
         self._others: dict[ModelName, tuple[int, list[Rejected]]] = {}
 
     def decide(self, request: Request, model: ModelName, at: float, tried: Collection[NodeId] = ()) -> Decision:
@@ -86,12 +86,11 @@ class Scheduler:
                 rejected.append(Rejected(node.id, "tried", "failed this request before"))
                 continue
             candidate = self._candidate(node, model, at)
-            reason = _first_reason(self._hard, request, candidate)
+            reason = _first_reason(self._checks, request, candidate)
             if reason is None:
-                reason = _first_reason(self._soft, request, candidate)
-                if reason is None:
-                    passed.append(candidate)
-                    continue
+                passed.append(candidate)
+                continue
+            if reason.filter in self._soft:
                 suspected.append(candidate)
             rejected.append(reason)
         is_panic = not passed and bool(suspected)

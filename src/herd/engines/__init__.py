@@ -101,6 +101,14 @@ class Engine(ABC):
     def inventory(self, replies: tuple[Reply, ...]) -> Inventory:
         """The answers to `inventory_calls`, read. A missing or odd answer yields less, never an exception."""
 
+    def details_call(self, model: str) -> Call | None:  # noqa: ARG002 - for those who override it
+        """What to ask once for each model (as the engine spells it), beyond the inventory; None where there is nothing."""
+        return None
+
+    def with_details(self, card: ModelCard, reply: Reply) -> ModelCard:  # noqa: ARG002
+        """The card with what the answer to `details_call` says. An odd answer changes nothing."""
+        return card
+
     def load(self, model: str) -> Call | None:  # noqa: ARG002 - for those who override it
         """What makes the engine load this model (as it spells it) without answering anything; None where nothing does."""
         return None

@@ -6,6 +6,8 @@ Follows transcripts of Ollama 0.32.15 and what changed since 0.1.38, when /api/p
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from typing import Any
 
 import msgspec
@@ -109,6 +111,16 @@ class Ollama(Engine):
         for key, entry in loaded.items():
             cards[key] = _card(entry, entry)
         return Inventory(_version(version), tuple(cards.values())[:MODELS_MAX])
+
+    def details_call(self, model: str) -> Call | None:
+        return Call("POST", "/api/show", msgspec.json.encode({"model": model}))
+
+    def with_details(self, card: ModelCard, reply: Reply) -> ModelCard:
+        try:
+            template = _SHOWN.decode(reply.body).template if reply.status == 200 else ""
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return card
+        return dataclasses.replace(card, continues=leaves_last_turn_open(template))
 
     def load(self, model: str) -> Call | None:
         """A generate without a prompt loads the model and ends (docs/api.md, "Load a model")."""
@@ -299,6 +311,24 @@ def _finish_reason(piece: wire.Piece, message: wire.Message, calls_before: int) 
 
 
 # --- inventory ---
+
+
+class _Shown(msgspec.Struct):
+    template: str = ""
+
+
+_SHOWN = msgspec.json.Decoder(_Shown)
+_NOT_LAST = re.compile(r"\{\{-?\s*if\s+(?:\(?\s*not\s+\$last|and\s[^}]*not\s+\$last)")
+_ENDS_IN_AN_ACTION = re.compile(r"\{\{-?\s*end\s*-?\}\}\s*$")
+
+
+def leaves_last_turn_open(template: str) -> bool:
+    """Whether a conversation that ends with an assistant's turn is written so that the model goes on with that turn.
+
+    Templates of Ollama's library close a turn only `if not $last`, and open the assistant's own turn inside a condition; those
+    that close every turn, and end with the words that open a new one, make the model begin anew (measured with 0.32.15).
+    """
+    return _NOT_LAST.search(template) is not None and _ENDS_IN_AN_ACTION.search(template) is not None
 
 
 def _version(reply: Reply) -> str:

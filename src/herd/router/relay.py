@@ -158,7 +158,7 @@ class Relay:
         """Asks this node to write on from what the client was told."""
         resumed = self._resumed
         conversation = going_on(self._dialect.converse(self._ask), resumed.said) if resumed is not None else None
-        if resumed is None or conversation is None or not (engine.continues or resumed.said.is_nothing):
+        if resumed is None or conversation is None or not (engine.continues or command.card.continues or resumed.said.is_nothing):
             self._fail(FailureKind.UNFIT, "this engine does not go on with another's answer")
             return
         conversation.model = command.card.name

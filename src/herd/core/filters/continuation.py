@@ -8,9 +8,10 @@ from herd.core.request import Request
 
 
 def check(request: Request, candidate: Candidate) -> str | None:
-    if not request.engine_kinds or candidate.card.engine.kind in request.engine_kinds:
+    card = candidate.card
+    if not request.engine_kinds or card.engine.kind in request.engine_kinds or card.continues:
         return None
-    return f"its engine ({candidate.card.engine.kind}) cannot write on from another's answer"
+    return f"its engine ({card.engine.kind}) cannot write on from another's answer with this model"
 
 
 FILTER = Filter("continuation", check, may_pass_later=False)
