@@ -277,3 +277,30 @@ def test_bytes_of_these_paths_pass_through() -> None:
 def test_usage_is_in_seconds() -> None:
     (delta,) = read(Kind.CHAT, False, [sample("chat_nostream").body])
     assert delta.usage == Usage(12, 4, None, 0.000747739, 0.00999, 0.031186, 0.044692703)
+
+
+@pytest.mark.parametrize(("kind", "path"), [(Kind.CHAT, "/api/chat"), (Kind.GENERATE, "/api/generate")])
+def test_the_rendered_prompt_is_asked_for_without_an_answer(kind: Kind, path: str) -> None:
+    call = ENGINE.rendering(Conversation(kind, "m:1b", True, messages=[Message("user", "Hi")], prompt="Hi"))
+    assert call is not None and call.path == path
+    body = json.loads(call.body)
+    assert body["_debug_render_only"] is True and body["stream"] is False
+    assert body["options"]["num_predict"] == 1, "a version that does not know the question answers with one token"
+
+
+def test_vectors_have_no_rendered_prompt() -> None:
+    assert ENGINE.rendering(Conversation(Kind.EMBED, "m:1b", False)) is None
+
+
+@pytest.mark.parametrize(
+    ("reply", "text"),
+    [
+        (Reply(200, b'{"done":false,"_debug_info":{"rendered_template":"<|im_start|>x"}}'), "<|im_start|>x"),
+        (Reply(200, b'{"message":{"role":"assistant","content":"Hi"},"done":true}'), None),
+        (Reply(500, b'{"_debug_info":{"rendered_template":"x"}}'), None),
+        (Reply(200, b"\xff["), None),
+    ],
+    ids=["told", "an older version answers", "refused", "garbage"],
+)
+def test_a_rendered_prompt_is_read_or_missed(reply: Reply, text: str | None) -> None:
+    assert ENGINE.rendered(reply) == text

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fakes.clock import Clock
-from fakes.ollama_models import FakeModel
+from fakes.ollama_models import FakeModel, read_back
 from fakes.words import (
     TOKENS_PER_MESSAGE,
     count_tokens,
@@ -191,13 +191,24 @@ def check_images(asked: Asked) -> None:
     raise LateError(400, json.dumps({"error": inner}, separators=(",", ":")))
 
 
+def conversation_of(asked: Asked) -> list[dict[str, Any]]:
+    return read_back(str(asked.messages[-1]["content"])) if asked.raw else asked.messages
+
+
+def is_begun(asked: Asked) -> bool:
+    """Whether the prompt ends within the assistant's turn, which is then written on."""
+    messages = conversation_of(asked)
+    return bool(messages) and messages[-1].get("role") == "assistant" and (asked.raw or not asked.model.closes_turns)
+
+
 def pieces_of(asked: Asked) -> tuple[list[Piece], str]:
     """The whole generation, decided beforehand: its pieces and why it ends."""
     seed = asked.options.get("seed", 0)
-    told = asked.messages[-1] if asked.messages else {}
-    already = str(told.get("content") or "") if told.get("role") == "assistant" else ""
-    before = asked.messages[:-1] if already else asked.messages
-    key = json.dumps(before, sort_keys=True)
+    messages = conversation_of(asked)
+    told = messages[-1] if messages else {}
+    already = str(told.get("content") or "") if is_begun(asked) else ""
+    before = messages[:-1] if is_begun(asked) else messages
+    key = json.dumps([{name: value for name, value in one.items() if value} for one in before], sort_keys=True)
     rng = rng_for("more", asked.model.full_name, key, seed)
     thoughts = [Piece(thinking=word) for word in invented_words(rng, 6)] if asked.think else []
     if asked.tools and told.get("role") == "user":
@@ -256,4 +267,4 @@ async def generate(
         await clock.sleep(1 / tokens_per_s if tokens_per_s else 0)
         yield piece
     await before_piece(len(pieces))
-    yield Finish(reason, prompt, max(1, len(pieces)), load_ns)
+    yield Finish(reason, prompt, len(pieces) if is_begun(asked) else max(1, len(pieces)), load_ns)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -50,6 +50,8 @@ class FakeModel:
     """Says always this instead of invented words."""
     answer_tokens: int | None = None
     """How long its answers are; None: 8 to 40, by the conversation."""
+    closes_turns: bool = False
+    """Its template ends each turn, also a trailing assistant's, and opens a new one after it, as ChatML's does."""
     load_s: float = 0.25
 
     @property
@@ -106,6 +108,20 @@ def running(name: str, model: FakeModel, context_tokens: int, parallel: int, exp
         "size_vram": size if on_gpu else 0,
         "context_length": context_tokens,
     }
+
+
+def rendered(messages: Sequence[Json]) -> str:
+    """What the template below makes of a conversation."""
+    turns = (f"<|im_start|>{one.get('role')}\n{one.get('content') or ''}<|im_end|>\n" for one in messages)
+    return "".join(turns) + "<|im_start|>assistant\n"
+
+
+def read_back(prompt: str) -> list[Json]:
+    """The conversation in a prompt that `rendered` made and somebody wrote on; any other prompt is one user's turn."""
+    if not prompt.startswith("<|im_start|>"):
+        return [{"role": "user", "content": prompt}]
+    turns = (turn.removesuffix("\n").removesuffix("<|im_end|>").partition("\n") for turn in prompt.split("<|im_start|>")[1:])
+    return [{"role": role, "content": content} for role, _, content in turns]
 
 
 def shown(model: FakeModel) -> Json:

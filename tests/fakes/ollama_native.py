@@ -18,7 +18,7 @@ from fakes.ollama_inference import (
     check_options,
     duration_s,
 )
-from fakes.ollama_models import FakeModel, Json, full_name, running, shown, tag
+from fakes.ollama_models import FakeModel, Json, full_name, rendered, running, shown, tag
 from fakes.words import count_tokens, embedding
 
 if TYPE_CHECKING:
@@ -182,6 +182,9 @@ async def chat(visit: Visit) -> None:
         await load_or_unload(visit, asked, {"message": {"role": "assistant", "content": ""}})
         return
     check_abilities(asked, "chat")
+    if body.get("_debug_render_only"):
+        await send_rendered(visit, asked, {"message": {"role": "", "content": ""}})
+        return
     await answer(visit, asked, body.get("stream") is not False, chat_fields)
 
 
@@ -220,11 +223,21 @@ async def generate(visit: Visit) -> None:
     if body.get("suffix") and not model.can("insert"):
         raise ApiError(400, f"registry.ollama.ai/library/{model.full_name} does not support insert")
     check_abilities(asked, "generate")
+    if body.get("_debug_render_only"):
+        await send_rendered(visit, asked, {"response": ""})
+        return
     await answer(visit, asked, body.get("stream") is not False, generate_fields)
 
 
 def generate_fields(piece: Piece) -> Json:
     return {"response": piece.text} | ({"thinking": piece.thinking} if piece.thinking else {})
+
+
+async def send_rendered(visit: Visit, asked: Asked, empty: Json) -> None:
+    """The prompt alone (0.32.15): a runner is loaded for it, and nothing is answered."""
+    async with visit.slot(asked):
+        told = {"done": False, "_debug_info": {"rendered_template": rendered(asked.messages)}}
+    await send_json(visit, {"model": visit.spelled, "created_at": visit.created_at()} | empty | told)
 
 
 async def load_or_unload(visit: Visit, asked: Asked, empty: Json) -> None:

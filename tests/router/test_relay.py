@@ -198,7 +198,7 @@ def test_a_reset_in_the_middle_shows() -> None:
             client = await rig.answered()
             if client.status == 200 and not client.is_whole:  # else the reset overtook all the bytes
                 assert STREAM_BODY.startswith(client.answer)
-                assert rig.outcomes == [MIDSTREAM]
+                assert rig.outcomes[-1] == MIDSTREAM
             assert not (client.is_whole and client.answer != STREAM_BODY)
 
     run(test)

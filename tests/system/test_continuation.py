@@ -5,13 +5,13 @@ from __future__ import annotations
 import http.client
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 
 import pytest
 
-from fakes.faults import Counting, Cut, How
+from fakes.faults import Counting, Cut, How, Status
 from fakes.fleet import Fleet, Machine, report_of, running_fleet, settings_for_tests
 from fakes.llama_engines import llama_engines
 from fakes.ollama import FakeModel, FakeOllama
@@ -145,6 +145,46 @@ def test_a_second_death_is_survived_by_a_third_node() -> None:
         assert openai_text(told) == expected
 
 
+@contextmanager
+def a_fleet_of_ollamas(model: FakeModel) -> Iterator[tuple[Fleet, FakeOllama, FakeOllama]]:
+    with FakeOllama([model]) as bad, FakeOllama([model]) as good, running_fleet({"bad": bad, "good": good}) as fleet:
+        yield fleet, bad, good
+
+
+CLOSING = replace(MODEL, closes_turns=True)
+
+
+@pytest.mark.parametrize(
+    ("path", "text_of"), [("/v1/chat/completions", openai_text), ("/v1/messages", anthropic_text), ("/api/chat", ollama_text), ("/api/generate", None)]
+)
+def test_an_ollama_that_begins_new_turns_writes_on_behind_its_rendered_prompt(path: str, text_of: Callable[[Told], str] | None) -> None:
+    prompt: dict[str, object] = {"prompt": "Tell me of the herd."} if text_of is None else {"messages": QUESTION}
+    body = {"model": "m", "stream": True, "max_tokens": 100, "temperature": 0, **prompt}
+
+    def text(told: Told) -> str:
+        return text_of(told) if text_of else "".join(piece.get("response", "") for piece in told.pieces)
+
+    for after_share in (0.3, 0.5, 0.8):
+        with a_fleet_of_ollamas(CLOSING) as (fleet, bad, _good):
+            whole = ask(fleet, path, body)
+            cut = int(after_share * sum(len(line) + 1 for line in whole.lines))
+            bad.fail(Cut(how=How.RESET, after_bytes=cut, counting=Counting.BODY, times=1))
+            told = ask(fleet, path, body)
+            assert told.is_whole and text(told) == text(whole) and text(whole), f"cut after {cut} bytes"
+            assert outcomes(fleet) == ["completed", "retried", "completed"]
+
+
+def test_an_ollama_that_may_think_or_call_tools_is_not_gone_on_with() -> None:
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+    able = replace(CLOSING, capabilities=("completion", "tools", "thinking"))
+    for more in ({"tools": [tool], "think": False}, {}):
+        with a_fleet_of_ollamas(able) as (fleet, bad, good):
+            for node in (bad, good):
+                node.fail(Cut(how=How.RESET, after_bytes=700, counting=Counting.BODY))
+            told = ask(fleet, "/api/chat", {"model": "m", "messages": [*QUESTION, {"role": "assistant", "content": "So"}], **more})
+            assert "error" in told.pieces[-1]
+
+
 @pytest.mark.parametrize(
     "more",
     [{"response_format": {"type": "json_object"}}, {"logprobs": True}],
@@ -169,14 +209,15 @@ def test_continuation_can_be_switched_off() -> None:
         assert outcomes(fleet) == ["failed_midstream"]
 
 
-def test_an_engine_that_would_begin_anew_is_not_asked_to_go_on() -> None:
-    """A real Ollama may close the turn that it is given; its nodes' streams end with an error instead of a wrong join."""
+def test_where_no_node_tells_its_rendered_prompt_the_stream_ends_with_an_error() -> None:
+    """An older Ollama does not know how to tell its prompt: the stream ends with an error instead of a wrong join."""
     body = {"model": "m", "messages": QUESTION, "options": {"seed": 7}}
-    with FakeOllama([MODEL]) as bad, FakeOllama([MODEL]) as good, running_fleet({"bad": bad, "good": good}) as fleet:
+    with a_fleet_of_ollamas(CLOSING) as (fleet, bad, good):
+        good.fail(Status(status=500, times=9))
         bad.fail(Cut(how=How.FIN, after_bytes=600, counting=Counting.BODY, times=1))
         told = ask(fleet, "/api/chat", body)
-        assert not told.is_whole
-        assert outcomes(fleet) == ["failed_midstream"]
+        assert not told.is_whole or "error" in told.pieces[-1]
+        assert outcomes(fleet)[-1] == "failed_midstream"
 
 
 def test_a_real_llama_cpp_killed_in_mid_stream_costs_the_client_nothing() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from herd.core.request import Kind
-from herd.wire.chat import Conversation, Message, Sampling
-from herd.wire.resuming import Said, going_on
+from herd.wire.chat import Conversation, Message, Sampling, Tool
+from herd.wire.resuming import Said, going_on, going_on_raw
 
 
 def a_chat(**more: Any) -> Conversation:
@@ -64,3 +64,22 @@ def test_where_nothing_was_said_the_question_is_asked_again_as_it_was() -> None:
 )  # fmt: skip
 def test_where_the_join_would_be_a_guess_there_is_none(conversation: Conversation, said: Said) -> None:
     assert going_on(conversation, said) is None
+
+
+def test_what_was_said_stands_behind_the_rendered_prompt() -> None:
+    resumed = going_on_raw(a_chat(sampling=Sampling(output_tokens_max=10)), Said("So be", pieces=3), "<user>Hi<assistant>", ())
+    assert resumed is not None and (resumed.kind, resumed.raw, resumed.messages) == (Kind.GENERATE, True, [])
+    assert resumed.prompt == "<user>Hi<assistant>So be" and resumed.sampling.output_tokens_max == 7
+
+
+def test_a_prompt_that_was_raw_already_needs_no_rendering() -> None:
+    resumed = going_on_raw(Conversation(Kind.GENERATE, "m", True, prompt="Once", raw=True), Said(" upon", pieces=1), "ignored", ())
+    assert resumed is not None and resumed.prompt == "Once upon"
+
+
+def test_a_raw_answer_that_may_hold_a_thought_or_a_call_is_not_gone_on_with() -> None:
+    said = Said("So", pieces=1)
+    assert going_on_raw(a_chat(), said, "x", {"thinking"}) is None
+    assert going_on_raw(a_chat(think=False), said, "x", {"thinking"}) is not None
+    assert going_on_raw(a_chat(tools=[Tool("weather", "", {})]), said, "x", ()) is None
+    assert going_on_raw(a_chat(format="json"), said, "x", ()) is None

@@ -99,8 +99,6 @@ class ModelCard:
     modified_at: str = ""
     loaded: Loaded | None = None
     kv_bytes_per_token: int | None = None
-    continues: bool = False
-    """Whether this model, on an engine of which that cannot be said of all models, writes on from a begun assistant's turn."""
 
 
 @dataclass(frozen=True, slots=True)

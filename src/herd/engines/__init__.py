@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from herd.core.fleet import ModelCard
+from herd.core.request import FailureKind
 from herd.wire.chat import Conversation, Delta
 
 
@@ -65,6 +66,8 @@ class Engine(ABC):
     default_port: int
     continues: bool = False
     """Whether it writes on from a trailing assistant message, as against beginning a new turn after it."""
+    renders: bool = False
+    """Whether it tells the text its template makes of a conversation (`rendering`), so that it can be made to write on."""
     slots_default: int = 1
     """Requests it runs at the same time per model where neither it nor anybody else tells (Ollama since 0.10: 1)."""
 
@@ -109,6 +112,14 @@ class Engine(ABC):
         """The card with what the answer to `details_call` says. An odd answer changes nothing."""
         return card
 
+    def rendering(self, conversation: Conversation) -> Call | None:  # noqa: ARG002
+        """What asks for the text that the template makes of this conversation, without an answer; None where that cannot be asked."""
+        return None
+
+    def rendered(self, reply: Reply) -> str | None:  # noqa: ARG002
+        """That text, from the reply to `rendering`; None where it is not in there."""
+        return None
+
     def load(self, model: str) -> Call | None:  # noqa: ARG002 - for those who override it
         """What makes the engine load this model (as it spells it) without answering anything; None where nothing does."""
         return None
@@ -127,3 +138,18 @@ class Engine(ABC):
         Asked last, after `is_busy` and `is_model_missing`. 501 means that the engine is well but has no such ability.
         """
         return status < 500 or status == 501
+
+    def trouble(self, status: int, body: bytes, has_begun: bool) -> FailureKind | None:
+        """What a refusal (status >= 400) says against the node; None where it is the request's own fault, which its client is told.
+
+        `has_begun`: the answer had begun elsewhere and was to be gone on with here.
+        """
+        if self.is_busy(status, body):
+            return FailureKind.BUSY
+        if self.is_model_missing(status, body):
+            return FailureKind.MODEL_MISSING
+        if has_begun:
+            return FailureKind.UNFIT
+        if status in (401, 403):
+            return FailureKind.UNAUTHORIZED
+        return None if self.is_requests_fault(status, body) else FailureKind.SERVER_ERROR

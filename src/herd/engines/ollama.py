@@ -7,7 +7,6 @@ Follows transcripts of Ollama 0.32.15 and what changed since 0.1.38, when /api/p
 from __future__ import annotations
 
 import dataclasses
-import re
 from typing import Any
 
 import msgspec
@@ -65,15 +64,25 @@ class _Version(msgspec.Struct):
     version: str = ""
 
 
+class _DebugInfo(msgspec.Struct):
+    rendered_template: str
+
+
+class _Rendered(msgspec.Struct, rename={"debug_info": "_debug_info"}):
+    debug_info: _DebugInfo | None = None
+
+
 _ENTRY = msgspec.json.Decoder(_Entry)
 _MODELS = msgspec.json.Decoder(_Models)
 _VERSION = msgspec.json.Decoder(_Version)
+_RENDERED = msgspec.json.Decoder(_Rendered)
 
 
 class Ollama(Engine):
     kind = "ollama"
     title = "Ollama"
     default_port = 11434
+    renders = True
 
     def takes(self, path: str) -> bool:
         return path in PATHS
@@ -115,12 +124,20 @@ class Ollama(Engine):
     def details_call(self, model: str) -> Call | None:
         return Call("POST", "/api/show", msgspec.json.encode({"model": model}))
 
-    def with_details(self, card: ModelCard, reply: Reply) -> ModelCard:
+    def rendering(self, conversation: Conversation) -> Call | None:
+        """`_debug_render_only` (0.11.5 and later; measured with 0.32.15). One that does not know it answers with one token."""
+        if conversation.kind not in (Kind.CHAT, Kind.GENERATE):
+            return None
+        only = dataclasses.replace(conversation.sampling, output_tokens_max=1)
+        call = self.call(dataclasses.replace(conversation, stream=False, sampling=only))
+        return dataclasses.replace(call, body=call.body[:-1] + b',"_debug_render_only":true}')
+
+    def rendered(self, reply: Reply) -> str | None:
         try:
-            template = _SHOWN.decode(reply.body).template if reply.status == 200 else ""
+            told = _RENDERED.decode(reply.body).debug_info if reply.status == 200 else None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return card
-        return dataclasses.replace(card, continues=leaves_last_turn_open(template))
+            return None
+        return told.rendered_template if told is not None else None
 
     def load(self, model: str) -> Call | None:
         """A generate without a prompt loads the model and ends (docs/api.md, "Load a model")."""
@@ -311,24 +328,6 @@ def _finish_reason(piece: wire.Piece, message: wire.Message, calls_before: int) 
 
 
 # --- inventory ---
-
-
-class _Shown(msgspec.Struct):
-    template: str = ""
-
-
-_SHOWN = msgspec.json.Decoder(_Shown)
-_NOT_LAST = re.compile(r"\{\{-?\s*if\s+(?:\(?\s*not\s+\$last|and\s[^}]*not\s+\$last)")
-_ENDS_IN_AN_ACTION = re.compile(r"\{\{-?\s*end\s*-?\}\}\s*$")
-
-
-def leaves_last_turn_open(template: str) -> bool:
-    """Whether a conversation that ends with an assistant's turn is written so that the model goes on with that turn.
-
-    Templates of Ollama's library close a turn only `if not $last`, and open the assistant's own turn inside a condition; those
-    that close every turn, and end with the words that open a new one, make the model begin anew (measured with 0.32.15).
-    """
-    return _NOT_LAST.search(template) is not None and _ENDS_IN_AN_ACTION.search(template) is not None
 
 
 def _version(reply: Reply) -> str:

@@ -17,17 +17,18 @@ from herd.core.commands import Abort, Dispatch, Hold, Refuse
 from herd.core.events import AttemptFailed, AttemptFinished, ClientLeft, FirstByte
 from herd.core.request import Counters, Failure, FailureKind, RequestId
 from herd.dialects import Dialect, Resumed, Watch
-from herd.engines import Engine
+from herd.engines import Call, Engine
 from herd.errors import HerdError, Refusal
 from herd.router import forwarding
 from herd.router.continuation import Told
 from herd.router.exchange import Exchange, Header
+from herd.router.rendering import Rendering
 from herd.router.services import Services
 from herd.router.translation import EngineFailed, Translation, error_text
-from herd.router.upstream import UpstreamCall
+from herd.router.upstream import UpstreamCall, UpstreamSink
 from herd.router.waiting_notes import Wait
 from herd.wire.chat import Ask, Conversation
-from herd.wire.resuming import going_on
+from herd.wire.resuming import going_on, going_on_raw
 from herd.wire.streams import WholeLines
 
 _IDLE: Final = 0
@@ -142,7 +143,7 @@ class Relay:
             self._lines = forwarding.request_lines(self._exchange.headers)
         self._watch = self._dialect.watch(self._ask)
         route = self._ask.route
-        self._send(command, route.method, route.path, self._lines, body)
+        self._send(Call(route.method, route.path, body), self._lines, self)
 
     def _send_translated(self, command: Dispatch, engine: Engine) -> None:
         if self._conversation is None:
@@ -152,24 +153,38 @@ class Relay:
         name = command.fallback or self._ask.model
         writer = self._dialect.writer(self._ask, name, self._request_id, self._services.moment())
         self._translation = Translation(engine.reader(self._conversation), writer)
-        self._send(command, call.method, call.path, forwarding.OWN_LINES, call.body)
+        self._send(call, forwarding.OWN_LINES, self)
 
     def _send_continued(self, command: Dispatch, engine: Engine) -> None:
-        """Asks this node to write on from what the client was told."""
-        resumed = self._resumed
-        conversation = going_on(self._dialect.converse(self._ask), resumed.said) if resumed is not None else None
-        if resumed is None or conversation is None or not (engine.continues or command.card.continues or resumed.said.is_nothing):
+        """Asks this node to write on from what the client was told; behind the rendered prompt, if it would begin a new turn."""
+        assert self._resumed is not None
+        conversation, said = self._dialect.converse(self._ask), self._resumed.said
+        conversation.model = command.card.name
+        capabilities = command.card.capabilities
+        if engine.continues or said.is_nothing:
+            self._send_rest(engine, self._resumed, going_on(conversation, said))
+        elif going_on_raw(conversation, said, "", capabilities) is not None and (call := engine.rendering(conversation)) is not None:
+            resumed = self._resumed
+
+            def rendered(text: str) -> None:
+                self._send_rest(engine, resumed, going_on_raw(conversation, said, text, capabilities))
+
+            self._send(call, forwarding.OWN_LINES, Rendering(engine, rendered, self.on_error))
+        else:
+            self._fail(FailureKind.UNFIT, "this engine does not go on with another's answer")
+
+    def _send_rest(self, engine: Engine, resumed: Resumed, conversation: Conversation | None) -> None:
+        self._call = None
+        if conversation is None:
             self._fail(FailureKind.UNFIT, "this engine does not go on with another's answer")
             return
-        conversation.model = command.card.name
-        call = engine.call(conversation)
         self._translation = Translation(engine.reader(conversation), resumed.writer, resumed.said.pieces)
-        self._send(command, call.method, call.path, forwarding.OWN_LINES, call.body)
+        self._send(engine.call(conversation), forwarding.OWN_LINES, self)
 
-    def _send(self, command: Dispatch, method: str, path: str, lines: bytes, body: bytes) -> None:
+    def _send(self, call: Call, lines: bytes, sink: UpstreamSink) -> None:
         self._step = _ASKED
-        url = command.card.engine.url
-        self._call = self._services.pool.send(url, method.encode("ascii"), path.encode("ascii"), lines, body, self)
+        url, method, path = self._dispatch.card.engine.url, call.method.encode("ascii"), call.path.encode("ascii")
+        self._call = self._services.pool.send(url, method, path, lines, call.body, sink)
 
     def _give_up(self) -> None:
         """Ends an attempt that is still open."""
@@ -358,19 +373,12 @@ class Relay:
         """Whether a refusal is the node's trouble, and then of what kind, or the client's mistake, which it is told."""
         status, body = self._status, b"".join(self._held)
         engine = self._services.engines[self._dispatch.card.engine.kind]
-        detail, said = f"it answered {status}", error_text(body)
-        if engine.is_busy(status, body):
-            self._fail(FailureKind.BUSY, detail, forwarding.retry_after_s(self._headers), said)
-        elif engine.is_model_missing(status, body):
-            self._fail(FailureKind.MODEL_MISSING, detail, said=said)
-        elif self._forwarded_bytes:
-            self._fail(FailureKind.UNFIT, detail, said=said)
-        elif status in (401, 403):
-            self._fail(FailureKind.UNAUTHORIZED, detail, said=said)
-        elif engine.is_requests_fault(status, body):
+        kind = engine.trouble(status, body, has_begun=self._forwarded_bytes > 0)
+        if kind is None:
             self._pass_refusal_on(body)
         else:
-            self._fail(FailureKind.SERVER_ERROR, detail, said=said)
+            retry_after_s = forwarding.retry_after_s(self._headers) if kind is FailureKind.BUSY else None
+            self._fail(kind, f"it answered {status}", retry_after_s, error_text(body))
 
     def _pass_refusal_on(self, body: bytes) -> None:
         """In the node's own words where the client speaks its language, else in the client's."""
@@ -421,7 +429,7 @@ class Relay:
         if self._resumed is None:
             return frozenset()
         is_nothing = self._resumed.said.is_nothing
-        return frozenset(kind for kind, engine in self._services.engines.items() if is_nothing or engine.continues)
+        return frozenset(kind for kind, engine in self._services.engines.items() if is_nothing or engine.continues or engine.renders)
 
     def _watched(self, data: bytes) -> bytes:
         """What may pass of an answer that is not translated: of a stream, whole lines only."""

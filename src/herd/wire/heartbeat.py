@@ -153,7 +153,6 @@ def _card(model: ModelJson, face: EngineFace) -> ModelCard:
             _optional(loaded.vram_bytes, f"{where}.loaded.vram_bytes"),
             loaded.context_explicit, _text(loaded.expires_at, f"{where}.loaded.expires_at"),
         ) if loaded is not None else None,
-        continues=model.continues,
     )  # fmt: skip
 
 

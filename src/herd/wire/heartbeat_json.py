@@ -39,7 +39,6 @@ class ModelJson(_Struct):
     modified_at: str = ""
     kv_bytes_per_token: int | None = None
     loaded: LoadedJson | None = None
-    continues: bool = False
 
 
 class EngineJson(_Struct):

@@ -59,7 +59,7 @@ def _model_json(card: ModelCard) -> ModelJson:
         card.name, card.size_bytes, card.digest, card.family, card.parameters, card.quantization, card.context_max_tokens,
         sorted(card.capabilities), card.modified_at, card.kv_bytes_per_token,
         LoadedJson(loaded.size_bytes, loaded.context_tokens, loaded.vram_bytes, loaded.context_explicit, loaded.expires_at)
-        if loaded is not None else None, card.continues,
+        if loaded is not None else None,
     )  # fmt: skip
 
 

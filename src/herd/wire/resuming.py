@@ -8,6 +8,7 @@ model thinks, and where pictures or probabilities were asked for.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from herd.core.request import Kind
@@ -29,6 +30,21 @@ class Said:
     def is_nothing(self) -> bool:
         """Only that an answer begins was told: any engine can give it from its first word."""
         return not (self.text or self.thinking or self.has_calls or self.is_finished)
+
+
+def going_on_raw(conversation: Conversation, said: Said, rendered: str, capabilities: Collection[str]) -> Conversation | None:
+    """The same for an engine that begins a new turn after a trailing assistant's one, but tells the text its template makes.
+
+    What was said is put behind that text, and the engine writes on without its template. A raw answer is not read for tool calls or
+    thoughts: where either may come, going on would be a guess.
+    """
+    may_think = "thinking" in capabilities and conversation.think is not False
+    if conversation.tools or may_think or going_on(conversation, said) is None:
+        return None
+    prompt = conversation.prompt if conversation.raw else rendered
+    return dataclasses.replace(
+        conversation, kind=Kind.GENERATE, raw=True, messages=[], system="", prompt=prompt + said.text, sampling=_shorter(conversation, said)
+    )
 
 
 def going_on(conversation: Conversation, said: Said) -> Conversation | None:

@@ -9,9 +9,9 @@ from herd.core.request import Request
 
 def check(request: Request, candidate: Candidate) -> str | None:
     card = candidate.card
-    if not request.engine_kinds or card.engine.kind in request.engine_kinds or card.continues:
+    if not request.engine_kinds or card.engine.kind in request.engine_kinds:
         return None
-    return f"its engine ({card.engine.kind}) cannot write on from another's answer with this model"
+    return f"its engine ({card.engine.kind}) cannot write on from another's answer"
 
 
 FILTER = Filter("continuation", check, may_pass_later=False)
