@@ -124,7 +124,7 @@ def framework_routes() -> Iterator[tuple[str, str, str]]:
         for call in ast.walk(tree):
             if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Guarded"):
                 continue
-            where, endpoint, method, right = call.args
+            where, endpoint, method, right = call.args[:4]
             named = [node.attr for node in ast.walk(endpoint) if isinstance(node, ast.Attribute) and node.attr in told]
             assert isinstance(right, ast.Attribute)
             yield f"`{ast.literal_eval(method)} {ast.literal_eval(where)}`", right.attr.lower(), told[named[0]] if named else ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import logging
 import secrets
 import time
@@ -77,17 +78,17 @@ class AccessApi:
     @property
     def routes(self) -> list[Guarded]:
         return [
-            Guarded("/fleet/join", told(self.join), "POST", Right.OPEN),
+            Guarded("/fleet/join", told(self.join), "POST", Right.OPEN, Joining),
             Guarded("/fleet/nodes", told(self.nodes), "GET", Right.READ),
             Guarded("/fleet/nodes/invite", told(self.invite), "POST", Right.ADMIN),
-            Guarded("/fleet/nodes/approve", told(self.approve), "POST", Right.ADMIN),
-            Guarded("/fleet/nodes/remove", told(self.remove), "POST", Right.ADMIN),
+            Guarded("/fleet/nodes/approve", told(self.approve), "POST", Right.ADMIN, Named),
+            Guarded("/fleet/nodes/remove", told(self.remove), "POST", Right.ADMIN, Named),
             Guarded("/fleet/keys", told(self.keys), "GET", Right.ADMIN),
-            Guarded("/fleet/keys", told(self.add_key), "POST", Right.ADMIN),
-            Guarded("/fleet/keys/revoke", told(self.revoke_key), "POST", Right.ADMIN),
-            Guarded("/fleet/audit", told(self.audit), "GET", Right.ADMIN),
+            Guarded("/fleet/keys", told(self.add_key), "POST", Right.ADMIN, WantedKey),
+            Guarded("/fleet/keys/revoke", told(self.revoke_key), "POST", Right.ADMIN, Named),
+            Guarded("/fleet/audit", told(self.audit), "GET", Right.ADMIN, query=("limit",)),
             Guarded("/fleet/logins", told(self.login_link), "POST", Right.ADMIN),
-            Guarded("/login", told(self.login), "GET", Right.OPEN),
+            Guarded("/login", told(self.login), "GET", Right.OPEN, query=("token",)),
             Guarded("/logout", told(self.logout), "POST", Right.OPEN),
         ]
 
@@ -202,6 +203,7 @@ class AccessApi:
         return answer
 
     async def logout(self, request: Request) -> Response:
+        """Ends the session of the cookie."""
         self._logins.close(request.cookies.get(SESSION_COOKIE, ""))
         self._changed()
         answer = as_json({"status": "logged out"})
@@ -243,6 +245,7 @@ def _checked(wanted: WantedKey, key: ApiKey, now: float) -> ApiKey:
 def told(endpoint: Callable[[Request], object]) -> Callable[[Request], object]:
     """Renders expected failures as JSON with their status."""
 
+    @functools.wraps(endpoint)
     async def answered(request: Request) -> Response:
         try:
             return await endpoint(request)  # type: ignore[misc,no-any-return]

@@ -64,6 +64,7 @@ from herd.router.http1 import HttpSettings
 from herd.router.http_server import Server
 from herd.router.inference_api import InferenceApi
 from herd.router.membership import Membership, MembershipSettings
+from herd.router.openapi import OpenApi
 from herd.router.services import RelaySettings, Services
 from herd.router.store import Store, StoreSettings
 from herd.router.tls import TlsSettings
@@ -186,6 +187,7 @@ class Coordinator:
         api = FleetApi(self.driver, self.store, self.membership, limits(self.settings))
         access = AccessApi(self.membership, self.driver, self.logins, self.store, self._place, lambda: gate.forget())
         routes = [*api.routes, *access.routes]
+        routes += OpenApi(dialects, routes, __version__).routes
         application = Starlette(routes=routes, exception_handlers={404: self._no_such_path})
         self.bridge = Bridge(application, self._render_error, (general.host, general.port))
         asks_who_read_it = general.scheduler == CompletionTimePolicy.name

@@ -5,6 +5,7 @@ Served by Starlette through the bridge in `asgi.py`; nothing here is on the path
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Awaitable, Callable
 
@@ -27,6 +28,7 @@ from herd.wire import heartbeat
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 TRACES_DEFAULT = 50
+TRACES_QUERY = ("limit", "model", "node_id", "status", "tag", "before_id", "since")
 
 
 class Goodbye(msgspec.Struct):
@@ -49,13 +51,13 @@ class FleetApi:
         """Everything this file serves. Heartbeats are open here because `membership` checks their stamps."""
         return [
             Guarded("/heartbeat", _told(self.heartbeat), "POST", Right.OPEN),
-            Guarded("/heartbeat/goodbye", _told(self.goodbye), "POST", Right.OPEN),
+            Guarded("/heartbeat/goodbye", _told(self.goodbye), "POST", Right.OPEN, Goodbye),
             Guarded("/fleet/status", _told(self.status), "GET", Right.READ),
             Guarded("/fleet/queue", _told(self.queue), "GET", Right.READ),
             Guarded("/fleet/limits", _told(self.fleet_limits), "GET", Right.READ),
-            Guarded("/dashboard/api/traces", _told(self.traces), "GET", Right.READ),
+            Guarded("/dashboard/api/traces", _told(self.traces), "GET", Right.READ, query=TRACES_QUERY),
             Guarded("/dashboard/api/requests/{request_id}", _told(self.one_request), "GET", Right.READ),
-            Guarded("/dashboard/api/usage", _told(self.usage), "GET", Right.READ),
+            Guarded("/dashboard/api/usage", _told(self.usage), "GET", Right.READ, query=("days",)),
             Guarded("/dashboard/api/latencies", _told(self.latencies), "GET", Right.READ),
             Guarded("/health", self.health, "GET", Right.OPEN),
         ]
@@ -153,6 +155,7 @@ class FleetApi:
 def _told(endpoint: Endpoint) -> Endpoint:
     """Renders expected failures as JSON with their status."""
 
+    @functools.wraps(endpoint)
     async def told(request: Request) -> Response:
         try:
             return await endpoint(request)

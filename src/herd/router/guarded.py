@@ -13,18 +13,26 @@ from herd.trust.rights import Right
 
 
 class Guarded(Route):
-    """One method at one path, open to who has the right."""
+    """One method at one path, open to who has the right. `takes` and `query` are for its description: the record that its
+    body is read as, and the names that its query may have."""
 
-    def __init__(self, path: str, endpoint: Callable[[Request], object], method: str, right: Right) -> None:
+    def __init__(
+        self, path: str, endpoint: Callable[[Request], object], method: str, right: Right,
+        takes: type | None = None, query: tuple[str, ...] = (),
+    ) -> None:  # fmt: skip
         super().__init__(path, endpoint, methods=[method])
+        self.method = method
         self.right = right
+        self.takes = takes
+        self.query = query
+        self.told = (endpoint.__doc__ or "").strip()
 
 
 class Rights:
     """Which right a request needs, by its method and path."""
 
     def __init__(self, dialects: Sequence[Dialect], routes: Sequence[BaseRoute]) -> None:
-        self._inference = {route.path: _of_kind(route.kind) for dialect in dialects for route in dialect.routes}
+        self._inference = {route.path: right_of_kind(route.kind) for dialect in dialects for route in dialect.routes}
         self._routes = tuple(routes)
 
     def __call__(self, method: str, path: str) -> Right:
@@ -40,7 +48,7 @@ class Rights:
         return Right.LIST
 
 
-def _of_kind(kind: Kind) -> Right:
+def right_of_kind(kind: Kind) -> Right:
     if kind is Kind.INFO:
         return Right.LIST
     return Right.EMBED if kind is Kind.EMBED else Right.CHAT
