@@ -96,3 +96,13 @@ def test_a_route_without_a_body_takes_none() -> None:
     operation = made["paths"]["/fleet/x/{name}"]["post"]
     assert json.loads(json.dumps(operation["parameters"]))[1]["name"] == "days"
     assert "requestBody" not in operation and operation["x-right"] == "admin"
+
+
+@pytest.mark.parametrize("number", ["inf", "nan", "1e400", "-1e300", str(2**63), "x" * 500])
+def test_a_number_that_is_none_is_refused_in_words(fleet: Fleet, number: str) -> None:
+    for path in (f"/dashboard/api/traces?limit={number}", f"/dashboard/api/traces?since={number}", f"/dashboard/api/usage?days={number}"):
+        connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)
+        connection.request("GET", path)
+        response = connection.getresponse()
+        assert response.status == 400 and b"must be a number" in response.read(), path
+        connection.close()

@@ -28,6 +28,8 @@ from herd.wire import heartbeat
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 TRACES_DEFAULT = 50
+NUMBER_MAX = 2**53
+"""In a query. Larger ones are not exact in JSON, and infinity is none."""
 TRACES_QUERY = ("limit", "model", "node_id", "status", "tag", "before_id", "since")
 
 
@@ -186,6 +188,9 @@ def _number(text: str | None, name: str, default: int | None) -> int | None:
     if text is None or text == "":
         return default
     try:
-        return int(float(text))
+        number = float(text)
     except ValueError as error:
-        raise BadRequest(f"{name} must be a number, not {text!r}") from error
+        raise BadRequest(f"{name} must be a number, not {text[:40]!r}") from error
+    if not abs(number) <= NUMBER_MAX:
+        raise BadRequest(f"{name} must be a number from -{NUMBER_MAX} to {NUMBER_MAX}")
+    return int(number)
