@@ -121,6 +121,12 @@ def docs(arguments: list[str]) -> int:
     return call("docs/tables.py", *arguments)
 
 
+def ui(arguments: list[str]) -> int:
+    """The pages from a server that shows each edit at once; data comes from the coordinator at HERD_URL (http://127.0.0.1:11435)."""
+    prepare("test")
+    return call("hatch_build.py", "--serve", *arguments)
+
+
 def benchmarks() -> Iterable[str]:
     """Modules under bench/ that can be run: `bench/gateway.py`, or a folder with a `__main__.py`."""
     yield from (p.stem for p in ROOT.glob("bench/[a-z]*.py") if "__main__" in p.read_text("utf-8"))
@@ -212,6 +218,7 @@ VERBS: Final = {
     "house": Verb(house, "import contracts, tidiness, documentation"),
     "check": Verb(check, "lint, types and all tests"),
     "bench": Verb(bench, "a benchmark by name, with its arguments"),
+    "ui": Verb(ui, "the dashboard's pages, shown anew at every edit; data from HERD_URL"),
     "docs": Verb(docs, "write the generated tables under docs/ anew"),
     "advisories": Verb(advisories, "look for known vulnerabilities in what is pinned"),
     "sbom": Verb(sbom, "print what herd is made of, as CycloneDX"),
@@ -240,7 +247,20 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def prepare(purpose: str) -> None:
-    """`.venv` with everything pinned for `run` or `test`. Does nothing when nothing changed. Raises `Failed`."""
+    """`.venv` with everything pinned for `run` or `test`, and the pages built. Does nothing when nothing changed. Raises `Failed`."""
+    prepare_venv(purpose)
+    # An editable installation builds them once; later changes of their sources are seen here, in a tenth of a second.
+    if works([str(PYTHON), "hatch_build.py", "--is-current"]):
+        return
+    try:
+        step("building the dashboard's pages", [str(PYTHON), "hatch_build.py"])
+    except Failed as failed:
+        if os.environ.get("CI"):
+            raise
+        say(f"THE DASHBOARD WAS NOT BUILT, everything else works: {failed}")
+
+
+def prepare_venv(purpose: str) -> None:
     stamp = stamped()
     if PYTHON.exists() and (stamp.get(purpose) == fingerprint(purpose) or stamp.get("test") == fingerprint("test")):
         return
@@ -273,7 +293,7 @@ def is_inside_venv() -> bool:
 
 def works(command: list[str]) -> bool:
     try:
-        return subprocess.run(command, capture_output=True, env=environment(), check=False).returncode == 0
+        return subprocess.run(command, capture_output=True, env=environment(), cwd=ROOT, check=False).returncode == 0
     except OSError:
         return False
 

@@ -55,6 +55,7 @@ from herd.logs import LogSettings
 from herd.router import http_server, learnt, queries, tls, views
 from herd.router.access_api import AccessApi
 from herd.router.asgi import Bridge
+from herd.router.dashboard_files import DashboardFiles
 from herd.router.driver import Driver
 from herd.router.exchange import Exchange
 from herd.router.fleet_api import FleetApi
@@ -188,6 +189,7 @@ class Coordinator:
         access = AccessApi(self.membership, self.driver, self.logins, self.store, self._place, lambda: gate.forget())
         routes = [*api.routes, *access.routes]
         routes += OpenApi(dialects, routes, __version__).routes
+        routes += DashboardFiles().routes
         application = Starlette(routes=routes, exception_handlers={404: self._no_such_path})
         self.bridge = Bridge(application, self._render_error, (general.host, general.port))
         asks_who_read_it = general.scheduler == CompletionTimePolicy.name

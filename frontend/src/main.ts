@@ -1,0 +1,8 @@
+// Where the page begins.
+import { mount } from "svelte";
+
+import App from "./App.svelte";
+import "./look.css";
+
+const target = document.getElementById("herd");
+if (target) mount(App, { target });

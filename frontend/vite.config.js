@@ -1,0 +1,27 @@
+// How the pages become files: one folder of hashed assets beside one index.html, with nothing inline (the coordinator's CSP forbids it).
+import { svelte } from "@sveltejs/vite-plugin-svelte";
+import { defineConfig } from "vite";
+
+const coordinator = process.env.HERD_URL ?? "http://127.0.0.1:11435";
+
+export default defineConfig({
+  base: "/dashboard/",
+  plugins: [svelte()],
+  build: {
+    outDir: "../src/herd/router/static",
+    emptyOutDir: true,
+    target: "es2022",
+    assetsInlineLimit: 0,
+    modulePreload: { polyfill: false },
+    reportCompressedSize: false,
+  },
+  server: {
+    proxy: {
+      "/dashboard/api": { target: coordinator, changeOrigin: true, ws: true },
+      "/api": coordinator,
+      "/v1": coordinator,
+      "/fleet": coordinator,
+      "/login": coordinator,
+    },
+  },
+});
