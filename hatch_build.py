@@ -13,6 +13,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -156,8 +157,22 @@ def npm_run(arguments: list[str]) -> int:
     return subprocess.run([str(node), str(npm), "run", *arguments], cwd=SOURCES, env=environment_for(node), check=False).returncode
 
 
+def lock() -> int:
+    """Writes frontend/package-lock.json anew from package.json, without the addresses (of sponsors, of registries) that npm puts in."""
+    node, npm = find_node()
+    command = [str(node), str(npm), "install", "--package-lock-only", "--ignore-scripts", "--no-progress", "--loglevel=error"]
+    step("npm install --package-lock-only", command, environment_for(node), NPM_MAX_S)
+    path = SOURCES / "package-lock.json"
+    found = json.loads(path.read_text("utf-8"))
+    for package in found["packages"].values():
+        package.pop("funding", None)
+        package.pop("resolved", None)
+    path.write_text(json.dumps(found, indent=2) + "\n", "utf-8", newline="\n")
+    return 0
+
+
 def main(arguments: list[str]) -> int:
-    """Without arguments builds; `--is-current` only says by its status whether that is needed; `--serve` and `--check` are for who edits."""
+    """Without arguments builds; `--is-current` only says by its status whether that is needed; `--serve`, `--check` and `--lock` are for who edits."""
     if arguments[:1] == ["--is-current"]:
         return 0 if os.environ.get("HERD_SKIP_FRONTEND") or is_current(digest_of_sources()) else 1
     try:
@@ -165,6 +180,8 @@ def main(arguments: list[str]) -> int:
             return npm_run(["dev", "--", *arguments[1:]])
         if arguments[:1] == ["--check"]:
             return npm_run(["check"])
+        if arguments[:1] == ["--lock"]:
+            return lock()
         build()
     except CannotBuild as problem:
         leave_word(str(problem))

@@ -86,7 +86,7 @@ def test_no_address_leads_out_of_the_folder(folder: Path) -> None:
 def test_without_pages_it_says_what_was_missing(tmp_path: Path) -> None:
     (tmp_path / "missing.txt").write_text("the npm registry cannot be reached")
     status, _, body = get(tmp_path, "/dashboard")
-    assert status == 503 and b"the npm registry cannot be reached" in body
+    assert status == 404 and b"the npm registry cannot be reached" in body
     assert b"a released wheel has them" in get(tmp_path / "nowhere", "/dashboard/health")[2]
 
 

@@ -187,9 +187,8 @@ class Coordinator:
         general = self.settings.general
         api = FleetApi(self.driver, self.store, self.membership, limits(self.settings))
         access = AccessApi(self.membership, self.driver, self.logins, self.store, self._place, lambda: gate.forget())
-        routes = [*api.routes, *access.routes]
+        routes = [*api.routes, *access.routes, *DashboardFiles().routes]
         routes += OpenApi(dialects, routes, __version__).routes
-        routes += DashboardFiles().routes
         application = Starlette(routes=routes, exception_handlers={404: self._no_such_path})
         self.bridge = Bridge(application, self._render_error, (general.host, general.port))
         asks_who_read_it = general.scheduler == CompletionTimePolicy.name

@@ -13,8 +13,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+import msgspec
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 
 from herd.router.guarded import Guarded
 from herd.trust.rights import Right
@@ -73,17 +74,21 @@ class DashboardFiles:
         ]
 
     async def page(self, request: Request) -> Response:
-        """A page of the dashboard. 503 with what was missing where it was not built."""
+        """A page of the dashboard. 404 with what was missing where it was not built."""
         if self._index is None:
-            return PlainTextResponse(f"The dashboard was not built: {self._problem}\n", 503, dict(ALWAYS))
+            return _refusal(f"the dashboard was not built: {self._problem}", "dashboard_not_built")
         return _answer(request, self._index, "no-cache")
 
     async def asset(self, request: Request) -> Response:
         """A script, style or picture of the pages, named by its content and so kept for ever."""
         found = self._assets.get(request.path_params["name"])
         if found is None:
-            return PlainTextResponse("there is no such file; the page was perhaps built anew: reload it\n", 404, dict(ALWAYS))
+            return _refusal("there is no such file; the page was perhaps built anew: reload it", "not_found")
         return _answer(request, found, A_YEAR)
+
+
+def _refusal(message: str, code: str) -> Response:
+    return Response(msgspec.json.encode({"error": message, "code": code}), 404, dict(ALWAYS), media_type="application/json")
 
 
 def _answer(request: Request, file: File, kept: str) -> Response:
