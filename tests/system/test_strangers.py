@@ -29,9 +29,16 @@ import http.client, json, sys
 for method, path, body in json.loads(sys.argv[2]):
     connection = http.client.HTTPConnection(sys.argv[1], int(sys.argv[3]), timeout=20)
     connection.request(method, path, body and json.dumps(body), {"Content-Type": "application/json"})
-    print(connection.getresponse().status)
+    response = connection.getresponse()
+    print(response.status, len(response.read()), response.getheader("content-type", "-").split(";")[0])
     connection.close()
 """
+NOWHERE = ("/dashboard/nothing", "/nothing", "/v1/nothing", "/login/nothing", "/health/nothing", "/.env", "/static/login.html")
+OPEN = {
+    ("GET", "/health"), ("GET", "/login"), ("POST", "/login"), ("POST", "/logout"),
+    ("POST", "/heartbeat"), ("POST", "/heartbeat/goodbye"), ("POST", "/fleet/join"),
+}  # fmt: skip
+"""All that may be asked without credentials: what a supervisor and a browser need, and what proves itself."""
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": False}
 
 
@@ -60,7 +67,7 @@ def scanned(fleet: Fleet, asked: list[tuple[str, str, object]]) -> list[int]:
         ["ip", "netns", "exec", NAMESPACE, sys.executable, "-c", ASK, HOME, json.dumps(asked), str(fleet.port)],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
-    return [int(line) for line in done.stdout.split()]
+    return [int(line.split()[0]) for line in done.stdout.splitlines()]
 
 
 def every_door(fleet: Fleet) -> list[tuple[str, str, object, Right]]:
@@ -90,4 +97,7 @@ def test_a_guest_chats_and_lists_and_nothing_else(network: None, requires_key: b
         assert set(scanned(fleet, asked)) == ({401} if requires_key else {200})
         assert scanned(fleet, [("GET", "/health", None)]) == [200]
         assert set(scanned(fleet, [("POST", "/heartbeat", {"node_id": "x"}), ("POST", "/heartbeat/goodbye", {"node_id": "alpha"})])) == {401}
+        assert set(scanned(fleet, [("GET", path, None) for path in NOWHERE])) == ({401} if requires_key else {404})
+        assert scanned(fleet, [("GET", "/login", None), ("POST", "/login", {})]) == [200, 400]
+        assert {(method, path) for method, path, _, right in doors if right is Right.OPEN} == OPEN
         assert {node.id for node in fleet.coordinator.driver.fleet} == {"alpha"}

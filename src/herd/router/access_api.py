@@ -1,4 +1,4 @@
-"""The routes by which machines join and by which their owner says who may come in: nodes, keys, logins. Decides no right.
+"""The routes by which machines join and by which their owner says who may come in: nodes and keys. Decides no right.
 
 What changes anything needs the right ADMIN (the gate sees to it) and leaves a line in the log.
 """
@@ -16,21 +16,19 @@ from typing import TypeVar
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 from herd.core.events import NodeLeft
 from herd.core.fleet import NodeId, canonical
 from herd.errors import BadRequest, HerdError, UnknownModel
 from herd.router import audit
 from herd.router.driver import Driver
-from herd.router.gate import SESSION_COOKIE
 from herd.router.guarded import Guarded
 from herd.router.membership import Membership
 from herd.router.store import Store
 from herd.router.vault import VaultFull
-from herd.trust import keys, logins, pairing
+from herd.trust import keys, pairing
 from herd.trust.keys import ApiKey, Scope
-from herd.trust.logins import Logins
 from herd.trust.rights import Right
 from herd.wire.joining import Joining
 
@@ -64,14 +62,13 @@ class Named(msgspec.Struct):
 
 class AccessApi:
     def __init__(
-        self, membership: Membership, driver: Driver, logins: Logins, store: Store, place: Callable[[], str], changed: Callable[[], None]
+        self, membership: Membership, driver: Driver, store: Store, place: Callable[[], str], changed: Callable[[], None]
     ) -> None:
-        """`place`: where agents reach this coordinator; `changed` is called when keys or logins did."""
+        """`place`: where agents reach this coordinator; `changed` is called when keys did."""
         self._store = store
         self._membership = membership
         self._vault = membership.vault
         self._driver = driver
-        self._logins = logins
         self._place = place
         self._changed = changed
 
@@ -87,9 +84,6 @@ class AccessApi:
             Guarded("/fleet/keys", told(self.add_key), "POST", Right.ADMIN, WantedKey),
             Guarded("/fleet/keys/revoke", told(self.revoke_key), "POST", Right.ADMIN, Named),
             Guarded("/fleet/audit", told(self.audit), "GET", Right.ADMIN, query=("limit",)),
-            Guarded("/fleet/logins", told(self.login_link), "POST", Right.ADMIN),
-            Guarded("/login", told(self.login), "GET", Right.OPEN, query=("token",)),
-            Guarded("/logout", told(self.logout), "POST", Right.OPEN),
         ]
 
     # --- nodes ---
@@ -184,39 +178,18 @@ class AccessApi:
             raise BadRequest(f"limit must be a number, not {text[:20]!r}")
         return as_json({"entries": await self._store.ask(audit.newest, int(text[:9]))})
 
-    # --- logins ---
-
-    async def login_link(self, request: Request) -> Response:
-        """A path that opens the dashboard once, within five minutes."""
-        token = self._logins.link(secrets.token_bytes(logins.LINK_BYTES), self._driver.now())
-        self._noted(request, "made a login link")
-        return as_json({"path": f"/login?token={token}", "ends_in_s": logins.LINK_LIFE_S})
-
-    async def login(self, request: Request) -> Response:
-        """Redeems a link: sets the session's cookie and shows the dashboard."""
-        session = self._logins.redeem(request.query_params.get("token", ""), secrets.token_bytes(logins.LINK_BYTES), self._driver.now())
-        if session is None:
-            raise BadRequest("this link was used or is older than five minutes; another: herd dashboard", code="link_used")
-        self._changed()
-        answer = RedirectResponse("/dashboard", 303)
-        answer.set_cookie(SESSION_COOKIE, session, max_age=int(logins.SESSION_LIFE_S), httponly=True, samesite="strict", secure=request.url.scheme == "https")
-        return answer
-
-    async def logout(self, request: Request) -> Response:
-        """Ends the session of the cookie."""
-        self._logins.close(request.cookies.get(SESSION_COOKIE, ""))
-        self._changed()
-        answer = as_json({"status": "logged out"})
-        answer.delete_cookie(SESSION_COOKIE, httponly=True, samesite="strict")
-        return answer
-
     def _noted(self, request: Request, what: str, about: str = "") -> None:
         """A line in the log and one in the audit: names and addresses, no secrets."""
-        key = request.scope.get("state", {}).get("key")
-        ip = request.client.host if request.client else ""
-        who = f"the key {key.name}" if isinstance(key, ApiKey) else "this machine, or a login"
-        log.info(what, extra={"ip": ip, "about": about})
-        self._store.audit(audit.Entry(time.time(), what, who, ip, about))
+        entry = noted(request, what, about)
+        log.info(what, extra={"ip": entry.ip, "about": about})
+        self._store.audit(entry)
+
+
+def noted(request: Request, what: str, about: str = "") -> audit.Entry:
+    """Who did this, for the audit."""
+    key = request.scope.get("state", {}).get("key")
+    ip = request.client.host if request.client else ""
+    return audit.Entry(time.time(), what, f"the key {key.name}" if isinstance(key, ApiKey) else "this machine, or a login", ip, about)
 
 
 def shown(key: ApiKey, at: float) -> dict[str, object]:

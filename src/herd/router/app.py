@@ -64,6 +64,7 @@ from herd.router.guarded import Rights
 from herd.router.http1 import HttpSettings
 from herd.router.http_server import Server
 from herd.router.inference_api import InferenceApi
+from herd.router.login_api import LoginApi
 from herd.router.membership import Membership, MembershipSettings
 from herd.router.openapi import OpenApi
 from herd.router.services import RelaySettings, Services
@@ -186,8 +187,9 @@ class Coordinator:
         """What stands between a connection and the core: the gate, then inference, then everything else."""
         general = self.settings.general
         api = FleetApi(self.driver, self.store, self.membership, limits(self.settings))
-        access = AccessApi(self.membership, self.driver, self.logins, self.store, self._place, lambda: gate.forget())
-        routes = [*api.routes, *access.routes, *DashboardFiles().routes]
+        access = AccessApi(self.membership, self.driver, self.store, self._place, lambda: gate.forget())
+        logins = LoginApi(self.logins, lambda: self.vault.keyring, self.store, self.driver.now, time.time, lambda: gate.forget())
+        routes = [*api.routes, *access.routes, *logins.routes, *DashboardFiles().routes]
         routes += OpenApi(dialects, routes, __version__).routes
         application = Starlette(routes=routes, exception_handlers={404: self._no_such_path})
         self.bridge = Bridge(application, self._render_error, (general.host, general.port))
@@ -197,7 +199,8 @@ class Coordinator:
         )
         gate = Gate(
             self.settings.access, lambda: self.vault.keyring, Rights(dialects, routes),
-            lambda session: self.logins.is_open(session, self.driver.now()), time.time, self._turn_away, self.inference,
+            lambda session: self.logins.key_of(session, self.driver.now()), time.time, self._turn_away, self.inference,
+            forms=frozenset(route.path for route in routes if route.is_form),
         )  # fmt: skip
         return gate
 
@@ -223,6 +226,9 @@ class Coordinator:
         self.store.record(row)
 
     def _turn_away(self, exchange: Exchange, refusal: Refusal) -> None:
+        if refusal.status == 401 and exchange.method == "GET" and b"text/html" in (exchange.header(b"accept") or b""):
+            exchange.respond(303, ((b"location", b"/login"),), b"")  # a person at a browser
+            return
         status, content_type, body = self._render_error(exchange.path, refusal)
         headers = [(b"content-type", content_type.encode())]
         if status == 401:

@@ -18,6 +18,7 @@ from herd.router.exchange import Exchange, Header
 from herd.trust.addresses import nearness
 from herd.trust.browsers import Names, content_refusal, host_refusal, origin_refusal
 from herd.trust.keys import ApiKey, Keyring, looks_like_ours
+from herd.trust.logins import EVERYTHING
 from herd.trust.rights import KEY_UNKNOWN, KEYLESS, Caller, Right, judge
 
 SESSION_COOKIE = "herd_session"
@@ -76,14 +77,17 @@ class Gate:
 
     def __init__(
         self, settings: AccessSettings, keys: Callable[[], Keyring], right_of: Callable[[str, str], Right],
-        is_logged_in: Callable[[str], bool], unix_s: Callable[[], float],
+        session_key: Callable[[str], str | None], unix_s: Callable[[], float],
         refuse: Callable[[Exchange, Refusal], None], rest: Callable[[Exchange], None], own_names: Sequence[str] = (),
+        forms: frozenset[str] = frozenset(),
     ) -> None:  # fmt: skip
+        """`session_key` tells which key opened a session (see `Logins.key_of`); `forms` are the paths that take a form."""
         self._settings = settings
         self._names = Names.of((*settings.allowed_hosts, *own_names), settings.allowed_origins)
         self._keys = keys
         self._right_of = right_of
-        self._is_logged_in = is_logged_in
+        self._session_key = session_key
+        self._forms = forms
         self._unix_s = unix_s
         self._refuse = refuse
         self._rest = rest
@@ -120,7 +124,7 @@ class Gate:
         if is_preflight:
             method = seen[b"access-control-request-method"].upper()
         right = self._right_of(method, exchange.path)
-        refusal = self._page_refusal(right, method, seen, is_preflight)
+        refusal = self._page_refusal(right, method, seen, is_preflight or exchange.path in self._forms)
         if refusal is not None:
             return Admission(self._edition, math.inf, refusal)
         accompanying = _cors(seen.get(b"origin", ""), is_preflight)
@@ -128,11 +132,11 @@ class Gate:
             return Admission(self._edition, math.inf, None, None, accompanying)
         return self._judged(exchange, right, seen, accompanying)
 
-    def _page_refusal(self, right: Right, method: str, seen: dict[bytes, str], is_preflight: bool) -> Refusal | None:
+    def _page_refusal(self, right: Right, method: str, seen: dict[bytes, str], is_any_content: bool) -> Refusal | None:
         host, origin = seen.get(b"host", ""), seen.get(b"origin", "")
         changes_state = right not in KEYLESS and method not in ("GET", "HEAD")
         refusal = host_refusal(host, self._names) or origin_refusal(origin, host, changes_state, self._names)
-        if refusal is None and changes_state and not is_preflight:
+        if refusal is None and changes_state and not is_any_content:
             refusal = content_refusal(seen.get(b"content-type", ""), not _BROWSER.isdisjoint(seen))
         return refusal
 
@@ -142,7 +146,10 @@ class Gate:
         if refusal is None:
             is_forwarded = not _FORWARDED.isdisjoint(seen)
             session = _session(seen.get(b"cookie", ""))
-            caller = Caller(nearness(exchange.client_ip, is_forwarded), key, bool(session) and self._is_logged_in(session))
+            opened_by = self._session_key(session) if session and key is None else None
+            if opened_by:
+                key = keyring.by_id(opened_by, now)
+            caller = Caller(nearness(exchange.client_ip, is_forwarded), key, opened_by == EVERYTHING)
             refusal = judge(right, caller, keyring.has_valid(now), self._settings.require_key)
         until = exchange.received_at + (key.expires_at - now) if key is not None and key.expires_at else math.inf
         timeout_s = _seconds(seen.get(TIMEOUT_HEADER, ""))

@@ -14,17 +14,18 @@ from herd.trust.rights import Right
 
 class Guarded(Route):
     """One method at one path, open to who has the right. `takes` and `query` are for its description: the record that its
-    body is read as, and the names that its query may have."""
+    body is read as, and the names that its query may have. `is_form`: a page without a script may send it."""
 
     def __init__(
         self, path: str, endpoint: Callable[[Request], object], method: str, right: Right,
-        takes: type | None = None, query: tuple[str, ...] = (),
+        takes: type | None = None, query: tuple[str, ...] = (), is_form: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(path, endpoint, methods=[method])
         self.method = method
         self.right = right
         self.takes = takes
         self.query = query
+        self.is_form = is_form
         self.told = (endpoint.__doc__ or "").strip()
 
 

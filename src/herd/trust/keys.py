@@ -69,6 +69,11 @@ class Keyring:
     def __iter__(self) -> Iterator[ApiKey]:
         return iter(self._keys.values())
 
+    def by_id(self, key_id: str, at: float) -> ApiKey | None:
+        """The valid key of this id, for who has proved before that he has it."""
+        key = self._keys.get(key_id)
+        return key if key is not None and key.is_valid(at) else None
+
     def has_valid(self, at: float) -> bool:
         """Whether any key could be presented now."""
         return any(key.is_valid(at) for key in self._keys.values())
