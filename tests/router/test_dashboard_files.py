@@ -90,5 +90,5 @@ def test_without_pages_it_says_what_was_missing(tmp_path: Path) -> None:
     assert b"a released wheel has them" in get(tmp_path / "nowhere", "/dashboard/health")[2]
 
 
-def test_the_pages_are_open_because_they_hold_nothing(folder: Path) -> None:
-    assert {route.right for route in DashboardFiles(folder).routes} == {Right.OPEN}
+def test_the_pages_are_open_unless_keys_are_asked_for_because_they_hold_nothing(folder: Path) -> None:
+    assert {route.right for route in DashboardFiles(folder).routes} == {Right.PAGE}

@@ -50,7 +50,7 @@ class Caller:
     scope: Scope | None = None
 
     def may(self, right: Right) -> bool:
-        if right is Right.OPEN or self.scope is Scope.ADMIN:
+        if right in (Right.OPEN, Right.PAGE) or self.scope is Scope.ADMIN:
             return True
         is_embed = (self.scope, right) == (Scope.CHAT, Right.EMBED)
         return self.scope is not None and (right is Right.LIST or right.value == self.scope.value or is_embed)
@@ -102,7 +102,9 @@ def check(fleet: Fleet, case: Any, right: Right, caller: Caller) -> None:
     told = (caller.name, case.method, case.formatted_path, case.body, status, answer[:300])
     assert status < 500 or status in UNABLE, told
     is_no_path = status == 400 and b"the path" in answer
-    if not case.path.startswith(PROVEN_OTHERWISE) and not is_no_path:
+    if right is Right.PAGE and caller.name == "a wrong key":
+        assert status in DENIED or is_no_path, told
+    elif not case.path.startswith(PROVEN_OTHERWISE) and not is_no_path:
         assert (status in DENIED) is not caller.may(right), told
     if status >= 400 and case.path not in ("/", "/login") and case.method.upper() != "HEAD" and b"404 page" not in answer:
         assert json.loads(answer)["error"], told

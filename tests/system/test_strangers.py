@@ -77,7 +77,7 @@ def every_door(fleet: Fleet) -> list[tuple[str, str, object, Right]]:
     for route in bridge._application.routes:  # type: ignore[attr-defined]
         assert isinstance(route, Guarded)
         [method] = set(route.methods or ()) - {"HEAD"}
-        found.append((method, route.path.replace("{request_id}", "r1"), {} if method == "POST" else None, route.right))
+        found.append((method, route.path.replace("{", "").replace("}", ""), {} if method == "POST" else None, route.right))
     return found
 
 
@@ -91,13 +91,15 @@ def test_a_guest_chats_and_lists_and_nothing_else(network: None, requires_key: b
         fleet.beat()
         fleet.coordinator.membership.settings = settings.membership
         doors = every_door(fleet)
-        closed = scanned(fleet, [(method, path, body) for method, path, body, right in doors if right is not Right.OPEN])
+        closed = scanned(fleet, [(method, path, body) for method, path, body, right in doors if right not in (Right.OPEN, Right.PAGE)])
         assert closed and set(closed) == {401}
         asked = [("POST", "/api/chat", CHAT), ("POST", "/v1/chat/completions", CHAT), ("GET", "/api/tags", None), ("GET", "/v1/models", None)]
         assert set(scanned(fleet, asked)) == ({401} if requires_key else {200})
         assert scanned(fleet, [("GET", "/health", None)]) == [200]
         assert set(scanned(fleet, [("POST", "/heartbeat", {"node_id": "x"}), ("POST", "/heartbeat/goodbye", {"node_id": "alpha"})])) == {401}
         assert set(scanned(fleet, [("GET", path, None) for path in NOWHERE])) == ({401} if requires_key else {404})
+        pages = scanned(fleet, [(method, path, body) for method, path, body, right in doors if right is Right.PAGE])
+        assert not pages or (set(pages) == {401}) is requires_key
         assert scanned(fleet, [("GET", "/login", None), ("POST", "/login", {})]) == [200, 400]
         assert {(method, path) for method, path, _, right in doors if right is Right.OPEN} == OPEN
         assert {node.id for node in fleet.coordinator.driver.fleet} == {"alpha"}

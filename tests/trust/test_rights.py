@@ -10,7 +10,7 @@ from herd.trust.addresses import Nearness
 from herd.trust.keys import ApiKey, Scope
 from herd.trust.rights import KEYLESS, Caller, Right, judge
 
-CLOSED = [right for right in Right if right is not Right.OPEN and right not in KEYLESS]
+CLOSED = [right for right in Right if right not in (Right.OPEN, Right.PAGE) and right not in KEYLESS]
 
 
 def a_caller(nearness: Nearness = Nearness.FAR, *scopes: Scope, is_logged_in: bool = False) -> Caller:
@@ -42,11 +42,18 @@ def test_everybody_may_do_what_is_open() -> None:
 @pytest.mark.parametrize("scope", Scope)
 @pytest.mark.parametrize("right", [r for r in Right if r is not Right.OPEN])
 def test_a_key_does_what_its_scopes_say_from_everywhere(scope: Scope, right: Right) -> None:
-    may = scope is Scope.ADMIN or right is Right.LIST or scope.value == right.value
+    may = scope is Scope.ADMIN or right in (Right.LIST, Right.PAGE) or scope.value == right.value
     may = may or (scope, right) == (Scope.CHAT, Right.EMBED)
     for nearness in Nearness:
         assert (_status(right, a_caller(nearness, scope), has_keys=True) == 200) is may
         assert _status(right, a_caller(nearness, scope), has_keys=True) in (200, 403)
+
+
+def test_pages_are_open_until_the_owner_asks_for_keys() -> None:
+    for nearness in Nearness:
+        assert _status(Right.PAGE, a_caller(nearness), has_keys=True) == 200
+        assert _status(Right.PAGE, a_caller(nearness), requires_key=True) == (200 if nearness is Nearness.HERE else 401)
+    assert _status(Right.PAGE, a_caller(Nearness.FAR, Scope.CHAT), requires_key=True) == 200
 
 
 def test_who_has_logged_in_may_do_everything() -> None:

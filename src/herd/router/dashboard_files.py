@@ -1,6 +1,6 @@
 """The dashboard's files: pages, scripts and styles, as they were built into the package. Knows no data and decides no right but its own.
 
-The pages are open to everybody who can reach the port, as a login form would be: they hold nothing about the fleet. What they show they
+The pages are open to everybody who can reach the port, unless the owner asks for keys: they hold nothing about the fleet. What they show they
 ask for at `/dashboard/api`, where keys and logins count, and who may not read is told by the page how to get in.
 """
 
@@ -60,17 +60,17 @@ class DashboardFiles:
     def routes(self) -> list[Guarded]:
         """The documented addresses of the pages; each is the same file, whose script looks at the address."""
         return [
-            Guarded("/dashboard", self.page, "GET", Right.OPEN),
-            Guarded("/dashboard/trends", self.page, "GET", Right.OPEN),
-            Guarded("/dashboard/models", self.page, "GET", Right.OPEN),
-            Guarded("/dashboard/apps", self.page, "GET", Right.OPEN),
-            Guarded("/dashboard/benchmarks", self.page, "GET", Right.OPEN),
-            Guarded("/dashboard/health", self.page, "GET", Right.OPEN),
-            Guarded("/dashboard/recommendations", self.page, "GET", Right.OPEN),
-            Guarded("/dashboard/settings", self.page, "GET", Right.OPEN),
-            Guarded("/dashboard/playground", self.page, "GET", Right.OPEN),
-            Guarded("/dashboard/requests/{request_id}", self.page, "GET", Right.OPEN),
-            Guarded("/dashboard/assets/{name}", self.asset, "GET", Right.OPEN),
+            Guarded("/dashboard", self.page, "GET", Right.PAGE),
+            Guarded("/dashboard/trends", self.page, "GET", Right.PAGE),
+            Guarded("/dashboard/models", self.page, "GET", Right.PAGE),
+            Guarded("/dashboard/apps", self.page, "GET", Right.PAGE),
+            Guarded("/dashboard/benchmarks", self.page, "GET", Right.PAGE),
+            Guarded("/dashboard/health", self.page, "GET", Right.PAGE),
+            Guarded("/dashboard/recommendations", self.page, "GET", Right.PAGE),
+            Guarded("/dashboard/settings", self.page, "GET", Right.PAGE),
+            Guarded("/dashboard/playground", self.page, "GET", Right.PAGE),
+            Guarded("/dashboard/requests/{request_id}", self.page, "GET", Right.PAGE),
+            Guarded("/dashboard/assets/{name}", self.asset, "GET", Right.PAGE),
         ]
 
     async def page(self, request: Request) -> Response:

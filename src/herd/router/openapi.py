@@ -104,7 +104,7 @@ def _security(right: Right) -> list[Mapping[str, list[str]]]:
     if right is Right.OPEN:
         return []
     with_key = [{name: [right.value]} for name in _WITH_KEY]
-    return [{}, *with_key] if right in KEYLESS else [*with_key]
+    return [{}, *with_key] if right in KEYLESS or right is Right.PAGE else [*with_key]
 
 
 def _parameters(path: str, query: Iterable[str]) -> Json:

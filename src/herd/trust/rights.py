@@ -2,6 +2,7 @@
 
     right    without a key                                          with a key that has the scope
     OPEN     everybody                                              -
+    PAGE     everybody, unless the owner asks for keys by setting   any
     LIST     this machine and private networks, while no key exists any
     CHAT     the same                                               chat
     EMBED    the same                                               embed or chat
@@ -26,6 +27,7 @@ from herd.trust.keys import ApiKey, Scope
 
 class Right(Enum):
     OPEN = "open"
+    PAGE = "page"
     LIST = "list"
     CHAT = "chat"
     EMBED = "embed"
@@ -49,7 +51,7 @@ class Caller:
 
 def judge(right: Right, caller: Caller, has_keys: bool, requires_key: bool) -> Refusal | None:
     """None when the caller may; else 401 where a key would help, 403 where this key does not reach."""
-    if right is Right.OPEN or caller.is_logged_in:
+    if right is Right.OPEN or caller.is_logged_in or (right is Right.PAGE and not requires_key):
         return None
     if caller.key is not None:
         return None if _reaches(caller.key, right) else _FORBIDDEN[right]
@@ -60,7 +62,7 @@ def judge(right: Right, caller: Caller, has_keys: bool, requires_key: bool) -> R
 
 
 def _reaches(key: ApiKey, right: Right) -> bool:
-    return Scope.ADMIN in key.scopes or right is Right.LIST or not _SCOPES[right].isdisjoint(key.scopes)
+    return Scope.ADMIN in key.scopes or right in (Right.LIST, Right.PAGE) or not _SCOPES[right].isdisjoint(key.scopes)
 
 
 _SCOPES = MappingProxyType({
