@@ -35,7 +35,7 @@ HOME = "/dashboard"
 FORM_MAX_BYTES = 4096
 FORM_FIELDS_MAX = 8
 PAGE = Path(__file__).parent / "pages" / "login.html"
-_STYLE = re.compile(r"<style>(.*?)</style>", re.DOTALL)
+_STYLE = re.compile(r"<(style)>(.*?)</\1>", re.DOTALL)
 LINK_USED = "This link was used or is older than five minutes. Another: herd dashboard, on the coordinator's machine."
 WRONG_KEY = "This key is unknown, expired or revoked. Those that are valid: herd keys list, on the coordinator's machine."
 NO_FORM = "Nothing that could be a key was sent."
@@ -138,7 +138,7 @@ def _headers_of(page: str) -> dict[str, str]:
 
     `same-origin`, not `no-referrer`: under that, browsers send the form with `Origin: null`, which is nobody's page.
     """
-    styles = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in _STYLE.findall(page))
+    styles = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for _, text in _STYLE.findall(page))
     return {
         "Content-Security-Policy": f"default-src 'none'; style-src {styles}; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
         "Cache-Control": "no-store", "Referrer-Policy": "same-origin", "X-Content-Type-Options": "nosniff",
