@@ -11,6 +11,7 @@ from herd import __version__
 from herd.cli import access, fleet, serving
 from herd.cli import chat as chat_verb
 from herd.cli import demo as demo_verb
+from herd.cli import diagnose as diagnose_verb
 from herd.cli import doctor as doctor_verb
 from herd.cli import replay as replay_verb
 from herd.cli import top as top_verb
@@ -187,6 +188,16 @@ def doctor(json: Json = False, url: Url = None, data_dir: Folder = None) -> None
     """Find what is wrong, and the command that mends it."""
     if not doctor_verb.doctor(serving.setup(url, data_dir), json):
         raise typer.Exit(1)
+
+
+@app.command()
+def diagnose(
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Where to write it; without it, herd-diagnosis-TIME.tar.gz here.")] = None,
+    json: Json = False, url: Url = None, data_dir: Folder = None,
+) -> None:  # fmt: skip
+    """Collect what somebody else needs to help, without keys and prompts."""
+    settings = {"coordinator": serving.described(False), "agent": serving.described(True)}
+    diagnose_verb.diagnose(serving.setup(url, data_dir), settings, file, json)
 
 
 @app.command()

@@ -173,6 +173,15 @@ def setup(url: str | None, data_dir: Path | None) -> Setup:
     return Setup(coordinator(url), folder.expanduser(), tuple(dict.fromkeys(problems)), agent.link.router_url, router.general.mdns)
 
 
+def described(is_agents: bool) -> list[dict[str, str]]:
+    """Every setting with its value, secrets masked; what is wrong in place of all where they cannot be used."""
+    whole, prefix = (agent_app.Settings, config.AGENT_PREFIX) if is_agents else (router_app.Settings, config.COORDINATOR_PREFIX)
+    try:
+        return _load(whole, {}, prefix).describe()
+    except WrongSettings as wrong:
+        return [{"problem": problem} for problem in wrong.problems]
+
+
 def show_config(wanted: str, is_agents: bool, as_json: bool) -> None:
     """Every setting whose name or meaning holds `wanted`: value, source, meaning."""
     whole, prefix = (agent_app.Settings, config.AGENT_PREFIX) if is_agents else (router_app.Settings, config.COORDINATOR_PREFIX)

@@ -1,0 +1,145 @@
+"""`herd diagnose`: one file with what somebody else needs to help, keys and secrets masked. Looks; sends nothing anywhere.
+
+Nothing is in it that was not already without prompts: settings, versions, what the doctor finds, what the coordinator says of
+its fleet, the ends of the logs, the state of the database. All of it goes through one mask at the end.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import sqlite3
+import sys
+import tarfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.text import Text
+
+from herd import __version__
+from herd.cli.client import Coordinator, Trouble
+from herd.cli.doctor import Setup, examine
+from herd.cli.screen import console, show
+from herd.router.database import DATABASE_NAME
+from herd.trust.masking import MASK, masked
+
+LOG_TAIL_MAX_BYTES = 1024 * 1024
+"""Of each log: the end is what matters, and a mail can carry it."""
+FILES_LISTED_MAX = 500
+ASKED = ("/fleet/status", "/fleet/limits", "/fleet/queue", "/fleet/nodes", "/dashboard/api/latencies")
+LOGS = ("herd.jsonl", "herd-node.jsonl")
+HEAD = f"""\
+What herd knows of itself on this machine, made by `herd diagnose`. No prompt and no answer is in it, since none is ever kept;
+keys, codes, cookies and signatures were replaced by {MASK}. It does name machines, models, addresses in your network and
+folders: look through it before you hand it on.
+"""
+
+
+def diagnose(setup: Setup, settings: Mapping[str, object], file: Path | None, as_json: bool) -> None:
+    """Writes the file. Raises Trouble where it cannot."""
+    path = file or Path(time.strftime("herd-diagnosis-%Y%m%d-%H%M%S.tar.gz"))
+    with console.status("looking", spinner="line"):
+        parts = list(collected(setup, settings))
+    write(path, parts)
+    told = {"file": str(path), "bytes": path.stat().st_size, "parts": [name for name, _ in parts]}
+    show(told, as_json, lambda _: _lines(path, parts))
+
+
+def collected(setup: Setup, settings: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """Each part's name and masked text."""
+    yield "README.txt", HEAD
+    made: list[tuple[str, object]] = [
+        ("about.json", {**_about(), "database": _database(setup.data_dir), "files": list(_files(setup.data_dir))}),
+        ("settings.json", settings),
+        ("findings.json", [asdict(finding) for finding in examine(setup)]),
+        *((f"coordinator{path.replace('/', '-')}.json", _answer(setup.coordinator, path)) for path in ASKED),
+    ]
+    for name, value in made:
+        yield name, masked(json.dumps(value, indent=1, default=str, ensure_ascii=False))
+    for name in LOGS:
+        if tail := _tail(setup.data_dir / "logs" / name):
+            yield f"logs/{name}", masked(tail)
+
+
+def write(path: Path, parts: Sequence[tuple[str, str]]) -> None:
+    """For its owner alone; never over another file. Raises Trouble."""
+    try:
+        opened = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except FileExistsError:
+        raise Trouble(f"{path} exists already", "choose another name: herd diagnose FILE") from None
+    except OSError as error:
+        raise Trouble(f"{path} cannot be written: {error.strerror or error}", "choose another place: herd diagnose FILE") from error
+    with os.fdopen(opened, "wb") as raw, tarfile.open(fileobj=raw, mode="w:gz") as archive:
+        for name, text in parts:
+            data = text.encode("utf-8", "replace")
+            entry = tarfile.TarInfo(f"{path.name.partition('.')[0]}/{name}")
+            entry.size, entry.mtime, entry.mode = len(data), int(time.time()), 0o600
+            archive.addfile(entry, io.BytesIO(data))
+
+
+def _lines(path: Path, parts: Iterable[tuple[str, str]]) -> Iterator[Text]:
+    yield Text.assemble("written: ", (str(path), "bold"))
+    yield Text(", ".join(name for name, _ in parts), "dim")
+    yield Text("Keys and secrets are masked and no prompt is in it; names and addresses are. Look through it before you hand it on.")
+
+
+def _about() -> dict[str, object]:
+    packages = {found.name: found.version for found in importlib.metadata.distributions() if found.name}
+    return {
+        "herd": __version__, "python": sys.version, "platform": platform.platform(), "machine": platform.machine(),
+        "processors": os.cpu_count(), "packages": dict(sorted(packages.items())),
+    }  # fmt: skip
+
+
+def _database(data_dir: Path) -> dict[str, object]:
+    """Its schema version and how many rows it has; what is wrong where it cannot be read."""
+    path = data_dir / DATABASE_NAME
+    if not path.exists():
+        return {"problem": f"{path} is not there"}
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=2.0)) as connection:
+            return {
+                "schema_version": connection.execute("PRAGMA user_version").fetchone()[0],
+                "traces": connection.execute("SELECT COUNT(*) FROM request_traces").fetchone()[0],
+                "journal": connection.execute("PRAGMA journal_mode").fetchone()[0],
+            }
+    except (sqlite3.Error, ValueError) as error:
+        return {"problem": f"{path}: {error}"}
+
+
+def _files(data_dir: Path) -> Iterator[dict[str, object]]:
+    """Names, sizes and permissions; of no file in the folder of secrets more than that."""
+    for number, path in enumerate(sorted(data_dir.rglob("*")) if data_dir.is_dir() else []):
+        if number >= FILES_LISTED_MAX:
+            return
+        try:
+            found = path.lstat()
+        except OSError:
+            continue
+        yield {"path": str(path.relative_to(data_dir)), "bytes": found.st_size, "mode": oct(found.st_mode & 0o777)}
+
+
+def _answer(coordinator: Coordinator, path: str) -> object:
+    try:
+        return coordinator.get(path)
+    except Trouble as trouble:
+        return {"problem": trouble.problem}
+
+
+def _tail(path: Path) -> str:
+    """The last whole lines; empty where there is no such log."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - LOG_TAIL_MAX_BYTES))
+            data = file.read(LOG_TAIL_MAX_BYTES)
+    except OSError:
+        return ""
+    whole = data if size <= LOG_TAIL_MAX_BYTES else data.partition(b"\n")[2]
+    return whole.decode("utf-8", "replace")
