@@ -87,7 +87,7 @@ def test_nothing_that_anybody_wrote_is_kept(fleet: Fleet) -> None:
     assert fleet.coordinator.store.flush()
     seen = get(fleet, "/dashboard/api/traces?limit=200")
     assert len(json.loads(seen)["traces"]) > 50, "little was recorded, so little is shown by this test"
-    for path in ("/dashboard/api/traces?limit=200", "/dashboard/api/usage", "/fleet/status", "/fleet/queue"):
+    for path in ("/dashboard/api/traces?limit=200", "/dashboard/api/usage", "/fleet/status", "/fleet/queue", "/fleet/capture"):
         assert CANARY.encode() not in get(fleet, path), path
     for file in files_of(fleet.data_dir):
         assert CANARY.encode() not in file.read_bytes(), file.name

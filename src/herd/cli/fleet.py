@@ -44,7 +44,13 @@ def status_lines(state: Json, width: int) -> list[Text]:
         lines.append(Text(NO_NODES))
     if (state.get("store") or {}).get("failing_since") is not None:
         lines += [Text(), Text(f"Traces are not being stored: {clean(state['store']['problem'])}", "yellow"), Text("  look closer with: herd doctor")]
+    if (capture := state.get("capture") or {}).get("is_on"):
+        lines += [Text(), Text(capture_line(capture["ends_in_s"]), "yellow")]
     return lines
+
+
+def capture_line(ends_in_s: float) -> str:
+    return f"PROMPTS ARE KEPT in memory for {duration(ends_in_s * 1000)} more (FLEET_CAPTURE); who may do everything can read them."
 
 
 def headline(state: Json) -> Text:

@@ -17,6 +17,7 @@ from herd.agent import app as agent_app
 from herd.agent.inventory import EMBEDDED
 from herd.cli.client import Coordinator, Trouble, coordinator_at
 from herd.cli.doctor import Setup
+from herd.cli.fleet import capture_line
 from herd.cli.screen import clean, console, folded, put, show
 from herd.router import app as router_app
 from herd.router.folder import FolderBusy
@@ -102,6 +103,7 @@ def _say_started(coordinator: router_app.Coordinator, port: int) -> None:
             Text("On this machine, if it has Ollama or another engine:  herd-node"),
             Text.assemble("On every other one, within ten minutes:              ", (f"herd-node --join {coordinator.invitation()}", "bold")),
             Text("Look at it from another terminal:                    herd status"),
+            *([Text(capture_line(coordinator.settings.capture.lasts_s), "bold yellow")] if coordinator.settings.capture.is_on else []),
             Text("Ctrl-C ends it."), Text(),
         )  # fmt: skip
 

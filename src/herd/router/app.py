@@ -55,6 +55,7 @@ from herd.logs import LogSettings
 from herd.router import http_server, learnt, queries, tls, views
 from herd.router.access_api import AccessApi
 from herd.router.asgi import Bridge
+from herd.router.capture import Capture, CaptureSettings
 from herd.router.dashboard_files import DashboardFiles
 from herd.router.driver import Driver
 from herd.router.exchange import Exchange
@@ -134,6 +135,7 @@ class Settings:
     access: AccessSettings = field(default_factory=AccessSettings)
     membership: MembershipSettings = field(default_factory=MembershipSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
+    capture: CaptureSettings = field(default_factory=CaptureSettings)
     rebalance: RebalancingSettings = field(default_factory=RebalancingSettings)
     prewarm: PrewarmSettings = field(default_factory=PrewarmSettings)
 
@@ -148,6 +150,7 @@ class Coordinator:
         self.vault = Vault(settings.general.data_dir.expanduser())
         self.allowances = Allowances()
         self.logins = Logins()
+        self.capture = Capture(settings.capture, loop.time, time.time)
         self.driver = Driver(dispatcher(settings, loop.time()), self._record, loop)
         self.membership = Membership(
             self.vault, settings.membership, self.driver.fleet, secrets.token_bytes, self.driver.now, time.time
@@ -179,6 +182,9 @@ class Coordinator:
             self.tls_server = await http_server.serve(self.settings.http, general.host, port, gate, self._render_error, certificate)
         if self.settings.membership.open:
             log.warning("FLEET_OPEN is set: every machine on this network may take part and be sent people's requests")
+        if self.settings.capture.is_on:
+            log.warning("FLEET_CAPTURE is set: prompts are kept in memory for %d s, for who may do everything", self.settings.capture.lasts_s)
+            self.loop.call_later(self.settings.capture.lasts_s, self.capture.end)
         if general.mdns:
             self.advertisement = await mdns.advertise(self.server.port, __version__, fleet_id=self.vault.fleet_id)
         return self.server.port
@@ -186,16 +192,17 @@ class Coordinator:
     def _build(self, dialects: tuple[Dialect, ...]) -> Gate:
         """What stands between a connection and the core: the gate, then inference, then everything else."""
         general = self.settings.general
-        api = FleetApi(self.driver, self.store, self.membership, limits(self.settings))
+        api = FleetApi(self.driver, self.store, self.membership, limits(self.settings), self.capture.state)
         access = AccessApi(self.membership, self.driver, self.store, self._place, lambda: gate.forget())
         logins = LoginApi(self.logins, lambda: self.vault.keyring, self.store, self.driver.now, time.time, lambda: gate.forget())
-        routes = [*api.routes, *access.routes, *logins.routes, *DashboardFiles().routes]
+        routes = [*api.routes, *access.routes, *logins.routes, *self.capture.routes, *DashboardFiles().routes]
         routes += OpenApi(dialects, routes, __version__).routes
         application = Starlette(routes=routes, exception_handlers={404: self._no_such_path})
         self.bridge = Bridge(application, self._render_error, (general.host, general.port))
         asks_who_read_it = general.scheduler == CompletionTimePolicy.name
         self.inference = InferenceApi(
-            dialects, self.driver, self.services, id_prefix(), self.bridge.serve, asks_who_read_it, self.allowances, unix_month
+            dialects, self.driver, self.services, id_prefix(), self.bridge.serve, asks_who_read_it, self.allowances, unix_month,
+            self.capture.take if self.settings.capture.is_on else None,
         )
         gate = Gate(
             self.settings.access, lambda: self.vault.keyring, Rights(dialects, routes),

@@ -41,11 +41,15 @@ class Goodbye(msgspec.Struct):
 
 
 class FleetApi:
-    def __init__(self, driver: Driver, store: Store, membership: Membership, limits: dict[str, object]) -> None:
+    def __init__(
+        self, driver: Driver, store: Store, membership: Membership, limits: dict[str, object], capture: Callable[[], dict[str, object]]
+    ) -> None:
+        """`capture` tells whether prompts are kept."""
         self._driver = driver
         self._store = store
         self._membership = membership
         self._limits = limits
+        self._capture = capture
         self._identities = Identities()
 
     @property
@@ -106,7 +110,7 @@ class FleetApi:
     async def status(self, _: Request) -> Response:
         """Every node with its models, every queue, and how the traces are doing."""
         answer = views.status(self._driver.dispatcher, self._driver.now(), time.time(), self._driver.alarms)
-        return _json({**answer, "store": msgspec.to_builtins(self._store.state), "is_open": self._membership.settings.open})
+        return _json({**answer, "store": msgspec.to_builtins(self._store.state), "is_open": self._membership.settings.open, "capture": self._capture()})
 
     async def queue(self, _: Request) -> Response:
         """Every request that runs or waits, oldest first."""

@@ -46,13 +46,16 @@ class InferenceApi:
     def __init__(
         self, dialects: Iterable[Dialect], driver: Driver, services: Services, id_prefix: str,
         rest: Callable[[Exchange], None], hashes_prefixes: bool, allowances: Allowances, month: Callable[[], tuple[float, str]],
+        capture: Callable[[str, str, bytes], None] | None = None,
     ) -> None:  # fmt: skip
         """`hashes_prefixes` where the policy asks who has read a conversation's beginning; else that costs nothing.
 
-        `month()` is now, in unix seconds, and its calendar month, for what keys may use.
+        `month()` is now, in unix seconds, and its calendar month, for what keys may use. `capture` is told of every request
+        (id, path, body) where the owner asked for that.
         """
         self._allowances = allowances
         self._month = month
+        self._capture = capture
         self._dialects = tuple(dialects)
         self._driver = driver
         self._services = services
@@ -89,6 +92,8 @@ class InferenceApi:
             _send(exchange, dialect.error(refusal), _retry_after(refusal))
             return
         request = self._request(exchange, dialect, ask, key)
+        if self._capture is not None:
+            self._capture(request.id, exchange.path, exchange.body)
         self._driver.admit(request, Relay(exchange, ask, dialect, request.id, self._services))
 
     def dialect_of(self, path: str) -> Dialect:
