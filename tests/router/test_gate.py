@@ -271,3 +271,35 @@ def test_a_request_ends_at_the_time_that_its_client_gave_it(fleet: Fleet, engine
         hang.release()
         engine.heal()
     assert got == 504 and "deadline" in answer["error"]
+
+
+MESSAGES = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+
+
+@pytest.mark.parametrize("header", [{"X_Api_Key": "a-word-of-mine"}, {"Authorization": "Bearer a-word-of-mine"}])
+def test_the_chosen_key_opens_anthropics_paths_and_nothing_else(engine: FakeOllama, header: dict[str, str]) -> None:
+    with a_fleet(engine, anthropic_require_key=True, anthropic_api_key="a-word-of-mine") as fleet:
+        assert status(fleet, "POST", "/v1/messages", MESSAGES) == 401
+        assert status(fleet, "POST", "/v1/messages", MESSAGES, X_Api_Key="a-word-of-yours") == 401
+        assert status(fleet, "POST", "/v1/messages", MESSAGES, **header) == 200
+        assert status(fleet, "POST", "/v1/messages", MESSAGES, **header, **FORWARDED) == 200
+        assert status(fleet, "POST", "/v1/messages/count_tokens", MESSAGES) == 401
+        assert status(fleet, "POST", "/api/chat", CHAT) == 200, "others are not asked for one"
+        for path, body in (("/api/chat", CHAT), ("/v1/chat/completions", CHAT), ("/fleet/keys", {"name": "x"})):
+            assert status(fleet, "POST", path, body, **header, **FORWARDED) == 401, path
+        assert status(fleet, "POST", "/v1/messages", MESSAGES, **a_key(fleet)) == 200, "a key of ours counts as well"
+
+
+def test_without_a_chosen_key_only_ours_open_anthropics_paths(engine: FakeOllama) -> None:
+    with a_fleet(engine, anthropic_require_key=True) as fleet:
+        assert status(fleet, "POST", "/v1/messages", MESSAGES) == 401
+        assert status(fleet, "POST", "/v1/messages", MESSAGES, X_Api_Key="anything") == 401
+        assert status(fleet, "POST", "/v1/messages", MESSAGES, **a_key(fleet)) == 200
+
+
+def test_a_chosen_key_alone_asks_nobody_at_home_for_it(engine: FakeOllama) -> None:
+    with a_fleet(engine, anthropic_api_key="a-word-of-mine") as fleet:
+        assert status(fleet, "POST", "/v1/messages", MESSAGES) == 200
+        assert status(fleet, "POST", "/v1/messages", MESSAGES, **FORWARDED) == 401
+        assert status(fleet, "POST", "/v1/messages", MESSAGES, X_Api_Key="a-word-of-mine", **FORWARDED) == 200
+        assert "a-word-of-mine" not in json.dumps(fleet.get("/fleet/status"))

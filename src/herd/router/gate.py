@@ -17,10 +17,11 @@ from herd.errors import Refusal
 from herd.router.exchange import Exchange, Header
 from herd.trust.addresses import nearness
 from herd.trust.browsers import Names, content_refusal, host_refusal, origin_refusal
-from herd.trust.keys import ApiKey, Keyring, looks_like_ours
+from herd.trust.keys import ApiKey, Keyring, looks_like_ours, shared_key
 from herd.trust.logins import EVERYTHING
 from herd.trust.rights import KEY_UNKNOWN, KEYLESS, Caller, Right, judge
 
+ANTHROPIC_PATH = "/v1/messages"
 SESSION_COOKIE = "herd_session"
 COOKIE_MAX_CHARS = 4096
 PREFLIGHT_AGE_S = 600
@@ -48,6 +49,17 @@ class AccessSettings:
         default=(),
         metadata={"env": "FLEET_ALLOWED_ORIGINS", "help": "Web pages of other origins that may call the API, e.g. https://chat.example.org."},
     )
+    anthropic_require_key: bool = field(
+        default=False,
+        metadata={"env": "FLEET_ANTHROPIC_REQUIRE_KEY", "help": "Ask for a key where Anthropic's clients ask (/v1/messages), even before the first one is made."},
+    )
+    anthropic_api_key: str = field(
+        default="",
+        metadata={
+            "env": "FLEET_ANTHROPIC_API_KEY", "secret": True,
+            "help": "A key of your own choice that opens /v1/messages and nothing else; better: herd keys add NAME.",
+        },
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +104,7 @@ class Gate:
         self._refuse = refuse
         self._rest = rest
         self._edition = 0
+        self._anthropic_key = shared_key("anthropic", "FLEET_ANTHROPIC_API_KEY", settings.anthropic_api_key)
 
     def forget(self) -> None:
         """Keys or logins have changed: everything is decided anew."""
@@ -142,7 +155,7 @@ class Gate:
 
     def _judged(self, exchange: Exchange, right: Right, seen: dict[bytes, str], accompanying: tuple[Header, ...]) -> Admission:
         now, keyring = self._unix_s(), self._keys()
-        key, refusal = (None, None) if right is Right.OPEN else _key_among(presented(seen), keyring, now)
+        key, refusal = (None, None) if right is Right.OPEN else self._key(exchange.path, presented(seen), keyring, now)
         if refusal is None:
             is_forwarded = not _FORWARDED.isdisjoint(seen)
             session = _session(seen.get(b"cookie", ""))
@@ -150,12 +163,21 @@ class Gate:
             if opened_by:
                 key = keyring.by_id(opened_by, now)
             caller = Caller(nearness(exchange.client_ip, is_forwarded), key, opened_by == EVERYTHING)
-            refusal = judge(right, caller, keyring.has_valid(now), self._settings.require_key)
+            refusal = judge(right, caller, keyring.has_valid(now), self._requires_key(exchange.path))
         until = exchange.received_at + (key.expires_at - now) if key is not None and key.expires_at else math.inf
         timeout_s = _seconds(seen.get(TIMEOUT_HEADER, ""))
         if refusal is None and timeout_s is not None and math.isnan(timeout_s):
             refusal = Refusal(400, "invalid_request", f"X-Request-Timeout must be seconds, above 0 and at most {TIMEOUT_MAX_S:g}")
         return Admission(self._edition, until, refusal, key, accompanying, timeout_s)
+
+    def _key(self, path: str, texts: list[str], keyring: Keyring, now: float) -> tuple[ApiKey | None, Refusal | None]:
+        shared = self._anthropic_key
+        if shared is not None and path.startswith(ANTHROPIC_PATH) and any(shared.is_secret(text) for text in texts):
+            return shared, None
+        return _key_among(texts, keyring, now)
+
+    def _requires_key(self, path: str) -> bool:
+        return self._settings.require_key or (self._settings.anthropic_require_key and path.startswith(ANTHROPIC_PATH))
 
 
 def _seconds(text: str) -> float | None:

@@ -52,9 +52,18 @@ class ApiKey:
     def is_valid(self, at: float) -> bool:
         return not self.revoked_at and (not self.expires_at or at < self.expires_at)
 
+    def is_secret(self, secret: str) -> bool:
+        """In constant time."""
+        return hmac.compare_digest(digest(secret), self.digest)
+
     def allows_model(self, name: str) -> bool:
         """`name` in its canonical form."""
         return not self.models or any(fnmatchcase(name, pattern) for pattern in self.models)
+
+
+def shared_key(key_id: str, name: str, secret: str) -> ApiKey | None:
+    """A key that the owner chose himself, for chats alone; None where he chose none."""
+    return ApiKey(key_id, name, digest(secret), frozenset({Scope.CHAT}), 0.0) if secret else None
 
 
 class Keyring:
