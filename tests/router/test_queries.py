@@ -210,7 +210,7 @@ def test_totals_add_up_and_are_zero_where_nothing_was(store: Store) -> None:
 def test_the_frequent_questions_walk_an_index(store: Store) -> None:
     """A scan of half a million rows for the newest ten would show on the dashboard."""
     connection = sqlite3.connect(store.path)
-    nothing = {"node_id": None, "model": None, "status": None, "before_id": None, "since": None, "tag": None, "limit": 10}
+    nothing = {"node_id": None, "model": None, "status": None, "before_id": None, "since": None, "until": None, "tag": None, "limit": 10}
     plans = {
         "idx_traces_timestamp": connection.execute("EXPLAIN QUERY PLAN " + queries.RECENT_TRACES, nothing).fetchall(),
         "idx_traces_request_id": connection.execute("EXPLAIN QUERY PLAN " + queries.REQUEST_ROWS, ("r", 10)).fetchall(),

@@ -96,7 +96,7 @@ def a_full_report() -> Report:
         NodeId("alpha"), "boot-1", Memory(68_719_476_735, 20_000_000_001, 48_719_476_734, Pressure.WARN, 1, 2_147_483_649, 3, 4),
         {canonical(card.name): card for card in cards}, (ollama, llama), "x86_64", "1.0.0", "linux", "Ryzen AI Max", NODE_IP, 16, 37.5,
         256.0, Disk(10**12 + 1, 10**11, 9 * 10**11), (Gpu("RTX 4090", 24 * GIB, GIB, 12.0, 61.0),), "warning", 91.5, True, True,
-        Capacity("learned_low", 16 * 10**9, 0.25, "falling", "low_availability", False, True, 0.5, 20), 7,
+        Capacity("learned_low", 16 * 10**9, 0.25, "falling", "low_availability", False, True, 0.5, 20, (0.25, None) * 84), 7,
     )  # fmt: skip
 
 
@@ -110,6 +110,14 @@ def test_a_first_week_and_a_pause_are_both_seen_as_taking_nothing() -> None:
         sent = a_report(capacity=Capacity(mode, 0, 0.0, paused=True))
         capacity = decode(encode(sent, 0.0), NODE_IP).capacity
         assert capacity is not None and capacity.paused
+
+
+@pytest.mark.parametrize("week", [[0.5] * 167, [1.5] * 168])
+def test_a_week_has_its_hours_and_each_is_a_share(week: list[float]) -> None:
+    sent = json.loads(encode(a_report(capacity=Capacity("full", 0, 0.5)), 0.0))
+    sent["herd"]["week"] = week
+    with pytest.raises(BadHeartbeat, match=r"herd\.week"):
+        decode(json.dumps(sent).encode(), NODE_IP)
 
 
 def test_an_older_agent_is_understood() -> None:

@@ -195,6 +195,11 @@ class Learner:
         return 0.6 * min(1.0, self.days_observed / CONFIDENT_DAYS) + 0.4 * full
 
     @property
+    def week(self) -> tuple[float | None, ...]:
+        """How free each hour of the week was, to the percent; None for hours not watched yet."""
+        return tuple(round(freedom(slot.cpu, slot.memory_available), 2) if slot.watched_s > 0.0 else None for slot in self.slots)
+
+    @property
     def _change(self) -> float:
         return 0.0 if self._fast is None else self._fast - self._slow
 
@@ -209,7 +214,7 @@ class Learner:
     def _said(self, mode: str, ceiling_bytes: int, score: float, reason: str, override_active: bool = False) -> Capacity:
         return Capacity(
             mode, ceiling_bytes, score, self.trend, reason, paused=ceiling_bytes <= 0, override_active=override_active,
-            learning_confidence=self.confidence, days_observed=self.days_observed,
+            learning_confidence=self.confidence, days_observed=self.days_observed, week=self.week,
         )  # fmt: skip
 
 

@@ -18,6 +18,9 @@ from rich.console import Console
 from rich.text import Text
 
 from herd.cli.client import Trouble
+from herd.dashboard.words import duration as duration
+from herd.dashboard.words import number as number
+from herd.dashboard.words import tokens as tokens
 
 Shown = TypeVar("Shown")
 
@@ -103,25 +106,3 @@ def style_of(status: str) -> str:
 
 def gb(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f} GB"
-
-
-def duration(milliseconds: float | None) -> str:
-    """840 ms, 1.2 s, 34 s, 5 min, 3 h, 12 days."""
-    if milliseconds is None:
-        return "-"
-    if milliseconds < 999.5:
-        return f"{milliseconds:.0f} ms"
-    seconds = milliseconds / 1000
-    for size, unit in ((86400 * 2, "days"), (3600 * 2, "h"), (60 * 2, "min")):
-        if seconds >= size:
-            return f"{seconds / (size / 2):.0f} {unit}"
-    return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
-
-
-def tokens(count: int | None) -> str:
-    return "-" if count is None else "1 token" if count == 1 else f"{count} tokens"
-
-
-def number(count: int, thing: str) -> str:
-    """3 nodes, 1 node."""
-    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"

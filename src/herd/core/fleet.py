@@ -147,6 +147,8 @@ class Capacity:
     override_active: bool = False
     learning_confidence: float = 0.0
     days_observed: int = 0
+    week: tuple[float | None, ...] | None = None
+    """What was learnt of each hour of the week, 0..1, from Monday 0:00 in the node's own time; None for an hour never seen."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,17 @@ Used by the overview and by live messages. Memory is what models may fill: graph
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from msgspec import Struct
 
+from herd.core.fleet import Capacity, Gpu, Liveness, ModelCard, ModelName, Node, Pressure
+from herd.core.instants import unix_s
+from herd.core.queues import Queue
+from herd.dashboard.words import duration, number
+
+NEVER_S = 365 * 86400.0
+"""An engine that keeps a model for ever says so with a time that is centuries away."""
 STATES = ("online", "busy", "degraded", "yielding", "asleep", "waking", "draining", "gone")
 """A node is in exactly one; the card's `why` says what made it so."""
 
@@ -86,3 +95,94 @@ class NodeCard(Struct, frozen=True):
     loading: tuple[str, ...]
     lent: Lent | None
     availability: tuple[float | None, ...] | None
+
+
+def card_of(node: Node, books: Mapping[ModelName, Queue], now: float, unix_now: float, tokens_per_s: float = 0.0) -> NodeCard:
+    """`books` are the node's queues; `now` is the core's clock, `unix_now` the same moment on the wall."""
+    report = node.report
+    running = sum(len(queue.in_flight) for queue in books.values())
+    slots = slots_of(node)
+    state, why = state_of(node, running, slots, now)
+    disk = report.disk
+    return NodeCard(
+        node.id, state, why, round(max(0.0, now - node.heard_at), 1), report.lan_ip, report.os, report.arch, report.chip,
+        report.agent_version, tuple(f"{face.kind} {face.version}".strip() for face in report.engines),
+        round(report.cpu_utilization, 1), _memory(node), tuple(_gpu(gpu) for gpu in report.gpus),
+        disk.available_bytes if disk else None, disk.total_bytes if disk else None, report.thermal_state, report.temperature_c,
+        running, sum(len(queue.pending) for queue in books.values()), slots, tokens_per_s,
+        tuple(_loaded(node.report.models[name], books.get(name), unix_now) for name in sorted(node.loaded) if name in report.models),
+        len(report.models), tuple(sorted(node.loading_until)), _lent(report.capacity),
+        report.capacity.week if report.capacity else None,
+    )  # fmt: skip
+
+
+def slots_of(node: Node) -> int:
+    """How many requests it answers at the same time with what is in its memory; with nothing there, with one model."""
+    in_memory = sum(card.engine.slots for name in node.loaded if (card := node.card(name)) is not None)
+    return in_memory or max((face.slots for face in node.report.engines), default=0)
+
+
+def state_of(node: Node, running: int, slots: int, now: float) -> tuple[str, str]:
+    """The worst that is true of it, and a sentence that says why."""
+    report = node.report
+    silent = duration(max(0.0, now - node.heard_at) * 1000)
+    if node.liveness is Liveness.OFFLINE:
+        return "gone", f"it was last heard {silent} ago"
+    if report.draining:
+        return "draining", f"it finishes {number(running, 'request')} and takes no more"
+    if report.paused or (report.capacity is not None and report.capacity.paused):
+        reason = report.capacity.reason.replace("_", " ") if report.capacity is not None else ""
+        return "yielding", f"lent back to its owner{': ' + reason if reason else ''}"
+    trouble = _trouble(node, silent, now)
+    if trouble:
+        return "degraded", trouble
+    if now < node.on_trial_until:
+        return "waking", "it came back just now, for more than the first time, and is watched for a while"
+    if slots and running >= slots:
+        return "busy", f"{running} of {number(slots, 'slot')} are taken"
+    return "online", f"{number(slots - running, 'slot')} free" if slots else "it has no engine that answers"
+
+
+def _trouble(node: Node, silent: str, now: float) -> str:
+    report = node.report
+    if node.liveness is Liveness.DEGRADED:
+        return f"it has been silent for {silent}"
+    if now < node.unreachable_until:
+        return f"connections to it fail; tried again in {duration((node.unreachable_until - now) * 1000)}"
+    if now < node.unauthorized_until:
+        return "it does not know this coordinator's key; pair it again"
+    if report.memory.pressure is Pressure.CRITICAL:
+        return "its memory is critically short"
+    return "its engine does not answer" if not report.engines else ""
+
+
+def _memory(node: Node) -> MemoryBar:
+    report = node.report
+    total = report.gpu_memory_bytes or report.memory.total_bytes
+    return MemoryBar(
+        total, report.memory_used_bytes, report.memory_ceiling_bytes, report.memory.pressure.value, bool(report.gpus),
+    )  # fmt: skip
+
+
+def _gpu(gpu: Gpu) -> Card:
+    return Card(gpu.name, gpu.memory_total_bytes, gpu.memory_used_bytes, gpu.utilization, gpu.temperature_c)
+
+
+def _loaded(card: ModelCard, queue: Queue | None, unix_now: float) -> LoadedModel:
+    loaded = card.loaded
+    assert loaded is not None
+    ends_at = unix_s(loaded.expires_at) if loaded.expires_at else None
+    left_s = None if ends_at is None or ends_at - unix_now > NEVER_S else round(max(0.0, ends_at - unix_now), 0)
+    return LoadedModel(
+        card.name, card.engine.kind, loaded.size_bytes, loaded.context_tokens, left_s,
+        len(queue.in_flight) if queue else 0, len(queue.pending) if queue else 0, card.engine.slots,
+    )  # fmt: skip
+
+
+def _lent(capacity: Capacity | None) -> Lent | None:
+    if capacity is None:
+        return None
+    return Lent(
+        capacity.mode, capacity.score, capacity.trend, capacity.reason, capacity.learning_confidence, capacity.days_observed,
+        capacity.override_active,
+    )  # fmt: skip

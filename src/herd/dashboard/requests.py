@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from herd.core.live import Live
+from herd.core.places import Place
 from herd.dashboard import Answer
+
+KEY_CHARACTERS_SHOWN = 8
 
 
 class LiveRequest(Struct, frozen=True):
@@ -139,3 +143,26 @@ class Story(Struct, frozen=True):
 
 
 ANSWERS = (Answer("GET", "traces", Traces), Answer("GET", "requests/{request_id}", Story))
+
+
+def live_request(live: Live, place: Place | None, now: float) -> LiveRequest:
+    """`place` is where it stands if it waits. No prompt, no address."""
+    request = live.request
+    expected_s = place.expected_wait_s if place is not None else None
+    return LiveRequest(
+        request.id, live.model, app_name(request.tags, request.key_id), live.state.value, node_of(live), round(now - live.arrived_at, 3),
+        live.attempts, place.position if place else None, place.waits_for if place else None,
+        round(expected_s, 1) if expected_s is not None else None, request.prompt_tokens,
+    )  # fmt: skip
+
+
+def app_name(tags: tuple[str, ...], key_id: str) -> str:
+    """What a request says of itself, else whose key it has; "" for neither."""
+    return tags[0] if tags else f"key {key_id[:KEY_CHARACTERS_SHOWN]}" if key_id else ""
+
+
+def node_of(live: Live) -> str | None:
+    """Where it runs, or in whose queue it is."""
+    if live.attempt is not None and live.is_running:
+        return live.attempt.node_id
+    return live.queue.node_id if live.queue is not None else None

@@ -56,10 +56,12 @@ from herd.router import http_server, learnt, queries, tls, views
 from herd.router.access_api import AccessApi
 from herd.router.asgi import Bridge
 from herd.router.capture import Capture, CaptureSettings
+from herd.router.dashboard_api import DashboardApi
 from herd.router.dashboard_files import DashboardFiles
 from herd.router.driver import Driver
 from herd.router.exchange import Exchange
 from herd.router.fleet_api import FleetApi
+from herd.router.fleet_view import FleetView
 from herd.router.gate import AccessSettings, Gate
 from herd.router.guarded import Rights
 from herd.router.http1 import HttpSettings
@@ -152,6 +154,7 @@ class Coordinator:
         self.logins = Logins()
         self.capture = Capture(settings.capture, loop.time, time.time)
         self.driver = Driver(dispatcher(settings, loop.time()), self._record, loop)
+        self.view = FleetView(self.driver, self.store, loop)
         self.membership = Membership(
             self.vault, settings.membership, self.driver.fleet, secrets.token_bytes, self.driver.now, time.time
         )
@@ -174,6 +177,7 @@ class Coordinator:
         self.store.open()
         self.vault.open(secrets.token_bytes(pairing.KEY_BYTES), secrets.token_bytes(pairing.CODE_BYTES))
         self._remember()
+        self.view.watch()
         dialects = discover(herd.dialects, Dialect, "DIALECT")
         gate = self._build(dialects)
         self.server = await http_server.serve(self.settings.http, general.host, general.port, gate, self._render_error)
@@ -195,7 +199,8 @@ class Coordinator:
         api = FleetApi(self.driver, self.store, self.membership, limits(self.settings), self.capture.state)
         access = AccessApi(self.membership, self.driver, self.store, self._place, lambda: gate.forget())
         logins = LoginApi(self.logins, lambda: self.vault.keyring, self.store, self.driver.now, time.time, lambda: gate.forget())
-        routes = [*api.routes, *access.routes, *logins.routes, *self.capture.routes, *DashboardFiles().routes]
+        board = DashboardApi(self.driver, self.store, self.view, self._place)
+        routes = [*api.routes, *access.routes, *logins.routes, *board.routes, *self.capture.routes, *DashboardFiles().routes]
         routes += OpenApi(dialects, routes, __version__).routes
         application = Starlette(routes=routes, exception_handlers={404: self._no_such_path})
         self.bridge = Bridge(application, self._render_error, (general.host, general.port))
@@ -231,6 +236,7 @@ class Coordinator:
             tokens = (row.counters.prompt_tokens or 0) + (row.counters.completion_tokens or 0)
             self.allowances.give_back(row.request.key_id, tokens)
         self.store.record(row)
+        self.view.ended(row)
 
     def _turn_away(self, exchange: Exchange, refusal: Refusal) -> None:
         if refusal.status == 401 and exchange.method == "GET" and b"text/html" in (exchange.header(b"accept") or b""):
@@ -296,6 +302,7 @@ class Coordinator:
         if self.advertisement is not None:
             await self.advertisement.withdraw()
         self.driver.stop()
+        self.view.stop()
         self.services.notes.stop()
         for server in (self.server, self.tls_server):
             if server is not None:

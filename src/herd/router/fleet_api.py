@@ -1,4 +1,4 @@
-"""The routes by which nodes report and people look: heartbeats, status, queue, traces. Decides no routing.
+"""The routes by which nodes report and people look: heartbeats, status, queue. Decides no routing.
 
 Served by Starlette through the bridge in `asgi.py`; nothing here is on the path of an inference request.
 """
@@ -16,8 +16,8 @@ from starlette.responses import PlainTextResponse, Response
 from herd.core.events import HeartbeatReceived, NodeLeft
 from herd.core.fleet import NodeId
 from herd.core.identities import Identities
-from herd.errors import BadRequest, HerdError, UnknownModel
-from herd.router import queries, views
+from herd.errors import BadRequest, HerdError
+from herd.router import views
 from herd.router.driver import Driver
 from herd.router.guarded import Guarded
 from herd.router.membership import ANYBODY, Membership, NotOfTheFleet, Reporter, SessionWanted
@@ -26,11 +26,6 @@ from herd.trust.rights import Right
 from herd.wire import heartbeat
 
 Endpoint = Callable[[Request], Awaitable[Response]]
-
-TRACES_DEFAULT = 50
-NUMBER_MAX = 2**53
-"""In a query. Larger ones are not exact in JSON, and infinity is none."""
-TRACES_QUERY = ("limit", "model", "node_id", "status", "tag", "before_id", "since")
 
 
 class Goodbye(msgspec.Struct):
@@ -61,10 +56,6 @@ class FleetApi:
             Guarded("/fleet/status", _told(self.status), "GET", Right.READ),
             Guarded("/fleet/queue", _told(self.queue), "GET", Right.READ),
             Guarded("/fleet/limits", _told(self.fleet_limits), "GET", Right.READ),
-            Guarded("/dashboard/api/traces", _told(self.traces), "GET", Right.READ, query=TRACES_QUERY),
-            Guarded("/dashboard/api/requests/{request_id}", _told(self.one_request), "GET", Right.READ),
-            Guarded("/dashboard/api/usage", _told(self.usage), "GET", Right.READ, query=("days",)),
-            Guarded("/dashboard/api/latencies", _told(self.latencies), "GET", Right.READ),
             Guarded("/health", self.health, "GET", Right.OPEN),
         ]
 
@@ -120,39 +111,6 @@ class FleetApi:
         """What is bounded, by the setting's name."""
         return _json(self._limits)
 
-    async def traces(self, request: Request) -> Response:
-        """The newest rows, attempts included; `limit`, `model`, `node_id`, `status`, `tag`, `before_id`, `since` narrow it."""
-        query = request.query_params
-        limit = _number(query.get("limit"), "limit", TRACES_DEFAULT)
-        wanted = queries.TraceFilter(
-            node_id=query.get("node_id"), model=query.get("model"), status=query.get("status"), tag=query.get("tag"),
-            before_id=_number(query.get("before_id"), "before_id", None), since=_number(query.get("since"), "since", None),
-        )  # fmt: skip
-        rows = await self._store.ask(queries.recent_traces, min(max(limit or 1, 1), queries.TRACES_MAX), wanted)
-        return _json({"traces": rows})
-
-    async def one_request(self, request: Request) -> Response:
-        """Every row of one request, by its id or the beginning of it."""
-        rows = await self._store.ask(queries.one_request, request.path_params["request_id"])
-        if not rows:
-            raise UnknownModel(f"no request '{request.path_params['request_id']}' is on record", code="not_found")
-        return _json({"rows": rows})
-
-    async def usage(self, request: Request) -> Response:
-        """Requests and tokens of the last `days` (7), by day, node and model, by tag and by key."""
-        days = _number(request.query_params.get("days"), "days", 7) or 7
-        since = time.time() - days * 86400
-        return _json({
-            "by_day": await self._store.ask(queries.usage_by_day, since),
-            "by_tag": await self._store.ask(queries.usage_by_tag, since),
-            "by_key": await self._store.ask(queries.usage_by_key, since),
-            "totals": await self._store.ask(queries.totals, since),
-        })
-
-    async def latencies(self, _: Request) -> Response:
-        """How long answers took, in percentiles, per node and model."""
-        return _json({"latencies": await self._store.ask(queries.latency_percentiles)})
-
     async def health(self, _: Request) -> Response:
         """Whether this process serves; for supervisors. What is wrong with the fleet is another question."""
         return PlainTextResponse("draining\n" if self._driver.dispatcher.is_draining else "ok\n")
@@ -186,15 +144,3 @@ def _signed(reporter: Reporter, response: Response) -> Response:
     """With what proves to a paired node that the answer is ours."""
     response.headers.update(reporter.answer_headers(response.status_code, bytes(response.body)))
     return response
-
-
-def _number(text: str | None, name: str, default: int | None) -> int | None:
-    if text is None or text == "":
-        return default
-    try:
-        number = float(text)
-    except ValueError as error:
-        raise BadRequest(f"{name} must be a number, not {text[:40]!r}") from error
-    if not abs(number) <= NUMBER_MAX:
-        raise BadRequest(f"{name} must be a number from -{NUMBER_MAX} to {NUMBER_MAX}")
-    return int(number)

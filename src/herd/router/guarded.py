@@ -6,10 +6,13 @@ from collections.abc import Callable, Sequence
 
 from starlette.requests import Request
 from starlette.routing import BaseRoute, Match, Route
+from starlette.types import Scope
 
 from herd.core.request import Kind
 from herd.dialects import Dialect
 from herd.trust.rights import Right
+
+UNVERSIONED, VERSIONED = "/dashboard/api/", "/dashboard/api/v1/"
 
 
 class Guarded(Route):
@@ -27,6 +30,13 @@ class Guarded(Route):
         self.query = query
         self.is_form = is_form
         self.told = (endpoint.__doc__ or "").strip()
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """The dashboard's paths have a second name, under which they are promised to stay as they are."""
+        path = scope["path"]
+        if path.startswith(VERSIONED):
+            scope = {**scope, "path": UNVERSIONED + path[len(VERSIONED) :]}
+        return super().matches(scope)
 
 
 class Rights:

@@ -35,9 +35,12 @@ RECENT_TRACES = """SELECT * FROM request_traces
       AND (:status IS NULL OR status = :status)
       AND (:before_id IS NULL OR id < :before_id)
       AND (:since IS NULL OR timestamp >= :since)
+      AND (:until IS NULL OR timestamp < :until)
       AND (:tag IS NULL OR EXISTS (SELECT 1 FROM json_each(CASE WHEN json_valid(tags) THEN tags END) WHERE value = :tag))
     ORDER BY timestamp DESC, id DESC LIMIT :limit"""
 
+ENDED_TRACES = """SELECT * FROM request_traces WHERE status <> 'retried' AND COALESCE(kind, '') <> 'info'
+    ORDER BY timestamp DESC, id DESC LIMIT ?"""
 REQUEST_IDS = "SELECT DISTINCT request_id FROM request_traces WHERE request_id >= ? AND request_id < ? ORDER BY request_id LIMIT ?"
 REQUEST_ROWS = "SELECT * FROM request_traces WHERE request_id = ? ORDER BY id LIMIT ?"
 
@@ -118,6 +121,7 @@ class TraceFilter:
     status: str | None = None
     tag: str | None = None
     since: float | None = None
+    until: float | None = None
     before_id: int | None = None
 
 
@@ -126,9 +130,14 @@ def recent_traces(connection: sqlite3.Connection, limit: int = 50, wanted: Trace
     wanted = wanted or TraceFilter()
     bound = {
         "node_id": wanted.node_id, "model": wanted.model, "status": wanted.status, "tag": wanted.tag,
-        "since": wanted.since, "before_id": wanted.before_id, "limit": max(0, min(limit, TRACES_MAX)),
+        "since": wanted.since, "until": wanted.until, "before_id": wanted.before_id, "limit": max(0, min(limit, TRACES_MAX)),
     }  # fmt: skip
     return [_decoded(row) for row in _rows(connection.execute(RECENT_TRACES, bound))]
+
+
+def ended_traces(connection: sqlite3.Connection, limit: int) -> list[Row]:
+    """The newest requests that ended, a row each: no attempts, no questions about models."""
+    return [_decoded(row) for row in _rows(connection.execute(ENDED_TRACES, (min(limit, TRACES_MAX),)))]
 
 
 def one_request(connection: sqlite3.Connection, request_id: str) -> list[Row]:

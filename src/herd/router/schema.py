@@ -2,7 +2,8 @@
 
 Step 1 is what people bring from the existing product (tables and columns of its 0.11, in any of their earlier shapes,
 `user_version` 0); step 2 is what we add to traces; step 3 keeps the rules of choices and what was
-learnt; step 4 who changed what, and whose key a request came with. A step only ever adds: the older program can still open the file afterwards.
+learnt; step 4 who changed what, and whose key a request came with; step 5 sums by minute and hour, and the nodes'
+history. A step only ever adds: the older program can still open the file afterwards.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass
 
-SCHEMA_VERSION = 4
+from herd.router import node_history, rollups
+
+SCHEMA_VERSION = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +159,13 @@ STEPS = (
         columns=("ALTER TABLE request_traces ADD COLUMN key_id TEXT",),
         indexes=(),
         stamp="PRAGMA user_version = 4",
+    ),
+    Step(
+        version=5,
+        tables=(*rollups.TABLES, *node_history.TABLES),
+        columns=(),
+        indexes=node_history.INDEXES,
+        stamp="PRAGMA user_version = 5",
     ),
 )
 

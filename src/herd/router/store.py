@@ -23,7 +23,7 @@ from herd.core.commands import Record
 from herd.core.memories import Memory
 from herd.core.replaying import Rules
 from herd.errors import Unavailable
-from herd.router import audit, learnt
+from herd.router import audit, learnt, rollups
 from herd.router.database import (
     DATABASE_NAME,
     READ_MAX_STEPS,
@@ -48,6 +48,11 @@ from herd.router.rows import (
 
 Asked = ParamSpec("Asked")
 Answer = TypeVar("Answer")
+
+Chore = Callable[[sqlite3.Connection], None]
+"""Something else to be written: in a transaction of its own, which it begins and commits."""
+CHORES_MAX = 1_000
+"""Chores that wait at most; the oldest go first."""
 
 Happened = tuple[Record, float]
 """What is to be written down, and the unix time at which we were told."""
@@ -84,6 +89,18 @@ class StoreSettings:
     busy_timeout_s: float = field(
         default=2.0,
         metadata={"env": "FLEET_TRACE_BUSY_SECONDS", "help": "Seconds to wait for a database that another program has locked.", "min": 0, "max": 60},
+    )
+    rollup_interval_s: float = field(
+        default=5.0,
+        metadata={"env": "FLEET_ROLLUP_SECONDS", "help": "Seconds between two times that traces are added to the sums behind the charts.", "min": 0, "max": 300},
+    )
+    minutes_days: float = field(
+        default=16.0,
+        metadata={"env": "FLEET_ROLLUP_MINUTES_DAYS", "help": "Days for which the charts' sums by the minute are kept.", "min": 0.1},
+    )
+    hours_days: float = field(
+        default=400.0,
+        metadata={"env": "FLEET_ROLLUP_HOURS_DAYS", "help": "Days for which the charts' sums by the hour are kept.", "min": 1},
     )
     trim_interval_s: float = field(
         default=60.0,
@@ -123,6 +140,7 @@ class Store:
         self._batch: list[Happened] = []
         self._rules, self._fingerprint = rules, rules.fingerprint if rules is not None else ""
         self._audited: deque[audit.Entry] = deque(maxlen=audit.ROWS_MAX)
+        self._chores: deque[Chore] = deque(maxlen=CHORES_MAX)
         self._learnt: deque[Memory] = deque(maxlen=learnt.ROWS_MAX)
         self._memories: dict[tuple[str, str, str], Memory] = {}
         """The writer's: what was learnt and is not written yet, the newest word of each."""
@@ -139,6 +157,8 @@ class Store:
         self._problem = ""
         self._is_newer = False
         self._trimmed_at = monotonic() - settings.trim_interval_s
+        self._rolled_at = monotonic() - settings.rollup_interval_s
+        self._is_behind = False
 
     def open(self) -> None:
         """Locks the folder, opens or makes the database, starts the writer.
@@ -182,6 +202,12 @@ class Store:
             self._audited.append(entry)
             self._something.set()
             self._hurry.set()
+
+    def write(self, chore: Chore) -> None:
+        """Takes something else to be written, after the traces. Never raises, never waits."""
+        if not self._is_newer:
+            self._chores.append(chore)
+            self._something.set()
 
     def _drop_oldest(self) -> None:
         try:
@@ -275,10 +301,12 @@ class Store:
             self._hurry.clear()
             flushes = [self._flushes.popleft() for _ in range(len(self._flushes))]
             self._drain()
-            if self._ring or self._batch or self._audited or self._learnt or self._memories:
+            self._roll_up(is_wanted=bool(flushes))
+            if self._ring or self._batch or self._audited or self._chores or self._learnt or self._memories:
                 self._something.set()
             for flushed in flushes:
-                flushed.set_result(not self._batch and not self._audited and not self._memories and not self._problem)
+                left = self._batch or self._audited or self._chores or self._memories
+                flushed.set_result(not left and not self._problem)
 
     def _drain(self) -> None:
         """Writes batch after batch until nothing waits or one cannot be written."""
@@ -294,6 +322,7 @@ class Store:
             self._batch.clear()
             self._recover()
         self._keep_audited()
+        self._do_chores()
         self._keep_learnt()
         self._trim()
 
@@ -321,6 +350,43 @@ class Store:
         for _ in entries:
             self._audited.popleft()
         self._recover()
+
+    def _do_chores(self) -> None:
+        while self._chores:
+            chore = self._chores[0]
+            try:
+                chore(self._connection or self._connect())
+            except (sqlite3.Error, OSError, Damaged, NewerSchema) as error:
+                self._fail(error)
+                return
+            self._chores.popleft()
+            self._recover()
+
+    def _roll_up(self, is_wanted: bool) -> None:
+        """Adds what is new to the sums, all of it when somebody waits for it. What cannot be added now is added later."""
+        now = self._monotonic()
+        if self._connection is None or not (is_wanted or now - self._rolled_at >= self._settings.rollup_interval_s):
+            return
+        try:
+            while rollups.advance(self._connection):
+                if self._ring and not is_wanted:
+                    self._something.set()
+                    return
+            self._is_behind = False
+        except sqlite3.Error as error:
+            self._fall_behind(error)
+        self._rolled_at = now
+
+    def _fall_behind(self, error: sqlite3.Error) -> None:
+        """Traces are kept all the same; the sums are made when they can be."""
+        if is_damage(error, self.path) or self._connection is None:
+            self._fail(error)
+            return
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+        if not self._is_behind:
+            log.warning("the sums behind the charts are not being kept up to date", extra={"problem": str(error)})
+        self._is_behind = True
 
     def _keep_learnt(self) -> None:
         while self._learnt:
@@ -351,7 +417,9 @@ class Store:
         if self._connection is None or now - self._trimmed_at < settings.trim_interval_s:
             return
         try:
-            while trim(self._connection, self._wall(), settings.retention_days, settings.rows_max):
+            while trim(self._connection, self._wall(), settings.retention_days, settings.rows_max) or rollups.trim(
+                self._connection, self._wall(), settings.minutes_days, settings.hours_days
+            ):
                 if self._ring:
                     # New rows go first; the rest of the old ones can wait until after the next batch.
                     return
@@ -396,7 +464,7 @@ class Store:
         self._is_newer = isinstance(error, NewerSchema)
         if self._is_newer:
             self._dropped += len(self._ring) + len(self._batch)
-            for waiting in (self._ring, self._batch, self._audited, self._learnt, self._memories):
+            for waiting in (self._ring, self._batch, self._audited, self._chores, self._learnt, self._memories):
                 waiting.clear()
         if self._failing_since is None:
             self._failing_since = self._wall()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 import msgspec
@@ -61,6 +61,7 @@ OLLAMA_PORT = 11434
 LOOPBACK = "127.0.0.1"
 CPU_MAX_PCT = 1000.0
 SHARE_SLACK = 1.02
+HOURS_OF_A_WEEK = 168
 """Older agents round and read total, used and available at different moments."""
 
 
@@ -100,7 +101,7 @@ def decode(body: bytes, source_ip: str) -> Report:
         temperature_c=_temperature(said.thermal.temperature_c if said.thermal else None),
         draining=said.draining,
         paused=own.paused,
-        capacity=_capacity(said.capacity, own.trend) if said.capacity else None,
+        capacity=_capacity(said.capacity, own.trend, own.week) if said.capacity else None,
         connection_failures=_whole(said.connection_failures, "connection_failures", 1 << 31),
     )
 
@@ -256,15 +257,23 @@ def _gpus(said: list[GpuJson]) -> tuple[Gpu, ...]:
     )  # fmt: skip
 
 
-def _capacity(said: CapacityJson, trend: str) -> Capacity:
+def _capacity(said: CapacityJson, trend: str, week: Sequence[float | None]) -> Capacity:
     return Capacity(
         _text(said.mode, "capacity.mode"), _gigabytes(said.ceiling_gb, "capacity.ceiling_gb"),
         _real(said.availability_score, "capacity.availability_score", 1.0),
         trend if trend in ("rising", "stable", "falling") else "stable",
         _text(said.reason, "capacity.reason"), said.mode in PAUSED_MODES, said.override_active,
         _real(said.learning_confidence, "capacity.learning_confidence", 1.0),
-        _whole(said.days_observed, "capacity.days_observed", 1 << 20),
+        _whole(said.days_observed, "capacity.days_observed", 1 << 20), _week(week),
     )  # fmt: skip
+
+
+def _week(said: Sequence[float | None]) -> tuple[float | None, ...] | None:
+    if not said:
+        return None
+    if len(said) != HOURS_OF_A_WEEK:
+        raise BadHeartbeat(f"herd.week: must have {HOURS_OF_A_WEEK} values or none")
+    return tuple(None if hour is None else _real(hour, "herd.week", 1.0) for hour in said)
 
 
 # --- limits ---

@@ -69,6 +69,7 @@ class OwnJson(_Struct):
     engines: list[EngineJson] = []
     gpus: list[GpuJson] = []
     memory: dict[str, int] = {}
+    week: list[float | None] = []
 
 
 class CpuJson(_Struct):

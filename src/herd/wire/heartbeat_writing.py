@@ -25,6 +25,7 @@ def encode(report: Report, timestamp: float) -> bytes:
         [_engine_json(engine, report) for engine in report.engines],
         [GpuJson(g.name, g.memory_total_bytes, g.memory_used_bytes, g.utilization, g.temperature_c) for g in report.gpus],
         {"total_bytes": report.memory.total_bytes, "used_bytes": report.memory.used_bytes, "available_bytes": report.memory.available_bytes},
+        list((report.capacity.week if report.capacity else None) or ()),
     )  # fmt: skip
     body = msgspec.json.encode({**_public(report, timestamp), "herd": own})
     if len(body) <= BODY_MAX_BYTES:

@@ -7,19 +7,17 @@ Facts recorded from Ollama 0.32.15: durations are integers of nanoseconds, tool 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
+from herd.core.instants import instant as instant
 from herd.core.request import Counters
 from herd.wire.chat import ToolCall, Usage
 
 NS_PER_S = 1_000_000_000
 ABSENT = msgspec.Raw()
-
-_RFC3339 = re.compile(r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d(?:\.\d+)?)(?:[Zz]|([+-])(\d\d):(\d\d))")
 
 
 class Function(msgspec.Struct):
@@ -126,18 +124,6 @@ def write_tool_calls(calls: Iterable[ToolCall]) -> list[dict[str, Any]]:
 def line(body: dict[str, Any]) -> bytes:
     """One line of a streamed answer."""
     return msgspec.json.encode(body) + b"\n"
-
-
-def instant(rfc3339: str) -> float:
-    """Seconds on one scale for times of any zone, only for comparing them; what is no time comes before all others."""
-    found = _RFC3339.match(rfc3339)
-    if not found:
-        return float("-inf")
-    year, month, day, hour, minute = (int(found[i]) for i in range(1, 6))
-    year, month = (year - 1, month + 9) if month < 3 else (year, month - 3)
-    days = 365 * year + year // 4 - year // 100 + year // 400 + (153 * month + 2) // 5 + day
-    offset_s = (int(found[8]) * 3600 + int(found[9]) * 60) * (-1 if found[7] == "-" else 1) if found[7] else 0
-    return days * 86400 + hour * 3600 + minute * 60 + float(found[6]) - offset_s
 
 
 def _text(arguments: msgspec.Raw) -> str:

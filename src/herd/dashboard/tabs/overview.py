@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec import Struct
 
 from herd.dashboard import Answer
 from herd.dashboard.nodes import NodeCard
 from herd.dashboard.requests import Latest, LiveRequest
 from herd.dashboard.tabs import Tab
-
-
-class Verdict(Struct, frozen=True):
-    """One sentence made from the data. `level`: "good", "attention", "bad", or "empty" while no node was ever here."""
-
-    level: str
-    sentence: str
+from herd.dashboard.verdicts import Verdict
 
 
 class Numbers(Struct, frozen=True):
@@ -48,6 +44,17 @@ class Overview(Struct, frozen=True):
     running: tuple[LiveRequest, ...]
     latest: tuple[Latest, ...]
     first_run: tuple[Step, ...]
+
+
+def first_run(cards: Sequence[NodeCard], requests_ever: bool, address: str) -> tuple[Step, ...]:
+    """The three steps of a new fleet, ticked by what is there. `address` is where others reach the coordinator, with its port."""
+    model = next((model.name for card in cards for model in card.models), "") or "qwen3:0.6b"
+    ask = f"curl http://{address}/api/chat -d '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"hello\"}}]}}'"
+    return (
+        Step("node", bool(cards), f"herd-node --router-url http://{address}"),
+        Step("model", any(card.models_on_disk for card in cards), f"ollama pull {model}"),
+        Step("request", requests_ever, ask),
+    )
 
 
 TAB = Tab("overview", "Fleet overview", 1, (Answer("GET", "overview", Overview),))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from herd.cli.alternatives import alternatives, is_by_seconds
+from herd.dashboard.alternatives import alternatives, is_by_seconds
 
 Scored = dict[str, object]
 

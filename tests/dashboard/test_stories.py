@@ -1,0 +1,105 @@
+"""One request told from its rows: the phases fill its time, the sentence and the choice say what the row says."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+
+import pytest
+
+from herd.cli.demo_history import Day, write_day
+from herd.dashboard.stories import lanes, latest, sentence, story
+from herd.router import queries, schema
+
+MIDNIGHT = 20_000 * 86_400.0
+Row = dict[str, object]
+
+
+def a_row(**more: object) -> Row:
+    return {
+        "request_id": "r1", "model": "m", "original_model": "m", "node_id": "a", "status": "completed", "latency_ms": 1000.0,
+        "time_to_first_token_ms": 400.0, "held_ms": 100.0, "attempt_ms": 900.0, "timestamp": 50.0, "load_ms": 50.0, "prefill_ms": 200.0,
+        "decode_ms": 590.0, "completion_tokens": 30, "retry_count": 0, **more,
+    }  # fmt: skip
+
+
+def spans(rows: list[Row]) -> list[tuple[int, str, float, float]]:
+    return [(lane.attempt, span.phase, span.start_ms, span.ms) for lane in lanes(rows) for span in lane.spans]
+
+
+def test_the_time_before_the_first_byte_is_the_way_then_loading_then_reading() -> None:
+    assert spans([a_row()]) == [
+        (0, "waiting", 0.0, 100.0), (1, "connect", 100.0, 50.0), (1, "load", 150.0, 50.0), (1, "reading", 200.0, 200.0),
+        (1, "writing", 400.0, 600.0),
+    ]  # fmt: skip
+
+
+def test_an_engine_that_told_nothing_has_been_reading_and_that_is_marked_as_a_guess() -> None:
+    row = a_row(load_ms=None, prefill_ms=None, decode_ms=None)
+    assert ("reading", 300.0) in [(phase, ms) for _, phase, _, ms in spans([row])]
+    [reading] = [span for lane in lanes([row]) for span in lane.spans if span.phase == "reading"]
+    assert not reading.is_measured
+
+
+def test_a_retry_is_a_lane_of_its_own_and_what_lies_between_is_waiting() -> None:
+    tried = a_row(status="retried", node_id="b", attempt_ms=150.0, timestamp=49.25, error_message="reset", time_to_first_token_ms=None)
+    end = a_row(attempt_ms=700.0, time_to_first_token_ms=500.0)
+    assert spans([tried, end])[:4] == [(0, "waiting", 0.0, 100.0), (1, "failed", 100.0, 150.0), (2, "waiting", 250.0, 50.0), (2, "connect", 300.0, 0.0)]
+    assert [lane.outcome for lane in lanes([tried, end])] == ["served", "failed", "served"]
+
+
+def test_who_goes_on_with_anothers_stream_is_told_so() -> None:
+    broke = a_row(status="retried", node_id="b", attempt_ms=500.0, timestamp=49.6, time_to_first_token_ms=300.0)
+    told = lanes([broke, a_row(attempt_ms=350.0, time_to_first_token_ms=300.0)])
+    assert [lane.goes_on for lane in told] == [False, False, True]
+    assert "writing" in [span.phase for span in told[1].spans]
+
+
+def test_who_was_never_served_has_only_waited() -> None:
+    row = a_row(status="rejected", node_id="", attempt_ms=None, time_to_first_token_ms=None)
+    assert spans([row]) == [(0, "waiting", 0.0, 1000.0)] and lanes([row])[0].outcome == "failed"
+    assert sentence(row) == "m: rejected after 1.0 s, 30 tokens written."
+
+
+@pytest.mark.parametrize("times", [(10.0, 90.0), (400.0, 49.0), (5000.0, 50.0), (0.0, 0.0)])
+def test_whatever_the_wall_clock_did_nothing_overlaps_or_leaves_the_axis(times: tuple[float, float]) -> None:
+    tried = a_row(status="retried", attempt_ms=times[0], timestamp=times[1], time_to_first_token_ms=None)
+    at = 0.0
+    for _, _, start_ms, ms in spans([tried, a_row(attempt_ms=2000.0)]):
+        assert start_ms == pytest.approx(at, abs=0.01) and ms >= 0.0
+        at += ms
+    assert at == pytest.approx(1000.0, abs=0.5)
+
+
+@pytest.fixture(scope="module")
+def day() -> Iterator[list[list[Row]]]:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    for step in schema.STEPS:
+        schema.apply(connection, step)
+    write_day(connection, Day(MIDNIGHT, seed=11, requests=600))
+    ids = [row[0] for row in connection.execute("SELECT DISTINCT request_id FROM request_traces")]
+    yield [queries.one_request(connection, request_id) for request_id in ids]
+    connection.close()
+
+
+def test_the_phases_of_every_request_of_a_day_sum_up_to_its_total(day: list[list[Row]]) -> None:
+    for rows in day:
+        told = story(rows)
+        assert sum(span.ms for lane in told.lanes for span in lane.spans) == pytest.approx(told.total_ms, abs=1.0), told.request_id
+    assert any(len(rows) > 1 for rows in day)
+
+
+def test_the_terms_of_every_candidate_sum_up_to_its_expectation_and_the_signals_to_its_points(day: list[list[Row]]) -> None:
+    weighed = [one for rows in day for choice in story(rows).choices for one in choice.candidates]
+    assert len(weighed) > 600
+    for one in weighed:
+        assert sum(one.terms_ms.values()) == pytest.approx(one.expected_ms, abs=0.01)
+        assert sum(one.signals.values()) == pytest.approx(one.points) and len(one.signals) == 7
+
+
+def test_a_line_says_why_that_node() -> None:
+    first = {"node_id": "a", "total": 1.0, "depth": 0, "terms": {}, "expected_s": {"total": 1.0}}
+    row = a_row(tags=["aider"], candidates={"chosen": "a", "scored": [first, {**first, "node_id": "b", "expected_s": {"total": 2.4}}], "rejected": []})
+    assert (latest(row).why, latest(row).app) == ("1.4 s sooner than b", "aider")
+    assert latest(a_row(candidates={"chosen": "a", "scored": [first], "rejected": []})).why == "the only one that could"
+    assert latest(a_row()).why == ""
