@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, Final, TypeVar
 
+import msgspec
 import typer.core
 import typer.main
 
@@ -23,12 +24,15 @@ import herd
 import herd.cli
 import herd.core.filters
 import herd.core.signals
+import herd.dashboard.tabs
 import herd.dialects
 import herd.engines
 from herd import config
 from herd.agent import app as agent_app
 from herd.core.filters import Filter
 from herd.core.signals import Signal
+from herd.dashboard import live, requests
+from herd.dashboard.tabs import Tab
 from herd.dialects import Dialect
 from herd.discover import discover
 from herd.engines import Engine
@@ -130,6 +134,32 @@ def framework_routes() -> Iterator[tuple[str, str, str]]:
             yield f"`{ast.literal_eval(method)} {ast.literal_eval(where)}`", right.attr.lower(), told[named[0]] if named else ""
 
 
+def shapes_in_typescript() -> str:
+    """Every answer and live message of the dashboard as a type: a field that is renamed fails the pages' own check."""
+    answers = [*(answer for tab in discover(herd.dashboard.tabs, Tab, "TAB") for answer in tab.answers), *requests.ANSWERS]
+    shapes = [shape for answer in answers for shape in (answer.shape, answer.asks) if shape is not None]
+    _, found = msgspec.json.schema_components([*shapes, *live.MESSAGES], ref_template="{name}", schema_hook=lambda _: {"title": "anything"})
+    made = [f"// {WRITTEN}\n"]
+    for name, schema in sorted(found.items()):
+        fields = "".join(f"  {field}: {typescript(told)};\n" for field, told in schema["properties"].items())
+        made.append(f"export interface {name} {{\n{fields}}}\n")
+    return "\n".join(made)
+
+
+def typescript(schema: Mapping[str, Any]) -> str:  # JSON Schema, as msgspec writes it
+    if "$ref" in schema:
+        return str(schema["$ref"])
+    if "anyOf" in schema:
+        return " | ".join(typescript(one) for one in schema["anyOf"])
+    kind = schema.get("type")
+    if kind == "array":
+        inner = typescript(schema.get("items", {}))
+        return f"({inner})[]" if "|" in inner else f"{inner}[]"
+    if kind == "object":
+        return f"Record<string, {typescript(schema.get('additionalProperties') or {})}>"
+    return {"integer": "number", "number": "number", "string": "string", "boolean": "boolean", "null": "null"}.get(str(kind), "unknown")
+
+
 def every_command(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - a class of the library that typer carries
     """A verb and, where it has some, the verbs within it: "keys", "keys add"."""
     for name, command in sorted(group.commands.items()):
@@ -165,7 +195,7 @@ def engines() -> str:
 
 PAGES: Final[Mapping[str, Callable[[], str]]] = MappingProxyType({
     "docs/settings.md": settings, "docs/signals.md": signals, "docs/routes.md": routes, "docs/commands.md": commands,
-    "docs/engines.md": engines, "herd.example.env": example_env,
+    "docs/engines.md": engines, "herd.example.env": example_env, "frontend/src/lib/shapes.ts": shapes_in_typescript,
 })  # fmt: skip
 
 

@@ -1,0 +1,83 @@
+// Numbers as people read them. Every unknown is a dash, never a zero.
+
+export const UNKNOWN = "–";
+
+const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const tenth = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
+const hundredth = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
+const short = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
+
+type Maybe = number | null | undefined;
+const known = (value: Maybe): value is number => value !== null && value !== undefined && Number.isFinite(value);
+
+export function count(value: Maybe): string {
+  if (!known(value)) return UNKNOWN;
+  return Math.abs(value) >= 100_000 ? short.format(value) : whole.format(value);
+}
+
+export function rate(value: Maybe): string {
+  if (!known(value)) return UNKNOWN;
+  return Math.abs(value) >= 100 ? whole.format(value) : tenth.format(value);
+}
+
+/** 6100000000 -> "6.1 GB" */
+export function bytes(value: Maybe): string {
+  if (!known(value)) return UNKNOWN;
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  let size = value;
+  let unit = 0;
+  while (Math.abs(size) >= 1000 && unit < units.length - 1) {
+    size /= 1000;
+    unit += 1;
+  }
+  return `${size >= 100 || unit < 2 ? whole.format(size) : tenth.format(size)} ${units[unit]}`;
+}
+
+/** 310.2 -> "310 ms", 2210 -> "2.2 s", 90000 -> "1 min 30 s" */
+export function ms(value: Maybe): string {
+  if (!known(value)) return UNKNOWN;
+  if (value > 0 && value < 1) return "<1 ms";
+  return value < 1000 ? `${whole.format(value)} ms` : seconds(value / 1000);
+}
+
+export function seconds(value: Maybe): string {
+  if (!known(value)) return UNKNOWN;
+  const size = Math.abs(value);
+  if (size < 10) return `${size < 1 ? hundredth.format(value) : tenth.format(value)} s`;
+  if (size < 60) return `${whole.format(value)} s`;
+  if (size < 3600) return `${Math.floor(size / 60)} min${size % 60 >= 1 && size < 600 ? ` ${Math.floor(size % 60)} s` : ""}`;
+  if (size < 86400) return `${Math.floor(size / 3600)} h${size % 3600 >= 60 && size < 36000 ? ` ${Math.floor((size % 3600) / 60)} min` : ""}`;
+  return `${tenth.format(size / 86400)} days`;
+}
+
+export function percent(share: Maybe): string {
+  if (!known(share)) return UNKNOWN;
+  return `${share > 0 && share < 0.1 ? tenth.format(share * 100) : whole.format(share * 100)} %`;
+}
+
+export function ago(at: Maybe, now: number): string {
+  if (!known(at) || at <= 0) return "never";
+  const age = now - at;
+  if (age < 5) return "just now";
+  return `${seconds(age)} ago`;
+}
+
+export function clock(at: number): string {
+  return new Date(at * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+}
+
+export function date(at: number): string {
+  return new Date(at * 1000).toLocaleString([], { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
+}
+
+export function plural(n: number, one: string, many = `${one}s`): string {
+  return `${count(n)} ${n === 1 ? one : many}`;
+}
+
+export const byUnit: Record<string, (value: Maybe) => string> = {
+  ms,
+  s: seconds,
+  bytes,
+  tokens: count,
+  requests: count,
+};

@@ -1,0 +1,523 @@
+// Written by `python3 dev.py docs`; edit the code, not this file.
+
+export interface AppDays {
+  app: string;
+  requests: number[];
+  tokens: number[];
+}
+
+export interface AppLine {
+  app: string;
+  kind: string;
+  requests: number;
+  completed: number;
+  failed: number;
+  rejected: number;
+  cancelled: number;
+  prompt_tokens: number;
+  completion_tokens: number;
+  busy_s: number;
+  share: number;
+  wait_p95_ms: number | null;
+  ttft_p50_ms: number | null;
+  ttft_p95_ms: number | null;
+  latency_p95_ms: number | null;
+  retries: number;
+  models: Record<string, number>;
+  dialects: Record<string, number>;
+  last_seen_at: number | null;
+}
+
+export interface Apps {
+  range: string;
+  from_at: number;
+  to_at: number;
+  apps: AppLine[];
+  by_tag: Record<string, unknown>[];
+  data: Record<string, unknown>[];
+  summary: string;
+}
+
+export interface Card {
+  name: string;
+  memory_total_bytes: number;
+  memory_used_bytes: number;
+  utilization_pct: number | null;
+  temperature_c: number | null;
+}
+
+export interface Change {
+  name: string;
+  value: string | null;
+}
+
+export interface Changed {
+  change_id: number;
+  setting: SettingLine;
+  sentence: string;
+}
+
+export interface Choice {
+  attempt: number;
+  policy: string;
+  chosen: string | null;
+  candidates: Weighed[];
+  ruled_out: RuledOut[];
+  left_out: number;
+  otherwise: string[];
+}
+
+export interface Complaint {
+  type: string;
+  message: string;
+}
+
+export interface ContextLine {
+  model: string;
+  context: ContextUse;
+}
+
+export interface ContextUsage {
+  range: string;
+  from_at: number;
+  to_at: number;
+  models: ContextLine[];
+}
+
+export interface ContextUse {
+  used: Histogram;
+  used_p50_tokens: number | null;
+  used_p95_tokens: number | null;
+  used_max_tokens: number | null;
+  allocated_tokens: number | null;
+  truncated: number;
+}
+
+export interface Daily {
+  days: number[];
+  apps: AppDays[];
+  data: Record<string, unknown>[];
+}
+
+export interface Flag {
+  at: number;
+  kind: string;
+  text: string;
+}
+
+export interface FleetData {
+  pulse: Pulse;
+  nodes: NodeCard[];
+  gone: string[];
+}
+
+export interface FleetMessage {
+  type: string;
+  topic: string;
+  seq: number;
+  at: number;
+  data: FleetData;
+}
+
+export interface Histogram {
+  edges: number[];
+  counts: number[];
+}
+
+export interface History {
+  changes: Past[];
+}
+
+export interface HourHeat {
+  demand: (number | null)[];
+  capacity: (number | null)[];
+  weeks: number;
+}
+
+export interface Job {
+  job_id: string;
+  kind: string;
+  title: string;
+  node_id: string;
+  state: string;
+  done: number;
+  total: number;
+  unit: string;
+  started_at: number;
+  ended_at: number | null;
+  message: string;
+  may_cancel: boolean;
+}
+
+export interface JobsData {
+  jobs: Job[];
+}
+
+export interface JobsMessage {
+  type: string;
+  topic: string;
+  seq: number;
+  at: number;
+  data: JobsData;
+}
+
+export interface Lane {
+  attempt: number;
+  node_id: string;
+  outcome: string;
+  goes_on: boolean;
+  problem: string;
+  spans: Span[];
+}
+
+export interface Latest {
+  request_id: string;
+  ended_at: number;
+  model: string;
+  app: string;
+  node_id: string;
+  status: string;
+  latency_ms: number | null;
+  ttft_ms: number | null;
+  prompt_tokens: number | null;
+  completion_tokens: number | null;
+  retries: number;
+  why: string;
+}
+
+export interface Lent {
+  mode: string;
+  score: number;
+  trend: string;
+  reason: string;
+  confidence: number;
+  days_observed: number;
+  is_overridden: boolean;
+}
+
+export interface LiveRequest {
+  request_id: string;
+  model: string;
+  app: string;
+  state: string;
+  node_id: string | null;
+  age_s: number;
+  attempt: number;
+  position: number | null;
+  waits_for: string | null;
+  expected_wait_s: number | null;
+  estimated_tokens: number;
+}
+
+export interface LoadedModel {
+  name: string;
+  engine: string;
+  size_bytes: number;
+  context_tokens: number | null;
+  unload_in_s: number | null;
+  running: number;
+  pending: number;
+  slots: number;
+}
+
+export interface MemoryBar {
+  total_bytes: number;
+  used_bytes: number;
+  ceiling_bytes: number;
+  pressure: string;
+  is_graphics: boolean;
+}
+
+export interface ModelLine {
+  name: string;
+  digests: string[];
+  has_drift: boolean;
+  parameters: string;
+  disk_bytes: number;
+  requests: number;
+  completed: number;
+  failed: number;
+  prompt_tokens: number;
+  completion_tokens: number;
+  tokens_per_s: number | null;
+  ttft_p50_ms: number | null;
+  ttft_p95_ms: number | null;
+  cold_loads: number;
+  load_lost_s: number;
+  fell_back_to: Record<string, number>;
+  stood_in_for: Record<string, number>;
+  context: ContextUse;
+  last_used_at: number | null;
+  nodes: ModelOnNode[];
+}
+
+export interface ModelOnNode {
+  node_id: string;
+  state: string;
+  digest: string;
+  quantization: string;
+  size_bytes: number;
+  context_tokens: number | null;
+  requests: number;
+  completed: number;
+  completion_tokens: number;
+  tokens_per_s: number | null;
+  prompt_tokens_per_s: number | null;
+  ttft_p50_ms: number | null;
+  ttft_p95_ms: number | null;
+  cold_loads: number;
+  load_lost_s: number;
+  last_used_at: number | null;
+}
+
+export interface Models {
+  range: string;
+  from_at: number;
+  to_at: number;
+  models: ModelLine[];
+  summary: string;
+}
+
+export interface Move {
+  model: string;
+  before: string;
+  after: string;
+  requests: number;
+}
+
+export interface Moved {
+  what: string;
+  at: number;
+  request_id: string;
+  model: string;
+  app: string;
+  node_id: string;
+  status: string;
+  completion_tokens: number;
+  latency_ms: number;
+}
+
+export interface NodeCard {
+  node_id: string;
+  state: string;
+  why: string;
+  heard_s: number;
+  address: string;
+  os: string;
+  arch: string;
+  chip: string;
+  agent_version: string;
+  engines: string[];
+  cpu_pct: number;
+  memory: MemoryBar;
+  gpus: Card[];
+  disk_free_bytes: number | null;
+  disk_total_bytes: number | null;
+  thermal: string;
+  temperature_c: number | null;
+  running: number;
+  pending: number;
+  slots: number;
+  tokens_per_s: number;
+  models: LoadedModel[];
+  models_on_disk: number;
+  loading: string[];
+  lent: Lent | null;
+  availability: (number | null)[] | null;
+}
+
+export interface Numbers {
+  running: number;
+  waiting: number;
+  tokens_per_s: number;
+  ttft_p50_ms: number | null;
+  requests_today: number;
+  failures_today: number;
+}
+
+export interface Overview {
+  at: number;
+  version: string;
+  verdict: Verdict;
+  numbers: Numbers;
+  nodes: NodeCard[];
+  queue: LiveRequest[];
+  running: LiveRequest[];
+  latest: Latest[];
+  first_run: Step[];
+}
+
+export interface Past {
+  change_id: number;
+  at: number;
+  name: string;
+  before: string | null;
+  after: string | null;
+  who: string;
+  ip: string;
+  may_undo: boolean;
+}
+
+export interface Preview {
+  sentence: string;
+  choices: number;
+  changed: number;
+  undecidable: number;
+  own_saved_s: number;
+  others_saved_s: number;
+  moves: Move[];
+}
+
+export interface Pulse {
+  running: number;
+  waiting: number;
+  tokens_per_s: number;
+  ttft_p50_ms: number | null;
+  level: string;
+  sentence: string;
+}
+
+export interface RequestsData {
+  live: LiveRequest[];
+  moved: Moved[];
+  skipped: number;
+}
+
+export interface RequestsMessage {
+  type: string;
+  topic: string;
+  seq: number;
+  at: number;
+  data: RequestsData;
+}
+
+export interface RuledOut {
+  node_id: string;
+  filter: string;
+  reason: string;
+}
+
+export interface Series {
+  name: string;
+  unit: string;
+  values: (number | null)[];
+  ghost: (number | null)[];
+  total: number | null;
+}
+
+export interface SettingLine {
+  name: string;
+  group: string;
+  help: string;
+  kind: string;
+  value: string;
+  value_in_force: string;
+  default: string;
+  source: string;
+  source_detail: string;
+  takes_effect: string;
+  waits_for_restart: boolean;
+  may_change: boolean;
+  expects: string;
+  choices: string[];
+  minimum: number | null;
+  maximum: number | null;
+  is_secret: boolean;
+}
+
+export interface SettingsPage {
+  settings: SettingLine[];
+}
+
+export interface Span {
+  phase: string;
+  start_ms: number;
+  ms: number;
+  is_measured: boolean;
+}
+
+export interface Step {
+  name: string;
+  done: boolean;
+  command: string;
+}
+
+export interface Story {
+  request_id: string;
+  sentence: string;
+  status: string;
+  model: string;
+  model_asked: string;
+  node_id: string;
+  app: string;
+  client_ip: string;
+  dialect: string;
+  kind: string;
+  is_stream: boolean;
+  ended_at: number;
+  total_ms: number;
+  ttft_ms: number | null;
+  prompt_tokens: number | null;
+  estimated_tokens: number | null;
+  cached_tokens: number | null;
+  completion_tokens: number | null;
+  tokens_per_s: number | null;
+  finish_reason: string | null;
+  problem: string;
+  lanes: Lane[];
+  choices: Choice[];
+  rows: Record<string, unknown>[];
+}
+
+export interface Traces {
+  traces: Record<string, unknown>[];
+  next_before_id: number | null;
+}
+
+export interface Trends {
+  range: string;
+  from_at: number;
+  to_at: number;
+  step_s: number;
+  at: number[];
+  series: Series[];
+  flags: Flag[];
+  heat: HourHeat;
+  summary: string;
+}
+
+export interface Undo {
+  change_id: number;
+}
+
+export interface Usage {
+  by_day: Record<string, unknown>[];
+  by_tag: Record<string, unknown>[];
+  by_key: Record<string, unknown>[];
+  totals: Record<string, unknown>;
+}
+
+export interface Verdict {
+  level: string;
+  sentence: string;
+}
+
+export interface Weighed {
+  node_id: string;
+  is_chosen: boolean;
+  expected_ms: number | null;
+  terms_ms: Record<string, number>;
+  points: number | null;
+  signals: Record<string, number>;
+  running: number;
+  pending: number;
+  is_loaded: boolean;
+  size_bytes: number;
+  free_bytes: number;
+  window_tokens: number | null;
+}
+
+export interface Wish {
+  values: Record<string, string>;
+  limit: number;
+}
