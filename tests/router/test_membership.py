@@ -26,7 +26,7 @@ from herd.agent.link import LinkSettings
 from herd.agent.passport import JoinSettings
 from herd.core.fleet import NodeId
 from herd.router.app import Coordinator, GeneralSettings, Settings
-from herd.router.membership import MembershipSettings
+from herd.router.membership import DOORS_MAX, MembershipSettings, _Doors
 from herd.wire import heartbeat
 
 Play = Callable[[Coordinator, "House"], Awaitable[None]]
@@ -299,3 +299,24 @@ def test_engines_are_only_reached_where_nodes_may_be(tmp_path: Path) -> None:
         assert status == 200 and all("127.0.0.1" in url for url in urls), "the announced host counts for nothing"
 
     play(tmp_path, game, is_open=True)
+
+
+def test_a_door_that_speaks_tls_needs_a_node_with_a_key(tmp_path: Path) -> None:
+    """Who is not paired shares no secret with the coordinator, so nothing could be said at its door."""
+
+    async def game(coordinator: Coordinator, house: House) -> None:
+        body = heartbeat.encode(replace(a_report("pc")), 0.0).replace(b"http://127.0.0.1:11434", b"https://127.0.0.1:11434#" + b"ab" * 32)
+        assert b"https" in body
+        status, answer = await house.ask("POST", "/heartbeat", body)
+        assert status == 401 and "paired" in str(answer["error"])
+        assert not list(coordinator.driver.fleet)
+
+    play(tmp_path, game, is_open=True)
+
+
+def test_doors_that_are_known_are_limited() -> None:
+    doors = _Doors()
+    for number in range(DOORS_MAX + 10):
+        doors[f"https://10.0.0.1:{number}#"] = "proof"
+    doors["https://10.0.0.1:10#"] = "newer"
+    assert len(doors) == DOORS_MAX and list(doors)[-1] == "https://10.0.0.1:10#"

@@ -165,9 +165,15 @@ def test_only_the_senders_address_is_ever_contacted(url: str) -> None:
     assert decode(body({**OLDER, "ollama_host": url}), "fe80::1").engines[0].url == "http://[fe80::1]:8000"
 
 
+def test_a_door_that_speaks_tls_is_named_with_its_certificate_and_still_at_the_senders_address() -> None:
+    report = decode(body(changed(OWN, "herd.engines.0.url", f"https://10.9.9.9:8000/x#{'ab' * 32}")), NODE_IP)
+    assert report.engines[0].url == f"https://{NODE_IP}:8000#{'ab' * 32}"
+    assert decode(encode(report, 0.0), NODE_IP).engines == report.engines
+
+
 @pytest.mark.parametrize(
     "url",
-    ["", "127.0.0.1:8000", "https://a:1", "file:///etc/passwd", "http://", "http://user@host:1", "http://u:p@h:1", "http://h:99999",
+    ["", "127.0.0.1:8000", "https://a:1", "https://a:1#", f"https://a:1#{'AB' * 32}", f"https://a:1#{'ab' * 31}", f"https://u@a:1#{'ab' * 32}", "file:///etc/passwd", "http://", "http://user@host:1", "http://u:p@h:1", "http://h:99999",
      "http://h:x", "http://[::1:80", "ftp://h:21", "http://" + "a" * 300],
 )  # fmt: skip
 def test_an_address_that_is_none_is_refused(url: str) -> None:

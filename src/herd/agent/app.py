@@ -24,7 +24,7 @@ from urllib.parse import quote
 import herd.agent.sensors
 import herd.engines
 from herd import __version__
-from herd.agent import embedded
+from herd.agent import door_certificate, embedded
 from herd.agent.availability import Learner, Sample, decode, encode
 from herd.agent.doors import Doors
 from herd.agent.embedded import Embedded, EmbeddedSettings
@@ -108,7 +108,7 @@ class Agent:
         self._place = Place()
         self._readings: dict[str, Mapping[str, object]] = {}
         self._reading: dict[str, asyncio.Future[Mapping[str, object]]] = {}
-        self._doors = Doors(settings.relay)
+        self._doors = Doors(settings.relay, lambda: door_certificate.made(settings.agent.data_dir.expanduser(), self._passport.door_proof))
         self._embedded_url = ""
         self._is_draining = False
         self._learner = Learner()

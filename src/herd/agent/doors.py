@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
+from herd.agent.door_certificate import Lock
 from herd.agent.relay import EngineRelay, RelaySettings
 
 log = logging.getLogger("herd.agent.doors")
@@ -22,13 +23,18 @@ PROBE_S = 1.0
 class Doors:
     """The relays of this machine, one per engine that needs one."""
 
-    def __init__(self, settings: RelaySettings) -> None:
+    def __init__(self, settings: RelaySettings, lock: Callable[[], Lock] | None = None) -> None:
+        """`lock` is called once, where doors are to speak TLS. Raises what that raises."""
         self._settings = settings
+        self._lock = lock() if settings.tls and lock is not None else None
         self._relays: dict[str, tuple[EngineRelay, int]] = {}
 
     async def urls(self, engines: Sequence[str], coordinator_url: str) -> dict[str, str]:
         """For each engine's url the one to announce; without an engine whose door cannot be opened."""
         self._close_unneeded(engines)
+        if self._lock is not None and not self._lock.proof():
+            log.warning("FLEET_NODE_TLS is set and this machine belongs to no fleet yet: its engines are not announced until it does")
+            return {}
         if not coordinator_url:
             return {url: url for url in engines}
         host = urlsplit(coordinator_url).hostname or ""
@@ -44,11 +50,11 @@ class Doors:
 
     async def _url(self, engine_url: str, here: str, coordinator: frozenset[str]) -> str:
         port = urlsplit(engine_url).port or 80
-        if engine_url not in self._relays and await _answers(here, port, engine_url):
+        if self._lock is None and engine_url not in self._relays and await _answers(here, port, engine_url):
             return f"http://{_bracketed(here)}:{port}"
         known = self._relays.get(engine_url)
         if known is None:
-            relay = EngineRelay(engine_url, self._settings)
+            relay = EngineRelay(engine_url, self._settings, self._lock)
             try:
                 known = self._relays[engine_url] = (relay, await relay.listen())
             except OSError as error:
@@ -56,7 +62,8 @@ class Doors:
                 return ""
             log.info("door opened to the engine", extra={"engine": engine_url, "port": known[1]})
         known[0].allow(coordinator)
-        return f"http://{_bracketed(here)}:{known[1]}"
+        place = f"{_bracketed(here)}:{known[1]}"
+        return f"http://{place}" if self._lock is None else f"https://{place}#{self._lock.pin}"
 
     def _close_unneeded(self, engines: Sequence[str]) -> None:
         for url in [url for url in self._relays if url not in engines]:

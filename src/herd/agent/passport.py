@@ -19,7 +19,7 @@ import msgspec
 from herd.core.fleet import NodeId
 from herd.trust import pairing
 from herd.trust.pairing import Invitation, read_invitation
-from herd.trust.signing import SIGNATURE_HEADER, Speaker, Stamp, is_same
+from herd.trust.signing import SIGNATURE_HEADER, Speaker, Stamp, door_proof, is_same
 from herd.wire.joining import JoinAnswer, Joining
 
 log = logging.getLogger("herd.agent.passport")
@@ -128,6 +128,10 @@ class Passport:
         return pairing.fingerprint(pairing.public_of(bytes.fromhex(self._kept.private)), fleet_public)
 
     # --- what is said ---
+
+    def door_proof(self, pin: str) -> str:
+        """What the coordinator will say first at our door that shows this certificate; empty while there is no fleet."""
+        return door_proof(bytes.fromhex(self._kept.key), pin) if self._kept.key else ""
 
     def sign(self, path: str, body: bytes) -> Stamp | None:
         """The stamp for this message; None while there is no fleet."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
 import ipaddress
 import logging
 import socket
@@ -16,9 +17,13 @@ from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import urlsplit
 
+from herd.agent.door_certificate import Lock
+
 log = logging.getLogger("herd.agent.relay")
 
 BUFFER_MAX_BYTES = 256 * 1024
+PROOF_BYTES = 64
+"""What `trust.signing.door_proof` is long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +34,18 @@ class RelaySettings:
     connect_timeout_s: float = field(
         default=3.0, metadata={"env": "FLEET_NODE_RELAY_TIMEOUT", "help": "Seconds the local engine may take to accept a connection."}
     )
+    tls: bool = field(
+        default=False,
+        metadata={"env": "FLEET_NODE_TLS", "help": "Encrypt what travels between the coordinator and this machine's engines, with keys that are made at each start."},
+    )
 
 
 class EngineRelay:
     """Listens for one engine. `allow` tells who may come in."""
 
-    def __init__(self, engine_url: str, settings: RelaySettings) -> None:
+    def __init__(self, engine_url: str, settings: RelaySettings, lock: Lock | None = None) -> None:
+        """With a `lock` the door speaks TLS, and who comes in proves first that he is the coordinator."""
+        self._lock = lock
         parts = urlsplit(engine_url)
         self._target = (parts.hostname or "127.0.0.1", parts.port or 80)
         self._settings = settings
@@ -64,7 +75,7 @@ class EngineRelay:
         """Opens the door, on every address unless one is named; the port it is on. Raises OSError."""
         loop = asyncio.get_running_loop()
         door = _everywhere() if not host else socket.create_server((host, 0))
-        self._server = await loop.create_server(lambda: _Side(self), sock=door)
+        self._server = await loop.create_server(lambda: _Side(self), sock=door, ssl=self._lock.context if self._lock is not None else None)
         return int(door.getsockname()[1])
 
     def allow(self, addresses: frozenset[str]) -> None:
@@ -90,13 +101,29 @@ class EngineRelay:
     def joined(self, side: _Side) -> None:
         clients = sum(one.is_client for one in self._open)
         if not self.admits(side.peer_ip) or clients >= self._settings.connections_max:
-            self.refused += 1
-            side.abort()
+            self.turned_away(side)
             return
         self._open.add(side)
+        if self._lock is None:
+            self.proved(side)
+        else:
+            side.wants_proof = True
+            asyncio.get_running_loop().call_later(self._settings.connect_timeout_s, side.must_have_proved)
+
+    def is_proof(self, said: bytes) -> bool:
+        """Whether the coordinator said this."""
+        expected = self._lock.proof().encode("ascii") if self._lock is not None else b""
+        return bool(expected) and hmac.compare_digest(expected, said)
+
+    def proved(self, side: _Side) -> None:
+        """It may come in: the engine is called."""
         task = asyncio.get_running_loop().create_task(self._connect(side))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
+
+    def turned_away(self, side: _Side) -> None:
+        self.refused += 1
+        side.abort()
 
     def left(self, side: _Side) -> None:
         self._open.discard(side)
@@ -123,6 +150,8 @@ class _Side(asyncio.Protocol):
         self._other = other
         self._early: list[bytes] = []
         """What the client sent before the engine was connected: uvloop begins to read although it was told to wait."""
+        self.wants_proof = False
+        """Whether it has still to say who it is; what it said so far is in `_early`."""
         self.has_ended = False
         """Whether it said all it will say, half-closing its connection."""
         self.is_stopped = False
@@ -136,8 +165,9 @@ class _Side(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self.peer_ip = _plain(str(peer[0])) if peer else ""
         if self.is_client:
-            self.transport.pause_reading()
             self._relay.joined(self)
+            if not self.wants_proof and not self.transport.is_closing():
+                self.transport.pause_reading()
 
     def joined_to(self, other: _Side) -> None:
         """The engine answers: what the client sent can flow."""
@@ -152,8 +182,28 @@ class _Side(asyncio.Protocol):
         elif not self.is_stopped:
             self.transport.resume_reading()
 
+    def _prove(self, data: bytes) -> None:
+        said = b"".join((*self._early, data))
+        self._early = [said]
+        if len(said) < PROOF_BYTES:
+            return
+        if not self._relay.is_proof(said[:PROOF_BYTES]):
+            self._relay.turned_away(self)
+            return
+        self.wants_proof = False
+        self._early = [said[PROOF_BYTES:]]
+        if self.transport is not None:
+            self.transport.pause_reading()
+        self._relay.proved(self)
+
+    def must_have_proved(self) -> None:
+        if self.wants_proof and self.transport is not None and not self.transport.is_closing():
+            self._relay.turned_away(self)
+
     def data_received(self, data: bytes) -> None:
-        if self._other is not None and self._other.transport is not None:
+        if self.wants_proof:
+            self._prove(data)
+        elif self._other is not None and self._other.transport is not None:
             self._other.transport.write(data)
         elif self.is_client and self.transport is not None:
             self._early.append(data)
@@ -163,12 +213,17 @@ class _Side(asyncio.Protocol):
         """Half-closed: the other end is told, and may still answer. When both have ended, it is over."""
         self.has_ended = True
         other = self._other
+        if self.transport is not None and not self.transport.can_write_eof():
+            return False  # TLS knows no half-closed connection: who has ended is gone
         if other is None:
             return self.is_client
         if other.transport is None or other.transport.is_closing():
             return False
         if other.has_ended:
             # Each closes when what is still to be written there is written.
+            other.transport.close()
+            return False
+        if not other.transport.can_write_eof():
             other.transport.close()
             return False
         with contextlib.suppress(OSError, RuntimeError):

@@ -158,7 +158,7 @@ class Coordinator:
         self.membership = Membership(
             self.vault, settings.membership, self.driver.fleet, secrets.token_bytes, self.driver.now, time.time
         )
-        self.pool = Pool(settings.upstream, loop)
+        self.pool = Pool(settings.upstream, loop, self.membership.door_proof)
         engines = {engine.kind: engine for engine in discover(herd.engines, Engine, "ENGINE")}
         self.driver.warm = Warming(self.pool, engines)
         notes = WaitingNotes(settings.waiting_notes, loop, self._places)

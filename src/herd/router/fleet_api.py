@@ -68,7 +68,7 @@ class FleetApi:
         claimed = reporter.node_id or report.node_id
         if reporter is ANYBODY and not self._membership.may_claim(claimed):
             raise NotOfTheFleet(f"{claimed} is a paired node, and this report is not signed by it")
-        self._membership.check_reach(face.url for face in report.engines)
+        self._membership.check_reach((face.url for face in report.engines), reporter)
         now = self._driver.now()
         node_id = self._identities.assign(claimed, report.boot_id, source_ip, now)
         if node_id != report.node_id:

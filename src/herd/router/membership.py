@@ -28,6 +28,7 @@ log = logging.getLogger("herd.membership")
 
 TWINS_MAX = 100
 ADDRESSES_MAX = 32
+DOORS_MAX = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,16 @@ class Reporter:
 ANYBODY = Reporter(None)
 
 
+class _Doors(dict[str, str]):
+    """What is said first at which door, the newest `DOORS_MAX`."""
+
+    def __setitem__(self, url: str, proof: str) -> None:
+        self.pop(url, None)
+        if len(self) >= DOORS_MAX:
+            del self[next(iter(self))]
+        super().__setitem__(url, proof)
+
+
 class Membership:
     def __init__(
         self, vault: Vault, settings: MembershipSettings, fleet: Fleet, secrets: Callable[[int], bytes],
@@ -102,6 +113,7 @@ class Membership:
         self._unix_s = unix_s
         self._told: frozenset[str] = frozenset()
         """Fingerprints that a line in the log was written about."""
+        self._doors = _Doors()
         self._sessions = Sessions(lambda: secrets(signing.SECRET_BYTES))
 
     # --- what is reported ---
@@ -126,13 +138,25 @@ class Membership:
         _check_address(query, ip)
         return Reporter(stamp.node_id, stamp, key)
 
-    def check_reach(self, urls: Iterable[str]) -> None:
-        """Whether the coordinator may talk to engines at these places (http://ADDRESS:PORT). Raises `NotOfTheFleet`."""
+    def check_reach(self, urls: Iterable[str], reporter: Reporter = ANYBODY) -> None:
+        """Whether the coordinator may talk to engines at these places (http://ADDRESS:PORT, https://ADDRESS:PORT#PIN).
+
+        Where a door speaks TLS, what is to be said there follows from the key that the node signed with; a node without one
+        has no such door. Raises `NotOfTheFleet`.
+        """
         for url in urls:
             parts = urlsplit(url)
+            if parts.scheme == "https":
+                if reporter.node_id is None:
+                    raise NotOfTheFleet("only a paired node has doors that speak TLS; on the coordinator: herd nodes invite")
+                self._doors[url] = signing.door_proof(reporter.key, parts.fragment)
             problem = node_problem(parts.hostname or "", parts.port or 0, self.settings.networks)
             if problem:
                 raise NotOfTheFleet(f"an engine cannot be reached at {url[:100]}: {problem}", code="wrong_address")
+
+    def door_proof(self, url: str) -> str:
+        """What the coordinator says first at this door; empty where no node has announced it."""
+        return self._doors.get(url, "")
 
     def may_claim(self, node_id: NodeId) -> bool:
         """Whether an unsigned report may go by this name: not by that of a paired node."""

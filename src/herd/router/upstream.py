@@ -10,17 +10,17 @@ is kept by one sweep over all connections, counted in sweeps: a machine that sle
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol, cast
-from urllib.parse import urlsplit
 
 import httptools
 
 from herd.core.request import FailureKind
+from herd.router import locked_doors
 from herd.router.exchange import Header
 from herd.router.outbox import Outbox
+from herd.router.tcp_options import set_options
 
 SWEEP_EVERY_S: Final = 5.0
 
@@ -106,11 +106,14 @@ class UpstreamCall:
 class _Node:
     """One address and the connections to it that nobody uses now."""
 
-    __slots__ = ("host", "host_line", "idle", "open_count", "port")
+    __slots__ = ("host", "host_line", "idle", "open_count", "pin", "port", "url")
 
-    def __init__(self, host: str, port: int, authority: str) -> None:
+    def __init__(self, host: str, port: int, authority: str, pin: str = "", url: str = "") -> None:
         self.host = host
         self.port = port
+        self.pin = pin
+        """Which certificate it must show; empty where it speaks plain HTTP."""
+        self.url = url
         self.host_line = b"Host: %b\r\n" % authority.encode("ascii")
         self.idle: list[Connection] = []
         self.open_count = 0
@@ -120,8 +123,13 @@ class _Node:
 class Pool:
     """All connections to all nodes. `sweep` runs by itself while there is any."""
 
-    def __init__(self, settings: UpstreamSettings, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, settings: UpstreamSettings, loop: asyncio.AbstractEventLoop, door_proof: Callable[[str], str] = lambda _: ""
+    ) -> None:
+        """`door_proof(url)`: what is said first at a door that speaks TLS; empty where nothing is known of it."""
         self.settings = settings
+        self.door_proof = door_proof
+        self._tls = locked_doors.context()
         self.connections: set[Connection] = set()
         self.outbox = Outbox(loop)
         self._loop = loop
@@ -169,11 +177,9 @@ class Pool:
             connection.abort()
 
     def _meet(self, url: str) -> _Node:
-        """Raises ValueError for anything but http://host[:port]."""
-        parts = urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname or not parts.netloc.isascii() or parts.username is not None:
-            raise ValueError(f"{url!r} is not http://host:port")
-        node = self._nodes[url] = _Node(parts.hostname, parts.port or 80, parts.netloc)
+        """Raises ValueError for what is no address."""
+        host, port, authority, pin = locked_doors.place_of(url)
+        node = self._nodes[url] = _Node(host, port, authority, pin, url)
         return node
 
     # --- connecting ---
@@ -191,7 +197,7 @@ class Pool:
         node, connection, why = call._node, Connection(self, call), ""
         try:
             async with asyncio.timeout(self.settings.connect_timeout_s):
-                await self._loop.create_connection(lambda: connection, node.host, node.port)
+                await self._loop.create_connection(lambda: connection, node.host, node.port, ssl=self._tls if node.pin else None)
         except TimeoutError:
             why = f"no connection within {self.settings.connect_timeout_s:g} s"
         except (OSError, UnicodeError) as error:
@@ -342,7 +348,19 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         set_options(transport.get_extra_info("socket"))
+        if self._node.pin and not self._unlocked(self._node):
+            self._give_up(call, FailureKind.CONNECT, "whoever answers there has not the certificate that the node announced")
+            return
         self.start(call)
+
+    def _unlocked(self, node: _Node) -> bool:
+        """Looks who is there and says who we are; every request on this connection comes behind that."""
+        assert self._transport is not None
+        proof = self._pool.door_proof(node.url)
+        if not proof or not locked_doors.shows(self._transport, node.pin):
+            return False
+        self._pool.outbox.send(self._transport, proof.encode("ascii"))
+        return True
 
     def data_received(self, data: bytes) -> None:
         call = self._call
@@ -491,27 +509,3 @@ class Connection(asyncio.Protocol):
     def _is_framed(self) -> bool:
         """Whether the answer says where it ends; else it goes on until the connection closes."""
         return any(name in (b"content-length", b"transfer-encoding") for name, _ in self._headers)
-
-
-def _tcp(*options: tuple[str, int]) -> Iterable[tuple[int, int]]:
-    """Those of the options that this platform has."""
-    for name, value in options:
-        number = getattr(socket, name, None)
-        if number is not None:
-            yield number, value
-
-
-# A cable that was pulled is noticed within 15 s x 3 of silence, or 30 s after what was sent found no taker.
-_TCP_OPTIONS: Final = tuple(
-    _tcp(
-        ("TCP_NODELAY", 1), ("TCP_KEEPIDLE", 15), ("TCP_KEEPALIVE", 15), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 3),
-        ("TCP_USER_TIMEOUT", 30_000),
-    )
-)  # fmt: skip
-
-
-def set_options(sock: socket.socket) -> None:
-    """No delay for small writes, and the kernel tells of peers that vanished."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for number, value in _TCP_OPTIONS:
-        sock.setsockopt(socket.IPPROTO_TCP, number, value)

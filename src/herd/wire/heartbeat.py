@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
@@ -63,6 +64,8 @@ CPU_MAX_PCT = 1000.0
 SHARE_SLACK = 1.02
 HOURS_OF_A_WEEK = 168
 """Older agents round and read total, used and available at different moments."""
+PIN = re.compile(r"[0-9a-f]{64}")
+"""The SHA-256 of a certificate."""
 
 
 class BadHeartbeat(HerdError):
@@ -203,9 +206,11 @@ def address(url: str, source_ip: str) -> str:
         port = parts.port
     except ValueError as error:
         raise BadHeartbeat(f"an engine's url is wrong: {error}") from None
-    if parts.scheme != "http" or not parts.hostname or parts.username is not None or len(url) > NAME_MAX:
-        raise BadHeartbeat("an engine's url must be http://host:port")
-    return f"http://{_bracketed(source_ip or LOOPBACK)}:{port or 80}"
+    is_locked = parts.scheme == "https" and PIN.fullmatch(parts.fragment) is not None
+    if not (is_locked or parts.scheme == "http") or not parts.hostname or parts.username is not None or len(url) > NAME_MAX:
+        raise BadHeartbeat("an engine's url must be http://host:port, or https://host:port#SHA256 of its certificate")
+    host = _bracketed(source_ip or LOOPBACK)
+    return f"https://{host}:{port or 443}#{parts.fragment}" if is_locked else f"http://{host}:{port or 80}"
 
 
 def _bracketed(host: str) -> str:

@@ -1,0 +1,65 @@
+"""What a door on the network shows when it speaks TLS: a key and a certificate made at every start. Asks nobody to sign it.
+
+Nobody has to trust who issued it: its fingerprint travels in the heartbeat that the node signs, and the coordinator takes
+that certificate and no other. The key is on a disk for the moment in which the TLS library reads it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import os
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+NAME = "herd-node"
+BEGINS = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+ENDS = datetime.datetime(2120, 1, 1, tzinfo=datetime.UTC)
+"""No clock is asked, at either end: the fingerprint says that it is this one, and a restart makes another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """What a door needs. `pin` is the certificate's SHA-256 in hex; `proof()` is what the coordinator says first, empty while
+    there is no coordinator."""
+
+    context: ssl.SSLContext
+    pin: str
+    proof: Callable[[], str]
+
+
+def made(folder: Path, proof_for: Callable[[str], str]) -> Lock:
+    """A new certificate; `proof_for(pin)` as in `Passport.door_proof`. Raises `OSError` where the folder cannot be written."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(x509.random_serial_number())
+        .not_valid_before(BEGINS).not_valid_after(ENDS).sign(key, hashes.SHA256())
+    )  # fmt: skip
+    encoding = serialization.Encoding
+    secret = key.private_bytes(encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    pin = hashlib.sha256(certificate.public_bytes(encoding.DER)).hexdigest()
+    return Lock(_context(folder, secret + certificate.public_bytes(encoding.PEM)), pin, lambda: proof_for(pin))
+
+
+def _context(folder: Path, pem: bytes) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    path = folder / f"door-{os.getpid()}.pem"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    try:
+        with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+            file.write(pem)
+        context.load_cert_chain(path)
+    finally:
+        path.unlink(missing_ok=True)
+    return context
