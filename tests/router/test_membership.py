@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import pytest
 
-from builders import a_report
+from builders import a_report, an_engine
 from fakes.coordinator import FakeCoordinator
 from fakes.ollama import FakeOllama
 from herd import mdns
@@ -293,10 +293,10 @@ def test_a_wish_that_makes_no_sense_is_refused(tmp_path: Path, said: object) -> 
 
 def test_engines_are_only_reached_where_nodes_may_be(tmp_path: Path) -> None:
     async def game(coordinator: Coordinator, house: House) -> None:
-        body = heartbeat.encode(replace(a_report("pc")), 0.0).replace(b"http://127.0.0.1", b"http://169.254.169.254")
+        body = heartbeat.encode(replace(a_report("pc"), engines=(an_engine(),)), 0.0).replace(b"http://127.0.0.1", b"http://169.254.169.254")
         status, _ = await house.ask("POST", "/heartbeat", body)
         urls = {face.url for node in coordinator.driver.fleet for face in node.report.engines}
-        assert status == 200 and all("127.0.0.1" in url for url in urls), "the announced host counts for nothing"
+        assert status == 200 and urls == {"http://127.0.0.1:11434"}, "the announced host counts for nothing"
 
     play(tmp_path, game, is_open=True)
 
@@ -305,7 +305,7 @@ def test_a_door_that_speaks_tls_needs_a_node_with_a_key(tmp_path: Path) -> None:
     """Who is not paired shares no secret with the coordinator, so nothing could be said at its door."""
 
     async def game(coordinator: Coordinator, house: House) -> None:
-        body = heartbeat.encode(replace(a_report("pc")), 0.0).replace(b"http://127.0.0.1:11434", b"https://127.0.0.1:11434#" + b"ab" * 32)
+        body = heartbeat.encode(replace(a_report("pc"), engines=(an_engine(),)), 0.0).replace(b"http://127.0.0.1:11434", b"https://127.0.0.1:11434#" + b"ab" * 32)
         assert b"https" in body
         status, answer = await house.ask("POST", "/heartbeat", body)
         assert status == 401 and "paired" in str(answer["error"])
