@@ -50,6 +50,10 @@ def an_engine(slots: int = 1, kind: str = "ollama", url: str = "http://127.0.0.1
     return EngineFace(kind, url, "0.32.15", slots)
 
 
+def an_engine_of(version: str, kind: str = "ollama") -> EngineFace:
+    return EngineFace(kind, "http://127.0.0.1:11434", version)
+
+
 def a_card(
     name: str = "m", size_gb: float = 2.0, loaded: bool = False, context_tokens: int = 4096, slots: int = 1, **more: Any
 ) -> ModelCard:
@@ -67,7 +71,7 @@ def a_report(
     **more: Any,
 ) -> Report:
     cards: Mapping[ModelName, ModelCard] = {canonical(card.name): card for card in models}
-    memory = Memory(int(memory_gb * GB), int(used_gb * GB), int((memory_gb - used_gb) * GB), pressure)
+    memory = more.pop("memory", None) or Memory(int(memory_gb * GB), int(used_gb * GB), int((memory_gb - used_gb) * GB), pressure)
     return Report(NodeId(node_id), boot_id, memory, cards, **more)
 
 

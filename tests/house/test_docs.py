@@ -24,7 +24,7 @@ from house.source import PACKAGE, ROOT, modules, rooms
 
 PLUG_INS = (
     ("core.signals", "SIGNAL"), ("core.filters", "FILTER"), ("core.policies", "POLICY"),
-    ("engines", "ENGINE"), ("health", "CHECK"), ("dashboard.tabs", "TAB"),
+    ("engines", "ENGINE"), ("health.checks", "CHECK"), ("dashboard.tabs", "TAB"),
 )  # fmt: skip
 CODE = re.compile(r"^(```|~~~)[^\n]*\n(.*?)^\1|^((?: {4}|\t)[^\n]*)$|(`+)([^`\n]+?)\4", re.MULTILINE | re.DOTALL)
 FOLDER = re.compile(r"(?<![\w./-])(?:src/herd/)?([a-z_]+)/(?![\w*])")

@@ -30,7 +30,7 @@ MUTABLE_CALLS = frozenset({"list", "dict", "set", "bytearray", "defaultdict", "d
 MUTABLE_LITERALS = (ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)
 UNSAFE_MODULES = frozenset({"pickle", "marshal", "shelve", "dill"})
 PLUG_IN = re.compile(
-    r"herd\.(?P<folder>core\.signals|core\.filters|core\.policies|dialects|engines|health|agent\.sensors)\.(?P<file>\w+)"
+    r"herd\.(?P<folder>core\.signals|core\.filters|core\.policies|dialects|engines|health\.checks|agent\.sensors)\.(?P<file>\w+)"
 )
 MARKUP = re.compile(
     r"</?(?:html|head|body|div|span|p|a|script|style|table|tr|td|th|h[1-6]|ul|ol|li|br|hr|form|input|button|svg|img|link|meta)"

@@ -1,0 +1,51 @@
+"""Models loaded with a window far larger than anybody used: the memory for it is taken all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from herd.health import Check, Fact, Finding, Severity
+from herd.health.remedies import gb, names, on_each, variable
+from herd.health.snapshot import NodeNow, Pair, Snapshot
+
+REQUESTS_MIN = 20
+USED_MAX = 0.25
+"""Share of the window that the longest prompt reached."""
+WASTE_MIN_BYTES = 1_000_000_000
+
+
+def find(snapshot: Snapshot) -> Iterator[Finding]:
+    wasted = [(pair, node, waste) for pair in snapshot.traffic.pairs if (node := snapshot.node(pair.node_id)) and (waste := _waste_bytes(pair, node))]
+    if not wasted:
+        return
+    tokens = _fitting(max(pair.prompt_tokens_max for pair, _, _ in wasted))
+    yield Finding(
+        Severity.INFO, f"{names(pair.model for pair, _, _ in wasted)}: windows far larger than what is asked",
+        "The window's memory is taken when a model is loaded, used or not.",
+        tuple(Fact(f"{pair.model} on {pair.node_id}", f"{pair.prompt_tokens_max} tokens used of {_window(pair, node)}; {gb(waste)} idle") for pair, node, waste in wasted),
+        f"A window of {tokens} tokens would have been enough.",
+        on_each((node for _, node, _ in wasted), variable("OLLAMA_CONTEXT_LENGTH", str(tokens))),
+        tuple(sorted({pair.node_id for pair, _, _ in wasted})),
+    )  # fmt: skip
+
+
+def _window(pair: Pair, node: NodeNow) -> int:
+    card = node.report.models.get(pair.model)
+    return (card.loaded.context_tokens or 0) if card is not None and card.loaded is not None else 0
+
+
+def _waste_bytes(pair: Pair, node: NodeNow) -> int:
+    """Memory of tokens beyond twice the longest prompt; 0 where it is not worth a word."""
+    card, window = node.report.models.get(pair.model), _window(pair, node)
+    if card is None or pair.requests < REQUESTS_MIN or not pair.prompt_tokens_max or pair.prompt_tokens_max > USED_MAX * window:
+        return 0
+    waste = (window - 2 * pair.prompt_tokens_max) * (card.kv_bytes_per_token or 0) * card.engine.slots
+    return waste if waste >= WASTE_MIN_BYTES else 0
+
+
+def _fitting(prompt_tokens: int) -> int:
+    """The next power of two that leaves as much for the answer."""
+    return max(4096, 1 << (2 * prompt_tokens - 1).bit_length())
+
+
+CHECK = Check("context_waste", "Windows are about as large as what is asked", find)

@@ -1,0 +1,22 @@
+"""Whether strangers may join: an open fleet sends people's prompts to any machine that says it is a node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from herd.health import Check, Fact, Finding, Severity
+from herd.health.remedies import anywhere
+from herd.health.snapshot import Snapshot
+
+
+def find(snapshot: Snapshot) -> Iterator[Finding]:
+    if not snapshot.is_open:
+        return
+    yield Finding(
+        Severity.WARNING, "Every machine on this network may join", "FLEET_OPEN is set: whoever reports a node is sent people's requests.",
+        (Fact("FLEET_OPEN", "true"), Fact("nodes now", str(len(snapshot.nodes)))),
+        "Start without it, and let machines in by code.", anywhere("FLEET_OPEN=false herd"),
+    )  # fmt: skip
+
+
+CHECK = Check("open_fleet", "Machines join only when they are let in", find)

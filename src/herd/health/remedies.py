@@ -1,0 +1,112 @@
+"""What to type on which system: restart an engine, set a variable for it, upgrade it. Knows commands, not causes.
+
+Commands follow Ollama's own installation notes: a systemd unit on Linux, the menu-bar app with `launchctl setenv` on macOS, the
+tray app with `setx` on Windows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+
+from herd.core.fleet import GB
+from herd.health import Command
+from herd.health.snapshot import NodeNow
+
+SYSTEMS = ("linux", "macos", "windows")
+_RESTART_LINUX = "sudo systemctl restart ollama"
+_RESTART_MACOS = "osascript -e 'quit app \"Ollama\"'; sleep 2; open -a Ollama"
+_RESTART_WINDOWS = 'taskkill /F /IM "ollama app.exe" /IM ollama.exe & start "" "%LOCALAPPDATA%\\Programs\\Ollama\\ollama app.exe"'
+
+
+def system_of(node: NodeNow) -> str:
+    """One of `SYSTEMS`; agents that say nothing are taken for Linux unless their chip is Apple's."""
+    said = node.report.os.lower()
+    if said in ("darwin", "macos") or "apple" in node.report.chip.lower():
+        return "macos"
+    return "windows" if said.startswith("win") else "linux"
+
+
+def on_each(nodes: Iterable[NodeNow], command: Callable[[str], str]) -> tuple[Command, ...]:
+    """The command for every system that one of the nodes has."""
+    systems = {system_of(node) for node in nodes}
+    return tuple(Command(system, command(system)) for system in SYSTEMS if system in systems)
+
+
+def anywhere(command: str) -> tuple[Command, ...]:
+    return (Command("any", command),)
+
+
+def restart(system: str) -> str:
+    """Ollama, started anew."""
+    return _for(system, _RESTART_LINUX, _RESTART_MACOS, _RESTART_WINDOWS)
+
+
+def upgrade(system: str) -> str:
+    """The newest Ollama."""
+    return _for(
+        system, "curl -fsSL https://ollama.com/install.sh | sh", "brew upgrade ollama || open https://ollama.com/download",
+        "winget upgrade Ollama.Ollama",
+    )  # fmt: skip
+
+
+def variable(name: str, value: str) -> Callable[[str], str]:
+    """Sets an environment variable of Ollama for good, and starts it anew."""
+    unit = "/etc/systemd/system/ollama.service.d"
+    linux = (
+        f"sudo mkdir -p {unit} && printf '[Service]\\nEnvironment=\"{name}={value}\"\\n' | sudo tee {unit}/{name.lower()}.conf"
+        f" && sudo systemctl daemon-reload && {_RESTART_LINUX}"
+    )
+    macos, windows = f"launchctl setenv {name} {value}; {_RESTART_MACOS}", f"setx {name} {value} & {_RESTART_WINDOWS}"
+    return lambda system: _for(system, linux, macos, windows)
+
+
+def largest_processes(system: str) -> str:
+    """Shows who has the memory."""
+    return _for(
+        system, "ps -eo rss,pid,comm --sort=-rss | head", "top -l 1 -o mem -n 10",
+        'powershell "Get-Process | Sort-Object WS -Descending | Select-Object -First 10"',
+    )  # fmt: skip
+
+
+def set_clock(system: str) -> str:
+    """Has the system take the time from the network."""
+    return _for(system, "sudo timedatectl set-ntp true", "sudo sntp -sS time.apple.com", "w32tm /resync")
+
+
+def gb(size_bytes: float) -> str:
+    return f"{size_bytes / GB:.1f} GB"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def seconds(duration_s: float) -> str:
+    """Short enough for a cell: 0.35 s, 12 s, 4 min, 3 h."""
+    if duration_s < 10:
+        return f"{duration_s:.2g} s"
+    if duration_s < 120:
+        return f"{duration_s:.0f} s"
+    return f"{duration_s / 60:.0f} min" if duration_s < 7200 else f"{duration_s / 3600:.0f} h"
+
+
+def times(count: int, word: str) -> str:
+    return f"{count} {word}" + ("" if count == 1 else "s")
+
+
+def names(values: Iterable[str]) -> str:
+    """At most four by name."""
+    known = sorted(set(values))
+    shown = ", ".join(known[:4])
+    return shown if len(known) <= 4 else f"{shown} and {len(known) - 4} more"
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """0.32.15-rc1 as (0, 32, 15); empty for what is no version."""
+    found = re.match(r"v?(\d+(?:\.\d+)*)", version.strip())
+    return tuple(int(part) for part in found[1].split(".")) if found else ()
+
+
+def _for(system: str, linux: str, macos: str, windows: str) -> str:
+    return macos if system == "macos" else windows if system == "windows" else linux
