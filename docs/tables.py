@@ -27,6 +27,7 @@ import herd.core.signals
 import herd.dashboard.tabs
 import herd.dialects
 import herd.engines
+import herd.health.checks
 from herd import config
 from herd.agent import app as agent_app
 from herd.core.filters import Filter
@@ -36,6 +37,7 @@ from herd.dashboard.tabs import Tab
 from herd.dialects import Dialect
 from herd.discover import discover
 from herd.engines import Engine
+from herd.health import Check
 from herd.router import app as router_app
 
 RecordT = TypeVar("RecordT")
@@ -193,9 +195,21 @@ def engines() -> str:
     )  # fmt: skip
 
 
+def checks() -> str:
+    rows = [(f"`{check.name}`", first_line(module), check.passed) for check, module in plug_ins(herd.health.checks, Check, "CHECK")]
+    return page(
+        "Health checks",
+        "What `herd health` and `GET /dashboard/api/health` look for. A finding is told once for its cause, with the nodes that it struck, "
+        "its numbers, since when, and the command that mends it on those nodes' systems. The score is 100 less 25 for each critical "
+        "finding, 10 for each warning and 2 for each that is only worth knowing.",
+        table(("check", "what it looks for", "told when there is nothing"), rows),
+    )  # fmt: skip
+
+
 PAGES: Final[Mapping[str, Callable[[], str]]] = MappingProxyType({
     "docs/settings.md": settings, "docs/signals.md": signals, "docs/routes.md": routes, "docs/commands.md": commands,
-    "docs/engines.md": engines, "herd.example.env": example_env, "frontend/src/lib/shapes.ts": shapes_in_typescript,
+    "docs/engines.md": engines, "docs/health.md": checks, "herd.example.env": example_env,
+    "frontend/src/lib/shapes.ts": shapes_in_typescript,
 })  # fmt: skip
 
 

@@ -67,6 +67,11 @@ export interface Choice {
   otherwise: string[];
 }
 
+export interface CommandLine {
+  os: string;
+  command: string;
+}
+
 export interface Complaint {
   type: string;
   message: string;
@@ -99,6 +104,30 @@ export interface Daily {
   data: Record<string, unknown>[];
 }
 
+export interface FactLine {
+  label: string;
+  value: string;
+}
+
+export interface FindingBox {
+  finding_id: string;
+  check: string;
+  severity: string;
+  title: string;
+  since: number;
+  cause: string;
+  evidence: FactLine[];
+  nodes: string[];
+  fix: FixBox;
+  snoozed_until: number | null;
+  snooze_reason: string;
+}
+
+export interface FixBox {
+  text: string;
+  commands: CommandLine[];
+}
+
 export interface Flag {
   at: number;
   kind: string;
@@ -117,6 +146,14 @@ export interface FleetMessage {
   seq: number;
   at: number;
   data: FleetData;
+}
+
+export interface Health {
+  at: number;
+  summary: string;
+  findings: FindingBox[];
+  passed: PassedLine[];
+  score: Score;
 }
 
 export interface Histogram {
@@ -347,6 +384,11 @@ export interface Overview {
   first_run: Step[];
 }
 
+export interface PassedLine {
+  check: string;
+  title: string;
+}
+
 export interface Past {
   change_id: number;
   at: number;
@@ -397,6 +439,11 @@ export interface RuledOut {
   reason: string;
 }
 
+export interface Score {
+  value: number;
+  arithmetic: string;
+}
+
 export interface Series {
   name: string;
   unit: string;
@@ -427,6 +474,18 @@ export interface SettingLine {
 
 export interface SettingsPage {
   settings: SettingLine[];
+}
+
+export interface Snooze {
+  finding_id: string;
+  hours: number;
+  reason: string;
+}
+
+export interface Snoozed {
+  finding_id: string;
+  until: number | null;
+  reason: string;
 }
 
 export interface Span {

@@ -176,6 +176,8 @@ class Report:
     paused: bool = False
     capacity: Capacity | None = None
     connection_failures: int = 0
+    clock_s: float | None = field(default=None, compare=False)
+    """What its own clock said as it was sent, unix seconds."""
 
     @property
     def memory_ceiling_bytes(self) -> int:

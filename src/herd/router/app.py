@@ -27,6 +27,7 @@ import herd.core.filters
 import herd.core.signals
 import herd.dialects
 import herd.engines
+import herd.health.checks
 from herd import __version__, mdns
 from herd.core.commands import Record
 from herd.core.completion_time import CompletionTimePolicy, CompletionTimeSettings, ObservedSignalPolicy
@@ -51,6 +52,7 @@ from herd.dialects import Dialect, Moment
 from herd.discover import discover
 from herd.engines import Engine
 from herd.errors import HerdError, Refusal
+from herd.health import Check
 from herd.logs import LogSettings
 from herd.router import http_server, learnt, queries, tls, views
 from herd.router.access_api import AccessApi
@@ -64,6 +66,8 @@ from herd.router.fleet_api import FleetApi
 from herd.router.fleet_view import FleetView
 from herd.router.gate import AccessSettings, Gate
 from herd.router.guarded import Rights
+from herd.router.health_api import HealthApi
+from herd.router.health_watch import HealthWatch
 from herd.router.http1 import HttpSettings
 from herd.router.http_server import Server
 from herd.router.inference_api import InferenceApi
@@ -163,6 +167,8 @@ class Coordinator:
         self.driver.warm = Warming(self.pool, engines)
         notes = WaitingNotes(settings.waiting_notes, loop, self._places)
         self.services = Services(self.driver, self.pool, engines, moment, settings.relay, notes, Random(secrets.randbits(64)))
+        checks = discover(herd.health.checks, Check, "CHECK")
+        self.health = HealthWatch(self.driver, self.store, checks, settings.membership.open, loop)
         self.bridge: Bridge | None = None
         self.server: Server | None = None
         self.tls_server: Server | None = None
@@ -178,6 +184,7 @@ class Coordinator:
         self.vault.open(secrets.token_bytes(pairing.KEY_BYTES), secrets.token_bytes(pairing.CODE_BYTES))
         self._remember()
         self.view.watch()
+        self.health.start()
         dialects = discover(herd.dialects, Dialect, "DIALECT")
         gate = self._build(dialects)
         self.server = await http_server.serve(self.settings.http, general.host, general.port, gate, self._render_error)
@@ -200,7 +207,7 @@ class Coordinator:
         access = AccessApi(self.membership, self.driver, self.store, self._place, lambda: gate.forget())
         logins = LoginApi(self.logins, lambda: self.vault.keyring, self.store, self.driver.now, time.time, lambda: gate.forget())
         board = DashboardApi(self.driver, self.store, self.view, self._place)
-        routes = [*api.routes, *access.routes, *logins.routes, *board.routes, *self.capture.routes, *DashboardFiles().routes]
+        routes = [*api.routes, *access.routes, *logins.routes, *board.routes, *self.capture.routes, *HealthApi(self.health).routes, *DashboardFiles().routes]
         routes += OpenApi(dialects, routes, __version__).routes
         application = Starlette(routes=routes, exception_handlers={404: self._no_such_path})
         self.bridge = Bridge(application, self._render_error, (general.host, general.port))
@@ -304,6 +311,7 @@ class Coordinator:
         self.driver.stop()
         self.view.stop()
         self.services.notes.stop()
+        self.health.stop()
         for server in (self.server, self.tls_server):
             if server is not None:
                 server.close()

@@ -106,6 +106,7 @@ def decode(body: bytes, source_ip: str) -> Report:
         paused=own.paused,
         capacity=_capacity(said.capacity, own.trend, own.week) if said.capacity else None,
         connection_failures=_whole(said.connection_failures, "connection_failures", 1 << 31),
+        clock_s=said.timestamp if said.timestamp is not None and math.isfinite(said.timestamp) else None,
     )
 
 
