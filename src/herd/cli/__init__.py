@@ -13,6 +13,7 @@ from herd.cli import chat as chat_verb
 from herd.cli import demo as demo_verb
 from herd.cli import diagnose as diagnose_verb
 from herd.cli import doctor as doctor_verb
+from herd.cli import health as health_verb
 from herd.cli import replay as replay_verb
 from herd.cli import top as top_verb
 from herd.cli import why as why_verb
@@ -187,6 +188,15 @@ def chat(
 def doctor(json: Json = False, url: Url = None, data_dir: Folder = None) -> None:
     """Find what is wrong, and the command that mends it."""
     if not doctor_verb.doctor(serving.setup(url, data_dir), json):
+        raise typer.Exit(1)
+
+
+@app.command()
+def health(
+    everything: Annotated[bool, typer.Option("--all", help="Show what is well, too.")] = False, json: Json = False, url: Url = None
+) -> None:
+    """Show what is wrong with the fleet, since when, and the command that mends it."""
+    if not health_verb.health(serving.coordinator(url), json, everything):
         raise typer.Exit(1)
 
 

@@ -29,6 +29,8 @@ DISK_FREE_MIN_BYTES = 1_000_000_000
 QUICK_S = 0.5
 ASKED_MAX_S = 3.0
 SEARCH_S = 2.0
+LOOKED_AT_HERE = frozenset({"offline", "unreachable", "idle_nodes", "memory_pressure", "version_skew", "model_drift", "store_trouble"})
+"""Checks of the coordinator that this verb makes itself, node by node."""
 MARKS = (("ok", "ok   ", "green"), ("look", "look ", "yellow"), ("bad", "bad  ", "red"))
 
 
@@ -78,6 +80,7 @@ def examine(setup: Setup) -> Iterator[Finding]:
         yield from _ways_in(setup, announced)
         yield from _agent_here(setup, state, bool(engines))
         yield from _fleet(state)
+        yield from _health(coordinator)
 
 
 # --- this machine ---
@@ -228,6 +231,19 @@ def _fleet(state: Json) -> Iterator[Finding]:
             yield Finding("look", f"model {model['name']}", f"is not the same on {where}", f"on each of them: ollama pull {model['name']}")
     if (state.get("store") or {}).get("failing_since") is not None:
         yield Finding("bad", "traces", f"are not being stored: {state['store']['problem']}", "free disk space, or choose another folder: herd --data-dir FOLDER")
+
+
+def _health(coordinator: Coordinator) -> Iterator[Finding]:
+    """What the coordinator found itself, less what was told above."""
+    try:
+        found = coordinator.get("/dashboard/api/v1/health")["findings"]
+    except (Trouble, KeyError):
+        # An older coordinator, or a key that may not read: everything else was told.
+        return
+    for one in found:
+        if one["check"] not in LOOKED_AT_HERE and not one["snoozed_until"]:
+            command = one["fix"]["commands"][0]["command"] if one["fix"]["commands"] else ""
+            yield Finding("bad" if one["severity"] == "critical" else "look", "fleet", one["title"], command or one["fix"]["text"])
 
 
 def _node(node: Json) -> Iterator[Finding]:

@@ -1,0 +1,79 @@
+"""What `herd health` shows: the worst first, commands that can be copied, and an exit status for scripts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from fakes.fleet import Fleet, Machine, running_fleet
+from fakes.ollama import FakeOllama
+from herd.cli.health import lines
+from herd.core.fleet import Pressure
+from terminal import herd
+
+Json = dict[str, object]
+NOW = 1_795_448_000.0
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    short = Machine(pressure=Pressure.CRITICAL, more={"os": "darwin"})
+    with FakeOllama(["m"]) as fake, running_fleet({"alpha": fake}, {"alpha": short}) as running:
+        yield running
+
+
+def a_finding(**more: object) -> Json:
+    return {
+        "severity": "critical", "title": "alpha: memory is short", "since": NOW - 300, "cause": "Too much is in use.", "nodes": ["alpha"],
+        "evidence": [{"label": "alpha available", "value": "1.0 GB"}], "snoozed_until": None,
+        "fix": {"text": "Close something.", "commands": [{"os": "macos", "command": "top -l 1 -o mem -n 10"}]}, **more,
+    }  # fmt: skip
+
+
+def told(*findings: Json, width: int = 100, everything: bool = False) -> list[str]:
+    answer: Json = {
+        "summary": "1 thing needs attention.", "findings": list(findings), "passed": [{"check": "clock_skew", "title": "The clocks agree"}],
+        "score": {"value": 75, "arithmetic": "100 - 25 = 75"},
+    }  # fmt: skip
+    return [line.plain for line in lines(answer, width, NOW, everything)]
+
+
+def test_a_finding_is_told_with_its_evidence_and_its_command() -> None:
+    assert told(a_finding()) == [
+        "critical  alpha: memory is short (for 5 min)",
+        "          Too much is in use.",
+        "          alpha available: 1.0 GB",
+        "          Close something.",
+        "            top -l 1 -o mem -n 10  # macos",
+        "1 thing needs attention. 1 check found nothing. Score 100 - 25 = 75",
+    ]
+
+
+def test_what_passed_is_shown_on_request() -> None:
+    assert told(everything=True)[0] == "ok        The clocks agree (clock_skew)"
+
+
+def test_a_command_is_never_folded() -> None:
+    long = a_finding(fix={"text": "Do it.", "commands": [{"os": "any", "command": "x " * 80}]})
+    assert "            " + "x " * 80 in told(long, width=40)
+
+
+def test_names_from_outside_move_no_cursor() -> None:
+    assert not [line for line in told(a_finding(title="\x1b[2Jalpha")) if "\x1b" in line]
+
+
+def test_the_verb_shows_the_running_fleet_and_fails_when_something_is_critical(fleet: Fleet) -> None:
+    done = herd("health", url=fleet.url)
+    assert done.status == 1 and done.lines[0].startswith("critical  alpha: memory is short")
+    assert "            top -l 1 -o mem -n 10  # macos" in done.lines
+
+
+def test_programs_get_json(fleet: Fleet) -> None:
+    assert json.loads(herd("health", "--json", url=fleet.url).out)["findings"][0]["check"] == "memory_pressure"
+
+
+def test_the_doctor_tells_what_it_does_not_look_at_itself_and_nothing_twice(fleet: Fleet) -> None:
+    found = json.loads(herd("doctor", "--json", url=fleet.url).out)
+    assert [one["told"] for one in found if one["about"] == "fleet"] == ["Every machine on this network may join"]
