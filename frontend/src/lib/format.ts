@@ -50,6 +50,15 @@ export function seconds(value: Maybe): string {
   return `${tenth.format(size / 86400)} days`;
 }
 
+/** One unit, no more: 299 -> "5 min" */
+export function roughly(value: Maybe): string {
+  if (!known(value)) return UNKNOWN;
+  if (value < 60) return `${whole.format(value)} s`;
+  if (value < 5400) return `${whole.format(value / 60)} min`;
+  if (value < 129_600) return `${whole.format(value / 3600)} h`;
+  return `${whole.format(value / 86400)} days`;
+}
+
 export function percent(share: Maybe): string {
   if (!known(share)) return UNKNOWN;
   return `${share > 0 && share < 0.1 ? tenth.format(share * 100) : whole.format(share * 100)} %`;
@@ -59,7 +68,7 @@ export function ago(at: Maybe, now: number): string {
   if (!known(at) || at <= 0) return "never";
   const age = now - at;
   if (age < 5) return "just now";
-  return `${seconds(age)} ago`;
+  return `${roughly(age)} ago`;
 }
 
 export function clock(at: number): string {

@@ -52,6 +52,13 @@ class Live {
     return () => this.#listeners.delete(listener);
   }
 
+  /** What an ordinary answer told, while nothing is told live. */
+  adopt(nodes: NodeCard[], requests: LiveRequest[]): void {
+    if (this.state === "live") return;
+    this.nodes = nodes;
+    this.requests = requests;
+  }
+
   reconnect(): void {
     this.#retryMs = FIRST_RETRY_MS;
     this.#again(0);

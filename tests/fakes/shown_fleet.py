@@ -1,0 +1,186 @@
+"""A fleet to look at: four unequal nodes, a week of history from a seed, and clients that ask. For browser tests and for the pictures in docs/.
+
+    with shown_fleet() as shown:                        # shown.fleet.url; the nodes report once a second
+        with shown.traffic(): ...                       # clients ask until the end of the block
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+
+from fakes.clock import WallClock
+from fakes.fleet import Fleet, Machine, running_fleet
+from fakes.ollama import FakeModel, FakeOllama, FakeSettings
+from herd.core.fleet import GB, Capacity, Disk, Gpu
+from herd.router import node_history, rows
+
+SEED = 11
+HISTORY_HOURS = 9 * 24
+BEAT_S = 1.0
+APPS = ("aider", "open-webui", "home-assistant", "notes-search")
+MODELS = {"qwen3:8b": 5_200_000_000, "llama3.2:3b": 2_000_000_000, "nomic-embed-text": 274_000_000, "qwen3:32b": 20_000_000_000}
+SPEED = {"studio": 48.0, "gaming-pc": 92.0, "mini": 24.0, "attic": 11.0}
+
+
+def week(seed: int) -> tuple[float | None, ...]:
+    """What a laptop's owner lends: little by day on weekdays, nearly all at night; a few hours never seen."""
+    dice = Random(seed)
+    lent = (0.25 if day < 5 and 9 <= hour < 18 else 0.6 if 7 <= hour < 23 else 0.95 for day in range(7) for hour in range(24))
+    return tuple(None if dice.random() < 0.03 else round(min(1.0, max(0.0, share + dice.uniform(-0.12, 0.12))), 2) for share in lent)
+
+
+MACHINES = {
+    "studio": Machine(64, 41, more={
+        "os": "macos", "chip": "Apple M3 Max", "cores": 16, "cpu_utilization": 31.0, "temperature_c": 52.0, "thermal_state": "nominal",
+        "agent_version": "0.1.0", "disk": Disk(994 * GB, 784 * GB, 210 * GB), "lan_ip": "192.168.1.20",
+    }),
+    "gaming-pc": Machine(32, 9, more={
+        "os": "linux", "chip": "AMD Ryzen 7 7800X3D", "cores": 16, "cpu_utilization": 12.0, "temperature_c": 61.0, "thermal_state": "nominal",
+        "agent_version": "0.1.0", "disk": Disk(1000 * GB, 640 * GB, 360 * GB), "lan_ip": "192.168.1.31",
+        "gpus": (Gpu("NVIDIA GeForce RTX 4090", 24 * GB, 15 * GB, 71.0, 66.0),),
+    }),
+    "mini": Machine(16, 8, more={
+        "os": "macos", "chip": "Apple M2", "cores": 8, "cpu_utilization": 22.0, "temperature_c": 44.0, "thermal_state": "nominal",
+        "agent_version": "0.1.0", "disk": Disk(245 * GB, 180 * GB, 65 * GB), "lan_ip": "192.168.1.22",
+        "capacity": Capacity("learned_medium", 12 * GB, 0.72, "rising", "quiet at this hour", False, False, 0.8, 21, week(3)),
+    }),
+    "attic": Machine(16, 3, more={
+        "os": "linux", "chip": "Intel Core i5-8500", "cores": 6, "cpu_utilization": 6.0, "temperature_c": 39.0, "thermal_state": "nominal",
+        "agent_version": "0.1.0", "disk": Disk(480 * GB, 445 * GB, 35 * GB), "lan_ip": "192.168.1.40",
+    }),
+}  # fmt: skip
+HELD = {"studio": ("qwen3:8b", "qwen3:32b", "nomic-embed-text"), "gaming-pc": ("qwen3:8b", "llama3.2:3b"), "mini": ("llama3.2:3b", "nomic-embed-text"), "attic": ("llama3.2:3b",)}
+SLOTS = {"studio": 4, "gaming-pc": 4, "mini": 2, "attic": 1}
+
+
+@dataclass
+class ShownFleet:
+    fleet: Fleet
+    engines: dict[str, FakeOllama]
+    _ended: threading.Event = field(default_factory=threading.Event)
+
+    def ask(self, model: str, app: str, text: str) -> None:
+        """One chat, read to its end. Whatever goes wrong is part of what is shown."""
+        body = json.dumps({"model": model, "messages": [{"role": "user", "content": text}]}).encode()
+        request = urllib.request.Request(f"{self.fleet.url}/api/chat", body, {"Content-Type": "application/json", "X-Herd-Tags": app})
+        with suppress(urllib.error.URLError, OSError), urllib.request.urlopen(request, timeout=60) as answer:
+            answer.read()
+
+    @contextmanager
+    def traffic(self, clients: int = 7) -> Iterator[None]:
+        """So many clients ask, one after the other each, until the end of the block."""
+        ended = threading.Event()
+
+        def client(number: int) -> None:
+            dice = Random(SEED + number)
+            while not ended.is_set():
+                self.ask(dice.choice(("qwen3:8b", "qwen3:8b", "llama3.2:3b")), dice.choice(APPS), f"question {dice.randrange(10**6)}")
+
+        threads = [threading.Thread(target=client, args=(number,), daemon=True) for number in range(clients)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            for thread in threads:
+                thread.join()
+
+
+@contextmanager
+def shown_fleet(is_slow: bool = True, history_hours: int = HISTORY_HOURS) -> Iterator[ShownFleet]:
+    """`is_slow`: answers come at the speed of such machines; else at once."""
+    with TemporaryDirectory(prefix="herd-shown-") as folder, ExitStack() as stack:
+        home = Path(folder)
+        with running_fleet({}, data_dir=home):
+            pass
+        write_history(home / "latency.db", history_hours)
+        engines = {name: stack.enter_context(_engine(name, is_slow)) for name in MACHINES}
+        fleet = stack.enter_context(running_fleet(engines, MACHINES, data_dir=home))
+        shown = ShownFleet(fleet, engines)
+        stack.enter_context(_beating(shown))
+        yield shown
+
+
+def _engine(name: str, is_slow: bool) -> FakeOllama:
+    models = [FakeModel(model, MODELS[model], ("embedding",) if "embed" in model else ("completion", "tools"), 32768, answer_tokens=90 if is_slow else 8, load_s=1.0) for model in HELD[name]]
+    speed = FakeSettings(num_parallel=SLOTS[name], context_length=8192, on_gpu=name != "attic", tokens_per_s=SPEED[name] if is_slow else 0.0)
+    return FakeOllama(models, speed, WallClock() if is_slow else None)
+
+
+@contextmanager
+def _beating(shown: ShownFleet) -> Iterator[None]:
+    """Heartbeats until the end of the block."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(BEAT_S):
+            with suppress(OSError, AssertionError):
+                shown.fleet.beat()
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+# --- history ---
+
+
+def write_history(path: Path, hours: int) -> None:
+    """Traces and node hours up to now, as a coordinator that ran so long would have them."""
+    dice, now = Random(SEED), time.time()
+    with sqlite3.connect(path) as database:
+        for hour in range(hours, 0, -1):
+            begin = now - hour * 3600
+            clock = time.localtime(begin).tm_hour
+            for _ in range(int(3 + 16 * max(0.0, math.sin((clock - 6) / 18 * math.pi)) + dice.random() * 5)):
+                database.execute(rows.INSERT_TRACE, _trace(dice, begin + dice.random() * 3600))
+        database.commit()
+        node_history.keep(database, [*_stays(dice, now, hours)], [
+            node_history.Event(now - 5 * 3600, "node_joined", "attic joined"),
+            node_history.Event(now - 2.2 * 3600, "settings", "FLEET_FALLBACK was changed"),
+        ])  # fmt: skip
+
+
+def _stays(dice: Random, now: float, hours: int) -> Iterator[node_history.Stay]:
+    for name in MACHINES:
+        for minute in range(hours * 60, 0, -10):
+            if name == "attic" and minute > 5 * 60:
+                continue
+            is_away = name == "gaming-pc" and time.localtime(now - minute * 60).tm_hour in (2, 3, 4, 5)
+            is_lent = name == "mini" and dice.random() < 0.06
+            state = "gone" if is_away else "yielding" if is_lent else "degraded" if dice.random() < 0.004 else "online"
+            yield node_history.Stay(now - minute * 60, name, state, 600.0, SLOTS[name])
+
+
+def _trace(dice: Random, at: float) -> rows.TraceRow:
+    app = dice.choices(APPS, (5, 4, 2, 1))[0]
+    model = "nomic-embed-text" if app == "notes-search" else dice.choices(("qwen3:8b", "llama3.2:3b", "qwen3:32b"), (6, 3, 1))[0]
+    node = dice.choice([name for name, held in HELD.items() if model in held])
+    status = dice.choices(("completed", "failed", "client_cancelled", "rejected"), (970, 8, 17, 5))[0]
+    prompt, written = int(dice.lognormvariate(6.2, 0.9)), int(dice.lognormvariate(4.6, 0.7)) if status == "completed" else 0
+    held, load = (dice.expovariate(1 / 700) if dice.random() < 0.12 else 0.0), (2400.0 if dice.random() < 0.02 else 0.0)
+    prefill, decode = prompt / SPEED[node] * 45, written / SPEED[node] * 1000
+    first, attempt = held + load + prefill + 12, load + prefill + decode + 12
+    return rows.TraceRow(
+        f"r5eed00-{dice.randrange(16**8):x}", model, model, node, 60.0, None, status, held + attempt, first, prompt, written, int(status == "failed"), 0, None,
+        "192.168.1.7", "ollama", "the engine did not answer" if status == "failed" else None, at, json.dumps([app]), "stop" if status == "completed" else None,
+        int(prompt * 1.05), "embed" if model == "nomic-embed-text" else "chat", 1, 1, attempt, held, 0, load, prefill, decode, prompt * 4,
+        None, "completion_time", None, None,
+    )  # fmt: skip
