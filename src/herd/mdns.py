@@ -113,11 +113,17 @@ async def _resolve(zeroconf: Zeroconf, service_type: str, name: str, found: asyn
     info = AsyncServiceInfo(service_type, name)
     if not await info.async_request(zeroconf, RESOLVE_MS) or not info.port:
         return
+    for one in found_in(info, name):
+        if not found.full():
+            found.put_nowait(one)
+
+
+def found_in(info: AsyncServiceInfo, name: str) -> list[Found]:
+    """Where an announcement says that a coordinator is; it may come from anybody, so it is a hint and no more."""
     told = info.decoded_properties or {}
     version, fleet_id = told.get("version") or "", told.get("fleet") or ""
-    for address in info.parsed_addresses(IPVersion.V4Only):
-        if not found.full():
-            found.put_nowait(Found(name.removesuffix("." + SERVICE), f"http://{address}:{info.port}", version, fleet_id))
+    places = info.parsed_addresses(IPVersion.V4Only)
+    return [Found(name.removesuffix("." + SERVICE), f"http://{address}:{info.port}", version, fleet_id) for address in places]
 
 
 def _open(interfaces: Sequence[str]) -> AsyncZeroconf:

@@ -106,3 +106,13 @@ def test_a_number_that_is_none_is_refused_in_words(fleet: Fleet, number: str) ->
         response = connection.getresponse()
         assert response.status == 400 and b"must be a number" in response.read(), path
         connection.close()
+
+
+@pytest.mark.parametrize("path", ["/heartbeat", "/heartbeat/goodbye", "/fleet/join", "/fleet/keys", "/fleet/nodes/remove", "/api/chat", "/v1/messages"])
+@pytest.mark.parametrize("bomb", [b"[" * 60_000, b'{"node_id":"a","name":"a","model":"m","x":' + b"[" * 60_000, b"\xff", b'"\\ud800"'], ids=range(4))
+def test_a_body_of_nothing_but_depth_is_a_bad_request(fleet: Fleet, path: str, bomb: bytes) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)
+    connection.request("POST", path, bomb, {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    assert response.status in (400, 413, 422) and response.read()
+    connection.close()

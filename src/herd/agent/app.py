@@ -236,7 +236,7 @@ class Agent:
         """The name that we were given when we last asked for this one."""
         try:
             kept = json.loads(self._name_file.read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return self.asked_id
         given = kept.get("given") if isinstance(kept, dict) and kept.get("asked") == self.asked_id else None
         return given if isinstance(given, str) and given else self.asked_id

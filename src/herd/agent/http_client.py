@@ -38,6 +38,10 @@ class _Answer:
         self.is_framed = False
         """Whether the head told where the body ends; else it ends with the connection."""
         self.is_complete = False
+        self.has_head = False
+
+    def on_headers_complete(self) -> None:
+        self.has_head = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
@@ -91,7 +95,7 @@ async def _read(reader: asyncio.StreamReader) -> Response:
             raise ValueError(f"the answer is larger than {ANSWER_MAX_BYTES} bytes")
         parser.feed_data(data)
     status = parser.get_status_code()
-    if status < 100:
+    if status < 100 or not answer.has_head:
         raise ValueError("no HTTP answer")
     if answer.is_framed and not answer.is_complete:
         raise ValueError("the answer was cut off")

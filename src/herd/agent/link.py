@@ -156,7 +156,7 @@ class Link:
                 continue
             try:
                 answer = msgspec.json.decode(response.body, type=JoinAnswer)
-            except msgspec.MsgspecError:
+            except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
                 return "it is no coordinator of this version"
             return self._answered(answer)
         return problem
@@ -218,7 +218,7 @@ def _denial(response: Response) -> Denied:
         return Denied()
     try:
         return msgspec.json.decode(response.body, type=Denied)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return Denied()
 
 
@@ -226,7 +226,7 @@ def _words(response: Response) -> str:
     """The sentence of an error answer, or its beginning."""
     try:
         told = json.loads(response.body).get("error")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         told = None
     return told if isinstance(told, str) else response.body[:200].decode("utf-8", "replace")
 
@@ -234,7 +234,7 @@ def _words(response: Response) -> str:
 def _field(response: Response, name: str) -> object:
     try:
         return json.loads(response.body).get(name)
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return None
 
 

@@ -184,7 +184,7 @@ def _read(path: Path) -> _Kept | None:
         log.warning("%s is damaged; this machine joins anew", path)
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, msgspec.MsgspecError) as error:
+    except (OSError, ValueError, msgspec.MsgspecError, RecursionError) as error:
         log.warning("%s cannot be read; this machine joins anew: %s", path, error)
     return None
 

@@ -131,7 +131,7 @@ def _headers(response: http.client.HTTPResponse) -> Headers:
 def _object(url: str, body: bytes) -> Json:
     try:
         value = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _stranger(url) from error
     if not isinstance(value, dict):
         raise _stranger(url)
@@ -160,7 +160,7 @@ def _told(response: http.client.HTTPResponse) -> str | None:
     """The sentence of an error in any dialect; None for what no coordinator would say."""
     try:
         error = json.loads(response.read()).get("error")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return None
     text = error.get("message") if isinstance(error, dict) else error
     return text[:ERROR_SHOWN_CHARS] if isinstance(text, str) else None

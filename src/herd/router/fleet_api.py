@@ -84,7 +84,7 @@ class FleetApi:
         reporter = self._reporter(request, body)
         try:
             said = msgspec.json.decode(body, type=Goodbye)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             raise BadRequest(f"goodbye: {error}") from error
         node_id = NodeId(said.node_id)
         if reporter.node_id is not None:

@@ -133,7 +133,7 @@ class Vault:
             return None
         try:
             return msgspec.json.decode(raw, type=kind)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             raise self._damaged(name, str(error)) from error
 
     def _bytes(self, name: str) -> bytes | None:

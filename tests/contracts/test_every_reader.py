@@ -1,0 +1,238 @@
+"""Every other reader of what somebody else wrote, given anything: it decides or says what is wrong, and fails in no other way.
+
+Beside these: dialects and engines (`test_dialects.py`, `test_engines.py`), heads and bodies of requests (`router/test_http1_hostile.py`),
+streams, the door and heartbeats (`wire/`), keys, signatures, addresses and pages (`trust/test_anything.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from zeroconf.asyncio import AsyncServiceInfo
+
+import herd.dialects
+from fakes.raw_server import RawServer, answers
+from herd import mdns
+from herd.agent import availability, http_client, link, ollama_environment, passport
+from herd.agent.sensors import chip, memory, thermal
+from herd.cli import client
+from herd.cli.client import Trouble
+from herd.config import read_env_file
+from herd.dialects import Dialect, Moment
+from herd.discover import discover
+from herd.errors import HerdError
+from herd.router import gate, locked_doors, login_api
+from herd.router.vault import IDENTITY_FILE, KEYS_FILE, LOCAL_CODE_FILE, NODES_FILE, Vault, VaultDamaged
+from herd.wire import heartbeat
+from herd.wire.joining import JoinAnswer, Joining
+
+DEEP = b"[" * 100_000
+JSON_BOMBS = (DEEP, b'{"a":' * 50_000, b'{"keys":' + DEEP, b"\xff\xfe", b"1e999", b'"\\ud800"', b"NaN", b"{}", b"[]", b"null", b'{"private":"zz","key":"0"}')
+MOMENT = Moment("2026-11-23T09:13:03.960297886Z", 1795338783)
+DIALECTS = discover(herd.dialects, Dialect, "DIALECT")  # type: ignore[type-abstract]
+
+bytes_ = st.binary(max_size=200) | st.sampled_from([bomb for bomb in JSON_BOMBS if len(bomb) < 100])
+texts = st.text(max_size=200) | st.binary(max_size=200).map(lambda raw: raw.decode("latin-1"))
+quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+READ_BYTES: dict[str, tuple[Callable[[bytes], object], tuple[type[Exception], ...]]] = {
+    "what was learnt of this machine": (availability.decode, (ValueError,)),
+    "a coordinator's answer, at the terminal": (lambda raw: client._object("http://x", raw), (Trouble,)),
+    "a denial": (lambda raw: link._denial(http_client.Response(401, raw)), ()),
+    "an error's words": (lambda raw: link._words(http_client.Response(500, raw)), ()),
+    "a field of an answer": (lambda raw: link._field(http_client.Response(200, raw), "node_id"), ()),
+    "the login form": (login_api._key_in, ()),
+    "a wish to join": (lambda raw: msgspec.json.decode(raw, type=Joining), (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)),
+    "the answer to it": (lambda raw: msgspec.json.decode(raw, type=JoinAnswer), (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)),
+}
+READ_TEXTS: dict[str, tuple[Callable[[str], object], tuple[type[Exception], ...]]] = {
+    "a session's cookie": (gate._session, ()),
+    "a time limit": (gate._seconds, ()),
+    "Basic credentials": (gate._password, ()),
+    "a bearer": (lambda text: gate.presented({b"authorization": text, b"x-api-key": text}), ()),
+    "a door's url": (locked_doors.place_of, (ValueError,)),
+    "an engine's url": (lambda text: heartbeat.address(text, "10.0.0.1"), (HerdError,)),
+    "a host": (http_client.full_url, ()),
+    "systemd's environment": (ollama_environment.from_systemd, ()),
+    "a number in an environment": (ollama_environment.whole, ()),
+    "/proc/cpuinfo": (chip.from_cpuinfo, ()),
+    "stalls of memory": (memory.from_stalls, ()),
+    "macOS's pressure": (memory.from_macos, ()),
+    "pmset": (thermal.from_pmset, ()),
+    "a coordinator's address": (client.coordinator_at, (Trouble,)),
+}
+
+
+@pytest.mark.parametrize("name", READ_BYTES)
+@quick
+@given(raw=bytes_)
+def test_bytes_of_any_kind_are_read_or_refused(name: str, raw: bytes) -> None:
+    read, refusals = READ_BYTES[name]
+    try:
+        read(raw)
+    except refusals:
+        return
+
+
+@pytest.mark.parametrize("name", READ_BYTES)
+@pytest.mark.parametrize("raw", JSON_BOMBS, ids=range(len(JSON_BOMBS)))
+def test_bombs_are_read_or_refused(name: str, raw: bytes) -> None:
+    read, refusals = READ_BYTES[name]
+    try:
+        read(raw)
+    except refusals:
+        return
+
+
+@pytest.mark.parametrize("name", READ_TEXTS)
+@quick
+@example(text="http://[")
+@example(text="http://a:99999999999999999999")
+@example(text='"\\')
+@example(text="9" * 5000)
+@given(text=texts)
+def test_texts_of_any_kind_are_read_or_refused(name: str, text: str) -> None:
+    read, refusals = READ_TEXTS[name]
+    try:
+        read(text)
+    except refusals:
+        return
+
+
+@quick
+@given(raw=bytes_)
+def test_a_settings_file_of_anything_is_read_or_complained_about(raw: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "env"
+        path.write_bytes(raw)
+        problems: list[str] = []
+        found = read_env_file(path, problems)
+        assert all(key.isidentifier() for key in found) and all(isinstance(problem, str) for problem in problems)
+
+
+@quick
+@given(raw=bytes_)
+def test_a_passport_of_anything_is_one_or_none(raw: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "passport.json"
+        path.write_bytes(raw)
+        kept = passport._read(path)
+        assert kept is None or len(kept.private) == 64
+
+
+@pytest.mark.parametrize("name", [IDENTITY_FILE, KEYS_FILE, NODES_FILE, LOCAL_CODE_FILE])
+@quick
+@given(raw=bytes_)
+def test_a_vault_with_anything_in_a_file_opens_or_says_which_is_damaged(name: str, raw: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Vault(Path(folder)).open(b"i" * 32, b"c" * 10)
+        path = Path(folder) / "trust" / name
+        path.write_bytes(raw)
+        try:
+            Vault(Path(folder)).open(b"j" * 32, b"d" * 10)
+        except VaultDamaged as damaged:
+            assert name in str(damaged)
+            assert path.read_bytes() == raw, "a damaged file is left as it is"
+
+
+@pytest.mark.parametrize("bomb", [DEEP, b'{"a":' * 50_000], ids=["lists", "objects"])
+def test_a_file_of_nothing_but_depth_is_a_damaged_one(tmp_path: Path, bomb: bytes) -> None:
+    (tmp_path / "passport.json").write_bytes(bomb[:60_000])
+    assert passport._read(tmp_path / "passport.json") is None
+    Vault(tmp_path).open(b"i" * 32, b"c" * 10)
+    for name in (IDENTITY_FILE, KEYS_FILE, NODES_FILE):
+        kept = (tmp_path / "trust" / name).read_bytes() if (tmp_path / "trust" / name).exists() else b"[]"
+        (tmp_path / "trust" / name).write_bytes(bomb)
+        with pytest.raises(VaultDamaged, match=name):
+            Vault(tmp_path).open(b"i" * 32, b"c" * 10)
+        (tmp_path / "trust" / name).write_bytes(kept)
+
+
+HEADS = st.sampled_from([b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b""])
+PIECES = st.lists(st.sampled_from([b"5\r\nhello\r\n", b"0\r\n\r\n", b"abc", b"\r\n", b"X: y\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"]) | st.binary(max_size=30), max_size=6)
+
+
+@quick
+@given(head=HEADS, pieces=PIECES)
+def test_any_answer_to_the_agent_is_an_answer_or_a_problem(head: bytes, pieces: list[bytes]) -> None:
+    async def go() -> http_client.Response:
+        reader = asyncio.StreamReader()
+        reader.feed_data(head + b"".join(pieces))
+        reader.feed_eof()
+        try:
+            return await http_client._read(reader)
+        except (ValueError, http_client.httptools.HttpParserError) as error:
+            return http_client.Response(0, problem=str(error) or type(error).__name__)
+
+    answer = asyncio.run(go())
+    assert answer.status >= 100 or answer.problem
+
+
+def test_an_answer_of_anything_over_a_real_connection_is_a_problem_in_words() -> None:
+    async def go() -> None:
+        for raw in (b"", b"\0\0\0", b"HTTP/1.1 200", b"HTTP/9.9 ??\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"):
+            async with RawServer(_once(raw)) as server:
+                answer = await http_client.request("GET", server.url)
+                assert answer.status == 0 and answer.problem, raw
+
+    asyncio.run(go())
+
+
+def _once(raw: bytes):  # noqa: ANN202
+    async def script(peer) -> None:  # noqa: ANN001
+        await peer.request()
+        await peer.send(raw)
+
+    return script
+
+
+@quick
+@given(name=st.text(max_size=40), properties=st.dictionaries(st.binary(min_size=1, max_size=20), st.none() | st.binary(max_size=40), max_size=5))
+def test_an_announcement_of_anything_is_a_place_and_two_texts(name: str, properties: dict[bytes, bytes | None]) -> None:
+    """What `mdns._resolve` makes of a rogue's record, without a network."""
+
+    class Heard(AsyncServiceInfo):
+        async def async_request(self, zc: object, timeout: float, *more: object) -> bool:  # type: ignore[override]
+            return True
+
+    info = Heard(mdns.SERVICE, f"x.{mdns.SERVICE}", port=1, addresses=[b"\x0a\0\0\1"], properties=dict(properties))  # type: ignore[arg-type]
+    found = mdns.found_in(info, name)
+    assert [one.url for one in found] == ["http://10.0.0.1:1"]
+    assert all(isinstance(text, str) for one in found for text in (one.version, one.fleet_id))
+
+
+STREAMS = st.sampled_from([
+    b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n', b'{"message":{"content":"a"},"done":false}\n', b'{"response":"a"}\n',
+    b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"a"}}\n\n',
+    b"data: [DONE]\n\n", b"data: null\n\n", b"null\n", b'data: {"choices":7}\n\n', b'{"message":[]}\n', b": comment\n\n",
+])  # fmt: skip
+
+
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: str(dialect.name))
+@quick
+@given(lines=st.lists(STREAMS | st.binary(max_size=60).map(lambda raw: raw + b"\n"), max_size=6), index=st.integers(0, 20))
+def test_a_broken_off_stream_of_anything_is_gone_on_with_or_not(dialect: Dialect, lines: list[bytes], index: int) -> None:
+    """What was forwarded comes from a node, so it is as strange as that node likes."""
+    route = dialect.routes[index % len(dialect.routes)]
+    body = json.dumps({"model": "m", "stream": True, "max_tokens": 5, "messages": [{"role": "user", "content": "x"}], "prompt": "x", "input": "x"})
+    ask = dialect.parse(route, body.encode())
+    resumed = dialect.resume(ask, "m", "r1", MOMENT, b"".join(lines), "note")
+    assert resumed is None or isinstance(resumed.said.text, str)
+
+
+def test_the_answers_of_the_raw_server_are_used() -> None:
+    """The rig itself: a sound answer is read."""
+
+    async def go() -> None:
+        async with RawServer(answers(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")) as server:
+            assert (await http_client.request("GET", server.url)).body == b"ok"
+
+    asyncio.run(go())
