@@ -9,6 +9,7 @@ The coordinator runs in a thread with a loop of its own and a data folder that i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import tempfile
@@ -123,6 +124,8 @@ class Fleet:
     data_dir: Path
     nodes: dict[str, FleetNode]
     machines: dict[str, Machine]
+    libraries: dict[str, str] = field(default_factory=dict)
+    """Where nodes share their models."""
 
     @property
     def url(self) -> str:
@@ -132,7 +135,7 @@ class Fleet:
         """Sends the heartbeats of these nodes, or of all."""
         for node_id in node_ids or tuple(self.nodes):
             machine = self.machines.get(node_id, Machine())
-            report = report_of(node_id, self.nodes[node_id], machine)
+            report = sharing(report_of(node_id, self.nodes[node_id], machine), self.libraries.get(node_id, ""))
             self.ask("POST", "/heartbeat", heartbeat.encode(report, time.time()))
 
     def join(self, node_id: str, node: FleetNode, machine: Machine | None = None) -> None:
@@ -159,6 +162,13 @@ class Fleet:
         assert isinstance(value, dict)
         return value
 
+    def lines(self, method: str, path: str, body: Json) -> list[Json]:
+        """One call that answers in lines of JSON, whatever its status."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        with contextlib.closing(connection):
+            connection.request(method, path, json.dumps(body), {"Content-Type": "application/json"})
+            return [json.loads(line) for line in connection.getresponse().read().splitlines()]
+
     def on_loop(self, call: Callable[[], Any]) -> Any:
         """Runs a function on the coordinator's loop, where its state may be read."""
 
@@ -170,6 +180,15 @@ class Fleet:
     def settle(self) -> None:
         """Returns when no request is running or held."""
         self.thread.run(self.coordinator.driver.idle())
+
+
+def sharing(report: Report, library_url: str) -> Report:
+    """The same node, whose agent lets others copy its models."""
+    if not library_url:
+        return report
+    faces = tuple(replace(face, library_url=library_url) for face in report.engines)
+    models = {name: replace(card, engine=faces[0]) for name, card in report.models.items()}
+    return replace(report, engines=faces, models=models)
 
 
 def settings_for_tests() -> Settings:

@@ -86,6 +86,11 @@ class RealOllama:
         psutil.wait_procs(runners, timeout=10)
         self._folder.cleanup()
 
+    @property
+    def store(self) -> Path:
+        """Where its models are."""
+        return Path(self._folder.name) / "models"
+
     def runners(self) -> list[psutil.Process]:
         """The llama-server processes it runs now: a reload shows as another process id."""
         try:

@@ -36,7 +36,7 @@ def operations(told: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
 def test_every_route_is_in_it_with_its_right_and_nothing_else_is(fleet: Fleet, told: dict[str, Any]) -> None:
     bridge = fleet.coordinator.bridge
     assert bridge is not None
-    answered = {(route.method, route.path): route.right for route in bridge._application.routes}  # type: ignore[attr-defined]
+    answered = {(route.method, route.path.replace(":path}", "}")): route.right for route in bridge._application.routes}  # type: ignore[attr-defined]
     api = fleet.coordinator.inference
     for dialect in api._dialects:
         answered.update({(route.method, route.path): Right.LIST if route.kind.value == "info" else None for route in dialect.routes})

@@ -19,21 +19,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import herd.agent.sensors
 import herd.engines
 from herd import __version__
 from herd.agent import door_certificate, embedded
 from herd.agent.availability import Learner, Sample, decode, encode
-from herd.agent.doors import Doors
+from herd.agent.doors import Doors, is_this_machine
 from herd.agent.embedded import Embedded, EmbeddedSettings
 from herd.agent.hardware import bandwidth_gbps
-from herd.agent.inventory import Engines, EngineSettings, Local, cards_of
+from herd.agent.inventory import OLLAMA, Engines, EngineSettings, Local, cards_of
+from herd.agent.library import find_store
 from herd.agent.link import Link, LinkSettings, Told
 from herd.agent.passport import JoinSettings, open_passport
 from herd.agent.relay import RelaySettings
 from herd.agent.sensors import Place, Sensor
+from herd.agent.sharing import Sharing, SharingSettings
 from herd.core.fleet import GB, EngineFace, Memory, ModelCard, ModelName, NodeId, Report, canonical
 from herd.discover import discover
 from herd.engines import Engine
@@ -87,6 +89,7 @@ class Settings:
     link: LinkSettings = field(default_factory=LinkSettings)
     join: JoinSettings = field(default_factory=JoinSettings)
     relay: RelaySettings = field(default_factory=RelaySettings)
+    sharing: SharingSettings = field(default_factory=SharingSettings)
 
 
 class Agent:
@@ -109,6 +112,7 @@ class Agent:
         self._readings: dict[str, Mapping[str, object]] = {}
         self._reading: dict[str, asyncio.Future[Mapping[str, object]]] = {}
         self._doors = Doors(settings.relay, lambda: door_certificate.made(settings.agent.data_dir.expanduser(), self._passport.door_proof))
+        self._sharing = Sharing(settings.sharing, self._find_store)
         self._embedded_url = ""
         self._is_draining = False
         self._learner = Learner()
@@ -138,6 +142,8 @@ class Agent:
         if not known:
             return None
         told = await self.link.report(heartbeat.encode(report, time.time()))
+        if told.is_heard:
+            self._sharing.allow(told.peers)
         if told.is_heard and told.node_id and told.node_id != self.node_id:
             await self._take_name(told.node_id)
         return told
@@ -157,6 +163,7 @@ class Agent:
             await asyncio.to_thread(self._keep_learnt)
         await self.link.goodbye(self.node_id, self.boot_id)
         self._doors.close()
+        self._sharing.close()
         await self.embedded.stop()
 
     # --- engines ---
@@ -173,7 +180,18 @@ class Agent:
         urls = {local.url: local.url for local in locals_}
         if self.settings.agent.relay:
             urls = await self._doors.urls([local.url for local in locals_], self.link.url)
-        return [(local, self.engines.face(local, urls[local.url])) for local in locals_ if local.url in urls]
+        faces = [(local, self.engines.face(local, urls[local.url])) for local in locals_ if local.url in urls]
+        return [(local, await self._with_library(local, face)) for local, face in faces]
+
+    async def _with_library(self, local: Local, face: EngineFace) -> EngineFace:
+        """Whose models are in a store of this machine says where they can be copied from."""
+        if local.engine.kind != OLLAMA or not is_this_machine(local.url) or not (port := await self._sharing.port()):
+            return face
+        return dataclasses.replace(face, library_url=f"http://{urlsplit(face.url).netloc.rpartition(':')[0]}:{port}")
+
+    def _find_store(self) -> Path | None:
+        told = self.settings.sharing.store
+        return find_store({"OLLAMA_MODELS": told} if told else self.engines.store, Path.home())
 
     # --- the report ---
 

@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from herd.agent.http_client import full_url, request
@@ -128,6 +128,11 @@ class Engines:
         if models_max is None and local.engine.kind == OLLAMA:
             models_max = self._setup.models_max
         return EngineFace(local.engine.kind, url, last.version, self.slots(local), models_max)
+
+    @property
+    def store(self) -> Mapping[str, str]:
+        """What the environment of this machine's Ollama says of where its models are."""
+        return self._setup.store
 
     def slots(self, local: Local) -> int:
         """How many requests it really runs at a time: the setting, else its own word, else how it was started."""

@@ -30,6 +30,7 @@ BACKOFF_S = 1.0
 MISSES_BEFORE_SEARCH = 3
 SEARCH_S = 3.0
 ADDRESSES_MAX = 32
+PEERS_MAX = 1024
 _IP = (socket.AF_INET, socket.AF_INET6)
 GOODBYE_S = 1.0
 """A coordinator that does not take a goodbye in this time notices the silence instead."""
@@ -57,6 +58,8 @@ class Told:
     node_id: str = ""
     problem: str = ""
     running: int = 0
+    peers: frozenset[str] = frozenset()
+    """Addresses of the fleet's other machines, which may copy models from here."""
 
 
 class Link:
@@ -115,7 +118,7 @@ class Link:
         if response.status == 200:
             self._misses = 0
             self._say("")
-            return Told(True, str(_field(response, "node_id") or ""), running=_count(_field(response, "running")))
+            return Told(True, str(_field(response, "node_id") or ""), running=_count(_field(response, "running")), peers=_addresses(_field(response, "peers")))
         return self._missed(response.problem or f"it answers {response.status}: {_words(response)}")
 
     async def goodbye(self, node_id: str, boot_id: str) -> None:
@@ -240,3 +243,7 @@ def _field(response: Response, name: str) -> object:
 
 def _count(value: object) -> int:
     return value if isinstance(value, int) and value > 0 else 0
+
+
+def _addresses(value: object) -> frozenset[str]:
+    return frozenset(one for one in value[:PEERS_MAX] if isinstance(one, str)) if isinstance(value, list) else frozenset()

@@ -1,4 +1,4 @@
-"""How the Ollama of this machine was started, since it never tells: its slots and how many models it keeps.
+"""How the Ollama of this machine was started, since it never tells: its slots, how many models it keeps, and where its store is.
 
 Looked for, the first that tells: the running process, the service manager (launchctl, systemd), the agent's own
 environment. Nothing needs a special right; what may not be read is not known. Blocks: meant for a thread.
@@ -11,12 +11,14 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import psutil
 
 SLOTS = "OLLAMA_NUM_PARALLEL"
 MODELS = "OLLAMA_MAX_LOADED_MODELS"
+STORE = ("OLLAMA_MODELS", "HOME", "USERPROFILE")
+"""By which its models are found."""
 SLOTS_MAX = 4096
 QUICK_S = 1.0
 
@@ -29,6 +31,8 @@ class OllamaSetup:
 
     slots: int | None = None
     models_max: int | None = None
+    store: Mapping[str, str] = field(default_factory=dict)
+    """What its environment says of STORE."""
 
 
 def read_setup() -> OllamaSetup:
@@ -40,13 +44,15 @@ def setup_from(*sources: Source) -> OllamaSetup:
     """Asks one source after the other for what is still unknown."""
     slots: int | None = None
     models_max: int | None = None
+    store: dict[str, str] = {}
     for source in sources:
         if slots is not None and models_max is not None:
             break
         told = source()
+        store = store or {name: told[name] for name in STORE if told.get(name)}
         slots = slots if slots is not None else whole(told.get(SLOTS, ""))
         models_max = models_max if models_max is not None else whole(told.get(MODELS, ""))
-    return OllamaSetup(slots, models_max)
+    return OllamaSetup(slots, models_max, store)
 
 
 def whole(text: str) -> int | None:
@@ -82,7 +88,7 @@ def is_server(name: str, command: list[str]) -> bool:
 
 def _of_service() -> dict[str, str]:
     if sys.platform == "darwin":
-        return {name: _printed_by("launchctl", "getenv", name).strip() for name in (SLOTS, MODELS)}
+        return {name: _printed_by("launchctl", "getenv", name).strip() for name in (SLOTS, MODELS, STORE[0])}
     if sys.platform == "linux":
         return from_systemd(_printed_by("systemctl", "show", "ollama", "--property=Environment"))
     return {}

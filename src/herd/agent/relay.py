@@ -74,7 +74,7 @@ class EngineRelay:
     async def listen(self, host: str = "") -> int:
         """Opens the door, on every address unless one is named; the port it is on. Raises OSError."""
         loop = asyncio.get_running_loop()
-        door = _everywhere() if not host else socket.create_server((host, 0))
+        door = everywhere() if not host else socket.create_server((host, 0))
         self._server = await loop.create_server(lambda: _Side(self), sock=door, ssl=self._lock.context if self._lock is not None else None)
         return int(door.getsockname()[1])
 
@@ -274,7 +274,7 @@ class _Side(asyncio.Protocol):
         self.transport.abort()
 
 
-def _everywhere() -> socket.socket:
+def everywhere() -> socket.socket:
     """A listening socket on all addresses of both families, where the system can."""
     if socket.has_dualstack_ipv6():
         with contextlib.suppress(OSError):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from herd import __version__
-from herd.cli import access, fleet, serving
+from herd.cli import access, fleet, library_verbs, serving
 from herd.cli import chat as chat_verb
 from herd.cli import demo as demo_verb
 from herd.cli import diagnose as diagnose_verb
@@ -312,3 +312,9 @@ def audit(
 ) -> None:
     """Show who changed what, and from where."""
     access.audit(serving.coordinator(url), limit, json)
+
+
+# --- models on disks and in memory ---
+
+for _verb in library_verbs.VERBS:
+    app.command()(_verb)

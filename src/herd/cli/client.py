@@ -60,6 +60,11 @@ class Coordinator:
         with self._asked("POST", path, json.dumps(body).encode(), CHAT_TIMEOUT_S) as response:
             return _headers(response), _object(self.url, response.read())
 
+    def delete(self, path: str, body: object = None) -> Json:
+        """The JSON object that a DELETE answers. Raises Trouble."""
+        with self._asked("DELETE", path, json.dumps(body).encode() if body is not None else None, CHAT_TIMEOUT_S) as response:
+            return _object(self.url, response.read())
+
     def lines(self, path: str, body: object) -> Generator[tuple[Headers, bytes], None, None]:
         """The lines of a streamed answer that are not empty, each with the answer's headers. Raises Trouble.
 
@@ -151,6 +156,8 @@ def _refused(url: str, path: str, response: http.client.HTTPResponse) -> Trouble
         return Trouble(told, "see who takes part and who waits: herd nodes")
     if path.startswith("/fleet/keys"):
         return Trouble(told, "see the keys: herd keys")
+    if path.startswith(("/api/pull", "/api/delete", "/fleet/sync", "/fleet/update", "/fleet/pin", "/fleet/load", "/fleet/unload")):
+        return Trouble(told, "see which node has what: herd models")
     if path.startswith("/dashboard/api/requests/"):
         return Trouble(told, "see the newest with: herd why last, those that still run with: herd top")
     return Trouble(told, "look closer with: herd doctor")

@@ -66,6 +66,8 @@ class EngineFace:
     version: str = ""
     slots: int = 1
     models_max: int | None = None
+    library_url: str = ""
+    """Where its agent shares its models with the fleet; empty where it does not."""
 
 
 @dataclass(frozen=True, slots=True)

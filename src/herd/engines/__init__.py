@@ -124,6 +124,22 @@ class Engine(ABC):
         """What makes the engine load this model (as it spells it) without answering anything; None where nothing does."""
         return None
 
+    def pull(self, model: str, is_plain: bool = False) -> Call | None:  # noqa: ARG002 - these four for those who override them
+        """What makes the engine download this model, telling how it goes; `is_plain` where that is over HTTP without TLS."""
+        return None
+
+    def remove(self, model: str) -> Call | None:  # noqa: ARG002
+        """What deletes the model from its disk."""
+        return None
+
+    def copy(self, model: str, to: str) -> Call | None:  # noqa: ARG002
+        """What gives the model a second name; nothing is read or written but the name."""
+        return None
+
+    def keep(self, model: str, is_kept: bool) -> Call | None:  # noqa: ARG002
+        """What loads the model to stay in memory until told otherwise, or unloads it now."""
+        return None
+
     def is_busy(self, status: int, body: bytes) -> bool:  # noqa: ARG002 - for those who override it
         """Whether a refusal means "not now" rather than "broken"."""
         return status in (429, 503)

@@ -11,12 +11,13 @@ from typing import Any
 
 import msgspec
 
-from herd.core.fleet import EngineFace, Loaded, ModelCard, ModelName, canonical
+from herd.core.fleet import ModelCard, ModelName, canonical
 from herd.core.request import Kind
 from herd.engines import Call, Engine, Inventory, Reader, Reply
 from herd.errors import BadRequest
 from herd.wire import door
 from herd.wire import ollama as wire
+from herd.wire import ollama_lists as lists
 from herd.wire.chat import Conversation, Delta, Message, Sampling
 from herd.wire.streams import DocumentReader, LineReader
 
@@ -31,39 +32,6 @@ PATHS = frozenset(
 )
 """Inference paths that Ollama serves by itself (/v1/responses since 0.13.3, /v1/messages since 0.14.0)."""
 
-_FACE = EngineFace("ollama", "")
-
-
-class _Details(msgspec.Struct):
-    family: str | None = None
-    parameter_size: str | None = None
-    quantization_level: str | None = None
-    context_length: int | None = None
-
-
-class _Entry(msgspec.Struct):
-    """One model in /api/tags or /api/ps."""
-
-    name: str = ""
-    model: str = ""
-    size: int = 0
-    digest: str | None = None
-    details: _Details | None = None
-    modified_at: str | None = None
-    capabilities: list[str] | None = None
-    expires_at: str | None = None
-    size_vram: int | None = None
-    context_length: int | None = None
-
-
-class _Models(msgspec.Struct):
-    models: list[msgspec.Raw] | None = None
-
-
-class _Version(msgspec.Struct):
-    version: str = ""
-
-
 class _DebugInfo(msgspec.Struct):
     rendered_template: str
 
@@ -72,9 +40,6 @@ class _Rendered(msgspec.Struct, rename={"debug_info": "_debug_info"}):
     debug_info: _DebugInfo | None = None
 
 
-_ENTRY = msgspec.json.Decoder(_Entry)
-_MODELS = msgspec.json.Decoder(_Models)
-_VERSION = msgspec.json.Decoder(_Version)
 _RENDERED = msgspec.json.Decoder(_Rendered)
 
 
@@ -104,7 +69,7 @@ class Ollama(Engine):
         return Call("GET", "/api/version")
 
     def recognises(self, reply: Reply) -> bool:
-        return reply.status == 200 and bool(_version(reply))
+        return reply.status == 200 and bool(lists.version(reply.body))
 
     def inventory_calls(self) -> tuple[Call, ...]:
         return (Call("GET", "/api/version"), Call("GET", "/api/tags"), Call("GET", "/api/ps"))
@@ -112,14 +77,14 @@ class Ollama(Engine):
     def inventory(self, replies: tuple[Reply, ...]) -> Inventory:
         """Ollama never tells its slots or how many models it keeps: the agent knows its environment, not we."""
         version, tags, ps = (*replies, _NOBODY, _NOBODY, _NOBODY)[:3]
-        loaded = {canonical(entry.name): entry for entry in _entries(ps)}
+        loaded = {canonical(entry.name): entry for entry in lists.entries(ps.status, ps.body)}
         cards: dict[ModelName, ModelCard] = {}
-        for entry in _entries(tags):
+        for entry in lists.entries(tags.status, tags.body):
             key = canonical(entry.name)
-            cards[key] = _card(entry, loaded.pop(key, None))
+            cards[key] = lists.card(entry, loaded.pop(key, None))
         for key, entry in loaded.items():
-            cards[key] = _card(entry, entry)
-        return Inventory(_version(version), tuple(cards.values())[:MODELS_MAX])
+            cards[key] = lists.card(entry, entry)
+        return Inventory(lists.version(version.body), tuple(cards.values())[:MODELS_MAX])
 
     def details_call(self, model: str) -> Call | None:
         return Call("POST", "/api/show", msgspec.json.encode({"model": model}))
@@ -142,6 +107,20 @@ class Ollama(Engine):
     def load(self, model: str) -> Call | None:
         """A generate without a prompt loads the model and ends (docs/api.md, "Load a model")."""
         return Call("POST", "/api/generate", msgspec.json.encode({"model": model, "stream": False}))
+
+    def pull(self, model: str, is_plain: bool = False) -> Call | None:
+        return Call("POST", "/api/pull", msgspec.json.encode({"model": model, "stream": True, "insecure": is_plain}))
+
+    def remove(self, model: str) -> Call | None:
+        return Call("DELETE", "/api/delete", msgspec.json.encode({"model": model}))
+
+    def copy(self, model: str, to: str) -> Call | None:
+        return Call("POST", "/api/copy", msgspec.json.encode({"source": model, "destination": to}))
+
+    def keep(self, model: str, is_kept: bool) -> Call | None:
+        """A `keep_alive` below 0 never ends, 0 ends at once (docs/faq.md)."""
+        body = {"model": model, "stream": False, "keep_alive": -1 if is_kept else 0}
+        return Call("POST", "/api/generate", msgspec.json.encode(body))
 
     def is_busy(self, status: int, body: bytes) -> bool:
         return status in (429, 503) or (status >= 500 and b"server busy" in body)
@@ -325,63 +304,6 @@ def _finish_reason(piece: wire.Piece, message: wire.Message, calls_before: int) 
     """Ollama says "stop" where others say that tools are to be called."""
     reason = piece.done_reason or "stop"
     return "tool_calls" if reason == "stop" and (calls_before or message.tool_calls) else reason
-
-
-# --- inventory ---
-
-
-def _version(reply: Reply) -> str:
-    try:
-        return _VERSION.decode(reply.body).version
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return ""
-
-
-def _entries(reply: Reply) -> list[_Entry]:
-    """The models of a list that can be read; one odd entry costs only itself."""
-    if reply.status != 200:
-        return []
-    try:
-        rows = _MODELS.decode(reply.body).models or []
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return []
-    entries = (_entry(row) for row in rows)
-    return [entry for entry in entries if entry is not None]
-
-
-def _entry(row: msgspec.Raw) -> _Entry | None:
-    try:
-        entry = _ENTRY.decode(row)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    entry.name = entry.name or entry.model
-    return entry if entry.name else None
-
-
-def _card(entry: _Entry, running: _Entry | None) -> ModelCard:
-    details = entry.details or _Details()
-    return ModelCard(
-        entry.name,
-        _FACE,
-        max(0, entry.size),
-        entry.digest or "",
-        details.family or "",
-        details.parameter_size or "",
-        details.quantization_level or "",
-        details.context_length,
-        frozenset(entry.capabilities or ()),
-        entry.modified_at or "",
-        None if running is None else _loaded(running),
-    )
-
-
-def _loaded(running: _Entry) -> Loaded:
-    return Loaded(
-        max(0, running.size),
-        running.context_length,
-        running.size_vram,
-        expires_at=running.expires_at or "",
-    )
 
 
 ENGINE = Ollama()

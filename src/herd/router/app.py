@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from random import Random
 from types import MappingProxyType
@@ -34,7 +34,7 @@ from herd.core.completion_time import CompletionTimePolicy, CompletionTimeSettin
 from herd.core.dispatcher import Dispatcher
 from herd.core.events import DrainStarted
 from herd.core.filters import Filter
-from herd.core.fleet import Fleet
+from herd.core.fleet import Fleet, ModelName
 from herd.core.forecast import Forecast
 from herd.core.holding import HoldingSettings
 from herd.core.latencies import Latencies
@@ -62,6 +62,7 @@ from herd.router.dashboard_api import DashboardApi
 from herd.router.dashboard_files import DashboardFiles
 from herd.router.driver import Driver
 from herd.router.exchange import Exchange
+from herd.router.fetching import Fetching, FetchSettings
 from herd.router.fleet_api import FleetApi
 from herd.router.fleet_view import FleetView
 from herd.router.gate import AccessSettings, Gate
@@ -71,9 +72,13 @@ from herd.router.health_watch import HealthWatch
 from herd.router.http1 import HttpSettings
 from herd.router.http_server import Server
 from herd.router.inference_api import InferenceApi
+from herd.router.keeping import Keeping
 from herd.router.login_api import LoginApi
 from herd.router.membership import Membership, MembershipSettings
+from herd.router.models_api import ModelsApi
 from herd.router.openapi import OpenApi
+from herd.router.orders import Orders
+from herd.router.pins import Pins, PinSettings
 from herd.router.services import RelaySettings, Services
 from herd.router.store import Store, StoreSettings
 from herd.router.tls import TlsSettings
@@ -89,6 +94,8 @@ log = logging.getLogger("herd")
 
 GC_ALLOCATIONS = 20_000
 SWITCH_INTERVAL_S = 0.0002
+ORDER_STALL_S = 1800.0
+WEEK_S = 7 * 86400.0
 LEARNT_KEPT_EVERY_S = 60.0
 """Seconds between two times that what was learnt is written down: so much is lost at worst."""
 
@@ -144,6 +151,8 @@ class Settings:
     capture: CaptureSettings = field(default_factory=CaptureSettings)
     rebalance: RebalancingSettings = field(default_factory=RebalancingSettings)
     prewarm: PrewarmSettings = field(default_factory=PrewarmSettings)
+    fetch: FetchSettings = field(default_factory=FetchSettings)
+    pins: PinSettings = field(default_factory=PinSettings)
 
 
 class Coordinator:
@@ -165,7 +174,14 @@ class Coordinator:
         self.pool = Pool(settings.upstream, loop, self.membership.door_proof)
         engines = {engine.kind: engine for engine in discover(herd.engines, Engine, "ENGINE")}
         self.driver.warm = Warming(self.pool, engines)
+        # Whoever downloads may check a digest for minutes without a word.
+        self.order_pool = Pool(replace(settings.upstream, stall_timeout_s=ORDER_STALL_S), loop, self.membership.door_proof)
+        self.orders = Orders(self.order_pool)
+        self.fetching = Fetching(settings.fetch, self.driver.fleet, self.orders, engines, time.time)
+        self.keeping = Keeping(self.orders, engines, loop)
+        self.pins = Pins(settings.pins, settings.general.data_dir.expanduser(), self.driver.fleet, self.keeping, self.driver.now)
         notes = WaitingNotes(settings.waiting_notes, loop, self._places)
+        self.engines = engines
         self.services = Services(self.driver, self.pool, engines, moment, settings.relay, notes, Random(secrets.randbits(64)))
         checks = discover(herd.health.checks, Check, "CHECK")
         self.health = HealthWatch(self.driver, self.store, checks, settings.membership.open, loop)
@@ -182,6 +198,7 @@ class Coordinator:
         certificate = tls.context(self.settings.tls)
         self.store.open()
         self.vault.open(secrets.token_bytes(pairing.KEY_BYTES), secrets.token_bytes(pairing.CODE_BYTES))
+        self.pins.open()
         self._remember()
         self.view.watch()
         self.health.start()
@@ -203,11 +220,12 @@ class Coordinator:
     def _build(self, dialects: tuple[Dialect, ...]) -> Gate:
         """What stands between a connection and the core: the gate, then inference, then everything else."""
         general = self.settings.general
-        api = FleetApi(self.driver, self.store, self.membership, limits(self.settings), self.capture.state)
+        api = FleetApi(self.driver, self.store, self.membership, limits(self.settings), self.capture.state, self.pins.look)
         access = AccessApi(self.membership, self.driver, self.store, self._place, lambda: gate.forget())
         logins = LoginApi(self.logins, lambda: self.vault.keyring, self.store, self.driver.now, time.time, lambda: gate.forget())
         board = DashboardApi(self.driver, self.store, self.view, self._place)
-        routes = [*api.routes, *access.routes, *logins.routes, *board.routes, *self.capture.routes, *HealthApi(self.health).routes, *DashboardFiles().routes]
+        models = ModelsApi(self.driver.fleet, self.fetching, self.pins, self.orders, self.engines, self.store)
+        routes = [*api.routes, *access.routes, *logins.routes, *board.routes, *models.routes, *self.capture.routes, *HealthApi(self.health).routes, *DashboardFiles().routes]
         routes += OpenApi(dialects, routes, __version__).routes
         application = Starlette(routes=routes, exception_handlers={404: self._no_such_path})
         self.bridge = Bridge(application, self._render_error, (general.host, general.port))
@@ -262,6 +280,8 @@ class Coordinator:
                 self.driver.feed(remembered)
             learnt.believe(self.store.read(learnt.recalled, time.time()), self.driver.dispatcher.forecast.recall)
             self._remember_budgets()
+            used = self.store.read(queries.most_used, time.time() - WEEK_S, self.settings.pins.preload_max)
+            self.pins.preload([ModelName(model) for model in used])
         except HerdError as error:
             log.warning("what was learnt before could not be read: %s", error)
         self._keeping = self.loop.call_later(LEARNT_KEPT_EVERY_S, self._keep_learnt)
@@ -317,6 +337,9 @@ class Coordinator:
                 server.close()
         if self.bridge is not None:
             await self.bridge.close()
+        await self.fetching.close()
+        self.keeping.stop()
+        self.order_pool.close()
         self.pool.close()
         if self._keeping is not None:
             self._keeping.cancel()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
 
 import msgspec
 from starlette.requests import Request
@@ -27,6 +28,8 @@ from herd.wire import heartbeat
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
+PEERS_MAX = 1024
+
 
 class Goodbye(msgspec.Struct):
     """What an agent says when it leaves."""
@@ -37,14 +40,16 @@ class Goodbye(msgspec.Struct):
 
 class FleetApi:
     def __init__(
-        self, driver: Driver, store: Store, membership: Membership, limits: dict[str, object], capture: Callable[[], dict[str, object]]
-    ) -> None:
-        """`capture` tells whether prompts are kept."""
+        self, driver: Driver, store: Store, membership: Membership, limits: dict[str, object], capture: Callable[[], dict[str, object]],
+        heard: Callable[[], None],
+    ) -> None:  # fmt: skip
+        """`capture` tells whether prompts are kept; `heard` is called after each heartbeat."""
         self._driver = driver
         self._store = store
         self._membership = membership
         self._limits = limits
         self._capture = capture
+        self._heard = heard
         self._identities = Identities()
 
     @property
@@ -68,15 +73,22 @@ class FleetApi:
         claimed = reporter.node_id or report.node_id
         if reporter is ANYBODY and not self._membership.may_claim(claimed):
             raise NotOfTheFleet(f"{claimed} is a paired node, and this report is not signed by it")
-        self._membership.check_reach((face.url for face in report.engines), reporter)
+        self._membership.check_reach((url for face in report.engines for url in (face.url, face.library_url) if url), reporter)
         now = self._driver.now()
         node_id = self._identities.assign(claimed, report.boot_id, source_ip, now)
         if node_id != report.node_id:
             report = heartbeat.renamed(report, node_id)
         self._driver.feed(HeartbeatReceived(now, report))
+        self._heard()
         queues = self._driver.dispatcher.waiting.queues.of_node(node_id).values()
         running = sum(len(queue.in_flight) for queue in queues)
-        return _signed(reporter, _json({"status": "ok", "node_id": node_id, "running": running}))
+        answer = {"status": "ok", "node_id": node_id, "running": running, "peers": self._peers(node_id)}
+        return _signed(reporter, _json(answer))
+
+    def _peers(self, node_id: NodeId) -> list[str]:
+        """Addresses of the other machines, which may copy this one's models."""
+        others = (face.url for node in self._driver.fleet if node.id != node_id for face in node.report.engines)
+        return sorted({urlsplit(url).hostname or "" for url in others})[:PEERS_MAX]
 
     async def goodbye(self, request: Request) -> Response:
         """An agent leaves: its node is gone at once, and what waited for it goes elsewhere."""

@@ -60,7 +60,8 @@ def document(dialects: Iterable[Dialect], routes: Sequence[Guarded], version: st
     for dialect in dialects:
         _add_dialect(paths, dialect)
     for route in routes:
-        paths.setdefault(route.path, {})[route.method.lower()] = _of_guarded(route)
+        path = route.path.replace(":path}", "}")  # how the framework says that slashes belong to it
+        paths.setdefault(path, {})[route.method.lower()] = _of_guarded(route)
     return {
         "openapi": OPENAPI,
         "info": {"title": "herd", "version": version, "description": "One address for all the machines that run models."},
@@ -117,4 +118,4 @@ def _parameters(path: str, query: Iterable[str]) -> Json:
 
 
 def _words(path: str) -> list[str]:
-    return [part.strip("{}").replace("-", "_").replace(".", "_") for part in path.split("/") if part] or ["root"]
+    return [part.strip("{}").partition(":")[0].replace("-", "_").replace(".", "_") for part in path.split("/") if part] or ["root"]

@@ -125,6 +125,12 @@ class TraceFilter:
     before_id: int | None = None
 
 
+MOST_USED = (
+    "SELECT model FROM request_traces WHERE status = 'completed' AND timestamp >= ? GROUP BY model ORDER BY COUNT(*) DESC, model LIMIT ?"
+)
+LAST_USED = "SELECT node_id, model, MAX(timestamp) FROM request_traces WHERE status = 'completed' GROUP BY node_id, model"
+
+
 def recent_traces(connection: sqlite3.Connection, limit: int = 50, wanted: TraceFilter | None = None) -> list[Row]:
     """Newest first, at most `TRACES_MAX`. JSON columns come decoded."""
     wanted = wanted or TraceFilter()
@@ -138,6 +144,16 @@ def recent_traces(connection: sqlite3.Connection, limit: int = 50, wanted: Trace
 def ended_traces(connection: sqlite3.Connection, limit: int) -> list[Row]:
     """The newest requests that ended, a row each: no attempts, no questions about models."""
     return [_decoded(row) for row in _rows(connection.execute(ENDED_TRACES, (min(limit, TRACES_MAX),)))]
+
+
+def last_used(connection: sqlite3.Connection) -> dict[tuple[str, str], float]:
+    """When each model last answered on each node, in unix seconds."""
+    return {(row[0], row[1]): row[2] for row in connection.execute(LAST_USED)}
+
+
+def most_used(connection: sqlite3.Connection, since: float, limit: int) -> list[str]:
+    """The models asked for most since then (unix seconds)."""
+    return [row[0] for row in connection.execute(MOST_USED, (since, limit))]
 
 
 def one_request(connection: sqlite3.Connection, request_id: str) -> list[Row]:

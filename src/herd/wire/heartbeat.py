@@ -129,6 +129,7 @@ def _engines(
             _name(engine.kind, "herd.engines.kind"), address(engine.url, source_ip), _text(engine.version, "herd.engines.version"),
             max(1, _whole(engine.slots, "herd.engines.slots", SLOTS_MAX)),
             _optional(engine.models_max, "herd.engines.models_max", SLOTS_MAX),
+            address(engine.library_url, source_ip) if engine.library_url else "",
         )  # fmt: skip
         faces.append(face)
         for model in engine.models:

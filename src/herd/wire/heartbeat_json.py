@@ -48,6 +48,7 @@ class EngineJson(_Struct):
     slots: int = 1
     models_max: int | None = None
     models: list[ModelJson] = []
+    library_url: str = ""
 
 
 class GpuJson(_Struct):

@@ -51,7 +51,7 @@ def _public(report: Report, timestamp: float) -> dict[str, object]:
 
 def _engine_json(engine: EngineFace, report: Report) -> EngineJson:
     models = [_model_json(card) for card in report.models.values() if card.engine == engine]
-    return EngineJson(engine.kind, engine.url, engine.version, engine.slots, engine.models_max, models)
+    return EngineJson(engine.kind, engine.url, engine.version, engine.slots, engine.models_max, models, engine.library_url)
 
 
 def _model_json(card: ModelCard) -> ModelJson:
