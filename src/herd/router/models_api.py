@@ -97,15 +97,11 @@ class ModelsApi:
             Guarded("/fleet/pin", told(self.pin), "POST", Right.MODELS, WantedPlace),
             Guarded("/fleet/pin/{model:path}", told(self.unpin), "DELETE", Right.MODELS),
             Guarded("/dashboard/api/model-management", told(self.management), "GET", Right.READ),
-            Guarded("/dashboard/api/v1/model-management", told(self.management), "GET", Right.READ),
             Guarded("/dashboard/api/pull", told(self.start_pull), "POST", Right.MODELS, WantedPull),
-            Guarded("/dashboard/api/v1/pull", told(self.start_pull), "POST", Right.MODELS, WantedPull),
             Guarded("/dashboard/api/delete", told(self.delete), "POST", Right.MODELS, WantedDelete),
-            Guarded("/dashboard/api/v1/delete", told(self.delete), "POST", Right.MODELS, WantedDelete),
             Guarded("/dashboard/api/pinned-models", told(self.pinned), "GET", Right.READ),
-            Guarded("/dashboard/api/v1/pinned-models", told(self.pinned), "GET", Right.READ),
-            Guarded("/dashboard/api/v1/pinned-models", told(self.pin), "POST", Right.MODELS, WantedPlace),
-            Guarded("/dashboard/api/v1/pinned-models/{model:path}", told(self.unpin), "DELETE", Right.MODELS),
+            Guarded("/dashboard/api/pinned-models", told(self.pin), "POST", Right.MODELS, WantedPlace),
+            Guarded("/dashboard/api/pinned-models/{model:path}", told(self.unpin), "DELETE", Right.MODELS),
         ]
 
     # --- bringing ---
