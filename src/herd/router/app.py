@@ -58,6 +58,7 @@ from herd.router import http_server, learnt, queries, tls, views
 from herd.router.access_api import AccessApi
 from herd.router.asgi import Bridge
 from herd.router.capture import Capture, CaptureSettings
+from herd.router.charts_api import ChartsApi
 from herd.router.dashboard_api import DashboardApi
 from herd.router.dashboard_files import DashboardFiles
 from herd.router.driver import Driver
@@ -224,8 +225,19 @@ class Coordinator:
         access = AccessApi(self.membership, self.driver, self.store, self._place, lambda: gate.forget())
         logins = LoginApi(self.logins, lambda: self.vault.keyring, self.store, self.driver.now, time.time, lambda: gate.forget())
         board = DashboardApi(self.driver, self.store, self.view, self._place)
+        charts = ChartsApi(self.driver, self.store)
         models = ModelsApi(self.driver.fleet, self.fetching, self.pins, self.orders, self.engines, self.store)
-        routes = [*api.routes, *access.routes, *logins.routes, *board.routes, *models.routes, *self.capture.routes, *HealthApi(self.health).routes, *DashboardFiles().routes]
+        routes = [
+            *api.routes,
+            *access.routes,
+            *logins.routes,
+            *board.routes,
+            *charts.routes,
+            *models.routes,
+            *HealthApi(self.health).routes,
+            *self.capture.routes,
+            *DashboardFiles().routes,
+        ]
         routes += OpenApi(dialects, routes, __version__).routes
         application = Starlette(routes=routes, exception_handlers={404: self._no_such_path})
         self.bridge = Bridge(application, self._render_error, (general.host, general.port))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from msgspec import Struct
 
 from herd.dashboard import Answer
+from herd.dashboard.histograms import Counts, percentile
 from herd.dashboard.tabs import Tab
+from herd.dashboard.words import duration, number
 
 
 class AppLine(Struct, frozen=True):
     """`kind`: "tag", "user" (a tag `user:NAME`), "key" or "unlabelled" (then `app` is "unlabelled (from ADDRESS)"). `busy_s` are
-    seconds in which nodes worked for it, `share` is its part of all such seconds, 0..1."""
+    seconds in which nodes worked for it, `share` is its part of all such seconds, 0..1. `dialects` counts the newest 10,000 requests."""
 
     app: str
     kind: str
@@ -69,6 +73,80 @@ class Usage(Struct, frozen=True):
     by_tag: tuple[dict[str, object], ...]
     by_key: tuple[dict[str, object], ...]
     totals: dict[str, object]
+
+
+class Past(Struct, frozen=True):
+    """What the database says: sums by (kind, app), by (kind, app, model), and histograms by (kind, app) and measure; languages."""
+
+    sums: Mapping[tuple[str, ...], Mapping[str, float]]
+    models: Mapping[tuple[str, ...], Mapping[str, float]]
+    bins: Mapping[tuple[tuple[str, ...], int], Counts]
+    dialects: Mapping[tuple[str, str], Mapping[str, int]]
+    edges: Sequence[float]
+
+
+def lines(past: Past) -> tuple[AppLine, ...]:
+    """The busiest first."""
+    whole_ms = sum(sums["busy_ms"] for sums in past.sums.values())
+    made = [_line(kind, app, sums, whole_ms, past) for (kind, app), sums in past.sums.items()]
+    return tuple(sorted(made, key=lambda line: (-line.requests, line.app)))
+
+
+def _line(kind: str, app: str, sums: Mapping[str, float], whole_ms: float, past: Past) -> AppLine:
+    def share_of(measure: int, share: float) -> float | None:
+        return percentile(past.bins.get(((kind, app), measure), {}), past.edges, share)
+
+    models = {key[2]: int(one["requests"]) for key, one in past.models.items() if key[:2] == (kind, app) and one["requests"]}
+    return AppLine(
+        label(kind, app), kind, int(sums["requests"]), int(sums["completed"]), int(sums["failed"]), int(sums["rejected"]), int(sums["cancelled"]),
+        int(sums["prompt_tokens"]), int(sums["completion_tokens"]), round(sums["busy_ms"] / 1000.0, 3),
+        round(sums["busy_ms"] / whole_ms, 4) if whole_ms else 0.0, share_of(3, 0.95), share_of(1, 0.5), share_of(1, 0.95), share_of(2, 0.95),
+        int(sums["retries"]), models, dict(past.dialects.get((kind, app), {})), sums["last_at"],
+    )  # fmt: skip
+
+
+def label(kind: str, app: str) -> str:
+    """How an app is called."""
+    if kind == "unlabelled":
+        return f"unlabelled (from {app})" if app else "unlabelled"
+    return f"key {app}" if kind == "key" else "others" if kind == "other" else app
+
+
+def app_of(tags: Sequence[object], key_id: str | None, client_ip: str | None) -> tuple[str, str]:
+    """Kind and app of a request, as the roll-ups tell them apart."""
+    if tags:
+        tag = str(tags[0])
+        return ("user" if tag.startswith("user:") else "tag"), tag
+    return ("key", key_id) if key_id else ("unlabelled", client_ip or "")
+
+
+def summary(made: Sequence[AppLine]) -> str:
+    if not made:
+        return "Nobody asked anything in this time."
+    first, requests = made[0], sum(line.requests for line in made)
+    waits = [line for line in made if line.wait_p95_ms is not None]
+    longest = max(waits, key=lambda line: line.wait_p95_ms or 0.0, default=None)
+    told = f"{number(requests, 'request')} of {number(len(made), 'app')}; {first.app} asked most"
+    is_long = longest is not None and (longest.wait_p95_ms or 0.0) >= 1000.0
+    return f"{told}; {longest.app} waited longest: {duration(longest.wait_p95_ms)} at the 95th percentile." if longest and is_long else f"{told}; nobody waited long."
+
+
+def days(rows: Sequence[Mapping[str, object]]) -> Daily:
+    """`rows` are by tag and day, as the seed's names have them."""
+    starts = sorted({_number(row["day_bucket"]) for row in rows})
+    cells = {(str(row["tag"]), _number(row["day_bucket"])): row for row in rows}
+    made = [
+        AppDays(
+            tag, tuple(int(_number(cells.get((tag, day), {}).get("request_count"))) for day in starts),
+            tuple(int(_number(cells.get((tag, day), {}).get("total_tokens"))) for day in starts),
+        )
+        for tag in sorted({tag for tag, _ in cells})
+    ]  # fmt: skip
+    return Daily(tuple(starts), tuple(made), tuple(dict(row) for row in rows))
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 TAB = Tab(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from msgspec import Struct
 
 from herd.dashboard import Answer
+from herd.dashboard.histograms import Counts, doubling, largest, merged, percentile
 from herd.dashboard.tabs import Tab
+from herd.dashboard.words import duration, number
 
 
 class Histogram(Struct, frozen=True):
@@ -95,6 +99,101 @@ class ContextUsage(Struct, frozen=True):
     from_at: float
     to_at: float
     models: tuple[ContextLine, ...]
+
+
+FIRST_EDGE_TOKENS = 256.0
+
+
+class Present(Struct, frozen=True):
+    """A model on a node as it is now."""
+
+    model: str
+    node_id: str
+    state: str
+    digest: str
+    parameters: str
+    quantization: str
+    size_bytes: int
+    context_tokens: int | None
+
+
+class Past(Struct, frozen=True):
+    """What the database says: sums by model and node; histograms of the first token (by both) and of context (by model); when each was
+    used last; fallbacks as (asked, answered, how often)."""
+
+    sums: Mapping[tuple[str, ...], Mapping[str, float]]
+    ttft: Mapping[tuple[str, ...], Counts]
+    context: Mapping[str, Counts]
+    last_used: Mapping[tuple[str, str], float]
+    fallbacks: Sequence[tuple[str, str, int]]
+    edges: Sequence[float]
+
+
+def lines(present: Sequence[Present], past: Past) -> tuple[ModelLine, ...]:
+    """Every model that is there or was asked, the busiest first."""
+    names = {one.model for one in present} | {str(key[0]) for key in past.sums}
+    made = [_line(name, [one for one in present if one.model == name], past) for name in names]
+    return tuple(sorted(made, key=lambda line: (-line.requests, line.name)))
+
+
+def _line(name: str, here: Sequence[Present], past: Past) -> ModelLine:
+    at = {one.node_id: one for one in here}
+    nodes = [_on_node(name, node_id, at.get(node_id), past) for node_id in sorted({*at, *(key[1] for key in past.sums if key[0] == name and key[1])})]
+    sums = [sums for key, sums in past.sums.items() if key[0] == name]
+    ttft = merged(counts for key, counts in past.ttft.items() if key[0] == name)
+    digests = tuple(sorted({one.digest for one in here if one.digest}))
+    total = {column: sum(one[column] for one in sums) for column in _WANTED}
+    return ModelLine(
+        name, digests, len(digests) > 1, next((one.parameters for one in here if one.parameters), ""), sum(one.size_bytes for one in here),
+        int(total["requests"]), int(total["completed"]), int(total["failed"]), int(total["prompt_tokens"]), int(total["completion_tokens"]),
+        _rate(total["decode_tokens"], total["decode_ms"]), percentile(ttft, past.edges, 0.5), percentile(ttft, past.edges, 0.95),
+        int(total["cold_loads"]), round(total["load_ms"] / 1000.0, 3),
+        {answered: count for asked, answered, count in past.fallbacks if asked == name},
+        {asked: count for asked, answered, count in past.fallbacks if answered == name},
+        context_use(name, here, past, int(total["truncated"])), max((one.last_used_at for one in nodes if one.last_used_at), default=None),
+        tuple(nodes),
+    )  # fmt: skip
+
+
+_WANTED = (
+    "requests", "completed", "failed", "prompt_tokens", "completion_tokens", "decode_tokens", "decode_ms", "prefill_tokens", "prefill_ms",
+    "cold_loads", "load_ms", "truncated",
+)  # fmt: skip
+
+
+def _on_node(name: str, node_id: str, here: Present | None, past: Past) -> ModelOnNode:
+    sums = past.sums.get((name, node_id)) or dict.fromkeys(_WANTED, 0.0)
+    ttft = past.ttft.get((name, node_id), {})
+    return ModelOnNode(
+        node_id, here.state if here else "gone", here.digest if here else "", here.quantization if here else "", here.size_bytes if here else 0,
+        here.context_tokens if here else None, int(sums["requests"]), int(sums["completed"]), int(sums["completion_tokens"]),
+        _rate(sums["decode_tokens"], sums["decode_ms"]), _rate(sums["prefill_tokens"], sums["prefill_ms"]),
+        percentile(ttft, past.edges, 0.5), percentile(ttft, past.edges, 0.95), int(sums["cold_loads"]), round(sums["load_ms"] / 1000.0, 3),
+        past.last_used.get((name, node_id)),
+    )  # fmt: skip
+
+
+def context_use(name: str, here: Sequence[Present], past: Past, truncated: int) -> ContextUse:
+    counts = past.context.get(name, {})
+    shares = [percentile(counts, past.edges, share) for share in (0.5, 0.95)]
+    p50, p95, most = (None if value is None else int(value) for value in (*shares, largest(counts, past.edges)))
+    windows = [one.context_tokens for one in here if one.context_tokens]
+    return ContextUse(Histogram(*doubling(counts, past.edges, FIRST_EDGE_TOKENS)), p50, p95, most, max(windows, default=None), truncated)
+
+
+def _rate(tokens: float, ms: float) -> float | None:
+    """Tokens a second, of requests of which the engine told how long it took."""
+    return round(tokens * 1000.0 / ms, 2) if tokens and ms else None
+
+
+def summary(made: Sequence[ModelLine]) -> str:
+    asked = [line for line in made if line.requests]
+    if not asked:
+        return f"{number(len(made), 'model')} here; none was asked in this time." if made else "No model is here yet."
+    loads, lost_s = sum(line.cold_loads for line in asked), sum(line.load_lost_s for line in asked)
+    cold = f"; {duration(lost_s * 1000)} went into {number(loads, 'cold load')}" if loads else "; nobody waited for a model to load"
+    drift = [line.name for line in made if line.has_drift]
+    return f"{len(asked)} of {number(len(made), 'model')} asked{cold}{f'; {drift[0]} is not the same on all nodes' if drift else ''}."
 
 
 TAB = Tab("models", "Model insights", 3, (Answer("GET", "models", Models), Answer("GET", "context-usage", ContextUsage)))

@@ -1,0 +1,65 @@
+"""The charts' routes over a database with made-up days, at a time that stands still."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+
+from builders import a_card, a_report, a_world
+from herd.cli.demo_history import DAY_S, Day, write_day
+from herd.core.commands import Record
+from herd.router import rollups, schema
+from herd.router.charts_api import ChartsApi
+from herd.router.driver import Driver
+from herd.router.store import Store, StoreSettings
+
+NOW = 20_008 * DAY_S + 20 * 3600.0
+"""Eight in the evening, UTC."""
+DAYS = (Day(20_001 * DAY_S, seed=1, requests=700), Day(20_008 * DAY_S, seed=2, requests=900, hours=20.0))
+
+
+@dataclass
+class Charts:
+    application: Starlette
+    connection: sqlite3.Connection
+
+    def sql(self, question: str) -> list[tuple[Any, ...]]:
+        return self.connection.execute(question).fetchall()
+
+
+@contextmanager
+def charts(days: Sequence[Day] = DAYS) -> Iterator[Charts]:
+    """Two nodes are there, of which one has the model in another edition; the third is history."""
+    with tempfile.TemporaryDirectory(prefix="herd-charts-") as folder:
+        store = Store(StoreSettings(retention_days=1e5, minutes_days=1e5, hours_days=1e5), Path(folder), wall=lambda: NOW)
+        store.open()
+        connection = sqlite3.connect(store.path, isolation_level=None)
+        for step in schema.steps_needed(connection):
+            schema.apply(connection, step)
+        for day in days:
+            write_day(connection, day)
+        while rollups.advance(connection):
+            pass
+        loop = asyncio.new_event_loop()
+        world = a_world()
+        world.hears(
+            a_report("studio", [a_card("qwen3:8b", loaded=True, context_tokens=8192, digest="a"), a_card("idle")]),
+            a_report("gaming-pc", [a_card("qwen3:8b", digest="b")]),
+        )
+        driver = Driver(world.dispatcher, _nothing, loop)
+        yield Charts(Starlette(routes=ChartsApi(driver, store, lambda: NOW).routes), connection)
+        connection.close()
+        store.close()
+        loop.close()
+
+
+def _nothing(_: Record) -> None:
+    """Nothing ends here."""
