@@ -185,6 +185,14 @@ def test_what_is_not_code_does_not_count(text: str) -> None:
 NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(test_\w+))?`")
 
 
+BARE_TEST = re.compile(r"`(test_\w+)`")
+
+
+@pytest.mark.parametrize("name", ["docs/reliability.md", "docs/security.md"])
+def test_a_promise_names_its_test_with_its_file(name: str) -> None:
+    assert not BARE_TEST.findall(document(name)), "write `tests/FILE.py::test_name`, so that it is looked up"
+
+
 @pytest.mark.parametrize("name", ["docs/reliability.md", "docs/security.md"])
 def test_every_test_that_a_promise_names_is_there(name: str) -> None:
     missing = []

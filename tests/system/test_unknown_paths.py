@@ -6,6 +6,7 @@ import http.client
 import json
 
 from fakes.fleet import running_fleet
+from fakes.ollama import FakeOllama
 
 
 def test_unknown_paths_answer_as_ollama_and_as_openai_do() -> None:
@@ -19,3 +20,18 @@ def test_unknown_paths_answer_as_ollama_and_as_openai_do() -> None:
         assert response.status == 404
         assert json.loads(response.read())["error"]["type"] == "not_found_error"
         connection.close()
+
+
+def test_what_changes_an_engines_files_is_not_passed_on() -> None:
+    """Making and pushing models is how engines were made to give away their memory; copying and blobs are the ways to it."""
+    digest = "sha256:" + "0" * 64
+    with FakeOllama(["m"]) as engine, running_fleet({"alpha": engine}) as fleet:
+        for method, path in (
+            ("POST", "/api/create"), ("POST", "/api/push"), ("POST", "/api/copy"), ("HEAD", f"/api/blobs/{digest}"), ("POST", f"/api/blobs/{digest}"),
+            ("POST", "/API/create"), ("POST", "/api/../api/create"), ("POST", "/api//create"), ("POST", "/api/chat/../create"), ("POST", "/api/create/"),
+        ):  # fmt: skip
+            connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=10)
+            connection.request(method, path, json.dumps({"model": "m", "from": "m", "source": "m", "destination": "n"}), {"Content-Type": "application/json"})
+            assert connection.getresponse().status in (400, 404, 405), path
+            connection.close()
+        assert not engine.requests, "the coordinator asked an engine for it"
