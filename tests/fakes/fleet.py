@@ -65,15 +65,15 @@ def fake_inventory(fake: FakeOllama) -> tuple[EngineFace, list[ModelCard]]:
     limits = fake.settings
     face = EngineFace("ollama", fake.url, limits.version, limits.num_parallel, limits.max_loaded)
     running = {runner.model.blob_digest: runner for runner in fake.scheduler.listed()}
-    return face, [fake_card(model, face, running.get(model.blob_digest)) for model in fake.models.values()]
+    return face, [fake_card(model, face, running.get(model.blob_digest), limits.on_gpu) for model in fake.models.values()]
 
 
-def fake_card(model: FakeModel, face: EngineFace, runner: Runner | None) -> ModelCard:
+def fake_card(model: FakeModel, face: EngineFace, runner: Runner | None, on_gpu: bool = False) -> ModelCard:
     in_memory = None
     if runner is not None and runner.name == model.full_name:
         context = runner.settings.num_ctx
         size = model.size_bytes + BYTES_PER_TOKEN * context * runner.parallel
-        in_memory = Loaded(size, context, 0, not runner.settings.context_is_automatic, rfc3339(runner.expires_at))
+        in_memory = Loaded(size, context, size if on_gpu else 0, not runner.settings.context_is_automatic, rfc3339(runner.expires_at))
     return ModelCard(
         model.full_name,
         face,

@@ -32,7 +32,7 @@ export interface Health {
   findings: Finding[];
   passed: { check: string; title: string }[];
   score: { value: number; arithmetic: string } | null;
-  strips: NodeStrip[];
+  strips?: NodeStrip[];
 }
 
 export interface BeforeAfter {

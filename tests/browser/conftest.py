@@ -1,0 +1,129 @@
+"""A real Chromium, and the pages of a real coordinator with a week behind it. Knows no page.
+
+No Chromium, or pages that were not built: skipped loudly on a laptop, an error under CI=true.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import pytest
+
+from fakes.shown_fleet import ShownFleet, shown_fleet
+from herd.router.dashboard_files import BUILT
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "msedge")
+FLAGS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+HISTORY_HOURS = 26
+
+
+def missing() -> str:
+    """What these tests lack here; empty when nothing."""
+    if found() is None:
+        return "there is no Chromium (apt install chromium, or CHROMIUM=/path/to/it)"
+    if not (BUILT / "index.html").is_file():
+        return "the dashboard's pages were not built (python3 dev.py test builds them)"
+    try:
+        import playwright.sync_api  # noqa: F401, PLC0415
+    except ImportError:
+        return "playwright is not installed (python3 dev.py test installs it)"
+    return ""
+
+
+def found() -> str | None:
+    named = os.environ.get("CHROMIUM")
+    return named if named and Path(named).exists() else next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    if problem := missing():
+        told = f"{problem}: THE DASHBOARD IS NOT TRIED IN A BROWSER"
+        if os.environ.get("CI", "").lower() == "true":
+            pytest.fail(told)
+        pytest.skip(told)
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found(), args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def shown(chromium: Browser) -> Iterator[ShownFleet]:
+    """Four nodes, a day of history, and a few requests of which every candidate is known."""
+    with shown_fleet(is_slow=False, history_hours=HISTORY_HOURS) as fleet:
+        for text in ("one", "two", "three"):
+            fleet.ask("qwen3:8b", "aider", text)
+        yield fleet
+
+
+@dataclass
+class Visit:
+    """One page as somebody sees it; what it asked for and what went wrong in it."""
+
+    page: Page
+    origin: str
+    asked: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def elsewhere(self) -> list[str]:
+        """Requests that left the coordinator."""
+        here = urlsplit(self.origin).netloc
+        return [url for url in self.asked if urlsplit(url).scheme not in ("data", "blob") and urlsplit(url).netloc != here]
+
+    def go(self, path: str) -> Page:
+        """Opens a page and returns when it has said how things are, and nothing is loading."""
+        self.page.goto(self.origin + path)
+        self.page.locator("main h1").wait_for()
+        busy = self.page.locator("[aria-busy=true]")
+        while busy.count():
+            busy.first.wait_for(state="detached")
+        return self.page
+
+
+Open = Callable[..., "Visit"]
+
+
+@pytest.fixture
+def visit(chromium: Browser, shown: ShownFleet) -> Iterator[Open]:
+    """`visit(width=360, theme="dark", origin=...)` is a browser of somebody who was never here."""
+    contexts = []
+
+    def opened(width: int = 1280, theme: str = "light", origin: str = "", motion: str = "reduce") -> Visit:
+        context = chromium.new_context(viewport={"width": width, "height": 800}, color_scheme=theme, reduced_motion=motion)  # type: ignore[arg-type]
+        contexts.append(context)
+        visit = Visit(context.new_page(), origin or shown.fleet.url)
+        visit.page.on("request", lambda request: visit.asked.append(request.url))
+        visit.page.on("websocket", lambda socket: visit.asked.append(socket.url.replace("ws://", "http://", 1)))
+        visit.page.on("pageerror", lambda error: visit.wrong.append(str(error)))
+        visit.page.on("console", lambda said: visit.wrong.append(said.text) if "Content Security Policy" in said.text else None)
+        return visit
+
+    yield opened
+    for context in contexts:
+        context.close()
+
+
+@contextmanager
+def offline(page: Page) -> Iterator[None]:
+    page.context.set_offline(True)
+    try:
+        yield
+    finally:
+        page.context.set_offline(False)
