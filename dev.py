@@ -93,7 +93,7 @@ def lint(arguments: list[str]) -> int:
 
 def types(arguments: list[str]) -> int:
     prepare("test")
-    return call("-m", "mypy", *arguments)
+    return max(call("-m", "mypy", *arguments), call("hatch_build.py", "--check"))
 
 
 def house(arguments: list[str]) -> int:
@@ -214,7 +214,7 @@ VERBS: Final = {
     "run": Verb(run, "install, then show three real nodes answering (herd demo)"),
     "test": Verb(test, "install, then run all tests; arguments go to pytest"),
     "lint": Verb(lint, "ruff"),
-    "types": Verb(types, "mypy, strict"),
+    "types": Verb(types, "mypy, strict; and the pages' own types"),
     "house": Verb(house, "import contracts, tidiness, documentation"),
     "check": Verb(check, "lint, types and all tests"),
     "bench": Verb(bench, "a benchmark by name, with its arguments"),
