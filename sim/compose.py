@@ -16,6 +16,7 @@ from herd.core.fleet import Fleet, ModelName, NodeId
 from herd.core.forecast import Forecast
 from herd.core.latencies import Latencies
 from herd.core.liveness import LivenessSettings, Watchlist
+from herd.core.placing_ahead import PlacingAheadDispatcher
 from herd.core.prewarming import PrewarmingDispatcher, PrewarmingRebalancingDispatcher
 from herd.core.rebalancing import RebalancingDispatcher
 from herd.core.retries import RetrySettings
@@ -69,6 +70,8 @@ class Baseline:
     """Whether requests that wait for a node may be moved when a slot becomes free elsewhere."""
     warms_ahead: bool = False
     """Whether a model is loaded on a second node when a line forms at the first."""
+    places_ahead: bool = False
+    """Whether idle nodes load what a plan from what was asked lately wants there; with `warms_ahead`."""
 
 
 def a_world(play: Play, baseline: Baseline, rng: Random) -> World:
@@ -79,6 +82,6 @@ def a_world(play: Play, baseline: Baseline, rng: Random) -> World:
     fleet, latencies, waiting = Fleet(), Latencies(), Waiting(play.holding)
     watchlist = Watchlist(LivenessSettings())
     scheduler = Scheduler(fleet, waiting.queues, latencies, watchlist, FILTERS, policy)
-    kind = DISPATCHERS[baseline.moves_waiting, baseline.warms_ahead]
+    kind = PlacingAheadDispatcher if baseline.places_ahead else DISPATCHERS[baseline.moves_waiting, baseline.warms_ahead]
     dispatcher = kind(scheduler, waiting, latencies, watchlist, RetrySettings(), ground.forecast)
     return World(play, nodes, asks, dispatcher, rng)

@@ -32,6 +32,8 @@ HEAT_STEPS = ((900.0, 0.45, "critical"), (600.0, 0.6, "serious"), (360.0, 0.85, 
 """Seconds of work above which a fan-less laptop runs at this share of its speed."""
 COOLING = 1.5
 FAULT_NEVER = float("inf")
+AHEAD = "warm-"
+"""How the empty requests are named that only load a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,8 @@ class Tally:
     """What a node did: for the tables."""
 
     loads: int = 0
+    awaited_loads: int = 0
+    """Loads for which a request waited: not those ahead of any."""
     bytes_read: int = 0
     hit_tokens: int = 0
     prompt_tokens: int = 0
@@ -203,6 +207,7 @@ class SimNode:
         factor = PAGE_CACHE_FACTOR if is_warm else 1.0
         load_s = RUNNER_START_S + (self.truth[name].load_s - RUNNER_START_S) / factor
         self.tally.loads += 1
+        self.tally.awaited_loads += not run.ask.id.startswith(AHEAD)
         self.tally.bytes_read += 0 if is_warm else model.size_bytes
         self.loading, self._window_of_load = (name, at + load_s), window
 

@@ -27,7 +27,7 @@ from herd.core.events import (
 from herd.core.fleet import NodeId, Report
 from herd.core.request import Failure, FailureKind, Outcome, RequestId
 from sim.asks import Ask, request_of
-from sim.node import SimNode
+from sim.node import AHEAD, SimNode
 from sim.play import Fault, Play
 from sim.runner import Run
 
@@ -157,7 +157,7 @@ class World:
             return
         self._progress(node, at)
         self.played.warmed += 1
-        empty = Ask(f"warm-{self.played.warmed}", at, command.card.name, 1, 1, 1)
+        empty = Ask(f"{AHEAD}{self.played.warmed}", at, command.card.name, 1, 1, 1)
         node.submit(Run(empty, 1, at), at)
         self._expect(node)
 

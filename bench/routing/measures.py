@@ -35,6 +35,7 @@ def measured(world: World) -> Row:
         "good": sum(_is_good(one, ideals.of(one.ask)) for one in served) / len(served),
         "bad": float(sum(not _is_whole(one) for one in served)),
         "loads": float(sum(tally.loads for tally in tallies)),
+        "cold": float(sum(tally.awaited_loads for tally in tallies)),
         "read_gb": sum(tally.bytes_read for tally in tallies) / 1e9,
         "hit": sum(tally.hit_tokens for tally in tallies) / max(1, prompts),
         "jain": _jain(served, ideals),

@@ -201,6 +201,14 @@ def test_a_node_that_is_away_misses_no_pin() -> None:
     assert found_by("pins", a_snapshot(away(), a_node("beta"))) == []
 
 
+def test_a_pin_without_a_node_is_met_by_any() -> None:
+    anywhere = {NodeId(""): (canonical("m"),)}
+    assert found_by("pins", a_snapshot(pinned=anywhere)) == []
+    bare = [a_node(name, a_healthy_report(name, models=(a_card("m"),))) for name in HERE]
+    [finding] = found_by("pins", a_snapshot(*bare, pinned=anywhere))
+    assert finding.evidence[0].label == "m:latest on any node" and finding.nodes == ()
+
+
 def test_findings_are_ranked_and_scored_with_their_arithmetic() -> None:
     sick = a_snapshot(a_node("alpha", is_reachable=False), a_node("beta", pending=9), is_open=True)
     result = examine(CHECKS, sick, {"queues": AT - 50})

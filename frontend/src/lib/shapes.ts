@@ -38,6 +38,12 @@ export interface Apps {
   summary: string;
 }
 
+export interface BytesBar {
+  before: number;
+  after: number;
+  total: number;
+}
+
 export interface Card {
   name: string;
   memory_total_bytes: number;
@@ -98,10 +104,22 @@ export interface ContextUse {
   truncated: number;
 }
 
+export interface Cost {
+  bytes: number;
+  seconds: number;
+  from: string;
+}
+
 export interface Daily {
   days: number[];
   apps: AppDays[];
   data: Record<string, unknown>[];
+}
+
+export interface Do {
+  method: string;
+  path: string;
+  body: Record<string, string>;
 }
 
 export interface FactLine {
@@ -146,6 +164,13 @@ export interface FleetMessage {
   seq: number;
   at: number;
   data: FleetData;
+}
+
+export interface Gain {
+  text: string;
+  seconds: number;
+  plus_minus: number;
+  frees_bytes: number;
 }
 
 export interface Health {
@@ -363,6 +388,12 @@ export interface NodeCard {
   availability: (number | null)[] | null;
 }
 
+export interface NodeChange {
+  node_id: string;
+  disk_bytes: BytesBar | null;
+  memory_bytes: BytesBar;
+}
+
 export interface Numbers {
   running: number;
   waiting: number;
@@ -417,6 +448,27 @@ export interface Pulse {
   ttft_p50_ms: number | null;
   level: string;
   sentence: string;
+}
+
+export interface Recommendation {
+  recommendation_id: string;
+  kind: string;
+  title: string;
+  node_id: string;
+  model: string;
+  reason: string;
+  rule: string;
+  cost: Cost;
+  gain: Gain;
+  do: Do | null;
+}
+
+export interface Recommendations {
+  at: number;
+  since_at: number | null;
+  summary: string;
+  recommendations: Recommendation[];
+  nodes: NodeChange[];
 }
 
 export interface RequestsData {

@@ -14,6 +14,7 @@ from herd.cli import demo as demo_verb
 from herd.cli import diagnose as diagnose_verb
 from herd.cli import doctor as doctor_verb
 from herd.cli import health as health_verb
+from herd.cli import recommend as recommend_verb
 from herd.cli import replay as replay_verb
 from herd.cli import top as top_verb
 from herd.cli import why as why_verb
@@ -198,6 +199,12 @@ def health(
     """Show what is wrong with the fleet, since when, and the command that mends it."""
     if not health_verb.health(serving.coordinator(url), json, everything):
         raise typer.Exit(1)
+
+
+@app.command()
+def recommend(json: Json = False, url: Url = None) -> None:
+    """Show what should live where, from what was really asked."""
+    recommend_verb.recommend(serving.coordinator(url), json)
 
 
 @app.command()

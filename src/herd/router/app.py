@@ -34,7 +34,7 @@ from herd.core.completion_time import CompletionTimePolicy, CompletionTimeSettin
 from herd.core.dispatcher import Dispatcher
 from herd.core.events import DrainStarted
 from herd.core.filters import Filter
-from herd.core.fleet import Fleet, ModelName
+from herd.core.fleet import Fleet, ModelName, NodeId, canonical
 from herd.core.forecast import Forecast
 from herd.core.holding import HoldingSettings
 from herd.core.latencies import Latencies
@@ -80,6 +80,7 @@ from herd.router.models_api import ModelsApi
 from herd.router.openapi import OpenApi
 from herd.router.orders import Orders
 from herd.router.pins import Pins, PinSettings
+from herd.router.recommendations import RecommendationsApi
 from herd.router.services import RelaySettings, Services
 from herd.router.store import Store, StoreSettings
 from herd.router.tls import TlsSettings
@@ -185,7 +186,7 @@ class Coordinator:
         self.engines = engines
         self.services = Services(self.driver, self.pool, engines, moment, settings.relay, notes, Random(secrets.randbits(64)))
         checks = discover(herd.health.checks, Check, "CHECK")
-        self.health = HealthWatch(self.driver, self.store, checks, settings.membership.open, loop)
+        self.health = HealthWatch(self.driver, self.store, checks, settings.membership.open, loop, self._pinned)
         self.bridge: Bridge | None = None
         self.server: Server | None = None
         self.tls_server: Server | None = None
@@ -235,6 +236,7 @@ class Coordinator:
             *charts.routes,
             *models.routes,
             *HealthApi(self.health).routes,
+            *RecommendationsApi(self.driver, self.store, self._pinned).routes,
             *self.capture.routes,
             *DashboardFiles().routes,
         ]
@@ -252,6 +254,14 @@ class Coordinator:
             forms=frozenset(route.path for route in routes if route.is_form),
         )  # fmt: skip
         return gate
+
+    def _pinned(self) -> dict[NodeId, tuple[ModelName, ...]]:
+        """By node what is to be in its memory; under an empty name, what is to be in some node's."""
+        found: dict[NodeId, tuple[ModelName, ...]] = {}
+        for pin in self.pins.pins:
+            node_id = NodeId(pin.node_id)
+            found[node_id] = (*found.get(node_id, ()), canonical(pin.model))
+        return found
 
     def _places(self) -> dict[RequestId, Place]:
         """Where everybody who waits stands now."""
