@@ -82,3 +82,26 @@ def test_half_a_pair_is_told() -> None:
     with pytest.raises(ValueError, match="belong together"):
         TlsSettings(Path("cert.pem"), None)
     assert tls.context(TlsSettings()) is None
+
+
+@pytest.mark.parametrize("is_encrypted", [True, False])
+def test_a_sessions_cookie_that_came_by_https_goes_by_https_alone(tmp_path: Path, is_encrypted: bool) -> None:
+    settings = a_certificate(tmp_path)
+    with running_fleet({}, settings=replace(settings_for_tests(), tls=settings)) as fleet:
+        path = json.loads(asked(fleet.port, None, "POST", "/fleet/logins")[1])["path"]
+        assert fleet.coordinator.tls_server is not None
+        trusted = ssl.create_default_context(cafile=str(settings.certificate))
+        headers, _ = asked(fleet.coordinator.tls_server.port, trusted, "GET", path) if is_encrypted else asked(fleet.port, None, "GET", path)
+        assert ("secure" in headers["set-cookie"].lower().split("; ")) is is_encrypted
+
+
+def asked(port: int, trusted: ssl.SSLContext | None, method: str, path: str) -> tuple[dict[str, str], bytes]:
+    connection = (
+        http.client.HTTPConnection("127.0.0.1", port, timeout=30) if trusted is None
+        else http.client.HTTPSConnection("127.0.0.1", port, timeout=30, context=trusted)
+    )  # fmt: skip
+    connection.request(method, path, b"{}" if method == "POST" else None, {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    text = response.read()
+    connection.close()
+    return {name.lower(): value for name, value in response.getheaders()}, text

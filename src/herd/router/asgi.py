@@ -184,7 +184,7 @@ def _scope(exchange: Exchange, server: tuple[str, int]) -> MutableMapping[str, A
         "asgi": dict(_VERSIONS),
         "http_version": "1.1",
         "method": exchange.method,
-        "scheme": "http",
+        "scheme": "https" if exchange.is_encrypted else "http",
         "path": exchange.path,
         "query_string": exchange.query,
         "root_path": "",

@@ -37,6 +37,10 @@ class Exchange(Protocol):
     on_writable: Callable[[bool], None] | None
     """Called with False when the client reads too slowly (the buffer is full), with True when it caught up."""
 
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether it came by https."""
+
     def header(self, name: bytes) -> bytes | None:
         """The first value of a header, by its lower-case name."""
 

@@ -62,6 +62,7 @@ class HttpConnection(asyncio.Protocol):
         "_taken_at",
         "_transport",
         "client_ip",
+        "is_encrypted",
     )
 
     def __init__(self, clients: Clients) -> None:
@@ -85,6 +86,7 @@ class HttpConnection(asyncio.Protocol):
         self._is_read_paused = False
         self._is_write_paused = False
         self.client_ip = ""
+        self.is_encrypted = False
 
     # What the loop calls
 
@@ -93,6 +95,7 @@ class HttpConnection(asyncio.Protocol):
         settings = self._clients.settings
         self._transport.set_write_buffer_limits(high=settings.write_buffer_bytes, low=settings.write_buffer_bytes // 4)
         self.client_ip = _peer_ip(transport.get_extra_info("peername"))
+        self.is_encrypted = transport.get_extra_info("sslcontext") is not None
         excess = self._clients.join(self)
         if excess > _TURNED_AWAY_MAX:
             self._phase = _LINGERING

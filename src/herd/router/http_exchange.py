@@ -39,6 +39,8 @@ _ENDED: Final = 5
 class Line(Protocol):
     """What an exchange needs of its connection."""
 
+    is_encrypted: bool
+
     @property
     def date_line(self) -> bytes: ...
 
@@ -93,6 +95,10 @@ class HttpExchange:
         self._held = b""
         self._left = 0
         self._stays_open = True
+
+    @property
+    def is_encrypted(self) -> bool:
+        return self._line.is_encrypted
 
     def header(self, name: bytes) -> bytes | None:
         for key, value in self.headers:
