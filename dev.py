@@ -127,6 +127,11 @@ def ui(arguments: list[str]) -> int:
     return call("hatch_build.py", "--serve", *arguments)
 
 
+def screenshots(arguments: list[str]) -> int:
+    prepare("test")
+    return call("docs/screenshots.py", *arguments)
+
+
 def benchmarks() -> Iterable[str]:
     """Modules under bench/ that can be run: `bench/gateway.py`, or a folder with a `__main__.py`."""
     yield from (p.stem for p in ROOT.glob("bench/[a-z]*.py") if "__main__" in p.read_text("utf-8"))
@@ -219,6 +224,7 @@ VERBS: Final = {
     "check": Verb(check, "lint, types and all tests"),
     "bench": Verb(bench, "a benchmark by name, with its arguments"),
     "ui": Verb(ui, "the dashboard's pages, shown anew at every edit; data from HERD_URL"),
+    "screenshots": Verb(screenshots, "take the dashboard's pictures in docs/ anew; names take only those"),
     "docs": Verb(docs, "write the generated tables under docs/ anew"),
     "advisories": Verb(advisories, "look for known vulnerabilities in what is pinned"),
     "sbom": Verb(sbom, "print what herd is made of, as CycloneDX"),
@@ -231,7 +237,7 @@ def main(arguments: Sequence[str]) -> int:
     if verb is None:
         asked_for_help = not arguments or arguments[0] in ("-h", "--help", "help")
         print("usage: python3 dev.py VERB [arguments]\n")
-        print("\n".join(f"  {name:<6} {known.told}" for name, known in VERBS.items()))
+        print("\n".join(f"  {name:<11} {known.told}" for name, known in VERBS.items()))
         return 0 if asked_for_help else 2
     try:
         return verb.run(list(arguments[1:]))

@@ -37,7 +37,7 @@ from herd.wire import heartbeat
 
 Json = dict[str, Any]
 FleetNode = FakeOllama | RealOllama | LlamaEngine
-ENGINES = discover(herd.engines, Engine, "ENGINE")  # type: ignore[type-abstract]
+ENGINES = discover(herd.engines, Engine, "ENGINE")
 
 
 @dataclass(frozen=True)

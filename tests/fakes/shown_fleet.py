@@ -30,7 +30,8 @@ SEED = 11
 HISTORY_HOURS = 9 * 24
 BEAT_S = 1.0
 APPS = ("aider", "open-webui", "home-assistant", "notes-search")
-MODELS = {"qwen3:8b": 5_200_000_000, "llama3.2:3b": 2_000_000_000, "nomic-embed-text": 274_000_000, "qwen3:32b": 20_000_000_000}
+MODELS = {"qwen3:8b": 5_200_000_000, "llama3.2:3b": 2_000_000_000, "nomic-embed-text:latest": 274_000_000, "qwen3:32b": 20_000_000_000}
+PARAMETERS = {"qwen3:8b": "8.2B", "llama3.2:3b": "3.2B", "nomic-embed-text:latest": "137M", "qwen3:32b": "32.8B"}
 SPEED = {"studio": 48.0, "gaming-pc": 92.0, "mini": 24.0, "attic": 11.0}
 
 
@@ -58,10 +59,10 @@ MACHINES = {
     }),
     "attic": Machine(16, 3, more={
         "os": "linux", "chip": "Intel Core i5-8500", "cores": 6, "cpu_utilization": 6.0, "temperature_c": 39.0, "thermal_state": "nominal",
-        "agent_version": "0.1.0", "disk": Disk(480 * GB, 445 * GB, 35 * GB), "lan_ip": "192.168.1.40",
+        "agent_version": "0.1.0", "disk": Disk(480 * GB, 471 * GB, 9 * GB), "lan_ip": "192.168.1.40",
     }),
 }  # fmt: skip
-HELD = {"studio": ("qwen3:8b", "qwen3:32b", "nomic-embed-text"), "gaming-pc": ("qwen3:8b", "llama3.2:3b"), "mini": ("llama3.2:3b", "nomic-embed-text"), "attic": ("llama3.2:3b",)}
+HELD = {"studio": ("qwen3:8b", "qwen3:32b", "nomic-embed-text:latest"), "gaming-pc": ("qwen3:8b", "llama3.2:3b"), "mini": ("llama3.2:3b", "nomic-embed-text:latest"), "attic": ("llama3.2:3b",)}
 SLOTS = {"studio": 4, "gaming-pc": 4, "mini": 2, "attic": 1}
 
 
@@ -115,7 +116,7 @@ def shown_fleet(is_slow: bool = True, history_hours: int = HISTORY_HOURS) -> Ite
 
 
 def _engine(name: str, is_slow: bool) -> FakeOllama:
-    models = [FakeModel(model, MODELS[model], ("embedding",) if "embed" in model else ("completion", "tools"), 32768, answer_tokens=90 if is_slow else 8, load_s=1.0) for model in HELD[name]]
+    models = [FakeModel(model, MODELS[model], ("embedding",) if "embed" in model else ("completion", "tools"), 32768, parameter_size=PARAMETERS[model], quantization="Q4_K_M", answer_tokens=150 if is_slow else 8, load_s=1.0) for model in HELD[name]]
     speed = FakeSettings(num_parallel=SLOTS[name], context_length=8192, on_gpu=name != "attic", tokens_per_s=SPEED[name] if is_slow else 0.0)
     return FakeOllama(models, speed, WallClock() if is_slow else None)
 
@@ -149,7 +150,7 @@ def write_history(path: Path, hours: int) -> None:
         for hour in range(hours, 0, -1):
             begin = now - hour * 3600
             clock = time.localtime(begin).tm_hour
-            for _ in range(int(3 + 16 * max(0.0, math.sin((clock - 6) / 18 * math.pi)) + dice.random() * 5)):
+            for _ in range(int(6 + 90 * max(0.0, math.sin((clock - 6) / 18 * math.pi)) + dice.random() * 20)):
                 database.execute(rows.INSERT_TRACE, _trace(dice, begin + dice.random() * 3600))
         database.commit()
         node_history.keep(database, [*_stays(dice, now, hours)], [
@@ -171,16 +172,16 @@ def _stays(dice: Random, now: float, hours: int) -> Iterator[node_history.Stay]:
 
 def _trace(dice: Random, at: float) -> rows.TraceRow:
     app = dice.choices(APPS, (5, 4, 2, 1))[0]
-    model = "nomic-embed-text" if app == "notes-search" else dice.choices(("qwen3:8b", "llama3.2:3b", "qwen3:32b"), (6, 3, 1))[0]
+    model = "nomic-embed-text:latest" if app == "notes-search" else dice.choices(("qwen3:8b", "llama3.2:3b", "qwen3:32b"), (6, 3, 1))[0]
     node = dice.choice([name for name, held in HELD.items() if model in held])
-    status = dice.choices(("completed", "failed", "client_cancelled", "rejected"), (970, 8, 17, 5))[0]
-    prompt, written = int(dice.lognormvariate(6.2, 0.9)), int(dice.lognormvariate(4.6, 0.7)) if status == "completed" else 0
-    held, load = (dice.expovariate(1 / 700) if dice.random() < 0.12 else 0.0), (2400.0 if dice.random() < 0.02 else 0.0)
+    status = dice.choices(("completed", "failed", "client_cancelled", "rejected"), (9900, 12, 60, 8))[0]
+    prompt, written = int(dice.lognormvariate(6.0, 0.8)), int(dice.lognormvariate(4.6, 0.7)) if status == "completed" else 0
+    held, load = (dice.expovariate(1 / 500) if dice.random() < 0.08 else 0.0), (2400.0 if dice.random() < 0.006 else 0.0)
     prefill, decode = prompt / SPEED[node] * 45, written / SPEED[node] * 1000
     first, attempt = held + load + prefill + 12, load + prefill + decode + 12
     return rows.TraceRow(
         f"r5eed00-{dice.randrange(16**8):x}", model, model, node, 60.0, None, status, held + attempt, first, prompt, written, int(status == "failed"), 0, None,
         "192.168.1.7", "ollama", "the engine did not answer" if status == "failed" else None, at, json.dumps([app]), "stop" if status == "completed" else None,
-        int(prompt * 1.05), "embed" if model == "nomic-embed-text" else "chat", 1, 1, attempt, held, 0, load, prefill, decode, prompt * 4,
+        int(prompt * 1.05), "embed" if "embed" in model else "chat", 1, 1, attempt, held, 0, load, prefill, decode, prompt * 4,
         None, "completion_time", None, None,
     )  # fmt: skip
