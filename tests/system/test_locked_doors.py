@@ -258,9 +258,11 @@ def test_each_start_makes_another_certificate_and_leaves_no_key_behind(tmp_path:
     assert list((tmp_path / "data").iterdir()) == []
 
 
-def test_without_a_fleet_nothing_is_announced(tmp_path: Path) -> None:
+def test_without_a_fleet_nothing_is_announced_and_that_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     doors = Doors(RelaySettings(tls=True), lambda: door_certificate.made(tmp_path, lambda _: ""))
-    assert asyncio.run(doors.urls(["http://127.0.0.1:1"], "http://127.0.0.1:2")) == {}
+    for _ in range(3):
+        assert asyncio.run(doors.urls(["http://127.0.0.1:1"], "http://127.0.0.1:2")) == {}
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 def test_an_agent_and_its_coordinator_talk_through_it(tmp_path: Path) -> None:

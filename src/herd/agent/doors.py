@@ -27,13 +27,16 @@ class Doors:
         """`lock` is called once, where doors are to speak TLS. Raises what that raises."""
         self._settings = settings
         self._lock = lock() if settings.tls and lock is not None else None
+        self._is_told = False
         self._relays: dict[str, tuple[EngineRelay, int]] = {}
 
     async def urls(self, engines: Sequence[str], coordinator_url: str) -> dict[str, str]:
         """For each engine's url the one to announce; without an engine whose door cannot be opened."""
         self._close_unneeded(engines)
         if self._lock is not None and not self._lock.proof():
-            log.warning("FLEET_NODE_TLS is set and this machine belongs to no fleet yet: its engines are not announced until it does")
+            if not self._is_told:
+                log.warning("FLEET_NODE_TLS is set and this machine belongs to no fleet yet: its engines are not announced until it does")
+            self._is_told = True
             return {}
         if not coordinator_url:
             return {url: url for url in engines}
