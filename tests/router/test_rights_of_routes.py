@@ -40,7 +40,9 @@ def ask(fleet: Fleet, method: str, path: str, headers: dict[str, str], body: obj
     raw = json.dumps({} if body is None else body).encode() if method != "GET" else None
     connection.request(method, path, raw, {"Content-Type": "application/json", **headers})
     response = connection.getresponse()
-    text = response.read()
+    is_endless = (response.getheader("content-type") or "").startswith("text/event-stream")
+    text = b"" if is_endless else response.read()
+    response.close()
     connection.close()
     is_json = (response.getheader("content-type") or "").startswith("application/json")
     return response.status, json.loads(text) if is_json and text else {}

@@ -78,7 +78,10 @@ def asked(fleet: Fleet, method: str, url: str, headers: dict[str, str], body: st
     try:
         connection.request(method, url, None if body is None else body.encode("utf-8", "replace"), headers)
         response = connection.getresponse()
-        return response.status, response.read()
+        is_endless = (response.getheader("content-type") or "").startswith("text/event-stream")
+        body = b"" if is_endless else response.read()
+        response.close()
+        return response.status, body
     finally:
         connection.close()
 

@@ -32,8 +32,8 @@ class Pulse(Struct, frozen=True):
 
 
 class FleetData(Struct, frozen=True):
-    """Topic "fleet", once a second. In a snapshot `nodes` is every card; in a delta those that changed, whole, and `gone` those that
-    are no more. Where nothing changed the delta has neither."""
+    """Topic "fleet", once a second. In a snapshot `nodes` is every card; in a delta those that changed, whole but for `availability`
+    (None: as before), and `gone` those that are no more. Where nothing changed the delta has neither."""
 
     pulse: Pulse
     nodes: tuple[NodeCard, ...]
@@ -55,7 +55,7 @@ class Moved(Struct, frozen=True):
 
 
 class RequestsData(Struct, frozen=True):
-    """Topic "requests", at most ten times a second. A snapshot has `live`, everybody who is here; a delta has `moved`, in order.
+    """Topic "requests", at most five times a second. A snapshot has `live`, everybody who is here; a delta has `moved`, in order.
     `skipped` counts those that were too many to tell one by one."""
 
     live: tuple[LiveRequest, ...] = ()
@@ -82,7 +82,7 @@ class Job(Struct, frozen=True):
 
 
 class JobsData(Struct, frozen=True):
-    """Topic "jobs", at most ten times a second. A snapshot has all that run and the latest that ended; a delta those that changed."""
+    """Topic "jobs", at most once a second. A snapshot has all that run and the latest that ended; a delta those that changed."""
 
     jobs: tuple[Job, ...]
 

@@ -74,9 +74,11 @@ from herd.router.http1 import HttpSettings
 from herd.router.http_server import Server
 from herd.router.inference_api import InferenceApi
 from herd.router.keeping import Keeping
+from herd.router.live_api import LiveApi, LiveSettings
+from herd.router.live_feed import LiveFeed
 from herd.router.login_api import LoginApi
 from herd.router.membership import Membership, MembershipSettings
-from herd.router.models_api import ModelsApi
+from herd.router.models_api import ModelsApi, job_of
 from herd.router.openapi import OpenApi
 from herd.router.orders import Orders
 from herd.router.pins import Pins, PinSettings
@@ -153,6 +155,7 @@ class Settings:
     capture: CaptureSettings = field(default_factory=CaptureSettings)
     rebalance: RebalancingSettings = field(default_factory=RebalancingSettings)
     prewarm: PrewarmSettings = field(default_factory=PrewarmSettings)
+    live: LiveSettings = field(default_factory=LiveSettings)
     fetch: FetchSettings = field(default_factory=FetchSettings)
     pins: PinSettings = field(default_factory=PinSettings)
 
@@ -180,6 +183,8 @@ class Coordinator:
         self.order_pool = Pool(replace(settings.upstream, stall_timeout_s=ORDER_STALL_S), loop, self.membership.door_proof)
         self.orders = Orders(self.order_pool)
         self.fetching = Fetching(settings.fetch, self.driver.fleet, self.orders, engines, time.time)
+        feed = LiveFeed(self.driver, self.view, lambda: [job_of(fetch) for fetch in self.fetching.book], loop)
+        self.live = LiveApi(settings.live, feed)
         self.keeping = Keeping(self.orders, engines, loop)
         self.pins = Pins(settings.pins, settings.general.data_dir.expanduser(), self.driver.fleet, self.keeping, self.driver.now)
         notes = WaitingNotes(settings.waiting_notes, loop, self._places)
@@ -235,6 +240,7 @@ class Coordinator:
             *board.routes,
             *charts.routes,
             *models.routes,
+            *self.live.routes,
             *HealthApi(self.health).routes,
             *RecommendationsApi(self.driver, self.store, self._pinned).routes,
             *self.capture.routes,
@@ -242,7 +248,7 @@ class Coordinator:
         ]
         routes += OpenApi(dialects, routes, __version__).routes
         application = Starlette(routes=routes, exception_handlers={404: self._no_such_path})
-        self.bridge = Bridge(application, self._render_error, (general.host, general.port))
+        self.bridge = Bridge(application, self._render_error, (general.host, general.port), self.live.take)
         asks_who_read_it = general.scheduler == CompletionTimePolicy.name
         self.inference = InferenceApi(
             dialects, self.driver, self.services, id_prefix(), self.bridge.serve, asks_who_read_it, self.allowances, unix_month,
@@ -352,6 +358,7 @@ class Coordinator:
             await self.advertisement.withdraw()
         self.driver.stop()
         self.view.stop()
+        self.live.close()
         self.services.notes.stop()
         self.health.stop()
         for server in (self.server, self.tls_server):

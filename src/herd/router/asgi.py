@@ -1,7 +1,6 @@
 """Runs an ASGI application for one exchange at a time: what is not on the fast path is served by a framework.
 
-Knows HTTP alone. A WebSocket handshake is refused here; whoever adds WebSockets takes such an exchange over in
-`Bridge.serve`.
+Knows HTTP alone. A WebSocket's handshake is handed to who takes it, or refused.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import secrets
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Final
 
-from herd.errors import Refusal
+from herd.errors import HerdError, Refusal
 from herd.router.exchange import Exchange, Header
 from herd.router.gate import key_of
 from herd.router.http_clients import RenderError
@@ -31,7 +30,12 @@ _ID_BYTES: Final = 6
 class Bridge:
     """One application; one task for each exchange that it answers."""
 
-    def __init__(self, application: Application, render_error: RenderError, server: tuple[str, int]) -> None:
+    def __init__(
+        self, application: Application, render_error: RenderError, server: tuple[str, int],
+        take_socket: Callable[[Exchange], bool] | None = None,
+    ) -> None:  # fmt: skip
+        """`take_socket` takes a WebSocket's handshake over, or says that the path has none."""
+        self._take_socket = take_socket
         self._application = application
         self._render_error = render_error
         self._server = server
@@ -40,8 +44,7 @@ class Bridge:
     def serve(self, exchange: Exchange) -> None:
         """Answers this exchange, soon. A client that leaves cancels its task."""
         if _wants_websocket(exchange):
-            refusal = Refusal(400, "websocket_not_supported", "WebSockets are not served here")
-            _respond(exchange, self._render_error(exchange.path, refusal))
+            self._serve_socket(exchange)
             return
         call = _Call(self._application, self._render_error, exchange)
         task = asyncio.get_running_loop().create_task(call.run(_scope(exchange, self._server)))
@@ -49,6 +52,15 @@ class Bridge:
         task.add_done_callback(self._tasks.discard)
         exchange.on_writable = call.set_writable
         exchange.on_gone = call.leaver(task)
+
+    def _serve_socket(self, exchange: Exchange) -> None:
+        refusal = Refusal(400, "websocket_not_supported", "WebSockets are not served here")
+        try:
+            if self._take_socket is not None and self._take_socket(exchange):
+                return
+        except HerdError as error:
+            refusal = error.refusal
+        _respond(exchange, self._render_error(exchange.path, refusal))
 
     async def close(self) -> None:
         """Cancels what still runs, and waits until it has ended."""

@@ -51,6 +51,8 @@ class Driver:
         """How often the core found what should never be."""
         self.warm: Callable[[Warm], None] | None = None
         """Who loads models ahead, where the core was composed to wish for it."""
+        self.onlooker: Callable[[Event | Command], None] | None = None
+        """Told of every event and command while somebody looks on."""
         self.fleet = dispatcher.fleet
         self.runs: dict[RequestId, Run] = {}
         self.now = loop.time
@@ -84,10 +86,20 @@ class Driver:
     def _handle(self, event: Event) -> None:
         # One of the two loop roots: a bug in one request's handling must not end the service of all others.
         try:
-            for command in self.dispatcher.handle(event):
-                self._perform(command)
+            if self.onlooker is None:
+                for command in self.dispatcher.handle(event):
+                    self._perform(command)
+            else:
+                self._perform_watched(event, self.onlooker)
         except Exception:  # noqa: BLE001 - the loop root
             self._contain(event)
+
+    def _perform_watched(self, event: Event, onlooker: Callable[[Event | Command], None]) -> None:
+        commands = self.dispatcher.handle(event)
+        for told in (event, *commands):
+            onlooker(told)
+        for command in commands:
+            self._perform(command)
 
     def _contain(self, event: Event) -> None:
         """A bug: it is logged with the id that the client is given, and the request it struck is ended."""

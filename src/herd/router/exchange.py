@@ -11,6 +11,27 @@ from typing import Protocol
 Header = tuple[bytes, bytes]
 
 
+class Guest(Protocol):
+    """Whoever a connection is given to after its last HTTP request: from then on the bytes are theirs."""
+
+    def received(self, data: bytes) -> None: ...
+
+    def writable(self, is_writable: bool) -> None:
+        """False when the other end reads too slowly, True when it caught up."""
+
+    def lost(self) -> None:
+        """The connection is gone. Called once."""
+
+
+class Wire(Protocol):
+    """What a guest may do with the connection."""
+
+    def send(self, data: bytes) -> None: ...
+
+    def finish(self) -> None:
+        """Closes it once everything was sent."""
+
+
 class Exchange(Protocol):
     """A whole request was read (its body is bounded); the answer is written through these calls.
 
@@ -61,6 +82,9 @@ class Exchange(Protocol):
 
     def end(self) -> None:
         """The answer is whole."""
+
+    def switch(self, headers: Sequence[Header], protocol: bytes, guest: Guest) -> Wire:
+        """Answers 101 and gives the connection to `guest`, which speaks `protocol`; no HTTP is spoken on it any more."""
 
     def cut(self, last: bytes = b"") -> None:
         """The answer cannot be completed: `last` (an error frame) is sent, then the connection is closed so that the

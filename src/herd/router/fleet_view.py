@@ -8,9 +8,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
+from collections.abc import Iterable
+
+import msgspec
 
 from herd import __version__
 from herd.core.commands import Record
+from herd.core.fleet import NodeId
 from herd.core.request import Outcome
 from herd.dashboard.nodes import NodeCard, card_of
 from herd.dashboard.pulse import Pulse
@@ -21,6 +25,9 @@ from herd.router.driver import Driver
 from herd.router.node_history import Event, Stay
 from herd.router.store import Store
 
+COARSE_S = 10.0
+HEARD_COARSE_S = 6.0
+"""A node that reports every five seconds has just been heard."""
 WATCHED_EVERY_S = 10.0
 WATCHED_MAX_S = 30.0
 """A longer gap was not watched: the machine slept."""
@@ -47,6 +54,15 @@ class FleetView:
         queues = driver.dispatcher.waiting.queues
         nodes = sorted(driver.fleet, key=lambda node: node.id)
         return [card_of(node, queues.of_node(node.id), now, unix_now, speeds.get(node.id, 0.0)) for node in nodes]
+
+    def live_cards(self, node_ids: Iterable[str] | None = None) -> list[NodeCard]:
+        """The same for those who are told every second, of some nodes or all: times are coarse, so that what has not changed is equal."""
+        driver, now, unix_now = self._driver, self._driver.now(), time.time() // COARSE_S * COARSE_S
+        fleet, queues, speeds = driver.fleet, driver.dispatcher.waiting.queues, self.pulse.tokens_per_s(now)
+        chosen = [NodeId(name) for name in node_ids] if node_ids is not None else sorted(fleet.nodes)
+        nodes = [node for name in chosen if (node := fleet.node(name)) is not None]
+        cards = [card_of(node, queues.of_node(node.id), now, unix_now, speeds.get(node.id, 0.0)) for node in nodes]
+        return [msgspec.structs.replace(card, heard_s=card.heard_s // HEARD_COARSE_S * HEARD_COARSE_S) for card in cards]
 
     def live(self) -> list[LiveRequest]:
         """Everybody who is here, those who wait in the order of their turns, then those who are answered, oldest first."""

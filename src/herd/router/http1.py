@@ -1,6 +1,7 @@
 """One client connection: finds whole requests in its bytes and hands them on one at a time. Knows no route.
 
     IDLE ──bytes──> HEAD ──empty line──> BODY ──whole──> BUSY ──answered──> IDLE
+    BUSY ──switched──> SWITCHED: the bytes are a guest's, such as a WebSocket
     any ──refused, broken off──> LINGERING ──client closed or time is up──> gone
 
 A request that arrives in one read goes from IDLE to BUSY at once. While one is answered, reading stays on, so that
@@ -17,7 +18,7 @@ import sys
 from typing import Final, cast
 
 from herd.errors import HeadersTooLarge, HerdError, Refusal, TooLarge
-from herd.router.exchange import Header
+from herd.router.exchange import Guest, Header, Wire
 from herd.router.http_chunks import ChunkedBody
 from herd.router.http_clients import Clients
 from herd.router.http_clients import HttpSettings as HttpSettings
@@ -29,6 +30,7 @@ _HEAD: Final = 1
 _BODY: Final = 2
 _BUSY: Final = 3
 _LINGERING: Final = 4
+_SWITCHED: Final = 5
 
 _REQUESTS_PER_TURN: Final = 32
 # So many of those turned away are told why; beyond it they are only cut, or telling would be the way to exhaust us.
@@ -44,6 +46,7 @@ class HttpConnection(asyncio.Protocol):
         "_body",
         "_clients",
         "_exchange",
+        "_guest",
         "_head",
         "_head_bytes",
         "_is_pumping",
@@ -78,6 +81,7 @@ class HttpConnection(asyncio.Protocol):
         self._mark_at = 0.0
         self._mark_bytes = 0
         self._exchange: HttpExchange | None = None
+        self._guest: Guest | None = None
         self._sent = 0
         self._taken = 0
         self._taken_at = self._since
@@ -126,7 +130,7 @@ class HttpConnection(asyncio.Protocol):
                 self._pump()
         else:
             self._keep(data)
-            if phase != _BUSY:
+            if phase != _BUSY and phase != _SWITCHED:
                 self._pump()
 
     def eof_received(self) -> bool:
@@ -140,18 +144,23 @@ class HttpConnection(asyncio.Protocol):
         self._clients.leave(self)
         self._clients.uploading_bytes -= self._received
         self._received = 0
+        self._let_guest_go()
         self._give_up()
 
     def pause_writing(self) -> None:
         self._is_write_paused = True
         if self._exchange is not None and self._exchange.on_writable is not None:
             self._exchange.on_writable(False)
+        elif self._guest is not None:
+            self._guest.writable(False)
 
     def resume_writing(self) -> None:
         self._is_write_paused = False
         if self._exchange is not None:
             if self._exchange.on_writable is not None:
                 self._exchange.on_writable(True)
+        elif self._guest is not None:
+            self._guest.writable(True)
         elif self._tail:
             self._pump()
 
@@ -178,6 +187,22 @@ class HttpConnection(asyncio.Protocol):
         if self._tail and not self._is_pumping:
             self._pump()
 
+    def switched(self, guest: Guest) -> Wire:
+        self._exchange = None
+        self._guest = guest
+        self._phase = _SWITCHED
+        return self
+
+    def finish(self) -> None:
+        """The guest is done: the connection ends once everything was sent."""
+        self._guest = None
+        self._linger()
+
+    def _let_guest_go(self) -> None:
+        guest, self._guest = self._guest, None
+        if guest is not None:
+            guest.lost()
+
     def break_off(self, with_reset: bool) -> None:
         self._exchange = None
         if with_reset:
@@ -193,6 +218,9 @@ class HttpConnection(asyncio.Protocol):
     def _keep(self, data: bytes) -> None:
         """Bytes for later; when there are too many of them, the client is no longer read."""
         if self._phase == _LINGERING:
+            return
+        if self._guest is not None:
+            self._guest.received(data)
             return
         self._tail += data
         is_full = len(self._tail) > self._clients.settings.pipeline_max_bytes
@@ -217,6 +245,10 @@ class HttpConnection(asyncio.Protocol):
                 break
             del self._tail[:used]
         self._is_pumping = False
+        if self._guest is not None and self._tail:
+            rest = bytes(self._tail)
+            self._tail.clear()
+            self._guest.received(rest)
         if self._is_read_paused and len(self._tail) <= self._clients.settings.pipeline_max_bytes:
             self._is_read_paused = False
             self._transport.resume_reading()
@@ -386,6 +418,8 @@ class HttpConnection(asyncio.Protocol):
                 self._refuse(None, Refusal(408, "request_timeout", "the request's head took too long"))
         elif self._phase == _BODY:
             self._sweep_upload(now)
+        elif self._phase == _SWITCHED:
+            return
         elif self._phase == _BUSY:
             if self._is_read_paused and _has_closed(self._transport):
                 self._transport.abort()

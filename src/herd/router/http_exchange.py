@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import Final, Protocol
 
-from herd.router.exchange import Header
+from herd.router.exchange import Guest, Header, Wire
 from herd.router.http_head import Head
 
 STATUS_LINES: Final = MappingProxyType(
@@ -48,6 +48,9 @@ class Line(Protocol):
         """Whether the connection may serve another request after this one."""
 
     def send(self, data: bytes) -> None: ...
+
+    def switched(self, guest: Guest) -> Wire:
+        """The connection is the guest's from now on."""
 
     def answered(self, stays_open: bool) -> None:
         """The answer is whole."""
@@ -185,6 +188,13 @@ class HttpExchange:
         if last:
             self._line.send(last)
         self._line.answered(self._stays_open)
+
+    def switch(self, headers: Sequence[Header], protocol: bytes, guest: Guest) -> Wire:
+        assert self._framing == _FRESH, "switch() after an answer has begun"
+        own = b"Upgrade: %b\r\nConnection: Upgrade\r\n" % protocol
+        self._close()
+        self._line.send(rendered_head(101, (*headers, *self._also), self._line.date_line + own))
+        return self._line.switched(guest)
 
     def cut(self, last: bytes = b"") -> None:
         framing = self._framing
