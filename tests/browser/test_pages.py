@@ -158,3 +158,14 @@ def test_all_scripts_and_styles_together_are_small() -> None:
     weights = {path.name: len(gzip.compress(path.read_bytes(), 9, mtime=0)) for path in assets.iterdir() if path.suffix in (".js", ".css")}
     first = sum(weight for name, weight in weights.items() if name.startswith("index"))
     assert sum(weights.values()) <= BYTES_MAX and first <= FIRST_PAGE_BYTES_MAX, weights
+
+
+def test_the_same_question_goes_to_two_nodes_side_by_side(visit: Open) -> None:
+    page = visit().go("/dashboard/playground?model=qwen3:8b")
+    page.get_by_label("two nodes side by side").check()
+    page.get_by_label("Node of side 1").select_option("studio")
+    page.get_by_label("Node of side 2").select_option("gaming-pc")
+    page.get_by_label("Your question").fill("What is a herd?")
+    page.keyboard.press("Enter")
+    for side, node in (("Side 1", "studio"), ("Side 2", "gaming-pc")):
+        page.get_by_role("region", name=side).get_by_role("link", name=node, exact=True).wait_for()

@@ -83,6 +83,7 @@ def test_the_request_is_written_anew() -> None:
             names = (
                 "host content-length transfer-encoding connection keep-alive te trailer upgrade proxy-authorization x-named "
                 "origin referer cookie authorization x-api-key accept-encoding expect x-herd-tags content-type"
+                " x-herd-node"
             )
             headers = [(name.encode(), b"secret") for name in names.split() if name != "connection"]
             headers += [(b"connection", b"close, X-Named"), (b"x-trace", b"7"), (b"x-bad", b"a\r\nx-injected: 1"), (b"x-nul", b"\0")]

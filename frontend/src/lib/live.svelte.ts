@@ -1,11 +1,12 @@
 // What is happening now, over one WebSocket: snapshots and deltas in, the state of the fleet out. Silent while the tab is hidden.
 
-import { API } from "./api";
-import type { FleetData, Job, JobsData, LiveRequest, Moved, NodeCard, Pulse, RequestsData } from "./shapes";
+import { API, get } from "./api";
+import type { FleetData, Job, JobsData, LiveRequest, Moved, NodeCard, Overview, Pulse, RequestsData } from "./shapes";
 
 const FIRST_RETRY_MS = 500;
 const RETRY_MAX_MS = 10_000;
 const QUIET_MAX_MS = 6_000;
+const ASK_INSTEAD_MS = 3_000;
 const SPARK_POINTS = 60;
 const JOBS_KEPT = 20;
 
@@ -44,12 +45,24 @@ class Live {
     document.addEventListener("visibilitychange", () => this.#subscribe());
     addEventListener("online", () => this.#again(0));
     setInterval(() => this.#listen(), 1000);
+    setInterval(() => void this.#askInstead(), ASK_INSTEAD_MS);
   }
 
   /** Calls with every batch of things that happened to requests; returns what ends that. */
   onMoved(listener: Listener): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
+  }
+
+  /** Between us and the coordinator may be something that knows no WebSockets: then it is asked now and then. */
+  async #askInstead(): Promise<void> {
+    if (this.state !== "refused" || document.hidden) return;
+    try {
+      const told = await get<Overview>("overview");
+      this.adopt(told.nodes, [...told.queue, ...told.running]);
+    } catch {
+      // The page itself tells what is wrong.
+    }
   }
 
   /** What an ordinary answer told, while nothing is told live. */

@@ -9,7 +9,7 @@ from herd.core.live import Live
 from herd.core.waiting import Waiting
 from herd.errors import Refusal
 
-NEVER_PASSES = ("tried", "has_model", "continuation")
+NEVER_PASSES = ("tried", "has_model", "continuation", "asked_node")
 """Reasons that no waiting removes."""
 
 

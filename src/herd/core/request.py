@@ -52,6 +52,8 @@ class Request:
     """On whose behalf it waits, for turns and shares: a key, else an app, else a machine; empty where nobody is told apart."""
     fingerprint: int = 0
     """A salted hash of its body, counted only while some body is suspected of breaking nodes; else 0."""
+    only_node: str = ""
+    """The one node that the client wants to be answered by; empty: any."""
 
     @property
     def context_needed(self) -> int:

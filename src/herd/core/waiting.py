@@ -86,7 +86,7 @@ class Waiting:
         assert live.queue is None
         live.state = State.HELD
         self._fill(live)
-        conditions = (live.models, live.request.needs, live.tried, live.request.kind)
+        conditions = (live.models, live.request.needs, live.tried, live.request.kind, live.request.only_node)
         return self.holding.add(live.request.id, live.request.tenant, conditions)
 
     def leave(self, live: Live) -> Queue | None:

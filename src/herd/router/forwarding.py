@@ -25,7 +25,7 @@ _DROPPED: Final = frozenset(
     {
         *(b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"http2-settings"),
         *(b"host", b"content-length", b"content-type", b"content-encoding", b"accept-encoding", b"expect"),
-        *(b"authorization", b"proxy-authorization", b"proxy-authenticate", b"cookie", b"x-api-key", b"api-key", b"x-herd-tags", b"x-fleet-waiting"),
+        *(b"authorization", b"proxy-authorization", b"proxy-authenticate", b"cookie", b"x-api-key", b"api-key", b"x-herd-tags", b"x-herd-node", b"x-fleet-waiting"),
         *(b"origin", b"referer"),
     }
 )

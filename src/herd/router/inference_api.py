@@ -28,6 +28,7 @@ from herd.wire.chat import Ask, Route
 LISTINGS_CACHED_MAX = 64
 TAGS_MAX = 16
 TAG_CHARACTERS_MAX = 64
+NODE_CHARACTERS_MAX = 256
 PRODUCT_BYTES_MAX = 32
 """How much is looked at of a User-Agent to tell two programs on one machine apart."""
 _ANY_ENGINE: frozenset[str] = frozenset()
@@ -125,6 +126,7 @@ class InferenceApi:
             ask.stream, ask.prompt_tokens, ask.output_tokens_max, ask.context_wanted, ask.needs,
             len(ask.body), exchange.client_ip, tags, deadline_at, ask.model, _ANY_ENGINE,
             prefix_hashes(ask.body, owner) if self._hashes_prefixes else (), owner, _tenant(exchange, tags, owner), fingerprint,
+            _only_node(exchange),
         )  # fmt: skip
 
     @staticmethod
@@ -201,6 +203,12 @@ def _tenant(exchange: Exchange, tags: tuple[str, ...], key_id: str) -> str:
     agent = exchange.header(b"user-agent")
     product = agent[:PRODUCT_BYTES_MAX].split(b"/", 1)[0].decode("ascii", "replace") if agent else ""
     return f"client {hash(exchange.client_ip) & 0xFFFFFF:06x} {product}".rstrip()
+
+
+def _only_node(exchange: Exchange) -> str:
+    """The node that the client names, to compare machines or to try one; "" for any. Where there is none of that name nobody can serve it."""
+    named = exchange.header(b"x-herd-node")
+    return named.decode("utf-8", "replace").strip()[:NODE_CHARACTERS_MAX] if named else ""
 
 
 def _retry_after(refusal: Refusal) -> tuple[Header, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from builders import World, a_capacity, a_card, a_report, a_world
+from herd.core.commands import Dispatch, Refuse
 from herd.core.decision import Decision
 from herd.core.fleet import Liveness, ModelName, NodeId, Pressure, Report
 
@@ -55,3 +56,13 @@ def test_a_degraded_node_is_still_asked() -> None:
     world.hears(a_report(models=[a_card()]))
     world.dispatcher.fleet.nodes[NodeId("alpha")].liveness = Liveness.DEGRADED
     assert decide(world).chosen == "alpha"
+
+
+def test_who_asks_for_one_node_alone_gets_that_one_or_is_told_at_once() -> None:
+    world = a_world()
+    world.hears(a_report("alpha", models=[a_card()]))
+    world.hears(a_report("beta", models=[a_card()]))
+    [sent] = world.arrives("r1", only_node="beta")
+    assert isinstance(sent, Dispatch) and sent.node_id == "beta"
+    refused = world.arrives("r2", only_node="gamma")
+    assert any(isinstance(command, Refuse) for command in refused)
