@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from herd.core.decision import Decision
 from herd.core.fleet import ModelCard, ModelName, NodeId
 from herd.core.request import Attempt, Counters, Outcome, Request, RequestId
+from herd.core.windows import Pin
 from herd.errors import Refusal
 
 
@@ -27,6 +28,8 @@ class Dispatch:
     retries: int
     fallback: ModelName | None
     """The model that answers in the place of the one asked for, or None."""
+    pin: Pin | None = None
+    """What is said of the window; None where the request goes as it is."""
 
 
 @dataclass(slots=True)

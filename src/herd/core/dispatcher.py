@@ -36,6 +36,7 @@ from herd.core.request import Attempt, Failure, FailureKind, Kind, Outcome, Requ
 from herd.core.retries import CRASHES_MAX, RetrySettings, is_crash, may_retry, needs_budget
 from herd.core.scheduler import Scheduler
 from herd.core.waiting import Waiting
+from herd.core.windows import need_tokens
 
 Step: TypeAlias = "Callable[..., None]"
 """Takes an event of its own kind and the list of commands."""
@@ -93,6 +94,8 @@ class Dispatcher(Placing):
         live.hold_until = event.at + self.waiting.settings.wait_max_s
         self.live[request.id] = live
         self.forecast.arrived(request, event.at)
+        if self.windows is not None:
+            request.context_wanted = self.windows.needed(request, self.forecast.prompt_tokens(request, request.model))
         if self.is_draining:
             self._refuse(live, event.at, refusals.DRAINING, out)
             return
@@ -168,11 +171,22 @@ class Dispatcher(Placing):
         decision = self.scheduler.decide(live.request, attempt.model, at, (*live.tried, attempt.node_id))
         return decision.chosen is not None or may_pass_later(decision)
 
+    def _found_longer(self, live: Live, failure: Failure) -> bool:
+        """An engine has counted the prompt: whether that is news, so that a larger window on the same node may do."""
+        request, known = live.request, live.request.context_wanted or 0
+        need = need_tokens(failure.prompt_tokens, request.output_tokens_max)
+        if self.windows is None or need <= known:
+            return False
+        request.prompt_tokens, request.context_wanted = failure.prompt_tokens, need
+        return True
+
     def _retry_elsewhere(
         self, live: Live, attempt: Attempt, failure: Failure, at: float, out: list[Command]
     ) -> None:
-        if failure.kind is not FailureKind.CONNECT:
-            live.strikes += failure.kind is not FailureKind.UNFIT
+        if failure.kind is FailureKind.WINDOW and self._found_longer(live, failure):
+            live.strikes += 1
+        elif failure.kind is not FailureKind.CONNECT:
+            live.strikes += failure.kind not in (FailureKind.UNFIT, FailureKind.WINDOW)
             live.tried = (*live.tried, attempt.node_id)
         live.crashes += is_crash(failure)
         if live.crashes >= CRASHES_MAX:
@@ -222,6 +236,8 @@ class Dispatcher(Placing):
             self.watchlist.restarted(known)
         node = self.fleet.hear(event.report, event.at)
         self.forecast.heard(node, windows, is_new_boot)
+        if self.windows is not None:
+            self.windows.heard(node)
         self.watchlist.heard(node, event.at)
         for queue in list(self.waiting.queues.of_node(node.id).values()):
             self._advance(queue, event.at, out)

@@ -77,7 +77,8 @@ class Loaded:
     size_bytes: int
     context_tokens: int | None = None
     vram_bytes: int | None = None
-    context_explicit: bool = False
+    context_explicit: bool | None = None
+    """Whether somebody chose this window, as against the engine itself; None where nobody tells."""
     expires_at: str = ""
     """When the engine will unload it, as the engine said it (RFC 3339); empty where it did not say."""
 

@@ -10,7 +10,7 @@ from herd.core import refusals
 from herd.core.admission import why_not_hold
 from herd.core.commands import Command, Dispatch, Hold, Record, Refuse
 from herd.core.decision import Decision
-from herd.core.fleet import Fleet, Liveness, ModelName, Node, NodeId
+from herd.core.fleet import Fleet, Liveness, ModelCard, ModelName, Node, NodeId
 from herd.core.forecast import Forecast
 from herd.core.live import Live, State
 from herd.core.liveness import Watchlist
@@ -19,6 +19,7 @@ from herd.core.request import Attempt, Counters, Kind, Outcome, RequestId
 from herd.core.retries import RetrySettings, first_byte_patience_s, has_budget, predicted_patience_s
 from herd.core.scheduler import Scheduler
 from herd.core.waiting import Waiting
+from herd.core.windows import Pin, Windows
 from herd.errors import Refusal
 
 SLOW_START_S = 30.0
@@ -35,6 +36,8 @@ class Placing:
         self.waiting = waiting
         self.watchlist = watchlist
         self.forecast = forecast
+        self.windows: Windows | None = None
+        """Set where real engines are asked; a simulated world has no options."""
         self.live: dict[RequestId, Live] = {}
         self.retrying: set[RequestId] = set()
         """Who runs in a second or later attempt."""
@@ -108,7 +111,19 @@ class Placing:
             self.retrying.add(request.id)
         self.watchlist.tries(node, decision.model, at)
         fallback = decision.model if decision.model != request.model else None
-        out.append(Dispatch(request.id, live.attempts, node.id, decision.model, card, decision.scored[0].total, live.retries, fallback))
+        out.append(Dispatch(
+            request.id, live.attempts, node.id, decision.model, card, decision.scored[0].total, live.retries, fallback, self._pin(live, node, card),
+        ))
+
+    def _pin(self, live: Live, node: Node, card: ModelCard) -> Pin | None:
+        """What the engine is told of the window, and what is to be learnt from a load that this causes."""
+        if self.windows is None:
+            return None
+        request, model = live.request, live.model
+        pin = self.windows.pin(request, node.id, model, card, self.forecast.prompt_tokens(request, model))
+        if card.loaded is None:
+            self.windows.loads(node.id, model, is_automatic=(pin.context_tokens if pin is not None else request.num_ctx) is None)
+        return pin
 
     def _patience_s(self, live: Live, node: Node, cold_bytes: int) -> float:
         request, decision = live.request, live.decision

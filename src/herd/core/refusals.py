@@ -62,6 +62,9 @@ def after_failure(failure: Failure) -> Refusal:
         return Refusal(503, "busy", message, retry_after_s=failure.retry_after_s or 2.0)
     if failure.kind in (FailureKind.FIRST_BYTE_TIMEOUT, FailureKind.STALLED):
         return Refusal(504, "node_timeout", f"the node did not answer in time: {told}")
+    if failure.kind is FailureKind.WINDOW:
+        message = f"the prompt has {failure.prompt_tokens} tokens, more than any window that could be had; shorten it, or see: herd models"
+        return Refusal(400, "context_length_exceeded", message)
     if failure.kind is FailureKind.MODEL_MISSING:
         return Refusal(404, "model_not_found", f"the model is no longer on the node that had it: {told}")
     return Refusal(502, "node_lost", f"the node failed: {told}")

@@ -54,6 +54,10 @@ class Request:
     """A salted hash of its body, counted only while some body is suspected of breaking nodes; else 0."""
     only_node: str = ""
     """The one node that the client wants to be answered by; empty: any."""
+    num_ctx: int | None = None
+    """The window the client's own options say; `context_wanted` may be more, where its prompt needs more."""
+    has_runner_options: bool = False
+    """Whether its options hold others for which Ollama starts a runner anew."""
 
     @property
     def context_needed(self) -> int:
@@ -78,6 +82,8 @@ class FailureKind(Enum):
     NODE_LOST = "node_lost"
     UNFIT = "unfit"
     """The engine cannot do what is asked here (such as going on with another's answer); nobody's fault."""
+    WINDOW = "window"
+    """The prompt does not fit into the window it was given: nobody's fault, and the failure says how much it needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +103,8 @@ class Failure:
     """Kinds of engines that could write on from what was forwarded; empty where nobody could."""
     fingerprint: int = 0
     """A salted hash of the request's body, where the node broke off before it had said anything."""
+    prompt_tokens: int = 0
+    """How long the engine found the prompt to be, where that is why it refused it."""
 
     @property
     def told(self) -> str:
@@ -107,7 +115,7 @@ class Failure:
     @property
     def is_nodes_fault(self) -> bool:
         """A busy engine and a model that left are not faults: they say nothing bad about the node."""
-        return self.kind not in (FailureKind.BUSY, FailureKind.MODEL_MISSING, FailureKind.UNFIT)
+        return self.kind not in (FailureKind.BUSY, FailureKind.MODEL_MISSING, FailureKind.UNFIT, FailureKind.WINDOW)
 
 
 @dataclass(slots=True)

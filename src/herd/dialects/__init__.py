@@ -17,6 +17,7 @@ from typing import Protocol
 
 from herd.core.fleet import Fleet, ModelCard
 from herd.core.request import Counters
+from herd.core.windows import Pin
 from herd.errors import Refusal
 from herd.wire.chat import Ask, Conversation, Delta, Route
 from herd.wire.resuming import Said
@@ -70,6 +71,8 @@ class Dialect(ABC):
     """See the file's head. Every method is pure; `parse`, `converse` and `listing` raise only `HerdError`."""
 
     name: str
+    pins: bool = False
+    """Whether its bodies have a place for a window, so that bytes can pass even where one is to be said."""
     routes: tuple[Route, ...]
     listings: tuple[tuple[str, str], ...]
     """(method, path) of routes answered from memory; a path may end in "/{name}"."""
@@ -79,8 +82,9 @@ class Dialect(ABC):
         """The features of a request, without decoding its payload. Raises BadRequest in plain words."""
 
     @abstractmethod
-    def rewrite(self, ask: Ask, model: str) -> bytes:
-        """The body a node may see: without the coordinator's extras, with `model` as that engine spells it.
+    def rewrite(self, ask: Ask, model: str, pin: Pin | None = None) -> bytes:
+        """The body a node may see: without the coordinator's extras, with `model` as that engine spells it, and with the window of
+        `pin` (only where the dialect `pins`).
 
         Returns `ask.body` itself when nothing has to change. Unknown fields survive byte for byte.
         """

@@ -13,6 +13,7 @@ import msgspec
 
 from herd.core.fleet import Fleet, ModelCard, canonical
 from herd.core.request import Kind
+from herd.core.windows import Pin
 from herd.dialects import Answer, Dialect, Moment, Resumed, Watch, Writer
 from herd.errors import BadRequest, Refusal, UnknownModel
 from herd.wire import door
@@ -156,7 +157,7 @@ class Anthropic(Dialect):
             has_extras=own.are_present,
         )
 
-    def rewrite(self, ask: Ask, model: str) -> bytes:
+    def rewrite(self, ask: Ask, model: str, pin: Pin | None = None) -> bytes:  # noqa: ARG002 - it has no words for it
         """An engine without tags knows only its own spelling; one with tags (Ollama) takes `m` for `m:latest`."""
         is_same = canonical(model) == canonical(ask.model)
         if not ask.has_extras and (model == ask.model or (is_same and model.endswith(":latest"))):

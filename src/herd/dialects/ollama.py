@@ -15,9 +15,10 @@ import msgspec
 
 from herd.core.fleet import Fleet, Liveness, Loaded, ModelCard, Node, canonical
 from herd.core.request import Kind
+from herd.core.windows import Pin
 from herd.dialects import Answer, Dialect, Moment, Resumed, Watch, Writer
 from herd.errors import BadRequest, Refusal, UnknownModel
-from herd.wire import door
+from herd.wire import door, pinning
 from herd.wire import ollama as wire
 from herd.wire.chat import Ask, Conversation, Message, Route, Sampling, Tool
 from herd.wire.ollama_answers import AnswerWriter, DocumentWatch, EmbedWriter, LineWatch, said_in_lines
@@ -45,6 +46,18 @@ _NUMBERS = re.compile(r"\d+")
 class _Options(msgspec.Struct):
     num_ctx: int | float | None = None
     num_predict: int | float | None = None
+    num_batch: msgspec.Raw = door.ABSENT
+    num_gpu: msgspec.Raw = door.ABSENT
+    main_gpu: msgspec.Raw = door.ABSENT
+    use_mmap: msgspec.Raw = door.ABSENT
+    num_thread: msgspec.Raw = door.ABSENT
+    draft_num_predict: msgspec.Raw = door.ABSENT
+
+    @property
+    def reload(self) -> bool:
+        """Whether one is there for which a runner is started anew."""
+        for_runner = (self.num_batch, self.num_gpu, self.main_gpu, self.use_mmap, self.num_thread, self.draft_num_predict)
+        return any(option is not door.ABSENT for option in for_runner)
 
 
 class _Door(door.Extras):
@@ -119,6 +132,7 @@ class _Whole(msgspec.Struct):
     keep_alive: Any = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
+    truncate: bool | None = None
     options: _Sampling | None = None
 
 
@@ -126,12 +140,19 @@ class _AllOptions(msgspec.Struct):
     options: dict[str, Any] | None = None
 
 
+class _Pinned(msgspec.Struct):
+    options: msgspec.Raw = door.ABSENT
+    truncate: msgspec.Raw = door.ABSENT
+
+
+_PINNED = msgspec.json.Decoder(_Pinned)
 _WHOLE = msgspec.json.Decoder(_Whole)
 _ALL_OPTIONS = msgspec.json.Decoder(_AllOptions)
 
 
 class Ollama(Dialect):
     name = "ollama"
+    pins = True
     routes = (
         Route("POST", "/api/chat", Kind.CHAT),
         Route("POST", "/api/generate", Kind.GENERATE),
@@ -163,14 +184,19 @@ class Ollama(Dialect):
             tags=own.tags,
             user=own.user,
             has_extras=own.are_present,
+            has_runner_options=options.reload,
         )
 
-    def rewrite(self, ask: Ask, model: str) -> bytes:
+    def rewrite(self, ask: Ask, model: str, pin: Pin | None = None) -> bytes:
         """Ollama itself takes `m` for `m:latest`, so that only another model is a change."""
-        if not ask.has_extras and canonical(model) == canonical(ask.model):
+        if pin is None and not ask.has_extras and canonical(model) == canonical(ask.model):
             return ask.body
         name = model if canonical(model) != canonical(ask.model) else ask.model
-        return door.rewrite(ask, name, name_field=_name_field(ask))
+        put = None
+        if pin is not None:
+            sent = door.read(ask.body, _PINNED)
+            put = pinning.fields(sent.options if door.is_given(sent.options) else None, door.is_given(sent.truncate), pin)
+        return door.rewrite(ask, name, put, _name_field(ask))
 
     def converse(self, ask: Ask) -> Conversation:
         whole = door.read(ask.body, _WHOLE)
@@ -194,6 +220,7 @@ class Ollama(Dialect):
             keep_alive=whole.keep_alive,
             logprobs=bool(whole.logprobs),
             top_logprobs=whole.top_logprobs,
+            truncate=whole.truncate,
             sampling=_sampling(whole.options or _Sampling(), door.read(ask.body, _ALL_OPTIONS).options or {}),
         )
 

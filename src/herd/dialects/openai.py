@@ -13,6 +13,7 @@ import msgspec
 
 from herd.core.fleet import Fleet, Liveness, ModelCard, canonical
 from herd.core.request import Kind
+from herd.core.windows import Pin
 from herd.dialects import Answer, Dialect, Moment, Resumed, Watch, Writer
 from herd.errors import BadRequest, Refusal, UnknownModel
 from herd.wire import door
@@ -150,7 +151,7 @@ class OpenAI(Dialect):
             include_usage=read.stream_options is not None and bool(read.stream_options.include_usage),
         )
 
-    def rewrite(self, ask: Ask, model: str) -> bytes:
+    def rewrite(self, ask: Ask, model: str, pin: Pin | None = None) -> bytes:  # noqa: ARG002 - it has no words for it
         """An engine without tags knows only its own spelling; one with tags (Ollama) takes `m` for `m:latest`."""
         if not ask.has_extras:
             is_same = model == ask.model or (model.endswith(":latest") and canonical(model) == canonical(ask.model))

@@ -155,6 +155,10 @@ class Engine(ABC):
         """
         return status < 500 or status == 501
 
+    def tokens_too_many(self, status: int, body: bytes) -> int:  # noqa: ARG002
+        """How long the prompt is, where a refusal says that it is longer than its window; else 0."""
+        return 0
+
     def trouble(self, status: int, body: bytes, has_begun: bool) -> FailureKind | None:
         """What a refusal (status >= 400) says against the node; None where it is the request's own fault, which its client is told.
 

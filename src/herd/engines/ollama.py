@@ -7,6 +7,7 @@ Follows transcripts of Ollama 0.32.15 and what changed since 0.1.38, when /api/p
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import msgspec
@@ -89,6 +90,11 @@ class Ollama(Engine):
     def details_call(self, model: str) -> Call | None:
         return Call("POST", "/api/show", msgspec.json.encode({"model": model}))
 
+    def tokens_too_many(self, status: int, body: bytes) -> int:
+        """`truncate: false`: 400 with the runner's own JSON, as text within JSON (transcript of 0.32.15)."""
+        found = _TOO_LONG.search(body) if status == 400 else None
+        return int(found[1]) if found is not None else 0
+
     def rendering(self, conversation: Conversation) -> Call | None:
         """`_debug_render_only` (0.11.5 and later; measured with 0.32.15). One that does not know it answers with one token."""
         if conversation.kind not in (Kind.CHAT, Kind.GENERATE):
@@ -137,6 +143,7 @@ class Ollama(Engine):
 _CLIENTS_MISTAKES = (b"must be of type", b"invalid format")
 """Texts of Ollama's 500 answers that speak of the request (transcripts bad_option and chat_badformat)."""
 
+_TOO_LONG = re.compile(rb'exceed_context_size_error.{0,40}n_prompt_tokens\\*":\s*(\d{1,9})')
 _NOBODY = Reply(0, b"")
 
 
@@ -177,6 +184,7 @@ def _manner(conversation: Conversation) -> dict[str, Any]:
         "think": _think(conversation.think),
         "logprobs": conversation.logprobs or None,
         "top_logprobs": conversation.top_logprobs,
+        "truncate": conversation.truncate,
     }
 
 

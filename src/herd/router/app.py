@@ -48,6 +48,7 @@ from herd.core.retries import RetrySettings
 from herd.core.scheduler import Policy, Scheduler, SignalPolicy
 from herd.core.signals import Signal, Weights
 from herd.core.waiting import Waiting
+from herd.core.windows import Windows, WindowSettings
 from herd.dialects import Dialect, Moment
 from herd.discover import discover
 from herd.engines import Engine
@@ -156,6 +157,7 @@ class Settings:
     rebalance: RebalancingSettings = field(default_factory=RebalancingSettings)
     prewarm: PrewarmSettings = field(default_factory=PrewarmSettings)
     live: LiveSettings = field(default_factory=LiveSettings)
+    windows: WindowSettings = field(default_factory=WindowSettings)
     fetch: FetchSettings = field(default_factory=FetchSettings)
     pins: PinSettings = field(default_factory=PinSettings)
 
@@ -433,6 +435,7 @@ def dispatcher(settings: Settings, started_at: float) -> Dispatcher:
     scheduler = Scheduler(fleet, waiting.queues, latencies, watchlist, filters, policy)
     kind = DISPATCHERS[settings.rebalance.moves_waiting, settings.prewarm.is_on]
     made = kind(scheduler, waiting, latencies, watchlist, settings.retries, forecast, started_at)
+    made.windows = Windows(settings.windows)
     if isinstance(made, PrewarmingDispatcher):
         made.prewarm = settings.prewarm
     return made

@@ -59,6 +59,8 @@ def answer_headers(content_type: bytes, request_id: RequestId, dispatch: Dispatc
         (b"X-Fleet-Retries", b"%d" % dispatch.retries),
         (b"X-Fleet-Request", told(request_id)),
     ]
+    if dispatch.pin is not None and dispatch.pin.warning:
+        headers.append((b"X-Fleet-Context-Warning", told(dispatch.pin.warning)))
     if dispatch.fallback is not None:
         headers.append((b"X-Fleet-Fallback", told(dispatch.fallback)))
     loaded = dispatch.card.loaded

@@ -28,6 +28,7 @@ from herd.router.translation import EngineFailed, Translation, error_text
 from herd.router.upstream import UpstreamCall, UpstreamSink
 from herd.router.waiting_notes import Wait
 from herd.wire.chat import Ask, Conversation
+from herd.wire.pinning import pinned, retried_tokens
 from herd.wire.resuming import going_on, going_on_raw
 from herd.wire.streams import WholeLines
 
@@ -111,7 +112,7 @@ class Relay:
         try:
             if self._forwarded_bytes:
                 self._send_continued(command, engine)
-            elif engine.takes(self._ask.route.path):
+            elif engine.takes(self._ask.route.path) and (self._dialect.pins or command.pin is None or command.pin.warning):
                 self._send_as_it_is(command)
             else:
                 self._send_translated(command, engine)
@@ -138,7 +139,7 @@ class Relay:
     # --- sending ---
 
     def _send_as_it_is(self, command: Dispatch) -> None:
-        body = self._dialect.rewrite(self._ask, command.card.name)
+        body = self._dialect.rewrite(self._ask, command.card.name, command.pin)
         if self._lines is None:
             self._lines = forwarding.request_lines(self._exchange.headers)
         self._watch = self._dialect.watch(self._ask)
@@ -149,7 +150,7 @@ class Relay:
         if self._conversation is None:
             self._conversation = self._dialect.converse(self._ask)
         self._conversation.model = command.card.name
-        call = engine.call(self._conversation)
+        call = engine.call(pinned(self._conversation, command.pin))
         name = command.fallback or self._ask.model
         writer = self._dialect.writer(self._ask, name, self._request_id, self._services.moment())
         self._translation = Translation(engine.reader(self._conversation), writer)
@@ -179,7 +180,7 @@ class Relay:
             self._fail(FailureKind.UNFIT, "this engine does not go on with another's answer")
             return
         self._translation = Translation(engine.reader(conversation), resumed.writer, resumed.said.pieces)
-        self._send(engine.call(conversation), forwarding.OWN_LINES, self)
+        self._send(engine.call(pinned(conversation, self._dispatch.pin)), forwarding.OWN_LINES, self)
 
     def _send(self, call: Call, lines: bytes, sink: UpstreamSink) -> None:
         self._step = _ASKED
@@ -373,6 +374,9 @@ class Relay:
         """Whether a refusal is the node's trouble, and then of what kind, or the client's mistake, which it is told."""
         status, body = self._status, b"".join(self._held)
         engine = self._services.engines[self._dispatch.card.engine.kind]
+        if too_long := retried_tokens(engine.tokens_too_many(status, body), self._dispatch.pin, self._dispatch.card):
+            self._fail(FailureKind.WINDOW, f"its prompt has {too_long} tokens", prompt_tokens=too_long)
+            return
         kind = engine.trouble(status, body, has_begun=self._forwarded_bytes > 0)
         if kind is None:
             self._pass_refusal_on(body)
@@ -402,7 +406,7 @@ class Relay:
 
     # --- failing ---
 
-    def _fail(self, kind: FailureKind, detail: str, retry_after_s: float | None = None, said: str = "") -> None:
+    def _fail(self, kind: FailureKind, detail: str, retry_after_s: float | None = None, said: str = "", prompt_tokens: int = 0) -> None:
         """Tells the core, which answers with what to do. A call that is still open is of no use any more.
 
         `said` is the engine's own text: for the client, never for logs or traces, since it may quote a prompt.
@@ -414,9 +418,7 @@ class Relay:
         continues_on = self._continues_on() if self._forwarded_bytes else frozenset[str]()
         is_crash = kind in (FailureKind.RESET, FailureKind.CLOSED) and not self._forwarded_bytes
         fingerprint = hash(self._ask.body) if is_crash else 0
-        failure = Failure(
-            kind, self._forwarded_bytes, detail, self._status or None, retry_after_s, said, continues_on, fingerprint
-        )
+        failure = Failure(kind, self._forwarded_bytes, detail, self._status or None, retry_after_s, said, continues_on, fingerprint, prompt_tokens)
         driver = self._services.driver
         driver.feed(AttemptFailed(driver.now(), self._request_id, self._dispatch.attempt, failure))
 

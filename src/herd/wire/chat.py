@@ -43,6 +43,8 @@ class Ask:
     tags: tuple[str, ...] = ()
     user: str = ""
     has_extras: bool = False
+    has_runner_options: bool = False
+    """Ollama's options other than num_ctx for which a model may be loaded anew."""
     include_usage: bool = False
     """OpenAI's stream_options.include_usage: the client wants a usage chunk."""
 
@@ -123,6 +125,8 @@ class Conversation:
     keep_alive: Any = None
     logprobs: bool = False
     top_logprobs: int | None = None
+    truncate: bool | None = None
+    """Whether a prompt beyond the window may be cut, where the client said so."""
     sampling: Sampling = field(default_factory=Sampling)
 
 

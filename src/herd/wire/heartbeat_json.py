@@ -23,7 +23,7 @@ class LoadedJson(_Struct):
     size_bytes: int = 0
     context_tokens: int | None = None
     vram_bytes: int | None = None
-    context_explicit: bool = False
+    context_explicit: bool | None = None
     expires_at: str = ""
 
 

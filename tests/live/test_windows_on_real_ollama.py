@@ -1,0 +1,76 @@
+"""A real Ollama keeps its runner whoever asks, and answers no question that it has read by half."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from fakes.fleet import Fleet, running_fleet
+from fakes.real_ollama import CHAT_MODEL, RealOllama
+
+HI = [{"role": "user", "content": "Say hi."}]
+SHORT = {"num_predict": 3}
+
+
+@pytest.fixture
+def fleet(real_ollama: RealOllama) -> Iterator[Fleet]:
+    real_ollama.ask("POST", "/api/generate", json.dumps({"model": CHAT_MODEL, "keep_alive": 0}).encode())
+    with running_fleet({"real": real_ollama}) as running:
+        yield running
+
+
+def ask(port: int, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        connection.request("POST", path, json.dumps({"model": CHAT_MODEL, "stream": False, **body}), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+
+
+CLIENTS: list[tuple[str, dict[str, Any]]] = [
+    ("/api/chat", {"messages": HI, "options": {**SHORT, "num_ctx": 4096}}),
+    ("/api/chat", {"messages": HI, "options": SHORT}),
+    ("/v1/chat/completions", {"messages": HI, "max_tokens": 3}),
+    ("/v1/messages", {"messages": HI, "max_tokens": 3}),
+    ("/api/generate", {"prompt": "Hi", "options": {**SHORT, "num_ctx": 1024, "num_thread": 1, "num_batch": 64, "use_mmap": False}}),
+]
+
+
+def runners_seen(real_ollama: RealOllama, port: int, fleet: Fleet | None, rounds: int) -> int:
+    """How many processes served these clients, the first one's load included."""
+    seen: set[int] = set()
+    for _ in range(rounds):
+        for path, body in CLIENTS:
+            status, told = ask(port, path, body)
+            assert status == 200, told
+            seen.update(process.pid for process in real_ollama.runners())
+            if fleet is not None:
+                fleet.beat()
+    return len(seen)
+
+
+def test_interleaved_clients_reload_nothing_through_the_coordinator_and_something_each_time_directly(
+    fleet: Fleet, real_ollama: RealOllama
+) -> None:
+    ask(fleet.port, "/api/chat", {"messages": HI, "options": {**SHORT, "num_ctx": 6144}})
+    fleet.beat()
+    assert runners_seen(real_ollama, fleet.port, fleet, rounds=2) == 1
+    assert runners_seen(real_ollama, real_ollama.port, None, rounds=2) > 3, "directly, the same clients push each other out"
+
+
+@pytest.mark.parametrize("words", [500, 3000, 4080, 4110, 6000])
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions"])
+def test_no_prompt_is_cut_in_silence(fleet: Fleet, path: str, words: int) -> None:
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": "bito " * words}], "max_tokens": 3, "options": SHORT}
+    status, told = ask(fleet.port, path, body)
+    counted = told.get("prompt_eval_count") or told.get("usage", {}).get("prompt_tokens") or 0
+    assert status == 200 and counted >= words, f"{status}: {counted} of {words} words were read, {told}"
+
+
+def test_what_the_model_cannot_hold_is_refused(fleet: Fleet) -> None:
+    status, told = ask(fleet.port, "/api/chat", {"messages": [{"role": "user", "content": "bito " * 40000}], "options": SHORT})
+    assert status == 400, told

@@ -1,0 +1,101 @@
+"""Clients with any window, none, or another API share one runner; a prompt that is too long is never cut in silence."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from fakes.fleet import Fleet, running_fleet, settings_for_tests
+from fakes.ollama import FakeModel, FakeOllama
+from herd.core.windows import WindowSettings
+
+HI = [{"role": "user", "content": "Say hi."}]
+
+
+@contextmanager
+def one_ollama(**settings: str) -> Iterator[tuple[Fleet, FakeOllama]]:
+    wanted = replace(settings_for_tests(), windows=WindowSettings(**settings))
+    with FakeOllama([FakeModel("m", context_train=32768)]) as node, running_fleet({"one": node}, settings=wanted) as fleet:
+        yield fleet, node
+
+
+def ask(fleet: Fleet, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any], dict[str, str]]:
+    with closing(http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)) as connection:
+        connection.request("POST", path, json.dumps({"model": "m", "stream": False, **body}), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        return response.status, json.loads(response.read()), {name.lower(): value for name, value in response.getheaders()}
+
+
+CLIENTS: list[tuple[str, dict[str, Any]]] = [
+    ("/api/chat", {"messages": HI, "options": {"num_ctx": 2048}}),
+    ("/api/chat", {"messages": HI}),
+    ("/v1/chat/completions", {"messages": HI, "max_tokens": 20}),
+    ("/v1/messages", {"messages": HI, "max_tokens": 20}),
+    ("/api/generate", {"prompt": "Hi", "options": {"num_ctx": 512, "num_thread": 3, "num_batch": 64, "use_mmap": False, "temperature": 0.5}}),
+    ("/api/chat", {"messages": HI, "options": {"num_ctx": 8192}}),
+]
+
+
+def test_clients_with_any_window_share_one_runner() -> None:
+    with one_ollama() as (fleet, node):
+        assert ask(fleet, "/api/chat", {"messages": HI, "options": {"num_ctx": 8192}})[0] == 200
+        fleet.beat()
+        for _ in range(2):
+            for path, body in CLIENTS:
+                status, told, _ = ask(fleet, path, body)
+                assert status == 200, told
+                fleet.beat()
+        assert node.reloads == 0 and len(node.loads) == 1
+
+
+def test_passed_through_the_same_clients_reload_it_again_and_again() -> None:
+    with one_ollama(protection="passthrough") as (fleet, node):
+        for path, body in CLIENTS:
+            ask(fleet, path, body)
+            fleet.beat()
+        assert node.reloads >= 3
+
+
+def test_a_warned_client_is_told_in_its_answers_head() -> None:
+    with one_ollama(protection="warn") as (fleet, _):
+        ask(fleet, "/api/chat", {"messages": HI, "options": {"num_ctx": 8192}})
+        fleet.beat()
+        *_, headers = ask(fleet, "/api/chat", {"messages": HI, "options": {"num_ctx": 2048}})
+        assert "2048" in headers["x-fleet-context-warning"] and "8192" in headers["x-fleet-context-warning"]
+
+
+def a_prompt(tokens: int) -> str:
+    return "word " * tokens
+
+
+@pytest.mark.parametrize("words", [3000, 4090, 4100, 6000, 12000])
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/v1/messages"])
+def test_no_prompt_around_the_window_is_cut_in_silence(path: str, words: int) -> None:
+    with one_ollama() as (fleet, node):
+        status, told, _ = ask(fleet, path, {"messages": [{"role": "user", "content": a_prompt(words)}], "max_tokens": 5})
+        assert status == 200, told
+        usage = told.get("usage", {})
+        counted = told.get("prompt_eval_count") or usage.get("prompt_tokens") or usage.get("input_tokens")
+        assert counted >= words, f"{counted} of {words} tokens were read"
+        assert node.loads
+
+
+def test_in_strict_mode_a_prompt_that_is_too_long_is_refused_with_its_length() -> None:
+    with one_ollama(overflow="strict") as (fleet, node):
+        ask(fleet, "/api/chat", {"messages": HI})
+        fleet.beat()
+        status, told, _ = ask(fleet, "/v1/chat/completions", {"messages": [{"role": "user", "content": a_prompt(6000)}]})
+        assert status == 400 and "6" in json.dumps(told), told
+        assert node.reloads == 0
+
+
+def test_a_prompt_that_fits_no_window_is_refused_and_not_cut() -> None:
+    with one_ollama() as (fleet, _):
+        status, told, _ = ask(fleet, "/api/chat", {"messages": [{"role": "user", "content": a_prompt(40000)}]})
+        assert status == 400, told
