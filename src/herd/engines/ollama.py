@@ -90,6 +90,9 @@ class Ollama(Engine):
     def details_call(self, model: str) -> Call | None:
         return Call("POST", "/api/show", msgspec.json.encode({"model": model}))
 
+    def with_details(self, card: ModelCard, reply: Reply) -> ModelCard:
+        return lists.with_shown(card, reply.status, reply.body)
+
     def tokens_too_many(self, status: int, body: bytes) -> int:
         """`truncate: false`: 400 with the runner's own JSON, as text within JSON (transcript of 0.32.15)."""
         found = _TOO_LONG.search(body) if status == 400 else None

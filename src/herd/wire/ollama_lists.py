@@ -5,11 +5,16 @@ Follows transcripts of 0.32.15; older servers tell less, which gives poorer card
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import msgspec
 
 from herd.core.fleet import EngineFace, Loaded, ModelCard
+from herd.core.memory_need import shape_of
+
+USUAL_TOKENS = 8192
+"""For which window the bytes of one token are told: a sliding layer's share is less in a larger one."""
 
 _FACE = EngineFace("ollama", "")
 
@@ -44,6 +49,13 @@ class _Version(msgspec.Struct):
     version: str = ""
 
 
+class _Shown(msgspec.Struct):
+    """What /api/show says beyond the lists."""
+
+    model_info: dict[str, object] = {}
+
+
+_SHOWN = msgspec.json.Decoder(_Shown)
 _ENTRY = msgspec.json.Decoder(Entry)
 _MODELS = msgspec.json.Decoder(_Models)
 _VERSION = msgspec.json.Decoder(_Version)
@@ -107,3 +119,15 @@ def _loaded(running: Entry) -> Loaded:
         running.size_vram,
         expires_at=running.expires_at or "",
     )
+
+
+
+def with_shown(card: ModelCard, status: int, body: bytes) -> ModelCard:
+    """The card with what /api/show tells of the cache, for a common window; an odd answer changes nothing."""
+    try:
+        shape = shape_of(_SHOWN.decode(body).model_info) if status == 200 else None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return card
+    if shape is None:
+        return card
+    return dataclasses.replace(card, kv_bytes_per_token=shape.cache_bytes(USUAL_TOKENS) // USUAL_TOKENS)

@@ -9,11 +9,13 @@ from herd.core.request import Request
 
 
 def check(request: Request, candidate: Candidate) -> str | None:
-    """A model in memory fits. Else it must fit into what is free plus what idle models of that node occupy."""
+    """A model in memory fits. Else its weights, and the cache of the window that is asked for, must fit into what is free plus what
+    idle models of that node occupy."""
     card = candidate.card
-    if card.loaded is not None or card.size_bytes <= candidate.free_bytes:
+    needed_bytes = card.size_bytes + (card.kv_bytes_per_token or 0) * (request.context_wanted or 0)
+    if card.loaded is not None or needed_bytes <= candidate.free_bytes:
         return None
-    return f"needs {card.size_bytes / GB:.1f} GB, {candidate.free_bytes / GB:.1f} GB can be had"
+    return f"needs {needed_bytes / GB:.1f} GB, {candidate.free_bytes / GB:.1f} GB can be had"
 
 
 FILTER = Filter("memory", check)
