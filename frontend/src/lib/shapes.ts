@@ -52,6 +52,16 @@ export interface Card {
   temperature_c: number | null;
 }
 
+export interface CellBox {
+  node_id: string;
+  model: string;
+  decode_tok_s: SpreadBox | null;
+  prefill_tok_s: SpreadBox | null;
+  ttft_ms: SpreadBox | null;
+  load_s: SpreadBox | null;
+  scaling: ScalePoint[];
+}
+
 export interface Change {
   name: string;
   value: string | null;
@@ -76,6 +86,15 @@ export interface Choice {
 export interface CommandLine {
   os: string;
   command: string;
+}
+
+export interface ComparisonBox {
+  a: string;
+  b: string;
+  verdict: string;
+  change: number;
+  plus_minus: number;
+  cells: DifferenceBox[];
 }
 
 export interface Complaint {
@@ -114,6 +133,17 @@ export interface Daily {
   days: number[];
   apps: AppDays[];
   data: Record<string, unknown>[];
+}
+
+export interface DifferenceBox {
+  node_id: string;
+  model: string;
+  measure: string;
+  a: number;
+  b: number;
+  change: number;
+  plus_minus: number;
+  is_clear: boolean;
 }
 
 export interface Do {
@@ -245,6 +275,12 @@ export interface Latest {
   completion_tokens: number | null;
   retries: number;
   why: string;
+}
+
+export interface LeftOut {
+  node_id: string;
+  model: string;
+  reason: string;
 }
 
 export interface Lent {
@@ -441,6 +477,16 @@ export interface Preview {
   moves: Move[];
 }
 
+export interface Progress {
+  run_id: string | null;
+  state: string;
+  done: number;
+  total: number;
+  message: string;
+  left_s: number | null;
+  yields: number;
+}
+
 export interface Pulse {
   running: number;
   waiting: number;
@@ -489,6 +535,43 @@ export interface RuledOut {
   node_id: string;
   filter: string;
   reason: string;
+}
+
+export interface Run {
+  run_id: string;
+  timestamp: number;
+  duration_s: number;
+  state: string;
+  requests: number;
+  failures: number;
+  yields: number;
+  method: string;
+  cells: CellBox[];
+  left_out: LeftOut[];
+  fleet: Record<string, Record<string, string>>;
+}
+
+export interface RunLine {
+  run_id: string;
+  timestamp: number;
+  duration_s: number;
+  state: string;
+  requests: number;
+  failures: number;
+  yields: number;
+  nodes: string[];
+  models: string[];
+}
+
+export interface Runs {
+  runs: RunLine[];
+  running: string | null;
+  comparison: ComparisonBox | null;
+}
+
+export interface ScalePoint {
+  concurrency: number;
+  tok_s: number;
 }
 
 export interface Score {
@@ -545,6 +628,27 @@ export interface Span {
   start_ms: number;
   ms: number;
   is_measured: boolean;
+}
+
+export interface SpreadBox {
+  median: number;
+  low: number;
+  high: number;
+  count: number;
+}
+
+export interface Start {
+  models: string[];
+  nodes: string[];
+  kinds: string[];
+  dry_run: boolean;
+}
+
+export interface Started {
+  run_id: string | null;
+  estimate_s: number;
+  requests: number;
+  left_out: LeftOut[];
 }
 
 export interface Step {

@@ -9,6 +9,7 @@ import typer
 
 from herd import __version__
 from herd.cli import access, fleet, library_verbs, serving
+from herd.cli import bench as bench_verb
 from herd.cli import chat as chat_verb
 from herd.cli import demo as demo_verb
 from herd.cli import diagnose as diagnose_verb
@@ -205,6 +206,29 @@ def health(
 def recommend(json: Json = False, url: Url = None) -> None:
     """Show what should live where, from what was really asked."""
     recommend_verb.recommend(serving.coordinator(url), json)
+
+
+@app.command()
+def bench(
+    node: Annotated[list[str] | None, typer.Option(metavar="NODE", help="Only this node; several times for several.")] = None,
+    model: Annotated[list[str] | None, typer.Option(metavar="MODEL", help="Only this model; several times for several.")] = None,
+    kind: Annotated[list[str] | None, typer.Option(metavar="KIND", help="generation, prompt or scaling; several times for several.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell how long it would take.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="Show the runs that are kept.")] = False,
+    compare: Annotated[str | None, typer.Option(metavar="A,B", help="Compare two runs; last compares the two newest.")] = None,
+    cancel: Annotated[bool, typer.Option("--cancel", help="End the run in progress.")] = False,
+    json: Json = False, url: Url = None,
+) -> None:  # fmt: skip
+    """Measure how fast each machine is; nobody's request waits for it."""
+    coordinator = serving.coordinator(url)
+    if cancel:
+        bench_verb.cancel(coordinator, json)
+    elif listed:
+        bench_verb.runs(coordinator, json)
+    elif compare is not None:
+        bench_verb.compare(coordinator, compare, json)
+    else:
+        bench_verb.bench(coordinator, node or [], model or [], kind or [], dry_run, json)
 
 
 @app.command()

@@ -58,6 +58,9 @@ from herd.logs import LogSettings
 from herd.router import http_server, learnt, queries, tls, views
 from herd.router.access_api import AccessApi
 from herd.router.asgi import Bridge
+from herd.router.benchmark_probing import Prober
+from herd.router.benchmarks import Benchmarks, BenchmarkSettings
+from herd.router.benchmarks_api import BenchmarksApi, keeper
 from herd.router.capture import Capture, CaptureSettings
 from herd.router.charts_api import ChartsApi
 from herd.router.dashboard_api import DashboardApi
@@ -160,6 +163,7 @@ class Settings:
     windows: WindowSettings = field(default_factory=WindowSettings)
     fetch: FetchSettings = field(default_factory=FetchSettings)
     pins: PinSettings = field(default_factory=PinSettings)
+    benchmarks: BenchmarkSettings = field(default_factory=BenchmarkSettings)
 
 
 class Coordinator:
@@ -192,6 +196,8 @@ class Coordinator:
         notes = WaitingNotes(settings.waiting_notes, loop, self._places)
         self.engines = engines
         self.services = Services(self.driver, self.pool, engines, moment, settings.relay, notes, Random(secrets.randbits(64)))
+        prober = Prober(self.orders, self.engines, loop.time, Random(secrets.randbits(64)))
+        self.benchmarks = Benchmarks(settings.benchmarks, self.driver, prober, keeper(self.store, self.driver), time.time, benchmark_id)
         checks = discover(herd.health.checks, Check, "CHECK")
         self.health = HealthWatch(self.driver, self.store, checks, settings.membership.open, loop, self._pinned)
         self.bridge: Bridge | None = None
@@ -244,6 +250,7 @@ class Coordinator:
             *models.routes,
             *self.live.routes,
             *HealthApi(self.health).routes,
+            *BenchmarksApi(self.benchmarks, self.driver, self.store).routes,
             *RecommendationsApi(self.driver, self.store, self._pinned).routes,
             *self.capture.routes,
             *DashboardFiles().routes,
@@ -363,6 +370,7 @@ class Coordinator:
         self.live.close()
         self.services.notes.stop()
         self.health.stop()
+        await self.benchmarks.cancel()
         for server in (self.server, self.tls_server):
             if server is not None:
                 server.close()
@@ -469,6 +477,11 @@ def unix_month() -> tuple[float, str]:
     """Now, in unix seconds, and the calendar month it is in, for budgets: "2026-11"."""
     now = time.time()
     return now, f"{datetime.datetime.fromtimestamp(now, datetime.UTC):%Y-%m}"
+
+
+def benchmark_id() -> str:
+    """By its minute, and unlike any other."""
+    return f"b-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M}-{secrets.token_hex(2)}"
 
 
 def id_prefix() -> str:

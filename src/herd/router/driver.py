@@ -23,6 +23,7 @@ from herd.core.events import (
     RequestArrived,
     Ticked,
 )
+from herd.core.fleet import NodeId
 from herd.core.request import Outcome, Request, RequestId
 from herd.errors import Refusal
 
@@ -53,6 +54,8 @@ class Driver:
         """Who loads models ahead, where the core was composed to wish for it."""
         self.onlooker: Callable[[Event | Command], None] | None = None
         """Told of every event and command while somebody looks on."""
+        self.dispatched: Callable[[NodeId], None] | None = None
+        """Who wants to know that somebody's request goes to a node, the moment before it does."""
         self.fleet = dispatcher.fleet
         self.runs: dict[RequestId, Run] = {}
         self.now = loop.time
@@ -127,6 +130,8 @@ class Driver:
         if run is None:
             return
         if isinstance(command, Dispatch):
+            if self.dispatched is not None:
+                self.dispatched(command.node_id)
             run.dispatch(command)
         elif isinstance(command, Hold):
             run.hold(command)
