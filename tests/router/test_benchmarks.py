@@ -235,6 +235,22 @@ def test_a_model_that_would_throw_another_out_is_not_loaded_for_a_benchmark() ->
         assert {cell.model for cell in run.cells} == {"small:latest"} and fake.loaded == ["small:latest"]
 
 
+def test_a_node_that_goes_offline_is_left_out(fleet: Fleet, fake: FakeOllama) -> None:
+    fake.fail(Hang(path="/api/chat"))
+    run_id = start(fleet)
+    fake.wait(lambda: any(seen.path == "/api/chat" for seen in fake.running), "the first probe")
+
+    def gone() -> None:
+        driver = fleet.coordinator.driver
+        driver.dispatcher._lose(driver.fleet.nodes[NodeId("alpha")], driver.now(), [])
+        fleet.coordinator.benchmarks._dispatched(NodeId("alpha"))
+
+    fleet.on_loop(gone)
+    assert ended(fleet).state == "done"
+    assert [one.reason for one in a_run(fleet, run_id).left_out] == ["the node went offline"]
+    fake.heal()
+
+
 def test_a_run_ends_at_its_time_limit_with_what_it_has(fake: FakeOllama) -> None:
     settings = replace(settings_for_tests(), benchmarks=BenchmarkSettings(quiet_s=0.0, run_max_s=0.3))
     with running_fleet({"alpha": fake}, settings=settings) as fleet:

@@ -194,8 +194,8 @@ class Benchmarks:
         for probe in run.todo:
             node = self._driver.fleet.node(probe.node_id)
             card = node.card(probe.model) if node is not None else None
-            if node is None or card is None:
-                self._leave_out(run, probe, "it is gone")
+            if node is None or card is None or node.liveness is Liveness.OFFLINE:
+                self._leave_out(run, probe, "it is gone" if node is not None and card is None else "the node went offline")
                 return
             if self._is_idle(node):
                 await self._make(run, probe, node, card)
