@@ -196,15 +196,15 @@ def settings_for_tests() -> Settings:
     return Settings(holding=HoldingSettings(start_grace_s=0.0), membership=MembershipSettings(open=True))
 
 
-def at_home(settings: Settings, data_dir: Path, host: str = "127.0.0.1") -> Settings:
+def at_home(settings: Settings, data_dir: Path, host: str = "127.0.0.1", port: int = 0) -> Settings:
     """On a port of 127.0.0.1 that the system chooses, without mDNS, in that folder."""
-    return replace(settings, general=replace(settings.general, host=host, port=0, data_dir=data_dir, mdns=False))
+    return replace(settings, general=replace(settings.general, host=host, port=port, data_dir=data_dir, mdns=False))
 
 
 @contextmanager
 def running_fleet(
     nodes: Mapping[str, FleetNode], machines: Mapping[str, Machine] | None = None, settings: Settings | None = None,
-    data_dir: Path | None = None, host: str = "127.0.0.1",
+    data_dir: Path | None = None, host: str = "127.0.0.1", port: int = 0,
 ) -> Iterator[Fleet]:  # fmt: skip
     """A coordinator that has heard of these nodes once. On exit nothing may be left running in it.
 
@@ -214,7 +214,7 @@ def running_fleet(
         thread = LoopThread()
         try:
             home = data_dir or Path(folder)
-            coordinator = thread.run(_built(at_home(settings or settings_for_tests(), home, host)))
+            coordinator = thread.run(_built(at_home(settings or settings_for_tests(), home, host, port)))
             port = thread.run(coordinator.start())
             fleet = Fleet(coordinator, port, thread, home, dict(nodes), dict(machines or {}))
             try:

@@ -18,7 +18,7 @@ interface Message {
   data: FleetData | RequestsData | JobsData;
 }
 
-type Listener = (moved: Moved[]) => void;
+type Listener = (moved: Moved[]) => unknown;
 
 class Live {
   state = $state<"connecting" | "live" | "lost" | "refused">("connecting");
@@ -51,7 +51,7 @@ class Live {
   /** Calls with every batch of things that happened to requests; returns what ends that. */
   onMoved(listener: Listener): () => void {
     this.#listeners.add(listener);
-    return () => this.#listeners.delete(listener);
+    return () => void this.#listeners.delete(listener);
   }
 
   /** Between us and the coordinator may be something that knows no WebSockets: then it is asked now and then. */
