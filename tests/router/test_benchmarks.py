@@ -88,6 +88,13 @@ def test_a_model_is_loaded_read_written_and_scaled_and_what_it_showed_is_told(fl
     assert len(fake.inference) == run.requests and fake.reloads == 0
 
 
+def test_a_run_is_among_the_jobs(fleet: Fleet) -> None:
+    assert fleet.on_loop(fleet.coordinator._jobs) == []
+    run = measured(fleet, kinds=["generation"])
+    [job] = fleet.on_loop(fleet.coordinator._jobs)
+    assert (job.job_id, job.kind, job.state, job.done, job.total, job.may_cancel) == (run.run_id, "benchmark", "done", 4, 4, False)
+
+
 def test_no_two_prompts_are_alike_so_that_no_cache_answers(fleet: Fleet, fake: FakeOllama) -> None:
     measured(fleet)
     prompts = [seen.body for seen in fake.inference if seen.path == "/api/chat"]

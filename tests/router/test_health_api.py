@@ -116,6 +116,14 @@ def test_a_snooze_that_makes_no_sense_is_refused(fleet: Fleet, body: object) -> 
     assert post(fleet, body)[0] == 400
 
 
+def test_strips_of_a_young_fleet_are_told_and_an_unknown_range_is_refused(fleet: Fleet) -> None:
+    assert fleet.get("/dashboard/api/strips?range=7d")["range"] == "7d"
+    connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)
+    connection.request("GET", "/dashboard/api/strips?range=year")
+    assert connection.getresponse().status == 400
+    connection.close()
+
+
 def test_the_watch_looks_by_itself_now_and_then(fleet: Fleet) -> None:
     async def ticked() -> bool:
         watch = fleet.coordinator.health

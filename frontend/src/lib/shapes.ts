@@ -430,6 +430,14 @@ export interface NodeChange {
   memory_bytes: BytesBar;
 }
 
+export interface NodeStrip {
+  node_id: string;
+  range: string;
+  step_s: number;
+  from_at: number;
+  states: string;
+}
+
 export interface Numbers {
   running: number;
   waiting: number;
@@ -682,6 +690,11 @@ export interface Story {
   lanes: Lane[];
   choices: Choice[];
   rows: Record<string, unknown>[];
+}
+
+export interface Strips {
+  range: string;
+  strips: NodeStrip[];
 }
 
 export interface Traces {

@@ -49,13 +49,14 @@ from herd.core.scheduler import Policy, Scheduler, SignalPolicy
 from herd.core.signals import Signal, Weights
 from herd.core.waiting import Waiting
 from herd.core.windows import Windows, WindowSettings
+from herd.dashboard.live import Job
 from herd.dialects import Dialect, Moment
 from herd.discover import discover
 from herd.engines import Engine
 from herd.errors import HerdError, Refusal
 from herd.health import Check
 from herd.logs import LogSettings
-from herd.router import http_server, learnt, queries, tls, views
+from herd.router import benchmark_runs, http_server, learnt, queries, tls, views
 from herd.router.access_api import AccessApi
 from herd.router.asgi import Bridge
 from herd.router.benchmark_probing import Prober
@@ -189,7 +190,7 @@ class Coordinator:
         self.order_pool = Pool(replace(settings.upstream, stall_timeout_s=ORDER_STALL_S), loop, self.membership.door_proof)
         self.orders = Orders(self.order_pool)
         self.fetching = Fetching(settings.fetch, self.driver.fleet, self.orders, engines, time.time)
-        feed = LiveFeed(self.driver, self.view, lambda: [job_of(fetch) for fetch in self.fetching.book], loop)
+        feed = LiveFeed(self.driver, self.view, self._jobs, loop)
         self.live = LiveApi(settings.live, feed)
         self.keeping = Keeping(self.orders, engines, loop)
         self.pins = Pins(settings.pins, settings.general.data_dir.expanduser(), self.driver.fleet, self.keeping, self.driver.now)
@@ -249,7 +250,7 @@ class Coordinator:
             *charts.routes,
             *models.routes,
             *self.live.routes,
-            *HealthApi(self.health).routes,
+            *HealthApi(self.health, self.store).routes,
             *BenchmarksApi(self.benchmarks, self.driver, self.store).routes,
             *RecommendationsApi(self.driver, self.store, self._pinned).routes,
             *self.capture.routes,
@@ -269,6 +270,10 @@ class Coordinator:
             forms=frozenset(route.path for route in routes if route.is_form),
         )  # fmt: skip
         return gate
+
+    def _jobs(self) -> list[Job]:
+        """What goes on beside people's requests, and how the last of it ended."""
+        return [*(job_of(fetch) for fetch in self.fetching.book), *benchmark_runs.jobs(self.benchmarks.run)]
 
     def _pinned(self) -> dict[NodeId, tuple[ModelName, ...]]:
         """By node what is to be in its memory; under an empty name, what is to be in some node's."""

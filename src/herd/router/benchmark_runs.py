@@ -15,6 +15,7 @@ import msgspec
 
 from herd.core.benchmarking import Cell, Kind, Shown, Spread, cells
 from herd.core.fleet import Fleet, ModelName, NodeId
+from herd.dashboard.live import Job
 from herd.dashboard.tabs.benchmarks import CellBox, LeftOut, Run, RunLine, ScalePoint, SpreadBox
 from herd.router.benchmarks import BenchmarkRun
 
@@ -96,6 +97,17 @@ def run_of(ended: Ended) -> Run:
         run.run_id, run.started_at, round((run.ended_at or run.started_at) - run.started_at, 3), run.state, requests, run.failures, run.yields, METHOD,
         boxes, left_out, fleet,
     )  # fmt: skip
+
+
+def jobs(run: BenchmarkRun | None) -> list[Job]:
+    """The run that goes on or was the last, as a job of the dashboard; none before the first."""
+    if run is None:
+        return []
+    job = Job(
+        run.run_id, "benchmark", "Benchmark", "", run.state, run.done, len(run.plan.probes), "requests", run.started_at, run.ended_at, run.message,
+        run.state == "running",
+    )  # fmt: skip
+    return [job]
 
 
 def box(cell: Cell) -> CellBox:

@@ -29,6 +29,8 @@ from herd.health.examination import Examination, Named
 from herd.router.access_api import as_json, read, told
 from herd.router.guarded import Guarded
 from herd.router.health_watch import HealthWatch
+from herd.router.store import Store
+from herd.router.strips import strips
 from herd.trust.rights import Right
 
 SNOOZED_MAX = 500
@@ -39,8 +41,8 @@ ID_MAX_CHARS = 600
 
 
 class HealthApi:
-    def __init__(self, watch: HealthWatch, wall: Callable[[], float] = time.time) -> None:
-        self._watch, self._wall = watch, wall
+    def __init__(self, watch: HealthWatch, store: Store, wall: Callable[[], float] = time.time) -> None:
+        self._watch, self._store, self._wall = watch, store, wall
         self._snoozed: OrderedDict[str, tuple[float, str]] = OrderedDict()
 
     @property
@@ -48,6 +50,7 @@ class HealthApi:
         return [
             Guarded("/dashboard/api/health", told(self.health), "GET", Right.READ),
             Guarded("/dashboard/api/health/snooze", told(self.snooze), "POST", Right.ADMIN, Snooze),
+            Guarded("/dashboard/api/strips", told(self.strips), "GET", Right.READ, query=("range",)),
         ]
 
     async def health(self, _: Request) -> Response:
@@ -69,6 +72,10 @@ class HealthApi:
         if len(self._snoozed) > SNOOZED_MAX:
             self._snoozed.popitem(last=False)
         return as_json(Snoozed(wanted.finding_id, until, wanted.reason))
+
+    async def strips(self, request: Request) -> Response:
+        """How each node was over the last day, week, month or quarter: `range` is 24h, 7d, 30d or 90d."""
+        return as_json(await self._store.ask(strips, request.query_params.get("range") or "24h", self._wall()))
 
     def _health(self, examined: Examination) -> Health:
         findings = tuple(self._box(one) for one in examined.findings)

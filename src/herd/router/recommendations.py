@@ -116,7 +116,9 @@ def _within(report: Report, known: Known, node_id: NodeId) -> Report:
 
 def _shown(one: Advice) -> Recommendation:
     path = dict(PATHS).get(one.kind)
-    do = Do("POST", path, {"model": one.spelled, "node_id": one.node_id}) if path is not None else None
+    # Whoever sends a removal has been shown what it removes: the name is repeated for them.
+    confirmed = {"confirm": one.spelled} if one.kind == "delete" else {}
+    do = Do("POST", path, {"model": one.spelled, "node_id": one.node_id, **confirmed}) if path is not None else None
     return Recommendation(
         f"{one.kind}:{one.spelled}:{one.node_id}", one.kind, one.title, one.node_id, one.spelled, one.reason, one.rule,
         Cost(one.cost_bytes, round(one.cost_s, 1), one.origin),

@@ -82,4 +82,23 @@ class Snoozed(Struct, frozen=True):
     reason: str
 
 
-TAB = Tab("health", "Health", 6, (Answer("GET", "health", Health), Answer("POST", "health/snooze", Snoozed, Snooze)))
+class NodeStrip(Struct, frozen=True):
+    """One letter a stretch of `step_s`, the oldest first: u up, d degraded, o offline, p lent back to its owner or draining, - not known."""
+
+    node_id: str
+    range: str
+    step_s: float
+    from_at: float
+    states: str
+
+
+class Strips(Struct, frozen=True):
+    """`GET strips?range=`: "24h", "7d", "30d" or "90d"."""
+
+    range: str
+    strips: tuple[NodeStrip, ...]
+
+
+TAB = Tab(
+    "health", "Health", 6, (Answer("GET", "health", Health), Answer("POST", "health/snooze", Snoozed, Snooze), Answer("GET", "strips", Strips))
+)
