@@ -1,6 +1,6 @@
 """Which value each setting has and where it came from. Knows no setting: it is given the components' records.
 
-    default  <  ~/.fleet-manager/env  <  environment  <  flag
+    default  <  ~/.fleet-manager/env  <  set in the dashboard  <  environment  <  flag
 
 A record is a frozen dataclass whose fields carry metadata: `env` (the public name), `help` (one sentence), and where
 they apply `min`, `max`, `choices`, `secret`. Whatever is wrong is collected and told at once, as one list.
@@ -134,17 +134,19 @@ def load(
     env_file: Path | None = ENV_FILE,
     flags: Mapping[str, Given] | None = None,
     prefix: str = COORDINATOR_PREFIX,
+    here: Mapping[str, Given] | None = None,
 ) -> Config:
     """Builds one instance of each record. Raises `ConfigError` with everything that is wrong.
 
     `flags` maps public names to what the command line gave. Unknown names under `prefix` are errors; the coordinator
+    `here` is what was set in the dashboard; the coordinator
     leaves alone what begins with `FLEET_NODE_`, which is the agent's, since both read the same file.
     """
     settings = [setting for record in records for setting in settings_of(record)]
     names = [setting.env for setting in settings]
     assert len(names) == len(set(names)), "two settings share one name: " + ", ".join({n for n in names if names.count(n) > 1})
     problems: list[str] = []
-    given = _given(environ, env_file, flags or {}, problems)
+    given = _given(environ, env_file, here or {}, flags or {}, problems)
     problems.extend(_unknown(given, set(names), prefix))
     chosen = [_choose(setting, given.get(setting.env), problems) for setting in settings]
     built: dict[RecordType, object] = {}
@@ -235,10 +237,11 @@ def _unquoted(value: str) -> str | None:
 
 
 def _given(
-    environ: Mapping[str, str], env_file: Path | None, flags: Mapping[str, Given], problems: list[str]
+    environ: Mapping[str, str], env_file: Path | None, here: Mapping[str, Given], flags: Mapping[str, Given], problems: list[str]
 ) -> dict[str, Given]:
     given = read_env_file(env_file, problems) if env_file is not None else {}
     given = {key: value for key, value in given.items() if key.startswith(COORDINATOR_PREFIX)}
+    given.update(here)
     given.update({key: Given(text, "environment") for key, text in environ.items() if key.startswith(COORDINATOR_PREFIX)})
     given.update(flags)
     return given

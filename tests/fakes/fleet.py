@@ -31,7 +31,7 @@ from herd.core.fleet import GB, EngineFace, Loaded, Memory, ModelCard, NodeId, P
 from herd.core.holding import HoldingSettings
 from herd.discover import discover
 from herd.engines import Call, Engine, Reply
-from herd.router.app import Coordinator, Settings
+from herd.router.app import Coordinator, Desk, Settings
 from herd.router.membership import MembershipSettings
 from herd.wire import heartbeat
 
@@ -204,7 +204,7 @@ def at_home(settings: Settings, data_dir: Path, host: str = "127.0.0.1", port: i
 @contextmanager
 def running_fleet(
     nodes: Mapping[str, FleetNode], machines: Mapping[str, Machine] | None = None, settings: Settings | None = None,
-    data_dir: Path | None = None, host: str = "127.0.0.1", port: int = 0,
+    data_dir: Path | None = None, host: str = "127.0.0.1", port: int = 0, desk: Desk | None = None,
 ) -> Iterator[Fleet]:  # fmt: skip
     """A coordinator that has heard of these nodes once. On exit nothing may be left running in it.
 
@@ -214,7 +214,7 @@ def running_fleet(
         thread = LoopThread()
         try:
             home = data_dir or Path(folder)
-            coordinator = thread.run(_built(at_home(settings or settings_for_tests(), home, host, port)))
+            coordinator = thread.run(_built(at_home(settings or settings_for_tests(), home, host, port), desk))
             port = thread.run(coordinator.start())
             fleet = Fleet(coordinator, port, thread, home, dict(nodes), dict(machines or {}))
             try:
@@ -227,5 +227,5 @@ def running_fleet(
             thread.stop()
 
 
-async def _built(settings: Settings) -> Coordinator:
-    return Coordinator(settings, asyncio.get_running_loop())
+async def _built(settings: Settings, desk: Desk | None) -> Coordinator:
+    return Coordinator(settings, asyncio.get_running_loop(), desk)

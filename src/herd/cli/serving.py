@@ -19,6 +19,7 @@ from herd.cli.client import Coordinator, Trouble, coordinator_at
 from herd.cli.doctor import Setup
 from herd.cli.fleet import capture_line
 from herd.cli.screen import clean, console, folded, put, show
+from herd.cli.settings_desk import FILE_NAME, SettingsDesk
 from herd.router import app as router_app
 from herd.router.folder import FolderBusy
 from herd.router.http_server import PortInUse
@@ -54,11 +55,12 @@ class WrongSettings(Trouble):
 
 def serve(flags: Flags) -> None:
     """The coordinator, until it is told to end. Raises Trouble when it cannot start."""
-    settings = _load(router_app.Settings, flags, config.COORDINATOR_PREFIX).compose(router_app.Settings)
+    desk = settings_desk(flags)
+    settings = desk.settings()
     general = settings.general
     kept = logs.start(settings.log, general.data_dir.expanduser(), "herd")
     try:
-        run(router_app.run(settings, _say_started))
+        run(router_app.run(settings, _say_started, desk))
     except PortInUse as error:
         raise _port_in_use(general.port) from error
     except FolderBusy as error:
@@ -179,7 +181,7 @@ def described(is_agents: bool) -> list[dict[str, str]]:
     """Every setting with its value, secrets masked; what is wrong in place of all where they cannot be used."""
     whole, prefix = (agent_app.Settings, config.AGENT_PREFIX) if is_agents else (router_app.Settings, config.COORDINATOR_PREFIX)
     try:
-        return _load(whole, {}, prefix).describe()
+        return settings_desk({}).describe() if not is_agents else _load(whole, {}, prefix).describe()
     except WrongSettings as wrong:
         return [{"problem": problem} for problem in wrong.problems]
 
@@ -187,7 +189,8 @@ def described(is_agents: bool) -> list[dict[str, str]]:
 def show_config(wanted: str, is_agents: bool, as_json: bool) -> None:
     """Every setting whose name or meaning holds `wanted`: value, source, meaning."""
     whole, prefix = (agent_app.Settings, config.AGENT_PREFIX) if is_agents else (router_app.Settings, config.COORDINATOR_PREFIX)
-    rows = [row for row in _load(whole, {}, prefix).describe() if wanted.lower() in f"{row['key']} {row['help']}".lower()]
+    described_rows = _load(whole, {}, prefix).describe() if is_agents else settings_desk({}).describe()
+    rows = [row for row in described_rows if wanted.lower() in f"{row['key']} {row['help']}".lower()]
     if not rows:
         raise Trouble(f"no setting has to do with {wanted!r}", "see all of them: herd config, and the agent's: herd config --agent")
     show(rows, as_json, config_lines)
@@ -201,15 +204,29 @@ def config_lines(rows: Iterable[Mapping[str, str]]) -> Iterable[Text]:
         yield from folded(Text("    "), row["help"], console.width, "dim")
 
 
-def _load(whole: type[DataclassInstance], flags: Flags, prefix: str) -> config.Config:
-    given = {name: config.Given(str(value), _flag(name)) for name, value in flags.items() if value is not None}
-    env_file = Path(os.environ.get("FLEET_ENV_FILE", config.ENV_FILE))
-    environ = {name: value for name, value in os.environ.items() if name != "FLEET_ENV_FILE"}
+def settings_desk(flags: Flags) -> SettingsDesk:
+    """All of the coordinator's settings, with those that the dashboard has set. Raises `WrongSettings`."""
+    first = _load(router_app.Settings, flags, config.COORDINATOR_PREFIX)
+    folder = first.compose(router_app.Settings).general.data_dir.expanduser()
     try:
-        return config.load(config.parts_of(whole), environ, env_file, given, prefix)
+        return SettingsDesk(lambda here: _loaded(router_app.Settings, flags, config.COORDINATOR_PREFIX, here), folder / FILE_NAME)
+    except config.ConfigError as error:
+        raise WrongSettings(error.problems, "herd config") from error
+
+
+def _load(whole: type[DataclassInstance], flags: Flags, prefix: str) -> config.Config:
+    try:
+        return _loaded(whole, flags, prefix, {})
     except config.ConfigError as error:
         verb = "herd config" if prefix == config.COORDINATOR_PREFIX else "herd config --agent"
         raise WrongSettings(error.problems, verb) from error
+
+
+def _loaded(whole: type[DataclassInstance], flags: Flags, prefix: str, here: Mapping[str, config.Given]) -> config.Config:
+    given = {name: config.Given(str(value), _flag(name)) for name, value in flags.items() if value is not None}
+    env_file = Path(os.environ.get("FLEET_ENV_FILE", config.ENV_FILE))
+    environ = {name: value for name, value in os.environ.items() if name != "FLEET_ENV_FILE"}
+    return config.load(config.parts_of(whole), environ, env_file, given, prefix, here)
 
 
 def _flag(name: str) -> str:

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from random import Random
 from types import MappingProxyType
+from typing import Protocol
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -56,7 +57,7 @@ from herd.engines import Engine
 from herd.errors import HerdError, Refusal
 from herd.health import Check
 from herd.logs import LogSettings
-from herd.router import benchmark_runs, http_server, learnt, queries, tls, views
+from herd.router import benchmark_runs, http_server, learnt, queries, settings_api, tls, views
 from herd.router.access_api import AccessApi
 from herd.router.asgi import Bridge
 from herd.router.benchmark_probing import Prober
@@ -89,6 +90,7 @@ from herd.router.orders import Orders
 from herd.router.pins import Pins, PinSettings
 from herd.router.recommendations import RecommendationsApi
 from herd.router.services import RelaySettings, Services
+from herd.router.settings_api import SettingsApi
 from herd.router.store import Store, StoreSettings
 from herd.router.tls import TlsSettings
 from herd.router.upstream import Pool, UpstreamSettings
@@ -167,10 +169,17 @@ class Settings:
     benchmarks: BenchmarkSettings = field(default_factory=BenchmarkSettings)
 
 
+class Desk(settings_api.Desk, Protocol):
+    """Who knows the settings, and can say them all."""
+
+    def settings(self) -> Settings: ...
+
+
 class Coordinator:
     """The running process: `start`, then `drain` and `close`."""
 
-    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop, desk: Desk | None = None) -> None:
+        self.desk = desk
         self.settings = settings
         self.loop = loop
         self.store = Store(settings.store, settings.general.data_dir.expanduser(), rules=rules(settings))
@@ -250,6 +259,7 @@ class Coordinator:
             *charts.routes,
             *models.routes,
             *self.live.routes,
+            *SettingsApi(self.desk, self.store, discover(herd.core.signals, Signal, "SIGNAL"), self._apply).routes,
             *HealthApi(self.health, self.store).routes,
             *BenchmarksApi(self.benchmarks, self.driver, self.store).routes,
             *RecommendationsApi(self.driver, self.store, self._pinned).routes,
@@ -282,6 +292,14 @@ class Coordinator:
             node_id = NodeId(pin.node_id)
             found[node_id] = (*found.get(node_id, ()), canonical(pin.model))
         return found
+
+    def _apply(self) -> None:
+        """A setting was changed: what can be taken up at once is. The next choice is made by the new weights."""
+        if self.desk is None:
+            return
+        scheduler, now = self.settings.general.scheduler, self.desk.settings()
+        self.driver.dispatcher.scheduler.policy = policy_of(scheduler, now, self.driver.dispatcher.forecast)
+        self.store.decide_by(Rules(scheduler, now.weights, now.completion_time))
 
     def _places(self) -> dict[RequestId, Place]:
         """Where everybody who waits stands now."""
@@ -392,12 +410,12 @@ class Coordinator:
         self.store.close()
 
 
-async def run(settings: Settings, started: Callable[[Coordinator, int], None]) -> None:
+async def run(settings: Settings, started: Callable[[Coordinator, int], None], desk: Desk | None = None) -> None:
     """Serves until SIGTERM or Ctrl-C, then drains; a second signal ends it at once.
 
     `started(coordinator, port)` is called once it listens. Raises what `Coordinator.start` raises.
     """
-    coordinator = Coordinator(settings, asyncio.get_running_loop())
+    coordinator = Coordinator(settings, asyncio.get_running_loop(), desk)
     try:
         port = await coordinator.start()
         _favour_the_loop()
@@ -441,10 +459,7 @@ def dispatcher(settings: Settings, started_at: float) -> Dispatcher:
     fleet, latencies, forecast = Fleet(), Latencies(), Forecast()
     waiting, watchlist = Waiting(settings.holding), Watchlist(settings.liveness)
     filters = discover(herd.core.filters, Filter, "FILTER")
-    points = SignalPolicy(discover(herd.core.signals, Signal, "SIGNAL"), settings.weights)
-    times = CompletionTimePolicy(forecast, points, settings.completion_time)
-    is_timed = settings.general.scheduler == CompletionTimePolicy.name
-    policy: Policy = times if is_timed else ObservedSignalPolicy(times, points)
+    policy = policy_of(settings.general.scheduler, settings, forecast)
     scheduler = Scheduler(fleet, waiting.queues, latencies, watchlist, filters, policy)
     kind = DISPATCHERS[settings.rebalance.moves_waiting, settings.prewarm.is_on]
     made = kind(scheduler, waiting, latencies, watchlist, settings.retries, forecast, started_at)
@@ -452,6 +467,13 @@ def dispatcher(settings: Settings, started_at: float) -> Dispatcher:
     if isinstance(made, PrewarmingDispatcher):
         made.prewarm = settings.prewarm
     return made
+
+
+def policy_of(scheduler: str, settings: Settings, forecast: Forecast) -> Policy:
+    """What ranks the nodes, by these weights."""
+    points = SignalPolicy(discover(herd.core.signals, Signal, "SIGNAL"), settings.weights)
+    times = CompletionTimePolicy(forecast, points, settings.completion_time)
+    return times if scheduler == CompletionTimePolicy.name else ObservedSignalPolicy(times, points)
 
 
 DISPATCHERS = MappingProxyType({

@@ -54,8 +54,8 @@ Chore = Callable[[sqlite3.Connection], None]
 CHORES_MAX = 1_000
 """Chores that wait at most; the oldest go first."""
 
-Happened = tuple[Record, float]
-"""What is to be written down, and the unix time at which we were told."""
+Happened = tuple[Record, float, str]
+"""What is to be written down, the unix time at which we were told, and the rules by which choices were made then."""
 
 log = logging.getLogger("herd.store")
 
@@ -184,7 +184,7 @@ class Store:
             return
         if waiting >= self._ring_rows:
             self._drop_oldest()
-        ring.append((record, self._wall()))
+        ring.append((record, self._wall(), self._fingerprint))
         if waiting == 0:
             self._something.set()
         elif waiting == self._settings.batch_rows:
@@ -202,6 +202,11 @@ class Store:
             self._audited.append(entry)
             self._something.set()
             self._hurry.set()
+
+    def decide_by(self, rules: Rules) -> None:
+        """From now on choices are made by these rules; rows name them."""
+        self._rules, self._fingerprint = rules, rules.fingerprint
+        self.write(lambda connection: learnt.keep_rules(connection, rules, self._wall()))
 
     def write(self, chore: Chore) -> None:
         """Takes something else to be written, after the traces. Never raises, never waits."""
@@ -404,9 +409,9 @@ class Store:
 
     def _rows(self, batch: Iterable[Happened]) -> Iterator[TraceRow]:
         candidates_max = self._settings.candidates_max
-        for record, wall_at in batch:
+        for record, wall_at, rules in batch:
             try:
-                yield trace_row(record, wall_at, candidates_max, self._fingerprint)
+                yield trace_row(record, wall_at, candidates_max, rules)
             except (ValueError, TypeError, OverflowError) as error:
                 # One record nobody can write down must not keep the others from the disk.
                 self._unusable += 1
