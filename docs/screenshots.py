@@ -39,15 +39,18 @@ def main(names: list[str]) -> int:
     wanted = [name for name in PAGES if not names or name in names]
     PICTURES.mkdir(parents=True, exist_ok=True)
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    with shown_fleet() as shown, sync_playwright() as playwright, shown.traffic():
-        time.sleep(WARM_UP_S)
+    with shown_fleet() as shown, sync_playwright() as playwright:
         calm(shown)
+        if "benchmarks" in wanted:
+            shown.benchmark("gaming-pc", "mini", "attic")
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        for name in wanted:
-            take(browser, shown, name, "light", WIDE, "light")
-            if name in SHOWN_THRICE:
-                take(browser, shown, name, "dark", WIDE, "dark")
-                take(browser, shown, name, "phone", PHONE, "light")
+        with shown.traffic():
+            time.sleep(WARM_UP_S)
+            for name in wanted:
+                take(browser, shown, name, "light", WIDE, "light")
+                if name in SHOWN_THRICE:
+                    take(browser, shown, name, "dark", WIDE, "dark")
+                    take(browser, shown, name, "phone", PHONE, "light")
         browser.close()
     return 0
 

@@ -69,6 +69,7 @@ def shown(chromium: Browser) -> Iterator[ShownFleet]:
     with shown_fleet(is_slow=False, history_hours=HISTORY_HOURS) as fleet:
         for text in ("one", "two", "three"):
             fleet.ask("qwen3:8b", "aider", text)
+        fleet.benchmark("gaming-pc", "mini")
         yield fleet
 
 

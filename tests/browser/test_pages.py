@@ -169,3 +169,14 @@ def test_the_same_question_goes_to_two_nodes_side_by_side(visit: Open) -> None:
     page.keyboard.press("Enter")
     for side, node in (("Side 1", "studio"), ("Side 2", "gaming-pc")):
         page.get_by_role("region", name=side).get_by_role("link", name=node, exact=True).wait_for()
+
+
+def test_a_benchmark_is_estimated_started_watched_and_called_off(visit: Open) -> None:
+    page = visit().go("/dashboard/benchmarks")
+    page.get_by_role("heading", name="Measured").wait_for()
+    page.get_by_role("button", name="How long would it take?").click()
+    page.get_by_text("requests, about").wait_for()
+    page.get_by_role("button", name="Start").click()
+    page.get_by_role("heading", name="Measuring now").wait_for()
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("heading", name="Measure", exact=True).wait_for()

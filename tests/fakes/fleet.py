@@ -157,7 +157,7 @@ class Fleet:
             answer = response.read()
         finally:
             connection.close()
-        assert response.status == 200, f"{method} {path}: {response.status} {answer[:500]!r}"
+        assert response.status // 100 == 2, f"{method} {path}: {response.status} {answer[:500]!r}"
         value = json.loads(answer)
         assert isinstance(value, dict)
         return value

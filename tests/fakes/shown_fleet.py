@@ -29,6 +29,7 @@ from herd.router import node_history, rows
 SEED = 11
 HISTORY_HOURS = 9 * 24
 BEAT_S = 1.0
+POLL_S = 0.05
 APPS = ("aider", "open-webui", "home-assistant", "notes-search")
 MODELS = {"qwen3:8b": 5_200_000_000, "llama3.2:3b": 2_000_000_000, "nomic-embed-text:latest": 274_000_000, "qwen3:32b": 20_000_000_000}
 PARAMETERS = {"qwen3:8b": "8.2B", "llama3.2:3b": "3.2B", "nomic-embed-text:latest": "137M", "qwen3:32b": "32.8B"}
@@ -78,6 +79,12 @@ class ShownFleet:
         request = urllib.request.Request(f"{self.fleet.url}/api/chat", body, {"Content-Type": "application/json", "X-Herd-Tags": app})
         with suppress(urllib.error.URLError, OSError), urllib.request.urlopen(request, timeout=60) as answer:
             answer.read()
+
+    def benchmark(self, *nodes: str) -> None:
+        """A run on these nodes, to its end. Nobody else may ask meanwhile: it would give way."""
+        self.fleet.ask("POST", "/dashboard/api/benchmarks/start", json.dumps({"models": [], "nodes": nodes, "dry_run": False}).encode())
+        while self.fleet.get("/dashboard/api/benchmarks/progress")["state"] == "running":
+            time.sleep(POLL_S)
 
     @contextmanager
     def traffic(self, clients: int = 7) -> Iterator[None]:

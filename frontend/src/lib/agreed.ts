@@ -97,7 +97,7 @@ export interface Comparison {
 export interface Benchmarks {
   runs: Partial<BenchmarkRun>[];
   running: string | null;
-  comparison?: Comparison;
+  comparison?: Comparison | null;
 }
 
 export interface Progress {
