@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from math import floor
 from types import MappingProxyType
 
 from rich.text import Text
@@ -144,10 +145,13 @@ def _seconds(expected: Mapping[str, float]) -> str:
     places = 2 if expected["total"] < 10 else 1
     least = 10.0**-places
     total = round(expected["total"], places)
-    terms = [(words, round(expected.get(name, 0.0), places)) for name, words in TERMS]
-    largest = max(range(len(terms)), key=lambda at: terms[at][1])
-    rest = total - sum(value for _, value in terms)
-    terms[largest] = (terms[largest][0], terms[largest][1] + rest)
+    units = [expected.get(name, 0.0) / least for name, _ in TERMS]
+    whole = [floor(one) for one in units]
+    # What rounding down left over goes to those that lost most by it.
+    left = max(0, min(len(whole), round(total / least) - sum(whole)))
+    for at in sorted(range(len(units)), key=lambda at: whole[at] - units[at])[:left]:
+        whole[at] += 1
+    terms = [(words, one * least) for (_, words), one in zip(TERMS, whole, strict=True)]
     shown = [f"{value:.{places}f} {words}" for words, value in terms if value >= least / 2]
     return f"{total:.{places}f} s = {' + '.join(shown)}" if shown else "at once"
 
