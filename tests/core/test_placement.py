@@ -119,4 +119,4 @@ def test_a_huge_fleet_is_looked_at_in_part() -> None:
     homes = [a_home(f"n{n}", f"m{i}") for i in range(400) for n in range(10)]
     assert len(homes) > PAIRS_MAX
     found = as_it_is(wants, homes, [])
-    assert len(found.request_s) == 150 and ModelName("m399") in found.request_s
+    assert len(found.request_s) == 60 and ModelName("m399") in found.request_s

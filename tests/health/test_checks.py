@@ -230,3 +230,4 @@ def test_a_score_is_never_below_nothing() -> None:
 def test_a_healthy_fleet_has_a_hundred_points() -> None:
     result = examine(CHECKS, a_snapshot(), {})
     assert (result.score, result.summary, len(result.passed)) == (100, "Nothing needs attention.", len(CHECKS))
+    assert result.arithmetic == "100: nothing is wrong"

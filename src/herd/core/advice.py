@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from herd.core.fleet import GB, ModelCard, ModelName, NodeId, Report
-from herd.core.placement import Home, Place, Plan, Room, Want, plan
+from herd.core.placement import Home, Place, Plan, Room, Want, plan, savings
 from herd.core.speeds import Speed, prior
 
 WEEK_S = 7 * 86400.0
@@ -31,6 +31,8 @@ DOUBT_LEARNT, DOUBT_UNSEEN = 0.15, 0.4
 LAN_BYTES_PER_S, INTERNET_BYTES_PER_S = 60_000_000.0, 12_500_000.0
 """Half of a gigabit where a node shares the model with the fleet; else a hundred megabits, a common line. What it really takes is seen
 when it runs."""
+WEIGHED_MAX = 8
+"""Further homes that are weighed one by one: each takes a plan of its own."""
 TOLD_MAX = 12
 """Recommendations of one kind at most."""
 
@@ -120,7 +122,7 @@ class _Ground:
 
     def pulls(self) -> Iterator[Advice]:
         """Each further home by itself: what the week would have taken with it, against the best that can be done without."""
-        for home in self._new_homes():
+        for home in self._promising():
             model = home.model
             better = plan(self.wants, [*self.homes, home], self.rooms)
             if home.place not in better.resident:
@@ -135,6 +137,13 @@ class _Ground:
                 card.size_bytes, card.size_bytes / (LAN_BYTES_PER_S if is_shared else INTERNET_BYTES_PER_S), "lan" if is_shared else "internet",
                 gain_s, doubt_s, spelled=card.name,
             )  # fmt: skip
+
+    def _promising(self) -> list[Home]:
+        """The further homes that would save most by themselves: only so many are weighed against all the rest."""
+        new = list(self._new_homes())
+        saved = savings(self.wants, self.homes, self.have.resident, new)
+        ranked = sorted(zip(saved, new, strict=True), key=lambda one: (-one[0], one[1].place))
+        return [home for saves, home in ranked[:WEIGHED_MAX] if saves * self.active_s[home.model] >= GAIN_MIN_S]
 
     def _doubt_s(self, model: ModelName, gain_s: float) -> float:
         """Of the speeds (a part of all the time that the model's requests take), and of how many ask by chance."""

@@ -8,12 +8,14 @@ times the service, shared between slots.
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from herd.core.fleet import ModelName, NodeId
 
-PAIRS_MAX = 1_500
+PAIRS_MAX = 600
 """Homes looked at; the models that make the least work are left out of larger fleets."""
 PARTS = 4
 """A model's requests are shared out in so many parts, each to where it is answered soonest."""
@@ -96,26 +98,41 @@ def _bounded(wants: Sequence[Want], homes: Sequence[Home]) -> tuple[list[Want], 
     return [want for want in ranked if want.model in kept], ordered
 
 
+def savings(wants: Sequence[Want], homes: Sequence[Home], resident: Iterable[Place], candidates: Sequence[Home]) -> list[float]:
+    """Seconds saved in a second by each candidate alone, were it in memory too and everybody else stayed where they are."""
+    wants, homes = _bounded(wants, homes)
+    work = _Work(wants, homes)
+    work.resident = set(resident)
+    work.share_out()
+    return [work.saved_s_per_s(candidate) if work.knows(candidate.model) else 0.0 for candidate in candidates]
+
+
 def _filled(wants: Sequence[Want], homes: Sequence[Home], rooms: Sequence[Room], is_dense: bool) -> Plan:
+    """What saves most comes first. What a home saves is reckoned anew only when it is the first in line: with every other that is
+    added it saves less, or nearly so (Minoux 1978)."""
     work, free = _Work(wants, homes), {room.node_id: room.memory_bytes for room in rooms}
     left = {room.node_id: room.models_max if room.models_max is not None else len(homes) for room in rooms}
-    open_homes = [home for home in homes if home.node_id in free]
-    while True:
-        best: tuple[float, Home] | None = None
-        for home in open_homes:
-            if home.place in work.resident or home.size_bytes > free[home.node_id] or not left[home.node_id]:
-                continue
+    line = [(-math.inf, number, home) for number, home in enumerate(homes) if home.node_id in free]
+    fresh: dict[Place, int] = {}
+    while line:
+        worth, number, home = line[0]
+        if home.size_bytes > free[home.node_id] or not left[home.node_id]:
+            heapq.heappop(line)
+        elif fresh.get(home.place) != len(work.resident):
             saved = work.saved_s_per_s(home)
-            worth = saved / max(home.size_bytes, 1) if is_dense else saved
-            if saved > SAVED_MIN_S_PER_S and (best is None or worth > best[0]):
-                best = (worth, home)
-        if best is None:
-            return work.outcome()
-        chosen = best[1]
-        work.resident.add(chosen.place)
-        free[chosen.node_id] -= chosen.size_bytes
-        left[chosen.node_id] -= 1
-        work.share_out()
+            fresh[home.place] = len(work.resident)
+            if saved > SAVED_MIN_S_PER_S:
+                heapq.heapreplace(line, (-saved / max(home.size_bytes, 1) if is_dense else -saved, number, home))
+            else:
+                heapq.heappop(line)
+        else:
+            assert worth < 0
+            heapq.heappop(line)
+            work.resident.add(home.place)
+            free[home.node_id] -= home.size_bytes
+            left[home.node_id] -= 1
+            work.share_out()
+    return work.outcome()
 
 
 class _Work:
@@ -133,20 +150,22 @@ class _Work:
         self._request_s: dict[ModelName, float] = {}
         self.share_out()
 
+    def knows(self, model: ModelName) -> bool:
+        return model in self._rate
+
     def share_out(self) -> None:
         """Every model's requests, the most work first, each part to where it is answered soonest."""
         self._busy.clear()
         for want in self.wants:
-            own, mean_s = self._shared(self._homes[want.model], want.per_s, self._busy, self.resident)
+            own, mean_s = self._shared(self._options(want.model, None), want.per_s, {})
             for node_id, busy in own.items():
                 self._busy[node_id] = self._busy.get(node_id, 0.0) + busy
             self._own[want.model], self._request_s[want.model] = own, mean_s
 
     def saved_s_per_s(self, home: Home) -> float:
         """What its model's requests would gain, everybody else staying where they are."""
-        own, rate = self._own[home.model], self._rate[home.model]
-        others = {node_id: busy - own.get(node_id, 0.0) for node_id, busy in self._busy.items()}
-        _, mean_s = self._shared(self._homes[home.model], rate, others, self.resident | {home.place})
+        rate = self._rate[home.model]
+        _, mean_s = self._shared(self._options(home.model, home), rate, self._own[home.model])
         return (self._request_s[home.model] - mean_s) * rate
 
     def outcome(self) -> Plan:
@@ -154,23 +173,32 @@ class _Work:
         total = sum(self._request_s[want.model] * want.per_s for want in self.wants)
         return Plan(frozenset(self.resident), dict(self._request_s), total)
 
-    @staticmethod
-    def _shared(homes: Sequence[Home], per_s: float, busy: Mapping[NodeId, float], resident: set[Place]) -> tuple[dict[NodeId, float], float]:
-        """How busy this makes each node, 0 idle and 1 full, and the mean seconds of a request."""
+    def _options(self, model: ModelName, added: Home | None) -> list[tuple[float, Home]]:
+        """The seconds of a request alone, and where: with what is added as if it were in memory."""
+        known = self._homes[model]
+        if added is not None and all(home.place != added.place for home in known):
+            known = [*known, added]
+        return [
+            (home.serve_s if home.place in self.resident or (added is not None and home.place == added.place) else home.serve_s + home.load_s, home)
+            for home in known
+        ]  # fmt: skip
+
+    def _shared(self, options: Sequence[tuple[float, Home]], per_s: float, without: Mapping[NodeId, float]) -> tuple[dict[NodeId, float], float]:
+        """How busy this makes each node, 0 idle and 1 full, and the mean seconds of a request. `without`: what is not to be counted of
+        how busy they are."""
         own: dict[NodeId, float] = {}
         total_s = 0.0
         for _ in range(PARTS):
-            options = [(_expected_s(home, busy.get(home.node_id, 0.0) + own.get(home.node_id, 0.0), home.place in resident), home) for home in homes]
-            took_s, home = min(options, key=lambda option: (option[0], option[1].node_id))
+            best: tuple[float, NodeId, float, int] | None = None
+            for alone_s, home in options:
+                node_id = home.node_id
+                busy = self._busy.get(node_id, 0.0) - without.get(node_id, 0.0) + own.get(node_id, 0.0)
+                waits = WAIT_MAX if busy >= 1.0 else min(WAIT_MAX, max(0.0, busy) / (1.0 - busy))
+                took_s = alone_s * (1.0 + waits / home.slots)
+                if best is None or (took_s, node_id) < best[:2]:
+                    best = (took_s, node_id, alone_s, home.slots)
+            assert best is not None
+            took_s, node_id, alone_s, slots = best
             total_s += took_s / PARTS
-            own[home.node_id] = own.get(home.node_id, 0.0) + per_s / PARTS * _alone_s(home, home.place in resident) / home.slots
+            own[node_id] = own.get(node_id, 0.0) + per_s / PARTS * alone_s / slots
         return own, total_s
-
-
-def _alone_s(home: Home, is_resident: bool) -> float:
-    return home.serve_s + (0.0 if is_resident else home.load_s)
-
-
-def _expected_s(home: Home, busy: float, is_resident: bool) -> float:
-    waits = WAIT_MAX if busy >= 1.0 else min(WAIT_MAX, max(0.0, busy) / (1.0 - busy))
-    return _alone_s(home, is_resident) * (1.0 + waits / home.slots)

@@ -67,6 +67,8 @@ def _score(severities: Iterable[Severity]) -> tuple[int, str]:
         if count:
             terms.append(f"{count * cost} ({count} {severity.value} x {cost})")
             total -= count * cost
+    if total == FULL_SCORE:
+        return FULL_SCORE, f"{FULL_SCORE}: nothing is wrong"
     floor = ", not below 0" if total < 0 else ""
     return max(0, total), " - ".join(terms) + f" = {max(0, total)}{floor}"
 

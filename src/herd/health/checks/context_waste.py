@@ -15,7 +15,8 @@ WASTE_MIN_BYTES = 1_000_000_000
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
-    wasted = [(pair, node, waste) for pair in snapshot.traffic.pairs if (node := snapshot.node(pair.node_id)) and (waste := _waste_bytes(pair, node))]
+    nodes = {node.id: node for node in snapshot.nodes}
+    wasted = [(pair, node, waste) for pair in snapshot.traffic.pairs if (node := nodes.get(pair.node_id)) and (waste := _waste_bytes(pair, node))]
     if not wasted:
         return
     tokens = _fitting(max(pair.prompt_tokens_max for pair, _, _ in wasted))
