@@ -121,3 +121,10 @@ def test_rows_of_an_older_program_are_no_obstacle(database: sqlite3.Connection) 
     row = tuple(PLAIN[name] for name in old)
     database.execute(f"INSERT INTO request_traces ({', '.join(old)}) VALUES (?, ?, ?, ?, ?, ?, ?)", row)
     assert pair(database).requests == 1
+
+
+def test_on_a_busy_fleet_only_the_newest_traces_are_looked_at(database: sqlite3.Connection) -> None:
+    for number in range(5):
+        put(database, prompt_tokens=1000 - number, timestamp=NOW - 50 + number)
+    found = traffic(database, NOW - 3600, [], rows=2)
+    assert found.requests == 2 and found.pairs[0].requests == 2 and found.pairs[0].prompt_tokens_max == 997
