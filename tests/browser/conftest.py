@@ -48,8 +48,9 @@ def found() -> str | None:
     return named if named and Path(named).exists() else next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
+    """For one file and no longer: while Playwright runs, its loop is the thread's own, and other files' tests bring theirs."""
     if problem := missing():
         told = f"{problem}: THE DASHBOARD IS NOT TRIED IN A BROWSER"
         if os.environ.get("CI", "").lower() == "true":
@@ -63,7 +64,7 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shown(chromium: Browser) -> Iterator[ShownFleet]:
     """Four nodes, a day of history, and a few requests of which every candidate is known."""
     with shown_fleet(is_slow=False, history_hours=HISTORY_HOURS) as fleet:

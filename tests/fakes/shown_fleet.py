@@ -23,8 +23,11 @@ from tempfile import TemporaryDirectory
 from fakes.clock import WallClock
 from fakes.fleet import Fleet, Machine, running_fleet
 from fakes.ollama import FakeModel, FakeOllama, FakeSettings
+from herd import config
+from herd.cli.settings_desk import FILE_NAME, SettingsDesk
 from herd.core.fleet import GB, Capacity, Disk, Gpu
 from herd.router import node_history, rows
+from herd.router.app import Settings
 
 SEED = 11
 HISTORY_HOURS = 9 * 24
@@ -116,10 +119,15 @@ def shown_fleet(is_slow: bool = True, history_hours: int = HISTORY_HOURS) -> Ite
             pass
         write_history(home / "latency.db", history_hours)
         engines = {name: stack.enter_context(_engine(name, is_slow)) for name in MACHINES}
-        fleet = stack.enter_context(running_fleet(engines, MACHINES, data_dir=home))
+        fleet = stack.enter_context(running_fleet(engines, MACHINES, data_dir=home, desk=a_desk(home)))
         shown = ShownFleet(fleet, engines)
         stack.enter_context(_beating(shown))
         yield shown
+
+
+def a_desk(folder: Path) -> SettingsDesk:
+    """As `herd` has one, but nothing is taken from this machine's environment."""
+    return SettingsDesk(lambda here: config.load(config.parts_of(Settings), {"FLEET_DATA_DIR": "/var/lib/herd"}, None, None, here=here), folder / FILE_NAME)
 
 
 def _engine(name: str, is_slow: bool) -> FakeOllama:
