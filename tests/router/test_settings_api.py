@@ -83,7 +83,8 @@ def test_a_change_is_kept_on_record_and_undone(fleet: Fleet, tmp_path: Path) -> 
     later, first = msgspec.convert(fleet.get("/dashboard/api/settings/history"), History).changes
     assert (later.before, later.after, later.may_undo, first.may_undo) == ("14", None, True, False)
     assert post(fleet, "settings/undo", {"change_id": first.change_id})[0] == 400
-    assert post(fleet, "settings/undo", {"change_id": 999})[0] == 400
+    for number in (999, 0, -1, 1 << 63, 10**40):
+        assert post(fleet, "settings/undo", {"change_id": number})[0] == 400
     assert fleet.coordinator.store.flush()
     connection = sqlite3.connect(tmp_path / "latency.db")
     assert connection.execute("SELECT COUNT(*) FROM audit WHERE what = 'changed a setting'").fetchone() == (2,)

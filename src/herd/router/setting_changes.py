@@ -49,6 +49,9 @@ def newest(connection: sqlite3.Connection) -> list[Past]:
 
 
 def one(connection: sqlite3.Connection, change_id: int) -> Past | None:
+    """None where there is none; ids are what SQLite counts with, and no larger."""
+    if not 0 < change_id < 1 << 63:
+        return None
     row = connection.execute(ONE, (change_id,)).fetchone()
     return _past(row) if row else None
 
