@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from browser.conftest import Open, Visit
-from fakes.fleet import Machine
 from fakes.faults import Hang
+from fakes.fleet import Machine
 from fakes.ollama import FakeModel, FakeOllama
 from fakes.shown_fleet import ShownFleet
 from herd.router.dashboard_files import BUILT
