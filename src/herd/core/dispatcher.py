@@ -237,6 +237,8 @@ class Dispatcher(Placing):
         node = self.fleet.hear(event.report, event.at)
         self.forecast.heard(node, windows, is_new_boot)
         if self.windows is not None:
+            if is_new_boot:
+                self.windows.forget(node.id)
             self.windows.heard(node)
         self.watchlist.heard(node, event.at)
         for queue in list(self.waiting.queues.of_node(node.id).values()):

@@ -18,6 +18,7 @@ from herd.core.queues import Queue
 from herd.core.request import Attempt, Counters, Kind, Outcome, RequestId
 from herd.core.retries import RetrySettings, first_byte_patience_s, has_budget, predicted_patience_s
 from herd.core.scheduler import Scheduler
+from herd.core.substitutes import substitute
 from herd.core.waiting import Waiting
 from herd.core.windows import Pin, Windows
 from herd.errors import Refusal
@@ -36,6 +37,8 @@ class Placing:
         self.waiting = waiting
         self.watchlist = watchlist
         self.forecast = forecast
+        self.has_substitutes = False
+        """Whether a loaded model may answer for one that no memory holds."""
         self.windows: Windows | None = None
         """Set where real engines are asked; a simulated world has no options."""
         self.live: dict[RequestId, Live] = {}
@@ -55,15 +58,27 @@ class Placing:
         for model in live.models:
             decision = self.scheduler.decide(live.request, model, at, live.tried)
             if decision.chosen is not None:
-                live.decision = decision
-                if live.attempts and _comes_too_late(live, decision, at):
-                    self._refuse(live, at, refusals.no_time_left(decision), out)
-                    return
-                self._assign(live, decision.chosen, at, out)
+                self._take(live, decision, at, out)
                 return
             first = first or decision
+        other = substitute(live.request, live.request.model, first, self.fleet) if self.has_substitutes else None
+        if other is not None and other not in live.models:
+            decision = self.scheduler.decide(live.request, other, at, live.tried)
+            if decision.chosen is not None:
+                live.models = (*live.models, other)
+                self._take(live, decision, at, out)
+                return
         live.decision = first
         self._hold_or_refuse(live, at, out)
+
+    def _take(self, live: Live, decision: Decision, at: float, out: list[Command]) -> None:
+        """A node was chosen: it goes there, unless it is a repeated attempt that would come too late."""
+        assert decision.chosen is not None
+        live.decision = decision
+        if live.attempts and _comes_too_late(live, decision, at):
+            self._refuse(live, at, refusals.no_time_left(decision), out)
+            return
+        self._assign(live, decision.chosen, at, out)
 
     def _assign(self, live: Live, node_id: NodeId, at: float, out: list[Command]) -> None:
         node = self.fleet.nodes[node_id]

@@ -48,6 +48,7 @@ from herd.core.request import Outcome, RequestId
 from herd.core.retries import RetrySettings
 from herd.core.scheduler import Policy, Scheduler, SignalPolicy
 from herd.core.signals import Signal, Weights
+from herd.core.substitutes import SubstituteSettings
 from herd.core.waiting import Waiting
 from herd.core.windows import Windows, WindowSettings
 from herd.dashboard.live import Job
@@ -164,6 +165,7 @@ class Settings:
     prewarm: PrewarmSettings = field(default_factory=PrewarmSettings)
     live: LiveSettings = field(default_factory=LiveSettings)
     windows: WindowSettings = field(default_factory=WindowSettings)
+    substitutes: SubstituteSettings = field(default_factory=SubstituteSettings)
     fetch: FetchSettings = field(default_factory=FetchSettings)
     pins: PinSettings = field(default_factory=PinSettings)
     benchmarks: BenchmarkSettings = field(default_factory=BenchmarkSettings)
@@ -464,6 +466,7 @@ def dispatcher(settings: Settings, started_at: float) -> Dispatcher:
     kind = DISPATCHERS[settings.rebalance.moves_waiting, settings.prewarm.is_on]
     made = kind(scheduler, waiting, latencies, watchlist, settings.retries, forecast, started_at)
     made.windows = Windows(settings.windows)
+    made.has_substitutes = settings.substitutes.is_on
     if isinstance(made, PrewarmingDispatcher):
         made.prewarm = settings.prewarm
     return made
