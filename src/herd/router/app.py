@@ -61,6 +61,7 @@ from herd.logs import LogSettings
 from herd.router import benchmark_runs, http_server, learnt, queries, settings_api, tls, views
 from herd.router.access_api import AccessApi
 from herd.router.asgi import Bridge
+from herd.router.auto_pull import AutoPull, AutoPullSettings
 from herd.router.benchmark_probing import Prober
 from herd.router.benchmarks import Benchmarks, BenchmarkSettings
 from herd.router.benchmarks_api import BenchmarksApi, keeper
@@ -167,6 +168,7 @@ class Settings:
     windows: WindowSettings = field(default_factory=WindowSettings)
     substitutes: SubstituteSettings = field(default_factory=SubstituteSettings)
     fetch: FetchSettings = field(default_factory=FetchSettings)
+    auto_pull: AutoPullSettings = field(default_factory=AutoPullSettings)
     pins: PinSettings = field(default_factory=PinSettings)
     benchmarks: BenchmarkSettings = field(default_factory=BenchmarkSettings)
 
@@ -203,6 +205,10 @@ class Coordinator:
         self.fetching = Fetching(settings.fetch, self.driver.fleet, self.orders, engines, time.time)
         feed = LiveFeed(self.driver, self.view, self._jobs, loop)
         self.live = LiveApi(settings.live, feed)
+        grace_s, started_at = settings.holding.start_grace_s, loop.time()
+        self.auto_pull = AutoPull(
+            settings.auto_pull, self.fetching, self.driver.fleet, loop, lambda: loop.time() - started_at >= grace_s, settings.waiting_notes.every_s
+        )
         self.keeping = Keeping(self.orders, engines, loop)
         self.pins = Pins(settings.pins, settings.general.data_dir.expanduser(), self.driver.fleet, self.keeping, self.driver.now)
         notes = WaitingNotes(settings.waiting_notes, loop, self._places)
@@ -274,7 +280,7 @@ class Coordinator:
         asks_who_read_it = general.scheduler == CompletionTimePolicy.name
         self.inference = InferenceApi(
             dialects, self.driver, self.services, id_prefix(), self.bridge.serve, asks_who_read_it, self.allowances, unix_month,
-            self.capture.take if self.settings.capture.is_on else None,
+            self.capture.take if self.settings.capture.is_on else None, self.auto_pull,
         )
         gate = Gate(
             self.settings.access, lambda: self.vault.keyring, Rights(dialects, routes),
@@ -401,6 +407,7 @@ class Coordinator:
                 server.close()
         if self.bridge is not None:
             await self.bridge.close()
+        self.auto_pull.stop()
         await self.fetching.close()
         self.keeping.stop()
         self.order_pool.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 
 from herd.core import fetching
@@ -24,6 +24,8 @@ log = logging.getLogger("herd.fetching")
 
 TOLD_EVERY_S = 0.2
 """Whoever follows a fetch is told of its bytes no more often."""
+STILL_THERE_S = 15.0
+"""Where nothing changes, the last is told again after so long, so that nobody takes it for hung."""
 SEEN_WITHIN_S = 30.0
 """So long after it is whole a model may take to be in its node's heartbeat."""
 
@@ -99,13 +101,15 @@ class Fetching:
         self.book.end(fetch, State.CANCELLED, self._now(), "it was cancelled")
         self._stop(fetch)
 
-    async def follow(self, fetch: Fetch) -> AsyncIterator[Fetch]:
-        """The fetch, each time that it has changed, and a last time when it is over."""
+    async def follow(self, fetch: Fetch, every_s: float = STILL_THERE_S) -> AsyncIterator[Fetch]:
+        """The fetch, each time that it has changed or so long has passed, and a last time when it is over."""
         while not fetch.state.is_over:
             yield fetch
             changed = self._changed
-            await changed.wait()
-            await asyncio.sleep(TOLD_EVERY_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(every_s):
+                    await changed.wait()
+                    await asyncio.sleep(TOLD_EVERY_S)
         yield fetch
 
     async def close(self) -> None:
@@ -147,7 +151,7 @@ class Fetching:
 
     async def _spread(self, fetch: Fetch) -> None:
         """To the nodes that wait for this one's copy, as soon as a heartbeat has told what it has now."""
-        card = await self._seen(fetch)
+        card = await self.seen(fetch)
         if card is None:
             return
         for node_id in fetch.then:
@@ -156,7 +160,7 @@ class Fetching:
             except HerdError as error:
                 log.warning("a model is not spread: %s", error, extra={"node_id": node_id, "model": fetch.model})
 
-    async def _seen(self, fetch: Fetch) -> ModelCard | None:
+    async def seen(self, fetch: Fetch) -> ModelCard | None:
         """The model on its node, by a heartbeat later than the fetch's end; None where none comes for too long."""
         give_up_at = self._now() + SEEN_WITHIN_S
         node = self._fleet.node(fetch.node_id)

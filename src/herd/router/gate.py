@@ -73,10 +73,17 @@ class Admission:
     accompanying: tuple[Header, ...] = ()
     timeout_s: float | None = None
     """How long the client will wait for the whole answer, where it says so."""
+    may_fetch: bool = False
+    """Whether this caller may have models fetched."""
 
 
 def timeout_of(admission: object | None) -> float | None:
     return admission.timeout_s if isinstance(admission, Admission) else None
+
+
+def may_fetch(admission: object | None) -> bool:
+    """Whether this caller may have models fetched."""
+    return isinstance(admission, Admission) and admission.may_fetch
 
 
 def key_of(admission: object | None) -> ApiKey | None:
@@ -164,11 +171,12 @@ class Gate:
                 key = keyring.by_id(opened_by, now)
             caller = Caller(nearness(exchange.client_ip, is_forwarded), key, opened_by == EVERYTHING)
             refusal = judge(right, caller, keyring.has_valid(now), self._requires_key(exchange.path))
+        fetches = refusal is None and judge(Right.MODELS, caller, keyring.has_valid(now), self._settings.require_key) is None
         until = exchange.received_at + (key.expires_at - now) if key is not None and key.expires_at else math.inf
         timeout_s = _seconds(seen.get(TIMEOUT_HEADER, ""))
         if refusal is None and timeout_s is not None and math.isnan(timeout_s):
             refusal = Refusal(400, "invalid_request", f"X-Request-Timeout must be seconds, above 0 and at most {TIMEOUT_MAX_S:g}")
-        return Admission(self._edition, until, refusal, key, accompanying, timeout_s)
+        return Admission(self._edition, until, refusal, key, accompanying, timeout_s, fetches)
 
     def _key(self, path: str, texts: list[str], keyring: Keyring, now: float) -> tuple[ApiKey | None, Refusal | None]:
         shared = self._anthropic_key

@@ -15,12 +15,14 @@ from herd.core.fleet import canonical
 from herd.core.request import Kind, Request, RequestId
 from herd.dialects import Answer, Dialect, Moment
 from herd.errors import HerdError, MethodNotAllowed, Refusal
+from herd.router.auto_pull import AutoPull, Ends
 from herd.router.driver import Driver
 from herd.router.exchange import Exchange, Header
 from herd.router.gate import key_of, timeout_of
 from herd.router.prefix_hashes import prefix_hashes
 from herd.router.relay import Relay
 from herd.router.services import Services
+from herd.router.waiting_notes import Wait
 from herd.trust.allowances import Allowances
 from herd.trust.keys import ApiKey
 from herd.wire.chat import Ask, Route
@@ -47,7 +49,7 @@ class InferenceApi:
     def __init__(
         self, dialects: Iterable[Dialect], driver: Driver, services: Services, id_prefix: str,
         rest: Callable[[Exchange], None], hashes_prefixes: bool, allowances: Allowances, month: Callable[[], tuple[float, str]],
-        capture: Callable[[str, str, bytes], None] | None = None,
+        capture: Callable[[str, str, bytes], None] | None = None, auto_pull: AutoPull | None = None,
     ) -> None:  # fmt: skip
         """`hashes_prefixes` where the policy asks who has read a conversation's beginning; else that costs nothing.
 
@@ -57,6 +59,7 @@ class InferenceApi:
         self._allowances = allowances
         self._month = month
         self._capture = capture
+        self._auto_pull = auto_pull
         self._dialects = tuple(dialects)
         self._driver = driver
         self._services = services
@@ -95,7 +98,30 @@ class InferenceApi:
         request = self._request(exchange, dialect, ask, key)
         if self._capture is not None:
             self._capture(request.id, exchange.path, exchange.body)
+        if self._auto_pull is not None and not self._driver.fleet.knows(request.model) and self._fetched(exchange, dialect, ask, request, key):
+            return
         self._driver.admit(request, Relay(exchange, ask, dialect, request.id, self._services))
+
+    def _fetched(self, exchange: Exchange, dialect: Dialect, ask: Ask, request: Request, key: ApiKey | None) -> bool:
+        """Whether it waits for its model to be fetched."""
+        assert self._auto_pull is not None
+
+        def leave() -> None:
+            if key is not None:
+                self._allowances.give_back(key.id, 0)
+
+        def refuse(refusal: Refusal, wait: Wait | None) -> None:
+            leave()
+            if wait is not None and wait.has_begun:
+                exchange.cut(dialect.error_frame(ask, refusal))
+            else:
+                _send(exchange, dialect.error(refusal, request.id), _retry_after(refusal))
+
+        def admit(wait: Wait) -> None:
+            self._driver.admit(request, Relay(exchange, ask, dialect, request.id, self._services, wait))
+
+        tells = ask.stream and dialect.error_frame(ask, Refusal(503, "", "")).startswith((b"data:", b"event:"))
+        return self._auto_pull.take(exchange, request, tells, Ends(admit, refuse, leave))
 
     def dialect_of(self, path: str) -> Dialect:
         """The dialect in whose shape an error about this path is told."""

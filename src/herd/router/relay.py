@@ -72,7 +72,7 @@ class Relay:
         "_whole_lines",
     )
 
-    def __init__(self, exchange: Exchange, ask: Ask, dialect: Dialect, request_id: RequestId, services: Services) -> None:
+    def __init__(self, exchange: Exchange, ask: Ask, dialect: Dialect, request_id: RequestId, services: Services, wait: Wait | None = None) -> None:
         self._exchange = exchange
         self._ask = ask
         self._dialect = dialect
@@ -84,7 +84,7 @@ class Relay:
         self._lines: bytes | None = None
         self._forwarded_bytes = 0
         self._last = b""
-        self._wait: Wait | None = None
+        self._wait = wait
         self._told = Told() if ask.stream and services.settings.continuation == "auto" else None
         self._resumed: Resumed | None = None
         exchange.on_gone = self._client_gone
