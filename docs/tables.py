@@ -38,7 +38,7 @@ from herd.dialects import Dialect
 from herd.discover import discover
 from herd.engines import Engine
 from herd.health import Check
-from herd.router import app as router_app
+from herd.router import settings as router_settings
 
 RecordT = TypeVar("RecordT")
 
@@ -48,7 +48,7 @@ ENV_FILE_HEAD: Final = """\
 # Settings of herd. Copy the lines that you want to change to ~/.fleet-manager/env, or export them in a shell, which wins.
 # Every line shows the default. FLEET_NODE_* belong to the agent (herd-node), the rest to the coordinator (herd).
 """
-COORDINATOR: Final = tuple(config.parts_of(router_app.Settings))
+COORDINATOR: Final = tuple(config.parts_of(router_settings.Settings))
 AGENT: Final = tuple(config.parts_of(agent_app.Settings))
 
 

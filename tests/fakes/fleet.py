@@ -31,8 +31,10 @@ from herd.core.fleet import GB, EngineFace, Loaded, Memory, ModelCard, NodeId, P
 from herd.core.holding import HoldingSettings
 from herd.discover import discover
 from herd.engines import Call, Engine, Reply
-from herd.router.app import Coordinator, Desk, Settings
+from herd.router.app import Coordinator, Desk
+from herd.router.auto_pull import AutoPullSettings
 from herd.router.membership import MembershipSettings
+from herd.router.settings import Settings
 from herd.wire import heartbeat
 
 Json = dict[str, Any]
@@ -192,8 +194,10 @@ def sharing(report: Report, library_url: str) -> Report:
 
 
 def settings_for_tests() -> Settings:
-    """The defaults, but an unknown model is unknown at once: the nodes are there before the first request."""
-    return Settings(holding=HoldingSettings(start_grace_s=0.0), membership=MembershipSettings(open=True))
+    """The defaults, but an unknown model is unknown at once, and not fetched: the nodes are there before the first request."""
+    return Settings(
+        holding=HoldingSettings(start_grace_s=0.0), membership=MembershipSettings(open=True), auto_pull=AutoPullSettings(is_on=False)
+    )
 
 
 def at_home(settings: Settings, data_dir: Path, host: str = "127.0.0.1", port: int = 0) -> Settings:

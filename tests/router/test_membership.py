@@ -25,8 +25,9 @@ from herd.agent.inventory import EngineSettings
 from herd.agent.link import LinkSettings
 from herd.agent.passport import JoinSettings
 from herd.core.fleet import NodeId
-from herd.router.app import Coordinator, GeneralSettings, Settings
+from herd.router.app import Coordinator
 from herd.router.membership import DOORS_MAX, MembershipSettings, _Doors
+from herd.router.settings import GeneralSettings, Settings
 from herd.wire import heartbeat
 
 Play = Callable[[Coordinator, "House"], Awaitable[None]]

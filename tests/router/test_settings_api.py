@@ -19,7 +19,7 @@ from herd.cli.settings_desk import FILE_NAME, SettingsDesk
 from herd.config import ConfigError, Given
 from herd.dashboard.tabs.settings import Changed, History, Preview, SettingLine, SettingsPage
 from herd.errors import BadRequest
-from herd.router.app import Settings
+from herd.router.settings import Settings
 
 CHAT = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hello"}], "stream": False}).encode()
 ENVIRON = {"FLEET_HOLD_MAX_S": "20", "FLEET_TRACE_BATCH_ROWS": "128", "FLEET_ANTHROPIC_API_KEY": "sk-very-secret"}

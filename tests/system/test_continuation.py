@@ -15,8 +15,8 @@ from fakes.faults import Counting, Cut, How, Status
 from fakes.fleet import Fleet, Machine, report_of, running_fleet, settings_for_tests
 from fakes.llama_engines import llama_engines
 from fakes.ollama import FakeModel, FakeOllama
-from herd.router.app import Settings
 from herd.router.services import RelaySettings
+from herd.router.settings import Settings
 from herd.wire import heartbeat
 
 QUESTION = [{"role": "user", "content": "Tell me of the herd."}]

@@ -21,7 +21,7 @@ from herd.cli.client import Trouble
 from herd.cli.replay import Asked, as_values, asked, lines, replayed
 from herd.core.fleet import GB
 from herd.core.holding import HoldingSettings
-from herd.router.app import GeneralSettings
+from herd.router.settings import GeneralSettings
 from terminal import herd
 
 REQUESTS = 360

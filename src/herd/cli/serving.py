@@ -21,6 +21,7 @@ from herd.cli.fleet import capture_line
 from herd.cli.screen import clean, console, folded, put, show
 from herd.cli.settings_desk import FILE_NAME, SettingsDesk
 from herd.router import app as router_app
+from herd.router import settings as router_settings
 from herd.router.folder import FolderBusy
 from herd.router.http_server import PortInUse
 from herd.router.tls import BadCertificate
@@ -86,7 +87,7 @@ def _port_in_use(port: int) -> Trouble:
     return Trouble(f"a coordinator already listens on port {port}", f"look at it with: herd status --url {holder.url}\nor start a second one: {elsewhere} --data-dir FOLDER")
 
 
-def _cannot_listen(general: router_app.GeneralSettings, error: OSError) -> Trouble:
+def _cannot_listen(general: router_settings.GeneralSettings, error: OSError) -> Trouble:
     if isinstance(error, PermissionError) and 0 < general.port < FIRST_FREE_PORT and error.filename is None:
         return Trouble(f"port {general.port} is for administrators only", "use a port above 1023: herd --port 11435")
     if error.filename is not None:
@@ -146,31 +147,31 @@ def coordinator(url: str | None) -> Coordinator:
         return coordinator_at(url)
     try:
         agent = agent_settings({}, None)
-        general = _load(router_app.Settings, {}, config.COORDINATOR_PREFIX).compose(router_app.Settings).general
+        general = _load(router_settings.Settings, {}, config.COORDINATOR_PREFIX).compose(router_settings.Settings).general
     except Trouble:
         # A wrong setting must not keep anybody from looking; `herd doctor` tells of it.
         return coordinator_at("127.0.0.1")
     if agent.link.router_url:
         return coordinator_at(agent.link.router_url)
     host = "127.0.0.1" if general.host in EVERYWHERE else general.host
-    return coordinator_at(f"{f'[{host}]' if ':' in host else host}:{general.port or router_app.GeneralSettings().port}")
+    return coordinator_at(f"{f'[{host}]' if ':' in host else host}:{general.port or router_settings.GeneralSettings().port}")
 
 
 def data_dir() -> Path:
     """The coordinator's folder on this machine. Raises Trouble."""
-    return _load(router_app.Settings, {}, config.COORDINATOR_PREFIX).compose(router_app.Settings).general.data_dir.expanduser()
+    return _load(router_settings.Settings, {}, config.COORDINATOR_PREFIX).compose(router_settings.Settings).general.data_dir.expanduser()
 
 
 def setup(url: str | None, data_dir: Path | None) -> Setup:
     """What `herd doctor` looks at. Wrong settings are among it."""
     problems: list[str] = []
-    agent, router = agent_app.Settings(), router_app.Settings()
+    agent, router = agent_app.Settings(), router_settings.Settings()
     try:
         agent = agent_settings({}, None)
     except WrongSettings as wrong:
         problems += wrong.problems
     try:
-        router = _load(router_app.Settings, {}, config.COORDINATOR_PREFIX).compose(router_app.Settings)
+        router = _load(router_settings.Settings, {}, config.COORDINATOR_PREFIX).compose(router_settings.Settings)
     except WrongSettings as wrong:
         problems += wrong.problems
     folder = data_dir or router.general.data_dir
@@ -179,7 +180,7 @@ def setup(url: str | None, data_dir: Path | None) -> Setup:
 
 def described(is_agents: bool) -> list[dict[str, str]]:
     """Every setting with its value, secrets masked; what is wrong in place of all where they cannot be used."""
-    whole, prefix = (agent_app.Settings, config.AGENT_PREFIX) if is_agents else (router_app.Settings, config.COORDINATOR_PREFIX)
+    whole, prefix = (agent_app.Settings, config.AGENT_PREFIX) if is_agents else (router_settings.Settings, config.COORDINATOR_PREFIX)
     try:
         return settings_desk({}).describe() if not is_agents else _load(whole, {}, prefix).describe()
     except WrongSettings as wrong:
@@ -188,7 +189,7 @@ def described(is_agents: bool) -> list[dict[str, str]]:
 
 def show_config(wanted: str, is_agents: bool, as_json: bool) -> None:
     """Every setting whose name or meaning holds `wanted`: value, source, meaning."""
-    whole, prefix = (agent_app.Settings, config.AGENT_PREFIX) if is_agents else (router_app.Settings, config.COORDINATOR_PREFIX)
+    whole, prefix = (agent_app.Settings, config.AGENT_PREFIX) if is_agents else (router_settings.Settings, config.COORDINATOR_PREFIX)
     described_rows = _load(whole, {}, prefix).describe() if is_agents else settings_desk({}).describe()
     rows = [row for row in described_rows if wanted.lower() in f"{row['key']} {row['help']}".lower()]
     if not rows:
@@ -206,10 +207,10 @@ def config_lines(rows: Iterable[Mapping[str, str]]) -> Iterable[Text]:
 
 def settings_desk(flags: Flags) -> SettingsDesk:
     """All of the coordinator's settings, with those that the dashboard has set. Raises `WrongSettings`."""
-    first = _load(router_app.Settings, flags, config.COORDINATOR_PREFIX)
-    folder = first.compose(router_app.Settings).general.data_dir.expanduser()
+    first = _load(router_settings.Settings, flags, config.COORDINATOR_PREFIX)
+    folder = first.compose(router_settings.Settings).general.data_dir.expanduser()
     try:
-        return SettingsDesk(lambda here: _loaded(router_app.Settings, flags, config.COORDINATOR_PREFIX, here), folder / FILE_NAME)
+        return SettingsDesk(lambda here: _loaded(router_settings.Settings, flags, config.COORDINATOR_PREFIX, here), folder / FILE_NAME)
     except config.ConfigError as error:
         raise WrongSettings(error.problems, "herd config") from error
 

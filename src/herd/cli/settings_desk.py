@@ -17,7 +17,7 @@ from herd.core.completion_time import CompletionTimeSettings
 from herd.core.signals import Weights
 from herd.dashboard.tabs.settings import SettingLine
 from herd.errors import BadRequest
-from herd.router.app import Settings
+from herd.router.settings import Settings
 
 FILE_NAME = "settings.env"
 HEAD = "# Written by the dashboard of herd; a line that is taken out is the default again.\n"

@@ -1,6 +1,6 @@
 """The coordinator's composition root: everything is built and joined here, and nowhere else. Decides nothing itself.
 
-Read it top to bottom to know what the process is made of: settings, core, store, data path, control routes, mDNS.
+Read it top to bottom to know what the process is made of: core (`core_of.py`), store, data path, control routes, mDNS.
 """
 
 from __future__ import annotations
@@ -14,10 +14,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from random import Random
-from types import MappingProxyType
 from typing import Protocol
 
 from starlette.applications import Starlette
@@ -31,73 +29,59 @@ import herd.engines
 import herd.health.checks
 from herd import __version__, mdns
 from herd.core.commands import Record
-from herd.core.completion_time import CompletionTimePolicy, CompletionTimeSettings, ObservedSignalPolicy
-from herd.core.dispatcher import Dispatcher
+from herd.core.completion_time import CompletionTimePolicy
 from herd.core.events import DrainStarted
-from herd.core.filters import Filter
-from herd.core.fleet import Fleet, ModelName, NodeId, canonical
-from herd.core.forecast import Forecast
-from herd.core.holding import HoldingSettings
-from herd.core.latencies import Latencies
-from herd.core.liveness import LivenessSettings, Watchlist
+from herd.core.fleet import ModelName, NodeId, canonical
 from herd.core.places import Place
-from herd.core.prewarming import PrewarmingDispatcher, PrewarmingRebalancingDispatcher, PrewarmSettings
-from herd.core.rebalancing import RebalancingDispatcher, RebalancingSettings
 from herd.core.replaying import Rules
 from herd.core.request import Outcome, RequestId
-from herd.core.retries import RetrySettings
-from herd.core.scheduler import Policy, Scheduler, SignalPolicy
-from herd.core.signals import Signal, Weights
-from herd.core.substitutes import SubstituteSettings
-from herd.core.waiting import Waiting
-from herd.core.windows import Windows, WindowSettings
+from herd.core.signals import Signal
 from herd.dashboard.live import Job
 from herd.dialects import Dialect, Moment
 from herd.discover import discover
 from herd.engines import Engine
 from herd.errors import HerdError, Refusal
 from herd.health import Check
-from herd.logs import LogSettings
 from herd.router import benchmark_runs, http_server, learnt, queries, settings_api, tls, views
 from herd.router.access_api import AccessApi
 from herd.router.asgi import Bridge
-from herd.router.auto_pull import AutoPull, AutoPullSettings
+from herd.router.auto_pull import AutoPull
 from herd.router.benchmark_probing import Prober
-from herd.router.benchmarks import Benchmarks, BenchmarkSettings
+from herd.router.benchmarks import Benchmarks
 from herd.router.benchmarks_api import BenchmarksApi, keeper
-from herd.router.capture import Capture, CaptureSettings
+from herd.router.capture import Capture
 from herd.router.charts_api import ChartsApi
+from herd.router.core_of import dispatcher, limits, policy_of, rules
 from herd.router.dashboard_api import DashboardApi
 from herd.router.dashboard_files import DashboardFiles
 from herd.router.driver import Driver
 from herd.router.exchange import Exchange
-from herd.router.fetching import Fetching, FetchSettings
+from herd.router.fetching import Fetching
 from herd.router.fleet_api import FleetApi
 from herd.router.fleet_view import FleetView
-from herd.router.gate import AccessSettings, Gate
+from herd.router.gate import Gate
 from herd.router.guarded import Rights
 from herd.router.health_api import HealthApi
 from herd.router.health_watch import HealthWatch
-from herd.router.http1 import HttpSettings
 from herd.router.http_server import Server
 from herd.router.inference_api import InferenceApi
 from herd.router.keeping import Keeping
-from herd.router.live_api import LiveApi, LiveSettings
+from herd.router.live_api import LiveApi
 from herd.router.live_feed import LiveFeed
 from herd.router.login_api import LoginApi
-from herd.router.membership import Membership, MembershipSettings
+from herd.router.membership import Membership
 from herd.router.models_api import ModelsApi, job_of
 from herd.router.openapi import OpenApi
 from herd.router.orders import Orders
-from herd.router.pins import Pins, PinSettings
+from herd.router.pins import Pins
 from herd.router.recommendations import RecommendationsApi
-from herd.router.services import RelaySettings, Services
+from herd.router.services import Services
+from herd.router.settings import Settings
 from herd.router.settings_api import SettingsApi
-from herd.router.store import Store, StoreSettings
-from herd.router.tls import TlsSettings
-from herd.router.upstream import Pool, UpstreamSettings
+from herd.router.store import Store
+from herd.router.upstream import Pool
 from herd.router.vault import Vault
-from herd.router.waiting_notes import WaitingNotes, WaitingNotesSettings
+from herd.router.waiting_notes import WaitingNotes
 from herd.router.warming import Warming
 from herd.trust import pairing
 from herd.trust.allowances import Allowances
@@ -111,66 +95,6 @@ ORDER_STALL_S = 1800.0
 WEEK_S = 7 * 86400.0
 LEARNT_KEPT_EVERY_S = 60.0
 """Seconds between two times that what was learnt is written down: so much is lost at worst."""
-
-
-@dataclass(frozen=True, slots=True)
-class GeneralSettings:
-    """Where the coordinator listens and keeps its data, and how it chooses."""
-
-    host: str = field(
-        default="0.0.0.0",
-        metadata={"env": "FLEET_HOST", "help": "Address to listen on; 127.0.0.1 keeps it to this machine."},
-    )
-    port: int = field(
-        default=11435, metadata={"env": "FLEET_PORT", "help": "Port to listen on; 0 takes any.", "min": 0, "max": 65535}
-    )
-    data_dir: Path = field(
-        default=Path("~/.fleet-manager"), metadata={"env": "FLEET_DATA_DIR", "help": "Folder for traces and logs."}
-    )
-    scheduler: str = field(
-        default="completion_time",
-        metadata={
-            "env": "FLEET_SCHEDULER", "choices": ("completion_time", "signals"),
-            "help": "How a node is chosen: by expected seconds, or by the points of the seven signals.",
-        },
-    )  # fmt: skip
-    drain_s: float = field(
-        default=60.0, metadata={"env": "FLEET_DRAIN_SECONDS", "help": "At the end, how long running requests may finish.", "min": 0}
-    )
-    mdns: bool = field(
-        default=True, metadata={"env": "FLEET_MDNS", "help": "Announce the coordinator on the local network."}
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """One record per component; each component is handed its own."""
-
-    general: GeneralSettings = field(default_factory=GeneralSettings)
-    log: LogSettings = field(default_factory=LogSettings)
-    http: HttpSettings = field(default_factory=HttpSettings)
-    upstream: UpstreamSettings = field(default_factory=UpstreamSettings)
-    relay: RelaySettings = field(default_factory=RelaySettings)
-    waiting_notes: WaitingNotesSettings = field(default_factory=WaitingNotesSettings)
-    store: StoreSettings = field(default_factory=StoreSettings)
-    liveness: LivenessSettings = field(default_factory=LivenessSettings)
-    holding: HoldingSettings = field(default_factory=HoldingSettings)
-    retries: RetrySettings = field(default_factory=RetrySettings)
-    completion_time: CompletionTimeSettings = field(default_factory=CompletionTimeSettings)
-    weights: Weights = field(default_factory=Weights)
-    access: AccessSettings = field(default_factory=AccessSettings)
-    membership: MembershipSettings = field(default_factory=MembershipSettings)
-    tls: TlsSettings = field(default_factory=TlsSettings)
-    capture: CaptureSettings = field(default_factory=CaptureSettings)
-    rebalance: RebalancingSettings = field(default_factory=RebalancingSettings)
-    prewarm: PrewarmSettings = field(default_factory=PrewarmSettings)
-    live: LiveSettings = field(default_factory=LiveSettings)
-    windows: WindowSettings = field(default_factory=WindowSettings)
-    substitutes: SubstituteSettings = field(default_factory=SubstituteSettings)
-    fetch: FetchSettings = field(default_factory=FetchSettings)
-    auto_pull: AutoPullSettings = field(default_factory=AutoPullSettings)
-    pins: PinSettings = field(default_factory=PinSettings)
-    benchmarks: BenchmarkSettings = field(default_factory=BenchmarkSettings)
 
 
 class Desk(settings_api.Desk, Protocol):
@@ -461,46 +385,6 @@ def _signals(loop: asyncio.AbstractEventLoop) -> asyncio.Queue[int]:
         else:
             loop.add_signal_handler(number, told.put_nowait, int(number))
     return told
-
-
-def dispatcher(settings: Settings, started_at: float) -> Dispatcher:
-    """The core, joined."""
-    fleet, latencies, forecast = Fleet(), Latencies(), Forecast()
-    waiting, watchlist = Waiting(settings.holding), Watchlist(settings.liveness)
-    filters = discover(herd.core.filters, Filter, "FILTER")
-    policy = policy_of(settings.general.scheduler, settings, forecast)
-    scheduler = Scheduler(fleet, waiting.queues, latencies, watchlist, filters, policy)
-    kind = DISPATCHERS[settings.rebalance.moves_waiting, settings.prewarm.is_on]
-    made = kind(scheduler, waiting, latencies, watchlist, settings.retries, forecast, started_at)
-    made.windows = Windows(settings.windows)
-    made.has_substitutes = settings.substitutes.is_on
-    if isinstance(made, PrewarmingDispatcher):
-        made.prewarm = settings.prewarm
-    return made
-
-
-def policy_of(scheduler: str, settings: Settings, forecast: Forecast) -> Policy:
-    """What ranks the nodes, by these weights."""
-    points = SignalPolicy(discover(herd.core.signals, Signal, "SIGNAL"), settings.weights)
-    times = CompletionTimePolicy(forecast, points, settings.completion_time)
-    return times if scheduler == CompletionTimePolicy.name else ObservedSignalPolicy(times, points)
-
-
-DISPATCHERS = MappingProxyType({
-    (False, False): Dispatcher, (True, False): RebalancingDispatcher, (False, True): PrewarmingDispatcher,
-    (True, True): PrewarmingRebalancingDispatcher,
-})  # fmt: skip
-
-
-def rules(settings: Settings) -> Rules:
-    """What every choice of this process depends on."""
-    return Rules(settings.general.scheduler, settings.weights, settings.completion_time)
-
-
-def limits(settings: Settings) -> dict[str, object]:
-    """`GET /fleet/limits`: what is bounded, by its setting's name."""
-    records = (settings.http, settings.holding, settings.retries, settings.relay, settings.upstream)
-    return {f"{type(r).__name__.removesuffix('Settings').lower()}.{key}": value for r in records for key, value in asdict(r).items()}
 
 
 def moment() -> Moment:

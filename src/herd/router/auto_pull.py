@@ -78,7 +78,7 @@ class AutoPull:
         try:
             fetch = self._fetching.want(request.model_as_asked or request.model, str(request.id))
         except HerdError as error:
-            ends.refuse(Refusal(404, error.refusal.code, f"model '{request.model}' not found on any node, and it is not fetched: {error}"), None)
+            ends.refuse(Refusal(404, error.refusal.code, f"model '{request.model_as_asked or request.model}' not found on any node, and it is not fetched: {error}"), None)
             return True
         request.tags = (*request.tags, TAG)
         self._hold(exchange, request, fetch, tells, ends)
@@ -105,7 +105,7 @@ class AutoPull:
                 ends.admit(wait)
             else:
                 why = trouble or f"it was not there within {self._settings.timeout_s:.0f} s; watch it with: herd pulls"
-                ends.refuse(Refusal(404 if trouble else 503, "model_not_fetched", f"model '{request.model}' not found on any node, and it could not be fetched: {why}"), wait)
+                ends.refuse(Refusal(404 if trouble else 503, "model_not_fetched", f"model '{request.model_as_asked or request.model}' not found on any node, and it could not be fetched: {why}"), wait)
 
         def leave() -> None:
             task.remove_done_callback(over)

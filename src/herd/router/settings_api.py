@@ -39,6 +39,8 @@ from herd.trust.rights import Right
 PREVIEW_MAX = 5_000
 MOVES_SHOWN = 10
 KEPT_WITHIN_S = 10.0
+CHANGE_MAX = 2**53
+"""No change has a larger number; SQLite would not take it."""
 """A change is answered when it is on record; a disk that takes longer is told."""
 
 
@@ -92,7 +94,7 @@ class SettingsApi:
     async def undo(self, request: Request) -> Response:
         """Gives a setting the value that it had before a change."""
         wanted = await read(request, Undo)
-        past = await self._store.ask(setting_changes.one, wanted.change_id)
+        past = await self._store.ask(setting_changes.one, wanted.change_id) if 0 < wanted.change_id <= CHANGE_MAX else None
         if past is None:
             raise BadRequest(f"there is no change {wanted.change_id}; /dashboard/api/settings/history has them all")
         if not past.may_undo:
