@@ -77,6 +77,8 @@ def take(browser: Browser, shown: ShownFleet, name: str, kind: str, size: dict[s
 
 def ask(page: Page) -> None:
     page.get_by_label("two nodes").check()
+    page.get_by_label("Node of side 1").select_option("studio")
+    page.get_by_label("Node of side 2").select_option("gaming-pc")
     page.get_by_label("Your question").fill("What is a herd?")
     page.keyboard.press("Enter")
     page.wait_for_timeout(SETTLE_MS)

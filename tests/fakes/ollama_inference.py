@@ -95,6 +95,8 @@ class Finish:
     prompt_tokens: int
     tokens: int
     load_ns: int
+    tokens_per_s: float = 0.0
+    """How fast it spoke; 0: as fast as it could, which is told as the nominal speed."""
 
     @property
     def prompt_ns(self) -> int:
@@ -102,7 +104,7 @@ class Finish:
 
     @property
     def eval_ns(self) -> int:
-        return self.tokens * 1_000_000_000 // NOMINAL_TOKENS_PER_S
+        return int(self.tokens * 1_000_000_000 // (self.tokens_per_s or NOMINAL_TOKENS_PER_S))
 
     @property
     def total_ns(self) -> int:
@@ -267,4 +269,4 @@ async def generate(
         await clock.sleep(1 / tokens_per_s if tokens_per_s else 0)
         yield piece
     await before_piece(len(pieces))
-    yield Finish(reason, prompt, len(pieces) if is_begun(asked) else max(1, len(pieces)), load_ns)
+    yield Finish(reason, prompt, len(pieces) if is_begun(asked) else max(1, len(pieces)), load_ns, tokens_per_s)

@@ -20,6 +20,8 @@ from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
+from herd.router.settings.py import Settings
+
 from fakes.clock import WallClock
 from fakes.fleet import Fleet, Machine, running_fleet
 from fakes.ollama import FakeModel, FakeOllama, FakeSettings
@@ -27,7 +29,6 @@ from herd import config
 from herd.cli.settings_desk import FILE_NAME, SettingsDesk
 from herd.core.fleet import GB, Capacity, Disk, Gpu
 from herd.router import node_history, rows
-from herd.router.app import Settings
 
 SEED = 11
 HISTORY_HOURS = 9 * 24
@@ -67,6 +68,11 @@ MACHINES = {
     }),
 }  # fmt: skip
 HELD = {"studio": ("qwen3:8b", "qwen3:32b", "nomic-embed-text:latest"), "gaming-pc": ("qwen3:8b", "llama3.2:3b"), "mini": ("llama3.2:3b", "nomic-embed-text:latest"), "attic": ("llama3.2:3b",)}
+ANSWER = (
+    "A herd is a group of animals that live, feed and move together. Being many makes each of them safer: more eyes see a danger sooner, and one among "
+    "many is seldom the one that is caught. Most herds have no single leader. Who knows the way to water walks ahead, the others follow, and at the next "
+    "crossing it may be another. So the group finds more than any of its members would have found alone, and nobody had to plan it."
+)
 SLOTS = {"studio": 4, "gaming-pc": 4, "mini": 2, "attic": 1}
 
 
@@ -131,7 +137,7 @@ def a_desk(folder: Path) -> SettingsDesk:
 
 
 def _engine(name: str, is_slow: bool) -> FakeOllama:
-    models = [FakeModel(model, MODELS[model], ("embedding",) if "embed" in model else ("completion", "tools"), 32768, parameter_size=PARAMETERS[model], quantization="Q4_K_M", answer_tokens=150 if is_slow else 8, load_s=1.0) for model in HELD[name]]
+    models = [FakeModel(model, MODELS[model], ("embedding",) if "embed" in model else ("completion", "tools"), 32768, parameter_size=PARAMETERS[model], quantization="Q4_K_M", answer=ANSWER if is_slow else None, answer_tokens=8, load_s=1.0) for model in HELD[name]]
     speed = FakeSettings(num_parallel=SLOTS[name], context_length=8192, on_gpu=name != "attic", tokens_per_s=SPEED[name] if is_slow else 0.0)
     return FakeOllama(models, speed, WallClock() if is_slow else None)
 

@@ -150,7 +150,8 @@ class Live {
       this.nodes = data.nodes;
     } else if (data.nodes.length || data.gone.length) {
       const kept = new Map(this.nodes.map((node) => [node.node_id, node]));
-      for (const node of data.nodes) kept.set(node.node_id, node);
+      // What changes once an hour is told once: deltas leave it out.
+      for (const node of data.nodes) kept.set(node.node_id, { ...node, availability: node.availability ?? kept.get(node.node_id)?.availability ?? null });
       for (const id of data.gone) kept.delete(id);
       this.nodes = [...kept.values()].sort((a, b) => a.node_id.localeCompare(b.node_id));
     }
