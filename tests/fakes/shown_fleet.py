@@ -20,8 +20,6 @@ from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
-from herd.router.settings.py import Settings
-
 from fakes.clock import WallClock
 from fakes.fleet import Fleet, Machine, running_fleet
 from fakes.ollama import FakeModel, FakeOllama, FakeSettings
@@ -29,6 +27,7 @@ from herd import config
 from herd.cli.settings_desk import FILE_NAME, SettingsDesk
 from herd.core.fleet import GB, Capacity, Disk, Gpu
 from herd.router import node_history, rows
+from herd.router.settings import Settings
 
 SEED = 11
 HISTORY_HOURS = 9 * 24
