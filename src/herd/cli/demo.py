@@ -181,7 +181,7 @@ def _farewell(fleet: DemoFleet) -> None:
     url = fleet.coordinator.url
     flag = "" if url.endswith(f":{PORT_DEFAULT}") else f" --url {url}"
     put(
-        Text(), Text("This is your endpoint, for every client:", "bold"),
+        Text(), Text.assemble(("The dashboard:", "bold"), f" {url}/dashboard"), Text("This is your endpoint, for every client:", "bold"),
         _named("Ollama", f"OLLAMA_HOST={url}", ""), _named("OpenAI", f"base_url={url}/v1", ""),
         _named("Anthropic", f"ANTHROPIC_BASE_URL={url}", ""),
         Text("From another terminal:", "bold"), *(Text(f"  herd {verb}{flag}") for verb in ("status", "top", "why last", f"chat {MODEL}")),
