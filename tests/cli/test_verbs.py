@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fakes.child import Child, free_port
 from fakes.faults import Gate
-from fakes.fleet import Fleet, running_fleet
+from fakes.fleet import Fleet, running_fleet, settings_for_tests
 from fakes.ollama import FakeModel, FakeOllama
 from herd import __version__
+from herd.core.liveness import LivenessSettings
 from terminal import ESCAPE, IS_POSIX, Terminal, command, environment, herd
 
 MODELS = [FakeModel("m", answer="The herd is well."), FakeModel("a-model-with-a-rather-long-name:70b-instruct-q4_K_M")]
@@ -27,7 +29,8 @@ def fake() -> Iterator[FakeOllama]:
 
 @pytest.fixture(scope="module")
 def fleet(fake: FakeOllama) -> Iterator[Fleet]:
-    with running_fleet({"alpha": fake, "a-second-machine-with-a-long-name.local": fake}) as running:
+    patient = replace(settings_for_tests(), liveness=LivenessSettings(degraded_after_s=3600.0, offline_after_s=3600.0))  # nobody sends heartbeats while terminals are looked at
+    with running_fleet({"alpha": fake, "a-second-machine-with-a-long-name.local": fake}, settings=patient) as running:
         done = herd("chat", "m", "How are you?", url=running.url)
         assert done.status == 0, done.err
         running.settle()

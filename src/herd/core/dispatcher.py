@@ -168,6 +168,9 @@ class Dispatcher(Placing):
         if not failure.continues_on or self.is_draining:
             return False
         live.request.engine_kinds = failure.continues_on
+        node = self.fleet.node(attempt.node_id)
+        card = node.card(attempt.model) if node is not None else None
+        live.request.digest = card.digest if card is not None else live.request.digest
         decision = self.scheduler.decide(live.request, attempt.model, at, (*live.tried, attempt.node_id))
         return decision.chosen is not None or may_pass_later(decision)
 

@@ -15,7 +15,7 @@ from herd.core.forecast import Forecast
 from herd.core.live import Live, State
 from herd.core.liveness import Watchlist
 from herd.core.queues import Queue
-from herd.core.request import Attempt, Counters, Kind, Outcome, RequestId
+from herd.core.request import Attempt, Counters, Kind, Outcome, Request, RequestId
 from herd.core.retries import RetrySettings, first_byte_patience_s, has_budget, predicted_patience_s
 from herd.core.scheduler import Scheduler
 from herd.core.substitutes import substitute
@@ -55,6 +55,8 @@ class Placing:
             out.append(Hold(live.request.id, self.waiting.hold(live), "too many repeated attempts are running"))
             return
         first: Decision | None = None
+        if live.request.prefix and not live.request.digest:
+            live.request.digest = self._begun_with(live.request)
         for model in live.models:
             decision = self.scheduler.decide(live.request, model, at, live.tried)
             if decision.chosen is not None:
@@ -70,6 +72,16 @@ class Placing:
                 return
         live.decision = first
         self._hold_or_refuse(live, at, out)
+
+    def _begun_with(self, request: Request) -> str:
+        """The digest on the node that has read most of this conversation, where its name means several; else nothing."""
+        nodes = self.fleet.with_model(request.model)
+        digests = {node.report.models[request.model].digest for node in nodes}
+        if len(digests - {""}) < 2:
+            return ""
+        read = {node.id: self.forecast.prefixes.cached_tokens(node.id, request.model, request.prefix) for node in nodes}
+        best = max(nodes, key=lambda node: (read[node.id], node.id))
+        return best.report.models[request.model].digest if read[best.id] else ""
 
     def _take(self, live: Live, decision: Decision, at: float, out: list[Command]) -> None:
         """A node was chosen: it goes there, unless it is a repeated attempt that would come too late."""

@@ -58,6 +58,8 @@ class Request:
     """The window the client's own options say; `context_wanted` may be more, where its prompt needs more."""
     has_runner_options: bool = False
     """Whether its options hold others for which Ollama starts a runner anew."""
+    digest: str = ""
+    """The model that its conversation, or its answer, began with, where one name means different files on different nodes."""
 
     @property
     def context_needed(self) -> int:
