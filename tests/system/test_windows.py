@@ -39,6 +39,7 @@ CLIENTS: list[tuple[str, dict[str, Any]]] = [
     ("/v1/messages", {"messages": HI, "max_tokens": 20}),
     ("/api/generate", {"prompt": "Hi", "options": {"num_ctx": 512, "num_thread": 3, "num_batch": 64, "use_mmap": False, "temperature": 0.5}}),
     ("/api/chat", {"messages": HI, "options": {"num_ctx": 8192}}),
+    ("/api/chat", {"messages": HI, "shift": False}),
 ]
 
 

@@ -19,6 +19,7 @@ from herd.cli import recommend as recommend_verb
 from herd.cli import replay as replay_verb
 from herd.cli import top as top_verb
 from herd.cli import why as why_verb
+from herd.cli import windows as windows_verb
 from herd.cli.client import Trouble
 from herd.cli.screen import fail, show_what_can_be_shown
 
@@ -206,6 +207,12 @@ def health(
 def recommend(json: Json = False, url: Url = None) -> None:
     """Show what should live where, from what was really asked."""
     recommend_verb.recommend(serving.coordinator(url), json)
+
+
+@app.command()
+def windows(json: Json = False, url: Url = None) -> None:
+    """Show the windows that models have, those that their use asks for, and what that would free."""
+    windows_verb.windows(serving.coordinator(url), json)
 
 
 @app.command()

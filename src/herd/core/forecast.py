@@ -19,6 +19,7 @@ from herd.core.rates import KINDS, Rates, Sample
 from herd.core.request import Attempt, Counters, Kind, Request
 from herd.core.residency import Residency
 from herd.core.tokens import TOKENS, Tokens
+from herd.core.window_use import WINDOW_USE, WindowUse
 
 LEARN_EVERY_S = 0.005
 """Answers that end closer together than this on one node teach nothing that the first did not: learning costs time too."""
@@ -33,6 +34,7 @@ class Forecast:
         self.prefixes = Prefixes()
         self.tokens = Tokens()
         self.residency = Residency()
+        self.window_use = WindowUse()
 
     # --- asked by policies ---
 
@@ -49,7 +51,7 @@ class Forecast:
 
     def changes(self) -> list[Memory]:
         """What was learnt since this was last asked, and is worth keeping; of very much the rest next time."""
-        return [*self.rates.changes(), *self.outputs.changes(), *self.tokens.changes()]
+        return [*self.rates.changes(), *self.outputs.changes(), *self.tokens.changes(), *self.window_use.changes()]
 
     def recall(self, memory: Memory) -> None:
         """Believes it again. Raises `ValueError` for what nobody here can have learnt."""
@@ -59,6 +61,8 @@ class Forecast:
             self.outputs.recall(memory)
         elif memory.kind == TOKENS:
             self.tokens.recall(memory)
+        elif memory.kind == WINDOW_USE:
+            self.window_use.recall(memory)
         else:
             raise ValueError(f"nobody knows a memory of the kind {memory.kind!r}")
 
@@ -118,6 +122,8 @@ class Forecast:
             self.outputs.learn(request, model, counters.completion_tokens)
         if counters.prompt_tokens and request.prompt_tokens:
             self.tokens.learn(model, counters.prompt_tokens / request.prompt_tokens)
+        if counters.prompt_tokens and request.kind is not Kind.EMBED:
+            self.window_use.learn(model, counters.prompt_tokens + (counters.completion_tokens or 0))
         self.rates.learn(node, model, _sample(live, counters, _streams(live, node, streams), at))
 
     def heard(self, node: Node, loaded_before: dict[ModelName, int | None], is_new_boot: bool) -> None:

@@ -6,6 +6,8 @@ means for a request, is decided above it.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from herd.core import refusals
 from herd.core.admission import why_not_hold
 from herd.core.commands import Command, Dispatch, Hold, Record, Refuse
@@ -19,7 +21,9 @@ from herd.core.request import Attempt, Counters, Kind, Outcome, Request, Request
 from herd.core.retries import RetrySettings, first_byte_patience_s, has_budget, predicted_patience_s
 from herd.core.scheduler import Scheduler
 from herd.core.substitutes import substitute
+from herd.core.thinking import ThinkingSettings, budget_tokens
 from herd.core.waiting import Waiting
+from herd.core.window_use import chosen_tokens
 from herd.core.windows import Pin, Windows
 from herd.errors import Refusal
 
@@ -41,6 +45,7 @@ class Placing:
         """Whether a loaded model may answer for one that no memory holds."""
         self.windows: Windows | None = None
         """Set where real engines are asked; a simulated world has no options."""
+        self.thinking = ThinkingSettings(overhead=1.0)
         self.live: dict[RequestId, Live] = {}
         self.retrying: set[RequestId] = set()
         """Who runs in a second or later attempt."""
@@ -147,10 +152,12 @@ class Placing:
         if self.windows is None:
             return None
         request, model = live.request, live.model
-        pin = self.windows.pin(request, node.id, model, card, self.forecast.prompt_tokens(request, model))
+        chosen = chosen_tokens(self.forecast.window_use.usual_tokens(model), card.context_max_tokens) if card.loaded is None else None
+        pin = self.windows.pin(request, node.id, model, card, self.forecast.prompt_tokens(request, model), chosen)
         if card.loaded is None:
             self.windows.loads(node.id, model, is_automatic=(pin.context_tokens if pin is not None else request.num_ctx) is None)
-        return pin
+        budget = budget_tokens(request, card, self.thinking)
+        return pin if budget is None else replace(pin or Pin(), output_tokens_max=budget)
 
     def _patience_s(self, live: Live, node: Node, cold_bytes: int) -> float:
         request, decision = live.request, live.decision

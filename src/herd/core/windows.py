@@ -27,8 +27,6 @@ PINNING = frozenset({"ollama"})
 """Kinds of engines that take a window with each request."""
 
 
-
-
 @dataclass(frozen=True, slots=True)
 class WindowSettings:
     protection: str = field(
@@ -45,6 +43,20 @@ class WindowSettings:
             "help": "A prompt beyond the window: loaded with a larger one, refused with 400, or cut by the engine without a word.",
         },
     )  # fmt: skip
+    dynamic: bool = field(
+        default=False,
+        metadata={
+            "env": "FLEET_DYNAMIC_NUM_CTX",
+            "help": "A model that has to be loaded anyway gets the window that its use asks for, where the engine's own is too small.",
+        },
+    )  # fmt: skip
+    auto_calculate: bool = field(
+        default=False,
+        metadata={
+            "env": "FLEET_NUM_CTX_AUTO_CALCULATE",
+            "help": "With FLEET_DYNAMIC_NUM_CTX: also where the engine's own window is larger, which frees memory.",
+        },
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +68,8 @@ class Pin:
     forbids_cutting: bool = False
     may_enlarge: bool = False
     """Whether a prompt that is found too long may be asked again with a larger window."""
+    output_tokens_max: int | None = None
+    """How much may be written, where that is not what the client said: thoughts count too."""
     warning: str = ""
     """What the client is told of a reload that its options cause, where that is let happen."""
 
@@ -95,12 +109,14 @@ class Windows:
         need = need_tokens(prompt_tokens, request.output_tokens_max)
         return max(need, request.num_ctx or 0) if need > WINDOW_MIN_TOKENS else request.num_ctx
 
-    def pin(self, request: Request, node_id: NodeId, model: ModelName, card: ModelCard, prompt_tokens: float) -> Pin | None:
-        """None where the request can go as it is."""
+    def pin(
+        self, request: Request, node_id: NodeId, model: ModelName, card: ModelCard, prompt_tokens: float, chosen_tokens: int | None = None
+    ) -> Pin | None:
+        """None where the request can go as it is. `chosen_tokens` is the window that the model's use asks for, if it is to be loaded."""
         settings = self._settings
         if card.engine.kind not in PINNING or request.kind not in (Kind.CHAT, Kind.GENERATE) or settings.protection == "passthrough":
             return None
-        window, is_kept = self._window(request, node_id, model, card)
+        window, is_kept = self._window(request, node_id, model, card, chosen_tokens)
         if settings.protection == "warn":
             return self._warned(request, card, is_kept)
         expected = window or WINDOW_MIN_TOKENS
@@ -109,18 +125,28 @@ class Windows:
             return None
         return Pin(window, request.has_runner_options, forbids, forbids and settings.overflow == "enlarge")
 
-    def _window(self, request: Request, node_id: NodeId, model: ModelName, card: ModelCard) -> tuple[int | None, bool]:
+    def _window(
+        self, request: Request, node_id: NodeId, model: ModelName, card: ModelCard, chosen_tokens: int | None
+    ) -> tuple[int | None, bool]:
         """The window to say, and whether the request, sent as it is, comes to the same."""
         wanted, sent = request.context_wanted or 0, request.num_ctx or 0
         loaded = card.loaded.context_tokens if card.loaded is not None else None
         if not loaded:
-            if wanted <= max(sent, WINDOW_MIN_TOKENS):
-                return (sent or None), True
+            chosen = self._applied(node_id, model, chosen_tokens)
+            if wanted <= max(sent, chosen or WINDOW_MIN_TOKENS):
+                return (chosen, False) if chosen is not None and chosen > sent else (sent or None, True)
             return rounded(wanted, card.context_max_tokens), False
         most = card.context_max_tokens or math.inf
         if min(wanted, most) <= loaded or (self._settings.overflow == "strict" and sent <= loaded):
             return loaded, sent == loaded or (not sent and self._is_automatic(node_id, model, card, loaded))
         return (sent, True) if sent >= wanted else (rounded(wanted, card.context_max_tokens), False)
+
+    def _applied(self, node_id: NodeId, model: ModelName, chosen_tokens: int | None) -> int | None:
+        """The window that the model's use asks for, where settings let it be said."""
+        if not self._settings.dynamic or chosen_tokens is None:
+            return None
+        own = self._automatic.get((node_id, model), WINDOW_MIN_TOKENS)
+        return chosen_tokens if self._settings.auto_calculate or chosen_tokens > own else None
 
     def _is_automatic(self, node_id: NodeId, model: ModelName, card: ModelCard, loaded: int) -> bool:
         """Whether the engine chose this window by itself; where nobody knows it is said, which does no harm."""

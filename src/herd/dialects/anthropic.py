@@ -48,6 +48,7 @@ class _Turn(msgspec.Struct):
 
 class _Door(door.Extras):
     model: str | None = None
+    thinking: msgspec.Raw = door.ABSENT
     stream: bool | None = None
     max_tokens: int | float | None = None
     messages: list[_Turn] | None = None
@@ -155,6 +156,7 @@ class Anthropic(Dialect):
             tags=own.tags,
             user=own.user,
             has_extras=own.are_present,
+            is_limit_whole=door.is_given(read.thinking),
         )
 
     def rewrite(self, ask: Ask, model: str, pin: Pin | None = None) -> bytes:  # noqa: ARG002 - it has no words for it

@@ -67,6 +67,7 @@ class _Door(door.Extras):
     options: _Options | None = None
     tools: msgspec.Raw = door.ABSENT
     think: msgspec.Raw = door.ABSENT
+    shift: msgspec.Raw = door.ABSENT
     suffix: msgspec.Raw = door.ABSENT
     images: msgspec.Raw = door.ABSENT
     prompt: msgspec.Raw = door.ABSENT
@@ -143,6 +144,7 @@ class _AllOptions(msgspec.Struct):
 class _Pinned(msgspec.Struct):
     options: msgspec.Raw = door.ABSENT
     truncate: msgspec.Raw = door.ABSENT
+    shift: msgspec.Raw = door.ABSENT
 
 
 _PINNED = msgspec.json.Decoder(_Pinned)
@@ -184,7 +186,8 @@ class Ollama(Dialect):
             tags=own.tags,
             user=own.user,
             has_extras=own.are_present,
-            has_runner_options=options.reload,
+            has_runner_options=options.reload or door.is_given(read.shift),
+            is_limit_whole=door.is_given(read.think) and bytes(read.think) == b"false",
         )
 
     def rewrite(self, ask: Ask, model: str, pin: Pin | None = None) -> bytes:
@@ -195,7 +198,7 @@ class Ollama(Dialect):
         put = None
         if pin is not None:
             sent = door.read(ask.body, _PINNED)
-            put = pinning.fields(sent.options if door.is_given(sent.options) else None, door.is_given(sent.truncate), pin)
+            put = pinning.fields(sent.options if door.is_given(sent.options) else None, door.is_given(sent.truncate), door.is_given(sent.shift), pin)
         return door.rewrite(ask, name, put, _name_field(ask))
 
     def converse(self, ask: Ask) -> Conversation:

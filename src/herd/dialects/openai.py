@@ -148,6 +148,7 @@ class OpenAI(Dialect):
             tags=own.tags,
             user=own.user,
             has_extras=own.are_present,
+            is_limit_whole=not read.max_tokens or limit != read.max_tokens or bytes(read.reasoning_effort) == b'"none"',
             include_usage=read.stream_options is not None and bool(read.stream_options.include_usage),
         )
 

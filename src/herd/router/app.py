@@ -83,6 +83,7 @@ from herd.router.upstream import Pool
 from herd.router.vault import Vault
 from herd.router.waiting_notes import WaitingNotes
 from herd.router.warming import Warming
+from herd.router.windows_api import WindowsApi
 from herd.trust import pairing
 from herd.trust.allowances import Allowances
 from herd.trust.logins import Logins
@@ -195,6 +196,7 @@ class Coordinator:
             *HealthApi(self.health, self.store).routes,
             *BenchmarksApi(self.benchmarks, self.driver, self.store).routes,
             *RecommendationsApi(self.driver, self.store, self._pinned).routes,
+            *WindowsApi(self.driver, self.settings.windows).routes,
             *self.capture.routes,
             *DashboardFiles().routes,
         ]

@@ -38,6 +38,7 @@ def dispatcher(settings: Settings, started_at: float) -> Dispatcher:
     kind = DISPATCHERS[settings.rebalance.moves_waiting, settings.prewarm.is_on]
     made = kind(scheduler, waiting, latencies, watchlist, settings.retries, forecast, started_at)
     made.windows = Windows(settings.windows)
+    made.thinking = settings.thinking
     made.has_substitutes = settings.substitutes.is_on
     if isinstance(made, PrewarmingDispatcher):
         made.prewarm = settings.prewarm

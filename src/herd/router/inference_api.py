@@ -153,7 +153,7 @@ class InferenceApi:
             len(ask.body), exchange.client_ip, tags, deadline_at, ask.model, _ANY_ENGINE,
             prefix_hashes(ask.body, owner) if self._hashes_prefixes else (), owner, _tenant(exchange, tags, owner), fingerprint,
             _only_node(exchange),
-            ask.context_wanted, ask.has_runner_options,
+            ask.context_wanted, ask.has_runner_options, is_limit_whole=ask.is_limit_whole,
         )  # fmt: skip
 
     @staticmethod

@@ -20,6 +20,7 @@ from herd.dialects import Dialect, Resumed, Watch
 from herd.engines import Call, Engine
 from herd.errors import HerdError, Refusal
 from herd.router import forwarding
+from herd.router.budget import spent
 from herd.router.continuation import Told
 from herd.router.exchange import Exchange, Header
 from herd.router.rendering import Rendering
@@ -308,7 +309,7 @@ class Relay:
             body = b"".join(self._held) + self._whole_lines.rest
             counters = watch.end()
             if counters is not None:
-                self._finish_at_once(counters, self._answer_headers(), body)
+                self._finish_at_once(counters, self._answer_headers() + spent(self._dispatch, self._ask, body, counters), body)
                 return
         if counters is not None:
             self._finish(counters)
@@ -331,7 +332,8 @@ class Relay:
             self._forward(data)
             self._finish(translation.counters())
         else:
-            self._finish_at_once(translation.counters(), self._answer_headers(), b"".join(self._held) + data)
+            body, counters = b"".join(self._held) + data, translation.counters()
+            self._finish_at_once(counters, self._answer_headers() + spent(self._dispatch, self._ask, body, counters), body)
 
     def _counters_if_whole(self) -> Counters | None:
         if self._watch is not None:

@@ -13,6 +13,7 @@ from herd.core.rebalancing import RebalancingSettings
 from herd.core.retries import RetrySettings
 from herd.core.signals import Weights
 from herd.core.substitutes import SubstituteSettings
+from herd.core.thinking import ThinkingSettings
 from herd.core.windows import WindowSettings
 from herd.logs import LogSettings
 from herd.router.auto_pull import AutoPullSettings
@@ -84,6 +85,7 @@ class Settings:
     prewarm: PrewarmSettings = field(default_factory=PrewarmSettings)
     live: LiveSettings = field(default_factory=LiveSettings)
     windows: WindowSettings = field(default_factory=WindowSettings)
+    thinking: ThinkingSettings = field(default_factory=ThinkingSettings)
     substitutes: SubstituteSettings = field(default_factory=SubstituteSettings)
     fetch: FetchSettings = field(default_factory=FetchSettings)
     auto_pull: AutoPullSettings = field(default_factory=AutoPullSettings)

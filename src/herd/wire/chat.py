@@ -45,6 +45,8 @@ class Ask:
     has_extras: bool = False
     has_runner_options: bool = False
     """Ollama's options other than num_ctx for which a model may be loaded anew."""
+    is_limit_whole: bool = False
+    """Whether `output_tokens_max` counts thoughts too, or nothing is to be thought."""
     include_usage: bool = False
     """OpenAI's stream_options.include_usage: the client wants a usage chunk."""
 

@@ -26,7 +26,9 @@ def pinned(conversation: Conversation, pin: Pin | None) -> Conversation:
     extra = {name: value for name, value in sampling.extra.items() if not (pin.drops_options and name in RUNNER_OPTIONS)}
     window = pin.context_tokens if pin.context_tokens is not None else sampling.context_tokens
     cut = False if pin.forbids_cutting and conversation.truncate is None else conversation.truncate
-    return dataclasses.replace(conversation, sampling=dataclasses.replace(sampling, context_tokens=window, extra=extra), truncate=cut)
+    most = pin.output_tokens_max or sampling.output_tokens_max
+    told = dataclasses.replace(sampling, context_tokens=window, extra=extra, output_tokens_max=most)
+    return dataclasses.replace(conversation, sampling=told, truncate=cut)
 
 
 def retried_tokens(prompt_tokens: int, pin: Pin | None, card: ModelCard) -> int:
@@ -35,13 +37,20 @@ def retried_tokens(prompt_tokens: int, pin: Pin | None, card: ModelCard) -> int:
     return prompt_tokens if pin is not None and pin.may_enlarge and has_room else 0
 
 
-def fields(options: msgspec.Raw | None, says_truncate: bool, pin: Pin) -> Mapping[str, Any]:
-    """The fields of Ollama's body that become others: its options (as they were sent, None where there were none), and `truncate`."""
+def fields(options: msgspec.Raw | None, says_truncate: bool, says_shift: bool, pin: Pin) -> Mapping[str, Any]:
+    """The fields of Ollama's body that become others: its options (as they were sent, None where there were none), `truncate` and `shift`.
+
+    A `shift` of null is the engine's own, which is what a runner has that nobody loaded otherwise.
+    """
     given = _OBJECT.decode(options) if options else {}
     kept: dict[str, Any] = {name: value for name, value in given.items() if not (pin.drops_options and name in RUNNER_OPTIONS)}
     if pin.context_tokens is not None:
         kept["num_ctx"] = pin.context_tokens
+    if pin.output_tokens_max is not None:
+        kept["num_predict"] = pin.output_tokens_max
     changed: dict[str, Any] = {"options": kept} if kept or given else {}
     if pin.forbids_cutting and not says_truncate:
         changed["truncate"] = False
+    if says_shift and pin.drops_options:
+        changed["shift"] = None
     return changed

@@ -1,0 +1,57 @@
+"""What `herd windows` shows: what is loaded, what was used, what would do and what that frees; and that nothing changes by it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from fakes.fleet import Fleet, running_fleet
+from fakes.ollama import FakeModel, FakeOllama
+from herd.cli.windows import NOTHING, lines
+from herd.core.fleet import canonical
+from terminal import herd
+
+ONE = {
+    "node_id": "alpha", "model": "m:latest", "loaded_tokens": 32768, "usual_tokens": 4871, "samples": 812, "chosen_tokens": 8192,
+    "frees_bytes": 2_415_919_104,
+}  # fmt: skip
+UNKNOWN = {**ONE, "model": "other", "usual_tokens": None, "samples": 3, "chosen_tokens": None, "frees_bytes": None}
+
+
+def shown(*models: object, is_applied: bool = False, may_shrink: bool = False) -> list[str]:
+    return [line.plain.rstrip() for line in lines({"models": list(models), "is_applied": is_applied, "may_shrink": may_shrink}, 100)]
+
+
+def test_windows_are_shown_with_what_would_do_and_what_that_frees() -> None:
+    head, one, unknown, _, what = shown(ONE, UNKNOWN)
+    assert head.split() == ["model", "node", "window", "used", "would", "do", "frees"]
+    assert one.split() == ["m:latest", "alpha", "32768", "4871", "8192", "2.4", "GB"]
+    assert unknown.split() == ["other", "alpha", "32768", "3", "seen", "-", "-"]
+    assert "FLEET_DYNAMIC_NUM_CTX=true" in what
+
+
+def test_it_says_what_happens_to_them() -> None:
+    assert shown() == [NOTHING]
+    assert "larger" in shown(ONE, is_applied=True)[-1]
+    assert shown(ONE, is_applied=True, may_shrink=True)[-1] == "The next loads use it."
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    with FakeOllama([FakeModel("m", context_train=32768)]) as node, running_fleet({"alpha": node}) as running:
+        yield running
+
+
+def test_of_a_running_fleet_it_tells_what_is_loaded(fleet: Fleet) -> None:
+    body = {"model": "m", "prompt": "hi", "stream": False, "options": {"num_ctx": 16384}}
+    assert fleet.ask("POST", "/api/generate", json.dumps(body).encode())["done"]
+    fleet.beat()
+    use = fleet.coordinator.driver.dispatcher.forecast.window_use
+    fleet.on_loop(lambda: [use.learn(canonical("m"), 700) for _ in range(60)])
+    told = json.loads(herd("windows", "--json", url=fleet.url).out)
+    [one] = told["models"]
+    assert (one["loaded_tokens"], one["chosen_tokens"], told["is_applied"]) == (16384, 4096, False)
+    done = herd("windows", url=fleet.url)
+    assert done.status == 0 and "16384" in done.lines[1] and "4096" in done.lines[1]

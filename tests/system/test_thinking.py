@@ -1,0 +1,59 @@
+"""A client's small limit leaves a thinking model room to answer, and the answer's head tells how it was spent."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from fakes.fleet import Fleet, running_fleet
+from fakes.ollama import FakeModel, FakeOllama
+
+HI = [{"role": "user", "content": "Say hi."}]
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    thinker = FakeModel("thinker", capabilities=("completion", "thinking"), answer_tokens=30)
+    with FakeOllama([thinker, FakeModel("plain", answer_tokens=30)]) as node, running_fleet({"one": node}) as running:
+        yield running
+
+
+def ask(fleet: Fleet, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    with closing(http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)) as connection:
+        connection.request("POST", path, json.dumps({"model": "thinker", "stream": False, "messages": HI, **body}), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        told = json.loads(response.read())
+        assert response.status == 200, told
+        return told, {name.lower(): value for name, value in response.getheaders()}
+
+
+def test_ollamas_client_gets_its_answer_behind_the_thoughts(fleet: Fleet) -> None:
+    told, headers = ask(fleet, "/api/chat", {"think": True, "options": {"num_predict": 8}})
+    assert told["done_reason"] == "stop" and told["message"]["thinking"] and told["message"]["content"]
+    assert int(headers["x-thinking-tokens"]) > 0 and headers["x-done-reason"] == "stop"
+    assert int(headers["x-thinking-tokens"]) + int(headers["x-output-tokens"]) == told["eval_count"]
+    assert headers["x-budget-used"] == f"{told['eval_count']}/1024"
+
+
+def test_openais_client_too(fleet: Fleet) -> None:
+    told, headers = ask(fleet, "/v1/chat/completions", {"reasoning_effort": "low", "max_tokens": 8})
+    assert told["choices"][0]["finish_reason"] == "stop" and headers["x-budget-used"].endswith("/1024")
+
+
+@pytest.mark.parametrize(("path", "body"), [
+    ("/api/chat", {"think": False, "options": {"num_predict": 8}}),
+    ("/v1/messages", {"max_tokens": 8, "thinking": {"type": "enabled", "budget_tokens": 4}}),
+])  # fmt: skip
+def test_a_limit_that_counts_thoughts_in_stands(fleet: Fleet, path: str, body: dict[str, Any]) -> None:
+    _, headers = ask(fleet, path, body)
+    assert headers["x-budget-used"].endswith("/8")
+
+
+def test_of_a_model_that_does_not_think_nothing_is_told_and_its_limit_stands(fleet: Fleet) -> None:
+    told, headers = ask(fleet, "/api/chat", {"model": "plain", "options": {"num_predict": 8}})
+    assert told["eval_count"] == 8 and not [name for name in headers if name.startswith("x-budget")]
