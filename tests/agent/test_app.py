@@ -21,6 +21,7 @@ from herd.agent.app import Agent, AgentSettings, CannotStart, Settings, models_o
 from herd.agent.inventory import EngineSettings
 from herd.agent.link import LinkSettings
 from herd.agent.sensors import Place, Sensor
+from herd.agent.sharing import SharingSettings
 from herd.core.fleet import EngineFace, Loaded, ModelCard, Report
 from herd.wire.heartbeat import MODELS_MAX
 
@@ -32,6 +33,7 @@ def settings_for(folder: Path, coordinator_url: str, engine_url: str, **more: ob
         agent=AgentSettings(node_id="alpha", data_dir=folder, **more),  # type: ignore[arg-type]
         engines=EngineSettings("ollama", engine_url, slots=3),
         link=LinkSettings(coordinator_url, 0.1, 2.0),
+        sharing=SharingSettings(share=False),  # the store of an Ollama that runs here is none of a test's business
     )
 
 

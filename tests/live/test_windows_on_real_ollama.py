@@ -11,10 +11,20 @@ from typing import Any
 import pytest
 
 from fakes.fleet import Fleet, running_fleet
-from fakes.real_ollama import CHAT_MODEL, RealOllama
+from fakes.real_ollama import CHAT_MODEL, NOT_FOUND, RealOllama, find_ollama
 
 HI = [{"role": "user", "content": "Say hi."}]
 SHORT = {"num_predict": 3}
+
+
+@pytest.fixture(scope="module")
+def real_ollama() -> Iterator[RealOllama]:
+    """One of its own: every process of it that serves a model is counted."""
+    binary = find_ollama()
+    if binary is None:
+        pytest.skip(NOT_FOUND)
+    with RealOllama(binary) as running:
+        yield running
 
 
 @pytest.fixture
