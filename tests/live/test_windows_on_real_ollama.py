@@ -72,6 +72,22 @@ def test_interleaved_clients_reload_nothing_through_the_coordinator_and_somethin
     assert runners_seen(real_ollama, real_ollama.port, None, rounds=2) > 3, "directly, the same clients push each other out"
 
 
+def test_two_names_of_one_file_share_its_runner(fleet: Fleet, real_ollama: RealOllama) -> None:
+    real_ollama.ask("POST", "/api/copy", json.dumps({"source": CHAT_MODEL, "destination": "second-name"}).encode())
+    try:
+        ask(fleet.port, "/api/chat", {"messages": HI, "options": {**SHORT, "num_ctx": 6144}})
+        fleet.beat()
+        seen = {process.pid for process in real_ollama.runners()}
+        for name in ("second-name", CHAT_MODEL, "second-name"):
+            status, told = ask(fleet.port, "/v1/chat/completions", {"model": name, "messages": HI, "max_tokens": 3})
+            assert status == 200, told
+            seen.update(process.pid for process in real_ollama.runners())
+            fleet.beat()
+        assert len(seen) == 1
+    finally:
+        real_ollama.ask("DELETE", "/api/delete", json.dumps({"model": "second-name"}).encode())
+
+
 @pytest.mark.parametrize("words", [500, 3000, 4080, 4110, 6000])
 @pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions"])
 def test_no_prompt_is_cut_in_silence(fleet: Fleet, path: str, words: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import lru_cache
 from typing import NewType
@@ -81,6 +81,8 @@ class Loaded:
     """Whether somebody chose this window, as against the engine itself; None where nobody tells."""
     expires_at: str = ""
     """When the engine will unload it, as the engine said it (RFC 3339); empty where it did not say."""
+    is_other_name: bool = False
+    """It is there under another name of the same file, which is where its memory is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +243,17 @@ class Node:
         return model in self.loaded
 
 
+def _with_other_names(report: Report) -> Report:
+    """With every name of a file that is in memory: engines tell only the one that was last used, and have one runner for all of them."""
+    there = {(card.engine.url, card.digest): card.loaded for card in report.models.values() if card.loaded is not None and card.digest}
+    others = {
+        name: replace(card, loaded=replace(loaded, size_bytes=0, vram_bytes=None, is_other_name=True))
+        for name, card in report.models.items()
+        if card.loaded is None and (loaded := there.get((card.engine.url, card.digest))) is not None
+    }
+    return replace(report, models={**report.models, **others}) if others else report
+
+
 class Fleet:
     """All nodes, and which of them have which model, so that a decision's cost follows its candidates."""
 
@@ -269,6 +282,7 @@ class Fleet:
 
     def hear(self, report: Report, at: float) -> Node:
         """Takes a heartbeat in: replaces the report, keeps the index of models, remembers what was unloaded."""
+        report = _with_other_names(report)
         node = self.nodes.get(report.node_id)
         self.version += 1
         if node is None:

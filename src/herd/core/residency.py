@@ -64,7 +64,7 @@ class Residency:
     def residents(self, node: Node) -> list[ModelName]:
         """Models in memory that a load could throw out, the one not used for longest first."""
         leaving = self._leaving.get(node.id, ())
-        here = [model for model in node.loaded if model not in leaving]
+        here = [model for model, loaded in node.loaded.items() if model not in leaving and not loaded.is_other_name]
         here += [model for model in node.loading_until if model not in node.loaded]
         here.sort(key=lambda model: (self._used_at.get((node.id, model), 0.0), model))
         return here
@@ -75,7 +75,8 @@ class Residency:
         if most is None:
             return False
         leaving = sum(model in node.loaded for model in self._leaving.get(node.id, ()))
-        return len(node.loaded) - leaving + len(node.loading_until) >= most
+        there = sum(not loaded.is_other_name for loaded in node.loaded.values())
+        return there - leaving + len(node.loading_until) >= most
 
     def resident_bytes(self, node: Node, model: ModelName) -> int:
         """What would be free without it: as reported, or as expected of a load of ours."""

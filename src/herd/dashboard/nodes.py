@@ -118,7 +118,7 @@ def card_of(node: Node, books: Mapping[ModelName, Queue], now: float, unix_now: 
 
 def slots_of(node: Node) -> int:
     """How many requests it answers at the same time with what is in its memory; with nothing there, with one model."""
-    in_memory = sum(card.engine.slots for name in node.loaded if (card := node.card(name)) is not None)
+    in_memory = sum(card.engine.slots for name, loaded in node.loaded.items() if not loaded.is_other_name and (card := node.card(name)) is not None)
     return in_memory or max((face.slots for face in node.report.engines), default=0)
 
 

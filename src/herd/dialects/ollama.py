@@ -450,7 +450,7 @@ def _running(fleet: Fleet) -> list[dict[str, Any]]:
         _process(card, loaded, node)
         for node in _present(fleet)
         for name, loaded in node.loaded.items()
-        if (card := node.card(name)) is not None
+        if not loaded.is_other_name and (card := node.card(name)) is not None
     ]
     return sorted(entries, key=lambda e: (-wire.instant(e["expires_at"]), e["name"], e["fleet_node"]))
 

@@ -34,7 +34,7 @@ def totals(dispatcher: Dispatcher) -> Json:
     return {
         "nodes_total": len(fleet.nodes),
         "nodes_online": sum(node.liveness is not Liveness.OFFLINE for node in fleet),
-        "models_loaded": sum(len(node.loaded) for node in fleet),
+        "models_loaded": sum(not loaded.is_other_name for node in fleet for loaded in node.loaded.values()),
         "requests_active": sum(live.is_running for live in dispatcher.live.values()),
         "requests_waiting": len(dispatcher.waiting),
     }
