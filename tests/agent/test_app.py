@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import hashlib
 import json
 import os
 import sys
@@ -17,7 +18,9 @@ import pytest
 from fakes.child import Child
 from fakes.coordinator import FakeCoordinator
 from fakes.ollama import FakeOllama
+from fakes.ollama_store import make
 from herd.agent.app import Agent, AgentSettings, CannotStart, Settings, models_of
+from herd.agent.http_client import request
 from herd.agent.inventory import EngineSettings
 from herd.agent.link import LinkSettings
 from herd.agent.sensors import Place, Sensor
@@ -231,3 +234,23 @@ def test_sigterm_ends_it_at_once_while_a_coordinator_keeps_it_waiting(tmp_path: 
         return code
 
     assert asyncio.run(go()) == 0
+
+
+def test_a_machine_with_ollamas_store_says_where_its_models_can_be_copied_from(tmp_path: Path) -> None:
+    digest = make(tmp_path / "store")
+
+    async def go() -> None:
+        async with FakeCoordinator() as coordinator, FakeOllama(["m"]) as ollama:
+            settings = settings_for(tmp_path, coordinator.url, ollama.url)
+            settings = dataclasses.replace(settings, sharing=SharingSettings(store=str(tmp_path / "store")))
+            agent = Agent(settings, Random(1), "boot-1")
+            await agent.start()
+            try:
+                await agent.beat()
+                (face,) = coordinator.reports[0].engines
+                reply = await request("GET", f"{face.library_url}/v2/herd/{digest}/manifests/latest")
+                assert reply.status == 200 and hashlib.sha256(reply.body).hexdigest() == digest
+            finally:
+                await agent.stop()
+
+    asyncio.run(go())
