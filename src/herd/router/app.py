@@ -66,6 +66,7 @@ from herd.router.health_watch import HealthWatch
 from herd.router.http_server import Server
 from herd.router.inference_api import InferenceApi
 from herd.router.keeping import Keeping
+from herd.router.lag import Lag
 from herd.router.live_api import LiveApi
 from herd.router.live_feed import LiveFeed
 from herd.router.login_api import LoginApi
@@ -127,6 +128,7 @@ class Coordinator:
         # Whoever downloads may check a digest for minutes without a word.
         self.order_pool = Pool(replace(settings.upstream, stall_timeout_s=ORDER_STALL_S), loop, self.membership.door_proof)
         self.orders = Orders(self.order_pool)
+        self.lag = Lag(loop)
         self.fetching = Fetching(settings.fetch, self.driver.fleet, self.orders, engines, time.time)
         feed = LiveFeed(self.driver, self.view, self._jobs, loop)
         self.live = LiveApi(settings.live, feed)
@@ -160,6 +162,7 @@ class Coordinator:
         self._remember()
         self.view.watch()
         self.health.start()
+        self.lag.start()
         dialects = discover(herd.dialects, Dialect, "DIALECT")
         gate = self._build(dialects)
         self.server = await http_server.serve(self.settings.http, general.host, general.port, gate, self._render_error)
@@ -178,7 +181,7 @@ class Coordinator:
     def _build(self, dialects: tuple[Dialect, ...]) -> Gate:
         """What stands between a connection and the core: the gate, then inference, then everything else."""
         general = self.settings.general
-        api = FleetApi(self.driver, self.store, self.membership, limits(self.settings), self.capture.state, self.pins.look)
+        api = FleetApi(self.driver, self.store, self.membership, limits(self.settings), self.capture.state, self.pins.look, lambda: self.lag.worst_ms)
         access = AccessApi(self.membership, self.driver, self.store, self._place, lambda: gate.forget())
         logins = LoginApi(self.logins, lambda: self.vault.keyring, self.store, self.driver.now, time.time, lambda: gate.forget())
         board = DashboardApi(self.driver, self.store, self.view, self._place)
@@ -333,6 +336,7 @@ class Coordinator:
                 server.close()
         if self.bridge is not None:
             await self.bridge.close()
+        self.lag.stop()
         self.auto_pull.stop()
         await self.fetching.close()
         self.keeping.stop()

@@ -41,9 +41,10 @@ class Goodbye(msgspec.Struct):
 class FleetApi:
     def __init__(
         self, driver: Driver, store: Store, membership: Membership, limits: dict[str, object], capture: Callable[[], dict[str, object]],
-        heard: Callable[[], None],
+        heard: Callable[[], None], lag_ms: Callable[[], float],
     ) -> None:  # fmt: skip
-        """`capture` tells whether prompts are kept; `heard` is called after each heartbeat."""
+        """`capture` tells whether prompts are kept; `heard` is called after each heartbeat; `lag_ms` is how late the loop was of late."""
+        self._lag_ms = lag_ms
         self._driver = driver
         self._store = store
         self._membership = membership
@@ -113,7 +114,10 @@ class FleetApi:
     async def status(self, _: Request) -> Response:
         """Every node with its models, every queue, and how the traces are doing."""
         answer = views.status(self._driver.dispatcher, self._driver.now(), time.time(), self._driver.alarms)
-        return _json({**answer, "store": msgspec.to_builtins(self._store.state), "is_open": self._membership.settings.open, "capture": self._capture()})
+        return _json({
+            **answer, "store": msgspec.to_builtins(self._store.state), "is_open": self._membership.settings.open, "capture": self._capture(),
+            "loop_lag_ms": self._lag_ms(),
+        })
 
     async def queue(self, _: Request) -> Response:
         """Every request that runs or waits, oldest first."""
