@@ -10,7 +10,16 @@ import pytest
 from builders import a_report, an_engine
 from herd.core.fleet import Fleet, Loaded, ModelCard, NodeId, canonical
 from herd.core.request import Kind, Request, RequestId
-from herd.core.windows import WINDOW_MIN_TOKENS, Pin, Windows, WindowSettings, need_tokens, rounded
+from herd.core.windows import (
+    WINDOW_MIN_TOKENS,
+    Pin,
+    Windows,
+    WindowSettings,
+    cutting_window,
+    need_tokens,
+    rounded,
+    was_cut,
+)
 
 M, ALPHA = canonical("m"), NodeId("alpha")
 
@@ -114,3 +123,32 @@ def test_only_a_prompt_beyond_what_every_node_gives_asks_for_a_window() -> None:
 def test_windows_are_powers_of_two_within_the_models_own() -> None:
     assert [rounded(tokens, None) for tokens in (1, 4097, 9000, 65536)] == [WINDOW_MIN_TOKENS, 8192, 16384, 65536]
     assert rounded(9000, 10000) == 10000
+
+
+@pytest.mark.parametrize("protection", ["passthrough", "warn", "strip"])
+@pytest.mark.parametrize("kind", [Kind.CHAT, Kind.GENERATE, Kind.EMBED])
+def test_in_strict_mode_every_kind_of_prompt_forbids_to_be_cut_whatever_else_is_left_alone(protection: str, kind: Kind) -> None:
+    for num_ctx in (None, 2048, 8192):
+        told = pin(a_request(num_ctx, kind=kind), loaded(8192), protection=protection, overflow="strict")
+        assert told is not None and told.forbids_cutting and not told.is_silent
+
+
+def test_a_pin_that_only_warns_lets_bytes_pass() -> None:
+    assert Pin(warning="w").is_silent and not Pin(8192).is_silent and not Pin(output_tokens_max=5).is_silent
+
+
+def test_only_where_nothing_forbids_it_a_prompt_may_be_cut_unseen() -> None:
+    assert cutting_window(None, a_request(), loaded(8192)) == 8192
+    assert cutting_window(None, a_request(2048), loaded(8192)) == 2048
+    assert cutting_window(Pin(4096), a_request(2048), loaded(8192)) == 4096
+    assert cutting_window(Pin(4096, forbids_cutting=True), a_request(), loaded(8192)) is None
+    assert cutting_window(None, a_request(), replace(loaded(), loaded=None)) is None
+    assert cutting_window(None, a_request(), replace(loaded(), engine=an_engine(kind="llamacpp"))) is None
+
+
+@pytest.mark.parametrize(("expected", "counted", "window", "is_cut"), [
+    (6000.0, 4096, 4096, True), (6000.0, 2050, 4096, True), (6000.0, 6010, 4096, False), (3000.0, 2900, 4096, False),
+    (4200.0, 4000, 4096, False), (6000.0, None, 4096, False), (6000.0, 2050, None, False),
+])  # fmt: skip
+def test_a_cut_prompt_is_told_by_the_count(expected: float, counted: int | None, window: int | None, is_cut: bool) -> None:
+    assert was_cut(expected, counted, window) is is_cut

@@ -203,5 +203,5 @@ def _trace(dice: Random, at: float) -> rows.TraceRow:
         f"r5eed00-{dice.randrange(16**8):x}", model, model, node, 60.0, None, status, held + attempt, first, prompt, written, int(status == "failed"), 0, None,
         "192.168.1.7", "ollama", "the engine did not answer" if status == "failed" else None, at, json.dumps([app]), "stop" if status == "completed" else None,
         int(prompt * 1.05), "embed" if "embed" in model else "chat", 1, 1, attempt, held, 0, load, prefill, decode, prompt * 4,
-        None, "completion_time", None, None,
+        None, "completion_time", None, None, 0,
     )  # fmt: skip

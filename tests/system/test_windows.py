@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 
 from fakes.fleet import Fleet, running_fleet, settings_for_tests
 from fakes.ollama import FakeModel, FakeOllama
+from herd.core.fleet import canonical
 from herd.core.windows import WindowSettings
 
 HI = [{"role": "user", "content": "Say hi."}]
@@ -99,4 +101,31 @@ def test_in_strict_mode_a_prompt_that_is_too_long_is_refused_with_its_length() -
 def test_a_prompt_that_fits_no_window_is_refused_and_not_cut() -> None:
     with one_ollama() as (fleet, _):
         status, told, _ = ask(fleet, "/api/chat", {"messages": [{"role": "user", "content": a_prompt(40000)}]})
+        assert status == 400, told
+
+
+@pytest.mark.parametrize(("overflow", "truncated"), [("cut", 1), ("enlarge", 0)])
+def test_a_prompt_that_was_cut_is_marked_in_its_trace_and_teaches_nothing(overflow: str, truncated: int) -> None:
+    with one_ollama(overflow=overflow) as (fleet, _):
+        ask(fleet, "/api/chat", {"messages": HI, "options": {"num_ctx": 4096}})
+        fleet.beat()
+        before = fleet.coordinator.driver.dispatcher.forecast.tokens.factor(canonical("m"))
+        status, *_ = ask(fleet, "/api/chat", {"messages": [{"role": "user", "content": a_prompt(9000)}], "options": {"num_ctx": 4096}})
+        assert status == 200
+        if truncated:
+            assert fleet.coordinator.driver.dispatcher.forecast.tokens.factor(canonical("m")) == before
+        fleet.settle()
+        fleet.coordinator.store.close()
+        with closing(sqlite3.connect(fleet.coordinator.store.path)) as database:
+            [row] = database.execute("SELECT truncated FROM request_traces WHERE status = 'completed' ORDER BY id DESC LIMIT 1")
+        assert row == (truncated,)
+
+
+@pytest.mark.parametrize("protection", ["strip", "warn", "passthrough"])
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/v1/messages"])
+def test_in_strict_mode_nothing_is_cut_whoever_chooses_the_window(protection: str, path: str) -> None:
+    with one_ollama(overflow="strict", protection=protection) as (fleet, _):
+        ask(fleet, "/api/chat", {"messages": HI, "options": {"num_ctx": 4096}})
+        fleet.beat()
+        status, told, _ = ask(fleet, path, {"messages": [{"role": "user", "content": a_prompt(9000)}], "max_tokens": 5, "options": {"num_ctx": 4096}})
         assert status == 400, told

@@ -36,7 +36,7 @@ from herd.core.request import Attempt, Failure, FailureKind, Kind, Outcome, Requ
 from herd.core.retries import CRASHES_MAX, RetrySettings, is_crash, may_retry, needs_budget
 from herd.core.scheduler import Scheduler
 from herd.core.waiting import Waiting
-from herd.core.windows import need_tokens
+from herd.core.windows import need_tokens, was_cut
 
 Step: TypeAlias = "Callable[..., None]"
 """Takes an event of its own kind and the list of commands."""
@@ -136,6 +136,7 @@ class Dispatcher(Placing):
             self._end(live, event.at, Outcome.FAILED, out, event.counters, error)
             return
         if live.request.kind is not Kind.INFO:
+            attempt.is_cut = was_cut(self.forecast.prompt_tokens(live.request, attempt.model), event.counters.prompt_tokens, attempt.cutting_window)
             self.latencies.observe(attempt.node_id, attempt.model, event.at - attempt.started_at)
             if node is not None and live.queue is not None:
                 self.forecast.finished(live, node, event.counters, len(live.queue.in_flight), event.at)

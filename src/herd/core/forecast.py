@@ -120,7 +120,7 @@ class Forecast:
         self.residency.used(node, model, at)
         if counters.completion_tokens is not None and request.kind is not Kind.EMBED:
             self.outputs.learn(request, model, counters.completion_tokens)
-        if counters.prompt_tokens and request.prompt_tokens:
+        if counters.prompt_tokens and request.prompt_tokens and not attempt.is_cut:
             self.tokens.learn(model, counters.prompt_tokens / request.prompt_tokens)
         if counters.prompt_tokens and request.kind is not Kind.EMBED:
             self.window_use.learn(model, counters.prompt_tokens + (counters.completion_tokens or 0))

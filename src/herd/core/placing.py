@@ -24,7 +24,7 @@ from herd.core.substitutes import substitute
 from herd.core.thinking import ThinkingSettings, budget_tokens
 from herd.core.waiting import Waiting
 from herd.core.window_use import chosen_tokens
-from herd.core.windows import Pin, Windows
+from herd.core.windows import Pin, Windows, cutting_window
 from herd.errors import Refusal
 
 SLOW_START_S = 30.0
@@ -143,8 +143,10 @@ class Placing:
             self.retrying.add(request.id)
         self.watchlist.tries(node, decision.model, at)
         fallback = decision.model if decision.model != request.model else None
+        pin = self._pin(live, node, card)
+        live.attempt.cutting_window = cutting_window(pin, request, card)
         out.append(Dispatch(
-            request.id, live.attempts, node.id, decision.model, card, decision.scored[0].total, live.retries, fallback, self._pin(live, node, card),
+            request.id, live.attempts, node.id, decision.model, card, decision.scored[0].total, live.retries, fallback, pin,
         ))
 
     def _pin(self, live: Live, node: Node, card: ModelCard) -> Pin | None:

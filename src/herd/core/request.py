@@ -160,6 +160,10 @@ class Attempt:
     is_load_pure: bool = True
     cached_guess: int = 0
     """Prompt tokens believed to be cached there at its start."""
+    cutting_window: int | None = None
+    """The window beyond which its prompt would be cut without a word; None where that cannot be."""
+    is_cut: bool = False
+    """By the engine's count the prompt was cut."""
 
 
 class Outcome(Enum):

@@ -73,6 +73,11 @@ class Pin:
     warning: str = ""
     """What the client is told of a reload that its options cause, where that is let happen."""
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing of the request changes, so that bytes can pass in any dialect."""
+        return self.context_tokens is None and self.output_tokens_max is None and not (self.drops_options or self.forbids_cutting)
+
 
 class Windows:
     """Also learns, per node and model, which window the engine chooses by itself: there, saying nothing is as good."""
@@ -114,13 +119,16 @@ class Windows:
     ) -> Pin | None:
         """None where the request can go as it is. `chosen_tokens` is the window that the model's use asks for, if it is to be loaded."""
         settings = self._settings
-        if card.engine.kind not in PINNING or request.kind not in (Kind.CHAT, Kind.GENERATE) or settings.protection == "passthrough":
+        is_strict = settings.overflow == "strict"
+        if card.engine.kind not in PINNING or request.kind is Kind.INFO:
             return None
+        if request.kind is Kind.EMBED or settings.protection == "passthrough":
+            return Pin(forbids_cutting=True) if is_strict else None
         window, is_kept = self._window(request, node_id, model, card, chosen_tokens)
         if settings.protection == "warn":
             return self._warned(request, card, is_kept)
         expected = window or WINDOW_MIN_TOKENS
-        forbids = settings.overflow == "strict" or (settings.overflow == "enlarge" and prompt_tokens * NEAR > expected)
+        forbids = is_strict or (settings.overflow == "enlarge" and prompt_tokens * NEAR > expected)
         if is_kept and not request.has_runner_options and not forbids:
             return None
         return Pin(window, request.has_runner_options, forbids, forbids and settings.overflow == "enlarge")
@@ -154,16 +162,33 @@ class Windows:
         return told is False or self._automatic.get((node_id, model)) == loaded
 
     def _warned(self, request: Request, card: ModelCard, is_kept: bool) -> Pin | None:
+        is_strict = self._settings.overflow == "strict"
         if (is_kept and not request.has_runner_options) or card.loaded is None:
-            return None
+            return Pin(forbids_cutting=True) if is_strict else None
         what = "its options differ from" if request.has_runner_options else f"num_ctx {request.num_ctx or 'unsaid'} differs from"
-        return Pin(warning=f"{what} the loaded runner's (window {card.loaded.context_tokens}): the model may be loaded anew")
+        told = f"{what} the loaded runner's (window {card.loaded.context_tokens}): the model may be loaded anew"
+        return Pin(forbids_cutting=is_strict, warning=told)
 
 
 def need_tokens(prompt_tokens: float, output_tokens_max: int | None) -> int:
     """Prompt with a margin, and room for the answer."""
     answer = min(output_tokens_max, ANSWER_MAX_TOKENS) if output_tokens_max else ANSWER_TOKENS
     return math.ceil(prompt_tokens * MARGIN) + answer
+
+
+def cutting_window(pin: Pin | None, request: Request, card: ModelCard) -> int | None:
+    """The window beyond which its prompt is cut without a word; None where it would be refused, or nobody knows the window."""
+    if card.engine.kind not in PINNING or (pin is not None and pin.forbids_cutting):
+        return None
+    said = pin.context_tokens if pin is not None and pin.context_tokens is not None else request.num_ctx
+    return said or (card.loaded.context_tokens if card.loaded is not None else None)
+
+
+def was_cut(expected_tokens: float, counted_tokens: int | None, window: int | None) -> bool:
+    """Whether an engine has read less than it was sent: more was expected than the window holds, and clearly less was counted."""
+    if window is None or counted_tokens is None:
+        return False
+    return expected_tokens > window >= counted_tokens and counted_tokens * MARGIN < expected_tokens
 
 
 def rounded(tokens: int, most: int | None) -> int:

@@ -73,6 +73,7 @@ def sentence(end: Row) -> str:
         told.append(f"{duration(_real(end, 'latency_ms'))} in all")
     retries = _whole(end, "retry_count") or 0
     told += [f"after {number(retries, 'further attempt')}"] if retries else []
+    told += ["its prompt was cut"] if end.get("truncated") else []
     told += [f"{tokens(written)} written"] if (written := _whole(end, "completion_tokens")) else []
     return f"{_text(end, 'model')}{f' for {app}' if app else ''}: {', '.join(told)}."
 

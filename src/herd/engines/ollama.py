@@ -177,7 +177,7 @@ def _generate(conversation: Conversation) -> tuple[str, dict[str, Any]]:
 
 
 def _embed(conversation: Conversation) -> tuple[str, dict[str, Any]]:
-    return "/api/embed", {"input": conversation.inputs, "dimensions": conversation.dimensions}
+    return "/api/embed", {"input": conversation.inputs, "dimensions": conversation.dimensions, "truncate": conversation.truncate}
 
 
 def _manner(conversation: Conversation) -> dict[str, Any]:

@@ -113,7 +113,7 @@ class Relay:
         try:
             if self._forwarded_bytes:
                 self._send_continued(command, engine)
-            elif engine.takes(self._ask.route.path) and (self._dialect.pins or command.pin is None or command.pin.warning):
+            elif engine.takes(self._ask.route.path) and (self._dialect.pins or command.pin is None or command.pin.is_silent):
                 self._send_as_it_is(command)
             else:
                 self._send_translated(command, engine)

@@ -62,14 +62,15 @@ class TraceRow(NamedTuple):
     policy: str | None
     candidates: str | None
     key_id: str | None
+    truncated: int | None
 
 
 INSERT_TRACE = """INSERT INTO request_traces (
     request_id, model, original_model, node_id, score, scores_breakdown, status, latency_ms, time_to_first_token_ms,
     prompt_tokens, completion_tokens, retry_count, fallback_used, excluded_nodes, client_ip, original_format,
     error_message, timestamp, tags, finish_reason, estimated_tokens, kind, stream, attempt, attempt_ms, held_ms,
-    cached_tokens, load_ms, prefill_ms, decode_ms, size_bytes, failure, policy, candidates, key_id
-) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+    cached_tokens, load_ms, prefill_ms, decode_ms, size_bytes, failure, policy, candidates, key_id, truncated
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 
 ROWS_TOGETHER = 16
 """Traces in one statement. For each statement the writer's thread lets go of the interpreter and must ask for it again, which
@@ -124,6 +125,8 @@ def trace_row(record: Record, wall_at: float, candidates_max: int, rules: str = 
         failure.kind.value if failure is not None else None, _text(decision.policy) if decision is not None else None,
         _json(whole(decision, candidates_max, rules)) if decision is not None else None,
         request.key_id or None,
+        # truncated
+        int(attempt.is_cut) if attempt is not None and record.outcome is Outcome.COMPLETED else None,
     )  # fmt: skip
 
 

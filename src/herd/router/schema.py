@@ -3,7 +3,7 @@
 Step 1 is what people bring from the existing product (tables and columns of its 0.11, in any of their earlier shapes,
 `user_version` 0); step 2 is what we add to traces; step 3 keeps the rules of choices and what was
 learnt; step 4 who changed what, and whose key a request came with; step 5 sums by minute and hour, and the nodes'
-history; step 6 the settings that were changed. A step only ever adds: the older program can still open the file afterwards.
+history; step 6 the settings that were changed; step 7 whether a prompt was cut. A step only ever adds: the older program can still open the file afterwards.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from herd.router import node_history, rollups, setting_changes
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +168,10 @@ STEPS = (
         stamp="PRAGMA user_version = 5",
     ),
     Step(version=6, tables=setting_changes.TABLES, columns=(), indexes=(), stamp="PRAGMA user_version = 6"),
+    Step(
+        version=7, tables=(), columns=("ALTER TABLE request_traces ADD COLUMN truncated INTEGER",), indexes=(),
+        stamp="PRAGMA user_version = 7",
+    ),
 )
 
 COLUMN_NAMES = "SELECT name FROM pragma_table_info(?)"
