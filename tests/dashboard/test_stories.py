@@ -61,6 +61,10 @@ def test_who_was_never_served_has_only_waited() -> None:
     assert sentence(row) == "m: rejected after 1.0 s, 30 tokens written."
 
 
+def test_that_a_prompt_was_cut_is_told() -> None:
+    assert "its prompt was cut" in sentence(a_row(truncated=1)) and "cut" not in sentence(a_row(truncated=0))
+
+
 @pytest.mark.parametrize("times", [(10.0, 90.0), (400.0, 49.0), (5000.0, 50.0), (0.0, 0.0)])
 def test_whatever_the_wall_clock_did_nothing_overlaps_or_leaves_the_axis(times: tuple[float, float]) -> None:
     tried = a_row(status="retried", attempt_ms=times[0], timestamp=times[1], time_to_first_token_ms=None)

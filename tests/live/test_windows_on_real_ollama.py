@@ -6,12 +6,14 @@ import http.client
 import json
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from fakes.fleet import Fleet, running_fleet
+from fakes.fleet import Fleet, running_fleet, settings_for_tests
 from fakes.real_ollama import CHAT_MODEL, NOT_FOUND, RealOllama, find_ollama
+from herd.core.windows import WindowSettings
 
 HI = [{"role": "user", "content": "Say hi."}]
 SHORT = {"num_predict": 3}
@@ -100,3 +102,21 @@ def test_no_prompt_is_cut_in_silence(fleet: Fleet, path: str, words: int) -> Non
 def test_what_the_model_cannot_hold_is_refused(fleet: Fleet) -> None:
     status, told = ask(fleet.port, "/api/chat", {"messages": [{"role": "user", "content": "bito " * 40000}], "options": SHORT})
     assert status == 400, told
+
+
+@pytest.mark.parametrize("protection", ["strip", "passthrough"])
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/v1/messages"])
+def test_in_strict_mode_what_is_longer_than_the_window_is_refused_and_what_is_not_is_read_whole(real_ollama: RealOllama, path: str, protection: str) -> None:
+    wanted = replace(settings_for_tests(), windows=WindowSettings(protection=protection, overflow="strict"))
+    real_ollama.ask("POST", "/api/generate", json.dumps({"model": CHAT_MODEL, "keep_alive": 0}).encode())
+    with running_fleet({"real": real_ollama}, settings=wanted) as fleet:
+        ask(fleet.port, "/api/chat", {"messages": HI, "options": {**SHORT, "num_ctx": 2048}})
+        fleet.beat()
+        for words in (500, 1900, 2030, 2060, 3500):
+            options = {**SHORT, "num_ctx": 2048}
+            status, told = ask(fleet.port, path, {"messages": [{"role": "user", "content": "bito " * words}], "max_tokens": 3, "options": options})
+            usage = told.get("usage", {})
+            counted = told.get("prompt_eval_count") or usage.get("prompt_tokens") or usage.get("input_tokens") or 0
+            assert status == 400 or counted >= words, f"{status}: {counted} of {words} words were read, {told}"
+            if protection == "strip":  # else a request that names no window has the engine load its own, which may be larger
+                assert status == (200 if words < 2000 else 400) or words in (2030, 2060), told

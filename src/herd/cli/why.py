@@ -83,6 +83,8 @@ def _facts(row: Json, width: int) -> Iterable[Text]:
         yield from folded(Text("  "), f"waited {duration(row['held_ms'])} until a node could take it", width)
     if row["fallback_used"]:
         yield from folded(Text("  "), f"answered by the fallback {row['model']}, since {row['original_model']} was not to be had", width)
+    if row.get("truncated"):
+        yield from folded(Text("  "), "its prompt was cut: FLEET_CONTEXT_OVERFLOW=enlarge (or strict) does not let that happen", width, "yellow")
     if row["error_message"]:
         yield from folded(Text("  "), row["error_message"], width, "yellow")
 

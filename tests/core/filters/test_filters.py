@@ -66,3 +66,15 @@ def test_who_asks_for_one_node_alone_gets_that_one_or_is_told_at_once() -> None:
     assert isinstance(sent, Dispatch) and sent.node_id == "beta"
     refused = world.arrives("r2", only_node="gamma")
     assert any(isinstance(command, Refuse) for command in refused)
+
+
+@pytest.mark.parametrize(("slots", "most", "window", "fits"), [
+    (1, None, 4000, True), (1, None, 8000, False), (4, None, 4000, False), (1, 4000, 1_000_000, True),
+])  # fmt: skip
+def test_the_window_asked_for_must_fit_for_every_slot_but_never_more_of_it_than_the_model_knows(
+    slots: int, most: int | None, window: int, fits: bool
+) -> None:
+    world = a_world()
+    card = a_card(size_gb=2, slots=slots, context_max_tokens=most, kv_bytes_per_token=1_000_000)
+    world.hears(a_report(models=[card], memory_gb=10, used_gb=3))
+    assert isinstance(world.arrives(context_wanted=window)[0], Dispatch) is fits
