@@ -5,8 +5,9 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from herd.core.decision import Decision
-from herd.core.fleet import ModelName, canonical
+from herd.core.fleet import ModelCard, ModelName, canonical
 from herd.core.request import Failure, FailureKind, Request
+from herd.core.windows import Pin
 from herd.errors import Refusal
 
 DRAINING = Refusal(503, "draining", "the coordinator is shutting down, try again in a moment", retry_after_s=2.0)
@@ -33,6 +34,18 @@ def unknown_model(request: Request, names: list[ModelName]) -> Refusal:
     told = ", ".join(name.removesuffix(":latest") for name in near)
     hint = f"the fleet has {told}" if told else "no node has reported a model yet; see `herd status`"
     return Refusal(404, "model_not_found", f"model '{asked}' not found on any node; {hint}")
+
+
+def prompt_too_long(prompt_tokens: int, pin: Pin, card: ModelCard) -> Refusal:
+    """400: the engine has counted it, and was told not to cut it."""
+    window = pin.context_tokens or (card.loaded.context_tokens if card.loaded is not None else None)
+    holds = f"the window of {card.name} holds {window}" if window else f"the window of {card.name} holds fewer"
+    most = card.context_max_tokens
+    if pin.may_enlarge or (most is not None and prompt_tokens >= most):
+        step = "shorten it, or ask a model with a larger window"
+    else:
+        step = "shorten it, or set FLEET_CONTEXT_OVERFLOW=enlarge, which loads the model with a larger window"
+    return Refusal(400, "context_length_exceeded", f"the prompt has {prompt_tokens} tokens, and {holds}: {step}")
 
 
 def nobody_now(request: Request, decision: Decision | None) -> Refusal:

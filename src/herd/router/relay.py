@@ -15,6 +15,7 @@ from typing import Final
 
 from herd.core.commands import Abort, Dispatch, Hold, Refuse
 from herd.core.events import AttemptFailed, AttemptFinished, ClientLeft, FirstByte
+from herd.core.refusals import prompt_too_long
 from herd.core.request import Counters, Failure, FailureKind, RequestId
 from herd.dialects import Dialect, Resumed, Watch
 from herd.engines import Call, Engine
@@ -49,29 +50,10 @@ class Relay:
     """The run of one request: told what to do by the driver, what happened by the upstream call and the exchange."""
 
     __slots__ = (
-        "_ask",
-        "_call",
-        "_conversation",
-        "_dialect",
-        "_dispatch",
-        "_exchange",
-        "_forwarded_bytes",
-        "_headers",
-        "_held",
-        "_held_bytes",
-        "_last",
-        "_lines",
-        "_request_id",
-        "_resumed",
-        "_services",
-        "_status",
-        "_step",
-        "_told",
-        "_translation",
-        "_wait",
-        "_watch",
-        "_whole_lines",
-    )
+        "_ask", "_call", "_conversation", "_dialect", "_dispatch", "_exchange", "_forwarded_bytes", "_headers",
+        "_held", "_held_bytes", "_last", "_lines", "_request_id", "_resumed", "_services", "_status", "_step",
+        "_told", "_translation", "_wait", "_watch", "_whole_lines",
+    )  # fmt: skip
 
     def __init__(self, exchange: Exchange, ask: Ask, dialect: Dialect, request_id: RequestId, services: Services, wait: Wait | None = None) -> None:
         self._exchange = exchange
@@ -376,8 +358,12 @@ class Relay:
         """Whether a refusal is the node's trouble, and then of what kind, or the client's mistake, which it is told."""
         status, body = self._status, b"".join(self._held)
         engine = self._services.engines[self._dispatch.card.engine.kind]
-        if too_long := retried_tokens(engine.tokens_too_many(status, body), self._dispatch.pin, self._dispatch.card):
+        pin, card, too_long = self._dispatch.pin, self._dispatch.card, engine.tokens_too_many(status, body)
+        if retried_tokens(too_long, pin, card):
             self._fail(FailureKind.WINDOW, f"its prompt has {too_long} tokens", prompt_tokens=too_long)
+            return
+        if too_long and pin is not None and pin.forbids_cutting and not self._forwarded_bytes:
+            self._answer_ourselves(prompt_too_long(too_long, pin, card))
             return
         kind = engine.trouble(status, body, has_begun=self._forwarded_bytes > 0)
         if kind is None:
