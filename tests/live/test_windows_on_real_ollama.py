@@ -13,6 +13,7 @@ import pytest
 
 from fakes.fleet import Fleet, running_fleet, settings_for_tests
 from fakes.real_ollama import CHAT_MODEL, NOT_FOUND, RealOllama, find_ollama
+from herd.core.fleet import canonical
 from herd.core.windows import WindowSettings
 
 HI = [{"role": "user", "content": "Say hi."}]
@@ -120,3 +121,18 @@ def test_in_strict_mode_what_is_longer_than_the_window_is_refused_and_what_is_no
             assert status == 400 or counted >= words, f"{status}: {counted} of {words} words were read, {told}"
             if protection == "strip":  # else a request that names no window has the engine load its own, which may be larger
                 assert status == (200 if words < 2000 else 400) or words in (2030, 2060), told
+
+
+def test_a_load_that_happens_anyway_takes_the_window_that_use_asks_for_and_stays(real_ollama: RealOllama) -> None:
+    wanted = replace(settings_for_tests(), windows=WindowSettings(dynamic=True))
+    real_ollama.ask("POST", "/api/generate", json.dumps({"model": CHAT_MODEL, "keep_alive": 0}).encode())
+    with running_fleet({"real": real_ollama}, settings=wanted) as fleet:
+        use = fleet.coordinator.driver.dispatcher.forecast.window_use
+        fleet.on_loop(lambda: [use.learn(canonical(CHAT_MODEL), 5000) for _ in range(60)])
+        seen: set[int] = set()
+        for path in ("/api/chat", "/v1/chat/completions", "/v1/messages"):
+            assert ask(fleet.port, path, {"messages": HI, "max_tokens": 3, "options": SHORT})[0] == 200
+            seen.update(process.pid for process in real_ollama.runners())
+            fleet.beat()
+        [running] = json.loads(real_ollama.ask("GET", "/api/ps"))["models"]
+        assert running["context_length"] == 8192 and len(seen) == 1
