@@ -187,7 +187,8 @@ class ModelsApi:
         have = self._holders(model)
         targets = sorted(have) if wanted.node_id == "*" or (not wanted.node_id and len(have) == 1) else [wanted.node_id]
         if not wanted.node_id and len(have) > 1:
-            raise BadRequest(f"{name} is on {', '.join(sorted(have))}; say which with node_id, or * for all of them", code="node_required")
+            told = f"{name} is on {', '.join(sorted(have))}; say which with node_id, or * for all of them: herd rm {name} --node NODE"
+            raise BadRequest(told, code="node_required")
         if not set(targets) <= set(have):
             raise UnknownModel(f"{wanted.node_id} does not have {name}; it is on {', '.join(sorted(have))}")
         if canonical(wanted.confirm) != model:
@@ -224,8 +225,8 @@ class ModelsApi:
         wanted = await read(request, WantedPlace)
         model = canonical(door.model_name(wanted.model))
         have = self._holders(model)
-        loaded = [node_id for node_id in have if (node := self._fleet.node(node_id)) is not None and node.is_loaded(model)]
-        nodes = [NodeId(wanted.node_id)] if wanted.node_id else loaded if what == "unload" else [self._roomiest(have)]
+        # What is being loaded this moment is in no heartbeat yet: everywhere means everywhere.
+        nodes = [NodeId(wanted.node_id)] if wanted.node_id else sorted(have) if what == "unload" else [self._roomiest(have)]
         if not set(nodes) <= set(have):
             raise UnknownModel(f"{wanted.node_id} does not have {wanted.model}")
         await asyncio.gather(*(self._order(have[node_id], call) for node_id in nodes))
