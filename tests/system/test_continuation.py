@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from fakes.faults import Counting, Cut, How, Status
+from fakes.faults import Counting, Cut, How, RunnerDies, Status
 from fakes.fleet import Fleet, Machine, report_of, running_fleet, settings_for_tests
 from fakes.llama_engines import llama_engines
 from fakes.ollama import FakeModel, FakeOllama
@@ -172,6 +172,18 @@ def test_an_ollama_that_begins_new_turns_writes_on_behind_its_rendered_prompt(pa
             told = ask(fleet, path, body)
             assert told.is_whole and text(told) == text(whole) and text(whole), f"cut after {cut} bytes"
             assert outcomes(fleet) == ["completed", "retried", "completed"]
+
+
+@pytest.mark.parametrize(("path", "text_of"), [("/v1/chat/completions", openai_text), ("/v1/messages", anthropic_text), ("/api/chat", ollama_text)])
+def test_an_engine_that_tells_in_mid_stream_that_its_runner_died_is_left_for_another(path: str, text_of: Callable[[Told], str]) -> None:
+    body = {"model": "m", "stream": True, "max_tokens": 100, "temperature": 0, "messages": QUESTION}
+    with a_fleet_of_ollamas(CLOSING) as (fleet, bad, _good):
+        whole = ask(fleet, path, body)
+        bad.fail(RunnerDies(after_pieces=4, times=1))
+        told = ask(fleet, path, body)
+        assert told.is_whole and text_of(told) == text_of(whole) and text_of(whole)
+        assert not [line for line in told.lines if b'"error"' in line], "the engine's own words are for nobody any more"
+        assert outcomes(fleet) == ["completed", "retried", "completed"]
 
 
 def test_an_ollama_that_may_think_or_call_tools_is_not_gone_on_with() -> None:

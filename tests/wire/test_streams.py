@@ -18,6 +18,7 @@ from herd.wire.streams import (
     LineReader,
     Tail,
     event,
+    until_error,
 )
 
 NDJSON = b'{"a":1}\r\n\n{"b":"x y"}\n  \n{"c":[]}'
@@ -150,3 +151,17 @@ def test_the_tail_keeps_the_last_bytes(chunks: list[bytes]) -> None:
     everything = b"".join(chunks)
     assert everything.endswith(bytes(tail))
     assert min(len(everything), 16) <= len(bytes(tail)) <= 32
+
+
+@pytest.mark.parametrize(
+    ("lines", "before"),
+    [
+        (b'{"model":"m","response":"an error"}\n', None),
+        (b'{"model":"m","response":"a"}\n{"error":"the runner died"}\n', b'{"model":"m","response":"a"}\n'),
+        (b'data: {"choices":[]}\n\ndata: {"error":{"message":"x"}}\n\n', b'data: {"choices":[]}\n\n'),
+        (b'event: error\ndata: {"type":"error"}\n\n', b""),
+        (b'data: {"choices":[{"delta":{"content":"{\\"error\\":1}"}}]}\n\n', None),
+    ],
+)
+def test_a_line_that_is_an_error_is_told_from_one_that_speaks_of_it(lines: bytes, before: bytes | None) -> None:
+    assert until_error(lines) == ((lines, b"") if before is None else (before, lines[len(before) :]))

@@ -32,7 +32,7 @@ from herd.router.waiting_notes import Wait
 from herd.wire.chat import Ask, Conversation
 from herd.wire.pinning import pinned, retried_tokens
 from herd.wire.resuming import going_on, going_on_raw
-from herd.wire.streams import WholeLines
+from herd.wire.streams import ERRORS, WholeLines, until_error
 
 _IDLE: Final = 0
 _ASKED: Final = 1
@@ -40,8 +40,6 @@ _REFUSED: Final = 2
 _OPEN: Final = 3
 _OVER: Final = 4
 
-# How a stream under status 200 begins that has nothing but an error to tell: as long as that is all, others may try.
-_ERRORS: Final = (b'{"error":', b'data: {"error":', b"event: error")
 _EVENTS: Final = (b"data:", b"event:")
 _ASKING: Final = Refusal(503, "", "")
 
@@ -195,9 +193,12 @@ class Relay:
             self._hold_back(data)
             return
         data = self._watched(data) if self._watch is not None else self._translated(data)
-        if not data:
-            return
-        self._forward(data)
+        data, error = until_error(data) if self._watch is not None and self._ask.stream else (data, b"")
+        if data:
+            self._forward(data)
+        if error:
+            # The engine is there and says that its runner is not: no less a loss than a broken connection.
+            self._fail(FailureKind.SERVER_ERROR, "its stream ended with an error", said=error_text(error.removeprefix(b"data: ")))
 
     def _forward(self, data: bytes) -> None:
         self._forwarded_bytes += len(data)
@@ -240,7 +241,7 @@ class Relay:
                 return
             data = b"".join(self._held)
             self._held.clear()
-        elif data.startswith(_ERRORS):
+        elif data.startswith(ERRORS):
             self._fail(FailureKind.SERVER_ERROR, "its answer was an error", said=error_text(data.removeprefix(b"data: ")))
             return
         self._open(data, None if self._translation is not None else forwarding.body_length(self._headers))

@@ -220,6 +220,22 @@ class _Lines:
             raise ValueError(f"a line is longer than {self._max_bytes} bytes")
 
 
+ERRORS = (b'{"error":', b'data: {"error":', b"event: error")
+"""How a line or an event begins, in any dialect, that has nothing but an error to tell."""
+
+
+def until_error(lines: bytes) -> tuple[bytes, bytes]:
+    """What comes before the first such line, and the rest from there; whole lines in, mostly all of them out."""
+    if b'error' not in lines:
+        return lines, b""
+    at = 0
+    for line in lines.splitlines(keepends=True):
+        if line.startswith(ERRORS):
+            return lines[:at], lines[at:]
+        at += len(line)
+    return lines, b""
+
+
 class WholeLines:
     """Lets bytes pass in whole lines, so that what was passed on never ends in the middle of one.
 
