@@ -193,11 +193,17 @@ class Relay:
             self._hold_back(data)
             return
         data = self._watched(data) if self._watch is not None else self._translated(data)
-        data, error = until_error(data) if self._watch is not None and self._ask.stream else (data, b"")
+        data, error = self._until_error(data)
         if data:
             self._forward(data)
-        if error:
-            # The engine is there and says that its runner is not: no less a loss than a broken connection.
+        self._fail_of(error)
+
+    def _until_error(self, data: bytes) -> tuple[bytes, bytes]:
+        return until_error(data) if self._watch is not None and self._ask.stream else (data, b"")
+
+    def _fail_of(self, error: bytes) -> None:
+        """The engine is there and says that its runner is not: no less a loss than a broken connection."""
+        if error and self._step == _OPEN:
             self._fail(FailureKind.SERVER_ERROR, "its stream ended with an error", said=error_text(error.removeprefix(b"data: ")))
 
     def _forward(self, data: bytes) -> None:
@@ -244,7 +250,9 @@ class Relay:
         elif data.startswith(ERRORS):
             self._fail(FailureKind.SERVER_ERROR, "its answer was an error", said=error_text(data.removeprefix(b"data: ")))
             return
+        data, error = self._until_error(data)
         self._open(data, None if self._translation is not None else forwarding.body_length(self._headers))
+        self._fail_of(error)
 
     def _keep(self, data: bytes) -> None:
         self._held.append(data)
