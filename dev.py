@@ -97,7 +97,7 @@ def types(arguments: list[str]) -> int:
 
 
 def house(arguments: list[str]) -> int:
-    return test(["tests/house", *arguments])
+    return test(["tests/project", *arguments])
 
 
 def check(arguments: list[str]) -> int:

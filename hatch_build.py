@@ -26,7 +26,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 ROOT: Final = Path(__file__).resolve().parent
 SOURCES: Final = ROOT / "frontend"
-BUILT: Final = ROOT / "src/herd/router/static"
+BUILT: Final = ROOT / "src/herd/coordinator/api/static"
 STAMP: Final = BUILT / "built-from.txt"
 MISSING: Final = BUILT / "missing.txt"
 INDEX: Final = BUILT / "index.html"

@@ -22,23 +22,23 @@ import typer.main
 
 import herd
 import herd.cli
-import herd.core.filters
-import herd.core.signals
+import herd.core.scheduling.filters
+import herd.core.scheduling.signals
 import herd.dashboard.tabs
 import herd.dialects
 import herd.engines
 import herd.health.checks
 from herd import config
 from herd.agent import app as agent_app
-from herd.core.filters import Filter
-from herd.core.signals import Signal
+from herd.coordinator import settings as router_settings
+from herd.core.scheduling.filters import Filter
+from herd.core.scheduling.signals import Signal
 from herd.dashboard import live, requests
 from herd.dashboard.tabs import Tab
 from herd.dialects import Dialect
 from herd.discover import discover
 from herd.engines import Engine
 from herd.health import Check
-from herd.router import settings as router_settings
 
 RecordT = TypeVar("RecordT")
 
@@ -89,9 +89,9 @@ def signals() -> str:
     """What decides: the points of each signal, and the filters that end a node's candidacy before."""
     points = [
         (f"`{signal.name}`", f"{signal.low:g} .. {signal.high:+g}".replace("+0", "0"), first_line(module))
-        for signal, module in plug_ins(herd.core.signals, Signal, "SIGNAL")
+        for signal, module in plug_ins(herd.core.scheduling.signals, Signal, "SIGNAL")
     ]
-    reasons = [(f"`{each.name}`", first_line(module)) for each, module in plug_ins(herd.core.filters, Filter, "FILTER")]
+    reasons = [(f"`{each.name}`", first_line(module)) for each, module in plug_ins(herd.core.scheduling.filters, Filter, "FILTER")]
     return page(
         "Signals and filters",
         "A node that a filter rejects is out, with a reason. Each of the others gets the sum of its signals' points, and the highest "

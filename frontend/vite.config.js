@@ -8,7 +8,7 @@ export default defineConfig({
   base: "/dashboard/",
   plugins: [svelte()],
   build: {
-    outDir: "../src/herd/router/static",
+    outDir: "../src/herd/coordinator/api/static",
     emptyOutDir: true,
     target: "es2022",
     assetsInlineLimit: 0,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from herd.core.fleet import ModelName, canonical
-from herd.core.request import Kind, Request, RequestId
+from herd.core.state.fleet import ModelName, canonical
+from herd.core.state.request import Kind, Request, RequestId
 
 
 @dataclass(slots=True, eq=False)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sim.baselines
+import sim.policies
 import sim.scenarios
 from herd.discover import discover
 from sim.compose import Baseline
 from sim.play import Scenario
 
 SCENARIOS = discover(sim.scenarios, Scenario, "SCENARIO")
-BASELINES = discover(sim.baselines, Baseline, "BASELINE")
+BASELINES = discover(sim.policies, Baseline, "BASELINE")

@@ -7,35 +7,35 @@ from dataclasses import dataclass, field
 from random import Random
 from types import MappingProxyType
 
-import herd.core.filters
-import herd.core.signals
-from herd.core.completion_time import CompletionTimeSettings
-from herd.core.dispatcher import Dispatcher
-from herd.core.filters import Filter
-from herd.core.fleet import Fleet, ModelName, NodeId
-from herd.core.forecast import Forecast
-from herd.core.latencies import Latencies
-from herd.core.liveness import LivenessSettings, Watchlist
-from herd.core.placing_ahead import PlacingAheadDispatcher
-from herd.core.prewarming import PrewarmingDispatcher, PrewarmingRebalancingDispatcher
-from herd.core.rebalancing import RebalancingDispatcher
-from herd.core.retries import RetrySettings
-from herd.core.scheduler import Policy, Scheduler, SignalPolicy
-from herd.core.signals import Signal, Weights
-from herd.core.waiting import Waiting
+import herd.core.scheduling.filters
+import herd.core.scheduling.signals
+from herd.core.estimates.forecast import Forecast
+from herd.core.estimates.latencies import Latencies
+from herd.core.lifecycle.dispatcher import Dispatcher
+from herd.core.lifecycle.prewarming import PrewarmingDispatcher, PrewarmingRebalancingDispatcher
+from herd.core.lifecycle.rebalancing import RebalancingDispatcher
+from herd.core.lifecycle.retries import RetrySettings
+from herd.core.lifecycle.waiting import Waiting
+from herd.core.scheduling.completion_time import CompletionTimeSettings
+from herd.core.scheduling.filters import Filter
+from herd.core.scheduling.scheduler import Policy, Scheduler, SignalPolicy
+from herd.core.scheduling.signals import Signal, Weights
+from herd.core.state.fleet import Fleet, ModelName, NodeId
+from herd.core.state.liveness import LivenessSettings, Watchlist
 from herd.discover import discover
 from sim.asks import Ask
 from sim.hardware import Speeds
 from sim.node import SimNode
+from sim.placement_dispatcher import PlacingAheadDispatcher
 from sim.play import Play
 from sim.world import World
 
-FILTERS = discover(herd.core.filters, Filter, "FILTER")
+FILTERS = discover(herd.core.scheduling.filters, Filter, "FILTER")
 DISPATCHERS = MappingProxyType({
     (False, False): Dispatcher, (True, False): RebalancingDispatcher, (False, True): PrewarmingDispatcher,
     (True, True): PrewarmingRebalancingDispatcher,
 })  # fmt: skip
-SIGNALS = discover(herd.core.signals, Signal, "SIGNAL")
+SIGNALS = discover(herd.core.scheduling.signals, Signal, "SIGNAL")
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from herd.core.fleet import canonical
+from herd.core.state.fleet import canonical
 from sim.asks import Ask
 from sim.hardware import PREFILL_DEPTH_TOKENS, Machine, Model, speeds, varied
 from sim.node import NodeSpec

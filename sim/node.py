@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
-from herd.core.fleet import (
+from herd.core.state.fleet import (
     EngineFace,
     Gpu,
     Loaded,
@@ -21,7 +21,7 @@ from herd.core.fleet import (
     Report,
     canonical,
 )
-from herd.core.request import Counters
+from herd.core.state.request import Counters
 from sim.hardware import GB, PAGE_CACHE_FACTOR, RUNNER_START_S, Machine, Model, Speeds, speeds
 from sim.runner import Run, Runner, Slot
 

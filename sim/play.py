@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
-from herd.core.holding import HoldingSettings
+from herd.core.lifecycle.holding import HoldingSettings
 from sim.asks import Ask
 from sim.node import NodeSpec
 from sim.traces import Traces

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from herd.core.commands import Abort, Command, Dispatch, Record, Refuse, Warm
-from herd.core.dispatcher import Dispatcher
-from herd.core.events import (
+from herd.core.lifecycle.dispatcher import Dispatcher
+from herd.core.state.commands import Abort, Command, Dispatch, Record, Refuse, Warm
+from herd.core.state.events import (
     AttemptFailed,
     AttemptFinished,
     Event,
@@ -24,8 +24,8 @@ from herd.core.events import (
     RequestArrived,
     Ticked,
 )
-from herd.core.fleet import NodeId, Report
-from herd.core.request import Failure, FailureKind, Outcome, RequestId
+from herd.core.state.fleet import NodeId, Report
+from herd.core.state.request import Failure, FailureKind, Outcome, RequestId
 from sim.asks import Ask, request_of
 from sim.node import AHEAD, SimNode
 from sim.play import Fault, Play

@@ -6,12 +6,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import herd.core.filters
-import herd.core.signals
-from herd.core.commands import Alarm, Command, Record
-from herd.core.completion_time import CompletionTimePolicy, CompletionTimeSettings
-from herd.core.dispatcher import Dispatcher
-from herd.core.events import (
+import herd.core.scheduling.filters
+import herd.core.scheduling.signals
+from herd.core.estimates.forecast import Forecast
+from herd.core.estimates.latencies import Latencies
+from herd.core.lifecycle.dispatcher import Dispatcher
+from herd.core.lifecycle.holding import HoldingSettings
+from herd.core.lifecycle.retries import RetrySettings
+from herd.core.lifecycle.waiting import Waiting
+from herd.core.scheduling.completion_time import CompletionTimePolicy, CompletionTimeSettings
+from herd.core.scheduling.filters import Filter
+from herd.core.scheduling.scheduler import Policy, Scheduler, SignalPolicy
+from herd.core.scheduling.signals import Signal, Weights
+from herd.core.state.commands import Alarm, Command, Record
+from herd.core.state.events import (
     AttemptFailed,
     AttemptFinished,
     Event,
@@ -19,8 +27,7 @@ from herd.core.events import (
     HeartbeatReceived,
     RequestArrived,
 )
-from herd.core.filters import Filter
-from herd.core.fleet import (
+from herd.core.state.fleet import (
     GB,
     Capacity,
     EngineFace,
@@ -34,15 +41,8 @@ from herd.core.fleet import (
     Report,
     canonical,
 )
-from herd.core.forecast import Forecast
-from herd.core.holding import HoldingSettings
-from herd.core.latencies import Latencies
-from herd.core.liveness import LivenessSettings, Watchlist
-from herd.core.request import Counters, Failure, FailureKind, Outcome, Request, RequestId
-from herd.core.retries import RetrySettings
-from herd.core.scheduler import Policy, Scheduler, SignalPolicy
-from herd.core.signals import Signal, Weights
-from herd.core.waiting import Waiting
+from herd.core.state.liveness import LivenessSettings, Watchlist
+from herd.core.state.request import Counters, Failure, FailureKind, Outcome, Request, RequestId
 from herd.discover import discover
 
 
@@ -86,11 +86,11 @@ def a_request(request_id: str = "r1", model: str = "m", **more: Any) -> Request:
 
 
 def all_filters() -> tuple[Filter, ...]:
-    return discover(herd.core.filters, Filter, "FILTER")
+    return discover(herd.core.scheduling.filters, Filter, "FILTER")
 
 
 def all_signals() -> tuple[Signal, ...]:
-    return discover(herd.core.signals, Signal, "SIGNAL")
+    return discover(herd.core.scheduling.signals, Signal, "SIGNAL")
 
 
 @dataclass

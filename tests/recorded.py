@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from herd.core.commands import Record
-from herd.core.decision import Decision, Rejected, Scored
-from herd.core.fleet import ModelName, NodeId
-from herd.core.request import Attempt, Counters, Failure, Kind, Outcome, Request, RequestId
+from herd.core.state.commands import Record
+from herd.core.state.decision import Decision, Rejected, Scored
+from herd.core.state.fleet import ModelName, NodeId
+from herd.core.state.request import Attempt, Counters, Failure, Kind, Outcome, Request, RequestId
 
 SIGNALS = ("thermal", "memory_fit", "queue_depth", "wait_time", "role_affinity", "availability_trend", "context_fit")
 

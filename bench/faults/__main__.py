@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench.faults.breaking import Breaker
 from bench.faults.load import LENGTHS, QUESTIONS, Load, Result, ask
-from herd.cli.demo_fleet import demo_fleet
+from herd.cli.demo.fleet import demo_fleet
 
 PORT = 11875
 PROGRESS_S = 15.0

@@ -12,7 +12,7 @@ from random import Random
 import psutil
 
 from herd.cli.client import Trouble
-from herd.cli.demo_fleet import NODES, DemoFleet, DemoNode
+from herd.cli.demo.fleet import NODES, DemoFleet, DemoNode
 
 KINDS = ("killed", "frozen", "engine killed")
 AWAY_S = 4.0

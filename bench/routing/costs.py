@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass
 from random import Random
 
-from herd.core.events import HeartbeatReceived, RequestArrived
-from herd.core.fleet import canonical
+from herd.core.state.events import HeartbeatReceived, RequestArrived
+from herd.core.state.fleet import canonical
 from sim.asks import Ask, request_of
 from sim.compose import Baseline, a_world
 from sim.hardware import LLAMA_3B, LLAMA_8B, MAC_MINI, RTX_4090, Model

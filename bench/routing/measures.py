@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from herd.core.fleet import canonical
-from herd.core.request import Outcome
+from herd.core.state.fleet import canonical
+from herd.core.state.request import Outcome
 from sim.asks import Ask
 from sim.hardware import PREFILL_DEPTH_TOKENS, Speeds, speeds
 from sim.node import NodeSpec

@@ -12,12 +12,20 @@ from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 
-import herd.core.filters
-import herd.core.signals
-from herd.core.commands import Abort, Alarm, Command, Dispatch, Hold, Record, Refuse
-from herd.core.completion_time import CompletionTimePolicy, CompletionTimeSettings
-from herd.core.dispatcher import Dispatcher
-from herd.core.events import (
+import herd.core.scheduling.filters
+import herd.core.scheduling.signals
+from herd.core.estimates.forecast import Forecast
+from herd.core.estimates.latencies import Latencies
+from herd.core.lifecycle.dispatcher import Dispatcher
+from herd.core.lifecycle.holding import HoldingSettings
+from herd.core.lifecycle.retries import RetrySettings
+from herd.core.lifecycle.waiting import Waiting
+from herd.core.scheduling.completion_time import CompletionTimePolicy, CompletionTimeSettings
+from herd.core.scheduling.filters import Filter
+from herd.core.scheduling.scheduler import Scheduler, SignalPolicy
+from herd.core.scheduling.signals import Signal, Weights
+from herd.core.state.commands import Abort, Alarm, Command, Dispatch, Hold, Record, Refuse
+from herd.core.state.events import (
     AttemptFailed,
     AttemptFinished,
     ClientLeft,
@@ -29,22 +37,14 @@ from herd.core.events import (
     RequestArrived,
     Ticked,
 )
-from herd.core.filters import Filter
-from herd.core.fleet import GB, EngineFace, Fleet, Liveness, Loaded, Memory, ModelCard, NodeId, Report, canonical
-from herd.core.forecast import Forecast
-from herd.core.holding import HoldingSettings
-from herd.core.latencies import Latencies
-from herd.core.liveness import LivenessSettings, Watchlist
-from herd.core.request import Counters, Failure, FailureKind, Outcome, Request, RequestId
-from herd.core.retries import RetrySettings
-from herd.core.scheduler import Scheduler, SignalPolicy
-from herd.core.signals import Signal, Weights
-from herd.core.waiting import Waiting
+from herd.core.state.fleet import GB, EngineFace, Fleet, Liveness, Loaded, Memory, ModelCard, NodeId, Report, canonical
+from herd.core.state.liveness import LivenessSettings, Watchlist
+from herd.core.state.request import Counters, Failure, FailureKind, Outcome, Request, RequestId
 from herd.discover import discover
 from sim.faults.schedule import HORIZON_S, MODELS, NODES, Action, Asked, Beats, Drained, Life, Slept, Turned, Way
 
-FILTERS = discover(herd.core.filters, Filter, "FILTER")
-SIGNALS = discover(herd.core.signals, Signal, "SIGNAL")
+FILTERS = discover(herd.core.scheduling.filters, Filter, "FILTER")
+SIGNALS = discover(herd.core.scheduling.signals, Signal, "SIGNAL")
 BEAT_S = 1.5
 TOKEN_S = 0.1
 STALL_S = 4.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from herd.core.holding import HoldingSettings
+from herd.core.lifecycle.holding import HoldingSettings
 from sim import hardware as hw
 from sim.mixing import asks_of, capacity, poisson, real
 from sim.node import NodeSpec

@@ -20,7 +20,7 @@ def discover(package: ModuleType, kind: type[Record], name: str) -> tuple[Record
     Raises `TypeError` when a module lacks the constant or holds something else, and `ValueError` when two
     records share a name: both are mistakes in the source, found at start.
     """
-    records = tuple(_record(package, module.name, kind, name) for module in _modules(package))
+    records = tuple(_record(module, kind, name) for module in _modules(package))
     names = [getattr(record, "name") for record in records]  # noqa: B009 - the contract is checked at run time
     twins = sorted({n for n in names if names.count(n) > 1})
     if twins:
@@ -28,14 +28,20 @@ def discover(package: ModuleType, kind: type[Record], name: str) -> tuple[Record
     return records
 
 
-def _modules(package: ModuleType) -> list[pkgutil.ModuleInfo]:
-    found = [m for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")]
-    return sorted(found, key=lambda module: module.name)
+def _modules(package: ModuleType) -> list[str]:
+    """The full names of all modules below the package, groups in sub-packages included, ordered by their own file name."""
+    found = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    names = [module.name for module in found if not module.ispkg and not _own_name(module.name).startswith("_")]
+    return sorted(names, key=_own_name)
 
 
-def _record(package: ModuleType, module: str, kind: type[Record], name: str) -> Record:
-    loaded = importlib.import_module(f"{package.__name__}.{module}")
+def _own_name(module: str) -> str:
+    return module.rpartition(".")[2]
+
+
+def _record(module: str, kind: type[Record], name: str) -> Record:
+    loaded = importlib.import_module(module)
     record = vars(loaded).get(name)
     if not isinstance(record, kind):
-        raise TypeError(f"{loaded.__name__} must define {name}: {kind.__name__}")
+        raise TypeError(f"{module} must define {name}: {kind.__name__}")
     return record

@@ -17,16 +17,16 @@ import pytest
 
 from fakes.child import Child
 from fakes.coordinator import FakeCoordinator
-from fakes.ollama import FakeOllama
-from fakes.ollama_store import make
+from fakes.ollama.server import FakeOllama
+from fakes.ollama.store import make
 from herd.agent.app import Agent, AgentSettings, CannotStart, Settings, models_of
+from herd.agent.coordinator_link import LinkSettings
 from herd.agent.http_client import request
 from herd.agent.inventory import EngineSettings
-from herd.agent.link import LinkSettings
+from herd.agent.model_registry import SharingSettings
 from herd.agent.sensors import Place, Sensor
-from herd.agent.sharing import SharingSettings
-from herd.core.fleet import EngineFace, Loaded, ModelCard, Report
-from herd.wire.heartbeat import MODELS_MAX
+from herd.agent_protocol.heartbeat_decode import MODELS_MAX
+from herd.core.state.fleet import EngineFace, Loaded, ModelCard, Report
 
 Play = Callable[[Agent, FakeCoordinator, FakeOllama], Awaitable[None]]
 

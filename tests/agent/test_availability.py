@@ -22,7 +22,7 @@ from herd.agent.availability import (
     encode,
     freedom,
 )
-from herd.core.fleet import GB
+from herd.core.state.fleet import GB
 
 MINUTE_S = 60.0
 HOUR_S = 3600.0

@@ -11,7 +11,7 @@ import herd.engines
 from fakes.faults import Cut, Hang, How
 from fakes.llama_engines import HAS_XLLAMACPP, LlamaEngine
 from fakes.llama_engines import EngineSettings as LlamaSettings
-from fakes.ollama import FakeOllama
+from fakes.ollama.server import FakeOllama
 from herd.agent.inventory import MISSES_MAX, Engines, EngineSettings, Local, cards_of
 from herd.agent.ollama_environment import OllamaSetup
 from herd.discover import discover

@@ -10,7 +10,7 @@ import pytest
 import herd.agent.sensors
 from herd.agent.hardware import BANDWIDTHS_GBPS, bandwidth_gbps
 from herd.agent.sensors import Place, Sensor, amd, chip, cpu, disk, memory, nvidia, thermal
-from herd.core.fleet import Gpu, Memory, Pressure, Report
+from herd.core.state.fleet import Gpu, Memory, Pressure, Report
 from herd.discover import discover
 
 SENSORS = discover(herd.agent.sensors, Sensor, "SENSOR")

@@ -19,7 +19,7 @@ from bench.gateway.instruments import CHUNKS, Load, Reading, Tools, compiled, co
 from bench.gateway.machine import Trouble
 from bench.gateway.scenarios import MODEL, PATH, SCENARIOS, Scenario, body
 from bench.gateway.table import Cell
-from herd.wire.heartbeat import decode
+from herd.agent_protocol.heartbeat_decode import decode
 
 needs_instruments = pytest.mark.skipif(
     compiler() is None or sys.platform != "linux",

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from fakes.shown_fleet import ShownFleet, shown_fleet
-from herd.router.dashboard_files import BUILT
+from herd.coordinator.api.dashboard_files import BUILT
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from browser.conftest import Open
 from fakes.fleet import Machine, running_fleet
-from fakes.ollama import FakeModel, FakeOllama
+from fakes.ollama.server import FakeModel, FakeOllama
 from fakes.shown_fleet import ShownFleet
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import pytest
 from browser.conftest import Open, Visit
 from fakes.faults import Hang
 from fakes.fleet import Machine
-from fakes.ollama import FakeModel, FakeOllama
+from fakes.ollama.server import FakeModel, FakeOllama
 from fakes.shown_fleet import ShownFleet
-from herd.router.dashboard_files import BUILT
+from herd.coordinator.api.dashboard_files import BUILT
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from fakes.fleet import Fleet, running_fleet, settings_for_tests
-from fakes.ollama import FakeOllama
+from fakes.ollama.server import FakeOllama
 from herd.cli.bench import comparison_lines, estimate_lines, list_lines, run_lines
-from herd.router.benchmarks import BenchmarkSettings
+from herd.coordinator.models.benchmark_runner import BenchmarkSettings
 from terminal import Terminal, herd
 
 Json = dict[str, object]

@@ -10,7 +10,7 @@ import pytest
 from fakes.child import free_port
 from fakes.faults import Garbage
 from fakes.fleet import Fleet, running_fleet
-from fakes.ollama import FakeOllama
+from fakes.ollama.server import FakeOllama
 from herd.cli.client import Coordinator, NotReached, Trouble, coordinator_at, not_reached
 
 

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from fakes.fleet import Fleet, running_fleet
-from fakes.ollama import FakeOllama
+from fakes.ollama.server import FakeOllama
 from herd import __version__, logs
 from herd.cli.client import Coordinator, Trouble
 from herd.cli.diagnose import LOG_TAIL_MAX_BYTES, _database, _tail, diagnose, write
 from herd.cli.doctor import Setup
+from herd.coordinator.storage.schema import SCHEMA_VERSION
 from herd.logs import LogSettings
-from herd.router.schema import SCHEMA_VERSION
 from terminal import IS_POSIX, herd
 
 CANARY = "xylocanary9d"

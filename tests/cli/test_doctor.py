@@ -9,11 +9,11 @@ import pytest
 
 from fakes.child import free_port
 from fakes.fleet import Fleet, Machine, running_fleet
-from fakes.ollama import FakeOllama
+from fakes.ollama.server import FakeOllama
 from herd import mdns
 from herd.cli.client import Coordinator, Trouble, coordinator_at
 from herd.cli.doctor import Finding, Setup, examine, when_unreachable
-from herd.core.fleet import Pressure
+from herd.core.state.fleet import Pressure
 from terminal import herd
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from fakes.fleet import Fleet, Machine, running_fleet
-from fakes.ollama import FakeOllama
+from fakes.ollama.server import FakeOllama
 from herd.cli.health import lines
-from herd.core.fleet import Pressure
+from herd.core.state.fleet import Pressure
 from terminal import herd
 
 Json = dict[str, object]

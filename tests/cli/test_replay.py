@@ -13,13 +13,13 @@ import pytest
 from builders import a_card, a_report, a_request, a_world
 from herd.cli.client import Trouble
 from herd.cli.replay import Asked, asked, lines, parsed_span, parsed_weights, replayed
-from herd.core.commands import Record
-from herd.core.completion_time import CompletionTimeSettings
-from herd.core.replaying import Rules
-from herd.core.request import Outcome
-from herd.router.database import open_for_writing
-from herd.router.learnt import keep_rules
-from herd.router.rows import INSERT_TRACE, trace_row
+from herd.coordinator.storage.database import open_for_writing
+from herd.coordinator.storage.learned_state import keep_rules
+from herd.coordinator.storage.trace_rows import INSERT_TRACE, trace_row
+from herd.core.planning.replay import Rules
+from herd.core.scheduling.completion_time import CompletionTimeSettings
+from herd.core.state.commands import Record
+from herd.core.state.request import Outcome
 
 NOW = 2_000_000.0
 RULES = Rules()

@@ -12,9 +12,9 @@ import pytest
 from fakes.child import Child, free_port
 from fakes.faults import Gate
 from fakes.fleet import Fleet, running_fleet, settings_for_tests
-from fakes.ollama import FakeModel, FakeOllama
+from fakes.ollama.server import FakeModel, FakeOllama
 from herd import __version__
-from herd.core.liveness import LivenessSettings
+from herd.core.state.liveness import LivenessSettings
 from terminal import ESCAPE, IS_POSIX, Terminal, command, environment, herd
 
 MODELS = [FakeModel("m", answer="The herd is well."), FakeModel("a-model-with-a-rather-long-name:70b-instruct-q4_K_M")]

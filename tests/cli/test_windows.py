@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from fakes.fleet import Fleet, running_fleet
-from fakes.ollama import FakeModel, FakeOllama
+from fakes.ollama.server import FakeModel, FakeOllama
 from herd.cli.windows import NOTHING, lines
-from herd.core.fleet import canonical
+from herd.core.state.fleet import canonical
 from terminal import herd
 
 ONE = {

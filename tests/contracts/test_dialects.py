@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 import herd.dialects
 from builders import a_card, a_report
-from herd.core.fleet import Fleet
-from herd.core.request import Counters, Kind
+from herd.core.state.fleet import Fleet
+from herd.core.state.request import Counters, Kind
 from herd.dialects import Answer, Dialect, Moment
 from herd.discover import discover
 from herd.errors import BadRequest, HerdError, MethodNotAllowed, Refusal, TooLarge, Unavailable, UnknownModel
-from herd.wire.chat import Ask, Delta, Route, Usage
+from herd.protocols.conversation import Ask, Delta, Route, Usage
 
 DIALECTS = discover(herd.dialects, Dialect, "DIALECT")
 ROUTES = [(dialect, route) for dialect in DIALECTS for route in dialect.routes]

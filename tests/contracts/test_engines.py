@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import herd.engines
-from herd.core.request import Kind
+from herd.core.state.request import Kind
 from herd.discover import discover
 from herd.engines import Engine, Inventory, Reply
 from herd.errors import BadRequest
-from herd.wire.chat import Conversation, Delta, Message
+from herd.protocols.conversation import Conversation, Delta, Message
 
 ENGINES = discover(herd.engines, Engine, "ENGINE")
 each_engine = pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.kind)

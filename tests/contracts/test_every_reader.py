@@ -1,7 +1,7 @@
 """Every other reader of what somebody else wrote, given anything: it decides or says what is wrong, and fails in no other way.
 
-Beside these: dialects and engines (`test_dialects.py`, `test_engines.py`), heads and bodies of requests (`router/test_http1_hostile.py`),
-streams, the door and heartbeats (`wire/`), keys, signatures, addresses and pages (`trust/test_anything.py`).
+Beside these: dialects and engines (`test_dialects.py`, `test_engines.py`), heads and bodies of requests (`coordinator/http/test_hostile_requests.py`),
+streams, the door and heartbeats (`protocols/`), keys, signatures, addresses and pages (`trust/test_anything.py`).
 """
 
 from __future__ import annotations
@@ -21,18 +21,27 @@ from zeroconf.asyncio import AsyncServiceInfo
 import herd.dialects
 from fakes.raw_server import RawServer, answers
 from herd import mdns
-from herd.agent import availability, http_client, link, ollama_environment, passport
+from herd.agent import availability, coordinator_link, http_client, node_identity, ollama_environment
 from herd.agent.sensors import chip, memory, thermal
+from herd.agent_protocol import heartbeat_decode
+from herd.agent_protocol.join import JoinAnswer, Joining
 from herd.cli import client
 from herd.cli.client import Trouble
 from herd.config import read_env_file
+from herd.coordinator.api import login
+from herd.coordinator.auth import access_control
+from herd.coordinator.storage.credential_store import (
+    IDENTITY_FILE,
+    KEYS_FILE,
+    LOCAL_CODE_FILE,
+    NODES_FILE,
+    Vault,
+    VaultDamaged,
+)
+from herd.coordinator.upstream import tls_pinning
 from herd.dialects import Dialect, Moment
 from herd.discover import discover
 from herd.errors import HerdError
-from herd.router import gate, locked_doors, login_api
-from herd.router.vault import IDENTITY_FILE, KEYS_FILE, LOCAL_CODE_FILE, NODES_FILE, Vault, VaultDamaged
-from herd.wire import heartbeat
-from herd.wire.joining import JoinAnswer, Joining
 
 DEEP = b"[" * 100_000
 JSON_BOMBS = (DEEP, b'{"a":' * 50_000, b'{"keys":' + DEEP, b"\xff\xfe", b"1e999", b'"\\ud800"', b"NaN", b"{}", b"[]", b"null", b'{"private":"zz","key":"0"}')
@@ -46,20 +55,20 @@ quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCh
 READ_BYTES: dict[str, tuple[Callable[[bytes], object], tuple[type[Exception], ...]]] = {
     "what was learnt of this machine": (availability.decode, (ValueError,)),
     "a coordinator's answer, at the terminal": (lambda raw: client._object("http://x", raw), (Trouble,)),
-    "a denial": (lambda raw: link._denial(http_client.Response(401, raw)), ()),
-    "an error's words": (lambda raw: link._words(http_client.Response(500, raw)), ()),
-    "a field of an answer": (lambda raw: link._field(http_client.Response(200, raw), "node_id"), ()),
-    "the login form": (login_api._key_in, ()),
+    "a denial": (lambda raw: coordinator_link._denial(http_client.Response(401, raw)), ()),
+    "an error's words": (lambda raw: coordinator_link._words(http_client.Response(500, raw)), ()),
+    "a field of an answer": (lambda raw: coordinator_link._field(http_client.Response(200, raw), "node_id"), ()),
+    "the login form": (login._key_in, ()),
     "a wish to join": (lambda raw: msgspec.json.decode(raw, type=Joining), (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)),
     "the answer to it": (lambda raw: msgspec.json.decode(raw, type=JoinAnswer), (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)),
 }
 READ_TEXTS: dict[str, tuple[Callable[[str], object], tuple[type[Exception], ...]]] = {
-    "a session's cookie": (gate._session, ()),
-    "a time limit": (gate._seconds, ()),
-    "Basic credentials": (gate._password, ()),
-    "a bearer": (lambda text: gate.presented({b"authorization": text, b"x-api-key": text}), ()),
-    "a door's url": (locked_doors.place_of, (ValueError,)),
-    "an engine's url": (lambda text: heartbeat.address(text, "10.0.0.1"), (HerdError,)),
+    "a session's cookie": (access_control._session, ()),
+    "a time limit": (access_control._seconds, ()),
+    "Basic credentials": (access_control._password, ()),
+    "a bearer": (lambda text: access_control.presented({b"authorization": text, b"x-api-key": text}), ()),
+    "a door's url": (tls_pinning.place_of, (ValueError,)),
+    "an engine's url": (lambda text: heartbeat_decode.address(text, "10.0.0.1"), (HerdError,)),
     "a host": (http_client.full_url, ()),
     "systemd's environment": (ollama_environment.from_systemd, ()),
     "a number in an environment": (ollama_environment.whole, ()),
@@ -124,7 +133,7 @@ def test_a_passport_of_anything_is_one_or_none(raw: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "passport.json"
         path.write_bytes(raw)
-        kept = passport._read(path)
+        kept = node_identity._read(path)
         assert kept is None or len(kept.private) == 64
 
 
@@ -146,7 +155,7 @@ def test_a_vault_with_anything_in_a_file_opens_or_says_which_is_damaged(name: st
 @pytest.mark.parametrize("bomb", [DEEP, b'{"a":' * 50_000], ids=["lists", "objects"])
 def test_a_file_of_nothing_but_depth_is_a_damaged_one(tmp_path: Path, bomb: bytes) -> None:
     (tmp_path / "passport.json").write_bytes(bomb[:60_000])
-    assert passport._read(tmp_path / "passport.json") is None
+    assert node_identity._read(tmp_path / "passport.json") is None
     Vault(tmp_path).open(b"i" * 32, b"c" * 10)
     for name in (IDENTITY_FILE, KEYS_FILE, NODES_FILE):
         kept = (tmp_path / "trust" / name).read_bytes() if (tmp_path / "trust" / name).exists() else b"[]"

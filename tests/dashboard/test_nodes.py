@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from builders import a_capacity, a_card, a_report, an_engine
-from herd.core.fleet import Liveness, Loaded, Node, Pressure, canonical
-from herd.core.queues import Queue, Work
-from herd.core.request import RequestId
+from herd.coordinator.storage import node_history
+from herd.core.state.fleet import Liveness, Loaded, Node, Pressure, canonical
+from herd.core.state.queues import Queue, Work
+from herd.core.state.request import RequestId
 from herd.dashboard.nodes import STATES, NodeCard, card_of
 from herd.dashboard.verdicts import verdict
-from herd.router import node_history
 
 
 def a_node(running: int = 0, **more: Any) -> tuple[Node, dict[Any, Queue]]:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from herd.cli.demo_history import Day, write_day
+from herd.cli.demo.history import Day, write_day
+from herd.coordinator.storage import queries, schema
 from herd.dashboard.stories import lanes, latest, sentence, story
-from herd.router import queries, schema
 
 MIDNIGHT = 20_000 * 86_400.0
 Row = dict[str, object]

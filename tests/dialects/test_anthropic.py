@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from builders import a_card
-from herd.core.fleet import EngineFace, Fleet
-from herd.core.request import Counters
+from herd.core.state.fleet import EngineFace, Fleet
+from herd.core.state.request import Counters
 from herd.dialects import Moment
 from herd.dialects.anthropic import DIALECT
 from herd.errors import BadRequest, Refusal, UnknownModel
-from herd.wire.chat import Ask, Delta, ToolCall, Usage
+from herd.protocols.conversation import Ask, Delta, ToolCall, Usage
 from wire_samples import FOLDER, LLAMACPP, Sample, sample
 
 ROUTES = {route.path: route for route in DIALECT.routes}

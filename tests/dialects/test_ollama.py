@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders import a_card, a_report
-from herd.core.fleet import EngineFace, Fleet, Liveness, Loaded, ModelCard
-from herd.core.request import Counters, Kind
+from herd.core.state.fleet import EngineFace, Fleet, Liveness, Loaded, ModelCard
+from herd.core.state.request import Counters, Kind
 from herd.dialects import Moment
 from herd.dialects.ollama import DIALECT, FOREVER, NO_TIME, VERSION_ASSUMED
 from herd.errors import BadRequest, HerdError, Refusal, UnknownModel
-from herd.wire.chat import Ask, Delta, Route, ToolCall, Usage
-from herd.wire.ollama import instant
+from herd.protocols.conversation import Ask, Delta, Route, ToolCall, Usage
+from herd.protocols.ollama.chat_json import instant
 from wire_samples import sample
 
 ROUTES = {route.path: route for route in DIALECT.routes}

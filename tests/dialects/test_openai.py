@@ -15,12 +15,12 @@ from openai.types import Completion, CreateEmbeddingResponse, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from builders import a_card, a_report
-from herd.core.fleet import EngineFace, Fleet, Liveness
-from herd.core.request import Counters
+from herd.core.state.fleet import EngineFace, Fleet, Liveness
+from herd.core.state.request import Counters
 from herd.dialects import Moment
 from herd.dialects.openai import DIALECT
 from herd.errors import BadRequest, Refusal, UnknownModel
-from herd.wire.chat import Ask, Delta, Sampling, ToolCall, Usage
+from herd.protocols.conversation import Ask, Delta, Sampling, ToolCall, Usage
 from wire_samples import FOLDER, LLAMACPP, Sample, sample
 
 ROUTES = {route.path: route for route in DIALECT.routes}

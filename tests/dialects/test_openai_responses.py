@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from herd.core.request import Counters
+from herd.core.state.request import Counters
 from herd.dialects import Moment
 from herd.dialects.openai import DIALECT, RESPONSES
 from herd.errors import BadRequest, Refusal
-from herd.wire.chat import Ask, Delta, ToolCall, Usage
+from herd.protocols.conversation import Ask, Delta, ToolCall, Usage
 from wire_samples import FOLDER, LLAMACPP, sample
 
 (ROUTE,) = (route for route in DIALECT.routes if route.path == RESPONSES)

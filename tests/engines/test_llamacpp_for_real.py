@@ -11,12 +11,12 @@ import pytest
 
 import herd.dialects
 from fakes.llama_engines import EngineSettings, LlamaEngine
-from herd.core.request import Counters, Kind
+from herd.core.state.request import Counters, Kind
 from herd.dialects import Dialect, Moment
 from herd.discover import discover
 from herd.engines import Call, Reply
 from herd.engines.llamacpp import ENGINE
-from herd.wire.chat import Ask, Route
+from herd.protocols.conversation import Ask, Route
 
 pytest.importorskip("xllamacpp")
 

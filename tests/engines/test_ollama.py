@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from herd.core.fleet import Loaded
-from herd.core.request import Kind
+from herd.core.state.fleet import Loaded
+from herd.core.state.request import Kind
 from herd.engines import Reply
 from herd.engines.ollama import ENGINE, MODELS_MAX
 from herd.errors import BadRequest
-from herd.wire.chat import Conversation, Delta, Message, Sampling, Tool, ToolCall, Usage
+from herd.protocols.conversation import Conversation, Delta, Message, Sampling, Tool, ToolCall, Usage
 from wire_samples import sample
 
 TAGS = {

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from herd.core.fleet import Loaded
-from herd.core.request import Kind
+from herd.core.state.fleet import Loaded
+from herd.core.state.request import Kind
 from herd.engines import Engine, Reply
 from herd.engines.llamacpp import ENGINE as LLAMACPP_ENGINE
 from herd.engines.lmstudio import ENGINE as LMSTUDIO
 from herd.engines.openai import ENGINE as OTHER
 from herd.engines.vllm import ENGINE as VLLM
 from herd.engines.vllm import SLOTS_ASSUMED
-from herd.wire.chat import Conversation, Delta, Message, Sampling
+from herd.protocols.conversation import Conversation, Delta, Message, Sampling
 from wire_samples import LLAMACPP, sample
 
 VLLM_MODELS = {

@@ -14,12 +14,12 @@ from typing import Any
 from starlette.applications import Starlette
 
 from builders import a_card, a_report, a_world
-from herd.cli.demo_history import DAY_S, Day, write_day
-from herd.core.commands import Record
-from herd.router import rollups, schema
-from herd.router.charts_api import ChartsApi
-from herd.router.driver import Driver
-from herd.router.store import Store, StoreSettings
+from herd.cli.demo.history import DAY_S, Day, write_day
+from herd.coordinator.api.charts import ChartsApi
+from herd.coordinator.driver import Driver
+from herd.coordinator.storage import rollups, schema
+from herd.coordinator.storage.writer import Store, StoreSettings
+from herd.core.state.commands import Record
 
 NOW = 20_008 * DAY_S + 20 * 3600.0
 """Eight in the evening, UTC."""

@@ -12,8 +12,8 @@ import re
 from typing import Any
 
 from fakes.watching import Watched
-from herd.core.fleet import Report
-from herd.wire import heartbeat
+from herd.agent_protocol import heartbeat_decode
+from herd.core.state.fleet import Report
 
 _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)\r\n", re.IGNORECASE)
 
@@ -80,6 +80,6 @@ class FakeCoordinator(Watched):
             return 200, b"ok\n"
         if path != "/heartbeat" or self.status != 200:
             return (self.status if path == "/heartbeat" else 404), b'{"error":"memory.total_gb must be more than 0"}'
-        report = heartbeat.decode(body, "127.0.0.1")
+        report = heartbeat_decode.decode(body, "127.0.0.1")
         self.reports.append(report)
         return 200, json.dumps({"status": "ok", "node_id": self.gives_name or report.node_id}).encode()

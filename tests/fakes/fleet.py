@@ -23,19 +23,19 @@ from typing import Any
 import herd.engines
 from fakes.llama_engines import LlamaEngine
 from fakes.loop_thread import LoopThread
-from fakes.ollama import FakeModel, FakeOllama
-from fakes.ollama_models import BYTES_PER_TOKEN, rfc3339
-from fakes.ollama_runners import Runner
+from fakes.ollama.models import BYTES_PER_TOKEN, rfc3339
+from fakes.ollama.runners import Runner
+from fakes.ollama.server import FakeModel, FakeOllama
 from fakes.real_ollama import RealOllama
-from herd.core.fleet import GB, EngineFace, Loaded, Memory, ModelCard, NodeId, Pressure, Report, canonical
-from herd.core.holding import HoldingSettings
+from herd.agent_protocol import heartbeat_decode
+from herd.coordinator.app import Coordinator, Desk
+from herd.coordinator.auth.membership import MembershipSettings
+from herd.coordinator.proxy.auto_pull import AutoPullSettings
+from herd.coordinator.settings import Settings
+from herd.core.lifecycle.holding import HoldingSettings
+from herd.core.state.fleet import GB, EngineFace, Loaded, Memory, ModelCard, NodeId, Pressure, Report, canonical
 from herd.discover import discover
 from herd.engines import Call, Engine, Reply
-from herd.router.app import Coordinator, Desk
-from herd.router.auto_pull import AutoPullSettings
-from herd.router.membership import MembershipSettings
-from herd.router.settings import Settings
-from herd.wire import heartbeat
 
 Json = dict[str, Any]
 FleetNode = FakeOllama | RealOllama | LlamaEngine
@@ -138,7 +138,7 @@ class Fleet:
         for node_id in node_ids or tuple(self.nodes):
             machine = self.machines.get(node_id, Machine())
             report = sharing(report_of(node_id, self.nodes[node_id], machine), self.libraries.get(node_id, ""))
-            self.ask("POST", "/heartbeat", heartbeat.encode(report, time.time()))
+            self.ask("POST", "/heartbeat", heartbeat_decode.encode(report, time.time()))
 
     def join(self, node_id: str, node: FleetNode, machine: Machine | None = None) -> None:
         """One more node, or the same one elsewhere."""

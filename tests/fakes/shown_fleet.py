@@ -22,12 +22,12 @@ from tempfile import TemporaryDirectory
 
 from fakes.clock import WallClock
 from fakes.fleet import Fleet, Machine, running_fleet
-from fakes.ollama import FakeModel, FakeOllama, FakeSettings
+from fakes.ollama.server import FakeModel, FakeOllama, FakeSettings
 from herd import config
-from herd.cli.settings_desk import FILE_NAME, SettingsDesk
-from herd.core.fleet import GB, Capacity, Disk, Gpu
-from herd.router import node_history, rows
-from herd.router.settings import Settings
+from herd.coordinator.settings import Settings
+from herd.coordinator.settings_store import FILE_NAME, SettingsDesk
+from herd.coordinator.storage import node_history, trace_rows
+from herd.core.state.fleet import GB, Capacity, Disk, Gpu
 
 SEED = 11
 HISTORY_HOURS = 9 * 24
@@ -171,7 +171,7 @@ def write_history(path: Path, hours: int) -> None:
             begin = now - hour * 3600
             clock = time.localtime(begin).tm_hour
             for _ in range(int(6 + 90 * max(0.0, math.sin((clock - 6) / 18 * math.pi)) + dice.random() * 20)):
-                database.execute(rows.INSERT_TRACE, _trace(dice, begin + dice.random() * 3600))
+                database.execute(trace_rows.INSERT_TRACE, _trace(dice, begin + dice.random() * 3600))
         database.commit()
         node_history.keep(database, [*_stays(dice, now, hours)], [
             node_history.Event(now - 5 * 3600, "node_joined", "attic joined"),
@@ -190,7 +190,7 @@ def _stays(dice: Random, now: float, hours: int) -> Iterator[node_history.Stay]:
             yield node_history.Stay(now - minute * 60, name, state, 600.0, SLOTS[name])
 
 
-def _trace(dice: Random, at: float) -> rows.TraceRow:
+def _trace(dice: Random, at: float) -> trace_rows.TraceRow:
     app = dice.choices(APPS, (5, 4, 2, 1))[0]
     model = "nomic-embed-text:latest" if app == "notes-search" else dice.choices(("qwen3:8b", "llama3.2:3b", "qwen3:32b"), (6, 3, 1))[0]
     node = dice.choice([name for name, held in HELD.items() if model in held])
@@ -199,7 +199,7 @@ def _trace(dice: Random, at: float) -> rows.TraceRow:
     held, load = (dice.expovariate(1 / 500) if dice.random() < 0.08 else 0.0), (2400.0 if dice.random() < 0.006 else 0.0)
     prefill, decode = prompt / SPEED[node] * 45, written / SPEED[node] * 1000
     first, attempt = held + load + prefill + 12, load + prefill + decode + 12
-    return rows.TraceRow(
+    return trace_rows.TraceRow(
         f"r5eed00-{dice.randrange(16**8):x}", model, model, node, 60.0, None, status, held + attempt, first, prompt, written, int(status == "failed"), 0, None,
         "192.168.1.7", "ollama", "the engine did not answer" if status == "failed" else None, at, json.dumps([app]), "stop" if status == "completed" else None,
         int(prompt * 1.05), "embed" if "embed" in model else "chat", 1, 1, attempt, held, 0, load, prefill, decode, prompt * 4,

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from builders import a_card, a_report, an_engine
-from herd.core.fleet import GB, Disk, Gpu, Liveness, Loaded, Memory, Pressure, Report, canonical
+from herd.core.state.fleet import GB, Disk, Gpu, Liveness, Loaded, Memory, Pressure, Report, canonical
 from herd.health.snapshot import SAMPLE_EVERY_S, NodeNow, Pair, Sample, Snapshot, StoreNow, Traffic
 
 AT = 1_795_448_000.0

@@ -10,7 +10,7 @@ import pytest
 import herd.health.checks
 from builders import a_card, an_engine_of
 from health.fleets import AT, a_healthy_report, a_memory, a_node, a_pair, a_sample, a_snapshot, an_hour
-from herd.core.fleet import GB, Disk, Liveness, Loaded, NodeId, Pressure, canonical
+from herd.core.state.fleet import GB, Disk, Liveness, Loaded, NodeId, Pressure, canonical
 from herd.discover import discover
 from herd.health import Check, Finding, Severity
 from herd.health.examination import examine

@@ -12,7 +12,7 @@ import pytest
 from fakes.fleet import Fleet, running_fleet
 from fakes.loop_thread import LoopThread
 from fakes.real_ollama import CHAT_MODEL, NOT_FOUND, RealOllama, find_ollama
-from herd.agent.sharing import Sharing, SharingSettings
+from herd.agent.model_registry import Sharing, SharingSettings
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ import pytest
 
 from fakes.faults import Gate, RunnerDies
 from fakes.likeness import WireAnswer, ask, differences, line_shape
-from fakes.ollama import FakeModel, FakeOllama
-from fakes.ollama_facts import RELOADS
+from fakes.ollama.facts import RELOADS
+from fakes.ollama.server import FakeModel, FakeOllama
 from fakes.real_ollama import CHAT_MODEL, EMBED_MODEL, OTHER_MODEL, TOOLS_MODEL, RealOllama
 
 SAY_HI = [{"role": "user", "content": "Say hi."}]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fakes.real_ollama import RealOllama
-from herd.core.memory_need import shape_of
+from herd.core.estimates.memory_need import shape_of
 
 MODEL = "smollm2:135m"
 SMALL_TOKENS, LARGE_TOKENS = 2048, 8192

@@ -13,8 +13,8 @@ import pytest
 
 from fakes.fleet import Fleet, running_fleet, settings_for_tests
 from fakes.real_ollama import CHAT_MODEL, NOT_FOUND, RealOllama, find_ollama
-from herd.core.fleet import canonical
-from herd.core.windows import WindowSettings
+from herd.core.context.windows import WindowSettings
+from herd.core.state.fleet import canonical
 
 HI = [{"role": "user", "content": "Say hi."}]
 SHORT = {"num_predict": 3}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from herd.core.commands import Command, Refuse
-from herd.core.dispatcher import Dispatcher
-from herd.core.events import AttemptFailed, AttemptFinished, ClientLeft
-from herd.core.live import Live
-from herd.core.request import Counters, Failure
+from herd.core.lifecycle.dispatcher import Dispatcher
+from herd.core.state.commands import Command, Refuse
+from herd.core.state.events import AttemptFailed, AttemptFinished, ClientLeft
+from herd.core.state.live_request import Live
+from herd.core.state.request import Counters, Failure
 from sim.faults.__main__ import failure
 from sim.faults.schedule import Asked, schedule, shrunk
 from sim.faults.world import trouble
@@ -50,7 +50,7 @@ class GivesUpAtOnce(Dispatcher):
     def _attempt_failed(self, live: Live, failure: Failure, at: float, out: list[Command]) -> None:
         assert live.attempt is not None
         live.attempt.failure = failure
-        from herd.core import refusals  # noqa: PLC0415
+        from herd.core.state import refusals  # noqa: PLC0415
 
         self._refuse(live, at, refusals.after_failure(failure), out)
 

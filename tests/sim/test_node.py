@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from herd.core.fleet import canonical
+from herd.core.state.fleet import canonical
 from sim.asks import Ask
 from sim.hardware import LLAMA_3B, LLAMA_8B, LLAMA_70B, MAC_STUDIO_ULTRA, QWEN_14B, RTX_4090, Machine, Model
 from sim.node import NodeSpec, SimNode

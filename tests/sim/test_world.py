@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from herd.core.request import Outcome
+from herd.core.state.request import Outcome
 from sim.catalogue import BASELINES, SCENARIOS
 from sim.compose import Baseline, a_world
 from sim.play import Scenario

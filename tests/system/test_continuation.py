@@ -14,10 +14,10 @@ import pytest
 from fakes.faults import Counting, Cut, How, RunnerDies, Status
 from fakes.fleet import Fleet, Machine, report_of, running_fleet, settings_for_tests
 from fakes.llama_engines import llama_engines
-from fakes.ollama import FakeModel, FakeOllama
-from herd.router.services import RelaySettings
-from herd.router.settings import Settings
-from herd.wire import heartbeat
+from fakes.ollama.server import FakeModel, FakeOllama
+from herd.agent_protocol import heartbeat_decode
+from herd.coordinator.proxy.relay_dependencies import RelaySettings
+from herd.coordinator.settings import Settings
 
 QUESTION = [{"role": "user", "content": "Tell me of the herd."}]
 MODEL = FakeModel("m", answer_tokens=12)
@@ -67,7 +67,7 @@ def a_fleet_of_writers_on(settings: Settings | None = None) -> Iterator[tuple[Fl
             report = report_of(node_id, node, Machine())
             face = replace(report.engines[0], kind="llamacpp")
             models = {name: replace(card, engine=face) for name, card in report.models.items()}
-            told = heartbeat.encode(replace(report, engines=(face,), models=models), time.time())
+            told = heartbeat_decode.encode(replace(report, engines=(face,), models=models), time.time())
             fleet.ask("POST", "/heartbeat", told)
         yield fleet, bad
 
@@ -136,7 +136,7 @@ def test_a_second_death_is_survived_by_a_third_node() -> None:
         report = report_of("third", third, Machine())
         face = replace(report.engines[0], kind="llamacpp")
         models = {name: replace(card, engine=face) for name, card in report.models.items()}
-        fleet.ask("POST", "/heartbeat", heartbeat.encode(replace(report, engines=(face,), models=models), time.time()))
+        fleet.ask("POST", "/heartbeat", heartbeat_decode.encode(replace(report, engines=(face,), models=models), time.time()))
         expected = openai_text(ask(fleet, "/v1/chat/completions", body))
         bad.fail(Cut(how=How.FIN, after_bytes=800, counting=Counting.BODY, times=1))
         good = fleet.on_loop(lambda: next(n for n in fleet.coordinator.driver.fleet if n.id == "good"))

@@ -19,12 +19,12 @@ import pytest
 
 from fakes.faults import Gate
 from fakes.fleet import Fleet, Machine, report_of, running_fleet
-from fakes.ollama import FakeOllama
-from fakes.ollama_visit import FakeSettings
+from fakes.ollama.server import FakeOllama
+from fakes.ollama.visit import FakeSettings
 from herd.agent.app import Agent, AgentSettings, Settings
+from herd.agent.coordinator_link import LinkSettings
 from herd.agent.inventory import EngineSettings
-from herd.agent.link import LinkSettings
-from herd.wire import heartbeat
+from herd.agent_protocol import heartbeat_decode
 from terminal import command, environment
 
 CHAT = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]})
@@ -138,7 +138,7 @@ def said(process: subprocess.Popen[str], word: str) -> str:
 @contextmanager
 def streams(engine: FakeOllama, port: int) -> Iterator[tuple[Gate, list[asyncio.Future[tuple[int, bytes]]]]]:
     """So many clients, each of whose answers has begun and waits at a gate."""
-    ask(port, "POST", "/heartbeat", heartbeat.encode(report_of("alpha", engine, Machine()), time.time()))
+    ask(port, "POST", "/heartbeat", heartbeat_decode.encode(report_of("alpha", engine, Machine()), time.time()))
     gate = engine.fail(Gate(at="piece", piece=1))
     with ThreadPoolExecutor(STREAMS) as clients:
         answers = [clients.submit(ask, port, "POST", "/api/chat", CHAT) for _ in range(STREAMS)]
@@ -183,5 +183,5 @@ def test_a_coordinator_that_is_killed_leaves_nobody_hanging_and_serves_again_whe
             assert not any(answer.exception() is None and is_whole(answer.result()) for answer in answers)
         engine.heal()
         with coordinator(tmp_path) as (_, port):
-            ask(port, "POST", "/heartbeat", heartbeat.encode(report_of("alpha", engine, Machine()), time.time()))
+            ask(port, "POST", "/heartbeat", heartbeat_decode.encode(report_of("alpha", engine, Machine()), time.time()))
             assert is_whole(ask(port, "POST", "/api/chat", CHAT))

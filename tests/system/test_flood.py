@@ -16,8 +16,8 @@ import pytest
 
 from fakes.faults import Gate
 from fakes.fleet import Fleet, running_fleet, settings_for_tests
-from fakes.ollama import FakeModel, FakeOllama, FakeSettings
-from herd.router.http_clients import HttpSettings
+from fakes.ollama.server import FakeModel, FakeOllama, FakeSettings
+from herd.coordinator.http.connections import HttpSettings
 
 resource = pytest.importorskip("resource", reason="the open files' limit and the peak of memory can be asked on Unix only")
 

@@ -13,7 +13,7 @@ import pytest
 
 from fakes.faults import Gate
 from fakes.fleet import Fleet, running_fleet
-from fakes.ollama import FakeModel, FakeOllama, FakeSettings
+from fakes.ollama.server import FakeModel, FakeOllama, FakeSettings
 
 MODEL = FakeModel("m", answer_tokens=12)
 TURN = [{"role": "user", "content": "Tell me of the herd."}]

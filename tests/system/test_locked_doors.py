@@ -16,18 +16,18 @@ import pytest
 import uvloop
 
 from fakes.fleet import running_fleet, settings_for_tests
-from fakes.ollama import FakeModel, FakeOllama
-from herd.agent import door_certificate
+from fakes.ollama.server import FakeModel, FakeOllama
+from herd.agent import forwarder_certificate
 from herd.agent.app import Agent, AgentSettings, Settings
-from herd.agent.door_certificate import Lock
-from herd.agent.doors import Doors
+from herd.agent.coordinator_link import LinkSettings
+from herd.agent.engine_forwarder import EngineRelay, RelaySettings
+from herd.agent.forwarder_certificate import Lock
+from herd.agent.forwarders import Doors
 from herd.agent.inventory import EngineSettings
-from herd.agent.link import LinkSettings
-from herd.agent.relay import EngineRelay, RelaySettings
-from herd.core.request import FailureKind
-from herd.router.exchange import Header
-from herd.router.membership import MembershipSettings
-from herd.router.upstream import Pool, UpstreamSettings
+from herd.coordinator.auth.membership import MembershipSettings
+from herd.coordinator.http.contract import Header
+from herd.coordinator.upstream.pool import Pool, UpstreamSettings
+from herd.core.state.request import FailureKind
 from herd.trust.signing import door_proof
 
 KEY = b"k" * 32
@@ -66,7 +66,7 @@ class Sink:
 @asynccontextmanager
 async def a_door(script: Script, folder: Path, proof: str | None = None, said: str | None = None) -> AsyncIterator[tuple[EngineRelay, Pool, str]]:
     """A locked door before an engine that plays `script`, a pool that knows what to say there, and the door's url."""
-    lock = door_certificate.made(folder, lambda pin: door_proof(KEY, pin) if proof is None else proof)
+    lock = forwarder_certificate.made(folder, lambda pin: door_proof(KEY, pin) if proof is None else proof)
     engine = await asyncio.start_server(script, "127.0.0.1", 0)
     relay = EngineRelay(f"http://127.0.0.1:{engine.sockets[0].getsockname()[1]}", RelaySettings(connect_timeout_s=PATIENCE_S), lock)
     port = await relay.listen("127.0.0.1")
@@ -229,7 +229,7 @@ def test_a_door_of_which_nothing_is_known_is_not_spoken_to_and_one_without_a_fle
 @both_loops
 def test_who_says_nothing_is_sent_away(run: Run, tmp_path: Path) -> None:
     async def go() -> None:
-        lock = door_certificate.made(tmp_path, lambda pin: door_proof(KEY, pin))
+        lock = forwarder_certificate.made(tmp_path, lambda pin: door_proof(KEY, pin))
         relay = EngineRelay("http://127.0.0.1:1", RelaySettings(connect_timeout_s=0.05), lock)
         port = await relay.listen("127.0.0.1")
         async with asyncio.timeout(PATIENCE_S):
@@ -253,13 +253,13 @@ def unverified() -> ssl.SSLContext:
 
 
 def test_each_start_makes_another_certificate_and_leaves_no_key_behind(tmp_path: Path) -> None:
-    locks: list[Lock] = [door_certificate.made(tmp_path / "data", lambda _: "") for _ in range(2)]
+    locks: list[Lock] = [forwarder_certificate.made(tmp_path / "data", lambda _: "") for _ in range(2)]
     assert locks[0].pin != locks[1].pin and all(len(lock.pin) == 64 for lock in locks)
     assert list((tmp_path / "data").iterdir()) == []
 
 
 def test_without_a_fleet_nothing_is_announced_and_that_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    doors = Doors(RelaySettings(tls=True), lambda: door_certificate.made(tmp_path, lambda _: ""))
+    doors = Doors(RelaySettings(tls=True), lambda: forwarder_certificate.made(tmp_path, lambda _: ""))
     for _ in range(3):
         assert asyncio.run(doors.urls(["http://127.0.0.1:1"], "http://127.0.0.1:2")) == {}
     assert [record.levelname for record in caplog.records] == ["WARNING"]

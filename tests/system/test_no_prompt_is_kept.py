@@ -14,9 +14,9 @@ import pytest
 
 from fakes.faults import Cut, Garbage, Status
 from fakes.fleet import Fleet, running_fleet, settings_for_tests
-from fakes.ollama import FakeOllama
+from fakes.ollama.server import FakeOllama
 from herd import logs
-from herd.core.holding import HoldingSettings
+from herd.core.lifecycle.holding import HoldingSettings
 from herd.logs import LogSettings
 
 CANARY = "xylocanary7q"

@@ -16,12 +16,12 @@ import pytest
 
 from fakes.faults import Cut, Status
 from fakes.fleet import Fleet, Machine, running_fleet, settings_for_tests
-from fakes.ollama import FakeModel, FakeOllama
+from fakes.ollama.server import FakeModel, FakeOllama
 from herd.cli.client import Trouble
 from herd.cli.replay import Asked, as_values, asked, lines, replayed
-from herd.core.fleet import GB
-from herd.core.holding import HoldingSettings
-from herd.router.settings import GeneralSettings
+from herd.coordinator.settings import GeneralSettings
+from herd.core.lifecycle.holding import HoldingSettings
+from herd.core.state.fleet import GB
 from terminal import herd
 
 REQUESTS = 360

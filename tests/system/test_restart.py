@@ -10,8 +10,8 @@ import pytest
 
 from builders import a_request
 from fakes.fleet import Fleet, Machine, running_fleet
-from fakes.ollama import FakeModel, FakeOllama
-from herd.core.fleet import canonical
+from fakes.ollama.server import FakeModel, FakeOllama
+from herd.core.state.fleet import canonical
 
 MODELS = [FakeModel("m", answer_tokens=24), FakeModel("k", answer_tokens=12)]
 

@@ -13,9 +13,9 @@ from dataclasses import replace
 import pytest
 
 from fakes.fleet import Fleet, running_fleet, settings_for_tests
-from fakes.ollama import FakeOllama
-from herd.router.gate import AccessSettings
-from herd.router.guarded import Guarded
+from fakes.ollama.server import FakeOllama
+from herd.coordinator.auth.access_control import AccessSettings
+from herd.coordinator.auth.routes import Guarded
 from herd.trust.rights import Right
 
 CAN = sys.platform == "linux" and os.geteuid() == 0 and shutil.which("ip") is not None

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fakes.fleet import Fleet, running_fleet
-from fakes.ollama import FakeModel, FakeOllama
+from fakes.ollama.server import FakeModel, FakeOllama
 
 HI = [{"role": "user", "content": "Say hi."}]
 

@@ -6,7 +6,7 @@ import http.client
 import json
 
 from fakes.fleet import running_fleet
-from fakes.ollama import FakeOllama
+from fakes.ollama.server import FakeOllama
 
 
 def test_unknown_paths_answer_as_ollama_and_as_openai_do() -> None:

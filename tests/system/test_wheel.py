@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from herd.router.dashboard_files import DashboardFiles
+from herd.coordinator.api.dashboard_files import DashboardFiles
 
 ROOT = Path(__file__).resolve().parents[2]
 TAKEN = ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE", "frontend", "src")

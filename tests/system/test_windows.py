@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from fakes.fleet import Fleet, running_fleet, settings_for_tests
-from fakes.ollama import FakeModel, FakeOllama
-from herd.core.fleet import canonical
-from herd.core.windows import WindowSettings
+from fakes.ollama.server import FakeModel, FakeOllama
+from herd.core.context.windows import WindowSettings
+from herd.core.state.fleet import canonical
 
 HI = [{"role": "user", "content": "Say hi."}]
 

@@ -15,7 +15,7 @@ from types import FrameType
 
 import pytest
 
-from herd.router import gate
+from herd.coordinator.auth import access_control
 from herd.trust import keys, logins
 from herd.trust.keys import ApiKey, Keyring, Scope, minted
 from herd.trust.logins import Logins
@@ -106,9 +106,9 @@ def test_every_header_form_comes_to_the_same_check() -> None:
     basic = "Basic " + base64.b64encode(f"user:{TEXT}".encode()).decode()
     forms = ({b"authorization": f"Bearer {TEXT}"}, {b"authorization": f"bearer  {TEXT} "}, {b"authorization": basic}, {b"x-api-key": f" {TEXT} "})
     for seen in forms:
-        assert gate.presented(seen) == [TEXT]
-        assert gate._key_among(gate.presented(seen), Keyring([KEY]), 1.0) == (KEY, None)
-    wrong = [gate._key_among([text], Keyring([KEY]), 1.0) for text in WRONG.values()]
+        assert access_control.presented(seen) == [TEXT]
+        assert access_control._key_among(access_control.presented(seen), Keyring([KEY]), 1.0) == (KEY, None)
+    wrong = [access_control._key_among([text], Keyring([KEY]), 1.0) for text in WRONG.values()]
     assert all(answer == wrong[0] and answer[0] is None for answer in wrong), "nobody is told whether it was the id or the secret"
 
 

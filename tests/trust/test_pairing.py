@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from herd.core.fleet import NodeId
+from herd.core.state.fleet import NodeId
 from herd.trust import pairing
 from herd.trust.pairing import (
     Applicant,

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from herd.core.fleet import NodeId
+from herd.core.state.fleet import NodeId
 from herd.trust import signing
 from herd.trust.signing import Sessions, Speaker, Verdict, answer_signature, sealed, signature, stamp_in
 

@@ -24,24 +24,24 @@ from urllib.parse import quote, urlsplit
 import herd.agent.sensors
 import herd.engines
 from herd import __version__
-from herd.agent import door_certificate, embedded
+from herd.agent import embedded, forwarder_certificate
 from herd.agent.availability import Learner, Sample, decode, encode
-from herd.agent.doors import Doors, is_this_machine
+from herd.agent.coordinator_link import Link, LinkSettings, Told
 from herd.agent.embedded import Embedded, EmbeddedSettings
+from herd.agent.engine_forwarder import RelaySettings
+from herd.agent.forwarders import Doors, is_this_machine
 from herd.agent.hardware import bandwidth_gbps
 from herd.agent.inventory import OLLAMA, Engines, EngineSettings, Local, cards_of
-from herd.agent.library import find_store
-from herd.agent.link import Link, LinkSettings, Told
-from herd.agent.passport import JoinSettings, open_passport
-from herd.agent.relay import RelaySettings
+from herd.agent.model_registry import Sharing, SharingSettings
+from herd.agent.model_store import find_store
+from herd.agent.node_identity import JoinSettings, open_passport
 from herd.agent.sensors import Place, Sensor
-from herd.agent.sharing import Sharing, SharingSettings
-from herd.core.fleet import GB, EngineFace, Memory, ModelCard, ModelName, NodeId, Report, canonical
+from herd.agent_protocol import heartbeat_decode
+from herd.core.state.fleet import GB, EngineFace, Memory, ModelCard, ModelName, NodeId, Report, canonical
 from herd.discover import discover
 from herd.engines import Engine
 from herd.logs import LogSettings
 from herd.trust import pairing
-from herd.wire import heartbeat
 
 log = logging.getLogger("herd.agent")
 
@@ -111,7 +111,7 @@ class Agent:
         self._place = Place()
         self._readings: dict[str, Mapping[str, object]] = {}
         self._reading: dict[str, asyncio.Future[Mapping[str, object]]] = {}
-        self._doors = Doors(settings.relay, lambda: door_certificate.made(settings.agent.data_dir.expanduser(), self._passport.door_proof))
+        self._doors = Doors(settings.relay, lambda: forwarder_certificate.made(settings.agent.data_dir.expanduser(), self._passport.door_proof))
         self._sharing = Sharing(settings.sharing, self._find_store)
         self._embedded_url = ""
         self._is_draining = False
@@ -141,7 +141,7 @@ class Agent:
             await asyncio.to_thread(self._keep_learnt)
         if not known:
             return None
-        told = await self.link.report(heartbeat.encode(report, time.time()))
+        told = await self.link.report(heartbeat_decode.encode(report, time.time()))
         if told.is_heard:
             self._sharing.allow(told.peers)
         if told.is_heard and told.node_id and told.node_id != self.node_id:
@@ -297,10 +297,10 @@ def models_of(cards: list[ModelCard]) -> dict[ModelName, ModelCard]:
         known = models.get(canonical(card.name))
         if known is None or (known.loaded is None and card.loaded is not None):
             models[canonical(card.name)] = card
-    if len(models) <= heartbeat.MODELS_MAX:
+    if len(models) <= heartbeat_decode.MODELS_MAX:
         return models
     dearest = sorted(models, key=lambda name: (models[name].loaded is not None, models[name].modified_at), reverse=True)
-    return {name: models[name] for name in dearest[: heartbeat.MODELS_MAX]}
+    return {name: models[name] for name in dearest[: heartbeat_decode.MODELS_MAX]}
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from herd.core.fleet import GB, Capacity
+from herd.core.state.fleet import GB, Capacity
 
 SLOTS = 168
 HALF_LIFE_S = 15 * 86400.0

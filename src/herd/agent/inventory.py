@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from herd.agent.http_client import full_url, request
 from herd.agent.ollama_environment import OllamaSetup, read_setup
-from herd.core.fleet import EngineFace, ModelCard
+from herd.core.state.fleet import EngineFace, ModelCard
 from herd.engines import Call, Engine, Inventory, Reply
 
 log = logging.getLogger("herd.agent.inventory")

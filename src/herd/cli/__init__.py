@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from herd import __version__
-from herd.cli import access, fleet, library_verbs, serving
+from herd.cli import access, fleet, model_commands, serving
 from herd.cli import bench as bench_verb
 from herd.cli import chat as chat_verb
 from herd.cli import demo as demo_verb
@@ -354,5 +354,5 @@ def audit(
 
 # --- models on disks and in memory ---
 
-for _verb in library_verbs.VERBS:
+for _verb in model_commands.VERBS:
     app.command()(_verb)

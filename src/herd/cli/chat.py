@@ -13,7 +13,7 @@ from rich.text import Text
 from herd.cli.client import Coordinator, Headers, Json, Trouble
 from herd.cli.fleet import by_model
 from herd.cli.screen import clean, complaints, console, fail, put
-from herd.core.fleet import canonical
+from herd.core.state.fleet import canonical
 
 with suppress(ImportError):
     # Gives input() its line editing and history; Windows' console brings its own.

@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from herd.agent.link import COORDINATOR_PORT
+from herd.agent.coordinator_link import COORDINATOR_PORT
 
 Json = dict[str, Any]
 Headers = Mapping[str, str]

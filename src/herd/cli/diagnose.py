@@ -26,7 +26,7 @@ from herd import __version__
 from herd.cli.client import Coordinator, Trouble
 from herd.cli.doctor import Setup, examine
 from herd.cli.screen import console, show
-from herd.router.database import DATABASE_NAME
+from herd.coordinator.storage.database import DATABASE_NAME
 from herd.trust.masking import MASK, masked
 
 LOG_TAIL_MAX_BYTES = 1024 * 1024

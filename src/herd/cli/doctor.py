@@ -18,8 +18,8 @@ from pathlib import Path
 from rich.text import Text
 
 from herd import __version__, mdns
-from herd.cli import pieces
 from herd.cli.client import Coordinator, Json, NotReached, Trouble, coordinator_at
+from herd.cli.demo import embedded_requirements
 from herd.cli.fleet import by_model, node_state
 from herd.cli.screen import console, duration, folded, number, show
 
@@ -115,7 +115,7 @@ def _engines_here(engines: Sequence[tuple[str, int]]) -> Iterator[Finding]:
     if engines:
         return
     remedy = "to lend this machine, start Ollama, or let the agent bring its own engine: herd-node --engine embedded"
-    if missing := pieces.missing():
+    if missing := embedded_requirements.missing():
         remedy += f"\nwhich must be installed first: {missing}"
     yield Finding("look", "engine here", "none answers on a usual port", remedy)
 

@@ -7,7 +7,7 @@ from rich.text import Text
 from herd.cli.client import Coordinator, Json
 from herd.cli.columns import Cell, Column, table
 from herd.cli.screen import clean, console, duration, gb, number, show, style_of
-from herd.core.fleet import canonical
+from herd.core.state.fleet import canonical
 
 NO_NODES = "No node has reported yet. On each machine with an engine run: herd-node"
 NO_MODELS = "No node has a model yet. On one of them run, for example: ollama pull llama3.2:3b"

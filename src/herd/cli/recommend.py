@@ -8,7 +8,7 @@ from rich.text import Text
 
 from herd.cli.client import Coordinator, Json
 from herd.cli.screen import clean, console, duration, folded, show
-from herd.core.fleet import GB
+from herd.core.state.fleet import GB
 
 PATH = "/dashboard/api/v1/recommendations"
 STYLES = (("pull", "green"), ("pin", "green"), ("delete", "yellow"), ("leave", "dim"))

@@ -14,17 +14,17 @@ from pathlib import Path
 
 from rich.text import Text
 
-import herd.core.signals
+import herd.core.scheduling.signals
 from herd.cli.client import Json, Trouble
 from herd.cli.columns import Cell, Column, table
 from herd.cli.screen import clean, console, duration, folded, number, show
-from herd.core.completion_time import CompletionTimeSettings
-from herd.core.fleet import NodeId
-from herd.core.replaying import POLICIES, Part, Replay, Rules
-from herd.core.signals import Signal, Weights
+from herd.coordinator.storage import decision_json, learned_state, queries
+from herd.coordinator.storage.database import DATABASE_NAME, open_for_reading
+from herd.core.planning.replay import POLICIES, Part, Replay, Rules
+from herd.core.scheduling.completion_time import CompletionTimeSettings
+from herd.core.scheduling.signals import Signal, Weights
+from herd.core.state.fleet import NodeId
 from herd.discover import discover
-from herd.router import choices, learnt, queries
-from herd.router.database import DATABASE_NAME, open_for_reading
 
 ROWS_DEFAULT = 10_000
 ROWS_MAX = 1_000_000
@@ -131,14 +131,14 @@ def replayed(wanted: Asked, now: float) -> Replay:
 
 
 def _replayed(connection: sqlite3.Connection, wanted: Asked, now: float) -> Replay:
-    done, signals = Replay(), discover(herd.core.signals, Signal, "SIGNAL")
-    known = learnt.known_rules(connection) if queries.has_rules(connection) else {}
+    done, signals = Replay(), discover(herd.core.scheduling.signals, Signal, "SIGNAL")
+    known = learned_state.known_rules(connection) if queries.has_rules(connection) else {}
     under: dict[str, Rules] = {name: rules.changed(wanted.policy, wanted.weights or {}) for name, rules in known.items()}
     since = now - wanted.since_s if wanted.since_s is not None else 0.0
     for request_id, prompt_tokens, column in queries.recorded_choices(connection, since, wanted.limit):
         try:
-            choice = choices.choice_of(request_id, prompt_tokens, column, known)
-        except choices.Unreadable:
+            choice = decision_json.choice_of(request_id, prompt_tokens, column, known)
+        except decision_json.Unreadable:
             done.unreadable += 1
             continue
         if choice is None:

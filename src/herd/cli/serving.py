@@ -19,13 +19,13 @@ from herd.cli.client import Coordinator, Trouble, coordinator_at
 from herd.cli.doctor import Setup
 from herd.cli.fleet import capture_line
 from herd.cli.screen import clean, console, folded, put, show
-from herd.cli.settings_desk import FILE_NAME, SettingsDesk
-from herd.router import app as router_app
-from herd.router import settings as router_settings
-from herd.router.folder import FolderBusy
-from herd.router.http_server import PortInUse
-from herd.router.tls import BadCertificate
-from herd.router.vault import VaultDamaged
+from herd.coordinator import app as router_app
+from herd.coordinator import settings as router_settings
+from herd.coordinator.http.server import PortInUse
+from herd.coordinator.http.tls import BadCertificate
+from herd.coordinator.settings_store import FILE_NAME, SettingsDesk
+from herd.coordinator.storage.credential_store import VaultDamaged
+from herd.coordinator.storage.data_dir import FolderBusy
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

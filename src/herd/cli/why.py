@@ -11,7 +11,7 @@ from rich.text import Text
 
 from herd.cli.client import Coordinator, Json, Trouble
 from herd.cli.screen import clean, console, duration, folded, gb, show, style_of, tokens
-from herd.core.fleet import GB, canonical
+from herd.core.state.fleet import GB, canonical
 from herd.dashboard.alternatives import alternatives, is_by_seconds
 
 TERMS = (("wait", "wait"), ("load", "loading"), ("prefill", "reading"), ("decode", "writing"), ("harm", "harm to others"))

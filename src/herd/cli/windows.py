@@ -9,7 +9,7 @@ from rich.text import Text
 from herd.cli.client import Coordinator, Json
 from herd.cli.columns import Cell, Column, table
 from herd.cli.screen import clean, console, show
-from herd.core.fleet import GB
+from herd.core.state.fleet import GB
 
 COLUMNS = (
     Column("model", 9, least=8), Column("node", 8), Column("window", 7, is_right=True), Column("used", 6, is_right=True),

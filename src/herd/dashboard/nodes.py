@@ -9,9 +9,9 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from herd.core.fleet import Capacity, Gpu, Liveness, ModelCard, ModelName, Node, Pressure
-from herd.core.instants import unix_s
-from herd.core.queues import Queue
+from herd.core.state.fleet import Capacity, Gpu, Liveness, ModelCard, ModelName, Node, Pressure
+from herd.core.state.queues import Queue
+from herd.core.state.timestamps import unix_s
 from herd.dashboard.words import duration, number
 
 NEVER_S = 365 * 86400.0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from herd.core.live import Live
-from herd.core.places import Place
+from herd.core.lifecycle.queue_positions import Place
+from herd.core.state.live_request import Live
 from herd.dashboard import Answer
 
 KEY_CHARACTERS_SHOWN = 8

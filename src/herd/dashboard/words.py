@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from herd.core.fleet import GB
+from herd.core.state.fleet import GB
 
 
 def duration(milliseconds: float | None) -> str:

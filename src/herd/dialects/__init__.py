@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from herd.core.fleet import Fleet, ModelCard
-from herd.core.request import Counters
-from herd.core.windows import Pin
+from herd.core.context.windows import Pin
+from herd.core.state.fleet import Fleet, ModelCard
+from herd.core.state.request import Counters
 from herd.errors import Refusal
-from herd.wire.chat import Ask, Conversation, Delta, Route
-from herd.wire.resuming import Said
+from herd.protocols.conversation import Ask, Conversation, Delta, Route
+from herd.protocols.resumption import Said
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,15 +11,15 @@ from typing import Any
 
 import msgspec
 
-from herd.core.fleet import Fleet, ModelCard, canonical
-from herd.core.request import Kind
-from herd.core.windows import Pin
+from herd.core.context.windows import Pin
+from herd.core.state.fleet import Fleet, ModelCard, canonical
+from herd.core.state.request import Kind
 from herd.dialects import Answer, Dialect, Moment, Resumed, Watch, Writer
 from herd.errors import BadRequest, Refusal, UnknownModel
-from herd.wire import door
-from herd.wire.anthropic_answers import DocumentWatch, DocumentWriter, StreamWatch, StreamWriter, error_body
-from herd.wire.chat import Ask, Conversation, Message, Route, Sampling, Tool, ToolCall
-from herd.wire.streams import event
+from herd.protocols import request_fields
+from herd.protocols.anthropic.client_answers import DocumentWatch, DocumentWriter, StreamWatch, StreamWriter, error_body
+from herd.protocols.conversation import Ask, Conversation, Message, Route, Sampling, Tool, ToolCall
+from herd.protocols.streams import event
 
 MESSAGES = "/v1/messages"
 COUNT_TOKENS = "/v1/messages/count_tokens"
@@ -43,17 +43,17 @@ TYPES = {
 
 
 class _Turn(msgspec.Struct):
-    content: msgspec.Raw = door.ABSENT
+    content: msgspec.Raw = request_fields.ABSENT
 
 
-class _Door(door.Extras):
+class _Door(request_fields.Extras):
     model: str | None = None
-    thinking: msgspec.Raw = door.ABSENT
+    thinking: msgspec.Raw = request_fields.ABSENT
     stream: bool | None = None
     max_tokens: int | float | None = None
     messages: list[_Turn] | None = None
-    system: msgspec.Raw = door.ABSENT
-    tools: msgspec.Raw = door.ABSENT
+    system: msgspec.Raw = request_fields.ABSENT
+    tools: msgspec.Raw = request_fields.ABSENT
 
 
 _DOOR = msgspec.json.Decoder(_Door)
@@ -135,28 +135,28 @@ class Anthropic(Dialect):
     listings = ()
 
     def parse(self, route: Route, body: bytes) -> Ask:
-        read = door.read(body, _DOOR)
-        model = door.model_name(read.model)
+        read = request_fields.read(body, _DOOR)
+        model = request_fields.model_name(read.model)
         limit = _tokens(read.max_tokens)
         if route.kind is Kind.CHAT and limit is None:
             raise BadRequest("max_tokens is required and must be positive")
         turns = read.messages
         if not turns:
             raise BadRequest("messages is required and must not be empty")
-        own = door.own(read, model)
+        own = request_fields.own(read, model)
         return Ask(
             route,
             body,
             model,
             stream=bool(read.stream) and route.kind is Kind.CHAT,
-            prompt_tokens=door.tokens(_prompt_bytes(read, turns)),
+            prompt_tokens=request_fields.tokens(_prompt_bytes(read, turns)),
             output_tokens_max=limit,
             needs=_needs(read, turns),
             fallback_models=own.fallback_models,
             tags=own.tags,
             user=own.user,
             has_extras=own.are_present,
-            is_limit_whole=door.is_given(read.thinking),
+            is_limit_whole=request_fields.is_given(read.thinking),
         )
 
     def rewrite(self, ask: Ask, model: str, pin: Pin | None = None) -> bytes:  # noqa: ARG002 - it has no words for it
@@ -164,10 +164,10 @@ class Anthropic(Dialect):
         is_same = canonical(model) == canonical(ask.model)
         if not ask.has_extras and (model == ask.model or (is_same and model.endswith(":latest"))):
             return ask.body
-        return door.rewrite(ask, model)
+        return request_fields.rewrite(ask, model)
 
     def converse(self, ask: Ask) -> Conversation:
-        whole = door.read(ask.body, _WHOLE)
+        whole = request_fields.read(ask.body, _WHOLE)
         config = whole.output_config or _OutputConfig()
         system = [Message("system", _text(whole.system, "system"))] if whole.system else []
         return Conversation(
@@ -226,7 +226,7 @@ class Anthropic(Dialect):
 def _prompt_bytes(read: _Door, turns: Sequence[_Turn]) -> int:
     size = memoryview(read.tools).nbytes + memoryview(read.system).nbytes
     return size + sum(
-        door.text_bytes(turn.content) if _has_blocks(turn) else memoryview(turn.content).nbytes for turn in turns
+        request_fields.text_bytes(turn.content) if _has_blocks(turn) else memoryview(turn.content).nbytes for turn in turns
     )
 
 
@@ -235,7 +235,7 @@ def _needs(read: _Door, turns: Sequence[_Turn]) -> frozenset[str]:
     needs = []
     if any(_has_blocks(turn) and _has_picture(bytes(turn.content)) for turn in turns):
         needs.append("vision")
-    if door.is_given(read.tools) and bytes(read.tools).replace(b" ", b"") != b"[]":
+    if request_fields.is_given(read.tools) and bytes(read.tools).replace(b" ", b"") != b"[]":
         needs.append("tools")
     return frozenset(needs)
 

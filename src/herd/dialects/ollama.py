@@ -13,15 +13,15 @@ from typing import Any
 
 import msgspec
 
-from herd.core.fleet import Fleet, Liveness, Loaded, ModelCard, Node, canonical
-from herd.core.request import Kind
-from herd.core.windows import Pin
+from herd.core.context.windows import Pin
+from herd.core.state.fleet import Fleet, Liveness, Loaded, ModelCard, Node, canonical
+from herd.core.state.request import Kind
 from herd.dialects import Answer, Dialect, Moment, Resumed, Watch, Writer
 from herd.errors import BadRequest, Refusal, UnknownModel
-from herd.wire import door, pinning
-from herd.wire import ollama as wire
-from herd.wire.chat import Ask, Conversation, Message, Route, Sampling, Tool
-from herd.wire.ollama_answers import AnswerWriter, DocumentWatch, EmbedWriter, LineWatch, said_in_lines
+from herd.protocols import engine_options, request_fields
+from herd.protocols.conversation import Ask, Conversation, Message, Route, Sampling, Tool
+from herd.protocols.ollama import chat_json as wire
+from herd.protocols.ollama.client_answers import AnswerWriter, DocumentWatch, EmbedWriter, LineWatch, said_in_lines
 
 VERSION_ASSUMED = "0.32.15"
 """What /api/version says of a fleet without any Ollama: the version whose protocol this file speaks."""
@@ -46,40 +46,40 @@ _NUMBERS = re.compile(r"\d+")
 class _Options(msgspec.Struct):
     num_ctx: int | float | None = None
     num_predict: int | float | None = None
-    num_batch: msgspec.Raw = door.ABSENT
-    num_gpu: msgspec.Raw = door.ABSENT
-    main_gpu: msgspec.Raw = door.ABSENT
-    use_mmap: msgspec.Raw = door.ABSENT
-    num_thread: msgspec.Raw = door.ABSENT
-    draft_num_predict: msgspec.Raw = door.ABSENT
+    num_batch: msgspec.Raw = request_fields.ABSENT
+    num_gpu: msgspec.Raw = request_fields.ABSENT
+    main_gpu: msgspec.Raw = request_fields.ABSENT
+    use_mmap: msgspec.Raw = request_fields.ABSENT
+    num_thread: msgspec.Raw = request_fields.ABSENT
+    draft_num_predict: msgspec.Raw = request_fields.ABSENT
 
     @property
     def reload(self) -> bool:
         """Whether one is there for which a runner is started anew."""
         for_runner = (self.num_batch, self.num_gpu, self.main_gpu, self.use_mmap, self.num_thread, self.draft_num_predict)
-        return any(option is not door.ABSENT for option in for_runner)
+        return any(option is not request_fields.ABSENT for option in for_runner)
 
 
-class _Door(door.Extras):
+class _Door(request_fields.Extras):
     model: str | None = None
     name: str | None = None
     stream: bool | None = None
     options: _Options | None = None
-    tools: msgspec.Raw = door.ABSENT
-    think: msgspec.Raw = door.ABSENT
-    shift: msgspec.Raw = door.ABSENT
-    suffix: msgspec.Raw = door.ABSENT
-    images: msgspec.Raw = door.ABSENT
-    prompt: msgspec.Raw = door.ABSENT
-    system: msgspec.Raw = door.ABSENT
-    input: msgspec.Raw = door.ABSENT
+    tools: msgspec.Raw = request_fields.ABSENT
+    think: msgspec.Raw = request_fields.ABSENT
+    shift: msgspec.Raw = request_fields.ABSENT
+    suffix: msgspec.Raw = request_fields.ABSENT
+    images: msgspec.Raw = request_fields.ABSENT
+    prompt: msgspec.Raw = request_fields.ABSENT
+    system: msgspec.Raw = request_fields.ABSENT
+    input: msgspec.Raw = request_fields.ABSENT
 
 
 class _Turn(msgspec.Struct):
-    content: msgspec.Raw = door.ABSENT
-    thinking: msgspec.Raw = door.ABSENT
-    tool_calls: msgspec.Raw = door.ABSENT
-    images: msgspec.Raw = door.ABSENT
+    content: msgspec.Raw = request_fields.ABSENT
+    thinking: msgspec.Raw = request_fields.ABSENT
+    tool_calls: msgspec.Raw = request_fields.ABSENT
+    images: msgspec.Raw = request_fields.ABSENT
 
 
 class _ChatDoor(_Door):
@@ -142,9 +142,9 @@ class _AllOptions(msgspec.Struct):
 
 
 class _Pinned(msgspec.Struct):
-    options: msgspec.Raw = door.ABSENT
-    truncate: msgspec.Raw = door.ABSENT
-    shift: msgspec.Raw = door.ABSENT
+    options: msgspec.Raw = request_fields.ABSENT
+    truncate: msgspec.Raw = request_fields.ABSENT
+    shift: msgspec.Raw = request_fields.ABSENT
 
 
 _PINNED = msgspec.json.Decoder(_Pinned)
@@ -167,9 +167,9 @@ class Ollama(Dialect):
     )
 
     def parse(self, route: Route, body: bytes) -> Ask:
-        read = door.read(body, _CHAT_DOOR) if route.kind is Kind.CHAT else door.read(body, _DOOR)
-        model = door.model_name(read.model or (read.name if route.kind is Kind.INFO else None))
-        own = door.own(read, model)
+        read = request_fields.read(body, _CHAT_DOOR) if route.kind is Kind.CHAT else request_fields.read(body, _DOOR)
+        model = request_fields.model_name(read.model or (read.name if route.kind is Kind.INFO else None))
+        own = request_fields.own(read, model)
         turns = (read.messages or []) if isinstance(read, _ChatDoor) else []
         streams = route.kind in (Kind.CHAT, Kind.GENERATE)
         options = read.options or _Options()
@@ -186,8 +186,8 @@ class Ollama(Dialect):
             tags=own.tags,
             user=own.user,
             has_extras=own.are_present,
-            has_runner_options=options.reload or door.is_given(read.shift),
-            is_limit_whole=door.is_given(read.think) and bytes(read.think) == b"false",
+            has_runner_options=options.reload or request_fields.is_given(read.shift),
+            is_limit_whole=request_fields.is_given(read.think) and bytes(read.think) == b"false",
         )
 
     def rewrite(self, ask: Ask, model: str, pin: Pin | None = None) -> bytes:
@@ -197,12 +197,12 @@ class Ollama(Dialect):
         name = model if canonical(model) != canonical(ask.model) else ask.model
         put = None
         if pin is not None:
-            sent = door.read(ask.body, _PINNED)
-            put = pinning.fields(sent.options if door.is_given(sent.options) else None, door.is_given(sent.truncate), door.is_given(sent.shift), pin)
-        return door.rewrite(ask, name, put, _name_field(ask))
+            sent = request_fields.read(ask.body, _PINNED)
+            put = engine_options.fields(sent.options if request_fields.is_given(sent.options) else None, request_fields.is_given(sent.truncate), request_fields.is_given(sent.shift), pin)
+        return request_fields.rewrite(ask, name, put, _name_field(ask))
 
     def converse(self, ask: Ask) -> Conversation:
-        whole = door.read(ask.body, _WHOLE)
+        whole = request_fields.read(ask.body, _WHOLE)
         if whole.template:
             raise BadRequest("a prompt template works only on Ollama nodes, and none of them has this model")
         return Conversation(
@@ -224,7 +224,7 @@ class Ollama(Dialect):
             logprobs=bool(whole.logprobs),
             top_logprobs=whole.top_logprobs,
             truncate=whole.truncate,
-            sampling=_sampling(whole.options or _Sampling(), door.read(ask.body, _ALL_OPTIONS).options or {}),
+            sampling=_sampling(whole.options or _Sampling(), request_fields.read(ask.body, _ALL_OPTIONS).options or {}),
         )
 
     def watch(self, ask: Ask) -> Watch:
@@ -292,7 +292,7 @@ def _prompt_tokens(read: _Door, turns: Sequence[_Turn]) -> int:
     parts = [read.prompt, read.system, read.suffix, read.input, read.tools]
     for turn in turns:
         parts += (turn.content, turn.thinking, turn.tool_calls)
-    return door.tokens(sum(memoryview(part).nbytes for part in parts if part is not door.ABSENT))
+    return request_fields.tokens(sum(memoryview(part).nbytes for part in parts if part is not request_fields.ABSENT))
 
 
 def _needs(route: Route, read: _Door, turns: Sequence[_Turn]) -> frozenset[str]:
@@ -313,7 +313,7 @@ def _needs(route: Route, read: _Door, turns: Sequence[_Turn]) -> frozenset[str]:
 
 
 def _is_filled(raw: msgspec.Raw) -> bool:
-    if not door.is_given(raw):
+    if not request_fields.is_given(raw):
         return False
     return memoryview(raw).nbytes > 16 or bytes(raw).replace(b" ", b"") not in (b"[]", b'""', b"false")
 
@@ -324,7 +324,7 @@ def _positive(number: float | None) -> int | None:
 
 def _name_field(ask: Ask) -> str:
     """The field that holds the model: /api/show takes `name`, the older word, where there is no `model`."""
-    if ask.route.kind is Kind.INFO and not door.read(ask.body, _DOOR).model:
+    if ask.route.kind is Kind.INFO and not request_fields.read(ask.body, _DOOR).model:
         return "name"
     return "model"
 

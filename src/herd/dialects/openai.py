@@ -11,19 +11,19 @@ from typing import Any
 
 import msgspec
 
-from herd.core.fleet import Fleet, Liveness, ModelCard, canonical
-from herd.core.request import Kind
-from herd.core.windows import Pin
+from herd.core.context.windows import Pin
+from herd.core.state.fleet import Fleet, Liveness, ModelCard, canonical
+from herd.core.state.request import Kind
 from herd.dialects import Answer, Dialect, Moment, Resumed, Watch, Writer
 from herd.errors import BadRequest, Refusal, UnknownModel
-from herd.wire import door
-from herd.wire import openai as wire
-from herd.wire import openai_responses as responses
-from herd.wire.chat import Ask, Conversation, Route, Sampling
-from herd.wire.ollama import instant
-from herd.wire.openai_answers import AnswerWriter, DocumentWatch, EmbedWriter, StreamWatch, error_body
-from herd.wire.openai_responses_writing import ResponsesWriter
-from herd.wire.streams import event
+from herd.protocols import request_fields
+from herd.protocols.conversation import Ask, Conversation, Route, Sampling
+from herd.protocols.ollama.chat_json import instant
+from herd.protocols.openai import chat_json as wire
+from herd.protocols.openai import responses_requests as responses
+from herd.protocols.openai.client_answers import AnswerWriter, DocumentWatch, EmbedWriter, StreamWatch, error_body
+from herd.protocols.openai.responses_answers import ResponsesWriter
+from herd.protocols.streams import event
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -48,26 +48,26 @@ class _StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
-class _Door(door.Extras):
+class _Door(request_fields.Extras):
     model: str | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     max_tokens: int | float | None = None
     max_completion_tokens: int | float | None = None
     max_output_tokens: int | float | None = None
-    tools: msgspec.Raw = door.ABSENT
-    instructions: msgspec.Raw = door.ABSENT
-    reasoning_effort: msgspec.Raw = door.ABSENT
-    prompt: msgspec.Raw = door.ABSENT
-    suffix: msgspec.Raw = door.ABSENT
-    input: msgspec.Raw = door.ABSENT
+    tools: msgspec.Raw = request_fields.ABSENT
+    instructions: msgspec.Raw = request_fields.ABSENT
+    reasoning_effort: msgspec.Raw = request_fields.ABSENT
+    prompt: msgspec.Raw = request_fields.ABSENT
+    suffix: msgspec.Raw = request_fields.ABSENT
+    input: msgspec.Raw = request_fields.ABSENT
 
 
 class _Turn(msgspec.Struct):
-    content: msgspec.Raw = door.ABSENT
-    tool_calls: msgspec.Raw = door.ABSENT
-    reasoning: msgspec.Raw = door.ABSENT
-    reasoning_content: msgspec.Raw = door.ABSENT
+    content: msgspec.Raw = request_fields.ABSENT
+    tool_calls: msgspec.Raw = request_fields.ABSENT
+    reasoning: msgspec.Raw = request_fields.ABSENT
+    reasoning_content: msgspec.Raw = request_fields.ABSENT
 
 
 class _ChatDoor(_Door):
@@ -131,17 +131,17 @@ class OpenAI(Dialect):
     listings = (("GET", MODELS), ("GET", MODELS + "/{name}"))
 
     def parse(self, route: Route, body: bytes) -> Ask:
-        read = door.read(body, _CHAT_DOOR) if route.path == CHAT else door.read(body, _DOOR)
-        model = door.model_name(read.model)
+        read = request_fields.read(body, _CHAT_DOOR) if route.path == CHAT else request_fields.read(body, _DOOR)
+        model = request_fields.model_name(read.model)
         text_bytes, has_pictures = _sized(read, _turns(read))
         limit = read.max_completion_tokens or read.max_output_tokens or read.max_tokens
-        own = door.own(read, model)
+        own = request_fields.own(read, model)
         return Ask(
             route,
             body,
             model,
             stream=bool(read.stream) and route.kind is not Kind.EMBED,
-            prompt_tokens=door.tokens(text_bytes),
+            prompt_tokens=request_fields.tokens(text_bytes),
             output_tokens_max=_tokens(limit),
             needs=_needs(route, read, has_pictures),
             fallback_models=own.fallback_models,
@@ -158,12 +158,12 @@ class OpenAI(Dialect):
             is_same = model == ask.model or (model.endswith(":latest") and canonical(model) == canonical(ask.model))
             if is_same:
                 return ask.body
-        return door.rewrite(ask, model)
+        return request_fields.rewrite(ask, model)
 
     def converse(self, ask: Ask) -> Conversation:
         if ask.route.path == RESPONSES:
             return _responses_conversation(ask)
-        whole = door.read(ask.body, _WHOLE)
+        whole = request_fields.read(ask.body, _WHOLE)
         if (whole.n or 1) > 1:
             raise BadRequest("n: only one answer at a time can be had from the nodes that have this model")
         if whole.functions:
@@ -195,7 +195,7 @@ class OpenAI(Dialect):
 
     def writer(self, ask: Ask, model: str, request_id: str, moment: Moment) -> Writer:
         if ask.route.kind is Kind.EMBED:
-            return EmbedWriter(model, door.read(ask.body, _EMBED_MANNER).encoding_format == "base64")
+            return EmbedWriter(model, request_fields.read(ask.body, _EMBED_MANNER).encoding_format == "base64")
         if ask.route.path == RESPONSES:
             return ResponsesWriter(model, request_id, moment.unix_s, ask.stream)
         is_chat = ask.route.kind is Kind.CHAT
@@ -254,13 +254,13 @@ def _sized(read: _Door, turns: Sequence[_Turn]) -> tuple[int, bool]:
         plain += (turn.tool_calls, turn.reasoning, turn.reasoning_content)
         contents.append(turn.content)
     for raw in plain:
-        if raw is not door.ABSENT:
+        if raw is not request_fields.ABSENT:
             size += memoryview(raw).nbytes
     for content in contents:
-        if content is door.ABSENT:
+        if content is request_fields.ABSENT:
             continue
         if _has_parts(content):
-            size += door.text_bytes(content)
+            size += request_fields.text_bytes(content)
             has_pictures = has_pictures or b'"image_url"' in bytes(content)
         else:
             size += memoryview(content).nbytes
@@ -286,7 +286,7 @@ def _has_parts(content: msgspec.Raw) -> bool:
 
 
 def _is_filled(raw: msgspec.Raw) -> bool:
-    return door.is_given(raw) and (memoryview(raw).nbytes > 16 or bytes(raw).replace(b" ", b"") not in _WORDLESS)
+    return request_fields.is_given(raw) and (memoryview(raw).nbytes > 16 or bytes(raw).replace(b" ", b"") not in _WORDLESS)
 
 
 def _tokens(number: float | None) -> int | None:
@@ -297,7 +297,7 @@ def _tokens(number: float | None) -> int | None:
 
 
 def _responses_conversation(ask: Ask) -> Conversation:
-    request = door.read(ask.body, responses.REQUEST)
+    request = request_fields.read(ask.body, responses.REQUEST)
     reasoning, text = request.reasoning, request.text
     return Conversation(
         ask.route.kind,

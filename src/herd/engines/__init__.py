@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from herd.core.fleet import ModelCard
-from herd.core.request import FailureKind
-from herd.wire.chat import Conversation, Delta
+from herd.core.state.fleet import ModelCard
+from herd.core.state.request import FailureKind
+from herd.protocols.conversation import Conversation, Delta
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,15 +12,15 @@ from typing import Any
 
 import msgspec
 
-from herd.core.fleet import ModelCard, ModelName, canonical
-from herd.core.request import Kind
+from herd.core.state.fleet import ModelCard, ModelName, canonical
+from herd.core.state.request import Kind
 from herd.engines import Call, Engine, Inventory, Reader, Reply
 from herd.errors import BadRequest
-from herd.wire import door
-from herd.wire import ollama as wire
-from herd.wire import ollama_lists as lists
-from herd.wire.chat import Conversation, Delta, Message, Sampling
-from herd.wire.streams import DocumentReader, LineReader
+from herd.protocols import request_fields
+from herd.protocols.conversation import Conversation, Delta, Message, Sampling
+from herd.protocols.ollama import chat_json as wire
+from herd.protocols.ollama import model_list as lists
+from herd.protocols.streams import DocumentReader, LineReader
 
 MODELS_MAX = 512
 """Most models taken into an inventory, as many as a heartbeat may carry."""
@@ -292,7 +292,7 @@ def _piece(body: bytes) -> wire.Piece:
 
 
 def _delta(piece: wire.Piece, calls_before: int) -> Delta:
-    if door.is_given(piece.error):
+    if request_fields.is_given(piece.error):
         return Delta(error=wire.error_text(piece.error))
     message = piece.message or wire.Message(
         content=piece.response, thinking=piece.thinking, tool_calls=piece.tool_calls

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import msgspec
 
-from herd.core.fleet import EngineFace, Loaded, ModelCard
+from herd.core.state.fleet import EngineFace, Loaded, ModelCard
 from herd.engines import Call, Engine, Inventory, Reader, Reply
-from herd.wire import openai_asking as asking
-from herd.wire import openai_models as models
-from herd.wire import openai_reading as reading
-from herd.wire.chat import Conversation
-from herd.wire.watching import decoded
+from herd.protocols.answer_watch import decoded
+from herd.protocols.conversation import Conversation
+from herd.protocols.openai import engine_answers as reading
+from herd.protocols.openai import engine_requests as asking
+from herd.protocols.openai import model_list as models
 
 PATHS = frozenset(("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"))
 """What vLLM has had since 0.10; /v1/messages is younger and therefore translated."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 
-from herd.core.fleet import NodeId
+from herd.core.state.fleet import NodeId
 from herd.health.snapshot import Snapshot
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 
-from herd.core.fleet import GB
+from herd.core.state.fleet import GB
 from herd.health import Command
 from herd.health.snapshot import NodeNow
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from herd.core.fleet import Liveness, ModelCard, ModelName, NodeId, Pressure, Report
+from herd.core.state.fleet import Liveness, ModelCard, ModelName, NodeId, Pressure, Report
 
 WINDOW_S = 3600.0
 """How far back traffic and samples reach: long enough for a rate, short enough to be about now."""

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from herd.core.fleet import NodeId
+from herd.core.state.fleet import NodeId
 from herd.trust.signing import is_same, signature
 
 KEY_BYTES = 32

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import Enum
 from urllib.parse import quote, unquote
 
-from herd.core.fleet import NodeId
+from herd.core.state.fleet import NodeId
 
 SECRET_BYTES = 32
 COUNTER_MAX = 1 << 62

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from herd.agent.sensors import Place, Sensor
-from herd.core.fleet import Gpu
+from herd.core.state.fleet import Gpu
 
 MEMORY_MIN_BYTES = 2_000_000_000
 """Less is the carve-out of integrated graphics, whose models live in main memory."""

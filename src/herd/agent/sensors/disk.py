@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 
 from herd.agent.sensors import Place, Sensor
-from herd.core.fleet import Disk
+from herd.core.state.fleet import Disk
 
 
 def read(place: Place) -> Mapping[str, object]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import psutil
 
 from herd.agent.sensors import Place, Sensor
-from herd.core.fleet import Memory, Pressure
+from herd.core.state.fleet import Memory, Pressure
 
 STALLED_WARN_PCT = 10.0
 STALLED_CRITICAL_PCT = 30.0

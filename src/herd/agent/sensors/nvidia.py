@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pynvml
 
 from herd.agent.sensors import Place, Sensor
-from herd.core.fleet import Gpu
+from herd.core.state.fleet import Gpu
 
 
 def read(_place: Place) -> Mapping[str, object]:

@@ -1,8 +1,0 @@
-"""The product's policy, and no model is loaded before somebody is sent to it."""
-
-from __future__ import annotations
-
-from sim.baselines.completion_time import make
-from sim.compose import Baseline
-
-BASELINE = Baseline("completion_time_waiting", "the same, loading nothing ahead", make, is_simple=False, at_every_load=False)

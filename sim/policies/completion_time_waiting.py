@@ -1,0 +1,8 @@
+"""The product's policy, and no model is loaded before somebody is sent to it."""
+
+from __future__ import annotations
+
+from sim.compose import Baseline
+from sim.policies.completion_time import make
+
+BASELINE = Baseline("completion_time_waiting", "the same, loading nothing ahead", make, is_simple=False, at_every_load=False)

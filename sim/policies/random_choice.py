@@ -1,0 +1,30 @@
+"""Any node that passed the filters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+from herd.core.state.decision import Candidate, Scored
+from herd.core.state.request import Request
+from sim.compose import Baseline, Ground
+from sim.policies import told
+
+
+class RandomChoice:
+    name = "random"
+
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
+
+    def rank(self, _request: Request, candidates: Sequence[Candidate]) -> list[Scored]:
+        order = list(candidates)
+        self._rng.shuffle(order)
+        return [told(one) for one in order]
+
+
+def make(ground: Ground) -> RandomChoice:
+    return RandomChoice(ground.rng)
+
+
+BASELINE = Baseline("random", "any node that has the model", make, at_every_load=False)

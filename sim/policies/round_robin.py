@@ -1,0 +1,31 @@
+"""One after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from herd.core.state.decision import Candidate, Scored
+from herd.core.state.request import Request
+from sim.compose import Baseline, Ground
+from sim.policies import told
+
+
+class RoundRobin:
+    name = "round_robin"
+
+    def __init__(self) -> None:
+        self._turn = 0
+
+    def rank(self, _request: Request, candidates: Sequence[Candidate]) -> list[Scored]:
+        if not candidates:
+            return []
+        self._turn += 1
+        first = self._turn % len(candidates)
+        return [told(one) for one in (*candidates[first:], *candidates[:first])]
+
+
+def make(_ground: Ground) -> RoundRobin:
+    return RoundRobin()
+
+
+BASELINE = Baseline("round_robin", "one after the other", make, at_every_load=False)

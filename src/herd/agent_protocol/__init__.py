@@ -1,0 +1,1 @@
+"""The messages between an agent and the coordinator: joining and heartbeats."""

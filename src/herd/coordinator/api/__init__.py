@@ -1,0 +1,1 @@
+"""Every route that is not inference: status, dashboard, models, keys, settings."""

@@ -1,0 +1,225 @@
+"""Runs an ASGI application for one exchange at a time: what is not on the fast path is served by a framework.
+
+Knows HTTP alone. A WebSocket's handshake is handed to who takes it, or refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Any, Final
+
+from herd.coordinator.auth.access_control import key_of
+from herd.coordinator.http.connections import RenderError
+from herd.coordinator.http.contract import Exchange, Header
+from herd.errors import HerdError, Refusal
+
+log = logging.getLogger("herd.asgi")
+
+Message = MutableMapping[str, Any]
+Application = Callable[
+    [MutableMapping[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
+]
+
+_VERSIONS: Final = (("version", "3.0"), ("spec_version", "2.4"))
+_ID_BYTES: Final = 6
+
+
+class Bridge:
+    """One application; one task for each exchange that it answers."""
+
+    def __init__(
+        self, application: Application, render_error: RenderError, server: tuple[str, int],
+        take_socket: Callable[[Exchange], bool] | None = None,
+    ) -> None:  # fmt: skip
+        """`take_socket` takes a WebSocket's handshake over, or says that the path has none."""
+        self._take_socket = take_socket
+        self._application = application
+        self._render_error = render_error
+        self._server = server
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def serve(self, exchange: Exchange) -> None:
+        """Answers this exchange, soon. A client that leaves cancels its task."""
+        if _wants_websocket(exchange):
+            self._serve_socket(exchange)
+            return
+        call = _Call(self._application, self._render_error, exchange)
+        task = asyncio.get_running_loop().create_task(call.run(_scope(exchange, self._server)))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        exchange.on_writable = call.set_writable
+        exchange.on_gone = call.leaver(task)
+
+    def _serve_socket(self, exchange: Exchange) -> None:
+        refusal = Refusal(400, "websocket_not_supported", "WebSockets are not served here")
+        try:
+            if self._take_socket is not None and self._take_socket(exchange):
+                return
+        except HerdError as error:
+            refusal = error.refusal
+        _respond(exchange, self._render_error(exchange.path, refusal))
+
+    async def close(self) -> None:
+        """Cancels what still runs, and waits until it has ended."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+
+class _Call:
+    """One run of the application: its `receive` and `send`, and what is to be said if it fails."""
+
+    __slots__ = (
+        "_application",
+        "_ended",
+        "_exchange",
+        "_has_begun",
+        "_held",
+        "_is_body_read",
+        "_is_gone",
+        "_render_error",
+        "_start",
+        "_writable",
+    )
+
+    def __init__(self, application: Application, render_error: RenderError, exchange: Exchange) -> None:
+        self._application = application
+        self._render_error = render_error
+        self._exchange = exchange
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._ended = asyncio.Event()
+        self._start: Message | None = None
+        self._held: tuple[int, Sequence[Header], bytes] | None = None
+        self._has_begun = False
+        self._is_body_read = False
+        self._is_gone = False
+
+    async def run(self, scope: MutableMapping[str, Any]) -> None:
+        # The border to a framework and its routes: a bug there ends one request with an id that is in the log.
+        try:
+            await self._application(scope, self._receive, self._send)
+        except Exception:  # noqa: BLE001
+            level = logging.DEBUG if self._is_gone else logging.ERROR
+            self._fail(self._log(level, "application failed", with_trace=True))
+        else:
+            self._settle()
+
+    def set_writable(self, is_writable: bool) -> None:
+        if is_writable:
+            self._writable.set()
+        else:
+            self._writable.clear()
+
+    def leaver(self, task: asyncio.Task[None]) -> Callable[[], None]:
+        def leave() -> None:
+            self._is_gone = True
+            self._ended.set()
+            self._writable.set()
+            task.cancel()
+
+        return leave
+
+    async def _receive(self) -> Message:
+        if not self._is_body_read:
+            self._is_body_read = True
+            return {"type": "http.request", "body": self._exchange.body, "more_body": False}
+        await self._ended.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Message) -> None:
+        if self._is_gone:
+            # The ASGI specification's word (spec_version 2.4) for sending to a client that has left.
+            raise OSError("the client has left")
+        if message["type"] == "http.response.start":
+            self._start = message
+        elif message["type"] == "http.response.body" and not self._ended.is_set():
+            self._send_body(message.get("body", b""), message.get("more_body", False))
+            await self._writable.wait()
+
+    def _send_body(self, body: bytes, has_more: bool) -> None:
+        assert self._start is not None, "http.response.body before http.response.start"
+        status: int = self._start["status"]
+        headers: Sequence[Header] = [(bytes(name), bytes(value)) for name, value in self._start.get("headers", ())]
+        if not self._has_begun and not has_more and self._exchange.method != "HEAD":
+            if status >= 500:
+                # Starlette answers a bug with a bare 500 and only then raises: wait for it, the answer can say more.
+                self._held = status, headers, body
+            else:
+                self._exchange.respond(status, headers, body)
+            self._ended.set()
+            return
+        if not self._has_begun:
+            self._has_begun = True
+            self._exchange.begin(status, headers, _length(headers))
+        self._exchange.write(body)
+        if not has_more:
+            self._exchange.end()
+            self._ended.set()
+
+    def _settle(self) -> None:
+        """The application returned: sends what was held back; cuts an answer that it never finished."""
+        if self._held is not None:
+            self._exchange.respond(*self._held)
+        elif not self._ended.is_set():
+            if self._has_begun:
+                self._exchange.cut()
+            else:
+                self._fail(self._log(logging.ERROR, "application gave no answer", with_trace=False))
+
+    def _log(self, level: int, what: str, with_trace: bool) -> str:
+        """Returns the id under which the log has it."""
+        incident = secrets.token_hex(_ID_BYTES)
+        exchange = self._exchange
+        fields = {"request_id": incident}
+        log.log(level, "%s: %s %s", what, exchange.method, exchange.path, exc_info=with_trace, extra=fields)
+        return incident
+
+    def _fail(self, incident: str) -> None:
+        """Ends the exchange: with a 500 that names the log's entry, or, if part of an answer was sent, by cutting it."""
+        if self._has_begun:
+            self._exchange.cut()
+            return
+        message = f"internal error; the coordinator's log has the details under {incident}"
+        refusal = Refusal(500, "internal_error", message)
+        _respond(self._exchange, self._render_error(self._exchange.path, refusal))
+
+
+def _scope(exchange: Exchange, server: tuple[str, int]) -> MutableMapping[str, Any]:
+    return {
+        "type": "http",
+        "asgi": dict(_VERSIONS),
+        "http_version": "1.1",
+        "method": exchange.method,
+        "scheme": "https" if exchange.is_encrypted else "http",
+        "path": exchange.path,
+        "query_string": exchange.query,
+        "root_path": "",
+        "headers": list(exchange.headers),
+        # The port of a client means nothing to anybody here.
+        "client": (exchange.client_ip, 0),
+        "server": server,
+        "state": {"key": key_of(exchange.admission)},
+    }
+
+
+def _wants_websocket(exchange: Exchange) -> bool:
+    upgrade = exchange.header(b"upgrade")
+    return upgrade is not None and b"websocket" in upgrade.lower()
+
+
+def _length(headers: Sequence[Header]) -> int | None:
+    for name, value in headers:
+        if name.lower() == b"content-length":
+            return int(value)
+    return None
+
+
+def _respond(exchange: Exchange, answer: tuple[int, str, bytes]) -> None:
+    status, content_type, body = answer
+    exchange.respond(status, ((b"Content-Type", content_type.encode("latin-1")),), body)

@@ -1,0 +1,113 @@
+"""The routes of the benchmarks: start, watch, end, read, compare. Measures nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from herd.coordinator.api.keys_and_nodes import as_json, noted, read, told
+from herd.coordinator.auth.routes import Guarded
+from herd.coordinator.driver import Driver
+from herd.coordinator.models.benchmark_runner import BenchmarkRun, Benchmarks, Plan, wanted
+from herd.coordinator.storage import benchmark_runs
+from herd.coordinator.storage.benchmark_runs import Ended
+from herd.coordinator.storage.writer import Store
+from herd.core.planning.benchmark_stats import compare
+from herd.dashboard.tabs.benchmarks import ComparisonBox, DifferenceBox, LeftOut, Progress, Run, Runs, Start, Started
+from herd.errors import BadRequest, UnknownModel
+from herd.trust.rights import Right
+
+ID_MAX_CHARS = 100
+
+
+class BenchmarksApi:
+    def __init__(self, benchmarks: Benchmarks, driver: Driver, store: Store) -> None:
+        self._benchmarks, self._driver, self._store = benchmarks, driver, store
+
+    @property
+    def routes(self) -> list[Guarded]:
+        return [
+            Guarded("/dashboard/api/benchmarks", told(self.runs), "GET", Right.READ, query=("compare",)),
+            Guarded("/dashboard/api/benchmarks/start", told(self.start), "POST", Right.ADMIN, Start),
+            Guarded("/dashboard/api/benchmarks/progress", told(self.progress), "GET", Right.READ),
+            Guarded("/dashboard/api/benchmarks/cancel", told(self.cancel), "POST", Right.ADMIN),
+            Guarded("/dashboard/api/benchmarks/{run_id}", told(self.one), "GET", Right.READ),
+        ]
+
+    async def runs(self, request: Request) -> Response:
+        """Every run that is kept, the newest first; `compare=A,B` compares two of them."""
+        pair = request.query_params.get("compare")
+        comparison = await self._compared(pair) if pair else None
+        run = self._benchmarks.run
+        running = run.run_id if run is not None and run.state == "running" else None
+        return as_json(Runs(tuple(await self._store.ask(benchmark_runs.newest)), running, comparison))
+
+    async def start(self, request: Request) -> Response:
+        """Measures nodes that have nothing to do, and gives way to whoever comes; `dry_run` only tells how long it would take."""
+        body = await read(request, Start)
+        asked = wanted(body.nodes, body.models, body.kinds)
+        if body.dry_run:
+            return as_json(_started(None, self._benchmarks.plan(asked)))
+        run = self._benchmarks.start(asked)
+        self._store.audit(noted(request, "started a benchmark", run.run_id))
+        return as_json(_started(run.run_id, run.plan), 202)
+
+    async def progress(self, _: Request) -> Response:
+        """How far the run is, or how the last one ended."""
+        return as_json(self._progress())
+
+    async def cancel(self, request: Request) -> Response:
+        """Ends the run, with what it has."""
+        await self._benchmarks.cancel()
+        run = self._benchmarks.run
+        if run is not None:
+            self._store.audit(noted(request, "cancelled a benchmark", run.run_id))
+        return as_json(self._progress())
+
+    async def one(self, request: Request) -> Response:
+        """What a run showed: nodes and models with their figures and how far those spread."""
+        return as_json(await self._found(str(request.path_params["run_id"])))
+
+    async def _found(self, run_id: str) -> Run:
+        """The one that runs, or has just ended and may not be written yet, from memory."""
+        run = self._benchmarks.run
+        if run is not None and run.run_id == run_id:
+            return benchmark_runs.run_of(Ended(run, benchmark_runs.described(self._driver.fleet)))
+        found = await self._store.ask(benchmark_runs.one, run_id[:ID_MAX_CHARS])
+        if found is None:
+            raise UnknownModel(f"there is no run {run_id[:ID_MAX_CHARS]!r}; those there are: herd bench --list", code="not_found")
+        return found
+
+    async def _compared(self, pair: str) -> ComparisonBox:
+        names = [name.strip() for name in pair.split(",")]
+        if len(names) != 2 or not all(names):
+            raise BadRequest("compare wants two runs: compare=A,B")
+        first, second = await self._found(names[0]), await self._found(names[1])
+        before, after = ([benchmark_runs.cell_of(each) for each in run.cells] for run in (first, second))
+        found = compare(before, after, benchmark_runs.changed(first, second))
+        boxes = tuple(DifferenceBox(d.node_id, d.model, d.measure, d.first, d.second, d.change, d.plus_minus, d.is_clear) for d in found.differences)
+        return ComparisonBox(first.run_id, second.run_id, found.verdict, found.change, found.plus_minus, boxes)
+
+    def _progress(self) -> Progress:
+        run, left_s = self._benchmarks.run, self._benchmarks.left_s()
+        if run is None:
+            return Progress(None, "idle", 0, 0, "", None, 0)
+        return Progress(run.run_id, run.state, run.done, len(run.plan.probes), run.message, round(left_s, 1) if left_s is not None else None, run.yields)
+
+
+def _started(run_id: str | None, plan: Plan) -> Started:
+    left_out = tuple(LeftOut(node_id, model, reason) for (node_id, model), reason in plan.left_out.items())
+    return Started(run_id, round(plan.estimate_s, 1), sum(probe.requests for probe in plan.probes), left_out)
+
+
+def keeper(store: Store, driver: Driver) -> Callable[[BenchmarkRun], None]:
+    """Has every run that showed anything written down."""
+
+    def kept(run: BenchmarkRun) -> None:
+        ended = Ended(run, benchmark_runs.described(driver.fleet))
+        if run.shown:
+            store.write(lambda connection: benchmark_runs.keep(connection, ended))
+
+    return kept

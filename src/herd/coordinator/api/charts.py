@@ -1,0 +1,184 @@
+"""The routes of the tabs that look back: trends, models, apps, context. Decides nothing; asks and reckons beside the event loop."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from herd.coordinator.api.keys_and_nodes import told
+from herd.coordinator.auth.routes import Guarded
+from herd.coordinator.driver import Driver
+from herd.coordinator.storage import chart_queries, queries
+from herd.coordinator.storage.chart_queries import APP, APP_MODEL, MODEL_NODE, Range
+from herd.coordinator.storage.rollups import DAY_S, Measure
+from herd.coordinator.storage.writer import Store
+from herd.core.state.fleet import Liveness
+from herd.dashboard.histograms import merged
+from herd.dashboard.tabs import apps, models, trends
+from herd.dashboard.tabs.models import Present
+from herd.errors import BadRequest
+from herd.trust.rights import Right
+
+RANGE_DEFAULT = "24h"
+WEEK_S = 7 * DAY_S
+HEAT_DAYS = 28
+DAYS_MAX = 400
+DAYS_AS_RANGES = ((1, "24h"), (7, "7d"), (DAYS_MAX, "30d"))
+"""What `days=` of older scripts means here: the range that is not shorter."""
+
+
+class ChartsApi:
+    def __init__(self, driver: Driver, store: Store, wall: Callable[[], float] = time.time) -> None:
+        """`wall`: unix seconds; every range ends now."""
+        self._driver = driver
+        self._store = store
+        self._wall = wall
+
+    @property
+    def routes(self) -> list[Guarded]:
+        ranged = ("range", "days")
+        return [
+            Guarded("/dashboard/api/trends", told(self.trends), "GET", Right.READ, query=(*ranged, "node_id", "model")),
+            Guarded("/dashboard/api/models", told(self.models), "GET", Right.READ, query=ranged),
+            Guarded("/dashboard/api/context-usage", told(self.context_usage), "GET", Right.READ, query=ranged),
+            Guarded("/dashboard/api/apps", told(self.apps), "GET", Right.READ, query=ranged),
+            Guarded("/dashboard/api/tags", told(self.apps), "GET", Right.READ, query=ranged),
+            Guarded("/dashboard/api/apps/tags", told(self.apps), "GET", Right.READ, query=ranged),
+            Guarded("/dashboard/api/apps/daily", told(self.daily), "GET", Right.READ, query=("days",)),
+            Guarded("/dashboard/api/tags/daily", told(self.daily), "GET", Right.READ, query=("days",)),
+        ]
+
+    async def trends(self, request: Request) -> Response:
+        """Requests, tokens, first tokens, waits, errors and loads over time, with last week behind them, and what happened meanwhile."""
+        query = request.query_params
+        return await self._asked(partial(_trends, wanted=self._range(request), node_id=query.get("node_id"), model=query.get("model")))
+
+    async def models(self, request: Request) -> Response:
+        """Each model by node: speed, first token, loads, context, digests, last use."""
+        return await self._asked(partial(_models, wanted=self._range(request), present=self._present()))
+
+    async def context_usage(self, request: Request) -> Response:
+        """How much of its window each model used."""
+        return await self._asked(partial(_context_usage, wanted=self._range(request), present=self._present()))
+
+    async def apps(self, request: Request) -> Response:
+        """Who asked, how much, and how long they waited."""
+        return await self._asked(partial(_apps, wanted=self._range(request)))
+
+    async def daily(self, request: Request) -> Response:
+        """Requests and tokens of each tag by day, of the last `days` (7)."""
+        return await self._asked(partial(_daily, since=self._wall() - _days(request, 7) * DAY_S))
+
+    def _range(self, request: Request) -> Range:
+        name = request.query_params.get("range")
+        if not name and request.query_params.get("days"):
+            name = next(one for most, one in DAYS_AS_RANGES if _days(request, 1) <= most)
+        return chart_queries.range_of(name or RANGE_DEFAULT, self._wall())
+
+    def _present(self) -> list[Present]:
+        """Every model on every node that is there."""
+        return [
+            Present(
+                name, node.id, "hot" if card.loaded else "warm" if name in node.loaded_until else "cold", card.digest, card.parameters,
+                card.quantization, card.size_bytes, card.loaded.context_tokens if card.loaded else None,
+            )
+            for node in self._driver.fleet if node.liveness is not Liveness.OFFLINE
+            for name, card in node.report.models.items()
+        ]  # fmt: skip
+
+    async def _asked(self, question: Callable[[sqlite3.Connection], object]) -> Response:
+        """Asks, reckons and writes the answer, all beside the loop."""
+        body = await self._store.ask(lambda connection: msgspec.json.encode(question(connection)))
+        return Response(body, media_type="application/json")
+
+
+def _days(request: Request, default: int) -> int:
+    text = request.query_params.get("days") or str(default)
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= DAYS_MAX:
+        raise BadRequest(f"days must be a whole number from 1 to {DAYS_MAX}, not {text[:40]!r}")
+    return int(text)
+
+
+def _past(connection: sqlite3.Connection, wanted: Range, node_id: str | None, model: str | None) -> trends.Past:
+    sums = chart_queries.series(connection, wanted, node_id, model)
+    bins = chart_queries.series_bins(connection, wanted, node_id, model) if sums else {}
+    return trends.Past(sums, bins, chart_queries.edges(connection))
+
+
+def _trends(connection: sqlite3.Connection, wanted: Range, node_id: str | None, model: str | None) -> trends.Trends:
+    now, before = (_past(connection, one, node_id, model) for one in (wanted, wanted.earlier(WEEK_S)))
+    flags = tuple(trends.Flag(*flag) for flag in chart_queries.flags(connection, wanted))
+    busy, slots = chart_queries.by_hour(connection, wanted.to_at - HEAT_DAYS * DAY_S, wanted.to_at)
+    ttft = merged(counts for (_, measure), counts in now.bins.items() if measure == Measure.TTFT)
+    starts = wanted.starts
+    return trends.Trends(
+        wanted.name, wanted.from_at, wanted.to_at, wanted.step_s, starts, trends.series(now, before, len(starts)), flags,
+        trends.heat(busy, slots, hour_of_week), trends.summary(now, ttft),
+    )  # fmt: skip
+
+
+def _models_past(connection: sqlite3.Connection, wanted: Range) -> models.Past:
+    sums = chart_queries.grouped(connection, wanted, MODEL_NODE)
+    bins = chart_queries.grouped_bins(connection, wanted, MODEL_NODE)
+    context = {
+        model: merged(counts for (key, measure), counts in bins.items() if measure is Measure.CONTEXT and key[0] == model)
+        for model in {key[0] for key in sums}
+    }
+    has_fallbacks = any(one["fallbacks"] for one in sums.values())
+    return models.Past(
+        sums, {key: counts for (key, measure), counts in bins.items() if measure is Measure.TTFT}, context, chart_queries.last_used(connection),
+        chart_queries.fallbacks(connection, wanted) if has_fallbacks else (), chart_queries.edges(connection),
+    )  # fmt: skip
+
+
+def _models(connection: sqlite3.Connection, wanted: Range, present: Sequence[Present]) -> models.Models:
+    made = models.lines(present, _models_past(connection, wanted))
+    return models.Models(wanted.name, wanted.from_at, wanted.to_at, made, models.summary(made))
+
+
+def _context_usage(connection: sqlite3.Connection, wanted: Range, present: Sequence[Present]) -> models.ContextUsage:
+    made = models.lines(present, _models_past(connection, wanted))
+    return models.ContextUsage(wanted.name, wanted.from_at, wanted.to_at, tuple(models.ContextLine(line.name, line.context) for line in made))
+
+
+def _apps(connection: sqlite3.Connection, wanted: Range) -> apps.Apps:
+    bins = {(key, int(measure)): counts for (key, measure), counts in chart_queries.grouped_bins(connection, wanted, APP).items()}
+    past = apps.Past(
+        chart_queries.grouped(connection, wanted, APP), chart_queries.grouped(connection, wanted, APP_MODEL), bins,
+        _dialects(connection, wanted), chart_queries.edges(connection),
+    )  # fmt: skip
+    made, by_tag = apps.lines(past), tuple(queries.usage_by_tag(connection, wanted.from_at))
+    return apps.Apps(wanted.name, wanted.from_at, wanted.to_at, made, by_tag, by_tag, apps.summary(made))
+
+
+def _dialects(connection: sqlite3.Connection, wanted: Range) -> dict[tuple[str, str], dict[str, int]]:
+    """Which languages each app spoke, and how often."""
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    for tags, key_id, client_ip, dialect in chart_queries.dialects(connection, wanted):
+        counts = found.setdefault(apps.app_of(_tags(tags), key_id, client_ip), {})
+        counts[dialect or ""] = counts.get(dialect or "", 0) + 1
+    return found
+
+
+def _tags(column: str | None) -> list[object]:
+    try:
+        tags = msgspec.json.decode(column) if column else []
+    except msgspec.DecodeError:
+        return []
+    return tags if isinstance(tags, list) else []
+
+
+def _daily(connection: sqlite3.Connection, since: float) -> apps.Daily:
+    return apps.days(queries.usage_by_tag_and_day(connection, since))
+
+
+def hour_of_week(at: float) -> int:
+    """From Monday 0:00, where the coordinator is."""
+    local = time.localtime(at)
+    return local.tm_wday * 24 + local.tm_hour

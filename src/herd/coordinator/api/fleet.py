@@ -1,0 +1,162 @@
+"""The routes by which nodes report and people look: heartbeats, status, queue. Decides no routing.
+
+Served by Starlette through the bridge in `asgi.py`; nothing here is on the path of an inference request.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from herd.agent_protocol import heartbeat_decode
+from herd.coordinator.api import views
+from herd.coordinator.auth.membership import ANYBODY, Membership, NotOfTheFleet, Reporter, SessionWanted
+from herd.coordinator.auth.routes import Guarded
+from herd.coordinator.driver import Driver
+from herd.coordinator.storage.writer import Store
+from herd.core.lifecycle.node_names import Identities
+from herd.core.state.events import HeartbeatReceived, NodeLeft
+from herd.core.state.fleet import NodeId
+from herd.errors import BadRequest, HerdError
+from herd.trust.rights import Right
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+PEERS_MAX = 1024
+
+
+class Goodbye(msgspec.Struct):
+    """What an agent says when it leaves."""
+
+    node_id: str
+    boot_id: str = ""
+
+
+class FleetApi:
+    def __init__(
+        self, driver: Driver, store: Store, membership: Membership, limits: dict[str, object], capture: Callable[[], dict[str, object]],
+        heard: Callable[[], None], lag_ms: Callable[[], float],
+    ) -> None:  # fmt: skip
+        """`capture` tells whether prompts are kept; `heard` is called after each heartbeat; `lag_ms` is how late the loop was of late."""
+        self._lag_ms = lag_ms
+        self._driver = driver
+        self._store = store
+        self._membership = membership
+        self._limits = limits
+        self._capture = capture
+        self._heard = heard
+        self._identities = Identities()
+
+    @property
+    def routes(self) -> list[Guarded]:
+        """Everything this file serves. Heartbeats are open here because `membership` checks their stamps."""
+        return [
+            Guarded("/heartbeat", _told(self.heartbeat), "POST", Right.OPEN),
+            Guarded("/heartbeat/goodbye", _told(self.goodbye), "POST", Right.OPEN, Goodbye),
+            Guarded("/fleet/status", _told(self.status), "GET", Right.READ),
+            Guarded("/fleet/queue", _told(self.queue), "GET", Right.READ),
+            Guarded("/fleet/limits", _told(self.fleet_limits), "GET", Right.READ),
+            Guarded("/health", self.health, "GET", Right.OPEN),
+        ]
+
+    async def heartbeat(self, request: Request) -> Response:
+        """A node reports. 422 with the field's name where the report makes no sense, 401 from a stranger; then nothing changes."""
+        body = await request.body()
+        reporter = self._reporter(request, body)
+        source_ip = _source_ip(request)
+        report = heartbeat_decode.decode(body, source_ip)
+        claimed = reporter.node_id or report.node_id
+        if reporter is ANYBODY and not self._membership.may_claim(claimed):
+            raise NotOfTheFleet(f"{claimed} is a paired node, and this report is not signed by it")
+        self._membership.check_reach((url for face in report.engines for url in (face.url, face.library_url) if url), reporter)
+        now = self._driver.now()
+        node_id = self._identities.assign(claimed, report.boot_id, source_ip, now)
+        if node_id != report.node_id:
+            report = heartbeat_decode.renamed(report, node_id)
+        self._driver.feed(HeartbeatReceived(now, report))
+        self._heard()
+        queues = self._driver.dispatcher.waiting.queues.of_node(node_id).values()
+        running = sum(len(queue.in_flight) for queue in queues)
+        answer = {"status": "ok", "node_id": node_id, "running": running, "peers": self._peers(node_id)}
+        return _signed(reporter, _json(answer))
+
+    def _peers(self, node_id: NodeId) -> list[str]:
+        """Addresses of the other machines, which may copy this one's models."""
+        others = (face.url for node in self._driver.fleet if node.id != node_id for face in node.report.engines)
+        return sorted({urlsplit(url).hostname or "" for url in others})[:PEERS_MAX]
+
+    async def goodbye(self, request: Request) -> Response:
+        """An agent leaves: its node is gone at once, and what waited for it goes elsewhere."""
+        body = await request.body()
+        reporter = self._reporter(request, body)
+        try:
+            said = msgspec.json.decode(body, type=Goodbye)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+            raise BadRequest(f"goodbye: {error}") from error
+        node_id = NodeId(said.node_id)
+        if reporter.node_id is not None:
+            node_id = self._identities.assign(reporter.node_id, said.boot_id, _source_ip(request), self._driver.now())
+        elif not self._membership.may_claim(node_id):
+            raise NotOfTheFleet(f"{node_id} is a paired node, and this goodbye is not signed by it")
+        self._driver.feed(NodeLeft(self._driver.now(), node_id, said.boot_id))
+        self._identities.release(node_id)
+        return _signed(reporter, _json({"status": "ok"}))
+
+    def _reporter(self, request: Request, body: bytes) -> Reporter:
+        return self._membership.check(request.headers.get, request.url.path, request.url.query, body, _source_ip(request))
+
+    async def status(self, _: Request) -> Response:
+        """Every node with its models, every queue, and how the traces are doing."""
+        answer = views.status(self._driver.dispatcher, self._driver.now(), time.time(), self._driver.alarms)
+        return _json({
+            **answer, "store": msgspec.to_builtins(self._store.state), "is_open": self._membership.settings.open, "capture": self._capture(),
+            "loop_lag_ms": self._lag_ms(),
+        })
+
+    async def queue(self, _: Request) -> Response:
+        """Every request that runs or waits, oldest first."""
+        return _json(views.queue_view(self._driver.dispatcher, self._driver.now()))
+
+    async def fleet_limits(self, _: Request) -> Response:
+        """What is bounded, by the setting's name."""
+        return _json(self._limits)
+
+    async def health(self, _: Request) -> Response:
+        """Whether this process serves; for supervisors. What is wrong with the fleet is another question."""
+        return PlainTextResponse("draining\n" if self._driver.dispatcher.is_draining else "ok\n")
+
+
+def _told(endpoint: Endpoint) -> Endpoint:
+    """Renders expected failures as JSON with their status."""
+
+    @functools.wraps(endpoint)
+    async def told(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except SessionWanted as error:
+            return _json({"error": error.refusal.message, "code": error.code, "session": error.session}, error.status)
+        except HerdError as error:
+            refusal = error.refusal
+            return _json({"error": refusal.message, "code": refusal.code}, refusal.status)
+
+    return told
+
+
+def _json(value: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+def _source_ip(request: Request) -> str:
+    return request.client.host if request.client else ""
+
+
+def _signed(reporter: Reporter, response: Response) -> Response:
+    """With what proves to a paired node that the answer is ours."""
+    response.headers.update(reporter.answer_headers(response.status_code, bytes(response.body)))
+    return response

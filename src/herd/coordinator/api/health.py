@@ -1,0 +1,94 @@
+"""The routes that tell how the fleet is: findings, and which of them nobody wants to dwell on. Judges nothing.
+
+Served by Starlette through the bridge in `asgi.py`; nothing here is on the path of an inference request.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from herd.coordinator.api.health_watch import HealthWatch
+from herd.coordinator.api.keys_and_nodes import as_json, read, told
+from herd.coordinator.auth.routes import Guarded
+from herd.coordinator.storage.uptime_queries import strips
+from herd.coordinator.storage.writer import Store
+from herd.dashboard.tabs.health import (
+    CommandLine,
+    FactLine,
+    FindingBox,
+    FixBox,
+    Health,
+    PassedLine,
+    Score,
+    Snooze,
+    Snoozed,
+)
+from herd.errors import BadRequest
+from herd.health.examination import Examination, Named
+from herd.trust.rights import Right
+
+SNOOZED_MAX = 500
+"""Findings that are silenced at once; the oldest are heard of again."""
+SNOOZE_MAX_HOURS = 90 * 24.0
+REASON_MAX_CHARS = 200
+ID_MAX_CHARS = 600
+
+
+class HealthApi:
+    def __init__(self, watch: HealthWatch, store: Store, wall: Callable[[], float] = time.time) -> None:
+        self._watch, self._store, self._wall = watch, store, wall
+        self._snoozed: OrderedDict[str, tuple[float, str]] = OrderedDict()
+
+    @property
+    def routes(self) -> list[Guarded]:
+        return [
+            Guarded("/dashboard/api/health", told(self.health), "GET", Right.READ),
+            Guarded("/dashboard/api/health/snooze", told(self.snooze), "POST", Right.ADMIN, Snooze),
+            Guarded("/dashboard/api/strips", told(self.strips), "GET", Right.READ, query=("range",)),
+        ]
+
+    async def health(self, _: Request) -> Response:
+        """What is wrong with the fleet: findings by rank, each with its evidence, since when, and what to type; and what is well."""
+        return as_json(self._health(await self._watch.examination()))
+
+    async def snooze(self, request: Request) -> Response:
+        """`{"finding_id", "hours", "reason"}`: not to be dwelt on for so long; 0 hours end that. Until the coordinator restarts."""
+        wanted = await read(request, Snooze)
+        if not math.isfinite(wanted.hours) or not 0 <= wanted.hours <= SNOOZE_MAX_HOURS:
+            raise BadRequest(f"hours must be a number from 0 to {SNOOZE_MAX_HOURS:.0f}")
+        if not wanted.finding_id or len(wanted.finding_id) > ID_MAX_CHARS or len(wanted.reason) > REASON_MAX_CHARS:
+            raise BadRequest(f"finding_id must be told, and the reason in at most {REASON_MAX_CHARS} characters")
+        self._snoozed.pop(wanted.finding_id, None)
+        if not wanted.hours:
+            return as_json(Snoozed(wanted.finding_id, None, ""))
+        until = self._wall() + 3600.0 * wanted.hours
+        self._snoozed[wanted.finding_id] = (until, wanted.reason)
+        if len(self._snoozed) > SNOOZED_MAX:
+            self._snoozed.popitem(last=False)
+        return as_json(Snoozed(wanted.finding_id, until, wanted.reason))
+
+    async def strips(self, request: Request) -> Response:
+        """How each node was over the last day, week, month or quarter: `range` is 24h, 7d, 30d or 90d."""
+        return as_json(await self._store.ask(strips, request.query_params.get("range") or "24h", self._wall()))
+
+    def _health(self, examined: Examination) -> Health:
+        findings = tuple(self._box(one) for one in examined.findings)
+        passed = tuple(PassedLine(check, title) for check, title in examined.passed)
+        return Health(examined.at, examined.summary, findings, passed, Score(examined.score, examined.arithmetic))
+
+    def _box(self, one: Named) -> FindingBox:
+        finding = one.finding
+        until, reason = self._snoozed.get(one.id, (0.0, ""))
+        is_snoozed = until > self._wall()
+        return FindingBox(
+            one.id, one.check, finding.severity.value, finding.title, one.since, finding.cause,
+            tuple(FactLine(fact.label, fact.value) for fact in finding.evidence), finding.nodes,
+            FixBox(finding.remedy, tuple(CommandLine(each.os, each.command) for each in finding.commands)),
+            until if is_snoozed else None, reason if is_snoozed else "",
+        )  # fmt: skip

@@ -1,0 +1,158 @@
+"""The dashboard's reading routes: overview, traces, one request, usage. Decides nothing; every question to the database is asked
+beside the event loop, and answered there as bytes.
+
+Each path is served under `/dashboard/api/v1/` too (see `Guarded`). The shapes are `herd/dashboard/`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from herd import __version__
+from herd.coordinator.api.fleet_view import FleetView
+from herd.coordinator.api.keys_and_nodes import told
+from herd.coordinator.auth.routes import Guarded
+from herd.coordinator.driver import Driver
+from herd.coordinator.storage import queries, today_totals
+from herd.coordinator.storage.writer import Store
+from herd.dashboard.requests import Traces
+from herd.dashboard.stories import latest, story
+from herd.dashboard.tabs.overview import Numbers, Overview, first_run
+from herd.errors import BadRequest, UnknownModel
+from herd.trust.rights import Right
+
+TRACES_DEFAULT = 50
+LATEST_SHOWN = 20
+TRACES_QUERY = ("limit", "model", "node_id", "status", "tag", "before_id", "since", "until")
+NUMBER_MAX = 2**53
+"""In a query. Larger ones are not exact in JSON, and infinity is none."""
+
+
+class DashboardApi:
+    def __init__(self, driver: Driver, store: Store, view: FleetView, place: Callable[[], str]) -> None:
+        """`place`: where others reach this coordinator, "host:port"."""
+        self._driver = driver
+        self._store = store
+        self._view = view
+        self._place = place
+
+    @property
+    def routes(self) -> list[Guarded]:
+        return [
+            Guarded("/dashboard/api/overview", told(self.overview), "GET", Right.READ),
+            Guarded("/dashboard/api/traces", told(self.traces), "GET", Right.READ, query=TRACES_QUERY),
+            Guarded("/dashboard/api/requests/{request_id}", told(self.one_request), "GET", Right.READ),
+            Guarded("/dashboard/api/usage", told(self.usage), "GET", Right.READ, query=("days",)),
+            Guarded("/dashboard/api/latencies", told(self.latencies), "GET", Right.READ),
+        ]
+
+    async def overview(self, _: Request) -> Response:
+        """Is it well, and who is doing what: the verdict, four numbers, every node, who waits, who is answered, who was."""
+        view, now, unix_now = self._view, self._driver.now(), time.time()
+        cards = tuple(view.cards())
+        live = view.live()
+        speeds = view.pulse.tokens_per_s(now)
+        known = Known(
+            unix_now, view.running(), view.waiting(), round(sum(speeds.values()), 1), view.pulse.ttft_p50_ms(now), midnight(unix_now)
+        )
+        made = Overview(
+            unix_now, __version__, view.verdict(list(cards)), Numbers(0, 0, 0.0, None, 0, 0), cards,
+            tuple(one for one in live if one.state in ("held", "pending")), tuple(one for one in live if one.state not in ("held", "pending")),
+            (), (),
+        )  # fmt: skip
+        return await self._asked(partial(_overview, made=made, known=known, place=self._place()))
+
+    async def traces(self, request: Request) -> Response:
+        """The newest rows, attempts included; `limit`, `model`, `node_id`, `status`, `tag`, `before_id`, `since`, `until` narrow it."""
+        query = request.query_params
+        limit = number(query.get("limit"), "limit", TRACES_DEFAULT)
+        wanted = queries.TraceFilter(
+            node_id=query.get("node_id"), model=query.get("model"), status=query.get("status"), tag=query.get("tag"),
+            before_id=number(query.get("before_id"), "before_id", None), since=number(query.get("since"), "since", None),
+            until=number(query.get("until"), "until", None),
+        )  # fmt: skip
+        return await self._asked(partial(_traces, limit=min(max(limit or 1, 1), queries.TRACES_MAX), wanted=wanted))
+
+    async def one_request(self, request: Request) -> Response:
+        """The story of one request and every row of it, by its id or the beginning of it."""
+        return await self._asked(partial(_one_request, request_id=request.path_params["request_id"]))
+
+    async def usage(self, request: Request) -> Response:
+        """Requests and tokens of the last `days` (7), by day, node and model, by tag and by key."""
+        days = number(request.query_params.get("days"), "days", 7) or 7
+        return await self._asked(partial(_usage, since=time.time() - days * 86400))
+
+    async def latencies(self, _: Request) -> Response:
+        """How long answers took, in percentiles, per node and model."""
+        return await self._asked(lambda connection: {"latencies": queries.latency_percentiles(connection)})
+
+    async def _asked(self, question: Callable[[sqlite3.Connection], object]) -> Response:
+        """Asks and writes the answer, both beside the loop."""
+        body = await self._store.ask(lambda connection: msgspec.json.encode(question(connection)))
+        return Response(body, media_type="application/json")
+
+
+class Known(msgspec.Struct, frozen=True):
+    """What the loop knew at the time of the question."""
+
+    at: float
+    running: int
+    waiting: int
+    tokens_per_s: float
+    ttft_p50_ms: float | None
+    today: float
+
+
+def _overview(connection: sqlite3.Connection, made: Overview, known: Known, place: str) -> Overview:
+    requests, failures = today_totals.since(connection, known.today)
+    rows = queries.ended_traces(connection, LATEST_SHOWN)
+    numbers = Numbers(known.running, known.waiting, known.tokens_per_s, known.ttft_p50_ms, requests, failures)
+    return msgspec.structs.replace(
+        made, numbers=numbers, latest=tuple(latest(row) for row in rows), first_run=first_run(made.nodes, bool(rows), place)
+    )
+
+
+def _traces(connection: sqlite3.Connection, limit: int, wanted: queries.TraceFilter) -> Traces:
+    rows = queries.recent_traces(connection, limit, wanted)
+    last = rows[-1]["id"] if len(rows) == limit else None
+    return Traces(tuple(rows), last if isinstance(last, int) else None)
+
+
+def _one_request(connection: sqlite3.Connection, request_id: str) -> object:
+    rows: Sequence[queries.Row] = queries.one_request(connection, request_id)
+    if not rows:
+        raise UnknownModel(f"no request '{request_id}' is on record", code="not_found")
+    return story(rows)
+
+
+def _usage(connection: sqlite3.Connection, since: float) -> object:
+    return {
+        "by_day": queries.usage_by_day(connection, since), "by_tag": queries.usage_by_tag(connection, since),
+        "by_key": queries.usage_by_key(connection, since), "totals": queries.totals(connection, since),
+    }  # fmt: skip
+
+
+def midnight(unix_now: float) -> float:
+    """The first second of today, where the coordinator is."""
+    today = time.localtime(unix_now)
+    return time.mktime((today.tm_year, today.tm_mon, today.tm_mday, 0, 0, 0, 0, 0, -1))
+
+
+def number(text: str | None, name: str, default: int | None) -> int | None:
+    """A number of a query. Raises `BadRequest`."""
+    if text is None or text == "":
+        return default
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise BadRequest(f"{name} must be a number, not {text[:40]!r}") from error
+    if not abs(value) <= NUMBER_MAX:
+        raise BadRequest(f"{name} must be a number from -{NUMBER_MAX} to {NUMBER_MAX}")
+    return int(value)

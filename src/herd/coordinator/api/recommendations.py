@@ -1,0 +1,151 @@
+"""What should live where, from the past week's sums and what the core has learnt: gathers both, has them weighed, tells the outcome.
+
+Decides nothing itself: that is `core/planning/placement_advice.py`. The sums are read and everything is weighed on the store's reading thread, from
+values that were frozen on the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from herd.coordinator.api.keys_and_nodes import as_json, told
+from herd.coordinator.auth.routes import Guarded
+from herd.coordinator.driver import Driver
+from herd.coordinator.storage.writer import Store
+from herd.core.estimates.hardware_priors import Speed
+from herd.core.planning.placement_advice import WEEK_S, Advice, Machines, Past, Usage, advise, before_and_after
+from herd.core.planning.placement_planner import Place
+from herd.core.state.fleet import GB, Liveness, ModelName, NodeId, Report
+from herd.dashboard.tabs.recommendations import BytesBar, Cost, Do, Gain, NodeChange, Recommendation, Recommendations
+from herd.dashboard.words import duration
+from herd.trust.rights import Right
+
+PAIRS_MAX = 4096
+FRESH_S = 30.0
+"""Whoever asks again within so long gets the same answer: it weighs a whole week."""
+
+USAGES = """SELECT k.node_id, k.model, SUM(h.requests), SUM(h.prompt_tokens), SUM(h.completion_tokens), SUM(h.cold_loads), SUM(h.load_ms) / 1000.0,
+        COUNT(DISTINCT h.bucket)
+    FROM rollup_hours h JOIN rollup_keys k ON k.id = h.key WHERE h.bucket >= ? AND k.node_id <> ''
+    GROUP BY k.node_id, k.model ORDER BY k.node_id, k.model LIMIT ?"""
+LAST_USED = "SELECT k.model, MAX(h.last_at) FROM rollup_hours h JOIN rollup_keys k ON k.id = h.key GROUP BY k.model LIMIT ?"
+BEGAN = "SELECT MIN(bucket) FROM rollup_hours"
+PATHS = (("pull", "/dashboard/api/pull"), ("delete", "/dashboard/api/delete"), ("pin", "/dashboard/api/pinned-models"))
+"""Where each kind of change is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the loop knows, frozen: pairs of a node and a model that it has."""
+
+    reports: Mapping[NodeId, Report]
+    speeds: Mapping[Place, Speed]
+    learnt: frozenset[Place]
+    footprints: Mapping[Place, int]
+    pinned: frozenset[Place]
+
+
+class RecommendationsApi:
+    def __init__(
+        self, driver: Driver, store: Store, pinned: Callable[[], Mapping[NodeId, tuple[ModelName, ...]]] = dict,
+        wall: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
+        self._driver, self._store, self._pinned, self._wall = driver, store, pinned, wall
+        self._latest: tuple[float, Recommendations] | None = None
+
+    @property
+    def routes(self) -> list[Guarded]:
+        return [Guarded("/dashboard/api/recommendations", told(self.recommendations), "GET", Right.READ)]
+
+    async def recommendations(self, _: Request) -> Response:
+        """What should live where: each change with the traffic that speaks for it, its cost, its gain and the doubt."""
+        now = asyncio.get_running_loop().time()
+        if self._latest is None or not 0 <= now - self._latest[0] < FRESH_S:
+            self._latest = (now, await self._store.ask(_weighed, self.known(), self._wall()))
+        return as_json(self._latest[1])
+
+    def known(self) -> Known:
+        """Called on the loop. Nodes that are away are left out: nothing can be moved there."""
+        forecast, here = self._driver.dispatcher.forecast, [node for node in self._driver.fleet if node.liveness is not Liveness.OFFLINE]
+        places = [(node, model, card) for node in here for model, card in node.report.models.items()][:PAIRS_MAX]
+        return Known(
+            {node.id: node.report for node in here}, {(node.id, model): forecast.rates.speed(node, model) for node, model, _ in places},
+            frozenset((node.id, model) for node, model, _ in places if forecast.rates.is_learnt(node.id, model)),
+            {(node.id, model): forecast.residency.footprint_bytes(node, card, model) for node, model, card in places},
+            frozenset((node_id, model) for node_id, models in self._pinned().items() for model in models),
+        )  # fmt: skip
+
+
+def past_of(connection: sqlite3.Connection, now: float) -> Past:
+    """The week's sums, when each model was last asked for, and since when there are records. Raises `sqlite3.Error`."""
+    usages = [Usage(NodeId(str(node_id)), ModelName(str(model)), *sums) for node_id, model, *sums in connection.execute(USAGES, (now - WEEK_S, PAIRS_MAX))]
+    last_used = {ModelName(str(model)): float(at) for model, at in connection.execute(LAST_USED, (PAIRS_MAX,))}
+    [began] = connection.execute(BEGAN).fetchone()
+    return Past(usages, last_used, float(began) if began is not None else None)
+
+
+def _weighed(connection: sqlite3.Connection, known: Known, now: float) -> Recommendations:
+    """On the store's reading thread."""
+    past = past_of(connection, now)
+    reports = {node_id: _within(report, known, node_id) for node_id, report in known.reports.items()}
+    machines = Machines(
+        reports, lambda node_id, model: known.speeds[node_id, model], lambda node_id, model: (node_id, model) in known.learnt,
+        lambda node_id, model: known.footprints.get((node_id, model), 0), known.pinned,
+    )  # fmt: skip
+    found = advise(machines, past, now)
+    return Recommendations(now, past.began_at, _summary(found, past), tuple(_shown(one) for one in found), tuple(_changes(machines, found)))
+
+
+def _within(report: Report, known: Known, node_id: NodeId) -> Report:
+    """With no more models than were looked at."""
+    if all((node_id, model) in known.speeds for model in report.models):
+        return report
+    models = {model: card for model, card in report.models.items() if (node_id, model) in known.speeds}
+    return Report(
+        report.node_id, report.boot_id, report.memory, models, report.engines, chip=report.chip, disk=report.disk, gpus=report.gpus,
+        memory_bandwidth_gbps=report.memory_bandwidth_gbps, capacity=report.capacity,
+    )  # fmt: skip
+
+
+def _shown(one: Advice) -> Recommendation:
+    path = dict(PATHS).get(one.kind)
+    # Whoever sends a removal has been shown what it removes: the name is repeated for them.
+    confirmed = {"confirm": one.spelled} if one.kind == "delete" else {}
+    do = Do("POST", path, {"model": one.spelled, "node_id": one.node_id, **confirmed}) if path is not None else None
+    return Recommendation(
+        f"{one.kind}:{one.spelled}:{one.node_id}", one.kind, one.title, one.node_id, one.spelled, one.reason, one.rule,
+        Cost(one.cost_bytes, round(one.cost_s, 1), one.origin),
+        Gain(_gain(one), round(one.gain_s, 1), round(one.plus_minus_s, 1), one.frees_bytes), do,
+    )  # fmt: skip
+
+
+def _gain(one: Advice) -> str:
+    if one.frees_bytes:
+        return f"frees {one.frees_bytes / GB:.1f} GB of disk"
+    if not one.gain_s:
+        return "nothing to gain by a change"
+    return f"saves {duration(one.gain_s * 1000)} of waiting a week, give or take {duration(one.plus_minus_s * 1000)}"
+
+
+def _summary(found: list[Advice], past: Past) -> str:
+    if past.began_at is None:
+        return "Nothing was asked yet; recommendations come from what is really asked."
+    useful, freed = sum(one.kind in ("pull", "pin") for one in found), sum(one.frees_bytes for one in found)
+    told = "1 change would save time" if useful == 1 else f"{useful} changes would save time" if useful else "No change would surely save time"
+    return told + (f"; {freed / GB:.1f} GB of disk hold models that nobody asks for." if freed else ".")
+
+
+def _changes(machines: Machines, found: list[Advice]) -> list[NodeChange]:
+    changes = []
+    for node_id, (disk, disk_after, memory, memory_after) in before_and_after(machines, found).items():
+        report = machines.reports[node_id]
+        on_disk = BytesBar(disk, disk_after, report.disk.total_bytes) if report.disk is not None else None
+        changes.append(NodeChange(node_id, on_disk, BytesBar(memory, memory_after, report.memory_ceiling_bytes)))
+    return changes

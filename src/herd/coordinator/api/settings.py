@@ -1,0 +1,180 @@
+"""The routes of the settings: what is set to what, changes with their history, and what other weights would have chosen. Decides
+no value: that is the desk's, which knows all settings and keeps what is set here."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from herd.coordinator.api.keys_and_nodes import as_json, noted, read, told
+from herd.coordinator.auth.routes import Guarded
+from herd.coordinator.storage import decision_json, learned_state, node_history, queries, setting_changes
+from herd.coordinator.storage.node_history import Event
+from herd.coordinator.storage.writer import Store
+from herd.core.planning.replay import Replay, Rules
+from herd.core.scheduling.signals import Signal
+from herd.dashboard.tabs.settings import (
+    Change,
+    Changed,
+    History,
+    Move,
+    Preview,
+    SettingLine,
+    SettingsPage,
+    Undo,
+    Wish,
+)
+from herd.dashboard.words import duration
+from herd.errors import BadRequest, Unavailable
+from herd.trust.rights import Right
+
+PREVIEW_MAX = 5_000
+MOVES_SHOWN = 10
+KEPT_WITHIN_S = 10.0
+CHANGE_MAX = 2**53
+"""No change has a larger number; SQLite would not take it."""
+"""A change is answered when it is on record; a disk that takes longer is told."""
+
+
+class Desk(Protocol):
+    """Who knows the settings. `change` may take a file's time and is called beside the loop."""
+
+    def lines(self) -> Sequence[SettingLine]: ...
+
+    def here(self, name: str) -> str | None:
+        """What is set here, if anything is."""
+
+    def change(self, name: str, value: str | None) -> SettingLine:
+        """Sets it here, or takes that back. Raises `BadRequest` with what was expected; then nothing has changed."""
+
+    def weights(self, values: dict[str, str]) -> dict[str, float]:
+        """Weights by their own names, of their settings' names and texts. Raises `BadRequest`."""
+
+
+class SettingsApi:
+    def __init__(self, desk: Desk | None, store: Store, signals: Sequence[Signal], applied: Callable[[], None]) -> None:
+        """`applied` is called after a change. Without a desk (an embedded coordinator) nothing can be shown or set."""
+        self._desk = desk
+        self._store = store
+        self._signals = signals
+        self._applied = applied
+        self._one_at_a_time = asyncio.Lock()
+
+    @property
+    def routes(self) -> list[Guarded]:
+        return [
+            Guarded("/dashboard/api/settings", told(self.page), "GET", Right.READ),
+            Guarded("/dashboard/api/settings", told(self.change), "POST", Right.ADMIN, takes=Change),
+            Guarded("/dashboard/api/settings/history", told(self.history), "GET", Right.READ),
+            Guarded("/dashboard/api/settings/undo", told(self.undo), "POST", Right.ADMIN, takes=Undo),
+            Guarded("/dashboard/api/settings/preview", told(self.preview), "POST", Right.ADMIN, takes=Wish),
+        ]
+
+    async def page(self, _: Request) -> Response:
+        """Every setting: value, default, source, when a change takes effect."""
+        return as_json(SettingsPage(tuple(self._desk.lines()) if self._desk is not None else ()))
+
+    async def change(self, request: Request) -> Response:
+        """Sets one setting, checked as at the start; kept over restarts, on record, and undone by one call."""
+        wanted = await read(request, Change)
+        return as_json(await self._change(request, wanted.name, wanted.value))
+
+    async def history(self, _: Request) -> Response:
+        """Who changed what, the newest first."""
+        return as_json(History(tuple(await self._store.ask(setting_changes.newest))))
+
+    async def undo(self, request: Request) -> Response:
+        """Gives a setting the value that it had before a change."""
+        wanted = await read(request, Undo)
+        past = await self._store.ask(setting_changes.one, wanted.change_id) if 0 < wanted.change_id <= CHANGE_MAX else None
+        if past is None:
+            raise BadRequest(f"there is no change {wanted.change_id}; /dashboard/api/settings/history has them all")
+        if not past.may_undo:
+            raise BadRequest(f"{past.name} was changed again since; undo that change first")
+        return as_json(await self._change(request, past.name, past.before))
+
+    async def preview(self, request: Request) -> Response:
+        """What the newest requests would have been under other weights."""
+        wanted = await read(request, Wish)
+        values = self._known().weights(wanted.values)
+        limit = max(1, min(wanted.limit, PREVIEW_MAX))
+        body = await self._store.ask(lambda connection: msgspec.json.encode(previewed(connection, values, limit, self._signals)))
+        return Response(body, media_type="application/json")
+
+    async def _change(self, request: Request, name: str, value: str | None) -> Changed:
+        desk = self._known()
+        async with self._one_at_a_time:
+            before = desk.here(name)
+            line = await asyncio.to_thread(desk.change, name, value)
+            self._applied()
+            change_id = await self._kept(request, name, before, desk.here(name))
+        when = "now" if line.takes_effect == "now" else "from the next start on"
+        return Changed(change_id, line, f"{name} is {line.value or 'empty'} {when}.")
+
+    async def _kept(self, request: Request, name: str, before: str | None, after: str | None) -> int:
+        """Writes the change down; the id it has in the history."""
+        entry = noted(request, "changed a setting", f"{name}={'(default)' if after is None else after}")
+        self._store.audit(entry)
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[int] = loop.create_future()
+        past = setting_changes.Entry(entry.at, name, before, after, entry.who, entry.ip)
+
+        def settle(change_id: int) -> None:
+            if not done.done():
+                done.set_result(change_id)
+
+        def keep(connection: sqlite3.Connection) -> None:
+            loop.call_soon_threadsafe(settle, setting_changes.keep(connection, past))
+
+        self._store.write(keep)
+        event = Event(time.time(), "settings", f"{name} was set to {after}" if after is not None else f"{name} was set back")
+        self._store.write(functools.partial(node_history.keep, stays=(), events=[event]))
+        try:
+            return await asyncio.wait_for(done, KEPT_WITHIN_S)
+        except TimeoutError as error:
+            raise Unavailable(f"{name} was changed, but the disk does not take the record of it", code="not_recorded") from error
+
+    def _known(self) -> Desk:
+        if self._desk is None:
+            raise Unavailable("this coordinator was started by a program that keeps its settings itself", code="no_settings")
+        return self._desk
+
+
+def previewed(connection: sqlite3.Connection, values: dict[str, float], limit: int, signals: Sequence[Signal]) -> Preview:
+    """The newest choices decided again. Raises `sqlite3.Error`."""
+    done = Replay()
+    known = learned_state.known_rules(connection)
+    under: dict[str, Rules] = {name: rules.changed(None, values) for name, rules in known.items()}
+    for request_id, tokens, column in queries.recorded_choices(connection, 0.0, limit):
+        try:
+            choice = decision_json.choice_of(request_id, tokens, column, known)
+        except decision_json.Unreadable:
+            done.unreadable += 1
+            continue
+        if choice is not None:
+            done.add(choice, under[choice.rules.fingerprint], signals)
+    return _told(done)
+
+
+def _told(done: Replay) -> Preview:
+    whole = done.whole
+    moves = sorted(
+        (Move(model, before, after, count) for model, part in done.models.items() for (before, after), count in part.moves.items()),
+        key=lambda move: (-move.requests, move.model, move.before, move.after),
+    )
+    saved_s = whole.own_saved_s + whole.others_saved_s
+    each = duration(abs(saved_s) / max(1, whole.changed) * 1000)
+    effect = f"; that {'saves' if saved_s >= 0 else 'costs'} {each} each, by the estimates of then" if whole.changed else ""
+    sentence = f"Of the last {whole.choices} requests {whole.changed or 'none'} would have gone elsewhere{effect}."
+    return Preview(
+        sentence if whole.choices else "No choice is on record yet that could be decided again.", whole.choices, whole.changed,
+        done.undecidable + done.unreadable, round(whole.own_saved_s, 3), round(whole.others_saved_s, 3), tuple(moves[:MOVES_SHOWN]),
+    )  # fmt: skip

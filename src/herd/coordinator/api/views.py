@@ -1,0 +1,204 @@
+"""What the coordinator knows, as plain JSON-ready values with the public names. Pure reading: changes and decides nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from herd import __version__
+from herd.core.lifecycle.dispatcher import Dispatcher
+from herd.core.lifecycle.queue_positions import Place, places
+from herd.core.state.fleet import GB, Fleet, Liveness, ModelCard, ModelName, Node, NodeId
+from herd.core.state.live_request import Live, State
+from herd.core.state.request import RequestId
+
+Json = dict[str, Any]
+KEY_CHARACTERS_SHOWN = 8
+"""Of a tenant that is a key: "key " and the beginning of its id."""
+
+
+def status(dispatcher: Dispatcher, now: float, timestamp: float, alarms: int = 0) -> Json:
+    """`GET /fleet/status`."""
+    fleet = dispatcher.fleet
+    return {
+        "fleet": totals(dispatcher),
+        "nodes": [node_view(node, dispatcher, now) for node in sorted(fleet, key=lambda node: node.id)],
+        "queues": queues(dispatcher),
+        "timestamp": timestamp,
+        "version": __version__,
+        "alarms": alarms,
+    }
+
+
+def totals(dispatcher: Dispatcher) -> Json:
+    fleet = dispatcher.fleet
+    return {
+        "nodes_total": len(fleet.nodes),
+        "nodes_online": sum(node.liveness is not Liveness.OFFLINE for node in fleet),
+        "models_loaded": sum(not loaded.is_other_name for node in fleet for loaded in node.loaded.values()),
+        "requests_active": sum(live.is_running for live in dispatcher.live.values()),
+        "requests_waiting": len(dispatcher.waiting),
+    }
+
+
+def queues(dispatcher: Dispatcher) -> Json:
+    """One entry per node and model that runs or waits for something."""
+    return {
+        f"{queue.node_id}:{queue.model}": {
+            "node_id": queue.node_id,
+            "model": queue.model,
+            "pending": len(queue.pending),
+            "in_flight": len(queue.in_flight),
+            "slots": _slots(dispatcher.fleet, queue.node_id, queue.model),
+        }
+        for queue in dispatcher.waiting.queues
+    }
+
+
+def queue_view(dispatcher: Dispatcher, now: float) -> Json:
+    """`GET /fleet/queue`: every live request with its state, place, and why and how long it waits. No prompt, no address, no key."""
+    lives = sorted(dispatcher.live.values(), key=lambda live: live.arrived_at)
+    standing = places_of(dispatcher, now)
+    return {
+        "requests": [_live_view(live, standing.get(live.request.id), now) for live in lives],
+        "waiting": len(dispatcher.waiting),
+    }
+
+
+def places_of(dispatcher: Dispatcher, now: float) -> dict[RequestId, Place]:
+    """Where everybody who waits stands."""
+    return places(dispatcher.live, dispatcher.waiting, dispatcher.fleet, dispatcher.latencies, now)
+
+
+def node_view(node: Node, dispatcher: Dispatcher, now: float) -> Json:
+    report, books = node.report, dispatcher.waiting.queues.of_node(node.id)
+    return {
+        "node_id": node.id,
+        "status": node.liveness.value,
+        "last_heartbeat_s": round(max(0.0, now - node.heard_at), 3),
+        "agent_version": report.agent_version,
+        "arch": report.arch,
+        "os": report.os,
+        "chip": report.chip,
+        "lan_ip": report.lan_ip,
+        "draining": report.draining,
+        "paused": report.paused or bool(report.capacity and report.capacity.paused),
+        "reachable": node.unreachable_until <= now,
+        "requests_active": sum(len(queue.in_flight) for queue in books.values()),
+        "requests_pending": sum(len(queue.pending) for queue in books.values()),
+        "memory": _memory(node),
+        "cpu": {"cores_physical": report.cores, "utilization_pct": report.cpu_utilization},
+        "disk": _disk(node),
+        "gpus": [_gpu(node, index) for index in range(len(report.gpus))],
+        "thermal": {"state": report.thermal_state, "temperature_c": report.temperature_c},
+        "capacity": _capacity(node),
+        "engines": [
+            {"kind": e.kind, "url": e.url, "version": e.version, "slots": e.slots, "models_max": e.models_max}
+            for e in report.engines
+        ],
+        "models": [model_view(card) for _, card in sorted(report.models.items())],
+        "loading": sorted(node.loading_until),
+    }
+
+
+def model_view(card: ModelCard) -> Json:
+    loaded = card.loaded
+    return {
+        "name": card.name,
+        "size_gb": round(card.size_bytes / GB, 3),
+        "digest": card.digest,
+        "parameter_size": card.parameters,
+        "quantization": card.quantization,
+        "capabilities": sorted(card.capabilities),
+        "engine": card.engine.kind,
+        "loaded": loaded is not None,
+        "loaded_gb": round(loaded.size_bytes / GB, 3) if loaded else None,
+        "context_length": loaded.context_tokens if loaded else None,
+        "context_max": card.context_max_tokens,
+        "expires_at": loaded.expires_at or None if loaded else None,
+    }
+
+
+def _slots(fleet: Fleet, node_id: NodeId, model: ModelName) -> int | None:
+    node = fleet.node(node_id)
+    card = node.card(model) if node else None
+    return card.engine.slots if card else None
+
+
+def _memory(node: Node) -> Json:
+    memory = node.report.memory
+    return {
+        "total_gb": round(memory.total_bytes / GB, 3),
+        "used_gb": round(memory.used_bytes / GB, 3),
+        "available_gb": round(memory.available_bytes / GB, 3),
+        "pressure": memory.pressure.value,
+        "ceiling_gb": round(node.report.memory_ceiling_bytes / GB, 3),
+    }
+
+
+def _disk(node: Node) -> Json | None:
+    disk = node.report.disk
+    if disk is None:
+        return None
+    return {
+        "total_gb": round(disk.total_bytes / GB, 1),
+        "used_gb": round(disk.used_bytes / GB, 1),
+        "available_gb": round(disk.available_bytes / GB, 1),
+    }
+
+
+def _gpu(node: Node, index: int) -> Json:
+    gpu = node.report.gpus[index]
+    return {
+        "name": gpu.name,
+        "memory_total_gb": round(gpu.memory_total_bytes / GB, 3),
+        "memory_used_gb": round(gpu.memory_used_bytes / GB, 3),
+        "utilization_pct": gpu.utilization,
+        "temperature_c": gpu.temperature_c,
+    }
+
+
+def _capacity(node: Node) -> Json | None:
+    capacity = node.report.capacity
+    if capacity is None:
+        return None
+    return {
+        "mode": capacity.mode,
+        "ceiling_gb": round(capacity.ceiling_bytes / GB, 3),
+        "availability_score": capacity.score,
+        "trend": capacity.trend,
+        "reason": capacity.reason,
+        "override_active": capacity.override_active,
+        "learning_confidence": capacity.learning_confidence,
+        "days_observed": capacity.days_observed,
+    }
+
+
+def _live_view(live: Live, place: Place | None, now: float) -> Json:
+    expected_s = place.expected_wait_s if place is not None else None
+    return {
+        "request_id": live.request.id,
+        "model": live.model,
+        "state": live.state.value,
+        "node_id": _place(live),
+        "tenant": _tenant(live.request.tenant),
+        "position": place.position if place is not None else None,
+        "waits_for": place.waits_for if place is not None else None,
+        "expected_wait_s": round(expected_s, 3) if expected_s is not None else None,
+        "gives_up_in_s": round(max(0.0, live.hold_until - now), 3) if live.state is State.HELD else None,
+        "attempt": live.attempts,
+        "tried": list(live.tried),
+        "age_s": round(now - live.arrived_at, 3),
+        "tags": list(live.request.tags),
+        "estimated_tokens": live.request.prompt_tokens,
+    }
+
+
+def _tenant(tenant: str) -> str:
+    return f"{tenant[:KEY_CHARACTERS_SHOWN]}…" if tenant.startswith("key ") else tenant
+
+
+def _place(live: Live) -> str | None:
+    """Where it runs, or in whose queue it is."""
+    if live.attempt is not None and live.is_running:
+        return live.attempt.node_id
+    return live.queue.node_id if live.queue is not None else None

@@ -1,0 +1,31 @@
+"""`GET /fleet/windows`: the windows that models have, those that their use asks for, and what changing them would free. Changes nothing."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from herd.coordinator.api.keys_and_nodes import as_json
+from herd.coordinator.auth.routes import Guarded
+from herd.coordinator.driver import Driver
+from herd.core.context.window_usage import window_changes
+from herd.core.context.windows import WindowSettings
+from herd.trust.rights import Right
+
+
+class WindowsApi:
+    def __init__(self, driver: Driver, settings: WindowSettings) -> None:
+        self._driver, self._settings = driver, settings
+
+    @property
+    def routes(self) -> list[Guarded]:
+        return [Guarded("/fleet/windows", self.windows, "GET", Right.READ)]
+
+    async def windows(self, _: Request) -> Response:
+        """Of every loaded model its window, what 99 of 100 requests used, the window that would do, and the memory that it would free."""
+        changes = window_changes(self._driver.fleet, self._driver.dispatcher.forecast.window_use)
+        return as_json({
+            "is_applied": self._settings.dynamic, "may_shrink": self._settings.dynamic and self._settings.auto_calculate,
+            "models": msgspec.to_builtins(changes),
+        })  # fmt: skip

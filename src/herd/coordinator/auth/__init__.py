@@ -1,0 +1,1 @@
+"""Who may call which route, and which nodes belong to the fleet."""

@@ -1,0 +1,252 @@
+"""Who is let in to which route: joins address, key, Host and Origin of a request to one verdict. Knows no route itself.
+
+The rules are `trust/`; this file reads the headers that they ask about, remembers the verdict on a connection's head
+(so that the next equal request costs one comparison), and answers those who are turned away.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from http.cookies import CookieError, SimpleCookie
+
+from herd.coordinator.http.contract import Exchange, Header
+from herd.errors import Refusal
+from herd.trust.addresses import nearness
+from herd.trust.browsers import Names, content_refusal, host_refusal, origin_refusal
+from herd.trust.keys import ApiKey, Keyring, looks_like_ours, shared_key
+from herd.trust.logins import EVERYTHING
+from herd.trust.rights import KEY_UNKNOWN, KEYLESS, Caller, Right, judge
+
+ANTHROPIC_PATH = "/v1/messages"
+SESSION_COOKIE = "herd_session"
+COOKIE_MAX_CHARS = 4096
+PREFLIGHT_AGE_S = 600
+_FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via", b"cf-connecting-ip", b"tailscale-user-login"})
+"""Set by proxies: the connection's address is then theirs, not the caller's."""
+_BROWSER = frozenset({b"origin", b"sec-fetch-site", b"sec-fetch-mode", b"cookie"})
+TIMEOUT_HEADER = b"x-request-timeout"
+TIMEOUT_MAX_S = 86400.0
+_WATCHED = _FORWARDED | _BROWSER | {TIMEOUT_HEADER, b"host", b"authorization", b"x-api-key", b"content-type", b"access-control-request-method"}
+
+
+@dataclass(frozen=True, slots=True)
+class AccessSettings:
+    """Who may come in. Without any of it set, one machine and a home network just work; see docs/security.md."""
+
+    require_key: bool = field(
+        default=False,
+        metadata={"env": "FLEET_REQUIRE_KEY", "help": "Answer nobody without a key, even before the first one is made."},
+    )
+    allowed_hosts: tuple[str, ...] = field(
+        default=(),
+        metadata={"env": "FLEET_ALLOWED_HOSTS", "help": "Further names by which clients reach the coordinator, e.g. behind a proxy."},
+    )
+    allowed_origins: tuple[str, ...] = field(
+        default=(),
+        metadata={"env": "FLEET_ALLOWED_ORIGINS", "help": "Web pages of other origins that may call the API, e.g. https://chat.example.org."},
+    )
+    anthropic_require_key: bool = field(
+        default=False,
+        metadata={"env": "FLEET_ANTHROPIC_REQUIRE_KEY", "help": "Ask for a key where Anthropic's clients ask (/v1/messages), even before the first one is made."},
+    )
+    anthropic_api_key: str = field(
+        default="",
+        metadata={
+            "env": "FLEET_ANTHROPIC_API_KEY", "secret": True,
+            "help": "A key of your own choice that opens /v1/messages and nothing else; better: herd keys add NAME.",
+        },
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """The verdict on one head. `until` in loop time: keys expire."""
+
+    edition: int
+    until: float
+    refusal: Refusal | None
+    key: ApiKey | None = None
+    accompanying: tuple[Header, ...] = ()
+    timeout_s: float | None = None
+    """How long the client will wait for the whole answer, where it says so."""
+    may_fetch: bool = False
+    """Whether this caller may have models fetched."""
+
+
+def timeout_of(admission: object | None) -> float | None:
+    return admission.timeout_s if isinstance(admission, Admission) else None
+
+
+def may_fetch(admission: object | None) -> bool:
+    """Whether this caller may have models fetched."""
+    return isinstance(admission, Admission) and admission.may_fetch
+
+
+def key_of(admission: object | None) -> ApiKey | None:
+    """The key that a request was let in with."""
+    return admission.key if isinstance(admission, Admission) else None
+
+
+class Gate:
+    """Callable with every exchange: who may not is told so, everybody else is handed on."""
+
+    def __init__(
+        self, settings: AccessSettings, keys: Callable[[], Keyring], right_of: Callable[[str, str], Right],
+        session_key: Callable[[str], str | None], unix_s: Callable[[], float],
+        refuse: Callable[[Exchange, Refusal], None], rest: Callable[[Exchange], None], own_names: Sequence[str] = (),
+        forms: frozenset[str] = frozenset(),
+    ) -> None:  # fmt: skip
+        """`session_key` tells which key opened a session (see `Logins.key_of`); `forms` are the paths that take a form."""
+        self._settings = settings
+        self._names = Names.of((*settings.allowed_hosts, *own_names), settings.allowed_origins)
+        self._keys = keys
+        self._right_of = right_of
+        self._session_key = session_key
+        self._forms = forms
+        self._unix_s = unix_s
+        self._refuse = refuse
+        self._rest = rest
+        self._edition = 0
+        self._anthropic_key = shared_key("anthropic", "FLEET_ANTHROPIC_API_KEY", settings.anthropic_api_key)
+
+    def forget(self) -> None:
+        """Keys or logins have changed: everything is decided anew."""
+        self._edition += 1
+
+    def __call__(self, exchange: Exchange) -> None:
+        admission = exchange.admission
+        if not isinstance(admission, Admission) or admission.edition != self._edition or admission.until <= exchange.received_at:
+            admission = self._decide(exchange)
+            exchange.admission = admission
+        if admission.accompanying:
+            exchange.accompany(admission.accompanying)
+            if exchange.method == "OPTIONS" and admission.refusal is None:
+                exchange.respond(204, (), b"")
+                return
+        if admission.refusal is not None:
+            self._refuse(exchange, admission.refusal)
+            return
+        self._rest(exchange)
+
+    # --- one head ---
+
+    def _decide(self, exchange: Exchange) -> Admission:
+        seen: dict[bytes, str] = {}
+        for name, value in exchange.headers:
+            if name in _WATCHED:
+                seen.setdefault(name, value.decode("latin-1"))
+        method = exchange.method
+        is_preflight = method == "OPTIONS" and b"access-control-request-method" in seen
+        if is_preflight:
+            method = seen[b"access-control-request-method"].upper()
+        right = self._right_of(method, exchange.path)
+        refusal = self._page_refusal(right, method, seen, is_preflight or exchange.path in self._forms)
+        if refusal is not None:
+            return Admission(self._edition, math.inf, refusal)
+        accompanying = _cors(seen.get(b"origin", ""), is_preflight)
+        if is_preflight:
+            return Admission(self._edition, math.inf, None, None, accompanying)
+        return self._judged(exchange, right, seen, accompanying)
+
+    def _page_refusal(self, right: Right, method: str, seen: dict[bytes, str], is_any_content: bool) -> Refusal | None:
+        host, origin = seen.get(b"host", ""), seen.get(b"origin", "")
+        changes_state = right not in KEYLESS and method not in ("GET", "HEAD")
+        refusal = host_refusal(host, self._names) or origin_refusal(origin, host, changes_state, self._names)
+        if refusal is None and changes_state and not is_any_content:
+            refusal = content_refusal(seen.get(b"content-type", ""), not _BROWSER.isdisjoint(seen))
+        return refusal
+
+    def _judged(self, exchange: Exchange, right: Right, seen: dict[bytes, str], accompanying: tuple[Header, ...]) -> Admission:
+        now, keyring = self._unix_s(), self._keys()
+        key, refusal = (None, None) if right is Right.OPEN else self._key(exchange.path, presented(seen), keyring, now)
+        if refusal is None:
+            is_forwarded = not _FORWARDED.isdisjoint(seen)
+            session = _session(seen.get(b"cookie", ""))
+            opened_by = self._session_key(session) if session and key is None else None
+            if opened_by:
+                key = keyring.by_id(opened_by, now)
+            caller = Caller(nearness(exchange.client_ip, is_forwarded), key, opened_by == EVERYTHING)
+            refusal = judge(right, caller, keyring.has_valid(now), self._requires_key(exchange.path))
+        fetches = refusal is None and judge(Right.MODELS, caller, keyring.has_valid(now), self._settings.require_key) is None
+        until = exchange.received_at + (key.expires_at - now) if key is not None and key.expires_at else math.inf
+        timeout_s = _seconds(seen.get(TIMEOUT_HEADER, ""))
+        if refusal is None and timeout_s is not None and math.isnan(timeout_s):
+            refusal = Refusal(400, "invalid_request", f"X-Request-Timeout must be seconds, above 0 and at most {TIMEOUT_MAX_S:g}")
+        return Admission(self._edition, until, refusal, key, accompanying, timeout_s, fetches)
+
+    def _key(self, path: str, texts: list[str], keyring: Keyring, now: float) -> tuple[ApiKey | None, Refusal | None]:
+        shared = self._anthropic_key
+        if shared is not None and path.startswith(ANTHROPIC_PATH) and any(shared.is_secret(text) for text in texts):
+            return shared, None
+        return _key_among(texts, keyring, now)
+
+    def _requires_key(self, path: str) -> bool:
+        return self._settings.require_key or (self._settings.anthropic_require_key and path.startswith(ANTHROPIC_PATH))
+
+
+def _seconds(text: str) -> float | None:
+    """None where nothing was said, NaN where it makes no sense."""
+    if not text:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        return math.nan
+    return seconds if 0.0 < seconds <= TIMEOUT_MAX_S else math.nan
+
+
+def _key_among(texts: list[str], keyring: Keyring, now: float) -> tuple[ApiKey | None, Refusal | None]:
+    """The one key among what was presented. Two different ones, or one that looks like ours and is none, are refused."""
+    found = {key.id: key for text in texts if (key := keyring.find(text, now)) is not None}
+    if len(found) > 1 or any(looks_like_ours(text) and keyring.find(text, now) is None for text in texts):
+        return None, KEY_UNKNOWN
+    return next(iter(found.values()), None), None
+
+
+def presented(seen: dict[bytes, str]) -> list[str]:
+    """Every way in which clients send a key: bearer, Basic with the key as password, and Anthropic's header."""
+    texts = []
+    scheme, _, rest = seen.get(b"authorization", "").strip().partition(" ")
+    if scheme.lower() == "bearer":
+        texts.append(rest.strip())
+    elif scheme.lower() == "basic":
+        texts.append(_password(rest.strip()))
+    if seen.get(b"x-api-key"):
+        texts.append(seen[b"x-api-key"].strip())
+    return [text for text in texts if text]
+
+
+def _password(basic: str) -> str:
+    try:
+        return base64.b64decode(basic, validate=True).decode("latin-1").partition(":")[2]
+    except (binascii.Error, ValueError):
+        return ""
+
+
+def _session(cookie: str) -> str:
+    if not cookie or len(cookie) > COOKIE_MAX_CHARS:
+        return ""
+    try:
+        found = SimpleCookie(cookie).get(SESSION_COOKIE)
+    except CookieError:
+        return ""
+    return found.value if found is not None else ""
+
+
+def _cors(origin: str, is_preflight: bool) -> tuple[Header, ...]:
+    """What lets a page that may call read the answer. Never a wildcard, and no private-network permission."""
+    if not origin:
+        return ()
+    always: tuple[Header, ...] = ((b"Access-Control-Allow-Origin", origin.encode("latin-1")), (b"Vary", b"Origin"))
+    if not is_preflight:
+        return (*always, (b"Access-Control-Expose-Headers", b"X-Fleet-Node, X-Fleet-Request, X-Fleet-Score, X-Fleet-Retries, X-Fleet-Fallback"))
+    return (
+        *always,
+        (b"Access-Control-Allow-Methods", b"GET, POST, PUT, DELETE, HEAD"),
+        (b"Access-Control-Allow-Headers", b"Authorization, Content-Type, X-Api-Key, X-Herd-Tags, X-Herd-Node, Anthropic-Version, Anthropic-Beta, X-Requested-With"),
+        (b"Access-Control-Max-Age", b"%d" % PREFLIGHT_AGE_S),
+    )

@@ -1,0 +1,460 @@
+"""One client connection: finds whole requests in its bytes and hands them on one at a time. Knows no route.
+
+    IDLE ──bytes──> HEAD ──empty line──> BODY ──whole──> BUSY ──answered──> IDLE
+    BUSY ──switched──> SWITCHED: the bytes are a guest's, such as a WebSocket
+    any ──refused, broken off──> LINGERING ──client closed or time is up──> gone
+
+A request that arrives in one read goes from IDLE to BUSY at once. While one is answered, reading stays on, so that
+a client's leaving is noticed; what it pipelines meanwhile is kept, up to a limit. No timer is set per request or
+per connection: `sweep` looks at each connection once a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import sys
+from typing import Final, cast
+
+from herd.coordinator.http.chunked import ChunkedBody
+from herd.coordinator.http.connections import Clients
+from herd.coordinator.http.connections import HttpSettings as HttpSettings
+from herd.coordinator.http.contract import Guest, Header, Wire
+from herd.coordinator.http.exchange import HttpExchange, rendered_head
+from herd.coordinator.http.request_head import CHUNKED, Head, can_never_complete, path_hint, read_head
+from herd.errors import HeadersTooLarge, HerdError, Refusal, TooLarge
+
+_IDLE: Final = 0
+_HEAD: Final = 1
+_BODY: Final = 2
+_BUSY: Final = 3
+_LINGERING: Final = 4
+_SWITCHED: Final = 5
+
+_REQUESTS_PER_TURN: Final = 32
+# So many of those turned away are told why; beyond it they are only cut, or telling would be the way to exhaust us.
+_TURNED_AWAY_MAX: Final = 32
+_TCP_CLOSE_WAIT: Final = 8
+_RESET: Final = struct.pack("ii", 1, 0)
+
+
+class HttpConnection(asyncio.Protocol):
+    """See the file's head. Every method runs on the loop's thread; `sweep` and the answer calls never raise."""
+
+    __slots__ = (
+        "_body",
+        "_clients",
+        "_exchange",
+        "_guest",
+        "_head",
+        "_head_bytes",
+        "_is_pumping",
+        "_is_read_paused",
+        "_is_used",
+        "_is_write_paused",
+        "_mark_at",
+        "_mark_bytes",
+        "_phase",
+        "_received",
+        "_scanned",
+        "_sent",
+        "_since",
+        "_tail",
+        "_taken",
+        "_taken_at",
+        "_transport",
+        "client_ip",
+        "is_encrypted",
+    )
+
+    def __init__(self, clients: Clients) -> None:
+        self._clients = clients
+        self._phase = _IDLE
+        self._since = clients.time()
+        self._tail = bytearray()
+        self._scanned = 0
+        self._head_bytes = b"\0"
+        self._head: Head | None = None
+        self._body: bytearray | ChunkedBody | None = None
+        self._received = 0
+        self._mark_at = 0.0
+        self._mark_bytes = 0
+        self._exchange: HttpExchange | None = None
+        self._guest: Guest | None = None
+        self._sent = 0
+        self._taken = 0
+        self._taken_at = self._since
+        self._is_used = False
+        self._is_pumping = False
+        self._is_read_paused = False
+        self._is_write_paused = False
+        self.client_ip = ""
+        self.is_encrypted = False
+
+    # What the loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        settings = self._clients.settings
+        self._transport.set_write_buffer_limits(high=settings.write_buffer_bytes, low=settings.write_buffer_bytes // 4)
+        self.client_ip = _peer_ip(transport.get_extra_info("peername"))
+        self.is_encrypted = transport.get_extra_info("sslcontext") is not None
+        excess = self._clients.join(self)
+        if excess > _TURNED_AWAY_MAX:
+            self._phase = _LINGERING
+            self._transport.abort()
+        elif excess > 0:
+            self._refuse(None, self._clients.turned_away(self.client_ip))
+
+    def data_received(self, data: bytes) -> None:
+        phase = self._phase
+        if phase == _IDLE and not self._tail and not self._is_write_paused:
+            head = self._head
+            # Most requests of a connection have the very same head as the one before: it need not be read again.
+            if data.startswith(self._head_bytes) and head is not None:
+                start = len(self._head_bytes)
+                if len(data) == start + head.length:
+                    self._start(head, data[start:])
+                    return
+            used = self._take(data)
+            if used == len(data):
+                return
+            self._keep(data[used:])
+            if used:
+                self._pump()
+        elif phase == _BODY:
+            rest = self._read_body(data)
+            if rest:
+                self._keep(rest)
+                self._pump()
+        else:
+            self._keep(data)
+            if phase != _BUSY and phase != _SWITCHED:
+                self._pump()
+
+    def eof_received(self) -> bool:
+        # Closing one direction only is taken for leaving, as other gateways do: the two cannot be told apart.
+        if self._exchange is not None:
+            self._give_up()
+            self._transport.abort()
+        return False
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self._clients.leave(self)
+        self._clients.uploading_bytes -= self._received
+        self._received = 0
+        self._let_guest_go()
+        self._give_up()
+
+    def pause_writing(self) -> None:
+        self._is_write_paused = True
+        if self._exchange is not None and self._exchange.on_writable is not None:
+            self._exchange.on_writable(False)
+        elif self._guest is not None:
+            self._guest.writable(False)
+
+    def resume_writing(self) -> None:
+        self._is_write_paused = False
+        if self._exchange is not None:
+            if self._exchange.on_writable is not None:
+                self._exchange.on_writable(True)
+        elif self._guest is not None:
+            self._guest.writable(True)
+        elif self._tail:
+            self._pump()
+
+    # What its exchange calls
+
+    @property
+    def date_line(self) -> bytes:
+        return self._clients.date_line
+
+    def stays_open(self, head: Head) -> bool:
+        return head.keeps_alive and not self._clients.is_draining
+
+    def send(self, data: bytes) -> None:
+        self._sent += len(data)
+        self._clients.outbox.send(self._transport, data)
+
+    def answered(self, stays_open: bool) -> None:
+        self._exchange = None
+        if not stays_open or self._clients.is_draining:
+            self._finish()
+            return
+        self._phase = _IDLE
+        self._since = self._clients.now
+        if self._tail and not self._is_pumping:
+            self._pump()
+
+    def switched(self, guest: Guest) -> Wire:
+        self._exchange = None
+        self._guest = guest
+        self._phase = _SWITCHED
+        return self
+
+    def finish(self) -> None:
+        """The guest is done: the connection ends once everything was sent."""
+        self._guest = None
+        self._linger()
+
+    def _let_guest_go(self) -> None:
+        guest, self._guest = self._guest, None
+        if guest is not None:
+            guest.lost()
+
+    def break_off(self, with_reset: bool) -> None:
+        self._exchange = None
+        if with_reset:
+            self._phase = _LINGERING
+            self._clients.outbox.flush()
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self._transport.abort()
+        else:
+            self._linger()
+
+    # Finding requests
+
+    def _keep(self, data: bytes) -> None:
+        """Bytes for later; when there are too many of them, the client is no longer read."""
+        if self._phase == _LINGERING:
+            return
+        if self._guest is not None:
+            self._guest.received(data)
+            return
+        self._tail += data
+        is_full = len(self._tail) > self._clients.settings.pipeline_max_bytes
+        if self._phase == _HEAD or self._is_read_paused or not is_full:
+            return
+        self._is_read_paused = True
+        self._transport.pause_reading()
+
+    def _pump(self) -> None:
+        """Starts the requests that wait in the tail, one after the other, as far as each is answered at once."""
+        if self._is_pumping:
+            return
+        self._is_pumping = True
+        turns = 0
+        while self._phase <= _HEAD and self._tail and not self._is_write_paused:
+            if turns == _REQUESTS_PER_TURN:
+                self._clients.loop.call_soon(self._pump)
+                break
+            turns += 1
+            used = self._take(self._tail)
+            if not used:
+                break
+            del self._tail[:used]
+        self._is_pumping = False
+        if self._guest is not None and self._tail:
+            rest = bytes(self._tail)
+            self._tail.clear()
+            self._guest.received(rest)
+        if self._is_read_paused and len(self._tail) <= self._clients.settings.pipeline_max_bytes:
+            self._is_read_paused = False
+            self._transport.resume_reading()
+
+    def _take(self, data: bytes | bytearray) -> int:
+        """Reads one request off the front of `data`: the bytes used, 0 where its head is not whole yet or was refused."""
+        # RFC 9112 2.2: one empty line before a request is forgiven; some old clients end a body so.
+        skip = 2 if data.startswith(b"\r\n") else 0
+        end = data.find(b"\r\n\r\n", max(skip, self._scanned - 3)) + 4
+        max_bytes = self._clients.settings.header_max_bytes
+        if end < 4:
+            self._await_head(data, skip, max_bytes)
+            return 0
+        raw = bytes(data[skip:end])
+        self._scanned = 0
+        try:
+            if len(raw) > max_bytes:
+                raise HeadersTooLarge(f"the request head is over {max_bytes} bytes")
+            head = read_head(raw)
+            if head.length > self._clients.settings.body_max_bytes:
+                raise TooLarge(f"the request body is over {self._clients.settings.body_max_bytes} bytes")
+        except HerdError as error:
+            self._refuse(path_hint(raw), error.refusal, is_head=raw.startswith(b"HEAD "))
+            return 0
+        self._head = head
+        self._head_bytes = raw
+        stop = end + head.length
+        if end <= stop <= len(data):
+            self._start(head, bytes(data[end:stop]))
+            return stop
+        return len(data) - len(self._open_body(head, bytes(data[end:])))
+
+    def _await_head(self, data: bytes | bytearray, skip: int, max_bytes: int) -> None:
+        if self._phase == _IDLE:
+            self._phase = _HEAD
+            self._since = self._clients.time()
+        if len(data) - skip > max_bytes:
+            self._refuse(None, HeadersTooLarge(f"the request head is over {max_bytes} bytes").refusal)
+        elif can_never_complete(data, skip, self._scanned):
+            self._refuse(path_hint(bytes(data)), Refusal(400, "malformed_request", "malformed request head"))
+        else:
+            self._scanned = len(data)
+
+    def _open_body(self, head: Head, data: bytes) -> bytes:
+        if head.expects_continue and not data:
+            self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._phase = _BODY
+        self._mark_at = self._clients.time()
+        self._mark_bytes = 0
+        self._body = ChunkedBody(self._clients.settings.body_max_bytes) if head.length == CHUNKED else bytearray()
+        return self._read_body(data)
+
+    def _read_body(self, data: bytes) -> bytes:
+        """Adds to the body; starts the request when it is whole. Returns the bytes that follow it."""
+        assert self._head is not None
+        self._received += len(data)
+        self._clients.uploading_bytes += len(data)
+        if self._clients.uploading_bytes > self._clients.settings.uploads_max_bytes:
+            refusal = Refusal(503, "too_many_uploads", "too many uploads at once", retry_after_s=1.0)
+            self._refuse(self._head.path, refusal, is_head=self._head.method == "HEAD")
+            return b""
+        if isinstance(self._body, ChunkedBody):
+            return self._read_chunks(self._body, data)
+        assert self._body is not None
+        missing = self._head.length - len(self._body)
+        self._body += data[:missing]
+        if len(data) >= missing:
+            self._start(self._head, bytes(self._body))
+        return data[missing:]
+
+    def _read_chunks(self, body: ChunkedBody, data: bytes) -> bytes:
+        assert self._head is not None
+        try:
+            rest = body.feed(data)
+        except HerdError as error:
+            self._refuse(self._head.path, error.refusal, is_head=self._head.method == "HEAD")
+            return b""
+        if rest is None:
+            return b""
+        self._start(self._head, bytes(body.content))
+        return rest
+
+    def _start(self, head: Head, body: bytes) -> None:
+        clients = self._clients
+        if self._received:
+            self._forget_upload()
+        if clients.is_draining:
+            refusal = Refusal(503, "shutting_down", "the coordinator is shutting down", retry_after_s=2.0)
+            self._refuse(head.path, refusal, is_head=head.method == "HEAD")
+            return
+        self._phase = _BUSY
+        self._is_used = True
+        exchange = HttpExchange(self, head, body, self.client_ip, clients.loop.time())
+        self._exchange = exchange
+        clients.on_request(exchange)
+
+    def _forget_upload(self) -> None:
+        self._clients.uploading_bytes -= self._received
+        self._received = 0
+        self._body = None
+
+    # Ending
+
+    def _refuse(self, path: str | None, refusal: Refusal, is_head: bool = False) -> None:
+        """Answers without asking anybody, and closes: after a refused head nobody knows where the next one begins."""
+        status, content_type, body = self._clients.render_error(path, refusal)
+        headers: list[Header] = [(b"Content-Type", content_type.encode("latin-1"))]
+        if refusal.retry_after_s is not None:
+            headers.append((b"Retry-After", b"%d" % max(1, round(refusal.retry_after_s))))
+        if refusal.allow is not None:
+            headers.append((b"Allow", refusal.allow.encode("latin-1")))
+        own = self.date_line + b"Content-Length: %d\r\nConnection: close\r\n" % len(body)
+        self.send(rendered_head(status, headers, own) + (b"" if is_head else body))
+        self._linger()
+
+    def _finish(self) -> None:
+        if self._tail:
+            self._linger()
+        else:
+            self._phase = _LINGERING
+            self._since = self._clients.time()
+            self._clients.outbox.flush()
+            self._transport.close()
+
+    def _linger(self) -> None:
+        """Closes our direction and lets the client's run dry: closing over unread bytes would reset the connection and
+        could destroy the answer on its way (RFC 9112 9.6)."""
+        self._phase = _LINGERING
+        self._since = self._clients.time()
+        self._tail.clear()
+        self._forget_upload()
+        if self._is_read_paused:
+            self._is_read_paused = False
+            self._transport.resume_reading()
+        self._clients.outbox.flush()
+        if not self._transport.is_closing():
+            self._transport.write_eof()
+
+    def _give_up(self) -> None:
+        self._phase = _LINGERING
+        self._tail.clear()
+        exchange = self._exchange
+        self._exchange = None
+        if exchange is not None:
+            exchange.left()
+
+    def abort(self) -> None:
+        self._clients.outbox.flush()
+        self._transport.abort()
+
+    def close_if_idle(self) -> None:
+        if self._phase == _IDLE and not self._tail:
+            self._finish()
+
+    # Time limits
+
+    def sweep(self, now: float) -> None:
+        if self._is_reader_stuck(now):
+            self._transport.abort()
+        elif self._phase == _IDLE:
+            settings = self._clients.settings
+            limit_s = settings.idle_timeout_s if self._is_used else settings.header_timeout_s
+            if now - self._since > limit_s and not self._tail:
+                self._finish()
+        elif self._phase == _HEAD:
+            if now - self._since > self._clients.settings.header_timeout_s:
+                self._refuse(None, Refusal(408, "request_timeout", "the request's head took too long"))
+        elif self._phase == _BODY:
+            self._sweep_upload(now)
+        elif self._phase == _SWITCHED:
+            return
+        elif self._phase == _BUSY:
+            if self._is_read_paused and _has_closed(self._transport):
+                self._transport.abort()
+        elif now - self._since > self._clients.settings.linger_s and not self._transport.get_write_buffer_size():
+            self._transport.abort()
+
+    def _is_reader_stuck(self, now: float) -> bool:
+        waiting = self._transport.get_write_buffer_size()
+        taken = self._sent - waiting
+        if not waiting or taken != self._taken:
+            self._taken = taken
+            self._taken_at = now
+            return False
+        return now - self._taken_at > self._clients.settings.slow_reader_s
+
+    def _sweep_upload(self, now: float) -> None:
+        settings = self._clients.settings
+        if now - self._mark_at < settings.body_grace_s:
+            return
+        if self._received - self._mark_bytes < settings.body_min_bytes_per_s * settings.body_grace_s:
+            path = self._head.path if self._head is not None else None
+            self._refuse(path, Refusal(408, "request_timeout", "the request's body arrives too slowly"))
+        self._mark_at = now
+        self._mark_bytes = self._received
+
+
+def _peer_ip(peer: object) -> str:
+    if not isinstance(peer, tuple) or not peer:
+        return ""
+    return str(peer[0]).removeprefix("::ffff:")
+
+
+def _has_closed(transport: asyncio.Transport) -> bool:
+    """Whether the client has closed a connection that we do not read now. Linux tells; elsewhere it is not known."""
+    if sys.platform != "linux":
+        return False
+    state: bytes = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+    return state[0] == _TCP_CLOSE_WAIT

@@ -1,0 +1,127 @@
+"""All client connections of a listener together: their limits, their number, the time. Knows no byte of HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from typing import Protocol
+
+from herd.coordinator.http.exchange import HttpExchange
+from herd.coordinator.http.write_batching import Outbox
+from herd.errors import Refusal
+
+RenderError = Callable[[str | None, Refusal], tuple[int, str, bytes]]
+"""(path, or None where none could be read; refusal) -> (status, content type, body)."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSettings:
+    body_max_bytes: int = field(default=32 << 20, metadata={"env": "FLEET_MAX_BODY_BYTES", "help": "Largest request body; a larger one is refused with 413."})
+    header_max_bytes: int = field(default=64 << 10, metadata={"env": "FLEET_MAX_HEADER_BYTES", "help": "Largest request head; a larger one is refused with 431."})
+    header_timeout_s: float = field(default=10.0, metadata={"env": "FLEET_HEADER_TIMEOUT", "help": "Seconds a client may take to send a request's head."})
+    body_min_bytes_per_s: int = field(default=1024, metadata={"env": "FLEET_BODY_MIN_RATE", "help": "Slowest upload in bytes per second, measured over FLEET_BODY_GRACE."})
+    body_grace_s: float = field(default=10.0, metadata={"env": "FLEET_BODY_GRACE", "help": "Seconds over which an upload's speed is measured."})
+    uploads_max_bytes: int = field(default=512 << 20, metadata={"env": "FLEET_MAX_UPLOAD_BYTES", "help": "Bytes of all bodies that are still arriving; beyond it uploads get 503."})
+    connections_max: int = field(default=2000, metadata={"env": "FLEET_MAX_CONNECTIONS", "help": "Client connections in all."})
+    connections_per_ip_max: int = field(default=100, metadata={"env": "FLEET_MAX_CONNECTIONS_PER_IP", "help": "Client connections from one address."})
+    connections_loopback_max: int = field(default=1000, metadata={"env": "FLEET_MAX_CONNECTIONS_LOOPBACK", "help": "Client connections from this machine itself: a reverse proxy here speaks for all of its users."})
+    idle_timeout_s: float = field(default=75.0, metadata={"env": "FLEET_KEEPALIVE_TIMEOUT", "help": "Seconds a connection may stay open between requests."})
+    slow_reader_s: float = field(default=60.0, metadata={"env": "FLEET_SLOW_READER_TIMEOUT", "help": "Seconds a client may take no byte of its answer before it is cut."})
+    write_buffer_bytes: int = field(default=256 << 10, metadata={"env": "FLEET_WRITE_BUFFER_BYTES", "help": "Unsent answer bytes per connection at which the node is asked to wait."})
+    pipeline_max_bytes: int = field(default=64 << 10, metadata={"env": "FLEET_MAX_PIPELINE_BYTES", "help": "Bytes kept of requests sent ahead; beyond it the connection is not read."})
+    linger_s: float = field(default=5.0, metadata={"env": "FLEET_LINGER", "help": "Seconds a refused client is given to read why."})
+
+
+class Connection(Protocol):
+    """What all connections together ask of each."""
+
+    client_ip: str
+
+    def sweep(self, now: float) -> None:
+        """Looks at the time limits of the state it is in."""
+
+    def close_if_idle(self) -> None: ...
+
+    def abort(self) -> None:
+        """At once, whatever it is doing."""
+
+
+class Clients:
+    """All connections of one listener, and what they share: the limits, the time of day, whether we are draining."""
+
+    def __init__(
+        self, settings: HttpSettings, on_request: Callable[[HttpExchange], None], render_error: RenderError,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:  # fmt: skip
+        self.settings = settings
+        self.on_request = on_request
+        self.render_error = render_error
+        self.loop = loop
+        self.outbox = Outbox(loop)
+        self.connections: set[Connection] = set()
+        self.is_draining = False
+        self.on_empty: Callable[[], None] | None = None
+        """Called when, while draining, the last connection has ended."""
+        self.uploading_bytes = 0
+        self.paused_s = 0.0
+        """Time during which this process did not run: no client is to blame for it."""
+        self.now = loop.time()
+        self.date_line = _date_line()
+        self._per_ip: dict[str, int] = {}
+
+    def time(self) -> float:
+        return self.loop.time() - self.paused_s
+
+    def join(self, connection: Connection) -> int:
+        """Counts a connection in. Returns by how many there are too many now; 0 and less is well."""
+        ip = connection.client_ip
+        count = self._per_ip.get(ip, 0) + 1
+        self._per_ip[ip] = count
+        self.connections.add(connection)
+        return max(len(self.connections) - self.settings.connections_max, count - self._per_ip_max(ip))
+
+    def leave(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+        left = self._per_ip[connection.client_ip] - 1
+        if left:
+            self._per_ip[connection.client_ip] = left
+        else:
+            del self._per_ip[connection.client_ip]
+        if self.is_draining and not self.connections and self.on_empty is not None:
+            self.on_empty()
+
+    def turned_away(self, ip: str) -> Refusal:
+        if self._per_ip[ip] > self._per_ip_max(ip):
+            message = f"more than {self._per_ip_max(ip)} connections from {ip}"
+            return Refusal(429, "too_many_connections", message, retry_after_s=1.0)
+        return Refusal(503, "too_many_connections", "too many connections to the coordinator", retry_after_s=1.0)
+
+    def _per_ip_max(self, ip: str) -> int:
+        return self.settings.connections_loopback_max if _is_loopback(ip) else self.settings.connections_per_ip_max
+
+    def sweep(self, now: float) -> None:
+        """Enforces every time limit. Called about once a second with `time()`."""
+        self.now = now
+        self.date_line = _date_line()
+        for connection in list(self.connections):
+            connection.sweep(now)
+
+    def drain(self) -> None:
+        """From now on no request is taken; answers in progress go on, the connections close as they end."""
+        self.is_draining = True
+        for connection in list(self.connections):
+            connection.close_if_idle()
+
+
+def _is_loopback(ip: str) -> bool:
+    try:
+        return ipaddress.ip_address(ip.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def _date_line() -> bytes:
+    return b"Date: %b\r\n" % formatdate(usegmt=True).encode("ascii")

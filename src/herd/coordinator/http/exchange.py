@@ -1,0 +1,248 @@
+"""How one answer is framed and sent. Decides no status and knows no route; the connection decides what comes next."""
+
+from __future__ import annotations
+
+import http
+from collections.abc import Callable, Sequence
+from types import MappingProxyType
+from typing import Final, Protocol
+
+from herd.coordinator.http.contract import Guest, Header, Wire
+from herd.coordinator.http.request_head import Head
+
+STATUS_LINES: Final = MappingProxyType(
+    {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in http.HTTPStatus}
+)
+
+# The connection's own business: whatever an answerer or a node says about these would contradict the bytes sent.
+_OURS: Final = frozenset(
+    {
+        b"connection",
+        b"content-length",
+        b"date",
+        b"keep-alive",
+        b"proxy-connection",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+
+_FRESH: Final = 0
+_BY_LENGTH: Final = 1
+_BY_CHUNKS: Final = 2
+_BY_CLOSE: Final = 3
+_NO_BODY: Final = 4
+_ENDED: Final = 5
+
+
+class Line(Protocol):
+    """What an exchange needs of its connection."""
+
+    is_encrypted: bool
+
+    @property
+    def date_line(self) -> bytes: ...
+
+    def stays_open(self, head: Head) -> bool:
+        """Whether the connection may serve another request after this one."""
+
+    def send(self, data: bytes) -> None: ...
+
+    def switched(self, guest: Guest) -> Wire:
+        """The connection is the guest's from now on."""
+
+    def answered(self, stays_open: bool) -> None:
+        """The answer is whole."""
+
+    def break_off(self, with_reset: bool) -> None:
+        """The answer is not whole and the client must notice; `with_reset` where an orderly close would look whole."""
+
+
+class HttpExchange:
+    """Implements `Exchange` (coordinator/http/contract.py) on one HTTP/1.x connection."""
+
+    __slots__ = (
+        "_also",
+        "_framing",
+        "_head",
+        "_held",
+        "_left",
+        "_line",
+        "_stays_open",
+        "body",
+        "client_ip",
+        "headers",
+        "method",
+        "on_gone",
+        "on_writable",
+        "path",
+        "query",
+        "received_at",
+    )
+
+    def __init__(self, line: Line, head: Head, body: bytes, client_ip: str, received_at: float) -> None:
+        self.method = head.method
+        self.path = head.path
+        self.query = head.query
+        self.headers: Sequence[Header] = head.headers
+        self.body = body
+        self.client_ip = client_ip
+        self.received_at = received_at
+        self.on_gone: Callable[[], None] | None = None
+        self.on_writable: Callable[[bool], None] | None = None
+        self._line = line
+        self._head = head
+        self._also: Sequence[Header] = ()
+        self._framing = _FRESH
+        self._held = b""
+        self._left = 0
+        self._stays_open = True
+
+    @property
+    def is_encrypted(self) -> bool:
+        return self._line.is_encrypted
+
+    def header(self, name: bytes) -> bytes | None:
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
+
+    @property
+    def admission(self) -> object | None:
+        return self._head.admission
+
+    @admission.setter
+    def admission(self, decided: object | None) -> None:
+        self._head.admission = decided
+
+    def accompany(self, headers: Sequence[Header]) -> None:
+        self._also = headers
+
+    def respond(self, status: int, headers: Sequence[Header], body: bytes) -> None:
+        if self._framing != _FRESH:
+            return
+        stays_open = self._line.stays_open(self._head)
+        if status == 204 or status == 304 or status < 200:
+            framing = body = b""
+        else:
+            framing = b"Content-Length: %d\r\n" % len(body)
+            if self.method == "HEAD":
+                body = b""
+        self._close()
+        self._line.send(self._rendered(status, headers, framing, stays_open) + body)
+        self._line.answered(stays_open)
+
+    def begin(self, status: int, headers: Sequence[Header], length: int | None) -> None:
+        if self._framing != _FRESH:
+            return
+        self._stays_open = self._line.stays_open(self._head)
+        framing = b""
+        if status == 204 or status == 304:
+            self._framing = _NO_BODY
+        elif length is not None:
+            self._framing = _BY_LENGTH
+            self._left = length
+            framing = b"Content-Length: %d\r\n" % length
+        elif self._head.is_http10:
+            self._framing = _BY_CLOSE
+            self._stays_open = False
+        else:
+            self._framing = _BY_CHUNKS
+            framing = b"Transfer-Encoding: chunked\r\n"
+        if self.method == "HEAD":
+            self._framing = _NO_BODY
+        self._held = self._rendered(status, headers, framing, self._stays_open)
+
+    def write(self, data: bytes) -> None:
+        framing = self._framing
+        if not data or framing >= _NO_BODY:
+            return
+        assert framing != _FRESH, "write() before begin()"
+        if framing == _BY_CHUNKS:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        elif framing == _BY_LENGTH:
+            if len(data) > self._left:
+                # More than was announced would be read as the next answer: this one is lost, the next must not be.
+                self.cut()
+                return
+            self._left -= len(data)
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        self._line.send(data)
+
+    def end(self) -> None:
+        framing = self._framing
+        if framing == _ENDED:
+            return
+        assert framing != _FRESH, "end() before begin()"
+        if self._left and framing == _BY_LENGTH:
+            self.cut()
+            return
+        last = self._held
+        if framing == _BY_CHUNKS:
+            last += b"0\r\n\r\n"
+        self._close()
+        if last:
+            self._line.send(last)
+        self._line.answered(self._stays_open)
+
+    def switch(self, headers: Sequence[Header], protocol: bytes, guest: Guest) -> Wire:
+        assert self._framing == _FRESH, "switch() after an answer has begun"
+        own = b"Upgrade: %b\r\nConnection: Upgrade\r\n" % protocol
+        self._close()
+        self._line.send(rendered_head(101, (*headers, *self._also), self._line.date_line + own))
+        return self._line.switched(guest)
+
+    def cut(self, last: bytes = b"") -> None:
+        framing = self._framing
+        if framing == _ENDED:
+            return
+        # Last words must not make up an announced length: the answer would look whole.
+        if last and framing != _FRESH and (framing != _BY_LENGTH or len(last) < self._left):
+            self.write(last)
+        self._close()
+        self._line.break_off(framing == _BY_CLOSE)
+
+    def left(self) -> None:
+        """The client has left: tells the answerer once; nothing more is sent."""
+        if self._framing == _ENDED:
+            return
+        on_gone = self.on_gone
+        self._close()
+        if on_gone is not None:
+            on_gone()
+
+    def _close(self) -> None:
+        """No more calls count. The answerer holds this exchange: letting go of it spares the cycle collector the work."""
+        self._framing = _ENDED
+        self._held = b""
+        self.on_gone = None
+        self.on_writable = None
+
+    def _rendered(self, status: int, headers: Sequence[Header], framing: bytes, stays_open: bool) -> bytes:
+        if not stays_open:
+            framing += b"Connection: close\r\n"
+        elif self._head.is_http10:
+            framing += b"Connection: keep-alive\r\n"
+        if self._also:
+            headers = (*headers, *self._also)
+        return rendered_head(status, headers, self._line.date_line + framing)
+
+
+def rendered_head(status: int, headers: Sequence[Header], own_lines: bytes) -> bytes:
+    """A whole answer head, ended by its empty line. `own_lines` are the connection's own headers, each with its CRLF.
+
+    A header whose name or value holds CR, LF or NUL is dropped: it would begin a header or an answer of its own.
+    """
+    lines = [b"%b: %b\r\n" % header for header in headers if header[0].lower() not in _OURS]
+    block = b"".join(lines)
+    if block.count(b"\n") != len(lines) or block.count(b"\r") != len(lines) or b"\0" in block:
+        block = b"".join([line for line in lines if _is_one_line(line)])
+    return b"%b%b%b\r\n" % (STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, block, own_lines)
+
+
+def _is_one_line(line: bytes) -> bool:
+    return line.count(b"\n") == 1 and line.count(b"\r") == 1 and b"\0" not in line

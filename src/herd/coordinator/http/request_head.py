@@ -1,0 +1,230 @@
+"""Which request heads are well formed, and what they say. Knows no socket and no body: bytes in, `Head` out.
+
+llhttp reads the head; what it lets pass and another server on the way might read differently is refused before or
+after it (RFC 9112: sections 2.2 bare CR and LF, 3.2 Host and targets, 5.1 names, 5.2 folding, 6 framing).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+
+from herd.coordinator.http.contract import Header
+from herd.errors import BadRequest, HerdError
+
+CHUNKED: Final = -1
+"""`Head.length` of a body that comes in chunks."""
+
+_CRLF: Final = b"\r\n"
+_TEXT: Final = bytes(c for c in range(256) if c == 9 or (c >= 32 and c != 127))
+_METHODS: Final = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
+# Three words, then lines of name, colon and text, each ended by CRLF, then an empty one. Nothing in it can match twice,
+# so refusing costs no more than accepting. Rules out folding, space before a colon, bare CR and LF, control characters.
+_SHAPE: Final = re.compile(
+    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++) ([\x21-\x7e]++) (HTTP/[0-9]\.[0-9])\r\n"
+    rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n"
+)
+_PATH: Final = re.compile(
+    rb"/[\w\-.~!$&'()*+,;=:@/\[\]]*+(?:%[0-9A-Fa-f]{2}[\w\-.~!$&'()*+,;=:@/\[\]]*+)*+",
+    re.ASCII,
+)
+# Browsers leave these five bare in a query though RFC 3986 does not: { } | ^ and the backtick.
+_QUERY: Final = re.compile(
+    rb"[\w\-.~!$&'()*+,;=:@/?\[\]{}|^`]*+(?:%[0-9A-Fa-f]{2}[\w\-.~!$&'()*+,;=:@/?\[\]{}|^`]*+)*+",
+    re.ASCII,
+)
+_ABSOLUTE: Final = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE)
+_HOST: Final = re.compile(rb"(?:[\w.~\-]++|\[[0-9A-Fa-f:.]++(?:%[\w.~\-]++)?\])(?::[0-9]{1,5})?", re.ASCII)
+_DIGITS: Final = re.compile(rb"[0-9]{1,18}")
+_WATCHED: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"})
+_UNFIT_HOPS: Final = frozenset({b"host", b"content-length", b"transfer-encoding"})
+_NEVER_COMPLETE: Final = re.compile(rb"(?<!\r)\n|\r[^\n]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+
+class UnsupportedMethod(HerdError):
+    status = 501
+    code = "method_not_implemented"
+
+
+class UnsupportedVersion(HerdError):
+    status = 505
+    code = "http_version_not_supported"
+
+
+class ExpectationFailed(HerdError):
+    status = 417
+    code = "expectation_failed"
+
+
+@dataclass(slots=True)
+class Head:
+    """One request's head. Shared by equal requests of a connection: never changed, but for what was decided of it."""
+
+    method: str
+    path: str
+    query: bytes
+    headers: tuple[Header, ...]
+    length: int
+    """Bytes of body to come, or CHUNKED."""
+    keeps_alive: bool
+    is_http10: bool
+    expects_continue: bool
+    admission: object | None = None
+    """The gate's own note; nobody else reads it."""
+
+
+class _Fields:
+    """What llhttp reports while it reads one head."""
+
+    __slots__ = ("headers", "watched")
+
+    def __init__(self) -> None:
+        self.headers: list[Header] = []
+        self.watched: dict[bytes, list[bytes]] = {}
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        value = value.strip()
+        self.headers.append((name, value))
+        if name in _WATCHED:
+            self.watched.setdefault(name, []).append(value)
+
+
+def read_head(raw: bytes) -> Head:
+    """Reads `raw`, everything up to and with the first empty line. Raises HerdError: 400, 417, 501 or 505."""
+    method, target, is_http10 = _request_line(raw)
+    fields = _Fields()
+    try:
+        HttpRequestParser(fields).feed_data(raw)
+    except HttpParserUpgrade:
+        # An upgrade is an offer (h2c by Java's client, for one): it is declined by answering as if it were not made.
+        pass
+    except HttpParserError as error:
+        raise BadRequest(f"malformed request head: {error}", "malformed_request") from None
+    watched = fields.watched
+    authority, path, query = _target(method, target)
+    _check_host(watched.get(b"host"), authority, is_http10)
+    length = _body_length(watched, is_http10)
+    return Head(
+        method=method.decode("ascii"),
+        path=path,
+        query=query,
+        headers=tuple(fields.headers),
+        length=length,
+        keeps_alive=_keeps_alive(watched.get(b"connection"), is_http10),
+        is_http10=is_http10,
+        expects_continue=_expects_continue(watched.get(b"expect"), length, is_http10),
+    )
+
+
+def can_never_complete(raw: bytes | bytearray, start: int, scanned: int) -> bool:
+    """Whether an unfinished head that begins at `start` holds, beyond the first `scanned` bytes, what none may hold.
+
+    Saves waiting for an end that cannot come: after bare line feeds, or when somebody speaks TLS to this port.
+    """
+    first = raw[start : start + 1]
+    if first and not first.isalpha() and first != b"\r":
+        return True
+    return _NEVER_COMPLETE.search(raw, max(start, scanned - 1)) is not None
+
+
+def path_hint(raw: bytes) -> str | None:
+    """The path of a refused head, if it can be made out: errors are rendered in the shape its dialect uses."""
+    words = raw[: raw.find(_CRLF)].split(b" ", 2)
+    match = _PATH.match(words[1]) if len(words) == 3 else None
+    return match[0].decode("ascii") if match else None
+
+
+def _request_line(raw: bytes) -> tuple[bytes, bytes, bool]:
+    shape = _SHAPE.fullmatch(raw)
+    if shape is None:
+        raise BadRequest("malformed request head", "malformed_request")
+    method, target, version = shape.groups()
+    if version != b"HTTP/1.1" and version != b"HTTP/1.0":
+        raise UnsupportedVersion("only HTTP/1.1 and HTTP/1.0 are spoken here")
+    if method not in _METHODS:
+        if not method.isupper():
+            raise BadRequest("malformed method", "malformed_request")
+        raise UnsupportedMethod(f"method {method.decode('ascii')[:20]} is not implemented")
+    return method, target, version == b"HTTP/1.0"
+
+
+def _target(method: bytes, target: bytes) -> tuple[bytes | None, str, bytes]:
+    """(authority of an absolute-form target, decoded path, query)."""
+    authority = None
+    if target[:1] != b"/":
+        if target == b"*" and method == b"OPTIONS":
+            return None, "*", b""
+        match = _ABSOLUTE.fullmatch(target)
+        if match is None:
+            raise BadRequest("malformed request target", "malformed_request")
+        authority = match[1]
+        target = match[2] if match[2][:1] == b"/" else b"/" + match[2]
+    raw_path, _, query = target.partition(b"?")
+    if _PATH.fullmatch(raw_path) is None or (query and _QUERY.fullmatch(query) is None):
+        raise BadRequest("malformed request target", "malformed_request")
+    return authority, _decoded(raw_path), query
+
+
+def _decoded(raw_path: bytes) -> str:
+    if b"%" not in raw_path:
+        return raw_path.decode("ascii")
+    plain = unquote_to_bytes(raw_path)
+    if plain.translate(None, _TEXT):
+        raise BadRequest("control character in the path", "malformed_request")
+    try:
+        return plain.decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadRequest("the path is not UTF-8", "malformed_request") from None
+
+
+def _check_host(hosts: list[bytes] | None, authority: bytes | None, is_http10: bool) -> None:
+    """RFC 9112 3.2: exactly one Host in HTTP/1.1; where the target names a host too, both must agree."""
+    if hosts is None:
+        if is_http10:
+            return
+        raise BadRequest("Host is missing", "malformed_request")
+    if len(hosts) != 1 or _HOST.fullmatch(hosts[0]) is None:
+        raise BadRequest("exactly one well-formed Host is required", "malformed_request")
+    if authority is not None and authority.lower() != hosts[0].lower():
+        raise BadRequest("the target and Host name different hosts", "malformed_request")
+
+
+def _body_length(watched: dict[bytes, list[bytes]], is_http10: bool) -> int:
+    """One reading of the framing or none: whatever two servers might read differently is refused."""
+    lengths = watched.get(b"content-length")
+    codings = watched.get(b"transfer-encoding")
+    if codings is not None:
+        if lengths is not None:
+            raise BadRequest("Content-Length beside Transfer-Encoding", "ambiguous_length")
+        if len(codings) != 1 or codings[0].lower() != b"chunked" or is_http10:
+            raise BadRequest("the only Transfer-Encoding accepted is chunked, in HTTP/1.1", "ambiguous_length")
+        return CHUNKED
+    if lengths is None:
+        return 0
+    if len(lengths) != 1 or _DIGITS.fullmatch(lengths[0]) is None:
+        raise BadRequest("Content-Length must be given once, in digits", "ambiguous_length")
+    return int(lengths[0])
+
+
+def _keeps_alive(connections: list[bytes] | None, is_http10: bool) -> bool:
+    if connections is None:
+        return not is_http10
+    if len(connections) == 1 and connections[0] == b"keep-alive":
+        return True
+    tokens = {token.strip() for token in b",".join(connections).lower().split(b",")}
+    if tokens & _UNFIT_HOPS:
+        raise BadRequest("Connection names a header that frames the request", "malformed_request")
+    return b"close" not in tokens and (not is_http10 or b"keep-alive" in tokens)
+
+
+def _expects_continue(expectations: list[bytes] | None, length: int, is_http10: bool) -> bool:
+    if expectations is None or is_http10:
+        return False
+    if len(expectations) != 1 or expectations[0].lower() != b"100-continue":
+        raise ExpectationFailed("the only Expect understood is 100-continue")
+    return length != 0

@@ -1,0 +1,98 @@
+"""The listener: opens the port, keeps the clock of all connections going, drains and closes. Knows no route."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import ssl
+from collections.abc import Callable
+from typing import Final
+
+from herd.coordinator.http.connection import HttpConnection
+from herd.coordinator.http.connections import Clients, HttpSettings, RenderError
+from herd.coordinator.http.exchange import HttpExchange
+
+SWEEP_EVERY_S: Final = 1.0
+# A gap this much longer than the sweep's own means that the process was stopped or the machine slept.
+_PAUSE_MIN_S: Final = 3.0
+_BACKLOG: Final = 1024
+
+
+class PortInUse(Exception):
+    """Somebody else listens there; the message is meant for the person at the terminal."""
+
+
+class Server:
+    """A listener and its connections. Made by `serve`."""
+
+    def __init__(self, clients: Clients) -> None:
+        self.clients = clients
+        self.port = 0
+        """The port listened on, also where 0 was asked for."""
+        self._listener: asyncio.Server | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._ticked_at = clients.loop.time()
+
+    async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
+        loop = self.clients.loop
+        try:
+            self._listener = await loop.create_server(
+                lambda: HttpConnection(self.clients), host, port, backlog=_BACKLOG,
+                # On Windows this option would let two processes share a port.
+                reuse_address=os.name == "posix", ssl=tls,
+            )  # fmt: skip
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            hint = "is another herd running? FLEET_PORT chooses another port"
+            raise PortInUse(f"port {port} is in use on {host}; {hint}") from error
+        self.port = int(self._listener.sockets[0].getsockname()[1])
+        self._timer = loop.call_later(SWEEP_EVERY_S, self._on_timer)
+
+    def tick(self, now: float) -> None:
+        """One look at all connections, `now` in loop time. Time in which nothing ran is nobody's delay."""
+        gap_s = now - self._ticked_at - SWEEP_EVERY_S
+        self._ticked_at = now
+        if gap_s > _PAUSE_MIN_S:
+            self.clients.paused_s += gap_s
+        self.clients.sweep(now - self.clients.paused_s)
+
+    def drain(self) -> None:
+        """Takes no more connections or requests; idle connections close, answers in progress go on."""
+        if self._listener is not None:
+            self._listener.close()
+        self.clients.drain()
+
+    async def drained(self, timeout_s: float) -> int:
+        """Waits until every connection has ended. Returns how many had not, in time."""
+        if self.clients.connections:
+            empty = asyncio.Event()
+            self.clients.on_empty = empty.set
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(empty.wait(), timeout_s)
+        return len(self.clients.connections)
+
+    def close(self) -> None:
+        """At once: whatever is still open is cut."""
+        self.drain()
+        if self._timer is not None:
+            self._timer.cancel()
+        for connection in list(self.clients.connections):
+            connection.abort()
+
+    def _on_timer(self) -> None:
+        loop = self.clients.loop
+        self._timer = loop.call_later(SWEEP_EVERY_S, self._on_timer)
+        self.tick(loop.time())
+
+
+async def serve(
+    settings: HttpSettings, host: str, port: int, on_request: Callable[[HttpExchange], None], render_error: RenderError,
+    tls: ssl.SSLContext | None = None,
+) -> Server:  # fmt: skip
+    """Listens on host:port (0: any free port). Raises PortInUse, or OSError for any other reason."""
+    server = Server(Clients(settings, on_request, render_error, asyncio.get_running_loop()))
+    await server.listen(host, port, tls)
+    return server

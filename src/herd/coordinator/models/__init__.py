@@ -1,0 +1,1 @@
+"""Models on nodes: downloads, pins, loading and benchmarks."""

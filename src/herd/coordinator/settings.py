@@ -1,0 +1,93 @@
+"""Every setting of the coordinator: one record for each component, which is handed its own. Reads none of them; `config.py` does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from herd.coordinator.api.live import LiveSettings
+from herd.coordinator.auth.access_control import AccessSettings
+from herd.coordinator.auth.membership import MembershipSettings
+from herd.coordinator.http.connection import HttpSettings
+from herd.coordinator.http.tls import TlsSettings
+from herd.coordinator.models.benchmark_runner import BenchmarkSettings
+from herd.coordinator.models.pinned_models import PinSettings
+from herd.coordinator.models.transfers import FetchSettings
+from herd.coordinator.proxy.auto_pull import AutoPullSettings
+from herd.coordinator.proxy.capture import CaptureSettings
+from herd.coordinator.proxy.relay_dependencies import RelaySettings
+from herd.coordinator.proxy.wait_comments import WaitingNotesSettings
+from herd.coordinator.storage.writer import StoreSettings
+from herd.coordinator.upstream.pool import UpstreamSettings
+from herd.core.context.thinking import ThinkingSettings
+from herd.core.context.windows import WindowSettings
+from herd.core.lifecycle.holding import HoldingSettings
+from herd.core.lifecycle.prewarming import PrewarmSettings
+from herd.core.lifecycle.rebalancing import RebalancingSettings
+from herd.core.lifecycle.retries import RetrySettings
+from herd.core.scheduling.completion_time import CompletionTimeSettings
+from herd.core.scheduling.signals import Weights
+from herd.core.scheduling.substitutes import SubstituteSettings
+from herd.core.state.liveness import LivenessSettings
+from herd.logs import LogSettings
+
+
+@dataclass(frozen=True, slots=True)
+class GeneralSettings:
+    """Where the coordinator listens and keeps its data, and how it chooses."""
+
+    host: str = field(
+        default="0.0.0.0",
+        metadata={"env": "FLEET_HOST", "help": "Address to listen on; 127.0.0.1 keeps it to this machine."},
+    )
+    port: int = field(
+        default=11435, metadata={"env": "FLEET_PORT", "help": "Port to listen on; 0 takes any.", "min": 0, "max": 65535}
+    )
+    data_dir: Path = field(
+        default=Path("~/.fleet-manager"), metadata={"env": "FLEET_DATA_DIR", "help": "Folder for traces and logs."}
+    )
+    scheduler: str = field(
+        default="completion_time",
+        metadata={
+            "env": "FLEET_SCHEDULER", "choices": ("completion_time", "signals"),
+            "help": "How a node is chosen: by expected seconds, or by the points of the seven signals.",
+        },
+    )  # fmt: skip
+    drain_s: float = field(
+        default=60.0, metadata={"env": "FLEET_DRAIN_SECONDS", "help": "At the end, how long running requests may finish.", "min": 0}
+    )
+    mdns: bool = field(
+        default=True, metadata={"env": "FLEET_MDNS", "help": "Announce the coordinator on the local network."}
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One record per component; each component is handed its own."""
+
+    general: GeneralSettings = field(default_factory=GeneralSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+    http: HttpSettings = field(default_factory=HttpSettings)
+    upstream: UpstreamSettings = field(default_factory=UpstreamSettings)
+    relay: RelaySettings = field(default_factory=RelaySettings)
+    waiting_notes: WaitingNotesSettings = field(default_factory=WaitingNotesSettings)
+    store: StoreSettings = field(default_factory=StoreSettings)
+    liveness: LivenessSettings = field(default_factory=LivenessSettings)
+    holding: HoldingSettings = field(default_factory=HoldingSettings)
+    retries: RetrySettings = field(default_factory=RetrySettings)
+    completion_time: CompletionTimeSettings = field(default_factory=CompletionTimeSettings)
+    weights: Weights = field(default_factory=Weights)
+    access: AccessSettings = field(default_factory=AccessSettings)
+    membership: MembershipSettings = field(default_factory=MembershipSettings)
+    tls: TlsSettings = field(default_factory=TlsSettings)
+    capture: CaptureSettings = field(default_factory=CaptureSettings)
+    rebalance: RebalancingSettings = field(default_factory=RebalancingSettings)
+    prewarm: PrewarmSettings = field(default_factory=PrewarmSettings)
+    live: LiveSettings = field(default_factory=LiveSettings)
+    windows: WindowSettings = field(default_factory=WindowSettings)
+    thinking: ThinkingSettings = field(default_factory=ThinkingSettings)
+    substitutes: SubstituteSettings = field(default_factory=SubstituteSettings)
+    fetch: FetchSettings = field(default_factory=FetchSettings)
+    auto_pull: AutoPullSettings = field(default_factory=AutoPullSettings)
+    pins: PinSettings = field(default_factory=PinSettings)
+    benchmarks: BenchmarkSettings = field(default_factory=BenchmarkSettings)

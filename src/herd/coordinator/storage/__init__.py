@@ -1,0 +1,1 @@
+"""SQLite and files: traces, roll-ups, learned values, credentials."""

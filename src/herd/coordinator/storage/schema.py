@@ -1,0 +1,226 @@
+"""What the trace database looks like, and the steps by which any older one becomes it. Knows nothing of when it is opened.
+
+Step 1 is what people bring from the existing product (tables and columns of its 0.11, in any of their earlier shapes,
+`user_version` 0); step 2 is what we add to traces; step 3 keeps the rules of choices and what was
+learnt; step 4 who changed what, and whose key a request came with; step 5 sums by minute and hour, and the nodes'
+history; step 6 the settings that were changed; step 7 whether a prompt was cut. A step only ever adds: the older program can still open the file afterwards.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+
+from herd.coordinator.storage import node_history, rollups, setting_changes
+
+SCHEMA_VERSION = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One version's additions. Applying it twice is harmless; `columns` are ALTER statements, run where one is missing."""
+
+    version: int
+    tables: tuple[str, ...]
+    columns: tuple[str, ...]
+    indexes: tuple[str, ...]
+    stamp: str
+
+
+STEPS = (
+    Step(
+        version=1,
+        tables=(
+            """CREATE TABLE IF NOT EXISTS request_traces (
+                id INTEGER PRIMARY KEY AUTOINCREMENT,
+                request_id TEXT NOT NULL,
+                model TEXT NOT NULL,
+                original_model TEXT NOT NULL,
+                node_id TEXT NOT NULL,
+                score REAL,
+                scores_breakdown TEXT,
+                status TEXT NOT NULL,
+                latency_ms REAL,
+                time_to_first_token_ms REAL,
+                prompt_tokens INTEGER,
+                completion_tokens INTEGER,
+                retry_count INTEGER DEFAULT 0,
+                fallback_used INTEGER DEFAULT 0,
+                excluded_nodes TEXT,
+                client_ip TEXT,
+                original_format TEXT,
+                error_message TEXT,
+                timestamp REAL NOT NULL
+            )""",
+            """CREATE TABLE IF NOT EXISTS latency_observations (
+                id INTEGER PRIMARY KEY AUTOINCREMENT,
+                node_id TEXT NOT NULL,
+                model_name TEXT NOT NULL,
+                latency_ms REAL NOT NULL,
+                tokens_generated INTEGER,
+                timestamp REAL NOT NULL
+            )""",
+            """CREATE TABLE IF NOT EXISTS benchmark_runs (
+                id INTEGER PRIMARY KEY AUTOINCREMENT,
+                run_id TEXT NOT NULL UNIQUE,
+                timestamp REAL NOT NULL,
+                duration_s REAL NOT NULL,
+                total_requests INTEGER NOT NULL,
+                total_failures INTEGER NOT NULL,
+                total_prompt_tokens INTEGER NOT NULL,
+                total_completion_tokens INTEGER NOT NULL,
+                requests_per_sec REAL,
+                tokens_per_sec REAL,
+                latency_p50_ms REAL,
+                latency_p95_ms REAL,
+                latency_p99_ms REAL,
+                ttft_p50_ms REAL,
+                ttft_p95_ms REAL,
+                ttft_p99_ms REAL,
+                fleet_snapshot TEXT,
+                per_model_results TEXT,
+                per_node_results TEXT,
+                peak_utilization TEXT
+            )""",
+        ),
+        columns=(
+            "ALTER TABLE request_traces ADD COLUMN tags TEXT",
+            "ALTER TABLE request_traces ADD COLUMN finish_reason TEXT",
+            "ALTER TABLE request_traces ADD COLUMN estimated_tokens INTEGER",
+            "ALTER TABLE latency_observations ADD COLUMN prompt_tokens INTEGER",
+            "ALTER TABLE latency_observations ADD COLUMN completion_tokens INTEGER",
+        ),
+        indexes=(
+            "CREATE INDEX IF NOT EXISTS idx_traces_request_id ON request_traces(request_id)",
+            "CREATE INDEX IF NOT EXISTS idx_traces_timestamp ON request_traces(timestamp)",
+            "CREATE INDEX IF NOT EXISTS idx_traces_node_model ON request_traces(node_id, model)",
+            "CREATE INDEX IF NOT EXISTS idx_latency_timestamp ON latency_observations(timestamp)",
+            "CREATE INDEX IF NOT EXISTS idx_benchmark_runs_timestamp ON benchmark_runs(timestamp)",
+        ),
+        stamp="PRAGMA user_version = 1",
+    ),
+    Step(
+        version=2,
+        tables=(),
+        columns=(
+            "ALTER TABLE request_traces ADD COLUMN kind TEXT",
+            "ALTER TABLE request_traces ADD COLUMN stream INTEGER",
+            "ALTER TABLE request_traces ADD COLUMN attempt INTEGER",
+            "ALTER TABLE request_traces ADD COLUMN attempt_ms REAL",
+            "ALTER TABLE request_traces ADD COLUMN held_ms REAL",
+            "ALTER TABLE request_traces ADD COLUMN cached_tokens INTEGER",
+            "ALTER TABLE request_traces ADD COLUMN load_ms REAL",
+            "ALTER TABLE request_traces ADD COLUMN prefill_ms REAL",
+            "ALTER TABLE request_traces ADD COLUMN decode_ms REAL",
+            "ALTER TABLE request_traces ADD COLUMN size_bytes INTEGER",
+            "ALTER TABLE request_traces ADD COLUMN failure TEXT",
+            "ALTER TABLE request_traces ADD COLUMN policy TEXT",
+            "ALTER TABLE request_traces ADD COLUMN candidates TEXT",
+        ),
+        indexes=(
+            "CREATE INDEX IF NOT EXISTS idx_latency_pair_newest ON latency_observations(node_id, model_name, id)",
+        ),
+        stamp="PRAGMA user_version = 2",
+    ),
+    Step(
+        version=3,
+        tables=(
+            """CREATE TABLE IF NOT EXISTS decision_rules (
+                fingerprint TEXT PRIMARY KEY,
+                policy TEXT NOT NULL,
+                weights TEXT NOT NULL,
+                first_at REAL NOT NULL
+            )""",
+            """CREATE TABLE IF NOT EXISTS learnt (
+                kind TEXT NOT NULL,
+                subject TEXT NOT NULL,
+                model TEXT NOT NULL,
+                numbers TEXT NOT NULL,
+                learnt_at REAL NOT NULL,
+                PRIMARY KEY (kind, subject, model)
+            )""",
+        ),
+        columns=(),
+        indexes=("CREATE INDEX IF NOT EXISTS idx_learnt_at ON learnt(learnt_at)",),
+        stamp="PRAGMA user_version = 3",
+    ),
+    Step(
+        version=4,
+        tables=(
+            """CREATE TABLE IF NOT EXISTS audit (
+                id INTEGER PRIMARY KEY AUTOINCREMENT,
+                at REAL NOT NULL,
+                what TEXT NOT NULL,
+                who TEXT NOT NULL,
+                ip TEXT NOT NULL,
+                about TEXT NOT NULL
+            )""",
+        ),
+        columns=("ALTER TABLE request_traces ADD COLUMN key_id TEXT",),
+        indexes=(),
+        stamp="PRAGMA user_version = 4",
+    ),
+    Step(
+        version=5,
+        tables=(*rollups.TABLES, *node_history.TABLES),
+        columns=(),
+        indexes=node_history.INDEXES,
+        stamp="PRAGMA user_version = 5",
+    ),
+    Step(version=6, tables=setting_changes.TABLES, columns=(), indexes=(), stamp="PRAGMA user_version = 6"),
+    Step(
+        version=7, tables=(), columns=("ALTER TABLE request_traces ADD COLUMN truncated INTEGER",), indexes=(),
+        stamp="PRAGMA user_version = 7",
+    ),
+)
+
+COLUMN_NAMES = "SELECT name FROM pragma_table_info(?)"
+TABLES_COUNT = "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table'"
+
+
+def version_of(connection: sqlite3.Connection) -> int:
+    """The database's own word, 0 for a new one and for one of the existing product."""
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def is_new(connection: sqlite3.Connection) -> bool:
+    return int(connection.execute(TABLES_COUNT).fetchone()[0]) == 0
+
+
+def steps_needed(connection: sqlite3.Connection) -> list[Step]:
+    """The steps above the database's version, and any below it whose columns are not there after all."""
+    version = version_of(connection)
+    return [step for step in STEPS if step.version > version or _missing(connection, step)]
+
+
+def apply(connection: sqlite3.Connection, step: Step) -> None:
+    """Runs one step in one transaction: a crash inside leaves the step before it, whole.
+
+    Expects a connection in autocommit mode. Raises `sqlite3.Error`, with nothing changed.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for statement in step.tables:
+            connection.execute(statement)
+        for statement in _missing(connection, step):
+            connection.execute(statement)
+        for statement in step.indexes:
+            connection.execute(statement)
+        if version_of(connection) < step.version:
+            connection.execute(step.stamp)
+        connection.execute("COMMIT")
+    except sqlite3.Error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _missing(connection: sqlite3.Connection, step: Step) -> list[str]:
+    return [statement for statement in step.columns if not _has_column(connection, statement)]
+
+
+def _has_column(connection: sqlite3.Connection, statement: str) -> bool:
+    """`statement` is "ALTER TABLE <table> ADD COLUMN <column> <type>"."""
+    words = statement.split()
+    table, column = words[2], words[5]
+    return any(name == column for (name,) in connection.execute(COLUMN_NAMES, (table,)))

@@ -1,0 +1,1 @@
+"""Connections from the coordinator to engines."""

@@ -1,0 +1,1 @@
+"""Predictions from measured requests: speeds, answer lengths, cache hits, memory, demand."""

@@ -1,0 +1,179 @@
+"""What is learnt from the life of requests, kept together: speeds, answer lengths, demand, cached prompts. Chooses nobody.
+
+The dispatcher tells it what happened; policies ask it what to expect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from herd.core.context.window_usage import WINDOW_USE, WindowUse
+from herd.core.estimates.demand import Demand
+from herd.core.estimates.learned_speeds import KINDS, Rates, Sample
+from herd.core.estimates.output_lengths import OUTPUT, Outputs
+from herd.core.estimates.prefix_cache import Prefixes
+from herd.core.estimates.residency import Residency
+from herd.core.estimates.token_ratio import TOKENS, Tokens
+from herd.core.estimates.utilization import Crowding
+from herd.core.state.fleet import ModelName, Node
+from herd.core.state.learned_values import Memory
+from herd.core.state.live_request import Live
+from herd.core.state.queues import Queue
+from herd.core.state.request import Attempt, Counters, Kind, Request
+
+LEARN_EVERY_S = 0.005
+"""Answers that end closer together than this on one node teach nothing that the first did not: learning costs time too."""
+
+
+class Forecast:
+    def __init__(self) -> None:
+        self.rates = Rates()
+        self.outputs = Outputs()
+        self.demand = Demand()
+        self.crowding = Crowding()
+        self.prefixes = Prefixes()
+        self.tokens = Tokens()
+        self.residency = Residency()
+        self.window_use = WindowUse()
+
+    # --- asked by policies ---
+
+    def prompt_tokens(self, request: Request, model: ModelName) -> float:
+        """The prompt's estimated length, corrected by what engines counted for this model before."""
+        return request.prompt_tokens * self.tokens.factor(model)
+
+    def cached_tokens(self, request: Request, node: Node, model: ModelName) -> int:
+        if not request.prefix or not self.residency.is_loaded(node, model):
+            return 0
+        return min(self.prefixes.cached_tokens(node.id, model, request.prefix), max(0, request.prompt_tokens - 1))
+
+    # --- kept over a restart ---
+
+    def changes(self) -> list[Memory]:
+        """What was learnt since this was last asked, and is worth keeping; of very much the rest next time."""
+        return [*self.rates.changes(), *self.outputs.changes(), *self.tokens.changes(), *self.window_use.changes()]
+
+    def recall(self, memory: Memory) -> None:
+        """Believes it again. Raises `ValueError` for what nobody here can have learnt."""
+        if memory.kind in KINDS:
+            self.rates.recall(memory)
+        elif memory.kind == OUTPUT:
+            self.outputs.recall(memory)
+        elif memory.kind == TOKENS:
+            self.tokens.recall(memory)
+        elif memory.kind == WINDOW_USE:
+            self.window_use.recall(memory)
+        else:
+            raise ValueError(f"nobody knows a memory of the kind {memory.kind!r}")
+
+    # --- told by the dispatcher ---
+
+    def arrived(self, request: Request, at: float) -> None:
+        if request.kind is not Kind.INFO:
+            self.demand.arrived(request.model, at)
+
+    def started(self, live: Live, node: Node, streams: int, busy: Collection[ModelName], at: float) -> None:
+        """An attempt begins: what will be cached and loaded is believed at once, before any heartbeat says so."""
+        attempt, request = live.attempt, live.request
+        assert attempt is not None
+        model = attempt.model
+        node.starts += 1
+        attempt.start_number = node.starts
+        attempt.streams = streams
+        attempt.is_alone = streams == 1 and len(busy) == 1
+        attempt.has_company = len(busy) > 1
+        assert live.queue is not None
+        live.queue.starts += 1
+        slots = node.report.models[model].engine.slots
+        self.crowding.started(node.id, model, streams, slots, at)
+        attempt.queue_start_number = live.queue.starts
+        attempt.was_warm = model in node.loaded_until or model in node.loaded
+        attempt.is_load_pure = attempt.is_alone and not node.loading_until
+        attempt.was_loaded = self.residency.is_loaded(node, model)
+        attempt.cached_guess = self.cached_tokens(request, node, model)
+        if not attempt.was_loaded and model not in node.loading_until:
+            self.residency.load_begins(node, model, busy)
+            self.prefixes.dropped(node.id, model)
+            before_s = max((until - at for until in node.loading_until.values()), default=0.0)
+            node.loading_until[model] = at + max(_expected_load_s(live), before_s + self.rates.speed(node, model).load_s)
+        self.residency.used(node, model, at)
+        if request.prefix:
+            self.prefixes.served(node.id, model, request.prefix, slots)
+
+    def first_byte(self, live: Live) -> None:
+        """Its prompt is read: from here on it keeps nobody else's from being read."""
+        if live.queue is not None:
+            live.queue.in_flight[live.request.id].reading_s = 0.0
+
+    def left(self, queue: Queue, at: float) -> None:
+        """Somebody is no longer in this queue, whatever the reason."""
+        self.crowding.left(queue.node_id, queue.model, len(queue.in_flight), at)
+
+    def finished(self, live: Live, node: Node, counters: Counters, streams: int, at: float) -> None:
+        """An attempt ended whole: its counters teach."""
+        if at - node.learnt_at < LEARN_EVERY_S:
+            return
+        node.learnt_at = at
+        attempt, request = live.attempt, live.request
+        assert attempt is not None
+        model = attempt.model
+        self.residency.used(node, model, at)
+        if counters.completion_tokens is not None and request.kind is not Kind.EMBED:
+            self.outputs.learn(request, model, counters.completion_tokens)
+        if counters.prompt_tokens and request.prompt_tokens and not attempt.is_cut:
+            self.tokens.learn(model, counters.prompt_tokens / request.prompt_tokens)
+        if counters.prompt_tokens and request.kind is not Kind.EMBED:
+            self.window_use.learn(model, counters.prompt_tokens + (counters.completion_tokens or 0))
+        self.rates.learn(node, model, _sample(live, counters, _streams(live, node, streams), at))
+
+    def heard(self, node: Node, loaded_before: dict[ModelName, int | None], is_new_boot: bool) -> None:
+        """A heartbeat: a model that left memory, or came back with another window, holds no prompts any more."""
+        if is_new_boot:
+            self.rates.forget(node.id)
+            self.prefixes.dropped(node.id)
+            self.residency.forget(node.id)
+            return
+        self.residency.heard(node)
+        for model, window in loaded_before.items():
+            now = node.loaded.get(model)
+            if now is None or now.context_tokens != window:
+                self.prefixes.dropped(node.id, model)
+
+
+def _expected_load_s(live: Live) -> float:
+    """Until the model is in memory, as the policy saw it, with the wait for models that must make room."""
+    best = live.decision.best if live.decision is not None else None
+    return best.expected_s["wait"] + best.expected_s["load"] if best is not None and best.expected_s else 0.0
+
+
+def _streams(live: Live, node: Node, streams_now: int) -> float:
+    """How many answered together on average: 1 for an attempt that was alone, 0 where other models came between."""
+    attempt, queue = live.attempt, live.queue
+    assert attempt is not None and queue is not None
+    since, of_model = node.starts - attempt.start_number, queue.starts - attempt.queue_start_number
+    if attempt.is_alone and not since:
+        return 1.0
+    return 0.0 if attempt.has_company or since > of_model else max(1.5, (attempt.streams + streams_now) / 2)
+
+
+def _sample(live: Live, counters: Counters, streams: float, at: float) -> Sample:
+    attempt = live.attempt
+    assert attempt is not None
+    prefill_s, decode_s = counters.prefill_s, counters.decode_s
+    if prefill_s is None and attempt.first_byte_at is not None and attempt.was_loaded:
+        prefill_s = attempt.first_byte_at - attempt.started_at
+    if decode_s is None and attempt.first_byte_at is not None:
+        decode_s = at - attempt.first_byte_at
+    return Sample(
+        _uncached(attempt, counters), prefill_s, counters.completion_tokens or 0, decode_s,
+        counters.load_s if not attempt.was_loaded else None, streams, attempt.is_load_pure, attempt.was_warm,
+    )  # fmt: skip
+
+
+def _uncached(attempt: Attempt, counters: Counters) -> int | None:
+    """What was really read: by the engine's word, else only when we believe that nothing was cached."""
+    if counters.prompt_tokens is None:
+        return None
+    if counters.cached_tokens is not None:
+        return counters.prompt_tokens - counters.cached_tokens
+    return counters.prompt_tokens if not attempt.cached_guess else None

@@ -1,0 +1,97 @@
+"""What a node's hardware should achieve with a model, before anything was measured. Knows no request and learns nothing.
+
+Decoding reads all active weights once per token, so its speed follows memory bandwidth; reading a prompt is bound by
+arithmetic, which grows with bandwidth at a ratio typical of each class of hardware. The constants below fit published
+single-stream measurements of some twenty machines (llama.cpp and Ollama, 2024 to 2026) with a median error of a few
+percent for decoding and about a third for prompts; they are only where learning starts.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from herd.core.state.fleet import GB, ModelCard, Report
+
+BANDWIDTH_EFFICIENCY = 0.75
+"""Share of the nominal bandwidth that decoding reaches (measured 0.68 to 0.89)."""
+DISK_BYTES_PER_S = 1_500_000_000.0
+"""Practical model loading speed of an NVMe disk."""
+LOAD_OVERHEAD_S = 1.5
+"""Starting a runner, whatever the model's size."""
+_BYTES_PER_PARAMETER = 4.9 / 8
+"""A 4-bit quantisation with its scales: an 8B model is 4.9 GB."""
+_ACTIVE = re.compile(r"(\d+(?:\.\d+)?)b-a(\d+(?:\.\d+)?)b")
+_EXPERTS = (
+    ("gpt-oss:20b", 0.17), ("gpt-oss:120b", 0.044), ("gpt-oss", 0.17), ("mixtral:8x22b", 0.28), ("mixtral", 0.28), ("qwen3:30b", 0.11),
+    ("qwen3-coder:30b", 0.11), ("qwen3:235b", 0.094), ("qwen3-coder:480b", 0.073), ("llama4:scout", 0.16), ("llama4:maverick", 0.043),
+    ("llama4", 0.16), ("deepseek-v3", 0.055), ("deepseek-r1:671b", 0.055), ("kimi-k2", 0.032), ("glm-4.5-air", 0.11),
+)  # fmt: skip
+"""Mixtures of experts whose names do not tell it: the active share of their parameters, by their makers' model cards."""
+
+
+@dataclass(frozen=True, slots=True)
+class HardwareClass:
+    """`prompt_per_gbps`: prompt tokens/s of an 8B 4-bit model per GB/s of bandwidth; `overhead_s`: per decoded token;
+    `batch_slope`: how much one more stream slows each step of a dense model, relative to a step alone."""
+
+    name: str
+    bandwidth_gbps: float
+    prompt_per_gbps: float
+    overhead_s: float
+    batch_slope: float
+
+
+NVIDIA = HardwareClass("nvidia", 400.0, 5.0, 0.001, 0.15)
+AMD = HardwareClass("amd", 250.0, 3.5, 0.002, 0.25)
+APPLE = HardwareClass("apple", 120.0, 1.5, 0.004, 0.4)
+PROCESSOR = HardwareClass("processor", 40.0, 0.6, 0.005, 0.8)
+EXPERTS_BATCH_SLOPE = 0.5
+"""A mixture of experts reads other experts for other streams: batching helps it little on any hardware."""
+
+
+@dataclass(slots=True)
+class Speed:
+    """`prompt_tokens_per_s` of uncached prompt; `step_s` one token of one stream alone; `load_s` from disk to ready, or from the
+    page cache where the model was in memory lately."""
+
+    prompt_tokens_per_s: float
+    step_s: float
+    batch_slope: float
+    load_s: float
+    cold_load_s: float = 0.0
+    """From disk, whatever is in the page cache now."""
+
+    def step_with_s(self, streams: float) -> float:
+        """Seconds per token of each stream while so many decode together."""
+        return self.step_s * (1.0 + self.batch_slope * max(0.0, streams - 1.0))
+
+
+def hardware_class(report: Report) -> HardwareClass:
+    names = " ".join(gpu.name for gpu in report.gpus).lower()
+    if report.gpus:
+        return AMD if "radeon" in names or "amd" in names else NVIDIA
+    return APPLE if "apple" in report.chip.lower() else PROCESSOR
+
+
+def active_share(card: ModelCard) -> float:
+    """Share of the weights read per token: all of them, or for a mixture of experts what its name tells ("30b-a3b")."""
+    name = card.name.lower()
+    told = _ACTIVE.search(name)
+    if told:
+        return min(1.0, float(told.group(2)) / float(told.group(1)))
+    short = name.rpartition("/")[2]
+    return next((share for known, share in _EXPERTS if short.startswith(known)), 1.0)
+
+
+def prior(report: Report, card: ModelCard) -> Speed:
+    """Where learning starts for this model on this node."""
+    kind = hardware_class(report)
+    bandwidth_gbps = report.memory_bandwidth_gbps or kind.bandwidth_gbps
+    share = active_share(card)
+    weights = max(card.size_bytes, 1) * share
+    step_s = weights / (BANDWIDTH_EFFICIENCY * bandwidth_gbps * 1e9) + kind.overhead_s
+    parameters_b = weights / GB / _BYTES_PER_PARAMETER
+    prompt = bandwidth_gbps * kind.prompt_per_gbps * 8.0 / max(parameters_b, 0.05)
+    slope = kind.batch_slope if share == 1.0 else max(kind.batch_slope, EXPERTS_BATCH_SLOPE)
+    return Speed(prompt, step_s, slope, LOAD_OVERHEAD_S + card.size_bytes / DISK_BYTES_PER_S)

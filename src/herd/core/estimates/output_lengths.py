@@ -1,0 +1,100 @@
+"""How long answers will be, learnt per app and model, and how unlike each other they are. A guess for planning; knows no node.
+
+The mean is what completion time needs (the sum of many answers is what fills a node), but one endless answer must not
+move it far, so samples are capped at a multiple of the present belief.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from herd.core.state.fleet import ModelName
+from herd.core.state.learned_values import Changes, Memory
+from herd.core.state.request import Kind, Request
+
+TOKENS_DEFAULT = 200.0
+KEYS_MAX = 4096
+GAIN_MIN = 0.05
+SURPRISE_FACTOR_MAX = 8.0
+IRREGULARITY_DEFAULT = 0.8
+OUTPUT = "output"
+"""The kind of its memories, of an app and a model."""
+TOKENS_MAX = 1e9
+SAMPLES_MAX = 1e12
+
+
+@dataclass(slots=True)
+class _Seen:
+    mean: float = TOKENS_DEFAULT
+    square: float = TOKENS_DEFAULT * TOKENS_DEFAULT * (1.0 + IRREGULARITY_DEFAULT)
+    """Mean of the squares."""
+    samples: int = 0
+
+    def learn(self, tokens: float) -> None:
+        gain = max(GAIN_MIN, 1.0 / (self.samples + 2))
+        capped = min(tokens, SURPRISE_FACTOR_MAX * max(self.mean, 16.0))
+        self.mean += gain * (capped - self.mean)
+        self.square += gain * (capped * capped - self.square)
+        self.samples += 1
+
+
+class Outputs:
+    def __init__(self) -> None:
+        self._seen: OrderedDict[tuple[str, ModelName], _Seen] = OrderedDict()
+        self._changes = Changes()
+
+    def expected_tokens(self, request: Request, model: ModelName) -> float:
+        """What this request will probably decode; bounded by what it allows. Embeddings decode nothing."""
+        if request.kind is Kind.EMBED or request.kind is Kind.INFO:
+            return 0.0
+        seen = self._seen.get((_app(request), model)) or self._seen.get(("", model))
+        mean = seen.mean if seen is not None else TOKENS_DEFAULT
+        return min(mean, float(request.output_tokens_max)) if request.output_tokens_max else mean
+
+    def irregularity(self, model: ModelName) -> float:
+        """0 when all answers of the model are equally long, 1 when what has run tells nothing of what is left (squared
+        coefficient of variation, at most 1)."""
+        seen = self._seen.get(("", model))
+        if seen is None or seen.samples < 4:
+            return IRREGULARITY_DEFAULT
+        mean = max(seen.mean, 1.0)
+        return max(0.0, min(1.0, seen.square / (mean * mean) - 1.0))
+
+    def learn(self, request: Request, model: ModelName, tokens: int) -> None:
+        app = _app(request)
+        self._update(("", model), float(tokens))
+        if app:
+            self._update((app, model), float(tokens))
+
+    def _update(self, key: tuple[str, ModelName], tokens: float) -> None:
+        seen = self._seen.get(key)
+        if seen is None:
+            seen = self._seen[key] = _Seen()
+            if len(self._seen) > KEYS_MAX:
+                self._seen.popitem(last=False)
+        self._seen.move_to_end(key)
+        seen.learn(tokens)
+        self._changes.note(OUTPUT, *key)
+
+    def changes(self) -> list[Memory]:
+        """What was learnt since this was last asked, for a store: mean and mean square in tokens."""
+        known = [(key, self._seen.get((key[1], ModelName(key[2])))) for key in self._changes.take()]
+        return [
+            Memory(*key, {"mean": seen.mean, "square": seen.square, "samples": seen.samples})
+            for key, seen in known
+            if seen is not None
+        ]
+
+    def recall(self, memory: Memory) -> None:
+        """Believes what an earlier process learnt. Raises `ValueError` for numbers that cannot be."""
+        mean, square = memory.number("mean", 0.0, TOKENS_MAX), memory.number("square", 0.0, TOKENS_MAX**2)
+        samples, key = memory.number("samples", 1, SAMPLES_MAX), (memory.subject, ModelName(memory.model))
+        if mean is None or square is None or samples is None:
+            raise ValueError("its numbers are out of bounds")
+        if key not in self._seen and len(self._seen) < KEYS_MAX:
+            self._seen[key] = _Seen(mean, square, int(samples))
+
+
+def _app(request: Request) -> str:
+    return request.tags[0] if request.tags else ""

@@ -1,0 +1,80 @@
+"""Where each waiting request stands, what it waits for and how long that may take. Tells; moves nobody.
+
+Computed for all at once, when somebody looks: a place depends on everybody before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from heapq import heapify, heapreplace
+
+from herd.core.estimates.latencies import Latencies
+from herd.core.lifecycle.waiting import Waiting
+from herd.core.state.fleet import Fleet
+from herd.core.state.live_request import Live, State
+from herd.core.state.queues import Queue, Work
+from herd.core.state.request import RequestId
+
+REASONS_MAX = 16
+"""Nodes that are named with what keeps them from taking a request that waits."""
+OVERDUE_SHARE = 0.5
+"""What runs for longer than was expected is expected to go on for half as long as it has been running."""
+
+
+@dataclass(slots=True)
+class Place:
+    """`position` counts from 1 in the order in which turns come; `expected_wait_s` is None where nothing is known yet."""
+
+    position: int
+    waits_for: str
+    expected_wait_s: float | None = None
+
+
+def places(
+    live: Mapping[RequestId, Live], waiting: Waiting, fleet: Fleet, latencies: Latencies, at: float
+) -> dict[RequestId, Place]:
+    """Everybody who waits, held or queued."""
+    found: dict[RequestId, Place] = {}
+    for queue in waiting.queues:
+        if queue.pending:
+            node = fleet.node(queue.node_id)
+            card = node.card(queue.model) if node is not None else None
+            typical_s = latencies.p75_s(queue.node_id, queue.model)
+            found.update(_places_of(queue, card.engine.slots if card is not None else 0, typical_s, at))
+    for line in waiting.holding.lines():
+        found.update({one: Place(n, _reasons(live[one])) for n, one in enumerate(line, 1)})
+    return found
+
+
+def _places_of(queue: Queue, slots: int, typical_s: float | None, at: float) -> dict[RequestId, Place]:
+    """Each waits until, of the slots that become free one after the other, it is its turn for one."""
+    order = queue.in_order()
+    places = {one: Place(n, f"a free slot on {queue.node_id}") for n, one in enumerate(order, 1)}
+    running = [_left_s(work, typical_s, at) for work in queue.in_flight.values()]
+    free_in_s = sorted(left_s for left_s in running if left_s is not None)
+    if not slots or len(free_in_s) < len(running):
+        return places
+    free_in_s += [0.0] * (slots - len(free_in_s))
+    heapify(free_in_s)
+    for one in order:
+        places[one].expected_wait_s = free_in_s[0]
+        takes_s = queue.pending[one].service_s or typical_s
+        if takes_s is None:
+            break
+        heapreplace(free_in_s, free_in_s[0] + takes_s)
+    return places
+
+
+def _left_s(work: Work, typical_s: float | None, at: float) -> float | None:
+    """None where neither the policy nor the past says how long it takes."""
+    if not work.service_s and typical_s is None:
+        return None
+    end_at = work.end_at if work.service_s else work.started_at + (typical_s or 0.0)
+    return end_at - at if end_at > at else OVERDUE_SHARE * (at - work.started_at)
+
+
+def _reasons(live: Live) -> str:
+    assert live.state is State.HELD
+    rejected = live.decision.rejected[:REASONS_MAX] if live.decision is not None else []
+    return "; ".join(f"{one.node_id}: {one.reason}" for one in rejected) or "a node that has the model"

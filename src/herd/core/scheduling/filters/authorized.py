@@ -1,0 +1,18 @@
+"""Decides whether a node's engine accepts what we send it. Knows nothing of models, and no key."""
+
+from __future__ import annotations
+
+from herd.core.scheduling.filters import Filter
+from herd.core.state.decision import Candidate
+from herd.core.state.request import Request
+
+
+def check(request: Request, candidate: Candidate) -> str | None:
+    node = candidate.node
+    if node.unauthorized_until > candidate.at:
+        wait_s = node.unauthorized_until - candidate.at
+        return f"its engine refuses us (401 or 403): look at that engine's key or allow-list; next try in {wait_s:.0f} s"
+    return None
+
+
+FILTER = Filter("authorized", check)

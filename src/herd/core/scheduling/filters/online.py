@@ -1,0 +1,18 @@
+"""Decides whether a node is there. Knows nothing of models."""
+
+from __future__ import annotations
+
+from herd.core.scheduling.filters import Filter
+from herd.core.state.decision import Candidate
+from herd.core.state.fleet import Liveness
+from herd.core.state.request import Request
+
+
+def check(request: Request, candidate: Candidate) -> str | None:
+    node = candidate.node
+    if node.liveness is Liveness.OFFLINE:
+        return f"offline: silent for {candidate.at - node.heard_at:.0f} s"
+    return None
+
+
+FILTER = Filter("online", check)

@@ -1,0 +1,21 @@
+"""Decides whether the node's owner or its agent keeps work away from it. Knows nothing of models."""
+
+from __future__ import annotations
+
+from herd.core.scheduling.filters import Filter
+from herd.core.state.decision import Candidate
+from herd.core.state.request import Request
+
+
+def check(request: Request, candidate: Candidate) -> str | None:
+    report = candidate.node.report
+    if report.draining:
+        return "draining: it finishes what it has and takes nothing new"
+    if report.paused:
+        return "paused by its owner"
+    if report.capacity is not None and report.capacity.paused:
+        return f"paused: {report.capacity.reason or 'its owner is using it'}"
+    return None
+
+
+FILTER = Filter("paused", check)

@@ -1,0 +1,18 @@
+"""Decides whether a node takes our connections. Knows nothing of models."""
+
+from __future__ import annotations
+
+from herd.core.scheduling.filters import Filter
+from herd.core.state.decision import Candidate
+from herd.core.state.request import Request
+
+
+def check(request: Request, candidate: Candidate) -> str | None:
+    """Failed connections outrank heartbeats: a node that we cannot reach is not routable, whatever it says of itself."""
+    node = candidate.node
+    if node.unreachable_until > candidate.at:
+        return f"refused {node.connect_failures} connections, next try in {node.unreachable_until - candidate.at:.1f} s"
+    return None
+
+
+FILTER = Filter("reachable", check, is_soft=True)

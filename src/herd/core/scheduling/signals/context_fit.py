@@ -1,0 +1,20 @@
+"""Points for and against by the loaded window against the request's need. Silent when the model is cold or the window unknown."""
+
+from __future__ import annotations
+
+from herd.core.scheduling.signals import Signal, Weights
+from herd.core.state.decision import Candidate
+from herd.core.state.request import Request
+
+
+def points(request: Request, candidate: Candidate, weights: Weights) -> float:
+    """Steps as published, window / estimated tokens: < 1 -15, < 1.5 3, < 3 7, < 8 12, else 15."""
+    loaded = candidate.card.loaded
+    if loaded is None or not loaded.context_tokens or not request.prompt_tokens:
+        return 0.0
+    ratio = loaded.context_tokens / request.prompt_tokens
+    steps = -15 if ratio < 1 else 3 if ratio < 1.5 else 7 if ratio < 3 else 12 if ratio < 8 else 15
+    return weights.context_fit_max * steps / 15
+
+
+SIGNAL = Signal("context_fit", -15.0, 15.0, points)

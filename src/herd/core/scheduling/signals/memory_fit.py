@@ -1,0 +1,18 @@
+"""Points for room: how often the model would fit into what can be had. Knows nothing of what else wants that room."""
+
+from __future__ import annotations
+
+from herd.core.scheduling.signals import Signal, Weights
+from herd.core.state.decision import Candidate
+from herd.core.state.request import Request
+
+
+def points(request: Request, candidate: Candidate, weights: Weights) -> float:
+    """Steps as published: > 2 times 20, > 1.5 15, > 1.2 8, else 3, as parts of the maximum."""
+    size = candidate.card.size_bytes
+    ratio = candidate.free_bytes / size if size else 9.9
+    share = 20 if ratio > 2 else 15 if ratio > 1.5 else 8 if ratio > 1.2 else 3
+    return weights.memory_fit_max * share / 20
+
+
+SIGNAL = Signal("memory_fit", 0.0, 20.0, points)

@@ -1,0 +1,15 @@
+"""Points lost to a queue: requests waiting or running on this node for this model. Knows nothing of how long they take."""
+
+from __future__ import annotations
+
+from herd.core.scheduling.signals import Signal, Weights
+from herd.core.state.decision import Candidate
+from herd.core.state.request import Request
+
+
+def points(request: Request, candidate: Candidate, weights: Weights) -> float:
+    depth = candidate.in_flight + candidate.pending
+    return -min(weights.queue_depth_max_penalty, weights.queue_depth_penalty_per * depth)
+
+
+SIGNAL = Signal("queue_depth", -30.0, 0.0, points)

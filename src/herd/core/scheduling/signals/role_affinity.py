@@ -1,0 +1,27 @@
+"""Points for a machine whose size suits the model's: large models on large machines, small ones on small. Knows no speed."""
+
+from __future__ import annotations
+
+from herd.core.scheduling.signals import Signal, Weights
+from herd.core.state.decision import Candidate
+from herd.core.state.fleet import GB
+from herd.core.state.request import Request
+
+LARGE_MACHINE_GB = 128
+SMALL_MACHINE_GB = 32
+
+
+def points(request: Request, candidate: Candidate, weights: Weights) -> float:
+    """Steps as published, as parts of the maximum of 15; models between the thresholds earn nothing anywhere."""
+    model_gb = candidate.card.size_bytes / GB
+    memory_gb = candidate.report.memory.total_bytes / GB
+    if model_gb > weights.role_large_threshold_gb:
+        steps = 15 if memory_gb >= LARGE_MACHINE_GB else 5 if memory_gb >= SMALL_MACHINE_GB else 0
+    elif model_gb < weights.role_small_threshold_gb:
+        steps = 15 if memory_gb <= SMALL_MACHINE_GB else 8 if memory_gb <= LARGE_MACHINE_GB else 3
+    else:
+        steps = 0
+    return weights.role_affinity_max * steps / 15
+
+
+SIGNAL = Signal("role_affinity", 0.0, 15.0, points)

@@ -1,0 +1,18 @@
+"""Points for a model that is in memory, or was lately. (The public name; it has nothing to do with heat.)"""
+
+from __future__ import annotations
+
+from herd.core.scheduling.signals import Signal, Weights
+from herd.core.state.decision import Candidate
+from herd.core.state.request import Request
+
+
+def points(request: Request, candidate: Candidate, weights: Weights) -> float:
+    if candidate.card.loaded is not None:
+        return weights.model_hot
+    if candidate.is_warm:
+        return weights.model_warm
+    return weights.model_cold
+
+
+SIGNAL = Signal("thermal", 0.0, 50.0, points)

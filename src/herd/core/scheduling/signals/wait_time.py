@@ -1,0 +1,19 @@
+"""Points lost to the expected wait: how long requests take here (75th percentile), times how many are ahead."""
+
+from __future__ import annotations
+
+from herd.core.scheduling.signals import Signal, Weights
+from herd.core.state.decision import Candidate
+from herd.core.state.request import Request
+
+SECONDS_PER_POINT = 10.0
+
+
+def points(request: Request, candidate: Candidate, weights: Weights) -> float:
+    latency_s = candidate.latency_p75_s
+    if latency_s is None:
+        return 0.0
+    return -min(weights.wait_time_max_penalty, latency_s * candidate.depth / SECONDS_PER_POINT)
+
+
+SIGNAL = Signal("wait_time", -25.0, 0.0, points)

@@ -1,0 +1,1 @@
+"""Checks of inference engines: version, reachability, hung processes."""

@@ -1,0 +1,1 @@
+"""Checks of the whole fleet and its traffic."""

@@ -1,0 +1,1 @@
+"""Checks of a machine: memory, disk, clock, heat, network."""

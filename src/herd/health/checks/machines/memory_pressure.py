@@ -1,0 +1,47 @@
+"""Nodes whose operating system says that memory is short."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from herd.core.state.fleet import Pressure
+from herd.health import Check, Fact, Finding, Severity
+from herd.health.remedies import gb, largest_processes, names, on_each
+from herd.health.snapshot import NodeNow, Snapshot
+
+
+def find(snapshot: Snapshot) -> Iterator[Finding]:
+    for pressure, severity in ((Pressure.CRITICAL, Severity.CRITICAL), (Pressure.WARN, Severity.WARNING)):
+        short = [node for node in snapshot.here if node.report.memory.pressure is pressure]
+        if short:
+            yield _finding(short, pressure, severity)
+
+
+def _finding(short: list[NodeNow], pressure: Pressure, severity: Severity) -> Finding:
+    return Finding(
+        severity, f"{names(node.id for node in short)}: memory is short",
+        "More is in use than the machine has room for; " + (
+            "no requests are sent there until that is over." if pressure is Pressure.CRITICAL else "models may be slowed by paging."
+        ),
+        tuple(Fact(f"{node.id} available", _available(node)) for node in short),
+        "Close what is large, or keep fewer models in memory at once.",
+        on_each(short, largest_processes), tuple(node.id for node in short), pressure.value,
+        min((since for node in short if (since := _since(node, pressure)) is not None), default=None),
+    )  # fmt: skip
+
+
+def _available(node: NodeNow) -> str:
+    memory = node.report.memory
+    return f"{gb(memory.available_bytes)} of {gb(memory.total_bytes)}"
+
+
+def _since(node: NodeNow, pressure: Pressure) -> float | None:
+    since = None
+    for sample in reversed(node.past):
+        if sample.pressure is not pressure:
+            break
+        since = sample.at
+    return since
+
+
+CHECK = Check("memory_pressure", "No node is short of memory", find)

@@ -1,0 +1,1 @@
+"""Checks of models: loading, pins, context windows."""

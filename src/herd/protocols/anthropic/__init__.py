@@ -1,0 +1,1 @@
+"""Anthropic's API in both directions: requests to engines, answers to clients."""

@@ -1,0 +1,326 @@
+"""Anthropic's answers on their way to a client: passing ones are watched, translated ones written. Knows no request.
+
+A stream is named server-sent events from `message_start` to `message_stop`, its content in numbered blocks, one open
+at a time; a whole answer is one document. `input_tokens` leaves out what came from a cache, which is counted apart.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from herd.core.state.request import Counters
+from herd.protocols import request_fields
+from herd.protocols.answer_watch import StreamEnds, decoded, is_good_object, of_long
+from herd.protocols.collector import Collected
+from herd.protocols.conversation import Delta, ToolCall, Usage
+from herd.protocols.resumption import Said
+from herd.protocols.streams import Ends, EventReader, event
+
+EVENT_STREAM = "text/event-stream"
+JSON = "application/json; charset=utf-8"
+
+STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
+"""Anthropic's words for neutral ones; any other end is the end of a turn."""
+
+FINISH_REASONS = {word: neutral for neutral, word in STOP_REASONS.items()} | {"stop_sequence": "stop"}
+
+
+def error_body(kind: str, message: str) -> dict[str, Any]:
+    return {"type": "error", "error": {"type": kind, "message": message}}
+
+
+# --- watching ---
+
+
+class _Usage(msgspec.Struct):
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+
+
+class _Told(msgspec.Struct):
+    """A message, whole or as it begins, and the delta of one."""
+
+    usage: _Usage | None = None
+    stop_reason: str | None = None
+
+
+class _Event(msgspec.Struct):
+    type: str = ""
+    message: _Told | None = None
+    delta: _Told | None = None
+    usage: _Usage | None = None
+
+
+class _Document(_Told):
+    type: str = ""
+    error: msgspec.Raw = request_fields.ABSENT
+
+
+class _Piece(msgspec.Struct):
+    text: str = ""
+    thinking: str = ""
+
+
+class _Block(msgspec.Struct):
+    type: str = ""
+
+
+class _Passed(msgspec.Struct):
+    """Any event of a stream, as far as it must be known to go on with it."""
+
+    type: str = ""
+    index: int = 0
+    message: _Told | None = None
+    content_block: _Block | None = None
+    delta: _Piece | None = None
+
+
+_EVENT = msgspec.json.Decoder(_Event)
+_PASSED = msgspec.json.Decoder(_Passed)
+_DOCUMENT = msgspec.json.Decoder(_Document)
+
+
+class StreamWatch:
+    """Whole if and only if the last event is `message_stop` and none of the last ones is an error."""
+
+    __slots__ = ("_ends",)
+
+    def __init__(self) -> None:
+        self._ends = StreamEnds()
+
+    def feed(self, chunk: bytes) -> None:
+        self._ends.feed(chunk)
+
+    def end(self) -> Counters | None:
+        tail = [told for data in self._ends.tail_events if (told := decoded(data, _EVENT)) is not None]
+        if not tail or tail[-1].type != "message_stop" or any(told.type == "error" for told in tail):
+            return None
+        head = (decoded(data, _EVENT) for data in self._ends.head_events[:1])
+        start = next((told.message for told in head if told is not None), None) or _Told()
+        last = next((told for told in reversed(tail) if told.type == "message_delta"), _Event())
+        reason = last.delta.stop_reason if last.delta is not None else None
+        return _counters(start.usage or _Usage(), last.usage or _Usage(), reason)
+
+
+class DocumentWatch:
+    """Whole if and only if the JSON document came to its end and is no error."""
+
+    __slots__ = ("_document",)
+
+    def __init__(self) -> None:
+        self._document = Ends()
+
+    def feed(self, chunk: bytes) -> None:
+        self._document.feed(chunk)
+
+    def end(self) -> Counters | None:
+        body = self._document.whole
+        told = of_long(self._document, b"usage", _DOCUMENT) if body is None else decoded(body, _DOCUMENT)
+        if told is None:
+            return Counters() if body is not None and is_good_object(body) else None
+        if told.type == "error" or request_fields.is_given(told.error):
+            return None
+        return _counters(told.usage or _Usage(), _Usage(), told.stop_reason)
+
+
+def _counters(start: _Usage, last: _Usage, reason: str | None) -> Counters:
+    """What the end says goes before what the beginning said: Ollama only estimates there."""
+    fresh, made, cached = (
+        later if later is not None else earlier
+        for earlier, later in (
+            (start.input_tokens, last.input_tokens),
+            (start.cache_creation_input_tokens, last.cache_creation_input_tokens),
+            (start.cache_read_input_tokens, last.cache_read_input_tokens),
+        )
+    )
+    return Counters(
+        prompt_tokens=None if fresh is None else fresh + (made or 0) + (cached or 0),
+        completion_tokens=last.output_tokens if last.output_tokens is not None else start.output_tokens,
+        cached_tokens=cached,
+        finish_reason=None if reason is None else FINISH_REASONS.get(reason, reason),
+    )
+
+
+# --- writing ---
+
+
+class StreamWriter:
+    """A piece becomes part of a block; another kind of piece closes the block and opens the next.
+
+    Raises `ValueError` for a tool call that goes on after another has begun: a closed block cannot be opened again.
+    """
+
+    content_type = EVENT_STREAM
+
+    def __init__(self, model: str, request_id: str, prompt_tokens: int) -> None:
+        self._model = model
+        self._request_id = request_id
+        self._prompt_tokens = prompt_tokens
+        self._collected = Collected()
+        self._blocks = 0
+        self._open: str | int | None = None
+        """What the open block holds: "text", "thinking", or the index of a tool call."""
+        self._calls_begun: set[int] = set()
+        self._has_begun = False
+        self._note: dict[str, str] = {}
+
+    def take_up(self, forwarded: bytes, note: str) -> Said:
+        """Goes on with a stream that broke off after `forwarded`: its message and its open block have begun already."""
+        said = Said()
+        for told in EventReader().feed(forwarded):
+            event_said = decoded(told.data, _PASSED)
+            if event_said is not None:
+                self._take(event_said, said)
+        self._note = {"fleet_note": note}
+        return said
+
+    def _take(self, told: _Passed, said: Said) -> None:
+        if told.type == "message_start":
+            self._has_begun = True
+            usage = told.message.usage if told.message is not None else None
+            self._prompt_tokens = (usage.input_tokens if usage is not None else None) or self._prompt_tokens
+        elif told.type == "content_block_start" and told.content_block is not None:
+            self._blocks = max(self._blocks, told.index + 1)
+            self._open = told.content_block.type
+            said.has_calls = said.has_calls or told.content_block.type not in ("text", "thinking")
+        elif told.type == "content_block_delta" and told.delta is not None:
+            said.text += told.delta.text
+            said.thinking += told.delta.thinking
+            said.pieces += 1
+        elif told.type == "content_block_stop":
+            self._open = None
+        elif told.type in ("message_delta", "message_stop"):
+            said.is_finished = True
+
+    def write(self, delta: Delta) -> bytes:
+        if delta.error is not None:
+            return _event(error_body("api_error", delta.error), b"error")
+        self._collected.note(delta)
+        out = b"" if self._has_begun else self._start()
+        if delta.thinking:
+            out += self._piece("thinking", {"thinking": "", "signature": ""}, {"thinking": delta.thinking})
+        if delta.text:
+            out += self._piece("text", {"text": ""}, {"text": delta.text})
+        for call in delta.tool_calls:
+            out += self._fragment(call)
+        return out + (self._end() if delta.is_last else b"")
+
+    def _start(self) -> bytes:
+        self._has_begun = True
+        message = _message(
+            self._model, self._request_id, [], None, {"input_tokens": self._prompt_tokens, "output_tokens": 0}
+        )
+        return _event({"type": "message_start", "message": message})
+
+    def _piece(self, kind: str, empty: dict[str, Any], piece: dict[str, Any]) -> bytes:
+        out = b""
+        if self._open != kind:
+            out = self._close() + self._begin({"type": kind} | empty)
+            self._open = kind
+        return out + self._delta({"type": f"{kind}_delta"} | piece)
+
+    def _fragment(self, call: ToolCall) -> bytes:
+        out = b""
+        if self._open != call.index:
+            if call.index in self._calls_begun:
+                raise ValueError("a tool call goes on after another has begun")
+            out = self._close() + self._begin(_tool_use(call, self._request_id, {}))
+            self._calls_begun.add(call.index)
+            self._open = call.index
+        if call.arguments:
+            out += self._delta({"type": "input_json_delta", "partial_json": call.arguments})
+        return out
+
+    def _begin(self, block: dict[str, Any]) -> bytes:
+        self._blocks += 1
+        return _event({"type": "content_block_start", "index": self._blocks - 1, "content_block": block})
+
+    def _delta(self, delta: dict[str, Any]) -> bytes:
+        return _event({"type": "content_block_delta", "index": self._blocks - 1, "delta": delta})
+
+    def _close(self) -> bytes:
+        if self._open is None:
+            return b""
+        self._open = None
+        return _event({"type": "content_block_stop", "index": self._blocks - 1})
+
+    def _end(self) -> bytes:
+        delta = {"stop_reason": _stop_reason(self._collected, bool(self._calls_begun)), "stop_sequence": None}
+        usage = _usage(self._collected.usage, self._prompt_tokens)
+        last = _event({"type": "message_delta", "delta": delta, "usage": usage, **self._note})
+        return self._close() + last + _event({"type": "message_stop"})
+
+
+class DocumentWriter:
+    """One document with it all. Raises `ValueError` when that grows over the limit of a document."""
+
+    content_type = JSON
+
+    def __init__(self, model: str, request_id: str, prompt_tokens: int) -> None:
+        self._model = model
+        self._request_id = request_id
+        self._prompt_tokens = prompt_tokens
+        self._collected = Collected()
+
+    def write(self, delta: Delta) -> bytes:
+        if delta.error is not None:
+            return msgspec.json.encode(error_body("api_error", delta.error))
+        self._collected.take(delta)
+        return self._document() if delta.is_last else b""
+
+    def _document(self) -> bytes:
+        whole = self._collected
+        content: list[dict[str, Any]] = []
+        if whole.thinking:
+            content.append({"type": "thinking", "thinking": whole.thinking, "signature": ""})
+        if whole.text:
+            content.append({"type": "text", "text": whole.text})
+        content += [_tool_use(call, self._request_id, _input(call.arguments)) for call in whole.tool_calls]
+        usage = _usage(whole.usage, self._prompt_tokens)
+        reason = _stop_reason(whole, bool(whole.calls))
+        return msgspec.json.encode(_message(self._model, self._request_id, content, reason, usage))
+
+
+def _event(body: dict[str, Any], name: bytes | None = None) -> bytes:
+    return event(msgspec.json.encode(body), name or str(body["type"]).encode())
+
+
+def _message(
+    model: str, request_id: str, content: list[dict[str, Any]], reason: str | None, usage: dict[str, int]
+) -> dict[str, Any]:
+    return {
+        "id": f"msg_{request_id}", "type": "message", "role": "assistant", "model": model, "content": content,
+        "stop_reason": reason, "stop_sequence": None, "usage": usage,
+    }  # fmt: skip
+
+
+def _tool_use(call: ToolCall, request_id: str, given: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "tool_use", "id": call.id or f"toolu_{request_id}_{call.index}", "name": call.name, "input": given}
+
+
+def _input(arguments: str) -> dict[str, Any]:
+    """Arguments are an object there; what is no object is kept under "raw"."""
+    if not arguments.strip():
+        return {}
+    try:
+        value = msgspec.json.decode(arguments)
+    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
+        return {"raw": arguments}
+    return value if isinstance(value, dict) else {"raw": arguments}
+
+
+def _stop_reason(collected: Collected, has_calls: bool) -> str:
+    reason = STOP_REASONS.get(collected.finish_reason or "stop", "end_turn")
+    return "tool_use" if has_calls and reason == "end_turn" else reason
+
+
+def _usage(usage: Usage, prompt_tokens: int) -> dict[str, int]:
+    """What was counted, the estimate where nothing was."""
+    cached = usage.cached_tokens
+    total = usage.prompt_tokens if usage.prompt_tokens is not None else prompt_tokens
+    body = {"input_tokens": max(0, total - (cached or 0)), "output_tokens": usage.completion_tokens or 0}
+    return body if cached is None else body | {"cache_read_input_tokens": cached}

@@ -1,0 +1,1 @@
+"""Ollama's API in both directions: requests to engines, answers to clients."""

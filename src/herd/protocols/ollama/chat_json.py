@@ -1,0 +1,148 @@
+"""The pieces of Ollama's protocol that both sides of it need: answer lines, counters, tool calls, times. Decides nothing.
+
+The dialect (we answer clients) and the engine (we ask a node) speak the same JSON in opposite directions.
+Facts recorded from Ollama 0.32.15: durations are integers of nanoseconds, tool call arguments are objects,
+`done` is true in the last line only, an error in the middle of a stream is a line `{"error": "..."}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from herd.core.state.request import Counters
+from herd.core.state.timestamps import instant as instant
+from herd.protocols.conversation import ToolCall, Usage
+
+NS_PER_S = 1_000_000_000
+ABSENT = msgspec.Raw()
+
+
+class Function(msgspec.Struct):
+    name: str = ""
+    arguments: msgspec.Raw = ABSENT
+
+
+class Call(msgspec.Struct):
+    function: Function
+    id: str | None = None
+
+
+class Message(msgspec.Struct):
+    role: str | None = None
+    content: str | None = None
+    thinking: str | None = None
+    images: list[str] | None = None
+    tool_calls: list[Call] | None = None
+    tool_name: str | None = None
+    tool_call_id: str | None = None
+
+
+class Final(msgspec.Struct):
+    """What the last line of an answer says beside its text: whether it is whole, and the counters."""
+
+    done: bool = False
+    done_reason: str | None = None
+    error: msgspec.Raw = ABSENT
+    total_duration: int | None = None
+    load_duration: int | None = None
+    prompt_eval_count: int | None = None
+    prompt_eval_duration: int | None = None
+    eval_count: int | None = None
+    eval_duration: int | None = None
+
+
+class Piece(Final):
+    """Any line of a chat, generate, embed or embeddings answer."""
+
+    message: Message | None = None
+    response: str | None = None
+    thinking: str | None = None
+    tool_calls: list[Call] | None = None
+    embeddings: list[list[float]] | None = None
+    embedding: list[float] | None = None
+    logprobs: Any = None
+
+
+FINAL = msgspec.json.Decoder(Final)
+PIECE = msgspec.json.Decoder(Piece)
+
+
+def counters(final: Final) -> Counters:
+    return Counters(
+        prompt_tokens=final.prompt_eval_count,
+        completion_tokens=final.eval_count,
+        load_s=_seconds(final.load_duration),
+        prefill_s=_seconds(final.prompt_eval_duration),
+        decode_s=_seconds(final.eval_duration),
+        finish_reason=final.done_reason or None,
+    )
+
+
+def usage(final: Final) -> Usage:
+    return Usage(
+        prompt_tokens=final.prompt_eval_count,
+        completion_tokens=final.eval_count,
+        load_s=_seconds(final.load_duration),
+        prefill_s=_seconds(final.prompt_eval_duration),
+        decode_s=_seconds(final.eval_duration),
+        total_s=_seconds(final.total_duration),
+    )
+
+
+def error_text(error: msgspec.Raw) -> str:
+    """The sentence in an `error` value, which is a string in Ollama and an object in some of its imitators."""
+    value = msgspec.json.decode(error)
+    if isinstance(value, dict):
+        value = value.get("message", value)
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def read_tool_calls(calls: Iterable[Call] | None, first_index: int = 0) -> list[ToolCall]:
+    """Neutral calls, each with its whole arguments as JSON text.
+
+    Numbered by their order, `first_index` being the number of those already read: Ollama never sends a call in
+    fragments, and its own `index` is absent in older versions.
+    """
+    return [
+        ToolCall(first_index + position, call.id or "", call.function.name, _text(call.function.arguments))
+        for position, call in enumerate(calls or ())
+    ]
+
+
+def write_tool_calls(calls: Iterable[ToolCall]) -> list[dict[str, Any]]:
+    """Ollama's tool calls: arguments are an object there, and what is no object is kept under "raw"."""
+    written = []
+    for call in calls:
+        function = {"index": call.index, "name": call.name, "arguments": _arguments(call.arguments)}
+        written.append({"id": call.id, "function": function} if call.id else {"function": function})
+    return written
+
+
+def line(body: dict[str, Any]) -> bytes:
+    """One line of a streamed answer."""
+    return msgspec.json.encode(body) + b"\n"
+
+
+def _text(arguments: msgspec.Raw) -> str:
+    """Arguments as JSON text; some clients send that text itself, as other dialects have it."""
+    text = bytes(arguments).decode()
+    if text.startswith('"'):
+        text = msgspec.json.decode(text, type=str)
+    return "{}" if text in ("", "null") else text
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    if not text.strip():
+        return {}
+    try:
+        value = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
+        return {"raw": text}
+    return value if isinstance(value, dict) else {"raw": text}
+
+
+def _seconds(duration_ns: int | None) -> float | None:
+    return None if duration_ns is None else duration_ns / NS_PER_S

@@ -1,0 +1,205 @@
+"""Ollama answers on their way to a client: passing ones are watched, translated ones written. Knows no request.
+
+A stream is NDJSON and ends with a line that says `done`; a whole answer is one document.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from herd.core.state.request import Counters
+from herd.protocols import request_fields
+from herd.protocols.conversation import Delta, ToolCall, Usage
+from herd.protocols.ollama import chat_json as wire
+from herd.protocols.resumption import Said
+from herd.protocols.streams import DOCUMENT_MAX_BYTES, Ends, LastLine
+
+NDJSON = "application/x-ndjson"
+JSON = "application/json; charset=utf-8"
+
+
+class LineWatch:
+    """Whole if and only if the last line says `done` and no error."""
+
+    def __init__(self) -> None:
+        self._last = LastLine()
+
+    def feed(self, chunk: bytes) -> None:
+        self._last.feed(chunk)
+
+    def end(self) -> Counters | None:
+        final = _final(self._last.line)
+        return wire.counters(final) if final is not None and final.done else None
+
+
+class DocumentWatch:
+    """Whole if and only if the JSON document came to its end and is no error."""
+
+    def __init__(self) -> None:
+        self._document = Ends()
+
+    def feed(self, chunk: bytes) -> None:
+        self._document.feed(chunk)
+
+    def end(self) -> Counters | None:
+        final = _final(self._document)
+        return None if final is None else wire.counters(final)
+
+
+def _final(ends: Ends) -> wire.Final | None:
+    """The closing counters, or None when this is not the whole of a good line.
+
+    Of what was too long to keep (a big `context`, many embeddings) both ends are judged: `done` stands near the
+    beginning there, the counters at the very end.
+    """
+    body = ends.whole
+    if body is None:
+        start = ends.tail.rfind(b'"total_duration"')
+        if not ends.tail.rstrip().endswith(b"}"):
+            return None
+        body = b"{" + ends.tail[start:] if start >= 0 else b"{}"
+        if b'"done":true' in ends.head:
+            body = b'{"done":true,' + body[1:] if start >= 0 else b'{"done":true}'
+    try:
+        final = wire.FINAL.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return None if request_fields.is_given(final.error) else final
+
+
+class AnswerWriter:
+    """Chat and generate: a line for every piece and a last one with the counters, or one document with it all.
+
+    Raises `ValueError` when what must be collected first grows over DOCUMENT_MAX_BYTES.
+    """
+
+    def __init__(self, model: str, created_at: str, streams: bool, is_chat: bool, note: str = "") -> None:
+        self.content_type = NDJSON if streams else JSON
+        self._note = {"fleet_note": note} if note else {}
+        self._streams = streams
+        self._is_chat = is_chat
+        self._head = {"model": model, "created_at": created_at}
+        self._text: list[str] = []
+        self._thinking: list[str] = []
+        self._calls: dict[int, ToolCall] = {}
+        self._logprobs: list[Any] = []
+        self._reason: str | None = None
+        self._usage = Usage()
+        self._size_bytes = 0
+
+    def write(self, delta: Delta) -> bytes:
+        if delta.error is not None:
+            return wire.line({"error": delta.error})
+        self._take(delta)
+        if not self._streams:
+            return self._last() if delta.is_last else b""
+        out = b""
+        if delta.text or delta.thinking or delta.logprobs:
+            out += self._piece([])
+        if self._calls and (delta.finish_reason or delta.is_last):
+            out += self._piece(self._take_calls())
+        return out + (self._last() if delta.is_last else b"")
+
+    def _take(self, delta: Delta) -> None:
+        self._size_bytes += len(delta.text) + len(delta.thinking) + sum(len(c.arguments) for c in delta.tool_calls)
+        if self._size_bytes > DOCUMENT_MAX_BYTES and (delta.tool_calls or not self._streams):
+            raise ValueError(f"an answer is longer than {DOCUMENT_MAX_BYTES} bytes")
+        self._text.append(delta.text)
+        self._thinking.append(delta.thinking)
+        if delta.logprobs:
+            self._logprobs += delta.logprobs if isinstance(delta.logprobs, list) else [delta.logprobs]
+        for call in delta.tool_calls:
+            known = self._calls.setdefault(call.index, ToolCall(call.index))
+            known.id, known.name = call.id or known.id, call.name or known.name
+            known.arguments += call.arguments
+        self._reason = delta.finish_reason or self._reason
+        self._usage = delta.usage or self._usage
+
+    def _take_calls(self) -> list[dict[str, Any]]:
+        calls = wire.write_tool_calls(self._calls[index] for index in sorted(self._calls))
+        self._calls.clear()
+        return calls
+
+    def _piece(self, calls: list[dict[str, Any]]) -> bytes:
+        return wire.line(self._content(calls) | {"done": False} | self._take_logprobs())
+
+    def _last(self) -> bytes:
+        reason = self._reason if self._reason in ("length", "load", "unload") else "stop"
+        content = self._content([] if self._streams else self._take_calls())
+        body = content | {"done": True, "done_reason": reason} | self._take_logprobs() | _durations(self._usage) | self._note
+        return wire.line(body) if self._streams else msgspec.json.encode(body)
+
+    def _content(self, calls: list[dict[str, Any]]) -> dict[str, Any]:
+        text, thinking = "".join(self._text), "".join(self._thinking)
+        self._text, self._thinking = [], []
+        more: dict[str, Any] = {"thinking": thinking} if thinking else {}
+        if calls:
+            more["tool_calls"] = calls
+        if self._is_chat:
+            return self._head | {"message": {"role": "assistant", "content": text} | more}
+        return self._head | {"response": text} | more
+
+    def _take_logprobs(self) -> dict[str, Any]:
+        taken, self._logprobs = self._logprobs, []
+        return {"logprobs": taken} if taken else {}
+
+
+def said_in_lines(forwarded: bytes) -> Said:
+    """What the lines of a stream that broke off have told."""
+    said = Said()
+    for line in forwarded.splitlines():
+        try:
+            piece = wire.PIECE.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            continue
+        message = piece.message or wire.Message(content=piece.response, thinking=piece.thinking, tool_calls=piece.tool_calls)
+        said.text += message.content or ""
+        said.thinking += message.thinking or ""
+        said.has_calls = said.has_calls or bool(message.tool_calls)
+        said.is_finished = said.is_finished or piece.done
+        said.pieces += bool(message.content)
+    return said
+
+
+class EmbedWriter:
+    """Embeddings: one document, in the shape of /api/embed or of the older /api/embeddings."""
+
+    content_type = JSON
+
+    def __init__(self, model: str, is_old: bool) -> None:
+        self._model = model
+        self._is_old = is_old
+        self._embeddings: list[list[float]] = []
+        self._usage = Usage()
+
+    def write(self, delta: Delta) -> bytes:
+        if delta.error is not None:
+            return wire.line({"error": delta.error})
+        self._embeddings += delta.embeddings or []
+        self._usage = delta.usage or self._usage
+        if not delta.is_last:
+            return b""
+        if self._is_old:
+            return msgspec.json.encode({"embedding": self._embeddings[0] if self._embeddings else []})
+        return msgspec.json.encode({"model": self._model, "embeddings": self._embeddings} | _durations(self._usage))
+
+
+def _durations(usage: Usage) -> dict[str, int]:
+    """Counts and nanoseconds, as far as known; the total is at least the sum of its parts."""
+    parts = [part for part in (usage.load_s, usage.prefill_s, usage.decode_s) if part is not None]
+    total_s = usage.total_s if usage.total_s is not None else (sum(parts) if parts else None)
+    values = (
+        ("total_duration", _ns(total_s)),
+        ("load_duration", _ns(usage.load_s)),
+        ("prompt_eval_count", usage.prompt_tokens),
+        ("prompt_eval_duration", _ns(usage.prefill_s)),
+        ("eval_count", usage.completion_tokens),
+        ("eval_duration", _ns(usage.decode_s)),
+    )
+    return {name: value for name, value in values if value is not None}
+
+
+def _ns(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * wire.NS_PER_S)

@@ -1,0 +1,358 @@
+"""OpenAI's chat JSON, which clients send us and engines take: messages, tools, formats, counters. Decides nothing.
+
+The dialect (we answer clients) and the engines (we ask servers) speak it in opposite directions. Recorded from
+llama.cpp b11549 and Ollama 0.32.15. Reasoning has two names on the wire, `reasoning` (Ollama, newer vLLM) and
+`reasoning_content` (llama.cpp, LM Studio, older vLLM): both are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from herd.core.state.request import Counters
+from herd.errors import BadRequest
+from herd.protocols import conversation
+
+MS_PER_S = 1_000.0
+PICTURES = ("image_url", "input_image")
+"""What a part with a picture is called, in chats and in responses."""
+
+ABSENT = msgspec.Raw()
+
+
+class Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str | dict[str, Any] | None = None
+
+
+class Call(msgspec.Struct):
+    index: int | None = None
+    id: str | None = None
+    function: Function | None = None
+
+
+class ImageUrl(msgspec.Struct):
+    url: str = ""
+
+
+class Part(msgspec.Struct):
+    type: str = ""
+    text: str | None = None
+    refusal: str | None = None
+    image_url: ImageUrl | str | None = None
+
+
+class Message(msgspec.Struct):
+    """A message of a request or an answer, and the delta of a stream."""
+
+    role: str | None = None
+    content: str | list[Part] | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[Call] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
+class ToolFunction(msgspec.Struct):
+    name: str
+    description: str | None = None
+    parameters: Any = None
+
+
+class Tool(msgspec.Struct):
+    type: str = "function"
+    function: ToolFunction | None = None
+
+
+class PromptDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class Usage(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: PromptDetails | None = None
+
+
+class Timings(msgspec.Struct):
+    """What llama.cpp adds to its last piece. `prompt_n` are the tokens it computed, `cache_n` those it still had."""
+
+    cache_n: int | None = None
+    prompt_n: int | None = None
+    prompt_ms: float | None = None
+    predicted_n: int | None = None
+    predicted_ms: float | None = None
+
+
+class Finish(msgspec.Struct):
+    finish_reason: str | None = None
+
+
+class Choice(Finish):
+    index: int = 0
+    delta: Message | None = None
+    message: Message | None = None
+    text: str | None = None
+    logprobs: Any = None
+
+
+class Embedding(msgspec.Struct):
+    embedding: list[float]
+    index: int = 0
+
+
+class Counted(msgspec.Struct):
+    """What any piece or document may say beside its payload."""
+
+    usage: Usage | None = None
+    timings: Timings | None = None
+    error: msgspec.Raw = ABSENT
+
+
+class Final(Counted):
+    """A piece or document without its payload: what a watcher needs."""
+
+    choices: list[Finish] | None = None
+
+
+class Piece(Counted):
+    """A piece of a stream or a whole document, of chat, completions or embeddings."""
+
+    choices: list[Choice] | None = None
+    data: list[Embedding] | None = None
+
+
+FINAL = msgspec.json.Decoder(Final)
+PIECE = msgspec.json.Decoder(Piece)
+
+
+# --- counters ---
+
+
+def usage(counted: Counted) -> conversation.Usage | None:
+    """What was counted, None where nothing is said. Tokens from `usage`, durations and missing tokens from `timings`."""
+    told, timed = counted.usage, counted.timings
+    if told is None and timed is None:
+        return None
+    told, timed = told or Usage(), timed or Timings()
+    details = told.prompt_tokens_details
+    cached = details.cached_tokens if details is not None else None
+    return conversation.Usage(
+        prompt_tokens=told.prompt_tokens if told.prompt_tokens is not None else _prompt_tokens(timed),
+        completion_tokens=told.completion_tokens if told.completion_tokens is not None else timed.predicted_n,
+        cached_tokens=cached if cached is not None else timed.cache_n,
+        prefill_s=_seconds(timed.prompt_ms),
+        decode_s=_seconds(timed.predicted_ms),
+    )
+
+
+def counters(usage: conversation.Usage, finish_reason: str | None) -> Counters:
+    return Counters(
+        usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.load_s, usage.prefill_s,
+        usage.decode_s, finish_reason,
+    )  # fmt: skip
+
+
+def write_usage(usage: conversation.Usage) -> dict[str, Any]:
+    """The `usage` object: OpenAI's clients insist on numbers, so that what is not known is 0."""
+    prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
+    body: dict[str, Any] = {
+        "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion,
+    }  # fmt: skip
+    if usage.cached_tokens is not None:
+        body["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
+    return body
+
+
+def _prompt_tokens(timed: Timings) -> int | None:
+    return None if timed.prompt_n is None else timed.prompt_n + (timed.cache_n or 0)
+
+
+def _seconds(duration_ms: float | None) -> float | None:
+    return None if duration_ms is None else duration_ms / MS_PER_S
+
+
+# --- messages, read ---
+
+
+def read_messages(messages: Iterable[Message]) -> list[conversation.Message]:
+    """Neutral turns. A tool's answer is told the name of the call it belongs to. Raises BadRequest."""
+    names: dict[str, str] = {}
+    turns = []
+    for message in messages:
+        turn = _turn(message)
+        names.update((call.id, call.name) for call in turn.tool_calls if call.id)
+        if turn.role == "tool" and not turn.tool_name:
+            turn.tool_name = names.get(turn.tool_call_id, "")
+        turns.append(turn)
+    return turns
+
+
+def read_text(content: str | list[Part] | None) -> str:
+    """The text of a content without pictures. Raises BadRequest where there is anything else."""
+    if not isinstance(content, list):
+        return content or ""
+    return "".join(_part_text(part) for part in content)
+
+
+def read_tool_calls(calls: Iterable[Call] | None) -> list[conversation.ToolCall]:
+    """Neutral calls or, in a stream, fragments of them; one without an index is numbered by its place."""
+    return [_call(place, call) for place, call in enumerate(calls or ())]
+
+
+def thinking(message: Message) -> str:
+    return message.reasoning_content or message.reasoning or ""
+
+
+def _turn(message: Message) -> conversation.Message:
+    role = message.role or "user"
+    content = message.content
+    pictures = [p for p in content if p.type in PICTURES] if isinstance(content, list) else []
+    rest = [p for p in content if p.type not in PICTURES] if isinstance(content, list) else content
+    return conversation.Message(
+        role,
+        read_text(rest),
+        thinking(message),
+        [_picture(part) for part in pictures],
+        read_tool_calls(message.tool_calls),
+        message.tool_call_id or "",
+        (message.name or "") if role == "tool" else "",
+    )
+
+
+def _part_text(part: Part) -> str:
+    if part.type in ("text", "input_text", "output_text"):
+        return part.text or ""
+    if part.type == "refusal":
+        return part.refusal or ""
+    raise BadRequest(
+        f"messages: a content part of type {part.type!r} cannot be translated for the nodes that have this model"
+    )
+
+
+def _picture(part: Part) -> tuple[str, str]:
+    url = part.image_url.url if isinstance(part.image_url, ImageUrl) else part.image_url or ""
+    head, comma, data = url.partition(",")
+    if not (comma and head.startswith("data:") and head.endswith(";base64")):
+        raise BadRequest("messages: image_url must be a data: URI with base64; pictures are not fetched from elsewhere")
+    return data, head[len("data:") : -len(";base64")].partition(";")[0] or "image/png"
+
+
+def _call(place: int, call: Call) -> conversation.ToolCall:
+    function = call.function or Function()
+    given = function.arguments
+    arguments = msgspec.json.encode(given).decode() if isinstance(given, dict) else given or ""
+    return conversation.ToolCall(place if call.index is None else call.index, call.id or "", function.name or "", arguments)
+
+
+# --- messages, written ---
+
+
+def write_messages(turns: Iterable[conversation.Message]) -> list[dict[str, Any]]:
+    """OpenAI's messages. Calls without an id (Ollama's clients send none) get one, and the answers find it again."""
+    unanswered: list[tuple[str, str]] = []
+    messages: list[dict[str, Any]] = []
+    for turn in turns:
+        body: dict[str, Any] = {"role": "system" if turn.role == "developer" else turn.role, "content": _content(turn)}
+        if turn.thinking:
+            body["reasoning_content"] = turn.thinking
+        if turn.tool_calls:
+            body["tool_calls"] = _written_calls(turn.tool_calls, len(messages), unanswered)
+            body["content"] = turn.text or None
+        if turn.role == "tool":
+            body["tool_call_id"] = turn.tool_call_id or _answered(turn.tool_name, unanswered)
+        messages.append(body)
+    return messages
+
+
+def write_tools(tools: Sequence[conversation.Tool]) -> list[dict[str, Any]]:
+    return [
+        {
+            "type": "function",
+            "function": {
+                "name": tool.name,
+                "description": tool.description,
+                "parameters": tool.parameters or {"type": "object", "properties": {}},
+            },
+        }
+        for tool in tools
+    ]
+
+
+def _content(turn: conversation.Message) -> str | list[dict[str, Any]]:
+    if not turn.images:
+        return turn.text
+    parts: list[dict[str, Any]] = [{"type": "text", "text": turn.text}] if turn.text else []
+    pictures = ({"url": f"data:{media_type};base64,{data}"} for data, media_type in turn.images)
+    return parts + [{"type": "image_url", "image_url": picture} for picture in pictures]
+
+
+def _written_calls(
+    calls: Iterable[conversation.ToolCall], turn: int, unanswered: list[tuple[str, str]]
+) -> list[dict[str, Any]]:
+    written = []
+    for call in calls:
+        call_id = call.id or f"call_{turn}_{call.index}"
+        unanswered.append((call_id, call.name))
+        function = {"name": call.name, "arguments": call.arguments or "{}"}
+        written.append({"id": call_id, "type": "function", "function": function})
+    return written
+
+
+def _answered(tool_name: str, unanswered: list[tuple[str, str]]) -> str:
+    """The oldest call still without an answer, of that tool if it is named."""
+    fitting = [entry for entry in unanswered if entry[1] == tool_name] or unanswered[:1]
+    if not fitting:
+        return "call_unknown"
+    unanswered.remove(fitting[0])
+    return fitting[0][0]
+
+
+# --- formats and choices ---
+
+
+def read_format(response_format: object) -> object:
+    """None, "json" or the schema. Raises BadRequest for a type that is not known."""
+    if response_format is None:
+        return None
+    given = response_format if isinstance(response_format, dict) else {}
+    kind = given.get("type")
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return "json"
+    if kind == "json_schema":
+        inner = given.get("json_schema")
+        schema = inner.get("schema") if isinstance(inner, dict) else given.get("schema")
+        if isinstance(schema, dict):
+            return schema
+        raise BadRequest("response_format: json_schema.schema must be an object")
+    raise BadRequest("response_format: type must be text, json_object or json_schema")
+
+
+def read_tools(tools: Iterable[Tool] | None) -> list[conversation.Tool]:
+    """Raises BadRequest for tools that are not functions."""
+    read = []
+    for tool in tools or ():
+        if tool.type != "function" or tool.function is None:
+            raise BadRequest(f"tools: only functions can be translated, not {tool.type!r}")
+        read.append(conversation.Tool(tool.function.name, tool.function.description or "", tool.function.parameters))
+    return read
+
+
+def read_tool_choice(choice: object) -> object:
+    """None, "auto", "none", "required" or `{"type": "function", "function": {"name": ...}}`. Raises BadRequest."""
+    if choice in (None, "auto", "none", "required") or chosen_tool(choice) is not None:
+        return choice
+    raise BadRequest('tool_choice must be "auto", "none", "required" or one function by name')
+
+
+def chosen_tool(choice: object) -> str | None:
+    """The name of the one tool that must be called, if that is what was chosen."""
+    function = choice.get("function") if isinstance(choice, Mapping) else None
+    name = function.get("name") if isinstance(function, Mapping) else None
+    return name if isinstance(name, str) else None

@@ -1,0 +1,316 @@
+"""OpenAI answers on their way to a client: passing ones are watched, translated ones written. Knows no request.
+
+A stream is server-sent events and ends with `data: [DONE]`; a whole answer is one document. Shapes and the order of
+their fields follow Ollama 0.32.15, and so does the name of a model's reasoning: `reasoning`.
+"""
+
+from __future__ import annotations
+
+import base64
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from herd.core.state.request import Counters
+from herd.protocols import request_fields
+from herd.protocols.answer_watch import decoded, event_data, is_good_object, of_long
+from herd.protocols.collector import Collected, as_list
+from herd.protocols.conversation import Delta, ToolCall, Usage
+from herd.protocols.openai import chat_json as wire
+from herd.protocols.resumption import Said
+from herd.protocols.streams import ENDS_BYTES, Ends, EventReader, event
+
+EVENT_STREAM = "text/event-stream"
+JSON = "application/json; charset=utf-8"
+DONE = b"[DONE]"
+FINGERPRINT = "fp_herd"
+
+REASONS = frozenset(("stop", "length", "tool_calls", "content_filter"))
+
+
+def error_body(message: str, kind: str, code: str | None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+
+
+# --- watching ---
+
+
+class StreamWatch:
+    """Whole if and only if the last event is `[DONE]` and none of the last ones is an error.
+
+    Where neither usage nor timings were sent, the answer's tokens are taken to be as many as its pieces: every piece
+    with a choice has a `finish_reason`, and the last of them has no text.
+    """
+
+    __slots__ = ("_pieces", "_tail")
+
+    def __init__(self) -> None:
+        self._tail = bytearray()
+        self._pieces = 0
+
+    def feed(self, chunk: bytes) -> None:
+        known = len(self._tail) - len(_PIECE_MARK) + 1
+        self._tail += chunk
+        self._pieces += self._tail.count(_PIECE_MARK, max(0, known))
+        if len(self._tail) > 2 * ENDS_BYTES:
+            del self._tail[:-ENDS_BYTES]
+
+    def end(self) -> Counters | None:
+        events = event_data(bytes(self._tail))
+        if not events or events[-1] != DONE:
+            return None
+        usage, reason = Usage(), None
+        for data in events[:-1]:
+            final = decoded(data, wire.FINAL)
+            if final is None:
+                continue
+            if request_fields.is_given(final.error):
+                return None
+            usage = wire.usage(final) or usage
+            reason = next((c.finish_reason for c in final.choices or () if c.finish_reason), reason)
+        if usage.completion_tokens is None and self._pieces:
+            usage.completion_tokens = self._pieces - 1
+        return wire.counters(usage, reason)
+
+
+class DocumentWatch:
+    """Whole if and only if the JSON document came to its end and is no error."""
+
+    __slots__ = ("_document",)
+
+    def __init__(self) -> None:
+        self._document = Ends()
+
+    def feed(self, chunk: bytes) -> None:
+        self._document.feed(chunk)
+
+    def end(self) -> Counters | None:
+        body = self._document.whole
+        final = of_long(self._document, b"usage", wire.FINAL) if body is None else decoded(body, wire.FINAL)
+        if final is None:
+            return Counters() if body is not None and is_good_object(body) else None
+        if request_fields.is_given(final.error):
+            return None
+        reason = next((c.finish_reason for c in final.choices or () if c.finish_reason), None)
+        return wire.counters(wire.usage(final) or Usage(), reason)
+
+
+_PIECE_MARK = b'"finish_reason"'
+
+
+# --- writing ---
+
+
+class AnswerWriter:
+    """Chat and text completions: an event for every piece and `[DONE]`, or one document with it all.
+
+    Raises `ValueError` when what must be collected grows over the limit of a document.
+    """
+
+    def __init__(
+        self, model: str, request_id: str, created_s: int, streams: bool, is_chat: bool, include_usage: bool
+    ) -> None:
+        self.content_type = EVENT_STREAM if streams else JSON
+        self._streams = streams
+        self._is_chat = is_chat
+        self._include_usage = include_usage
+        self._head = {
+            "id": f"{'chatcmpl' if is_chat else 'cmpl'}-{request_id}",
+            "object": ("chat.completion" if is_chat else "text_completion"),
+            "created": created_s,
+            "model": model,
+            "system_fingerprint": FINGERPRINT,
+        }
+        if streams and is_chat:
+            self._head["object"] = "chat.completion.chunk"
+        self._request_id = request_id
+        self._collected = Collected()
+        self._calls_begun: set[int] = set()
+        self._has_role = False
+        self._is_finished = False
+        self._note: dict[str, str] = {}
+
+    def take_up(self, forwarded: bytes, note: str) -> Said:
+        """Goes on with a stream that broke off after `forwarded`: under its id and time, its role told already."""
+        said = Said()
+        reader = EventReader()
+        for told in reader.feed(forwarded):
+            if told.data.strip() == DONE:
+                said.is_finished = True
+                continue
+            self._take_identity(told.data)
+            _add(said, told.data)
+        self._has_role = True
+        self._note = {"fleet_note": note}
+        return said
+
+    def _take_identity(self, data: bytes) -> None:
+        try:
+            first = _IDENTITY.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return
+        if first.id:
+            self._head["id"], self._head["created"] = first.id, first.created
+
+    def write(self, delta: Delta) -> bytes:
+        if delta.error is not None:
+            body = error_body(delta.error, "api_error", None)
+            return event(msgspec.json.encode(body)) if self._streams else msgspec.json.encode(body)
+        if not self._streams:
+            self._collected.take(delta)
+            return self._document() if delta.is_last else b""
+        self._collected.note(delta)
+        out = self._piece(delta)
+        if not self._is_finished and (delta.is_last or delta.finish_reason is not None):
+            out += self._finish()
+        return out + (self._end() if delta.is_last else b"")
+
+    # a stream
+
+    def _piece(self, delta: Delta) -> bytes:
+        if not (delta.text or delta.thinking or delta.tool_calls or delta.logprobs):
+            return b""
+        if not self._is_chat:
+            return self._event({"text": delta.text} | _logprobs(delta.logprobs, False), None)
+        body: dict[str, Any] = {} if self._has_role else {"role": "assistant"}
+        self._has_role = True
+        body["content"] = delta.text
+        if delta.thinking:
+            body["reasoning"] = delta.thinking
+        if delta.tool_calls:
+            body["tool_calls"] = [self._fragment(call) for call in delta.tool_calls]
+        return self._event({"delta": body} | _logprobs(delta.logprobs, True), None)
+
+    def _fragment(self, call: ToolCall) -> dict[str, Any]:
+        """The first fragment of a call names it; the others have only more of its arguments."""
+        if call.index in self._calls_begun:
+            return {"index": call.index, "function": {"arguments": call.arguments}}
+        self._calls_begun.add(call.index)
+        return {"index": call.index} | self._call(call)
+
+    def _call(self, call: ToolCall) -> dict[str, Any]:
+        call_id = call.id or f"call_{self._request_id}_{call.index}"
+        return {"id": call_id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+    def _finish(self) -> bytes:
+        self._is_finished = True
+        body: dict[str, Any] = {"delta": {}} if self._is_chat else {"text": ""}
+        if self._is_chat and not self._has_role:
+            body = {"delta": {"role": "assistant", "content": ""}}
+        self._head |= self._note
+        return self._event(body, self._reason(bool(self._calls_begun)))
+
+    def _end(self) -> bytes:
+        out = event(DONE)
+        if self._include_usage:
+            usage = {"choices": [], "usage": wire.write_usage(self._collected.usage)}
+            out = event(msgspec.json.encode(self._head | usage)) + out
+        return out
+
+    def _event(self, choice: dict[str, Any], reason: str | None) -> bytes:
+        body = self._head | {"choices": [{"index": 0} | choice | {"finish_reason": reason}]}
+        return event(msgspec.json.encode(body))
+
+    # a document
+
+    def _document(self) -> bytes:
+        whole = self._collected
+        choice: dict[str, Any] = {"message": self._message(whole)} if self._is_chat else {"text": whole.text}
+        choice |= _logprobs(whole.logprobs, self._is_chat)
+        choices = [{"index": 0} | choice | {"finish_reason": self._reason(bool(whole.calls))}]
+        return msgspec.json.encode(self._head | {"choices": choices, "usage": wire.write_usage(whole.usage)})
+
+    def _message(self, whole: Collected) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": whole.text}
+        if whole.thinking:
+            message["reasoning"] = whole.thinking
+        if whole.calls:
+            message["content"] = whole.text or None
+            message["tool_calls"] = [self._call(call) for call in whole.tool_calls]
+        return message
+
+    def _reason(self, has_calls: bool) -> str:
+        reason = self._collected.finish_reason
+        known = reason if reason in REASONS else "stop"
+        if not self._is_chat:
+            return "stop" if known == "tool_calls" else known
+        return "tool_calls" if has_calls and known == "stop" else known
+
+
+class _Identity(msgspec.Struct):
+    id: str = ""
+    created: int = 0
+
+
+_IDENTITY = msgspec.json.Decoder(_Identity)
+
+
+def _add(said: Said, data: bytes) -> None:
+    """What one event of a chat or text stream has told."""
+    try:
+        piece = wire.PIECE.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return
+    for choice in (piece.choices or [])[:1]:
+        message = choice.delta or wire.Message()
+        text = choice.text or (message.content if isinstance(message.content, str) else "") or ""
+        said.text += text
+        said.pieces += bool(text)
+        said.thinking += message.reasoning or message.reasoning_content or ""
+        said.has_calls = said.has_calls or bool(message.tool_calls)
+        said.is_finished = said.is_finished or choice.finish_reason is not None
+
+
+class EmbedWriter:
+    """Embeddings: one document, the vectors as numbers or as base64 of little-endian 32-bit floats."""
+
+    content_type = JSON
+
+    def __init__(self, model: str, is_base64: bool) -> None:
+        self._model = model
+        self._is_base64 = is_base64
+        self._collected = Collected()
+
+    def write(self, delta: Delta) -> bytes:
+        if delta.error is not None:
+            return msgspec.json.encode(error_body(delta.error, "api_error", None))
+        self._collected.take(delta)
+        return self._document() if delta.is_last else b""
+
+    def _document(self) -> bytes:
+        data = [
+            {"object": "embedding", "embedding": self._vector(vector), "index": index}
+            for index, vector in enumerate(self._collected.embeddings)
+        ]
+        tokens = self._collected.usage.prompt_tokens or 0
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+        return msgspec.json.encode({"object": "list", "data": data, "model": self._model, "usage": usage})
+
+    def _vector(self, vector: list[float]) -> list[float] | str:
+        if not self._is_base64:
+            return vector
+        try:
+            packed = struct.pack(f"<{len(vector)}f", *vector)
+        except OverflowError:
+            raise ValueError("an embedding has a number that 32 bits cannot hold") from None
+        return base64.b64encode(packed).decode()
+
+
+def _logprobs(given: object, is_chat: bool) -> dict[str, Any]:
+    entries = as_list(given)
+    if not entries:
+        return {}
+    return {"logprobs": {"content": entries} if is_chat else _text_logprobs(entries)}
+
+
+def _text_logprobs(entries: Sequence[Any]) -> dict[str, Any]:
+    """The older shape, of text completions: parallel lists."""
+    known = [entry for entry in entries if isinstance(entry, dict)]
+    tops = [[top for top in entry.get("top_logprobs") or () if isinstance(top, dict)] for entry in known]
+    return {
+        "tokens": [entry.get("token", "") for entry in known],
+        "token_logprobs": [entry.get("logprob") for entry in known],
+        "top_logprobs": [{top.get("token", ""): top.get("logprob") for top in row} for row in tops],
+    }

@@ -1,0 +1,100 @@
+"""Lists of models as servers give them on /v1/models, with what llama.cpp and vLLM add. Decides nothing.
+
+Every part may be missing or odd: one odd entry costs only itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+import msgspec
+
+from herd.protocols.answer_watch import decoded
+
+MODELS_MAX = 512
+"""Most models taken into an inventory, as many as a heartbeat may carry."""
+
+Body = TypeVar("Body")
+
+_EMBEDDING_WORDS = ("embed", "minilm", "bge-", "gte-", "e5-")
+
+
+class Meta(msgspec.Struct):
+    """llama.cpp: of a model in memory. `n_ctx` is one slot's window, `size` the weights in bytes."""
+
+    n_ctx: int | None = None
+    n_ctx_train: int | None = None
+    n_params: int | None = None
+    size: int | None = None
+    ftype: str | None = None
+
+
+class Status(msgspec.Struct):
+    """llama.cpp's router: `value` is unloaded, loading, loaded or sleeping; `args` is the child's command line."""
+
+    value: str = ""
+    args: list[str] | None = None
+
+
+class Architecture(msgspec.Struct):
+    input_modalities: list[str] | None = None
+
+
+class Entry(msgspec.Struct):
+    id: str = ""
+    owned_by: str | None = None
+    max_model_len: int | None = None
+    meta: Meta | None = None
+    status: Status | None = None
+    architecture: Architecture | None = None
+
+
+class _List(msgspec.Struct):
+    data: list[msgspec.Raw]
+
+
+_ENTRY = msgspec.json.Decoder(Entry)
+_LIST = msgspec.json.Decoder(_List)
+
+
+def entries(status: int, body: bytes) -> list[Entry]:
+    """The models of an answer to GET /v1/models; none where it is not such a list."""
+    return [entry for entry in rows(status, body, _ENTRY) if entry.id]
+
+
+def rows(status: int, body: bytes, decoder: msgspec.json.Decoder[Body]) -> list[Body]:
+    """The rows of `{"data": [...]}` that are what the decoder reads, at most MODELS_MAX."""
+    if not is_list(status, body):
+        return []
+    found = (decoded(bytes(row), decoder) for row in _rows(body))
+    return [row for row in found if row is not None][:MODELS_MAX]
+
+
+def is_list(status: int, body: bytes) -> bool:
+    return status == 200 and decoded(body, _LIST) is not None
+
+
+def parameters(count: int | None) -> str:
+    """A number of parameters as people and Ollama write it: 134.52M, 7.62B, 347K."""
+    for unit, size, digits in (("B", 10**9, 2), ("M", 10**6, 2), ("K", 10**3, 0)):
+        if count is not None and count >= size:
+            return f"{count / size:.{digits}f}{unit}"
+    return ""
+
+
+def positive(number: int | None) -> int | None:
+    """A count that means something: 0 and less are how servers say that they do not know."""
+    return number if number is not None and number > 0 else None
+
+
+def abilities(name: str, more: Iterable[str] = ()) -> frozenset[str]:
+    """What a model of that name can do; no server of this family says that it only embeds, its name does."""
+    if any(word in name.lower() for word in _EMBEDDING_WORDS):
+        return frozenset(("embedding",))
+    return frozenset(("completion", *more))
+
+
+def _rows(body: bytes) -> list[msgspec.Raw]:
+    found = decoded(body, _LIST)
+    return [] if found is None else found.data

@@ -1,0 +1,138 @@
+"""How the fleet is, asked of a running coordinator: real heartbeats, real requests, the real database."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from fakes.fleet import Fleet, Machine, running_fleet
+from fakes.ollama.server import FakeOllama
+from herd import __version__
+from herd.core.state.fleet import Pressure
+from herd.dashboard.tabs.health import Health
+
+HEALTHY = Machine(more={"agent_version": __version__, "os": "linux"})
+
+
+@pytest.fixture
+def fleet() -> Iterator[Fleet]:
+    with FakeOllama(["m"]) as one, FakeOllama(["m"]) as two, running_fleet({"alpha": one, "beta": two}, {"alpha": HEALTHY, "beta": HEALTHY}) as running:
+        yield running
+
+
+def look(fleet: Fleet) -> Health:
+    """Without the answer that is kept for a moment."""
+    fleet.on_loop(lambda: setattr(fleet.coordinator.health, "_latest", None))
+    return msgspec.convert(fleet.get("/dashboard/api/health"), Health)
+
+
+def post(fleet: Fleet, body: object) -> tuple[int, dict[str, Any]]:
+    connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)
+    connection.request("POST", "/dashboard/api/health/snooze", json.dumps(body), {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    answer = json.loads(response.read())
+    connection.close()
+    return response.status, answer
+
+
+def test_a_fleet_that_is_well_is_told_so_with_what_passed(fleet: Fleet) -> None:
+    health = look(fleet)
+    # the fleets of tests let everybody in
+    assert [finding.check for finding in health.findings] == ["open_fleet"]
+    assert len(health.passed) >= 18 and health.score.value == 90
+
+
+def test_the_paths_of_both_names_answer_the_same(fleet: Fleet) -> None:
+    assert fleet.get("/dashboard/api/health") == fleet.get("/dashboard/api/v1/health")
+
+
+def test_a_node_that_runs_out_of_memory_is_found_and_lost_again(fleet: Fleet) -> None:
+    fleet.machines["alpha"] = Machine(pressure=Pressure.CRITICAL, more=HEALTHY.more)
+    fleet.beat()
+    first, again = look(fleet), look(fleet)
+    [finding] = [one for one in first.findings if one.check == "memory_pressure"]
+    assert finding.nodes == ("alpha",) and finding.fix.commands[0].os == "linux"
+    assert [one.since for one in again.findings if one.check == "memory_pressure"] == [finding.since]
+    fleet.machines["alpha"] = HEALTHY
+    fleet.beat()
+    assert "memory_pressure" not in {one.check for one in look(fleet).findings}
+
+
+def test_what_requests_show_is_found_in_the_traces(fleet: Fleet) -> None:
+    for _ in range(6):
+        fleet.ask("POST", "/api/chat", json.dumps({"model": "m", "messages": [{"role": "user", "content": "a"}], "stream": False}).encode())
+    fleet.settle()
+    fleet.coordinator.store.flush()
+    # whatever the fake engine was asked: no check may stumble over real rows
+    assert {one.check for one in look(fleet).findings} <= {"open_fleet", "cold_loads"}
+
+
+def test_a_clock_that_is_wrong_is_noticed(fleet: Fleet) -> None:
+    def wrong() -> None:
+        node = fleet.coordinator.driver.fleet.node("alpha")  # type: ignore[arg-type]
+        assert node is not None and node.report.clock_s is not None
+        object.__setattr__(node.report, "clock_s", node.report.clock_s + 1000.0)
+
+    fleet.on_loop(wrong)
+    [finding] = [one for one in look(fleet).findings if one.check == "clock_skew"]
+    assert finding.nodes == ("alpha",) and finding.evidence[0].value == "17 min ahead"
+
+
+def test_a_database_that_cannot_be_read_does_not_end_the_examination(fleet: Fleet) -> None:
+    fleet.on_loop(lambda: setattr(fleet.coordinator.store, "path", fleet.data_dir / "nothing" / "latency.db"))
+    assert look(fleet).passed
+
+
+def test_samples_are_bounded_and_forget_nodes_that_are_forgotten(fleet: Fleet) -> None:
+    def sampled() -> tuple[int, list[str]]:
+        watch = fleet.coordinator.health
+        for _ in range(300):
+            watch.sample()
+        most = max(len(past) for past in watch._past.values())
+        fleet.coordinator.driver.fleet.forget("beta")  # type: ignore[arg-type]
+        watch.sample()
+        return most, sorted(watch._past)
+
+    assert fleet.on_loop(sampled) == (240, ["alpha"])
+
+
+def test_a_finding_is_snoozed_with_its_reason_and_heard_of_again(fleet: Fleet) -> None:
+    status, answer = post(fleet, {"finding_id": "open_fleet", "hours": 2, "reason": "at home"})
+    assert status == 200 and answer["until"] > 0
+    [finding] = look(fleet).findings
+    assert finding.snoozed_until == answer["until"] and finding.snooze_reason == "at home"
+    assert post(fleet, {"finding_id": "open_fleet", "hours": 0})[1]["until"] is None
+    assert look(fleet).findings[0].snoozed_until is None
+
+
+@pytest.mark.parametrize("body", [{"finding_id": ""}, {"finding_id": "a", "hours": -1}, {"finding_id": "a", "hours": 1e9}, {}, [], {"finding_id": "a", "reason": "x" * 201}])
+def test_a_snooze_that_makes_no_sense_is_refused(fleet: Fleet, body: object) -> None:
+    assert post(fleet, body)[0] == 400
+
+
+def test_strips_of_a_young_fleet_are_told_and_an_unknown_range_is_refused(fleet: Fleet) -> None:
+    assert fleet.get("/dashboard/api/strips?range=7d")["range"] == "7d"
+    connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)
+    connection.request("GET", "/dashboard/api/strips?range=year")
+    assert connection.getresponse().status == 400
+    connection.close()
+
+
+def test_the_watch_looks_by_itself_now_and_then(fleet: Fleet) -> None:
+    async def ticked() -> bool:
+        watch = fleet.coordinator.health
+        for _ in range(4):
+            assert watch._timer is not None
+            watch._timer.cancel()
+            watch._tick()
+        assert watch._look is not None
+        await asyncio.wait_for(watch._look, 10)
+        return watch._latest is not None
+
+    assert fleet.thread.run(ticked())

@@ -1,0 +1,69 @@
+"""What the dashboard may cost the event loop: counted in work, not in time, so that a busy machine does not decide."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+
+from builders import a_card, a_report, a_world
+from herd.coordinator.api.fleet_view import FleetView
+from herd.coordinator.api.live_feed import CARDS_AT_ONCE, LiveFeed, Message
+from herd.coordinator.driver import Driver
+from herd.coordinator.storage.writer import Store, StoreSettings
+from herd.core.state.commands import Record
+from herd.dashboard.live import FleetMessage
+
+
+class Listener:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.topics: frozenset[str] = frozenset()
+        self.told: list[Message] = []
+
+    def tell(self, message: Message) -> None:
+        self.told.append(message)
+
+
+def a_feed(nodes: int, loop: asyncio.AbstractEventLoop, folder: Path) -> LiveFeed:
+    world = a_world()
+    world.hears(*(a_report(f"node-{n:03d}", [a_card("m", loaded=True)]) for n in range(nodes)))
+    driver = Driver(world.dispatcher, _nothing, loop)
+    return LiveFeed(driver, FleetView(driver, Store(StoreSettings(), folder), loop), lambda: (), loop)
+
+
+def _nothing(_: Record) -> None:
+    """Nothing ends here."""
+
+
+def test_a_message_is_made_once_for_all_who_listen(tmp_path: Path) -> None:
+    loop = asyncio.new_event_loop()
+    feed = a_feed(3, loop, tmp_path)
+    tabs = [Listener() for _ in range(10)]
+    for tab in tabs:
+        feed.listen(tab, frozenset({"fleet"}))
+    feed._tick()
+    [last] = {id(tab.told[-1]) for tab in tabs}
+    assert last == id(tabs[0].told[-1]) and tabs[0].told[-1].frame is tabs[9].told[-1].frame
+    feed.stop()
+    loop.close()
+
+
+def test_one_tick_makes_few_cards_anew_however_many_nodes_there_are_and_all_have_their_turn(tmp_path: Path) -> None:
+    loop = asyncio.new_event_loop()
+    nodes = 3 * CARDS_AT_ONCE
+    feed = a_feed(nodes, loop, tmp_path)
+    tab = Listener()
+    feed.listen(tab, frozenset({"fleet"}))
+    feed._cards.clear()  # as if all had changed at once
+    seen: list[int] = []
+    for _ in range(3):
+        feed._tick()
+        seen.append(len(msgspec.json.decode(tab.told[-1].body, type=FleetMessage).data.nodes))
+    assert seen == [CARDS_AT_ONCE] * 3 and len(feed._cards) == nodes
+    feed._tick()
+    assert msgspec.json.decode(tab.told[-1].body, type=FleetMessage).data.nodes == (), "nothing changed, nothing is told"
+    feed.stop()
+    loop.close()

@@ -1,0 +1,31 @@
+"""What people see of who waits: the place, the reason and the time, and never a prompt, an address or a key."""
+
+from __future__ import annotations
+
+from builders import a_card, a_report, a_world
+from herd.coordinator.api import views
+
+
+def test_a_waiting_request_is_told_with_its_place_its_reason_and_its_time() -> None:
+    world = a_world()
+    world.hears(a_report("alpha", [a_card(loaded=True)]))
+    for number in range(3):
+        world.arrives(f"past{number}")
+        world.at += 2.0
+        world.finishes(f"past{number}")
+    world.arrives("runs", tenant="app batch")
+    world.arrives("waits", tenant="key 0123456789", client_ip="192.0.2.7")
+    seen = views.queue_view(world.dispatcher, world.at + 0.5)
+    runs, waits = seen["requests"]
+    assert (runs["position"], runs["waits_for"], runs["tenant"]) == (None, None, "app batch")
+    assert (waits["position"], waits["waits_for"], waits["expected_wait_s"]) == (1, "a free slot on alpha", 1.5)
+    assert waits["tenant"] == "key 0123…"
+    assert "192.0.2.7" not in str(seen) and seen["waiting"] == 1
+
+
+def test_a_held_request_tells_when_it_will_be_given_up() -> None:
+    world = a_world()
+    world.hears(a_report("alpha", [a_card()], paused=True))
+    world.arrives("waits")
+    (waits,) = views.queue_view(world.dispatcher, world.at + 10.0)["requests"]
+    assert waits["gives_up_in_s"] == 20.0 and waits["waits_for"].startswith("alpha: ")

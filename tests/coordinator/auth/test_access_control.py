@@ -1,0 +1,305 @@
+"""Over real connections: every route, from this machine and from others, with and without a key, from pages of strangers."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fakes.faults import Hang
+from fakes.fleet import Fleet, running_fleet, settings_for_tests
+from fakes.ollama.server import FakeOllama
+from herd.coordinator.auth.access_control import AccessSettings
+from herd.coordinator.auth.routes import Guarded
+from herd.trust.rights import Right
+
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": False}
+FORWARDED = {"X-Forwarded-For": "203.0.113.9"}
+"""Makes a caller on this machine one of whom nothing is known: as far as can be."""
+EVIL = {"Origin": "https://evil.example"}
+
+
+def ask(fleet: Fleet, method: str, path: str, body: object = None, **headers: str) -> tuple[int, Any, dict[str, str]]:
+    connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)
+    raw = None if body is None else json.dumps(body).encode()
+    told = {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request(method, path, raw, {"Content-Type": "application/json", **told})
+    response = connection.getresponse()
+    text = response.read()
+    connection.close()
+    answer = json.loads(text) if "json" in (response.getheader("content-type") or "") else text
+    return response.status, answer, {name.lower(): value for name, value in response.getheaders()}
+
+
+def status(fleet: Fleet, method: str, path: str, body: object = None, **headers: str) -> int:
+    return ask(fleet, method, path, body, **headers)[0]
+
+
+def a_key(fleet: Fleet, **wanted: object) -> dict[str, str]:
+    made, answer, _ = ask(fleet, "POST", "/fleet/keys", {"name": "app", **wanted})
+    assert made == 201, answer
+    return {"Authorization": f"Bearer {answer['key']}"}
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[FakeOllama]:
+    with FakeOllama(["m", "other"]) as fake:
+        yield fake
+
+
+@contextmanager
+def a_fleet(engine: FakeOllama, **access: object) -> Iterator[Fleet]:
+    settings = replace(settings_for_tests(), access=AccessSettings(**access))  # type: ignore[arg-type]
+    with running_fleet({"alpha": engine}, settings=settings) as fleet:
+        yield fleet
+
+
+@pytest.fixture
+def fleet(engine: FakeOllama) -> Iterator[Fleet]:
+    with a_fleet(engine) as running:
+        yield running
+
+
+def every_route(fleet: Fleet) -> list[Guarded]:
+    bridge = fleet.coordinator.bridge
+    assert bridge is not None
+    return [route for route in bridge._application.routes if isinstance(route, Guarded)]  # type: ignore[attr-defined]
+
+
+def test_this_machine_needs_nothing_at_first(fleet: Fleet) -> None:
+    assert status(fleet, "POST", "/api/chat", CHAT) == 200
+    assert status(fleet, "GET", "/api/tags") == 200
+    assert status(fleet, "GET", "/fleet/status") == 200
+    assert status(fleet, "POST", "/fleet/nodes/invite", {}) == 200
+
+
+def test_of_whom_nothing_is_known_gets_nothing_but_what_is_open(fleet: Fleet) -> None:
+    for route in every_route(fleet):
+        [method] = set(route.methods or ()) - {"HEAD"}
+        path = route.path.replace("{", "").replace("}", "")
+        got = status(fleet, method, path, {} if method == "POST" else None, **FORWARDED)
+        assert (got == 401) is (route.right not in (Right.OPEN, Right.PAGE)) or path in ("/heartbeat", "/heartbeat/goodbye"), (method, path, got)
+    for method, path, body in (("POST", "/api/chat", CHAT), ("POST", "/v1/chat/completions", CHAT), ("POST", "/v1/messages", CHAT),
+                               ("GET", "/api/tags", None), ("GET", "/v1/models", None), ("POST", "/api/show", {"model": "m"})):  # fmt: skip
+        assert status(fleet, method, path, body, **FORWARDED) == 401, path
+    assert status(fleet, "GET", "/health", **FORWARDED) == 200
+
+
+def test_after_the_first_key_everybody_needs_one(fleet: Fleet) -> None:
+    key = a_key(fleet)
+    assert status(fleet, "POST", "/api/chat", CHAT) == 401
+    for sent in (key, {"X-Api-Key": key["Authorization"].removeprefix("Bearer ")}):
+        assert status(fleet, "POST", "/api/chat", CHAT, **sent) == 200
+        assert status(fleet, "POST", "/v1/chat/completions", CHAT, **sent, **FORWARDED) == 200
+    assert status(fleet, "GET", "/fleet/status", **FORWARDED, **key) == 403
+
+
+def test_a_key_that_is_required_is_asked_for_in_each_dialects_shape(engine: FakeOllama) -> None:
+    with a_fleet(engine, require_key=True) as fleet:
+        got, answer, headers = ask(fleet, "POST", "/api/chat", CHAT)
+        assert got == 401 and "herd keys add" in answer["error"] and headers["www-authenticate"] == "Bearer"
+        assert "herd keys add" in ask(fleet, "POST", "/v1/chat/completions", CHAT)[1]["error"]["message"]
+        assert ask(fleet, "POST", "/v1/messages", CHAT)[1]["type"] == "error"
+
+
+def test_a_revoked_key_ends_on_the_very_connection_that_used_it(fleet: Fleet) -> None:
+    key = a_key(fleet, name="gone")
+    connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)
+    for wanted in (200, 401):
+        connection.request("GET", "/api/tags", headers=key)
+        response = connection.getresponse()
+        response.read()
+        assert response.status == wanted
+        if wanted == 200:
+            assert status(fleet, "POST", "/fleet/keys/revoke", {"name": "gone"}) == 200
+    connection.close()
+
+
+def test_what_looks_like_a_key_and_is_none_is_refused_and_what_others_send_is_not_taken_for_one(fleet: Fleet) -> None:
+    assert status(fleet, "GET", "/api/tags", Authorization="Bearer herd_wrong_key") == 401
+    assert status(fleet, "GET", "/api/tags", Authorization="Bearer ollama") == 200
+    assert status(fleet, "GET", "/api/tags", X_Api_Key="sk-none") == 200
+
+
+def test_one_header_cannot_vouch_for_another(fleet: Fleet) -> None:
+    good, other = a_key(fleet, name="a"), a_key(fleet, name="b", scopes=["admin"])
+    mixed = {**good, "X-Api-Key": other["Authorization"].removeprefix("Bearer ")}
+    assert status(fleet, "POST", "/fleet/nodes/invite", {}, **mixed, **FORWARDED) == 401
+
+
+def test_a_key_asks_only_its_models_and_fallbacks_too(fleet: Fleet) -> None:
+    key = a_key(fleet, models=["m"])
+    assert status(fleet, "POST", "/api/chat", CHAT, **key) == 200
+    assert status(fleet, "POST", "/api/chat", {**CHAT, "model": "other"}, **key) == 403
+    assert status(fleet, "POST", "/api/chat", {**CHAT, "fallback_models": ["other"]}, **key) == 403
+
+
+def test_a_keys_rate_is_kept_and_told(fleet: Fleet) -> None:
+    key = a_key(fleet, requests_per_minute=2)
+    assert [status(fleet, "POST", "/api/chat", CHAT, **key) for _ in range(2)] == [200, 200]
+    got, _, headers = ask(fleet, "POST", "/api/chat", CHAT, **key)
+    assert got == 429 and int(headers["retry-after"]) > 0
+
+
+def test_a_keys_place_comes_back_when_its_request_has_ended(fleet: Fleet) -> None:
+    key = a_key(fleet, concurrent_max=1)
+    assert [status(fleet, "POST", "/api/chat", CHAT, **key) for _ in range(3)] == [200, 200, 200]
+    assert [status(fleet, "POST", "/api/chat", {**CHAT, "model": "none"}, **key) for _ in range(3)] == [404, 404, 404]
+    assert status(fleet, "POST", "/api/chat", CHAT, **key) == 200
+
+
+def test_a_months_tokens_are_counted(fleet: Fleet) -> None:
+    key = a_key(fleet, tokens_per_month=1)
+    assert [status(fleet, "POST", "/api/chat", CHAT, **key) for _ in range(2)] == [200, 429]
+
+
+def test_the_name_of_a_strangers_site_is_not_answered(fleet: Fleet) -> None:
+    got, answer, _ = ask(fleet, "GET", "/api/tags", Host="evil.example")
+    assert got == 421 and "FLEET_ALLOWED_HOSTS" in answer["error"]
+    assert status(fleet, "GET", "/api/tags", Host="herd.local:11435") == 200
+
+
+def test_pages_of_strangers_reach_nothing(fleet: Fleet) -> None:
+    for method, path, body in (("POST", "/api/chat", CHAT), ("GET", "/api/tags", None), ("GET", "/fleet/status", None), ("POST", "/fleet/nodes/invite", {})):
+        got, _, headers = ask(fleet, method, path, body, **EVIL)
+        assert got == 403 and "access-control-allow-origin" not in headers, path
+
+
+def test_a_page_of_this_machine_may_ask_and_read_the_answer_but_change_nothing(fleet: Fleet) -> None:
+    page = {"Origin": "http://localhost:3000"}
+    got, _, headers = ask(fleet, "POST", "/api/chat", CHAT, **page)
+    assert got == 200 and headers["access-control-allow-origin"] == "http://localhost:3000" and headers["vary"] == "Origin"
+    assert status(fleet, "POST", "/fleet/nodes/invite", {}, **page) == 403
+    preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+    got, _, headers = ask(fleet, "OPTIONS", "/api/chat", **page, **preflight)
+    assert got == 204 and "POST" in headers["access-control-allow-methods"]
+    assert status(fleet, "OPTIONS", "/fleet/nodes/invite", **page, **preflight) == 403
+    assert status(fleet, "OPTIONS", "/api/chat", **EVIL, **preflight) == 403
+
+
+def test_an_allowed_origin_is_allowed(engine: FakeOllama) -> None:
+    with a_fleet(engine, allowed_origins=("https://chat.example.org",), allowed_hosts=("herd.example.org",)) as fleet:
+        assert status(fleet, "POST", "/api/chat", CHAT, Origin="https://chat.example.org", Host="herd.example.org") == 200
+
+
+def test_a_form_of_our_own_page_changes_nothing(fleet: Fleet) -> None:
+    ours = {"Origin": f"http://127.0.0.1:{fleet.port}"}
+    assert status(fleet, "POST", "/fleet/nodes/invite", {}, **ours) == 200
+    assert status(fleet, "POST", "/fleet/nodes/invite", {}, **ours, Content_Type="text/plain") == 415
+
+
+def test_a_login_link_works_once_and_opens_everything(fleet: Fleet) -> None:
+    path = ask(fleet, "POST", "/fleet/logins", {})[1]["path"]
+    got, _, headers = ask(fleet, "GET", path, **FORWARDED)
+    assert got == 303 and "httponly" in headers["set-cookie"].lower() and "samesite=strict" in headers["set-cookie"].lower()
+    cookie = headers["set-cookie"].partition(";")[0]
+    assert status(fleet, "GET", "/fleet/status", **FORWARDED, Cookie=cookie) == 200
+    assert status(fleet, "GET", path, **FORWARDED) == 400
+    assert status(fleet, "POST", "/logout", {}, **FORWARDED, Cookie=cookie) == 200
+    assert status(fleet, "GET", "/fleet/status", **FORWARDED, Cookie=cookie) == 401
+
+
+@pytest.mark.parametrize("cookie", ["herd_session=", "herd_session=x", "=;;;", "herd_session=" + "a" * 5000, 'herd_session="\\', "other=1"])
+def test_no_other_cookie_opens_anything(fleet: Fleet, cookie: str) -> None:
+    assert status(fleet, "GET", "/fleet/status", **FORWARDED, Cookie=cookie) == 401
+
+
+@pytest.mark.parametrize("wanted", [{"name": ""}, {"name": "x" * 65}, {"name": "a\nb"}, {"name": "x", "scopes": ["all"]}, {"name": "x", "scopes": []},
+                                    {"name": "x", "requests_per_minute": -1}, {"name": "x", "days": -1}, {"name": "x", "models": ["m"] * 65}, {}, []])  # fmt: skip
+def test_a_key_that_makes_no_sense_is_not_made(fleet: Fleet, wanted: object) -> None:
+    assert status(fleet, "POST", "/fleet/keys", wanted) == 400
+    assert ask(fleet, "GET", "/fleet/keys")[1]["keys"] == []
+
+
+def test_the_list_of_keys_shows_no_secret(fleet: Fleet) -> None:
+    key = a_key(fleet, scopes=["chat", "read"], models=["llama*"], days=1)
+    [row] = ask(fleet, "GET", "/fleet/keys")[1]["keys"]
+    assert row["name"] == "app" and row["scopes"] == ["chat", "read"] and row["models"] == ["llama*"] and row["expires_at"] > row["created_at"]
+    assert "digest" not in row and key["Authorization"].rpartition("_")[2] not in json.dumps(row)
+
+
+def test_a_months_tokens_are_not_given_anew_by_a_restart(engine: FakeOllama, tmp_path: Path) -> None:
+    with running_fleet({"alpha": engine}, data_dir=tmp_path) as fleet:
+        key = a_key(fleet, tokens_per_month=1)
+        assert status(fleet, "POST", "/api/chat", CHAT, **key) == 200
+        fleet.settle()
+    with running_fleet({"alpha": engine}, data_dir=tmp_path) as fleet:
+        assert status(fleet, "POST", "/api/chat", CHAT, **key) == 429
+        assert status(fleet, "GET", "/api/tags", **key) == 200
+
+
+def test_what_was_changed_is_on_record_with_who_and_from_where(fleet: Fleet) -> None:
+    admin = a_key(fleet, name="boss", scopes=["admin"])
+    assert status(fleet, "POST", "/fleet/nodes/invite", {}, **admin) == 200
+    assert status(fleet, "POST", "/fleet/keys/revoke", {"name": "boss"}) == 200
+    assert fleet.coordinator.store.flush()
+    entries = ask(fleet, "GET", "/fleet/audit?limit=2")[1]["entries"]
+    assert [(one["what"], one["who"], one["ip"]) for one in entries] == [
+        ("revoked a key", "this machine, or a login", "127.0.0.1"), ("invited a node", "the key boss", "127.0.0.1")
+    ]  # fmt: skip
+    assert entries[0]["about"].startswith("boss (")
+    assert admin["Authorization"].rpartition("_")[2] not in json.dumps(entries)
+    assert status(fleet, "GET", "/fleet/audit?limit=x") == 400
+
+
+def test_use_is_counted_by_key(fleet: Fleet) -> None:
+    key = a_key(fleet)
+    assert [status(fleet, "POST", "/api/chat", CHAT, **key) for _ in range(2)] == [200, 200]
+    fleet.settle()
+    assert fleet.coordinator.store.flush()
+    [row] = ask(fleet, "GET", "/dashboard/api/usage")[1]["by_key"]
+    assert (row["key_id"], row["request_count"]) == (key["Authorization"].split("_")[1], 2) and row["total_completion_tokens"] > 0
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "x", "nan", "inf", "100000"])
+def test_a_timeout_that_makes_no_sense_is_told(fleet: Fleet, seconds: str) -> None:
+    got, answer, _ = ask(fleet, "POST", "/api/chat", CHAT, X_Request_Timeout=seconds)
+    assert got == 400 and "X-Request-Timeout" in answer["error"]
+
+
+def test_a_request_ends_at_the_time_that_its_client_gave_it(fleet: Fleet, engine: FakeOllama) -> None:
+    hang = engine.fail(Hang())
+    try:
+        got, answer, _ = ask(fleet, "POST", "/api/chat", CHAT, X_Request_Timeout="0.1")
+    finally:
+        hang.release()
+        engine.heal()
+    assert got == 504 and "deadline" in answer["error"]
+
+
+MESSAGES = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+
+
+@pytest.mark.parametrize("header", [{"X_Api_Key": "a-word-of-mine"}, {"Authorization": "Bearer a-word-of-mine"}])
+def test_the_chosen_key_opens_anthropics_paths_and_nothing_else(engine: FakeOllama, header: dict[str, str]) -> None:
+    with a_fleet(engine, anthropic_require_key=True, anthropic_api_key="a-word-of-mine") as fleet:
+        assert status(fleet, "POST", "/v1/messages", MESSAGES) == 401
+        assert status(fleet, "POST", "/v1/messages", MESSAGES, X_Api_Key="a-word-of-yours") == 401
+        assert status(fleet, "POST", "/v1/messages", MESSAGES, **header) == 200
+        assert status(fleet, "POST", "/v1/messages", MESSAGES, **header, **FORWARDED) == 200
+        assert status(fleet, "POST", "/v1/messages/count_tokens", MESSAGES) == 401
+        assert status(fleet, "POST", "/api/chat", CHAT) == 200, "others are not asked for one"
+        for path, body in (("/api/chat", CHAT), ("/v1/chat/completions", CHAT), ("/fleet/keys", {"name": "x"})):
+            assert status(fleet, "POST", path, body, **header, **FORWARDED) == 401, path
+        assert status(fleet, "POST", "/v1/messages", MESSAGES, **a_key(fleet)) == 200, "a key of ours counts as well"
+
+
+def test_without_a_chosen_key_only_ours_open_anthropics_paths(engine: FakeOllama) -> None:
+    with a_fleet(engine, anthropic_require_key=True) as fleet:
+        assert status(fleet, "POST", "/v1/messages", MESSAGES) == 401
+        assert status(fleet, "POST", "/v1/messages", MESSAGES, X_Api_Key="anything") == 401
+        assert status(fleet, "POST", "/v1/messages", MESSAGES, **a_key(fleet)) == 200
+
+
+def test_a_chosen_key_alone_asks_nobody_at_home_for_it(engine: FakeOllama) -> None:
+    with a_fleet(engine, anthropic_api_key="a-word-of-mine") as fleet:
+        assert status(fleet, "POST", "/v1/messages", MESSAGES) == 200
+        assert status(fleet, "POST", "/v1/messages", MESSAGES, **FORWARDED) == 401
+        assert status(fleet, "POST", "/v1/messages", MESSAGES, X_Api_Key="a-word-of-mine", **FORWARDED) == 200
+        assert "a-word-of-mine" not in json.dumps(fleet.get("/fleet/status"))

@@ -1,0 +1,108 @@
+"""The listener: its port, its clock, its end."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from herd.coordinator.http.connections import HttpSettings
+from herd.coordinator.http.exchange import HttpExchange
+from herd.coordinator.http.server import PortInUse, serve
+from http_fixtures import GET, a_server, a_socket, echo, read_until, read_until_close, render_error, replies, run
+
+
+def test_a_used_port_is_named_in_plain_words() -> None:
+    async def main() -> None:
+        async with a_server(echo) as server:
+            with pytest.raises(PortInUse) as caught:
+                await serve(HttpSettings(), "127.0.0.1", server.port, echo, render_error)
+            assert str(caught.value).startswith(f"port {server.port} is in use ")
+
+    run(main)
+
+
+def test_a_port_is_free_again_after_closing() -> None:
+    async def main() -> None:
+        async with a_server(echo) as server:
+            sock = await a_socket(server)
+            await asyncio.get_running_loop().sock_sendall(sock, GET)
+            await read_until(sock, b"]")
+            server.close()
+            assert await server.drained(5.0) == 0
+            again = await serve(HttpSettings(), "127.0.0.1", server.port, echo, render_error)
+            again.close()
+            sock.close()
+
+    run(main)
+
+
+def test_draining_waits_for_the_answers_in_progress() -> None:
+    async def main() -> None:
+        exchanges: list[HttpExchange] = []
+        arrived = asyncio.Event()
+
+        def answer(exchange: HttpExchange) -> None:
+            exchanges.append(exchange)
+            exchange.begin(200, [], None)
+            exchange.write(b"one")
+            arrived.set()
+
+        async with a_server(answer) as server:
+            sock = await a_socket(server)
+            await asyncio.get_running_loop().sock_sendall(sock, GET)
+            await arrived.wait()
+            server.drain()
+            assert await server.drained(0.0) == 1
+            with pytest.raises(ConnectionRefusedError):
+                await a_socket(server)
+            exchanges[0].write(b"two")
+            exchanges[0].end()
+            assert replies(await read_until_close(sock))[0].body == b"onetwo"
+            assert await server.drained(5.0) == 0
+            sock.close()
+
+    run(main)
+
+
+def test_time_in_which_the_process_was_stopped_is_nobodys_delay() -> None:
+    """After SIGSTOP or a laptop's sleep the clients' bytes wait in the kernel: they must not be punished for it."""
+
+    async def main() -> None:
+        async with a_server(echo) as server:
+            sock = await a_socket(server)
+            loop = asyncio.get_running_loop()
+            await loop.sock_sendall(sock, GET[:10])
+            (connection,) = await _connections(server.clients.connections)
+            started = loop.time()
+            server.tick(started + 61.0)
+            await loop.sock_sendall(sock, GET[10:])
+            data = await read_until(sock, b"]")
+            assert replies(data)[0].status == 200
+            assert connection in server.clients.connections
+            sock.close()
+
+    run(main)
+
+
+def test_a_steady_clock_does_enforce_the_limits() -> None:
+    async def main() -> None:
+        async with a_server(echo) as server:
+            sock = await a_socket(server)
+            loop = asyncio.get_running_loop()
+            await loop.sock_sendall(sock, GET[:10])
+            (connection,) = await _connections(server.clients.connections)
+            while not connection._tail:
+                await asyncio.sleep(0)
+            for second in range(1, 13):
+                server.tick(loop.time() + second)
+            assert replies(await read_until_close(sock))[0].status == 408
+            sock.close()
+
+    run(main)
+
+
+async def _connections(connections: set) -> list:  # type: ignore[type-arg]
+    while not connections:
+        await asyncio.sleep(0)
+    return list(connections)

@@ -1,0 +1,67 @@
+"""A model that the core wishes to have loaded ahead is loaded, by an engine that can; nobody waits for it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+
+import pytest
+
+from builders import a_card, an_engine
+from fakes.faults import Status
+from fakes.fleet import Fleet, running_fleet
+from fakes.ollama.server import FakeOllama
+from herd.core.state.commands import Warm
+from herd.core.state.fleet import NodeId, canonical
+
+CHAT = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": False})
+
+
+def warm(fleet: Fleet, command: Warm) -> None:
+    async def told() -> None:
+        assert fleet.coordinator.driver.warm is not None
+        fleet.coordinator.driver.warm(command)
+
+    fleet.thread.run(told())
+
+
+def chat(fleet: Fleet) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=60)
+    connection.request("POST", "/api/chat", CHAT)
+    assert connection.getresponse().status == 200
+    connection.close()
+
+
+def card_of(fleet: Fleet) -> Warm:
+    [node] = list(fleet.coordinator.driver.fleet)
+    return Warm(node.id, canonical("m"), node.report.models[canonical("m")])
+
+
+def test_an_empty_request_loads_it_and_the_next_one_finds_it_there() -> None:
+    with FakeOllama(["m"]) as engine, running_fleet({"alpha": engine}) as fleet:
+        warm(fleet, card_of(fleet))
+        chat(fleet)
+        assert len(engine.loads) == 1
+        assert [seen.path for seen in engine.inference] == ["/api/generate", "/api/chat"]
+        assert len(fleet.coordinator.driver.dispatcher.live) == 0
+
+
+def test_an_engine_that_refuses_costs_nothing_but_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    with FakeOllama(["m"]) as engine, running_fleet({"alpha": engine}) as fleet:
+        engine.fail(Status(status=500, path="/api/generate"))
+        with caplog.at_level(logging.WARNING, "herd.warming"):
+            warm(fleet, card_of(fleet))
+            chat(fleet)
+            chat(fleet)
+        assert "could not be loaded ahead" in caplog.text
+
+
+def test_an_engine_without_such_a_request_is_left_alone() -> None:
+    with FakeOllama(["m"]) as engine, running_fleet({"alpha": engine}) as fleet:
+        card = a_card("m", engine=an_engine())
+        for kind in ("llamacpp", "unheard-of"):
+            other = type(card.engine)(kind, engine.url, "", 1, None)
+            warm(fleet, Warm(NodeId("alpha"), canonical("m"), type(card)("m", other, 1)))
+        chat(fleet)
+        assert [seen.path for seen in engine.inference] == ["/api/chat"]

@@ -1,0 +1,47 @@
+"""Equal beginnings give equal hashes, and nothing else does."""
+
+from __future__ import annotations
+
+import json
+
+from herd.coordinator.proxy.prefix_hashes import BLOCK_BYTES, prefix_hashes
+
+
+def a_body(*turns: str) -> bytes:
+    messages = [{"role": "user" if n % 2 == 0 else "assistant", "content": text} for n, text in enumerate(turns)]
+    return json.dumps({"model": "m", "messages": messages, "stream": True}).encode()
+
+
+LONG = "It was a long beginning. " * 200
+
+
+def test_a_later_turn_begins_as_the_one_before() -> None:
+    first, second = prefix_hashes(a_body(LONG)), prefix_hashes(a_body(LONG, "An answer.", "And now?" * 300))
+    assert len(first) == len(a_body(LONG)[a_body(LONG).find(b'"messages"') :]) // BLOCK_BYTES
+    assert second[: len(first) - 1] == first[:-1]
+    assert len(second) > len(first)
+
+
+def test_another_beginning_shares_nothing() -> None:
+    assert not set(prefix_hashes(a_body(LONG))) & set(prefix_hashes(a_body("X" + LONG)))
+
+
+def test_a_difference_in_the_middle_ends_what_is_shared() -> None:
+    one, other = prefix_hashes(a_body(LONG + "a" + LONG)), prefix_hashes(a_body(LONG + "b" + LONG))
+    shared = len([1 for a, b in zip(one, other, strict=True) if a == b])
+    assert 0 < shared < len(one)
+    assert one[:shared] == other[:shared]
+
+
+def test_other_fields_before_the_messages_do_not_matter() -> None:
+    plain = a_body(LONG)
+    assert prefix_hashes(plain.replace(b'{"model": "m"', b'{"model": "m", "user": "somebody"')) == prefix_hashes(plain)
+
+
+def test_two_owners_never_share() -> None:
+    assert not set(prefix_hashes(a_body(LONG), "ann")) & set(prefix_hashes(a_body(LONG), "bob"))
+
+
+def test_a_short_prompt_has_nothing_to_share() -> None:
+    assert prefix_hashes(a_body("Hi")) == ()
+    assert prefix_hashes(b"{}") == ()

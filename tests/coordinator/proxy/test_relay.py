@@ -1,0 +1,615 @@
+"""One request carried out: real core, driver and connections between a client in memory and nodes that are scripts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from fakes.raw_server import (
+    RawServer,
+    answers,
+    breaks_off,
+    chunked,
+    closes_when_idle,
+    halts,
+    refused_url,
+    stalls,
+    whole,
+)
+from herd.coordinator.proxy.relay_dependencies import RelaySettings
+from herd.coordinator.upstream.pool import SWEEP_EVERY_S, UpstreamSettings
+from herd.core.state.events import NodeLeft
+from herd.core.state.fleet import NodeId
+from herd.core.state.request import FailureKind, Outcome
+from relay_fixtures import Rig, a_rig, run
+from wire_samples import sample
+
+LINES = sample("chat_stream").body.splitlines(keepends=True)
+STREAM = chunked(*LINES)
+STREAM_BODY = b"".join(LINES)
+DOCUMENT_BODY = sample("chat_nostream").body
+DOCUMENT = whole(DOCUMENT_BODY)
+BEGUN = chunked(*LINES)[: -len(chunked(LINES[-1])) + 60]
+"""The stream up to somewhere in its last but one piece."""
+DYING = b'{"error":"an error was encountered while running the model: unexpected EOF"}\n'
+COMPLETED, FAILED, RETRIED = Outcome.COMPLETED, Outcome.FAILED, Outcome.RETRIED
+MIDSTREAM, CANCELLED = Outcome.FAILED_MIDSTREAM, Outcome.CLIENT_CANCELLED
+
+
+def first_failure(rig: Rig) -> FailureKind | None:
+    attempt = rig.records[0].attempt
+    return attempt.failure.kind if attempt is not None and attempt.failure is not None else None
+
+
+# --- bytes pass ---
+
+
+def test_a_stream_passes_untouched_and_says_where_it_came_from() -> None:
+    async def test() -> None:
+        async with (
+            RawServer(answers(*(STREAM[n : n + 7] for n in range(0, len(STREAM), 7)))) as server,
+            a_rig({"alpha": server.url}) as rig,
+        ):
+            client = await rig.answered()
+            assert (client.status, client.answer, client.is_whole, client.length) == (200, STREAM_BODY, True, None)
+            told = client.answer_headers
+            assert told["content-type"] == "application/x-ndjson"
+            assert (told["x-fleet-node"], told["x-fleet-retries"], told["x-fleet-request"]) == ("alpha", "0", "r1")
+            assert float(told["x-fleet-score"]) > 0 and "x-fleet-fallback" not in told
+            (record,) = rig.records
+            assert (record.outcome, record.counters.completion_tokens) == (COMPLETED, 4)
+            assert record.attempt is not None and record.attempt.first_byte_at is not None
+
+    run(test)
+
+
+def test_a_whole_answer_keeps_its_length() -> None:
+    async def test() -> None:
+        async with RawServer(answers(DOCUMENT)) as server, a_rig({"alpha": server.url}) as rig:
+            client = await rig.answered(stream=False)
+            assert (client.answer, client.length, client.is_whole) == (DOCUMENT_BODY, len(DOCUMENT_BODY), True)
+            assert rig.outcomes == [COMPLETED]
+
+    run(test)
+
+
+def test_the_request_is_written_anew() -> None:
+    """Nothing of the client's connection, identity or browser reaches the node, nor do the coordinator's own fields."""
+
+    async def test() -> None:
+        async with RawServer(answers(STREAM)) as server, a_rig({"alpha": server.url}) as rig:
+            names = (
+                "host content-length transfer-encoding connection keep-alive te trailer upgrade proxy-authorization x-named "
+                "origin referer cookie authorization x-api-key accept-encoding expect x-herd-tags content-type"
+                " x-herd-node"
+            )
+            headers = [(name.encode(), b"secret") for name in names.split() if name != "connection"]
+            headers += [(b"connection", b"close, X-Named"), (b"x-trace", b"7"), (b"x-bad", b"a\r\nx-injected: 1"), (b"x-nul", b"\0")]
+            client = rig.ask(headers=headers, user="me", fallback_models=["n"])
+            await client.over
+            head, _, body = server.requests[0].partition(b"\r\n\r\n")
+            assert b"secret" not in head and b"injected" not in head and b"\0" not in head
+            assert head.split(b"\r\n") == [
+                b"POST /api/chat HTTP/1.1",
+                b"Host: 127.0.0.1:%d" % server.port,
+                b"Content-Type: application/json",
+                b"Accept-Encoding: identity",
+                b"x-trace: 7",
+                b"Content-Length: %d" % len(body),
+            ]
+            assert json.loads(body) == {"model": "m", "messages": [{"role": "user", "content": "Say hi."}]}
+
+    run(test)
+
+
+def test_names_cannot_break_out_of_a_header() -> None:
+    async def test() -> None:
+        async with RawServer(answers(STREAM)) as server, a_rig({"büro\r\nX-Evil: 1\0 50%": server.url}) as rig:
+            client = await rig.answered()
+            assert client.answer_headers["x-fleet-node"] == "b%C3%BCro%0D%0AX-Evil: 1%00 50%25"
+
+    run(test)
+
+
+def test_a_fallback_is_told() -> None:
+    async def test() -> None:
+        async with RawServer(answers(STREAM)) as server, a_rig({"alpha": server.url}) as rig:
+            client = await rig.answered(model="gone", fallback_models=["m"])
+            assert client.answer_headers["x-fleet-fallback"] == "m:latest"
+            assert json.loads(server.requests[0].partition(b"\r\n\r\n")[2])["model"] == "m"
+
+    run(test)
+
+
+def test_a_prompt_over_the_window_is_told() -> None:
+    async def test() -> None:
+        async with RawServer(answers(STREAM)) as server, a_rig({"alpha": server.url}) as rig:
+            client = await rig.answered(messages=[{"role": "user", "content": "x" * 40_000}])
+            assert client.answer_headers["x-fleet-context-overflow"].endswith("; context_length=4096")
+
+    run(test)
+
+
+# --- a node breaks ---
+
+
+def test_a_stream_that_ends_too_early_is_never_completed() -> None:
+    """FIN after every number of bytes: whole if and only if the line with `done` has passed."""
+
+    async def test() -> None:
+        done_at = STREAM.rindex(b"}") + 1
+        for n in range(len(STREAM) + 1):
+            async with RawServer(breaks_off(STREAM, n)) as server, a_rig({"alpha": server.url}) as rig:
+                client = await rig.answered()
+                if n >= done_at:
+                    assert client.is_whole and client.answer.rstrip() == STREAM_BODY.rstrip(), f"FIN after {n} bytes"
+                    assert rig.outcomes == [COMPLETED]
+                elif client.status == 200:
+                    assert not client.is_whole and STREAM_BODY.startswith(client.answer), f"FIN after {n} bytes"
+                    assert client.last is not None and b'"error"' in client.last
+                    assert rig.outcomes == [MIDSTREAM]
+                else:
+                    assert client.status == 502 and set(client.json) == {"error"}, f"FIN after {n} bytes"
+                    assert rig.outcomes == [FAILED] or rig.outcomes == [RETRIED, FAILED]
+
+    run(test)
+
+
+def test_another_node_answers_what_one_could_not_begin() -> None:
+    async def test() -> None:
+        first_piece = STREAM.index(b"\r\n\r\n") + 4
+        for n in range(first_piece + 4):
+            async with (
+                RawServer(breaks_off(STREAM, n)) as bad, RawServer(answers(STREAM)) as good,
+                a_rig({"bad": bad.url, "good": good.url}) as rig,
+            ):
+                client = await rig.answered()
+                assert (client.answer, client.is_whole) == (STREAM_BODY, True), f"FIN after {n} bytes"
+                assert client.answer_headers["x-fleet-retries"] == "1"
+                assert client.answer_headers["x-fleet-node"] == "good"
+                assert rig.outcomes == [RETRIED, COMPLETED]
+
+    run(test)
+
+
+def test_a_whole_answer_survives_a_node_that_breaks_anywhere() -> None:
+    """What is not streamed is held until it is whole, so that a client never sees half of it."""
+
+    async def test() -> None:
+        for n in range(len(DOCUMENT)):
+            async with (
+                RawServer(breaks_off(DOCUMENT, n)) as bad, RawServer(answers(DOCUMENT)) as good,
+                a_rig({"bad": bad.url, "good": good.url}) as rig,
+            ):
+                client = await rig.answered(stream=False)
+                assert (client.status, client.answer) == (200, DOCUMENT_BODY), f"FIN after {n} bytes"
+                assert rig.outcomes == [RETRIED, COMPLETED]
+
+    run(test)
+
+
+def test_a_reset_in_the_middle_shows() -> None:
+    async def test() -> None:
+        async with (
+            RawServer(breaks_off(STREAM, len(BEGUN), reset=True)) as bad, RawServer(answers(STREAM)) as good,
+            a_rig({"bad": bad.url, "good": good.url}) as rig,
+        ):
+            client = await rig.answered()
+            if client.status == 200 and not client.is_whole:  # else the reset overtook all the bytes
+                assert STREAM_BODY.startswith(client.answer)
+                assert rig.outcomes[-1] == MIDSTREAM
+            assert not (client.is_whole and client.answer != STREAM_BODY)
+
+    run(test)
+
+
+def test_a_line_that_broke_off_is_not_forwarded_so_that_every_line_of_a_client_can_be_read() -> None:
+    async def test() -> None:
+        async with RawServer(breaks_off(BEGUN, len(BEGUN))) as server, a_rig({"alpha": server.url}) as rig:
+            client = await rig.answered()
+            assert client.answer == b"".join(LINES[: client.answer.count(b"\n")])
+            assert client.last is not None and client.last.startswith(b'{"error":')
+        at_line_end = STREAM.index(LINES[0]) + len(LINES[0])
+        async with RawServer(breaks_off(STREAM, at_line_end)) as server, a_rig({"alpha": server.url}) as rig:
+            client = await rig.answered()
+            assert client.answer == LINES[0]
+            assert client.last is not None and client.last.startswith(b'{"error":')
+
+    run(test)
+
+
+def test_a_clean_end_without_the_terminator_is_a_failure() -> None:
+    async def test() -> None:
+        async with RawServer(answers(chunked(*LINES[:-1]))) as server, a_rig({"alpha": server.url}) as rig:
+            client = await rig.answered()
+            assert (client.is_whole, client.answer) == (False, b"".join(LINES[:-1]))
+            assert rig.outcomes == [MIDSTREAM] and first_failure(rig) is FailureKind.TRUNCATED
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (b"\x00\xffnot http at all\r\n\r\n", FailureKind.GARBAGE),
+        (whole(b"", "302 Found", b"Location: http://127.0.0.1:1/\r\n"), FailureKind.GARBAGE),
+        (whole(b"\x1f\x8b", more=b"Content-Encoding: gzip\r\n"), FailureKind.GARBAGE),
+        (whole(b""), FailureKind.TRUNCATED),
+        (whole(b'{"error":"llama runner process has terminated"}', "500 Internal Server Error"), FailureKind.SERVER_ERROR),
+        (whole(b'{"error":"server busy"}', "503 Service Unavailable"), FailureKind.BUSY),
+        (whole(b'{"error":"model \'m\' not found"}', "404 Not Found"), FailureKind.MODEL_MISSING),
+        (whole(b"", "401 Unauthorized"), FailureKind.UNAUTHORIZED),
+        (whole(b"", "403 Forbidden"), FailureKind.UNAUTHORIZED),
+    ],
+)
+def test_a_node_that_cannot_is_followed_by_one_that_can(answer: bytes, kind: FailureKind) -> None:
+    async def test() -> None:
+        async with (
+            RawServer(answers(answer)) as bad, RawServer(answers(STREAM)) as good,
+            a_rig({"bad": bad.url, "good": good.url}) as rig,
+        ):
+            client = await rig.answered()
+            assert (client.answer, client.is_whole) == (STREAM_BODY, True)
+            assert rig.outcomes == [RETRIED, COMPLETED] and first_failure(rig) is kind
+
+    run(test)
+
+
+def test_a_refused_connection_costs_nothing() -> None:
+    async def test() -> None:
+        async with RawServer(answers(STREAM)) as good, a_rig({"bad": refused_url(), "good": good.url}) as rig:
+            client = await rig.answered()
+            assert client.answer == STREAM_BODY and client.answer_headers["x-fleet-retries"] == "1"
+            assert first_failure(rig) is FailureKind.CONNECT
+
+    run(test)
+
+
+def test_a_connection_gone_stale_is_no_attempt() -> None:
+    async def test() -> None:
+        async with RawServer(closes_when_idle(STREAM), answers(STREAM)) as server, a_rig({"alpha": server.url}) as rig:
+            await rig.answered()
+            client = await rig.answered()
+            assert client.is_whole and client.answer_headers["x-fleet-retries"] == "0"
+            assert rig.outcomes == [COMPLETED, COMPLETED] and server.connections == 2
+
+    run(test)
+
+
+def test_a_node_that_hangs_is_left_when_its_time_is_up() -> None:
+    async def test() -> None:
+        async with (
+            RawServer(stalls()) as bad, RawServer(answers(STREAM)) as good,
+            a_rig({"bad": bad.url, "good": good.url}) as rig,
+        ):
+            client = rig.ask()
+            while not bad.requests:
+                await asyncio.sleep(0)
+            rig.time_passes()
+            await bad.leavings.get()
+            await client.over
+            assert client.answer == STREAM_BODY
+            assert rig.outcomes == [RETRIED, COMPLETED] and first_failure(rig) is FailureKind.FIRST_BYTE_TIMEOUT
+
+    run(test)
+
+
+def test_a_request_that_waits_again_has_left_its_lost_node() -> None:
+    """Its node says goodbye before its first byte, and the only other one is busy: the old connection is closed."""
+
+    async def test() -> None:
+        go_on = asyncio.Event()
+        async with (
+            RawServer(stalls()) as bad, RawServer(halts(STREAM, 0, go_on), answers(STREAM)) as good,
+            a_rig({"bad": bad.url}) as rig,
+        ):  # fmt: skip
+            moved = rig.ask()
+            while not bad.requests:
+                await asyncio.sleep(0)
+            rig.hears("good", good.url, loaded=True)
+            other = rig.ask()
+            while not good.requests:
+                await asyncio.sleep(0)
+            rig.driver.feed(NodeLeft(rig.driver.now(), NodeId("bad")))
+            await bad.leavings.get()
+            assert not moved.over.done() and len(good.requests) == 1
+            go_on.set()
+            await asyncio.gather(moved.over, other.over)
+            assert moved.answer == other.answer == STREAM_BODY
+            assert rig.outcomes == [RETRIED, COMPLETED, COMPLETED]
+
+    run(test)
+
+
+def test_a_stall_in_the_middle_ends_the_answer() -> None:
+    async def test() -> None:
+        async with (
+            RawServer(stalls(BEGUN)) as server,
+            a_rig({"alpha": server.url}, upstream=UpstreamSettings(stall_timeout_s=10)) as rig,
+        ):
+            client = rig.ask()
+            await client.begun.wait()
+            for _ in range(int(10 / SWEEP_EVERY_S) + 1):
+                rig.pool.sweep()
+            assert not client.is_whole and client.last is not None and b"node_timeout" in client.last
+            assert rig.outcomes == [MIDSTREAM] and first_failure(rig) is FailureKind.STALLED
+            await server.leavings.get()
+
+    run(test)
+
+
+# --- a node says no ---
+
+
+def test_the_clients_mistake_is_told_in_the_nodes_words() -> None:
+    async def test() -> None:
+        said = b'{"error":"registry.ollama.ai/library/m does not support tools"}'
+        async with (
+            RawServer(answers(whole(said, "400 Bad Request"))) as server, RawServer(answers(STREAM)) as other,
+            a_rig({"alpha": server.url, "beta": other.url}) as rig,
+        ):
+            client = await rig.answered()
+            assert (client.status, client.answer, client.is_whole) == (400, said, True)
+            assert client.answer_headers["x-fleet-node"] == "alpha"
+            assert rig.outcomes == [FAILED] and not other.requests
+
+    run(test)
+
+
+def test_an_endless_refusal_is_not_collected() -> None:
+    async def test() -> None:
+        async with (
+            RawServer(answers(whole(b"x" * 2_000_000, "400 Bad Request"))) as server,
+            a_rig({"alpha": server.url}, relay=RelaySettings(refusal_max_bytes=1000)) as rig,
+        ):
+            client = await rig.answered()
+            assert client.status == 400 and len(client.json["error"]) <= 300
+
+    run(test)
+
+
+def test_busy_everywhere_tells_when_to_come_back() -> None:
+    async def test() -> None:
+        busy = whole(b'{"error":"server busy"}', "503 Service Unavailable", b"Retry-After: 7\r\n")
+        async with RawServer(answers(busy)) as server, a_rig({"alpha": server.url}) as rig:
+            client = await rig.answered()
+            assert client.status == 503
+            assert 7 <= int(client.answer_headers["retry-after"]) <= 11, "not all are told the same moment"
+            assert client.answer_headers["x-fleet-request"] == "r1" and "error" in client.json
+
+    run(test)
+
+
+def test_a_request_for_nobody_is_refused_in_the_dialects_shape() -> None:
+    async def test() -> None:
+        async with RawServer(answers(STREAM)) as server, a_rig({"alpha": server.url}) as rig:
+            rig.driver.dispatcher._started_at -= 3600.0  # the grace after a start is over
+            client = await rig.answered(model="unheard-of")
+            assert client.status == 404 and "unheard-of" in client.json["error"]
+            assert not server.requests
+
+    run(test)
+
+
+# --- the client ---
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("sent", [b"", BEGUN], ids=["before the first byte", "in the middle"])
+def test_when_the_client_leaves_the_node_is_told_at_once(stream: bool, sent: bytes) -> None:
+    async def test() -> None:
+        async with RawServer(stalls(sent), answers(STREAM)) as server, a_rig({"alpha": server.url}) as rig:
+            client = rig.ask(stream=stream)
+            while not server.requests or (sent and stream and not client.status):
+                await asyncio.sleep(0)
+            (connection,) = rig.pool.connections
+            client.leave()
+            assert rig.outcomes == [CANCELLED] and not rig.pool.connections, "at once, not at the loop's next turn"
+            assert connection._call is None
+            await server.leavings.get()
+            assert (await rig.answered()).is_whole, "the slot is free again"
+
+    run(test)
+
+
+def test_a_client_that_leaves_while_waiting_is_never_sent() -> None:
+    async def test() -> None:
+        async with RawServer(stalls(), answers(STREAM)) as server, a_rig({"alpha": server.url}) as rig:
+            first, second = rig.ask(), rig.ask()
+            while not server.requests:
+                await asyncio.sleep(0)
+            second.leave()
+            assert rig.outcomes == [CANCELLED]
+            first.leave()
+            assert (await rig.answered()).is_whole
+            assert len(server.requests) == 2
+
+    run(test)
+
+
+def test_a_slow_client_slows_its_node_only() -> None:
+    async def test() -> None:
+        huge = chunked(*([b'{"done":false,"x":"' + b"y" * 60_000 + b'"}\n'] * 200), LINES[-1])
+        async with RawServer(answers(huge)) as server, a_rig({"alpha": server.url}, slots=2) as rig:
+            slow = rig.ask()
+            await slow.begun.wait()
+            assert slow.on_writable is not None
+            slow.on_writable(False)
+            taken = len(slow.answer)
+            quick = await rig.answered()
+            assert quick.is_whole and len(slow.answer) == taken
+            slow.on_writable(True)
+            await slow.over
+            assert slow.answer == quick.answer
+
+    run(test)
+
+
+# --- what is not streamed ---
+
+
+def test_an_answer_too_long_to_hold_is_forwarded_as_it_comes() -> None:
+    async def test() -> None:
+        body = b'{"embeddings":[' + b"[0.25]," * 50_000 + b"[0.5]]}"
+        async with (
+            RawServer(answers(whole(body))) as server,
+            a_rig({"alpha": server.url}, relay=RelaySettings(held_max_bytes=1000)) as rig,
+        ):
+            client = await rig.answered("/api/embed", input="x")
+            assert (client.answer, client.length, client.is_whole) == (body, len(body), True)
+            assert len(client.pieces) > 1
+
+    run(test)
+
+
+def test_such_an_answer_is_cut_when_its_node_breaks() -> None:
+    async def test() -> None:
+        answer = whole(b'{"embeddings":[' + b"[0.25]," * 50_000 + b"[0.5]]}")
+        async with (
+            RawServer(breaks_off(answer, 200_000)) as server,
+            a_rig({"alpha": server.url}, relay=RelaySettings(held_max_bytes=1000)) as rig,
+        ):
+            client = await rig.answered("/api/embed", input="x")
+            assert (client.is_whole, client.last, rig.outcomes) == (False, b"", [MIDSTREAM])
+
+    run(test)
+
+
+# --- client and engine speak differently ---
+
+
+def test_a_translated_stream_says_the_same() -> None:
+    async def test() -> None:
+        async with (
+            RawServer(answers(*(STREAM[n : n + 5] for n in range(0, len(STREAM), 5)))) as server,
+            a_rig({"alpha": server.url}, kind="other") as rig,
+        ):
+            client = await rig.answered(options={"num_predict": 4})
+            told = [json.loads(line) for line in client.answer.splitlines()]
+            assert "".join(line["message"]["content"] for line in told) == "Wai! Thank"
+            assert [line["done"] for line in told] == [False] * (len(told) - 1) + [True]
+            assert client.is_whole and client.length is None
+            (record,) = rig.records
+            assert (record.outcome, record.counters.completion_tokens, record.counters.finish_reason) == (COMPLETED, 4, "length")
+            assert json.loads(server.requests[0].partition(b"\r\n\r\n")[2])["options"] == {"num_predict": 4}
+
+    run(test)
+
+
+def test_a_translated_whole_answer_is_sent_at_once() -> None:
+    async def test() -> None:
+        async with RawServer(answers(DOCUMENT)) as server, a_rig({"alpha": server.url}, kind="other") as rig:
+            client = await rig.answered(stream=False)
+            assert client.json["message"]["content"] == json.loads(DOCUMENT_BODY)["message"]["content"]
+            assert client.length == len(client.answer) and rig.outcomes == [COMPLETED]
+
+    run(test)
+
+
+def test_a_translated_stream_that_ends_too_early_is_never_completed() -> None:
+    async def test() -> None:
+        done_at = STREAM.rindex(b"}") + 1
+        for n in range(0, len(STREAM) + 1, 3):
+            async with RawServer(breaks_off(STREAM, n)) as server, a_rig({"alpha": server.url}, kind="other") as rig:
+                client = await rig.answered()
+                is_done = client.is_whole and client.status == 200
+                assert is_done == (rig.outcomes == [COMPLETED]), f"FIN after {n} bytes"
+                assert n >= done_at or not is_done, f"FIN after {n} bytes"
+
+    run(test)
+
+
+def test_nonsense_in_a_translated_answer_moves_it_elsewhere() -> None:
+    async def test() -> None:
+        async with (
+            RawServer(answers(chunked(b"<html>\n"))) as bad, RawServer(answers(STREAM)) as good,
+            a_rig({"bad": bad.url, "good": good.url}, kind="other") as rig,
+        ):
+            assert (await rig.answered()).is_whole
+            assert rig.outcomes == [RETRIED, COMPLETED] and first_failure(rig) is FailureKind.GARBAGE
+
+    run(test)
+
+
+@pytest.mark.parametrize("kind", ["ollama", "other"])
+def test_an_engine_that_gives_up_at_once_is_followed_by_another(kind: str) -> None:
+    """Ollama says so under 200, as the only line of its stream."""
+
+    async def test() -> None:
+        async with (
+            RawServer(answers(chunked(DYING))) as bad, RawServer(answers(STREAM)) as good,
+            a_rig({"bad": bad.url, "good": good.url}, kind=kind) as rig,
+        ):
+            assert (await rig.answered()).is_whole
+            assert rig.outcomes == [RETRIED, COMPLETED] and first_failure(rig) is FailureKind.SERVER_ERROR
+
+    run(test)
+
+
+@pytest.mark.parametrize("kind", ["ollama", "other"])
+def test_an_engine_that_gives_up_in_the_middle_ends_the_answer(kind: str) -> None:
+    async def test() -> None:
+        go_on = asyncio.Event()
+        dying = chunked(LINES[0], DYING)
+        async with RawServer(halts(dying, dying.index(DYING), go_on)) as bad, a_rig({"bad": bad.url}, kind=kind) as rig:
+            client = rig.ask()
+            await client.begun.wait()
+            go_on.set()
+            await client.over
+            assert not client.is_whole and rig.outcomes == [MIDSTREAM]
+
+    run(test)
+
+    run(test)
+
+
+def test_a_refusal_is_told_in_the_clients_dialect() -> None:
+    async def test() -> None:
+        said = b'{"error":{"message":"context is full","type":"x"}}'
+        async with (
+            RawServer(answers(whole(said, "400 Bad Request"))) as server,
+            a_rig({"alpha": server.url}, kind="other") as rig,
+        ):
+            client = await rig.answered()
+            assert (client.status, client.json) == (400, {"error": "context is full"})
+
+    run(test)
+
+
+def test_what_an_engine_cannot_express_is_the_clients_mistake() -> None:
+    async def test() -> None:
+        async with RawServer(answers(STREAM)) as server, a_rig({"alpha": server.url}, kind="other") as rig:
+            client = await rig.answered("/api/generate", prompt="x", template="{{ .Prompt }}")
+            assert client.status == 400 and "template" in client.json["error"]
+            assert rig.outcomes == [FAILED] and not server.requests
+
+    run(test)
+
+
+def test_an_engine_nobody_here_knows_is_a_failure_of_its_node() -> None:
+    async def test() -> None:
+        async with RawServer(answers(STREAM)) as good, a_rig({"bad": good.url}, kind="of-tomorrow") as rig:
+            rig.hears("good", good.url)
+            assert (await rig.answered()).is_whole
+            assert first_failure(rig) is FailureKind.GARBAGE
+
+    run(test)
+
+
+# --- many at once ---
+
+
+def test_a_node_that_dies_under_load_costs_nobody_anything() -> None:
+    async def test() -> None:
+        async with (
+            RawServer(*[breaks_off(STREAM, 20)] * 3, answers(STREAM)) as bad, RawServer(answers(STREAM)) as good,
+            a_rig({"bad": bad.url, "good": good.url}, slots=3) as rig,
+        ):
+            clients = [rig.ask() for _ in range(50)]
+            await asyncio.gather(*(client.over for client in clients))
+            assert all(client.answer == STREAM_BODY and client.is_whole for client in clients)
+            assert rig.outcomes.count(COMPLETED) == 50
+
+    run(test)

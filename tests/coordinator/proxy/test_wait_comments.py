@@ -1,0 +1,184 @@
+"""What a waiting client is told: in its answer's head, and in comments if its answer is an event stream and it asked for them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from fakes.raw_server import Peer, RawServer, Script, answers, chunked, whole
+from herd.coordinator.proxy.wait_comments import REASON_CHARACTERS_MAX, comment
+from herd.coordinator.upstream import forwarded_headers
+from herd.core.state.request import Outcome
+from herd.dialects import Dialect, anthropic, ollama, openai
+from herd.errors import Refusal
+from relay_fixtures import Client, Rig, a_rig, run
+
+CHAT = "/v1/chat/completions"
+EVENT = b'data: {"id":"c1","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":null}]}\n\n'
+LAST = b'data: {"id":"c1","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+BODY = EVENT + LAST + b"data: [DONE]\n\n"
+SPEAKS_EVENTS = b"Content-Type: text/event-stream\r\n"
+STREAM = chunked(EVENT, LAST, b"data: [DONE]\n\n", more=SPEAKS_EVENTS)
+ASKS = ((b"x-fleet-waiting", b"Notes"),)
+
+
+def one_after(go: asyncio.Event, first: bytes, then: bytes) -> Script:
+    """Answers its first request when it is told to, and those that follow at once."""
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await go.wait()
+        await peer.send(first)
+        while True:
+            await peer.request()
+            await peer.send(then)
+
+    return script
+
+
+def ask(rig: Rig, dialect: Dialect = openai.DIALECT, path: str = CHAT, headers: tuple[tuple[bytes, bytes], ...] = ASKS, **body: object) -> Client:
+    return rig.ask(path, headers, dialect, **{"stream": True, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9, **body})
+
+
+def time_passes(rig: Rig, seconds: float = 3.0) -> None:
+    """The clock of the comments, set by hand."""
+    rig.services.notes.tell(rig.driver.now() + seconds)
+
+
+def test_an_answer_that_waited_says_how_long_and_where() -> None:
+    async def test() -> None:
+        go = asyncio.Event()
+        async with RawServer(one_after(go, STREAM, STREAM)) as server, a_rig({"alpha": server.url}) as rig:
+            first, second, third = ask(rig), ask(rig), ask(rig)
+            go.set()
+            for client in (first, second, third):
+                await client.over
+            assert "x-fleet-waited-ms" not in first.answer_headers
+            assert [client.answer_headers["x-fleet-queue-position"] for client in (second, third)] == ["1", "2"]
+            assert int(third.answer_headers["x-fleet-waited-ms"]) >= 0
+
+    run(test)
+
+
+def test_who_asked_gets_comments_and_then_the_very_same_stream() -> None:
+    async def test() -> None:
+        go = asyncio.Event()
+        async with RawServer(one_after(go, STREAM, STREAM)) as server, a_rig({"alpha": server.url}) as rig:
+            ask(rig)
+            client = ask(rig)
+            time_passes(rig, 1.9)
+            assert not client.status, "not before it has waited long enough"
+            time_passes(rig)
+            assert (client.status, client.answer_headers["content-type"]) == (200, "text/event-stream")
+            assert client.answer == b": waiting, position 1, for a free slot on alpha\n\n"
+            go.set()
+            await client.over
+            _, _, rest = client.answer.partition(b"\n\n: ")
+            introduced, _, body = rest.partition(b"\n\n")
+            assert b"X-Fleet-Node: alpha" in introduced and b"X-Fleet-Waited-Ms: " in introduced
+            assert body == BODY and client.is_whole
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "path", "headers", "stream"),
+    [(openai.DIALECT, CHAT, (), True), (openai.DIALECT, CHAT, ASKS, False), (ollama.DIALECT, "/api/chat", ASKS, True),
+     (openai.DIALECT, CHAT, ((b"x-fleet-waiting", b"no"),), True)],
+    ids=["not asked", "not streamed", "NDJSON", "asked for something else"],
+)  # fmt: skip
+def test_nobody_else_gets_comments(dialect: Dialect, path: str, headers: tuple[tuple[bytes, bytes], ...], stream: bool) -> None:
+    async def test() -> None:
+        async with RawServer(one_after(asyncio.Event(), b"", b"")) as server, a_rig({"alpha": server.url}) as rig:
+            first = ask(rig)
+            client = ask(rig, dialect, path, headers, stream=stream)
+            time_passes(rig)
+            assert not client.status and not rig.services.notes
+            client.leave()
+            first.leave()
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "path", "frame"),
+    [(openai.DIALECT, CHAT, b'data: {"error"'), (anthropic.DIALECT, "/v1/messages", b"event: error\n"),
+     (openai.DIALECT, "/v1/responses", b"event: error\n")],
+)  # fmt: skip
+def test_a_refusal_after_a_comment_is_an_error_frame_and_no_good_end(dialect: Dialect, path: str, frame: bytes) -> None:
+    async def test() -> None:
+        async with a_rig() as rig:
+            rig.hears("alpha", "http://127.0.0.1:9", paused=True)
+            client = ask(rig, dialect, path, input="Hi")
+            time_passes(rig)
+            assert b"alpha: " in client.answer, "it is told why it waits"
+            rig.time_passes(31.0)
+            assert rig.outcomes == [Outcome.REJECTED]
+            assert client.last is not None and client.last.lstrip(b"\n").startswith(frame)
+            assert not client.is_whole and b"[DONE]" not in client.last
+
+    run(test)
+
+
+def test_a_nodes_refusal_after_a_comment_is_an_error_frame_too() -> None:
+    async def test() -> None:
+        go = asyncio.Event()
+        no = whole(b'{"error":{"message":"temperature must be a number"}}', "400 Bad Request")
+        async with RawServer(one_after(go, STREAM, no)) as server, a_rig({"alpha": server.url}) as rig:
+            ask(rig)
+            client = ask(rig)
+            time_passes(rig)
+            go.set()
+            await client.over
+            assert client.last is not None and b"temperature must be a number" in client.last
+            assert json.loads(client.last.strip().removeprefix(b"data: "))["error"]
+            assert rig.outcomes == [Outcome.COMPLETED, Outcome.FAILED]
+
+    run(test)
+
+
+def test_another_node_may_answer_after_a_comment() -> None:
+    async def test() -> None:
+        go = asyncio.Event()
+        async with (
+            RawServer(one_after(go, STREAM, whole(b"", "500 Oops"))) as bad, RawServer(answers(STREAM)) as good,
+            a_rig({"alpha": bad.url}) as rig,
+        ):  # fmt: skip
+            ask(rig)
+            client = ask(rig)
+            time_passes(rig)
+            rig.hears("beta", good.url)
+            go.set()
+            await client.over
+            assert client.is_whole and client.answer.endswith(BODY) and b"X-Fleet-Node: beta" in client.answer
+
+    run(test)
+
+
+def test_a_client_that_leaves_after_a_comment_is_never_sent() -> None:
+    async def test() -> None:
+        go = asyncio.Event()
+        async with RawServer(one_after(go, STREAM, STREAM)) as server, a_rig({"alpha": server.url}) as rig:
+            first, client = ask(rig), ask(rig)
+            time_passes(rig)
+            client.leave()
+            assert rig.outcomes == [Outcome.CLIENT_CANCELLED] and not rig.services.notes
+            go.set()
+            await first.over
+            assert len(server.requests) == 1
+
+    run(test)
+
+
+def test_a_comment_is_one_line_whatever_it_tells() -> None:
+    told = comment('alpha: "x\r\n\ndata: {"choices":[]}\n\n' + "y" * 5000)
+    assert told.count(b"\n") == 2 and told.endswith(b"\n\n") and b"\r" not in told
+    assert len(told) <= REASON_CHARACTERS_MAX + 4
+
+
+@pytest.mark.parametrize(("chance", "told"), [(0.0, b"10"), (0.5, b"13"), (1.0, b"15")])
+def test_those_who_are_told_to_come_back_do_not_come_all_at_once(chance: float, told: bytes) -> None:
+    headers = forwarded_headers.refusal_headers("text/plain", Refusal(503, "x", "x", retry_after_s=10.0), "r1", chance)  # type: ignore[arg-type]
+    assert dict(headers)[b"Retry-After"] == told

@@ -1,0 +1,220 @@
+"""What was learnt outlives the process; what makes no sense, or is of nodes long gone, does not."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from builders import World, a_card, a_report, a_request, a_world
+from herd.coordinator.storage import learned_state
+from herd.coordinator.storage.database import open_for_writing
+from herd.coordinator.storage.retention import DAY_S
+from herd.coordinator.storage.writer import Store, StoreSettings
+from herd.core.planning.replay import Rules
+from herd.core.state.events import AttemptFinished, ClientLeft, FirstByte, RequestArrived
+from herd.core.state.learned_values import CHANGES_MAX, TAKEN_MAX, Changes, Memory
+from herd.core.state.request import Counters, RequestId
+
+NOW = 1_800_000_000.0
+QUICK = StoreSettings(busy_timeout_s=0.0, flush_interval_s=60.0, trim_interval_s=0.0)
+
+
+class Wall:
+    def __init__(self) -> None:
+        self.now = NOW
+
+
+@pytest.fixture
+def connection(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    with closing(open_for_writing(tmp_path / "latency.db", 0.0)) as opened:
+        yield opened
+
+
+def a_fleet() -> World:
+    world = a_world("completion_time")
+    beat(world)
+    return world
+
+
+def beat(world: World) -> None:
+    """Both nodes report, with nothing changed."""
+    cards = [a_card("m", 4.0, loaded=True), a_card("k", 9.0), a_card("never-run", 2.0)]
+    world.hears(a_report("slow", cards, memory_gb=64.0), a_report("fast", cards, memory_gb=64.0, memory_bandwidth_gbps=400.0))
+
+
+def work(world: World) -> None:
+    """Answers of several apps, alone and together, that take other times than the priors say; some had to load."""
+    for number in range(40):
+        name = RequestId(f"w{number}")
+        model, is_pair = ("m", "k")[number % 2], number % 5 == 0
+        request = a_request(name, model, tags=("web",) if number % 3 else (), prompt_tokens=600)
+        world.feed(RequestArrived(world.at, request))
+        if is_pair:
+            world.feed(RequestArrived(world.at, a_request(f"{name}-beside", model, prompt_tokens=600)))
+        world.at += 2.0
+        for one in (name, RequestId(f"{name}-beside")) if is_pair else (name,):
+            if one in world.dispatcher.live and world.dispatcher.live[one].is_running:
+                world.feed(FirstByte(world.at, one, 1))
+                world.at += 1.5
+                counters = Counters(700, 60 + number, 0, 3.0 if number % 2 else None, 1.1, 0.9, "stop")
+                world.feed(AttemptFinished(world.at, one, 1, counters))
+        world.at += 10.0
+    for name in list(world.dispatcher.live):
+        world.feed(ClientLeft(world.at, name))
+
+
+def expectations(world: World) -> dict[str, dict[str, float]]:
+    """Of every model on every node, by an app that is known and one that is not, in seconds."""
+    found: dict[str, dict[str, float]] = {}
+    for model in ("m", "k", "never-run"):
+        for tag in ("web", "new"):
+            request = a_request("asked", model, tags=(tag,), prompt_tokens=900)
+            decision = world.dispatcher.scheduler.decide(request, request.model, world.at)
+            found |= {f"{model} {tag} {one.node_id}": one.expected_s for one in decision.scored}
+    return found
+
+
+def test_after_a_restart_the_same_is_expected_as_before(tmp_path: Path) -> None:
+    before, untaught = a_fleet(), a_fleet()
+    work(before)
+    beat(before)
+    store = a_store(tmp_path)
+    store.learnt(before.dispatcher.forecast.changes())
+    store.close()
+
+    after, store = a_fleet(), a_store(tmp_path)
+    assert learned_state.believe(store.read(learned_state.recalled, NOW), after.dispatcher.forecast.recall) > 4
+    store.close()
+    freshen(before)
+    known, again = expectations(before), expectations(after)
+    assert again == {key: pytest.approx(terms) for key, terms in known.items()}
+    assert all(terms != pytest.approx(known[key]) for key, terms in expectations(untaught).items())
+
+
+def freshen(world: World) -> None:
+    """Forgets what no store keeps: what is being loaded now, what was in memory lately, and what was used last."""
+    for node in world.dispatcher.fleet:
+        node.loading_until.clear()
+        node.loaded_until.clear()
+        world.dispatcher.forecast.residency.forget(node.id)
+
+
+def test_of_very_much_a_part_is_told_at_a_time_and_nothing_is_lost() -> None:
+    changes = Changes()
+    keys = [("pair", f"n{number}", "m") for number in range(TAKEN_MAX + 10)]
+    for key in [*keys, *keys]:
+        changes.note(*key)
+    assert [changes.take(), changes.take(), changes.take()] == [keys[:TAKEN_MAX], keys[TAKEN_MAX:], []]
+
+
+def test_changes_that_nobody_fetches_are_bounded() -> None:
+    changes = Changes()
+    for number in range(CHANGES_MAX + 5):
+        changes.note("pair", f"n{number}", "m")
+    assert changes.take()[0] == ("pair", "n5", "m")
+
+
+def a_store(folder: Path, wall: Wall | None = None) -> Store:
+    wall = wall or Wall()
+    store = Store(QUICK, folder, wall=lambda: wall.now, monotonic=lambda: 0.0, rules=Rules())
+    store.open()
+    return store
+
+
+def a_memory(subject: str = "alpha", model: str = "m:latest", kind: str = "pair", log: float = 0.5) -> Memory:
+    return Memory(kind, subject, model, {"prompt_log": log, "prompt_samples": 3.0})
+
+
+def test_the_newest_word_is_kept(tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+    store.learnt([a_memory(log=0.1), a_memory("beta"), a_memory(log=0.2)])
+    assert store.flush()
+    store.learnt([a_memory(log=0.3)])
+    store.close()
+    store = a_store(tmp_path)
+    found = store.read(learned_state.recalled, NOW)
+    store.close()
+    assert sorted((one.subject, one.numbers["prompt_log"]) for one in found) == [("alpha", 0.3), ("beta", 0.5)]
+
+
+def test_nodes_unused_for_long_are_forgotten_and_those_in_use_keep_all_their_models(connection: sqlite3.Connection) -> None:
+    old = NOW - (learned_state.FORGOTTEN_DAYS + 1) * DAY_S
+    gone, used = [a_memory("gone"), a_memory("gone", "", "node")], [a_memory("used", "rare:latest"), a_memory("used", "", "node")]
+    learned_state.keep(connection, [*gone, *used, a_memory("", "old:latest", "tokens")], old)
+    learned_state.keep(connection, [a_memory("used", "", "node")], NOW)
+    assert {(one.kind, one.subject, one.model) for one in learned_state.recalled(connection, NOW)} == {
+        ("node", "used", ""), ("pair", "used", "rare:latest"),
+    }  # fmt: skip
+
+
+def test_there_is_a_most_and_the_oldest_go_first(connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learned_state, "ROWS_MAX", 3)
+    for number in range(5):
+        learned_state.keep(connection, [a_memory(f"n{number}")], NOW + number)
+    assert [one.subject for one in learned_state.recalled(connection, NOW)] == ["n2", "n3", "n4"]
+
+
+STRANGE = (
+    ("pair", "alpha", "m:latest", "{"), ("pair", "alpha", "n:latest", '{"prompt_log": "fast"}'), ("pair", b"\x00\xff", "m", "{}"),
+    ("pair", "alpha", "o:latest", "[]"),
+)  # fmt: skip
+IMPOSSIBLE = (
+    Memory("pair", "a", "m", {"prompt_log": 400.0, "prompt_samples": 3}), Memory("pair", "a", "m", {"step_log": 1.0, "step_samples": -3}),
+    Memory("pair", "a", "m", {"step_log": float("nan"), "step_samples": 3}), Memory("node", "a", "", {"load_log": 1.0}),
+    Memory("output", "", "m", {"mean": -1.0, "square": 1.0, "samples": 1}), Memory("output", "", "m", {}),
+    Memory("tokens", "", "m", {"factor": 1e9}), Memory("prophecy", "a", "m", {"prompt_log": 1.0}),
+)  # fmt: skip
+
+
+def test_damaged_rows_are_passed_over_with_one_line(connection: sqlite3.Connection, caplog: pytest.LogCaptureFixture) -> None:
+    learned_state.keep(connection, [a_memory("good")], NOW)
+    connection.executemany(learned_state.UPSERT, [(*row, NOW) for row in STRANGE])
+    with caplog.at_level(logging.WARNING):
+        assert [one.subject for one in learned_state.recalled(connection, NOW)] == ["good"]
+    assert len(caplog.records) == 1 and vars(caplog.records[0])["rows"] == len(STRANGE)
+
+
+def test_what_nobody_can_have_learnt_is_passed_over_with_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    world = a_fleet()
+    before = expectations(world)
+    with caplog.at_level(logging.WARNING):
+        assert learned_state.believe([*IMPOSSIBLE, a_memory("elsewhere")], world.dispatcher.forecast.recall) == 1
+    assert len(caplog.records) == 1 and vars(caplog.records[0])["rows"] == len(IMPOSSIBLE)
+    assert expectations(world) == before
+
+
+def test_names_that_a_database_refuses_cost_nobody_the_writer(tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+    store.learnt([a_memory("lone \ud800 surrogate"), a_memory("x" * 100_000)])
+    assert store.flush() and store.state.problem == ""
+    found = store.read(learned_state.recalled, NOW)
+    store.close()
+    assert sorted(len(one.subject) for one in found) == [len("lone ? surrogate"), learned_state.NAME_MAX_CHARS]
+
+
+def test_what_could_not_be_written_is_written_later(tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+    with closing(sqlite3.connect(tmp_path / "latency.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        store.learnt([a_memory("early")])
+        assert not store.flush() and "locked" in store.state.problem
+        other.execute("ROLLBACK")
+    store.learnt([a_memory("late")])
+    assert store.flush() and store.state.problem == ""
+    assert {one.subject for one in store.read(learned_state.recalled, NOW)} == {"early", "late"}
+    store.close()
+
+
+def test_the_rules_in_force_are_on_record_once_each(tmp_path: Path) -> None:
+    other = Rules("signals").changed(None, {"model_hot": 7.5, "harm_weight": 0.25})
+    for rules in (Rules(), other, Rules()):
+        store = Store(QUICK, tmp_path, wall=lambda: NOW, monotonic=lambda: 0.0, rules=rules)
+        store.open()
+        store.close()
+    with closing(sqlite3.connect(tmp_path / "latency.db")) as opened:
+        assert learned_state.known_rules(opened) == {one.fingerprint: one for one in (Rules(), other)}

@@ -1,0 +1,34 @@
+"""A thinking model's limit leaves room for its answer, unless the client counts the thoughts itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from builders import a_request, an_engine
+from herd.core.context.thinking import ThinkingSettings, budget_tokens
+from herd.core.state.fleet import ModelCard
+from herd.core.state.request import Kind
+
+THINKER = ModelCard("m", an_engine(), 1, capabilities=frozenset({"completion", "thinking"}))
+
+
+@pytest.mark.parametrize(("asked", "budget"), [(50, 1024), (256, 1024), (257, 1028), (1000, 4000)])
+def test_the_limit_is_raised_for_a_model_that_thinks(asked: int, budget: int) -> None:
+    assert budget_tokens(a_request(output_tokens_max=asked), THINKER, ThinkingSettings()) == budget
+
+
+@pytest.mark.parametrize("more", [
+    {}, {"output_tokens_max": 50, "is_limit_whole": True}, {"output_tokens_max": 50, "kind": Kind.EMBED},
+])  # fmt: skip
+def test_it_stands_where_there_is_none_or_thoughts_are_counted_in(more: dict[str, Any]) -> None:
+    assert budget_tokens(a_request(**more), THINKER, ThinkingSettings()) is None
+
+
+def test_it_stands_for_models_that_do_not_think_for_other_engines_and_by_setting() -> None:
+    asked = a_request(output_tokens_max=50)
+    assert budget_tokens(asked, ModelCard("m", an_engine(), 1), ThinkingSettings()) is None
+    elsewhere = ModelCard("m", an_engine(kind="llamacpp"), 1, capabilities=THINKER.capabilities)
+    assert budget_tokens(asked, elsewhere, ThinkingSettings()) is None
+    assert budget_tokens(asked, THINKER, ThinkingSettings(overhead=1.0)) is None

@@ -1,0 +1,135 @@
+"""What of a window people really use is learnt, bounded and forgotten, and the window that it asks for follows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from builders import a_report, a_request, a_world, an_engine
+from herd.core.context.window_usage import (
+    FADING_AT,
+    SAMPLES_MIN,
+    SIZES,
+    WINDOW_USE,
+    WindowUse,
+    chosen_tokens,
+    edge_tokens,
+    window_changes,
+)
+from herd.core.context.windows import WINDOW_MIN_TOKENS, Pin, Windows, WindowSettings
+from herd.core.state.commands import Dispatch
+from herd.core.state.events import AttemptFinished
+from herd.core.state.fleet import Fleet, Loaded, ModelCard, NodeId, canonical
+from herd.core.state.learned_values import Memory
+from herd.core.state.request import Counters, RequestId
+
+M = canonical("m")
+COLD = ModelCard("m", an_engine(), 1, context_max_tokens=131_072, kv_bytes_per_token=1000)
+
+
+def used(*lots: tuple[int, int]) -> WindowUse:
+    use = WindowUse()
+    for count, tokens in lots:
+        for _ in range(count):
+            use.learn(M, tokens)
+    return use
+
+
+def test_nothing_is_said_of_few_requests() -> None:
+    assert used((SAMPLES_MIN - 1, 900)).usual_tokens(M) is None
+    assert WindowUse().usual_tokens(M) is None and WindowUse().samples(M) == 0
+
+
+def test_ninety_nine_of_a_hundred_count_and_the_hundredth_does_not() -> None:
+    assert used((995, 1000), (5, 100_000)).usual_tokens(M) == 1024
+    assert (used((980, 1000), (20, 100_000)).usual_tokens(M) or 0) >= 100_000
+
+
+@pytest.mark.parametrize("tokens", [1, 256, 257, 300, 1000, 1024, 1025, 5000, 40_000])
+def test_what_is_told_is_never_less_than_what_was_used_and_little_more(tokens: int) -> None:
+    told = used((100, tokens)).usual_tokens(M) or 0
+    assert tokens <= told <= max(256, tokens * 1.2)
+
+
+def test_what_is_longer_than_all_sizes_counts_as_the_largest() -> None:
+    assert used((100, 10**9)).usual_tokens(M) == edge_tokens(SIZES - 1)
+
+
+def test_the_past_fades() -> None:
+    use = used((4000, 60_000), (40_000, 500))
+    assert use.samples(M) <= FADING_AT and (use.usual_tokens(M) or 0) < 600
+
+
+def test_it_outlives_the_process_and_nonsense_is_refused() -> None:
+    before, after = used((100, 3000)), WindowUse()
+    for memory in before.changes():
+        after.recall(memory)
+    assert after.usual_tokens(M) == before.usual_tokens(M) and not before.changes()
+    for numbers in ({"99": 1.0}, {"x": 1.0}, {"3": -1.0}, {"3": float("nan")}):
+        with pytest.raises(ValueError, match="bounds"):
+            WindowUse().recall(Memory(WINDOW_USE, "", "m", numbers))
+
+
+def test_the_window_chosen_has_slack_and_bounds() -> None:
+    assert chosen_tokens(None, 8192) is None
+    assert [chosen_tokens(tokens, None) for tokens in (300, 3200, 3300, 20_000)] == [WINDOW_MIN_TOKENS, 4096, 8192, 32_768]
+    assert chosen_tokens(20_000, 10_000) == 10_000
+
+
+def test_the_report_tells_what_a_change_would_free_of_what_is_loaded() -> None:
+    fleet = Fleet()
+    card = replace(COLD, loaded=Loaded(1, 32_768), engine=an_engine(slots=2))
+    other = replace(card, name="other", engine=an_engine(kind="llamacpp"))
+    fleet.hear(a_report("alpha", [card, other]), 0.0)
+    [change] = window_changes(fleet, used((100, 5000)))
+    assert (change.node_id, change.model, change.loaded_tokens, change.samples) == ("alpha", M, 32_768, 100)
+    assert change.chosen_tokens == 8192 and change.frees_bytes == (32_768 - 8192) * 1000 * 2
+    [unknown] = window_changes(fleet, WindowUse())
+    assert unknown.chosen_tokens is None and unknown.frees_bytes is None
+
+
+def pin(card: ModelCard, chosen: int | None, automatic: int = 0, num_ctx: int | None = None, **settings: bool) -> Pin | None:
+    windows = Windows(WindowSettings(**settings))  # type: ignore[arg-type]
+    if automatic:
+        windows.loads(NodeId("alpha"), M, is_automatic=True)
+        windows.heard(Fleet().hear(a_report("alpha", [replace(card, loaded=Loaded(1, automatic))]), 0.0))
+    return windows.pin(a_request(num_ctx=num_ctx, context_wanted=num_ctx), NodeId("alpha"), M, card, 10.0, chosen)
+
+
+def test_a_load_gets_the_chosen_window_only_where_settings_say_so() -> None:
+    assert pin(COLD, 8192) is None and pin(COLD, None, dynamic=True) is None
+    assert pin(COLD, 8192, dynamic=True) == Pin(8192)
+    assert pin(COLD, 8192, auto_calculate=True) is None
+
+
+def test_a_window_smaller_than_the_engines_own_is_said_only_where_that_is_wished() -> None:
+    assert pin(COLD, 8192, automatic=32_768, dynamic=True) is None
+    assert pin(COLD, 8192, automatic=32_768, dynamic=True, auto_calculate=True) == Pin(8192)
+
+
+def test_what_is_loaded_is_not_loaded_anew_for_it_and_a_client_may_ask_for_more() -> None:
+    loaded = replace(COLD, loaded=Loaded(1, 32_768, context_explicit=False))
+    assert pin(loaded, 8192, dynamic=True, auto_calculate=True) is None
+    assert pin(COLD, 8192, num_ctx=16_384, dynamic=True) is None, "its own num_ctx says more"
+    assert pin(COLD, 8192, num_ctx=2048, dynamic=True) == Pin(8192)
+
+
+def test_a_request_that_loads_a_model_takes_the_window_that_the_models_use_asks_for() -> None:
+    world = a_world()
+    world.dispatcher.windows = Windows(WindowSettings(dynamic=True))
+    for _ in range(100):
+        world.dispatcher.forecast.window_use.learn(M, 5000)
+    world.hears(a_report("alpha", [COLD]))
+    [dispatch] = world.arrives()
+    assert isinstance(dispatch, Dispatch) and dispatch.pin == Pin(8192)
+
+
+def test_finished_answers_teach_prompt_and_answer_together() -> None:
+    world = a_world()
+    world.hears(a_report("alpha", [COLD]))
+    for number in range(SAMPLES_MIN):
+        world.at += 1.0
+        world.arrives(f"r{number}")
+        world.feed(AttemptFinished(world.at, RequestId(f"r{number}"), 1, Counters(3000, 500)))
+    assert world.dispatcher.forecast.window_use.usual_tokens(M) in range(3500, 4200)

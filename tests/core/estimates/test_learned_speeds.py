@@ -1,0 +1,114 @@
+"""Speeds are learnt of pairs, of nodes and of models; loads of cold and of warm files."""
+
+from __future__ import annotations
+
+import pytest
+
+from builders import a_card, a_report
+from herd.core.estimates.hardware_priors import active_share, prior
+from herd.core.estimates.learned_speeds import Rates, Sample
+from herd.core.state.fleet import Fleet, Node, canonical
+
+M, K = canonical("m"), canonical("k")
+
+
+def a_fleet(*names: str) -> list[Node]:
+    fleet = Fleet()
+    return [fleet.hear(a_report(name, [a_card("m"), a_card("k", size_gb=5.0)], memory_bandwidth_gbps=100.0), 1.0) for name in names]
+
+
+def a_sample(node: Node, model: str, faster: float, streams: float = 1.0, **more: object) -> Sample:
+    """As if this machine were so many times faster than its prior."""
+    start = prior(node.report, node.report.models[canonical(model)])
+    told = {"uncached_tokens": 1000, "prefill_s": 1000 / start.prompt_tokens_per_s / faster, "decoded_tokens": 100,
+            "decode_s": 100 * start.step_s / faster, "load_s": None, **more}  # fmt: skip
+    return Sample(**told, streams=streams)  # type: ignore[arg-type]
+
+
+def test_a_pair_is_believed_as_it_was_measured() -> None:
+    [node] = a_fleet("a")
+    rates, start = Rates(), prior(node.report, node.report.models[M])
+    for _ in range(4):
+        rates.learn(node, M, a_sample(node, "m", 2.0))
+    assert rates.speed(node, M).prompt_tokens_per_s == pytest.approx(2 * start.prompt_tokens_per_s)
+    assert rates.speed(node, M).step_s == pytest.approx(start.step_s / 2)
+
+
+def test_a_node_that_is_faster_with_some_models_is_expected_to_be_with_others() -> None:
+    [node] = a_fleet("a")
+    rates, start = Rates(), prior(node.report, node.report.models[K])
+    for _ in range(12):
+        rates.learn(node, M, a_sample(node, "m", 2.0))
+    assert 1.2 * start.prompt_tokens_per_s < rates.speed(node, K).prompt_tokens_per_s <= 2 * start.prompt_tokens_per_s
+
+
+def test_a_model_that_surprises_on_every_node_does_not_spoil_what_is_known_of_the_nodes() -> None:
+    """A mixture of experts is several times faster than its size says; the node's other models are not."""
+    nodes = a_fleet("a", "b", "c")
+    rates = Rates()
+    for _ in range(10):
+        for node in nodes[:2]:
+            rates.learn(node, M, a_sample(node, "m", 5.0))
+            rates.learn(node, K, a_sample(node, "k", 1.0))
+    third, start = nodes[2], prior(nodes[2].report, nodes[2].report.models[M])
+    assert rates.speed(third, M).prompt_tokens_per_s > 3 * start.prompt_tokens_per_s
+    assert rates.speed(third, K).prompt_tokens_per_s == pytest.approx(prior(third.report, third.report.models[K]).prompt_tokens_per_s, rel=0.3)
+
+
+def test_company_teaches_the_batch_slope_and_other_models_teach_nothing() -> None:
+    [node] = a_fleet("a")
+    rates = Rates()
+    rates.learn(node, M, a_sample(node, "m", 1.0))
+    for _ in range(60):
+        rates.learn(node, M, a_sample(node, "m", 1 / 1.3, streams=2.0))
+    assert rates.speed(node, M).batch_slope == pytest.approx(0.3, rel=0.1)
+    before = rates.speed(node, M).batch_slope
+    rates.learn(node, M, a_sample(node, "m", 0.1, streams=0.0))
+    assert rates.speed(node, M).batch_slope == before
+    assert rates.speed(node, M).step_s == pytest.approx(prior(node.report, node.report.models[M]).step_s)
+
+
+def test_loads_of_warm_files_do_not_make_cold_ones_cheap() -> None:
+    [node] = a_fleet("a")
+    rates, start = Rates(), prior(node.report, node.report.models[M])
+    for _ in range(5):
+        rates.learn(node, K, a_sample(node, "k", 1.0, load_s=0.2 * prior(node.report, node.report.models[K]).load_s, was_warm=True))
+    assert rates.speed(node, M).cold_load_s == pytest.approx(start.load_s)
+    node.loaded_until[M] = 1.0
+    warm = Rates()
+    for _ in range(5):
+        warm.learn(node, K, a_sample(node, "k", 1.0, load_s=0.2 * prior(node.report, node.report.models[K]).load_s, was_warm=True))
+    assert warm.speed(node, M).load_s == pytest.approx(0.2 * start.load_s)
+
+
+def test_a_load_that_waited_in_line_is_only_a_most() -> None:
+    [node] = a_fleet("a")
+    rates, start = Rates(), prior(node.report, node.report.models[M])
+    rates.learn(node, M, a_sample(node, "m", 1.0, load_s=10 * start.load_s, is_load_pure=False))
+    assert rates.speed(node, M).load_s == pytest.approx(start.load_s)
+    rates.learn(node, M, a_sample(node, "m", 1.0, load_s=0.5 * start.load_s, is_load_pure=False))
+    assert rates.speed(node, M).load_s == pytest.approx(0.5 * start.load_s)
+
+
+@pytest.mark.parametrize(
+    ("name", "share"), [("qwen3:30b-a3b", 0.1), ("gpt-oss:20b", 0.17), ("hf.co/x/mixtral:8x7b", 0.28), ("llama3.1:8b", 1.0)]
+)
+def test_mixtures_of_experts_are_known_by_name(name: str, share: float) -> None:
+    assert active_share(a_card(name)) == pytest.approx(share)
+
+
+def test_what_was_learnt_outlives_the_process_and_is_corrected_by_one_that_knows_better() -> None:
+    [node] = a_fleet("a")
+    before, after = Rates(), Rates()
+    for _ in range(6):
+        before.learn(node, M, a_sample(node, "m", 2.0))
+    memories = before.changes()
+    for memory in memories:
+        after.recall(memory)
+    start = prior(node.report, node.report.models[M])
+    assert after.speed(node, M).prompt_tokens_per_s == pytest.approx(2 * start.prompt_tokens_per_s)
+    for _ in range(3):
+        after.learn(node, M, a_sample(node, "m", 1.0))
+    assert after.speed(node, M).prompt_tokens_per_s < 1.3 * start.prompt_tokens_per_s
+    after.recall(memories[0])
+    assert after.speed(node, M).prompt_tokens_per_s < 1.3 * start.prompt_tokens_per_s

@@ -1,0 +1,32 @@
+"""Lengths of answers, and how unlike each other they are."""
+
+from __future__ import annotations
+
+from builders import a_request
+from herd.core.estimates.output_lengths import IRREGULARITY_DEFAULT, Outputs
+from herd.core.state.fleet import canonical
+from herd.core.state.request import Kind
+
+M = canonical("m")
+
+
+def test_each_app_has_its_own_lengths_and_unknown_apps_the_models() -> None:
+    outputs = Outputs()
+    for _ in range(100):
+        outputs.learn(a_request(tags=("short",)), M, 10)
+        outputs.learn(a_request(tags=("long",)), M, 1000)
+    assert outputs.expected_tokens(a_request(tags=("short",)), M) < 15
+    assert outputs.expected_tokens(a_request(tags=("long",)), M) > 900
+    assert 300 < outputs.expected_tokens(a_request(tags=("new",)), M) < 700
+    assert outputs.expected_tokens(a_request(tags=("long",), output_tokens_max=64), M) == 64
+    assert outputs.expected_tokens(a_request(kind=Kind.EMBED), M) == 0
+
+
+def test_equal_answers_are_regular_and_heavy_tails_are_not() -> None:
+    regular, heavy = Outputs(), Outputs()
+    assert regular.irregularity(M) == IRREGULARITY_DEFAULT
+    for number in range(200):
+        regular.learn(a_request(), M, 200)
+        heavy.learn(a_request(), M, 4000 if number % 8 == 0 else 50)
+    assert regular.irregularity(M) < 0.1
+    assert heavy.irregularity(M) > 0.9

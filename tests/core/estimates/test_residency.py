@@ -1,0 +1,85 @@
+"""What is in a node's memory, as far as our own loads tell before heartbeats do."""
+
+from __future__ import annotations
+
+from builders import World, a_card, a_report, a_world
+from herd.core.state.commands import Dispatch
+from herd.core.state.events import AttemptFinished, FirstByte
+from herd.core.state.fleet import GB, Gpu, Node, Report, canonical
+from herd.core.state.request import Counters, RequestId
+
+M, K = canonical("m"), canonical("k")
+
+
+def a_box(m_loaded: bool, k_loaded: bool, node_id: str = "box") -> Report:
+    cards = [a_card("m", size_gb=14.0, loaded=m_loaded), a_card("k", size_gb=14.0, loaded=k_loaded)]
+    used = 14 * GB * (m_loaded + k_loaded)
+    return a_report(node_id, cards, gpus=(Gpu("RTX 4090", 24 * GB, used),), memory_bandwidth_gbps=1008.0, memory_gb=64)
+
+
+def the_node(world: World) -> Node:
+    return next(iter(world.dispatcher.fleet))
+
+
+def serve(world: World, request_id: str, model: str, seconds: float = 2.0) -> None:
+    [command] = [c for c in world.arrives(request_id, model) if isinstance(c, Dispatch)]
+    world.at += seconds
+    world.feed(FirstByte(world.at, RequestId(request_id), command.attempt))
+    world.feed(AttemptFinished(world.at, RequestId(request_id), command.attempt, Counters(100, 20)))
+
+
+def test_what_our_load_throws_out_is_believed_gone_before_any_report_says_so() -> None:
+    world = a_world(policy="completion_time")
+    world.hears(a_box(m_loaded=True, k_loaded=False))
+    residency, node = world.dispatcher.forecast.residency, the_node(world)
+    assert residency.is_loaded(node, M)
+    serve(world, "r1", "k")
+    assert not residency.is_loaded(node, M)
+    world.hears(a_box(m_loaded=True, k_loaded=False))  # an old report, still on its way when the load began
+    assert not residency.is_loaded(node, M)
+    world.hears(a_box(m_loaded=False, k_loaded=True))
+    assert residency.is_loaded(node, K)
+
+
+def test_models_that_take_turns_are_each_believed_gone_in_turn() -> None:
+    """Without a report in between: the second load throws out what the first one brought."""
+    world = a_world(policy="completion_time")
+    world.hears(a_box(m_loaded=True, k_loaded=False))
+    residency, node = world.dispatcher.forecast.residency, the_node(world)
+    serve(world, "r1", "k")
+    serve(world, "r2", "m")
+    assert K not in node.loading_until
+    assert M in node.loading_until
+    assert residency.residents(node) == [M]
+
+
+def test_both_stay_where_there_is_room() -> None:
+    world = a_world(policy="completion_time")
+    cards = [a_card("m", size_gb=2.0, loaded=True), a_card("k", size_gb=2.0)]
+    world.hears(a_report("roomy", cards, memory_gb=64))
+    serve(world, "r1", "k")
+    assert world.dispatcher.forecast.residency.is_loaded(the_node(world), M)
+
+
+def test_a_full_house_of_models_loses_the_one_not_used_for_longest() -> None:
+    world = a_world(policy="completion_time")
+    cards = [a_card(name, size_gb=1.0, loaded=name != "new") for name in ("a", "b", "c", "new")]
+    full = [type(card)(card.name, type(card.engine)("ollama", card.engine.url, "", 1, 3), card.size_bytes, loaded=card.loaded) for card in cards]
+    world.hears(a_report("full", full, memory_gb=64))
+    for number, name in enumerate(("a", "c", "b")):
+        serve(world, f"r{number}", name)
+    serve(world, "last", "new")
+    residency, node = world.dispatcher.forecast.residency, the_node(world)
+    assert [residency.is_loaded(node, canonical(name)) for name in ("a", "b", "c")] == [False, True, True]
+
+
+def test_what_a_model_takes_is_learnt_where_it_was_loaded_and_guessed_elsewhere() -> None:
+    world = a_world(policy="completion_time")
+    card = a_card("m", size_gb=5.0, loaded=True)
+    loaded = type(card)(card.name, card.engine, card.size_bytes, loaded=type(card.loaded)(8 * GB, 4096))  # type: ignore[misc]
+    world.hears(a_report("knows", [loaded], memory_gb=64), a_report("other", [a_card("m", size_gb=5.0)], memory_gb=64))
+    residency, fleet = world.dispatcher.forecast.residency, world.dispatcher.fleet
+    other = fleet.nodes["other"]  # type: ignore[index]
+    assert residency.footprint_bytes(other, other.report.models[M], M) == 8 * GB
+    fresh = a_card("new", size_gb=5.0, slots=4, kv_bytes_per_token=100_000)
+    assert residency.footprint_bytes(other, fresh, canonical("new")) == int(5.0 * GB) + 4 * 4096 * 100_000

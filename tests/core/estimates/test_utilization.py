@@ -1,0 +1,57 @@
+"""How full slots were lately."""
+
+from __future__ import annotations
+
+import pytest
+
+from herd.core.estimates import utilization
+from herd.core.estimates.utilization import HORIZON_S, Crowding
+from herd.core.state.fleet import ModelName, NodeId
+
+NODE, MODEL = NodeId("a"), ModelName("m:latest")
+
+
+def test_it_is_the_mean_share_of_taken_slots_over_some_minutes() -> None:
+    crowded = Crowding()
+    assert crowded.share(NODE, MODEL, 5.0) == 0.0
+    crowded.started(NODE, MODEL, running=2, slots=4, at=0.0)
+    assert crowded.share(NODE, MODEL, 0.0) == 0.0
+    assert 0.15 < crowded.share(NODE, MODEL, 0.5 * HORIZON_S) < 0.25
+    assert crowded.share(NODE, MODEL, 20 * HORIZON_S) == pytest.approx(0.5)
+
+
+def test_what_ended_is_forgotten_gradually() -> None:
+    crowded = Crowding()
+    crowded.started(NODE, MODEL, running=1, slots=1, at=0.0)
+    crowded.left(NODE, MODEL, running=0, at=10 * HORIZON_S)
+    assert crowded.share(NODE, MODEL, 10 * HORIZON_S) > 0.99
+    assert 0.3 < crowded.share(NODE, MODEL, 11 * HORIZON_S) < 0.4
+    assert crowded.share(NODE, MODEL, 30 * HORIZON_S) < 0.001
+
+
+def test_half_the_time_full_is_as_much_as_always_half_full() -> None:
+    crowded, at = Crowding(), 0.0
+    while at < 10 * HORIZON_S:
+        crowded.started(NODE, MODEL, running=2, slots=2, at=at)
+        crowded.left(NODE, MODEL, running=0, at=at + 1.0)
+        at += 2.0
+    assert crowded.share(NODE, MODEL, at) == pytest.approx(0.5, abs=0.02)
+
+
+def test_more_than_the_slots_hold_counts_as_full_and_time_never_runs_back() -> None:
+    crowded = Crowding()
+    crowded.started(NODE, MODEL, running=9, slots=4, at=100.0)
+    assert crowded.share(NODE, MODEL, 50.0) == 0.0
+    assert crowded.share(NODE, MODEL, 1e6) == pytest.approx(1.0)
+
+
+def test_pairs_are_bounded_and_the_one_not_used_for_longest_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(utilization, "PAIRS_MAX", 2)
+    crowded = Crowding()
+    for number, name in enumerate(("a", "b", "a", "c")):
+        crowded.started(NodeId(name), MODEL, running=1, slots=1, at=float(number))
+    assert [crowded.share(NodeId(name), MODEL, 1e6) > 0 for name in ("a", "b", "c")] == [True, False, True]
+
+
+def test_who_left_what_was_never_used_is_nothing() -> None:
+    Crowding().left(NODE, MODEL, running=0, at=1.0)

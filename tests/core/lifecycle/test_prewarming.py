@@ -1,0 +1,60 @@
+"""A line at one node has the model loaded at another that is idle and has room; once, and never where it would harm."""
+
+from __future__ import annotations
+
+from builders import World, a_capacity, a_card, a_report, a_world
+from herd.core.lifecycle.prewarming import PrewarmingDispatcher
+from herd.core.state.commands import Command, Warm
+from herd.core.state.fleet import NodeId
+
+
+def a_warming_world() -> World:
+    world = a_world()
+    old = world.dispatcher
+    world.dispatcher = PrewarmingDispatcher(old.scheduler, old.waiting, old.latencies, old.watchlist, old._retry, old.forecast)
+    return world
+
+
+def queue_up(world: World, count: int) -> list[Command]:
+    out: list[Command] = []
+    for number in range(count):
+        out += world.arrives(f"r{number}")
+    return out
+
+
+def warmed(commands: list[Command]) -> list[NodeId]:
+    return [command.node_id for command in commands if isinstance(command, Warm)]
+
+
+def a_fleet(world: World, **other: object) -> None:
+    world.hears(a_report("hot", [a_card("m", loaded=True)]))
+    world.hears(a_report("idle", [a_card("m")], **other))  # type: ignore[arg-type]
+
+
+def test_a_line_loads_the_model_on_an_idle_node_once() -> None:
+    world = a_warming_world()
+    a_fleet(world)
+    assert warmed(queue_up(world, 3)) == []
+    assert warmed(world.arrives("fourth") + world.arrives("fifth")) == [NodeId("idle")]
+    idle = world.dispatcher.fleet.nodes[NodeId("idle")]
+    assert list(idle.loading_until) == ["m:latest"] or list(idle.loading_until) == ["m"]
+
+
+def test_not_where_there_is_no_room_nor_where_the_owner_needs_the_machine() -> None:
+    for other in ({"memory_gb": 2.5, "used_gb": 2.0}, {"capacity": a_capacity(paused=True)}, {"draining": True}):
+        world = a_warming_world()
+        a_fleet(world, **other)
+        assert warmed(queue_up(world, 8)) == [], other
+
+
+def test_not_on_a_node_that_is_seldom_free_at_this_hour() -> None:
+    world = a_warming_world()
+    world.dispatcher.prewarm = type(world.dispatcher.prewarm)(is_on=True, min_availability=0.9)  # type: ignore[attr-defined]
+    a_fleet(world, capacity=a_capacity())
+    assert warmed(queue_up(world, 8)) == []
+
+
+def test_nobody_else_has_the_model() -> None:
+    world = a_warming_world()
+    world.hears(a_report("hot", [a_card("m", loaded=True)]))
+    assert warmed(queue_up(world, 8)) == []

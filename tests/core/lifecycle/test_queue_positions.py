@@ -1,0 +1,91 @@
+"""Where each waiting request stands: in the order in which turns come, with the seconds until then as far as they are known."""
+
+from __future__ import annotations
+
+import pytest
+
+from builders import World, a_card, a_report, a_world
+from herd.core.lifecycle.queue_positions import OVERDUE_SHARE, Place, places
+from herd.core.state.request import RequestId
+
+
+def told(world: World) -> dict[str, Place]:
+    core = world.dispatcher
+    return {str(one): place for one, place in places(core.live, core.waiting, core.fleet, core.latencies, world.at).items()}
+
+
+def a_learnt_world(slots: int = 1) -> World:
+    """Requests take ten seconds, as three before have shown."""
+    world = a_world()
+    world.hears(a_report("alpha", [a_card(loaded=True, slots=slots)]))
+    for number in range(3):
+        world.arrives(f"past{number}")
+        world.at += 10.0
+        world.finishes(f"past{number}")
+    return world
+
+
+def test_who_runs_has_no_place() -> None:
+    world = a_learnt_world()
+    world.arrives("r1")
+    assert told(world) == {}
+
+
+def test_the_place_is_the_order_of_turns_not_of_arrival() -> None:
+    world = a_learnt_world()
+    for request_id, tenant in (("runs", "c"), ("a1", "a"), ("a2", "a"), ("a3", "a"), ("b1", "b")):
+        world.arrives(request_id, tenant=tenant)
+    assert {one: place.position for one, place in told(world).items()} == {"a1": 1, "b1": 2, "a2": 3, "a3": 4}
+
+
+def test_the_wait_is_what_runs_and_those_before_by_what_such_requests_took() -> None:
+    world = a_learnt_world()
+    for request_id in ("runs", "r1", "r2"):
+        world.arrives(request_id)
+    world.at += 4.0
+    assert [place.expected_wait_s for place in told(world).values()] == pytest.approx([6.0, 16.0])
+
+
+def test_several_slots_become_free_one_after_the_other() -> None:
+    world = a_learnt_world(slots=2)
+    world.arrives("s1")
+    world.at += 3.0
+    for request_id in ("s2", "r1", "r2", "r3"):
+        world.arrives(request_id)
+    assert [place.expected_wait_s for place in told(world).values()] == pytest.approx([7.0, 10.0, 17.0])
+
+
+def test_what_is_overdue_is_not_expected_to_end_at_once() -> None:
+    world = a_learnt_world()
+    world.arrives("runs")
+    world.arrives("r1")
+    world.at += 30.0
+    assert told(world)["r1"].expected_wait_s == pytest.approx(30.0 * OVERDUE_SHARE)
+
+
+def test_without_a_past_no_time_is_made_up() -> None:
+    world = a_world()
+    world.hears(a_report("alpha", [a_card(loaded=True)]))
+    for request_id in ("runs", "r1"):
+        world.arrives(request_id)
+    assert told(world)["r1"] == Place(1, "a free slot on alpha", None)
+
+
+def test_the_policys_own_prediction_is_used_where_there_is_one() -> None:
+    world = a_learnt_world()
+    for request_id in ("runs", "r1", "r2"):
+        world.arrives(request_id)
+    queue = next(iter(world.dispatcher.waiting.queues))
+    queue.in_flight[RequestId("runs")].service_s, queue.in_flight[RequestId("runs")].end_at = 2.0, world.at + 2.0
+    queue.pending[RequestId("r1")].service_s = 1.0
+    assert [place.expected_wait_s for place in told(world).values()] == pytest.approx([2.0, 3.0])
+
+
+def test_a_held_request_is_told_what_keeps_each_node_from_taking_it() -> None:
+    world = a_world()
+    world.hears(a_report("alpha", [a_card()], paused=True), a_report("beta", [a_card()], draining=True))
+    world.arrives("r1")
+    world.arrives("r2")
+    found = told(world)
+    assert (found["r1"].position, found["r2"].position, found["r2"].expected_wait_s) == (1, 2, None)
+    assert "alpha: " in found["r2"].waits_for and "beta: " in found["r2"].waits_for

@@ -1,0 +1,51 @@
+"""A waiting request may be moved when a slot becomes free elsewhere."""
+
+from __future__ import annotations
+
+from builders import World, a_card, a_report, a_world
+from herd.core.lifecycle.dispatcher import Dispatcher
+from herd.core.lifecycle.rebalancing import RebalancingDispatcher
+from herd.core.state.commands import Dispatch
+from herd.core.state.events import AttemptFinished, FirstByte
+from herd.core.state.request import Counters, RequestId
+
+
+def two_nodes(kind: type[Dispatcher]) -> World:
+    """"a" and "b" are equal and busy; "waits" is in line for "a"."""
+    world = a_world(policy="completion_time")
+    if kind is not Dispatcher:
+        world.dispatcher.__class__ = kind
+    cards = [a_card("m", size_gb=5.0, loaded=True)]
+    world.hears(*(a_report(name, cards, memory_bandwidth_gbps=100.0) for name in ("a", "b")))
+    world.arrives("r1")
+    world.at += 0.5
+    world.arrives("r2")
+    world.arrives("waits")
+    return world
+
+
+def end(world: World, request_id: str) -> list[str]:
+    world.at += 1.0
+    world.feed(FirstByte(world.at, RequestId(request_id), 1))
+    commands = world.feed(AttemptFinished(world.at, RequestId(request_id), 1, Counters(100, 20)))
+    return [f"{c.request_id} on {c.node_id}" for c in commands if isinstance(c, Dispatch)]
+
+
+def test_who_waits_elsewhere_gets_the_slot_that_is_free() -> None:
+    world = two_nodes(RebalancingDispatcher)
+    assert world.dispatcher.live[RequestId("waits")].queue is not None
+    where = world.dispatcher.live[RequestId("waits")].queue.node_id  # type: ignore[union-attr]
+    other = "r2" if where == "a" else "r1"
+    assert end(world, other) == [f"waits on {'b' if where == 'a' else 'a'}"]
+
+
+def test_without_it_everybody_stays_in_line() -> None:
+    world = two_nodes(Dispatcher)
+    where = world.dispatcher.live[RequestId("waits")].queue.node_id  # type: ignore[union-attr]
+    assert end(world, "r2" if where == "a" else "r1") == []
+
+
+def test_a_slot_with_its_own_line_is_not_offered() -> None:
+    world = two_nodes(RebalancingDispatcher)
+    where = world.dispatcher.live[RequestId("waits")].queue.node_id  # type: ignore[union-attr]
+    assert end(world, "r1" if where == "a" else "r2") == [f"waits on {where}"]

@@ -1,0 +1,281 @@
+"""Nodes that come and go, refuse, pause or crash: how far they are trusted, and that nobody is lost when all are suspected."""
+
+from __future__ import annotations
+
+import pytest
+
+from builders import World, a_card, a_report, a_world
+from herd.core.lifecycle.placement import SLOW_START_S
+from herd.core.lifecycle.poison_requests import BLOCKED_S
+from herd.core.lifecycle.retries import RetrySettings
+from herd.core.state.commands import Dispatch, Hold, Refuse
+from herd.core.state.events import AttemptFailed, NodeLeft, Ticked
+from herd.core.state.fleet import Liveness, NodeId
+from herd.core.state.liveness import BEATS_TO_TRUST, TRIAL_S, UNAUTHORIZED_S
+from herd.core.state.request import Failure, FailureKind, RequestId
+
+
+def two_nodes(slots: int = 4, **settings: object) -> World:
+    world = a_world(**settings)  # type: ignore[arg-type]
+    for name in ("alpha", "beta"):
+        world.hears(a_report(name, [a_card(loaded=True, slots=slots)]))
+    return world
+
+
+def beat(world: World, *names: str, slots: int = 4) -> None:
+    for name in names:
+        world.hears(a_report(name, [a_card(loaded=True, slots=slots)]))
+
+
+def pass_time(world: World, seconds: float, *beating: str, slots: int = 4) -> None:
+    """In steps of a sweep, so that no gap looks like sleep; these nodes go on reporting."""
+    end = world.at + seconds
+    while world.at < end:
+        world.at = min(end, world.at + 0.5)
+        beat(world, *beating, slots=slots)
+        world.feed(Ticked(world.at))
+
+
+def place_of(world: World, request_id: str) -> str:
+    live = world.dispatcher.live[RequestId(request_id)]
+    return live.attempt.node_id if live.attempt is not None and live.is_running else live.state.value
+
+
+def silent(world: World, name: str, *others: str) -> None:
+    pass_time(world, 31.0, *others)
+    assert world.dispatcher.fleet.nodes[NodeId(name)].liveness is Liveness.OFFLINE
+
+
+# --- coming back ---
+
+
+def test_a_node_that_was_away_once_serves_at_once() -> None:
+    world = two_nodes(slots=1)
+    silent(world, "alpha", "beta")
+    world.arrives("r1")
+    beat(world, "alpha", slots=1)
+    world.arrives("r2")
+    assert (place_of(world, "r1"), place_of(world, "r2")) == ("beta", "alpha")
+
+
+def test_a_node_that_comes_and_goes_must_stay_before_it_is_trusted() -> None:
+    world = two_nodes(slots=1)
+    for _ in range(2):
+        silent(world, "alpha", "beta")
+        beat(world, "alpha")
+    world.arrives("r1")
+    world.arrives("r2")
+    assert place_of(world, "r2") != "alpha"
+    [rejected] = world.dispatcher.live[RequestId("r1")].decision.rejected  # type: ignore[union-attr]
+    assert rejected.filter == "returning" and "2 times" in rejected.reason
+    pass_time(world, TRIAL_S + 0.5, "alpha", "beta")
+    world.arrives("r3")
+    assert place_of(world, "r3") == "alpha"
+    assert world.dispatcher.fleet.nodes[NodeId("alpha")].beats_since_return >= BEATS_TO_TRUST
+
+
+def test_the_trial_doubles_with_each_return() -> None:
+    world = two_nodes()
+    trials = []
+    for _ in range(4):
+        silent(world, "alpha", "beta")
+        beat(world, "alpha")
+        trials.append(world.dispatcher.fleet.nodes[NodeId("alpha")].on_trial_until - world.at)
+    assert trials[1:] == [TRIAL_S, 2 * TRIAL_S, 4 * TRIAL_S]
+
+
+def test_when_only_the_flapping_node_is_left_it_serves() -> None:
+    world = two_nodes()
+    for _ in range(2):
+        silent(world, "alpha", "beta")
+        beat(world, "alpha")
+    world.feed(NodeLeft(world.at, NodeId("beta")))
+    world.arrives("r1")
+    assert place_of(world, "r1") == "alpha"
+    assert world.dispatcher.live[RequestId("r1")].decision.is_panic  # type: ignore[union-attr]
+
+
+def test_a_returning_node_gets_its_share_gradually_unless_it_is_the_only_one() -> None:
+    world = two_nodes(slots=8)
+    silent(world, "alpha", "beta")
+    beat(world, "alpha", slots=8)
+    alpha = world.dispatcher.fleet.nodes[NodeId("alpha")]
+    model = next(iter(alpha.report.models))
+    shares = [world.dispatcher.slots(alpha, model, world.at + part * SLOW_START_S) for part in (0.0, 0.25, 0.5, 1.0)]
+    assert shares == [1, 2, 4, 8]
+    world.feed(NodeLeft(world.at, NodeId("beta")))
+    assert world.dispatcher.slots(alpha, model, world.at) == 8
+
+
+# --- quarantine, pauses, keys ---
+
+
+def fail_at(world: World, name: str, times: int, kind: FailureKind = FailureKind.SERVER_ERROR, **more: object) -> None:
+    """Requests that this node fails; they end elsewhere."""
+    for number in range(times):
+        request_id = f"f{name}{world.at}{number}"
+        world.arrives(request_id)
+        for attempt in range(1, 4):
+            place = place_of(world, request_id)
+            if place == name:
+                failure = Failure(kind, **more)  # type: ignore[arg-type]
+                world.feed(AttemptFailed(world.at, RequestId(request_id), attempt, failure))
+            elif place in ("alpha", "beta"):
+                world.finishes(request_id, attempt)
+                break
+
+
+def test_a_quarantined_model_is_tried_by_one_request_at_a_time_and_doubles() -> None:
+    world = two_nodes(slots=8)
+    fail_at(world, "alpha", 12)
+    until = world.dispatcher.watchlist.quarantined_until(NodeId("alpha"), next(iter(world.dispatcher.fleet.model_names)))
+    assert until > world.at
+    pass_time(world, until - world.at + 0.1, "alpha", "beta", slots=8)
+    for number in range(6):
+        world.arrives(f"p{number}")
+    assert [place_of(world, f"p{number}") for number in range(6)].count("alpha") == 1
+
+
+def test_a_pause_that_a_busy_engine_asks_for_is_honoured() -> None:
+    world = two_nodes(slots=8)
+    fail_at(world, "alpha", 1, FailureKind.BUSY, retry_after_s=20.0)
+    pass_time(world, 2.0, "alpha", "beta", slots=8)
+    places = set()
+    for number in range(4):
+        world.arrives(f"r{number}")
+        places.add(place_of(world, f"r{number}"))
+    assert places == {"beta"}
+    pass_time(world, 20.0, "alpha", "beta", slots=8)
+    world.arrives("later")
+    assert place_of(world, "later") == "alpha"
+
+
+def test_a_node_that_refuses_our_requests_is_left_out_for_a_minute_with_the_reason() -> None:
+    world = two_nodes()
+    fail_at(world, "alpha", 1, FailureKind.UNAUTHORIZED, status=401)
+    fail_at(world, "beta", 1, FailureKind.UNAUTHORIZED, status=401)
+    commands = world.arrives("r1")
+    assert isinstance(commands[0], Hold) and "401" in commands[0].reason
+    pass_time(world, UNAUTHORIZED_S / 4, "alpha", "beta")
+    assert place_of(world, "r1") == "held"
+
+
+def test_when_every_node_is_suspected_one_request_at_a_time_is_sent_all_the_same() -> None:
+    world = a_world()
+    world.hears(a_report("alpha", [a_card(loaded=True, slots=8)]))
+    model = world.dispatcher.fleet.model_names[0]
+    for number in range(3):
+        world.arrives(f"f{number}")
+        world.feed(AttemptFailed(world.at, RequestId(f"f{number}"), 1, Failure(FailureKind.SERVER_ERROR)))
+    assert world.dispatcher.watchlist.quarantined_until(NodeId("alpha"), model) > world.at
+    world.arrives("r1")
+    world.arrives("r2")
+    assert (place_of(world, "r1"), place_of(world, "r2")) == ("alpha", "held")
+    world.finishes("r1")
+    pass_time(world, 0.5, "alpha", slots=8)
+    assert place_of(world, "r2") == "alpha"
+
+
+def test_a_node_that_refuses_connections_is_tried_again_when_it_has_been_heard_since() -> None:
+    world = a_world()
+    world.hears(a_report("alpha", [a_card(loaded=True)]))
+    for attempt in (1, 2, 3):
+        world.arrives("r1") if attempt == 1 else world.feed(Ticked(world.at))
+        if place_of(world, "r1") == "alpha":
+            world.fails("r1", attempt, FailureKind.CONNECT)
+    assert place_of(world, "r1") == "held"
+    world.at += 0.4
+    beat(world, "alpha")
+    assert place_of(world, "r1") == "alpha"
+
+
+# --- budget ---
+
+
+def test_repeated_attempts_beyond_the_budget_wait_their_turn_and_are_not_lost() -> None:
+    world = a_world(retries=RetrySettings(budget_share=0.2, budget_min=1, retries_max=5))
+    for name in ("alpha", "beta", "gamma"):
+        world.hears(a_report(name, [a_card(loaded=True, slots=8)]))
+    for number in range(6):
+        world.arrives(f"r{number}")
+    for number in range(6):
+        world.fails(f"r{number}", 1, FailureKind.SERVER_ERROR)
+    places = [place_of(world, f"r{number}") for number in range(6)]
+    running = [number for number, place in enumerate(places) if place != "held"]
+    assert len(running) == 1 and len(world.dispatcher.retrying) == 1
+    while running:
+        for number in running:
+            world.finishes(f"r{number}", 2)
+        pass_time(world, 0.5, "alpha", "beta", "gamma", slots=8)
+        running = [n for n in range(6) if RequestId(f"r{n}") in world.dispatcher.live and place_of(world, f"r{n}") != "held"]
+        assert len(running) <= 1
+    assert not world.dispatcher.live and not [c for c in world.commands if isinstance(c, Refuse)]
+
+
+def test_what_ran_on_a_node_that_is_gone_moves_at_once_whatever_the_budget() -> None:
+    world = a_world(retries=RetrySettings(budget_share=0.0, budget_min=0))
+    for name in ("alpha", "beta"):
+        world.hears(a_report(name, [a_card(loaded=True, slots=8)]))
+    for number in range(10):
+        world.arrives(f"r{number}")
+    lost = [f"r{number}" for number in range(10) if place_of(world, f"r{number}") == "alpha"]
+    assert len(lost) > 3
+    for request_id in lost:
+        world.fails(request_id, 1, FailureKind.RESET)
+    assert {place_of(world, request_id) for request_id in lost} <= {"beta", "pending"}
+
+
+# --- deadlines ---
+
+
+def test_a_running_request_ends_at_its_deadline_with_504() -> None:
+    world = two_nodes()
+    world.arrives("r1", deadline_at=world.at + 2.0)
+    pass_time(world, 1.5, "alpha", "beta")
+    assert RequestId("r1") in world.dispatcher.live
+    pass_time(world, 1.0, "alpha", "beta")
+    assert RequestId("r1") not in world.dispatcher.live
+    refusals = [c.refusal for c in world.commands if getattr(c, "refusal", None) is not None]
+    assert [refusal.status for refusal in refusals] == [504]
+
+
+def test_no_other_node_is_tried_when_it_could_not_even_begin_in_time() -> None:
+    world = a_world(policy="completion_time")
+    for name in ("alpha", "beta"):
+        world.hears(a_report(name, [a_card(size_gb=20.0)], memory_gb=64.0))
+    world.arrives("r1", deadline_at=world.at + 2.0)
+    world.at += 1.0
+    commands = world.fails("r1", 1, FailureKind.RESET)
+    assert not [c for c in commands if isinstance(c, Dispatch)] and [c for c in commands if isinstance(c, Refuse)]
+
+
+# --- poison ---
+
+
+def test_a_request_that_broke_two_nodes_is_refused_for_ten_minutes_and_the_nodes_are_hardly_blamed() -> None:
+    world = two_nodes()
+    world.arrives("r1")
+    for attempt in (1, 2):
+        failure = Failure(FailureKind.RESET, fingerprint=77)
+        commands = world.feed(AttemptFailed(world.at, RequestId("r1"), attempt, failure))
+    assert [c.refusal.code for c in commands if isinstance(c, Refuse)] == ["poison_suspected"]
+    assert not any(world.dispatcher.watchlist._records[pair].failed_at for pair in world.dispatcher.watchlist._records)
+    [refused] = [c for c in world.arrives("r2", fingerprint=77) if isinstance(c, Refuse)]
+    assert refused.refusal.code == "poison_suspected" and refused.refusal.status == 502
+    assert isinstance(world.arrives("r3", fingerprint=78)[0], Dispatch)
+    pass_time(world, BLOCKED_S, "alpha", "beta")
+    assert isinstance(world.arrives("r4", fingerprint=77)[0], Dispatch)
+
+
+# --- alarms ---
+
+
+@pytest.mark.filterwarnings("default")
+def test_books_that_do_not_agree_raise_an_alarm_within_a_minute() -> None:
+    world = two_nodes()
+    world.dispatcher.retrying.add(RequestId("nobody"))
+    alarms = []
+    for _ in range(130):
+        world.at += 0.5
+        alarms += world.dispatcher.handle(Ticked(world.at))
+    assert len(alarms) >= 1 and "miscounted" in alarms[0].message  # type: ignore[union-attr]

@@ -1,0 +1,165 @@
+"""Who waits: fair between tenants on a node and before any, bounded for each and for all, and told when to come back."""
+
+from __future__ import annotations
+
+import pytest
+
+from builders import World, a_card, a_report, a_world
+from herd.core.lifecycle.holding import HoldingSettings
+from herd.core.lifecycle.wait_estimate import MOST_S, UNKNOWN_S, Pace
+from herd.core.state.commands import Dispatch, Hold, Refuse
+from herd.core.state.events import ClientLeft, Ticked
+from herd.core.state.request import Outcome, RequestId
+from herd.errors import Refusal
+
+
+def a_busy_world(**holding: float) -> World:
+    """One node with one slot, which is taken."""
+    world = a_world(holding=HoldingSettings(**holding))  # type: ignore[arg-type]
+    world.hears(a_report("alpha", [a_card(loaded=True)]))
+    world.arrives("busy", tenant="other")
+    return world
+
+
+def refusals(world: World) -> list[Refusal]:
+    return [command.refusal for command in world.commands if isinstance(command, Refuse)]
+
+
+def dispatched(world: World) -> list[str]:
+    return [command.request_id for command in world.commands if isinstance(command, Dispatch)]
+
+
+def test_the_next_on_a_node_is_chosen_between_tenants_in_turns() -> None:
+    world = a_busy_world()
+    for number in range(4):
+        world.arrives(f"flood{number}", tenant="flood")
+    world.arrives("quiet", tenant="quiet")
+    for request_id in ("busy", "flood0", "quiet", "flood1"):
+        world.finishes(request_id)
+    assert dispatched(world) == ["busy", "flood0", "quiet", "flood1", "flood2"]
+
+
+def test_held_requests_find_a_node_in_turns_too() -> None:
+    world = a_world()
+    world.hears(a_report("alpha", [a_card(slots=3)], paused=True))
+    for number in range(3):
+        world.arrives(f"flood{number}", tenant="flood")
+    world.arrives("quiet", tenant="quiet")
+    world.hears(a_report("alpha", [a_card(slots=3)]))
+    assert dispatched(world) == ["flood0", "quiet", "flood1"]
+
+
+def test_a_held_request_that_is_tried_in_vain_keeps_its_turn() -> None:
+    world = a_world()
+    paused = a_report("alpha", [a_card()], paused=True)
+    world.hears(paused)
+    world.arrives("first", tenant="a")
+    world.arrives("second", tenant="b")
+    for _ in range(3):
+        world.hears(paused)
+    world.hears(a_report("alpha", [a_card()]))
+    assert dispatched(world) == ["first"]
+
+
+def test_one_tenant_fills_half_while_others_wait_and_is_told_429_with_a_time() -> None:
+    world = a_busy_world(held_max=8)
+    world.arrives("quiet", tenant="quiet")
+    for number in range(5):
+        world.arrives(f"flood{number}", tenant="flood")
+    assert [(r.status, r.code) for r in refusals(world)] == [(429, "tenant_share")]
+    assert refusals(world)[0].retry_after_s == UNKNOWN_S
+    assert world.rows("flood4") == [Outcome.REJECTED]
+
+
+def test_a_lone_tenant_may_fill_more_but_leaves_room_for_whoever_comes() -> None:
+    world = a_busy_world(held_max=8)
+    for number in range(8):
+        world.arrives(f"flood{number}", tenant="flood")
+    assert len(world.dispatcher.waiting) == 6
+    assert isinstance(world.arrives("quiet", tenant="quiet")[0], Hold)
+
+
+def test_a_lone_tenant_may_always_have_one_waiting() -> None:
+    world = a_busy_world(held_max=1, tenant_share=0.01)
+    assert isinstance(world.arrives("r1", tenant="a", size_bytes=1000)[0], Hold)
+
+
+def test_the_share_counts_bytes_too() -> None:
+    world = a_busy_world(held_max_bytes=1000)
+    world.arrives("quiet", tenant="quiet", size_bytes=10)
+    world.arrives("a1", tenant="a", size_bytes=600)
+    world.arrives("a2", tenant="a", size_bytes=10)
+    assert [r.status for r in refusals(world)] == [429]
+
+
+def test_what_waits_already_is_not_turned_away_because_another_tenant_came() -> None:
+    world = a_world(holding=HoldingSettings(held_max=8))
+    world.hears(a_report("alpha", [a_card()], paused=True))
+    for number in range(6):
+        world.arrives(f"flood{number}", tenant="flood")
+    world.arrives("quiet", tenant="quiet")
+    world.hears(a_report("alpha", [a_card()], paused=True))
+    world.hears(a_report("alpha", [a_card()]))
+    assert refusals(world) == []
+    assert len(world.dispatcher.waiting) == 6
+
+
+def test_full_for_everybody_is_503() -> None:
+    world = a_busy_world(held_max=4)
+    for tenant in "abcde":
+        world.arrives(tenant, tenant=tenant)
+    assert [(r.status, r.code) for r in refusals(world)] == [(503, "queue_full")]
+
+
+@pytest.mark.parametrize("waits", ["queued", "held"])
+def test_a_client_that_leaves_while_it_waits_is_never_sent_and_gives_its_place_back(waits: str) -> None:
+
+    world = a_busy_world()
+    if waits == "held":
+        world.hears(a_report("alpha", [a_card(loaded=True)], paused=True))
+    world.arrives("gone", tenant="a")
+    world.arrives("stays", tenant="a")
+    world.feed(ClientLeft(world.at, RequestId("gone")))
+    assert len(world.dispatcher.waiting) == 1
+    world.hears(a_report("alpha", [a_card(loaded=True)]))
+    world.finishes("busy")
+    assert dispatched(world) == ["busy", "stays"]
+    assert world.rows("gone") == [Outcome.CLIENT_CANCELLED]
+
+
+def test_the_time_to_come_back_follows_the_pace_at_which_requests_start() -> None:
+    pace = Pace()
+    assert pace.wait_s(3, 0.0) == UNKNOWN_S
+    for at in (0.0, 2.0, 4.0, 6.0):
+        pace.started(at, is_contended=True)
+    assert pace.wait_s(3, 6.0) == pytest.approx(6.0)
+    assert pace.wait_s(3, 26.0) == pytest.approx(20.0), "nothing has started for long: it will not be sooner than that"
+    assert pace.wait_s(1000, 6.0) == MOST_S
+
+
+def test_a_pause_in_which_nobody_waited_says_nothing_of_the_pace() -> None:
+    pace = Pace()
+    pace.started(0.0, is_contended=True)
+    pace.started(1.0, is_contended=True)
+    pace.started(500.0, is_contended=False)
+    pace.started(900.0, is_contended=True)
+    assert pace.wait_s(3, 900.0) == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(("status", "is_timed"), [(429, True), (503, True), (504, True), (404, False), (502, False)])
+def test_what_may_be_tried_again_says_when(status: int, is_timed: bool) -> None:
+    timed = Pace().timed(Refusal(status, "x", "x"), 0, 0.0)
+    assert (timed.retry_after_s is not None) is is_timed
+
+
+@pytest.mark.parametrize(("waits", "told"), [("queued", "a free slot on alpha"), ("held", "alpha: ")])
+def test_who_waits_beyond_its_deadline_is_told_what_was_in_the_way_and_when_to_come_back(waits: str, told: str) -> None:
+    world = a_busy_world()
+    if waits == "held":
+        world.hears(a_report("alpha", [a_card(loaded=True)], paused=True))
+    world.arrives("late", deadline_at=world.at + 3.0)
+    world.at += 4.0
+    world.feed(Ticked(world.at))
+    (refusal,) = refusals(world)
+    assert (refusal.status, refusal.code, refusal.retry_after_s) == (504, "deadline_passed", UNKNOWN_S)
+    assert told in refusal.message

@@ -1,0 +1,137 @@
+"""What is asked to know a node's speed, what it showed, and whether two runs differ beyond chance."""
+
+from __future__ import annotations
+
+import math
+from random import Random
+
+import pytest
+
+from builders import a_card
+from herd.core.estimates.hardware_priors import Speed
+from herd.core.planning.benchmark_stats import (
+    REPETITIONS,
+    SCALES,
+    Cell,
+    Kind,
+    Probe,
+    Shown,
+    Spread,
+    cells,
+    compare,
+    estimate_s,
+    probes_for,
+    spread,
+)
+from herd.core.state.fleet import ModelName, NodeId
+
+ALPHA, M = NodeId("alpha"), ModelName("m:latest")
+ALL = frozenset(Kind)
+
+
+def kinds(probes: list[Probe]) -> list[tuple[Kind, int]]:
+    return [(probe.kind, probe.streams) for probe in probes]
+
+
+def a_cell(decode: float = 50.0, low: float | None = None, high: float | None = None, node: str = "alpha", **more: Spread) -> Cell:
+    return Cell(NodeId(node), M, Spread(decode, low or decode * 0.99, high or decode * 1.01, 3), **more)
+
+
+def test_a_model_in_memory_is_read_and_written_several_times_and_scaled_up_to_its_slots() -> None:
+    found = kinds(probes_for(ALPHA, M, a_card("m", loaded=True, slots=4), ALL))
+    assert found == [(Kind.WRITING, 1)] * REPETITIONS + [(Kind.READING, 1)] * REPETITIONS + [(Kind.SCALING, 2), (Kind.SCALING, 4)]
+
+
+def test_a_model_on_disk_is_loaded_first() -> None:
+    assert kinds(probes_for(ALPHA, M, a_card("m"), frozenset({Kind.READING})))[0] == (Kind.LOAD, 1)
+
+
+def test_one_slot_is_not_scaled() -> None:
+    assert Kind.SCALING not in {kind for kind, _ in kinds(probes_for(ALPHA, M, a_card("m", loaded=True), ALL))}
+    assert SCALES == (2, 4, 8)
+
+
+def test_a_model_that_writes_nothing_is_left_out() -> None:
+    assert probes_for(ALPHA, M, a_card("m", capabilities=frozenset({"embedding"})), ALL) == []
+
+
+def test_a_prompt_fits_into_half_of_the_window() -> None:
+    probes = probes_for(ALPHA, M, a_card("m", loaded=True, context_tokens=600), frozenset({Kind.READING}))
+    assert {probe.prompt_tokens for probe in probes} == {300}
+
+
+def test_an_estimate_counts_loading_reading_and_writing() -> None:
+    speed = Speed(1000.0, 0.02, 0.5, 8.0, 8.0)
+    assert estimate_s(Probe(ALPHA, M, Kind.LOAD), speed) == pytest.approx(8.2)
+    assert estimate_s(Probe(ALPHA, M, Kind.READING, prompt_tokens=500, written_tokens=1), speed) == pytest.approx(0.2 + 0.5 + 0.02)
+    assert estimate_s(Probe(ALPHA, M, Kind.SCALING, 4, 10, 10), speed) == pytest.approx(0.2 + 0.04 + 10 * 0.05)
+
+
+def test_what_was_shown_becomes_one_cell_for_each_pair() -> None:
+    def shown(kind: Kind, streams: int = 1, **figures: float) -> Shown:
+        return Shown(Probe(ALPHA, M, kind, streams), **figures)  # type: ignore[arg-type]
+
+    [cell] = cells([
+        shown(Kind.LOAD, load_s=3.0), *(shown(Kind.WRITING, written_tok_s=speed, first_s=first) for speed, first in ((40, 0.1), (50, 0.3), (44, 0.2))),
+        shown(Kind.READING, read_tok_s=900.0), shown(Kind.SCALING, 4, tok_s=120.0), shown(Kind.SCALING, 2, tok_s=80.0),
+    ])  # fmt: skip
+    assert cell.decode_tok_s == Spread(44, 40, 50, 3) and cell.ttft_s == Spread(0.2, 0.1, 0.3, 3)
+    assert cell.load_s == Spread(3.0, 3.0, 3.0, 1) and cell.prefill_tok_s == Spread(900.0, 900.0, 900.0, 1)
+    assert cell.scaling == ((1, 44), (2, 80.0), (4, 120.0))
+
+
+@pytest.mark.parametrize("values", [[], [None], [0.0, -1.0, math.inf, math.nan]])
+def test_nonsense_is_no_figure(values: list[float | None]) -> None:
+    assert spread(values) is None
+
+
+def test_a_clear_gain_is_told_with_its_doubt_and_its_likely_cause() -> None:
+    found = compare([a_cell(50.0)], [a_cell(56.0)], {ALPHA: "ollama 0.31.2 -> 0.32.15"})
+    assert found.verdict == "12 % faster, +-3 %; most of all decode of m:latest on alpha (+12 %); likely ollama 0.31.2 -> 0.32.15 on alpha."
+    assert found.change == pytest.approx(0.12)
+
+
+def test_what_chance_explains_is_no_difference() -> None:
+    found = compare([a_cell(50.0, 40.0, 60.0)], [a_cell(54.0, 44.0, 64.0)], {ALPHA: "another driver"})
+    assert found.verdict.startswith("No difference beyond chance (+8 %, +-") and "driver" not in found.verdict
+
+
+def test_a_difference_that_nobody_notices_is_none_however_sure() -> None:
+    assert compare([a_cell(50.0, 49.99, 50.01)], [a_cell(51.0, 50.99, 51.01)], {}).verdict.startswith("No difference")
+
+
+def test_less_is_better_for_times() -> None:
+    slow, fast = Spread(0.4, 0.39, 0.41, 3), Spread(0.2, 0.19, 0.21, 3)
+    found = compare([a_cell(ttft_s=slow)], [a_cell(ttft_s=fast)], {})
+    [first] = [one for one in found.differences if one.measure == "ttft_ms"]
+    assert first.change == pytest.approx(1.0) and first.is_clear
+
+
+def test_runs_that_measured_nothing_in_common_cannot_be_compared() -> None:
+    assert compare([a_cell()], [a_cell(node="beta")], {}).verdict == "The two runs have no node and model in common."
+
+
+def test_two_runs_of_the_same_machine_are_rarely_told_to_differ() -> None:
+    """Ten percent of noise, three repetitions, four models: at most one pair of runs in twenty may be told apart."""
+    dice = Random(7)
+
+    def a_run() -> list[Cell]:
+        found = []
+        for number in range(4):
+            seen = spread(dice.gauss(50.0, 5.0) for _ in range(REPETITIONS))
+            assert seen is not None
+            found.append(Cell(ALPHA, ModelName(f"m{number}"), seen))
+        return found
+
+    wrong = sum(not compare(a_run(), a_run(), {}).verdict.startswith("No difference") for _ in range(400))
+    assert wrong <= 20
+
+
+def test_a_real_difference_is_mostly_found() -> None:
+    dice = Random(11)
+
+    def a_run(speed: float) -> list[Cell]:
+        seen = [spread(dice.gauss(speed, 1.0) for _ in range(REPETITIONS)) for _ in range(4)]
+        return [Cell(ALPHA, ModelName(f"m{number}"), one) for number, one in enumerate(seen)]
+
+    assert sum(compare(a_run(50.0), a_run(55.0), {}).verdict.partition(" %")[2].startswith(" faster") for _ in range(200)) >= 180

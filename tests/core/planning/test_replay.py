@@ -1,0 +1,137 @@
+"""Recorded choices decided again: the same under the same rules, and what others would have made of the same moment."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from random import Random
+
+import pytest
+
+from builders import World, a_capacity, a_card, a_report, a_request, a_world, all_signals
+from herd.core.planning.replay import Choice, Replay, Rules, choose_again, is_cut_short, judge
+from herd.core.scheduling.completion_time import (
+    CompletionTimePolicy,
+    CompletionTimeSettings,
+    ObservedSignalPolicy,
+    weighed,
+)
+from herd.core.scheduling.scheduler import SignalPolicy
+from herd.core.scheduling.signals import Weights
+from herd.core.state.decision import Decision
+from herd.core.state.request import Request
+
+SIGNALS = all_signals()
+
+
+def a_moment(rng: Random) -> tuple[World, Request]:
+    """A fleet in the middle of work: some models in memory, some not, queues, quarrels over room."""
+    world = a_world("completion_time")
+    for number in range(rng.randint(2, 7)):
+        cards = [a_card(name, rng.choice([1.0, 4.0, 12.0]), rng.random() < 0.5, rng.choice([2048, 8192]), rng.choice([1, 2])) for name in ("m", "k", "j")]
+        capacity = a_capacity(rng.choice(["rising", "stable", "falling"])) if rng.random() < 0.3 else None
+        world.hears(a_report(f"n{number}", cards, rng.choice([16.0, 32.0, 256.0]), 4.0, capacity=capacity,
+                             memory_bandwidth_gbps=rng.choice([50.0, 400.0])))  # fmt: skip
+    for number in range(rng.randint(0, 25)):
+        world.at += rng.random()
+        world.arrives(f"before-{number}", rng.choice("mkj"), prompt_tokens=rng.randint(1, 4000))
+    return world, a_request("asked", "m", prompt_tokens=rng.randint(1, 9000), context_wanted=rng.choice([None, 4096]))
+
+
+def decided(world: World, request: Request, rules: Rules) -> Decision:
+    signals, scheduler = SignalPolicy(SIGNALS, rules.weights), world.dispatcher.scheduler
+    times = CompletionTimePolicy(world.dispatcher.forecast, signals, rules.times)
+    scheduler.policy = times if rules.policy == times.name else ObservedSignalPolicy(times, signals)
+    return scheduler.decide(request, request.model, world.at)
+
+
+def a_choice(request: Request, decision: Decision, rules: Rules) -> Choice:
+    assert decision.chosen is not None
+    return Choice(request, decision.model, decision.chosen, decision.scored, rules)
+
+
+RULES = (
+    Rules(), Rules("signals"), Rules(times=CompletionTimeSettings(eviction_weight=0.0, harm_weight=0.0)),
+    Rules(times=CompletionTimeSettings(eviction_horizon_s=4000.0, eviction_weight=20.0, harm_weight=3.0)),
+    Rules("signals", Weights(model_hot=0.0, model_warm=30.0, queue_depth_max_penalty=300.0)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_rules_choose_from_the_record_what_they_would_have_chosen_then(seed: int) -> None:
+    """Whatever rules were in force: the others find in what was recorded all they need, to the last bit."""
+    world, request = a_moment(Random(seed))
+    truths = [decided(world, request, rules) for rules in RULES]
+    if truths[0].chosen is None:
+        assert all(truth.chosen is None for truth in truths)
+        return
+    for recorded, in_force in zip(truths, RULES, strict=True):
+        choice = a_choice(request, recorded, in_force)
+        for truth, rules in zip(truths, RULES, strict=True):
+            again = choose_again(choice, rules, SIGNALS)
+            assert again is not None, f"seed {seed}"
+            assert [one.node_id for one in again] == [one.node_id for one in truth.scored], f"seed {seed}: {in_force.policy} to {rules}"
+            if rules.policy == "signals":
+                assert [one.terms for one in again] == [one.terms for one in truth.scored], f"seed {seed}"
+            else:
+                assert [one.expected_s for one in again] == [one.expected_s for one in truth.scored], f"seed {seed}"
+            assert not is_cut_short(choice, rules)
+
+
+def test_some_moments_change_with_the_rules_or_nothing_is_tested() -> None:
+    changed = 0
+    for seed in range(40):
+        world, request = a_moment(Random(seed))
+        changed += len({decided(world, request, rules).chosen for rules in RULES}) > 1
+    assert changed >= 10
+
+
+def test_what_a_change_saves_is_the_difference_of_the_estimates() -> None:
+    """The hot node is slow: points love it, seconds do not."""
+    world = a_world("completion_time")
+    world.hears(
+        a_report("hot", [a_card("m", 4.0, loaded=True)], memory_bandwidth_gbps=2.0),
+        a_report("fast", [a_card("m", 4.0)], memory_bandwidth_gbps=800.0),
+    )
+    request = a_request("r", "m", prompt_tokens=500)
+    choice = a_choice(request, decided(world, request, Rules("signals")), Rules("signals"))
+    verdict = judge(choice, Rules(), SIGNALS)
+    assert verdict is not None and (verdict.before, verdict.after) == ("hot", "fast")
+    by_node = {one.node_id: one.expected_s for one in choice.scored}
+    assert verdict.own_saved_s == pytest.approx(by_node[verdict.before]["total"] - by_node[verdict.after]["total"])
+    assert verdict.own_saved_s is not None and verdict.own_saved_s > 10.0
+    assert verdict.others_saved_s == 0.0
+
+
+def test_what_was_not_estimated_is_not_decided_by_seconds() -> None:
+    world, request = a_moment(Random(3))
+    recorded = decided(world, request, Rules("signals"))
+    for one in recorded.scored:
+        one.expected_s = {}
+    done = Replay()
+    assert done.add(a_choice(request, recorded, Rules("signals")), Rules(), SIGNALS) is None
+    assert (done.undecidable, done.whole.choices) == (1, 0)
+    points = done.add(a_choice(request, recorded, Rules("signals")), Rules("signals", Weights(model_hot=-500.0)), SIGNALS)
+    assert points is not None and (points.own_saved_s is None) == points.has_changed
+
+
+def test_where_candidates_are_missing_it_is_said() -> None:
+    world, request = a_moment(Random(5))
+    choice = a_choice(request, decided(world, request, Rules()), Rules())
+    assert is_cut_short(replace(choice, left_out=3), Rules())
+    done = Replay()
+    done.add(replace(choice, left_out=3), Rules(), SIGNALS)
+    assert (done.cut_short, done.whole.choices, done.whole.changed) == (1, 1, 0)
+
+
+def test_a_fingerprint_tells_every_weight_and_the_policy_apart() -> None:
+    rules = [Rules(), Rules("signals")]
+    rules += [Rules().changed(None, {one.name: 7.125}) for record in (Weights, CompletionTimeSettings) for one in fields(record)]
+    assert len({one.fingerprint for one in rules}) == len(rules)
+    assert Rules().changed("completion_time", {"no_such": 1.0}).fingerprint == Rules().fingerprint
+
+
+def test_estimates_under_the_same_weights_are_the_same_to_the_last_bit() -> None:
+    for seed in range(20):
+        world, request = a_moment(Random(seed))
+        for one in decided(world, request, Rules()).scored:
+            assert weighed(one, CompletionTimeSettings()) == one.expected_s, f"seed {seed}"

@@ -1,0 +1,80 @@
+"""Who is out before points are given, and the reason with its numbers."""
+
+from __future__ import annotations
+
+import pytest
+
+from builders import World, a_capacity, a_card, a_report, a_world
+from herd.core.state.commands import Dispatch, Refuse
+from herd.core.state.decision import Decision
+from herd.core.state.fleet import Liveness, ModelName, NodeId, Pressure, Report
+
+
+def decide(world: World) -> Decision:
+    world.arrives()
+    live = next(iter(world.dispatcher.live.values()))
+    return world.dispatcher.scheduler.decide(live.request, ModelName("m:latest"), world.at)
+
+
+@pytest.mark.parametrize(
+    ("report", "filter_name", "words"),
+    [
+        (a_report(models=[a_card(size_gb=42.5)], memory_gb=15, used_gb=4), "memory", "needs 42.5 GB, 11.0 GB can be had"),
+        (a_report(models=[a_card()], pressure=Pressure.CRITICAL), "pressure", "critical"),
+        (a_report(models=[a_card()], draining=True), "paused", "draining"),
+        (a_report(models=[a_card()], paused=True), "paused", "owner"),
+        (a_report(models=[a_card()], capacity=a_capacity(paused=True)), "paused", "using it"),
+        (a_report(models=[a_card("other")]), "has_model", "does not have it"),
+    ],
+)  # fmt: skip
+def test_a_node_is_out_with_its_reason(report: Report, filter_name: str, words: str) -> None:
+    world = a_world(started_at=100.0)
+    world.hears(report)
+    [rejected] = decide(world).rejected
+    assert rejected.filter == filter_name
+    assert words in rejected.reason
+
+
+def test_a_node_that_refuses_connections_is_out_whatever_its_heartbeats_say() -> None:
+    world = a_world()
+    world.hears(a_report(models=[a_card()]))
+    node = world.dispatcher.fleet.nodes[NodeId("alpha")]
+    node.unreachable_until, node.connect_failures = world.at + 4.0, 3
+    [rejected] = decide(world).rejected
+    assert rejected.filter == "reachable" and "refused 3 connections" in rejected.reason
+
+
+def test_a_silent_node_is_out() -> None:
+    world = a_world()
+    world.hears(a_report(models=[a_card()]))
+    world.dispatcher.fleet.nodes[NodeId("alpha")].liveness = Liveness.OFFLINE
+    assert decide(world).rejected[0].filter == "online"
+
+
+def test_a_degraded_node_is_still_asked() -> None:
+    world = a_world()
+    world.hears(a_report(models=[a_card()]))
+    world.dispatcher.fleet.nodes[NodeId("alpha")].liveness = Liveness.DEGRADED
+    assert decide(world).chosen == "alpha"
+
+
+def test_who_asks_for_one_node_alone_gets_that_one_or_is_told_at_once() -> None:
+    world = a_world()
+    world.hears(a_report("alpha", models=[a_card()]))
+    world.hears(a_report("beta", models=[a_card()]))
+    [sent] = world.arrives("r1", only_node="beta")
+    assert isinstance(sent, Dispatch) and sent.node_id == "beta"
+    refused = world.arrives("r2", only_node="gamma")
+    assert any(isinstance(command, Refuse) for command in refused)
+
+
+@pytest.mark.parametrize(("slots", "most", "window", "fits"), [
+    (1, None, 4000, True), (1, None, 8000, False), (4, None, 4000, False), (1, 4000, 1_000_000, True),
+])  # fmt: skip
+def test_the_window_asked_for_must_fit_for_every_slot_but_never_more_of_it_than_the_model_knows(
+    slots: int, most: int | None, window: int, fits: bool
+) -> None:
+    world = a_world()
+    card = a_card(size_gb=2, slots=slots, context_max_tokens=most, kv_bytes_per_token=1_000_000)
+    world.hears(a_report(models=[card], memory_gb=10, used_gb=3))
+    assert isinstance(world.arrives(context_wanted=window)[0], Dispatch) is fits

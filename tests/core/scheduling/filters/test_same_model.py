@@ -1,0 +1,68 @@
+"""One name, two files: a conversation stays with the one that it began with, and an answer never goes on from another."""
+
+from __future__ import annotations
+
+from builders import World, a_card, a_report, a_request, a_world
+from herd.core.state.commands import Command, Dispatch
+from herd.core.state.events import (
+    AttemptFailed,
+    AttemptFinished,
+    FirstByte,
+    HeartbeatReceived,
+    NodeLeft,
+    RequestArrived,
+)
+from herd.core.state.fleet import NodeId
+from herd.core.state.request import Counters, Failure, FailureKind, RequestId
+
+OLD, NEW = "a" * 64, "b" * 64
+TURNS = (11, 12, 13)
+
+
+def dispatched(commands: list[Command]) -> Dispatch | None:
+    return next((one for one in commands if isinstance(one, Dispatch)), None)
+
+
+def a_drifted_world() -> World:
+    """`old` has one file and is busy; `new` another, and is idle and faster."""
+    world = a_world("completion_time")
+    for name, digest, bandwidth in (("old", OLD, 50.0), ("new", NEW, 500.0)):
+        card = a_card(loaded=True, digest=digest, slots=2)
+        world.dispatcher.handle(HeartbeatReceived(1.0, a_report(name, [card], memory_bandwidth_gbps=bandwidth, engines=(card.engine,))))
+    return world
+
+
+def converse(world: World, request_id: str, at: float) -> str:
+    """One turn, answered; the node that answered."""
+    command = dispatched(world.dispatcher.handle(RequestArrived(at, a_request(request_id, prefix=TURNS, prompt_tokens=400))))
+    assert command is not None
+    world.dispatcher.handle(FirstByte(at + 1, RequestId(request_id), 1))
+    world.dispatcher.handle(AttemptFinished(at + 2, RequestId(request_id), 1, Counters(400, 20), 200, 100))
+    return command.node_id
+
+
+def test_a_conversation_stays_with_the_model_that_it_began_with() -> None:
+    world = a_drifted_world()
+    world.dispatcher.handle(HeartbeatReceived(2.0, a_report("new", [], boot_id="boot-1")))
+    assert converse(world, "r1", 3.0) == "old"
+    card = a_card(loaded=True, digest=NEW, slots=2)
+    world.dispatcher.handle(HeartbeatReceived(6.0, a_report("new", [card], memory_bandwidth_gbps=500.0, engines=(card.engine,))))
+    assert converse(world, "r2", 7.0) == "old", "although the other is faster"
+    other = dispatched(world.dispatcher.handle(RequestArrived(10.0, a_request("r3", prefix=(99,), prompt_tokens=400))))
+    assert other is not None and other.node_id == "new", "another conversation may begin anywhere"
+
+
+def test_where_its_model_is_gone_a_conversation_goes_on_with_the_other() -> None:
+    world = a_drifted_world()
+    first = converse(world, "r1", 3.0)
+    world.dispatcher.handle(NodeLeft(6.0, NodeId(first)))
+    assert converse(world, "r2", 7.0) != first
+
+
+def test_an_answer_that_broke_off_is_not_gone_on_with_by_another_model() -> None:
+    world = a_drifted_world()
+    command = dispatched(world.dispatcher.handle(RequestArrived(3.0, a_request("r1", prompt_tokens=400))))
+    assert command is not None
+    world.dispatcher.handle(FirstByte(4.0, RequestId("r1"), 1))
+    failure = Failure(FailureKind.RESET, 100, continues_on=frozenset({"ollama"}))
+    assert dispatched(world.dispatcher.handle(AttemptFailed(5.0, RequestId("r1"), 1, failure))) is None

@@ -1,0 +1,82 @@
+"""Filter, score, pick: every candidate is kept, equal input gives equal output, cost follows candidates."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from builders import a_card, a_report, a_request, a_world
+from herd.core.state.fleet import ModelName
+
+SIGNALS_OF_AN_IDLE_HOT_NODE = {
+    "thermal": 50.0, "memory_fit": 20.0, "queue_depth": 0.0, "wait_time": 0.0,
+    "role_affinity": 15.0, "availability_trend": 0.0, "context_fit": 15.0,
+}  # fmt: skip
+
+
+def test_a_decision_keeps_every_candidate_with_points_or_reason() -> None:
+    world = a_world()
+    world.hears(
+        a_report("hot", [a_card(loaded=True)]), a_report("cold", [a_card()]),
+        a_report("tiny", [a_card(size_gb=2)], memory_gb=1, used_gb=0), a_report("other", [a_card("else")]),
+    )  # fmt: skip
+    decision = world.dispatcher.scheduler.decide(a_request(), ModelName("m:latest"), world.at)
+    assert [one.node_id for one in decision.scored] == ["hot", "cold"]
+    assert decision.scored[0].terms == SIGNALS_OF_AN_IDLE_HOT_NODE
+    assert decision.scored[0].total == 100.0
+    assert {(r.node_id, r.filter) for r in decision.rejected} == {("tiny", "memory"), ("other", "has_model")}
+
+
+def test_equal_nodes_are_taken_in_turn_by_their_queues_then_by_name() -> None:
+    world = a_world()
+    world.hears(*(a_report(name, [a_card(loaded=True, slots=4)]) for name in ("b", "a", "c")))
+    chosen = []
+    for number in range(6):
+        [command] = world.arrives(f"r{number}")
+        chosen.append(command.node_id)  # type: ignore[union-attr]
+    assert chosen == ["a", "b", "c", "a", "b", "c"]
+
+
+def test_nodes_already_tried_are_named_as_such() -> None:
+    world = a_world()
+    world.hears(a_report("a", [a_card()]), a_report("b", [a_card()]))
+    decision = world.dispatcher.scheduler.decide(a_request(), ModelName("m:latest"), world.at, ["a"])
+    assert decision.chosen == "b"
+    assert decision.rejected[0].filter == "tried"
+
+
+def test_nodes_without_the_model_cost_nothing_in_a_large_fleet() -> None:
+    world = a_world()
+    world.hears(*(a_report(f"n{i}", [a_card("else")]) for i in range(100)), a_report("has", [a_card()]))
+    decision = world.dispatcher.scheduler.decide(a_request(), ModelName("m:latest"), world.at)
+    assert decision.chosen == "has"
+    assert decision.rejected == []
+
+
+DIGEST_PROGRAM = """
+import hashlib
+from random import Random
+from builders import a_card, a_report, a_world
+rng, world = Random(7), a_world()
+for i in range(6):
+    world.hears(a_report(f"n{i}", [a_card("m", loaded=i % 2 == 0, slots=2), a_card("k")], memory_gb=8 + 20 * i))
+for i in range(400):
+    world.at += rng.random() / 10
+    world.arrives(f"r{i}", rng.choice(["m", "k"]))
+    if i > 8 and f"r{i-8}" in world.dispatcher.live and world.dispatcher.live[f"r{i-8}"].is_running:
+        world.first_byte(f"r{i-8}"); world.finishes(f"r{i-8}")
+text = "\\n".join(repr([type(c).__name__, getattr(c, "node_id", ""), getattr(c, "score", "")]) for c in world.commands)
+print(hashlib.sha256(text.encode()).hexdigest())
+"""
+
+
+def test_equal_input_gives_equal_commands_in_processes_with_other_hash_seeds() -> None:
+    root = Path(__file__).parents[2]
+    digests = set()
+    for seed in ("1", "2", "3"):
+        env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join([str(root / "src"), str(root / "tests")])}
+        done = subprocess.run([sys.executable, "-c", DIGEST_PROGRAM], env=env, capture_output=True, text=True, check=True)
+        digests.add(done.stdout.strip())
+    assert len(digests) == 1

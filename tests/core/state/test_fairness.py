@@ -1,0 +1,110 @@
+"""Whose turn it is: tenants share by what their requests cost, each in order of arrival, and nobody is left out."""
+
+from __future__ import annotations
+
+from random import Random
+
+from herd.core.state.fairness import TENANTS_MAX, TURN, FairLine, Shares
+from herd.core.state.request import RequestId
+
+
+def a_line(*names: str) -> FairLine:
+    """`a1` is the first request of tenant `a`."""
+    line = FairLine(Shares())
+    for name in names:
+        line.add(RequestId(name), name[0])
+    return line
+
+
+def served(line: FairLine, count: int, cost: float = TURN) -> list[str]:
+    found: list[str] = []
+    for _ in range(count):
+        head = line.first()
+        assert head is not None
+        line.remove(head)
+        line.shares.charge(head[0], cost)
+        found.append(head)
+    return found
+
+
+def test_a_flood_and_a_single_request_take_turns() -> None:
+    line = a_line("a1", "a2", "a3", "a4", "b1")
+    assert served(line, 5) == ["a1", "b1", "a2", "a3", "a4"]
+
+
+def test_a_lone_tenant_is_served_in_order_of_arrival() -> None:
+    assert served(a_line("a1", "a2", "a3"), 3) == ["a1", "a2", "a3"]
+
+
+def test_who_asks_for_long_answers_gets_fewer_turns() -> None:
+    line = a_line("a1", "a2", "a3", "b1", "b2", "b3", "b4")
+    order: list[str] = []
+    while (head := line.first()) is not None:
+        line.remove(head)
+        line.shares.charge(head[0], 3.0 if head[0] == "a" else 1.0)
+        order.append(head)
+    assert order == ["a1", "b1", "b2", "b3", "a2", "b4", "a3"]
+
+
+def test_being_away_saves_up_no_turns() -> None:
+    line = a_line("a1", "a2", "a3", "a4", "a5", "a6")
+    served(line, 3)
+    for name in ("b1", "b2", "b3"):
+        line.add(RequestId(name), "b")
+    assert served(line, 4) == ["b1", "a4", "b2", "a5"]
+
+
+def test_a_head_that_did_not_get_its_turn_keeps_its_place() -> None:
+    line = a_line("a1", "b1", "a2")
+    line.remove(RequestId("a1"))
+    line.add(RequestId("a1"), "a")
+    line.move_to_front(RequestId("a1"))
+    assert served(line, 3) == ["a1", "b1", "a2"]
+
+
+def test_the_order_told_is_the_order_in_which_they_are_served() -> None:
+    for seed in range(200):
+        dice = Random(seed)
+        names = [f"{dice.choice('abcd')}{number}" for number in range(dice.randint(1, 30))]
+        costs = {RequestId(name): dice.choice((0.5, 1.0, 4.0)) for name in names}
+        line = a_line(*names)
+        for _ in range(dice.randint(0, 10)):
+            line.shares.charge(dice.choice("abcd"), dice.random())
+        told = list(line.order(costs.__getitem__))
+        really: list[str] = []
+        while (head := line.first()) is not None:
+            line.remove(head)
+            line.shares.charge(head[0], costs[head])
+            really.append(head)
+        assert told == really, f"seed {seed}"
+
+
+def test_tenants_that_always_have_something_waiting_get_equal_shares_whatever_their_number_of_requests() -> None:
+    for seed in range(50):
+        dice = Random(seed)
+        line, number, given = FairLine(Shares()), 0, dict.fromkeys("abc", 0.0)
+        for _ in range(300):
+            for tenant, many in (("a", 9), ("b", 1), ("c", 3)):
+                while sum(line._tenant_of[one] == tenant for one in line._tenant_of) < many:
+                    number += 1
+                    line.add(RequestId(f"{tenant}{number}"), tenant)
+            head = line.first()
+            assert head is not None
+            cost = dice.uniform(0.1, 3.0)
+            given[head[0]] += cost
+            line.remove(head)
+            line.shares.charge(head[0], cost)
+        # The bound of start-time fair queueing: two backlogged tenants differ by at most one request of each.
+        assert max(given.values()) - min(given.values()) <= 6.0, f"seed {seed}: {given}"
+
+
+def test_what_is_remembered_of_tenants_is_bounded() -> None:
+    shares = Shares()
+    for number in range(10 * TENANTS_MAX):
+        shares.charge(f"t{number}", 1e9)
+    assert len(shares) <= TENANTS_MAX
+
+
+def test_the_place_told_at_the_door_counts_a_turn_of_each_other() -> None:
+    line = a_line("a1", "a2", "a3", "a4")
+    assert [line.add(RequestId("b1"), "b"), line.add(RequestId("b2"), "b"), line.add(RequestId("a5"), "a")] == [2, 4, 7]

@@ -1,0 +1,1 @@
+"""A stand-in for an Ollama server, held to recordings of a real one."""

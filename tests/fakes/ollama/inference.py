@@ -1,0 +1,272 @@
+"""One generation of the fake, apart from any API: what is asked, what comes piece by piece. Knows no HTTP.
+
+The native, OpenAI and Anthropic faces translate into `Asked` and out of `Piece` and `Finish`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fakes.clock import Clock
+from fakes.ollama.models import FakeModel, read_back
+from fakes.words import (
+    TOKENS_PER_MESSAGE,
+    count_tokens,
+    invented_words,
+    json_tokens,
+    limited,
+    rest_of,
+    rng_for,
+    split_tokens,
+    whole_answer,
+)
+
+NOMINAL_PREFILL_TOKENS_PER_S = 5000
+NOMINAL_TOKENS_PER_S = 200
+"""What the reported durations are computed from, so that they are the same in every run."""
+HOT_LOAD_NS = 1_000_000
+IMAGE_TOKENS = 256
+
+FLOATS = ("temperature", "top_p", "min_p", "typical_p", "repeat_penalty", "presence_penalty", "frequency_penalty")
+INTEGERS = ("num_keep", "seed", "num_predict", "top_k", "repeat_last_n", "num_ctx", "num_batch", "num_gpu", "main_gpu")
+MORE_INTEGERS = ("num_thread", "draft_num_predict")
+UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+class ApiError(Exception):
+    """A refusal: status and the server's own words."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+class LateError(ApiError):
+    """A refusal by the runner: where a stream was asked for, the answer had already been set up as one."""
+
+
+class RunnerLost(Exception):
+    """The runner died under a generation."""
+
+
+class EndedEarly(Exception):
+    """The runner stopped without saying so."""
+
+
+@dataclass
+class Asked:
+    """What every face asks in the end."""
+
+    model: FakeModel
+    messages: list[dict[str, Any]]
+    """Native form; for /api/generate one user message."""
+    options: dict[str, Any] = field(default_factory=dict)
+    keep_alive_s: float | None = None
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    format: Any = None
+    think: bool = False
+    truncate: bool = True
+    shift: bool | None = None
+    logprobs: bool = False
+    top_logprobs: int = 0
+    raw: bool = False
+
+
+@dataclass(frozen=True)
+class Piece:
+    """About one token: exactly one of text, thinking or tool calls."""
+
+    text: str = ""
+    thinking: str = ""
+    tool_calls: tuple[dict[str, Any], ...] = ()
+    logprobs: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The end of a whole answer."""
+
+    reason: str
+    prompt_tokens: int
+    tokens: int
+    load_ns: int
+    tokens_per_s: float = 0.0
+    """How fast it spoke; 0: as fast as it could, which is told as the nominal speed."""
+
+    @property
+    def prompt_ns(self) -> int:
+        return self.prompt_tokens * 1_000_000_000 // NOMINAL_PREFILL_TOKENS_PER_S
+
+    @property
+    def eval_ns(self) -> int:
+        return int(self.tokens * 1_000_000_000 // (self.tokens_per_s or NOMINAL_TOKENS_PER_S))
+
+    @property
+    def total_ns(self) -> int:
+        return self.load_ns + self.prompt_ns + self.eval_ns
+
+
+def duration_s(value: Any) -> float | None:
+    """`keep_alive` in seconds: number, Go duration, negative = forever, None = not given. Raises `ApiError`."""
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        raise ApiError(400, "Unsupported type: 'bool'")
+    if isinstance(value, str):
+        value = go_duration_s(value)
+    elif not isinstance(value, int | float):
+        raise ApiError(400, f"Unsupported type: '{type(value).__name__}'")
+    return float("inf") if value < 0 else float(value)
+
+
+def go_duration_s(text: str) -> float:
+    """`1h30m` in seconds. Raises `ApiError` in Go's words."""
+    if text in ("0", "-0"):
+        return 0.0
+    found = re.fullmatch(r"([-+]?)((?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h))+)", text)
+    if found is None:
+        missing = re.fullmatch(r"[-+]?\d+(\.\d+)?", text)
+        raise ApiError(400, f'time: {"missing unit in" if missing else "invalid"} duration "{text}"')
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)", found[2])
+    total = sum(float(number) * UNITS_S[unit] for number, unit in parts)
+    return -total if found[1] == "-" else total
+
+
+def check_options(options: dict[str, Any]) -> None:
+    """Raises `ApiError` 500 for a known option of the wrong type; unknown ones are let through."""
+    for name, value in options.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if name in FLOATS and not is_number:
+            raise ApiError(500, f'option "{name}" must be of type float32')
+        if name in (*INTEGERS, *MORE_INTEGERS) and not is_number:
+            raise ApiError(500, f'option "{name}" must be of type integer')
+        if name == "use_mmap" and not isinstance(value, bool | None):
+            raise ApiError(500, f'option "{name}" must be of type boolean')
+        if name == "stop" and not isinstance(value, list):
+            raise ApiError(500, f'option "{name}" must be of type array')
+
+
+def check_format(wanted: Any) -> None:
+    """Raises `LateError` 500 for a format that is neither "json" nor a schema."""
+    if wanted in (None, "", "json") or isinstance(wanted, dict):
+        return
+    raise LateError(500, f'invalid format: {json.dumps(json.dumps(wanted))}; expected "json" or a valid JSON Schema object')
+
+
+def prompt_tokens(messages: Sequence[dict[str, Any]], raw: bool) -> int:
+    """What the prompt counts, template included unless raw."""
+    around = 0 if raw else TOKENS_PER_MESSAGE
+    words = sum(count_tokens(str(message.get("content") or "")) + around for message in messages)
+    pictures = sum(len(message.get("images") or ()) for message in messages)
+    return words + pictures * IMAGE_TOKENS + around
+
+
+def fitted_prompt(asked: Asked, context_tokens: int) -> int:
+    """The prompt's tokens after truncation. Raises `LateError` 400 where truncation is forbidden."""
+    tokens = prompt_tokens(asked.messages, asked.raw)
+    if tokens <= context_tokens:
+        return tokens
+    if asked.truncate and asked.shift is not False:
+        return context_tokens // 2 + 3
+    inner = {
+        "code": 400,
+        "message": f"request ({tokens} tokens) exceeds the available context size ({context_tokens} tokens), "
+        "try increasing it",
+        "type": "exceed_context_size_error",
+        "n_prompt_tokens": tokens,
+        "n_ctx": context_tokens,
+    }
+    raise LateError(400, json.dumps({"error": inner}, separators=(",", ":")))
+
+
+def check_images(asked: Asked) -> None:
+    """Raises `LateError` 400, the engine's JSON inside, when a model without eyes is shown a picture."""
+    if asked.model.can("vision") or not any(message.get("images") for message in asked.messages):
+        return
+    text = "Multimodal data provided, but model does not support multimodal requests."
+    inner = {"code": 400, "message": text, "type": "invalid_request_error"}
+    raise LateError(400, json.dumps({"error": inner}, separators=(",", ":")))
+
+
+def conversation_of(asked: Asked) -> list[dict[str, Any]]:
+    return read_back(str(asked.messages[-1]["content"])) if asked.raw else asked.messages
+
+
+def is_begun(asked: Asked) -> bool:
+    """Whether the prompt ends within the assistant's turn, which is then written on."""
+    messages = conversation_of(asked)
+    return bool(messages) and messages[-1].get("role") == "assistant" and (asked.raw or not asked.model.closes_turns)
+
+
+def pieces_of(asked: Asked) -> tuple[list[Piece], str]:
+    """The whole generation, decided beforehand: its pieces and why it ends."""
+    seed = asked.options.get("seed", 0)
+    messages = conversation_of(asked)
+    told = messages[-1] if messages else {}
+    already = str(told.get("content") or "") if is_begun(asked) else ""
+    before = messages[:-1] if is_begun(asked) else messages
+    key = json.dumps([{name: value for name, value in one.items() if value} for one in before], sort_keys=True)
+    rng = rng_for("more", asked.model.full_name, key, seed)
+    thoughts = [Piece(thinking=word) for word in invented_words(rng, 6)] if asked.think else []
+    if asked.tools and told.get("role") == "user":
+        call = tool_call(asked.tools[0], rng)
+        return [*thoughts, Piece(tool_calls=(call,))], "stop"
+    limit = asked.options.get("num_predict")
+    if asked.format:
+        schema = asked.format if isinstance(asked.format, dict) else None
+        said = limited(json_tokens(schema, rng), limit, ())
+    else:
+        whole = asked.model.answer
+        if whole is None:
+            whole = whole_answer(asked.model.full_name, key, seed, asked.model.answer_tokens)
+        rest = rest_of(whole, already) if already else split_tokens(whole)
+        said = limited(rest, limit, asked.options.get("stop") or ())
+    return [*thoughts, *(Piece(text=word, logprobs=logprobs_of(asked, word)) for word in said.tokens)], said.reason
+
+
+def tool_call(tool: dict[str, Any], rng: Any) -> dict[str, Any]:
+    """A call of the tool with arguments that fit its parameters."""
+    function = tool.get("function", {})
+    schema = function.get("parameters") or {}
+    arguments = {
+        name: ("word" if (part or {}).get("type", "string") == "string" else 7)
+        for name, part in (schema.get("properties") or {}).items()
+    }
+    call_id = "call_" + "".join("abcdefghijklmnopqrstuvwxyz0123456789"[int(rng.random() * 36)] for _ in range(8))
+    return {"id": call_id, "function": {"index": 0, "name": function.get("name", ""), "arguments": arguments}}
+
+
+def logprobs_of(asked: Asked, token: str) -> tuple[dict[str, Any], ...]:
+    if not asked.logprobs:
+        return ()
+    entry: dict[str, Any] = {"token": token, "logprob": -0.5, "bytes": list(token.encode())}
+    if asked.top_logprobs:
+        others = [{"token": token, "logprob": -0.5, "bytes": list(token.encode())}] * asked.top_logprobs
+        entry["top_logprobs"] = others
+    return (entry,)
+
+
+async def generate(
+    asked: Asked,
+    context_tokens: int,
+    load_ns: int,
+    clock: Clock,
+    tokens_per_s: float,
+    before_piece: Callable[[int], Awaitable[None]],
+) -> AsyncGenerator[Piece | Finish, None]:
+    """The pieces and the end. `before_piece(n)` may wait or raise before piece n (the end counts as one)."""
+    check_format(asked.format)
+    check_images(asked)
+    prompt = fitted_prompt(asked, context_tokens)
+    pieces, reason = pieces_of(asked)
+    for number, piece in enumerate(pieces):
+        await before_piece(number)
+        await clock.sleep(1 / tokens_per_s if tokens_per_s else 0)
+        yield piece
+    await before_piece(len(pieces))
+    yield Finish(reason, prompt, len(pieces) if is_begun(asked) else max(1, len(pieces)), load_ns, tokens_per_s)

@@ -1,0 +1,397 @@
+"""The fake's /api routes: shapes, statuses and words as a real server of version 0.32 gives them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from fakes.ollama.inference import (
+    ApiError,
+    Asked,
+    EndedEarly,
+    Finish,
+    LateError,
+    Piece,
+    RunnerLost,
+    check_options,
+    duration_s,
+)
+from fakes.ollama.models import FakeModel, Json, full_name, rendered, running, shown, tag
+from fakes.words import count_tokens, embedding
+
+if TYPE_CHECKING:
+    from fakes.ollama.visit import Visit
+
+JSON_TYPE = ("Content-Type", "application/json; charset=utf-8")
+PLAIN_JSON_TYPE = ("Content-Type", "application/json")
+NDJSON_TYPE = ("Content-Type", "application/x-ndjson")
+CHUNKED_FROM_BYTES = 2048
+"""Go sends a body of unknown length that outgrew its buffer in chunks."""
+NAME = re.compile(r"^[A-Za-z0-9][\w.\-/]*(:[\w.\-]+)?$")
+TYPES: dict[str, dict[str, tuple[type | tuple[type, ...], str]]] = {
+    "ChatRequest": {
+        "model": (str, "string"), "messages": (list, "[]api.Message"), "stream": (bool, "bool"),
+        "options": (dict, "map[string]interface {}"), "tools": (list, "api.Tools"), "top_logprobs": (int, "int"),
+    },
+    "GenerateRequest": {
+        "model": (str, "string"), "prompt": (str, "string"), "suffix": (str, "string"), "system": (str, "string"),
+        "stream": (bool, "bool"), "raw": (bool, "bool"), "options": (dict, "map[string]interface {}"),
+    },
+    "EmbedRequest": {"model": (str, "string"), "options": (dict, "map[string]interface {}")},
+    "EmbeddingRequest": {"model": (str, "string"), "prompt": (str, "string")},
+}  # fmt: skip
+GO_KINDS = {str: "string", bool: "bool", int: "number", float: "number", list: "array", dict: "object"}
+
+
+def encode(value: Any) -> bytes:
+    """JSON as Go writes it: no spaces, no escapes but for the three HTML characters."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e").encode()
+
+
+def decode(body: bytes, struct: str, when_empty: str = "missing request body") -> Json:
+    """The request's JSON. Raises `ApiError` 400 in Go's words."""
+    if not body.strip():
+        raise ApiError(400, when_empty)
+    try:
+        value = json.loads(body)
+    except json.JSONDecodeError as error:
+        if error.pos >= len(error.doc.rstrip()) or "Unterminated" in error.msg:
+            raise ApiError(400, "unexpected EOF") from error
+        where = "object key string" if "property name" in error.msg else "value"
+        raise ApiError(400, f"invalid character '{error.doc[error.pos]}' looking for beginning of {where}") from error
+    except UnicodeDecodeError as error:
+        raise ApiError(400, "invalid UTF-8") from error
+    if not isinstance(value, dict):
+        kind = GO_KINDS.get(type(value), "null")
+        raise ApiError(400, f"json: cannot unmarshal {kind} into Go value of type api.{struct}")
+    for name, (wanted, go_type) in TYPES.get(struct, {}).items():
+        given = value.get(name)
+        if given is not None and (not isinstance(given, wanted) or (wanted is not bool and isinstance(given, bool))):
+            where = f"Go struct field {struct}.{name} of type {go_type}"
+            raise ApiError(400, f"json: cannot unmarshal {GO_KINDS[type(given)]} into {where}")
+    return value
+
+
+def find(visit: Visit, name: str, text: str = "model '{}' not found") -> FakeModel:
+    """The model of that name. Raises `ApiError` 404 with the route's own text, 400 for a malformed name."""
+    if name and not NAME.match(name):
+        raise ApiError(400, "invalid model name")
+    model = visit.fake.models.get(full_name(name)) if name else None
+    if model is None:
+        raise ApiError(404, text.format(name))
+    visit.model = model
+    return model
+
+
+async def send_json(visit: Visit, value: Any, status: int = 200, content_type: tuple[str, str] = JSON_TYPE) -> None:
+    body = encode(value)
+    if len(body) <= CHUNKED_FROM_BYTES or visit.request.method == "HEAD":
+        await visit.out.whole(status, [content_type], body)
+        return
+    await visit.out.begin(status, [content_type])
+    await visit.out.chunk(body)
+    await visit.out.end()
+
+
+async def send_late(visit: Visit, status: int, body: bytes) -> None:
+    """An error in place of a stream that was already set up: chunked, and without a character set."""
+    await visit.out.begin(status, [PLAIN_JSON_TYPE])
+    await visit.out.chunk(body)
+    await visit.out.end()
+
+
+async def version(visit: Visit) -> None:
+    await send_json(visit, {"version": visit.fake.settings.version})
+
+
+async def tags(visit: Visit) -> None:
+    newest = sorted(visit.fake.models.values(), key=lambda model: -int(model.modified_at))
+    await send_json(visit, {"models": [tag(model) for model in newest]})
+
+
+async def ps(visit: Visit) -> None:
+    on_gpu = visit.fake.settings.on_gpu
+    listed = [
+        running(one.name, one.model, one.settings.num_ctx, one.parallel, one.expires_at, on_gpu)
+        for one in visit.fake.scheduler.listed()
+    ]
+    await send_json(visit, {"models": listed})
+
+
+async def show(visit: Visit) -> None:
+    asked = decode(visit.request.body, "ShowRequest")
+    name = asked.get("model") or asked.get("name") or ""
+    if not name:
+        raise ApiError(400, "model is required")
+    model = visit.fake.models.get(full_name(name))
+    if model is None:
+        raise ApiError(404, f"model '{full_name(name)}' not found")
+    await send_json(visit, shown(model))
+
+
+def chat_asked(visit: Visit, body: Json) -> Asked:
+    """Checks in the order of the real server, each with its own words."""
+    if not 0 <= body.get("top_logprobs", 0) <= 20:
+        raise ApiError(400, "top_logprobs must be between 0 and 20")
+    if not body.get("model"):
+        raise ApiError(400, "model is required")
+    keep_alive_s, thinks = duration_s(body.get("keep_alive")), thinking(body.get("think"))
+    model = find(visit, body["model"])
+    return Asked(
+        model=model,
+        messages=body.get("messages") or [],
+        options=body.get("options") or {},
+        keep_alive_s=keep_alive_s,
+        tools=body.get("tools") or [],
+        format=body.get("format"),
+        think=thinks,
+        truncate=body.get("truncate") is not False,
+        shift=body.get("shift"),
+        logprobs=bool(body.get("logprobs")),
+        top_logprobs=body.get("top_logprobs", 0),
+    )
+
+
+def thinking(value: Any) -> bool:
+    """Raises `ApiError` 400 for a level that does not exist."""
+    if isinstance(value, str) and value not in ("high", "medium", "low", "max"):
+        levels = '(must be "high", "medium", "low", "max", true, or false)'
+        raise ApiError(400, f'invalid think value: "{value}" {levels}')
+    return bool(value)
+
+
+def check_abilities(asked: Asked, verb: str) -> None:
+    """Raises `ApiError` for what the model cannot do, and for options that make no sense."""
+    model = asked.model
+    if asked.tools and not model.can("tools"):
+        raise ApiError(400, f"registry.ollama.ai/library/{model.full_name} does not support tools")
+    if asked.think and not model.can("thinking"):
+        raise ApiError(400, f'"{model.full_name}" does not support thinking')
+    if not model.can("completion"):
+        raise ApiError(400, f'"{model.full_name}" does not support {verb}')
+    check_options(asked.options)
+
+
+async def chat(visit: Visit) -> None:
+    body = decode(visit.request.body, "ChatRequest")
+    asked = chat_asked(visit, body)
+    if not asked.messages:
+        await load_or_unload(visit, asked, {"message": {"role": "assistant", "content": ""}})
+        return
+    check_abilities(asked, "chat")
+    if body.get("_debug_render_only"):
+        await send_rendered(visit, asked, {"message": {"role": "", "content": ""}})
+        return
+    await answer(visit, asked, body.get("stream") is not False, chat_fields)
+
+
+def chat_fields(piece: Piece) -> Json:
+    message: Json = {"role": "assistant", "content": piece.text}
+    if piece.thinking:
+        message["thinking"] = piece.thinking
+    if piece.tool_calls:
+        message["tool_calls"] = list(piece.tool_calls)
+    return {"message": message}
+
+
+async def generate(visit: Visit) -> None:
+    body = decode(visit.request.body, "GenerateRequest")
+    keep_alive_s, thinks = duration_s(body.get("keep_alive")), thinking(body.get("think"))
+    model = find(visit, body.get("model") or "", "model '{}' not found")
+    raw = bool(body.get("raw"))
+    if raw and (body.get("template") or body.get("system") or body.get("context")):
+        raise ApiError(400, "raw mode does not support template, system, or context")
+    message = {"role": "user", "content": body.get("prompt") or "", "images": body.get("images") or []}
+    system = [{"role": "system", "content": body["system"]}] if body.get("system") else []
+    asked = Asked(
+        model=model,
+        messages=[*system, message],
+        options=body.get("options") or {},
+        keep_alive_s=keep_alive_s,
+        format=body.get("format"),
+        think=thinks,
+        truncate=body.get("truncate") is not False,
+        shift=body.get("shift"),
+        raw=raw,
+    )
+    if not body.get("prompt"):
+        await load_or_unload(visit, asked, {"response": ""})
+        return
+    if body.get("suffix") and not model.can("insert"):
+        raise ApiError(400, f"registry.ollama.ai/library/{model.full_name} does not support insert")
+    check_abilities(asked, "generate")
+    if body.get("_debug_render_only"):
+        await send_rendered(visit, asked, {"response": ""})
+        return
+    await answer(visit, asked, body.get("stream") is not False, generate_fields)
+
+
+def generate_fields(piece: Piece) -> Json:
+    return {"response": piece.text} | ({"thinking": piece.thinking} if piece.thinking else {})
+
+
+async def send_rendered(visit: Visit, asked: Asked, empty: Json) -> None:
+    """The prompt alone (0.32.15): a runner is loaded for it, and nothing is answered."""
+    async with visit.slot(asked):
+        told = {"done": False, "_debug_info": {"rendered_template": rendered(asked.messages)}}
+    await send_json(visit, {"model": visit.spelled, "created_at": visit.created_at()} | empty | told)
+
+
+async def load_or_unload(visit: Visit, asked: Asked, empty: Json) -> None:
+    """A request without a prompt: loads the model, or unloads it when `keep_alive` is 0."""
+    scheduler = visit.fake.scheduler
+    if asked.keep_alive_s == 0:
+        await scheduler.unload_model(asked.model)
+        reason = "unload"
+    else:
+        async with visit.slot(asked):
+            reason = "load"
+    ended = {"done": True, "done_reason": reason}
+    await send_json(visit, {"model": visit.spelled, "created_at": visit.created_at()} | empty | ended)
+
+
+def last_fields(asked: Asked, finish: Finish, is_chat: bool) -> Json:
+    """The counters that end every whole answer."""
+    context = {} if is_chat or asked.raw else {"context": list(range(1, finish.prompt_tokens + finish.tokens))}
+    return (
+        {"done": True, "done_reason": finish.reason}
+        | context
+        | {
+            "total_duration": finish.total_ns,
+            "load_duration": finish.load_ns,
+            "prompt_eval_count": finish.prompt_tokens,
+            "prompt_eval_duration": finish.prompt_ns,
+            "eval_count": finish.tokens,
+            "eval_duration": finish.eval_ns,
+        }
+    )
+
+
+Fields = Callable[[Piece], Json]
+"""How a face shows one piece."""
+
+
+async def answer(visit: Visit, asked: Asked, stream: bool, fields: Fields) -> None:
+    if stream:
+        await answer_stream(visit, asked, fields)
+    else:
+        await answer_whole(visit, asked, fields)
+
+
+async def answer_stream(visit: Visit, asked: Asked, fields: Fields) -> None:
+    """One NDJSON line a chunk. An error before the first line has its status, after it is a line under 200."""
+    began = False
+    visit.streams = True
+    try:
+        async with visit.generation(asked) as pieces:
+            async for piece in pieces:
+                if not began:
+                    began = True
+                    await visit.out.begin(200, [NDJSON_TYPE])
+                await visit.out.chunk(encode(stream_line(visit, asked, piece, fields)) + b"\n")
+    except RunnerLost as lost:
+        if not began:
+            raise LateError(500, str(lost)) from lost
+        await visit.out.chunk(encode({"error": str(lost)}) + b"\n")
+    except EndedEarly:
+        if not began:
+            await visit.out.begin(200, [NDJSON_TYPE])
+    await visit.out.end()
+
+
+def stream_line(visit: Visit, asked: Asked, piece: Piece | Finish, fields: Fields) -> Json:
+    head: Json = {"model": visit.spelled, "created_at": visit.created_at()}
+    if isinstance(piece, Finish):
+        return head | fields(Piece()) | last_fields(asked, piece, fields is chat_fields)
+    return head | fields(piece) | {"done": False} | ({"logprobs": list(piece.logprobs)} if piece.logprobs else {})
+
+
+async def answer_whole(visit: Visit, asked: Asked, fields: Fields) -> None:
+    whole, finish = await collected(visit, asked)
+    head: Json = {"model": visit.spelled, "created_at": visit.created_at()} | fields(whole)
+    if finish is None:
+        await send_json(visit, head | {"done": False})
+        return
+    last = last_fields(asked, finish, fields is chat_fields)
+    if whole.logprobs:
+        names = list(last)
+        last = {name: last[name] for name in names[:2]} | {"logprobs": list(whole.logprobs)} | last
+    await send_json(visit, head | last)
+
+
+async def collected(visit: Visit, asked: Asked) -> tuple[Piece, Finish | None]:
+    """The whole generation; without a `Finish` when it ended early. Raises `ApiError` 500."""
+    pieces: list[Piece] = []
+    finish: Finish | None = None
+    try:
+        async with visit.generation(asked) as generated:
+            async for piece in generated:
+                if isinstance(piece, Finish):
+                    finish = piece
+                else:
+                    pieces.append(piece)
+    except RunnerLost as lost:
+        raise ApiError(500, str(lost)) from lost
+    except EndedEarly:
+        pass
+    return joined(pieces), finish
+
+
+def joined(pieces: list[Piece]) -> Piece:
+    """All pieces as one."""
+    return Piece(
+        "".join(piece.text for piece in pieces),
+        "".join(piece.thinking for piece in pieces),
+        tuple(call for piece in pieces for call in piece.tool_calls),
+        tuple(entry for piece in pieces for entry in piece.logprobs),
+    )
+
+
+async def vectors(visit: Visit, body: Json, texts: list[str], not_found: str) -> tuple[list[list[float]], int]:
+    """Embeddings and their prompt tokens. Loads the model even for no text. Raises `ApiError`."""
+    keep_alive_s = duration_s(body.get("keep_alive"))
+    model = find(visit, body.get("model") or "", not_found)
+    options = body.get("options") or {}
+    check_options(options)
+    asked = Asked(model, [], options, keep_alive_s)
+    async with visit.slot(asked) as runner:
+        await visit.before_piece(0)
+        if texts and not model.can("embedding"):
+            raise ApiError(501, "This server does not support embeddings. Start it with `--embeddings`")
+        counts = [count_tokens(text) + 2 for text in texts]
+        if body.get("truncate") is False and any(count > runner.settings.num_ctx for count in counts):
+            raise ApiError(400, "the input length exceeds the context length")
+        made = [embedding(model.full_name, text, model.embedding_width, body.get("dimensions")) for text in texts]
+        return made, sum(min(count, runner.settings.num_ctx) for count in counts)
+
+
+def embed_texts(value: Any) -> list[str]:
+    """One text or a list of texts. Raises `ApiError` 400."""
+    texts = [value] if isinstance(value, str) else [] if value is None else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ApiError(400, "invalid input type")
+    return texts
+
+
+async def embed(visit: Visit) -> None:
+    body = decode(visit.request.body, "EmbedRequest")
+    texts = embed_texts(body.get("input"))
+    not_found = 'model "{}" not found, try pulling it first' if body.get("model") else "model '{}' not found"
+    made, tokens = await vectors(visit, body, texts, not_found)
+    counters: Json = {}
+    if texts:
+        took = visit.load_ns + tokens * 200_000
+        counters = {"total_duration": took, "load_duration": visit.load_ns, "prompt_eval_count": tokens}
+    await send_json(visit, {"model": visit.spelled, "embeddings": made} | counters)
+
+
+async def embeddings(visit: Visit) -> None:
+    body = decode(visit.request.body, "EmbeddingRequest")
+    if not body.get("model"):
+        raise ApiError(400, "model is required")
+    texts = [body["prompt"]] if body.get("prompt") else []
+    made, _ = await vectors(visit, body, texts, 'model "{}" not found, try pulling it first')
+    await send_json(visit, {"embedding": made[0] if made else []})

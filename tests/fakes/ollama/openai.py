@@ -1,0 +1,274 @@
+"""The fake's /v1 routes of the OpenAI kind, as a real server of version 0.32 gives them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+from typing import TYPE_CHECKING, Any
+
+from fakes.ollama.inference import ApiError, Asked, EndedEarly, Finish, LateError, Piece, RunnerLost
+from fakes.ollama.models import Json, full_name, openai_model
+from fakes.ollama.native import (
+    JSON_TYPE,
+    PLAIN_JSON_TYPE,
+    check_abilities,
+    collected,
+    decode,
+    embed_texts,
+    encode,
+    find,
+    send_late,
+    vectors,
+)
+
+if TYPE_CHECKING:
+    from fakes.ollama.visit import Visit
+
+EVENT_STREAM = ("Content-Type", "text/event-stream")
+FINGERPRINT = "fp_ollama"
+PASSED_OPTIONS = ("seed", "top_p", "temperature", "frequency_penalty", "presence_penalty")
+ERROR_TYPES = {400: "invalid_request_error", 404: "not_found_error"}
+
+
+class DoorError(ApiError):
+    """Refused while the request was translated; the real server frames these a little differently."""
+
+
+def error_body(status: int, message: str) -> Json:
+    kind = ERROR_TYPES.get(status, "api_error")
+    return {"error": {"message": message, "type": kind, "param": None, "code": None}}
+
+
+async def send_error(visit: Visit, error: ApiError) -> None:
+    if isinstance(error, DoorError):
+        await visit.out.whole(error.status, [JSON_TYPE], encode(error_body(error.status, error.message)))
+    elif isinstance(error, LateError) and visit.streams:
+        await send_late(visit, error.status, encode(error_body(error.status, error.message)) + b"\n")
+    else:
+        await send_json(visit, error_body(error.status, error.message), error.status)
+
+
+async def send_json(visit: Visit, value: Json, status: int = 200) -> None:
+    """These bodies end with a new line."""
+    await visit.out.whole(status, [PLAIN_JSON_TYPE], encode(value) + b"\n")
+
+
+def read(visit: Visit, struct_name: str) -> Json:
+    try:
+        return decode(visit.request.body, struct_name, when_empty="EOF")
+    except ApiError as error:
+        raise DoorError(error.status, error.message) from error
+
+
+def native_message(message: Json) -> Json:
+    """One message in native form. Raises `DoorError` for content that it has no place for."""
+    content, out = message.get("content"), {"role": message.get("role", "user")}
+    if isinstance(content, str) or content is None:
+        return out | {"content": content or ""} | ({"tool_calls": message["tool_calls"]} if "tool_calls" in message else {})
+    if not isinstance(content, list):
+        kind = "float64" if isinstance(content, int | float) else type(content).__name__
+        raise DoorError(400, f"invalid message content type: {kind}")
+    texts = [part.get("text", "") for part in content if part.get("type") == "text"]
+    pictures = [picture(part) for part in content if part.get("type") == "image_url"]
+    return out | {"content": "".join(texts), "images": pictures}
+
+
+def picture(part: Json) -> str:
+    url = part.get("image_url")
+    address = url.get("url", "") if isinstance(url, dict) else str(url)
+    if address.startswith(("http://", "https://")):
+        raise DoorError(400, "image URLs are not currently supported, please use base64 encoded data instead")
+    if not address.startswith("data:") or "," not in address:
+        raise DoorError(400, "invalid image input")
+    return address.split(",", 1)[1]
+
+
+def options_of(body: Json) -> Json:
+    options = {name: body[name] for name in PASSED_OPTIONS if body.get(name) is not None}
+    if body.get("max_tokens") is not None:
+        options["num_predict"] = body["max_tokens"]
+    stop = body.get("stop")
+    if stop:
+        options["stop"] = [stop] if isinstance(stop, str) else stop
+    return options
+
+
+def format_of(body: Json) -> Any:
+    wanted = body.get("response_format") or {}
+    if wanted.get("type") == "json_schema":
+        return wanted.get("json_schema", {}).get("schema")
+    return "json" if wanted.get("type") == "json_object" else None
+
+
+async def chat_completions(visit: Visit) -> None:
+    body = read(visit, "ChatCompletionRequest")
+    messages = body.get("messages") or []
+    if not messages:
+        raise DoorError(400, "[] is too short - 'messages'")
+    native = [native_message(message) for message in messages]
+    model = find(visit, body.get("model") or "")
+    asked = Asked(
+        model, native, options_of(body), tools=body.get("tools") or [], format=format_of(body),
+        think=body.get("reasoning_effort") not in (None, "none") and model.can("thinking"),
+    )  # fmt: skip
+    check_abilities(asked, "chat")
+    number = visit.number % 999
+    head: Json = {"id": f"chatcmpl-{number}", "object": "chat.completion", "created": visit.created_unix_s()}
+    head |= {"model": visit.spelled, "system_fingerprint": FINGERPRINT}
+    if body.get("stream"):
+        chunk = head | {"object": "chat.completion.chunk"}
+        await chat_stream(visit, asked, chunk, bool((body.get("stream_options") or {}).get("include_usage")))
+        return
+    whole, finish = await collected(visit, asked)
+    assert finish is not None
+    choice = {"index": 0, "message": message_of(whole), "finish_reason": reason_of(whole, finish)}
+    await send_json(visit, head | {"choices": [choice], "usage": usage_of(finish)})
+
+
+def message_of(whole: Piece) -> Json:
+    message: Json = {"role": "assistant", "content": whole.text}
+    if whole.thinking:
+        message["reasoning"] = whole.thinking
+    if whole.tool_calls:
+        message["tool_calls"] = [openai_call(call) for call in whole.tool_calls]
+    return message
+
+
+def openai_call(call: Json) -> Json:
+    function = call["function"]
+    arguments = json.dumps(function["arguments"], separators=(",", ":"))
+    named = {"name": function["name"], "arguments": arguments}
+    return {"id": call["id"], "index": function["index"], "type": "function", "function": named}
+
+
+def reason_of(whole: Piece, finish: Finish) -> str:
+    return "tool_calls" if whole.tool_calls else finish.reason
+
+
+def usage_of(finish: Finish) -> Json:
+    total = finish.prompt_tokens + finish.tokens
+    return {"prompt_tokens": finish.prompt_tokens, "completion_tokens": finish.tokens, "total_tokens": total}
+
+
+async def chat_stream(visit: Visit, asked: Asked, head: Json, with_usage: bool) -> None:
+    """The role rides on the first delta; the end, its usage and [DONE] leave in one chunk."""
+    first, called, began = True, False, False
+    visit.streams = True
+    try:
+        async with visit.generation(asked) as pieces:
+            async for piece in pieces:
+                if not began:
+                    began = True
+                    await visit.out.begin(200, [EVENT_STREAM])
+                if isinstance(piece, Finish):
+                    await visit.out.chunk(chat_ending(head, piece, called, with_usage))
+                    break
+                delta = delta_of(piece, first)
+                called, first = called or bool(piece.tool_calls), False
+                choice = {"index": 0, "delta": delta, "finish_reason": None}
+                await visit.out.chunk(event(head | {"choices": [choice]}))
+    except RunnerLost as lost:
+        if not began:
+            raise LateError(500, str(lost)) from lost
+        # The real server reads the error line as one more piece: no model, no text, and then nothing.
+        choice = {"index": 0, "delta": {"content": ""}, "finish_reason": None}
+        await visit.out.chunk(event(head | {"model": "", "choices": [choice]}))
+    except EndedEarly:
+        if not began:
+            await visit.out.begin(200, [EVENT_STREAM])
+    await visit.out.end()
+
+
+def event(value: Json) -> bytes:
+    return b"data: " + encode(value) + b"\n\n"
+
+
+def delta_of(piece: Piece, first: bool) -> Json:
+    delta: Json = {"role": "assistant"} if first else {}
+    delta["content"] = piece.text
+    if piece.thinking:
+        delta["reasoning"] = piece.thinking
+    if piece.tool_calls:
+        delta["tool_calls"] = [openai_call(call) for call in piece.tool_calls]
+    return delta
+
+
+def chat_ending(head: Json, finish: Finish, called: bool, with_usage: bool) -> bytes:
+    reason = "tool_calls" if called else finish.reason
+    last = event(head | {"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
+    usage = event(head | {"choices": [], "usage": usage_of(finish)}) if with_usage else b""
+    return last + usage + b"data: [DONE]\n\n"
+
+
+async def completions(visit: Visit) -> None:
+    body = read(visit, "CompletionRequest")
+    model = find(visit, body.get("model") or "")
+    asked = Asked(model, [{"role": "user", "content": body.get("prompt") or ""}], options_of(body))
+    check_abilities(asked, "generate")
+    head: Json = {"id": f"cmpl-{visit.number % 999}", "object": "text_completion", "created": visit.created_unix_s()}
+    named: Json = {"model": visit.spelled, "system_fingerprint": FINGERPRINT}
+    if body.get("stream"):
+        await completion_stream(visit, asked, head, named, bool((body.get("stream_options") or {}).get("include_usage")))
+        return
+    whole, finish = await collected(visit, asked)
+    assert finish is not None
+    choice = {"text": whole.text, "index": 0, "finish_reason": finish.reason}
+    await send_json(visit, head | named | {"choices": [choice], "usage": usage_of(finish)})
+
+
+async def completion_stream(visit: Visit, asked: Asked, head: Json, named: Json, with_usage: bool) -> None:
+    began = False
+    visit.streams = True
+    none_yet: Json = {"usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}} if with_usage else {}
+    try:
+        async with visit.generation(asked) as pieces:
+            async for piece in pieces:
+                if not began:
+                    began = True
+                    await visit.out.begin(200, [EVENT_STREAM])
+                reason = piece.reason if isinstance(piece, Finish) else None
+                text = "" if isinstance(piece, Finish) else piece.text
+                choice = {"text": text, "index": 0, "finish_reason": reason}
+                line = event(head | {"choices": [choice]} | named | none_yet)
+                if isinstance(piece, Finish):
+                    usage = event(head | {"choices": []} | named | {"usage": usage_of(piece)}) if with_usage else b""
+                    line += usage + b"data: [DONE]\n\n"
+                await visit.out.chunk(line)
+    except RunnerLost as lost:
+        if not began:
+            raise LateError(500, str(lost)) from lost
+    await visit.out.end()
+
+
+async def embeddings(visit: Visit) -> None:
+    body = read(visit, "EmbedRequest")
+    if body.get("input") in (None, "", []):
+        raise DoorError(400, "invalid input")
+    made, tokens = await vectors(
+        visit, body, embed_texts(body["input"]), 'model "{}" not found, try pulling it first'
+    )
+    in_base64 = body.get("encoding_format") == "base64"
+    entries = [
+        {"object": "embedding", "embedding": in_bytes(vector) if in_base64 else vector, "index": index}
+        for index, vector in enumerate(made)
+    ]
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    await send_json(visit, {"object": "list", "data": entries, "model": visit.spelled, "usage": usage})
+
+
+def in_bytes(vector: list[float]) -> str:
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+
+
+async def models(visit: Visit) -> None:
+    newest = sorted(visit.fake.models.values(), key=lambda model: -int(model.modified_at))
+    await send_json(visit, {"object": "list", "data": [openai_model(model) for model in newest]})
+
+
+async def model(visit: Visit) -> None:
+    name = visit.request.path.removeprefix("/v1/models/")
+    found = visit.fake.models.get(full_name(name))
+    if found is None:
+        raise ApiError(404, f"model '{full_name(name)}' not found")
+    await send_json(visit, openai_model(found))

@@ -1,0 +1,204 @@
+"""The fake Ollama's scheduler: which models are in memory, who waits, what a request makes it load again.
+
+The rules are those observed on a real server of version 0.32 (one runner per blob, one load at a time, a bounded queue
+for loads and an unbounded wait for slots of a loaded model, options that force a reload). Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from fakes.clock import Clock
+from fakes.ollama.models import FOREVER_UNIX_S, FakeModel
+
+LEAST_CONTEXT = 4
+BATCH_DEFAULT = 512
+FOREVER = float("inf")
+
+
+class Busy(Exception):
+    """The queue of pending loads is full."""
+
+
+@dataclass(frozen=True)
+class RunnerSettings:
+    """What a runner was started with."""
+
+    num_ctx: int
+    num_batch: int = BATCH_DEFAULT
+    num_gpu: int = -1
+    main_gpu: int | None = None
+    use_mmap: bool | None = None
+    num_thread: int = 0
+    draft_num_predict: int | None = None
+    shift: bool = True
+    context_is_automatic: bool = field(default=True, compare=False)
+
+    @classmethod
+    def wanted(cls, model: FakeModel, options: dict[str, Any], shift: bool | None, default_ctx: int) -> RunnerSettings:
+        """What a request asks for: its options over the model's own parameters over the defaults."""
+        both = {**model.parameters, **options}
+        asked = both.get("num_ctx")
+        context = max(LEAST_CONTEXT, min(default_ctx if asked is None else asked, model.context_train))
+        names = ("num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict")
+        given = {name: both[name] for name in names if both.get(name) is not None}
+        return cls(context, **given, shift=shift is not False, context_is_automatic=asked is None)
+
+    def needs_reload_for(self, wanted: RunnerSettings) -> bool:
+        """Whether a runner with these settings cannot serve that request as it is."""
+        keeps_context = self.context_is_automatic and wanted.context_is_automatic
+        return any(
+            (
+                self.num_ctx != wanted.num_ctx and not keeps_context,
+                self.num_batch != wanted.num_batch,
+                self.num_gpu != wanted.num_gpu and wanted.num_gpu >= 0,
+                self.main_gpu != wanted.main_gpu,
+                self.use_mmap != wanted.use_mmap,
+                self.num_thread != wanted.num_thread,
+                self.draft_num_predict != wanted.draft_num_predict,
+                self.shift != wanted.shift,
+            )
+        )
+
+
+@dataclass
+class Runner:
+    """A model in memory."""
+
+    name: str
+    """The last name it was asked for by."""
+    model: FakeModel
+    settings: RunnerSettings
+    parallel: int
+    slots: asyncio.Semaphore
+    keep_alive_s: float
+    expires_at: float = FOREVER_UNIX_S
+    users: int = 0
+    """Requests that run or wait on it."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """One entry of the diary: a model was loaded, with what, and whether it replaced a runner of its own."""
+
+    model: str
+    settings: RunnerSettings
+    is_reload: bool
+
+
+@dataclass
+class Scheduler:
+    """Hands out slots. All methods run on the fake's loop."""
+
+    clock: Clock
+    num_parallel: int = 1
+    max_loaded: int = 3
+    max_queue: int = 512
+    keep_alive_s: float = 300.0
+    changed: Callable[[], None] = lambda: None
+    while_loading: Callable[[FakeModel], Awaitable[None]] | None = None
+    runners: dict[str, Runner] = field(default_factory=dict)
+    loads: list[Load] = field(default_factory=list)
+    unloads: list[str] = field(default_factory=list)
+    pending: int = 0
+
+    def __post_init__(self) -> None:
+        self._loading = asyncio.Lock()
+        self._someone_left = asyncio.Condition()
+
+    @asynccontextmanager
+    async def slot(self, model: FakeModel, wanted: RunnerSettings, keep_alive_s: float | None) -> AsyncIterator[Runner]:
+        """A slot of a runner that fits; given back on exit, whatever happens. Raises `Busy`."""
+        runner = await self._runner(model, wanted)
+        try:
+            runner.name = model.full_name
+            runner.keep_alive_s = runner.keep_alive_s if keep_alive_s is None else keep_alive_s
+            async with runner.slots:
+                yield runner
+        finally:
+            runner.users -= 1
+            await asyncio.shield(self._rest(runner))
+
+    async def _runner(self, model: FakeModel, wanted: RunnerSettings) -> Runner:
+        self.expire()
+        ready = self.runners.get(model.blob_digest)
+        if ready is not None and not ready.settings.needs_reload_for(wanted):
+            ready.users += 1
+            return ready
+        if self.pending > self.max_queue:
+            raise Busy
+        self.pending += 1
+        self.changed()
+        try:
+            async with self._loading:
+                runner = await self._loaded(model, wanted)
+                runner.users += 1
+                return runner
+        finally:
+            self.pending -= 1
+            self.changed()
+
+    async def _loaded(self, model: FakeModel, wanted: RunnerSettings) -> Runner:
+        old = self.runners.get(model.blob_digest)
+        if old is not None and not old.settings.needs_reload_for(wanted):
+            return old
+        if old is not None:
+            await self._until(lambda: old.users == 0)
+            self.unload(old)
+        while len(self.runners) >= self.max_loaded:
+            await self._until(lambda: any(runner.users == 0 for runner in self.runners.values()))
+            idle = [runner for runner in self.runners.values() if runner.users == 0]
+            self.unload(min(idle, key=lambda runner: (runner.keep_alive_s, runner.model.blob_digest)))
+        if self.while_loading is not None:
+            await self.while_loading(model)
+        await self.clock.sleep(model.load_s)
+        parallel = 1 if model.can("embedding") else self.num_parallel
+        runner = Runner(model.full_name, model, wanted, parallel, asyncio.Semaphore(parallel), self.keep_alive_s)
+        self.runners[model.blob_digest] = runner
+        self.loads.append(Load(model.full_name, wanted, old is not None))
+        self.changed()
+        return runner
+
+    async def _until(self, ready: Callable[[], bool]) -> None:
+        async with self._someone_left:
+            await self._someone_left.wait_for(ready)
+
+    async def _rest(self, runner: Runner) -> None:
+        """After a request: count the runner's time down, or end it."""
+        if runner.users == 0 and runner.keep_alive_s == 0:
+            self.unload(runner)
+        elif runner.keep_alive_s == FOREVER:
+            runner.expires_at = FOREVER_UNIX_S
+        else:
+            runner.expires_at = self.clock.now() + runner.keep_alive_s
+        async with self._someone_left:
+            self._someone_left.notify_all()
+        self.changed()
+
+    def unload(self, runner: Runner) -> None:
+        if self.runners.get(runner.model.blob_digest) is runner:
+            del self.runners[runner.model.blob_digest]
+            self.unloads.append(runner.name)
+            self.changed()
+
+    async def unload_model(self, model: FakeModel) -> None:
+        """`keep_alive: 0` without a prompt: gone at once when idle, else after its last request."""
+        runner = self.runners.get(model.blob_digest)
+        if runner is not None:
+            runner.keep_alive_s = 0
+            await self._rest(runner)
+
+    def expire(self) -> None:
+        """Ends what has idled for its time."""
+        for runner in list(self.runners.values()):
+            if runner.users == 0 and runner.expires_at <= self.clock.now():
+                self.unload(runner)
+
+    def listed(self) -> list[Runner]:
+        """As /api/ps lists them: longest remaining first. What is still loading is not there."""
+        self.expire()
+        return sorted(self.runners.values(), key=lambda runner: -runner.expires_at)

@@ -1,0 +1,297 @@
+"""`FakeOllama`: a server that behaves on the wire as a real Ollama of version 0.32 does, and fails when a test says so.
+
+    with FakeOllama(["m", FakeModel("seer", capabilities=("completion", "vision"))]) as fake:   # in a thread of its own
+        ...                                                                                     # fake.url
+    async with FakeOllama(["m"]) as fake:                                                       # in the running loop
+        fake.fail(Cut(how=How.FIN, after_bytes=120, times=1))
+        await fake.until(lambda: fake.aborted, "the client's leaving")
+
+Answers depend on model, conversation and seed alone (words.py); loading and slots follow ollama_runners.py; nothing is
+ever delayed unless a clock or a fault says so. `requests` is the diary of everything that was asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
+
+from fakes.clock import Clock, NoDelay
+from fakes.faults import Cut, Fault, Garbage, Gate, Hang, Status
+from fakes.http_server import Broken, Connection, Incoming, Outgoing
+from fakes.loop_thread import LoopThread
+from fakes.ollama import anthropic, library, native, openai
+from fakes.ollama.door import host_is_local, origin_is_allowed, preflight_headers
+from fakes.ollama.inference import ApiError, LateError
+from fakes.ollama.models import FakeModel
+from fakes.ollama.runners import Load, Scheduler
+from fakes.ollama.visit import FakeSettings, Seen, Visit, named_model
+from fakes.watching import Watched
+
+__all__ = ["FakeModel", "FakeOllama", "FakeSettings", "Seen"]
+
+F = TypeVar("F", bound=Fault)
+PLAIN = ("Content-Type", "text/plain")
+PLAIN_UTF8 = ("Content-Type", "text/plain; charset=utf-8")
+
+Route = Callable[[Visit], Awaitable[None]]
+
+
+async def root(visit: Visit) -> None:
+    await visit.out.whole(200, [PLAIN_UTF8], b"Ollama is running")
+
+
+ROUTES: tuple[tuple[str, str, Route], ...] = (
+    ("HEAD, GET", "/", root),
+    ("HEAD, GET", "/api/version", native.version),
+    ("HEAD, GET", "/api/tags", native.tags),
+    ("GET", "/api/ps", native.ps),
+    ("POST", "/api/show", native.show),
+    ("POST", "/api/chat", native.chat),
+    ("POST", "/api/generate", native.generate),
+    ("POST", "/api/embed", native.embed),
+    ("POST", "/api/embeddings", native.embeddings),
+    ("POST", "/api/copy", library.copy),
+    ("DELETE", "/api/delete", library.delete),
+    ("POST", "/api/create", library.create),
+    ("POST", "/api/pull", library.pull),
+    ("POST", "/api/push", library.push),
+    ("HEAD, POST", "/api/blobs/*", library.blobs),
+    ("POST", "/v1/chat/completions", openai.chat_completions),
+    ("POST", "/v1/completions", openai.completions),
+    ("POST", "/v1/embeddings", openai.embeddings),
+    ("GET", "/v1/models", openai.models),
+    ("GET", "/v1/models/*", openai.model),
+    ("POST", "/v1/messages", anthropic.messages),
+)
+
+
+def route_of(path: str) -> tuple[str, Route] | None:
+    """The allowed methods and the handler of a path."""
+    for methods, pattern, handler in ROUTES:
+        is_below = pattern.endswith("*") and path.startswith(pattern[:-1]) and len(path) >= len(pattern)
+        if path == pattern or is_below:
+            return methods, handler
+    return None
+
+
+class FakeOllama(Watched):
+    """See the file's head. `wait(ready, what)` and `until(ready, what)` return as soon as `ready()` holds."""
+
+    def __init__(
+        self, models: Iterable[FakeModel | str] = ("m",), settings: FakeSettings | None = None, clock: Clock | None = None
+    ) -> None:
+        super().__init__()
+        self.settings = settings or FakeSettings()
+        self.clock: Clock = clock or NoDelay()
+        self.models: dict[str, FakeModel] = {}
+        self.blobs: dict[str, bytes] = {}
+        self.requests: list[Seen] = []
+        self.faults: list[Fault] = []
+        self.port = 0
+        self.scheduler: Scheduler
+        self._connections: set[Connection] = set()
+        self._server: asyncio.Server | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: LoopThread | None = None
+        for model in models:
+            self.add(model if isinstance(model, FakeModel) else FakeModel(model))
+
+    # What a test reads.
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def aborted(self) -> list[Seen]:
+        """Requests whose client left before the end."""
+        return [seen for seen in self.requests if seen.outcome == "aborted"]
+
+    @property
+    def running(self) -> list[Seen]:
+        return [seen for seen in self.requests if seen.outcome == "running"]
+
+    @property
+    def inference(self) -> list[Seen]:
+        """What was asked by POST."""
+        return [seen for seen in self.requests if seen.method == "POST"]
+
+    @property
+    def loads(self) -> list[Load]:
+        return self.scheduler.loads
+
+    @property
+    def reloads(self) -> int:
+        """How often a loaded model had to be loaded again for a request."""
+        return sum(load.is_reload for load in self.scheduler.loads)
+
+    @property
+    def loaded(self) -> list[str]:
+        return [runner.name for runner in self.scheduler.listed()]
+
+    @property
+    def connections(self) -> int:
+        return len(self._connections)
+
+    # What a test changes.
+
+    def add(self, model: FakeModel) -> None:
+        self.models[model.full_name] = model
+        self.changed()
+
+    async def remove(self, model: FakeModel) -> None:
+        del self.models[model.full_name]
+        if all(other.blob_digest != model.blob_digest for other in self.models.values()):
+            await self.scheduler.unload_model(model)
+        self.changed()
+
+    def fail(self, fault: F) -> F:
+        """Puts a fault in force; newer ones come after older ones."""
+        self.faults.append(fault)
+        return fault
+
+    def heal(self) -> None:
+        """Removes every fault and lets go whoever hangs in one."""
+        healed, self.faults = self.faults, []
+        for fault in healed:
+            fault.release()
+
+    async def refuse(self) -> None:
+        """Stops listening and drops every connection; the port stays this fake's to come back to."""
+        assert self._server is not None
+        self._server.close()
+        for connection in list(self._connections):
+            connection.reset()
+        self._server = None
+
+    async def listen(self) -> None:
+        """Listens (again) on its port."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: Connection(self._answer, self._connections), "127.0.0.1", self.port, reuse_address=True
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    # Life.
+
+    async def __aenter__(self) -> FakeOllama:
+        self._loop = asyncio.get_running_loop()
+        limits = self.settings
+        self.scheduler = Scheduler(
+            self.clock, limits.num_parallel, limits.max_loaded, limits.max_queue, limits.keep_alive_s, self.changed
+        )
+        self.scheduler.while_loading = self._while_loading
+        await self.listen()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.heal()
+        if self._server is not None:
+            await self.refuse()
+
+    def __enter__(self) -> FakeOllama:
+        self._thread = LoopThread()
+        self._thread.run(self.__aenter__())
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        assert self._thread is not None
+        self._thread.run(self.__aexit__())
+        self._thread.stop()
+
+    def refuse_now(self) -> None:
+        """`refuse` for a fake in a thread of its own."""
+        assert self._thread is not None
+        self._thread.run(self.refuse())
+
+    def listen_now(self) -> None:
+        assert self._thread is not None
+        self._thread.run(self.listen())
+
+    # Answering.
+
+    async def _while_loading(self, model: FakeModel) -> None:
+        for fault in list(self.faults):
+            if isinstance(fault, Gate) and fault.at == "load" and fault.applies(model.name, fault.path or ""):
+                fault.reached += 1
+                self.changed()
+                await fault.released.wait()
+
+    async def _answer(self, request: Incoming, out: Outgoing) -> None:
+        seen = Seen(request.method, request.path, request.headers, request.body, named_model(request.body))
+        self.requests.append(seen)
+        self.changed()
+        visit = Visit(self, request, out, seen, len(self.requests))
+        try:
+            await self._admit(visit)
+            seen.outcome = "done"
+        except Broken:
+            seen.outcome = "broken"
+            raise
+        except asyncio.CancelledError:
+            seen.outcome = "aborted"
+            raise
+        finally:
+            seen.status, seen.bytes_sent = out.status, out.bytes_sent
+            self.changed()
+
+    async def _admit(self, visit: Visit) -> None:
+        """Faults first, then who may ask at all, then the route."""
+        await visit.gate("request")
+        hang, status, garbage = visit.fault(Hang), visit.fault(Status), visit.fault(Garbage)
+        visit.out.cut = visit.fault(Cut)
+        if hang is not None:
+            hang.used += 1
+            await hang.released.wait()
+        if garbage is not None:
+            garbage.used += 1
+            await visit.out.raw(garbage.data)
+        if status is not None:
+            status.used += 1
+            await visit.out.whole(status.status, list(status.headers), status.body)
+            return
+        headers = visit.request.headers
+        if not host_is_local(headers.get("host", "")):
+            await visit.out.whole(403, [], b"")
+        elif "origin" in headers:
+            await self._with_origin(visit, headers["origin"])
+        else:
+            await self._route(visit)
+
+    async def _with_origin(self, visit: Visit, origin: str) -> None:
+        """A browser's request: refused, answered to its preflight, or let through with the header it needs."""
+        route = route_of(visit.request.path)
+        is_preflight = visit.request.method == "OPTIONS"
+        allow = [("Allow", route[0])] if is_preflight and route else []
+        if not origin_is_allowed(origin):
+            await visit.out.whole(403, allow, b"")
+        elif is_preflight:
+            await visit.out.whole(204, preflight_headers(origin, allow), b"")
+        else:
+            visit.out.extra_first = [("Access-Control-Allow-Origin", origin)]
+            visit.out.extra_last = [("Vary", "Origin")]
+            await self._route(visit)
+
+    async def _route(self, visit: Visit) -> None:
+        route = route_of(visit.request.path)
+        if route is None:
+            await visit.out.whole(404, [PLAIN], b"404 page not found")
+        elif visit.request.method not in route[0].split(", "):
+            await visit.out.whole(405, [("Allow", route[0]), PLAIN], b"405 method not allowed")
+        else:
+            try:
+                await route[1](visit)
+            except ApiError as error:
+                await self._send_error(visit, error)
+
+    async def _send_error(self, visit: Visit, error: ApiError) -> None:
+        path = visit.request.path
+        if path == "/v1/messages":
+            await anthropic.send_error(visit, error)
+        elif path.startswith("/v1/"):
+            await openai.send_error(visit, error)
+        elif isinstance(error, LateError) and visit.streams:
+            await native.send_late(visit, error.status, native.encode({"error": error.message}))
+        else:
+            await native.send_json(visit, {"error": error.message}, error.status)

@@ -1,0 +1,67 @@
+"""The project's own files, read once for the rules of the house. Judges nothing."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "src" / "herd"
+NOT_OURS = frozenset({".git", ".venv", ".cache", "node_modules", "__pycache__"})
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """One Python file of the package. `path` is relative to it: "core/lifecycle/holding.py"."""
+
+    path: str
+    text: str
+    tree: ast.Module
+
+    @property
+    def room(self) -> str:
+        """"core" for core/scheduling/filters/online.py, "" for what lies in no room."""
+        return self.path.partition("/")[0] if "/" in self.path else ""
+
+    def is_in(self, *places: str) -> bool:
+        """Whether this is one of the files, or lies below one of the folders."""
+        return any(self.path == place or self.path.startswith(f"{place}/") for place in places)
+
+
+def parse(path: str, text: str) -> Module:
+    return Module(path, text, ast.parse(text, path))
+
+
+@functools.cache
+def modules() -> tuple[Module, ...]:
+    """Every Python file of the package, in the order of their names."""
+    files = sorted(PACKAGE.rglob("*.py"))
+    return tuple(parse(file.relative_to(PACKAGE).as_posix(), file.read_text("utf-8")) for file in files)
+
+
+def rooms() -> frozenset[str]:
+    """The folders of the package that hold Python files."""
+    return frozenset(module.room for module in modules() if module.room)
+
+
+@functools.cache
+def repository_files() -> tuple[Path, ...]:
+    """What a clone would hold; outside a repository, all files but those that are made."""
+    try:
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
+        files = [ROOT / name for name in listed.split("\0") if name]
+    except (OSError, subprocess.CalledProcessError):
+        files = list(_walk(ROOT))
+    return tuple(sorted(file for file in files if file.is_file()))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for path in folder.iterdir():
+        if path.is_dir() and path.name not in NOT_OURS:
+            yield from _walk(path)
+        elif path.is_file():
+            yield path

@@ -1,0 +1,44 @@
+"""Arrows between the rooms point down and pure rooms stay pure: importlinter.ini holds, and misses no room."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import subprocess
+import sys
+
+from project.source import ROOT, modules, rooms
+from project.tidy import PURE
+
+FILE = ROOT / "importlinter.ini"
+CONTRACT = "importlinter:contract:"
+PROGRAM = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(sys.argv[1], no_cache=True, no_logo=True))"
+"""In a process of its own: the linter sets logging up for itself and switches off every logger that exists."""
+
+
+def contract(name: str) -> configparser.SectionProxy:
+    parser = configparser.ConfigParser()
+    parser.read(FILE, "utf-8")
+    return parser[CONTRACT + name]
+
+
+def listed(text: str) -> set[str]:
+    """The modules named in a list or in layers, without the marks around them."""
+    return set(text.replace("|", " ").replace("(", " ").replace(")", " ").split())
+
+
+def test_every_import_contract_is_kept() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONUTF8": "1"}
+    done = subprocess.run([sys.executable, "-c", PROGRAM, str(FILE)], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_room_stands_on_a_floor() -> None:
+    top_files = {module.path.removesuffix(".py") for module in modules() if not module.room} - {"__init__", "__main__"}
+    assert {f"herd.{name}" for name in rooms() | top_files} <= listed(contract("floors")["layers"])
+
+
+def test_every_pure_room_is_held_to_it() -> None:
+    existing = {pure for pure in PURE if any(module.is_in(pure) for module in modules())}
+    names = {"herd." + pure.removesuffix(".py").replace("/", ".") for pure in existing}
+    assert names <= listed(contract("pure")["source_modules"])

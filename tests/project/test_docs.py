@@ -1,0 +1,203 @@
+"""What can be set, chosen, typed or called is written down, and what is written down exists."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Protocol, cast
+
+import pytest
+import typer.main
+
+import herd
+from herd.cli import app
+from herd.config import NOT_OURS_YET, RecordType, Setting, settings_of
+from herd.dialects import Dialect
+from project.source import PACKAGE, ROOT, modules, rooms
+
+PLUG_INS = (
+    ("core.signals", "SIGNAL"), ("core.filters", "FILTER"), ("core.policies", "POLICY"),
+    ("engines", "ENGINE"), ("health.checks", "CHECK"), ("dashboard.tabs", "TAB"),
+)  # fmt: skip
+CODE = re.compile(r"^(```|~~~)[^\n]*\n(.*?)^\1|^((?: {4}|\t)[^\n]*)$|(`+)([^`\n]+?)\4", re.MULTILINE | re.DOTALL)
+FOLDER = re.compile(r"(?<![\w./-])(?:src/herd/)?([a-z_]+)/(?![\w*])")
+SETTING = re.compile(r"\bFLEET_[A-Z0-9_]*[A-Z0-9]\b")
+
+
+class Named(Protocol):
+    name: str
+
+
+def document(name: str) -> str:
+    path = ROOT / name
+    assert path.exists(), f"{name} is missing"
+    return path.read_text("utf-8")
+
+
+def documents() -> list[Path]:
+    return sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+
+def code_in(text: str) -> str:
+    """What a document sets in code: blocks and spans. A word such as "memory" counts only there."""
+    return "\n".join(found[2] or found[3] or found[5] or "" for found in CODE.finditer(text))
+
+
+@pytest.fixture(scope="module")
+def told() -> str:
+    """All code of all documents."""
+    return "\n".join(code_in(path.read_text("utf-8")) for path in documents())
+
+
+def is_told(word: str, code: str) -> bool:
+    return re.search(rf"(?<![\w/-]){re.escape(word)}(?![\w-])", code) is not None
+
+
+def records_in(folder: str, constant: str) -> list[object]:
+    """The plug-ins of a folder; none where it is not built yet."""
+    if not (PACKAGE / folder.replace(".", "/") / "__init__.py").exists():
+        return []
+    package = importlib.import_module(f"herd.{folder}")
+    names = sorted(info.name for info in pkgutil.iter_modules(package.__path__) if not info.name.startswith("_"))
+    return [vars(importlib.import_module(f"herd.{folder}.{name}"))[constant] for name in names]
+
+
+def name_of(record: object) -> str:
+    """Plug-ins of every kind have their public name in the field of that name."""
+    return cast(Named, record).name
+
+
+def dialect_paths() -> set[str]:
+    dialects = [record for record in records_in("dialects", "DIALECT") if isinstance(record, Dialect)]
+    assert dialects
+    asked = {route.path for dialect in dialects for route in dialect.routes}
+    return asked | {path for dialect in dialects for _, path in dialect.listings}
+
+
+def framework_paths() -> set[str]:
+    """The paths in every `Route("/...")` of the coordinator."""
+    calls = [node for m in modules() if m.is_in("router") for node in ast.walk(m.tree) if isinstance(node, ast.Call)]
+    routes = [call.args[0] for call in calls if ast.unparse(call.func).endswith(("Route", "Mount")) and call.args]
+    texts = [route.value for route in routes if isinstance(route, ast.Constant)]
+    return {text for text in texts if isinstance(text, str) and len(text) > 1}
+
+
+def verbs(program: typer.Typer) -> set[str]:
+    """The words behind `herd`."""
+    command = typer.main.get_command(program)
+    assert isinstance(command, typer.core.TyperGroup)
+    return {name for name, verb in command.commands.items() if not verb.hidden}
+
+
+def settings_records() -> list[RecordType]:
+    """Every record in the package with a field that people can set."""
+    found: list[RecordType] = []
+    for info in pkgutil.walk_packages(herd.__path__, "herd."):
+        if info.name == "herd.__main__":
+            continue
+        for thing in vars(importlib.import_module(info.name)).values():
+            is_record = isinstance(thing, type) and dataclasses.is_dataclass(thing) and thing.__module__ == info.name
+            if is_record and any("env" in field.metadata for field in dataclasses.fields(thing)):
+                found.append(thing)
+    return found
+
+
+def settings() -> list[Setting]:
+    return [setting for record in settings_records() for setting in settings_of(record)]
+
+
+def test_what_is_written_from_the_code_is_what_the_code_says() -> None:
+    """`python3 dev.py docs` writes it."""
+    done = subprocess.run([sys.executable, ROOT / "docs" / "tables.py", "--check"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_setting_is_told() -> None:
+    text = document("docs/settings.md")
+    assert not sorted(setting.env for setting in settings() if f"`{setting.env}`" not in text)
+
+
+def test_settings_are_found_and_each_has_a_sentence() -> None:
+    assert "FLEET_PORT" in {setting.env for setting in settings()}
+    assert not [setting.env for setting in settings() if not setting.help.strip().endswith(".")]
+
+
+def test_documents_name_no_setting_that_is_none() -> None:
+    known = NOT_OURS_YET | {setting.env for setting in settings()}
+    examples = [path for path in ROOT.iterdir() if path.is_file() and "env" in path.name.split(".")]
+    named = {name for path in [*documents(), *examples] for name in SETTING.findall(path.read_text("utf-8"))}
+    assert {name for name in named - known if not any(other.startswith(f"{name}_") for other in known)} == set()
+
+
+@pytest.mark.parametrize(("folder", "constant"), PLUG_INS)
+def test_every_plug_in_is_told(folder: str, constant: str, told: str) -> None:
+    assert not [name_of(record) for record in records_in(folder, constant) if not is_told(name_of(record), told)]
+
+
+def test_every_route_is_told(told: str) -> None:
+    bare = {re.sub(r"/\{[^}]*\}.*$", "", path) or path for path in dialect_paths() | framework_paths()}
+    assert not sorted(path for path in bare if path not in told)
+
+
+def test_every_verb_is_told(told: str) -> None:
+    named = verbs(app)
+    assert {"status", "top", "models", "why", "chat", "doctor"} <= named
+    assert not sorted(verb for verb in named - {"node"} if not is_told(f"herd {verb}", told))
+
+
+def test_the_rooms_of_the_architecture_are_the_folders() -> None:
+    named = set(FOLDER.findall(document("ARCHITECTURE.md")))
+    folders = {path.name for path in [*PACKAGE.rglob("*"), *ROOT.iterdir()] if path.is_dir()}
+    assert rooms() <= named, "rooms that are not named"
+    assert named - {"herd"} <= folders | {"src"}, "named, and not there"
+
+
+def test_the_changelog_has_a_place_for_what_is_not_released() -> None:
+    assert re.search(r"^#+ .*Unreleased", document("CHANGELOG.md"), re.MULTILINE)
+
+
+def test_every_dependency_is_accounted_for() -> None:
+    text = document("docs/dependencies.md").lower()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    extras = project["project"]["optional-dependencies"].values()
+    groups = [*extras, *project["dependency-groups"].values(), project["project"]["dependencies"]]
+    names = {re.split(r"[\s<>=!~;\[]", wanted, maxsplit=1)[0].lower() for group in groups for wanted in group}
+    assert not sorted(name for name in names if not is_told(name, text))
+
+
+@pytest.mark.parametrize("text", ["`herd top`", "```\nherd top\n```", "    herd top", "see `herd top --json` too"])
+def test_code_is_found_in_every_form(text: str) -> None:
+    assert is_told("herd top", code_in(text))
+
+
+@pytest.mark.parametrize("text", ["herd top", "`herd topple`", "`a-herd top`"])
+def test_what_is_not_code_does_not_count(text: str) -> None:
+    assert not is_told("herd top", code_in(text))
+
+
+NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(test_\w+))?`")
+
+
+BARE_TEST = re.compile(r"`(test_\w+)`")
+
+
+@pytest.mark.parametrize("name", ["docs/reliability.md", "docs/security.md"])
+def test_a_promise_names_its_test_with_its_file(name: str) -> None:
+    assert not BARE_TEST.findall(document(name)), "write `tests/FILE.py::test_name`, so that it is looked up"
+
+
+@pytest.mark.parametrize("name", ["docs/reliability.md", "docs/security.md"])
+def test_every_test_that_a_promise_names_is_there(name: str) -> None:
+    missing = []
+    for path, test in NAMED_TEST.findall(document(name)):
+        file = ROOT / path
+        if not file.exists() or (test and f"def {test}(" not in file.read_text("utf-8")):
+            missing.append(f"{path}::{test}")
+    assert not missing and len(NAMED_TEST.findall(document(name))) > 5

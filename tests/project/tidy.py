@@ -1,0 +1,267 @@
+"""The rules that one file can break by itself: each takes a parsed file and tells what is wrong where.
+
+Which findings are borne for now is told by ratchet.json, not here.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from project.source import PACKAGE, Module
+
+Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
+
+PURE = ("core", "wire", "trust", "dialects", "engines", "health", "dashboard", "agent/availability.py")
+FUNCTION_LINES_MAX = 70
+FILE_LINES_MAX = 520
+FILE_LINES_MAX_PURE = 400
+FILE_LINES_MAX_DIALECT = 500
+LOOP_ROOTS = ("coordinator/driver.py", "coordinator/api/asgi_bridge.py", "agent/app.py")
+"""Where whatever went wrong ends up, so that one request or one beat does not end the process."""
+
+BANNED_WORDS = frozenset({
+    "util", "utils", "helper", "helpers", "manager", "managers", "handler", "handlers", "common", "misc", "compat", "v2",
+})  # fmt: skip
+MUTABLE_CALLS = frozenset({"list", "dict", "set", "bytearray", "defaultdict", "deque", "OrderedDict", "Counter", "ChainMap"})
+MUTABLE_LITERALS = (ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)
+UNSAFE_MODULES = frozenset({"pickle", "marshal", "shelve", "dill"})
+PLUG_IN = re.compile(
+    r"herd\.(?P<folder>core\.signals|core\.filters|core\.policies|dialects|engines|health\.checks|agent\.sensors)\.(?P<file>\w+)"
+)
+MARKUP = re.compile(
+    r"</?(?:html|head|body|div|span|p|a|script|style|table|tr|td|th|h[1-6]|ul|ol|li|br|hr|form|input|button|svg|img|link|meta)"
+    r"(?:\s[^<>]*)?/?>",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One breach. `amount` is what must not grow: a size where the rule is about one, else 1."""
+
+    path: str
+    line: int
+    told: str
+    amount: int = 1
+
+    def __str__(self) -> str:
+        return f"src/herd/{self.path}:{self.line}: {self.told}"
+
+
+Rule: TypeAlias = Callable[[Module], Iterable[Finding]]
+
+
+def functions(module: Module) -> Iterator[Function]:
+    yield from (node for node in ast.walk(module.tree) if isinstance(node, Function))
+
+
+def length(function: Function) -> int:
+    """Lines from `def` to the end, decorators left out."""
+    return (function.end_lineno or function.lineno) - function.lineno + 1
+
+
+def file_length_max(module: Module) -> int:
+    if module.is_in("dialects"):
+        return FILE_LINES_MAX_DIALECT
+    return FILE_LINES_MAX_PURE if module.is_in(*PURE) else FILE_LINES_MAX
+
+
+def long_function(module: Module) -> Iterator[Finding]:
+    for function in functions(module):
+        if (lines := length(function)) > FUNCTION_LINES_MAX:
+            yield Finding(module.path, function.lineno, f"{function.name} has {lines} lines, at most {FUNCTION_LINES_MAX}", lines)
+
+
+def long_file(module: Module) -> Iterator[Finding]:
+    lines, limit = len(module.text.splitlines()), file_length_max(module)
+    if lines > limit:
+        yield Finding(module.path, 1, f"{lines} lines, at most {limit} here", lines)
+
+
+def missing_annotation(module: Module) -> Iterator[Finding]:
+    methods = {id(f) for c in ast.walk(module.tree) if isinstance(c, ast.ClassDef) for f in c.body}
+    for function in functions(module):
+        is_static = any(isinstance(d, ast.Name) and d.id == "staticmethod" for d in function.decorator_list)
+        given = function.args
+        positional = [*given.posonlyargs, *given.args][1 if id(function) in methods and not is_static else 0 :]
+        stars = [star for star in (given.vararg, given.kwarg) if star is not None]
+        bare = [arg.arg for arg in (*positional, *given.kwonlyargs, *stars) if arg.annotation is None]
+        if bare or function.returns is None:
+            yield Finding(module.path, function.lineno, f"{function.name}: no annotation for {', '.join(bare) or 'what it returns'}")
+
+
+def any_outside_the_wire(module: Module) -> Iterator[Finding]:
+    """`Any` is for what came from outside and has not been looked at yet."""
+    if module.is_in("wire", "dialects"):
+        return
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Name) and node.id == "Any":
+            yield Finding(module.path, node.lineno, "Any")
+
+
+def banned_name(module: Module) -> Iterator[Finding]:
+    """A word that says nothing about the thing it names."""
+    for line, name in [(1, module.path.removesuffix(".py").replace("/", "_")), *_defined(module)]:
+        for word in sorted(set(_words(name)) & BANNED_WORDS):
+            yield Finding(module.path, line, f"{name}: {word!r} says nothing")
+
+
+def _defined(module: Module) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.ClassDef | Function):
+            yield node.lineno, node.name
+        elif isinstance(node, ast.arg):
+            yield node.lineno, node.arg
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.attr
+
+
+def _words(name: str) -> list[str]:
+    """`upstreamManager_v2` -> upstream, manager, v2."""
+    return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+[0-9]*|[0-9]+", name)]
+
+
+def import_inside(module: Module) -> Iterator[Finding]:
+    for function in functions(module):
+        for node in ast.walk(function):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                yield Finding(module.path, node.lineno, f"{function.name} imports")
+
+
+def getattr_with_literal(module: Module) -> Iterator[Finding]:
+    for call in _calls(module):
+        is_named = _called(call) in ("getattr", "setattr", "hasattr", "delattr") and len(call.args) > 1
+        if is_named and isinstance(call.args[1], ast.Constant):
+            yield Finding(module.path, call.lineno, f"{_called(call)} with a literal: name the attribute")
+
+
+def mutable_module_state(module: Module) -> Iterator[Finding]:
+    for node in _module_level(module.tree.body):
+        if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
+            continue
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        name = ast.unparse(targets[0])
+        is_mutable = isinstance(node.value, MUTABLE_LITERALS) or (
+            isinstance(node.value, ast.Call) and _called(node.value) in MUTABLE_CALLS
+        )
+        if is_mutable and name != "__all__":
+            yield Finding(module.path, node.lineno, f"{name} can be changed by everybody; freeze it")
+
+
+def _module_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Statements that run when the file is imported, those under `if` and `try` too, class bodies left out."""
+    for node in body:
+        yield node
+        for part in ("body", "orelse", "finalbody", "handlers"):
+            inner = vars(node).get(part, [])
+            if not isinstance(node, ast.ClassDef | Function):
+                yield from _module_level(inner)
+
+
+def foreign_dice(module: Module) -> Iterator[Finding]:
+    """The one dice is a `Random` that was handed in."""
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Import) and any(alias.name == "random" for alias in node.names):
+            yield Finding(module.path, node.lineno, "import random")
+        if isinstance(node, ast.ImportFrom) and node.module == "random":
+            others = [alias.name for alias in node.names if alias.name != "Random"]
+            if others:
+                yield Finding(module.path, node.lineno, f"from random import {', '.join(others)}")
+
+
+def assembled_sql(module: Module) -> Iterator[Finding]:
+    """SQL is a constant with `?`; nothing is pasted into it."""
+    for call in _calls(module):
+        if _called(call) not in ("execute", "executemany", "executescript") or not call.args:
+            continue
+        statement = call.args[0]
+        is_format = isinstance(statement, ast.Call) and _called(statement) == "format"
+        if isinstance(statement, ast.JoinedStr | ast.BinOp) or is_format:
+            yield Finding(module.path, call.lineno, f"SQL put together: {ast.unparse(statement)[:60]}")
+
+
+def printing(module: Module) -> Iterator[Finding]:
+    if not module.is_in("cli"):
+        yield from (Finding(module.path, call.lineno, "print") for call in _calls(module) if _called(call) == "print")
+
+
+def broad_except(module: Module) -> Iterator[Finding]:
+    if module.is_in(*LOOP_ROOTS):
+        return
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.ExceptHandler):
+            caught = [] if node.type is None else node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
+            names = {ast.unparse(kind) for kind in caught}
+            if not names or names & {"Exception", "BaseException"}:
+                yield Finding(module.path, node.lineno, f"except {', '.join(sorted(names))}".strip())
+
+
+def markup_in_text(module: Module) -> Iterator[Finding]:
+    documentation = {id(node.value) for node in ast.walk(module.tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes) and id(node) not in documentation:
+            text = node.value if isinstance(node.value, str) else node.value.decode("latin-1")
+            if found := MARKUP.search(text):
+                yield Finding(module.path, node.lineno, f"markup {found[0]!r} belongs to static/")
+
+
+def unsafe_call(module: Module) -> Iterator[Finding]:
+    """What runs or unpacks whatever it is given."""
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            if {name.partition(".")[0] for name in names} & UNSAFE_MODULES:
+                yield Finding(module.path, node.lineno, f"import {', '.join(names)}")
+    for call in _calls(module):
+        told = ast.unparse(call.func)
+        is_shell = any(k.arg == "shell" and not (isinstance(k.value, ast.Constant) and not k.value.value) for k in call.keywords)
+        if told in ("eval", "exec", "yaml.load", "os.system") or is_shell:
+            yield Finding(module.path, call.lineno, f"{told}{' with a shell' if is_shell else ''}")
+
+
+def missing_first_line(module: Module) -> Iterator[Finding]:
+    """The first line says what the file decides and what it does not know."""
+    told = ast.get_docstring(module.tree)
+    if not told or not told.splitlines()[0].strip():
+        yield Finding(module.path, 1, "no docstring")
+
+
+def named_plug_in(module: Module) -> Iterator[Finding]:
+    """Plug-ins are found by `discover`; nobody outside their folder names one."""
+    for node in ast.walk(module.tree):
+        names: list[str] = []
+        line = 0
+        if isinstance(node, ast.ImportFrom) and node.module:
+            line, names = node.lineno, [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            line, names = node.lineno, [alias.name for alias in node.names]
+        for name in names:
+            found = PLUG_IN.fullmatch(name)
+            if found is None or module.is_in(folder := found["folder"].replace(".", "/")):
+                continue
+            if (PACKAGE / folder / f"{found['file']}.py").is_file():
+                yield Finding(module.path, line, f"names the plug-in {name}")
+
+
+def _calls(module: Module) -> Iterator[ast.Call]:
+    yield from (node for node in ast.walk(module.tree) if isinstance(node, ast.Call))
+
+
+def _called(call: ast.Call) -> str:
+    """`execute` for `self.database.execute(...)`."""
+    if isinstance(call.func, ast.Attribute):
+        return call.func.attr
+    return call.func.id if isinstance(call.func, ast.Name) else ""
+
+
+RULES: tuple[Rule, ...] = (
+    long_function, long_file, missing_annotation, any_outside_the_wire, banned_name, import_inside, getattr_with_literal,
+    mutable_module_state, foreign_dice, assembled_sql, printing, broad_except, markup_in_text, unsafe_call,
+    missing_first_line, named_plug_in,
+)  # fmt: skip

@@ -1,0 +1,79 @@
+"""Both ends of streams and long documents: what is kept, and what is read from it."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from herd.protocols.answer_watch import StreamEnds, event_data, is_good_object, member, of_long
+from herd.protocols.openai import chat_json as wire
+from herd.protocols.openai.model_list import parameters
+from herd.protocols.streams import ENDS_BYTES, Ends
+
+FILLER = b'"data":[' + b"0.5," * 100_000 + b"1]"
+
+
+def kept(body: bytes) -> Ends:
+    ends = Ends()
+    ends.feed(body)
+    assert ends.whole is None
+    return ends
+
+
+@given(st.lists(st.binary(max_size=3000), max_size=30))
+def test_both_ends_of_a_stream_are_kept_however_it_is_cut(chunks: list[bytes]) -> None:
+    ends = StreamEnds()
+    for chunk in chunks:
+        ends.feed(chunk)
+    body = b"".join(chunks)
+    assert ends.head_events == event_data(body[:ENDS_BYTES])
+    assert ends.tail_events[-1:] == event_data(body[-ENDS_BYTES:])[-1:] or len(body) > ENDS_BYTES
+
+
+def test_events_are_found_in_a_piece_of_a_stream() -> None:
+    assert event_data(b'l": 1}\n\nevent: x\ndata: {"a":1}\r\n\r\ndata:[DONE]') == [b'{"a":1}', b"[DONE]"]
+
+
+@pytest.mark.parametrize(
+    "order", [b'{"usage":{"prompt_tokens":9},%b}', b'{%b,"usage":{"prompt_tokens":9},"model":"m"}']
+)
+def test_a_long_document_tells_its_counters_from_either_end(order: bytes) -> None:
+    body = order % FILLER
+    final = of_long(kept(body), b"usage", wire.FINAL)
+    assert final is not None and final.usage is not None and final.usage.prompt_tokens == 9
+    assert of_long(kept(body[:-1]), b"usage", wire.FINAL) is None
+    assert member(kept(body), b"usage") == b'{"prompt_tokens":9}'
+
+
+def test_a_long_document_without_counters_is_still_whole() -> None:
+    final = of_long(kept(b"{" + FILLER + b"}"), b"usage", wire.FINAL)
+    assert final is not None and final.usage is None
+    assert member(kept(b"{" + FILLER + b"}"), b"usage") is None
+
+
+def test_a_cut_member_is_not_read() -> None:
+    assert of_long(kept(b"{" + FILLER + b',"usage":{"prompt_tokens":'), b"usage", wire.FINAL) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "is_good"),
+    [(b"{}", True), (b'{"error":null}', True), (b'{"error":"x"}', False), (b"[]", False), (b"{", False)],
+)
+def test_a_good_object_tells_no_error(body: bytes, is_good: bool) -> None:
+    assert is_good_object(body) is is_good
+
+
+def test_decoders_do_not_choke_on_nesting() -> None:
+    deep = b'{"choices":' + b"[" * 100_000
+    assert not is_good_object(deep)
+    with pytest.raises((msgspec.DecodeError, RecursionError)):
+        wire.FINAL.decode(deep)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(134_515_008, "134.52M"), (7_615_616_512, "7.62B"), (347_456, "347K"), (12, ""), (None, "")]
+)
+def test_parameters_are_written_as_people_do(count: int | None, text: str) -> None:
+    assert parameters(count) == text

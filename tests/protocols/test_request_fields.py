@@ -1,0 +1,240 @@
+"""The door lets through what is lawful, says in plain words what is not, and gives back what it did not understand."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from herd.core.state.request import Kind
+from herd.errors import BadRequest
+from herd.protocols.conversation import Ask, Route
+from herd.protocols.request_fields import (
+    FALLBACKS_MAX,
+    TAG_MAX_CHARS,
+    TAGS_MAX,
+    Extras,
+    Own,
+    is_given,
+    model_name,
+    own,
+    read,
+    read_tags,
+    rewrite,
+    text_bytes,
+    tokens,
+)
+
+ROUTE = Route("POST", "/x", Kind.CHAT)
+
+
+class Sample(Extras):
+    model: str | None = None
+    items: list[int] | None = None
+    size: int | float | None = None
+
+
+SAMPLE = msgspec.json.Decoder(Sample)
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+def read_own(body: dict[str, Any]) -> Own:
+    return own(read(json.dumps(body).encode(), SAMPLE), "m")
+
+
+def ask(body: bytes, has_extras: bool = True) -> Ask:
+    return Ask(ROUTE, body, "m", stream=True, has_extras=has_extras)
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b"", "missing request body"),
+        (b" \n", "missing request body"),
+        (b"{", "not valid JSON"),
+        (b'{"a":1} {"b":2}', "not valid JSON"),
+        (b'{"zz":NaN}', "not valid JSON"),
+        (b'{"zz":Infinity}', "not valid JSON"),
+        (b'{"model":"\\ud800"}', "not valid JSON"),
+        (b"\xef\xbb\xbf{}", "not valid JSON"),
+        (b"[]", "the body must be an object, not a list"),
+        (b"null", "the body must be an object"),
+        (b'{"items":"x"}', "items must be a list, not a string"),
+        (b'{"items":[1,{}]}', r"items\[1\] must be a whole number, not an object"),
+        (b'{"model":7}', "model must be a string, not a whole number"),
+        (b'{"size":"big"}', "size must be a whole number or a number, not a string"),
+        (b'{"size":1e999}', "size: Number out of range"),
+        (b'{"model":"\xff"}', "not valid UTF-8"),
+        (b'{"unknown":"\xff"}', "not valid UTF-8"),
+        (b'{"zz":' + b"[" * 100_000, "nested too deeply"),
+        (b'{"zz":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
+        (b'{"zz":' * 100_000 + b"1" + b"}" * 100_000, "nested too deeply"),
+    ],
+    ids=range(20),
+)
+def test_a_wrong_body_is_refused_in_plain_words(body: bytes, text: str) -> None:
+    with pytest.raises(BadRequest, match=text):
+        read(body, SAMPLE)
+
+
+def test_a_number_of_ten_megabytes_that_nobody_reads_does_no_harm() -> None:
+    assert read(b'{"zz":' + b"9" * 10_000_000 + b"}", SAMPLE).model is None
+
+
+@given(st.binary(max_size=200))
+def test_reading_raises_only_bad_request(body: bytes) -> None:
+    try:
+        own(read(body, SAMPLE), "m")
+    except BadRequest:
+        return
+
+
+@given(st.dictionaries(st.sampled_from(["fallback_models", "metadata", "user", "model", "items"]), json_values))
+def test_extras_of_any_shape_raise_only_bad_request(body: dict[str, Any]) -> None:
+    try:
+        read_own(body)
+    except BadRequest:
+        return
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "m",
+        "m:latest",
+        "smollm2:135m",
+        "hf.co/bartowski/Llama-3.2-1B-Instruct-GGUF:Q4_K_M",
+        "registry:5000/a/b:c",
+        "localhost:11434/m",
+        "Qwen/Qwen2.5-7B-Instruct",
+        "qwen2.5-7b-instruct@q4_k_m",
+        "x" * 256,
+    ],
+)
+def test_real_model_names_pass_as_they_are(name: str) -> None:
+    assert model_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *["../../etc/passwd", "a/../b", "..", ".", "a..b", "%2e%2e", "a\\..\\b", "a\0", "a b/ c", "a:b:c", "/a", "a/"],
+        *[":x", "a:", "é", "a\n", "a\r\nX-Evil: 1", "x" * 257, "a/b/c/d/e/f", "http://evil/x", "m?x=1", "m#x"],
+    ],
+)
+def test_other_names_are_refused(name: str) -> None:
+    with pytest.raises(BadRequest, match="invalid model name"):
+        model_name(name)
+
+
+@pytest.mark.parametrize("name", ["", None])
+def test_a_name_must_be_there(name: str | None) -> None:
+    with pytest.raises(BadRequest, match="model is required"):
+        model_name(name)
+
+
+def test_extras_are_read() -> None:
+    body = {"fallback_models": ["b", "c:1"], "metadata": {"tags": ["x", " y "], "k": 1}, "user": "ann"}
+    assert read_own(body) == Own(("b", "c:1"), ("x", "y"), "ann", True)
+
+
+@pytest.mark.parametrize("body", [{}, {"metadata": {"k": "v"}}, {"metadata": "mine"}, {"metadata": None}])
+def test_a_request_without_extras_need_not_be_rewritten(body: dict[str, Any]) -> None:
+    assert read_own(body) == Own((), (), "", False)
+
+
+@pytest.mark.parametrize("body", [{"user": None}, {"fallback_models": None}, {"metadata": {"tags": None}}])
+def test_extras_that_are_null_still_must_go(body: dict[str, Any]) -> None:
+    assert read_own(body) == Own((), (), "", True)
+
+
+def test_fallbacks_are_deduplicated_and_never_the_model_itself() -> None:
+    assert read_own({"fallback_models": ["b", "M:latest", "c", "B:latest"]}).fallback_models == ("b", "c")
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ({"fallback_models": "b"}, "fallback_models must be a list"),
+        ({"fallback_models": [1]}, "fallback_models must be a list"),
+        ({"fallback_models": ["../x"]}, "invalid model name"),
+        ({"fallback_models": [f"m{i}" for i in range(FALLBACKS_MAX + 1)]}, f"at most {FALLBACKS_MAX} models, not 9"),
+        ({"metadata": {"tags": "a"}}, "metadata.tags must be a list of strings"),
+        ({"metadata": {"tags": [1]}}, "metadata.tags must be a list of strings"),
+        ({"metadata": {"tags": ["x" * (TAG_MAX_CHARS + 1)]}}, "at most 64 characters"),
+        ({"metadata": {"tags": ["a\nb"]}}, "control characters"),
+        ({"metadata": {"tags": [str(i) for i in range(TAGS_MAX + 1)]}}, f"at most {TAGS_MAX} tags, not 17"),
+        ({"user": 7}, "user must be a string"),
+        ({"user": "x" * 257}, "at most 256 characters"),
+        ({"user": "a\x1b[31m"}, "control characters"),
+    ],
+)
+def test_wrong_extras_are_refused_in_plain_words(body: dict[str, Any], text: str) -> None:
+    with pytest.raises(BadRequest, match=text):
+        read_own(body)
+
+
+def test_as_many_extras_as_allowed_pass() -> None:
+    names, tags = [f"m{i}" for i in range(FALLBACKS_MAX)], ["t" * 60 + f"{i:04}" for i in range(TAGS_MAX)]
+    assert read_own({"fallback_models": names, "metadata": {"tags": tags}}) == Own(tuple(names), tuple(tags), "", True)
+
+
+def test_tags_of_a_header_follow_the_same_rules() -> None:
+    assert read_tags([" a", "b ", "", "a"], "X-Herd-Tags") == ("a", "b")
+    with pytest.raises(BadRequest, match="X-Herd-Tags"):
+        read_tags(["a\tb"], "X-Herd-Tags")
+
+
+def test_unknown_fields_survive_byte_for_byte() -> None:
+    body = b'{ "user":"u", "model":"m" , "x": {"a" : 1.50, "b":[ 1e3 ,"\\u00e9"]},"fallback_models":["b"]}'
+    assert rewrite(ask(body), "m:latest") == b'{"model":"m:latest","x":{"a" : 1.50, "b":[ 1e3 ,"\\u00e9"]}}'
+
+
+def test_metadata_keeps_its_other_keys_and_goes_when_empty() -> None:
+    assert rewrite(ask(b'{"model":"m","metadata":{"k": 1,"tags":[]}}'), "m") == b'{"model":"m","metadata":{"k":1}}'
+    assert rewrite(ask(b'{"model":"m","metadata":{"tags":["a"]}}'), "m") == b'{"model":"m"}'
+    assert rewrite(ask(b'{"model":"m","metadata":"mine"}'), "m") == b'{"model":"m","metadata":"mine"}'
+
+
+def test_without_extras_a_user_field_is_not_ours_to_drop() -> None:
+    assert rewrite(ask(b'{"model":"m","user":"u"}', has_extras=False), "n") == b'{"model":"n","user":"u"}'
+
+
+def test_fields_can_be_put() -> None:
+    assert (
+        rewrite(ask(b'{"name":"m"}'), "n", {"options": {"num_ctx": 1}}, "name")
+        == b'{"name":"n","options":{"num_ctx":1}}'
+    )
+
+
+@given(st.dictionaries(st.text(max_size=8), json_values, max_size=6), st.booleans())
+def test_rewriting_changes_only_the_model_and_the_extras(body: dict[str, Any], with_extras: bool) -> None:
+    body = {k: v for k, v in body.items() if k not in ("user", "fallback_models", "metadata", "model")}
+    extras = {"user": "u", "metadata": {"tags": ["t"]}, "fallback_models": ["b"]} if with_extras else {}
+    sent = json.dumps({"model": "m", **body, **extras}).encode()
+    assert json.loads(rewrite(ask(sent, with_extras), "n")) == {"model": "n", **body}
+
+
+def test_binary_is_left_out_of_the_size_of_text() -> None:
+    picture = b"A" * 4000
+    content = b'[{"type":"text","text":"hello"},{"type":"image_url","image_url":{"url":"data:image/png;base64,%s"}}]'
+    source = b'[{"source":{"type":"base64","media_type":"image/png","data": "%s"}}, "%s"]'
+    assert text_bytes(msgspec.Raw(content % picture)) == len(content) - 2
+    assert text_bytes(msgspec.Raw(source % (picture, b"B" * 100))) == len(source) - 4 + 100
+    assert tokens(400) == 100
+
+
+def test_null_counts_as_not_given() -> None:
+    assert [is_given(msgspec.Raw(raw)) for raw in (b"", b"null", b"0", b"[]")] == [False, False, True, True]

@@ -1,0 +1,167 @@
+"""Whatever the splits, the same lines and events come out; nothing grows over its limit."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from herd.protocols.streams import (
+    ENDS_BYTES,
+    DocumentReader,
+    Ends,
+    Event,
+    EventReader,
+    LastLine,
+    LineReader,
+    Tail,
+    event,
+    until_error,
+)
+
+NDJSON = b'{"a":1}\r\n\n{"b":"x y"}\n  \n{"c":[]}'
+SSE = (
+    b": hello\n\nevent: ping\ndata: {}\n\nid: 7\ndata:one\r\ndata: two\r\n\r\n"
+    b'event: nothing\n\ndata\n\ndata: {"x":"\xc3\xa4"}\n\ndata: [DONE]\n\n'
+)
+EVENTS = [
+    Event(b"ping", b"{}"),
+    Event(b"", b"one\ntwo"),
+    Event(b"", b""),
+    Event(b"", b'{"x":"\xc3\xa4"}'),
+    Event(b"", b"[DONE]"),
+]
+text_lines = st.lists(st.binary(max_size=30).map(lambda b: b.replace(b"\n", b"").replace(b"\r", b"")), max_size=8)
+
+
+def cuts(data: bytes, points: list[int]) -> list[bytes]:
+    edges = [0, *sorted(p % (len(data) + 1) for p in points), len(data)]
+    return [data[a:b] for a, b in pairwise(edges)]
+
+
+def fed(reader: LineReader | EventReader, chunks: list[bytes]) -> list[object]:
+    return [piece for chunk in chunks for piece in reader.feed(chunk)] + list(reader.end())
+
+
+@pytest.mark.parametrize("cut", range(len(NDJSON) + 1))
+def test_lines_are_the_same_wherever_the_bytes_are_cut(cut: int) -> None:
+    assert fed(LineReader(), [NDJSON[:cut], NDJSON[cut:]]) == [b'{"a":1}', b'{"b":"x y"}', b'{"c":[]}']
+
+
+@pytest.mark.parametrize("cut", range(len(SSE) + 1))
+def test_events_are_the_same_wherever_the_bytes_are_cut(cut: int) -> None:
+    assert fed(EventReader(), [SSE[:cut], SSE[cut:]]) == EVENTS
+
+
+def test_one_byte_at_a_time_gives_the_same() -> None:
+    single = [SSE[i : i + 1] for i in range(len(SSE))]
+    assert fed(EventReader(), single) == EVENTS
+
+
+def test_an_event_without_its_blank_line_is_handed_out_at_the_end() -> None:
+    reader = EventReader()
+    assert reader.feed(b"data: [DONE]\n") == []
+    assert reader.end() == [Event(b"", b"[DONE]")]
+    assert reader.end() == []
+
+
+@given(st.binary(max_size=60), st.binary(max_size=8).filter(lambda n: b"\n" not in n and b"\r" not in n))
+def test_what_is_encoded_as_an_event_is_read_back(data: bytes, name: bytes) -> None:
+    data, name = data.replace(b"\r", b""), name.removeprefix(b" ")
+    assert EventReader().feed(event(data, name)) == [Event(name, data)]
+
+
+@given(text_lines, st.lists(st.integers(0, 300), max_size=6))
+def test_lines_survive_any_split(lines: list[bytes], points: list[int]) -> None:
+    chunks = cuts(b"\n".join(lines), points)
+    assert fed(LineReader(), chunks) == [line for line in lines if line.strip()]
+
+
+@given(text_lines, st.booleans(), st.lists(st.integers(0, 300), max_size=6))
+def test_the_last_line_is_found_at_any_split(lines: list[bytes], closed: bool, points: list[int]) -> None:
+    watch = LastLine()
+    for chunk in cuts(b"\n".join(lines) + b"\n" * closed, points):
+        watch.feed(chunk)
+    wanted = [line for line in lines if line.strip()]
+    assert (watch.line.whole or b"").strip() == (wanted[-1].strip() if wanted else b"")
+
+
+@given(st.lists(st.binary(max_size=40), max_size=20))
+def test_readers_raise_only_value_errors(chunks: list[bytes]) -> None:
+    for reader in (LineReader(32), EventReader(32)):
+        try:
+            fed(reader, chunks)
+        except ValueError:
+            continue
+
+
+@pytest.mark.parametrize("reader", [LineReader(100), EventReader(100)], ids=["line", "event"])
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_a_line_over_the_limit_is_refused_in_any_split(reader: LineReader | EventReader, size: int) -> None:
+    data = b"data: " + b"x" * 100 + b"\n\n"
+    with pytest.raises(ValueError, match="longer than 100 bytes"):
+        for at in range(0, len(data), size):
+            reader.feed(data[at : at + size])
+
+
+def test_an_event_of_many_lines_over_the_limit_is_refused() -> None:
+    reader = EventReader(100)
+    with pytest.raises(ValueError, match="an event is longer than 100 bytes"):
+        for _ in range(30):
+            reader.feed(b"data: four\n")
+
+
+def test_a_line_of_exactly_the_limit_passes() -> None:
+    assert LineReader(10).feed(b"x" * 10 + b"\n") == [b"x" * 10]
+
+
+def test_a_document_over_the_limit_is_refused() -> None:
+    reader = DocumentReader(10)
+    reader.feed(b"x" * 10)
+    assert reader.end() == b"x" * 10
+    with pytest.raises(ValueError, match="longer than 10 bytes"):
+        reader.feed(b"x")
+
+
+def test_of_a_long_line_both_ends_are_kept_and_no_more() -> None:
+    ends = Ends(kept_max_bytes=10_000)
+    for i in range(1001):
+        ends.feed(b"%09d " % i)
+        assert len(ends.tail) <= ENDS_BYTES
+    assert ends.whole is None
+    assert ends.head == b"".join(b"%09d " % i for i in range(1001))[:ENDS_BYTES]
+    assert ends.tail.endswith(b"000000999 000001000 ")
+
+
+def test_a_short_line_after_a_long_one_is_whole_again() -> None:
+    watch = LastLine(kept_max_bytes=10_000)
+    watch.feed(b"x" * 20_000)
+    assert watch.line.whole is None
+    watch.feed(b"\nshort")
+    assert watch.line.whole == b"short"
+
+
+@given(st.lists(st.binary(max_size=50), max_size=30))
+def test_the_tail_keeps_the_last_bytes(chunks: list[bytes]) -> None:
+    tail = Tail(keep_bytes=16)
+    for chunk in chunks:
+        tail.feed(chunk)
+    everything = b"".join(chunks)
+    assert everything.endswith(bytes(tail))
+    assert min(len(everything), 16) <= len(bytes(tail)) <= 32
+
+
+@pytest.mark.parametrize(
+    ("lines", "before"),
+    [
+        (b'{"model":"m","response":"an error"}\n', None),
+        (b'{"model":"m","response":"a"}\n{"error":"the runner died"}\n', b'{"model":"m","response":"a"}\n'),
+        (b'data: {"choices":[]}\n\ndata: {"error":{"message":"x"}}\n\n', b'data: {"choices":[]}\n\n'),
+        (b'event: error\ndata: {"type":"error"}\n\n', b""),
+        (b'data: {"choices":[{"delta":{"content":"{\\"error\\":1}"}}]}\n\n', None),
+    ],
+)
+def test_a_line_that_is_an_error_is_told_from_one_that_speaks_of_it(lines: bytes, before: bytes | None) -> None:
+    assert until_error(lines) == ((lines, b"") if before is None else (before, lines[len(before) :]))

@@ -1,0 +1,205 @@
+"""A coordinator without its front: real core, driver, relay and connections; a client in memory, nodes that are scripts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from builders import a_card, a_report, a_world, an_engine
+from herd.coordinator.api.views import places_of
+from herd.coordinator.driver import Driver
+from herd.coordinator.http.contract import Header
+from herd.coordinator.proxy.relay import Relay
+from herd.coordinator.proxy.relay_dependencies import RelaySettings, Services
+from herd.coordinator.proxy.wait_comments import WaitingNotes, WaitingNotesSettings
+from herd.coordinator.upstream.pool import Pool, UpstreamSettings
+from herd.core.lifecycle.dispatcher import SWEEP_EVERY_S
+from herd.core.lifecycle.retries import RetrySettings
+from herd.core.state.commands import Record
+from herd.core.state.events import HeartbeatReceived, Ticked
+from herd.core.state.fleet import Report, canonical
+from herd.core.state.request import Outcome, Request, RequestId
+from herd.dialects import Dialect, Moment
+from herd.dialects.ollama import DIALECT
+from herd.engines import Engine
+from herd.engines.ollama import ENGINE
+from http_fixtures import LOOPS
+
+MOMENT = Moment("2026-11-23T09:13:03.960297886Z", 1795338783)
+TURN = [{"role": "user", "content": "Say hi."}]
+
+
+class OtherTongue(type(ENGINE)):  # type: ignore[misc]
+    """An engine that serves no client's path by itself, so that everything is translated."""
+
+    kind = "other"
+
+    def takes(self, path: str) -> bool:
+        return False
+
+
+class Client:
+    """An exchange in memory: what was answered, and the ways a client can behave."""
+
+    def __init__(self, body: bytes, headers: Sequence[Header] = ()) -> None:
+        self.method, self.path, self.query, self.body = "POST", "/api/chat", b"", body
+        self.headers: Sequence[Header] = headers
+        self.client_ip, self.received_at = "192.0.2.9", 0.0
+        self.on_gone: Callable[[], None] | None = None
+        self.on_writable: Callable[[bool], None] | None = None
+        self.admission: object | None = None
+        self.status = 0
+        self.answer_headers: dict[str, str] = {}
+        self.length: int | None = None
+        self.pieces: list[bytes] = []
+        self.last: bytes | None = None
+        """What `cut` was given, where it was called."""
+        self.is_whole = False
+        self.begun = asyncio.Event()
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def answer(self) -> bytes:
+        return b"".join(self.pieces)
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.answer)
+
+    def header(self, name: bytes) -> bytes | None:
+        return dict(self.headers).get(name)
+
+    def respond(self, status: int, headers: Sequence[Header], body: bytes) -> None:
+        self.begin(status, headers, len(body))
+        self.pieces.append(body)
+        self._end(is_whole=True)
+
+    def begin(self, status: int, headers: Sequence[Header], length: int | None) -> None:
+        assert not self.status and not self.over.done()
+        self.status, self.length = status, length
+        self.answer_headers = {name.decode().lower(): value.decode("ascii") for name, value in headers}
+
+    def write(self, data: bytes) -> None:
+        assert self.status and not self.over.done()
+        self.pieces.append(data)
+        self.begun.set()
+
+    def end(self) -> None:
+        assert self.status
+        self._end(is_whole=True)
+
+    def cut(self, last: bytes = b"") -> None:
+        assert self.status
+        self.last = last
+        self._end(is_whole=False)
+
+    def leave(self) -> None:
+        """As the HTTP server does it: told once, and not after the end."""
+        if not self.over.done():
+            self._end(is_whole=False)
+            if self.on_gone is not None:
+                self.on_gone()
+
+    def _end(self, is_whole: bool) -> None:
+        self.is_whole = is_whole
+        self.over.set_result(None)
+
+
+@dataclass
+class Rig:
+    driver: Driver
+    pool: Pool
+    services: Services
+    records: list[Record]
+    relays: int = 0
+    clients: list[Client] = field(default_factory=list)
+    beats: dict[str, Report] = field(default_factory=dict)
+    """Each node's last heartbeat."""
+
+    def ask(
+        self, path: str = "/api/chat", headers: Sequence[Header] = (), dialect: Dialect = DIALECT, raw: bytes = b"",
+        **body: Any,
+    ) -> Client:  # fmt: skip
+        """A request comes in; by default a streamed chat."""
+        body.setdefault("model", "m")
+        if path == "/api/chat":
+            body.setdefault("messages", TURN)
+        route = next(route for route in dialect.routes if route.path == path)
+        ask = dialect.parse(route, raw or json.dumps(body).encode())
+        self.relays += 1
+        client = Client(ask.body, headers)
+        request = Request(
+            RequestId(f"r{self.relays}"), canonical(ask.model), route.kind, fallbacks=tuple(map(canonical, ask.fallback_models)),
+            stream=ask.stream, prompt_tokens=ask.prompt_tokens,
+        )  # fmt: skip
+        self.clients.append(client)
+        self.driver.admit(request, Relay(client, ask, dialect, request.id, self.services))
+        return client
+
+    async def answered(self, path: str = "/api/chat", **body: Any) -> Client:
+        client = self.ask(path, **body)
+        await client.over
+        return client
+
+    def hears(self, name: str, url: str, **more: Any) -> None:
+        """A heartbeat of a node with the model `m` at that address."""
+        kind, slots, loaded = more.pop("kind", "ollama"), more.pop("slots", 1), more.pop("loaded", False)
+        card = a_card(more.pop("model", "m"), loaded=loaded, engine=an_engine(slots, kind, url))
+        self.beats[name] = a_report(name, [card], **more)
+        self.driver.feed(HeartbeatReceived(self.driver.now(), self.beats[name]))
+
+    def time_passes(self, limit_s: float = 100.0) -> None:
+        """So long goes by, or until an attempt has ended, with heartbeats; in small steps: one leap would look as if this process had slept."""
+        began_at, before = self.driver.now(), len(self.records)
+        for step in range(1, int(limit_s / SWEEP_EVERY_S) + 1):
+            if len(self.records) > before:
+                return
+            for report in self.beats.values():
+                self.driver.feed(HeartbeatReceived(began_at + step * SWEEP_EVERY_S, report))
+            self.driver.feed(Ticked(began_at + step * SWEEP_EVERY_S))
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        return [record.outcome for record in self.records]
+
+
+@asynccontextmanager
+async def a_rig(
+    nodes: Mapping[str, str] | None = None, relay: RelaySettings | None = None, upstream: UpstreamSettings | None = None,
+    kind: str = "ollama", retries: RetrySettings | None = None, slots: int = 1,
+) -> AsyncIterator[Rig]:  # fmt: skip
+    """`nodes` are names and addresses, the one to be preferred first. At the end nothing may be left over."""
+    loop = asyncio.get_running_loop()
+    dispatcher = a_world(started_at=loop.time(), retries=retries).dispatcher
+    records: list[Record] = []
+    driver = Driver(dispatcher, records.append, loop)
+    pool = Pool(upstream or UpstreamSettings(), loop)
+    engines: dict[str, Engine] = {"ollama": ENGINE, "other": OtherTongue()}
+    notes = WaitingNotes(WaitingNotesSettings(), loop, lambda: places_of(dispatcher, loop.time()))
+    services = Services(driver, pool, engines, lambda: MOMENT, relay or RelaySettings(), notes, Random(7))
+    rig = Rig(driver, pool, services, records)
+    for index, (name, url) in enumerate((nodes or {}).items()):
+        rig.hears(name, url, kind=kind, loaded=index == 0, slots=slots)
+    yield rig
+    driver.stop()
+    assert not notes and notes._timer is None, "nobody waits, so nothing is timed"
+    assert not driver.runs and not dispatcher.live and dispatcher.problems() == []
+    assert all(connection._call is None for connection in pool.connections)
+    assert all(client.on_gone is None and client.on_writable is None for client in rig.clients)
+    ended = [record.request.id for record in records if record.outcome is not Outcome.RETRIED]
+    assert sorted(ended) == sorted({f"r{n + 1}" for n in range(rig.relays)}), "one terminal row for each request"
+    pool.close()
+
+
+def run(test: Callable[[], Awaitable[None]], limit_s: float = 30.0) -> None:
+    async def guarded() -> None:
+        async with asyncio.timeout(limit_s):
+            await test()
+
+    with asyncio.Runner(loop_factory=LOOPS[-1]) as runner:
+        runner.run(guarded())
