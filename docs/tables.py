@@ -119,8 +119,8 @@ def routes() -> str:
 
 
 def framework_routes() -> Iterator[tuple[str, str, str]]:
-    """`Guarded("/path", endpoint, "METHOD", Right.X)` as written in the coordinator's files, with the endpoint's own first line."""
-    for path in sorted((ROOT / "src/herd/router").glob("*.py")):
+    """`ApiRoute("/path", endpoint, "METHOD", Right.X)` as written in the coordinator's files, with the endpoint's own first line."""
+    for path in sorted((ROOT / "src/herd/coordinator").rglob("*.py")):
         tree = ast.parse(path.read_text("utf-8"))
         told = {
             node.name: (ast.get_docstring(node) or "").partition("\n")[0]
@@ -128,7 +128,7 @@ def framework_routes() -> Iterator[tuple[str, str, str]]:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         }
         for call in ast.walk(tree):
-            if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Guarded"):
+            if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "ApiRoute"):
                 continue
             where, endpoint, method, right = call.args[:4]
             named = [node.attr for node in ast.walk(endpoint) if isinstance(node, ast.Attribute) and node.attr in told]
@@ -228,7 +228,8 @@ def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 def plug_ins(package: ModuleType, kind: type[RecordT], name: str) -> list[tuple[RecordT, ModuleType]]:
     """Each plug-in with the module that defines it."""
     found = {id(record): record for record in discover(package, kind, name)}
-    modules = [importlib.import_module(f"{package.__name__}.{m.name}") for m in pkgutil.iter_modules(package.__path__)]
+    walked = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    modules = sorted((importlib.import_module(m.name) for m in walked if not m.ispkg), key=lambda module: module.__name__.rpartition(".")[2])
     return [(found[id(vars(m)[name])], m) for m in modules if id(vars(m).get(name)) in found]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from sim.asks import Ask
+from sim.asks import SimRequest
 from sim.hardware import Model
 from sim.mixing import estimated
 from sim.runner import BLOCK_TOKENS
@@ -48,16 +48,16 @@ class Agents:
     _asked: int = 0
     _serial: int = 10_000_000
 
-    def first(self) -> list[Ask]:
+    def first(self) -> list[SimRequest]:
         asks = [self._turn(client, self.rng.random() * self.think_s * 2) for client in range(self.count)]
         return sorted(asks, key=lambda ask: ask.at)
 
-    def after(self, ask: Ask, at: float) -> Ask | None:
+    def after(self, ask: SimRequest, at: float) -> SimRequest | None:
         if self._asked >= self.requests or ask.client is None:
             return None
         return self._turn(ask.client, at + self.rng.expovariate(1.0 / self.think_s))
 
-    def _turn(self, client: int, at: float) -> Ask:
+    def _turn(self, client: int, at: float) -> SimRequest:
         session = self._sessions.get(client)
         row = self.lengths[self.rng.randrange(len(self.lengths))]
         added = min(GROWTH_MAX, row.prompt_tokens)
@@ -68,7 +68,7 @@ class Agents:
         session.tokens += added
         self._grow(session)
         self._asked += 1
-        ask = Ask(
+        ask = SimRequest(
             f"a{self._asked}", at, self.model.name, session.tokens, output, estimated(session.tokens, self.rng),
             session.blocks, f"agent-{session.kind}", client=client,
         )  # fmt: skip

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from herd.core.state.fleet import ModelName, canonical
-from herd.core.state.request import Kind, Request, RequestId
+from herd.core.state.request import Request, RequestId, RequestKind
 
 
 @dataclass(slots=True, eq=False)
-class Ask:
+class SimRequest:
     """One wish of one client. `estimate` is the door's guess of `prompt_tokens`; `blocks` are the prompt's chained
     hashes, `BLOCK_TOKENS` tokens each; `client` names who comes back after the answer in a closed loop."""
 
@@ -31,10 +31,10 @@ class Ask:
         return canonical(self.model)
 
 
-def request_of(ask: Ask) -> Request:
+def request_of(ask: SimRequest) -> Request:
     """What the coordinator's door makes of it: features only, nothing that the client does not say."""
     return Request(
-        RequestId(ask.id), ask.name, Kind.EMBED if ask.is_embedding else Kind.CHAT, prompt_tokens=ask.estimate,
+        RequestId(ask.id), ask.name, RequestKind.EMBED if ask.is_embedding else RequestKind.CHAT, prompt_tokens=ask.estimate,
         output_tokens_max=ask.output_max, context_wanted=ask.context_wanted, size_bytes=4 * ask.prompt_tokens + 200,
         tags=(ask.tag,) if ask.tag else (), model_as_asked=ask.model, prefix=ask.blocks,
     )  # fmt: skip

@@ -21,13 +21,13 @@ from herd.core.scheduling.filters import Filter
 from herd.core.scheduling.scheduler import Policy, Scheduler, SignalPolicy
 from herd.core.scheduling.signals import Signal, Weights
 from herd.core.state.fleet import Fleet, ModelName, NodeId
-from herd.core.state.liveness import LivenessSettings, Watchlist
+from herd.core.state.liveness import LivenessSettings, LivenessTracker
 from herd.discover import discover
-from sim.asks import Ask
+from sim.asks import SimRequest
 from sim.hardware import Speeds
 from sim.node import SimNode
 from sim.placement_dispatcher import PlacingAheadDispatcher
-from sim.play import Play
+from sim.play import Simulation
 from sim.world import World
 
 FILTERS = discover(herd.core.scheduling.filters, Filter, "FILTER")
@@ -39,12 +39,12 @@ SIGNALS = discover(herd.core.scheduling.signals, Signal, "SIGNAL")
 
 
 @dataclass(slots=True)
-class Ground:
+class PolicyInputs:
     """What a baseline may use. `truth` and `asks` are for the oracle alone."""
 
     rng: Random
     nodes: dict[NodeId, SimNode]
-    asks: dict[str, Ask]
+    asks: dict[str, SimRequest]
     forecast: Forecast = field(default_factory=Forecast)
     settings: CompletionTimeSettings = field(default_factory=CompletionTimeSettings)
     signals: SignalPolicy = field(default_factory=lambda: SignalPolicy(SIGNALS, Weights()))
@@ -54,7 +54,7 @@ class Ground:
 
 
 @dataclass(frozen=True, slots=True)
-class Baseline:
+class SimPolicy:
     """One way to choose. `make(ground)` returns a policy; it may put another forecast into the ground first.
 
     `is_simple` ones are what other routers do: the best of them, picked per scenario, is the yardstick.
@@ -62,7 +62,7 @@ class Baseline:
 
     name: str
     told: str
-    make: Callable[[Ground], Policy]
+    make: Callable[[PolicyInputs], Policy]
     is_simple: bool = True
     at_every_load: bool = True
     """False for what collapses under load anyway, and for variants of our own: played at the main load only."""
@@ -74,13 +74,13 @@ class Baseline:
     """Whether idle nodes load what a plan from what was asked lately wants there; with `warms_ahead`."""
 
 
-def a_world(play: Play, baseline: Baseline, rng: Random) -> World:
+def a_world(play: Simulation, baseline: SimPolicy, rng: Random) -> World:
     nodes = {node.id: node for node in (SimNode(spec) for spec in play.nodes)}
-    asks: dict[str, Ask] = {}
-    ground = Ground(Random(rng.random()), nodes, asks)
+    asks: dict[str, SimRequest] = {}
+    ground = PolicyInputs(Random(rng.random()), nodes, asks)
     policy = baseline.make(ground)
     fleet, latencies, waiting = Fleet(), Latencies(), Waiting(play.holding)
-    watchlist = Watchlist(LivenessSettings())
+    watchlist = LivenessTracker(LivenessSettings())
     scheduler = Scheduler(fleet, waiting.queues, latencies, watchlist, FILTERS, policy)
     kind = PlacingAheadDispatcher if baseline.places_ahead else DISPATCHERS[baseline.moves_waiting, baseline.warms_ahead]
     dispatcher = kind(scheduler, waiting, latencies, watchlist, RetrySettings(), ground.forecast)

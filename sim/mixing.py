@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from random import Random
 
 from herd.core.state.fleet import canonical
-from sim.asks import Ask
+from sim.asks import SimRequest
 from sim.hardware import PREFILL_DEPTH_TOKENS, Machine, Model, speeds, varied
 from sim.node import NodeSpec
 from sim.traces import Row
@@ -30,15 +30,15 @@ def real(machine: Machine, rng: Random) -> Machine:
 
 def asks_of(
     rows: Sequence[Row], popularity: Popularity, rng: Random, tag: str = "", window: int | None = None, name: str = "r"
-) -> list[Ask]:
+) -> list[SimRequest]:
     """One ask a row, with a model by its share. `window` cuts prompts that would not fit, as a client would."""
-    asks: list[Ask] = []
+    asks: list[SimRequest] = []
     models, shares = [m for m, _ in popularity], [s for _, s in popularity]
     for number, row in enumerate(rows):
         [model] = rng.choices(models, shares)
         prompt = row.prompt_tokens if window is None else min(row.prompt_tokens, window - 1024)
         asks.append(
-            Ask(
+            SimRequest(
                 f"{name}{number}", row.at, model.name, prompt, row.output_tokens, estimated(prompt, rng),
                 row.blocks[: prompt // 128], tag or row.client,
             )
@@ -50,7 +50,7 @@ def estimated(tokens: int, rng: Random) -> int:
     return max(1, round(tokens * ESTIMATE_BIAS * rng.lognormvariate(0, ESTIMATE_SPREAD)))
 
 
-def poisson(asks: Sequence[Ask], rate_per_s: float, rng: Random, start_s: float = 0.0) -> None:
+def poisson(asks: Sequence[SimRequest], rate_per_s: float, rng: Random, start_s: float = 0.0) -> None:
     """Gives the asks the times of a Poisson process."""
     at = start_s
     for ask in asks:
@@ -58,7 +58,7 @@ def poisson(asks: Sequence[Ask], rate_per_s: float, rng: Random, start_s: float 
         ask.at = at
 
 
-def rescaled(asks: Sequence[Ask], rate_per_s: float, start_s: float = 0.0) -> None:
+def rescaled(asks: Sequence[SimRequest], rate_per_s: float, start_s: float = 0.0) -> None:
     """Keeps the trace's own rhythm, stretched to that mean rate."""
     span_s = asks[-1].at - asks[0].at or 1.0
     factor, first = len(asks) / rate_per_s / span_s, asks[0].at
@@ -74,13 +74,13 @@ def seconds_on(machine: Machine, model: Model, prompt_tokens: float, output_toke
     return prompt_tokens * (1 + prompt_tokens / 2 / PREFILL_DEPTH_TOKENS) / speed.prompt_per_s + output_tokens * step_s
 
 
-def capacity(nodes: Sequence[NodeSpec], asks: Sequence[Ask], cached_share: float = 0.0) -> float:
+def capacity(nodes: Sequence[NodeSpec], asks: Sequence[SimRequest], cached_share: float = 0.0) -> float:
     """Requests per second of this mix that keep the fleet just busy; a fluid bound, found by filling the cheapest node.
 
     Work flows in small parts to wherever the load is least afterwards; with several models that is a little pessimistic.
     """
     models = {canonical(model.name): model for node in nodes for model in node.models}
-    of_model: dict[str, list[Ask]] = {}
+    of_model: dict[str, list[SimRequest]] = {}
     for ask in asks:
         of_model.setdefault(ask.name, []).append(ask)
     work = []

@@ -11,11 +11,11 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
 from herd.core.state.fleet import (
-    EngineFace,
+    EngineEndpoint,
     Gpu,
     Loaded,
     Memory,
-    ModelCard,
+    ModelInfo,
     ModelName,
     NodeId,
     Report,
@@ -91,7 +91,7 @@ class SimNode:
         self.at = at
         self._heat_s = 0.0
         self._report: Report | None = None
-        self._engine = EngineFace("ollama", f"http://{spec.name}:11434", "0.32.15", spec.machine.slots, spec.machine.models_max)
+        self._engine = EngineEndpoint("ollama", f"http://{spec.name}:11434", "0.32.15", spec.machine.slots, spec.machine.models_max)
         for model in spec.hot:
             self._place(canonical(model.name), spec.window, at)
 
@@ -295,13 +295,13 @@ class SimNode:
             chip=machine.chip, memory_bandwidth_gbps=bandwidth, gpus=gpus, thermal_state=thermal,
         )  # fmt: skip
 
-    def _card(self, name: ModelName, model: Model) -> ModelCard:
+    def _card(self, name: ModelName, model: Model) -> ModelInfo:
         runner = self.runners.get(name)
         engine = self._engine
         if model.is_embedding and engine.slots != 1:
-            engine = EngineFace(engine.kind, engine.url, engine.version, 1, engine.models_max)
+            engine = EngineEndpoint(engine.kind, engine.url, engine.version, 1, engine.models_max)
         loaded = Loaded(runner.size_bytes, runner.context_tokens) if runner is not None else None
-        return ModelCard(
+        return ModelInfo(
             model.name, engine, model.size_bytes, context_max_tokens=model.context_max, loaded=loaded,
             kv_bytes_per_token=model.kv_bytes,
         )  # fmt: skip

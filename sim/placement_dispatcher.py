@@ -15,13 +15,13 @@ from herd.core.estimates.latencies import Latencies
 from herd.core.lifecycle.prewarming import PrewarmingDispatcher
 from herd.core.lifecycle.retries import RetrySettings
 from herd.core.lifecycle.waiting import Waiting
-from herd.core.planning.placement_planner import Home, Plan, Room, Want, plan
+from herd.core.planning.placement_planner import ModelDemand, NodeCapacity, PlacementOption, PlacementPlan, plan
 from herd.core.scheduling.scheduler import Scheduler
-from herd.core.state.commands import Command, Warm
+from herd.core.state.commands import Command, LoadModel
 from herd.core.state.events import RequestArrived, Ticked
 from herd.core.state.fleet import Liveness, ModelName, Node
-from herd.core.state.liveness import Watchlist
-from herd.core.state.request import Kind, Request
+from herd.core.state.liveness import LivenessTracker
+from herd.core.state.request import Request, RequestKind
 
 PLAN_EVERY_S = 60.0
 LOOK_EVERY_S = 5.0
@@ -33,11 +33,11 @@ GAP_MAX_S = 3600.0
 
 class PlacingAheadDispatcher(PrewarmingDispatcher):
     def __init__(
-        self, scheduler: Scheduler, waiting: Waiting, latencies: Latencies, watchlist: Watchlist,
+        self, scheduler: Scheduler, waiting: Waiting, latencies: Latencies, watchlist: LivenessTracker,
         retries: RetrySettings, forecast: Forecast, started_at: float = 0.0,
     ) -> None:  # fmt: skip
         super().__init__(scheduler, waiting, latencies, watchlist, retries, forecast, started_at)
-        self.plan = Plan()
+        self.plan = PlacementPlan()
         self._planned_at = started_at - PLAN_EVERY_S
         self._looked_at = started_at
         self._usual: OrderedDict[ModelName, tuple[float, float]] = OrderedDict()
@@ -59,7 +59,7 @@ class PlacingAheadDispatcher(PrewarmingDispatcher):
     # --- what is usual ---
 
     def _note(self, request: Request) -> None:
-        if request.kind is Kind.INFO:
+        if request.kind is RequestKind.INFO:
             return
         written, read = self.forecast.outputs.expected_tokens(request, request.model), float(request.prompt_tokens)
         known = self._usual.pop(request.model, (read, written))
@@ -67,13 +67,13 @@ class PlacingAheadDispatcher(PrewarmingDispatcher):
         if len(self._usual) > MODELS_MAX:
             self._usual.popitem(last=False)
 
-    def _wants(self, at: float) -> Iterator[Want]:
+    def _wants(self, at: float) -> Iterator[ModelDemand]:
         for model in self._usual:
             gap_s = self.forecast.demand.gap_s(model, at)
             if gap_s is not None and gap_s < GAP_MAX_S:
-                yield Want(model, 1.0 / gap_s)
+                yield ModelDemand(model, 1.0 / gap_s)
 
-    def _homes(self) -> Iterator[Home]:
+    def _homes(self) -> Iterator[PlacementOption]:
         rates, residency = self.forecast.rates, self.forecast.residency
         for model, (read, written) in self._usual.items():
             for node in self.fleet.with_model(model):
@@ -82,7 +82,7 @@ class PlacingAheadDispatcher(PrewarmingDispatcher):
                 card, speed = node.report.models[model], rates.speed(node, model)
                 serve_s = read / max(speed.prompt_tokens_per_s, 1e-6) + written * speed.step_s
                 size_bytes = residency.footprint_bytes(node, card, model)
-                yield Home(node.id, model, size_bytes, serve_s, speed.cold_load_s or speed.load_s, card.engine.slots)
+                yield PlacementOption(node.id, model, size_bytes, serve_s, speed.cold_load_s or speed.load_s, card.engine.slots)
 
     # --- what is missing ---
 
@@ -106,7 +106,7 @@ class PlacingAheadDispatcher(PrewarmingDispatcher):
         self.forecast.residency.load_begins(node, model, ())
         self.forecast.prefixes.dropped(node.id, model)
         node.loading_until[model] = at + self.forecast.rates.speed(node, model).load_s
-        out.append(Warm(node.id, model, node.report.models[model]))
+        out.append(LoadModel(node.id, model, node.report.models[model]))
 
 
 def _serves(node: Node) -> bool:
@@ -115,5 +115,5 @@ def _serves(node: Node) -> bool:
     return node.liveness is not Liveness.OFFLINE and is_lent and not (report.draining or report.paused)
 
 
-def _room(node: Node) -> Room:
-    return Room(node.id, node.report.memory_ceiling_bytes, next((face.models_max for face in node.report.engines if face.models_max), None))
+def _room(node: Node) -> NodeCapacity:
+    return NodeCapacity(node.id, node.report.memory_ceiling_bytes, next((face.models_max for face in node.report.engines if face.models_max), None))

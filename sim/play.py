@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from herd.core.lifecycle.holding import HoldingSettings
-from sim.asks import Ask
+from sim.asks import SimRequest
 from sim.node import NodeSpec
 from sim.traces import Traces
 
@@ -31,15 +31,15 @@ class Heartbeats:
     delay_s: float = 0.0
 
 
-NextAsk = Callable[[Ask, float], "Ask | None"]
+NextAsk = Callable[[SimRequest, float], "SimRequest | None"]
 
 
 @dataclass(slots=True)
-class Play:
+class Simulation:
     """`asks` are ordered by time. `after(ask, at)` is what the client of an ended ask wants next, in closed loops."""
 
     nodes: list[NodeSpec]
-    asks: list[Ask]
+    asks: list[SimRequest]
     after: NextAsk | None = None
     faults: list[Fault] = field(default_factory=list)
     heartbeats: Heartbeats = field(default_factory=Heartbeats)
@@ -53,4 +53,4 @@ class Scenario:
 
     name: str
     told: str
-    build: Callable[[Traces, float, int, Random], Play]
+    build: Callable[[Traces, float, int, Random], Simulation]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
-from sim.asks import Ask
+from sim.asks import SimRequest
 from sim.hardware import Speeds
 
 BLOCK_TOKENS = 128
@@ -27,7 +27,7 @@ TINY = 1e-6
 class Run:
     """One attempt inside the engine. `left` counts tokens of the present phase."""
 
-    ask: Ask
+    ask: SimRequest
     attempt: int
     arrived_at: float
     ready_at: float = 0.0
@@ -105,7 +105,7 @@ class Runner:
         self.reading.append(run)
 
     @staticmethod
-    def _best(free: list[Slot], oldest: Slot, ask: Ask) -> tuple[Slot, int]:
+    def _best(free: list[Slot], oldest: Slot, ask: SimRequest) -> tuple[Slot, int]:
         """The slot with the longest common beginning, if that is worth anything; else the one not used for longest."""
         best, shared = oldest, 0
         for slot in free:

@@ -14,7 +14,7 @@ from random import Random
 from typing import Any
 
 from herd.core.lifecycle.dispatcher import Dispatcher
-from herd.core.state.commands import Abort, Command, Dispatch, Record, Refuse, Warm
+from herd.core.state.commands import Abort, Command, Dispatch, LoadModel, Record, Refuse
 from herd.core.state.events import (
     AttemptFailed,
     AttemptFinished,
@@ -26,9 +26,9 @@ from herd.core.state.events import (
 )
 from herd.core.state.fleet import NodeId, Report
 from herd.core.state.request import Failure, FailureKind, Outcome, RequestId
-from sim.asks import Ask, request_of
+from sim.asks import SimRequest, request_of
 from sim.node import AHEAD, SimNode
-from sim.play import Fault, Play
+from sim.play import Fault, Simulation
 from sim.runner import Run
 
 CONNECT_TIMEOUT_S = 3.0
@@ -43,7 +43,7 @@ END_MAX_S = 200_000.0
 class Served:
     """What became of one ask, as its client saw it."""
 
-    ask: Ask
+    ask: SimRequest
     outcome: Outcome
     first_s: float | None
     total_s: float
@@ -64,7 +64,7 @@ class World:
     """`asks` is filled with those that live, for an oracle that knows their answers' lengths."""
 
     def __init__(
-        self, play: Play, nodes: dict[NodeId, SimNode], asks: dict[str, Ask], dispatcher: Dispatcher, rng: Random
+        self, play: Simulation, nodes: dict[NodeId, SimNode], asks: dict[str, SimRequest], dispatcher: Dispatcher, rng: Random
     ) -> None:
         self.play = play
         self.nodes = nodes
@@ -131,7 +131,7 @@ class World:
             self._dispatch(command, at)
         elif isinstance(command, Abort | Refuse):
             self._cut(command.request_id, at)
-        elif isinstance(command, Warm):
+        elif isinstance(command, LoadModel):
             self._warm(command, at)
         elif isinstance(command, Record) and command.outcome is not Outcome.RETRIED:
             self._record(command, at)
@@ -150,14 +150,14 @@ class World:
         node.submit(run, at)
         self._expect(node)
 
-    def _warm(self, command: Warm, at: float) -> None:
+    def _warm(self, command: LoadModel, at: float) -> None:
         """An empty request, as it is sent to engines: loads the model and answers nobody."""
         node = self.nodes[command.node_id]
         if node.is_away:
             return
         self._progress(node, at)
         self.played.warmed += 1
-        empty = Ask(f"{AHEAD}{self.played.warmed}", at, command.card.name, 1, 1, 1)
+        empty = SimRequest(f"{AHEAD}{self.played.warmed}", at, command.card.name, 1, 1, 1)
         node.submit(Run(empty, 1, at), at)
         self._expect(node)
 
@@ -184,7 +184,7 @@ class World:
 
     # --- what happens ---
 
-    def _arrive(self, at: float, ask: Ask) -> None:
+    def _arrive(self, at: float, ask: SimRequest) -> None:
         self._asks[ask.id] = ask
         self._feed(RequestArrived(at, request_of(ask)))
 

@@ -30,47 +30,47 @@ from herd.core.state.events import (
 from herd.core.state.fleet import (
     GB,
     Capacity,
-    EngineFace,
+    EngineEndpoint,
     Fleet,
     Loaded,
     Memory,
-    ModelCard,
+    ModelInfo,
     ModelName,
     NodeId,
     Pressure,
     Report,
     canonical,
 )
-from herd.core.state.liveness import LivenessSettings, Watchlist
+from herd.core.state.liveness import LivenessSettings, LivenessTracker
 from herd.core.state.request import Counters, Failure, FailureKind, Outcome, Request, RequestId
 from herd.discover import discover
 
 
-def an_engine(slots: int = 1, kind: str = "ollama", url: str = "http://127.0.0.1:11434") -> EngineFace:
-    return EngineFace(kind, url, "0.32.15", slots)
+def an_engine(slots: int = 1, kind: str = "ollama", url: str = "http://127.0.0.1:11434") -> EngineEndpoint:
+    return EngineEndpoint(kind, url, "0.32.15", slots)
 
 
-def an_engine_of(version: str, kind: str = "ollama") -> EngineFace:
-    return EngineFace(kind, "http://127.0.0.1:11434", version)
+def an_engine_of(version: str, kind: str = "ollama") -> EngineEndpoint:
+    return EngineEndpoint(kind, "http://127.0.0.1:11434", version)
 
 
 def a_card(
     name: str = "m", size_gb: float = 2.0, loaded: bool = False, context_tokens: int = 4096, slots: int = 1, **more: Any
-) -> ModelCard:
+) -> ModelInfo:
     in_memory = Loaded(int(size_gb * GB), context_tokens) if loaded else None
-    return ModelCard(name, more.pop("engine", an_engine(slots)), int(size_gb * GB), loaded=in_memory, **more)
+    return ModelInfo(name, more.pop("engine", an_engine(slots)), int(size_gb * GB), loaded=in_memory, **more)
 
 
 def a_report(
     node_id: str = "alpha",
-    models: Iterable[ModelCard] = (),
+    models: Iterable[ModelInfo] = (),
     memory_gb: float = 32.0,
     used_gb: float = 4.0,
     pressure: Pressure = Pressure.NORMAL,
     boot_id: str = "boot-1",
     **more: Any,
 ) -> Report:
-    cards: Mapping[ModelName, ModelCard] = {canonical(card.name): card for card in models}
+    cards: Mapping[ModelName, ModelInfo] = {canonical(card.name): card for card in models}
     memory = more.pop("memory", None) or Memory(int(memory_gb * GB), int(used_gb * GB), int((memory_gb - used_gb) * GB), pressure)
     return Report(NodeId(node_id), boot_id, memory, cards, **more)
 
@@ -140,7 +140,7 @@ def a_world(
 ) -> World:  # fmt: skip
     fleet, latencies = Fleet(), Latencies()
     waiting = Waiting(holding or HoldingSettings())
-    watchlist = Watchlist(liveness or LivenessSettings())
+    watchlist = LivenessTracker(liveness or LivenessSettings())
     forecast = Forecast()
     signals = SignalPolicy(all_signals(), Weights())
     chosen: Policy = signals if policy == "signals" else CompletionTimePolicy(forecast, signals, CompletionTimeSettings())

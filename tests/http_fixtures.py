@@ -10,10 +10,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from herd.coordinator.http.connection import HttpConnection
-from herd.coordinator.http.connections import Clients, HttpSettings
+from herd.coordinator.http.connections import ClientConnections, HttpSettings
 from herd.coordinator.http.exchange import HttpExchange
 from herd.coordinator.http.server import Server, serve
-from herd.coordinator.http.write_batching import Outbox
+from herd.coordinator.http.write_batching import WriteBatcher
 from herd.errors import Refusal
 
 try:
@@ -42,7 +42,7 @@ class FakeTransport(asyncio.Transport):
 
     def __init__(self, ip: str = "192.0.2.1") -> None:
         super().__init__({"peername": (ip, 5), "socket": FakeSocket()})
-        self.outbox: Outbox | None = None
+        self.outbox: WriteBatcher | None = None
         self._sent = bytearray()
         self._writes = 0
         self.unsent_bytes = 0
@@ -133,7 +133,7 @@ class Memory:
     loop: FakeLoop = field(default_factory=FakeLoop)
 
     def __post_init__(self) -> None:
-        self.clients = Clients(self.settings, self._take, render_error, self.loop)  # type: ignore[arg-type]
+        self.clients = ClientConnections(self.settings, self._take, render_error, self.loop)  # type: ignore[arg-type]
 
     def _take(self, exchange: HttpExchange) -> None:
         self.exchanges.append(exchange)

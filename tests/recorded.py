@@ -5,7 +5,7 @@ from __future__ import annotations
 from herd.core.state.commands import Record
 from herd.core.state.decision import Decision, Rejected, Scored
 from herd.core.state.fleet import ModelName, NodeId
-from herd.core.state.request import Attempt, Counters, Failure, Kind, Outcome, Request, RequestId
+from herd.core.state.request import Attempt, Counters, Failure, Outcome, Request, RequestId, RequestKind
 
 SIGNALS = ("thermal", "memory_fit", "queue_depth", "wait_time", "role_affinity", "availability_trend", "context_fit")
 
@@ -28,7 +28,7 @@ def a_record(
     node: str | None = "studio",
     model: str = "llama3:latest",
     tags: tuple[str, ...] = (),
-    kind: Kind = Kind.CHAT,
+    kind: RequestKind = RequestKind.CHAT,
     counters: Counters | None = None,
     failure: Failure | None = None,
     retries: int = 0,

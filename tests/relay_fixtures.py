@@ -15,8 +15,8 @@ from herd.coordinator.api.views import places_of
 from herd.coordinator.driver import Driver
 from herd.coordinator.http.contract import Header
 from herd.coordinator.proxy.relay import Relay
-from herd.coordinator.proxy.relay_dependencies import RelaySettings, Services
-from herd.coordinator.proxy.wait_comments import WaitingNotes, WaitingNotesSettings
+from herd.coordinator.proxy.relay_dependencies import RelayDependencies, RelaySettings
+from herd.coordinator.proxy.wait_comments import WaitComments, WaitCommentSettings
 from herd.coordinator.upstream.pool import Pool, UpstreamSettings
 from herd.core.lifecycle.dispatcher import SWEEP_EVERY_S
 from herd.core.lifecycle.retries import RetrySettings
@@ -24,13 +24,13 @@ from herd.core.state.commands import Record
 from herd.core.state.events import HeartbeatReceived, Ticked
 from herd.core.state.fleet import Report, canonical
 from herd.core.state.request import Outcome, Request, RequestId
-from herd.dialects import Dialect, Moment
+from herd.dialects import Dialect, Timestamp
 from herd.dialects.ollama import DIALECT
 from herd.engines import Engine
 from herd.engines.ollama import ENGINE
 from http_fixtures import LOOPS
 
-MOMENT = Moment("2026-11-23T09:13:03.960297886Z", 1795338783)
+MOMENT = Timestamp("2026-11-23T09:13:03.960297886Z", 1795338783)
 TURN = [{"role": "user", "content": "Say hi."}]
 
 
@@ -114,7 +114,7 @@ class Client:
 class Rig:
     driver: Driver
     pool: Pool
-    services: Services
+    services: RelayDependencies
     records: list[Record]
     relays: int = 0
     clients: list[Client] = field(default_factory=list)
@@ -180,8 +180,8 @@ async def a_rig(
     driver = Driver(dispatcher, records.append, loop)
     pool = Pool(upstream or UpstreamSettings(), loop)
     engines: dict[str, Engine] = {"ollama": ENGINE, "other": OtherTongue()}
-    notes = WaitingNotes(WaitingNotesSettings(), loop, lambda: places_of(dispatcher, loop.time()))
-    services = Services(driver, pool, engines, lambda: MOMENT, relay or RelaySettings(), notes, Random(7))
+    notes = WaitComments(WaitCommentSettings(), loop, lambda: places_of(dispatcher, loop.time()))
+    services = RelayDependencies(driver, pool, engines, lambda: MOMENT, relay or RelaySettings(), notes, Random(7))
     rig = Rig(driver, pool, services, records)
     for index, (name, url) in enumerate((nodes or {}).items()):
         rig.hears(name, url, kind=kind, loaded=index == 0, slots=slots)

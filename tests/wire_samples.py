@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-FOLDER = Path(__file__).parent / "fakes" / "transcripts"
+FOLDER = Path(__file__).parent / "fakes" / "ollama" / "transcripts"
 LLAMACPP = Path(__file__).parent / "wire_samples" / "llamacpp"
 
 

@@ -11,7 +11,7 @@ from random import Random
 
 import psutil
 
-from herd.cli.client import Trouble
+from herd.cli.client import CliError
 from herd.cli.demo.fleet import NODES, DemoFleet, DemoNode
 
 KINDS = ("killed", "frozen", "engine killed")
@@ -49,7 +49,7 @@ class Breaker:
         """Nodes that are online with their model in memory."""
         try:
             nodes = self.fleet.coordinator.get("/fleet/status")["nodes"]
-        except Trouble:
+        except CliError:
             return []
         return [node["node_id"] for node in nodes if node["status"] == "online" and any(model["loaded"] for model in node["models"])]
 

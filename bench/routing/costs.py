@@ -8,11 +8,11 @@ from random import Random
 
 from herd.core.state.events import HeartbeatReceived, RequestArrived
 from herd.core.state.fleet import canonical
-from sim.asks import Ask, request_of
-from sim.compose import Baseline, a_world
+from sim.asks import SimRequest, request_of
+from sim.compose import SimPolicy, a_world
 from sim.hardware import LLAMA_3B, LLAMA_8B, MAC_MINI, RTX_4090, Model
 from sim.node import NodeSpec, SimNode
-from sim.play import Play
+from sim.play import Simulation
 
 ROUNDS = 7
 
@@ -31,10 +31,10 @@ FLEETS = (
 )  # fmt: skip
 
 
-def decision_us(baseline: Baseline, fleet: Fleet) -> float:
+def decision_us(baseline: SimPolicy, fleet: Fleet) -> float:
     """Microseconds of one `decide`, the median round; every node has something in flight, some have the model in memory."""
     nodes = [_node(number, number < fleet.with_model) for number in range(fleet.nodes)]
-    world = a_world(Play(nodes, []), baseline, Random(1))
+    world = a_world(Simulation(nodes, []), baseline, Random(1))
     dispatcher = world.dispatcher
     for node in world.nodes.values():
         dispatcher.handle(HeartbeatReceived(1.0, node.report()))
@@ -59,5 +59,5 @@ def _node(number: int, has_model: bool) -> NodeSpec:
     return NodeSpec(f"node{number:04}", machine, models, hot=models[: 1 + number % 2])
 
 
-def _ask(name: str) -> Ask:
-    return Ask(name, 1.0, LLAMA_8B.name, 1000, 100, 1080, tuple(range(8)), "chat")
+def _ask(name: str) -> SimRequest:
+    return SimRequest(name, 1.0, LLAMA_8B.name, 1000, 100, 1080, tuple(range(8)), "chat")

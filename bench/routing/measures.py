@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from herd.core.state.fleet import canonical
 from herd.core.state.request import Outcome
-from sim.asks import Ask
+from sim.asks import SimRequest
 from sim.hardware import PREFILL_DEPTH_TOKENS, Speeds, speeds
 from sim.node import NodeSpec
 from sim.world import Served, World
@@ -52,7 +52,7 @@ class Ideals:
             for model in node.models:
                 self._speeds.setdefault(canonical(model.name), []).append(speeds(node.machine, model))
 
-    def of(self, ask: Ask) -> tuple[float, float]:
+    def of(self, ask: SimRequest) -> tuple[float, float]:
         """Seconds to the first token and to the end."""
         prompt = ask.prompt_tokens * (1 + ask.prompt_tokens / 2 / PREFILL_DEPTH_TOKENS)
         return min(

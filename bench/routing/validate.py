@@ -23,7 +23,7 @@ from statistics import median
 import xllamacpp
 
 from herd.agent.embedded import EmbeddedSettings, NoEngine, model_path
-from sim.asks import Ask
+from sim.asks import SimRequest
 from sim.hardware import LAPTOP_CPU, Machine, Model, Speeds
 from sim.node import NodeSpec, SimNode
 from sim.runner import BLOCK_TOKENS, PREFILL_BLOCK, Run
@@ -190,7 +190,7 @@ def predicted(speeds: Speeds, mix: Sequence[Planned]) -> list[tuple[float, float
     for runner in node.runners.values():
         runner.speeds = speeds
     runs = [
-        Run(Ask(str(n), plan.at, MODEL.name, len(plan.tokens), plan.answer, 0, plan.blocks), 1, plan.at) for n, plan in enumerate(mix)
+        Run(SimRequest(str(n), plan.at, MODEL.name, len(plan.tokens), plan.answer, 0, plan.blocks), 1, plan.at) for n, plan in enumerate(mix)
     ]
     ends: dict[str, float] = {}
     coming = list(runs)

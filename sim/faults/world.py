@@ -37,8 +37,19 @@ from herd.core.state.events import (
     RequestArrived,
     Ticked,
 )
-from herd.core.state.fleet import GB, EngineFace, Fleet, Liveness, Loaded, Memory, ModelCard, NodeId, Report, canonical
-from herd.core.state.liveness import LivenessSettings, Watchlist
+from herd.core.state.fleet import (
+    GB,
+    EngineEndpoint,
+    Fleet,
+    Liveness,
+    Loaded,
+    Memory,
+    ModelInfo,
+    NodeId,
+    Report,
+    canonical,
+)
+from herd.core.state.liveness import LivenessSettings, LivenessTracker
 from herd.core.state.request import Counters, Failure, FailureKind, Outcome, Request, RequestId
 from herd.discover import discover
 from sim.faults.schedule import HORIZON_S, MODELS, NODES, Action, Asked, Beats, Drained, Life, Slept, Turned, Way
@@ -80,8 +91,8 @@ class Machine:
     is_paused: bool = False
 
     def report(self) -> Report:
-        face = EngineFace("llamacpp", f"http://{self.name}:1", "", self.slots, None)
-        cards = [ModelCard(model, face, 1 * GB, loaded=Loaded(1 * GB, 4096)) for model in MODELS]
+        face = EngineEndpoint("llamacpp", f"http://{self.name}:1", "", self.slots, None)
+        cards = [ModelInfo(model, face, 1 * GB, loaded=Loaded(1 * GB, 4096)) for model in MODELS]
         return Report(
             NodeId(self.name), f"{self.name}-{self.boot}", Memory(32 * GB, 4 * GB, 28 * GB),
             {canonical(card.name): card for card in cards}, (face,), draining=self.is_draining, paused=self.is_paused,
@@ -131,7 +142,7 @@ class FaultWorld:
         self._inbox: list[Event] = []
         self._is_feeding = False
         fleet, latencies, waiting = Fleet(), Latencies(), Waiting(HOLDING)
-        watchlist, forecast = Watchlist(LIVENESS), Forecast()
+        watchlist, forecast = LivenessTracker(LIVENESS), Forecast()
         points = SignalPolicy(SIGNALS, Weights())
         policy = CompletionTimePolicy(forecast, points, CompletionTimeSettings())
         scheduler = Scheduler(fleet, waiting.queues, latencies, watchlist, FILTERS, policy)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.compose import Baseline
+from sim.compose import SimPolicy
 from sim.policies.completion_time import make
 
-BASELINE = Baseline("completion_time_waiting", "the same, loading nothing ahead", make, is_simple=False, at_every_load=False)
+BASELINE = SimPolicy("completion_time_waiting", "the same, loading nothing ahead", make, is_simple=False, at_every_load=False)

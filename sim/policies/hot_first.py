@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from sim.compose import Baseline, Ground
+from sim.compose import PolicyInputs, SimPolicy
 from sim.policies import Ordered, connections, has_no_slot, is_cold
 
 
-def make(_ground: Ground) -> Ordered:
+def make(_ground: PolicyInputs) -> Ordered:
     return Ordered("hot_first", lambda _request, one: (has_no_slot(one), is_cold(one), connections(one)))
 
 
-BASELINE = Baseline("hot_first", "model in memory and a free slot first", make)
+BASELINE = SimPolicy("hot_first", "model in memory and a free slot first", make)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from sim.compose import Baseline, Ground
+from sim.compose import PolicyInputs, SimPolicy
 from sim.policies import Ordered, bandwidth, connections, has_no_slot, is_cold
 
 
-def make(_ground: Ground) -> Ordered:
+def make(_ground: PolicyInputs) -> Ordered:
     return Ordered(
         "hot_first_weighted",
         lambda _request, one: (has_no_slot(one), is_cold(one), (connections(one) + 1) / bandwidth(one)),
     )
 
 
-BASELINE = Baseline("hot_first_weighted", "hot first, then fewest requests per GB/s", make)
+BASELINE = SimPolicy("hot_first_weighted", "hot first, then fewest requests per GB/s", make)

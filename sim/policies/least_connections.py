@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from sim.compose import Baseline, Ground
+from sim.compose import PolicyInputs, SimPolicy
 from sim.policies import Ordered, connections
 
 
-def make(_ground: Ground) -> Ordered:
+def make(_ground: PolicyInputs) -> Ordered:
     return Ordered("least_connections", lambda _request, one: (connections(one),))
 
 
-BASELINE = Baseline("least_connections", "fewest requests", make)
+BASELINE = SimPolicy("least_connections", "fewest requests", make)

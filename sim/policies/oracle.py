@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from herd.core.estimates.hardware_priors import Speed
-from herd.core.estimates.learned_speeds import Rates, Sample
-from herd.core.estimates.output_lengths import Outputs
+from herd.core.estimates.learned_speeds import Rates, SpeedSample
+from herd.core.estimates.output_lengths import OutputLengths
 from herd.core.scheduling.completion_time import CompletionTimePolicy
 from herd.core.state.fleet import ModelName, Node
 from herd.core.state.request import Request
-from sim.compose import Baseline, Ground
+from sim.compose import PolicyInputs, SimPolicy
 
 
 class TrueRates(Rates):
-    def __init__(self, ground: Ground) -> None:
+    def __init__(self, ground: PolicyInputs) -> None:
         super().__init__()
         self._ground = ground
 
@@ -21,12 +21,12 @@ class TrueRates(Rates):
         slope = true.batch(4) / 3 - 1 / 3
         return Speed(true.prompt_per_s * share, true.step_s / share, slope, true.load_s, true.load_s)
 
-    def learn(self, node: Node, model: ModelName, sample: Sample) -> None:
+    def learn(self, node: Node, model: ModelName, sample: SpeedSample) -> None:
         """It knows already."""
 
 
-class TrueOutputs(Outputs):
-    def __init__(self, ground: Ground) -> None:
+class TrueOutputs(OutputLengths):
+    def __init__(self, ground: PolicyInputs) -> None:
         super().__init__()
         self._ground = ground
 
@@ -35,9 +35,9 @@ class TrueOutputs(Outputs):
         return 0.0 if ask is None or ask.is_embedding else float(ask.output_tokens)
 
 
-def make(ground: Ground) -> CompletionTimePolicy:
+def make(ground: PolicyInputs) -> CompletionTimePolicy:
     ground.forecast.rates, ground.forecast.outputs = TrueRates(ground), TrueOutputs(ground)
     return CompletionTimePolicy(ground.forecast, ground.signals, ground.settings)
 
 
-BASELINE = Baseline("oracle", "completion time with true speeds and lengths", make, is_simple=False)
+BASELINE = SimPolicy("oracle", "completion time with true speeds and lengths", make, is_simple=False)

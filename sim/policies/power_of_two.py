@@ -7,7 +7,7 @@ from random import Random
 
 from herd.core.state.decision import Candidate, Scored
 from herd.core.state.request import Request
-from sim.compose import Baseline, Ground
+from sim.compose import PolicyInputs, SimPolicy
 from sim.policies import connections, told
 
 
@@ -24,8 +24,8 @@ class PowerOfTwo:
         return [told(one) for one in order]
 
 
-def make(ground: Ground) -> PowerOfTwo:
+def make(ground: PolicyInputs) -> PowerOfTwo:
     return PowerOfTwo(ground.rng)
 
 
-BASELINE = Baseline("power_of_two", "the less busy of two by chance", make, at_every_load=False)
+BASELINE = SimPolicy("power_of_two", "the less busy of two by chance", make, at_every_load=False)

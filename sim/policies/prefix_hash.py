@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from herd.core.estimates.forecast import Forecast
 from herd.core.state.decision import Candidate, Scored
 from herd.core.state.request import Request
-from sim.compose import Baseline, Ground
+from sim.compose import PolicyInputs, SimPolicy
 from sim.policies import connections, is_cold, told
 
 UNEQUAL_BY = 4
@@ -35,8 +35,8 @@ class PrefixHash:
         return [told(one) for one in sorted(candidates, key=key)]
 
 
-def make(ground: Ground) -> PrefixHash:
+def make(ground: PolicyInputs) -> PrefixHash:
     return PrefixHash(ground.forecast)
 
 
-BASELINE = Baseline("prefix_hash", "longest known prefix, shortest queue when unequal", make)
+BASELINE = SimPolicy("prefix_hash", "longest known prefix, shortest queue when unequal", make)

@@ -7,7 +7,7 @@ from random import Random
 
 from herd.core.state.decision import Candidate, Scored
 from herd.core.state.request import Request
-from sim.compose import Baseline, Ground
+from sim.compose import PolicyInputs, SimPolicy
 from sim.policies import told
 
 
@@ -23,8 +23,8 @@ class RandomChoice:
         return [told(one) for one in order]
 
 
-def make(ground: Ground) -> RandomChoice:
+def make(ground: PolicyInputs) -> RandomChoice:
     return RandomChoice(ground.rng)
 
 
-BASELINE = Baseline("random", "any node that has the model", make, at_every_load=False)
+BASELINE = SimPolicy("random", "any node that has the model", make, at_every_load=False)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from herd.core.state.decision import Candidate, Scored
 from herd.core.state.request import Request
-from sim.compose import Baseline, Ground
+from sim.compose import PolicyInputs, SimPolicy
 from sim.policies import told
 
 
@@ -24,8 +24,8 @@ class RoundRobin:
         return [told(one) for one in (*candidates[first:], *candidates[:first])]
 
 
-def make(_ground: Ground) -> RoundRobin:
+def make(_ground: PolicyInputs) -> RoundRobin:
     return RoundRobin()
 
 
-BASELINE = Baseline("round_robin", "one after the other", make, at_every_load=False)
+BASELINE = SimPolicy("round_robin", "one after the other", make, at_every_load=False)

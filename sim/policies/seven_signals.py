@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from herd.core.scheduling.scheduler import SignalPolicy
-from sim.compose import Baseline, Ground
+from sim.compose import PolicyInputs, SimPolicy
 
 
-def make(ground: Ground) -> SignalPolicy:
+def make(ground: PolicyInputs) -> SignalPolicy:
     return ground.signals
 
 
-BASELINE = Baseline("seven_signals", "points by the seven public signals", make, is_simple=False)
+BASELINE = SimPolicy("seven_signals", "points by the seven public signals", make, is_simple=False)

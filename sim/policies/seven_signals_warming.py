@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sim.compose import Baseline
+from sim.compose import SimPolicy
 from sim.policies.seven_signals import make
 
-BASELINE = Baseline(
+BASELINE = SimPolicy(
     "seven_signals_warming", "the same points, loading models ahead and moving waiting requests", make, is_simple=False, moves_waiting=True,
     warms_ahead=True, at_every_load=False,
 )  # fmt: skip

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from sim.compose import Baseline, Ground
+from sim.compose import PolicyInputs, SimPolicy
 from sim.policies import Ordered, bandwidth, connections
 
 
-def make(_ground: Ground) -> Ordered:
+def make(_ground: PolicyInputs) -> Ordered:
     return Ordered("weighted_least_connections", lambda _request, one: ((connections(one) + 1) / bandwidth(one),))
 
 
-BASELINE = Baseline("weighted_least_connections", "fewest requests per GB/s", make)
+BASELINE = SimPolicy("weighted_least_connections", "fewest requests per GB/s", make)

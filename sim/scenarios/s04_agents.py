@@ -8,7 +8,7 @@ from sim import hardware as hw
 from sim.agents import Agents
 from sim.mixing import real
 from sim.node import NodeSpec
-from sim.play import Play, Scenario
+from sim.play import Scenario, Simulation
 from sim.traces import Traces
 
 MODELS = (hw.CODER_7B,)
@@ -17,12 +17,12 @@ AGENTS = 14
 THINK_S = 6.0
 
 
-def build(traces: Traces, load: float, requests: int, rng: Random) -> Play:
+def build(traces: Traces, load: float, requests: int, rng: Random) -> Simulation:
     machines = (hw.RTX_4090, hw.RTX_3090, hw.MAC_STUDIO_ULTRA, hw.MACBOOK_MAX)
     nodes = [NodeSpec(machine.name, real(machine, rng), MODELS, hot=MODELS, window=WINDOW) for machine in machines]
     lengths = traces.window("servegen_language_mlarge", 2000, rng)
     agents = Agents(max(2, round(AGENTS * load)), requests, THINK_S, hw.CODER_7B, WINDOW, lengths, rng)
-    return Play(nodes, agents.first(), agents.after)
+    return Simulation(nodes, agents.first(), agents.after)
 
 
 SCENARIO = Scenario("S4", "closed-loop coding agents, growing conversations", build)

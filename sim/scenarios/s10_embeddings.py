@@ -5,10 +5,10 @@ from __future__ import annotations
 from random import Random
 
 from sim import hardware as hw
-from sim.asks import Ask
+from sim.asks import SimRequest
 from sim.mixing import asks_of, capacity, estimated, poisson, real
 from sim.node import NodeSpec
-from sim.play import Play, Scenario
+from sim.play import Scenario, Simulation
 from sim.traces import Traces
 
 MODELS = (hw.LLAMA_8B, hw.NOMIC_EMBED)
@@ -16,7 +16,7 @@ EMBEDDINGS_PER_CHAT = 50
 SHARE = 0.6
 
 
-def build(traces: Traces, load: float, requests: int, rng: Random) -> Play:
+def build(traces: Traces, load: float, requests: int, rng: Random) -> Simulation:
     machines = (hw.RTX_4090, hw.MACBOOK_MAX, hw.MAC_MINI)
     nodes = [NodeSpec(machine.name, real(machine, rng), MODELS, hot=MODELS) for machine in machines]
     chats = asks_of(
@@ -32,12 +32,12 @@ def build(traces: Traces, load: float, requests: int, rng: Random) -> Play:
         at = 1.0 + (number // 100) * span + rng.random() * span * 0.4
         ask.at = at
     asks = sorted([*chats, *embeds], key=lambda ask: ask.at)
-    return Play(nodes, asks)
+    return Simulation(nodes, asks)
 
 
-def _embedding(number: int, rng: Random) -> Ask:
+def _embedding(number: int, rng: Random) -> SimRequest:
     tokens = max(8, round(rng.lognormvariate(5.5, 0.6)))
-    return Ask(f"e{number}", 0.0, hw.NOMIC_EMBED.name, tokens, 1, estimated(tokens, rng), tag="index", is_embedding=True)
+    return SimRequest(f"e{number}", 0.0, hw.NOMIC_EMBED.name, tokens, 1, estimated(tokens, rng), tag="index", is_embedding=True)
 
 
 SCENARIO = Scenario("S10", "embeddings storms beside chat", build)

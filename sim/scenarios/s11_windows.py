@@ -7,7 +7,7 @@ from random import Random
 from sim import hardware as hw
 from sim.mixing import asks_of, capacity, poisson, real
 from sim.node import NodeSpec
-from sim.play import Play, Scenario
+from sim.play import Scenario, Simulation
 from sim.traces import Traces
 
 MODELS = (hw.LLAMA_8B,)
@@ -16,7 +16,7 @@ LARGE_WINDOW = 65536
 SHARE = 0.55
 
 
-def build(traces: Traces, load: float, requests: int, rng: Random) -> Play:
+def build(traces: Traces, load: float, requests: int, rng: Random) -> Simulation:
     machines = (hw.RTX_PRO_6000, hw.RTX_4090, hw.RTX_3090, hw.MAC_STUDIO_ULTRA)
     nodes = [
         NodeSpec(machine.name, real(machine, rng), MODELS, hot=MODELS, window=16384, keep_alive_s=120.0) for machine in machines
@@ -29,7 +29,7 @@ def build(traces: Traces, load: float, requests: int, rng: Random) -> Play:
         ask.blocks = ask.blocks[: ask.prompt_tokens // 128]
         ask.context_wanted = LARGE_WINDOW if is_large else None
     poisson(asks, load * SHARE * capacity(nodes, asks), rng, start_s=1.0)
-    return Play(nodes, asks)
+    return Simulation(nodes, asks)
 
 
 SCENARIO = Scenario("S11", "one request in twenty needs a 64k window", build)

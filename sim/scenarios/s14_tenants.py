@@ -7,7 +7,7 @@ from random import Random
 from sim import hardware as hw
 from sim.mixing import asks_of, capacity, poisson, real
 from sim.node import NodeSpec
-from sim.play import Play, Scenario
+from sim.play import Scenario, Simulation
 from sim.traces import Traces
 
 MODELS = (hw.LLAMA_8B, hw.QWEN_14B)
@@ -16,7 +16,7 @@ FLOOD_SHARE = 0.28
 SHARE = 0.65
 
 
-def build(traces: Traces, load: float, requests: int, rng: Random) -> Play:
+def build(traces: Traces, load: float, requests: int, rng: Random) -> Simulation:
     machines = (hw.RTX_4090, hw.RTX_3090, hw.MACBOOK_MAX)
     nodes = [NodeSpec(machine.name, real(machine, rng), MODELS, hot=MODELS) for machine in machines]
     heavy = int(requests * FLOOD_SHARE)
@@ -32,7 +32,7 @@ def build(traces: Traces, load: float, requests: int, rng: Random) -> Play:
     for number in range(0, heavy, wave):
         part = flood[number : number + wave]
         poisson(part, 4 * rate * FLOOD_SHARE, rng, start_s=1.0 + number / heavy * span)
-    return Play(nodes, sorted([*calm, *flood], key=lambda ask: ask.at))
+    return Simulation(nodes, sorted([*calm, *flood], key=lambda ask: ask.at))
 
 
 SCENARIO = Scenario("S14", "two apps, one floods", build)

@@ -24,9 +24,9 @@ from herd.agent.coordinator_link import LinkSettings
 from herd.agent.http_client import request
 from herd.agent.inventory import EngineSettings
 from herd.agent.model_registry import SharingSettings
-from herd.agent.sensors import Place, Sensor
+from herd.agent.sensors import Sensor, SensorPaths
 from herd.agent_protocol.heartbeat_decode import MODELS_MAX
-from herd.core.state.fleet import EngineFace, Loaded, ModelCard, Report
+from herd.core.state.fleet import EngineEndpoint, Loaded, ModelInfo, Report
 
 Play = Callable[[Agent, FakeCoordinator, FakeOllama], Awaitable[None]]
 
@@ -58,7 +58,7 @@ def test_a_heartbeat_says_who_it_is_what_it_is_and_what_it_has(tmp_path: Path) -
         told = await agent.beat()
         report = coordinator.reports[0]
         assert told is not None and told.is_heard and (report.node_id, report.boot_id) == ("alpha", "boot-1")
-        assert list(report.models) == ["m:latest"] and report.engines == (EngineFace("ollama", ollama.url, "0.32.15", 3, report.engines[0].models_max),)
+        assert list(report.models) == ["m:latest"] and report.engines == (EngineEndpoint("ollama", ollama.url, "0.32.15", 3, report.engines[0].models_max),)
         assert report.memory.total_bytes > 1 << 28 and report.cores > 0 and report.os and report.arch and report.disk is not None
         assert report.capacity is None and report.agent_version
 
@@ -123,12 +123,12 @@ def test_a_kept_name_that_is_none_or_another_machines_is_not_taken(tmp_path: Pat
 def test_a_sensor_that_hangs_or_breaks_does_not_silence_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     release, starts = Event(), []
 
-    def hangs(_: Place) -> Mapping[str, object]:
+    def hangs(_: SensorPaths) -> Mapping[str, object]:
         starts.append(1)
         release.wait(30)
         return {"chip": "late"}
 
-    def breaks(_: Place) -> Mapping[str, object]:
+    def breaks(_: SensorPaths) -> Mapping[str, object]:
         raise OSError("no such thing")
 
     async def play(agent: Agent, coordinator: FakeCoordinator, ollama: FakeOllama) -> None:
@@ -180,16 +180,16 @@ def test_an_unknown_engine_keeps_it_from_starting_with_the_known_ones_named(tmp_
 
 
 def test_of_too_many_models_those_in_memory_and_the_newest_are_told() -> None:
-    face = EngineFace("ollama", "http://127.0.0.1:1")
-    cards = [ModelCard(f"m{n}", face, modified_at=f"2026-01-01T00:00:{n:06}Z") for n in range(MODELS_MAX + 10)]
+    face = EngineEndpoint("ollama", "http://127.0.0.1:1")
+    cards = [ModelInfo(f"m{n}", face, modified_at=f"2026-01-01T00:00:{n:06}Z") for n in range(MODELS_MAX + 10)]
     cards[0] = dataclasses.replace(cards[0], loaded=Loaded(1))
     told = models_of(cards)
     assert len(told) == MODELS_MAX and "m0:latest" in told and "m1:latest" not in told and f"m{MODELS_MAX + 9}:latest" in told
 
 
 def test_of_two_engines_with_one_model_the_one_that_has_it_in_memory_is_told() -> None:
-    faces = [EngineFace("ollama", "http://127.0.0.1:1"), EngineFace("llamacpp", "http://127.0.0.1:2")]
-    cards = [ModelCard("m", faces[0]), ModelCard("M:latest", faces[1], loaded=Loaded(1))]
+    faces = [EngineEndpoint("ollama", "http://127.0.0.1:1"), EngineEndpoint("llamacpp", "http://127.0.0.1:2")]
+    cards = [ModelInfo("m", faces[0]), ModelInfo("M:latest", faces[1], loaded=Loaded(1))]
     assert models_of(cards) == models_of(cards[::-1]) == {"m:latest": cards[1]}
 
 

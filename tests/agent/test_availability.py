@@ -13,10 +13,10 @@ from herd.agent.availability import (
     BUSY_FOR_S,
     HALF_LIFE_S,
     SLOTS,
-    Learner,
+    AvailabilityLearner,
     Override,
-    Sample,
     Slot,
+    UsageSample,
     ceiling,
     decode,
     encode,
@@ -34,8 +34,8 @@ def hour_of(at: float) -> int:
     return int(at // HOUR_S) % SLOTS
 
 
-def a_sample(at: float, cpu: float = 0.0, memory: float = 0.9, is_ours: bool = False, in_meeting: bool = False) -> Sample:
-    return Sample(at, hour_of(at), cpu, memory, is_ours, in_meeting)
+def a_sample(at: float, cpu: float = 0.0, memory: float = 0.9, is_ours: bool = False, in_meeting: bool = False) -> UsageSample:
+    return UsageSample(at, hour_of(at), cpu, memory, is_ours, in_meeting)
 
 
 def works_from_nine_to_five(at: float) -> float:
@@ -43,8 +43,8 @@ def works_from_nine_to_five(at: float) -> float:
     return 0.95 if hour < 5 * 24 and 9 <= hour % 24 < 17 else 0.05
 
 
-def watched(days: float, cpu_at=works_from_nine_to_five) -> Learner:  # noqa: ANN001
-    learner = Learner()
+def watched(days: float, cpu_at=works_from_nine_to_five) -> AvailabilityLearner:  # noqa: ANN001
+    learner = AvailabilityLearner()
     for minute in range(int(days * DAY_S / MINUTE_S) + 1):
         at = minute * MINUTE_S
         learner.observe(a_sample(at, cpu_at(at)))
@@ -137,13 +137,13 @@ def test_an_owner_who_leaves_makes_the_trend_rise_and_one_who_comes_makes_it_fal
 
 
 def test_a_slot_never_watched_leaves_its_voice_to_the_present() -> None:
-    learner = Learner()
+    learner = AvailabilityLearner()
     learner.observe(a_sample(0.0))
     assert learner.score(a_sample(0.0)) == pytest.approx(0.9)
 
 
 def test_a_night_asleep_counts_as_a_minute_and_a_clock_that_jumps_back_as_nothing() -> None:
-    learner = Learner()
+    learner = AvailabilityLearner()
     learner.observe(a_sample(0.0))
     learner.observe(a_sample(8 * HOUR_S))
     learner.observe(a_sample(1 * HOUR_S, cpu=1.0))
@@ -194,7 +194,7 @@ def test_no_bytes_do_more_than_be_refused(body: bytes) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_whatever_happens_the_score_and_the_ceiling_stay_in_range(seed: int) -> None:
-    rng, learner, at = Random(seed), Learner(), 0.0
+    rng, learner, at = Random(seed), AvailabilityLearner(), 0.0
     for _ in range(3000):
         at += rng.choice([0.0, 5.0, 60.0, 4000.0, -300.0])
         learner.observe(a_sample(at, rng.random() * 1.2, rng.random(), rng.random() < 0.2, rng.random() < 0.1))

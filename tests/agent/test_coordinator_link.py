@@ -14,17 +14,17 @@ import pytest
 from builders import a_report
 from fakes.coordinator import FakeCoordinator
 from herd import mdns
-from herd.agent.coordinator_link import Link, LinkSettings
+from herd.agent.coordinator_link import CoordinatorLink, LinkSettings
 from herd.agent.node_identity import JoinSettings, open_passport
 from herd.agent_protocol import heartbeat_decode
 
 BEAT = heartbeat_decode.encode(a_report("alpha"), 0.0)
 
 
-def a_link(url: str, interval_s: float = 5.0, seed: int = 7) -> Link:
+def a_link(url: str, interval_s: float = 5.0, seed: int = 7) -> CoordinatorLink:
     with tempfile.TemporaryDirectory() as folder:
         passport = open_passport(Path(folder), "alpha", "boot-1", JoinSettings(), bytes([seed]) * 32)
-    return Link(LinkSettings(url, interval_s, timeout_s=2.0), Random(seed), passport)
+    return CoordinatorLink(LinkSettings(url, interval_s, timeout_s=2.0), Random(seed), passport)
 
 
 def test_a_heartbeat_arrives_and_the_name_that_was_given_comes_back() -> None:

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import uvloop
 
-from herd.agent.engine_forwarder import BUFFER_MAX_BYTES, EngineRelay, RelaySettings
+from herd.agent.engine_forwarder import BUFFER_MAX_BYTES, EngineForwarder, ForwarderSettings
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 PATIENCE_S = 20.0
@@ -27,10 +27,10 @@ def own_network_address() -> str:
 
 
 @asynccontextmanager
-async def door_to(script: Script, settings: RelaySettings | None = None, host: str = "127.0.0.1"):  # noqa: ANN201
+async def door_to(script: Script, settings: ForwarderSettings | None = None, host: str = "127.0.0.1"):  # noqa: ANN201
     """A relay to an engine that plays `script`; yields it and its port."""
     engine = await asyncio.start_server(script, "127.0.0.1", 0)
-    relay = EngineRelay(f"http://127.0.0.1:{engine.sockets[0].getsockname()[1]}", settings or RelaySettings())
+    relay = EngineForwarder(f"http://127.0.0.1:{engine.sockets[0].getsockname()[1]}", settings or ForwarderSettings())
     port = await relay.listen(host)
     try:
         async with asyncio.timeout(PATIENCE_S):
@@ -211,14 +211,14 @@ def test_a_coordinator_that_is_no_more_is_cut_off() -> None:
      ("::ffff:10.0.0.5", "10.0.0.5", True), ("fe80::1%eth0", "fe80::1", True), ("10.0.0.5", "", False), ("10.0.0.5", "nonsense", False)],
 )  # fmt: skip
 def test_who_may_come_in(allowed: str, peer: str, is_admitted: bool) -> None:
-    relay = EngineRelay("http://127.0.0.1:1", RelaySettings())
+    relay = EngineForwarder("http://127.0.0.1:1", ForwarderSettings())
     relay.allow(frozenset({allowed}))
     assert relay.admits(peer) is is_admitted
 
 
 def test_more_connections_than_allowed_are_turned_away_and_room_comes_back() -> None:
     async def go() -> None:
-        async with door_to(echo, RelaySettings(connections_max=2)) as (relay, port):
+        async with door_to(echo, ForwarderSettings(connections_max=2)) as (relay, port):
             kept = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
             for reader, writer in kept:
                 writer.write(b"x")
@@ -243,7 +243,7 @@ def test_an_engine_that_is_not_there_is_a_reset(run: Run) -> None:
     async def go() -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
-        relay = EngineRelay(f"http://127.0.0.1:{port}", RelaySettings())
+        relay = EngineForwarder(f"http://127.0.0.1:{port}", ForwarderSettings())
         reader, writer = await asyncio.open_connection("127.0.0.1", await relay.listen("127.0.0.1"))
         writer.write(b"hello")
         with pytest.raises(ConnectionResetError):

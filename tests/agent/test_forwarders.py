@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from fakes.raw_server import RawServer, answers
-from herd.agent.engine_forwarder import RelaySettings
-from herd.agent.forwarders import Doors, is_this_machine, own_address_towards
+from herd.agent.engine_forwarder import ForwarderSettings
+from herd.agent.forwarders import EngineForwarders, is_this_machine, own_address_towards
 from herd.agent.http_client import request
 
 HELLO = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
@@ -27,10 +27,10 @@ HERE = own_network_address()
 networked = pytest.mark.skipif(not HERE, reason="this machine has no network address: DOORS ARE NOT TRIED")
 
 
-def with_engine(play: Callable[[Doors, str], Awaitable[None]], settings: RelaySettings | None = None) -> None:
+def with_engine(play: Callable[[EngineForwarders, str], Awaitable[None]], settings: ForwarderSettings | None = None) -> None:
     async def go() -> None:
         async with RawServer(answers(HELLO)) as engine:
-            doors = Doors(settings or RelaySettings())
+            doors = EngineForwarders(settings or ForwarderSettings())
             try:
                 await play(doors, engine.url)
             finally:
@@ -40,7 +40,7 @@ def with_engine(play: Callable[[Doors, str], Awaitable[None]], settings: RelaySe
 
 
 def test_without_a_coordinator_or_with_one_on_this_machine_the_engine_is_announced_as_it_is() -> None:
-    async def play(doors: Doors, engine: str) -> None:
+    async def play(doors: EngineForwarders, engine: str) -> None:
         assert await doors.urls([engine], "") == {engine: engine}
         assert await doors.urls([engine], "http://127.0.0.1:11435") == {engine: engine}
 
@@ -49,7 +49,7 @@ def test_without_a_coordinator_or_with_one_on_this_machine_the_engine_is_announc
 
 @networked
 def test_an_engine_on_loopback_is_reached_through_a_door_that_stays_the_same_and_closes_with_it() -> None:
-    async def play(doors: Doors, engine: str) -> None:
+    async def play(doors: EngineForwarders, engine: str) -> None:
         announced = (await doors.urls([engine], f"http://{HERE}:11435"))[engine]
         assert urlsplit(announced).hostname == HERE and urlsplit(announced).port != urlsplit(engine).port
         assert (await request("GET", announced)).body == b"hello"
@@ -66,14 +66,14 @@ def test_an_engine_that_listens_on_the_network_too_needs_no_door() -> None:
         async with await asyncio.start_server(lambda reader, writer: writer.close(), "0.0.0.0", 0) as server:
             port = server.sockets[0].getsockname()[1]
             engine = f"http://127.0.0.1:{port}"
-            assert await Doors(RelaySettings()).urls([engine], f"http://{HERE}:11435") == {engine: f"http://{HERE}:{port}"}
+            assert await EngineForwarders(ForwarderSettings()).urls([engine], f"http://{HERE}:11435") == {engine: f"http://{HERE}:{port}"}
 
     asyncio.run(go())
 
 
 def test_an_engine_on_another_machine_gets_a_door_since_the_coordinator_asks_this_machine_only() -> None:
     async def go() -> None:
-        doors = Doors(RelaySettings())
+        doors = EngineForwarders(ForwarderSettings())
         engine = "http://192.0.2.7:8000"
         announced = (await doors.urls([engine], "http://127.0.0.1:11435"))[engine]
         assert urlsplit(announced).hostname == "127.0.0.1" and urlsplit(announced).port != 8000

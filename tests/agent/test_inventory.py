@@ -12,7 +12,7 @@ from fakes.faults import Cut, Hang, How
 from fakes.llama_engines import HAS_XLLAMACPP, LlamaEngine
 from fakes.llama_engines import EngineSettings as LlamaSettings
 from fakes.ollama.server import FakeOllama
-from herd.agent.inventory import MISSES_MAX, Engines, EngineSettings, Local, cards_of
+from herd.agent.inventory import MISSES_MAX, Engines, EngineSettings, LocalEngine, cards_of
 from herd.agent.ollama_environment import OllamaSetup
 from herd.discover import discover
 from herd.engines import Engine
@@ -33,7 +33,7 @@ def with_ollama(play: Callable[[FakeOllama], Awaitable[None]]) -> None:
     asyncio.run(go())
 
 
-def names(found: list[Local]) -> list[str]:
+def names(found: list[LocalEngine]) -> list[str]:
     return sorted(card.name for local in found if local.last for card in local.last.cards)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import herd.agent.sensors
 from herd.agent.hardware import BANDWIDTHS_GBPS, bandwidth_gbps
-from herd.agent.sensors import Place, Sensor, amd, chip, cpu, disk, memory, nvidia, thermal
+from herd.agent.sensors import Sensor, SensorPaths, amd, chip, cpu, disk, memory, nvidia, thermal
 from herd.core.state.fleet import Gpu, Memory, Pressure, Report
 from herd.discover import discover
 
@@ -48,13 +48,13 @@ Model\t\t: Raspberry Pi 5 Model B Rev 1.1
 
 @pytest.mark.parametrize("sensor", SENSORS, ids=lambda sensor: sensor.name)
 def test_every_sensor_tells_report_fields_here_and_where_nothing_is_to_be_found(sensor: Sensor, tmp_path: Path) -> None:
-    for place in (Place(), Place(tmp_path, tmp_path / "sys", tmp_path / "proc")):
+    for place in (SensorPaths(), SensorPaths(tmp_path, tmp_path / "sys", tmp_path / "proc")):
         told = sensor.read(place)
         assert set(told) <= FIELDS, sensor.name
 
 
 def test_this_machine_has_memory_cores_and_a_disk() -> None:
-    told = {**memory.read(Place()), **cpu.read(Place()), **disk.read(Place())}
+    told = {**memory.read(SensorPaths()), **cpu.read(SensorPaths()), **disk.read(SensorPaths())}
     found = told["memory"]
     assert isinstance(found, Memory) and found.total_bytes >= found.available_bytes > 0 and told["cores"]
     assert found.used_bytes == found.total_bytes - found.available_bytes and "disk" in told
@@ -124,7 +124,7 @@ def test_amd_cards_are_read_from_the_kernels_files_and_integrated_ones_do_not_co
         path = tmp_path / "class" / "drm" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    assert amd.read(Place(tmp_path, tmp_path, tmp_path)) == {"gpus": (Gpu("AMD Radeon RX 7900 XTX", 25753026560, 1 << 30, 37.0, 61.0),)}
+    assert amd.read(SensorPaths(tmp_path, tmp_path, tmp_path)) == {"gpus": (Gpu("AMD Radeon RX 7900 XTX", 25753026560, 1 << 30, 37.0, 61.0),)}
 
 
 def test_the_disk_that_counts_is_where_ollama_keeps_its_models(tmp_path: Path) -> None:
@@ -137,4 +137,4 @@ def test_the_disk_that_counts_is_where_ollama_keeps_its_models(tmp_path: Path) -
 
 
 def test_a_machine_without_an_nvidia_driver_says_nothing_of_one() -> None:
-    assert set(nvidia.read(Place())) in (set(), {"gpus"}, {"gpus", "chip"})
+    assert set(nvidia.read(SensorPaths())) in (set(), {"gpus"}, {"gpus", "chip"})

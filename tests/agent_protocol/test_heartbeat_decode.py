@@ -15,11 +15,11 @@ from herd.agent_protocol.heartbeat_decode import BODY_MAX_BYTES, MODELS_MAX, Bad
 from herd.core.state.fleet import (
     Capacity,
     Disk,
-    EngineFace,
+    EngineEndpoint,
     Gpu,
     Loaded,
     Memory,
-    ModelCard,
+    ModelInfo,
     NodeId,
     Pressure,
     Report,
@@ -84,13 +84,13 @@ def changed(said: dict[str, Any], path: str, value: object) -> dict[str, Any]:
 
 
 def a_full_report() -> Report:
-    ollama = EngineFace("ollama", f"http://{NODE_IP}:11434", "0.32.15", 4, 3)
-    llama = EngineFace("llamacpp", f"http://{NODE_IP}:40001", "b11549", 2)
+    ollama = EngineEndpoint("ollama", f"http://{NODE_IP}:11434", "0.32.15", 4, 3)
+    llama = EngineEndpoint("llamacpp", f"http://{NODE_IP}:40001", "b11549", 2)
     loaded = Loaded(3_000_000_001, 8192, 2_999_999_999, True, "2026-11-23T12:00:00Z")
     cards = [
-        ModelCard("Qwen3:8B", ollama, 5_000_000_003, "ab" * 32, "qwen3", "8.2B", "Q4_K_M", 40960, frozenset({"tools", "completion"}),
+        ModelInfo("Qwen3:8B", ollama, 5_000_000_003, "ab" * 32, "qwen3", "8.2B", "Q4_K_M", 40960, frozenset({"tools", "completion"}),
                   "2026-01-02T03:04:05Z", loaded, 147_456),
-        ModelCard("tiny", llama),
+        ModelInfo("tiny", llama),
     ]  # fmt: skip
     return Report(
         NodeId("alpha"), "boot-1", Memory(68_719_476_735, 20_000_000_001, 48_719_476_734, Pressure.WARN, 1, 2_147_483_649, 3, 4),
@@ -122,7 +122,7 @@ def test_a_week_has_its_hours_and_each_is_a_share(week: list[float]) -> None:
 
 def test_an_older_agent_is_understood() -> None:
     report = decode(body(OLDER), NODE_IP)
-    face = EngineFace("ollama", f"http://{NODE_IP}:11434", "0.32.1", 1, None)
+    face = EngineEndpoint("ollama", f"http://{NODE_IP}:11434", "0.32.1", 1, None)
     assert report.engines == (face,) and set(report.models) == {"qwen3:30b", "nomic-embed-text:latest", "odd:latest"}
     qwen, nomic = report.models[canonical("qwen3:30b")], report.models[canonical("nomic-embed-text")]
     assert qwen.loaded == Loaded(int(18.5 * GIB), 32768) and qwen.size_bytes == int(17.25 * GIB) and qwen.parameters == "30.5B"
@@ -238,9 +238,9 @@ def test_a_body_over_the_limit_is_not_even_read() -> None:
 
 
 def test_as_many_models_as_are_allowed_fit_into_a_body() -> None:
-    face = EngineFace("ollama", f"http://{NODE_IP}:11434")
+    face = EngineEndpoint("ollama", f"http://{NODE_IP}:11434")
     cards = [
-        ModelCard(f"registry.example/some-team/a-rather-long-model-name-{n}:32b-instruct-q4_K_M", face, 20 * GIB + n, f"{n:064x}", "qwen3moe",
+        ModelInfo(f"registry.example/some-team/a-rather-long-model-name-{n}:32b-instruct-q4_K_M", face, 20 * GIB + n, f"{n:064x}", "qwen3moe",
                   "30.5B", "Q4_K_M", 262144, frozenset({"completion", "tools"}), "2026-01-02T03:04:05Z")
         for n in range(MODELS_MAX)
     ]  # fmt: skip

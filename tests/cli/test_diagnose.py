@@ -16,7 +16,7 @@ import pytest
 from fakes.fleet import Fleet, running_fleet
 from fakes.ollama.server import FakeOllama
 from herd import __version__, logs
-from herd.cli.client import Coordinator, Trouble
+from herd.cli.client import CliError, CoordinatorClient
 from herd.cli.diagnose import LOG_TAIL_MAX_BYTES, _database, _tail, diagnose, write
 from herd.cli.doctor import Setup
 from herd.coordinator.storage.schema import SCHEMA_VERSION
@@ -49,7 +49,7 @@ def parts_of(path: Path) -> dict[str, str]:
 
 
 def written(fleet: Fleet, path: Path) -> dict[str, str]:
-    setup = Setup(Coordinator(fleet.url), fleet.data_dir, may_search=False)
+    setup = Setup(CoordinatorClient(fleet.url), fleet.data_dir, may_search=False)
     diagnose(setup, {"coordinator": [{"key": "FLEET_PORT", "value": "1"}]}, path, as_json=True)
     return parts_of(path)
 
@@ -109,7 +109,7 @@ def secrets_in_use(fleet: Fleet) -> dict[str, str]:
 
 
 def test_it_is_made_without_a_coordinator_and_says_so(tmp_path: Path) -> None:
-    setup = Setup(Coordinator("http://127.0.0.1:1", timeout_s=1.0), tmp_path, may_search=False)
+    setup = Setup(CoordinatorClient("http://127.0.0.1:1", timeout_s=1.0), tmp_path, may_search=False)
     diagnose(setup, {}, tmp_path / "d.tar.gz", as_json=True)
     parts = parts_of(tmp_path / "d.tar.gz")
     assert "problem" in json.loads(parts["coordinator-fleet-status.json"])
@@ -130,9 +130,9 @@ def test_it_is_for_its_owner_alone_and_over_no_other_file(tmp_path: Path) -> Non
     path = tmp_path / "d.tar.gz"
     write(path, [("a", "b")])
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    with pytest.raises(Trouble, match="exists already"):
+    with pytest.raises(CliError, match="exists already"):
         write(path, [("a", "c")])
-    with pytest.raises(Trouble, match="cannot be written"):
+    with pytest.raises(CliError, match="cannot be written"):
         write(tmp_path / "nowhere" / "d", [("a", "c")])
     assert parts_of(path) == {"a": "b"}
 

@@ -11,8 +11,8 @@ from fakes.child import free_port
 from fakes.fleet import Fleet, Machine, running_fleet
 from fakes.ollama.server import FakeOllama
 from herd import mdns
-from herd.cli.client import Coordinator, Trouble, coordinator_at
-from herd.cli.doctor import Finding, Setup, examine, when_unreachable
+from herd.cli.client import CliError, CoordinatorClient, coordinator_at
+from herd.cli.doctor import DoctorFinding, Setup, examine, when_unreachable
 from herd.core.state.fleet import Pressure
 from terminal import herd
 
@@ -29,13 +29,13 @@ def fleet(fake: FakeOllama) -> Iterator[Fleet]:
         yield running
 
 
-def findings(url: str, folder: Path, problems: Sequence[str] = (), agent_url: str = "") -> dict[str, Finding]:
+def findings(url: str, folder: Path, problems: Sequence[str] = (), agent_url: str = "") -> dict[str, DoctorFinding]:
     setup = Setup(coordinator_at(url), folder, problems, agent_url, may_search=False)
     return {one.about: one for one in examine(setup)}
 
 
-def coordinator_trouble(coordinator: Coordinator) -> Trouble:
-    with pytest.raises(Trouble) as told:
+def coordinator_trouble(coordinator: CoordinatorClient) -> CliError:
+    with pytest.raises(CliError) as told:
         coordinator.get("/fleet/status")
     return told.value
 
@@ -96,20 +96,20 @@ def test_a_node_of_another_version_is_told(fake: FakeOllama, tmp_path: Path) -> 
 
 
 def test_an_agent_that_knows_a_wrong_address_is_shown_the_one_that_announces_itself(fleet: Fleet) -> None:
-    setup = Setup(Coordinator(nobody()), Path())
+    setup = Setup(CoordinatorClient(nobody()), Path())
     trouble = coordinator_trouble(setup.coordinator)
     told = list(when_unreachable(setup, trouble, [mdns.Found("herd", fleet.url)]))
     assert [one.level for one in told] == ["bad"] and f"herd-node --router-url {fleet.url}" in told[0].remedy
 
 
 def test_one_that_announces_itself_and_lets_nobody_in_is_behind_a_firewall() -> None:
-    setup, hidden = Setup(Coordinator(nobody()), Path()), nobody()
+    setup, hidden = Setup(CoordinatorClient(nobody()), Path()), nobody()
     told = list(when_unreachable(setup, coordinator_trouble(setup.coordinator), [mdns.Found("herd", hidden)]))
     assert "firewall" in told[0].remedy and hidden in told[0].told
 
 
 def test_a_network_without_announcements_needs_the_name() -> None:
-    setup = Setup(Coordinator(nobody()), Path())
+    setup = Setup(CoordinatorClient(nobody()), Path())
     told = list(when_unreachable(setup, coordinator_trouble(setup.coordinator), []))
     assert [one.about for one in told] == ["coordinator", "network"] and "herd-node --router-url http://HOST:" in told[1].remedy
 

@@ -11,21 +11,21 @@ from pathlib import Path
 import pytest
 
 from builders import a_card, a_report, a_request, a_world
-from herd.cli.client import Trouble
-from herd.cli.replay import Asked, asked, lines, parsed_span, parsed_weights, replayed
+from herd.cli.client import CliError
+from herd.cli.replay import ReplayRequest, asked, lines, parsed_span, parsed_weights, replayed
 from herd.coordinator.storage.database import open_for_writing
 from herd.coordinator.storage.learned_state import keep_rules
 from herd.coordinator.storage.trace_rows import INSERT_TRACE, trace_row
-from herd.core.planning.replay import Rules
+from herd.core.planning.replay import DecisionRules
 from herd.core.scheduling.completion_time import CompletionTimeSettings
 from herd.core.state.commands import Record
 from herd.core.state.request import Outcome
 
 NOW = 2_000_000.0
-RULES = Rules()
+RULES = DecisionRules()
 
 
-def a_database(path: Path, *columns: str | None, rules: Rules | None = RULES) -> Path:
+def a_database(path: Path, *columns: str | None, rules: DecisionRules | None = RULES) -> Path:
     """One row for each of these `candidates`, a minute apart, the last one now."""
     with closing(open_for_writing(path / "latency.db", 0.0)) as connection:
         if rules is not None:
@@ -53,7 +53,7 @@ def a_column() -> str:
 
 
 def told(path: Path, **more: object) -> tuple[object, str]:
-    wanted = replace(Asked(path), **more)  # type: ignore[arg-type]
+    wanted = replace(ReplayRequest(path), **more)  # type: ignore[arg-type]
     done = replayed(wanted, NOW)
     return done, "\n".join(line.plain for line in lines(done, wanted, 100))
 
@@ -67,7 +67,7 @@ def test_rows_that_keep_too_little_are_counted(tmp_path: Path) -> None:
     broken = [None, "", "{", "[]", "null", '{"scored": 7}', json.dumps(before), json.dumps(bare), good.replace(RULES.fingerprint, "unheard")]
     nobody = json.dumps({"model": "m", "chosen": None, "scored": [], "rejected": []})
     path = a_database(tmp_path, good, *broken, nobody)
-    done = replayed(Asked(path), NOW)
+    done = replayed(ReplayRequest(path), NOW)
     assert (done.whole.choices, done.whole.changed, done.without_node, done.unreadable) == (1, 0, 1, len(broken))
     _, text = told(path)
     assert "1 choice, all the same (100 %)." in text
@@ -113,8 +113,8 @@ def test_a_change_is_told_in_plain_words(tmp_path: Path) -> None:
 
 def test_only_what_is_young_enough_is_looked_at(tmp_path: Path) -> None:
     path = a_database(tmp_path, *[a_column()] * 10)
-    assert replayed(Asked(path, since_s=150.0), NOW).whole.choices == 3
-    assert replayed(Asked(path, limit=7), NOW).whole.choices == 7
+    assert replayed(ReplayRequest(path, since_s=150.0), NOW).whole.choices == 3
+    assert replayed(ReplayRequest(path, limit=7), NOW).whole.choices == 7
 
 
 def test_weights_go_by_their_own_names_or_their_settings() -> None:
@@ -122,7 +122,7 @@ def test_weights_go_by_their_own_names_or_their_settings() -> None:
         "harm_weight": 0.5, "model_hot": 80.0, "eviction_horizon_s": 30.0,
     }  # fmt: skip
     assert parsed_weights("") == {}
-    rules = Rules().changed(None, parsed_weights("FLEET_HARM_WEIGHT=0,memory_fit_max=1"))
+    rules = DecisionRules().changed(None, parsed_weights("FLEET_HARM_WEIGHT=0,memory_fit_max=1"))
     assert rules.times == CompletionTimeSettings(harm_weight=0.0) and rules.weights.memory_fit_max == 1.0
 
 
@@ -137,7 +137,7 @@ def test_weights_go_by_their_own_names_or_their_settings() -> None:
 )  # fmt: skip
 def test_what_makes_no_sense_is_explained_with_the_next_command(tmp_path: Path, given: dict[str, object], words: str) -> None:
     typed = {"policy": None, "weights": None, "since": None, "limit": 5, **given}
-    with pytest.raises(Trouble) as trouble:
+    with pytest.raises(CliError) as trouble:
         asked(tmp_path, **typed)  # type: ignore[arg-type]
     assert words in f"{trouble.value.problem} {trouble.value.remedy}"
 

@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 import herd.dialects
 from builders import a_card, a_report
 from herd.core.state.fleet import Fleet
-from herd.core.state.request import Counters, Kind
-from herd.dialects import Answer, Dialect, Moment
+from herd.core.state.request import Counters, RequestKind
+from herd.dialects import Answer, Dialect, Timestamp
 from herd.discover import discover
 from herd.errors import BadRequest, HerdError, MethodNotAllowed, Refusal, TooLarge, Unavailable, UnknownModel
-from herd.protocols.conversation import Ask, Delta, Route, Usage
+from herd.protocols.conversation import Delta, ParsedRequest, Route, Usage
 
 DIALECTS = discover(herd.dialects, Dialect, "DIALECT")
 ROUTES = [(dialect, route) for dialect in DIALECTS for route in dialect.routes]
-ANSWERING = [(dialect, route) for dialect, route in ROUTES if route.kind is not Kind.INFO]
+ANSWERING = [(dialect, route) for dialect, route in ROUTES if route.kind is not RequestKind.INFO]
 LISTINGS = [(dialect, *listing) for dialect in DIALECTS for listing in dialect.listings]
-MOMENT = Moment("2026-11-23T09:13:03.960297886Z", 1_795_425_183)
+MOMENT = Timestamp("2026-11-23T09:13:03.960297886Z", 1_795_425_183)
 FIELDS = (
     "model",
     "messages",
@@ -54,24 +54,24 @@ def a_body(stream: bool = False, **more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def parsed(dialect: Dialect, route: Route, body: dict[str, Any]) -> Ask:
+def parsed(dialect: Dialect, route: Route, body: dict[str, Any]) -> ParsedRequest:
     return dialect.parse(route, json.dumps(body).encode())
 
 
 def deltas_for(route: Route) -> list[Delta]:
     usage = Usage(12, 4, load_s=0.01, prefill_s=0.02, decode_s=0.03)
-    if route.kind is Kind.EMBED:
+    if route.kind is RequestKind.EMBED:
         return [Delta(embeddings=[[0.5, 0.25]], usage=usage, is_last=True)]
     return [Delta(text="Hel"), Delta(text="lo"), Delta(finish_reason="stop", usage=usage), Delta(is_last=True)]
 
 
-def written(dialect: Dialect, ask: Ask) -> list[bytes]:
+def written(dialect: Dialect, ask: ParsedRequest) -> list[bytes]:
     writer = dialect.writer(ask, ask.model, "r1", MOMENT)
     assert writer.content_type
     return [writer.write(delta) for delta in deltas_for(ask.route)]
 
 
-def watched(dialect: Dialect, ask: Ask, chunks: list[bytes]) -> Counters | None:
+def watched(dialect: Dialect, ask: ParsedRequest, chunks: list[bytes]) -> Counters | None:
     watch = dialect.watch(ask)
     for chunk in chunks:
         watch.feed(chunk)
@@ -90,7 +90,7 @@ def test_reading_raises_only_herd_errors(dialect: Dialect, route: Route, body: b
     try:
         ask = dialect.parse(route, body)
         dialect.rewrite(ask, "other:1")
-        if route.kind is not Kind.INFO:
+        if route.kind is not RequestKind.INFO:
             dialect.converse(ask)
     except HerdError:
         return

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import herd.engines
-from herd.core.state.request import Kind
+from herd.core.state.request import RequestKind
 from herd.discover import discover
 from herd.engines import Engine, Inventory, Reply
 from herd.errors import BadRequest
@@ -17,7 +17,7 @@ from herd.protocols.conversation import Conversation, Delta, Message
 
 ENGINES = discover(herd.engines, Engine, "ENGINE")
 each_engine = pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.kind)
-ANSWERING = (Kind.CHAT, Kind.GENERATE, Kind.EMBED)
+ANSWERING = (RequestKind.CHAT, RequestKind.GENERATE, RequestKind.EMBED)
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=6),
@@ -31,8 +31,8 @@ bodies = st.binary(max_size=60) | json_values.map(lambda value: json.dumps(value
 some_replies = st.lists(st.builds(Reply, st.sampled_from([0, 200, 404, 500]), bodies), max_size=6)
 
 
-def a_conversation(kind: Kind, stream: bool) -> Conversation:
-    messages = [Message("user", "hi")] if kind is Kind.CHAT else []
+def a_conversation(kind: RequestKind, stream: bool) -> Conversation:
+    messages = [Message("user", "hi")] if kind is RequestKind.CHAT else []
     return Conversation(kind, "m", stream, messages=messages, prompt="hi", inputs=["hi"])
 
 
@@ -67,7 +67,7 @@ def test_nobody_is_not_recognised_and_has_nothing(engine: Engine) -> None:
 @each_engine
 @pytest.mark.parametrize("kind", ANSWERING)
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_call_is_json_for_that_model_or_a_bad_request(engine: Engine, kind: Kind, stream: bool) -> None:
+def test_a_call_is_json_for_that_model_or_a_bad_request(engine: Engine, kind: RequestKind, stream: bool) -> None:
     try:
         call = engine.call(a_conversation(kind, stream))
     except BadRequest:
@@ -81,7 +81,7 @@ def test_a_call_is_json_for_that_model_or_a_bad_request(engine: Engine, kind: Ki
 @pytest.mark.parametrize("stream", [True, False])
 @given(chunks=st.lists(bodies, max_size=5))
 @settings(max_examples=30)
-def test_reading_raises_only_value_errors(engine: Engine, kind: Kind, stream: bool, chunks: list[bytes]) -> None:
+def test_reading_raises_only_value_errors(engine: Engine, kind: RequestKind, stream: bool, chunks: list[bytes]) -> None:
     reader = engine.reader(a_conversation(kind, stream))
     try:
         pieces = [delta for chunk in chunks for delta in reader.feed(chunk)] + reader.end()
@@ -93,5 +93,5 @@ def test_reading_raises_only_value_errors(engine: Engine, kind: Kind, stream: bo
 @each_engine
 @pytest.mark.parametrize("kind", ANSWERING)
 @pytest.mark.parametrize("stream", [True, False])
-def test_an_answer_of_nothing_has_no_end(engine: Engine, kind: Kind, stream: bool) -> None:
+def test_an_answer_of_nothing_has_no_end(engine: Engine, kind: RequestKind, stream: bool) -> None:
     assert not any(delta.is_last for delta in engine.reader(a_conversation(kind, stream)).end())

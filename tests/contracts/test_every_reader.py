@@ -24,9 +24,9 @@ from herd import mdns
 from herd.agent import availability, coordinator_link, http_client, node_identity, ollama_environment
 from herd.agent.sensors import chip, memory, thermal
 from herd.agent_protocol import heartbeat_decode
-from herd.agent_protocol.join import JoinAnswer, Joining
+from herd.agent_protocol.join import JoinAnswer, JoinRequest
 from herd.cli import client
-from herd.cli.client import Trouble
+from herd.cli.client import CliError
 from herd.config import read_env_file
 from herd.coordinator.api import login
 from herd.coordinator.auth import access_control
@@ -35,17 +35,17 @@ from herd.coordinator.storage.credential_store import (
     KEYS_FILE,
     LOCAL_CODE_FILE,
     NODES_FILE,
-    Vault,
-    VaultDamaged,
+    CredentialStore,
+    CredentialStoreDamaged,
 )
 from herd.coordinator.upstream import tls_pinning
-from herd.dialects import Dialect, Moment
+from herd.dialects import Dialect, Timestamp
 from herd.discover import discover
 from herd.errors import HerdError
 
 DEEP = b"[" * 100_000
 JSON_BOMBS = (DEEP, b'{"a":' * 50_000, b'{"keys":' + DEEP, b"\xff\xfe", b"1e999", b'"\\ud800"', b"NaN", b"{}", b"[]", b"null", b'{"private":"zz","key":"0"}')
-MOMENT = Moment("2026-11-23T09:13:03.960297886Z", 1795338783)
+MOMENT = Timestamp("2026-11-23T09:13:03.960297886Z", 1795338783)
 DIALECTS = discover(herd.dialects, Dialect, "DIALECT")  # type: ignore[type-abstract]
 
 bytes_ = st.binary(max_size=200) | st.sampled_from([bomb for bomb in JSON_BOMBS if len(bomb) < 100])
@@ -54,12 +54,12 @@ quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCh
 
 READ_BYTES: dict[str, tuple[Callable[[bytes], object], tuple[type[Exception], ...]]] = {
     "what was learnt of this machine": (availability.decode, (ValueError,)),
-    "a coordinator's answer, at the terminal": (lambda raw: client._object("http://x", raw), (Trouble,)),
+    "a coordinator's answer, at the terminal": (lambda raw: client._object("http://x", raw), (CliError,)),
     "a denial": (lambda raw: coordinator_link._denial(http_client.Response(401, raw)), ()),
     "an error's words": (lambda raw: coordinator_link._words(http_client.Response(500, raw)), ()),
     "a field of an answer": (lambda raw: coordinator_link._field(http_client.Response(200, raw), "node_id"), ()),
     "the login form": (login._key_in, ()),
-    "a wish to join": (lambda raw: msgspec.json.decode(raw, type=Joining), (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)),
+    "a wish to join": (lambda raw: msgspec.json.decode(raw, type=JoinRequest), (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)),
     "the answer to it": (lambda raw: msgspec.json.decode(raw, type=JoinAnswer), (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)),
 }
 READ_TEXTS: dict[str, tuple[Callable[[str], object], tuple[type[Exception], ...]]] = {
@@ -76,7 +76,7 @@ READ_TEXTS: dict[str, tuple[Callable[[str], object], tuple[type[Exception], ...]
     "stalls of memory": (memory.from_stalls, ()),
     "macOS's pressure": (memory.from_macos, ()),
     "pmset": (thermal.from_pmset, ()),
-    "a coordinator's address": (client.coordinator_at, (Trouble,)),
+    "a coordinator's address": (client.coordinator_at, (CliError,)),
 }
 
 
@@ -142,12 +142,12 @@ def test_a_passport_of_anything_is_one_or_none(raw: bytes) -> None:
 @given(raw=bytes_)
 def test_a_vault_with_anything_in_a_file_opens_or_says_which_is_damaged(name: str, raw: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        Vault(Path(folder)).open(b"i" * 32, b"c" * 10)
+        CredentialStore(Path(folder)).open(b"i" * 32, b"c" * 10)
         path = Path(folder) / "trust" / name
         path.write_bytes(raw)
         try:
-            Vault(Path(folder)).open(b"j" * 32, b"d" * 10)
-        except VaultDamaged as damaged:
+            CredentialStore(Path(folder)).open(b"j" * 32, b"d" * 10)
+        except CredentialStoreDamaged as damaged:
             assert name in str(damaged)
             assert path.read_bytes() == raw, "a damaged file is left as it is"
 
@@ -156,12 +156,12 @@ def test_a_vault_with_anything_in_a_file_opens_or_says_which_is_damaged(name: st
 def test_a_file_of_nothing_but_depth_is_a_damaged_one(tmp_path: Path, bomb: bytes) -> None:
     (tmp_path / "passport.json").write_bytes(bomb[:60_000])
     assert node_identity._read(tmp_path / "passport.json") is None
-    Vault(tmp_path).open(b"i" * 32, b"c" * 10)
+    CredentialStore(tmp_path).open(b"i" * 32, b"c" * 10)
     for name in (IDENTITY_FILE, KEYS_FILE, NODES_FILE):
         kept = (tmp_path / "trust" / name).read_bytes() if (tmp_path / "trust" / name).exists() else b"[]"
         (tmp_path / "trust" / name).write_bytes(bomb)
-        with pytest.raises(VaultDamaged, match=name):
-            Vault(tmp_path).open(b"i" * 32, b"c" * 10)
+        with pytest.raises(CredentialStoreDamaged, match=name):
+            CredentialStore(tmp_path).open(b"i" * 32, b"c" * 10)
         (tmp_path / "trust" / name).write_bytes(kept)
 
 

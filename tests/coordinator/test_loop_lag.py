@@ -7,11 +7,11 @@ import logging
 
 import pytest
 
-from herd.coordinator.loop_lag import KEPT, WORTH_A_LINE_S, Lag
+from herd.coordinator.loop_lag import KEPT, WORTH_A_LINE_S, LoopLag
 
 
 def test_the_worst_of_the_last_minute_is_told_and_then_forgotten() -> None:
-    lag = Lag(asyncio.new_event_loop())
+    lag = LoopLag(asyncio.new_event_loop())
     assert lag.worst_ms == 0.0
     lag.rang(10.0, 10.04)
     lag.rang(10.5, 10.5)
@@ -23,7 +23,7 @@ def test_the_worst_of_the_last_minute_is_told_and_then_forgotten() -> None:
 
 
 def test_what_everybody_felt_is_worth_a_line(caplog: pytest.LogCaptureFixture) -> None:
-    lag = Lag(asyncio.new_event_loop())
+    lag = LoopLag(asyncio.new_event_loop())
     with caplog.at_level(logging.WARNING):
         lag.rang(10.0, 10.0 + WORTH_A_LINE_S / 2)
         assert not caplog.records
@@ -34,7 +34,7 @@ def test_what_everybody_felt_is_worth_a_line(caplog: pytest.LogCaptureFixture) -
 
 def test_it_looks_at_the_loop_it_is_given_and_ends() -> None:
     async def go() -> None:
-        lag = Lag(asyncio.get_running_loop())
+        lag = LoopLag(asyncio.get_running_loop())
         lag.start()
         assert lag._timer is not None
         lag._timer._run()  # as the loop would

@@ -6,12 +6,12 @@ import re
 
 import msgspec
 import pytest
-from house.source import ROOT
 
 import herd.dashboard.tabs
 from herd.dashboard import live, requests
 from herd.dashboard.tabs import Tab
 from herd.discover import discover
+from project.source import ROOT
 
 TABS = discover(herd.dashboard.tabs, Tab, "TAB")
 ANSWERS = [*(answer for tab in TABS for answer in tab.answers), *requests.ANSWERS]

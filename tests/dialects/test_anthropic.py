@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from builders import a_card
-from herd.core.state.fleet import EngineFace, Fleet
+from herd.core.state.fleet import EngineEndpoint, Fleet
 from herd.core.state.request import Counters
-from herd.dialects import Moment
+from herd.dialects import Timestamp
 from herd.dialects.anthropic import DIALECT
 from herd.errors import BadRequest, Refusal, UnknownModel
-from herd.protocols.conversation import Ask, Delta, ToolCall, Usage
+from herd.protocols.conversation import Delta, ParsedRequest, ToolCall, Usage
 from wire_samples import FOLDER, LLAMACPP, Sample, sample
 
 ROUTES = {route.path: route for route in DIALECT.routes}
-MOMENT = Moment("2026-11-23T09:13:03.960297886Z", 1_795_425_183)
+MOMENT = Timestamp("2026-11-23T09:13:03.960297886Z", 1_795_425_183)
 MESSAGES = "/v1/messages"
 COUNT = "/v1/messages/count_tokens"
 HI = [{"role": "user", "content": "hi"}]
@@ -38,23 +38,23 @@ DOCUMENTS = [
 ]
 
 
-def ask(path: str = MESSAGES, **body: Any) -> Ask:
+def ask(path: str = MESSAGES, **body: Any) -> ParsedRequest:
     given = {"model": "m", "max_tokens": 16, "messages": HI, **body}
     return DIALECT.parse(ROUTES[path], json.dumps(given).encode())
 
 
-def asked(recorded: Sample) -> Ask:
+def asked(recorded: Sample) -> ParsedRequest:
     return DIALECT.parse(ROUTES[recorded.path], recorded.request)
 
 
-def watched(request: Ask, chunks: list[bytes]) -> Counters | None:
+def watched(request: ParsedRequest, chunks: list[bytes]) -> Counters | None:
     watch = DIALECT.watch(request)
     for chunk in chunks:
         watch.feed(chunk)
     return watch.end()
 
 
-def written(request: Ask, *deltas: Delta) -> bytes:
+def written(request: ParsedRequest, *deltas: Delta) -> bytes:
     writer = DIALECT.writer(request, request.model, "r1", MOMENT)
     return b"".join(writer.write(delta) for delta in deltas)
 
@@ -376,14 +376,14 @@ def test_a_stream_that_cannot_go_on_says_so_and_does_not_stop_normally() -> None
 
 def test_tokens_are_estimated_where_no_engine_counts_them() -> None:
     read = ask(COUNT, messages=[{"role": "user", "content": "x" * 400}])
-    for cards in ([], [a_card("m")], [a_card("m"), a_card("m", engine=EngineFace("llamacpp", "http://x"))]):
+    for cards in ([], [a_card("m")], [a_card("m"), a_card("m", engine=EngineEndpoint("llamacpp", "http://x"))]):
         answer = DIALECT.describe(read, cards)
         assert answer is not None and answer.status == 200
         assert MessageTokensCount.model_validate_json(answer.body).input_tokens == read.prompt_tokens
 
 
 def test_llama_cpp_counts_by_itself() -> None:
-    assert DIALECT.describe(ask(COUNT), [a_card("m", engine=EngineFace("llamacpp", "http://x"))]) is None
+    assert DIALECT.describe(ask(COUNT), [a_card("m", engine=EngineEndpoint("llamacpp", "http://x"))]) is None
     assert DIALECT.describe(ask(), [a_card("m")]) is None
     assert watched(ask(COUNT), [sample("anthropic_count", LLAMACPP).body]) == Counters()
 

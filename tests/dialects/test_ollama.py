@@ -11,35 +11,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders import a_card, a_report
-from herd.core.state.fleet import EngineFace, Fleet, Liveness, Loaded, ModelCard
-from herd.core.state.request import Counters, Kind
-from herd.dialects import Moment
+from herd.core.state.fleet import EngineEndpoint, Fleet, Liveness, Loaded, ModelInfo
+from herd.core.state.request import Counters, RequestKind
+from herd.core.state.timestamps import instant
+from herd.dialects import Timestamp
 from herd.dialects.ollama import DIALECT, FOREVER, NO_TIME, VERSION_ASSUMED
 from herd.errors import BadRequest, HerdError, Refusal, UnknownModel
-from herd.protocols.conversation import Ask, Delta, Route, ToolCall, Usage
-from herd.protocols.ollama.chat_json import instant
+from herd.protocols.conversation import Delta, ParsedRequest, Route, ToolCall, Usage
 from wire_samples import sample
 
 ROUTES = {route.path: route for route in DIALECT.routes}
-MOMENT = Moment("2026-11-23T09:13:03.960297886Z", 1_795_425_183)
+MOMENT = Timestamp("2026-11-23T09:13:03.960297886Z", 1_795_425_183)
 STREAMS = ["chat_stream", "gen_stream"]
 DOCUMENTS = ["chat_nostream", "gen_nostream", "gen_raw", "chat_json", "chat_logprobs", "embed", "embeddings"]
 LOADS = ["gen_load", "chat_load", "gen_unload", "chat_unload"]
 PICTURE = "iVBOR" + "A" * 4000
 
 
-def ask(path: str = "/api/chat", **body: Any) -> Ask:
+def ask(path: str = "/api/chat", **body: Any) -> ParsedRequest:
     return DIALECT.parse(ROUTES[path], json.dumps({"model": "m", **body}).encode())
 
 
-def watched(request: Ask, chunks: list[bytes]) -> Counters | None:
+def watched(request: ParsedRequest, chunks: list[bytes]) -> Counters | None:
     watch = DIALECT.watch(request)
     for chunk in chunks:
         watch.feed(chunk)
     return watch.end()
 
 
-def written(request: Ask, *deltas: Delta) -> bytes:
+def written(request: ParsedRequest, *deltas: Delta) -> bytes:
     writer = DIALECT.writer(request, request.model, "r1", MOMENT)
     return b"".join(writer.write(delta) for delta in deltas)
 
@@ -55,7 +55,7 @@ def test_recorded_requests_that_ollama_took_are_understood(name: str) -> None:
     may_stream = recorded.path in ("/api/chat", "/api/generate")
     assert (read.model, read.stream) == (asked["model"], may_stream and asked.get("stream", True))
     assert DIALECT.rewrite(read, read.model) is recorded.request
-    if read.route.kind is not Kind.INFO:
+    if read.route.kind is not RequestKind.INFO:
         assert DIALECT.converse(read).model == asked["model"]
 
 
@@ -356,7 +356,7 @@ def a_fleet() -> Fleet:
     old = a_card("M", digest="a" * 64, modified_at="2026-01-01T00:00:00Z", loaded=True, family="llama")
     new = a_card("m:latest", size_gb=3, digest="b" * 64, modified_at="2026-05-01T00:00:00+02:00")
     same = a_card("m", digest="a" * 64, modified_at="2026-01-02T00:00:00Z", context_max_tokens=8192)
-    plain = a_card("Qwen/Q3", engine=EngineFace("vllm", "http://x", "0.9"), loaded=True)
+    plain = a_card("Qwen/Q3", engine=EngineEndpoint("vllm", "http://x", "0.9"), loaded=True)
     early = a_card("tiny:a", modified_at="2026-03-01T00:00:00Z", loaded=True)
     fleet.hear(a_report("alpha", [old, plain]), 1.0)
     fleet.hear(a_report("beta", [new, early]), 1.0)
@@ -385,7 +385,7 @@ def test_tags_merge_the_nodes_and_take_the_file_that_most_of_them_have() -> None
 def test_ps_has_one_entry_a_node_with_the_recorded_fields() -> None:
     fleet = a_fleet()
     loaded = Loaded(5, 2048, 3, expires_at="2026-11-23T09:18:10.570602673Z")
-    fleet.hear(a_report("beta", [ModelCard("tiny:a", EngineFace("ollama", ""), 2, loaded=loaded)]), 2.0)
+    fleet.hear(a_report("beta", [ModelInfo("tiny:a", EngineEndpoint("ollama", ""), 2, loaded=loaded)]), 2.0)
     body = listed("/api/ps", fleet)
     assert [(e["name"], e["fleet_node"]) for e in body["models"]] == [
         ("Qwen/Q3:latest", "alpha"), ("tiny:a", "beta"), ("M:latest", "alpha"),
@@ -411,7 +411,7 @@ def test_the_version_is_the_newest_ollama_s() -> None:
     fleet = Fleet()
     assert listed("/api/version", fleet) == {"version": VERSION_ASSUMED}
     for node, kind, version in (("a", "ollama", "0.9.10"), ("b", "ollama", "0.30.1-lab"), ("c", "vllm", "9.9")):
-        fleet.hear(a_report(node, engines=(EngineFace(kind, "http://x", version),)), 1.0)
+        fleet.hear(a_report(node, engines=(EngineEndpoint(kind, "http://x", version),)), 1.0)
     assert listed("/api/version", fleet) == {"version": "0.30.1-lab"}
 
 
@@ -431,7 +431,7 @@ def test_times_of_any_zone_are_compared(earlier: str, later: str) -> None:
 
 
 def test_show_is_answered_from_memory_where_no_ollama_has_the_model() -> None:
-    card = a_card("Q3", engine=EngineFace("vllm", ""), family="qwen3", context_max_tokens=40960, parameters="8B")
+    card = a_card("Q3", engine=EngineEndpoint("vllm", ""), family="qwen3", context_max_tokens=40960, parameters="8B")
     answer = DIALECT.describe(ask("/api/show"), [card])
     assert answer is not None
     shown = ollama.ShowResponse(**json.loads(answer.body))

@@ -15,16 +15,16 @@ from openai.types import Completion, CreateEmbeddingResponse, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from builders import a_card, a_report
-from herd.core.state.fleet import EngineFace, Fleet, Liveness
+from herd.core.state.fleet import EngineEndpoint, Fleet, Liveness
 from herd.core.state.request import Counters
-from herd.dialects import Moment
+from herd.dialects import Timestamp
 from herd.dialects.openai import DIALECT
 from herd.errors import BadRequest, Refusal, UnknownModel
-from herd.protocols.conversation import Ask, Delta, Sampling, ToolCall, Usage
+from herd.protocols.conversation import Delta, ParsedRequest, Sampling, ToolCall, Usage
 from wire_samples import FOLDER, LLAMACPP, Sample, sample
 
 ROUTES = {route.path: route for route in DIALECT.routes}
-MOMENT = Moment("2026-11-23T09:13:03.960297886Z", 1_795_425_183)
+MOMENT = Timestamp("2026-11-23T09:13:03.960297886Z", 1_795_425_183)
 CHAT = "/v1/chat/completions"
 HI = [{"role": "user", "content": "hi"}]
 PICTURE = "data:image/png;base64," + "A" * 4000
@@ -46,23 +46,23 @@ DOCUMENTS: list[tuple[str, Path, int, int | None]] = [
 ]
 
 
-def ask(path: str = CHAT, **body: Any) -> Ask:
+def ask(path: str = CHAT, **body: Any) -> ParsedRequest:
     more: dict[str, Any] = {"messages": HI} if path == CHAT else {}
     return DIALECT.parse(ROUTES[path], json.dumps({"model": "m", **more, **body}).encode())
 
 
-def asked(recorded: Sample) -> Ask:
+def asked(recorded: Sample) -> ParsedRequest:
     return DIALECT.parse(ROUTES[recorded.path], recorded.request)
 
 
-def watched(request: Ask, chunks: list[bytes]) -> Counters | None:
+def watched(request: ParsedRequest, chunks: list[bytes]) -> Counters | None:
     watch = DIALECT.watch(request)
     for chunk in chunks:
         watch.feed(chunk)
     return watch.end()
 
 
-def written(request: Ask, *deltas: Delta) -> bytes:
+def written(request: ParsedRequest, *deltas: Delta) -> bytes:
     writer = DIALECT.writer(request, request.model, "r1", MOMENT)
     return b"".join(writer.write(delta) for delta in deltas)
 
@@ -444,7 +444,7 @@ def a_fleet() -> Fleet:
     fleet = Fleet()
     old = a_card("M", modified_at="2026-01-01T00:00:00Z")
     new = a_card("m:latest", modified_at="2026-05-01T00:00:00+02:00")
-    plain = a_card("Qwen/Q3", engine=EngineFace("vllm", "http://x", "0.9"), loaded=True)
+    plain = a_card("Qwen/Q3", engine=EngineEndpoint("vllm", "http://x", "0.9"), loaded=True)
     hub = a_card("hf.co/some/thing:q4", modified_at="2026-03-01T00:00:00Z")
     fleet.hear(a_report("alpha", [old, plain, hub]), 1.0)
     fleet.hear(a_report("beta", [new]), 1.0)

@@ -13,14 +13,14 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from herd.core.state.request import Counters
-from herd.dialects import Moment
+from herd.dialects import Timestamp
 from herd.dialects.openai import DIALECT, RESPONSES
 from herd.errors import BadRequest, Refusal
-from herd.protocols.conversation import Ask, Delta, ToolCall, Usage
+from herd.protocols.conversation import Delta, ParsedRequest, ToolCall, Usage
 from wire_samples import FOLDER, LLAMACPP, sample
 
 (ROUTE,) = (route for route in DIALECT.routes if route.path == RESPONSES)
-MOMENT = Moment("2026-11-23T09:13:03.960297886Z", 1_795_425_183)
+MOMENT = Timestamp("2026-11-23T09:13:03.960297886Z", 1_795_425_183)
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 LAST = Delta(usage=Usage(12, 4, 8), is_last=True)
 STREAMS = [
@@ -33,18 +33,18 @@ DOCUMENTS = [
 ]
 
 
-def ask(**body: Any) -> Ask:
+def ask(**body: Any) -> ParsedRequest:
     return DIALECT.parse(ROUTE, json.dumps({"model": "m", "input": "hi", **body}).encode())
 
 
-def watched(request: Ask, chunks: list[bytes]) -> Counters | None:
+def watched(request: ParsedRequest, chunks: list[bytes]) -> Counters | None:
     watch = DIALECT.watch(request)
     for chunk in chunks:
         watch.feed(chunk)
     return watch.end()
 
 
-def written(request: Ask, *deltas: Delta) -> bytes:
+def written(request: ParsedRequest, *deltas: Delta) -> bytes:
     writer = DIALECT.writer(request, request.model, "r1", MOMENT)
     return b"".join(writer.write(delta) for delta in deltas)
 

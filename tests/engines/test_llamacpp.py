@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from herd.core.state.fleet import Loaded
-from herd.core.state.request import Kind
+from herd.core.state.request import RequestKind
 from herd.engines import Reply
 from herd.engines.llamacpp import ENGINE
 from herd.errors import BadRequest
@@ -19,10 +19,10 @@ from wire_samples import LLAMACPP, sample
 
 EMPTY = Reply(0, b"")
 STREAMS = [
-    ("chat_stream", Kind.CHAT, "Sorry, I", 3),
-    ("chat_stream_bare", Kind.CHAT, "Sorry, I", 3),
-    ("chat_logprobs_stream", Kind.CHAT, "Sorry,", 2),
-    ("completion_stream", Kind.GENERATE, " 30", 3),
+    ("chat_stream", RequestKind.CHAT, "Sorry, I", 3),
+    ("chat_stream_bare", RequestKind.CHAT, "Sorry, I", 3),
+    ("chat_logprobs_stream", RequestKind.CHAT, "Sorry,", 2),
+    ("completion_stream", RequestKind.GENERATE, " 30", 3),
 ]
 TOOL_STREAM = b"".join(
     b"data: " + json.dumps({"choices": [{"index": 0, "finish_reason": reason, "delta": delta}]}).encode() + b"\n\n"
@@ -41,7 +41,7 @@ def recorded(name: str) -> Reply:
     return Reply(answer.status, answer.body, answer.headers)
 
 
-def asked(kind: Kind, **more: Any) -> tuple[str, dict[str, Any]]:
+def asked(kind: RequestKind, **more: Any) -> tuple[str, dict[str, Any]]:
     call = ENGINE.call(Conversation(kind, "m", more.pop("stream", False), **more))
     assert call.method == "POST"
     return call.path, json.loads(call.body)
@@ -52,7 +52,7 @@ def read(conversation: Conversation, chunks: list[bytes]) -> list[Delta]:
     return [delta for chunk in chunks for delta in reader.feed(chunk)] + reader.end()
 
 
-def talk(kind: Kind = Kind.CHAT, stream: bool = True) -> Conversation:
+def talk(kind: RequestKind = RequestKind.CHAT, stream: bool = True) -> Conversation:
     return Conversation(kind, "m", stream, messages=[Message("user", "hi")], prompt="hi", inputs=["hi"])
 
 
@@ -61,7 +61,7 @@ def talk(kind: Kind = Kind.CHAT, stream: bool = True) -> Conversation:
 
 def test_a_chat_is_asked_with_everything_it_had() -> None:
     path, body = asked(
-        Kind.CHAT,
+        RequestKind.CHAT,
         messages=[
             Message("developer", "be brief"),
             Message("user", "look", images=[("AAAA", "image/png")]),
@@ -99,18 +99,18 @@ def test_a_chat_is_asked_with_everything_it_had() -> None:
 
 
 def test_only_what_was_wanted_is_said() -> None:
-    assert asked(Kind.CHAT, messages=[Message("user", "hi")]) == (
+    assert asked(RequestKind.CHAT, messages=[Message("user", "hi")]) == (
         "/v1/chat/completions",
         {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": False, "cache_prompt": True},
     )
-    assert asked(Kind.GENERATE, prompt="p", raw=True) == (
+    assert asked(RequestKind.GENERATE, prompt="p", raw=True) == (
         "/v1/completions", {"model": "m", "prompt": "p", "stream": False, "cache_prompt": True},
     )  # fmt: skip
-    assert asked(Kind.EMBED, inputs=["a"]) == ("/v1/embeddings", {"model": "m", "input": ["a"]})
+    assert asked(RequestKind.EMBED, inputs=["a"]) == ("/v1/embeddings", {"model": "m", "input": ["a"]})
 
 
 def test_a_prompt_that_is_not_raw_is_a_chat_as_with_ollama_s_template() -> None:
-    path, body = asked(Kind.GENERATE, prompt="p", system="s", format="json", think=False)
+    path, body = asked(RequestKind.GENERATE, prompt="p", system="s", format="json", think=False)
     assert path == "/v1/chat/completions"
     assert body["messages"] == [{"role": "system", "content": "s"}, {"role": "user", "content": "p"}]
     assert body["response_format"] == {"type": "json_object"}
@@ -120,7 +120,7 @@ def test_a_prompt_that_is_not_raw_is_a_chat_as_with_ollama_s_template() -> None:
 def test_calls_without_ids_find_their_answers() -> None:
     """Ollama's clients send none, llama.cpp's templates need them."""
     body = asked(
-        Kind.CHAT,
+        RequestKind.CHAT,
         messages=[
             Message("assistant", tool_calls=[ToolCall(0, "", "f", "{}"), ToolCall(1, "", "g", "")]),
             Message("tool", "2", tool_name="g"),
@@ -136,31 +136,31 @@ def test_calls_without_ids_find_their_answers() -> None:
 def test_one_tool_by_name_is_that_tool_alone() -> None:
     tools = [Tool("f", "", {}), Tool("g", "", {})]
     choice = {"type": "function", "function": {"name": "g"}}
-    body = asked(Kind.CHAT, messages=[Message("user", "hi")], tools=tools, tool_choice=choice)[1]
+    body = asked(RequestKind.CHAT, messages=[Message("user", "hi")], tools=tools, tool_choice=choice)[1]
     assert [tool["function"]["name"] for tool in body["tools"]] == ["g"] and body["tool_choice"] == "required"
-    assert "tools" not in asked(Kind.CHAT, messages=[Message("user", "hi")], tools=tools, tool_choice="none")[1]
+    assert "tools" not in asked(RequestKind.CHAT, messages=[Message("user", "hi")], tools=tools, tool_choice="none")[1]
 
 
 def test_no_prompt_only_loads_the_model() -> None:
     for stream in (True, False):
-        assert asked(Kind.CHAT, stream=stream)[1]["max_tokens"] == 1
-        assert asked(Kind.GENERATE, stream=stream)[0] == "/v1/completions"
-    assert asked(Kind.EMBED) == ("/v1/embeddings", {"model": "m", "input": [" "]})
+        assert asked(RequestKind.CHAT, stream=stream)[1]["max_tokens"] == 1
+        assert asked(RequestKind.GENERATE, stream=stream)[0] == "/v1/completions"
+    assert asked(RequestKind.EMBED) == ("/v1/embeddings", {"model": "m", "input": [" "]})
 
 
 @pytest.mark.parametrize(
     ("kind", "more", "word"),
     [
-        (Kind.GENERATE, {"prompt": "a", "suffix": "b"}, "suffix"),
-        (Kind.GENERATE, {"prompt": "a", "raw": True, "images": [("A", "image/png")]}, "images"),
-        (Kind.GENERATE, {"prompt": "a", "raw": True, "format": "json"}, "format"),
-        (Kind.GENERATE, {"keep_alive": 0}, "unloads"),
-        (Kind.CHAT, {"messages": [Message("user", "a")], "think": "frantic"}, "frantic"),
-        (Kind.CHAT, {"messages": [Message("user", "a")], "tool_choice": {"function": {"name": "f"}}}, "no tool 'f'"),
-        (Kind.INFO, {"prompt": "a"}, "info"),
+        (RequestKind.GENERATE, {"prompt": "a", "suffix": "b"}, "suffix"),
+        (RequestKind.GENERATE, {"prompt": "a", "raw": True, "images": [("A", "image/png")]}, "images"),
+        (RequestKind.GENERATE, {"prompt": "a", "raw": True, "format": "json"}, "format"),
+        (RequestKind.GENERATE, {"keep_alive": 0}, "unloads"),
+        (RequestKind.CHAT, {"messages": [Message("user", "a")], "think": "frantic"}, "frantic"),
+        (RequestKind.CHAT, {"messages": [Message("user", "a")], "tool_choice": {"function": {"name": "f"}}}, "no tool 'f'"),
+        (RequestKind.INFO, {"prompt": "a"}, "info"),
     ],
 )
-def test_what_it_cannot_express_is_a_bad_request(kind: Kind, more: dict[str, Any], word: str) -> None:
+def test_what_it_cannot_express_is_a_bad_request(kind: RequestKind, more: dict[str, Any], word: str) -> None:
     with pytest.raises(BadRequest, match=word):
         asked(kind, **more)
 
@@ -169,7 +169,7 @@ def test_what_it_cannot_express_is_a_bad_request(kind: Kind, more: dict[str, Any
 
 
 @pytest.mark.parametrize(("name", "kind", "text", "tokens"), STREAMS)
-def test_a_recorded_stream_is_read_the_same_at_any_cut(name: str, kind: Kind, text: str, tokens: int) -> None:
+def test_a_recorded_stream_is_read_the_same_at_any_cut(name: str, kind: RequestKind, text: str, tokens: int) -> None:
     body = recorded(name).body
     for at in range(0, len(body) + 1, 3):
         deltas = read(talk(kind), [body[:at], body[at:]])
@@ -225,9 +225,9 @@ def test_logprobs_are_the_tokens_themselves() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "text"), [("chat", Kind.CHAT, "Sorry, I was"), ("completion", Kind.GENERATE, " 30%")]
+    ("name", "kind", "text"), [("chat", RequestKind.CHAT, "Sorry, I was"), ("completion", RequestKind.GENERATE, " 30%")]
 )
-def test_a_recorded_document_is_one_piece(name: str, kind: Kind, text: str) -> None:
+def test_a_recorded_document_is_one_piece(name: str, kind: RequestKind, text: str) -> None:
     body = recorded(name).body
     (delta,) = read(talk(kind, stream=False), [body[:50], body[50:]])
     assert (delta.text, delta.finish_reason, delta.is_last) == (text, "length", True)
@@ -235,17 +235,17 @@ def test_a_recorded_document_is_one_piece(name: str, kind: Kind, text: str) -> N
 
 
 def test_recorded_embeddings_are_read() -> None:
-    (delta,) = read(talk(Kind.EMBED), [recorded("embeddings").body])
+    (delta,) = read(talk(RequestKind.EMBED), [recorded("embeddings").body])
     assert delta.embeddings is not None and [len(vector) for vector in delta.embeddings] == [64, 64]
     assert delta.is_last and delta.usage is not None and delta.usage.prompt_tokens == 4
 
 
 def test_what_was_only_loaded_answers_nothing() -> None:
-    loading = Conversation(Kind.CHAT, "m", True)
+    loading = Conversation(RequestKind.CHAT, "m", True)
     body = recorded("load_chat").body
     for at in range(0, len(body), 5):
         assert read(loading, [body[:at], body[at:]]) == [Delta(finish_reason="load", is_last=True)]
-    (vectors,) = read(Conversation(Kind.EMBED, "m", False), [recorded("load_embed").body])
+    (vectors,) = read(Conversation(RequestKind.EMBED, "m", False), [recorded("load_embed").body])
     assert vectors.embeddings == [] and vectors.is_last
     assert read(loading, [body[:-20]]) == []
 
@@ -253,7 +253,7 @@ def test_what_was_only_loaded_answers_nothing() -> None:
 def test_an_error_in_the_middle_is_told_and_ends_nothing() -> None:
     error = b'data: {"error":{"code":500,"message":"boom","type":"server_error"}}\n\ndata: [DONE]\n\n'
     assert read(talk(), [error]) == [Delta(error="boom")]
-    assert read(Conversation(Kind.CHAT, "m", True), [error]) == [Delta(error="boom")]
+    assert read(Conversation(RequestKind.CHAT, "m", True), [error]) == [Delta(error="boom")]
     (whole,) = read(talk(stream=False), [b'{"error":"plain"}'])
     assert (whole.error, whole.is_last) == ("plain", False)
 

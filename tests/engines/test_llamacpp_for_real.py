@@ -11,19 +11,19 @@ import pytest
 
 import herd.dialects
 from fakes.llama_engines import EngineSettings, LlamaEngine
-from herd.core.state.request import Counters, Kind
-from herd.dialects import Dialect, Moment
+from herd.core.state.request import Counters, RequestKind
+from herd.dialects import Dialect, Timestamp
 from herd.discover import discover
 from herd.engines import Call, Reply
 from herd.engines.llamacpp import ENGINE
-from herd.protocols.conversation import Ask, Route
+from herd.protocols.conversation import ParsedRequest, Route
 
 pytest.importorskip("xllamacpp")
 
 DIALECTS = discover(herd.dialects, Dialect, "DIALECT")
-ROUTES = [(d, route) for d in DIALECTS for route in d.routes if route.kind in (Kind.CHAT, Kind.GENERATE)]
-EMBEDS = [(d, route) for d in DIALECTS for route in d.routes if route.kind is Kind.EMBED]
-MOMENT = Moment("2026-11-23T09:13:03.960297886Z", 1_795_425_183)
+ROUTES = [(d, route) for d in DIALECTS for route in d.routes if route.kind in (RequestKind.CHAT, RequestKind.GENERATE)]
+EMBEDS = [(d, route) for d in DIALECTS for route in d.routes if route.kind is RequestKind.EMBED]
+MOMENT = Timestamp("2026-11-23T09:13:03.960297886Z", 1_795_425_183)
 READ_BYTES = 7
 """Answers are read in such pieces: no frame comes whole."""
 
@@ -50,7 +50,7 @@ def send(engine: LlamaEngine, call: Call) -> Reply:
         connection.close()
 
 
-def answered(engine: LlamaEngine, dialect: Dialect, route: Route, body: dict[str, Any]) -> tuple[Ask, bytes]:
+def answered(engine: LlamaEngine, dialect: Dialect, route: Route, body: dict[str, Any]) -> tuple[ParsedRequest, bytes]:
     """What a client of this dialect gets from this engine."""
     ask = dialect.parse(route, json.dumps({"model": "m", **body}).encode())
     conversation = dialect.converse(ask)
@@ -62,7 +62,7 @@ def answered(engine: LlamaEngine, dialect: Dialect, route: Route, body: dict[str
     return ask, b"".join(writer.write(delta) for delta in deltas)
 
 
-def counted(dialect: Dialect, ask: Ask, body: bytes) -> Counters | None:
+def counted(dialect: Dialect, ask: ParsedRequest, body: bytes) -> Counters | None:
     watch = dialect.watch(ask)
     watch.feed(body)
     return watch.end()

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from herd.core.state.fleet import Loaded
-from herd.core.state.request import Kind
+from herd.core.state.request import RequestKind
 from herd.engines import Reply
 from herd.engines.ollama import ENGINE, MODELS_MAX
 from herd.errors import BadRequest
@@ -34,13 +34,13 @@ TAGS = {
 EMPTY = Reply(0, b"")
 
 
-def asked(kind: Kind, **more: Any) -> tuple[str, dict[str, Any]]:
+def asked(kind: RequestKind, **more: Any) -> tuple[str, dict[str, Any]]:
     call = ENGINE.call(Conversation(kind, "m:1b", more.pop("stream", True), **more))
     assert call.method == "POST"
     return call.path, json.loads(call.body)
 
 
-def read(kind: Kind, stream: bool, chunks: list[bytes]) -> list[Delta]:
+def read(kind: RequestKind, stream: bool, chunks: list[bytes]) -> list[Delta]:
     reader = ENGINE.reader(Conversation(kind, "m", stream))
     return [delta for chunk in chunks for delta in reader.feed(chunk)] + reader.end()
 
@@ -50,7 +50,7 @@ def read(kind: Kind, stream: bool, chunks: list[bytes]) -> list[Delta]:
 
 def test_a_chat_is_asked_with_everything_it_had() -> None:
     path, body = asked(
-        Kind.CHAT,
+        RequestKind.CHAT,
         messages=[
             Message("developer", "be brief"),
             Message("user", "look", images=[("AAAA", "image/png")]),
@@ -82,36 +82,36 @@ def test_a_chat_is_asked_with_everything_it_had() -> None:
 
 
 def test_only_what_was_wanted_is_said() -> None:
-    assert asked(Kind.CHAT, stream=False) == ("/api/chat", {"model": "m:1b", "messages": [], "stream": False})
-    assert asked(Kind.GENERATE, prompt="p", raw=True, images=[("A", "image/png")]) == (
+    assert asked(RequestKind.CHAT, stream=False) == ("/api/chat", {"model": "m:1b", "messages": [], "stream": False})
+    assert asked(RequestKind.GENERATE, prompt="p", raw=True, images=[("A", "image/png")]) == (
         "/api/generate", {"model": "m:1b", "prompt": "p", "raw": True, "images": ["A"], "stream": True},
     )  # fmt: skip
-    assert asked(Kind.EMBED, inputs=["a"], dimensions=3) == (
+    assert asked(RequestKind.EMBED, inputs=["a"], dimensions=3) == (
         "/api/embed", {"model": "m:1b", "input": ["a"], "dimensions": 3},
     )  # fmt: skip
 
 
 def test_no_tools_are_offered_where_none_may_be_chosen() -> None:
-    assert "tools" not in asked(Kind.CHAT, tools=[Tool("f", "", {})], tool_choice="none")[1]
+    assert "tools" not in asked(RequestKind.CHAT, tools=[Tool("f", "", {})], tool_choice="none")[1]
 
 
 @pytest.mark.parametrize(("word", "sent"), [("none", False), ("minimal", "low"), ("high", "high"), (True, True)])
 def test_thinking_efforts_of_other_dialects_find_their_nearest(word: bool | str, sent: bool | str) -> None:
-    assert asked(Kind.CHAT, think=word)[1]["think"] == sent
+    assert asked(RequestKind.CHAT, think=word)[1]["think"] == sent
 
 
 def test_what_ollama_cannot_express_is_a_bad_request() -> None:
     with pytest.raises(BadRequest):
-        asked(Kind.CHAT, think="frantic")
+        asked(RequestKind.CHAT, think="frantic")
     with pytest.raises(BadRequest):
-        asked(Kind.INFO)
+        asked(RequestKind.INFO)
 
 
 # --- reading ---
 
 
-@pytest.mark.parametrize(("name", "kind"), [("chat_stream", Kind.CHAT), ("gen_stream", Kind.GENERATE)])
-def test_a_recorded_stream_is_read_the_same_at_any_cut(name: str, kind: Kind) -> None:
+@pytest.mark.parametrize(("name", "kind"), [("chat_stream", RequestKind.CHAT), ("gen_stream", RequestKind.GENERATE)])
+def test_a_recorded_stream_is_read_the_same_at_any_cut(name: str, kind: RequestKind) -> None:
     body = sample(name).body
     for at in range(len(body) + 1):
         deltas = read(kind, True, [body[:at], body[at:]])
@@ -125,21 +125,21 @@ def test_a_recorded_stream_is_read_the_same_at_any_cut(name: str, kind: Kind) ->
 def test_a_recorded_stream_cut_short_has_no_last_piece() -> None:
     body = sample("chat_stream").body
     for end in range(len(body.rstrip())):
-        assert not any(delta.is_last for delta in read(Kind.CHAT, True, [body[:end]]))
+        assert not any(delta.is_last for delta in read(RequestKind.CHAT, True, [body[:end]]))
 
 
 @pytest.mark.parametrize(
     ("name", "kind", "text", "reason"),
     [
-        ("chat_nostream", Kind.CHAT, "Wai! Thank", "length"),
-        ("gen_nostream", Kind.GENERATE, "Wai! Thank", "length"),
-        ("gen_raw", Kind.GENERATE, " My partner, of", "length"),
-        ("too_long", Kind.GENERATE, " coza bida", "length"),
-        ("gen_load", Kind.GENERATE, "", "load"),
-        ("chat_unload", Kind.CHAT, "", "unload"),
+        ("chat_nostream", RequestKind.CHAT, "Wai! Thank", "length"),
+        ("gen_nostream", RequestKind.GENERATE, "Wai! Thank", "length"),
+        ("gen_raw", RequestKind.GENERATE, " My partner, of", "length"),
+        ("too_long", RequestKind.GENERATE, " coza bida", "length"),
+        ("gen_load", RequestKind.GENERATE, "", "load"),
+        ("chat_unload", RequestKind.CHAT, "", "unload"),
     ],
 )
-def test_a_recorded_document_is_one_piece(name: str, kind: Kind, text: str, reason: str) -> None:
+def test_a_recorded_document_is_one_piece(name: str, kind: RequestKind, text: str, reason: str) -> None:
     body = sample(name).body
     for streamed in (False, True):
         (delta,) = read(kind, streamed, [body[:50], body[50:]])
@@ -149,13 +149,13 @@ def test_a_recorded_document_is_one_piece(name: str, kind: Kind, text: str, reas
 
 @pytest.mark.parametrize(("name", "count", "size"), [("embed", 2, 384), ("embeddings", 1, 384), ("embed_empty", 0, 0)])
 def test_recorded_embeddings_are_read(name: str, count: int, size: int) -> None:
-    (delta,) = read(Kind.EMBED, False, [sample(name).body])
+    (delta,) = read(RequestKind.EMBED, False, [sample(name).body])
     assert delta.embeddings is not None and delta.is_last
     assert [len(vector) for vector in delta.embeddings] == [size] * count
 
 
 def test_logprobs_are_kept() -> None:
-    (delta,) = read(Kind.CHAT, False, [sample("chat_logprobs").body])
+    (delta,) = read(RequestKind.CHAT, False, [sample("chat_logprobs").body])
     assert delta.logprobs[0]["token"] == "W"
 
 
@@ -163,7 +163,7 @@ def test_tool_calls_are_numbered_through_and_change_the_finish_reason() -> None:
     line = (
         b'{"message":{"role":"assistant","content":"","tool_calls":[{"function":{"name":"f","arguments":{"x":1}}}]}}\n'
     )
-    deltas = read(Kind.CHAT, True, [line, line, b'{"message":{"content":""},"done":true,"done_reason":"stop"}\n'])
+    deltas = read(RequestKind.CHAT, True, [line, line, b'{"message":{"content":""},"done":true,"done_reason":"stop"}\n'])
     assert [call for delta in deltas for call in delta.tool_calls] == [
         ToolCall(0, "", "f", '{"x":1}'), ToolCall(1, "", "f", '{"x":1}'),
     ]  # fmt: skip
@@ -173,7 +173,7 @@ def test_tool_calls_are_numbered_through_and_change_the_finish_reason() -> None:
 @pytest.mark.parametrize("error", [b'"boom"', b'{"message":"boom","code":500}'])
 def test_an_error_in_the_middle_is_told_and_ends_nothing(error: bytes) -> None:
     deltas = read(
-        Kind.CHAT, True, [b'{"message":{"content":"a"}}\n{"error":' + error + b',"done":true}\n{"done":true}\n']
+        RequestKind.CHAT, True, [b'{"message":{"content":"a"}}\n{"error":' + error + b',"done":true}\n{"done":true}\n']
     )
     assert [(delta.text, delta.error, delta.is_last) for delta in deltas] == [("a", None, False), ("", "boom", False)]
 
@@ -183,13 +183,13 @@ def test_an_error_in_the_middle_is_told_and_ends_nothing(error: bytes) -> None:
 )
 def test_what_is_not_ollama_s_is_a_value_error(line: bytes) -> None:
     with pytest.raises(ValueError):
-        ENGINE.reader(Conversation(Kind.CHAT, "m", True)).feed(line)
+        ENGINE.reader(Conversation(RequestKind.CHAT, "m", True)).feed(line)
 
 
 @given(st.lists(st.binary(max_size=40), max_size=6), st.booleans())
 def test_reading_raises_only_value_errors(chunks: list[bytes], stream: bool) -> None:
     try:
-        read(Kind.CHAT, stream, chunks)
+        read(RequestKind.CHAT, stream, chunks)
     except ValueError:
         return
 
@@ -275,12 +275,12 @@ def test_bytes_of_these_paths_pass_through() -> None:
 
 
 def test_usage_is_in_seconds() -> None:
-    (delta,) = read(Kind.CHAT, False, [sample("chat_nostream").body])
+    (delta,) = read(RequestKind.CHAT, False, [sample("chat_nostream").body])
     assert delta.usage == Usage(12, 4, None, 0.000747739, 0.00999, 0.031186, 0.044692703)
 
 
-@pytest.mark.parametrize(("kind", "path"), [(Kind.CHAT, "/api/chat"), (Kind.GENERATE, "/api/generate")])
-def test_the_rendered_prompt_is_asked_for_without_an_answer(kind: Kind, path: str) -> None:
+@pytest.mark.parametrize(("kind", "path"), [(RequestKind.CHAT, "/api/chat"), (RequestKind.GENERATE, "/api/generate")])
+def test_the_rendered_prompt_is_asked_for_without_an_answer(kind: RequestKind, path: str) -> None:
     call = ENGINE.rendering(Conversation(kind, "m:1b", True, messages=[Message("user", "Hi")], prompt="Hi"))
     assert call is not None and call.path == path
     body = json.loads(call.body)
@@ -289,7 +289,7 @@ def test_the_rendered_prompt_is_asked_for_without_an_answer(kind: Kind, path: st
 
 
 def test_vectors_have_no_rendered_prompt() -> None:
-    assert ENGINE.rendering(Conversation(Kind.EMBED, "m:1b", False)) is None
+    assert ENGINE.rendering(Conversation(RequestKind.EMBED, "m:1b", False)) is None
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from herd.cli.demo.history import DAY_S, Day, write_day
 from herd.coordinator.api.charts import ChartsApi
 from herd.coordinator.driver import Driver
 from herd.coordinator.storage import rollups, schema
-from herd.coordinator.storage.writer import Store, StoreSettings
+from herd.coordinator.storage.writer import StoreSettings, TraceStore
 from herd.core.state.commands import Record
 
 NOW = 20_008 * DAY_S + 20 * 3600.0
@@ -39,7 +39,7 @@ class Charts:
 def charts(days: Sequence[Day] = DAYS) -> Iterator[Charts]:
     """Two nodes are there, of which one has the model in another edition; the third is history."""
     with tempfile.TemporaryDirectory(prefix="herd-charts-") as folder:
-        store = Store(StoreSettings(retention_days=1e5, minutes_days=1e5, hours_days=1e5), Path(folder), wall=lambda: NOW)
+        store = TraceStore(StoreSettings(retention_days=1e5, minutes_days=1e5, hours_days=1e5), Path(folder), wall=lambda: NOW)
         store.open()
         connection = sqlite3.connect(store.path, isolation_level=None)
         for step in schema.steps_needed(connection):

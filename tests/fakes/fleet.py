@@ -33,7 +33,7 @@ from herd.coordinator.auth.membership import MembershipSettings
 from herd.coordinator.proxy.auto_pull import AutoPullSettings
 from herd.coordinator.settings import Settings
 from herd.core.lifecycle.holding import HoldingSettings
-from herd.core.state.fleet import GB, EngineFace, Loaded, Memory, ModelCard, NodeId, Pressure, Report, canonical
+from herd.core.state.fleet import GB, EngineEndpoint, Loaded, Memory, ModelInfo, NodeId, Pressure, Report, canonical
 from herd.discover import discover
 from herd.engines import Call, Engine, Reply
 
@@ -62,21 +62,21 @@ def report_of(node_id: str, node: FleetNode, machine: Machine) -> Report:
     return Report(NodeId(node_id), machine.boot_id, memory, models, (face,), arch="x86_64", **machine.more)
 
 
-def fake_inventory(fake: FakeOllama) -> tuple[EngineFace, list[ModelCard]]:
+def fake_inventory(fake: FakeOllama) -> tuple[EngineEndpoint, list[ModelInfo]]:
     """Read from the fake itself: its faults do not hinder it, and its diary shows no more than the coordinator asked."""
     limits = fake.settings
-    face = EngineFace("ollama", fake.url, limits.version, limits.num_parallel, limits.max_loaded)
+    face = EngineEndpoint("ollama", fake.url, limits.version, limits.num_parallel, limits.max_loaded)
     running = {runner.model.blob_digest: runner for runner in fake.scheduler.listed()}
     return face, [fake_card(model, face, running.get(model.blob_digest), limits.on_gpu) for model in fake.models.values()]
 
 
-def fake_card(model: FakeModel, face: EngineFace, runner: Runner | None, on_gpu: bool = False) -> ModelCard:
+def fake_card(model: FakeModel, face: EngineEndpoint, runner: Runner | None, on_gpu: bool = False) -> ModelInfo:
     in_memory = None
     if runner is not None and runner.name == model.full_name:
         context = runner.settings.num_ctx
         size = model.size_bytes + BYTES_PER_TOKEN * context * runner.parallel
         in_memory = Loaded(size, context, size if on_gpu else 0, not runner.settings.context_is_automatic, rfc3339(runner.expires_at))
-    return ModelCard(
+    return ModelInfo(
         model.full_name,
         face,
         model.size_bytes,
@@ -92,14 +92,14 @@ def fake_card(model: FakeModel, face: EngineFace, runner: Runner | None, on_gpu:
     )
 
 
-def asked_inventory(node: RealOllama | LlamaEngine) -> tuple[EngineFace, list[ModelCard]]:
+def asked_inventory(node: RealOllama | LlamaEngine) -> tuple[EngineEndpoint, list[ModelInfo]]:
     """Asked over HTTP with the product's own engine files."""
     engine = next((one for one in ENGINES if one.recognises(reply_to(node, one.probe()))), None)
     if engine is None:
         raise ValueError(f"no engine file recognises {node.url}")
     found = engine.inventory(tuple(reply_to(node, call) for call in engine.inventory_calls()))
     told = node.settings.slots if isinstance(node, LlamaEngine) else 1
-    face = EngineFace(engine.kind, node.url, found.version, found.slots or told, found.models_max)
+    face = EngineEndpoint(engine.kind, node.url, found.version, found.slots or told, found.models_max)
     return face, [replace(card, engine=face) for card in found.cards]
 
 

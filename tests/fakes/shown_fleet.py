@@ -25,7 +25,7 @@ from fakes.fleet import Fleet, Machine, running_fleet
 from fakes.ollama.server import FakeModel, FakeOllama, FakeSettings
 from herd import config
 from herd.coordinator.settings import Settings
-from herd.coordinator.settings_store import FILE_NAME, SettingsDesk
+from herd.coordinator.settings_store import FILE_NAME, SettingsStore
 from herd.coordinator.storage import node_history, trace_rows
 from herd.core.state.fleet import GB, Capacity, Disk, Gpu
 
@@ -130,9 +130,9 @@ def shown_fleet(is_slow: bool = True, history_hours: int = HISTORY_HOURS) -> Ite
         yield shown
 
 
-def a_desk(folder: Path) -> SettingsDesk:
+def a_desk(folder: Path) -> SettingsStore:
     """As `herd` has one, but nothing is taken from this machine's environment."""
-    return SettingsDesk(lambda here: config.load(config.parts_of(Settings), {"FLEET_DATA_DIR": "/var/lib/herd"}, None, None, here=here), folder / FILE_NAME)
+    return SettingsStore(lambda here: config.load(config.parts_of(Settings), {"FLEET_DATA_DIR": "/var/lib/herd"}, None, None, here=here), folder / FILE_NAME)
 
 
 def _engine(name: str, is_slow: bool) -> FakeOllama:
@@ -179,7 +179,7 @@ def write_history(path: Path, hours: int) -> None:
         ])  # fmt: skip
 
 
-def _stays(dice: Random, now: float, hours: int) -> Iterator[node_history.Stay]:
+def _stays(dice: Random, now: float, hours: int) -> Iterator[node_history.StateInterval]:
     for name in MACHINES:
         for minute in range(hours * 60, 0, -10):
             if name == "attic" and minute > 5 * 60:
@@ -187,7 +187,7 @@ def _stays(dice: Random, now: float, hours: int) -> Iterator[node_history.Stay]:
             is_away = name == "gaming-pc" and time.localtime(now - minute * 60).tm_hour in (2, 3, 4, 5)
             is_lent = name == "mini" and dice.random() < 0.06
             state = "gone" if is_away else "yielding" if is_lent else "degraded" if dice.random() < 0.004 else "online"
-            yield node_history.Stay(now - minute * 60, name, state, 600.0, SLOTS[name])
+            yield node_history.StateInterval(now - minute * 60, name, state, 600.0, SLOTS[name])
 
 
 def _trace(dice: Random, at: float) -> trace_rows.TraceRow:

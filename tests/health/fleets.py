@@ -7,22 +7,22 @@ from typing import Any
 
 from builders import a_card, a_report, an_engine
 from herd.core.state.fleet import GB, Disk, Gpu, Liveness, Loaded, Memory, Pressure, Report, canonical
-from herd.health.snapshot import SAMPLE_EVERY_S, NodeNow, Pair, Sample, Snapshot, StoreNow, Traffic
+from herd.health.snapshot import SAMPLE_EVERY_S, ModelTraffic, NodeNow, NodeSample, Snapshot, StoreNow, Traffic
 
 AT = 1_795_448_000.0
 VERSION = "0.1.0"
 
 
-def a_sample(number: int = 0, **more: Any) -> Sample:
+def a_sample(number: int = 0, **more: Any) -> NodeSample:
     """`number` counts backwards from now, in steps of the sampling."""
     plain: dict[str, Any] = {
         "at": AT - number * SAMPLE_EVERY_S, "liveness": Liveness.ONLINE, "pressure": Pressure.NORMAL, "swap_used_bytes": 0,
         "disk_free_bytes": 200 * GB, "is_hot": False, "loaded": frozenset({canonical("m")}),
     }  # fmt: skip
-    return Sample(**{**plain, **more})
+    return NodeSample(**{**plain, **more})
 
 
-def an_hour(**more: Any) -> tuple[Sample, ...]:
+def an_hour(**more: Any) -> tuple[NodeSample, ...]:
     return tuple(a_sample(number, **more) for number in reversed(range(240)))
 
 
@@ -42,15 +42,15 @@ def a_node(node_id: str = "alpha", report: Report | None = None, **more: Any) ->
     return NodeNow(report or a_healthy_report(node_id), **{**plain, **more})
 
 
-def a_pair(node_id: str = "alpha", **more: Any) -> Pair:
+def a_pair(node_id: str = "alpha", **more: Any) -> ModelTraffic:
     plain: dict[str, Any] = {
         "requests": 100, "completed": 99, "failed": 1, "retried": 1, "cold_loads": 1, "load_s": 2.0, "prompt_tokens_max": 1800,
         "busy_s": 200.0, "waited_s": 3.0, "link_s": 0.01, "link_count": 90,
     }  # fmt: skip
-    return Pair(a_report(node_id).node_id, canonical(more.pop("model", "m")), **{**plain, **more})
+    return ModelTraffic(a_report(node_id).node_id, canonical(more.pop("model", "m")), **{**plain, **more})
 
 
-def a_snapshot(*nodes: NodeNow, pairs: tuple[Pair, ...] | None = None, **more: Any) -> Snapshot:
+def a_snapshot(*nodes: NodeNow, pairs: tuple[ModelTraffic, ...] | None = None, **more: Any) -> Snapshot:
     """Healthy as it stands: two nodes that share the work."""
     pairs = (a_pair("alpha"), a_pair("beta")) if pairs is None else pairs
     traffic = more.pop("traffic", Traffic(pairs, sum(pair.requests for pair in pairs)))

@@ -12,7 +12,7 @@ import pytest
 from fakes.fleet import Fleet, running_fleet
 from fakes.loop_thread import LoopThread
 from fakes.real_ollama import CHAT_MODEL, NOT_FOUND, RealOllama, find_ollama
-from herd.agent.model_registry import Sharing, SharingSettings
+from herd.agent.model_registry import ModelRegistry, SharingSettings
 
 
 @pytest.fixture
@@ -27,10 +27,10 @@ def two() -> Iterator[tuple[RealOllama, RealOllama]]:
 
 
 @contextlib.contextmanager
-def shared(source: RealOllama, settings: SharingSettings) -> Iterator[tuple[Sharing, str]]:
+def shared(source: RealOllama, settings: SharingSettings) -> Iterator[tuple[ModelRegistry, str]]:
     """The agent's door to this engine's store, and its url."""
     thread = LoopThread()
-    door = Sharing(settings, lambda: source.store)
+    door = ModelRegistry(settings, lambda: source.store)
     try:
         yield door, f"http://127.0.0.1:{thread.run(door.port())}"
     finally:

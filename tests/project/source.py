@@ -1,4 +1,4 @@
-"""The project's own files, read once for the rules of the house. Judges nothing."""
+"""The project's own files, read once for the project conventions. Judges nothing."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Module:
     tree: ast.Module
 
     @property
-    def room(self) -> str:
-        """"core" for core/scheduling/filters/online.py, "" for what lies in no room."""
+    def package(self) -> str:
+        """"core" for core/scheduling/filters/online.py, "" for a module of the top level."""
         return self.path.partition("/")[0] if "/" in self.path else ""
 
     def is_in(self, *places: str) -> bool:
@@ -43,9 +43,9 @@ def modules() -> tuple[Module, ...]:
     return tuple(parse(file.relative_to(PACKAGE).as_posix(), file.read_text("utf-8")) for file in files)
 
 
-def rooms() -> frozenset[str]:
+def packages() -> frozenset[str]:
     """The folders of the package that hold Python files."""
-    return frozenset(module.room for module in modules() if module.room)
+    return frozenset(module.package for module in modules() if module.package)
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Arrows between the rooms point down and pure rooms stay pure: importlinter.ini holds, and misses no room."""
+"""Every import contract of importlinter.ini holds, and no package is missing from them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 
-from project.source import ROOT, modules, rooms
+from project.source import ROOT, modules, packages
 from project.tidy import PURE
 
 FILE = ROOT / "importlinter.ini"
@@ -33,12 +33,12 @@ def test_every_import_contract_is_kept() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_room_stands_on_a_floor() -> None:
-    top_files = {module.path.removesuffix(".py") for module in modules() if not module.room} - {"__init__", "__main__"}
-    assert {f"herd.{name}" for name in rooms() | top_files} <= listed(contract("floors")["layers"])
+def test_every_package_has_a_layer() -> None:
+    top_files = {module.path.removesuffix(".py") for module in modules() if not module.package} - {"__init__", "__main__"}
+    assert {f"herd.{name}" for name in packages() | top_files} <= listed(contract("layers")["layers"])
 
 
-def test_every_pure_room_is_held_to_it() -> None:
+def test_every_pure_package_is_held_to_it() -> None:
     existing = {pure for pure in PURE if any(module.is_in(pure) for module in modules())}
     names = {"herd." + pure.removesuffix(".py").replace("/", ".") for pure in existing}
     assert names <= listed(contract("pure")["source_modules"])

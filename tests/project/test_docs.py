@@ -20,10 +20,10 @@ import herd
 from herd.cli import app
 from herd.config import NOT_OURS_YET, RecordType, Setting, settings_of
 from herd.dialects import Dialect
-from project.source import PACKAGE, ROOT, modules, rooms
+from project.source import PACKAGE, ROOT, modules, packages
 
 PLUG_INS = (
-    ("core.signals", "SIGNAL"), ("core.filters", "FILTER"), ("core.policies", "POLICY"),
+    ("core.scheduling.signals", "SIGNAL"), ("core.scheduling.filters", "FILTER"),
     ("engines", "ENGINE"), ("health.checks", "CHECK"), ("dashboard.tabs", "TAB"),
 )  # fmt: skip
 CODE = re.compile(r"^(```|~~~)[^\n]*\n(.*?)^\1|^((?: {4}|\t)[^\n]*)$|(`+)([^`\n]+?)\4", re.MULTILINE | re.DOTALL)
@@ -65,8 +65,9 @@ def records_in(folder: str, constant: str) -> list[object]:
     if not (PACKAGE / folder.replace(".", "/") / "__init__.py").exists():
         return []
     package = importlib.import_module(f"herd.{folder}")
-    names = sorted(info.name for info in pkgutil.iter_modules(package.__path__) if not info.name.startswith("_"))
-    return [vars(importlib.import_module(f"herd.{folder}.{name}"))[constant] for name in names]
+    found = pkgutil.walk_packages(package.__path__, f"herd.{folder}.")
+    names = sorted(info.name for info in found if not info.ispkg and not info.name.rpartition(".")[2].startswith("_"))
+    return [vars(importlib.import_module(name))[constant] for name in names]
 
 
 def name_of(record: object) -> str:
@@ -83,7 +84,7 @@ def dialect_paths() -> set[str]:
 
 def framework_paths() -> set[str]:
     """The paths in every `Route("/...")` of the coordinator."""
-    calls = [node for m in modules() if m.is_in("router") for node in ast.walk(m.tree) if isinstance(node, ast.Call)]
+    calls = [node for m in modules() if m.is_in("coordinator") for node in ast.walk(m.tree) if isinstance(node, ast.Call)]
     routes = [call.args[0] for call in calls if ast.unparse(call.func).endswith(("Route", "Mount")) and call.args]
     texts = [route.value for route in routes if isinstance(route, ast.Constant)]
     return {text for text in texts if isinstance(text, str) and len(text) > 1}
@@ -152,10 +153,10 @@ def test_every_verb_is_told(told: str) -> None:
     assert not sorted(verb for verb in named - {"node"} if not is_told(f"herd {verb}", told))
 
 
-def test_the_rooms_of_the_architecture_are_the_folders() -> None:
+def test_the_packages_of_the_architecture_are_the_folders() -> None:
     named = set(FOLDER.findall(document("ARCHITECTURE.md")))
     folders = {path.name for path in [*PACKAGE.rglob("*"), *ROOT.iterdir()] if path.is_dir()}
-    assert rooms() <= named, "rooms that are not named"
+    assert packages() <= named, "packages that are not named"
     assert named - {"herd"} <= folders | {"src"}, "named, and not there"
 
 

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from herd.protocols.answer_watch import StreamEnds, event_data, is_good_object, member, of_long
 from herd.protocols.openai import chat_json as wire
 from herd.protocols.openai.model_list import parameters
-from herd.protocols.streams import ENDS_BYTES, Ends
+from herd.protocols.streams import ENDS_BYTES, LineEnds
 
 FILLER = b'"data":[' + b"0.5," * 100_000 + b"1]"
 
 
-def kept(body: bytes) -> Ends:
-    ends = Ends()
+def kept(body: bytes) -> LineEnds:
+    ends = LineEnds()
     ends.feed(body)
     assert ends.whole is None
     return ends

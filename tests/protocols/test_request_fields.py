@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from herd.core.state.request import Kind
+from herd.core.state.request import RequestKind
 from herd.errors import BadRequest
-from herd.protocols.conversation import Ask, Route
+from herd.protocols.conversation import ParsedRequest, Route
 from herd.protocols.request_fields import (
     FALLBACKS_MAX,
     TAG_MAX_CHARS,
     TAGS_MAX,
-    Extras,
-    Own,
+    ExtensionFields,
+    Extensions,
     is_given,
     model_name,
     own,
@@ -29,10 +29,10 @@ from herd.protocols.request_fields import (
     tokens,
 )
 
-ROUTE = Route("POST", "/x", Kind.CHAT)
+ROUTE = Route("POST", "/x", RequestKind.CHAT)
 
 
-class Sample(Extras):
+class Sample(ExtensionFields):
     model: str | None = None
     items: list[int] | None = None
     size: int | float | None = None
@@ -50,12 +50,12 @@ json_values = st.recursive(
 )
 
 
-def read_own(body: dict[str, Any]) -> Own:
+def read_own(body: dict[str, Any]) -> Extensions:
     return own(read(json.dumps(body).encode(), SAMPLE), "m")
 
 
-def ask(body: bytes, has_extras: bool = True) -> Ask:
-    return Ask(ROUTE, body, "m", stream=True, has_extras=has_extras)
+def ask(body: bytes, has_extras: bool = True) -> ParsedRequest:
+    return ParsedRequest(ROUTE, body, "m", stream=True, has_extras=has_extras)
 
 
 @pytest.mark.parametrize(
@@ -147,17 +147,17 @@ def test_a_name_must_be_there(name: str | None) -> None:
 
 def test_extras_are_read() -> None:
     body = {"fallback_models": ["b", "c:1"], "metadata": {"tags": ["x", " y "], "k": 1}, "user": "ann"}
-    assert read_own(body) == Own(("b", "c:1"), ("x", "y"), "ann", True)
+    assert read_own(body) == Extensions(("b", "c:1"), ("x", "y"), "ann", True)
 
 
 @pytest.mark.parametrize("body", [{}, {"metadata": {"k": "v"}}, {"metadata": "mine"}, {"metadata": None}])
 def test_a_request_without_extras_need_not_be_rewritten(body: dict[str, Any]) -> None:
-    assert read_own(body) == Own((), (), "", False)
+    assert read_own(body) == Extensions((), (), "", False)
 
 
 @pytest.mark.parametrize("body", [{"user": None}, {"fallback_models": None}, {"metadata": {"tags": None}}])
 def test_extras_that_are_null_still_must_go(body: dict[str, Any]) -> None:
-    assert read_own(body) == Own((), (), "", True)
+    assert read_own(body) == Extensions((), (), "", True)
 
 
 def test_fallbacks_are_deduplicated_and_never_the_model_itself() -> None:
@@ -188,7 +188,7 @@ def test_wrong_extras_are_refused_in_plain_words(body: dict[str, Any], text: str
 
 def test_as_many_extras_as_allowed_pass() -> None:
     names, tags = [f"m{i}" for i in range(FALLBACKS_MAX)], ["t" * 60 + f"{i:04}" for i in range(TAGS_MAX)]
-    assert read_own({"fallback_models": names, "metadata": {"tags": tags}}) == Own(tuple(names), tuple(tags), "", True)
+    assert read_own({"fallback_models": names, "metadata": {"tags": tags}}) == Extensions(tuple(names), tuple(tags), "", True)
 
 
 def test_tags_of_a_header_follow_the_same_rules() -> None:

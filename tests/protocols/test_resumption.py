@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from herd.core.state.request import Kind
+from herd.core.state.request import RequestKind
 from herd.protocols.conversation import Conversation, Message, Sampling, Tool
-from herd.protocols.resumption import Said, going_on, going_on_raw
+from herd.protocols.resumption import PartialAnswer, going_on, going_on_raw
 
 
 def a_chat(**more: Any) -> Conversation:
-    return Conversation(Kind.CHAT, "m", True, messages=[Message("user", "Tell me.")], **more)
+    return Conversation(RequestKind.CHAT, "m", True, messages=[Message("user", "Tell me.")], **more)
 
 
 def test_what_was_said_begins_the_assistants_turn() -> None:
-    resumed = going_on(a_chat(), Said("Once upon", pieces=2))
+    resumed = going_on(a_chat(), PartialAnswer("Once upon", pieces=2))
     assert resumed is not None
     assert [(m.role, m.text) for m in resumed.messages] == [("user", "Tell me."), ("assistant", "Once upon")]
 
@@ -24,61 +24,61 @@ def test_what_was_said_begins_the_assistants_turn() -> None:
 def test_a_beginning_that_the_client_had_given_stays_in_front() -> None:
     given = a_chat()
     given.messages.append(Message("assistant", "Well: "))
-    resumed = going_on(given, Said("once", pieces=1))
+    resumed = going_on(given, PartialAnswer("once", pieces=1))
     assert resumed is not None
     assert [m.text for m in resumed.messages] == ["Tell me.", "Well: once"]
     assert given.messages[-1].text == "Well: ", "the client's own conversation is not changed"
 
 
 def test_the_answer_may_be_no_longer_than_it_was_allowed_in_all() -> None:
-    resumed = going_on(a_chat(sampling=Sampling(output_tokens_max=10)), Said("a b c", pieces=3))
+    resumed = going_on(a_chat(sampling=Sampling(output_tokens_max=10)), PartialAnswer("a b c", pieces=3))
     assert resumed is not None and resumed.sampling.output_tokens_max == 7
 
 
 def test_a_raw_prompt_goes_on_as_a_prompt_and_a_templated_one_as_a_chat() -> None:
-    raw = going_on(Conversation(Kind.GENERATE, "m", True, prompt="2 + 2 =", raw=True), Said(" 4", pieces=1))
-    assert raw is not None and raw.prompt == "2 + 2 = 4" and raw.kind is Kind.GENERATE
-    asked = going_on(Conversation(Kind.GENERATE, "m", True, prompt="Say hi.", system="Be kind."), Said("Hi", pieces=1))
-    assert asked is not None and asked.kind is Kind.CHAT
+    raw = going_on(Conversation(RequestKind.GENERATE, "m", True, prompt="2 + 2 =", raw=True), PartialAnswer(" 4", pieces=1))
+    assert raw is not None and raw.prompt == "2 + 2 = 4" and raw.kind is RequestKind.GENERATE
+    asked = going_on(Conversation(RequestKind.GENERATE, "m", True, prompt="Say hi.", system="Be kind."), PartialAnswer("Hi", pieces=1))
+    assert asked is not None and asked.kind is RequestKind.CHAT
     assert [(m.role, m.text) for m in asked.messages] == [("system", "Be kind."), ("user", "Say hi."), ("assistant", "Hi")]
 
 
 def test_where_nothing_was_said_the_question_is_asked_again_as_it_was() -> None:
     bound = a_chat(format="json")
-    assert going_on(bound, Said()) is bound
+    assert going_on(bound, PartialAnswer()) is bound
 
 
 @pytest.mark.parametrize(
     ("conversation", "said"),
     [
-        (a_chat(), Said("Let me see", has_calls=True)),
-        (a_chat(), Said(thinking="Hmm")),
-        (a_chat(), Said("text", thinking="Hmm")),
-        (a_chat(), Said("all of it", is_finished=True)),
-        (a_chat(format="json"), Said('{"a":')),
-        (a_chat(logprobs=True), Said("text")),
-        (Conversation(Kind.GENERATE, "m", True, prompt="def f(", suffix="return"), Said("x")),
-        (Conversation(Kind.EMBED, "m", False, inputs=["x"]), Said("x")),
+        (a_chat(), PartialAnswer("Let me see", has_calls=True)),
+        (a_chat(), PartialAnswer(thinking="Hmm")),
+        (a_chat(), PartialAnswer("text", thinking="Hmm")),
+        (a_chat(), PartialAnswer("all of it", is_finished=True)),
+        (a_chat(format="json"), PartialAnswer('{"a":')),
+        (a_chat(logprobs=True), PartialAnswer("text")),
+        (Conversation(RequestKind.GENERATE, "m", True, prompt="def f(", suffix="return"), PartialAnswer("x")),
+        (Conversation(RequestKind.EMBED, "m", False, inputs=["x"]), PartialAnswer("x")),
     ],
     ids=["tool call begun", "still thinking", "has thought", "finished", "json", "logprobs", "fill in", "embeddings"],
 )  # fmt: skip
-def test_where_the_join_would_be_a_guess_there_is_none(conversation: Conversation, said: Said) -> None:
+def test_where_the_join_would_be_a_guess_there_is_none(conversation: Conversation, said: PartialAnswer) -> None:
     assert going_on(conversation, said) is None
 
 
 def test_what_was_said_stands_behind_the_rendered_prompt() -> None:
-    resumed = going_on_raw(a_chat(sampling=Sampling(output_tokens_max=10)), Said("So be", pieces=3), "<user>Hi<assistant>", ())
-    assert resumed is not None and (resumed.kind, resumed.raw, resumed.messages) == (Kind.GENERATE, True, [])
+    resumed = going_on_raw(a_chat(sampling=Sampling(output_tokens_max=10)), PartialAnswer("So be", pieces=3), "<user>Hi<assistant>", ())
+    assert resumed is not None and (resumed.kind, resumed.raw, resumed.messages) == (RequestKind.GENERATE, True, [])
     assert resumed.prompt == "<user>Hi<assistant>So be" and resumed.sampling.output_tokens_max == 7
 
 
 def test_a_prompt_that_was_raw_already_needs_no_rendering() -> None:
-    resumed = going_on_raw(Conversation(Kind.GENERATE, "m", True, prompt="Once", raw=True), Said(" upon", pieces=1), "ignored", ())
+    resumed = going_on_raw(Conversation(RequestKind.GENERATE, "m", True, prompt="Once", raw=True), PartialAnswer(" upon", pieces=1), "ignored", ())
     assert resumed is not None and resumed.prompt == "Once upon"
 
 
 def test_a_raw_answer_that_may_hold_a_thought_or_a_call_is_not_gone_on_with() -> None:
-    said = Said("So", pieces=1)
+    said = PartialAnswer("So", pieces=1)
     assert going_on_raw(a_chat(), said, "x", {"thinking"}) is None
     assert going_on_raw(a_chat(think=False), said, "x", {"thinking"}) is not None
     assert going_on_raw(a_chat(tools=[Tool("weather", "", {})]), said, "x", ()) is None

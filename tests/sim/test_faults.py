@@ -7,7 +7,7 @@ import pytest
 from herd.core.lifecycle.dispatcher import Dispatcher
 from herd.core.state.commands import Command, Refuse
 from herd.core.state.events import AttemptFailed, AttemptFinished, ClientLeft
-from herd.core.state.live_request import Live
+from herd.core.state.live_request import LiveRequest
 from herd.core.state.request import Counters, Failure
 from sim.faults.__main__ import failure
 from sim.faults.schedule import Asked, schedule, shrunk
@@ -47,7 +47,7 @@ class ForgetsTheHeld(Dispatcher):
 
 
 class GivesUpAtOnce(Dispatcher):
-    def _attempt_failed(self, live: Live, failure: Failure, at: float, out: list[Command]) -> None:
+    def _attempt_failed(self, live: LiveRequest, failure: Failure, at: float, out: list[Command]) -> None:
         assert live.attempt is not None
         live.attempt.failure = failure
         from herd.core.state import refusals  # noqa: PLC0415
@@ -70,7 +70,7 @@ class EndsTwice(Dispatcher):
 
 
 class TriesForEver(Dispatcher):
-    def _retry_elsewhere(self, live: Live, attempt: object, failure: Failure, at: float, out: list[Command]) -> None:
+    def _retry_elsewhere(self, live: LiveRequest, attempt: object, failure: Failure, at: float, out: list[Command]) -> None:
         live.crashes = 0
         super()._retry_elsewhere(live, attempt, failure, at, out)  # type: ignore[arg-type]
         live.crashes = 0

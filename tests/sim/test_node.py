@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from herd.core.state.fleet import canonical
-from sim.asks import Ask
+from sim.asks import SimRequest
 from sim.hardware import LLAMA_3B, LLAMA_8B, LLAMA_70B, MAC_STUDIO_ULTRA, QWEN_14B, RTX_4090, Machine, Model
 from sim.node import NodeSpec, SimNode
 from sim.runner import Run
@@ -14,11 +14,11 @@ EMBEDDINGS = Model("only-prompts", 1.0, 1.0, is_embedding=True)
 ONE_SLOT = Machine("one", "gpu", "RTX 4090", 22, 1008, 6900, slots=1)
 
 
-def an_ask(name: str, model: Model, at: float = 0.0, prompt: int = 100, output: int = 10, **more: object) -> Ask:
-    return Ask(name, at, model.name, prompt, output, prompt, is_embedding=model.is_embedding, **more)  # type: ignore[arg-type]
+def an_ask(name: str, model: Model, at: float = 0.0, prompt: int = 100, output: int = 10, **more: object) -> SimRequest:
+    return SimRequest(name, at, model.name, prompt, output, prompt, is_embedding=model.is_embedding, **more)  # type: ignore[arg-type]
 
 
-def play(node: SimNode, asks: list[Ask]) -> dict[str, tuple[float, float]]:
+def play(node: SimNode, asks: list[SimRequest]) -> dict[str, tuple[float, float]]:
     """When each ask's first and last token came, by its name."""
     coming, found, open_count = [Run(ask, 1, ask.at) for ask in asks], {}, len(asks)
     while open_count:

@@ -11,16 +11,16 @@ from herd.core.lifecycle.waiting import Waiting
 from herd.core.scheduling.completion_time import CompletionTimePolicy, CompletionTimeSettings
 from herd.core.scheduling.scheduler import Scheduler, SignalPolicy
 from herd.core.scheduling.signals import Weights
-from herd.core.state.commands import Command, Warm
+from herd.core.state.commands import Command, LoadModel
 from herd.core.state.events import RequestArrived, Ticked
 from herd.core.state.fleet import Fleet
-from herd.core.state.liveness import LivenessSettings, Watchlist
+from herd.core.state.liveness import LivenessSettings, LivenessTracker
 from sim.placement_dispatcher import MODELS_MAX, PlacingAheadDispatcher
 
 
 def a_planning_world() -> World:
     fleet, latencies, waiting, forecast = Fleet(), Latencies(), Waiting(HoldingSettings()), Forecast()
-    watchlist = Watchlist(LivenessSettings())
+    watchlist = LivenessTracker(LivenessSettings())
     policy = CompletionTimePolicy(forecast, SignalPolicy(all_signals(), Weights()), CompletionTimeSettings())
     scheduler = Scheduler(fleet, waiting.queues, latencies, watchlist, all_filters(), policy)
     return World(PlacingAheadDispatcher(scheduler, waiting, latencies, watchlist, RetrySettings(), forecast, 100.0))
@@ -35,14 +35,14 @@ def asked(world: World, model: str = "m", times: int = 5) -> None:
         world.finishes(f"{model}{number}")
 
 
-def ticks(world: World, seconds: float = 70.0) -> list[Warm]:
+def ticks(world: World, seconds: float = 70.0) -> list[LoadModel]:
     out: list[Command] = []
     for _ in range(int(seconds)):
         world.at += 1.0
         for node in list(world.dispatcher.fleet):
             node.heard_at = world.at
         out += world.feed(Ticked(world.at))
-    return [command for command in out if isinstance(command, Warm)]
+    return [command for command in out if isinstance(command, LoadModel)]
 
 
 def test_what_was_asked_and_has_left_memory_is_loaded_again_before_anybody_asks() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from herd.core.state.request import Outcome
 from sim.catalogue import BASELINES, SCENARIOS
-from sim.compose import Baseline, a_world
+from sim.compose import SimPolicy, a_world
 from sim.play import Scenario
 from sim.traces import Traces
 
@@ -24,7 +24,7 @@ def scenario(name: str) -> Scenario:
     return next(one for one in SCENARIOS if one.name == name)
 
 
-def baseline(name: str) -> Baseline:
+def baseline(name: str) -> SimPolicy:
     return next(one for one in BASELINES if one.name == name)
 
 

@@ -20,9 +20,9 @@ from fakes.ollama.server import FakeModel, FakeOllama
 from herd.agent import forwarder_certificate
 from herd.agent.app import Agent, AgentSettings, Settings
 from herd.agent.coordinator_link import LinkSettings
-from herd.agent.engine_forwarder import EngineRelay, RelaySettings
-from herd.agent.forwarder_certificate import Lock
-from herd.agent.forwarders import Doors
+from herd.agent.engine_forwarder import EngineForwarder, ForwarderSettings
+from herd.agent.forwarder_certificate import TlsIdentity
+from herd.agent.forwarders import EngineForwarders
 from herd.agent.inventory import EngineSettings
 from herd.coordinator.auth.membership import MembershipSettings
 from herd.coordinator.http.contract import Header
@@ -64,11 +64,11 @@ class Sink:
 
 
 @asynccontextmanager
-async def a_door(script: Script, folder: Path, proof: str | None = None, said: str | None = None) -> AsyncIterator[tuple[EngineRelay, Pool, str]]:
+async def a_door(script: Script, folder: Path, proof: str | None = None, said: str | None = None) -> AsyncIterator[tuple[EngineForwarder, Pool, str]]:
     """A locked door before an engine that plays `script`, a pool that knows what to say there, and the door's url."""
     lock = forwarder_certificate.made(folder, lambda pin: door_proof(KEY, pin) if proof is None else proof)
     engine = await asyncio.start_server(script, "127.0.0.1", 0)
-    relay = EngineRelay(f"http://127.0.0.1:{engine.sockets[0].getsockname()[1]}", RelaySettings(connect_timeout_s=PATIENCE_S), lock)
+    relay = EngineForwarder(f"http://127.0.0.1:{engine.sockets[0].getsockname()[1]}", ForwarderSettings(connect_timeout_s=PATIENCE_S), lock)
     port = await relay.listen("127.0.0.1")
     pool = Pool(UpstreamSettings(), asyncio.get_running_loop(), lambda url: door_proof(KEY, url.partition("#")[2]) if said is None else said)
     try:
@@ -230,7 +230,7 @@ def test_a_door_of_which_nothing_is_known_is_not_spoken_to_and_one_without_a_fle
 def test_who_says_nothing_is_sent_away(run: Run, tmp_path: Path) -> None:
     async def go() -> None:
         lock = forwarder_certificate.made(tmp_path, lambda pin: door_proof(KEY, pin))
-        relay = EngineRelay("http://127.0.0.1:1", RelaySettings(connect_timeout_s=0.05), lock)
+        relay = EngineForwarder("http://127.0.0.1:1", ForwarderSettings(connect_timeout_s=0.05), lock)
         port = await relay.listen("127.0.0.1")
         async with asyncio.timeout(PATIENCE_S):
             reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=unverified())
@@ -253,13 +253,13 @@ def unverified() -> ssl.SSLContext:
 
 
 def test_each_start_makes_another_certificate_and_leaves_no_key_behind(tmp_path: Path) -> None:
-    locks: list[Lock] = [forwarder_certificate.made(tmp_path / "data", lambda _: "") for _ in range(2)]
+    locks: list[TlsIdentity] = [forwarder_certificate.made(tmp_path / "data", lambda _: "") for _ in range(2)]
     assert locks[0].pin != locks[1].pin and all(len(lock.pin) == 64 for lock in locks)
     assert list((tmp_path / "data").iterdir()) == []
 
 
 def test_without_a_fleet_nothing_is_announced_and_that_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    doors = Doors(RelaySettings(tls=True), lambda: forwarder_certificate.made(tmp_path, lambda _: ""))
+    doors = EngineForwarders(ForwarderSettings(tls=True), lambda: forwarder_certificate.made(tmp_path, lambda _: ""))
     for _ in range(3):
         assert asyncio.run(doors.urls(["http://127.0.0.1:1"], "http://127.0.0.1:2")) == {}
     assert [record.levelname for record in caplog.records] == ["WARNING"]
@@ -278,7 +278,7 @@ def test_an_agent_and_its_coordinator_talk_through_it(tmp_path: Path) -> None:
 async def streamed_through_an_agent(folder: Path, coordinator: str, port: int, engine: str) -> list[bytes]:
     settings = Settings(
         agent=AgentSettings(node_id="alpha", data_dir=folder), engines=EngineSettings("ollama", engine, slots=1),
-        link=LinkSettings(coordinator, 0.1, 10.0), relay=RelaySettings(tls=True),
+        link=LinkSettings(coordinator, 0.1, 10.0), relay=ForwarderSettings(tls=True),
     )  # fmt: skip
     agent = Agent(settings, Random(1), "boot-1")
     await agent.start()

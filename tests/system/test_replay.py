@@ -17,8 +17,8 @@ import pytest
 from fakes.faults import Cut, Status
 from fakes.fleet import Fleet, Machine, running_fleet, settings_for_tests
 from fakes.ollama.server import FakeModel, FakeOllama
-from herd.cli.client import Trouble
-from herd.cli.replay import Asked, as_values, asked, lines, replayed
+from herd.cli.client import CliError
+from herd.cli.replay import ReplayRequest, as_values, asked, lines, replayed
 from herd.coordinator.settings import GeneralSettings
 from herd.core.lifecycle.holding import HoldingSettings
 from herd.core.state.fleet import GB
@@ -102,9 +102,9 @@ def test_the_day_was_busy_and_unlucky_or_nothing_is_tested(day: Fleet) -> None:
 
 
 def test_unchanged_rules_find_every_choice_again(day: Fleet) -> None:
-    done = replayed(Asked(path_of(day)), NOW)
+    done = replayed(ReplayRequest(path_of(day)), NOW)
     assert done.unreadable == done.undecidable == done.cut_short == 0
-    assert done.whole.changed == 0, as_values(done, Asked(path_of(day)))
+    assert done.whole.changed == 0, as_values(done, ReplayRequest(path_of(day)))
     assert done.whole.choices + done.without_node == counted(day, "1") >= REQUESTS
     assert done.whole.choices == counted(day, "json_extract(candidates, '$.chosen') IS NOT NULL")
 
@@ -115,7 +115,7 @@ def test_each_choice_on_record_names_the_node_that_got_the_request(day: Fleet) -
 
 @pytest.mark.parametrize("policy", ["completion_time", "signals"])
 def test_another_policy_is_tried_on_the_same_day(day: Fleet, policy: str) -> None:
-    wanted = Asked(path_of(day), policy)
+    wanted = ReplayRequest(path_of(day), policy)
     done = replayed(wanted, NOW)
     assert done.undecidable == done.unreadable == done.cut_short == 0
     in_force = day.coordinator.settings.general.scheduler
@@ -139,7 +139,7 @@ def test_the_verb_tells_it_to_people_and_programs(day: Fleet) -> None:
 
 
 def test_a_limit_takes_the_newest(day: Fleet) -> None:
-    done = replayed(Asked(path_of(day), limit=25), NOW)
+    done = replayed(ReplayRequest(path_of(day), limit=25), NOW)
     assert done.whole.choices + done.without_node == 25
 
 
@@ -147,5 +147,5 @@ def test_where_there_are_no_traces_it_says_where_to_look(tmp_path: Path) -> None
     done = herd("replay", "--db", str(tmp_path))
     assert done.status == 1 and "herd replay --db PATH" in done.err
     (tmp_path / "latency.db").write_bytes(b"no database at all, whatever it is called" * 100)
-    with pytest.raises(Trouble, match="cannot be read as traces"):
+    with pytest.raises(CliError, match="cannot be read as traces"):
         replayed(asked(tmp_path, None, None, None, 10), NOW)

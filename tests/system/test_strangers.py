@@ -15,7 +15,7 @@ import pytest
 from fakes.fleet import Fleet, running_fleet, settings_for_tests
 from fakes.ollama.server import FakeOllama
 from herd.coordinator.auth.access_control import AccessSettings
-from herd.coordinator.auth.routes import Guarded
+from herd.coordinator.auth.routes import ApiRoute
 from herd.trust.rights import Right
 
 CAN = sys.platform == "linux" and os.geteuid() == 0 and shutil.which("ip") is not None
@@ -75,7 +75,7 @@ def every_door(fleet: Fleet) -> list[tuple[str, str, object, Right]]:
     assert bridge is not None
     found = []
     for route in bridge._application.routes:  # type: ignore[attr-defined]
-        assert isinstance(route, Guarded)
+        assert isinstance(route, ApiRoute)
         [method] = set(route.methods or ()) - {"HEAD"}
         found.append((method, route.path.replace("{", "").replace("}", ""), {} if method == "POST" else None, route.right))
     return found

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from herd.trust.addresses import Nearness, nearness, node_problem
-from herd.trust.browsers import Names, content_refusal, host_refusal, is_same_origin, origin_refusal
+from herd.trust.browsers import AllowedNames, content_refusal, host_refusal, is_same_origin, origin_refusal
 from herd.trust.keys import Keyring, split
-from herd.trust.pairing import Codes, public_of, read_invitation, shared_key
+from herd.trust.pairing import JoinCodes, public_of, read_invitation, shared_key
 from herd.trust.signing import (
     BOOT_HEADER,
     COUNTER_HEADER,
@@ -16,14 +16,14 @@ from herd.trust.signing import (
     SESSION_HEADER,
     SIGNATURE_HEADER,
     Sessions,
-    Verdict,
+    Verification,
     stamp_in,
 )
 
 ANYTHING = st.text(max_size=300)
 HEADER = st.binary(max_size=300).map(lambda raw: raw.decode("latin-1"))
 URLISH = st.from_regex(r"(https?|null|file|app)?(:/{0,3})?[a-z0-9.\[\]@%:\\/#?-]{0,40}", fullmatch=True)
-NAMES = Names.of(["herd.example"], ["https://ours.example"])
+NAMES = AllowedNames.of(["herd.example"], ["https://ours.example"])
 
 
 @given(ANYTHING | URLISH, st.booleans())
@@ -53,7 +53,7 @@ def test_no_public_half_breaks_the_key_agreement(public: str, code: str) -> None
     private = b"\x07" * 32
     shared_key(private, public, public, public_of(private), code.encode("utf-8", "replace").decode())
     read_invitation(code)
-    assert Codes().proved(code, public, public, 0.0) == ""
+    assert JoinCodes().proved(code, public, public, 0.0) == ""
 
 
 @given(HEADER, HEADER, HEADER, HEADER | st.from_regex(r"[0-9]{0,22}", fullmatch=True), HEADER, st.binary(max_size=50))
@@ -61,4 +61,4 @@ def test_no_stamp_of_a_stranger_is_genuine(node: str, boot: str, session: str, c
     headers = {NODE_HEADER: node, BOOT_HEADER: boot, SESSION_HEADER: session, COUNTER_HEADER: counter, SIGNATURE_HEADER: signed}
     stamp = stamp_in(headers.get)
     if stamp is not None:
-        assert Sessions(lambda: b"s" * 32).check(b"k" * 32, "/heartbeat", stamp, body) is Verdict.FORGED
+        assert Sessions(lambda: b"s" * 32).check(b"k" * 32, "/heartbeat", stamp, body) is Verification.FORGED

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from herd.trust.browsers import Names, content_refusal, host_refusal, is_same_origin, origin_refusal
+from herd.trust.browsers import AllowedNames, content_refusal, host_refusal, is_same_origin, origin_refusal
 
-OURS = Names.of(["herd.example.org"], ["https://chat.example.org/"])
+OURS = AllowedNames.of(["herd.example.org"], ["https://chat.example.org/"])
 
 
 @pytest.mark.parametrize("host", ["localhost:11435", "127.0.0.1:11435", "[::1]:11435", "192.168.1.9", "mac:11435", "mac.local", "MAC.LOCAL:11435",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from herd.trust import logins
-from herd.trust.logins import EVERYTHING, Logins, Tries
+from herd.trust.logins import EVERYTHING, LoginAttempts, Logins
 
 
 def random(seed: int) -> bytes:
@@ -52,7 +52,7 @@ def test_a_session_knows_the_key_that_opened_it() -> None:
 
 
 def test_after_ten_wrong_keys_an_address_waits_and_others_do_not() -> None:
-    tries = Tries()
+    tries = LoginAttempts()
     for _ in range(logins.TRIES_MAX):
         assert tries.wait_s("10.0.0.1", 5.0) == 0.0
         tries.failed("10.0.0.1", 5.0)
@@ -64,7 +64,7 @@ def test_after_ten_wrong_keys_an_address_waits_and_others_do_not() -> None:
 
 
 def test_addresses_that_tried_are_limited() -> None:
-    tries = Tries()
+    tries = LoginAttempts()
     for number in range(3 * logins.TRIERS_MAX):
         tries.failed(str(number), 0.0)
     assert len(tries._wrong) == logins.TRIERS_MAX

@@ -7,9 +7,9 @@ import pytest
 from herd.core.state.fleet import NodeId
 from herd.trust import pairing
 from herd.trust.pairing import (
-    Applicant,
-    Applicants,
-    Codes,
+    JoinCodes,
+    PendingNode,
+    PendingNodes,
     code_proof,
     fingerprint,
     fleet_id,
@@ -53,7 +53,7 @@ def test_what_is_no_code_is_none(text: str) -> None:
 
 
 def test_a_code_opens_for_ten_minutes_and_only_with_its_proof() -> None:
-    codes = Codes()
+    codes = JoinCodes()
     codes.open("CODE", at=0.0)
     proof = code_proof("CODE", "mac", NODE_PUBLIC)
     assert codes.proved(proof, "mac", NODE_PUBLIC, at=599.0) == "CODE"
@@ -66,20 +66,20 @@ def test_a_code_opens_for_ten_minutes_and_only_with_its_proof() -> None:
 
 def test_the_local_code_is_open_for_ever_where_it_is_given() -> None:
     proof = code_proof("LOCAL", "mac", NODE_PUBLIC)
-    assert Codes().proved(proof, "mac", NODE_PUBLIC, at=1e9, local_code="LOCAL") == "LOCAL"
-    assert Codes().proved(proof, "mac", NODE_PUBLIC, at=1e9) == ""
+    assert JoinCodes().proved(proof, "mac", NODE_PUBLIC, at=1e9, local_code="LOCAL") == "LOCAL"
+    assert JoinCodes().proved(proof, "mac", NODE_PUBLIC, at=1e9) == ""
 
 
 def test_only_so_many_codes_are_open() -> None:
-    codes = Codes()
+    codes = JoinCodes()
     for number in range(pairing.CODES_MAX + 3):
         codes.open(f"C{number}", at=0.0)
     assert len(codes) == pairing.CODES_MAX
 
 
 def test_an_approved_applicant_gets_in_once() -> None:
-    applicants = Applicants()
-    assert applicants.apply(Applicant("mac", NODE_PUBLIC, "10.0.0.5", 1.0))
+    applicants = PendingNodes()
+    assert applicants.apply(PendingNode("mac", NODE_PUBLIC, "10.0.0.5", 1.0))
     assert not applicants.take_approved(NODE_PUBLIC)
     [named] = applicants.named("mac", FLEET_PUBLIC)
     assert named in applicants.named(fingerprint(NODE_PUBLIC, FLEET_PUBLIC).lower(), FLEET_PUBLIC)
@@ -90,23 +90,23 @@ def test_an_approved_applicant_gets_in_once() -> None:
 
 
 def test_two_who_claim_a_name_are_told_apart_by_fingerprint() -> None:
-    applicants = Applicants()
+    applicants = PendingNodes()
     for private in (NODE, STRANGER):
-        applicants.apply(Applicant("mac", public_of(private), "10.0.0.5", 1.0))
+        applicants.apply(PendingNode("mac", public_of(private), "10.0.0.5", 1.0))
     assert len(applicants.named("mac", FLEET_PUBLIC)) == 2
     [one] = applicants.named(fingerprint(public_of(STRANGER), FLEET_PUBLIC), FLEET_PUBLIC)
     assert one.public == public_of(STRANGER)
 
 
 def test_only_so_many_may_wait_and_who_waits_keeps_its_time() -> None:
-    applicants = Applicants()
+    applicants = PendingNodes()
     for number in range(pairing.PENDING_MAX):
-        assert applicants.apply(Applicant("n", f"{number:064x}", "10.0.0.1", float(number)))
-    assert not applicants.apply(Applicant("n", "f" * 64, "10.0.0.1", 0.0))
-    assert applicants.apply(Applicant("renamed", f"{5:064x}", "10.0.0.2", 99.0))
+        assert applicants.apply(PendingNode("n", f"{number:064x}", "10.0.0.1", float(number)))
+    assert not applicants.apply(PendingNode("n", "f" * 64, "10.0.0.1", 0.0))
+    assert applicants.apply(PendingNode("renamed", f"{5:064x}", "10.0.0.2", 99.0))
     assert next(one for one in applicants if one.public == f"{5:064x}").since == 5.0
     applicants.reject(f"{5:064x}")
-    assert applicants.apply(Applicant("n", "f" * 64, "10.0.0.1", 0.0))
+    assert applicants.apply(PendingNode("n", "f" * 64, "10.0.0.1", 0.0))
 
 
 def test_what_both_sides_show_is_the_same_and_short() -> None:

@@ -1,5 +1,19 @@
 // Written by `python3 dev.py docs`; edit the code, not this file.
 
+export interface ActiveRequest {
+  request_id: string;
+  model: string;
+  app: string;
+  state: string;
+  node_id: string | null;
+  age_s: number;
+  attempt: number;
+  position: number | null;
+  waits_for: string | null;
+  expected_wait_s: number | null;
+  estimated_tokens: number;
+}
+
 export interface AppDays {
   app: string;
   requests: number[];
@@ -38,18 +52,55 @@ export interface Apps {
   summary: string;
 }
 
+export interface AppsDaily {
+  days: number[];
+  apps: AppDays[];
+  data: Record<string, unknown>[];
+}
+
+export interface BenchmarkDetails {
+  run_id: string;
+  timestamp: number;
+  duration_s: number;
+  state: string;
+  requests: number;
+  failures: number;
+  yields: number;
+  method: string;
+  cells: CellBox[];
+  left_out: LeftOut[];
+  fleet: Record<string, Record<string, string>>;
+}
+
+export interface BenchmarkProgress {
+  run_id: string | null;
+  state: string;
+  done: number;
+  total: number;
+  message: string;
+  left_s: number | null;
+  yields: number;
+}
+
 export interface BytesBar {
   before: number;
   after: number;
   total: number;
 }
 
-export interface Card {
-  name: string;
-  memory_total_bytes: number;
-  memory_used_bytes: number;
-  utilization_pct: number | null;
-  temperature_c: number | null;
+export interface CandidateLine {
+  node_id: string;
+  is_chosen: boolean;
+  expected_ms: number | null;
+  terms_ms: Record<string, number>;
+  points: number | null;
+  signals: Record<string, number>;
+  running: number;
+  pending: number;
+  is_loaded: boolean;
+  size_bytes: number;
+  free_bytes: number;
+  window_tokens: number | null;
 }
 
 export interface CellBox {
@@ -73,14 +124,11 @@ export interface Changed {
   sentence: string;
 }
 
-export interface Choice {
-  attempt: number;
-  policy: string;
-  chosen: string | null;
-  candidates: Weighed[];
-  ruled_out: RuledOut[];
-  left_out: number;
-  otherwise: string[];
+export interface ChangedDecisions {
+  model: string;
+  before: string;
+  after: string;
+  requests: number;
 }
 
 export interface CommandLine {
@@ -129,10 +177,14 @@ export interface Cost {
   from: string;
 }
 
-export interface Daily {
-  days: number[];
-  apps: AppDays[];
-  data: Record<string, unknown>[];
+export interface DecisionDetails {
+  attempt: number;
+  policy: string;
+  chosen: string | null;
+  candidates: CandidateLine[];
+  ruled_out: RejectedLine[];
+  left_out: number;
+  otherwise: string[];
 }
 
 export interface DifferenceBox {
@@ -171,6 +223,21 @@ export interface FindingBox {
   snooze_reason: string;
 }
 
+export interface FinishedRequest {
+  request_id: string;
+  ended_at: number;
+  model: string;
+  app: string;
+  node_id: string;
+  status: string;
+  latency_ms: number | null;
+  ttft_ms: number | null;
+  prompt_tokens: number | null;
+  completion_tokens: number | null;
+  retries: number;
+  why: string;
+}
+
 export interface FixBox {
   text: string;
   commands: CommandLine[];
@@ -183,7 +250,7 @@ export interface Flag {
 }
 
 export interface FleetData {
-  pulse: Pulse;
+  pulse: LiveNumbers;
   nodes: NodeCard[];
   gone: string[];
 }
@@ -196,11 +263,24 @@ export interface FleetMessage {
   data: FleetData;
 }
 
+export interface FleetSummary {
+  level: string;
+  sentence: string;
+}
+
 export interface Gain {
   text: string;
   seconds: number;
   plus_minus: number;
   frees_bytes: number;
+}
+
+export interface GpuCard {
+  name: string;
+  memory_total_bytes: number;
+  memory_used_bytes: number;
+  utilization_pct: number | null;
+  temperature_c: number | null;
 }
 
 export interface Health {
@@ -217,7 +297,7 @@ export interface Histogram {
 }
 
 export interface History {
-  changes: Past[];
+  changes: SettingChangeLine[];
 }
 
 export interface HourHeat {
@@ -259,22 +339,7 @@ export interface Lane {
   outcome: string;
   goes_on: boolean;
   problem: string;
-  spans: Span[];
-}
-
-export interface Latest {
-  request_id: string;
-  ended_at: number;
-  model: string;
-  app: string;
-  node_id: string;
-  status: string;
-  latency_ms: number | null;
-  ttft_ms: number | null;
-  prompt_tokens: number | null;
-  completion_tokens: number | null;
-  retries: number;
-  why: string;
+  spans: Phase[];
 }
 
 export interface LeftOut {
@@ -283,28 +348,13 @@ export interface LeftOut {
   reason: string;
 }
 
-export interface Lent {
-  mode: string;
-  score: number;
-  trend: string;
-  reason: string;
-  confidence: number;
-  days_observed: number;
-  is_overridden: boolean;
-}
-
-export interface LiveRequest {
-  request_id: string;
-  model: string;
-  app: string;
-  state: string;
-  node_id: string | null;
-  age_s: number;
-  attempt: number;
-  position: number | null;
-  waits_for: string | null;
-  expected_wait_s: number | null;
-  estimated_tokens: number;
+export interface LiveNumbers {
+  running: number;
+  waiting: number;
+  tokens_per_s: number;
+  ttft_p50_ms: number | null;
+  level: string;
+  sentence: string;
 }
 
 export interface LoadedModel {
@@ -346,10 +396,10 @@ export interface ModelLine {
   stood_in_for: Record<string, number>;
   context: ContextUse;
   last_used_at: number | null;
-  nodes: ModelOnNode[];
+  nodes: ModelNodeLine[];
 }
 
-export interface ModelOnNode {
+export interface ModelNodeLine {
   node_id: string;
   state: string;
   digest: string;
@@ -374,13 +424,6 @@ export interface Models {
   to_at: number;
   models: ModelLine[];
   summary: string;
-}
-
-export interface Move {
-  model: string;
-  before: string;
-  after: string;
-  requests: number;
 }
 
 export interface Moved {
@@ -408,7 +451,7 @@ export interface NodeCard {
   engines: string[];
   cpu_pct: number;
   memory: MemoryBar;
-  gpus: Card[];
+  gpus: GpuCard[];
   disk_free_bytes: number | null;
   disk_total_bytes: number | null;
   thermal: string;
@@ -420,7 +463,7 @@ export interface NodeCard {
   models: LoadedModel[];
   models_on_disk: number;
   loading: string[];
-  lent: Lent | null;
+  lent: SharedCapacity | null;
   availability: (number | null)[] | null;
 }
 
@@ -430,7 +473,7 @@ export interface NodeChange {
   memory_bytes: BytesBar;
 }
 
-export interface NodeStrip {
+export interface NodeUptime {
   node_id: string;
   range: string;
   step_s: number;
@@ -450,13 +493,13 @@ export interface Numbers {
 export interface Overview {
   at: number;
   version: string;
-  verdict: Verdict;
+  verdict: FleetSummary;
   numbers: Numbers;
   nodes: NodeCard[];
-  queue: LiveRequest[];
-  running: LiveRequest[];
-  latest: Latest[];
-  first_run: Step[];
+  queue: ActiveRequest[];
+  running: ActiveRequest[];
+  latest: FinishedRequest[];
+  first_run: SetupStep[];
 }
 
 export interface PassedLine {
@@ -464,15 +507,11 @@ export interface PassedLine {
   title: string;
 }
 
-export interface Past {
-  change_id: number;
-  at: number;
-  name: string;
-  before: string | null;
-  after: string | null;
-  who: string;
-  ip: string;
-  may_undo: boolean;
+export interface Phase {
+  phase: string;
+  start_ms: number;
+  ms: number;
+  is_measured: boolean;
 }
 
 export interface Preview {
@@ -482,26 +521,12 @@ export interface Preview {
   undecidable: number;
   own_saved_s: number;
   others_saved_s: number;
-  moves: Move[];
+  moves: ChangedDecisions[];
 }
 
-export interface Progress {
-  run_id: string | null;
-  state: string;
-  done: number;
-  total: number;
-  message: string;
-  left_s: number | null;
-  yields: number;
-}
-
-export interface Pulse {
-  running: number;
-  waiting: number;
-  tokens_per_s: number;
-  ttft_p50_ms: number | null;
-  level: string;
-  sentence: string;
+export interface PreviewRequest {
+  values: Record<string, string>;
+  limit: number;
 }
 
 export interface Recommendation {
@@ -525,8 +550,41 @@ export interface Recommendations {
   nodes: NodeChange[];
 }
 
+export interface RejectedLine {
+  node_id: string;
+  filter: string;
+  reason: string;
+}
+
+export interface RequestDetails {
+  request_id: string;
+  sentence: string;
+  status: string;
+  model: string;
+  model_asked: string;
+  node_id: string;
+  app: string;
+  client_ip: string;
+  dialect: string;
+  kind: string;
+  is_stream: boolean;
+  ended_at: number;
+  total_ms: number;
+  ttft_ms: number | null;
+  prompt_tokens: number | null;
+  estimated_tokens: number | null;
+  cached_tokens: number | null;
+  completion_tokens: number | null;
+  tokens_per_s: number | null;
+  finish_reason: string | null;
+  problem: string;
+  lanes: Lane[];
+  choices: DecisionDetails[];
+  rows: Record<string, unknown>[];
+}
+
 export interface RequestsData {
-  live: LiveRequest[];
+  live: ActiveRequest[];
   moved: Moved[];
   skipped: number;
 }
@@ -537,26 +595,6 @@ export interface RequestsMessage {
   seq: number;
   at: number;
   data: RequestsData;
-}
-
-export interface RuledOut {
-  node_id: string;
-  filter: string;
-  reason: string;
-}
-
-export interface Run {
-  run_id: string;
-  timestamp: number;
-  duration_s: number;
-  state: string;
-  requests: number;
-  failures: number;
-  yields: number;
-  method: string;
-  cells: CellBox[];
-  left_out: LeftOut[];
-  fleet: Record<string, Record<string, string>>;
 }
 
 export interface RunLine {
@@ -595,6 +633,17 @@ export interface Series {
   total: number | null;
 }
 
+export interface SettingChangeLine {
+  change_id: number;
+  at: number;
+  name: string;
+  before: string | null;
+  after: string | null;
+  who: string;
+  ip: string;
+  may_undo: boolean;
+}
+
 export interface SettingLine {
   name: string;
   group: string;
@@ -619,6 +668,22 @@ export interface SettingsPage {
   settings: SettingLine[];
 }
 
+export interface SetupStep {
+  name: string;
+  done: boolean;
+  command: string;
+}
+
+export interface SharedCapacity {
+  mode: string;
+  score: number;
+  trend: string;
+  reason: string;
+  confidence: number;
+  days_observed: number;
+  is_overridden: boolean;
+}
+
 export interface Snooze {
   finding_id: string;
   hours: number;
@@ -631,13 +696,6 @@ export interface Snoozed {
   reason: string;
 }
 
-export interface Span {
-  phase: string;
-  start_ms: number;
-  ms: number;
-  is_measured: boolean;
-}
-
 export interface SpreadBox {
   median: number;
   low: number;
@@ -645,7 +703,7 @@ export interface SpreadBox {
   count: number;
 }
 
-export interface Start {
+export interface StartRequest {
   models: string[];
   nodes: string[];
   kinds: string[];
@@ -657,44 +715,6 @@ export interface Started {
   estimate_s: number;
   requests: number;
   left_out: LeftOut[];
-}
-
-export interface Step {
-  name: string;
-  done: boolean;
-  command: string;
-}
-
-export interface Story {
-  request_id: string;
-  sentence: string;
-  status: string;
-  model: string;
-  model_asked: string;
-  node_id: string;
-  app: string;
-  client_ip: string;
-  dialect: string;
-  kind: string;
-  is_stream: boolean;
-  ended_at: number;
-  total_ms: number;
-  ttft_ms: number | null;
-  prompt_tokens: number | null;
-  estimated_tokens: number | null;
-  cached_tokens: number | null;
-  completion_tokens: number | null;
-  tokens_per_s: number | null;
-  finish_reason: string | null;
-  problem: string;
-  lanes: Lane[];
-  choices: Choice[];
-  rows: Record<string, unknown>[];
-}
-
-export interface Strips {
-  range: string;
-  strips: NodeStrip[];
 }
 
 export interface Traces {
@@ -714,38 +734,18 @@ export interface Trends {
   summary: string;
 }
 
-export interface Undo {
+export interface UndoRequest {
   change_id: number;
 }
 
-export interface Usage {
+export interface UptimeBars {
+  range: string;
+  strips: NodeUptime[];
+}
+
+export interface UsageReport {
   by_day: Record<string, unknown>[];
   by_tag: Record<string, unknown>[];
   by_key: Record<string, unknown>[];
   totals: Record<string, unknown>;
-}
-
-export interface Verdict {
-  level: string;
-  sentence: string;
-}
-
-export interface Weighed {
-  node_id: string;
-  is_chosen: boolean;
-  expected_ms: number | null;
-  terms_ms: Record<string, number>;
-  points: number | null;
-  signals: Record<string, number>;
-  running: number;
-  pending: number;
-  is_loaded: boolean;
-  size_bytes: number;
-  free_bytes: number;
-  window_tokens: number | null;
-}
-
-export interface Wish {
-  values: Record<string, string>;
-  limit: number;
 }

@@ -25,19 +25,19 @@ import herd.agent.sensors
 import herd.engines
 from herd import __version__
 from herd.agent import embedded, forwarder_certificate
-from herd.agent.availability import Learner, Sample, decode, encode
-from herd.agent.coordinator_link import Link, LinkSettings, Told
+from herd.agent.availability import AvailabilityLearner, UsageSample, decode, encode
+from herd.agent.coordinator_link import CoordinatorLink, HeartbeatReply, LinkSettings
 from herd.agent.embedded import Embedded, EmbeddedSettings
-from herd.agent.engine_forwarder import RelaySettings
-from herd.agent.forwarders import Doors, is_this_machine
+from herd.agent.engine_forwarder import ForwarderSettings
+from herd.agent.forwarders import EngineForwarders, is_this_machine
 from herd.agent.hardware import bandwidth_gbps
-from herd.agent.inventory import OLLAMA, Engines, EngineSettings, Local, cards_of
-from herd.agent.model_registry import Sharing, SharingSettings
+from herd.agent.inventory import OLLAMA, Engines, EngineSettings, LocalEngine, cards_of
+from herd.agent.model_registry import ModelRegistry, SharingSettings
 from herd.agent.model_store import find_store
 from herd.agent.node_identity import JoinSettings, open_passport
-from herd.agent.sensors import Place, Sensor
+from herd.agent.sensors import Sensor, SensorPaths
 from herd.agent_protocol import heartbeat_decode
-from herd.core.state.fleet import GB, EngineFace, Memory, ModelCard, ModelName, NodeId, Report, canonical
+from herd.core.state.fleet import GB, EngineEndpoint, Memory, ModelInfo, ModelName, NodeId, Report, canonical
 from herd.discover import discover
 from herd.engines import Engine
 from herd.logs import LogSettings
@@ -88,7 +88,7 @@ class Settings:
     embedded: EmbeddedSettings = field(default_factory=EmbeddedSettings)
     link: LinkSettings = field(default_factory=LinkSettings)
     join: JoinSettings = field(default_factory=JoinSettings)
-    relay: RelaySettings = field(default_factory=RelaySettings)
+    relay: ForwarderSettings = field(default_factory=ForwarderSettings)
     sharing: SharingSettings = field(default_factory=SharingSettings)
 
 
@@ -104,18 +104,18 @@ class Agent:
         self._passport = open_passport(
             settings.agent.data_dir.expanduser(), self.asked_id, boot_id, settings.join, secrets.token_bytes(pairing.KEY_BYTES)
         )
-        self.link = Link(settings.link, rng, self._passport)
+        self.link = CoordinatorLink(settings.link, rng, self._passport)
         self.engines = Engines(discover(herd.engines, Engine, "ENGINE"), settings.engines)
         self.embedded = Embedded(settings.embedded, self._embedded_moved)
         self._sensors = discover(herd.agent.sensors, Sensor, "SENSOR")
-        self._place = Place()
+        self._place = SensorPaths()
         self._readings: dict[str, Mapping[str, object]] = {}
         self._reading: dict[str, asyncio.Future[Mapping[str, object]]] = {}
-        self._doors = Doors(settings.relay, lambda: forwarder_certificate.made(settings.agent.data_dir.expanduser(), self._passport.door_proof))
-        self._sharing = Sharing(settings.sharing, self._find_store)
+        self._doors = EngineForwarders(settings.relay, lambda: forwarder_certificate.made(settings.agent.data_dir.expanduser(), self._passport.door_proof))
+        self._sharing = ModelRegistry(settings.sharing, self._find_store)
         self._embedded_url = ""
         self._is_draining = False
-        self._learner = Learner()
+        self._learner = AvailabilityLearner()
         self._kept_at = float("-inf")
 
     async def start(self) -> None:
@@ -131,7 +131,7 @@ class Agent:
         if self.settings.agent.capacity_learning:
             self._learner = await asyncio.to_thread(self._read_learnt)
 
-    async def beat(self) -> Told | None:
+    async def beat(self) -> HeartbeatReply | None:
         """One heartbeat; None when no coordinator is known."""
         readings, locals_ = await asyncio.gather(self._read_sensors(), self.engines.look())
         known = await self.link.find()
@@ -175,7 +175,7 @@ class Agent:
         if url:
             self.engines.point_at("llamacpp", url)
 
-    async def _faces(self, locals_: list[Local]) -> list[tuple[Local, EngineFace]]:
+    async def _faces(self, locals_: list[LocalEngine]) -> list[tuple[LocalEngine, EngineEndpoint]]:
         """Each engine as the coordinator reaches it: itself, or our door to it."""
         urls = {local.url: local.url for local in locals_}
         if self.settings.agent.relay:
@@ -183,7 +183,7 @@ class Agent:
         faces = [(local, self.engines.face(local, urls[local.url])) for local in locals_ if local.url in urls]
         return [(local, await self._with_library(local, face)) for local, face in faces]
 
-    async def _with_library(self, local: Local, face: EngineFace) -> EngineFace:
+    async def _with_library(self, local: LocalEngine, face: EngineEndpoint) -> EngineEndpoint:
         """Whose models are in a store of this machine says where they can be copied from."""
         if local.engine.kind != OLLAMA or not is_this_machine(local.url) or not (port := await self._sharing.port()):
             return face
@@ -219,7 +219,7 @@ class Agent:
         else:
             log.debug("sensor failed: %s", error, extra={"sensor": sensor.name})
 
-    async def _report(self, readings: dict[str, object], locals_: list[Local]) -> Report:
+    async def _report(self, readings: dict[str, object], locals_: list[LocalEngine]) -> Report:
         faces = await self._faces(locals_)
         models = models_of([card for local, face in faces for card in cards_of(local, face)])
         # A machine without a memory sensor still takes part: it claims next to nothing.
@@ -237,7 +237,7 @@ class Agent:
 
     def _with_capacity(self, report: Report, is_ours: bool) -> Report:
         here, memory = time.localtime(), report.memory
-        sample = Sample(
+        sample = UsageSample(
             time.time(), here.tm_wday * 24 + here.tm_hour, report.cpu_utilization / 100.0,
             memory.available_bytes / max(1, memory.total_bytes), is_ours,
         )  # fmt: skip
@@ -271,28 +271,28 @@ class Agent:
     def _learnt_file(self) -> Path:
         return self.settings.agent.data_dir.expanduser() / f"capacity-learner-{quote(self.asked_id, safe='')}.json"
 
-    def _read_learnt(self) -> Learner:
+    def _read_learnt(self) -> AvailabilityLearner:
         try:
             return decode(self._learnt_file.read_bytes())
         except FileNotFoundError:
-            return Learner()
+            return AvailabilityLearner()
         except OSError as error:
             log.warning("what was learnt cannot be read; learning anew: %s", error)
-            return Learner()
+            return AvailabilityLearner()
         except ValueError as error:
             aside = self._learnt_file.with_suffix(".broken")
             log.warning("what was learnt is damaged; learning anew: %s", error, extra={"moved_to": str(aside)})
             with contextlib.suppress(OSError):
                 self._learnt_file.replace(aside)
-            return Learner()
+            return AvailabilityLearner()
 
     def _keep_learnt(self) -> None:
         _write(self._learnt_file, encode(self._learner))
 
 
-def models_of(cards: list[ModelCard]) -> dict[ModelName, ModelCard]:
+def models_of(cards: list[ModelInfo]) -> dict[ModelName, ModelInfo]:
     """One card per model: of two engines that have it, the one that has it in memory; no more than a heartbeat may hold."""
-    models: dict[ModelName, ModelCard] = {}
+    models: dict[ModelName, ModelInfo] = {}
     for card in cards:
         known = models.get(canonical(card.name))
         if known is None or (known.loaded is None and card.loaded is not None):

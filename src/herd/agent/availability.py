@@ -65,7 +65,7 @@ CEILINGS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class UsageSample:
     """The machine at one moment: `hour_of_week` is local, 0 is Monday from 0 to 1 o'clock.
 
     `is_ours` says that our own engines are working, which hides what the owner does.
@@ -99,7 +99,7 @@ class Slot:
     def watched_at(self, at: float) -> float:
         return self.watched_s * math.pow(0.5, max(0.0, at - self.at) / HALF_LIFE_S)
 
-    def add(self, sample: Sample, lasted_s: float) -> None:
+    def add(self, sample: UsageSample, lasted_s: float) -> None:
         old_s = self.watched_at(sample.at)
         whole_s = old_s + lasted_s
         if whole_s <= 0.0:
@@ -115,18 +115,18 @@ def freedom(cpu: float, memory_available: float) -> float:
 
 
 @dataclass(slots=True)
-class Learner:
+class AvailabilityLearner:
     """What is known of one machine. `observe` learns a moment, `capacity` says what to lend."""
 
     slots: list[Slot] = field(default_factory=lambda: [Slot() for _ in range(SLOTS)])
     first_at: float | None = None
     override: Override | None = None
-    _last: Sample | None = None
+    _last: UsageSample | None = None
     _fast: float | None = None
     _slow: float = 1.0
     _busy_since: float | None = None
 
-    def observe(self, sample: Sample) -> None:
+    def observe(self, sample: UsageSample) -> None:
         """Takes a moment in. Order matters; a clock that jumps back counts as no time passed."""
         if self.first_at is None or sample.at < self.first_at:
             self.first_at = sample.at
@@ -163,7 +163,7 @@ class Learner:
             return self._said("learned_low" if capped else "paused", capped, min(score, 0.2), "sustained_high_cpu", True)
         return self._said(mode, ceiling_bytes, score, _reason(score))
 
-    def score(self, sample: Sample) -> float:
+    def score(self, sample: UsageSample) -> float:
         """0.4 history + 0.4 now + 0.2 trend; what a thin slot cannot say goes to now."""
         slot = self.slots[sample.hour_of_week % SLOTS]
         history_weight = HISTORY_WEIGHT * min(1.0, slot.watched_at(sample.at) / SLOT_FULL_S)
@@ -265,7 +265,7 @@ class _StateJson(msgspec.Struct):
     manual_override: _OverrideJson | None = None
 
 
-def encode(learner: Learner) -> bytes:
+def encode(learner: AvailabilityLearner) -> bytes:
     """The state to keep in `capacity-learner-{node-id}.json`."""
     override = learner.override
     return msgspec.json.encode(
@@ -277,7 +277,7 @@ def encode(learner: Learner) -> bytes:
     )
 
 
-def decode(body: bytes) -> Learner:
+def decode(body: bytes) -> AvailabilityLearner:
     """A learner from kept state, ours or the existing product's. Raises `ValueError` when it is neither."""
     if len(body) > STATE_MAX_BYTES:
         raise ValueError(f"the state is larger than {STATE_MAX_BYTES} bytes")
@@ -288,7 +288,7 @@ def decode(body: bytes) -> Learner:
     if len(state.slots) != SLOTS:
         raise ValueError(f"the state has {len(state.slots)} slots instead of {SLOTS}")
     override = state.manual_override
-    return Learner(
+    return AvailabilityLearner(
         [_slot(kept) for kept in state.slots],
         state.first_observation,
         Override(override.mode, override.expires) if override is not None else None,
@@ -303,6 +303,6 @@ def _slot(kept: _SlotJson) -> Slot:
     last_at: float | None = None
     for seen in sorted(kept.observations, key=lambda one: one.ts):
         lasted_s = min(SAMPLE_MAX_S, seen.ts - last_at) if last_at is not None else 0.0
-        slot.add(Sample(seen.ts, 0, _share(seen.cpu / 100.0), _share(1.0 - seen.mem / 100.0)), lasted_s)
+        slot.add(UsageSample(seen.ts, 0, _share(seen.cpu / 100.0), _share(1.0 - seen.mem / 100.0)), lasted_s)
         last_at = seen.ts
     return slot

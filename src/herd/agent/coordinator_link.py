@@ -19,7 +19,7 @@ import psutil
 
 from herd import mdns
 from herd.agent.http_client import Response, full_url, request
-from herd.agent.node_identity import Passport
+from herd.agent.node_identity import NodeIdentity
 from herd.agent_protocol import join
 from herd.agent_protocol.join import Denied, JoinAnswer
 
@@ -50,7 +50,7 @@ class LinkSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class HeartbeatReply:
     """What a heartbeat's answer said. `node_id` is the name the coordinator knows us by, `running` how many of its requests
     are being answered here."""
 
@@ -62,10 +62,10 @@ class Told:
     """Addresses of the fleet's other machines, which may copy models from here."""
 
 
-class Link:
+class CoordinatorLink:
     """`url` is the coordinator, or empty while none is known."""
 
-    def __init__(self, settings: LinkSettings, rng: Random, passport: Passport) -> None:
+    def __init__(self, settings: LinkSettings, rng: Random, passport: NodeIdentity) -> None:
         self._settings = settings
         self._rng = rng
         self._passport = passport
@@ -105,7 +105,7 @@ class Link:
             self._say("no coordinator found on the network; name one with: herd-node --router-url http://HOST:11435")
         return bool(self.url)
 
-    async def report(self, heartbeat: bytes) -> Told:
+    async def report(self, heartbeat: bytes) -> HeartbeatReply:
         """Sends one heartbeat, after joining the fleet where that is still to be done."""
         if (self._passport.wants_to_join and not self._is_open) and (problem := await self._join()):
             return self._missed(problem)
@@ -118,7 +118,7 @@ class Link:
         if response.status == 200:
             self._misses = 0
             self._say("")
-            return Told(True, str(_field(response, "node_id") or ""), running=_count(_field(response, "running")), peers=_addresses(_field(response, "peers")))
+            return HeartbeatReply(True, str(_field(response, "node_id") or ""), running=_count(_field(response, "running")), peers=_addresses(_field(response, "peers")))
         return self._missed(response.problem or f"it answers {response.status}: {_words(response)}")
 
     async def goodbye(self, node_id: str, boot_id: str) -> None:
@@ -188,10 +188,10 @@ class Link:
         url = f"http://127.0.0.1:{COORDINATOR_PORT}"
         return url if (await request("GET", f"{url}/health", timeout_s=1.0)).status == 200 else ""
 
-    def _missed(self, problem: str) -> Told:
+    def _missed(self, problem: str) -> HeartbeatReply:
         self._misses += 1
         self._say(f"{self.url}: {problem}")
-        return Told(False, problem=problem)
+        return HeartbeatReply(False, problem=problem)
 
     def _take(self, url: str) -> None:
         if url and url != self.url:

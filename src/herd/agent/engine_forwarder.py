@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import urlsplit
 
-from herd.agent.forwarder_certificate import Lock
+from herd.agent.forwarder_certificate import TlsIdentity
 
 log = logging.getLogger("herd.agent.engine_forwarder")
 
@@ -27,7 +27,7 @@ PROOF_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
-class RelaySettings:
+class ForwarderSettings:
     connections_max: int = field(
         default=512, metadata={"env": "FLEET_NODE_RELAY_CONNECTIONS", "help": "Connections the coordinator may hold to an engine through the agent."}
     )
@@ -40,10 +40,10 @@ class RelaySettings:
     )
 
 
-class EngineRelay:
+class EngineForwarder:
     """Listens for one engine. `allow` tells who may come in."""
 
-    def __init__(self, engine_url: str, settings: RelaySettings, lock: Lock | None = None) -> None:
+    def __init__(self, engine_url: str, settings: ForwarderSettings, lock: TlsIdentity | None = None) -> None:
         """With a `lock` the door speaks TLS, and who comes in proves first that he is the coordinator."""
         self._lock = lock
         parts = urlsplit(engine_url)
@@ -145,7 +145,7 @@ class EngineRelay:
 class _Side(asyncio.Protocol):
     """One end of a relayed connection. What comes in goes out at the other end; a full buffer there stops reading here."""
 
-    def __init__(self, relay: EngineRelay, other: _Side | None = None) -> None:
+    def __init__(self, relay: EngineForwarder, other: _Side | None = None) -> None:
         self._relay = relay
         self._other = other
         self._early: list[bytes] = []

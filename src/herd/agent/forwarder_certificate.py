@@ -26,7 +26,7 @@ ENDS = datetime.datetime(2120, 1, 1, tzinfo=datetime.UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class Lock:
+class TlsIdentity:
     """What a door needs. `pin` is the certificate's SHA-256 in hex; `proof()` is what the coordinator says first, empty while
     there is no coordinator."""
 
@@ -35,7 +35,7 @@ class Lock:
     proof: Callable[[], str]
 
 
-def made(folder: Path, proof_for: Callable[[str], str]) -> Lock:
+def made(folder: Path, proof_for: Callable[[str], str]) -> TlsIdentity:
     """A new certificate; `proof_for(pin)` as in `Passport.door_proof`. Raises `OSError` where the folder cannot be written."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
@@ -47,7 +47,7 @@ def made(folder: Path, proof_for: Callable[[str], str]) -> Lock:
     encoding = serialization.Encoding
     secret = key.private_bytes(encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     pin = hashlib.sha256(certificate.public_bytes(encoding.DER)).hexdigest()
-    return Lock(_context(folder, secret + certificate.public_bytes(encoding.PEM)), pin, lambda: proof_for(pin))
+    return TlsIdentity(_context(folder, secret + certificate.public_bytes(encoding.PEM)), pin, lambda: proof_for(pin))
 
 
 def _context(folder: Path, pem: bytes) -> ssl.SSLContext:

@@ -12,23 +12,23 @@ import socket
 from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
-from herd.agent.engine_forwarder import EngineRelay, RelaySettings
-from herd.agent.forwarder_certificate import Lock
+from herd.agent.engine_forwarder import EngineForwarder, ForwarderSettings
+from herd.agent.forwarder_certificate import TlsIdentity
 
 log = logging.getLogger("herd.agent.forwarders")
 
 PROBE_S = 1.0
 
 
-class Doors:
+class EngineForwarders:
     """The relays of this machine, one per engine that needs one."""
 
-    def __init__(self, settings: RelaySettings, lock: Callable[[], Lock] | None = None) -> None:
+    def __init__(self, settings: ForwarderSettings, lock: Callable[[], TlsIdentity] | None = None) -> None:
         """`lock` is called once, where doors are to speak TLS. Raises what that raises."""
         self._settings = settings
         self._lock = lock() if settings.tls and lock is not None else None
         self._is_told = False
-        self._relays: dict[str, tuple[EngineRelay, int]] = {}
+        self._relays: dict[str, tuple[EngineForwarder, int]] = {}
 
     async def urls(self, engines: Sequence[str], coordinator_url: str) -> dict[str, str]:
         """For each engine's url the one to announce; without an engine whose door cannot be opened."""
@@ -57,7 +57,7 @@ class Doors:
             return f"http://{_bracketed(here)}:{port}"
         known = self._relays.get(engine_url)
         if known is None:
-            relay = EngineRelay(engine_url, self._settings, self._lock)
+            relay = EngineForwarder(engine_url, self._settings, self._lock)
             try:
                 known = self._relays[engine_url] = (relay, await relay.listen())
             except OSError as error:

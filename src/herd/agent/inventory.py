@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from herd.agent.http_client import full_url, request
 from herd.agent.ollama_environment import OllamaSetup, read_setup
-from herd.core.state.fleet import EngineFace, ModelCard
+from herd.core.state.fleet import EngineEndpoint, ModelInfo
 from herd.engines import Call, Engine, Inventory, Reply
 
 log = logging.getLogger("herd.agent.inventory")
@@ -59,7 +59,7 @@ class EngineSettings:
 
 
 @dataclass(slots=True)
-class Local:
+class LocalEngine:
     """One engine found here: where it really listens, and its last word."""
 
     engine: Engine
@@ -76,7 +76,7 @@ class Engines:
     ) -> None:
         self._known = {engine.kind: engine for engine in known}
         self._settings = settings
-        self._found: dict[str, Local] = {}
+        self._found: dict[str, LocalEngine] = {}
         self._pointed_at: set[str] = set()
         self._rounds = 0
         self._read_setup = read_setup
@@ -98,13 +98,13 @@ class Engines:
     def point_at(self, kind: str, url: str) -> None:
         """An engine that we started ourselves, so that it need not be recognised."""
         self._pointed_at.add(url)
-        self._found[url] = Local(self._known[kind], url)
+        self._found[url] = LocalEngine(self._known[kind], url)
 
     def forget(self, url: str) -> None:
         self._pointed_at.discard(url)
         self._found.pop(url, None)
 
-    async def look(self) -> list[Local]:
+    async def look(self) -> list[LocalEngine]:
         """Asks every engine anew; those that answered at least once and not long ago."""
         if not self._found or self._rounds % SEARCH_EVERY == 0:
             await self._search()
@@ -121,20 +121,20 @@ class Engines:
             await self._look_at_setup()
         return answering
 
-    def face(self, local: Local, url: str) -> EngineFace:
+    def face(self, local: LocalEngine, url: str) -> EngineEndpoint:
         """The engine as the coordinator reaches it, at this url."""
         last = local.last or Inventory("", ())
         models_max = last.models_max
         if models_max is None and local.engine.kind == OLLAMA:
             models_max = self._setup.models_max
-        return EngineFace(local.engine.kind, url, last.version, self.slots(local), models_max)
+        return EngineEndpoint(local.engine.kind, url, last.version, self.slots(local), models_max)
 
     @property
     def store(self) -> Mapping[str, str]:
         """What the environment of this machine's Ollama says of where its models are."""
         return self._setup.store
 
-    def slots(self, local: Local) -> int:
+    def slots(self, local: LocalEngine) -> int:
         """How many requests it really runs at a time: the setting, else its own word, else how it was started."""
         if self._settings.slots:
             return self._settings.slots
@@ -169,10 +169,10 @@ class Engines:
         is_named = self._settings.engine != AUTO
         for (engine, url), reply in zip(places, replies, strict=True):
             if url not in self._found and (engine.recognises(reply) or (is_named and reply.status)):
-                self._found[url] = Local(engine, url)
+                self._found[url] = LocalEngine(engine, url)
                 log.info("engine found", extra={"engine": engine.kind, "url": url})
 
-    async def _ask(self, local: Local) -> bool:
+    async def _ask(self, local: LocalEngine) -> bool:
         """Takes stock of one engine; whether it failed to answer."""
         calls = local.engine.inventory_calls()
         replies = tuple(await asyncio.gather(*(self._call(local.url, call) for call in calls)))
@@ -185,7 +185,7 @@ class Engines:
         local.last = await self._detailed(local, local.engine.inventory(replies))
         return False
 
-    async def _detailed(self, local: Local, found: Inventory) -> Inventory:
+    async def _detailed(self, local: LocalEngine, found: Inventory) -> Inventory:
         """With what an engine says of single models: a few new ones in each round, so that no round takes long."""
         unknown = [card for card in found.cards if self._key(local, card) not in self._details][:DETAILS_A_ROUND]
         asked = [(card, call) for card in unknown if (call := local.engine.details_call(card.name)) is not None]
@@ -197,12 +197,12 @@ class Engines:
             self._details.popitem(last=False)
         return dataclasses.replace(found, cards=tuple(self._told(local, card) for card in found.cards))
 
-    def _told(self, local: Local, card: ModelCard) -> ModelCard:
+    def _told(self, local: LocalEngine, card: ModelInfo) -> ModelInfo:
         details = self._details.get(self._key(local, card))
         return local.engine.with_details(card, details) if details is not None else card
 
     @staticmethod
-    def _key(local: Local, card: ModelCard) -> tuple[str, str, str]:
+    def _key(local: LocalEngine, card: ModelInfo) -> tuple[str, str, str]:
         return local.url, card.name, card.digest
 
     async def _call(self, url: str, call: Call) -> Reply:
@@ -215,6 +215,6 @@ class Engines:
             self._setup = await asyncio.to_thread(self._read_setup)
 
 
-def cards_of(local: Local, face: EngineFace) -> list[ModelCard]:
+def cards_of(local: LocalEngine, face: EngineEndpoint) -> list[ModelInfo]:
     """Its models, under the address by which others reach it."""
     return [dataclasses.replace(card, engine=face) for card in local.last.cards] if local.last is not None else []

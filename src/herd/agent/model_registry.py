@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from herd.agent.engine_forwarder import everywhere
-from herd.agent.model_store import Blob, Library
+from herd.agent.model_store import Blob, ModelStore
 
 log = logging.getLogger("herd.agent.model_registry")
 
@@ -52,13 +52,13 @@ class SharingSettings:
     )
 
 
-class Sharing:
+class ModelRegistry:
     """Listens once there is a store and a peer; `allow` says who may come in."""
 
     def __init__(self, settings: SharingSettings, find: Callable[[], Path | None]) -> None:
         self._settings = settings
         self._find = find
-        self._library: Library | None = None
+        self._library: ModelStore | None = None
         self._server: asyncio.Server | None = None
         self._allowed: frozenset[str] = frozenset()
         self._open: set[asyncio.StreamWriter] = set()
@@ -72,7 +72,7 @@ class Sharing:
             return 0
         if self._library is None:
             folder = await asyncio.to_thread(self._find)
-            self._library = Library(folder) if folder is not None else None
+            self._library = ModelStore(folder) if folder is not None else None
         if self._library is None:
             return 0
         if self._server is None:

@@ -31,7 +31,7 @@ class Blob:
     size_bytes: int
 
 
-class Library:
+class ModelStore:
     """One store. Blocks: meant for a thread."""
 
     def __init__(self, folder: Path) -> None:

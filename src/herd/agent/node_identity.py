@@ -16,11 +16,11 @@ from urllib.parse import quote
 
 import msgspec
 
-from herd.agent_protocol.join import JoinAnswer, Joining
+from herd.agent_protocol.join import JoinAnswer, JoinRequest
 from herd.core.state.fleet import NodeId
 from herd.trust import pairing
 from herd.trust.pairing import Invitation, read_invitation
-from herd.trust.signing import SIGNATURE_HEADER, Speaker, Stamp, door_proof, is_same
+from herd.trust.signing import SIGNATURE_HEADER, Signer, Stamp, door_proof, is_same
 
 log = logging.getLogger("herd.agent.node_identity")
 
@@ -52,7 +52,7 @@ class _Kept(msgspec.Struct, frozen=True):
     code_digest: str = ""
 
 
-class Passport:
+class NodeIdentity:
     """Made by `open`, which reads and writes files; everything else is values."""
 
     def __init__(
@@ -105,7 +105,7 @@ class Passport:
         public = pairing.public_of(bytes.fromhex(self._kept.private))
         self._offered = self._codes[attempt % len(self._codes)] if self._codes else Invitation("")
         proof = pairing.code_proof(self._offered.code, self._name, public) if self._offered.code else ""
-        return msgspec.json.encode(Joining(self._name, public, proof))
+        return msgspec.json.encode(JoinRequest(self._name, public, proof))
 
     def joined(self, answer: JoinAnswer, url: str) -> str:
         """Checks that the fleet has the same key and keeps it. What is wrong, or empty."""
@@ -146,13 +146,13 @@ class Passport:
         signed = headers.get(SIGNATURE_HEADER.lower(), "")
         return self._speaker is not None and self._speaker.is_answer(stamp, status, body, signed)
 
-    def _new_speaker(self, counter: int) -> Speaker | None:
+    def _new_speaker(self, counter: int) -> Signer | None:
         if not self._kept.key:
             return None
-        return Speaker(NodeId(self._kept.node_id), self._boot_id, bytes.fromhex(self._kept.key), counter)
+        return Signer(NodeId(self._kept.node_id), self._boot_id, bytes.fromhex(self._kept.key), counter)
 
 
-def open_passport(data_dir: Path, name: str, boot_id: str, settings: JoinSettings, random: bytes) -> Passport:
+def open_passport(data_dir: Path, name: str, boot_id: str, settings: JoinSettings, random: bytes) -> NodeIdentity:
     """Reads this machine's own key, or makes it of `random` (32 bytes); and its coordinator's code where both share a folder.
 
     A file that cannot be read is replaced: the machine then joins anew.
@@ -165,7 +165,7 @@ def open_passport(data_dir: Path, name: str, boot_id: str, settings: JoinSetting
             _write(path, msgspec.json.encode(kept))
         except OSError as error:
             log.warning("%s cannot be written: %s", path, error)
-    return Passport(path, kept, name, boot_id, read_invitation(settings.code), read_invitation(_local_code(data_dir)))
+    return NodeIdentity(path, kept, name, boot_id, read_invitation(settings.code), read_invitation(_local_code(data_dir)))
 
 
 def _local_code(data_dir: Path) -> str:

@@ -38,11 +38,11 @@ from herd.agent_protocol.heartbeat_json import (
 from herd.core.state.fleet import (
     Capacity,
     Disk,
-    EngineFace,
+    EngineEndpoint,
     Gpu,
     Loaded,
     Memory,
-    ModelCard,
+    ModelInfo,
     ModelName,
     NodeId,
     Pressure,
@@ -117,15 +117,15 @@ def renamed(report: Report, node_id: NodeId) -> Report:
 
 def _engines(
     said: HeartbeatJson, own: OwnJson, source_ip: str
-) -> tuple[tuple[EngineFace, ...], Mapping[ModelName, ModelCard]]:
+) -> tuple[tuple[EngineEndpoint, ...], Mapping[ModelName, ModelInfo]]:
     if said.herd is None:
         return _upstream_engine(said, source_ip)
     _at_most(len(own.engines), ENGINES_MAX, "herd.engines")
     _at_most(sum(len(engine.models) for engine in own.engines), MODELS_MAX, "herd.engines.models")
-    faces: list[EngineFace] = []
-    models: dict[ModelName, ModelCard] = {}
+    faces: list[EngineEndpoint] = []
+    models: dict[ModelName, ModelInfo] = {}
     for engine in own.engines:
-        face = EngineFace(
+        face = EngineEndpoint(
             _name(engine.kind, "herd.engines.kind"), address(engine.url, source_ip), _text(engine.version, "herd.engines.version"),
             max(1, _whole(engine.slots, "herd.engines.slots", SLOTS_MAX)),
             _optional(engine.models_max, "herd.engines.models_max", SLOTS_MAX),
@@ -141,11 +141,11 @@ def _engines(
     return tuple(faces), models
 
 
-def _card(model: ModelJson, face: EngineFace) -> ModelCard:
+def _card(model: ModelJson, face: EngineEndpoint) -> ModelInfo:
     where = "herd.engines.models"
     loaded = model.loaded
     _at_most(len(model.capabilities), 64, f"{where}.capabilities")
-    return ModelCard(
+    return ModelInfo(
         name=_name(model.name, f"{where}.name"), engine=face, size_bytes=_whole(model.size_bytes, f"{where}.size_bytes"),
         digest=_text(model.digest, f"{where}.digest"), family=_text(model.family, f"{where}.family"),
         parameters=_text(model.parameters, f"{where}.parameters"), quantization=_text(model.quantization, f"{where}.quantization"),
@@ -164,13 +164,13 @@ def _card(model: ModelJson, face: EngineFace) -> ModelCard:
 
 def _upstream_engine(
     said: HeartbeatJson, source_ip: str
-) -> tuple[tuple[EngineFace, ...], Mapping[ModelName, ModelCard]]:
+) -> tuple[tuple[EngineEndpoint, ...], Mapping[ModelName, ModelInfo]]:
     """An agent of the existing product has one Ollama, says sizes in gigabytes, and says 0 for what it does not know."""
     ollama = said.ollama
     if ollama is None:
         return (), {}
     _at_most(len(ollama.models_available) + len(ollama.models_loaded), MODELS_MAX, "ollama.models_available")
-    face = EngineFace(
+    face = EngineEndpoint(
         "ollama", address(said.ollama_host or f"http://{_bracketed(source_ip)}:{OLLAMA_PORT}", source_ip),
         _text(ollama.version or "", "ollama.version"), max(1, _whole(ollama.num_parallel or 1, "ollama.num_parallel", SLOTS_MAX)),
         _optional(ollama.max_loaded_models or None, "ollama.max_loaded_models", SLOTS_MAX),
@@ -181,10 +181,10 @@ def _upstream_engine(
     return (face,), {key: _upstream_card(name, loaded.get(key), ollama, face) for key, name in names.items()}
 
 
-def _upstream_card(name: str, loaded: LoadedModelJson | None, ollama: OllamaJson, face: EngineFace) -> ModelCard:
+def _upstream_card(name: str, loaded: LoadedModelJson | None, ollama: OllamaJson, face: EngineEndpoint) -> ModelInfo:
     meta = ollama.models_available_meta.get(name) or ModelMetaJson()
     loaded_bytes = _gigabytes(loaded.size_gb, "ollama.models_loaded.size_gb") if loaded is not None else 0
-    return ModelCard(
+    return ModelInfo(
         name=_name(name, "ollama.models_available"), engine=face,
         size_bytes=_gigabytes(ollama.models_available_sizes.get(name, 0.0), "ollama.models_available_sizes") or loaded_bytes,
         digest=_text(meta.digest or (loaded.digest if loaded else None) or "", "ollama.models_available_meta.digest"),

@@ -15,7 +15,7 @@ from herd.agent_protocol.heartbeat_json import (
     ModelJson,
     OwnJson,
 )
-from herd.core.state.fleet import Capacity, Disk, EngineFace, Memory, ModelCard, Report
+from herd.core.state.fleet import Capacity, Disk, EngineEndpoint, Memory, ModelInfo, Report
 
 
 def encode(report: Report, timestamp: float) -> bytes:
@@ -49,12 +49,12 @@ def _public(report: Report, timestamp: float) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _engine_json(engine: EngineFace, report: Report) -> EngineJson:
+def _engine_json(engine: EngineEndpoint, report: Report) -> EngineJson:
     models = [_model_json(card) for card in report.models.values() if card.engine == engine]
     return EngineJson(engine.kind, engine.url, engine.version, engine.slots, engine.models_max, models, engine.library_url)
 
 
-def _model_json(card: ModelCard) -> ModelJson:
+def _model_json(card: ModelInfo) -> ModelJson:
     loaded = card.loaded
     return ModelJson(
         card.name, card.size_bytes, card.digest, card.family, card.parameters, card.quantization, card.context_max_tokens,

@@ -10,7 +10,7 @@ import msgspec
 PATH = "/fleet/join"
 
 
-class Joining(msgspec.Struct):
+class JoinRequest(msgspec.Struct):
     """What a machine says. `public` is its half of the key agreement, in hex; `proof` is empty where it has no code."""
 
     name: str

@@ -20,7 +20,7 @@ from herd.cli import replay as replay_verb
 from herd.cli import top as top_verb
 from herd.cli import why as why_verb
 from herd.cli import windows as windows_verb
-from herd.cli.client import Trouble
+from herd.cli.client import CliError
 from herd.cli.screen import fail, show_what_can_be_shown
 
 INTERRUPTED = 130
@@ -50,7 +50,7 @@ def _run(program: typer.Typer, name: str) -> None:
     show_what_can_be_shown()
     try:
         program(prog_name=name)
-    except Trouble as trouble:
+    except CliError as trouble:
         raise SystemExit(fail(trouble)) from None
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None

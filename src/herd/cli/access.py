@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from herd.cli.client import Coordinator, Json, Trouble
+from herd.cli.client import CliError, CoordinatorClient, Json
 from herd.cli.columns import Cell, Column, table
 from herd.cli.screen import clean, console, duration, number, put, show
 
@@ -26,7 +26,7 @@ NO_KEYS = "There are no keys: private networks may ask without one. To ask for k
 # --- nodes ---
 
 
-def nodes(coordinator: Coordinator, as_json: bool) -> None:
+def nodes(coordinator: CoordinatorClient, as_json: bool) -> None:
     show(coordinator.get("/fleet/nodes"), as_json, lambda state: node_lines(state, console.width, time.time()))
 
 
@@ -52,7 +52,7 @@ def _pending_row(one: Json, now: float) -> list[Cell]:
     return [Cell(clean(one["name"])), Cell("waits", "yellow"), Cell(since), Cell(""), Cell(one["fingerprint"]), Cell(clean(one["ip"]))]
 
 
-def invite(coordinator: Coordinator, as_json: bool) -> None:
+def invite(coordinator: CoordinatorClient, as_json: bool) -> None:
     _, invited = coordinator.post("/fleet/nodes/invite", {})
     show(invited, as_json, invitation_lines)
 
@@ -64,12 +64,12 @@ def invitation_lines(invited: Json) -> list[Text]:
     ]  # fmt: skip
 
 
-def approve(coordinator: Coordinator, name: str, as_json: bool) -> None:
+def approve(coordinator: CoordinatorClient, name: str, as_json: bool) -> None:
     _, told = coordinator.post("/fleet/nodes/approve", {"name": name})
     show(told, as_json, lambda one: [Text(f"{clean(one['name'])} ({one['fingerprint']}) is let in with its next heartbeat.")])
 
 
-def remove(coordinator: Coordinator, name: str, as_json: bool) -> None:
+def remove(coordinator: CoordinatorClient, name: str, as_json: bool) -> None:
     _, told = coordinator.post("/fleet/nodes/remove", {"name": name})
     show(told, as_json, lambda one: [Text(f"{clean(one['name'])} does not belong to the fleet any more.")])
 
@@ -77,7 +77,7 @@ def remove(coordinator: Coordinator, name: str, as_json: bool) -> None:
 # --- keys ---
 
 
-def keys(coordinator: Coordinator, as_json: bool) -> None:
+def keys(coordinator: CoordinatorClient, as_json: bool) -> None:
     show(coordinator.get("/fleet/keys")["keys"], as_json, lambda found: key_lines(found, console.width, time.time()))
 
 
@@ -110,7 +110,7 @@ def _key_state(key: Json, now: float) -> Cell:
     return Cell(f"{duration((key['expires_at'] - now) * 1000)} left" if key["expires_at"] else "valid", "green")
 
 
-def add_key(coordinator: Coordinator, wanted: Json, as_json: bool) -> None:
+def add_key(coordinator: CoordinatorClient, wanted: Json, as_json: bool) -> None:
     """The key's text alone goes to standard output, so that `KEY=$(herd keys add app)` works."""
     _, made = coordinator.post("/fleet/keys", wanted)
     if as_json or not console.is_terminal:
@@ -123,7 +123,7 @@ def add_key(coordinator: Coordinator, wanted: Json, as_json: bool) -> None:
     )  # fmt: skip
 
 
-def revoke_key(coordinator: Coordinator, name: str, as_json: bool) -> None:
+def revoke_key(coordinator: CoordinatorClient, name: str, as_json: bool) -> None:
     _, told = coordinator.post("/fleet/keys/revoke", {"name": name})
     show(told, as_json, lambda one: [Text(f"{number(len(one['keys']), 'key')} revoked: {', '.join(one['keys'])}")])
 
@@ -131,12 +131,12 @@ def revoke_key(coordinator: Coordinator, name: str, as_json: bool) -> None:
 # --- the dashboard ---
 
 
-def dashboard(coordinator: Coordinator, as_json: bool) -> None:
+def dashboard(coordinator: CoordinatorClient, as_json: bool) -> None:
     """A link that logs a browser in, once."""
     try:
         _, made = coordinator.post("/fleet/logins", {})
-    except Trouble as trouble:
-        raise Trouble(trouble.problem, "run it on the coordinator's own machine, or with an admin key in HERD_KEY") from trouble
+    except CliError as trouble:
+        raise CliError(trouble.problem, "run it on the coordinator's own machine, or with an admin key in HERD_KEY") from trouble
     made = {**made, "url": f"{coordinator.url}{made['path']}"}
     show(made, as_json, lambda link: [Text("Open this within five minutes; it works once:"), Text(), Text(f"  {link['url']}", "bold")])
 
@@ -146,7 +146,7 @@ def dashboard(coordinator: Coordinator, as_json: bool) -> None:
 AUDIT_COLUMNS = (Column("when", 7), Column("what", 9, least=12), Column("about", 6, least=10), Column("who", 5, least=10), Column("from", 3))
 
 
-def audit(coordinator: Coordinator, limit: int, as_json: bool) -> None:
+def audit(coordinator: CoordinatorClient, limit: int, as_json: bool) -> None:
     found = coordinator.get(f"/fleet/audit?limit={limit}")["entries"]
     show(found, as_json, lambda entries: audit_lines(entries, console.width, time.time()))
 

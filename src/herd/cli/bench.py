@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
-from herd.cli.client import Coordinator, Json, Trouble
+from herd.cli.client import CliError, CoordinatorClient, Json
 from herd.cli.columns import Cell, Column, table
 from herd.cli.screen import clean, complaints, console, duration, number, put, show
 
@@ -24,7 +24,7 @@ RUN_COLUMNS = (
 )  # fmt: skip
 
 
-def bench(coordinator: Coordinator, nodes: Sequence[str], models: Sequence[str], kinds: Sequence[str], dry_run: bool, as_json: bool) -> None:
+def bench(coordinator: CoordinatorClient, nodes: Sequence[str], models: Sequence[str], kinds: Sequence[str], dry_run: bool, as_json: bool) -> None:
     """Starts a run and follows it to its end; Ctrl-C ends it with what it has."""
     asked = {"nodes": list(nodes), "models": list(models), "kinds": list(kinds), "dry_run": dry_run}
     _, started = coordinator.post(f"{PATH}/start", asked)
@@ -40,31 +40,31 @@ def bench(coordinator: Coordinator, nodes: Sequence[str], models: Sequence[str],
     show(coordinator.get(f"{PATH}/{started['run_id']}"), as_json, lambda run: run_lines(run, console.width))
 
 
-def cancel(coordinator: Coordinator, as_json: bool) -> None:
+def cancel(coordinator: CoordinatorClient, as_json: bool) -> None:
     _, told = coordinator.post(f"{PATH}/cancel", {})
     show(told, as_json, lambda _: [Text("No benchmark is running." if told["run_id"] is None else f"{clean(told['run_id'])}: {clean(told['state'])}")])
 
 
-def runs(coordinator: Coordinator, as_json: bool) -> None:
+def runs(coordinator: CoordinatorClient, as_json: bool) -> None:
     show(coordinator.get(PATH), as_json, lambda told: list_lines(told, console.width))
 
 
-def compare(coordinator: Coordinator, pair: str, as_json: bool) -> None:
+def compare(coordinator: CoordinatorClient, pair: str, as_json: bool) -> None:
     found = coordinator.get(f"{PATH}?compare={_pair(coordinator, pair)}")["comparison"]
     show(found, as_json, comparison_lines)
 
 
-def _pair(coordinator: Coordinator, pair: str) -> str:
+def _pair(coordinator: CoordinatorClient, pair: str) -> str:
     """`last` are the two newest."""
     if pair != "last":
         return pair
     known = [run["run_id"] for run in coordinator.get(PATH)["runs"]]
     if len(known) < 2:
-        raise Trouble("there are no two runs to compare", "make one: herd bench")
+        raise CliError("there are no two runs to compare", "make one: herd bench")
     return f"{known[1]},{known[0]}"
 
 
-def _follow(coordinator: Coordinator) -> None:
+def _follow(coordinator: CoordinatorClient) -> None:
     """Until it is over. Where nobody looks there is no bar."""
     columns = (BarColumn(bar_width=30), TextColumn("{task.completed}/{task.total} {task.description}", markup=False))
     with Progress(*columns, console=complaints, disable=not complaints.is_terminal, transient=True) as bar:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from rich.text import Text
 
-from herd.cli.client import Coordinator, Headers, Json, Trouble
+from herd.cli.client import CliError, CoordinatorClient, Headers, Json
 from herd.cli.fleet import by_model
 from herd.cli.screen import clean, complaints, console, fail, put
 from herd.core.state.fleet import canonical
@@ -24,7 +24,7 @@ MODELS_NAMED_MAX = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ChatAnswer:
     """One whole answer: its text, who gave it, and the engine's own count of it."""
 
     text: str
@@ -40,14 +40,14 @@ class Answer:
 
 
 @dataclass(slots=True)
-class Conversation:
+class ChatConversation:
     """What was said so far. An answer that broke off, or that nobody wanted to hear to its end, was not said."""
 
-    coordinator: Coordinator
+    coordinator: CoordinatorClient
     model: str
     messages: list[dict[str, str]] = field(default_factory=list)
 
-    def say(self, text: str, is_silent: bool = False) -> Answer:
+    def say(self, text: str, is_silent: bool = False) -> ChatAnswer:
         """One turn; the answer is written as it comes. Raises Trouble, also when it breaks off."""
         asked = [*self.messages, {"role": "user", "content": text}]
         pieces: list[str] = []
@@ -63,29 +63,29 @@ class Conversation:
             # Whatever ends it, what comes next begins on a line of its own.
             write("\n" if pieces and not is_silent else "")
         if not last.get("done"):
-            raise Trouble("the answer broke off", f"see where: herd why {headers.get('x-fleet-request', 'last')}")
+            raise CliError("the answer broke off", f"see where: herd why {headers.get('x-fleet-request', 'last')}")
         answer = "".join(pieces)
         self.messages = [*asked, {"role": "assistant", "content": answer}]
-        return Answer(answer, headers, last)
+        return ChatAnswer(answer, headers, last)
 
 
-def chat(coordinator: Coordinator, model: str, prompt: str | None, as_json: bool) -> None:
+def chat(coordinator: CoordinatorClient, model: str, prompt: str | None, as_json: bool) -> None:
     """One question and out when there is a prompt or input is piped; else a conversation until Ctrl-D."""
-    talk = Conversation(coordinator, model)
+    talk = ChatConversation(coordinator, model)
     if prompt is None and not sys.stdin.isatty():
         prompt = sys.stdin.read()
     if prompt is None:
         _converse(talk)
         return
     if not prompt.strip():
-        raise Trouble("there is nothing to ask", f'ask something: herd chat {model} "Hello"')
+        raise CliError("there is nothing to ask", f'ask something: herd chat {model} "Hello"')
     if as_json:
         write(json.dumps(talk.say(prompt, is_silent=True).as_json(model), indent=2) + "\n")
     else:
         _heard(talk, prompt)
 
 
-def _converse(talk: Conversation) -> None:
+def _converse(talk: ChatConversation) -> None:
     _check(talk)
     put(Text(f"Talking to {clean(talk.model)} through {talk.coordinator.url}.", "dim"), Text("Ctrl-C stops an answer, Ctrl-D ends the conversation.", "dim"))
     while True:
@@ -100,38 +100,38 @@ def _converse(talk: Conversation) -> None:
             _turn(talk, text)
 
 
-def _check(talk: Conversation) -> None:
+def _check(talk: ChatConversation) -> None:
     """Before the first question, so that nobody writes one in vain. Raises Trouble."""
     names = [model["name"] for model in by_model(talk.coordinator.get("/fleet/status"))]
     if canonical(talk.model) in map(canonical, names):
         return
     if not names:
-        raise Trouble("the fleet has no model yet", "see what is missing: herd doctor")
+        raise CliError("the fleet has no model yet", "see what is missing: herd doctor")
     shown = ", ".join(names[:MODELS_NAMED_MAX]) + (", ..." if len(names) > MODELS_NAMED_MAX else "")
-    raise Trouble(f"no node has {talk.model}; the fleet has {shown}", f"for example: herd chat {names[0]}")
+    raise CliError(f"no node has {talk.model}; the fleet has {shown}", f"for example: herd chat {names[0]}")
 
 
-def _turn(talk: Conversation, text: str) -> None:
+def _turn(talk: ChatConversation, text: str) -> None:
     try:
         _heard(talk, text)
     except KeyboardInterrupt:
         complaints.print(Text("stopped; not part of the conversation", "dim"))
-    except Trouble as trouble:
+    except CliError as trouble:
         fail(trouble)
 
 
-def _heard(talk: Conversation, text: str) -> None:
+def _heard(talk: ChatConversation, text: str) -> None:
     """The turn, and one line about it."""
     answer = talk.say(text)
     complaints.print(Text(clean(facts(answer)), "dim"), soft_wrap=True)
 
 
-def _told_lines(coordinator: Coordinator, body: Json) -> Iterator[tuple[Headers, Json]]:
+def _told_lines(coordinator: CoordinatorClient, body: Json) -> Iterator[tuple[Headers, Json]]:
     with closing(coordinator.lines("/api/chat", body)) as lines:
         for headers, line in lines:
             told = json.loads(line)
             if told.get("error"):
-                raise Trouble(str(told["error"]), f"see why: herd why {headers.get('x-fleet-request', 'last')}")
+                raise CliError(str(told["error"]), f"see why: herd why {headers.get('x-fleet-request', 'last')}")
             yield headers, told
 
 
@@ -141,7 +141,7 @@ def write(piece: str) -> None:
     sys.stdout.flush()
 
 
-def facts(answer: Answer) -> str:
+def facts(answer: ChatAnswer) -> str:
     """`attic, 51 tokens/s. Why there: herd why r1`."""
     count, duration_ns = answer.last.get("eval_count"), answer.last.get("eval_duration")
     speed = f", {count / (duration_ns / 1e9):.0f} tokens/s" if count and duration_ns else ""

@@ -1,6 +1,6 @@
 """How the terminal talks to a coordinator: plain HTTP from the standard library. Decides nothing; explains failures.
 
-Every failure that a person can meet becomes a `Trouble`: what is wrong, and the exact next command.
+Every failure that a person can meet becomes a `CliError`: what is wrong, and the exact next command.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ERROR_SHOWN_CHARS = 300
 HTTPS_PORT = 443
 
 
-class Trouble(Exception):
+class CliError(Exception):
     """What is wrong in one sentence, and what to type next."""
 
     def __init__(self, problem: str, remedy: str = "") -> None:
@@ -37,12 +37,12 @@ class Trouble(Exception):
         self.remedy = remedy
 
 
-class NotReached(Trouble):
+class NotReached(CliError):
     """Nobody answers there, or nobody who is a coordinator."""
 
 
 @dataclass(frozen=True, slots=True)
-class Coordinator:
+class CoordinatorClient:
     """One coordinator by its URL, e.g. http://localhost:11435; made by `coordinator_at`."""
 
     url: str
@@ -95,7 +95,7 @@ class Coordinator:
         return {**told, "Authorization": f"Bearer {self.key}"} if self.key else told
 
 
-def coordinator_at(text: str, timeout_s: float = TIMEOUT_S) -> Coordinator:
+def coordinator_at(text: str, timeout_s: float = TIMEOUT_S) -> CoordinatorClient:
     """From what people write: "box", "box:11435", "http://box:11435/v1". Raises Trouble when it is no address."""
     try:
         parts = urllib.parse.urlsplit(text if "://" in text else f"http://{text}")
@@ -103,9 +103,9 @@ def coordinator_at(text: str, timeout_s: float = TIMEOUT_S) -> Coordinator:
     except ValueError:
         host, port = None, None
     if not host or parts.scheme not in ("http", "https"):
-        raise Trouble(f"{text!r} is no address of a coordinator", f"write it like this: --url http://HOST:{COORDINATOR_PORT}")
+        raise CliError(f"{text!r} is no address of a coordinator", f"write it like this: --url http://HOST:{COORDINATOR_PORT}")
     port = port or (HTTPS_PORT if parts.scheme == "https" else COORDINATOR_PORT)
-    return Coordinator(f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}", timeout_s)
+    return CoordinatorClient(f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}", timeout_s)
 
 
 def not_reached(url: str, error: Exception) -> NotReached:
@@ -143,24 +143,24 @@ def _object(url: str, body: bytes) -> Json:
     return value
 
 
-def _refused(url: str, path: str, response: http.client.HTTPResponse) -> Trouble:
+def _refused(url: str, path: str, response: http.client.HTTPResponse) -> CliError:
     """The coordinator's own words, with what to type next; or that this is no coordinator."""
     told, headers = _told(response), _headers(response)
     if told is None:
         return _stranger(url)
     if request_id := headers.get("x-fleet-request"):
-        return Trouble(told, f"see which nodes were considered: herd why {request_id}")
+        return CliError(told, f"see which nodes were considered: herd why {request_id}")
     if response.status == 401:
-        return Trouble(told, f"with a key: {KEY_VARIABLE}=KEY herd ...")
+        return CliError(told, f"with a key: {KEY_VARIABLE}=KEY herd ...")
     if path.startswith("/fleet/nodes"):
-        return Trouble(told, "see who takes part and who waits: herd nodes")
+        return CliError(told, "see who takes part and who waits: herd nodes")
     if path.startswith("/fleet/keys"):
-        return Trouble(told, "see the keys: herd keys")
+        return CliError(told, "see the keys: herd keys")
     if path.startswith(("/api/pull", "/api/delete", "/fleet/sync", "/fleet/update", "/fleet/pin", "/fleet/load", "/fleet/unload")):
-        return Trouble(told, "see which node has what: herd models")
+        return CliError(told, "see which node has what: herd models")
     if path.startswith("/dashboard/api/requests/"):
-        return Trouble(told, "see the newest with: herd why last, those that still run with: herd top")
-    return Trouble(told, "look closer with: herd doctor")
+        return CliError(told, "see the newest with: herd why last, those that still run with: herd top")
+    return CliError(told, "look closer with: herd doctor")
 
 
 def _told(response: http.client.HTTPResponse) -> str | None:

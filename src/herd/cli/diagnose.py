@@ -23,7 +23,7 @@ from pathlib import Path
 from rich.text import Text
 
 from herd import __version__
-from herd.cli.client import Coordinator, Trouble
+from herd.cli.client import CliError, CoordinatorClient
 from herd.cli.doctor import Setup, examine
 from herd.cli.screen import console, show
 from herd.coordinator.storage.database import DATABASE_NAME
@@ -72,9 +72,9 @@ def write(path: Path, parts: Sequence[tuple[str, str]]) -> None:
     try:
         opened = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except FileExistsError:
-        raise Trouble(f"{path} exists already", "choose another name: herd diagnose FILE") from None
+        raise CliError(f"{path} exists already", "choose another name: herd diagnose FILE") from None
     except OSError as error:
-        raise Trouble(f"{path} cannot be written: {error.strerror or error}", "choose another place: herd diagnose FILE") from error
+        raise CliError(f"{path} cannot be written: {error.strerror or error}", "choose another place: herd diagnose FILE") from error
     with os.fdopen(opened, "wb") as raw, tarfile.open(fileobj=raw, mode="w:gz") as archive:
         for name, text in parts:
             data = text.encode("utf-8", "replace")
@@ -125,10 +125,10 @@ def _files(data_dir: Path) -> Iterator[dict[str, object]]:
         yield {"path": str(path.relative_to(data_dir)), "bytes": found.st_size, "mode": oct(found.st_mode & 0o777)}
 
 
-def _answer(coordinator: Coordinator, path: str) -> object:
+def _answer(coordinator: CoordinatorClient, path: str) -> object:
     try:
         return coordinator.get(path)
-    except Trouble as trouble:
+    except CliError as trouble:
         return {"problem": trouble.problem}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from herd.cli.client import Coordinator, Json
+from herd.cli.client import CoordinatorClient, Json
 from herd.cli.columns import Cell, Column, table
 from herd.cli.screen import clean, console, duration, gb, number, show, style_of
 from herd.core.state.fleet import canonical
@@ -24,11 +24,11 @@ MODEL_COLUMNS = (
 )  # fmt: skip
 
 
-def status(coordinator: Coordinator, as_json: bool) -> None:
+def status(coordinator: CoordinatorClient, as_json: bool) -> None:
     show(coordinator.get("/fleet/status"), as_json, lambda state: status_lines(state, console.width))
 
 
-def models(coordinator: Coordinator, as_json: bool) -> None:
+def models(coordinator: CoordinatorClient, as_json: bool) -> None:
     """Every model, the nodes that have it, and where it is in memory."""
     show(by_model(coordinator.get("/fleet/status")), as_json, lambda found: model_lines(found, console.width))
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from rich.text import Text
 
-from herd.cli.client import Coordinator, Json
+from herd.cli.client import CoordinatorClient, Json
 from herd.cli.screen import clean, console, duration, folded, number, show
 
 PATH = "/dashboard/api/v1/health"
@@ -15,7 +15,7 @@ STYLES = (("critical", "bold red"), ("warning", "yellow"), ("info", "cyan"))
 EVIDENCE_SHOWN = 6
 
 
-def health(coordinator: Coordinator, as_json: bool, everything: bool = False) -> bool:
+def health(coordinator: CoordinatorClient, as_json: bool, everything: bool = False) -> bool:
     """Whether nothing is critical. `everything`: what passed too."""
     found = coordinator.get(PATH)
     show(found, as_json, lambda told: lines(told, console.width, time.time(), everything))

@@ -11,7 +11,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.text import Text
 
-from herd.cli.client import Coordinator, Json, Trouble
+from herd.cli.client import CliError, CoordinatorClient, Json
 from herd.cli.columns import Cell, Column, table
 from herd.cli.screen import clean, complaints, console, put, show
 
@@ -24,7 +24,7 @@ NO_PINS = "Nothing is pinned. Keep a model in memory with: herd pin MODEL"
 STATE_STYLES = MappingProxyType({"done": "green", "running": "cyan", "failed": "red", "cancelled": "yellow", "queued": "dim"})
 
 
-def pull(coordinator: Coordinator, model: str, node: str, is_lan_only: bool, as_json: bool) -> None:
+def pull(coordinator: CoordinatorClient, model: str, node: str, is_lan_only: bool, as_json: bool) -> None:
     """Brings it, with a bar on a terminal; Ctrl-C stops it, and the next time it goes on from there."""
     body = {"model": model, "node_id": node, "lan_only": is_lan_only}
     lines = (json.loads(line) for _, line in coordinator.lines("/api/pull", body))
@@ -35,7 +35,7 @@ def pull(coordinator: Coordinator, model: str, node: str, is_lan_only: bool, as_
     else:
         last = _with_a_bar(model, lines)
     if last.get("status") != "success":
-        raise Trouble(last.get("error", "it broke off"), f"what was read is kept; go on with: herd pull {model}" + (f" --node {node}" if node else ""))
+        raise CliError(last.get("error", "it broke off"), f"what was read is kept; go on with: herd pull {model}" + (f" --node {node}" if node else ""))
     if not as_json:
         put(Text(f"{clean(model)} is on {clean(last['node'])} now, from {origin(last['source'])}."))
 
@@ -55,7 +55,7 @@ def origin(source: str) -> str:
     return "the internet" if source == "internet" else clean(source)
 
 
-def pulls(coordinator: Coordinator, as_json: bool) -> None:
+def pulls(coordinator: CoordinatorClient, as_json: bool) -> None:
     show(coordinator.get("/fleet/pulls"), as_json, lambda told: pull_lines(told["jobs"], console.width))
 
 
@@ -71,28 +71,28 @@ def _pull_row(job: Json) -> list[Cell]:
     ]  # fmt: skip
 
 
-def cancel(coordinator: Coordinator, pull_id: str, as_json: bool) -> None:
+def cancel(coordinator: CoordinatorClient, pull_id: str, as_json: bool) -> None:
     show(coordinator.delete(f"/fleet/pulls/{quoted(pull_id)}"), as_json, lambda told: [Text(f"{told['job_id']} is stopped; what was read is kept.")])
 
 
-def remove(coordinator: Coordinator, model: str, node: str, is_confirmed: bool, as_json: bool) -> None:
+def remove(coordinator: CoordinatorClient, model: str, node: str, is_confirmed: bool, as_json: bool) -> None:
     """Asks for the name again, unless it was said with --yes."""
     if not is_confirmed:
         where = f" from {node}" if node and node != "*" else " from every node" if node else ""
         complaints.print(f"This deletes {clean(model)}{clean(where)}. Type its name again:", end=" ")
         if input().strip() != model:
-            raise Trouble("that is not its name; nothing was deleted", f"without the question: herd rm {model} --yes")
+            raise CliError("that is not its name; nothing was deleted", f"without the question: herd rm {model} --yes")
     told = coordinator.delete("/api/delete", {"model": model, "node_id": node, "confirm": model})
     show(told, as_json, lambda one: [Text(f"{clean(one['model'])} is deleted from {clean(', '.join(one['nodes']))}.")])
 
 
-def spread(coordinator: Coordinator, path: str, model: str, nodes: Sequence[str], as_json: bool) -> None:
+def spread(coordinator: CoordinatorClient, path: str, model: str, nodes: Sequence[str], as_json: bool) -> None:
     """`sync` and `update`: begun here, watched with `herd pulls`."""
     _, told = coordinator.post(path, {"model": model, "node_ids": list(nodes)})
     show(told, as_json, lambda one: [*pull_lines(one["jobs"], console.width), Text("Watch it with: herd pulls")] if one["jobs"] else [Text("Every node that can has it already.")])
 
 
-def place(coordinator: Coordinator, verb: str, model: str, node: str, as_json: bool) -> None:
+def place(coordinator: CoordinatorClient, verb: str, model: str, node: str, as_json: bool) -> None:
     """`load`, `unload` and `pin`."""
     _, told = coordinator.post(f"/fleet/{verb}", {"model": model, "node_id": node})
     nodes = told.get("nodes") or ([told["node_id"]] if told.get("node_id") else [])
@@ -100,7 +100,7 @@ def place(coordinator: Coordinator, verb: str, model: str, node: str, as_json: b
     show(told, as_json, lambda one: [Text(clean(f"{one['model']} is {one['status']}{where}."))])
 
 
-def pins(coordinator: Coordinator, as_json: bool) -> None:
+def pins(coordinator: CoordinatorClient, as_json: bool) -> None:
     show(coordinator.get("/fleet/pin"), as_json, lambda told: pin_lines(told["pins"], console.width))
 
 
@@ -109,7 +109,7 @@ def pin_lines(found: Sequence[Json], width: int) -> list[Text]:
     return table(PIN_COLUMNS, rows, width) if rows else [Text(NO_PINS)]
 
 
-def unpin(coordinator: Coordinator, model: str, as_json: bool) -> None:
+def unpin(coordinator: CoordinatorClient, model: str, as_json: bool) -> None:
     show(coordinator.delete(f"/fleet/pin/{quoted(model)}"), as_json, lambda told: [Text(f"{clean(told['model'])} may leave memory again.")])
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rich.text import Text
 
-from herd.cli.client import Coordinator, Json
+from herd.cli.client import CoordinatorClient, Json
 from herd.cli.screen import clean, console, duration, folded, show
 from herd.core.state.fleet import GB
 
@@ -14,7 +14,7 @@ PATH = "/dashboard/api/v1/recommendations"
 STYLES = (("pull", "green"), ("pin", "green"), ("delete", "yellow"), ("leave", "dim"))
 
 
-def recommend(coordinator: Coordinator, as_json: bool) -> None:
+def recommend(coordinator: CoordinatorClient, as_json: bool) -> None:
     show(coordinator.get(PATH), as_json, lambda told: lines(told, console.width))
 
 

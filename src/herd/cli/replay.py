@@ -15,12 +15,12 @@ from pathlib import Path
 from rich.text import Text
 
 import herd.core.scheduling.signals
-from herd.cli.client import Json, Trouble
+from herd.cli.client import CliError, Json
 from herd.cli.columns import Cell, Column, table
 from herd.cli.screen import clean, console, duration, folded, number, show
 from herd.coordinator.storage import decision_json, learned_state, queries
 from herd.coordinator.storage.database import DATABASE_NAME, open_for_reading
-from herd.core.planning.replay import POLICIES, Part, Replay, Rules
+from herd.core.planning.replay import POLICIES, DecisionRules, ModelReplay, Replay
 from herd.core.scheduling.completion_time import CompletionTimeSettings
 from herd.core.scheduling.signals import Signal, Weights
 from herd.core.state.fleet import NodeId
@@ -47,7 +47,7 @@ NODE_COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ReplayRequest:
     """What is to be replayed: `policy` None and no `weights` means as it was. `since_s` is how far back."""
 
     path: Path
@@ -61,21 +61,21 @@ class Asked:
         return self.policy is None and not self.weights
 
 
-def asked(path: Path, policy: str | None, weights: str | None, since: str | None, limit: int) -> Asked:
+def asked(path: Path, policy: str | None, weights: str | None, since: str | None, limit: int) -> ReplayRequest:
     """What was typed, checked. Raises Trouble."""
     if policy is not None and policy not in POLICIES:
-        raise Trouble(f"there is no policy called {policy!r}", f"choose one: --policy {' or --policy '.join(POLICIES)}")
+        raise CliError(f"there is no policy called {policy!r}", f"choose one: --policy {' or --policy '.join(POLICIES)}")
     if not 1 <= limit <= ROWS_MAX:
-        raise Trouble(f"--limit must be 1 to {ROWS_MAX}, not {limit}", f"for example: herd replay --limit {ROWS_DEFAULT}")
+        raise CliError(f"--limit must be 1 to {ROWS_MAX}, not {limit}", f"for example: herd replay --limit {ROWS_DEFAULT}")
     path = path / DATABASE_NAME if path.is_dir() else path
-    return Asked(path, policy, parsed_weights(weights or ""), parsed_span(since) if since else None, limit)
+    return ReplayRequest(path, policy, parsed_weights(weights or ""), parsed_span(since) if since else None, limit)
 
 
 def parsed_span(text: str) -> float:
     """Seconds of "90m", "24h", "7d". Raises Trouble."""
     found = SPAN.fullmatch(text.strip().lower())
     if found is None:
-        raise Trouble(f"{text!r} is no span of time", "write it like this: --since 24h, or 30m, or 7d")
+        raise CliError(f"{text!r} is no span of time", "write it like this: --since 24h, or 30m, or 7d")
     return float(found[1]) * dict(SPAN_SECONDS)[found[2]]
 
 
@@ -89,7 +89,7 @@ def parsed_weights(text: str) -> dict[str, float]:
         if field_name is None:
             near = get_close_matches(name.strip().lower(), known, 1, 0.4)
             hint = f"did you mean {known[near[0]]}? " if near else ""
-            raise Trouble(f"there is no weight called {name.strip()!r}", f"{hint}all of them: {', '.join(sorted(set(known.values())))}")
+            raise CliError(f"there is no weight called {name.strip()!r}", f"{hint}all of them: {', '.join(sorted(set(known.values())))}")
         found[field_name] = _finite(name, value)
     return found
 
@@ -100,7 +100,7 @@ def _finite(name: str, value: str) -> float:
     except ValueError:
         weight = math.nan
     if not math.isfinite(weight):
-        raise Trouble(f"the weight of {name.strip()} must be a number, not {value.strip()!r}", "write it like this: --weights harm_weight=0.5,model_hot=80")
+        raise CliError(f"the weight of {name.strip()} must be a number, not {value.strip()!r}", "write it like this: --weights harm_weight=0.5,model_hot=80")
     return weight
 
 
@@ -113,27 +113,27 @@ def weight_names() -> dict[str, str]:
 # --- reading ---
 
 
-def replay(wanted: Asked, as_json: bool) -> None:
+def replay(wanted: ReplayRequest, as_json: bool) -> None:
     """Raises Trouble when there is no database, or it cannot be read."""
     done = replayed(wanted, time.time())
     show(as_values(done, wanted), as_json, lambda _: lines(done, wanted, console.width))
 
 
-def replayed(wanted: Asked, now: float) -> Replay:
+def replayed(wanted: ReplayRequest, now: float) -> Replay:
     """Every recorded choice decided again; `now` is unix time. Raises Trouble."""
     if not wanted.path.is_file():
-        raise Trouble(f"there are no traces at {wanted.path}", "run this on the coordinator's machine, or say where they are: herd replay --db PATH")
+        raise CliError(f"there are no traces at {wanted.path}", "run this on the coordinator's machine, or say where they are: herd replay --db PATH")
     try:
         with closing(open_for_reading(wanted.path, BUSY_TIMEOUT_S)) as connection:
             return _replayed(connection, wanted, now)
     except (sqlite3.Error, UnicodeDecodeError) as error:
-        raise Trouble(f"{wanted.path} cannot be read as traces: {error}", "look closer with: herd doctor") from error
+        raise CliError(f"{wanted.path} cannot be read as traces: {error}", "look closer with: herd doctor") from error
 
 
-def _replayed(connection: sqlite3.Connection, wanted: Asked, now: float) -> Replay:
+def _replayed(connection: sqlite3.Connection, wanted: ReplayRequest, now: float) -> Replay:
     done, signals = Replay(), discover(herd.core.scheduling.signals, Signal, "SIGNAL")
     known = learned_state.known_rules(connection) if queries.has_rules(connection) else {}
-    under: dict[str, Rules] = {name: rules.changed(wanted.policy, wanted.weights or {}) for name, rules in known.items()}
+    under: dict[str, DecisionRules] = {name: rules.changed(wanted.policy, wanted.weights or {}) for name, rules in known.items()}
     since = now - wanted.since_s if wanted.since_s is not None else 0.0
     for request_id, prompt_tokens, column in queries.recorded_choices(connection, since, wanted.limit):
         try:
@@ -151,7 +151,7 @@ def _replayed(connection: sqlite3.Connection, wanted: Asked, now: float) -> Repl
 # --- telling ---
 
 
-def as_values(done: Replay, wanted: Asked) -> Json:
+def as_values(done: Replay, wanted: ReplayRequest) -> Json:
     """For programs. Seconds are estimates of the time of each choice: positive where the other rules save time."""
     return {
         "policy": wanted.policy, "weights": dict(wanted.weights or {}), "is_unchanged": wanted.is_unchanged,
@@ -170,7 +170,7 @@ def as_values(done: Replay, wanted: Asked) -> Json:
     }  # fmt: skip
 
 
-def lines(done: Replay, wanted: Asked, width: int) -> list[Text]:
+def lines(done: Replay, wanted: ReplayRequest, width: int) -> list[Text]:
     """For people."""
     told = [*folded(Text(), _rules_told(wanted), width), *folded(Text(), _headline(done, wanted), width, "bold")]
     told += [line for sentence in _facts(done) for line in folded(Text("  "), sentence, width)]
@@ -183,14 +183,14 @@ def lines(done: Replay, wanted: Asked, width: int) -> list[Text]:
     return told
 
 
-def _rules_told(wanted: Asked) -> str:
+def _rules_told(wanted: ReplayRequest) -> str:
     if wanted.is_unchanged:
         return "Decided again by the rules in force then."
     weights = [f"{name} = {value:g}" for name, value in (wanted.weights or {}).items()]
     return f"Decided again with {', '.join([*([f'the policy {wanted.policy}'] if wanted.policy else []), *weights])}; all else as it was then."
 
 
-def _headline(done: Replay, wanted: Asked) -> str:
+def _headline(done: Replay, wanted: ReplayRequest) -> str:
     whole = done.whole
     if not whole.choices:
         return "No choice on record could be decided again."
@@ -237,7 +237,7 @@ def _facts(done: Replay) -> Iterable[str]:
         yield f"{number(done.unreadable, 'row')} of an older version, or without candidates, cannot be decided again."
 
 
-def _model_row(name: str, part: Part) -> list[Cell]:
+def _model_row(name: str, part: ModelReplay) -> list[Cell]:
     (before, after), count = _by_count(part.moves)[0]
     mostly = f"{count} from {before} to {after}"
     is_better = part.own_saved_s > 0
@@ -252,7 +252,7 @@ def _node_row(name: str, counts: Sequence[int]) -> list[Cell]:
     return [Cell(clean(name)), Cell(str(then)), Cell(str(now)), Cell(f"{now - then:+d}" if now != then else "0")]
 
 
-def _most_changed(done: Replay) -> list[tuple[str, Part]]:
+def _most_changed(done: Replay) -> list[tuple[str, ModelReplay]]:
     return sorted(done.models.items(), key=lambda one: (-one[1].changed, one[0]))
 
 

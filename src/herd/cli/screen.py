@@ -17,7 +17,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.text import Text
 
-from herd.cli.client import Trouble
+from herd.cli.client import CliError
 from herd.dashboard.words import duration as duration
 from herd.dashboard.words import number as number
 from herd.dashboard.words import tokens as tokens
@@ -68,7 +68,7 @@ def put(*lines: Text) -> None:
         console.print(line, soft_wrap=True)
 
 
-def fail(trouble: Trouble) -> int:
+def fail(trouble: CliError) -> int:
     """Says what is wrong and what to do; the exit status."""
     told = [folded(Text(), line, complaints.width, "red") for line in trouble.problem.splitlines()]
     told += [folded(Text("  "), line, complaints.width) for line in trouble.remedy.splitlines()]

@@ -15,7 +15,7 @@ from rich.text import Text
 from herd import config, logs
 from herd.agent import app as agent_app
 from herd.agent.inventory import EMBEDDED
-from herd.cli.client import Coordinator, Trouble, coordinator_at
+from herd.cli.client import CliError, CoordinatorClient, coordinator_at
 from herd.cli.doctor import Setup
 from herd.cli.fleet import capture_line
 from herd.cli.screen import clean, console, folded, put, show
@@ -23,9 +23,9 @@ from herd.coordinator import app as router_app
 from herd.coordinator import settings as router_settings
 from herd.coordinator.http.server import PortInUse
 from herd.coordinator.http.tls import BadCertificate
-from herd.coordinator.settings_store import FILE_NAME, SettingsDesk
-from herd.coordinator.storage.credential_store import VaultDamaged
-from herd.coordinator.storage.data_dir import FolderBusy
+from herd.coordinator.settings_store import FILE_NAME, SettingsStore
+from herd.coordinator.storage.credential_store import CredentialStoreDamaged
+from herd.coordinator.storage.data_dir import DataDirInUse
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -43,7 +43,7 @@ FIRST_FREE_PORT = 1024
 EVERYWHERE = ("0.0.0.0", "::", "")
 
 
-class WrongSettings(Trouble):
+class WrongSettings(CliError):
     """All that is wrong with them, one sentence each."""
 
     def __init__(self, problems: tuple[str, ...], verb: str) -> None:
@@ -64,36 +64,36 @@ def serve(flags: Flags) -> None:
         run(router_app.run(settings, _say_started, desk))
     except PortInUse as error:
         raise _port_in_use(general.port) from error
-    except FolderBusy as error:
+    except DataDirInUse as error:
         problem = str(error).partition(": stop it")[0]
-        raise Trouble(problem, f"look at it with: herd status\nor start a second one: herd --port {general.port + 1} --data-dir FOLDER") from error
+        raise CliError(problem, f"look at it with: herd status\nor start a second one: herd --port {general.port + 1} --data-dir FOLDER") from error
     except BadCertificate as error:
-        raise Trouble(str(error), "put a PEM certificate and its key there, or unset FLEET_TLS_CERT and FLEET_TLS_KEY") from error
-    except VaultDamaged as error:
-        raise Trouble(str(error), "begin with a new folder: herd --data-dir FOLDER") from error
+        raise CliError(str(error), "put a PEM certificate and its key there, or unset FLEET_TLS_CERT and FLEET_TLS_KEY") from error
+    except CredentialStoreDamaged as error:
+        raise CliError(str(error), "begin with a new folder: herd --data-dir FOLDER") from error
     except OSError as error:
         raise _cannot_listen(general, error) from error
     finally:
         kept.close()
 
 
-def _port_in_use(port: int) -> Trouble:
-    holder = Coordinator(f"http://127.0.0.1:{port}", timeout_s=1.0)
+def _port_in_use(port: int) -> CliError:
+    holder = CoordinatorClient(f"http://127.0.0.1:{port}", timeout_s=1.0)
     elsewhere = f"herd --port {port + 1}"
     try:
         holder.get("/fleet/limits")
-    except Trouble:
-        return Trouble(f"port {port} is in use by another program", f"end that program, or use another port: {elsewhere}")
-    return Trouble(f"a coordinator already listens on port {port}", f"look at it with: herd status --url {holder.url}\nor start a second one: {elsewhere} --data-dir FOLDER")
+    except CliError:
+        return CliError(f"port {port} is in use by another program", f"end that program, or use another port: {elsewhere}")
+    return CliError(f"a coordinator already listens on port {port}", f"look at it with: herd status --url {holder.url}\nor start a second one: {elsewhere} --data-dir FOLDER")
 
 
-def _cannot_listen(general: router_settings.GeneralSettings, error: OSError) -> Trouble:
+def _cannot_listen(general: router_settings.GeneralSettings, error: OSError) -> CliError:
     if isinstance(error, PermissionError) and 0 < general.port < FIRST_FREE_PORT and error.filename is None:
-        return Trouble(f"port {general.port} is for administrators only", "use a port above 1023: herd --port 11435")
+        return CliError(f"port {general.port} is for administrators only", "use a port above 1023: herd --port 11435")
     if error.filename is not None:
-        return Trouble(f"{error.filename}: {error.strerror or error}", "choose another folder: herd --data-dir FOLDER")
+        return CliError(f"{error.filename}: {error.strerror or error}", "choose another folder: herd --data-dir FOLDER")
     reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-    return Trouble(f"cannot listen on {general.host}: {reason}", "listen everywhere: herd --host 0.0.0.0")
+    return CliError(f"cannot listen on {general.host}: {reason}", "listen everywhere: herd --host 0.0.0.0")
 
 
 def _say_started(coordinator: router_app.Coordinator, port: int) -> None:
@@ -121,7 +121,7 @@ def node(flags: Flags, slots: int | None) -> None:
     try:
         code = run(agent_app.run(settings))
     except agent_app.CannotStart as error:
-        raise Trouble(str(error), error.remedy) from error
+        raise CliError(str(error), error.remedy) from error
     finally:
         kept.close()
     if code:
@@ -141,14 +141,14 @@ def agent_settings(flags: Flags, slots: int | None) -> agent_app.Settings:
 # --- what the other verbs need of the settings ---
 
 
-def coordinator(url: str | None) -> Coordinator:
+def coordinator(url: str | None) -> CoordinatorClient:
     """The one to ask: as told, else the one this machine's agent reports to, else the one that would start here."""
     if url is not None:
         return coordinator_at(url)
     try:
         agent = agent_settings({}, None)
         general = _load(router_settings.Settings, {}, config.COORDINATOR_PREFIX).compose(router_settings.Settings).general
-    except Trouble:
+    except CliError:
         # A wrong setting must not keep anybody from looking; `herd doctor` tells of it.
         return coordinator_at("127.0.0.1")
     if agent.link.router_url:
@@ -193,7 +193,7 @@ def show_config(wanted: str, is_agents: bool, as_json: bool) -> None:
     described_rows = _load(whole, {}, prefix).describe() if is_agents else settings_desk({}).describe()
     rows = [row for row in described_rows if wanted.lower() in f"{row['key']} {row['help']}".lower()]
     if not rows:
-        raise Trouble(f"no setting has to do with {wanted!r}", "see all of them: herd config, and the agent's: herd config --agent")
+        raise CliError(f"no setting has to do with {wanted!r}", "see all of them: herd config, and the agent's: herd config --agent")
     show(rows, as_json, config_lines)
 
 
@@ -205,12 +205,12 @@ def config_lines(rows: Iterable[Mapping[str, str]]) -> Iterable[Text]:
         yield from folded(Text("    "), row["help"], console.width, "dim")
 
 
-def settings_desk(flags: Flags) -> SettingsDesk:
+def settings_desk(flags: Flags) -> SettingsStore:
     """All of the coordinator's settings, with those that the dashboard has set. Raises `WrongSettings`."""
     first = _load(router_settings.Settings, flags, config.COORDINATOR_PREFIX)
     folder = first.compose(router_settings.Settings).general.data_dir.expanduser()
     try:
-        return SettingsDesk(lambda here: _loaded(router_settings.Settings, flags, config.COORDINATOR_PREFIX, here), folder / FILE_NAME)
+        return SettingsStore(lambda here: _loaded(router_settings.Settings, flags, config.COORDINATOR_PREFIX, here), folder / FILE_NAME)
     except config.ConfigError as error:
         raise WrongSettings(error.problems, "herd config") from error
 

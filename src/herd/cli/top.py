@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from herd.cli.client import Coordinator, Json, Trouble
+from herd.cli.client import CliError, CoordinatorClient, Json
 from herd.cli.columns import Cell, Column, table
 from herd.cli.fleet import NO_NODES, headline, node_lines
 from herd.cli.screen import clean, console, duration, show, style_of
@@ -34,7 +34,7 @@ ENDED_COLUMNS = (
 )  # fmt: skip
 
 
-def top(coordinator: Coordinator, as_json: bool) -> None:
+def top(coordinator: CoordinatorClient, as_json: bool) -> None:
     """Follows the fleet until Ctrl-C. Raises Trouble when the coordinator does not answer at the start."""
     picture = _picture(coordinator)
     if as_json or not console.is_terminal:
@@ -49,7 +49,7 @@ def top(coordinator: Coordinator, as_json: bool) -> None:
         return
 
 
-def _picture(coordinator: Coordinator) -> Json:
+def _picture(coordinator: CoordinatorClient) -> Json:
     return {
         "status": coordinator.get("/fleet/status"),
         "queue": coordinator.get("/fleet/queue"),
@@ -57,10 +57,10 @@ def _picture(coordinator: Coordinator) -> Json:
     }
 
 
-def _screen_now(coordinator: Coordinator) -> Group:
+def _screen_now(coordinator: CoordinatorClient) -> Group:
     try:
         return _screen(_picture(coordinator))
-    except Trouble as trouble:
+    except CliError as trouble:
         return Group(Text(clean(trouble.problem), "red"), Text(clean(trouble.remedy)), Text(), Text("Asking again every second. Ctrl-C ends.", "dim"))
 
 

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from rich.text import Text
 
-from herd.cli.client import Coordinator, Json, Trouble
+from herd.cli.client import CliError, CoordinatorClient, Json
 from herd.cli.screen import clean, console, duration, folded, gb, show, style_of, tokens
 from herd.core.state.fleet import GB, canonical
 from herd.dashboard.alternatives import alternatives, is_by_seconds
@@ -29,7 +29,7 @@ Sizes = Mapping[str, float]
 """Gigabytes of the model in question, by node."""
 
 
-def why(coordinator: Coordinator, request_id: str, as_json: bool) -> None:
+def why(coordinator: CoordinatorClient, request_id: str, as_json: bool) -> None:
     """`request_id` may be a beginning, or "last"."""
     if request_id == "last":
         request_id = _newest(coordinator)
@@ -37,14 +37,14 @@ def why(coordinator: Coordinator, request_id: str, as_json: bool) -> None:
     show(rows, as_json, lambda found: why_lines(found, console.width, time.time(), sizes_of(coordinator, found[-1]["model"])))
 
 
-def _newest(coordinator: Coordinator) -> str:
+def _newest(coordinator: CoordinatorClient) -> str:
     traces = coordinator.get("/dashboard/api/traces?limit=1")["traces"]
     if not traces:
-        raise Trouble("no request has been made yet", "make one with: herd chat MODEL")
+        raise CliError("no request has been made yet", "make one with: herd chat MODEL")
     return str(traces[0]["request_id"])
 
 
-def sizes_of(coordinator: Coordinator, model: str) -> Sizes:
+def sizes_of(coordinator: CoordinatorClient, model: str) -> Sizes:
     """How large the model is on each node that is there now."""
     nodes = coordinator.get("/fleet/status")["nodes"]
     wanted = canonical(model)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rich.text import Text
 
-from herd.cli.client import Coordinator, Json
+from herd.cli.client import CoordinatorClient, Json
 from herd.cli.columns import Cell, Column, table
 from herd.cli.screen import clean, console, show
 from herd.core.state.fleet import GB
@@ -18,7 +18,7 @@ COLUMNS = (
 NOTHING = "No model whose window can be chosen is in memory."
 
 
-def windows(coordinator: Coordinator, as_json: bool) -> None:
+def windows(coordinator: CoordinatorClient, as_json: bool) -> None:
     show(coordinator.get("/fleet/windows"), as_json, lambda told: lines(told, console.width))
 
 

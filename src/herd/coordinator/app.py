@@ -47,7 +47,7 @@ from herd.coordinator.api.overview import DashboardApi
 from herd.coordinator.api.recommendations import RecommendationsApi
 from herd.coordinator.api.settings import SettingsApi
 from herd.coordinator.api.windows import WindowsApi
-from herd.coordinator.auth.access_control import Gate
+from herd.coordinator.auth.access_control import AccessControl
 from herd.coordinator.auth.membership import Membership
 from herd.coordinator.auth.routes import Rights
 from herd.coordinator.build_core import dispatcher, limits, policy_of, rules
@@ -55,26 +55,26 @@ from herd.coordinator.driver import Driver
 from herd.coordinator.http import server, tls
 from herd.coordinator.http.contract import Exchange
 from herd.coordinator.http.server import Server
-from herd.coordinator.loop_lag import Lag
+from herd.coordinator.loop_lag import LoopLag
 from herd.coordinator.models.benchmark_probe import Prober
-from herd.coordinator.models.benchmark_runner import Benchmarks
-from herd.coordinator.models.loading import Keeping
-from herd.coordinator.models.pinned_models import Pins
-from herd.coordinator.models.transfers import Fetching
-from herd.coordinator.models.warming import Warming
+from herd.coordinator.models.benchmark_runner import BenchmarkRunner
+from herd.coordinator.models.loading import ModelLoader
+from herd.coordinator.models.pinned_models import PinnedModels
+from herd.coordinator.models.transfers import Transfers
+from herd.coordinator.models.warming import ModelWarmer
 from herd.coordinator.proxy.auto_pull import AutoPull
 from herd.coordinator.proxy.capture import Capture
 from herd.coordinator.proxy.inference_api import InferenceApi
-from herd.coordinator.proxy.relay_dependencies import Services
-from herd.coordinator.proxy.wait_comments import WaitingNotes
+from herd.coordinator.proxy.relay_dependencies import RelayDependencies
+from herd.coordinator.proxy.wait_comments import WaitComments
 from herd.coordinator.settings import Settings
 from herd.coordinator.storage import benchmark_runs, learned_state, queries
-from herd.coordinator.storage.credential_store import Vault
-from herd.coordinator.storage.writer import Store
-from herd.coordinator.upstream.engine_client import Orders
+from herd.coordinator.storage.credential_store import CredentialStore
+from herd.coordinator.storage.writer import TraceStore
+from herd.coordinator.upstream.engine_client import EngineClient
 from herd.coordinator.upstream.pool import Pool
-from herd.core.lifecycle.queue_positions import Place
-from herd.core.planning.replay import Rules
+from herd.core.lifecycle.queue_positions import QueuePosition
+from herd.core.planning.replay import DecisionRules
 from herd.core.scheduling.completion_time import CompletionTimePolicy
 from herd.core.scheduling.signals import Signal
 from herd.core.state.commands import Record
@@ -82,7 +82,7 @@ from herd.core.state.events import DrainStarted
 from herd.core.state.fleet import ModelName, NodeId, canonical
 from herd.core.state.request import Outcome, RequestId
 from herd.dashboard.live import Job
-from herd.dialects import Dialect, Moment
+from herd.dialects import Dialect, Timestamp
 from herd.discover import discover
 from herd.engines import Engine
 from herd.errors import HerdError, Refusal
@@ -114,8 +114,8 @@ class Coordinator:
         self.desk = desk
         self.settings = settings
         self.loop = loop
-        self.store = Store(settings.store, settings.general.data_dir.expanduser(), rules=rules(settings))
-        self.vault = Vault(settings.general.data_dir.expanduser())
+        self.store = TraceStore(settings.store, settings.general.data_dir.expanduser(), rules=rules(settings))
+        self.vault = CredentialStore(settings.general.data_dir.expanduser())
         self.allowances = Allowances()
         self.logins = Logins()
         self.capture = Capture(settings.capture, loop.time, time.time)
@@ -126,25 +126,25 @@ class Coordinator:
         )
         self.pool = Pool(settings.upstream, loop, self.membership.door_proof)
         engines = {engine.kind: engine for engine in discover(herd.engines, Engine, "ENGINE")}
-        self.driver.warm = Warming(self.pool, engines)
+        self.driver.warm = ModelWarmer(self.pool, engines)
         # Whoever downloads may check a digest for minutes without a word.
         self.order_pool = Pool(replace(settings.upstream, stall_timeout_s=ORDER_STALL_S), loop, self.membership.door_proof)
-        self.orders = Orders(self.order_pool)
-        self.lag = Lag(loop)
-        self.fetching = Fetching(settings.fetch, self.driver.fleet, self.orders, engines, time.time)
+        self.orders = EngineClient(self.order_pool)
+        self.lag = LoopLag(loop)
+        self.fetching = Transfers(settings.fetch, self.driver.fleet, self.orders, engines, time.time)
         feed = LiveFeed(self.driver, self.view, self._jobs, loop)
         self.live = LiveApi(settings.live, feed)
         grace_s, started_at = settings.holding.start_grace_s, loop.time()
         self.auto_pull = AutoPull(
             settings.auto_pull, self.fetching, self.driver.fleet, loop, lambda: loop.time() - started_at >= grace_s, settings.waiting_notes.every_s
         )
-        self.keeping = Keeping(self.orders, engines, loop)
-        self.pins = Pins(settings.pins, settings.general.data_dir.expanduser(), self.driver.fleet, self.keeping, self.driver.now)
-        notes = WaitingNotes(settings.waiting_notes, loop, self._places)
+        self.keeping = ModelLoader(self.orders, engines, loop)
+        self.pins = PinnedModels(settings.pins, settings.general.data_dir.expanduser(), self.driver.fleet, self.keeping, self.driver.now)
+        notes = WaitComments(settings.waiting_notes, loop, self._places)
         self.engines = engines
-        self.services = Services(self.driver, self.pool, engines, moment, settings.relay, notes, Random(secrets.randbits(64)))
+        self.services = RelayDependencies(self.driver, self.pool, engines, moment, settings.relay, notes, Random(secrets.randbits(64)))
         prober = Prober(self.orders, self.engines, loop.time, Random(secrets.randbits(64)))
-        self.benchmarks = Benchmarks(settings.benchmarks, self.driver, prober, keeper(self.store, self.driver), time.time, benchmark_id)
+        self.benchmarks = BenchmarkRunner(settings.benchmarks, self.driver, prober, keeper(self.store, self.driver), time.time, benchmark_id)
         checks = discover(herd.health.checks, Check, "CHECK")
         self.health = HealthWatch(self.driver, self.store, checks, settings.membership.open, loop, self._pinned)
         self.bridge: Bridge | None = None
@@ -154,7 +154,7 @@ class Coordinator:
         self._keeping: asyncio.TimerHandle | None = None
 
     async def start(self) -> int:
-        """Opens the store and listens; returns the port. Raises `FolderBusy`, `VaultDamaged`, `BadCertificate`, `PortInUse` or
+        """Opens the store and listens; returns the port. Raises `DataDirInUse`, `CredentialStoreDamaged`, `BadCertificate`, `PortInUse` or
         `OSError`."""
         general = self.settings.general
         certificate = tls.context(self.settings.tls)
@@ -180,7 +180,7 @@ class Coordinator:
             self.advertisement = await mdns.advertise(self.server.port, __version__, fleet_id=self.vault.fleet_id)
         return self.server.port
 
-    def _build(self, dialects: tuple[Dialect, ...]) -> Gate:
+    def _build(self, dialects: tuple[Dialect, ...]) -> AccessControl:
         """What stands between a connection and the core: the gate, then inference, then everything else."""
         general = self.settings.general
         api = FleetApi(self.driver, self.store, self.membership, limits(self.settings), self.capture.state, self.pins.look, lambda: self.lag.worst_ms)
@@ -213,7 +213,7 @@ class Coordinator:
             dialects, self.driver, self.services, id_prefix(), self.bridge.serve, asks_who_read_it, self.allowances, unix_month,
             self.capture.take if self.settings.capture.is_on else None, self.auto_pull,
         )
-        gate = Gate(
+        gate = AccessControl(
             self.settings.access, lambda: self.vault.keyring, Rights(dialects, routes),
             lambda session: self.logins.key_of(session, self.driver.now()), time.time, self._turn_away, self.inference,
             forms=frozenset(route.path for route in routes if route.is_form),
@@ -238,9 +238,9 @@ class Coordinator:
             return
         scheduler, now = self.settings.general.scheduler, self.desk.settings()
         self.driver.dispatcher.scheduler.policy = policy_of(scheduler, now, self.driver.dispatcher.forecast)
-        self.store.decide_by(Rules(scheduler, now.weights, now.completion_time))
+        self.store.decide_by(DecisionRules(scheduler, now.weights, now.completion_time))
 
-    def _places(self) -> dict[RequestId, Place]:
+    def _places(self) -> dict[RequestId, QueuePosition]:
         """Where everybody who waits stands now."""
         return views.places_of(self.driver.dispatcher, self.driver.now())
 
@@ -395,11 +395,11 @@ def _signals(loop: asyncio.AbstractEventLoop) -> asyncio.Queue[int]:
     return told
 
 
-def moment() -> Moment:
+def moment() -> Timestamp:
     """The wall clock, for answers made here."""
     nanoseconds = time.time_ns()
     at = datetime.datetime.fromtimestamp(nanoseconds // 1_000_000_000, datetime.UTC)
-    return Moment(f"{at:%Y-%m-%dT%H:%M:%S}.{nanoseconds % 1_000_000_000:09d}Z", nanoseconds // 1_000_000_000)
+    return Timestamp(f"{at:%Y-%m-%dT%H:%M:%S}.{nanoseconds % 1_000_000_000:09d}Z", nanoseconds // 1_000_000_000)
 
 
 def unix_month() -> tuple[float, str]:

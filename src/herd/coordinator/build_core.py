@@ -18,20 +18,20 @@ from herd.core.lifecycle.dispatcher import Dispatcher
 from herd.core.lifecycle.prewarming import PrewarmingDispatcher, PrewarmingRebalancingDispatcher
 from herd.core.lifecycle.rebalancing import RebalancingDispatcher
 from herd.core.lifecycle.waiting import Waiting
-from herd.core.planning.replay import Rules
+from herd.core.planning.replay import DecisionRules
 from herd.core.scheduling.completion_time import CompletionTimePolicy, ObservedSignalPolicy
 from herd.core.scheduling.filters import Filter
 from herd.core.scheduling.scheduler import Policy, Scheduler, SignalPolicy
 from herd.core.scheduling.signals import Signal
 from herd.core.state.fleet import Fleet
-from herd.core.state.liveness import Watchlist
+from herd.core.state.liveness import LivenessTracker
 from herd.discover import discover
 
 
 def dispatcher(settings: Settings, started_at: float) -> Dispatcher:
     """The core, joined."""
     fleet, latencies, forecast = Fleet(), Latencies(), Forecast()
-    waiting, watchlist = Waiting(settings.holding), Watchlist(settings.liveness)
+    waiting, watchlist = Waiting(settings.holding), LivenessTracker(settings.liveness)
     filters = discover(herd.core.scheduling.filters, Filter, "FILTER")
     policy = policy_of(settings.general.scheduler, settings, forecast)
     scheduler = Scheduler(fleet, waiting.queues, latencies, watchlist, filters, policy)
@@ -58,9 +58,9 @@ DISPATCHERS = MappingProxyType({
 })  # fmt: skip
 
 
-def rules(settings: Settings) -> Rules:
+def rules(settings: Settings) -> DecisionRules:
     """What every choice of this process depends on."""
-    return Rules(settings.general.scheduler, settings.weights, settings.completion_time)
+    return DecisionRules(settings.general.scheduler, settings.weights, settings.completion_time)
 
 
 def limits(settings: Settings) -> dict[str, object]:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from herd.core.lifecycle.dispatcher import Dispatcher
-from herd.core.state.commands import Abort, Alarm, Command, Dispatch, Hold, Record, Refuse, Warm
+from herd.core.state.commands import Abort, Alarm, Command, Dispatch, Hold, LoadModel, Record, Refuse
 from herd.core.state.events import (
     AttemptFailed,
     AttemptFinished,
@@ -30,7 +30,7 @@ from herd.errors import Refusal
 log = logging.getLogger("herd.driver")
 
 
-class Run(Protocol):
+class RequestRunner(Protocol):
     """Whoever carries one request out: holds its client connection and its upstream attempt."""
 
     def dispatch(self, command: Dispatch) -> None:
@@ -50,14 +50,14 @@ class Driver:
         self.dispatcher = dispatcher
         self.alarms = 0
         """How often the core found what should never be."""
-        self.warm: Callable[[Warm], None] | None = None
+        self.warm: Callable[[LoadModel], None] | None = None
         """Who loads models ahead, where the core was composed to wish for it."""
         self.onlooker: Callable[[Event | Command], None] | None = None
         """Told of every event and command while somebody looks on."""
         self.dispatched: Callable[[NodeId], None] | None = None
         """Who wants to know that somebody's request goes to a node, the moment before it does."""
         self.fleet = dispatcher.fleet
-        self.runs: dict[RequestId, Run] = {}
+        self.runs: dict[RequestId, RequestRunner] = {}
         self.now = loop.time
         self._loop = loop
         self._record = record
@@ -66,7 +66,7 @@ class Driver:
         self._timer: asyncio.TimerHandle | None = None
         self._idle: asyncio.Future[None] | None = None
 
-    def admit(self, request: Request, run: Run) -> None:
+    def admit(self, request: Request, run: RequestRunner) -> None:
         """Takes a request in; from now on `run` is told what to do, until its terminal row was recorded."""
         self.runs[request.id] = run
         self.feed(RequestArrived(self.now(), request))
@@ -118,7 +118,7 @@ class Driver:
         if isinstance(command, Record):
             self._finish(command)
             return
-        if isinstance(command, Warm):
+        if isinstance(command, LoadModel):
             if self.warm is not None:
                 self.warm(command)
             return

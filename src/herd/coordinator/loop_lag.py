@@ -15,7 +15,7 @@ WORTH_A_LINE_S = 0.25
 """A machine that slept is late too; beyond this a line in the log says how much."""
 
 
-class Lag:
+class LoopLag:
     """`start`, then `worst_ms` at any time."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -16,7 +16,7 @@ from herd.coordinator.models.transfers import FetchSettings
 from herd.coordinator.proxy.auto_pull import AutoPullSettings
 from herd.coordinator.proxy.capture import CaptureSettings
 from herd.coordinator.proxy.relay_dependencies import RelaySettings
-from herd.coordinator.proxy.wait_comments import WaitingNotesSettings
+from herd.coordinator.proxy.wait_comments import WaitCommentSettings
 from herd.coordinator.storage.writer import StoreSettings
 from herd.coordinator.upstream.pool import UpstreamSettings
 from herd.core.context.thinking import ThinkingSettings
@@ -70,7 +70,7 @@ class Settings:
     http: HttpSettings = field(default_factory=HttpSettings)
     upstream: UpstreamSettings = field(default_factory=UpstreamSettings)
     relay: RelaySettings = field(default_factory=RelaySettings)
-    waiting_notes: WaitingNotesSettings = field(default_factory=WaitingNotesSettings)
+    waiting_notes: WaitCommentSettings = field(default_factory=WaitCommentSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
     liveness: LivenessSettings = field(default_factory=LivenessSettings)
     holding: HoldingSettings = field(default_factory=HoldingSettings)

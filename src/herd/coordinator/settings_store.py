@@ -28,7 +28,7 @@ ELSEWHERE = frozenset({"FLEET_DATA_DIR"})
 KINDS: Mapping[object, str] = MappingProxyType({bool: "switch", int: "whole", float: "number", str: "text", Path: "path", tuple[str, ...]: "list"})
 
 
-class SettingsDesk:
+class SettingsStore:
     """`load` makes a `Config` of what is set here and everything else. Raises `ConfigError` where that cannot be."""
 
     def __init__(self, load: Callable[[Mapping[str, Given]], Config], file: Path) -> None:

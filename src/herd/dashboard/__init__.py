@@ -12,7 +12,7 @@ import msgspec
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class DashboardRoute:
     """One route: served at `/dashboard/api/<path>` and `/dashboard/api/v1/<path>`. `asks` is the body of a change."""
 
     method: str

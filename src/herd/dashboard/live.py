@@ -9,7 +9,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from herd.dashboard.nodes import NodeCard
-from herd.dashboard.requests import LiveRequest
+from herd.dashboard.requests import ActiveRequest
 
 TOPICS = ("fleet", "requests", "jobs")
 
@@ -20,7 +20,7 @@ class Subscribe(Struct, frozen=True):
     sub: tuple[str, ...]
 
 
-class Pulse(Struct, frozen=True):
+class LiveNumbers(Struct, frozen=True):
     """The numbers of now: those of the overview that need no database."""
 
     running: int
@@ -35,7 +35,7 @@ class FleetData(Struct, frozen=True):
     """Topic "fleet", once a second. In a snapshot `nodes` is every card; in a delta those that changed, whole but for `availability`
     (None: as before), and `gone` those that are no more. Where nothing changed the delta has neither."""
 
-    pulse: Pulse
+    pulse: LiveNumbers
     nodes: tuple[NodeCard, ...]
     gone: tuple[str, ...] = ()
 
@@ -58,7 +58,7 @@ class RequestsData(Struct, frozen=True):
     """Topic "requests", at most five times a second. A snapshot has `live`, everybody who is here; a delta has `moved`, in order.
     `skipped` counts those that were too many to tell one by one."""
 
-    live: tuple[LiveRequest, ...] = ()
+    live: tuple[ActiveRequest, ...] = ()
     moved: tuple[Moved, ...] = ()
     skipped: int = 0
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from herd.core.state.fleet import Capacity, Gpu, Liveness, ModelCard, ModelName, Node, Pressure
+from herd.core.state.fleet import Capacity, Gpu, Liveness, ModelInfo, ModelName, Node, Pressure
 from herd.core.state.queues import Queue
 from herd.core.state.timestamps import unix_s
 from herd.dashboard.words import duration, number
@@ -30,7 +30,7 @@ class MemoryBar(Struct, frozen=True):
     is_graphics: bool
 
 
-class Card(Struct, frozen=True):
+class GpuCard(Struct, frozen=True):
     """A graphics card."""
 
     name: str
@@ -53,7 +53,7 @@ class LoadedModel(Struct, frozen=True):
     slots: int
 
 
-class Lent(Struct, frozen=True):
+class SharedCapacity(Struct, frozen=True):
     """What the owner lends now, on machines that learn it; `score` 0..1."""
 
     mode: str
@@ -81,7 +81,7 @@ class NodeCard(Struct, frozen=True):
     engines: tuple[str, ...]
     cpu_pct: float
     memory: MemoryBar
-    gpus: tuple[Card, ...]
+    gpus: tuple[GpuCard, ...]
     disk_free_bytes: int | None
     disk_total_bytes: int | None
     thermal: str
@@ -93,7 +93,7 @@ class NodeCard(Struct, frozen=True):
     models: tuple[LoadedModel, ...]
     models_on_disk: int
     loading: tuple[str, ...]
-    lent: Lent | None
+    lent: SharedCapacity | None
     availability: tuple[float | None, ...] | None
 
 
@@ -164,11 +164,11 @@ def _memory(node: Node) -> MemoryBar:
     )  # fmt: skip
 
 
-def _gpu(gpu: Gpu) -> Card:
-    return Card(gpu.name, gpu.memory_total_bytes, gpu.memory_used_bytes, gpu.utilization, gpu.temperature_c)
+def _gpu(gpu: Gpu) -> GpuCard:
+    return GpuCard(gpu.name, gpu.memory_total_bytes, gpu.memory_used_bytes, gpu.utilization, gpu.temperature_c)
 
 
-def _loaded(card: ModelCard, queue: Queue | None, unix_now: float) -> LoadedModel:
+def _loaded(card: ModelInfo, queue: Queue | None, unix_now: float) -> LoadedModel:
     loaded = card.loaded
     assert loaded is not None
     ends_at = unix_s(loaded.expires_at) if loaded.expires_at else None
@@ -179,10 +179,10 @@ def _loaded(card: ModelCard, queue: Queue | None, unix_now: float) -> LoadedMode
     )  # fmt: skip
 
 
-def _lent(capacity: Capacity | None) -> Lent | None:
+def _lent(capacity: Capacity | None) -> SharedCapacity | None:
     if capacity is None:
         return None
-    return Lent(
+    return SharedCapacity(
         capacity.mode, capacity.score, capacity.trend, capacity.reason, capacity.learning_confidence, capacity.days_observed,
         capacity.override_active,
     )  # fmt: skip

@@ -23,7 +23,7 @@ class _Ended:
     ttft_ms: float | None
 
 
-class Pulse:
+class RecentStats:
     """Fed with every request that ends; asked once a second."""
 
     def __init__(self) -> None:

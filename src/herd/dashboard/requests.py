@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from herd.core.lifecycle.queue_positions import Place
-from herd.core.state.live_request import Live
-from herd.dashboard import Answer
+from herd.core.lifecycle.queue_positions import QueuePosition
+from herd.core.state.live_request import LiveRequest
+from herd.dashboard import DashboardRoute
 
 KEY_CHARACTERS_SHOWN = 8
 
 
-class LiveRequest(Struct, frozen=True):
+class ActiveRequest(Struct, frozen=True):
     """One that is here now. `state`: "held", "pending" (in `node_id`'s queue), "dispatched" or "streaming". The place, the reason
     and the estimate are of those who wait. `app` is its tag, user or key; "" for none."""
 
@@ -28,7 +28,7 @@ class LiveRequest(Struct, frozen=True):
     estimated_tokens: int
 
 
-class Latest(Struct, frozen=True):
+class FinishedRequest(Struct, frozen=True):
     """One that ended, in a line. `why` is half a sentence: "2.1 s sooner than studio", "the only one that could"."""
 
     request_id: str
@@ -53,7 +53,7 @@ class Traces(Struct, frozen=True):
     next_before_id: int | None
 
 
-class Weighed(Struct, frozen=True):
+class CandidateLine(Struct, frozen=True):
     """A node that could have served. `terms_ms` sum up to `expected_ms`: wait, load, prefill, decode, harm; None and {} where
     seconds were not estimated. `signals` has the seven signals in points, they sum up to `points`."""
 
@@ -71,7 +71,7 @@ class Weighed(Struct, frozen=True):
     window_tokens: int | None
 
 
-class RuledOut(Struct, frozen=True):
+class RejectedLine(Struct, frozen=True):
     """A node that could not, the filter that ended it, and the reason with its numbers."""
 
     node_id: str
@@ -79,19 +79,19 @@ class RuledOut(Struct, frozen=True):
     reason: str
 
 
-class Choice(Struct, frozen=True):
+class DecisionDetails(Struct, frozen=True):
     """One decision. `otherwise` are sentences: what would have changed it. `left_out` candidates are not on record."""
 
     attempt: int
     policy: str
     chosen: str | None
-    candidates: tuple[Weighed, ...]
-    ruled_out: tuple[RuledOut, ...]
+    candidates: tuple[CandidateLine, ...]
+    ruled_out: tuple[RejectedLine, ...]
     left_out: int
     otherwise: tuple[str, ...]
 
 
-class Span(Struct, frozen=True):
+class Phase(Struct, frozen=True):
     """A phase on the request's own time axis. `phase`: "received", "waiting", "connect", "load", "reading", "writing", or "failed"
     for an attempt that came to nothing. `is_measured` is false where the engine did not say where one phase ends."""
 
@@ -110,10 +110,10 @@ class Lane(Struct, frozen=True):
     outcome: str
     goes_on: bool
     problem: str
-    spans: tuple[Span, ...]
+    spans: tuple[Phase, ...]
 
 
-class Story(Struct, frozen=True):
+class RequestDetails(Struct, frozen=True):
     """`GET requests/<id>`: one request. The spans of all lanes sum up to `total_ms`. `rows` are the rows it is told from."""
 
     request_id: str
@@ -138,18 +138,18 @@ class Story(Struct, frozen=True):
     finish_reason: str | None
     problem: str
     lanes: tuple[Lane, ...]
-    choices: tuple[Choice, ...]
+    choices: tuple[DecisionDetails, ...]
     rows: tuple[dict[str, object], ...]
 
 
-ANSWERS = (Answer("GET", "traces", Traces), Answer("GET", "requests/{request_id}", Story))
+ANSWERS = (DashboardRoute("GET", "traces", Traces), DashboardRoute("GET", "requests/{request_id}", RequestDetails))
 
 
-def live_request(live: Live, place: Place | None, now: float) -> LiveRequest:
+def live_request(live: LiveRequest, place: QueuePosition | None, now: float) -> ActiveRequest:
     """`place` is where it stands if it waits. No prompt, no address."""
     request = live.request
     expected_s = place.expected_wait_s if place is not None else None
-    return LiveRequest(
+    return ActiveRequest(
         request.id, live.model, app_name(request.tags, request.key_id), live.state.value, node_of(live), round(now - live.arrived_at, 3),
         live.attempts, place.position if place else None, place.waits_for if place else None,
         round(expected_s, 1) if expected_s is not None else None, request.prompt_tokens,
@@ -161,7 +161,7 @@ def app_name(tags: tuple[str, ...], key_id: str) -> str:
     return tags[0] if tags else f"key {key_id[:KEY_CHARACTERS_SHOWN]}" if key_id else ""
 
 
-def node_of(live: Live) -> str | None:
+def node_of(live: LiveRequest) -> str | None:
     """Where it runs, or in whose queue it is."""
     if live.attempt is not None and live.is_running:
         return live.attempt.node_id

@@ -13,7 +13,16 @@ from types import MappingProxyType
 
 from herd.dashboard import candidates
 from herd.dashboard.alternatives import SECONDS, alternatives, in_short, is_by_seconds
-from herd.dashboard.requests import Choice, Lane, Latest, RuledOut, Span, Story, Weighed, app_name
+from herd.dashboard.requests import (
+    CandidateLine,
+    DecisionDetails,
+    FinishedRequest,
+    Lane,
+    Phase,
+    RejectedLine,
+    RequestDetails,
+    app_name,
+)
 from herd.dashboard.words import duration, number, tokens
 
 Row = Mapping[str, object]
@@ -26,9 +35,9 @@ ENDS = MappingProxyType({
 })  # fmt: skip
 
 
-def latest(row: Row) -> Latest:
+def latest(row: Row) -> FinishedRequest:
     """The line of a request that ended."""
-    return Latest(
+    return FinishedRequest(
         _text(row, "request_id"), _real(row, "timestamp") or 0.0, _text(row, "model"), app_of(row), _text(row, "node_id"),
         _text(row, "status"), _real(row, "latency_ms"), _real(row, "time_to_first_token_ms"), _whole(row, "prompt_tokens"),
         _whole(row, "completion_tokens"), _whole(row, "retry_count") or 0, in_short(row),
@@ -44,12 +53,12 @@ def app_of(row: Row) -> str:
     return app_name((), key_id)
 
 
-def story(rows: Sequence[Row]) -> Story:
+def story(rows: Sequence[Row]) -> RequestDetails:
     """`rows` are those of one request, attempts first, its end last; at least one."""
     end = rows[-1]
     writing_ms = _real(end, "decode_ms")
     written = _whole(end, "completion_tokens")
-    return Story(
+    return RequestDetails(
         _text(end, "request_id"), sentence(end), _text(end, "status"), _text(end, "model"), _text(end, "original_model"),
         _text(end, "node_id"), app_of(end), _text(end, "client_ip"), _text(end, "original_format"), _text(end, "kind"),
         bool(end.get("stream")), _real(end, "timestamp") or 0.0, _real(end, "latency_ms") or 0.0, _real(end, "time_to_first_token_ms"),
@@ -97,10 +106,10 @@ def lanes(rows: Sequence[Row]) -> list[Lane]:
     tries = _tries(rows, total)
     first_ms = _real(rows[-1], "time_to_first_token_ms")
     before = tries[0].start if tries else total
-    found = [Lane(0, "", "served" if tries else _outcome(rows[-1]), False, "", (Span("waiting", 0.0, _ms(before), True),))]
+    found = [Lane(0, "", "served" if tries else _outcome(rows[-1]), False, "", (Phase("waiting", 0.0, _ms(before), True),))]
     cursor = before
     for number_, one in enumerate(tries, 1):
-        gap = [Span("waiting", _ms(cursor), _ms(one.start - cursor), True)] if one.start > cursor else []
+        gap = [Phase("waiting", _ms(cursor), _ms(one.start - cursor), True)] if one.start > cursor else []
         goes_on = one.is_last and first_ms is not None and first_ms < one.start
         spans = (*gap, *_phases(one, first_ms))
         problem = _text(one.row, "error_message") or _text(one.row, "failure")
@@ -127,12 +136,12 @@ def _tries(rows: Sequence[Row], total: float) -> list[_Try]:
     return found
 
 
-def _phases(one: _Try, first_ms: float | None) -> Iterable[Span]:
+def _phases(one: _Try, first_ms: float | None) -> Iterable[Phase]:
     """Connect, load, reading, writing, without a gap. An attempt that never wrote anything has failed or was left."""
     row = one.row
     has_written = first_ms is not None and first_ms <= one.end
     if not has_written and _outcome(row) != "served":
-        yield Span("failed", _ms(one.start), _ms(one.end - one.start), True)
+        yield Phase("failed", _ms(one.start), _ms(one.end - one.start), True)
         return
     load, reading, writing = _real(row, "load_ms"), _real(row, "prefill_ms"), _real(row, "decode_ms")
     is_told = reading is not None or load is not None
@@ -147,7 +156,7 @@ def _phases(one: _Try, first_ms: float | None) -> Iterable[Span]:
     reading_ms = min(reading or 0.0, room - load_ms) if is_told else room - load_ms
     at = one.start
     for phase, ms in (("connect", room - load_ms - reading_ms), ("load", load_ms), ("reading", reading_ms), ("writing", one.end - first)):
-        yield Span(phase, _ms(at), _ms(ms), is_told or phase == "writing")
+        yield Phase(phase, _ms(at), _ms(ms), is_told or phase == "writing")
         at += ms
 
 
@@ -159,21 +168,21 @@ def _outcome(row: Row) -> str:
 # --- choices ---
 
 
-def choice(row: Row, attempt: int) -> Choice:
+def choice(row: Row, attempt: int) -> DecisionDetails:
     """Everybody who was considered for this attempt."""
     kept = candidates.of_row(row)
     policy = _text(row, "policy") or (SECONDS if is_by_seconds(row) else "signals")
-    return Choice(
+    return DecisionDetails(
         attempt, policy, kept.chosen, tuple(_weighed(one, one.node_id == kept.chosen) for one in kept.scored),
-        tuple(RuledOut(one.node_id, one.filter, one.reason) for one in kept.rejected), kept.left_out, tuple(alternatives(row)),
+        tuple(RejectedLine(one.node_id, one.filter, one.reason) for one in kept.rejected), kept.left_out, tuple(alternatives(row)),
     )  # fmt: skip
 
 
-def _weighed(one: candidates.Scored, is_chosen: bool) -> Weighed:
+def _weighed(one: candidates.Scored, is_chosen: bool) -> CandidateLine:
     seen = one.seen or candidates.Seen(in_flight=one.depth)
     estimated = bool(one.expected_s) and one.expected_s.get("total") is not None
     terms = {name: round(one.term_s(name) * 1000.0, 3) for name in TERMS if one.expected_s.get(name) is not None} if estimated else {}
-    return Weighed(
+    return CandidateLine(
         one.node_id, is_chosen, round(one.seconds * 1000.0, 3) if estimated else None, terms, one.total,
         {name: points for name, points in one.terms.items() if points is not None},
         seen.in_flight, seen.pending, seen.is_loaded, seen.size_bytes, seen.free_bytes, seen.window_tokens,

@@ -18,29 +18,29 @@ ASIDE = (
 """States that are nobody's trouble, in words for one and for several."""
 
 
-class Verdict(Struct, frozen=True):
+class FleetSummary(Struct, frozen=True):
     """One sentence made from the data. `level`: "good", "attention", "bad", or "empty" while no node was ever here."""
 
     level: str
     sentence: str
 
 
-def verdict(cards: Sequence[NodeCard], waiting: int, is_draining: bool = False) -> Verdict:
+def verdict(cards: Sequence[NodeCard], waiting: int, is_draining: bool = False) -> FleetSummary:
     """`waiting` counts requests that no node has yet."""
     if is_draining:
-        return Verdict("attention", "The coordinator is ending: what runs may finish, nothing new is taken.")
+        return FleetSummary("attention", "The coordinator is ending: what runs may finish, nothing new is taken.")
     if not cards:
-        return Verdict("empty", "No machine is here yet: start one with herd-node, and it appears by itself.")
+        return FleetSummary("empty", "No machine is here yet: start one with herd-node, and it appears by itself.")
     serving = [card for card in cards if card.state in SERVING]
     queue = f" {number(waiting, 'request')} {'waits' if waiting == 1 else 'wait'}." if waiting else ""
     if not serving:
-        return Verdict("bad", f"Nobody can be served: {_rest(cards)}.{queue}")
+        return FleetSummary("bad", f"Nobody can be served: {_rest(cards)}.{queue}")
     if not any(card.models_on_disk for card in serving):
-        return Verdict("attention", f"{number(len(serving), 'machine')} here, and no model on any of them yet.")
+        return FleetSummary("attention", f"{number(len(serving), 'machine')} here, and no model on any of them yet.")
     told = f"{len(serving)} of {number(len(cards), 'machine')} {'serves' if len(serving) == 1 else 'serve'}"
     rest, troubles = _rest(cards), [card for card in cards if card.state in ("degraded", "gone")]
     sentence = f"{told}{', ' + rest if rest else ''}.{queue}"
-    return Verdict("attention", sentence) if troubles else Verdict("good", f"All good: {sentence}")
+    return FleetSummary("attention", sentence) if troubles else FleetSummary("good", f"All good: {sentence}")
 
 
 def _rest(cards: Sequence[NodeCard]) -> str:

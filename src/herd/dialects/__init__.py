@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from herd.core.context.windows import Pin
-from herd.core.state.fleet import Fleet, ModelCard
+from herd.core.state.engine_options import EngineOptions
+from herd.core.state.fleet import Fleet, ModelInfo
 from herd.core.state.request import Counters
 from herd.errors import Refusal
-from herd.protocols.conversation import Ask, Conversation, Delta, Route
-from herd.protocols.resumption import Said
+from herd.protocols.conversation import Conversation, Delta, ParsedRequest, Route
+from herd.protocols.resumption import PartialAnswer
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class Timestamp:
     """The wall clock, handed in by whoever renders: RFC 3339 with nanoseconds and unix seconds."""
 
     rfc3339: str
@@ -60,10 +60,10 @@ class Writer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Resumed:
+class Resumption:
     """An answer that broke off and can be gone on with: what was said, and who writes what follows."""
 
-    said: Said
+    said: PartialAnswer
     writer: Writer
 
 
@@ -78,11 +78,11 @@ class Dialect(ABC):
     """(method, path) of routes answered from memory; a path may end in "/{name}"."""
 
     @abstractmethod
-    def parse(self, route: Route, body: bytes) -> Ask:
+    def parse(self, route: Route, body: bytes) -> ParsedRequest:
         """The features of a request, without decoding its payload. Raises BadRequest in plain words."""
 
     @abstractmethod
-    def rewrite(self, ask: Ask, model: str, pin: Pin | None = None) -> bytes:
+    def rewrite(self, ask: ParsedRequest, model: str, pin: EngineOptions | None = None) -> bytes:
         """The body a node may see: without the coordinator's extras, with `model` as that engine spells it, and with the window of
         `pin` (only where the dialect `pins`).
 
@@ -90,15 +90,15 @@ class Dialect(ABC):
         """
 
     @abstractmethod
-    def converse(self, ask: Ask) -> Conversation:
+    def converse(self, ask: ParsedRequest) -> Conversation:
         """The whole request in neutral form. Raises BadRequest."""
 
     @abstractmethod
-    def watch(self, ask: Ask) -> Watch:
+    def watch(self, ask: ParsedRequest) -> Watch:
         """A watcher for the answer to this request, passed through untouched."""
 
     @abstractmethod
-    def writer(self, ask: Ask, model: str, request_id: str, moment: Moment) -> Writer:
+    def writer(self, ask: ParsedRequest, model: str, request_id: str, moment: Timestamp) -> Writer:
         """A writer for the answer to this request; `model` is spelled as the client asked for it."""
 
     @abstractmethod
@@ -106,19 +106,19 @@ class Dialect(ABC):
         """A refusal as a whole answer, in the dialect's own shape."""
 
     @abstractmethod
-    def error_frame(self, ask: Ask, refusal: Refusal) -> bytes:
+    def error_frame(self, ask: ParsedRequest, refusal: Refusal) -> bytes:
         """What ends a stream that cannot go on: an error in the dialect's own form, never a normal terminator.
 
         Empty for a non-stream answer: there only an unclean close can tell.
         """
 
     @abstractmethod
-    def listing(self, method: str, path: str, fleet: Fleet, moment: Moment) -> Answer:
+    def listing(self, method: str, path: str, fleet: Fleet, moment: Timestamp) -> Answer:
         """A list route, from memory. Raises UnknownModel for a name nobody has."""
 
     def resume(
-        self, ask: Ask, model: str, request_id: str, moment: Moment, forwarded: bytes, note: str  # noqa: ARG002
-    ) -> Resumed | None:
+        self, ask: ParsedRequest, model: str, request_id: str, moment: Timestamp, forwarded: bytes, note: str  # noqa: ARG002
+    ) -> Resumption | None:
         """How to go on after `forwarded`, whole lines of a stream that broke off; None where the dialect cannot.
 
         The writer takes up the stream's own identity (id, time, role already told), so that the client sees one answer;
@@ -126,6 +126,6 @@ class Dialect(ABC):
         """
         return None
 
-    def describe(self, ask: Ask, cards: Sequence[ModelCard]) -> Answer | None:  # noqa: ARG002 - for those who override it
+    def describe(self, ask: ParsedRequest, cards: Sequence[ModelInfo]) -> Answer | None:  # noqa: ARG002 - for those who override it
         """An INFO route (such as /api/show) from memory, or None where a node must be asked."""
         return None

@@ -11,14 +11,14 @@ from typing import Any
 
 import msgspec
 
-from herd.core.context.windows import Pin
-from herd.core.state.fleet import Fleet, ModelCard, canonical
-from herd.core.state.request import Kind
-from herd.dialects import Answer, Dialect, Moment, Resumed, Watch, Writer
+from herd.core.state.engine_options import EngineOptions
+from herd.core.state.fleet import Fleet, ModelInfo, canonical
+from herd.core.state.request import RequestKind
+from herd.dialects import Answer, Dialect, Resumption, Timestamp, Watch, Writer
 from herd.errors import BadRequest, Refusal, UnknownModel
 from herd.protocols import request_fields
 from herd.protocols.anthropic.client_answers import DocumentWatch, DocumentWriter, StreamWatch, StreamWriter, error_body
-from herd.protocols.conversation import Ask, Conversation, Message, Route, Sampling, Tool, ToolCall
+from herd.protocols.conversation import Conversation, Message, ParsedRequest, Route, Sampling, Tool, ToolCall
 from herd.protocols.streams import event
 
 MESSAGES = "/v1/messages"
@@ -46,7 +46,7 @@ class _Turn(msgspec.Struct):
     content: msgspec.Raw = request_fields.ABSENT
 
 
-class _Door(request_fields.Extras):
+class _Door(request_fields.ExtensionFields):
     model: str | None = None
     thinking: msgspec.Raw = request_fields.ABSENT
     stream: bool | None = None
@@ -131,24 +131,24 @@ _WHOLE = msgspec.json.Decoder(_Whole)
 
 class Anthropic(Dialect):
     name = "anthropic"
-    routes = (Route("POST", MESSAGES, Kind.CHAT), Route("POST", COUNT_TOKENS, Kind.INFO))
+    routes = (Route("POST", MESSAGES, RequestKind.CHAT), Route("POST", COUNT_TOKENS, RequestKind.INFO))
     listings = ()
 
-    def parse(self, route: Route, body: bytes) -> Ask:
+    def parse(self, route: Route, body: bytes) -> ParsedRequest:
         read = request_fields.read(body, _DOOR)
         model = request_fields.model_name(read.model)
         limit = _tokens(read.max_tokens)
-        if route.kind is Kind.CHAT and limit is None:
+        if route.kind is RequestKind.CHAT and limit is None:
             raise BadRequest("max_tokens is required and must be positive")
         turns = read.messages
         if not turns:
             raise BadRequest("messages is required and must not be empty")
         own = request_fields.own(read, model)
-        return Ask(
+        return ParsedRequest(
             route,
             body,
             model,
-            stream=bool(read.stream) and route.kind is Kind.CHAT,
+            stream=bool(read.stream) and route.kind is RequestKind.CHAT,
             prompt_tokens=request_fields.tokens(_prompt_bytes(read, turns)),
             output_tokens_max=limit,
             needs=_needs(read, turns),
@@ -159,14 +159,14 @@ class Anthropic(Dialect):
             is_limit_whole=request_fields.is_given(read.thinking),
         )
 
-    def rewrite(self, ask: Ask, model: str, pin: Pin | None = None) -> bytes:  # noqa: ARG002 - it has no words for it
+    def rewrite(self, ask: ParsedRequest, model: str, pin: EngineOptions | None = None) -> bytes:  # noqa: ARG002 - it has no words for it
         """An engine without tags knows only its own spelling; one with tags (Ollama) takes `m` for `m:latest`."""
         is_same = canonical(model) == canonical(ask.model)
         if not ask.has_extras and (model == ask.model or (is_same and model.endswith(":latest"))):
             return ask.body
         return request_fields.rewrite(ask, model)
 
-    def converse(self, ask: Ask) -> Conversation:
+    def converse(self, ask: ParsedRequest) -> Conversation:
         whole = request_fields.read(ask.body, _WHOLE)
         config = whole.output_config or _OutputConfig()
         system = [Message("system", _text(whole.system, "system"))] if whole.system else []
@@ -188,34 +188,34 @@ class Anthropic(Dialect):
             ),
         )
 
-    def watch(self, ask: Ask) -> Watch:
+    def watch(self, ask: ParsedRequest) -> Watch:
         return StreamWatch() if ask.stream else DocumentWatch()
 
-    def writer(self, ask: Ask, model: str, request_id: str, moment: Moment) -> Writer:  # noqa: ARG002
+    def writer(self, ask: ParsedRequest, model: str, request_id: str, moment: Timestamp) -> Writer:  # noqa: ARG002
         kind = StreamWriter if ask.stream else DocumentWriter
         return kind(model, request_id, ask.prompt_tokens)
 
     def resume(
-        self, ask: Ask, model: str, request_id: str, moment: Moment, forwarded: bytes, note: str  # noqa: ARG002
-    ) -> Resumed | None:
+        self, ask: ParsedRequest, model: str, request_id: str, moment: Timestamp, forwarded: bytes, note: str  # noqa: ARG002
+    ) -> Resumption | None:
         writer = StreamWriter(model, request_id, ask.prompt_tokens)
-        return Resumed(writer.take_up(forwarded, note), writer)
+        return Resumption(writer.take_up(forwarded, note), writer)
 
     def error(self, refusal: Refusal, request_id: str = "") -> Answer:
         body = error_body(_type(refusal.status), refusal.message) | {"request_id": request_id or None}
         return Answer(refusal.status, msgspec.json.encode(body))
 
-    def error_frame(self, ask: Ask, refusal: Refusal) -> bytes:
+    def error_frame(self, ask: ParsedRequest, refusal: Refusal) -> bytes:
         if not ask.stream:
             return b""
         return event(msgspec.json.encode(error_body(_type(refusal.status), refusal.message)), b"error")
 
-    def listing(self, method: str, path: str, fleet: Fleet, moment: Moment) -> Answer:  # noqa: ARG002
+    def listing(self, method: str, path: str, fleet: Fleet, moment: Timestamp) -> Answer:  # noqa: ARG002
         raise UnknownModel(f"no list at {path}")
 
-    def describe(self, ask: Ask, cards: Sequence[ModelCard]) -> Answer | None:
+    def describe(self, ask: ParsedRequest, cards: Sequence[ModelInfo]) -> Answer | None:
         """The number of tokens, whoever has the model: Claude's clients ask this all the time."""
-        if ask.route.kind is not Kind.INFO or (cards and all(card.engine.kind == "llamacpp" for card in cards)):
+        if ask.route.kind is not RequestKind.INFO or (cards and all(card.engine.kind == "llamacpp" for card in cards)):
             return None
         return Answer(200, msgspec.json.encode({"input_tokens": max(1, ask.prompt_tokens)}))
 

@@ -13,13 +13,14 @@ from typing import Any
 
 import msgspec
 
-from herd.core.context.windows import Pin
-from herd.core.state.fleet import Fleet, Liveness, Loaded, ModelCard, Node, canonical
-from herd.core.state.request import Kind
-from herd.dialects import Answer, Dialect, Moment, Resumed, Watch, Writer
+from herd.core.state.engine_options import EngineOptions
+from herd.core.state.fleet import Fleet, Liveness, Loaded, ModelInfo, Node, canonical
+from herd.core.state.request import RequestKind
+from herd.core.state.timestamps import instant
+from herd.dialects import Answer, Dialect, Resumption, Timestamp, Watch, Writer
 from herd.errors import BadRequest, Refusal, UnknownModel
-from herd.protocols import engine_options, request_fields
-from herd.protocols.conversation import Ask, Conversation, Message, Route, Sampling, Tool
+from herd.protocols import apply_options, request_fields
+from herd.protocols.conversation import Conversation, Message, ParsedRequest, Route, Sampling, Tool
 from herd.protocols.ollama import chat_json as wire
 from herd.protocols.ollama.client_answers import AnswerWriter, DocumentWatch, EmbedWriter, LineWatch, said_in_lines
 
@@ -60,7 +61,7 @@ class _Options(msgspec.Struct):
         return any(option is not request_fields.ABSENT for option in for_runner)
 
 
-class _Door(request_fields.Extras):
+class _Door(request_fields.ExtensionFields):
     model: str | None = None
     name: str | None = None
     stream: bool | None = None
@@ -156,24 +157,24 @@ class Ollama(Dialect):
     name = "ollama"
     pins = True
     routes = (
-        Route("POST", "/api/chat", Kind.CHAT),
-        Route("POST", "/api/generate", Kind.GENERATE),
-        Route("POST", "/api/embed", Kind.EMBED),
-        Route("POST", "/api/embeddings", Kind.EMBED),
-        Route("POST", "/api/show", Kind.INFO),
+        Route("POST", "/api/chat", RequestKind.CHAT),
+        Route("POST", "/api/generate", RequestKind.GENERATE),
+        Route("POST", "/api/embed", RequestKind.EMBED),
+        Route("POST", "/api/embeddings", RequestKind.EMBED),
+        Route("POST", "/api/show", RequestKind.INFO),
     )
     listings = tuple(
         (method, path) for path in ("/", "/api/version", "/api/tags", "/api/ps") for method in ("GET", "HEAD")
     )
 
-    def parse(self, route: Route, body: bytes) -> Ask:
-        read = request_fields.read(body, _CHAT_DOOR) if route.kind is Kind.CHAT else request_fields.read(body, _DOOR)
-        model = request_fields.model_name(read.model or (read.name if route.kind is Kind.INFO else None))
+    def parse(self, route: Route, body: bytes) -> ParsedRequest:
+        read = request_fields.read(body, _CHAT_DOOR) if route.kind is RequestKind.CHAT else request_fields.read(body, _DOOR)
+        model = request_fields.model_name(read.model or (read.name if route.kind is RequestKind.INFO else None))
         own = request_fields.own(read, model)
         turns = (read.messages or []) if isinstance(read, _ChatDoor) else []
-        streams = route.kind in (Kind.CHAT, Kind.GENERATE)
+        streams = route.kind in (RequestKind.CHAT, RequestKind.GENERATE)
         options = read.options or _Options()
-        return Ask(
+        return ParsedRequest(
             route,
             body,
             model,
@@ -190,7 +191,7 @@ class Ollama(Dialect):
             is_limit_whole=request_fields.is_given(read.think) and bytes(read.think) == b"false",
         )
 
-    def rewrite(self, ask: Ask, model: str, pin: Pin | None = None) -> bytes:
+    def rewrite(self, ask: ParsedRequest, model: str, pin: EngineOptions | None = None) -> bytes:
         """Ollama itself takes `m` for `m:latest`, so that only another model is a change."""
         if pin is None and not ask.has_extras and canonical(model) == canonical(ask.model):
             return ask.body
@@ -198,10 +199,10 @@ class Ollama(Dialect):
         put = None
         if pin is not None:
             sent = request_fields.read(ask.body, _PINNED)
-            put = engine_options.fields(sent.options if request_fields.is_given(sent.options) else None, request_fields.is_given(sent.truncate), request_fields.is_given(sent.shift), pin)
+            put = apply_options.fields(sent.options if request_fields.is_given(sent.options) else None, request_fields.is_given(sent.truncate), request_fields.is_given(sent.shift), pin)
         return request_fields.rewrite(ask, name, put, _name_field(ask))
 
-    def converse(self, ask: Ask) -> Conversation:
+    def converse(self, ask: ParsedRequest) -> Conversation:
         whole = request_fields.read(ask.body, _WHOLE)
         if whole.template:
             raise BadRequest("a prompt template works only on Ollama nodes, and none of them has this model")
@@ -227,33 +228,33 @@ class Ollama(Dialect):
             sampling=_sampling(whole.options or _Sampling(), request_fields.read(ask.body, _ALL_OPTIONS).options or {}),
         )
 
-    def watch(self, ask: Ask) -> Watch:
+    def watch(self, ask: ParsedRequest) -> Watch:
         return LineWatch() if ask.stream else DocumentWatch()
 
-    def writer(self, ask: Ask, model: str, request_id: str, moment: Moment) -> Writer:  # noqa: ARG002
-        if ask.route.kind is Kind.EMBED:
+    def writer(self, ask: ParsedRequest, model: str, request_id: str, moment: Timestamp) -> Writer:  # noqa: ARG002
+        if ask.route.kind is RequestKind.EMBED:
             return EmbedWriter(model, is_old=ask.route.path == "/api/embeddings")
-        return AnswerWriter(model, moment.rfc3339, ask.stream, is_chat=ask.route.kind is Kind.CHAT)
+        return AnswerWriter(model, moment.rfc3339, ask.stream, is_chat=ask.route.kind is RequestKind.CHAT)
 
     def resume(
-        self, ask: Ask, model: str, request_id: str, moment: Moment, forwarded: bytes, note: str  # noqa: ARG002
-    ) -> Resumed | None:
-        if ask.route.kind not in (Kind.CHAT, Kind.GENERATE):
+        self, ask: ParsedRequest, model: str, request_id: str, moment: Timestamp, forwarded: bytes, note: str  # noqa: ARG002
+    ) -> Resumption | None:
+        if ask.route.kind not in (RequestKind.CHAT, RequestKind.GENERATE):
             return None
-        is_chat = ask.route.kind is Kind.CHAT
-        return Resumed(said_in_lines(forwarded), AnswerWriter(model, moment.rfc3339, ask.stream, is_chat, note))
+        is_chat = ask.route.kind is RequestKind.CHAT
+        return Resumption(said_in_lines(forwarded), AnswerWriter(model, moment.rfc3339, ask.stream, is_chat, note))
 
     def error(self, refusal: Refusal, request_id: str = "") -> Answer:
         """Faults of ours carry the id under which the log tells more."""
         told = f"{refusal.message} (request {request_id})" if refusal.status >= 500 and request_id else refusal.message
         return _json({"error": told}, refusal.status)
 
-    def error_frame(self, ask: Ask, refusal: Refusal) -> bytes:
+    def error_frame(self, ask: ParsedRequest, refusal: Refusal) -> bytes:
         if not ask.stream:
             return b""
         return wire.line({"error": refusal.message, "done": True, "done_reason": refusal.code})
 
-    def listing(self, method: str, path: str, fleet: Fleet, moment: Moment) -> Answer:  # noqa: ARG002
+    def listing(self, method: str, path: str, fleet: Fleet, moment: Timestamp) -> Answer:  # noqa: ARG002
         """The same answer for GET and HEAD: leaving the body of a HEAD out is the server's part."""
         if path == "/":
             return Answer(200, b"Ollama is running", "text/plain; charset=utf-8")
@@ -265,9 +266,9 @@ class Ollama(Dialect):
             return _json({"models": _running(fleet)})
         raise UnknownModel(f"no list at {path}")
 
-    def describe(self, ask: Ask, cards: Sequence[ModelCard]) -> Answer | None:
+    def describe(self, ask: ParsedRequest, cards: Sequence[ModelInfo]) -> Answer | None:
         """/api/show of a model that no Ollama has: what the cards tell, empty texts for what they do not."""
-        if ask.route.kind is not Kind.INFO or not cards or any(card.engine.kind == "ollama" for card in cards):
+        if ask.route.kind is not RequestKind.INFO or not cards or any(card.engine.kind == "ollama" for card in cards):
             return None
         card = cards[0]
         architecture = card.family or "unknown"
@@ -296,9 +297,9 @@ def _prompt_tokens(read: _Door, turns: Sequence[_Turn]) -> int:
 
 
 def _needs(route: Route, read: _Door, turns: Sequence[_Turn]) -> frozenset[str]:
-    if route.kind is Kind.EMBED:
+    if route.kind is RequestKind.EMBED:
         return frozenset(("embedding",))
-    if route.kind is Kind.INFO:
+    if route.kind is RequestKind.INFO:
         return frozenset()
     needs = []
     if _is_filled(read.images) or any(_is_filled(turn.images) for turn in turns):
@@ -322,9 +323,9 @@ def _positive(number: float | None) -> int | None:
     return min(int(number), WINDOW_MAX_TOKENS) if number is not None and number >= 1 else None
 
 
-def _name_field(ask: Ask) -> str:
+def _name_field(ask: ParsedRequest) -> str:
     """The field that holds the model: /api/show takes `name`, the older word, where there is no `model`."""
-    if ask.route.kind is Kind.INFO and not request_fields.read(ask.body, _DOOR).model:
+    if ask.route.kind is RequestKind.INFO and not request_fields.read(ask.body, _DOOR).model:
         return "name"
     return "model"
 
@@ -355,8 +356,8 @@ def _image(text: str) -> tuple[str, str]:
     return text, next((kind for start, kind in _MEDIA_TYPES if text.startswith(start)), "image/png")
 
 
-def _inputs(ask: Ask, whole: _Whole) -> list[str]:
-    if ask.route.kind is not Kind.EMBED:
+def _inputs(ask: ParsedRequest, whole: _Whole) -> list[str]:
+    if ask.route.kind is not RequestKind.EMBED:
         return []
     if ask.route.path == "/api/embeddings":
         return [whole.prompt] if whole.prompt else []
@@ -428,15 +429,15 @@ def _tags(fleet: Fleet) -> list[dict[str, Any]]:
         cards = [card for node in nodes if (card := node.card(name)) is not None]
         if cards:
             entries.append(_tag(cards, sorted(node.id for node in nodes)))
-    return sorted(entries, key=lambda entry: -wire.instant(entry["modified_at"]))
+    return sorted(entries, key=lambda entry: -instant(entry["modified_at"]))
 
 
-def _tag(cards: Sequence[ModelCard], node_ids: list[Any]) -> dict[str, Any]:
+def _tag(cards: Sequence[ModelInfo], node_ids: list[Any]) -> dict[str, Any]:
     """Where nodes have different files under one name, the file that most of them have."""
     votes = Counter(card.digest for card in cards)
-    card = max(cards, key=lambda card: (votes[card.digest], wire.instant(card.modified_at)))
+    card = max(cards, key=lambda card: (votes[card.digest], instant(card.modified_at)))
     return _names(card) | {
-        "modified_at": max((c.modified_at for c in cards), key=wire.instant) or NO_TIME,
+        "modified_at": max((c.modified_at for c in cards), key=instant) or NO_TIME,
         "size": card.size_bytes,
         "digest": card.digest,
         "details": _details(card) | {"fleet_nodes": node_ids},
@@ -452,10 +453,10 @@ def _running(fleet: Fleet) -> list[dict[str, Any]]:
         for name, loaded in node.loaded.items()
         if not loaded.is_other_name and (card := node.card(name)) is not None
     ]
-    return sorted(entries, key=lambda e: (-wire.instant(e["expires_at"]), e["name"], e["fleet_node"]))
+    return sorted(entries, key=lambda e: (-instant(e["expires_at"]), e["name"], e["fleet_node"]))
 
 
-def _process(card: ModelCard, loaded: Loaded, node: Node) -> dict[str, Any]:
+def _process(card: ModelInfo, loaded: Loaded, node: Node) -> dict[str, Any]:
     unknown = NO_TIME if card.engine.kind == "ollama" else FOREVER
     return _names(card) | {
         "size": loaded.size_bytes,
@@ -468,13 +469,13 @@ def _process(card: ModelCard, loaded: Loaded, node: Node) -> dict[str, Any]:
     }
 
 
-def _names(card: ModelCard) -> dict[str, Any]:
+def _names(card: ModelInfo) -> dict[str, Any]:
     """Ollama always names the tag; a name from another engine gets the tag that means "no tag"."""
     tagged = card.name if ":" in card.name.rpartition("/")[2] else f"{card.name}:latest"
     return {"name": tagged, "model": tagged}
 
 
-def _details(card: ModelCard) -> dict[str, Any]:
+def _details(card: ModelInfo) -> dict[str, Any]:
     context = {} if card.context_max_tokens is None else {"context_length": card.context_max_tokens}
     return {
         "parent_model": "",

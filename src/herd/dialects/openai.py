@@ -11,14 +11,14 @@ from typing import Any
 
 import msgspec
 
-from herd.core.context.windows import Pin
-from herd.core.state.fleet import Fleet, Liveness, ModelCard, canonical
-from herd.core.state.request import Kind
-from herd.dialects import Answer, Dialect, Moment, Resumed, Watch, Writer
+from herd.core.state.engine_options import EngineOptions
+from herd.core.state.fleet import Fleet, Liveness, ModelInfo, canonical
+from herd.core.state.request import RequestKind
+from herd.core.state.timestamps import instant
+from herd.dialects import Answer, Dialect, Resumption, Timestamp, Watch, Writer
 from herd.errors import BadRequest, Refusal, UnknownModel
 from herd.protocols import request_fields
-from herd.protocols.conversation import Ask, Conversation, Route, Sampling
-from herd.protocols.ollama.chat_json import instant
+from herd.protocols.conversation import Conversation, ParsedRequest, Route, Sampling
 from herd.protocols.openai import chat_json as wire
 from herd.protocols.openai import responses_requests as responses
 from herd.protocols.openai.client_answers import AnswerWriter, DocumentWatch, EmbedWriter, StreamWatch, error_body
@@ -48,7 +48,7 @@ class _StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
-class _Door(request_fields.Extras):
+class _Door(request_fields.ExtensionFields):
     model: str | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
@@ -123,24 +123,24 @@ _EMBED_MANNER = msgspec.json.Decoder(_EmbedManner)
 class OpenAI(Dialect):
     name = "openai"
     routes = (
-        Route("POST", CHAT, Kind.CHAT),
-        Route("POST", COMPLETIONS, Kind.GENERATE),
-        Route("POST", EMBEDDINGS, Kind.EMBED),
-        Route("POST", RESPONSES, Kind.CHAT),
+        Route("POST", CHAT, RequestKind.CHAT),
+        Route("POST", COMPLETIONS, RequestKind.GENERATE),
+        Route("POST", EMBEDDINGS, RequestKind.EMBED),
+        Route("POST", RESPONSES, RequestKind.CHAT),
     )
     listings = (("GET", MODELS), ("GET", MODELS + "/{name}"))
 
-    def parse(self, route: Route, body: bytes) -> Ask:
+    def parse(self, route: Route, body: bytes) -> ParsedRequest:
         read = request_fields.read(body, _CHAT_DOOR) if route.path == CHAT else request_fields.read(body, _DOOR)
         model = request_fields.model_name(read.model)
         text_bytes, has_pictures = _sized(read, _turns(read))
         limit = read.max_completion_tokens or read.max_output_tokens or read.max_tokens
         own = request_fields.own(read, model)
-        return Ask(
+        return ParsedRequest(
             route,
             body,
             model,
-            stream=bool(read.stream) and route.kind is not Kind.EMBED,
+            stream=bool(read.stream) and route.kind is not RequestKind.EMBED,
             prompt_tokens=request_fields.tokens(text_bytes),
             output_tokens_max=_tokens(limit),
             needs=_needs(route, read, has_pictures),
@@ -152,7 +152,7 @@ class OpenAI(Dialect):
             include_usage=read.stream_options is not None and bool(read.stream_options.include_usage),
         )
 
-    def rewrite(self, ask: Ask, model: str, pin: Pin | None = None) -> bytes:  # noqa: ARG002 - it has no words for it
+    def rewrite(self, ask: ParsedRequest, model: str, pin: EngineOptions | None = None) -> bytes:  # noqa: ARG002 - it has no words for it
         """An engine without tags knows only its own spelling; one with tags (Ollama) takes `m` for `m:latest`."""
         if not ask.has_extras:
             is_same = model == ask.model or (model.endswith(":latest") and canonical(model) == canonical(ask.model))
@@ -160,7 +160,7 @@ class OpenAI(Dialect):
                 return ask.body
         return request_fields.rewrite(ask, model)
 
-    def converse(self, ask: Ask) -> Conversation:
+    def converse(self, ask: ParsedRequest) -> Conversation:
         if ask.route.path == RESPONSES:
             return _responses_conversation(ask)
         whole = request_fields.read(ask.body, _WHOLE)
@@ -168,16 +168,16 @@ class OpenAI(Dialect):
             raise BadRequest("n: only one answer at a time can be had from the nodes that have this model")
         if whole.functions:
             raise BadRequest("functions: this older field cannot be translated; use tools")
-        is_chat = ask.route.kind is Kind.CHAT
+        is_chat = ask.route.kind is RequestKind.CHAT
         return Conversation(
             ask.route.kind,
             ask.model,
             ask.stream,
             messages=wire.read_messages(whole.messages or ()) if is_chat else [],
-            prompt=_prompt(whole.prompt) if ask.route.kind is Kind.GENERATE else "",
+            prompt=_prompt(whole.prompt) if ask.route.kind is RequestKind.GENERATE else "",
             suffix=whole.suffix or "",
-            raw=ask.route.kind is Kind.GENERATE,
-            inputs=_inputs(whole.input) if ask.route.kind is Kind.EMBED else [],
+            raw=ask.route.kind is RequestKind.GENERATE,
+            inputs=_inputs(whole.input) if ask.route.kind is RequestKind.EMBED else [],
             dimensions=whole.dimensions,
             tools=wire.read_tools(whole.tools),
             tool_choice=wire.read_tool_choice(whole.tool_choice),
@@ -188,33 +188,33 @@ class OpenAI(Dialect):
             sampling=_sampling(whole),
         )
 
-    def watch(self, ask: Ask) -> Watch:
+    def watch(self, ask: ParsedRequest) -> Watch:
         if ask.route.path == RESPONSES:
             return responses.StreamWatch() if ask.stream else responses.DocumentWatch()
         return StreamWatch() if ask.stream else DocumentWatch()
 
-    def writer(self, ask: Ask, model: str, request_id: str, moment: Moment) -> Writer:
-        if ask.route.kind is Kind.EMBED:
+    def writer(self, ask: ParsedRequest, model: str, request_id: str, moment: Timestamp) -> Writer:
+        if ask.route.kind is RequestKind.EMBED:
             return EmbedWriter(model, request_fields.read(ask.body, _EMBED_MANNER).encoding_format == "base64")
         if ask.route.path == RESPONSES:
             return ResponsesWriter(model, request_id, moment.unix_s, ask.stream)
-        is_chat = ask.route.kind is Kind.CHAT
+        is_chat = ask.route.kind is RequestKind.CHAT
         return AnswerWriter(model, request_id, moment.unix_s, ask.stream, is_chat, ask.include_usage)
 
     def resume(
-        self, ask: Ask, model: str, request_id: str, moment: Moment, forwarded: bytes, note: str
-    ) -> Resumed | None:
+        self, ask: ParsedRequest, model: str, request_id: str, moment: Timestamp, forwarded: bytes, note: str
+    ) -> Resumption | None:
         writer = self.writer(ask, model, request_id, moment)
         if not isinstance(writer, AnswerWriter):
             return None
-        return Resumed(writer.take_up(forwarded, note), writer)
+        return Resumption(writer.take_up(forwarded, note), writer)
 
     def error(self, refusal: Refusal, request_id: str = "") -> Answer:
         """Faults of ours carry the id under which the log tells more."""
         told = f"{refusal.message} (request {request_id})" if refusal.status >= 500 and request_id else refusal.message
         return _json(error_body(told, _type(refusal.status), refusal.code), refusal.status)
 
-    def error_frame(self, ask: Ask, refusal: Refusal) -> bytes:
+    def error_frame(self, ask: ParsedRequest, refusal: Refusal) -> bytes:
         if not ask.stream:
             return b""
         if ask.route.path == RESPONSES:
@@ -222,7 +222,7 @@ class OpenAI(Dialect):
             return event(msgspec.json.encode(told), b"error")
         return event(msgspec.json.encode(error_body(refusal.message, _type(refusal.status), refusal.code)))
 
-    def listing(self, method: str, path: str, fleet: Fleet, moment: Moment) -> Answer:  # noqa: ARG002
+    def listing(self, method: str, path: str, fleet: Fleet, moment: Timestamp) -> Answer:  # noqa: ARG002
         if path == MODELS:
             entries = [_model(cards, moment) for name in fleet.model_names if (cards := _cards(fleet, name))]
             entries.sort(key=lambda entry: (-entry["created"], entry["id"]))
@@ -268,7 +268,7 @@ def _sized(read: _Door, turns: Sequence[_Turn]) -> tuple[int, bool]:
 
 
 def _needs(route: Route, read: _Door, has_pictures: bool) -> frozenset[str]:
-    if route.kind is Kind.EMBED:
+    if route.kind is RequestKind.EMBED:
         return frozenset(("embedding",))
     needs = ["vision"] if has_pictures else []
     if _is_filled(read.tools):
@@ -296,7 +296,7 @@ def _tokens(number: float | None) -> int | None:
 # --- conversing ---
 
 
-def _responses_conversation(ask: Ask) -> Conversation:
+def _responses_conversation(ask: ParsedRequest) -> Conversation:
     request = request_fields.read(ask.body, responses.REQUEST)
     reasoning, text = request.reasoning, request.text
     return Conversation(
@@ -366,13 +366,13 @@ def _json(body: dict[str, Any], status: int = 200) -> Answer:
     return Answer(status, msgspec.json.encode(body))
 
 
-def _cards(fleet: Fleet, name: str) -> list[ModelCard]:
+def _cards(fleet: Fleet, name: str) -> list[ModelInfo]:
     model = canonical(name)
     nodes = (node for node in fleet.with_model(model) if node.liveness is not Liveness.OFFLINE)
     return [card for node in nodes if (card := node.card(model)) is not None]
 
 
-def _model(cards: Sequence[ModelCard], moment: Moment) -> dict[str, Any]:
+def _model(cards: Sequence[ModelInfo], moment: Timestamp) -> dict[str, Any]:
     """Spelled as its engine spells it. `created` is the newest file's time, now where no engine tells one."""
     card = cards[0]
     created_s = max(instant(c.modified_at) for c in cards) - _EPOCH
@@ -384,7 +384,7 @@ def _model(cards: Sequence[ModelCard], moment: Moment) -> dict[str, Any]:
     }
 
 
-def _owner(card: ModelCard) -> str:
+def _owner(card: ModelInfo) -> str:
     """Ollama names the namespace, which is `library` where a name has none; other engines' models are the herd's."""
     if card.engine.kind != "ollama":
         return "herd"

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from herd.core.state.fleet import ModelCard
+from herd.core.state.fleet import ModelInfo
 from herd.core.state.request import FailureKind
 from herd.protocols.conversation import Conversation, Delta
 
@@ -42,7 +42,7 @@ class Inventory:
     """
 
     version: str
-    cards: tuple[ModelCard, ...]
+    cards: tuple[ModelInfo, ...]
     slots: int | None = None
     models_max: int | None = None
     requests_active: int | None = None
@@ -108,7 +108,7 @@ class Engine(ABC):
         """What to ask once for each model (as the engine spells it), beyond the inventory; None where there is nothing."""
         return None
 
-    def with_details(self, card: ModelCard, reply: Reply) -> ModelCard:  # noqa: ARG002
+    def with_details(self, card: ModelInfo, reply: Reply) -> ModelInfo:  # noqa: ARG002
         """The card with what the answer to `details_call` says. An odd answer changes nothing."""
         return card
 

@@ -10,7 +10,7 @@ import itertools
 
 import msgspec
 
-from herd.core.state.fleet import EngineFace, Loaded, ModelCard
+from herd.core.state.fleet import EngineEndpoint, Loaded, ModelInfo
 from herd.engines import Call, Engine, Inventory, Reader, Reply
 from herd.protocols.answer_watch import decoded
 from herd.protocols.conversation import Conversation
@@ -26,7 +26,7 @@ PATHS = frozenset(
 )
 """Inference paths that llama.cpp serves by itself."""
 
-TONGUE = asking.Tongue(
+TONGUE = asking.ServerQuirks(
     repeat_penalty="repeat_penalty",
     has_template_kwargs=True,
     options={
@@ -36,7 +36,7 @@ TONGUE = asking.Tongue(
     constants={"cache_prompt": True},
 )
 
-_FACE = EngineFace("llamacpp", "")
+_FACE = EngineEndpoint("llamacpp", "")
 _NOBODY = Reply(0, b"")
 
 
@@ -130,10 +130,10 @@ def _props(reply: Reply) -> _Props | None:
     return decoded(reply.body, _PROPS) if reply.status == 200 else None
 
 
-def _card(entry: models.Entry, alone: _Props | None) -> ModelCard:
+def _card(entry: models.Entry, alone: _Props | None) -> ModelInfo:
     meta = entry.meta or models.Meta()
     size_bytes = max(0, meta.size or 0)
-    return ModelCard(
+    return ModelInfo(
         entry.id,
         _FACE,
         size_bytes,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from herd.core.state.fleet import EngineFace, Loaded, ModelCard
+from herd.core.state.fleet import EngineEndpoint, Loaded, ModelInfo
 from herd.engines import Call, Engine, Inventory, Reader, Reply
 from herd.protocols.conversation import Conversation
 from herd.protocols.openai import engine_answers as reading
@@ -18,9 +18,9 @@ from herd.protocols.openai import model_list as models
 PATHS = frozenset(("/v1/chat/completions", "/v1/completions", "/v1/embeddings"))
 """What every version has. What it does not have it answers with status 200 and an error, so that nothing is risked."""
 
-TONGUE = asking.Tongue(repeat_penalty="repeat_penalty", has_json_object=False)
+TONGUE = asking.ServerQuirks(repeat_penalty="repeat_penalty", has_json_object=False)
 
-_FACE = EngineFace("lmstudio", "")
+_FACE = EngineEndpoint("lmstudio", "")
 
 
 class _Entry(msgspec.Struct):
@@ -72,8 +72,8 @@ class LmStudio(Engine):
         return reading.is_model_missing(status, body)
 
 
-def _card(entry: _Entry) -> ModelCard:
-    return ModelCard(
+def _card(entry: _Entry) -> ModelInfo:
+    return ModelInfo(
         entry.id,
         _FACE,
         family=entry.arch or "",

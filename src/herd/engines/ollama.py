@@ -12,12 +12,13 @@ from typing import Any
 
 import msgspec
 
-from herd.core.state.fleet import ModelCard, ModelName, canonical
-from herd.core.state.request import Kind
+from herd.core.state.fleet import ModelInfo, ModelName, canonical
+from herd.core.state.request import RequestKind
 from herd.engines import Call, Engine, Inventory, Reader, Reply
 from herd.errors import BadRequest
 from herd.protocols import request_fields
 from herd.protocols.conversation import Conversation, Delta, Message, Sampling
+from herd.protocols.engine_errors import error_text
 from herd.protocols.ollama import chat_json as wire
 from herd.protocols.ollama import model_list as lists
 from herd.protocols.streams import DocumentReader, LineReader
@@ -55,7 +56,7 @@ class Ollama(Engine):
 
     def call(self, conversation: Conversation) -> Call:
         """Forced tool choices are left to the model, as Ollama's own OpenAI face does."""
-        build = {Kind.CHAT: _chat, Kind.GENERATE: _generate, Kind.EMBED: _embed}.get(conversation.kind)
+        build = {RequestKind.CHAT: _chat, RequestKind.GENERATE: _generate, RequestKind.EMBED: _embed}.get(conversation.kind)
         if build is None:
             raise BadRequest(f"an Ollama node cannot be asked for {conversation.kind.value}")
         path, body = build(conversation)
@@ -64,7 +65,7 @@ class Ollama(Engine):
         return Call("POST", path, msgspec.json.encode({k: v for k, v in given.items() if v is not None}))
 
     def reader(self, conversation: Conversation) -> Reader:
-        return _LineReader() if conversation.stream and conversation.kind is not Kind.EMBED else _WholeReader()
+        return _LineReader() if conversation.stream and conversation.kind is not RequestKind.EMBED else _WholeReader()
 
     def probe(self) -> Call:
         return Call("GET", "/api/version")
@@ -79,7 +80,7 @@ class Ollama(Engine):
         """Ollama never tells its slots or how many models it keeps: the agent knows its environment, not we."""
         version, tags, ps = (*replies, _NOBODY, _NOBODY, _NOBODY)[:3]
         loaded = {canonical(entry.name): entry for entry in lists.entries(ps.status, ps.body)}
-        cards: dict[ModelName, ModelCard] = {}
+        cards: dict[ModelName, ModelInfo] = {}
         for entry in lists.entries(tags.status, tags.body):
             key = canonical(entry.name)
             cards[key] = lists.card(entry, loaded.pop(key, None))
@@ -90,7 +91,7 @@ class Ollama(Engine):
     def details_call(self, model: str) -> Call | None:
         return Call("POST", "/api/show", msgspec.json.encode({"model": model}))
 
-    def with_details(self, card: ModelCard, reply: Reply) -> ModelCard:
+    def with_details(self, card: ModelInfo, reply: Reply) -> ModelInfo:
         return lists.with_shown(card, reply.status, reply.body)
 
     def tokens_too_many(self, status: int, body: bytes) -> int:
@@ -100,7 +101,7 @@ class Ollama(Engine):
 
     def rendering(self, conversation: Conversation) -> Call | None:
         """`_debug_render_only` (0.11.5 and later; measured with 0.32.15). One that does not know it answers with one token."""
-        if conversation.kind not in (Kind.CHAT, Kind.GENERATE):
+        if conversation.kind not in (RequestKind.CHAT, RequestKind.GENERATE):
             return None
         only = dataclasses.replace(conversation.sampling, output_tokens_max=1)
         call = self.call(dataclasses.replace(conversation, stream=False, sampling=only))
@@ -293,7 +294,7 @@ def _piece(body: bytes) -> wire.Piece:
 
 def _delta(piece: wire.Piece, calls_before: int) -> Delta:
     if request_fields.is_given(piece.error):
-        return Delta(error=wire.error_text(piece.error))
+        return Delta(error=error_text(piece.error))
     message = piece.message or wire.Message(
         content=piece.response, thinking=piece.thinking, tool_calls=piece.tool_calls
     )

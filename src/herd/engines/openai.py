@@ -6,7 +6,7 @@ unknown size and window.
 
 from __future__ import annotations
 
-from herd.core.state.fleet import EngineFace, Loaded, ModelCard
+from herd.core.state.fleet import EngineEndpoint, Loaded, ModelInfo
 from herd.engines import Call, Engine, Inventory, Reader, Reply
 from herd.protocols.conversation import Conversation
 from herd.protocols.openai import engine_answers as reading
@@ -16,12 +16,12 @@ from herd.protocols.openai import model_list as models
 PATHS = frozenset(("/v1/chat/completions", "/v1/completions", "/v1/embeddings"))
 """What every such server has; newer faces are translated."""
 
-TONGUE = asking.Tongue(has_template_kwargs=True)
+TONGUE = asking.ServerQuirks(has_template_kwargs=True)
 
 OWNERS_KNOWN = frozenset(("llamacpp", "vllm", "organization_owner", "library"))
 """`owned_by` of llama.cpp, vLLM, LM Studio and Ollama, which are known by better names."""
 
-_FACE = EngineFace("openai", "")
+_FACE = EngineEndpoint("openai", "")
 
 
 class OpenAIServer(Engine):
@@ -57,9 +57,9 @@ class OpenAIServer(Engine):
         return reading.is_model_missing(status, body)
 
 
-def _card(entry: models.Entry) -> ModelCard:
+def _card(entry: models.Entry) -> ModelInfo:
     window = models.positive(entry.max_model_len)
-    return ModelCard(
+    return ModelInfo(
         entry.id,
         _FACE,
         context_max_tokens=window,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from herd.core.state.fleet import EngineFace, Loaded, ModelCard
+from herd.core.state.fleet import EngineEndpoint, Loaded, ModelInfo
 from herd.engines import Call, Engine, Inventory, Reader, Reply
 from herd.protocols.answer_watch import decoded
 from herd.protocols.conversation import Conversation
@@ -22,9 +22,9 @@ SLOTS_ASSUMED = 32
 """Requests it runs at the same time without slowing down much; its own limit (`--max-num-seqs`, 128 or more) is not
 told by its API, and its memory usually ends before."""
 
-TONGUE = asking.Tongue(has_template_kwargs=True, says_no_limit=True)
+TONGUE = asking.ServerQuirks(has_template_kwargs=True, says_no_limit=True)
 
-_FACE = EngineFace("vllm", "")
+_FACE = EngineEndpoint("vllm", "")
 _NOBODY = Reply(0, b"")
 
 
@@ -69,9 +69,9 @@ class VLlm(Engine):
         return reading.is_model_missing(status, body)
 
 
-def _card(entry: models.Entry) -> ModelCard:
+def _card(entry: models.Entry) -> ModelInfo:
     window = models.positive(entry.max_model_len)
-    return ModelCard(
+    return ModelInfo(
         entry.id,
         _FACE,
         context_max_tokens=window,

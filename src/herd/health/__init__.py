@@ -24,7 +24,7 @@ class Severity(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
+class Evidence:
     """One piece of evidence, as a person reads it: what, and the number with its unit."""
 
     label: str
@@ -47,7 +47,7 @@ class Finding:
     severity: Severity
     title: str
     cause: str
-    evidence: tuple[Fact, ...]
+    evidence: tuple[Evidence, ...]
     remedy: str
     commands: tuple[Command, ...]
     nodes: tuple[NodeId, ...] = ()

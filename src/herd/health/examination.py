@@ -16,7 +16,7 @@ FINDINGS_MAX = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class NamedFinding:
     """A finding under the name by which it is known from one look to the next."""
 
     id: str
@@ -30,7 +30,7 @@ class Examination:
     """`passed` are checks that found nothing, with what they say then."""
 
     at: float
-    findings: tuple[Named, ...]
+    findings: tuple[NamedFinding, ...]
     passed: tuple[tuple[str, str], ...]
     score: int
     arithmetic: str
@@ -39,7 +39,7 @@ class Examination:
 
 def examine(checks: Sequence[Check], snapshot: Snapshot, known_since: Mapping[str, float]) -> Examination:
     """`known_since`: when findings of earlier looks were first found, by their id."""
-    named: list[Named] = []
+    named: list[NamedFinding] = []
     passed: list[tuple[str, str]] = []
     for check in checks:
         found = list(check.find(snapshot))
@@ -52,10 +52,10 @@ def examine(checks: Sequence[Check], snapshot: Snapshot, known_since: Mapping[st
     return Examination(snapshot.at, tuple(named[:FINDINGS_MAX]), tuple(passed), score, arithmetic, _summary(named))
 
 
-def _named(check: Check, finding: Finding, at: float, known_since: Mapping[str, float]) -> Named:
+def _named(check: Check, finding: Finding, at: float, known_since: Mapping[str, float]) -> NamedFinding:
     key = f"{check.name}:{finding.key}" if finding.key else check.name
     since = finding.since if finding.since is not None else known_since.get(key, at)
-    return Named(key, check.name, since, finding)
+    return NamedFinding(key, check.name, since, finding)
 
 
 def _score(severities: Iterable[Severity]) -> tuple[int, str]:
@@ -73,7 +73,7 @@ def _score(severities: Iterable[Severity]) -> tuple[int, str]:
     return max(0, total), " - ".join(terms) + f" = {max(0, total)}{floor}"
 
 
-def _summary(named: Sequence[Named]) -> str:
+def _summary(named: Sequence[NamedFinding]) -> str:
     urgent = sum(one.finding.severity is not Severity.INFO for one in named)
     if not urgent:
         return "Nothing needs attention." if not named else f"Nothing is wrong; {len(named)} to know."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from herd.core.state.fleet import Liveness, ModelCard, ModelName, NodeId, Pressure, Report
+from herd.core.state.fleet import Liveness, ModelInfo, ModelName, NodeId, Pressure, Report
 
 WINDOW_S = 3600.0
 """How far back traffic and samples reach: long enough for a rate, short enough to be about now."""
@@ -14,7 +14,7 @@ SAMPLES_MAX = int(WINDOW_S / SAMPLE_EVERY_S)
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class NodeSample:
     """A node at one moment of its past hour."""
 
     at: float
@@ -42,7 +42,7 @@ class NodeNow:
     clock_ahead_s: float | None = None
     """Its clock minus ours, as its heartbeats say; None where they say nothing."""
     is_yielding: bool = False
-    past: tuple[Sample, ...] = ()
+    past: tuple[NodeSample, ...] = ()
 
     @property
     def id(self) -> NodeId:
@@ -53,12 +53,12 @@ class NodeNow:
         return self.liveness is not Liveness.OFFLINE
 
     @property
-    def loaded(self) -> Iterator[tuple[ModelName, ModelCard]]:
+    def loaded(self) -> Iterator[tuple[ModelName, ModelInfo]]:
         return ((name, card) for name, card in sorted(self.report.models.items()) if card.loaded is not None)
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class ModelTraffic:
     """What became of the requests of one model on one node within the window. Counts are rows of the traces."""
 
     node_id: NodeId
@@ -91,7 +91,7 @@ class Traffic:
     """`rejected` found no node within their time; `too_late` met their own deadline. `is_known` is false where the traces could
     not be read: then checks of traffic say nothing."""
 
-    pairs: tuple[Pair, ...] = ()
+    pairs: tuple[ModelTraffic, ...] = ()
     requests: int = 0
     rejected: int = 0
     too_late: int = 0

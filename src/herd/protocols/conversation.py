@@ -1,6 +1,6 @@
 """The neutral conversation: what was asked and what is answered, in no dialect's words. Decides nothing.
 
-Two depths. An `Ask` is what every request is read for at the door: a handful of features, found without decoding
+Two depths. An `ParsedRequest` is what every request is read for at the door: a handful of features, found without decoding
 the payload (microseconds, whatever the size). A `Conversation` is the whole request in neutral form, made only
 when client and engine speak different dialects; `Delta` is the neutral piece of an answer. Translation is a hub:
 a dialect turns its requests into Conversations and Deltas into its answers; an engine does the reverse.
@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from herd.core.state.request import Kind
+from herd.core.state.request import RequestKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +20,11 @@ class Route:
 
     method: str
     path: str
-    kind: Kind
+    kind: RequestKind
 
 
 @dataclass(slots=True)
-class Ask:
+class ParsedRequest:
     """What the door reads from a request body. `body` is the client's bytes, untouched.
 
     `prompt_tokens` is an estimate (text bytes / 4, images left out). The last four fields are the coordinator's
@@ -109,7 +109,7 @@ class Conversation:
     and `dimensions`. `format` is None, "json" or a JSON schema (dict). `think` is None, a bool or an effort word.
     """
 
-    kind: Kind
+    kind: RequestKind
     model: str
     stream: bool
     messages: list[Message] = field(default_factory=list)

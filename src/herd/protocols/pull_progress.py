@@ -13,7 +13,7 @@ import msgspec
 SUCCESS = "success"
 
 
-class Progress(msgspec.Struct, omit_defaults=True):
+class PullProgress(msgspec.Struct, omit_defaults=True):
     """One line. `error` empty unless it failed."""
 
     status: str = ""
@@ -23,10 +23,10 @@ class Progress(msgspec.Struct, omit_defaults=True):
     error: str = ""
 
 
-_DECODER = msgspec.json.Decoder(Progress)
+_DECODER = msgspec.json.Decoder(PullProgress)
 
 
-def read_progress(line: bytes) -> Progress | None:
+def read_progress(line: bytes) -> PullProgress | None:
     """None for what is no such line."""
     try:
         return _DECODER.decode(line)

@@ -15,7 +15,7 @@ import msgspec
 
 from herd.core.state.fleet import canonical
 from herd.errors import BadRequest
-from herd.protocols.conversation import Ask
+from herd.protocols.conversation import ParsedRequest
 
 FALLBACKS_MAX = 8
 TAGS_MAX = 16
@@ -43,7 +43,7 @@ _PATH = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`")
 _BINARY_START = re.compile(rb';base64,|"data"\s*:\s*"')
 
 
-class Extras(msgspec.Struct):
+class ExtensionFields(msgspec.Struct):
     """The coordinator's own request fields. A dialect's door struct derives from this."""
 
     fallback_models: msgspec.Raw = ABSENT
@@ -51,7 +51,7 @@ class Extras(msgspec.Struct):
     user: msgspec.Raw = ABSENT
 
 
-class Own(NamedTuple):
+class Extensions(NamedTuple):
     """The extras, read: `are_present` says that the body must be rewritten without them."""
 
     fallback_models: tuple[str, ...]
@@ -60,7 +60,7 @@ class Own(NamedTuple):
     are_present: bool
 
 
-_NOTHING = Own((), (), "", False)
+_NOTHING = Extensions((), (), "", False)
 
 
 def read(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
@@ -105,7 +105,7 @@ def model_name(name: str | None) -> str:
     return name
 
 
-def own(extras: Extras, model: str) -> Own:
+def own(extras: ExtensionFields, model: str) -> Extensions:
     """The extras of a request for `model`. Raises BadRequest."""
     if extras.metadata is ABSENT and extras.fallback_models is ABSENT and extras.user is ABSENT:
         return _NOTHING
@@ -113,7 +113,7 @@ def own(extras: Extras, model: str) -> Own:
     present = has_tags or any(memoryview(raw).nbytes for raw in (extras.fallback_models, extras.user))
     if not present:
         return _NOTHING
-    return Own(_fallbacks(extras.fallback_models, model), tags, _user(extras.user), present)
+    return Extensions(_fallbacks(extras.fallback_models, model), tags, _user(extras.user), present)
 
 
 def read_tags(values: Sequence[str], where: str) -> tuple[str, ...]:
@@ -144,7 +144,7 @@ def text_bytes(raw: msgspec.Raw) -> int:
     return size
 
 
-def rewrite(ask: Ask, model: str, put: Mapping[str, Any] | None = None, name_field: str = "model") -> bytes:
+def rewrite(ask: ParsedRequest, model: str, put: Mapping[str, Any] | None = None, name_field: str = "model") -> bytes:
     """The body a node may see: without extras, for `model`, with the fields of `put` set. All else byte for byte.
 
     Values that stay are copied as they were sent; only the space between top-level fields is lost, and of

@@ -11,12 +11,12 @@ import dataclasses
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from herd.core.state.request import Kind
+from herd.core.state.request import RequestKind
 from herd.protocols.conversation import Conversation, Message, Sampling
 
 
 @dataclass(slots=True)
-class Said:
+class PartialAnswer:
     """What the client was told before it broke off; `pieces` stands for tokens, since engines send one token a piece."""
 
     text: str = ""
@@ -32,7 +32,7 @@ class Said:
         return not (self.text or self.thinking or self.has_calls or self.is_finished)
 
 
-def going_on_raw(conversation: Conversation, said: Said, rendered: str, capabilities: Collection[str]) -> Conversation | None:
+def going_on_raw(conversation: Conversation, said: PartialAnswer, rendered: str, capabilities: Collection[str]) -> Conversation | None:
     """The same for an engine that begins a new turn after a trailing assistant's one, but tells the text its template makes.
 
     What was said is put behind that text, and the engine writes on without its template. A raw answer is not read for tool calls or
@@ -43,11 +43,11 @@ def going_on_raw(conversation: Conversation, said: Said, rendered: str, capabili
         return None
     prompt = conversation.prompt if conversation.raw else rendered
     return dataclasses.replace(
-        conversation, kind=Kind.GENERATE, raw=True, messages=[], system="", prompt=prompt + said.text, sampling=_shorter(conversation, said)
+        conversation, kind=RequestKind.GENERATE, raw=True, messages=[], system="", prompt=prompt + said.text, sampling=_shorter(conversation, said)
     )
 
 
-def going_on(conversation: Conversation, said: Said) -> Conversation | None:
+def going_on(conversation: Conversation, said: PartialAnswer) -> Conversation | None:
     """The conversation to ask another node with, or None where going on would be a guess."""
     if said.is_nothing:
         return conversation
@@ -55,12 +55,12 @@ def going_on(conversation: Conversation, said: Said) -> Conversation | None:
         return None
     if conversation.format is not None or conversation.logprobs or conversation.images or conversation.suffix:
         return None
-    if conversation.kind is Kind.CHAT:
+    if conversation.kind is RequestKind.CHAT:
         resumed = dataclasses.replace(conversation, messages=_with_beginning(conversation.messages, said.text))
-    elif conversation.kind is Kind.GENERATE and conversation.raw:
+    elif conversation.kind is RequestKind.GENERATE and conversation.raw:
         resumed = dataclasses.replace(conversation, prompt=conversation.prompt + said.text)
-    elif conversation.kind is Kind.GENERATE:
-        resumed = dataclasses.replace(conversation, kind=Kind.CHAT, messages=_as_chat(conversation, said.text), prompt="", system="")
+    elif conversation.kind is RequestKind.GENERATE:
+        resumed = dataclasses.replace(conversation, kind=RequestKind.CHAT, messages=_as_chat(conversation, said.text), prompt="", system="")
     else:
         return None
     return dataclasses.replace(resumed, sampling=_shorter(conversation, said))
@@ -80,7 +80,7 @@ def _as_chat(conversation: Conversation, text: str) -> list[Message]:
     return [*system, Message("user", conversation.prompt), Message("assistant", text)]
 
 
-def _shorter(conversation: Conversation, said: Said) -> Sampling:
+def _shorter(conversation: Conversation, said: PartialAnswer) -> Sampling:
     limit = conversation.sampling.output_tokens_max
     left = max(1, limit - said.pieces) if limit is not None and limit > 0 else limit
     return dataclasses.replace(conversation.sampling, output_tokens_max=left)

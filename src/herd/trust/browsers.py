@@ -23,18 +23,18 @@ _APPLICATIONS = ("app", "tauri", "vscode-webview", "vscode-file")
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
+class AllowedNames:
     """Under which names this coordinator is reached, and which other origins may call it. All in lower case."""
 
     hosts: frozenset[str]
     origins: frozenset[str]
 
     @classmethod
-    def of(cls, hosts: Iterable[str], origins: Iterable[str]) -> Names:
+    def of(cls, hosts: Iterable[str], origins: Iterable[str]) -> AllowedNames:
         return cls(frozenset(h.lower() for h in hosts), frozenset(o.lower().rstrip("/") for o in origins))
 
 
-def host_refusal(host: str, names: Names) -> Refusal | None:
+def host_refusal(host: str, names: AllowedNames) -> Refusal | None:
     """`host` as in the Host header; empty where HTTP/1.0 sent none. None when it may be us that is meant."""
     name = host_name(host)
     if not host or parsed(name) is not None or "." not in name or name in names.hosts:
@@ -45,7 +45,7 @@ def host_refusal(host: str, names: Names) -> Refusal | None:
     return Refusal(421, "host_not_allowed", f"this is not {shown}; if it should be, set FLEET_ALLOWED_HOSTS={shown} and restart")
 
 
-def origin_refusal(origin: str, host: str, changes_state: bool, names: Names) -> Refusal | None:
+def origin_refusal(origin: str, host: str, changes_state: bool, names: AllowedNames) -> Refusal | None:
     """`origin` as in the Origin header, empty where there is none: then no page called across.
 
     The page's own origin (ours) may do everything. Pages served by this machine may ask models, as with Ollama, but

@@ -59,7 +59,7 @@ class Logins:
         self._sessions.pop(_digest(session), None)
 
 
-class Tries:
+class LoginAttempts:
     """Who tried how many wrong keys lately. A key cannot be guessed; this keeps the log short and the answer plain."""
 
     def __init__(self) -> None:

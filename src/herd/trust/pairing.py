@@ -106,7 +106,7 @@ def joined_proof(key: bytes, fleet_public: str, node_id: NodeId) -> str:
     return signature(key, "joined", fleet_public, node_id)
 
 
-class Codes:
+class JoinCodes:
     """The codes that may still be used."""
 
     def __init__(self) -> None:
@@ -138,7 +138,7 @@ class Codes:
 
 
 @dataclass(frozen=True, slots=True)
-class Applicant:
+class PendingNode:
     """A node that asked to join without a code, as the coordinator shows it to its owner."""
 
     name: str
@@ -147,20 +147,20 @@ class Applicant:
     since: float
 
 
-class Applicants:
+class PendingNodes:
     """Who waits for approval, by public key: a name can be claimed by anybody, the key decides."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, Applicant] = {}
-        self._approved: dict[str, Applicant] = {}
+        self._waiting: dict[str, PendingNode] = {}
+        self._approved: dict[str, PendingNode] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def __iter__(self) -> Iterator[Applicant]:
+    def __iter__(self) -> Iterator[PendingNode]:
         return iter(self._waiting.values())
 
-    def apply(self, applicant: Applicant) -> bool:
+    def apply(self, applicant: PendingNode) -> bool:
         """Whether it is on the list now. Who is on it already keeps its place."""
         known = self._waiting.get(applicant.public)
         if known is None and len(self._waiting) >= PENDING_MAX:
@@ -169,7 +169,7 @@ class Applicants:
         self._waiting[applicant.public] = replace(applicant, since=since)
         return True
 
-    def named(self, name_or_fingerprint: str, fleet_public: str) -> list[Applicant]:
+    def named(self, name_or_fingerprint: str, fleet_public: str) -> list[PendingNode]:
         """Those that are meant: one by its fingerprint, all by a name that several may claim."""
         wanted = name_or_fingerprint.strip()
         by_print = [one for one in self if fingerprint(one.public, fleet_public) == wanted.upper()]

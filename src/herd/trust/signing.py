@@ -32,7 +32,7 @@ COUNTER_HEADER = "X-Fleet-Counter"
 SIGNATURE_HEADER = "X-Fleet-Signature"
 
 
-class Verdict(Enum):
+class Verification(Enum):
     GENUINE = "genuine"
     FORGED = "forged"
     STALE = "stale"
@@ -115,24 +115,24 @@ class Sessions:
         """The session under which this boot of this node signs; another when it has joined anew."""
         return signature(self._secret, "session", node_id, boot_id, key)
 
-    def check(self, key: bytes, path: str, stamp: Stamp, body: bytes) -> Verdict:
+    def check(self, key: bytes, path: str, stamp: Stamp, body: bytes) -> Verification:
         """Whether this message is the node's own and new. Only a genuine one changes anything."""
         expected = sealed(key, path, stamp.node_id, stamp.boot_id, stamp.session, stamp.counter, body)
         if not is_same(expected.signature, stamp.signature):
-            return Verdict.FORGED
+            return Verification.FORGED
         if not is_same(stamp.session, self.name(key, stamp.node_id, stamp.boot_id)):
-            return Verdict.STALE
+            return Verification.STALE
         if stamp.counter <= self._heard.get(stamp.session, -1):
-            return Verdict.REPLAYED
+            return Verification.REPLAYED
         if stamp.session not in self._heard and len(self._heard) >= SESSIONS_MAX:
             self._secret = self._secrets()
             self._heard.clear()
-            return Verdict.STALE
+            return Verification.STALE
         self._heard[stamp.session] = stamp.counter
-        return Verdict.GENUINE
+        return Verification.GENUINE
 
 
-class Speaker:
+class Signer:
     """The side that signs: its session and counter."""
 
     def __init__(self, node_id: NodeId, boot_id: str, key: bytes, counter: int = 0) -> None:

@@ -11,7 +11,7 @@ import pytest
 from fakes.asking import ask
 from fakes.charts import NOW, Charts, charts
 from herd.coordinator.storage.chart_queries import RANGES
-from herd.dashboard.tabs.apps import Apps, Daily
+from herd.dashboard.tabs.apps import Apps, AppsDaily
 from herd.dashboard.tabs.models import ContextUsage, Models
 from herd.dashboard.tabs.trends import Series, Trends
 
@@ -160,7 +160,7 @@ def test_the_seeds_names_are_served(day: Charts, path: str) -> None:
 
 
 def test_days_have_a_column_each(day: Charts) -> None:
-    told = msgspec.convert(get(day, "apps/daily?days=10"), Daily)
+    told = msgspec.convert(get(day, "apps/daily?days=10"), AppsDaily)
     assert get(day, "tags/daily?days=10") == get(day, "apps/daily?days=10")
     for app in told.apps:
         assert len(app.requests) == len(told.days)

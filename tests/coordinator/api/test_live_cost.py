@@ -9,9 +9,9 @@ import msgspec
 
 from builders import a_card, a_report, a_world
 from herd.coordinator.api.fleet_view import FleetView
-from herd.coordinator.api.live_feed import CARDS_AT_ONCE, LiveFeed, Message
+from herd.coordinator.api.live_feed import CARDS_AT_ONCE, LiveFeed, LiveMessage
 from herd.coordinator.driver import Driver
-from herd.coordinator.storage.writer import Store, StoreSettings
+from herd.coordinator.storage.writer import StoreSettings, TraceStore
 from herd.core.state.commands import Record
 from herd.dashboard.live import FleetMessage
 
@@ -21,9 +21,9 @@ class Listener:
 
     def __init__(self) -> None:
         self.topics: frozenset[str] = frozenset()
-        self.told: list[Message] = []
+        self.told: list[LiveMessage] = []
 
-    def tell(self, message: Message) -> None:
+    def tell(self, message: LiveMessage) -> None:
         self.told.append(message)
 
 
@@ -31,7 +31,7 @@ def a_feed(nodes: int, loop: asyncio.AbstractEventLoop, folder: Path) -> LiveFee
     world = a_world()
     world.hears(*(a_report(f"node-{n:03d}", [a_card("m", loaded=True)]) for n in range(nodes)))
     driver = Driver(world.dispatcher, _nothing, loop)
-    return LiveFeed(driver, FleetView(driver, Store(StoreSettings(), folder), loop), lambda: (), loop)
+    return LiveFeed(driver, FleetView(driver, TraceStore(StoreSettings(), folder), loop), lambda: (), loop)
 
 
 def _nothing(_: Record) -> None:

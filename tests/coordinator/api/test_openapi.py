@@ -12,7 +12,7 @@ import pytest
 import herd.dialects
 from fakes.fleet import Fleet, running_fleet
 from herd.coordinator.api.openapi import document
-from herd.coordinator.auth.routes import Guarded
+from herd.coordinator.auth.routes import ApiRoute
 from herd.dialects import Dialect
 from herd.discover import discover
 from herd.trust.rights import KEYLESS, Right
@@ -91,7 +91,7 @@ def test_a_route_without_a_body_takes_none() -> None:
     async def changed(_: object) -> None:
         """What it does. And more."""
 
-    routes = [Guarded("/fleet/x/{name}", changed, "POST", Right.ADMIN, query=("days",))]
+    routes = [ApiRoute("/fleet/x/{name}", changed, "POST", Right.ADMIN, query=("days",))]
     made: Any = document(discover(herd.dialects, Dialect, "DIALECT"), routes, "1")  # type: ignore[type-abstract]
     operation = made["paths"]["/fleet/x/{name}"]["post"]
     assert json.loads(json.dumps(operation["parameters"]))[1]["name"] == "days"

@@ -13,7 +13,7 @@ import pytest
 
 from fakes.fleet import Fleet, running_fleet
 from fakes.ollama.server import FakeOllama
-from herd.dashboard.requests import Story, Traces
+from herd.dashboard.requests import RequestDetails, Traces
 from herd.dashboard.tabs.overview import Overview
 
 CHAT = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hello"}], "stream": False, "metadata": {"tags": ["aider"]}}).encode()
@@ -83,7 +83,7 @@ def test_traces_come_in_pages_and_can_be_narrowed(fleet: Fleet) -> None:
 
 def test_one_request_is_told_whole(fleet: Fleet) -> None:
     request_id = fleet.get("/dashboard/api/traces?limit=1")["traces"][0]["request_id"]
-    told = msgspec.convert(fleet.get(f"/dashboard/api/requests/{request_id}"), Story)
+    told = msgspec.convert(fleet.get(f"/dashboard/api/requests/{request_id}"), RequestDetails)
     assert told.sentence.startswith("m:latest for aider: answered by alpha, first byte after ")
     assert sum(span.ms for lane in told.lanes for span in lane.spans) == pytest.approx(told.total_ms, abs=1.0)
     [choice] = told.choices

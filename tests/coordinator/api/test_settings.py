@@ -17,7 +17,7 @@ from fakes.ollama.server import FakeOllama
 from herd import config
 from herd.config import ConfigError, Given
 from herd.coordinator.settings import Settings
-from herd.coordinator.settings_store import FILE_NAME, SettingsDesk
+from herd.coordinator.settings_store import FILE_NAME, SettingsStore
 from herd.dashboard.tabs.settings import Changed, History, Preview, SettingLine, SettingsPage
 from herd.errors import BadRequest
 
@@ -25,14 +25,14 @@ CHAT = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hello
 ENVIRON = {"FLEET_HOLD_MAX_S": "20", "FLEET_TRACE_BATCH_ROWS": "128", "FLEET_ANTHROPIC_API_KEY": "sk-very-secret"}
 
 
-def a_desk(folder: Path, environ: Mapping[str, str] = ENVIRON, flags: Mapping[str, Given] | None = None) -> SettingsDesk:
+def a_desk(folder: Path, environ: Mapping[str, str] = ENVIRON, flags: Mapping[str, Given] | None = None) -> SettingsStore:
     known = {setting.env for record in config.parts_of(Settings) for setting in config.settings_of(record)}
     environ = {name: value for name, value in environ.items() if name in known}
 
     def load(here: Mapping[str, Given]) -> config.Config:
         return config.load(config.parts_of(Settings), environ, None, flags, here=here)
 
-    return SettingsDesk(load, folder / FILE_NAME)
+    return SettingsStore(load, folder / FILE_NAME)
 
 
 @pytest.fixture

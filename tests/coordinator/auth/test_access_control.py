@@ -16,7 +16,7 @@ from fakes.faults import Hang
 from fakes.fleet import Fleet, running_fleet, settings_for_tests
 from fakes.ollama.server import FakeOllama
 from herd.coordinator.auth.access_control import AccessSettings
-from herd.coordinator.auth.routes import Guarded
+from herd.coordinator.auth.routes import ApiRoute
 from herd.trust.rights import Right
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": False}
@@ -66,10 +66,10 @@ def fleet(engine: FakeOllama) -> Iterator[Fleet]:
         yield running
 
 
-def every_route(fleet: Fleet) -> list[Guarded]:
+def every_route(fleet: Fleet) -> list[ApiRoute]:
     bridge = fleet.coordinator.bridge
     assert bridge is not None
-    return [route for route in bridge._application.routes if isinstance(route, Guarded)]  # type: ignore[attr-defined]
+    return [route for route in bridge._application.routes if isinstance(route, ApiRoute)]  # type: ignore[attr-defined]
 
 
 def test_this_machine_needs_nothing_at_first(fleet: Fleet) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from fakes.fleet import Fleet, running_fleet
 from fakes.ollama.server import FakeOllama
-from herd.coordinator.auth.routes import Guarded, Rights
+from herd.coordinator.auth.routes import ApiRoute, Rights
 from herd.trust.keys import Scope
 from herd.trust.rights import Right
 
@@ -54,7 +54,7 @@ def routes_of(fleet: Fleet) -> list[tuple[str, str, Right]]:
     assert bridge is not None
     found = []
     for route in bridge._application.routes:  # type: ignore[attr-defined]
-        assert isinstance(route, Guarded), f"{route} says nothing of who may come in"
+        assert isinstance(route, ApiRoute), f"{route} says nothing of who may come in"
         [method] = set(route.methods or ()) - {"HEAD"}
         found.append((method, route.path.replace("{", "").replace("}", ""), route.right))
     api = fleet.coordinator.inference

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
-from herd.coordinator.http.write_batching import WAITING_MAX_BYTES, Outbox
+from herd.coordinator.http.write_batching import WAITING_MAX_BYTES, WriteBatcher
 from http_fixtures import FakeLoop, FakeTransport
 
 
-def an_outbox() -> tuple[Outbox, FakeLoop]:
+def an_outbox() -> tuple[WriteBatcher, FakeLoop]:
     loop = FakeLoop()
-    return Outbox(cast("asyncio.AbstractEventLoop", loop)), loop
+    return WriteBatcher(cast("asyncio.AbstractEventLoop", loop)), loop
 
 
 def test_the_first_bytes_of_a_turn_leave_at_once_and_the_others_at_its_end() -> None:

@@ -19,7 +19,7 @@ from fakes.fleet import Fleet, Machine, running_fleet, settings_for_tests
 from fakes.ollama.server import FakeModel, FakeOllama, FakeSettings
 from herd.coordinator.models.benchmark_runner import BenchmarkSettings
 from herd.core.state.fleet import NodeId
-from herd.dashboard.tabs.benchmarks import Progress, Run, Runs, Started
+from herd.dashboard.tabs.benchmarks import BenchmarkDetails, BenchmarkProgress, Runs, Started
 
 Json = dict[str, Any]
 CHAT = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hello"}], "stream": False}).encode()
@@ -53,7 +53,7 @@ def start(fleet: Fleet, **asked: object) -> str:
     return str(msgspec.convert(answer, Started).run_id)
 
 
-def ended(fleet: Fleet) -> Progress:
+def ended(fleet: Fleet) -> BenchmarkProgress:
     async def over() -> None:
         task = fleet.coordinator.benchmarks._task
         assert task is not None
@@ -63,15 +63,15 @@ def ended(fleet: Fleet) -> Progress:
     return progress(fleet)
 
 
-def progress(fleet: Fleet) -> Progress:
-    return msgspec.convert(fleet.get("/dashboard/api/benchmarks/progress"), Progress)
+def progress(fleet: Fleet) -> BenchmarkProgress:
+    return msgspec.convert(fleet.get("/dashboard/api/benchmarks/progress"), BenchmarkProgress)
 
 
-def a_run(fleet: Fleet, run_id: str) -> Run:
-    return msgspec.convert(fleet.get(f"/dashboard/api/benchmarks/{run_id}"), Run)
+def a_run(fleet: Fleet, run_id: str) -> BenchmarkDetails:
+    return msgspec.convert(fleet.get(f"/dashboard/api/benchmarks/{run_id}"), BenchmarkDetails)
 
 
-def measured(fleet: Fleet, **asked: object) -> Run:
+def measured(fleet: Fleet, **asked: object) -> BenchmarkDetails:
     run_id = start(fleet, **asked)
     ended(fleet)
     return a_run(fleet, run_id)

@@ -12,13 +12,13 @@ from builders import a_card, an_engine
 from fakes.faults import Status
 from fakes.fleet import Fleet, running_fleet
 from fakes.ollama.server import FakeOllama
-from herd.core.state.commands import Warm
+from herd.core.state.commands import LoadModel
 from herd.core.state.fleet import NodeId, canonical
 
 CHAT = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": False})
 
 
-def warm(fleet: Fleet, command: Warm) -> None:
+def warm(fleet: Fleet, command: LoadModel) -> None:
     async def told() -> None:
         assert fleet.coordinator.driver.warm is not None
         fleet.coordinator.driver.warm(command)
@@ -33,9 +33,9 @@ def chat(fleet: Fleet) -> None:
     connection.close()
 
 
-def card_of(fleet: Fleet) -> Warm:
+def card_of(fleet: Fleet) -> LoadModel:
     [node] = list(fleet.coordinator.driver.fleet)
-    return Warm(node.id, canonical("m"), node.report.models[canonical("m")])
+    return LoadModel(node.id, canonical("m"), node.report.models[canonical("m")])
 
 
 def test_an_empty_request_loads_it_and_the_next_one_finds_it_there() -> None:
@@ -62,6 +62,6 @@ def test_an_engine_without_such_a_request_is_left_alone() -> None:
         card = a_card("m", engine=an_engine())
         for kind in ("llamacpp", "unheard-of"):
             other = type(card.engine)(kind, engine.url, "", 1, None)
-            warm(fleet, Warm(NodeId("alpha"), canonical("m"), type(card)("m", other, 1)))
+            warm(fleet, LoadModel(NodeId("alpha"), canonical("m"), type(card)("m", other, 1)))
         chat(fleet)
         assert [seen.path for seen in engine.inference] == ["/api/chat"]

@@ -17,7 +17,7 @@ from fakes.fleet import Fleet, running_fleet, settings_for_tests
 from fakes.ollama.server import FakeModel, FakeOllama
 from fakes.ollama.visit import FakeSettings
 from herd.coordinator.proxy.auto_pull import AutoPullSettings
-from herd.coordinator.proxy.wait_comments import WaitingNotesSettings
+from herd.coordinator.proxy.wait_comments import WaitCommentSettings
 
 HI = [{"role": "user", "content": "Hi"}]
 FORWARDED = {"X-Forwarded-For": "203.0.113.9"}
@@ -27,7 +27,7 @@ FORWARDED = {"X-Forwarded-For": "203.0.113.9"}
 @contextmanager
 def a_fleet(**settings: Any) -> Iterator[tuple[Fleet, FakeOllama]]:
     """One node whose registry has `new`, and a thread that sends its heartbeats."""
-    wanted = replace(settings_for_tests(), auto_pull=AutoPullSettings(**settings), waiting_notes=WaitingNotesSettings(every_s=0.1))
+    wanted = replace(settings_for_tests(), auto_pull=AutoPullSettings(**settings), waiting_notes=WaitCommentSettings(every_s=0.1))
     registry = FakeSettings(registry={"new:latest": FakeModel("new", size_bytes=4_000_000_000)})
     with FakeOllama(["m"], registry) as node, running_fleet({"one": node}, settings=wanted) as fleet:
         over = Event()

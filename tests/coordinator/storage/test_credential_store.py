@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 from herd.coordinator.storage import credential_store
-from herd.coordinator.storage.credential_store import PairedNode, Vault, VaultDamaged, VaultFull
+from herd.coordinator.storage.credential_store import (
+    CredentialStore,
+    CredentialStoreDamaged,
+    CredentialStoreFull,
+    PairedNode,
+)
 from herd.core.state.fleet import NodeId
 from herd.trust.keys import ApiKey, Scope
 
@@ -17,8 +22,8 @@ KEY = ApiKey("id1", "app", "0" * 64, frozenset({Scope.CHAT, Scope.READ}), 1.0, (
 NODE = PairedNode("mac", "1" * 64, "2" * 64, 3.0, "code")
 
 
-def a_vault(folder: Path, seed: int = 1) -> Vault:
-    kept = Vault(folder)
+def a_vault(folder: Path, seed: int = 1) -> CredentialStore:
+    kept = CredentialStore(folder)
     kept.open(bytes([seed]) * 32, bytes([seed]) * 10)
     return kept
 
@@ -63,7 +68,7 @@ def test_a_damaged_file_stops_the_start_and_is_named(tmp_path: Path, name: str, 
     kept.put_key(KEY)
     kept.put_node(NODE)
     (tmp_path / credential_store.FOLDER / name).write_bytes(damage)
-    with pytest.raises(VaultDamaged, match=name):
+    with pytest.raises(CredentialStoreDamaged, match=name):
         a_vault(tmp_path)
 
 
@@ -84,9 +89,9 @@ def test_only_so_many_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     kept = a_vault(tmp_path)
     kept.put_key(KEY)
     kept.put_node(NODE)
-    with pytest.raises(VaultFull):
+    with pytest.raises(CredentialStoreFull):
         kept.put_key(ApiKey("id2", "other", "0" * 64, frozenset({Scope.CHAT}), 1.0))
-    with pytest.raises(VaultFull):
+    with pytest.raises(CredentialStoreFull):
         kept.put_node(PairedNode("pc", "1" * 64, "2" * 64, 3.0, "code"))
     kept.put_key(KEY)
     kept.put_node(NODE)

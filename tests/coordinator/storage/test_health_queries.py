@@ -11,7 +11,7 @@ from herd.coordinator.storage import schema
 from herd.coordinator.storage.health_queries import traffic
 from herd.core.state import refusals
 from herd.core.state.fleet import ModelName, NodeId
-from herd.health.snapshot import Pair, Traffic
+from herd.health.snapshot import ModelTraffic, Traffic
 
 NOW = 1_795_448_000.0
 M, ALPHA = ModelName("m:latest"), NodeId("alpha")
@@ -40,7 +40,7 @@ def asked(database: sqlite3.Connection, window: int = 4096) -> Traffic:
     return traffic(database, NOW - 3600, [(ALPHA, M, window)])
 
 
-def pair(database: sqlite3.Connection, window: int = 4096) -> Pair:
+def pair(database: sqlite3.Connection, window: int = 4096) -> ModelTraffic:
     [found] = asked(database, window).pairs
     return found
 

@@ -14,10 +14,10 @@ from builders import World, a_card, a_report, a_request, a_world
 from herd.coordinator.storage import learned_state
 from herd.coordinator.storage.database import open_for_writing
 from herd.coordinator.storage.retention import DAY_S
-from herd.coordinator.storage.writer import Store, StoreSettings
-from herd.core.planning.replay import Rules
+from herd.coordinator.storage.writer import StoreSettings, TraceStore
+from herd.core.planning.replay import DecisionRules
 from herd.core.state.events import AttemptFinished, ClientLeft, FirstByte, RequestArrived
-from herd.core.state.learned_values import CHANGES_MAX, TAKEN_MAX, Changes, Memory
+from herd.core.state.learned_values import CHANGES_MAX, TAKEN_MAX, Changes, LearnedValue
 from herd.core.state.request import Counters, RequestId
 
 NOW = 1_800_000_000.0
@@ -119,15 +119,15 @@ def test_changes_that_nobody_fetches_are_bounded() -> None:
     assert changes.take()[0] == ("pair", "n5", "m")
 
 
-def a_store(folder: Path, wall: Wall | None = None) -> Store:
+def a_store(folder: Path, wall: Wall | None = None) -> TraceStore:
     wall = wall or Wall()
-    store = Store(QUICK, folder, wall=lambda: wall.now, monotonic=lambda: 0.0, rules=Rules())
+    store = TraceStore(QUICK, folder, wall=lambda: wall.now, monotonic=lambda: 0.0, rules=DecisionRules())
     store.open()
     return store
 
 
-def a_memory(subject: str = "alpha", model: str = "m:latest", kind: str = "pair", log: float = 0.5) -> Memory:
-    return Memory(kind, subject, model, {"prompt_log": log, "prompt_samples": 3.0})
+def a_memory(subject: str = "alpha", model: str = "m:latest", kind: str = "pair", log: float = 0.5) -> LearnedValue:
+    return LearnedValue(kind, subject, model, {"prompt_log": log, "prompt_samples": 3.0})
 
 
 def test_the_newest_word_is_kept(tmp_path: Path) -> None:
@@ -164,10 +164,10 @@ STRANGE = (
     ("pair", "alpha", "o:latest", "[]"),
 )  # fmt: skip
 IMPOSSIBLE = (
-    Memory("pair", "a", "m", {"prompt_log": 400.0, "prompt_samples": 3}), Memory("pair", "a", "m", {"step_log": 1.0, "step_samples": -3}),
-    Memory("pair", "a", "m", {"step_log": float("nan"), "step_samples": 3}), Memory("node", "a", "", {"load_log": 1.0}),
-    Memory("output", "", "m", {"mean": -1.0, "square": 1.0, "samples": 1}), Memory("output", "", "m", {}),
-    Memory("tokens", "", "m", {"factor": 1e9}), Memory("prophecy", "a", "m", {"prompt_log": 1.0}),
+    LearnedValue("pair", "a", "m", {"prompt_log": 400.0, "prompt_samples": 3}), LearnedValue("pair", "a", "m", {"step_log": 1.0, "step_samples": -3}),
+    LearnedValue("pair", "a", "m", {"step_log": float("nan"), "step_samples": 3}), LearnedValue("node", "a", "", {"load_log": 1.0}),
+    LearnedValue("output", "", "m", {"mean": -1.0, "square": 1.0, "samples": 1}), LearnedValue("output", "", "m", {}),
+    LearnedValue("tokens", "", "m", {"factor": 1e9}), LearnedValue("prophecy", "a", "m", {"prompt_log": 1.0}),
 )  # fmt: skip
 
 
@@ -211,10 +211,10 @@ def test_what_could_not_be_written_is_written_later(tmp_path: Path) -> None:
 
 
 def test_the_rules_in_force_are_on_record_once_each(tmp_path: Path) -> None:
-    other = Rules("signals").changed(None, {"model_hot": 7.5, "harm_weight": 0.25})
-    for rules in (Rules(), other, Rules()):
-        store = Store(QUICK, tmp_path, wall=lambda: NOW, monotonic=lambda: 0.0, rules=rules)
+    other = DecisionRules("signals").changed(None, {"model_hot": 7.5, "harm_weight": 0.25})
+    for rules in (DecisionRules(), other, DecisionRules()):
+        store = TraceStore(QUICK, tmp_path, wall=lambda: NOW, monotonic=lambda: 0.0, rules=rules)
         store.open()
         store.close()
     with closing(sqlite3.connect(tmp_path / "latency.db")) as opened:
-        assert learned_state.known_rules(opened) == {one.fingerprint: one for one in (Rules(), other)}
+        assert learned_state.known_rules(opened) == {one.fingerprint: one for one in (DecisionRules(), other)}

@@ -20,7 +20,7 @@ from herd.coordinator.storage.queries import (
     usage_by_tag,
     usage_by_tag_and_day,
 )
-from herd.coordinator.storage.writer import Store, StoreSettings
+from herd.coordinator.storage.writer import StoreSettings, TraceStore
 from herd.core.state.commands import Record
 from herd.core.state.fleet import NodeId
 from herd.core.state.request import Counters, Failure, FailureKind, Outcome
@@ -34,20 +34,20 @@ ended_at = [0.0]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store(StoreSettings(retention_days=1e5), tmp_path, wall=lambda: MIDNIGHT + ended_at[0])
+def store(tmp_path: Path) -> Iterator[TraceStore]:
+    opened = TraceStore(StoreSettings(retention_days=1e5), tmp_path, wall=lambda: MIDNIGHT + ended_at[0])
     opened.open()
     yield opened
     opened.close()
 
 
-def put(store: Store, record: Record) -> None:
+def put(store: TraceStore, record: Record) -> None:
     """Records it as if it were now the time of its end."""
     ended_at[0] = record.at
     store.record(record)
 
 
-def test_recent_traces_come_newest_first_and_never_more_than_asked(store: Store) -> None:
+def test_recent_traces_come_newest_first_and_never_more_than_asked(store: TraceStore) -> None:
     for n in range(5):
         put(store, a_record(f"r{n}", at=102.0 + n))
     assert store.flush()
@@ -55,14 +55,14 @@ def test_recent_traces_come_newest_first_and_never_more_than_asked(store: Store)
     assert store.read(recent_traces, -1) == []
 
 
-def test_no_question_returns_more_than_a_thousand_traces(store: Store) -> None:
+def test_no_question_returns_more_than_a_thousand_traces(store: TraceStore) -> None:
     for n in range(queries.TRACES_MAX + 5):
         put(store, a_record(f"r{n}"))
     assert store.flush()
     assert len(store.read(recent_traces, 10**9)) == queries.TRACES_MAX
 
 
-def test_json_columns_come_decoded(store: Store) -> None:
+def test_json_columns_come_decoded(store: TraceStore) -> None:
     put(store, a_record(tags=("web",)))
     assert store.flush()
     (row,) = store.read(recent_traces)
@@ -84,7 +84,7 @@ def test_json_columns_come_decoded(store: Store) -> None:
         (TraceFilter(node_id="' OR 1=1 --"), []),
     ],
 )
-def test_traces_are_found_by_what_they_are(store: Store, wanted: TraceFilter, expected: list[str]) -> None:
+def test_traces_are_found_by_what_they_are(store: TraceStore, wanted: TraceFilter, expected: list[str]) -> None:
     put(store, a_record("a", at=102.0, tags=("web", "x")))
     put(store, a_record("b", at=103.0, node="mac"))
     put(store, a_record("c", at=104.0, model="qwen:latest"))
@@ -93,7 +93,7 @@ def test_traces_are_found_by_what_they_are(store: Store, wanted: TraceFilter, ex
     assert [row["request_id"] for row in store.read(recent_traces, wanted=wanted)] == expected
 
 
-def test_tags_that_are_no_json_hide_nothing(store: Store) -> None:
+def test_tags_that_are_no_json_hide_nothing(store: TraceStore) -> None:
     put(store, a_record("a", tags=("web",)))
     assert store.flush()
     connection = sqlite3.connect(store.path)
@@ -106,7 +106,7 @@ def test_tags_that_are_no_json_hide_nothing(store: Store) -> None:
     assert store.read(one_request, "odd")[0]["tags"] == "web, not json"
 
 
-def test_one_request_shows_its_attempts_and_then_its_end(store: Store) -> None:
+def test_one_request_shows_its_attempts_and_then_its_end(store: TraceStore) -> None:
     put(store, a_record("abc123", Outcome.RETRIED, node="mac", failure=Failure(FailureKind.RESET)))
     put(store, a_record("other"))
     put(store, a_record("abc123", retries=1))
@@ -117,7 +117,7 @@ def test_one_request_shows_its_attempts_and_then_its_end(store: Store) -> None:
     assert store.read(one_request, "nobody") == store.read(one_request, "") == []
 
 
-def test_a_beginning_that_fits_several_requests_names_them(store: Store) -> None:
+def test_a_beginning_that_fits_several_requests_names_them(store: TraceStore) -> None:
     for name in ("abc1", "abc2", "abc", "x%", "x_"):
         put(store, a_record(name))
     assert store.flush()
@@ -129,7 +129,7 @@ def test_a_beginning_that_fits_several_requests_names_them(store: Store) -> None
     assert store.read(one_request, "%") == []
 
 
-def test_percentiles_per_node_and_model(store: Store) -> None:
+def test_percentiles_per_node_and_model(store: TraceStore) -> None:
     for n in range(100):
         put(store, a_record(at=100.5 + (n + 1) / 1000.0))
     put(store, a_record(node="mac"))
@@ -141,7 +141,7 @@ def test_percentiles_per_node_and_model(store: Store) -> None:
     assert (studio["count"], studio["p50_ms"], studio["p75_ms"], studio["p99_ms"]) == (100, 51.0, 76.0, 100.0)
 
 
-def test_the_newest_latencies_of_each_pair_are_remembered_in_their_order(store: Store) -> None:
+def test_the_newest_latencies_of_each_pair_are_remembered_in_their_order(store: TraceStore) -> None:
     for n in range(queries.REMEMBERED_PER_PAIR + 10):
         put(store, a_record(at=101.5 + n))
     put(store, a_record(node="mac"))
@@ -153,7 +153,7 @@ def test_the_newest_latencies_of_each_pair_are_remembered_in_their_order(store: 
     assert len(store.read(remembered_latencies, at=0.0, per_pair=2)) == 3
 
 
-def test_nonsense_latencies_of_another_program_are_not_remembered(store: Store) -> None:
+def test_nonsense_latencies_of_another_program_are_not_remembered(store: TraceStore) -> None:
     connection = sqlite3.connect(store.path)
     connection.executemany(
         "INSERT INTO latency_observations (node_id, model_name, latency_ms, timestamp) VALUES ('mac', 'm', ?, 1)",
@@ -165,7 +165,7 @@ def test_nonsense_latencies_of_another_program_are_not_remembered(store: Store) 
     assert [row["count"] for row in store.read(latency_percentiles)] == [1]
 
 
-def test_usage_counts_requests_once_however_often_they_were_tried(store: Store) -> None:
+def test_usage_counts_requests_once_however_often_they_were_tried(store: TraceStore) -> None:
     put(store, a_record("r1", Outcome.RETRIED))
     put(store, a_record("r1", counters=Counters(40, 10)))
     put(store, a_record("r2", Outcome.FAILED_MIDSTREAM, counters=Counters(1, 2)))
@@ -180,7 +180,7 @@ def test_usage_counts_requests_once_however_often_they_were_tried(store: Store) 
     assert store.read(usage_by_day, since=MIDNIGHT + DAY_S) == [later]
 
 
-def test_apps_are_counted_by_tag_and_day(store: Store) -> None:
+def test_apps_are_counted_by_tag_and_day(store: TraceStore) -> None:
     put(store, a_record("r1", tags=("web", "user:ann")))
     put(store, a_record("r2", tags=("web",)))
     put(store, a_record("r2", Outcome.RETRIED, tags=("web",)))
@@ -195,7 +195,7 @@ def test_apps_are_counted_by_tag_and_day(store: Store) -> None:
     ]  # fmt: skip
 
 
-def test_totals_add_up_and_are_zero_where_nothing_was(store: Store) -> None:
+def test_totals_add_up_and_are_zero_where_nothing_was(store: TraceStore) -> None:
     assert set(store.read(totals).values()) == {0}
     for n, outcome in enumerate(Outcome):
         put(store, a_record(f"r{n}", outcome, counters=Counters(3, 4)))
@@ -207,7 +207,7 @@ def test_totals_add_up_and_are_zero_where_nothing_was(store: Store) -> None:
     assert everything["total_tokens"] == 6 * 7
 
 
-def test_the_frequent_questions_walk_an_index(store: Store) -> None:
+def test_the_frequent_questions_walk_an_index(store: TraceStore) -> None:
     """A scan of half a million rows for the newest ten would show on the dashboard."""
     connection = sqlite3.connect(store.path)
     nothing = {"node_id": None, "model": None, "status": None, "before_id": None, "since": None, "until": None, "tag": None, "limit": 10}

@@ -11,7 +11,7 @@ import pytest
 
 from herd.cli.demo.history import Day, write_day
 from herd.coordinator.storage import node_history, rollups, schema
-from herd.coordinator.storage.node_history import Event, Stay
+from herd.coordinator.storage.node_history import Event, StateInterval
 from herd.coordinator.storage.rollups import BIN_GROWTH, Measure
 
 MIDNIGHT = 20_000 * 86_400.0
@@ -112,7 +112,7 @@ def test_an_app_is_its_first_tag_else_its_key_else_its_address(database: sqlite3
 def test_old_buckets_go_minutes_first(database: sqlite3.Connection) -> None:
     write_day(database, Day(MIDNIGHT, seed=3, requests=60))
     rollups.advance(database)
-    node_history.keep(database, [Stay(MIDNIGHT + 5, "n", "busy", 10.0, 4)], [])
+    node_history.keep(database, [StateInterval(MIDNIGHT + 5, "n", "busy", 10.0, 4)], [])
     while rollups.trim(database, MIDNIGHT + 20 * 86400.0, minutes_days=16.0, hours_days=400.0):
         pass
     counts = [one(database, f"SELECT COUNT(*) FROM {table}")[0] for table in ("rollup_minutes", "rollup_minute_bins", "node_minutes")]
@@ -121,7 +121,7 @@ def test_old_buckets_go_minutes_first(database: sqlite3.Connection) -> None:
 
 
 def test_seconds_of_a_state_add_up_within_their_bucket(database: sqlite3.Connection) -> None:
-    stays = [Stay(MIDNIGHT + 50, "n", "online", 10.0, 4), Stay(MIDNIGHT + 59, "n", "busy", 9.0, 4), Stay(MIDNIGHT + 61, "n", "gone", 2.0, 0)]
+    stays = [StateInterval(MIDNIGHT + 50, "n", "online", 10.0, 4), StateInterval(MIDNIGHT + 59, "n", "busy", 9.0, 4), StateInterval(MIDNIGHT + 61, "n", "gone", 2.0, 0)]
     node_history.keep(database, stays, [Event(MIDNIGHT, "node_joined", "n joined")])
     assert database.execute("SELECT bucket, online_s, gone_s, slot_s FROM node_minutes ORDER BY bucket").fetchall() == [
         (MIDNIGHT, 19.0, 0.0, 76.0), (MIDNIGHT + 60, 0.0, 2.0, 0.0),

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from herd.coordinator.storage import node_history, schema
-from herd.coordinator.storage.node_history import Stay
+from herd.coordinator.storage.node_history import StateInterval
 from herd.coordinator.storage.uptime_queries import SPANS, letter, strips
 from herd.errors import BadRequest
 
@@ -25,7 +25,7 @@ def database() -> Iterator[sqlite3.Connection]:
 
 
 def stayed(database: sqlite3.Connection, state: str, ago_s: float, seconds: float = 60.0, node_id: str = "alpha") -> None:
-    node_history.keep(database, [Stay(NOW - ago_s, node_id, state, seconds, 1)], [])
+    node_history.keep(database, [StateInterval(NOW - ago_s, node_id, state, seconds, 1)], [])
 
 
 @pytest.mark.parametrize(

@@ -19,15 +19,15 @@ from random import Random
 import pytest
 
 from herd.coordinator.storage import trace_rows
-from herd.coordinator.storage.data_dir import FolderBusy, lock_folder
+from herd.coordinator.storage.data_dir import DataDirInUse, lock_folder
 from herd.coordinator.storage.queries import recent_traces, totals
 from herd.coordinator.storage.schema import SCHEMA_VERSION, STEPS
 from herd.coordinator.storage.trace_rows import TraceRow, trace_row
-from herd.coordinator.storage.writer import Store, StoreSettings
+from herd.coordinator.storage.writer import StoreSettings, TraceStore
 from herd.core.state.commands import Record
 from herd.core.state.decision import Decision, Rejected
 from herd.core.state.fleet import ModelName, NodeId
-from herd.core.state.request import Counters, Failure, FailureKind, Kind, Outcome
+from herd.core.state.request import Counters, Failure, FailureKind, Outcome, RequestKind
 from herd.errors import Unavailable
 from recorded import SIGNALS, a_record
 
@@ -58,15 +58,15 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(folder: Path, clock: Clock) -> Iterator[Store]:
+def store(folder: Path, clock: Clock) -> Iterator[TraceStore]:
     opened = a_store(folder, clock)
     yield opened
     opened.close()
 
 
-def a_store(folder: Path, clock: Clock | None = None, settings: StoreSettings = QUICK) -> Store:
+def a_store(folder: Path, clock: Clock | None = None, settings: StoreSettings = QUICK) -> TraceStore:
     clock = clock or Clock()
-    store = Store(settings, folder, wall=lambda: clock.unix, monotonic=lambda: clock.mono)
+    store = TraceStore(settings, folder, wall=lambda: clock.unix, monotonic=lambda: clock.mono)
     store.open()
     return store
 
@@ -83,7 +83,7 @@ def on_disk(folder: Path, sql: str = "SELECT * FROM request_traces ORDER BY id")
 # --- what a row says ---
 
 
-def test_a_completed_request_gives_one_row_with_everything_known_of_it(store: Store, folder: Path) -> None:
+def test_a_completed_request_gives_one_row_with_everything_known_of_it(store: TraceStore, folder: Path) -> None:
     store.record(a_record("r1", tags=("user:ann", "web"), counters=Counters(40, 10, 8, 0.25, 0.5, 1.0, "stop")))
     assert store.flush()
     (row,) = on_disk(folder)
@@ -100,7 +100,7 @@ def test_a_completed_request_gives_one_row_with_everything_known_of_it(store: St
     assert (row["retry_count"], row["fallback_used"], row["error_message"]) == (0, 0, None)
 
 
-def test_a_row_keeps_every_candidate_with_points_or_the_reason_for_none(store: Store, folder: Path) -> None:
+def test_a_row_keeps_every_candidate_with_points_or_the_reason_for_none(store: TraceStore, folder: Path) -> None:
     record = a_record()
     assert record.decision is not None
     record.decision.scored[0].expected_s = {"wait": 0.25}
@@ -123,20 +123,20 @@ def test_a_huge_fleet_keeps_the_best_candidates_and_counts_the_rest() -> None:
 
 
 @pytest.mark.parametrize("outcome", list(Outcome))
-def test_every_outcome_is_written_under_its_own_name(store: Store, folder: Path, outcome: Outcome) -> None:
+def test_every_outcome_is_written_under_its_own_name(store: TraceStore, folder: Path, outcome: Outcome) -> None:
     store.record(a_record(outcome=outcome))
     assert store.flush()
     assert [row["status"] for row in on_disk(folder)] == [outcome.value]
 
 
-def test_a_retried_attempt_counts_its_own_time_and_names_its_failure(store: Store, folder: Path) -> None:
+def test_a_retried_attempt_counts_its_own_time_and_names_its_failure(store: TraceStore, folder: Path) -> None:
     store.record(a_record(outcome=Outcome.RETRIED, failure=Failure(FailureKind.RESET), error="connection reset"))
     assert store.flush()
     (row,) = on_disk(folder)
     assert (row["latency_ms"], row["failure"], row["error_message"]) == (1500.0, "reset", "connection reset")
 
 
-def test_a_request_no_node_could_take_is_written_without_a_node(store: Store, folder: Path) -> None:
+def test_a_request_no_node_could_take_is_written_without_a_node(store: TraceStore, folder: Path) -> None:
     store.record(a_record(outcome=Outcome.REJECTED, node=None, error="nobody has it"))
     assert store.flush()
     (row,) = on_disk(folder)
@@ -144,17 +144,17 @@ def test_a_request_no_node_could_take_is_written_without_a_node(store: Store, fo
     assert json.loads(row["candidates"])["rejected"][0]["filter"] == "memory"
 
 
-def test_only_completed_answers_teach_latency(store: Store, folder: Path) -> None:
+def test_only_completed_answers_teach_latency(store: TraceStore, folder: Path) -> None:
     for outcome in Outcome:
         store.record(a_record(outcome=outcome))
-    store.record(a_record(kind=Kind.INFO))
+    store.record(a_record(kind=RequestKind.INFO))
     assert store.flush()
     (learnt,) = on_disk(folder, "SELECT * FROM latency_observations")
     assert (learnt["node_id"], learnt["model_name"], learnt["latency_ms"]) == ("studio", "llama3:latest", 1500.0)
     assert (learnt["tokens_generated"], learnt["prompt_tokens"], learnt["completion_tokens"]) == (10, 40, 10)
 
 
-def test_nonsense_from_nodes_and_clients_costs_no_row(store: Store, folder: Path) -> None:
+def test_nonsense_from_nodes_and_clients_costs_no_row(store: TraceStore, folder: Path) -> None:
     nonsense = Counters(prompt_tokens=10**30, completion_tokens=-5, load_s=float("nan"), decode_s=float("inf"))
     store.record(a_record("odd\ud800", tags=("tag\udfff",), counters=nonsense, error="x" * 10_000, model_as_asked="m\ud800"))
     assert store.flush()
@@ -165,7 +165,7 @@ def test_nonsense_from_nodes_and_clients_costs_no_row(store: Store, folder: Path
     assert json.loads(row["tags"]) == ["tag?"]
 
 
-def test_a_record_that_makes_no_row_is_counted_and_holds_up_nobody(store: Store, folder: Path) -> None:
+def test_a_record_that_makes_no_row_is_counted_and_holds_up_nobody(store: TraceStore, folder: Path) -> None:
     store.record(a_record("bad", counters=Counters(prompt_tokens=float("nan"))))  # type: ignore[arg-type]
     store.record(a_record("good"))
     assert store.flush()
@@ -183,7 +183,7 @@ def test_the_insert_names_exactly_the_fields_of_the_row() -> None:
 
 
 @pytest.mark.parametrize("count", [1, trace_rows.ROWS_TOGETHER - 1, trace_rows.ROWS_TOGETHER, 2 * trace_rows.ROWS_TOGETHER + 3])
-def test_rows_in_every_number_are_written_in_order(store: Store, folder: Path, count: int) -> None:
+def test_rows_in_every_number_are_written_in_order(store: TraceStore, folder: Path, count: int) -> None:
     names = [f"r{n}" for n in range(count)]
     for name in names:
         store.record(a_record(name))
@@ -192,7 +192,7 @@ def test_rows_in_every_number_are_written_in_order(store: Store, folder: Path, c
     assert on_disk(folder, "SELECT COUNT(*) FROM latency_observations")[0][0] == count
 
 
-def test_the_published_queries_run_unchanged(store: Store, folder: Path, clock: Clock) -> None:
+def test_the_published_queries_run_unchanged(store: TraceStore, folder: Path, clock: Clock) -> None:
     store.record(a_record("bad", Outcome.FAILED, at=101.0))
     for n in range(3):
         clock.unix += 1.0
@@ -202,7 +202,7 @@ def test_the_published_queries_run_unchanged(store: Store, folder: Path, clock: 
     assert [tuple(row)[:4] for row in on_disk(folder, SPEED)] == [("studio", "llama3:latest", 3, 3000.0)]
 
 
-def test_no_word_of_a_prompt_can_reach_a_row(store: Store, folder: Path) -> None:
+def test_no_word_of_a_prompt_can_reach_a_row(store: TraceStore, folder: Path) -> None:
     """The core's records have no field for text that people wrote: whatever is in them, every row column is accounted for."""
     from_core = {name for kind in (Record, Decision, Counters) for name in kind.__dataclass_fields__}
     assert not from_core & {"prompt", "messages", "content", "text", "payload", "body", "answer", "response"}
@@ -218,7 +218,7 @@ def test_no_word_of_a_prompt_can_reach_a_row(store: Store, folder: Path) -> None
 # --- clocks ---
 
 
-def test_rows_carry_the_wall_time_of_their_end_however_late_they_are_written(store: Store, folder: Path, clock: Clock) -> None:
+def test_rows_carry_the_wall_time_of_their_end_however_late_they_are_written(store: TraceStore, folder: Path, clock: Clock) -> None:
     store.record(a_record("before"))
     clock.unix += 3600.0  # Somebody set the clock, or a locked database kept the row waiting.
     store.record(a_record("after"))
@@ -252,7 +252,7 @@ def test_a_hundred_thousand_records_without_a_disk_stay_within_the_ring(folder: 
 
 
 def test_recording_before_opening_and_after_closing_raises_nothing(folder: Path, clock: Clock) -> None:
-    store = Store(QUICK, folder)
+    store = TraceStore(QUICK, folder)
     store.record(a_record())
     store.close()
     store.record(a_record())
@@ -262,7 +262,7 @@ def test_recording_before_opening_and_after_closing_raises_nothing(folder: Path,
 # --- troubles of the disk ---
 
 
-def test_a_database_locked_by_another_program_keeps_rows_until_it_lets_go(store: Store, folder: Path) -> None:
+def test_a_database_locked_by_another_program_keeps_rows_until_it_lets_go(store: TraceStore, folder: Path) -> None:
     other = sqlite3.connect(folder / "latency.db", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     for n in range(10):
@@ -301,12 +301,12 @@ def test_a_full_disk_loses_only_the_oldest_beyond_the_ring_and_writing_resumes(f
 SMALL_FILES = """
 import resource, sys
 from pathlib import Path
-from herd.coordinator.storage.writer import Store, StoreSettings
+from herd.coordinator.storage.writer import StoreSettings, TraceStore
 from recorded import a_record
 import signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
-store = Store(StoreSettings(busy_timeout_s=0.0, flush_interval_s=60.0), Path(sys.argv[1]))
+store = TraceStore(StoreSettings(busy_timeout_s=0.0, flush_interval_s=60.0), Path(sys.argv[1]))
 store.open()
 for n in range(2000):
     store.record(a_record(f"r{n}"))
@@ -329,12 +329,12 @@ READ_ONLY = """
 import os, sys, tempfile
 from pathlib import Path
 from herd.coordinator.storage.queries import totals
-from herd.coordinator.storage.writer import Store, StoreSettings
+from herd.coordinator.storage.writer import StoreSettings, TraceStore
 from recorded import a_record
 with tempfile.TemporaryDirectory() as name:
     folder = Path(name)
     if sys.argv[1] == "with a database":
-        store = Store(StoreSettings(), folder)
+        store = TraceStore(StoreSettings(), folder)
         store.open()
         store.close()
     for path in [*folder.iterdir(), folder]:
@@ -342,7 +342,7 @@ with tempfile.TemporaryDirectory() as name:
     if os.geteuid() == 0:
         # Root may write anywhere; somebody else shows what a read-only folder does.
         os.seteuid(65534)
-    store = Store(StoreSettings(busy_timeout_s=0.0), folder)
+    store = TraceStore(StoreSettings(busy_timeout_s=0.0), folder)
     store.open()
     store.record(a_record())
     assert not store.flush()
@@ -370,10 +370,10 @@ def _environment() -> dict[str, str]:
 KILLED_AT_COMMIT = """
 import os, signal, sys
 from pathlib import Path
-from herd.coordinator import store as under_test
+from herd.coordinator.storage import writer as under_test
 from recorded import a_record
 kill_at, folder = int(sys.argv[2]), Path(sys.argv[1])
-store = under_test.Store(under_test.StoreSettings(batch_rows=4, flush_interval_s=60.0), folder)
+store = under_test.TraceStore(under_test.StoreSettings(batch_rows=4, flush_interval_s=60.0), folder)
 store.open()
 for n in range(10_000):
     for m in range(4):
@@ -583,8 +583,8 @@ def test_folder_and_files_are_for_their_owner_alone(folder: Path) -> None:
     store.close()
 
 
-def test_a_second_coordinator_on_the_folder_is_told_so_in_one_line(store: Store, folder: Path) -> None:
-    with pytest.raises(FolderBusy) as caught:
+def test_a_second_coordinator_on_the_folder_is_told_so_in_one_line(store: TraceStore, folder: Path) -> None:
+    with pytest.raises(DataDirInUse) as caught:
         lock_folder(folder)
     message = str(caught.value)
     assert str(folder) in message and str(os.getpid()) in message and "\n" not in message
@@ -593,16 +593,16 @@ def test_a_second_coordinator_on_the_folder_is_told_so_in_one_line(store: Store,
 SECOND = """
 import sys
 from pathlib import Path
-from herd.coordinator.storage.data_dir import FolderBusy
-from herd.coordinator.storage.writer import Store, StoreSettings
+from herd.coordinator.storage.data_dir import DataDirInUse
+from herd.coordinator.storage.writer import StoreSettings, TraceStore
 try:
-    Store(StoreSettings(), Path(sys.argv[1])).open()
-except FolderBusy as busy:
+    TraceStore(StoreSettings(), Path(sys.argv[1])).open()
+except DataDirInUse as busy:
     sys.exit(str(busy))
 """
 
 
-def test_a_second_process_is_refused_and_the_folder_is_free_again_after_the_first(store: Store, folder: Path) -> None:
+def test_a_second_process_is_refused_and_the_folder_is_free_again_after_the_first(store: TraceStore, folder: Path) -> None:
     command = [sys.executable, "-c", SECOND, str(folder)]
     refused = subprocess.run(command, check=False, capture_output=True, text=True, env=_environment(), timeout=60)
     assert refused.returncode == 1 and "already uses" in refused.stderr
@@ -631,7 +631,7 @@ def test_old_rows_go_by_age_and_the_newest_stay_by_number(folder: Path, clock: C
     assert on_disk(folder, "SELECT COUNT(*) FROM latency_observations")[0][0] == 1200
 
 
-def test_questions_run_beside_the_loop_and_cannot_write(store: Store) -> None:
+def test_questions_run_beside_the_loop_and_cannot_write(store: TraceStore) -> None:
     async def ask() -> list[object]:
         return [row["request_id"] for row in await store.ask(recent_traces, limit=5)]
 
@@ -643,7 +643,7 @@ def test_questions_run_beside_the_loop_and_cannot_write(store: Store) -> None:
     assert store.read(totals)["total_requests"] == 1
 
 
-def test_a_question_without_end_is_given_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_question_without_end_is_given_up(store: TraceStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("herd.coordinator.storage.writer.READ_MAX_STEPS", 100_000)
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT COUNT(*) FROM n"
     with pytest.raises(Unavailable, match="interrupted"):
@@ -660,7 +660,7 @@ def test_asking_a_database_that_cannot_be_opened_is_refused_politely(folder: Pat
     store.close(timeout_s=5.0)
 
 
-def test_models_and_nodes_named_like_sql_are_only_names(store: Store, folder: Path) -> None:
+def test_models_and_nodes_named_like_sql_are_only_names(store: TraceStore, folder: Path) -> None:
     evil = "x'); DROP TABLE request_traces; --"
     store.record(a_record(evil, node=evil, model=ModelName(evil), tags=(evil,), client_ip=evil))
     assert store.flush()

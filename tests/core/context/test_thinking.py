@@ -8,10 +8,10 @@ import pytest
 
 from builders import a_request, an_engine
 from herd.core.context.thinking import ThinkingSettings, budget_tokens
-from herd.core.state.fleet import ModelCard
-from herd.core.state.request import Kind
+from herd.core.state.fleet import ModelInfo
+from herd.core.state.request import RequestKind
 
-THINKER = ModelCard("m", an_engine(), 1, capabilities=frozenset({"completion", "thinking"}))
+THINKER = ModelInfo("m", an_engine(), 1, capabilities=frozenset({"completion", "thinking"}))
 
 
 @pytest.mark.parametrize(("asked", "budget"), [(50, 1024), (256, 1024), (257, 1028), (1000, 4000)])
@@ -20,7 +20,7 @@ def test_the_limit_is_raised_for_a_model_that_thinks(asked: int, budget: int) ->
 
 
 @pytest.mark.parametrize("more", [
-    {}, {"output_tokens_max": 50, "is_limit_whole": True}, {"output_tokens_max": 50, "kind": Kind.EMBED},
+    {}, {"output_tokens_max": 50, "is_limit_whole": True}, {"output_tokens_max": 50, "kind": RequestKind.EMBED},
 ])  # fmt: skip
 def test_it_stands_where_there_is_none_or_thoughts_are_counted_in(more: dict[str, Any]) -> None:
     assert budget_tokens(a_request(**more), THINKER, ThinkingSettings()) is None
@@ -28,7 +28,7 @@ def test_it_stands_where_there_is_none_or_thoughts_are_counted_in(more: dict[str
 
 def test_it_stands_for_models_that_do_not_think_for_other_engines_and_by_setting() -> None:
     asked = a_request(output_tokens_max=50)
-    assert budget_tokens(asked, ModelCard("m", an_engine(), 1), ThinkingSettings()) is None
-    elsewhere = ModelCard("m", an_engine(kind="llamacpp"), 1, capabilities=THINKER.capabilities)
+    assert budget_tokens(asked, ModelInfo("m", an_engine(), 1), ThinkingSettings()) is None
+    elsewhere = ModelInfo("m", an_engine(kind="llamacpp"), 1, capabilities=THINKER.capabilities)
     assert budget_tokens(asked, elsewhere, ThinkingSettings()) is None
     assert budget_tokens(asked, THINKER, ThinkingSettings(overhead=1.0)) is None

@@ -12,24 +12,25 @@ from herd.core.context.window_usage import (
     SAMPLES_MIN,
     SIZES,
     WINDOW_USE,
-    WindowUse,
+    WindowUsage,
     chosen_tokens,
     edge_tokens,
     window_changes,
 )
-from herd.core.context.windows import WINDOW_MIN_TOKENS, Pin, Windows, WindowSettings
+from herd.core.context.windows import WINDOW_MIN_TOKENS, Windows, WindowSettings
 from herd.core.state.commands import Dispatch
+from herd.core.state.engine_options import EngineOptions
 from herd.core.state.events import AttemptFinished
-from herd.core.state.fleet import Fleet, Loaded, ModelCard, NodeId, canonical
-from herd.core.state.learned_values import Memory
+from herd.core.state.fleet import Fleet, Loaded, ModelInfo, NodeId, canonical
+from herd.core.state.learned_values import LearnedValue
 from herd.core.state.request import Counters, RequestId
 
 M = canonical("m")
-COLD = ModelCard("m", an_engine(), 1, context_max_tokens=131_072, kv_bytes_per_token=1000)
+COLD = ModelInfo("m", an_engine(), 1, context_max_tokens=131_072, kv_bytes_per_token=1000)
 
 
-def used(*lots: tuple[int, int]) -> WindowUse:
-    use = WindowUse()
+def used(*lots: tuple[int, int]) -> WindowUsage:
+    use = WindowUsage()
     for count, tokens in lots:
         for _ in range(count):
             use.learn(M, tokens)
@@ -38,7 +39,7 @@ def used(*lots: tuple[int, int]) -> WindowUse:
 
 def test_nothing_is_said_of_few_requests() -> None:
     assert used((SAMPLES_MIN - 1, 900)).usual_tokens(M) is None
-    assert WindowUse().usual_tokens(M) is None and WindowUse().samples(M) == 0
+    assert WindowUsage().usual_tokens(M) is None and WindowUsage().samples(M) == 0
 
 
 def test_ninety_nine_of_a_hundred_count_and_the_hundredth_does_not() -> None:
@@ -62,13 +63,13 @@ def test_the_past_fades() -> None:
 
 
 def test_it_outlives_the_process_and_nonsense_is_refused() -> None:
-    before, after = used((100, 3000)), WindowUse()
+    before, after = used((100, 3000)), WindowUsage()
     for memory in before.changes():
         after.recall(memory)
     assert after.usual_tokens(M) == before.usual_tokens(M) and not before.changes()
     for numbers in ({"99": 1.0}, {"x": 1.0}, {"3": -1.0}, {"3": float("nan")}):
         with pytest.raises(ValueError, match="bounds"):
-            WindowUse().recall(Memory(WINDOW_USE, "", "m", numbers))
+            WindowUsage().recall(LearnedValue(WINDOW_USE, "", "m", numbers))
 
 
 def test_the_window_chosen_has_slack_and_bounds() -> None:
@@ -85,11 +86,11 @@ def test_the_report_tells_what_a_change_would_free_of_what_is_loaded() -> None:
     [change] = window_changes(fleet, used((100, 5000)))
     assert (change.node_id, change.model, change.loaded_tokens, change.samples) == ("alpha", M, 32_768, 100)
     assert change.chosen_tokens == 8192 and change.frees_bytes == (32_768 - 8192) * 1000 * 2
-    [unknown] = window_changes(fleet, WindowUse())
+    [unknown] = window_changes(fleet, WindowUsage())
     assert unknown.chosen_tokens is None and unknown.frees_bytes is None
 
 
-def pin(card: ModelCard, chosen: int | None, automatic: int = 0, num_ctx: int | None = None, **settings: bool) -> Pin | None:
+def pin(card: ModelInfo, chosen: int | None, automatic: int = 0, num_ctx: int | None = None, **settings: bool) -> EngineOptions | None:
     windows = Windows(WindowSettings(**settings))  # type: ignore[arg-type]
     if automatic:
         windows.loads(NodeId("alpha"), M, is_automatic=True)
@@ -99,20 +100,20 @@ def pin(card: ModelCard, chosen: int | None, automatic: int = 0, num_ctx: int | 
 
 def test_a_load_gets_the_chosen_window_only_where_settings_say_so() -> None:
     assert pin(COLD, 8192) is None and pin(COLD, None, dynamic=True) is None
-    assert pin(COLD, 8192, dynamic=True) == Pin(8192)
+    assert pin(COLD, 8192, dynamic=True) == EngineOptions(8192)
     assert pin(COLD, 8192, auto_calculate=True) is None
 
 
 def test_a_window_smaller_than_the_engines_own_is_said_only_where_that_is_wished() -> None:
     assert pin(COLD, 8192, automatic=32_768, dynamic=True) is None
-    assert pin(COLD, 8192, automatic=32_768, dynamic=True, auto_calculate=True) == Pin(8192)
+    assert pin(COLD, 8192, automatic=32_768, dynamic=True, auto_calculate=True) == EngineOptions(8192)
 
 
 def test_what_is_loaded_is_not_loaded_anew_for_it_and_a_client_may_ask_for_more() -> None:
     loaded = replace(COLD, loaded=Loaded(1, 32_768, context_explicit=False))
     assert pin(loaded, 8192, dynamic=True, auto_calculate=True) is None
     assert pin(COLD, 8192, num_ctx=16_384, dynamic=True) is None, "its own num_ctx says more"
-    assert pin(COLD, 8192, num_ctx=2048, dynamic=True) == Pin(8192)
+    assert pin(COLD, 8192, num_ctx=2048, dynamic=True) == EngineOptions(8192)
 
 
 def test_a_request_that_loads_a_model_takes_the_window_that_the_models_use_asks_for() -> None:
@@ -122,7 +123,7 @@ def test_a_request_that_loads_a_model_takes_the_window_that_the_models_use_asks_
         world.dispatcher.forecast.window_use.learn(M, 5000)
     world.hears(a_report("alpha", [COLD]))
     [dispatch] = world.arrives()
-    assert isinstance(dispatch, Dispatch) and dispatch.pin == Pin(8192)
+    assert isinstance(dispatch, Dispatch) and dispatch.pin == EngineOptions(8192)
 
 
 def test_finished_answers_teach_prompt_and_answer_together() -> None:

@@ -10,7 +10,7 @@ import pytest
 from builders import a_report, an_engine
 from herd.core.context.windows import (
     WINDOW_MIN_TOKENS,
-    Pin,
+    EngineOptions,
     Windows,
     WindowSettings,
     cutting_window,
@@ -18,29 +18,29 @@ from herd.core.context.windows import (
     rounded,
     was_cut,
 )
-from herd.core.state.fleet import Fleet, Loaded, ModelCard, NodeId, canonical
-from herd.core.state.request import Kind, Request, RequestId
+from herd.core.state.fleet import Fleet, Loaded, ModelInfo, NodeId, canonical
+from herd.core.state.request import Request, RequestId, RequestKind
 
 M, ALPHA = canonical("m"), NodeId("alpha")
 
 
 def a_request(num_ctx: int | None = None, context_wanted: int | None = None, **more: Any) -> Request:
-    return Request(RequestId("r1"), M, more.pop("kind", Kind.CHAT), context_wanted=context_wanted or num_ctx, num_ctx=num_ctx, **more)
+    return Request(RequestId("r1"), M, more.pop("kind", RequestKind.CHAT), context_wanted=context_wanted or num_ctx, num_ctx=num_ctx, **more)
 
 
-def loaded(tokens: int | None = 8192, explicit: bool | None = None, most: int | None = 131_072) -> ModelCard:
-    return ModelCard(
+def loaded(tokens: int | None = 8192, explicit: bool | None = None, most: int | None = 131_072) -> ModelInfo:
+    return ModelInfo(
         "m", an_engine(), 1, context_max_tokens=most, loaded=Loaded(1, tokens, context_explicit=explicit)
     )
 
 
-def pin(request: Request, card: ModelCard, prompt_tokens: float = 100.0, **settings: str) -> Pin | None:
+def pin(request: Request, card: ModelInfo, prompt_tokens: float = 100.0, **settings: str) -> EngineOptions | None:
     return Windows(WindowSettings(**settings)).pin(request, ALPHA, M, card, prompt_tokens)
 
 
 @pytest.mark.parametrize("num_ctx", [None, 2048, 4096, 8191])
 def test_where_the_loaded_window_suffices_it_is_said_exactly(num_ctx: int | None) -> None:
-    assert pin(a_request(num_ctx), loaded(8192)) == Pin(8192)
+    assert pin(a_request(num_ctx), loaded(8192)) == EngineOptions(8192)
 
 
 def test_where_the_request_comes_to_the_same_its_bytes_pass() -> None:
@@ -50,47 +50,47 @@ def test_where_the_request_comes_to_the_same_its_bytes_pass() -> None:
 
 def test_a_client_that_needs_a_larger_window_gets_it() -> None:
     assert pin(a_request(16384), loaded(8192)) is None, "its own num_ctx says so already"
-    assert pin(a_request(2048, context_wanted=9000), loaded(8192), 8000.0) == Pin(16384)
+    assert pin(a_request(2048, context_wanted=9000), loaded(8192), 8000.0) == EngineOptions(16384)
 
 
 def test_nothing_beyond_the_models_training_is_loaded_anew() -> None:
-    assert pin(a_request(20000), loaded(8192, most=8192)) == Pin(8192)
+    assert pin(a_request(20000), loaded(8192, most=8192)) == EngineOptions(8192)
 
 
 def test_a_cold_model_is_loaded_as_the_client_says_or_with_what_the_prompt_needs() -> None:
     cold = replace(loaded(), loaded=None)
     assert pin(a_request(), cold) is None and pin(a_request(2048), cold) is None
-    assert pin(a_request(context_wanted=10000), cold, 9000.0) == Pin(16384)
+    assert pin(a_request(context_wanted=10000), cold, 9000.0) == EngineOptions(16384)
 
 
 def test_options_that_would_reload_the_model_are_dropped() -> None:
-    assert pin(a_request(8192, has_runner_options=True), loaded(8192)) == Pin(8192, drops_options=True)
-    assert pin(a_request(has_runner_options=True), replace(loaded(), loaded=None)) == Pin(None, drops_options=True)
+    assert pin(a_request(8192, has_runner_options=True), loaded(8192)) == EngineOptions(8192, drops_options=True)
+    assert pin(a_request(has_runner_options=True), replace(loaded(), loaded=None)) == EngineOptions(None, drops_options=True)
 
 
 def test_a_prompt_near_the_window_is_not_to_be_cut() -> None:
     near = pin(a_request(4096), loaded(4096), prompt_tokens=3000.0)
-    assert near == Pin(4096, forbids_cutting=True, may_enlarge=True)
+    assert near == EngineOptions(4096, forbids_cutting=True, may_enlarge=True)
     assert pin(a_request(4096), loaded(4096), prompt_tokens=3000.0, overflow="cut") is None
 
 
 def test_in_strict_mode_nothing_is_ever_cut_and_nothing_is_enlarged() -> None:
-    assert pin(a_request(4096), loaded(4096), overflow="strict") == Pin(4096, forbids_cutting=True)
-    assert pin(a_request(context_wanted=9000), loaded(4096), 8000.0, overflow="strict") == Pin(4096, forbids_cutting=True)
+    assert pin(a_request(4096), loaded(4096), overflow="strict") == EngineOptions(4096, forbids_cutting=True)
+    assert pin(a_request(context_wanted=9000), loaded(4096), 8000.0, overflow="strict") == EngineOptions(4096, forbids_cutting=True)
 
 
 def test_passthrough_touches_nothing_and_warn_only_tells() -> None:
     asked = a_request(2048, has_runner_options=True)
     assert pin(asked, loaded(8192), protection="passthrough") is None
     warned = pin(asked, loaded(8192), protection="warn")
-    assert warned is not None and warned.warning and warned == Pin(warning=warned.warning)
+    assert warned is not None and warned.warning and warned == EngineOptions(warning=warned.warning)
     assert pin(a_request(8192), loaded(8192), protection="warn") is None
 
 
 @pytest.mark.parametrize(("request_", "card"), [
-    (a_request(2048, kind=Kind.EMBED), loaded()), (a_request(2048), replace(loaded(), engine=an_engine(kind="llamacpp"))), (a_request(2048), loaded(None)),
+    (a_request(2048, kind=RequestKind.EMBED), loaded()), (a_request(2048), replace(loaded(), engine=an_engine(kind="llamacpp"))), (a_request(2048), loaded(None)),
 ])  # fmt: skip
-def test_nothing_is_said_where_nothing_can_be(request_: Request, card: ModelCard) -> None:
+def test_nothing_is_said_where_nothing_can_be(request_: Request, card: ModelInfo) -> None:
     assert pin(request_, card) is None
 
 
@@ -100,16 +100,16 @@ def test_a_window_that_the_engine_chose_for_our_own_load_is_learnt_and_forgotten
     node = fleet.hear(a_report("alpha", [loaded(32768)]), 0.0)
     windows.heard(node)
     assert windows.pin(a_request(), ALPHA, M, loaded(32768), 10.0) is None
-    assert windows.pin(a_request(), ALPHA, M, loaded(16384), 10.0) == Pin(16384), "somebody has loaded it otherwise since"
+    assert windows.pin(a_request(), ALPHA, M, loaded(16384), 10.0) == EngineOptions(16384), "somebody has loaded it otherwise since"
     windows.forget(ALPHA)
-    assert windows.pin(a_request(), ALPHA, M, loaded(32768), 10.0) == Pin(32768)
+    assert windows.pin(a_request(), ALPHA, M, loaded(32768), 10.0) == EngineOptions(32768)
 
 
 def test_a_load_with_a_window_that_was_said_teaches_nothing() -> None:
     windows, fleet = Windows(WindowSettings()), Fleet()
     windows.loads(ALPHA, M, is_automatic=False)
     windows.heard(fleet.hear(a_report("alpha", [loaded(32768)]), 0.0))
-    assert windows.pin(a_request(), ALPHA, M, loaded(32768), 10.0) == Pin(32768)
+    assert windows.pin(a_request(), ALPHA, M, loaded(32768), 10.0) == EngineOptions(32768)
 
 
 def test_only_a_prompt_beyond_what_every_node_gives_asks_for_a_window() -> None:
@@ -126,22 +126,22 @@ def test_windows_are_powers_of_two_within_the_models_own() -> None:
 
 
 @pytest.mark.parametrize("protection", ["passthrough", "warn", "strip"])
-@pytest.mark.parametrize("kind", [Kind.CHAT, Kind.GENERATE, Kind.EMBED])
-def test_in_strict_mode_every_kind_of_prompt_forbids_to_be_cut_whatever_else_is_left_alone(protection: str, kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [RequestKind.CHAT, RequestKind.GENERATE, RequestKind.EMBED])
+def test_in_strict_mode_every_kind_of_prompt_forbids_to_be_cut_whatever_else_is_left_alone(protection: str, kind: RequestKind) -> None:
     for num_ctx in (None, 2048, 8192):
         told = pin(a_request(num_ctx, kind=kind), loaded(8192), protection=protection, overflow="strict")
         assert told is not None and told.forbids_cutting and not told.is_silent
 
 
 def test_a_pin_that_only_warns_lets_bytes_pass() -> None:
-    assert Pin(warning="w").is_silent and not Pin(8192).is_silent and not Pin(output_tokens_max=5).is_silent
+    assert EngineOptions(warning="w").is_silent and not EngineOptions(8192).is_silent and not EngineOptions(output_tokens_max=5).is_silent
 
 
 def test_only_where_nothing_forbids_it_a_prompt_may_be_cut_unseen() -> None:
     assert cutting_window(None, a_request(), loaded(8192)) == 8192
     assert cutting_window(None, a_request(2048), loaded(8192)) == 2048
-    assert cutting_window(Pin(4096), a_request(2048), loaded(8192)) == 4096
-    assert cutting_window(Pin(4096, forbids_cutting=True), a_request(), loaded(8192)) is None
+    assert cutting_window(EngineOptions(4096), a_request(2048), loaded(8192)) == 4096
+    assert cutting_window(EngineOptions(4096, forbids_cutting=True), a_request(), loaded(8192)) is None
     assert cutting_window(None, a_request(), replace(loaded(), loaded=None)) is None
     assert cutting_window(None, a_request(), replace(loaded(), engine=an_engine(kind="llamacpp"))) is None
 

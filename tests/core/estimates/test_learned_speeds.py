@@ -6,7 +6,7 @@ import pytest
 
 from builders import a_card, a_report
 from herd.core.estimates.hardware_priors import active_share, prior
-from herd.core.estimates.learned_speeds import Rates, Sample
+from herd.core.estimates.learned_speeds import Rates, SpeedSample
 from herd.core.state.fleet import Fleet, Node, canonical
 
 M, K = canonical("m"), canonical("k")
@@ -17,12 +17,12 @@ def a_fleet(*names: str) -> list[Node]:
     return [fleet.hear(a_report(name, [a_card("m"), a_card("k", size_gb=5.0)], memory_bandwidth_gbps=100.0), 1.0) for name in names]
 
 
-def a_sample(node: Node, model: str, faster: float, streams: float = 1.0, **more: object) -> Sample:
+def a_sample(node: Node, model: str, faster: float, streams: float = 1.0, **more: object) -> SpeedSample:
     """As if this machine were so many times faster than its prior."""
     start = prior(node.report, node.report.models[canonical(model)])
     told = {"uncached_tokens": 1000, "prefill_s": 1000 / start.prompt_tokens_per_s / faster, "decoded_tokens": 100,
             "decode_s": 100 * start.step_s / faster, "load_s": None, **more}  # fmt: skip
-    return Sample(**told, streams=streams)  # type: ignore[arg-type]
+    return SpeedSample(**told, streams=streams)  # type: ignore[arg-type]
 
 
 def test_a_pair_is_believed_as_it_was_measured() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from herd.core.estimates.memory_need import Shape, need_bytes, shape_of
+from herd.core.estimates.memory_need import CacheShape, need_bytes, shape_of
 
 MIB = 1 << 20
 SMOLLM2 = {
@@ -16,7 +16,7 @@ SMOLLM2 = {
 @pytest.mark.parametrize(("tokens", "slots", "measured_mib"), [(2048, 1, 154), (4096, 1, 201), (8192, 1, 318), (2048, 4, 306), (4096, 4, 490), (8192, 4, 858)])
 def test_it_agrees_with_what_ollama_measured_within_a_tenth(tokens: int, slots: int, measured_mib: int) -> None:
     shape = shape_of(SMOLLM2)
-    assert shape == Shape(30 * 3 * 64 * 2 * 2)
+    assert shape == CacheShape(30 * 3 * 64 * 2 * 2)
     assert shape is not None
     assert need_bytes(98_362_432, shape, tokens, slots) / MIB == pytest.approx(measured_mib, rel=0.10)
 
@@ -32,7 +32,7 @@ def test_a_sliding_layer_keeps_its_window_and_no_more() -> None:
 
 
 def test_layers_without_attention_keep_nothing() -> None:
-    assert shape_of({**SMOLLM2, "llama.block_count": 4, "llama.attention.head_count_kv": [0, 0, 0, 2]}) == Shape(2 * 64 * 2 * 2)
+    assert shape_of({**SMOLLM2, "llama.block_count": 4, "llama.attention.head_count_kv": [0, 0, 0, 2]}) == CacheShape(2 * 64 * 2 * 2)
 
 
 @pytest.mark.parametrize("info", [{}, {"general.architecture": "llama"}, {**SMOLLM2, "llama.block_count": "thirty"}, {**SMOLLM2, "llama.attention.head_count_kv": None}])

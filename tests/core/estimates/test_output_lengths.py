@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from builders import a_request
-from herd.core.estimates.output_lengths import IRREGULARITY_DEFAULT, Outputs
+from herd.core.estimates.output_lengths import IRREGULARITY_DEFAULT, OutputLengths
 from herd.core.state.fleet import canonical
-from herd.core.state.request import Kind
+from herd.core.state.request import RequestKind
 
 M = canonical("m")
 
 
 def test_each_app_has_its_own_lengths_and_unknown_apps_the_models() -> None:
-    outputs = Outputs()
+    outputs = OutputLengths()
     for _ in range(100):
         outputs.learn(a_request(tags=("short",)), M, 10)
         outputs.learn(a_request(tags=("long",)), M, 1000)
@@ -19,11 +19,11 @@ def test_each_app_has_its_own_lengths_and_unknown_apps_the_models() -> None:
     assert outputs.expected_tokens(a_request(tags=("long",)), M) > 900
     assert 300 < outputs.expected_tokens(a_request(tags=("new",)), M) < 700
     assert outputs.expected_tokens(a_request(tags=("long",), output_tokens_max=64), M) == 64
-    assert outputs.expected_tokens(a_request(kind=Kind.EMBED), M) == 0
+    assert outputs.expected_tokens(a_request(kind=RequestKind.EMBED), M) == 0
 
 
 def test_equal_answers_are_regular_and_heavy_tails_are_not() -> None:
-    regular, heavy = Outputs(), Outputs()
+    regular, heavy = OutputLengths(), OutputLengths()
     assert regular.irregularity(M) == IRREGULARITY_DEFAULT
     for number in range(200):
         regular.learn(a_request(), M, 200)

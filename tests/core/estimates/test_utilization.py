@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from herd.core.estimates import utilization
-from herd.core.estimates.utilization import HORIZON_S, Crowding
+from herd.core.estimates.utilization import HORIZON_S, Utilization
 from herd.core.state.fleet import ModelName, NodeId
 
 NODE, MODEL = NodeId("a"), ModelName("m:latest")
 
 
 def test_it_is_the_mean_share_of_taken_slots_over_some_minutes() -> None:
-    crowded = Crowding()
+    crowded = Utilization()
     assert crowded.share(NODE, MODEL, 5.0) == 0.0
     crowded.started(NODE, MODEL, running=2, slots=4, at=0.0)
     assert crowded.share(NODE, MODEL, 0.0) == 0.0
@@ -21,7 +21,7 @@ def test_it_is_the_mean_share_of_taken_slots_over_some_minutes() -> None:
 
 
 def test_what_ended_is_forgotten_gradually() -> None:
-    crowded = Crowding()
+    crowded = Utilization()
     crowded.started(NODE, MODEL, running=1, slots=1, at=0.0)
     crowded.left(NODE, MODEL, running=0, at=10 * HORIZON_S)
     assert crowded.share(NODE, MODEL, 10 * HORIZON_S) > 0.99
@@ -30,7 +30,7 @@ def test_what_ended_is_forgotten_gradually() -> None:
 
 
 def test_half_the_time_full_is_as_much_as_always_half_full() -> None:
-    crowded, at = Crowding(), 0.0
+    crowded, at = Utilization(), 0.0
     while at < 10 * HORIZON_S:
         crowded.started(NODE, MODEL, running=2, slots=2, at=at)
         crowded.left(NODE, MODEL, running=0, at=at + 1.0)
@@ -39,7 +39,7 @@ def test_half_the_time_full_is_as_much_as_always_half_full() -> None:
 
 
 def test_more_than_the_slots_hold_counts_as_full_and_time_never_runs_back() -> None:
-    crowded = Crowding()
+    crowded = Utilization()
     crowded.started(NODE, MODEL, running=9, slots=4, at=100.0)
     assert crowded.share(NODE, MODEL, 50.0) == 0.0
     assert crowded.share(NODE, MODEL, 1e6) == pytest.approx(1.0)
@@ -47,11 +47,11 @@ def test_more_than_the_slots_hold_counts_as_full_and_time_never_runs_back() -> N
 
 def test_pairs_are_bounded_and_the_one_not_used_for_longest_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(utilization, "PAIRS_MAX", 2)
-    crowded = Crowding()
+    crowded = Utilization()
     for number, name in enumerate(("a", "b", "a", "c")):
         crowded.started(NodeId(name), MODEL, running=1, slots=1, at=float(number))
     assert [crowded.share(NodeId(name), MODEL, 1e6) > 0 for name in ("a", "b", "c")] == [True, False, True]
 
 
 def test_who_left_what_was_never_used_is_nothing() -> None:
-    Crowding().left(NODE, MODEL, running=0, at=1.0)
+    Utilization().left(NODE, MODEL, running=0, at=1.0)

@@ -13,8 +13,8 @@ from herd.core.lifecycle.retries import RetrySettings
 from herd.core.state.commands import Abort, Command, Dispatch, Hold, Record, Refuse
 from herd.core.state.events import ClientLeft, DrainStarted, NodeLeft, Ticked
 from herd.core.state.fleet import Liveness, NodeId
-from herd.core.state.live_request import Live
-from herd.core.state.request import FailureKind, Kind, Outcome, RequestId
+from herd.core.state.live_request import LiveRequest
+from herd.core.state.request import FailureKind, Outcome, RequestId, RequestKind
 
 
 def dispatches(commands: list[Command]) -> list[tuple[str, str, int]]:
@@ -160,7 +160,7 @@ def test_a_full_node_queues_and_its_next_request_starts_when_a_slot_is_free() ->
 
 def test_a_request_about_a_model_occupies_no_slot(two_nodes: World) -> None:
     two_nodes.arrives("r1")
-    [command] = two_nodes.arrives("info", kind=Kind.INFO)
+    [command] = two_nodes.arrives("info", kind=RequestKind.INFO)
     assert isinstance(command, Dispatch)
 
 
@@ -416,7 +416,7 @@ def _storm(world: World, rng: Random) -> None:
             _something_happens(world, rng, rng.choice(live))
 
 
-def _something_happens(world: World, rng: Random, one: Live) -> None:
+def _something_happens(world: World, rng: Random, one: LiveRequest) -> None:
     roll, number = rng.random(), one.attempts
     if roll < 0.3 and one.state.value == "dispatched":
         world.first_byte(one.request.id, number)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from herd.core.lifecycle.node_names import Identities
+from herd.core.lifecycle.node_names import NodeNames
 from herd.core.state.fleet import NodeId
 
 
 def test_one_node_keeps_its_name() -> None:
-    names = Identities()
+    names = NodeNames()
     assert [names.assign(NodeId("mac"), "b1", "10.0.0.2", at) for at in (0.0, 5.0, 10.0)] == ["mac"] * 3
 
 
 def test_a_cloned_machine_gets_a_second_name_and_both_keep_theirs() -> None:
-    names = Identities()
+    names = NodeNames()
     seen = [
         (names.assign(NodeId("mac"), "b1", "10.0.0.2", at), names.assign(NodeId("mac"), "b2", "10.0.0.3", at + 1))
         for at in (0.0, 5.0, 10.0)
@@ -21,13 +21,13 @@ def test_a_cloned_machine_gets_a_second_name_and_both_keep_theirs() -> None:
 
 
 def test_a_restart_takes_its_name_back_at_once() -> None:
-    names = Identities()
+    names = NodeNames()
     names.assign(NodeId("mac"), "b1", "10.0.0.2", 0.0)
     assert names.assign(NodeId("mac"), "b2", "10.0.0.2", 1.0) == "mac"
 
 
 def test_two_agents_on_one_machine_with_one_name_are_told_apart() -> None:
-    names = Identities()
+    names = NodeNames()
     names.assign(NodeId("mac"), "b1", "10.0.0.2", 0.0)
     names.assign(NodeId("mac"), "b2", "10.0.0.2", 1.0)
     later = [
@@ -38,7 +38,7 @@ def test_two_agents_on_one_machine_with_one_name_are_told_apart() -> None:
 
 
 def test_a_name_is_free_again_after_a_goodbye_or_a_long_silence() -> None:
-    names = Identities()
+    names = NodeNames()
     names.assign(NodeId("mac"), "b1", "10.0.0.2", 0.0)
     assert names.assign(NodeId("mac"), "b2", "10.0.0.3", 20.0) == "mac"
     names.release(NodeId("mac"))

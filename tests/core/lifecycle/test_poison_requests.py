@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from herd.core.lifecycle import poison_requests
-from herd.core.lifecycle.poison_requests import Poisons
+from herd.core.lifecycle.poison_requests import PoisonRequests
 
 
 def test_a_fingerprint_is_suspected_for_its_time() -> None:
-    poisons = Poisons()
+    poisons = PoisonRequests()
     poisons.suspect(5, 0.0)
     assert poisons.is_suspected(5, poison_requests.BLOCKED_S - 1) and not poisons.is_suspected(6, 0.0)
     assert not poisons.is_suspected(5, poison_requests.BLOCKED_S) and len(poisons) == 0
 
 
 def test_none_is_no_fingerprint_and_only_so_many_are_kept() -> None:
-    poisons = Poisons()
+    poisons = PoisonRequests()
     poisons.suspect(0, 0.0)
     assert len(poisons) == 0
     for number in range(1, poison_requests.FINGERPRINTS_MAX + 10):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from builders import World, a_capacity, a_card, a_report, a_world
 from herd.core.lifecycle.prewarming import PrewarmingDispatcher
-from herd.core.state.commands import Command, Warm
+from herd.core.state.commands import Command, LoadModel
 from herd.core.state.fleet import NodeId
 
 
@@ -23,7 +23,7 @@ def queue_up(world: World, count: int) -> list[Command]:
 
 
 def warmed(commands: list[Command]) -> list[NodeId]:
-    return [command.node_id for command in commands if isinstance(command, Warm)]
+    return [command.node_id for command in commands if isinstance(command, LoadModel)]
 
 
 def a_fleet(world: World, **other: object) -> None:

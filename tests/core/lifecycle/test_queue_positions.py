@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from builders import World, a_card, a_report, a_world
-from herd.core.lifecycle.queue_positions import OVERDUE_SHARE, Place, places
+from herd.core.lifecycle.queue_positions import OVERDUE_SHARE, QueuePosition, places
 from herd.core.state.request import RequestId
 
 
-def told(world: World) -> dict[str, Place]:
+def told(world: World) -> dict[str, QueuePosition]:
     core = world.dispatcher
     return {str(one): place for one, place in places(core.live, core.waiting, core.fleet, core.latencies, world.at).items()}
 
@@ -68,7 +68,7 @@ def test_without_a_past_no_time_is_made_up() -> None:
     world.hears(a_report("alpha", [a_card(loaded=True)]))
     for request_id in ("runs", "r1"):
         world.arrives(request_id)
-    assert told(world)["r1"] == Place(1, "a free slot on alpha", None)
+    assert told(world)["r1"] == QueuePosition(1, "a free slot on alpha", None)
 
 
 def test_the_policys_own_prediction_is_used_where_there_is_one() -> None:

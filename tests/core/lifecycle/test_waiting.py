@@ -6,7 +6,7 @@ import pytest
 
 from builders import World, a_card, a_report, a_world
 from herd.core.lifecycle.holding import HoldingSettings
-from herd.core.lifecycle.wait_estimate import MOST_S, UNKNOWN_S, Pace
+from herd.core.lifecycle.wait_estimate import MOST_S, UNKNOWN_S, WaitEstimate
 from herd.core.state.commands import Dispatch, Hold, Refuse
 from herd.core.state.events import ClientLeft, Ticked
 from herd.core.state.request import Outcome, RequestId
@@ -128,7 +128,7 @@ def test_a_client_that_leaves_while_it_waits_is_never_sent_and_gives_its_place_b
 
 
 def test_the_time_to_come_back_follows_the_pace_at_which_requests_start() -> None:
-    pace = Pace()
+    pace = WaitEstimate()
     assert pace.wait_s(3, 0.0) == UNKNOWN_S
     for at in (0.0, 2.0, 4.0, 6.0):
         pace.started(at, is_contended=True)
@@ -138,7 +138,7 @@ def test_the_time_to_come_back_follows_the_pace_at_which_requests_start() -> Non
 
 
 def test_a_pause_in_which_nobody_waited_says_nothing_of_the_pace() -> None:
-    pace = Pace()
+    pace = WaitEstimate()
     pace.started(0.0, is_contended=True)
     pace.started(1.0, is_contended=True)
     pace.started(500.0, is_contended=False)
@@ -148,7 +148,7 @@ def test_a_pause_in_which_nobody_waited_says_nothing_of_the_pace() -> None:
 
 @pytest.mark.parametrize(("status", "is_timed"), [(429, True), (503, True), (504, True), (404, False), (502, False)])
 def test_what_may_be_tried_again_says_when(status: int, is_timed: bool) -> None:
-    timed = Pace().timed(Refusal(status, "x", "x"), 0, 0.0)
+    timed = WaitEstimate().timed(Refusal(status, "x", "x"), 0, 0.0)
     assert (timed.retry_after_s is not None) is is_timed
 
 

@@ -12,10 +12,10 @@ from herd.core.estimates.hardware_priors import Speed
 from herd.core.planning.benchmark_stats import (
     REPETITIONS,
     SCALES,
-    Cell,
-    Kind,
+    BenchmarkCell,
     Probe,
-    Shown,
+    ProbeKind,
+    ProbeResult,
     Spread,
     cells,
     compare,
@@ -26,28 +26,28 @@ from herd.core.planning.benchmark_stats import (
 from herd.core.state.fleet import ModelName, NodeId
 
 ALPHA, M = NodeId("alpha"), ModelName("m:latest")
-ALL = frozenset(Kind)
+ALL = frozenset(ProbeKind)
 
 
-def kinds(probes: list[Probe]) -> list[tuple[Kind, int]]:
+def kinds(probes: list[Probe]) -> list[tuple[ProbeKind, int]]:
     return [(probe.kind, probe.streams) for probe in probes]
 
 
-def a_cell(decode: float = 50.0, low: float | None = None, high: float | None = None, node: str = "alpha", **more: Spread) -> Cell:
-    return Cell(NodeId(node), M, Spread(decode, low or decode * 0.99, high or decode * 1.01, 3), **more)
+def a_cell(decode: float = 50.0, low: float | None = None, high: float | None = None, node: str = "alpha", **more: Spread) -> BenchmarkCell:
+    return BenchmarkCell(NodeId(node), M, Spread(decode, low or decode * 0.99, high or decode * 1.01, 3), **more)
 
 
 def test_a_model_in_memory_is_read_and_written_several_times_and_scaled_up_to_its_slots() -> None:
     found = kinds(probes_for(ALPHA, M, a_card("m", loaded=True, slots=4), ALL))
-    assert found == [(Kind.WRITING, 1)] * REPETITIONS + [(Kind.READING, 1)] * REPETITIONS + [(Kind.SCALING, 2), (Kind.SCALING, 4)]
+    assert found == [(ProbeKind.WRITING, 1)] * REPETITIONS + [(ProbeKind.READING, 1)] * REPETITIONS + [(ProbeKind.SCALING, 2), (ProbeKind.SCALING, 4)]
 
 
 def test_a_model_on_disk_is_loaded_first() -> None:
-    assert kinds(probes_for(ALPHA, M, a_card("m"), frozenset({Kind.READING})))[0] == (Kind.LOAD, 1)
+    assert kinds(probes_for(ALPHA, M, a_card("m"), frozenset({ProbeKind.READING})))[0] == (ProbeKind.LOAD, 1)
 
 
 def test_one_slot_is_not_scaled() -> None:
-    assert Kind.SCALING not in {kind for kind, _ in kinds(probes_for(ALPHA, M, a_card("m", loaded=True), ALL))}
+    assert ProbeKind.SCALING not in {kind for kind, _ in kinds(probes_for(ALPHA, M, a_card("m", loaded=True), ALL))}
     assert SCALES == (2, 4, 8)
 
 
@@ -56,24 +56,24 @@ def test_a_model_that_writes_nothing_is_left_out() -> None:
 
 
 def test_a_prompt_fits_into_half_of_the_window() -> None:
-    probes = probes_for(ALPHA, M, a_card("m", loaded=True, context_tokens=600), frozenset({Kind.READING}))
+    probes = probes_for(ALPHA, M, a_card("m", loaded=True, context_tokens=600), frozenset({ProbeKind.READING}))
     assert {probe.prompt_tokens for probe in probes} == {300}
 
 
 def test_an_estimate_counts_loading_reading_and_writing() -> None:
     speed = Speed(1000.0, 0.02, 0.5, 8.0, 8.0)
-    assert estimate_s(Probe(ALPHA, M, Kind.LOAD), speed) == pytest.approx(8.2)
-    assert estimate_s(Probe(ALPHA, M, Kind.READING, prompt_tokens=500, written_tokens=1), speed) == pytest.approx(0.2 + 0.5 + 0.02)
-    assert estimate_s(Probe(ALPHA, M, Kind.SCALING, 4, 10, 10), speed) == pytest.approx(0.2 + 0.04 + 10 * 0.05)
+    assert estimate_s(Probe(ALPHA, M, ProbeKind.LOAD), speed) == pytest.approx(8.2)
+    assert estimate_s(Probe(ALPHA, M, ProbeKind.READING, prompt_tokens=500, written_tokens=1), speed) == pytest.approx(0.2 + 0.5 + 0.02)
+    assert estimate_s(Probe(ALPHA, M, ProbeKind.SCALING, 4, 10, 10), speed) == pytest.approx(0.2 + 0.04 + 10 * 0.05)
 
 
 def test_what_was_shown_becomes_one_cell_for_each_pair() -> None:
-    def shown(kind: Kind, streams: int = 1, **figures: float) -> Shown:
-        return Shown(Probe(ALPHA, M, kind, streams), **figures)  # type: ignore[arg-type]
+    def shown(kind: ProbeKind, streams: int = 1, **figures: float) -> ProbeResult:
+        return ProbeResult(Probe(ALPHA, M, kind, streams), **figures)  # type: ignore[arg-type]
 
     [cell] = cells([
-        shown(Kind.LOAD, load_s=3.0), *(shown(Kind.WRITING, written_tok_s=speed, first_s=first) for speed, first in ((40, 0.1), (50, 0.3), (44, 0.2))),
-        shown(Kind.READING, read_tok_s=900.0), shown(Kind.SCALING, 4, tok_s=120.0), shown(Kind.SCALING, 2, tok_s=80.0),
+        shown(ProbeKind.LOAD, load_s=3.0), *(shown(ProbeKind.WRITING, written_tok_s=speed, first_s=first) for speed, first in ((40, 0.1), (50, 0.3), (44, 0.2))),
+        shown(ProbeKind.READING, read_tok_s=900.0), shown(ProbeKind.SCALING, 4, tok_s=120.0), shown(ProbeKind.SCALING, 2, tok_s=80.0),
     ])  # fmt: skip
     assert cell.decode_tok_s == Spread(44, 40, 50, 3) and cell.ttft_s == Spread(0.2, 0.1, 0.3, 3)
     assert cell.load_s == Spread(3.0, 3.0, 3.0, 1) and cell.prefill_tok_s == Spread(900.0, 900.0, 900.0, 1)
@@ -115,12 +115,12 @@ def test_two_runs_of_the_same_machine_are_rarely_told_to_differ() -> None:
     """Ten percent of noise, three repetitions, four models: at most one pair of runs in twenty may be told apart."""
     dice = Random(7)
 
-    def a_run() -> list[Cell]:
+    def a_run() -> list[BenchmarkCell]:
         found = []
         for number in range(4):
             seen = spread(dice.gauss(50.0, 5.0) for _ in range(REPETITIONS))
             assert seen is not None
-            found.append(Cell(ALPHA, ModelName(f"m{number}"), seen))
+            found.append(BenchmarkCell(ALPHA, ModelName(f"m{number}"), seen))
         return found
 
     wrong = sum(not compare(a_run(), a_run(), {}).verdict.startswith("No difference") for _ in range(400))
@@ -130,8 +130,8 @@ def test_two_runs_of_the_same_machine_are_rarely_told_to_differ() -> None:
 def test_a_real_difference_is_mostly_found() -> None:
     dice = Random(11)
 
-    def a_run(speed: float) -> list[Cell]:
+    def a_run(speed: float) -> list[BenchmarkCell]:
         seen = [spread(dice.gauss(speed, 1.0) for _ in range(REPETITIONS)) for _ in range(4)]
-        return [Cell(ALPHA, ModelName(f"m{number}"), one) for number, one in enumerate(seen)]
+        return [BenchmarkCell(ALPHA, ModelName(f"m{number}"), one) for number, one in enumerate(seen)]
 
     assert sum(compare(a_run(50.0), a_run(55.0), {}).verdict.partition(" %")[2].startswith(" faster") for _ in range(200)) >= 180

@@ -8,7 +8,15 @@ import pytest
 
 from builders import a_card, a_report, an_engine
 from herd.core.estimates.hardware_priors import Speed
-from herd.core.planning.placement_advice import UNUSED_AFTER_S, Advice, Machines, Past, Usage, advise, before_and_after
+from herd.core.planning.placement_advice import (
+    UNUSED_AFTER_S,
+    Machines,
+    ModelUsage,
+    PlacementAdvice,
+    UsageHistory,
+    advise,
+    before_and_after,
+)
 from herd.core.state.fleet import GB, Disk, ModelName, NodeId, Report, canonical
 
 NOW = 1_795_448_000.0
@@ -27,21 +35,21 @@ def machines(*reports: Report, serve_s: float = 5.0, load_s: float = 8.0, pinned
     return Machines(by_id, lambda *_: speed, lambda *_: True, lambda node, model: by_id[node].models[model].size_bytes, pinned)
 
 
-def a_usage(node: str = "alpha", model: str = "m", requests: int = 20_000, hours: int = 40, cold: int = 0, load_s: float = 0.0) -> Usage:
+def a_usage(node: str = "alpha", model: str = "m", requests: int = 20_000, hours: int = 40, cold: int = 0, load_s: float = 0.0) -> ModelUsage:
     """A usual request reads next to nothing and writes a hundred tokens."""
-    return Usage(NodeId(node), canonical(model), requests, requests, 100 * requests, cold, load_s, hours)
+    return ModelUsage(NodeId(node), canonical(model), requests, requests, 100 * requests, cold, load_s, hours)
 
 
-def past(*usages: Usage, began_days: float = 60.0, last_days: dict[str, float] | None = None) -> Past:
-    return Past(usages, {canonical(name): NOW - days * 86400 for name, days in (last_days or {"m": 0.0}).items()}, NOW - began_days * 86400)
+def past(*usages: ModelUsage, began_days: float = 60.0, last_days: dict[str, float] | None = None) -> UsageHistory:
+    return UsageHistory(usages, {canonical(name): NOW - days * 86400 for name, days in (last_days or {"m": 0.0}).items()}, NOW - began_days * 86400)
 
 
-def kinds(found: list[Advice]) -> list[tuple[str, str, str]]:
+def kinds(found: list[PlacementAdvice]) -> list[tuple[str, str, str]]:
     return [(one.kind, one.node_id, one.model) for one in found]
 
 
 def test_nothing_is_recommended_before_anything_was_asked() -> None:
-    assert advise(machines(a_machine("alpha", "m")), Past(), NOW) == []
+    assert advise(machines(a_machine("alpha", "m")), UsageHistory(), NOW) == []
 
 
 def test_a_model_that_fills_its_node_should_have_a_second_home() -> None:
@@ -122,7 +130,7 @@ def test_a_pinned_model_is_not_removed() -> None:
 def test_before_and_after_are_what_the_changes_say() -> None:
     fleet = machines(a_machine("alpha", "m", "old", loaded=False), a_machine("beta"))
     changes = [
-        Advice("pull", BETA, M, "", "", "", cost_bytes=5 * GB), Advice("delete", ALPHA, canonical("old"), "", "", "", frees_bytes=5 * GB),
-        Advice("pin", ALPHA, M, "", "", "", cost_bytes=6 * GB),
+        PlacementAdvice("pull", BETA, M, "", "", "", cost_bytes=5 * GB), PlacementAdvice("delete", ALPHA, canonical("old"), "", "", "", frees_bytes=5 * GB),
+        PlacementAdvice("pin", ALPHA, M, "", "", "", cost_bytes=6 * GB),
     ]  # fmt: skip
     assert before_and_after(fleet, changes) == {ALPHA: (10 * GB, 5 * GB, 0, 6 * GB), BETA: (0, 5 * GB, 0, 5 * GB)}

@@ -6,20 +6,20 @@ from random import Random
 
 import pytest
 
-from herd.core.planning.placement_planner import PAIRS_MAX, Home, Room, Want, as_it_is, plan
+from herd.core.planning.placement_planner import PAIRS_MAX, ModelDemand, NodeCapacity, PlacementOption, as_it_is, plan
 from herd.core.state.fleet import GB, ModelName, NodeId
 
 
-def a_want(model: str = "m", per_hour: float = 60.0) -> Want:
-    return Want(ModelName(model), per_hour / 3600)
+def a_want(model: str = "m", per_hour: float = 60.0) -> ModelDemand:
+    return ModelDemand(ModelName(model), per_hour / 3600)
 
 
-def a_home(node: str = "alpha", model: str = "m", size_gb: float = 5.0, serve_s: float = 4.0, load_s: float = 10.0, slots: int = 1) -> Home:
-    return Home(NodeId(node), ModelName(model), int(size_gb * GB), serve_s, load_s, slots)
+def a_home(node: str = "alpha", model: str = "m", size_gb: float = 5.0, serve_s: float = 4.0, load_s: float = 10.0, slots: int = 1) -> PlacementOption:
+    return PlacementOption(NodeId(node), ModelName(model), int(size_gb * GB), serve_s, load_s, slots)
 
 
-def a_room(node: str = "alpha", memory_gb: float = 16.0, models_max: int | None = None) -> Room:
-    return Room(NodeId(node), int(memory_gb * GB), models_max)
+def a_room(node: str = "alpha", memory_gb: float = 16.0, models_max: int | None = None) -> NodeCapacity:
+    return NodeCapacity(NodeId(node), int(memory_gb * GB), models_max)
 
 
 def places(*pairs: tuple[str, str]) -> set[tuple[str, str]]:
@@ -85,7 +85,7 @@ def test_places_that_nobody_knows_are_passed_over() -> None:
     assert as_it_is([a_want()], [a_home()], [(NodeId("gone"), ModelName("m"))]).resident == frozenset()
 
 
-def a_fleet(dice: Random) -> tuple[list[Want], list[Home], list[Room]]:
+def a_fleet(dice: Random) -> tuple[list[ModelDemand], list[PlacementOption], list[NodeCapacity]]:
     wants = [a_want(f"m{i}", dice.choice((0.5, 5, 50, 500))) for i in range(6)]
     rooms = [a_room(f"n{i}", dice.choice((8, 16, 48)), dice.choice((None, 2))) for i in range(4)]
     homes = [

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from builders import World, a_capacity, a_card, a_report, a_request, a_world, all_signals
-from herd.core.planning.replay import Choice, Replay, Rules, choose_again, is_cut_short, judge
+from herd.core.planning.replay import DecisionRules, RecordedDecision, Replay, choose_again, is_cut_short, judge
 from herd.core.scheduling.completion_time import (
     CompletionTimePolicy,
     CompletionTimeSettings,
@@ -37,22 +37,22 @@ def a_moment(rng: Random) -> tuple[World, Request]:
     return world, a_request("asked", "m", prompt_tokens=rng.randint(1, 9000), context_wanted=rng.choice([None, 4096]))
 
 
-def decided(world: World, request: Request, rules: Rules) -> Decision:
+def decided(world: World, request: Request, rules: DecisionRules) -> Decision:
     signals, scheduler = SignalPolicy(SIGNALS, rules.weights), world.dispatcher.scheduler
     times = CompletionTimePolicy(world.dispatcher.forecast, signals, rules.times)
     scheduler.policy = times if rules.policy == times.name else ObservedSignalPolicy(times, signals)
     return scheduler.decide(request, request.model, world.at)
 
 
-def a_choice(request: Request, decision: Decision, rules: Rules) -> Choice:
+def a_choice(request: Request, decision: Decision, rules: DecisionRules) -> RecordedDecision:
     assert decision.chosen is not None
-    return Choice(request, decision.model, decision.chosen, decision.scored, rules)
+    return RecordedDecision(request, decision.model, decision.chosen, decision.scored, rules)
 
 
 RULES = (
-    Rules(), Rules("signals"), Rules(times=CompletionTimeSettings(eviction_weight=0.0, harm_weight=0.0)),
-    Rules(times=CompletionTimeSettings(eviction_horizon_s=4000.0, eviction_weight=20.0, harm_weight=3.0)),
-    Rules("signals", Weights(model_hot=0.0, model_warm=30.0, queue_depth_max_penalty=300.0)),
+    DecisionRules(), DecisionRules("signals"), DecisionRules(times=CompletionTimeSettings(eviction_weight=0.0, harm_weight=0.0)),
+    DecisionRules(times=CompletionTimeSettings(eviction_horizon_s=4000.0, eviction_weight=20.0, harm_weight=3.0)),
+    DecisionRules("signals", Weights(model_hot=0.0, model_warm=30.0, queue_depth_max_penalty=300.0)),
 )  # fmt: skip
 
 
@@ -93,8 +93,8 @@ def test_what_a_change_saves_is_the_difference_of_the_estimates() -> None:
         a_report("fast", [a_card("m", 4.0)], memory_bandwidth_gbps=800.0),
     )
     request = a_request("r", "m", prompt_tokens=500)
-    choice = a_choice(request, decided(world, request, Rules("signals")), Rules("signals"))
-    verdict = judge(choice, Rules(), SIGNALS)
+    choice = a_choice(request, decided(world, request, DecisionRules("signals")), DecisionRules("signals"))
+    verdict = judge(choice, DecisionRules(), SIGNALS)
     assert verdict is not None and (verdict.before, verdict.after) == ("hot", "fast")
     by_node = {one.node_id: one.expected_s for one in choice.scored}
     assert verdict.own_saved_s == pytest.approx(by_node[verdict.before]["total"] - by_node[verdict.after]["total"])
@@ -104,34 +104,34 @@ def test_what_a_change_saves_is_the_difference_of_the_estimates() -> None:
 
 def test_what_was_not_estimated_is_not_decided_by_seconds() -> None:
     world, request = a_moment(Random(3))
-    recorded = decided(world, request, Rules("signals"))
+    recorded = decided(world, request, DecisionRules("signals"))
     for one in recorded.scored:
         one.expected_s = {}
     done = Replay()
-    assert done.add(a_choice(request, recorded, Rules("signals")), Rules(), SIGNALS) is None
+    assert done.add(a_choice(request, recorded, DecisionRules("signals")), DecisionRules(), SIGNALS) is None
     assert (done.undecidable, done.whole.choices) == (1, 0)
-    points = done.add(a_choice(request, recorded, Rules("signals")), Rules("signals", Weights(model_hot=-500.0)), SIGNALS)
+    points = done.add(a_choice(request, recorded, DecisionRules("signals")), DecisionRules("signals", Weights(model_hot=-500.0)), SIGNALS)
     assert points is not None and (points.own_saved_s is None) == points.has_changed
 
 
 def test_where_candidates_are_missing_it_is_said() -> None:
     world, request = a_moment(Random(5))
-    choice = a_choice(request, decided(world, request, Rules()), Rules())
-    assert is_cut_short(replace(choice, left_out=3), Rules())
+    choice = a_choice(request, decided(world, request, DecisionRules()), DecisionRules())
+    assert is_cut_short(replace(choice, left_out=3), DecisionRules())
     done = Replay()
-    done.add(replace(choice, left_out=3), Rules(), SIGNALS)
+    done.add(replace(choice, left_out=3), DecisionRules(), SIGNALS)
     assert (done.cut_short, done.whole.choices, done.whole.changed) == (1, 1, 0)
 
 
 def test_a_fingerprint_tells_every_weight_and_the_policy_apart() -> None:
-    rules = [Rules(), Rules("signals")]
-    rules += [Rules().changed(None, {one.name: 7.125}) for record in (Weights, CompletionTimeSettings) for one in fields(record)]
+    rules = [DecisionRules(), DecisionRules("signals")]
+    rules += [DecisionRules().changed(None, {one.name: 7.125}) for record in (Weights, CompletionTimeSettings) for one in fields(record)]
     assert len({one.fingerprint for one in rules}) == len(rules)
-    assert Rules().changed("completion_time", {"no_such": 1.0}).fingerprint == Rules().fingerprint
+    assert DecisionRules().changed("completion_time", {"no_such": 1.0}).fingerprint == DecisionRules().fingerprint
 
 
 def test_estimates_under_the_same_weights_are_the_same_to_the_last_bit() -> None:
     for seed in range(20):
         world, request = a_moment(Random(seed))
-        for one in decided(world, request, Rules()).scored:
+        for one in decided(world, request, DecisionRules()).scored:
             assert weighed(one, CompletionTimeSettings()) == one.expected_s, f"seed {seed}"

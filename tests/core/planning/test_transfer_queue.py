@@ -9,7 +9,15 @@ import pytest
 
 from builders import a_card, a_report, an_engine
 from herd.core.planning import transfer_queue
-from herd.core.planning.transfer_queue import DEFAULT_REGISTRY, QUEUED_MAX, REMEMBERED_MAX, Fetch, Fetches, State, Wish
+from herd.core.planning.transfer_queue import (
+    DEFAULT_REGISTRY,
+    QUEUED_MAX,
+    REMEMBERED_MAX,
+    PullOptions,
+    Transfer,
+    TransferQueue,
+    TransferState,
+)
 from herd.core.state.fleet import GB, Disk, Fleet, Node, NodeId, Report, canonical
 from herd.errors import Refusal
 
@@ -38,40 +46,40 @@ def node(fleet: Fleet, node_id: str) -> Node:
     return found
 
 
-def wanted(book: Fetches, at: Node, name: str = "m", by: str = "x") -> Fetch:
-    fetch = book.want(at, name, by, 0.0, Wish())
-    assert isinstance(fetch, Fetch)
+def wanted(book: TransferQueue, at: Node, name: str = "m", by: str = "x") -> Transfer:
+    fetch = book.want(at, name, by, 0.0, PullOptions())
+    assert isinstance(fetch, Transfer)
     return fetch
 
 
 def test_two_who_want_the_same_share_one_fetch_and_it_ends_when_both_have_left() -> None:
-    book, bare = Fetches(), node(a_fleet(empty()), "bare")
+    book, bare = TransferQueue(), node(a_fleet(empty()), "bare")
     first, second = wanted(book, bare, "m", "x"), wanted(book, bare, "M:latest", "y")
     assert first is second
-    assert not book.unwant(first, "x", 1.0) and first.state is State.QUEUED
-    assert book.unwant(first, "y", 2.0) and (first.state, first.ended_at) == (State.CANCELLED, 2.0)
+    assert not book.unwant(first, "x", 1.0) and first.state is TransferState.QUEUED
+    assert book.unwant(first, "y", 2.0) and (first.state, first.ended_at) == (TransferState.CANCELLED, 2.0)
     assert wanted(book, bare) is not first, "what is over is begun anew"
 
 
 def test_a_node_fetches_one_after_the_other_and_keeps_a_short_line() -> None:
-    book, bare = Fetches(), node(a_fleet(empty()), "bare")
+    book, bare = TransferQueue(), node(a_fleet(empty()), "bare")
     fetches = [wanted(book, bare, f"m{number}") for number in range(QUEUED_MAX)]
     assert book.next(bare.id) is fetches[0] and book.next(bare.id) is None
     wanted(book, bare, "one-more")
-    refused = book.want(bare, "too-many", "x", 0.0, Wish())
+    refused = book.want(bare, "too-many", "x", 0.0, PullOptions())
     assert isinstance(refused, Refusal) and refused.status == 429
-    book.end(fetches[0], State.DONE, 1.0)
+    book.end(fetches[0], TransferState.DONE, 1.0)
     assert book.next(bare.id) is fetches[1]
 
 
 def test_an_end_is_final_and_old_ends_are_forgotten() -> None:
-    book, bare = Fetches(), node(a_fleet(empty()), "bare")
+    book, bare = TransferQueue(), node(a_fleet(empty()), "bare")
     fetch = wanted(book, bare)
-    book.end(fetch, State.FAILED, 1.0, "no disk")
-    book.end(fetch, State.DONE, 2.0)
-    assert (fetch.state, fetch.error, fetch.ended_at) == (State.FAILED, "no disk", 1.0)
+    book.end(fetch, TransferState.FAILED, 1.0, "no disk")
+    book.end(fetch, TransferState.DONE, 2.0)
+    assert (fetch.state, fetch.error, fetch.ended_at) == (TransferState.FAILED, "no disk", 1.0)
     for number in range(REMEMBERED_MAX + 5):
-        book.end(wanted(book, bare, f"m{number}"), State.DONE, 3.0)
+        book.end(wanted(book, bare, f"m{number}"), TransferState.DONE, 3.0)
     assert len(list(book)) <= REMEMBERED_MAX + 1 and book.get(fetch.id) is None
 
 

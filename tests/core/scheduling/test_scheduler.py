@@ -73,7 +73,7 @@ print(hashlib.sha256(text.encode()).hexdigest())
 
 
 def test_equal_input_gives_equal_commands_in_processes_with_other_hash_seeds() -> None:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     digests = set()
     for seed in ("1", "2", "3"):
         env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join([str(root / "src"), str(root / "tests")])}

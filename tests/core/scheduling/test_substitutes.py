@@ -10,7 +10,7 @@ from builders import a_card, a_report, a_request, a_world
 from herd.core.state.commands import Dispatch, Refuse
 from herd.core.state.events import HeartbeatReceived, RequestArrived
 from herd.core.state.fleet import canonical
-from herd.core.state.request import Kind
+from herd.core.state.request import RequestKind
 
 TEXT = frozenset({"completion"})
 
@@ -39,7 +39,7 @@ def test_a_loaded_model_of_the_same_kind_answers_and_is_named() -> None:
         ({"capabilities": TEXT | {"vision"}}, {}, {}),
         ({}, {}, {"needs": frozenset({"tools"})}),
         ({}, {"capabilities": frozenset({"embedding"})}, {}),
-        ({"capabilities": frozenset({"embedding"})}, {}, {"kind": Kind.EMBED}),
+        ({"capabilities": frozenset({"embedding"})}, {}, {"kind": RequestKind.EMBED}),
         ({}, {"name": "some-coder"}, {}),
     ],
     ids=["sight", "tools", "vectors", "asked for vectors", "code"],

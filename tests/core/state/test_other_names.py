@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from builders import a_report, a_world, an_engine
-from herd.core.context.windows import Pin, Windows, WindowSettings
+from herd.core.context.windows import Windows, WindowSettings
 from herd.core.estimates.residency import Residency
 from herd.core.state.commands import Dispatch
-from herd.core.state.fleet import Fleet, Loaded, ModelCard, canonical
+from herd.core.state.engine_options import EngineOptions
+from herd.core.state.fleet import Fleet, Loaded, ModelInfo, canonical
 
-FIRST = ModelCard("first", an_engine(), 100, "d1", loaded=Loaded(150, 8192, context_explicit=True))
+FIRST = ModelInfo("first", an_engine(), 100, "d1", loaded=Loaded(150, 8192, context_explicit=True))
 SECOND = replace(FIRST, name="second", loaded=None)
 OTHER = replace(SECOND, name="other", digest="d2")
 NAMELESS = (replace(FIRST, name="a", digest=""), replace(SECOND, name="b", digest=""))
@@ -40,4 +41,4 @@ def test_a_request_by_the_other_name_is_told_the_loaded_window() -> None:
     world.dispatcher.windows = Windows(WindowSettings())
     world.hears(a_report("alpha", [FIRST, SECOND]))
     [dispatch] = world.arrives(model="second")
-    assert isinstance(dispatch, Dispatch) and dispatch.pin == Pin(8192)
+    assert isinstance(dispatch, Dispatch) and dispatch.pin == EngineOptions(8192)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SensorPaths:
     """Where to look: the folder whose disk counts, and roots that tests replace."""
 
     models: Path = field(default_factory=Path.home)
@@ -25,4 +25,4 @@ class Sensor:
     """`read(place)` returns fields of `core.fleet.Report` by name, those it can tell."""
 
     name: str
-    read: Callable[[Place], Mapping[str, object]]
+    read: Callable[[SensorPaths], Mapping[str, object]]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from herd.agent.sensors import Place, Sensor
+from herd.agent.sensors import Sensor, SensorPaths
 from herd.core.state.fleet import Gpu
 
 MEMORY_MIN_BYTES = 2_000_000_000
 """Less is the carve-out of integrated graphics, whose models live in main memory."""
 
 
-def read(place: Place) -> Mapping[str, object]:
+def read(place: SensorPaths) -> Mapping[str, object]:
     cards = sorted((place.sys / "class" / "drm").glob("card[0-9]*/device"))
     gpus = tuple(gpu for card in cards if (gpu := _card(card)) is not None)
     return {"gpus": gpus} if gpus else {}

@@ -8,11 +8,11 @@ import subprocess
 import sys
 from collections.abc import Mapping
 
-from herd.agent.sensors import Place, Sensor
+from herd.agent.sensors import Sensor, SensorPaths
 
 QUICK_S = 1.0
 
-def read(place: Place) -> Mapping[str, object]:
+def read(place: SensorPaths) -> Mapping[str, object]:
     chip = _chip(place)
     return {"chip": chip} if chip else {}
 
@@ -23,7 +23,7 @@ def from_cpuinfo(text: str) -> str:
     return told.group(1).strip() if told else ""
 
 
-def _chip(place: Place) -> str:
+def _chip(place: SensorPaths) -> str:
     if sys.platform == "darwin":
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]
         try:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 import psutil
 
-from herd.agent.sensors import Place, Sensor
+from herd.agent.sensors import Sensor, SensorPaths
 
 
-def read(_place: Place) -> Mapping[str, object]:
+def read(_place: SensorPaths) -> Mapping[str, object]:
     cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 0
     return {
         "cores": cores, "cpu_utilization": psutil.cpu_percent(interval=None), "arch": platform.machine(),

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import psutil
 
-from herd.agent.sensors import Place, Sensor
+from herd.agent.sensors import Sensor, SensorPaths
 from herd.core.state.fleet import Disk
 
 
-def read(place: Place) -> Mapping[str, object]:
+def read(place: SensorPaths) -> Mapping[str, object]:
     try:
         usage = psutil.disk_usage(str(models_folder(place.models, os.environ.get("OLLAMA_MODELS", ""))))
     except OSError:

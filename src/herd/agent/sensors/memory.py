@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import psutil
 
-from herd.agent.sensors import Place, Sensor
+from herd.agent.sensors import Sensor, SensorPaths
 from herd.core.state.fleet import Memory, Pressure
 
 STALLED_WARN_PCT = 10.0
@@ -24,7 +24,7 @@ MACOS_LEVELS = (("2", Pressure.WARN), ("4", Pressure.CRITICAL))
 QUICK_S = 1.0
 
 
-def read(place: Place) -> Mapping[str, object]:
+def read(place: SensorPaths) -> Mapping[str, object]:
     memory, swap = psutil.virtual_memory(), psutil.swap_memory()
     left = memory.available / memory.total if memory.total else 1.0
     pressure = _of_this_system(place) or by_what_is_left(left)
@@ -60,7 +60,7 @@ def from_macos(text: str) -> Pressure:
     return dict(MACOS_LEVELS).get(text.strip(), Pressure.NORMAL)
 
 
-def _of_this_system(place: Place) -> Pressure | None:
+def _of_this_system(place: SensorPaths) -> Pressure | None:
     if sys.platform == "darwin":
         command = ["sysctl", "-n", "kern.memorystatus_vm_pressure_level"]
         try:

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import pynvml
 
-from herd.agent.sensors import Place, Sensor
+from herd.agent.sensors import Sensor, SensorPaths
 from herd.core.state.fleet import Gpu
 
 
-def read(_place: Place) -> Mapping[str, object]:
+def read(_place: SensorPaths) -> Mapping[str, object]:
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:

@@ -9,14 +9,14 @@ from collections.abc import Mapping
 
 import psutil
 
-from herd.agent.sensors import Place, Sensor
+from herd.agent.sensors import Sensor, SensorPaths
 
 HOT_C = 90.0
 QUICK_S = 1.0
 CPU_CHIPS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "soc_thermal", "acpitz")
 
 
-def read(_place: Place) -> Mapping[str, object]:
+def read(_place: SensorPaths) -> Mapping[str, object]:
     if sys.platform == "darwin":
         return {"thermal_state": _macos_state()}
     temperature_c = hottest(_linux_temperatures())

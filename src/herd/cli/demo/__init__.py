@@ -17,7 +17,7 @@ from types import MappingProxyType
 from rich.text import Text
 
 from herd.cli.chat import write
-from herd.cli.client import Coordinator, Headers, Json, Trouble
+from herd.cli.client import CliError, CoordinatorClient, Headers, Json
 from herd.cli.columns import cut
 from herd.cli.demo import embedded_requirements
 from herd.cli.demo.fleet import NODES, DemoFleet, demo_fleet
@@ -42,7 +42,7 @@ class Question:
     client: str
     path: str
     text: str
-    ask: Callable[[Coordinator, str], Pieces]
+    ask: Callable[[CoordinatorClient, str], Pieces]
 
 
 TOGETHER = ("Say hello.", "Count from one to five.", "Name a fruit.", "What is 2 + 2?")
@@ -51,7 +51,7 @@ TOGETHER = ("Say hello.", "Count from one to five.", "Name a fruit.", "What is 2
 def demo(port: int, stay: bool) -> None:
     """Runs the show. Raises Trouble when something is missing or does not start."""
     if command := embedded_requirements.missing():
-        raise Trouble("the demo needs the embedded engine and its small model", f"install what is missing: {command}")
+        raise CliError("the demo needs the embedded engine and its small model", f"install what is missing: {command}")
     with demo_fleet(port) as fleet:
         try:
             _show(fleet)
@@ -90,7 +90,7 @@ def _named(name: str, told: str, style: str = "green") -> Text:
 # --- one chat after another ---
 
 
-def _show_chat(coordinator: Coordinator, question: Question) -> None:
+def _show_chat(coordinator: CoordinatorClient, question: Question) -> None:
     put(Text(), Text.assemble((f"{question.client} client", "bold"), f" ({question.path}) asks: {question.text}"))
     headers: Headers = {}
     for told, text in question.ask(coordinator, question.text):
@@ -102,26 +102,26 @@ def _show_chat(coordinator: Coordinator, question: Question) -> None:
     put(*choice_lines(rows[-1], console.width, {}))
 
 
-def _ollama(coordinator: Coordinator, text: str) -> Pieces:
+def _ollama(coordinator: CoordinatorClient, text: str) -> Pieces:
     body = {"model": MODEL, "messages": [{"role": "user", "content": text}], "options": dict(OLLAMA_OPTIONS)}
     for headers, line in coordinator.lines("/api/chat", body):
         yield headers, json.loads(line).get("message", {}).get("content", "")
 
 
-def _openai(coordinator: Coordinator, text: str) -> Pieces:
+def _openai(coordinator: CoordinatorClient, text: str) -> Pieces:
     body = {"model": MODEL, "messages": [{"role": "user", "content": text}], "max_tokens": ANSWER_TOKENS_MAX, "temperature": 0, "stream": True}
     for headers, event in _events(coordinator, "/v1/chat/completions", body):
         choices = event.get("choices") or [{}]
         yield headers, choices[0].get("delta", {}).get("content") or ""
 
 
-def _anthropic(coordinator: Coordinator, text: str) -> Pieces:
+def _anthropic(coordinator: CoordinatorClient, text: str) -> Pieces:
     body = {"model": MODEL, "messages": [{"role": "user", "content": text}], "max_tokens": ANSWER_TOKENS_MAX, "temperature": 0, "stream": True}
     for headers, event in _events(coordinator, "/v1/messages", body):
         yield headers, (event.get("delta") or {}).get("text") or ""
 
 
-def _events(coordinator: Coordinator, path: str, body: Json) -> Iterator[tuple[Headers, Json]]:
+def _events(coordinator: CoordinatorClient, path: str, body: Json) -> Iterator[tuple[Headers, Json]]:
     for headers, line in coordinator.lines(path, body):
         data = line.removeprefix(b"data: ")
         if data != line and data != b"[DONE]":
@@ -135,14 +135,14 @@ QUESTIONS = (
 )
 
 
-def _rows_of(coordinator: Coordinator, request_id: str) -> list[Json]:
+def _rows_of(coordinator: CoordinatorClient, request_id: str) -> list[Json]:
     """The writer stores rows within half a second; the show waits for its own."""
     deadline = time.monotonic() + ROW_MAX_S
     while True:
         try:
             rows: list[Json] = coordinator.get(f"/dashboard/api/requests/{request_id}")["rows"]
             return rows
-        except Trouble:
+        except CliError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(POLL_S)
@@ -151,7 +151,7 @@ def _rows_of(coordinator: Coordinator, request_id: str) -> list[Json]:
 # --- several at once ---
 
 
-def _show_together(coordinator: Coordinator) -> None:
+def _show_together(coordinator: CoordinatorClient) -> None:
     """As many at once as there are slots, so that all nodes have work."""
     put(Text(), Text.assemble((f"{len(TOGETHER)} Ollama clients at the same time", "bold"), ": each slot of each node has one to answer"))
     threads = [threading.Thread(target=_ask_and_tell, args=(coordinator, text), daemon=True) for text in TOGETHER]
@@ -161,13 +161,13 @@ def _show_together(coordinator: Coordinator) -> None:
         thread.join()
 
 
-def _ask_and_tell(coordinator: Coordinator, text: str) -> None:
+def _ask_and_tell(coordinator: CoordinatorClient, text: str) -> None:
     """One line, as soon as its answer is whole."""
     body = {"model": MODEL, "messages": [{"role": "user", "content": text}], "stream": False, "options": dict(OLLAMA_OPTIONS)}
     began_at = time.monotonic()
     try:
         headers, answer = coordinator.post("/api/chat", body)
-    except Trouble as trouble:
+    except CliError as trouble:
         put(_named("failed", f"{text} {trouble.problem}", "red"))
         return
     told = f"{time.monotonic() - began_at:.1f} s  {text} -> {' '.join(str(answer['message']['content']).split())}"

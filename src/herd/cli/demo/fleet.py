@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from herd.agent.node_identity import LOCAL_CODE
-from herd.cli.client import Coordinator, Trouble
+from herd.cli.client import CliError, CoordinatorClient
 from herd.cli.screen import console
 
 START_MAX_S = 90.0
@@ -118,7 +118,7 @@ class DemoFleet:
     """`coordinator` is where it answers; `parts` are its processes, the coordinator first."""
 
     def __init__(self, folder: Path, port: int, signals: Signals) -> None:
-        self.coordinator = Coordinator(f"http://127.0.0.1:{port}")
+        self.coordinator = CoordinatorClient(f"http://127.0.0.1:{port}")
         self.parts: list[Part] = []
         self._folder = folder
         self._port = port
@@ -179,15 +179,15 @@ class DemoFleet:
                 sign.update(f"starting {what} ({told or 'please wait'}, {time.monotonic() - began_at:.0f} s)")
                 for part in self.parts:
                     if part.process.poll() is not None:
-                        raise Trouble(f"{part.name} did not start:\n{part.tail()}", "look at this machine with: herd doctor")
+                        raise CliError(f"{part.name} did not start:\n{part.tail()}", "look at this machine with: herd doctor")
                 if time.monotonic() > deadline:
-                    raise Trouble(f"{what} did not start within {START_MAX_S:.0f} s:\n{self.parts[-1].tail()}", "look at this machine with: herd doctor")
+                    raise CliError(f"{what} did not start within {START_MAX_S:.0f} s:\n{self.parts[-1].tail()}", "look at this machine with: herd doctor")
                 time.sleep(POLL_S)
 
     def _answers(self) -> bool:
         try:
             self.coordinator.get("/fleet/limits")
-        except Trouble:
+        except CliError:
             return False
         return True
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from random import Random
 
 from herd.coordinator.storage import node_history
-from herd.coordinator.storage.node_history import Event, Stay
+from herd.coordinator.storage.node_history import Event, StateInterval
 from herd.coordinator.storage.trace_rows import INSERT_LATENCIES, INSERT_TRACE, NEWEST_TRACE, trace_row
 from herd.core.state.commands import Record
 from herd.core.state.decision import Candidate, Decision, Rejected, Scored
-from herd.core.state.fleet import EngineFace, Loaded, Memory, ModelCard, ModelName, Node, NodeId, Report
-from herd.core.state.request import Attempt, Counters, Failure, FailureKind, Kind, Outcome, Request, RequestId
+from herd.core.state.fleet import EngineEndpoint, Loaded, Memory, ModelInfo, ModelName, Node, NodeId, Report
+from herd.core.state.request import Attempt, Counters, Failure, FailureKind, Outcome, Request, RequestId, RequestKind
 
 HOUR_S, DAY_S = 3600.0, 86_400.0
 STATE_STEP_S = 60.0
@@ -91,14 +91,14 @@ def records(day: Day) -> Iterator[Record]:
     return iter(made)
 
 
-def stays(day: Day) -> Iterator[Stay]:
+def stays(day: Day) -> Iterator[StateInterval]:
     """Each minute's state of each node."""
     for minute in range(1, int(day.hours * 60) + 1):
         at = day.began_at + minute * STATE_STEP_S - 1.0
         hour = (minute - 1) / 60.0
         for machine in MACHINES:
             is_away = machine.node_id == AWAY[0] and AWAY[1] <= hour < AWAY[2]
-            yield Stay(at, machine.node_id, "gone" if is_away else "online", STATE_STEP_S, 0 if is_away else machine.slots)
+            yield StateInterval(at, machine.node_id, "gone" if is_away else "online", STATE_STEP_S, 0 if is_away else machine.slots)
 
 
 def events(day: Day) -> Iterator[Event]:
@@ -111,7 +111,7 @@ def events(day: Day) -> Iterator[Event]:
 def _request(day: Day, number: int, dice: Random) -> list[Record]:
     app = dice.choices(APPS, [app.share for app in APPS])[0]
     at = day.began_at + _moment(day, dice)
-    kind = Kind.INFO if dice.random() < INFO else Kind.CHAT if app.answer else Kind.EMBED
+    kind = RequestKind.INFO if dice.random() < INFO else RequestKind.CHAT if app.answer else RequestKind.EMBED
     prompt = max(1, int(app.prompt * dice.lognormvariate(0.0, 0.6)))
     asked = "qwen3:32b" if app.model == "qwen3:8b" and dice.random() < FALLBACK else app.model
     request = Request(
@@ -121,7 +121,7 @@ def _request(day: Day, number: int, dice: Random) -> list[Record]:
     outcome = Outcome.COMPLETED
     for other, likelihood in LIKELIHOODS:
         outcome = other if outcome is Outcome.COMPLETED and dice.random() < likelihood else outcome
-    is_retried = kind is not Kind.INFO and outcome is Outcome.COMPLETED and dice.random() < RETRIED
+    is_retried = kind is not RequestKind.INFO and outcome is Outcome.COMPLETED and dice.random() < RETRIED
     return _attempts(request, app, at, outcome, is_retried, asked != app.model, dice)
 
 
@@ -160,7 +160,7 @@ def _end(
     fallback_used: bool, dice: Random,
 ) -> Record:  # fmt: skip
     at, began_at, held_s = times
-    written = 0 if not app.answer or request.kind is Kind.INFO else max(1, int(app.answer * dice.lognormvariate(0.0, 0.7)))
+    written = 0 if not app.answer or request.kind is RequestKind.INFO else max(1, int(app.answer * dice.lognormvariate(0.0, 0.7)))
     load_s = dice.uniform(1.5, 9.0) if dice.random() < COLD else dice.uniform(0.0, 0.06)
     read_s = request.prompt_tokens / (machine.read_rate * dice.uniform(0.8, 1.2))
     write_s = written / (machine.write_rate * dice.uniform(0.8, 1.1))
@@ -212,6 +212,6 @@ def _scored(request: Request, machine: Machine, size_bytes: int, at_least_s: flo
 
 def _candidate(model: ModelName, machine: Machine, size_bytes: int, is_loaded: bool, in_flight: int) -> Candidate:
     whole = machine.memory_gb * 10**9
-    card = ModelCard(model, EngineFace("ollama", "", slots=machine.slots), size_bytes, loaded=Loaded(size_bytes, 8192) if is_loaded else None)
+    card = ModelInfo(model, EngineEndpoint("ollama", "", slots=machine.slots), size_bytes, loaded=Loaded(size_bytes, 8192) if is_loaded else None)
     report = Report(NodeId(machine.node_id), "", Memory(whole, whole // 3, whole - whole // 3), {model: card})
     return Candidate(Node(report.node_id, report, 0.0, 0.0), report, card, model, 0.0, in_flight, _free_bytes=whole // 2)

@@ -8,14 +8,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from herd.coordinator.api.keys_and_nodes import as_json, noted, read, told
-from herd.coordinator.auth.routes import Guarded
+from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.driver import Driver
-from herd.coordinator.models.benchmark_runner import BenchmarkRun, Benchmarks, Plan, wanted
+from herd.coordinator.models.benchmark_runner import BenchmarkPlan, BenchmarkRun, BenchmarkRunner, wanted
 from herd.coordinator.storage import benchmark_runs
 from herd.coordinator.storage.benchmark_runs import Ended
-from herd.coordinator.storage.writer import Store
+from herd.coordinator.storage.writer import TraceStore
 from herd.core.planning.benchmark_stats import compare
-from herd.dashboard.tabs.benchmarks import ComparisonBox, DifferenceBox, LeftOut, Progress, Run, Runs, Start, Started
+from herd.dashboard.tabs.benchmarks import (
+    BenchmarkDetails,
+    BenchmarkProgress,
+    ComparisonBox,
+    DifferenceBox,
+    LeftOut,
+    Runs,
+    Started,
+    StartRequest,
+)
 from herd.errors import BadRequest, UnknownModel
 from herd.trust.rights import Right
 
@@ -23,17 +32,17 @@ ID_MAX_CHARS = 100
 
 
 class BenchmarksApi:
-    def __init__(self, benchmarks: Benchmarks, driver: Driver, store: Store) -> None:
+    def __init__(self, benchmarks: BenchmarkRunner, driver: Driver, store: TraceStore) -> None:
         self._benchmarks, self._driver, self._store = benchmarks, driver, store
 
     @property
-    def routes(self) -> list[Guarded]:
+    def routes(self) -> list[ApiRoute]:
         return [
-            Guarded("/dashboard/api/benchmarks", told(self.runs), "GET", Right.READ, query=("compare",)),
-            Guarded("/dashboard/api/benchmarks/start", told(self.start), "POST", Right.ADMIN, Start),
-            Guarded("/dashboard/api/benchmarks/progress", told(self.progress), "GET", Right.READ),
-            Guarded("/dashboard/api/benchmarks/cancel", told(self.cancel), "POST", Right.ADMIN),
-            Guarded("/dashboard/api/benchmarks/{run_id}", told(self.one), "GET", Right.READ),
+            ApiRoute("/dashboard/api/benchmarks", told(self.runs), "GET", Right.READ, query=("compare",)),
+            ApiRoute("/dashboard/api/benchmarks/start", told(self.start), "POST", Right.ADMIN, StartRequest),
+            ApiRoute("/dashboard/api/benchmarks/progress", told(self.progress), "GET", Right.READ),
+            ApiRoute("/dashboard/api/benchmarks/cancel", told(self.cancel), "POST", Right.ADMIN),
+            ApiRoute("/dashboard/api/benchmarks/{run_id}", told(self.one), "GET", Right.READ),
         ]
 
     async def runs(self, request: Request) -> Response:
@@ -46,7 +55,7 @@ class BenchmarksApi:
 
     async def start(self, request: Request) -> Response:
         """Measures nodes that have nothing to do, and gives way to whoever comes; `dry_run` only tells how long it would take."""
-        body = await read(request, Start)
+        body = await read(request, StartRequest)
         asked = wanted(body.nodes, body.models, body.kinds)
         if body.dry_run:
             return as_json(_started(None, self._benchmarks.plan(asked)))
@@ -70,7 +79,7 @@ class BenchmarksApi:
         """What a run showed: nodes and models with their figures and how far those spread."""
         return as_json(await self._found(str(request.path_params["run_id"])))
 
-    async def _found(self, run_id: str) -> Run:
+    async def _found(self, run_id: str) -> BenchmarkDetails:
         """The one that runs, or has just ended and may not be written yet, from memory."""
         run = self._benchmarks.run
         if run is not None and run.run_id == run_id:
@@ -90,19 +99,19 @@ class BenchmarksApi:
         boxes = tuple(DifferenceBox(d.node_id, d.model, d.measure, d.first, d.second, d.change, d.plus_minus, d.is_clear) for d in found.differences)
         return ComparisonBox(first.run_id, second.run_id, found.verdict, found.change, found.plus_minus, boxes)
 
-    def _progress(self) -> Progress:
+    def _progress(self) -> BenchmarkProgress:
         run, left_s = self._benchmarks.run, self._benchmarks.left_s()
         if run is None:
-            return Progress(None, "idle", 0, 0, "", None, 0)
-        return Progress(run.run_id, run.state, run.done, len(run.plan.probes), run.message, round(left_s, 1) if left_s is not None else None, run.yields)
+            return BenchmarkProgress(None, "idle", 0, 0, "", None, 0)
+        return BenchmarkProgress(run.run_id, run.state, run.done, len(run.plan.probes), run.message, round(left_s, 1) if left_s is not None else None, run.yields)
 
 
-def _started(run_id: str | None, plan: Plan) -> Started:
+def _started(run_id: str | None, plan: BenchmarkPlan) -> Started:
     left_out = tuple(LeftOut(node_id, model, reason) for (node_id, model), reason in plan.left_out.items())
     return Started(run_id, round(plan.estimate_s, 1), sum(probe.requests for probe in plan.probes), left_out)
 
 
-def keeper(store: Store, driver: Driver) -> Callable[[BenchmarkRun], None]:
+def keeper(store: TraceStore, driver: Driver) -> Callable[[BenchmarkRun], None]:
     """Has every run that showed anything written down."""
 
     def kept(run: BenchmarkRun) -> None:

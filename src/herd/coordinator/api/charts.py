@@ -12,16 +12,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from herd.coordinator.api.keys_and_nodes import told
-from herd.coordinator.auth.routes import Guarded
+from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.driver import Driver
 from herd.coordinator.storage import chart_queries, queries
-from herd.coordinator.storage.chart_queries import APP, APP_MODEL, MODEL_NODE, Range
+from herd.coordinator.storage.chart_queries import APP, APP_MODEL, MODEL_NODE, ChartRange
 from herd.coordinator.storage.rollups import DAY_S, Measure
-from herd.coordinator.storage.writer import Store
+from herd.coordinator.storage.writer import TraceStore
 from herd.core.state.fleet import Liveness
 from herd.dashboard.histograms import merged
 from herd.dashboard.tabs import apps, models, trends
-from herd.dashboard.tabs.models import Present
+from herd.dashboard.tabs.models import ModelNow
 from herd.errors import BadRequest
 from herd.trust.rights import Right
 
@@ -34,24 +34,24 @@ DAYS_AS_RANGES = ((1, "24h"), (7, "7d"), (DAYS_MAX, "30d"))
 
 
 class ChartsApi:
-    def __init__(self, driver: Driver, store: Store, wall: Callable[[], float] = time.time) -> None:
+    def __init__(self, driver: Driver, store: TraceStore, wall: Callable[[], float] = time.time) -> None:
         """`wall`: unix seconds; every range ends now."""
         self._driver = driver
         self._store = store
         self._wall = wall
 
     @property
-    def routes(self) -> list[Guarded]:
+    def routes(self) -> list[ApiRoute]:
         ranged = ("range", "days")
         return [
-            Guarded("/dashboard/api/trends", told(self.trends), "GET", Right.READ, query=(*ranged, "node_id", "model")),
-            Guarded("/dashboard/api/models", told(self.models), "GET", Right.READ, query=ranged),
-            Guarded("/dashboard/api/context-usage", told(self.context_usage), "GET", Right.READ, query=ranged),
-            Guarded("/dashboard/api/apps", told(self.apps), "GET", Right.READ, query=ranged),
-            Guarded("/dashboard/api/tags", told(self.apps), "GET", Right.READ, query=ranged),
-            Guarded("/dashboard/api/apps/tags", told(self.apps), "GET", Right.READ, query=ranged),
-            Guarded("/dashboard/api/apps/daily", told(self.daily), "GET", Right.READ, query=("days",)),
-            Guarded("/dashboard/api/tags/daily", told(self.daily), "GET", Right.READ, query=("days",)),
+            ApiRoute("/dashboard/api/trends", told(self.trends), "GET", Right.READ, query=(*ranged, "node_id", "model")),
+            ApiRoute("/dashboard/api/models", told(self.models), "GET", Right.READ, query=ranged),
+            ApiRoute("/dashboard/api/context-usage", told(self.context_usage), "GET", Right.READ, query=ranged),
+            ApiRoute("/dashboard/api/apps", told(self.apps), "GET", Right.READ, query=ranged),
+            ApiRoute("/dashboard/api/tags", told(self.apps), "GET", Right.READ, query=ranged),
+            ApiRoute("/dashboard/api/apps/tags", told(self.apps), "GET", Right.READ, query=ranged),
+            ApiRoute("/dashboard/api/apps/daily", told(self.daily), "GET", Right.READ, query=("days",)),
+            ApiRoute("/dashboard/api/tags/daily", told(self.daily), "GET", Right.READ, query=("days",)),
         ]
 
     async def trends(self, request: Request) -> Response:
@@ -75,16 +75,16 @@ class ChartsApi:
         """Requests and tokens of each tag by day, of the last `days` (7)."""
         return await self._asked(partial(_daily, since=self._wall() - _days(request, 7) * DAY_S))
 
-    def _range(self, request: Request) -> Range:
+    def _range(self, request: Request) -> ChartRange:
         name = request.query_params.get("range")
         if not name and request.query_params.get("days"):
             name = next(one for most, one in DAYS_AS_RANGES if _days(request, 1) <= most)
         return chart_queries.range_of(name or RANGE_DEFAULT, self._wall())
 
-    def _present(self) -> list[Present]:
+    def _present(self) -> list[ModelNow]:
         """Every model on every node that is there."""
         return [
-            Present(
+            ModelNow(
                 name, node.id, "hot" if card.loaded else "warm" if name in node.loaded_until else "cold", card.digest, card.parameters,
                 card.quantization, card.size_bytes, card.loaded.context_tokens if card.loaded else None,
             )
@@ -105,13 +105,13 @@ def _days(request: Request, default: int) -> int:
     return int(text)
 
 
-def _past(connection: sqlite3.Connection, wanted: Range, node_id: str | None, model: str | None) -> trends.Past:
+def _past(connection: sqlite3.Connection, wanted: ChartRange, node_id: str | None, model: str | None) -> trends.TrendHistory:
     sums = chart_queries.series(connection, wanted, node_id, model)
     bins = chart_queries.series_bins(connection, wanted, node_id, model) if sums else {}
-    return trends.Past(sums, bins, chart_queries.edges(connection))
+    return trends.TrendHistory(sums, bins, chart_queries.edges(connection))
 
 
-def _trends(connection: sqlite3.Connection, wanted: Range, node_id: str | None, model: str | None) -> trends.Trends:
+def _trends(connection: sqlite3.Connection, wanted: ChartRange, node_id: str | None, model: str | None) -> trends.Trends:
     now, before = (_past(connection, one, node_id, model) for one in (wanted, wanted.earlier(WEEK_S)))
     flags = tuple(trends.Flag(*flag) for flag in chart_queries.flags(connection, wanted))
     busy, slots = chart_queries.by_hour(connection, wanted.to_at - HEAT_DAYS * DAY_S, wanted.to_at)
@@ -123,7 +123,7 @@ def _trends(connection: sqlite3.Connection, wanted: Range, node_id: str | None, 
     )  # fmt: skip
 
 
-def _models_past(connection: sqlite3.Connection, wanted: Range) -> models.Past:
+def _models_past(connection: sqlite3.Connection, wanted: ChartRange) -> models.ModelHistory:
     sums = chart_queries.grouped(connection, wanted, MODEL_NODE)
     bins = chart_queries.grouped_bins(connection, wanted, MODEL_NODE)
     context = {
@@ -131,25 +131,25 @@ def _models_past(connection: sqlite3.Connection, wanted: Range) -> models.Past:
         for model in {key[0] for key in sums}
     }
     has_fallbacks = any(one["fallbacks"] for one in sums.values())
-    return models.Past(
+    return models.ModelHistory(
         sums, {key: counts for (key, measure), counts in bins.items() if measure is Measure.TTFT}, context, chart_queries.last_used(connection),
         chart_queries.fallbacks(connection, wanted) if has_fallbacks else (), chart_queries.edges(connection),
     )  # fmt: skip
 
 
-def _models(connection: sqlite3.Connection, wanted: Range, present: Sequence[Present]) -> models.Models:
+def _models(connection: sqlite3.Connection, wanted: ChartRange, present: Sequence[ModelNow]) -> models.Models:
     made = models.lines(present, _models_past(connection, wanted))
     return models.Models(wanted.name, wanted.from_at, wanted.to_at, made, models.summary(made))
 
 
-def _context_usage(connection: sqlite3.Connection, wanted: Range, present: Sequence[Present]) -> models.ContextUsage:
+def _context_usage(connection: sqlite3.Connection, wanted: ChartRange, present: Sequence[ModelNow]) -> models.ContextUsage:
     made = models.lines(present, _models_past(connection, wanted))
     return models.ContextUsage(wanted.name, wanted.from_at, wanted.to_at, tuple(models.ContextLine(line.name, line.context) for line in made))
 
 
-def _apps(connection: sqlite3.Connection, wanted: Range) -> apps.Apps:
+def _apps(connection: sqlite3.Connection, wanted: ChartRange) -> apps.Apps:
     bins = {(key, int(measure)): counts for (key, measure), counts in chart_queries.grouped_bins(connection, wanted, APP).items()}
-    past = apps.Past(
+    past = apps.AppHistory(
         chart_queries.grouped(connection, wanted, APP), chart_queries.grouped(connection, wanted, APP_MODEL), bins,
         _dialects(connection, wanted), chart_queries.edges(connection),
     )  # fmt: skip
@@ -157,7 +157,7 @@ def _apps(connection: sqlite3.Connection, wanted: Range) -> apps.Apps:
     return apps.Apps(wanted.name, wanted.from_at, wanted.to_at, made, by_tag, by_tag, apps.summary(made))
 
 
-def _dialects(connection: sqlite3.Connection, wanted: Range) -> dict[tuple[str, str], dict[str, int]]:
+def _dialects(connection: sqlite3.Connection, wanted: ChartRange) -> dict[tuple[str, str], dict[str, int]]:
     """Which languages each app spoke, and how often."""
     found: dict[tuple[str, str], dict[str, int]] = {}
     for tags, key_id, client_ip, dialect in chart_queries.dialects(connection, wanted):
@@ -174,7 +174,7 @@ def _tags(column: str | None) -> list[object]:
     return tags if isinstance(tags, list) else []
 
 
-def _daily(connection: sqlite3.Connection, since: float) -> apps.Daily:
+def _daily(connection: sqlite3.Connection, since: float) -> apps.AppsDaily:
     return apps.days(queries.usage_by_tag_and_day(connection, since))
 
 

@@ -17,7 +17,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from herd.coordinator.auth.routes import Guarded
+from herd.coordinator.auth.routes import ApiRoute
 from herd.trust.rights import Right
 
 BUILT: Final = Path(__file__).resolve().parent / "static"
@@ -57,20 +57,20 @@ class DashboardFiles:
         self._problem = _problem(folder)
 
     @property
-    def routes(self) -> list[Guarded]:
+    def routes(self) -> list[ApiRoute]:
         """The documented addresses of the pages; each is the same file, whose script looks at the address."""
         return [
-            Guarded("/dashboard", self.page, "GET", Right.PAGE),
-            Guarded("/dashboard/trends", self.page, "GET", Right.PAGE),
-            Guarded("/dashboard/models", self.page, "GET", Right.PAGE),
-            Guarded("/dashboard/apps", self.page, "GET", Right.PAGE),
-            Guarded("/dashboard/benchmarks", self.page, "GET", Right.PAGE),
-            Guarded("/dashboard/health", self.page, "GET", Right.PAGE),
-            Guarded("/dashboard/recommendations", self.page, "GET", Right.PAGE),
-            Guarded("/dashboard/settings", self.page, "GET", Right.PAGE),
-            Guarded("/dashboard/playground", self.page, "GET", Right.PAGE),
-            Guarded("/dashboard/requests/{request_id}", self.page, "GET", Right.PAGE),
-            Guarded("/dashboard/assets/{name}", self.asset, "GET", Right.PAGE),
+            ApiRoute("/dashboard", self.page, "GET", Right.PAGE),
+            ApiRoute("/dashboard/trends", self.page, "GET", Right.PAGE),
+            ApiRoute("/dashboard/models", self.page, "GET", Right.PAGE),
+            ApiRoute("/dashboard/apps", self.page, "GET", Right.PAGE),
+            ApiRoute("/dashboard/benchmarks", self.page, "GET", Right.PAGE),
+            ApiRoute("/dashboard/health", self.page, "GET", Right.PAGE),
+            ApiRoute("/dashboard/recommendations", self.page, "GET", Right.PAGE),
+            ApiRoute("/dashboard/settings", self.page, "GET", Right.PAGE),
+            ApiRoute("/dashboard/playground", self.page, "GET", Right.PAGE),
+            ApiRoute("/dashboard/requests/{request_id}", self.page, "GET", Right.PAGE),
+            ApiRoute("/dashboard/assets/{name}", self.asset, "GET", Right.PAGE),
         ]
 
     async def page(self, request: Request) -> Response:

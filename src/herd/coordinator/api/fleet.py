@@ -17,10 +17,10 @@ from starlette.responses import PlainTextResponse, Response
 from herd.agent_protocol import heartbeat_decode
 from herd.coordinator.api import views
 from herd.coordinator.auth.membership import ANYBODY, Membership, NotOfTheFleet, Reporter, SessionWanted
-from herd.coordinator.auth.routes import Guarded
+from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.driver import Driver
-from herd.coordinator.storage.writer import Store
-from herd.core.lifecycle.node_names import Identities
+from herd.coordinator.storage.writer import TraceStore
+from herd.core.lifecycle.node_names import NodeNames
 from herd.core.state.events import HeartbeatReceived, NodeLeft
 from herd.core.state.fleet import NodeId
 from herd.errors import BadRequest, HerdError
@@ -40,7 +40,7 @@ class Goodbye(msgspec.Struct):
 
 class FleetApi:
     def __init__(
-        self, driver: Driver, store: Store, membership: Membership, limits: dict[str, object], capture: Callable[[], dict[str, object]],
+        self, driver: Driver, store: TraceStore, membership: Membership, limits: dict[str, object], capture: Callable[[], dict[str, object]],
         heard: Callable[[], None], lag_ms: Callable[[], float],
     ) -> None:  # fmt: skip
         """`capture` tells whether prompts are kept; `heard` is called after each heartbeat; `lag_ms` is how late the loop was of late."""
@@ -51,18 +51,18 @@ class FleetApi:
         self._limits = limits
         self._capture = capture
         self._heard = heard
-        self._identities = Identities()
+        self._identities = NodeNames()
 
     @property
-    def routes(self) -> list[Guarded]:
+    def routes(self) -> list[ApiRoute]:
         """Everything this file serves. Heartbeats are open here because `membership` checks their stamps."""
         return [
-            Guarded("/heartbeat", _told(self.heartbeat), "POST", Right.OPEN),
-            Guarded("/heartbeat/goodbye", _told(self.goodbye), "POST", Right.OPEN, Goodbye),
-            Guarded("/fleet/status", _told(self.status), "GET", Right.READ),
-            Guarded("/fleet/queue", _told(self.queue), "GET", Right.READ),
-            Guarded("/fleet/limits", _told(self.fleet_limits), "GET", Right.READ),
-            Guarded("/health", self.health, "GET", Right.OPEN),
+            ApiRoute("/heartbeat", _told(self.heartbeat), "POST", Right.OPEN),
+            ApiRoute("/heartbeat/goodbye", _told(self.goodbye), "POST", Right.OPEN, Goodbye),
+            ApiRoute("/fleet/status", _told(self.status), "GET", Right.READ),
+            ApiRoute("/fleet/queue", _told(self.queue), "GET", Right.READ),
+            ApiRoute("/fleet/limits", _told(self.fleet_limits), "GET", Right.READ),
+            ApiRoute("/health", self.health, "GET", Right.OPEN),
         ]
 
     async def heartbeat(self, request: Request) -> Response:

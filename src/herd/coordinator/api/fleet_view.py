@@ -16,15 +16,15 @@ from herd import __version__
 from herd.coordinator.api import views
 from herd.coordinator.driver import Driver
 from herd.coordinator.storage import node_history
-from herd.coordinator.storage.node_history import Event, Stay
-from herd.coordinator.storage.writer import Store
+from herd.coordinator.storage.node_history import Event, StateInterval
+from herd.coordinator.storage.writer import TraceStore
 from herd.core.state.commands import Record
 from herd.core.state.fleet import NodeId
 from herd.core.state.request import Outcome
 from herd.dashboard.nodes import NodeCard, card_of
-from herd.dashboard.pulse import Pulse
-from herd.dashboard.requests import LiveRequest, live_request
-from herd.dashboard.verdicts import SERVING, Verdict, verdict
+from herd.dashboard.pulse import RecentStats
+from herd.dashboard.requests import ActiveRequest, live_request
+from herd.dashboard.verdicts import SERVING, FleetSummary, verdict
 
 COARSE_S = 10.0
 HEARD_COARSE_S = 6.0
@@ -37,8 +37,8 @@ WATCHED_MAX_S = 30.0
 class FleetView:
     """`watch` begins to write down; `stop` ends it."""
 
-    def __init__(self, driver: Driver, store: Store, loop: asyncio.AbstractEventLoop) -> None:
-        self.pulse = Pulse()
+    def __init__(self, driver: Driver, store: TraceStore, loop: asyncio.AbstractEventLoop) -> None:
+        self.pulse = RecentStats()
         self._driver = driver
         self._store = store
         self._loop = loop
@@ -65,14 +65,14 @@ class FleetView:
         cards = [card_of(node, queues.of_node(node.id), now, unix_now, speeds.get(node.id, 0.0)) for node in nodes]
         return [msgspec.structs.replace(card, heard_s=card.heard_s // HEARD_COARSE_S * HEARD_COARSE_S) for card in cards]
 
-    def live(self) -> list[LiveRequest]:
+    def live(self) -> list[ActiveRequest]:
         """Everybody who is here, those who wait in the order of their turns, then those who are answered, oldest first."""
         dispatcher, now = self._driver.dispatcher, self._driver.now()
         standing = views.places_of(dispatcher, now)
         found = [live_request(live, standing.get(live.request.id), now) for live in dispatcher.live.values()]
         return sorted(found, key=lambda one: (one.position is None, one.position or 0, -one.age_s))
 
-    def verdict(self, cards: list[NodeCard]) -> Verdict:
+    def verdict(self, cards: list[NodeCard]) -> FleetSummary:
         dispatcher = self._driver.dispatcher
         return verdict(cards, len(dispatcher.waiting), dispatcher.is_draining)
 
@@ -113,7 +113,7 @@ class FleetView:
         seconds = min(now - self._watched_at, WATCHED_MAX_S)
         self._watched_at = now
         cards = self.cards()
-        stays = [Stay(unix_now, card.node_id, card.state, seconds, card.slots if card.state in SERVING else 0) for card in cards]
+        stays = [StateInterval(unix_now, card.node_id, card.state, seconds, card.slots if card.state in SERVING else 0) for card in cards]
         events = self._came_and_went(cards, unix_now)
         if stays or events:
             self._store.write(functools.partial(node_history.keep, stays=stays, events=events))

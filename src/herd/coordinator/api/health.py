@@ -15,9 +15,9 @@ from starlette.responses import Response
 
 from herd.coordinator.api.health_watch import HealthWatch
 from herd.coordinator.api.keys_and_nodes import as_json, read, told
-from herd.coordinator.auth.routes import Guarded
+from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.storage.uptime_queries import strips
-from herd.coordinator.storage.writer import Store
+from herd.coordinator.storage.writer import TraceStore
 from herd.dashboard.tabs.health import (
     CommandLine,
     FactLine,
@@ -30,7 +30,7 @@ from herd.dashboard.tabs.health import (
     Snoozed,
 )
 from herd.errors import BadRequest
-from herd.health.examination import Examination, Named
+from herd.health.examination import Examination, NamedFinding
 from herd.trust.rights import Right
 
 SNOOZED_MAX = 500
@@ -41,16 +41,16 @@ ID_MAX_CHARS = 600
 
 
 class HealthApi:
-    def __init__(self, watch: HealthWatch, store: Store, wall: Callable[[], float] = time.time) -> None:
+    def __init__(self, watch: HealthWatch, store: TraceStore, wall: Callable[[], float] = time.time) -> None:
         self._watch, self._store, self._wall = watch, store, wall
         self._snoozed: OrderedDict[str, tuple[float, str]] = OrderedDict()
 
     @property
-    def routes(self) -> list[Guarded]:
+    def routes(self) -> list[ApiRoute]:
         return [
-            Guarded("/dashboard/api/health", told(self.health), "GET", Right.READ),
-            Guarded("/dashboard/api/health/snooze", told(self.snooze), "POST", Right.ADMIN, Snooze),
-            Guarded("/dashboard/api/strips", told(self.strips), "GET", Right.READ, query=("range",)),
+            ApiRoute("/dashboard/api/health", told(self.health), "GET", Right.READ),
+            ApiRoute("/dashboard/api/health/snooze", told(self.snooze), "POST", Right.ADMIN, Snooze),
+            ApiRoute("/dashboard/api/strips", told(self.strips), "GET", Right.READ, query=("range",)),
         ]
 
     async def health(self, _: Request) -> Response:
@@ -82,7 +82,7 @@ class HealthApi:
         passed = tuple(PassedLine(check, title) for check, title in examined.passed)
         return Health(examined.at, examined.summary, findings, passed, Score(examined.score, examined.arithmetic))
 
-    def _box(self, one: Named) -> FindingBox:
+    def _box(self, one: NamedFinding) -> FindingBox:
         finding = one.finding
         until, reason = self._snoozed.get(one.id, (0.0, ""))
         is_snoozed = until > self._wall()

@@ -19,12 +19,12 @@ from pathlib import Path
 from herd import __version__
 from herd.coordinator.driver import Driver
 from herd.coordinator.storage.health_queries import traffic
-from herd.coordinator.storage.writer import Store
+from herd.coordinator.storage.writer import TraceStore
 from herd.core.state.fleet import Liveness, ModelName, Node, NodeId
 from herd.errors import Unavailable
 from herd.health import Check
 from herd.health.examination import Examination, examine
-from herd.health.snapshot import SAMPLE_EVERY_S, SAMPLES_MAX, WINDOW_S, NodeNow, Sample, Snapshot, StoreNow, Traffic
+from herd.health.snapshot import SAMPLE_EVERY_S, SAMPLES_MAX, WINDOW_S, NodeNow, NodeSample, Snapshot, StoreNow, Traffic
 
 FRESH_S = 2.0
 """Whoever asks again within so long gets the same answer: ten open pages cost one look."""
@@ -38,12 +38,12 @@ log = logging.getLogger("herd.health")
 
 class HealthWatch:
     def __init__(
-        self, driver: Driver, store: Store, checks: Sequence[Check], is_open: bool, loop: asyncio.AbstractEventLoop,
+        self, driver: Driver, store: TraceStore, checks: Sequence[Check], is_open: bool, loop: asyncio.AbstractEventLoop,
         pinned: Callable[[], Mapping[NodeId, tuple[ModelName, ...]]] = dict, wall: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
         self._driver, self._store, self._checks, self._is_open = driver, store, checks, is_open
         self._loop, self._pinned, self._wall = loop, pinned, wall
-        self._past: dict[NodeId, deque[Sample]] = {}
+        self._past: dict[NodeId, deque[NodeSample]] = {}
         self._since: dict[str, float] = {}
         self._alarms, self._alarmed_at = 0, None if not driver.alarms else wall()
         self._latest: tuple[float, Examination] | None = None
@@ -130,9 +130,9 @@ def _free_bytes(folder: Path) -> int | None:
         return None
 
 
-def _sample(node: Node, at: float) -> Sample:
+def _sample(node: Node, at: float) -> NodeSample:
     memory, disk = node.report.memory, node.report.disk
-    return Sample(
+    return NodeSample(
         at, node.liveness, memory.pressure, memory.swap_used_bytes, disk.available_bytes if disk is not None else None,
         node.report.thermal_state not in COOL_STATES, frozenset(node.loaded),
     )  # fmt: skip

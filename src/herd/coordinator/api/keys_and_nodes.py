@@ -18,13 +18,13 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from herd.agent_protocol.join import Joining
+from herd.agent_protocol.join import JoinRequest
 from herd.coordinator.auth.membership import Membership
-from herd.coordinator.auth.routes import Guarded
+from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.driver import Driver
 from herd.coordinator.storage import audit_log
-from herd.coordinator.storage.credential_store import VaultFull
-from herd.coordinator.storage.writer import Store
+from herd.coordinator.storage.credential_store import CredentialStoreFull
+from herd.coordinator.storage.writer import TraceStore
 from herd.core.state.events import NodeLeft
 from herd.core.state.fleet import NodeId, canonical
 from herd.errors import BadRequest, HerdError, UnknownModel
@@ -54,7 +54,7 @@ class WantedKey(msgspec.Struct):
     days: float = 0.0
 
 
-class Named(msgspec.Struct):
+class NameParameter(msgspec.Struct):
     """Whatever an order is about."""
 
     name: str
@@ -62,7 +62,7 @@ class Named(msgspec.Struct):
 
 class AccessApi:
     def __init__(
-        self, membership: Membership, driver: Driver, store: Store, place: Callable[[], str], changed: Callable[[], None]
+        self, membership: Membership, driver: Driver, store: TraceStore, place: Callable[[], str], changed: Callable[[], None]
     ) -> None:
         """`place`: where agents reach this coordinator; `changed` is called when keys did."""
         self._store = store
@@ -73,24 +73,24 @@ class AccessApi:
         self._changed = changed
 
     @property
-    def routes(self) -> list[Guarded]:
+    def routes(self) -> list[ApiRoute]:
         return [
-            Guarded("/fleet/join", told(self.join), "POST", Right.OPEN, Joining),
-            Guarded("/fleet/nodes", told(self.nodes), "GET", Right.READ),
-            Guarded("/fleet/nodes/invite", told(self.invite), "POST", Right.ADMIN),
-            Guarded("/fleet/nodes/approve", told(self.approve), "POST", Right.ADMIN, Named),
-            Guarded("/fleet/nodes/remove", told(self.remove), "POST", Right.ADMIN, Named),
-            Guarded("/fleet/keys", told(self.keys), "GET", Right.ADMIN),
-            Guarded("/fleet/keys", told(self.add_key), "POST", Right.ADMIN, WantedKey),
-            Guarded("/fleet/keys/revoke", told(self.revoke_key), "POST", Right.ADMIN, Named),
-            Guarded("/fleet/audit", told(self.audit), "GET", Right.ADMIN, query=("limit",)),
+            ApiRoute("/fleet/join", told(self.join), "POST", Right.OPEN, JoinRequest),
+            ApiRoute("/fleet/nodes", told(self.nodes), "GET", Right.READ),
+            ApiRoute("/fleet/nodes/invite", told(self.invite), "POST", Right.ADMIN),
+            ApiRoute("/fleet/nodes/approve", told(self.approve), "POST", Right.ADMIN, NameParameter),
+            ApiRoute("/fleet/nodes/remove", told(self.remove), "POST", Right.ADMIN, NameParameter),
+            ApiRoute("/fleet/keys", told(self.keys), "GET", Right.ADMIN),
+            ApiRoute("/fleet/keys", told(self.add_key), "POST", Right.ADMIN, WantedKey),
+            ApiRoute("/fleet/keys/revoke", told(self.revoke_key), "POST", Right.ADMIN, NameParameter),
+            ApiRoute("/fleet/audit", told(self.audit), "GET", Right.ADMIN, query=("limit",)),
         ]
 
     # --- nodes ---
 
     async def join(self, request: Request) -> Response:
         """A machine wants to take part: `{"name", "public", "proof"}`. 200 joined, 202 waits for approval, 401 wrong code."""
-        said = await read(request, Joining)
+        said = await read(request, JoinRequest)
         ip = request.client.host if request.client else ""
         answer = await asyncio.to_thread(self._membership.join, said, ip)
         return as_json(answer, 202 if answer.status == "pending" else 200)
@@ -117,7 +117,7 @@ class AccessApi:
 
     async def approve(self, request: Request) -> Response:
         """`{"name": name or fingerprint}`: it is let in when it asks next, within a heartbeat."""
-        wanted = (await read(request, Named)).name
+        wanted = (await read(request, NameParameter)).name
         found = self._membership.applicants.named(wanted, self._vault.public)
         if not found:
             raise UnknownModel(f"nobody by the name {wanted} waits; those who do: herd nodes", code="not_pending")
@@ -130,7 +130,7 @@ class AccessApi:
 
     async def remove(self, request: Request) -> Response:
         """`{"name"}`: it is a stranger from now on, and nothing is sent to it."""
-        name = NodeId((await read(request, Named)).name)
+        name = NodeId((await read(request, NameParameter)).name)
         was_paired = await asyncio.to_thread(self._vault.remove_node, name)
         self._membership.codes.close_all()
         waiting = self._membership.applicants.named(name, self._vault.public)
@@ -161,7 +161,7 @@ class AccessApi:
 
     async def revoke_key(self, request: Request) -> Response:
         """`{"name": id or name}`: it is worth nothing from now on."""
-        wanted = (await read(request, Named)).name
+        wanted = (await read(request, NameParameter)).name
         found = [key for key in self._vault.keyring if wanted in (key.id, key.name) and not key.revoked_at]
         if not found:
             raise UnknownModel(f"there is no valid key {wanted}; those there are: herd keys list", code="unknown_key")
@@ -185,11 +185,11 @@ class AccessApi:
         self._store.audit(entry)
 
 
-def noted(request: Request, what: str, about: str = "") -> audit_log.Entry:
+def noted(request: Request, what: str, about: str = "") -> audit_log.AuditEntry:
     """Who did this, for the audit."""
     key = request.scope.get("state", {}).get("key")
     ip = request.client.host if request.client else ""
-    return audit_log.Entry(time.time(), what, f"the key {key.name}" if isinstance(key, ApiKey) else "this machine, or a login", ip, about)
+    return audit_log.AuditEntry(time.time(), what, f"the key {key.name}" if isinstance(key, ApiKey) else "this machine, or a login", ip, about)
 
 
 def shown(key: ApiKey, at: float) -> dict[str, object]:
@@ -224,7 +224,7 @@ def told(endpoint: Callable[[Request], object]) -> Callable[[Request], object]:
             return await endpoint(request)  # type: ignore[misc,no-any-return]
         except HerdError as error:
             return as_json({"error": error.refusal.message, "code": error.refusal.code}, error.refusal.status)
-        except VaultFull as error:
+        except CredentialStoreFull as error:
             return as_json({"error": str(error), "code": "full"}, 507)
         except OSError as error:
             return as_json({"error": f"it could not be kept: {error}", "code": "not_kept"}, 507)

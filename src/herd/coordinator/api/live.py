@@ -16,9 +16,9 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from herd.coordinator.api.keys_and_nodes import told
-from herd.coordinator.api.live_feed import LiveFeed, Message
-from herd.coordinator.auth.routes import UNVERSIONED, VERSIONED, Guarded
-from herd.coordinator.http.contract import Exchange, Wire
+from herd.coordinator.api.live_feed import LiveFeed, LiveMessage
+from herd.coordinator.auth.routes import UNVERSIONED, VERSIONED, ApiRoute
+from herd.coordinator.http.contract import ClientTransport, Exchange
 from herd.dashboard.live import TOPICS, Complaint, Subscribe
 from herd.errors import BadRequest, HerdError, Unavailable
 from herd.protocols import websocket
@@ -47,10 +47,10 @@ class LiveApi:
         self._streams = 0
 
     @property
-    def routes(self) -> list[Guarded]:
+    def routes(self) -> list[ApiRoute]:
         return [
-            Guarded("/dashboard/api/live", told(self.live), "GET", Right.READ),
-            Guarded("/dashboard/events", told(self.events), "GET", Right.READ, query=("sub",)),
+            ApiRoute("/dashboard/api/live", told(self.live), "GET", Right.READ),
+            ApiRoute("/dashboard/events", told(self.events), "GET", Right.READ, query=("sub",)),
         ]
 
     async def live(self, _: Request) -> Response:
@@ -115,12 +115,12 @@ class Socket:
         self._feed = feed
         self._among = among
         self._frames = Frames()
-        self._wire: Wire | None = None
+        self._wire: ClientTransport | None = None
         self._is_writable = True
-        self._queued: deque[Message] = deque()
+        self._queued: deque[LiveMessage] = deque()
         self._has_missed = False
 
-    def open(self, wire: Wire) -> None:
+    def open(self, wire: ClientTransport) -> None:
         self._wire = wire
         self._among.add(self)
 
@@ -156,7 +156,7 @@ class Socket:
 
     # What the feed calls
 
-    def tell(self, message: Message) -> None:
+    def tell(self, message: LiveMessage) -> None:
         wire = self._wire
         if wire is None or self._has_missed:
             return
@@ -202,11 +202,11 @@ class Stream:
     def __init__(self, feed: LiveFeed) -> None:
         self.topics: frozenset[str] = frozenset()
         self._feed = feed
-        self._queued: deque[Message] = deque()
+        self._queued: deque[LiveMessage] = deque()
         self._something = asyncio.Event()
         self._has_missed = False
 
-    def tell(self, message: Message) -> None:
+    def tell(self, message: LiveMessage) -> None:
         if self._has_missed:
             return
         if len(self._queued) >= QUEUED_MAX:

@@ -22,7 +22,7 @@ from herd.coordinator.api.fleet_view import FleetView
 from herd.coordinator.driver import Driver
 from herd.core.state.commands import Command, Dispatch, Hold, Record
 from herd.core.state.events import Event, FirstByte, RequestArrived
-from herd.core.state.live_request import Live
+from herd.core.state.live_request import LiveRequest
 from herd.core.state.request import Outcome, RequestId
 from herd.dashboard.live import (
     TOPICS,
@@ -31,8 +31,8 @@ from herd.dashboard.live import (
     Job,
     JobsData,
     JobsMessage,
+    LiveNumbers,
     Moved,
-    Pulse,
     RequestsData,
     RequestsMessage,
 )
@@ -48,12 +48,12 @@ NOTED_MAX = 512
 """Kept between two messages; beyond it only the number grows."""
 CARDS_AT_ONCE = 32
 
-Thing = tuple[float, Event | Command, Live | None]
+Thing = tuple[float, Event | Command, LiveRequest | None]
 """When it happened (unix time), what, and to whom: a request may have ended before it is told of."""
 
 
 @dataclass(slots=True)
-class Message:
+class LiveMessage:
     """One message, made once: `body` is its JSON."""
 
     topic: str
@@ -78,7 +78,7 @@ class Listener(Protocol):
 
     topics: frozenset[str]
 
-    def tell(self, message: Message) -> None:
+    def tell(self, message: LiveMessage) -> None:
         """Never waits: who cannot take it keeps it or forgets it."""
 
 
@@ -138,14 +138,14 @@ class LiveFeed:
             self._noted.clear()
             self._noted_count = 0
 
-    def _tell(self, topic: str, message: Message) -> None:
+    def _tell(self, topic: str, message: LiveMessage) -> None:
         for listener in list(self._listeners):
             if topic in listener.topics:
                 listener.tell(message)
 
     # --- snapshots ---
 
-    def snapshot(self, topic: str) -> Message:
+    def snapshot(self, topic: str) -> LiveMessage:
         """All of a topic as it is, under the number of the delta before."""
         seq, at = self._seq[topic], round(time.time(), 3)
         if topic == "fleet":
@@ -158,11 +158,11 @@ class LiveFeed:
         self._move()
         return _made(RequestsMessage("snapshot", topic, self._seq[topic], at, RequestsData(live=tuple(self._view.live()))))
 
-    def _pulse(self, cards: list[NodeCard]) -> Pulse:
+    def _pulse(self, cards: list[NodeCard]) -> LiveNumbers:
         view, now = self._view, self._driver.now()
         verdict = view.verdict(cards)
         speed = round(sum(view.pulse.tokens_per_s(now).values()), 1)
-        return Pulse(view.running(), view.waiting(), speed, view.pulse.ttft_p50_ms(now), verdict.level, verdict.sentence)
+        return LiveNumbers(view.running(), view.waiting(), speed, view.pulse.ttft_p50_ms(now), verdict.level, verdict.sentence)
 
     # --- once a second ---
 
@@ -174,7 +174,7 @@ class LiveFeed:
             self._tell("jobs", delta)
         self._wake()
 
-    def _fleet_delta(self) -> Message:
+    def _fleet_delta(self) -> LiveMessage:
         present = sorted(self._driver.fleet.nodes)
         start = self._at_card if self._at_card < len(present) else 0
         some = present[start : start + CARDS_AT_ONCE]
@@ -190,7 +190,7 @@ class LiveFeed:
         data = FleetData(self._pulse(list(self._cards.values())), lean, gone)
         return _made(FleetMessage("delta", "fleet", self._seq["fleet"], round(time.time(), 3), data))
 
-    def _jobs_delta(self) -> Message | None:
+    def _jobs_delta(self) -> LiveMessage | None:
         now = {job.job_id: job for job in self._jobs()}
         changed = tuple(job for job_id, job in now.items() if self._jobs_told.get(job_id) != job)
         self._jobs_told = now
@@ -227,11 +227,11 @@ class LiveFeed:
         self._tell("requests", _made(RequestsMessage("delta", "requests", self._seq["requests"], round(time.time(), 3), data)))
 
 
-def _made(message: FleetMessage | RequestsMessage | JobsMessage) -> Message:
-    return Message(message.topic, msgspec.json.encode(message))
+def _made(message: FleetMessage | RequestsMessage | JobsMessage) -> LiveMessage:
+    return LiveMessage(message.topic, msgspec.json.encode(message))
 
 
-def _moved(at: float, thing: Event | Command, live: Live | None) -> Moved:
+def _moved(at: float, thing: Event | Command, live: LiveRequest | None) -> Moved:
     at = round(at, 3)
     if isinstance(thing, Record):
         request, counters = thing.request, thing.counters
@@ -247,7 +247,7 @@ def _moved(at: float, thing: Event | Command, live: Live | None) -> Moved:
     return _of_live(what, at, thing.request_id, thing.node_id if isinstance(thing, Dispatch) else "", live)
 
 
-def _of_live(what: str, at: float, request_id: RequestId, node_id: str, live: Live | None) -> Moved:
+def _of_live(what: str, at: float, request_id: RequestId, node_id: str, live: LiveRequest | None) -> Moved:
     if live is None:
         return Moved(what, at, request_id, "", "", node_id)
     running_on = live.attempt.node_id if live.attempt is not None and what == "first" else node_id

@@ -22,11 +22,11 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from herd.coordinator.api.keys_and_nodes import as_json, noted
 from herd.coordinator.auth.access_control import SESSION_COOKIE
-from herd.coordinator.auth.routes import Guarded
-from herd.coordinator.storage.writer import Store
+from herd.coordinator.auth.routes import ApiRoute
+from herd.coordinator.storage.writer import TraceStore
 from herd.trust import logins
 from herd.trust.keys import Keyring
-from herd.trust.logins import Logins, Tries
+from herd.trust.logins import LoginAttempts, Logins
 from herd.trust.rights import Right
 
 log = logging.getLogger("herd.logins")
@@ -44,7 +44,7 @@ TOO_MANY = "Too many wrong keys came from your address. Try again in {wait_s} s.
 
 class LoginApi:
     def __init__(
-        self, logins: Logins, keys: Callable[[], Keyring], store: Store,
+        self, logins: Logins, keys: Callable[[], Keyring], store: TraceStore,
         now: Callable[[], float], unix_s: Callable[[], float], changed: Callable[[], None],
     ) -> None:  # fmt: skip
         """`now` is the loop's time; `changed` is called when a session begins or ends. Raises `OSError` without its page."""
@@ -54,18 +54,18 @@ class LoginApi:
         self._now = now
         self._unix_s = unix_s
         self._changed = changed
-        self._tries = Tries()
+        self._tries = LoginAttempts()
         text = PAGE.read_text("utf-8")
         self._page = Template(text)
         self._headers = _headers_of(text)
 
     @property
-    def routes(self) -> list[Guarded]:
+    def routes(self) -> list[ApiRoute]:
         return [
-            Guarded("/fleet/logins", self.link, "POST", Right.ADMIN),
-            Guarded("/login", self.page, "GET", Right.OPEN, query=("token",)),
-            Guarded("/login", self.with_key, "POST", Right.OPEN, is_form=True),
-            Guarded("/logout", self.logout, "POST", Right.OPEN),
+            ApiRoute("/fleet/logins", self.link, "POST", Right.ADMIN),
+            ApiRoute("/login", self.page, "GET", Right.OPEN, query=("token",)),
+            ApiRoute("/login", self.with_key, "POST", Right.OPEN, is_form=True),
+            ApiRoute("/logout", self.logout, "POST", Right.OPEN),
         ]
 
     async def link(self, request: Request) -> Response:

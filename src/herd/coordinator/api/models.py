@@ -14,15 +14,15 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from herd.coordinator.api.keys_and_nodes import as_json, noted, read, told
-from herd.coordinator.auth.routes import Guarded
-from herd.coordinator.models.pinned_models import Pin, Pins
-from herd.coordinator.models.transfers import CannotFetch, Fetching
+from herd.coordinator.auth.routes import ApiRoute
+from herd.coordinator.models.pinned_models import PinnedModel, PinnedModels
+from herd.coordinator.models.transfers import CannotTransfer, Transfers
 from herd.coordinator.storage import queries
-from herd.coordinator.storage.writer import Store
-from herd.coordinator.upstream.engine_client import OrderFailed, Orders
+from herd.coordinator.storage.writer import TraceStore
+from herd.coordinator.upstream.engine_client import EngineCallFailed, EngineClient
 from herd.core.planning import transfer_queue
-from herd.core.planning.transfer_queue import Fetch, State, Wish
-from herd.core.state.fleet import Fleet, ModelCard, ModelName, Node, NodeId, canonical
+from herd.core.planning.transfer_queue import PullOptions, Transfer, TransferState
+from herd.core.state.fleet import Fleet, ModelInfo, ModelName, Node, NodeId, canonical
 from herd.dashboard.live import Job
 from herd.engines import Call, Engine
 from herd.errors import BadRequest, Refusal, UnknownModel
@@ -61,7 +61,7 @@ class WantedCopy(msgspec.Struct):
     node_id: str = ""
 
 
-class WantedPlace(msgspec.Struct):
+class ModelPlaceRequest(msgspec.Struct):
     """A model, and the nodes it is meant for; empty: where it makes sense."""
 
     model: str = ""
@@ -71,8 +71,8 @@ class WantedPlace(msgspec.Struct):
 
 class ModelsApi:
     def __init__(
-        self, fleet: Fleet, fetching: Fetching, pins: Pins, orders: Orders, engines: Mapping[str, Engine],
-        store: Store,
+        self, fleet: Fleet, fetching: Transfers, pins: PinnedModels, orders: EngineClient, engines: Mapping[str, Engine],
+        store: TraceStore,
     ) -> None:  # fmt: skip
         self._fleet = fleet
         self._fetching = fetching
@@ -82,26 +82,26 @@ class ModelsApi:
         self._store = store
 
     @property
-    def routes(self) -> list[Guarded]:
+    def routes(self) -> list[ApiRoute]:
         return [
-            Guarded("/api/pull", told(self.pull), "POST", Right.MODELS, WantedPull),
-            Guarded("/api/delete", told(self.delete), "DELETE", Right.MODELS, WantedDelete),
-            Guarded("/api/copy", told(self.copy), "POST", Right.MODELS, WantedCopy),
-            Guarded("/fleet/pulls", told(self.pulls), "GET", Right.READ),
-            Guarded("/fleet/pulls/{pull_id}", told(self.cancel), "DELETE", Right.MODELS),
-            Guarded("/fleet/sync", told(self.sync), "POST", Right.MODELS, WantedPlace),
-            Guarded("/fleet/update", told(self.update), "POST", Right.MODELS, WantedPlace),
-            Guarded("/fleet/load", told(self.load), "POST", Right.MODELS, WantedPlace),
-            Guarded("/fleet/unload", told(self.unload), "POST", Right.MODELS, WantedPlace),
-            Guarded("/fleet/pin", told(self.pinned), "GET", Right.READ),
-            Guarded("/fleet/pin", told(self.pin), "POST", Right.MODELS, WantedPlace),
-            Guarded("/fleet/pin/{model:path}", told(self.unpin), "DELETE", Right.MODELS),
-            Guarded("/dashboard/api/model-management", told(self.management), "GET", Right.READ),
-            Guarded("/dashboard/api/pull", told(self.start_pull), "POST", Right.MODELS, WantedPull),
-            Guarded("/dashboard/api/delete", told(self.delete), "POST", Right.MODELS, WantedDelete),
-            Guarded("/dashboard/api/pinned-models", told(self.pinned), "GET", Right.READ),
-            Guarded("/dashboard/api/pinned-models", told(self.pin), "POST", Right.MODELS, WantedPlace),
-            Guarded("/dashboard/api/pinned-models/{model:path}", told(self.unpin), "DELETE", Right.MODELS),
+            ApiRoute("/api/pull", told(self.pull), "POST", Right.MODELS, WantedPull),
+            ApiRoute("/api/delete", told(self.delete), "DELETE", Right.MODELS, WantedDelete),
+            ApiRoute("/api/copy", told(self.copy), "POST", Right.MODELS, WantedCopy),
+            ApiRoute("/fleet/pulls", told(self.pulls), "GET", Right.READ),
+            ApiRoute("/fleet/pulls/{pull_id}", told(self.cancel), "DELETE", Right.MODELS),
+            ApiRoute("/fleet/sync", told(self.sync), "POST", Right.MODELS, ModelPlaceRequest),
+            ApiRoute("/fleet/update", told(self.update), "POST", Right.MODELS, ModelPlaceRequest),
+            ApiRoute("/fleet/load", told(self.load), "POST", Right.MODELS, ModelPlaceRequest),
+            ApiRoute("/fleet/unload", told(self.unload), "POST", Right.MODELS, ModelPlaceRequest),
+            ApiRoute("/fleet/pin", told(self.pinned), "GET", Right.READ),
+            ApiRoute("/fleet/pin", told(self.pin), "POST", Right.MODELS, ModelPlaceRequest),
+            ApiRoute("/fleet/pin/{model:path}", told(self.unpin), "DELETE", Right.MODELS),
+            ApiRoute("/dashboard/api/model-management", told(self.management), "GET", Right.READ),
+            ApiRoute("/dashboard/api/pull", told(self.start_pull), "POST", Right.MODELS, WantedPull),
+            ApiRoute("/dashboard/api/delete", told(self.delete), "POST", Right.MODELS, WantedDelete),
+            ApiRoute("/dashboard/api/pinned-models", told(self.pinned), "GET", Right.READ),
+            ApiRoute("/dashboard/api/pinned-models", told(self.pin), "POST", Right.MODELS, ModelPlaceRequest),
+            ApiRoute("/dashboard/api/pinned-models/{model:path}", told(self.unpin), "DELETE", Right.MODELS),
         ]
 
     # --- bringing ---
@@ -117,20 +117,20 @@ class ModelsApi:
             return StreamingResponse(self._lines(fetch, by), media_type="application/x-ndjson")
         async with aclosing(self._lines(fetch, by)) as lines:
             last = [line async for line in lines][-1]
-        return Response(last, 200 if fetch.state is State.DONE else 500, media_type="application/json")
+        return Response(last, 200 if fetch.state is TransferState.DONE else 500, media_type="application/json")
 
     async def start_pull(self, request: Request) -> Response:
         """The same without waiting for it: 202 with the job."""
         fetch = self._wanted(request, await read(request, WantedPull))
         return as_json({"job_id": job_id(fetch), "node_id": fetch.node_id, "model": fetch.model}, 202)
 
-    def _wanted(self, request: Request, wanted: WantedPull) -> Fetch:
+    def _wanted(self, request: Request, wanted: WantedPull) -> Transfer:
         name = request_fields.model_name(wanted.model or wanted.name)
-        fetch = self._fetching.want(name, PEOPLE, NodeId(wanted.node_id) if wanted.node_id else None, Wish(lan_only=wanted.lan_only))
+        fetch = self._fetching.want(name, PEOPLE, NodeId(wanted.node_id) if wanted.node_id else None, PullOptions(lan_only=wanted.lan_only))
         self._noted(request, "pull", f"{name} onto {fetch.node_id}")
         return fetch
 
-    async def _lines(self, fetch: Fetch, by: str) -> AsyncGenerator[bytes, None]:
+    async def _lines(self, fetch: Transfer, by: str) -> AsyncGenerator[bytes, None]:
         """What Ollama would say, and from where to where; then `success` or the error, once."""
         try:
             async for told_of in self._fetching.follow(fetch):
@@ -154,7 +154,7 @@ class ModelsApi:
 
     async def sync(self, request: Request) -> Response:
         """Copies a model over the local network to the nodes named, or to all that can fetch and have room; never from the internet."""
-        wanted = await read(request, WantedPlace)
+        wanted = await read(request, ModelPlaceRequest)
         model = canonical(request_fields.model_name(wanted.model))
         have = self._holders(model)
         names = [*wanted.node_ids, *([wanted.node_id] if wanted.node_id else [])]
@@ -162,17 +162,17 @@ class ModelsApi:
             node.id for node in self._fleet
             if node.id not in have and transfer_queue.can_fetch(node) and transfer_queue.no_room(node, max(card.size_bytes for card in have.values())) is None
         ]  # fmt: skip
-        started = [self._fetching.want(wanted.model, PEOPLE, node_id, Wish(lan_only=True)) for node_id in targets]
+        started = [self._fetching.want(wanted.model, PEOPLE, node_id, PullOptions(lan_only=True)) for node_id in targets]
         self._noted(request, "sync", f"{model} to {', '.join(targets) or 'nobody'}")
         return as_json({"jobs": [job_of(fetch) for fetch in started]}, 202)
 
     async def update(self, request: Request) -> Response:
         """Asks the registry for the tag once, on one node, and copies what is new to the others that have it."""
-        wanted = await read(request, WantedPlace)
+        wanted = await read(request, ModelPlaceRequest)
         model = canonical(request_fields.model_name(wanted.model))
         have = self._holders(model)
         first = NodeId(wanted.node_id) if wanted.node_id else next(iter(sorted(have)))
-        fetch = self._fetching.want(wanted.model, PEOPLE, first, Wish(is_refresh=True))
+        fetch = self._fetching.want(wanted.model, PEOPLE, first, PullOptions(is_refresh=True))
         fetch.then = tuple(node_id for node_id in have if node_id != first)
         self._noted(request, "update", f"{model} on {first}, then on {len(have) - 1} more")
         return as_json({"jobs": [job_of(fetch)]}, 202)
@@ -221,8 +221,8 @@ class ModelsApi:
         """Has it leave memory: on a node, or everywhere."""
         return await self._keep(request, "unload", lambda engine, card: engine.keep(card.name, False))
 
-    async def _keep(self, request: Request, what: str, call: Callable[[Engine, ModelCard], Call | None]) -> Response:
-        wanted = await read(request, WantedPlace)
+    async def _keep(self, request: Request, what: str, call: Callable[[Engine, ModelInfo], Call | None]) -> Response:
+        wanted = await read(request, ModelPlaceRequest)
         model = canonical(request_fields.model_name(wanted.model))
         have = self._holders(model)
         # What is being loaded this moment is in no heartbeat yet: everywhere means everywhere.
@@ -235,13 +235,13 @@ class ModelsApi:
 
     async def pin(self, request: Request) -> Response:
         """From now on the model stays in memory, on this node or on the best."""
-        wanted = await read(request, WantedPlace)
+        wanted = await read(request, ModelPlaceRequest)
         model = canonical(request_fields.model_name(wanted.model))
         have = self._holders(model)
         if wanted.node_id and wanted.node_id not in have:
             raise UnknownModel(f"{wanted.node_id} does not have {wanted.model}; bring it with: herd pull {wanted.model} --node {wanted.node_id}")
         try:
-            self._pins.add(Pin(model, wanted.node_id))
+            self._pins.add(PinnedModel(model, wanted.node_id))
         except OverflowError as error:
             raise BadRequest(str(error), code="too_many_pins") from error
         self._noted(request, "pin", f"{model} {wanted.node_id}".strip())
@@ -286,39 +286,39 @@ class ModelsApi:
 
     # --- one order ---
 
-    def _holders(self, model: ModelName) -> dict[NodeId, ModelCard]:
+    def _holders(self, model: ModelName) -> dict[NodeId, ModelInfo]:
         """Raises `UnknownModel` where nobody has it."""
         have = {node.id: node.report.models[model] for node in self._fleet.with_model(model)}
         if not have:
             raise UnknownModel(f"model '{model}' is on no node; bring it with: herd pull {model}")
         return have
 
-    def _roomiest(self, have: Mapping[NodeId, ModelCard]) -> NodeId:
+    def _roomiest(self, have: Mapping[NodeId, ModelInfo]) -> NodeId:
         return max(have, key=lambda one: (node.room_bytes if (node := self._fleet.node(one)) is not None else 0, one))
 
-    async def _order(self, card: ModelCard, make: Callable[[Engine, ModelCard], Call | None]) -> None:
-        """Raises `CannotFetch` with what the node said."""
+    async def _order(self, card: ModelInfo, make: Callable[[Engine, ModelInfo], Call | None]) -> None:
+        """Raises `CannotTransfer` with what the node said."""
         engine = self._engines.get(card.engine.kind)
         call = make(engine, card) if engine is not None else None
         if call is None:
-            raise CannotFetch(Refusal(501, "not_supported", f"an engine of kind {card.engine.kind} takes no such order"))
+            raise CannotTransfer(Refusal(501, "not_supported", f"an engine of kind {card.engine.kind} takes no such order"))
         try:
             reply = await self._orders.send(card.engine.url, call)
-        except OrderFailed as error:
-            raise CannotFetch(Refusal(502, "node_failed", f"the node could not be asked: {error}")) from error
+        except EngineCallFailed as error:
+            raise CannotTransfer(Refusal(502, "node_failed", f"the node could not be asked: {error}")) from error
         if reply.status >= 400:
             said = reply.body[:300].decode("utf-8", "replace")
-            raise CannotFetch(Refusal(502, "node_refused", f"the node answered {reply.status}: {said}"))
+            raise CannotTransfer(Refusal(502, "node_refused", f"the node answered {reply.status}: {said}"))
 
     def _noted(self, request: Request, what: str, about: str) -> None:
         self._store.audit(noted(request, what, about))
 
 
-def job_id(fetch: Fetch) -> str:
+def job_id(fetch: Transfer) -> str:
     return f"pull-{fetch.id}"
 
 
-def job_of(fetch: Fetch) -> Job:
+def job_of(fetch: Transfer) -> Job:
     """A fetch as a job of the dashboard."""
     source = f" from {fetch.source}" if fetch.source else ""
     return Job(
@@ -328,10 +328,10 @@ def job_of(fetch: Fetch) -> Job:
     )  # fmt: skip
 
 
-def line_of(fetch: Fetch) -> bytes:
+def line_of(fetch: Transfer) -> bytes:
     """One line in Ollama's words."""
     line: dict[str, object] = {"node": fetch.node_id, "source": fetch.source}
-    if fetch.state is State.DONE:
+    if fetch.state is TransferState.DONE:
         line["status"] = "success"
     elif fetch.state.is_over:
         line["error"] = fetch.error

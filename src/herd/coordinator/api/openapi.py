@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from herd.coordinator.auth.access_control import SESSION_COOKIE
-from herd.coordinator.auth.routes import Guarded, right_of_kind
+from herd.coordinator.auth.routes import ApiRoute, right_of_kind
 from herd.dialects import Dialect
 from herd.trust.rights import KEYLESS, Right
 
@@ -38,8 +38,8 @@ _ASKED = MappingProxyType({"type": "object", "properties": {"model": {"type": "s
 class OpenApi:
     """`GET /openapi.json`, made once, when it is first asked for."""
 
-    def __init__(self, dialects: Sequence[Dialect], routes: Sequence[Guarded], version: str) -> None:
-        self.routes = [Guarded("/openapi.json", self.document, "GET", Right.READ)]
+    def __init__(self, dialects: Sequence[Dialect], routes: Sequence[ApiRoute], version: str) -> None:
+        self.routes = [ApiRoute("/openapi.json", self.document, "GET", Right.READ)]
         self._dialects = tuple(dialects)
         self._all = (*routes, *self.routes)
         self._version = version
@@ -52,7 +52,7 @@ class OpenApi:
         return Response(self._made, media_type="application/json")
 
 
-def document(dialects: Iterable[Dialect], routes: Sequence[Guarded], version: str) -> Json:
+def document(dialects: Iterable[Dialect], routes: Sequence[ApiRoute], version: str) -> Json:
     """The whole document. `routes` are those outside of the dialects."""
     takes = [route.takes for route in routes if route.takes is not None]
     _, schemas = msgspec.json.schema_components(takes, ref_template=_REF)
@@ -80,7 +80,7 @@ def _add_dialect(paths: dict[str, Json], dialect: Dialect) -> None:
         paths.setdefault(path, {})[method.lower()] = {**operation, "tags": [dialect.name], **_parameters(path, ())}
 
 
-def _of_guarded(route: Guarded) -> Json:
+def _of_guarded(route: ApiRoute) -> Json:
     operation = _operation(route.method, route.path, route.right, route.told)
     operation.update(_parameters(route.path, route.query))
     if route.takes is not None:

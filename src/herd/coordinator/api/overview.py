@@ -1,7 +1,7 @@
 """The dashboard's reading routes: overview, traces, one request, usage. Decides nothing; every question to the database is asked
 beside the event loop, and answered there as bytes.
 
-Each path is served under `/dashboard/api/v1/` too (see `Guarded`). The shapes are `herd/dashboard/`.
+Each path is served under `/dashboard/api/v1/` too (see `ApiRoute`). The shapes are `herd/dashboard/`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from starlette.responses import Response
 from herd import __version__
 from herd.coordinator.api.fleet_view import FleetView
 from herd.coordinator.api.keys_and_nodes import told
-from herd.coordinator.auth.routes import Guarded
+from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.driver import Driver
 from herd.coordinator.storage import queries, today_totals
-from herd.coordinator.storage.writer import Store
+from herd.coordinator.storage.writer import TraceStore
 from herd.dashboard.requests import Traces
 from herd.dashboard.stories import latest, story
 from herd.dashboard.tabs.overview import Numbers, Overview, first_run
@@ -36,7 +36,7 @@ NUMBER_MAX = 2**53
 
 
 class DashboardApi:
-    def __init__(self, driver: Driver, store: Store, view: FleetView, place: Callable[[], str]) -> None:
+    def __init__(self, driver: Driver, store: TraceStore, view: FleetView, place: Callable[[], str]) -> None:
         """`place`: where others reach this coordinator, "host:port"."""
         self._driver = driver
         self._store = store
@@ -44,13 +44,13 @@ class DashboardApi:
         self._place = place
 
     @property
-    def routes(self) -> list[Guarded]:
+    def routes(self) -> list[ApiRoute]:
         return [
-            Guarded("/dashboard/api/overview", told(self.overview), "GET", Right.READ),
-            Guarded("/dashboard/api/traces", told(self.traces), "GET", Right.READ, query=TRACES_QUERY),
-            Guarded("/dashboard/api/requests/{request_id}", told(self.one_request), "GET", Right.READ),
-            Guarded("/dashboard/api/usage", told(self.usage), "GET", Right.READ, query=("days",)),
-            Guarded("/dashboard/api/latencies", told(self.latencies), "GET", Right.READ),
+            ApiRoute("/dashboard/api/overview", told(self.overview), "GET", Right.READ),
+            ApiRoute("/dashboard/api/traces", told(self.traces), "GET", Right.READ, query=TRACES_QUERY),
+            ApiRoute("/dashboard/api/requests/{request_id}", told(self.one_request), "GET", Right.READ),
+            ApiRoute("/dashboard/api/usage", told(self.usage), "GET", Right.READ, query=("days",)),
+            ApiRoute("/dashboard/api/latencies", told(self.latencies), "GET", Right.READ),
         ]
 
     async def overview(self, _: Request) -> Response:
@@ -59,7 +59,7 @@ class DashboardApi:
         cards = tuple(view.cards())
         live = view.live()
         speeds = view.pulse.tokens_per_s(now)
-        known = Known(
+        known = LoopState(
             unix_now, view.running(), view.waiting(), round(sum(speeds.values()), 1), view.pulse.ttft_p50_ms(now), midnight(unix_now)
         )
         made = Overview(
@@ -99,7 +99,7 @@ class DashboardApi:
         return Response(body, media_type="application/json")
 
 
-class Known(msgspec.Struct, frozen=True):
+class LoopState(msgspec.Struct, frozen=True):
     """What the loop knew at the time of the question."""
 
     at: float
@@ -110,7 +110,7 @@ class Known(msgspec.Struct, frozen=True):
     today: float
 
 
-def _overview(connection: sqlite3.Connection, made: Overview, known: Known, place: str) -> Overview:
+def _overview(connection: sqlite3.Connection, made: Overview, known: LoopState, place: str) -> Overview:
     requests, failures = today_totals.since(connection, known.today)
     rows = queries.ended_traces(connection, LATEST_SHOWN)
     numbers = Numbers(known.running, known.waiting, known.tokens_per_s, known.ttft_p50_ms, requests, failures)

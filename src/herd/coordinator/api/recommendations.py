@@ -16,12 +16,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from herd.coordinator.api.keys_and_nodes import as_json, told
-from herd.coordinator.auth.routes import Guarded
+from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.driver import Driver
-from herd.coordinator.storage.writer import Store
+from herd.coordinator.storage.writer import TraceStore
 from herd.core.estimates.hardware_priors import Speed
-from herd.core.planning.placement_advice import WEEK_S, Advice, Machines, Past, Usage, advise, before_and_after
-from herd.core.planning.placement_planner import Place
+from herd.core.planning.placement_advice import (
+    WEEK_S,
+    Machines,
+    ModelUsage,
+    PlacementAdvice,
+    UsageHistory,
+    advise,
+    before_and_after,
+)
+from herd.core.planning.placement_planner import ModelOnNode
 from herd.core.state.fleet import GB, Liveness, ModelName, NodeId, Report
 from herd.dashboard.tabs.recommendations import BytesBar, Cost, Do, Gain, NodeChange, Recommendation, Recommendations
 from herd.dashboard.words import duration
@@ -42,27 +50,27 @@ PATHS = (("pull", "/dashboard/api/pull"), ("delete", "/dashboard/api/delete"), (
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class AdviceInputs:
     """What the loop knows, frozen: pairs of a node and a model that it has."""
 
     reports: Mapping[NodeId, Report]
-    speeds: Mapping[Place, Speed]
-    learnt: frozenset[Place]
-    footprints: Mapping[Place, int]
-    pinned: frozenset[Place]
+    speeds: Mapping[ModelOnNode, Speed]
+    learnt: frozenset[ModelOnNode]
+    footprints: Mapping[ModelOnNode, int]
+    pinned: frozenset[ModelOnNode]
 
 
 class RecommendationsApi:
     def __init__(
-        self, driver: Driver, store: Store, pinned: Callable[[], Mapping[NodeId, tuple[ModelName, ...]]] = dict,
+        self, driver: Driver, store: TraceStore, pinned: Callable[[], Mapping[NodeId, tuple[ModelName, ...]]] = dict,
         wall: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
         self._driver, self._store, self._pinned, self._wall = driver, store, pinned, wall
         self._latest: tuple[float, Recommendations] | None = None
 
     @property
-    def routes(self) -> list[Guarded]:
-        return [Guarded("/dashboard/api/recommendations", told(self.recommendations), "GET", Right.READ)]
+    def routes(self) -> list[ApiRoute]:
+        return [ApiRoute("/dashboard/api/recommendations", told(self.recommendations), "GET", Right.READ)]
 
     async def recommendations(self, _: Request) -> Response:
         """What should live where: each change with the traffic that speaks for it, its cost, its gain and the doubt."""
@@ -71,11 +79,11 @@ class RecommendationsApi:
             self._latest = (now, await self._store.ask(_weighed, self.known(), self._wall()))
         return as_json(self._latest[1])
 
-    def known(self) -> Known:
+    def known(self) -> AdviceInputs:
         """Called on the loop. Nodes that are away are left out: nothing can be moved there."""
         forecast, here = self._driver.dispatcher.forecast, [node for node in self._driver.fleet if node.liveness is not Liveness.OFFLINE]
         places = [(node, model, card) for node in here for model, card in node.report.models.items()][:PAIRS_MAX]
-        return Known(
+        return AdviceInputs(
             {node.id: node.report for node in here}, {(node.id, model): forecast.rates.speed(node, model) for node, model, _ in places},
             frozenset((node.id, model) for node, model, _ in places if forecast.rates.is_learnt(node.id, model)),
             {(node.id, model): forecast.residency.footprint_bytes(node, card, model) for node, model, card in places},
@@ -83,15 +91,15 @@ class RecommendationsApi:
         )  # fmt: skip
 
 
-def past_of(connection: sqlite3.Connection, now: float) -> Past:
+def past_of(connection: sqlite3.Connection, now: float) -> UsageHistory:
     """The week's sums, when each model was last asked for, and since when there are records. Raises `sqlite3.Error`."""
-    usages = [Usage(NodeId(str(node_id)), ModelName(str(model)), *sums) for node_id, model, *sums in connection.execute(USAGES, (now - WEEK_S, PAIRS_MAX))]
+    usages = [ModelUsage(NodeId(str(node_id)), ModelName(str(model)), *sums) for node_id, model, *sums in connection.execute(USAGES, (now - WEEK_S, PAIRS_MAX))]
     last_used = {ModelName(str(model)): float(at) for model, at in connection.execute(LAST_USED, (PAIRS_MAX,))}
     [began] = connection.execute(BEGAN).fetchone()
-    return Past(usages, last_used, float(began) if began is not None else None)
+    return UsageHistory(usages, last_used, float(began) if began is not None else None)
 
 
-def _weighed(connection: sqlite3.Connection, known: Known, now: float) -> Recommendations:
+def _weighed(connection: sqlite3.Connection, known: AdviceInputs, now: float) -> Recommendations:
     """On the store's reading thread."""
     past = past_of(connection, now)
     reports = {node_id: _within(report, known, node_id) for node_id, report in known.reports.items()}
@@ -103,7 +111,7 @@ def _weighed(connection: sqlite3.Connection, known: Known, now: float) -> Recomm
     return Recommendations(now, past.began_at, _summary(found, past), tuple(_shown(one) for one in found), tuple(_changes(machines, found)))
 
 
-def _within(report: Report, known: Known, node_id: NodeId) -> Report:
+def _within(report: Report, known: AdviceInputs, node_id: NodeId) -> Report:
     """With no more models than were looked at."""
     if all((node_id, model) in known.speeds for model in report.models):
         return report
@@ -114,7 +122,7 @@ def _within(report: Report, known: Known, node_id: NodeId) -> Report:
     )  # fmt: skip
 
 
-def _shown(one: Advice) -> Recommendation:
+def _shown(one: PlacementAdvice) -> Recommendation:
     path = dict(PATHS).get(one.kind)
     # Whoever sends a removal has been shown what it removes: the name is repeated for them.
     confirmed = {"confirm": one.spelled} if one.kind == "delete" else {}
@@ -126,7 +134,7 @@ def _shown(one: Advice) -> Recommendation:
     )  # fmt: skip
 
 
-def _gain(one: Advice) -> str:
+def _gain(one: PlacementAdvice) -> str:
     if one.frees_bytes:
         return f"frees {one.frees_bytes / GB:.1f} GB of disk"
     if not one.gain_s:
@@ -134,7 +142,7 @@ def _gain(one: Advice) -> str:
     return f"saves {duration(one.gain_s * 1000)} of waiting a week, give or take {duration(one.plus_minus_s * 1000)}"
 
 
-def _summary(found: list[Advice], past: Past) -> str:
+def _summary(found: list[PlacementAdvice], past: UsageHistory) -> str:
     if past.began_at is None:
         return "Nothing was asked yet; recommendations come from what is really asked."
     useful, freed = sum(one.kind in ("pull", "pin") for one in found), sum(one.frees_bytes for one in found)
@@ -142,7 +150,7 @@ def _summary(found: list[Advice], past: Past) -> str:
     return told + (f"; {freed / GB:.1f} GB of disk hold models that nobody asks for." if freed else ".")
 
 
-def _changes(machines: Machines, found: list[Advice]) -> list[NodeChange]:
+def _changes(machines: Machines, found: list[PlacementAdvice]) -> list[NodeChange]:
     changes = []
     for node_id, (disk, disk_after, memory, memory_after) in before_and_after(machines, found).items():
         report = machines.reports[node_id]

@@ -15,22 +15,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from herd.coordinator.api.keys_and_nodes import as_json, noted, read, told
-from herd.coordinator.auth.routes import Guarded
+from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.storage import decision_json, learned_state, node_history, queries, setting_changes
 from herd.coordinator.storage.node_history import Event
-from herd.coordinator.storage.writer import Store
-from herd.core.planning.replay import Replay, Rules
+from herd.coordinator.storage.writer import TraceStore
+from herd.core.planning.replay import DecisionRules, Replay
 from herd.core.scheduling.signals import Signal
 from herd.dashboard.tabs.settings import (
     Change,
     Changed,
+    ChangedDecisions,
     History,
-    Move,
     Preview,
+    PreviewRequest,
     SettingLine,
     SettingsPage,
-    Undo,
-    Wish,
+    UndoRequest,
 )
 from herd.dashboard.words import duration
 from herd.errors import BadRequest, Unavailable
@@ -60,7 +60,7 @@ class Desk(Protocol):
 
 
 class SettingsApi:
-    def __init__(self, desk: Desk | None, store: Store, signals: Sequence[Signal], applied: Callable[[], None]) -> None:
+    def __init__(self, desk: Desk | None, store: TraceStore, signals: Sequence[Signal], applied: Callable[[], None]) -> None:
         """`applied` is called after a change. Without a desk (an embedded coordinator) nothing can be shown or set."""
         self._desk = desk
         self._store = store
@@ -69,13 +69,13 @@ class SettingsApi:
         self._one_at_a_time = asyncio.Lock()
 
     @property
-    def routes(self) -> list[Guarded]:
+    def routes(self) -> list[ApiRoute]:
         return [
-            Guarded("/dashboard/api/settings", told(self.page), "GET", Right.READ),
-            Guarded("/dashboard/api/settings", told(self.change), "POST", Right.ADMIN, takes=Change),
-            Guarded("/dashboard/api/settings/history", told(self.history), "GET", Right.READ),
-            Guarded("/dashboard/api/settings/undo", told(self.undo), "POST", Right.ADMIN, takes=Undo),
-            Guarded("/dashboard/api/settings/preview", told(self.preview), "POST", Right.ADMIN, takes=Wish),
+            ApiRoute("/dashboard/api/settings", told(self.page), "GET", Right.READ),
+            ApiRoute("/dashboard/api/settings", told(self.change), "POST", Right.ADMIN, takes=Change),
+            ApiRoute("/dashboard/api/settings/history", told(self.history), "GET", Right.READ),
+            ApiRoute("/dashboard/api/settings/undo", told(self.undo), "POST", Right.ADMIN, takes=UndoRequest),
+            ApiRoute("/dashboard/api/settings/preview", told(self.preview), "POST", Right.ADMIN, takes=PreviewRequest),
         ]
 
     async def page(self, _: Request) -> Response:
@@ -93,7 +93,7 @@ class SettingsApi:
 
     async def undo(self, request: Request) -> Response:
         """Gives a setting the value that it had before a change."""
-        wanted = await read(request, Undo)
+        wanted = await read(request, UndoRequest)
         past = await self._store.ask(setting_changes.one, wanted.change_id) if 0 < wanted.change_id <= CHANGE_MAX else None
         if past is None:
             raise BadRequest(f"there is no change {wanted.change_id}; /dashboard/api/settings/history has them all")
@@ -103,7 +103,7 @@ class SettingsApi:
 
     async def preview(self, request: Request) -> Response:
         """What the newest requests would have been under other weights."""
-        wanted = await read(request, Wish)
+        wanted = await read(request, PreviewRequest)
         values = self._known().weights(wanted.values)
         limit = max(1, min(wanted.limit, PREVIEW_MAX))
         body = await self._store.ask(lambda connection: msgspec.json.encode(previewed(connection, values, limit, self._signals)))
@@ -125,7 +125,7 @@ class SettingsApi:
         self._store.audit(entry)
         loop = asyncio.get_running_loop()
         done: asyncio.Future[int] = loop.create_future()
-        past = setting_changes.Entry(entry.at, name, before, after, entry.who, entry.ip)
+        past = setting_changes.SettingChange(entry.at, name, before, after, entry.who, entry.ip)
 
         def settle(change_id: int) -> None:
             if not done.done():
@@ -152,7 +152,7 @@ def previewed(connection: sqlite3.Connection, values: dict[str, float], limit: i
     """The newest choices decided again. Raises `sqlite3.Error`."""
     done = Replay()
     known = learned_state.known_rules(connection)
-    under: dict[str, Rules] = {name: rules.changed(None, values) for name, rules in known.items()}
+    under: dict[str, DecisionRules] = {name: rules.changed(None, values) for name, rules in known.items()}
     for request_id, tokens, column in queries.recorded_choices(connection, 0.0, limit):
         try:
             choice = decision_json.choice_of(request_id, tokens, column, known)
@@ -167,7 +167,7 @@ def previewed(connection: sqlite3.Connection, values: dict[str, float], limit: i
 def _told(done: Replay) -> Preview:
     whole = done.whole
     moves = sorted(
-        (Move(model, before, after, count) for model, part in done.models.items() for (before, after), count in part.moves.items()),
+        (ChangedDecisions(model, before, after, count) for model, part in done.models.items() for (before, after), count in part.moves.items()),
         key=lambda move: (-move.requests, move.model, move.before, move.after),
     )
     saved_s = whole.own_saved_s + whole.others_saved_s

@@ -6,9 +6,9 @@ from typing import Any
 
 from herd import __version__
 from herd.core.lifecycle.dispatcher import Dispatcher
-from herd.core.lifecycle.queue_positions import Place, places
-from herd.core.state.fleet import GB, Fleet, Liveness, ModelCard, ModelName, Node, NodeId
-from herd.core.state.live_request import Live, State
+from herd.core.lifecycle.queue_positions import QueuePosition, places
+from herd.core.state.fleet import GB, Fleet, Liveness, ModelInfo, ModelName, Node, NodeId
+from herd.core.state.live_request import LiveRequest, RequestState
 from herd.core.state.request import RequestId
 
 Json = dict[str, Any]
@@ -64,7 +64,7 @@ def queue_view(dispatcher: Dispatcher, now: float) -> Json:
     }
 
 
-def places_of(dispatcher: Dispatcher, now: float) -> dict[RequestId, Place]:
+def places_of(dispatcher: Dispatcher, now: float) -> dict[RequestId, QueuePosition]:
     """Where everybody who waits stands."""
     return places(dispatcher.live, dispatcher.waiting, dispatcher.fleet, dispatcher.latencies, now)
 
@@ -100,7 +100,7 @@ def node_view(node: Node, dispatcher: Dispatcher, now: float) -> Json:
     }
 
 
-def model_view(card: ModelCard) -> Json:
+def model_view(card: ModelInfo) -> Json:
     loaded = card.loaded
     return {
         "name": card.name,
@@ -173,7 +173,7 @@ def _capacity(node: Node) -> Json | None:
     }
 
 
-def _live_view(live: Live, place: Place | None, now: float) -> Json:
+def _live_view(live: LiveRequest, place: QueuePosition | None, now: float) -> Json:
     expected_s = place.expected_wait_s if place is not None else None
     return {
         "request_id": live.request.id,
@@ -184,7 +184,7 @@ def _live_view(live: Live, place: Place | None, now: float) -> Json:
         "position": place.position if place is not None else None,
         "waits_for": place.waits_for if place is not None else None,
         "expected_wait_s": round(expected_s, 3) if expected_s is not None else None,
-        "gives_up_in_s": round(max(0.0, live.hold_until - now), 3) if live.state is State.HELD else None,
+        "gives_up_in_s": round(max(0.0, live.hold_until - now), 3) if live.state is RequestState.HELD else None,
         "attempt": live.attempts,
         "tried": list(live.tried),
         "age_s": round(now - live.arrived_at, 3),
@@ -197,7 +197,7 @@ def _tenant(tenant: str) -> str:
     return f"{tenant[:KEY_CHARACTERS_SHOWN]}…" if tenant.startswith("key ") else tenant
 
 
-def _place(live: Live) -> str | None:
+def _place(live: LiveRequest) -> str | None:
     """Where it runs, or in whose queue it is."""
     if live.attempt is not None and live.is_running:
         return live.attempt.node_id

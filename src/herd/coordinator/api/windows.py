@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from herd.coordinator.api.keys_and_nodes import as_json
-from herd.coordinator.auth.routes import Guarded
+from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.driver import Driver
 from herd.core.context.window_usage import window_changes
 from herd.core.context.windows import WindowSettings
@@ -19,8 +19,8 @@ class WindowsApi:
         self._driver, self._settings = driver, settings
 
     @property
-    def routes(self) -> list[Guarded]:
-        return [Guarded("/fleet/windows", self.windows, "GET", Right.READ)]
+    def routes(self) -> list[ApiRoute]:
+        return [ApiRoute("/fleet/windows", self.windows, "GET", Right.READ)]
 
     async def windows(self, _: Request) -> Response:
         """Of every loaded model its window, what 99 of 100 requests used, the window that would do, and the memory that it would free."""

@@ -16,7 +16,7 @@ from http.cookies import CookieError, SimpleCookie
 from herd.coordinator.http.contract import Exchange, Header
 from herd.errors import Refusal
 from herd.trust.addresses import nearness
-from herd.trust.browsers import Names, content_refusal, host_refusal, origin_refusal
+from herd.trust.browsers import AllowedNames, content_refusal, host_refusal, origin_refusal
 from herd.trust.keys import ApiKey, Keyring, looks_like_ours, shared_key
 from herd.trust.logins import EVERYTHING
 from herd.trust.rights import KEY_UNKNOWN, KEYLESS, Caller, Right, judge
@@ -91,7 +91,7 @@ def key_of(admission: object | None) -> ApiKey | None:
     return admission.key if isinstance(admission, Admission) else None
 
 
-class Gate:
+class AccessControl:
     """Callable with every exchange: who may not is told so, everybody else is handed on."""
 
     def __init__(
@@ -102,7 +102,7 @@ class Gate:
     ) -> None:  # fmt: skip
         """`session_key` tells which key opened a session (see `Logins.key_of`); `forms` are the paths that take a form."""
         self._settings = settings
-        self._names = Names.of((*settings.allowed_hosts, *own_names), settings.allowed_origins)
+        self._names = AllowedNames.of((*settings.allowed_hosts, *own_names), settings.allowed_origins)
         self._keys = keys
         self._right_of = right_of
         self._session_key = session_key

@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 from urllib.parse import parse_qs, urlsplit
 
-from herd.agent_protocol.join import JoinAnswer, Joining
-from herd.coordinator.storage.credential_store import PairedNode, Vault
+from herd.agent_protocol.join import JoinAnswer, JoinRequest
+from herd.coordinator.storage.credential_store import CredentialStore, PairedNode
 from herd.core.state.fleet import Fleet, Liveness, NodeId
 from herd.errors import BadRequest, HerdError
 from herd.trust import pairing, signing
 from herd.trust.addresses import node_problem, parsed
-from herd.trust.pairing import Applicant, Applicants, Codes, Invitation
-from herd.trust.signing import Sessions, Stamp, Verdict
+from herd.trust.pairing import Invitation, JoinCodes, PendingNode, PendingNodes
+from herd.trust.signing import Sessions, Stamp, Verification
 
 log = logging.getLogger("herd.membership")
 
@@ -100,13 +100,13 @@ class _Doors(dict[str, str]):
 
 class Membership:
     def __init__(
-        self, vault: Vault, settings: MembershipSettings, fleet: Fleet, secrets: Callable[[int], bytes],
+        self, vault: CredentialStore, settings: MembershipSettings, fleet: Fleet, secrets: Callable[[int], bytes],
         now: Callable[[], float], unix_s: Callable[[], float],
     ) -> None:  # fmt: skip
         self.vault = vault
         self.settings = settings
-        self.applicants = Applicants()
-        self.codes = Codes()
+        self.applicants = PendingNodes()
+        self.codes = JoinCodes()
         self._fleet = fleet
         self._secrets = secrets
         self._now = now
@@ -130,9 +130,9 @@ class Membership:
             raise NotOfTheFleet("this machine was removed from the fleet, or belongs to another; on the coordinator: herd nodes invite")
         key = bytes.fromhex(node.key)
         verdict = self._sessions.check(key, f"{path}?{query}" if query else path, stamp, body)
-        if verdict is Verdict.STALE:
+        if verdict is Verification.STALE:
             raise SessionWanted(self._sessions.name(key, stamp.node_id, stamp.boot_id))
-        if verdict is not Verdict.GENUINE:
+        if verdict is not Verification.GENUINE:
             log.warning("a message that is not the node's own was ignored", extra={"node_id": stamp.node_id, "ip": ip, "verdict": verdict.value})
             raise NotOfTheFleet(f"the message is {verdict.value}")
         _check_address(query, ip)
@@ -170,7 +170,7 @@ class Membership:
         self.codes.open(invitation.code, self._now())
         return invitation
 
-    def join(self, said: Joining, ip: str) -> JoinAnswer:
+    def join(self, said: JoinRequest, ip: str) -> JoinAnswer:
         """Raises `BadRequest`, `NotOfTheFleet` for a wrong code, `VaultFull`, `OSError`."""
         if not 0 < len(said.name) <= pairing.NODE_NAME_MAX_CHARS or not said.name.isprintable():
             raise BadRequest(f"a node's name has 1 to {pairing.NODE_NAME_MAX_CHARS} printable characters")
@@ -183,14 +183,14 @@ class Membership:
             raise NotOfTheFleet("this code is wrong or older than ten minutes; on the coordinator: herd nodes invite", code="wrong_code")
         return self._paired(said, code, "this machine" if code == local else "code")
 
-    def _join_by_approval(self, said: Joining, ip: str) -> JoinAnswer:
+    def _join_by_approval(self, said: JoinRequest, ip: str) -> JoinAnswer:
         if self.settings.open and said.name not in self.vault.nodes:
             return JoinAnswer("open", self.vault.public)
         if self.applicants.take_approved(said.public):
             return self._paired(said, "", "approved")
         if pairing.shared_key(self.vault.private, said.public, said.public, self.vault.public, "") is None:
             raise BadRequest("that is no public key")
-        if not self.applicants.apply(Applicant(said.name, said.public, ip, self._unix_s())):
+        if not self.applicants.apply(PendingNode(said.name, said.public, ip, self._unix_s())):
             raise NotOfTheFleet(f"{pairing.PENDING_MAX} machines wait for approval already", code="too_many_pending")
         shown = pairing.fingerprint(said.public, self.vault.public)
         if shown not in self._told:
@@ -198,7 +198,7 @@ class Membership:
             log.warning("a machine wants to take part; to let it in: herd nodes approve %s", said.name, extra={"ip": ip, "fingerprint": shown})
         return JoinAnswer("pending", self.vault.public, fingerprint=shown, next=f"on the coordinator: herd nodes approve {said.name}")
 
-    def _paired(self, said: Joining, code: str, how: str) -> JoinAnswer:
+    def _paired(self, said: JoinRequest, code: str, how: str) -> JoinAnswer:
         key = pairing.shared_key(self.vault.private, said.public, said.public, self.vault.public, code)
         if key is None:
             raise BadRequest("that is no public key")
@@ -208,7 +208,7 @@ class Membership:
         log.info("a node has joined", extra={"node_id": node_id, "how": how})
         return JoinAnswer("joined", self.vault.public, node_id, pairing.joined_proof(key, self.vault.public, node_id))
 
-    def _name_for(self, said: Joining) -> NodeId:
+    def _name_for(self, said: JoinRequest) -> NodeId:
         """The name it asks for, unless another machine reports by that name now."""
         names = [NodeId(said.name), *(NodeId(f"{said.name}-{n}") for n in range(2, TWINS_MAX))]
         return next((name for name in names if self._is_free(name, said.public)), names[-1])

@@ -8,14 +8,14 @@ from starlette.requests import Request
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Scope
 
-from herd.core.state.request import Kind
+from herd.core.state.request import RequestKind
 from herd.dialects import Dialect
 from herd.trust.rights import Right
 
 UNVERSIONED, VERSIONED = "/dashboard/api/", "/dashboard/api/v1/"
 
 
-class Guarded(Route):
+class ApiRoute(Route):
     """One method at one path, open to who has the right. `takes` and `query` are for its description: the record that its
     body is read as, and the names that its query may have. `is_form`: a page without a script may send it."""
 
@@ -54,12 +54,12 @@ class Rights:
         for route in self._routes:
             match, _ = route.matches(scope)
             if match is Match.FULL:
-                return route.right if isinstance(route, Guarded) else Right.ADMIN
+                return route.right if isinstance(route, ApiRoute) else Right.ADMIN
         # A list of a dialect, or nothing at all: a path that leads nowhere is told from no further than a list is.
         return Right.LIST
 
 
-def right_of_kind(kind: Kind) -> Right:
-    if kind is Kind.INFO:
+def right_of_kind(kind: RequestKind) -> Right:
+    if kind is RequestKind.INFO:
         return Right.LIST
-    return Right.EMBED if kind is Kind.EMBED else Right.CHAT
+    return Right.EMBED if kind is RequestKind.EMBED else Right.CHAT

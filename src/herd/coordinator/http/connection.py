@@ -18,9 +18,9 @@ import sys
 from typing import Final, cast
 
 from herd.coordinator.http.chunked import ChunkedBody
-from herd.coordinator.http.connections import Clients
+from herd.coordinator.http.connections import ClientConnections
 from herd.coordinator.http.connections import HttpSettings as HttpSettings
-from herd.coordinator.http.contract import Guest, Header, Wire
+from herd.coordinator.http.contract import ClientTransport, Header, UpgradedProtocol
 from herd.coordinator.http.exchange import HttpExchange, rendered_head
 from herd.coordinator.http.request_head import CHUNKED, Head, can_never_complete, path_hint, read_head
 from herd.errors import HeadersTooLarge, HerdError, Refusal, TooLarge
@@ -68,7 +68,7 @@ class HttpConnection(asyncio.Protocol):
         "is_encrypted",
     )
 
-    def __init__(self, clients: Clients) -> None:
+    def __init__(self, clients: ClientConnections) -> None:
         self._clients = clients
         self._phase = _IDLE
         self._since = clients.time()
@@ -81,7 +81,7 @@ class HttpConnection(asyncio.Protocol):
         self._mark_at = 0.0
         self._mark_bytes = 0
         self._exchange: HttpExchange | None = None
-        self._guest: Guest | None = None
+        self._guest: UpgradedProtocol | None = None
         self._sent = 0
         self._taken = 0
         self._taken_at = self._since
@@ -187,7 +187,7 @@ class HttpConnection(asyncio.Protocol):
         if self._tail and not self._is_pumping:
             self._pump()
 
-    def switched(self, guest: Guest) -> Wire:
+    def switched(self, guest: UpgradedProtocol) -> ClientTransport:
         self._exchange = None
         self._guest = guest
         self._phase = _SWITCHED

@@ -10,7 +10,7 @@ from email.utils import formatdate
 from typing import Protocol
 
 from herd.coordinator.http.exchange import HttpExchange
-from herd.coordinator.http.write_batching import Outbox
+from herd.coordinator.http.write_batching import WriteBatcher
 from herd.errors import Refusal
 
 RenderError = Callable[[str | None, Refusal], tuple[int, str, bytes]]
@@ -49,7 +49,7 @@ class Connection(Protocol):
         """At once, whatever it is doing."""
 
 
-class Clients:
+class ClientConnections:
     """All connections of one listener, and what they share: the limits, the time of day, whether we are draining."""
 
     def __init__(
@@ -60,7 +60,7 @@ class Clients:
         self.on_request = on_request
         self.render_error = render_error
         self.loop = loop
-        self.outbox = Outbox(loop)
+        self.outbox = WriteBatcher(loop)
         self.connections: set[Connection] = set()
         self.is_draining = False
         self.on_empty: Callable[[], None] | None = None

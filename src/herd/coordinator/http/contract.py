@@ -11,7 +11,7 @@ from typing import Protocol
 Header = tuple[bytes, bytes]
 
 
-class Guest(Protocol):
+class UpgradedProtocol(Protocol):
     """Whoever a connection is given to after its last HTTP request: from then on the bytes are theirs."""
 
     def received(self, data: bytes) -> None: ...
@@ -23,7 +23,7 @@ class Guest(Protocol):
         """The connection is gone. Called once."""
 
 
-class Wire(Protocol):
+class ClientTransport(Protocol):
     """What a guest may do with the connection."""
 
     def send(self, data: bytes) -> None: ...
@@ -83,7 +83,7 @@ class Exchange(Protocol):
     def end(self) -> None:
         """The answer is whole."""
 
-    def switch(self, headers: Sequence[Header], protocol: bytes, guest: Guest) -> Wire:
+    def switch(self, headers: Sequence[Header], protocol: bytes, guest: UpgradedProtocol) -> ClientTransport:
         """Answers 101 and gives the connection to `guest`, which speaks `protocol`; no HTTP is spoken on it any more."""
 
     def cut(self, last: bytes = b"") -> None:

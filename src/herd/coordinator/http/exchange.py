@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import Final, Protocol
 
-from herd.coordinator.http.contract import Guest, Header, Wire
+from herd.coordinator.http.contract import ClientTransport, Header, UpgradedProtocol
 from herd.coordinator.http.request_head import Head
 
 STATUS_LINES: Final = MappingProxyType(
@@ -36,7 +36,7 @@ _NO_BODY: Final = 4
 _ENDED: Final = 5
 
 
-class Line(Protocol):
+class ConnectionHandle(Protocol):
     """What an exchange needs of its connection."""
 
     is_encrypted: bool
@@ -49,7 +49,7 @@ class Line(Protocol):
 
     def send(self, data: bytes) -> None: ...
 
-    def switched(self, guest: Guest) -> Wire:
+    def switched(self, guest: UpgradedProtocol) -> ClientTransport:
         """The connection is the guest's from now on."""
 
     def answered(self, stays_open: bool) -> None:
@@ -81,7 +81,7 @@ class HttpExchange:
         "received_at",
     )
 
-    def __init__(self, line: Line, head: Head, body: bytes, client_ip: str, received_at: float) -> None:
+    def __init__(self, line: ConnectionHandle, head: Head, body: bytes, client_ip: str, received_at: float) -> None:
         self.method = head.method
         self.path = head.path
         self.query = head.query
@@ -189,7 +189,7 @@ class HttpExchange:
             self._line.send(last)
         self._line.answered(self._stays_open)
 
-    def switch(self, headers: Sequence[Header], protocol: bytes, guest: Guest) -> Wire:
+    def switch(self, headers: Sequence[Header], protocol: bytes, guest: UpgradedProtocol) -> ClientTransport:
         assert self._framing == _FRESH, "switch() after an answer has begun"
         own = b"Upgrade: %b\r\nConnection: Upgrade\r\n" % protocol
         self._close()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from herd.coordinator.http.connection import HttpConnection
-from herd.coordinator.http.connections import Clients, HttpSettings, RenderError
+from herd.coordinator.http.connections import ClientConnections, HttpSettings, RenderError
 from herd.coordinator.http.exchange import HttpExchange
 
 SWEEP_EVERY_S: Final = 1.0
@@ -27,7 +27,7 @@ class PortInUse(Exception):
 class Server:
     """A listener and its connections. Made by `serve`."""
 
-    def __init__(self, clients: Clients) -> None:
+    def __init__(self, clients: ClientConnections) -> None:
         self.clients = clients
         self.port = 0
         """The port listened on, also where 0 was asked for."""
@@ -93,6 +93,6 @@ async def serve(
     tls: ssl.SSLContext | None = None,
 ) -> Server:  # fmt: skip
     """Listens on host:port (0: any free port). Raises PortInUse, or OSError for any other reason."""
-    server = Server(Clients(settings, on_request, render_error, asyncio.get_running_loop()))
+    server = Server(ClientConnections(settings, on_request, render_error, asyncio.get_running_loop()))
     await server.listen(host, port, tls)
     return server

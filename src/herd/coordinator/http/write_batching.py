@@ -13,7 +13,7 @@ WAITING_MAX_BYTES: Final = 128 << 10
 """More is sent at once: so whoever writes on and on within one turn is told when the reader falls behind."""
 
 
-class Outbox:
+class WriteBatcher:
     """The writes of many connections. Whoever closes or shuts a transport calls `flush` before."""
 
     __slots__ = ("_has_sent", "_loop", "_waiting", "_waiting_bytes")

@@ -16,8 +16,16 @@ from dataclasses import dataclass, field
 
 from herd.coordinator.driver import Driver
 from herd.coordinator.models.benchmark_probe import ProbeFailed, Prober
-from herd.core.planning.benchmark_stats import PROBES_MAX, Kind, Probe, Shown, estimate_s, is_measurable, probes_for
-from herd.core.state.fleet import Liveness, ModelCard, ModelName, Node, NodeId, canonical
+from herd.core.planning.benchmark_stats import (
+    PROBES_MAX,
+    Probe,
+    ProbeKind,
+    ProbeResult,
+    estimate_s,
+    is_measurable,
+    probes_for,
+)
+from herd.core.state.fleet import Liveness, ModelInfo, ModelName, Node, NodeId, canonical
 from herd.errors import BadRequest, HerdError
 
 log = logging.getLogger("herd.benchmarks")
@@ -46,16 +54,16 @@ class AlreadyRunning(HerdError):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class BenchmarkSelection:
     """Empty: all of them."""
 
     nodes: frozenset[NodeId] = frozenset()
     models: frozenset[ModelName] = frozenset()
-    kinds: frozenset[Kind] = frozenset(Kind)
+    kinds: frozenset[ProbeKind] = frozenset(ProbeKind)
 
 
 @dataclass(slots=True)
-class Plan:
+class BenchmarkPlan:
     """What will be asked, what will not and why, and how long it takes where nobody is in the way."""
 
     probes: list[Probe] = field(default_factory=list)
@@ -69,11 +77,11 @@ class BenchmarkRun:
 
     run_id: str
     started_at: float
-    plan: Plan
+    plan: BenchmarkPlan
     state: str = "running"
     ended_at: float | None = None
     todo: deque[Probe] = field(default_factory=deque)
-    shown: list[Shown] = field(default_factory=list)
+    shown: list[ProbeResult] = field(default_factory=list)
     failures: int = 0
     yields: int = 0
     message: str = "waiting for a node with nothing to do"
@@ -85,7 +93,7 @@ class BenchmarkRun:
         return len(self.plan.probes) - len(self.todo)
 
 
-class Benchmarks:
+class BenchmarkRunner:
     def __init__(
         self, settings: BenchmarkSettings, driver: Driver, prober: Prober, ended: Callable[[BenchmarkRun], None], wall: Callable[[], float],
         new_id: Callable[[], str],
@@ -100,10 +108,10 @@ class Benchmarks:
 
     # --- asked by people ---
 
-    def plan(self, wanted: Wanted) -> Plan:
+    def plan(self, wanted: BenchmarkSelection) -> BenchmarkPlan:
         """Raises `BadRequest` for a node or a model that is not there."""
         self._check(wanted)
-        made, forecast = Plan(), self._driver.dispatcher.forecast
+        made, forecast = BenchmarkPlan(), self._driver.dispatcher.forecast
         for node in sorted(self._driver.fleet, key=lambda one: one.id):
             if wanted.nodes and node.id not in wanted.nodes:
                 continue
@@ -120,7 +128,7 @@ class Benchmarks:
         del made.probes[PROBES_MAX:]
         return made
 
-    def start(self, wanted: Wanted) -> BenchmarkRun:
+    def start(self, wanted: BenchmarkSelection) -> BenchmarkRun:
         """Raises `AlreadyRunning`, and `BadRequest` where nothing could be measured."""
         if self._task is not None and not self._task.done():
             assert self.run is not None
@@ -152,13 +160,13 @@ class Benchmarks:
                 total += estimate_s(probe, rates.speed(node, probe.model))
         return total
 
-    def _check(self, wanted: Wanted) -> None:
+    def _check(self, wanted: BenchmarkSelection) -> None:
         unknown: list[str] = [node_id for node_id in sorted(wanted.nodes) if self._driver.fleet.node(node_id) is None]
         unknown += [model for model in sorted(wanted.models) if not self._driver.fleet.knows(model)]
         if unknown:
             raise BadRequest(f"there is no {', '.join(unknown[:3])[:200]}; those there are: herd models", code="unknown")
 
-    def _why_not(self, node: Node, model: ModelName, card: ModelCard) -> str | None:
+    def _why_not(self, node: Node, model: ModelName, card: ModelInfo) -> str | None:
         report, residency = node.report, self._driver.dispatcher.forecast.residency
         if not is_measurable(card):
             return "it writes no text"
@@ -203,8 +211,8 @@ class Benchmarks:
         run.message = "waiting for a node with nothing to do"
         await asyncio.sleep(LOOK_EVERY_S)
 
-    async def _make(self, run: BenchmarkRun, probe: Probe, node: Node, card: ModelCard) -> None:
-        if probe.kind is Kind.LOAD and card.loaded is not None:
+    async def _make(self, run: BenchmarkRun, probe: Probe, node: Node, card: ModelInfo) -> None:
+        if probe.kind is ProbeKind.LOAD and card.loaded is not None:
             # Somebody's request has brought it into memory meanwhile.
             run.todo.remove(probe)
             return
@@ -225,7 +233,7 @@ class Benchmarks:
         if task.cancelled():
             run.yields += 1
 
-    async def _probed(self, run: BenchmarkRun, probe: Probe, node: Node, card: ModelCard) -> None:
+    async def _probed(self, run: BenchmarkRun, probe: Probe, node: Node, card: ModelInfo) -> None:
         try:
             shown, samples = await self._prober.make(card, probe)
         except ProbeFailed as error:
@@ -234,7 +242,7 @@ class Benchmarks:
         run.todo.remove(probe)
         run.shown.append(shown)
         pair = (probe.node_id, probe.model)
-        if probe.kind is Kind.LOAD:
+        if probe.kind is ProbeKind.LOAD:
             run.loaded_at[pair] = self._driver.now()
         if node.card(probe.model) is not None:
             for sample in samples:
@@ -244,7 +252,7 @@ class Benchmarks:
         run.failures += 1
         pair = (probe.node_id, probe.model)
         run.failed[pair] = run.failed.get(pair, 0) + 1
-        if run.failed[pair] >= FAILURES_MAX or probe.kind is Kind.LOAD:
+        if run.failed[pair] >= FAILURES_MAX or probe.kind is ProbeKind.LOAD:
             self._leave_out(run, probe, reason)
 
     @staticmethod
@@ -254,12 +262,12 @@ class Benchmarks:
         run.plan.left_out[pair] = reason
         run.todo = deque(one for one in run.todo if (one.node_id, one.model) != pair)
 
-    def _hindrance(self, run: BenchmarkRun, probe: Probe, node: Node, card: ModelCard) -> str | None:
+    def _hindrance(self, run: BenchmarkRun, probe: Probe, node: Node, card: ModelInfo) -> str | None:
         """Why it may not be made now: it would load a model unasked, or throw another out."""
         loaded_at = run.loaded_at.get((probe.node_id, probe.model))
         is_loaded = self._driver.dispatcher.forecast.residency.is_loaded(node, probe.model)
         is_loaded = is_loaded or (loaded_at is not None and self._driver.now() - loaded_at < BELIEVED_LOADED_S)
-        if probe.kind is Kind.LOAD:
+        if probe.kind is ProbeKind.LOAD:
             return self._why_not(node, probe.model, card)
         return None if is_loaded else "it left memory meanwhile"
 
@@ -281,13 +289,13 @@ class Benchmarks:
             self._probing[1].cancel()
 
 
-def wanted(nodes: Iterable[str], models: Iterable[str], kinds: Iterable[str]) -> Wanted:
+def wanted(nodes: Iterable[str], models: Iterable[str], kinds: Iterable[str]) -> BenchmarkSelection:
     """From the words of people. Raises `BadRequest`."""
     named, asked, words = tuple(nodes), tuple(models), tuple(kinds)
     if max(len(named), len(asked), len(words)) > NAMES_MAX:
         raise BadRequest(f"at most {NAMES_MAX} names at once")
-    known = {kind.value: kind for kind in Kind}
+    known = {kind.value: kind for kind in ProbeKind}
     if unknown := [word for word in words if word not in known]:
         raise BadRequest(f"kinds are {', '.join(sorted(known))}, not {unknown[0][:40]!r}")
-    found = frozenset(known[word] for word in words) or frozenset(Kind)
-    return Wanted(frozenset(NodeId(name) for name in named), frozenset(canonical(name) for name in asked), found)
+    found = frozenset(known[word] for word in words) or frozenset(ProbeKind)
+    return BenchmarkSelection(frozenset(NodeId(name) for name in named), frozenset(canonical(name) for name in asked), found)

@@ -6,15 +6,15 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
-from herd.coordinator.upstream.engine_client import OrderFailed, Orders
-from herd.core.state.fleet import ModelCard, ModelName, Node
+from herd.coordinator.upstream.engine_client import EngineCallFailed, EngineClient
+from herd.core.state.fleet import ModelInfo, ModelName, Node
 from herd.engines import Call, Engine
 
 log = logging.getLogger("herd.keeping")
 
 
-class Keeping:
-    def __init__(self, orders: Orders, engines: Mapping[str, Engine], loop: asyncio.AbstractEventLoop) -> None:
+class ModelLoader:
+    def __init__(self, orders: EngineClient, engines: Mapping[str, Engine], loop: asyncio.AbstractEventLoop) -> None:
         self._orders = orders
         self._engines = engines
         self._loop = loop
@@ -32,11 +32,11 @@ class Keeping:
         if engine is not None and card is not None:
             self._send(node, card, engine.load(card.name), "a model is loaded since it is used much")
 
-    def _of(self, node: Node, model: ModelName) -> tuple[Engine | None, ModelCard | None]:
+    def _of(self, node: Node, model: ModelName) -> tuple[Engine | None, ModelInfo | None]:
         card = node.card(model)
         return (self._engines.get(card.engine.kind) if card is not None else None), card
 
-    def _send(self, node: Node, card: ModelCard, call: Call | None, what: str) -> None:
+    def _send(self, node: Node, card: ModelInfo, call: Call | None, what: str) -> None:
         if call is not None:
             task = self._loop.create_task(self._order(node, card, call, what))
             self._tasks.add(task)
@@ -46,11 +46,11 @@ class Keeping:
         for task in list(self._tasks):
             task.cancel()
 
-    async def _order(self, node: Node, card: ModelCard, call: Call, what: str) -> None:
+    async def _order(self, node: Node, card: ModelInfo, call: Call, what: str) -> None:
         about = {"node_id": node.id, "model": card.name}
         try:
             reply = await self._orders.send(card.engine.url, call)
-        except OrderFailed as error:
+        except EngineCallFailed as error:
             log.warning("%s: it could not be asked: %s", what, error, extra=about)
             return
         if reply.status >= 400:

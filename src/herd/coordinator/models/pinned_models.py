@@ -35,14 +35,14 @@ class PinSettings:
     )
 
 
-class Pin(msgspec.Struct, frozen=True):
+class PinnedModel(msgspec.Struct, frozen=True):
     """`node_id` empty: any node."""
 
     model: str
     node_id: str = ""
 
 
-class Keeper(Protocol):
+class Loader(Protocol):
     """Who has it done."""
 
     def keep(self, node: Node, model: ModelName, is_kept: bool) -> None:
@@ -52,27 +52,27 @@ class Keeper(Protocol):
         """Into memory for a while."""
 
 
-class Pins:
-    def __init__(self, settings: PinSettings, folder: Path, fleet: Fleet, keeper: Keeper, now: Callable[[], float]) -> None:
+class PinnedModels:
+    def __init__(self, settings: PinSettings, folder: Path, fleet: Fleet, keeper: Loader, now: Callable[[], float]) -> None:
         self._path = folder / "pins.json"
         self._fleet = fleet
         self._keeper = keeper
         self._now = now
-        self._fixed = [Pin(canonical(name), node) for name, _, node in (one.strip().partition("@") for one in settings.models.split(",")) if name]
-        self._pins: list[Pin] = []
+        self._fixed = [PinnedModel(canonical(name), node) for name, _, node in (one.strip().partition("@") for one in settings.models.split(",")) if name]
+        self._pins: list[PinnedModel] = []
         self._preload_max = settings.preload_max
         self._preload: list[ModelName] = []
         self._ordered_at: dict[tuple[NodeId, ModelName], float] = {}
 
     @property
-    def pins(self) -> list[Pin]:
+    def pins(self) -> list[PinnedModel]:
         return [*self._fixed, *(pin for pin in self._pins if pin not in self._fixed)]
 
     def open(self) -> None:
         """What was pinned before. A file that cannot be read pins nothing and says so."""
         try:
             with self._path.open("rb") as file:
-                self._pins = msgspec.json.decode(file.read(FILE_MAX_BYTES), type=list[Pin])[:PINS_MAX]
+                self._pins = msgspec.json.decode(file.read(FILE_MAX_BYTES), type=list[PinnedModel])[:PINS_MAX]
         except FileNotFoundError:
             pass
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -82,7 +82,7 @@ class Pins:
         """After a start: these, the most used first, are loaded once, as far as there is room that nothing else has taken."""
         self._preload = list(most_used[: self._preload_max])
 
-    def add(self, pin: Pin) -> None:
+    def add(self, pin: PinnedModel) -> None:
         """Raises `OSError` where it cannot be kept, and `OverflowError` beyond `PINS_MAX`."""
         if pin in self.pins:
             return
@@ -91,7 +91,7 @@ class Pins:
         self._write([*self._pins, pin])
         self.look()
 
-    def remove(self, model: ModelName) -> list[Pin]:
+    def remove(self, model: ModelName) -> list[PinnedModel]:
         """Every pin of this model that was not set by the environment; where it was in memory it may go now. Raises `OSError`."""
         gone = [pin for pin in self._pins if pin.model == model]
         if gone:
@@ -105,7 +105,7 @@ class Pins:
     def is_pinned(self, node_id: NodeId, model: ModelName) -> bool:
         return any(pin.model == model and pin.node_id in ("", node_id) for pin in self.pins)
 
-    def missing(self) -> list[Pin]:
+    def missing(self) -> list[PinnedModel]:
         """Pins whose model is in no memory where it should be."""
         return [pin for pin in self.pins if not any(node.is_loaded(ModelName(pin.model)) for node in self._nodes(pin))]
 
@@ -124,7 +124,7 @@ class Pins:
 
     def _load_most_used(self) -> None:
         for model in list(self._preload):
-            nodes = self._nodes(Pin(model))
+            nodes = self._nodes(PinnedModel(model))
             if not nodes:
                 continue
             self._preload.remove(model)
@@ -132,14 +132,14 @@ class Pins:
             if fit and not any(node.is_loaded(model) or model in node.loading_until for node in nodes):
                 self._keeper.load(max(fit, key=lambda one: (one.report.memory_bandwidth_gbps or 0.0, one.room_bytes, one.id)), model)
 
-    def _nodes(self, pin: Pin) -> list[Node]:
+    def _nodes(self, pin: PinnedModel) -> list[Node]:
         there = (Liveness.ONLINE, Liveness.DEGRADED)
         return [
             node for node in self._fleet.with_model(ModelName(pin.model))
             if node.liveness in there and not node.report.paused and not node.report.draining and pin.node_id in ("", node.id)
         ]
 
-    def _write(self, pins: list[Pin]) -> None:
+    def _write(self, pins: list[PinnedModel]) -> None:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fresh = self._path.with_suffix(".new")
         fresh.write_bytes(msgspec.json.encode(pins))

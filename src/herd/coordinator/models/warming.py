@@ -8,19 +8,19 @@ from collections.abc import Mapping
 from herd.coordinator.http.contract import Header
 from herd.coordinator.upstream.forwarded_headers import OWN_LINES
 from herd.coordinator.upstream.pool import Pool
-from herd.core.state.commands import Warm
+from herd.core.state.commands import LoadModel
 from herd.core.state.request import FailureKind
 from herd.engines import Engine
 
 log = logging.getLogger("herd.warming")
 
 
-class Warming:
+class ModelWarmer:
     def __init__(self, pool: Pool, engines: Mapping[str, Engine]) -> None:
         self._pool = pool
         self._engines = engines
 
-    def __call__(self, command: Warm) -> None:
+    def __call__(self, command: LoadModel) -> None:
         """Returns at once. An engine that loads nothing on its own account is left alone."""
         engine = self._engines.get(command.card.engine.kind)
         call = engine.load(command.card.name) if engine is not None else None
@@ -33,7 +33,7 @@ class Warming:
 class _Ignored:
     """Whatever is answered, requests go on as if nothing had been asked; a trouble is worth a line."""
 
-    def __init__(self, command: Warm) -> None:
+    def __init__(self, command: LoadModel) -> None:
         self._command = command
 
     def on_head(self, status: int, _headers: list[Header]) -> None:

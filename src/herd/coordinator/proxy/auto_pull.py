@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 
 from herd.coordinator.auth.access_control import may_fetch
 from herd.coordinator.http.contract import Exchange
-from herd.coordinator.models.transfers import Fetching
-from herd.coordinator.proxy.wait_comments import ASKED_WITH, NOTES, Wait
-from herd.core.lifecycle.queue_positions import Place
-from herd.core.planning.transfer_queue import Fetch, State
+from herd.coordinator.models.transfers import Transfers
+from herd.coordinator.proxy.wait_comments import ASKED_WITH, NOTES, WaitNotice
+from herd.core.lifecycle.queue_positions import QueuePosition
+from herd.core.planning.transfer_queue import Transfer, TransferState
 from herd.core.state.fleet import Fleet
-from herd.core.state.request import Kind, Request
+from herd.core.state.request import Request, RequestKind
 from herd.errors import HerdError, Refusal
 
 log = logging.getLogger("herd.auto_pull")
@@ -45,17 +45,17 @@ class AutoPullSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Ends:
+class AutoPullCallbacks:
     """What becomes of a request that waited: it is admitted with its wait, refused (`wait` where its head may have left), or left."""
 
-    admit: Callable[[Wait], None]
-    refuse: Callable[[Refusal, Wait | None], None]
+    admit: Callable[[WaitNotice], None]
+    refuse: Callable[[Refusal, WaitNotice | None], None]
     leave: Callable[[], None]
 
 
 class AutoPull:
     def __init__(
-        self, settings: AutoPullSettings, fetching: Fetching, fleet: Fleet, loop: asyncio.AbstractEventLoop, is_ready: Callable[[], bool],
+        self, settings: AutoPullSettings, fetching: Transfers, fleet: Fleet, loop: asyncio.AbstractEventLoop, is_ready: Callable[[], bool],
         note_every_s: float,
     ) -> None:  # fmt: skip
         """`is_ready`: whether every node had time to report since the start; before, what is unknown may be there."""
@@ -67,10 +67,10 @@ class AutoPull:
         self._loop = loop
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def take(self, exchange: Exchange, request: Request, tells: bool, ends: Ends) -> bool:
+    def take(self, exchange: Exchange, request: Request, tells: bool, ends: AutoPullCallbacks) -> bool:
         """Whether it is seen to here: then one of `ends` is called, once. `tells`: its answer can hold comments."""
         models = (request.model, *request.fallbacks)
-        if request.kind is Kind.INFO or not self._fleet.nodes or any(self._fleet.knows(model) for model in models):
+        if request.kind is RequestKind.INFO or not self._fleet.nodes or any(self._fleet.knows(model) for model in models):
             return False
         may = self._settings.is_on and self._is_ready() and (self._settings.whom == "everybody" or may_fetch(exchange.admission))
         if not may or len(self._tasks) >= HELD_MAX:
@@ -88,9 +88,9 @@ class AutoPull:
         for task in list(self._tasks):
             task.cancel()
 
-    def _hold(self, exchange: Exchange, request: Request, fetch: Fetch, tells: bool, ends: Ends) -> None:
+    def _hold(self, exchange: Exchange, request: Request, fetch: Transfer, tells: bool, ends: AutoPullCallbacks) -> None:
         asked = exchange.header(ASKED_WITH) if tells else None
-        wait = Wait(request.id, exchange, 0)
+        wait = WaitNotice(request.id, exchange, 0)
         wait.began(self._loop.time())
         notes = wait if asked is not None and asked.strip().lower() == NOTES else None
         task = self._loop.create_task(self._wait(fetch, notes))
@@ -101,7 +101,7 @@ class AutoPull:
             trouble = fetch.error
             self._fetching.unwant(fetch, str(request.id))
             wait.ended(self._loop.time())
-            if fetch.state is State.DONE and not task.cancelled():
+            if fetch.state is TransferState.DONE and not task.cancelled():
                 ends.admit(wait)
             else:
                 why = trouble or f"it was not there within {self._settings.timeout_s:.0f} s; watch it with: herd pulls"
@@ -117,21 +117,21 @@ class AutoPull:
         task.add_done_callback(over)
         exchange.on_gone = leave
 
-    async def _wait(self, fetch: Fetch, notes: Wait | None) -> None:
+    async def _wait(self, fetch: Transfer, notes: WaitNotice | None) -> None:
         """Returns when the model is there and its node has said so, when it cannot be had, or when the time is up."""
         try:
             async with asyncio.timeout(self._settings.timeout_s):
                 async for one in self._fetching.follow(fetch, self._note_every_s):
                     at = self._loop.time()
                     if notes is not None and at - notes.noted_at >= self._note_every_s:
-                        notes.note(Place(0, told(one)), at)
-                if fetch.state is State.DONE:
+                        notes.note(QueuePosition(0, told(one)), at)
+                if fetch.state is TransferState.DONE:
                     await self._fetching.seen(fetch)
         except TimeoutError:
             log.info("a request waited too long for its model", extra={"model": fetch.model, "node_id": fetch.node_id})
 
 
-def told(fetch: Fetch) -> str:
+def told(fetch: Transfer) -> str:
     """How far it is, in words."""
     share = f", {100 * fetch.completed_bytes // fetch.total_bytes} % of {fetch.total_bytes / 1e9:.1f} GB" if fetch.total_bytes else ""
     source = f" from {fetch.source}" if fetch.source else ""

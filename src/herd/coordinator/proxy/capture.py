@@ -14,7 +14,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from herd.coordinator.auth.routes import Guarded
+from herd.coordinator.auth.routes import ApiRoute
 from herd.trust.rights import Right
 
 ENTRY_MAX_BYTES = 64 * 1024
@@ -64,10 +64,10 @@ class Capture:
         self._dropped = 0
 
     @property
-    def routes(self) -> list[Guarded]:
+    def routes(self) -> list[ApiRoute]:
         return [
-            Guarded("/fleet/capture", self.show, "GET", Right.ADMIN),
-            Guarded("/fleet/capture/end", self.stop, "POST", Right.ADMIN),
+            ApiRoute("/fleet/capture", self.show, "GET", Right.ADMIN),
+            ApiRoute("/fleet/capture/end", self.stop, "POST", Right.ADMIN),
         ]
 
     @property

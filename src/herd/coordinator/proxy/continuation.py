@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from herd.dialects import Dialect, Moment, Resumed
-from herd.protocols.conversation import Ask
+from herd.dialects import Dialect, Resumption, Timestamp
+from herd.protocols.conversation import ParsedRequest
 from herd.protocols.resumption import going_on
 
 _NEWS: Final = b'"delta":'
@@ -13,7 +13,7 @@ TOLD_MAX_BYTES: Final = 1 << 20
 """An answer longer than this is not gone on with: it would have to be kept whole."""
 
 
-class Told:
+class ForwardedBytes:
     """The bytes that were forwarded, and the nodes they came from; too many bytes are not kept at all."""
 
     __slots__ = ("_parts", "_size_bytes", "nodes")
@@ -31,7 +31,7 @@ class Told:
         if self._size_bytes > TOLD_MAX_BYTES:
             self._parts = None
 
-    def pieces(self, dialect: Dialect, ask: Ask, request_id: str, moment: Moment) -> int | None:
+    def pieces(self, dialect: Dialect, ask: ParsedRequest, request_id: str, moment: Timestamp) -> int | None:
         """How many pieces of the answer were forwarded; None where too much was to be kept. A stream that nobody goes on with is not
         read: the events that bring something new are counted in it."""
         if self._parts is None:
@@ -40,7 +40,7 @@ class Told:
         resumed = dialect.resume(ask, ask.model, request_id, moment, told, "")
         return resumed.said.pieces if resumed is not None else told.count(_NEWS)
 
-    def resume(self, dialect: Dialect, ask: Ask, model: str, request_id: str, moment: Moment) -> Resumed | None:
+    def resume(self, dialect: Dialect, ask: ParsedRequest, model: str, request_id: str, moment: Timestamp) -> Resumption | None:
         """What another node needs to write on, or None where the join would be a guess."""
         told = b"".join(self._parts or ())
         if not told:

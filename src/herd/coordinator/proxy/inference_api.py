@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from herd.coordinator.auth.access_control import key_of, timeout_of
 from herd.coordinator.driver import Driver
 from herd.coordinator.http.contract import Exchange, Header
-from herd.coordinator.proxy.auto_pull import AutoPull, Ends
+from herd.coordinator.proxy.auto_pull import AutoPull, AutoPullCallbacks
 from herd.coordinator.proxy.prefix_hashes import prefix_hashes
 from herd.coordinator.proxy.relay import Relay
-from herd.coordinator.proxy.relay_dependencies import Services
-from herd.coordinator.proxy.wait_comments import Wait
+from herd.coordinator.proxy.relay_dependencies import RelayDependencies
+from herd.coordinator.proxy.wait_comments import WaitNotice
 from herd.core.state.fleet import canonical
-from herd.core.state.request import Kind, Request, RequestId
-from herd.dialects import Answer, Dialect, Moment
+from herd.core.state.request import Request, RequestId, RequestKind
+from herd.dialects import Answer, Dialect, Timestamp
 from herd.errors import HerdError, MethodNotAllowed, Refusal
-from herd.protocols.conversation import Ask, Route
+from herd.protocols.conversation import ParsedRequest, Route
 from herd.trust.allowances import Allowances
 from herd.trust.keys import ApiKey
 
@@ -47,7 +47,7 @@ class InferenceApi:
     """Callable with every exchange: takes what is inference, hands the rest on."""
 
     def __init__(
-        self, dialects: Iterable[Dialect], driver: Driver, services: Services, id_prefix: str,
+        self, dialects: Iterable[Dialect], driver: Driver, services: RelayDependencies, id_prefix: str,
         rest: Callable[[Exchange], None], hashes_prefixes: bool, allowances: Allowances, month: Callable[[], tuple[float, str]],
         capture: Callable[[str, str, bytes], None] | None = None, auto_pull: AutoPull | None = None,
     ) -> None:  # fmt: skip
@@ -89,7 +89,7 @@ class InferenceApi:
         except HerdError as error:
             self._refuse(exchange, dialect, error)
             return
-        if route.kind is Kind.INFO and self._answered_from_memory(exchange, dialect, ask):
+        if route.kind is RequestKind.INFO and self._answered_from_memory(exchange, dialect, ask):
             return
         key = key_of(exchange.admission)
         if key is not None and (refusal := self._key_refusal(key, ask)) is not None:
@@ -102,7 +102,7 @@ class InferenceApi:
             return
         self._driver.admit(request, Relay(exchange, ask, dialect, request.id, self._services))
 
-    def _fetched(self, exchange: Exchange, dialect: Dialect, ask: Ask, request: Request, key: ApiKey | None) -> bool:
+    def _fetched(self, exchange: Exchange, dialect: Dialect, ask: ParsedRequest, request: Request, key: ApiKey | None) -> bool:
         """Whether it waits for its model to be fetched."""
         assert self._auto_pull is not None
 
@@ -110,18 +110,18 @@ class InferenceApi:
             if key is not None:
                 self._allowances.give_back(key.id, 0)
 
-        def refuse(refusal: Refusal, wait: Wait | None) -> None:
+        def refuse(refusal: Refusal, wait: WaitNotice | None) -> None:
             leave()
             if wait is not None and wait.has_begun:
                 exchange.cut(dialect.error_frame(ask, refusal))
             else:
                 _send(exchange, dialect.error(refusal, request.id), _retry_after(refusal))
 
-        def admit(wait: Wait) -> None:
+        def admit(wait: WaitNotice) -> None:
             self._driver.admit(request, Relay(exchange, ask, dialect, request.id, self._services, wait))
 
         tells = ask.stream and dialect.error_frame(ask, Refusal(503, "", "")).startswith((b"data:", b"event:"))
-        return self._auto_pull.take(exchange, request, tells, Ends(admit, refuse, leave))
+        return self._auto_pull.take(exchange, request, tells, AutoPullCallbacks(admit, refuse, leave))
 
     def dialect_of(self, path: str) -> Dialect:
         """The dialect in whose shape an error about this path is told."""
@@ -133,14 +133,14 @@ class InferenceApi:
 
     # --- inference ---
 
-    def _key_refusal(self, key: ApiKey, ask: Ask) -> Refusal | None:
+    def _key_refusal(self, key: ApiKey, ask: ParsedRequest) -> Refusal | None:
         """What this key may not: a model, or any more. What is let in is given back by its last row."""
         for name in (ask.model, *ask.fallback_models):
             if not key.allows_model(canonical(name)):
                 return Refusal(403, "model_not_allowed", f"the key {key.name} may not ask {name[:80]}")
         return self._allowances.take(key, *self._month())
 
-    def _request(self, exchange: Exchange, dialect: Dialect, ask: Ask, key: ApiKey | None) -> Request:
+    def _request(self, exchange: Exchange, dialect: Dialect, ask: ParsedRequest, key: ApiKey | None) -> Request:
         owner, tags = key.id if key is not None else "", self._tags(exchange, ask)
         timeout_s = timeout_of(exchange.admission)
         deadline_at = exchange.received_at + timeout_s if timeout_s is not None else None
@@ -157,7 +157,7 @@ class InferenceApi:
         )  # fmt: skip
 
     @staticmethod
-    def _tags(exchange: Exchange, ask: Ask) -> tuple[str, ...]:
+    def _tags(exchange: Exchange, ask: ParsedRequest) -> tuple[str, ...]:
         header = exchange.header(b"x-herd-tags")
         if header is None and not ask.user:
             return ask.tags
@@ -167,7 +167,7 @@ class InferenceApi:
             tags.append(f"user:{ask.user[:TAG_CHARACTERS_MAX]}")
         return tuple(dict.fromkeys(tag for tag in tags if tag))[:TAGS_MAX]
 
-    def _answered_from_memory(self, exchange: Exchange, dialect: Dialect, ask: Ask) -> bool:
+    def _answered_from_memory(self, exchange: Exchange, dialect: Dialect, ask: ParsedRequest) -> bool:
         model = canonical(ask.model)
         cards = [node.report.models[model] for node in self._driver.fleet.with_model(model)]
         answer = dialect.describe(ask, cards)
@@ -246,6 +246,6 @@ def _send(exchange: Exchange, answer: Answer, extra: tuple[Header, ...] = ()) ->
     exchange.respond(answer.status, ((b"content-type", answer.content_type.encode()), *extra), answer.body)
 
 
-def wall_clock(unix_ns: Callable[[], int], rfc3339: Callable[[int], str]) -> Callable[[], Moment]:
+def wall_clock(unix_ns: Callable[[], int], rfc3339: Callable[[int], str]) -> Callable[[], Timestamp]:
     """A source of moments for answers, from a clock handed in."""
-    return lambda: Moment(rfc3339(now := unix_ns()), now // 1_000_000_000)
+    return lambda: Timestamp(rfc3339(now := unix_ns()), now // 1_000_000_000)

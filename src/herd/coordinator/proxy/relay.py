@@ -14,23 +14,23 @@ from __future__ import annotations
 from typing import Final
 
 from herd.coordinator.http.contract import Exchange, Header
-from herd.coordinator.proxy.continuation import Told
-from herd.coordinator.proxy.relay_dependencies import Services
-from herd.coordinator.proxy.template_rendering import Rendering
+from herd.coordinator.proxy.continuation import ForwardedBytes
+from herd.coordinator.proxy.relay_dependencies import RelayDependencies
+from herd.coordinator.proxy.template_rendering import TemplateRendering
 from herd.coordinator.proxy.thinking_usage import spent
 from herd.coordinator.proxy.translation import EngineFailed, Translation, error_text
-from herd.coordinator.proxy.wait_comments import Wait
+from herd.coordinator.proxy.wait_comments import WaitNotice
 from herd.coordinator.upstream import forwarded_headers
 from herd.coordinator.upstream.pool import UpstreamCall, UpstreamSink
 from herd.core.state.commands import Abort, Dispatch, Hold, Refuse
 from herd.core.state.events import AttemptFailed, AttemptFinished, ClientLeft, FirstByte
 from herd.core.state.refusals import prompt_too_long
 from herd.core.state.request import Counters, Failure, FailureKind, RequestId
-from herd.dialects import Dialect, Resumed, Watch
+from herd.dialects import Dialect, Resumption, Watch
 from herd.engines import Call, Engine
 from herd.errors import HerdError, Refusal
-from herd.protocols.conversation import Ask, Conversation
-from herd.protocols.engine_options import pinned, retried_tokens
+from herd.protocols.apply_options import pinned, retried_tokens
+from herd.protocols.conversation import Conversation, ParsedRequest
 from herd.protocols.resumption import going_on, going_on_raw
 from herd.protocols.streams import ERRORS, WholeLines, until_error
 
@@ -53,7 +53,7 @@ class Relay:
         "_told", "_translation", "_wait", "_watch", "_whole_lines",
     )  # fmt: skip
 
-    def __init__(self, exchange: Exchange, ask: Ask, dialect: Dialect, request_id: RequestId, services: Services, wait: Wait | None = None) -> None:
+    def __init__(self, exchange: Exchange, ask: ParsedRequest, dialect: Dialect, request_id: RequestId, services: RelayDependencies, wait: WaitNotice | None = None) -> None:
         self._exchange = exchange
         self._ask = ask
         self._dialect = dialect
@@ -66,8 +66,8 @@ class Relay:
         self._forwarded_bytes = 0
         self._last = b""
         self._wait = wait
-        self._told = Told() if ask.stream and services.settings.continuation == "auto" else None
-        self._resumed: Resumed | None = None
+        self._told = ForwardedBytes() if ask.stream and services.settings.continuation == "auto" else None
+        self._resumed: Resumption | None = None
         exchange.on_gone = self._client_gone
 
     # --- what the driver tells ---
@@ -151,11 +151,11 @@ class Relay:
             def rendered(text: str) -> None:
                 self._send_rest(engine, resumed, going_on_raw(conversation, said, text, capabilities))
 
-            self._send(call, forwarded_headers.OWN_LINES, Rendering(engine, rendered, self.on_error))
+            self._send(call, forwarded_headers.OWN_LINES, TemplateRendering(engine, rendered, self.on_error))
         else:
             self._fail(FailureKind.UNFIT, "this engine does not go on with another's answer")
 
-    def _send_rest(self, engine: Engine, resumed: Resumed, conversation: Conversation | None) -> None:
+    def _send_rest(self, engine: Engine, resumed: Resumption, conversation: Conversation | None) -> None:
         self._call = None
         if conversation is None:
             self._fail(FailureKind.UNFIT, "this engine does not go on with another's answer")
@@ -468,7 +468,7 @@ class Relay:
         return Counters(completion_tokens=pieces) if pieces is not None else None
 
     @property
-    def _noted(self) -> Wait | None:
+    def _noted(self) -> WaitNotice | None:
         """The client's wait, if the head has left because of it."""
         return self._wait if self._wait is not None and self._wait.has_begun else None
 

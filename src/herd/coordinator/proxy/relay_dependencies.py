@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
-from herd.coordinator.proxy.wait_comments import WaitingNotes
+from herd.coordinator.proxy.wait_comments import WaitComments
 from herd.coordinator.upstream.pool import Pool
 from herd.core.state.events import Event
-from herd.dialects import Moment
+from herd.dialects import Timestamp
 from herd.engines import Engine
 
 
@@ -37,13 +37,13 @@ class Core(Protocol):
 
 
 @dataclass(slots=True)
-class Services:
+class RelayDependencies:
     """What all relays share."""
 
     driver: Core
     pool: Pool
     engines: Mapping[str, Engine]
-    moment: Callable[[], Moment]
+    moment: Callable[[], Timestamp]
     settings: RelaySettings
-    notes: WaitingNotes
+    notes: WaitComments
     dice: Random

@@ -12,7 +12,7 @@ RENDERED_MAX_BYTES = 8 << 20
 """A longer text is given up: no window is that large."""
 
 
-class Rendering:
+class TemplateRendering:
     """Hears the reply to `Engine.rendering`; `on_text` or `failed` is called once and last, unless the call is cancelled."""
 
     __slots__ = ("_body", "_engine", "_failed", "_on_text", "_status")

@@ -10,7 +10,7 @@ import msgspec
 from herd.coordinator.http.contract import Header
 from herd.core.state.commands import Dispatch
 from herd.core.state.request import Counters
-from herd.protocols.conversation import Ask
+from herd.protocols.conversation import ParsedRequest
 
 
 class _Message(msgspec.Struct):
@@ -42,7 +42,7 @@ class _Answer(msgspec.Struct):
 _ANSWER = msgspec.json.Decoder(_Answer)
 
 
-def spent(dispatch: Dispatch, ask: Ask, body: bytes, counters: Counters) -> list[Header]:
+def spent(dispatch: Dispatch, ask: ParsedRequest, body: bytes, counters: Counters) -> list[Header]:
     """Of a model that thinks, for a whole answer: what became of its limit. A stream's head has left before anybody knows."""
     if "thinking" not in dispatch.card.capabilities:
         return []

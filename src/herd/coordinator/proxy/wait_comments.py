@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from herd.coordinator.http.contract import Exchange, Header
-from herd.core.lifecycle.queue_positions import Place
+from herd.core.lifecycle.queue_positions import QueuePosition
 from herd.core.state.commands import Hold
 from herd.core.state.request import RequestId
 
@@ -24,7 +24,7 @@ REASON_CHARACTERS_MAX = 400
 
 
 @dataclass(frozen=True, slots=True)
-class WaitingNotesSettings:
+class WaitCommentSettings:
     when: str = field(
         default="asked",
         metadata={
@@ -38,7 +38,7 @@ class WaitingNotesSettings:
     )
 
 
-class Wait:
+class WaitNotice:
     """One client's waiting, from its first place in a line until its request is sent, again if it has to wait once more."""
 
     __slots__ = ("_began_at", "_exchange", "_position", "_request_id", "_waited_s", "has_begun", "noted_at")
@@ -70,7 +70,7 @@ class Wait:
         """For the head of an answer that had to wait."""
         return [(b"X-Fleet-Waited-Ms", b"%d" % round(1000 * self._waited_s)), (b"X-Fleet-Queue-Position", b"%d" % self._position)]
 
-    def note(self, place: Place, at: float) -> None:
+    def note(self, place: QueuePosition, at: float) -> None:
         """A comment; with the first, the head leaves."""
         self.noted_at = at
         if not self.has_begun:
@@ -89,25 +89,25 @@ class Wait:
         self._exchange.write(comment(b", ".join(told).decode("ascii", "replace")))
 
 
-class WaitingNotes:
+class WaitComments:
     """All who wait. One timer for all of them, and only while one of them wants comments."""
 
     def __init__(
-        self, settings: WaitingNotesSettings, loop: asyncio.AbstractEventLoop, places: Callable[[], Mapping[RequestId, Place]]
+        self, settings: WaitCommentSettings, loop: asyncio.AbstractEventLoop, places: Callable[[], Mapping[RequestId, QueuePosition]]
     ) -> None:
         self._settings = settings
         self._loop = loop
         self._places = places
-        self._wanted: dict[RequestId, Wait] = {}
+        self._wanted: dict[RequestId, WaitNotice] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._wanted)
 
-    def hold(self, wait: Wait | None, command: Hold, exchange: Exchange, takes_comments: bool) -> Wait:
+    def hold(self, wait: WaitNotice | None, command: Hold, exchange: Exchange, takes_comments: bool) -> WaitNotice:
         """A request waits. `takes_comments` where its answer will be an event stream of which nothing was sent."""
         if wait is None:
-            wait = Wait(command.request_id, exchange, command.position)
+            wait = WaitNotice(command.request_id, exchange, command.position)
         wait.began(self._loop.time())
         asked = exchange.header(ASKED_WITH) if takes_comments and self._settings.when == "asked" else None
         if asked is not None and asked.strip().lower() == NOTES:
@@ -115,7 +115,7 @@ class WaitingNotes:
             self._arm()
         return wait
 
-    def over(self, wait: Wait) -> None:
+    def over(self, wait: WaitNotice) -> None:
         """It waits no more: it was sent, refused, or its client left."""
         wait.ended(self._loop.time())
         if self._wanted.pop(wait.request_id, None) is not None and not self._wanted:

@@ -12,7 +12,7 @@ SHOWN_MAX = 1_000
 TEXT_MAX_CHARS = 256
 
 
-class Entry(NamedTuple):
+class AuditEntry(NamedTuple):
     """`at` in unix seconds; `who` is a key's name, "a login" or "this machine"; `about` is what it was done to."""
 
     at: float
@@ -27,7 +27,7 @@ SURPLUS = "DELETE FROM audit WHERE id <= (SELECT MAX(id) FROM audit) - ?"
 NEWEST = "SELECT at, what, who, ip, about FROM audit ORDER BY id DESC LIMIT ?"
 
 
-def keep(connection: sqlite3.Connection, entries: Iterable[Entry]) -> None:
+def keep(connection: sqlite3.Connection, entries: Iterable[AuditEntry]) -> None:
     """In one transaction. Raises `sqlite3.Error`; then nothing was changed once it is rolled back."""
     connection.execute("BEGIN IMMEDIATE")
     connection.executemany(INSERT, [(one.at, *(_text(text) for text in one[1:])) for one in entries])
@@ -38,7 +38,7 @@ def keep(connection: sqlite3.Connection, entries: Iterable[Entry]) -> None:
 def newest(connection: sqlite3.Connection, limit: int) -> list[dict[str, object]]:
     """The newest first. Raises `sqlite3.Error`."""
     rows = connection.execute(NEWEST, (max(1, min(limit, SHOWN_MAX)),))
-    return [dict(zip(Entry._fields, row, strict=True)) for row in rows]
+    return [dict(zip(AuditEntry._fields, row, strict=True)) for row in rows]
 
 
 def _text(value: object) -> str:

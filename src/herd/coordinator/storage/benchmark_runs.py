@@ -14,10 +14,10 @@ from typing import TypeVar
 import msgspec
 
 from herd.coordinator.models.benchmark_runner import BenchmarkRun
-from herd.core.planning.benchmark_stats import Cell, Kind, Shown, Spread, cells
+from herd.core.planning.benchmark_stats import BenchmarkCell, ProbeKind, ProbeResult, Spread, cells
 from herd.core.state.fleet import Fleet, ModelName, NodeId
 from herd.dashboard.live import Job
-from herd.dashboard.tabs.benchmarks import CellBox, LeftOut, Run, RunLine, ScalePoint, SpreadBox
+from herd.dashboard.tabs.benchmarks import BenchmarkDetails, CellBox, LeftOut, RunLine, ScalePoint, SpreadBox
 
 Read = TypeVar("Read")
 
@@ -39,7 +39,7 @@ NEWEST = "SELECT * FROM benchmark_runs ORDER BY timestamp DESC, id DESC LIMIT ?"
 ONE = "SELECT * FROM benchmark_runs WHERE run_id = ?"
 
 
-class Kept(msgspec.Struct, frozen=True):
+class StoredRun(msgspec.Struct, frozen=True):
     """What is in `per_node_results`; everything has a default, so that a younger program can read what an older one wrote."""
 
     state: str = "done"
@@ -81,19 +81,19 @@ def newest(connection: sqlite3.Connection, limit: int = SHOWN_MAX) -> list[RunLi
     return [_line(run) for run in (_run(row) for row in _rows(connection.execute(NEWEST, (max(1, min(limit, SHOWN_MAX)),))))]
 
 
-def one(connection: sqlite3.Connection, run_id: str) -> Run | None:
+def one(connection: sqlite3.Connection, run_id: str) -> BenchmarkDetails | None:
     """None where there is no such run. Raises `sqlite3.Error`."""
     return next((_run(row) for row in _rows(connection.execute(ONE, (run_id,)))), None)
 
 
-def run_of(ended: Ended) -> Run:
+def run_of(ended: Ended) -> BenchmarkDetails:
     """The run as it is shown, stored or not."""
     run = ended.run
     boxes = tuple(box(cell) for cell in cells(run.shown))
     left_out = tuple(LeftOut(node_id, model, reason[:TEXT_MAX_CHARS]) for (node_id, model), reason in run.plan.left_out.items())
     fleet = {node_id: dict(told) for node_id, told in ended.fleet.items()}
     requests = sum(shown.probe.requests for shown in run.shown)
-    return Run(
+    return BenchmarkDetails(
         run.run_id, run.started_at, round((run.ended_at or run.started_at) - run.started_at, 3), run.state, requests, run.failures, run.yields, METHOD,
         boxes, left_out, fleet,
     )  # fmt: skip
@@ -110,22 +110,22 @@ def jobs(run: BenchmarkRun | None) -> list[Job]:
     return [job]
 
 
-def box(cell: Cell) -> CellBox:
+def box(cell: BenchmarkCell) -> CellBox:
     return CellBox(
         cell.node_id, cell.model, _spread(cell.decode_tok_s), _spread(cell.prefill_tok_s), _spread(cell.ttft_s, 1000.0), _spread(cell.load_s),
         tuple(ScalePoint(streams, round(tok_s, 2)) for streams, tok_s in cell.scaling),
     )  # fmt: skip
 
 
-def cell_of(shown: CellBox) -> Cell:
+def cell_of(shown: CellBox) -> BenchmarkCell:
     """Back from what was stored."""
-    return Cell(
+    return BenchmarkCell(
         NodeId(shown.node_id), ModelName(shown.model), _seen(shown.decode_tok_s), _seen(shown.prefill_tok_s), _seen(shown.ttft_ms), _seen(shown.load_s),
         tuple((point.concurrency, point.tok_s) for point in shown.scaling),
     )  # fmt: skip
 
 
-def changed(first: Run, second: Run) -> dict[NodeId, str]:
+def changed(first: BenchmarkDetails, second: BenchmarkDetails) -> dict[NodeId, str]:
     """By node, in words, what became another between the two."""
     found: dict[NodeId, str] = {}
     for node_id, now in second.fleet.items():
@@ -145,7 +145,7 @@ def _row(ended: Ended) -> tuple[object, ...]:
     by_model: dict[str, dict[str, float | None]] = {}
     for cell in run.cells:
         by_model.setdefault(cell.model, {})[cell.node_id] = cell.decode_tok_s.median if cell.decode_tok_s is not None else None
-    kept = Kept(run.state, run.yields, run.method, run.cells, run.left_out)
+    kept = StoredRun(run.state, run.yields, run.method, run.cells, run.left_out)
     peak = {"tokens_per_sec": max((point.tok_s for cell in run.cells for point in cell.scaling), default=None)}
     return (
         run.run_id, run.timestamp, run.duration_s, run.requests, run.failures, read, written, run.requests / busy_s, written / busy_s,
@@ -154,9 +154,9 @@ def _row(ended: Ended) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-def _of_writing(shown: Sequence[Shown]) -> tuple[list[float], list[float]]:
+def _of_writing(shown: Sequence[ProbeResult]) -> tuple[list[float], list[float]]:
     """Whole answers and first tokens of the plain requests, in milliseconds, sorted."""
-    writing = [each for each in shown if each.probe.kind is Kind.WRITING]
+    writing = [each for each in shown if each.probe.kind is ProbeKind.WRITING]
     return sorted(1000.0 * each.took_s for each in writing), sorted(1000.0 * each.first_s for each in writing if each.first_s is not None)
 
 
@@ -164,17 +164,17 @@ def _percentile(ordered: Sequence[float], percent: int) -> float | None:
     return ordered[min(len(ordered) - 1, percent * len(ordered) // 100)] if ordered else None
 
 
-def _run(row: Mapping[str, object]) -> Run:
-    kept = _decoded(row["per_node_results"], Kept) or Kept()
+def _run(row: Mapping[str, object]) -> BenchmarkDetails:
+    kept = _decoded(row["per_node_results"], StoredRun) or StoredRun()
     fleet = _decoded(row["fleet_snapshot"], dict[str, dict[str, str]]) or {}
     numbers = [value if isinstance(value, int | float) else 0 for value in (row["timestamp"], row["duration_s"], row["total_requests"], row["total_failures"])]
-    return Run(
+    return BenchmarkDetails(
         str(row["run_id"]), float(numbers[0]), float(numbers[1]), kept.state, int(numbers[2]), int(numbers[3]), kept.yields, kept.method, kept.cells,
         kept.left_out, fleet,
     )  # fmt: skip
 
 
-def _line(run: Run) -> RunLine:
+def _line(run: BenchmarkDetails) -> RunLine:
     nodes, models = sorted({cell.node_id for cell in run.cells}), sorted({cell.model for cell in run.cells})
     return RunLine(run.run_id, run.timestamp, run.duration_s, run.state, run.requests, run.failures, run.yields, tuple(nodes), tuple(models))
 

@@ -24,7 +24,7 @@ Sums = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
+class ChartRange:
     """A stretch of time in bins, and the table it is read from: "minute" or "hour"."""
 
     name: str
@@ -37,8 +37,8 @@ class Range:
     def starts(self) -> tuple[float, ...]:
         return tuple(float(at) for at in range(self.from_at, self.to_at, self.step_s))
 
-    def earlier(self, seconds: int) -> Range:
-        return Range(self.name, self.from_at - seconds, self.to_at - seconds, self.step_s, self.size)
+    def earlier(self, seconds: int) -> ChartRange:
+        return ChartRange(self.name, self.from_at - seconds, self.to_at - seconds, self.step_s, self.size)
 
 
 RANGES = MappingProxyType({
@@ -48,13 +48,13 @@ RANGES = MappingProxyType({
 """Length, bin and table."""
 
 
-def range_of(name: str, now: float) -> Range:
+def range_of(name: str, now: float) -> ChartRange:
     """The last so and so much, up to and with the bin that `now` is in. Raises `BadRequest`."""
     if name not in RANGES:
         raise BadRequest(f"range must be one of {', '.join(RANGES)}, not {name[:40]!r}")
     length, step_s, size = RANGES[name]
     to_at = int(now) // step_s * step_s + step_s
-    return Range(name, to_at - length, to_at, step_s, size)
+    return ChartRange(name, to_at - length, to_at, step_s, size)
 
 
 _SUMMED = ", ".join(f"SUM({name})" for name in SUMS)
@@ -89,17 +89,17 @@ def edges(connection: sqlite3.Connection) -> list[float]:
     return [float(low) for (low,) in connection.execute(EDGES)]
 
 
-def _bound(wanted: Range, node_id: str | None, model: str | None) -> dict[str, object]:
+def _bound(wanted: ChartRange, node_id: str | None, model: str | None) -> dict[str, object]:
     return {"from": wanted.from_at, "to": wanted.to_at, "step": wanted.step_s, "node_id": node_id, "model": model}
 
 
-def series(connection: sqlite3.Connection, wanted: Range, node_id: str | None, model: str | None) -> dict[int, Sums]:
+def series(connection: sqlite3.Connection, wanted: ChartRange, node_id: str | None, model: str | None) -> dict[int, Sums]:
     """The sums of each bin that has any, by its place in the range."""
     rows = connection.execute(_sql(_SERIES, f"{wanted.size}s"), _bound(wanted, node_id, model))
     return {int(row[0]): dict(zip(SUMS, row[1:], strict=True)) for row in rows}
 
 
-def series_bins(connection: sqlite3.Connection, wanted: Range, node_id: str | None, model: str | None) -> dict[tuple[int, int], Counts]:
+def series_bins(connection: sqlite3.Connection, wanted: ChartRange, node_id: str | None, model: str | None) -> dict[tuple[int, int], Counts]:
     """Histograms by place in the range and measure."""
     found: dict[tuple[int, int], Counts] = {}
     for place, measure, number, count in connection.execute(_sql(_SERIES_BINS, f"{wanted.size}_bins"), _bound(wanted, node_id, model)):
@@ -107,14 +107,14 @@ def series_bins(connection: sqlite3.Connection, wanted: Range, node_id: str | No
     return found
 
 
-def grouped(connection: sqlite3.Connection, wanted: Range, key: str) -> dict[tuple[str, ...], Sums]:
+def grouped(connection: sqlite3.Connection, wanted: ChartRange, key: str) -> dict[tuple[str, ...], Sums]:
     """The sums by `MODEL_NODE`, `APP` or `APP_MODEL`; `last_at` is among them."""
     width = key.count(",") + 1
     rows = connection.execute(_sql(_BY_KEY, f"{wanted.size}s", key), _bound(wanted, None, None))
     return {tuple(row[:width]): dict(zip((*SUMS, "last_at"), row[width:], strict=True)) for row in rows}
 
 
-def grouped_bins(connection: sqlite3.Connection, wanted: Range, key: str) -> dict[tuple[tuple[str, ...], Measure], Counts]:
+def grouped_bins(connection: sqlite3.Connection, wanted: ChartRange, key: str) -> dict[tuple[tuple[str, ...], Measure], Counts]:
     """The histograms by the same and the measure."""
     width = key.count(",") + 1
     found: dict[tuple[tuple[str, ...], Measure], Counts] = {}
@@ -129,7 +129,7 @@ def last_used(connection: sqlite3.Connection) -> dict[tuple[str, str], float]:
     return {(model, node_id): at for model, node_id, at in connection.execute(LAST_USED)}
 
 
-def flags(connection: sqlite3.Connection, wanted: Range) -> list[tuple[float, str, str]]:
+def flags(connection: sqlite3.Connection, wanted: ChartRange) -> list[tuple[float, str, str]]:
     """What happened, oldest first; the newest `FLAGS_MAX`."""
     rows = connection.execute(FLAGS, (wanted.from_at, wanted.to_at, FLAGS_MAX)).fetchall()
     return [(float(at), str(kind), str(about)) for at, kind, about in reversed(rows)]
@@ -142,11 +142,11 @@ def by_hour(connection: sqlite3.Connection, from_at: float, to_at: float) -> tup
     return busy, slots
 
 
-def fallbacks(connection: sqlite3.Connection, wanted: Range) -> list[tuple[str, str, int]]:
+def fallbacks(connection: sqlite3.Connection, wanted: ChartRange) -> list[tuple[str, str, int]]:
     """Model asked for, model that answered, how often."""
     return connection.execute(FALLBACKS, (wanted.from_at, wanted.to_at, FALLBACKS_MAX)).fetchall()
 
 
-def dialects(connection: sqlite3.Connection, wanted: Range) -> list[tuple[str | None, str | None, str | None, str | None]]:
+def dialects(connection: sqlite3.Connection, wanted: ChartRange) -> list[tuple[str | None, str | None, str | None, str | None]]:
     """Tags, key, address and language of the newest requests."""
     return connection.execute(DIALECTS, (wanted.from_at, wanted.to_at, DIALECT_ROWS_MAX)).fetchall()

@@ -30,11 +30,11 @@ NODES_MAX = 1024
 Kept = TypeVar("Kept")
 
 
-class VaultDamaged(Exception):
+class CredentialStoreDamaged(Exception):
     """A file cannot be used as it is; the message names it and what to do."""
 
 
-class VaultFull(Exception):
+class CredentialStoreFull(Exception):
     """As many as may be kept; the message says of what."""
 
 
@@ -53,7 +53,7 @@ class _Identity(msgspec.Struct, frozen=True):
     private: str
 
 
-class Vault:
+class CredentialStore:
     """Opened at start, on this thread; changes are small and rare. Raises `OSError` where the folder cannot be used."""
 
     def __init__(self, data_dir: Path) -> None:
@@ -69,7 +69,7 @@ class Vault:
         return pairing.fleet_id(self.public)
 
     def open(self, identity: bytes, local_code: bytes) -> None:
-        """Reads everything; what is not there yet is made from these random bytes. Raises `VaultDamaged`, `OSError`."""
+        """Reads everything; what is not there yet is made from these random bytes. Raises `CredentialStoreDamaged`, `OSError`."""
         make_private(self._folder)
         self.private = self._identity(identity)
         self.public = pairing.public_of(self.private)
@@ -78,10 +78,10 @@ class Vault:
         self.nodes = {NodeId(one.node_id): one for one in self._read(NODES_FILE, list[PairedNode]) or []}
 
     def put_key(self, key: ApiKey) -> None:
-        """Adds this key, or replaces the one with its id. Raises `VaultFull`, `OSError`; then nothing has changed."""
+        """Adds this key, or replaces the one with its id. Raises `CredentialStoreFull`, `OSError`; then nothing has changed."""
         keys = [one for one in self.keyring if one.id != key.id]
         if len(keys) >= KEYS_MAX:
-            raise VaultFull(f"{KEYS_MAX} keys are kept, revoked ones included; remove {self._folder / KEYS_FILE} to begin anew")
+            raise CredentialStoreFull(f"{KEYS_MAX} keys are kept, revoked ones included; remove {self._folder / KEYS_FILE} to begin anew")
         self._write(KEYS_FILE, msgspec.json.encode([*keys, key]))
         self.keyring = Keyring([*keys, key])
 
@@ -89,7 +89,7 @@ class Vault:
         """The same for a node."""
         nodes = {**self.nodes, NodeId(node.node_id): node}
         if len(nodes) > NODES_MAX:
-            raise VaultFull(f"{NODES_MAX} nodes are paired; remove one with: herd nodes remove NAME")
+            raise CredentialStoreFull(f"{NODES_MAX} nodes are paired; remove one with: herd nodes remove NAME")
         self._write(NODES_FILE, msgspec.json.encode(list(nodes.values())))
         self.nodes = nodes
 
@@ -154,6 +154,6 @@ class Vault:
             os.fsync(file.fileno())
         fresh.replace(path)
 
-    def _damaged(self, name: str, why: str) -> VaultDamaged:
+    def _damaged(self, name: str, why: str) -> CredentialStoreDamaged:
         path = self._folder / name
-        return VaultDamaged(f"{path} is damaged ({why}); put a copy of it back, or remove it to begin without what it held")
+        return CredentialStoreDamaged(f"{path} is damaged ({why}); put a copy of it back, or remove it to begin without what it held")

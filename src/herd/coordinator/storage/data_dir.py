@@ -19,11 +19,11 @@ _LOCKED_BYTE = 1 << 20
 """Windows locks are mandatory: the byte that is locked lies behind the number that others may want to read."""
 
 
-class FolderBusy(Exception):
+class DataDirInUse(Exception):
     """Another coordinator uses the same data folder. The message is the one line a person needs."""
 
 
-class FolderLock:
+class DataDirLock:
     """Held while the coordinator runs; the operating system lets go of it when the process dies, however it dies."""
 
     def __init__(self, file: IO[str]) -> None:
@@ -52,8 +52,8 @@ def make_private_file(path: Path) -> None:
     _restrict(path, _PRIVATE_FILE)
 
 
-def lock_folder(folder: Path) -> FolderLock:
-    """Raises `FolderBusy` when another process holds the lock, `OSError` when no lock file can be made."""
+def lock_folder(folder: Path) -> DataDirLock:
+    """Raises `DataDirInUse` when another process holds the lock, `OSError` when no lock file can be made."""
     path = folder / LOCK_NAME
     make_private_file(path)
     file = path.open("r+", encoding="ascii", errors="replace")
@@ -63,13 +63,13 @@ def lock_folder(folder: Path) -> FolderLock:
         holder = file.read(20).strip()
         file.close()
         who = f"process {holder}" if holder.isdigit() else "another process"
-        raise FolderBusy(
+        raise DataDirInUse(
             f"another coordinator ({who}) already uses {folder}: stop it, or give this one its own FLEET_DATA_DIR"
         ) from None
     file.truncate(0)
     file.write(f"{os.getpid()}\n")
     file.flush()
-    return FolderLock(file)
+    return DataDirLock(file)
 
 
 def _restrict(path: Path, mode: int) -> None:

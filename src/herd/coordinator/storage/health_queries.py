@@ -10,7 +10,7 @@ import msgspec
 
 from herd.core.state import refusals
 from herd.core.state.fleet import ModelName, NodeId
-from herd.health.snapshot import Pair, Traffic
+from herd.health.snapshot import ModelTraffic, Traffic
 
 PAIRS_MAX = 4096
 COLD_LOAD_MS = 500.0
@@ -72,12 +72,12 @@ def traffic(connection: sqlite3.Connection, since: float, windows: Iterable[tupl
     known = {(node_id, model): window for node_id, model, window in windows}
     cursor = connection.execute(PAIRS, {"since": since, "cold": COLD_LOAD_MS, "most": PAIRS_MAX, "rows": rows})
     names = [column[0] for column in cursor.description]
-    pairs: list[Pair] = []
+    pairs: list[ModelTraffic] = []
     looked_at = 0
     for row in cursor:
         told = dict(zip(names, row, strict=True))
         longest = told.pop("longest")
-        pair = msgspec.convert(told, Pair, strict=False)
+        pair = msgspec.convert(told, ModelTraffic, strict=False)
         window = known.get((pair.node_id, pair.model))
         if window is not None and longest >= window - 1 and looked_at < MISFITS_MAX:
             looked_at += 1
@@ -89,7 +89,7 @@ def traffic(connection: sqlite3.Connection, since: float, windows: Iterable[tupl
     return Traffic(tuple(pairs), requests, rejected, too_late)
 
 
-def _misfits(connection: sqlite3.Connection, since: float, pair: Pair, window: int) -> tuple[int, int]:
+def _misfits(connection: sqlite3.Connection, since: float, pair: ModelTraffic, window: int) -> tuple[int, int]:
     """Prompts that were too long, and answers that were cut."""
     bound = {"since": since, "rows": ROWS_MAX, "node_id": pair.node_id, "model": pair.model, "window": window, "overlong": OVERLONG_FACTOR}
     overlong, cut_short = connection.execute(MISFITS, bound).fetchone()

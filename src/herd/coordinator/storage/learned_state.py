@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from herd.coordinator.storage.retention import DAY_S
-from herd.core.planning.replay import Rules
-from herd.core.state.learned_values import Memory
+from herd.core.planning.replay import DecisionRules
+from herd.core.state.learned_values import LearnedValue
 
 FORGOTTEN_DAYS = 90.0
 """What was learnt of a node that nobody has learnt from for so long is dropped."""
@@ -44,7 +44,7 @@ ALL_RULES = "SELECT fingerprint, policy, weights FROM decision_rules ORDER BY fi
 log = logging.getLogger("herd.store")
 
 
-def keep(connection: sqlite3.Connection, memories: Iterable[Memory], now: float) -> None:
+def keep(connection: sqlite3.Connection, memories: Iterable[LearnedValue], now: float) -> None:
     """Writes the newest word of each, and drops what is too old or too much. `now` is unix time.
 
     Expects a connection in autocommit mode. Raises `sqlite3.Error`; then nothing was changed once it is rolled back.
@@ -57,13 +57,13 @@ def keep(connection: sqlite3.Connection, memories: Iterable[Memory], now: float)
     connection.execute("COMMIT")
 
 
-def recalled(connection: sqlite3.Connection, now: float) -> list[Memory]:
+def recalled(connection: sqlite3.Connection, now: float) -> list[LearnedValue]:
     """What is kept and not too old, oldest first. Rows that make no sense are left out, and counted in one line of the log."""
-    found, strange = list[Memory](), 0
+    found, strange = list[LearnedValue](), 0
     for *names, numbers in connection.execute(ALL, {"oldest": now - FORGOTTEN_DAYS * DAY_S, "most": ROWS_MAX}):
         try:
             kind, subject, model = msgspec.convert(names, tuple[str, str, str])
-            found.append(Memory(kind, subject, model, msgspec.json.decode(numbers, type=dict[str, float])))
+            found.append(LearnedValue(kind, subject, model, msgspec.json.decode(numbers, type=dict[str, float])))
         except (msgspec.MsgspecError, TypeError, UnicodeEncodeError):
             strange += 1
     if strange:
@@ -71,7 +71,7 @@ def recalled(connection: sqlite3.Connection, now: float) -> list[Memory]:
     return found
 
 
-def believe(memories: Iterable[Memory], recall: Callable[[Memory], None]) -> int:
+def believe(memories: Iterable[LearnedValue], recall: Callable[[LearnedValue], None]) -> int:
     """Has each recalled; how many were. Those that nobody can have learnt are counted in one line of the log."""
     believed = strange = 0
     for memory in memories:
@@ -94,18 +94,18 @@ def _text(name: str) -> str:
     return name[:NAME_MAX_CHARS].encode("utf-8", "replace").decode("utf-8")
 
 
-def keep_rules(connection: sqlite3.Connection, rules: Rules, now: float) -> None:
+def keep_rules(connection: sqlite3.Connection, rules: DecisionRules, now: float) -> None:
     """Once per set of rules, whatever comes of it. Raises `sqlite3.Error`."""
     weights = msgspec.json.encode(rules.values).decode()
     connection.execute(KEEP_RULES, (rules.fingerprint, rules.policy, weights, now))
 
 
-def known_rules(connection: sqlite3.Connection) -> dict[str, Rules]:
+def known_rules(connection: sqlite3.Connection) -> dict[str, DecisionRules]:
     """By fingerprint. Raises `sqlite3.Error`; rows that make no sense are left out."""
-    known: dict[str, Rules] = {}
+    known: dict[str, DecisionRules] = {}
     for fingerprint, policy, weights in connection.execute(ALL_RULES, (RULES_MAX,)):
         try:
-            known[fingerprint] = Rules().changed(policy, msgspec.json.decode(weights, type=dict[str, float]))
+            known[fingerprint] = DecisionRules().changed(policy, msgspec.json.decode(weights, type=dict[str, float]))
         except (msgspec.MsgspecError, TypeError, UnicodeEncodeError):
             continue
     return known

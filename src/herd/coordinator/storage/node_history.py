@@ -36,7 +36,7 @@ TABLES = (
 INDEXES = ("CREATE INDEX IF NOT EXISTS idx_fleet_events_at ON fleet_events(at)",)
 
 
-class Stay(NamedTuple):
+class StateInterval(NamedTuple):
     """A node was in `state` for `seconds` until `at` (unix time), with so many slots that could serve."""
 
     at: float
@@ -66,7 +66,7 @@ _INSERT_EVENT = "INSERT INTO fleet_events (at, kind, about) VALUES (?, ?, ?)"
 _SURPLUS = "DELETE FROM fleet_events WHERE id <= (SELECT MAX(id) FROM fleet_events) - ?"
 
 
-def keep(connection: sqlite3.Connection, stays: Sequence[Stay], events: Iterable[Event]) -> None:
+def keep(connection: sqlite3.Connection, stays: Sequence[StateInterval], events: Iterable[Event]) -> None:
     """In one transaction. Raises `sqlite3.Error`; then nothing was changed once it is rolled back."""
     counted = dict(COUNTED_AS)
     rows = [

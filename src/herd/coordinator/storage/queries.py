@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from herd.core.state.events import LatencyRemembered
+from herd.core.state.events import LatencyRestored
 from herd.core.state.fleet import NodeId
 from herd.errors import BadRequest
 
@@ -201,13 +201,13 @@ def latency_percentiles(connection: sqlite3.Connection) -> list[Row]:
 
 def remembered_latencies(
     connection: sqlite3.Connection, at: float, per_pair: int = REMEMBERED_PER_PAIR
-) -> list[LatencyRemembered]:
+) -> list[LatencyRestored]:
     """What the core should know again after a restart: the newest observations of each pair, oldest first.
 
     `at` is the driver's clock, now. Nonsense that another program may have written is left out.
     """
     return [
-        LatencyRemembered(at, NodeId(node_id), model, latency_ms / 1000.0)
+        LatencyRestored(at, NodeId(node_id), model, latency_ms / 1000.0)
         for node_id, model in _pairs(connection)
         for latency_ms in reversed(_newest(connection, node_id, model, min(per_pair, REMEMBERED_PER_PAIR)))
     ]

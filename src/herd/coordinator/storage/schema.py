@@ -17,7 +17,7 @@ SCHEMA_VERSION = 7
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class MigrationStep:
     """One version's additions. Applying it twice is harmless; `columns` are ALTER statements, run where one is missing."""
 
     version: int
@@ -28,7 +28,7 @@ class Step:
 
 
 STEPS = (
-    Step(
+    MigrationStep(
         version=1,
         tables=(
             """CREATE TABLE IF NOT EXISTS request_traces (
@@ -99,7 +99,7 @@ STEPS = (
         ),
         stamp="PRAGMA user_version = 1",
     ),
-    Step(
+    MigrationStep(
         version=2,
         tables=(),
         columns=(
@@ -122,7 +122,7 @@ STEPS = (
         ),
         stamp="PRAGMA user_version = 2",
     ),
-    Step(
+    MigrationStep(
         version=3,
         tables=(
             """CREATE TABLE IF NOT EXISTS decision_rules (
@@ -144,7 +144,7 @@ STEPS = (
         indexes=("CREATE INDEX IF NOT EXISTS idx_learnt_at ON learnt(learnt_at)",),
         stamp="PRAGMA user_version = 3",
     ),
-    Step(
+    MigrationStep(
         version=4,
         tables=(
             """CREATE TABLE IF NOT EXISTS audit (
@@ -160,15 +160,15 @@ STEPS = (
         indexes=(),
         stamp="PRAGMA user_version = 4",
     ),
-    Step(
+    MigrationStep(
         version=5,
         tables=(*rollups.TABLES, *node_history.TABLES),
         columns=(),
         indexes=node_history.INDEXES,
         stamp="PRAGMA user_version = 5",
     ),
-    Step(version=6, tables=setting_changes.TABLES, columns=(), indexes=(), stamp="PRAGMA user_version = 6"),
-    Step(
+    MigrationStep(version=6, tables=setting_changes.TABLES, columns=(), indexes=(), stamp="PRAGMA user_version = 6"),
+    MigrationStep(
         version=7, tables=(), columns=("ALTER TABLE request_traces ADD COLUMN truncated INTEGER",), indexes=(),
         stamp="PRAGMA user_version = 7",
     ),
@@ -187,13 +187,13 @@ def is_new(connection: sqlite3.Connection) -> bool:
     return int(connection.execute(TABLES_COUNT).fetchone()[0]) == 0
 
 
-def steps_needed(connection: sqlite3.Connection) -> list[Step]:
+def steps_needed(connection: sqlite3.Connection) -> list[MigrationStep]:
     """The steps above the database's version, and any below it whose columns are not there after all."""
     version = version_of(connection)
     return [step for step in STEPS if step.version > version or _missing(connection, step)]
 
 
-def apply(connection: sqlite3.Connection, step: Step) -> None:
+def apply(connection: sqlite3.Connection, step: MigrationStep) -> None:
     """Runs one step in one transaction: a crash inside leaves the step before it, whole.
 
     Expects a connection in autocommit mode. Raises `sqlite3.Error`, with nothing changed.
@@ -215,7 +215,7 @@ def apply(connection: sqlite3.Connection, step: Step) -> None:
         raise
 
 
-def _missing(connection: sqlite3.Connection, step: Step) -> list[str]:
+def _missing(connection: sqlite3.Connection, step: MigrationStep) -> list[str]:
     return [statement for statement in step.columns if not _has_column(connection, statement)]
 
 

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from herd.dashboard.tabs.settings import Past
+from herd.dashboard.tabs.settings import SettingChangeLine
 
 KEPT_MAX = 2_000
 SHOWN_MAX = 200
@@ -23,7 +23,7 @@ ONE = """SELECT id, at, name, before, after, who, ip, id = (SELECT MAX(id) FROM 
     FROM setting_changes c WHERE id = ?"""
 
 
-class Entry(NamedTuple):
+class SettingChange(NamedTuple):
     """`before` and `after` are what was set here, None for nothing."""
 
     at: float
@@ -34,7 +34,7 @@ class Entry(NamedTuple):
     ip: str
 
 
-def keep(connection: sqlite3.Connection, entry: Entry) -> int:
+def keep(connection: sqlite3.Connection, entry: SettingChange) -> int:
     """In one transaction; the id it was given. Raises `sqlite3.Error`."""
     connection.execute("BEGIN IMMEDIATE")
     made = connection.execute(INSERT, entry).lastrowid
@@ -43,12 +43,12 @@ def keep(connection: sqlite3.Connection, entry: Entry) -> int:
     return made or 0
 
 
-def newest(connection: sqlite3.Connection) -> list[Past]:
+def newest(connection: sqlite3.Connection) -> list[SettingChangeLine]:
     """The newest first."""
     return [_past(row) for row in connection.execute(NEWEST, (SHOWN_MAX,))]
 
 
-def one(connection: sqlite3.Connection, change_id: int) -> Past | None:
+def one(connection: sqlite3.Connection, change_id: int) -> SettingChangeLine | None:
     """None where there is none; ids are what SQLite counts with, and no larger."""
     if not 0 < change_id < 1 << 63:
         return None
@@ -56,8 +56,8 @@ def one(connection: sqlite3.Connection, change_id: int) -> Past | None:
     return _past(row) if row else None
 
 
-def _past(row: Sequence[object]) -> Past:
+def _past(row: Sequence[object]) -> SettingChangeLine:
     change_id, at, name, before, after, who, ip, is_last = row
     assert isinstance(change_id, int) and isinstance(at, float)
     texts = [None if value is None else str(value) for value in (before, after)]
-    return Past(change_id, at, str(name), texts[0], texts[1], str(who), str(ip), bool(is_last))
+    return SettingChangeLine(change_id, at, str(name), texts[0], texts[1], str(who), str(ip), bool(is_last))

@@ -7,7 +7,7 @@ import sqlite3
 from types import MappingProxyType
 from typing import NamedTuple
 
-from herd.dashboard.tabs.health import NodeStrip, Strips
+from herd.dashboard.tabs.health import NodeUptime, UptimeBars
 from herd.errors import BadRequest
 
 NODES_MAX = 500
@@ -15,7 +15,7 @@ SHARE_MIN = 0.02
 """So much of a stretch, of those in which anybody watched, is worth a letter of its own; less is a hiccup."""
 
 
-class Span(NamedTuple):
+class UptimeRange(NamedTuple):
     """A range of time, cut into stretches; `query` reads the coarsest sums that are fine enough."""
 
     seconds: int
@@ -29,12 +29,12 @@ HOURS = """SELECT node_id, CAST((bucket - :from_at) / :step_s AS INTEGER) AS cel
     FROM node_hours WHERE bucket >= :from_at AND bucket < :to_at GROUP BY node_id, cell ORDER BY node_id, cell"""
 DAY_S = 86400
 SPANS = MappingProxyType({
-    "24h": Span(DAY_S, 600, MINUTES), "7d": Span(7 * DAY_S, 3600, HOURS), "30d": Span(30 * DAY_S, 14400, HOURS), "90d": Span(90 * DAY_S, 43200, HOURS),
+    "24h": UptimeRange(DAY_S, 600, MINUTES), "7d": UptimeRange(7 * DAY_S, 3600, HOURS), "30d": UptimeRange(30 * DAY_S, 14400, HOURS), "90d": UptimeRange(90 * DAY_S, 43200, HOURS),
 })  # fmt: skip
 UNKNOWN = "-"
 
 
-def span_of(name: str) -> Span:
+def span_of(name: str) -> UptimeRange:
     """Raises `BadRequest`."""
     found = SPANS.get(name)
     if found is None:
@@ -42,7 +42,7 @@ def span_of(name: str) -> Span:
     return found
 
 
-def strips(connection: sqlite3.Connection, name: str, now: float) -> Strips:
+def strips(connection: sqlite3.Connection, name: str, now: float) -> UptimeBars:
     """Every node of which anything is known in that range, by name. The last stretch is the one that has begun. Raises `sqlite3.Error`."""
     span = span_of(name)
     to_at = math.floor(now / span.step_s + 1) * span.step_s
@@ -51,7 +51,7 @@ def strips(connection: sqlite3.Connection, name: str, now: float) -> Strips:
     for node_id, cell, *seconds in connection.execute(span.query, {"from_at": from_at, "to_at": to_at, "step_s": span.step_s}):
         if 0 <= cell < count and (node_id in cells or len(cells) < NODES_MAX):
             cells.setdefault(str(node_id), [UNKNOWN] * count)[cell] = letter(*seconds)
-    return Strips(name, tuple(NodeStrip(node_id, name, float(span.step_s), float(from_at), "".join(states)) for node_id, states in cells.items()))
+    return UptimeBars(name, tuple(NodeUptime(node_id, name, float(span.step_s), float(from_at), "".join(states)) for node_id, states in cells.items()))
 
 
 def letter(online_s: float, degraded_s: float, lent_s: float, gone_s: float) -> str:

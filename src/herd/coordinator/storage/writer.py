@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from herd.coordinator.storage import audit_log, learned_state, rollups
-from herd.coordinator.storage.data_dir import FolderLock, lock_folder, make_private
+from herd.coordinator.storage.data_dir import DataDirLock, lock_folder, make_private
 from herd.coordinator.storage.database import (
     DATABASE_NAME,
     READ_MAX_STEPS,
@@ -41,9 +41,9 @@ from herd.coordinator.storage.trace_rows import (
     TraceRow,
     trace_row,
 )
-from herd.core.planning.replay import Rules
+from herd.core.planning.replay import DecisionRules
 from herd.core.state.commands import Record
-from herd.core.state.learned_values import Memory
+from herd.core.state.learned_values import LearnedValue
 from herd.errors import Unavailable
 
 Asked = ParamSpec("Asked")
@@ -120,13 +120,13 @@ class StoreState:
     problem: str
 
 
-class Store:
+class TraceStore:
     """Open it, record into it from the event loop, ask it from anywhere, close it."""
 
     def __init__(
         self, settings: StoreSettings, data_dir: Path,
         wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic,
-        rules: Rules | None = None,
+        rules: DecisionRules | None = None,
     ) -> None:  # fmt: skip
         """`wall` stamps rows, in unix seconds; `monotonic` only paces the search for old ones, on the writer's thread.
 
@@ -139,14 +139,14 @@ class Store:
         self._ring_rows = settings.ring_rows
         self._batch: list[Happened] = []
         self._rules, self._fingerprint = rules, rules.fingerprint if rules is not None else ""
-        self._audited: deque[audit_log.Entry] = deque(maxlen=audit_log.ROWS_MAX)
+        self._audited: deque[audit_log.AuditEntry] = deque(maxlen=audit_log.ROWS_MAX)
         self._chores: deque[Chore] = deque(maxlen=CHORES_MAX)
-        self._learnt: deque[Memory] = deque(maxlen=learned_state.ROWS_MAX)
-        self._memories: dict[tuple[str, str, str], Memory] = {}
+        self._learnt: deque[LearnedValue] = deque(maxlen=learned_state.ROWS_MAX)
+        self._memories: dict[tuple[str, str, str], LearnedValue] = {}
         """The writer's: what was learnt and is not written yet, the newest word of each."""
         self._flushes: deque[Future[bool]] = deque()
         self._something, self._hurry, self._closing = threading.Event(), threading.Event(), threading.Event()
-        self._lock: FolderLock | None = None
+        self._lock: DataDirLock | None = None
         self._writer: threading.Thread | None = None
         self._connection: sqlite3.Connection | None = None
         self._readers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="herd-traces")
@@ -163,7 +163,7 @@ class Store:
     def open(self) -> None:
         """Locks the folder, opens or makes the database, starts the writer.
 
-        Raises `FolderBusy` when another coordinator runs on the folder. Every other trouble is logged, and shown by
+        Raises `DataDirInUse` when another coordinator runs on the folder. Every other trouble is logged, and shown by
         `state`, while requests are served without being recorded.
         """
         try:
@@ -190,20 +190,20 @@ class Store:
         elif waiting == self._settings.batch_rows:
             self._hurry.set()
 
-    def learnt(self, memories: Iterable[Memory]) -> None:
+    def learnt(self, memories: Iterable[LearnedValue]) -> None:
         """Takes what was learnt, to be written after the traces. Never raises, never waits."""
         if not self._is_newer:
             self._learnt.extend(memories)
             self._something.set()
 
-    def audit(self, entry: audit_log.Entry) -> None:
+    def audit(self, entry: audit_log.AuditEntry) -> None:
         """Takes word of a change that somebody made, to be written at once. Never raises, never waits."""
         if not self._is_newer:
             self._audited.append(entry)
             self._something.set()
             self._hurry.set()
 
-    def decide_by(self, rules: Rules) -> None:
+    def decide_by(self, rules: DecisionRules) -> None:
         """From now on choices are made by these rules; rows name them."""
         self._rules, self._fingerprint = rules, rules.fingerprint
         self.write(lambda connection: learned_state.keep_rules(connection, rules, self._wall()))

@@ -18,16 +18,16 @@ ANSWER_MAX_BYTES = 8 << 20
 LINE_MAX_BYTES = 64 << 10
 
 
-class OrderFailed(Exception):
+class EngineCallFailed(Exception):
     """The node could not be asked, or broke off; the message says how, for people."""
 
 
-class Orders:
+class EngineClient:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
     async def send(self, url: str, call: Call) -> Reply:
-        """The whole answer, whatever its status. Raises `OrderFailed` where there is none."""
+        """The whole answer, whatever its status. Raises `EngineCallFailed` where there is none."""
         heard = _Heard()
         sent = self._pool.send(url, call.method.encode("ascii"), call.path.encode("ascii"), OWN_LINES, call.body, heard)
         body = bytearray()
@@ -35,13 +35,13 @@ class Orders:
             while (data := await heard.data()) is not None:
                 body += data
                 if len(body) > ANSWER_MAX_BYTES:
-                    raise OrderFailed(f"its answer is over {ANSWER_MAX_BYTES} bytes")
+                    raise EngineCallFailed(f"its answer is over {ANSWER_MAX_BYTES} bytes")
         finally:
             sent.cancel()
         return Reply(heard.status, bytes(body))
 
     async def lines(self, url: str, call: Call) -> AsyncGenerator[bytes, None]:
-        """The answer's lines as they come. Raises `OrderFailed`, also for a status of 400 and more. Leaving ends the call."""
+        """The answer's lines as they come. Raises `EngineCallFailed`, also for a status of 400 and more. Leaving ends the call."""
         heard = _Heard()
         sent = self._pool.send(url, call.method.encode("ascii"), call.path.encode("ascii"), OWN_LINES, call.body, heard)
         rest = b""
@@ -50,12 +50,12 @@ class Orders:
                 *whole, rest = (rest + data).split(b"\n")
                 for line in whole:
                     if heard.status >= 400:
-                        raise OrderFailed(f"it answered {heard.status}: {line[:500].decode('utf-8', 'replace')}")
+                        raise EngineCallFailed(f"it answered {heard.status}: {line[:500].decode('utf-8', 'replace')}")
                     yield line
                 if len(rest) > LINE_MAX_BYTES:
-                    raise OrderFailed(f"it sent a line over {LINE_MAX_BYTES} bytes")
+                    raise EngineCallFailed(f"it sent a line over {LINE_MAX_BYTES} bytes")
             if heard.status >= 400:
-                raise OrderFailed(f"it answered {heard.status}: {rest[:500].decode('utf-8', 'replace')}")
+                raise EngineCallFailed(f"it answered {heard.status}: {rest[:500].decode('utf-8', 'replace')}")
             if rest:
                 yield rest
         finally:
@@ -67,12 +67,12 @@ class _Heard:
 
     def __init__(self) -> None:
         self.status = 0
-        self._told: asyncio.Queue[bytes | OrderFailed | None] = asyncio.Queue()
+        self._told: asyncio.Queue[bytes | EngineCallFailed | None] = asyncio.Queue()
 
     async def data(self) -> bytes | None:
-        """The next bytes, None at the end. Raises `OrderFailed`."""
+        """The next bytes, None at the end. Raises `EngineCallFailed`."""
         told = await self._told.get()
-        if isinstance(told, OrderFailed):
+        if isinstance(told, EngineCallFailed):
             raise told
         return told
 
@@ -86,4 +86,4 @@ class _Heard:
         self._told.put_nowait(None)
 
     def on_error(self, kind: FailureKind, detail: str) -> None:
-        self._told.put_nowait(OrderFailed(detail or kind.value))
+        self._told.put_nowait(EngineCallFailed(detail or kind.value))

@@ -18,7 +18,7 @@ import httptools
 
 from herd.coordinator.http.contract import Header
 from herd.coordinator.http.tcp_options import set_options
-from herd.coordinator.http.write_batching import Outbox
+from herd.coordinator.http.write_batching import WriteBatcher
 from herd.coordinator.upstream import tls_pinning
 from herd.core.state.request import FailureKind
 
@@ -64,7 +64,7 @@ class UpstreamCall:
         self._head = head
         self._body = body
         self._sink = sink
-        self._connection: Connection | None = None
+        self._connection: UpstreamConnection | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._is_over = False
         self.is_paused = False
@@ -115,7 +115,7 @@ class _Node:
         """Which certificate it must show; empty where it speaks plain HTTP."""
         self.url = url
         self.host_line = b"Host: %b\r\n" % authority.encode("ascii")
-        self.idle: list[Connection] = []
+        self.idle: list[UpstreamConnection] = []
         self.open_count = 0
         """Connections in whatever state, those being made included."""
 
@@ -130,8 +130,8 @@ class Pool:
         self.settings = settings
         self.door_proof = door_proof
         self._tls = tls_pinning.context()
-        self.connections: set[Connection] = set()
-        self.outbox = Outbox(loop)
+        self.connections: set[UpstreamConnection] = set()
+        self.outbox = WriteBatcher(loop)
         self._loop = loop
         self._nodes: dict[str, _Node] = {}
         self._connecting: set[asyncio.Task[None]] = set()
@@ -194,7 +194,7 @@ class Pool:
             self._timer = self._loop.call_later(SWEEP_EVERY_S, self._on_timer)
 
     async def _open(self, call: UpstreamCall) -> None:
-        node, connection, why = call._node, Connection(self, call), ""
+        node, connection, why = call._node, UpstreamConnection(self, call), ""
         try:
             async with asyncio.timeout(self.settings.connect_timeout_s):
                 await self._loop.create_connection(lambda: connection, node.host, node.port, ssl=self._tls if node.pin else None)
@@ -211,7 +211,7 @@ class Pool:
 
     # --- what connections tell ---
 
-    def left(self, connection: Connection, node: _Node) -> None:
+    def left(self, connection: UpstreamConnection, node: _Node) -> None:
         if connection not in self.connections:
             return
         self.connections.discard(connection)
@@ -219,7 +219,7 @@ class Pool:
         if connection in node.idle:
             node.idle.remove(connection)
 
-    def is_kept(self, connection: Connection, node: _Node) -> bool:
+    def is_kept(self, connection: UpstreamConnection, node: _Node) -> bool:
         """Whether a connection that has become free stays open for the next request."""
         if self._is_closed or len(node.idle) >= self.settings.idle_max:
             return False
@@ -240,7 +240,7 @@ class _Unwanted(Exception):
     """Raised inside the parser to stop it: the answer broke a limit, or goes on after its end."""
 
 
-class Connection(asyncio.Protocol):
+class UpstreamConnection(asyncio.Protocol):
     """One connection to a node. Serves one call after the other; the parser's callbacks (`on_*`) only take notes,
     what they noted is told when all of a read was parsed."""
 

@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass, field
 
 from herd.core.context.windows import PINNING
-from herd.core.state.fleet import ModelCard
-from herd.core.state.request import Kind, Request
+from herd.core.state.fleet import ModelInfo
+from herd.core.state.request import Request, RequestKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +32,10 @@ class ThinkingSettings:
     )  # fmt: skip
 
 
-def budget_tokens(request: Request, card: ModelCard, settings: ThinkingSettings) -> int | None:
+def budget_tokens(request: Request, card: ModelInfo, settings: ThinkingSettings) -> int | None:
     """The limit to say in the place of the client's, in tokens; None where the client's stands."""
     asked = request.output_tokens_max
-    if not asked or request.is_limit_whole or settings.overhead <= 1.0 or request.kind not in (Kind.CHAT, Kind.GENERATE):
+    if not asked or request.is_limit_whole or settings.overhead <= 1.0 or request.kind not in (RequestKind.CHAT, RequestKind.GENERATE):
         return None
     if card.engine.kind not in PINNING or "thinking" not in card.capabilities:
         return None

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from herd.core.context.windows import PINNING, rounded
-from herd.core.state.fleet import Liveness, ModelCard, ModelName, Node, NodeId
-from herd.core.state.learned_values import Changes, Memory
+from herd.core.state.fleet import Liveness, ModelInfo, ModelName, Node, NodeId
+from herd.core.state.learned_values import Changes, LearnedValue
 
 LEAST_TOKENS = 256
 SIZES_PER_OCTAVE = 4
@@ -29,7 +29,7 @@ WINDOW_USE = "window_use"
 """The kind of its memories, of a model: counts by size."""
 
 
-class WindowUse:
+class WindowUsage:
     def __init__(self) -> None:
         self._counts: OrderedDict[ModelName, list[float]] = OrderedDict()
         self._changes = Changes()
@@ -61,16 +61,16 @@ class WindowUse:
                 return edge_tokens(size)
         return edge_tokens(SIZES - 1)
 
-    def changes(self) -> list[Memory]:
+    def changes(self) -> list[LearnedValue]:
         """What was learnt since this was last asked, for a store."""
         known = [(key, self._counts.get(ModelName(key[2]))) for key in self._changes.take()]
         return [
-            Memory(*key, {str(size): count for size, count in enumerate(counts) if count})
+            LearnedValue(*key, {str(size): count for size, count in enumerate(counts) if count})
             for key, counts in known
             if counts is not None
         ]
 
-    def recall(self, memory: Memory) -> None:
+    def recall(self, memory: LearnedValue) -> None:
         """Believes what an earlier process learnt. Raises `ValueError` for counts that cannot be."""
         counts = [0.0] * SIZES
         for name in memory.numbers:
@@ -100,7 +100,7 @@ def chosen_tokens(usual_tokens: int | None, most: int | None) -> int | None:
     return rounded(math.ceil(usual_tokens * SLACK), most) if usual_tokens is not None else None
 
 
-def window_changes(nodes: Iterable[Node], use: WindowUse) -> list[WindowChange]:
+def window_changes(nodes: Iterable[Node], use: WindowUsage) -> list[WindowChange]:
     """For every model in the memory of an engine that takes windows, by node and name."""
     return sorted(
         (
@@ -114,7 +114,7 @@ def window_changes(nodes: Iterable[Node], use: WindowUse) -> list[WindowChange]:
     )  # fmt: skip
 
 
-def _change(node_id: NodeId, model: ModelName, card: ModelCard, use: WindowUse) -> WindowChange:
+def _change(node_id: NodeId, model: ModelName, card: ModelInfo, use: WindowUsage) -> WindowChange:
     loaded = card.loaded.context_tokens if card.loaded is not None else None
     usual = use.usual_tokens(model)
     chosen = chosen_tokens(usual, card.context_max_tokens)

@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from herd.core.state.fleet import ModelCard, ModelName, Node, NodeId
-from herd.core.state.request import Kind, Request
+from herd.core.state.engine_options import EngineOptions
+from herd.core.state.fleet import ModelInfo, ModelName, Node, NodeId
+from herd.core.state.request import Request, RequestKind
 
 WINDOW_MIN_TOKENS = 4096
 """What every version since 0.6.7 gives at least; nothing smaller is asked for on anybody's behalf."""
@@ -59,26 +60,6 @@ class WindowSettings:
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Pin:
-    """What is said to the engine beside the request. `context_tokens` None: no window; `drops_options`: without the client's runner options."""
-
-    context_tokens: int | None = None
-    drops_options: bool = False
-    forbids_cutting: bool = False
-    may_enlarge: bool = False
-    """Whether a prompt that is found too long may be asked again with a larger window."""
-    output_tokens_max: int | None = None
-    """How much may be written, where that is not what the client said: thoughts count too."""
-    warning: str = ""
-    """What the client is told of a reload that its options cause, where that is let happen."""
-
-    @property
-    def is_silent(self) -> bool:
-        """Whether nothing of the request changes, so that bytes can pass in any dialect."""
-        return self.context_tokens is None and self.output_tokens_max is None and not (self.drops_options or self.forbids_cutting)
-
-
 class Windows:
     """Also learns, per node and model, which window the engine chooses by itself: there, saying nothing is as good."""
 
@@ -109,21 +90,21 @@ class Windows:
 
     def needed(self, request: Request, prompt_tokens: float) -> int | None:
         """The window in which it surely fits, where that is more than any node gives; else what the client asked for."""
-        if request.kind not in (Kind.CHAT, Kind.GENERATE) or self._settings.overflow == "cut":
+        if request.kind not in (RequestKind.CHAT, RequestKind.GENERATE) or self._settings.overflow == "cut":
             return request.num_ctx
         need = need_tokens(prompt_tokens, request.output_tokens_max)
         return max(need, request.num_ctx or 0) if need > WINDOW_MIN_TOKENS else request.num_ctx
 
     def pin(
-        self, request: Request, node_id: NodeId, model: ModelName, card: ModelCard, prompt_tokens: float, chosen_tokens: int | None = None
-    ) -> Pin | None:
+        self, request: Request, node_id: NodeId, model: ModelName, card: ModelInfo, prompt_tokens: float, chosen_tokens: int | None = None
+    ) -> EngineOptions | None:
         """None where the request can go as it is. `chosen_tokens` is the window that the model's use asks for, if it is to be loaded."""
         settings = self._settings
         is_strict = settings.overflow == "strict"
-        if card.engine.kind not in PINNING or request.kind is Kind.INFO:
+        if card.engine.kind not in PINNING or request.kind is RequestKind.INFO:
             return None
-        if request.kind is Kind.EMBED or settings.protection == "passthrough":
-            return Pin(forbids_cutting=True) if is_strict else None
+        if request.kind is RequestKind.EMBED or settings.protection == "passthrough":
+            return EngineOptions(forbids_cutting=True) if is_strict else None
         window, is_kept = self._window(request, node_id, model, card, chosen_tokens)
         if settings.protection == "warn":
             return self._warned(request, card, is_kept)
@@ -131,10 +112,10 @@ class Windows:
         forbids = is_strict or (settings.overflow == "enlarge" and prompt_tokens * NEAR > expected)
         if is_kept and not request.has_runner_options and not forbids:
             return None
-        return Pin(window, request.has_runner_options, forbids, forbids and settings.overflow == "enlarge")
+        return EngineOptions(window, request.has_runner_options, forbids, forbids and settings.overflow == "enlarge")
 
     def _window(
-        self, request: Request, node_id: NodeId, model: ModelName, card: ModelCard, chosen_tokens: int | None
+        self, request: Request, node_id: NodeId, model: ModelName, card: ModelInfo, chosen_tokens: int | None
     ) -> tuple[int | None, bool]:
         """The window to say, and whether the request, sent as it is, comes to the same."""
         wanted, sent = request.context_wanted or 0, request.num_ctx or 0
@@ -156,18 +137,18 @@ class Windows:
         own = self._automatic.get((node_id, model), WINDOW_MIN_TOKENS)
         return chosen_tokens if self._settings.auto_calculate or chosen_tokens > own else None
 
-    def _is_automatic(self, node_id: NodeId, model: ModelName, card: ModelCard, loaded: int) -> bool:
+    def _is_automatic(self, node_id: NodeId, model: ModelName, card: ModelInfo, loaded: int) -> bool:
         """Whether the engine chose this window by itself; where nobody knows it is said, which does no harm."""
         told = card.loaded.context_explicit if card.loaded is not None else None
         return told is False or self._automatic.get((node_id, model)) == loaded
 
-    def _warned(self, request: Request, card: ModelCard, is_kept: bool) -> Pin | None:
+    def _warned(self, request: Request, card: ModelInfo, is_kept: bool) -> EngineOptions | None:
         is_strict = self._settings.overflow == "strict"
         if (is_kept and not request.has_runner_options) or card.loaded is None:
-            return Pin(forbids_cutting=True) if is_strict else None
+            return EngineOptions(forbids_cutting=True) if is_strict else None
         what = "its options differ from" if request.has_runner_options else f"num_ctx {request.num_ctx or 'unsaid'} differs from"
         told = f"{what} the loaded runner's (window {card.loaded.context_tokens}): the model may be loaded anew"
-        return Pin(forbids_cutting=is_strict, warning=told)
+        return EngineOptions(forbids_cutting=is_strict, warning=told)
 
 
 def need_tokens(prompt_tokens: float, output_tokens_max: int | None) -> int:
@@ -176,7 +157,7 @@ def need_tokens(prompt_tokens: float, output_tokens_max: int | None) -> int:
     return math.ceil(prompt_tokens * MARGIN) + answer
 
 
-def cutting_window(pin: Pin | None, request: Request, card: ModelCard) -> int | None:
+def cutting_window(pin: EngineOptions | None, request: Request, card: ModelInfo) -> int | None:
     """The window beyond which its prompt is cut without a word; None where it would be refused, or nobody knows the window."""
     if card.engine.kind not in PINNING or (pin is not None and pin.forbids_cutting):
         return None

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from herd.core.context.window_usage import WINDOW_USE, WindowUse
+from herd.core.context.window_usage import WINDOW_USE, WindowUsage
 from herd.core.estimates.demand import Demand
-from herd.core.estimates.learned_speeds import KINDS, Rates, Sample
-from herd.core.estimates.output_lengths import OUTPUT, Outputs
-from herd.core.estimates.prefix_cache import Prefixes
+from herd.core.estimates.learned_speeds import KINDS, Rates, SpeedSample
+from herd.core.estimates.output_lengths import OUTPUT, OutputLengths
+from herd.core.estimates.prefix_cache import PrefixCache
 from herd.core.estimates.residency import Residency
 from herd.core.estimates.token_ratio import TOKENS, Tokens
-from herd.core.estimates.utilization import Crowding
+from herd.core.estimates.utilization import Utilization
 from herd.core.state.fleet import ModelName, Node
-from herd.core.state.learned_values import Memory
-from herd.core.state.live_request import Live
+from herd.core.state.learned_values import LearnedValue
+from herd.core.state.live_request import LiveRequest
 from herd.core.state.queues import Queue
-from herd.core.state.request import Attempt, Counters, Kind, Request
+from herd.core.state.request import Attempt, Counters, Request, RequestKind
 
 LEARN_EVERY_S = 0.005
 """Answers that end closer together than this on one node teach nothing that the first did not: learning costs time too."""
@@ -28,13 +28,13 @@ LEARN_EVERY_S = 0.005
 class Forecast:
     def __init__(self) -> None:
         self.rates = Rates()
-        self.outputs = Outputs()
+        self.outputs = OutputLengths()
         self.demand = Demand()
-        self.crowding = Crowding()
-        self.prefixes = Prefixes()
+        self.crowding = Utilization()
+        self.prefixes = PrefixCache()
         self.tokens = Tokens()
         self.residency = Residency()
-        self.window_use = WindowUse()
+        self.window_use = WindowUsage()
 
     # --- asked by policies ---
 
@@ -49,11 +49,11 @@ class Forecast:
 
     # --- kept over a restart ---
 
-    def changes(self) -> list[Memory]:
+    def changes(self) -> list[LearnedValue]:
         """What was learnt since this was last asked, and is worth keeping; of very much the rest next time."""
         return [*self.rates.changes(), *self.outputs.changes(), *self.tokens.changes(), *self.window_use.changes()]
 
-    def recall(self, memory: Memory) -> None:
+    def recall(self, memory: LearnedValue) -> None:
         """Believes it again. Raises `ValueError` for what nobody here can have learnt."""
         if memory.kind in KINDS:
             self.rates.recall(memory)
@@ -69,10 +69,10 @@ class Forecast:
     # --- told by the dispatcher ---
 
     def arrived(self, request: Request, at: float) -> None:
-        if request.kind is not Kind.INFO:
+        if request.kind is not RequestKind.INFO:
             self.demand.arrived(request.model, at)
 
-    def started(self, live: Live, node: Node, streams: int, busy: Collection[ModelName], at: float) -> None:
+    def started(self, live: LiveRequest, node: Node, streams: int, busy: Collection[ModelName], at: float) -> None:
         """An attempt begins: what will be cached and loaded is believed at once, before any heartbeat says so."""
         attempt, request = live.attempt, live.request
         assert attempt is not None
@@ -100,7 +100,7 @@ class Forecast:
         if request.prefix:
             self.prefixes.served(node.id, model, request.prefix, slots)
 
-    def first_byte(self, live: Live) -> None:
+    def first_byte(self, live: LiveRequest) -> None:
         """Its prompt is read: from here on it keeps nobody else's from being read."""
         if live.queue is not None:
             live.queue.in_flight[live.request.id].reading_s = 0.0
@@ -109,7 +109,7 @@ class Forecast:
         """Somebody is no longer in this queue, whatever the reason."""
         self.crowding.left(queue.node_id, queue.model, len(queue.in_flight), at)
 
-    def finished(self, live: Live, node: Node, counters: Counters, streams: int, at: float) -> None:
+    def finished(self, live: LiveRequest, node: Node, counters: Counters, streams: int, at: float) -> None:
         """An attempt ended whole: its counters teach."""
         if at - node.learnt_at < LEARN_EVERY_S:
             return
@@ -118,11 +118,11 @@ class Forecast:
         assert attempt is not None
         model = attempt.model
         self.residency.used(node, model, at)
-        if counters.completion_tokens is not None and request.kind is not Kind.EMBED:
+        if counters.completion_tokens is not None and request.kind is not RequestKind.EMBED:
             self.outputs.learn(request, model, counters.completion_tokens)
         if counters.prompt_tokens and request.prompt_tokens and not attempt.is_cut:
             self.tokens.learn(model, counters.prompt_tokens / request.prompt_tokens)
-        if counters.prompt_tokens and request.kind is not Kind.EMBED:
+        if counters.prompt_tokens and request.kind is not RequestKind.EMBED:
             self.window_use.learn(model, counters.prompt_tokens + (counters.completion_tokens or 0))
         self.rates.learn(node, model, _sample(live, counters, _streams(live, node, streams), at))
 
@@ -140,13 +140,13 @@ class Forecast:
                 self.prefixes.dropped(node.id, model)
 
 
-def _expected_load_s(live: Live) -> float:
+def _expected_load_s(live: LiveRequest) -> float:
     """Until the model is in memory, as the policy saw it, with the wait for models that must make room."""
     best = live.decision.best if live.decision is not None else None
     return best.expected_s["wait"] + best.expected_s["load"] if best is not None and best.expected_s else 0.0
 
 
-def _streams(live: Live, node: Node, streams_now: int) -> float:
+def _streams(live: LiveRequest, node: Node, streams_now: int) -> float:
     """How many answered together on average: 1 for an attempt that was alone, 0 where other models came between."""
     attempt, queue = live.attempt, live.queue
     assert attempt is not None and queue is not None
@@ -156,7 +156,7 @@ def _streams(live: Live, node: Node, streams_now: int) -> float:
     return 0.0 if attempt.has_company or since > of_model else max(1.5, (attempt.streams + streams_now) / 2)
 
 
-def _sample(live: Live, counters: Counters, streams: float, at: float) -> Sample:
+def _sample(live: LiveRequest, counters: Counters, streams: float, at: float) -> SpeedSample:
     attempt = live.attempt
     assert attempt is not None
     prefill_s, decode_s = counters.prefill_s, counters.decode_s
@@ -164,7 +164,7 @@ def _sample(live: Live, counters: Counters, streams: float, at: float) -> Sample
         prefill_s = attempt.first_byte_at - attempt.started_at
     if decode_s is None and attempt.first_byte_at is not None:
         decode_s = at - attempt.first_byte_at
-    return Sample(
+    return SpeedSample(
         _uncached(attempt, counters), prefill_s, counters.completion_tokens or 0, decode_s,
         counters.load_s if not attempt.was_loaded else None, streams, attempt.is_load_pure, attempt.was_warm,
     )  # fmt: skip

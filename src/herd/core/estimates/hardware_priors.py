@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from herd.core.state.fleet import GB, ModelCard, Report
+from herd.core.state.fleet import GB, ModelInfo, Report
 
 BANDWIDTH_EFFICIENCY = 0.75
 """Share of the nominal bandwidth that decoding reaches (measured 0.68 to 0.89)."""
@@ -74,7 +74,7 @@ def hardware_class(report: Report) -> HardwareClass:
     return APPLE if "apple" in report.chip.lower() else PROCESSOR
 
 
-def active_share(card: ModelCard) -> float:
+def active_share(card: ModelInfo) -> float:
     """Share of the weights read per token: all of them, or for a mixture of experts what its name tells ("30b-a3b")."""
     name = card.name.lower()
     told = _ACTIVE.search(name)
@@ -84,7 +84,7 @@ def active_share(card: ModelCard) -> float:
     return next((share for known, share in _EXPERTS if short.startswith(known)), 1.0)
 
 
-def prior(report: Report, card: ModelCard) -> Speed:
+def prior(report: Report, card: ModelInfo) -> Speed:
     """Where learning starts for this model on this node."""
     kind = hardware_class(report)
     bandwidth_gbps = report.memory_bandwidth_gbps or kind.bandwidth_gbps

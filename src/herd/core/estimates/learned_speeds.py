@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from herd.core.estimates.hardware_priors import LOAD_OVERHEAD_S, Speed, prior
-from herd.core.state.fleet import ModelCard, ModelName, Node, NodeId
-from herd.core.state.learned_values import Changes, Memory
+from herd.core.state.fleet import ModelInfo, ModelName, Node, NodeId
+from herd.core.state.learned_values import Changes, LearnedValue
 
 Key = TypeVar("Key", NodeId, ModelName)
 
@@ -47,7 +47,7 @@ SLOPE_GAIN_MIN = 0.1
 
 
 @dataclass(slots=True)
-class Ratio:
+class LearnedRatio:
     """A learnt ratio to a prior, in logarithms."""
 
     log: float = 0.0
@@ -87,8 +87,8 @@ class _Effect:
 
 @dataclass(slots=True)
 class _Learnt:
-    prompt: Ratio = field(default_factory=Ratio)
-    step: Ratio = field(default_factory=Ratio)
+    prompt: LearnedRatio = field(default_factory=LearnedRatio)
+    step: LearnedRatio = field(default_factory=LearnedRatio)
     slope: float | None = None
     slope_samples: int = 0
 
@@ -99,12 +99,12 @@ class _Shared:
 
     prompt: _Effect = field(default_factory=_Effect)
     step: _Effect = field(default_factory=_Effect)
-    load: Ratio = field(default_factory=Ratio)
-    reload: Ratio = field(default_factory=Ratio)
+    load: LearnedRatio = field(default_factory=LearnedRatio)
+    reload: LearnedRatio = field(default_factory=LearnedRatio)
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class SpeedSample:
     """What one finished answer showed. `streams` is how many decoded together on average, 1.0 when it was alone and 0.0 when
     other models computed beside it: then it teaches no speed.
 
@@ -131,7 +131,7 @@ class Rates:
         self._pairs: OrderedDict[tuple[NodeId, ModelName], _Learnt] = OrderedDict()
         self._nodes: OrderedDict[NodeId, _Shared] = OrderedDict()
         self._models: OrderedDict[ModelName, _Shared] = OrderedDict()
-        self._speeds: dict[tuple[NodeId, ModelName], tuple[ModelCard, Speed]] = {}
+        self._speeds: dict[tuple[NodeId, ModelName], tuple[ModelInfo, Speed]] = {}
         self._changes = Changes()
 
     def speed(self, node: Node, model: ModelName) -> Speed:
@@ -159,7 +159,7 @@ class Rates:
                 learnt.prompt.samples = min(learnt.prompt.samples, 1)
                 learnt.step.samples = min(learnt.step.samples, 1)
 
-    def learn(self, node: Node, model: ModelName, sample: Sample) -> None:
+    def learn(self, node: Node, model: ModelName, sample: SpeedSample) -> None:
         card = node.report.models.get(model)
         if card is None:
             return
@@ -178,25 +178,25 @@ class Rates:
         self._changes.note(NODE, node.id, "")
         self._speeds.pop((node.id, model), None)
 
-    def changes(self) -> list[Memory]:
+    def changes(self) -> list[LearnedValue]:
         """What was learnt since this was last asked, for a store: pairs, nodes and models, each with logarithms of its ratios to
         the prior and how many samples stand behind them."""
         return [found for kind, subject, model in self._changes.take() if (found := self._memory(kind, subject, model)) is not None]
 
-    def _memory(self, kind: str, subject: str, model: str) -> Memory | None:
+    def _memory(self, kind: str, subject: str, model: str) -> LearnedValue | None:
         if kind == PAIR:
             learnt = self._pairs.get((NodeId(subject), ModelName(model)))
             if learnt is None:
                 return None
             slope = {} if learnt.slope is None else {"slope": learnt.slope}
-            return Memory(kind, subject, model, {**_told("prompt", learnt.prompt), **_told("step", learnt.step), **slope})
+            return LearnedValue(kind, subject, model, {**_told("prompt", learnt.prompt), **_told("step", learnt.step), **slope})
         shared = self._nodes.get(NodeId(subject)) if kind == NODE else self._models.get(ModelName(model))
         if shared is None:
             return None
         parts = ("prompt", shared.prompt), ("step", shared.step), ("load", shared.load), ("reload", shared.reload)
-        return Memory(kind, subject, model, {key: value for name, part in parts for key, value in _told(name, part).items()})
+        return LearnedValue(kind, subject, model, {key: value for name, part in parts for key, value in _told(name, part).items()})
 
-    def recall(self, memory: Memory) -> None:
+    def recall(self, memory: LearnedValue) -> None:
         """Believes what an earlier process learnt. Of a pair as if it were one sample: the machine may have changed since.
 
         Raises `ValueError` for numbers that no learning can have led to; then nothing changes.
@@ -210,17 +210,17 @@ class Rates:
         self._speeds.clear()
 
     @staticmethod
-    def _recall_pair(learnt: _Learnt, memory: Memory) -> None:
+    def _recall_pair(learnt: _Learnt, memory: LearnedValue) -> None:
         prompt, step = _recalled(memory, "prompt"), _recalled(memory, "step")
         slope = memory.number("slope", 0.0, SLOPE_MAX)
         if prompt[1] and not learnt.prompt.samples:
-            learnt.prompt = Ratio(prompt[0], 1)
+            learnt.prompt = LearnedRatio(prompt[0], 1)
         if step[1] and not learnt.step.samples:
-            learnt.step = Ratio(step[0], 1)
+            learnt.step = LearnedRatio(step[0], 1)
         learnt.slope = slope if learnt.slope is None else learnt.slope
 
     @staticmethod
-    def _learn_alone(start: Speed, learnt: _Learnt, of_node: _Shared, of_model: _Shared, sample: Sample) -> None:
+    def _learn_alone(start: Speed, learnt: _Learnt, of_node: _Shared, of_model: _Shared, sample: SpeedSample) -> None:
         tokens = sample.uncached_tokens
         if tokens is not None and tokens >= TOKENS_MIN and sample.prefill_s:
             ratio = tokens / sample.prefill_s / start.prompt_tokens_per_s
@@ -233,7 +233,7 @@ class Rates:
             _learn_shared(of_node.step, of_model.step, ratio)
 
     @staticmethod
-    def _learn_slope(start: Speed, learnt: _Learnt, sample: Sample) -> None:
+    def _learn_slope(start: Speed, learnt: _Learnt, sample: SpeedSample) -> None:
         if not learnt.step.samples or sample.decoded_tokens < TOKENS_MIN or not sample.decode_s or sample.streams < 1.5:
             return
         alone_s = start.step_s * learnt.step.factor
@@ -243,7 +243,7 @@ class Rates:
         gain = max(SLOPE_GAIN_MIN, 1.0 / (learnt.slope_samples + 1))
         learnt.slope = known + gain * (max(0.0, min(SLOPE_MAX, slope)) - known)
 
-    def _believe(self, node: Node, card: ModelCard, model: ModelName) -> Speed:
+    def _believe(self, node: Node, card: ModelInfo, model: ModelName) -> Speed:
         start = prior(node.report, card)
         learnt, of_node, of_model = self._pairs.get((node.id, model)), self._nodes.get(node.id), self._models.get(model)
         prompt = learnt.prompt.factor if learnt is not None and learnt.prompt.samples else 0.0
@@ -269,11 +269,11 @@ class Rates:
         return found
 
 
-def _told(name: str, part: Ratio | _Effect) -> dict[str, float]:
+def _told(name: str, part: LearnedRatio | _Effect) -> dict[str, float]:
     return {f"{name}_log": part.log, f"{name}_samples": part.samples} if part.samples else {}
 
 
-def _recalled(memory: Memory, name: str) -> tuple[float, int]:
+def _recalled(memory: LearnedValue, name: str) -> tuple[float, int]:
     """The logarithm and its samples; 0 and 0 where nothing was learnt. Raises `ValueError`."""
     if f"{name}_log" not in memory.numbers:
         return 0.0, 0
@@ -283,7 +283,7 @@ def _recalled(memory: Memory, name: str) -> tuple[float, int]:
     return log, int(samples)
 
 
-def _recall_shared(shared: _Shared, memory: Memory) -> None:
+def _recall_shared(shared: _Shared, memory: LearnedValue) -> None:
     """What this process has learnt already stands. Raises `ValueError`."""
     ratios = [_recalled(memory, name) for name in ("prompt", "step", "load", "reload")]
     if not shared.prompt.samples:
@@ -291,12 +291,12 @@ def _recall_shared(shared: _Shared, memory: Memory) -> None:
     if not shared.step.samples:
         shared.step = _Effect(*ratios[1])
     if not shared.load.samples:
-        shared.load = Ratio(ratios[2][0], min(1, ratios[2][1]))
+        shared.load = LearnedRatio(ratios[2][0], min(1, ratios[2][1]))
     if not shared.reload.samples:
-        shared.reload = Ratio(ratios[3][0], min(1, ratios[3][1]))
+        shared.reload = LearnedRatio(ratios[3][0], min(1, ratios[3][1]))
 
 
-def _learn_load(of_node: _Shared, start: Speed, sample: Sample) -> None:
+def _learn_load(of_node: _Shared, start: Speed, sample: SpeedSample) -> None:
     assert sample.load_s is not None
     ratio = sample.load_s / start.load_s
     belief = of_node.reload if sample.was_warm else of_node.load

@@ -19,7 +19,7 @@ _SLIDING_EVERY = (("gemma3", 6), ("gemma2", 2), ("gptoss", 2), ("gpt-oss", 2))
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class CacheShape:
     """Bytes of cache that one token takes in all layers that see everything, and in those that slide over `window_tokens`."""
 
     full_bytes: int
@@ -31,12 +31,12 @@ class Shape:
         return self.full_bytes * context_tokens + self.sliding_bytes * min(context_tokens, self.window_tokens)
 
 
-def need_bytes(weights_bytes: int, shape: Shape, context_tokens: int, slots: int) -> int:
+def need_bytes(weights_bytes: int, shape: CacheShape, context_tokens: int, slots: int) -> int:
     """What /api/ps will say it takes, within a tenth."""
     return weights_bytes + shape.cache_bytes(context_tokens) * slots + COMPUTE_BYTES + COMPUTE_BYTES_PER_TOKEN * context_tokens
 
 
-def shape_of(info: Mapping[str, object]) -> Shape | None:
+def shape_of(info: Mapping[str, object]) -> CacheShape | None:
     """From `model_info` of /api/show; None where it does not tell enough."""
     family = info.get("general.architecture")
     layers, heads = _whole(info.get(f"{family}.block_count")), _whole(info.get(f"{family}.attention.head_count"))
@@ -50,7 +50,7 @@ def shape_of(info: Mapping[str, object]) -> Shape | None:
     window = _whole(info.get(f"{family}.attention.sliding_window"))
     every = dict(_SLIDING_EVERY).get(str(family), 1) if window else 1
     sliding = sum(count for number, count in enumerate(each) if (number + 1) % every)
-    return Shape((sum(each) - sliding) * per_head, sliding * per_head, window if sliding else 0)
+    return CacheShape((sum(each) - sliding) * per_head, sliding * per_head, window if sliding else 0)
 
 
 def _heads_of_layers(told: object, layers: int) -> list[int]:

@@ -10,8 +10,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from herd.core.state.fleet import ModelName
-from herd.core.state.learned_values import Changes, Memory
-from herd.core.state.request import Kind, Request
+from herd.core.state.learned_values import Changes, LearnedValue
+from herd.core.state.request import Request, RequestKind
 
 TOKENS_DEFAULT = 200.0
 KEYS_MAX = 4096
@@ -39,14 +39,14 @@ class _Seen:
         self.samples += 1
 
 
-class Outputs:
+class OutputLengths:
     def __init__(self) -> None:
         self._seen: OrderedDict[tuple[str, ModelName], _Seen] = OrderedDict()
         self._changes = Changes()
 
     def expected_tokens(self, request: Request, model: ModelName) -> float:
         """What this request will probably decode; bounded by what it allows. Embeddings decode nothing."""
-        if request.kind is Kind.EMBED or request.kind is Kind.INFO:
+        if request.kind is RequestKind.EMBED or request.kind is RequestKind.INFO:
             return 0.0
         seen = self._seen.get((_app(request), model)) or self._seen.get(("", model))
         mean = seen.mean if seen is not None else TOKENS_DEFAULT
@@ -77,16 +77,16 @@ class Outputs:
         seen.learn(tokens)
         self._changes.note(OUTPUT, *key)
 
-    def changes(self) -> list[Memory]:
+    def changes(self) -> list[LearnedValue]:
         """What was learnt since this was last asked, for a store: mean and mean square in tokens."""
         known = [(key, self._seen.get((key[1], ModelName(key[2])))) for key in self._changes.take()]
         return [
-            Memory(*key, {"mean": seen.mean, "square": seen.square, "samples": seen.samples})
+            LearnedValue(*key, {"mean": seen.mean, "square": seen.square, "samples": seen.samples})
             for key, seen in known
             if seen is not None
         ]
 
-    def recall(self, memory: Memory) -> None:
+    def recall(self, memory: LearnedValue) -> None:
         """Believes what an earlier process learnt. Raises `ValueError` for numbers that cannot be."""
         mean, square = memory.number("mean", 0.0, TOKENS_MAX), memory.number("square", 0.0, TOKENS_MAX**2)
         samples, key = memory.number("samples", 1, SAMPLES_MAX), (memory.subject, ModelName(memory.model))

@@ -19,7 +19,7 @@ PAIRS_MAX = 4096
 BLOCKS_MAX = 512
 
 
-class Prefixes:
+class PrefixCache:
     def __init__(self) -> None:
         self._held: OrderedDict[tuple[NodeId, ModelName], OrderedDict[int, tuple[int, ...]]] = OrderedDict()
 

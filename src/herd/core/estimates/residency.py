@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Container
 
-from herd.core.state.fleet import ModelCard, ModelName, Node, NodeId
+from herd.core.state.fleet import ModelInfo, ModelName, Node, NodeId
 
 PAIRS_MAX = 4096
 WINDOW_DEFAULT_TOKENS = 4096
@@ -34,7 +34,7 @@ class Residency:
         leaving = self._leaving.get(node.id)
         return leaving is None or model not in leaving
 
-    def footprint_bytes(self, node: Node, card: ModelCard, model: ModelName) -> int:
+    def footprint_bytes(self, node: Node, card: ModelInfo, model: ModelName) -> int:
         """What it will take: as it took here before; else as elsewhere; else weights and a common window per slot."""
         if card.loaded is not None:
             return card.loaded.size_bytes or card.size_bytes
@@ -69,7 +69,7 @@ class Residency:
         here.sort(key=lambda model: (self._used_at.get((node.id, model), 0.0), model))
         return here
 
-    def is_crowded(self, node: Node, card: ModelCard) -> bool:
+    def is_crowded(self, node: Node, card: ModelInfo) -> bool:
         """Whether the engine has as many models as it takes."""
         most = card.engine.models_max
         if most is None:

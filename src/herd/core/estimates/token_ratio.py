@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from herd.core.state.fleet import ModelName
-from herd.core.state.learned_values import Changes, Memory
+from herd.core.state.learned_values import Changes, LearnedValue
 
 GAIN = 0.1
 FACTOR_MIN, FACTOR_MAX = 0.25, 4.0
@@ -31,12 +31,12 @@ class Tokens:
             self._factors.popitem(last=False)
         self._changes.note(TOKENS, "", model)
 
-    def changes(self) -> list[Memory]:
+    def changes(self) -> list[LearnedValue]:
         """What was learnt since this was last asked, for a store."""
         known = [(key, self._factors.get(ModelName(key[2]))) for key in self._changes.take()]
-        return [Memory(*key, {"factor": factor}) for key, factor in known if factor is not None]
+        return [LearnedValue(*key, {"factor": factor}) for key, factor in known if factor is not None]
 
-    def recall(self, memory: Memory) -> None:
+    def recall(self, memory: LearnedValue) -> None:
         """Believes what an earlier process learnt. Raises `ValueError` for a factor that cannot be."""
         factor, model = memory.number("factor", FACTOR_MIN, FACTOR_MAX), ModelName(memory.model)
         if factor is None:

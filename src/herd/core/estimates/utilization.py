@@ -30,7 +30,7 @@ class _Filled:
         return self.share + (self.mean - self.share) * math.exp(-max(0.0, at - self.at) / HORIZON_S)
 
 
-class Crowding:
+class Utilization:
     def __init__(self) -> None:
         self._filled: OrderedDict[tuple[NodeId, ModelName], _Filled] = OrderedDict()
 

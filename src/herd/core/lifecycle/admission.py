@@ -6,14 +6,14 @@ from herd.core.lifecycle.waiting import Waiting
 from herd.core.state import refusals
 from herd.core.state.decision import Decision
 from herd.core.state.fleet import Fleet
-from herd.core.state.live_request import Live
+from herd.core.state.live_request import LiveRequest
 from herd.errors import Refusal
 
 NEVER_PASSES = ("tried", "has_model", "continuation", "asked_node")
 """Reasons that no waiting removes."""
 
 
-def why_not_hold(live: Live, fleet: Fleet, waiting: Waiting, at: float, started_at: float) -> Refusal | None:
+def why_not_hold(live: LiveRequest, fleet: Fleet, waiting: Waiting, at: float, started_at: float) -> Refusal | None:
     """None when it may be held. `started_at` is when the coordinator began: until all nodes had time to report, what is
     unknown may still appear."""
     is_known = any(fleet.knows(model) for model in live.models)
@@ -25,7 +25,7 @@ def why_not_hold(live: Live, fleet: Fleet, waiting: Waiting, at: float, started_
     return waiting.refusal_for(live, at)
 
 
-def last_failure(live: Live) -> Refusal | None:
+def last_failure(live: LiveRequest) -> Refusal | None:
     """What its last attempt failed of, as far as it was tried."""
     failure = live.attempt.failure if live.attempt is not None else None
     return refusals.after_failure(failure) if failure is not None else None

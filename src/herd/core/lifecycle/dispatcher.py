@@ -13,8 +13,8 @@ from herd.core.context.windows import need_tokens, was_cut
 from herd.core.estimates.forecast import Forecast
 from herd.core.estimates.latencies import Latencies
 from herd.core.lifecycle.admission import last_failure, may_pass_later
-from herd.core.lifecycle.placement import Placing
-from herd.core.lifecycle.poison_requests import Poisons
+from herd.core.lifecycle.placement import Placement
+from herd.core.lifecycle.poison_requests import PoisonRequests
 from herd.core.lifecycle.retries import CRASHES_MAX, RetrySettings, is_crash, may_retry, needs_budget
 from herd.core.lifecycle.waiting import Waiting
 from herd.core.scheduling.scheduler import Scheduler
@@ -28,15 +28,15 @@ from herd.core.state.events import (
     Event,
     FirstByte,
     HeartbeatReceived,
-    LatencyRemembered,
+    LatencyRestored,
     NodeLeft,
     RequestArrived,
     Ticked,
 )
 from herd.core.state.fleet import Liveness, Node, canonical
-from herd.core.state.live_request import Live, State
-from herd.core.state.liveness import PAUSE_GAP_S, Watchlist
-from herd.core.state.request import Attempt, Failure, FailureKind, Kind, Outcome, RequestId
+from herd.core.state.live_request import LiveRequest, RequestState
+from herd.core.state.liveness import PAUSE_GAP_S, LivenessTracker
+from herd.core.state.request import Attempt, Failure, FailureKind, Outcome, RequestId, RequestKind
 
 Step: TypeAlias = "Callable[..., None]"
 """Takes an event of its own kind and the list of commands."""
@@ -49,21 +49,21 @@ SWEEP_EVERY_S = 0.5
 """Deadlines are seconds to minutes; looking at all live requests twice a second is cheaper than a timer for each."""
 
 
-class Dispatcher(Placing):
+class Dispatcher(Placement):
     def __init__(
-        self, scheduler: Scheduler, waiting: Waiting, latencies: Latencies, watchlist: Watchlist,
+        self, scheduler: Scheduler, waiting: Waiting, latencies: Latencies, watchlist: LivenessTracker,
         retries: RetrySettings, forecast: Forecast, started_at: float = 0.0,
     ) -> None:  # fmt: skip
         super().__init__(scheduler, waiting, watchlist, retries, forecast, started_at)
         self.latencies = latencies
-        self.poisons = Poisons()
+        self.poisons = PoisonRequests()
         self.is_draining = False
         self._swept_at = started_at
         self._audited_at = started_at
         self._steps: dict[type[Event], Step] = {
             RequestArrived: self._arrived, ClientLeft: self._client_left, FirstByte: self._first_byte,
             AttemptFinished: self._finished, AttemptFailed: self._failed, HeartbeatReceived: self._heartbeat,
-            NodeLeft: self._node_left, LatencyRemembered: self._remember, DrainStarted: self._drain, Ticked: self._tick,
+            NodeLeft: self._node_left, LatencyRestored: self._remember, DrainStarted: self._drain, Ticked: self._tick,
         }  # fmt: skip
 
     def handle(self, event: Event) -> list[Command]:
@@ -90,7 +90,7 @@ class Dispatcher(Placing):
     def _arrived(self, event: RequestArrived, out: list[Command]) -> None:
         request = event.request
         assert request.id not in self.live
-        live = Live(request, event.at, (request.model, *request.fallbacks))
+        live = LiveRequest(request, event.at, (request.model, *request.fallbacks))
         live.hold_until = event.at + self.waiting.settings.wait_max_s
         self.live[request.id] = live
         self.forecast.arrived(request, event.at)
@@ -109,12 +109,12 @@ class Dispatcher(Placing):
     def _first_byte(self, event: FirstByte, _out: list[Command]) -> None:
         live = self._current(event.request_id, event.attempt)
         if live is not None:
-            assert live.state is State.DISPATCHED
+            assert live.state is RequestState.DISPATCHED
             self._begin(live, event.at)
 
-    def _begin(self, live: Live, at: float) -> None:
+    def _begin(self, live: LiveRequest, at: float) -> None:
         assert live.attempt is not None
-        live.state = State.STREAMING
+        live.state = RequestState.STREAMING
         live.attempt.first_byte_at = at
         self.forecast.first_byte(live)
         if live.first_byte_at is None:
@@ -124,7 +124,7 @@ class Dispatcher(Placing):
         live = self._current(event.request_id, event.attempt)
         if live is None or live.attempt is None:
             return
-        if live.state is State.DISPATCHED:
+        if live.state is RequestState.DISPATCHED:
             self._begin(live, event.at)  # forwarded whole: its first byte is its last
         attempt = live.attempt
         node = self.fleet.node(attempt.node_id)
@@ -135,7 +135,7 @@ class Dispatcher(Placing):
             error = f"the node answered {event.status}"
             self._end(live, event.at, Outcome.FAILED, out, event.counters, error)
             return
-        if live.request.kind is not Kind.INFO:
+        if live.request.kind is not RequestKind.INFO:
             attempt.is_cut = was_cut(self.forecast.prompt_tokens(live.request, attempt.model), event.counters.prompt_tokens, attempt.cutting_window)
             self.latencies.observe(attempt.node_id, attempt.model, event.at - attempt.started_at)
             if node is not None and live.queue is not None:
@@ -147,7 +147,7 @@ class Dispatcher(Placing):
         if live is not None:
             self._attempt_failed(live, event.failure, event.at, out)
 
-    def _attempt_failed(self, live: Live, failure: Failure, at: float, out: list[Command]) -> None:
+    def _attempt_failed(self, live: LiveRequest, failure: Failure, at: float, out: list[Command]) -> None:
         attempt = live.attempt
         assert attempt is not None and live.is_running
         attempt.failure = failure
@@ -156,7 +156,7 @@ class Dispatcher(Placing):
             self.watchlist.failed(node, attempt.model, failure, at)
             if failure.kind is FailureKind.MODEL_MISSING:
                 self.fleet.drop_model(node, attempt.model)
-        has_begun = live.state is State.STREAMING or failure.bytes_forwarded > 0
+        has_begun = live.state is RequestState.STREAMING or failure.bytes_forwarded > 0
         if has_begun and not self._could_continue(live, attempt, failure, at):
             refusal = refusals.after_failure(failure)
             out.append(Abort(live.request.id, attempt.number, refusal))
@@ -164,7 +164,7 @@ class Dispatcher(Placing):
             return
         self._retry_elsewhere(live, attempt, failure, at, out)
 
-    def _could_continue(self, live: Live, attempt: Attempt, failure: Failure, at: float) -> bool:
+    def _could_continue(self, live: LiveRequest, attempt: Attempt, failure: Failure, at: float) -> bool:
         """Whether another node can write on, now or soon."""
         if not failure.continues_on or self.is_draining:
             return False
@@ -175,7 +175,7 @@ class Dispatcher(Placing):
         decision = self.scheduler.decide(live.request, attempt.model, at, (*live.tried, attempt.node_id))
         return decision.chosen is not None or may_pass_later(decision)
 
-    def _found_longer(self, live: Live, failure: Failure) -> bool:
+    def _found_longer(self, live: LiveRequest, failure: Failure) -> bool:
         """An engine has counted the prompt: whether that is news, so that a larger window on the same node may do."""
         request, known = live.request, live.request.context_wanted or 0
         need = need_tokens(failure.prompt_tokens, request.output_tokens_max)
@@ -185,7 +185,7 @@ class Dispatcher(Placing):
         return True
 
     def _retry_elsewhere(
-        self, live: Live, attempt: Attempt, failure: Failure, at: float, out: list[Command]
+        self, live: LiveRequest, attempt: Attempt, failure: Failure, at: float, out: list[Command]
     ) -> None:
         if failure.kind is FailureKind.WINDOW and self._found_longer(live, failure):
             live.strikes += 1
@@ -217,7 +217,7 @@ class Dispatcher(Placing):
             out.append(Abort(live.request.id, live.attempt.number))
         self._end(live, event.at, Outcome.CLIENT_CANCELLED, out, event.counters, f"the client left while {live.state.value}")
 
-    def _current(self, request_id: RequestId, attempt: int) -> Live | None:
+    def _current(self, request_id: RequestId, attempt: int) -> LiveRequest | None:
         """The live request this attempt belongs to; None for the late word of an attempt that was given up."""
         live = self.live.get(request_id)
         if live is None or live.attempt is None or live.attempt.number != attempt or not live.is_running:
@@ -263,7 +263,7 @@ class Dispatcher(Placing):
         for queue in list(self.waiting.queues.of_node(node.id).values()):
             self._redistribute(queue, at, out)
         lost = Failure(FailureKind.NODE_LOST, detail=f"{node.id} went offline")
-        for live in [one for one in self.live.values() if one.state is State.DISPATCHED]:
+        for live in [one for one in self.live.values() if one.state is RequestState.DISPATCHED]:
             if live.attempt is not None and live.attempt.node_id == node.id:
                 self._attempt_failed(live, lost, at, out)
 
@@ -276,14 +276,14 @@ class Dispatcher(Placing):
                 self.waiting.leave(live)
                 before = len(out)
                 self._place(live, at, out)
-                if live.state is State.HELD:
+                if live.state is RequestState.HELD:
                     # Held again: no news for its client, and it stays ahead of those that came after it.
                     del out[before:]
                     holding.move_to_front(request_id)
                     break
                 holding.served(live.request.tenant)
 
-    def _remember(self, event: LatencyRemembered, _out: list[Command]) -> None:
+    def _remember(self, event: LatencyRestored, _out: list[Command]) -> None:
         self.latencies.observe(event.node_id, canonical(event.model), event.latency_s)
 
     def _drain(self, event: DrainStarted, out: list[Command]) -> None:
@@ -320,10 +320,10 @@ class Dispatcher(Placing):
         return [
             f"request {live.request.id} was to be given up {at - live.late_at:.0f} s ago"
             for live in self.live.values()
-            if live.state is State.DISPATCHED and at - live.late_at > ZOMBIE_AFTER_S
+            if live.state is RequestState.DISPATCHED and at - live.late_at > ZOMBIE_AFTER_S
         ]
 
-    def _check_deadlines(self, live: Live, at: float, out: list[Command]) -> None:
+    def _check_deadlines(self, live: LiveRequest, at: float, out: list[Command]) -> None:
         deadline_at = live.request.deadline_at
         if live.is_running and deadline_at is not None and at >= deadline_at and live.attempt is not None:
             out.append(Abort(live.request.id, live.attempt.number, refusals.RAN_TOO_LONG))
@@ -331,9 +331,9 @@ class Dispatcher(Placing):
             self._end(live, at, outcome, out, error=refusals.RAN_TOO_LONG.message)
         elif live.is_waiting and deadline_at is not None and at >= deadline_at:
             self._refuse(live, at, refusals.too_late(live.decision), out)
-        elif live.state is State.HELD and at >= live.hold_until:
+        elif live.state is RequestState.HELD and at >= live.hold_until:
             self._refuse(live, at, last_failure(live) or refusals.nobody_now(live.request, live.decision), out)
-        elif live.state is State.DISPATCHED and at >= live.late_at and live.attempt is not None:
+        elif live.state is RequestState.DISPATCHED and at >= live.late_at and live.attempt is not None:
             waited_s = at - live.attempt.started_at
             late = Failure(FailureKind.FIRST_BYTE_TIMEOUT, detail=f"no first byte within {waited_s:.0f} s")
             self._attempt_failed(live, late, at, out)

@@ -25,7 +25,7 @@ class _Owner:
     heard_at: float
 
 
-class Identities:
+class NodeNames:
     def __init__(self) -> None:
         self._owners: dict[NodeId, _Owner] = {}
         self._replaced: dict[tuple[NodeId, str], None] = {}

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from herd.core.context.thinking import ThinkingSettings, budget_tokens
 from herd.core.context.window_usage import chosen_tokens
-from herd.core.context.windows import Pin, Windows, cutting_window
+from herd.core.context.windows import Windows, cutting_window
 from herd.core.estimates.forecast import Forecast
 from herd.core.lifecycle.admission import why_not_hold
 from herd.core.lifecycle.retries import RetrySettings, first_byte_patience_s, has_budget, predicted_patience_s
@@ -20,20 +20,21 @@ from herd.core.scheduling.substitutes import substitute
 from herd.core.state import refusals
 from herd.core.state.commands import Command, Dispatch, Hold, Record, Refuse
 from herd.core.state.decision import Decision
-from herd.core.state.fleet import Fleet, Liveness, ModelCard, ModelName, Node, NodeId
-from herd.core.state.live_request import Live, State
-from herd.core.state.liveness import Watchlist
+from herd.core.state.engine_options import EngineOptions
+from herd.core.state.fleet import Fleet, Liveness, ModelInfo, ModelName, Node, NodeId
+from herd.core.state.live_request import LiveRequest, RequestState
+from herd.core.state.liveness import LivenessTracker
 from herd.core.state.queues import Queue
-from herd.core.state.request import Attempt, Counters, Kind, Outcome, Request, RequestId
+from herd.core.state.request import Attempt, Counters, Outcome, Request, RequestId, RequestKind
 from herd.errors import Refusal
 
 SLOW_START_S = 30.0
 """How long a node that was away takes to get its full share again."""
 
 
-class Placing:
+class Placement:
     def __init__(
-        self, scheduler: Scheduler, waiting: Waiting, watchlist: Watchlist, retries: RetrySettings, forecast: Forecast,
+        self, scheduler: Scheduler, waiting: Waiting, watchlist: LivenessTracker, retries: RetrySettings, forecast: Forecast,
         started_at: float,
     ) -> None:  # fmt: skip
         self.scheduler = scheduler
@@ -46,7 +47,7 @@ class Placing:
         self.windows: Windows | None = None
         """Set where real engines are asked; a simulated world has no options."""
         self.thinking = ThinkingSettings(overhead=1.0)
-        self.live: dict[RequestId, Live] = {}
+        self.live: dict[RequestId, LiveRequest] = {}
         self.retrying: set[RequestId] = set()
         """Who runs in a second or later attempt."""
         self._retry = retries
@@ -54,7 +55,7 @@ class Placing:
 
     # --- a place is found ---
 
-    def _place(self, live: Live, at: float, out: list[Command]) -> None:
+    def _place(self, live: LiveRequest, at: float, out: list[Command]) -> None:
         """Finds a node for it: the model asked for first, then its fallbacks; else it is held, or refused."""
         if live.needs_budget and not has_budget(self._retry, len(self.retrying), len(self.live) - len(self.waiting)):
             out.append(Hold(live.request.id, self.waiting.hold(live), "too many repeated attempts are running"))
@@ -88,7 +89,7 @@ class Placing:
         best = max(nodes, key=lambda node: (read[node.id], node.id))
         return best.report.models[request.model].digest if read[best.id] else ""
 
-    def _take(self, live: Live, decision: Decision, at: float, out: list[Command]) -> None:
+    def _take(self, live: LiveRequest, decision: Decision, at: float, out: list[Command]) -> None:
         """A node was chosen: it goes there, unless it is a repeated attempt that would come too late."""
         assert decision.chosen is not None
         live.decision = decision
@@ -97,7 +98,7 @@ class Placing:
             return
         self._assign(live, decision.chosen, at, out)
 
-    def _assign(self, live: Live, node_id: NodeId, at: float, out: list[Command]) -> None:
+    def _assign(self, live: LiveRequest, node_id: NodeId, at: float, out: list[Command]) -> None:
         node = self.fleet.nodes[node_id]
         if self._has_slot(node, live, at):
             self._start(live, node, at, out)
@@ -108,10 +109,10 @@ class Placing:
         position = self.waiting.enqueue(live, node_id, live.model)
         out.append(Hold(live.request.id, position, f"waiting for a free slot on {node_id}"))
 
-    def _has_slot(self, node: Node, live: Live, at: float) -> bool:
+    def _has_slot(self, node: Node, live: LiveRequest, at: float) -> bool:
         """Asking about a model occupies nothing. Else there must be a free slot, and nobody in line before."""
         queue = self.waiting.queues.of_node(node.id).get(live.model)
-        if queue is None or live.request.kind is Kind.INFO:
+        if queue is None or live.request.kind is RequestKind.INFO:
             return True
         return not queue.pending and len(queue.in_flight) < self.slots(node, live.model, at)
 
@@ -123,16 +124,16 @@ class Placing:
             return slots
         return max(1, int(slots * since_s / SLOW_START_S))
 
-    def _start(self, live: Live, node: Node, at: float, out: list[Command]) -> None:
+    def _start(self, live: LiveRequest, node: Node, at: float, out: list[Command]) -> None:
         request, decision = live.request, live.decision
         assert decision is not None
         card = node.report.models[decision.model]
         live.attempts += 1
-        live.state = State.DISPATCHED
+        live.state = RequestState.DISPATCHED
         live.attempt = Attempt(live.attempts, node.id, decision.model, at)
         if live.dispatched_at is None:
             live.dispatched_at = at
-        if request.kind is not Kind.INFO:
+        if request.kind is not RequestKind.INFO:
             queue = self.waiting.run(live, node.id, decision.model, at)
             busy = self.waiting.queues.of_node(node.id)
             self.forecast.started(live, node, len(queue.in_flight), busy, at)
@@ -149,7 +150,7 @@ class Placing:
             request.id, live.attempts, node.id, decision.model, card, decision.scored[0].total, live.retries, fallback, pin,
         ))
 
-    def _pin(self, live: Live, node: Node, card: ModelCard) -> Pin | None:
+    def _pin(self, live: LiveRequest, node: Node, card: ModelInfo) -> EngineOptions | None:
         """What the engine is told of the window, and what is to be learnt from a load that this causes."""
         if self.windows is None:
             return None
@@ -159,9 +160,9 @@ class Placing:
         if card.loaded is None:
             self.windows.loads(node.id, model, is_automatic=(pin.context_tokens if pin is not None else request.num_ctx) is None)
         budget = budget_tokens(request, card, self.thinking)
-        return pin if budget is None else replace(pin or Pin(), output_tokens_max=budget)
+        return pin if budget is None else replace(pin or EngineOptions(), output_tokens_max=budget)
 
-    def _patience_s(self, live: Live, node: Node, cold_bytes: int) -> float:
+    def _patience_s(self, live: LiveRequest, node: Node, cold_bytes: int) -> float:
         request, decision = live.request, live.decision
         generous_s = first_byte_patience_s(self._retry, request.stream, request.prompt_tokens, cold_bytes)
         expected_s = decision.scored[0].expected_s if decision is not None else {}
@@ -171,7 +172,7 @@ class Placing:
 
     # --- nobody can take it now ---
 
-    def _hold_or_refuse(self, live: Live, at: float, out: list[Command]) -> None:
+    def _hold_or_refuse(self, live: LiveRequest, at: float, out: list[Command]) -> None:
         refusal = why_not_hold(live, self.fleet, self.waiting, at, self._started_at)
         if refusal is not None:
             self._refuse(live, at, refusal, out)
@@ -179,7 +180,7 @@ class Placing:
         position = self.waiting.hold(live)
         out.append(Hold(live.request.id, position, refusals.reasons(live.decision)))
 
-    def _refuse(self, live: Live, at: float, refusal: Refusal, out: list[Command]) -> None:
+    def _refuse(self, live: LiveRequest, at: float, refusal: Refusal, out: list[Command]) -> None:
         """A request that never ran was rejected; one that was tried has failed, before its first byte or after it."""
         out.append(Refuse(live.request.id, self.waiting.pace.timed(refusal, 0, at)))
         failure = live.attempt.failure if live.attempt is not None else None
@@ -190,17 +191,17 @@ class Placing:
     # --- leaving ---
 
     def _end(
-        self, live: Live, at: float, outcome: Outcome, out: list[Command],
+        self, live: LiveRequest, at: float, outcome: Outcome, out: list[Command],
         counters: Counters | None = None, error: str = "",
     ) -> None:  # fmt: skip
         out.append(self._row(live, at, outcome, counters, error))
         del self.live[live.request.id]
         self._leave_place(live, at, out)
-        live.state = State.ENDED
+        live.state = RequestState.ENDED
 
     @staticmethod
     def _row(
-        live: Live, at: float, outcome: Outcome, counters: Counters | None = None, error: str = ""
+        live: LiveRequest, at: float, outcome: Outcome, counters: Counters | None = None, error: str = ""
     ) -> Record:
         waited_until = live.dispatched_at if live.dispatched_at is not None else at
         return Record(
@@ -209,7 +210,7 @@ class Placing:
             live.first_byte_at, waited_until - live.arrived_at,
         )  # fmt: skip
 
-    def _leave_place(self, live: Live, at: float, out: list[Command]) -> None:
+    def _leave_place(self, live: LiveRequest, at: float, out: list[Command]) -> None:
         """Takes the request out of wherever it is, and gives its slot to the next in line."""
         self.retrying.discard(live.request.id)
         queue = self.waiting.leave(live)
@@ -238,7 +239,7 @@ class Placing:
             self._place(live, at, out)
 
 
-def _comes_too_late(live: Live, decision: Decision, at: float) -> bool:
+def _comes_too_late(live: LiveRequest, decision: Decision, at: float) -> bool:
     """Whether another attempt could not even begin to answer before the client stops waiting."""
     deadline_at, expected_s = live.request.deadline_at, decision.scored[0].expected_s
     if deadline_at is None or not expected_s:

@@ -9,7 +9,7 @@ FINGERPRINTS_MAX = 256
 """The oldest are forgotten when there are more."""
 
 
-class Poisons:
+class PoisonRequests:
     """A fingerprint is a hash of the body, salted per process; 0 stands for none."""
 
     def __init__(self) -> None:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from herd.core.lifecycle.dispatcher import Dispatcher
 from herd.core.lifecycle.rebalancing import RebalancingDispatcher
-from herd.core.state.commands import Command, Warm
+from herd.core.state.commands import Command, LoadModel
 from herd.core.state.fleet import Liveness, ModelName, Node, NodeId
-from herd.core.state.live_request import Live, State
+from herd.core.state.live_request import LiveRequest, RequestState
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,10 @@ class PrewarmSettings:
 class PrewarmingDispatcher(Dispatcher):
     prewarm = PrewarmSettings()
 
-    def _assign(self, live: Live, node_id: NodeId, at: float, out: list[Command]) -> None:
+    def _assign(self, live: LiveRequest, node_id: NodeId, at: float, out: list[Command]) -> None:
         super()._assign(live, node_id, at, out)
         queue = live.queue
-        if live.state is State.PENDING and queue is not None and len(queue.pending) >= self.prewarm.threshold:
+        if live.state is RequestState.PENDING and queue is not None and len(queue.pending) >= self.prewarm.threshold:
             self._warm(queue.model, node_id, at, out)
 
     def _warm(self, model: ModelName, but: NodeId, at: float, out: list[Command]) -> None:
@@ -52,7 +52,7 @@ class PrewarmingDispatcher(Dispatcher):
         self.forecast.residency.load_begins(node, model, ())
         self.forecast.prefixes.dropped(node.id, model)
         node.loading_until[model] = at + rates.speed(node, model).load_s
-        out.append(Warm(node.id, model, node.report.models[model]))
+        out.append(LoadModel(node.id, model, node.report.models[model]))
 
     def _is_fit(self, node: Node, model: ModelName) -> bool:
         report, residency = node.report, self.forecast.residency

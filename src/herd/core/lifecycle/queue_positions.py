@@ -12,7 +12,7 @@ from heapq import heapify, heapreplace
 from herd.core.estimates.latencies import Latencies
 from herd.core.lifecycle.waiting import Waiting
 from herd.core.state.fleet import Fleet
-from herd.core.state.live_request import Live, State
+from herd.core.state.live_request import LiveRequest, RequestState
 from herd.core.state.queues import Queue, Work
 from herd.core.state.request import RequestId
 
@@ -23,7 +23,7 @@ OVERDUE_SHARE = 0.5
 
 
 @dataclass(slots=True)
-class Place:
+class QueuePosition:
     """`position` counts from 1 in the order in which turns come; `expected_wait_s` is None where nothing is known yet."""
 
     position: int
@@ -32,10 +32,10 @@ class Place:
 
 
 def places(
-    live: Mapping[RequestId, Live], waiting: Waiting, fleet: Fleet, latencies: Latencies, at: float
-) -> dict[RequestId, Place]:
+    live: Mapping[RequestId, LiveRequest], waiting: Waiting, fleet: Fleet, latencies: Latencies, at: float
+) -> dict[RequestId, QueuePosition]:
     """Everybody who waits, held or queued."""
-    found: dict[RequestId, Place] = {}
+    found: dict[RequestId, QueuePosition] = {}
     for queue in waiting.queues:
         if queue.pending:
             node = fleet.node(queue.node_id)
@@ -43,14 +43,14 @@ def places(
             typical_s = latencies.p75_s(queue.node_id, queue.model)
             found.update(_places_of(queue, card.engine.slots if card is not None else 0, typical_s, at))
     for line in waiting.holding.lines():
-        found.update({one: Place(n, _reasons(live[one])) for n, one in enumerate(line, 1)})
+        found.update({one: QueuePosition(n, _reasons(live[one])) for n, one in enumerate(line, 1)})
     return found
 
 
-def _places_of(queue: Queue, slots: int, typical_s: float | None, at: float) -> dict[RequestId, Place]:
+def _places_of(queue: Queue, slots: int, typical_s: float | None, at: float) -> dict[RequestId, QueuePosition]:
     """Each waits until, of the slots that become free one after the other, it is its turn for one."""
     order = queue.in_order()
-    places = {one: Place(n, f"a free slot on {queue.node_id}") for n, one in enumerate(order, 1)}
+    places = {one: QueuePosition(n, f"a free slot on {queue.node_id}") for n, one in enumerate(order, 1)}
     running = [_left_s(work, typical_s, at) for work in queue.in_flight.values()]
     free_in_s = sorted(left_s for left_s in running if left_s is not None)
     if not slots or len(free_in_s) < len(running):
@@ -74,7 +74,7 @@ def _left_s(work: Work, typical_s: float | None, at: float) -> float | None:
     return end_at - at if end_at > at else OVERDUE_SHARE * (at - work.started_at)
 
 
-def _reasons(live: Live) -> str:
-    assert live.state is State.HELD
+def _reasons(live: LiveRequest) -> str:
+    assert live.state is RequestState.HELD
     rejected = live.decision.rejected[:REASONS_MAX] if live.decision is not None else []
     return "; ".join(f"{one.node_id}: {one.reason}" for one in rejected) or "a node that has the model"

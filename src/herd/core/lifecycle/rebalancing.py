@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from herd.core.lifecycle.dispatcher import Dispatcher
 from herd.core.state.commands import Command
 from herd.core.state.fleet import Node
-from herd.core.state.live_request import Live
+from herd.core.state.live_request import LiveRequest
 from herd.core.state.queues import Queue, Queues
 from herd.core.state.request import RequestId
 
@@ -25,7 +25,7 @@ class RebalancingSettings:
 
 
 class RebalancingDispatcher(Dispatcher):
-    def _leave_place(self, live: Live, at: float, out: list[Command]) -> None:
+    def _leave_place(self, live: LiveRequest, at: float, out: list[Command]) -> None:
         queue = live.queue
         super()._leave_place(live, at, out)
         if queue is not None and self.waiting.has_queued:

@@ -19,7 +19,7 @@ COME_BACK = (429, 503, 504)
 """Refusals after which trying again makes sense."""
 
 
-class Pace:
+class WaitEstimate:
     __slots__ = ("_gap_s", "_last_at")
 
     def __init__(self) -> None:

@@ -11,10 +11,10 @@ import math
 from dataclasses import dataclass
 
 from herd.core.lifecycle.holding import Holding, HoldingSettings
-from herd.core.lifecycle.wait_estimate import Pace
+from herd.core.lifecycle.wait_estimate import WaitEstimate
 from herd.core.state import refusals
 from herd.core.state.fleet import ModelName, NodeId
-from herd.core.state.live_request import Live, State
+from herd.core.state.live_request import LiveRequest, RequestState
 from herd.core.state.queues import Queue, Queues, Work
 from herd.core.state.request import RequestId
 from herd.errors import Refusal
@@ -33,7 +33,7 @@ class Waiting:
         self.settings = settings
         self.queues = Queues()
         self.holding = Holding()
-        self.pace = Pace()
+        self.pace = WaitEstimate()
         self._filled: dict[str, _Filled] = {}
         self._bytes = 0
         self._queued = 0
@@ -46,7 +46,7 @@ class Waiting:
     def has_queued(self) -> bool:
         return self._queued > 0
 
-    def refusal_for(self, live: Live, at: float) -> Refusal | None:
+    def refusal_for(self, live: LiveRequest, at: float) -> Refusal | None:
         """What a request that would have to wait is told instead: that its tenant (429) or everybody (503) waits too much already."""
         settings, size_bytes = self.settings, live.request.size_bytes
         if len(self) >= settings.held_max or self._bytes + size_bytes > settings.held_max_bytes:
@@ -62,7 +62,7 @@ class Waiting:
             return None
         return self.pace.timed(refusals.OVER_SHARE, own.places, at)
 
-    def run(self, live: Live, node_id: NodeId, model: ModelName, at: float) -> Queue:
+    def run(self, live: LiveRequest, node_id: NodeId, model: ModelName, at: float) -> Queue:
         """It occupies a slot from now on."""
         assert live.queue is None
         load_s, reading_s, writing_s = _service_s(live, node_id)
@@ -72,24 +72,24 @@ class Waiting:
         queue.run(live.request.id, live.request.tenant, Work(service_s, at, at + service_s, at + load_s, reading_s))
         return queue
 
-    def enqueue(self, live: Live, node_id: NodeId, model: ModelName) -> int:
+    def enqueue(self, live: LiveRequest, node_id: NodeId, model: ModelName) -> int:
         """It waits for this node; its position from 1."""
         assert live.queue is None
-        live.state = State.PENDING
+        live.state = RequestState.PENDING
         live.queue = self.queues.queue(node_id, model)
         self._queued += 1
         self._fill(live)
         return live.queue.enqueue(live.request.id, live.request.tenant, Work(sum(_service_s(live, node_id))))
 
-    def hold(self, live: Live) -> int:
+    def hold(self, live: LiveRequest) -> int:
         """It waits for any node; its position from 1 among those that wait for the same."""
         assert live.queue is None
-        live.state = State.HELD
+        live.state = RequestState.HELD
         self._fill(live)
         conditions = (live.models, live.request.needs, live.tried, live.request.kind, live.request.only_node)
         return self.holding.add(live.request.id, live.request.tenant, conditions)
 
-    def leave(self, live: Live) -> Queue | None:
+    def leave(self, live: LiveRequest) -> Queue | None:
         """Takes it out of wherever it is. Returns the queue it was in, which may have a free slot now."""
         request_id = live.request.id
         if request_id in self.holding:
@@ -105,14 +105,14 @@ class Waiting:
         self.queues.tidy(queue)
         return queue
 
-    def _fill(self, live: Live) -> None:
+    def _fill(self, live: LiveRequest) -> None:
         live.has_waited = True
         own = self._filled.setdefault(live.request.tenant, _Filled())
         own.places += 1
         own.size_bytes += live.request.size_bytes
         self._bytes += live.request.size_bytes
 
-    def _empty(self, live: Live) -> None:
+    def _empty(self, live: LiveRequest) -> None:
         own = self._filled[live.request.tenant]
         own.places -= 1
         own.size_bytes -= live.request.size_bytes
@@ -120,7 +120,7 @@ class Waiting:
         if not own.places:
             del self._filled[live.request.tenant]
 
-    def problems(self, live: dict[RequestId, Live]) -> list[str]:
+    def problems(self, live: dict[RequestId, LiveRequest]) -> list[str]:
         """What is wrong with the books; empty when all is well. Asked by tests after every event."""
         found: list[str] = []
         for queue in self.queues:
@@ -141,7 +141,7 @@ class Waiting:
         return found
 
 
-def _service_s(live: Live, node_id: NodeId) -> tuple[float, float, float]:
+def _service_s(live: LiveRequest, node_id: NodeId) -> tuple[float, float, float]:
     """What the policy expected of this node without the wait: seconds of loading, reading and writing."""
     scored = live.decision.scored[0] if live.decision is not None and live.decision.scored else None
     if scored is None or not scored.expected_s or scored.node_id != node_id:

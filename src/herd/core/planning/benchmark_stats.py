@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from herd.core.estimates.hardware_priors import Speed
-from herd.core.state.fleet import ModelCard, ModelName, NodeId
+from herd.core.state.fleet import ModelInfo, ModelName, NodeId
 
 REPETITIONS = 3
 SHORT_PROMPT_TOKENS, LONG_PROMPT_TOKENS = 16, 512
@@ -33,7 +33,7 @@ CLEAR_MIN = 0.03
 """Less than three percent is no difference that anybody notices, however surely it was measured."""
 
 
-class Kind(Enum):
+class ProbeKind(Enum):
     """What a probe measures."""
 
     LOAD = "load"
@@ -48,7 +48,7 @@ class Probe:
 
     node_id: NodeId
     model: ModelName
-    kind: Kind
+    kind: ProbeKind
     streams: int = 1
     prompt_tokens: int = SHORT_PROMPT_TOKENS
     written_tokens: int = WRITTEN_TOKENS
@@ -59,7 +59,7 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ProbeResult:
     """What one probe showed. A figure is None where it showed none: tokens a second, seconds. `tok_s` is of all streams together."""
 
     probe: Probe
@@ -84,7 +84,7 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class BenchmarkCell:
     """One model on one node. `scaling`: tokens a second of all streams together, by how many there were."""
 
     node_id: NodeId
@@ -108,33 +108,33 @@ class Cell:
 # --- what is asked ---
 
 
-def probes_for(node_id: NodeId, model: ModelName, card: ModelCard, kinds: frozenset[Kind]) -> list[Probe]:
+def probes_for(node_id: NodeId, model: ModelName, card: ModelInfo, kinds: frozenset[ProbeKind]) -> list[Probe]:
     """In the order in which they are made; the load first, since it brings the model into memory."""
     if not is_measurable(card):
         return []
-    found = [Probe(node_id, model, Kind.LOAD, prompt_tokens=0, written_tokens=0)] if card.loaded is None else []
-    if Kind.WRITING in kinds:
-        found += [Probe(node_id, model, Kind.WRITING)] * REPETITIONS
-    if Kind.READING in kinds:
-        found += [Probe(node_id, model, Kind.READING, prompt_tokens=_fitting(card), written_tokens=1)] * REPETITIONS
-    if Kind.SCALING in kinds:
-        found += [Probe(node_id, model, Kind.SCALING, streams, written_tokens=SCALED_TOKENS) for streams in SCALES if streams <= card.engine.slots]
+    found = [Probe(node_id, model, ProbeKind.LOAD, prompt_tokens=0, written_tokens=0)] if card.loaded is None else []
+    if ProbeKind.WRITING in kinds:
+        found += [Probe(node_id, model, ProbeKind.WRITING)] * REPETITIONS
+    if ProbeKind.READING in kinds:
+        found += [Probe(node_id, model, ProbeKind.READING, prompt_tokens=_fitting(card), written_tokens=1)] * REPETITIONS
+    if ProbeKind.SCALING in kinds:
+        found += [Probe(node_id, model, ProbeKind.SCALING, streams, written_tokens=SCALED_TOKENS) for streams in SCALES if streams <= card.engine.slots]
     return found
 
 
-def is_measurable(card: ModelCard) -> bool:
+def is_measurable(card: ModelInfo) -> bool:
     """What writes text; an embedding model has other figures."""
     return not card.capabilities or bool(card.capabilities & {"completion", "chat"})
 
 
-def _fitting(card: ModelCard) -> int:
+def _fitting(card: ModelInfo) -> int:
     window = card.loaded.context_tokens if card.loaded is not None else None
     return min(LONG_PROMPT_TOKENS, (window or LONG_PROMPT_TOKENS * 2) // 2)
 
 
 def estimate_s(probe: Probe, speed: Speed) -> float:
     """How long this probe will take, by what is believed now."""
-    if probe.kind is Kind.LOAD:
+    if probe.kind is ProbeKind.LOAD:
         return OVERHEAD_S + (speed.cold_load_s or speed.load_s)
     reading_s = probe.streams * probe.prompt_tokens / max(speed.prompt_tokens_per_s, 1e-6)
     return OVERHEAD_S + reading_s + probe.written_tokens * speed.step_with_s(probe.streams)
@@ -143,22 +143,22 @@ def estimate_s(probe: Probe, speed: Speed) -> float:
 # --- what it showed ---
 
 
-def cells(shown: Iterable[Shown]) -> list[Cell]:
+def cells(shown: Iterable[ProbeResult]) -> list[BenchmarkCell]:
     """One for each pair of node and model, in the order in which they were first seen."""
-    by_pair: dict[tuple[NodeId, ModelName], list[Shown]] = {}
+    by_pair: dict[tuple[NodeId, ModelName], list[ProbeResult]] = {}
     for one in shown:
         by_pair.setdefault((one.probe.node_id, one.probe.model), []).append(one)
     return [_cell(node_id, model, of_pair) for (node_id, model), of_pair in by_pair.items()]
 
 
-def _cell(node_id: NodeId, model: ModelName, shown: Sequence[Shown]) -> Cell:
-    writing = [one for one in shown if one.probe.kind is Kind.WRITING]
+def _cell(node_id: NodeId, model: ModelName, shown: Sequence[ProbeResult]) -> BenchmarkCell:
+    writing = [one for one in shown if one.probe.kind is ProbeKind.WRITING]
     alone = spread(one.written_tok_s for one in writing)
     scaling = [(1, alone.median)] if alone is not None else []
-    scaling += sorted((one.probe.streams, one.tok_s) for one in shown if one.probe.kind is Kind.SCALING and one.tok_s is not None)
-    return Cell(
-        node_id, model, alone, spread(one.read_tok_s for one in shown if one.probe.kind is Kind.READING),
-        spread(one.first_s for one in writing), spread(one.load_s for one in shown if one.probe.kind is Kind.LOAD), tuple(scaling),
+    scaling += sorted((one.probe.streams, one.tok_s) for one in shown if one.probe.kind is ProbeKind.SCALING and one.tok_s is not None)
+    return BenchmarkCell(
+        node_id, model, alone, spread(one.read_tok_s for one in shown if one.probe.kind is ProbeKind.READING),
+        spread(one.first_s for one in writing), spread(one.load_s for one in shown if one.probe.kind is ProbeKind.LOAD), tuple(scaling),
     )  # fmt: skip
 
 
@@ -201,7 +201,7 @@ class Comparison:
     plus_minus: float = 0.0
 
 
-def compare(first: Iterable[Cell], second: Iterable[Cell], changed: Mapping[NodeId, str]) -> Comparison:
+def compare(first: Iterable[BenchmarkCell], second: Iterable[BenchmarkCell], changed: Mapping[NodeId, str]) -> Comparison:
     """`changed`: in words, what became another on a node between the two ("engine 0.31.2 -> 0.32.15")."""
     known = {(cell.node_id, cell.model): cell for cell in first}
     found = [
@@ -214,7 +214,7 @@ def compare(first: Iterable[Cell], second: Iterable[Cell], changed: Mapping[Node
     return Comparison(tuple(found), _verdict(change, plus_minus, found, changed), change, plus_minus)
 
 
-def _differences(before: Cell, after: Cell) -> Iterator[Difference]:
+def _differences(before: BenchmarkCell, after: BenchmarkCell) -> Iterator[Difference]:
     figures = {name: seen for name, seen, _ in before.figures()}
     for name, seen, is_more_better in after.figures():
         was = figures.get(name)

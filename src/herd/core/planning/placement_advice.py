@@ -13,8 +13,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from herd.core.estimates.hardware_priors import Speed, prior
-from herd.core.planning.placement_planner import Home, Place, Plan, Room, Want, plan, savings
-from herd.core.state.fleet import GB, ModelCard, ModelName, NodeId, Report
+from herd.core.planning.placement_planner import (
+    ModelDemand,
+    ModelOnNode,
+    NodeCapacity,
+    PlacementOption,
+    PlacementPlan,
+    plan,
+    savings,
+)
+from herd.core.state.fleet import GB, ModelInfo, ModelName, NodeId, Report
 
 WEEK_S = 7 * 86400.0
 UNUSED_AFTER_S = 30 * 86400.0
@@ -38,7 +46,7 @@ TOLD_MAX = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class ModelUsage:
     """What was asked of a model on a node within the past week. `hours` are those in which anybody asked."""
 
     node_id: NodeId
@@ -52,16 +60,16 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class UsageHistory:
     """`began_at`: since when there are records; `last_used`: the last time anybody asked for a model, anywhere, unix seconds."""
 
-    usages: Sequence[Usage] = ()
+    usages: Sequence[ModelUsage] = ()
     last_used: Mapping[ModelName, float] = field(default_factory=dict)
     began_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Advice:
+class PlacementAdvice:
     """One change. `kind` is "pull", "pin", "delete" or "leave"; seconds of gain are those saved in a week like the last one."""
 
     kind: str
@@ -89,10 +97,10 @@ class Machines:
     speed: Callable[[NodeId, ModelName], Speed]
     is_learnt: Callable[[NodeId, ModelName], bool]
     footprint_bytes: Callable[[NodeId, ModelName], int]
-    pinned: frozenset[Place] = frozenset()
+    pinned: frozenset[ModelOnNode] = frozenset()
 
 
-def advise(machines: Machines, past: Past, now: float) -> list[Advice]:
+def advise(machines: Machines, past: UsageHistory, now: float) -> list[PlacementAdvice]:
     """The most useful first; what frees disk, and what not to do, after that."""
     ground = _Ground(machines, past)
     pulls = sorted(ground.pulls(), key=lambda one: (-one.gain_s, one.node_id, one.model))[:TOLD_MAX]
@@ -104,15 +112,15 @@ def advise(machines: Machines, past: Past, now: float) -> list[Advice]:
 class _Ground:
     """The week's work, and where it could be done."""
 
-    def __init__(self, machines: Machines, past: Past) -> None:
+    def __init__(self, machines: Machines, past: UsageHistory) -> None:
         self.machines, self.past = machines, past
-        self.used: dict[ModelName, list[Usage]] = {}
+        self.used: dict[ModelName, list[ModelUsage]] = {}
         for usage in past.usages:
             self.used.setdefault(usage.model, []).append(usage)
         self.active_s = {model: 3600.0 * max(usage.hours for usage in usages) for model, usages in self.used.items()}
-        self.wants = [Want(model, self.requests(model) / self.active_s[model]) for model in sorted(self.used)]
+        self.wants = [ModelDemand(model, self.requests(model) / self.active_s[model]) for model in sorted(self.used)]
         self.homes = list(self._homes())
-        self.rooms = [Room(node_id, report.memory_ceiling_bytes, _models_max(report)) for node_id, report in sorted(machines.reports.items())]
+        self.rooms = [NodeCapacity(node_id, report.memory_ceiling_bytes, _models_max(report)) for node_id, report in sorted(machines.reports.items())]
         self.have = plan(self.wants, self.homes, self.rooms)
 
     def requests(self, model: ModelName) -> int:
@@ -120,7 +128,7 @@ class _Ground:
 
     # --- pull ---
 
-    def pulls(self) -> Iterator[Advice]:
+    def pulls(self) -> Iterator[PlacementAdvice]:
         """Each further home by itself: what the week would have taken with it, against the best that can be done without."""
         for home in self._promising():
             model = home.model
@@ -132,13 +140,13 @@ class _Ground:
             if gain_s < max(GAIN_MIN_S, doubt_s, GAIN_SHARE_MIN * self._took_s(model)):
                 continue
             card, is_shared = self._card(model), self._is_shared(model)
-            yield Advice(
+            yield PlacementAdvice(
                 "pull", home.node_id, model, f"Put {card.name} on {home.node_id} too", self._why_pull(home, better), "second_home",
                 card.size_bytes, card.size_bytes / (LAN_BYTES_PER_S if is_shared else INTERNET_BYTES_PER_S), "lan" if is_shared else "internet",
                 gain_s, doubt_s, spelled=card.name,
             )  # fmt: skip
 
-    def _promising(self) -> list[Home]:
+    def _promising(self) -> list[PlacementOption]:
         """The further homes that would save most by themselves: only so many are weighed against all the rest."""
         new = list(self._new_homes())
         saved = savings(self.wants, self.homes, self.have.resident, new)
@@ -156,7 +164,7 @@ class _Ground:
     def _took_s(self, model: ModelName) -> float:
         return self.have.request_s.get(model, 0.0) * self.requests(model)
 
-    def _why_pull(self, home: Home, better: Plan) -> str:
+    def _why_pull(self, home: PlacementOption, better: PlacementPlan) -> str:
         model = home.model
         before, after = self.have.request_s.get(model, 0.0), better.request_s.get(model, 0.0)
         where = ", ".join(sorted({node for node, report in self.machines.reports.items() if model in report.models})) or "no node"
@@ -165,7 +173,7 @@ class _Ground:
             f"and loading, {after:.1f} s with a second home."
         )
 
-    def _new_homes(self) -> Iterator[Home]:
+    def _new_homes(self) -> Iterator[PlacementOption]:
         for model, usages in sorted(self.used.items()):
             known = [home for home in self.homes if home.model == model]
             if not known or sum(usage.requests for usage in usages) < REQUESTS_MIN:
@@ -178,16 +186,16 @@ class _Ground:
                 if size_bytes <= report.memory_ceiling_bytes:
                     yield self._imagined(best, node_id, report, card, size_bytes)
 
-    def _imagined(self, best: Home, node_id: NodeId, report: Report, card: ModelCard, size_bytes: int) -> Home:
+    def _imagined(self, best: PlacementOption, node_id: NodeId, report: Report, card: ModelInfo, size_bytes: int) -> PlacementOption:
         """The best home's times, scaled by what the two machines' hardware should do."""
         there, here = prior(self.machines.reports[best.node_id], card), prior(report, card)
         ratio = here.step_s / there.step_s
         face = next(face for face in report.engines if face.kind == card.engine.kind)
-        return Home(node_id, best.model, size_bytes, best.serve_s * ratio, here.load_s, face.slots)
+        return PlacementOption(node_id, best.model, size_bytes, best.serve_s * ratio, here.load_s, face.slots)
 
     # --- pin ---
 
-    def pins(self) -> Iterator[Advice]:
+    def pins(self) -> Iterator[PlacementAdvice]:
         """What the plan wants in memory, where it is on disk and had to be loaded again and again."""
         kept = {node_id: sum(self.machines.footprint_bytes(node_id, model) for node, model in self.machines.pinned if node == node_id) for node_id in self.machines.reports}
         for usage in sorted(self.past.usages, key=lambda one: -one.load_s):
@@ -199,7 +207,7 @@ class _Ground:
             if kept[usage.node_id] > report.memory_ceiling_bytes:
                 continue
             name = report.models[usage.model].name
-            yield Advice(
+            yield PlacementAdvice(
                 "pin", usage.node_id, usage.model, f"Keep {name} in the memory of {usage.node_id}",
                 f"{usage.cold_loads} of {usage.requests} requests of the last week waited for it to be loaded there, {usage.load_s / usage.cold_loads:.1f} s each.",
                 "keep_in_memory", size_bytes, usage.load_s / usage.cold_loads, "", usage.load_s, usage.load_s / math.sqrt(usage.cold_loads), spelled=name,
@@ -207,7 +215,7 @@ class _Ground:
 
     # --- leave ---
 
-    def leave(self, told: set[ModelName]) -> Iterator[Advice]:
+    def leave(self, told: set[ModelName]) -> Iterator[PlacementAdvice]:
         """The busiest models for which nothing better was found."""
         shown = 0
         for want in sorted(self.wants, key=lambda one: (-self.requests(one.model), one.model)):
@@ -216,7 +224,7 @@ class _Ground:
                 continue
             shown += 1
             name = self._card(want.model).name
-            yield Advice(
+            yield PlacementAdvice(
                 "leave", homes[0], want.model, f"Leave {name} where it is",
                 f"{self.requests(want.model)} requests of the last week, {self.have.request_s[want.model]:.1f} s each; another home would save less than a minute a week, or not surely.",
                 "leave", spelled=name,
@@ -224,7 +232,7 @@ class _Ground:
 
     # --- what is known ---
 
-    def _homes(self) -> Iterator[Home]:
+    def _homes(self) -> Iterator[PlacementOption]:
         for model, usages in sorted(self.used.items()):
             requests = max(1, sum(usage.requests for usage in usages))
             read = sum(usage.prompt_tokens for usage in usages) / requests
@@ -235,13 +243,13 @@ class _Ground:
                     speed = self.machines.speed(node_id, model)
                     serve_s = read / max(speed.prompt_tokens_per_s, 1e-6) + written * speed.step_s
                     load_s = speed.cold_load_s or speed.load_s
-                    yield Home(node_id, model, self.machines.footprint_bytes(node_id, model), serve_s, load_s, card.engine.slots)
+                    yield PlacementOption(node_id, model, self.machines.footprint_bytes(node_id, model), serve_s, load_s, card.engine.slots)
 
-    def _card(self, model: ModelName) -> ModelCard:
+    def _card(self, model: ModelName) -> ModelInfo:
         return next(report.models[model] for _, report in sorted(self.machines.reports.items()) if model in report.models)
 
 
-def before_and_after(machines: Machines, advice: Sequence[Advice]) -> dict[NodeId, tuple[int, int, int, int]]:
+def before_and_after(machines: Machines, advice: Sequence[PlacementAdvice]) -> dict[NodeId, tuple[int, int, int, int]]:
     """By node: bytes on disk and in memory now, and with all of this done: disk before, after, memory before, after."""
     found: dict[NodeId, tuple[int, int, int, int]] = {}
     for node_id, report in sorted(machines.reports.items()):
@@ -254,7 +262,7 @@ def before_and_after(machines: Machines, advice: Sequence[Advice]) -> dict[NodeI
     return found
 
 
-def _unused(machines: Machines, past: Past, now: float) -> Iterator[Advice]:
+def _unused(machines: Machines, past: UsageHistory, now: float) -> Iterator[PlacementAdvice]:
     """Only where there are records for so long: silence before the first record says nothing."""
     if past.began_at is None or now - past.began_at < UNUSED_AFTER_S:
         return
@@ -265,7 +273,7 @@ def _unused(machines: Machines, past: Past, now: float) -> Iterator[Advice]:
             if not is_idle or (node_id, model) in machines.pinned or not card.size_bytes:
                 continue
             when = "since records began" if last_at is None else f"for {(now - last_at) / 86400:.0f} days"
-            yield Advice(
+            yield PlacementAdvice(
                 "delete", node_id, model, f"Remove {card.name} from {node_id}", f"Nobody has asked for it {when}; it holds {card.size_bytes / GB:.1f} GB of disk.",
                 "unused", frees_bytes=card.size_bytes, spelled=card.name,
             )  # fmt: skip
@@ -275,7 +283,7 @@ def _models_max(report: Report) -> int | None:
     return next((face.models_max for face in report.engines if face.models_max), None)
 
 
-def _has_disk(report: Report, card: ModelCard) -> bool:
+def _has_disk(report: Report, card: ModelInfo) -> bool:
     disk = report.disk
     return disk is not None and disk.available_bytes - card.size_bytes > DISK_RESERVE_SHARE * disk.total_bytes
 

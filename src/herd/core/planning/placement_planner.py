@@ -24,11 +24,11 @@ WAIT_MAX = 10.0
 SAVED_MIN_S_PER_S = 1e-6
 """A second in eleven days is no reason to move anything."""
 
-Place = tuple[NodeId, ModelName]
+ModelOnNode = tuple[NodeId, ModelName]
 
 
 @dataclass(frozen=True, slots=True)
-class Want:
+class ModelDemand:
     """How often a model is asked for, requests a second."""
 
     model: ModelName
@@ -36,7 +36,7 @@ class Want:
 
 
 @dataclass(frozen=True, slots=True)
-class Home:
+class PlacementOption:
     """A model on a node that has it, or could: bytes in memory, seconds of a usual request alone, seconds of a load."""
 
     node_id: NodeId
@@ -47,12 +47,12 @@ class Home:
     slots: int = 1
 
     @property
-    def place(self) -> Place:
+    def place(self) -> ModelOnNode:
         return self.node_id, self.model
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class NodeCapacity:
     """What a node's models may take together; `models_max` is how many its engine keeps, None for any."""
 
     node_id: NodeId
@@ -61,23 +61,23 @@ class Room:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PlacementPlan:
     """`resident`: what should be in memory where. `request_s`: what a request of each model takes then, with its share of waiting
     and loads; `total_s_per_s` is their sum over all that is asked in a second."""
 
-    resident: frozenset[Place] = frozenset()
+    resident: frozenset[ModelOnNode] = frozenset()
     request_s: Mapping[ModelName, float] = field(default_factory=dict)
     total_s_per_s: float = 0.0
 
 
-def plan(wants: Sequence[Want], homes: Sequence[Home], rooms: Sequence[Room]) -> Plan:
+def plan(wants: Sequence[ModelDemand], homes: Sequence[PlacementOption], rooms: Sequence[NodeCapacity]) -> PlacementPlan:
     """The better of the two greedy choices. Equal inputs give equal plans."""
     wants, homes = _bounded(wants, homes)
     found = [_filled(wants, homes, rooms, is_dense) for is_dense in (False, True)]
     return min(found, key=lambda one: one.total_s_per_s)
 
 
-def as_it_is(wants: Sequence[Want], homes: Sequence[Home], resident: Iterable[Place]) -> Plan:
+def as_it_is(wants: Sequence[ModelDemand], homes: Sequence[PlacementOption], resident: Iterable[ModelOnNode]) -> PlacementPlan:
     """What the same requests take when this is in memory."""
     wants, homes = _bounded(wants, homes)
     work = _Work(wants, homes)
@@ -85,7 +85,7 @@ def as_it_is(wants: Sequence[Want], homes: Sequence[Home], resident: Iterable[Pl
     return work.outcome()
 
 
-def _bounded(wants: Sequence[Want], homes: Sequence[Home]) -> tuple[list[Want], list[Home]]:
+def _bounded(wants: Sequence[ModelDemand], homes: Sequence[PlacementOption]) -> tuple[list[ModelDemand], list[PlacementOption]]:
     """Without what nobody asks for, and as much of the rest as can be looked at: what makes the most work first."""
     quickest: dict[ModelName, float] = {}
     for home in homes:
@@ -98,7 +98,7 @@ def _bounded(wants: Sequence[Want], homes: Sequence[Home]) -> tuple[list[Want], 
     return [want for want in ranked if want.model in kept], ordered
 
 
-def savings(wants: Sequence[Want], homes: Sequence[Home], resident: Iterable[Place], candidates: Sequence[Home]) -> list[float]:
+def savings(wants: Sequence[ModelDemand], homes: Sequence[PlacementOption], resident: Iterable[ModelOnNode], candidates: Sequence[PlacementOption]) -> list[float]:
     """Seconds saved in a second by each candidate alone, were it in memory too and everybody else stayed where they are."""
     wants, homes = _bounded(wants, homes)
     work = _Work(wants, homes)
@@ -107,13 +107,13 @@ def savings(wants: Sequence[Want], homes: Sequence[Home], resident: Iterable[Pla
     return [work.saved_s_per_s(candidate) if work.knows(candidate.model) else 0.0 for candidate in candidates]
 
 
-def _filled(wants: Sequence[Want], homes: Sequence[Home], rooms: Sequence[Room], is_dense: bool) -> Plan:
+def _filled(wants: Sequence[ModelDemand], homes: Sequence[PlacementOption], rooms: Sequence[NodeCapacity], is_dense: bool) -> PlacementPlan:
     """What saves most comes first. What a home saves is reckoned anew only when it is the first in line: with every other that is
     added it saves less, or nearly so (Minoux 1978)."""
     work, free = _Work(wants, homes), {room.node_id: room.memory_bytes for room in rooms}
     left = {room.node_id: room.models_max if room.models_max is not None else len(homes) for room in rooms}
     line = [(-math.inf, number, home) for number, home in enumerate(homes) if home.node_id in free]
-    fresh: dict[Place, int] = {}
+    fresh: dict[ModelOnNode, int] = {}
     while line:
         worth, number, home = line[0]
         if home.size_bytes > free[home.node_id] or not left[home.node_id]:
@@ -138,10 +138,10 @@ def _filled(wants: Sequence[Want], homes: Sequence[Home], rooms: Sequence[Room],
 class _Work:
     """Who answers what, given what is in memory, and how busy that makes each node."""
 
-    def __init__(self, wants: Sequence[Want], homes: Sequence[Home]) -> None:
+    def __init__(self, wants: Sequence[ModelDemand], homes: Sequence[PlacementOption]) -> None:
         self.wants = wants
-        self.resident: set[Place] = set()
-        self._homes: dict[ModelName, list[Home]] = {}
+        self.resident: set[ModelOnNode] = set()
+        self._homes: dict[ModelName, list[PlacementOption]] = {}
         for home in homes:
             self._homes.setdefault(home.model, []).append(home)
         self._rate = {want.model: want.per_s for want in wants}
@@ -162,18 +162,18 @@ class _Work:
                 self._busy[node_id] = self._busy.get(node_id, 0.0) + busy
             self._own[want.model], self._request_s[want.model] = own, mean_s
 
-    def saved_s_per_s(self, home: Home) -> float:
+    def saved_s_per_s(self, home: PlacementOption) -> float:
         """What its model's requests would gain, everybody else staying where they are."""
         rate = self._rate[home.model]
         _, mean_s = self._shared(self._options(home.model, home), rate, self._own[home.model])
         return (self._request_s[home.model] - mean_s) * rate
 
-    def outcome(self) -> Plan:
+    def outcome(self) -> PlacementPlan:
         self.share_out()
         total = sum(self._request_s[want.model] * want.per_s for want in self.wants)
-        return Plan(frozenset(self.resident), dict(self._request_s), total)
+        return PlacementPlan(frozenset(self.resident), dict(self._request_s), total)
 
-    def _options(self, model: ModelName, added: Home | None) -> list[tuple[float, Home]]:
+    def _options(self, model: ModelName, added: PlacementOption | None) -> list[tuple[float, PlacementOption]]:
         """The seconds of a request alone, and where: with what is added as if it were in memory."""
         known = self._homes[model]
         if added is not None and all(home.place != added.place for home in known):
@@ -183,7 +183,7 @@ class _Work:
             for home in known
         ]  # fmt: skip
 
-    def _shared(self, options: Sequence[tuple[float, Home]], per_s: float, without: Mapping[NodeId, float]) -> tuple[dict[NodeId, float], float]:
+    def _shared(self, options: Sequence[tuple[float, PlacementOption]], per_s: float, without: Mapping[NodeId, float]) -> tuple[dict[NodeId, float], float]:
         """How busy this makes each node, 0 idle and 1 full, and the mean seconds of a request. `without`: what is not to be counted of
         how busy they are."""
         own: dict[NodeId, float] = {}

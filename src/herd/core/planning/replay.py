@@ -28,7 +28,7 @@ FINGERPRINT_CHARS = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class DecisionRules:
     """All that a choice depends on besides what is seen: the policy and every weight."""
 
     policy: str = CompletionTimePolicy.name
@@ -46,11 +46,11 @@ class Rules:
         told = ",".join([self.policy, *(f"{name}={float(value)!r}" for name, value in sorted(self.values.items()))])
         return hashlib.sha256(told.encode()).hexdigest()[:FINGERPRINT_CHARS]
 
-    def changed(self, policy: str | None, values: Mapping[str, float]) -> Rules:
+    def changed(self, policy: str | None, values: Mapping[str, float]) -> DecisionRules:
         """These rules with another policy, if one is named, and other weights. Names that are none of ours change nothing."""
         mine = {name: value for name, value in values.items() if name in _names(self.weights)}
         its = {name: value for name, value in values.items() if name in _names(self.times)}
-        return Rules(policy or self.policy, replace(self.weights, **mine), replace(self.times, **its))
+        return DecisionRules(policy or self.policy, replace(self.weights, **mine), replace(self.times, **its))
 
 
 def _names(record: Weights | CompletionTimeSettings) -> frozenset[str]:
@@ -58,7 +58,7 @@ def _names(record: Weights | CompletionTimeSettings) -> frozenset[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class RecordedDecision:
     """One recorded decision: the candidates that could serve, best first, as they were seen then, and the rules in force.
 
     `left_out` counts candidates that are not on record. Every candidate has its `candidate`, for points; it has its
@@ -69,12 +69,12 @@ class Choice:
     model: ModelName
     chosen: NodeId
     scored: Sequence[Scored]
-    rules: Rules
+    rules: DecisionRules
     left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ReplayedDecision:
     """The same moment under other rules. The seconds are what the estimates of then say of going `after` instead of `before`:
     positive where time is saved, by the request itself and by others; None where one of the two was not estimated."""
 
@@ -88,7 +88,7 @@ class Verdict:
         return self.before != self.after
 
 
-def choose_again(choice: Choice, rules: Rules, signals: Sequence[Signal]) -> list[Scored] | None:
+def choose_again(choice: RecordedDecision, rules: DecisionRules, signals: Sequence[Signal]) -> list[Scored] | None:
     """The candidates as these rules rank them, best first; None where what they need is not on record."""
     if rules.policy == SignalPolicy.name:
         candidates = [one.candidate for one in choice.scored if one.candidate is not None]
@@ -100,26 +100,26 @@ def choose_again(choice: Choice, rules: Rules, signals: Sequence[Signal]) -> lis
     return sorted(again, key=soonest_first)
 
 
-def is_cut_short(choice: Choice, rules: Rules) -> bool:
+def is_cut_short(choice: RecordedDecision, rules: DecisionRules) -> bool:
     """Whether some candidates could not be asked: then the true choice may have been one of those."""
     is_timed = rules.policy == CompletionTimePolicy.name
     return choice.left_out > 0 or (is_timed and not all(one.expected_s for one in choice.scored))
 
 
-def judge(choice: Choice, rules: Rules, signals: Sequence[Signal]) -> Verdict | None:
+def judge(choice: RecordedDecision, rules: DecisionRules, signals: Sequence[Signal]) -> ReplayedDecision | None:
     """The verdict of these rules on one choice; None where it cannot be decided again."""
     again = choose_again(choice, rules, signals)
     if again is None:
         return None
     after = again[0].node_id
     if after == choice.chosen:
-        return Verdict(choice.chosen, after)
+        return ReplayedDecision(choice.chosen, after)
     by_node = {one.node_id: one for one in choice.scored}
     then, now = by_node.get(choice.chosen), by_node[after]
     if then is None or not then.expected_s or not now.expected_s:
-        return Verdict(choice.chosen, after, None, None)
+        return ReplayedDecision(choice.chosen, after, None, None)
     horizon_s = choice.rules.times.eviction_horizon_s
-    return Verdict(
+    return ReplayedDecision(
         choice.chosen, after, _own_s(then) - _own_s(now), _others_s(then, horizon_s) - _others_s(now, horizon_s),
     )  # fmt: skip
 
@@ -134,7 +134,7 @@ def _others_s(scored: Scored, horizon_s: float) -> float:
 
 
 @dataclass(slots=True)
-class Sum:
+class ReplayTotals:
     """Of many verdicts: how many there were, how many changed, what that saves by the estimates."""
 
     choices: int = 0
@@ -144,7 +144,7 @@ class Sum:
     own_saved_s: float = 0.0
     others_saved_s: float = 0.0
 
-    def add(self, verdict: Verdict) -> None:
+    def add(self, verdict: ReplayedDecision) -> None:
         self.choices += 1
         self.changed += verdict.has_changed
         if verdict.own_saved_s is None or verdict.others_saved_s is None:
@@ -155,13 +155,13 @@ class Sum:
 
 
 @dataclass(slots=True)
-class Part(Sum):
+class ModelReplay(ReplayTotals):
     """The same of one model, with its most frequent change: from which node to which, how often."""
 
     moves: dict[tuple[NodeId, NodeId], int] = field(default_factory=dict)
 
-    def add(self, verdict: Verdict) -> None:
-        Sum.add(self, verdict)
+    def add(self, verdict: ReplayedDecision) -> None:
+        ReplayTotals.add(self, verdict)
         if verdict.has_changed:
             move = (verdict.before, verdict.after)
             self.moves[move] = self.moves.get(move, 0) + 1
@@ -171,8 +171,8 @@ class Part(Sum):
 class Replay:
     """What became of every recorded row. `whole`: choices that were decided again; the others are counted by why not."""
 
-    whole: Sum = field(default_factory=Sum)
-    models: dict[ModelName, Part] = field(default_factory=dict)
+    whole: ReplayTotals = field(default_factory=ReplayTotals)
+    models: dict[ModelName, ModelReplay] = field(default_factory=dict)
     nodes: dict[NodeId, list[int]] = field(default_factory=dict)
     """How many choices fell on each node: then, and now."""
     cut_short: int = 0
@@ -184,14 +184,14 @@ class Replay:
     unreadable: int = 0
     """Rows without candidates, or of a version that kept too little of them."""
 
-    def add(self, choice: Choice, rules: Rules, signals: Sequence[Signal]) -> Verdict | None:
+    def add(self, choice: RecordedDecision, rules: DecisionRules, signals: Sequence[Signal]) -> ReplayedDecision | None:
         verdict = judge(choice, rules, signals)
         if verdict is None:
             self.undecidable += 1
             return None
         self.cut_short += is_cut_short(choice, rules)
         self.whole.add(verdict)
-        self.models.setdefault(choice.model, Part()).add(verdict)
+        self.models.setdefault(choice.model, ModelReplay()).add(verdict)
         self.nodes.setdefault(verdict.before, [0, 0])[0] += 1
         self.nodes.setdefault(verdict.after, [0, 0])[1] += 1
         return verdict

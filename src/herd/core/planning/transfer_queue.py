@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
-from herd.core.state.fleet import Fleet, Liveness, ModelCard, ModelName, Node, NodeId, canonical
+from herd.core.state.fleet import Fleet, Liveness, ModelInfo, ModelName, Node, NodeId, canonical
 from herd.errors import Refusal
 
 QUEUED_MAX = 3
@@ -29,7 +29,7 @@ _STORES = frozenset({"ollama"})
 """Kinds of engines that take orders to fetch."""
 
 
-class State(Enum):
+class TransferState(Enum):
     QUEUED = "queued"
     RUNNING = "running"
     DONE = "done"
@@ -38,11 +38,11 @@ class State(Enum):
 
     @property
     def is_over(self) -> bool:
-        return self in (State.DONE, State.FAILED, State.CANCELLED)
+        return self in (TransferState.DONE, TransferState.FAILED, TransferState.CANCELLED)
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class PullOptions:
     """How it is to be brought: as exactly this digest, from the local network alone, or from the internet whoever has it."""
 
     digest: str = ""
@@ -51,7 +51,7 @@ class Wish:
 
 
 @dataclass(slots=True, eq=False)
-class Fetch:
+class Transfer:
     """One model on its way to one node. Bytes are of what is to be read in all; 0 while nobody has said."""
 
     id: int
@@ -66,7 +66,7 @@ class Fetch:
     is_refresh: bool = False
     """From the internet even where another node has it: the tag may stand for something newer there."""
     wanted_by: set[str] = field(default_factory=set)
-    state: State = State.QUEUED
+    state: TransferState = TransferState.QUEUED
     source: str = ""
     """A node's id, or `internet`; empty before it runs."""
     status: str = ""
@@ -86,56 +86,56 @@ class Fetch:
         return sum(total for _, total in self.layers.values())
 
 
-class Fetches:
+class TransferQueue:
     """The book of all fetches."""
 
     def __init__(self) -> None:
-        self._all: OrderedDict[int, Fetch] = OrderedDict()
+        self._all: OrderedDict[int, Transfer] = OrderedDict()
         self._last_id = 0
 
-    def __iter__(self) -> Iterator[Fetch]:
+    def __iter__(self) -> Iterator[Transfer]:
         return iter(self._all.values())
 
-    def get(self, fetch_id: int) -> Fetch | None:
+    def get(self, fetch_id: int) -> Transfer | None:
         return self._all.get(fetch_id)
 
-    def live(self, node_id: NodeId, model: ModelName) -> Fetch | None:
+    def live(self, node_id: NodeId, model: ModelName) -> Transfer | None:
         return next((one for one in self._all.values() if one.node_id == node_id and one.model == model and not one.state.is_over), None)
 
-    def want(self, node: Node, name: str, by: str, at: float, wish: Wish) -> Fetch | Refusal:
+    def want(self, node: Node, name: str, by: str, at: float, wish: PullOptions) -> Transfer | Refusal:
         """The fetch that will bring it: one that is under way, or a new one."""
         model = canonical(name)
         known = self.live(node.id, model)
         if known is not None:
             known.wanted_by.add(by)
             return known
-        waiting = sum(one.node_id == node.id and one.state is State.QUEUED for one in self._all.values())
+        waiting = sum(one.node_id == node.id and one.state is TransferState.QUEUED for one in self._all.values())
         if waiting >= QUEUED_MAX:
             message = f"{waiting} models wait to be fetched onto {node.id} already; see: herd pulls"
             return Refusal(429, "too_many_pulls", message, retry_after_s=60.0)
         self._last_id += 1
-        fetch = Fetch(self._last_id, node.id, model, name, at, wish.digest, wish.lan_only, wish.is_refresh, {by})
+        fetch = Transfer(self._last_id, node.id, model, name, at, wish.digest, wish.lan_only, wish.is_refresh, {by})
         self._all[fetch.id] = fetch
         self._forget()
         return fetch
 
-    def next(self, node_id: NodeId) -> Fetch | None:
+    def next(self, node_id: NodeId) -> Transfer | None:
         """The oldest that waits, if none runs on this node; it runs from now on."""
         of_node = [one for one in self._all.values() if one.node_id == node_id and not one.state.is_over]
-        if not of_node or any(one.state is State.RUNNING for one in of_node):
+        if not of_node or any(one.state is TransferState.RUNNING for one in of_node):
             return None
-        of_node[0].state = State.RUNNING
+        of_node[0].state = TransferState.RUNNING
         return of_node[0]
 
-    def unwant(self, fetch: Fetch, by: str, at: float) -> bool:
+    def unwant(self, fetch: Transfer, by: str, at: float) -> bool:
         """One less wants it; whether nobody does any more, and it is to be stopped."""
         fetch.wanted_by.discard(by)
         if fetch.wanted_by or fetch.state.is_over:
             return False
-        self.end(fetch, State.CANCELLED, at, "nobody wants it any more")
+        self.end(fetch, TransferState.CANCELLED, at, "nobody wants it any more")
         return True
 
-    def end(self, fetch: Fetch, state: State, at: float, error: str = "") -> None:
+    def end(self, fetch: Transfer, state: TransferState, at: float, error: str = "") -> None:
         """Once; what comes later changes nothing."""
         if not fetch.state.is_over:
             fetch.state, fetch.ended_at, fetch.error = state, at, error
@@ -149,7 +149,7 @@ class Fetches:
 # --- where from, where to ---
 
 
-def sources(fleet: Fleet, target: NodeId, model: ModelName, digest: str) -> list[tuple[Node, ModelCard]]:
+def sources(fleet: Fleet, target: NodeId, model: ModelName, digest: str) -> list[tuple[Node, ModelInfo]]:
     """Nodes that can give it, the least busy first. Where tags have drifted apart and no digest is named: what most of them have."""
     able = [
         (node, card) for node in fleet.with_model(model)

@@ -76,7 +76,7 @@ class _Wish:
     at: float
 
 
-class Timed(Scored):
+class TimedCandidate(Scored):
     """A candidate with its expected seconds. Its points by the seven signals are counted when somebody asks for them:
     they do not decide here, and of a large fleet only the best few are ever written down."""
 
@@ -119,7 +119,7 @@ class CompletionTimePolicy:
             ranked.sort(key=soonest_first)
         return ranked
 
-    def estimates(self, request: Request, candidates: Sequence[Candidate]) -> list[Timed]:
+    def estimates(self, request: Request, candidates: Sequence[Candidate]) -> list[TimedCandidate]:
         """The candidates in their own order, each with its seconds."""
         if not candidates:
             return []
@@ -133,7 +133,7 @@ class CompletionTimePolicy:
             forecast.outputs.irregularity(model), any_candidate.at,
         )  # fmt: skip
 
-    def _estimate(self, wish: _Wish, candidate: Candidate) -> Timed:
+    def _estimate(self, wish: _Wish, candidate: Candidate) -> TimedCandidate:
         forecast, node, queue, model = self._forecast, candidate.node, candidate.queue, wish.model
         speed, is_loaded = forecast.rates.speed(node, model), forecast.residency.is_loaded(node, model)
         unread = wish.prompt_tokens
@@ -176,7 +176,7 @@ class CompletionTimePolicy:
             "wait": wait_s, "load": load_s, "prefill": prefill_s, "decode": decode_s, "harm": harm_s,
             "total": wait_s + load_s + prefill_s + decode_s + harm_s,
         }  # fmt: skip
-        return Timed(expected_s, others_s, evicted, candidate, wish.request, self._signals)
+        return TimedCandidate(expected_s, others_s, evicted, candidate, wish.request, self._signals)
 
     @staticmethod
     def _load_s(candidate: Candidate, speed: Speed) -> float:

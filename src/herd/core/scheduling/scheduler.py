@@ -14,7 +14,7 @@ from herd.core.scheduling.filters import Filter
 from herd.core.scheduling.signals import Signal, Weights
 from herd.core.state.decision import Candidate, Decision, Rejected, Scored
 from herd.core.state.fleet import Fleet, ModelName, Node, NodeId
-from herd.core.state.liveness import Watchlist
+from herd.core.state.liveness import LivenessTracker
 from herd.core.state.queues import Queues
 from herd.core.state.request import Request
 
@@ -65,7 +65,7 @@ class Scheduler:
     """`decide` reads the fleet, the queues, what took how long and who is watched; it returns every candidate with its fate."""
 
     def __init__(
-        self, fleet: Fleet, queues: Queues, latencies: Latencies, watchlist: Watchlist,
+        self, fleet: Fleet, queues: Queues, latencies: Latencies, watchlist: LivenessTracker,
         filters: Sequence[Filter], policy: Policy,
     ) -> None:  # fmt: skip
         self.fleet = fleet

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from herd.core.state.decision import Decision
-from herd.core.state.fleet import Fleet, Liveness, ModelCard, ModelName
-from herd.core.state.request import Kind, Request
+from herd.core.state.fleet import Fleet, Liveness, ModelInfo, ModelName
+from herd.core.state.request import Request, RequestKind
 
 SENSES = frozenset({"vision", "audio", "image"})
 """Abilities that a replacement must have where the model that was asked for has them."""
@@ -27,7 +27,7 @@ class SubstituteSettings:
 
 def substitute(request: Request, model: ModelName, decision: Decision | None, fleet: Fleet) -> ModelName | None:
     """The largest loaded model of the same kind, where memory is all that keeps the one asked for from every node that has it."""
-    if request.kind not in (Kind.CHAT, Kind.GENERATE) or decision is None or not _is_memory_alone(decision):
+    if request.kind not in (RequestKind.CHAT, RequestKind.GENERATE) or decision is None or not _is_memory_alone(decision):
         return None
     wanted = [card for node in fleet.with_model(model) if (card := node.card(model)) is not None]
     if not wanted or "embedding" in wanted[0].capabilities:
@@ -44,7 +44,7 @@ def _is_memory_alone(decision: Decision) -> bool:
     return bool(having) and all(name == "memory" for name in having)
 
 
-def _is_alike(request: Request, wanted: ModelCard, card: ModelCard) -> bool:
+def _is_alike(request: Request, wanted: ModelInfo, card: ModelInfo) -> bool:
     if "embedding" in card.capabilities or not request.needs <= card.capabilities | {"completion"}:
         return False
     return (wanted.capabilities & SENSES) <= card.capabilities and is_for_code(wanted.name) == is_for_code(card.name)

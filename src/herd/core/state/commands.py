@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from herd.core.context.windows import Pin
 from herd.core.state.decision import Decision
-from herd.core.state.fleet import ModelCard, ModelName, NodeId
+from herd.core.state.engine_options import EngineOptions
+from herd.core.state.fleet import ModelInfo, ModelName, NodeId
 from herd.core.state.request import Attempt, Counters, Outcome, Request, RequestId
 from herd.errors import Refusal
 
@@ -23,12 +23,12 @@ class Dispatch:
     attempt: int
     node_id: NodeId
     model: ModelName
-    card: ModelCard
+    card: ModelInfo
     score: float
     retries: int
     fallback: ModelName | None
     """The model that answers in the place of the one asked for, or None."""
-    pin: Pin | None = None
+    pin: EngineOptions | None = None
     """What is said of the window; None where the request goes as it is."""
 
 
@@ -63,12 +63,12 @@ class Abort:
 
 
 @dataclass(slots=True)
-class Warm:
+class LoadModel:
     """Have this node load the model, though nobody was sent there yet; nothing follows if it does not."""
 
     node_id: NodeId
     model: ModelName
-    card: ModelCard
+    card: ModelInfo
 
 
 @dataclass(slots=True)
@@ -100,4 +100,4 @@ class Alarm:
     message: str
 
 
-Command = Dispatch | Hold | Refuse | Abort | Warm | Record | Alarm
+Command = Dispatch | Hold | Refuse | Abort | LoadModel | Record | Alarm

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from herd.core.state.fleet import ModelCard, ModelName, Node, NodeId, Report
+from herd.core.state.fleet import ModelInfo, ModelName, Node, NodeId, Report
 from herd.core.state.queues import Queue
 
 
@@ -23,7 +23,7 @@ class Candidate:
     node: Node
     report: Report
     """The report that the decision is made by; the node may send another before anybody looks at its points."""
-    card: ModelCard
+    card: ModelInfo
     model: ModelName
     at: float
     in_flight: int = 0

@@ -73,7 +73,7 @@ class NodeLeft:
 
 
 @dataclass(slots=True)
-class LatencyRemembered:
+class LatencyRestored:
     """A past observation read from the store at start, so that a restart does not forget what was learnt."""
 
     at: float
@@ -98,5 +98,5 @@ class Ticked:
 
 Event = (
     RequestArrived | ClientLeft | FirstByte | AttemptFinished | AttemptFailed
-    | HeartbeatReceived | NodeLeft | LatencyRemembered | DrainStarted | Ticked
+    | HeartbeatReceived | NodeLeft | LatencyRestored | DrainStarted | Ticked
 )  # fmt: skip

@@ -54,7 +54,7 @@ class Liveness(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class EngineFace:
+class EngineEndpoint:
     """One inference server of a node, as the coordinator reaches it.
 
     `kind` names a file in `engines/`; `url` is "http://host:port" without a path; `slots` is how many requests
@@ -86,14 +86,14 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelCard:
+class ModelInfo:
     """One model on one node: what is on disk, and `loaded` when it is in memory too.
 
     `name` is spelled as the node's engine spells it; the key in `Report.models` is canonical.
     """
 
     name: str
-    engine: EngineFace
+    engine: EngineEndpoint
     size_bytes: int = 0
     digest: str = ""
     family: str = ""
@@ -163,8 +163,8 @@ class Report:
     node_id: NodeId
     boot_id: str
     memory: Memory
-    models: Mapping[ModelName, ModelCard] = field(default_factory=dict)
-    engines: tuple[EngineFace, ...] = ()
+    models: Mapping[ModelName, ModelInfo] = field(default_factory=dict)
+    engines: tuple[EngineEndpoint, ...] = ()
     arch: str = ""
     agent_version: str = ""
     os: str = ""
@@ -236,7 +236,7 @@ class Node:
     starts: int = 0
     """Attempts ever started here: tells whether anybody else came while one ran."""
 
-    def card(self, model: ModelName) -> ModelCard | None:
+    def card(self, model: ModelName) -> ModelInfo | None:
         return self.report.models.get(model)
 
     def is_loaded(self, model: ModelName) -> bool:
@@ -310,7 +310,7 @@ class Fleet:
             self._unindex(node, keep={})
             self.version += 1
 
-    def _unindex(self, node: Node, keep: Mapping[ModelName, ModelCard]) -> None:
+    def _unindex(self, node: Node, keep: Mapping[ModelName, ModelInfo]) -> None:
         for model in node.report.models:
             nodes = self._by_model.get(model)
             if model in keep or nodes is None:

@@ -14,7 +14,7 @@ TAKEN_MAX = 1_024
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class LearnedValue:
     """One belief. `kind` says whose, `subject` is a node or an app (empty: none), `model` a model (empty: all of them); what the
     numbers are is for the kind to say."""
 

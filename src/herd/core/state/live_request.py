@@ -14,7 +14,7 @@ from herd.core.state.queues import Queue
 from herd.core.state.request import Attempt, Request
 
 
-class State(Enum):
+class RequestState(Enum):
     HELD = "held"
     PENDING = "pending"
     DISPATCHED = "dispatched"
@@ -42,13 +42,13 @@ TRANSITIONS: tuple[tuple[str, str, str, str], ...] = (
 
 
 @dataclass(slots=True, eq=False)
-class Live:
+class LiveRequest:
     """One admitted request. `models` is what may answer it, the one asked for first."""
 
     request: Request
     arrived_at: float
     models: tuple[ModelName, ...]
-    state: State = State.HELD
+    state: RequestState = RequestState.HELD
     decision: Decision | None = None
     attempt: Attempt | None = None
     attempts: int = 0
@@ -71,11 +71,11 @@ class Live:
 
     @property
     def is_waiting(self) -> bool:
-        return self.state is State.HELD or self.state is State.PENDING
+        return self.state is RequestState.HELD or self.state is RequestState.PENDING
 
     @property
     def is_running(self) -> bool:
-        return self.state is State.DISPATCHED or self.state is State.STREAMING
+        return self.state is RequestState.DISPATCHED or self.state is RequestState.STREAMING
 
     @property
     def retries(self) -> int:

@@ -63,7 +63,7 @@ class _Record:
     spells: int = 0
 
 
-class Watchlist:
+class LivenessTracker:
     """Keeps `Node.liveness`, `Node.unreachable_until` and the quarantine of (node, model) up to date."""
 
     def __init__(self, settings: LivenessSettings) -> None:

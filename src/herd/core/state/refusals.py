@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
-from herd.core.context.windows import Pin
 from herd.core.state.decision import Decision
-from herd.core.state.fleet import ModelCard, ModelName, canonical
+from herd.core.state.engine_options import EngineOptions
+from herd.core.state.fleet import ModelInfo, ModelName, canonical
 from herd.core.state.request import Failure, FailureKind, Request
 from herd.errors import Refusal
 
@@ -36,7 +36,7 @@ def unknown_model(request: Request, names: list[ModelName]) -> Refusal:
     return Refusal(404, "model_not_found", f"model '{asked}' not found on any node; {hint}")
 
 
-def prompt_too_long(prompt_tokens: int, pin: Pin, card: ModelCard) -> Refusal:
+def prompt_too_long(prompt_tokens: int, pin: EngineOptions, card: ModelInfo) -> Refusal:
     """400: the engine has counted it, and was told not to cut it."""
     window = pin.context_tokens or (card.loaded.context_tokens if card.loaded is not None else None)
     holds = f"the window of {card.name} holds {window}" if window else f"the window of {card.name} holds fewer"

@@ -14,7 +14,7 @@ from herd.core.state.fleet import ModelName, NodeId
 RequestId = NewType("RequestId", str)
 
 
-class Kind(Enum):
+class RequestKind(Enum):
     """What is asked for. INFO asks a node about a model and occupies no slot."""
 
     CHAT = "chat"
@@ -29,7 +29,7 @@ class Request:
 
     id: RequestId
     model: ModelName
-    kind: Kind = Kind.CHAT
+    kind: RequestKind = RequestKind.CHAT
     dialect: str = "ollama"
     fallbacks: tuple[ModelName, ...] = ()
     stream: bool = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from herd.dashboard import Answer
+from herd.dashboard import DashboardRoute
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,4 +14,4 @@ class Tab:
     name: str
     title: str
     order: int
-    answers: tuple[Answer, ...]
+    answers: tuple[DashboardRoute, ...]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
-from herd.dashboard import Answer
+from herd.dashboard import DashboardRoute
 from herd.dashboard.histograms import Counts, percentile
 from herd.dashboard.tabs import Tab
 from herd.dashboard.words import duration, number
@@ -58,7 +58,7 @@ class AppDays(Struct, frozen=True):
     tokens: tuple[int, ...]
 
 
-class Daily(Struct, frozen=True):
+class AppsDaily(Struct, frozen=True):
     """`GET apps/daily?days=` (also `tags/daily`): `days` are the first seconds of days in UTC."""
 
     days: tuple[float, ...]
@@ -66,7 +66,7 @@ class Daily(Struct, frozen=True):
     data: tuple[dict[str, object], ...]
 
 
-class Usage(Struct, frozen=True):
+class UsageReport(Struct, frozen=True):
     """`GET usage?days=`: rows by day, node and model, by tag and by key, with the names of the seed."""
 
     by_day: tuple[dict[str, object], ...]
@@ -75,7 +75,7 @@ class Usage(Struct, frozen=True):
     totals: dict[str, object]
 
 
-class Past(Struct, frozen=True):
+class AppHistory(Struct, frozen=True):
     """What the database says: sums by (kind, app), by (kind, app, model), and histograms by (kind, app) and measure; languages."""
 
     sums: Mapping[tuple[str, ...], Mapping[str, float]]
@@ -85,14 +85,14 @@ class Past(Struct, frozen=True):
     edges: Sequence[float]
 
 
-def lines(past: Past) -> tuple[AppLine, ...]:
+def lines(past: AppHistory) -> tuple[AppLine, ...]:
     """The busiest first."""
     whole_ms = sum(sums["busy_ms"] for sums in past.sums.values())
     made = [_line(kind, app, sums, whole_ms, past) for (kind, app), sums in past.sums.items()]
     return tuple(sorted(made, key=lambda line: (-line.requests, line.app)))
 
 
-def _line(kind: str, app: str, sums: Mapping[str, float], whole_ms: float, past: Past) -> AppLine:
+def _line(kind: str, app: str, sums: Mapping[str, float], whole_ms: float, past: AppHistory) -> AppLine:
     def share_of(measure: int, share: float) -> float | None:
         return percentile(past.bins.get(((kind, app), measure), {}), past.edges, share)
 
@@ -131,7 +131,7 @@ def summary(made: Sequence[AppLine]) -> str:
     return f"{told}; {longest.app} waited longest: {duration(longest.wait_p95_ms)} at the 95th percentile." if longest and is_long else f"{told}; nobody waited long."
 
 
-def days(rows: Sequence[Mapping[str, object]]) -> Daily:
+def days(rows: Sequence[Mapping[str, object]]) -> AppsDaily:
     """`rows` are by tag and day, as the seed's names have them."""
     starts = sorted({_number(row["day_bucket"]) for row in rows})
     cells = {(str(row["tag"]), _number(row["day_bucket"])): row for row in rows}
@@ -142,7 +142,7 @@ def days(rows: Sequence[Mapping[str, object]]) -> Daily:
         )
         for tag in sorted({tag for tag, _ in cells})
     ]  # fmt: skip
-    return Daily(tuple(starts), tuple(made), tuple(dict(row) for row in rows))
+    return AppsDaily(tuple(starts), tuple(made), tuple(dict(row) for row in rows))
 
 
 def _number(value: object) -> float:
@@ -151,5 +151,5 @@ def _number(value: object) -> float:
 
 TAB = Tab(
     "apps", "Apps", 4,
-    (Answer("GET", "apps", Apps), Answer("GET", "apps/daily", Daily), Answer("GET", "usage", Usage)),
+    (DashboardRoute("GET", "apps", Apps), DashboardRoute("GET", "apps/daily", AppsDaily), DashboardRoute("GET", "usage", UsageReport)),
 )  # fmt: skip

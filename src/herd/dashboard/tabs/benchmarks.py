@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from herd.dashboard import Answer
+from herd.dashboard import DashboardRoute
 from herd.dashboard.tabs import Tab
 
 
@@ -58,7 +58,7 @@ class RunLine(Struct, frozen=True):
     models: tuple[str, ...]
 
 
-class Run(Struct, frozen=True):
+class BenchmarkDetails(Struct, frozen=True):
     """`GET benchmarks/{run_id}`. `fleet` tells for each node what it was: chip, cards, engines, digests."""
 
     run_id: str
@@ -104,7 +104,7 @@ class Runs(Struct, frozen=True):
     comparison: ComparisonBox | None
 
 
-class Start(Struct, frozen=True):
+class StartRequest(Struct, frozen=True):
     """`POST benchmarks/start`: [] means all. `kinds`: "generation", "prompt", "scaling". `dry_run` only estimates."""
 
     models: tuple[str, ...] = ()
@@ -122,7 +122,7 @@ class Started(Struct, frozen=True):
     left_out: tuple[LeftOut, ...]
 
 
-class Progress(Struct, frozen=True):
+class BenchmarkProgress(Struct, frozen=True):
     """`state` is "idle" when no run was made since the start; else "running" or how the last one ended. `left_s` None when it is not running."""
 
     run_id: str | None
@@ -137,7 +137,7 @@ class Progress(Struct, frozen=True):
 TAB = Tab(
     "benchmarks", "Benchmarks", 5,
     (
-        Answer("GET", "benchmarks", Runs), Answer("POST", "benchmarks/start", Started, Start), Answer("GET", "benchmarks/progress", Progress),
-        Answer("POST", "benchmarks/cancel", Progress), Answer("GET", "benchmarks/{run_id}", Run),
+        DashboardRoute("GET", "benchmarks", Runs), DashboardRoute("POST", "benchmarks/start", Started, StartRequest), DashboardRoute("GET", "benchmarks/progress", BenchmarkProgress),
+        DashboardRoute("POST", "benchmarks/cancel", BenchmarkProgress), DashboardRoute("GET", "benchmarks/{run_id}", BenchmarkDetails),
     ),
 )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from herd.dashboard import Answer
+from herd.dashboard import DashboardRoute
 from herd.dashboard.tabs import Tab
 
 
@@ -82,7 +82,7 @@ class Snoozed(Struct, frozen=True):
     reason: str
 
 
-class NodeStrip(Struct, frozen=True):
+class NodeUptime(Struct, frozen=True):
     """One letter a stretch of `step_s`, the oldest first: u up, d degraded, o offline, p lent back to its owner or draining, - not known."""
 
     node_id: str
@@ -92,13 +92,13 @@ class NodeStrip(Struct, frozen=True):
     states: str
 
 
-class Strips(Struct, frozen=True):
+class UptimeBars(Struct, frozen=True):
     """`GET strips?range=`: "24h", "7d", "30d" or "90d"."""
 
     range: str
-    strips: tuple[NodeStrip, ...]
+    strips: tuple[NodeUptime, ...]
 
 
 TAB = Tab(
-    "health", "Health", 6, (Answer("GET", "health", Health), Answer("POST", "health/snooze", Snoozed, Snooze), Answer("GET", "strips", Strips))
+    "health", "Health", 6, (DashboardRoute("GET", "health", Health), DashboardRoute("POST", "health/snooze", Snoozed, Snooze), DashboardRoute("GET", "strips", UptimeBars))
 )

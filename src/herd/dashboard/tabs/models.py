@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
-from herd.dashboard import Answer
+from herd.dashboard import DashboardRoute
 from herd.dashboard.histograms import Counts, doubling, largest, merged, percentile
 from herd.dashboard.tabs import Tab
 from herd.dashboard.words import duration, number
@@ -31,7 +31,7 @@ class ContextUse(Struct, frozen=True):
     truncated: int
 
 
-class ModelOnNode(Struct, frozen=True):
+class ModelNodeLine(Struct, frozen=True):
     """`state`: "hot" (in memory), "warm" (unloaded lately), "cold" (on disk), "gone" (only in history)."""
 
     node_id: str
@@ -74,7 +74,7 @@ class ModelLine(Struct, frozen=True):
     stood_in_for: dict[str, int]
     context: ContextUse
     last_used_at: float | None
-    nodes: tuple[ModelOnNode, ...]
+    nodes: tuple[ModelNodeLine, ...]
 
 
 class Models(Struct, frozen=True):
@@ -104,7 +104,7 @@ class ContextUsage(Struct, frozen=True):
 FIRST_EDGE_TOKENS = 256.0
 
 
-class Present(Struct, frozen=True):
+class ModelNow(Struct, frozen=True):
     """A model on a node as it is now."""
 
     model: str
@@ -117,7 +117,7 @@ class Present(Struct, frozen=True):
     context_tokens: int | None
 
 
-class Past(Struct, frozen=True):
+class ModelHistory(Struct, frozen=True):
     """What the database says: sums by model and node; histograms of the first token (by both) and of context (by model); when each was
     used last; fallbacks as (asked, answered, how often)."""
 
@@ -129,14 +129,14 @@ class Past(Struct, frozen=True):
     edges: Sequence[float]
 
 
-def lines(present: Sequence[Present], past: Past) -> tuple[ModelLine, ...]:
+def lines(present: Sequence[ModelNow], past: ModelHistory) -> tuple[ModelLine, ...]:
     """Every model that is there or was asked, the busiest first."""
     names = {one.model for one in present} | {str(key[0]) for key in past.sums}
     made = [_line(name, [one for one in present if one.model == name], past) for name in names]
     return tuple(sorted(made, key=lambda line: (-line.requests, line.name)))
 
 
-def _line(name: str, here: Sequence[Present], past: Past) -> ModelLine:
+def _line(name: str, here: Sequence[ModelNow], past: ModelHistory) -> ModelLine:
     at = {one.node_id: one for one in here}
     nodes = [_on_node(name, node_id, at.get(node_id), past) for node_id in sorted({*at, *(key[1] for key in past.sums if key[0] == name and key[1])})]
     sums = [sums for key, sums in past.sums.items() if key[0] == name]
@@ -161,10 +161,10 @@ _WANTED = (
 )  # fmt: skip
 
 
-def _on_node(name: str, node_id: str, here: Present | None, past: Past) -> ModelOnNode:
+def _on_node(name: str, node_id: str, here: ModelNow | None, past: ModelHistory) -> ModelNodeLine:
     sums = past.sums.get((name, node_id)) or dict.fromkeys(_WANTED, 0.0)
     ttft = past.ttft.get((name, node_id), {})
-    return ModelOnNode(
+    return ModelNodeLine(
         node_id, here.state if here else "gone", here.digest if here else "", here.quantization if here else "", here.size_bytes if here else 0,
         here.context_tokens if here else None, int(sums["requests"]), int(sums["completed"]), int(sums["completion_tokens"]),
         _rate(sums["decode_tokens"], sums["decode_ms"]), _rate(sums["prefill_tokens"], sums["prefill_ms"]),
@@ -173,7 +173,7 @@ def _on_node(name: str, node_id: str, here: Present | None, past: Past) -> Model
     )  # fmt: skip
 
 
-def context_use(name: str, here: Sequence[Present], past: Past, truncated: int) -> ContextUse:
+def context_use(name: str, here: Sequence[ModelNow], past: ModelHistory, truncated: int) -> ContextUse:
     counts = past.context.get(name, {})
     shares = [percentile(counts, past.edges, share) for share in (0.5, 0.95)]
     p50, p95, most = (None if value is None else int(value) for value in (*shares, largest(counts, past.edges)))
@@ -196,4 +196,4 @@ def summary(made: Sequence[ModelLine]) -> str:
     return f"{len(asked)} of {number(len(made), 'model')} asked{cold}{f'; {drift[0]} is not the same on all nodes' if drift else ''}."
 
 
-TAB = Tab("models", "Model insights", 3, (Answer("GET", "models", Models), Answer("GET", "context-usage", ContextUsage)))
+TAB = Tab("models", "Model insights", 3, (DashboardRoute("GET", "models", Models), DashboardRoute("GET", "context-usage", ContextUsage)))

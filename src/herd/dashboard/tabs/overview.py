@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from herd.dashboard import Answer
+from herd.dashboard import DashboardRoute
 from herd.dashboard.nodes import NodeCard
-from herd.dashboard.requests import Latest, LiveRequest
+from herd.dashboard.requests import ActiveRequest, FinishedRequest
 from herd.dashboard.tabs import Tab
-from herd.dashboard.verdicts import Verdict
+from herd.dashboard.verdicts import FleetSummary
 
 
 class Numbers(Struct, frozen=True):
@@ -24,7 +24,7 @@ class Numbers(Struct, frozen=True):
     failures_today: int
 
 
-class Step(Struct, frozen=True):
+class SetupStep(Struct, frozen=True):
     """One line of the first-run card. `command` is to be copied, `done` ticks it."""
 
     name: str
@@ -37,24 +37,24 @@ class Overview(Struct, frozen=True):
 
     at: float
     version: str
-    verdict: Verdict
+    verdict: FleetSummary
     numbers: Numbers
     nodes: tuple[NodeCard, ...]
-    queue: tuple[LiveRequest, ...]
-    running: tuple[LiveRequest, ...]
-    latest: tuple[Latest, ...]
-    first_run: tuple[Step, ...]
+    queue: tuple[ActiveRequest, ...]
+    running: tuple[ActiveRequest, ...]
+    latest: tuple[FinishedRequest, ...]
+    first_run: tuple[SetupStep, ...]
 
 
-def first_run(cards: Sequence[NodeCard], requests_ever: bool, address: str) -> tuple[Step, ...]:
+def first_run(cards: Sequence[NodeCard], requests_ever: bool, address: str) -> tuple[SetupStep, ...]:
     """The three steps of a new fleet, ticked by what is there. `address` is where others reach the coordinator, with its port."""
     model = next((model.name for card in cards for model in card.models), "") or "qwen3:0.6b"
     ask = f"curl http://{address}/api/chat -d '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"hello\"}}]}}'"
     return (
-        Step("node", bool(cards), f"herd-node --router-url http://{address}"),
-        Step("model", any(card.models_on_disk for card in cards), f"ollama pull {model}"),
-        Step("request", requests_ever, ask),
+        SetupStep("node", bool(cards), f"herd-node --router-url http://{address}"),
+        SetupStep("model", any(card.models_on_disk for card in cards), f"ollama pull {model}"),
+        SetupStep("request", requests_ever, ask),
     )
 
 
-TAB = Tab("overview", "Fleet overview", 1, (Answer("GET", "overview", Overview),))
+TAB = Tab("overview", "Fleet overview", 1, (DashboardRoute("GET", "overview", Overview),))

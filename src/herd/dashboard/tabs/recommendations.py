@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from herd.dashboard import Answer
+from herd.dashboard import DashboardRoute
 from herd.dashboard.tabs import Tab
 
 
@@ -73,4 +73,4 @@ class Recommendations(Struct, frozen=True):
     nodes: tuple[NodeChange, ...]
 
 
-TAB = Tab("recommendations", "Recommendations", 7, (Answer("GET", "recommendations", Recommendations),))
+TAB = Tab("recommendations", "Recommendations", 7, (DashboardRoute("GET", "recommendations", Recommendations),))

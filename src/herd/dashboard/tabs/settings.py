@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from herd.dashboard import Answer
+from herd.dashboard import DashboardRoute
 from herd.dashboard.tabs import Tab
 
 
@@ -53,7 +53,7 @@ class Changed(Struct, frozen=True):
     sentence: str
 
 
-class Past(Struct, frozen=True):
+class SettingChangeLine(Struct, frozen=True):
     """One change. `before` and `after` are None where nothing was set here; `may_undo` while no later change of it stands."""
 
     change_id: int
@@ -69,23 +69,23 @@ class Past(Struct, frozen=True):
 class History(Struct, frozen=True):
     """`GET settings/history`: newest first."""
 
-    changes: tuple[Past, ...]
+    changes: tuple[SettingChangeLine, ...]
 
 
-class Undo(Struct, frozen=True, forbid_unknown_fields=True):
+class UndoRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """`POST settings/undo`: gives a setting the value it had before this change; that is a change of its own."""
 
     change_id: int
 
 
-class Wish(Struct, frozen=True, forbid_unknown_fields=True):
+class PreviewRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """`POST settings/preview`: weights by the names of their settings; of the newest `limit` requests."""
 
     values: dict[str, str]
     limit: int = 1000
 
 
-class Move(Struct, frozen=True):
+class ChangedDecisions(Struct, frozen=True):
     model: str
     before: str
     after: str
@@ -101,14 +101,14 @@ class Preview(Struct, frozen=True):
     undecidable: int
     own_saved_s: float
     others_saved_s: float
-    moves: tuple[Move, ...]
+    moves: tuple[ChangedDecisions, ...]
 
 
 TAB = Tab(
     "settings", "Settings", 8,
     (
-        Answer("GET", "settings", SettingsPage), Answer("POST", "settings", Changed, Change),
-        Answer("GET", "settings/history", History), Answer("POST", "settings/undo", Changed, Undo),
-        Answer("POST", "settings/preview", Preview, Wish),
+        DashboardRoute("GET", "settings", SettingsPage), DashboardRoute("POST", "settings", Changed, Change),
+        DashboardRoute("GET", "settings/history", History), DashboardRoute("POST", "settings/undo", Changed, UndoRequest),
+        DashboardRoute("POST", "settings/preview", Preview, PreviewRequest),
     ),
 )  # fmt: skip

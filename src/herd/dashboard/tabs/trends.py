@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 
-from herd.dashboard import Answer
+from herd.dashboard import DashboardRoute
 from herd.dashboard.histograms import Counts, percentile
 from herd.dashboard.tabs import Tab
 from herd.dashboard.words import duration, number
@@ -69,7 +69,7 @@ MEASURED = (
 """Series that are read from histograms: name, measure of the roll-ups, share."""
 
 
-class Past(Struct, frozen=True):
+class TrendHistory(Struct, frozen=True):
     """What the database says of one stretch of time: sums and histograms by place in it."""
 
     sums: Mapping[int, Mapping[str, float]]
@@ -77,7 +77,7 @@ class Past(Struct, frozen=True):
     edges: Sequence[float]
 
 
-def series(now: Past, before: Past, bins: int) -> tuple[Series, ...]:
+def series(now: TrendHistory, before: TrendHistory, bins: int) -> tuple[Series, ...]:
     """All lines; those of `before` are their ghosts, none where it is empty."""
     counted = [
         Series(name, unit, _counted(now, name, bins), _counted(before, name, bins) if before.sums else (), sum(_counts(now, name)))
@@ -90,15 +90,15 @@ def series(now: Past, before: Past, bins: int) -> tuple[Series, ...]:
     return (*counted, *measured)
 
 
-def _counts(past: Past, name: str) -> list[float]:
+def _counts(past: TrendHistory, name: str) -> list[float]:
     return [float(sums[name]) for sums in past.sums.values()]
 
 
-def _counted(past: Past, name: str, bins: int) -> tuple[float | None, ...]:
+def _counted(past: TrendHistory, name: str, bins: int) -> tuple[float | None, ...]:
     return tuple(float(past.sums[place][name]) if place in past.sums else 0.0 for place in range(bins))
 
 
-def _measured(past: Past, measure: int, share: float, bins: int) -> tuple[float | None, ...]:
+def _measured(past: TrendHistory, measure: int, share: float, bins: int) -> tuple[float | None, ...]:
     return tuple(percentile(past.bins.get((place, measure), {}), past.edges, share) for place in range(bins))
 
 
@@ -120,7 +120,7 @@ def _averages(by_hour: Mapping[int, list[float]]) -> tuple[float | None, ...]:
     return tuple(round(sum(seen) / len(seen), 4) if (seen := by_hour.get(hour)) else None for hour in hours)
 
 
-def summary(now: Past, counts: Mapping[int, int]) -> str:
+def summary(now: TrendHistory, counts: Mapping[int, int]) -> str:
     """`counts` is the histogram of first tokens over the whole range."""
     requests, failed = int(sum(_counts(now, "requests"))), int(sum(_counts(now, "failed")))
     if not requests:
@@ -129,4 +129,4 @@ def summary(now: Past, counts: Mapping[int, int]) -> str:
     return f"{number(requests, 'request')}, {failed or 'none'} failed{f'; first token after {duration(first)} at the median' if first else ''}."
 
 
-TAB = Tab("trends", "Trends", 2, (Answer("GET", "trends", Trends),))
+TAB = Tab("trends", "Trends", 2, (DashboardRoute("GET", "trends", Trends),))

@@ -15,8 +15,8 @@ from herd.protocols import request_fields
 from herd.protocols.answer_watch import StreamEnds, decoded, is_good_object, of_long
 from herd.protocols.collector import Collected
 from herd.protocols.conversation import Delta, ToolCall, Usage
-from herd.protocols.resumption import Said
-from herd.protocols.streams import Ends, EventReader, event
+from herd.protocols.resumption import PartialAnswer
+from herd.protocols.streams import EventReader, LineEnds, event
 
 EVENT_STREAM = "text/event-stream"
 JSON = "application/json; charset=utf-8"
@@ -112,7 +112,7 @@ class DocumentWatch:
     __slots__ = ("_document",)
 
     def __init__(self) -> None:
-        self._document = Ends()
+        self._document = LineEnds()
 
     def feed(self, chunk: bytes) -> None:
         self._document.feed(chunk)
@@ -168,9 +168,9 @@ class StreamWriter:
         self._has_begun = False
         self._note: dict[str, str] = {}
 
-    def take_up(self, forwarded: bytes, note: str) -> Said:
+    def take_up(self, forwarded: bytes, note: str) -> PartialAnswer:
         """Goes on with a stream that broke off after `forwarded`: its message and its open block have begun already."""
-        said = Said()
+        said = PartialAnswer()
         for told in EventReader().feed(forwarded):
             event_said = decoded(told.data, _PASSED)
             if event_said is not None:
@@ -178,7 +178,7 @@ class StreamWriter:
         self._note = {"fleet_note": note}
         return said
 
-    def _take(self, told: _Passed, said: Said) -> None:
+    def _take(self, told: _Passed, said: PartialAnswer) -> None:
         if told.type == "message_start":
             self._has_begun = True
             usage = told.message.usage if told.message is not None else None

@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 
 from herd.core.state.request import Counters
-from herd.core.state.timestamps import instant as instant
 from herd.protocols.conversation import ToolCall, Usage
 
 NS_PER_S = 1_000_000_000
@@ -90,14 +89,6 @@ def usage(final: Final) -> Usage:
         decode_s=_seconds(final.eval_duration),
         total_s=_seconds(final.total_duration),
     )
-
-
-def error_text(error: msgspec.Raw) -> str:
-    """The sentence in an `error` value, which is a string in Ollama and an object in some of its imitators."""
-    value = msgspec.json.decode(error)
-    if isinstance(value, dict):
-        value = value.get("message", value)
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def read_tool_calls(calls: Iterable[Call] | None, first_index: int = 0) -> list[ToolCall]:

@@ -13,8 +13,8 @@ from herd.core.state.request import Counters
 from herd.protocols import request_fields
 from herd.protocols.conversation import Delta, ToolCall, Usage
 from herd.protocols.ollama import chat_json as wire
-from herd.protocols.resumption import Said
-from herd.protocols.streams import DOCUMENT_MAX_BYTES, Ends, LastLine
+from herd.protocols.resumption import PartialAnswer
+from herd.protocols.streams import DOCUMENT_MAX_BYTES, LastLine, LineEnds
 
 NDJSON = "application/x-ndjson"
 JSON = "application/json; charset=utf-8"
@@ -38,7 +38,7 @@ class DocumentWatch:
     """Whole if and only if the JSON document came to its end and is no error."""
 
     def __init__(self) -> None:
-        self._document = Ends()
+        self._document = LineEnds()
 
     def feed(self, chunk: bytes) -> None:
         self._document.feed(chunk)
@@ -48,7 +48,7 @@ class DocumentWatch:
         return None if final is None else wire.counters(final)
 
 
-def _final(ends: Ends) -> wire.Final | None:
+def _final(ends: LineEnds) -> wire.Final | None:
     """The closing counters, or None when this is not the whole of a good line.
 
     Of what was too long to keep (a big `context`, many embeddings) both ends are judged: `done` stands near the
@@ -146,9 +146,9 @@ class AnswerWriter:
         return {"logprobs": taken} if taken else {}
 
 
-def said_in_lines(forwarded: bytes) -> Said:
+def said_in_lines(forwarded: bytes) -> PartialAnswer:
     """What the lines of a stream that broke off have told."""
-    said = Said()
+    said = PartialAnswer()
     for line in forwarded.splitlines():
         try:
             piece = wire.PIECE.decode(line)

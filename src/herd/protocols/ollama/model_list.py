@@ -11,12 +11,12 @@ import re
 import msgspec
 
 from herd.core.estimates.memory_need import shape_of
-from herd.core.state.fleet import EngineFace, Loaded, ModelCard
+from herd.core.state.fleet import EngineEndpoint, Loaded, ModelInfo
 
 USUAL_TOKENS = 8192
 """For which window the bytes of one token are told: a sliding layer's share is less in a larger one."""
 
-_FACE = EngineFace("ollama", "")
+_FACE = EngineEndpoint("ollama", "")
 
 
 class Details(msgspec.Struct):
@@ -94,10 +94,10 @@ def _entry(row: msgspec.Raw) -> Entry | None:
     return entry if entry.name else None
 
 
-def card(entry: Entry, running: Entry | None) -> ModelCard:
+def card(entry: Entry, running: Entry | None) -> ModelInfo:
     """`entry` of /api/tags, `running` of /api/ps where it is in memory. Its engine is still to be filled in."""
     details = entry.details or Details()
-    return ModelCard(
+    return ModelInfo(
         entry.name,
         _FACE,
         max(0, entry.size),
@@ -122,7 +122,7 @@ def _loaded(running: Entry) -> Loaded:
 
 
 
-def with_shown(card: ModelCard, status: int, body: bytes) -> ModelCard:
+def with_shown(card: ModelInfo, status: int, body: bytes) -> ModelInfo:
     """The card with what /api/show tells of the cache, for a common window; an odd answer changes nothing."""
     try:
         shape = shape_of(_SHOWN.decode(body).model_info) if status == 200 else None

@@ -19,8 +19,8 @@ from herd.protocols.answer_watch import decoded, event_data, is_good_object, of_
 from herd.protocols.collector import Collected, as_list
 from herd.protocols.conversation import Delta, ToolCall, Usage
 from herd.protocols.openai import chat_json as wire
-from herd.protocols.resumption import Said
-from herd.protocols.streams import ENDS_BYTES, Ends, EventReader, event
+from herd.protocols.resumption import PartialAnswer
+from herd.protocols.streams import ENDS_BYTES, EventReader, LineEnds, event
 
 EVENT_STREAM = "text/event-stream"
 JSON = "application/json; charset=utf-8"
@@ -81,7 +81,7 @@ class DocumentWatch:
     __slots__ = ("_document",)
 
     def __init__(self) -> None:
-        self._document = Ends()
+        self._document = LineEnds()
 
     def feed(self, chunk: bytes) -> None:
         self._document.feed(chunk)
@@ -132,9 +132,9 @@ class AnswerWriter:
         self._is_finished = False
         self._note: dict[str, str] = {}
 
-    def take_up(self, forwarded: bytes, note: str) -> Said:
+    def take_up(self, forwarded: bytes, note: str) -> PartialAnswer:
         """Goes on with a stream that broke off after `forwarded`: under its id and time, its role told already."""
-        said = Said()
+        said = PartialAnswer()
         reader = EventReader()
         for told in reader.feed(forwarded):
             if told.data.strip() == DONE:
@@ -247,7 +247,7 @@ class _Identity(msgspec.Struct):
 _IDENTITY = msgspec.json.Decoder(_Identity)
 
 
-def _add(said: Said, data: bytes) -> None:
+def _add(said: PartialAnswer, data: bytes) -> None:
     """What one event of a chat or text stream has told."""
     try:
         piece = wire.PIECE.decode(data)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import msgspec
 
-from herd.core.state.request import Kind
+from herd.core.state.request import RequestKind
 from herd.protocols import request_fields
 from herd.protocols.conversation import Conversation, Delta, Usage
-from herd.protocols.ollama.chat_json import error_text
+from herd.protocols.engine_errors import error_text
 from herd.protocols.openai import chat_json as wire
 from herd.protocols.openai.engine_requests import is_load
 from herd.protocols.streams import DocumentReader, Event, EventReader
@@ -20,7 +20,7 @@ DONE = b"[DONE]"
 
 def reader(conversation: Conversation) -> StreamReader | WholeReader | LoadReader:
     """A reader for the answer to what `openai_asking.ask` made of this conversation."""
-    streams = conversation.stream and conversation.kind is not Kind.EMBED
+    streams = conversation.stream and conversation.kind is not RequestKind.EMBED
     inner = StreamReader() if streams else WholeReader()
     return LoadReader(inner, conversation.kind) if is_load(conversation) else inner
 
@@ -76,7 +76,7 @@ class WholeReader:
 class LoadReader:
     """The answer to the little question that only had to load a model: its text and its vector are nobody's."""
 
-    def __init__(self, inner: StreamReader | WholeReader, kind: Kind) -> None:
+    def __init__(self, inner: StreamReader | WholeReader, kind: RequestKind) -> None:
         self._inner = inner
         self._kind = kind
 
@@ -92,7 +92,7 @@ class LoadReader:
     def _empty(self, delta: Delta) -> Delta:
         if delta.error is not None:
             return Delta(error=delta.error)
-        if self._kind is Kind.EMBED:
+        if self._kind is RequestKind.EMBED:
             return Delta(embeddings=[], usage=Usage(), is_last=True)
         return Delta(finish_reason="load", is_last=True)
 

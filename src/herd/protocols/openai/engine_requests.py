@@ -1,4 +1,4 @@
-"""A neutral conversation as a request to a server that speaks OpenAI's protocol. Knows no server but by its `Tongue`.
+"""A neutral conversation as a request to a server that speaks OpenAI's protocol. Knows no server but by its `ServerQuirks`.
 
 Where a conversation wants what the protocol has no word for, the nearest thing is asked (a system prompt and a prompt
 become a chat, as Ollama itself does with its template) or a BadRequest says what is missing.
@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from herd.core.state.request import Kind
+from herd.core.state.request import RequestKind
 from herd.errors import BadRequest
 from herd.protocols.conversation import Conversation, Message, Sampling
 from herd.protocols.openai import chat_json as wire
@@ -25,7 +25,7 @@ EFFORTS = frozenset(("none", "minimal", "low", "medium", "high", "xhigh", "max",
 
 
 @dataclass(frozen=True, slots=True)
-class Tongue:
+class ServerQuirks:
     """How one server departs from the common protocol.
 
     `options` are Ollama options it has a word for, by that word; `constants` go into every generating request;
@@ -42,22 +42,22 @@ class Tongue:
 
 def is_load(conversation: Conversation) -> bool:
     """Whether nothing is asked but that the model be loaded, as Ollama's clients ask it: no prompt, no message."""
-    if conversation.kind is Kind.EMBED:
+    if conversation.kind is RequestKind.EMBED:
         return not conversation.inputs
-    if conversation.kind is Kind.CHAT:
+    if conversation.kind is RequestKind.CHAT:
         return not conversation.messages
     return not (conversation.prompt or conversation.images)
 
 
-def ask(conversation: Conversation, tongue: Tongue) -> tuple[str, bytes]:
+def ask(conversation: Conversation, tongue: ServerQuirks) -> tuple[str, bytes]:
     """The path and the JSON body. Raises BadRequest for what cannot be expressed."""
     if is_load(conversation):
         path, body = _load(conversation)
-    elif conversation.kind is Kind.CHAT:
+    elif conversation.kind is RequestKind.CHAT:
         path, body = CHAT, _chat(conversation, conversation.messages, tongue)
-    elif conversation.kind is Kind.GENERATE:
+    elif conversation.kind is RequestKind.GENERATE:
         path, body = _generate(conversation, tongue)
-    elif conversation.kind is Kind.EMBED:
+    elif conversation.kind is RequestKind.EMBED:
         path, body = EMBEDDINGS, {"input": conversation.inputs, "dimensions": conversation.dimensions}
     else:
         raise BadRequest(f"the node that has this model cannot be asked for {conversation.kind.value}")
@@ -74,12 +74,12 @@ def _load(conversation: Conversation) -> tuple[str, dict[str, Any]]:
     """The least that makes such a server load a model: one token after a blank, or the vector of a blank."""
     if conversation.keep_alive in (0, "0", "0s"):
         raise BadRequest("the node that has this model unloads it by its own rules, not when asked")
-    if conversation.kind is Kind.EMBED:
+    if conversation.kind is RequestKind.EMBED:
         return EMBEDDINGS, {"input": [" "]}
     return COMPLETIONS, {"prompt": " ", "max_tokens": 1} | _streaming(conversation)
 
 
-def _generate(conversation: Conversation, tongue: Tongue) -> tuple[str, dict[str, Any]]:
+def _generate(conversation: Conversation, tongue: ServerQuirks) -> tuple[str, dict[str, Any]]:
     if conversation.suffix:
         raise BadRequest("suffix: the node that has this model cannot fill in between two texts")
     if conversation.raw:
@@ -93,7 +93,7 @@ def _generate(conversation: Conversation, tongue: Tongue) -> tuple[str, dict[str
     return CHAT, _chat(conversation, turns, tongue)
 
 
-def _chat(conversation: Conversation, turns: list[Message], tongue: Tongue) -> dict[str, Any]:
+def _chat(conversation: Conversation, turns: list[Message], tongue: ServerQuirks) -> dict[str, Any]:
     body: dict[str, Any] = {"messages": wire.write_messages(turns)}
     body |= _tools(conversation) | _thinking(conversation.think, tongue) | _manner(conversation, tongue)
     body["response_format"] = _format(conversation.format, tongue)
@@ -115,7 +115,7 @@ def _tools(conversation: Conversation) -> dict[str, Any]:
     return {"tools": wire.write_tools(tools), "tool_choice": choice}
 
 
-def _thinking(think: bool | str | None, tongue: Tongue) -> dict[str, Any]:
+def _thinking(think: bool | str | None, tongue: ServerQuirks) -> dict[str, Any]:
     if think is None:
         return {}
     if isinstance(think, str) and think not in EFFORTS:
@@ -127,7 +127,7 @@ def _thinking(think: bool | str | None, tongue: Tongue) -> dict[str, Any]:
     return body
 
 
-def _format(given: object, tongue: Tongue) -> dict[str, Any] | None:
+def _format(given: object, tongue: ServerQuirks) -> dict[str, Any] | None:
     if given is None:
         return None
     if given == "json" and tongue.has_json_object:
@@ -142,11 +142,11 @@ def _streaming(conversation: Conversation) -> dict[str, Any]:
     return {"stream": True, "stream_options": {"include_usage": True}}
 
 
-def _manner(conversation: Conversation, tongue: Tongue) -> dict[str, Any]:
+def _manner(conversation: Conversation, tongue: ServerQuirks) -> dict[str, Any]:
     return _streaming(conversation) | dict(tongue.constants) | _sampling(conversation.sampling, tongue)
 
 
-def _sampling(sampling: Sampling, tongue: Tongue) -> dict[str, Any]:
+def _sampling(sampling: Sampling, tongue: ServerQuirks) -> dict[str, Any]:
     body = {tongue.options[name]: value for name, value in sampling.extra.items() if name in tongue.options}
     body |= {
         "max_tokens": sampling.output_tokens_max,

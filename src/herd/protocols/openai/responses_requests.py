@@ -17,7 +17,7 @@ from herd.protocols import request_fields
 from herd.protocols.answer_watch import decoded, is_good_object, member
 from herd.protocols.conversation import Message, Tool, ToolCall
 from herd.protocols.openai import chat_json as wire
-from herd.protocols.streams import Ends, LastLine
+from herd.protocols.streams import LastLine, LineEnds
 
 # --- requests ---
 
@@ -194,7 +194,7 @@ class DocumentWatch:
     __slots__ = ("_document",)
 
     def __init__(self) -> None:
-        self._document = Ends()
+        self._document = LineEnds()
 
     def feed(self, chunk: bytes) -> None:
         self._document.feed(chunk)

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from builders import a_capacity, a_card, a_report, a_request, all_signals
 from herd.core.scheduling.signals import Weights
 from herd.core.state.decision import Candidate
-from herd.core.state.fleet import GB, Fleet, ModelCard, NodeId, Report, canonical
+from herd.core.state.fleet import GB, Fleet, ModelInfo, NodeId, Report, canonical
 from herd.core.state.queues import Queue
 
 SIGNALS = {signal.name: signal for signal in all_signals()}
 
 
-def a_candidate(card: ModelCard, report: Report | None = None, warm: bool = False, **more: object) -> Candidate:
+def a_candidate(card: ModelInfo, report: Report | None = None, warm: bool = False, **more: object) -> Candidate:
     model = canonical(card.name)
     node = Fleet().hear(report or a_report(models=[card]), 100.0)
     if warm:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from herd.health import Check, Fact, Finding, Severity
+from herd.health import Check, Evidence, Finding, Severity
 from herd.health.remedies import names, on_each, restart, times
 from herd.health.snapshot import Snapshot
 
@@ -20,7 +20,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     yield Finding(
         Severity.CRITICAL, f"{names(pair.model for pair in hung)}: takes requests and says nothing",
         "The engine answers its status page, but the process that runs the model is stuck.",
-        tuple(Fact(f"{pair.model} on {pair.node_id}", f"{times(pair.silent, 'attempt')} without a token, {pair.completed} completed") for pair in hung),
+        tuple(Evidence(f"{pair.model} on {pair.node_id}", f"{times(pair.silent, 'attempt')} without a token, {pair.completed} completed") for pair in hung),
         "Start the engine anew.", on_each((here[pair.node_id] for pair in hung), restart), tuple(sorted({pair.node_id for pair in hung})),
     )  # fmt: skip
 

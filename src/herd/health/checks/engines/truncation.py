@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from herd.health import Check, Fact, Finding, Severity
+from herd.health import Check, Evidence, Finding, Severity
 from herd.health.remedies import names, on_each, times, variable
-from herd.health.snapshot import Pair, Snapshot
+from herd.health.snapshot import ModelTraffic, Snapshot
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
@@ -18,13 +18,13 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     yield Finding(
         Severity.WARNING, f"{names(pair.model for pair in cut)}: conversations no longer fit",
         "The model's window is smaller than what it is sent: what came first is forgotten, or the answer is cut.",
-        tuple(Fact(f"{pair.model} on {pair.node_id}", _told(pair)) for pair in cut),
+        tuple(Evidence(f"{pair.model} on {pair.node_id}", _told(pair)) for pair in cut),
         f"Give it a larger window (it takes memory), for example {tokens} tokens.",
         on_each(nodes, variable("OLLAMA_CONTEXT_LENGTH", str(tokens))), tuple(sorted({pair.node_id for pair in cut})),
     )  # fmt: skip
 
 
-def _told(pair: Pair) -> str:
+def _told(pair: ModelTraffic) -> str:
     return f"{times(pair.overlong, 'prompt')} too long, {times(pair.cut_short, 'answer')} cut, of {times(pair.requests, 'request')}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from herd.health import Check, Fact, Finding, Severity
+from herd.health import Check, Evidence, Finding, Severity
 from herd.health.remedies import anywhere, names, on_each, restart
 from herd.health.snapshot import Snapshot
 
@@ -15,14 +15,14 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         yield Finding(
             Severity.CRITICAL, f"{names(node.id for node in closed)}: reports, but refuses our connections",
             "A firewall on that machine, or an engine that has ended.",
-            tuple(Fact(node.id, ", ".join(face.url for face in node.report.engines) or "no engine") for node in closed),
+            tuple(Evidence(node.id, ", ".join(face.url for face in node.report.engines) or "no engine") for node in closed),
             "Start the engine, and allow its port.", on_each(closed, restart), tuple(node.id for node in closed), "refused",
         )  # fmt: skip
     strangers = [node for node in snapshot.here if not node.is_authorized]
     if strangers:
         yield Finding(
             Severity.CRITICAL, f"{names(node.id for node in strangers)}: does not know our key",
-            "It was paired with another coordinator, or its folder was replaced.", tuple(Fact(node.id, "answers 401") for node in strangers),
+            "It was paired with another coordinator, or its folder was replaced.", tuple(Evidence(node.id, "answers 401") for node in strangers),
             "Let it join again.", anywhere("herd nodes invite"), tuple(node.id for node in strangers), "key",
         )  # fmt: skip
 

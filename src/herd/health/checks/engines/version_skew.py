@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from herd.health import Check, Fact, Finding, Severity
+from herd.health import Check, Evidence, Finding, Severity
 from herd.health.remedies import anywhere, numbers, on_each, times, upgrade
 from herd.health.snapshot import Snapshot
 
@@ -15,7 +15,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         yield Finding(
             Severity.INFO, f"{times(len(others), 'agent')} of another version than the coordinator",
             "They understand each other, but what is new works only where both are new.",
-            (Fact("coordinator", snapshot.version), *(Fact(node.id, node.report.agent_version) for node in others)),
+            (Evidence("coordinator", snapshot.version), *(Evidence(node.id, node.report.agent_version) for node in others)),
             "Upgrade the older of the two.", anywhere("pipx upgrade ollama-herd"), tuple(node.id for node in others), "agent",
         )  # fmt: skip
     for kind in sorted({face.kind for node in snapshot.here for face in node.report.engines}):
@@ -32,7 +32,7 @@ def _of_engine(snapshot: Snapshot, kind: str) -> Iterator[Finding]:
     yield Finding(
         Severity.INFO, f"{kind} runs in several versions",
         "The same model may use another window, template or speed from one version to the next.",
-        tuple(Fact(node_id, version) for node_id, version in sorted(known.items())),
+        tuple(Evidence(node_id, version) for node_id, version in sorted(known.items())),
         f"Bring them all to {newest}.", on_each(older, upgrade) if kind == "ollama" else (), tuple(node.id for node in older), kind,
     )  # fmt: skip
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from herd.health import Check, Fact, Finding, Severity
+from herd.health import Check, Evidence, Finding, Severity
 from herd.health.remedies import names, numbers, on_each, upgrade
 from herd.health.snapshot import NodeNow, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
-class Hole:
+class Vulnerability:
     """Closed in `closed_in`; `severity` is what it means for a node that only its coordinator should reach."""
 
     kind: str
@@ -22,17 +22,17 @@ class Hole:
 
 
 HOLES = (
-    Hole("ollama", "0.1.29", "CVE-2024-28224", "a web page can reach it by DNS rebinding", Severity.CRITICAL),
-    Hole("ollama", "0.1.34", "CVE-2024-37032", "a crafted model runs code on the machine", Severity.CRITICAL),
-    Hole("ollama", "0.1.46", "CVE-2024-39720", "a crafted file ends it", Severity.WARNING),
-    Hole("ollama", "0.1.47", "CVE-2024-45436", "a crafted archive writes outside of its folder", Severity.CRITICAL),
-    Hole("ollama", "0.17.1", "CVE-2026-7482", "whoever reaches its port reads its memory", Severity.CRITICAL),
+    Vulnerability("ollama", "0.1.29", "CVE-2024-28224", "a web page can reach it by DNS rebinding", Severity.CRITICAL),
+    Vulnerability("ollama", "0.1.34", "CVE-2024-37032", "a crafted model runs code on the machine", Severity.CRITICAL),
+    Vulnerability("ollama", "0.1.46", "CVE-2024-39720", "a crafted file ends it", Severity.WARNING),
+    Vulnerability("ollama", "0.1.47", "CVE-2024-45436", "a crafted archive writes outside of its folder", Severity.CRITICAL),
+    Vulnerability("ollama", "0.17.1", "CVE-2026-7482", "whoever reaches its port reads its memory", Severity.CRITICAL),
 )
 """From the published advisories; those without a version that closes them are left out."""
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
-    struck: dict[tuple[str, str], list[tuple[NodeNow, tuple[Hole, ...]]]] = {}
+    struck: dict[tuple[str, str], list[tuple[NodeNow, tuple[Vulnerability, ...]]]] = {}
     for node in snapshot.here:
         for face in node.report.engines:
             holes = tuple(hole for hole in HOLES if hole.kind == face.kind and () < numbers(face.version) < numbers(hole.closed_in))
@@ -43,7 +43,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         yield Finding(
             min((hole.severity for hole in holes), key=(Severity.CRITICAL, Severity.WARNING).index),
             f"{kind} {version} has known holes", f"On {names(node.id for node in nodes)}; {holes[-1].closed_in} closes them.",
-            tuple(Fact(hole.name, f"{hole.about} (closed in {hole.closed_in})") for hole in holes),
+            tuple(Evidence(hole.name, f"{hole.about} (closed in {hole.closed_in})") for hole in holes),
             "Upgrade it, and let nobody but the coordinator reach its port.", on_each(nodes, upgrade), tuple(node.id for node in nodes),
             f"{kind} {version}",
         )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from herd.health import Check, Fact, Finding, Severity
+from herd.health import Check, Evidence, Finding, Severity
 from herd.health.remedies import anywhere, times
 from herd.health.snapshot import Snapshot
 
@@ -14,7 +14,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         return
     yield Finding(
         Severity.CRITICAL, "The coordinator's books do not agree", "A request was lost track of: this is a bug in the coordinator.",
-        (Fact("alarms since the start", times(snapshot.alarms, "alarm")),),
+        (Evidence("alarms since the start", times(snapshot.alarms, "alarm")),),
         "A restart mends it for now; please report the lines that say 'this should never be'.",
         anywhere("grep 'should never be' ~/.fleet-manager/logs/herd.jsonl"), since=snapshot.alarmed_at,
     )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from herd.health import Check, Fact, Finding, Severity
+from herd.health import Check, Evidence, Finding, Severity
 from herd.health.remedies import anywhere, names, percent, times
 from herd.health.snapshot import Snapshot
 
@@ -21,7 +21,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         Severity.CRITICAL if failed >= SHARE_CRITICAL * requests else Severity.WARNING,
         f"{percent(failed / requests)} of the requests for {names(pair.model for pair in failing)} fail",
         "Their clients saw an error; what the engine said is in each request's story.",
-        tuple(Fact(f"{pair.model} on {pair.node_id}", f"{pair.failed} of {times(pair.requests, 'request')} failed") for pair in failing),
+        tuple(Evidence(f"{pair.model} on {pair.node_id}", f"{pair.failed} of {times(pair.requests, 'request')} failed") for pair in failing),
         "Look at the newest that failed.", anywhere("herd why last"), tuple(sorted({pair.node_id for pair in failing})),
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from herd.core.state.fleet import Liveness
-from herd.health import Check, Fact, Finding, Severity
+from herd.health import Check, Evidence, Finding, Severity
 from herd.health.remedies import names, on_each, times
 from herd.health.snapshot import NodeNow, Snapshot
 
@@ -22,7 +22,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     yield Finding(
         Severity.WARNING, f"{names(node.id for node, _ in flapping)}: comes and goes",
         "A weak wireless link, a machine that falls asleep, or an agent that is restarted over and over.",
-        tuple(Fact(f"{node.id} returned", f"{times(returns, 'time')} of late") for node, returns in flapping),
+        tuple(Evidence(f"{node.id} returned", f"{times(returns, 'time')} of late") for node, returns in flapping),
         "Use a cable, or keep the machine awake while it serves.", on_each((node for node, _ in flapping), _awake),
         tuple(node.id for node, _ in flapping),
     )  # fmt: skip

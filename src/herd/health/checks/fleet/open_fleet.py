@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from herd.health import Check, Fact, Finding, Severity
+from herd.health import Check, Evidence, Finding, Severity
 from herd.health.remedies import anywhere
 from herd.health.snapshot import Snapshot
 
@@ -14,7 +14,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         return
     yield Finding(
         Severity.WARNING, "Every machine on this network may join", "FLEET_OPEN is set: whoever reports a node is sent people's requests.",
-        (Fact("FLEET_OPEN", "true"), Fact("nodes now", str(len(snapshot.nodes)))),
+        (Evidence("FLEET_OPEN", "true"), Evidence("nodes now", str(len(snapshot.nodes)))),
         "Start without it, and let machines in by code.", anywhere("FLEET_OPEN=false herd"),
     )  # fmt: skip
 

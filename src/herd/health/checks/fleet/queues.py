@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from herd.health import Check, Fact, Finding, Severity
+from herd.health import Check, Evidence, Finding, Severity
 from herd.health.remedies import anywhere, names
 from herd.health.snapshot import Snapshot
 
@@ -18,7 +18,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         return
     yield Finding(
         Severity.INFO, f"{names(node.id for node in long)}: a long line", "More is asked than that node can do at once.",
-        tuple(Fact(node.id, f"{node.pending} wait, {node.running} run") for node in long),
+        tuple(Evidence(node.id, f"{node.pending} wait, {node.running} run") for node in long),
         "Another node with the same model would share the work.", anywhere("herd recommend"), tuple(node.id for node in long),
     )  # fmt: skip
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from herd.core.state.fleet import NodeId
-from herd.health import Check, Fact, Finding, Severity
+from herd.health import Check, Evidence, Finding, Severity
 from herd.health.remedies import names, on_each, times
 from herd.health.snapshot import Snapshot
 
@@ -25,7 +25,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     yield Finding(
         Severity.WARNING, f"Attempts on {names(poor)} must be repeated elsewhere",
         "The node breaks off, refuses or stays silent before the first word, and another one takes over.",
-        tuple(Fact(node_id, f"{retried} of {times(attempts, 'attempt')} repeated") for node_id, (retried, attempts) in sorted(poor.items())),
+        tuple(Evidence(node_id, f"{retried} of {times(attempts, 'attempt')} repeated") for node_id, (retried, attempts) in sorted(poor.items())),
         "Look at why; the engine's own log on that machine tells more.",
         on_each((node for node in snapshot.nodes if node.id in poor), _engine_log), tuple(sorted(poor)),
     )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from herd.health import Check, Fact, Finding, Severity
+from herd.health import Check, Evidence, Finding, Severity
 from herd.health.remedies import anywhere, gb, times
 from herd.health.snapshot import Snapshot
 
@@ -16,19 +16,19 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     if store.failing_since is not None:
         yield Finding(
             Severity.CRITICAL, "Traces are not being stored", f"Requests are served, but not recorded: {store.problem or 'the disk takes nothing'}.",
-            (Fact("waiting in memory", times(store.waiting, "trace")), Fact("lost", times(store.dropped, "trace"))),
+            (Evidence("waiting in memory", times(store.waiting, "trace")), Evidence("lost", times(store.dropped, "trace"))),
             "Free disk space, or choose another folder.", anywhere("herd --data-dir FOLDER"), since=store.failing_since, key="failing",
         )  # fmt: skip
     elif store.dropped or store.unusable:
         yield Finding(
             Severity.INFO, "Some traces were lost", "For a while they could not be written as fast as they came.",
-            (Fact("lost", times(store.dropped, "trace")), Fact("could not be written down", times(store.unusable, "trace"))),
+            (Evidence("lost", times(store.dropped, "trace")), Evidence("could not be written down", times(store.unusable, "trace"))),
             "A larger ring bridges longer troubles.", anywhere("FLEET_TRACE_RING_ROWS=50000 herd"), key="lost",
         )  # fmt: skip
     if store.free_bytes is not None and store.free_bytes < FREE_MIN_BYTES:
         yield Finding(
             Severity.WARNING, "The coordinator's disk is almost full", "Traces and logs will be dropped when there is no room.",
-            (Fact("free", gb(store.free_bytes)),), "Free some space, or keep traces for fewer days.",
+            (Evidence("free", gb(store.free_bytes)),), "Free some space, or keep traces for fewer days.",
             anywhere("FLEET_TRACE_RETENTION_DAYS=7 herd"), key="full",
         )  # fmt: skip
 

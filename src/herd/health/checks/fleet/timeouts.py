@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from herd.health import Check, Fact, Finding, Severity
+from herd.health import Check, Evidence, Finding, Severity
 from herd.health.remedies import anywhere, percent, times
 from herd.health.snapshot import Snapshot
 
@@ -21,8 +21,8 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         Severity.CRITICAL if lost >= SHARE_CRITICAL * traffic.requests else Severity.WARNING,
         f"{percent(lost / max(1, traffic.requests))} of the requests waited in vain",
         "More was asked than the nodes that are there could answer in time.",
-        (Fact("refused", f"{times(traffic.rejected, 'request')} in the last hour"), Fact("too late", f"{times(traffic.too_late, 'request')} met their deadline"),
-         Fact("all", times(traffic.requests, "request"))),
+        (Evidence("refused", f"{times(traffic.rejected, 'request')} in the last hour"), Evidence("too late", f"{times(traffic.too_late, 'request')} met their deadline"),
+         Evidence("all", times(traffic.requests, "request"))),
         "See who waits for what; another node with that model would help most.", anywhere("herd recommend"),
     )  # fmt: skip
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from herd.health import Check, Fact, Finding, Severity
+from herd.health import Check, Evidence, Finding, Severity
 from herd.health.remedies import anywhere, names, percent, seconds
-from herd.health.snapshot import NodeNow, Pair, Snapshot
+from herd.health.snapshot import ModelTraffic, NodeNow, Snapshot
 
 SHARE_MAX = 0.85
 WAIT_MIN_S = 1.0
@@ -26,11 +26,11 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
             yield _finding(most, most.busy_s / busy_s, wait_s, [node for node in homes if node.id != most.node_id])
 
 
-def _finding(most: Pair, share: float, wait_s: float, idle: list[NodeNow]) -> Finding:
+def _finding(most: ModelTraffic, share: float, wait_s: float, idle: list[NodeNow]) -> Finding:
     return Finding(
         Severity.INFO, f"{most.model}: {most.node_id} does nearly all the work",
         "Others have the model, but are slower, lack memory for it, or are kept for other work.",
-        (Fact("share of the busy time", percent(share)), Fact("mean wait", seconds(wait_s)), Fact("also on", names(node.id for node in idle))),
+        (Evidence("share of the busy time", percent(share)), Evidence("mean wait", seconds(wait_s)), Evidence("also on", names(node.id for node in idle))),
         "See what speaks against the others for the newest request.", anywhere("herd why last"), (most.node_id,), most.model,
     )  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from herd.health import Check, Fact, Finding, Severity
+from herd.health import Check, Evidence, Finding, Severity
 from herd.health.remedies import names, on_each, seconds, set_clock
 from herd.health.snapshot import Snapshot
 
@@ -20,7 +20,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     yield Finding(
         Severity.WARNING if worst_s >= SKEW_BAD_S else Severity.INFO, f"{names(node.id for node, _ in skewed)}: the clock is wrong",
         "Or ours is, when it is all of them. Nothing here depends on it, but logs do not line up.",
-        tuple(Fact(node.id, f"{seconds(abs(ahead_s))} {'ahead' if ahead_s > 0 else 'behind'}") for node, ahead_s in skewed),
+        tuple(Evidence(node.id, f"{seconds(abs(ahead_s))} {'ahead' if ahead_s > 0 else 'behind'}") for node, ahead_s in skewed),
         "Have it take the time from the network.", on_each((node for node, _ in skewed), set_clock), tuple(node.id for node, _ in skewed),
     )  # fmt: skip
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from herd.core.state.fleet import ModelCard, ModelName
-from herd.health import Check, Fact, Finding, Severity
+from herd.core.state.fleet import ModelInfo, ModelName
+from herd.health import Check, Evidence, Finding, Severity
 from herd.health.remedies import gb, names, on_each, restart, system_of
 from herd.health.snapshot import NodeNow, Snapshot
 
@@ -22,13 +22,13 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     yield Finding(
         Severity.CRITICAL, f"{names(node.id for node, _ in fallen)}: models run on the processor instead of the GPU",
         "The engine did not find its GPU when it loaded them, as happens after sleep or a driver update; answers take ten times longer.",
-        tuple(Fact(f"{model} on {node.id}", _told(node, model)) for node, models in fallen for model in models),
+        tuple(Evidence(f"{model} on {node.id}", _told(node, model)) for node, models in fallen for model in models),
         "Start the engine anew; if that does not help, the machine.", on_each((node for node, _ in fallen), restart),
         tuple(node.id for node, _ in fallen),
     )  # fmt: skip
 
 
-def _has_fallen(node: NodeNow, card: ModelCard) -> bool:
+def _has_fallen(node: NodeNow, card: ModelInfo) -> bool:
     """Only where it would have fitted: what is larger than the GPU's memory runs on the processor by right."""
     loaded = card.loaded
     if loaded is None or loaded.vram_bytes is None or not loaded.size_bytes:

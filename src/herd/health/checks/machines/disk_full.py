@@ -6,7 +6,7 @@ import math
 import shlex
 from collections.abc import Iterator
 
-from herd.health import Check, Fact, Finding, Severity
+from herd.health import Check, Evidence, Finding, Severity
 from herd.health.remedies import anywhere, gb, names, seconds
 from herd.health.snapshot import NodeNow, Snapshot
 
@@ -32,7 +32,7 @@ def _finding(nodes: list[NodeNow], key: str, title: str, cause: str) -> Finding:
     largest = max(unused, key=lambda name: max(node.report.models[name].size_bytes for node in nodes if name in node.report.models), default=None)
     command = f"ollama rm {shlex.quote(unused[largest])}" if largest is not None else "ollama list"
     return Finding(
-        Severity.WARNING, title, cause, tuple(Fact(f"{node.id} free", _told(node)) for node in nodes),
+        Severity.WARNING, title, cause, tuple(Evidence(f"{node.id} free", _told(node)) for node in nodes),
         "Remove models that nobody asks for; the largest that is not in memory is named here.", anywhere(command),
         tuple(node.id for node in nodes), key,
     )  # fmt: skip

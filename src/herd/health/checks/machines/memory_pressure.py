@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from herd.core.state.fleet import Pressure
-from herd.health import Check, Fact, Finding, Severity
+from herd.health import Check, Evidence, Finding, Severity
 from herd.health.remedies import gb, largest_processes, names, on_each
 from herd.health.snapshot import NodeNow, Snapshot
 
@@ -23,7 +23,7 @@ def _finding(short: list[NodeNow], pressure: Pressure, severity: Severity) -> Fi
         "More is in use than the machine has room for; " + (
             "no requests are sent there until that is over." if pressure is Pressure.CRITICAL else "models may be slowed by paging."
         ),
-        tuple(Fact(f"{node.id} available", _available(node)) for node in short),
+        tuple(Evidence(f"{node.id} available", _available(node)) for node in short),
         "Close what is large, or keep fewer models in memory at once.",
         on_each(short, largest_processes), tuple(node.id for node in short), pressure.value,
         min((since for node in short if (since := _since(node, pressure)) is not None), default=None),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from herd.core.state.fleet import NodeId
-from herd.health import Check, Command, Fact, Finding, Severity
+from herd.health import Check, Command, Evidence, Finding, Severity
 from herd.health.remedies import anywhere, names, seconds
 from herd.health.snapshot import Snapshot
 
@@ -25,7 +25,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         return
     yield Finding(
         Severity.WARNING, f"The way to {names(slow)} is slow", "A weak wireless link, a busy switch, or a sleeping network card.",
-        tuple(Fact(f"{node_id} beyond load and prompt", f"{seconds(extra_s)} a request") for node_id, extra_s in sorted(slow.items())),
+        tuple(Evidence(f"{node_id} beyond load and prompt", f"{seconds(extra_s)} a request") for node_id, extra_s in sorted(slow.items())),
         "Use a cable, and look at how long the way is.", _ways(snapshot, slow), tuple(sorted(slow)),
     )  # fmt: skip
 

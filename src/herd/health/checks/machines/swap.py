@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from herd.core.state.fleet import Pressure
-from herd.health import Check, Fact, Finding, Severity
+from herd.health import Check, Evidence, Finding, Severity
 from herd.health.remedies import gb, names, on_each, variable
 from herd.health.snapshot import NodeNow, Snapshot
 
@@ -21,7 +21,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     yield Finding(
         Severity.WARNING, f"{names(node.id for node in paging)}: memory is paged out to disk",
         "What the models and other programs want does not fit into memory together.",
-        tuple(Fact(f"{node.id} swap used", f"{gb(node.report.memory.swap_used_bytes)}, {gb(_growth(node))} more than an hour ago") for node in paging),
+        tuple(Evidence(f"{node.id} swap used", f"{gb(node.report.memory.swap_used_bytes)}, {gb(_growth(node))} more than an hour ago") for node in paging),
         "Keep fewer models in memory, or choose smaller quantizations.",
         on_each(paging, variable("OLLAMA_MAX_LOADED_MODELS", "1")), tuple(node.id for node in paging),
     )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from herd.health import Check, Fact, Finding, Severity
+from herd.health import Check, Evidence, Finding, Severity
 from herd.health.remedies import names, on_each, percent
 from herd.health.snapshot import NodeNow, Snapshot
 
@@ -35,11 +35,11 @@ def _share(node: NodeNow) -> float:
     return sum(sample.is_hot for sample in node.past) / len(node.past)
 
 
-def _facts(node: NodeNow) -> Iterator[Fact]:
+def _facts(node: NodeNow) -> Iterator[Evidence]:
     if node.report.temperature_c is not None:
-        yield Fact(f"{node.id} temperature", f"{node.report.temperature_c:.0f} °C")
+        yield Evidence(f"{node.id} temperature", f"{node.report.temperature_c:.0f} °C")
     if node.past:
-        yield Fact(f"{node.id} hot", f"{percent(_share(node))} of the last hour")
+        yield Evidence(f"{node.id} hot", f"{percent(_share(node))} of the last hour")
 
 
 def _look(system: str) -> str:

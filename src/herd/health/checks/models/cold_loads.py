@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from herd.health import Check, Fact, Finding, Severity
+from herd.health import Check, Evidence, Finding, Severity
 from herd.health.remedies import names, on_each, seconds, times, variable
 from herd.health.snapshot import Snapshot
 
@@ -21,7 +21,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     yield Finding(
         Severity.WARNING, f"{names(pair.model for pair in cold)}: loaded again and again",
         "The engine drops the model between requests, so the next one waits for the disk.",
-        tuple(Fact(f"{pair.model} on {pair.node_id}", f"{times(pair.cold_loads, 'load')}, {seconds(pair.load_s)} waited, of {times(pair.completed, 'request')}") for pair in cold),
+        tuple(Evidence(f"{pair.model} on {pair.node_id}", f"{times(pair.cold_loads, 'load')}, {seconds(pair.load_s)} waited, of {times(pair.completed, 'request')}") for pair in cold),
         "Have the engine keep models longer.", on_each(nodes, variable("OLLAMA_KEEP_ALIVE", "1h")),
         tuple(sorted({pair.node_id for pair in cold})),
     )  # fmt: skip

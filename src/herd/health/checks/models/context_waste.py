@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from herd.health import Check, Fact, Finding, Severity
+from herd.health import Check, Evidence, Finding, Severity
 from herd.health.remedies import gb, names, on_each, variable
-from herd.health.snapshot import NodeNow, Pair, Snapshot
+from herd.health.snapshot import ModelTraffic, NodeNow, Snapshot
 
 REQUESTS_MIN = 20
 USED_MAX = 0.25
@@ -23,19 +23,19 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     yield Finding(
         Severity.INFO, f"{names(pair.model for pair, _, _ in wasted)}: windows far larger than what is asked",
         "The window's memory is taken when a model is loaded, used or not.",
-        tuple(Fact(f"{pair.model} on {pair.node_id}", f"{pair.prompt_tokens_max} tokens used of {_window(pair, node)}; {gb(waste)} idle") for pair, node, waste in wasted),
+        tuple(Evidence(f"{pair.model} on {pair.node_id}", f"{pair.prompt_tokens_max} tokens used of {_window(pair, node)}; {gb(waste)} idle") for pair, node, waste in wasted),
         f"A window of {tokens} tokens would have been enough.",
         on_each((node for _, node, _ in wasted), variable("OLLAMA_CONTEXT_LENGTH", str(tokens))),
         tuple(sorted({pair.node_id for pair, _, _ in wasted})),
     )  # fmt: skip
 
 
-def _window(pair: Pair, node: NodeNow) -> int:
+def _window(pair: ModelTraffic, node: NodeNow) -> int:
     card = node.report.models.get(pair.model)
     return (card.loaded.context_tokens or 0) if card is not None and card.loaded is not None else 0
 
 
-def _waste_bytes(pair: Pair, node: NodeNow) -> int:
+def _waste_bytes(pair: ModelTraffic, node: NodeNow) -> int:
     """Memory of tokens beyond twice the longest prompt; 0 where it is not worth a word."""
     card, window = node.report.models.get(pair.model), _window(pair, node)
     if card is None or pair.requests < REQUESTS_MIN or not pair.prompt_tokens_max or pair.prompt_tokens_max > USED_MAX * window:

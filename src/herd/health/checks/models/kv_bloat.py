@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from herd.core.state.fleet import ModelCard, ModelName
-from herd.health import Check, Fact, Finding, Severity
+from herd.core.state.fleet import ModelInfo, ModelName
+from herd.health import Check, Evidence, Finding, Severity
 from herd.health.remedies import gb, names, on_each, variable
 from herd.health.snapshot import NodeNow, Snapshot
 
@@ -22,12 +22,12 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     yield Finding(
         Severity.WARNING, f"{names(name for _, name in bloated)}: windows take more memory than the model",
         "The engine reserves a whole window for every slot, used or not.",
-        tuple(Fact(f"{name} on {node.id}", _told(node, name)) for node, name in bloated),
+        tuple(Evidence(f"{name} on {node.id}", _told(node, name)) for node, name in bloated),
         "Fewer slots, shorter windows, or a compressed cache.", on_each(nodes.values(), remedy), tuple(sorted(nodes)),
     )  # fmt: skip
 
 
-def _surplus_bytes(card: ModelCard) -> int:
+def _surplus_bytes(card: ModelInfo) -> int:
     return card.loaded.size_bytes - card.size_bytes if card.loaded is not None and card.size_bytes else 0
 
 

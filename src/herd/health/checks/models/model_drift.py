@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator
 
 from herd.core.state.fleet import ModelName
-from herd.health import Check, Fact, Finding, Severity
+from herd.health import Check, Evidence, Finding, Severity
 from herd.health.remedies import anywhere, names
 from herd.health.snapshot import NodeNow, Snapshot
 
@@ -27,7 +27,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         stale = [node for digest, nodes in sorted(by_digest.items()) if digest != right for node in nodes]
         yield Finding(
             Severity.WARNING, f"{name} is not the same model everywhere", "A tag was updated on some nodes and not on others.",
-            tuple(Fact(digest.removeprefix("sha256:")[:DIGEST_SHOWN], names(node.id for node in nodes)) for digest, nodes in sorted(by_digest.items())),
+            tuple(Evidence(digest.removeprefix("sha256:")[:DIGEST_SHOWN], names(node.id for node in nodes)) for digest, nodes in sorted(by_digest.items())),
             f"Pull it again on {names(node.id for node in stale)}.", anywhere(f"ollama pull {shlex.quote(name)}") if kind == "ollama" else (),
             tuple(node.id for node in stale), name,
         )  # fmt: skip

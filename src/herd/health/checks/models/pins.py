@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator
 
 from herd.core.state.fleet import ModelName, NodeId
-from herd.health import Check, Fact, Finding, Severity
+from herd.health import Check, Evidence, Finding, Severity
 from herd.health.remedies import anywhere, names
 from herd.health.snapshot import Snapshot
 
@@ -18,7 +18,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     yield Finding(
         Severity.WARNING, f"Pinned but not in memory: {names(model for _, model in missing)}",
         "The engine was restarted, needed the memory for another model, or does not have it on disk.",
-        tuple(Fact(f"{model} on {node_id or 'any node'}", _told(snapshot, node_id, model)) for node_id, model in missing),
+        tuple(Evidence(f"{model} on {node_id or 'any node'}", _told(snapshot, node_id, model)) for node_id, model in missing),
         "Load it, or unpin it where memory is needed for something else.",
         tuple(command for _, model in missing[:COMMANDS_MAX] for command in anywhere(f'ollama run {shlex.quote(model)} ""')),
         tuple(sorted({node_id for node_id, _ in missing if node_id})),

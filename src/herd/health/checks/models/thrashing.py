@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from herd.core.state.fleet import ModelName
-from herd.health import Check, Fact, Finding, Severity
+from herd.health import Check, Evidence, Finding, Severity
 from herd.health.remedies import names, on_each, times, variable
 from herd.health.snapshot import NodeNow, Snapshot
 
@@ -21,7 +21,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     yield Finding(
         Severity.WARNING, f"{names(node.id for node, _ in thrashing)}: models throw each other out",
         "More models are asked for than are kept in memory there at once, and each change costs a load.",
-        tuple(Fact(f"{model} on {node.id}", f"loaded again {times(count, 'time')} in an hour")
+        tuple(Evidence(f"{model} on {node.id}", f"loaded again {times(count, 'time')} in an hour")
               for node, returns in thrashing for model, count in sorted(returns.items(), key=lambda item: -item[1])[:SHOWN_MAX]),
         "Let the engine keep more models where memory allows; else leave one of them to another node.",
         on_each((node for node, _ in thrashing), variable("OLLAMA_MAX_LOADED_MODELS", "3")), tuple(node.id for node, _ in thrashing),
