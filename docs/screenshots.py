@@ -23,10 +23,17 @@ from fakes.shown_fleet import ShownFleet, shown_fleet  # noqa: E402
 
 PICTURES: Final = ROOT / "docs/pictures"
 PAGES: Final = {
-    "fleet": "/dashboard", "trends": "/dashboard/trends", "models": "/dashboard/models?model=qwen3:8b", "apps": "/dashboard/apps?app=aider",
-    "benchmarks": "/dashboard/benchmarks", "health": "/dashboard/health", "recommendations": "/dashboard/recommendations",
-    "settings": "/dashboard/settings", "playground": "/dashboard/playground?model=qwen3:8b", "request": "/dashboard/requests/{request}",
-}  # fmt: skip
+    "fleet": "/dashboard",
+    "trends": "/dashboard/trends",
+    "models": "/dashboard/models?model=qwen3:8b",
+    "apps": "/dashboard/apps?app=aider",
+    "benchmarks": "/dashboard/benchmarks",
+    "health": "/dashboard/health",
+    "recommendations": "/dashboard/recommendations",
+    "settings": "/dashboard/settings",
+    "playground": "/dashboard/playground?model=qwen3:8b",
+    "request": "/dashboard/requests/{request}",
+}
 SHOWN_THRICE: Final = ("fleet", "trends", "request")
 WIDE: Final = {"width": 1280, "height": 860}
 PHONE: Final = {"width": 390, "height": 844}

@@ -61,10 +61,13 @@ def settings() -> str:
         "A default, then `~/.fleet-manager/env`, then the environment, then a flag: the later wins. An unknown name, or a value "
         "that cannot be used, stops the start and is told with what was expected. `herd config` shows every value and where it "
         "comes from; [herd.example.env](../herd.example.env) is a file to copy from.",
-        "## The coordinator, `herd`", config.documentation(COORDINATOR),
-        "## The agent, `herd-node`", config.documentation(AGENT),
-        "## Accepted and not used yet", f"Names of the existing product that change nothing here so far: {accepted}.",
-    )  # fmt: skip
+        "## The coordinator, `herd`",
+        config.documentation(COORDINATOR),
+        "## The agent, `herd-node`",
+        config.documentation(AGENT),
+        "## Accepted and not used yet",
+        f"Names of the existing product that change nothing here so far: {accepted}.",
+    )
 
 
 def example_env() -> str:
@@ -91,15 +94,20 @@ def signals() -> str:
         (f"`{signal.name}`", f"{signal.low:g} .. {signal.high:+g}".replace("+0", "0"), first_line(module))
         for signal, module in plug_ins(herd.core.scheduling.signals, Signal, "SIGNAL")
     ]
-    reasons = [(f"`{each.name}`", first_line(module)) for each, module in plug_ins(herd.core.scheduling.filters, Filter, "FILTER")]
+    reasons = [
+        (f"`{each.name}`", first_line(module))
+        for each, module in plug_ins(herd.core.scheduling.filters, Filter, "FILTER")
+    ]
     return page(
         "Signals and filters",
         "A node that a filter rejects is out, with a reason. Each of the others gets the sum of its signals' points, and the highest "
         "sum wins. `herd why REQUEST_ID` shows the points and the reasons of every node; the names below are the keys of "
         "`scores_breakdown` in stored traces.",
-        "## Signals", table(("signal", "points", "what it looks at"), points),
-        "## Filters", table(("filter", "what it decides"), reasons),
-    )  # fmt: skip
+        "## Signals",
+        table(("signal", "points", "what it looks at"), points),
+        "## Filters",
+        table(("filter", "what it decides"), reasons),
+    )
 
 
 def routes() -> str:
@@ -113,9 +121,12 @@ def routes() -> str:
     return page(
         "Routes",
         "Everything is on one port. What a node answers is routed and traced; what memory answers never waits for a node.",
-        "## For clients", table(("route", "dialect", "answered from"), inference),
-        "## For nodes and people", "The right that each needs is told in [security.md](security.md).", table(("route", "right", "what it does"), list(framework_routes())),
-    )  # fmt: skip
+        "## For clients",
+        table(("route", "dialect", "answered from"), inference),
+        "## For nodes and people",
+        "The right that each needs is told in [security.md](security.md).",
+        table(("route", "right", "what it does"), list(framework_routes())),
+    )
 
 
 def framework_routes() -> Iterator[tuple[str, str, str]]:
@@ -133,14 +144,23 @@ def framework_routes() -> Iterator[tuple[str, str, str]]:
             where, endpoint, method, right = call.args[:4]
             named = [node.attr for node in ast.walk(endpoint) if isinstance(node, ast.Attribute) and node.attr in told]
             assert isinstance(right, ast.Attribute)
-            yield f"`{ast.literal_eval(method)} {ast.literal_eval(where)}`", right.attr.lower(), told[named[0]] if named else ""
+            yield (
+                f"`{ast.literal_eval(method)} {ast.literal_eval(where)}`",
+                right.attr.lower(),
+                told[named[0]] if named else "",
+            )
 
 
 def shapes_in_typescript() -> str:
     """Every answer and live message of the dashboard as a type: a field that is renamed fails the pages' own check."""
-    answers = [*(answer for tab in discover(herd.dashboard.tabs, Tab, "TAB") for answer in tab.answers), *requests.ANSWERS]
+    answers = [
+        *(answer for tab in discover(herd.dashboard.tabs, Tab, "TAB") for answer in tab.answers),
+        *requests.ANSWERS,
+    ]
     shapes = [shape for answer in answers for shape in (answer.shape, answer.asks) if shape is not None]
-    _, found = msgspec.json.schema_components([*shapes, *live.MESSAGES], ref_template="{name}", schema_hook=lambda _: {"title": "anything"})
+    _, found = msgspec.json.schema_components(
+        [*shapes, *live.MESSAGES], ref_template="{name}", schema_hook=lambda _: {"title": "anything"}
+    )
     made = [f"// {WRITTEN}\n"]
     for name, schema in sorted(found.items()):
         fields = "".join(f"  {field}: {typescript(told)};\n" for field, told in schema["properties"].items())
@@ -159,7 +179,9 @@ def typescript(schema: Mapping[str, Any]) -> str:  # JSON Schema, as msgspec wri
         return f"({inner})[]" if "|" in inner else f"{inner}[]"
     if kind == "object":
         return f"Record<string, {typescript(schema.get('additionalProperties') or {})}>"
-    return {"integer": "number", "number": "number", "string": "string", "boolean": "boolean", "null": "null"}.get(str(kind), "unknown")
+    return {"integer": "number", "number": "number", "string": "string", "boolean": "boolean", "null": "null"}.get(
+        str(kind), "unknown"
+    )
 
 
 def every_command(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - a class of the library that typer carries
@@ -176,13 +198,19 @@ def commands() -> str:
     parts = []
     for name, command in every_command(group):
         given = [
-            (f"`{' '.join(parameter.opts) if parameter.opts[0].startswith('-') else parameter.opts[0].upper()}`",
-             str(vars(parameter).get("help") or ""))
+            (
+                f"`{' '.join(parameter.opts) if parameter.opts[0].startswith('-') else parameter.opts[0].upper()}`",
+                str(vars(parameter).get("help") or ""),
+            )
             for parameter in command.params
-        ]  # fmt: skip
+        ]
         help_text = (command.help or "").partition("\n\n")[0]
         parts += [f"## `herd {name}`", help_text, *([table(("argument", "meaning"), given)] if given else [])]
-    return page("Commands", "`herd` alone is `herd serve`; `herd-node` is `herd node`. `--help` after any of them tells the same.", *parts)
+    return page(
+        "Commands",
+        "`herd` alone is `herd serve`; `herd-node` is `herd node`. `--help` after any of them tells the same.",
+        *parts,
+    )
 
 
 def engines() -> str:
@@ -192,25 +220,35 @@ def engines() -> str:
         "What `herd-node` finds by itself, or is pointed at with `--engine` and `--engine-url`. "
         "`--engine embedded` starts a llama.cpp of its own, with a small model that comes as a package.",
         table(("kind", "what it is"), rows),
-    )  # fmt: skip
+    )
 
 
 def checks() -> str:
-    rows = [(f"`{check.name}`", first_line(module), check.passed) for check, module in plug_ins(herd.health.checks, Check, "CHECK")]
+    rows = [
+        (f"`{check.name}`", first_line(module), check.passed)
+        for check, module in plug_ins(herd.health.checks, Check, "CHECK")
+    ]
     return page(
         "Health checks",
         "What `herd health` and `GET /dashboard/api/health` look for. A finding is told once for its cause, with the nodes that it struck, "
         "its numbers, since when, and the command that mends it on those nodes' systems. The score is 100 less 25 for each critical "
         "finding, 10 for each warning and 2 for each that is only worth knowing.",
         table(("check", "what it looks for", "told when there is nothing"), rows),
-    )  # fmt: skip
+    )
 
 
-PAGES: Final[Mapping[str, Callable[[], str]]] = MappingProxyType({
-    "docs/settings.md": settings, "docs/signals.md": signals, "docs/routes.md": routes, "docs/commands.md": commands,
-    "docs/engines.md": engines, "docs/health.md": checks, "herd.example.env": example_env,
-    "frontend/src/lib/shapes.ts": shapes_in_typescript,
-})  # fmt: skip
+PAGES: Final[Mapping[str, Callable[[], str]]] = MappingProxyType(
+    {
+        "docs/settings.md": settings,
+        "docs/signals.md": signals,
+        "docs/routes.md": routes,
+        "docs/commands.md": commands,
+        "docs/engines.md": engines,
+        "docs/health.md": checks,
+        "herd.example.env": example_env,
+        "frontend/src/lib/shapes.ts": shapes_in_typescript,
+    }
+)
 
 
 # --- pieces ---
@@ -229,7 +267,10 @@ def plug_ins(package: ModuleType, kind: type[RecordT], name: str) -> list[tuple[
     """Each plug-in with the module that defines it."""
     found = {id(record): record for record in discover(package, kind, name)}
     walked = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
-    modules = sorted((importlib.import_module(m.name) for m in walked if not m.ispkg), key=lambda module: module.__name__.rpartition(".")[2])
+    modules = sorted(
+        (importlib.import_module(m.name) for m in walked if not m.ispkg),
+        key=lambda module: module.__name__.rpartition(".")[2],
+    )
     return [(found[id(vars(m)[name])], m) for m in modules if id(vars(m).get(name)) in found]
 
 
@@ -242,7 +283,9 @@ def first_line(module: ModuleType) -> str:
 
 def stale() -> list[str]:
     """The pages that are not what the code says."""
-    return [name for name, make in PAGES.items() if not (ROOT / name).exists() or (ROOT / name).read_text("utf-8") != make()]
+    return [
+        name for name, make in PAGES.items() if not (ROOT / name).exists() or (ROOT / name).read_text("utf-8") != make()
+    ]
 
 
 def main(arguments: list[str]) -> int:

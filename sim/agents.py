@@ -69,9 +69,16 @@ class Agents:
         self._grow(session)
         self._asked += 1
         ask = SimRequest(
-            f"a{self._asked}", at, self.model.name, session.tokens, output, estimated(session.tokens, self.rng),
-            session.blocks, f"agent-{session.kind}", client=client,
-        )  # fmt: skip
+            f"a{self._asked}",
+            at,
+            self.model.name,
+            session.tokens,
+            output,
+            estimated(session.tokens, self.rng),
+            session.blocks,
+            f"agent-{session.kind}",
+            client=client,
+        )
         session.tokens += output  # the answer is part of the next prompt
         return ask
 

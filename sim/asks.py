@@ -34,7 +34,14 @@ class SimRequest:
 def request_of(ask: SimRequest) -> Request:
     """What the coordinator's door makes of it: features only, nothing that the client does not say."""
     return Request(
-        RequestId(ask.id), ask.name, RequestKind.EMBED if ask.is_embedding else RequestKind.CHAT, prompt_tokens=ask.estimate,
-        output_tokens_max=ask.output_max, context_wanted=ask.context_wanted, size_bytes=4 * ask.prompt_tokens + 200,
-        tags=(ask.tag,) if ask.tag else (), model_as_asked=ask.model, prefix=ask.blocks,
-    )  # fmt: skip
+        RequestId(ask.id),
+        ask.name,
+        RequestKind.EMBED if ask.is_embedding else RequestKind.CHAT,
+        prompt_tokens=ask.estimate,
+        output_tokens_max=ask.output_max,
+        context_wanted=ask.context_wanted,
+        size_bytes=4 * ask.prompt_tokens + 200,
+        tags=(ask.tag,) if ask.tag else (),
+        model_as_asked=ask.model,
+        prefix=ask.blocks,
+    )

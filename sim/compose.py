@@ -31,10 +31,14 @@ from sim.play import Simulation
 from sim.world import World
 
 FILTERS = discover(herd.core.scheduling.filters, Filter, "FILTER")
-DISPATCHERS = MappingProxyType({
-    (False, False): Dispatcher, (True, False): RebalancingDispatcher, (False, True): PrewarmingDispatcher,
-    (True, True): PrewarmingRebalancingDispatcher,
-})  # fmt: skip
+DISPATCHERS = MappingProxyType(
+    {
+        (False, False): Dispatcher,
+        (True, False): RebalancingDispatcher,
+        (False, True): PrewarmingDispatcher,
+        (True, True): PrewarmingRebalancingDispatcher,
+    }
+)
 SIGNALS = discover(herd.core.scheduling.signals, Signal, "SIGNAL")
 
 
@@ -82,6 +86,8 @@ def a_world(play: Simulation, baseline: SimPolicy, rng: Random) -> World:
     fleet, latencies, waiting = Fleet(), Latencies(), Waiting(play.holding)
     watchlist = LivenessTracker(LivenessSettings())
     scheduler = Scheduler(fleet, waiting.queues, latencies, watchlist, FILTERS, policy)
-    kind = PlacingAheadDispatcher if baseline.places_ahead else DISPATCHERS[baseline.moves_waiting, baseline.warms_ahead]
+    kind = (
+        PlacingAheadDispatcher if baseline.places_ahead else DISPATCHERS[baseline.moves_waiting, baseline.warms_ahead]
+    )
     dispatcher = kind(scheduler, waiting, latencies, watchlist, RetrySettings(), ground.forecast)
     return World(play, nodes, asks, dispatcher, rng)

@@ -91,21 +91,27 @@ def speeds(machine: Machine, model: Model) -> Speeds:
     parameters_b = model.active_gb / (4.9 / 8.0)
     share = EXPERTS_PROMPT_SHARE if model.is_experts else 1.0
     prompt = machine.prompt_8b * 8.0 / max(parameters_b, 0.1) * share
-    return Speeds(prompt, step_s, machine.batch_slope, model.is_experts, RUNNER_START_S + model.size_gb / machine.disk_gbps)
+    return Speeds(
+        prompt, step_s, machine.batch_slope, model.is_experts, RUNNER_START_S + model.size_gb / machine.disk_gbps
+    )
 
 
 def varied(machine: Machine, compute: float, bandwidth: float, disk: float) -> Machine:
     """No two machines of one type are equal: the same machine with other true speeds, but the same face."""
     return replace(
-        machine, prompt_8b=machine.prompt_8b * compute, efficiency=machine.efficiency * bandwidth,
+        machine,
+        prompt_8b=machine.prompt_8b * compute,
+        efficiency=machine.efficiency * bandwidth,
         disk_gbps=machine.disk_gbps * disk,
-    )  # fmt: skip
+    )
 
 
 MAC_STUDIO_ULTRA = Machine("studio", "apple", "Apple M2 Ultra", 144, 800, 1024, 0.55, 0.003, 0.3, 5.0)
 MAC_STUDIO_M3 = Machine("studio3", "apple", "Apple M3 Ultra", 192, 819, 1300, 0.62, 0.003, 0.3, 5.0)
 MACBOOK_MAX = Machine("macbook", "apple", "Apple M3 Max", 46, 400, 678, 0.7, 0.003, 0.35, 4.0, slots=2)
-MACBOOK_FANLESS = Machine("laptop", "apple", "Apple M3 Max", 46, 400, 678, 0.7, 0.003, 0.35, 4.0, slots=2, throttles=True)
+MACBOOK_FANLESS = Machine(
+    "laptop", "apple", "Apple M3 Max", 46, 400, 678, 0.7, 0.003, 0.35, 4.0, slots=2, throttles=True
+)
 MAC_MINI = Machine("mini", "apple", "Apple M4", 22, 120, 225, 0.87, 0.003, 0.4, 3.0, slots=2)
 RTX_3090 = Machine("rtx3090", "gpu", "RTX 3090", 22.5, 936, 3865, 0.66, 0.0008, 0.08, 2.0)
 RTX_4090 = Machine("rtx4090", "gpu", "RTX 4090", 22.5, 1008, 6900, 0.7, 0.0006, 0.08, 3.0)

@@ -25,7 +25,9 @@ ROUNDS = 400
 
 
 def real(machine: Machine, rng: Random) -> Machine:
-    return varied(machine, rng.lognormvariate(0, SPREAD), rng.lognormvariate(0, SPREAD / 2), rng.lognormvariate(0, SPREAD))
+    return varied(
+        machine, rng.lognormvariate(0, SPREAD), rng.lognormvariate(0, SPREAD / 2), rng.lognormvariate(0, SPREAD)
+    )
 
 
 def asks_of(
@@ -39,10 +41,16 @@ def asks_of(
         prompt = row.prompt_tokens if window is None else min(row.prompt_tokens, window - 1024)
         asks.append(
             SimRequest(
-                f"{name}{number}", row.at, model.name, prompt, row.output_tokens, estimated(prompt, rng),
-                row.blocks[: prompt // 128], tag or row.client,
+                f"{name}{number}",
+                row.at,
+                model.name,
+                prompt,
+                row.output_tokens,
+                estimated(prompt, rng),
+                row.blocks[: prompt // 128],
+                tag or row.client,
             )
-        )  # fmt: skip
+        )
     return asks
 
 

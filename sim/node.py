@@ -10,17 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
-from herd.core.state.fleet import (
-    EngineEndpoint,
-    Gpu,
-    Loaded,
-    Memory,
-    ModelInfo,
-    ModelName,
-    NodeId,
-    Report,
-    canonical,
-)
+from herd.core.state.fleet import EngineEndpoint, Gpu, Loaded, Memory, ModelInfo, ModelName, NodeId, Report, canonical
 from herd.core.state.request import Counters
 from sim.hardware import GB, PAGE_CACHE_FACTOR, RUNNER_START_S, Machine, Model, Speeds, speeds
 from sim.runner import Run, Runner, Slot
@@ -77,7 +67,9 @@ class SimNode:
         self.id = NodeId(spec.name)
         self.spec = spec
         self.by_name: dict[ModelName, Model] = {canonical(model.name): model for model in spec.models}
-        self.truth: dict[ModelName, Speeds] = {name: speeds(spec.machine, model) for name, model in self.by_name.items()}
+        self.truth: dict[ModelName, Speeds] = {
+            name: speeds(spec.machine, model) for name, model in self.by_name.items()
+        }
         self.runners: dict[ModelName, Runner] = {}
         self.line: deque[Run] = deque()
         self.loading: tuple[ModelName, float] | None = None
@@ -91,7 +83,9 @@ class SimNode:
         self.at = at
         self._heat_s = 0.0
         self._report: Report | None = None
-        self._engine = EngineEndpoint("ollama", f"http://{spec.name}:11434", "0.32.15", spec.machine.slots, spec.machine.models_max)
+        self._engine = EngineEndpoint(
+            "ollama", f"http://{spec.name}:11434", "0.32.15", spec.machine.slots, spec.machine.models_max
+        )
         for model in spec.hot:
             self._place(canonical(model.name), spec.window, at)
 
@@ -147,7 +141,9 @@ class SimNode:
 
     def _warm_up(self, seconds: float, is_active: bool) -> None:
         if self.spec.machine.throttles:
-            self._heat_s = min(1200.0, self._heat_s + seconds) if is_active else max(0.0, self._heat_s - COOLING * seconds)
+            self._heat_s = (
+                min(1200.0, self._heat_s + seconds) if is_active else max(0.0, self._heat_s - COOLING * seconds)
+            )
 
     def _counters(self, run: Run, at: float) -> Counters:
         """As Ollama counts: cached tokens are in the prompt's, durations are the wall's, the load includes the line."""
@@ -156,9 +152,13 @@ class SimNode:
         self.tally.hit_tokens += run.cached_tokens
         self.tally.prompt_tokens += ask.prompt_tokens
         return Counters(
-            ask.prompt_tokens, 0 if ask.is_embedding else ask.output_tokens, load_s=run.ready_at - run.arrived_at + 0.002,
-            prefill_s=first_at - run.began_at, decode_s=at - first_at, finish_reason="stop",
-        )  # fmt: skip
+            ask.prompt_tokens,
+            0 if ask.is_embedding else ask.output_tokens,
+            load_s=run.ready_at - run.arrived_at + 0.002,
+            prefill_s=first_at - run.began_at,
+            decode_s=at - first_at,
+            finish_reason="stop",
+        )
 
     # --- the engine's line, and memory ---
 
@@ -230,7 +230,9 @@ class SimNode:
     def _place(self, name: ModelName, window: int, at: float) -> None:
         model = self.by_name[name]
         slots = [Slot() for _ in range(self._slots_of(model))]
-        self.runners[name] = Runner(self.truth[name], window, self.size_bytes(name, window), slots, self.spec.cache_entries, idle_since=at)
+        self.runners[name] = Runner(
+            self.truth[name], window, self.size_bytes(name, window), slots, self.spec.cache_entries, idle_since=at
+        )
         self._touch(name, at)
 
     def _unload(self, name: ModelName, at: float) -> None:
@@ -246,7 +248,9 @@ class SimNode:
         self._report = None
 
     def _expire(self, at: float) -> None:
-        for name in [n for n, r in self.runners.items() if not r.is_busy and at - r.idle_since > self.spec.keep_alive_s]:
+        for name in [
+            n for n, r in self.runners.items() if not r.is_busy and at - r.idle_since > self.spec.keep_alive_s
+        ]:
             self._unload(name, at)
 
     # --- coming and going ---
@@ -291,9 +295,16 @@ class SimNode:
         gpus = (Gpu(machine.chip, capacity, used),) if machine.has_gpu_memory else ()
         bandwidth = self.spec.told_bandwidth if self.spec.told_bandwidth is not None else machine.bandwidth_gbps
         return Report(
-            self.id, f"boot-{self.boot}", Memory(total, min(held, total), max(0, total - held)), cards, (self._engine,),
-            chip=machine.chip, memory_bandwidth_gbps=bandwidth, gpus=gpus, thermal_state=thermal,
-        )  # fmt: skip
+            self.id,
+            f"boot-{self.boot}",
+            Memory(total, min(held, total), max(0, total - held)),
+            cards,
+            (self._engine,),
+            chip=machine.chip,
+            memory_bandwidth_gbps=bandwidth,
+            gpus=gpus,
+            thermal_state=thermal,
+        )
 
     def _card(self, name: ModelName, model: Model) -> ModelInfo:
         runner = self.runners.get(name)
@@ -302,7 +313,10 @@ class SimNode:
             engine = EngineEndpoint(engine.kind, engine.url, engine.version, 1, engine.models_max)
         loaded = Loaded(runner.size_bytes, runner.context_tokens) if runner is not None else None
         return ModelInfo(
-            model.name, engine, model.size_bytes, context_max_tokens=model.context_max, loaded=loaded,
+            model.name,
+            engine,
+            model.size_bytes,
+            context_max_tokens=model.context_max,
+            loaded=loaded,
             kv_bytes_per_token=model.kv_bytes,
-        )  # fmt: skip
-
+        )

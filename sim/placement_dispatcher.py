@@ -33,9 +33,15 @@ GAP_MAX_S = 3600.0
 
 class PlacingAheadDispatcher(PrewarmingDispatcher):
     def __init__(
-        self, scheduler: Scheduler, waiting: Waiting, latencies: Latencies, watchlist: LivenessTracker,
-        retries: RetrySettings, forecast: Forecast, started_at: float = 0.0,
-    ) -> None:  # fmt: skip
+        self,
+        scheduler: Scheduler,
+        waiting: Waiting,
+        latencies: Latencies,
+        watchlist: LivenessTracker,
+        retries: RetrySettings,
+        forecast: Forecast,
+        started_at: float = 0.0,
+    ) -> None:
         super().__init__(scheduler, waiting, latencies, watchlist, retries, forecast, started_at)
         self.plan = PlacementPlan()
         self._planned_at = started_at - PLAN_EVERY_S
@@ -63,7 +69,10 @@ class PlacingAheadDispatcher(PrewarmingDispatcher):
             return
         written, read = self.forecast.outputs.expected_tokens(request, request.model), float(request.prompt_tokens)
         known = self._usual.pop(request.model, (read, written))
-        self._usual[request.model] = (known[0] + USUAL_GAIN * (read - known[0]), known[1] + USUAL_GAIN * (written - known[1]))
+        self._usual[request.model] = (
+            known[0] + USUAL_GAIN * (read - known[0]),
+            known[1] + USUAL_GAIN * (written - known[1]),
+        )
         if len(self._usual) > MODELS_MAX:
             self._usual.popitem(last=False)
 
@@ -82,7 +91,9 @@ class PlacingAheadDispatcher(PrewarmingDispatcher):
                 card, speed = node.report.models[model], rates.speed(node, model)
                 serve_s = read / max(speed.prompt_tokens_per_s, 1e-6) + written * speed.step_s
                 size_bytes = residency.footprint_bytes(node, card, model)
-                yield PlacementOption(node.id, model, size_bytes, serve_s, speed.cold_load_s or speed.load_s, card.engine.slots)
+                yield PlacementOption(
+                    node.id, model, size_bytes, serve_s, speed.cold_load_s or speed.load_s, card.engine.slots
+                )
 
     # --- what is missing ---
 
@@ -91,7 +102,9 @@ class PlacingAheadDispatcher(PrewarmingDispatcher):
         for node in self.fleet:
             if not _serves(node) or node.loading_until or self.waiting.queues.of_node(node.id):
                 continue
-            planned = sorted(model for node_id, model in self.plan.resident if node_id == node.id and model in node.report.models)
+            planned = sorted(
+                model for node_id, model in self.plan.resident if node_id == node.id and model in node.report.models
+            )
             missing = (model for model in planned if not self.forecast.residency.is_loaded(node, model))
             model = next((one for one in missing if self._may_come(node, one)), None)
             if model is not None:
@@ -100,7 +113,9 @@ class PlacingAheadDispatcher(PrewarmingDispatcher):
     def _may_come(self, node: Node, model: ModelName) -> bool:
         """Whether there is room beside what is in memory: throwing something out for a guess costs more than it gains (measured)."""
         card, residency = node.report.models[model], self.forecast.residency
-        return residency.footprint_bytes(node, card, model) <= residency.room_bytes(node) and not residency.is_crowded(node, card)
+        return residency.footprint_bytes(node, card, model) <= residency.room_bytes(node) and not residency.is_crowded(
+            node, card
+        )
 
     def _load(self, node: Node, model: ModelName, at: float, out: list[Command]) -> None:
         self.forecast.residency.load_begins(node, model, ())
@@ -116,4 +131,8 @@ def _serves(node: Node) -> bool:
 
 
 def _room(node: Node) -> NodeCapacity:
-    return NodeCapacity(node.id, node.report.memory_ceiling_bytes, next((face.models_max for face in node.report.engines if face.models_max), None))
+    return NodeCapacity(
+        node.id,
+        node.report.memory_ceiling_bytes,
+        next((face.models_max for face in node.report.engines if face.models_max), None),
+    )

@@ -131,7 +131,9 @@ class Runner:
         step_s = 0.0
         if self.writing:
             depth = sum(run.ask.prompt_tokens for run in self.writing) / len(self.writing)
-            step_s = self.speeds.step_s * self.speeds.batch(len(self.writing)) * (1.0 + depth / self.speeds.decode_depth)
+            step_s = (
+                self.speeds.step_s * self.speeds.batch(len(self.writing)) * (1.0 + depth / self.speeds.decode_depth)
+            )
         if self.reading:
             block_s = PREFILL_BLOCK / self.reading[0].prompt_per_s
             period_s = (block_s + step_s) / share
@@ -165,7 +167,11 @@ class Runner:
             self.writing = [run for run in self.writing if run.left > TINY]
         while self.reading and self.reading[0].left <= TINY:
             run = self.reading.popleft()
-            run.first_at, run.is_decoding, run.left = at, True, 0.0 if run.ask.is_embedding else float(run.ask.output_tokens - 1)
+            run.first_at, run.is_decoding, run.left = (
+                at,
+                True,
+                0.0 if run.ask.is_embedding else float(run.ask.output_tokens - 1),
+            )
             begun.append(run)
             (done if run.left <= 0 else self.writing).append(run)
         for run in done:

@@ -64,7 +64,12 @@ class World:
     """`asks` is filled with those that live, for an oracle that knows their answers' lengths."""
 
     def __init__(
-        self, play: Simulation, nodes: dict[NodeId, SimNode], asks: dict[str, SimRequest], dispatcher: Dispatcher, rng: Random
+        self,
+        play: Simulation,
+        nodes: dict[NodeId, SimNode],
+        asks: dict[str, SimRequest],
+        dispatcher: Dispatcher,
+        rng: Random,
     ) -> None:
         self.play = play
         self.nodes = nodes
@@ -243,9 +248,13 @@ class World:
             began = run.first_at is not None
             if fault.is_hanging and not began:
                 continue  # the core notices by itself: silence, or no first byte in time
-            kind, pause_s = (FailureKind.STALLED, STALL_TIMEOUT_S) if fault.is_hanging else (FailureKind.RESET, REFUSED_S)
+            kind, pause_s = (
+                (FailureKind.STALLED, STALL_TIMEOUT_S) if fault.is_hanging else (FailureKind.RESET, REFUSED_S)
+            )
             failure = Failure(kind, bytes_forwarded=100 if began else 0)
-            self._push(at + pause_s, self._fail, AttemptFailed(at + pause_s, RequestId(run.ask.id), run.attempt, failure))
+            self._push(
+                at + pause_s, self._fail, AttemptFailed(at + pause_s, RequestId(run.ask.id), run.attempt, failure)
+            )
 
     def _return(self, at: float, fault: Fault) -> None:
         node = self.nodes[NodeId(fault.node)]

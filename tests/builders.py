@@ -19,14 +19,7 @@ from herd.core.scheduling.filters import Filter
 from herd.core.scheduling.scheduler import Policy, Scheduler, SignalPolicy
 from herd.core.scheduling.signals import Signal, Weights
 from herd.core.state.commands import Alarm, Command, Record
-from herd.core.state.events import (
-    AttemptFailed,
-    AttemptFinished,
-    Event,
-    FirstByte,
-    HeartbeatReceived,
-    RequestArrived,
-)
+from herd.core.state.events import AttemptFailed, AttemptFinished, Event, FirstByte, HeartbeatReceived, RequestArrived
 from herd.core.state.fleet import (
     GB,
     Capacity,
@@ -71,7 +64,9 @@ def a_report(
     **more: Any,
 ) -> Report:
     cards: Mapping[ModelName, ModelInfo] = {canonical(card.name): card for card in models}
-    memory = more.pop("memory", None) or Memory(int(memory_gb * GB), int(used_gb * GB), int((memory_gb - used_gb) * GB), pressure)
+    memory = more.pop("memory", None) or Memory(
+        int(memory_gb * GB), int(used_gb * GB), int((memory_gb - used_gb) * GB), pressure
+    )
     return Report(NodeId(node_id), boot_id, memory, cards, **more)
 
 
@@ -124,9 +119,13 @@ class World:
         return self.feed(AttemptFinished(self.at, RequestId(request_id), attempt, Counters(10, 20), status))
 
     def fails(
-        self, request_id: str = "r1", attempt: int = 1, kind: FailureKind = FailureKind.RESET, forwarded: int = 0,
+        self,
+        request_id: str = "r1",
+        attempt: int = 1,
+        kind: FailureKind = FailureKind.RESET,
+        forwarded: int = 0,
         continues_on: frozenset[str] = frozenset(),
-    ) -> list[Command]:  # fmt: skip
+    ) -> list[Command]:
         failure = Failure(kind, forwarded, continues_on=continues_on)
         return self.feed(AttemptFailed(self.at, RequestId(request_id), attempt, failure))
 
@@ -135,14 +134,19 @@ class World:
 
 
 def a_world(
-    policy: str = "signals", started_at: float = 0.0, retries: RetrySettings | None = None,
-    holding: HoldingSettings | None = None, liveness: LivenessSettings | None = None,
-) -> World:  # fmt: skip
+    policy: str = "signals",
+    started_at: float = 0.0,
+    retries: RetrySettings | None = None,
+    holding: HoldingSettings | None = None,
+    liveness: LivenessSettings | None = None,
+) -> World:
     fleet, latencies = Fleet(), Latencies()
     waiting = Waiting(holding or HoldingSettings())
     watchlist = LivenessTracker(liveness or LivenessSettings())
     forecast = Forecast()
     signals = SignalPolicy(all_signals(), Weights())
-    chosen: Policy = signals if policy == "signals" else CompletionTimePolicy(forecast, signals, CompletionTimeSettings())
+    chosen: Policy = (
+        signals if policy == "signals" else CompletionTimePolicy(forecast, signals, CompletionTimeSettings())
+    )
     scheduler = Scheduler(fleet, waiting.queues, latencies, watchlist, all_filters(), chosen)
     return World(Dispatcher(scheduler, waiting, latencies, watchlist, retries or RetrySettings(), forecast, started_at))

@@ -37,14 +37,29 @@ def a_record(
     client_ip: str = "192.168.1.7",
 ) -> Record:
     request = Request(
-        RequestId(request_id), ModelName(model), kind, tags=tags, prompt_tokens=40, size_bytes=900,
-        client_ip=client_ip, model_as_asked=model_as_asked,
-    )  # fmt: skip
+        RequestId(request_id),
+        ModelName(model),
+        kind,
+        tags=tags,
+        prompt_tokens=40,
+        size_bytes=900,
+        client_ip=client_ip,
+        model_as_asked=model_as_asked,
+    )
     attempt = None
     if node is not None:
         attempt = Attempt(1, NodeId(node), ModelName(model), arrived_at + 0.5, arrived_at + 0.75, failure)
     return Record(
-        at, request, outcome, arrived_at, ModelName(model), a_decision(node, model=model), attempt,
-        counters or Counters(prompt_tokens=40, completion_tokens=10), retries, error=error,
-        first_byte_at=attempt.first_byte_at if attempt is not None else None, held_s=0.5,
-    )  # fmt: skip
+        at,
+        request,
+        outcome,
+        arrived_at,
+        ModelName(model),
+        a_decision(node, model=model),
+        attempt,
+        counters or Counters(prompt_tokens=40, completion_tokens=10),
+        retries,
+        error=error,
+        first_byte_at=attempt.first_byte_at if attempt is not None else None,
+        held_s=0.5,
+    )

@@ -122,9 +122,13 @@ class Rig:
     """Each node's last heartbeat."""
 
     def ask(
-        self, path: str = "/api/chat", headers: Sequence[Header] = (), dialect: Dialect = DIALECT, raw: bytes = b"",
+        self,
+        path: str = "/api/chat",
+        headers: Sequence[Header] = (),
+        dialect: Dialect = DIALECT,
+        raw: bytes = b"",
         **body: Any,
-    ) -> Client:  # fmt: skip
+    ) -> Client:
         """A request comes in; by default a streamed chat."""
         body.setdefault("model", "m")
         if path == "/api/chat":
@@ -134,9 +138,13 @@ class Rig:
         self.relays += 1
         client = Client(ask.body, headers)
         request = Request(
-            RequestId(f"r{self.relays}"), canonical(ask.model), route.kind, fallbacks=tuple(map(canonical, ask.fallback_models)),
-            stream=ask.stream, prompt_tokens=ask.prompt_tokens,
-        )  # fmt: skip
+            RequestId(f"r{self.relays}"),
+            canonical(ask.model),
+            route.kind,
+            fallbacks=tuple(map(canonical, ask.fallback_models)),
+            stream=ask.stream,
+            prompt_tokens=ask.prompt_tokens,
+        )
         self.clients.append(client)
         self.driver.admit(request, Relay(client, ask, dialect, request.id, self.services))
         return client
@@ -170,9 +178,13 @@ class Rig:
 
 @asynccontextmanager
 async def a_rig(
-    nodes: Mapping[str, str] | None = None, relay: RelaySettings | None = None, upstream: UpstreamSettings | None = None,
-    kind: str = "ollama", retries: RetrySettings | None = None, slots: int = 1,
-) -> AsyncIterator[Rig]:  # fmt: skip
+    nodes: Mapping[str, str] | None = None,
+    relay: RelaySettings | None = None,
+    upstream: UpstreamSettings | None = None,
+    kind: str = "ollama",
+    retries: RetrySettings | None = None,
+    slots: int = 1,
+) -> AsyncIterator[Rig]:
     """`nodes` are names and addresses, the one to be preferred first. At the end nothing may be left over."""
     loop = asyncio.get_running_loop()
     dispatcher = a_world(started_at=loop.time(), retries=retries).dispatcher

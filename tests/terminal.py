@@ -1,7 +1,7 @@
 """The commands as people meet them: processes of their own, their output piped or on a terminal of a chosen size.
 
-    done = herd("status", url=fleet.url)                    # done.status, done.out, done.err
-    with Terminal("chat", "m", url=fleet.url) as screen:    # screen.until(">"); screen.type("hello\r")
+done = herd("status", url=fleet.url)                    # done.status, done.out, done.err
+with Terminal("chat", "m", url=fleet.url) as screen:    # screen.until(">"); screen.type("hello\r")
 """
 
 from __future__ import annotations
@@ -46,7 +46,13 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     """Nothing of this machine's own settings; nothing is announced or searched on the network."""
     ours = ("FLEET_", "HERD_", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR")
     clean = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
-    told = {"PYTHONPATH": str(SRC), "FLEET_ENV_FILE": os.devnull, "FLEET_MDNS": "false", "PYTHONUTF8": "1", "TERM": "xterm"}
+    told = {
+        "PYTHONPATH": str(SRC),
+        "FLEET_ENV_FILE": os.devnull,
+        "FLEET_MDNS": "false",
+        "PYTHONUTF8": "1",
+        "TERM": "xterm",
+    }
     return {**clean, **told, **(more or {})}
 
 
@@ -59,11 +65,20 @@ def with_url(arguments: tuple[str, ...], url: str | None) -> tuple[str, ...]:
 
 
 def herd(
-    *arguments: str, url: str | None = None, stdin: str = "", env: Mapping[str, str] | None = None, encoding: str = "utf-8"
+    *arguments: str,
+    url: str | None = None,
+    stdin: str = "",
+    env: Mapping[str, str] | None = None,
+    encoding: str = "utf-8",
 ) -> Done:
     """Runs a verb with its output piped, to its end."""
     done = subprocess.run(
-        command(*with_url(arguments, url)), input=stdin, capture_output=True, encoding=encoding, env=environment(env), timeout=PATIENCE_S
+        command(*with_url(arguments, url)),
+        input=stdin,
+        capture_output=True,
+        encoding=encoding,
+        env=environment(env),
+        timeout=PATIENCE_S,
     )
     return Done(done.returncode, done.stdout, done.stderr)
 
@@ -85,13 +100,20 @@ class Terminal:
         self._ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, self._size)
         self.process = subprocess.Popen(
-            command(*self._arguments), stdin=theirs, stdout=theirs, stderr=theirs, env=environment(),
-            start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-        )  # fmt: skip
+            command(*self._arguments),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=environment(),
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
         os.close(theirs)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()

@@ -24,7 +24,9 @@ from herd.config import (
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    port: int = field(default=11435, metadata={"env": "FLEET_PORT", "help": "Port to listen on.", "min": 0, "max": 65535})
+    port: int = field(
+        default=11435, metadata={"env": "FLEET_PORT", "help": "Port to listen on.", "min": 0, "max": 65535}
+    )
     host: str = field(default="0.0.0.0", metadata={"env": "FLEET_HOST", "help": "Address to listen on."})
     folder: Path = field(default=Path("~/.fleet-manager"), metadata={"env": "FLEET_DATA_DIR", "help": "Folder."})
     not_for_people: int = 7
@@ -54,7 +56,9 @@ class Whole:
 BOTH = (Door, Taste)
 
 
-def loaded(tmp_path: Path, file: str = "", flags: dict[str, Given] | None = None, prefix: str = "FLEET_", **environ: str) -> Config:
+def loaded(
+    tmp_path: Path, file: str = "", flags: dict[str, Given] | None = None, prefix: str = "FLEET_", **environ: str
+) -> Config:
     (tmp_path / "env").write_text(file, encoding="utf-8")
     return load(BOTH, environ, tmp_path / "env", flags, prefix)
 
@@ -89,9 +93,14 @@ def test_the_later_place_wins_and_each_value_remembers_its_own(tmp_path: Path) -
 
 def test_every_type_is_read_from_text(tmp_path: Path) -> None:
     settings = loaded(
-        tmp_path, FLEET_OPEN="Yes", FLEET_PATIENCE=" 3.5 ", FLEET_PINNED_MODELS="a:1, b ,,c", FLEET_LIMIT="-4",
-        FLEET_MODE="WARN", FLEET_DATA_DIR="~/elsewhere",
-    )  # fmt: skip
+        tmp_path,
+        FLEET_OPEN="Yes",
+        FLEET_PATIENCE=" 3.5 ",
+        FLEET_PINNED_MODELS="a:1, b ,,c",
+        FLEET_LIMIT="-4",
+        FLEET_MODE="WARN",
+        FLEET_DATA_DIR="~/elsewhere",
+    )
     assert settings.of(Taste) == Taste(True, 3.5, ("a:1", "b", "c"), -4, "warn")
     assert settings.of(Door).folder == Path("~/elsewhere").expanduser()
 
@@ -117,7 +126,9 @@ def test_an_empty_value_means_not_set_where_empty_means_nothing(tmp_path: Path) 
         ("FLEET_MODE", "loud", "one of strip, warn"),
     ],
 )
-def test_a_wrong_value_names_key_value_source_and_what_is_expected(tmp_path: Path, env: str, text: str, expected: str) -> None:
+def test_a_wrong_value_names_key_value_source_and_what_is_expected(
+    tmp_path: Path, env: str, text: str, expected: str
+) -> None:
     (problem,) = problems(tmp_path, **{env: text})
     assert problem == f"{env}='{text}' (environment): expected {expected}"
 
@@ -180,7 +191,11 @@ OLLAMA_HOST=somebody else's
 
 @pytest.mark.parametrize(
     ("line", "complaint"),
-    [("FLEET_PORT", "line 1 is not KEY=value"), ("=3", "line 1 is not KEY=value"), ("FLEET_HOST='x", "quote that opens the value of FLEET_HOST")],
+    [
+        ("FLEET_PORT", "line 1 is not KEY=value"),
+        ("=3", "line 1 is not KEY=value"),
+        ("FLEET_HOST='x", "quote that opens the value of FLEET_HOST"),
+    ],
 )
 def test_a_line_that_is_no_setting_is_named(tmp_path: Path, line: str, complaint: str) -> None:
     assert complaint in problems(tmp_path, file=line)[0]

@@ -34,8 +34,12 @@ def running(tmp_path: Path, console: io.StringIO) -> Iterator[Logs]:
     begun.close()
 
 
-def a_line(msg: str = "hello", level: int = logging.INFO, created: float = LATE, **context: object) -> logging.LogRecord:
-    record = logging.makeLogRecord({"name": "herd.test", "levelno": level, "levelname": logging.getLevelName(level), "msg": msg})
+def a_line(
+    msg: str = "hello", level: int = logging.INFO, created: float = LATE, **context: object
+) -> logging.LogRecord:
+    record = logging.makeLogRecord(
+        {"name": "herd.test", "levelno": level, "levelname": logging.getLevelName(level), "msg": msg}
+    )
     record.created = created
     vars(record).update(context)
     return record
@@ -51,8 +55,13 @@ def test_a_line_carries_time_level_logger_message_and_context(running: Logs, tmp
     (line,) = written(tmp_path)
     ts = line.pop("ts")
     assert line == {
-        "level": "info", "logger": "herd.driver", "msg": "dispatched", "request_id": "r1", "node_id": "mac", "score": 60.5,
-    }  # fmt: skip
+        "level": "info",
+        "logger": "herd.driver",
+        "msg": "dispatched",
+        "request_id": "r1",
+        "node_id": "mac",
+        "score": 60.5,
+    }
     assert isinstance(ts, str) and datetime.fromisoformat(ts).tzinfo is UTC
 
 

@@ -56,7 +56,9 @@ def test_a_name_that_a_crash_left_behind_is_not_in_the_way() -> None:
     asyncio.run(go())
 
 
-def test_where_multicast_is_impossible_nothing_fails(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_where_multicast_is_impossible_nothing_fails(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def impossible(interfaces: object) -> None:
         raise OSError(errno.ENODEV, "No such device")
 

@@ -40,7 +40,9 @@ def main(given: Sequence[str] | None = None) -> int:
     text = report(load.results, breaker, right, chosen)
     print(text)
     if chosen.json is not None:
-        chosen.json.write_text(json.dumps({"results": [asdict(one) for one in load.results], "events": breaker.events}, indent=1), "utf-8")
+        chosen.json.write_text(
+            json.dumps({"results": [asdict(one) for one in load.results], "events": breaker.events}, indent=1), "utf-8"
+        )
     if chosen.write_docs:
         before, _, rest = DOCUMENT.read_text("utf-8").partition(BEGIN)
         DOCUMENT.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}", "utf-8")
@@ -53,7 +55,11 @@ def played(chosen: argparse.Namespace) -> tuple[Load, Breaker, dict[tuple[str, i
         fleet.start_nodes()
         url = fleet.coordinator.url
         # What is right: the answers of a fleet that nobody disturbs.
-        right = {(question, length): ask(url, "ollama", question, length).text for question in QUESTIONS for length in LENGTHS}
+        right = {
+            (question, length): ask(url, "ollama", question, length).text
+            for question in QUESTIONS
+            for length in LENGTHS
+        }
         load, breaker = Load(url, chosen.clients, chosen.seed), Breaker(fleet, chosen.every, chosen.seed)
         load.start()
         breaker.start()
@@ -67,16 +73,19 @@ def played(chosen: argparse.Namespace) -> tuple[Load, Breaker, dict[tuple[str, i
     return load, breaker, right
 
 
-def report(results: list[Result], breaker: Breaker, right: dict[tuple[str, int], str], chosen: argparse.Namespace) -> str:
+def report(
+    results: list[Result], breaker: Breaker, right: dict[tuple[str, int], str], chosen: argparse.Namespace
+) -> str:
     """Markdown: what was sent and what became of it, per way of asking, and what was done to the nodes."""
     done = Counter(kind for _, kind, _ in breaker.events)
     losses = ", ".join(f"{count} x {kind}" for kind, count in sorted(done.items()))
     lines = [
         f"{chosen.minutes:g} minutes, {chosen.clients} clients, three nodes of one machine, seed {chosen.seed}. A loss every {chosen.every:g} s: {losses}; "
         f"at {breaker.skipped} further turns only one node was answering and was spared.",
-        "", "| asked by | sent | whole | of these retried | of these continued in mid-stream | with the undisturbed text | refused | broken | lost |",
+        "",
+        "| asked by | sent | whole | of these retried | of these continued in mid-stream | with the undisturbed text | refused | broken | lost |",
         "|---|---|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
+    ]
     ways = sorted({one.way for one in results})
     for way, some in [(way, [one for one in results if one.way == way]) for way in ways] + [("**all**", results)]:
         whole = [one for one in some if one.end == "whole"]
@@ -88,10 +97,18 @@ def report(results: list[Result], breaker: Breaker, right: dict[tuple[str, int],
         )
     failed = Counter(f"{one.way}, {one.end} ({one.status}): {one.told[:120]}" for one in results if one.end != "whole")
     if failed:
-        lines += ["", "What was not answered whole:", "", *(f"- {count} x {told}" for told, count in failed.most_common(12))]
+        lines += [
+            "",
+            "What was not answered whole:",
+            "",
+            *(f"- {count} x {told}" for told, count in failed.most_common(12)),
+        ]
     slow = sorted(one.seconds for one in results)
     if slow:
-        lines += ["", f"Seconds to the whole answer: median {slow[len(slow) // 2]:.1f}, 99 % within {slow[int(len(slow) * 0.99)]:.1f}."]
+        lines += [
+            "",
+            f"Seconds to the whole answer: median {slow[len(slow) // 2]:.1f}, 99 % within {slow[int(len(slow) * 0.99)]:.1f}.",
+        ]
     return "\n".join(lines)
 
 

@@ -51,7 +51,11 @@ class Breaker:
             nodes = self.fleet.coordinator.get("/fleet/status")["nodes"]
         except CliError:
             return []
-        return [node["node_id"] for node in nodes if node["status"] == "online" and any(model["loaded"] for model in node["models"])]
+        return [
+            node["node_id"]
+            for node in nodes
+            if node["status"] == "online" and any(model["loaded"] for model in node["models"])
+        ]
 
     def _break_on(self) -> None:
         rng, begun, turn = Random(self.seed), time.monotonic(), 0

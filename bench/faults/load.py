@@ -37,10 +37,27 @@ def body_of(way: str, question: str, length: int) -> tuple[str, dict[str, object
     """Path and body; temperature 0, so that every node says the same."""
     messages, stream = [{"role": "user", "content": question}], not way.endswith("whole")
     if way.startswith("ollama"):
-        return "/api/chat", {"model": MODEL, "messages": messages, "stream": stream, "options": {"temperature": 0, "num_predict": length}}
+        return "/api/chat", {
+            "model": MODEL,
+            "messages": messages,
+            "stream": stream,
+            "options": {"temperature": 0, "num_predict": length},
+        }
     if way.startswith("openai"):
-        return "/v1/chat/completions", {"model": MODEL, "messages": messages, "stream": stream, "temperature": 0, "max_tokens": length}
-    return "/v1/messages", {"model": MODEL, "messages": messages, "stream": stream, "temperature": 0, "max_tokens": length}
+        return "/v1/chat/completions", {
+            "model": MODEL,
+            "messages": messages,
+            "stream": stream,
+            "temperature": 0,
+            "max_tokens": length,
+        }
+    return "/v1/messages", {
+        "model": MODEL,
+        "messages": messages,
+        "stream": stream,
+        "temperature": 0,
+        "max_tokens": length,
+    }
 
 
 def ask(url: str, way: str, question: str, length: int) -> Result:
@@ -59,9 +76,22 @@ def ask(url: str, way: str, question: str, length: int) -> Result:
         problem = f"{type(error).__name__}: {error}"
     finally:
         connection.close()
-    text, is_whole, note, told = understood(way, raw) if status == 200 else ("", False, False, raw[:200].decode("utf-8", "replace"))
+    text, is_whole, note, told = (
+        understood(way, raw) if status == 200 else ("", False, False, raw[:200].decode("utf-8", "replace"))
+    )
     end = "whole" if is_whole and not problem else "lost" if not status else "refused" if status != 200 else "broken"
-    return Result(way, question, length, end, status, text, int(headers.get("x-fleet-retries", 0)), note, told or problem, time.monotonic() - begun)
+    return Result(
+        way,
+        question,
+        length,
+        end,
+        status,
+        text,
+        int(headers.get("x-fleet-retries", 0)),
+        note,
+        told or problem,
+        time.monotonic() - begun,
+    )
 
 
 def understood(way: str, raw: bytes) -> tuple[str, bool, bool, str]:

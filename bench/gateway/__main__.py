@@ -129,11 +129,18 @@ def _cell(tools: Tools, gateway: Gateway, scenario: Scenario, seconds: float, fo
 
 
 def tell(
-    machine: Mapping[str, object], used: Cores, chosen: argparse.Namespace, started: Sequence[Gateway], rounds: Rounds,
-    rss: Mapping[str, int], books: Mapping[str, Mapping[str, object]],
-) -> None:  # fmt: skip
+    machine: Mapping[str, object],
+    used: Cores,
+    chosen: argparse.Namespace,
+    started: Sequence[Gateway],
+    rounds: Rounds,
+    rss: Mapping[str, int],
+    books: Mapping[str, Mapping[str, object]],
+) -> None:
     found = table.medians(rounds)
-    print(f"\n{machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}, load {machine['load_before']}")
+    print(
+        f"\n{machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}, load {machine['load_before']}"
+    )
     print(", ".join(f"{g.name} {g.version}".strip() for g in started))
     print(f"medians of {chosen.rounds} rounds of {chosen.seconds:g} s a cell\n\n{table.tables(found, rss)}\n")
     if "herd" in found:
@@ -143,11 +150,15 @@ def tell(
         print(f"warning: {warning}")
     if chosen.json is not None:
         everything = {
-            "machine": machine, "cores": asdict(used), "seconds": chosen.seconds,
-            "versions": {g.name: g.version for g in started}, "rss_bytes": rss, "books": books,
+            "machine": machine,
+            "cores": asdict(used),
+            "seconds": chosen.seconds,
+            "versions": {g.name: g.version for g in started},
+            "rss_bytes": rss,
+            "books": books,
             "medians": {name: {key: asdict(c) for key, c in cells.items()} for name, cells in found.items()},
             "rounds": {name: {k: [asdict(c) for c in cs] for k, cs in cells.items()} for name, cells in rounds.items()},
-        }  # fmt: skip
+        }
         chosen.json.write_text(json.dumps(everything, indent=1) + "\n", "utf-8")
 
 

@@ -112,9 +112,21 @@ def _sglang(program: str, place: Place) -> Iterator[Gateway]:
     """The cheapest policy, and quiet: what it does per request is then least."""
     port, metrics_port = free_port(), free_port()
     argv = [
-        program, "launch", "--host", "127.0.0.1", "--port", str(port), "--worker-urls", f"http://127.0.0.1:{place.stub_port}",
-        "--policy", "round_robin", "--log-level", "error", "--prometheus-port", str(metrics_port),
-    ]  # fmt: skip
+        program,
+        "launch",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--worker-urls",
+        f"http://127.0.0.1:{place.stub_port}",
+        "--policy",
+        "round_robin",
+        "--log-level",
+        "error",
+        "--prometheus-port",
+        str(metrics_port),
+    ]
     log = place.folder / "log"
     with running(argv, place.core, log) as process:
         _await_answer(port, process, log)
@@ -134,8 +146,25 @@ def _herd(place: Place) -> Iterator[Gateway]:
     port, data_dir = free_port(), place.folder / "data"
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FLEET_")}
     sources = os.pathsep.join([str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
-    env = {**kept, "FLEET_MDNS": "false", "FLEET_OPEN": "true", "FLEET_ENV_FILE": str(place.folder / "none.env"), "PYTHONPATH": sources}
-    argv = [sys.executable, "-m", "herd", "serve", "--host", "127.0.0.1", "--port", str(port), "--data-dir", str(data_dir)]
+    env = {
+        **kept,
+        "FLEET_MDNS": "false",
+        "FLEET_OPEN": "true",
+        "FLEET_ENV_FILE": str(place.folder / "none.env"),
+        "PYTHONPATH": sources,
+    }
+    argv = [
+        sys.executable,
+        "-m",
+        "herd",
+        "serve",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--data-dir",
+        str(data_dir),
+    ]
     log = place.folder / "log"
     with running(argv, place.core, log, env) as process, _node(port, place.stub_port):
         answer = _await_answer(port, process, log)
@@ -169,7 +198,13 @@ def heartbeat(stub_port: int) -> bytes:
     """An idle machine of 64 GB with the two models of this benchmark in memory."""
     loaded = {"size_bytes": 1 << 30, "context_tokens": 8192}
     models = [{"name": f"{name}:latest", "size_bytes": 1 << 30, "loaded": loaded} for name in (MODEL, PACED_MODEL)]
-    engine = {"kind": "ollama", "url": f"http://127.0.0.1:{stub_port}", "version": "0.17.7", "slots": SLOTS, "models": models}
+    engine = {
+        "kind": "ollama",
+        "url": f"http://127.0.0.1:{stub_port}",
+        "version": "0.17.7",
+        "slots": SLOTS,
+        "models": models,
+    }
     own = {"boot_id": "bench", "os": "linux", "engines": [engine]}
     memory = {"total_gb": 64.0, "used_gb": 8.0, "available_gb": 56.0}
     return json.dumps({"node_id": "bench", "memory": memory, "herd": own}).encode()
@@ -234,4 +269,6 @@ def _await_answer(port: int, process: subprocess.Popen[bytes], log: Path) -> htt
         except (OSError, http.client.HTTPException):
             pass
         time.sleep(0.1)
-    raise Trouble(f"it did not start: {(log.read_text('utf-8', 'replace').strip().splitlines() or ['it said nothing'])[-1]}")
+    raise Trouble(
+        f"it did not start: {(log.read_text('utf-8', 'replace').strip().splitlines() or ['it said nothing'])[-1]}"
+    )

@@ -79,10 +79,16 @@ def _compiled(cc: str, source: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as made:
         fresh = Path(made) / source.stem
         done = subprocess.run(
-            [cc, "-O2", "-o", str(fresh), str(source)], capture_output=True, text=True, timeout=COMPILE_MAX_S, check=False
+            [cc, "-O2", "-o", str(fresh), str(source)],
+            capture_output=True,
+            text=True,
+            timeout=COMPILE_MAX_S,
+            check=False,
         )
         if done.returncode:
-            raise Trouble(f"{source.name} does not compile: {(done.stderr.strip().splitlines() or ['no reason given'])[0]}")
+            raise Trouble(
+                f"{source.name} does not compile: {(done.stderr.strip().splitlines() or ['no reason given'])[0]}"
+            )
         return fresh.replace(program)
 
 
@@ -119,9 +125,16 @@ def measured(tools: Tools, load: Load, port: int, seconds: float, warmup_s: floa
     body = folder / "body.json"
     body.write_text(json.dumps(load.body, separators=(",", ":")), "utf-8")
     options = {
-        "--port": port, "--path": load.path, "--body": body, "--connections": load.connections, "--seconds": seconds,
-        "--warmup-s": warmup_s, "--stagger-ms": load.stagger_s * 1000, "--lines": load.lines, "--tail": load.tail,
-    }  # fmt: skip
+        "--port": port,
+        "--path": load.path,
+        "--body": body,
+        "--connections": load.connections,
+        "--seconds": seconds,
+        "--warmup-s": warmup_s,
+        "--stagger-ms": load.stagger_s * 1000,
+        "--lines": load.lines,
+        "--tail": load.tail,
+    }
     argv = [str(tools.load), *(str(part) for option in options.items() for part in option)]
     time_max_s = load.stagger_s + warmup_s + seconds + 10.0
     try:

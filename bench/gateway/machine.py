@@ -87,9 +87,14 @@ def running(
     """A process in a group of its own on one core; its output goes to `log`. It has ended when the block is left."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-            env=dict(env) if env is not None else None, preexec_fn=lambda: pin(core),
-        )  # fmt: skip
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=dict(env) if env is not None else None,
+            preexec_fn=lambda: pin(core),
+        )
         try:
             yield process
         finally:

@@ -65,9 +65,12 @@ def medians(rounds: Mapping[str, Mapping[str, Sequence[Cell]]]) -> dict[str, dic
 
 def _median(cells: Sequence[Cell]) -> Cell:
     columns = {name: [asdict(c)[name] for c in cells] for name in asdict(cells[0])}
-    return Cell(**{
-        name: max(values) if name in ("errors", "reconnects") else median(values) for name, values in columns.items()
-    })  # fmt: skip
+    return Cell(
+        **{
+            name: max(values) if name in ("errors", "reconnects") else median(values)
+            for name, values in columns.items()
+        }
+    )
 
 
 # --- tables ---
@@ -78,35 +81,75 @@ def tables(found: Medians, rss_bytes: Mapping[str, int]) -> str:
 
 
 def _answers_rows(found: Medians) -> list[list[str]]:
-    rows = [["whole answers", "rps c=1", "c=32", "c=128", "p50/p99 ms c=32", "added p50 ms c=1", "us CPU", "core", "x nginx", "x sglang"]]
+    rows = [
+        [
+            "whole answers",
+            "rps c=1",
+            "c=32",
+            "c=128",
+            "p50/p99 ms c=32",
+            "added p50 ms c=1",
+            "us CPU",
+            "core",
+            "x nginx",
+            "x sglang",
+        ]
+    ]
     for name, cells in found.items():
         at_32 = cells.get("c32")
-        rows.append([
-            name, *(_rate(cells.get(key)) for key in ("c1", "c32", "c128")),
-            f"{at_32.p50_ms:.2f} / {at_32.p99_ms:.2f}" if at_32 else "",
-            _number(added_p50_ms(found, name), 2), _cpu(at_32), _share(at_32),
-            _number(rate_ratio(found, name, "nginx", "c32"), 2), _number(rate_ratio(found, name, "sglang-router", "c32"), 2),
-        ])  # fmt: skip
+        rows.append(
+            [
+                name,
+                *(_rate(cells.get(key)) for key in ("c1", "c32", "c128")),
+                f"{at_32.p50_ms:.2f} / {at_32.p99_ms:.2f}" if at_32 else "",
+                _number(added_p50_ms(found, name), 2),
+                _cpu(at_32),
+                _share(at_32),
+                _number(rate_ratio(found, name, "nginx", "c32"), 2),
+                _number(rate_ratio(found, name, "sglang-router", "c32"), 2),
+            ]
+        )
     return rows
 
 
 def _streams_rows(found: Medians, rss_bytes: Mapping[str, int]) -> list[list[str]]:
-    rows = [["256 streams", "chunks/s", "us CPU per stream", "core", "x nginx", "x sglang", "paced: first byte p50/p99 ms", "core", "RSS MB"]]
+    rows = [
+        [
+            "256 streams",
+            "chunks/s",
+            "us CPU per stream",
+            "core",
+            "x nginx",
+            "x sglang",
+            "paced: first byte p50/p99 ms",
+            "core",
+            "RSS MB",
+        ]
+    ]
     for name, cells in found.items():
         fast, paced = cells.get("streams"), cells.get("paced")
-        rows.append([
-            name, f"{fast.chunks_per_s / 1000:.0f}k" if fast else "", _cpu(fast), _share(fast),
-            _number(rate_ratio(found, name, "nginx", "streams"), 2), _number(rate_ratio(found, name, "sglang-router", "streams"), 2),
-            f"{paced.first_p50_ms:.2f} / {paced.first_p99_ms:.2f}" if paced else "", _share(paced),
-            f"{rss_bytes[name] / MIB:.0f}" if name in rss_bytes else "",
-        ])  # fmt: skip
+        rows.append(
+            [
+                name,
+                f"{fast.chunks_per_s / 1000:.0f}k" if fast else "",
+                _cpu(fast),
+                _share(fast),
+                _number(rate_ratio(found, name, "nginx", "streams"), 2),
+                _number(rate_ratio(found, name, "sglang-router", "streams"), 2),
+                f"{paced.first_p50_ms:.2f} / {paced.first_p99_ms:.2f}" if paced else "",
+                _share(paced),
+                f"{rss_bytes[name] / MIB:.0f}" if name in rss_bytes else "",
+            ]
+        )
     return rows
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose columns also line up on a terminal."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |" for row in rows]
+    lines = [
+        "| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
@@ -150,7 +193,12 @@ def aims(found: Medians, rss_bytes: Mapping[str, int]) -> list[str]:
     rss = rss_bytes.get("herd")
     rows: list[tuple[str, float | None, float, bool]] = [
         ("whole answers at 32 connections, x nginx", rate_ratio(found, "herd", "nginx", "c32"), 0.4, True),
-        ("whole answers at 32 connections, x sglang-router", rate_ratio(found, "herd", "sglang-router", "c32"), 1.2, True),
+        (
+            "whole answers at 32 connections, x sglang-router",
+            rate_ratio(found, "herd", "sglang-router", "c32"),
+            1.2,
+            True,
+        ),
         ("chunks per second of 256 streams, x nginx", rate_ratio(found, "herd", "nginx", "streams"), 1.0, True),
         ("added p50 with one connection, ms", added_p50_ms(found, "herd"), 0.25, False),
         ("first byte p99 of 256 paced streams, ms", paced.first_p99_ms if paced else None, 5.0, False),
@@ -187,9 +235,15 @@ def _strained(name: str, key: str, one: Cell, least: Cell) -> list[str]:
     mine, most = (c.chunks_per_s or c.answers_per_s for c in (one, least))
     out = []
     if most < GENERATOR_FACTOR * mine and one.core_share < FULL_CORE:
-        out.append(f"{name}, {key}: the generator alone does only {most / mine:.1f} times as much, and the gateway's core was {one.core_share:.0%} used: this is the generator's limit")
+        out.append(
+            f"{name}, {key}: the generator alone does only {most / mine:.1f} times as much, and the gateway's core was {one.core_share:.0%} used: this is the generator's limit"
+        )
     elif most < GENERATOR_FACTOR * mine:
-        out.append(f"{name}, {key}: the generator alone does only {most / mine:.1f} times as much (the gateway's core was full nevertheless)")
+        out.append(
+            f"{name}, {key}: the generator alone does only {most / mine:.1f} times as much (the gateway's core was full nevertheless)"
+        )
     elif one.core_share < FULL_CORE:
-        out.append(f"{name}, {key}: the gateway had only {one.core_share:.0%} of its core: something else ran on this machine")
+        out.append(
+            f"{name}, {key}: the gateway had only {one.core_share:.0%} of its core: something else ran on this machine"
+        )
     return out

@@ -36,8 +36,16 @@ PROGRESS_S = 10.0
 
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="dev.py bench routing", description=__doc__)
-    parser.add_argument("--traces", type=Path, default=os.environ.get("HERD_TRACES") or None, metavar="DIR", help="folder with the public traces")
-    parser.add_argument("--quick", action="store_true", help="under a minute; exit status 1 on a regression beyond noise")
+    parser.add_argument(
+        "--traces",
+        type=Path,
+        default=os.environ.get("HERD_TRACES") or None,
+        metavar="DIR",
+        help="folder with the public traces",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="under a minute; exit status 1 on a regression beyond noise"
+    )
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--requests", type=int, default=500, help="requests in one run (default 500)")
     parser.add_argument("--loads", default="0.6,1.0,1.25")
@@ -45,7 +53,9 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--policies", default="", help=f"some of {', '.join(POLICY_NAMES)}")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", type=Path, metavar="FILE", help="every row of every run")
-    parser.add_argument("--write-docs", action="store_true", help=f"write the tables into {DOCUMENT.name} and draw the picture")
+    parser.add_argument(
+        "--write-docs", action="store_true", help=f"write the tables into {DOCUMENT.name} and draw the picture"
+    )
     chosen = parser.parse_args(given)
     chosen.traces = Path(chosen.traces) if chosen.traces else None
     if chosen.traces is not None and not chosen.traces.is_dir():
@@ -106,8 +116,9 @@ def _text(table: Table, chosen: argparse.Namespace, costs: Sequence[tuple[str, F
     judged = main_load(chosen.loads)
     parts = [
         f"{chosen.seeds} seeds, {chosen.requests} requests a run, {source}; {len(chosen.policies)} policies; {took_s:.0f} s on {chosen.jobs} cores.",
-        f"## Goals, load {judged:g}", report.targets(table, judged) if OURS in chosen.policies else "",
-    ]  # fmt: skip
+        f"## Goals, load {judged:g}",
+        report.targets(table, judged) if OURS in chosen.policies else "",
+    ]
     for load in chosen.loads:
         if OURS in chosen.policies:
             parts += [f"## By scenario, load {load:g}", report.ratios(table, load)]
@@ -143,4 +154,3 @@ if __name__ == "__main__":
     # Ended from outside, it ends its processes too.
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))
     sys.exit(main())
-

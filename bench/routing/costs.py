@@ -26,9 +26,11 @@ class Fleet:
 
 
 FLEETS = (
-    Fleet("6 nodes", 6, 6, 150), Fleet("20 nodes", 20, 20, 150), Fleet("100 nodes", 100, 100, 500),
+    Fleet("6 nodes", 6, 6, 150),
+    Fleet("20 nodes", 20, 20, 150),
+    Fleet("100 nodes", 100, 100, 500),
     Fleet("1000 nodes, 20 have the model", 1000, 20, 300),
-)  # fmt: skip
+)
 
 
 def decision_us(baseline: SimPolicy, fleet: Fleet) -> float:

@@ -58,7 +58,7 @@ class Ideals:
         return min(
             (prompt / one.prompt_per_s, prompt / one.prompt_per_s + ask.output_tokens * one.step_s)
             for one in self._speeds[ask.name]
-        )  # fmt: skip
+        )
 
 
 def _is_whole(one: Served) -> bool:

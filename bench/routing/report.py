@@ -15,20 +15,36 @@ BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 
 def targets(table: Table, load: float) -> str:
     lines = ["| goal | wanted | found | |", "|---|---|---|---|"]
-    lines += [f"| {g.told} | {g.wanted} | {g.found} | {'met' if g.is_met else '**missed**'} |" for g in goals(table, load)]
+    lines += [
+        f"| {g.told} | {g.wanted} | {g.found} | {'met' if g.is_met else '**missed**'} |" for g in goals(table, load)
+    ]
     return "\n".join(lines)
 
 
 def ratios(table: Table, load: float) -> str:
     """One line a scenario: ours, and how much longer others take."""
     others = [SIGNALS] if SIGNALS in table.rows[(table.scenarios(load)[0], load)] else []
-    head = ["scenario", "mean s", "p99 s", "first token p99 s", "good", "best simple", "its mean / ours", "its p99 / ours", "its first p99 / ours", "good"]
+    head = [
+        "scenario",
+        "mean s",
+        "p99 s",
+        "first token p99 s",
+        "good",
+        "best simple",
+        "its mean / ours",
+        "its p99 / ours",
+        "its first p99 / ours",
+        "good",
+    ]
     head += ["signals: mean", "p99"] if others else []
     head += ["ours / oracle"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for scenario in table.scenarios(load):
         best = table.best_simple(scenario, load)
-        row = [scenario, *(f"{table.mean(scenario, load, OURS, key):.2f}" for key in ("mean", "p99", "first99", "good"))]
+        row = [
+            scenario,
+            *(f"{table.mean(scenario, load, OURS, key):.2f}" for key in ("mean", "p99", "first99", "good")),
+        ]
         if best is not None:
             row += [best, *(str(table.ratio(scenario, load, best, OURS, key)) for key in ("mean", "p99", "first99"))]
             row.append(f"{table.mean(scenario, load, best, 'good'):.2f}")
@@ -46,11 +62,18 @@ def everything(table: Table, load: float, policies: Sequence[str]) -> str:
     told = {one.name: one.told for one in SCENARIOS}
     lines: list[str] = []
     for scenario in table.scenarios(load):
-        lines += [f"\n**{scenario}** {told[scenario]}\n", "| policy | mean s | p99 s | first p50 s | first p99 s | good | unanswered | loads | GB read | cached | Jain |", "|" + "---|" * 11]
+        lines += [
+            f"\n**{scenario}** {told[scenario]}\n",
+            "| policy | mean s | p99 s | first p50 s | first p99 s | good | unanswered | loads | GB read | cached | Jain |",
+            "|" + "---|" * 11,
+        ]
         for policy in policies:
             if policy not in table.rows[(scenario, load)]:
                 continue
-            m = {key: table.mean(scenario, load, policy, key) for key in ("mean", "p99", "first50", "first99", "good", "bad", "loads", "read_gb", "hit", "jain")}
+            m = {
+                key: table.mean(scenario, load, policy, key)
+                for key in ("mean", "p99", "first50", "first99", "good", "bad", "loads", "read_gb", "hit", "jain")
+            }
             lines.append(
                 f"| {policy} | {m['mean']:.2f} | {m['p99']:.1f} | {m['first50']:.2f} | {m['first99']:.1f} | {m['good']:.3f} | {m['bad']:.1f} "
                 f"| {m['loads']:.0f} | {m['read_gb']:.0f} | {m['hit']:.0%} | {m['jain']:.2f} |"
@@ -69,15 +92,21 @@ def picture(table: Table, load: float) -> str:
     scenarios = table.scenarios(load)
     names = (("signals", "#c0392b"), ("best simple", "#7f8c8d"), ("completion time", "#2471a3"))
     width, left, top, height = 60 * len(scenarios) + 90, 60, 40, 260
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{top + height + 50}" font-family="sans-serif" font-size="11">']
-    parts.append(f'<text x="{left}" y="16" font-size="13">Mean seconds to the whole answer, load {load:g} (logarithmic; less is better)</text>')
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{top + height + 50}" font-family="sans-serif" font-size="11">'
+    ]
+    parts.append(
+        f'<text x="{left}" y="16" font-size="13">Mean seconds to the whole answer, load {load:g} (logarithmic; less is better)</text>'
+    )
     for number, (name, colour) in enumerate(names):
         parts.append(f'<rect x="{left + 130 * number}" y="22" width="10" height="10" fill="{colour}"/>')
         parts.append(f'<text x="{left + 14 + 130 * number}" y="31">{name}</text>')
     ticks = (0.1, 1.0, 10.0, 100.0, 1000.0)
     for tick in ticks:
         y = _y(tick, top, height)
-        parts.append(f'<line x1="{left}" x2="{width - 10}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/><text x="8" y="{y + 4:.1f}">{tick:g} s</text>')
+        parts.append(
+            f'<line x1="{left}" x2="{width - 10}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/><text x="8" y="{y + 4:.1f}">{tick:g} s</text>'
+        )
     for number, scenario in enumerate(scenarios):
         best = table.best_simple(scenario, load)
         chosen = (SIGNALS, best, OURS)
@@ -86,7 +115,9 @@ def picture(table: Table, load: float) -> str:
                 continue
             value = table.mean(scenario, load, policy, "mean")
             y, x = _y(value, top, height), left + 60 * number + 6 + 15 * bar
-            parts.append(f'<rect x="{x}" y="{y:.1f}" width="14" height="{top + height - y:.1f}" fill="{colour}"><title>{scenario} {policy}: {value:.2f} s</title></rect>')
+            parts.append(
+                f'<rect x="{x}" y="{y:.1f}" width="14" height="{top + height - y:.1f}" fill="{colour}"><title>{scenario} {policy}: {value:.2f} s</title></rect>'
+            )
         parts.append(f'<text x="{left + 60 * number + 16}" y="{top + height + 16}">{scenario}</text>')
     return "\n".join([*parts, "</svg>", ""])
 

@@ -54,14 +54,21 @@ class Player:
 
 
 def cases(
-    scenarios: Sequence[str], loads: Sequence[float], seeds: int, requests: int, policies: Sequence[str], folder: Path | None
+    scenarios: Sequence[str],
+    loads: Sequence[float],
+    seeds: int,
+    requests: int,
+    policies: Sequence[str],
+    folder: Path | None,
 ) -> list[Case]:
     """Seeds outermost, so that whoever stops early has all scenarios."""
     of_load = {load: _policies_at(load, loads, policies) for load in loads}
     return [
         Case(scenario, load, seed, requests, of_load[load], folder)
-        for seed in range(seeds) for load in loads for scenario in scenarios
-    ]  # fmt: skip
+        for seed in range(seeds)
+        for load in loads
+        for scenario in scenarios
+    ]
 
 
 def main_load(loads: Sequence[float]) -> float:

@@ -27,18 +27,33 @@ def goals(table: Table, load: float) -> list[Goal]:
     found: list[Goal] = []
     if SIGNALS in policies:
         others = [(scenario, SIGNALS) for scenario in scenarios]
-        found += [_at_least(f"{what} against the seven signals", table.geomean(load, others, OURS, key), least)
-                  for what, key, least in (("mean", "mean", 2.5), ("p99", "p99", 3.0))]  # fmt: skip
+        found += [
+            _at_least(f"{what} against the seven signals", table.geomean(load, others, OURS, key), least)
+            for what, key, least in (("mean", "mean", 2.5), ("p99", "p99", 3.0))
+        ]
     simple = [(s, best) for s in scenarios if (best := table.best_simple(s, load)) is not None]
     if simple:
-        found += [_at_least(f"{what} against the best simple policy of each scenario", table.geomean(load, simple, OURS, key), least)
-                  for what, key, least in (("mean", "mean", 1.2), ("p99", "p99", 1.35), ("p99 first token", "first99", 1.4))]  # fmt: skip
+        found += [
+            _at_least(
+                f"{what} against the best simple policy of each scenario", table.geomean(load, simple, OURS, key), least
+            )
+            for what, key, least in (("mean", "mean", 1.2), ("p99", "p99", 1.35), ("p99 first token", "first99", 1.4))
+        ]
         ratios = [(table.ratio(s, load, best, OURS, "mean"), s) for s, best in simple]
         worst, where = min(ratios, key=lambda pair: pair[0].value)
-        found.append(Goal("mean in the worst scenario", ">= 0.97", f"{worst} in {where}", worst.value >= 0.97 or worst.high >= 0.97))
+        found.append(
+            Goal(
+                "mean in the worst scenario",
+                ">= 0.97",
+                f"{worst} in {where}",
+                worst.value >= 0.97 or worst.high >= 0.97,
+            )
+        )
         goods = [(table.mean(s, load, OURS, "good") - table.mean(s, load, best, "good"), s) for s, best in simple]
         least, place = min(goods)
-        found.append(Goal("goodput against the same, worst scenario", ">= 0", f"{least:+.3f} in {place}", least >= -0.0005))
+        found.append(
+            Goal("goodput against the same, worst scenario", ">= 0", f"{least:+.3f} in {place}", least >= -0.0005)
+        )
     if ORACLE in policies:
         found.append(_near(table, load, scenarios))
     if EQUAL in scenarios and (best := table.best_simple(EQUAL, load)) is not None:

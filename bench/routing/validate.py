@@ -79,7 +79,14 @@ def serve(told: Connection) -> None:
 def ask(address: str, tokens: Sequence[int], answer: int) -> Measured:
     host, _, port = address.removeprefix("http://").partition(":")
     connection = http.client.HTTPConnection(host, int(port), timeout=300)
-    body = {"prompt": list(tokens), "n_predict": answer, "stream": True, "ignore_eos": True, "temperature": 0.0, "cache_prompt": True}
+    body = {
+        "prompt": list(tokens),
+        "n_predict": answer,
+        "stream": True,
+        "ignore_eos": True,
+        "temperature": 0.0,
+        "cache_prompt": True,
+    }
     begun, first_s = time.perf_counter(), 0.0
     connection.request("POST", "/completion", json.dumps(body), {"Content-Type": "application/json"})
     last: dict[str, dict[str, float]] = {}
@@ -91,7 +98,9 @@ def ask(address: str, tokens: Sequence[int], answer: int) -> Measured:
     total_s = time.perf_counter() - begun
     connection.close()
     timings = last["timings"]
-    return Measured(first_s, total_s, timings["prompt_ms"] / 1e3, timings["predicted_ms"] / 1e3, int(timings.get("cache_n", 0)))
+    return Measured(
+        first_s, total_s, timings["prompt_ms"] / 1e3, timings["predicted_ms"] / 1e3, int(timings.get("cache_n", 0))
+    )
 
 
 # --- fitting ---
@@ -108,22 +117,37 @@ def fitted(address: str, rng: Random) -> Speeds:
     token_s, per_depth = line([(length / 2, each) for length, each in prompts])
     step_s, per_context = line([(float(length), each) for length, each in steps])
     slope = pair_slope(address, step_s, rng)
-    return Speeds(1.0 / token_s, step_s, slope, False, 0.1, token_s / max(per_depth, token_s * 1e-6), step_s / max(per_context, step_s * 1e-6))
+    return Speeds(
+        1.0 / token_s,
+        step_s,
+        slope,
+        False,
+        0.1,
+        token_s / max(per_depth, token_s * 1e-6),
+        step_s / max(per_context, step_s * 1e-6),
+    )
 
 
 def between(a: Speeds, b: Speeds) -> Speeds:
     """The machine before and after the mix, averaged: it is seldom quite alone."""
     return Speeds(
-        (a.prompt_per_s + b.prompt_per_s) / 2, (a.step_s + b.step_s) / 2, (a.batch_slope + b.batch_slope) / 2, False, 0.1,
-        (a.prompt_depth * b.prompt_depth) ** 0.5, (a.decode_depth * b.decode_depth) ** 0.5,
-    )  # fmt: skip
+        (a.prompt_per_s + b.prompt_per_s) / 2,
+        (a.step_s + b.step_s) / 2,
+        (a.batch_slope + b.batch_slope) / 2,
+        False,
+        0.1,
+        (a.prompt_depth * b.prompt_depth) ** 0.5,
+        (a.decode_depth * b.decode_depth) ** 0.5,
+    )
 
 
 def pair_slope(address: str, step_s: float, rng: Random) -> float:
     """Two short prompts, long answers, together."""
     found: list[Measured] = []
     length = 64
-    threads = [threading.Thread(target=lambda: found.append(ask(address, fresh(length, rng), 2 * ANSWER))) for _ in range(2)]
+    threads = [
+        threading.Thread(target=lambda: found.append(ask(address, fresh(length, rng), 2 * ANSWER))) for _ in range(2)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -190,7 +214,8 @@ def predicted(speeds: Speeds, mix: Sequence[Planned]) -> list[tuple[float, float
     for runner in node.runners.values():
         runner.speeds = speeds
     runs = [
-        Run(SimRequest(str(n), plan.at, MODEL.name, len(plan.tokens), plan.answer, 0, plan.blocks), 1, plan.at) for n, plan in enumerate(mix)
+        Run(SimRequest(str(n), plan.at, MODEL.name, len(plan.tokens), plan.answer, 0, plan.blocks), 1, plan.at)
+        for n, plan in enumerate(mix)
     ]
     ends: dict[str, float] = {}
     coming = list(runs)
@@ -207,13 +232,20 @@ def predicted(speeds: Speeds, mix: Sequence[Planned]) -> list[tuple[float, float
 
 
 def table(mix: Sequence[Planned], real: Sequence[Measured], told: Sequence[tuple[float, float]]) -> str:
-    lines = ["| requests | n | first token: measured | predicted | | whole answer: measured | predicted | | typical error of one |", "|" + "---|" * 9]
+    lines = [
+        "| requests | n | first token: measured | predicted | | whole answer: measured | predicted | | typical error of one |",
+        "|" + "---|" * 9,
+    ]
     for kind in ("new", "next turn", "all"):
         chosen = [n for n, plan in enumerate(mix) if kind in (plan.kind, "all")]
         if not chosen:
             continue
-        firsts = [sum(values) / len(chosen) for values in ([real[n].first_s for n in chosen], [told[n][0] for n in chosen])]
-        totals = [sum(values) / len(chosen) for values in ([real[n].total_s for n in chosen], [told[n][1] for n in chosen])]
+        firsts = [
+            sum(values) / len(chosen) for values in ([real[n].first_s for n in chosen], [told[n][0] for n in chosen])
+        ]
+        totals = [
+            sum(values) / len(chosen) for values in ([real[n].total_s for n in chosen], [told[n][1] for n in chosen])
+        ]
         typical = median(abs(told[n][1] / real[n].total_s - 1) for n in chosen)
         lines.append(
             f"| {kind} | {len(chosen)} | {firsts[0]:.2f} s | {firsts[1]:.2f} s | {firsts[1] / firsts[0] - 1:+.0%} "

@@ -33,7 +33,11 @@ def main() -> int:
 def failure(seed: int, wrong: str) -> str:
     """The seed, what went wrong, and the smallest schedule that still does."""
     small = shrunk(schedule(seed), lambda actions: bool(trouble(actions, seed=seed)))
-    lines = [f"seed {seed}: {wrong}", f"shrunk to {len(small)} actions, which say: {trouble(small, seed=seed)}", *(f"  {one}" for one in small)]
+    lines = [
+        f"seed {seed}: {wrong}",
+        f"shrunk to {len(small)} actions, which say: {trouble(small, seed=seed)}",
+        *(f"  {one}" for one in small),
+    ]
     return "\n".join(lines)
 
 

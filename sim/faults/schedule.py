@@ -110,10 +110,18 @@ def schedule(seed: int) -> list[Action]:
 
 def _asked(rng: Random, number: int) -> Asked:
     return Asked(
-        rng.uniform(0.5, HORIZON_S), number, rng.choice(MODELS), rng.choice(("", "", "", *MODELS)), rng.randint(1, 12),
-        rng.random() < 0.7, rng.random() < 0.06, rng.random() < 0.7, rng.uniform(0.5, 10.0) if rng.random() < 0.15 else None,
-        rng.uniform(0.0, 4.0) if rng.random() < 0.2 else None, rng.choice(("", "a", "b")),
-    )  # fmt: skip
+        rng.uniform(0.5, HORIZON_S),
+        number,
+        rng.choice(MODELS),
+        rng.choice(("", "", "", *MODELS)),
+        rng.randint(1, 12),
+        rng.random() < 0.7,
+        rng.random() < 0.06,
+        rng.random() < 0.7,
+        rng.uniform(0.5, 10.0) if rng.random() < 0.15 else None,
+        rng.uniform(0.0, 4.0) if rng.random() < 0.2 else None,
+        rng.choice(("", "a", "b")),
+    )
 
 
 def _mishap(rng: Random) -> Action:
@@ -121,7 +129,9 @@ def _mishap(rng: Random) -> Action:
     if kind < 0.5:
         return Turned(at, node, rng.choice(list(Way)))
     if kind < 0.8:
-        return Life(at, node, rng.choice(("dies", "dies", "starts", "starts", "leaves", "drains", "pauses")), rng.randint(1, 3))
+        return Life(
+            at, node, rng.choice(("dies", "dies", "starts", "starts", "leaves", "drains", "pauses")), rng.randint(1, 3)
+        )
     return Beats(at, node, rng.choice(("fine", "lost", "late", "twice")))
 
 

@@ -67,9 +67,14 @@ HOLDING = HoldingSettings(wait_max_s=4.0, held_max=12, start_grace_s=1.0)
 RETRIES = RetrySettings(retries_max=2, first_byte_s=3.0, whole_answer_s=5.0)
 LIVENESS = LivenessSettings(degraded_after_s=3.5, offline_after_s=6.0, quarantine_s=2.0)
 WAYS_BEFORE = {
-    Way.REFUSES: FailureKind.CONNECT, Way.RESETS: FailureKind.RESET, Way.CLOSES: FailureKind.CLOSED, Way.ERRS: FailureKind.SERVER_ERROR,
-    Way.BUSY: FailureKind.BUSY, Way.MISSING: FailureKind.MODEL_MISSING, Way.UNAUTHORIZED: FailureKind.UNAUTHORIZED,
-}  # fmt: skip
+    Way.REFUSES: FailureKind.CONNECT,
+    Way.RESETS: FailureKind.RESET,
+    Way.CLOSES: FailureKind.CLOSED,
+    Way.ERRS: FailureKind.SERVER_ERROR,
+    Way.BUSY: FailureKind.BUSY,
+    Way.MISSING: FailureKind.MODEL_MISSING,
+    Way.UNAUTHORIZED: FailureKind.UNAUTHORIZED,
+}
 WAYS_MIDDLE = {Way.BREAKS: FailureKind.RESET, Way.TRUNCATES: FailureKind.TRUNCATED, Way.STALLS: FailureKind.STALLED}
 
 Make = Callable[..., Dispatcher]
@@ -94,9 +99,14 @@ class Machine:
         face = EngineEndpoint("llamacpp", f"http://{self.name}:1", "", self.slots, None)
         cards = [ModelInfo(model, face, 1 * GB, loaded=Loaded(1 * GB, 4096)) for model in MODELS]
         return Report(
-            NodeId(self.name), f"{self.name}-{self.boot}", Memory(32 * GB, 4 * GB, 28 * GB),
-            {canonical(card.name): card for card in cards}, (face,), draining=self.is_draining, paused=self.is_paused,
-        )  # fmt: skip
+            NodeId(self.name),
+            f"{self.name}-{self.boot}",
+            Memory(32 * GB, 4 * GB, 28 * GB),
+            {canonical(card.name): card for card in cards},
+            (face,),
+            draining=self.is_draining,
+            paused=self.is_paused,
+        )
 
 
 @dataclass
@@ -193,9 +203,17 @@ class FaultWorld:
         fallbacks = (canonical(asked.fallback),) if asked.fallback else ()
         deadline_at = at + asked.patience_s if asked.patience_s is not None else None
         request = Request(
-            request_id, canonical(asked.model), stream=asked.is_stream, prompt_tokens=10, fallbacks=fallbacks, deadline_at=deadline_at,
-            size_bytes=100, model_as_asked=asked.model, tenant=asked.tenant, fingerprint=asked.number + 1 if asked.is_poison else 0,
-        )  # fmt: skip
+            request_id,
+            canonical(asked.model),
+            stream=asked.is_stream,
+            prompt_tokens=10,
+            fallbacks=fallbacks,
+            deadline_at=deadline_at,
+            size_bytes=100,
+            model_as_asked=asked.model,
+            tenant=asked.tenant,
+            fingerprint=asked.number + 1 if asked.is_poison else 0,
+        )
         client.is_admitted = True
         self._feed(RequestArrived(at, request))
         if asked.leaves_after_s is not None:
@@ -320,7 +338,9 @@ class FaultWorld:
         retry_after_s = 1.0 if kind is FailureKind.BUSY else None
         is_crash = kind in (FailureKind.RESET, FailureKind.CLOSED) and not forwarded
         fingerprint = client.asked.number + 1 if is_crash else 0
-        failure = Failure(kind, forwarded, retry_after_s=retry_after_s, continues_on=continues_on, fingerprint=fingerprint)
+        failure = Failure(
+            kind, forwarded, retry_after_s=retry_after_s, continues_on=continues_on, fingerprint=fingerprint
+        )
         self._feed(AttemptFailed(at, trial.request_id, trial.number, failure))
 
     # --- the core is told, and obeyed, as the coordinator's driver does ---
@@ -383,7 +403,9 @@ class FaultWorld:
             raise Broken(f"{told}, though it had ended")
         queue = self.core.waiting.queues.of_node(node.id)[command.model]
         if len(queue.in_flight) > node.report.models[command.model].engine.slots:
-            raise Broken(f"{told}: {len(queue.in_flight)} run in {node.report.models[command.model].engine.slots} slots")
+            raise Broken(
+                f"{told}: {len(queue.in_flight)} run in {node.report.models[command.model].engine.slots} slots"
+            )
 
     def _check(self, at: float) -> None:
         problems = self.core.problems()
@@ -393,7 +415,12 @@ class FaultWorld:
             client = self._clients[request_id]
             if client.end is not None:
                 raise Broken(f"{request_id} ended and lives")
-            if live.is_waiting and at - live.hold_until > 3.0 and at >= self._asleep_until + 3.0 and live.state.value == "held":
+            if (
+                live.is_waiting
+                and at - live.hold_until > 3.0
+                and at >= self._asleep_until + 3.0
+                and live.state.value == "held"
+            ):
                 raise Broken(f"{request_id} is held {at - live.hold_until:.1f} s too long")
 
     def _check_held(self, at: float) -> None:
@@ -409,7 +436,9 @@ class FaultWorld:
             elif client.could_run_since is None:
                 client.could_run_since = at
             elif at - max(client.could_run_since, self._asleep_until) > LOOKS_AGAIN_S:
-                raise Broken(f"{request_id} is held though {decisions[0].chosen} could take it since {client.could_run_since:.2f}")
+                raise Broken(
+                    f"{request_id} is held though {decisions[0].chosen} could take it since {client.could_run_since:.2f}"
+                )
 
     def _record(self, at: float, record: Record) -> None:
         client = self._clients[record.request.id]
@@ -438,19 +467,31 @@ class FaultWorld:
         says_no = attempt is not None and failure is None
         tried = {*record.excluded, *((attempt.node_id,) if attempt is not None else ())}
         excuses = (
-            self.core.is_draining, waited_out, is_over_time, says_no, asked.is_poison, live_strikes > RETRIES.retries_max,
+            self.core.is_draining,
+            waited_out,
+            is_over_time,
+            says_no,
+            asked.is_poison,
+            live_strikes > RETRIES.retries_max,
             client.refusal in ("poison_suspected", "queue_full", "tenant_share", "deadline_passed"),
             record.outcome is Outcome.FAILED_MIDSTREAM and not asked.may_continue,
             self._able(record) <= tried,
-        )  # fmt: skip
+        )
         if not any(excuses):
             told = failure.kind.value if failure is not None else client.refusal
-            raise Broken(f"{record.request.id} was told '{told}' at {at:.2f} ({record.outcome.value}) though it could have been tried elsewhere")
+            raise Broken(
+                f"{record.request.id} was told '{told}' at {at:.2f} ({record.outcome.value}) though it could have been tried elsewhere"
+            )
 
     def _able(self, record: Record) -> set[NodeId]:
         """Who could have served it, by all that the coordinator can know."""
         models = (record.request.model, *record.request.fallbacks)
-        return {node.id for model in models for node in self.core.fleet.with_model(model) if node.liveness is not Liveness.OFFLINE}
+        return {
+            node.id
+            for model in models
+            for node in self.core.fleet.with_model(model)
+            if node.liveness is not Liveness.OFFLINE
+        }
 
     def _final_check(self) -> None:
         for request_id, client in self._clients.items():

@@ -6,6 +6,11 @@ from sim.compose import SimPolicy
 from sim.policies.completion_time import make
 
 BASELINE = SimPolicy(
-    "completion_time_placing", "the same, loading by a plan where nobody waits", make, is_simple=False, warms_ahead=True, places_ahead=True,
+    "completion_time_placing",
+    "the same, loading by a plan where nobody waits",
+    make,
+    is_simple=False,
+    warms_ahead=True,
+    places_ahead=True,
     at_every_load=False,
-)  # fmt: skip
+)

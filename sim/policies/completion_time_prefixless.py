@@ -20,4 +20,11 @@ def make(ground: PolicyInputs) -> CompletionTimePolicy:
     return CompletionTimePolicy(ground.forecast, ground.signals, ground.settings)
 
 
-BASELINE = SimPolicy("completion_time_prefixless", "the same, without prefixes", make, is_simple=False, warms_ahead=True, at_every_load=False)
+BASELINE = SimPolicy(
+    "completion_time_prefixless",
+    "the same, without prefixes",
+    make,
+    is_simple=False,
+    warms_ahead=True,
+    at_every_load=False,
+)

@@ -18,4 +18,11 @@ def make(ground: PolicyInputs) -> CompletionTimePolicy:
     return CompletionTimePolicy(ground.forecast, ground.signals, ground.settings)
 
 
-BASELINE = SimPolicy("completion_time_unlearnt", "the same, with priors only", make, is_simple=False, warms_ahead=True, at_every_load=False)
+BASELINE = SimPolicy(
+    "completion_time_unlearnt",
+    "the same, with priors only",
+    make,
+    is_simple=False,
+    warms_ahead=True,
+    at_every_load=False,
+)

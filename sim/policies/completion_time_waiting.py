@@ -5,4 +5,6 @@ from __future__ import annotations
 from sim.compose import SimPolicy
 from sim.policies.completion_time import make
 
-BASELINE = SimPolicy("completion_time_waiting", "the same, loading nothing ahead", make, is_simple=False, at_every_load=False)
+BASELINE = SimPolicy(
+    "completion_time_waiting", "the same, loading nothing ahead", make, is_simple=False, at_every_load=False
+)

@@ -6,6 +6,11 @@ from sim.compose import SimPolicy
 from sim.policies.seven_signals import make
 
 BASELINE = SimPolicy(
-    "seven_signals_warming", "the same points, loading models ahead and moving waiting requests", make, is_simple=False, moves_waiting=True,
-    warms_ahead=True, at_every_load=False,
-)  # fmt: skip
+    "seven_signals_warming",
+    "the same points, loading models ahead and moving waiting requests",
+    make,
+    is_simple=False,
+    moves_waiting=True,
+    warms_ahead=True,
+    at_every_load=False,
+)

@@ -11,8 +11,13 @@ from sim.play import Scenario, Simulation
 from sim.traces import Traces
 
 POPULARITY = (
-    (hw.LLAMA_8B, 0.3), (hw.CODER_7B, 0.2), (hw.QWEN_14B, 0.2), (hw.GPT_OSS_20B, 0.15), (hw.MISTRAL_24B, 0.1), (hw.QWEN_32B, 0.05),
-)  # fmt: skip
+    (hw.LLAMA_8B, 0.3),
+    (hw.CODER_7B, 0.2),
+    (hw.QWEN_14B, 0.2),
+    (hw.GPT_OSS_20B, 0.15),
+    (hw.MISTRAL_24B, 0.1),
+    (hw.QWEN_32B, 0.05),
+)
 ALL = tuple(model for model, _ in POPULARITY)
 SHARE = 0.1
 

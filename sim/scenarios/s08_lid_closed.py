@@ -21,9 +21,10 @@ def build(traces: Traces, load: float, requests: int, rng: Random) -> Simulation
     poisson(asks, load * SHARE * capacity(nodes, asks), rng, start_s=1.0)
     end = asks[-1].at
     faults = [
-        Fault("macbook", end * 0.2, end * 0.35), Fault("macbook", end * 0.55, end * 0.6),
+        Fault("macbook", end * 0.2, end * 0.35),
+        Fault("macbook", end * 0.55, end * 0.6),
         Fault("rtx3060", end * 0.75, end * 0.8, is_hanging=False),
-    ]  # fmt: skip
+    ]
     return Simulation(nodes, asks, faults=faults)
 
 

@@ -20,7 +20,11 @@ def build(traces: Traces, load: float, requests: int, rng: Random) -> Simulation
     machines = (hw.RTX_4090, hw.MACBOOK_MAX, hw.MAC_MINI)
     nodes = [NodeSpec(machine.name, real(machine, rng), MODELS, hot=MODELS) for machine in machines]
     chats = asks_of(
-        traces.window("azure2023_conv", max(8, requests // 12), rng), ((hw.LLAMA_8B, 1.0),), rng, tag="chat", window=8192
+        traces.window("azure2023_conv", max(8, requests // 12), rng),
+        ((hw.LLAMA_8B, 1.0),),
+        rng,
+        tag="chat",
+        window=8192,
     )
     wanted = min(requests * 2, len(chats) * EMBEDDINGS_PER_CHAT)
     embeds = [_embedding(number, rng) for number in range(wanted)]
@@ -37,7 +41,9 @@ def build(traces: Traces, load: float, requests: int, rng: Random) -> Simulation
 
 def _embedding(number: int, rng: Random) -> SimRequest:
     tokens = max(8, round(rng.lognormvariate(5.5, 0.6)))
-    return SimRequest(f"e{number}", 0.0, hw.NOMIC_EMBED.name, tokens, 1, estimated(tokens, rng), tag="index", is_embedding=True)
+    return SimRequest(
+        f"e{number}", 0.0, hw.NOMIC_EMBED.name, tokens, 1, estimated(tokens, rng), tag="index", is_embedding=True
+    )
 
 
 SCENARIO = Scenario("S10", "embeddings storms beside chat", build)

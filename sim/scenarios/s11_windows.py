@@ -19,7 +19,8 @@ SHARE = 0.55
 def build(traces: Traces, load: float, requests: int, rng: Random) -> Simulation:
     machines = (hw.RTX_PRO_6000, hw.RTX_4090, hw.RTX_3090, hw.MAC_STUDIO_ULTRA)
     nodes = [
-        NodeSpec(machine.name, real(machine, rng), MODELS, hot=MODELS, window=16384, keep_alive_s=120.0) for machine in machines
+        NodeSpec(machine.name, real(machine, rng), MODELS, hot=MODELS, window=16384, keep_alive_s=120.0)
+        for machine in machines
     ]
     asks = asks_of(traces.window("mooncake_synthetic", requests, rng), ((hw.LLAMA_8B, 1.0),), rng)
     for ask in asks:

@@ -22,8 +22,12 @@ def build(traces: Traces, load: float, requests: int, rng: Random) -> Simulation
     heavy = int(requests * FLOOD_SHARE)
     calm = asks_of(
         traces.window("servegen_language_mlarge", requests - heavy, rng),
-        ((hw.LLAMA_8B, 0.5), (hw.QWEN_14B, 0.5)), rng, "calm", 8192, name="c",
-    )  # fmt: skip
+        ((hw.LLAMA_8B, 0.5), (hw.QWEN_14B, 0.5)),
+        rng,
+        "calm",
+        8192,
+        name="c",
+    )
     flood = asks_of(traces.window("azure2023_conv", heavy, rng), ((hw.LLAMA_8B, 1.0),), rng, "flood", 8192, name="f")
     rate = load * SHARE * capacity(nodes, [*calm, *flood])
     poisson(calm, rate * (1 - FLOOD_SHARE), rng, start_s=1.0)

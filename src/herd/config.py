@@ -29,16 +29,39 @@ SUGGESTION_LIKENESS = 0.75
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 
-NOT_OURS_YET = frozenset({
-    "FLEET_HEARTBEAT_INTERVAL", "FLEET_HEARTBEAT_TIMEOUT", "FLEET_HEARTBEAT_OFFLINE", "FLEET_MAX_RETRIES",
-    "FLEET_STALE_TIMEOUT", "FLEET_CONTEXT_PROTECTION", "FLEET_DYNAMIC_NUM_CTX", "FLEET_NUM_CTX_AUTO_CALCULATE",
-    "FLEET_AUTO_PULL", "FLEET_AUTO_PULL_TIMEOUT", "FLEET_VRAM_FALLBACK", "FLEET_PRE_WARM_THRESHOLD",
-    "FLEET_PRE_WARM_MIN_AVAILABILITY", "FLEET_REBALANCE_INTERVAL", "FLEET_REBALANCE_THRESHOLD",
-    "FLEET_REBALANCE_MAX_PER_CYCLE", "FLEET_PINNED_MODELS", "FLEET_MODEL_PRELOAD_MAX_COUNT", "FLEET_THINKING_OVERHEAD",
-    "FLEET_THINKING_MIN_PREDICT", "FLEET_ANTHROPIC_MODEL_MAP",
-    "FLEET_IMAGE_GENERATION", "FLEET_TRANSCRIPTION", "FLEET_NODE_NODE_ID", "FLEET_NODE_OLLAMA_HOST",
-    "FLEET_NODE_ROUTER_URL", "FLEET_NODE_HEARTBEAT_INTERVAL", "FLEET_NODE_ENABLE_CAPACITY_LEARNING", "FLEET_NODE_DATA_DIR",
-})  # fmt: skip
+NOT_OURS_YET = frozenset(
+    {
+        "FLEET_HEARTBEAT_INTERVAL",
+        "FLEET_HEARTBEAT_TIMEOUT",
+        "FLEET_HEARTBEAT_OFFLINE",
+        "FLEET_MAX_RETRIES",
+        "FLEET_STALE_TIMEOUT",
+        "FLEET_CONTEXT_PROTECTION",
+        "FLEET_DYNAMIC_NUM_CTX",
+        "FLEET_NUM_CTX_AUTO_CALCULATE",
+        "FLEET_AUTO_PULL",
+        "FLEET_AUTO_PULL_TIMEOUT",
+        "FLEET_VRAM_FALLBACK",
+        "FLEET_PRE_WARM_THRESHOLD",
+        "FLEET_PRE_WARM_MIN_AVAILABILITY",
+        "FLEET_REBALANCE_INTERVAL",
+        "FLEET_REBALANCE_THRESHOLD",
+        "FLEET_REBALANCE_MAX_PER_CYCLE",
+        "FLEET_PINNED_MODELS",
+        "FLEET_MODEL_PRELOAD_MAX_COUNT",
+        "FLEET_THINKING_OVERHEAD",
+        "FLEET_THINKING_MIN_PREDICT",
+        "FLEET_ANTHROPIC_MODEL_MAP",
+        "FLEET_IMAGE_GENERATION",
+        "FLEET_TRANSCRIPTION",
+        "FLEET_NODE_NODE_ID",
+        "FLEET_NODE_OLLAMA_HOST",
+        "FLEET_NODE_ROUTER_URL",
+        "FLEET_NODE_HEARTBEAT_INTERVAL",
+        "FLEET_NODE_ENABLE_CAPACITY_LEARNING",
+        "FLEET_NODE_DATA_DIR",
+    }
+)
 """Names that people have in their environment files from the existing product: accepted, whether or not a record reads them."""
 
 RecordT = TypeVar("RecordT", bound="DataclassInstance")
@@ -79,7 +102,7 @@ class Setting:
 
     @property
     def expects(self) -> str:
-        """"a whole number from 1 to 65535", "one of strip, warn, passthrough"."""
+        """ "a whole number from 1 to 65535", "one of strip, warn, passthrough"."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         words = _WORDS.get(_bare(self.kind), "text")
@@ -120,12 +143,15 @@ class Config:
         """One row a setting for `herd config`: key, value, source, default, expects, help. Secrets are masked."""
         return [
             {
-                "key": chosen.setting.env, "value": _shown(chosen.setting, chosen.value), "source": chosen.source,
-                "default": _shown(chosen.setting, chosen.setting.default), "expects": chosen.setting.expects,
+                "key": chosen.setting.env,
+                "value": _shown(chosen.setting, chosen.value),
+                "source": chosen.source,
+                "default": _shown(chosen.setting, chosen.setting.default),
+                "expects": chosen.setting.expects,
                 "help": chosen.setting.help,
             }
             for chosen in self.chosen
-        ]  # fmt: skip
+        ]
 
 
 def load(
@@ -144,7 +170,9 @@ def load(
     """
     settings = [setting for record in records for setting in settings_of(record)]
     names = [setting.env for setting in settings]
-    assert len(names) == len(set(names)), "two settings share one name: " + ", ".join({n for n in names if names.count(n) > 1})
+    assert len(names) == len(set(names)), "two settings share one name: " + ", ".join(
+        {n for n in names if names.count(n) > 1}
+    )
     problems: list[str] = []
     given = _given(environ, env_file, here or {}, flags or {}, problems)
     problems.extend(_unknown(given, set(names), prefix))
@@ -174,14 +202,18 @@ def _parts(whole: RecordType) -> list[tuple[str, RecordType]]:
 def settings_of(record: RecordType) -> list[Setting]:
     """The settings of one record, in the order of its fields. Fields without `env` are not for people and keep their default."""
     kinds = typing.get_type_hints(record)
-    return [_setting(record, field, kinds[field.name]) for field in dataclasses.fields(record) if "env" in field.metadata]
+    return [
+        _setting(record, field, kinds[field.name]) for field in dataclasses.fields(record) if "env" in field.metadata
+    ]
 
 
 def documentation(records: Sequence[RecordType]) -> str:
     """A Markdown table of every setting, sorted by name: the body of docs/settings.md."""
     rows = sorted((s for record in records for s in settings_of(record)), key=lambda setting: setting.env)
     lines = [
-        f"| `{s.env}` | {f'`{shown}`' if (shown := _shown(s, s.default)) else ''} | {s.expects} | {s.help} |".replace("  |", " |")
+        f"| `{s.env}` | {f'`{shown}`' if (shown := _shown(s, s.default)) else ''} | {s.expects} | {s.help} |".replace(
+            "  |", " |"
+        )
         for s in rows
     ]
     return "\n".join(["| name | default | value | meaning |", "|---|---|---|---|", *lines]) + "\n"
@@ -237,12 +269,18 @@ def _unquoted(value: str) -> str | None:
 
 
 def _given(
-    environ: Mapping[str, str], env_file: Path | None, here: Mapping[str, Given], flags: Mapping[str, Given], problems: list[str]
+    environ: Mapping[str, str],
+    env_file: Path | None,
+    here: Mapping[str, Given],
+    flags: Mapping[str, Given],
+    problems: list[str],
 ) -> dict[str, Given]:
     given = read_env_file(env_file, problems) if env_file is not None else {}
     given = {key: value for key, value in given.items() if key.startswith(COORDINATOR_PREFIX)}
     given.update(here)
-    given.update({key: Given(text, "environment") for key, text in environ.items() if key.startswith(COORDINATOR_PREFIX)})
+    given.update(
+        {key: Given(text, "environment") for key, text in environ.items() if key.startswith(COORDINATOR_PREFIX)}
+    )
     given.update(flags)
     return given
 
@@ -299,9 +337,17 @@ def _setting(record: RecordType, field: dataclasses.Field[object], kind: object)
     if default is dataclasses.MISSING:
         raise TypeError(f"{record.__name__}.{field.name}: a setting needs a default")
     return Setting(
-        told["env"], told["help"], record, field.name, kind, default,
-        told.get("min"), told.get("max"), tuple(told.get("choices", ())), bool(told.get("secret", False)),
-    )  # fmt: skip
+        told["env"],
+        told["help"],
+        record,
+        field.name,
+        kind,
+        default,
+        told.get("min"),
+        told.get("max"),
+        tuple(told.get("choices", ())),
+        bool(told.get("secret", False)),
+    )
 
 
 def _default(setting: Setting) -> object:
@@ -359,7 +405,13 @@ def _path(text: str) -> Path:
 _CONVERT: Mapping[object, Callable[[str], object]] = types.MappingProxyType(
     {bool: _bool, int: int, float: _float, str: str, Path: _path, tuple[str, ...]: _words}
 )
-_WORDS: Mapping[object, str] = types.MappingProxyType({
-    bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path",
-    tuple[str, ...]: "a list with commas",
-})  # fmt: skip
+_WORDS: Mapping[object, str] = types.MappingProxyType(
+    {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        Path: "a path",
+        tuple[str, ...]: "a list with commas",
+    }
+)

@@ -38,7 +38,9 @@ class HerdError(Exception):
     status = 500
     code = "internal_error"
 
-    def __init__(self, message: str, code: str | None = None, retry_after_s: float | None = None, allow: str | None = None) -> None:
+    def __init__(
+        self, message: str, code: str | None = None, retry_after_s: float | None = None, allow: str | None = None
+    ) -> None:
         super().__init__(message)
         self.refusal = Refusal(self.status, code or self.code, message, retry_after_s, allow)
 

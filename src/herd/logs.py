@@ -41,17 +41,33 @@ _NO_COLOUR = "\x1b[0m"
 @dataclass(frozen=True, slots=True)
 class LogSettings:
     level: str = field(
-        default="DEBUG", metadata={"env": "FLEET_LOG_LEVEL", "help": "Least severe level written to the log file.", "choices": LEVELS}
+        default="DEBUG",
+        metadata={"env": "FLEET_LOG_LEVEL", "help": "Least severe level written to the log file.", "choices": LEVELS},
     )
     console_level: str = field(
-        default="INFO", metadata={"env": "FLEET_CONSOLE_LOG_LEVEL", "help": "Least severe level shown on the console.", "choices": LEVELS}
+        default="INFO",
+        metadata={
+            "env": "FLEET_CONSOLE_LOG_LEVEL",
+            "help": "Least severe level shown on the console.",
+            "choices": LEVELS,
+        },
     )
     file_max_bytes: int = field(
         default=64 * 1024 * 1024,
-        metadata={"env": "FLEET_LOG_FILE_MAX_BYTES", "help": "Size at which a new log file is begun before midnight.", "min": 1024},
+        metadata={
+            "env": "FLEET_LOG_FILE_MAX_BYTES",
+            "help": "Size at which a new log file is begun before midnight.",
+            "min": 1024,
+        },
     )
     files_kept: int = field(
-        default=30, metadata={"env": "FLEET_LOG_FILES_KEPT", "help": "Finished log files kept; the oldest go first.", "min": 1, "max": 10_000}
+        default=30,
+        metadata={
+            "env": "FLEET_LOG_FILES_KEPT",
+            "help": "Finished log files kept; the oldest go first.",
+            "min": 1,
+            "max": 10_000,
+        },
     )
 
 
@@ -251,8 +267,11 @@ def json_line(record: logging.LogRecord) -> str:
     """One JSON object and a newline: ts (RFC 3339, UTC, ms), level, logger, msg, then the context. Never more than one line."""
     ts = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     fields: dict[str, object] = {
-        "ts": ts, "level": record.levelname.lower(), "logger": record.name, "msg": _cut(_message(record)),
-    }  # fmt: skip
+        "ts": ts,
+        "level": record.levelname.lower(),
+        "logger": record.name,
+        "msg": _cut(_message(record)),
+    }
     for name, value in _context(record).items():
         fields.setdefault(_cut(name), _plain(value))
     if record.exc_info and record.exc_info[1] is not None:
@@ -266,7 +285,9 @@ def console_line(record: logging.LogRecord, colours: bool = False) -> str:
     clock = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
     level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
     told = _told(record.exc_info[1]) if record.exc_info and record.exc_info[1] is not None else {}
-    context = ", ".join(f"{name}={_plain(value)}" for name, value in {**_context(record), **told}.items() if name != "stack")
+    context = ", ".join(
+        f"{name}={_plain(value)}" for name, value in {**_context(record), **told}.items() if name != "stack"
+    )
     words = _visible(f"{level}{_cut(_message(record))}" + (f" ({context})" if context else ""))
     colour = next(colour for least, colour in _COLOURS if record.levelno >= least) if colours else ""
     return f"{clock} {colour}{words}{_NO_COLOUR if colour else ''}\n"
@@ -308,7 +329,9 @@ def _cut(text: str) -> str:
 
 def _visible(text: str) -> str:
     """Nothing that moves a cursor or changes a colour reaches a terminal from a name or an error text."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}" if ord(found[0]) < 256 else f"\\u{ord(found[0]):04x}", text)
+    return _CONTROL.sub(
+        lambda found: f"\\x{ord(found[0]):02x}" if ord(found[0]) < 256 else f"\\u{ord(found[0]):04x}", text
+    )
 
 
 def _day(at: float) -> str:

@@ -68,9 +68,13 @@ async def advertise(
         log.info("not announced on the network: %s", error)
         return None
     info = AsyncServiceInfo(
-        SERVICE, f"herd on {_short_name()}.{SERVICE}", port=port, addresses=[socket.inet_aton(a) for a in addresses(host)],
-        properties={"version": version, "api": "1", "port": str(port), "fleet": fleet_id}, server=f"{_short_name()}-herd.local.",
-    )  # fmt: skip
+        SERVICE,
+        f"herd on {_short_name()}.{SERVICE}",
+        port=port,
+        addresses=[socket.inet_aton(a) for a in addresses(host)],
+        properties={"version": version, "api": "1", "port": str(port), "fleet": fleet_id},
+        server=f"{_short_name()}-herd.local.",
+    )
     try:
         await zeroconf.async_register_service(info, allow_name_change=True)
     except (OSError, ZeroconfError, TimeoutError) as error:
@@ -123,7 +127,10 @@ def found_in(info: AsyncServiceInfo, name: str) -> list[Found]:
     told = info.decoded_properties or {}
     version, fleet_id = told.get("version") or "", told.get("fleet") or ""
     places = info.parsed_addresses(IPVersion.V4Only)
-    return [Found(name.removesuffix("." + SERVICE), f"http://{address}:{info.port}", version, fleet_id) for address in places]
+    return [
+        Found(name.removesuffix("." + SERVICE), f"http://{address}:{info.port}", version, fleet_id)
+        for address in places
+    ]
 
 
 def _open(interfaces: Sequence[str]) -> AsyncZeroconf:

@@ -58,8 +58,16 @@ def test_a_heartbeat_says_who_it_is_what_it_is_and_what_it_has(tmp_path: Path) -
         told = await agent.beat()
         report = coordinator.reports[0]
         assert told is not None and told.is_heard and (report.node_id, report.boot_id) == ("alpha", "boot-1")
-        assert list(report.models) == ["m:latest"] and report.engines == (EngineEndpoint("ollama", ollama.url, "0.32.15", 3, report.engines[0].models_max),)
-        assert report.memory.total_bytes > 1 << 28 and report.cores > 0 and report.os and report.arch and report.disk is not None
+        assert list(report.models) == ["m:latest"] and report.engines == (
+            EngineEndpoint("ollama", ollama.url, "0.32.15", 3, report.engines[0].models_max),
+        )
+        assert (
+            report.memory.total_bytes > 1 << 28
+            and report.cores > 0
+            and report.os
+            and report.arch
+            and report.disk is not None
+        )
         assert report.capacity is None and report.agent_version
 
     with_agent(tmp_path, play)
@@ -110,7 +118,9 @@ def test_a_name_that_was_given_is_used_from_then_on_and_after_a_restart(tmp_path
     with_agent(tmp_path, second)
 
 
-@pytest.mark.parametrize("kept", ["", "[]", '{"asked":"beta","given":"beta-2"}', '{"asked":"alpha","given":7}', '{"asked":"alpha"}'])
+@pytest.mark.parametrize(
+    "kept", ["", "[]", '{"asked":"beta","given":"beta-2"}', '{"asked":"alpha","given":7}', '{"asked":"alpha"}']
+)
 def test_a_kept_name_that_is_none_or_another_machines_is_not_taken(tmp_path: Path, kept: str) -> None:
     (tmp_path / "node-name.json").write_text(kept)
 
@@ -120,7 +130,9 @@ def test_a_kept_name_that_is_none_or_another_machines_is_not_taken(tmp_path: Pat
     with_agent(tmp_path, play)
 
 
-def test_a_sensor_that_hangs_or_breaks_does_not_silence_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sensor_that_hangs_or_breaks_does_not_silence_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     release, starts = Event(), []
 
     def hangs(_: SensorPaths) -> Mapping[str, object]:
@@ -184,7 +196,12 @@ def test_of_too_many_models_those_in_memory_and_the_newest_are_told() -> None:
     cards = [ModelInfo(f"m{n}", face, modified_at=f"2026-01-01T00:00:{n:06}Z") for n in range(MODELS_MAX + 10)]
     cards[0] = dataclasses.replace(cards[0], loaded=Loaded(1))
     told = models_of(cards)
-    assert len(told) == MODELS_MAX and "m0:latest" in told and "m1:latest" not in told and f"m{MODELS_MAX + 9}:latest" in told
+    assert (
+        len(told) == MODELS_MAX
+        and "m0:latest" in told
+        and "m1:latest" not in told
+        and f"m{MODELS_MAX + 9}:latest" in told
+    )
 
 
 def test_of_two_engines_with_one_model_the_one_that_has_it_in_memory_is_told() -> None:
@@ -194,14 +211,22 @@ def test_of_two_engines_with_one_model_the_one_that_has_it_in_memory_is_told() -
 
 
 def a_process(folder: Path, *arguments: str) -> Child:
-    environment = {"PYTHONPATH": os.pathsep.join(sys.path), "FLEET_ENV_FILE": os.devnull, "FLEET_NODE_HEARTBEAT_INTERVAL": "0.1"}
-    return Child([sys.executable, "-m", "herd", "node", "--node-id", "alpha", "--data-dir", str(folder), *arguments], environment)
+    environment = {
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "FLEET_ENV_FILE": os.devnull,
+        "FLEET_NODE_HEARTBEAT_INTERVAL": "0.1",
+    }
+    return Child(
+        [sys.executable, "-m", "herd", "node", "--node-id", "alpha", "--data-dir", str(folder), *arguments], environment
+    )
 
 
 def test_sigterm_is_followed_by_a_goodbye_and_a_clean_end(tmp_path: Path) -> None:
     async def go() -> tuple[Report, int]:
         async with FakeCoordinator() as coordinator, FakeOllama(["m"]) as ollama:
-            with a_process(tmp_path, "--router-url", coordinator.url, "--engine", "ollama", "--engine-url", ollama.url) as child:
+            with a_process(
+                tmp_path, "--router-url", coordinator.url, "--engine", "ollama", "--engine-url", ollama.url
+            ) as child:
                 await coordinator.until(lambda: len(coordinator.reports) > 1, "two heartbeats", 30.0)
                 child.terminate()
                 await coordinator.until(lambda: coordinator.goodbyes, "a goodbye", 30.0)
@@ -225,7 +250,9 @@ def test_sigterm_ends_it_at_once_while_a_coordinator_keeps_it_waiting(tmp_path: 
 
         server = await asyncio.start_server(silent, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        with a_process(tmp_path, "--router-url", url, "--engine", "ollama", "--engine-url", "http://127.0.0.1:1") as child:
+        with a_process(
+            tmp_path, "--router-url", url, "--engine", "ollama", "--engine-url", "http://127.0.0.1:1"
+        ) as child:
             await asyncio.wait_for(connected.wait(), 30.0)
             child.terminate()
             code = await asyncio.to_thread(child.wait)

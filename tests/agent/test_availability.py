@@ -34,7 +34,9 @@ def hour_of(at: float) -> int:
     return int(at // HOUR_S) % SLOTS
 
 
-def a_sample(at: float, cpu: float = 0.0, memory: float = 0.9, is_ours: bool = False, in_meeting: bool = False) -> UsageSample:
+def a_sample(
+    at: float, cpu: float = 0.0, memory: float = 0.9, is_ours: bool = False, in_meeting: bool = False
+) -> UsageSample:
     return UsageSample(at, hour_of(at), cpu, memory, is_ours, in_meeting)
 
 
@@ -76,10 +78,14 @@ def test_new_habits_outweigh_old_ones_by_half_in_fifteen_days() -> None:
 @pytest.mark.parametrize(
     ("score", "mode", "lent"),
     [
-        (0.8, "full", 409.6), (0.79, "learned_high", 64), (0.6, "learned_high", 64), (0.4, "learned_medium", 32),
-        (0.2, "learned_low", 16), (0.19, "paused", 0),
+        (0.8, "full", 409.6),
+        (0.79, "learned_high", 64),
+        (0.6, "learned_high", 64),
+        (0.4, "learned_medium", 32),
+        (0.2, "learned_low", 16),
+        (0.19, "paused", 0),
     ],
-)  # fmt: skip
+)
 def test_a_score_lends_the_public_shares(score: float, mode: str, lent: float) -> None:
     assert ceiling(score, 512 * GB) == (mode, int(lent * GB))
 
@@ -172,13 +178,17 @@ def test_what_was_learnt_survives_a_restart() -> None:
 def test_the_existing_products_state_is_taken_over() -> None:
     seen = [{"ts": 100.0 + 5 * n, "cpu": 80.0, "mem": 40.0} for n in range(721)]
     slots = [{"observations": seen if n == 3 else []} for n in range(SLOTS)]
-    body = json.dumps({"first_observation": 100.0, "manual_override": None, "slots": slots, "saved_at": 5000.0}).encode()
+    body = json.dumps(
+        {"first_observation": 100.0, "manual_override": None, "slots": slots, "saved_at": 5000.0}
+    ).encode()
     learner = decode(body)
     assert learner.slots[3].cpu == pytest.approx(0.8) and learner.slots[3].memory_available == pytest.approx(0.6)
     assert learner.slots[3].watched_s == pytest.approx(HOUR_S, rel=0.01) and learner.first_at == 100.0
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"slots":[]}', b'{"slots":[' + b"{}," * 167 + b'{"watched_s":-1}]}', b"\xff"])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b'{"slots":[]}', b'{"slots":[' + b"{}," * 167 + b'{"watched_s":-1}]}', b"\xff"]
+)
 def test_state_that_is_none_is_refused_with_a_reason(body: bytes) -> None:
     with pytest.raises(ValueError, match="the state"):
         decode(body)

@@ -122,13 +122,17 @@ def test_an_answer_without_a_name_gives_none_or_text(answer: bytes, monkeypatch:
     assert asyncio.run(go()) in ("", "5")
 
 
-def test_of_those_announced_on_the_network_the_first_that_answers_is_taken_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_those_announced_on_the_network_the_first_that_answers_is_taken_and_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(mdns, "browse", partial(mdns.browse, ["127.0.0.1"]))
 
     async def go() -> None:
         async with FakeCoordinator() as coordinator:
             # Nobody answers on port 1: left by a crash.
-            out = [await mdns.advertise(port, "1", "127.0.0.1", interfaces=["127.0.0.1"]) for port in (1, coordinator.port)]
+            out = [
+                await mdns.advertise(port, "1", "127.0.0.1", interfaces=["127.0.0.1"]) for port in (1, coordinator.port)
+            ]
             if out[0] is None or out[1] is None:
                 pytest.skip("this machine has no multicast: FINDING A COORDINATOR IS NOT TRIED")
             link = a_link("")

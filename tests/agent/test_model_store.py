@@ -33,7 +33,10 @@ def test_a_model_of_which_a_layer_is_missing_is_not_given_away(tmp_path: Path) -
     assert library.manifest(digest) is None
 
 
-@pytest.mark.parametrize("asked", ["", "sha256:", "sha256:../../etc/passwd", "sha256:" + "A" * 64, "sha256:" + "0" * 64 + "-partial", "/etc/passwd"])
+@pytest.mark.parametrize(
+    "asked",
+    ["", "sha256:", "sha256:../../etc/passwd", "sha256:" + "A" * 64, "sha256:" + "0" * 64 + "-partial", "/etc/passwd"],
+)
 def test_what_is_no_digest_leads_nowhere(tmp_path: Path, asked: str) -> None:
     make(tmp_path)
     assert ModelStore(tmp_path).blob(asked) is None

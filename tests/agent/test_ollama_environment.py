@@ -20,12 +20,18 @@ def told(**values: str) -> Mapping[str, str]:
 
 def test_the_service_managers_words_are_read() -> None:
     values = from_systemd(SYSTEMD)
-    assert (values["OLLAMA_NUM_PARALLEL"], values["OLLAMA_MAX_LOADED_MODELS"], values["OLLAMA_HOST"]) == ("4", "2", "0.0.0.0 # all")
+    assert (values["OLLAMA_NUM_PARALLEL"], values["OLLAMA_MAX_LOADED_MODELS"], values["OLLAMA_HOST"]) == (
+        "4",
+        "2",
+        "0.0.0.0 # all",
+    )
     assert from_systemd("") == from_systemd("Environment=") == from_systemd('Environment="open') == {}
 
 
 def test_the_first_who_tells_is_believed_and_the_next_asked_for_the_rest() -> None:
-    setup = setup_from(dict, lambda: told(OLLAMA_NUM_PARALLEL="3"), lambda: told(OLLAMA_NUM_PARALLEL="9", OLLAMA_MAX_LOADED_MODELS="2"))
+    setup = setup_from(
+        dict, lambda: told(OLLAMA_NUM_PARALLEL="3"), lambda: told(OLLAMA_NUM_PARALLEL="9", OLLAMA_MAX_LOADED_MODELS="2")
+    )
     assert setup == OllamaSetup(3, 2)
 
 
@@ -33,7 +39,9 @@ def test_nobody_more_is_asked_once_all_is_known() -> None:
     def not_asked() -> Mapping[str, str]:
         raise AssertionError("asked")
 
-    assert setup_from(lambda: told(OLLAMA_NUM_PARALLEL="3", OLLAMA_MAX_LOADED_MODELS="1"), not_asked) == OllamaSetup(3, 1)
+    assert setup_from(lambda: told(OLLAMA_NUM_PARALLEL="3", OLLAMA_MAX_LOADED_MODELS="1"), not_asked) == OllamaSetup(
+        3, 1
+    )
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "four", "1e3", "9999999999999", "\u0663", "1.5"])
@@ -47,7 +55,11 @@ def test_a_quoted_number_is_one() -> None:
 
 def test_only_the_server_is_looked_into() -> None:
     assert is_server("ollama", ["/usr/local/bin/ollama", "serve"]) and is_server("Ollama.exe", ["ollama.exe", "serve"])
-    assert not is_server("ollama", ["ollama", "run", "serve"]) and not is_server("sh", ["sh", "serve"]) and not is_server("ollama", [])
+    assert (
+        not is_server("ollama", ["ollama", "run", "serve"])
+        and not is_server("sh", ["sh", "serve"])
+        and not is_server("ollama", [])
+    )
 
 
 def test_this_machine_can_be_asked_whatever_runs_here() -> None:

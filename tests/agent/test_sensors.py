@@ -62,8 +62,13 @@ def test_this_machine_has_memory_cores_and_a_disk() -> None:
 
 @pytest.mark.parametrize(
     ("some", "full", "pressure"),
-    [("0.00", "0.00", Pressure.NORMAL), ("80.00", "9.99", Pressure.NORMAL), ("12.00", "10.00", Pressure.WARN), ("99.99", "30.00", Pressure.CRITICAL)],
-)  # fmt: skip
+    [
+        ("0.00", "0.00", Pressure.NORMAL),
+        ("80.00", "9.99", Pressure.NORMAL),
+        ("12.00", "10.00", Pressure.WARN),
+        ("99.99", "30.00", Pressure.CRITICAL),
+    ],
+)
 def test_linux_is_short_of_memory_when_everything_waits_for_it(some: str, full: str, pressure: Pressure) -> None:
     assert memory.from_stalls(PSI.format(some=some, full=full)) is pressure
 
@@ -72,20 +77,28 @@ def test_a_kernel_without_pressure_information_tells_nothing() -> None:
     assert memory.from_stalls("") is None and memory.from_stalls("some avg10=1.00") is None
 
 
-@pytest.mark.parametrize(("printed", "pressure"), [("1\n", Pressure.NORMAL), ("2\n", Pressure.WARN), ("4\n", Pressure.CRITICAL), ("", Pressure.NORMAL)])
+@pytest.mark.parametrize(
+    ("printed", "pressure"),
+    [("1\n", Pressure.NORMAL), ("2\n", Pressure.WARN), ("4\n", Pressure.CRITICAL), ("", Pressure.NORMAL)],
+)
 def test_macos_tells_its_level(printed: str, pressure: Pressure) -> None:
     assert memory.from_macos(printed) is pressure
 
 
-@pytest.mark.parametrize(("share", "pressure"), [(0.5, Pressure.NORMAL), (0.07, Pressure.WARN), (0.02, Pressure.CRITICAL)])
+@pytest.mark.parametrize(
+    ("share", "pressure"), [(0.5, Pressure.NORMAL), (0.07, Pressure.WARN), (0.02, Pressure.CRITICAL)]
+)
 def test_where_the_system_tells_nothing_what_is_left_counts(share: float, pressure: Pressure) -> None:
     assert memory.by_what_is_left(share) is pressure
 
 
 def test_macos_tells_whether_it_slows_itself_down() -> None:
     assert [thermal.from_pmset(text) for text in (PMSET_COOL, PMSET_HOT, PMSET_HOT.replace("62", "100"), "")] == [
-        "nominal", "warning", "nominal", "unknown",
-    ]  # fmt: skip
+        "nominal",
+        "warning",
+        "nominal",
+        "unknown",
+    ]
 
 
 def test_the_processors_own_thermometer_counts_and_nonsense_readings_do_not() -> None:
@@ -101,9 +114,18 @@ def test_the_chip_has_the_name_the_kernel_gives_it() -> None:
 
 @pytest.mark.parametrize(
     ("name", "bandwidth"),
-    [("Apple M4 Pro", 273.0), ("Apple M3 Ultra", 819.0), ("Apple M1", 68.0), ("NVIDIA GeForce RTX 4090", 1008.0), ("NVIDIA GeForce RTX 4070 Ti", 504.0),
-     ("AMD Ryzen AI Max+ 395 w/ Radeon 8060S", 256.0), ("NVIDIA H100 80GB HBM3", 3350.0), ("Intel(R) Celeron(R)", None), ("", None)],
-)  # fmt: skip
+    [
+        ("Apple M4 Pro", 273.0),
+        ("Apple M3 Ultra", 819.0),
+        ("Apple M1", 68.0),
+        ("NVIDIA GeForce RTX 4090", 1008.0),
+        ("NVIDIA GeForce RTX 4070 Ti", 504.0),
+        ("AMD Ryzen AI Max+ 395 w/ Radeon 8060S", 256.0),
+        ("NVIDIA H100 80GB HBM3", 3350.0),
+        ("Intel(R) Celeron(R)", None),
+        ("", None),
+    ],
+)
 def test_a_known_chip_has_its_published_bandwidth(name: str, bandwidth: float | None) -> None:
     assert bandwidth_gbps(name) == bandwidth
 
@@ -115,16 +137,23 @@ def test_no_name_in_the_table_hides_another() -> None:
 
 def test_amd_cards_are_read_from_the_kernels_files_and_integrated_ones_do_not_count(tmp_path: Path) -> None:
     files = {
-        "card0/device/mem_info_vram_total": "25753026560\n", "card0/device/mem_info_vram_used": "1073741824\n",
-        "card0/device/gpu_busy_percent": "37\n", "card0/device/product_name": "RX 7900 XTX\n", "card0/device/hwmon/hwmon3/temp1_input": "61000\n",
-        "card1/device/mem_info_vram_total": "536870912\n", "card1/device/mem_info_vram_used": "100\n",
-        "card2/device/vendor": "0x10de\n", "card3/device/mem_info_vram_total": "garbage\n",
-    }  # fmt: skip
+        "card0/device/mem_info_vram_total": "25753026560\n",
+        "card0/device/mem_info_vram_used": "1073741824\n",
+        "card0/device/gpu_busy_percent": "37\n",
+        "card0/device/product_name": "RX 7900 XTX\n",
+        "card0/device/hwmon/hwmon3/temp1_input": "61000\n",
+        "card1/device/mem_info_vram_total": "536870912\n",
+        "card1/device/mem_info_vram_used": "100\n",
+        "card2/device/vendor": "0x10de\n",
+        "card3/device/mem_info_vram_total": "garbage\n",
+    }
     for name, text in files.items():
         path = tmp_path / "class" / "drm" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    assert amd.read(SensorPaths(tmp_path, tmp_path, tmp_path)) == {"gpus": (Gpu("AMD Radeon RX 7900 XTX", 25753026560, 1 << 30, 37.0, 61.0),)}
+    assert amd.read(SensorPaths(tmp_path, tmp_path, tmp_path)) == {
+        "gpus": (Gpu("AMD Radeon RX 7900 XTX", 25753026560, 1 << 30, 37.0, 61.0),)
+    }
 
 
 def test_the_disk_that_counts_is_where_ollama_keeps_its_models(tmp_path: Path) -> None:

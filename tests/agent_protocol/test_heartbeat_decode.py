@@ -30,30 +30,75 @@ GIB = 1 << 30
 NODE_IP = "192.168.1.20"
 
 OLDER: dict[str, Any] = {
-    "node_id": "studio", "arch": "apple_silicon", "timestamp": 1777000000.25, "agent_version": "0.11.2",
-    "ollama_host": "http://localhost:11434", "lan_ip": "192.168.1.20", "draining": False, "chip": "Apple M3 Ultra",
-    "memory_bandwidth_gbps": 819.0, "connection_failures": 1, "connection_failures_total": 4,
+    "node_id": "studio",
+    "arch": "apple_silicon",
+    "timestamp": 1777000000.25,
+    "agent_version": "0.11.2",
+    "ollama_host": "http://localhost:11434",
+    "lan_ip": "192.168.1.20",
+    "draining": False,
+    "chip": "Apple M3 Ultra",
+    "memory_bandwidth_gbps": 819.0,
+    "connection_failures": 1,
+    "connection_failures_total": 4,
     "cpu": {"cores_physical": 28, "utilization_pct": 12.5},
-    "memory": {"total_gb": 96.0, "used_gb": 40.5, "available_gb": 55.5, "pressure": "warn", "wired_gb": 6.0, "compressed_gb": 0.0},
+    "memory": {
+        "total_gb": 96.0,
+        "used_gb": 40.5,
+        "available_gb": 55.5,
+        "pressure": "warn",
+        "wired_gb": 6.0,
+        "compressed_gb": 0.0,
+    },
     "thermal": {"state": "nominal", "temperature_c": None, "source": ""},
     "disk": {"total_gb": 1000.0, "used_gb": 600.0, "available_gb": 400.0},
     "ollama": {
         "models_loaded": [
-            {"name": "qwen3:30b", "size_gb": 18.5, "requests_active": 1, "parameter_size": "30.5B", "quantization": "Q4_K_M",
-             "context_length": 32768, "runner": "llama", "digest": "ab" * 32},
+            {
+                "name": "qwen3:30b",
+                "size_gb": 18.5,
+                "requests_active": 1,
+                "parameter_size": "30.5B",
+                "quantization": "Q4_K_M",
+                "context_length": 32768,
+                "runner": "llama",
+                "digest": "ab" * 32,
+            },
             {"name": "odd:latest", "size_gb": 1.0, "requests_active": 0, "context_length": 0},
         ],
         "models_available": ["qwen3:30b", "nomic-embed-text:latest"],
         "models_available_sizes": {"qwen3:30b": 17.25, "nomic-embed-text:latest": 0.25},
-        "models_available_meta": {"nomic-embed-text:latest": {"digest": "cd" * 32, "family": "nomic-bert", "parameter_size": "137M",
-                                                              "quantization_level": "F16", "capabilities": ["embedding"], "more": 1}},
-        "num_parallel": 0, "max_loaded_models": 0, "requests_active": 1, "version": "0.32.1",
+        "models_available_meta": {
+            "nomic-embed-text:latest": {
+                "digest": "cd" * 32,
+                "family": "nomic-bert",
+                "parameter_size": "137M",
+                "quantization_level": "F16",
+                "capabilities": ["embedding"],
+                "more": 1,
+            }
+        },
+        "num_parallel": 0,
+        "max_loaded_models": 0,
+        "requests_active": 1,
+        "version": "0.32.1",
     },
-    "capacity": {"mode": "learned_high", "ceiling_gb": 48.0, "availability_score": 0.7, "reason": "good_availability",
-                 "override_active": False, "learning_confidence": 0.5, "days_observed": 12},
-    "image": {"models_available": [], "generating": False}, "image_port": 11436, "text_embedding_status": {}, "mlx_servers": [],
-    "mlx_bind_host": "127.0.0.1", "vision_embedding": None,
-}  # fmt: skip
+    "capacity": {
+        "mode": "learned_high",
+        "ceiling_gb": 48.0,
+        "availability_score": 0.7,
+        "reason": "good_availability",
+        "override_active": False,
+        "learning_confidence": 0.5,
+        "days_observed": 12,
+    },
+    "image": {"models_available": [], "generating": False},
+    "image_port": 11436,
+    "text_embedding_status": {},
+    "mlx_servers": [],
+    "mlx_bind_host": "127.0.0.1",
+    "vision_embedding": None,
+}
 """As an agent of the existing product (0.11) sends it."""
 
 LEAST: dict[str, Any] = {"node_id": "n", "memory": {"total_gb": 8}}
@@ -61,11 +106,16 @@ LEAST: dict[str, Any] = {"node_id": "n", "memory": {"total_gb": 8}}
 OWN: dict[str, Any] = {
     **LEAST,
     "herd": {
-        "v": 1, "boot_id": "b1", "os": "linux", "memory": {"total_bytes": 1000, "used_bytes": 400, "available_bytes": 600},
-        "engines": [{"kind": "ollama", "url": "http://127.0.0.1:40000", "slots": 2, "models": [{"name": "m", "size_bytes": 5}]}],
+        "v": 1,
+        "boot_id": "b1",
+        "os": "linux",
+        "memory": {"total_bytes": 1000, "used_bytes": 400, "available_bytes": 600},
+        "engines": [
+            {"kind": "ollama", "url": "http://127.0.0.1:40000", "slots": 2, "models": [{"name": "m", "size_bytes": 5}]}
+        ],
         "gpus": [{"name": "g", "memory_total_bytes": 10, "memory_used_bytes": 1}],
     },
-}  # fmt: skip
+}
 
 
 def body(said: dict[str, Any]) -> bytes:
@@ -88,16 +138,47 @@ def a_full_report() -> Report:
     llama = EngineEndpoint("llamacpp", f"http://{NODE_IP}:40001", "b11549", 2)
     loaded = Loaded(3_000_000_001, 8192, 2_999_999_999, True, "2026-11-23T12:00:00Z")
     cards = [
-        ModelInfo("Qwen3:8B", ollama, 5_000_000_003, "ab" * 32, "qwen3", "8.2B", "Q4_K_M", 40960, frozenset({"tools", "completion"}),
-                  "2026-01-02T03:04:05Z", loaded, 147_456),
+        ModelInfo(
+            "Qwen3:8B",
+            ollama,
+            5_000_000_003,
+            "ab" * 32,
+            "qwen3",
+            "8.2B",
+            "Q4_K_M",
+            40960,
+            frozenset({"tools", "completion"}),
+            "2026-01-02T03:04:05Z",
+            loaded,
+            147_456,
+        ),
         ModelInfo("tiny", llama),
-    ]  # fmt: skip
+    ]
     return Report(
-        NodeId("alpha"), "boot-1", Memory(68_719_476_735, 20_000_000_001, 48_719_476_734, Pressure.WARN, 1, 2_147_483_649, 3, 4),
-        {canonical(card.name): card for card in cards}, (ollama, llama), "x86_64", "1.0.0", "linux", "Ryzen AI Max", NODE_IP, 16, 37.5,
-        256.0, Disk(10**12 + 1, 10**11, 9 * 10**11), (Gpu("RTX 4090", 24 * GIB, GIB, 12.0, 61.0),), "warning", 91.5, True, True,
-        Capacity("learned_low", 16 * 10**9, 0.25, "falling", "low_availability", False, True, 0.5, 20, (0.25, None) * 84), 7,
-    )  # fmt: skip
+        NodeId("alpha"),
+        "boot-1",
+        Memory(68_719_476_735, 20_000_000_001, 48_719_476_734, Pressure.WARN, 1, 2_147_483_649, 3, 4),
+        {canonical(card.name): card for card in cards},
+        (ollama, llama),
+        "x86_64",
+        "1.0.0",
+        "linux",
+        "Ryzen AI Max",
+        NODE_IP,
+        16,
+        37.5,
+        256.0,
+        Disk(10**12 + 1, 10**11, 9 * 10**11),
+        (Gpu("RTX 4090", 24 * GIB, GIB, 12.0, 61.0),),
+        "warning",
+        91.5,
+        True,
+        True,
+        Capacity(
+            "learned_low", 16 * 10**9, 0.25, "falling", "low_availability", False, True, 0.5, 20, (0.25, None) * 84
+        ),
+        7,
+    )
 
 
 def test_a_report_survives_the_wire_to_the_byte() -> None:
@@ -125,7 +206,11 @@ def test_an_older_agent_is_understood() -> None:
     face = EngineEndpoint("ollama", f"http://{NODE_IP}:11434", "0.32.1", 1, None)
     assert report.engines == (face,) and set(report.models) == {"qwen3:30b", "nomic-embed-text:latest", "odd:latest"}
     qwen, nomic = report.models[canonical("qwen3:30b")], report.models[canonical("nomic-embed-text")]
-    assert qwen.loaded == Loaded(int(18.5 * GIB), 32768) and qwen.size_bytes == int(17.25 * GIB) and qwen.parameters == "30.5B"
+    assert (
+        qwen.loaded == Loaded(int(18.5 * GIB), 32768)
+        and qwen.size_bytes == int(17.25 * GIB)
+        and qwen.parameters == "30.5B"
+    )
     assert nomic.loaded is None and nomic.capabilities == {"embedding"} and nomic.family == "nomic-bert"
     assert report.memory == Memory(96 * GIB, int(40.5 * GIB), int(55.5 * GIB), Pressure.WARN, wired_bytes=6 * GIB)
     assert (report.cores, report.chip, report.memory_bandwidth_gbps) == (28, "Apple M3 Ultra", 819.0)
@@ -156,9 +241,18 @@ def test_our_own_object_wins_over_the_public_fields() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["http://127.0.0.1:8000", "http://0.0.0.0:8000", "http://localhost:8000", "http://169.254.169.254:8000", "http://[::1]:8000",
-     "http://evil.example:8000", "http://2130706433:8000", "http://[::ffff:127.0.0.1]:8000", "http://192.168.1.20:8000/a?b#c"],
-)  # fmt: skip
+    [
+        "http://127.0.0.1:8000",
+        "http://0.0.0.0:8000",
+        "http://localhost:8000",
+        "http://169.254.169.254:8000",
+        "http://[::1]:8000",
+        "http://evil.example:8000",
+        "http://2130706433:8000",
+        "http://[::ffff:127.0.0.1]:8000",
+        "http://192.168.1.20:8000/a?b#c",
+    ],
+)
 def test_only_the_senders_address_is_ever_contacted(url: str) -> None:
     report = decode(body(changed(OWN, "herd.engines.0.url", url)), NODE_IP)
     assert report.engines[0].url == f"http://{NODE_IP}:8000" == report.models[canonical("m")].engine.url
@@ -173,9 +267,25 @@ def test_a_door_that_speaks_tls_is_named_with_its_certificate_and_still_at_the_s
 
 @pytest.mark.parametrize(
     "url",
-    ["", "127.0.0.1:8000", "https://a:1", "https://a:1#", f"https://a:1#{'AB' * 32}", f"https://a:1#{'ab' * 31}", f"https://u@a:1#{'ab' * 32}", "file:///etc/passwd", "http://", "http://user@host:1", "http://u:p@h:1", "http://h:99999",
-     "http://h:x", "http://[::1:80", "ftp://h:21", "http://" + "a" * 300],
-)  # fmt: skip
+    [
+        "",
+        "127.0.0.1:8000",
+        "https://a:1",
+        "https://a:1#",
+        f"https://a:1#{'AB' * 32}",
+        f"https://a:1#{'ab' * 31}",
+        f"https://u@a:1#{'ab' * 32}",
+        "file:///etc/passwd",
+        "http://",
+        "http://user@host:1",
+        "http://u:p@h:1",
+        "http://h:99999",
+        "http://h:x",
+        "http://[::1:80",
+        "ftp://h:21",
+        "http://" + "a" * 300,
+    ],
+)
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(BadHeartbeat, match="url"):
         decode(body(changed(OWN, "herd.engines.0.url", url)), NODE_IP)
@@ -184,20 +294,37 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "named"),
     [
-        ("node_id", "", "node_id"), ("node_id", 5, "node_id"), ("node_id", "a\nb", "node_id"), ("node_id", "n" * 300, "node_id"),
-        ("memory", None, "memory"), ("memory.total_gb", 0, "memory.total"), ("memory.total_gb", -1, "memory.total"),
-        ("memory.total_gb", 1e300, "memory.total"), ("memory.total_gb", "8", "memory.total"), ("memory.used_gb", -0.5, "memory.used"),
-        ("memory.used_gb", 97.0 * 2, "memory.used"), ("memory.available_gb", 1e6, "memory"), ("memory.pressure", "awful", "memory.pressure"),
-        ("memory_bandwidth_gbps", 1e9, "memory_bandwidth_gbps"), ("memory_bandwidth_gbps", -1, "memory_bandwidth_gbps"),
-        ("cpu.utilization_pct", 1e9, "cpu.utilization_pct"), ("cpu.cores_physical", -4, "cpu.cores_physical"),
-        ("thermal.temperature_c", 1e6, "temperature_c"), ("disk.total_gb", -1, "disk.total_gb"),
-        ("connection_failures", -1, "connection_failures"), ("ollama.num_parallel", 10**9, "ollama.num_parallel"),
-        ("ollama.models_loaded.0.size_gb", -3, "ollama.models_loaded"), ("ollama.models_loaded.0.context_length", -1, "context_length"),
-        ("ollama.models_available", ["m"] * 600, "ollama.models_available"), ("ollama.models_available", [""], "ollama.models_available"),
-        ("capacity.availability_score", 1.5, "capacity.availability_score"), ("capacity.ceiling_gb", -1, "capacity.ceiling_gb"),
-        ("capacity.days_observed", -1, "capacity.days_observed"), ("draining", "no", "draining"),
+        ("node_id", "", "node_id"),
+        ("node_id", 5, "node_id"),
+        ("node_id", "a\nb", "node_id"),
+        ("node_id", "n" * 300, "node_id"),
+        ("memory", None, "memory"),
+        ("memory.total_gb", 0, "memory.total"),
+        ("memory.total_gb", -1, "memory.total"),
+        ("memory.total_gb", 1e300, "memory.total"),
+        ("memory.total_gb", "8", "memory.total"),
+        ("memory.used_gb", -0.5, "memory.used"),
+        ("memory.used_gb", 97.0 * 2, "memory.used"),
+        ("memory.available_gb", 1e6, "memory"),
+        ("memory.pressure", "awful", "memory.pressure"),
+        ("memory_bandwidth_gbps", 1e9, "memory_bandwidth_gbps"),
+        ("memory_bandwidth_gbps", -1, "memory_bandwidth_gbps"),
+        ("cpu.utilization_pct", 1e9, "cpu.utilization_pct"),
+        ("cpu.cores_physical", -4, "cpu.cores_physical"),
+        ("thermal.temperature_c", 1e6, "temperature_c"),
+        ("disk.total_gb", -1, "disk.total_gb"),
+        ("connection_failures", -1, "connection_failures"),
+        ("ollama.num_parallel", 10**9, "ollama.num_parallel"),
+        ("ollama.models_loaded.0.size_gb", -3, "ollama.models_loaded"),
+        ("ollama.models_loaded.0.context_length", -1, "context_length"),
+        ("ollama.models_available", ["m"] * 600, "ollama.models_available"),
+        ("ollama.models_available", [""], "ollama.models_available"),
+        ("capacity.availability_score", 1.5, "capacity.availability_score"),
+        ("capacity.ceiling_gb", -1, "capacity.ceiling_gb"),
+        ("capacity.days_observed", -1, "capacity.days_observed"),
+        ("draining", "no", "draining"),
     ],
-)  # fmt: skip
+)
 def test_a_nonsense_value_is_refused_by_its_name(path: str, value: object, named: str) -> None:
     with pytest.raises(BadHeartbeat, match=named.replace(".", r"\.")) as refused:
         decode(body(changed(OLDER, path, value)), NODE_IP)
@@ -207,14 +334,22 @@ def test_a_nonsense_value_is_refused_by_its_name(path: str, value: object, named
 @pytest.mark.parametrize(
     ("path", "value", "named"),
     [
-        ("herd.memory.total_bytes", -1, "memory"), ("herd.memory.total_bytes", 1 << 60, "memory"), ("herd.engines.0.kind", "", "kind"),
-        ("herd.engines.0.slots", -1, "slots"), ("herd.engines.0.slots", 10**6, "slots"), ("herd.engines", [OWN["herd"]["engines"][0]] * 17, "engines"),
-        ("herd.engines.0.models", [{"name": f"m{n}"} for n in range(513)], "models"), ("herd.engines.0.models.0.name", "", "name"),
-        ("herd.engines.0.models.0.size_bytes", -1, "size_bytes"), ("herd.engines.0.models.0.loaded", {"size_bytes": -1}, "loaded.size_bytes"),
-        ("herd.engines.0.models.0.capabilities", ["c"] * 65, "capabilities"), ("herd.gpus", [{}] * 33, "gpus"),
-        ("herd.gpus.0.memory_total_bytes", 1 << 60, "memory_total_bytes"), ("herd.boot_id", "b" * 257, "boot_id"),
+        ("herd.memory.total_bytes", -1, "memory"),
+        ("herd.memory.total_bytes", 1 << 60, "memory"),
+        ("herd.engines.0.kind", "", "kind"),
+        ("herd.engines.0.slots", -1, "slots"),
+        ("herd.engines.0.slots", 10**6, "slots"),
+        ("herd.engines", [OWN["herd"]["engines"][0]] * 17, "engines"),
+        ("herd.engines.0.models", [{"name": f"m{n}"} for n in range(513)], "models"),
+        ("herd.engines.0.models.0.name", "", "name"),
+        ("herd.engines.0.models.0.size_bytes", -1, "size_bytes"),
+        ("herd.engines.0.models.0.loaded", {"size_bytes": -1}, "loaded.size_bytes"),
+        ("herd.engines.0.models.0.capabilities", ["c"] * 65, "capabilities"),
+        ("herd.gpus", [{}] * 33, "gpus"),
+        ("herd.gpus.0.memory_total_bytes", 1 << 60, "memory_total_bytes"),
+        ("herd.boot_id", "b" * 257, "boot_id"),
     ],
-)  # fmt: skip
+)
 def test_nonsense_in_our_own_object_is_refused_by_its_name(path: str, value: object, named: str) -> None:
     with pytest.raises(BadHeartbeat, match=named):
         decode(body(changed(OWN, path, value)), NODE_IP)
@@ -222,10 +357,20 @@ def test_nonsense_in_our_own_object_is_refused_by_its_name(path: str, value: obj
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"null", b"[]", b"{", b"\xff\xfe", b'{"node_id":"n","memory":{"total_gb":NaN}}', b'{"node_id":"n","memory":{"total_gb":1e999}}',
-     b'{"node_id":"n","memory":{"total_gb":8}} x', b"[" * 50_000, b'{"node_id":"\\ud800","memory":{"total_gb":8}}',
-     b'{"node_id":"n","memory":{"total_gb":8},"x":' + b"[" * 20_000 + b"]" * 20_000 + b"}"],
-)  # fmt: skip
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{",
+        b"\xff\xfe",
+        b'{"node_id":"n","memory":{"total_gb":NaN}}',
+        b'{"node_id":"n","memory":{"total_gb":1e999}}',
+        b'{"node_id":"n","memory":{"total_gb":8}} x',
+        b"[" * 50_000,
+        b'{"node_id":"\\ud800","memory":{"total_gb":8}}',
+        b'{"node_id":"n","memory":{"total_gb":8},"x":' + b"[" * 20_000 + b"]" * 20_000 + b"}",
+    ],
+)
 def test_what_is_no_heartbeat_is_refused_and_nothing_else_is_raised(raw: bytes) -> None:
     with pytest.raises(BadHeartbeat):
         decode(raw, NODE_IP)
@@ -240,10 +385,20 @@ def test_a_body_over_the_limit_is_not_even_read() -> None:
 def test_as_many_models_as_are_allowed_fit_into_a_body() -> None:
     face = EngineEndpoint("ollama", f"http://{NODE_IP}:11434")
     cards = [
-        ModelInfo(f"registry.example/some-team/a-rather-long-model-name-{n}:32b-instruct-q4_K_M", face, 20 * GIB + n, f"{n:064x}", "qwen3moe",
-                  "30.5B", "Q4_K_M", 262144, frozenset({"completion", "tools"}), "2026-01-02T03:04:05Z")
+        ModelInfo(
+            f"registry.example/some-team/a-rather-long-model-name-{n}:32b-instruct-q4_K_M",
+            face,
+            20 * GIB + n,
+            f"{n:064x}",
+            "qwen3moe",
+            "30.5B",
+            "Q4_K_M",
+            262144,
+            frozenset({"completion", "tools"}),
+            "2026-01-02T03:04:05Z",
+        )
         for n in range(MODELS_MAX)
-    ]  # fmt: skip
+    ]
     sent = encode(a_report(models=cards, engines=(face,)), 0.0)
     assert len(sent) <= BODY_MAX_BYTES
     assert decode(sent, NODE_IP).models == {canonical(card.name): card for card in cards}
@@ -276,14 +431,24 @@ def paths_of(value: object, path: str = "") -> list[str]:
 
 EVERY_PATH = [(said, path) for said in (OLDER, OWN) for path in paths_of(said) if "nomic" not in path]
 some_values = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.integers(-(2**80), 2**80), st.floats(), st.text(max_size=5), st.just([]), st.just({}),
-    st.lists(st.integers(), max_size=2), st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
-)  # fmt: skip
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.integers(-(2**80), 2**80),
+    st.floats(),
+    st.text(max_size=5),
+    st.just([]),
+    st.just({}),
+    st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)
 
 
 @given(st.sampled_from(EVERY_PATH), some_values)
 @settings(max_examples=400, deadline=None)
-def test_one_odd_value_anywhere_is_believed_within_its_range_or_refused(place: tuple[dict[str, Any], str], value: object) -> None:
+def test_one_odd_value_anywhere_is_believed_within_its_range_or_refused(
+    place: tuple[dict[str, Any], str], value: object
+) -> None:
     said, path = place
     try:
         report = decode(body(changed(said, path, value)), NODE_IP)

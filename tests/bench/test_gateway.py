@@ -58,7 +58,9 @@ def test_stub_streams_events_that_end_with_done(port: int) -> None:
     events = stream.decode().split("\n\n")
     assert answer.getheader("Content-Type") == "text/event-stream"
     assert events[-2:] == ["data: [DONE]", ""]
-    assert [json.loads(event.removeprefix("data: "))["object"] for event in events[:-2]] == ["chat.completion.chunk"] * CHUNKS
+    assert [json.loads(event.removeprefix("data: "))["object"] for event in events[:-2]] == [
+        "chat.completion.chunk"
+    ] * CHUNKS
 
 
 @needs_instruments
@@ -89,7 +91,11 @@ def test_generator_finds_the_stubs_answers_whole_and_keeps_its_connections(
 @needs_instruments
 @pytest.mark.parametrize(
     ("lines", "tail", "path"),
-    [(7, "data: [DONE]\n\n", PATH), ((CHUNKS + 1) * 2, "something else", PATH), ((CHUNKS + 1) * 2, "data: [DONE]\n\n", "/health")],
+    [
+        (7, "data: [DONE]\n\n", PATH),
+        ((CHUNKS + 1) * 2, "something else", PATH),
+        ((CHUNKS + 1) * 2, "data: [DONE]\n\n", "/health"),
+    ],
     ids=["other length", "other end", "other answer"],
 )
 def test_generator_counts_an_answer_that_is_not_what_was_wanted(
@@ -132,7 +138,9 @@ def a_reading(**changed: object) -> Reading:
 
 
 def a_cell(answers_per_s: float = 1000.0, **changed: float) -> Cell:
-    return Cell(**dict.fromkeys(Cell.__dataclass_fields__, 0.0) | {"answers_per_s": answers_per_s, "core_share": 1.0} | changed)
+    return Cell(
+        **dict.fromkeys(Cell.__dataclass_fields__, 0.0) | {"answers_per_s": answers_per_s, "core_share": 1.0} | changed
+    )
 
 
 def test_a_cell_counts_per_second_of_the_window_and_cpu_per_answer_of_the_whole_run() -> None:
@@ -167,7 +175,10 @@ def test_ratios_compare_chunks_of_streams_and_answers_otherwise() -> None:
 
 
 def test_aims_say_which_were_met_and_which_not_measured() -> None:
-    found = {"direct": {"c1": a_cell(p50_ms=0.1)}, "herd": {"c1": a_cell(p50_ms=0.3), "paced": a_cell(first_p99_ms=9.0)}}
+    found = {
+        "direct": {"c1": a_cell(p50_ms=0.1)},
+        "herd": {"c1": a_cell(p50_ms=0.3), "paced": a_cell(first_p99_ms=9.0)},
+    }
     told = "\n".join(table.aims(found, {"herd": 50 << 20}))
     assert "added p50 with one connection, ms: 0.20 (met)" in told
     assert "first byte p99 of 256 paced streams, ms: 9.00 (MISSED)" in told

@@ -32,11 +32,17 @@ def a_row(mean: float, good: float = 1.0) -> Row:
 
 def a_table(ours: list[float], simple: list[float], scenario: str = "S2") -> Table:
     plays = [
-        Played(Case(scenario, 1.0, seed, 100, (), None), {
-            "completion_time": a_row(a), "least_connections": a_row(b), "seven_signals": a_row(3 * b), "oracle": a_row(a),
-        })
+        Played(
+            Case(scenario, 1.0, seed, 100, (), None),
+            {
+                "completion_time": a_row(a),
+                "least_connections": a_row(b),
+                "seven_signals": a_row(3 * b),
+                "oracle": a_row(a),
+            },
+        )
         for seed, (a, b) in enumerate(zip(ours, simple, strict=True))
-    ]  # fmt: skip
+    ]
     return Table.of(plays)
 
 
@@ -81,11 +87,21 @@ def test_two_processes_with_other_hash_seeds_print_the_same_table(tmp_path: Path
     tables, rows = [], []
     for hash_seed in ("1", "2"):
         file = tmp_path / f"{hash_seed}.json"
-        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "HERD_TRACES": ""}
+        environment = {
+            **os.environ,
+            "PYTHONHASHSEED": hash_seed,
+            "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}",
+            "HERD_TRACES": "",
+        }
         ran = subprocess.run(
-            [sys.executable, "-m", "bench.routing", *given, "--json", str(file)], env=environment, cwd=ROOT, capture_output=True, text=True,
-            timeout=300, check=False,
-        )  # fmt: skip
+            [sys.executable, "-m", "bench.routing", *given, "--json", str(file)],
+            env=environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
         assert ran.returncode == 0, ran.stderr
         tables.append(re.sub(r"\d+ s on 1 cores", "", ran.stdout.partition("## One decision")[0]))
         rows.append(file.read_text("utf-8"))
@@ -95,7 +111,14 @@ def test_two_processes_with_other_hash_seeds_print_the_same_table(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "given", [["--scenarios", "S99"], ["--policies", "none"], ["--seeds", "0"], ["--loads", "much"], ["--traces", "/no/such/folder"]]
+    "given",
+    [
+        ["--scenarios", "S99"],
+        ["--policies", "none"],
+        ["--seeds", "0"],
+        ["--loads", "much"],
+        ["--traces", "/no/such/folder"],
+    ],
 )
 def test_wrong_arguments_are_told(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

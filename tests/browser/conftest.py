@@ -24,9 +24,14 @@ if TYPE_CHECKING:
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "msedge")
 FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 HISTORY_HOURS = 26
 
 
@@ -45,7 +50,11 @@ def missing() -> str:
 
 def found() -> str | None:
     named = os.environ.get("CHROMIUM")
-    return named if named and Path(named).exists() else next((path for name in NAMES if (path := shutil.which(name))), None)
+    return (
+        named
+        if named and Path(named).exists()
+        else next((path for name in NAMES if (path := shutil.which(name))), None)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +96,9 @@ class Visit:
     def elsewhere(self) -> list[str]:
         """Requests that left the coordinator."""
         here = urlsplit(self.origin).netloc
-        return [url for url in self.asked if urlsplit(url).scheme not in ("data", "blob") and urlsplit(url).netloc != here]
+        return [
+            url for url in self.asked if urlsplit(url).scheme not in ("data", "blob") and urlsplit(url).netloc != here
+        ]
 
     def go(self, path: str) -> Page:
         """Opens a page and returns when it has said how things are, and nothing is loading."""
@@ -108,13 +119,17 @@ def visit(chromium: Browser, shown: ShownFleet) -> Iterator[Open]:
     contexts = []
 
     def opened(width: int = 1280, theme: str = "light", origin: str = "", motion: str = "reduce") -> Visit:
-        context = chromium.new_context(viewport={"width": width, "height": 800}, color_scheme=theme, reduced_motion=motion)  # type: ignore[arg-type]
+        context = chromium.new_context(
+            viewport={"width": width, "height": 800}, color_scheme=theme, reduced_motion=motion
+        )  # type: ignore[arg-type]
         contexts.append(context)
         visit = Visit(context.new_page(), origin or shown.fleet.url)
         visit.page.on("request", lambda request: visit.asked.append(request.url))
         visit.page.on("websocket", lambda socket: visit.asked.append(socket.url.replace("ws://", "http://", 1)))
         visit.page.on("pageerror", lambda error: visit.wrong.append(str(error)))
-        visit.page.on("console", lambda said: visit.wrong.append(said.text) if "Content Security Policy" in said.text else None)
+        visit.page.on(
+            "console", lambda said: visit.wrong.append(said.text) if "Content Security Policy" in said.text else None
+        )
         return visit
 
     yield opened

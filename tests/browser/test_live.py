@@ -34,16 +34,21 @@ def test_a_dozen_tabs_of_one_browser_are_all_live(chromium: Browser, shown: Show
 
 def test_a_node_that_joins_and_a_request_that_ends_are_seen_without_a_reload(visit: Open) -> None:
     with (
-        FakeOllama([FakeModel("m", answer_tokens=3)]) as first, FakeOllama([FakeModel("m", answer_tokens=3)]) as second,
+        FakeOllama([FakeModel("m", answer_tokens=3)]) as first,
+        FakeOllama([FakeModel("m", answer_tokens=3)]) as second,
         running_fleet({"alpha": first}) as fleet,
-    ):  # fmt: skip
+    ):
         page = visit(origin=fleet.url).go("/dashboard")
         is_live(page)
         page.get_by_role("article", name="alpha").wait_for()
         fleet.join("beta", second, Machine(more={"chip": "Just Arrived"}))
         page.get_by_role("article", name="beta").get_by_text("Just Arrived").wait_for()
         page.get_by_text("Nobody has asked anything yet").wait_for()
-        fleet.ask("POST", "/api/chat", json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": False}).encode())
+        fleet.ask(
+            "POST",
+            "/api/chat",
+            json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": False}).encode(),
+        )
         page.get_by_role("region", name="Table: Latest requests").get_by_text("completed").wait_for()
         assert "alpha" in page.locator(".nodes").inner_text() and "beta" in page.locator(".nodes").inner_text()
 
@@ -55,7 +60,11 @@ def test_the_first_steps_tick_themselves_off(visit: Open) -> None:
         assert page.locator(".first li.done").count() == 0
         fleet.join("alpha", engine)
         page.locator(".first li.done").nth(1).wait_for()
-        fleet.ask("POST", "/api/chat", json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": False}).encode())
+        fleet.ask(
+            "POST",
+            "/api/chat",
+            json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": False}).encode(),
+        )
         page.locator(".first").wait_for(state="detached")
 
 

@@ -18,10 +18,16 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 PAGES = {
-    "fleet": "/dashboard", "trends": "/dashboard/trends", "models": "/dashboard/models?model=qwen3:8b", "apps": "/dashboard/apps?app=aider",
-    "benchmarks": "/dashboard/benchmarks", "health": "/dashboard/health", "recommendations": "/dashboard/recommendations",
-    "settings": "/dashboard/settings", "playground": "/dashboard/playground",
-}  # fmt: skip
+    "fleet": "/dashboard",
+    "trends": "/dashboard/trends",
+    "models": "/dashboard/models?model=qwen3:8b",
+    "apps": "/dashboard/apps?app=aider",
+    "benchmarks": "/dashboard/benchmarks",
+    "health": "/dashboard/health",
+    "recommendations": "/dashboard/recommendations",
+    "settings": "/dashboard/settings",
+    "playground": "/dashboard/playground",
+}
 WIDTHS = (360, 1280)
 THEMES = ("light", "dark")
 BYTES_MAX = 90 * 1024
@@ -148,7 +154,11 @@ def test_all_scripts_and_styles_together_are_small() -> None:
     assets = BUILT / "assets"
     if not assets.is_dir():
         pytest.skip("the dashboard's pages were not built: THEIR WEIGHT IS NOT KNOWN")
-    weights = {path.name: len(gzip.compress(path.read_bytes(), 9, mtime=0)) for path in assets.iterdir() if path.suffix in (".js", ".css")}
+    weights = {
+        path.name: len(gzip.compress(path.read_bytes(), 9, mtime=0))
+        for path in assets.iterdir()
+        if path.suffix in (".js", ".css")
+    }
     first = sum(weight for name, weight in weights.items() if name.startswith("index"))
     assert sum(weights.values()) <= BYTES_MAX and first <= FIRST_PAGE_BYTES_MAX, weights
 

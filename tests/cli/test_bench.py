@@ -35,13 +35,28 @@ def a_spread(median: float, low: float, high: float, count: int = 3) -> Json:
 
 
 A_RUN: Json = {
-    "run_id": "b-1", "timestamp": 0.0, "duration_s": 88.0, "state": "done", "requests": 13, "failures": 1, "yields": 2, "method": "", "fleet": {},
-    "cells": [{
-        "node_id": "studio", "model": "qwen3:8b", "decode_tok_s": a_spread(48.0, 46.5, 49.1), "prefill_tok_s": a_spread(900, 880, 930), "ttft_ms": None,
-        "load_s": a_spread(2.1, 2.1, 2.1, 1), "scaling": [{"concurrency": 1, "tok_s": 48.0}, {"concurrency": 2, "tok_s": 80.0}],
-    }],
+    "run_id": "b-1",
+    "timestamp": 0.0,
+    "duration_s": 88.0,
+    "state": "done",
+    "requests": 13,
+    "failures": 1,
+    "yields": 2,
+    "method": "",
+    "fleet": {},
+    "cells": [
+        {
+            "node_id": "studio",
+            "model": "qwen3:8b",
+            "decode_tok_s": a_spread(48.0, 46.5, 49.1),
+            "prefill_tok_s": a_spread(900, 880, 930),
+            "ttft_ms": None,
+            "load_s": a_spread(2.1, 2.1, 2.1, 1),
+            "scaling": [{"concurrency": 1, "tok_s": 48.0}, {"concurrency": 2, "tok_s": 80.0}],
+        }
+    ],
     "left_out": [{"node_id": "old", "model": "qwen3:8b", "reason": "the node is offline"}],
-}  # fmt: skip
+}
 
 
 def test_figures_are_shown_with_their_spread() -> None:
@@ -55,32 +70,51 @@ def test_figures_are_shown_with_their_spread() -> None:
 
 @pytest.mark.parametrize("width", [30, 60])
 def test_a_narrow_terminal_gets_no_wrapped_line(width: int) -> None:
-    assert [line for line in run_lines({**A_RUN, "left_out": []}, width) if len(line.plain) > width and "b-1" not in line.plain] == []
+    assert [
+        line
+        for line in run_lines({**A_RUN, "left_out": []}, width)
+        if len(line.plain) > width and "b-1" not in line.plain
+    ] == []
 
 
 def test_an_estimate_says_what_is_left_out() -> None:
     told = {"requests": 13, "estimate_s": 42.0, "left_out": A_RUN["left_out"]}
     assert [line.plain for line in estimate_lines(told)] == [
-        "13 requests, about 42 s on machines that have nothing else to do.", "  left out: qwen3:8b on old: the node is offline",
-    ]  # fmt: skip
+        "13 requests, about 42 s on machines that have nothing else to do.",
+        "  left out: qwen3:8b on old: the node is offline",
+    ]
 
 
 def test_a_comparison_begins_with_its_verdict() -> None:
-    cell = {"node_id": "a", "model": "m", "measure": "decode_tok_s", "a": 50.0, "b": 56.0, "change": 0.12, "plus_minus": 0.03, "is_clear": True}
+    cell = {
+        "node_id": "a",
+        "model": "m",
+        "measure": "decode_tok_s",
+        "a": 50.0,
+        "b": 56.0,
+        "change": 0.12,
+        "plus_minus": 0.03,
+        "is_clear": True,
+    }
     assert [line.plain for line in comparison_lines({"verdict": "12 % faster, +-3 %.", "cells": [cell]})] == [
-        "12 % faster, +-3 %.", "  a  m  decode_tok_s: 50.0 -> 56.0 (+12 %, +-3 %)",
-    ]  # fmt: skip
+        "12 % faster, +-3 %.",
+        "  a  m  decode_tok_s: 50.0 -> 56.0 (+12 %, +-3 %)",
+    ]
 
 
 def test_without_runs_it_is_told_how_to_make_one() -> None:
-    assert [line.plain for line in list_lines({"runs": []}, 80)] == ["There is no benchmark yet. Make one with: herd bench"]
+    assert [line.plain for line in list_lines({"runs": []}, 80)] == [
+        "There is no benchmark yet. Make one with: herd bench"
+    ]
 
 
 def test_the_verb_measures_lists_and_compares_on_a_running_fleet(fleet: Fleet) -> None:
     dry = herd("bench", "--dry-run", url=fleet.url)
     assert dry.status == 0 and "on machines that have nothing else to do." in dry.lines[0]
     first = herd("bench", "--kind", "generation", url=fleet.url)
-    assert first.status == 0 and first.lines[1].startswith("node") and first.lines[2].startswith("alpha  m:latest"), first.out
+    assert first.status == 0 and first.lines[1].startswith("node") and first.lines[2].startswith("alpha  m:latest"), (
+        first.out
+    )
     again = json.loads(herd("bench", "--kind", "generation", "--json", url=fleet.url).out)
     assert again["state"] == "done" and fleet.coordinator.store.flush()
     assert herd("bench", "--list", url=fleet.url).lines[1].startswith(again["run_id"])

@@ -20,11 +20,19 @@ def fleet() -> Iterator[Fleet]:
         yield running
 
 
-@pytest.mark.parametrize(("written", "url"), [
-    ("box", "http://box:11435"), ("box:80", "http://box:80"), ("localhost:11435", "http://localhost:11435"),
-    ("http://10.0.0.1:11435/v1", "http://10.0.0.1:11435"), ("https://herd.example.org", "https://herd.example.org:443"),
-    ("http://[::1]:11435", "http://[::1]:11435"), ("[::1]", "http://[::1]:11435"), ("HTTP://Box/", "http://box:11435"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("written", "url"),
+    [
+        ("box", "http://box:11435"),
+        ("box:80", "http://box:80"),
+        ("localhost:11435", "http://localhost:11435"),
+        ("http://10.0.0.1:11435/v1", "http://10.0.0.1:11435"),
+        ("https://herd.example.org", "https://herd.example.org:443"),
+        ("http://[::1]:11435", "http://[::1]:11435"),
+        ("[::1]", "http://[::1]:11435"),
+        ("HTTP://Box/", "http://box:11435"),
+    ],
+)
 def test_an_address_may_be_written_in_many_ways(written: str, url: str) -> None:
     assert coordinator_at(written).url == url
 
@@ -43,8 +51,15 @@ def test_nobody_there_is_told_with_the_command_that_starts_one() -> None:
 
 
 def test_each_failure_of_the_network_is_told_in_its_own_words() -> None:
-    told = [not_reached("http://box:1", error).problem for error in (socket.gaierror(), TimeoutError(), ConnectionResetError(104, "reset"))]
-    assert told[0].startswith("there is no machine called box") and told[1].endswith("does not answer") and "reset" in told[2]
+    told = [
+        not_reached("http://box:1", error).problem
+        for error in (socket.gaierror(), TimeoutError(), ConnectionResetError(104, "reset"))
+    ]
+    assert (
+        told[0].startswith("there is no machine called box")
+        and told[1].endswith("does not answer")
+        and "reset" in told[2]
+    )
 
 
 def test_one_that_takes_connections_and_says_nothing_is_not_waited_for_for_ever() -> None:
@@ -76,10 +91,14 @@ def test_a_refused_request_points_to_the_record_of_it(fleet: Fleet) -> None:
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/api/chat"])
 def test_the_words_of_an_error_are_found_in_every_dialect(fleet: Fleet, path: str) -> None:
     with pytest.raises(CliError) as told:
-        CoordinatorClient(fleet.url).post(path, {"model": "nope", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1})
+        CoordinatorClient(fleet.url).post(
+            path, {"model": "nope", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
+        )
     assert told.value.problem.startswith("model 'nope' not found")
 
 
 def test_a_streamed_answer_comes_line_by_line_with_its_headers(fleet: Fleet) -> None:
-    told = list(CoordinatorClient(fleet.url).lines("/api/chat", {"model": "m", "messages": [{"role": "user", "content": "x"}]}))
+    told = list(
+        CoordinatorClient(fleet.url).lines("/api/chat", {"model": "m", "messages": [{"role": "user", "content": "x"}]})
+    )
     assert len(told) > 2 and {headers["x-fleet-node"] for headers, _ in told} == {"alpha"}

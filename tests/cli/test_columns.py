@@ -10,7 +10,10 @@ from rich.cells import cell_len
 from herd.cli.columns import Cell, Column, cut, fitted, table
 
 COLUMNS = (Column("name", 9, least=6), Column("size", 5, is_right=True), Column("where", 3, least=8))
-ROWS = ((Cell("a-rather-long-name"), Cell("1.2 GB"), Cell("alpha, beta, gamma")), (Cell("b"), Cell("12.0 GB"), Cell("-")))
+ROWS = (
+    (Cell("a-rather-long-name"), Cell("1.2 GB"), Cell("alpha, beta, gamma")),
+    (Cell("b"), Cell("12.0 GB"), Cell("-")),
+)
 WORDS = st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S")), max_size=30)
 
 
@@ -23,7 +26,7 @@ def test_everything_is_shown_where_there_is_room() -> None:
         "name                   size  where",
         "a-rather-long-name   1.2 GB  alpha, beta, gamma",
         "b                   12.0 GB  -",
-    ]  # fmt: skip
+    ]
 
 
 def test_the_column_that_matters_least_is_cut_first_and_then_left_out() -> None:
@@ -53,8 +56,9 @@ def test_a_column_is_whole_or_cut_to_no_less_than_its_least_or_gone(natural: lis
         assert widths == natural
 
 
-@pytest.mark.parametrize(("text", "width", "expected"), [
-    ("abc", 3, "abc"), ("abcd", 3, "ab…"), ("東京都", 5, "東京…"), ("東京都", 4, "東…"), ("ab", 1, "a"), ("", 0, ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "width", "expected"),
+    [("abc", 3, "abc"), ("abcd", 3, "ab…"), ("東京都", 5, "東京…"), ("東京都", 4, "東…"), ("ab", 1, "a"), ("", 0, "")],
+)
 def test_a_text_is_cut_between_characters_and_says_so(text: str, width: int, expected: str) -> None:
     assert cut(text, width) == expected

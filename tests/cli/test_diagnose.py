@@ -76,7 +76,9 @@ def test_no_key_code_cookie_signature_or_prompt_is_in_it(fleet: Fleet, tmp_path:
     finally:
         kept.close()
     with (fleet.data_dir / "logs" / "herd.jsonl").open("a") as file:
-        file.writelines(json.dumps({"level": "error", "msg": f"somebody logged {secret}"}) + "\n" for secret in secrets.values())
+        file.writelines(
+            json.dumps({"level": "error", "msg": f"somebody logged {secret}"}) + "\n" for secret in secrets.values()
+        )
     fleet.coordinator.store.flush()
     parts = written(fleet, tmp_path / "one.tar.gz")
     assert parts["logs/herd.jsonl"].count("somebody logged") == len(secrets)
@@ -102,10 +104,14 @@ def secrets_in_use(fleet: Fleet) -> dict[str, str]:
     fleet.settle()
     vault = fleet.coordinator.vault
     return {
-        "a key": key, "its digest": next(iter(vault.keyring)).digest, "a code": json.loads(invited)["code"].rpartition("/")[2],
-        "a link": json.loads(other)["path"].rpartition("=")[2], "a cookie": cookie.partition("=")[2].partition(";")[0],
-        "the local code": vault.local_code, "a signature": "ab" * 32,
-    }  # fmt: skip
+        "a key": key,
+        "its digest": next(iter(vault.keyring)).digest,
+        "a code": json.loads(invited)["code"].rpartition("/")[2],
+        "a link": json.loads(other)["path"].rpartition("=")[2],
+        "a cookie": cookie.partition("=")[2].partition(";")[0],
+        "the local code": vault.local_code,
+        "a signature": "ab" * 32,
+    }
 
 
 def test_it_is_made_without_a_coordinator_and_says_so(tmp_path: Path) -> None:

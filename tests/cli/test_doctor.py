@@ -111,7 +111,9 @@ def test_one_that_announces_itself_and_lets_nobody_in_is_behind_a_firewall() -> 
 def test_a_network_without_announcements_needs_the_name() -> None:
     setup = Setup(CoordinatorClient(nobody()), Path())
     told = list(when_unreachable(setup, coordinator_trouble(setup.coordinator), []))
-    assert [one.about for one in told] == ["coordinator", "network"] and "herd-node --router-url http://HOST:" in told[1].remedy
+    assert [one.about for one in told] == ["coordinator", "network"] and "herd-node --router-url http://HOST:" in told[
+        1
+    ].remedy
 
 
 def test_the_verb_ends_with_1_when_something_is_bad_and_with_0_else(fleet: Fleet) -> None:

@@ -11,24 +11,46 @@ Json = dict[str, object]
 
 def a_model(**changed: object) -> Json:
     model: Json = {
-        "name": "llama3.2:3b", "size_gb": 2.0, "digest": "sha256:aaaaaaaaaaaaaaaa", "parameter_size": "3.2B", "quantization": "Q4_K_M",
-        "capabilities": ["completion"], "engine": "ollama", "loaded": True, "loaded_gb": 2.4, "context_length": 8192,
-    }  # fmt: skip
+        "name": "llama3.2:3b",
+        "size_gb": 2.0,
+        "digest": "sha256:aaaaaaaaaaaaaaaa",
+        "parameter_size": "3.2B",
+        "quantization": "Q4_K_M",
+        "capabilities": ["completion"],
+        "engine": "ollama",
+        "loaded": True,
+        "loaded_gb": 2.4,
+        "context_length": 8192,
+    }
     return {**model, **changed}
 
 
 def a_node(**changed: object) -> Json:
     node: Json = {
-        "node_id": "alpha", "status": "online", "last_heartbeat_s": 2.4, "draining": False, "paused": False, "reachable": True,
-        "requests_active": 1, "requests_pending": 2, "memory": {"available_gb": 12.34}, "engines": [{"kind": "ollama", "slots": 4}],
+        "node_id": "alpha",
+        "status": "online",
+        "last_heartbeat_s": 2.4,
+        "draining": False,
+        "paused": False,
+        "reachable": True,
+        "requests_active": 1,
+        "requests_pending": 2,
+        "memory": {"available_gb": 12.34},
+        "engines": [{"kind": "ollama", "slots": 4}],
         "models": [a_model()],
-    }  # fmt: skip
+    }
     return {**node, **changed}
 
 
 def a_state(*nodes: Json, **changed: object) -> Json:
     online = sum(node["status"] != "offline" for node in nodes)
-    fleet = {"nodes_total": len(nodes), "nodes_online": online, "models_loaded": 1, "requests_active": 1, "requests_waiting": 0}
+    fleet = {
+        "nodes_total": len(nodes),
+        "nodes_online": online,
+        "models_loaded": 1,
+        "requests_active": 1,
+        "requests_waiting": 0,
+    }
     return {"fleet": fleet, "nodes": list(nodes), "store": {"failing_since": None, "problem": ""}, **changed}
 
 
@@ -53,10 +75,17 @@ def test_a_narrow_terminal_gets_the_node_and_its_state_and_no_wrapped_line(width
     assert "status" in lines[0] and "online" in lines[1]
 
 
-@pytest.mark.parametrize(("changed", "state"), [
-    ({}, "online"), ({"status": "degraded"}, "degraded"), ({"paused": True}, "paused"), ({"draining": True, "paused": True}, "draining"),
-    ({"reachable": False, "paused": True}, "unreachable"), ({"status": "offline", "reachable": False}, "offline"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changed", "state"),
+    [
+        ({}, "online"),
+        ({"status": "degraded"}, "degraded"),
+        ({"paused": True}, "paused"),
+        ({"draining": True, "paused": True}, "draining"),
+        ({"reachable": False, "paused": True}, "unreachable"),
+        ({"status": "offline", "reachable": False}, "offline"),
+    ],
+)
 def test_the_state_is_what_most_keeps_requests_away(changed: Json, state: str) -> None:
     assert node_state(a_node(**changed)) == state
 
@@ -67,7 +96,9 @@ def test_an_empty_fleet_is_told_what_to_run() -> None:
 
 
 def test_traces_that_are_not_stored_are_told() -> None:
-    assert "Traces are not being stored: disk full" in told(a_state(a_node(), store={"failing_since": 1.0, "problem": "disk full"}))
+    assert "Traces are not being stored: disk full" in told(
+        a_state(a_node(), store={"failing_since": 1.0, "problem": "disk full"})
+    )
 
 
 def test_a_model_shows_where_it_is_in_memory_with_which_window_and_where_only_on_disk() -> None:

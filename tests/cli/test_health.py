@@ -26,17 +26,25 @@ def fleet() -> Iterator[Fleet]:
 
 def a_finding(**more: object) -> Json:
     return {
-        "severity": "critical", "title": "alpha: memory is short", "since": NOW - 300, "cause": "Too much is in use.", "nodes": ["alpha"],
-        "evidence": [{"label": "alpha available", "value": "1.0 GB"}], "snoozed_until": None,
-        "fix": {"text": "Close something.", "commands": [{"os": "macos", "command": "top -l 1 -o mem -n 10"}]}, **more,
-    }  # fmt: skip
+        "severity": "critical",
+        "title": "alpha: memory is short",
+        "since": NOW - 300,
+        "cause": "Too much is in use.",
+        "nodes": ["alpha"],
+        "evidence": [{"label": "alpha available", "value": "1.0 GB"}],
+        "snoozed_until": None,
+        "fix": {"text": "Close something.", "commands": [{"os": "macos", "command": "top -l 1 -o mem -n 10"}]},
+        **more,
+    }
 
 
 def told(*findings: Json, width: int = 100, everything: bool = False) -> list[str]:
     answer: Json = {
-        "summary": "1 thing needs attention.", "findings": list(findings), "passed": [{"check": "clock_skew", "title": "The clocks agree"}],
+        "summary": "1 thing needs attention.",
+        "findings": list(findings),
+        "passed": [{"check": "clock_skew", "title": "The clocks agree"}],
         "score": {"value": 75, "arithmetic": "100 - 25 = 75"},
-    }  # fmt: skip
+    }
     return [line.plain for line in lines(answer, width, NOW, everything)]
 
 

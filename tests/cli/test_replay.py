@@ -64,7 +64,17 @@ def test_rows_that_keep_too_little_are_counted(tmp_path: Path) -> None:
     bare = json.loads(good)
     for one in bare["scored"]:
         del one["seen"]
-    broken = [None, "", "{", "[]", "null", '{"scored": 7}', json.dumps(before), json.dumps(bare), good.replace(RULES.fingerprint, "unheard")]
+    broken = [
+        None,
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"scored": 7}',
+        json.dumps(before),
+        json.dumps(bare),
+        good.replace(RULES.fingerprint, "unheard"),
+    ]
     nobody = json.dumps({"model": "m", "chosen": None, "scored": [], "rejected": []})
     path = a_database(tmp_path, good, *broken, nobody)
     done = replayed(ReplayRequest(path), NOW)
@@ -104,8 +114,9 @@ def test_what_a_column_says_beyond_our_knowledge_is_no_reason_to_fail(tmp_path: 
 def test_a_change_is_told_in_plain_words(tmp_path: Path) -> None:
     _, text = told(a_database(tmp_path, *[a_column()] * 4), policy="signals")
     assert text.splitlines()[:2] == [
-        "Decided again with the policy signals; all else as it was then.", "4 of 4 choices would change (100 %).",
-    ]  # fmt: skip
+        "Decided again with the policy signals; all else as it was then.",
+        "4 of 4 choices would change (100 %).",
+    ]
     assert "By the estimates of then:" in text and "lost for those who asked" in text
     assert "4 from fast to hot" in text
     assert [line.split() for line in text.splitlines()[-2:]] == [["fast", "4", "0", "-4"], ["hot", "0", "4", "+4"]]
@@ -119,8 +130,10 @@ def test_only_what_is_young_enough_is_looked_at(tmp_path: Path) -> None:
 
 def test_weights_go_by_their_own_names_or_their_settings() -> None:
     assert parsed_weights("harm_weight=0.5, FLEET_SCORE_MODEL_HOT=80 ,eviction_horizon_s=30") == {
-        "harm_weight": 0.5, "model_hot": 80.0, "eviction_horizon_s": 30.0,
-    }  # fmt: skip
+        "harm_weight": 0.5,
+        "model_hot": 80.0,
+        "eviction_horizon_s": 30.0,
+    }
     assert parsed_weights("") == {}
     rules = DecisionRules().changed(None, parsed_weights("FLEET_HARM_WEIGHT=0,memory_fit_max=1"))
     assert rules.times == CompletionTimeSettings(harm_weight=0.0) and rules.weights.memory_fit_max == 1.0
@@ -129,13 +142,18 @@ def test_weights_go_by_their_own_names_or_their_settings() -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"weights": "harm_wieght=1"}, "did you mean harm_weight"), ({"weights": "model_hot=much"}, "must be a number"),
-        ({"weights": "model_hot"}, "must be a number"), ({"weights": "model_hot=nan"}, "must be a number"),
-        ({"policy": "dice"}, "--policy completion_time or --policy signals"), ({"since": "yesterday"}, "--since 24h"),
+        ({"weights": "harm_wieght=1"}, "did you mean harm_weight"),
+        ({"weights": "model_hot=much"}, "must be a number"),
+        ({"weights": "model_hot"}, "must be a number"),
+        ({"weights": "model_hot=nan"}, "must be a number"),
+        ({"policy": "dice"}, "--policy completion_time or --policy signals"),
+        ({"since": "yesterday"}, "--since 24h"),
         ({"limit": 0}, "--limit"),
     ],
-)  # fmt: skip
-def test_what_makes_no_sense_is_explained_with_the_next_command(tmp_path: Path, given: dict[str, object], words: str) -> None:
+)
+def test_what_makes_no_sense_is_explained_with_the_next_command(
+    tmp_path: Path, given: dict[str, object], words: str
+) -> None:
     typed = {"policy": None, "weights": None, "since": None, "limit": 5, **given}
     with pytest.raises(CliError) as trouble:
         asked(tmp_path, **typed)  # type: ignore[arg-type]
@@ -143,4 +161,11 @@ def test_what_makes_no_sense_is_explained_with_the_next_command(tmp_path: Path, 
 
 
 def test_spans_are_read() -> None:
-    assert [parsed_span(text) for text in ("90s", "30m", "24h", "7d", "1.5h", "2w")] == [90, 1800, 86_400, 604_800, 5400, 1_209_600]
+    assert [parsed_span(text) for text in ("90s", "30m", "24h", "7d", "1.5h", "2w")] == [
+        90,
+        1800,
+        86_400,
+        604_800,
+        5400,
+        1_209_600,
+    ]

@@ -8,10 +8,25 @@ from rich.text import Text
 from herd.cli.screen import clean, duration, folded, gb, number, tokens
 
 
-@pytest.mark.parametrize(("milliseconds", "told"), [
-    (None, "-"), (0, "0 ms"), (840.4, "840 ms"), (999.4, "999 ms"), (999.6, "1.0 s"), (1234, "1.2 s"), (9940, "9.9 s"), (9960, "10 s"),
-    (119_000, "119 s"), (120_000, "2 min"), (7_199_000, "120 min"), (7_200_000, "2 h"), (172_800_000, "2 days"), (8.64e9, "100 days"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("milliseconds", "told"),
+    [
+        (None, "-"),
+        (0, "0 ms"),
+        (840.4, "840 ms"),
+        (999.4, "999 ms"),
+        (999.6, "1.0 s"),
+        (1234, "1.2 s"),
+        (9940, "9.9 s"),
+        (9960, "10 s"),
+        (119_000, "119 s"),
+        (120_000, "2 min"),
+        (7_199_000, "120 min"),
+        (7_200_000, "2 h"),
+        (172_800_000, "2 days"),
+        (8.64e9, "100 days"),
+    ],
+)
 def test_a_duration_has_the_unit_that_people_would_use(milliseconds: float | None, told: str) -> None:
     assert duration(milliseconds) == told
 
@@ -37,7 +52,10 @@ def test_a_command_that_is_longer_than_the_line_stays_whole_to_be_copied() -> No
 
 
 def test_behind_a_head_that_leaves_no_room_the_text_begins_on_the_next_line() -> None:
-    lines = [line.plain for line in folded(Text("  -> a-machine-with-a-long-name: "), "one two three four five six seven", 40)]
+    lines = [
+        line.plain
+        for line in folded(Text("  -> a-machine-with-a-long-name: "), "one two three four five six seven", 40)
+    ]
     assert lines == ["  -> a-machine-with-a-long-name: ", "     one two three four five six seven"]
 
 

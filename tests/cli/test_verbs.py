@@ -18,7 +18,9 @@ from herd.core.state.liveness import LivenessSettings
 from terminal import ESCAPE, IS_POSIX, Terminal, command, environment, herd
 
 MODELS = [FakeModel("m", answer="The herd is well."), FakeModel("a-model-with-a-rather-long-name:70b-instruct-q4_K_M")]
-on_terminals = pytest.mark.skipif(not IS_POSIX, reason="there are no pseudo-terminals here: COLOURS AND CTRL-C ARE NOT TRIED")
+on_terminals = pytest.mark.skipif(
+    not IS_POSIX, reason="there are no pseudo-terminals here: COLOURS AND CTRL-C ARE NOT TRIED"
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,9 @@ def fake() -> Iterator[FakeOllama]:
 
 @pytest.fixture(scope="module")
 def fleet(fake: FakeOllama) -> Iterator[Fleet]:
-    patient = replace(settings_for_tests(), liveness=LivenessSettings(degraded_after_s=3600.0, offline_after_s=3600.0))  # nobody sends heartbeats while terminals are looked at
+    patient = replace(
+        settings_for_tests(), liveness=LivenessSettings(degraded_after_s=3600.0, offline_after_s=3600.0)
+    )  # nobody sends heartbeats while terminals are looked at
     with running_fleet({"alpha": fake, "a-second-machine-with-a-long-name.local": fake}, settings=patient) as running:
         done = herd("chat", "m", "How are you?", url=running.url)
         assert done.status == 0, done.err
@@ -92,13 +96,18 @@ def test_why_tells_seconds_and_finds_a_request_by_the_beginning_of_its_id(fleet:
 
 def test_an_unknown_request_is_told_with_what_to_type(fleet: Fleet) -> None:
     done = herd("why", "zzz", url=fleet.url)
-    assert done.status == 1 and done.err.splitlines()[0] == "no request 'zzz' is on record" and "herd why last" in done.err
+    assert (
+        done.status == 1 and done.err.splitlines()[0] == "no request 'zzz' is on record" and "herd why last" in done.err
+    )
 
 
 def test_before_the_first_request_why_says_how_to_make_one() -> None:
     with running_fleet({}) as empty:
         done = herd("why", url=empty.url)
-    assert done.status == 1 and done.err.splitlines() == ["no request has been made yet", "  make one with: herd chat MODEL"]
+    assert done.status == 1 and done.err.splitlines() == [
+        "no request has been made yet",
+        "  make one with: herd chat MODEL",
+    ]
 
 
 # --- chat ---
@@ -131,7 +140,11 @@ def test_nothing_to_ask_is_no_question(fleet: Fleet) -> None:
 @on_terminals
 def test_a_conversation_goes_on_after_ctrl_c_in_mid_answer_and_the_node_is_told() -> None:
     talker = FakeModel("m", answer="one two three four five six")
-    with FakeOllama([talker]) as fake, running_fleet({"alpha": fake}) as fleet, Terminal("chat", "m", url=fleet.url) as screen:
+    with (
+        FakeOllama([talker]) as fake,
+        running_fleet({"alpha": fake}) as fleet,
+        Terminal("chat", "m", url=fleet.url) as screen,
+    ):
         gate = fake.fail(Gate(at="piece", piece=2))
         screen.until("> ")
         screen.type("count\r")
@@ -152,7 +165,11 @@ def test_a_conversation_goes_on_after_ctrl_c_in_mid_answer_and_the_node_is_told(
 
 @on_terminals
 def test_ctrl_c_ends_a_single_question_without_a_traceback() -> None:
-    with FakeOllama(MODELS[:1]) as fake, running_fleet({"alpha": fake}) as fleet, Terminal("chat", "m", "hello", url=fleet.url) as screen:
+    with (
+        FakeOllama(MODELS[:1]) as fake,
+        running_fleet({"alpha": fake}) as fleet,
+        Terminal("chat", "m", "hello", url=fleet.url) as screen,
+    ):
         gate = fake.fail(Gate(at="request"))
         fake.wait(lambda: gate.reached, "the question")
         screen.type("\x03")

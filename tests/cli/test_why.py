@@ -8,21 +8,44 @@ from hypothesis import strategies as st
 
 from herd.cli.why import TERMS, choice_lines, points_told, seconds_told, why_lines
 
-FAST = {"node_id": "gpu-box", "total": 72.0, "depth": 0, "terms": {"thermal": 50.0, "memory_fit": 30.0, "queue_depth": -8.0},
-        "expected_s": {"wait": 0.4, "load": 0.0, "prefill": 0.6, "decode": 0.2, "harm": 0.0, "total": 1.2}}  # fmt: skip
-COLD = {"node_id": "laptop", "total": 10.0, "depth": 0, "terms": {},
-        "expected_s": {"wait": 0.0, "load": 7.1, "prefill": 2.0, "decode": 0.7, "harm": 0.0, "total": 9.8}}  # fmt: skip
+FAST = {
+    "node_id": "gpu-box",
+    "total": 72.0,
+    "depth": 0,
+    "terms": {"thermal": 50.0, "memory_fit": 30.0, "queue_depth": -8.0},
+    "expected_s": {"wait": 0.4, "load": 0.0, "prefill": 0.6, "decode": 0.2, "harm": 0.0, "total": 1.2},
+}
+COLD = {
+    "node_id": "laptop",
+    "total": 10.0,
+    "depth": 0,
+    "terms": {},
+    "expected_s": {"wait": 0.0, "load": 7.1, "prefill": 2.0, "decode": 0.7, "harm": 0.0, "total": 9.8},
+}
 OUT = {"node_id": "attic", "filter": "memory", "reason": "needs 4.1 GB, 2.0 GB can be had"}
 CANDIDATES = {"model": "m:latest", "chosen": "gpu-box", "scored": [FAST, COLD], "rejected": [OUT]}
 
 
 def a_row(**changed: object) -> dict[str, object]:
     row: dict[str, object] = {
-        "request_id": "r1-1", "model": "m:latest", "original_model": "m", "node_id": "gpu-box", "status": "completed",
-        "latency_ms": 1300.0, "time_to_first_token_ms": 640.0, "prompt_tokens": 120, "completion_tokens": 34, "held_ms": 0.0,
-        "fallback_used": False, "error_message": None, "failure": None, "attempt": 1, "attempt_ms": 1300.0, "timestamp": 1000.0,
+        "request_id": "r1-1",
+        "model": "m:latest",
+        "original_model": "m",
+        "node_id": "gpu-box",
+        "status": "completed",
+        "latency_ms": 1300.0,
+        "time_to_first_token_ms": 640.0,
+        "prompt_tokens": 120,
+        "completion_tokens": 34,
+        "held_ms": 0.0,
+        "fallback_used": False,
+        "error_message": None,
+        "failure": None,
+        "attempt": 1,
+        "attempt_ms": 1300.0,
+        "timestamp": 1000.0,
         "candidates": CANDIDATES,
-    }  # fmt: skip
+    }
     return {**row, **changed}
 
 
@@ -46,7 +69,9 @@ def test_the_choice_reads_as_sentences_of_seconds_with_the_reason_of_whoever_was
 def test_points_are_told_with_their_signs() -> None:
     assert points_told(FAST, True, None) == "72 points = 50 model at hand + 30 room - 8 queue"
     assert points_told({"total": -3.0, "terms": {"queue_depth": -3.0}}, True, None) == "-3 points = - 3 queue"
-    assert points_told({"total": 0.2, "terms": {"novel": 0.2}}, True, None) == "0 points: nothing speaks for or against it"
+    assert (
+        points_told({"total": 0.2, "terms": {"novel": 0.2}}, True, None) == "0 points: nothing speaks for or against it"
+    )
 
 
 def test_a_chosen_node_had_to_load_and_one_of_unknown_size_says_so() -> None:
@@ -87,8 +112,13 @@ def test_every_attempt_is_told_with_its_failure_and_its_own_choice() -> None:
 def test_a_request_that_nobody_could_take_shows_why_of_every_node() -> None:
     candidates = {"model": "m:latest", "chosen": None, "scored": [], "rejected": [OUT], "left_out": 3}
     lines = told(a_row(status="rejected", node_id="", error_message="nobody can take it", candidates=candidates))
-    assert lines == ["r1-1  m  rejected  12 s ago", "  nobody can take it", "", "   x attic: needs 4.1 GB, 2.0 GB can be had (memory)",
-                     "     and 3 more that are not on record"]  # fmt: skip
+    assert lines == [
+        "r1-1  m  rejected  12 s ago",
+        "  nobody can take it",
+        "",
+        "   x attic: needs 4.1 GB, 2.0 GB can be had (memory)",
+        "     and 3 more that are not on record",
+    ]
 
 
 def test_waiting_and_fallbacks_are_told() -> None:
@@ -104,5 +134,7 @@ def test_no_line_is_longer_than_the_terminal(width: int) -> None:
 
 
 def test_what_nodes_call_themselves_cannot_move_the_cursor() -> None:
-    evil = {"candidates": {"scored": [], "rejected": [{"node_id": "a\x1b[2J", "filter": "f", "reason": "\x1b]0;x\x07"}]}}
+    evil = {
+        "candidates": {"scored": [], "rejected": [{"node_id": "a\x1b[2J", "filter": "f", "reason": "\x1b]0;x\x07"}]}
+    }
     assert "\x1b" not in "".join(line.plain for line in choice_lines(evil, 80, {}))

@@ -14,14 +14,22 @@ from herd.core.state.fleet import canonical
 from terminal import herd
 
 ONE = {
-    "node_id": "alpha", "model": "m:latest", "loaded_tokens": 32768, "usual_tokens": 4871, "samples": 812, "chosen_tokens": 8192,
+    "node_id": "alpha",
+    "model": "m:latest",
+    "loaded_tokens": 32768,
+    "usual_tokens": 4871,
+    "samples": 812,
+    "chosen_tokens": 8192,
     "frees_bytes": 2_415_919_104,
-}  # fmt: skip
+}
 UNKNOWN = {**ONE, "model": "other", "usual_tokens": None, "samples": 3, "chosen_tokens": None, "frees_bytes": None}
 
 
 def shown(*models: object, is_applied: bool = False, may_shrink: bool = False) -> list[str]:
-    return [line.plain.rstrip() for line in lines({"models": list(models), "is_applied": is_applied, "may_shrink": may_shrink}, 100)]
+    return [
+        line.plain.rstrip()
+        for line in lines({"models": list(models), "is_applied": is_applied, "may_shrink": may_shrink}, 100)
+    ]
 
 
 def test_windows_are_shown_with_what_would_do_and_what_that_frees() -> None:

@@ -49,9 +49,14 @@ each_answer = pytest.mark.parametrize(("dialect", "route"), ANSWERING, ids=[rout
 def a_body(stream: bool = False, **more: Any) -> dict[str, Any]:
     """What any inference route of any dialect takes; fields of other routes are unknown ones."""
     return {
-        "model": "m", "messages": [{"role": "user", "content": "hi"}], "prompt": "hi", "input": "hi",
-        "max_tokens": 16, "stream": stream, **more,
-    }  # fmt: skip
+        "model": "m",
+        "messages": [{"role": "user", "content": "hi"}],
+        "prompt": "hi",
+        "input": "hi",
+        "max_tokens": 16,
+        "stream": stream,
+        **more,
+    }
 
 
 def parsed(dialect: Dialect, route: Route, body: dict[str, Any]) -> ParsedRequest:

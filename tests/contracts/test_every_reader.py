@@ -44,7 +44,19 @@ from herd.discover import discover
 from herd.errors import HerdError
 
 DEEP = b"[" * 100_000
-JSON_BOMBS = (DEEP, b'{"a":' * 50_000, b'{"keys":' + DEEP, b"\xff\xfe", b"1e999", b'"\\ud800"', b"NaN", b"{}", b"[]", b"null", b'{"private":"zz","key":"0"}')
+JSON_BOMBS = (
+    DEEP,
+    b'{"a":' * 50_000,
+    b'{"keys":' + DEEP,
+    b"\xff\xfe",
+    b"1e999",
+    b'"\\ud800"',
+    b"NaN",
+    b"{}",
+    b"[]",
+    b"null",
+    b'{"private":"zz","key":"0"}',
+)
 MOMENT = Timestamp("2026-11-23T09:13:03.960297886Z", 1795338783)
 DIALECTS = discover(herd.dialects, Dialect, "DIALECT")  # type: ignore[type-abstract]
 
@@ -59,8 +71,14 @@ READ_BYTES: dict[str, tuple[Callable[[bytes], object], tuple[type[Exception], ..
     "an error's words": (lambda raw: coordinator_link._words(http_client.Response(500, raw)), ()),
     "a field of an answer": (lambda raw: coordinator_link._field(http_client.Response(200, raw), "node_id"), ()),
     "the login form": (login._key_in, ()),
-    "a wish to join": (lambda raw: msgspec.json.decode(raw, type=JoinRequest), (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)),
-    "the answer to it": (lambda raw: msgspec.json.decode(raw, type=JoinAnswer), (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)),
+    "a wish to join": (
+        lambda raw: msgspec.json.decode(raw, type=JoinRequest),
+        (msgspec.MsgspecError, RecursionError, UnicodeDecodeError),
+    ),
+    "the answer to it": (
+        lambda raw: msgspec.json.decode(raw, type=JoinAnswer),
+        (msgspec.MsgspecError, RecursionError, UnicodeDecodeError),
+    ),
 }
 READ_TEXTS: dict[str, tuple[Callable[[str], object], tuple[type[Exception], ...]]] = {
     "a session's cookie": (access_control._session, ()),
@@ -165,8 +183,19 @@ def test_a_file_of_nothing_but_depth_is_a_damaged_one(tmp_path: Path, bomb: byte
         (tmp_path / "trust" / name).write_bytes(kept)
 
 
-HEADS = st.sampled_from([b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b""])
-PIECES = st.lists(st.sampled_from([b"5\r\nhello\r\n", b"0\r\n\r\n", b"abc", b"\r\n", b"X: y\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"]) | st.binary(max_size=30), max_size=6)
+HEADS = st.sampled_from(
+    [
+        b"HTTP/1.1 200 OK\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"",
+    ]
+)
+PIECES = st.lists(
+    st.sampled_from([b"5\r\nhello\r\n", b"0\r\n\r\n", b"abc", b"\r\n", b"X: y\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"])
+    | st.binary(max_size=30),
+    max_size=6,
+)
 
 
 @quick
@@ -187,7 +216,13 @@ def test_any_answer_to_the_agent_is_an_answer_or_a_problem(head: bytes, pieces: 
 
 def test_an_answer_of_anything_over_a_real_connection_is_a_problem_in_words() -> None:
     async def go() -> None:
-        for raw in (b"", b"\0\0\0", b"HTTP/1.1 200", b"HTTP/9.9 ??\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"):
+        for raw in (
+            b"",
+            b"\0\0\0",
+            b"HTTP/1.1 200",
+            b"HTTP/9.9 ??\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc",
+        ):
             async with RawServer(_once(raw)) as server:
                 answer = await http_client.request("GET", server.url)
                 assert answer.status == 0 and answer.problem, raw
@@ -204,7 +239,10 @@ def _once(raw: bytes):  # noqa: ANN202
 
 
 @quick
-@given(name=st.text(max_size=40), properties=st.dictionaries(st.binary(min_size=1, max_size=20), st.none() | st.binary(max_size=40), max_size=5))
+@given(
+    name=st.text(max_size=40),
+    properties=st.dictionaries(st.binary(min_size=1, max_size=20), st.none() | st.binary(max_size=40), max_size=5),
+)
 def test_an_announcement_of_anything_is_a_place_and_two_texts(name: str, properties: dict[bytes, bytes | None]) -> None:
     """What `mdns._resolve` makes of a rogue's record, without a network."""
 
@@ -218,20 +256,42 @@ def test_an_announcement_of_anything_is_a_place_and_two_texts(name: str, propert
     assert all(isinstance(text, str) for one in found for text in (one.version, one.fleet_id))
 
 
-STREAMS = st.sampled_from([
-    b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n', b'{"message":{"content":"a"},"done":false}\n', b'{"response":"a"}\n',
-    b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"a"}}\n\n',
-    b"data: [DONE]\n\n", b"data: null\n\n", b"null\n", b'data: {"choices":7}\n\n', b'{"message":[]}\n', b": comment\n\n",
-])  # fmt: skip
+STREAMS = st.sampled_from(
+    [
+        b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n',
+        b'{"message":{"content":"a"},"done":false}\n',
+        b'{"response":"a"}\n',
+        b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"a"}}\n\n',
+        b"data: [DONE]\n\n",
+        b"data: null\n\n",
+        b"null\n",
+        b'data: {"choices":7}\n\n',
+        b'{"message":[]}\n',
+        b": comment\n\n",
+    ]
+)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: str(dialect.name))
 @quick
-@given(lines=st.lists(STREAMS | st.binary(max_size=60).map(lambda raw: raw + b"\n"), max_size=6), index=st.integers(0, 20))
-def test_a_broken_off_stream_of_anything_is_gone_on_with_or_not(dialect: Dialect, lines: list[bytes], index: int) -> None:
+@given(
+    lines=st.lists(STREAMS | st.binary(max_size=60).map(lambda raw: raw + b"\n"), max_size=6), index=st.integers(0, 20)
+)
+def test_a_broken_off_stream_of_anything_is_gone_on_with_or_not(
+    dialect: Dialect, lines: list[bytes], index: int
+) -> None:
     """What was forwarded comes from a node, so it is as strange as that node likes."""
     route = dialect.routes[index % len(dialect.routes)]
-    body = json.dumps({"model": "m", "stream": True, "max_tokens": 5, "messages": [{"role": "user", "content": "x"}], "prompt": "x", "input": "x"})
+    body = json.dumps(
+        {
+            "model": "m",
+            "stream": True,
+            "max_tokens": 5,
+            "messages": [{"role": "user", "content": "x"}],
+            "prompt": "x",
+            "input": "x",
+        }
+    )
     ask = dialect.parse(route, body.encode())
     resumed = dialect.resume(ask, "m", "r1", MOMENT, b"".join(lines), "note")
     assert resumed is None or isinstance(resumed.said.text, str)

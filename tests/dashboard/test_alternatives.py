@@ -9,7 +9,13 @@ Scored = dict[str, object]
 
 def one(node_id: str, points: float = 0.0, **terms: float) -> Scored:
     expected_s = {"wait": 0.0, "load": 0.0, "prefill": 0.0, "decode": 0.0, "harm": 0.0, **terms}
-    return {"node_id": node_id, "total": points, "depth": 0, "terms": {}, "expected_s": {**expected_s, "total": sum(expected_s.values())}}
+    return {
+        "node_id": node_id,
+        "total": points,
+        "depth": 0,
+        "terms": {},
+        "expected_s": {**expected_s, "total": sum(expected_s.values())},
+    }
 
 
 def a_row(*scored: Scored, policy: str | None = "completion_time", chosen: str | None = "a") -> dict[str, object]:
@@ -19,14 +25,18 @@ def a_row(*scored: Scored, policy: str | None = "completion_time", chosen: str |
 def test_the_circumstance_that_alone_held_a_node_back_is_named() -> None:
     slow_load = one("b", load=7.0, decode=0.5)
     assert alternatives(a_row(one("a", decode=2.0), slow_load, one("c", wait=3.0, prefill=6.0, decode=1.0))) == [
-        "b is next, 5.5 s later.", "b would have been chosen had the model been in memory there: 500 ms.",
-    ]  # fmt: skip
+        "b is next, 5.5 s later.",
+        "b would have been chosen had the model been in memory there: 500 ms.",
+    ]
     told = alternatives(a_row(one("a", decode=3.0), one("b", wait=2.0, harm=2.5, decode=0.4)))
     assert told[1:] == ["b would have been chosen had nobody else lost time by it there: 2.4 s."]
 
 
 def test_where_nothing_alone_would_have_sufficed_it_says_so() -> None:
-    assert alternatives(a_row(one("a", decode=1.0), one("b", decode=4.0)))[-1] == "No single circumstance would have put another node first."
+    assert (
+        alternatives(a_row(one("a", decode=1.0), one("b", decode=4.0)))[-1]
+        == "No single circumstance would have put another node first."
+    )
 
 
 def test_the_other_policy_is_named_where_it_would_have_chosen_another() -> None:
@@ -47,7 +57,9 @@ def test_where_nobody_was_chosen_or_little_is_on_record_nothing_is_claimed() -> 
     assert alternatives({"candidates": None}) == []
     assert alternatives(a_row(chosen=None)) == []
     old = {"node_id": "b", "total": 5.0, "depth": 0, "terms": {}}
-    assert alternatives(a_row({**old, "node_id": "a", "total": 9.0}, old, policy=None)) == ["b is next, 4 points behind."]
+    assert alternatives(a_row({**old, "node_id": "a", "total": 9.0}, old, policy=None)) == [
+        "b is next, 4 points behind."
+    ]
 
 
 def test_rows_without_a_policy_are_told_by_their_kind() -> None:

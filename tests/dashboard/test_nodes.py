@@ -56,7 +56,10 @@ def test_every_state_is_counted_in_the_history() -> None:
     assert {state for state, _ in node_history.COUNTED_AS} == set(STATES)
 
 
-@pytest.mark.parametrize(("expires_at", "left_s"), [("2001-09-09T01:47:40Z", 60.0), ("2318-01-01T00:00:00Z", None), ("", None), ("soon", None)])
+@pytest.mark.parametrize(
+    ("expires_at", "left_s"),
+    [("2001-09-09T01:47:40Z", 60.0), ("2318-01-01T00:00:00Z", None), ("", None), ("soon", None)],
+)
 def test_when_a_model_leaves_memory(expires_at: str, left_s: float | None) -> None:
     node, books = a_node()
     node.report = replace(node.report, models={canonical("m"): a_card(loaded=True)})
@@ -73,7 +76,10 @@ def test_the_sentence_counts_who_serves_and_names_who_does_not() -> None:
     good, lent = named("a", card(a_node())), named("b", card(a_node(capacity=a_capacity(paused=True))))
     gone = named("c", card(a_node(), liveness=Liveness.OFFLINE))
     assert verdict([good], 0) == type(verdict([], 0))("good", "All good: 1 of 1 machine serves.")
-    assert verdict([good, lent], 2).sentence == "All good: 1 of 2 machines serves, 1 is lent back to its owner. 2 requests wait."
+    assert (
+        verdict([good, lent], 2).sentence
+        == "All good: 1 of 2 machines serves, 1 is lent back to its owner. 2 requests wait."
+    )
     assert verdict([good, gone], 0) == type(verdict([], 0))("attention", "1 of 2 machines serves, c is gone.")
     assert verdict([gone], 1) == type(verdict([], 0))("bad", "Nobody can be served: c is gone. 1 request waits.")
     assert verdict([], 0).level == "empty" and verdict([good], 0, is_draining=True).level == "attention"

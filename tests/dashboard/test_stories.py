@@ -17,10 +17,23 @@ Row = dict[str, object]
 
 def a_row(**more: object) -> Row:
     return {
-        "request_id": "r1", "model": "m", "original_model": "m", "node_id": "a", "status": "completed", "latency_ms": 1000.0,
-        "time_to_first_token_ms": 400.0, "held_ms": 100.0, "attempt_ms": 900.0, "timestamp": 50.0, "load_ms": 50.0, "prefill_ms": 200.0,
-        "decode_ms": 590.0, "completion_tokens": 30, "retry_count": 0, **more,
-    }  # fmt: skip
+        "request_id": "r1",
+        "model": "m",
+        "original_model": "m",
+        "node_id": "a",
+        "status": "completed",
+        "latency_ms": 1000.0,
+        "time_to_first_token_ms": 400.0,
+        "held_ms": 100.0,
+        "attempt_ms": 900.0,
+        "timestamp": 50.0,
+        "load_ms": 50.0,
+        "prefill_ms": 200.0,
+        "decode_ms": 590.0,
+        "completion_tokens": 30,
+        "retry_count": 0,
+        **more,
+    }
 
 
 def spans(rows: list[Row]) -> list[tuple[int, str, float, float]]:
@@ -29,9 +42,12 @@ def spans(rows: list[Row]) -> list[tuple[int, str, float, float]]:
 
 def test_the_time_before_the_first_byte_is_the_way_then_loading_then_reading() -> None:
     assert spans([a_row()]) == [
-        (0, "waiting", 0.0, 100.0), (1, "connect", 100.0, 50.0), (1, "load", 150.0, 50.0), (1, "reading", 200.0, 200.0),
+        (0, "waiting", 0.0, 100.0),
+        (1, "connect", 100.0, 50.0),
+        (1, "load", 150.0, 50.0),
+        (1, "reading", 200.0, 200.0),
         (1, "writing", 400.0, 600.0),
-    ]  # fmt: skip
+    ]
 
 
 def test_an_engine_that_told_nothing_has_been_reading_and_that_is_marked_as_a_guess() -> None:
@@ -42,9 +58,21 @@ def test_an_engine_that_told_nothing_has_been_reading_and_that_is_marked_as_a_gu
 
 
 def test_a_retry_is_a_lane_of_its_own_and_what_lies_between_is_waiting() -> None:
-    tried = a_row(status="retried", node_id="b", attempt_ms=150.0, timestamp=49.25, error_message="reset", time_to_first_token_ms=None)
+    tried = a_row(
+        status="retried",
+        node_id="b",
+        attempt_ms=150.0,
+        timestamp=49.25,
+        error_message="reset",
+        time_to_first_token_ms=None,
+    )
     end = a_row(attempt_ms=700.0, time_to_first_token_ms=500.0)
-    assert spans([tried, end])[:4] == [(0, "waiting", 0.0, 100.0), (1, "failed", 100.0, 150.0), (2, "waiting", 250.0, 50.0), (2, "connect", 300.0, 0.0)]
+    assert spans([tried, end])[:4] == [
+        (0, "waiting", 0.0, 100.0),
+        (1, "failed", 100.0, 150.0),
+        (2, "waiting", 250.0, 50.0),
+        (2, "connect", 300.0, 0.0),
+    ]
     assert [lane.outcome for lane in lanes([tried, end])] == ["served", "failed", "served"]
 
 
@@ -89,11 +117,15 @@ def day() -> Iterator[list[list[Row]]]:
 def test_the_phases_of_every_request_of_a_day_sum_up_to_its_total(day: list[list[Row]]) -> None:
     for rows in day:
         told = story(rows)
-        assert sum(span.ms for lane in told.lanes for span in lane.spans) == pytest.approx(told.total_ms, abs=1.0), told.request_id
+        assert sum(span.ms for lane in told.lanes for span in lane.spans) == pytest.approx(told.total_ms, abs=1.0), (
+            told.request_id
+        )
     assert any(len(rows) > 1 for rows in day)
 
 
-def test_the_terms_of_every_candidate_sum_up_to_its_expectation_and_the_signals_to_its_points(day: list[list[Row]]) -> None:
+def test_the_terms_of_every_candidate_sum_up_to_its_expectation_and_the_signals_to_its_points(
+    day: list[list[Row]],
+) -> None:
     weighed = [one for rows in day for choice in story(rows).choices for one in choice.candidates]
     assert len(weighed) > 600
     for one in weighed:
@@ -103,7 +135,14 @@ def test_the_terms_of_every_candidate_sum_up_to_its_expectation_and_the_signals_
 
 def test_a_line_says_why_that_node() -> None:
     first = {"node_id": "a", "total": 1.0, "depth": 0, "terms": {}, "expected_s": {"total": 1.0}}
-    row = a_row(tags=["aider"], candidates={"chosen": "a", "scored": [first, {**first, "node_id": "b", "expected_s": {"total": 2.4}}], "rejected": []})
+    row = a_row(
+        tags=["aider"],
+        candidates={
+            "chosen": "a",
+            "scored": [first, {**first, "node_id": "b", "expected_s": {"total": 2.4}}],
+            "rejected": [],
+        },
+    )
     assert (latest(row).why, latest(row).app) == ("1.4 s sooner than b", "aider")
     assert latest(a_row(candidates={"chosen": "a", "scored": [first], "rejected": []})).why == "the only one that could"
     assert latest(a_row()).why == ""

@@ -96,9 +96,12 @@ def test_an_answer_without_a_limit_is_refused_as_ollama_does() -> None:
 def test_features_are_read_without_the_payload() -> None:
     read = ask(
         messages=[{"role": "user", "content": [IMAGE, {"type": "text", "text": "x" * 400}]}],
-        tools=[{"name": "f", "input_schema": {}}], system="be brief", stream=True,
-        thinking={"type": "enabled", "budget_tokens": 1024}, metadata={"user_id": "u", "tags": ["t"]},
-    )  # fmt: skip
+        tools=[{"name": "f", "input_schema": {}}],
+        system="be brief",
+        stream=True,
+        thinking={"type": "enabled", "budget_tokens": 1024},
+        metadata={"user_id": "u", "tags": ["t"]},
+    )
     assert read.needs == {"vision", "tools"}
     assert 100 < read.prompt_tokens < 200
     assert (read.stream, read.tags) == (True, ("t",))
@@ -118,7 +121,10 @@ def test_counting_needs_no_limit_and_never_streams() -> None:
 def test_a_conversation_becomes_neutral() -> None:
     talk = DIALECT.converse(
         ask(
-            system=[{"type": "text", "text": "be brief", "cache_control": {"type": "ephemeral"}}, {"type": "text", "text": "now"}],
+            system=[
+                {"type": "text", "text": "be brief", "cache_control": {"type": "ephemeral"}},
+                {"type": "text", "text": "now"},
+            ],
             messages=[
                 {"role": "user", "content": [{"type": "text", "text": "look"}, IMAGE]},
                 {
@@ -141,10 +147,14 @@ def test_a_conversation_becomes_neutral() -> None:
                 },
             ],
             tools=[{"name": "f", "description": "d", "input_schema": {"type": "object"}}],
-            tool_choice={"type": "any"}, temperature=0.5, top_k=3, stop_sequences=["x"], stream=True,
+            tool_choice={"type": "any"},
+            temperature=0.5,
+            top_k=3,
+            stop_sequences=["x"],
+            stream=True,
             output_config={"effort": "low", "format": {"type": "json_schema", "schema": {"type": "object"}}},
         )
-    )  # fmt: skip
+    )
     assert [m.role for m in talk.messages] == ["system", "user", "assistant", "tool", "tool", "user"]
     assert talk.messages[0].text == "be brief\nnow"
     assert talk.messages[1].images == [("A" * 4000, "image/jpeg")]
@@ -282,11 +292,17 @@ def test_a_streamed_answer_has_the_recorded_events() -> None:
 def test_thinking_text_and_tools_each_have_a_block() -> None:
     out = events(
         written(
-            ask(stream=True), Delta(thinking="h"), Delta(thinking="m"), Delta(text="a"),
-            Delta(tool_calls=[ToolCall(0, "t1", "f", '{"x"')]), Delta(tool_calls=[ToolCall(0, arguments=":1}")]),
-            Delta(tool_calls=[ToolCall(1, "", "g")]), Delta(finish_reason="stop"), LAST,
+            ask(stream=True),
+            Delta(thinking="h"),
+            Delta(thinking="m"),
+            Delta(text="a"),
+            Delta(tool_calls=[ToolCall(0, "t1", "f", '{"x"')]),
+            Delta(tool_calls=[ToolCall(0, arguments=":1}")]),
+            Delta(tool_calls=[ToolCall(1, "", "g")]),
+            Delta(finish_reason="stop"),
+            LAST,
         )
-    )  # fmt: skip
+    )
     blocks = [(e["index"], e["content_block"]["type"]) for e in out if e["type"] == "content_block_start"]
     assert blocks == [(0, "thinking"), (1, "text"), (2, "tool_use"), (3, "tool_use")]
     assert [e["index"] for e in out if e["type"] == "content_block_stop"] == [0, 1, 2, 3]
@@ -306,9 +322,13 @@ def test_a_closed_call_cannot_go_on() -> None:
 
 def test_a_whole_answer_is_what_the_client_reads() -> None:
     deltas = [
-        Delta(thinking="hm"), Delta(text="a"), Delta(tool_calls=[ToolCall(0, "t1", "f", '{"x":'), ToolCall(1, "t2", "g", "[")]),
-        Delta(tool_calls=[ToolCall(0, arguments="1}")]), Delta(finish_reason="tool_calls"), LAST,
-    ]  # fmt: skip
+        Delta(thinking="hm"),
+        Delta(text="a"),
+        Delta(tool_calls=[ToolCall(0, "t1", "f", '{"x":'), ToolCall(1, "t2", "g", "[")]),
+        Delta(tool_calls=[ToolCall(0, arguments="1}")]),
+        Delta(finish_reason="tool_calls"),
+        LAST,
+    ]
     message = Message.model_validate_json(written(ask(), *deltas))
     assert [block.type for block in message.content] == ["thinking", "text", "tool_use", "tool_use"]
     assert [block.input for block in message.content if isinstance(block, ToolUseBlock)] == [{"x": 1}, {"raw": "["}]
@@ -326,10 +346,7 @@ def test_without_counters_the_estimate_is_told() -> None:
     assert message.usage.input_tokens == read.prompt_tokens > 90
 
 
-@given(
-    st.booleans(),
-    st.lists(st.builds(Delta, text=st.text(max_size=5), thinking=st.text(max_size=5)), max_size=5),
-)
+@given(st.booleans(), st.lists(st.builds(Delta, text=st.text(max_size=5), thinking=st.text(max_size=5)), max_size=5))
 def test_what_is_written_is_whole_to_the_own_watch_and_to_the_client(stream: bool, deltas: list[Delta]) -> None:
     request = ask(stream=stream)
     out = written(request, *deltas, Delta(finish_reason="length"), LAST)
@@ -355,10 +372,14 @@ def test_an_error_has_the_recorded_shape() -> None:
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
-        (400, "invalid_request_error"), (405, "invalid_request_error"), (413, "request_too_large"),
-        (429, "rate_limit_error"), (500, "api_error"), (503, "overloaded_error"),
+        (400, "invalid_request_error"),
+        (405, "invalid_request_error"),
+        (413, "request_too_large"),
+        (429, "rate_limit_error"),
+        (500, "api_error"),
+        (503, "overloaded_error"),
     ],
-)  # fmt: skip
+)
 def test_a_status_has_a_type(status: int, kind: str) -> None:
     assert json.loads(DIALECT.error(Refusal(status, "c", "m")).body)["error"]["type"] == kind
 

@@ -80,8 +80,10 @@ def test_what_ollama_refuses_later_is_refused_in_translation(name: str) -> None:
 def test_features_are_read_without_the_payload() -> None:
     read = ask(
         messages=[{"role": "user", "content": "x" * 398, "images": [PICTURE]}],
-        options={"num_ctx": 8192, "num_predict": 100}, tools=[{"type": "function"}], think="high",
-    )  # fmt: skip
+        options={"num_ctx": 8192, "num_predict": 100},
+        tools=[{"type": "function"}],
+        think="high",
+    )
     assert (read.context_wanted, read.output_tokens_max) == (8192, 100)
     assert read.needs == {"vision", "tools", "thinking"}
     assert 100 <= read.prompt_tokens <= 110, "pictures are not counted as text"
@@ -138,11 +140,16 @@ def test_a_chat_becomes_neutral() -> None:
                 {"role": "assistant", "content": "", "thinking": "hm", "tool_calls": [call]},
                 {"role": "tool", "content": "7", "tool_name": "f", "tool_call_id": "c1"},
             ],
-            tools=[{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}],
-            format={"type": "object"}, think="low", keep_alive="10m", stream=False,
+            tools=[
+                {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
+            ],
+            format={"type": "object"},
+            think="low",
+            keep_alive="10m",
+            stream=False,
             options={"num_ctx": 1024, "num_predict": 5, "temperature": 0, "seed": 1, "stop": "x", "mirostat": 2},
         )
-    )  # fmt: skip
+    )
     assert [m.role for m in talk.messages] == ["system", "user", "assistant", "tool"]
     assert talk.messages[1].images == [(PICTURE, "image/png")]
     assert (talk.messages[2].thinking, talk.messages[2].tool_calls) == ("hm", [ToolCall(0, "c1", "f", '{"x": 1}')])
@@ -249,9 +256,7 @@ def test_a_streamed_chat_has_the_recorded_shape() -> None:
     ]
     recorded = [json.loads(line) for line in sample("chat_stream").body.splitlines()]
     assert [list(line) for line in lines] == [list(line) for line in (recorded[0], recorded[1], recorded[-1])]
-    assert [line["message"] for line in lines] == [
-        {"role": "assistant", "content": text} for text in ("W", "ai", "")
-    ]  # fmt: skip
+    assert [line["message"] for line in lines] == [{"role": "assistant", "content": text} for text in ("W", "ai", "")]
     assert lines[-1]["done_reason"] == "length" and lines[-1]["eval_duration"] == 30_000_000
 
 
@@ -275,10 +280,13 @@ def test_embeddings_have_both_recorded_shapes() -> None:
 @pytest.mark.parametrize("stream", [True, False])
 def test_tool_call_fragments_become_one_call_with_an_object(stream: bool) -> None:
     out = written(
-        ask(messages=[], stream=stream), Delta(thinking="hm"), Delta(tool_calls=[ToolCall(0, "c1", "f", '{"x"')]),
+        ask(messages=[], stream=stream),
+        Delta(thinking="hm"),
+        Delta(tool_calls=[ToolCall(0, "c1", "f", '{"x"')]),
         Delta(tool_calls=[ToolCall(0, arguments=":1}"), ToolCall(1, "c2", "g", "")]),
-        Delta(finish_reason="tool_calls"), Delta(usage=USAGE, is_last=True),
-    )  # fmt: skip
+        Delta(finish_reason="tool_calls"),
+        Delta(usage=USAGE, is_last=True),
+    )
     answers = [ollama.ChatResponse(**json.loads(line)) for line in out.splitlines()]
     calls = [c for a in answers for c in a.message.tool_calls or ()]
     assert [(c.function.name, c.function.arguments) for c in calls] == [("f", {"x": 1}), ("g", {})]
@@ -388,8 +396,10 @@ def test_ps_has_one_entry_a_node_with_the_recorded_fields() -> None:
     fleet.hear(a_report("beta", [ModelInfo("tiny:a", EngineEndpoint("ollama", ""), 2, loaded=loaded)]), 2.0)
     body = listed("/api/ps", fleet)
     assert [(e["name"], e["fleet_node"]) for e in body["models"]] == [
-        ("Qwen/Q3:latest", "alpha"), ("tiny:a", "beta"), ("M:latest", "alpha"),
-    ]  # fmt: skip
+        ("Qwen/Q3:latest", "alpha"),
+        ("tiny:a", "beta"),
+        ("M:latest", "alpha"),
+    ]
     entry = body["models"][1]
     recorded = json.loads(sample("ps").body)["models"][0]
     assert set(entry) == set(recorded) | {"fleet_node"}

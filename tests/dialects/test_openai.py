@@ -159,14 +159,28 @@ def test_a_chat_becomes_neutral() -> None:
         ask(
             messages=[
                 {"role": "developer", "content": "be brief"},
-                {"role": "user", "content": [{"type": "text", "text": "look"}, {"type": "image_url", "image_url": {"url": PICTURE}}]},
+                {
+                    "role": "user",
+                    "content": [{"type": "text", "text": "look"}, {"type": "image_url", "image_url": {"url": PICTURE}}],
+                },
                 {"role": "assistant", "content": None, "reasoning_content": "hm", "tool_calls": [call]},
                 {"role": "tool", "content": "7", "tool_call_id": "c1"},
             ],
-            tools=[tool], tool_choice="auto", response_format=schema, reasoning_effort="low", stream=True,
-            max_tokens=5, temperature=0, seed=1, stop="x", top_p=0.5, presence_penalty=1, logprobs=True, top_logprobs=2,
+            tools=[tool],
+            tool_choice="auto",
+            response_format=schema,
+            reasoning_effort="low",
+            stream=True,
+            max_tokens=5,
+            temperature=0,
+            seed=1,
+            stop="x",
+            top_p=0.5,
+            presence_penalty=1,
+            logprobs=True,
+            top_logprobs=2,
         )
-    )  # fmt: skip
+    )
     assert [m.role for m in talk.messages] == ["developer", "user", "assistant", "tool"]
     assert (talk.messages[1].text, talk.messages[1].images) == ("look", [("A" * 4000, "image/png")])
     assert (talk.messages[2].thinking, talk.messages[2].tool_calls) == ("hm", [ToolCall(0, "c1", "f", '{"x":1}')])
@@ -193,13 +207,17 @@ def test_completions_and_embeddings_become_neutral() -> None:
         (CHAT, {"tool_choice": {"type": "allowed_tools"}}, "tool_choice"),
         (CHAT, {"response_format": {"type": "yaml"}}, "response_format"),
         (CHAT, {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "input_audio"),
-        (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/y"}}]}]}, "data: URI"),
+        (
+            CHAT,
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/y"}}]}]},
+            "data: URI",
+        ),
         (CHAT, {"messages": [{"role": "user", "content": 5}]}, "must be"),
         ("/v1/completions", {"prompt": [1, 2]}, "prompt"),
         ("/v1/completions", {"prompt": ["a", "b"]}, "prompt"),
         ("/v1/embeddings", {"input": [[1, 2]]}, "input"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_translated_is_named(path: str, body: dict[str, Any], word: str) -> None:
     with pytest.raises(BadRequest, match=word):
         DIALECT.converse(ask(path, **body))
@@ -318,14 +336,20 @@ def test_usage_is_only_told_to_who_asked() -> None:
 def test_tool_call_fragments_are_named_once() -> None:
     out = chunks(
         written(
-            ask(stream=True), Delta(thinking="hm"), Delta(tool_calls=[ToolCall(0, "c1", "f", '{"x"')]),
-            Delta(tool_calls=[ToolCall(0, arguments=":1}"), ToolCall(1, "", "g", "{}")]), Delta(finish_reason="stop"), LAST,
+            ask(stream=True),
+            Delta(thinking="hm"),
+            Delta(tool_calls=[ToolCall(0, "c1", "f", '{"x"')]),
+            Delta(tool_calls=[ToolCall(0, arguments=":1}"), ToolCall(1, "", "g", "{}")]),
+            Delta(finish_reason="stop"),
+            LAST,
         )
-    )  # fmt: skip
+    )
     calls = [call for chunk in out for choice in chunk.choices for call in choice.delta.tool_calls or ()]
     assert [(c.index, c.id, c.function.name if c.function else None) for c in calls] == [
-        (0, "c1", "f"), (0, None, None), (1, "call_r1_1", "g"),
-    ]  # fmt: skip
+        (0, "c1", "f"),
+        (0, None, None),
+        (1, "call_r1_1", "g"),
+    ]
     assert "".join(c.function.arguments or "" for c in calls if c.index == 0 and c.function) == '{"x":1}'
     assert out[0].choices[0].delta.role == "assistant"
     assert out[0].choices[0].delta.model_extra == {"reasoning": "hm"}
@@ -432,8 +456,11 @@ def test_a_stream_that_cannot_go_on_says_so_and_is_not_done() -> None:
     frame = DIALECT.error_frame(ask(stream=True), Refusal(502, "node_lost", "the node went away"))
     (only,) = events(frame)
     assert json.loads(only)["error"] == {
-        "message": "the node went away", "type": "api_error", "param": None, "code": "node_lost",
-    }  # fmt: skip
+        "message": "the node went away",
+        "type": "api_error",
+        "param": None,
+        "code": "node_lost",
+    }
     assert b"[DONE]" not in frame
 
 

@@ -80,7 +80,13 @@ def test_a_conversation_of_items_becomes_neutral() -> None:
         ask(
             instructions="be brief",
             input=[
-                {"role": "user", "content": [{"type": "input_text", "text": "look"}, {"type": "input_image", "image_url": "data:image/png;base64,AAAA"}]},
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "input_text", "text": "look"},
+                        {"type": "input_image", "image_url": "data:image/png;base64,AAAA"},
+                    ],
+                },
                 {"type": "reasoning", "summary": []},
                 {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "wait"}]},
                 {"type": "function_call", "call_id": "c1", "name": "f", "arguments": '{"x":1}'},
@@ -88,10 +94,13 @@ def test_a_conversation_of_items_becomes_neutral() -> None:
                 {"type": "function_call_output", "call_id": "c1", "output": "7"},
             ],
             tools=[{"type": "function", "name": "f", "description": "d", "parameters": {"type": "object"}}],
-            tool_choice={"type": "function", "name": "f"}, reasoning={"effort": "low"}, temperature=0.5,
-            text={"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}}}, max_output_tokens=5,
+            tool_choice={"type": "function", "name": "f"},
+            reasoning={"effort": "low"},
+            temperature=0.5,
+            text={"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}}},
+            max_output_tokens=5,
         )
-    )  # fmt: skip
+    )
     assert [m.role for m in talk.messages] == ["system", "user", "assistant", "tool"]
     assert talk.messages[1].images == [("AAAA", "image/png")]
     assert talk.messages[2].text == "wait"
@@ -168,9 +177,13 @@ def test_a_streamed_answer_has_the_recorded_events() -> None:
 
 def test_reasoning_text_and_calls_are_items_of_their_own() -> None:
     deltas = [
-        Delta(thinking="h"), Delta(thinking="m"), Delta(text="a"), Delta(tool_calls=[ToolCall(0, "c1", "f", '{"x"')]),
-        Delta(tool_calls=[ToolCall(0, arguments=":1}"), ToolCall(1, "", "g", "{}")]), LAST,
-    ]  # fmt: skip
+        Delta(thinking="h"),
+        Delta(thinking="m"),
+        Delta(text="a"),
+        Delta(tool_calls=[ToolCall(0, "c1", "f", '{"x"')]),
+        Delta(tool_calls=[ToolCall(0, arguments=":1}"), ToolCall(1, "", "g", "{}")]),
+        LAST,
+    ]
     streamed = events(written(ask(stream=True), *deltas))[-1]["response"]
     whole = json.loads(written(ask(), *deltas))
     assert streamed == whole

@@ -24,16 +24,26 @@ STREAMS = [
     ("chat_logprobs_stream", RequestKind.CHAT, "Sorry,", 2),
     ("completion_stream", RequestKind.GENERATE, " 30", 3),
 ]
-TOOL_STREAM = b"".join(
-    b"data: " + json.dumps({"choices": [{"index": 0, "finish_reason": reason, "delta": delta}]}).encode() + b"\n\n"
-    for delta, reason in [
-        ({"role": "assistant", "content": None}, None),
-        ({"tool_calls": [{"index": 0, "id": "c1", "type": "function", "function": {"name": "weather", "arguments": ""}}]}, None),
-        ({"tool_calls": [{"index": 0, "function": {"arguments": '{"town":'}}]}, None),
-        ({"tool_calls": [{"index": 0, "function": {"arguments": '"Oslo"}'}}]}, None),
-        ({}, "tool_calls"),
-    ]
-) + b"data: [DONE]\n\n"  # fmt: skip
+TOOL_STREAM = (
+    b"".join(
+        b"data: " + json.dumps({"choices": [{"index": 0, "finish_reason": reason, "delta": delta}]}).encode() + b"\n\n"
+        for delta, reason in [
+            ({"role": "assistant", "content": None}, None),
+            (
+                {
+                    "tool_calls": [
+                        {"index": 0, "id": "c1", "type": "function", "function": {"name": "weather", "arguments": ""}}
+                    ]
+                },
+                None,
+            ),
+            ({"tool_calls": [{"index": 0, "function": {"arguments": '{"town":'}}]}, None),
+            ({"tool_calls": [{"index": 0, "function": {"arguments": '"Oslo"}'}}]}, None),
+            ({}, "tool_calls"),
+        ]
+    )
+    + b"data: [DONE]\n\n"
+)
 
 
 def recorded(name: str) -> Reply:
@@ -68,13 +78,27 @@ def test_a_chat_is_asked_with_everything_it_had() -> None:
             Message("assistant", thinking="hm", tool_calls=[ToolCall(0, "c1", "f", '{"x":1}')]),
             Message("tool", "7", tool_call_id="c1", tool_name="f"),
         ],
-        tools=[Tool("f", "d", {"type": "object"})], tool_choice="auto", stream=True,
-        format={"type": "object"}, think="low", keep_alive="10m", logprobs=True, top_logprobs=2,
+        tools=[Tool("f", "d", {"type": "object"})],
+        tool_choice="auto",
+        stream=True,
+        format={"type": "object"},
+        think="low",
+        keep_alive="10m",
+        logprobs=True,
+        top_logprobs=2,
         sampling=Sampling(
-            5, 0.0, 0.9, 40, 0.05, 1, ["x"], repeat_penalty=1.1, context_tokens=2048,
+            5,
+            0.0,
+            0.9,
+            40,
+            0.05,
+            1,
+            ["x"],
+            repeat_penalty=1.1,
+            context_tokens=2048,
             extra={"mirostat": 2, "num_keep": 4, "num_gpu": 99},
         ),
-    )  # fmt: skip
+    )
     assert path == "/v1/chat/completions"
     parts = [
         {"type": "text", "text": "look"},
@@ -89,13 +113,29 @@ def test_a_chat_is_asked_with_everything_it_had() -> None:
             {"role": "assistant", "content": None, "reasoning_content": "hm", "tool_calls": [call]},
             {"role": "tool", "content": "7", "tool_call_id": "c1"},
         ],
-        "tools": [{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}],
-        "tool_choice": "auto", "stream": True, "stream_options": {"include_usage": True}, "cache_prompt": True,
+        "tools": [
+            {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
+        ],
+        "tool_choice": "auto",
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "cache_prompt": True,
         "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"type": "object"}}},
-        "reasoning_effort": "low", "chat_template_kwargs": {"enable_thinking": True, "reasoning_effort": "low"},
-        "logprobs": True, "top_logprobs": 2, "max_tokens": 5, "temperature": 0.0, "top_p": 0.9, "top_k": 40,
-        "min_p": 0.05, "seed": 1, "stop": ["x"], "repeat_penalty": 1.1, "mirostat": 2, "n_keep": 4,
-    }  # fmt: skip
+        "reasoning_effort": "low",
+        "chat_template_kwargs": {"enable_thinking": True, "reasoning_effort": "low"},
+        "logprobs": True,
+        "top_logprobs": 2,
+        "max_tokens": 5,
+        "temperature": 0.0,
+        "top_p": 0.9,
+        "top_k": 40,
+        "min_p": 0.05,
+        "seed": 1,
+        "stop": ["x"],
+        "repeat_penalty": 1.1,
+        "mirostat": 2,
+        "n_keep": 4,
+    }
 
 
 def test_only_what_was_wanted_is_said() -> None:
@@ -104,8 +144,9 @@ def test_only_what_was_wanted_is_said() -> None:
         {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": False, "cache_prompt": True},
     )
     assert asked(RequestKind.GENERATE, prompt="p", raw=True) == (
-        "/v1/completions", {"model": "m", "prompt": "p", "stream": False, "cache_prompt": True},
-    )  # fmt: skip
+        "/v1/completions",
+        {"model": "m", "prompt": "p", "stream": False, "cache_prompt": True},
+    )
     assert asked(RequestKind.EMBED, inputs=["a"]) == ("/v1/embeddings", {"model": "m", "input": ["a"]})
 
 
@@ -156,7 +197,11 @@ def test_no_prompt_only_loads_the_model() -> None:
         (RequestKind.GENERATE, {"prompt": "a", "raw": True, "format": "json"}, "format"),
         (RequestKind.GENERATE, {"keep_alive": 0}, "unloads"),
         (RequestKind.CHAT, {"messages": [Message("user", "a")], "think": "frantic"}, "frantic"),
-        (RequestKind.CHAT, {"messages": [Message("user", "a")], "tool_choice": {"function": {"name": "f"}}}, "no tool 'f'"),
+        (
+            RequestKind.CHAT,
+            {"messages": [Message("user", "a")], "tool_choice": {"function": {"name": "f"}}},
+            "no tool 'f'",
+        ),
         (RequestKind.INFO, {"prompt": "a"}, "info"),
     ],
 )

@@ -97,7 +97,12 @@ def chat(speaker: LlamaEngine, **body: Any) -> list[Any]:
 
 
 def test_a_schema_is_kept(speaker: LlamaEngine) -> None:
-    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": False}
+    schema = {
+        "type": "object",
+        "properties": {"ok": {"type": "boolean"}},
+        "required": ["ok"],
+        "additionalProperties": False,
+    }
     lines = chat(
         speaker, messages=[{"role": "user", "content": "?"}], format=schema, options={"num_predict": 64}, stream=False
     )

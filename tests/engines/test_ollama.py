@@ -21,16 +21,25 @@ from wire_samples import sample
 TAGS = {
     "models": [
         {
-            "name": "smollm2:135m", "model": "smollm2:135m", "modified_at": "2026-11-23T09:11:56Z", "size": 98_362_432,
-            "digest": "f" * 64, "capabilities": ["completion", "tools"],
+            "name": "smollm2:135m",
+            "model": "smollm2:135m",
+            "modified_at": "2026-11-23T09:11:56Z",
+            "size": 98_362_432,
+            "digest": "f" * 64,
+            "capabilities": ["completion", "tools"],
             "details": {
-                "parent_model": "", "format": "gguf", "family": "llama", "families": ["llama"],
-                "parameter_size": "134.52M", "quantization_level": "Q4_1", "context_length": 8192,
+                "parent_model": "",
+                "format": "gguf",
+                "family": "llama",
+                "families": ["llama"],
+                "parameter_size": "134.52M",
+                "quantization_level": "Q4_1",
+                "context_length": 8192,
             },
         },
         {"name": "ALL-minilm:22m", "size": 1},
     ]
-}  # fmt: skip
+}
 EMPTY = Reply(0, b"")
 
 
@@ -58,9 +67,11 @@ def test_a_chat_is_asked_with_everything_it_had() -> None:
             Message("tool", "7", tool_call_id="c1", tool_name="f"),
         ],
         tools=[Tool("f", "d", {"type": "object"})],
-        format={"type": "object"}, think="xhigh", keep_alive="10m",
+        format={"type": "object"},
+        think="xhigh",
+        keep_alive="10m",
         sampling=Sampling(5, 0.0, seed=1, stop=["x"], context_tokens=2048, extra={"mirostat": 2}),
-    )  # fmt: skip
+    )
     assert path == "/api/chat"
     assert body == {
         "model": "m:1b",
@@ -68,27 +79,33 @@ def test_a_chat_is_asked_with_everything_it_had() -> None:
             {"role": "system", "content": "be brief"},
             {"role": "user", "content": "look", "images": ["AAAA"]},
             {
-                "role": "assistant", "content": "",
+                "role": "assistant",
+                "content": "",
                 "tool_calls": [{"id": "c1", "function": {"index": 0, "name": "f", "arguments": {"x": 1}}}],
             },
             {"role": "tool", "content": "7", "tool_name": "f", "tool_call_id": "c1"},
         ],
-        "tools": [{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}],
-        "stream": True, "format": {"type": "object"}, "think": "max", "keep_alive": "10m",
-        "options": {
-            "mirostat": 2, "num_predict": 5, "temperature": 0.0, "seed": 1, "stop": ["x"], "num_ctx": 2048,
-        },
-    }  # fmt: skip
+        "tools": [
+            {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
+        ],
+        "stream": True,
+        "format": {"type": "object"},
+        "think": "max",
+        "keep_alive": "10m",
+        "options": {"mirostat": 2, "num_predict": 5, "temperature": 0.0, "seed": 1, "stop": ["x"], "num_ctx": 2048},
+    }
 
 
 def test_only_what_was_wanted_is_said() -> None:
     assert asked(RequestKind.CHAT, stream=False) == ("/api/chat", {"model": "m:1b", "messages": [], "stream": False})
     assert asked(RequestKind.GENERATE, prompt="p", raw=True, images=[("A", "image/png")]) == (
-        "/api/generate", {"model": "m:1b", "prompt": "p", "raw": True, "images": ["A"], "stream": True},
-    )  # fmt: skip
+        "/api/generate",
+        {"model": "m:1b", "prompt": "p", "raw": True, "images": ["A"], "stream": True},
+    )
     assert asked(RequestKind.EMBED, inputs=["a"], dimensions=3) == (
-        "/api/embed", {"model": "m:1b", "input": ["a"], "dimensions": 3},
-    )  # fmt: skip
+        "/api/embed",
+        {"model": "m:1b", "input": ["a"], "dimensions": 3},
+    )
 
 
 def test_no_tools_are_offered_where_none_may_be_chosen() -> None:
@@ -163,10 +180,13 @@ def test_tool_calls_are_numbered_through_and_change_the_finish_reason() -> None:
     line = (
         b'{"message":{"role":"assistant","content":"","tool_calls":[{"function":{"name":"f","arguments":{"x":1}}}]}}\n'
     )
-    deltas = read(RequestKind.CHAT, True, [line, line, b'{"message":{"content":""},"done":true,"done_reason":"stop"}\n'])
+    deltas = read(
+        RequestKind.CHAT, True, [line, line, b'{"message":{"content":""},"done":true,"done_reason":"stop"}\n']
+    )
     assert [call for delta in deltas for call in delta.tool_calls] == [
-        ToolCall(0, "", "f", '{"x":1}'), ToolCall(1, "", "f", '{"x":1}'),
-    ]  # fmt: skip
+        ToolCall(0, "", "f", '{"x":1}'),
+        ToolCall(1, "", "f", '{"x":1}'),
+    ]
     assert deltas[-1].finish_reason == "tool_calls"
 
 
@@ -220,8 +240,9 @@ def test_m_in_memory_is_m_latest_on_disk() -> None:
 
 def test_a_model_in_memory_only_is_still_there() -> None:
     assert [card.name for card in ENGINE.inventory(replies({"models": []}, sample("ps").body)).cards] == [
-        "smollm2:135m", "all-minilm:22m",
-    ]  # fmt: skip
+        "smollm2:135m",
+        "all-minilm:22m",
+    ]
 
 
 def test_odd_entries_cost_only_themselves() -> None:

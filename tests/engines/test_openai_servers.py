@@ -22,25 +22,45 @@ VLLM_MODELS = {
     "object": "list",
     "data": [
         {
-            "id": "Qwen/Qwen3-0.6B", "object": "model", "created": 1795425183, "owned_by": "vllm",
-            "root": "Qwen/Qwen3-0.6B", "parent": None, "max_model_len": 40960, "permission": [],
+            "id": "Qwen/Qwen3-0.6B",
+            "object": "model",
+            "created": 1795425183,
+            "owned_by": "vllm",
+            "root": "Qwen/Qwen3-0.6B",
+            "parent": None,
+            "max_model_len": 40960,
+            "permission": [],
         }
     ],
-}  # fmt: skip
+}
 LMSTUDIO_MODELS = {
     "object": "list",
     "data": [
         {
-            "id": "qwen2-vl-7b", "object": "model", "type": "vlm", "publisher": "p", "arch": "qwen2_vl",
-            "compatibility_type": "mlx", "quantization": "4bit", "state": "not-loaded", "max_context_length": 32768,
+            "id": "qwen2-vl-7b",
+            "object": "model",
+            "type": "vlm",
+            "publisher": "p",
+            "arch": "qwen2_vl",
+            "compatibility_type": "mlx",
+            "quantization": "4bit",
+            "state": "not-loaded",
+            "max_context_length": 32768,
         },
         {
-            "id": "llama-3.1-8b", "object": "model", "type": "llm", "arch": "llama", "quantization": "Q4_K_M",
-            "state": "loaded", "max_context_length": 131072, "loaded_context_length": 4096, "capabilities": ["tool_use"],
+            "id": "llama-3.1-8b",
+            "object": "model",
+            "type": "llm",
+            "arch": "llama",
+            "quantization": "Q4_K_M",
+            "state": "loaded",
+            "max_context_length": 131072,
+            "loaded_context_length": 4096,
+            "capabilities": ["tool_use"],
         },
         {"id": "nomic", "type": "embeddings", "state": "loaded"},
     ],
-}  # fmt: skip
+}
 PLAIN_MODELS = {"object": "list", "data": [{"id": "mlx-community/Q", "object": "model", "created": 1}]}
 EMPTY = Reply(0, b"")
 ENGINES = [VLLM, LMSTUDIO, OTHER]

@@ -18,9 +18,18 @@ async def asked(application: Starlette, url: str, method: str = "GET", body: byt
     path, _, query = url.partition("?")
     said: list[MutableMapping[str, Any]] = []
     scope = {
-        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http", "path": path, "root_path": "",
-        "query_string": query.encode(), "headers": [(b"content-type", b"application/json")], "client": ("127.0.0.1", 0), "server": ("herd", 80),
-    }  # fmt: skip
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "root_path": "",
+        "query_string": query.encode(),
+        "headers": [(b"content-type", b"application/json")],
+        "client": ("127.0.0.1", 0),
+        "server": ("herd", 80),
+    }
 
     async def receive() -> MutableMapping[str, Any]:
         return {"type": "http.request", "body": body, "more_body": False}

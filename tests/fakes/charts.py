@@ -39,7 +39,9 @@ class Charts:
 def charts(days: Sequence[Day] = DAYS) -> Iterator[Charts]:
     """Two nodes are there, of which one has the model in another edition; the third is history."""
     with tempfile.TemporaryDirectory(prefix="herd-charts-") as folder:
-        store = TraceStore(StoreSettings(retention_days=1e5, minutes_days=1e5, hours_days=1e5), Path(folder), wall=lambda: NOW)
+        store = TraceStore(
+            StoreSettings(retention_days=1e5, minutes_days=1e5, hours_days=1e5), Path(folder), wall=lambda: NOW
+        )
         store.open()
         connection = sqlite3.connect(store.path, isolation_level=None)
         for step in schema.steps_needed(connection):

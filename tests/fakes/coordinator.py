@@ -1,7 +1,7 @@
 """`FakeCoordinator`: takes heartbeats and goodbyes on 127.0.0.1 and answers as a test says. Routes nothing.
 
-    async with FakeCoordinator() as coordinator:
-        await coordinator.until(lambda: len(coordinator.reports) >= 2, "two heartbeats")
+async with FakeCoordinator() as coordinator:
+    await coordinator.until(lambda: len(coordinator.reports) >= 2, "two heartbeats")
 """
 
 from __future__ import annotations
@@ -60,7 +60,10 @@ class FakeCoordinator(Watched):
             found = _LENGTH.search(head)
             body = await reader.readexactly(int(found[1])) if found else b""
             status, answer = self._answer(head.split(b" ", 2)[1].decode(), body)
-            writer.write(f"HTTP/1.1 {status} Told\r\nContent-Length: {len(answer)}\r\nConnection: close\r\n\r\n".encode() + answer)
+            writer.write(
+                f"HTTP/1.1 {status} Told\r\nContent-Length: {len(answer)}\r\nConnection: close\r\n\r\n".encode()
+                + answer
+            )
             await writer.drain()
         except (EOFError, ConnectionError):
             pass

@@ -67,7 +67,9 @@ def fake_inventory(fake: FakeOllama) -> tuple[EngineEndpoint, list[ModelInfo]]:
     limits = fake.settings
     face = EngineEndpoint("ollama", fake.url, limits.version, limits.num_parallel, limits.max_loaded)
     running = {runner.model.blob_digest: runner for runner in fake.scheduler.listed()}
-    return face, [fake_card(model, face, running.get(model.blob_digest), limits.on_gpu) for model in fake.models.values()]
+    return face, [
+        fake_card(model, face, running.get(model.blob_digest), limits.on_gpu) for model in fake.models.values()
+    ]
 
 
 def fake_card(model: FakeModel, face: EngineEndpoint, runner: Runner | None, on_gpu: bool = False) -> ModelInfo:
@@ -75,7 +77,9 @@ def fake_card(model: FakeModel, face: EngineEndpoint, runner: Runner | None, on_
     if runner is not None and runner.name == model.full_name:
         context = runner.settings.num_ctx
         size = model.size_bytes + BYTES_PER_TOKEN * context * runner.parallel
-        in_memory = Loaded(size, context, size if on_gpu else 0, not runner.settings.context_is_automatic, rfc3339(runner.expires_at))
+        in_memory = Loaded(
+            size, context, size if on_gpu else 0, not runner.settings.context_is_automatic, rfc3339(runner.expires_at)
+        )
     return ModelInfo(
         model.full_name,
         face,
@@ -196,7 +200,9 @@ def sharing(report: Report, library_url: str) -> Report:
 def settings_for_tests() -> Settings:
     """The defaults, but an unknown model is unknown at once, and not fetched: the nodes are there before the first request."""
     return Settings(
-        holding=HoldingSettings(start_grace_s=0.0), membership=MembershipSettings(open=True), auto_pull=AutoPullSettings(is_on=False)
+        holding=HoldingSettings(start_grace_s=0.0),
+        membership=MembershipSettings(open=True),
+        auto_pull=AutoPullSettings(is_on=False),
     )
 
 
@@ -207,9 +213,14 @@ def at_home(settings: Settings, data_dir: Path, host: str = "127.0.0.1", port: i
 
 @contextmanager
 def running_fleet(
-    nodes: Mapping[str, FleetNode], machines: Mapping[str, Machine] | None = None, settings: Settings | None = None,
-    data_dir: Path | None = None, host: str = "127.0.0.1", port: int = 0, desk: Desk | None = None,
-) -> Iterator[Fleet]:  # fmt: skip
+    nodes: Mapping[str, FleetNode],
+    machines: Mapping[str, Machine] | None = None,
+    settings: Settings | None = None,
+    data_dir: Path | None = None,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    desk: Desk | None = None,
+) -> Iterator[Fleet]:
     """A coordinator that has heard of these nodes once. On exit nothing may be left running in it.
 
     `data_dir` is kept; without it there is a folder for the time being.

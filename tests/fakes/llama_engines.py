@@ -1,7 +1,7 @@
 """Real llama.cpp servers with tiny models, one process each, so that a test can kill or freeze any of them by its id.
 
-    with LlamaEngine() as engine:                   # engine.url, engine.child.pid, engine.child.kill() / freeze()
-    with llama_engines(12) as engines:              # started together, all healthy on entry
+with LlamaEngine() as engine:                   # engine.url, engine.child.pid, engine.child.kill() / freeze()
+with llama_engines(12) as engines:              # started together, all healthy on entry
 """
 
 from __future__ import annotations

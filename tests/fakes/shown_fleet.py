@@ -1,7 +1,7 @@
 """A fleet to look at: four unequal nodes, a week of history from a seed, and clients that ask. For browser tests and for the pictures in docs/.
 
-    with shown_fleet() as shown:                        # shown.fleet.url; the nodes report once a second
-        with shown.traffic(): ...                       # clients ask until the end of the block
+with shown_fleet() as shown:                        # shown.fleet.url; the nodes report once a second
+    with shown.traffic(): ...                       # clients ask until the end of the block
 """
 
 from __future__ import annotations
@@ -34,7 +34,12 @@ HISTORY_HOURS = 9 * 24
 BEAT_S = 1.0
 POLL_S = 0.05
 APPS = ("aider", "open-webui", "home-assistant", "notes-search")
-MODELS = {"qwen3:8b": 5_200_000_000, "llama3.2:3b": 2_000_000_000, "nomic-embed-text:latest": 274_000_000, "qwen3:32b": 20_000_000_000}
+MODELS = {
+    "qwen3:8b": 5_200_000_000,
+    "llama3.2:3b": 2_000_000_000,
+    "nomic-embed-text:latest": 274_000_000,
+    "qwen3:32b": 20_000_000_000,
+}
 PARAMETERS = {"qwen3:8b": "8.2B", "llama3.2:3b": "3.2B", "nomic-embed-text:latest": "137M", "qwen3:32b": "32.8B"}
 SPEED = {"studio": 48.0, "gaming-pc": 92.0, "mini": 24.0, "attic": 11.0}
 
@@ -42,31 +47,89 @@ SPEED = {"studio": 48.0, "gaming-pc": 92.0, "mini": 24.0, "attic": 11.0}
 def week(seed: int) -> tuple[float | None, ...]:
     """What a laptop's owner lends: little by day on weekdays, nearly all at night; a few hours never seen."""
     dice = Random(seed)
-    lent = (0.25 if day < 5 and 9 <= hour < 18 else 0.6 if 7 <= hour < 23 else 0.95 for day in range(7) for hour in range(24))
-    return tuple(None if dice.random() < 0.03 else round(min(1.0, max(0.0, share + dice.uniform(-0.12, 0.12))), 2) for share in lent)
+    lent = (
+        0.25 if day < 5 and 9 <= hour < 18 else 0.6 if 7 <= hour < 23 else 0.95
+        for day in range(7)
+        for hour in range(24)
+    )
+    return tuple(
+        None if dice.random() < 0.03 else round(min(1.0, max(0.0, share + dice.uniform(-0.12, 0.12))), 2)
+        for share in lent
+    )
 
 
 MACHINES = {
-    "studio": Machine(64, 41, more={
-        "os": "macos", "chip": "Apple M3 Max", "cores": 16, "cpu_utilization": 31.0, "temperature_c": 52.0, "thermal_state": "nominal",
-        "agent_version": "0.1.0", "disk": Disk(994 * GB, 784 * GB, 210 * GB), "lan_ip": "192.168.1.20",
-    }),
-    "gaming-pc": Machine(32, 9, more={
-        "os": "linux", "chip": "AMD Ryzen 7 7800X3D", "cores": 16, "cpu_utilization": 12.0, "temperature_c": 61.0, "thermal_state": "nominal",
-        "agent_version": "0.1.0", "disk": Disk(1000 * GB, 640 * GB, 360 * GB), "lan_ip": "192.168.1.31",
-        "gpus": (Gpu("NVIDIA GeForce RTX 4090", 24 * GB, 15 * GB, 71.0, 66.0),),
-    }),
-    "mini": Machine(16, 8, more={
-        "os": "macos", "chip": "Apple M2", "cores": 8, "cpu_utilization": 22.0, "temperature_c": 44.0, "thermal_state": "nominal",
-        "agent_version": "0.1.0", "disk": Disk(245 * GB, 180 * GB, 65 * GB), "lan_ip": "192.168.1.22",
-        "capacity": Capacity("learned_medium", 12 * GB, 0.72, "rising", "quiet at this hour", False, False, 0.8, 21, week(3)),
-    }),
-    "attic": Machine(16, 3, more={
-        "os": "linux", "chip": "Intel Core i5-8500", "cores": 6, "cpu_utilization": 6.0, "temperature_c": 39.0, "thermal_state": "nominal",
-        "agent_version": "0.1.0", "disk": Disk(480 * GB, 471 * GB, 9 * GB), "lan_ip": "192.168.1.40",
-    }),
-}  # fmt: skip
-HELD = {"studio": ("qwen3:8b", "qwen3:32b", "nomic-embed-text:latest"), "gaming-pc": ("qwen3:8b", "llama3.2:3b"), "mini": ("llama3.2:3b", "nomic-embed-text:latest"), "attic": ("llama3.2:3b",)}
+    "studio": Machine(
+        64,
+        41,
+        more={
+            "os": "macos",
+            "chip": "Apple M3 Max",
+            "cores": 16,
+            "cpu_utilization": 31.0,
+            "temperature_c": 52.0,
+            "thermal_state": "nominal",
+            "agent_version": "0.1.0",
+            "disk": Disk(994 * GB, 784 * GB, 210 * GB),
+            "lan_ip": "192.168.1.20",
+        },
+    ),
+    "gaming-pc": Machine(
+        32,
+        9,
+        more={
+            "os": "linux",
+            "chip": "AMD Ryzen 7 7800X3D",
+            "cores": 16,
+            "cpu_utilization": 12.0,
+            "temperature_c": 61.0,
+            "thermal_state": "nominal",
+            "agent_version": "0.1.0",
+            "disk": Disk(1000 * GB, 640 * GB, 360 * GB),
+            "lan_ip": "192.168.1.31",
+            "gpus": (Gpu("NVIDIA GeForce RTX 4090", 24 * GB, 15 * GB, 71.0, 66.0),),
+        },
+    ),
+    "mini": Machine(
+        16,
+        8,
+        more={
+            "os": "macos",
+            "chip": "Apple M2",
+            "cores": 8,
+            "cpu_utilization": 22.0,
+            "temperature_c": 44.0,
+            "thermal_state": "nominal",
+            "agent_version": "0.1.0",
+            "disk": Disk(245 * GB, 180 * GB, 65 * GB),
+            "lan_ip": "192.168.1.22",
+            "capacity": Capacity(
+                "learned_medium", 12 * GB, 0.72, "rising", "quiet at this hour", False, False, 0.8, 21, week(3)
+            ),
+        },
+    ),
+    "attic": Machine(
+        16,
+        3,
+        more={
+            "os": "linux",
+            "chip": "Intel Core i5-8500",
+            "cores": 6,
+            "cpu_utilization": 6.0,
+            "temperature_c": 39.0,
+            "thermal_state": "nominal",
+            "agent_version": "0.1.0",
+            "disk": Disk(480 * GB, 471 * GB, 9 * GB),
+            "lan_ip": "192.168.1.40",
+        },
+    ),
+}
+HELD = {
+    "studio": ("qwen3:8b", "qwen3:32b", "nomic-embed-text:latest"),
+    "gaming-pc": ("qwen3:8b", "llama3.2:3b"),
+    "mini": ("llama3.2:3b", "nomic-embed-text:latest"),
+    "attic": ("llama3.2:3b",),
+}
 ANSWER = (
     "A herd is a group of animals that live, feed and move together. Being many makes each of them safer: more eyes see a danger sooner, and one among "
     "many is seldom the one that is caught. Most herds have no single leader. Who knows the way to water walks ahead, the others follow, and at the next "
@@ -84,13 +147,19 @@ class ShownFleet:
     def ask(self, model: str, app: str, text: str) -> None:
         """One chat, read to its end. Whatever goes wrong is part of what is shown."""
         body = json.dumps({"model": model, "messages": [{"role": "user", "content": text}]}).encode()
-        request = urllib.request.Request(f"{self.fleet.url}/api/chat", body, {"Content-Type": "application/json", "X-Herd-Tags": app})
+        request = urllib.request.Request(
+            f"{self.fleet.url}/api/chat", body, {"Content-Type": "application/json", "X-Herd-Tags": app}
+        )
         with suppress(urllib.error.URLError, OSError), urllib.request.urlopen(request, timeout=60) as answer:
             answer.read()
 
     def benchmark(self, *nodes: str) -> None:
         """A run on these nodes, to its end. Nobody else may ask meanwhile: it would give way."""
-        self.fleet.ask("POST", "/dashboard/api/benchmarks/start", json.dumps({"models": [], "nodes": nodes, "dry_run": False}).encode())
+        self.fleet.ask(
+            "POST",
+            "/dashboard/api/benchmarks/start",
+            json.dumps({"models": [], "nodes": nodes, "dry_run": False}).encode(),
+        )
         while self.fleet.get("/dashboard/api/benchmarks/progress")["state"] == "running":
             time.sleep(POLL_S)
 
@@ -102,7 +171,11 @@ class ShownFleet:
         def client(number: int) -> None:
             dice = Random(SEED + number)
             while not ended.is_set():
-                self.ask(dice.choice(("qwen3:8b", "qwen3:8b", "llama3.2:3b")), dice.choice(APPS), f"question {dice.randrange(10**6)}")
+                self.ask(
+                    dice.choice(("qwen3:8b", "qwen3:8b", "llama3.2:3b")),
+                    dice.choice(APPS),
+                    f"question {dice.randrange(10**6)}",
+                )
 
         threads = [threading.Thread(target=client, args=(number,), daemon=True) for number in range(clients)]
         for thread in threads:
@@ -132,12 +205,33 @@ def shown_fleet(is_slow: bool = True, history_hours: int = HISTORY_HOURS) -> Ite
 
 def a_desk(folder: Path) -> SettingsStore:
     """As `herd` has one, but nothing is taken from this machine's environment."""
-    return SettingsStore(lambda here: config.load(config.parts_of(Settings), {"FLEET_DATA_DIR": "/var/lib/herd"}, None, None, here=here), folder / FILE_NAME)
+    return SettingsStore(
+        lambda here: config.load(config.parts_of(Settings), {"FLEET_DATA_DIR": "/var/lib/herd"}, None, None, here=here),
+        folder / FILE_NAME,
+    )
 
 
 def _engine(name: str, is_slow: bool) -> FakeOllama:
-    models = [FakeModel(model, MODELS[model], ("embedding",) if "embed" in model else ("completion", "tools"), 32768, parameter_size=PARAMETERS[model], quantization="Q4_K_M", answer=ANSWER if is_slow else None, answer_tokens=8, load_s=1.0) for model in HELD[name]]
-    speed = FakeSettings(num_parallel=SLOTS[name], context_length=8192, on_gpu=name != "attic", tokens_per_s=SPEED[name] if is_slow else 0.0)
+    models = [
+        FakeModel(
+            model,
+            MODELS[model],
+            ("embedding",) if "embed" in model else ("completion", "tools"),
+            32768,
+            parameter_size=PARAMETERS[model],
+            quantization="Q4_K_M",
+            answer=ANSWER if is_slow else None,
+            answer_tokens=8,
+            load_s=1.0,
+        )
+        for model in HELD[name]
+    ]
+    speed = FakeSettings(
+        num_parallel=SLOTS[name],
+        context_length=8192,
+        on_gpu=name != "attic",
+        tokens_per_s=SPEED[name] if is_slow else 0.0,
+    )
     return FakeOllama(models, speed, WallClock() if is_slow else None)
 
 
@@ -173,10 +267,14 @@ def write_history(path: Path, hours: int) -> None:
             for _ in range(int(6 + 90 * max(0.0, math.sin((clock - 6) / 18 * math.pi)) + dice.random() * 20)):
                 database.execute(trace_rows.INSERT_TRACE, _trace(dice, begin + dice.random() * 3600))
         database.commit()
-        node_history.keep(database, [*_stays(dice, now, hours)], [
-            node_history.Event(now - 5 * 3600, "node_joined", "attic joined"),
-            node_history.Event(now - 2.2 * 3600, "settings", "FLEET_FALLBACK was changed"),
-        ])  # fmt: skip
+        node_history.keep(
+            database,
+            [*_stays(dice, now, hours)],
+            [
+                node_history.Event(now - 5 * 3600, "node_joined", "attic joined"),
+                node_history.Event(now - 2.2 * 3600, "settings", "FLEET_FALLBACK was changed"),
+            ],
+        )
 
 
 def _stays(dice: Random, now: float, hours: int) -> Iterator[node_history.StateInterval]:
@@ -192,16 +290,58 @@ def _stays(dice: Random, now: float, hours: int) -> Iterator[node_history.StateI
 
 def _trace(dice: Random, at: float) -> trace_rows.TraceRow:
     app = dice.choices(APPS, (5, 4, 2, 1))[0]
-    model = "nomic-embed-text:latest" if app == "notes-search" else dice.choices(("qwen3:8b", "llama3.2:3b", "qwen3:32b"), (6, 3, 1))[0]
+    model = (
+        "nomic-embed-text:latest"
+        if app == "notes-search"
+        else dice.choices(("qwen3:8b", "llama3.2:3b", "qwen3:32b"), (6, 3, 1))[0]
+    )
     node = dice.choice([name for name, held in HELD.items() if model in held])
     status = dice.choices(("completed", "failed", "client_cancelled", "rejected"), (9900, 12, 60, 8))[0]
-    prompt, written = int(dice.lognormvariate(6.0, 0.8)), int(dice.lognormvariate(4.6, 0.7)) if status == "completed" else 0
-    held, load = (dice.expovariate(1 / 500) if dice.random() < 0.08 else 0.0), (2400.0 if dice.random() < 0.006 else 0.0)
+    prompt, written = (
+        int(dice.lognormvariate(6.0, 0.8)),
+        int(dice.lognormvariate(4.6, 0.7)) if status == "completed" else 0,
+    )
+    held, load = (
+        (dice.expovariate(1 / 500) if dice.random() < 0.08 else 0.0),
+        (2400.0 if dice.random() < 0.006 else 0.0),
+    )
     prefill, decode = prompt / SPEED[node] * 45, written / SPEED[node] * 1000
     first, attempt = held + load + prefill + 12, load + prefill + decode + 12
     return trace_rows.TraceRow(
-        f"r5eed00-{dice.randrange(16**8):x}", model, model, node, 60.0, None, status, held + attempt, first, prompt, written, int(status == "failed"), 0, None,
-        "192.168.1.7", "ollama", "the engine did not answer" if status == "failed" else None, at, json.dumps([app]), "stop" if status == "completed" else None,
-        int(prompt * 1.05), "embed" if "embed" in model else "chat", 1, 1, attempt, held, 0, load, prefill, decode, prompt * 4,
-        None, "completion_time", None, None, 0,
-    )  # fmt: skip
+        f"r5eed00-{dice.randrange(16**8):x}",
+        model,
+        model,
+        node,
+        60.0,
+        None,
+        status,
+        held + attempt,
+        first,
+        prompt,
+        written,
+        int(status == "failed"),
+        0,
+        None,
+        "192.168.1.7",
+        "ollama",
+        "the engine did not answer" if status == "failed" else None,
+        at,
+        json.dumps([app]),
+        "stop" if status == "completed" else None,
+        int(prompt * 1.05),
+        "embed" if "embed" in model else "chat",
+        1,
+        1,
+        attempt,
+        held,
+        0,
+        load,
+        prefill,
+        decode,
+        prompt * 4,
+        None,
+        "completion_time",
+        None,
+        None,
+        0,
+    )

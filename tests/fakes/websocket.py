@@ -32,16 +32,26 @@ class Closed(Exception):
 class Client:
     """Blocking. `status` is the handshake's; 101 where it is open."""
 
-    def __init__(self, port: int, path: str = "/dashboard/api/v1/live", headers: dict[str, str] | None = None, receive_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        port: int,
+        path: str = "/dashboard/api/v1/live",
+        headers: dict[str, str] | None = None,
+        receive_bytes: int = 0,
+    ) -> None:
         self.socket = socket.socket()
         if receive_bytes:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         self.socket.settimeout(30)
         self.socket.connect(("127.0.0.1", port))
         given = {
-            "Host": f"127.0.0.1:{port}", "Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13",
-            "Sec-WebSocket-Key": base64.b64encode(os.urandom(16)).decode(), **(headers or {}),
-        }  # fmt: skip
+            "Host": f"127.0.0.1:{port}",
+            "Upgrade": "websocket",
+            "Connection": "Upgrade",
+            "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": base64.b64encode(os.urandom(16)).decode(),
+            **(headers or {}),
+        }
         lines = "".join(f"{name}: {value}\r\n" for name, value in given.items() if value)
         self.socket.sendall(f"GET {path} HTTP/1.1\r\n{lines}\r\n".encode())
         self._bytes = b""

@@ -16,9 +16,14 @@ VERSION = "0.1.0"
 def a_sample(number: int = 0, **more: Any) -> NodeSample:
     """`number` counts backwards from now, in steps of the sampling."""
     plain: dict[str, Any] = {
-        "at": AT - number * SAMPLE_EVERY_S, "liveness": Liveness.ONLINE, "pressure": Pressure.NORMAL, "swap_used_bytes": 0,
-        "disk_free_bytes": 200 * GB, "is_hot": False, "loaded": frozenset({canonical("m")}),
-    }  # fmt: skip
+        "at": AT - number * SAMPLE_EVERY_S,
+        "liveness": Liveness.ONLINE,
+        "pressure": Pressure.NORMAL,
+        "swap_used_bytes": 0,
+        "disk_free_bytes": 200 * GB,
+        "is_hot": False,
+        "loaded": frozenset({canonical("m")}),
+    }
     return NodeSample(**{**plain, **more})
 
 
@@ -28,9 +33,15 @@ def an_hour(**more: Any) -> tuple[NodeSample, ...]:
 
 def a_healthy_report(node_id: str = "alpha", **more: Any) -> Report:
     plain: dict[str, Any] = {
-        "agent_version": VERSION, "os": "linux", "disk": Disk(500 * GB, 300 * GB, 200 * GB), "gpus": (Gpu("RTX 4090", 24 * GB, 3 * GB),),
-        "thermal_state": "nominal", "temperature_c": 50.0, "lan_ip": "192.168.1.20", "engines": (an_engine(2),),
-    }  # fmt: skip
+        "agent_version": VERSION,
+        "os": "linux",
+        "disk": Disk(500 * GB, 300 * GB, 200 * GB),
+        "gpus": (Gpu("RTX 4090", 24 * GB, 3 * GB),),
+        "thermal_state": "nominal",
+        "temperature_c": 50.0,
+        "lan_ip": "192.168.1.20",
+        "engines": (an_engine(2),),
+    }
     card = a_card("m", 2.0, loaded=True, digest="sha256:aa", kv_bytes_per_token=100_000, slots=2)
     in_memory = Loaded(int(2.5 * GB), 4096, int(2.5 * GB))
     models = more.pop("models", (replace(card, loaded=in_memory),))
@@ -38,15 +49,30 @@ def a_healthy_report(node_id: str = "alpha", **more: Any) -> Report:
 
 
 def a_node(node_id: str = "alpha", report: Report | None = None, **more: Any) -> NodeNow:
-    plain: dict[str, Any] = {"liveness": Liveness.ONLINE, "silent_s": 2.0, "running": 1, "clock_ahead_s": 0.02, "past": an_hour()}
+    plain: dict[str, Any] = {
+        "liveness": Liveness.ONLINE,
+        "silent_s": 2.0,
+        "running": 1,
+        "clock_ahead_s": 0.02,
+        "past": an_hour(),
+    }
     return NodeNow(report or a_healthy_report(node_id), **{**plain, **more})
 
 
 def a_pair(node_id: str = "alpha", **more: Any) -> ModelTraffic:
     plain: dict[str, Any] = {
-        "requests": 100, "completed": 99, "failed": 1, "retried": 1, "cold_loads": 1, "load_s": 2.0, "prompt_tokens_max": 1800,
-        "busy_s": 200.0, "waited_s": 3.0, "link_s": 0.01, "link_count": 90,
-    }  # fmt: skip
+        "requests": 100,
+        "completed": 99,
+        "failed": 1,
+        "retried": 1,
+        "cold_loads": 1,
+        "load_s": 2.0,
+        "prompt_tokens_max": 1800,
+        "busy_s": 200.0,
+        "waited_s": 3.0,
+        "link_s": 0.01,
+        "link_count": 90,
+    }
     return ModelTraffic(a_report(node_id).node_id, canonical(more.pop("model", "m")), **{**plain, **more})
 
 
@@ -54,7 +80,10 @@ def a_snapshot(*nodes: NodeNow, pairs: tuple[ModelTraffic, ...] | None = None, *
     """Healthy as it stands: two nodes that share the work."""
     pairs = (a_pair("alpha"), a_pair("beta")) if pairs is None else pairs
     traffic = more.pop("traffic", Traffic(pairs, sum(pair.requests for pair in pairs)))
-    plain: dict[str, Any] = {"store": StoreNow(free_bytes=100 * GB), "pinned": {a_report("alpha").node_id: (canonical("m"),)}}
+    plain: dict[str, Any] = {
+        "store": StoreNow(free_bytes=100 * GB),
+        "pinned": {a_report("alpha").node_id: (canonical("m"),)},
+    }
     return Snapshot(AT, VERSION, nodes or (a_node("alpha"), a_node("beta")), traffic, **{**plain, **more})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -14,7 +13,7 @@ from herd.core.state.fleet import GB, Disk, Liveness, Loaded, NodeId, Pressure, 
 from herd.discover import discover
 from herd.health import Check, Finding, Severity
 from herd.health.examination import examine
-from herd.health.snapshot import NodeNow, Snapshot, StoreNow, Traffic
+from herd.health.snapshot import Snapshot, StoreNow, Traffic
 
 CHECKS = discover(herd.health.checks, Check, "CHECK")
 HERE = ("alpha", "beta")
@@ -48,11 +47,18 @@ def with_card(loaded: Loaded | None, **more: object) -> Snapshot:
 
 
 def ollama(version: str) -> Snapshot:
-    return reported(models=(a_card("m", engine=an_engine_of(version), digest="sha256:aa"),), engines=(an_engine_of(version),))
+    return reported(
+        models=(a_card("m", engine=an_engine_of(version), digest="sha256:aa"),), engines=(an_engine_of(version),)
+    )
 
 
 def versions(*said: str) -> Snapshot:
-    return a_snapshot(*(a_node(name, a_healthy_report(name, engines=(an_engine_of(version),))) for name, version in zip(HERE, said, strict=True)))
+    return a_snapshot(
+        *(
+            a_node(name, a_healthy_report(name, engines=(an_engine_of(version),)))
+            for name, version in zip(HERE, said, strict=True)
+        )
+    )
 
 
 def by_turns() -> Snapshot:
@@ -71,21 +77,35 @@ def of_pair(**more: object) -> Snapshot:
 
 
 def drifted() -> Snapshot:
-    other = a_healthy_report("beta", models=(a_card("m", 2.0, loaded=True, digest="sha256:bb", modified_at="2026-11-01T00:00:00Z"),))
+    other = a_healthy_report(
+        "beta", models=(a_card("m", 2.0, loaded=True, digest="sha256:bb", modified_at="2026-11-01T00:00:00Z"),)
+    )
     return a_snapshot(a_node("alpha"), a_node("beta", other))
 
 
 SICK: dict[str, tuple[Snapshot, Severity, str]] = {
     "clock_skew": (of(clock_ahead_s=-90.0), Severity.WARNING, "90 s behind"),
     "cold_loads": (of_pair(cold_loads=20, load_s=60.0), Severity.WARNING, "20 loads, 60 s waited, of 99 requests"),
-    "context_waste": (with_card(Loaded(20 * GB, 131_072), kv_bytes_per_token=100_000), Severity.INFO, "1800 tokens used of 131072; 12.7 GB idle"),
+    "context_waste": (
+        with_card(Loaded(20 * GB, 131_072), kv_bytes_per_token=100_000),
+        Severity.INFO,
+        "1800 tokens used of 131072; 12.7 GB idle",
+    ),
     "cpu_fallback": (with_card(Loaded(3 * GB, 4096, 0)), Severity.CRITICAL, "0.0 GB of 3.0 GB on the GPU"),
-    "disk_full": (of(a_healthy_report("alpha", disk=Disk(500 * GB, 495 * GB, 5 * GB)), past=an_hour(disk_free_bytes=5 * GB)), Severity.WARNING, "5.0 GB of 500.0 GB"),
+    "disk_full": (
+        of(a_healthy_report("alpha", disk=Disk(500 * GB, 495 * GB, 5 * GB)), past=an_hour(disk_free_bytes=5 * GB)),
+        Severity.WARNING,
+        "5.0 GB of 500.0 GB",
+    ),
     "errors": (of_pair(failed=40, completed=60), Severity.CRITICAL, "40 of 100 requests failed"),
     "flapping": (of(returns=3), Severity.WARNING, "3 times of late"),
     "hung_runners": (of_pair(silent=70, completed=20), Severity.CRITICAL, "70 attempts without a token, 20 completed"),
     "idle_nodes": (reported(models=(), engines=()), Severity.WARNING, "no engine"),
-    "kv_bloat": (with_card(Loaded(12 * GB, 32768, 12 * GB), slots=4), Severity.WARNING, "10.0 GB beside 2.0 GB of weights: 4 x 32768 tokens"),
+    "kv_bloat": (
+        with_card(Loaded(12 * GB, 32768, 12 * GB), slots=4),
+        Severity.WARNING,
+        "10.0 GB beside 2.0 GB of weights: 4 x 32768 tokens",
+    ),
     "memory_pressure": (reported(memory=a_memory(1.5, Pressure.CRITICAL)), Severity.CRITICAL, "1.5 GB of 32.0 GB"),
     "model_drift": (drifted(), Severity.WARNING, "alpha"),
     "offline": (of(liveness=Liveness.OFFLINE, silent_s=300.0), Severity.WARNING, "5 min ago"),
@@ -95,15 +115,35 @@ SICK: dict[str, tuple[Snapshot, Severity, str]] = {
     "retries": (of_pair(retried=30), Severity.WARNING, "30 of 130 attempts repeated"),
     "slow_link": (of_pair(link_s=0.9), Severity.WARNING, "0.9 s a request"),
     "store_trouble": (a_snapshot(store=StoreNow(5, 3, 0, AT - 60, "no space left")), Severity.CRITICAL, "3 traces"),
-    "swap": (reported(memory=a_memory(1.0, Pressure.WARN, 9.0)), Severity.WARNING, "9.0 GB, 9.0 GB more than an hour ago"),
+    "swap": (
+        reported(memory=a_memory(1.0, Pressure.WARN, 9.0)),
+        Severity.WARNING,
+        "9.0 GB, 9.0 GB more than an hour ago",
+    ),
     "thrashing": (by_turns(), Severity.WARNING, "loaded again 29 times in an hour"),
-    "throttling": (of(a_healthy_report("alpha", thermal_state="warning", temperature_c=97.0), past=an_hour(is_hot=True)), Severity.WARNING, "97 °C"),
+    "throttling": (
+        of(a_healthy_report("alpha", thermal_state="warning", temperature_c=97.0), past=an_hour(is_hot=True)),
+        Severity.WARNING,
+        "97 °C",
+    ),
     "timeouts": (a_snapshot(traffic=Traffic((), 100, 30, 5)), Severity.CRITICAL, "30 requests in the last hour"),
-    "truncation": (of_pair(overlong=4, cut_short=1), Severity.WARNING, "4 prompts too long, 1 answer cut, of 100 requests"),
-    "unbalanced": (a_snapshot(pairs=(a_pair("alpha", busy_s=990.0, waited_s=500.0), a_pair("beta", busy_s=10.0))), Severity.INFO, "99 %"),
+    "truncation": (
+        of_pair(overlong=4, cut_short=1),
+        Severity.WARNING,
+        "4 prompts too long, 1 answer cut, of 100 requests",
+    ),
+    "unbalanced": (
+        a_snapshot(pairs=(a_pair("alpha", busy_s=990.0, waited_s=500.0), a_pair("beta", busy_s=10.0))),
+        Severity.INFO,
+        "99 %",
+    ),
     "unreachable": (of(is_reachable=False), Severity.CRITICAL, "http://127.0.0.1:11434"),
     "version_skew": (reported(agent_version="0.0.9"), Severity.INFO, "0.0.9"),
-    "vulnerable_engine": (ollama("0.1.30"), Severity.CRITICAL, "a crafted model runs code on the machine (closed in 0.1.34)"),
+    "vulnerable_engine": (
+        ollama("0.1.30"),
+        Severity.CRITICAL,
+        "a crafted model runs code on the machine (closed in 0.1.34)",
+    ),
     "zombies": (a_snapshot(alarms=2, alarmed_at=AT - 9), Severity.CRITICAL, "2 alarms"),
 }
 
@@ -119,7 +159,9 @@ def test_what_is_wrong_is_found_with_its_numbers_and_what_mends_it(check: Check)
     assert [finding.severity for finding in findings] == [severity]
     assert evidence in [fact.value for fact in findings[0].evidence]
     assert findings[0].title and findings[0].cause.endswith(".") and findings[0].remedy.endswith(".")
-    assert all(command.command and command.os in ("linux", "macos", "windows", "any") for command in findings[0].commands)
+    assert all(
+        command.command and command.os in ("linux", "macos", "windows", "any") for command in findings[0].commands
+    )
 
 
 SYSTEMS = (("linux", "sudo systemctl restart ollama"), ("darwin", "open -a Ollama"), ("windows", "taskkill"))
@@ -127,7 +169,9 @@ SYSTEMS = (("linux", "sudo systemctl restart ollama"), ("darwin", "open -a Ollam
 
 @pytest.mark.parametrize(("os", "command"), SYSTEMS)
 def test_the_command_is_that_of_the_nodes_own_system(os: str, command: str) -> None:
-    report = replace(a_healthy_report("alpha", os=os), models={canonical("m"): replace(a_card("m"), loaded=Loaded(GB, 4096, 0))})
+    report = replace(
+        a_healthy_report("alpha", os=os), models={canonical("m"): replace(a_card("m"), loaded=Loaded(GB, 4096, 0))}
+    )
     [finding] = found_by("cpu_fallback", a_snapshot(a_node("alpha", report)))
     assert [command in one.command for one in finding.commands] == [True]
 
@@ -154,7 +198,9 @@ def test_a_short_peak_of_heat_is_no_throttling() -> None:
 
 def test_since_when_memory_is_short_is_read_from_the_samples() -> None:
     past = (*an_hour()[:-10], *(a_sample(n, pressure=Pressure.CRITICAL) for n in reversed(range(10))))
-    [finding] = found_by("memory_pressure", of(a_healthy_report("alpha", memory=a_memory(1.0, Pressure.CRITICAL)), past=past))
+    [finding] = found_by(
+        "memory_pressure", of(a_healthy_report("alpha", memory=a_memory(1.0, Pressure.CRITICAL)), past=past)
+    )
     assert finding.since == AT - 9 * 15
 
 
@@ -164,17 +210,23 @@ def test_a_disk_that_will_be_full_within_a_day_is_told_before() -> None:
 
 
 def test_a_node_whose_samples_come_and_go_is_flapping() -> None:
-    past = tuple(a_sample(n, liveness=Liveness.OFFLINE if n // 20 % 2 else Liveness.ONLINE) for n in reversed(range(240)))
+    past = tuple(
+        a_sample(n, liveness=Liveness.OFFLINE if n // 20 % 2 else Liveness.ONLINE) for n in reversed(range(240))
+    )
     [finding] = found_by("flapping", of(past=past))
     assert finding.nodes == (NodeId("alpha"),)
 
 
 def test_engines_whose_first_two_numbers_differ_are_told_and_patches_are_not() -> None:
-    assert [finding.nodes for finding in found_by("version_skew", versions("0.31.2", "0.32.15"))] == [(NodeId("alpha"),)]
+    assert [finding.nodes for finding in found_by("version_skew", versions("0.31.2", "0.32.15"))] == [
+        (NodeId("alpha"),)
+    ]
     assert found_by("version_skew", versions("0.32.1", "0.32.15")) == []
 
 
-@pytest.mark.parametrize(("version", "holes"), [("0.1.28", 5), ("0.1.33", 4), ("0.17.0", 1), ("0.17.1", 0), ("", 0), ("dev", 0)])
+@pytest.mark.parametrize(
+    ("version", "holes"), [("0.1.28", 5), ("0.1.33", 4), ("0.17.0", 1), ("0.17.1", 0), ("", 0), ("dev", 0)]
+)
 def test_holes_are_those_of_the_version(version: str, holes: int) -> None:
     found = found_by("vulnerable_engine", ollama(version))
     assert sum(len(finding.evidence) for finding in found) == holes
@@ -197,8 +249,8 @@ def test_a_node_that_does_not_know_our_key_is_told_how_to_join() -> None:
 
 
 def test_a_node_that_is_away_misses_no_pin() -> None:
-    away: Callable[[], NodeNow] = lambda: a_node("alpha", a_healthy_report("alpha", models=()), liveness=Liveness.OFFLINE)  # noqa: E731
-    assert found_by("pins", a_snapshot(away(), a_node("beta"))) == []
+    away = a_node("alpha", a_healthy_report("alpha", models=()), liveness=Liveness.OFFLINE)
+    assert found_by("pins", a_snapshot(away, a_node("beta"))) == []
 
 
 def test_a_pin_without_a_node_is_met_by_any() -> None:
@@ -216,7 +268,11 @@ def test_findings_are_ranked_and_scored_with_their_arithmetic() -> None:
     assert result.score == 63
     assert result.arithmetic == "100 - 25 (1 critical x 25) - 10 (1 warning x 10) - 2 (1 info x 2) = 63"
     assert result.summary == "2 things need attention." and result.findings[2].since == AT - 50
-    assert {name for name, _ in result.passed} == {check.name for check in CHECKS} - {"unreachable", "open_fleet", "queues"}
+    assert {name for name, _ in result.passed} == {check.name for check in CHECKS} - {
+        "unreachable",
+        "open_fleet",
+        "queues",
+    }
 
 
 def test_a_score_is_never_below_nothing() -> None:

@@ -29,7 +29,9 @@ def two() -> Iterator[tuple[RealOllama, RealOllama]]:
         pytest.skip(NOT_FOUND)
     with RealOllama(binary) as first, RealOllama(binary) as second:
         for one in (first, second):
-            one.create(LIBRARY_MODEL, tiny_gguf(TinyModel(seed=1, mean_tokens=ENDLESS_TOKENS)), template=LIBRARY_TEMPLATE)
+            one.create(
+                LIBRARY_MODEL, tiny_gguf(TinyModel(seed=1, mean_tokens=ENDLESS_TOKENS)), template=LIBRARY_TEMPLATE
+            )
         yield first, second
 
 

@@ -57,8 +57,13 @@ def test_a_model_is_copied_with_the_same_digest_and_answers_the_same(two: tuple[
         assert digests(second)[CHAT_MODEL] == digests(first)[CHAT_MODEL]
         assert not [name for name in digests(second) if "/herd/" in name]
         assert door.sent_bytes > 0
-    question = json.dumps({"model": CHAT_MODEL, "prompt": "Hi", "stream": False, "options": {"num_predict": 8, "seed": 1}}).encode()
-    assert json.loads(first.ask("POST", "/api/generate", question))["response"] == json.loads(second.ask("POST", "/api/generate", question))["response"]
+    question = json.dumps(
+        {"model": CHAT_MODEL, "prompt": "Hi", "stream": False, "options": {"num_predict": 8, "seed": 1}}
+    ).encode()
+    assert (
+        json.loads(first.ask("POST", "/api/generate", question))["response"]
+        == json.loads(second.ask("POST", "/api/generate", question))["response"]
+    )
 
 
 BIG_BYTES = 24 << 20

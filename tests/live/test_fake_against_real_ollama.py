@@ -171,7 +171,9 @@ def fake(real_ollama: RealOllama) -> Iterator[FakeOllama]:
 
 
 def answer_to(case: Case, port: int) -> WireAnswer:
-    body = case.body if isinstance(case.body, bytes) else json.dumps(case.body).encode() if case.body is not None else b""
+    body = (
+        case.body if isinstance(case.body, bytes) else json.dumps(case.body).encode() if case.body is not None else b""
+    )
     answer = ask(port, case.method, case.path, body, case.headers)
     if not case.leaving_out:
         return answer

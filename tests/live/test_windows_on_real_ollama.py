@@ -39,7 +39,12 @@ def fleet(real_ollama: RealOllama) -> Iterator[Fleet]:
 
 def ask(port: int, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
-        connection.request("POST", path, json.dumps({"model": CHAT_MODEL, "stream": False, **body}), {"Content-Type": "application/json"})
+        connection.request(
+            "POST",
+            path,
+            json.dumps({"model": CHAT_MODEL, "stream": False, **body}),
+            {"Content-Type": "application/json"},
+        )
         response = connection.getresponse()
         return response.status, json.loads(response.read())
 
@@ -49,7 +54,10 @@ CLIENTS: list[tuple[str, dict[str, Any]]] = [
     ("/api/chat", {"messages": HI, "options": SHORT}),
     ("/v1/chat/completions", {"messages": HI, "max_tokens": 3}),
     ("/v1/messages", {"messages": HI, "max_tokens": 3}),
-    ("/api/generate", {"prompt": "Hi", "options": {**SHORT, "num_ctx": 1024, "num_thread": 1, "num_batch": 64, "use_mmap": False}}),
+    (
+        "/api/generate",
+        {"prompt": "Hi", "options": {**SHORT, "num_ctx": 1024, "num_thread": 1, "num_batch": 64, "use_mmap": False}},
+    ),
 ]
 
 
@@ -72,7 +80,9 @@ def test_interleaved_clients_reload_nothing_through_the_coordinator_and_somethin
     ask(fleet.port, "/api/chat", {"messages": HI, "options": {**SHORT, "num_ctx": 6144}})
     fleet.beat()
     assert runners_seen(real_ollama, fleet.port, fleet, rounds=2) == 1
-    assert runners_seen(real_ollama, real_ollama.port, None, rounds=2) > 3, "directly, the same clients push each other out"
+    assert runners_seen(real_ollama, real_ollama.port, None, rounds=2) > 3, (
+        "directly, the same clients push each other out"
+    )
 
 
 def test_two_names_of_one_file_share_its_runner(fleet: Fleet, real_ollama: RealOllama) -> None:
@@ -94,20 +104,28 @@ def test_two_names_of_one_file_share_its_runner(fleet: Fleet, real_ollama: RealO
 @pytest.mark.parametrize("words", [500, 3000, 4080, 4110, 6000])
 @pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions"])
 def test_no_prompt_is_cut_in_silence(fleet: Fleet, path: str, words: int) -> None:
-    body: dict[str, Any] = {"messages": [{"role": "user", "content": "bito " * words}], "max_tokens": 3, "options": SHORT}
+    body: dict[str, Any] = {
+        "messages": [{"role": "user", "content": "bito " * words}],
+        "max_tokens": 3,
+        "options": SHORT,
+    }
     status, told = ask(fleet.port, path, body)
     counted = told.get("prompt_eval_count") or told.get("usage", {}).get("prompt_tokens") or 0
     assert status == 200 and counted >= words, f"{status}: {counted} of {words} words were read, {told}"
 
 
 def test_what_the_model_cannot_hold_is_refused(fleet: Fleet) -> None:
-    status, told = ask(fleet.port, "/api/chat", {"messages": [{"role": "user", "content": "bito " * 40000}], "options": SHORT})
+    status, told = ask(
+        fleet.port, "/api/chat", {"messages": [{"role": "user", "content": "bito " * 40000}], "options": SHORT}
+    )
     assert status == 400, told
 
 
 @pytest.mark.parametrize("protection", ["strip", "passthrough"])
 @pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/v1/messages"])
-def test_in_strict_mode_what_is_longer_than_the_window_is_refused_and_what_is_not_is_read_whole(real_ollama: RealOllama, path: str, protection: str) -> None:
+def test_in_strict_mode_what_is_longer_than_the_window_is_refused_and_what_is_not_is_read_whole(
+    real_ollama: RealOllama, path: str, protection: str
+) -> None:
     wanted = replace(settings_for_tests(), windows=WindowSettings(protection=protection, overflow="strict"))
     real_ollama.ask("POST", "/api/generate", json.dumps({"model": CHAT_MODEL, "keep_alive": 0}).encode())
     with running_fleet({"real": real_ollama}, settings=wanted) as fleet:
@@ -115,11 +133,17 @@ def test_in_strict_mode_what_is_longer_than_the_window_is_refused_and_what_is_no
         fleet.beat()
         for words in (500, 1900, 2030, 2060, 3500):
             options = {**SHORT, "num_ctx": 2048}
-            status, told = ask(fleet.port, path, {"messages": [{"role": "user", "content": "bito " * words}], "max_tokens": 3, "options": options})
+            status, told = ask(
+                fleet.port,
+                path,
+                {"messages": [{"role": "user", "content": "bito " * words}], "max_tokens": 3, "options": options},
+            )
             usage = told.get("usage", {})
             counted = told.get("prompt_eval_count") or usage.get("prompt_tokens") or usage.get("input_tokens") or 0
             assert status == 400 or counted >= words, f"{status}: {counted} of {words} words were read, {told}"
-            if protection == "strip":  # else a request that names no window has the engine load its own, which may be larger
+            if (
+                protection == "strip"
+            ):  # else a request that names no window has the engine load its own, which may be larger
                 assert status == (200 if words < 2000 else 400) or words in (2030, 2060), told
 
 

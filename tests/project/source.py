@@ -24,7 +24,7 @@ class Module:
 
     @property
     def package(self) -> str:
-        """"core" for core/scheduling/filters/online.py, "" for a module of the top level."""
+        """ "core" for core/scheduling/filters/online.py, "" for a module of the top level."""
         return self.path.partition("/")[0] if "/" in self.path else ""
 
     def is_in(self, *places: str) -> bool:

@@ -29,12 +29,17 @@ def listed(text: str) -> set[str]:
 
 def test_every_import_contract_is_kept() -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONUTF8": "1"}
-    done = subprocess.run([sys.executable, "-c", PROGRAM, str(FILE)], cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(FILE)], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_package_has_a_layer() -> None:
-    top_files = {module.path.removesuffix(".py") for module in modules() if not module.package} - {"__init__", "__main__"}
+    top_files = {module.path.removesuffix(".py") for module in modules() if not module.package} - {
+        "__init__",
+        "__main__",
+    }
     assert {f"herd.{name}" for name in packages() | top_files} <= listed(contract("layers")["layers"])
 
 

@@ -23,9 +23,12 @@ from herd.dialects import Dialect
 from project.source import PACKAGE, ROOT, modules, packages
 
 PLUG_INS = (
-    ("core.scheduling.signals", "SIGNAL"), ("core.scheduling.filters", "FILTER"),
-    ("engines", "ENGINE"), ("health.checks", "CHECK"), ("dashboard.tabs", "TAB"),
-)  # fmt: skip
+    ("core.scheduling.signals", "SIGNAL"),
+    ("core.scheduling.filters", "FILTER"),
+    ("engines", "ENGINE"),
+    ("health.checks", "CHECK"),
+    ("dashboard.tabs", "TAB"),
+)
 CODE = re.compile(r"^(```|~~~)[^\n]*\n(.*?)^\1|^((?: {4}|\t)[^\n]*)$|(`+)([^`\n]+?)\4", re.MULTILINE | re.DOTALL)
 FOLDER = re.compile(r"(?<![\w./-])(?:src/herd/)?([a-z_]+)/(?![\w*])")
 SETTING = re.compile(r"\bFLEET_[A-Z0-9_]*[A-Z0-9]\b")
@@ -84,7 +87,9 @@ def dialect_paths() -> set[str]:
 
 def framework_paths() -> set[str]:
     """The paths in every `Route("/...")` of the coordinator."""
-    calls = [node for m in modules() if m.is_in("coordinator") for node in ast.walk(m.tree) if isinstance(node, ast.Call)]
+    calls = [
+        node for m in modules() if m.is_in("coordinator") for node in ast.walk(m.tree) if isinstance(node, ast.Call)
+    ]
     routes = [call.args[0] for call in calls if ast.unparse(call.func).endswith(("Route", "Mount")) and call.args]
     texts = [route.value for route in routes if isinstance(route, ast.Constant)]
     return {text for text in texts if isinstance(text, str) and len(text) > 1}
@@ -116,7 +121,9 @@ def settings() -> list[Setting]:
 
 def test_what_is_written_from_the_code_is_what_the_code_says() -> None:
     """`python3 dev.py docs` writes it."""
-    done = subprocess.run([sys.executable, ROOT / "docs" / "tables.py", "--check"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "tables.py", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

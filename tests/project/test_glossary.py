@@ -35,7 +35,10 @@ def foreign(module: Module) -> list[str]:
     for line, name in [*names(module), (1, module.path.removesuffix(".py"))]:
         words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)}
         singular = words | {word.removesuffix("s") for word in words}
-        found += [f"src/herd/{module.path}:{line}: {name}: the glossary has another word for {word}" for word in sorted(singular & banned())]
+        found += [
+            f"src/herd/{module.path}:{line}: {name}: the glossary has another word for {word}"
+            for word in sorted(singular & banned())
+        ]
     return found
 
 

@@ -13,14 +13,33 @@ FILE_MAX_BYTES = 512 * 1024
 FOREIGN_PATH = re.compile(r"(?<![\w.~/-])/(?:work|root|tmp/lab|home/[a-z]+)/[\w.]")
 EXAMPLE_HOMES = re.compile(r"/home/(?:ann|you|user|me|someone|herd)/")
 INDEX_HOSTS = tuple(
-    ".".join(parts) for parts in (("pypi", "org"), ("pythonhosted", "org"), ("npmjs", "org"), ("proxy", "golang", "org"))
+    ".".join(parts)
+    for parts in (("pypi", "org"), ("pythonhosted", "org"), ("npmjs", "org"), ("proxy", "golang", "org"))
 )
 """Where packages come from is each reader's own affair."""
 LOCK_FILE = re.compile(r"(?:.*[.-])?lock(?:\.(?:json|yaml|toml))?|npm-shrinkwrap\.json", re.IGNORECASE)
 LINK = re.compile(r"(?<!!)\[[^\]\n]*\]\(([^)\s]+)[^)\n]*\)|!\[[^\]\n]*\]\(([^)\s]+)[^)\n]*\)")
 FENCED = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:")
-TEXT = frozenset({".py", ".md", ".toml", ".ini", ".txt", ".json", ".js", ".css", ".html", ".sh", ".yml", ".yaml", ".env", ".example", ""})
+TEXT = frozenset(
+    {
+        ".py",
+        ".md",
+        ".toml",
+        ".ini",
+        ".txt",
+        ".json",
+        ".js",
+        ".css",
+        ".html",
+        ".sh",
+        ".yml",
+        ".yaml",
+        ".env",
+        ".example",
+        "",
+    }
+)
 
 
 def told(path: Path) -> str:
@@ -37,7 +56,9 @@ def foreign_paths(text: str) -> list[str]:
 
 def test_no_file_names_a_place_on_somebodys_machine() -> None:
     here = Path(__file__).resolve()
-    named = {told(path): found for path in repository_files() if path != here and (found := foreign_paths(text_of(path)))}
+    named = {
+        told(path): found for path in repository_files() if path != here and (found := foreign_paths(text_of(path)))
+    }
     assert not named
 
 
@@ -46,7 +67,9 @@ def test_a_place_on_somebodys_machine_is_noticed(text: str) -> None:
     assert foreign_paths(text)
 
 
-@pytest.mark.parametrize("text", ["src/work/x", "https://host/root/x", "/home/ann/.fleet-manager/env", "/tmp/x", "at /root"])
+@pytest.mark.parametrize(
+    "text", ["src/work/x", "https://host/root/x", "/home/ann/.fleet-manager/env", "/tmp/x", "at /root"]
+)
 def test_other_places_are_not(text: str) -> None:
     assert not foreign_paths(text)
 

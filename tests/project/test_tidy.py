@@ -51,7 +51,11 @@ BREACHES = (
 ALLOWED = (
     (tidy.any_outside_protocols, "protocols/a.py", "def f(x: Any) -> None: ..."),
     (tidy.banned_name, "a.py", "signal.signal(signal.SIGTERM, app.exception_handlers)"),
-    (tidy.mutable_module_state, "a.py", "__all__ = ['a']\nJson = dict[str, int]\nA = MappingProxyType({1: 2})\nB = frozenset({1})"),
+    (
+        tidy.mutable_module_state,
+        "a.py",
+        "__all__ = ['a']\nJson = dict[str, int]\nA = MappingProxyType({1: 2})\nB = frozenset({1})",
+    ),
     (tidy.foreign_dice, "a.py", "from random import Random"),
     (tidy.assembled_sql, "a.py", "db.execute('select ?', (1,))"),
     (tidy.printing, "cli/a.py", "print(1)"),

@@ -15,7 +15,17 @@ from project.source import PACKAGE, Module
 
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 
-PURE = ("core", "protocols", "agent_protocol", "trust", "dialects", "engines", "health", "dashboard", "agent/availability.py")
+PURE = (
+    "core",
+    "protocols",
+    "agent_protocol",
+    "trust",
+    "dialects",
+    "engines",
+    "health",
+    "dashboard",
+    "agent/availability.py",
+)
 FUNCTION_LINES_MAX = 70
 FILE_LINES_MAX = 520
 FILE_LINES_MAX_PURE = 400
@@ -23,10 +33,25 @@ FILE_LINES_MAX_DIALECT = 500
 LOOP_ROOTS = ("coordinator/driver.py", "coordinator/api/asgi_bridge.py", "agent/app.py")
 """Where whatever went wrong ends up, so that one request or one beat does not end the process."""
 
-BANNED_WORDS = frozenset({
-    "util", "utils", "helper", "helpers", "manager", "managers", "handler", "handlers", "common", "misc", "compat", "v2",
-})  # fmt: skip
-MUTABLE_CALLS = frozenset({"list", "dict", "set", "bytearray", "defaultdict", "deque", "OrderedDict", "Counter", "ChainMap"})
+BANNED_WORDS = frozenset(
+    {
+        "util",
+        "utils",
+        "helper",
+        "helpers",
+        "manager",
+        "managers",
+        "handler",
+        "handlers",
+        "common",
+        "misc",
+        "compat",
+        "v2",
+    }
+)
+MUTABLE_CALLS = frozenset(
+    {"list", "dict", "set", "bytearray", "defaultdict", "deque", "OrderedDict", "Counter", "ChainMap"}
+)
 MUTABLE_LITERALS = (ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)
 UNSAFE_MODULES = frozenset({"pickle", "marshal", "shelve", "dill"})
 PLUG_IN = re.compile(
@@ -73,7 +98,9 @@ def file_length_max(module: Module) -> int:
 def long_function(module: Module) -> Iterator[Finding]:
     for function in functions(module):
         if (lines := length(function)) > FUNCTION_LINES_MAX:
-            yield Finding(module.path, function.lineno, f"{function.name} has {lines} lines, at most {FUNCTION_LINES_MAX}", lines)
+            yield Finding(
+                module.path, function.lineno, f"{function.name} has {lines} lines, at most {FUNCTION_LINES_MAX}", lines
+            )
 
 
 def long_file(module: Module) -> Iterator[Finding]:
@@ -91,7 +118,11 @@ def missing_annotation(module: Module) -> Iterator[Finding]:
         stars = [star for star in (given.vararg, given.kwarg) if star is not None]
         bare = [arg.arg for arg in (*positional, *given.kwonlyargs, *stars) if arg.annotation is None]
         if bare or function.returns is None:
-            yield Finding(module.path, function.lineno, f"{function.name}: no annotation for {', '.join(bare) or 'what it returns'}")
+            yield Finding(
+                module.path,
+                function.lineno,
+                f"{function.name}: no annotation for {', '.join(bare) or 'what it returns'}",
+            )
 
 
 def any_outside_protocols(module: Module) -> Iterator[Finding]:
@@ -220,7 +251,9 @@ def unsafe_call(module: Module) -> Iterator[Finding]:
                 yield Finding(module.path, node.lineno, f"import {', '.join(names)}")
     for call in _calls(module):
         told = ast.unparse(call.func)
-        is_shell = any(k.arg == "shell" and not (isinstance(k.value, ast.Constant) and not k.value.value) for k in call.keywords)
+        is_shell = any(
+            k.arg == "shell" and not (isinstance(k.value, ast.Constant) and not k.value.value) for k in call.keywords
+        )
         if told in ("eval", "exec", "yaml.load", "os.system") or is_shell:
             yield Finding(module.path, call.lineno, f"{told}{' with a shell' if is_shell else ''}")
 
@@ -261,7 +294,20 @@ def _called(call: ast.Call) -> str:
 
 
 RULES: tuple[Rule, ...] = (
-    long_function, long_file, missing_annotation, any_outside_protocols, banned_name, import_inside, getattr_with_literal,
-    mutable_module_state, foreign_dice, assembled_sql, printing, broad_except, markup_in_text, unsafe_call,
-    missing_first_line, named_plug_in,
-)  # fmt: skip
+    long_function,
+    long_file,
+    missing_annotation,
+    any_outside_protocols,
+    banned_name,
+    import_inside,
+    getattr_with_literal,
+    mutable_module_state,
+    foreign_dice,
+    assembled_sql,
+    printing,
+    broad_except,
+    markup_in_text,
+    unsafe_call,
+    missing_first_line,
+    named_plug_in,
+)

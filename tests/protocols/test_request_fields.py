@@ -188,7 +188,9 @@ def test_wrong_extras_are_refused_in_plain_words(body: dict[str, Any], text: str
 
 def test_as_many_extras_as_allowed_pass() -> None:
     names, tags = [f"m{i}" for i in range(FALLBACKS_MAX)], ["t" * 60 + f"{i:04}" for i in range(TAGS_MAX)]
-    assert read_own({"fallback_models": names, "metadata": {"tags": tags}}) == Extensions(tuple(names), tuple(tags), "", True)
+    assert read_own({"fallback_models": names, "metadata": {"tags": tags}}) == Extensions(
+        tuple(names), tuple(tags), "", True
+    )
 
 
 def test_tags_of_a_header_follow_the_same_rules() -> None:

@@ -36,11 +36,20 @@ def test_the_answer_may_be_no_longer_than_it_was_allowed_in_all() -> None:
 
 
 def test_a_raw_prompt_goes_on_as_a_prompt_and_a_templated_one_as_a_chat() -> None:
-    raw = going_on(Conversation(RequestKind.GENERATE, "m", True, prompt="2 + 2 =", raw=True), PartialAnswer(" 4", pieces=1))
+    raw = going_on(
+        Conversation(RequestKind.GENERATE, "m", True, prompt="2 + 2 =", raw=True), PartialAnswer(" 4", pieces=1)
+    )
     assert raw is not None and raw.prompt == "2 + 2 = 4" and raw.kind is RequestKind.GENERATE
-    asked = going_on(Conversation(RequestKind.GENERATE, "m", True, prompt="Say hi.", system="Be kind."), PartialAnswer("Hi", pieces=1))
+    asked = going_on(
+        Conversation(RequestKind.GENERATE, "m", True, prompt="Say hi.", system="Be kind."),
+        PartialAnswer("Hi", pieces=1),
+    )
     assert asked is not None and asked.kind is RequestKind.CHAT
-    assert [(m.role, m.text) for m in asked.messages] == [("system", "Be kind."), ("user", "Say hi."), ("assistant", "Hi")]
+    assert [(m.role, m.text) for m in asked.messages] == [
+        ("system", "Be kind."),
+        ("user", "Say hi."),
+        ("assistant", "Hi"),
+    ]
 
 
 def test_where_nothing_was_said_the_question_is_asked_again_as_it_was() -> None:
@@ -61,19 +70,26 @@ def test_where_nothing_was_said_the_question_is_asked_again_as_it_was() -> None:
         (Conversation(RequestKind.EMBED, "m", False, inputs=["x"]), PartialAnswer("x")),
     ],
     ids=["tool call begun", "still thinking", "has thought", "finished", "json", "logprobs", "fill in", "embeddings"],
-)  # fmt: skip
+)
 def test_where_the_join_would_be_a_guess_there_is_none(conversation: Conversation, said: PartialAnswer) -> None:
     assert going_on(conversation, said) is None
 
 
 def test_what_was_said_stands_behind_the_rendered_prompt() -> None:
-    resumed = going_on_raw(a_chat(sampling=Sampling(output_tokens_max=10)), PartialAnswer("So be", pieces=3), "<user>Hi<assistant>", ())
+    resumed = going_on_raw(
+        a_chat(sampling=Sampling(output_tokens_max=10)), PartialAnswer("So be", pieces=3), "<user>Hi<assistant>", ()
+    )
     assert resumed is not None and (resumed.kind, resumed.raw, resumed.messages) == (RequestKind.GENERATE, True, [])
     assert resumed.prompt == "<user>Hi<assistant>So be" and resumed.sampling.output_tokens_max == 7
 
 
 def test_a_prompt_that_was_raw_already_needs_no_rendering() -> None:
-    resumed = going_on_raw(Conversation(RequestKind.GENERATE, "m", True, prompt="Once", raw=True), PartialAnswer(" upon", pieces=1), "ignored", ())
+    resumed = going_on_raw(
+        Conversation(RequestKind.GENERATE, "m", True, prompt="Once", raw=True),
+        PartialAnswer(" upon", pieces=1),
+        "ignored",
+        (),
+    )
     assert resumed is not None and resumed.prompt == "Once upon"
 
 

@@ -13,7 +13,9 @@ from herd.protocols.websocket import Broken, Frames
 
 def test_the_handshake_of_the_specification_is_answered_as_it_says() -> None:
     assert websocket.accept(b"dGhlIHNhbXBsZSBub25jZQ==") == b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-    assert websocket.is_key(b"dGhlIHNhbXBsZSBub25jZQ==") and not websocket.is_key(b"short") and not websocket.is_key(b"")
+    assert (
+        websocket.is_key(b"dGhlIHNhbXBsZSBub25jZQ==") and not websocket.is_key(b"short") and not websocket.is_key(b"")
+    )
 
 
 def test_the_specifications_masked_hello_is_read() -> None:
@@ -30,7 +32,11 @@ def test_messages_of_every_length_form_are_read_wherever_they_are_cut(length: in
 
 
 def test_fragments_are_joined_and_a_ping_may_come_between() -> None:
-    data = client_frame(websocket.TEXT, b"ab", is_last=False) + client_frame(websocket.PING, b"") + client_frame(websocket.CONTINUATION, b"c")
+    data = (
+        client_frame(websocket.TEXT, b"ab", is_last=False)
+        + client_frame(websocket.PING, b"")
+        + client_frame(websocket.CONTINUATION, b"c")
+    )
     assert Frames().feed(data) == [(websocket.PING, b""), (websocket.TEXT, b"abc")]
 
 
@@ -46,7 +52,11 @@ def test_fragments_are_joined_and_a_ping_may_come_between() -> None:
         (client_frame(websocket.CLOSE, b"", is_last=False), websocket.PROTOCOL_ERROR),
         (client_frame(websocket.TEXT, b"x" * 4097)[:8], websocket.TOO_BIG),
         (b"\x81\xff" + b"\xff" * 8, websocket.TOO_BIG),
-        (client_frame(websocket.TEXT, b"x" * 3000, is_last=False) + client_frame(websocket.CONTINUATION, b"x" * 3000), websocket.TOO_BIG),
+        (
+            client_frame(websocket.TEXT, b"x" * 3000, is_last=False)
+            + client_frame(websocket.CONTINUATION, b"x" * 3000),
+            websocket.TOO_BIG,
+        ),
         (client_frame(websocket.TEXT, b"\xff\xfe"), websocket.NOT_UTF8),
         (b"\xc1\x80" + b"\0" * 4, websocket.PROTOCOL_ERROR),
     ],

@@ -70,13 +70,17 @@ class EndsTwice(Dispatcher):
 
 
 class TriesForEver(Dispatcher):
-    def _retry_elsewhere(self, live: LiveRequest, attempt: object, failure: Failure, at: float, out: list[Command]) -> None:
+    def _retry_elsewhere(
+        self, live: LiveRequest, attempt: object, failure: Failure, at: float, out: list[Command]
+    ) -> None:
         live.crashes = 0
         super()._retry_elsewhere(live, attempt, failure, at, out)  # type: ignore[arg-type]
         live.crashes = 0
 
 
-@pytest.mark.parametrize("make", [ForgetsASlot, ForgetsTheHeld, GivesUpAtOnce, CountsTheBrokenAsWhole, EndsTwice, TriesForEver])
+@pytest.mark.parametrize(
+    "make", [ForgetsASlot, ForgetsTheHeld, GivesUpAtOnce, CountsTheBrokenAsWhole, EndsTwice, TriesForEver]
+)
 def test_a_bug_is_found_and_its_schedule_becomes_small(make: type[Dispatcher]) -> None:
     seed = next(seed for seed in range(SEEDS) if trouble(schedule(seed), make, seed))
     small = shrunk(schedule(seed), lambda actions: bool(trouble(actions, make, seed)))

@@ -55,7 +55,9 @@ def test_one_slot_waits_as_long_as_queueing_theory_says() -> None:
 
 def test_a_request_that_must_load_blocks_those_behind_it() -> None:
     for is_strict in (True, False):
-        node = SimNode(NodeSpec("n", MAC_STUDIO_ULTRA, (LLAMA_3B, LLAMA_70B), hot=(LLAMA_3B,), is_strict_line=is_strict))
+        node = SimNode(
+            NodeSpec("n", MAC_STUDIO_ULTRA, (LLAMA_3B, LLAMA_70B), hot=(LLAMA_3B,), is_strict_line=is_strict)
+        )
         found = play(node, [an_ask("cold", LLAMA_70B), an_ask("hot", LLAMA_3B, 0.001)])
         assert (found["hot"][0] > 10.0) is is_strict
         assert found["cold"][0] > 10.0
@@ -122,7 +124,10 @@ def test_two_models_share_the_machine() -> None:
     both = (LLAMA_3B, LLAMA_8B)
     node = SimNode(NodeSpec("n", MAC_STUDIO_ULTRA, both, hot=both))
     alone = play(node, [an_ask("a", LLAMA_8B, output=300)])["a"][1]
-    shared = play(node, [an_ask("b", LLAMA_8B, 100.0, output=300), an_ask("c", LLAMA_3B, 100.0, output=3000)])["b"][1] - 100.0
+    shared = (
+        play(node, [an_ask("b", LLAMA_8B, 100.0, output=300), an_ask("c", LLAMA_3B, 100.0, output=3000)])["b"][1]
+        - 100.0
+    )
     assert 1.8 * alone < shared < 2.2 * alone
 
 

@@ -16,7 +16,11 @@ from sim.traces import SHAPES, Row, Traces
 
 
 def test_rows_of_the_first_kind_have_a_time(tmp_path: Path) -> None:
-    lines = ["TIMESTAMP,ContextTokens,GeneratedTokens", "2023-11-16 18:17:03.9799600,4808,10", "2023-11-16 18:17:05.0,34,8"]
+    lines = [
+        "TIMESTAMP,ContextTokens,GeneratedTokens",
+        "2023-11-16 18:17:03.9799600,4808,10",
+        "2023-11-16 18:17:05.0,34,8",
+    ]
     (tmp_path / "azure2023_code.csv").write_text("\n".join(lines) + "\n", "utf-8")
     first, second = Traces(tmp_path).window("azure2023_code", 2, Random(1))
     assert (first.at, first.prompt_tokens, first.output_tokens) == (0.0, 4808, 10)

@@ -83,7 +83,9 @@ def test_the_same_seed_gives_the_same_run_in_processes_with_different_hash_seeds
     outputs = set()
     for hash_seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
-        ran = subprocess.run([sys.executable, "-c", DIGESTS], env=environment, capture_output=True, text=True, check=True)
+        ran = subprocess.run(
+            [sys.executable, "-c", DIGESTS], env=environment, capture_output=True, text=True, check=True
+        )
         outputs.add(ran.stdout)
     assert len(outputs) == 1
     assert len(set(outputs.pop().split())) > 20

@@ -110,8 +110,17 @@ def test_an_anthropic_stream_cut_anywhere_is_one_message_with_the_same_text(how:
             told = ask(fleet, "/v1/messages", body)
             assert told.is_whole and anthropic_text(told) == expected, f"cut after {cut} bytes"
             kinds = [piece["type"] for piece in told.pieces if piece["type"] not in ("content_block_delta", "ping")]
-            assert kinds == ["message_start", "content_block_start", "content_block_stop", "message_delta", "message_stop"], f"cut after {cut} bytes"
-            usage = [next(p for p in one.pieces if p["type"] == "message_delta")["usage"]["output_tokens"] for one in (whole, told)]
+            assert kinds == [
+                "message_start",
+                "content_block_start",
+                "content_block_stop",
+                "message_delta",
+                "message_stop",
+            ], f"cut after {cut} bytes"
+            usage = [
+                next(p for p in one.pieces if p["type"] == "message_delta")["usage"]["output_tokens"]
+                for one in (whole, told)
+            ]
             assert usage[0] == usage[1], f"cut after {cut} bytes"
             bad.heal()
     assert expected
@@ -136,7 +145,9 @@ def test_a_second_death_is_survived_by_a_third_node() -> None:
         report = report_of("third", third, Machine())
         face = replace(report.engines[0], kind="llamacpp")
         models = {name: replace(card, engine=face) for name, card in report.models.items()}
-        fleet.ask("POST", "/heartbeat", heartbeat_decode.encode(replace(report, engines=(face,), models=models), time.time()))
+        fleet.ask(
+            "POST", "/heartbeat", heartbeat_decode.encode(replace(report, engines=(face,), models=models), time.time())
+        )
         expected = openai_text(ask(fleet, "/v1/chat/completions", body))
         bad.fail(Cut(how=How.FIN, after_bytes=800, counting=Counting.BODY, times=1))
         good = fleet.on_loop(lambda: next(n for n in fleet.coordinator.driver.fleet if n.id == "good"))
@@ -155,9 +166,17 @@ CLOSING = replace(MODEL, closes_turns=True)
 
 
 @pytest.mark.parametrize(
-    ("path", "text_of"), [("/v1/chat/completions", openai_text), ("/v1/messages", anthropic_text), ("/api/chat", ollama_text), ("/api/generate", None)]
+    ("path", "text_of"),
+    [
+        ("/v1/chat/completions", openai_text),
+        ("/v1/messages", anthropic_text),
+        ("/api/chat", ollama_text),
+        ("/api/generate", None),
+    ],
 )
-def test_an_ollama_that_begins_new_turns_writes_on_behind_its_rendered_prompt(path: str, text_of: Callable[[Told], str] | None) -> None:
+def test_an_ollama_that_begins_new_turns_writes_on_behind_its_rendered_prompt(
+    path: str, text_of: Callable[[Told], str] | None
+) -> None:
     prompt: dict[str, object] = {"prompt": "Tell me of the herd."} if text_of is None else {"messages": QUESTION}
     body = {"model": "m", "stream": True, "max_tokens": 100, "temperature": 0, **prompt}
 
@@ -174,8 +193,13 @@ def test_an_ollama_that_begins_new_turns_writes_on_behind_its_rendered_prompt(pa
             assert outcomes(fleet) == ["completed", "retried", "completed"]
 
 
-@pytest.mark.parametrize(("path", "text_of"), [("/v1/chat/completions", openai_text), ("/v1/messages", anthropic_text), ("/api/chat", ollama_text)])
-def test_an_engine_that_tells_in_mid_stream_that_its_runner_died_is_left_for_another(path: str, text_of: Callable[[Told], str]) -> None:
+@pytest.mark.parametrize(
+    ("path", "text_of"),
+    [("/v1/chat/completions", openai_text), ("/v1/messages", anthropic_text), ("/api/chat", ollama_text)],
+)
+def test_an_engine_that_tells_in_mid_stream_that_its_runner_died_is_left_for_another(
+    path: str, text_of: Callable[[Told], str]
+) -> None:
     body = {"model": "m", "stream": True, "max_tokens": 100, "temperature": 0, "messages": QUESTION}
     with a_fleet_of_ollamas(CLOSING) as (fleet, bad, _good):
         whole = ask(fleet, path, body)
@@ -193,14 +217,16 @@ def test_an_ollama_that_may_think_or_call_tools_is_not_gone_on_with() -> None:
         with a_fleet_of_ollamas(able) as (fleet, bad, good):
             for node in (bad, good):
                 node.fail(Cut(how=How.RESET, after_bytes=700, counting=Counting.BODY))
-            told = ask(fleet, "/api/chat", {"model": "m", "messages": [*QUESTION, {"role": "assistant", "content": "So"}], **more})
+            told = ask(
+                fleet,
+                "/api/chat",
+                {"model": "m", "messages": [*QUESTION, {"role": "assistant", "content": "So"}], **more},
+            )
             assert "error" in told.pieces[-1]
 
 
 @pytest.mark.parametrize(
-    "more",
-    [{"response_format": {"type": "json_object"}}, {"logprobs": True}],
-    ids=["format", "logprobs"],
+    "more", [{"response_format": {"type": "json_object"}}, {"logprobs": True}], ids=["format", "logprobs"]
 )
 def test_where_the_join_would_be_a_guess_the_stream_ends_with_an_error(more: dict[str, object]) -> None:
     body = {"model": "m", "messages": QUESTION, "stream": True, "seed": 7, **more}
@@ -234,9 +260,7 @@ def test_where_no_node_tells_its_rendered_prompt_the_stream_ends_with_an_error()
 
 def test_a_real_llama_cpp_killed_in_mid_stream_costs_the_client_nothing() -> None:
     """Two engines with the same weights; one is killed with SIGKILL while it writes. Greedy text is the same on both."""
-    body = {
-        "model": "tiny", "messages": QUESTION, "stream": True, "temperature": 0, "max_tokens": 400, "seed": 1,
-    }  # fmt: skip
+    body = {"model": "tiny", "messages": QUESTION, "stream": True, "temperature": 0, "max_tokens": 400, "seed": 1}
     with llama_engines(2) as (first, second), running_fleet({"first": first, "second": second}) as fleet:
         name = fleet.get("/api/tags")["models"][0]["name"]
         body["model"] = name

@@ -64,9 +64,10 @@ def test_an_agent_that_is_to_end_finishes_what_it_has_and_takes_nothing_new(tmp_
     async def go(fleet: Fleet) -> None:
         async with FakeOllama(["m"]) as engine:
             settings = Settings(
-                agent=AgentSettings(node_id="alpha", data_dir=tmp_path), engines=EngineSettings("ollama", engine.url),
+                agent=AgentSettings(node_id="alpha", data_dir=tmp_path),
+                engines=EngineSettings("ollama", engine.url),
                 link=LinkSettings(fleet.url, 0.1, 5.0),
-            )  # fmt: skip
+            )
             agent = Agent(settings, Random(1), "boot-1")
             await agent.start()
             await agent.beat()
@@ -95,7 +96,9 @@ def nodes_of(fleet: Fleet) -> list[dict[str, object]]:
 
 def test_an_agent_with_nothing_to_do_ends_at_once(tmp_path: Path) -> None:
     async def go(fleet: Fleet) -> None:
-        settings = Settings(agent=AgentSettings(node_id="alpha", data_dir=tmp_path), link=LinkSettings(fleet.url, 0.1, 5.0))
+        settings = Settings(
+            agent=AgentSettings(node_id="alpha", data_dir=tmp_path), link=LinkSettings(fleet.url, 0.1, 5.0)
+        )
         agent = Agent(settings, Random(1), "boot-1")
         await agent.start()
         await agent.beat()

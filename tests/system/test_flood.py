@@ -19,7 +19,9 @@ from fakes.fleet import Fleet, running_fleet, settings_for_tests
 from fakes.ollama.server import FakeModel, FakeOllama, FakeSettings
 from herd.coordinator.http.connections import HttpSettings
 
-resource = pytest.importorskip("resource", reason="the open files' limit and the peak of memory can be asked on Unix only")
+resource = pytest.importorskip(
+    "resource", reason="the open files' limit and the peak of memory can be asked on Unix only"
+)
 
 CLIENTS = 5000
 PLACES = 64
@@ -29,10 +31,14 @@ FILES_NEEDED = 2 * CLIENTS + 500
 
 def asks(tenant: str, padding_bytes: int = 0) -> bytes:
     turn = [{"role": "user", "content": "Say hi."}]
-    body = json.dumps({"model": "m", "stream": False, "messages": turn, "options": {"stop": ["x" * padding_bytes]}}).encode()
+    body = json.dumps(
+        {"model": "m", "stream": False, "messages": turn, "options": {"stop": ["x" * padding_bytes]}}
+    ).encode()
     return b"POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Herd-Tags: %b\r\nContent-Length: %d\r\n\r\n%b" % (
-        tenant.encode(), len(body), body,
-    )  # fmt: skip
+        tenant.encode(),
+        len(body),
+        body,
+    )
 
 
 def connected(fleet: Fleet, request: bytes) -> socket.socket:

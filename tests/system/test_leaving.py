@@ -55,7 +55,9 @@ class Client:
     def __init__(self, fleet: Fleet, asking: Asking) -> None:
         body = json.dumps({"model": "m", **asking.body}).encode()
         self._socket = socket.create_connection(("127.0.0.1", fleet.port), timeout=20)
-        self._socket.sendall(b"POST %b HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n" % asking.path.encode())
+        self._socket.sendall(
+            b"POST %b HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n" % asking.path.encode()
+        )
         self._socket.sendall(b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
 
     def hears_something(self) -> bytes:
@@ -85,8 +87,15 @@ def row(fleet: Fleet) -> dict[str, object]:
 def is_free_again(fleet: Fleet) -> None:
     """Nothing is left of who left, and the slot answers."""
     core = fleet.coordinator.driver.dispatcher
-    assert fleet.on_loop(lambda: (len(core.live), len(core.waiting), list(core.waiting.queues), core.problems())) == (0, 0, [], [])
-    assert fleet.ask("POST", "/api/chat", json.dumps({"model": "m", "messages": TURN, "stream": False}).encode())["done"]
+    assert fleet.on_loop(lambda: (len(core.live), len(core.waiting), list(core.waiting.queues), core.problems())) == (
+        0,
+        0,
+        [],
+        [],
+    )
+    assert fleet.ask("POST", "/api/chat", json.dumps({"model": "m", "messages": TURN, "stream": False}).encode())[
+        "done"
+    ]
 
 
 @pytest.mark.parametrize("asking", ASKINGS, ids=NAMES)

@@ -64,13 +64,21 @@ class Sink:
 
 
 @asynccontextmanager
-async def a_door(script: Script, folder: Path, proof: str | None = None, said: str | None = None) -> AsyncIterator[tuple[EngineForwarder, Pool, str]]:
+async def a_door(
+    script: Script, folder: Path, proof: str | None = None, said: str | None = None
+) -> AsyncIterator[tuple[EngineForwarder, Pool, str]]:
     """A locked door before an engine that plays `script`, a pool that knows what to say there, and the door's url."""
     lock = forwarder_certificate.made(folder, lambda pin: door_proof(KEY, pin) if proof is None else proof)
     engine = await asyncio.start_server(script, "127.0.0.1", 0)
-    relay = EngineForwarder(f"http://127.0.0.1:{engine.sockets[0].getsockname()[1]}", ForwarderSettings(connect_timeout_s=PATIENCE_S), lock)
+    relay = EngineForwarder(
+        f"http://127.0.0.1:{engine.sockets[0].getsockname()[1]}", ForwarderSettings(connect_timeout_s=PATIENCE_S), lock
+    )
     port = await relay.listen("127.0.0.1")
-    pool = Pool(UpstreamSettings(), asyncio.get_running_loop(), lambda url: door_proof(KEY, url.partition("#")[2]) if said is None else said)
+    pool = Pool(
+        UpstreamSettings(),
+        asyncio.get_running_loop(),
+        lambda url: door_proof(KEY, url.partition("#")[2]) if said is None else said,
+    )
     try:
         async with asyncio.timeout(PATIENCE_S):
             yield relay, pool, f"https://127.0.0.1:{port}#{lock.pin}"
@@ -209,7 +217,9 @@ def test_who_is_not_the_coordinator_reaches_no_engine(run: Run, tmp_path: Path, 
 
 
 @both_loops
-def test_a_door_of_which_nothing_is_known_is_not_spoken_to_and_one_without_a_fleet_opens_to_nobody(run: Run, tmp_path: Path) -> None:
+def test_a_door_of_which_nothing_is_known_is_not_spoken_to_and_one_without_a_fleet_opens_to_nobody(
+    run: Run, tmp_path: Path
+) -> None:
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
 
@@ -258,7 +268,9 @@ def test_each_start_makes_another_certificate_and_leaves_no_key_behind(tmp_path:
     assert list((tmp_path / "data").iterdir()) == []
 
 
-def test_without_a_fleet_nothing_is_announced_and_that_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_fleet_nothing_is_announced_and_that_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     doors = EngineForwarders(ForwarderSettings(tls=True), lambda: forwarder_certificate.made(tmp_path, lambda _: ""))
     for _ in range(3):
         assert asyncio.run(doors.urls(["http://127.0.0.1:1"], "http://127.0.0.1:2")) == {}
@@ -268,7 +280,10 @@ def test_without_a_fleet_nothing_is_announced_and_that_is_told_once(tmp_path: Pa
 def test_an_agent_and_its_coordinator_talk_through_it(tmp_path: Path) -> None:
     """Joined by the folder that both share; the chat streams, and nothing that speaks plain HTTP is answered at the door."""
     settings = replace(settings_for_tests(), membership=MembershipSettings(open=False))
-    with FakeOllama([FakeModel("m", answer="one two three")]) as engine, running_fleet({}, settings=settings, data_dir=tmp_path) as fleet:
+    with (
+        FakeOllama([FakeModel("m", answer="one two three")]) as engine,
+        running_fleet({}, settings=settings, data_dir=tmp_path) as fleet,
+    ):
         said = asyncio.run(streamed_through_an_agent(tmp_path, fleet.url, fleet.port, engine.url))
         fleet.settle()
     assert "".join(json.loads(line)["message"]["content"] for line in said) == "one two three"
@@ -277,9 +292,11 @@ def test_an_agent_and_its_coordinator_talk_through_it(tmp_path: Path) -> None:
 
 async def streamed_through_an_agent(folder: Path, coordinator: str, port: int, engine: str) -> list[bytes]:
     settings = Settings(
-        agent=AgentSettings(node_id="alpha", data_dir=folder), engines=EngineSettings("ollama", engine, slots=1),
-        link=LinkSettings(coordinator, 0.1, 10.0), relay=ForwarderSettings(tls=True),
-    )  # fmt: skip
+        agent=AgentSettings(node_id="alpha", data_dir=folder),
+        engines=EngineSettings("ollama", engine, slots=1),
+        link=LinkSettings(coordinator, 0.1, 10.0),
+        relay=ForwarderSettings(tls=True),
+    )
     agent = Agent(settings, Random(1), "boot-1")
     await agent.start()
     try:

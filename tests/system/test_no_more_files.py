@@ -16,13 +16,17 @@ from fakes.child import Child, free_port, get_status, wait_until
 from terminal import environment
 
 FILES_MAX = 64
-pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash here: A LIMIT ON OPEN FILES IS NOT TRIED")
+pytestmark = pytest.mark.skipif(
+    shutil.which("bash") is None, reason="there is no bash here: A LIMIT ON OPEN FILES IS NOT TRIED"
+)
 
 
 @contextlib.contextmanager
 def a_coordinator_with_few_files(folder: Path) -> Iterator[tuple[Child, int]]:
     port = free_port()
-    serve = f"ulimit -n {FILES_MAX}; exec {sys.executable} -m herd serve --host 127.0.0.1 --port {port} --data-dir {folder}"
+    serve = (
+        f"ulimit -n {FILES_MAX}; exec {sys.executable} -m herd serve --host 127.0.0.1 --port {port} --data-dir {folder}"
+    )
     child = Child(["bash", "-c", serve], {**environment(), "FLEET_MDNS": "false", "HOME": str(folder)})
     try:
         child.wait_for_get(port, "/health")

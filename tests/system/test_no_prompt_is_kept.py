@@ -31,7 +31,7 @@ ASKED = (
     ("/v1/messages", {"model": "m", "max_tokens": 9, "system": CANARY, "messages": MESSAGES[1:]}),
     ("/v1/responses", {"model": "m", "input": CANARY}),
     ("/v1/embeddings", {"model": "m", "input": CANARY}),
-)  # fmt: skip
+)
 WRONG = (
     ("/api/chat", {"model": CANARY * 30, "messages": MESSAGES}),
     ("/api/chat", {"model": "m", "messages": CANARY}),
@@ -39,7 +39,7 @@ WRONG = (
     ("/v1/messages", {"model": "m", "max_tokens": CANARY, "messages": MESSAGES}),
     ("/api/chat", {"model": "m", "messages": MESSAGES, "options": CANARY}),
     (f"/api/{CANARY}", {"model": "m", "messages": MESSAGES}),
-)  # fmt: skip
+)
 BROKEN = b'{"model":"m","messages":[{"role":"user","content":"' + CANARY.encode()
 
 
@@ -76,7 +76,11 @@ def logged(folder: Path) -> Iterator[None]:
 @pytest.fixture
 def fleet() -> Iterator[Fleet]:
     impatient = replace(settings_for_tests(), holding=HoldingSettings(wait_max_s=0.0, start_grace_s=0.0))
-    with FakeOllama(["m"]) as one, FakeOllama(["m"]) as two, running_fleet({"one": one, "two": two}, settings=impatient) as running:
+    with (
+        FakeOllama(["m"]) as one,
+        FakeOllama(["m"]) as two,
+        running_fleet({"one": one, "two": two}, settings=impatient) as running,
+    ):
         yield running
 
 
@@ -87,7 +91,13 @@ def test_nothing_that_anybody_wrote_is_kept(fleet: Fleet) -> None:
     assert fleet.coordinator.store.flush()
     seen = get(fleet, "/dashboard/api/traces?limit=200")
     assert len(json.loads(seen)["traces"]) > 50, "little was recorded, so little is shown by this test"
-    for path in ("/dashboard/api/traces?limit=200", "/dashboard/api/usage", "/fleet/status", "/fleet/queue", "/fleet/capture"):
+    for path in (
+        "/dashboard/api/traces?limit=200",
+        "/dashboard/api/usage",
+        "/fleet/status",
+        "/fleet/queue",
+        "/fleet/capture",
+    ):
         assert CANARY.encode() not in get(fleet, path), path
     for file in files_of(fleet.data_dir):
         assert CANARY.encode() not in file.read_bytes(), file.name
@@ -112,5 +122,7 @@ def ask_everything(fleet: Fleet) -> None:
 
 def files_of(folder: Path) -> list[Path]:
     found = [path for path in folder.rglob("*") if path.is_file()]
-    assert any(path.name.endswith(".db") for path in found) and any(path.name.endswith(".jsonl") for path in found), found
+    assert any(path.name.endswith(".db") for path in found) and any(path.name.endswith(".jsonl") for path in found), (
+        found
+    )
     return found

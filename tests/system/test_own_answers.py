@@ -31,10 +31,19 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
             asked = json.loads(await reader.readexactly(length))["messages"][0]["content"]
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n")
             for number in range(PIECES):
-                writer.write(chunk({"model": "m", "message": {"role": "assistant", "content": f"{asked}.{number} "}, "done": False}))
+                writer.write(
+                    chunk(
+                        {"model": "m", "message": {"role": "assistant", "content": f"{asked}.{number} "}, "done": False}
+                    )
+                )
                 await writer.drain()
                 await asyncio.sleep(0)
-            writer.write(chunk({"model": "m", "message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "stop"}) + b"0\r\n\r\n")
+            writer.write(
+                chunk(
+                    {"model": "m", "message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "stop"}
+                )
+                + b"0\r\n\r\n"
+            )
     except (asyncio.IncompleteReadError, ConnectionError):
         writer.close()
 

@@ -52,9 +52,12 @@ def a_body(rng: Random) -> dict[str, object]:
     fallbacks = ["small"] if model == "nowhere" and rng.random() < 0.7 else ["middle"] if rng.random() < 0.2 else []
     words = "word " * rng.choice([1, 20, 400])
     return {
-        "model": model, "stream": rng.random() < 0.5, "messages": [{"role": "user", "content": words}],
-        "fallback_models": fallbacks, "options": rng.choice([{}, {}, {"num_predict": 8}]),
-    }  # fmt: skip
+        "model": model,
+        "stream": rng.random() < 0.5,
+        "messages": [{"role": "user", "content": words}],
+        "fallback_models": fallbacks,
+        "options": rng.choice([{}, {}, {"num_predict": 8}]),
+    }
 
 
 def a_busy_day(fleet: Fleet, fakes: list[FakeOllama], seed: int) -> None:
@@ -74,12 +77,21 @@ def a_busy_day(fleet: Fleet, fakes: list[FakeOllama], seed: int) -> None:
 
 @pytest.fixture(scope="module", params=["completion_time", "signals"])
 def day(request: pytest.FixtureRequest) -> Iterator[Fleet]:
-    machines = {"alpha": Machine(64.0), "beta": Machine(16.0), "gamma": Machine(256.0, more={"memory_bandwidth_gbps": 800.0})}
+    machines = {
+        "alpha": Machine(64.0),
+        "beta": Machine(16.0),
+        "gamma": Machine(256.0, more={"memory_bandwidth_gbps": 800.0}),
+    }
     settings = replace(
-        settings_for_tests(), general=GeneralSettings(scheduler=request.param),
+        settings_for_tests(),
+        general=GeneralSettings(scheduler=request.param),
         holding=HoldingSettings(start_grace_s=0.0, wait_max_s=1.0),
-    )  # fmt: skip
-    with FakeOllama(some_models("small", "middle")) as alpha, FakeOllama(some_models(*MODELS)) as beta, FakeOllama(some_models(*MODELS)) as gamma:
+    )
+    with (
+        FakeOllama(some_models("small", "middle")) as alpha,
+        FakeOllama(some_models(*MODELS)) as beta,
+        FakeOllama(some_models(*MODELS)) as gamma,
+    ):
         nodes = {"alpha": alpha, "beta": beta, "gamma": gamma}
         with running_fleet(nodes, machines, settings) as fleet:
             a_busy_day(fleet, list(nodes.values()), seed=20261123)
@@ -97,7 +109,13 @@ def counted(fleet: Fleet, sql: str) -> int:
 
 def test_the_day_was_busy_and_unlucky_or_nothing_is_tested(day: Fleet) -> None:
     assert counted(day, "status <> 'retried'") == REQUESTS
-    for sql in ("status = 'retried'", "fallback_used", "status = 'rejected'", "held_ms > 0", "json_array_length(candidates, '$.rejected') > 0"):
+    for sql in (
+        "status = 'retried'",
+        "fallback_used",
+        "status = 'rejected'",
+        "held_ms > 0",
+        "json_array_length(candidates, '$.rejected') > 0",
+    ):
         assert counted(day, sql) > 0, sql
 
 
@@ -120,7 +138,9 @@ def test_another_policy_is_tried_on_the_same_day(day: Fleet, policy: str) -> Non
     assert done.undecidable == done.unreadable == done.cut_short == 0
     in_force = day.coordinator.settings.general.scheduler
     assert (done.whole.changed > 0) == (policy != in_force)
-    assert sum(then for then, _ in done.nodes.values()) == sum(now for _, now in done.nodes.values()) == done.whole.choices
+    assert (
+        sum(then for then, _ in done.nodes.values()) == sum(now for _, now in done.nodes.values()) == done.whole.choices
+    )
     values = as_values(done, wanted)
     assert sum(move["choices"] for model in values["models"] for move in model["moves"]) == values["changed"]
     assert done.whole.unestimated == 0

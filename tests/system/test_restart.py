@@ -18,7 +18,10 @@ MODELS = [FakeModel("m", answer_tokens=24), FakeModel("k", answer_tokens=12)]
 
 def chat(fleet: Fleet, model: str, number: int) -> None:
     words = f"word{number} " * 40
-    body = b'{"model": "%s", "stream": false, "messages": [{"role": "user", "content": "%s"}]}' % (model.encode(), words.encode())
+    body = b'{"model": "%s", "stream": false, "messages": [{"role": "user", "content": "%s"}]}' % (
+        model.encode(),
+        words.encode(),
+    )
     fleet.ask("POST", "/api/chat", body)
     fleet.settle()
 
@@ -30,7 +33,11 @@ def expected(fleet: Fleet) -> dict[str, float]:
     for model in ("m", "k"):
         request = a_request("asked", model, prompt_tokens=700)
         decision = fleet.on_loop(lambda request=request: scheduler.decide(request, request.model, now()))
-        found |= {f"{model} {one.node_id} {term}": one.expected_s[term] for one in decision.scored for term in ("prefill", "decode")}
+        found |= {
+            f"{model} {one.node_id} {term}": one.expected_s[term]
+            for one in decision.scored
+            for term in ("prefill", "decode")
+        }
     return found
 
 
@@ -54,8 +61,11 @@ def test_a_database_full_of_nonsense_is_a_fresh_start(tmp_path: Path) -> None:
         with running_fleet({"alpha": alpha}, data_dir=tmp_path) as fleet:
             fresh = expected(fleet)
         with closing(sqlite3.connect(tmp_path / "latency.db")) as connection:
-            rows = [(kind, "alpha", canonical("m"), numbers, 4e9) for kind in ("pair", "node", "model", "output", "tokens", "x")
-                    for numbers in ('{"prompt_log": 1e300, "prompt_samples": 1}',)]  # fmt: skip
+            rows = [
+                (kind, "alpha", canonical("m"), numbers, 4e9)
+                for kind in ("pair", "node", "model", "output", "tokens", "x")
+                for numbers in ('{"prompt_log": 1e300, "prompt_samples": 1}',)
+            ]
             connection.executemany("INSERT INTO learnt VALUES (?, ?, ?, ?, ?)", rows)
             connection.commit()
         with running_fleet({"alpha": alpha}, data_dir=tmp_path) as fleet:

@@ -19,7 +19,9 @@ from herd.coordinator.auth.routes import ApiRoute
 from herd.trust.rights import Right
 
 CAN = sys.platform == "linux" and os.geteuid() == 0 and shutil.which("ip") is not None
-pytestmark = pytest.mark.skipif(not CAN, reason="needs Linux, root and `ip`: WHAT A STRANGER ON THE NETWORK CAN DO IS NOT TRIED")
+pytestmark = pytest.mark.skipif(
+    not CAN, reason="needs Linux, root and `ip`: WHAT A STRANGER ON THE NETWORK CAN DO IS NOT TRIED"
+)
 
 HOME, GUEST = "10.213.77.1", "10.213.77.2"
 NAMESPACE = f"herd-{os.getpid()}"
@@ -33,11 +35,24 @@ for method, path, body in json.loads(sys.argv[2]):
     print(response.status, len(response.read()), response.getheader("content-type", "-").split(";")[0])
     connection.close()
 """
-NOWHERE = ("/dashboard/nothing", "/nothing", "/v1/nothing", "/login/nothing", "/health/nothing", "/.env", "/static/login.html")
+NOWHERE = (
+    "/dashboard/nothing",
+    "/nothing",
+    "/v1/nothing",
+    "/login/nothing",
+    "/health/nothing",
+    "/.env",
+    "/static/login.html",
+)
 OPEN = {
-    ("GET", "/health"), ("GET", "/login"), ("POST", "/login"), ("POST", "/logout"),
-    ("POST", "/heartbeat"), ("POST", "/heartbeat/goodbye"), ("POST", "/fleet/join"),
-}  # fmt: skip
+    ("GET", "/health"),
+    ("GET", "/login"),
+    ("POST", "/login"),
+    ("POST", "/logout"),
+    ("POST", "/heartbeat"),
+    ("POST", "/heartbeat/goodbye"),
+    ("POST", "/fleet/join"),
+}
 """All that may be asked without credentials: what a supervisor and a browser need, and what proves itself."""
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": False}
 
@@ -65,8 +80,11 @@ def scanned(fleet: Fleet, asked: list[tuple[str, str, object]]) -> list[int]:
     """What a guest is answered, one status for each."""
     done = subprocess.run(
         ["ip", "netns", "exec", NAMESPACE, sys.executable, "-c", ASK, HOME, json.dumps(asked), str(fleet.port)],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
     return [int(line.split()[0]) for line in done.stdout.splitlines()]
 
 
@@ -77,7 +95,9 @@ def every_door(fleet: Fleet) -> list[tuple[str, str, object, Right]]:
     for route in bridge._application.routes:  # type: ignore[attr-defined]
         assert isinstance(route, ApiRoute)
         [method] = set(route.methods or ()) - {"HEAD"}
-        found.append((method, route.path.replace("{", "").replace("}", ""), {} if method == "POST" else None, route.right))
+        found.append(
+            (method, route.path.replace("{", "").replace("}", ""), {} if method == "POST" else None, route.right)
+        )
     return found
 
 
@@ -91,12 +111,24 @@ def test_a_guest_chats_and_lists_and_nothing_else(network: None, requires_key: b
         fleet.beat()
         fleet.coordinator.membership.settings = settings.membership
         doors = every_door(fleet)
-        closed = scanned(fleet, [(method, path, body) for method, path, body, right in doors if right not in (Right.OPEN, Right.PAGE)])
+        closed = scanned(
+            fleet,
+            [(method, path, body) for method, path, body, right in doors if right not in (Right.OPEN, Right.PAGE)],
+        )
         assert closed and set(closed) == {401}
-        asked = [("POST", "/api/chat", CHAT), ("POST", "/v1/chat/completions", CHAT), ("GET", "/api/tags", None), ("GET", "/v1/models", None)]
+        asked = [
+            ("POST", "/api/chat", CHAT),
+            ("POST", "/v1/chat/completions", CHAT),
+            ("GET", "/api/tags", None),
+            ("GET", "/v1/models", None),
+        ]
         assert set(scanned(fleet, asked)) == ({401} if requires_key else {200})
         assert scanned(fleet, [("GET", "/health", None)]) == [200]
-        assert set(scanned(fleet, [("POST", "/heartbeat", {"node_id": "x"}), ("POST", "/heartbeat/goodbye", {"node_id": "alpha"})])) == {401}
+        assert set(
+            scanned(
+                fleet, [("POST", "/heartbeat", {"node_id": "x"}), ("POST", "/heartbeat/goodbye", {"node_id": "alpha"})]
+            )
+        ) == {401}
         assert set(scanned(fleet, [("GET", path, None) for path in NOWHERE])) == ({401} if requires_key else {404})
         pages = scanned(fleet, [(method, path, body) for method, path, body, right in doors if right is Right.PAGE])
         assert not pages or (set(pages) == {401}) is requires_key

@@ -25,7 +25,12 @@ def fleet() -> Iterator[Fleet]:
 
 def ask(fleet: Fleet, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     with closing(http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)) as connection:
-        connection.request("POST", path, json.dumps({"model": "thinker", "stream": False, "messages": HI, **body}), {"Content-Type": "application/json"})
+        connection.request(
+            "POST",
+            path,
+            json.dumps({"model": "thinker", "stream": False, "messages": HI, **body}),
+            {"Content-Type": "application/json"},
+        )
         response = connection.getresponse()
         told = json.loads(response.read())
         assert response.status == 200, told
@@ -45,10 +50,13 @@ def test_openais_client_too(fleet: Fleet) -> None:
     assert told["choices"][0]["finish_reason"] == "stop" and headers["x-budget-used"].endswith("/1024")
 
 
-@pytest.mark.parametrize(("path", "body"), [
-    ("/api/chat", {"think": False, "options": {"num_predict": 8}}),
-    ("/v1/messages", {"max_tokens": 8, "thinking": {"type": "enabled", "budget_tokens": 4}}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/chat", {"think": False, "options": {"num_predict": 8}}),
+        ("/v1/messages", {"max_tokens": 8, "thinking": {"type": "enabled", "budget_tokens": 4}}),
+    ],
+)
 def test_a_limit_that_counts_thoughts_in_stands(fleet: Fleet, path: str, body: dict[str, Any]) -> None:
     _, headers = ask(fleet, path, body)
     assert headers["x-budget-used"].endswith("/8")

@@ -17,7 +17,9 @@ from fakes.child import wait_until
 from terminal import command, environment
 
 CAN = sys.platform == "linux" and os.geteuid() == 0 and shutil.which("ip") is not None
-pytestmark = pytest.mark.skipif(not CAN, reason="needs Linux, root and `ip`: TWO COORDINATORS ON ONE NETWORK ARE NOT TRIED")
+pytestmark = pytest.mark.skipif(
+    not CAN, reason="needs Linux, root and `ip`: TWO COORDINATORS ON ONE NETWORK ARE NOT TRIED"
+)
 
 PREFIX = f"h{os.getpid() % 100000}"
 HOSTS = {"ours": "10.213.79.1", "theirs": "10.213.79.2", "mac": "10.213.79.3"}
@@ -60,7 +62,11 @@ def running(host: str, folder: Path, arguments: tuple[str, ...], settings: Mappi
     """A process on that host, until the end of the block."""
     with (folder / f"{host}.out").open("ab") as out:
         process = subprocess.Popen(
-            ["ip", "netns", "exec", space(host), *command(*arguments)], env=environment(settings), stdout=out, stderr=out, stdin=subprocess.DEVNULL
+            ["ip", "netns", "exec", space(host), *command(*arguments)],
+            env=environment(settings),
+            stdout=out,
+            stderr=out,
+            stdin=subprocess.DEVNULL,
         )
         try:
             yield
@@ -84,14 +90,21 @@ def said(folder: Path, host: str, words: str, name: str = "herd") -> int:
 
 def herd_on(host: str, *arguments: str) -> dict[str, object]:
     done = subprocess.run(
-        ["ip", "netns", "exec", space(host), *command(*arguments, "--json")], env=environment(), capture_output=True, text=True, timeout=PATIENCE_S, check=True
+        ["ip", "netns", "exec", space(host), *command(*arguments, "--json")],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=True,
     )
     found = json.loads(done.stdout)
     assert isinstance(found, dict)
     return found
 
 
-def test_an_agent_keeps_to_its_own_also_while_that_is_gone_and_only_the_other_is_there(network: None, tmp_path: Path) -> None:
+def test_an_agent_keeps_to_its_own_also_while_that_is_gone_and_only_the_other_is_there(
+    network: None, tmp_path: Path
+) -> None:
     """Asked for at the second coordinator: the machine has never knocked there; at the first: it is back when that is back."""
     with coordinator("theirs", tmp_path):
         with coordinator("ours", tmp_path):
@@ -99,17 +112,28 @@ def test_an_agent_keeps_to_its_own_also_while_that_is_gone_and_only_the_other_is
                 wait_until(lambda host=host: said(tmp_path, host, "listening") > 0, f"{host} to listen")  # type: ignore[misc]
             code = str(herd_on("ours", "nodes", "invite")["code"])
             settings = {
-                "FLEET_NODE_DATA_DIR": str(tmp_path / "mac"), "FLEET_NODE_NODE_ID": "mac",
-                "FLEET_NODE_HEARTBEAT_INTERVAL": "0.2", "FLEET_NODE_ROUTER_TIMEOUT": "1", "FLEET_NODE_ROUTER_URL": "",
-            }  # fmt: skip
+                "FLEET_NODE_DATA_DIR": str(tmp_path / "mac"),
+                "FLEET_NODE_NODE_ID": "mac",
+                "FLEET_NODE_HEARTBEAT_INTERVAL": "0.2",
+                "FLEET_NODE_ROUTER_TIMEOUT": "1",
+                "FLEET_NODE_ROUTER_URL": "",
+            }
             with running("mac", tmp_path, ("node",), {**settings, "FLEET_NODE_JOIN": code}):
-                wait_until(lambda: said(tmp_path, "mac", "reporting to the coordinator", "herd-node") > 0, "the first report")
+                wait_until(
+                    lambda: said(tmp_path, "mac", "reporting to the coordinator", "herd-node") > 0, "the first report"
+                )
         # Its own has ended: it searches, and hears the other.
         with running("mac", tmp_path, ("node",), settings):
-            wait_until(lambda: said(tmp_path, "mac", "another fleet's coordinator", "herd-node") > 0, "the other one to be heard")
+            wait_until(
+                lambda: said(tmp_path, "mac", "another fleet's coordinator", "herd-node") > 0,
+                "the other one to be heard",
+            )
             reports = said(tmp_path, "mac", "reporting to the coordinator", "herd-node")
             with coordinator("ours", tmp_path):
-                wait_until(lambda: said(tmp_path, "mac", "reporting to the coordinator", "herd-node") > reports, "the agent to be back")
+                wait_until(
+                    lambda: said(tmp_path, "mac", "reporting to the coordinator", "herd-node") > reports,
+                    "the agent to be back",
+                )
                 [paired] = herd_on("ours", "nodes")["paired"]  # type: ignore[misc]
                 assert paired["node_id"] == "mac" and paired["is_known"]
                 other = herd_on("theirs", "nodes")

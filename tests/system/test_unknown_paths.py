@@ -27,11 +27,23 @@ def test_what_changes_an_engines_files_is_not_passed_on() -> None:
     digest = "sha256:" + "0" * 64
     with FakeOllama(["m"]) as engine, running_fleet({"alpha": engine}) as fleet:
         for method, path in (
-            ("POST", "/api/create"), ("POST", "/api/push"), ("HEAD", f"/api/blobs/{digest}"), ("POST", f"/api/blobs/{digest}"),
-            ("POST", "/API/create"), ("POST", "/api/../api/create"), ("POST", "/api//create"), ("POST", "/api/chat/../create"), ("POST", "/api/create/"),
-        ):  # fmt: skip
+            ("POST", "/api/create"),
+            ("POST", "/api/push"),
+            ("HEAD", f"/api/blobs/{digest}"),
+            ("POST", f"/api/blobs/{digest}"),
+            ("POST", "/API/create"),
+            ("POST", "/api/../api/create"),
+            ("POST", "/api//create"),
+            ("POST", "/api/chat/../create"),
+            ("POST", "/api/create/"),
+        ):
             connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=10)
-            connection.request(method, path, json.dumps({"model": "m", "from": "m", "source": "m", "destination": "n"}), {"Content-Type": "application/json"})
+            connection.request(
+                method,
+                path,
+                json.dumps({"model": "m", "from": "m", "source": "m", "destination": "n"}),
+                {"Content-Type": "application/json"},
+            )
             response = connection.getresponse()
             response.read()
             assert response.status in (400, 404, 405), path

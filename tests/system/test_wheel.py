@@ -30,16 +30,27 @@ def test_a_wheel_built_without_node_on_path_holds_every_file_that_its_page_names
     source.mkdir()
     for name in TAKEN:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("node_modules", "static", "__pycache__"))
+            shutil.copytree(
+                ROOT / name, source / name, ignore=shutil.ignore_patterns("node_modules", "static", "__pycache__")
+            )
         else:
             shutil.copy(ROOT / name, source / name)
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     tools = tmp_path / "tools"
     tools.mkdir()
-    environment = {**os.environ, "PATH": str(tools), "PIP_DISABLE_PIP_VERSION_CHECK": "1", "HERD_REQUIRE_DASHBOARD": "1"}
+    environment = {
+        **os.environ,
+        "PATH": str(tools),
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "HERD_REQUIRE_DASHBOARD": "1",
+    }
     built = subprocess.run(
-        [str(python), "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path / "out"), str(source)], env=environment, capture_output=True, text=True, timeout=BUILD_MAX_S
+        [str(python), "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path / "out"), str(source)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=BUILD_MAX_S,
     )
     assert built.returncode == 0, built.stderr[-2000:]
     [wheel] = (tmp_path / "out").glob("*.whl")
@@ -50,4 +61,6 @@ def test_a_wheel_built_without_node_on_path_holds_every_file_that_its_page_names
     served = DashboardFiles(folder)._assets
     assert len(named) >= 3 and set(named) <= set(served)
     assert all(served[name].gzipped for name in named)
-    assert not [name for name in os.listdir(tmp_path / "unpacked") if name not in ("herd",) and not name.endswith(".dist-info")]
+    assert not [
+        name for name in os.listdir(tmp_path / "unpacked") if name not in ("herd",) and not name.endswith(".dist-info")
+    ]

@@ -24,15 +24,24 @@ HI = [{"role": "user", "content": "Say hi."}]
 @contextmanager
 def one_ollama(**settings: str) -> Iterator[tuple[Fleet, FakeOllama]]:
     wanted = replace(settings_for_tests(), windows=WindowSettings(**settings))
-    with FakeOllama([FakeModel("m", context_train=32768)]) as node, running_fleet({"one": node}, settings=wanted) as fleet:
+    with (
+        FakeOllama([FakeModel("m", context_train=32768)]) as node,
+        running_fleet({"one": node}, settings=wanted) as fleet,
+    ):
         yield fleet, node
 
 
 def ask(fleet: Fleet, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any], dict[str, str]]:
     with closing(http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)) as connection:
-        connection.request("POST", path, json.dumps({"model": "m", "stream": False, **body}), {"Content-Type": "application/json"})
+        connection.request(
+            "POST", path, json.dumps({"model": "m", "stream": False, **body}), {"Content-Type": "application/json"}
+        )
         response = connection.getresponse()
-        return response.status, json.loads(response.read()), {name.lower(): value for name, value in response.getheaders()}
+        return (
+            response.status,
+            json.loads(response.read()),
+            {name.lower(): value for name, value in response.getheaders()},
+        )
 
 
 CLIENTS: list[tuple[str, dict[str, Any]]] = [
@@ -40,7 +49,13 @@ CLIENTS: list[tuple[str, dict[str, Any]]] = [
     ("/api/chat", {"messages": HI}),
     ("/v1/chat/completions", {"messages": HI, "max_tokens": 20}),
     ("/v1/messages", {"messages": HI, "max_tokens": 20}),
-    ("/api/generate", {"prompt": "Hi", "options": {"num_ctx": 512, "num_thread": 3, "num_batch": 64, "use_mmap": False, "temperature": 0.5}}),
+    (
+        "/api/generate",
+        {
+            "prompt": "Hi",
+            "options": {"num_ctx": 512, "num_thread": 3, "num_batch": 64, "use_mmap": False, "temperature": 0.5},
+        },
+    ),
     ("/api/chat", {"messages": HI, "options": {"num_ctx": 8192}}),
     ("/api/chat", {"messages": HI, "shift": False}),
 ]
@@ -82,7 +97,9 @@ def a_prompt(tokens: int) -> str:
 @pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/v1/messages"])
 def test_no_prompt_around_the_window_is_cut_in_silence(path: str, words: int) -> None:
     with one_ollama() as (fleet, node):
-        status, told, _ = ask(fleet, path, {"messages": [{"role": "user", "content": a_prompt(words)}], "max_tokens": 5})
+        status, told, _ = ask(
+            fleet, path, {"messages": [{"role": "user", "content": a_prompt(words)}], "max_tokens": 5}
+        )
         assert status == 200, told
         usage = told.get("usage", {})
         counted = told.get("prompt_eval_count") or usage.get("prompt_tokens") or usage.get("input_tokens")
@@ -94,9 +111,14 @@ def test_in_strict_mode_a_prompt_that_is_too_long_is_refused_with_its_length() -
     with one_ollama(overflow="strict") as (fleet, node):
         ask(fleet, "/api/chat", {"messages": HI})
         fleet.beat()
-        status, told, _ = ask(fleet, "/v1/chat/completions", {"messages": [{"role": "user", "content": a_prompt(6000)}]})
+        status, told, _ = ask(
+            fleet, "/v1/chat/completions", {"messages": [{"role": "user", "content": a_prompt(6000)}]}
+        )
         assert status == 400, told
-        assert re.search(r"the prompt has 6\d{3} tokens, and the window of m\S* holds 4096: .*FLEET_CONTEXT_OVERFLOW=enlarge", told["error"]["message"])
+        assert re.search(
+            r"the prompt has 6\d{3} tokens, and the window of m\S* holds 4096: .*FLEET_CONTEXT_OVERFLOW=enlarge",
+            told["error"]["message"],
+        )
         assert node.reloads == 0
 
 
@@ -112,14 +134,20 @@ def test_a_prompt_that_was_cut_is_marked_in_its_trace_and_teaches_nothing(overfl
         ask(fleet, "/api/chat", {"messages": HI, "options": {"num_ctx": 4096}})
         fleet.beat()
         before = fleet.coordinator.driver.dispatcher.forecast.tokens.factor(canonical("m"))
-        status, *_ = ask(fleet, "/api/chat", {"messages": [{"role": "user", "content": a_prompt(9000)}], "options": {"num_ctx": 4096}})
+        status, *_ = ask(
+            fleet,
+            "/api/chat",
+            {"messages": [{"role": "user", "content": a_prompt(9000)}], "options": {"num_ctx": 4096}},
+        )
         assert status == 200
         if truncated:
             assert fleet.coordinator.driver.dispatcher.forecast.tokens.factor(canonical("m")) == before
         fleet.settle()
         fleet.coordinator.store.close()
         with closing(sqlite3.connect(fleet.coordinator.store.path)) as database:
-            [row] = database.execute("SELECT truncated FROM request_traces WHERE status = 'completed' ORDER BY id DESC LIMIT 1")
+            [row] = database.execute(
+                "SELECT truncated FROM request_traces WHERE status = 'completed' ORDER BY id DESC LIMIT 1"
+            )
         assert row == (truncated,)
 
 
@@ -129,5 +157,9 @@ def test_in_strict_mode_nothing_is_cut_whoever_chooses_the_window(protection: st
     with one_ollama(overflow="strict", protection=protection) as (fleet, _):
         ask(fleet, "/api/chat", {"messages": HI, "options": {"num_ctx": 4096}})
         fleet.beat()
-        status, told, _ = ask(fleet, path, {"messages": [{"role": "user", "content": a_prompt(9000)}], "max_tokens": 5, "options": {"num_ctx": 4096}})
+        status, told, _ = ask(
+            fleet,
+            path,
+            {"messages": [{"role": "user", "content": a_prompt(9000)}], "max_tokens": 5, "options": {"num_ctx": 4096}},
+        )
         assert status == 400, told

@@ -57,8 +57,16 @@ def test_no_public_half_breaks_the_key_agreement(public: str, code: str) -> None
 
 
 @given(HEADER, HEADER, HEADER, HEADER | st.from_regex(r"[0-9]{0,22}", fullmatch=True), HEADER, st.binary(max_size=50))
-def test_no_stamp_of_a_stranger_is_genuine(node: str, boot: str, session: str, counter: str, signed: str, body: bytes) -> None:
-    headers = {NODE_HEADER: node, BOOT_HEADER: boot, SESSION_HEADER: session, COUNTER_HEADER: counter, SIGNATURE_HEADER: signed}
+def test_no_stamp_of_a_stranger_is_genuine(
+    node: str, boot: str, session: str, counter: str, signed: str, body: bytes
+) -> None:
+    headers = {
+        NODE_HEADER: node,
+        BOOT_HEADER: boot,
+        SESSION_HEADER: session,
+        COUNTER_HEADER: counter,
+        SIGNATURE_HEADER: signed,
+    }
     stamp = stamp_in(headers.get)
     if stamp is not None:
         assert Sessions(lambda: b"s" * 32).check(b"k" * 32, "/heartbeat", stamp, body) is Verification.FORGED

@@ -9,30 +9,76 @@ from herd.trust.browsers import AllowedNames, content_refusal, host_refusal, is_
 OURS = AllowedNames.of(["herd.example.org"], ["https://chat.example.org/"])
 
 
-@pytest.mark.parametrize("host", ["localhost:11435", "127.0.0.1:11435", "[::1]:11435", "192.168.1.9", "mac:11435", "mac.local", "MAC.LOCAL:11435",
-                                  "herd.example.org", "herd.example.org.:443", "x.localhost", "host.docker.internal:11435", "nas.lan", ""])  # fmt: skip
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost:11435",
+        "127.0.0.1:11435",
+        "[::1]:11435",
+        "192.168.1.9",
+        "mac:11435",
+        "mac.local",
+        "MAC.LOCAL:11435",
+        "herd.example.org",
+        "herd.example.org.:443",
+        "x.localhost",
+        "host.docker.internal:11435",
+        "nas.lan",
+        "",
+    ],
+)
 def test_names_that_only_this_network_resolves_are_ours(host: str) -> None:
     assert host_refusal(host, OURS) is None
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:11435", "localhost.evil.example", "127.0.0.1.nip.io", "herd.example.org.evil.com",
-                                  "x.local.evil.com", "a" * 600 + ".com", "evil.example."])  # fmt: skip
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:11435",
+        "localhost.evil.example",
+        "127.0.0.1.nip.io",
+        "herd.example.org.evil.com",
+        "x.local.evil.com",
+        "a" * 600 + ".com",
+        "evil.example.",
+    ],
+)
 def test_a_name_of_the_internet_is_not_ours(host: str) -> None:
     refusal = host_refusal(host, OURS)
     assert refusal is not None and refusal.status == 421 and "FLEET_ALLOWED_HOSTS" in refusal.message
 
 
-@pytest.mark.parametrize(("origin", "host"), [
-    ("http://localhost:11435", "localhost:11435"), ("http://192.168.1.9:11435", "192.168.1.9:11435"), ("https://herd.example.org", "herd.example.org"),
-    ("https://herd.example.org", "herd.example.org:443"), ("http://[::1]:11435", "[::1]:11435"), ("http://mac", "mac:80"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("origin", "host"),
+    [
+        ("http://localhost:11435", "localhost:11435"),
+        ("http://192.168.1.9:11435", "192.168.1.9:11435"),
+        ("https://herd.example.org", "herd.example.org"),
+        ("https://herd.example.org", "herd.example.org:443"),
+        ("http://[::1]:11435", "[::1]:11435"),
+        ("http://mac", "mac:80"),
+    ],
+)
 def test_our_own_page_may_do_everything(origin: str, host: str) -> None:
     assert is_same_origin(origin, host)
     assert origin_refusal(origin, host, changes_state=True, names=OURS) is None
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost.evil.example", "http://192.168.1.9:11436", "garbage",
-                                    "http://user@localhost:1@evil.example", "http://[::1", "file://", "x" * 1000])  # fmt: skip
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://evil.example",
+        "null",
+        "http://localhost.evil.example",
+        "http://192.168.1.9:11436",
+        "garbage",
+        "http://user@localhost:1@evil.example",
+        "http://[::1",
+        "file://",
+        "x" * 1000,
+    ],
+)
 def test_pages_of_strangers_may_not_even_ask(origin: str) -> None:
     for changes_state in (False, True):
         refusal = origin_refusal(origin, "192.168.1.9:11435", changes_state, OURS)

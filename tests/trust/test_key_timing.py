@@ -22,7 +22,10 @@ from herd.trust.logins import Logins
 
 ID, DIGEST, TEXT = minted(bytes(range(25)))
 KEY = ApiKey(ID, "app", DIGEST, frozenset({Scope.CHAT}), 0.0)
-OTHERS = [ApiKey(made[0], "other", made[1], frozenset({Scope.CHAT}), 0.0) for made in (minted(bytes([n]) * 25) for n in range(100))]
+OTHERS = [
+    ApiKey(made[0], "other", made[1], frozenset({Scope.CHAT}), 0.0)
+    for made in (minted(bytes([n]) * 25) for n in range(100))
+]
 SECRET = TEXT.rpartition("_")[2]
 
 
@@ -98,18 +101,28 @@ def test_an_unknown_id_runs_the_very_lines_of_a_wrong_secret(monkeypatch: pytest
 
 
 def test_how_many_keys_there_are_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert work_of(WRONG["another id"], Keyring(), monkeypatch)[0] == work_of(WRONG["another id"], Keyring([KEY, *OTHERS]), monkeypatch)[0]
+    assert (
+        work_of(WRONG["another id"], Keyring(), monkeypatch)[0]
+        == work_of(WRONG["another id"], Keyring([KEY, *OTHERS]), monkeypatch)[0]
+    )
 
 
 def test_every_header_form_comes_to_the_same_check() -> None:
     """One function for all of them, so that no second way in can be forgotten."""
     basic = "Basic " + base64.b64encode(f"user:{TEXT}".encode()).decode()
-    forms = ({b"authorization": f"Bearer {TEXT}"}, {b"authorization": f"bearer  {TEXT} "}, {b"authorization": basic}, {b"x-api-key": f" {TEXT} "})
+    forms = (
+        {b"authorization": f"Bearer {TEXT}"},
+        {b"authorization": f"bearer  {TEXT} "},
+        {b"authorization": basic},
+        {b"x-api-key": f" {TEXT} "},
+    )
     for seen in forms:
         assert access_control.presented(seen) == [TEXT]
         assert access_control._key_among(access_control.presented(seen), Keyring([KEY]), 1.0) == (KEY, None)
     wrong = [access_control._key_among([text], Keyring([KEY]), 1.0) for text in WRONG.values()]
-    assert all(answer == wrong[0] and answer[0] is None for answer in wrong), "nobody is told whether it was the id or the secret"
+    assert all(answer == wrong[0] and answer[0] is None for answer in wrong), (
+        "nobody is told whether it was the id or the secret"
+    )
 
 
 def test_sessions_and_links_are_looked_up_by_digest() -> None:

@@ -27,9 +27,20 @@ def test_the_secret_is_not_in_what_is_kept() -> None:
     assert shown.rpartition("_")[2] not in repr(key)
 
 
-@pytest.mark.parametrize("change", [lambda s: s[:-1], lambda s: s + "a", lambda s: s.upper(), lambda s: s.replace("_", "-"),
-                                    lambda s: s.rpartition("_")[0] + "_", lambda s: "", lambda s: "herd_", lambda s: s * 10,
-                                    lambda s: s[:-1] + "\udcff"])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: s[:-1],
+        lambda s: s + "a",
+        lambda s: s.upper(),
+        lambda s: s.replace("_", "-"),
+        lambda s: s.rpartition("_")[0] + "_",
+        lambda s: "",
+        lambda s: "herd_",
+        lambda s: s * 10,
+        lambda s: s[:-1] + "\udcff",
+    ],
+)
 def test_what_differs_in_anything_is_no_key(change: object) -> None:
     key, shown = a_key()
     assert callable(change)

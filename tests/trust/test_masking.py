@@ -22,7 +22,8 @@ def test_what_opens_something_is_gone_wherever_it_stands(random: bytes, around: 
     secrets = {
         "key": keys.minted(random[:25])[2],
         "code": pairing.invitation(random[:10]).text,
-        "placed code": pairing.invitation(random[:10], "10.0.0.1:11435").text, "kept code": pairing.invitation(random[:10]).code,
+        "placed code": pairing.invitation(random[:10], "10.0.0.1:11435").text,
+        "kept code": pairing.invitation(random[:10]).code,
         "link": Logins().link(random[: logins.LINK_BYTES], 0.0),
         "signature": random[:32].hex(),
     }
@@ -34,11 +35,20 @@ def test_what_opens_something_is_gone_wherever_it_stands(random: bytes, around: 
 @pytest.mark.parametrize(
     "text",
     [
-        "Authorization: Basic {}", "authorization={}", "X-Api-Key: {}", '"x-api-key": "{}"', "Cookie: a=b; herd_session={}",
-        "Set-Cookie: herd_session={}; HttpOnly", "http://user:{}@host/path", "sk-{}", "password={}", "X-Fleet-Signature: {}",
-        '{{"headers": {{"authorization": "Bearer {}"}}}}', "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----",
+        "Authorization: Basic {}",
+        "authorization={}",
+        "X-Api-Key: {}",
+        '"x-api-key": "{}"',
+        "Cookie: a=b; herd_session={}",
+        "Set-Cookie: herd_session={}; HttpOnly",
+        "http://user:{}@host/path",
+        "sk-{}",
+        "password={}",
+        "X-Fleet-Signature: {}",
+        '{{"headers": {{"authorization": "Bearer {}"}}}}',
+        "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----",
     ],
-)  # fmt: skip
+)
 def test_other_peoples_ways_are_known_too(text: str) -> None:
     secret = base64.b32encode(b"quite a secret!").decode().rstrip("=")
     assert secret not in masked(text.format(secret)) and MASK in masked(text.format(secret))
@@ -47,15 +57,27 @@ def test_other_peoples_ways_are_known_too(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "listening on http://localhost:11435", "node alpha is silent for 15 s", "llama3.2:3b-instruct-q4_K_M", "request r3f2a1c-1f", "10.0.0.12",
-        "FLEET_REQUIRE_KEY=true", "herd keys add NAME --scope admin", "2026-11-23T17:35:52Z", "/home/ann/.fleet-manager/latency.db",
+        "listening on http://localhost:11435",
+        "node alpha is silent for 15 s",
+        "llama3.2:3b-instruct-q4_K_M",
+        "request r3f2a1c-1f",
+        "10.0.0.12",
+        "FLEET_REQUIRE_KEY=true",
+        "herd keys add NAME --scope admin",
+        "2026-11-23T17:35:52Z",
+        "/home/ann/.fleet-manager/latency.db",
     ],
 )
 def test_what_helps_stays(text: str) -> None:
     assert masked(text) == text
 
 
-@given(st.recursive(st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
 def test_any_text_is_masked_without_a_failure_and_twice_is_once(value: object) -> None:
     text = json.dumps(value)
     assert masked(masked(text)) == masked(text)

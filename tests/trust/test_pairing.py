@@ -44,10 +44,22 @@ def test_a_code_is_read_as_people_paste_it() -> None:
     for text in (made.text, made.text.lower(), f"  {made.text}\n", made.text.replace("-", "")):
         assert read_invitation(text) == made
     assert read_invitation(invitation(b"0123456789").text) == invitation(b"0123456789")
-    assert read_invitation(invitation(b"0123456789", "[fe80::1]:11435").text) == invitation(b"0123456789", "[fe80::1]:11435")
+    assert read_invitation(invitation(b"0123456789", "[fe80::1]:11435").text) == invitation(
+        b"0123456789", "[fe80::1]:11435"
+    )
 
 
-@pytest.mark.parametrize("text", ["", "AAAA", "AAAA-BBBB-CCCC-DDD1", "http://x/AAAA-BBBB-CCCC-DDDD", "AAAA-BBBB-CCCC-DDDD-EEEE", "a b/AAAA-BBBB-CCCC-DDDD"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "AAAA",
+        "AAAA-BBBB-CCCC-DDD1",
+        "http://x/AAAA-BBBB-CCCC-DDDD",
+        "AAAA-BBBB-CCCC-DDDD-EEEE",
+        "a b/AAAA-BBBB-CCCC-DDDD",
+    ],
+)
 def test_what_is_no_code_is_none(text: str) -> None:
     assert read_invitation(text) is None
 

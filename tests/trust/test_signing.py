@@ -40,8 +40,18 @@ def test_without_a_session_one_is_asked_for() -> None:
     assert sessions.check(KEY, PATH, speaker.sign(PATH, b""), b"") is Verification.GENUINE
 
 
-@pytest.mark.parametrize("change", [{"session": "0" * 32}, {"counter": 99}, {"signature": "0" * 64}, {"signature": ""}, {"signature": "\udcff"},
-                                    {"node_id": NodeId("other")}, {"boot_id": "other"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"session": "0" * 32},
+        {"counter": 99},
+        {"signature": "0" * 64},
+        {"signature": ""},
+        {"signature": "\udcff"},
+        {"node_id": NodeId("other")},
+        {"boot_id": "other"},
+    ],
+)
 def test_a_changed_stamp_is_forged(change: dict[str, object]) -> None:
     speaker, sessions = Signer(NODE, "boot", KEY), of_a_process()
     joined(speaker, sessions)

@@ -63,18 +63,35 @@ class CannotStart(Exception):
 
 @dataclass(frozen=True, slots=True)
 class AgentSettings:
-    node_id: str = field(default="", metadata={"env": "FLEET_NODE_NODE_ID", "help": "This machine's name in the fleet; empty takes its hostname."})
+    node_id: str = field(
+        default="",
+        metadata={"env": "FLEET_NODE_NODE_ID", "help": "This machine's name in the fleet; empty takes its hostname."},
+    )
     data_dir: Path = field(
-        default=Path("~/.fleet-manager"), metadata={"env": "FLEET_NODE_DATA_DIR", "help": "Folder for the agent's logs and what it learns."}
+        default=Path("~/.fleet-manager"),
+        metadata={"env": "FLEET_NODE_DATA_DIR", "help": "Folder for the agent's logs and what it learns."},
     )
     capacity_learning: bool = field(
-        default=False, metadata={"env": "FLEET_NODE_ENABLE_CAPACITY_LEARNING", "help": "Learn when this machine is free, and lend only what it can spare."}
+        default=False,
+        metadata={
+            "env": "FLEET_NODE_ENABLE_CAPACITY_LEARNING",
+            "help": "Learn when this machine is free, and lend only what it can spare.",
+        },
     )
     drain_s: float = field(
-        default=60.0, metadata={"env": "FLEET_NODE_DRAIN_SECONDS", "help": "At the end, how long requests that run here may finish.", "min": 0}
+        default=60.0,
+        metadata={
+            "env": "FLEET_NODE_DRAIN_SECONDS",
+            "help": "At the end, how long requests that run here may finish.",
+            "min": 0,
+        },
     )
     relay: bool = field(
-        default=True, metadata={"env": "FLEET_NODE_RELAY", "help": "Open a door on the network, for the coordinator alone, to an engine that listens on this machine only."}
+        default=True,
+        metadata={
+            "env": "FLEET_NODE_RELAY",
+            "help": "Open a door on the network, for the coordinator alone, to an engine that listens on this machine only.",
+        },
     )
 
 
@@ -102,7 +119,11 @@ class Agent:
         self.node_id = self.asked_id
         """The name in the fleet: the one we ask for, unless the coordinator gave us another because that was taken."""
         self._passport = open_passport(
-            settings.agent.data_dir.expanduser(), self.asked_id, boot_id, settings.join, secrets.token_bytes(pairing.KEY_BYTES)
+            settings.agent.data_dir.expanduser(),
+            self.asked_id,
+            boot_id,
+            settings.join,
+            secrets.token_bytes(pairing.KEY_BYTES),
         )
         self.link = CoordinatorLink(settings.link, rng, self._passport)
         self.engines = Engines(discover(herd.engines, Engine, "ENGINE"), settings.engines)
@@ -111,7 +132,10 @@ class Agent:
         self._place = SensorPaths()
         self._readings: dict[str, Mapping[str, object]] = {}
         self._reading: dict[str, asyncio.Future[Mapping[str, object]]] = {}
-        self._doors = EngineForwarders(settings.relay, lambda: forwarder_certificate.made(settings.agent.data_dir.expanduser(), self._passport.door_proof))
+        self._doors = EngineForwarders(
+            settings.relay,
+            lambda: forwarder_certificate.made(settings.agent.data_dir.expanduser(), self._passport.door_proof),
+        )
         self._sharing = ModelRegistry(settings.sharing, self._find_store)
         self._embedded_url = ""
         self._is_draining = False
@@ -225,12 +249,20 @@ class Agent:
         # A machine without a memory sensor still takes part: it claims next to nothing.
         memory = readings.pop("memory", None) or Memory(1 * GB, 0, 1 * GB)
         report = Report(
-            NodeId(self.node_id), self.boot_id, memory, models, tuple(face for _, face in faces),  # type: ignore[arg-type]
-            agent_version=__version__, connection_failures=self.engines.failures, draining=self._is_draining,
-        )  # fmt: skip
+            NodeId(self.node_id),
+            self.boot_id,
+            memory,  # type: ignore[arg-type]
+            models,
+            tuple(face for _, face in faces),
+            agent_version=__version__,
+            connection_failures=self.engines.failures,
+            draining=self._is_draining,
+        )
         report = dataclasses.replace(report, **readings)  # type: ignore[arg-type]
         named = report.gpus[0].name if report.gpus else report.chip
-        report = dataclasses.replace(report, memory_bandwidth_gbps=report.memory_bandwidth_gbps or bandwidth_gbps(named))
+        report = dataclasses.replace(
+            report, memory_bandwidth_gbps=report.memory_bandwidth_gbps or bandwidth_gbps(named)
+        )
         if not self.settings.agent.capacity_learning:
             return report
         return self._with_capacity(report, any(local.last and local.last.requests_active for local in locals_))
@@ -238,9 +270,12 @@ class Agent:
     def _with_capacity(self, report: Report, is_ours: bool) -> Report:
         here, memory = time.localtime(), report.memory
         sample = UsageSample(
-            time.time(), here.tm_wday * 24 + here.tm_hour, report.cpu_utilization / 100.0,
-            memory.available_bytes / max(1, memory.total_bytes), is_ours,
-        )  # fmt: skip
+            time.time(),
+            here.tm_wday * 24 + here.tm_hour,
+            report.cpu_utilization / 100.0,
+            memory.available_bytes / max(1, memory.total_bytes),
+            is_ours,
+        )
         self._learner.observe(sample)
         return dataclasses.replace(report, capacity=self._learner.capacity(memory.total_bytes))
 

@@ -150,7 +150,11 @@ class AvailabilityLearner:
         if self.override is not None and sample.at < self.override.until:
             is_full = self.override.mode == "full"
             return self._said(
-                self.override.mode, int(total_bytes * FULL_SHARE) if is_full else 0, float(is_full), "manual_override", True
+                self.override.mode,
+                int(total_bytes * FULL_SHARE) if is_full else 0,
+                float(is_full),
+                "manual_override",
+                True,
             )
         if sample.in_meeting:
             return self._said("paused", 0, 0.0, "meeting_detected", True)
@@ -160,7 +164,9 @@ class AvailabilityLearner:
         mode, ceiling_bytes = ceiling(score, total_bytes)
         if self._busy_since is not None and sample.at - self._busy_since >= BUSY_FOR_S:
             capped = min(ceiling_bytes, BUSY_CEILING_BYTES)
-            return self._said("learned_low" if capped else "paused", capped, min(score, 0.2), "sustained_high_cpu", True)
+            return self._said(
+                "learned_low" if capped else "paused", capped, min(score, 0.2), "sustained_high_cpu", True
+            )
         return self._said(mode, ceiling_bytes, score, _reason(score))
 
     def score(self, sample: UsageSample) -> float:
@@ -197,7 +203,9 @@ class AvailabilityLearner:
     @property
     def week(self) -> tuple[float | None, ...]:
         """How free each hour of the week was, to the percent; None for hours not watched yet."""
-        return tuple(round(freedom(slot.cpu, slot.memory_available), 2) if slot.watched_s > 0.0 else None for slot in self.slots)
+        return tuple(
+            round(freedom(slot.cpu, slot.memory_available), 2) if slot.watched_s > 0.0 else None for slot in self.slots
+        )
 
     @property
     def _change(self) -> float:
@@ -211,11 +219,21 @@ class AvailabilityLearner:
         self._fast += (free - self._fast) * (1.0 - math.exp(-lasted_s / FAST_S))
         self._slow += (free - self._slow) * (1.0 - math.exp(-lasted_s / SLOW_S))
 
-    def _said(self, mode: str, ceiling_bytes: int, score: float, reason: str, override_active: bool = False) -> Capacity:
+    def _said(
+        self, mode: str, ceiling_bytes: int, score: float, reason: str, override_active: bool = False
+    ) -> Capacity:
         return Capacity(
-            mode, ceiling_bytes, score, self.trend, reason, paused=ceiling_bytes <= 0, override_active=override_active,
-            learning_confidence=self.confidence, days_observed=self.days_observed, week=self.week,
-        )  # fmt: skip
+            mode,
+            ceiling_bytes,
+            score,
+            self.trend,
+            reason,
+            paused=ceiling_bytes <= 0,
+            override_active=override_active,
+            learning_confidence=self.confidence,
+            days_observed=self.days_observed,
+            week=self.week,
+        )
 
 
 def ceiling(score: float, total_bytes: int) -> tuple[str, int]:
@@ -227,7 +245,12 @@ def ceiling(score: float, total_bytes: int) -> tuple[str, int]:
 
 
 def _reason(score: float) -> str:
-    words = ((0.8, "high_availability"), (0.6, "good_availability"), (0.4, "moderate_availability"), (0.2, "low_availability"))
+    words = (
+        (0.8, "high_availability"),
+        (0.6, "good_availability"),
+        (0.4, "moderate_availability"),
+        (0.2, "low_availability"),
+    )
     return next((word for limit, word in words if score >= limit), "currently_busy")
 
 

@@ -39,13 +39,29 @@ GOODBYE_S = 1.0
 @dataclass(frozen=True, slots=True)
 class LinkSettings:
     router_url: str = field(
-        default="", metadata={"env": "FLEET_NODE_ROUTER_URL", "help": "The coordinator, e.g. http://192.168.1.10:11435; empty finds it by mDNS."}
+        default="",
+        metadata={
+            "env": "FLEET_NODE_ROUTER_URL",
+            "help": "The coordinator, e.g. http://192.168.1.10:11435; empty finds it by mDNS.",
+        },
     )
     heartbeat_interval_s: float = field(
-        default=5.0, metadata={"env": "FLEET_NODE_HEARTBEAT_INTERVAL", "help": "Seconds between two heartbeats.", "min": 0.1, "max": 300.0}
+        default=5.0,
+        metadata={
+            "env": "FLEET_NODE_HEARTBEAT_INTERVAL",
+            "help": "Seconds between two heartbeats.",
+            "min": 0.1,
+            "max": 300.0,
+        },
     )
     timeout_s: float = field(
-        default=4.0, metadata={"env": "FLEET_NODE_ROUTER_TIMEOUT", "help": "Seconds the coordinator may take to answer a heartbeat.", "min": 0.01, "max": 60.0}
+        default=4.0,
+        metadata={
+            "env": "FLEET_NODE_ROUTER_TIMEOUT",
+            "help": "Seconds the coordinator may take to answer a heartbeat.",
+            "min": 0.01,
+            "max": 60.0,
+        },
     )
 
 
@@ -74,7 +90,11 @@ class CoordinatorLink:
         """The problem last told, "" when there was none, None before anything was."""
         self._is_open = False
         """Whether the coordinator lets everybody take part: then nothing is signed."""
-        self.url = full_url(settings.router_url or passport.url, COORDINATOR_PORT) if settings.router_url or passport.url else ""
+        self.url = (
+            full_url(settings.router_url or passport.url, COORDINATOR_PORT)
+            if settings.router_url or passport.url
+            else ""
+        )
 
     @property
     def peer_host(self) -> str:
@@ -118,7 +138,12 @@ class CoordinatorLink:
         if response.status == 200:
             self._misses = 0
             self._say("")
-            return HeartbeatReply(True, str(_field(response, "node_id") or ""), running=_count(_field(response, "running")), peers=_addresses(_field(response, "peers")))
+            return HeartbeatReply(
+                True,
+                str(_field(response, "node_id") or ""),
+                running=_count(_field(response, "running")),
+                peers=_addresses(_field(response, "peers")),
+            )
         return self._missed(response.problem or f"it answers {response.status}: {_words(response)}")
 
     async def goodbye(self, node_id: str, boot_id: str) -> None:
@@ -153,7 +178,9 @@ class CoordinatorLink:
         """What keeps this machine from taking part; empty when it does now."""
         problem = ""
         for attempt in range(max(1, self._passport.proofs)):
-            response = await request("POST", f"{self.url}{join.PATH}", self._passport.wish(attempt), self._settings.timeout_s)
+            response = await request(
+                "POST", f"{self.url}{join.PATH}", self._passport.wish(attempt), self._settings.timeout_s
+            )
             if response.status not in (200, 202):
                 problem = response.problem or _words(response)
                 continue
@@ -178,7 +205,10 @@ class CoordinatorLink:
         while True:
             candidate = await found.get()
             if self._passport.fleet_id and candidate.fleet_id != self._passport.fleet_id:
-                log.info("another fleet's coordinator is on this network", extra={"url": candidate.url, "fleet": candidate.fleet_id})
+                log.info(
+                    "another fleet's coordinator is on this network",
+                    extra={"url": candidate.url, "fleet": candidate.fleet_id},
+                )
                 continue
             if (await request("GET", f"{candidate.url}/health", timeout_s=1.0)).status == 200:
                 return candidate.url
@@ -211,7 +241,12 @@ class CoordinatorLink:
 
 def own_addresses() -> list[str]:
     """Every address of this machine, so that the coordinator can tell where a message may come from."""
-    found = [entry.address.partition("%")[0] for entries in psutil.net_if_addrs().values() for entry in entries if entry.family in _IP]
+    found = [
+        entry.address.partition("%")[0]
+        for entries in psutil.net_if_addrs().values()
+        for entry in entries
+        if entry.family in _IP
+    ]
     return sorted(found)[:ADDRESSES_MAX]
 
 
@@ -246,4 +281,6 @@ def _count(value: object) -> int:
 
 
 def _addresses(value: object) -> frozenset[str]:
-    return frozenset(one for one in value[:PEERS_MAX] if isinstance(one, str)) if isinstance(value, list) else frozenset()
+    return (
+        frozenset(one for one in value[:PEERS_MAX] if isinstance(one, str)) if isinstance(value, list) else frozenset()
+    )

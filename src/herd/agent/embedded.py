@@ -35,12 +35,42 @@ class NoEngine(Exception):
 @dataclass(frozen=True, slots=True)
 class EmbeddedSettings:
     model: str = field(
-        default="", metadata={"env": "FLEET_NODE_EMBEDDED_MODEL", "help": "GGUF file of the embedded engine; empty takes the one that comes as a package."}
+        default="",
+        metadata={
+            "env": "FLEET_NODE_EMBEDDED_MODEL",
+            "help": "GGUF file of the embedded engine; empty takes the one that comes as a package.",
+        },
     )
-    name: str = field(default="", metadata={"env": "FLEET_NODE_EMBEDDED_NAME", "help": "Name of that model; empty takes the file's."})
-    threads: int = field(default=0, metadata={"env": "FLEET_NODE_THREADS", "help": "Threads of the embedded engine; 0 takes half the cores.", "min": 0, "max": 1024})
-    embedded_slots: int = field(default=1, metadata={"env": "FLEET_NODE_EMBEDDED_SLOTS", "help": "Requests the embedded engine runs at the same time.", "min": 1, "max": 256})
-    context_tokens: int = field(default=4096, metadata={"env": "FLEET_NODE_CONTEXT", "help": "Window of each of its slots, in tokens.", "min": 256, "max": 1048576})
+    name: str = field(
+        default="", metadata={"env": "FLEET_NODE_EMBEDDED_NAME", "help": "Name of that model; empty takes the file's."}
+    )
+    threads: int = field(
+        default=0,
+        metadata={
+            "env": "FLEET_NODE_THREADS",
+            "help": "Threads of the embedded engine; 0 takes half the cores.",
+            "min": 0,
+            "max": 1024,
+        },
+    )
+    embedded_slots: int = field(
+        default=1,
+        metadata={
+            "env": "FLEET_NODE_EMBEDDED_SLOTS",
+            "help": "Requests the embedded engine runs at the same time.",
+            "min": 1,
+            "max": 256,
+        },
+    )
+    context_tokens: int = field(
+        default=4096,
+        metadata={
+            "env": "FLEET_NODE_CONTEXT",
+            "help": "Window of each of its slots, in tokens.",
+            "min": 256,
+            "max": 1048576,
+        },
+    )
 
 
 def model_path(settings: EmbeddedSettings) -> Path:
@@ -108,13 +138,21 @@ class Embedded:
         """Until the child ends."""
         settings = self._settings
         wish = {
-            "path": str(path), "name": model_name(settings, path), "slots": settings.embedded_slots,
-            "context_tokens": settings.context_tokens, "threads": settings.threads or max(1, (os.cpu_count() or 2) // 2),
-        }  # fmt: skip
+            "path": str(path),
+            "name": model_name(settings, path),
+            "slots": settings.embedded_slots,
+            "context_tokens": settings.context_tokens,
+            "threads": settings.threads or max(1, (os.cpu_count() or 2) // 2),
+        }
         self._process = process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "herd.agent.embedded_server", json.dumps(wish),
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
-        )  # fmt: skip
+            sys.executable,
+            "-m",
+            "herd.agent.embedded_server",
+            json.dumps(wish),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
         assert process.stdout is not None
         try:
             async with asyncio.timeout(START_MAX_S):

@@ -29,14 +29,25 @@ PROOF_BYTES = 64
 @dataclass(frozen=True, slots=True)
 class ForwarderSettings:
     connections_max: int = field(
-        default=512, metadata={"env": "FLEET_NODE_RELAY_CONNECTIONS", "help": "Connections the coordinator may hold to an engine through the agent."}
+        default=512,
+        metadata={
+            "env": "FLEET_NODE_RELAY_CONNECTIONS",
+            "help": "Connections the coordinator may hold to an engine through the agent.",
+        },
     )
     connect_timeout_s: float = field(
-        default=3.0, metadata={"env": "FLEET_NODE_RELAY_TIMEOUT", "help": "Seconds the local engine may take to accept a connection."}
+        default=3.0,
+        metadata={
+            "env": "FLEET_NODE_RELAY_TIMEOUT",
+            "help": "Seconds the local engine may take to accept a connection.",
+        },
     )
     tls: bool = field(
         default=False,
-        metadata={"env": "FLEET_NODE_TLS", "help": "Encrypt what travels between the coordinator and this machine's engines, with keys that are made at each start."},
+        metadata={
+            "env": "FLEET_NODE_TLS",
+            "help": "Encrypt what travels between the coordinator and this machine's engines, with keys that are made at each start.",
+        },
     )
 
 
@@ -75,7 +86,9 @@ class EngineForwarder:
         """Opens the door, on every address unless one is named; the port it is on. Raises OSError."""
         loop = asyncio.get_running_loop()
         door = everywhere() if not host else socket.create_server((host, 0))
-        self._server = await loop.create_server(lambda: _Side(self), sock=door, ssl=self._lock.context if self._lock is not None else None)
+        self._server = await loop.create_server(
+            lambda: _Side(self), sock=door, ssl=self._lock.context if self._lock is not None else None
+        )
         return int(door.getsockname()[1])
 
     def allow(self, addresses: frozenset[str]) -> None:

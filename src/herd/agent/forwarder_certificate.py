@@ -41,9 +41,14 @@ def made(folder: Path, proof_for: Callable[[str], str]) -> TlsIdentity:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
     certificate = (
         x509.CertificateBuilder()
-        .subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(x509.random_serial_number())
-        .not_valid_before(BEGINS).not_valid_after(ENDS).sign(key, hashes.SHA256())
-    )  # fmt: skip
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(BEGINS)
+        .not_valid_after(ENDS)
+        .sign(key, hashes.SHA256())
+    )
     encoding = serialization.Encoding
     secret = key.private_bytes(encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     pin = hashlib.sha256(certificate.public_bytes(encoding.DER)).hexdigest()

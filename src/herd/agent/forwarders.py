@@ -35,7 +35,9 @@ class EngineForwarders:
         self._close_unneeded(engines)
         if self._lock is not None and not self._lock.proof():
             if not self._is_told:
-                log.warning("FLEET_NODE_TLS is set and this machine belongs to no fleet yet: its engines are not announced until it does")
+                log.warning(
+                    "FLEET_NODE_TLS is set and this machine belongs to no fleet yet: its engines are not announced until it does"
+                )
             self._is_told = True
             return {}
         if not coordinator_url:

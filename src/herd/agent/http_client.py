@@ -72,7 +72,9 @@ async def _exchange(method: str, url: str, body: bytes, headers: Mapping[str, st
     reader, writer = await asyncio.open_connection(parts.hostname or "127.0.0.1", parts.port or 80)
     try:
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        head = f"{method} {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\nContent-Length: {len(body)}\r\n"
+        head = (
+            f"{method} {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\nContent-Length: {len(body)}\r\n"
+        )
         if body:
             head += "Content-Type: application/json\r\n"
         head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())

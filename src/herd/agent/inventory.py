@@ -40,21 +40,39 @@ AUTO = "auto"
 class EngineSettings:
     engine: str = field(
         default=AUTO,
-        metadata={"env": "FLEET_NODE_ENGINE", "help": "Engine to report: auto finds them, or a kind (ollama, openai, llamacpp, vllm, lmstudio, embedded)."},
-    )  # fmt: skip
+        metadata={
+            "env": "FLEET_NODE_ENGINE",
+            "help": "Engine to report: auto finds them, or a kind (ollama, openai, llamacpp, vllm, lmstudio, embedded).",
+        },
+    )
     engine_url: str = field(
-        default="", metadata={"env": "FLEET_NODE_ENGINE_URL", "help": "Where that engine answers, e.g. http://127.0.0.1:8000."}
+        default="",
+        metadata={"env": "FLEET_NODE_ENGINE_URL", "help": "Where that engine answers, e.g. http://127.0.0.1:8000."},
     )
     ollama_host: str = field(
-        default="", metadata={"env": "FLEET_NODE_OLLAMA_HOST", "help": "Where Ollama answers, if not on port 11434 of this machine."}
+        default="",
+        metadata={
+            "env": "FLEET_NODE_OLLAMA_HOST",
+            "help": "Where Ollama answers, if not on port 11434 of this machine.",
+        },
     )
     slots: int = field(
         default=0,
-        metadata={"env": "FLEET_NODE_SLOTS", "help": "Requests the engine runs at the same time per model; 0 asks it.", "min": 0, "max": 4096},
-    )  # fmt: skip
+        metadata={
+            "env": "FLEET_NODE_SLOTS",
+            "help": "Requests the engine runs at the same time per model; 0 asks it.",
+            "min": 0,
+            "max": 4096,
+        },
+    )
     timeout_s: float = field(
         default=2.0,
-        metadata={"env": "FLEET_NODE_ENGINE_TIMEOUT", "help": "Seconds an engine may take to say what it has.", "min": 0.01, "max": 60.0},
+        metadata={
+            "env": "FLEET_NODE_ENGINE_TIMEOUT",
+            "help": "Seconds an engine may take to say what it has.",
+            "min": 0.01,
+            "max": 60.0,
+        },
     )
 
 

@@ -33,7 +33,8 @@ PIECE_BYTES = 256 * 1024
 STALL_MAX_S = 30.0
 """A puller that takes nothing for so long is left."""
 _REQUEST = re.compile(
-    r"(GET|HEAD) /v2/herd/([0-9a-f]{64})/(?:manifests/[\w.:-]{1,128}|blobs/(sha256:[0-9a-f]{64})) HTTP/1\.[01]\Z", re.ASCII
+    r"(GET|HEAD) /v2/herd/([0-9a-f]{64})/(?:manifests/[\w.:-]{1,128}|blobs/(sha256:[0-9a-f]{64})) HTTP/1\.[01]\Z",
+    re.ASCII,
 )
 _RANGE = re.compile(r"bytes=(\d{1,15})-(\d{0,15})\Z", re.ASCII)
 _MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
@@ -42,13 +43,26 @@ _MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 @dataclass(frozen=True, slots=True)
 class SharingSettings:
     share: bool = field(
-        default=True, metadata={"env": "FLEET_NODE_SHARE_MODELS", "help": "Let paired machines copy this machine's models instead of downloading them again."}
+        default=True,
+        metadata={
+            "env": "FLEET_NODE_SHARE_MODELS",
+            "help": "Let paired machines copy this machine's models instead of downloading them again.",
+        },
     )
     store: str = field(
-        default="", metadata={"env": "FLEET_NODE_OLLAMA_MODELS", "help": "Folder of Ollama's models, where it is not found by itself."}
+        default="",
+        metadata={
+            "env": "FLEET_NODE_OLLAMA_MODELS",
+            "help": "Folder of Ollama's models, where it is not found by itself.",
+        },
     )
     bytes_per_s: int = field(
-        default=0, metadata={"env": "FLEET_NODE_SHARE_BYTES_PER_SECOND", "help": "Most bytes a second that copies may take from this machine in all; 0 is no limit.", "min": 0}
+        default=0,
+        metadata={
+            "env": "FLEET_NODE_SHARE_BYTES_PER_SECOND",
+            "help": "Most bytes a second that copies may take from this machine in all; 0 is no limit.",
+            "min": 0,
+        },
     )
 
 
@@ -115,7 +129,9 @@ class ModelRegistry:
         async with asyncio.timeout(HEAD_MAX_S):
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         line, *rest = head.split("\r\n")
-        headers = {name.strip().lower(): value.strip() for name, _, value in (one.partition(":") for one in rest if one)}
+        headers = {
+            name.strip().lower(): value.strip() for name, _, value in (one.partition(":") for one in rest if one)
+        }
         asked = _REQUEST.match(line)
         if asked is None or self._library is None:
             await _say(writer, "404 Not Found", {}, b"")
@@ -136,13 +152,22 @@ class ModelRegistry:
         if manifest is None:
             await _say(writer, "404 Not Found", {}, b"")
             return False
-        await _say(writer, "200 OK", {"Content-Type": _MANIFEST, "Content-Length": len(manifest)}, manifest if method == "GET" else b"")
+        await _say(
+            writer,
+            "200 OK",
+            {"Content-Type": _MANIFEST, "Content-Length": len(manifest)},
+            manifest if method == "GET" else b"",
+        )
         self.sent_bytes += len(manifest)
         return True
 
     async def _send_blob(self, writer: asyncio.StreamWriter, method: str, blob: Blob, wanted: str, place: str) -> bool:
         first, last, status = 0, blob.size_bytes - 1, "200 OK"
-        headers: dict[str, object] = {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes", "Location": place}
+        headers: dict[str, object] = {
+            "Content-Type": "application/octet-stream",
+            "Accept-Ranges": "bytes",
+            "Location": place,
+        }
         if wanted:
             span = _span(wanted, blob.size_bytes)
             if span is None:

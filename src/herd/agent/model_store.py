@@ -107,6 +107,10 @@ def find_store(environment: Mapping[str, str], home: Path, platform: str = sys.p
     if platform == "linux" and not told:
         places.append(Path("/usr/share/ollama/.ollama/models"))
     for place in places:
-        if (place / "blobs").is_dir() and os.access(place / "blobs", os.R_OK | os.X_OK) and (place / "manifests").is_dir():
+        if (
+            (place / "blobs").is_dir()
+            and os.access(place / "blobs", os.R_OK | os.X_OK)
+            and (place / "manifests").is_dir()
+        ):
             return place
     return None

@@ -33,7 +33,12 @@ _PRIVATE_FOLDER = 0o700
 @dataclass(frozen=True, slots=True)
 class JoinSettings:
     code: str = field(
-        default="", metadata={"env": "FLEET_NODE_JOIN", "help": "The code that `herd nodes invite` printed; needed once.", "secret": True}
+        default="",
+        metadata={
+            "env": "FLEET_NODE_JOIN",
+            "help": "The code that `herd nodes invite` printed; needed once.",
+            "secret": True,
+        },
     )
 
     def __post_init__(self) -> None:
@@ -110,7 +115,9 @@ class NodeIdentity:
     def joined(self, answer: JoinAnswer, url: str) -> str:
         """Checks that the fleet has the same key and keeps it. What is wrong, or empty."""
         private = bytes.fromhex(self._kept.private)
-        key = pairing.shared_key(private, answer.fleet_public, pairing.public_of(private), answer.fleet_public, self._offered.code)
+        key = pairing.shared_key(
+            private, answer.fleet_public, pairing.public_of(private), answer.fleet_public, self._offered.code
+        )
         node_id = NodeId(answer.node_id)
         if key is None or not is_same(pairing.joined_proof(key, answer.fleet_public, node_id), answer.proof):
             return "whoever answers there does not know the code; is it your coordinator?"
@@ -119,7 +126,10 @@ class NodeIdentity:
         try:
             _write(self._path, msgspec.json.encode(self._kept))
         except OSError as error:
-            log.warning("that this machine belongs to the fleet cannot be kept, so it must join again after a restart: %s", error)
+            log.warning(
+                "that this machine belongs to the fleet cannot be kept, so it must join again after a restart: %s",
+                error,
+            )
         log.info("this machine belongs to the fleet", extra={"node_id": node_id, "fleet": self.fleet_id})
         return ""
 
@@ -165,7 +175,9 @@ def open_passport(data_dir: Path, name: str, boot_id: str, settings: JoinSetting
             _write(path, msgspec.json.encode(kept))
         except OSError as error:
             log.warning("%s cannot be written: %s", path, error)
-    return NodeIdentity(path, kept, name, boot_id, read_invitation(settings.code), read_invitation(_local_code(data_dir)))
+    return NodeIdentity(
+        path, kept, name, boot_id, read_invitation(settings.code), read_invitation(_local_code(data_dir))
+    )
 
 
 def _local_code(data_dir: Path) -> str:
@@ -179,7 +191,10 @@ def _read(path: Path) -> _Kept | None:
     try:
         with path.open("rb") as file:
             kept = msgspec.json.decode(file.read(FILE_MAX_BYTES), type=_Kept)
-        if len(bytes.fromhex(kept.private)) == pairing.KEY_BYTES and len(bytes.fromhex(kept.key)) in (0, pairing.KEY_BYTES):
+        if len(bytes.fromhex(kept.private)) == pairing.KEY_BYTES and len(bytes.fromhex(kept.key)) in (
+            0,
+            pairing.KEY_BYTES,
+        ):
             return kept
         log.warning("%s is damaged; this machine joins anew", path)
     except FileNotFoundError:

@@ -74,6 +74,7 @@ class BadHeartbeat(HerdError):
     status = 422
     code = "bad_heartbeat"
 
+
 def decode(body: bytes, source_ip: str) -> Report:
     """The report in this body, sent from `source_ip`. Raises `BadHeartbeat` naming the field, and nothing else."""
     if len(body) > BODY_MAX_BYTES:
@@ -86,7 +87,8 @@ def decode(body: bytes, source_ip: str) -> Report:
     engines, models = _engines(said, own, source_ip)
     return Report(
         node_id=NodeId(_name(said.node_id, "node_id")),
-        boot_id=_text(own.boot_id, "herd.boot_id") or f"at {source_ip}",  # older agents have none: two clones differ by address
+        boot_id=_text(own.boot_id, "herd.boot_id")
+        or f"at {source_ip}",  # older agents have none: two clones differ by address
         memory=_memory(said.memory, own.memory),
         models=models,
         engines=engines,
@@ -126,11 +128,13 @@ def _engines(
     models: dict[ModelName, ModelInfo] = {}
     for engine in own.engines:
         face = EngineEndpoint(
-            _name(engine.kind, "herd.engines.kind"), address(engine.url, source_ip), _text(engine.version, "herd.engines.version"),
+            _name(engine.kind, "herd.engines.kind"),
+            address(engine.url, source_ip),
+            _text(engine.version, "herd.engines.version"),
             max(1, _whole(engine.slots, "herd.engines.slots", SLOTS_MAX)),
             _optional(engine.models_max, "herd.engines.models_max", SLOTS_MAX),
             address(engine.library_url, source_ip) if engine.library_url else "",
-        )  # fmt: skip
+        )
         faces.append(face)
         for model in engine.models:
             # Two engines of a node may have the same model: the one that has it in memory answers for it.
@@ -146,9 +150,13 @@ def _card(model: ModelJson, face: EngineEndpoint) -> ModelInfo:
     loaded = model.loaded
     _at_most(len(model.capabilities), 64, f"{where}.capabilities")
     return ModelInfo(
-        name=_name(model.name, f"{where}.name"), engine=face, size_bytes=_whole(model.size_bytes, f"{where}.size_bytes"),
-        digest=_text(model.digest, f"{where}.digest"), family=_text(model.family, f"{where}.family"),
-        parameters=_text(model.parameters, f"{where}.parameters"), quantization=_text(model.quantization, f"{where}.quantization"),
+        name=_name(model.name, f"{where}.name"),
+        engine=face,
+        size_bytes=_whole(model.size_bytes, f"{where}.size_bytes"),
+        digest=_text(model.digest, f"{where}.digest"),
+        family=_text(model.family, f"{where}.family"),
+        parameters=_text(model.parameters, f"{where}.parameters"),
+        quantization=_text(model.quantization, f"{where}.quantization"),
         context_max_tokens=_optional(model.context_max_tokens, f"{where}.context_max_tokens"),
         capabilities=frozenset(_text(word, f"{where}.capabilities") for word in model.capabilities),
         modified_at=_text(model.modified_at, f"{where}.modified_at"),
@@ -157,9 +165,12 @@ def _card(model: ModelJson, face: EngineEndpoint) -> ModelInfo:
             _whole(loaded.size_bytes, f"{where}.loaded.size_bytes"),
             _optional(loaded.context_tokens, f"{where}.loaded.context_tokens"),
             _optional(loaded.vram_bytes, f"{where}.loaded.vram_bytes"),
-            loaded.context_explicit, _text(loaded.expires_at, f"{where}.loaded.expires_at"),
-        ) if loaded is not None else None,
-    )  # fmt: skip
+            loaded.context_explicit,
+            _text(loaded.expires_at, f"{where}.loaded.expires_at"),
+        )
+        if loaded is not None
+        else None,
+    )
 
 
 def _upstream_engine(
@@ -171,10 +182,12 @@ def _upstream_engine(
         return (), {}
     _at_most(len(ollama.models_available) + len(ollama.models_loaded), MODELS_MAX, "ollama.models_available")
     face = EngineEndpoint(
-        "ollama", address(said.ollama_host or f"http://{_bracketed(source_ip)}:{OLLAMA_PORT}", source_ip),
-        _text(ollama.version or "", "ollama.version"), max(1, _whole(ollama.num_parallel or 1, "ollama.num_parallel", SLOTS_MAX)),
+        "ollama",
+        address(said.ollama_host or f"http://{_bracketed(source_ip)}:{OLLAMA_PORT}", source_ip),
+        _text(ollama.version or "", "ollama.version"),
+        max(1, _whole(ollama.num_parallel or 1, "ollama.num_parallel", SLOTS_MAX)),
         _optional(ollama.max_loaded_models or None, "ollama.max_loaded_models", SLOTS_MAX),
-    )  # fmt: skip
+    )
     loaded = {canonical(model.name): model for model in ollama.models_loaded}
     names = {canonical(name): name for name in ollama.models_available}
     names.update({key: model.name for key, model in loaded.items() if key not in names})
@@ -185,17 +198,24 @@ def _upstream_card(name: str, loaded: LoadedModelJson | None, ollama: OllamaJson
     meta = ollama.models_available_meta.get(name) or ModelMetaJson()
     loaded_bytes = _gigabytes(loaded.size_gb, "ollama.models_loaded.size_gb") if loaded is not None else 0
     return ModelInfo(
-        name=_name(name, "ollama.models_available"), engine=face,
-        size_bytes=_gigabytes(ollama.models_available_sizes.get(name, 0.0), "ollama.models_available_sizes") or loaded_bytes,
+        name=_name(name, "ollama.models_available"),
+        engine=face,
+        size_bytes=_gigabytes(ollama.models_available_sizes.get(name, 0.0), "ollama.models_available_sizes")
+        or loaded_bytes,
         digest=_text(meta.digest or (loaded.digest if loaded else None) or "", "ollama.models_available_meta.digest"),
         family=_text(meta.family or "", "ollama.models_available_meta.family"),
-        parameters=_text(meta.parameter_size or (loaded.parameter_size if loaded else None) or "", "ollama.parameter_size"),
-        quantization=_text(meta.quantization_level or (loaded.quantization if loaded else None) or "", "ollama.quantization"),
+        parameters=_text(
+            meta.parameter_size or (loaded.parameter_size if loaded else None) or "", "ollama.parameter_size"
+        ),
+        quantization=_text(
+            meta.quantization_level or (loaded.quantization if loaded else None) or "", "ollama.quantization"
+        ),
         context_max_tokens=_optional(meta.context_length or None, "ollama.models_available_meta.context_length"),
         capabilities=frozenset(_text(word, "ollama.capabilities") for word in (meta.capabilities or [])[:64]),
         loaded=Loaded(loaded_bytes, _optional(loaded.context_length or None, "ollama.models_loaded.context_length"))
-        if loaded is not None else None,
-    )  # fmt: skip
+        if loaded is not None
+        else None,
+    )
 
 
 def address(url: str, source_ip: str) -> str:
@@ -209,7 +229,12 @@ def address(url: str, source_ip: str) -> str:
     except ValueError as error:
         raise BadHeartbeat(f"an engine's url is wrong: {error}") from None
     is_locked = parts.scheme == "https" and PIN.fullmatch(parts.fragment) is not None
-    if not (is_locked or parts.scheme == "http") or not parts.hostname or parts.username is not None or len(url) > NAME_MAX:
+    if (
+        not (is_locked or parts.scheme == "http")
+        or not parts.hostname
+        or parts.username is not None
+        or len(url) > NAME_MAX
+    ):
         raise BadHeartbeat("an engine's url must be http://host:port, or https://host:port#SHA256 of its certificate")
     host = _bracketed(source_ip or LOOPBACK)
     return f"https://{host}:{port or 443}#{parts.fragment}" if is_locked else f"http://{host}:{port or 80}"
@@ -238,41 +263,52 @@ def _memory(said: MemoryJson, exact: Mapping[str, int]) -> Memory:
     except ValueError:
         raise BadHeartbeat("memory.pressure must be normal, warn or critical") from None
     return Memory(
-        _whole(total, "memory.total"), _whole(used, "memory.used"), _whole(available, "memory.available"), pressure,
-        _gigabytes(said.swap_used_gb or 0.0, "memory.swap_used_gb"), _gigabytes(said.swap_total_gb or 0.0, "memory.swap_total_gb"),
-        _gigabytes(said.wired_gb or 0.0, "memory.wired_gb"), _gigabytes(said.compressed_gb or 0.0, "memory.compressed_gb"),
-    )  # fmt: skip
+        _whole(total, "memory.total"),
+        _whole(used, "memory.used"),
+        _whole(available, "memory.available"),
+        pressure,
+        _gigabytes(said.swap_used_gb or 0.0, "memory.swap_used_gb"),
+        _gigabytes(said.swap_total_gb or 0.0, "memory.swap_total_gb"),
+        _gigabytes(said.wired_gb or 0.0, "memory.wired_gb"),
+        _gigabytes(said.compressed_gb or 0.0, "memory.compressed_gb"),
+    )
 
 
 def _disk(said: DiskJson) -> Disk:
     return Disk(
-        _gigabytes(said.total_gb, "disk.total_gb"), _gigabytes(said.used_gb, "disk.used_gb"),
+        _gigabytes(said.total_gb, "disk.total_gb"),
+        _gigabytes(said.used_gb, "disk.used_gb"),
         _gigabytes(said.available_gb, "disk.available_gb"),
-    )  # fmt: skip
+    )
 
 
 def _gpus(said: list[GpuJson]) -> tuple[Gpu, ...]:
     _at_most(len(said), GPUS_MAX, "herd.gpus")
     return tuple(
         Gpu(
-            _text(gpu.name, "herd.gpus.name"), _whole(gpu.memory_total_bytes, "herd.gpus.memory_total_bytes"),
+            _text(gpu.name, "herd.gpus.name"),
+            _whole(gpu.memory_total_bytes, "herd.gpus.memory_total_bytes"),
             _whole(gpu.memory_used_bytes, "herd.gpus.memory_used_bytes"),
             None if gpu.utilization is None else _real(gpu.utilization, "herd.gpus.utilization", CPU_MAX_PCT),
             _temperature(gpu.temperature_c),
         )
         for gpu in said
-    )  # fmt: skip
+    )
 
 
 def _capacity(said: CapacityJson, trend: str, week: Sequence[float | None]) -> Capacity:
     return Capacity(
-        _text(said.mode, "capacity.mode"), _gigabytes(said.ceiling_gb, "capacity.ceiling_gb"),
+        _text(said.mode, "capacity.mode"),
+        _gigabytes(said.ceiling_gb, "capacity.ceiling_gb"),
         _real(said.availability_score, "capacity.availability_score", 1.0),
         trend if trend in ("rising", "stable", "falling") else "stable",
-        _text(said.reason, "capacity.reason"), said.mode in PAUSED_MODES, said.override_active,
+        _text(said.reason, "capacity.reason"),
+        said.mode in PAUSED_MODES,
+        said.override_active,
         _real(said.learning_confidence, "capacity.learning_confidence", 1.0),
-        _whole(said.days_observed, "capacity.days_observed", 1 << 20), _week(week),
-    )  # fmt: skip
+        _whole(said.days_observed, "capacity.days_observed", 1 << 20),
+        _week(week),
+    )
 
 
 def _week(said: Sequence[float | None]) -> tuple[float | None, ...] | None:

@@ -21,12 +21,23 @@ from herd.core.state.fleet import Capacity, Disk, EngineEndpoint, Memory, ModelI
 def encode(report: Report, timestamp: float) -> bytes:
     """The heartbeat for this report: the public fields and our own object. `timestamp` is unix seconds."""
     own = OwnJson(
-        VERSION, report.boot_id, report.os, report.paused, report.capacity.trend if report.capacity else "stable",
+        VERSION,
+        report.boot_id,
+        report.os,
+        report.paused,
+        report.capacity.trend if report.capacity else "stable",
         [_engine_json(engine, report) for engine in report.engines],
-        [GpuJson(g.name, g.memory_total_bytes, g.memory_used_bytes, g.utilization, g.temperature_c) for g in report.gpus],
-        {"total_bytes": report.memory.total_bytes, "used_bytes": report.memory.used_bytes, "available_bytes": report.memory.available_bytes},
+        [
+            GpuJson(g.name, g.memory_total_bytes, g.memory_used_bytes, g.utilization, g.temperature_c)
+            for g in report.gpus
+        ],
+        {
+            "total_bytes": report.memory.total_bytes,
+            "used_bytes": report.memory.used_bytes,
+            "available_bytes": report.memory.available_bytes,
+        },
         list((report.capacity.week if report.capacity else None) or ()),
-    )  # fmt: skip
+    )
     body = msgspec.json.encode({**_public(report, timestamp), "herd": own})
     if len(body) <= BODY_MAX_BYTES:
         return body
@@ -36,9 +47,15 @@ def encode(report: Report, timestamp: float) -> bytes:
 
 def _public(report: Report, timestamp: float) -> dict[str, object]:
     return {
-        "node_id": report.node_id, "arch": report.arch, "timestamp": timestamp, "agent_version": report.agent_version,
-        "ollama_host": report.engines[0].url if report.engines else None, "lan_ip": report.lan_ip or None,
-        "draining": report.draining, "chip": report.chip or None, "memory_bandwidth_gbps": report.memory_bandwidth_gbps,
+        "node_id": report.node_id,
+        "arch": report.arch,
+        "timestamp": timestamp,
+        "agent_version": report.agent_version,
+        "ollama_host": report.engines[0].url if report.engines else None,
+        "lan_ip": report.lan_ip or None,
+        "draining": report.draining,
+        "chip": report.chip or None,
+        "memory_bandwidth_gbps": report.memory_bandwidth_gbps,
         "connection_failures": report.connection_failures,
         "cpu": {"cores_physical": report.cores, "utilization_pct": report.cpu_utilization},
         "memory": _memory_json(report.memory),
@@ -46,34 +63,56 @@ def _public(report: Report, timestamp: float) -> dict[str, object]:
         "disk": _disk_json(report.disk) if report.disk else None,
         "ollama": _ollama_json(report),
         "capacity": _capacity_json(report.capacity) if report.capacity else None,
-    }  # fmt: skip
+    }
 
 
 def _engine_json(engine: EngineEndpoint, report: Report) -> EngineJson:
     models = [_model_json(card) for card in report.models.values() if card.engine == engine]
-    return EngineJson(engine.kind, engine.url, engine.version, engine.slots, engine.models_max, models, engine.library_url)
+    return EngineJson(
+        engine.kind, engine.url, engine.version, engine.slots, engine.models_max, models, engine.library_url
+    )
 
 
 def _model_json(card: ModelInfo) -> ModelJson:
     loaded = card.loaded
     return ModelJson(
-        card.name, card.size_bytes, card.digest, card.family, card.parameters, card.quantization, card.context_max_tokens,
-        sorted(card.capabilities), card.modified_at, card.kv_bytes_per_token,
-        LoadedJson(loaded.size_bytes, loaded.context_tokens, loaded.vram_bytes, loaded.context_explicit, loaded.expires_at)
-        if loaded is not None else None,
-    )  # fmt: skip
+        card.name,
+        card.size_bytes,
+        card.digest,
+        card.family,
+        card.parameters,
+        card.quantization,
+        card.context_max_tokens,
+        sorted(card.capabilities),
+        card.modified_at,
+        card.kv_bytes_per_token,
+        LoadedJson(
+            loaded.size_bytes, loaded.context_tokens, loaded.vram_bytes, loaded.context_explicit, loaded.expires_at
+        )
+        if loaded is not None
+        else None,
+    )
 
 
 def _memory_json(memory: Memory) -> dict[str, object]:
     return {
-        "total_gb": memory.total_bytes / GIB, "used_gb": memory.used_bytes / GIB, "available_gb": memory.available_bytes / GIB,
-        "pressure": memory.pressure.value, "wired_gb": memory.wired_bytes / GIB, "compressed_gb": memory.compressed_bytes / GIB,
-        "swap_used_gb": memory.swap_used_bytes / GIB, "swap_total_gb": memory.swap_total_bytes / GIB,
-    }  # fmt: skip
+        "total_gb": memory.total_bytes / GIB,
+        "used_gb": memory.used_bytes / GIB,
+        "available_gb": memory.available_bytes / GIB,
+        "pressure": memory.pressure.value,
+        "wired_gb": memory.wired_bytes / GIB,
+        "compressed_gb": memory.compressed_bytes / GIB,
+        "swap_used_gb": memory.swap_used_bytes / GIB,
+        "swap_total_gb": memory.swap_total_bytes / GIB,
+    }
 
 
 def _disk_json(disk: Disk) -> dict[str, float]:
-    return {"total_gb": disk.total_bytes / GIB, "used_gb": disk.used_bytes / GIB, "available_gb": disk.available_bytes / GIB}
+    return {
+        "total_gb": disk.total_bytes / GIB,
+        "used_gb": disk.used_bytes / GIB,
+        "available_gb": disk.available_bytes / GIB,
+    }
 
 
 def _ollama_json(report: Report) -> dict[str, object] | None:
@@ -83,24 +122,44 @@ def _ollama_json(report: Report) -> dict[str, object] | None:
     cards = [card for card in report.models.values() if card.engine == face]
     return {
         "models_loaded": [
-            {"name": c.name, "size_gb": c.loaded.size_bytes / GIB, "requests_active": 0, "parameter_size": c.parameters,
-             "quantization": c.quantization, "context_length": c.loaded.context_tokens, "digest": c.digest}
-            for c in cards if c.loaded is not None
+            {
+                "name": c.name,
+                "size_gb": c.loaded.size_bytes / GIB,
+                "requests_active": 0,
+                "parameter_size": c.parameters,
+                "quantization": c.quantization,
+                "context_length": c.loaded.context_tokens,
+                "digest": c.digest,
+            }
+            for c in cards
+            if c.loaded is not None
         ],
         "models_available": [card.name for card in cards],
         "models_available_sizes": {card.name: card.size_bytes / GIB for card in cards},
         "models_available_meta": {
-            c.name: {"digest": c.digest, "family": c.family, "parameter_size": c.parameters, "quantization_level": c.quantization,
-                     "capabilities": sorted(c.capabilities)}
+            c.name: {
+                "digest": c.digest,
+                "family": c.family,
+                "parameter_size": c.parameters,
+                "quantization_level": c.quantization,
+                "capabilities": sorted(c.capabilities),
+            }
             for c in cards
         },
-        "num_parallel": face.slots, "max_loaded_models": face.models_max, "requests_active": 0, "version": face.version,
-    }  # fmt: skip
+        "num_parallel": face.slots,
+        "max_loaded_models": face.models_max,
+        "requests_active": 0,
+        "version": face.version,
+    }
 
 
 def _capacity_json(capacity: Capacity) -> dict[str, object]:
     return {
-        "mode": "paused" if capacity.paused and capacity.mode not in PAUSED_MODES else capacity.mode, "ceiling_gb": capacity.ceiling_bytes / GIB,
-        "availability_score": capacity.score, "reason": capacity.reason, "override_active": capacity.override_active,
-        "learning_confidence": capacity.learning_confidence, "days_observed": capacity.days_observed,
-    }  # fmt: skip
+        "mode": "paused" if capacity.paused and capacity.mode not in PAUSED_MODES else capacity.mode,
+        "ceiling_gb": capacity.ceiling_bytes / GIB,
+        "availability_score": capacity.score,
+        "reason": capacity.reason,
+        "override_active": capacity.override_active,
+        "learning_confidence": capacity.learning_confidence,
+        "days_observed": capacity.days_observed,
+    }

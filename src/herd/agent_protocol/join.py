@@ -1,6 +1,6 @@
 """What a machine and a coordinator say to each other when the machine wants to take part. Decides nothing; proves nothing.
 
-    POST /fleet/join   Joining -> JoinAnswer    200 joined or open, 202 waits for approval, 401 wrong code, 422 makes no sense
+POST /fleet/join   Joining -> JoinAnswer    200 joined or open, 202 waits for approval, 401 wrong code, 422 makes no sense
 """
 
 from __future__ import annotations

@@ -26,9 +26,11 @@ from herd.cli.screen import fail, show_what_can_be_shown
 INTERRUPTED = 130
 
 app = typer.Typer(
-    add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
     help="One endpoint for every machine you own. Without a command: serve.",
-)  # fmt: skip
+)
 nodes_group = typer.Typer(help="Show which machines belong to the fleet; let them in and out.")
 keys_group = typer.Typer(help="Show who may ask; make keys and revoke them.")
 app.add_typer(nodes_group, name="nodes")
@@ -69,10 +71,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a draw
 Url = Annotated[
     str | None,
     typer.Option(
-        "--url", envvar="HERD_URL", metavar="URL", show_envvar=False,
+        "--url",
+        envvar="HERD_URL",
+        metavar="URL",
+        show_envvar=False,
         help="The coordinator to ask (HERD_URL); without it, the one that this machine's settings name.",
     ),
-]  # fmt: skip
+]
 Host = Annotated[str | None, typer.Option(metavar="ADDRESS", help="Address to listen on (FLEET_HOST).")]
 Port = Annotated[int | None, typer.Option(metavar="PORT", help="Port to listen on (FLEET_PORT).")]
 Folder = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder for traces and logs (FLEET_DATA_DIR).")]
@@ -109,9 +114,7 @@ def node(
     ] = None,
     engine_url: Annotated[str | None, typer.Option(metavar="URL", help="Where that engine answers.")] = None,
     node_id: Annotated[str | None, typer.Option(metavar="NAME", help="This machine's name in the fleet.")] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Folder for logs and what is learnt.")
-    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder for logs and what is learnt.")] = None,
     threads: Annotated[int | None, typer.Option(metavar="N", help="Threads of the embedded engine.")] = None,
     slots: Annotated[int | None, typer.Option(metavar="N", help="Requests the engine runs at the same time.")] = None,
     context: Annotated[
@@ -119,16 +122,26 @@ def node(
     ] = None,
     model: Annotated[Path | None, typer.Option(metavar="FILE", help="GGUF file of the embedded engine.")] = None,
     join: Annotated[
-        str | None, typer.Option(metavar="CODE", help="What `herd nodes invite` printed on the coordinator; needed once.")
+        str | None,
+        typer.Option(metavar="CODE", help="What `herd nodes invite` printed on the coordinator; needed once."),
     ] = None,
     _version: Version = False,
 ) -> None:
     """Lend this machine: run the agent, as `herd-node` does."""
-    serving.node({
-        "FLEET_NODE_ROUTER_URL": router_url, "FLEET_NODE_ENGINE": engine, "FLEET_NODE_ENGINE_URL": engine_url,
-        "FLEET_NODE_NODE_ID": node_id, "FLEET_NODE_DATA_DIR": data_dir, "FLEET_NODE_THREADS": threads,
-        "FLEET_NODE_CONTEXT": context, "FLEET_NODE_EMBEDDED_MODEL": model, "FLEET_NODE_JOIN": join,
-    }, slots)  # fmt: skip
+    serving.node(
+        {
+            "FLEET_NODE_ROUTER_URL": router_url,
+            "FLEET_NODE_ENGINE": engine,
+            "FLEET_NODE_ENGINE_URL": engine_url,
+            "FLEET_NODE_NODE_ID": node_id,
+            "FLEET_NODE_DATA_DIR": data_dir,
+            "FLEET_NODE_THREADS": threads,
+            "FLEET_NODE_CONTEXT": context,
+            "FLEET_NODE_EMBEDDED_MODEL": model,
+            "FLEET_NODE_JOIN": join,
+        },
+        slots,
+    )
 
 
 @app.command()
@@ -151,22 +164,31 @@ def models(json: Json = False, url: Url = None) -> None:
 
 @app.command()
 def why(
-    request_id: Annotated[str, typer.Argument(metavar="[REQUEST]", help='Its id, the beginning of it, or "last".')] = "last",
-    json: Json = False, url: Url = None,
-) -> None:  # fmt: skip
+    request_id: Annotated[
+        str, typer.Argument(metavar="[REQUEST]", help='Its id, the beginning of it, or "last".')
+    ] = "last",
+    json: Json = False,
+    url: Url = None,
+) -> None:
     """Tell why a request went where it went."""
     why_verb.why(serving.coordinator(url), request_id, json)
 
 
 @app.command()
 def replay(
-    policy: Annotated[str | None, typer.Option(metavar="NAME", help="completion_time or signals; without it, as it was.")] = None,
+    policy: Annotated[
+        str | None, typer.Option(metavar="NAME", help="completion_time or signals; without it, as it was.")
+    ] = None,
     weights: Annotated[
         str | None, typer.Option(metavar="NAME=VALUE,...", help="Other weights, e.g. harm_weight=0.5,model_hot=80.")
     ] = None,
     since: Annotated[str | None, typer.Option(metavar="SPAN", help="Only the last 30m, 24h, 7d.")] = None,
-    limit: Annotated[int, typer.Option(metavar="N", help="At most so many of the newest rows.")] = replay_verb.ROWS_DEFAULT,
-    db: Annotated[Path | None, typer.Option(metavar="PATH", help="The trace database; without it, this machine's.")] = None,
+    limit: Annotated[
+        int, typer.Option(metavar="N", help="At most so many of the newest rows.")
+    ] = replay_verb.ROWS_DEFAULT,
+    db: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="The trace database; without it, this machine's.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Decide recorded requests again, with other rules."""
@@ -196,7 +218,9 @@ def doctor(json: Json = False, url: Url = None, data_dir: Folder = None) -> None
 
 @app.command()
 def health(
-    everything: Annotated[bool, typer.Option("--all", help="Show what is well, too.")] = False, json: Json = False, url: Url = None
+    everything: Annotated[bool, typer.Option("--all", help="Show what is well, too.")] = False,
+    json: Json = False,
+    url: Url = None,
 ) -> None:
     """Show what is wrong with the fleet, since when, and the command that mends it."""
     if not health_verb.health(serving.coordinator(url), json, everything):
@@ -217,15 +241,24 @@ def windows(json: Json = False, url: Url = None) -> None:
 
 @app.command()
 def bench(
-    node: Annotated[list[str] | None, typer.Option(metavar="NODE", help="Only this node; several times for several.")] = None,
-    model: Annotated[list[str] | None, typer.Option(metavar="MODEL", help="Only this model; several times for several.")] = None,
-    kind: Annotated[list[str] | None, typer.Option(metavar="KIND", help="generation, prompt or scaling; several times for several.")] = None,
+    node: Annotated[
+        list[str] | None, typer.Option(metavar="NODE", help="Only this node; several times for several.")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(metavar="MODEL", help="Only this model; several times for several.")
+    ] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(metavar="KIND", help="generation, prompt or scaling; several times for several.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell how long it would take.")] = False,
     listed: Annotated[bool, typer.Option("--list", help="Show the runs that are kept.")] = False,
-    compare: Annotated[str | None, typer.Option(metavar="A,B", help="Compare two runs; last compares the two newest.")] = None,
+    compare: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Compare two runs; last compares the two newest.")
+    ] = None,
     cancel: Annotated[bool, typer.Option("--cancel", help="End the run in progress.")] = False,
-    json: Json = False, url: Url = None,
-) -> None:  # fmt: skip
+    json: Json = False,
+    url: Url = None,
+) -> None:
     """Measure how fast each machine is; nobody's request waits for it."""
     coordinator = serving.coordinator(url)
     if cancel:
@@ -240,9 +273,14 @@ def bench(
 
 @app.command()
 def diagnose(
-    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Where to write it; without it, herd-diagnosis-TIME.tar.gz here.")] = None,
-    json: Json = False, url: Url = None, data_dir: Folder = None,
-) -> None:  # fmt: skip
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="Where to write it; without it, herd-diagnosis-TIME.tar.gz here."),
+    ] = None,
+    json: Json = False,
+    url: Url = None,
+    data_dir: Folder = None,
+) -> None:
     """Collect what somebody else needs to help, without keys and prompts."""
     settings = {"coordinator": serving.described(False), "agent": serving.described(True)}
     diagnose_verb.diagnose(serving.setup(url, data_dir), settings, file, json)
@@ -316,19 +354,33 @@ def list_keys(json: Json = False, url: Url = None) -> None:
 @keys_group.command()
 def add(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is, for you to recognise.")],
-    scope: Annotated[list[str] | None, typer.Option(metavar="SCOPE", help="chat, embed, read, models or admin; several times for several.")] = None,
-    model: Annotated[list[str] | None, typer.Option(metavar="MODEL", help="Only this model, or a pattern such as llama*; several times for several.")] = None,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SCOPE", help="chat, embed, read, models or admin; several times for several."),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODEL", help="Only this model, or a pattern such as llama*; several times for several."),
+    ] = None,
     per_minute: Annotated[int, typer.Option(metavar="N", help="Requests a minute; 0 for no limit.")] = 0,
     at_once: Annotated[int, typer.Option(metavar="N", help="Requests at the same time; 0 for no limit.")] = 0,
-    tokens_per_month: Annotated[int, typer.Option(metavar="N", help="Tokens a month, read and written; 0 for no limit.")] = 0,
+    tokens_per_month: Annotated[
+        int, typer.Option(metavar="N", help="Tokens a month, read and written; 0 for no limit.")
+    ] = 0,
     days: Annotated[float, typer.Option(metavar="N", help="How long it is valid; 0 for ever.")] = 0.0,
-    json: Json = False, url: Url = None,
-) -> None:  # fmt: skip
+    json: Json = False,
+    url: Url = None,
+) -> None:
     """Make a key; it is shown once."""
     wanted: dict[str, object] = {
-        "name": name, "scopes": scope or ["chat"], "models": model or [], "requests_per_minute": per_minute,
-        "concurrent_max": at_once, "tokens_per_month": tokens_per_month, "days": days,
-    }  # fmt: skip
+        "name": name,
+        "scopes": scope or ["chat"],
+        "models": model or [],
+        "requests_per_minute": per_minute,
+        "concurrent_max": at_once,
+        "tokens_per_month": tokens_per_month,
+        "days": days,
+    }
     access.add_key(serving.coordinator(url), wanted, json)
 
 
@@ -346,7 +398,9 @@ def dashboard(json: Json = False, url: Url = None) -> None:
 
 @app.command()
 def audit(
-    limit: Annotated[int, typer.Option(metavar="N", help="How many, the newest first.")] = 50, json: Json = False, url: Url = None
+    limit: Annotated[int, typer.Option(metavar="N", help="How many, the newest first.")] = 50,
+    json: Json = False,
+    url: Url = None,
 ) -> None:
     """Show who changed what, and from where."""
     access.audit(serving.coordinator(url), limit, json)

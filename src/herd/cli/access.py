@@ -12,13 +12,22 @@ from herd.cli.columns import Cell, Column, table
 from herd.cli.screen import clean, console, duration, number, put, show
 
 NODE_COLUMNS = (
-    Column("node", 9, least=8), Column("state", 8), Column("since", 4, is_right=True), Column("by", 3), Column("fingerprint", 5),
+    Column("node", 9, least=8),
+    Column("state", 8),
+    Column("since", 4, is_right=True),
+    Column("by", 3),
+    Column("fingerprint", 5),
     Column("address", 2),
-)  # fmt: skip
+)
 KEY_COLUMNS = (
-    Column("name", 9, least=8), Column("id", 8), Column("may", 7, least=8), Column("models", 4, least=8), Column("limits", 3, least=8),
-    Column("made", 2, is_right=True), Column("state", 6),
-)  # fmt: skip
+    Column("name", 9, least=8),
+    Column("id", 8),
+    Column("may", 7, least=8),
+    Column("models", 4, least=8),
+    Column("limits", 3, least=8),
+    Column("made", 2, is_right=True),
+    Column("state", 6),
+)
 NOBODY = "Nobody belongs to the fleet yet. An agent on this machine joins by itself; for another machine run: herd nodes invite"
 NO_KEYS = "There are no keys: private networks may ask without one. To ask for keys from now on: herd keys add NAME"
 
@@ -35,21 +44,42 @@ def node_lines(state: Json, width: int, now: float) -> list[Text]:
     lines = table(NODE_COLUMNS, rows, width) if rows else [Text(NOBODY)]
     if state["pending"]:
         first = clean(str(state["pending"][0]["name"]))
-        lines += [Text(), Text("Compare the fingerprint with the one that herd-node shows there, then:"), Text(f"  herd nodes approve {first}", "bold")]
+        lines += [
+            Text(),
+            Text("Compare the fingerprint with the one that herd-node shows there, then:"),
+            Text(f"  herd nodes approve {first}", "bold"),
+        ]
     if state["is_open"]:
-        lines += [Text(), Text("FLEET_OPEN is set: every machine on this network may take part without any of this.", "yellow")]
+        lines += [
+            Text(),
+            Text("FLEET_OPEN is set: every machine on this network may take part without any of this.", "yellow"),
+        ]
     return lines
 
 
 def _paired_row(one: Json, now: float) -> list[Cell]:
     state = Cell("paired", "green") if one["is_known"] else Cell("paired, silent", "dim")
     since = duration(max(0.0, now - one["paired_at"]) * 1000)
-    return [Cell(clean(one["node_id"])), state, Cell(since), Cell(one["how"]), Cell(one["fingerprint"], "dim"), Cell("")]
+    return [
+        Cell(clean(one["node_id"])),
+        state,
+        Cell(since),
+        Cell(one["how"]),
+        Cell(one["fingerprint"], "dim"),
+        Cell(""),
+    ]
 
 
 def _pending_row(one: Json, now: float) -> list[Cell]:
     since = duration(max(0.0, now - one["since"]) * 1000)
-    return [Cell(clean(one["name"])), Cell("waits", "yellow"), Cell(since), Cell(""), Cell(one["fingerprint"]), Cell(clean(one["ip"]))]
+    return [
+        Cell(clean(one["name"])),
+        Cell("waits", "yellow"),
+        Cell(since),
+        Cell(""),
+        Cell(one["fingerprint"]),
+        Cell(clean(one["ip"])),
+    ]
 
 
 def invite(coordinator: CoordinatorClient, as_json: bool) -> None:
@@ -59,14 +89,21 @@ def invite(coordinator: CoordinatorClient, as_json: bool) -> None:
 
 def invitation_lines(invited: Json) -> list[Text]:
     return [
-        Text("On the machine that shall take part, run within ten minutes:"), Text(),
-        Text(f"  {invited['command']}", "bold"), Text(), Text("Once is enough; afterwards herd-node alone."),
-    ]  # fmt: skip
+        Text("On the machine that shall take part, run within ten minutes:"),
+        Text(),
+        Text(f"  {invited['command']}", "bold"),
+        Text(),
+        Text("Once is enough; afterwards herd-node alone."),
+    ]
 
 
 def approve(coordinator: CoordinatorClient, name: str, as_json: bool) -> None:
     _, told = coordinator.post("/fleet/nodes/approve", {"name": name})
-    show(told, as_json, lambda one: [Text(f"{clean(one['name'])} ({one['fingerprint']}) is let in with its next heartbeat.")])
+    show(
+        told,
+        as_json,
+        lambda one: [Text(f"{clean(one['name'])} ({one['fingerprint']}) is let in with its next heartbeat.")],
+    )
 
 
 def remove(coordinator: CoordinatorClient, name: str, as_json: bool) -> None:
@@ -88,9 +125,14 @@ def key_lines(found: Sequence[Json], width: int, now: float) -> list[Text]:
 def _key_row(key: Json, now: float) -> list[Cell]:
     dim = "" if key["is_valid"] else "dim"
     return [
-        Cell(clean(key["name"]), dim), Cell(key["id"], dim), Cell(", ".join(key["scopes"]), dim), Cell(clean(", ".join(key["models"]) or "all"), dim),
-        Cell(_limits(key), dim), Cell(duration(max(0.0, now - key["created_at"]) * 1000), "dim"), _key_state(key, now),
-    ]  # fmt: skip
+        Cell(clean(key["name"]), dim),
+        Cell(key["id"], dim),
+        Cell(", ".join(key["scopes"]), dim),
+        Cell(clean(", ".join(key["models"]) or "all"), dim),
+        Cell(_limits(key), dim),
+        Cell(duration(max(0.0, now - key["created_at"]) * 1000), "dim"),
+        _key_state(key, now),
+    ]
 
 
 def _limits(key: Json) -> str:
@@ -117,10 +159,13 @@ def add_key(coordinator: CoordinatorClient, wanted: Json, as_json: bool) -> None
         show(made, as_json, lambda key: [Text(key["key"])])
         return
     put(
-        Text(made["key"], "bold"), Text(),
+        Text(made["key"], "bold"),
+        Text(),
         Text("It is shown only now. Clients send it as: Authorization: Bearer KEY (or X-Api-Key: KEY)."),
-        Text("From now on nobody asks without a key, this machine included; herd's own commands take it from HERD_KEY."),
-    )  # fmt: skip
+        Text(
+            "From now on nobody asks without a key, this machine included; herd's own commands take it from HERD_KEY."
+        ),
+    )
 
 
 def revoke_key(coordinator: CoordinatorClient, name: str, as_json: bool) -> None:
@@ -136,14 +181,26 @@ def dashboard(coordinator: CoordinatorClient, as_json: bool) -> None:
     try:
         _, made = coordinator.post("/fleet/logins", {})
     except CliError as trouble:
-        raise CliError(trouble.problem, "run it on the coordinator's own machine, or with an admin key in HERD_KEY") from trouble
+        raise CliError(
+            trouble.problem, "run it on the coordinator's own machine, or with an admin key in HERD_KEY"
+        ) from trouble
     made = {**made, "url": f"{coordinator.url}{made['path']}"}
-    show(made, as_json, lambda link: [Text("Open this within five minutes; it works once:"), Text(), Text(f"  {link['url']}", "bold")])
+    show(
+        made,
+        as_json,
+        lambda link: [Text("Open this within five minutes; it works once:"), Text(), Text(f"  {link['url']}", "bold")],
+    )
 
 
 # --- the audit ---
 
-AUDIT_COLUMNS = (Column("when", 7), Column("what", 9, least=12), Column("about", 6, least=10), Column("who", 5, least=10), Column("from", 3))
+AUDIT_COLUMNS = (
+    Column("when", 7),
+    Column("what", 9, least=12),
+    Column("about", 6, least=10),
+    Column("who", 5, least=10),
+    Column("from", 3),
+)
 
 
 def audit(coordinator: CoordinatorClient, limit: int, as_json: bool) -> None:
@@ -159,4 +216,10 @@ def audit_lines(entries: Sequence[Json], width: int, now: float) -> list[Text]:
 
 def _audit_row(one: Json, now: float) -> list[Cell]:
     when = f"{duration(max(0.0, now - one['at']) * 1000)} ago"
-    return [Cell(when, "dim"), Cell(one["what"]), Cell(clean(one["about"])), Cell(clean(one["who"])), Cell(one["ip"], "dim")]
+    return [
+        Cell(when, "dim"),
+        Cell(one["what"]),
+        Cell(clean(one["about"])),
+        Cell(clean(one["who"])),
+        Cell(one["ip"], "dim"),
+    ]

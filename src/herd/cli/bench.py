@@ -15,16 +15,33 @@ from herd.cli.screen import clean, complaints, console, duration, number, put, s
 PATH = "/dashboard/api/v1/benchmarks"
 LOOK_EVERY_S = 0.5
 COLUMNS = (
-    Column("node", 9, least=8), Column("model", 8, least=12), Column("generation tok/s", 7, is_right=True), Column("prompt tok/s", 5, is_right=True),
-    Column("first token ms", 6, is_right=True), Column("load s", 3, is_right=True), Column("at once", 4, least=8),
-)  # fmt: skip
+    Column("node", 9, least=8),
+    Column("model", 8, least=12),
+    Column("generation tok/s", 7, is_right=True),
+    Column("prompt tok/s", 5, is_right=True),
+    Column("first token ms", 6, is_right=True),
+    Column("load s", 3, is_right=True),
+    Column("at once", 4, least=8),
+)
 RUN_COLUMNS = (
-    Column("run", 9, least=12), Column("when", 8), Column("took", 5, is_right=True), Column("state", 7), Column("nodes", 4, is_right=True),
-    Column("models", 3, is_right=True), Column("gave way", 2, is_right=True),
-)  # fmt: skip
+    Column("run", 9, least=12),
+    Column("when", 8),
+    Column("took", 5, is_right=True),
+    Column("state", 7),
+    Column("nodes", 4, is_right=True),
+    Column("models", 3, is_right=True),
+    Column("gave way", 2, is_right=True),
+)
 
 
-def bench(coordinator: CoordinatorClient, nodes: Sequence[str], models: Sequence[str], kinds: Sequence[str], dry_run: bool, as_json: bool) -> None:
+def bench(
+    coordinator: CoordinatorClient,
+    nodes: Sequence[str],
+    models: Sequence[str],
+    kinds: Sequence[str],
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """Starts a run and follows it to its end; Ctrl-C ends it with what it has."""
     asked = {"nodes": list(nodes), "models": list(models), "kinds": list(kinds), "dry_run": dry_run}
     _, started = coordinator.post(f"{PATH}/start", asked)
@@ -42,7 +59,17 @@ def bench(coordinator: CoordinatorClient, nodes: Sequence[str], models: Sequence
 
 def cancel(coordinator: CoordinatorClient, as_json: bool) -> None:
     _, told = coordinator.post(f"{PATH}/cancel", {})
-    show(told, as_json, lambda _: [Text("No benchmark is running." if told["run_id"] is None else f"{clean(told['run_id'])}: {clean(told['state'])}")])
+    show(
+        told,
+        as_json,
+        lambda _: [
+            Text(
+                "No benchmark is running."
+                if told["run_id"] is None
+                else f"{clean(told['run_id'])}: {clean(told['state'])}"
+            )
+        ],
+    )
 
 
 def runs(coordinator: CoordinatorClient, as_json: bool) -> None:
@@ -79,7 +106,9 @@ def _follow(coordinator: CoordinatorClient) -> None:
 
 
 def estimate_lines(told: Json) -> Iterator[Text]:
-    yield Text(f"{number(told['requests'], 'request')}, about {duration(told['estimate_s'] * 1000)} on machines that have nothing else to do.")
+    yield Text(
+        f"{number(told['requests'], 'request')}, about {duration(told['estimate_s'] * 1000)} on machines that have nothing else to do."
+    )
     for one in told["left_out"]:
         yield Text(f"  left out: {clean(one['model'])} on {clean(one['node_id'])}: {clean(one['reason'])}", "dim")
 
@@ -91,7 +120,10 @@ def run_lines(run: Json, width: int) -> Iterator[Text]:
         yield Text(f"left out: {clean(one['model'])} on {clean(one['node_id'])}: {clean(one['reason'])}", "dim")
     gave_way = f", gave way {number(run['yields'], 'time')}" if run["yields"] else ""
     failed = f", {run['failures']} failed" if run["failures"] else ""
-    yield Text(f"{clean(run['run_id'])}: {run['state']} after {duration(run['duration_s'] * 1000)}, {number(run['requests'], 'request')}{failed}{gave_way}.", "bold")
+    yield Text(
+        f"{clean(run['run_id'])}: {run['state']} after {duration(run['duration_s'] * 1000)}, {number(run['requests'], 'request')}{failed}{gave_way}.",
+        "bold",
+    )
 
 
 def list_lines(told: Json, width: int) -> Iterator[Text]:
@@ -100,11 +132,16 @@ def list_lines(told: Json, width: int) -> Iterator[Text]:
         return
     rows = [
         [
-            Cell(clean(run["run_id"])), Cell(time.strftime("%Y-%m-%d %H:%M", time.localtime(run["timestamp"]))), Cell(duration(run["duration_s"] * 1000)),
-            Cell(run["state"]), Cell(str(len(run["nodes"]))), Cell(str(len(run["models"]))), Cell(str(run["yields"])),
+            Cell(clean(run["run_id"])),
+            Cell(time.strftime("%Y-%m-%d %H:%M", time.localtime(run["timestamp"]))),
+            Cell(duration(run["duration_s"] * 1000)),
+            Cell(run["state"]),
+            Cell(str(len(run["nodes"]))),
+            Cell(str(len(run["models"]))),
+            Cell(str(run["yields"])),
         ]
         for run in told["runs"]
-    ]  # fmt: skip
+    ]
     yield from table(RUN_COLUMNS, rows, width)
 
 
@@ -119,7 +156,12 @@ def comparison_lines(found: Json) -> Iterator[Text]:
 def _cell_row(cell: Json) -> list[Cell]:
     scaling = ", ".join(f"{point['concurrency']}: {point['tok_s']:.0f}" for point in cell["scaling"][1:])
     spreads = [cell[name] for name in ("decode_tok_s", "prefill_tok_s", "ttft_ms", "load_s")]
-    return [Cell(clean(cell["node_id"])), Cell(clean(cell["model"])), *(Cell(_spread(spread)) for spread in spreads), Cell(scaling or "-")]
+    return [
+        Cell(clean(cell["node_id"])),
+        Cell(clean(cell["model"])),
+        *(Cell(_spread(spread)) for spread in spreads),
+        Cell(scaling or "-"),
+    ]
 
 
 def _spread(spread: Json | None) -> str:

@@ -33,10 +33,14 @@ class ChatAnswer:
 
     def as_json(self, model: str) -> Json:
         return {
-            "model": model, "answer": self.text, "node": self.headers.get("x-fleet-node"), "request_id": self.headers.get("x-fleet-request"),
-            "retries": int(self.headers.get("x-fleet-retries") or 0), "prompt_tokens": self.last.get("prompt_eval_count"),
+            "model": model,
+            "answer": self.text,
+            "node": self.headers.get("x-fleet-node"),
+            "request_id": self.headers.get("x-fleet-request"),
+            "retries": int(self.headers.get("x-fleet-retries") or 0),
+            "prompt_tokens": self.last.get("prompt_eval_count"),
             "completion_tokens": self.last.get("eval_count"),
-        }  # fmt: skip
+        }
 
 
 @dataclass(slots=True)
@@ -87,7 +91,10 @@ def chat(coordinator: CoordinatorClient, model: str, prompt: str | None, as_json
 
 def _converse(talk: ChatConversation) -> None:
     _check(talk)
-    put(Text(f"Talking to {clean(talk.model)} through {talk.coordinator.url}.", "dim"), Text("Ctrl-C stops an answer, Ctrl-D ends the conversation.", "dim"))
+    put(
+        Text(f"Talking to {clean(talk.model)} through {talk.coordinator.url}.", "dim"),
+        Text("Ctrl-C stops an answer, Ctrl-D ends the conversation.", "dim"),
+    )
     while True:
         try:
             text = input("> ").strip()

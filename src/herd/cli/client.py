@@ -62,7 +62,9 @@ class CoordinatorClient:
 
     def delete(self, path: str, body: object = None) -> Json:
         """The JSON object that a DELETE answers. Raises Trouble."""
-        with self._asked("DELETE", path, json.dumps(body).encode() if body is not None else None, CHAT_TIMEOUT_S) as response:
+        with self._asked(
+            "DELETE", path, json.dumps(body).encode() if body is not None else None, CHAT_TIMEOUT_S
+        ) as response:
             return _object(self.url, response.read())
 
     def lines(self, path: str, body: object) -> Generator[tuple[Headers, bytes], None, None]:
@@ -103,7 +105,9 @@ def coordinator_at(text: str, timeout_s: float = TIMEOUT_S) -> CoordinatorClient
     except ValueError:
         host, port = None, None
     if not host or parts.scheme not in ("http", "https"):
-        raise CliError(f"{text!r} is no address of a coordinator", f"write it like this: --url http://HOST:{COORDINATOR_PORT}")
+        raise CliError(
+            f"{text!r} is no address of a coordinator", f"write it like this: --url http://HOST:{COORDINATOR_PORT}"
+        )
     port = port or (HTTPS_PORT if parts.scheme == "https" else COORDINATOR_PORT)
     return CoordinatorClient(f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}", timeout_s)
 
@@ -112,10 +116,15 @@ def not_reached(url: str, error: Exception) -> NotReached:
     """What an error of the network means, and what to do."""
     here = "if it should run on this machine, start it with: herd"
     if isinstance(error, ConnectionRefusedError):
-        return NotReached(f"no coordinator answers at {url}", f"{here}\nif it runs elsewhere, say where: --url http://HOST:{COORDINATOR_PORT}")
+        return NotReached(
+            f"no coordinator answers at {url}",
+            f"{here}\nif it runs elsewhere, say where: --url http://HOST:{COORDINATOR_PORT}",
+        )
     if isinstance(error, socket.gaierror):
         name = urllib.parse.urlsplit(url).hostname
-        return NotReached(f"there is no machine called {name} on this network", "use its address instead: --url http://ADDRESS:11435")
+        return NotReached(
+            f"there is no machine called {name} on this network", "use its address instead: --url http://ADDRESS:11435"
+        )
     if isinstance(error, TimeoutError):
         return NotReached(f"{url} does not answer", "a firewall, or a wrong address; look closer with: herd doctor")
     if isinstance(error, http.client.HTTPException):
@@ -156,7 +165,9 @@ def _refused(url: str, path: str, response: http.client.HTTPResponse) -> CliErro
         return CliError(told, "see who takes part and who waits: herd nodes")
     if path.startswith("/fleet/keys"):
         return CliError(told, "see the keys: herd keys")
-    if path.startswith(("/api/pull", "/api/delete", "/fleet/sync", "/fleet/update", "/fleet/pin", "/fleet/load", "/fleet/unload")):
+    if path.startswith(
+        ("/api/pull", "/api/delete", "/fleet/sync", "/fleet/update", "/fleet/pin", "/fleet/load", "/fleet/unload")
+    ):
         return CliError(told, "see which node has what: herd models")
     if path.startswith("/dashboard/api/requests/"):
         return CliError(told, "see the newest with: herd why last, those that still run with: herd top")
@@ -174,4 +185,7 @@ def _told(response: http.client.HTTPResponse) -> str | None:
 
 
 def _stranger(url: str) -> NotReached:
-    return NotReached(f"something answers at {url}, but it is no herd coordinator", "find the program that holds this port, or start herd on another: herd --port 11436")
+    return NotReached(
+        f"something answers at {url}, but it is no herd coordinator",
+        "find the program that holds this port, or start herd on another: herd --port 11436",
+    )

@@ -31,11 +31,16 @@ class Cell:
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], width: int) -> list[Text]:
     """A line for the heads and one for each row, none longer than `width` cells."""
-    natural = [max(cell_len(column.head), *(cell_len(row[at].text) for row in rows), 0) for at, column in enumerate(columns)]
+    natural = [
+        max(cell_len(column.head), *(cell_len(row[at].text) for row in rows), 0) for at, column in enumerate(columns)
+    ]
     widths = fitted(columns, natural, width)
     shown = [at for at in range(len(columns)) if widths[at]]
     heads = [Cell(column.head, "dim") for column in columns]
-    return [_line([row[at] for at in shown], [columns[at] for at in shown], [widths[at] for at in shown]) for row in (heads, *rows)]
+    return [
+        _line([row[at] for at in shown], [columns[at] for at in shown], [widths[at] for at in shown])
+        for row in (heads, *rows)
+    ]
 
 
 def fitted(columns: Sequence[Column], natural: Sequence[int], width: int) -> list[int]:

@@ -74,7 +74,9 @@ def write(path: Path, parts: Sequence[tuple[str, str]]) -> None:
     except FileExistsError:
         raise CliError(f"{path} exists already", "choose another name: herd diagnose FILE") from None
     except OSError as error:
-        raise CliError(f"{path} cannot be written: {error.strerror or error}", "choose another place: herd diagnose FILE") from error
+        raise CliError(
+            f"{path} cannot be written: {error.strerror or error}", "choose another place: herd diagnose FILE"
+        ) from error
     with os.fdopen(opened, "wb") as raw, tarfile.open(fileobj=raw, mode="w:gz") as archive:
         for name, text in parts:
             data = text.encode("utf-8", "replace")
@@ -86,15 +88,21 @@ def write(path: Path, parts: Sequence[tuple[str, str]]) -> None:
 def _lines(path: Path, parts: Iterable[tuple[str, str]]) -> Iterator[Text]:
     yield Text.assemble("written: ", (str(path), "bold"))
     yield Text(", ".join(name for name, _ in parts), "dim")
-    yield Text("Keys and secrets are masked and no prompt is in it; names and addresses are. Look through it before you hand it on.")
+    yield Text(
+        "Keys and secrets are masked and no prompt is in it; names and addresses are. Look through it before you hand it on."
+    )
 
 
 def _about() -> dict[str, object]:
     packages = {found.name: found.version for found in importlib.metadata.distributions() if found.name}
     return {
-        "herd": __version__, "python": sys.version, "platform": platform.platform(), "machine": platform.machine(),
-        "processors": os.cpu_count(), "packages": dict(sorted(packages.items())),
-    }  # fmt: skip
+        "herd": __version__,
+        "python": sys.version,
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "processors": os.cpu_count(),
+        "packages": dict(sorted(packages.items())),
+    }
 
 
 def _database(data_dir: Path) -> dict[str, object]:

@@ -29,7 +29,9 @@ DISK_FREE_MIN_BYTES = 1_000_000_000
 QUICK_S = 0.5
 ASKED_MAX_S = 3.0
 SEARCH_S = 2.0
-LOOKED_AT_HERE = frozenset({"offline", "unreachable", "idle_nodes", "memory_pressure", "version_skew", "model_drift", "store_trouble"})
+LOOKED_AT_HERE = frozenset(
+    {"offline", "unreachable", "idle_nodes", "memory_pressure", "version_skew", "model_drift", "store_trouble"}
+)
 """Checks of the coordinator that this verb makes itself, node by node."""
 MARKS = (("ok", "ok   ", "green"), ("look", "look ", "yellow"), ("bad", "bad  ", "red"))
 
@@ -99,12 +101,16 @@ def _this_machine(data_dir: Path) -> Iterator[DoctorFinding]:
         yield DoctorFinding("ok", "herd", f"{__version__} on Python {version}")
     folder = next((place for place in (data_dir, *data_dir.parents) if place.exists()), data_dir)
     if not os.access(folder, os.W_OK):
-        yield DoctorFinding("bad", "data folder", f"{data_dir} cannot be written", "choose another: herd --data-dir FOLDER")
+        yield DoctorFinding(
+            "bad", "data folder", f"{data_dir} cannot be written", "choose another: herd --data-dir FOLDER"
+        )
         return
     free = shutil.disk_usage(folder).free
     told = f"{data_dir}, {free / 1e9:.1f} GB free"
     if free < DISK_FREE_MIN_BYTES:
-        yield DoctorFinding("look", "data folder", told, "free some space; traces and logs are dropped when there is none")
+        yield DoctorFinding(
+            "look", "data folder", told, "free some space; traces and logs are dropped when there is none"
+        )
     else:
         yield DoctorFinding("ok", "data folder", told)
 
@@ -148,8 +154,12 @@ def when_unreachable(setup: Setup, trouble: CliError, announced: Sequence[mdns.F
     others = [one for one in announced if one.url != setup.coordinator.url]
     answering = next((one for one in others if _answers(one.url)), None)
     if answering is not None:
-        remedy = f"look at that one: herd doctor --url {answering.url}\nreport to it: herd-node --router-url {answering.url}"
-        yield DoctorFinding("bad", "coordinator", f"{trouble.problem}; but one announces itself at {answering.url}", remedy)
+        remedy = (
+            f"look at that one: herd doctor --url {answering.url}\nreport to it: herd-node --router-url {answering.url}"
+        )
+        yield DoctorFinding(
+            "bad", "coordinator", f"{trouble.problem}; but one announces itself at {answering.url}", remedy
+        )
         return
     for one in others[:1]:
         remedy = f"a firewall on that machine may block port {_port(one.url)}: allow it there"
@@ -210,7 +220,12 @@ def _astray(setup: Setup) -> DoctorFinding | None:
     except CliError as trouble:
         remedy = f"report to this one: herd-node --router-url {setup.coordinator.url}"
         return DoctorFinding("bad", "agent here", f"FLEET_NODE_ROUTER_URL sends it astray: {trouble.problem}", remedy)
-    return DoctorFinding("look", "agent here", f"reports to another coordinator, {theirs.url}", f"look at that one: herd doctor --url {theirs.url}")
+    return DoctorFinding(
+        "look",
+        "agent here",
+        f"reports to another coordinator, {theirs.url}",
+        f"look at that one: herd doctor --url {theirs.url}",
+    )
 
 
 def _port(url: str) -> int:
@@ -228,9 +243,19 @@ def _fleet(state: Json) -> Iterator[DoctorFinding]:
     for model in by_model(state):
         if model["has_drifted"]:
             where = ", ".join(here["node_id"] for here in model["nodes"])
-            yield DoctorFinding("look", f"model {model['name']}", f"is not the same on {where}", f"on each of them: ollama pull {model['name']}")
+            yield DoctorFinding(
+                "look",
+                f"model {model['name']}",
+                f"is not the same on {where}",
+                f"on each of them: ollama pull {model['name']}",
+            )
     if (state.get("store") or {}).get("failing_since") is not None:
-        yield DoctorFinding("bad", "traces", f"are not being stored: {state['store']['problem']}", "free disk space, or choose another folder: herd --data-dir FOLDER")
+        yield DoctorFinding(
+            "bad",
+            "traces",
+            f"are not being stored: {state['store']['problem']}",
+            "free disk space, or choose another folder: herd --data-dir FOLDER",
+        )
 
 
 def _health(coordinator: CoordinatorClient) -> Iterator[DoctorFinding]:
@@ -243,24 +268,56 @@ def _health(coordinator: CoordinatorClient) -> Iterator[DoctorFinding]:
     for one in found:
         if one["check"] not in LOOKED_AT_HERE and not one["snoozed_until"]:
             command = one["fix"]["commands"][0]["command"] if one["fix"]["commands"] else ""
-            yield DoctorFinding("bad" if one["severity"] == "critical" else "look", "fleet", one["title"], command or one["fix"]["text"])
+            yield DoctorFinding(
+                "bad" if one["severity"] == "critical" else "look", "fleet", one["title"], command or one["fix"]["text"]
+            )
 
 
 def _node(node: Json) -> Iterator[DoctorFinding]:
     about, silence = f"node {node['node_id']}", duration(node["last_heartbeat_s"] * 1000)
     verdicts: tuple[tuple[Callable[[], bool], DoctorFinding], ...] = (
-        (lambda: node["status"] == "offline", DoctorFinding("look", about, f"silent for {silence}", "if it should be there, on it run: herd-node")),
-        (lambda: not node["reachable"], DoctorFinding("bad", about, "reports, but refuses our connections", "on it, allow this machine through the firewall to the engine's port")),
-        (lambda: not node["engines"], DoctorFinding("bad", about, "has no engine", "on it, start Ollama, or run: herd-node --engine embedded")),
-        (lambda: not node["models"], DoctorFinding("look", about, "has no model", "on it run, for example: ollama pull llama3.2:3b")),
-        (lambda: node["memory"]["pressure"] == "critical", DoctorFinding("bad", about, "is out of memory", "close programs there, or use smaller models")),
-        (lambda: node["draining"] or node["paused"], DoctorFinding("look", about, f"takes no requests: {node_state(node)}", "when it is free again it comes back by itself")),
-    )  # fmt: skip
+        (
+            lambda: node["status"] == "offline",
+            DoctorFinding("look", about, f"silent for {silence}", "if it should be there, on it run: herd-node"),
+        ),
+        (
+            lambda: not node["reachable"],
+            DoctorFinding(
+                "bad",
+                about,
+                "reports, but refuses our connections",
+                "on it, allow this machine through the firewall to the engine's port",
+            ),
+        ),
+        (
+            lambda: not node["engines"],
+            DoctorFinding("bad", about, "has no engine", "on it, start Ollama, or run: herd-node --engine embedded"),
+        ),
+        (
+            lambda: not node["models"],
+            DoctorFinding("look", about, "has no model", "on it run, for example: ollama pull llama3.2:3b"),
+        ),
+        (
+            lambda: node["memory"]["pressure"] == "critical",
+            DoctorFinding("bad", about, "is out of memory", "close programs there, or use smaller models"),
+        ),
+        (
+            lambda: node["draining"] or node["paused"],
+            DoctorFinding(
+                "look", about, f"takes no requests: {node_state(node)}", "when it is free again it comes back by itself"
+            ),
+        ),
+    )
     found = next((finding for is_so, finding in verdicts if is_so()), None)
     engines = ", ".join(engine["kind"] for engine in node["engines"])
     yield found or DoctorFinding("ok", about, f"{node['status']}, {number(len(node['models']), 'model')}, {engines}")
     if node["agent_version"] and node["agent_version"] != __version__:
-        yield DoctorFinding("look", about, f"its agent is {node['agent_version']}, this is {__version__}", "on the older of the two: pipx upgrade ollama-herd")
+        yield DoctorFinding(
+            "look",
+            about,
+            f"its agent is {node['agent_version']}, this is {__version__}",
+            "on the older of the two: pipx upgrade ollama-herd",
+        )
 
 
 # --- drawing ---

@@ -14,14 +14,23 @@ NO_MODELS = "No node has a model yet. On one of them run, for example: ollama pu
 DIGEST_SHOWN_CHARS = 12
 
 NODE_COLUMNS = (
-    Column("node", 9, least=8), Column("status", 8), Column("running", 7, is_right=True), Column("waiting", 6, is_right=True),
-    Column("memory free", 4, is_right=True), Column("engine", 3, least=8), Column("in memory", 5, least=14),
+    Column("node", 9, least=8),
+    Column("status", 8),
+    Column("running", 7, is_right=True),
+    Column("waiting", 6, is_right=True),
+    Column("memory free", 4, is_right=True),
+    Column("engine", 3, least=8),
+    Column("in memory", 5, least=14),
     Column("heard", 2, is_right=True),
-)  # fmt: skip
+)
 MODEL_COLUMNS = (
-    Column("model", 9, least=16), Column("size", 7, is_right=True), Column("params", 3, is_right=True), Column("quant", 2),
-    Column("in memory (window)", 8, least=18), Column("on disk only", 5, least=12),
-)  # fmt: skip
+    Column("model", 9, least=16),
+    Column("size", 7, is_right=True),
+    Column("params", 3, is_right=True),
+    Column("quant", 2),
+    Column("in memory (window)", 8, least=18),
+    Column("on disk only", 5, least=12),
+)
 
 
 def status(coordinator: CoordinatorClient, as_json: bool) -> None:
@@ -43,7 +52,11 @@ def status_lines(state: Json, width: int) -> list[Text]:
     else:
         lines.append(Text(NO_NODES))
     if (state.get("store") or {}).get("failing_since") is not None:
-        lines += [Text(), Text(f"Traces are not being stored: {clean(state['store']['problem'])}", "yellow"), Text("  look closer with: herd doctor")]
+        lines += [
+            Text(),
+            Text(f"Traces are not being stored: {clean(state['store']['problem'])}", "yellow"),
+            Text("  look closer with: herd doctor"),
+        ]
     if (capture := state.get("capture") or {}).get("is_on"):
         lines += [Text(), Text(capture_line(capture["ends_in_s"]), "yellow")]
     return lines
@@ -72,11 +85,15 @@ def _node_row(node: Json) -> list[Cell]:
     loaded = ", ".join(model["name"] for model in node["models"] if model["loaded"])
     is_gone = "dim" if state == "offline" else ""
     return [
-        Cell(clean(node["node_id"]), is_gone), Cell(state, style_of(state)),
-        Cell(str(node["requests_active"]), is_gone), Cell(str(node["requests_pending"]), is_gone),
-        Cell(gb(node["memory"]["available_gb"]), is_gone), Cell(clean(engines or "none found"), is_gone if engines else "yellow"),
-        Cell(clean(loaded or "-"), is_gone), Cell(_heard(node["last_heartbeat_s"]), "dim"),
-    ]  # fmt: skip
+        Cell(clean(node["node_id"]), is_gone),
+        Cell(state, style_of(state)),
+        Cell(str(node["requests_active"]), is_gone),
+        Cell(str(node["requests_pending"]), is_gone),
+        Cell(gb(node["memory"]["available_gb"]), is_gone),
+        Cell(clean(engines or "none found"), is_gone if engines else "yellow"),
+        Cell(clean(loaded or "-"), is_gone),
+        Cell(_heard(node["last_heartbeat_s"]), "dim"),
+    ]
 
 
 def _heard(silent_s: float) -> str:
@@ -124,15 +141,29 @@ def model_lines(found: list[Json], width: int) -> list[Text]:
 
 
 def _model_row(model: Json) -> list[Cell]:
-    loaded = ", ".join(f"{here['node_id']} ({here['context_length'] or '?'})" for here in model["nodes"] if here["loaded"])
+    loaded = ", ".join(
+        f"{here['node_id']} ({here['context_length'] or '?'})" for here in model["nodes"] if here["loaded"]
+    )
     unloaded = ", ".join(here["node_id"] for here in model["nodes"] if not here["loaded"])
     return [
-        Cell(clean(model["name"])), Cell(gb(model["size_gb"]) if model["size_gb"] else "-"), Cell(clean(model["parameter_size"] or "-")),
-        Cell(clean(model["quantization"] or "-")), Cell(clean(loaded or "-"), "green" if loaded else ""), Cell(clean(unloaded or "-")),
-    ]  # fmt: skip
+        Cell(clean(model["name"])),
+        Cell(gb(model["size_gb"]) if model["size_gb"] else "-"),
+        Cell(clean(model["parameter_size"] or "-")),
+        Cell(clean(model["quantization"] or "-")),
+        Cell(clean(loaded or "-"), "green" if loaded else ""),
+        Cell(clean(unloaded or "-")),
+    ]
 
 
 def _drift_lines(model: Json) -> list[Text]:
-    versions = ", ".join(f"{here['digest'].removeprefix('sha256:')[:DIGEST_SHOWN_CHARS]} on {here['node_id']}" for here in model["nodes"] if here["digest"])
+    versions = ", ".join(
+        f"{here['digest'].removeprefix('sha256:')[:DIGEST_SHOWN_CHARS]} on {here['node_id']}"
+        for here in model["nodes"]
+        if here["digest"]
+    )
     told = f"{clean(model['name'])} is not the same everywhere: {clean(versions)}"
-    return [Text(), Text(told, "yellow"), Text(f"  the same again, on each of them: ollama pull {clean(model['name'])}")]
+    return [
+        Text(),
+        Text(told, "yellow"),
+        Text(f"  the same again, on each of them: ollama pull {clean(model['name'])}"),
+    ]

@@ -29,14 +29,18 @@ def lines(told: Json, width: int, now: float, everything: bool) -> Iterator[Text
         for passed in told["passed"]:
             yield from folded(Text("ok        ", "green"), f"{passed['title']} ({passed['check']})", width)
     well = f"{number(len(told['passed']), 'check')} found nothing."
-    yield from folded(Text(), f"{told['summary']} {well} Score {told['score']['arithmetic']}", width, _verdict_style(told))
+    yield from folded(
+        Text(), f"{told['summary']} {well} Score {told['score']['arithmetic']}", width, _verdict_style(told)
+    )
 
 
 def _finding(finding: Json, width: int, now: float) -> Iterator[Text]:
     severity = str(finding["severity"])
     since = f"{duration(max(0.0, now - finding['since']) * 1000)}"
     snoozed = ", snoozed" if finding["snoozed_until"] else ""
-    yield from folded(Text(f"{severity:9} ", dict(STYLES).get(severity, "")), f"{finding['title']} (for {since}{snoozed})", width)
+    yield from folded(
+        Text(f"{severity:9} ", dict(STYLES).get(severity, "")), f"{finding['title']} (for {since}{snoozed})", width
+    )
     yield from folded(Text(" " * 10), finding["cause"], width, "dim")
     for fact in finding["evidence"][:EVIDENCE_SHOWN]:
         yield from folded(Text(" " * 10), f"{fact['label']}: {fact['value']}", width)

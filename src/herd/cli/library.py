@@ -16,12 +16,18 @@ from herd.cli.columns import Cell, Column, table
 from herd.cli.screen import clean, complaints, console, put, show
 
 PULL_COLUMNS = (
-    Column("pull", 6, least=6), Column("model and node", 9, least=12), Column("state", 8), Column("done", 5, is_right=True), Column("now", 3),
-)  # fmt: skip
+    Column("pull", 6, least=6),
+    Column("model and node", 9, least=12),
+    Column("state", 8),
+    Column("done", 5, is_right=True),
+    Column("now", 3),
+)
 PIN_COLUMNS = (Column("model", 9, least=8), Column("node", 6), Column("in memory", 5))
 NO_PULLS = "Nothing is being fetched, and nothing was of late. Bring a model with: herd pull MODEL"
 NO_PINS = "Nothing is pinned. Keep a model in memory with: herd pin MODEL"
-STATE_STYLES = MappingProxyType({"done": "green", "running": "cyan", "failed": "red", "cancelled": "yellow", "queued": "dim"})
+STATE_STYLES = MappingProxyType(
+    {"done": "green", "running": "cyan", "failed": "red", "cancelled": "yellow", "queued": "dim"}
+)
 
 
 def pull(coordinator: CoordinatorClient, model: str, node: str, is_lan_only: bool, as_json: bool) -> None:
@@ -35,18 +41,29 @@ def pull(coordinator: CoordinatorClient, model: str, node: str, is_lan_only: boo
     else:
         last = _with_a_bar(model, lines)
     if last.get("status") != "success":
-        raise CliError(last.get("error", "it broke off"), f"what was read is kept; go on with: herd pull {model}" + (f" --node {node}" if node else ""))
+        raise CliError(
+            last.get("error", "it broke off"),
+            f"what was read is kept; go on with: herd pull {model}" + (f" --node {node}" if node else ""),
+        )
     if not as_json:
         put(Text(f"{clean(model)} is on {clean(last['node'])} now, from {origin(last['source'])}."))
 
 
 def _with_a_bar(model: str, lines: Iterator[Json]) -> Json:
     last: Json = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task(clean(model), total=None)
         for last in lines:
-            told = f"{clean(model)} to {clean(last['node'])}" + (f" from {origin(last['source'])}" if last.get("source") else " (waits)")
+            told = f"{clean(model)} to {clean(last['node'])}" + (
+                f" from {origin(last['source'])}" if last.get("source") else " (waits)"
+            )
             bar.update(task, description=told, total=last.get("total"), completed=last.get("completed", 0))
     return last
 
@@ -66,13 +83,20 @@ def pull_lines(jobs: Sequence[Json], width: int) -> list[Text]:
 def _pull_row(job: Json) -> list[Cell]:
     share = f"{100 * job['done'] // job['total']} % of {job['total'] / 1e9:.1f} GB" if job["total"] else ""
     return [
-        Cell(job["job_id"]), Cell(clean(job["title"])), Cell(job["state"], STATE_STYLES.get(job["state"], "")), Cell(share),
+        Cell(job["job_id"]),
+        Cell(clean(job["title"])),
+        Cell(job["state"], STATE_STYLES.get(job["state"], "")),
+        Cell(share),
         Cell(clean(job["message"]), "red" if job["state"] == "failed" else "dim"),
-    ]  # fmt: skip
+    ]
 
 
 def cancel(coordinator: CoordinatorClient, pull_id: str, as_json: bool) -> None:
-    show(coordinator.delete(f"/fleet/pulls/{quoted(pull_id)}"), as_json, lambda told: [Text(f"{told['job_id']} is stopped; what was read is kept.")])
+    show(
+        coordinator.delete(f"/fleet/pulls/{quoted(pull_id)}"),
+        as_json,
+        lambda told: [Text(f"{told['job_id']} is stopped; what was read is kept.")],
+    )
 
 
 def remove(coordinator: CoordinatorClient, model: str, node: str, is_confirmed: bool, as_json: bool) -> None:
@@ -89,7 +113,15 @@ def remove(coordinator: CoordinatorClient, model: str, node: str, is_confirmed: 
 def spread(coordinator: CoordinatorClient, path: str, model: str, nodes: Sequence[str], as_json: bool) -> None:
     """`sync` and `update`: begun here, watched with `herd pulls`."""
     _, told = coordinator.post(path, {"model": model, "node_ids": list(nodes)})
-    show(told, as_json, lambda one: [*pull_lines(one["jobs"], console.width), Text("Watch it with: herd pulls")] if one["jobs"] else [Text("Every node that can has it already.")])
+    show(
+        told,
+        as_json,
+        lambda one: (
+            [*pull_lines(one["jobs"], console.width), Text("Watch it with: herd pulls")]
+            if one["jobs"]
+            else [Text("Every node that can has it already.")]
+        ),
+    )
 
 
 def place(coordinator: CoordinatorClient, verb: str, model: str, node: str, as_json: bool) -> None:
@@ -105,12 +137,23 @@ def pins(coordinator: CoordinatorClient, as_json: bool) -> None:
 
 
 def pin_lines(found: Sequence[Json], width: int) -> list[Text]:
-    rows = [[Cell(clean(pin["model"])), Cell(clean(pin["node_id"] or "any")), Cell("yes", "green") if pin["is_loaded"] else Cell("not yet", "yellow")] for pin in found]
+    rows = [
+        [
+            Cell(clean(pin["model"])),
+            Cell(clean(pin["node_id"] or "any")),
+            Cell("yes", "green") if pin["is_loaded"] else Cell("not yet", "yellow"),
+        ]
+        for pin in found
+    ]
     return table(PIN_COLUMNS, rows, width) if rows else [Text(NO_PINS)]
 
 
 def unpin(coordinator: CoordinatorClient, model: str, as_json: bool) -> None:
-    show(coordinator.delete(f"/fleet/pin/{quoted(model)}"), as_json, lambda told: [Text(f"{clean(told['model'])} may leave memory again.")])
+    show(
+        coordinator.delete(f"/fleet/pin/{quoted(model)}"),
+        as_json,
+        lambda told: [Text(f"{clean(told['model'])} may leave memory again.")],
+    )
 
 
 def quoted(text: str) -> str:

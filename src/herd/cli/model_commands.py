@@ -10,19 +10,31 @@ from herd.cli import library, serving
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a drawing.")]
 Url = Annotated[
-    str | None, typer.Option("--url", envvar="HERD_URL", metavar="URL", show_envvar=False, help="The coordinator to ask (HERD_URL).")
+    str | None,
+    typer.Option(
+        "--url", envvar="HERD_URL", metavar="URL", show_envvar=False, help="The coordinator to ask (HERD_URL)."
+    ),
 ]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="As Ollama names it, e.g. qwen3:8b.")]
 SomeModel = Annotated[str, typer.Argument(metavar="[MODEL]", help="Without one, show what is pinned.")]
 Node = Annotated[str, typer.Option("--node", metavar="NODE", help="On this node; without it, where it makes sense.")]
-Nodes = Annotated[list[str] | None, typer.Option("--to", metavar="NODE", help="To this node; several times for several; without it, to all that have room.")]
+Nodes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--to", metavar="NODE", help="To this node; several times for several; without it, to all that have room."
+    ),
+]
 
 
 def pull(
-    model: Model, node: Node = "",
-    lan_only: Annotated[bool, typer.Option("--lan-only", help="Only from another node, never from the internet.")] = False,
-    json: Json = False, url: Url = None,
-) -> None:  # fmt: skip
+    model: Model,
+    node: Node = "",
+    lan_only: Annotated[
+        bool, typer.Option("--lan-only", help="Only from another node, never from the internet.")
+    ] = False,
+    json: Json = False,
+    url: Url = None,
+) -> None:
     """Bring a model onto a node: from another node where one has it, else from the internet."""
     library.pull(serving.coordinator(url), model, node, lan_only, json)
 
@@ -32,7 +44,11 @@ def pulls(json: Json = False, url: Url = None) -> None:
     library.pulls(serving.coordinator(url), json)
 
 
-def cancel(pull_id: Annotated[str, typer.Argument(metavar="PULL", help="As `herd pulls` shows it.")], json: Json = False, url: Url = None) -> None:
+def cancel(
+    pull_id: Annotated[str, typer.Argument(metavar="PULL", help="As `herd pulls` shows it.")],
+    json: Json = False,
+    url: Url = None,
+) -> None:
     """Stop a pull; what was read is kept."""
     library.cancel(serving.coordinator(url), pull_id, json)
 
@@ -41,8 +57,9 @@ def rm(
     model: Model,
     node: Annotated[str, typer.Option("--node", metavar="NODE", help="From this node; * for every node.")] = "",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for the name again.")] = False,
-    json: Json = False, url: Url = None,
-) -> None:  # fmt: skip
+    json: Json = False,
+    url: Url = None,
+) -> None:
     """Delete a model from a node's disk."""
     library.remove(serving.coordinator(url), model, node, yes, json)
 

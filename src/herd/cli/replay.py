@@ -37,13 +37,19 @@ SPAN = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d|w)")
 SPAN_SECONDS = (("s", 1.0), ("m", 60.0), ("h", 3600.0), ("d", 86_400.0), ("w", 604_800.0))
 
 MODEL_COLUMNS = (
-    Column("model", 9, least=16), Column("choices", 7, is_right=True), Column("changed", 8, is_right=True),
-    Column("saved", 6, is_right=True), Column("saved for others", 3, is_right=True), Column("mostly", 5, least=14),
-)  # fmt: skip
+    Column("model", 9, least=16),
+    Column("choices", 7, is_right=True),
+    Column("changed", 8, is_right=True),
+    Column("saved", 6, is_right=True),
+    Column("saved for others", 3, is_right=True),
+    Column("mostly", 5, least=14),
+)
 NODE_COLUMNS = (
-    Column("node", 9, least=8), Column("chosen then", 7, is_right=True), Column("chosen now", 8, is_right=True),
+    Column("node", 9, least=8),
+    Column("chosen then", 7, is_right=True),
+    Column("chosen now", 8, is_right=True),
     Column("difference", 6, is_right=True),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +70,13 @@ class ReplayRequest:
 def asked(path: Path, policy: str | None, weights: str | None, since: str | None, limit: int) -> ReplayRequest:
     """What was typed, checked. Raises Trouble."""
     if policy is not None and policy not in POLICIES:
-        raise CliError(f"there is no policy called {policy!r}", f"choose one: --policy {' or --policy '.join(POLICIES)}")
+        raise CliError(
+            f"there is no policy called {policy!r}", f"choose one: --policy {' or --policy '.join(POLICIES)}"
+        )
     if not 1 <= limit <= ROWS_MAX:
-        raise CliError(f"--limit must be 1 to {ROWS_MAX}, not {limit}", f"for example: herd replay --limit {ROWS_DEFAULT}")
+        raise CliError(
+            f"--limit must be 1 to {ROWS_MAX}, not {limit}", f"for example: herd replay --limit {ROWS_DEFAULT}"
+        )
     path = path / DATABASE_NAME if path.is_dir() else path
     return ReplayRequest(path, policy, parsed_weights(weights or ""), parsed_span(since) if since else None, limit)
 
@@ -89,7 +99,10 @@ def parsed_weights(text: str) -> dict[str, float]:
         if field_name is None:
             near = get_close_matches(name.strip().lower(), known, 1, 0.4)
             hint = f"did you mean {known[near[0]]}? " if near else ""
-            raise CliError(f"there is no weight called {name.strip()!r}", f"{hint}all of them: {', '.join(sorted(set(known.values())))}")
+            raise CliError(
+                f"there is no weight called {name.strip()!r}",
+                f"{hint}all of them: {', '.join(sorted(set(known.values())))}",
+            )
         found[field_name] = _finite(name, value)
     return found
 
@@ -100,13 +113,18 @@ def _finite(name: str, value: str) -> float:
     except ValueError:
         weight = math.nan
     if not math.isfinite(weight):
-        raise CliError(f"the weight of {name.strip()} must be a number, not {value.strip()!r}", "write it like this: --weights harm_weight=0.5,model_hot=80")
+        raise CliError(
+            f"the weight of {name.strip()} must be a number, not {value.strip()!r}",
+            "write it like this: --weights harm_weight=0.5,model_hot=80",
+        )
     return weight
 
 
 def weight_names() -> dict[str, str]:
     """Every name that a weight may be called by, in lower case, and its own."""
-    known = [(one.name, str(one.metadata["env"])) for record in (Weights, CompletionTimeSettings) for one in fields(record)]
+    known = [
+        (one.name, str(one.metadata["env"])) for record in (Weights, CompletionTimeSettings) for one in fields(record)
+    ]
     return {alias.lower(): name for name, env in known for alias in (name, env)}
 
 
@@ -122,7 +140,10 @@ def replay(wanted: ReplayRequest, as_json: bool) -> None:
 def replayed(wanted: ReplayRequest, now: float) -> Replay:
     """Every recorded choice decided again; `now` is unix time. Raises Trouble."""
     if not wanted.path.is_file():
-        raise CliError(f"there are no traces at {wanted.path}", "run this on the coordinator's machine, or say where they are: herd replay --db PATH")
+        raise CliError(
+            f"there are no traces at {wanted.path}",
+            "run this on the coordinator's machine, or say where they are: herd replay --db PATH",
+        )
     try:
         with closing(open_for_reading(wanted.path, BUSY_TIMEOUT_S)) as connection:
             return _replayed(connection, wanted, now)
@@ -133,7 +154,9 @@ def replayed(wanted: ReplayRequest, now: float) -> Replay:
 def _replayed(connection: sqlite3.Connection, wanted: ReplayRequest, now: float) -> Replay:
     done, signals = Replay(), discover(herd.core.scheduling.signals, Signal, "SIGNAL")
     known = learned_state.known_rules(connection) if queries.has_rules(connection) else {}
-    under: dict[str, DecisionRules] = {name: rules.changed(wanted.policy, wanted.weights or {}) for name, rules in known.items()}
+    under: dict[str, DecisionRules] = {
+        name: rules.changed(wanted.policy, wanted.weights or {}) for name, rules in known.items()
+    }
     since = now - wanted.since_s if wanted.since_s is not None else 0.0
     for request_id, prompt_tokens, column in queries.recorded_choices(connection, since, wanted.limit):
         try:
@@ -154,20 +177,31 @@ def _replayed(connection: sqlite3.Connection, wanted: ReplayRequest, now: float)
 def as_values(done: Replay, wanted: ReplayRequest) -> Json:
     """For programs. Seconds are estimates of the time of each choice: positive where the other rules save time."""
     return {
-        "policy": wanted.policy, "weights": dict(wanted.weights or {}), "is_unchanged": wanted.is_unchanged,
-        "choices": done.whole.choices, "changed": done.whole.changed, "changed_unestimated": done.whole.unestimated,
-        "estimated_own_saved_s": done.whole.own_saved_s, "estimated_others_saved_s": done.whole.others_saved_s,
-        "cut_short": done.cut_short, "without_node": done.without_node, "undecidable": done.undecidable, "unreadable": done.unreadable,
+        "policy": wanted.policy,
+        "weights": dict(wanted.weights or {}),
+        "is_unchanged": wanted.is_unchanged,
+        "choices": done.whole.choices,
+        "changed": done.whole.changed,
+        "changed_unestimated": done.whole.unestimated,
+        "estimated_own_saved_s": done.whole.own_saved_s,
+        "estimated_others_saved_s": done.whole.others_saved_s,
+        "cut_short": done.cut_short,
+        "without_node": done.without_node,
+        "undecidable": done.undecidable,
+        "unreadable": done.unreadable,
         "models": [
             {
-                "model": name, "choices": part.choices, "changed": part.changed, "estimated_own_saved_s": part.own_saved_s,
+                "model": name,
+                "choices": part.choices,
+                "changed": part.changed,
+                "estimated_own_saved_s": part.own_saved_s,
                 "estimated_others_saved_s": part.others_saved_s,
                 "moves": [{"from": move[0], "to": move[1], "choices": count} for move, count in _by_count(part.moves)],
             }
             for name, part in _most_changed(done)
         ],
         "nodes": [{"node_id": name, "then": counts[0], "now": counts[1]} for name, counts in _most_moved(done)],
-    }  # fmt: skip
+    }
 
 
 def lines(done: Replay, wanted: ReplayRequest, width: int) -> list[Text]:
@@ -195,7 +229,11 @@ def _headline(done: Replay, wanted: ReplayRequest) -> str:
     if not whole.choices:
         return "No choice on record could be decided again."
     if whole.changed == 0:
-        return f"{number(whole.choices, 'choice')}, all the same (100 %)." if wanted.is_unchanged else f"{number(whole.choices, 'choice')}, none changes."
+        return (
+            f"{number(whole.choices, 'choice')}, all the same (100 %)."
+            if wanted.is_unchanged
+            else f"{number(whole.choices, 'choice')}, none changes."
+        )
     share = 100 * whole.changed / whole.choices
     if wanted.is_unchanged:
         return f"{whole.changed} of {number(whole.choices, 'choice')} came out otherwise ({share:.3g} %): a signal or the program has changed since."
@@ -242,9 +280,13 @@ def _model_row(name: str, part: ModelReplay) -> list[Cell]:
     mostly = f"{count} from {before} to {after}"
     is_better = part.own_saved_s > 0
     return [
-        Cell(clean(name)), Cell(str(part.choices)), Cell(str(part.changed)),
-        Cell(signed(part.own_saved_s), "green" if is_better else "yellow"), Cell(signed(part.others_saved_s)), Cell(clean(mostly)),
-    ]  # fmt: skip
+        Cell(clean(name)),
+        Cell(str(part.choices)),
+        Cell(str(part.changed)),
+        Cell(signed(part.own_saved_s), "green" if is_better else "yellow"),
+        Cell(signed(part.others_saved_s)),
+        Cell(clean(mostly)),
+    ]
 
 
 def _node_row(name: str, counts: Sequence[int]) -> list[Cell]:

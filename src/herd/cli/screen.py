@@ -30,10 +30,19 @@ PLAIN_WIDTH = 10_000
 """Where nobody looks, no line is too long."""
 
 STATUS_STYLES = (
-    ("online", "green"), ("degraded", "yellow"), ("offline", "red"), ("unreachable", "red"), ("draining", "yellow"),
-    ("paused", "yellow"), ("completed", "green"), ("failed", "red"), ("failed_midstream", "red"), ("rejected", "yellow"),
-    ("client_cancelled", "yellow"), ("retried", "yellow"),
-)  # fmt: skip
+    ("online", "green"),
+    ("degraded", "yellow"),
+    ("offline", "red"),
+    ("unreachable", "red"),
+    ("draining", "yellow"),
+    ("paused", "yellow"),
+    ("completed", "green"),
+    ("failed", "red"),
+    ("failed_midstream", "red"),
+    ("rejected", "yellow"),
+    ("client_cancelled", "yellow"),
+    ("retried", "yellow"),
+)
 
 
 def _console(stderr: bool) -> Console:
@@ -86,9 +95,12 @@ def folded(head: Text, text: str, width: int, style: str = "") -> list[Text]:
     stands_alone = width - indent < FOLDED_MIN_COLUMNS and indent > HANGING_COLUMNS
     indent = HANGING_COLUMNS if stands_alone else indent
     parts = textwrap.wrap(
-        shown, max(width - indent, FOLDED_MIN_COLUMNS - HANGING_COLUMNS), initial_indent=shown[: len(shown) - len(shown.lstrip())],
-        break_long_words=False, break_on_hyphens=False,
-    )  # fmt: skip
+        shown,
+        max(width - indent, FOLDED_MIN_COLUMNS - HANGING_COLUMNS),
+        initial_indent=shown[: len(shown) - len(shown.lstrip())],
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
     below = [Text(" " * indent + part, style) for part in parts]
     if stands_alone:
         return [head, *below]

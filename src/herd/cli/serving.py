@@ -47,7 +47,9 @@ class WrongSettings(CliError):
     """All that is wrong with them, one sentence each."""
 
     def __init__(self, problems: tuple[str, ...], verb: str) -> None:
-        super().__init__("\n".join(problems), f"every setting is told in docs/settings.md, and once it is corrected by: {verb}")
+        super().__init__(
+            "\n".join(problems), f"every setting is told in docs/settings.md, and once it is corrected by: {verb}"
+        )
         self.problems = problems
 
 
@@ -66,9 +68,14 @@ def serve(flags: Flags) -> None:
         raise _port_in_use(general.port) from error
     except DataDirInUse as error:
         problem = str(error).partition(": stop it")[0]
-        raise CliError(problem, f"look at it with: herd status\nor start a second one: herd --port {general.port + 1} --data-dir FOLDER") from error
+        raise CliError(
+            problem,
+            f"look at it with: herd status\nor start a second one: herd --port {general.port + 1} --data-dir FOLDER",
+        ) from error
     except BadCertificate as error:
-        raise CliError(str(error), "put a PEM certificate and its key there, or unset FLEET_TLS_CERT and FLEET_TLS_KEY") from error
+        raise CliError(
+            str(error), "put a PEM certificate and its key there, or unset FLEET_TLS_CERT and FLEET_TLS_KEY"
+        ) from error
     except CredentialStoreDamaged as error:
         raise CliError(str(error), "begin with a new folder: herd --data-dir FOLDER") from error
     except OSError as error:
@@ -83,8 +90,13 @@ def _port_in_use(port: int) -> CliError:
     try:
         holder.get("/fleet/limits")
     except CliError:
-        return CliError(f"port {port} is in use by another program", f"end that program, or use another port: {elsewhere}")
-    return CliError(f"a coordinator already listens on port {port}", f"look at it with: herd status --url {holder.url}\nor start a second one: {elsewhere} --data-dir FOLDER")
+        return CliError(
+            f"port {port} is in use by another program", f"end that program, or use another port: {elsewhere}"
+        )
+    return CliError(
+        f"a coordinator already listens on port {port}",
+        f"look at it with: herd status --url {holder.url}\nor start a second one: {elsewhere} --data-dir FOLDER",
+    )
 
 
 def _cannot_listen(general: router_settings.GeneralSettings, error: OSError) -> CliError:
@@ -102,13 +114,22 @@ def _say_started(coordinator: router_app.Coordinator, port: int) -> None:
     log.info("listening", extra={"url": url, "data_dir": str(general.data_dir)})
     if console.is_terminal:
         put(
-            Text(), Text.assemble(("herd", "bold"), f" listens on {url}"),
+            Text(),
+            Text.assemble(("herd", "bold"), f" listens on {url}"),
             Text("On this machine, if it has Ollama or another engine:  herd-node"),
-            Text.assemble("On every other one, within ten minutes:              ", (f"herd-node --join {coordinator.invitation()}", "bold")),
+            Text.assemble(
+                "On every other one, within ten minutes:              ",
+                (f"herd-node --join {coordinator.invitation()}", "bold"),
+            ),
             Text("Look at it from another terminal:                    herd status"),
-            *([Text(capture_line(coordinator.settings.capture.lasts_s), "bold yellow")] if coordinator.settings.capture.is_on else []),
-            Text("Ctrl-C ends it."), Text(),
-        )  # fmt: skip
+            *(
+                [Text(capture_line(coordinator.settings.capture.lasts_s), "bold yellow")]
+                if coordinator.settings.capture.is_on
+                else []
+            ),
+            Text("Ctrl-C ends it."),
+            Text(),
+        )
 
 
 # --- the agent ---
@@ -147,19 +168,27 @@ def coordinator(url: str | None) -> CoordinatorClient:
         return coordinator_at(url)
     try:
         agent = agent_settings({}, None)
-        general = _load(router_settings.Settings, {}, config.COORDINATOR_PREFIX).compose(router_settings.Settings).general
+        general = (
+            _load(router_settings.Settings, {}, config.COORDINATOR_PREFIX).compose(router_settings.Settings).general
+        )
     except CliError:
         # A wrong setting must not keep anybody from looking; `herd doctor` tells of it.
         return coordinator_at("127.0.0.1")
     if agent.link.router_url:
         return coordinator_at(agent.link.router_url)
     host = "127.0.0.1" if general.host in EVERYWHERE else general.host
-    return coordinator_at(f"{f'[{host}]' if ':' in host else host}:{general.port or router_settings.GeneralSettings().port}")
+    return coordinator_at(
+        f"{f'[{host}]' if ':' in host else host}:{general.port or router_settings.GeneralSettings().port}"
+    )
 
 
 def data_dir() -> Path:
     """The coordinator's folder on this machine. Raises Trouble."""
-    return _load(router_settings.Settings, {}, config.COORDINATOR_PREFIX).compose(router_settings.Settings).general.data_dir.expanduser()
+    return (
+        _load(router_settings.Settings, {}, config.COORDINATOR_PREFIX)
+        .compose(router_settings.Settings)
+        .general.data_dir.expanduser()
+    )
 
 
 def setup(url: str | None, data_dir: Path | None) -> Setup:
@@ -175,12 +204,22 @@ def setup(url: str | None, data_dir: Path | None) -> Setup:
     except WrongSettings as wrong:
         problems += wrong.problems
     folder = data_dir or router.general.data_dir
-    return Setup(coordinator(url), folder.expanduser(), tuple(dict.fromkeys(problems)), agent.link.router_url, router.general.mdns)
+    return Setup(
+        coordinator(url),
+        folder.expanduser(),
+        tuple(dict.fromkeys(problems)),
+        agent.link.router_url,
+        router.general.mdns,
+    )
 
 
 def described(is_agents: bool) -> list[dict[str, str]]:
     """Every setting with its value, secrets masked; what is wrong in place of all where they cannot be used."""
-    whole, prefix = (agent_app.Settings, config.AGENT_PREFIX) if is_agents else (router_settings.Settings, config.COORDINATOR_PREFIX)
+    whole, prefix = (
+        (agent_app.Settings, config.AGENT_PREFIX)
+        if is_agents
+        else (router_settings.Settings, config.COORDINATOR_PREFIX)
+    )
     try:
         return settings_desk({}).describe() if not is_agents else _load(whole, {}, prefix).describe()
     except WrongSettings as wrong:
@@ -189,11 +228,18 @@ def described(is_agents: bool) -> list[dict[str, str]]:
 
 def show_config(wanted: str, is_agents: bool, as_json: bool) -> None:
     """Every setting whose name or meaning holds `wanted`: value, source, meaning."""
-    whole, prefix = (agent_app.Settings, config.AGENT_PREFIX) if is_agents else (router_settings.Settings, config.COORDINATOR_PREFIX)
+    whole, prefix = (
+        (agent_app.Settings, config.AGENT_PREFIX)
+        if is_agents
+        else (router_settings.Settings, config.COORDINATOR_PREFIX)
+    )
     described_rows = _load(whole, {}, prefix).describe() if is_agents else settings_desk({}).describe()
     rows = [row for row in described_rows if wanted.lower() in f"{row['key']} {row['help']}".lower()]
     if not rows:
-        raise CliError(f"no setting has to do with {wanted!r}", "see all of them: herd config, and the agent's: herd config --agent")
+        raise CliError(
+            f"no setting has to do with {wanted!r}",
+            "see all of them: herd config, and the agent's: herd config --agent",
+        )
     show(rows, as_json, config_lines)
 
 
@@ -201,7 +247,11 @@ def config_lines(rows: Iterable[Mapping[str, str]]) -> Iterable[Text]:
     """Two lines a setting; those that somebody has set stand out."""
     for row in rows:
         is_set = row["source"] != "default"
-        yield Text.assemble((row["key"], "bold green" if is_set else "bold"), f" = {clean(row['value']) or '(empty)'}", (f"  {clean(row['source'])}", "" if is_set else "dim"))
+        yield Text.assemble(
+            (row["key"], "bold green" if is_set else "bold"),
+            f" = {clean(row['value']) or '(empty)'}",
+            (f"  {clean(row['source'])}", "" if is_set else "dim"),
+        )
         yield from folded(Text("    "), row["help"], console.width, "dim")
 
 
@@ -210,7 +260,9 @@ def settings_desk(flags: Flags) -> SettingsStore:
     first = _load(router_settings.Settings, flags, config.COORDINATOR_PREFIX)
     folder = first.compose(router_settings.Settings).general.data_dir.expanduser()
     try:
-        return SettingsStore(lambda here: _loaded(router_settings.Settings, flags, config.COORDINATOR_PREFIX, here), folder / FILE_NAME)
+        return SettingsStore(
+            lambda here: _loaded(router_settings.Settings, flags, config.COORDINATOR_PREFIX, here), folder / FILE_NAME
+        )
     except config.ConfigError as error:
         raise WrongSettings(error.problems, "herd config") from error
 
@@ -223,7 +275,9 @@ def _load(whole: type[DataclassInstance], flags: Flags, prefix: str) -> config.C
         raise WrongSettings(error.problems, verb) from error
 
 
-def _loaded(whole: type[DataclassInstance], flags: Flags, prefix: str, here: Mapping[str, config.Given]) -> config.Config:
+def _loaded(
+    whole: type[DataclassInstance], flags: Flags, prefix: str, here: Mapping[str, config.Given]
+) -> config.Config:
     given = {name: config.Given(str(value), _flag(name)) for name, value in flags.items() if value is not None}
     env_file = Path(os.environ.get("FLEET_ENV_FILE", config.ENV_FILE))
     environ = {name: value for name, value in os.environ.items() if name != "FLEET_ENV_FILE"}

@@ -25,13 +25,23 @@ RUNNING_STEADY = 4
 """Rows kept free for what runs, so that what stands below stays where it is."""
 
 RUNNING_COLUMNS = (
-    Column("request", 9, least=8), Column("model", 7, least=10), Column("state", 8), Column("node", 6, least=6),
-    Column("age", 5, is_right=True), Column("attempt", 3, is_right=True), Column("waits for", 4, least=12),
-)  # fmt: skip
+    Column("request", 9, least=8),
+    Column("model", 7, least=10),
+    Column("state", 8),
+    Column("node", 6, least=6),
+    Column("age", 5, is_right=True),
+    Column("attempt", 3, is_right=True),
+    Column("waits for", 4, least=12),
+)
 ENDED_COLUMNS = (
-    Column("request", 9, least=8), Column("model", 7, least=10), Column("node", 6, least=6), Column("ended", 8),
-    Column("first byte", 4, is_right=True), Column("in all", 5, is_right=True), Column("tokens", 3, is_right=True),
-)  # fmt: skip
+    Column("request", 9, least=8),
+    Column("model", 7, least=10),
+    Column("node", 6, least=6),
+    Column("ended", 8),
+    Column("first byte", 4, is_right=True),
+    Column("in all", 5, is_right=True),
+    Column("tokens", 3, is_right=True),
+)
 
 
 def top(coordinator: CoordinatorClient, as_json: bool) -> None:
@@ -61,7 +71,12 @@ def _screen_now(coordinator: CoordinatorClient) -> Group:
     try:
         return _screen(_picture(coordinator))
     except CliError as trouble:
-        return Group(Text(clean(trouble.problem), "red"), Text(clean(trouble.remedy)), Text(), Text("Asking again every second. Ctrl-C ends.", "dim"))
+        return Group(
+            Text(clean(trouble.problem), "red"),
+            Text(clean(trouble.remedy)),
+            Text(),
+            Text("Asking again every second. Ctrl-C ends.", "dim"),
+        )
 
 
 def _screen(picture: Json) -> Group:
@@ -107,10 +122,15 @@ def _running_section(requests: list[Json], lines: int, width: int) -> list[Text]
     if not lines and requests:
         return []
     columns = RUNNING_COLUMNS if any(one["waits_for"] for one in requests) else RUNNING_COLUMNS[:-1]
-    drawn = [Text("Now: nothing runs", "dim")] if not requests else [
-        Text("Now", "bold"), *table(columns, [_running_row(one) for one in requests[:shown]], width),
-        *_left_out(len(requests) - shown),
-    ]  # fmt: skip
+    drawn = (
+        [Text("Now: nothing runs", "dim")]
+        if not requests
+        else [
+            Text("Now", "bold"),
+            *table(columns, [_running_row(one) for one in requests[:shown]], width),
+            *_left_out(len(requests) - shown),
+        ]
+    )
     missing = HEADS[1] - 1 + lines - len(drawn)
     return [Text(), *drawn, *(Text() for _ in range(missing if lines else 0))]
 
@@ -127,10 +147,14 @@ def _left_out(count: int) -> list[Text]:
 def _running_row(one: Json) -> list[Cell]:
     waits = one["state"] in ("held", "pending")
     return [
-        Cell(clean(one["request_id"])), Cell(clean(one["model"])), Cell(one["state"], "yellow" if waits else ""),
-        Cell(clean(one["node_id"] or "-")), Cell(duration(one["age_s"] * 1000)), Cell(str(one["attempt"])),
+        Cell(clean(one["request_id"])),
+        Cell(clean(one["model"])),
+        Cell(one["state"], "yellow" if waits else ""),
+        Cell(clean(one["node_id"] or "-")),
+        Cell(duration(one["age_s"] * 1000)),
+        Cell(str(one["attempt"])),
         Cell(clean(_waiting(one))),
-    ]  # fmt: skip
+    ]
 
 
 def _waiting(one: Json) -> str:
@@ -151,7 +175,11 @@ def _ended_section(traces: list[Json], width: int) -> list[Text]:
 
 def _ended_row(row: Json) -> list[Cell]:
     return [
-        Cell(clean(row["request_id"])), Cell(clean(row["model"])), Cell(clean(row["node_id"] or "-")),
-        Cell(row["status"], style_of(row["status"])), Cell(duration(row["time_to_first_token_ms"])),
-        Cell(duration(row["latency_ms"])), Cell(str(row["completion_tokens"] or "-")),
-    ]  # fmt: skip
+        Cell(clean(row["request_id"])),
+        Cell(clean(row["model"])),
+        Cell(clean(row["node_id"] or "-")),
+        Cell(row["status"], style_of(row["status"])),
+        Cell(duration(row["time_to_first_token_ms"])),
+        Cell(duration(row["latency_ms"])),
+        Cell(str(row["completion_tokens"] or "-")),
+    ]

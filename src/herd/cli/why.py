@@ -14,17 +14,36 @@ from herd.cli.screen import clean, console, duration, folded, gb, show, style_of
 from herd.core.state.fleet import GB, canonical
 from herd.dashboard.alternatives import alternatives, is_by_seconds
 
-TERMS = (("wait", "wait"), ("load", "loading"), ("prefill", "reading"), ("decode", "writing"), ("harm", "harm to others"))
+TERMS = (
+    ("wait", "wait"),
+    ("load", "loading"),
+    ("prefill", "reading"),
+    ("decode", "writing"),
+    ("harm", "harm to others"),
+)
 """The terms of the expected seconds, in words and in the order in which they come to pass."""
-SIGNALS = MappingProxyType({
-    "thermal": "model at hand", "memory_fit": "room", "queue_depth": "queue", "wait_time": "expected wait",
-    "role_affinity": "size suits", "availability_trend": "becoming free", "context_fit": "window fits",
-})  # fmt: skip
+SIGNALS = MappingProxyType(
+    {
+        "thermal": "model at hand",
+        "memory_fit": "room",
+        "queue_depth": "queue",
+        "wait_time": "expected wait",
+        "role_affinity": "size suits",
+        "availability_trend": "becoming free",
+        "context_fit": "window fits",
+    }
+)
 """The public names of the signals, in words."""
-OUTCOMES = MappingProxyType({
-    "completed": "answered by", "failed": "failed on", "failed_midstream": "broke off on", "retried": "failed on",
-    "client_cancelled": "left by its client on", "rejected": "rejected",
-})  # fmt: skip
+OUTCOMES = MappingProxyType(
+    {
+        "completed": "answered by",
+        "failed": "failed on",
+        "failed_midstream": "broke off on",
+        "retried": "failed on",
+        "client_cancelled": "left by its client on",
+        "rejected": "rejected",
+    }
+)
 Sizes = Mapping[str, float]
 """Gigabytes of the model in question, by node."""
 
@@ -34,7 +53,11 @@ def why(coordinator: CoordinatorClient, request_id: str, as_json: bool) -> None:
     if request_id == "last":
         request_id = _newest(coordinator)
     rows = coordinator.get(f"/dashboard/api/requests/{request_id}")["rows"]
-    show(rows, as_json, lambda found: why_lines(found, console.width, time.time(), sizes_of(coordinator, found[-1]["model"])))
+    show(
+        rows,
+        as_json,
+        lambda found: why_lines(found, console.width, time.time(), sizes_of(coordinator, found[-1]["model"])),
+    )
 
 
 def _newest(coordinator: CoordinatorClient) -> str:
@@ -48,7 +71,9 @@ def sizes_of(coordinator: CoordinatorClient, model: str) -> Sizes:
     """How large the model is on each node that is there now."""
     nodes = coordinator.get("/fleet/status")["nodes"]
     wanted = canonical(model)
-    return {node["node_id"]: one["size_gb"] for node in nodes for one in node["models"] if canonical(one["name"]) == wanted}
+    return {
+        node["node_id"]: one["size_gb"] for node in nodes for one in node["models"] if canonical(one["name"]) == wanted
+    }
 
 
 def why_lines(rows: list[Json], width: int, now: float, sizes: Sizes) -> list[Text]:
@@ -66,9 +91,11 @@ def why_lines(rows: list[Json], width: int, now: float, sizes: Sizes) -> list[Te
 def _head(row: Json, now: float) -> Text:
     ago = f"{duration(max(0.0, now - row['timestamp']) * 1000)} ago"
     return Text.assemble(
-        (clean(row["request_id"]), "bold"), f"  {clean(row['original_model'] or row['model'])}  ",
-        (row["status"], style_of(row["status"])), (f"  {ago}", "dim"),
-    )  # fmt: skip
+        (clean(row["request_id"]), "bold"),
+        f"  {clean(row['original_model'] or row['model'])}  ",
+        (row["status"], style_of(row["status"])),
+        (f"  {ago}", "dim"),
+    )
 
 
 def _facts(row: Json, width: int) -> Iterable[Text]:
@@ -77,14 +104,27 @@ def _facts(row: Json, width: int) -> Iterable[Text]:
         if row["time_to_first_token_ms"] is not None:
             told.append(f"first byte after {duration(row['time_to_first_token_ms'])}")
         told.append(f"{duration(row['latency_ms'])} in all")
-        told += [f"{tokens(row[name])} {verb}" for name, verb in (("prompt_tokens", "read"), ("completion_tokens", "written")) if row[name]]
+        told += [
+            f"{tokens(row[name])} {verb}"
+            for name, verb in (("prompt_tokens", "read"), ("completion_tokens", "written"))
+            if row[name]
+        ]
         yield from folded(Text("  "), ", ".join(told), width)
     if (row["held_ms"] or 0) >= 1:
         yield from folded(Text("  "), f"waited {duration(row['held_ms'])} until a node could take it", width)
     if row["fallback_used"]:
-        yield from folded(Text("  "), f"answered by the fallback {row['model']}, since {row['original_model']} was not to be had", width)
+        yield from folded(
+            Text("  "),
+            f"answered by the fallback {row['model']}, since {row['original_model']} was not to be had",
+            width,
+        )
     if row.get("truncated"):
-        yield from folded(Text("  "), "its prompt was cut: FLEET_CONTEXT_OVERFLOW=enlarge (or strict) does not let that happen", width, "yellow")
+        yield from folded(
+            Text("  "),
+            "its prompt was cut: FLEET_CONTEXT_OVERFLOW=enlarge (or strict) does not let that happen",
+            width,
+            "yellow",
+        )
     if row["error_message"]:
         yield from folded(Text("  "), row["error_message"], width, "yellow")
 
@@ -92,7 +132,11 @@ def _facts(row: Json, width: int) -> Iterable[Text]:
 def _attempt(row: Json, number: int) -> Text:
     words = OUTCOMES.get(row["status"], "on")
     told = f"Attempt {number}: {words} {row['node_id']}" if row["node_id"] else f"Attempt {number}: no node was left"
-    problem = f" after {duration(row['attempt_ms'])}: {row['error_message'] or row['failure']}" if row["status"] == "retried" else ""
+    problem = (
+        f" after {duration(row['attempt_ms'])}: {row['error_message'] or row['failure']}"
+        if row["status"] == "retried"
+        else ""
+    )
     return Text(clean(told + problem), "yellow" if problem else "")
 
 
@@ -106,7 +150,11 @@ def choice_lines(row: Json, width: int, sizes: Sizes) -> list[Text]:
     told = seconds_told if is_by_seconds(row) else points_told
     lines = []
     for place, one in enumerate(scored):
-        head = Text.assemble(("  -> " if place == 0 else "     "), (f"{clean(one['node_id'])}:".ljust(size), "green" if place == 0 else ""), " ")
+        head = Text.assemble(
+            ("  -> " if place == 0 else "     "),
+            (f"{clean(one['node_id'])}:".ljust(size), "green" if place == 0 else ""),
+            " ",
+        )
         lines += folded(head, told(one, place == 0, size_gb(one, sizes)), width)
     if len(scored) > 1 and told(scored[0], True, None) == told(scored[1], True, None):
         lines.append(Text("     equal: then the shorter queue decides, then the name", "dim"))
@@ -161,4 +209,8 @@ def _seconds(expected: Mapping[str, float]) -> str:
 def _points(scored: Json) -> str:
     terms = [(round(points), SIGNALS.get(name, name)) for name, points in scored["terms"].items()]
     told = "".join(f" {'-' if points < 0 else '+'} {abs(points)} {words}" for points, words in terms if points)
-    return f"{scored['total']:.0f} points ={told.removeprefix(' +')}" if told else "0 points: nothing speaks for or against it"
+    return (
+        f"{scored['total']:.0f} points ={told.removeprefix(' +')}"
+        if told
+        else "0 points: nothing speaks for or against it"
+    )

@@ -128,7 +128,9 @@ class Coordinator:
         engines = {engine.kind: engine for engine in discover(herd.engines, Engine, "ENGINE")}
         self.driver.warm = ModelWarmer(self.pool, engines)
         # Whoever downloads may check a digest for minutes without a word.
-        self.order_pool = Pool(replace(settings.upstream, stall_timeout_s=ORDER_STALL_S), loop, self.membership.door_proof)
+        self.order_pool = Pool(
+            replace(settings.upstream, stall_timeout_s=ORDER_STALL_S), loop, self.membership.door_proof
+        )
         self.orders = EngineClient(self.order_pool)
         self.lag = LoopLag(loop)
         self.fetching = Transfers(settings.fetch, self.driver.fleet, self.orders, engines, time.time)
@@ -136,15 +138,26 @@ class Coordinator:
         self.live = LiveApi(settings.live, feed)
         grace_s, started_at = settings.holding.start_grace_s, loop.time()
         self.auto_pull = AutoPull(
-            settings.auto_pull, self.fetching, self.driver.fleet, loop, lambda: loop.time() - started_at >= grace_s, settings.waiting_notes.every_s
+            settings.auto_pull,
+            self.fetching,
+            self.driver.fleet,
+            loop,
+            lambda: loop.time() - started_at >= grace_s,
+            settings.waiting_notes.every_s,
         )
         self.keeping = ModelLoader(self.orders, engines, loop)
-        self.pins = PinnedModels(settings.pins, settings.general.data_dir.expanduser(), self.driver.fleet, self.keeping, self.driver.now)
+        self.pins = PinnedModels(
+            settings.pins, settings.general.data_dir.expanduser(), self.driver.fleet, self.keeping, self.driver.now
+        )
         notes = WaitComments(settings.waiting_notes, loop, self._places)
         self.engines = engines
-        self.services = RelayDependencies(self.driver, self.pool, engines, moment, settings.relay, notes, Random(secrets.randbits(64)))
+        self.services = RelayDependencies(
+            self.driver, self.pool, engines, moment, settings.relay, notes, Random(secrets.randbits(64))
+        )
         prober = Prober(self.orders, self.engines, loop.time, Random(secrets.randbits(64)))
-        self.benchmarks = BenchmarkRunner(settings.benchmarks, self.driver, prober, keeper(self.store, self.driver), time.time, benchmark_id)
+        self.benchmarks = BenchmarkRunner(
+            settings.benchmarks, self.driver, prober, keeper(self.store, self.driver), time.time, benchmark_id
+        )
         checks = discover(herd.health.checks, Check, "CHECK")
         self.health = HealthWatch(self.driver, self.store, checks, settings.membership.open, loop, self._pinned)
         self.bridge: Bridge | None = None
@@ -170,11 +183,16 @@ class Coordinator:
         self.server = await server.serve(self.settings.http, general.host, general.port, gate, self._render_error)
         if certificate is not None:
             port = self.settings.tls.port
-            self.tls_server = await server.serve(self.settings.http, general.host, port, gate, self._render_error, certificate)
+            self.tls_server = await server.serve(
+                self.settings.http, general.host, port, gate, self._render_error, certificate
+            )
         if self.settings.membership.open:
             log.warning("FLEET_OPEN is set: every machine on this network may take part and be sent people's requests")
         if self.settings.capture.is_on:
-            log.warning("FLEET_CAPTURE is set: prompts are kept in memory for %d s, for who may do everything", self.settings.capture.lasts_s)
+            log.warning(
+                "FLEET_CAPTURE is set: prompts are kept in memory for %d s, for who may do everything",
+                self.settings.capture.lasts_s,
+            )
             self.loop.call_later(self.settings.capture.lasts_s, self.capture.end)
         if general.mdns:
             self.advertisement = await mdns.advertise(self.server.port, __version__, fleet_id=self.vault.fleet_id)
@@ -183,9 +201,19 @@ class Coordinator:
     def _build(self, dialects: tuple[Dialect, ...]) -> AccessControl:
         """What stands between a connection and the core: the gate, then inference, then everything else."""
         general = self.settings.general
-        api = FleetApi(self.driver, self.store, self.membership, limits(self.settings), self.capture.state, self.pins.look, lambda: self.lag.worst_ms)
+        api = FleetApi(
+            self.driver,
+            self.store,
+            self.membership,
+            limits(self.settings),
+            self.capture.state,
+            self.pins.look,
+            lambda: self.lag.worst_ms,
+        )
         access = AccessApi(self.membership, self.driver, self.store, self._place, lambda: gate.forget())
-        logins = LoginApi(self.logins, lambda: self.vault.keyring, self.store, self.driver.now, time.time, lambda: gate.forget())
+        logins = LoginApi(
+            self.logins, lambda: self.vault.keyring, self.store, self.driver.now, time.time, lambda: gate.forget()
+        )
         board = DashboardApi(self.driver, self.store, self.view, self._place)
         charts = ChartsApi(self.driver, self.store)
         models = ModelsApi(self.driver.fleet, self.fetching, self.pins, self.orders, self.engines, self.store)
@@ -197,7 +225,9 @@ class Coordinator:
             *charts.routes,
             *models.routes,
             *self.live.routes,
-            *SettingsApi(self.desk, self.store, discover(herd.core.scheduling.signals, Signal, "SIGNAL"), self._apply).routes,
+            *SettingsApi(
+                self.desk, self.store, discover(herd.core.scheduling.signals, Signal, "SIGNAL"), self._apply
+            ).routes,
             *HealthApi(self.health, self.store).routes,
             *BenchmarksApi(self.benchmarks, self.driver, self.store).routes,
             *RecommendationsApi(self.driver, self.store, self._pinned).routes,
@@ -210,14 +240,27 @@ class Coordinator:
         self.bridge = Bridge(application, self._render_error, (general.host, general.port), self.live.take)
         asks_who_read_it = general.scheduler == CompletionTimePolicy.name
         self.inference = InferenceApi(
-            dialects, self.driver, self.services, id_prefix(), self.bridge.serve, asks_who_read_it, self.allowances, unix_month,
-            self.capture.take if self.settings.capture.is_on else None, self.auto_pull,
+            dialects,
+            self.driver,
+            self.services,
+            id_prefix(),
+            self.bridge.serve,
+            asks_who_read_it,
+            self.allowances,
+            unix_month,
+            self.capture.take if self.settings.capture.is_on else None,
+            self.auto_pull,
         )
         gate = AccessControl(
-            self.settings.access, lambda: self.vault.keyring, Rights(dialects, routes),
-            lambda session: self.logins.key_of(session, self.driver.now()), time.time, self._turn_away, self.inference,
+            self.settings.access,
+            lambda: self.vault.keyring,
+            Rights(dialects, routes),
+            lambda session: self.logins.key_of(session, self.driver.now()),
+            time.time,
+            self._turn_away,
+            self.inference,
             forms=frozenset(route.path for route in routes if route.is_form),
-        )  # fmt: skip
+        )
         return gate
 
     def _jobs(self) -> list[Job]:
@@ -277,7 +320,9 @@ class Coordinator:
         try:
             for remembered in self.store.read(queries.remembered_latencies, self.driver.now()):
                 self.driver.feed(remembered)
-            learned_state.believe(self.store.read(learned_state.recalled, time.time()), self.driver.dispatcher.forecast.recall)
+            learned_state.believe(
+                self.store.read(learned_state.recalled, time.time()), self.driver.dispatcher.forecast.recall
+            )
             self._remember_budgets()
             used = self.store.read(queries.most_used, time.time() - WEEK_S, self.settings.pins.preload_max)
             self.pins.preload([ModelName(model) for model in used])
@@ -288,7 +333,9 @@ class Coordinator:
     def _remember_budgets(self) -> None:
         """A month's tokens are not given anew by a restart. Raises `HerdError`."""
         now, month = unix_month()
-        began = datetime.datetime.fromtimestamp(now, datetime.UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        began = datetime.datetime.fromtimestamp(now, datetime.UTC).replace(
+            day=1, hour=0, minute=0, second=0, microsecond=0
+        )
         used = self.store.read(queries.tokens_by_key, began.timestamp())
         for key in self.vault.keyring:
             if key.tokens_per_month:
@@ -307,7 +354,9 @@ class Coordinator:
         """In the dialect's shape under /v1; elsewhere in the words of Ollama, whose clients look for them."""
         if not request.url.path.startswith("/v1/"):
             return PlainTextResponse("404 page not found", 404)
-        status, content_type, body = self._render_error(request.url.path, Refusal(404, "not_found", "there is no such path"))
+        status, content_type, body = self._render_error(
+            request.url.path, Refusal(404, "not_found", "there is no such path")
+        )
         return Response(body, status, media_type=content_type)
 
     async def drain(self) -> None:

@@ -52,10 +52,14 @@ def policy_of(scheduler: str, settings: Settings, forecast: Forecast) -> Policy:
     return times if scheduler == CompletionTimePolicy.name else ObservedSignalPolicy(times, points)
 
 
-DISPATCHERS = MappingProxyType({
-    (False, False): Dispatcher, (True, False): RebalancingDispatcher, (False, True): PrewarmingDispatcher,
-    (True, True): PrewarmingRebalancingDispatcher,
-})  # fmt: skip
+DISPATCHERS = MappingProxyType(
+    {
+        (False, False): Dispatcher,
+        (True, False): RebalancingDispatcher,
+        (False, True): PrewarmingDispatcher,
+        (True, True): PrewarmingRebalancingDispatcher,
+    }
+)
 
 
 def rules(settings: Settings) -> DecisionRules:
@@ -66,4 +70,8 @@ def rules(settings: Settings) -> DecisionRules:
 def limits(settings: Settings) -> dict[str, object]:
     """`GET /fleet/limits`: what is bounded, by its setting's name."""
     records = (settings.http, settings.holding, settings.retries, settings.relay, settings.upstream)
-    return {f"{type(r).__name__.removesuffix('Settings').lower()}.{key}": value for r in records for key, value in asdict(r).items()}
+    return {
+        f"{type(r).__name__.removesuffix('Settings').lower()}.{key}": value
+        for r in records
+        for key, value in asdict(r).items()
+    }

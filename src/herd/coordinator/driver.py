@@ -14,15 +14,7 @@ from typing import Protocol
 
 from herd.core.lifecycle.dispatcher import Dispatcher
 from herd.core.state.commands import Abort, Alarm, Command, Dispatch, Hold, LoadModel, Record, Refuse
-from herd.core.state.events import (
-    AttemptFailed,
-    AttemptFinished,
-    ClientLeft,
-    Event,
-    FirstByte,
-    RequestArrived,
-    Ticked,
-)
+from herd.core.state.events import AttemptFailed, AttemptFinished, ClientLeft, Event, FirstByte, RequestArrived, Ticked
 from herd.core.state.fleet import NodeId
 from herd.core.state.request import Outcome, Request, RequestId
 from herd.errors import Refusal
@@ -45,8 +37,8 @@ class RequestRunner(Protocol):
 
 class Driver:
     def __init__(
-        self, dispatcher: Dispatcher, record: Callable[[Record], None], loop: asyncio.AbstractEventLoop,
-    ) -> None:  # fmt: skip
+        self, dispatcher: Dispatcher, record: Callable[[Record], None], loop: asyncio.AbstractEventLoop
+    ) -> None:
         self.dispatcher = dispatcher
         self.alarms = 0
         """How often the core found what should never be."""

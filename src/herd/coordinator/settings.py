@@ -49,12 +49,14 @@ class GeneralSettings:
     scheduler: str = field(
         default="completion_time",
         metadata={
-            "env": "FLEET_SCHEDULER", "choices": ("completion_time", "signals"),
+            "env": "FLEET_SCHEDULER",
+            "choices": ("completion_time", "signals"),
             "help": "How a node is chosen: by expected seconds, or by the points of the seven signals.",
         },
-    )  # fmt: skip
+    )
     drain_s: float = field(
-        default=60.0, metadata={"env": "FLEET_DRAIN_SECONDS", "help": "At the end, how long running requests may finish.", "min": 0}
+        default=60.0,
+        metadata={"env": "FLEET_DRAIN_SECONDS", "help": "At the end, how long running requests may finish.", "min": 0},
     )
     mdns: bool = field(
         default=True, metadata={"env": "FLEET_MDNS", "help": "Announce the coordinator on the local network."}

@@ -25,7 +25,9 @@ VALUE_MAX_CHARS = 4096
 TAKEN_UP_AT_ONCE: frozenset[RecordType] = frozenset({Weights, CompletionTimeSettings})
 ELSEWHERE = frozenset({"FLEET_DATA_DIR"})
 """Where this file is cannot be said in it."""
-KINDS: Mapping[object, str] = MappingProxyType({bool: "switch", int: "whole", float: "number", str: "text", Path: "path", tuple[str, ...]: "list"})
+KINDS: Mapping[object, str] = MappingProxyType(
+    {bool: "switch", int: "whole", float: "number", str: "text", Path: "path", tuple[str, ...]: "list"}
+)
 
 
 class SettingsStore:
@@ -98,7 +100,11 @@ class SettingsStore:
         if chosen.setting.secret:
             return "it is a secret; set it in the environment or in ~/.fleet-manager/env"
         source = self._source(chosen)
-        return f"{'the command line' if source == 'flag' else 'the environment'} sets it ({chosen.source}), which wins" if source in ("flag", "env") else ""
+        return (
+            f"{'the command line' if source == 'flag' else 'the environment'} sets it ({chosen.source}), which wins"
+            if source in ("flag", "env")
+            else ""
+        )
 
     def _line(self, chosen: Chosen, row: Mapping[str, str]) -> SettingLine:
         setting = chosen.setting
@@ -107,10 +113,24 @@ class SettingsStore:
         started = self._started[setting.env]
         in_force = row["value"] if not has_waited else "(set)" if setting.secret and started else str(started)
         return SettingLine(
-            setting.env, _group(setting), setting.help, _kind(setting), row["value"], in_force, row["default"], self._source(chosen), chosen.source,
-            "now" if is_at_once else "restart", has_waited, not self._why_not(chosen), setting.expects, setting.choices, setting.minimum,
-            setting.maximum, setting.secret,
-        )  # fmt: skip
+            setting.env,
+            _group(setting),
+            setting.help,
+            _kind(setting),
+            row["value"],
+            in_force,
+            row["default"],
+            self._source(chosen),
+            chosen.source,
+            "now" if is_at_once else "restart",
+            has_waited,
+            not self._why_not(chosen),
+            setting.expects,
+            setting.choices,
+            setting.minimum,
+            setting.maximum,
+            setting.secret,
+        )
 
     def _source(self, chosen: Chosen) -> str:
         source = chosen.source

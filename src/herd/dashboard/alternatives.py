@@ -9,9 +9,11 @@ from herd.dashboard.candidates import Candidates, Scored
 from herd.dashboard.words import duration
 
 CIRCUMSTANCES = (
-    ("wait", "had nobody been before it there"), ("load", "had the model been in memory there"),
-    ("prefill", "had its prompt been cached there"), ("harm", "had nobody else lost time by it there"),
-)  # fmt: skip
+    ("wait", "had nobody been before it there"),
+    ("load", "had the model been in memory there"),
+    ("prefill", "had its prompt been cached there"),
+    ("harm", "had nobody else lost time by it there"),
+)
 """The terms that could have been otherwise, and how to say so. How fast a node writes is its nature."""
 NAMED_MAX = 3
 """Nodes that are told with what held them back: the nearest."""
@@ -40,7 +42,13 @@ def alternatives(row: Row) -> list[str]:
     if len(scored) == 1:
         return ["No other node could have taken it."]
     by_seconds = _is_by_seconds(row, kept)
-    told = [*_by_seconds(scored)] if by_seconds and all(one.expected_s for one in scored) else [*_by_points(scored)] if not by_seconds else []
+    told = (
+        [*_by_seconds(scored)]
+        if by_seconds and all(one.expected_s for one in scored)
+        else [*_by_points(scored)]
+        if not by_seconds
+        else []
+    )
     return [*told, *_other_policy(scored, by_seconds)]
 
 

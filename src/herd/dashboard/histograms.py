@@ -47,7 +47,9 @@ def merged(several: Iterable[Mapping[int, int]]) -> Counts:
     return sums
 
 
-def doubling(counts: Mapping[int, int], edges: Sequence[float], first: float) -> tuple[tuple[float, ...], tuple[int, ...]]:
+def doubling(
+    counts: Mapping[int, int], edges: Sequence[float], first: float
+) -> tuple[tuple[float, ...], tuple[int, ...]]:
     """The same in bins that double from `first` on, for people: their lower edges, and how many are in each. A bin of the roll-ups
     belongs where it begins."""
     sums: dict[int, int] = {}

@@ -97,7 +97,9 @@ class NodeCard(Struct, frozen=True):
     availability: tuple[float | None, ...] | None
 
 
-def card_of(node: Node, books: Mapping[ModelName, Queue], now: float, unix_now: float, tokens_per_s: float = 0.0) -> NodeCard:
+def card_of(
+    node: Node, books: Mapping[ModelName, Queue], now: float, unix_now: float, tokens_per_s: float = 0.0
+) -> NodeCard:
     """`books` are the node's queues; `now` is the core's clock, `unix_now` the same moment on the wall."""
     report = node.report
     running = sum(len(queue.in_flight) for queue in books.values())
@@ -105,20 +107,46 @@ def card_of(node: Node, books: Mapping[ModelName, Queue], now: float, unix_now: 
     state, why = state_of(node, running, slots, now)
     disk = report.disk
     return NodeCard(
-        node.id, state, why, round(max(0.0, now - node.heard_at), 1), report.lan_ip, report.os, report.arch, report.chip,
-        report.agent_version, tuple(f"{face.kind} {face.version}".strip() for face in report.engines),
-        round(report.cpu_utilization, 1), _memory(node), tuple(_gpu(gpu) for gpu in report.gpus),
-        disk.available_bytes if disk else None, disk.total_bytes if disk else None, report.thermal_state, report.temperature_c,
-        running, sum(len(queue.pending) for queue in books.values()), slots, tokens_per_s,
-        tuple(_loaded(node.report.models[name], books.get(name), unix_now) for name in sorted(node.loaded) if name in report.models),
-        len(report.models), tuple(sorted(node.loading_until)), _lent(report.capacity),
+        node.id,
+        state,
+        why,
+        round(max(0.0, now - node.heard_at), 1),
+        report.lan_ip,
+        report.os,
+        report.arch,
+        report.chip,
+        report.agent_version,
+        tuple(f"{face.kind} {face.version}".strip() for face in report.engines),
+        round(report.cpu_utilization, 1),
+        _memory(node),
+        tuple(_gpu(gpu) for gpu in report.gpus),
+        disk.available_bytes if disk else None,
+        disk.total_bytes if disk else None,
+        report.thermal_state,
+        report.temperature_c,
+        running,
+        sum(len(queue.pending) for queue in books.values()),
+        slots,
+        tokens_per_s,
+        tuple(
+            _loaded(node.report.models[name], books.get(name), unix_now)
+            for name in sorted(node.loaded)
+            if name in report.models
+        ),
+        len(report.models),
+        tuple(sorted(node.loading_until)),
+        _lent(report.capacity),
         report.capacity.week if report.capacity else None,
-    )  # fmt: skip
+    )
 
 
 def slots_of(node: Node) -> int:
     """How many requests it answers at the same time with what is in its memory; with nothing there, with one model."""
-    in_memory = sum(card.engine.slots for name, loaded in node.loaded.items() if not loaded.is_other_name and (card := node.card(name)) is not None)
+    in_memory = sum(
+        card.engine.slots
+        for name, loaded in node.loaded.items()
+        if not loaded.is_other_name and (card := node.card(name)) is not None
+    )
     return in_memory or max((face.slots for face in node.report.engines), default=0)
 
 
@@ -160,8 +188,8 @@ def _memory(node: Node) -> MemoryBar:
     report = node.report
     total = report.gpu_memory_bytes or report.memory.total_bytes
     return MemoryBar(
-        total, report.memory_used_bytes, report.memory_ceiling_bytes, report.memory.pressure.value, bool(report.gpus),
-    )  # fmt: skip
+        total, report.memory_used_bytes, report.memory_ceiling_bytes, report.memory.pressure.value, bool(report.gpus)
+    )
 
 
 def _gpu(gpu: Gpu) -> GpuCard:
@@ -174,15 +202,26 @@ def _loaded(card: ModelInfo, queue: Queue | None, unix_now: float) -> LoadedMode
     ends_at = unix_s(loaded.expires_at) if loaded.expires_at else None
     left_s = None if ends_at is None or ends_at - unix_now > NEVER_S else round(max(0.0, ends_at - unix_now), 0)
     return LoadedModel(
-        card.name, card.engine.kind, loaded.size_bytes, loaded.context_tokens, left_s,
-        len(queue.in_flight) if queue else 0, len(queue.pending) if queue else 0, card.engine.slots,
-    )  # fmt: skip
+        card.name,
+        card.engine.kind,
+        loaded.size_bytes,
+        loaded.context_tokens,
+        left_s,
+        len(queue.in_flight) if queue else 0,
+        len(queue.pending) if queue else 0,
+        card.engine.slots,
+    )
 
 
 def _lent(capacity: Capacity | None) -> SharedCapacity | None:
     if capacity is None:
         return None
     return SharedCapacity(
-        capacity.mode, capacity.score, capacity.trend, capacity.reason, capacity.learning_confidence, capacity.days_observed,
+        capacity.mode,
+        capacity.score,
+        capacity.trend,
+        capacity.reason,
+        capacity.learning_confidence,
+        capacity.days_observed,
         capacity.override_active,
-    )  # fmt: skip
+    )

@@ -150,10 +150,18 @@ def live_request(live: LiveRequest, place: QueuePosition | None, now: float) -> 
     request = live.request
     expected_s = place.expected_wait_s if place is not None else None
     return ActiveRequest(
-        request.id, live.model, app_name(request.tags, request.key_id), live.state.value, node_of(live), round(now - live.arrived_at, 3),
-        live.attempts, place.position if place else None, place.waits_for if place else None,
-        round(expected_s, 1) if expected_s is not None else None, request.prompt_tokens,
-    )  # fmt: skip
+        request.id,
+        live.model,
+        app_name(request.tags, request.key_id),
+        live.state.value,
+        node_of(live),
+        round(now - live.arrived_at, 3),
+        live.attempts,
+        place.position if place else None,
+        place.waits_for if place else None,
+        round(expected_s, 1) if expected_s is not None else None,
+        request.prompt_tokens,
+    )
 
 
 def app_name(tags: tuple[str, ...], key_id: str) -> str:

@@ -29,19 +29,33 @@ Row = Mapping[str, object]
 """One of `request_traces`, its JSON columns decoded."""
 
 TERMS = ("wait", "load", "prefill", "decode", "harm")
-ENDS = MappingProxyType({
-    "completed": "answered by", "failed": "failed on", "failed_midstream": "broke off on", "retried": "failed on",
-    "client_cancelled": "left by its client on",
-})  # fmt: skip
+ENDS = MappingProxyType(
+    {
+        "completed": "answered by",
+        "failed": "failed on",
+        "failed_midstream": "broke off on",
+        "retried": "failed on",
+        "client_cancelled": "left by its client on",
+    }
+)
 
 
 def latest(row: Row) -> FinishedRequest:
     """The line of a request that ended."""
     return FinishedRequest(
-        _text(row, "request_id"), _real(row, "timestamp") or 0.0, _text(row, "model"), app_of(row), _text(row, "node_id"),
-        _text(row, "status"), _real(row, "latency_ms"), _real(row, "time_to_first_token_ms"), _whole(row, "prompt_tokens"),
-        _whole(row, "completion_tokens"), _whole(row, "retry_count") or 0, in_short(row),
-    )  # fmt: skip
+        _text(row, "request_id"),
+        _real(row, "timestamp") or 0.0,
+        _text(row, "model"),
+        app_of(row),
+        _text(row, "node_id"),
+        _text(row, "status"),
+        _real(row, "latency_ms"),
+        _real(row, "time_to_first_token_ms"),
+        _whole(row, "prompt_tokens"),
+        _whole(row, "completion_tokens"),
+        _whole(row, "retry_count") or 0,
+        in_short(row),
+    )
 
 
 def app_of(row: Row) -> str:
@@ -59,14 +73,31 @@ def story(rows: Sequence[Row]) -> RequestDetails:
     writing_ms = _real(end, "decode_ms")
     written = _whole(end, "completion_tokens")
     return RequestDetails(
-        _text(end, "request_id"), sentence(end), _text(end, "status"), _text(end, "model"), _text(end, "original_model"),
-        _text(end, "node_id"), app_of(end), _text(end, "client_ip"), _text(end, "original_format"), _text(end, "kind"),
-        bool(end.get("stream")), _real(end, "timestamp") or 0.0, _real(end, "latency_ms") or 0.0, _real(end, "time_to_first_token_ms"),
-        _whole(end, "prompt_tokens"), _whole(end, "estimated_tokens"), _whole(end, "cached_tokens"), written,
-        round(written * 1000.0 / writing_ms, 2) if written and writing_ms else None, _text(end, "finish_reason") or None,
-        _text(end, "error_message"), tuple(lanes(rows)), tuple(choice(row, n) for n, row in enumerate(rows, 1)),
+        _text(end, "request_id"),
+        sentence(end),
+        _text(end, "status"),
+        _text(end, "model"),
+        _text(end, "original_model"),
+        _text(end, "node_id"),
+        app_of(end),
+        _text(end, "client_ip"),
+        _text(end, "original_format"),
+        _text(end, "kind"),
+        bool(end.get("stream")),
+        _real(end, "timestamp") or 0.0,
+        _real(end, "latency_ms") or 0.0,
+        _real(end, "time_to_first_token_ms"),
+        _whole(end, "prompt_tokens"),
+        _whole(end, "estimated_tokens"),
+        _whole(end, "cached_tokens"),
+        written,
+        round(written * 1000.0 / writing_ms, 2) if written and writing_ms else None,
+        _text(end, "finish_reason") or None,
+        _text(end, "error_message"),
+        tuple(lanes(rows)),
+        tuple(choice(row, n) for n, row in enumerate(rows, 1)),
         tuple(dict(row) for row in rows),
-    )  # fmt: skip
+    )
 
 
 def sentence(end: Row) -> str:
@@ -106,7 +137,9 @@ def lanes(rows: Sequence[Row]) -> list[Lane]:
     tries = _tries(rows, total)
     first_ms = _real(rows[-1], "time_to_first_token_ms")
     before = tries[0].start if tries else total
-    found = [Lane(0, "", "served" if tries else _outcome(rows[-1]), False, "", (Phase("waiting", 0.0, _ms(before), True),))]
+    found = [
+        Lane(0, "", "served" if tries else _outcome(rows[-1]), False, "", (Phase("waiting", 0.0, _ms(before), True),))
+    ]
     cursor = before
     for number_, one in enumerate(tries, 1):
         gap = [Phase("waiting", _ms(cursor), _ms(one.start - cursor), True)] if one.start > cursor else []
@@ -155,7 +188,12 @@ def _phases(one: _Try, first_ms: float | None) -> Iterable[Phase]:
     load_ms = min(load or 0.0, room)
     reading_ms = min(reading or 0.0, room - load_ms) if is_told else room - load_ms
     at = one.start
-    for phase, ms in (("connect", room - load_ms - reading_ms), ("load", load_ms), ("reading", reading_ms), ("writing", one.end - first)):
+    for phase, ms in (
+        ("connect", room - load_ms - reading_ms),
+        ("load", load_ms),
+        ("reading", reading_ms),
+        ("writing", one.end - first),
+    ):
         yield Phase(phase, _ms(at), _ms(ms), is_told or phase == "writing")
         at += ms
 
@@ -173,20 +211,38 @@ def choice(row: Row, attempt: int) -> DecisionDetails:
     kept = candidates.of_row(row)
     policy = _text(row, "policy") or (SECONDS if is_by_seconds(row) else "signals")
     return DecisionDetails(
-        attempt, policy, kept.chosen, tuple(_weighed(one, one.node_id == kept.chosen) for one in kept.scored),
-        tuple(RejectedLine(one.node_id, one.filter, one.reason) for one in kept.rejected), kept.left_out, tuple(alternatives(row)),
-    )  # fmt: skip
+        attempt,
+        policy,
+        kept.chosen,
+        tuple(_weighed(one, one.node_id == kept.chosen) for one in kept.scored),
+        tuple(RejectedLine(one.node_id, one.filter, one.reason) for one in kept.rejected),
+        kept.left_out,
+        tuple(alternatives(row)),
+    )
 
 
 def _weighed(one: candidates.Scored, is_chosen: bool) -> CandidateLine:
     seen = one.seen or candidates.Seen(in_flight=one.depth)
     estimated = bool(one.expected_s) and one.expected_s.get("total") is not None
-    terms = {name: round(one.term_s(name) * 1000.0, 3) for name in TERMS if one.expected_s.get(name) is not None} if estimated else {}
+    terms = (
+        {name: round(one.term_s(name) * 1000.0, 3) for name in TERMS if one.expected_s.get(name) is not None}
+        if estimated
+        else {}
+    )
     return CandidateLine(
-        one.node_id, is_chosen, round(one.seconds * 1000.0, 3) if estimated else None, terms, one.total,
+        one.node_id,
+        is_chosen,
+        round(one.seconds * 1000.0, 3) if estimated else None,
+        terms,
+        one.total,
         {name: points for name, points in one.terms.items() if points is not None},
-        seen.in_flight, seen.pending, seen.is_loaded, seen.size_bytes, seen.free_bytes, seen.window_tokens,
-    )  # fmt: skip
+        seen.in_flight,
+        seen.pending,
+        seen.is_loaded,
+        seen.size_bytes,
+        seen.free_bytes,
+        seen.window_tokens,
+    )
 
 
 # --- values of rows ---

@@ -12,9 +12,10 @@ from herd.dashboard.words import listed, number
 SERVING = frozenset({"online", "busy", "degraded", "waking"})
 """States in which a node may be given requests."""
 ASIDE = (
-    ("yielding", "lent back to its owner", "lent back to their owners"), ("draining", "finishing what it has", "finishing what they have"),
+    ("yielding", "lent back to its owner", "lent back to their owners"),
+    ("draining", "finishing what it has", "finishing what they have"),
     ("asleep", "asleep", "asleep"),
-)  # fmt: skip
+)
 """States that are nobody's trouble, in words for one and for several."""
 
 

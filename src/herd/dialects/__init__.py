@@ -116,8 +116,14 @@ class Dialect(ABC):
     def listing(self, method: str, path: str, fleet: Fleet, moment: Timestamp) -> Answer:
         """A list route, from memory. Raises UnknownModel for a name nobody has."""
 
-    def resume(
-        self, ask: ParsedRequest, model: str, request_id: str, moment: Timestamp, forwarded: bytes, note: str  # noqa: ARG002
+    def resume(  # a dialect without continuation needs none of them
+        self,
+        ask: ParsedRequest,  # noqa: ARG002
+        model: str,  # noqa: ARG002
+        request_id: str,  # noqa: ARG002
+        moment: Timestamp,  # noqa: ARG002
+        forwarded: bytes,  # noqa: ARG002
+        note: str,  # noqa: ARG002
     ) -> Resumption | None:
         """How to go on after `forwarded`, whole lines of a stream that broke off; None where the dialect cannot.
 

@@ -196,7 +196,13 @@ class Anthropic(Dialect):
         return kind(model, request_id, ask.prompt_tokens)
 
     def resume(
-        self, ask: ParsedRequest, model: str, request_id: str, moment: Timestamp, forwarded: bytes, note: str  # noqa: ARG002
+        self,
+        ask: ParsedRequest,
+        model: str,
+        request_id: str,
+        moment: Timestamp,  # noqa: ARG002
+        forwarded: bytes,
+        note: str,
     ) -> Resumption | None:
         writer = StreamWriter(model, request_id, ask.prompt_tokens)
         return Resumption(writer.take_up(forwarded, note), writer)
@@ -226,7 +232,8 @@ class Anthropic(Dialect):
 def _prompt_bytes(read: _Door, turns: Sequence[_Turn]) -> int:
     size = memoryview(read.tools).nbytes + memoryview(read.system).nbytes
     return size + sum(
-        request_fields.text_bytes(turn.content) if _has_blocks(turn) else memoryview(turn.content).nbytes for turn in turns
+        request_fields.text_bytes(turn.content) if _has_blocks(turn) else memoryview(turn.content).nbytes
+        for turn in turns
     )
 
 

@@ -57,7 +57,14 @@ class _Options(msgspec.Struct):
     @property
     def reload(self) -> bool:
         """Whether one is there for which a runner is started anew."""
-        for_runner = (self.num_batch, self.num_gpu, self.main_gpu, self.use_mmap, self.num_thread, self.draft_num_predict)
+        for_runner = (
+            self.num_batch,
+            self.num_gpu,
+            self.main_gpu,
+            self.use_mmap,
+            self.num_thread,
+            self.draft_num_predict,
+        )
         return any(option is not request_fields.ABSENT for option in for_runner)
 
 
@@ -168,7 +175,11 @@ class Ollama(Dialect):
     )
 
     def parse(self, route: Route, body: bytes) -> ParsedRequest:
-        read = request_fields.read(body, _CHAT_DOOR) if route.kind is RequestKind.CHAT else request_fields.read(body, _DOOR)
+        read = (
+            request_fields.read(body, _CHAT_DOOR)
+            if route.kind is RequestKind.CHAT
+            else request_fields.read(body, _DOOR)
+        )
         model = request_fields.model_name(read.model or (read.name if route.kind is RequestKind.INFO else None))
         own = request_fields.own(read, model)
         turns = (read.messages or []) if isinstance(read, _ChatDoor) else []
@@ -199,7 +210,12 @@ class Ollama(Dialect):
         put = None
         if pin is not None:
             sent = request_fields.read(ask.body, _PINNED)
-            put = apply_options.fields(sent.options if request_fields.is_given(sent.options) else None, request_fields.is_given(sent.truncate), request_fields.is_given(sent.shift), pin)
+            put = apply_options.fields(
+                sent.options if request_fields.is_given(sent.options) else None,
+                request_fields.is_given(sent.truncate),
+                request_fields.is_given(sent.shift),
+                pin,
+            )
         return request_fields.rewrite(ask, name, put, _name_field(ask))
 
     def converse(self, ask: ParsedRequest) -> Conversation:
@@ -237,7 +253,13 @@ class Ollama(Dialect):
         return AnswerWriter(model, moment.rfc3339, ask.stream, is_chat=ask.route.kind is RequestKind.CHAT)
 
     def resume(
-        self, ask: ParsedRequest, model: str, request_id: str, moment: Timestamp, forwarded: bytes, note: str  # noqa: ARG002
+        self,
+        ask: ParsedRequest,
+        model: str,
+        request_id: str,  # noqa: ARG002
+        moment: Timestamp,
+        forwarded: bytes,
+        note: str,
     ) -> Resumption | None:
         if ask.route.kind not in (RequestKind.CHAT, RequestKind.GENERATE):
             return None
@@ -277,13 +299,17 @@ class Ollama(Dialect):
             info[f"{architecture}.context_length"] = card.context_max_tokens
         return _json(
             {
-                "license": "", "modelfile": "", "parameters": "", "template": "", "system": "",
+                "license": "",
+                "modelfile": "",
+                "parameters": "",
+                "template": "",
+                "system": "",
                 "details": _details(card),
                 "model_info": info,
                 "capabilities": sorted(card.capabilities) or ["completion"],
                 "modified_at": card.modified_at or NO_TIME,
             }
-        )  # fmt: skip
+        )
 
 
 # --- parsing ---
@@ -415,9 +441,11 @@ def _present(fleet: Fleet) -> Iterator[Node]:
 
 def _version(fleet: Fleet) -> str:
     versions = {
-        face.version for node in _present(fleet) for face in node.report.engines
+        face.version
+        for node in _present(fleet)
+        for face in node.report.engines
         if face.kind == "ollama" and face.version
-    }  # fmt: skip
+    }
     return max(versions, key=lambda v: ([int(n) for n in _NUMBERS.findall(v)[:3]], v), default=VERSION_ASSUMED)
 
 

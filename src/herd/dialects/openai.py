@@ -286,7 +286,9 @@ def _has_parts(content: msgspec.Raw) -> bool:
 
 
 def _is_filled(raw: msgspec.Raw) -> bool:
-    return request_fields.is_given(raw) and (memoryview(raw).nbytes > 16 or bytes(raw).replace(b" ", b"") not in _WORDLESS)
+    return request_fields.is_given(raw) and (
+        memoryview(raw).nbytes > 16 or bytes(raw).replace(b" ", b"") not in _WORDLESS
+    )
 
 
 def _tokens(number: float | None) -> int | None:

@@ -34,6 +34,7 @@ PATHS = frozenset(
 )
 """Inference paths that Ollama serves by itself (/v1/responses since 0.13.3, /v1/messages since 0.14.0)."""
 
+
 class _DebugInfo(msgspec.Struct):
     rendered_template: str
 
@@ -56,7 +57,9 @@ class Ollama(Engine):
 
     def call(self, conversation: Conversation) -> Call:
         """Forced tool choices are left to the model, as Ollama's own OpenAI face does."""
-        build = {RequestKind.CHAT: _chat, RequestKind.GENERATE: _generate, RequestKind.EMBED: _embed}.get(conversation.kind)
+        build = {RequestKind.CHAT: _chat, RequestKind.GENERATE: _generate, RequestKind.EMBED: _embed}.get(
+            conversation.kind
+        )
         if build is None:
             raise BadRequest(f"an Ollama node cannot be asked for {conversation.kind.value}")
         path, body = build(conversation)
@@ -178,7 +181,11 @@ def _generate(conversation: Conversation) -> tuple[str, dict[str, Any]]:
 
 
 def _embed(conversation: Conversation) -> tuple[str, dict[str, Any]]:
-    return "/api/embed", {"input": conversation.inputs, "dimensions": conversation.dimensions, "truncate": conversation.truncate}
+    return "/api/embed", {
+        "input": conversation.inputs,
+        "dimensions": conversation.dimensions,
+        "truncate": conversation.truncate,
+    }
 
 
 def _manner(conversation: Conversation) -> dict[str, Any]:

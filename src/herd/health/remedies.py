@@ -16,7 +16,9 @@ from herd.health.snapshot import NodeNow
 SYSTEMS = ("linux", "macos", "windows")
 _RESTART_LINUX = "sudo systemctl restart ollama"
 _RESTART_MACOS = "osascript -e 'quit app \"Ollama\"'; sleep 2; open -a Ollama"
-_RESTART_WINDOWS = 'taskkill /F /IM "ollama app.exe" /IM ollama.exe & start "" "%LOCALAPPDATA%\\Programs\\Ollama\\ollama app.exe"'
+_RESTART_WINDOWS = (
+    'taskkill /F /IM "ollama app.exe" /IM ollama.exe & start "" "%LOCALAPPDATA%\\Programs\\Ollama\\ollama app.exe"'
+)
 
 
 def system_of(node: NodeNow) -> str:
@@ -45,9 +47,11 @@ def restart(system: str) -> str:
 def upgrade(system: str) -> str:
     """The newest Ollama."""
     return _for(
-        system, "curl -fsSL https://ollama.com/install.sh | sh", "brew upgrade ollama || open https://ollama.com/download",
+        system,
+        "curl -fsSL https://ollama.com/install.sh | sh",
+        "brew upgrade ollama || open https://ollama.com/download",
         "winget upgrade Ollama.Ollama",
-    )  # fmt: skip
+    )
 
 
 def variable(name: str, value: str) -> Callable[[str], str]:
@@ -64,9 +68,11 @@ def variable(name: str, value: str) -> Callable[[str], str]:
 def largest_processes(system: str) -> str:
     """Shows who has the memory."""
     return _for(
-        system, "ps -eo rss,pid,comm --sort=-rss | head", "top -l 1 -o mem -n 10",
+        system,
+        "ps -eo rss,pid,comm --sort=-rss | head",
+        "top -l 1 -o mem -n 10",
         'powershell "Get-Process | Sort-Object WS -Descending | Select-Object -First 10"',
-    )  # fmt: skip
+    )
 
 
 def set_clock(system: str) -> str:

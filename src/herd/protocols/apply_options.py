@@ -23,7 +23,9 @@ def pinned(conversation: Conversation, pin: EngineOptions | None) -> Conversatio
     if pin is None:
         return conversation
     sampling = conversation.sampling
-    extra = {name: value for name, value in sampling.extra.items() if not (pin.drops_options and name in RUNNER_OPTIONS)}
+    extra = {
+        name: value for name, value in sampling.extra.items() if not (pin.drops_options and name in RUNNER_OPTIONS)
+    }
     window = pin.context_tokens if pin.context_tokens is not None else sampling.context_tokens
     cut = False if pin.forbids_cutting and conversation.truncate is None else conversation.truncate
     most = pin.output_tokens_max or sampling.output_tokens_max
@@ -43,7 +45,9 @@ def fields(options: msgspec.Raw | None, says_truncate: bool, says_shift: bool, p
     A `shift` of null is the engine's own, which is what a runner has that nobody loaded otherwise.
     """
     given = _OBJECT.decode(options) if options else {}
-    kept: dict[str, Any] = {name: value for name, value in given.items() if not (pin.drops_options and name in RUNNER_OPTIONS)}
+    kept: dict[str, Any] = {
+        name: value for name, value in given.items() if not (pin.drops_options and name in RUNNER_OPTIONS)
+    }
     if pin.context_tokens is not None:
         kept["num_ctx"] = pin.context_tokens
     if pin.output_tokens_max is not None:

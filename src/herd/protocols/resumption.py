@@ -32,7 +32,9 @@ class PartialAnswer:
         return not (self.text or self.thinking or self.has_calls or self.is_finished)
 
 
-def going_on_raw(conversation: Conversation, said: PartialAnswer, rendered: str, capabilities: Collection[str]) -> Conversation | None:
+def going_on_raw(
+    conversation: Conversation, said: PartialAnswer, rendered: str, capabilities: Collection[str]
+) -> Conversation | None:
     """The same for an engine that begins a new turn after a trailing assistant's one, but tells the text its template makes.
 
     What was said is put behind that text, and the engine writes on without its template. A raw answer is not read for tool calls or
@@ -43,7 +45,13 @@ def going_on_raw(conversation: Conversation, said: PartialAnswer, rendered: str,
         return None
     prompt = conversation.prompt if conversation.raw else rendered
     return dataclasses.replace(
-        conversation, kind=RequestKind.GENERATE, raw=True, messages=[], system="", prompt=prompt + said.text, sampling=_shorter(conversation, said)
+        conversation,
+        kind=RequestKind.GENERATE,
+        raw=True,
+        messages=[],
+        system="",
+        prompt=prompt + said.text,
+        sampling=_shorter(conversation, said),
     )
 
 
@@ -60,7 +68,9 @@ def going_on(conversation: Conversation, said: PartialAnswer) -> Conversation | 
     elif conversation.kind is RequestKind.GENERATE and conversation.raw:
         resumed = dataclasses.replace(conversation, prompt=conversation.prompt + said.text)
     elif conversation.kind is RequestKind.GENERATE:
-        resumed = dataclasses.replace(conversation, kind=RequestKind.CHAT, messages=_as_chat(conversation, said.text), prompt="", system="")
+        resumed = dataclasses.replace(
+            conversation, kind=RequestKind.CHAT, messages=_as_chat(conversation, said.text), prompt="", system=""
+        )
     else:
         return None
     return dataclasses.replace(resumed, sampling=_shorter(conversation, said))

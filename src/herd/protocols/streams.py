@@ -226,7 +226,7 @@ ERRORS = (b'{"error":', b'data: {"error":', b"event: error")
 
 def until_error(lines: bytes) -> tuple[bytes, bytes]:
     """What comes before the first such line, and the rest from there; whole lines in, mostly all of them out."""
-    if b'error' not in lines:
+    if b"error" not in lines:
         return lines, b""
     at = 0
     for line in lines.splitlines(keepends=True):

@@ -64,7 +64,12 @@ def node_problem(ip: str, port: int, allowed: tuple[str, ...] = ()) -> str:
         return "not an address"
     if address.is_loopback or _is_in(address, PRIVATE):
         return ""
-    if address.is_unspecified or address.is_multicast or _is_in(address, (LINK_LOCAL[0],)) or str(address) == "255.255.255.255":
+    if (
+        address.is_unspecified
+        or address.is_multicast
+        or _is_in(address, (LINK_LOCAL[0],))
+        or str(address) == "255.255.255.255"
+    ):
         return f"{address} is no address of a machine"
     if _is_in(address, (LINK_LOCAL[1],)) or _is_in(address, networks(allowed)):
         return ""

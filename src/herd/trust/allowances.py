@@ -39,7 +39,9 @@ class Allowances:
         """Counts one request that begins now, or says why it may not: 429. `month` as "2026-11"; ended by `give_back`."""
         use = self._use(key, at, month)
         if key.tokens_per_month and use.tokens >= key.tokens_per_month:
-            return Refusal(429, "budget_exhausted", f"the key {key.name} has used its {key.tokens_per_month} tokens of {month}")
+            return Refusal(
+                429, "budget_exhausted", f"the key {key.name} has used its {key.tokens_per_month} tokens of {month}"
+            )
         if key.concurrent_max and use.running >= key.concurrent_max:
             message = f"the key {key.name} may have {key.concurrent_max} requests at the same time"
             return Refusal(429, "too_many_at_once", message, retry_after_s=BUSY_RETRY_S)

@@ -42,7 +42,9 @@ def host_refusal(host: str, names: AllowedNames) -> Refusal | None:
     if name.endswith(LOCAL_SUFFIXES):
         return None
     shown = "".join(c if c.isprintable() else "?" for c in name[:80])
-    return Refusal(421, "host_not_allowed", f"this is not {shown}; if it should be, set FLEET_ALLOWED_HOSTS={shown} and restart")
+    return Refusal(
+        421, "host_not_allowed", f"this is not {shown}; if it should be, set FLEET_ALLOWED_HOSTS={shown} and restart"
+    )
 
 
 def origin_refusal(origin: str, host: str, changes_state: bool, names: AllowedNames) -> Refusal | None:
@@ -56,7 +58,11 @@ def origin_refusal(origin: str, host: str, changes_state: bool, names: AllowedNa
     if not changes_state and _is_local_page(origin):
         return None
     shown = "".join(c if c.isprintable() else "?" for c in origin[:80])
-    return Refusal(403, "origin_not_allowed", f"pages of {shown} may not call this; to allow them, set FLEET_ALLOWED_ORIGINS={shown}")
+    return Refusal(
+        403,
+        "origin_not_allowed",
+        f"pages of {shown} may not call this; to allow them, set FLEET_ALLOWED_ORIGINS={shown}",
+    )
 
 
 def is_same_origin(origin: str, host: str) -> bool:

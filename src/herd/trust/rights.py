@@ -65,19 +65,36 @@ def _reaches(key: ApiKey, right: Right) -> bool:
     return Scope.ADMIN in key.scopes or right in (Right.LIST, Right.PAGE) or not _SCOPES[right].isdisjoint(key.scopes)
 
 
-_SCOPES = MappingProxyType({
-    Right.CHAT: frozenset({Scope.CHAT}), Right.EMBED: frozenset({Scope.EMBED, Scope.CHAT}),
-    Right.READ: frozenset({Scope.READ}), Right.MODELS: frozenset({Scope.MODELS}), Right.ADMIN: frozenset({Scope.ADMIN}),
-})  # fmt: skip
+_SCOPES = MappingProxyType(
+    {
+        Right.CHAT: frozenset({Scope.CHAT}),
+        Right.EMBED: frozenset({Scope.EMBED, Scope.CHAT}),
+        Right.READ: frozenset({Scope.READ}),
+        Right.MODELS: frozenset({Scope.MODELS}),
+        Right.ADMIN: frozenset({Scope.ADMIN}),
+    }
+)
 
 KEY_WANTED = Refusal(
-    401, "key_required", "an API key is required; its owner makes one with: herd keys add NAME, and it is sent as: Authorization: Bearer KEY"
+    401,
+    "key_required",
+    "an API key is required; its owner makes one with: herd keys add NAME, and it is sent as: Authorization: Bearer KEY",
 )
-KEY_UNKNOWN = Refusal(401, "invalid_api_key", "this API key is unknown, expired or revoked; `herd keys list` shows those that are valid")
+KEY_UNKNOWN = Refusal(
+    401, "invalid_api_key", "this API key is unknown, expired or revoked; `herd keys list` shows those that are valid"
+)
 ADMIN_WANTED = Refusal(
-    401, "admin_required", "this is allowed on the coordinator's own machine, or with a key made by: herd keys add NAME --scope admin"
+    401,
+    "admin_required",
+    "this is allowed on the coordinator's own machine, or with a key made by: herd keys add NAME --scope admin",
 )
-_FORBIDDEN = MappingProxyType({
-    right: Refusal(403, "scope_missing", f"this key lacks the scope {right.value}; make another with: herd keys add NAME --scope {right.value}")
-    for right in Right
-})
+_FORBIDDEN = MappingProxyType(
+    {
+        right: Refusal(
+            403,
+            "scope_missing",
+            f"this key lacks the scope {right.value}; make another with: herd keys add NAME --scope {right.value}",
+        )
+        for right in Right
+    }
+)

@@ -53,9 +53,12 @@ class Stamp:
     @property
     def headers(self) -> dict[str, str]:
         return {
-            NODE_HEADER: quote(self.node_id, safe=""), BOOT_HEADER: quote(self.boot_id, safe=""), SESSION_HEADER: self.session, COUNTER_HEADER: str(self.counter),
+            NODE_HEADER: quote(self.node_id, safe=""),
+            BOOT_HEADER: quote(self.boot_id, safe=""),
+            SESSION_HEADER: self.session,
+            COUNTER_HEADER: str(self.counter),
             SIGNATURE_HEADER: self.signature,
-        }  # fmt: skip
+        }
 
 
 def stamp_in(header: Callable[[str], str | None]) -> Stamp | None:

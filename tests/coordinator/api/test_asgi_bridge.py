@@ -45,7 +45,14 @@ class Stage:
     async def json(self, request: Request) -> Response:
         body = (await request.body()).decode()
         client = request.client.host if request.client else None
-        return JSONResponse({"q": request.query_params.get("q"), "body": body, "client": client, "tag": request.headers.get("x-herd-tags")})
+        return JSONResponse(
+            {
+                "q": request.query_params.get("q"),
+                "body": body,
+                "client": client,
+                "tag": request.headers.get("x-herd-tags"),
+            }
+        )
 
     async def stream(self, request: Request) -> Response:
         async def events() -> AsyncIterator[str]:
@@ -118,7 +125,9 @@ def on_stage(test: Callable[[Stage, Callable[[bytes], Awaitable[object]], Bridge
     run(main)
 
 
-async def ask(open_socket: Callable[[bytes], Awaitable[object]], request_line: bytes, headers: bytes = b"", body: bytes = b"") -> bytes:
+async def ask(
+    open_socket: Callable[[bytes], Awaitable[object]], request_line: bytes, headers: bytes = b"", body: bytes = b""
+) -> bytes:
     sock = await open_socket(request_line + b" HTTP/1.1\r\n" + CLOSING + headers + b"\r\n" + body)
     data = await read_until_close(sock)  # type: ignore[arg-type]
     sock.close()  # type: ignore[attr-defined]
@@ -233,7 +242,11 @@ def test_work_after_the_answer_outlives_the_connection() -> None:
 
 def test_a_websocket_is_declined_in_words() -> None:
     async def test(stage: Stage, open_socket: Callable[[bytes], Awaitable[object]], bridge: Bridge) -> None:
-        sock = await open_socket(GET.replace(b"Host: x", b"Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13"))
+        sock = await open_socket(
+            GET.replace(
+                b"Host: x", b"Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13"
+            )
+        )
         data = await read_until(sock, b"}")  # type: ignore[arg-type]
         (reply,) = replies(data)
         assert (reply.status, json.loads(reply.body)["code"]) == (400, "websocket_not_supported")

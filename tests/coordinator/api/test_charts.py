@@ -44,7 +44,9 @@ def test_each_range_has_few_bins_of_one_length_and_its_totals_are_those_of_the_t
     assert len(told.at) <= 1500 and all(len(one.values) == len(told.at) for one in told.series)
     assert told.at[0] == told.from_at and told.at[-1] + told.step_s == told.to_at >= NOW
     [(requests, failed, prompt, written)] = within(
-        day, f"SELECT SUM({COUNTS}), SUM(status LIKE 'failed%'), SUM(prompt_tokens), SUM(completion_tokens) FROM request_traces WHERE kind <> 'info'", told
+        day,
+        f"SELECT SUM({COUNTS}), SUM(status LIKE 'failed%'), SUM(prompt_tokens), SUM(completion_tokens) FROM request_traces WHERE kind <> 'info'",
+        told,
     )
     totals = [line(told, one).total for one in ("requests", "failed", "prompt_tokens", "completion_tokens")]
     assert totals == [requests or 0, failed or 0, prompt or 0, written or 0]
@@ -56,11 +58,18 @@ def test_each_bin_holds_what_ended_in_it(day: Charts) -> None:
     plain = day.sql(
         f"SELECT CAST(timestamp / 300 AS INTEGER) * 300.0, SUM({COUNTS}) FROM request_traces WHERE timestamp >= {told.from_at} AND timestamp < {told.to_at} GROUP BY 1"
     )
-    assert {at: value for at, value in zip(told.at, line(told, "requests").values, strict=True) if value} == {at: n for at, n in plain if n}
+    assert {at: value for at, value in zip(told.at, line(told, "requests").values, strict=True) if value} == {
+        at: n for at, n in plain if n
+    }
 
 
-@pytest.mark.parametrize(("name", "column", "share"), [("ttft_p50_ms", "time_to_first_token_ms", 0.5), ("latency_p95_ms", "latency_ms", 0.95)])
-def test_percentiles_lie_within_five_percent_of_the_true_ones(day: Charts, name: str, column: str, share: float) -> None:
+@pytest.mark.parametrize(
+    ("name", "column", "share"),
+    [("ttft_p50_ms", "time_to_first_token_ms", 0.5), ("latency_p95_ms", "latency_ms", 0.95)],
+)
+def test_percentiles_lie_within_five_percent_of_the_true_ones(
+    day: Charts, name: str, column: str, share: float
+) -> None:
     told = msgspec.convert(get(day, "trends?range=7d"), Trends)
     checked = 0
     for at, value in zip(told.at, line(told, name).values, strict=True):
@@ -98,9 +107,14 @@ def test_a_node_or_a_model_can_be_looked_at_alone(day: Charts) -> None:
 def test_what_happened_is_flagged_and_the_heat_map_has_every_hour_that_was_watched(day: Charts) -> None:
     told = msgspec.convert(get(day, "trends?range=7d"), Trends)
     assert {flag.kind for flag in told.flags} == {"node_joined", "node_left"} and told.flags[0].at < told.flags[-1].at
-    [(busy_s,)] = day.sql("SELECT SUM(COALESCE(attempt_ms, 0)) / 1000.0 FROM request_traces WHERE kind <> 'info' AND node_id <> ''")
+    [(busy_s,)] = day.sql(
+        "SELECT SUM(COALESCE(attempt_ms, 0)) / 1000.0 FROM request_traces WHERE kind <> 'info' AND node_id <> ''"
+    )
     assert sum(value or 0.0 for value in told.heat.demand) * 3600 == pytest.approx(busy_s, rel=0.6)
-    assert len(told.heat.demand) == len(told.heat.capacity) == 168 and max(value or 0 for value in told.heat.capacity) == 7.0
+    assert (
+        len(told.heat.demand) == len(told.heat.capacity) == 168
+        and max(value or 0 for value in told.heat.capacity) == 7.0
+    )
     assert min(value for value in told.heat.capacity if value is not None) == 6.0
 
 
@@ -130,24 +144,37 @@ def test_models_tell_where_they_are_drift_and_fallbacks(day: Charts) -> None:
     whole = msgspec.convert(get(day, "models?range=7d"), Models)
     told = {one.name: one for one in whole.models}
     qwen = told["qwen3:8b"]
-    assert {node.node_id: node.state for node in qwen.nodes} == {"studio": "hot", "gaming-pc": "cold", "old-laptop": "gone"}
+    assert {node.node_id: node.state for node in qwen.nodes} == {
+        "studio": "hot",
+        "gaming-pc": "cold",
+        "old-laptop": "gone",
+    }
     assert qwen.has_drift and len(qwen.digests) == 2 and not told["idle:latest"].has_drift
     plain = "SELECT COUNT(*) FROM request_traces WHERE fallback_used = 1 AND status <> 'retried' AND kind <> 'info' AND model = 'qwen3:8b'"
     [(stood_in,)] = within(day, plain, whole)
     assert qwen.stood_in_for == {"qwen3:32b": stood_in} and stood_in
     assert qwen.context.allocated_tokens == 8192 and sum(qwen.context.used.counts) == qwen.completed
-    assert qwen.last_used_at == day.sql("SELECT MAX(timestamp) FROM request_traces WHERE model = 'qwen3:8b' AND kind <> 'info'")[0][0]
+    assert (
+        qwen.last_used_at
+        == day.sql("SELECT MAX(timestamp) FROM request_traces WHERE model = 'qwen3:8b' AND kind <> 'info'")[0][0]
+    )
     usage = msgspec.convert(get(day, "context-usage?range=7d"), ContextUsage)
     assert next(one for one in usage.models if one.model == "qwen3:8b").context == qwen.context
 
 
 def test_apps_add_up_to_the_whole_and_are_called_by_what_they_said(day: Charts) -> None:
     told = msgspec.convert(get(day, "apps?range=7d"), Apps)
-    [(requests, prompt)] = within(day, f"SELECT SUM({COUNTS}), SUM(prompt_tokens) FROM request_traces WHERE kind <> 'info'", told)
+    [(requests, prompt)] = within(
+        day, f"SELECT SUM({COUNTS}), SUM(prompt_tokens) FROM request_traces WHERE kind <> 'info'", told
+    )
     assert sum(app.requests for app in told.apps) == requests and sum(app.prompt_tokens for app in told.apps) == prompt
     assert {app.app: app.kind for app in told.apps} == {
-        "aider": "tag", "user:ann": "user", "unlabelled (from 192.168.1.20)": "unlabelled", "notes": "tag", "key k-batch": "key",
-    }  # fmt: skip
+        "aider": "tag",
+        "user:ann": "user",
+        "unlabelled (from 192.168.1.20)": "unlabelled",
+        "notes": "tag",
+        "key k-batch": "key",
+    }
     assert sum(app.share for app in told.apps) == pytest.approx(1.0, abs=0.001)
     aider = next(app for app in told.apps if app.app == "aider")
     assert aider.dialects == {"openai": aider.requests} and sum(aider.models.values()) == aider.requests
@@ -170,7 +197,9 @@ def test_days_have_a_column_each(day: Charts) -> None:
         assert sum(app.requests) == count
 
 
-@pytest.mark.parametrize("path", ["trends?range=2h", "models?range=x", "apps?days=0", "apps/daily?days=-1", "tags?days=abc"])
+@pytest.mark.parametrize(
+    "path", ["trends?range=2h", "models?range=x", "apps?days=0", "apps/daily?days=-1", "tags?days=abc"]
+)
 def test_what_is_no_range_is_refused_in_words(day: Charts, path: str) -> None:
     status, body = ask(day.application, f"/dashboard/api/{path}")
     assert status == 400 and b"must be" in body
@@ -179,5 +208,7 @@ def test_what_is_no_range_is_refused_in_words(day: Charts, path: str) -> None:
 def test_an_empty_database_has_empty_charts() -> None:
     with charts(days=()) as empty:
         told = msgspec.convert(get(empty, "trends?range=30d"), Trends)
-        assert told.summary == "Nothing was asked in this time." and line(told, "ttft_p50_ms").values == (None,) * len(told.at)
+        assert told.summary == "Nothing was asked in this time." and line(told, "ttft_p50_ms").values == (None,) * len(
+            told.at
+        )
         assert get(empty, "apps")["apps"] == [] and get(empty, "apps/daily")["days"] == []

@@ -38,15 +38,35 @@ def get(folder: Path, path: str, **headers: str) -> tuple[int, dict[str, str], b
         return {"type": "http.request", "body": b"", "more_body": False}
 
     raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    scope = {"type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "", "headers": raw}
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": raw,
+    }
     asyncio.run(Starlette(routes=DashboardFiles(folder).routes)(scope, receive, send))
     told = {name.decode().lower(): value.decode() for name, value in sent[0]["headers"]}
     return sent[0]["status"], told, b"".join(message.get("body", b"") for message in sent[1:])
 
 
-@pytest.mark.parametrize("page", [
-    "", "/trends", "/models", "/apps", "/benchmarks", "/health", "/recommendations", "/settings", "/playground", "/requests/r1a2b3-40",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "page",
+    [
+        "",
+        "/trends",
+        "/models",
+        "/apps",
+        "/benchmarks",
+        "/health",
+        "/recommendations",
+        "/settings",
+        "/playground",
+        "/requests/r1a2b3-40",
+    ],
+)
 def test_every_documented_address_is_the_page(folder: Path, page: str) -> None:
     status, headers, body = get(folder, f"/dashboard{page}")
     assert (status, body, headers["content-type"]) == (200, PAGE, "text/html; charset=utf-8")

@@ -22,7 +22,11 @@ HEALTHY = Machine(more={"agent_version": __version__, "os": "linux"})
 
 @pytest.fixture
 def fleet() -> Iterator[Fleet]:
-    with FakeOllama(["m"]) as one, FakeOllama(["m"]) as two, running_fleet({"alpha": one, "beta": two}, {"alpha": HEALTHY, "beta": HEALTHY}) as running:
+    with (
+        FakeOllama(["m"]) as one,
+        FakeOllama(["m"]) as two,
+        running_fleet({"alpha": one, "beta": two}, {"alpha": HEALTHY, "beta": HEALTHY}) as running,
+    ):
         yield running
 
 
@@ -66,7 +70,11 @@ def test_a_node_that_runs_out_of_memory_is_found_and_lost_again(fleet: Fleet) ->
 
 def test_what_requests_show_is_found_in_the_traces(fleet: Fleet) -> None:
     for _ in range(6):
-        fleet.ask("POST", "/api/chat", json.dumps({"model": "m", "messages": [{"role": "user", "content": "a"}], "stream": False}).encode())
+        fleet.ask(
+            "POST",
+            "/api/chat",
+            json.dumps({"model": "m", "messages": [{"role": "user", "content": "a"}], "stream": False}).encode(),
+        )
     fleet.settle()
     fleet.coordinator.store.flush()
     # whatever the fake engine was asked: no check may stumble over real rows
@@ -111,7 +119,17 @@ def test_a_finding_is_snoozed_with_its_reason_and_heard_of_again(fleet: Fleet) -
     assert look(fleet).findings[0].snoozed_until is None
 
 
-@pytest.mark.parametrize("body", [{"finding_id": ""}, {"finding_id": "a", "hours": -1}, {"finding_id": "a", "hours": 1e9}, {}, [], {"finding_id": "a", "reason": "x" * 201}])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"finding_id": ""},
+        {"finding_id": "a", "hours": -1},
+        {"finding_id": "a", "hours": 1e9},
+        {},
+        [],
+        {"finding_id": "a", "reason": "x" * 201},
+    ],
+)
 def test_a_snooze_that_makes_no_sense_is_refused(fleet: Fleet, body: object) -> None:
     assert post(fleet, body)[0] == 400
 

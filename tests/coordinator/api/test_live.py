@@ -18,7 +18,9 @@ from fakes.websocket import Client, Closed, client_frame
 from herd.coordinator.api.live import QUEUED_MAX, LiveSettings
 from herd.dashboard.live import FleetMessage, JobsMessage, RequestsMessage
 
-CHAT = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hello"}], "stream": False, "metadata": {"tags": ["aider"]}}).encode()
+CHAT = json.dumps(
+    {"model": "m", "messages": [{"role": "user", "content": "hello"}], "stream": False, "metadata": {"tags": ["aider"]}}
+).encode()
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +143,10 @@ def test_a_connection_that_asked_something_before_can_become_one_too(fleet: Flee
     head = f"Host: 127.0.0.1:{fleet.port}\r\n"
     upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
     first = f"GET /health HTTP/1.1\r\n{head}\r\n"
-    raw.sendall(f"{first}GET /dashboard/api/live HTTP/1.1\r\n{head}{upgrade}\r\n".encode() + client_frame(0x1, b'{"sub": ["jobs"]}'))
+    raw.sendall(
+        f"{first}GET /dashboard/api/live HTTP/1.1\r\n{head}{upgrade}\r\n".encode()
+        + client_frame(0x1, b'{"sub": ["jobs"]}')
+    )
     data = b""
     while b'"snapshot"' not in data:
         data += raw.recv(65536)
@@ -152,7 +157,9 @@ def test_a_connection_that_asked_something_before_can_become_one_too(fleet: Flee
 
 def test_clients_are_counted_and_the_next_is_refused(fleet: Fleet) -> None:
     clients = [Client(fleet.port) for _ in range(5)]
-    assert [one.status for one in clients] == [101, 101, 101, 101, 503] and b"FLEET_LIVE_CLIENTS_MAX" in clients[-1]._bytes
+    assert [one.status for one in clients] == [101, 101, 101, 101, 503] and b"FLEET_LIVE_CLIENTS_MAX" in clients[
+        -1
+    ]._bytes
     for one in clients:
         one.close()
     gone(fleet)
@@ -161,10 +168,13 @@ def test_clients_are_counted_and_the_next_is_refused(fleet: Fleet) -> None:
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
-        ({"Origin": "https://evil.example"}, 403), ({"X-Forwarded-For": "203.0.113.9"}, 401), ({"Host": "evil.example"}, 421),
-        ({"Sec-WebSocket-Key": "short"}, 400), ({"Sec-WebSocket-Version": "8"}, 400),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"X-Forwarded-For": "203.0.113.9"}, 401),
+        ({"Host": "evil.example"}, 421),
+        ({"Sec-WebSocket-Key": "short"}, 400),
+        ({"Sec-WebSocket-Version": "8"}, 400),
     ],
-)  # fmt: skip
+)
 def test_strangers_and_bad_handshakes_are_refused(fleet: Fleet, headers: dict[str, str], status: int) -> None:
     client = Client(fleet.port, headers=headers)
     assert client.status == status

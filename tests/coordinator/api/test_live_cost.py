@@ -64,6 +64,8 @@ def test_one_tick_makes_few_cards_anew_however_many_nodes_there_are_and_all_have
         seen.append(len(msgspec.json.decode(tab.told[-1].body, type=FleetMessage).data.nodes))
     assert seen == [CARDS_AT_ONCE] * 3 and len(feed._cards) == nodes
     feed._tick()
-    assert msgspec.json.decode(tab.told[-1].body, type=FleetMessage).data.nodes == (), "nothing changed, nothing is told"
+    assert msgspec.json.decode(tab.told[-1].body, type=FleetMessage).data.nodes == (), (
+        "nothing changed, nothing is told"
+    )
     feed.stop()
     loop.close()

@@ -25,7 +25,9 @@ def fleet() -> Iterator[Fleet]:
         yield running
 
 
-def ask(fleet: Fleet, method: str, path: str, body: str | None = None, **headers: str) -> tuple[int, str, dict[str, str]]:
+def ask(
+    fleet: Fleet, method: str, path: str, body: str | None = None, **headers: str
+) -> tuple[int, str, dict[str, str]]:
     connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)
     told = {name.replace("_", "-"): value for name, value in headers.items()}
     connection.request(method, path, body, told)
@@ -55,7 +57,12 @@ def test_the_page_is_there_for_everybody_and_holds_no_script(fleet: Fleet) -> No
     assert status == 200 and headers["content-type"].startswith("text/html")
     assert '<form method="post" action="/login">' in text and "<script" not in text and "$" not in text
     policy = headers["content-security-policy"]
-    assert "default-src 'none'" in policy and "form-action 'self'" in policy and "unsafe" not in policy and "'sha256-" in policy
+    assert (
+        "default-src 'none'" in policy
+        and "form-action 'self'" in policy
+        and "unsafe" not in policy
+        and "'sha256-" in policy
+    )
     assert headers["cache-control"] == "no-store"
     assert len(text) < 4096
 
@@ -67,7 +74,10 @@ def test_a_key_opens_a_session_that_may_what_the_key_may(fleet: Fleet) -> None:
     cookie = session_in(headers)
     assert ask(fleet, "GET", "/fleet/status", **FORWARDED, Cookie=cookie)[0] == 200
     assert ask(fleet, "GET", "/fleet/keys", **FORWARDED, Cookie=cookie)[0] == 403
-    assert ask(fleet, "POST", "/fleet/nodes/invite", "{}", **FORWARDED, Cookie=cookie, Content_Type="application/json")[0] == 403
+    assert (
+        ask(fleet, "POST", "/fleet/nodes/invite", "{}", **FORWARDED, Cookie=cookie, Content_Type="application/json")[0]
+        == 403
+    )
 
 
 def test_an_admins_key_opens_everything_until_it_is_revoked(fleet: Fleet) -> None:
@@ -91,7 +101,9 @@ def test_a_wrong_key_is_told_plainly_and_not_repeated(fleet: Fleet, key: str) ->
     assert key not in text and "<form" in text
 
 
-@pytest.mark.parametrize("body", ["", "key=", "other=1", "key=a&key=b", "key=" + "a" * FORM_MAX_BYTES, "&" * 50, "\udcff"])
+@pytest.mark.parametrize(
+    "body", ["", "key=", "other=1", "key=a&key=b", "key=" + "a" * FORM_MAX_BYTES, "&" * 50, "\udcff"]
+)
 def test_a_form_without_a_key_is_told(fleet: Fleet, body: str) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)
     connection.request("POST", "/login", body.encode("utf-8", "surrogateescape"), FORM)

@@ -26,13 +26,19 @@ NEW = FakeModel("new", size_bytes=4_000_000_000)
 @contextmanager
 def two(settings: Any = None) -> Iterator[tuple[Fleet, FakeOllama, FakeOllama]]:
     registry = FakeSettings(registry={"new:latest": NEW})
-    with FakeOllama(["m"], registry) as one, FakeOllama(["m", "n"], registry) as two_, running_fleet({"one": one, "two": two_}, settings=settings) as fleet:
+    with (
+        FakeOllama(["m"], registry) as one,
+        FakeOllama(["m", "n"], registry) as two_,
+        running_fleet({"one": one, "two": two_}, settings=settings) as fleet,
+    ):
         yield fleet, one, two_
 
 
 def call(fleet: Fleet, method: str, path: str, body: object = None) -> tuple[int, Any]:
     with closing(http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)) as connection:
-        connection.request(method, path, json.dumps(body) if body is not None else None, {"Content-Type": "application/json"})
+        connection.request(
+            method, path, json.dumps(body) if body is not None else None, {"Content-Type": "application/json"}
+        )
         response = connection.getresponse()
         data = response.read()
         return response.status, json.loads(data) if data else None
@@ -45,7 +51,10 @@ def test_a_pull_tells_how_it_goes_in_ollamas_words_and_where() -> None:
         assert "new:latest" in one.models
         (job,) = call(fleet, "GET", "/fleet/pulls")[1]["jobs"]
         assert (job["state"], job["done"], job["total"]) == ("done", NEW.size_bytes, NEW.size_bytes)
-        assert call(fleet, "POST", "/api/pull", {"name": "new", "node_id": "two", "stream": False})[1]["status"] == "success"
+        assert (
+            call(fleet, "POST", "/api/pull", {"name": "new", "node_id": "two", "stream": False})[1]["status"]
+            == "success"
+        )
         assert [entry["what"] for entry in call(fleet, "GET", "/fleet/audit")[1]["entries"]] == ["pull", "pull"]
 
 
@@ -60,11 +69,16 @@ def test_what_the_registry_does_not_have_is_told_and_nothing_is_left() -> None:
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [
-        ({"model": "evil.host/x"}, 403, "registry_not_allowed"), ({"model": "../../etc/passwd"}, 400, "invalid_model_name"), ({}, 400, "invalid_request"),
-        ({"model": "new", "node_id": "nobody"}, 404, "no_such_node"), ({"model": "new", "lan_only": True}, 404, "no_source"),
+        ({"model": "evil.host/x"}, 403, "registry_not_allowed"),
+        ({"model": "../../etc/passwd"}, 400, "invalid_model_name"),
+        ({}, 400, "invalid_request"),
+        ({"model": "new", "node_id": "nobody"}, 404, "no_such_node"),
+        ({"model": "new", "lan_only": True}, 404, "no_source"),
     ],
-)  # fmt: skip
-def test_a_pull_that_makes_no_sense_is_refused_before_anything_is_asked(body: dict[str, object], status: int, code: str) -> None:
+)
+def test_a_pull_that_makes_no_sense_is_refused_before_anything_is_asked(
+    body: dict[str, object], status: int, code: str
+) -> None:
     with two() as (fleet, one, other):
         found, told = call(fleet, "POST", "/api/pull", body)
         assert (found, told["code"]) == (status, code)
@@ -94,10 +108,14 @@ def test_deleting_asks_for_the_name_twice_and_for_the_node_where_there_are_sever
         assert (status, told["code"]) == (400, "confirmation_required") and "herd rm m" in told["error"]
         assert "m:latest" in one.models
         status, told = call(fleet, "DELETE", "/api/delete", {"model": "m", "node_id": "one", "confirm": "m"})
-        assert status == 200 and told["nodes"] == ["one"] and "m:latest" not in one.models and "m:latest" in other.models
+        assert (
+            status == 200 and told["nodes"] == ["one"] and "m:latest" not in one.models and "m:latest" in other.models
+        )
         fleet.beat()
         assert call(fleet, "POST", "/dashboard/api/delete", {"model": "n", "node_id": "one", "confirm": "n"})[0] == 404
-        assert call(fleet, "POST", "/dashboard/api/delete", {"model": "n", "node_id": "*", "confirm": "n"})[1]["nodes"] == ["two"]
+        assert call(fleet, "POST", "/dashboard/api/delete", {"model": "n", "node_id": "*", "confirm": "n"})[1][
+            "nodes"
+        ] == ["two"]
 
 
 def test_a_copy_is_a_second_name_on_every_node_that_has_it() -> None:
@@ -121,7 +139,9 @@ def test_a_pinned_model_is_loaded_stays_and_is_remembered(tmp_path: Any) -> None
             assert call(fleet, "POST", "/fleet/pin", {"model": "m"})[0] == 200
             one.wait(lambda: bool(one.scheduler.listed()), "a loaded model")
             fleet.beat()
-            assert call(fleet, "GET", "/fleet/pin")[1] == {"pins": [{"model": "m:latest", "node_id": "", "is_loaded": True}]}
+            assert call(fleet, "GET", "/fleet/pin")[1] == {
+                "pins": [{"model": "m:latest", "node_id": "", "is_loaded": True}]
+            }
         with running_fleet({"one": one}, data_dir=tmp_path) as fleet:
             assert call(fleet, "GET", "/dashboard/api/pinned-models")[1]["pins"][0]["model"] == "m:latest"
             assert call(fleet, "DELETE", "/fleet/pin/m")[0] == 200
@@ -145,12 +165,19 @@ def test_the_environments_pins_are_seen_to_after_a_heartbeat() -> None:
 def test_everything_at_a_glance() -> None:
     with two() as (fleet, *_):
         told = call(fleet, "GET", "/dashboard/api/model-management")[1]
-        assert {node["node_id"]: [model["name"] for model in node["models"]] for node in told["nodes"]} == {"one": ["m:latest"], "two": ["m:latest", "n:latest"]}
+        assert {node["node_id"]: [model["name"] for model in node["models"]] for node in told["nodes"]} == {
+            "one": ["m:latest"],
+            "two": ["m:latest", "n:latest"],
+        }
 
 
 def test_an_update_asks_the_internet_once_and_copies_to_the_others() -> None:
     registry = FakeSettings(registry={"m:latest": replace(NEW, name="m", blob="c" * 64)})
-    with FakeOllama(["m"], registry) as one, FakeOllama(["m"]) as other, running_fleet({"one": one, "two": other}) as fleet:
+    with (
+        FakeOllama(["m"], registry) as one,
+        FakeOllama(["m"]) as other,
+        running_fleet({"one": one, "two": other}) as fleet,
+    ):
         fleet.libraries |= {"one": "http://127.0.0.1:9", "two": "http://127.0.0.1:9"}
         fleet.beat()
         assert call(fleet, "POST", "/fleet/update", {"model": "m", "node_id": "one"})[0] == 202

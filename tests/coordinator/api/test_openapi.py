@@ -30,7 +30,11 @@ def told(fleet: Fleet) -> dict[str, Any]:
 
 
 def operations(told: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
-    return {(method.upper(), path): operation for path, methods in told["paths"].items() for method, operation in methods.items()}
+    return {
+        (method.upper(), path): operation
+        for path, methods in told["paths"].items()
+        for method, operation in methods.items()
+    }
 
 
 def test_every_route_is_in_it_with_its_right_and_nothing_else_is(fleet: Fleet, told: dict[str, Any]) -> None:
@@ -39,7 +43,9 @@ def test_every_route_is_in_it_with_its_right_and_nothing_else_is(fleet: Fleet, t
     answered = {(route.method, route.path.replace(":path}", "}")): route.right for route in bridge._application.routes}  # type: ignore[attr-defined]
     api = fleet.coordinator.inference
     for dialect in api._dialects:
-        answered.update({(route.method, route.path): Right.LIST if route.kind.value == "info" else None for route in dialect.routes})
+        answered.update(
+            {(route.method, route.path): Right.LIST if route.kind.value == "info" else None for route in dialect.routes}
+        )
         answered.update(dict.fromkeys(dialect.listings, Right.LIST))
     described = operations(told)
     assert set(described) == set(answered)
@@ -59,7 +65,9 @@ def test_what_needs_a_key_says_so_and_what_may_be_asked_without_says_that(told: 
 def test_every_operation_has_a_name_of_its_own_and_a_sentence(told: dict[str, Any]) -> None:
     all_of_them = list(operations(told).values())
     assert len({operation["operationId"] for operation in all_of_them}) == len(all_of_them)
-    assert all(operation["summary"] for operation in all_of_them), [o["operationId"] for o in all_of_them if not o["summary"]]
+    assert all(operation["summary"] for operation in all_of_them), [
+        o["operationId"] for o in all_of_them if not o["summary"]
+    ]
 
 
 def test_every_reference_leads_to_a_schema(told: dict[str, Any]) -> None:
@@ -74,7 +82,9 @@ def test_every_reference_leads_to_a_schema(told: dict[str, Any]) -> None:
 
     found = set(references(told))
     assert found
-    assert all(reference.removeprefix("#/components/schemas/") in told["components"]["schemas"] for reference in found), found
+    assert all(
+        reference.removeprefix("#/components/schemas/") in told["components"]["schemas"] for reference in found
+    ), found
 
 
 def test_who_may_not_look_inside_does_not_get_it(fleet: Fleet) -> None:
@@ -100,7 +110,11 @@ def test_a_route_without_a_body_takes_none() -> None:
 
 @pytest.mark.parametrize("number", ["inf", "nan", "1e400", "-1e300", str(2**63), "x" * 500])
 def test_a_number_that_is_none_is_refused_in_words(fleet: Fleet, number: str) -> None:
-    for path in (f"/dashboard/api/traces?limit={number}", f"/dashboard/api/traces?since={number}", f"/dashboard/api/usage?days={number}"):
+    for path in (
+        f"/dashboard/api/traces?limit={number}",
+        f"/dashboard/api/traces?since={number}",
+        f"/dashboard/api/usage?days={number}",
+    ):
         connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)
         connection.request("GET", path)
         response = connection.getresponse()
@@ -108,8 +122,23 @@ def test_a_number_that_is_none_is_refused_in_words(fleet: Fleet, number: str) ->
         connection.close()
 
 
-@pytest.mark.parametrize("path", ["/heartbeat", "/heartbeat/goodbye", "/fleet/join", "/fleet/keys", "/fleet/nodes/remove", "/api/chat", "/v1/messages"])
-@pytest.mark.parametrize("bomb", [b"[" * 60_000, b'{"node_id":"a","name":"a","model":"m","x":' + b"[" * 60_000, b"\xff", b'"\\ud800"'], ids=range(4))
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/heartbeat",
+        "/heartbeat/goodbye",
+        "/fleet/join",
+        "/fleet/keys",
+        "/fleet/nodes/remove",
+        "/api/chat",
+        "/v1/messages",
+    ],
+)
+@pytest.mark.parametrize(
+    "bomb",
+    [b"[" * 60_000, b'{"node_id":"a","name":"a","model":"m","x":' + b"[" * 60_000, b"\xff", b'"\\ud800"'],
+    ids=range(4),
+)
 def test_a_body_of_nothing_but_depth_is_a_bad_request(fleet: Fleet, path: str, bomb: bytes) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)
     connection.request("POST", path, bomb, {"Content-Type": "application/json"})

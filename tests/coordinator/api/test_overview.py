@@ -16,7 +16,9 @@ from fakes.ollama.server import FakeOllama
 from herd.dashboard.requests import RequestDetails, Traces
 from herd.dashboard.tabs.overview import Overview
 
-CHAT = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hello"}], "stream": False, "metadata": {"tags": ["aider"]}}).encode()
+CHAT = json.dumps(
+    {"model": "m", "messages": [{"role": "user", "content": "hello"}], "stream": False, "metadata": {"tags": ["aider"]}}
+).encode()
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +52,17 @@ def test_the_overview_tells_nodes_numbers_and_what_was_asked(fleet: Fleet) -> No
     told = msgspec.convert(fleet.get("/dashboard/api/overview"), Overview)
     assert [(card.node_id, card.state) for card in told.nodes] == [("alpha", "online"), ("beta", "online")]
     assert told.verdict.level == "good" and "2 of 2 machines serve" in told.verdict.sentence
-    [(requests, failures)] = on_disk(fleet, "SELECT SUM(status <> 'retried'), SUM(status LIKE 'failed%') FROM request_traces")
+    [(requests, failures)] = on_disk(
+        fleet, "SELECT SUM(status <> 'retried'), SUM(status LIKE 'failed%') FROM request_traces"
+    )
     assert (told.numbers.requests_today, told.numbers.failures_today) == (requests, failures) and requests >= 3
     [(tokens,)] = on_disk(fleet, "SELECT SUM(completion_tokens) FROM request_traces")
     assert told.numbers.tokens_per_s == pytest.approx(tokens / 60.0, abs=0.06)
     ttfts = sorted(row[0] for row in on_disk(fleet, "SELECT time_to_first_token_ms FROM request_traces"))
     assert told.numbers.ttft_p50_ms == pytest.approx(ttfts[(len(ttfts) - 1) // 2], abs=0.1)
-    assert {one.why for one in told.latest} == {"the only one that could"} and {one.app for one in told.latest} == {"aider"}
+    assert {one.why for one in told.latest} == {"the only one that could"} and {one.app for one in told.latest} == {
+        "aider"
+    }
     assert [step.done for step in told.first_run] == [True, True, True]
     assert (told.queue, told.running, told.numbers.running, told.numbers.waiting) == ((), (), 0, 0)
 
@@ -110,5 +116,10 @@ def test_who_comes_and_goes_and_for_how_long_is_written_down(fleet: Fleet) -> No
     fleet.on_loop(fleet.coordinator.view.note)
     assert fleet.coordinator.store.flush()
     kinds = dict(on_disk(fleet, "SELECT about, kind FROM fleet_events"))
-    assert (kinds["alpha joined"], kinds["beta joined"]) == ("node_joined", "node_joined") and "version" in kinds.values()
-    assert {name for (name,) in on_disk(fleet, "SELECT node_id FROM node_minutes WHERE online_s > 0 AND gone_s = 0")} == {"alpha", "beta"}
+    assert (kinds["alpha joined"], kinds["beta joined"]) == (
+        "node_joined",
+        "node_joined",
+    ) and "version" in kinds.values()
+    assert {
+        name for (name,) in on_disk(fleet, "SELECT node_id FROM node_minutes WHERE online_s > 0 AND gone_s = 0")
+    } == {"alpha", "beta"}

@@ -20,21 +20,37 @@ ROOMY = Machine(more={"disk": Disk(500 * GB, 100 * GB, 400 * GB), "memory_bandwi
 
 @pytest.fixture
 def fleet() -> Iterator[Fleet]:
-    with FakeOllama(["m"]) as one, FakeOllama(["n"]) as two, running_fleet({"alpha": one, "beta": two}, {"alpha": ROOMY, "beta": ROOMY}) as running:
+    with (
+        FakeOllama(["m"]) as one,
+        FakeOllama(["n"]) as two,
+        running_fleet({"alpha": one, "beta": two}, {"alpha": ROOMY, "beta": ROOMY}) as running,
+    ):
         yield running
 
 
-def seed(fleet: Fleet, requests: int, cold_loads: int = 0, load_ms: float = 0.0, tokens: int = 2_000, days_ago: float = 1.0) -> None:
+def seed(
+    fleet: Fleet, requests: int, cold_loads: int = 0, load_ms: float = 0.0, tokens: int = 2_000, days_ago: float = 1.0
+) -> None:
     """Sums of one hour, as the coordinator itself writes them."""
     at = int(time.time() - days_ago * 86400) // 3600 * 3600
     with sqlite3.connect(fleet.coordinator.store.path, timeout=10) as database:
         database.execute("INSERT OR IGNORE INTO rollup_keys VALUES (7, 'alpha', 'm:latest', 'tag', 'aider')")
         names = [row[1] for row in database.execute("SELECT * FROM pragma_table_info('rollup_hours')")]
         row = {
-            **dict.fromkeys(names, 0), "bucket": at, "key": 7, "requests": requests, "completed": requests, "prompt_tokens": 10 * requests,
-            "completion_tokens": tokens * requests, "cold_loads": cold_loads, "load_ms": load_ms, "last_at": at + 60.0,
-        }  # fmt: skip
-        database.execute(f"INSERT INTO rollup_hours ({', '.join(row)}) VALUES ({', '.join('?' for _ in row)})", tuple(row.values()))
+            **dict.fromkeys(names, 0),
+            "bucket": at,
+            "key": 7,
+            "requests": requests,
+            "completed": requests,
+            "prompt_tokens": 10 * requests,
+            "completion_tokens": tokens * requests,
+            "cold_loads": cold_loads,
+            "load_ms": load_ms,
+            "last_at": at + 60.0,
+        }
+        database.execute(
+            f"INSERT INTO rollup_hours ({', '.join(row)}) VALUES ({', '.join('?' for _ in row)})", tuple(row.values())
+        )
     database.close()
 
 
@@ -52,7 +68,10 @@ def test_a_busy_model_should_have_a_second_home_and_says_what_to_do(fleet: Fleet
     seed(fleet, 3000)
     [pull] = [one for one in asked(fleet).recommendations if one.kind == "pull"]
     assert (pull.node_id, pull.model, pull.rule) == ("beta", "m:latest", "second_home")
-    assert pull.do is not None and (pull.do.path, pull.do.body) == ("/dashboard/api/pull", {"model": "m:latest", "node_id": "beta"})
+    assert pull.do is not None and (pull.do.path, pull.do.body) == (
+        "/dashboard/api/pull",
+        {"model": "m:latest", "node_id": "beta"},
+    )
     assert "3000 requests of the last week" in pull.reason and pull.gain.seconds > pull.gain.plus_minus
     [change] = [node for node in asked(fleet).nodes if node.node_id == "beta"]
     assert change.disk_bytes is not None and change.disk_bytes.after - change.disk_bytes.before == pull.cost.bytes
@@ -67,7 +86,10 @@ def test_a_model_that_was_loaded_again_and_again_should_be_kept(fleet: Fleet) ->
 def test_what_nobody_asked_for_in_a_month_is_told(fleet: Fleet) -> None:
     seed(fleet, 10, days_ago=40)
     found = asked(fleet)
-    assert {(one.kind, one.node_id, one.model) for one in found.recommendations} == {("delete", "alpha", "m:latest"), ("delete", "beta", "n:latest")}
+    assert {(one.kind, one.node_id, one.model) for one in found.recommendations} == {
+        ("delete", "alpha", "m:latest"),
+        ("delete", "beta", "n:latest"),
+    }
     assert "of disk hold models that nobody asks for" in found.summary
 
 

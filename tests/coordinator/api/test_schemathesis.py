@@ -29,7 +29,10 @@ try:
 except ImportError:
     if os.environ.get("CI", "").lower() == "true":
         raise
-    pytest.skip("schemathesis is not installed: OUR ROUTES ARE NOT TRIED WITH WHAT IT MAKES UP (python3 dev.py test)", allow_module_level=True)
+    pytest.skip(
+        "schemathesis is not installed: OUR ROUTES ARE NOT TRIED WITH WHAT IT MAKES UP (python3 dev.py test)",
+        allow_module_level=True,
+    )
 
 SEED = 7
 CASES_PER_ROUTE = 10
@@ -65,9 +68,18 @@ def fleet() -> Iterator[Fleet]:
 
 @pytest.fixture(scope="module")
 def callers(fleet: Fleet) -> list[Caller]:
-    found = [Caller("no key", FROM_AFAR), Caller("a wrong key", {**FROM_AFAR, "Authorization": "Bearer herd_aaaaaaaa_" + "b" * 32})]
+    found = [
+        Caller("no key", FROM_AFAR),
+        Caller("a wrong key", {**FROM_AFAR, "Authorization": "Bearer herd_aaaaaaaa_" + "b" * 32}),
+    ]
     for scope in Scope:
-        status, answer = asked(fleet, "POST", "/fleet/keys", {"Content-Type": "application/json"}, json.dumps({"name": scope.value, "scopes": [scope.value]}))
+        status, answer = asked(
+            fleet,
+            "POST",
+            "/fleet/keys",
+            {"Content-Type": "application/json"},
+            json.dumps({"name": scope.value, "scopes": [scope.value]}),
+        )
         assert status == 201
         found.append(Caller(scope.value, {**FROM_AFAR, "X-Api-Key": json.loads(answer)["key"]}, scope))
     return found
@@ -109,7 +121,12 @@ def check(fleet: Fleet, case: Any, right: Right, caller: Caller) -> None:
         assert status in DENIED or is_no_path, told
     elif not case.path.startswith(PROVEN_OTHERWISE) and not is_no_path:
         assert (status in DENIED) is not caller.may(right), told
-    if status >= 400 and case.path not in ("/", "/login") and case.method.upper() != "HEAD" and b"404 page" not in answer:
+    if (
+        status >= 400
+        and case.path not in ("/", "/login")
+        and case.method.upper() != "HEAD"
+        and b"404 page" not in answer
+    ):
         assert json.loads(answer)["error"], told
 
 
@@ -117,7 +134,13 @@ def each_case(operation: Any, kind: Any, cases: int, told: Callable[[Any], None]
     """Calls `told` with so many cases, the same in every run. False where nothing can be wrong: it takes nothing."""
 
     @seed(SEED)
-    @settings(max_examples=cases, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=cases,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
     @given(case=operation.as_strategy(generation_mode=kind))
     def tried(case: Any) -> None:
         told(case)

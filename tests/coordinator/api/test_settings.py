@@ -25,7 +25,9 @@ CHAT = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hello
 ENVIRON = {"FLEET_HOLD_MAX_S": "20", "FLEET_TRACE_BATCH_ROWS": "128", "FLEET_ANTHROPIC_API_KEY": "sk-very-secret"}
 
 
-def a_desk(folder: Path, environ: Mapping[str, str] = ENVIRON, flags: Mapping[str, Given] | None = None) -> SettingsStore:
+def a_desk(
+    folder: Path, environ: Mapping[str, str] = ENVIRON, flags: Mapping[str, Given] | None = None
+) -> SettingsStore:
     known = {setting.env for record in config.parts_of(Settings) for setting in config.settings_of(record)}
     environ = {name: value for name, value in environ.items() if name in known}
 
@@ -37,13 +39,19 @@ def a_desk(folder: Path, environ: Mapping[str, str] = ENVIRON, flags: Mapping[st
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    with FakeOllama(["m"]) as one, FakeOllama(["m"]) as two, running_fleet({"alpha": one, "beta": two}, data_dir=tmp_path, desk=a_desk(tmp_path)) as running:
+    with (
+        FakeOllama(["m"]) as one,
+        FakeOllama(["m"]) as two,
+        running_fleet({"alpha": one, "beta": two}, data_dir=tmp_path, desk=a_desk(tmp_path)) as running,
+    ):
         yield running
 
 
 def post(fleet: Fleet, path: str, body: object, headers: dict[str, str] | None = None) -> tuple[int, Any]:
     connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)
-    connection.request("POST", f"/dashboard/api/{path}", json.dumps(body), {"Content-Type": "application/json", **(headers or {})})
+    connection.request(
+        "POST", f"/dashboard/api/{path}", json.dumps(body), {"Content-Type": "application/json", **(headers or {})}
+    )
     response = connection.getresponse()
     answer = json.loads(response.read())
     connection.close()
@@ -61,7 +69,13 @@ def test_every_setting_is_shown_with_its_source_and_no_secret(fleet: Fleet) -> N
     assert {one.name for one in page.settings} == known
     batch, days = line(fleet, "FLEET_TRACE_BATCH_ROWS"), line(fleet, "FLEET_TRACE_RETENTION_DAYS")
     assert (batch.value, batch.source, batch.may_change, batch.kind) == ("128", "env", False, "whole")
-    assert (days.value, days.default, days.source, days.takes_effect, days.minimum) == ("30", "30", "default", "restart", 0.01)
+    assert (days.value, days.default, days.source, days.takes_effect, days.minimum) == (
+        "30",
+        "30",
+        "default",
+        "restart",
+        0.01,
+    )
     assert "sk-very-secret" not in json.dumps(fleet.get("/dashboard/api/settings"))
     assert not any(one.may_change for one in page.settings if one.is_secret)
     assert line(fleet, "FLEET_SCHEDULER").kind == "choice" and line(fleet, "FLEET_MDNS").kind == "switch"
@@ -70,16 +84,28 @@ def test_every_setting_is_shown_with_its_source_and_no_secret(fleet: Fleet) -> N
 def test_a_change_is_kept_on_record_and_undone(fleet: Fleet, tmp_path: Path) -> None:
     status, answer = post(fleet, "settings", {"name": "FLEET_TRACE_RETENTION_DAYS", "value": "14"})
     changed = msgspec.convert(answer, Changed)
-    assert status == 200 and (changed.setting.value, changed.setting.source, changed.setting.waits_for_restart) == ("14", "here", True)
+    assert status == 200 and (changed.setting.value, changed.setting.source, changed.setting.waits_for_restart) == (
+        "14",
+        "here",
+        True,
+    )
     assert changed.sentence == "FLEET_TRACE_RETENTION_DAYS is 14 from the next start on."
     assert a_desk(tmp_path).settings().store.retention_days == 14.0, "the next start reads it"
     assert (tmp_path / FILE_NAME).stat().st_mode & 0o077 == 0
     [past] = msgspec.convert(fleet.get("/dashboard/api/settings/history"), History).changes
     assert (past.change_id, past.name, past.before, past.after, past.may_undo, past.ip) == (
-        changed.change_id, "FLEET_TRACE_RETENTION_DAYS", None, "14", True, "127.0.0.1",
-    )  # fmt: skip
+        changed.change_id,
+        "FLEET_TRACE_RETENTION_DAYS",
+        None,
+        "14",
+        True,
+        "127.0.0.1",
+    )
     assert post(fleet, "settings/undo", {"change_id": past.change_id})[0] == 200
-    assert (line(fleet, "FLEET_TRACE_RETENTION_DAYS").source, a_desk(tmp_path).settings().store.retention_days) == ("default", 30.0)
+    assert (line(fleet, "FLEET_TRACE_RETENTION_DAYS").source, a_desk(tmp_path).settings().store.retention_days) == (
+        "default",
+        30.0,
+    )
     later, first = msgspec.convert(fleet.get("/dashboard/api/settings/history"), History).changes
     assert (later.before, later.after, later.may_undo, first.may_undo) == ("14", None, True, False)
     assert post(fleet, "settings/undo", {"change_id": first.change_id})[0] == 400
@@ -95,21 +121,31 @@ def test_a_change_is_kept_on_record_and_undone(fleet: Fleet, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("name", "value", "why"),
     [
-        ("FLEET_TRACE_RETENTION_DAYS", "many", "expected a number of at least 0.01"), ("FLEET_TRACE_RETENTION_DAYS", "-1", "expected a number"),
-        ("FLEET_NOTHING", "1", "there is no setting"), ("FLEET_TRACE_BATCH_ROWS", "7", "the environment sets it"),
-        ("FLEET_DATA_DIR", "/elsewhere", "this is where the dashboard keeps"), ("FLEET_SCHEDULER", "dice", "expected one of"),
-        ("FLEET_ALLOWED_HOSTS", "a\nFLEET_OPEN=true", "one line"), ("FLEET_ALLOWED_HOSTS", 'a"b', "one line"),
+        ("FLEET_TRACE_RETENTION_DAYS", "many", "expected a number of at least 0.01"),
+        ("FLEET_TRACE_RETENTION_DAYS", "-1", "expected a number"),
+        ("FLEET_NOTHING", "1", "there is no setting"),
+        ("FLEET_TRACE_BATCH_ROWS", "7", "the environment sets it"),
+        ("FLEET_DATA_DIR", "/elsewhere", "this is where the dashboard keeps"),
+        ("FLEET_SCHEDULER", "dice", "expected one of"),
+        ("FLEET_ALLOWED_HOSTS", "a\nFLEET_OPEN=true", "one line"),
+        ("FLEET_ALLOWED_HOSTS", 'a"b', "one line"),
         ("FLEET_ALLOWED_HOSTS", "a" * 5000, "one line"),
     ],
-)  # fmt: skip
-def test_what_cannot_be_is_refused_with_the_reason_and_nothing_changes(fleet: Fleet, tmp_path: Path, name: str, value: str, why: str) -> None:
+)
+def test_what_cannot_be_is_refused_with_the_reason_and_nothing_changes(
+    fleet: Fleet, tmp_path: Path, name: str, value: str, why: str
+) -> None:
     status, answer = post(fleet, "settings", {"name": name, "value": value})
     assert status == 400 and why in answer["error"]
     assert not (tmp_path / FILE_NAME).exists() and fleet.get("/dashboard/api/settings/history")["changes"] == []
 
 
 def test_only_who_may_do_everything_changes_settings(fleet: Fleet) -> None:
-    for path, body in (("settings", {"name": "FLEET_MDNS", "value": "true"}), ("settings/undo", {"change_id": 1}), ("settings/preview", {"values": {}})):
+    for path, body in (
+        ("settings", {"name": "FLEET_MDNS", "value": "true"}),
+        ("settings/undo", {"change_id": 1}),
+        ("settings/preview", {"values": {}}),
+    ):
         assert post(fleet, path, body, {"X-Forwarded-For": "203.0.113.9"})[0] == 401
         assert post(fleet, path, body, {"Origin": "https://evil.example"})[0] == 403
 

@@ -84,9 +84,18 @@ def test_of_whom_nothing_is_known_gets_nothing_but_what_is_open(fleet: Fleet) ->
         [method] = set(route.methods or ()) - {"HEAD"}
         path = route.path.replace("{", "").replace("}", "")
         got = status(fleet, method, path, {} if method == "POST" else None, **FORWARDED)
-        assert (got == 401) is (route.right not in (Right.OPEN, Right.PAGE)) or path in ("/heartbeat", "/heartbeat/goodbye"), (method, path, got)
-    for method, path, body in (("POST", "/api/chat", CHAT), ("POST", "/v1/chat/completions", CHAT), ("POST", "/v1/messages", CHAT),
-                               ("GET", "/api/tags", None), ("GET", "/v1/models", None), ("POST", "/api/show", {"model": "m"})):  # fmt: skip
+        assert (got == 401) is (route.right not in (Right.OPEN, Right.PAGE)) or path in (
+            "/heartbeat",
+            "/heartbeat/goodbye",
+        ), (method, path, got)
+    for method, path, body in (
+        ("POST", "/api/chat", CHAT),
+        ("POST", "/v1/chat/completions", CHAT),
+        ("POST", "/v1/messages", CHAT),
+        ("GET", "/api/tags", None),
+        ("GET", "/v1/models", None),
+        ("POST", "/api/show", {"model": "m"}),
+    ):
         assert status(fleet, method, path, body, **FORWARDED) == 401, path
     assert status(fleet, "GET", "/health", **FORWARDED) == 200
 
@@ -166,7 +175,12 @@ def test_the_name_of_a_strangers_site_is_not_answered(fleet: Fleet) -> None:
 
 
 def test_pages_of_strangers_reach_nothing(fleet: Fleet) -> None:
-    for method, path, body in (("POST", "/api/chat", CHAT), ("GET", "/api/tags", None), ("GET", "/fleet/status", None), ("POST", "/fleet/nodes/invite", {})):
+    for method, path, body in (
+        ("POST", "/api/chat", CHAT),
+        ("GET", "/api/tags", None),
+        ("GET", "/fleet/status", None),
+        ("POST", "/fleet/nodes/invite", {}),
+    ):
         got, _, headers = ask(fleet, method, path, body, **EVIL)
         assert got == 403 and "access-control-allow-origin" not in headers, path
 
@@ -174,7 +188,9 @@ def test_pages_of_strangers_reach_nothing(fleet: Fleet) -> None:
 def test_a_page_of_this_machine_may_ask_and_read_the_answer_but_change_nothing(fleet: Fleet) -> None:
     page = {"Origin": "http://localhost:3000"}
     got, _, headers = ask(fleet, "POST", "/api/chat", CHAT, **page)
-    assert got == 200 and headers["access-control-allow-origin"] == "http://localhost:3000" and headers["vary"] == "Origin"
+    assert (
+        got == 200 and headers["access-control-allow-origin"] == "http://localhost:3000" and headers["vary"] == "Origin"
+    )
     assert status(fleet, "POST", "/fleet/nodes/invite", {}, **page) == 403
     preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
     got, _, headers = ask(fleet, "OPTIONS", "/api/chat", **page, **preflight)
@@ -185,7 +201,9 @@ def test_a_page_of_this_machine_may_ask_and_read_the_answer_but_change_nothing(f
 
 def test_an_allowed_origin_is_allowed(engine: FakeOllama) -> None:
     with a_fleet(engine, allowed_origins=("https://chat.example.org",), allowed_hosts=("herd.example.org",)) as fleet:
-        assert status(fleet, "POST", "/api/chat", CHAT, Origin="https://chat.example.org", Host="herd.example.org") == 200
+        assert (
+            status(fleet, "POST", "/api/chat", CHAT, Origin="https://chat.example.org", Host="herd.example.org") == 200
+        )
 
 
 def test_a_form_of_our_own_page_changes_nothing(fleet: Fleet) -> None:
@@ -197,7 +215,11 @@ def test_a_form_of_our_own_page_changes_nothing(fleet: Fleet) -> None:
 def test_a_login_link_works_once_and_opens_everything(fleet: Fleet) -> None:
     path = ask(fleet, "POST", "/fleet/logins", {})[1]["path"]
     got, _, headers = ask(fleet, "GET", path, **FORWARDED)
-    assert got == 303 and "httponly" in headers["set-cookie"].lower() and "samesite=strict" in headers["set-cookie"].lower()
+    assert (
+        got == 303
+        and "httponly" in headers["set-cookie"].lower()
+        and "samesite=strict" in headers["set-cookie"].lower()
+    )
     cookie = headers["set-cookie"].partition(";")[0]
     assert status(fleet, "GET", "/fleet/status", **FORWARDED, Cookie=cookie) == 200
     assert status(fleet, "GET", path, **FORWARDED) == 400
@@ -205,13 +227,28 @@ def test_a_login_link_works_once_and_opens_everything(fleet: Fleet) -> None:
     assert status(fleet, "GET", "/fleet/status", **FORWARDED, Cookie=cookie) == 401
 
 
-@pytest.mark.parametrize("cookie", ["herd_session=", "herd_session=x", "=;;;", "herd_session=" + "a" * 5000, 'herd_session="\\', "other=1"])
+@pytest.mark.parametrize(
+    "cookie", ["herd_session=", "herd_session=x", "=;;;", "herd_session=" + "a" * 5000, 'herd_session="\\', "other=1"]
+)
 def test_no_other_cookie_opens_anything(fleet: Fleet, cookie: str) -> None:
     assert status(fleet, "GET", "/fleet/status", **FORWARDED, Cookie=cookie) == 401
 
 
-@pytest.mark.parametrize("wanted", [{"name": ""}, {"name": "x" * 65}, {"name": "a\nb"}, {"name": "x", "scopes": ["all"]}, {"name": "x", "scopes": []},
-                                    {"name": "x", "requests_per_minute": -1}, {"name": "x", "days": -1}, {"name": "x", "models": ["m"] * 65}, {}, []])  # fmt: skip
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"name": ""},
+        {"name": "x" * 65},
+        {"name": "a\nb"},
+        {"name": "x", "scopes": ["all"]},
+        {"name": "x", "scopes": []},
+        {"name": "x", "requests_per_minute": -1},
+        {"name": "x", "days": -1},
+        {"name": "x", "models": ["m"] * 65},
+        {},
+        [],
+    ],
+)
 def test_a_key_that_makes_no_sense_is_not_made(fleet: Fleet, wanted: object) -> None:
     assert status(fleet, "POST", "/fleet/keys", wanted) == 400
     assert ask(fleet, "GET", "/fleet/keys")[1]["keys"] == []
@@ -220,7 +257,12 @@ def test_a_key_that_makes_no_sense_is_not_made(fleet: Fleet, wanted: object) -> 
 def test_the_list_of_keys_shows_no_secret(fleet: Fleet) -> None:
     key = a_key(fleet, scopes=["chat", "read"], models=["llama*"], days=1)
     [row] = ask(fleet, "GET", "/fleet/keys")[1]["keys"]
-    assert row["name"] == "app" and row["scopes"] == ["chat", "read"] and row["models"] == ["llama*"] and row["expires_at"] > row["created_at"]
+    assert (
+        row["name"] == "app"
+        and row["scopes"] == ["chat", "read"]
+        and row["models"] == ["llama*"]
+        and row["expires_at"] > row["created_at"]
+    )
     assert "digest" not in row and key["Authorization"].rpartition("_")[2] not in json.dumps(row)
 
 
@@ -241,8 +283,9 @@ def test_what_was_changed_is_on_record_with_who_and_from_where(fleet: Fleet) -> 
     assert fleet.coordinator.store.flush()
     entries = ask(fleet, "GET", "/fleet/audit?limit=2")[1]["entries"]
     assert [(one["what"], one["who"], one["ip"]) for one in entries] == [
-        ("revoked a key", "this machine, or a login", "127.0.0.1"), ("invited a node", "the key boss", "127.0.0.1")
-    ]  # fmt: skip
+        ("revoked a key", "this machine, or a login", "127.0.0.1"),
+        ("invited a node", "the key boss", "127.0.0.1"),
+    ]
     assert entries[0]["about"].startswith("boss (")
     assert admin["Authorization"].rpartition("_")[2] not in json.dumps(entries)
     assert status(fleet, "GET", "/fleet/audit?limit=x") == 400
@@ -254,7 +297,9 @@ def test_use_is_counted_by_key(fleet: Fleet) -> None:
     fleet.settle()
     assert fleet.coordinator.store.flush()
     [row] = ask(fleet, "GET", "/dashboard/api/usage")[1]["by_key"]
-    assert (row["key_id"], row["request_count"]) == (key["Authorization"].split("_")[1], 2) and row["total_completion_tokens"] > 0
+    assert (row["key_id"], row["request_count"]) == (key["Authorization"].split("_")[1], 2) and row[
+        "total_completion_tokens"
+    ] > 0
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "x", "nan", "inf", "100000"])

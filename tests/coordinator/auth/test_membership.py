@@ -44,19 +44,24 @@ class House:
         """An agent in a folder of its own, or in the one that is named."""
         settings = AgentsSettings(
             agent=AgentSettings(node_id=name, data_dir=self.folder / (folder or f"agent-{name}")),
-            engines=EngineSettings("ollama", self.engine.url), link=LinkSettings(f"http://127.0.0.1:{self.port}", 0.1, 5.0),
+            engines=EngineSettings("ollama", self.engine.url),
+            link=LinkSettings(f"http://127.0.0.1:{self.port}", 0.1, 5.0),
             join=JoinSettings(code),
-        )  # fmt: skip
+        )
         agent = Agent(settings, Random(1), boot)
         await agent.start()
         self.agents.append(agent)
         return agent
 
-    async def ask(self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None) -> tuple[int, dict[str, object]]:
+    async def ask(
+        self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, dict[str, object]]:
         def asked() -> tuple[int, dict[str, object]]:
             connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
             raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-            connection.request(method, path, None if body is None else raw, {"Content-Type": "application/json", **(headers or {})})
+            connection.request(
+                method, path, None if body is None else raw, {"Content-Type": "application/json", **(headers or {})}
+            )
             response = connection.getresponse()
             answer = json.loads(response.read())
             connection.close()
@@ -227,7 +232,10 @@ def test_two_machines_that_ask_by_one_name_get_two(tmp_path: Path) -> None:
         codes = []
         for _ in range(2):
             codes.append(str((await house.ask("POST", "/fleet/nodes/invite", {}))[1]["code"]).rpartition("/")[2])
-        first, second = await house.agent("mac", "one", codes[0]), await house.agent("mac", "two", codes[1], boot="boot-2")
+        first, second = (
+            await house.agent("mac", "one", codes[0]),
+            await house.agent("mac", "two", codes[1], boot="boot-2"),
+        )
         for _ in range(2):
             await first.beat()
             await second.beat()
@@ -252,12 +260,19 @@ def test_an_agent_does_not_believe_a_coordinator_that_is_not_its_own(tmp_path: P
         told = await agent.beat()
         server.close()
         agent.link.url = f"http://127.0.0.1:{house.port}"
-        assert told is not None and not told.is_heard and "not this machine's coordinator" in told.problem and agent.node_id == "mac"
+        assert (
+            told is not None
+            and not told.is_heard
+            and "not this machine's coordinator" in told.problem
+            and agent.node_id == "mac"
+        )
 
     play(tmp_path, game)
 
 
-def test_of_two_coordinators_on_a_network_an_agent_reports_to_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_two_coordinators_on_a_network_an_agent_reports_to_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(mdns, "browse", partial(mdns.browse, ["127.0.0.1"]))
 
     async def game(coordinator: Coordinator, house: House) -> None:
@@ -282,8 +297,19 @@ def test_of_two_coordinators_on_a_network_an_agent_reports_to_its_own(tmp_path: 
     play(tmp_path, game)
 
 
-@pytest.mark.parametrize("said", [{}, {"name": "", "public": "a"}, {"name": "x" * 65, "public": "a"}, {"name": "a\nb", "public": "a"},
-                                  {"name": "x", "public": "zz"}, {"name": "x", "public": "00" * 32}, [], "x"])  # fmt: skip
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"name": "", "public": "a"},
+        {"name": "x" * 65, "public": "a"},
+        {"name": "a\nb", "public": "a"},
+        {"name": "x", "public": "zz"},
+        {"name": "x", "public": "00" * 32},
+        [],
+        "x",
+    ],
+)
 def test_a_wish_that_makes_no_sense_is_refused(tmp_path: Path, said: object) -> None:
     async def game(coordinator: Coordinator, house: House) -> None:
         assert (await house.ask("POST", "/fleet/join", said))[0] == 400
@@ -294,7 +320,9 @@ def test_a_wish_that_makes_no_sense_is_refused(tmp_path: Path, said: object) -> 
 
 def test_engines_are_only_reached_where_nodes_may_be(tmp_path: Path) -> None:
     async def game(coordinator: Coordinator, house: House) -> None:
-        body = heartbeat_decode.encode(replace(a_report("pc"), engines=(an_engine(),)), 0.0).replace(b"http://127.0.0.1", b"http://169.254.169.254")
+        body = heartbeat_decode.encode(replace(a_report("pc"), engines=(an_engine(),)), 0.0).replace(
+            b"http://127.0.0.1", b"http://169.254.169.254"
+        )
         status, _ = await house.ask("POST", "/heartbeat", body)
         urls = {face.url for node in coordinator.driver.fleet for face in node.report.engines}
         assert status == 200 and urls == {"http://127.0.0.1:11434"}, "the announced host counts for nothing"
@@ -306,7 +334,9 @@ def test_a_door_that_speaks_tls_needs_a_node_with_a_key(tmp_path: Path) -> None:
     """Who is not paired shares no secret with the coordinator, so nothing could be said at its door."""
 
     async def game(coordinator: Coordinator, house: House) -> None:
-        body = heartbeat_decode.encode(replace(a_report("pc"), engines=(an_engine(),)), 0.0).replace(b"http://127.0.0.1:11434", b"https://127.0.0.1:11434#" + b"ab" * 32)
+        body = heartbeat_decode.encode(replace(a_report("pc"), engines=(an_engine(),)), 0.0).replace(
+            b"http://127.0.0.1:11434", b"https://127.0.0.1:11434#" + b"ab" * 32
+        )
         assert b"https" in body
         status, answer = await house.ask("POST", "/heartbeat", body)
         assert status == 401 and "paired" in str(answer["error"])

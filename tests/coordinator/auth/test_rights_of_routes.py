@@ -35,7 +35,9 @@ def _made(fleet: Fleet, scope: Scope) -> str:
     return str(answer["key"])
 
 
-def ask(fleet: Fleet, method: str, path: str, headers: dict[str, str], body: object = None) -> tuple[int, dict[str, object]]:
+def ask(
+    fleet: Fleet, method: str, path: str, headers: dict[str, str], body: object = None
+) -> tuple[int, dict[str, object]]:
     connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)
     raw = json.dumps({} if body is None else body).encode() if method != "GET" else None
     connection.request(method, path, raw, {"Content-Type": "application/json", **headers})

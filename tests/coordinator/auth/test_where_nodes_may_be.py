@@ -22,15 +22,53 @@ from herd.errors import HerdError
 
 CANARY = "127.0.0.2"
 HOSTS = (
-    "169.254.169.254", "metadata.google.internal", "localhost", "127.0.0.1", "127.1", "0", "0.0.0.0", "[::]", "[::1]", "[::ffff:169.254.169.254]",
-    "[::ffff:a9fe:a9fe]", "2852039166", "0xa9fea9fe", "0251.0376.0251.0376", "169.254.43518", "evil.example", "127.0.0.1.nip.io", "user@10.0.0.1",
-    "10.0.0.1@evil.example", "evil.example#@10.0.0.1", "evil.example\\@10.0.0.1", "10.0.0.1%00.evil.example", "\u2460\u2461\u2466.\u24ea.\u24ea.\u2460", "\uff11\uff12\uff17.0.0.1", "",
-    "[fe80::1%25eth0]", "a" * 300, "evil.example%2f@x", "..", "%31%32%37.0.0.1",
-)  # fmt: skip
+    "169.254.169.254",
+    "metadata.google.internal",
+    "localhost",
+    "127.0.0.1",
+    "127.1",
+    "0",
+    "0.0.0.0",
+    "[::]",
+    "[::1]",
+    "[::ffff:169.254.169.254]",
+    "[::ffff:a9fe:a9fe]",
+    "2852039166",
+    "0xa9fea9fe",
+    "0251.0376.0251.0376",
+    "169.254.43518",
+    "evil.example",
+    "127.0.0.1.nip.io",
+    "user@10.0.0.1",
+    "10.0.0.1@evil.example",
+    "evil.example#@10.0.0.1",
+    "evil.example\\@10.0.0.1",
+    "10.0.0.1%00.evil.example",
+    "\u2460\u2461\u2466.\u24ea.\u24ea.\u2460",
+    "\uff11\uff12\uff17.0.0.1",
+    "",
+    "[fe80::1%25eth0]",
+    "a" * 300,
+    "evil.example%2f@x",
+    "..",
+    "%31%32%37.0.0.1",
+)
 SHAPES = (
-    "http://{}:PORT", "http://{}:PORT/", "http://{}:PORT/api", "https://{}:PORT", "HTTP://{}:PORT", "http:/{}:PORT", "http:\\\\{}:PORT", "//{}:PORT",
-    "{}:PORT", "file://{}/etc/passwd", "gopher://{}:PORT/", "ftp://{}:PORT", "http://{}:PORT@127.0.0.1:1", "http://127.0.0.1:1@{}:PORT",
-)  # fmt: skip
+    "http://{}:PORT",
+    "http://{}:PORT/",
+    "http://{}:PORT/api",
+    "https://{}:PORT",
+    "HTTP://{}:PORT",
+    "http:/{}:PORT",
+    "http:\\\\{}:PORT",
+    "//{}:PORT",
+    "{}:PORT",
+    "file://{}/etc/passwd",
+    "gopher://{}:PORT/",
+    "ftp://{}:PORT",
+    "http://{}:PORT@127.0.0.1:1",
+    "http://127.0.0.1:1@{}:PORT",
+)
 PORTS = ("{port}", "0", "-1", "65536", "80", "22", "0x50", "\uff18\uff10")
 
 
@@ -73,10 +111,18 @@ def test_the_announced_host_counts_for_nothing(source: str) -> None:
         except HerdError:
             continue
         parts = urlsplit(told)
-        assert parts.scheme == "http" and parts.hostname == source and 0 <= (parts.port or 0) <= 65535 and parts.username is None, (form, told)
+        assert (
+            parts.scheme == "http"
+            and parts.hostname == source
+            and 0 <= (parts.port or 0) <= 65535
+            and parts.username is None
+        ), (form, told)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux answers on all of 127.0.0.0/8: WHETHER A CANARY IS CONTACTED IS NOT TRIED")
+@pytest.mark.skipif(
+    sys.platform != "linux",
+    reason="only Linux answers on all of 127.0.0.0/8: WHETHER A CANARY IS CONTACTED IS NOT TRIED",
+)
 def test_no_form_makes_the_coordinator_talk_to_anybody_but_the_sender() -> None:
     """Each form is reported with a model, and the model is asked for. Reports come from 127.0.0.1; the canary sits on 127.0.0.2."""
     canary = Canary()
@@ -85,12 +131,18 @@ def test_no_form_makes_the_coordinator_talk_to_anybody_but_the_sender() -> None:
     with running_fleet({}, settings=impatient) as fleet:
         for number, form in enumerate(forms(canary.port)):
             for text in (form, form.replace("evil.example", CANARY).replace("127.0.0.1", CANARY)):
-                report = a_report("n", [a_card(f"m{number}", loaded=True)], boot_id=f"b{number}", engines=(an_engine(),))
+                report = a_report(
+                    "n", [a_card(f"m{number}", loaded=True)], boot_id=f"b{number}", engines=(an_engine(),)
+                )
                 body = json.loads(heartbeat_decode.encode(report, time.time()))
                 for engine in body["herd"]["engines"]:
                     engine["url"] = text
                 believed += said(fleet, "/heartbeat", body) == 200
-                said(fleet, "/api/chat", {"model": f"m{number}", "messages": [], "stream": False, "options": {"num_predict": 1}})
+                said(
+                    fleet,
+                    "/api/chat",
+                    {"model": f"m{number}", "messages": [], "stream": False, "options": {"num_predict": 1}},
+                )
     seen = canary.seen
     canary.close()
     assert seen == 0 and believed > 20

@@ -20,7 +20,21 @@ def test_a_body_is_the_same_in_any_split() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"5;", b"5 ", b" ", b"x", b"0x", b"-", b"000000000", b"5\r\nhellox", b"5\r\nhello\n", b"0\r\nx", b"0\r\n\n", b"5\n", b"\n"],
+    [
+        b"5;",
+        b"5 ",
+        b" ",
+        b"x",
+        b"0x",
+        b"-",
+        b"000000000",
+        b"5\r\nhellox",
+        b"5\r\nhello\n",
+        b"0\r\nx",
+        b"0\r\n\n",
+        b"5\n",
+        b"\n",
+    ],
 )
 def test_a_malformed_chunk_is_refused_before_its_line_ends(data: bytes) -> None:
     with pytest.raises(BadRequest):

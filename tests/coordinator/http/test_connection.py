@@ -67,7 +67,9 @@ def test_an_exchange_carries_what_was_received() -> None:
     memory = a_memory()
     memory.loop.at_s = 1234.5
     connection, _ = memory.connect("192.0.2.7")
-    connection.data_received(b"PUT /a%20b?c=d HTTP/1.1\r\nHost: X\r\nX-One:  1 \r\nx-one: 2\r\nContent-Length: 2\r\n\r\nhi")
+    connection.data_received(
+        b"PUT /a%20b?c=d HTTP/1.1\r\nHost: X\r\nX-One:  1 \r\nx-one: 2\r\nContent-Length: 2\r\n\r\nhi"
+    )
     (exchange,) = memory.exchanges
     assert (exchange.method, exchange.path, exchange.query, exchange.body) == ("PUT", "/a b", b"c=d", b"hi")
     assert exchange.headers == ((b"host", b"X"), (b"x-one", b"1"), (b"x-one", b"2"), (b"content-length", b"2"))
@@ -127,7 +129,9 @@ def test_pipelined_requests_wait_while_the_client_does_not_read() -> None:
         (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: x\r\nConnection: close\r\n\r\n", "close", True),
     ],
 )
-def test_the_connection_stays_open_as_the_client_asked(request_bytes: bytes, connection_header: str | None, is_ended: bool) -> None:
+def test_the_connection_stays_open_as_the_client_asked(
+    request_bytes: bytes, connection_header: str | None, is_ended: bool
+) -> None:
     memory = a_memory(echo)
     connection, transport = memory.connect()
     connection.data_received(request_bytes)
@@ -286,7 +290,13 @@ def test_a_header_cannot_begin_another_header() -> None:
 
 
 def test_framing_headers_of_others_are_replaced_by_our_own() -> None:
-    theirs = [(b"Content-Length", b"99"), (b"transfer-encoding", b"chunked"), (b"Connection", b"close"), (b"Keep-Alive", b"5"), (b"Date", b"x")]
+    theirs = [
+        (b"Content-Length", b"99"),
+        (b"transfer-encoding", b"chunked"),
+        (b"Connection", b"close"),
+        (b"Keep-Alive", b"5"),
+        (b"Date", b"x"),
+    ]
     memory = a_memory(lambda exchange: exchange.respond(299, theirs, b"hi"))
     connection, transport = memory.connect()
     connection.data_received(GET)
@@ -343,7 +353,9 @@ def test_a_chunked_body_over_the_limit_is_refused_while_it_is_counted() -> None:
 def test_a_body_of_tiny_chunks_is_refused() -> None:
     memory = a_memory(echo)
     connection, transport = memory.connect()
-    connection.data_received(b"POST /p HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 5000)
+    connection.data_received(
+        b"POST /p HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 5000
+    )
     assert codes(bytes(transport.sent)) == [400]
 
 
@@ -511,8 +523,13 @@ def was_cut(exchange: HttpExchange) -> None:
 
 
 @pytest.mark.parametrize("how", ["eof", "lost", "eof and lost"])
-@pytest.mark.parametrize(("state", "expected"), [(waits, ["gone"]), (has_begun, ["gone"]), (streams, ["gone"]), (has_ended, []), (was_cut, [])])
-def test_leaving_is_told_once_if_the_answer_has_not_ended(state: Callable[[HttpExchange], None], expected: list[str], how: str) -> None:
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [(waits, ["gone"]), (has_begun, ["gone"]), (streams, ["gone"]), (has_ended, []), (was_cut, [])],
+)
+def test_leaving_is_told_once_if_the_answer_has_not_ended(
+    state: Callable[[HttpExchange], None], expected: list[str], how: str
+) -> None:
     memory = a_memory()
     connection, transport = memory.connect()
     connection.data_received(POST)
@@ -605,8 +622,6 @@ def test_a_request_that_arrives_while_draining_is_told_to_come_back() -> None:
 
 
 # On real sockets
-
-
 
 
 def test_a_slow_reader_stops_its_own_answer_and_starts_it_again() -> None:
@@ -737,9 +752,14 @@ def test_a_large_body_arrives_whole() -> None:
     async def main() -> None:
         async with a_server(lambda x: x.respond(200, [], str(hash(x.body)).encode())) as server:
             body = bytes(range(256)) * 20_000
-            for framing, payload in ((b"Content-Length: %d" % len(body), body), (b"Transfer-Encoding: chunked", b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))):
+            for framing, payload in (
+                (b"Content-Length: %d" % len(body), body),
+                (b"Transfer-Encoding: chunked", b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)),
+            ):
                 sock = await a_socket(server)
-                await asyncio.get_running_loop().sock_sendall(sock, b"POST /p HTTP/1.1\r\nHost: x\r\n" + framing + b"\r\n\r\n" + payload)
+                await asyncio.get_running_loop().sock_sendall(
+                    sock, b"POST /p HTTP/1.1\r\nHost: x\r\n" + framing + b"\r\n\r\n" + payload
+                )
                 sock.shutdown(socket.SHUT_WR)
                 (reply,) = replies(await read_until_close(sock))
                 assert reply.body == str(hash(body)).encode()

@@ -18,7 +18,16 @@ def post(*lines: bytes, body: bytes = b"") -> bytes:
 
 
 def get(target: bytes = b"/a", *lines: bytes, method: bytes = b"GET", version: bytes = b"HTTP/1.1") -> bytes:
-    return method + b" " + target + b" " + version + b"\r\n" + b"".join(line + b"\r\n" for line in lines or (b"Host: x",)) + b"\r\n"
+    return (
+        method
+        + b" "
+        + target
+        + b" "
+        + version
+        + b"\r\n"
+        + b"".join(line + b"\r\n" for line in lines or (b"Host: x",))
+        + b"\r\n"
+    )
 
 
 CHUNKED = b"Transfer-Encoding: chunked"
@@ -120,7 +129,10 @@ REFUSED: dict[str, tuple[bytes, int]] = {
     "two empty lines first": (b"\r\n\r\n" + OK, 400),
     "TLS hello": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
     "another expectation": (post(b"Expect: 200-ok", b"Content-Length: 5", body=b"hello"), 417),
-    "Connection names a framing header": (post(b"Connection: close, content-length", b"Content-Length: 5", body=b"hello"), 400),
+    "Connection names a framing header": (
+        post(b"Connection: close, content-length", b"Content-Length: 5", body=b"hello"),
+        400,
+    ),
     "chunk extension": (post(CHUNKED, body=b"5;a=b\r\nhello\r\n0\r\n\r\n"), 400),
     "chunk extension without a value": (post(CHUNKED, body=b"5;\r\nhello\r\n0\r\n\r\n"), 400),
     "extension on the last chunk": (post(CHUNKED, body=b"5\r\nhello\r\n0;a\r\n\r\n"), 400),
@@ -150,13 +162,25 @@ UNDERSTOOD: dict[str, tuple[bytes, list[list[str]]]] = {
     "length with white space around": (post(b"Content-Length:\t 5 \t", body=b"hello"), [["POST", "/a", "", "hello"]]),
     "length zero": (post(b"Content-Length: 0"), [["POST", "/a", "", ""]]),
     "no length": (post(), [["POST", "/a", "", ""]]),
-    "body of a GET": (get(b"/a", b"Host: x", b"Content-Length: 2") + b"hi" + OK, [["GET", "/a", "", "hi"], ["GET", "/next", "", ""]]),
-    "body that looks like a request": (post(b"Content-Length: %d" % len(OK), body=OK), [["POST", "/a", "", OK.decode()]]),
+    "body of a GET": (
+        get(b"/a", b"Host: x", b"Content-Length: 2") + b"hi" + OK,
+        [["GET", "/a", "", "hi"], ["GET", "/next", "", ""]],
+    ),
+    "body that looks like a request": (
+        post(b"Content-Length: %d" % len(OK), body=OK),
+        [["POST", "/a", "", OK.decode()]],
+    ),
     "chunked": (post(CHUNKED, body=b"5\r\nhello\r\n1\r\n!\r\n0\r\n\r\n"), [["POST", "/a", "", "hello!"]]),
-    "chunked in capitals": (post(b"transfer-encoding: CHUNKED", body=b"A\r\n0123456789\r\n0\r\n\r\n"), [["POST", "/a", "", "0123456789"]]),
+    "chunked in capitals": (
+        post(b"transfer-encoding: CHUNKED", body=b"A\r\n0123456789\r\n0\r\n\r\n"),
+        [["POST", "/a", "", "0123456789"]],
+    ),
     "chunked, led by zeros": (post(CHUNKED, body=b"0005\r\nhello\r\n000\r\n\r\n"), [["POST", "/a", "", "hello"]]),
     "chunked, empty": (post(CHUNKED, body=b"0\r\n\r\n") + OK, [["POST", "/a", "", ""], ["GET", "/next", "", ""]]),
-    "chunked, with line breaks inside": (post(CHUNKED, body=b"4\r\n\r\n\r\n\r\n0\r\n\r\n") + OK, [["POST", "/a", "", "\r\n\r\n"], ["GET", "/next", "", ""]]),
+    "chunked, with line breaks inside": (
+        post(CHUNKED, body=b"4\r\n\r\n\r\n\r\n0\r\n\r\n") + OK,
+        [["POST", "/a", "", "\r\n\r\n"], ["GET", "/next", "", ""]],
+    ),
     "one empty line first": (b"\r\n" + GET, [["GET", "/a", "", ""]]),
     "one empty line between": (GET + b"\r\n" + OK, [["GET", "/a", "", ""], ["GET", "/next", "", ""]]),
     "absolute target": (get(b"http://x/a?b=c"), [["GET", "/a", "b=c", ""]]),
@@ -164,7 +188,10 @@ UNDERSTOOD: dict[str, tuple[bytes, list[list[str]]]] = {
     "absolute target with a query alone": (get(b"http://x?b"), [["GET", "/", "b", ""]]),
     "star for OPTIONS": (get(b"*", method=b"OPTIONS"), [["OPTIONS", "*", "", ""]]),
     "OPTIONS": (get(method=b"OPTIONS"), [["OPTIONS", "/a", "", ""]]),
-    "DELETE with a body": (get(b"/a", b"Host: x", b"Content-Length: 2", method=b"DELETE") + b"hi", [["DELETE", "/a", "", "hi"]]),
+    "DELETE with a body": (
+        get(b"/a", b"Host: x", b"Content-Length: 2", method=b"DELETE") + b"hi",
+        [["DELETE", "/a", "", "hi"]],
+    ),
     "escaped slash": (get(b"/v1/models/a%2Fb"), [["GET", "/v1/models/a/b", "", ""]]),
     "escaped UTF-8": (get(b"/%E4%BD%A0"), [["GET", "/你", "", ""]]),
     "query kept as it is": (get(b"/a?b=%zz".replace(b"%zz", b"%2F{}|^`[]")), [["GET", "/a", "b=%2F{}|^`[]", ""]]),
@@ -172,13 +199,29 @@ UNDERSTOOD: dict[str, tuple[bytes, list[list[str]]]] = {
     "Host as IPv6": (get(b"/a", b"Host: [::1]:11435"), [["GET", "/a", "", ""]]),
     "Host with an underscore": (get(b"/a", b"Host: my_herd"), [["GET", "/a", "", ""]]),
     "HTTP/1.0 without Host": (b"GET /a HTTP/1.0\r\n\r\n", [["GET", "/a", "", ""]]),
-    "an offer of h2c": (post(b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AA", b"Content-Length: 5", body=b"hello") + OK, [["POST", "/a", "", "hello"], ["GET", "/next", "", ""]]),
+    "an offer of h2c": (
+        post(
+            b"Connection: Upgrade, HTTP2-Settings",
+            b"Upgrade: h2c",
+            b"HTTP2-Settings: AA",
+            b"Content-Length: 5",
+            body=b"hello",
+        )
+        + OK,
+        [["POST", "/a", "", "hello"], ["GET", "/next", "", ""]],
+    ),
     "text beyond ASCII in a value": (get(b"/a", b"Host: x", "X-A: é".encode()), [["GET", "/a", "", ""]]),
     "value empty": (get(b"/a", b"Host: x", b"X-A:"), [["GET", "/a", "", ""]]),
     "same header twice": (get(b"/a", b"Host: x", b"X-A: 1", b"X-A: 2"), [["GET", "/a", "", ""]]),
     "TE: trailers": (get(b"/a", b"Host: x", b"TE: trailers"), [["GET", "/a", "", ""]]),
-    "a look-alike of a framing header": (post(b"Content_Length: 5", b"X-Transfer-Encoding: chunked") + OK, [["POST", "/a", "", ""], ["GET", "/next", "", ""]]),
-    "three at once": (GET + post(b"Content-Length: 2", body=b"hi") + OK, [["GET", "/a", "", ""], ["POST", "/a", "", "hi"], ["GET", "/next", "", ""]]),
+    "a look-alike of a framing header": (
+        post(b"Content_Length: 5", b"X-Transfer-Encoding: chunked") + OK,
+        [["POST", "/a", "", ""], ["GET", "/next", "", ""]],
+    ),
+    "three at once": (
+        GET + post(b"Content-Length: 2", body=b"hi") + OK,
+        [["GET", "/a", "", ""], ["POST", "/a", "", "hi"], ["GET", "/next", "", ""]],
+    ),
 }
 
 
@@ -196,7 +239,11 @@ def answers(data: bytes, pieces: list[bytes]) -> tuple[Memory, bytes, bool]:
 def test_a_doubtful_request_is_refused_and_the_connection_closed(name: str) -> None:
     """Nothing of it and nothing after it is handed on: what follows might be its body."""
     data, status = REFUSED[name]
-    for pieces in ([data + OK], *[[data[:i], data[i:] + OK] for i in range(1, len(data))], [*map(bytes, zip(data)), OK]):
+    for pieces in (
+        [data + OK],
+        *[[data[:i], data[i:] + OK] for i in range(1, len(data))],
+        [*map(bytes, zip(data)), OK],
+    ):
         memory, sent, is_ended = answers(data + OK, pieces)
         (reply,) = replies(sent)
         assert (reply.status, is_ended, memory.exchanges) == (status, True, []), pieces
@@ -241,7 +288,31 @@ def test_a_refusal_of_head_has_no_body() -> None:
 
 
 FRAGMENTS = st.sampled_from(
-    [b"GET", b"POST", b" ", b"/a", b"HTTP/1.1", b"HTTP/1.0", b"\r\n", b"\n", b"\r", b"\r\n\r\n", b"Host: x\r\n", b"Content-Length: 3\r\n", b"abc", b"Transfer-Encoding: chunked\r\n", b"3\r\nabc\r\n", b"0\r\n\r\n", b"Connection: close\r\n", b"Expect: 100-continue\r\n", b"Upgrade: websocket\r\nConnection: upgrade\r\n", GET, b"\0", b"\xff", b":"]
+    [
+        b"GET",
+        b"POST",
+        b" ",
+        b"/a",
+        b"HTTP/1.1",
+        b"HTTP/1.0",
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b"\r\n\r\n",
+        b"Host: x\r\n",
+        b"Content-Length: 3\r\n",
+        b"abc",
+        b"Transfer-Encoding: chunked\r\n",
+        b"3\r\nabc\r\n",
+        b"0\r\n\r\n",
+        b"Connection: close\r\n",
+        b"Expect: 100-continue\r\n",
+        b"Upgrade: websocket\r\nConnection: upgrade\r\n",
+        GET,
+        b"\0",
+        b"\xff",
+        b":",
+    ]
 )
 
 

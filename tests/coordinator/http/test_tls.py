@@ -31,20 +31,32 @@ def a_certificate(folder: Path, password: bytes | None = None) -> TlsSettings:
     now = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
     names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
     made = (
-        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
-        .not_valid_before(now - LONG).not_valid_after(now + LONG).add_extension(names, critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True).sign(key, hashes.SHA256())
-    )  # fmt: skip
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - LONG)
+        .not_valid_after(now + LONG)
+        .add_extension(names, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
     locked = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
     (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    (folder / "key.pem").write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, locked))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, locked)
+    )
     return TlsSettings(folder / "cert.pem", folder / "key.pem", port=0)
 
 
 @pytest.fixture
 def secure(tmp_path: Path) -> Iterator[tuple[int, ssl.SSLContext]]:
     settings = a_certificate(tmp_path)
-    with FakeOllama(["m"]) as engine, running_fleet({"alpha": engine}, settings=replace(settings_for_tests(), tls=settings)) as fleet:
+    with (
+        FakeOllama(["m"]) as engine,
+        running_fleet({"alpha": engine}, settings=replace(settings_for_tests(), tls=settings)) as fleet,
+    ):
         server = fleet.coordinator.tls_server
         assert server is not None
         yield server.port, ssl.create_default_context(cafile=str(settings.certificate))
@@ -54,7 +66,9 @@ def test_a_stream_is_answered_over_https(secure: tuple[int, ssl.SSLContext]) -> 
     port, trusted = secure
     connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=30, context=trusted)
     for _ in range(2):
-        connection.request("POST", "/api/chat", json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]}))
+        connection.request(
+            "POST", "/api/chat", json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]})
+        )
         lines = connection.getresponse().read().splitlines()
         assert json.loads(lines[-1])["done"] is True and len(lines) > 1
     connection.close()
@@ -91,15 +105,20 @@ def test_a_sessions_cookie_that_came_by_https_goes_by_https_alone(tmp_path: Path
         path = json.loads(asked(fleet.port, None, "POST", "/fleet/logins")[1])["path"]
         assert fleet.coordinator.tls_server is not None
         trusted = ssl.create_default_context(cafile=str(settings.certificate))
-        headers, _ = asked(fleet.coordinator.tls_server.port, trusted, "GET", path) if is_encrypted else asked(fleet.port, None, "GET", path)
+        headers, _ = (
+            asked(fleet.coordinator.tls_server.port, trusted, "GET", path)
+            if is_encrypted
+            else asked(fleet.port, None, "GET", path)
+        )
         assert ("secure" in headers["set-cookie"].lower().split("; ")) is is_encrypted
 
 
 def asked(port: int, trusted: ssl.SSLContext | None, method: str, path: str) -> tuple[dict[str, str], bytes]:
     connection = (
-        http.client.HTTPConnection("127.0.0.1", port, timeout=30) if trusted is None
+        http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        if trusted is None
         else http.client.HTTPSConnection("127.0.0.1", port, timeout=30, context=trusted)
-    )  # fmt: skip
+    )
     connection.request(method, path, b"{}" if method == "POST" else None, {"Content-Type": "application/json"})
     response = connection.getresponse()
     text = response.read()

@@ -40,7 +40,9 @@ def fleet(fake: FakeOllama) -> Iterator[Fleet]:
 
 def post(fleet: Fleet, path: str, body: object = None) -> tuple[int, Json]:
     connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)
-    connection.request("POST", f"/dashboard/api/benchmarks/{path}", json.dumps(body or {}), {"Content-Type": "application/json"})
+    connection.request(
+        "POST", f"/dashboard/api/benchmarks/{path}", json.dumps(body or {}), {"Content-Type": "application/json"}
+    )
     response = connection.getresponse()
     answer = json.loads(response.read())
     connection.close()
@@ -82,7 +84,11 @@ def test_a_model_is_loaded_read_written_and_scaled_and_what_it_showed_is_told(fl
     [cell] = run.cells
     assert (run.state, run.requests, run.failures, run.yields) == ("done", 1 + 3 + 3 + 2 + 4, 0, 0)
     assert (cell.node_id, cell.model) == ("alpha", "m:latest")
-    assert cell.load_s is not None and cell.ttft_ms is not None and cell.ttft_ms.low <= cell.ttft_ms.median <= cell.ttft_ms.high
+    assert (
+        cell.load_s is not None
+        and cell.ttft_ms is not None
+        and cell.ttft_ms.low <= cell.ttft_ms.median <= cell.ttft_ms.high
+    )
     assert cell.decode_tok_s is not None and cell.decode_tok_s.count == 3
     assert cell.prefill_tok_s is not None and [point.concurrency for point in cell.scaling] == [1, 2, 4]
     assert len(fake.inference) == run.requests and fake.reloads == 0
@@ -92,7 +98,14 @@ def test_a_run_is_among_the_jobs(fleet: Fleet) -> None:
     assert fleet.on_loop(fleet.coordinator._jobs) == []
     run = measured(fleet, kinds=["generation"])
     [job] = fleet.on_loop(fleet.coordinator._jobs)
-    assert (job.job_id, job.kind, job.state, job.done, job.total, job.may_cancel) == (run.run_id, "benchmark", "done", 4, 4, False)
+    assert (job.job_id, job.kind, job.state, job.done, job.total, job.may_cancel) == (
+        run.run_id,
+        "benchmark",
+        "done",
+        4,
+        4,
+        False,
+    )
 
 
 def test_no_two_prompts_are_alike_so_that_no_cache_answers(fleet: Fleet, fake: FakeOllama) -> None:
@@ -113,7 +126,10 @@ def test_only_what_was_asked_for_is_measured(fleet: Fleet) -> None:
     assert run.requests == 1 + 3 and run.cells[0].decode_tok_s is None and run.cells[0].scaling == ()
 
 
-@pytest.mark.parametrize("asked", [{"nodes": ["nobody"]}, {"models": ["nothing"]}, {"kinds": ["colour"]}, {"nodes": "alpha"}, {"nodes": ["n"] * 300}])
+@pytest.mark.parametrize(
+    "asked",
+    [{"nodes": ["nobody"]}, {"models": ["nothing"]}, {"kinds": ["colour"]}, {"nodes": "alpha"}, {"nodes": ["n"] * 300}],
+)
 def test_what_is_not_there_cannot_be_measured(fleet: Fleet, asked: Json) -> None:
     status, answer = post(fleet, "start", asked)
     assert status == 400 and answer["error"]
@@ -126,7 +142,11 @@ def test_a_run_that_goes_on_is_not_started_twice_and_can_be_ended(fleet: Fleet, 
     status, answer = post(fleet, "start")
     assert status == 409 and answer["error"] == f"{run_id} is running; end it with: herd bench --cancel"
     now = progress(fleet)
-    assert (now.state, now.done, now.total) == ("running", 1, 9) and now.left_s is not None and "generation of m" in now.message
+    assert (
+        (now.state, now.done, now.total) == ("running", 1, 9)
+        and now.left_s is not None
+        and "generation of m" in now.message
+    )
     assert post(fleet, "cancel")[1]["state"] == "cancelled"
     fake.wait(lambda: len(fake.aborted) == 1, "the probe's end")
     assert a_run(fleet, run_id).state == "cancelled"
@@ -143,7 +163,12 @@ def test_it_gives_way_to_a_request_at_once_and_asks_again_later(fleet: Fleet, fa
     fleet.beat()  # the request has loaded the model, which the coordinator believes a heartbeat only
     assert ended(fleet).state == "done"
     run = a_run(fleet, run_id)
-    assert run.yields == 1 and run.failures == 0 and run.cells[0].decode_tok_s is not None and run.cells[0].decode_tok_s.count == 3
+    assert (
+        run.yields == 1
+        and run.failures == 0
+        and run.cells[0].decode_tok_s is not None
+        and run.cells[0].decode_tok_s.count == 3
+    )
 
 
 def test_a_node_that_works_is_waited_for(fleet: Fleet, fake: FakeOllama) -> None:
@@ -178,9 +203,16 @@ def test_a_run_is_in_the_database_under_the_names_that_people_query(fleet: Fleet
     run = measured(fleet)
     assert fleet.coordinator.store.flush()
     with sqlite3.connect(fleet.coordinator.store.path) as database:
-        row = database.execute("SELECT run_id, total_requests, total_failures, tokens_per_sec, ttft_p50_ms, per_model_results FROM benchmark_runs").fetchone()
+        row = database.execute(
+            "SELECT run_id, total_requests, total_failures, tokens_per_sec, ttft_p50_ms, per_model_results FROM benchmark_runs"
+        ).fetchone()
     database.close()
-    assert row[:3] == (run.run_id, run.requests, 0) and row[3] > 0 and row[4] > 0 and list(json.loads(row[5])) == ["m:latest"]
+    assert (
+        row[:3] == (run.run_id, run.requests, 0)
+        and row[3] > 0
+        and row[4] > 0
+        and list(json.loads(row[5])) == ["m:latest"]
+    )
     fleet.on_loop(lambda: setattr(fleet.coordinator.benchmarks, "run", None))
     assert a_run(fleet, run.run_id) == run
     [line] = msgspec.convert(fleet.get("/dashboard/api/benchmarks"), Runs).runs
@@ -201,9 +233,15 @@ def test_runs_of_other_programs_are_listed_with_what_they_have(fleet: Fleet) -> 
 def test_two_runs_are_compared_in_words(fleet: Fleet) -> None:
     first, second = measured(fleet), measured(fleet)
     assert fleet.coordinator.store.flush()
-    found = msgspec.convert(fleet.get(f"/dashboard/api/benchmarks?compare={first.run_id},{second.run_id}"), Runs).comparison
+    found = msgspec.convert(
+        fleet.get(f"/dashboard/api/benchmarks?compare={first.run_id},{second.run_id}"), Runs
+    ).comparison
     assert found is not None and (found.a, found.b) == (first.run_id, second.run_id)
-    assert {one.measure for one in found.cells} >= {"decode_tok_s", "prefill_tok_s", "ttft_ms"} and found.verdict.endswith(".")
+    assert {one.measure for one in found.cells} >= {
+        "decode_tok_s",
+        "prefill_tok_s",
+        "ttft_ms",
+    } and found.verdict.endswith(".")
 
 
 @pytest.mark.parametrize("path", ["benchmarks/nothing", "benchmarks?compare=a", "benchmarks?compare=a,b"])
@@ -224,7 +262,11 @@ def test_what_was_measured_is_believed_by_the_scheduler(fleet: Fleet, fake: Fake
     assert fleet.on_loop(is_learnt) is True
 
 
-@pytest.mark.parametrize("fault", [Status(status=500, path="/api/chat"), Cut(path="/api/chat", after_bytes=400, how=How.FIN)], ids=["500", "cut"])
+@pytest.mark.parametrize(
+    "fault",
+    [Status(status=500, path="/api/chat"), Cut(path="/api/chat", after_bytes=400, how=How.FIN)],
+    ids=["500", "cut"],
+)
 def test_a_model_that_fails_is_left_out_with_the_reason(fleet: Fleet, fake: FakeOllama, fault: Status | Cut) -> None:
     fake.fail(fault)
     run = measured(fleet, kinds=["generation"])
@@ -238,7 +280,9 @@ def test_a_model_that_would_throw_another_out_is_not_loaded_for_a_benchmark() ->
     full = {"alpha": Machine(memory_gb=16.0, used_gb=10.0)}
     with FakeOllama(models) as fake, running_fleet({"alpha": fake}, full, settings) as fleet:
         run = measured(fleet)
-        assert [(one.model, one.reason) for one in run.left_out] == [("large:latest", "it does not fit beside what is in memory")]
+        assert [(one.model, one.reason) for one in run.left_out] == [
+            ("large:latest", "it does not fit beside what is in memory")
+        ]
         assert {cell.model for cell in run.cells} == {"small:latest"} and fake.loaded == ["small:latest"]
 
 

@@ -27,7 +27,9 @@ FORWARDED = {"X-Forwarded-For": "203.0.113.9"}
 @contextmanager
 def a_fleet(**settings: Any) -> Iterator[tuple[Fleet, FakeOllama]]:
     """One node whose registry has `new`, and a thread that sends its heartbeats."""
-    wanted = replace(settings_for_tests(), auto_pull=AutoPullSettings(**settings), waiting_notes=WaitCommentSettings(every_s=0.1))
+    wanted = replace(
+        settings_for_tests(), auto_pull=AutoPullSettings(**settings), waiting_notes=WaitCommentSettings(every_s=0.1)
+    )
     registry = FakeSettings(registry={"new:latest": FakeModel("new", size_bytes=4_000_000_000)})
     with FakeOllama(["m"], registry) as node, running_fleet({"one": node}, settings=wanted) as fleet:
         over = Event()
@@ -45,7 +47,9 @@ def a_fleet(**settings: Any) -> Iterator[tuple[Fleet, FakeOllama]]:
             thread.join()
 
 
-def ask(fleet: Fleet, path: str = "/api/chat", headers: dict[str, str] | None = None, **body: Any) -> tuple[int, dict[str, str], bytes]:
+def ask(
+    fleet: Fleet, path: str = "/api/chat", headers: dict[str, str] | None = None, **body: Any
+) -> tuple[int, dict[str, str], bytes]:
     with closing(http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)) as connection:
         whole = {"model": "new", "messages": HI, "stream": False, **body}
         connection.request("POST", path, json.dumps(whole), {"Content-Type": "application/json", **(headers or {})})
@@ -97,10 +101,15 @@ def test_when_the_last_who_waits_has_left_it_stops() -> None:
     with a_fleet() as (fleet, node):
         gate = node.fail(Gate())
         connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)
-        connection.request("POST", "/api/chat", json.dumps({"model": "new", "messages": HI}), {"Content-Type": "application/json"})
+        connection.request(
+            "POST", "/api/chat", json.dumps({"model": "new", "messages": HI}), {"Content-Type": "application/json"}
+        )
         node.wait(lambda: any(seen.path == "/api/pull" for seen in node.requests), "a pull")
         connection.close()
-        node.wait(lambda: any(seen.path == "/api/pull" and seen.outcome == "aborted" for seen in node.requests), "the pull's end")
+        node.wait(
+            lambda: any(seen.path == "/api/pull" and seen.outcome == "aborted" for seen in node.requests),
+            "the pull's end",
+        )
         gate.release()
         (job,) = fleet.get("/fleet/pulls")["jobs"]
         assert job["state"] == "cancelled"

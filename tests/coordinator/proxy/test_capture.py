@@ -87,7 +87,9 @@ def fleet() -> Iterator[Fleet]:
 
 def ask(fleet: Fleet, method: str, path: str, body: object = None, **headers: str) -> tuple[int, str]:
     connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)
-    connection.request(method, path, None if body is None else json.dumps(body), {"Content-Type": "application/json", **headers})
+    connection.request(
+        method, path, None if body is None else json.dumps(body), {"Content-Type": "application/json", **headers}
+    )
     response = connection.getresponse()
     text = response.read().decode()
     connection.close()
@@ -95,7 +97,15 @@ def ask(fleet: Fleet, method: str, path: str, body: object = None, **headers: st
 
 
 def chat(fleet: Fleet) -> None:
-    assert ask(fleet, "POST", "/api/chat", {"model": "m", "messages": [{"role": "user", "content": CANARY}], "stream": False})[0] == 200
+    assert (
+        ask(
+            fleet,
+            "POST",
+            "/api/chat",
+            {"model": "m", "messages": [{"role": "user", "content": CANARY}], "stream": False},
+        )[0]
+        == 200
+    )
 
 
 def test_what_is_asked_can_be_read_by_who_may_do_everything_and_by_nobody_else(fleet: Fleet) -> None:
@@ -104,7 +114,12 @@ def test_what_is_asked_can_be_read_by_who_may_do_everything_and_by_nobody_else(f
     reader = {"Authorization": f"Bearer {json.loads(made)['key']}"}
     status, text = ask(fleet, "GET", "/fleet/capture")
     [entry] = json.loads(text)["captured"]
-    assert status == 200 and CANARY in entry["body"] and entry["path"] == "/api/chat" and entry["request_id"].startswith("r")
+    assert (
+        status == 200
+        and CANARY in entry["body"]
+        and entry["path"] == "/api/chat"
+        and entry["request_id"].startswith("r")
+    )
     for headers in (FORWARDED, {**FORWARDED, **reader}):
         status, text = ask(fleet, "GET", "/fleet/capture", **headers)
         assert status in (401, 403) and CANARY not in text
@@ -121,7 +136,11 @@ def test_it_is_told_wherever_one_looks(fleet: Fleet, caplog: pytest.LogCaptureFi
 
 def test_it_can_be_ended_and_everything_is_forgotten(fleet: Fleet) -> None:
     chat(fleet)
-    assert json.loads(ask(fleet, "POST", "/fleet/capture/end", {})[1]) == {"is_on": False, "ends_in_s": 0.0, "requests": 0}
+    assert json.loads(ask(fleet, "POST", "/fleet/capture/end", {})[1]) == {
+        "is_on": False,
+        "ends_in_s": 0.0,
+        "requests": 0,
+    }
     chat(fleet)
     assert json.loads(ask(fleet, "GET", "/fleet/capture")[1])["captured"] == []
 

@@ -86,7 +86,12 @@ def test_the_request_is_written_anew() -> None:
                 " x-herd-node"
             )
             headers = [(name.encode(), b"secret") for name in names.split() if name != "connection"]
-            headers += [(b"connection", b"close, X-Named"), (b"x-trace", b"7"), (b"x-bad", b"a\r\nx-injected: 1"), (b"x-nul", b"\0")]
+            headers += [
+                (b"connection", b"close, X-Named"),
+                (b"x-trace", b"7"),
+                (b"x-bad", b"a\r\nx-injected: 1"),
+                (b"x-nul", b"\0"),
+            ]
             client = rig.ask(headers=headers, user="me", fallback_models=["n"])
             await client.over
             head, _, body = server.requests[0].partition(b"\r\n\r\n")
@@ -162,7 +167,8 @@ def test_another_node_answers_what_one_could_not_begin() -> None:
         first_piece = STREAM.index(b"\r\n\r\n") + 4
         for n in range(first_piece + 4):
             async with (
-                RawServer(breaks_off(STREAM, n)) as bad, RawServer(answers(STREAM)) as good,
+                RawServer(breaks_off(STREAM, n)) as bad,
+                RawServer(answers(STREAM)) as good,
                 a_rig({"bad": bad.url, "good": good.url}) as rig,
             ):
                 client = await rig.answered()
@@ -180,7 +186,8 @@ def test_a_whole_answer_survives_a_node_that_breaks_anywhere() -> None:
     async def test() -> None:
         for n in range(len(DOCUMENT)):
             async with (
-                RawServer(breaks_off(DOCUMENT, n)) as bad, RawServer(answers(DOCUMENT)) as good,
+                RawServer(breaks_off(DOCUMENT, n)) as bad,
+                RawServer(answers(DOCUMENT)) as good,
                 a_rig({"bad": bad.url, "good": good.url}) as rig,
             ):
                 client = await rig.answered(stream=False)
@@ -193,7 +200,8 @@ def test_a_whole_answer_survives_a_node_that_breaks_anywhere() -> None:
 def test_a_reset_in_the_middle_shows() -> None:
     async def test() -> None:
         async with (
-            RawServer(breaks_off(STREAM, len(BEGUN), reset=True)) as bad, RawServer(answers(STREAM)) as good,
+            RawServer(breaks_off(STREAM, len(BEGUN), reset=True)) as bad,
+            RawServer(answers(STREAM)) as good,
             a_rig({"bad": bad.url, "good": good.url}) as rig,
         ):
             client = await rig.answered()
@@ -237,7 +245,10 @@ def test_a_clean_end_without_the_terminator_is_a_failure() -> None:
         (whole(b"", "302 Found", b"Location: http://127.0.0.1:1/\r\n"), FailureKind.GARBAGE),
         (whole(b"\x1f\x8b", more=b"Content-Encoding: gzip\r\n"), FailureKind.GARBAGE),
         (whole(b""), FailureKind.TRUNCATED),
-        (whole(b'{"error":"llama runner process has terminated"}', "500 Internal Server Error"), FailureKind.SERVER_ERROR),
+        (
+            whole(b'{"error":"llama runner process has terminated"}', "500 Internal Server Error"),
+            FailureKind.SERVER_ERROR,
+        ),
         (whole(b'{"error":"server busy"}', "503 Service Unavailable"), FailureKind.BUSY),
         (whole(b'{"error":"model \'m\' not found"}', "404 Not Found"), FailureKind.MODEL_MISSING),
         (whole(b"", "401 Unauthorized"), FailureKind.UNAUTHORIZED),
@@ -247,7 +258,8 @@ def test_a_clean_end_without_the_terminator_is_a_failure() -> None:
 def test_a_node_that_cannot_is_followed_by_one_that_can(answer: bytes, kind: FailureKind) -> None:
     async def test() -> None:
         async with (
-            RawServer(answers(answer)) as bad, RawServer(answers(STREAM)) as good,
+            RawServer(answers(answer)) as bad,
+            RawServer(answers(STREAM)) as good,
             a_rig({"bad": bad.url, "good": good.url}) as rig,
         ):
             client = await rig.answered()
@@ -281,7 +293,8 @@ def test_a_connection_gone_stale_is_no_attempt() -> None:
 def test_a_node_that_hangs_is_left_when_its_time_is_up() -> None:
     async def test() -> None:
         async with (
-            RawServer(stalls()) as bad, RawServer(answers(STREAM)) as good,
+            RawServer(stalls()) as bad,
+            RawServer(answers(STREAM)) as good,
             a_rig({"bad": bad.url, "good": good.url}) as rig,
         ):
             client = rig.ask()
@@ -302,9 +315,10 @@ def test_a_request_that_waits_again_has_left_its_lost_node() -> None:
     async def test() -> None:
         go_on = asyncio.Event()
         async with (
-            RawServer(stalls()) as bad, RawServer(halts(STREAM, 0, go_on), answers(STREAM)) as good,
+            RawServer(stalls()) as bad,
+            RawServer(halts(STREAM, 0, go_on), answers(STREAM)) as good,
             a_rig({"bad": bad.url}) as rig,
-        ):  # fmt: skip
+        ):
             moved = rig.ask()
             while not bad.requests:
                 await asyncio.sleep(0)
@@ -347,7 +361,8 @@ def test_the_clients_mistake_is_told_in_the_nodes_words() -> None:
     async def test() -> None:
         said = b'{"error":"registry.ollama.ai/library/m does not support tools"}'
         async with (
-            RawServer(answers(whole(said, "400 Bad Request"))) as server, RawServer(answers(STREAM)) as other,
+            RawServer(answers(whole(said, "400 Bad Request"))) as server,
+            RawServer(answers(STREAM)) as other,
             a_rig({"alpha": server.url, "beta": other.url}) as rig,
         ):
             client = await rig.answered()
@@ -492,7 +507,11 @@ def test_a_translated_stream_says_the_same() -> None:
             assert [line["done"] for line in told] == [False] * (len(told) - 1) + [True]
             assert client.is_whole and client.length is None
             (record,) = rig.records
-            assert (record.outcome, record.counters.completion_tokens, record.counters.finish_reason) == (COMPLETED, 4, "length")
+            assert (record.outcome, record.counters.completion_tokens, record.counters.finish_reason) == (
+                COMPLETED,
+                4,
+                "length",
+            )
             assert json.loads(server.requests[0].partition(b"\r\n\r\n")[2])["options"] == {"num_predict": 4}
 
     run(test)
@@ -524,7 +543,8 @@ def test_a_translated_stream_that_ends_too_early_is_never_completed() -> None:
 def test_nonsense_in_a_translated_answer_moves_it_elsewhere() -> None:
     async def test() -> None:
         async with (
-            RawServer(answers(chunked(b"<html>\n"))) as bad, RawServer(answers(STREAM)) as good,
+            RawServer(answers(chunked(b"<html>\n"))) as bad,
+            RawServer(answers(STREAM)) as good,
             a_rig({"bad": bad.url, "good": good.url}, kind="other") as rig,
         ):
             assert (await rig.answered()).is_whole
@@ -539,7 +559,8 @@ def test_an_engine_that_gives_up_at_once_is_followed_by_another(kind: str) -> No
 
     async def test() -> None:
         async with (
-            RawServer(answers(chunked(DYING))) as bad, RawServer(answers(STREAM)) as good,
+            RawServer(answers(chunked(DYING))) as bad,
+            RawServer(answers(STREAM)) as good,
             a_rig({"bad": bad.url, "good": good.url}, kind=kind) as rig,
         ):
             assert (await rig.answered()).is_whole
@@ -604,7 +625,8 @@ def test_an_engine_nobody_here_knows_is_a_failure_of_its_node() -> None:
 def test_a_node_that_dies_under_load_costs_nobody_anything() -> None:
     async def test() -> None:
         async with (
-            RawServer(*[breaks_off(STREAM, 20)] * 3, answers(STREAM)) as bad, RawServer(answers(STREAM)) as good,
+            RawServer(*[breaks_off(STREAM, 20)] * 3, answers(STREAM)) as bad,
+            RawServer(answers(STREAM)) as good,
             a_rig({"bad": bad.url, "good": good.url}, slots=3) as rig,
         ):
             clients = [rig.ask() for _ in range(50)]

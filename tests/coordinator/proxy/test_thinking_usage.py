@@ -22,7 +22,12 @@ SHAPES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("shape", SHAPES)
 def test_counted_tokens_are_divided_by_the_length_of_thoughts_and_answer(shape: dict[str, Any]) -> None:
     told = dict(budget_headers(json.dumps(shape).encode(), Counters(completion_tokens=40, finish_reason="stop"), 1024))
-    assert told == {b"X-Thinking-Tokens": b"30", b"X-Output-Tokens": b"10", b"X-Budget-Used": b"40/1024", b"X-Done-Reason": b"stop"}
+    assert told == {
+        b"X-Thinking-Tokens": b"30",
+        b"X-Output-Tokens": b"10",
+        b"X-Budget-Used": b"40/1024",
+        b"X-Done-Reason": b"stop",
+    }
 
 
 @pytest.mark.parametrize("body", [b"", b"[1]", b'{"message": 3}', b'{"content": "text"}', b"\xff", b"[" * 5000])

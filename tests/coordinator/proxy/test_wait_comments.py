@@ -38,8 +38,19 @@ def one_after(go: asyncio.Event, first: bytes, then: bytes) -> Script:
     return script
 
 
-def ask(rig: Rig, dialect: Dialect = openai.DIALECT, path: str = CHAT, headers: tuple[tuple[bytes, bytes], ...] = ASKS, **body: object) -> Client:
-    return rig.ask(path, headers, dialect, **{"stream": True, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9, **body})
+def ask(
+    rig: Rig,
+    dialect: Dialect = openai.DIALECT,
+    path: str = CHAT,
+    headers: tuple[tuple[bytes, bytes], ...] = ASKS,
+    **body: object,
+) -> Client:
+    return rig.ask(
+        path,
+        headers,
+        dialect,
+        **{"stream": True, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9, **body},
+    )
 
 
 def time_passes(rig: Rig, seconds: float = 3.0) -> None:
@@ -85,11 +96,17 @@ def test_who_asked_gets_comments_and_then_the_very_same_stream() -> None:
 
 @pytest.mark.parametrize(
     ("dialect", "path", "headers", "stream"),
-    [(openai.DIALECT, CHAT, (), True), (openai.DIALECT, CHAT, ASKS, False), (ollama.DIALECT, "/api/chat", ASKS, True),
-     (openai.DIALECT, CHAT, ((b"x-fleet-waiting", b"no"),), True)],
+    [
+        (openai.DIALECT, CHAT, (), True),
+        (openai.DIALECT, CHAT, ASKS, False),
+        (ollama.DIALECT, "/api/chat", ASKS, True),
+        (openai.DIALECT, CHAT, ((b"x-fleet-waiting", b"no"),), True),
+    ],
     ids=["not asked", "not streamed", "NDJSON", "asked for something else"],
-)  # fmt: skip
-def test_nobody_else_gets_comments(dialect: Dialect, path: str, headers: tuple[tuple[bytes, bytes], ...], stream: bool) -> None:
+)
+def test_nobody_else_gets_comments(
+    dialect: Dialect, path: str, headers: tuple[tuple[bytes, bytes], ...], stream: bool
+) -> None:
     async def test() -> None:
         async with RawServer(one_after(asyncio.Event(), b"", b"")) as server, a_rig({"alpha": server.url}) as rig:
             first = ask(rig)
@@ -104,9 +121,12 @@ def test_nobody_else_gets_comments(dialect: Dialect, path: str, headers: tuple[t
 
 @pytest.mark.parametrize(
     ("dialect", "path", "frame"),
-    [(openai.DIALECT, CHAT, b'data: {"error"'), (anthropic.DIALECT, "/v1/messages", b"event: error\n"),
-     (openai.DIALECT, "/v1/responses", b"event: error\n")],
-)  # fmt: skip
+    [
+        (openai.DIALECT, CHAT, b'data: {"error"'),
+        (anthropic.DIALECT, "/v1/messages", b"event: error\n"),
+        (openai.DIALECT, "/v1/responses", b"event: error\n"),
+    ],
+)
 def test_a_refusal_after_a_comment_is_an_error_frame_and_no_good_end(dialect: Dialect, path: str, frame: bytes) -> None:
     async def test() -> None:
         async with a_rig() as rig:
@@ -143,9 +163,10 @@ def test_another_node_may_answer_after_a_comment() -> None:
     async def test() -> None:
         go = asyncio.Event()
         async with (
-            RawServer(one_after(go, STREAM, whole(b"", "500 Oops"))) as bad, RawServer(answers(STREAM)) as good,
+            RawServer(one_after(go, STREAM, whole(b"", "500 Oops"))) as bad,
+            RawServer(answers(STREAM)) as good,
             a_rig({"alpha": bad.url}) as rig,
-        ):  # fmt: skip
+        ):
             ask(rig)
             client = ask(rig)
             time_passes(rig)

@@ -61,7 +61,15 @@ def test_nobody_else_can_read_it(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("name", [credential_store.IDENTITY_FILE, credential_store.KEYS_FILE, credential_store.NODES_FILE, credential_store.LOCAL_CODE_FILE])
+@pytest.mark.parametrize(
+    "name",
+    [
+        credential_store.IDENTITY_FILE,
+        credential_store.KEYS_FILE,
+        credential_store.NODES_FILE,
+        credential_store.LOCAL_CODE_FILE,
+    ],
+)
 @pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b"\xff\xfe", b"null", b'{"private":"00"}'])
 def test_a_damaged_file_stops_the_start_and_is_named(tmp_path: Path, name: str, damage: bytes) -> None:
     kept = a_vault(tmp_path)

@@ -16,10 +16,25 @@ from herd.health.snapshot import ModelTraffic, Traffic
 NOW = 1_795_448_000.0
 M, ALPHA = ModelName("m:latest"), NodeId("alpha")
 PLAIN: dict[str, object] = {
-    "request_id": "r", "model": "m:latest", "original_model": "m", "node_id": "alpha", "status": "completed", "latency_ms": 1000.0,
-    "attempt_ms": 900.0, "time_to_first_token_ms": 400.0, "prefill_ms": 200.0, "load_ms": 5.0, "stream": 1, "retry_count": 0, "held_ms": 100.0,
-    "prompt_tokens": 100, "completion_tokens": 20, "estimated_tokens": 110, "timestamp": NOW - 10, "kind": "chat",
-}  # fmt: skip
+    "request_id": "r",
+    "model": "m:latest",
+    "original_model": "m",
+    "node_id": "alpha",
+    "status": "completed",
+    "latency_ms": 1000.0,
+    "attempt_ms": 900.0,
+    "time_to_first_token_ms": 400.0,
+    "prefill_ms": 200.0,
+    "load_ms": 5.0,
+    "stream": 1,
+    "retry_count": 0,
+    "held_ms": 100.0,
+    "prompt_tokens": 100,
+    "completion_tokens": 20,
+    "estimated_tokens": 110,
+    "timestamp": NOW - 10,
+    "kind": "chat",
+}
 
 
 @pytest.fixture
@@ -33,7 +48,9 @@ def database() -> Iterator[sqlite3.Connection]:
 
 def put(database: sqlite3.Connection, **more: object) -> None:
     row = {**PLAIN, **more}
-    database.execute(f"INSERT INTO request_traces ({', '.join(row)}) VALUES ({', '.join('?' for _ in row)})", tuple(row.values()))
+    database.execute(
+        f"INSERT INTO request_traces ({', '.join(row)}) VALUES ({', '.join('?' for _ in row)})", tuple(row.values())
+    )
 
 
 def asked(database: sqlite3.Connection, window: int = 4096) -> Traffic:
@@ -71,7 +88,10 @@ def test_ends_and_attempts_are_told_apart(database: sqlite3.Connection) -> None:
     assert (found.requests, found.completed, found.failed, found.retried, found.silent) == (4, 1, 2, 1, 1)
 
 
-@pytest.mark.parametrize(("failure", "silent", "refused"), [("first_byte_timeout", 1, 0), ("stalled", 1, 0), ("connect", 0, 1), ("reset", 0, 0)])
+@pytest.mark.parametrize(
+    ("failure", "silent", "refused"),
+    [("first_byte_timeout", 1, 0), ("stalled", 1, 0), ("connect", 0, 1), ("reset", 0, 0)],
+)
 def test_how_attempts_failed_is_counted(database: sqlite3.Connection, failure: str, silent: int, refused: int) -> None:
     put(database, status="retried", failure=failure)
     assert (pair(database).silent, pair(database).refused) == (silent, refused)
@@ -86,12 +106,16 @@ def test_loads_are_cold_from_half_a_second(database: sqlite3.Connection) -> None
 @pytest.mark.parametrize(
     ("row", "overlong", "cut_short"),
     [
-        ({"prompt_tokens": 4096}, 1, 0), ({"estimated_tokens": 6200}, 1, 0), ({"estimated_tokens": 6000}, 0, 0),
+        ({"prompt_tokens": 4096}, 1, 0),
+        ({"estimated_tokens": 6200}, 1, 0),
+        ({"estimated_tokens": 6000}, 0, 0),
         ({"prompt_tokens": 4000, "completion_tokens": 96, "finish_reason": "length"}, 0, 1),
         ({"prompt_tokens": 400, "completion_tokens": 96, "finish_reason": "length"}, 0, 0),
     ],
-)  # fmt: skip
-def test_what_did_not_fit_into_the_window_is_counted(database: sqlite3.Connection, row: dict[str, object], overlong: int, cut_short: int) -> None:
+)
+def test_what_did_not_fit_into_the_window_is_counted(
+    database: sqlite3.Connection, row: dict[str, object], overlong: int, cut_short: int
+) -> None:
     put(database, **row)
     assert (pair(database).overlong, pair(database).cut_short) == (overlong, cut_short)
 

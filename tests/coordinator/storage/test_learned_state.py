@@ -44,7 +44,9 @@ def a_fleet() -> World:
 def beat(world: World) -> None:
     """Both nodes report, with nothing changed."""
     cards = [a_card("m", 4.0, loaded=True), a_card("k", 9.0), a_card("never-run", 2.0)]
-    world.hears(a_report("slow", cards, memory_gb=64.0), a_report("fast", cards, memory_gb=64.0, memory_bandwidth_gbps=400.0))
+    world.hears(
+        a_report("slow", cards, memory_gb=64.0), a_report("fast", cards, memory_gb=64.0, memory_bandwidth_gbps=400.0)
+    )
 
 
 def work(world: World) -> None:
@@ -142,17 +144,25 @@ def test_the_newest_word_is_kept(tmp_path: Path) -> None:
     assert sorted((one.subject, one.numbers["prompt_log"]) for one in found) == [("alpha", 0.3), ("beta", 0.5)]
 
 
-def test_nodes_unused_for_long_are_forgotten_and_those_in_use_keep_all_their_models(connection: sqlite3.Connection) -> None:
+def test_nodes_unused_for_long_are_forgotten_and_those_in_use_keep_all_their_models(
+    connection: sqlite3.Connection,
+) -> None:
     old = NOW - (learned_state.FORGOTTEN_DAYS + 1) * DAY_S
-    gone, used = [a_memory("gone"), a_memory("gone", "", "node")], [a_memory("used", "rare:latest"), a_memory("used", "", "node")]
+    gone, used = (
+        [a_memory("gone"), a_memory("gone", "", "node")],
+        [a_memory("used", "rare:latest"), a_memory("used", "", "node")],
+    )
     learned_state.keep(connection, [*gone, *used, a_memory("", "old:latest", "tokens")], old)
     learned_state.keep(connection, [a_memory("used", "", "node")], NOW)
     assert {(one.kind, one.subject, one.model) for one in learned_state.recalled(connection, NOW)} == {
-        ("node", "used", ""), ("pair", "used", "rare:latest"),
-    }  # fmt: skip
+        ("node", "used", ""),
+        ("pair", "used", "rare:latest"),
+    }
 
 
-def test_there_is_a_most_and_the_oldest_go_first(connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_is_a_most_and_the_oldest_go_first(
+    connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(learned_state, "ROWS_MAX", 3)
     for number in range(5):
         learned_state.keep(connection, [a_memory(f"n{number}")], NOW + number)
@@ -160,18 +170,26 @@ def test_there_is_a_most_and_the_oldest_go_first(connection: sqlite3.Connection,
 
 
 STRANGE = (
-    ("pair", "alpha", "m:latest", "{"), ("pair", "alpha", "n:latest", '{"prompt_log": "fast"}'), ("pair", b"\x00\xff", "m", "{}"),
+    ("pair", "alpha", "m:latest", "{"),
+    ("pair", "alpha", "n:latest", '{"prompt_log": "fast"}'),
+    ("pair", b"\x00\xff", "m", "{}"),
     ("pair", "alpha", "o:latest", "[]"),
-)  # fmt: skip
+)
 IMPOSSIBLE = (
-    LearnedValue("pair", "a", "m", {"prompt_log": 400.0, "prompt_samples": 3}), LearnedValue("pair", "a", "m", {"step_log": 1.0, "step_samples": -3}),
-    LearnedValue("pair", "a", "m", {"step_log": float("nan"), "step_samples": 3}), LearnedValue("node", "a", "", {"load_log": 1.0}),
-    LearnedValue("output", "", "m", {"mean": -1.0, "square": 1.0, "samples": 1}), LearnedValue("output", "", "m", {}),
-    LearnedValue("tokens", "", "m", {"factor": 1e9}), LearnedValue("prophecy", "a", "m", {"prompt_log": 1.0}),
-)  # fmt: skip
+    LearnedValue("pair", "a", "m", {"prompt_log": 400.0, "prompt_samples": 3}),
+    LearnedValue("pair", "a", "m", {"step_log": 1.0, "step_samples": -3}),
+    LearnedValue("pair", "a", "m", {"step_log": float("nan"), "step_samples": 3}),
+    LearnedValue("node", "a", "", {"load_log": 1.0}),
+    LearnedValue("output", "", "m", {"mean": -1.0, "square": 1.0, "samples": 1}),
+    LearnedValue("output", "", "m", {}),
+    LearnedValue("tokens", "", "m", {"factor": 1e9}),
+    LearnedValue("prophecy", "a", "m", {"prompt_log": 1.0}),
+)
 
 
-def test_damaged_rows_are_passed_over_with_one_line(connection: sqlite3.Connection, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_rows_are_passed_over_with_one_line(
+    connection: sqlite3.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
     learned_state.keep(connection, [a_memory("good")], NOW)
     connection.executemany(learned_state.UPSERT, [(*row, NOW) for row in STRANGE])
     with caplog.at_level(logging.WARNING):

@@ -136,8 +136,14 @@ def test_percentiles_per_node_and_model(store: TraceStore) -> None:
     assert store.flush()
     mac, studio = store.read(latency_percentiles)
     assert mac == {
-        "node_id": "mac", "model": "llama3:latest", "count": 1, "p50_ms": 1500.0, "p75_ms": 1500.0, "p95_ms": 1500.0, "p99_ms": 1500.0,
-    }  # fmt: skip
+        "node_id": "mac",
+        "model": "llama3:latest",
+        "count": 1,
+        "p50_ms": 1500.0,
+        "p75_ms": 1500.0,
+        "p95_ms": 1500.0,
+        "p99_ms": 1500.0,
+    }
     assert (studio["count"], studio["p50_ms"], studio["p75_ms"], studio["p99_ms"]) == (100, 51.0, 76.0, 100.0)
 
 
@@ -191,8 +197,10 @@ def test_apps_are_counted_by_tag_and_day(store: TraceStore) -> None:
     assert (web["tag"], web["request_count"], ann["tag"], ann["request_count"]) == ("web", 3, "user:ann", 1)
     assert web["total_completion_tokens"] == 30
     assert [(row["tag"], row["request_count"]) for row in store.read(usage_by_tag_and_day)] == [
-        ("user:ann", 1), ("web", 2), ("web", 1),
-    ]  # fmt: skip
+        ("user:ann", 1),
+        ("web", 2),
+        ("web", 1),
+    ]
 
 
 def test_totals_add_up_and_are_zero_where_nothing_was(store: TraceStore) -> None:
@@ -210,11 +218,22 @@ def test_totals_add_up_and_are_zero_where_nothing_was(store: TraceStore) -> None
 def test_the_frequent_questions_walk_an_index(store: TraceStore) -> None:
     """A scan of half a million rows for the newest ten would show on the dashboard."""
     connection = sqlite3.connect(store.path)
-    nothing = {"node_id": None, "model": None, "status": None, "before_id": None, "since": None, "until": None, "tag": None, "limit": 10}
+    nothing = {
+        "node_id": None,
+        "model": None,
+        "status": None,
+        "before_id": None,
+        "since": None,
+        "until": None,
+        "tag": None,
+        "limit": 10,
+    }
     plans = {
         "idx_traces_timestamp": connection.execute("EXPLAIN QUERY PLAN " + queries.RECENT_TRACES, nothing).fetchall(),
         "idx_traces_request_id": connection.execute("EXPLAIN QUERY PLAN " + queries.REQUEST_ROWS, ("r", 10)).fetchall(),
-        "idx_latency_pair_newest": connection.execute("EXPLAIN QUERY PLAN " + queries.NEWEST_LATENCIES, ("n", "m", 10)).fetchall(),
+        "idx_latency_pair_newest": connection.execute(
+            "EXPLAIN QUERY PLAN " + queries.NEWEST_LATENCIES, ("n", "m", 10)
+        ).fetchall(),
     }
     connection.close()
     for index, plan in plans.items():

@@ -41,7 +41,16 @@ def test_a_day_adds_up_to_what_the_traces_say(database: sqlite3.Connection, size
     write_day(database, Day(MIDNIGHT, seed=7, requests=3000))
     while rollups.advance(database, rows=700):
         pass
-    names = ["requests", "completed", "failed", "rejected", "cancelled", "retries", "prompt_tokens", "completion_tokens"]
+    names = [
+        "requests",
+        "completed",
+        "failed",
+        "rejected",
+        "cancelled",
+        "retries",
+        "prompt_tokens",
+        "completion_tokens",
+    ]
     summed = one(database, f"SELECT {', '.join(f'SUM({name})' for name in names)} FROM rollup_{size}s")
     assert summed == one(database, PLAIN)
     assert one(database, "SELECT COUNT(*) FROM request_traces WHERE kind = 'info'")[0]
@@ -88,7 +97,9 @@ def test_what_fails_half_way_leaves_nothing_behind(database: sqlite3.Connection)
     assert one(database, "SELECT SUM(requests) FROM rollup_hours")[0] == one(database, PLAIN)[0]
 
 
-def test_apps_beyond_the_limit_are_counted_together(database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_apps_beyond_the_limit_are_counted_together(
+    database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(rollups, "KEYS_MAX", 1)
     write_day(database, Day(MIDNIGHT, seed=2, requests=40))
     rollups.advance(database)
@@ -97,16 +108,27 @@ def test_apps_beyond_the_limit_are_counted_together(database: sqlite3.Connection
 
 
 def test_an_app_is_its_first_tag_else_its_key_else_its_address(database: sqlite3.Connection) -> None:
-    rows = [("a", '["aider", "x"]', "k1", "10.0.0.1"), ("b", '["user:ann"]', None, ""), ("c", None, "k1", ""), ("d", "not json", None, "10.0.0.2"), ("e", "[]", None, "")]
+    rows = [
+        ("a", '["aider", "x"]', "k1", "10.0.0.1"),
+        ("b", '["user:ann"]', None, ""),
+        ("c", None, "k1", ""),
+        ("d", "not json", None, "10.0.0.2"),
+        ("e", "[]", None, ""),
+    ]
     for request_id, tags, key_id, ip in rows:
         database.execute(
             "INSERT INTO request_traces (request_id, model, original_model, node_id, status, timestamp, tags, key_id, client_ip) "
-            "VALUES (?, 'm', 'm', 'n', 'completed', ?, ?, ?, ?)", (request_id, MIDNIGHT, tags, key_id, ip),
-        )  # fmt: skip
+            "VALUES (?, 'm', 'm', 'n', 'completed', ?, ?, ?, ?)",
+            (request_id, MIDNIGHT, tags, key_id, ip),
+        )
     rollups.advance(database)
     assert database.execute("SELECT app_kind, app FROM rollup_keys WHERE id > 0 ORDER BY id").fetchall() == [
-        ("tag", "aider"), ("user", "user:ann"), ("key", "k1"), ("unlabelled", "10.0.0.2"), ("unlabelled", ""),
-    ]  # fmt: skip
+        ("tag", "aider"),
+        ("user", "user:ann"),
+        ("key", "k1"),
+        ("unlabelled", "10.0.0.2"),
+        ("unlabelled", ""),
+    ]
 
 
 def test_old_buckets_go_minutes_first(database: sqlite3.Connection) -> None:
@@ -115,17 +137,25 @@ def test_old_buckets_go_minutes_first(database: sqlite3.Connection) -> None:
     node_history.keep(database, [StateInterval(MIDNIGHT + 5, "n", "busy", 10.0, 4)], [])
     while rollups.trim(database, MIDNIGHT + 20 * 86400.0, minutes_days=16.0, hours_days=400.0):
         pass
-    counts = [one(database, f"SELECT COUNT(*) FROM {table}")[0] for table in ("rollup_minutes", "rollup_minute_bins", "node_minutes")]
+    counts = [
+        one(database, f"SELECT COUNT(*) FROM {table}")[0]
+        for table in ("rollup_minutes", "rollup_minute_bins", "node_minutes")
+    ]
     assert counts == [0, 0, 0]
     assert one(database, "SELECT COUNT(*) FROM rollup_hours")[0] and one(database, "SELECT COUNT(*) FROM node_hours")[0]
 
 
 def test_seconds_of_a_state_add_up_within_their_bucket(database: sqlite3.Connection) -> None:
-    stays = [StateInterval(MIDNIGHT + 50, "n", "online", 10.0, 4), StateInterval(MIDNIGHT + 59, "n", "busy", 9.0, 4), StateInterval(MIDNIGHT + 61, "n", "gone", 2.0, 0)]
+    stays = [
+        StateInterval(MIDNIGHT + 50, "n", "online", 10.0, 4),
+        StateInterval(MIDNIGHT + 59, "n", "busy", 9.0, 4),
+        StateInterval(MIDNIGHT + 61, "n", "gone", 2.0, 0),
+    ]
     node_history.keep(database, stays, [Event(MIDNIGHT, "node_joined", "n joined")])
     assert database.execute("SELECT bucket, online_s, gone_s, slot_s FROM node_minutes ORDER BY bucket").fetchall() == [
-        (MIDNIGHT, 19.0, 0.0, 76.0), (MIDNIGHT + 60, 0.0, 2.0, 0.0),
-    ]  # fmt: skip
+        (MIDNIGHT, 19.0, 0.0, 76.0),
+        (MIDNIGHT + 60, 0.0, 2.0, 0.0),
+    ]
     assert one(database, "SELECT online_s, gone_s FROM node_hours") == (19.0, 2.0)
     assert one(database, "SELECT kind, about FROM fleet_events") == ("node_joined", "n joined")
 

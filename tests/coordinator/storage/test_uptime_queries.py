@@ -24,15 +24,27 @@ def database() -> Iterator[sqlite3.Connection]:
     connection.close()
 
 
-def stayed(database: sqlite3.Connection, state: str, ago_s: float, seconds: float = 60.0, node_id: str = "alpha") -> None:
+def stayed(
+    database: sqlite3.Connection, state: str, ago_s: float, seconds: float = 60.0, node_id: str = "alpha"
+) -> None:
     node_history.keep(database, [StateInterval(NOW - ago_s, node_id, state, seconds, 1)], [])
 
 
 @pytest.mark.parametrize(
     ("seconds", "state"),
-    [((60, 0, 0, 0), "u"), ((59, 0, 0, 1), "u"), ((50, 0, 0, 10), "o"), ((50, 10, 0, 0), "d"), ((0, 0, 60, 0), "p"), ((0, 5, 5, 5), "o"), ((0, 0, 0, 0), "-")],
-)  # fmt: skip
-def test_a_stretch_is_the_worst_that_was_more_than_a_hiccup(seconds: tuple[float, float, float, float], state: str) -> None:
+    [
+        ((60, 0, 0, 0), "u"),
+        ((59, 0, 0, 1), "u"),
+        ((50, 0, 0, 10), "o"),
+        ((50, 10, 0, 0), "d"),
+        ((0, 0, 60, 0), "p"),
+        ((0, 5, 5, 5), "o"),
+        ((0, 0, 0, 0), "-"),
+    ],
+)
+def test_a_stretch_is_the_worst_that_was_more_than_a_hiccup(
+    seconds: tuple[float, float, float, float], state: str
+) -> None:
     assert letter(*seconds) == state
 
 
@@ -41,7 +53,9 @@ def test_every_range_ends_with_the_stretch_that_has_begun(database: sqlite3.Conn
     stayed(database, "online", 1.0)
     [strip] = strips(database, name, NOW).strips
     assert strip.states == "-" * (SPANS[name].seconds // SPANS[name].step_s - 1) + "u"
-    assert strip.from_at + len(strip.states) * strip.step_s > NOW >= strip.from_at + (len(strip.states) - 1) * strip.step_s
+    assert (
+        strip.from_at + len(strip.states) * strip.step_s > NOW >= strip.from_at + (len(strip.states) - 1) * strip.step_s
+    )
 
 
 def test_what_a_node_was_is_where_it_was(database: sqlite3.Connection) -> None:
@@ -55,7 +69,10 @@ def test_nodes_are_told_apart_and_what_is_older_is_left_out(database: sqlite3.Co
     stayed(database, "online", 60.0)
     stayed(database, "gone", 60.0, node_id="beta")
     stayed(database, "online", 9 * 86400.0, node_id="gamma")
-    assert [(strip.node_id, strip.states[-1]) for strip in strips(database, "7d", NOW).strips] == [("alpha", "u"), ("beta", "o")]
+    assert [(strip.node_id, strip.states[-1]) for strip in strips(database, "7d", NOW).strips] == [
+        ("alpha", "u"),
+        ("beta", "o"),
+    ]
 
 
 def test_an_unknown_range_is_refused(database: sqlite3.Connection) -> None:

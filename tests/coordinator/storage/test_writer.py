@@ -34,7 +34,9 @@ from recorded import SIGNALS, a_record
 QUICK = StoreSettings(busy_timeout_s=0.0, flush_interval_s=60.0, trim_interval_s=0.0)
 """Writes when told to (`flush`) or when a batch is full, never because time passed."""
 
-LAST_TRACE = "SELECT request_id, model, node_id, score, scores_breakdown FROM request_traces ORDER BY timestamp DESC LIMIT 1"
+LAST_TRACE = (
+    "SELECT request_id, model, node_id, score, scores_breakdown FROM request_traces ORDER BY timestamp DESC LIMIT 1"
+)
 SPEED = """SELECT node_id, model, COUNT(*), AVG(latency_ms),
     AVG(COALESCE(completion_tokens,0)*1000.0/NULLIF(latency_ms,0))
     FROM request_traces WHERE status='completed' GROUP BY node_id, model"""
@@ -96,7 +98,12 @@ def test_a_completed_request_gives_one_row_with_everything_known_of_it(store: Tr
     assert (row["load_ms"], row["prefill_ms"], row["decode_ms"], row["held_ms"]) == (250.0, 500.0, 1000.0, 500.0)
     assert (row["finish_reason"], row["estimated_tokens"], row["size_bytes"]) == ("stop", 40, 900)
     assert json.loads(row["tags"]) == ["user:ann", "web"]
-    assert (row["client_ip"], row["original_format"], row["kind"], row["stream"]) == ("192.168.1.7", "ollama", "chat", 1)
+    assert (row["client_ip"], row["original_format"], row["kind"], row["stream"]) == (
+        "192.168.1.7",
+        "ollama",
+        "chat",
+        1,
+    )
     assert (row["retry_count"], row["fallback_used"], row["error_message"]) == (0, 0, None)
 
 
@@ -156,7 +163,9 @@ def test_only_completed_answers_teach_latency(store: TraceStore, folder: Path) -
 
 def test_nonsense_from_nodes_and_clients_costs_no_row(store: TraceStore, folder: Path) -> None:
     nonsense = Counters(prompt_tokens=10**30, completion_tokens=-5, load_s=float("nan"), decode_s=float("inf"))
-    store.record(a_record("odd\ud800", tags=("tag\udfff",), counters=nonsense, error="x" * 10_000, model_as_asked="m\ud800"))
+    store.record(
+        a_record("odd\ud800", tags=("tag\udfff",), counters=nonsense, error="x" * 10_000, model_as_asked="m\ud800")
+    )
     assert store.flush()
     (row,) = on_disk(folder)
     assert (row["prompt_tokens"], row["completion_tokens"]) == (trace_rows.COUNT_MAX, 0)
@@ -182,7 +191,9 @@ def test_the_insert_names_exactly_the_fields_of_the_row() -> None:
     assert columns.count(",") == chosen.count(",")
 
 
-@pytest.mark.parametrize("count", [1, trace_rows.ROWS_TOGETHER - 1, trace_rows.ROWS_TOGETHER, 2 * trace_rows.ROWS_TOGETHER + 3])
+@pytest.mark.parametrize(
+    "count", [1, trace_rows.ROWS_TOGETHER - 1, trace_rows.ROWS_TOGETHER, 2 * trace_rows.ROWS_TOGETHER + 3]
+)
 def test_rows_in_every_number_are_written_in_order(store: TraceStore, folder: Path, count: int) -> None:
     names = [f"r{n}" for n in range(count)]
     for name in names:
@@ -210,15 +221,26 @@ def test_no_word_of_a_prompt_can_reach_a_row(store: TraceStore, folder: Path) ->
     assert store.flush()
     texts = {name for name, value in dict(on_disk(folder)[0]).items() if isinstance(value, str)}
     assert texts <= {
-        "request_id", "model", "original_model", "node_id", "scores_breakdown", "status", "client_ip", "original_format",
-        "kind", "policy", "candidates",
-    }  # fmt: skip
+        "request_id",
+        "model",
+        "original_model",
+        "node_id",
+        "scores_breakdown",
+        "status",
+        "client_ip",
+        "original_format",
+        "kind",
+        "policy",
+        "candidates",
+    }
 
 
 # --- clocks ---
 
 
-def test_rows_carry_the_wall_time_of_their_end_however_late_they_are_written(store: TraceStore, folder: Path, clock: Clock) -> None:
+def test_rows_carry_the_wall_time_of_their_end_however_late_they_are_written(
+    store: TraceStore, folder: Path, clock: Clock
+) -> None:
     store.record(a_record("before"))
     clock.unix += 3600.0  # Somebody set the clock, or a locked database kept the row waiting.
     store.record(a_record("after"))
@@ -393,8 +415,11 @@ for n in range(10_000):
 def test_a_kill_at_any_commit_keeps_every_row_that_was_flushed(folder: Path, commit: int) -> None:
     died = subprocess.run(
         [sys.executable, "-c", KILLED_AT_COMMIT, str(folder), str(commit)],
-        check=False, capture_output=True, env=_environment(), timeout=60,
-    )  # fmt: skip
+        check=False,
+        capture_output=True,
+        env=_environment(),
+        timeout=60,
+    )
     assert died.returncode == -signal.SIGKILL, died.stderr
     acknowledged = len(died.stdout.split())
     store = a_store(folder)
@@ -482,7 +507,9 @@ def an_upstream_database(folder: Path, newer_columns: str = "") -> None:
     connection.close()
 
 
-@pytest.mark.parametrize("newer_columns", ["", ", tags TEXT", ", tags TEXT, finish_reason TEXT, estimated_tokens INTEGER"])
+@pytest.mark.parametrize(
+    "newer_columns", ["", ", tags TEXT", ", tags TEXT, finish_reason TEXT, estimated_tokens INTEGER"]
+)
 def test_a_database_of_the_existing_product_is_taken_over_whole(folder: Path, newer_columns: str) -> None:
     an_upstream_database(folder, newer_columns)
     store = a_store(folder)
@@ -544,7 +571,9 @@ def test_a_step_that_fails_half_way_changes_nothing(folder: Path) -> None:
     assert on_disk(folder, "PRAGMA user_version")[0][0] == 0
 
 
-def test_a_database_of_a_later_version_is_read_but_never_written(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_database_of_a_later_version_is_read_but_never_written(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     store = a_store(folder)
     store.record(a_record("kept"))
     store.close()
@@ -602,7 +631,9 @@ except DataDirInUse as busy:
 """
 
 
-def test_a_second_process_is_refused_and_the_folder_is_free_again_after_the_first(store: TraceStore, folder: Path) -> None:
+def test_a_second_process_is_refused_and_the_folder_is_free_again_after_the_first(
+    store: TraceStore, folder: Path
+) -> None:
     command = [sys.executable, "-c", SECOND, str(folder)]
     refused = subprocess.run(command, check=False, capture_output=True, text=True, env=_environment(), timeout=60)
     assert refused.returncode == 1 and "already uses" in refused.stderr
@@ -615,7 +646,9 @@ def test_a_second_process_is_refused_and_the_folder_is_free_again_after_the_firs
 
 
 def test_old_rows_go_by_age_and_the_newest_stay_by_number(folder: Path, clock: Clock) -> None:
-    settings = StoreSettings(busy_timeout_s=0.0, flush_interval_s=60.0, trim_interval_s=0.0, retention_days=1.0, rows_max=1200)
+    settings = StoreSettings(
+        busy_timeout_s=0.0, flush_interval_s=60.0, trim_interval_s=0.0, retention_days=1.0, rows_max=1200
+    )
     store = a_store(folder, clock, settings)
     for n in range(10):
         store.record(a_record(f"old-{n}"))

@@ -9,17 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from fakes.raw_server import (
-    Peer,
-    RawServer,
-    answers,
-    breaks_off,
-    chunked,
-    closes_when_idle,
-    refused_url,
-    stalls,
-    whole,
-)
+from fakes.raw_server import Peer, RawServer, answers, breaks_off, chunked, closes_when_idle, refused_url, stalls, whole
 from herd.coordinator.upstream.pool import SWEEP_EVERY_S, Pool, UpstreamCall, UpstreamSettings
 from herd.core.state.request import FailureKind
 from http_fixtures import LOOPS
@@ -260,7 +250,9 @@ def test_a_refused_connection_is_told_as_such(run: Run) -> None:
     run(test)
 
 
-@pytest.mark.parametrize("url", ["https://127.0.0.1:1", "http://", "ftp://x", "http://u@127.0.0.1:1", "http://127.0.0.1:99999", "x"])
+@pytest.mark.parametrize(
+    "url", ["https://127.0.0.1:1", "http://", "ftp://x", "http://u@127.0.0.1:1", "http://127.0.0.1:99999", "x"]
+)
 def test_only_plain_addresses_are_connected_to(run: Run, url: str) -> None:
     async def test() -> None:
         pool = a_pool()
@@ -409,7 +401,7 @@ MANY = b"".join(b"X-%d: y\r\n" % n for n in range(200))
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX: " + b"y" * (1 << 20),
     ],
     ids=lambda nonsense: re.sub(r"[^ -~]+", " ", nonsense[:200].decode("latin-1"))[-40:].strip(),
-)  # fmt: skip
+)
 def test_nonsense_is_a_failure_within_limits(run: Run, nonsense: bytes) -> None:
     async def test() -> None:
         pool = a_pool()
@@ -425,7 +417,9 @@ def test_nonsense_is_a_failure_within_limits(run: Run, nonsense: bytes) -> None:
 def test_what_came_before_nonsense_is_handed_out(run: Run) -> None:
     async def test() -> None:
         pool = a_pool()
-        async with RawServer(stalls(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nZZ\r\n")) as server:
+        async with RawServer(
+            stalls(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nZZ\r\n")
+        ) as server:
             sink = await ask(pool, server.url)
             assert (sink.body, sink.kind) == (b"hello", FailureKind.GARBAGE)
         pool.close()

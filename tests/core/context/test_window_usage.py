@@ -74,7 +74,12 @@ def test_it_outlives_the_process_and_nonsense_is_refused() -> None:
 
 def test_the_window_chosen_has_slack_and_bounds() -> None:
     assert chosen_tokens(None, 8192) is None
-    assert [chosen_tokens(tokens, None) for tokens in (300, 3200, 3300, 20_000)] == [WINDOW_MIN_TOKENS, 4096, 8192, 32_768]
+    assert [chosen_tokens(tokens, None) for tokens in (300, 3200, 3300, 20_000)] == [
+        WINDOW_MIN_TOKENS,
+        4096,
+        8192,
+        32_768,
+    ]
     assert chosen_tokens(20_000, 10_000) == 10_000
 
 
@@ -90,7 +95,9 @@ def test_the_report_tells_what_a_change_would_free_of_what_is_loaded() -> None:
     assert unknown.chosen_tokens is None and unknown.frees_bytes is None
 
 
-def pin(card: ModelInfo, chosen: int | None, automatic: int = 0, num_ctx: int | None = None, **settings: bool) -> EngineOptions | None:
+def pin(
+    card: ModelInfo, chosen: int | None, automatic: int = 0, num_ctx: int | None = None, **settings: bool
+) -> EngineOptions | None:
     windows = Windows(WindowSettings(**settings))  # type: ignore[arg-type]
     if automatic:
         windows.loads(NodeId("alpha"), M, is_automatic=True)

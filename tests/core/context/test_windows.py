@@ -25,13 +25,18 @@ M, ALPHA = canonical("m"), NodeId("alpha")
 
 
 def a_request(num_ctx: int | None = None, context_wanted: int | None = None, **more: Any) -> Request:
-    return Request(RequestId("r1"), M, more.pop("kind", RequestKind.CHAT), context_wanted=context_wanted or num_ctx, num_ctx=num_ctx, **more)
+    return Request(
+        RequestId("r1"),
+        M,
+        more.pop("kind", RequestKind.CHAT),
+        context_wanted=context_wanted or num_ctx,
+        num_ctx=num_ctx,
+        **more,
+    )
 
 
 def loaded(tokens: int | None = 8192, explicit: bool | None = None, most: int | None = 131_072) -> ModelInfo:
-    return ModelInfo(
-        "m", an_engine(), 1, context_max_tokens=most, loaded=Loaded(1, tokens, context_explicit=explicit)
-    )
+    return ModelInfo("m", an_engine(), 1, context_max_tokens=most, loaded=Loaded(1, tokens, context_explicit=explicit))
 
 
 def pin(request: Request, card: ModelInfo, prompt_tokens: float = 100.0, **settings: str) -> EngineOptions | None:
@@ -65,7 +70,9 @@ def test_a_cold_model_is_loaded_as_the_client_says_or_with_what_the_prompt_needs
 
 def test_options_that_would_reload_the_model_are_dropped() -> None:
     assert pin(a_request(8192, has_runner_options=True), loaded(8192)) == EngineOptions(8192, drops_options=True)
-    assert pin(a_request(has_runner_options=True), replace(loaded(), loaded=None)) == EngineOptions(None, drops_options=True)
+    assert pin(a_request(has_runner_options=True), replace(loaded(), loaded=None)) == EngineOptions(
+        None, drops_options=True
+    )
 
 
 def test_a_prompt_near_the_window_is_not_to_be_cut() -> None:
@@ -76,7 +83,9 @@ def test_a_prompt_near_the_window_is_not_to_be_cut() -> None:
 
 def test_in_strict_mode_nothing_is_ever_cut_and_nothing_is_enlarged() -> None:
     assert pin(a_request(4096), loaded(4096), overflow="strict") == EngineOptions(4096, forbids_cutting=True)
-    assert pin(a_request(context_wanted=9000), loaded(4096), 8000.0, overflow="strict") == EngineOptions(4096, forbids_cutting=True)
+    assert pin(a_request(context_wanted=9000), loaded(4096), 8000.0, overflow="strict") == EngineOptions(
+        4096, forbids_cutting=True
+    )
 
 
 def test_passthrough_touches_nothing_and_warn_only_tells() -> None:
@@ -87,9 +96,14 @@ def test_passthrough_touches_nothing_and_warn_only_tells() -> None:
     assert pin(a_request(8192), loaded(8192), protection="warn") is None
 
 
-@pytest.mark.parametrize(("request_", "card"), [
-    (a_request(2048, kind=RequestKind.EMBED), loaded()), (a_request(2048), replace(loaded(), engine=an_engine(kind="llamacpp"))), (a_request(2048), loaded(None)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("request_", "card"),
+    [
+        (a_request(2048, kind=RequestKind.EMBED), loaded()),
+        (a_request(2048), replace(loaded(), engine=an_engine(kind="llamacpp"))),
+        (a_request(2048), loaded(None)),
+    ],
+)
 def test_nothing_is_said_where_nothing_can_be(request_: Request, card: ModelInfo) -> None:
     assert pin(request_, card) is None
 
@@ -100,7 +114,9 @@ def test_a_window_that_the_engine_chose_for_our_own_load_is_learnt_and_forgotten
     node = fleet.hear(a_report("alpha", [loaded(32768)]), 0.0)
     windows.heard(node)
     assert windows.pin(a_request(), ALPHA, M, loaded(32768), 10.0) is None
-    assert windows.pin(a_request(), ALPHA, M, loaded(16384), 10.0) == EngineOptions(16384), "somebody has loaded it otherwise since"
+    assert windows.pin(a_request(), ALPHA, M, loaded(16384), 10.0) == EngineOptions(16384), (
+        "somebody has loaded it otherwise since"
+    )
     windows.forget(ALPHA)
     assert windows.pin(a_request(), ALPHA, M, loaded(32768), 10.0) == EngineOptions(32768)
 
@@ -127,14 +143,20 @@ def test_windows_are_powers_of_two_within_the_models_own() -> None:
 
 @pytest.mark.parametrize("protection", ["passthrough", "warn", "strip"])
 @pytest.mark.parametrize("kind", [RequestKind.CHAT, RequestKind.GENERATE, RequestKind.EMBED])
-def test_in_strict_mode_every_kind_of_prompt_forbids_to_be_cut_whatever_else_is_left_alone(protection: str, kind: RequestKind) -> None:
+def test_in_strict_mode_every_kind_of_prompt_forbids_to_be_cut_whatever_else_is_left_alone(
+    protection: str, kind: RequestKind
+) -> None:
     for num_ctx in (None, 2048, 8192):
         told = pin(a_request(num_ctx, kind=kind), loaded(8192), protection=protection, overflow="strict")
         assert told is not None and told.forbids_cutting and not told.is_silent
 
 
 def test_a_pin_that_only_warns_lets_bytes_pass() -> None:
-    assert EngineOptions(warning="w").is_silent and not EngineOptions(8192).is_silent and not EngineOptions(output_tokens_max=5).is_silent
+    assert (
+        EngineOptions(warning="w").is_silent
+        and not EngineOptions(8192).is_silent
+        and not EngineOptions(output_tokens_max=5).is_silent
+    )
 
 
 def test_only_where_nothing_forbids_it_a_prompt_may_be_cut_unseen() -> None:
@@ -146,9 +168,19 @@ def test_only_where_nothing_forbids_it_a_prompt_may_be_cut_unseen() -> None:
     assert cutting_window(None, a_request(), replace(loaded(), engine=an_engine(kind="llamacpp"))) is None
 
 
-@pytest.mark.parametrize(("expected", "counted", "window", "is_cut"), [
-    (6000.0, 4096, 4096, True), (6000.0, 2050, 4096, True), (6000.0, 6010, 4096, False), (3000.0, 2900, 4096, False),
-    (4200.0, 4000, 4096, False), (6000.0, None, 4096, False), (6000.0, 2050, None, False),
-])  # fmt: skip
-def test_a_cut_prompt_is_told_by_the_count(expected: float, counted: int | None, window: int | None, is_cut: bool) -> None:
+@pytest.mark.parametrize(
+    ("expected", "counted", "window", "is_cut"),
+    [
+        (6000.0, 4096, 4096, True),
+        (6000.0, 2050, 4096, True),
+        (6000.0, 6010, 4096, False),
+        (3000.0, 2900, 4096, False),
+        (4200.0, 4000, 4096, False),
+        (6000.0, None, 4096, False),
+        (6000.0, 2050, None, False),
+    ],
+)
+def test_a_cut_prompt_is_told_by_the_count(
+    expected: float, counted: int | None, window: int | None, is_cut: bool
+) -> None:
     assert was_cut(expected, counted, window) is is_cut

@@ -14,14 +14,23 @@ M, K = canonical("m"), canonical("k")
 
 def a_fleet(*names: str) -> list[Node]:
     fleet = Fleet()
-    return [fleet.hear(a_report(name, [a_card("m"), a_card("k", size_gb=5.0)], memory_bandwidth_gbps=100.0), 1.0) for name in names]
+    return [
+        fleet.hear(a_report(name, [a_card("m"), a_card("k", size_gb=5.0)], memory_bandwidth_gbps=100.0), 1.0)
+        for name in names
+    ]
 
 
 def a_sample(node: Node, model: str, faster: float, streams: float = 1.0, **more: object) -> SpeedSample:
     """As if this machine were so many times faster than its prior."""
     start = prior(node.report, node.report.models[canonical(model)])
-    told = {"uncached_tokens": 1000, "prefill_s": 1000 / start.prompt_tokens_per_s / faster, "decoded_tokens": 100,
-            "decode_s": 100 * start.step_s / faster, "load_s": None, **more}  # fmt: skip
+    told = {
+        "uncached_tokens": 1000,
+        "prefill_s": 1000 / start.prompt_tokens_per_s / faster,
+        "decoded_tokens": 100,
+        "decode_s": 100 * start.step_s / faster,
+        "load_s": None,
+        **more,
+    }
     return SpeedSample(**told, streams=streams)  # type: ignore[arg-type]
 
 
@@ -52,7 +61,9 @@ def test_a_model_that_surprises_on_every_node_does_not_spoil_what_is_known_of_th
             rates.learn(node, K, a_sample(node, "k", 1.0))
     third, start = nodes[2], prior(nodes[2].report, nodes[2].report.models[M])
     assert rates.speed(third, M).prompt_tokens_per_s > 3 * start.prompt_tokens_per_s
-    assert rates.speed(third, K).prompt_tokens_per_s == pytest.approx(prior(third.report, third.report.models[K]).prompt_tokens_per_s, rel=0.3)
+    assert rates.speed(third, K).prompt_tokens_per_s == pytest.approx(
+        prior(third.report, third.report.models[K]).prompt_tokens_per_s, rel=0.3
+    )
 
 
 def test_company_teaches_the_batch_slope_and_other_models_teach_nothing() -> None:
@@ -72,12 +83,20 @@ def test_loads_of_warm_files_do_not_make_cold_ones_cheap() -> None:
     [node] = a_fleet("a")
     rates, start = Rates(), prior(node.report, node.report.models[M])
     for _ in range(5):
-        rates.learn(node, K, a_sample(node, "k", 1.0, load_s=0.2 * prior(node.report, node.report.models[K]).load_s, was_warm=True))
+        rates.learn(
+            node,
+            K,
+            a_sample(node, "k", 1.0, load_s=0.2 * prior(node.report, node.report.models[K]).load_s, was_warm=True),
+        )
     assert rates.speed(node, M).cold_load_s == pytest.approx(start.load_s)
     node.loaded_until[M] = 1.0
     warm = Rates()
     for _ in range(5):
-        warm.learn(node, K, a_sample(node, "k", 1.0, load_s=0.2 * prior(node.report, node.report.models[K]).load_s, was_warm=True))
+        warm.learn(
+            node,
+            K,
+            a_sample(node, "k", 1.0, load_s=0.2 * prior(node.report, node.report.models[K]).load_s, was_warm=True),
+        )
     assert warm.speed(node, M).load_s == pytest.approx(0.2 * start.load_s)
 
 
@@ -91,7 +110,8 @@ def test_a_load_that_waited_in_line_is_only_a_most() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "share"), [("qwen3:30b-a3b", 0.1), ("gpt-oss:20b", 0.17), ("hf.co/x/mixtral:8x7b", 0.28), ("llama3.1:8b", 1.0)]
+    ("name", "share"),
+    [("qwen3:30b-a3b", 0.1), ("gpt-oss:20b", 0.17), ("hf.co/x/mixtral:8x7b", 0.28), ("llama3.1:8b", 1.0)],
 )
 def test_mixtures_of_experts_are_known_by_name(name: str, share: float) -> None:
     assert active_share(a_card(name)) == pytest.approx(share)

@@ -8,12 +8,18 @@ from herd.core.estimates.memory_need import CacheShape, need_bytes, shape_of
 
 MIB = 1 << 20
 SMOLLM2 = {
-    "general.architecture": "llama", "llama.block_count": 30, "llama.attention.head_count": 9, "llama.attention.head_count_kv": 3,
+    "general.architecture": "llama",
+    "llama.block_count": 30,
+    "llama.attention.head_count": 9,
+    "llama.attention.head_count_kv": 3,
     "llama.embedding_length": 576,
-}  # fmt: skip
+}
 
 
-@pytest.mark.parametrize(("tokens", "slots", "measured_mib"), [(2048, 1, 154), (4096, 1, 201), (8192, 1, 318), (2048, 4, 306), (4096, 4, 490), (8192, 4, 858)])
+@pytest.mark.parametrize(
+    ("tokens", "slots", "measured_mib"),
+    [(2048, 1, 154), (4096, 1, 201), (8192, 1, 318), (2048, 4, 306), (4096, 4, 490), (8192, 4, 858)],
+)
 def test_it_agrees_with_what_ollama_measured_within_a_tenth(tokens: int, slots: int, measured_mib: int) -> None:
     shape = shape_of(SMOLLM2)
     assert shape == CacheShape(30 * 3 * 64 * 2 * 2)
@@ -23,18 +29,36 @@ def test_it_agrees_with_what_ollama_measured_within_a_tenth(tokens: int, slots: 
 
 def test_a_sliding_layer_keeps_its_window_and_no_more() -> None:
     info = {
-        "general.architecture": "gemma3", "gemma3.block_count": 18, "gemma3.attention.head_count": 4, "gemma3.attention.head_count_kv": 1,
-        "gemma3.attention.key_length": 256, "gemma3.attention.sliding_window": 512,
-    }  # fmt: skip
+        "general.architecture": "gemma3",
+        "gemma3.block_count": 18,
+        "gemma3.attention.head_count": 4,
+        "gemma3.attention.head_count_kv": 1,
+        "gemma3.attention.key_length": 256,
+        "gemma3.attention.sliding_window": 512,
+    }
     shape = shape_of(info)
-    assert shape is not None and (shape.full_bytes, shape.sliding_bytes, shape.window_tokens) == (3 * 1024, 15 * 1024, 512)
+    assert shape is not None and (shape.full_bytes, shape.sliding_bytes, shape.window_tokens) == (
+        3 * 1024,
+        15 * 1024,
+        512,
+    )
     assert shape.cache_bytes(4096) == 3 * 1024 * 4096 + 15 * 1024 * 512
 
 
 def test_layers_without_attention_keep_nothing() -> None:
-    assert shape_of({**SMOLLM2, "llama.block_count": 4, "llama.attention.head_count_kv": [0, 0, 0, 2]}) == CacheShape(2 * 64 * 2 * 2)
+    assert shape_of({**SMOLLM2, "llama.block_count": 4, "llama.attention.head_count_kv": [0, 0, 0, 2]}) == CacheShape(
+        2 * 64 * 2 * 2
+    )
 
 
-@pytest.mark.parametrize("info", [{}, {"general.architecture": "llama"}, {**SMOLLM2, "llama.block_count": "thirty"}, {**SMOLLM2, "llama.attention.head_count_kv": None}])
+@pytest.mark.parametrize(
+    "info",
+    [
+        {},
+        {"general.architecture": "llama"},
+        {**SMOLLM2, "llama.block_count": "thirty"},
+        {**SMOLLM2, "llama.attention.head_count_kv": None},
+    ],
+)
 def test_what_does_not_tell_enough_is_not_guessed(info: dict[str, object]) -> None:
     assert shape_of(info) is None

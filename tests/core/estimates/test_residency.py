@@ -64,7 +64,12 @@ def test_both_stay_where_there_is_room() -> None:
 def test_a_full_house_of_models_loses_the_one_not_used_for_longest() -> None:
     world = a_world(policy="completion_time")
     cards = [a_card(name, size_gb=1.0, loaded=name != "new") for name in ("a", "b", "c", "new")]
-    full = [type(card)(card.name, type(card.engine)("ollama", card.engine.url, "", 1, 3), card.size_bytes, loaded=card.loaded) for card in cards]
+    full = [
+        type(card)(
+            card.name, type(card.engine)("ollama", card.engine.url, "", 1, 3), card.size_bytes, loaded=card.loaded
+        )
+        for card in cards
+    ]
     world.hears(a_report("full", full, memory_gb=64))
     for number, name in enumerate(("a", "c", "b")):
         serve(world, f"r{number}", name)

@@ -330,9 +330,9 @@ def test_three_failures_of_a_model_keep_it_away_from_that_node() -> None:
 def test_a_model_that_is_not_there_after_all_is_looked_for_elsewhere(two_nodes: World) -> None:
     two_nodes.arrives()
     assert dispatches(two_nodes.fails(kind=FailureKind.MODEL_MISSING)) == [("r1", "spare", 2)]
-    assert [node.id for node in two_nodes.dispatcher.fleet.with_model(two_nodes.dispatcher.live[RequestId("r1")].model)] == [
-        "spare"
-    ]
+    assert [
+        node.id for node in two_nodes.dispatcher.fleet.with_model(two_nodes.dispatcher.live[RequestId("r1")].model)
+    ] == ["spare"]
 
 
 def test_the_nodes_own_refusal_is_the_clients_mistake_and_no_strike(two_nodes: World) -> None:
@@ -404,9 +404,15 @@ def _storm(world: World, rng: Random) -> None:
         live = list(world.dispatcher.live.values())
         roll = rng.random()
         if roll < 0.3:
-            world.arrives(f"r{step}", rng.choice(["m", "n"]), fallbacks=rng.choice([[], ["n"]]), size_bytes=rng.randrange(9))
+            world.arrives(
+                f"r{step}", rng.choice(["m", "n"]), fallbacks=rng.choice([[], ["n"]]), size_bytes=rng.randrange(9)
+            )
         elif roll < 0.45:
-            cards = [a_card(name, loaded=rng.random() < 0.5, slots=rng.choice([1, 2])) for name in ("m", "n") if rng.random() < 0.8]
+            cards = [
+                a_card(name, loaded=rng.random() < 0.5, slots=rng.choice([1, 2]))
+                for name in ("m", "n")
+                if rng.random() < 0.8
+            ]
             world.hears(a_report(rng.choice(nodes), cards, draining=rng.random() < 0.1, boot_id=rng.choice(["1", "2"])))
         elif roll < 0.5:
             world.feed(NodeLeft(world.at, NodeId(rng.choice(nodes))))

@@ -11,7 +11,9 @@ from herd.core.state.fleet import NodeId
 def a_warming_world() -> World:
     world = a_world()
     old = world.dispatcher
-    world.dispatcher = PrewarmingDispatcher(old.scheduler, old.waiting, old.latencies, old.watchlist, old._retry, old.forecast)
+    world.dispatcher = PrewarmingDispatcher(
+        old.scheduler, old.waiting, old.latencies, old.watchlist, old._retry, old.forecast
+    )
     return world
 
 

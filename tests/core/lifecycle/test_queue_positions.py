@@ -11,7 +11,9 @@ from herd.core.state.request import RequestId
 
 def told(world: World) -> dict[str, QueuePosition]:
     core = world.dispatcher
-    return {str(one): place for one, place in places(core.live, core.waiting, core.fleet, core.latencies, world.at).items()}
+    return {
+        str(one): place for one, place in places(core.live, core.waiting, core.fleet, core.latencies, world.at).items()
+    }
 
 
 def a_learnt_world(slots: int = 1) -> World:

@@ -11,7 +11,7 @@ from herd.core.state.request import Counters, RequestId
 
 
 def two_nodes(kind: type[Dispatcher]) -> World:
-    """"a" and "b" are equal and busy; "waits" is in line for "a"."""
+    """ "a" and "b" are equal and busy; "waits" is in line for "a"."""
     world = a_world(policy="completion_time")
     if kind is not Dispatcher:
         world.dispatcher.__class__ = kind

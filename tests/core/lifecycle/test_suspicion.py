@@ -128,7 +128,9 @@ def fail_at(world: World, name: str, times: int, kind: FailureKind = FailureKind
 def test_a_quarantined_model_is_tried_by_one_request_at_a_time_and_doubles() -> None:
     world = two_nodes(slots=8)
     fail_at(world, "alpha", 12)
-    until = world.dispatcher.watchlist.quarantined_until(NodeId("alpha"), next(iter(world.dispatcher.fleet.model_names)))
+    until = world.dispatcher.watchlist.quarantined_until(
+        NodeId("alpha"), next(iter(world.dispatcher.fleet.model_names))
+    )
     assert until > world.at
     pass_time(world, until - world.at + 0.1, "alpha", "beta", slots=8)
     for number in range(6):
@@ -207,7 +209,9 @@ def test_repeated_attempts_beyond_the_budget_wait_their_turn_and_are_not_lost() 
         for number in running:
             world.finishes(f"r{number}", 2)
         pass_time(world, 0.5, "alpha", "beta", "gamma", slots=8)
-        running = [n for n in range(6) if RequestId(f"r{n}") in world.dispatcher.live and place_of(world, f"r{n}") != "held"]
+        running = [
+            n for n in range(6) if RequestId(f"r{n}") in world.dispatcher.live and place_of(world, f"r{n}") != "held"
+        ]
         assert len(running) <= 1
     assert not world.dispatcher.live and not [c for c in world.commands if isinstance(c, Refuse)]
 

@@ -33,13 +33,18 @@ def kinds(probes: list[Probe]) -> list[tuple[ProbeKind, int]]:
     return [(probe.kind, probe.streams) for probe in probes]
 
 
-def a_cell(decode: float = 50.0, low: float | None = None, high: float | None = None, node: str = "alpha", **more: Spread) -> BenchmarkCell:
+def a_cell(
+    decode: float = 50.0, low: float | None = None, high: float | None = None, node: str = "alpha", **more: Spread
+) -> BenchmarkCell:
     return BenchmarkCell(NodeId(node), M, Spread(decode, low or decode * 0.99, high or decode * 1.01, 3), **more)
 
 
 def test_a_model_in_memory_is_read_and_written_several_times_and_scaled_up_to_its_slots() -> None:
     found = kinds(probes_for(ALPHA, M, a_card("m", loaded=True, slots=4), ALL))
-    assert found == [(ProbeKind.WRITING, 1)] * REPETITIONS + [(ProbeKind.READING, 1)] * REPETITIONS + [(ProbeKind.SCALING, 2), (ProbeKind.SCALING, 4)]
+    assert found == [(ProbeKind.WRITING, 1)] * REPETITIONS + [(ProbeKind.READING, 1)] * REPETITIONS + [
+        (ProbeKind.SCALING, 2),
+        (ProbeKind.SCALING, 4),
+    ]
 
 
 def test_a_model_on_disk_is_loaded_first() -> None:
@@ -63,7 +68,9 @@ def test_a_prompt_fits_into_half_of_the_window() -> None:
 def test_an_estimate_counts_loading_reading_and_writing() -> None:
     speed = Speed(1000.0, 0.02, 0.5, 8.0, 8.0)
     assert estimate_s(Probe(ALPHA, M, ProbeKind.LOAD), speed) == pytest.approx(8.2)
-    assert estimate_s(Probe(ALPHA, M, ProbeKind.READING, prompt_tokens=500, written_tokens=1), speed) == pytest.approx(0.2 + 0.5 + 0.02)
+    assert estimate_s(Probe(ALPHA, M, ProbeKind.READING, prompt_tokens=500, written_tokens=1), speed) == pytest.approx(
+        0.2 + 0.5 + 0.02
+    )
     assert estimate_s(Probe(ALPHA, M, ProbeKind.SCALING, 4, 10, 10), speed) == pytest.approx(0.2 + 0.04 + 10 * 0.05)
 
 
@@ -71,10 +78,18 @@ def test_what_was_shown_becomes_one_cell_for_each_pair() -> None:
     def shown(kind: ProbeKind, streams: int = 1, **figures: float) -> ProbeResult:
         return ProbeResult(Probe(ALPHA, M, kind, streams), **figures)  # type: ignore[arg-type]
 
-    [cell] = cells([
-        shown(ProbeKind.LOAD, load_s=3.0), *(shown(ProbeKind.WRITING, written_tok_s=speed, first_s=first) for speed, first in ((40, 0.1), (50, 0.3), (44, 0.2))),
-        shown(ProbeKind.READING, read_tok_s=900.0), shown(ProbeKind.SCALING, 4, tok_s=120.0), shown(ProbeKind.SCALING, 2, tok_s=80.0),
-    ])  # fmt: skip
+    [cell] = cells(
+        [
+            shown(ProbeKind.LOAD, load_s=3.0),
+            *(
+                shown(ProbeKind.WRITING, written_tok_s=speed, first_s=first)
+                for speed, first in ((40, 0.1), (50, 0.3), (44, 0.2))
+            ),
+            shown(ProbeKind.READING, read_tok_s=900.0),
+            shown(ProbeKind.SCALING, 4, tok_s=120.0),
+            shown(ProbeKind.SCALING, 2, tok_s=80.0),
+        ]
+    )
     assert cell.decode_tok_s == Spread(44, 40, 50, 3) and cell.ttft_s == Spread(0.2, 0.1, 0.3, 3)
     assert cell.load_s == Spread(3.0, 3.0, 3.0, 1) and cell.prefill_tok_s == Spread(900.0, 900.0, 900.0, 1)
     assert cell.scaling == ((1, 44), (2, 80.0), (4, 120.0))
@@ -87,7 +102,10 @@ def test_nonsense_is_no_figure(values: list[float | None]) -> None:
 
 def test_a_clear_gain_is_told_with_its_doubt_and_its_likely_cause() -> None:
     found = compare([a_cell(50.0)], [a_cell(56.0)], {ALPHA: "ollama 0.31.2 -> 0.32.15"})
-    assert found.verdict == "12 % faster, +-3 %; most of all decode of m:latest on alpha (+12 %); likely ollama 0.31.2 -> 0.32.15 on alpha."
+    assert (
+        found.verdict
+        == "12 % faster, +-3 %; most of all decode of m:latest on alpha (+12 %); likely ollama 0.31.2 -> 0.32.15 on alpha."
+    )
     assert found.change == pytest.approx(0.12)
 
 
@@ -134,4 +152,7 @@ def test_a_real_difference_is_mostly_found() -> None:
         seen = [spread(dice.gauss(speed, 1.0) for _ in range(REPETITIONS)) for _ in range(4)]
         return [BenchmarkCell(ALPHA, ModelName(f"m{number}"), one) for number, one in enumerate(seen)]
 
-    assert sum(compare(a_run(50.0), a_run(55.0), {}).verdict.partition(" %")[2].startswith(" faster") for _ in range(200)) >= 180
+    assert (
+        sum(compare(a_run(50.0), a_run(55.0), {}).verdict.partition(" %")[2].startswith(" faster") for _ in range(200))
+        >= 180
+    )

@@ -24,24 +24,51 @@ ALPHA, BETA = NodeId("alpha"), NodeId("beta")
 M = canonical("m")
 
 
-def a_machine(node_id: str, *names: str, loaded: bool = True, free_gb: float = 300.0, memory_gb: float = 32.0, size_gb: float = 5.0) -> Report:
+def a_machine(
+    node_id: str,
+    *names: str,
+    loaded: bool = True,
+    free_gb: float = 300.0,
+    memory_gb: float = 32.0,
+    size_gb: float = 5.0,
+) -> Report:
     cards = [a_card(name, size_gb, loaded=loaded) for name in names]
-    return a_report(node_id, cards, memory_gb, disk=Disk(500 * GB, int((500 - free_gb) * GB), int(free_gb * GB)), engines=(an_engine(),), memory_bandwidth_gbps=200.0)
+    return a_report(
+        node_id,
+        cards,
+        memory_gb,
+        disk=Disk(500 * GB, int((500 - free_gb) * GB), int(free_gb * GB)),
+        engines=(an_engine(),),
+        memory_bandwidth_gbps=200.0,
+    )
 
 
-def machines(*reports: Report, serve_s: float = 5.0, load_s: float = 8.0, pinned: frozenset[tuple[NodeId, ModelName]] = frozenset()) -> Machines:
+def machines(
+    *reports: Report,
+    serve_s: float = 5.0,
+    load_s: float = 8.0,
+    pinned: frozenset[tuple[NodeId, ModelName]] = frozenset(),
+) -> Machines:
     speed = Speed(1000.0, serve_s / 100, 0.2, load_s, load_s)
     by_id = {report.node_id: report for report in reports}
-    return Machines(by_id, lambda *_: speed, lambda *_: True, lambda node, model: by_id[node].models[model].size_bytes, pinned)
+    return Machines(
+        by_id, lambda *_: speed, lambda *_: True, lambda node, model: by_id[node].models[model].size_bytes, pinned
+    )
 
 
-def a_usage(node: str = "alpha", model: str = "m", requests: int = 20_000, hours: int = 40, cold: int = 0, load_s: float = 0.0) -> ModelUsage:
+def a_usage(
+    node: str = "alpha", model: str = "m", requests: int = 20_000, hours: int = 40, cold: int = 0, load_s: float = 0.0
+) -> ModelUsage:
     """A usual request reads next to nothing and writes a hundred tokens."""
     return ModelUsage(NodeId(node), canonical(model), requests, requests, 100 * requests, cold, load_s, hours)
 
 
 def past(*usages: ModelUsage, began_days: float = 60.0, last_days: dict[str, float] | None = None) -> UsageHistory:
-    return UsageHistory(usages, {canonical(name): NOW - days * 86400 for name, days in (last_days or {"m": 0.0}).items()}, NOW - began_days * 86400)
+    return UsageHistory(
+        usages,
+        {canonical(name): NOW - days * 86400 for name, days in (last_days or {"m": 0.0}).items()},
+        NOW - began_days * 86400,
+    )
 
 
 def kinds(found: list[PlacementAdvice]) -> list[tuple[str, str, str]]:
@@ -57,7 +84,9 @@ def test_a_model_that_fills_its_node_should_have_a_second_home() -> None:
     assert kinds(found)[0] == ("pull", BETA, M)
     pull = found[0]
     assert (pull.rule, pull.cost_bytes, pull.cost_s) == ("second_home", 5 * GB, 400.0)
-    assert pull.gain_s > pull.plus_minus_s > 0 and pull.reason.startswith("20000 requests of the last week, all served by alpha: ")
+    assert pull.gain_s > pull.plus_minus_s > 0 and pull.reason.startswith(
+        "20000 requests of the last week, all served by alpha: "
+    )
 
 
 def test_a_model_with_little_to_do_needs_no_second_home() -> None:
@@ -68,18 +97,23 @@ def test_a_model_with_little_to_do_needs_no_second_home() -> None:
 @pytest.mark.parametrize(
     "beta",
     [
-        a_machine("beta", free_gb=20.0), a_machine("beta", memory_gb=4.0), replace(a_machine("beta"), engines=()),
-        replace(a_machine("beta"), engines=(an_engine(kind="vllm"),)), replace(a_machine("beta"), disk=None),
+        a_machine("beta", free_gb=20.0),
+        a_machine("beta", memory_gb=4.0),
+        replace(a_machine("beta"), engines=()),
+        replace(a_machine("beta"), engines=(an_engine(kind="vllm"),)),
+        replace(a_machine("beta"), disk=None),
     ],
     ids=["no disk", "no memory", "no engine", "another engine", "unknown disk"],
-)  # fmt: skip
+)
 def test_a_node_that_could_not_take_it_is_not_recommended(beta: Report) -> None:
     assert "pull" not in {one.kind for one in advise(machines(a_machine("alpha", "m"), beta), past(a_usage()), NOW)}
 
 
 def test_a_much_slower_node_helps_nobody() -> None:
     slow = replace(a_machine("beta"), memory_bandwidth_gbps=2.0)
-    assert "pull" not in {one.kind for one in advise(machines(a_machine("alpha", "m"), slow), past(a_usage(requests=6000)), NOW)}
+    assert "pull" not in {
+        one.kind for one in advise(machines(a_machine("alpha", "m"), slow), past(a_usage(requests=6000)), NOW)
+    }
 
 
 def test_nights_do_not_hide_how_busy_the_days_are() -> None:
@@ -89,7 +123,9 @@ def test_nights_do_not_hide_how_busy_the_days_are() -> None:
 
 
 def test_what_was_loaded_again_and_again_should_be_kept() -> None:
-    found = advise(machines(a_machine("alpha", "m", loaded=False)), past(a_usage(requests=100, cold=50, load_s=400.0)), NOW)
+    found = advise(
+        machines(a_machine("alpha", "m", loaded=False)), past(a_usage(requests=100, cold=50, load_s=400.0)), NOW
+    )
     assert kinds(found)[0] == ("pin", ALPHA, M)
     assert (found[0].gain_s, found[0].cost_bytes) == (400.0, 5 * GB)
     assert found[0].plus_minus_s == pytest.approx(400 / 50**0.5)
@@ -109,7 +145,11 @@ def test_no_more_is_to_be_kept_than_there_is_memory() -> None:
 
 
 def test_a_model_that_nobody_asked_for_in_a_month_is_told_with_its_disk() -> None:
-    found = advise(machines(a_machine("alpha", "m", "old", loaded=False)), past(a_usage(requests=200), last_days={"m": 0, "old": 31}), NOW)
+    found = advise(
+        machines(a_machine("alpha", "m", "old", loaded=False)),
+        past(a_usage(requests=200), last_days={"m": 0, "old": 31}),
+        NOW,
+    )
     [removal] = [one for one in found if one.kind == "delete"]
     assert (removal.model, removal.frees_bytes, removal.rule) == (canonical("old"), 5 * GB, "unused")
     assert removal.reason == "Nobody has asked for it for 31 days; it holds 5.0 GB of disk."
@@ -130,7 +170,8 @@ def test_a_pinned_model_is_not_removed() -> None:
 def test_before_and_after_are_what_the_changes_say() -> None:
     fleet = machines(a_machine("alpha", "m", "old", loaded=False), a_machine("beta"))
     changes = [
-        PlacementAdvice("pull", BETA, M, "", "", "", cost_bytes=5 * GB), PlacementAdvice("delete", ALPHA, canonical("old"), "", "", "", frees_bytes=5 * GB),
+        PlacementAdvice("pull", BETA, M, "", "", "", cost_bytes=5 * GB),
+        PlacementAdvice("delete", ALPHA, canonical("old"), "", "", "", frees_bytes=5 * GB),
         PlacementAdvice("pin", ALPHA, M, "", "", "", cost_bytes=6 * GB),
-    ]  # fmt: skip
+    ]
     assert before_and_after(fleet, changes) == {ALPHA: (10 * GB, 5 * GB, 0, 6 * GB), BETA: (0, 5 * GB, 0, 5 * GB)}

@@ -14,7 +14,14 @@ def a_want(model: str = "m", per_hour: float = 60.0) -> ModelDemand:
     return ModelDemand(ModelName(model), per_hour / 3600)
 
 
-def a_home(node: str = "alpha", model: str = "m", size_gb: float = 5.0, serve_s: float = 4.0, load_s: float = 10.0, slots: int = 1) -> PlacementOption:
+def a_home(
+    node: str = "alpha",
+    model: str = "m",
+    size_gb: float = 5.0,
+    serve_s: float = 4.0,
+    load_s: float = 10.0,
+    slots: int = 1,
+) -> PlacementOption:
     return PlacementOption(NodeId(node), ModelName(model), int(size_gb * GB), serve_s, load_s, slots)
 
 
@@ -89,9 +96,13 @@ def a_fleet(dice: Random) -> tuple[list[ModelDemand], list[PlacementOption], lis
     wants = [a_want(f"m{i}", dice.choice((0.5, 5, 50, 500))) for i in range(6)]
     rooms = [a_room(f"n{i}", dice.choice((8, 16, 48)), dice.choice((None, 2))) for i in range(4)]
     homes = [
-        a_home(room.node_id, want.model, dice.uniform(2, 20), dice.uniform(1, 20), dice.uniform(2, 30), dice.choice((1, 4)))
-        for room in rooms for want in wants if dice.random() < 0.7
-    ]  # fmt: skip
+        a_home(
+            room.node_id, want.model, dice.uniform(2, 20), dice.uniform(1, 20), dice.uniform(2, 30), dice.choice((1, 4))
+        )
+        for room in rooms
+        for want in wants
+        if dice.random() < 0.7
+    ]
     return wants, homes, rooms
 
 

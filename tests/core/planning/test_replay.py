@@ -27,10 +27,21 @@ def a_moment(rng: Random) -> tuple[World, Request]:
     """A fleet in the middle of work: some models in memory, some not, queues, quarrels over room."""
     world = a_world("completion_time")
     for number in range(rng.randint(2, 7)):
-        cards = [a_card(name, rng.choice([1.0, 4.0, 12.0]), rng.random() < 0.5, rng.choice([2048, 8192]), rng.choice([1, 2])) for name in ("m", "k", "j")]
+        cards = [
+            a_card(name, rng.choice([1.0, 4.0, 12.0]), rng.random() < 0.5, rng.choice([2048, 8192]), rng.choice([1, 2]))
+            for name in ("m", "k", "j")
+        ]
         capacity = a_capacity(rng.choice(["rising", "stable", "falling"])) if rng.random() < 0.3 else None
-        world.hears(a_report(f"n{number}", cards, rng.choice([16.0, 32.0, 256.0]), 4.0, capacity=capacity,
-                             memory_bandwidth_gbps=rng.choice([50.0, 400.0])))  # fmt: skip
+        world.hears(
+            a_report(
+                f"n{number}",
+                cards,
+                rng.choice([16.0, 32.0, 256.0]),
+                4.0,
+                capacity=capacity,
+                memory_bandwidth_gbps=rng.choice([50.0, 400.0]),
+            )
+        )
     for number in range(rng.randint(0, 25)):
         world.at += rng.random()
         world.arrives(f"before-{number}", rng.choice("mkj"), prompt_tokens=rng.randint(1, 4000))
@@ -50,10 +61,12 @@ def a_choice(request: Request, decision: Decision, rules: DecisionRules) -> Reco
 
 
 RULES = (
-    DecisionRules(), DecisionRules("signals"), DecisionRules(times=CompletionTimeSettings(eviction_weight=0.0, harm_weight=0.0)),
+    DecisionRules(),
+    DecisionRules("signals"),
+    DecisionRules(times=CompletionTimeSettings(eviction_weight=0.0, harm_weight=0.0)),
     DecisionRules(times=CompletionTimeSettings(eviction_horizon_s=4000.0, eviction_weight=20.0, harm_weight=3.0)),
     DecisionRules("signals", Weights(model_hot=0.0, model_warm=30.0, queue_depth_max_penalty=300.0)),
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -69,7 +82,9 @@ def test_any_rules_choose_from_the_record_what_they_would_have_chosen_then(seed:
         for truth, rules in zip(truths, RULES, strict=True):
             again = choose_again(choice, rules, SIGNALS)
             assert again is not None, f"seed {seed}"
-            assert [one.node_id for one in again] == [one.node_id for one in truth.scored], f"seed {seed}: {in_force.policy} to {rules}"
+            assert [one.node_id for one in again] == [one.node_id for one in truth.scored], (
+                f"seed {seed}: {in_force.policy} to {rules}"
+            )
             if rules.policy == "signals":
                 assert [one.terms for one in again] == [one.terms for one in truth.scored], f"seed {seed}"
             else:
@@ -110,7 +125,11 @@ def test_what_was_not_estimated_is_not_decided_by_seconds() -> None:
     done = Replay()
     assert done.add(a_choice(request, recorded, DecisionRules("signals")), DecisionRules(), SIGNALS) is None
     assert (done.undecidable, done.whole.choices) == (1, 0)
-    points = done.add(a_choice(request, recorded, DecisionRules("signals")), DecisionRules("signals", Weights(model_hot=-500.0)), SIGNALS)
+    points = done.add(
+        a_choice(request, recorded, DecisionRules("signals")),
+        DecisionRules("signals", Weights(model_hot=-500.0)),
+        SIGNALS,
+    )
     assert points is not None and (points.own_saved_s is None) == points.has_changed
 
 
@@ -125,7 +144,11 @@ def test_where_candidates_are_missing_it_is_said() -> None:
 
 def test_a_fingerprint_tells_every_weight_and_the_policy_apart() -> None:
     rules = [DecisionRules(), DecisionRules("signals")]
-    rules += [DecisionRules().changed(None, {one.name: 7.125}) for record in (Weights, CompletionTimeSettings) for one in fields(record)]
+    rules += [
+        DecisionRules().changed(None, {one.name: 7.125})
+        for record in (Weights, CompletionTimeSettings)
+        for one in fields(record)
+    ]
     assert len({one.fingerprint for one in rules}) == len(rules)
     assert DecisionRules().changed("completion_time", {"no_such": 1.0}).fingerprint == DecisionRules().fingerprint
 

@@ -86,7 +86,9 @@ def test_an_end_is_final_and_old_ends_are_forgotten() -> None:
 def test_the_idle_machine_is_copied_from_and_only_by_who_shares() -> None:
     fleet = a_fleet(sharer("busy", cpu=90.0), sharer("idle", cpu=5.0), sharer("closed", library=""), empty())
     assert [one.id for one, _ in transfer_queue.sources(fleet, NodeId("bare"), M, "")] == ["idle", "busy"]
-    assert [one.id for one, _ in transfer_queue.sources(fleet, NodeId("idle"), M, "")] == ["busy"], "nobody copies from itself"
+    assert [one.id for one, _ in transfer_queue.sources(fleet, NodeId("idle"), M, "")] == ["busy"], (
+        "nobody copies from itself"
+    )
 
 
 def test_where_tags_drifted_apart_the_most_common_is_copied_or_the_one_that_is_named() -> None:
@@ -117,10 +119,15 @@ def test_a_fifth_of_the_free_disk_stays_free() -> None:
 @pytest.mark.parametrize(
     ("name", "registry"),
     [
-        ("m", DEFAULT_REGISTRY), ("someone/m:7b", DEFAULT_REGISTRY), ("hf.co/someone/m", "hf.co"), ("localhost/m", "localhost"),
-        ("evil.host/x", "evil.host"), ("box:5000/x", "box:5000"), ("EVIL.host/a/b:c", "evil.host"),
+        ("m", DEFAULT_REGISTRY),
+        ("someone/m:7b", DEFAULT_REGISTRY),
+        ("hf.co/someone/m", "hf.co"),
+        ("localhost/m", "localhost"),
+        ("evil.host/x", "evil.host"),
+        ("box:5000/x", "box:5000"),
+        ("EVIL.host/a/b:c", "evil.host"),
     ],
-)  # fmt: skip
+)
 def test_a_name_says_whose_registry_is_asked(name: str, registry: str) -> None:
     assert transfer_queue.registry_of(name) == registry
     allowed = transfer_queue.may_come_from(name, (DEFAULT_REGISTRY, "hf.co"))

@@ -111,7 +111,9 @@ def test_a_node_is_spared_an_eviction_that_others_would_pay_for() -> None:
         a_gpu_box("full", models=[popular, big], memory_gb=64),
         a_report("roomy", [big], gpus=(Gpu("RTX 3090", 24 * GB, 0),), memory_bandwidth_gbps=936.0, memory_gb=64),
     )
-    full = a_report("full", [popular, big], gpus=(Gpu("RTX 4090", 24 * GB, 17 * GB),), memory_bandwidth_gbps=1008.0, memory_gb=64)
+    full = a_report(
+        "full", [popular, big], gpus=(Gpu("RTX 4090", 24 * GB, 17 * GB),), memory_bandwidth_gbps=1008.0, memory_gb=64
+    )
     world.hears(full)
     for number in range(10):
         assert chosen(world, f"p{number}", model="popular") == "full"
@@ -153,7 +155,9 @@ def test_points_are_counted_for_whoever_asks_and_are_the_signals_own() -> None:
         one.arrives()
     [ours, theirs] = [one.dispatcher.live[RequestId("r1")].decision for one in (world, points)]
     assert ours is not None and theirs is not None
-    assert {one.node_id: (one.total, one.terms) for one in ours.scored} == {one.node_id: (one.total, one.terms) for one in theirs.scored}
+    assert {one.node_id: (one.total, one.terms) for one in ours.scored} == {
+        one.node_id: (one.total, one.terms) for one in theirs.scored
+    }
 
 
 def test_a_long_prompt_that_is_being_read_delays_who_comes_next() -> None:

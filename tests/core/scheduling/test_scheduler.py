@@ -11,17 +11,24 @@ from builders import a_card, a_report, a_request, a_world
 from herd.core.state.fleet import ModelName
 
 SIGNALS_OF_AN_IDLE_HOT_NODE = {
-    "thermal": 50.0, "memory_fit": 20.0, "queue_depth": 0.0, "wait_time": 0.0,
-    "role_affinity": 15.0, "availability_trend": 0.0, "context_fit": 15.0,
-}  # fmt: skip
+    "thermal": 50.0,
+    "memory_fit": 20.0,
+    "queue_depth": 0.0,
+    "wait_time": 0.0,
+    "role_affinity": 15.0,
+    "availability_trend": 0.0,
+    "context_fit": 15.0,
+}
 
 
 def test_a_decision_keeps_every_candidate_with_points_or_reason() -> None:
     world = a_world()
     world.hears(
-        a_report("hot", [a_card(loaded=True)]), a_report("cold", [a_card()]),
-        a_report("tiny", [a_card(size_gb=2)], memory_gb=1, used_gb=0), a_report("other", [a_card("else")]),
-    )  # fmt: skip
+        a_report("hot", [a_card(loaded=True)]),
+        a_report("cold", [a_card()]),
+        a_report("tiny", [a_card(size_gb=2)], memory_gb=1, used_gb=0),
+        a_report("other", [a_card("else")]),
+    )
     decision = world.dispatcher.scheduler.decide(a_request(), ModelName("m:latest"), world.at)
     assert [one.node_id for one in decision.scored] == ["hot", "cold"]
     assert decision.scored[0].terms == SIGNALS_OF_AN_IDLE_HOT_NODE
@@ -76,7 +83,13 @@ def test_equal_input_gives_equal_commands_in_processes_with_other_hash_seeds() -
     root = Path(__file__).parents[3]
     digests = set()
     for seed in ("1", "2", "3"):
-        env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join([str(root / "src"), str(root / "tests")])}
-        done = subprocess.run([sys.executable, "-c", DIGEST_PROGRAM], env=env, capture_output=True, text=True, check=True)
+        env = {
+            **os.environ,
+            "PYTHONHASHSEED": seed,
+            "PYTHONPATH": os.pathsep.join([str(root / "src"), str(root / "tests")]),
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", DIGEST_PROGRAM], env=env, capture_output=True, text=True, check=True
+        )
         digests.add(done.stdout.strip())
     assert len(digests) == 1

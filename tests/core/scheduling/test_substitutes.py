@@ -25,12 +25,17 @@ def asked(big: dict[str, Any], small: dict[str, Any], request: dict[str, Any] | 
     ]
     world.dispatcher.handle(HeartbeatReceived(1.0, a_report("alpha", models, memory_gb=32.0)))
     out = world.dispatcher.handle(RequestArrived(2.0, a_request(model="big", **(request or {}))))
-    return next(command for command in out if isinstance(command, (Dispatch, Refuse)) or type(command).__name__ == "Hold")
+    return next(
+        command for command in out if isinstance(command, (Dispatch, Refuse)) or type(command).__name__ == "Hold"
+    )
 
 
 def test_a_loaded_model_of_the_same_kind_answers_and_is_named() -> None:
     command = asked({}, {})
-    assert isinstance(command, Dispatch) and (command.model, command.fallback) == (canonical("small"), canonical("small"))
+    assert isinstance(command, Dispatch) and (command.model, command.fallback) == (
+        canonical("small"),
+        canonical("small"),
+    )
 
 
 @pytest.mark.parametrize(
@@ -44,7 +49,9 @@ def test_a_loaded_model_of_the_same_kind_answers_and_is_named() -> None:
     ],
     ids=["sight", "tools", "vectors", "asked for vectors", "code"],
 )
-def test_another_kind_of_model_never_answers(big: dict[str, Any], small: dict[str, Any], request_: dict[str, Any]) -> None:
+def test_another_kind_of_model_never_answers(
+    big: dict[str, Any], small: dict[str, Any], request_: dict[str, Any]
+) -> None:
     assert not isinstance(asked(big, small, request_), Dispatch)
 
 

@@ -60,7 +60,9 @@ def native_blocks(role: str, blocks: list[Any]) -> list[Json]:
         if block.get("type") == "tool_use"
     ]
     results = [
-        {"role": "tool", "content": str(block.get("content") or "")} for block in blocks if block.get("type") == "tool_result"
+        {"role": "tool", "content": str(block.get("content") or "")}
+        for block in blocks
+        if block.get("type") == "tool_result"
     ]
     own: Json = {"role": role, "content": text}
     own |= {"images": pictures} if pictures else {}

@@ -155,7 +155,9 @@ def check_format(wanted: Any) -> None:
     """Raises `LateError` 500 for a format that is neither "json" nor a schema."""
     if wanted in (None, "", "json") or isinstance(wanted, dict):
         return
-    raise LateError(500, f'invalid format: {json.dumps(json.dumps(wanted))}; expected "json" or a valid JSON Schema object')
+    raise LateError(
+        500, f'invalid format: {json.dumps(json.dumps(wanted))}; expected "json" or a valid JSON Schema object'
+    )
 
 
 def prompt_tokens(messages: Sequence[dict[str, Any]], raw: bool) -> int:

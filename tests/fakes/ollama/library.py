@@ -84,7 +84,9 @@ async def create(visit: Visit) -> None:
     given = FakeModel(name) if not source else find(visit, source)
     parameters = {**given.parameters, **(body.get("parameters") or {})}
     made = replace(given, name=name, parameters=parameters, modified_at=visit.fake.clock.now())
-    visit.fake.add(replace(made, blob=given.blob_digest if source else hashlib.sha256(repr(files).encode()).hexdigest()))
+    visit.fake.add(
+        replace(made, blob=given.blob_digest if source else hashlib.sha256(repr(files).encode()).hexdigest())
+    )
     layer = f"sha256:{made.blob_digest}"
     steps = ["parsing GGUF"] if files else [f"using existing layer {layer}"]
     lines: list[Json] = [{"status": step} for step in [*steps, "writing manifest", "success"]]

@@ -32,16 +32,25 @@ CHUNKED_FROM_BYTES = 2048
 NAME = re.compile(r"^[A-Za-z0-9][\w.\-/]*(:[\w.\-]+)?$")
 TYPES: dict[str, dict[str, tuple[type | tuple[type, ...], str]]] = {
     "ChatRequest": {
-        "model": (str, "string"), "messages": (list, "[]api.Message"), "stream": (bool, "bool"),
-        "options": (dict, "map[string]interface {}"), "tools": (list, "api.Tools"), "top_logprobs": (int, "int"),
+        "model": (str, "string"),
+        "messages": (list, "[]api.Message"),
+        "stream": (bool, "bool"),
+        "options": (dict, "map[string]interface {}"),
+        "tools": (list, "api.Tools"),
+        "top_logprobs": (int, "int"),
     },
     "GenerateRequest": {
-        "model": (str, "string"), "prompt": (str, "string"), "suffix": (str, "string"), "system": (str, "string"),
-        "stream": (bool, "bool"), "raw": (bool, "bool"), "options": (dict, "map[string]interface {}"),
+        "model": (str, "string"),
+        "prompt": (str, "string"),
+        "suffix": (str, "string"),
+        "system": (str, "string"),
+        "stream": (bool, "bool"),
+        "raw": (bool, "bool"),
+        "options": (dict, "map[string]interface {}"),
     },
     "EmbedRequest": {"model": (str, "string"), "options": (dict, "map[string]interface {}")},
     "EmbeddingRequest": {"model": (str, "string"), "prompt": (str, "string")},
-}  # fmt: skip
+}
 GO_KINDS = {str: "string", bool: "bool", int: "number", float: "number", list: "array", dict: "object"}
 
 

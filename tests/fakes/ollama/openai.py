@@ -65,7 +65,11 @@ def native_message(message: Json) -> Json:
     """One message in native form. Raises `DoorError` for content that it has no place for."""
     content, out = message.get("content"), {"role": message.get("role", "user")}
     if isinstance(content, str) or content is None:
-        return out | {"content": content or ""} | ({"tool_calls": message["tool_calls"]} if "tool_calls" in message else {})
+        return (
+            out
+            | {"content": content or ""}
+            | ({"tool_calls": message["tool_calls"]} if "tool_calls" in message else {})
+        )
     if not isinstance(content, list):
         kind = "float64" if isinstance(content, int | float) else type(content).__name__
         raise DoorError(400, f"invalid message content type: {kind}")
@@ -109,9 +113,13 @@ async def chat_completions(visit: Visit) -> None:
     native = [native_message(message) for message in messages]
     model = find(visit, body.get("model") or "")
     asked = Asked(
-        model, native, options_of(body), tools=body.get("tools") or [], format=format_of(body),
+        model,
+        native,
+        options_of(body),
+        tools=body.get("tools") or [],
+        format=format_of(body),
         think=body.get("reasoning_effort") not in (None, "none") and model.can("thinking"),
-    )  # fmt: skip
+    )
     check_abilities(asked, "chat")
     number = visit.number % 999
     head: Json = {"id": f"chatcmpl-{number}", "object": "chat.completion", "created": visit.created_unix_s()}
@@ -209,7 +217,9 @@ async def completions(visit: Visit) -> None:
     head: Json = {"id": f"cmpl-{visit.number % 999}", "object": "text_completion", "created": visit.created_unix_s()}
     named: Json = {"model": visit.spelled, "system_fingerprint": FINGERPRINT}
     if body.get("stream"):
-        await completion_stream(visit, asked, head, named, bool((body.get("stream_options") or {}).get("include_usage")))
+        await completion_stream(
+            visit, asked, head, named, bool((body.get("stream_options") or {}).get("include_usage"))
+        )
         return
     whole, finish = await collected(visit, asked)
     assert finish is not None
@@ -245,9 +255,7 @@ async def embeddings(visit: Visit) -> None:
     body = read(visit, "EmbedRequest")
     if body.get("input") in (None, "", []):
         raise DoorError(400, "invalid input")
-    made, tokens = await vectors(
-        visit, body, embed_texts(body["input"]), 'model "{}" not found, try pulling it first'
-    )
+    made, tokens = await vectors(visit, body, embed_texts(body["input"]), 'model "{}" not found, try pulling it first')
     in_base64 = body.get("encoding_format") == "base64"
     entries = [
         {"object": "embedding", "embedding": in_bytes(vector) if in_base64 else vector, "index": index}

@@ -79,7 +79,10 @@ class FakeOllama(Watched):
     """See the file's head. `wait(ready, what)` and `until(ready, what)` return as soon as `ready()` holds."""
 
     def __init__(
-        self, models: Iterable[FakeModel | str] = ("m",), settings: FakeSettings | None = None, clock: Clock | None = None
+        self,
+        models: Iterable[FakeModel | str] = ("m",),
+        settings: FakeSettings | None = None,
+        clock: Clock | None = None,
     ) -> None:
         super().__init__()
         self.settings = settings or FakeSettings()

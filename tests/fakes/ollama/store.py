@@ -7,7 +7,9 @@ import json
 from pathlib import Path
 
 
-def make(store: Path, name: str = "registry.ollama.ai/library/m/latest", layers: tuple[bytes, ...] = (b"weights", b"licence")) -> str:
+def make(
+    store: Path, name: str = "registry.ollama.ai/library/m/latest", layers: tuple[bytes, ...] = (b"weights", b"licence")
+) -> str:
     """A model as Ollama writes one; its digest."""
     listed = []
     for layer in layers:

@@ -1,5 +1,4 @@
-"""What the fake Ollama does over several requests: loading, slots, queues, keep_alive, answers, faults, departures.
-"""
+"""What the fake Ollama does over several requests: loading, slots, queues, keep_alive, answers, faults, departures."""
 
 from __future__ import annotations
 
@@ -78,7 +77,9 @@ def test_a_request_without_a_prompt_loads_and_with_no_time_left_unloads() -> Non
         assert fake.loaded == []
 
 
-@pytest.mark.parametrize(("given", "text"), [("bogus", 'time: invalid duration "bogus"'), (True, "Unsupported type: 'bool'")])
+@pytest.mark.parametrize(
+    ("given", "text"), [("bogus", 'time: invalid duration "bogus"'), (True, "Unsupported type: 'bool'")]
+)
 def test_a_wrong_keep_alive_is_refused_in_gos_words(given: Any, text: str) -> None:
     with FakeOllama(["m"]) as fake:
         assert post(fake, "/api/chat", model="m", messages=MESSAGES, keep_alive=given) == (400, {"error": text})
@@ -105,7 +106,9 @@ def test_a_full_queue_of_loads_answers_503() -> None:
             busy = asyncio.create_task(asyncio.to_thread(chat, fake))
             await fake.until(lambda: gate.reached == 1)
             body = json.dumps({"model": "other", "messages": MESSAGES}).encode()
-            asked = [asyncio.create_task(asyncio.to_thread(ask, fake.port, "POST", "/api/chat", body)) for _ in range(8)]
+            asked = [
+                asyncio.create_task(asyncio.to_thread(ask, fake.port, "POST", "/api/chat", body)) for _ in range(8)
+            ]
             await fake.until(lambda: sum(seen.status == 503 for seen in fake.requests) == 5)
             gate.release()
             answers = await asyncio.gather(*asked)

@@ -23,7 +23,13 @@ def _card(device: Path) -> Gpu | None:
     if total is None or total < MEMORY_MIN_BYTES:
         return None
     busy = _number(device / "gpu_busy_percent")
-    return Gpu(_name(device), total, _number(device / "mem_info_vram_used") or 0, None if busy is None else float(busy), _temperature(device))
+    return Gpu(
+        _name(device),
+        total,
+        _number(device / "mem_info_vram_used") or 0,
+        None if busy is None else float(busy),
+        _temperature(device),
+    )
 
 
 def _name(device: Path) -> str:
@@ -34,7 +40,9 @@ def _name(device: Path) -> str:
 
 
 def _temperature(device: Path) -> float | None:
-    readings = [value for path in sorted(device.glob("hwmon/hwmon*/temp1_input")) if (value := _number(path)) is not None]
+    readings = [
+        value for path in sorted(device.glob("hwmon/hwmon*/temp1_input")) if (value := _number(path)) is not None
+    ]
     return readings[0] / 1000.0 if readings else None
 
 

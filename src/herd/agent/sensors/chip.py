@@ -12,6 +12,7 @@ from herd.agent.sensors import Sensor, SensorPaths
 
 QUICK_S = 1.0
 
+
 def read(place: SensorPaths) -> Mapping[str, object]:
     chip = _chip(place)
     return {"chip": chip} if chip else {}

@@ -13,9 +13,11 @@ from herd.agent.sensors import Sensor, SensorPaths
 def read(_place: SensorPaths) -> Mapping[str, object]:
     cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 0
     return {
-        "cores": cores, "cpu_utilization": psutil.cpu_percent(interval=None), "arch": platform.machine(),
+        "cores": cores,
+        "cpu_utilization": psutil.cpu_percent(interval=None),
+        "arch": platform.machine(),
         "os": platform.system().lower(),
-    }  # fmt: skip
+    }
 
 
 SENSOR = Sensor("cpu", read)

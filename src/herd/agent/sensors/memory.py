@@ -33,9 +33,7 @@ def read(place: SensorPaths) -> Mapping[str, object]:
         pressure = Pressure.WARN
     wired = int(memory._asdict().get("wired", 0))  # only macOS has it
     used = memory.total - memory.available
-    return {
-        "memory": Memory(memory.total, used, memory.available, pressure, swap.used, swap.total, wired)
-    }
+    return {"memory": Memory(memory.total, used, memory.available, pressure, swap.used, swap.total, wired)}
 
 
 def by_what_is_left(share: float) -> Pressure:

@@ -29,9 +29,12 @@ def _card(index: int) -> Gpu:
     memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
     name = pynvml.nvmlDeviceGetName(handle)
     return Gpu(
-        name.decode() if isinstance(name, bytes) else str(name), int(memory.total), int(memory.used),
-        _utilization(handle), _temperature(handle),
-    )  # fmt: skip
+        name.decode() if isinstance(name, bytes) else str(name),
+        int(memory.total),
+        int(memory.used),
+        _utilization(handle),
+        _temperature(handle),
+    )
 
 
 def _utilization(handle: object) -> float | None:

@@ -70,13 +70,20 @@ def demo(port: int, stay: bool) -> None:
 
 
 def _show(fleet: DemoFleet) -> None:
-    put(Text.assemble(("herd demo", "bold"), f": one coordinator, and {len(NODES)} small nodes that play unequal machines"))
+    put(
+        Text.assemble(
+            ("herd demo", "bold"), f": one coordinator, and {len(NODES)} small nodes that play unequal machines"
+        )
+    )
     fleet.start_coordinator()
     put(_named("coordinator", fleet.coordinator.url))
     fleet.start_nodes()
     for node, part in zip(NODES, fleet.parts[1:], strict=True):
         put(_named(node.name, f"{node.told}, process {part.process.pid}"))
-    put(Text(), Text("A request goes where it is expected to be answered first. Of every choice you see the seconds.", "dim"))
+    put(
+        Text(),
+        Text("A request goes where it is expected to be answered first. Of every choice you see the seconds.", "dim"),
+    )
     for question in QUESTIONS:
         _show_chat(fleet.coordinator, question)
     _show_together(fleet.coordinator)
@@ -109,14 +116,26 @@ def _ollama(coordinator: CoordinatorClient, text: str) -> Pieces:
 
 
 def _openai(coordinator: CoordinatorClient, text: str) -> Pieces:
-    body = {"model": MODEL, "messages": [{"role": "user", "content": text}], "max_tokens": ANSWER_TOKENS_MAX, "temperature": 0, "stream": True}
+    body = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": text}],
+        "max_tokens": ANSWER_TOKENS_MAX,
+        "temperature": 0,
+        "stream": True,
+    }
     for headers, event in _events(coordinator, "/v1/chat/completions", body):
         choices = event.get("choices") or [{}]
         yield headers, choices[0].get("delta", {}).get("content") or ""
 
 
 def _anthropic(coordinator: CoordinatorClient, text: str) -> Pieces:
-    body = {"model": MODEL, "messages": [{"role": "user", "content": text}], "max_tokens": ANSWER_TOKENS_MAX, "temperature": 0, "stream": True}
+    body = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": text}],
+        "max_tokens": ANSWER_TOKENS_MAX,
+        "temperature": 0,
+        "stream": True,
+    }
     for headers, event in _events(coordinator, "/v1/messages", body):
         yield headers, (event.get("delta") or {}).get("text") or ""
 
@@ -153,7 +172,12 @@ def _rows_of(coordinator: CoordinatorClient, request_id: str) -> list[Json]:
 
 def _show_together(coordinator: CoordinatorClient) -> None:
     """As many at once as there are slots, so that all nodes have work."""
-    put(Text(), Text.assemble((f"{len(TOGETHER)} Ollama clients at the same time", "bold"), ": each slot of each node has one to answer"))
+    put(
+        Text(),
+        Text.assemble(
+            (f"{len(TOGETHER)} Ollama clients at the same time", "bold"), ": each slot of each node has one to answer"
+        ),
+    )
     threads = [threading.Thread(target=_ask_and_tell, args=(coordinator, text), daemon=True) for text in TOGETHER]
     for thread in threads:
         thread.start()
@@ -163,7 +187,12 @@ def _show_together(coordinator: CoordinatorClient) -> None:
 
 def _ask_and_tell(coordinator: CoordinatorClient, text: str) -> None:
     """One line, as soon as its answer is whole."""
-    body = {"model": MODEL, "messages": [{"role": "user", "content": text}], "stream": False, "options": dict(OLLAMA_OPTIONS)}
+    body = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": text}],
+        "stream": False,
+        "options": dict(OLLAMA_OPTIONS),
+    }
     began_at = time.monotonic()
     try:
         headers, answer = coordinator.post("/api/chat", body)
@@ -181,11 +210,19 @@ def _farewell(fleet: DemoFleet) -> None:
     url = fleet.coordinator.url
     flag = "" if url.endswith(f":{PORT_DEFAULT}") else f" --url {url}"
     put(
-        Text(), Text.assemble(("The dashboard:", "bold"), f" {url}/dashboard"), Text("This is your endpoint, for every client:", "bold"),
-        _named("Ollama", f"OLLAMA_HOST={url}", ""), _named("OpenAI", f"base_url={url}/v1", ""),
+        Text(),
+        Text.assemble(("The dashboard:", "bold"), f" {url}/dashboard"),
+        Text("This is your endpoint, for every client:", "bold"),
+        _named("Ollama", f"OLLAMA_HOST={url}", ""),
+        _named("OpenAI", f"base_url={url}/v1", ""),
         _named("Anthropic", f"ANTHROPIC_BASE_URL={url}", ""),
-        Text("From another terminal:", "bold"), *(Text(f"  herd {verb}{flag}") for verb in ("status", "top", "why last", f"chat {MODEL}")),
-    )  # fmt: skip
+        Text("From another terminal:", "bold"),
+        *(Text(f"  herd {verb}{flag}") for verb in ("status", "top", "why last", f"chat {MODEL}")),
+    )
     if os.name == "posix":
         victim = fleet.parts[1]
-        put(Text(f"  kill -{signal.SIGKILL.value} {victim.process.pid}   (ends {victim.name}; ask again, and the others answer)"))
+        put(
+            Text(
+                f"  kill -{signal.SIGKILL.value} {victim.process.pid}   (ends {victim.name}; ask again, and the others answer)"
+            )
+        )

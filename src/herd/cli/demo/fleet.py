@@ -126,9 +126,11 @@ class DemoFleet:
 
     def start_coordinator(self) -> None:
         """Returns when it answers. Raises Trouble."""
-        self._start("coordinator", [
-            "serve", "--host", "127.0.0.1", "--port", str(self._port), "--data-dir", str(self._folder / "data"),
-        ], {"FLEET_MDNS": "false", "FLEET_DRAIN_SECONDS": str(DRAIN_S)})  # fmt: skip
+        self._start(
+            "coordinator",
+            ["serve", "--host", "127.0.0.1", "--port", str(self._port), "--data-dir", str(self._folder / "data")],
+            {"FLEET_MDNS": "false", "FLEET_DRAIN_SECONDS": str(DRAIN_S)},
+        )
         self._wait("the coordinator", lambda: "ready" if self._answers() else "")
 
     def start_nodes(self) -> None:
@@ -140,11 +142,27 @@ class DemoFleet:
     def start_node(self, node: DemoNode) -> None:
         """Starts its agent and engine, for the first time or again. Does not wait for it."""
         self.parts = [part for part in self.parts if part.name != node.name]
-        self._start(node.name, [
-            "node", "--engine", "embedded", "--node-id", node.name, "--router-url", self.coordinator.url,
-            "--threads", str(node.threads), "--slots", str(node.slots), "--context", str(node.context_tokens),
-            "--data-dir", str(self._folder / node.name),
-        ], {"FLEET_NODE_HEARTBEAT_INTERVAL": str(HEARTBEAT_S), "FLEET_NODE_JOIN": self._local_code()})  # fmt: skip
+        self._start(
+            node.name,
+            [
+                "node",
+                "--engine",
+                "embedded",
+                "--node-id",
+                node.name,
+                "--router-url",
+                self.coordinator.url,
+                "--threads",
+                str(node.threads),
+                "--slots",
+                str(node.slots),
+                "--context",
+                str(node.context_tokens),
+                "--data-dir",
+                str(self._folder / node.name),
+            ],
+            {"FLEET_NODE_HEARTBEAT_INTERVAL": str(HEARTBEAT_S), "FLEET_NODE_JOIN": self._local_code()},
+        )
 
     def _local_code(self) -> str:
         """What lets the nodes in without anybody pasting: each has a folder of its own, but we may read the coordinator's."""
@@ -164,10 +182,15 @@ class DemoFleet:
         log = self._folder / f"{name}.log"
         with self._signals.held(), log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "herd", *arguments], stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=self._folder,
+                [sys.executable, "-m", "herd", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=self._folder,
                 # A session of their own: Ctrl-C is for the demo, which then ends them in order.
-                env={**clean, **environment, "FLEET_ENV_FILE": os.devnull}, start_new_session=sys.platform != "win32",
-            )  # fmt: skip
+                env={**clean, **environment, "FLEET_ENV_FILE": os.devnull},
+                start_new_session=sys.platform != "win32",
+            )
             self.parts.append(Part(name, process, log))
 
     def _wait(self, what: str, ready: Callable[[], str]) -> None:
@@ -179,9 +202,14 @@ class DemoFleet:
                 sign.update(f"starting {what} ({told or 'please wait'}, {time.monotonic() - began_at:.0f} s)")
                 for part in self.parts:
                     if part.process.poll() is not None:
-                        raise CliError(f"{part.name} did not start:\n{part.tail()}", "look at this machine with: herd doctor")
+                        raise CliError(
+                            f"{part.name} did not start:\n{part.tail()}", "look at this machine with: herd doctor"
+                        )
                 if time.monotonic() > deadline:
-                    raise CliError(f"{what} did not start within {START_MAX_S:.0f} s:\n{self.parts[-1].tail()}", "look at this machine with: herd doctor")
+                    raise CliError(
+                        f"{what} did not start within {START_MAX_S:.0f} s:\n{self.parts[-1].tail()}",
+                        "look at this machine with: herd doctor",
+                    )
                 time.sleep(POLL_S)
 
     def _answers(self) -> bool:

@@ -51,7 +51,11 @@ class App:
     key_id: str = ""
 
 
-MACHINES = (Machine("studio", 62.0, 900.0, 64, 4), Machine("gaming-pc", 88.0, 2400.0, 24, 2), Machine("old-laptop", 11.0, 120.0, 16, 1))
+MACHINES = (
+    Machine("studio", 62.0, 900.0, 64, 4),
+    Machine("gaming-pc", 88.0, 2400.0, 24, 2),
+    Machine("old-laptop", 11.0, 120.0, 16, 1),
+)
 APPS = (
     App(("aider",), "192.168.1.7", 0.40, 2600, 320, "qwen3:8b", "openai"),
     App(("user:ann", "chat"), "192.168.1.8", 0.25, 420, 210, "llama3.2:3b", "ollama"),
@@ -60,7 +64,12 @@ APPS = (
     App((), "192.168.1.30", 0.08, 5200, 640, "qwen3:8b", "anthropic", "k-batch"),
 )
 SIZES_GB = (("qwen3:8b", 5.2), ("llama3.2:3b", 2.0), ("nomic-embed-text:latest", 0.3))
-LIKELIHOODS = ((Outcome.FAILED, 0.010), (Outcome.FAILED_MIDSTREAM, 0.004), (Outcome.REJECTED, 0.006), (Outcome.CLIENT_CANCELLED, 0.02))
+LIKELIHOODS = (
+    (Outcome.FAILED, 0.010),
+    (Outcome.FAILED_MIDSTREAM, 0.004),
+    (Outcome.REJECTED, 0.006),
+    (Outcome.CLIENT_CANCELLED, 0.02),
+)
 RETRIED, INFO, COLD, TRUNCATED, FALLBACK = 0.02, 0.03, 0.03, 0.04, 0.01
 
 
@@ -87,7 +96,9 @@ def write_day(connection: sqlite3.Connection, day: Day) -> None:
 def records(day: Day) -> Iterator[Record]:
     """Attempts and ends, in the order in which they were written down. Their clock is unix time."""
     dice = Random(f"{day.seed} {day.began_at}")
-    made = sorted((record for n in range(day.requests) for record in _request(day, n, dice)), key=lambda record: record.at)
+    made = sorted(
+        (record for n in range(day.requests) for record in _request(day, n, dice)), key=lambda record: record.at
+    )
     return iter(made)
 
 
@@ -98,7 +109,9 @@ def stays(day: Day) -> Iterator[StateInterval]:
         hour = (minute - 1) / 60.0
         for machine in MACHINES:
             is_away = machine.node_id == AWAY[0] and AWAY[1] <= hour < AWAY[2]
-            yield StateInterval(at, machine.node_id, "gone" if is_away else "online", STATE_STEP_S, 0 if is_away else machine.slots)
+            yield StateInterval(
+                at, machine.node_id, "gone" if is_away else "online", STATE_STEP_S, 0 if is_away else machine.slots
+            )
 
 
 def events(day: Day) -> Iterator[Event]:
@@ -115,9 +128,17 @@ def _request(day: Day, number: int, dice: Random) -> list[Record]:
     prompt = max(1, int(app.prompt * dice.lognormvariate(0.0, 0.6)))
     asked = "qwen3:32b" if app.model == "qwen3:8b" and dice.random() < FALLBACK else app.model
     request = Request(
-        RequestId(f"h{day.seed}-{int(day.began_at)}-{number}"), ModelName(app.model), kind, app.dialect, prompt_tokens=prompt, size_bytes=prompt * 4,
-        client_ip=app.client_ip, tags=app.tags, model_as_asked=asked, key_id=app.key_id,
-    )  # fmt: skip
+        RequestId(f"h{day.seed}-{int(day.began_at)}-{number}"),
+        ModelName(app.model),
+        kind,
+        app.dialect,
+        prompt_tokens=prompt,
+        size_bytes=prompt * 4,
+        client_ip=app.client_ip,
+        tags=app.tags,
+        model_as_asked=asked,
+        key_id=app.key_id,
+    )
     outcome = Outcome.COMPLETED
     for other, likelihood in LIKELIHOODS:
         outcome = other if outcome is Outcome.COMPLETED and dice.random() < likelihood else outcome
@@ -139,7 +160,18 @@ def _attempts(
     held_s = dice.expovariate(1.0 / 0.02) if dice.random() < 0.9 else dice.expovariate(1.0 / 2.5)
     if outcome is Outcome.REJECTED:
         error = "every node that has the model is busy"
-        return [Record(at + held_s, request, outcome, at, request.model, _decision(request, None, dice), error=error, held_s=held_s)]
+        return [
+            Record(
+                at + held_s,
+                request,
+                outcome,
+                at,
+                request.model,
+                _decision(request, None, dice),
+                error=error,
+                held_s=held_s,
+            )
+        ]
     order = dice.sample(MACHINES, len(MACHINES))
     found: list[Record] = []
     began_at = at + held_s
@@ -149,18 +181,40 @@ def _attempts(
         attempt = Attempt(1, NodeId(order[0].node_id), request.model, began_at, None, failure)
         decision = _decision(request, order[0], dice)
         began_at += dice.uniform(0.05, 1.5)
-        found.append(Record(began_at, request, Outcome.RETRIED, at, request.model, decision, attempt, error=failure.told, held_s=held_s))
+        found.append(
+            Record(
+                began_at,
+                request,
+                Outcome.RETRIED,
+                at,
+                request.model,
+                decision,
+                attempt,
+                error=failure.told,
+                held_s=held_s,
+            )
+        )
         excluded = (NodeId(order[0].node_id),)
     machine = order[1] if is_retried else order[0]
     return [*found, _end(request, app, machine, (at, began_at, held_s), outcome, excluded, fallback_used, dice)]
 
 
 def _end(
-    request: Request, app: App, machine: Machine, times: tuple[float, float, float], outcome: Outcome, excluded: tuple[NodeId, ...],
-    fallback_used: bool, dice: Random,
-) -> Record:  # fmt: skip
+    request: Request,
+    app: App,
+    machine: Machine,
+    times: tuple[float, float, float],
+    outcome: Outcome,
+    excluded: tuple[NodeId, ...],
+    fallback_used: bool,
+    dice: Random,
+) -> Record:
     at, began_at, held_s = times
-    written = 0 if not app.answer or request.kind is RequestKind.INFO else max(1, int(app.answer * dice.lognormvariate(0.0, 0.7)))
+    written = (
+        0
+        if not app.answer or request.kind is RequestKind.INFO
+        else max(1, int(app.answer * dice.lognormvariate(0.0, 0.7)))
+    )
     load_s = dice.uniform(1.5, 9.0) if dice.random() < COLD else dice.uniform(0.0, 0.06)
     read_s = request.prompt_tokens / (machine.read_rate * dice.uniform(0.8, 1.2))
     write_s = written / (machine.write_rate * dice.uniform(0.8, 1.1))
@@ -171,15 +225,33 @@ def _end(
     ended_at = first_at + write_s
     has_begun = outcome is not Outcome.FAILED
     attempt = Attempt(
-        len(excluded) + 1, NodeId(machine.node_id), request.model, began_at, first_at if has_begun else None,
+        len(excluded) + 1,
+        NodeId(machine.node_id),
+        request.model,
+        began_at,
+        first_at if has_begun else None,
         None if is_whole or outcome is Outcome.CLIENT_CANCELLED else Failure(FailureKind.RESET),
-    )  # fmt: skip
+    )
     reason = ("length" if dice.random() < TRUNCATED else "stop") if is_whole else None
-    counters = Counters(request.prompt_tokens, written, None, load_s, read_s, write_s, reason) if has_begun else Counters()
+    counters = (
+        Counters(request.prompt_tokens, written, None, load_s, read_s, write_s, reason) if has_begun else Counters()
+    )
     return Record(
-        ended_at, request, outcome, at, request.model, _decision(request, machine, dice), attempt, counters, len(excluded), fallback_used,
-        excluded, "" if is_whole else "the connection was reset", first_at if has_begun else None, held_s,
-    )  # fmt: skip
+        ended_at,
+        request,
+        outcome,
+        at,
+        request.model,
+        _decision(request, machine, dice),
+        attempt,
+        counters,
+        len(excluded),
+        fallback_used,
+        excluded,
+        "" if is_whole else "the connection was reset",
+        first_at if has_begun else None,
+        held_s,
+    )
 
 
 def _decision(request: Request, chosen: Machine | None, dice: Random) -> Decision:
@@ -190,28 +262,55 @@ def _decision(request: Request, chosen: Machine | None, dice: Random) -> Decisio
         return Decision(request.model, "completion_time", None, [], out)
     others = [machine for machine in MACHINES if machine is not chosen]
     best = _scored(request, chosen, size_bytes, 0.0, dice)
-    late = [_scored(request, one, size_bytes, best.expected_s["total"] + dice.uniform(0.05, 3.0), dice) for one in others[:1]]
-    out = [Rejected(NodeId(one.node_id), "memory", f"needs {size_bytes / 1e9:.1f} GB, 1.0 GB free") for one in others[1:]]
+    late = [
+        _scored(request, one, size_bytes, best.expected_s["total"] + dice.uniform(0.05, 3.0), dice)
+        for one in others[:1]
+    ]
+    out = [
+        Rejected(NodeId(one.node_id), "memory", f"needs {size_bytes / 1e9:.1f} GB, 1.0 GB free") for one in others[1:]
+    ]
     return Decision(request.model, "completion_time", NodeId(chosen.node_id), [best, *late], out)
 
 
 def _scored(request: Request, machine: Machine, size_bytes: int, at_least_s: float, dice: Random) -> Scored:
-    terms = {"wait": 0.0, "load": 0.0, "prefill": request.prompt_tokens / machine.read_rate, "decode": 200.0 / machine.write_rate, "harm": 0.0}
+    terms = {
+        "wait": 0.0,
+        "load": 0.0,
+        "prefill": request.prompt_tokens / machine.read_rate,
+        "decode": 200.0 / machine.write_rate,
+        "harm": 0.0,
+    }
     if (lack := at_least_s - sum(terms.values())) > 0.0:
         terms[dice.choice(("wait", "load"))] = lack
     points = {
-        "thermal": 50.0 if not terms["load"] else 10.0, "memory_fit": 20.0, "queue_depth": -6.0 if terms["wait"] else 0.0, "wait_time": 0.0,
-        "role_affinity": 3.0, "availability_trend": 0.0, "context_fit": 7.0,
-    }  # fmt: skip
+        "thermal": 50.0 if not terms["load"] else 10.0,
+        "memory_fit": 20.0,
+        "queue_depth": -6.0 if terms["wait"] else 0.0,
+        "wait_time": 0.0,
+        "role_affinity": 3.0,
+        "availability_trend": 0.0,
+        "context_fit": 7.0,
+    }
     total = terms["wait"] + terms["load"] + terms["prefill"] + terms["decode"] + terms["harm"]
     return Scored(
-        NodeId(machine.node_id), sum(points.values()), points, int(bool(terms["wait"])), {**terms, "total": total},
+        NodeId(machine.node_id),
+        sum(points.values()),
+        points,
+        int(bool(terms["wait"])),
+        {**terms, "total": total},
         candidate=_candidate(request.model, machine, size_bytes, not terms["load"], int(bool(terms["wait"]))),
-    )  # fmt: skip
+    )
 
 
 def _candidate(model: ModelName, machine: Machine, size_bytes: int, is_loaded: bool, in_flight: int) -> Candidate:
     whole = machine.memory_gb * 10**9
-    card = ModelInfo(model, EngineEndpoint("ollama", "", slots=machine.slots), size_bytes, loaded=Loaded(size_bytes, 8192) if is_loaded else None)
+    card = ModelInfo(
+        model,
+        EngineEndpoint("ollama", "", slots=machine.slots),
+        size_bytes,
+        loaded=Loaded(size_bytes, 8192) if is_loaded else None,
+    )
     report = Report(NodeId(machine.node_id), "", Memory(whole, whole // 3, whole - whole // 3), {model: card})
-    return Candidate(Node(report.node_id, report, 0.0, 0.0), report, card, model, 0.0, in_flight, _free_bytes=whole // 2)
+    return Candidate(
+        Node(report.node_id, report, 0.0, 0.0), report, card, model, 0.0, in_flight, _free_bytes=whole // 2
+    )

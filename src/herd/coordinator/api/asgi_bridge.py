@@ -31,9 +31,12 @@ class Bridge:
     """One application; one task for each exchange that it answers."""
 
     def __init__(
-        self, application: Application, render_error: RenderError, server: tuple[str, int],
+        self,
+        application: Application,
+        render_error: RenderError,
+        server: tuple[str, int],
         take_socket: Callable[[Exchange], bool] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`take_socket` takes a WebSocket's handshake over, or says that the path has none."""
         self._take_socket = take_socket
         self._application = application

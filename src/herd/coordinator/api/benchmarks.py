@@ -86,7 +86,9 @@ class BenchmarksApi:
             return benchmark_runs.run_of(Ended(run, benchmark_runs.described(self._driver.fleet)))
         found = await self._store.ask(benchmark_runs.one, run_id[:ID_MAX_CHARS])
         if found is None:
-            raise UnknownModel(f"there is no run {run_id[:ID_MAX_CHARS]!r}; those there are: herd bench --list", code="not_found")
+            raise UnknownModel(
+                f"there is no run {run_id[:ID_MAX_CHARS]!r}; those there are: herd bench --list", code="not_found"
+            )
         return found
 
     async def _compared(self, pair: str) -> ComparisonBox:
@@ -96,14 +98,25 @@ class BenchmarksApi:
         first, second = await self._found(names[0]), await self._found(names[1])
         before, after = ([benchmark_runs.cell_of(each) for each in run.cells] for run in (first, second))
         found = compare(before, after, benchmark_runs.changed(first, second))
-        boxes = tuple(DifferenceBox(d.node_id, d.model, d.measure, d.first, d.second, d.change, d.plus_minus, d.is_clear) for d in found.differences)
+        boxes = tuple(
+            DifferenceBox(d.node_id, d.model, d.measure, d.first, d.second, d.change, d.plus_minus, d.is_clear)
+            for d in found.differences
+        )
         return ComparisonBox(first.run_id, second.run_id, found.verdict, found.change, found.plus_minus, boxes)
 
     def _progress(self) -> BenchmarkProgress:
         run, left_s = self._benchmarks.run, self._benchmarks.left_s()
         if run is None:
             return BenchmarkProgress(None, "idle", 0, 0, "", None, 0)
-        return BenchmarkProgress(run.run_id, run.state, run.done, len(run.plan.probes), run.message, round(left_s, 1) if left_s is not None else None, run.yields)
+        return BenchmarkProgress(
+            run.run_id,
+            run.state,
+            run.done,
+            len(run.plan.probes),
+            run.message,
+            round(left_s, 1) if left_s is not None else None,
+            run.yields,
+        )
 
 
 def _started(run_id: str | None, plan: BenchmarkPlan) -> Started:

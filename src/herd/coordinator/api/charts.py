@@ -44,7 +44,9 @@ class ChartsApi:
     def routes(self) -> list[ApiRoute]:
         ranged = ("range", "days")
         return [
-            ApiRoute("/dashboard/api/trends", told(self.trends), "GET", Right.READ, query=(*ranged, "node_id", "model")),
+            ApiRoute(
+                "/dashboard/api/trends", told(self.trends), "GET", Right.READ, query=(*ranged, "node_id", "model")
+            ),
             ApiRoute("/dashboard/api/models", told(self.models), "GET", Right.READ, query=ranged),
             ApiRoute("/dashboard/api/context-usage", told(self.context_usage), "GET", Right.READ, query=ranged),
             ApiRoute("/dashboard/api/apps", told(self.apps), "GET", Right.READ, query=ranged),
@@ -57,7 +59,9 @@ class ChartsApi:
     async def trends(self, request: Request) -> Response:
         """Requests, tokens, first tokens, waits, errors and loads over time, with last week behind them, and what happened meanwhile."""
         query = request.query_params
-        return await self._asked(partial(_trends, wanted=self._range(request), node_id=query.get("node_id"), model=query.get("model")))
+        return await self._asked(
+            partial(_trends, wanted=self._range(request), node_id=query.get("node_id"), model=query.get("model"))
+        )
 
     async def models(self, request: Request) -> Response:
         """Each model by node: speed, first token, loads, context, digests, last use."""
@@ -85,12 +89,19 @@ class ChartsApi:
         """Every model on every node that is there."""
         return [
             ModelNow(
-                name, node.id, "hot" if card.loaded else "warm" if name in node.loaded_until else "cold", card.digest, card.parameters,
-                card.quantization, card.size_bytes, card.loaded.context_tokens if card.loaded else None,
+                name,
+                node.id,
+                "hot" if card.loaded else "warm" if name in node.loaded_until else "cold",
+                card.digest,
+                card.parameters,
+                card.quantization,
+                card.size_bytes,
+                card.loaded.context_tokens if card.loaded else None,
             )
-            for node in self._driver.fleet if node.liveness is not Liveness.OFFLINE
+            for node in self._driver.fleet
+            if node.liveness is not Liveness.OFFLINE
             for name, card in node.report.models.items()
-        ]  # fmt: skip
+        ]
 
     async def _asked(self, question: Callable[[sqlite3.Connection], object]) -> Response:
         """Asks, reckons and writes the answer, all beside the loop."""
@@ -105,36 +116,53 @@ def _days(request: Request, default: int) -> int:
     return int(text)
 
 
-def _past(connection: sqlite3.Connection, wanted: ChartRange, node_id: str | None, model: str | None) -> trends.TrendHistory:
+def _past(
+    connection: sqlite3.Connection, wanted: ChartRange, node_id: str | None, model: str | None
+) -> trends.TrendHistory:
     sums = chart_queries.series(connection, wanted, node_id, model)
     bins = chart_queries.series_bins(connection, wanted, node_id, model) if sums else {}
     return trends.TrendHistory(sums, bins, chart_queries.edges(connection))
 
 
-def _trends(connection: sqlite3.Connection, wanted: ChartRange, node_id: str | None, model: str | None) -> trends.Trends:
+def _trends(
+    connection: sqlite3.Connection, wanted: ChartRange, node_id: str | None, model: str | None
+) -> trends.Trends:
     now, before = (_past(connection, one, node_id, model) for one in (wanted, wanted.earlier(WEEK_S)))
     flags = tuple(trends.Flag(*flag) for flag in chart_queries.flags(connection, wanted))
     busy, slots = chart_queries.by_hour(connection, wanted.to_at - HEAT_DAYS * DAY_S, wanted.to_at)
     ttft = merged(counts for (_, measure), counts in now.bins.items() if measure == Measure.TTFT)
     starts = wanted.starts
     return trends.Trends(
-        wanted.name, wanted.from_at, wanted.to_at, wanted.step_s, starts, trends.series(now, before, len(starts)), flags,
-        trends.heat(busy, slots, hour_of_week), trends.summary(now, ttft),
-    )  # fmt: skip
+        wanted.name,
+        wanted.from_at,
+        wanted.to_at,
+        wanted.step_s,
+        starts,
+        trends.series(now, before, len(starts)),
+        flags,
+        trends.heat(busy, slots, hour_of_week),
+        trends.summary(now, ttft),
+    )
 
 
 def _models_past(connection: sqlite3.Connection, wanted: ChartRange) -> models.ModelHistory:
     sums = chart_queries.grouped(connection, wanted, MODEL_NODE)
     bins = chart_queries.grouped_bins(connection, wanted, MODEL_NODE)
     context = {
-        model: merged(counts for (key, measure), counts in bins.items() if measure is Measure.CONTEXT and key[0] == model)
+        model: merged(
+            counts for (key, measure), counts in bins.items() if measure is Measure.CONTEXT and key[0] == model
+        )
         for model in {key[0] for key in sums}
     }
     has_fallbacks = any(one["fallbacks"] for one in sums.values())
     return models.ModelHistory(
-        sums, {key: counts for (key, measure), counts in bins.items() if measure is Measure.TTFT}, context, chart_queries.last_used(connection),
-        chart_queries.fallbacks(connection, wanted) if has_fallbacks else (), chart_queries.edges(connection),
-    )  # fmt: skip
+        sums,
+        {key: counts for (key, measure), counts in bins.items() if measure is Measure.TTFT},
+        context,
+        chart_queries.last_used(connection),
+        chart_queries.fallbacks(connection, wanted) if has_fallbacks else (),
+        chart_queries.edges(connection),
+    )
 
 
 def _models(connection: sqlite3.Connection, wanted: ChartRange, present: Sequence[ModelNow]) -> models.Models:
@@ -142,17 +170,27 @@ def _models(connection: sqlite3.Connection, wanted: ChartRange, present: Sequenc
     return models.Models(wanted.name, wanted.from_at, wanted.to_at, made, models.summary(made))
 
 
-def _context_usage(connection: sqlite3.Connection, wanted: ChartRange, present: Sequence[ModelNow]) -> models.ContextUsage:
+def _context_usage(
+    connection: sqlite3.Connection, wanted: ChartRange, present: Sequence[ModelNow]
+) -> models.ContextUsage:
     made = models.lines(present, _models_past(connection, wanted))
-    return models.ContextUsage(wanted.name, wanted.from_at, wanted.to_at, tuple(models.ContextLine(line.name, line.context) for line in made))
+    return models.ContextUsage(
+        wanted.name, wanted.from_at, wanted.to_at, tuple(models.ContextLine(line.name, line.context) for line in made)
+    )
 
 
 def _apps(connection: sqlite3.Connection, wanted: ChartRange) -> apps.Apps:
-    bins = {(key, int(measure)): counts for (key, measure), counts in chart_queries.grouped_bins(connection, wanted, APP).items()}
+    bins = {
+        (key, int(measure)): counts
+        for (key, measure), counts in chart_queries.grouped_bins(connection, wanted, APP).items()
+    }
     past = apps.AppHistory(
-        chart_queries.grouped(connection, wanted, APP), chart_queries.grouped(connection, wanted, APP_MODEL), bins,
-        _dialects(connection, wanted), chart_queries.edges(connection),
-    )  # fmt: skip
+        chart_queries.grouped(connection, wanted, APP),
+        chart_queries.grouped(connection, wanted, APP_MODEL),
+        bins,
+        _dialects(connection, wanted),
+        chart_queries.edges(connection),
+    )
     made, by_tag = apps.lines(past), tuple(queries.usage_by_tag(connection, wanted.from_at))
     return apps.Apps(wanted.name, wanted.from_at, wanted.to_at, made, by_tag, by_tag, apps.summary(made))
 

@@ -21,21 +21,45 @@ from herd.coordinator.auth.routes import ApiRoute
 from herd.trust.rights import Right
 
 BUILT: Final = Path(__file__).resolve().parent / "static"
-TYPES: Final = MappingProxyType({
-    ".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8",
-    ".svg": "image/svg+xml", ".webmanifest": "application/manifest+json", ".png": "image/png",
-})  # fmt: skip
-POLICY: Final = "; ".join((
-    "default-src 'none'", "script-src 'self'", "style-src 'self'", "img-src 'self' data:", "connect-src 'self'", "font-src 'self'",
-    "manifest-src 'self'", "base-uri 'none'", "form-action 'self'", "frame-ancestors 'none'",
-))  # fmt: skip
+TYPES: Final = MappingProxyType(
+    {
+        ".html": "text/html; charset=utf-8",
+        ".js": "text/javascript; charset=utf-8",
+        ".css": "text/css; charset=utf-8",
+        ".svg": "image/svg+xml",
+        ".webmanifest": "application/manifest+json",
+        ".png": "image/png",
+    }
+)
+POLICY: Final = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",
+        "connect-src 'self'",
+        "font-src 'self'",
+        "manifest-src 'self'",
+        "base-uri 'none'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+    )
+)
 """No script, style or request that is not ours, and nothing inline: a name that got in as markup could do nothing."""
-ALWAYS: Final = MappingProxyType({
-    "Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin", "Vary": "Accept-Encoding",
-})  # fmt: skip
+ALWAYS: Final = MappingProxyType(
+    {
+        "Content-Security-Policy": POLICY,
+        "X-Content-Type-Options": "nosniff",
+        "X-Frame-Options": "DENY",
+        "Referrer-Policy": "same-origin",
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Vary": "Accept-Encoding",
+    }
+)
 A_YEAR: Final = "public, max-age=31536000, immutable"
-UNBUILT: Final = "the pages were left out of this installation; a released wheel has them, and so has: python3 dev.py run"
+UNBUILT: Final = (
+    "the pages were left out of this installation; a released wheel has them, and so has: python3 dev.py run"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +112,9 @@ class DashboardFiles:
 
 
 def _refusal(message: str, code: str) -> Response:
-    return Response(msgspec.json.encode({"error": message, "code": code}), 404, dict(ALWAYS), media_type="application/json")
+    return Response(
+        msgspec.json.encode({"error": message, "code": code}), 404, dict(ALWAYS), media_type="application/json"
+    )
 
 
 def _answer(request: Request, file: File, kept: str) -> Response:

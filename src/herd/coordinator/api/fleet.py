@@ -40,9 +40,15 @@ class Goodbye(msgspec.Struct):
 
 class FleetApi:
     def __init__(
-        self, driver: Driver, store: TraceStore, membership: Membership, limits: dict[str, object], capture: Callable[[], dict[str, object]],
-        heard: Callable[[], None], lag_ms: Callable[[], float],
-    ) -> None:  # fmt: skip
+        self,
+        driver: Driver,
+        store: TraceStore,
+        membership: Membership,
+        limits: dict[str, object],
+        capture: Callable[[], dict[str, object]],
+        heard: Callable[[], None],
+        lag_ms: Callable[[], float],
+    ) -> None:
         """`capture` tells whether prompts are kept; `heard` is called after each heartbeat; `lag_ms` is how late the loop was of late."""
         self._lag_ms = lag_ms
         self._driver = driver
@@ -74,7 +80,9 @@ class FleetApi:
         claimed = reporter.node_id or report.node_id
         if reporter is ANYBODY and not self._membership.may_claim(claimed):
             raise NotOfTheFleet(f"{claimed} is a paired node, and this report is not signed by it")
-        self._membership.check_reach((url for face in report.engines for url in (face.url, face.library_url) if url), reporter)
+        self._membership.check_reach(
+            (url for face in report.engines for url in (face.url, face.library_url) if url), reporter
+        )
         now = self._driver.now()
         node_id = self._identities.assign(claimed, report.boot_id, source_ip, now)
         if node_id != report.node_id:
@@ -109,15 +117,22 @@ class FleetApi:
         return _signed(reporter, _json({"status": "ok"}))
 
     def _reporter(self, request: Request, body: bytes) -> Reporter:
-        return self._membership.check(request.headers.get, request.url.path, request.url.query, body, _source_ip(request))
+        return self._membership.check(
+            request.headers.get, request.url.path, request.url.query, body, _source_ip(request)
+        )
 
     async def status(self, _: Request) -> Response:
         """Every node with its models, every queue, and how the traces are doing."""
         answer = views.status(self._driver.dispatcher, self._driver.now(), time.time(), self._driver.alarms)
-        return _json({
-            **answer, "store": msgspec.to_builtins(self._store.state), "is_open": self._membership.settings.open, "capture": self._capture(),
-            "loop_lag_ms": self._lag_ms(),
-        })
+        return _json(
+            {
+                **answer,
+                "store": msgspec.to_builtins(self._store.state),
+                "is_open": self._membership.settings.open,
+                "capture": self._capture(),
+                "loop_lag_ms": self._lag_ms(),
+            }
+        )
 
     async def queue(self, _: Request) -> Response:
         """Every request that runs or waits, oldest first."""

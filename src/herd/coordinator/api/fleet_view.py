@@ -63,7 +63,9 @@ class FleetView:
         chosen = [NodeId(name) for name in node_ids] if node_ids is not None else sorted(fleet.nodes)
         nodes = [node for name in chosen if (node := fleet.node(name)) is not None]
         cards = [card_of(node, queues.of_node(node.id), now, unix_now, speeds.get(node.id, 0.0)) for node in nodes]
-        return [msgspec.structs.replace(card, heard_s=card.heard_s // HEARD_COARSE_S * HEARD_COARSE_S) for card in cards]
+        return [
+            msgspec.structs.replace(card, heard_s=card.heard_s // HEARD_COARSE_S * HEARD_COARSE_S) for card in cards
+        ]
 
     def live(self) -> list[ActiveRequest]:
         """Everybody who is here, those who wait in the order of their turns, then those who are answered, oldest first."""
@@ -89,7 +91,9 @@ class FleetView:
         first_at = row.first_byte_at if row.outcome is Outcome.COMPLETED else None
         node_id = row.attempt.node_id if row.attempt is not None else ""
         tokens = row.counters.completion_tokens or 0
-        self.pulse.ended(row.at, node_id, tokens, (first_at - row.arrived_at) * 1000.0 if first_at is not None else None)
+        self.pulse.ended(
+            row.at, node_id, tokens, (first_at - row.arrived_at) * 1000.0 if first_at is not None else None
+        )
 
     # --- written down ---
 
@@ -113,7 +117,10 @@ class FleetView:
         seconds = min(now - self._watched_at, WATCHED_MAX_S)
         self._watched_at = now
         cards = self.cards()
-        stays = [StateInterval(unix_now, card.node_id, card.state, seconds, card.slots if card.state in SERVING else 0) for card in cards]
+        stays = [
+            StateInterval(unix_now, card.node_id, card.state, seconds, card.slots if card.state in SERVING else 0)
+            for card in cards
+        ]
         events = self._came_and_went(cards, unix_now)
         if stays or events:
             self._store.write(functools.partial(node_history.keep, stays=stays, events=events))
@@ -124,5 +131,8 @@ class FleetView:
         before, self._present = self._present, is_here
         joined = [name for name, here in is_here.items() if here and not before.get(name)]
         left = [name for name, here in before.items() if here and not is_here.get(name)]
-        told = [*(("node_joined", f"{name} joined") for name in joined), *(("node_left", f"{name} left") for name in left)]
+        told = [
+            *(("node_joined", f"{name} joined") for name in joined),
+            *(("node_left", f"{name} left") for name in left),
+        ]
         return [Event(unix_now, kind, about) for kind, about in told]

@@ -87,8 +87,15 @@ class HealthApi:
         until, reason = self._snoozed.get(one.id, (0.0, ""))
         is_snoozed = until > self._wall()
         return FindingBox(
-            one.id, one.check, finding.severity.value, finding.title, one.since, finding.cause,
-            tuple(FactLine(fact.label, fact.value) for fact in finding.evidence), finding.nodes,
+            one.id,
+            one.check,
+            finding.severity.value,
+            finding.title,
+            one.since,
+            finding.cause,
+            tuple(FactLine(fact.label, fact.value) for fact in finding.evidence),
+            finding.nodes,
             FixBox(finding.remedy, tuple(CommandLine(each.os, each.command) for each in finding.commands)),
-            until if is_snoozed else None, reason if is_snoozed else "",
-        )  # fmt: skip
+            until if is_snoozed else None,
+            reason if is_snoozed else "",
+        )

@@ -38,9 +38,15 @@ log = logging.getLogger("herd.health")
 
 class HealthWatch:
     def __init__(
-        self, driver: Driver, store: TraceStore, checks: Sequence[Check], is_open: bool, loop: asyncio.AbstractEventLoop,
-        pinned: Callable[[], Mapping[NodeId, tuple[ModelName, ...]]] = dict, wall: Callable[[], float] = time.time,
-    ) -> None:  # fmt: skip
+        self,
+        driver: Driver,
+        store: TraceStore,
+        checks: Sequence[Check],
+        is_open: bool,
+        loop: asyncio.AbstractEventLoop,
+        pinned: Callable[[], Mapping[NodeId, tuple[ModelName, ...]]] = dict,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self._driver, self._store, self._checks, self._is_open = driver, store, checks, is_open
         self._loop, self._pinned, self._wall = loop, pinned, wall
         self._past: dict[NodeId, deque[NodeSample]] = {}
@@ -95,8 +101,10 @@ class HealthWatch:
         """On the store's reading thread."""
         windows = [
             (node.id, name, card.loaded.context_tokens)
-            for node in snapshot.nodes for name, card in node.loaded if card.loaded is not None and card.loaded.context_tokens
-        ]  # fmt: skip
+            for node in snapshot.nodes
+            for name, card in node.loaded
+            if card.loaded is not None and card.loaded.context_tokens
+        ]
         seen = traffic(connection, snapshot.at - WINDOW_S, windows)
         store = replace(snapshot.store, free_bytes=_free_bytes(self._store.path.parent))
         return examine(self._checks, replace(snapshot, traffic=seen, store=store), since)
@@ -105,21 +113,33 @@ class HealthWatch:
         """The fleet now, without its traffic. Called on the loop; what it returns never changes."""
         at, state = self._wall(), self._store.state
         return Snapshot(
-            at, __version__, tuple(self._node(node, at) for node in sorted(self._driver.fleet, key=lambda node: node.id)),
+            at,
+            __version__,
+            tuple(self._node(node, at) for node in sorted(self._driver.fleet, key=lambda node: node.id)),
             store=StoreNow(state.waiting, state.dropped, state.unusable, state.failing_since, state.problem),
-            alarms=self._driver.alarms, alarmed_at=self._alarmed_at, is_open=self._is_open, pinned=dict(self._pinned()),
-        )  # fmt: skip
+            alarms=self._driver.alarms,
+            alarmed_at=self._alarmed_at,
+            is_open=self._is_open,
+            pinned=dict(self._pinned()),
+        )
 
     def _node(self, node: Node, at: float) -> NodeNow:
         now, report = self._driver.now(), node.report
         books = self._driver.dispatcher.waiting.queues.of_node(node.id).values()
         heard_at = at - (now - node.heard_at)
         return NodeNow(
-            report, node.liveness, max(0.0, now - node.heard_at), node.returns, node.unreachable_until <= now, node.unauthorized_until <= now,
-            sum(len(queue.in_flight) for queue in books), sum(len(queue.pending) for queue in books),
+            report,
+            node.liveness,
+            max(0.0, now - node.heard_at),
+            node.returns,
+            node.unreachable_until <= now,
+            node.unauthorized_until <= now,
+            sum(len(queue.in_flight) for queue in books),
+            sum(len(queue.pending) for queue in books),
             report.clock_s - heard_at if report.clock_s is not None and node.liveness is not Liveness.OFFLINE else None,
-            report.paused or bool(report.capacity and report.capacity.paused), tuple(self._past.get(node.id, ())),
-        )  # fmt: skip
+            report.paused or bool(report.capacity and report.capacity.paused),
+            tuple(self._past.get(node.id, ())),
+        )
 
 
 def _free_bytes(folder: Path) -> int | None:
@@ -133,6 +153,11 @@ def _free_bytes(folder: Path) -> int | None:
 def _sample(node: Node, at: float) -> NodeSample:
     memory, disk = node.report.memory, node.report.disk
     return NodeSample(
-        at, node.liveness, memory.pressure, memory.swap_used_bytes, disk.available_bytes if disk is not None else None,
-        node.report.thermal_state not in COOL_STATES, frozenset(node.loaded),
-    )  # fmt: skip
+        at,
+        node.liveness,
+        memory.pressure,
+        memory.swap_used_bytes,
+        disk.available_bytes if disk is not None else None,
+        node.report.thermal_state not in COOL_STATES,
+        frozenset(node.loaded),
+    )

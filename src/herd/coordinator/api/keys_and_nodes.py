@@ -62,7 +62,12 @@ class NameParameter(msgspec.Struct):
 
 class AccessApi:
     def __init__(
-        self, membership: Membership, driver: Driver, store: TraceStore, place: Callable[[], str], changed: Callable[[], None]
+        self,
+        membership: Membership,
+        driver: Driver,
+        store: TraceStore,
+        place: Callable[[], str],
+        changed: Callable[[], None],
     ) -> None:
         """`place`: where agents reach this coordinator; `changed` is called when keys did."""
         self._store = store
@@ -99,21 +104,39 @@ class AccessApi:
         """Who is paired and who waits for approval."""
         public = self._vault.public
         paired = [
-            {"node_id": node.node_id, "paired_at": node.paired_at, "how": node.how, "is_known": self._driver.fleet.node(NodeId(node.node_id)) is not None,
-             "fingerprint": pairing.fingerprint(node.public, public)}
+            {
+                "node_id": node.node_id,
+                "paired_at": node.paired_at,
+                "how": node.how,
+                "is_known": self._driver.fleet.node(NodeId(node.node_id)) is not None,
+                "fingerprint": pairing.fingerprint(node.public, public),
+            }
             for node in self._vault.nodes.values()
-        ]  # fmt: skip
+        ]
         pending = [
             {"name": one.name, "ip": one.ip, "since": one.since, "fingerprint": pairing.fingerprint(one.public, public)}
             for one in self._membership.applicants
         ]
-        return as_json({"fleet_id": self._vault.fleet_id, "is_open": self._membership.settings.open, "paired": paired, "pending": pending})
+        return as_json(
+            {
+                "fleet_id": self._vault.fleet_id,
+                "is_open": self._membership.settings.open,
+                "paired": paired,
+                "pending": pending,
+            }
+        )
 
     async def invite(self, request: Request) -> Response:
         """A code for ten minutes, and the line to paste."""
         invitation = self._membership.invite(self._place())
         self._noted(request, "invited a node")
-        return as_json({"code": invitation.text, "command": f"herd-node --join {invitation.text}", "ends_in_s": pairing.CODE_LIFE_S})
+        return as_json(
+            {
+                "code": invitation.text,
+                "command": f"herd-node --join {invitation.text}",
+                "ends_in_s": pairing.CODE_LIFE_S,
+            }
+        )
 
     async def approve(self, request: Request) -> Response:
         """`{"name": name or fingerprint}`: it is let in when it asks next, within a heartbeat."""
@@ -123,10 +146,19 @@ class AccessApi:
             raise UnknownModel(f"nobody by the name {wanted} waits; those who do: herd nodes", code="not_pending")
         if len(found) > 1:
             prints = ", ".join(pairing.fingerprint(one.public, self._vault.public) for one in found)
-            raise BadRequest(f"{len(found)} machines ask by the name {wanted}; say which by its fingerprint: {prints}", code="ambiguous")
+            raise BadRequest(
+                f"{len(found)} machines ask by the name {wanted}; say which by its fingerprint: {prints}",
+                code="ambiguous",
+            )
         self._membership.applicants.approve(found[0].public)
         self._noted(request, "approved a node", found[0].name)
-        return as_json({"status": "approved", "name": found[0].name, "fingerprint": pairing.fingerprint(found[0].public, self._vault.public)})
+        return as_json(
+            {
+                "status": "approved",
+                "name": found[0].name,
+                "fingerprint": pairing.fingerprint(found[0].public, self._vault.public),
+            }
+        )
 
     async def remove(self, request: Request) -> Response:
         """`{"name"}`: it is a stranger from now on, and nothing is sent to it."""
@@ -189,7 +221,9 @@ def noted(request: Request, what: str, about: str = "") -> audit_log.AuditEntry:
     """Who did this, for the audit."""
     key = request.scope.get("state", {}).get("key")
     ip = request.client.host if request.client else ""
-    return audit_log.AuditEntry(time.time(), what, f"the key {key.name}" if isinstance(key, ApiKey) else "this machine, or a login", ip, about)
+    return audit_log.AuditEntry(
+        time.time(), what, f"the key {key.name}" if isinstance(key, ApiKey) else "this machine, or a login", ip, about
+    )
 
 
 def shown(key: ApiKey, at: float) -> dict[str, object]:
@@ -203,16 +237,26 @@ def _checked(wanted: WantedKey, key: ApiKey, now: float) -> ApiKey:
         raise BadRequest(f"a key's name has 1 to {keys.NAME_MAX_CHARS} printable characters")
     if not wanted.scopes:
         raise BadRequest(f"a key needs a scope: {', '.join(scope.value for scope in Scope)}")
-    limits = {"requests_per_minute": wanted.requests_per_minute, "concurrent_max": wanted.concurrent_max, "tokens_per_month": wanted.tokens_per_month}
+    limits = {
+        "requests_per_minute": wanted.requests_per_minute,
+        "concurrent_max": wanted.concurrent_max,
+        "tokens_per_month": wanted.tokens_per_month,
+    }
     wrong = [name for name, value in limits.items() if not 0 <= value <= LIMIT_MAX]
     if wrong or not 0 <= wanted.days <= 36500 or len(wanted.models) > MODELS_MAX:
-        raise BadRequest(f"out of range: {', '.join(wrong) or ('days' if len(wanted.models) <= MODELS_MAX else 'models')}")
+        raise BadRequest(
+            f"out of range: {', '.join(wrong) or ('days' if len(wanted.models) <= MODELS_MAX else 'models')}"
+        )
     expires_at = now + wanted.days * DAY_S if wanted.days else 0.0
     models = tuple(name if "*" in name else canonical(name) for name in wanted.models)
     return dataclasses.replace(
-        key, models=models, expires_at=expires_at, requests_per_minute=wanted.requests_per_minute,
-        concurrent_max=wanted.concurrent_max, tokens_per_month=wanted.tokens_per_month,
-    )  # fmt: skip
+        key,
+        models=models,
+        expires_at=expires_at,
+        requests_per_minute=wanted.requests_per_minute,
+        concurrent_max=wanted.concurrent_max,
+        tokens_per_month=wanted.tokens_per_month,
+    )
 
 
 def told(endpoint: Callable[[Request], object]) -> Callable[[Request], object]:

@@ -35,7 +35,11 @@ ALL = ",".join(TOPICS)
 class LiveSettings:
     clients_max: int = field(
         default=64,
-        metadata={"env": "FLEET_LIVE_CLIENTS_MAX", "help": "Pages and programs that may be told live what happens; more are refused with 503.", "min": 0},
+        metadata={
+            "env": "FLEET_LIVE_CLIENTS_MAX",
+            "help": "Pages and programs that may be told live what happens; more are refused with 503.",
+            "min": 0,
+        },
     )
 
 
@@ -55,7 +59,9 @@ class LiveApi:
 
     async def live(self, _: Request) -> Response:
         """The WebSocket of the dashboard; a request without the handshake is told so."""
-        body = msgspec.json.encode({"error": "this is a WebSocket; `curl -N` reads the same at /dashboard/events", "code": "upgrade_required"})
+        body = msgspec.json.encode(
+            {"error": "this is a WebSocket; `curl -N` reads the same at /dashboard/events", "code": "upgrade_required"}
+        )
         return Response(body, 426, {"Upgrade": "websocket"}, media_type="application/json")
 
     def take(self, exchange: Exchange) -> bool:
@@ -63,7 +69,11 @@ class LiveApi:
         if exchange.path not in PATHS:
             return False
         key = exchange.header(b"sec-websocket-key") or b""
-        if exchange.method != "GET" or exchange.header(b"sec-websocket-version") != VERSION or not websocket.is_key(key):
+        if (
+            exchange.method != "GET"
+            or exchange.header(b"sec-websocket-version") != VERSION
+            or not websocket.is_key(key)
+        ):
             raise BadRequest("a WebSocket handshake of version 13 with its key is wanted here", code="bad_handshake")
         self._check_room()
         made = Socket(self._feed, self._sockets)
@@ -74,10 +84,15 @@ class LiveApi:
         """The same as server-sent events, for `curl -N`; `sub` names the topics."""
         self._check_room()
         topics = _topics(tuple((request.query_params.get("sub") or ALL).split(",")))
-        return StreamingResponse(self._stream(topics), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        return StreamingResponse(
+            self._stream(topics), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+        )
 
     def _check_room(self) -> None:
-        if self._feed.listeners >= self._settings.clients_max or len(self._sockets) + self._streams >= self._settings.clients_max:
+        if (
+            self._feed.listeners >= self._settings.clients_max
+            or len(self._sockets) + self._streams >= self._settings.clients_max
+        ):
             raise Unavailable(
                 f"{self._settings.clients_max} pages and programs are told live already; close one, or set FLEET_LIVE_CLIENTS_MAX",
                 code="too_many_live_clients",
@@ -189,7 +204,7 @@ class Socket:
         try:
             topics = _topics(msgspec.json.decode(payload, type=Subscribe).sub)
         except (msgspec.MsgspecError, HerdError):
-            complaint = Complaint("error", f"say {{\"sub\": [...]}} with some of: {', '.join(TOPICS)}")
+            complaint = Complaint("error", f'say {{"sub": [...]}} with some of: {", ".join(TOPICS)}')
             assert self._wire is not None
             self._wire.send(websocket.frame(websocket.TEXT, msgspec.json.encode(complaint)))
             return

@@ -85,7 +85,9 @@ class Listener(Protocol):
 class LiveFeed:
     """`listen` and `unlisten`; `snapshot` for who begins or has missed something."""
 
-    def __init__(self, driver: Driver, view: FleetView, jobs: Callable[[], Iterable[Job]], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, driver: Driver, view: FleetView, jobs: Callable[[], Iterable[Job]], loop: asyncio.AbstractEventLoop
+    ) -> None:
         self._driver = driver
         self._view = view
         self._jobs = jobs
@@ -156,13 +158,17 @@ class LiveFeed:
             self._jobs_told = {job.job_id: job for job in self._jobs()}
             return _made(JobsMessage("snapshot", topic, seq, at, JobsData(tuple(self._jobs_told.values()))))
         self._move()
-        return _made(RequestsMessage("snapshot", topic, self._seq[topic], at, RequestsData(live=tuple(self._view.live()))))
+        return _made(
+            RequestsMessage("snapshot", topic, self._seq[topic], at, RequestsData(live=tuple(self._view.live())))
+        )
 
     def _pulse(self, cards: list[NodeCard]) -> LiveNumbers:
         view, now = self._view, self._driver.now()
         verdict = view.verdict(cards)
         speed = round(sum(view.pulse.tokens_per_s(now).values()), 1)
-        return LiveNumbers(view.running(), view.waiting(), speed, view.pulse.ttft_p50_ms(now), verdict.level, verdict.sentence)
+        return LiveNumbers(
+            view.running(), view.waiting(), speed, view.pulse.ttft_p50_ms(now), verdict.level, verdict.sentence
+        )
 
     # --- once a second ---
 
@@ -204,7 +210,11 @@ class LiveFeed:
     def _note(self, thing: Event | Command) -> None:
         """On the path of requests, while somebody listens: keeps it for the next message."""
         if isinstance(thing, RequestArrived | FirstByte | Dispatch | Hold | Record):
-            live = self._driver.dispatcher.live.get(thing.request_id) if isinstance(thing, FirstByte | Dispatch | Hold) else None
+            live = (
+                self._driver.dispatcher.live.get(thing.request_id)
+                if isinstance(thing, FirstByte | Dispatch | Hold)
+                else None
+            )
             self._noted.append((time.time(), thing, live))
             self._noted_count += 1
             if self._moving is None:
@@ -224,7 +234,9 @@ class LiveFeed:
         self._noted_count = 0
         self._seq["requests"] += 1
         data = RequestsData(moved=moved, skipped=skipped)
-        self._tell("requests", _made(RequestsMessage("delta", "requests", self._seq["requests"], round(time.time(), 3), data)))
+        self._tell(
+            "requests", _made(RequestsMessage("delta", "requests", self._seq["requests"], round(time.time(), 3), data))
+        )
 
 
 def _made(message: FleetMessage | RequestsMessage | JobsMessage) -> LiveMessage:
@@ -238,7 +250,17 @@ def _moved(at: float, thing: Event | Command, live: LiveRequest | None) -> Moved
         node_id = thing.attempt.node_id if thing.attempt is not None else ""
         what = "retried" if thing.outcome is Outcome.RETRIED else "ended"
         written, took_ms = counters.completion_tokens or 0, round((thing.at - thing.arrived_at) * 1000.0, 1)
-        return Moved(what, at, request.id, thing.model, app_name(request.tags, request.key_id), node_id, thing.outcome.value, written, took_ms)
+        return Moved(
+            what,
+            at,
+            request.id,
+            thing.model,
+            app_name(request.tags, request.key_id),
+            node_id,
+            thing.outcome.value,
+            written,
+            took_ms,
+        )
     if isinstance(thing, RequestArrived):
         request = thing.request
         return Moved("arrived", at, request.id, request.model, app_name(request.tags, request.key_id), "")

@@ -37,16 +37,23 @@ FORM_FIELDS_MAX = 8
 PAGE = Path(__file__).parent / "pages" / "login.html"
 _STYLE = re.compile(r"<(style)>(.*?)</\1>", re.DOTALL)
 LINK_USED = "This link was used or is older than five minutes. Another: herd dashboard, on the coordinator's machine."
-WRONG_KEY = "This key is unknown, expired or revoked. Those that are valid: herd keys list, on the coordinator's machine."
+WRONG_KEY = (
+    "This key is unknown, expired or revoked. Those that are valid: herd keys list, on the coordinator's machine."
+)
 NO_FORM = "Nothing that could be a key was sent."
 TOO_MANY = "Too many wrong keys came from your address. Try again in {wait_s} s."
 
 
 class LoginApi:
     def __init__(
-        self, logins: Logins, keys: Callable[[], Keyring], store: TraceStore,
-        now: Callable[[], float], unix_s: Callable[[], float], changed: Callable[[], None],
-    ) -> None:  # fmt: skip
+        self,
+        logins: Logins,
+        keys: Callable[[], Keyring],
+        store: TraceStore,
+        now: Callable[[], float],
+        unix_s: Callable[[], float],
+        changed: Callable[[], None],
+    ) -> None:
         """`now` is the loop's time; `changed` is called when a session begins or ends. Raises `OSError` without its page."""
         self._logins = logins
         self._keys = keys
@@ -111,11 +118,20 @@ class LoginApi:
         self._changed()
         answer = RedirectResponse(HOME, 303)
         is_secure = request.url.scheme == "https"
-        answer.set_cookie(SESSION_COOKIE, session, max_age=int(logins.SESSION_LIFE_S), httponly=True, samesite="strict", secure=is_secure)
+        answer.set_cookie(
+            SESSION_COOKIE,
+            session,
+            max_age=int(logins.SESSION_LIFE_S),
+            httponly=True,
+            samesite="strict",
+            secure=is_secure,
+        )
         return answer
 
     def _shown(self, said: str, status: int, more: Mapping[str, str] | None = None) -> Response:
-        return HTMLResponse(self._page.substitute(said=html.escape(said)), status, headers={**self._headers, **(more or {})})
+        return HTMLResponse(
+            self._page.substitute(said=html.escape(said)), status, headers={**self._headers, **(more or {})}
+        )
 
     def _note(self, request: Request, what: str, about: str = "") -> None:
         log.info(what, extra={"about": about})
@@ -138,8 +154,13 @@ def _headers_of(page: str) -> dict[str, str]:
 
     `same-origin`, not `no-referrer`: under that, browsers send the form with `Origin: null`, which is nobody's page.
     """
-    styles = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for _, text in _STYLE.findall(page))
+    styles = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+        for _, text in _STYLE.findall(page)
+    )
     return {
         "Content-Security-Policy": f"default-src 'none'; style-src {styles}; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
-        "Cache-Control": "no-store", "Referrer-Policy": "same-origin", "X-Content-Type-Options": "nosniff",
-    }  # fmt: skip
+        "Cache-Control": "no-store",
+        "Referrer-Policy": "same-origin",
+        "X-Content-Type-Options": "nosniff",
+    }

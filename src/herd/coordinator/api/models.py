@@ -71,9 +71,14 @@ class ModelPlaceRequest(msgspec.Struct):
 
 class ModelsApi:
     def __init__(
-        self, fleet: Fleet, fetching: Transfers, pins: PinnedModels, orders: EngineClient, engines: Mapping[str, Engine],
+        self,
+        fleet: Fleet,
+        fetching: Transfers,
+        pins: PinnedModels,
+        orders: EngineClient,
+        engines: Mapping[str, Engine],
         store: TraceStore,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._fleet = fleet
         self._fetching = fetching
         self._pins = pins
@@ -126,7 +131,9 @@ class ModelsApi:
 
     def _wanted(self, request: Request, wanted: WantedPull) -> Transfer:
         name = request_fields.model_name(wanted.model or wanted.name)
-        fetch = self._fetching.want(name, PEOPLE, NodeId(wanted.node_id) if wanted.node_id else None, PullOptions(lan_only=wanted.lan_only))
+        fetch = self._fetching.want(
+            name, PEOPLE, NodeId(wanted.node_id) if wanted.node_id else None, PullOptions(lan_only=wanted.lan_only)
+        )
         self._noted(request, "pull", f"{name} onto {fetch.node_id}")
         return fetch
 
@@ -159,10 +166,15 @@ class ModelsApi:
         have = self._holders(model)
         names = [*wanted.node_ids, *([wanted.node_id] if wanted.node_id else [])]
         targets = [NodeId(name) for name in names] or [
-            node.id for node in self._fleet
-            if node.id not in have and transfer_queue.can_fetch(node) and transfer_queue.no_room(node, max(card.size_bytes for card in have.values())) is None
-        ]  # fmt: skip
-        started = [self._fetching.want(wanted.model, PEOPLE, node_id, PullOptions(lan_only=True)) for node_id in targets]
+            node.id
+            for node in self._fleet
+            if node.id not in have
+            and transfer_queue.can_fetch(node)
+            and transfer_queue.no_room(node, max(card.size_bytes for card in have.values())) is None
+        ]
+        started = [
+            self._fetching.want(wanted.model, PEOPLE, node_id, PullOptions(lan_only=True)) for node_id in targets
+        ]
         self._noted(request, "sync", f"{model} to {', '.join(targets) or 'nobody'}")
         return as_json({"jobs": [job_of(fetch) for fetch in started]}, 202)
 
@@ -192,7 +204,9 @@ class ModelsApi:
         if not set(targets) <= set(have):
             raise UnknownModel(f"{wanted.node_id} does not have {name}; it is on {', '.join(sorted(have))}")
         if canonical(wanted.confirm) != model:
-            raise BadRequest(f'deleting needs "confirm": "{name}" too, or: herd rm {name}', code="confirmation_required")
+            raise BadRequest(
+                f'deleting needs "confirm": "{name}" too, or: herd rm {name}', code="confirmation_required"
+            )
         for node_id in targets:
             await self._order(have[NodeId(node_id)], lambda engine, card: engine.remove(card.name))
             self._noted(request, "delete", f"{name} on {node_id}")
@@ -226,7 +240,9 @@ class ModelsApi:
         model = canonical(request_fields.model_name(wanted.model))
         have = self._holders(model)
         # What is being loaded this moment is in no heartbeat yet: everywhere means everywhere.
-        nodes = [NodeId(wanted.node_id)] if wanted.node_id else sorted(have) if what == "unload" else [self._roomiest(have)]
+        nodes = (
+            [NodeId(wanted.node_id)] if wanted.node_id else sorted(have) if what == "unload" else [self._roomiest(have)]
+        )
         if not set(nodes) <= set(have):
             raise UnknownModel(f"{wanted.node_id} does not have {wanted.model}")
         await asyncio.gather(*(self._order(have[node_id], call) for node_id in nodes))
@@ -239,7 +255,9 @@ class ModelsApi:
         model = canonical(request_fields.model_name(wanted.model))
         have = self._holders(model)
         if wanted.node_id and wanted.node_id not in have:
-            raise UnknownModel(f"{wanted.node_id} does not have {wanted.model}; bring it with: herd pull {wanted.model} --node {wanted.node_id}")
+            raise UnknownModel(
+                f"{wanted.node_id} does not have {wanted.model}; bring it with: herd pull {wanted.model} --node {wanted.node_id}"
+            )
         try:
             self._pins.add(PinnedModel(model, wanted.node_id))
         except OverflowError as error:
@@ -258,31 +276,54 @@ class ModelsApi:
     async def pinned(self, _: Request) -> Response:
         """What is pinned, and whether it is in memory."""
         missing = self._pins.missing()
-        return as_json({"pins": [{"model": pin.model, "node_id": pin.node_id, "is_loaded": pin not in missing} for pin in self._pins.pins]})
+        return as_json(
+            {
+                "pins": [
+                    {"model": pin.model, "node_id": pin.node_id, "is_loaded": pin not in missing}
+                    for pin in self._pins.pins
+                ]
+            }
+        )
 
     # --- everything at a glance ---
 
     async def management(self, _: Request) -> Response:
         """Every node's disk and models, what is being fetched, what is pinned, and tags that have drifted apart."""
         used = await self._store.ask(queries.last_used)
-        drift = {model: found for model in self._fleet.model_names if len(found := transfer_queue.drifted(self._fleet, model)) > 1}
-        return as_json({
-            "nodes": [self._on_disk(node, used) for node in self._fleet],
-            "jobs": [job_of(fetch) for fetch in self._fetching.book],
-            "pinned": [pin.model for pin in self._pins.pins], "drift": drift,
-        })
+        drift = {
+            model: found
+            for model in self._fleet.model_names
+            if len(found := transfer_queue.drifted(self._fleet, model)) > 1
+        }
+        return as_json(
+            {
+                "nodes": [self._on_disk(node, used) for node in self._fleet],
+                "jobs": [job_of(fetch) for fetch in self._fetching.book],
+                "pinned": [pin.model for pin in self._pins.pins],
+                "drift": drift,
+            }
+        )
 
     def _on_disk(self, node: Node, used: Mapping[tuple[str, str], float]) -> dict[str, object]:
         disk = node.report.disk
         return {
-            "node_id": node.id, "disk_total_bytes": disk.total_bytes if disk else None, "disk_free_bytes": disk.available_bytes if disk else None,
-            "can_fetch": transfer_queue.can_fetch(node), "shares": any(face.library_url for face in node.report.engines),
+            "node_id": node.id,
+            "disk_total_bytes": disk.total_bytes if disk else None,
+            "disk_free_bytes": disk.available_bytes if disk else None,
+            "can_fetch": transfer_queue.can_fetch(node),
+            "shares": any(face.library_url for face in node.report.engines),
             "models": [
-                {"name": card.name, "size_bytes": card.size_bytes, "digest": card.digest, "loaded": node.is_loaded(model),
-                 "pinned": self._pins.is_pinned(node.id, model), "last_used_at": used.get((node.id, model))}
+                {
+                    "name": card.name,
+                    "size_bytes": card.size_bytes,
+                    "digest": card.digest,
+                    "loaded": node.is_loaded(model),
+                    "pinned": self._pins.is_pinned(node.id, model),
+                    "last_used_at": used.get((node.id, model)),
+                }
                 for model, card in sorted(node.report.models.items())
             ],
-        }  # fmt: skip
+        }
 
     # --- one order ---
 
@@ -301,7 +342,9 @@ class ModelsApi:
         engine = self._engines.get(card.engine.kind)
         call = make(engine, card) if engine is not None else None
         if call is None:
-            raise CannotTransfer(Refusal(501, "not_supported", f"an engine of kind {card.engine.kind} takes no such order"))
+            raise CannotTransfer(
+                Refusal(501, "not_supported", f"an engine of kind {card.engine.kind} takes no such order")
+            )
         try:
             reply = await self._orders.send(card.engine.url, call)
         except EngineCallFailed as error:
@@ -322,10 +365,19 @@ def job_of(fetch: Transfer) -> Job:
     """A fetch as a job of the dashboard."""
     source = f" from {fetch.source}" if fetch.source else ""
     return Job(
-        job_id=job_id(fetch), kind="pull", title=f"{fetch.name} to {fetch.node_id}{source}", node_id=fetch.node_id, state=fetch.state.value,
-        done=fetch.completed_bytes, total=fetch.total_bytes, unit="bytes", started_at=fetch.asked_at, ended_at=fetch.ended_at,
-        message=fetch.error or fetch.status, may_cancel=not fetch.state.is_over,
-    )  # fmt: skip
+        job_id=job_id(fetch),
+        kind="pull",
+        title=f"{fetch.name} to {fetch.node_id}{source}",
+        node_id=fetch.node_id,
+        state=fetch.state.value,
+        done=fetch.completed_bytes,
+        total=fetch.total_bytes,
+        unit="bytes",
+        started_at=fetch.asked_at,
+        ended_at=fetch.ended_at,
+        message=fetch.error or fetch.status,
+        may_cancel=not fetch.state.is_over,
+    )
 
 
 def line_of(fetch: Transfer) -> bytes:
@@ -338,5 +390,9 @@ def line_of(fetch: Transfer) -> bytes:
     else:
         line["status"] = fetch.status or fetch.state.value
         if fetch.total_bytes:
-            line |= {"digest": next(reversed(fetch.layers)), "total": fetch.total_bytes, "completed": fetch.completed_bytes}
+            line |= {
+                "digest": next(reversed(fetch.layers)),
+                "total": fetch.total_bytes,
+                "completed": fetch.completed_bytes,
+            }
     return msgspec.json.encode(line) + b"\n"

@@ -22,15 +22,26 @@ Json = dict[str, object]
 
 _REF = "#/components/schemas/{name}"
 _WITH_KEY = ("bearer", "apiKey", "basic", "session")
-_SCHEMES = MappingProxyType({
-    "bearer": {"type": "http", "scheme": "bearer", "description": "A key made by `herd keys add NAME`."},
-    "apiKey": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
-    "basic": {"type": "http", "scheme": "basic", "description": "The key as password, with any name."},
-    "session": {"type": "apiKey", "in": "cookie", "name": SESSION_COOKIE, "description": "A login to the dashboard."},
-})  # fmt: skip
-_ERROR = MappingProxyType({
-    "type": "object", "properties": {"error": {"type": ["string", "object"]}, "code": {"type": "string"}}, "required": ["error"],
-})  # fmt: skip
+_SCHEMES = MappingProxyType(
+    {
+        "bearer": {"type": "http", "scheme": "bearer", "description": "A key made by `herd keys add NAME`."},
+        "apiKey": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+        "basic": {"type": "http", "scheme": "basic", "description": "The key as password, with any name."},
+        "session": {
+            "type": "apiKey",
+            "in": "cookie",
+            "name": SESSION_COOKIE,
+            "description": "A login to the dashboard.",
+        },
+    }
+)
+_ERROR = MappingProxyType(
+    {
+        "type": "object",
+        "properties": {"error": {"type": ["string", "object"]}, "code": {"type": "string"}},
+        "required": ["error"],
+    }
+)
 _ASKED = MappingProxyType({"type": "object", "properties": {"model": {"type": "string"}}, "required": ["model"]})
 """What every client's language has in common; the rest is that language's own documentation."""
 
@@ -64,17 +75,30 @@ def document(dialects: Iterable[Dialect], routes: Sequence[ApiRoute], version: s
         paths.setdefault(path, {})[route.method.lower()] = _of_guarded(route)
     return {
         "openapi": OPENAPI,
-        "info": {"title": "herd", "version": version, "description": "One address for all the machines that run models."},
+        "info": {
+            "title": "herd",
+            "version": version,
+            "description": "One address for all the machines that run models.",
+        },
         "paths": dict(sorted(paths.items())),
-        "components": {"securitySchemes": dict(_SCHEMES), "schemas": {**schemas, "Error": dict(_ERROR), "Asked": dict(_ASKED)}},
+        "components": {
+            "securitySchemes": dict(_SCHEMES),
+            "schemas": {**schemas, "Error": dict(_ERROR), "Asked": dict(_ASKED)},
+        },
     }
 
 
 def _add_dialect(paths: dict[str, Json], dialect: Dialect) -> None:
     for route in dialect.routes:
         body = {"required": True, "content": {"application/json": {"schema": {"$ref": _REF.format(name="Asked")}}}}
-        operation = _operation(route.method, route.path, right_of_kind(route.kind), f"{route.kind.value.capitalize()}, answered by a node.")
-        paths.setdefault(route.path, {})[route.method.lower()] = {**operation, "tags": [dialect.name], "requestBody": body}
+        operation = _operation(
+            route.method, route.path, right_of_kind(route.kind), f"{route.kind.value.capitalize()}, answered by a node."
+        )
+        paths.setdefault(route.path, {})[route.method.lower()] = {
+            **operation,
+            "tags": [dialect.name],
+            "requestBody": body,
+        }
     for method, path in dialect.listings:
         operation = _operation(method, path, Right.LIST, "Answered from memory.")
         paths.setdefault(path, {})[method.lower()] = {**operation, "tags": [dialect.name], **_parameters(path, ())}
@@ -90,7 +114,10 @@ def _of_guarded(route: ApiRoute) -> Json:
 
 
 def _operation(method: str, path: str, right: Right, told: str) -> Json:
-    refused = {"description": "Refused, and why.", "content": {"application/json": {"schema": {"$ref": _REF.format(name="Error")}}}}
+    refused = {
+        "description": "Refused, and why.",
+        "content": {"application/json": {"schema": {"$ref": _REF.format(name="Error")}}},
+    }
     return {
         "operationId": "_".join([method.lower(), *_words(path)]),
         "summary": told.partition("\n")[0],
@@ -111,11 +138,16 @@ def _security(right: Right) -> list[Mapping[str, list[str]]]:
 def _parameters(path: str, query: Iterable[str]) -> Json:
     named = [part[1:-1].partition(":")[0] for part in path.split("/") if part.startswith("{")]
     given = [
-        *({"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}} for name in named),
+        *(
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+            for name in named
+        ),
         *({"name": name, "in": "query", "required": False, "schema": {"type": "string"}} for name in query),
     ]
     return {"parameters": given} if given else {}
 
 
 def _words(path: str) -> list[str]:
-    return [part.strip("{}").partition(":")[0].replace("-", "_").replace(".", "_") for part in path.split("/") if part] or ["root"]
+    return [
+        part.strip("{}").partition(":")[0].replace("-", "_").replace(".", "_") for part in path.split("/") if part
+    ] or ["root"]

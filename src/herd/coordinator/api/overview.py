@@ -60,13 +60,24 @@ class DashboardApi:
         live = view.live()
         speeds = view.pulse.tokens_per_s(now)
         known = LoopState(
-            unix_now, view.running(), view.waiting(), round(sum(speeds.values()), 1), view.pulse.ttft_p50_ms(now), midnight(unix_now)
+            unix_now,
+            view.running(),
+            view.waiting(),
+            round(sum(speeds.values()), 1),
+            view.pulse.ttft_p50_ms(now),
+            midnight(unix_now),
         )
         made = Overview(
-            unix_now, __version__, view.verdict(list(cards)), Numbers(0, 0, 0.0, None, 0, 0), cards,
-            tuple(one for one in live if one.state in ("held", "pending")), tuple(one for one in live if one.state not in ("held", "pending")),
-            (), (),
-        )  # fmt: skip
+            unix_now,
+            __version__,
+            view.verdict(list(cards)),
+            Numbers(0, 0, 0.0, None, 0, 0),
+            cards,
+            tuple(one for one in live if one.state in ("held", "pending")),
+            tuple(one for one in live if one.state not in ("held", "pending")),
+            (),
+            (),
+        )
         return await self._asked(partial(_overview, made=made, known=known, place=self._place()))
 
     async def traces(self, request: Request) -> Response:
@@ -74,10 +85,14 @@ class DashboardApi:
         query = request.query_params
         limit = number(query.get("limit"), "limit", TRACES_DEFAULT)
         wanted = queries.TraceFilter(
-            node_id=query.get("node_id"), model=query.get("model"), status=query.get("status"), tag=query.get("tag"),
-            before_id=number(query.get("before_id"), "before_id", None), since=number(query.get("since"), "since", None),
+            node_id=query.get("node_id"),
+            model=query.get("model"),
+            status=query.get("status"),
+            tag=query.get("tag"),
+            before_id=number(query.get("before_id"), "before_id", None),
+            since=number(query.get("since"), "since", None),
             until=number(query.get("until"), "until", None),
-        )  # fmt: skip
+        )
         return await self._asked(partial(_traces, limit=min(max(limit or 1, 1), queries.TRACES_MAX), wanted=wanted))
 
     async def one_request(self, request: Request) -> Response:
@@ -115,7 +130,10 @@ def _overview(connection: sqlite3.Connection, made: Overview, known: LoopState, 
     rows = queries.ended_traces(connection, LATEST_SHOWN)
     numbers = Numbers(known.running, known.waiting, known.tokens_per_s, known.ttft_p50_ms, requests, failures)
     return msgspec.structs.replace(
-        made, numbers=numbers, latest=tuple(latest(row) for row in rows), first_run=first_run(made.nodes, bool(rows), place)
+        made,
+        numbers=numbers,
+        latest=tuple(latest(row) for row in rows),
+        first_run=first_run(made.nodes, bool(rows), place),
     )
 
 
@@ -134,9 +152,11 @@ def _one_request(connection: sqlite3.Connection, request_id: str) -> object:
 
 def _usage(connection: sqlite3.Connection, since: float) -> object:
     return {
-        "by_day": queries.usage_by_day(connection, since), "by_tag": queries.usage_by_tag(connection, since),
-        "by_key": queries.usage_by_key(connection, since), "totals": queries.totals(connection, since),
-    }  # fmt: skip
+        "by_day": queries.usage_by_day(connection, since),
+        "by_tag": queries.usage_by_tag(connection, since),
+        "by_key": queries.usage_by_key(connection, since),
+        "totals": queries.totals(connection, since),
+    }
 
 
 def midnight(unix_now: float) -> float:

@@ -43,7 +43,9 @@ USAGES = """SELECT k.node_id, k.model, SUM(h.requests), SUM(h.prompt_tokens), SU
         COUNT(DISTINCT h.bucket)
     FROM rollup_hours h JOIN rollup_keys k ON k.id = h.key WHERE h.bucket >= ? AND k.node_id <> ''
     GROUP BY k.node_id, k.model ORDER BY k.node_id, k.model LIMIT ?"""
-LAST_USED = "SELECT k.model, MAX(h.last_at) FROM rollup_hours h JOIN rollup_keys k ON k.id = h.key GROUP BY k.model LIMIT ?"
+LAST_USED = (
+    "SELECT k.model, MAX(h.last_at) FROM rollup_hours h JOIN rollup_keys k ON k.id = h.key GROUP BY k.model LIMIT ?"
+)
 BEGAN = "SELECT MIN(bucket) FROM rollup_hours"
 PATHS = (("pull", "/dashboard/api/pull"), ("delete", "/dashboard/api/delete"), ("pin", "/dashboard/api/pinned-models"))
 """Where each kind of change is asked for."""
@@ -62,9 +64,12 @@ class AdviceInputs:
 
 class RecommendationsApi:
     def __init__(
-        self, driver: Driver, store: TraceStore, pinned: Callable[[], Mapping[NodeId, tuple[ModelName, ...]]] = dict,
+        self,
+        driver: Driver,
+        store: TraceStore,
+        pinned: Callable[[], Mapping[NodeId, tuple[ModelName, ...]]] = dict,
         wall: Callable[[], float] = time.time,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._driver, self._store, self._pinned, self._wall = driver, store, pinned, wall
         self._latest: tuple[float, Recommendations] | None = None
 
@@ -81,19 +86,26 @@ class RecommendationsApi:
 
     def known(self) -> AdviceInputs:
         """Called on the loop. Nodes that are away are left out: nothing can be moved there."""
-        forecast, here = self._driver.dispatcher.forecast, [node for node in self._driver.fleet if node.liveness is not Liveness.OFFLINE]
+        forecast, here = (
+            self._driver.dispatcher.forecast,
+            [node for node in self._driver.fleet if node.liveness is not Liveness.OFFLINE],
+        )
         places = [(node, model, card) for node in here for model, card in node.report.models.items()][:PAIRS_MAX]
         return AdviceInputs(
-            {node.id: node.report for node in here}, {(node.id, model): forecast.rates.speed(node, model) for node, model, _ in places},
+            {node.id: node.report for node in here},
+            {(node.id, model): forecast.rates.speed(node, model) for node, model, _ in places},
             frozenset((node.id, model) for node, model, _ in places if forecast.rates.is_learnt(node.id, model)),
             {(node.id, model): forecast.residency.footprint_bytes(node, card, model) for node, model, card in places},
             frozenset((node_id, model) for node_id, models in self._pinned().items() for model in models),
-        )  # fmt: skip
+        )
 
 
 def past_of(connection: sqlite3.Connection, now: float) -> UsageHistory:
     """The week's sums, when each model was last asked for, and since when there are records. Raises `sqlite3.Error`."""
-    usages = [ModelUsage(NodeId(str(node_id)), ModelName(str(model)), *sums) for node_id, model, *sums in connection.execute(USAGES, (now - WEEK_S, PAIRS_MAX))]
+    usages = [
+        ModelUsage(NodeId(str(node_id)), ModelName(str(model)), *sums)
+        for node_id, model, *sums in connection.execute(USAGES, (now - WEEK_S, PAIRS_MAX))
+    ]
     last_used = {ModelName(str(model)): float(at) for model, at in connection.execute(LAST_USED, (PAIRS_MAX,))}
     [began] = connection.execute(BEGAN).fetchone()
     return UsageHistory(usages, last_used, float(began) if began is not None else None)
@@ -104,11 +116,16 @@ def _weighed(connection: sqlite3.Connection, known: AdviceInputs, now: float) ->
     past = past_of(connection, now)
     reports = {node_id: _within(report, known, node_id) for node_id, report in known.reports.items()}
     machines = Machines(
-        reports, lambda node_id, model: known.speeds[node_id, model], lambda node_id, model: (node_id, model) in known.learnt,
-        lambda node_id, model: known.footprints.get((node_id, model), 0), known.pinned,
-    )  # fmt: skip
+        reports,
+        lambda node_id, model: known.speeds[node_id, model],
+        lambda node_id, model: (node_id, model) in known.learnt,
+        lambda node_id, model: known.footprints.get((node_id, model), 0),
+        known.pinned,
+    )
     found = advise(machines, past, now)
-    return Recommendations(now, past.began_at, _summary(found, past), tuple(_shown(one) for one in found), tuple(_changes(machines, found)))
+    return Recommendations(
+        now, past.began_at, _summary(found, past), tuple(_shown(one) for one in found), tuple(_changes(machines, found))
+    )
 
 
 def _within(report: Report, known: AdviceInputs, node_id: NodeId) -> Report:
@@ -117,9 +134,17 @@ def _within(report: Report, known: AdviceInputs, node_id: NodeId) -> Report:
         return report
     models = {model: card for model, card in report.models.items() if (node_id, model) in known.speeds}
     return Report(
-        report.node_id, report.boot_id, report.memory, models, report.engines, chip=report.chip, disk=report.disk, gpus=report.gpus,
-        memory_bandwidth_gbps=report.memory_bandwidth_gbps, capacity=report.capacity,
-    )  # fmt: skip
+        report.node_id,
+        report.boot_id,
+        report.memory,
+        models,
+        report.engines,
+        chip=report.chip,
+        disk=report.disk,
+        gpus=report.gpus,
+        memory_bandwidth_gbps=report.memory_bandwidth_gbps,
+        capacity=report.capacity,
+    )
 
 
 def _shown(one: PlacementAdvice) -> Recommendation:
@@ -128,10 +153,17 @@ def _shown(one: PlacementAdvice) -> Recommendation:
     confirmed = {"confirm": one.spelled} if one.kind == "delete" else {}
     do = Do("POST", path, {"model": one.spelled, "node_id": one.node_id, **confirmed}) if path is not None else None
     return Recommendation(
-        f"{one.kind}:{one.spelled}:{one.node_id}", one.kind, one.title, one.node_id, one.spelled, one.reason, one.rule,
+        f"{one.kind}:{one.spelled}:{one.node_id}",
+        one.kind,
+        one.title,
+        one.node_id,
+        one.spelled,
+        one.reason,
+        one.rule,
         Cost(one.cost_bytes, round(one.cost_s, 1), one.origin),
-        Gain(_gain(one), round(one.gain_s, 1), round(one.plus_minus_s, 1), one.frees_bytes), do,
-    )  # fmt: skip
+        Gain(_gain(one), round(one.gain_s, 1), round(one.plus_minus_s, 1), one.frees_bytes),
+        do,
+    )
 
 
 def _gain(one: PlacementAdvice) -> str:
@@ -146,7 +178,13 @@ def _summary(found: list[PlacementAdvice], past: UsageHistory) -> str:
     if past.began_at is None:
         return "Nothing was asked yet; recommendations come from what is really asked."
     useful, freed = sum(one.kind in ("pull", "pin") for one in found), sum(one.frees_bytes for one in found)
-    told = "1 change would save time" if useful == 1 else f"{useful} changes would save time" if useful else "No change would surely save time"
+    told = (
+        "1 change would save time"
+        if useful == 1
+        else f"{useful} changes would save time"
+        if useful
+        else "No change would surely save time"
+    )
     return told + (f"; {freed / GB:.1f} GB of disk hold models that nobody asks for." if freed else ".")
 
 

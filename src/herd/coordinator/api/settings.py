@@ -60,7 +60,9 @@ class Desk(Protocol):
 
 
 class SettingsApi:
-    def __init__(self, desk: Desk | None, store: TraceStore, signals: Sequence[Signal], applied: Callable[[], None]) -> None:
+    def __init__(
+        self, desk: Desk | None, store: TraceStore, signals: Sequence[Signal], applied: Callable[[], None]
+    ) -> None:
         """`applied` is called after a change. Without a desk (an embedded coordinator) nothing can be shown or set."""
         self._desk = desk
         self._store = store
@@ -94,7 +96,9 @@ class SettingsApi:
     async def undo(self, request: Request) -> Response:
         """Gives a setting the value that it had before a change."""
         wanted = await read(request, UndoRequest)
-        past = await self._store.ask(setting_changes.one, wanted.change_id) if 0 < wanted.change_id <= CHANGE_MAX else None
+        past = (
+            await self._store.ask(setting_changes.one, wanted.change_id) if 0 < wanted.change_id <= CHANGE_MAX else None
+        )
         if past is None:
             raise BadRequest(f"there is no change {wanted.change_id}; /dashboard/api/settings/history has them all")
         if not past.may_undo:
@@ -106,7 +110,9 @@ class SettingsApi:
         wanted = await read(request, PreviewRequest)
         values = self._known().weights(wanted.values)
         limit = max(1, min(wanted.limit, PREVIEW_MAX))
-        body = await self._store.ask(lambda connection: msgspec.json.encode(previewed(connection, values, limit, self._signals)))
+        body = await self._store.ask(
+            lambda connection: msgspec.json.encode(previewed(connection, values, limit, self._signals))
+        )
         return Response(body, media_type="application/json")
 
     async def _change(self, request: Request, name: str, value: str | None) -> Changed:
@@ -135,20 +141,28 @@ class SettingsApi:
             loop.call_soon_threadsafe(settle, setting_changes.keep(connection, past))
 
         self._store.write(keep)
-        event = Event(time.time(), "settings", f"{name} was set to {after}" if after is not None else f"{name} was set back")
+        event = Event(
+            time.time(), "settings", f"{name} was set to {after}" if after is not None else f"{name} was set back"
+        )
         self._store.write(functools.partial(node_history.keep, stays=(), events=[event]))
         try:
             return await asyncio.wait_for(done, KEPT_WITHIN_S)
         except TimeoutError as error:
-            raise Unavailable(f"{name} was changed, but the disk does not take the record of it", code="not_recorded") from error
+            raise Unavailable(
+                f"{name} was changed, but the disk does not take the record of it", code="not_recorded"
+            ) from error
 
     def _known(self) -> Desk:
         if self._desk is None:
-            raise Unavailable("this coordinator was started by a program that keeps its settings itself", code="no_settings")
+            raise Unavailable(
+                "this coordinator was started by a program that keeps its settings itself", code="no_settings"
+            )
         return self._desk
 
 
-def previewed(connection: sqlite3.Connection, values: dict[str, float], limit: int, signals: Sequence[Signal]) -> Preview:
+def previewed(
+    connection: sqlite3.Connection, values: dict[str, float], limit: int, signals: Sequence[Signal]
+) -> Preview:
     """The newest choices decided again. Raises `sqlite3.Error`."""
     done = Replay()
     known = learned_state.known_rules(connection)
@@ -167,14 +181,25 @@ def previewed(connection: sqlite3.Connection, values: dict[str, float], limit: i
 def _told(done: Replay) -> Preview:
     whole = done.whole
     moves = sorted(
-        (ChangedDecisions(model, before, after, count) for model, part in done.models.items() for (before, after), count in part.moves.items()),
+        (
+            ChangedDecisions(model, before, after, count)
+            for model, part in done.models.items()
+            for (before, after), count in part.moves.items()
+        ),
         key=lambda move: (-move.requests, move.model, move.before, move.after),
     )
     saved_s = whole.own_saved_s + whole.others_saved_s
     each = duration(abs(saved_s) / max(1, whole.changed) * 1000)
-    effect = f"; that {'saves' if saved_s >= 0 else 'costs'} {each} each, by the estimates of then" if whole.changed else ""
+    effect = (
+        f"; that {'saves' if saved_s >= 0 else 'costs'} {each} each, by the estimates of then" if whole.changed else ""
+    )
     sentence = f"Of the last {whole.choices} requests {whole.changed or 'none'} would have gone elsewhere{effect}."
     return Preview(
-        sentence if whole.choices else "No choice is on record yet that could be decided again.", whole.choices, whole.changed,
-        done.undecidable + done.unreadable, round(whole.own_saved_s, 3), round(whole.others_saved_s, 3), tuple(moves[:MOVES_SHOWN]),
-    )  # fmt: skip
+        sentence if whole.choices else "No choice is on record yet that could be decided again.",
+        whole.choices,
+        whole.changed,
+        done.undecidable + done.unreadable,
+        round(whole.own_saved_s, 3),
+        round(whole.others_saved_s, 3),
+        tuple(moves[:MOVES_SHOWN]),
+    )

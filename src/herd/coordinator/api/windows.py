@@ -25,7 +25,10 @@ class WindowsApi:
     async def windows(self, _: Request) -> Response:
         """Of every loaded model its window, what 99 of 100 requests used, the window that would do, and the memory that it would free."""
         changes = window_changes(self._driver.fleet, self._driver.dispatcher.forecast.window_use)
-        return as_json({
-            "is_applied": self._settings.dynamic, "may_shrink": self._settings.dynamic and self._settings.auto_calculate,
-            "models": msgspec.to_builtins(changes),
-        })  # fmt: skip
+        return as_json(
+            {
+                "is_applied": self._settings.dynamic,
+                "may_shrink": self._settings.dynamic and self._settings.auto_calculate,
+                "models": msgspec.to_builtins(changes),
+            }
+        )

@@ -25,12 +25,18 @@ ANTHROPIC_PATH = "/v1/messages"
 SESSION_COOKIE = "herd_session"
 COOKIE_MAX_CHARS = 4096
 PREFLIGHT_AGE_S = 600
-_FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via", b"cf-connecting-ip", b"tailscale-user-login"})
+_FORWARDED = frozenset(
+    {b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via", b"cf-connecting-ip", b"tailscale-user-login"}
+)
 """Set by proxies: the connection's address is then theirs, not the caller's."""
 _BROWSER = frozenset({b"origin", b"sec-fetch-site", b"sec-fetch-mode", b"cookie"})
 TIMEOUT_HEADER = b"x-request-timeout"
 TIMEOUT_MAX_S = 86400.0
-_WATCHED = _FORWARDED | _BROWSER | {TIMEOUT_HEADER, b"host", b"authorization", b"x-api-key", b"content-type", b"access-control-request-method"}
+_WATCHED = (
+    _FORWARDED
+    | _BROWSER
+    | {TIMEOUT_HEADER, b"host", b"authorization", b"x-api-key", b"content-type", b"access-control-request-method"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,27 +45,40 @@ class AccessSettings:
 
     require_key: bool = field(
         default=False,
-        metadata={"env": "FLEET_REQUIRE_KEY", "help": "Answer nobody without a key, even before the first one is made."},
+        metadata={
+            "env": "FLEET_REQUIRE_KEY",
+            "help": "Answer nobody without a key, even before the first one is made.",
+        },
     )
     allowed_hosts: tuple[str, ...] = field(
         default=(),
-        metadata={"env": "FLEET_ALLOWED_HOSTS", "help": "Further names by which clients reach the coordinator, e.g. behind a proxy."},
+        metadata={
+            "env": "FLEET_ALLOWED_HOSTS",
+            "help": "Further names by which clients reach the coordinator, e.g. behind a proxy.",
+        },
     )
     allowed_origins: tuple[str, ...] = field(
         default=(),
-        metadata={"env": "FLEET_ALLOWED_ORIGINS", "help": "Web pages of other origins that may call the API, e.g. https://chat.example.org."},
+        metadata={
+            "env": "FLEET_ALLOWED_ORIGINS",
+            "help": "Web pages of other origins that may call the API, e.g. https://chat.example.org.",
+        },
     )
     anthropic_require_key: bool = field(
         default=False,
-        metadata={"env": "FLEET_ANTHROPIC_REQUIRE_KEY", "help": "Ask for a key where Anthropic's clients ask (/v1/messages), even before the first one is made."},
+        metadata={
+            "env": "FLEET_ANTHROPIC_REQUIRE_KEY",
+            "help": "Ask for a key where Anthropic's clients ask (/v1/messages), even before the first one is made.",
+        },
     )
     anthropic_api_key: str = field(
         default="",
         metadata={
-            "env": "FLEET_ANTHROPIC_API_KEY", "secret": True,
+            "env": "FLEET_ANTHROPIC_API_KEY",
+            "secret": True,
             "help": "A key of your own choice that opens /v1/messages and nothing else; better: herd keys add NAME.",
         },
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +114,17 @@ class AccessControl:
     """Callable with every exchange: who may not is told so, everybody else is handed on."""
 
     def __init__(
-        self, settings: AccessSettings, keys: Callable[[], Keyring], right_of: Callable[[str, str], Right],
-        session_key: Callable[[str], str | None], unix_s: Callable[[], float],
-        refuse: Callable[[Exchange, Refusal], None], rest: Callable[[Exchange], None], own_names: Sequence[str] = (),
+        self,
+        settings: AccessSettings,
+        keys: Callable[[], Keyring],
+        right_of: Callable[[str, str], Right],
+        session_key: Callable[[str], str | None],
+        unix_s: Callable[[], float],
+        refuse: Callable[[Exchange, Refusal], None],
+        rest: Callable[[Exchange], None],
+        own_names: Sequence[str] = (),
         forms: frozenset[str] = frozenset(),
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`session_key` tells which key opened a session (see `Logins.key_of`); `forms` are the paths that take a form."""
         self._settings = settings
         self._names = AllowedNames.of((*settings.allowed_hosts, *own_names), settings.allowed_origins)
@@ -119,7 +144,11 @@ class AccessControl:
 
     def __call__(self, exchange: Exchange) -> None:
         admission = exchange.admission
-        if not isinstance(admission, Admission) or admission.edition != self._edition or admission.until <= exchange.received_at:
+        if (
+            not isinstance(admission, Admission)
+            or admission.edition != self._edition
+            or admission.until <= exchange.received_at
+        ):
             admission = self._decide(exchange)
             exchange.admission = admission
         if admission.accompanying:
@@ -160,7 +189,9 @@ class AccessControl:
             refusal = content_refusal(seen.get(b"content-type", ""), not _BROWSER.isdisjoint(seen))
         return refusal
 
-    def _judged(self, exchange: Exchange, right: Right, seen: dict[bytes, str], accompanying: tuple[Header, ...]) -> Admission:
+    def _judged(
+        self, exchange: Exchange, right: Right, seen: dict[bytes, str], accompanying: tuple[Header, ...]
+    ) -> Admission:
         now, keyring = self._unix_s(), self._keys()
         key, refusal = (None, None) if right is Right.OPEN else self._key(exchange.path, presented(seen), keyring, now)
         if refusal is None:
@@ -171,11 +202,15 @@ class AccessControl:
                 key = keyring.by_id(opened_by, now)
             caller = Caller(nearness(exchange.client_ip, is_forwarded), key, opened_by == EVERYTHING)
             refusal = judge(right, caller, keyring.has_valid(now), self._requires_key(exchange.path))
-        fetches = refusal is None and judge(Right.MODELS, caller, keyring.has_valid(now), self._settings.require_key) is None
+        fetches = (
+            refusal is None and judge(Right.MODELS, caller, keyring.has_valid(now), self._settings.require_key) is None
+        )
         until = exchange.received_at + (key.expires_at - now) if key is not None and key.expires_at else math.inf
         timeout_s = _seconds(seen.get(TIMEOUT_HEADER, ""))
         if refusal is None and timeout_s is not None and math.isnan(timeout_s):
-            refusal = Refusal(400, "invalid_request", f"X-Request-Timeout must be seconds, above 0 and at most {TIMEOUT_MAX_S:g}")
+            refusal = Refusal(
+                400, "invalid_request", f"X-Request-Timeout must be seconds, above 0 and at most {TIMEOUT_MAX_S:g}"
+            )
         return Admission(self._edition, until, refusal, key, accompanying, timeout_s, fetches)
 
     def _key(self, path: str, texts: list[str], keyring: Keyring, now: float) -> tuple[ApiKey | None, Refusal | None]:
@@ -243,10 +278,19 @@ def _cors(origin: str, is_preflight: bool) -> tuple[Header, ...]:
         return ()
     always: tuple[Header, ...] = ((b"Access-Control-Allow-Origin", origin.encode("latin-1")), (b"Vary", b"Origin"))
     if not is_preflight:
-        return (*always, (b"Access-Control-Expose-Headers", b"X-Fleet-Node, X-Fleet-Request, X-Fleet-Score, X-Fleet-Retries, X-Fleet-Fallback"))
+        return (
+            *always,
+            (
+                b"Access-Control-Expose-Headers",
+                b"X-Fleet-Node, X-Fleet-Request, X-Fleet-Score, X-Fleet-Retries, X-Fleet-Fallback",
+            ),
+        )
     return (
         *always,
         (b"Access-Control-Allow-Methods", b"GET, POST, PUT, DELETE, HEAD"),
-        (b"Access-Control-Allow-Headers", b"Authorization, Content-Type, X-Api-Key, X-Herd-Tags, X-Herd-Node, Anthropic-Version, Anthropic-Beta, X-Requested-With"),
+        (
+            b"Access-Control-Allow-Headers",
+            b"Authorization, Content-Type, X-Api-Key, X-Herd-Tags, X-Herd-Node, Anthropic-Version, Anthropic-Beta, X-Requested-With",
+        ),
         (b"Access-Control-Max-Age", b"%d" % PREFLIGHT_AGE_S),
     )

@@ -37,11 +37,17 @@ class MembershipSettings:
 
     open: bool = field(
         default=False,
-        metadata={"env": "FLEET_OPEN", "help": "Let every machine that reports take part without pairing, and trust what it says."},
+        metadata={
+            "env": "FLEET_OPEN",
+            "help": "Let every machine that reports take part without pairing, and trust what it says.",
+        },
     )
     networks: tuple[str, ...] = field(
         default=(),
-        metadata={"env": "FLEET_NETWORKS", "help": "Networks besides the private ones where nodes may be, e.g. 203.0.113.0/24."},
+        metadata={
+            "env": "FLEET_NETWORKS",
+            "help": "Networks besides the private ones where nodes may be, e.g. 203.0.113.0/24.",
+        },
     )
 
     def __post_init__(self) -> None:
@@ -100,9 +106,14 @@ class _Doors(dict[str, str]):
 
 class Membership:
     def __init__(
-        self, vault: CredentialStore, settings: MembershipSettings, fleet: Fleet, secrets: Callable[[int], bytes],
-        now: Callable[[], float], unix_s: Callable[[], float],
-    ) -> None:  # fmt: skip
+        self,
+        vault: CredentialStore,
+        settings: MembershipSettings,
+        fleet: Fleet,
+        secrets: Callable[[int], bytes],
+        now: Callable[[], float],
+        unix_s: Callable[[], float],
+    ) -> None:
         self.vault = vault
         self.settings = settings
         self.applicants = PendingNodes()
@@ -124,16 +135,23 @@ class Membership:
         if stamp is None:
             if self.settings.open:
                 return ANYBODY
-            raise NotOfTheFleet("this machine does not belong to the fleet yet; on the coordinator: herd nodes invite, and paste what it prints here")
+            raise NotOfTheFleet(
+                "this machine does not belong to the fleet yet; on the coordinator: herd nodes invite, and paste what it prints here"
+            )
         node = self.vault.nodes.get(stamp.node_id)
         if node is None:
-            raise NotOfTheFleet("this machine was removed from the fleet, or belongs to another; on the coordinator: herd nodes invite")
+            raise NotOfTheFleet(
+                "this machine was removed from the fleet, or belongs to another; on the coordinator: herd nodes invite"
+            )
         key = bytes.fromhex(node.key)
         verdict = self._sessions.check(key, f"{path}?{query}" if query else path, stamp, body)
         if verdict is Verification.STALE:
             raise SessionWanted(self._sessions.name(key, stamp.node_id, stamp.boot_id))
         if verdict is not Verification.GENUINE:
-            log.warning("a message that is not the node's own was ignored", extra={"node_id": stamp.node_id, "ip": ip, "verdict": verdict.value})
+            log.warning(
+                "a message that is not the node's own was ignored",
+                extra={"node_id": stamp.node_id, "ip": ip, "verdict": verdict.value},
+            )
             raise NotOfTheFleet(f"the message is {verdict.value}")
         _check_address(query, ip)
         return Reporter(stamp.node_id, stamp, key)
@@ -148,7 +166,9 @@ class Membership:
             parts = urlsplit(url)
             if parts.scheme == "https":
                 if reporter.node_id is None:
-                    raise NotOfTheFleet("only a paired node has doors that speak TLS; on the coordinator: herd nodes invite")
+                    raise NotOfTheFleet(
+                        "only a paired node has doors that speak TLS; on the coordinator: herd nodes invite"
+                    )
                 self._doors[url] = signing.door_proof(reporter.key, parts.fragment)
             problem = node_problem(parts.hostname or "", parts.port or 0, self.settings.networks)
             if problem:
@@ -180,7 +200,9 @@ class Membership:
         local = self.vault.local_code
         code = self.codes.proved(said.proof, said.name, said.public, self._now(), local)
         if not code:
-            raise NotOfTheFleet("this code is wrong or older than ten minutes; on the coordinator: herd nodes invite", code="wrong_code")
+            raise NotOfTheFleet(
+                "this code is wrong or older than ten minutes; on the coordinator: herd nodes invite", code="wrong_code"
+            )
         return self._paired(said, code, "this machine" if code == local else "code")
 
     def _join_by_approval(self, said: JoinRequest, ip: str) -> JoinAnswer:
@@ -194,9 +216,17 @@ class Membership:
             raise NotOfTheFleet(f"{pairing.PENDING_MAX} machines wait for approval already", code="too_many_pending")
         shown = pairing.fingerprint(said.public, self.vault.public)
         if shown not in self._told:
-            self._told = frozenset((*self._told, shown)) if len(self._told) < pairing.PENDING_MAX else frozenset((shown,))
-            log.warning("a machine wants to take part; to let it in: herd nodes approve %s", said.name, extra={"ip": ip, "fingerprint": shown})
-        return JoinAnswer("pending", self.vault.public, fingerprint=shown, next=f"on the coordinator: herd nodes approve {said.name}")
+            self._told = (
+                frozenset((*self._told, shown)) if len(self._told) < pairing.PENDING_MAX else frozenset((shown,))
+            )
+            log.warning(
+                "a machine wants to take part; to let it in: herd nodes approve %s",
+                said.name,
+                extra={"ip": ip, "fingerprint": shown},
+            )
+        return JoinAnswer(
+            "pending", self.vault.public, fingerprint=shown, next=f"on the coordinator: herd nodes approve {said.name}"
+        )
 
     def _paired(self, said: JoinRequest, code: str, how: str) -> JoinAnswer:
         key = pairing.shared_key(self.vault.private, said.public, said.public, self.vault.public, code)
@@ -224,4 +254,7 @@ def _check_address(query: str, ip: str) -> None:
     """The sender must be at one of the addresses that the node, signed, says it has."""
     said = parse_qs(query).get("from", [""])[0].split(",")[:ADDRESSES_MAX]
     if parsed(ip) not in {parsed(text) for text in said}:
-        raise NotOfTheFleet(f"the message came from {ip}, which is not an address of that node: {', '.join(said)[:200]}", code="wrong_address")
+        raise NotOfTheFleet(
+            f"the message came from {ip}, which is not an address of that node: {', '.join(said)[:200]}",
+            code="wrong_address",
+        )

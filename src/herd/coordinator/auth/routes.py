@@ -20,9 +20,15 @@ class ApiRoute(Route):
     body is read as, and the names that its query may have. `is_form`: a page without a script may send it."""
 
     def __init__(
-        self, path: str, endpoint: Callable[[Request], object], method: str, right: Right,
-        takes: type | None = None, query: tuple[str, ...] = (), is_form: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        path: str,
+        endpoint: Callable[[Request], object],
+        method: str,
+        right: Right,
+        takes: type | None = None,
+        query: tuple[str, ...] = (),
+        is_form: bool = False,
+    ) -> None:
         super().__init__(path, endpoint, methods=[method])
         self.method = method
         self.right = right

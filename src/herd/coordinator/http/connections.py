@@ -19,20 +19,76 @@ RenderError = Callable[[str | None, Refusal], tuple[int, str, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class HttpSettings:
-    body_max_bytes: int = field(default=32 << 20, metadata={"env": "FLEET_MAX_BODY_BYTES", "help": "Largest request body; a larger one is refused with 413."})
-    header_max_bytes: int = field(default=64 << 10, metadata={"env": "FLEET_MAX_HEADER_BYTES", "help": "Largest request head; a larger one is refused with 431."})
-    header_timeout_s: float = field(default=10.0, metadata={"env": "FLEET_HEADER_TIMEOUT", "help": "Seconds a client may take to send a request's head."})
-    body_min_bytes_per_s: int = field(default=1024, metadata={"env": "FLEET_BODY_MIN_RATE", "help": "Slowest upload in bytes per second, measured over FLEET_BODY_GRACE."})
-    body_grace_s: float = field(default=10.0, metadata={"env": "FLEET_BODY_GRACE", "help": "Seconds over which an upload's speed is measured."})
-    uploads_max_bytes: int = field(default=512 << 20, metadata={"env": "FLEET_MAX_UPLOAD_BYTES", "help": "Bytes of all bodies that are still arriving; beyond it uploads get 503."})
-    connections_max: int = field(default=2000, metadata={"env": "FLEET_MAX_CONNECTIONS", "help": "Client connections in all."})
-    connections_per_ip_max: int = field(default=100, metadata={"env": "FLEET_MAX_CONNECTIONS_PER_IP", "help": "Client connections from one address."})
-    connections_loopback_max: int = field(default=1000, metadata={"env": "FLEET_MAX_CONNECTIONS_LOOPBACK", "help": "Client connections from this machine itself: a reverse proxy here speaks for all of its users."})
-    idle_timeout_s: float = field(default=75.0, metadata={"env": "FLEET_KEEPALIVE_TIMEOUT", "help": "Seconds a connection may stay open between requests."})
-    slow_reader_s: float = field(default=60.0, metadata={"env": "FLEET_SLOW_READER_TIMEOUT", "help": "Seconds a client may take no byte of its answer before it is cut."})
-    write_buffer_bytes: int = field(default=256 << 10, metadata={"env": "FLEET_WRITE_BUFFER_BYTES", "help": "Unsent answer bytes per connection at which the node is asked to wait."})
-    pipeline_max_bytes: int = field(default=64 << 10, metadata={"env": "FLEET_MAX_PIPELINE_BYTES", "help": "Bytes kept of requests sent ahead; beyond it the connection is not read."})
-    linger_s: float = field(default=5.0, metadata={"env": "FLEET_LINGER", "help": "Seconds a refused client is given to read why."})
+    body_max_bytes: int = field(
+        default=32 << 20,
+        metadata={"env": "FLEET_MAX_BODY_BYTES", "help": "Largest request body; a larger one is refused with 413."},
+    )
+    header_max_bytes: int = field(
+        default=64 << 10,
+        metadata={"env": "FLEET_MAX_HEADER_BYTES", "help": "Largest request head; a larger one is refused with 431."},
+    )
+    header_timeout_s: float = field(
+        default=10.0,
+        metadata={"env": "FLEET_HEADER_TIMEOUT", "help": "Seconds a client may take to send a request's head."},
+    )
+    body_min_bytes_per_s: int = field(
+        default=1024,
+        metadata={
+            "env": "FLEET_BODY_MIN_RATE",
+            "help": "Slowest upload in bytes per second, measured over FLEET_BODY_GRACE.",
+        },
+    )
+    body_grace_s: float = field(
+        default=10.0, metadata={"env": "FLEET_BODY_GRACE", "help": "Seconds over which an upload's speed is measured."}
+    )
+    uploads_max_bytes: int = field(
+        default=512 << 20,
+        metadata={
+            "env": "FLEET_MAX_UPLOAD_BYTES",
+            "help": "Bytes of all bodies that are still arriving; beyond it uploads get 503.",
+        },
+    )
+    connections_max: int = field(
+        default=2000, metadata={"env": "FLEET_MAX_CONNECTIONS", "help": "Client connections in all."}
+    )
+    connections_per_ip_max: int = field(
+        default=100, metadata={"env": "FLEET_MAX_CONNECTIONS_PER_IP", "help": "Client connections from one address."}
+    )
+    connections_loopback_max: int = field(
+        default=1000,
+        metadata={
+            "env": "FLEET_MAX_CONNECTIONS_LOOPBACK",
+            "help": "Client connections from this machine itself: a reverse proxy here speaks for all of its users.",
+        },
+    )
+    idle_timeout_s: float = field(
+        default=75.0,
+        metadata={"env": "FLEET_KEEPALIVE_TIMEOUT", "help": "Seconds a connection may stay open between requests."},
+    )
+    slow_reader_s: float = field(
+        default=60.0,
+        metadata={
+            "env": "FLEET_SLOW_READER_TIMEOUT",
+            "help": "Seconds a client may take no byte of its answer before it is cut.",
+        },
+    )
+    write_buffer_bytes: int = field(
+        default=256 << 10,
+        metadata={
+            "env": "FLEET_WRITE_BUFFER_BYTES",
+            "help": "Unsent answer bytes per connection at which the node is asked to wait.",
+        },
+    )
+    pipeline_max_bytes: int = field(
+        default=64 << 10,
+        metadata={
+            "env": "FLEET_MAX_PIPELINE_BYTES",
+            "help": "Bytes kept of requests sent ahead; beyond it the connection is not read.",
+        },
+    )
+    linger_s: float = field(
+        default=5.0, metadata={"env": "FLEET_LINGER", "help": "Seconds a refused client is given to read why."}
+    )
 
 
 class Connection(Protocol):
@@ -53,9 +109,12 @@ class ClientConnections:
     """All connections of one listener, and what they share: the limits, the time of day, whether we are draining."""
 
     def __init__(
-        self, settings: HttpSettings, on_request: Callable[[HttpExchange], None], render_error: RenderError,
+        self,
+        settings: HttpSettings,
+        on_request: Callable[[HttpExchange], None],
+        render_error: RenderError,
         loop: asyncio.AbstractEventLoop,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.settings = settings
         self.on_request = on_request
         self.render_error = render_error

@@ -28,14 +28,10 @@ _SHAPE: Final = re.compile(
     rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++) ([\x21-\x7e]++) (HTTP/[0-9]\.[0-9])\r\n"
     rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n"
 )
-_PATH: Final = re.compile(
-    rb"/[\w\-.~!$&'()*+,;=:@/\[\]]*+(?:%[0-9A-Fa-f]{2}[\w\-.~!$&'()*+,;=:@/\[\]]*+)*+",
-    re.ASCII,
-)
+_PATH: Final = re.compile(rb"/[\w\-.~!$&'()*+,;=:@/\[\]]*+(?:%[0-9A-Fa-f]{2}[\w\-.~!$&'()*+,;=:@/\[\]]*+)*+", re.ASCII)
 # Browsers leave these five bare in a query though RFC 3986 does not: { } | ^ and the backtick.
 _QUERY: Final = re.compile(
-    rb"[\w\-.~!$&'()*+,;=:@/?\[\]{}|^`]*+(?:%[0-9A-Fa-f]{2}[\w\-.~!$&'()*+,;=:@/?\[\]{}|^`]*+)*+",
-    re.ASCII,
+    rb"[\w\-.~!$&'()*+,;=:@/?\[\]{}|^`]*+(?:%[0-9A-Fa-f]{2}[\w\-.~!$&'()*+,;=:@/?\[\]{}|^`]*+)*+", re.ASCII
 )
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE)
 _HOST: Final = re.compile(rb"(?:[\w.~\-]++|\[[0-9A-Fa-f:.]++(?:%[\w.~\-]++)?\])(?::[0-9]{1,5})?", re.ASCII)

@@ -39,10 +39,14 @@ class Server:
         loop = self.clients.loop
         try:
             self._listener = await loop.create_server(
-                lambda: HttpConnection(self.clients), host, port, backlog=_BACKLOG,
+                lambda: HttpConnection(self.clients),
+                host,
+                port,
+                backlog=_BACKLOG,
                 # On Windows this option would let two processes share a port.
-                reuse_address=os.name == "posix", ssl=tls,
-            )  # fmt: skip
+                reuse_address=os.name == "posix",
+                ssl=tls,
+            )
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
@@ -89,9 +93,13 @@ class Server:
 
 
 async def serve(
-    settings: HttpSettings, host: str, port: int, on_request: Callable[[HttpExchange], None], render_error: RenderError,
+    settings: HttpSettings,
+    host: str,
+    port: int,
+    on_request: Callable[[HttpExchange], None],
+    render_error: RenderError,
     tls: ssl.SSLContext | None = None,
-) -> Server:  # fmt: skip
+) -> Server:
     """Listens on host:port (0: any free port). Raises PortInUse, or OSError for any other reason."""
     server = Server(ClientConnections(settings, on_request, render_error, asyncio.get_running_loop()))
     await server.listen(host, port, tls)

@@ -18,10 +18,14 @@ def _tcp(*options: tuple[str, int]) -> Iterable[tuple[int, int]]:
 # A cable that was pulled is noticed within 15 s x 3 of silence, or 30 s after what was sent found no taker.
 _TCP_OPTIONS: Final = tuple(
     _tcp(
-        ("TCP_NODELAY", 1), ("TCP_KEEPIDLE", 15), ("TCP_KEEPALIVE", 15), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 3),
+        ("TCP_NODELAY", 1),
+        ("TCP_KEEPIDLE", 15),
+        ("TCP_KEEPALIVE", 15),
+        ("TCP_KEEPINTVL", 15),
+        ("TCP_KEEPCNT", 3),
         ("TCP_USER_TIMEOUT", 30_000),
     )
-)  # fmt: skip
+)
 
 
 def set_options(sock: socket.socket) -> None:

@@ -15,11 +15,21 @@ class TlsSettings:
     """Both files, or neither."""
 
     certificate: Path | None = field(
-        default=None, metadata={"env": "FLEET_TLS_CERT", "help": "Certificate (PEM, with its chain) for clients that speak https."}
+        default=None,
+        metadata={"env": "FLEET_TLS_CERT", "help": "Certificate (PEM, with its chain) for clients that speak https."},
     )
-    key: Path | None = field(default=None, metadata={"env": "FLEET_TLS_KEY", "help": "The certificate's private key (PEM, without a password)."})
+    key: Path | None = field(
+        default=None,
+        metadata={"env": "FLEET_TLS_KEY", "help": "The certificate's private key (PEM, without a password)."},
+    )
     port: int = field(
-        default=11443, metadata={"env": "FLEET_TLS_PORT", "help": "Port for https, where a certificate is given; 0 takes any.", "min": 0, "max": 65535}
+        default=11443,
+        metadata={
+            "env": "FLEET_TLS_PORT",
+            "help": "Port for https, where a certificate is given; 0 takes any.",
+            "min": 0,
+            "max": 65535,
+        },
     )
 
     def __post_init__(self) -> None:

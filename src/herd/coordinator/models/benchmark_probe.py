@@ -43,7 +43,9 @@ class ProbeAnswer:
 
 
 class Prober:
-    def __init__(self, orders: EngineClient, engines: Mapping[str, Engine], now: Callable[[], float], dice: Random) -> None:
+    def __init__(
+        self, orders: EngineClient, engines: Mapping[str, Engine], now: Callable[[], float], dice: Random
+    ) -> None:
         self._orders, self._engines, self._now, self._dice = orders, engines, now, dice
 
     async def make(self, card: ModelInfo, probe: Probe) -> tuple[ProbeResult, list[SpeedSample]]:
@@ -98,9 +100,14 @@ class Prober:
         """With the window that the model is loaded with, where that was chosen: another one would have it loaded anew."""
         loaded = card.loaded
         window = loaded.context_tokens if loaded is not None and loaded.context_explicit else None
-        words = " ".join("".join(self._dice.choice(LETTERS) for _ in range(WORD_BYTES)) for _ in range(max(4, probe.prompt_tokens // 2)))
+        words = " ".join(
+            "".join(self._dice.choice(LETTERS) for _ in range(WORD_BYTES))
+            for _ in range(max(4, probe.prompt_tokens // 2))
+        )
         sampling = Sampling(output_tokens_max=probe.written_tokens, temperature=TEMPERATURE, context_tokens=window)
-        return Conversation(RequestKind.CHAT, card.name, True, messages=[Message("user", f"{words}\n{WISH}")], sampling=sampling)
+        return Conversation(
+            RequestKind.CHAT, card.name, True, messages=[Message("user", f"{words}\n{WISH}")], sampling=sampling
+        )
 
 
 def _shown(probe: Probe, answers: list[ProbeAnswer], took_s: float) -> tuple[ProbeResult, list[SpeedSample]]:
@@ -109,15 +116,28 @@ def _shown(probe: Probe, answers: list[ProbeAnswer], took_s: float) -> tuple[Pro
     if probe.streams > 1:
         firsts = [one.first_s for one in answers if one.first_s is not None]
         span_s = max(one.last_s for one in answers) - min(firsts) if firsts else 0.0
-        return ProbeResult(probe, tok_s=written / span_s if span_s > 0 else None, prompt_tokens=read, written_tokens=written, took_s=took_s), samples
+        return ProbeResult(
+            probe,
+            tok_s=written / span_s if span_s > 0 else None,
+            prompt_tokens=read,
+            written_tokens=written,
+            took_s=took_s,
+        ), samples
     [heard] = answers
     usage = heard.usage or Usage()
     prefill_s = usage.prefill_s or heard.first_s
     decode_s = usage.decode_s or (heard.last_s - heard.first_s if heard.first_s is not None else None)
     return ProbeResult(
-        probe, (read - (usage.cached_tokens or 0)) / prefill_s if prefill_s and read else None, written / decode_s if decode_s and written > 1 else None,
-        None, heard.first_s, None, read, written, took_s,
-    ), samples  # fmt: skip
+        probe,
+        (read - (usage.cached_tokens or 0)) / prefill_s if prefill_s and read else None,
+        written / decode_s if decode_s and written > 1 else None,
+        None,
+        heard.first_s,
+        None,
+        read,
+        written,
+        took_s,
+    ), samples
 
 
 def _sample(heard: ProbeAnswer, probe: Probe) -> SpeedSample | None:
@@ -126,7 +146,9 @@ def _sample(heard: ProbeAnswer, probe: Probe) -> SpeedSample | None:
     if usage is None or usage.prompt_tokens is None:
         return None
     uncached = usage.prompt_tokens - (usage.cached_tokens or 0)
-    return SpeedSample(uncached, usage.prefill_s, usage.completion_tokens or 0, usage.decode_s, None, float(probe.streams))
+    return SpeedSample(
+        uncached, usage.prefill_s, usage.completion_tokens or 0, usage.decode_s, None, float(probe.streams)
+    )
 
 
 def _read(heard: ProbeAnswer, probe: Probe) -> int:

@@ -41,10 +41,21 @@ NAMES_MAX = 256
 @dataclass(frozen=True, slots=True)
 class BenchmarkSettings:
     quiet_s: float = field(
-        default=2.0, metadata={"env": "FLEET_BENCHMARK_QUIET_SECONDS", "help": "Seconds for which a node must have had nothing to do before it is measured.", "min": 0, "max": 3600}
+        default=2.0,
+        metadata={
+            "env": "FLEET_BENCHMARK_QUIET_SECONDS",
+            "help": "Seconds for which a node must have had nothing to do before it is measured.",
+            "min": 0,
+            "max": 3600,
+        },
     )
     run_max_s: float = field(
-        default=3600.0, metadata={"env": "FLEET_BENCHMARK_MAX_SECONDS", "help": "A benchmark ends after so many seconds, with what it has.", "min": 1}
+        default=3600.0,
+        metadata={
+            "env": "FLEET_BENCHMARK_MAX_SECONDS",
+            "help": "A benchmark ends after so many seconds, with what it has.",
+            "min": 1,
+        },
     )
 
 
@@ -95,11 +106,23 @@ class BenchmarkRun:
 
 class BenchmarkRunner:
     def __init__(
-        self, settings: BenchmarkSettings, driver: Driver, prober: Prober, ended: Callable[[BenchmarkRun], None], wall: Callable[[], float],
+        self,
+        settings: BenchmarkSettings,
+        driver: Driver,
+        prober: Prober,
+        ended: Callable[[BenchmarkRun], None],
+        wall: Callable[[], float],
         new_id: Callable[[], str],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`ended(run)` is told once of every run that is over."""
-        self._settings, self._driver, self._prober, self._ended, self._wall, self._new_id = settings, driver, prober, ended, wall, new_id
+        self._settings, self._driver, self._prober, self._ended, self._wall, self._new_id = (
+            settings,
+            driver,
+            prober,
+            ended,
+            wall,
+            new_id,
+        )
         self.run: BenchmarkRun | None = None
         self._task: asyncio.Task[None] | None = None
         self._probing: tuple[NodeId, asyncio.Task[None]] | None = None
@@ -135,8 +158,12 @@ class BenchmarkRunner:
             raise AlreadyRunning(f"{self.run.run_id} is running; end it with: herd bench --cancel")
         plan = self.plan(wanted)
         if not plan.probes:
-            reasons = ", ".join(f"{model} on {node_id}: {reason}" for (node_id, model), reason in list(plan.left_out.items())[:3])
-            raise BadRequest(f"there is nothing to measure{': ' if reasons else ''}{reasons}", code="nothing_to_measure")
+            reasons = ", ".join(
+                f"{model} on {node_id}: {reason}" for (node_id, model), reason in list(plan.left_out.items())[:3]
+            )
+            raise BadRequest(
+                f"there is nothing to measure{': ' if reasons else ''}{reasons}", code="nothing_to_measure"
+            )
         self._busy_at.clear()
         run = self.run = BenchmarkRun(self._new_id(), self._wall(), plan, todo=deque(plan.probes))
         self._task = asyncio.get_running_loop().create_task(self._run(run))
@@ -164,7 +191,9 @@ class BenchmarkRunner:
         unknown: list[str] = [node_id for node_id in sorted(wanted.nodes) if self._driver.fleet.node(node_id) is None]
         unknown += [model for model in sorted(wanted.models) if not self._driver.fleet.knows(model)]
         if unknown:
-            raise BadRequest(f"there is no {', '.join(unknown[:3])[:200]}; those there are: herd models", code="unknown")
+            raise BadRequest(
+                f"there is no {', '.join(unknown[:3])[:200]}; those there are: herd models", code="unknown"
+            )
 
     def _why_not(self, node: Node, model: ModelName, card: ModelInfo) -> str | None:
         report, residency = node.report, self._driver.dispatcher.forecast.residency
@@ -176,7 +205,9 @@ class BenchmarkRunner:
             return "the node takes no requests now"
         if card.loaded is not None:
             return None
-        has_room = residency.footprint_bytes(node, card, model) <= residency.room_bytes(node) and not residency.is_crowded(node, card)
+        has_room = residency.footprint_bytes(node, card, model) <= residency.room_bytes(
+            node
+        ) and not residency.is_crowded(node, card)
         return None if has_room else "it does not fit beside what is in memory"
 
     # --- the run ---
@@ -194,7 +225,10 @@ class BenchmarkRunner:
         finally:
             run.ended_at = self._wall()
             if run.state != "running":
-                log.info("benchmark ended", extra={"run_id": run.run_id, "state": run.state, "requests": len(run.shown), "yields": run.yields})
+                log.info(
+                    "benchmark ended",
+                    extra={"run_id": run.run_id, "state": run.state, "requests": len(run.shown), "yields": run.yields},
+                )
                 self._ended(run)
 
     async def _step(self, run: BenchmarkRun) -> None:
@@ -203,7 +237,9 @@ class BenchmarkRunner:
             node = self._driver.fleet.node(probe.node_id)
             card = node.card(probe.model) if node is not None else None
             if node is None or card is None or node.liveness is Liveness.OFFLINE:
-                self._leave_out(run, probe, "it is gone" if node is not None and card is None else "the node went offline")
+                self._leave_out(
+                    run, probe, "it is gone" if node is not None and card is None else "the node went offline"
+                )
                 return
             if self._is_idle(node):
                 await self._make(run, probe, node, card)
@@ -278,7 +314,10 @@ class BenchmarkRunner:
         if self._driver.dispatcher.waiting.queues.of_node(node.id) or node.loading_until:
             self._busy_at[node.id] = now
             return False
-        return node.liveness is Liveness.ONLINE and now - self._busy_at.get(node.id, float("-inf")) >= self._settings.quiet_s
+        return (
+            node.liveness is Liveness.ONLINE
+            and now - self._busy_at.get(node.id, float("-inf")) >= self._settings.quiet_s
+        )
 
     def _dispatched(self, node_id: NodeId) -> None:
         """Somebody's request goes there: what we ask there ends in this very moment, and is asked again later."""
@@ -298,4 +337,6 @@ def wanted(nodes: Iterable[str], models: Iterable[str], kinds: Iterable[str]) ->
     if unknown := [word for word in words if word not in known]:
         raise BadRequest(f"kinds are {', '.join(sorted(known))}, not {unknown[0][:40]!r}")
     found = frozenset(known[word] for word in words) or frozenset(ProbeKind)
-    return BenchmarkSelection(frozenset(NodeId(name) for name in named), frozenset(canonical(name) for name in asked), found)
+    return BenchmarkSelection(
+        frozenset(NodeId(name) for name in named), frozenset(canonical(name) for name in asked), found
+    )

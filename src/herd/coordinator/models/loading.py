@@ -24,7 +24,12 @@ class ModelLoader:
         """Returns at once. An engine that loads nothing on its own account is left alone."""
         engine, card = self._of(node, model)
         if engine is not None and card is not None:
-            self._send(node, card, engine.keep(card.name, is_kept), "a model is kept in memory" if is_kept else "a model is let go")
+            self._send(
+                node,
+                card,
+                engine.keep(card.name, is_kept),
+                "a model is kept in memory" if is_kept else "a model is let go",
+            )
 
     def load(self, node: Node, model: ModelName) -> None:
         """The same, to stay as long as the engine likes."""

@@ -28,10 +28,20 @@ AGAIN_S = 60.0
 @dataclass(frozen=True, slots=True)
 class PinSettings:
     models: str = field(
-        default="", metadata={"env": "FLEET_PINNED_MODELS", "help": "Models that stay in memory, with commas between them; MODEL@NODE names the node."}
+        default="",
+        metadata={
+            "env": "FLEET_PINNED_MODELS",
+            "help": "Models that stay in memory, with commas between them; MODEL@NODE names the node.",
+        },
     )
     preload_max: int = field(
-        default=3, metadata={"env": "FLEET_MODEL_PRELOAD_MAX_COUNT", "help": "After a start, so many of the last week's most used models are loaded.", "min": 0, "max": 64}
+        default=3,
+        metadata={
+            "env": "FLEET_MODEL_PRELOAD_MAX_COUNT",
+            "help": "After a start, so many of the last week's most used models are loaded.",
+            "min": 0,
+            "max": 64,
+        },
     )
 
 
@@ -53,12 +63,18 @@ class Loader(Protocol):
 
 
 class PinnedModels:
-    def __init__(self, settings: PinSettings, folder: Path, fleet: Fleet, keeper: Loader, now: Callable[[], float]) -> None:
+    def __init__(
+        self, settings: PinSettings, folder: Path, fleet: Fleet, keeper: Loader, now: Callable[[], float]
+    ) -> None:
         self._path = folder / "pins.json"
         self._fleet = fleet
         self._keeper = keeper
         self._now = now
-        self._fixed = [PinnedModel(canonical(name), node) for name, _, node in (one.strip().partition("@") for one in settings.models.split(",")) if name]
+        self._fixed = [
+            PinnedModel(canonical(name), node)
+            for name, _, node in (one.strip().partition("@") for one in settings.models.split(","))
+            if name
+        ]
         self._pins: list[PinnedModel] = []
         self._preload_max = settings.preload_max
         self._preload: list[ModelName] = []
@@ -130,13 +146,19 @@ class PinnedModels:
             self._preload.remove(model)
             fit = [node for node in nodes if node.room_bytes > node.report.models[model].size_bytes * ROOM_FACTOR]
             if fit and not any(node.is_loaded(model) or model in node.loading_until for node in nodes):
-                self._keeper.load(max(fit, key=lambda one: (one.report.memory_bandwidth_gbps or 0.0, one.room_bytes, one.id)), model)
+                self._keeper.load(
+                    max(fit, key=lambda one: (one.report.memory_bandwidth_gbps or 0.0, one.room_bytes, one.id)), model
+                )
 
     def _nodes(self, pin: PinnedModel) -> list[Node]:
         there = (Liveness.ONLINE, Liveness.DEGRADED)
         return [
-            node for node in self._fleet.with_model(ModelName(pin.model))
-            if node.liveness in there and not node.report.paused and not node.report.draining and pin.node_id in ("", node.id)
+            node
+            for node in self._fleet.with_model(ModelName(pin.model))
+            if node.liveness in there
+            and not node.report.paused
+            and not node.report.draining
+            and pin.node_id in ("", node.id)
         ]
 
     def _write(self, pins: list[PinnedModel]) -> None:

@@ -36,10 +36,17 @@ ANYHOW = PullOptions()
 class FetchSettings:
     registries: str = field(
         default="registry.ollama.ai,hf.co,huggingface.co",
-        metadata={"env": "FLEET_PULL_REGISTRIES", "help": "Hosts from which models may be fetched, with commas between them."},
+        metadata={
+            "env": "FLEET_PULL_REGISTRIES",
+            "help": "Hosts from which models may be fetched, with commas between them.",
+        },
     )
     lan_first: bool = field(
-        default=True, metadata={"env": "FLEET_LAN_COPY", "help": "Copy a model from a node that has it before fetching it from the internet."}
+        default=True,
+        metadata={
+            "env": "FLEET_LAN_COPY",
+            "help": "Copy a model from a node that has it before fetching it from the internet.",
+        },
     )
 
     @property
@@ -59,7 +66,12 @@ class Transfers:
     """All fetches of this coordinator."""
 
     def __init__(
-        self, settings: FetchSettings, fleet: Fleet, orders: EngineClient, engines: Mapping[str, Engine], now: Callable[[], float]
+        self,
+        settings: FetchSettings,
+        fleet: Fleet,
+        orders: EngineClient,
+        engines: Mapping[str, Engine],
+        now: Callable[[], float],
     ) -> None:
         self._settings = settings
         self._fleet = fleet
@@ -70,7 +82,9 @@ class Transfers:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
 
-    def want(self, name: str, by: str, node_id: NodeId | None = None, wish: PullOptions = ANYHOW, size_bytes: int = 0) -> Transfer:
+    def want(
+        self, name: str, by: str, node_id: NodeId | None = None, wish: PullOptions = ANYHOW, size_bytes: int = 0
+    ) -> Transfer:
         """Begins to bring it, or joins whoever began. Raises `CannotTransfer`."""
         model = canonical(name)
         node = self._target(model, node_id, size_bytes)
@@ -124,7 +138,11 @@ class Transfers:
     def _target(self, model: ModelName, node_id: NodeId | None, size_bytes: int) -> Node:
         if node_id is None:
             known = next((one for one in self.book if one.model == model and not one.state.is_over), None)
-            best = self._fleet.node(known.node_id) if known is not None else transfer_queue.best_target(self._fleet, model, size_bytes)
+            best = (
+                self._fleet.node(known.node_id)
+                if known is not None
+                else transfer_queue.best_target(self._fleet, model, size_bytes)
+            )
             if best is None:
                 raise Unavailable("the node it was being fetched onto has left; ask again")
             if isinstance(best, Refusal):
@@ -132,7 +150,9 @@ class Transfers:
             return best
         node = self._fleet.node(node_id)
         if node is None or not transfer_queue.can_fetch(node):
-            raise CannotTransfer(Refusal(404, "no_such_node", f"{node_id} is not here, or fetches no models; see: herd status"))
+            raise CannotTransfer(
+                Refusal(404, "no_such_node", f"{node_id} is not here, or fetches no models; see: herd status")
+            )
         return node
 
     def _start_next(self, node_id: NodeId) -> None:
@@ -205,7 +225,9 @@ class Transfers:
                 await self._copy_from(fetch, node, card)
             except EngineCallFailed as error:
                 trouble = f"{node.id}: {error}"
-                log.warning("a model could not be copied: %s", error, extra={"node_id": fetch.node_id, "source": node.id})
+                log.warning(
+                    "a model could not be copied: %s", error, extra={"node_id": fetch.node_id, "source": node.id}
+                )
             else:
                 return
         if fetch.lan_only:
@@ -251,7 +273,11 @@ class Transfers:
         if told.digest:
             is_new = told.digest not in fetch.layers
             fetch.layers[told.digest] = (told.completed, told.total)
-            if is_new and fetch.source == INTERNET and (full := transfer_queue.no_room(self._node(fetch), fetch.total_bytes - fetch.completed_bytes)):
+            if (
+                is_new
+                and fetch.source == INTERNET
+                and (full := transfer_queue.no_room(self._node(fetch), fetch.total_bytes - fetch.completed_bytes))
+            ):
                 raise EngineCallFailed(full)
         self._tell()
 

@@ -27,7 +27,9 @@ class ModelWarmer:
         if call is None:
             return
         log.info("a model is loaded ahead", extra={"node_id": command.node_id, "model": command.model})
-        self._pool.send(command.card.engine.url, call.method.encode(), call.path.encode(), OWN_LINES, call.body, _Ignored(command))
+        self._pool.send(
+            command.card.engine.url, call.method.encode(), call.path.encode(), OWN_LINES, call.body, _Ignored(command)
+        )
 
 
 class _Ignored:
@@ -50,4 +52,8 @@ class _Ignored:
         self._tell(detail or kind.value)
 
     def _tell(self, problem: str) -> None:
-        log.warning("a model could not be loaded ahead: %s", problem, extra={"node_id": self._command.node_id, "model": self._command.model})
+        log.warning(
+            "a model could not be loaded ahead: %s",
+            problem,
+            extra={"node_id": self._command.node_id, "model": self._command.model},
+        )

@@ -31,17 +31,29 @@ TAG = "auto-pull"
 
 @dataclass(frozen=True, slots=True)
 class AutoPullSettings:
-    is_on: bool = field(default=True, metadata={"env": "FLEET_AUTO_PULL", "help": "Fetch a model that is asked for and on no node, while the request waits."})
+    is_on: bool = field(
+        default=True,
+        metadata={
+            "env": "FLEET_AUTO_PULL",
+            "help": "Fetch a model that is asked for and on no node, while the request waits.",
+        },
+    )
     timeout_s: float = field(
-        default=300.0, metadata={"env": "FLEET_AUTO_PULL_TIMEOUT", "help": "Seconds a request waits for its model to be fetched.", "min": 1}
+        default=300.0,
+        metadata={
+            "env": "FLEET_AUTO_PULL_TIMEOUT",
+            "help": "Seconds a request waits for its model to be fetched.",
+            "min": 1,
+        },
     )
     whom: str = field(
         default="admins",
         metadata={
-            "env": "FLEET_AUTO_PULL_FOR", "choices": ("admins", "everybody"),
+            "env": "FLEET_AUTO_PULL_FOR",
+            "choices": ("admins", "everybody"),
             "help": "For whose requests: this machine's and those with a key for models, or everybody's.",
         },
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +67,14 @@ class AutoPullCallbacks:
 
 class AutoPull:
     def __init__(
-        self, settings: AutoPullSettings, fetching: Transfers, fleet: Fleet, loop: asyncio.AbstractEventLoop, is_ready: Callable[[], bool],
+        self,
+        settings: AutoPullSettings,
+        fetching: Transfers,
+        fleet: Fleet,
+        loop: asyncio.AbstractEventLoop,
+        is_ready: Callable[[], bool],
         note_every_s: float,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`is_ready`: whether every node had time to report since the start; before, what is unknown may be there."""
         self._note_every_s = note_every_s
         self._is_ready = is_ready
@@ -70,15 +87,30 @@ class AutoPull:
     def take(self, exchange: Exchange, request: Request, tells: bool, ends: AutoPullCallbacks) -> bool:
         """Whether it is seen to here: then one of `ends` is called, once. `tells`: its answer can hold comments."""
         models = (request.model, *request.fallbacks)
-        if request.kind is RequestKind.INFO or not self._fleet.nodes or any(self._fleet.knows(model) for model in models):
+        if (
+            request.kind is RequestKind.INFO
+            or not self._fleet.nodes
+            or any(self._fleet.knows(model) for model in models)
+        ):
             return False
-        may = self._settings.is_on and self._is_ready() and (self._settings.whom == "everybody" or may_fetch(exchange.admission))
+        may = (
+            self._settings.is_on
+            and self._is_ready()
+            and (self._settings.whom == "everybody" or may_fetch(exchange.admission))
+        )
         if not may or len(self._tasks) >= HELD_MAX:
             return False
         try:
             fetch = self._fetching.want(request.model_as_asked or request.model, str(request.id))
         except HerdError as error:
-            ends.refuse(Refusal(404, error.refusal.code, f"model '{request.model_as_asked or request.model}' not found on any node, and it is not fetched: {error}"), None)
+            ends.refuse(
+                Refusal(
+                    404,
+                    error.refusal.code,
+                    f"model '{request.model_as_asked or request.model}' not found on any node, and it is not fetched: {error}",
+                ),
+                None,
+            )
             return True
         request.tags = (*request.tags, TAG)
         self._hold(exchange, request, fetch, tells, ends)
@@ -88,7 +120,9 @@ class AutoPull:
         for task in list(self._tasks):
             task.cancel()
 
-    def _hold(self, exchange: Exchange, request: Request, fetch: Transfer, tells: bool, ends: AutoPullCallbacks) -> None:
+    def _hold(
+        self, exchange: Exchange, request: Request, fetch: Transfer, tells: bool, ends: AutoPullCallbacks
+    ) -> None:
         asked = exchange.header(ASKED_WITH) if tells else None
         wait = WaitNotice(request.id, exchange, 0)
         wait.began(self._loop.time())
@@ -105,7 +139,14 @@ class AutoPull:
                 ends.admit(wait)
             else:
                 why = trouble or f"it was not there within {self._settings.timeout_s:.0f} s; watch it with: herd pulls"
-                ends.refuse(Refusal(404 if trouble else 503, "model_not_fetched", f"model '{request.model_as_asked or request.model}' not found on any node, and it could not be fetched: {why}"), wait)
+                ends.refuse(
+                    Refusal(
+                        404 if trouble else 503,
+                        "model_not_fetched",
+                        f"model '{request.model_as_asked or request.model}' not found on any node, and it could not be fetched: {why}",
+                    ),
+                    wait,
+                )
 
         def leave() -> None:
             task.remove_done_callback(over)
@@ -133,6 +174,10 @@ class AutoPull:
 
 def told(fetch: Transfer) -> str:
     """How far it is, in words."""
-    share = f", {100 * fetch.completed_bytes // fetch.total_bytes} % of {fetch.total_bytes / 1e9:.1f} GB" if fetch.total_bytes else ""
+    share = (
+        f", {100 * fetch.completed_bytes // fetch.total_bytes} % of {fetch.total_bytes / 1e9:.1f} GB"
+        if fetch.total_bytes
+        else ""
+    )
     source = f" from {fetch.source}" if fetch.source else ""
     return f"{fetch.name} to be fetched onto {fetch.node_id}{source}{share}"

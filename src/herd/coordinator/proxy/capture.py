@@ -29,15 +29,28 @@ class CaptureSettings:
 
     is_on: bool = field(
         default=False,
-        metadata={"env": "FLEET_CAPTURE", "help": "Keep what is asked, in memory, for who has every right to read: to find a fault, and then off again."},
+        metadata={
+            "env": "FLEET_CAPTURE",
+            "help": "Keep what is asked, in memory, for who has every right to read: to find a fault, and then off again.",
+        },
     )
     lasts_s: float = field(
         default=3600.0,
-        metadata={"env": "FLEET_CAPTURE_SECONDS", "help": "So long after the start it ends by itself, and what was kept is forgotten.", "min": 1, "max": 86400},
+        metadata={
+            "env": "FLEET_CAPTURE_SECONDS",
+            "help": "So long after the start it ends by itself, and what was kept is forgotten.",
+            "min": 1,
+            "max": 86400,
+        },
     )
     max_bytes: int = field(
         default=4_000_000,
-        metadata={"env": "FLEET_CAPTURE_BYTES", "help": "How much is kept at once; the oldest goes first.", "min": 10_000, "max": 1_000_000_000},
+        metadata={
+            "env": "FLEET_CAPTURE_BYTES",
+            "help": "How much is kept at once; the oldest goes first.",
+            "min": 10_000,
+            "max": 1_000_000_000,
+        },
     )
 
 
@@ -95,14 +108,20 @@ class Capture:
     def state(self) -> dict[str, object]:
         """For `/fleet/status`: never a prompt."""
         is_on = self.is_on
-        return {"is_on": is_on, "ends_in_s": max(0.0, self._ends_at - self._now()), "requests": len(self._kept) if is_on else 0}
+        return {
+            "is_on": is_on,
+            "ends_in_s": max(0.0, self._ends_at - self._now()),
+            "requests": len(self._kept) if is_on else 0,
+        }
 
     async def show(self, _: Request) -> Response:
         """What was asked while FLEET_CAPTURE is on, the oldest first."""
         if not self.is_on:
             self.end()
         answer = {**self.state(), "bytes": self._held_bytes, "dropped": self._dropped, "captured": list(self._kept)}
-        return Response(msgspec.json.encode(answer), media_type="application/json", headers={"Cache-Control": "no-store"})
+        return Response(
+            msgspec.json.encode(answer), media_type="application/json", headers={"Cache-Control": "no-store"}
+        )
 
     async def stop(self, _: Request) -> Response:
         """Ends the capture at once, and forgets what was kept."""

@@ -40,7 +40,9 @@ class ForwardedBytes:
         resumed = dialect.resume(ask, ask.model, request_id, moment, told, "")
         return resumed.said.pieces if resumed is not None else told.count(_NEWS)
 
-    def resume(self, dialect: Dialect, ask: ParsedRequest, model: str, request_id: str, moment: Timestamp) -> Resumption | None:
+    def resume(
+        self, dialect: Dialect, ask: ParsedRequest, model: str, request_id: str, moment: Timestamp
+    ) -> Resumption | None:
         """What another node needs to write on, or None where the join would be a guess."""
         told = b"".join(self._parts or ())
         if not told:

@@ -47,10 +47,18 @@ class InferenceApi:
     """Callable with every exchange: takes what is inference, hands the rest on."""
 
     def __init__(
-        self, dialects: Iterable[Dialect], driver: Driver, services: RelayDependencies, id_prefix: str,
-        rest: Callable[[Exchange], None], hashes_prefixes: bool, allowances: Allowances, month: Callable[[], tuple[float, str]],
-        capture: Callable[[str, str, bytes], None] | None = None, auto_pull: AutoPull | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        dialects: Iterable[Dialect],
+        driver: Driver,
+        services: RelayDependencies,
+        id_prefix: str,
+        rest: Callable[[Exchange], None],
+        hashes_prefixes: bool,
+        allowances: Allowances,
+        month: Callable[[], tuple[float, str]],
+        capture: Callable[[str, str, bytes], None] | None = None,
+        auto_pull: AutoPull | None = None,
+    ) -> None:
         """`hashes_prefixes` where the policy asks who has read a conversation's beginning; else that costs nothing.
 
         `month()` is now, in unix seconds, and its calendar month, for what keys may use. `capture` is told of every request
@@ -98,11 +106,17 @@ class InferenceApi:
         request = self._request(exchange, dialect, ask, key)
         if self._capture is not None:
             self._capture(request.id, exchange.path, exchange.body)
-        if self._auto_pull is not None and not self._driver.fleet.knows(request.model) and self._fetched(exchange, dialect, ask, request, key):
+        if (
+            self._auto_pull is not None
+            and not self._driver.fleet.knows(request.model)
+            and self._fetched(exchange, dialect, ask, request, key)
+        ):
             return
         self._driver.admit(request, Relay(exchange, ask, dialect, request.id, self._services))
 
-    def _fetched(self, exchange: Exchange, dialect: Dialect, ask: ParsedRequest, request: Request, key: ApiKey | None) -> bool:
+    def _fetched(
+        self, exchange: Exchange, dialect: Dialect, ask: ParsedRequest, request: Request, key: ApiKey | None
+    ) -> bool:
         """Whether it waits for its model to be fetched."""
         assert self._auto_pull is not None
 
@@ -147,14 +161,30 @@ class InferenceApi:
         fingerprint = hash(ask.body) if self._driver.dispatcher.poisons else 0
         return Request(
             RequestId(f"{self._id_prefix}{next(self._ids):x}"),
-            canonical(ask.model), ask.route.kind, dialect.name,
+            canonical(ask.model),
+            ask.route.kind,
+            dialect.name,
             tuple(canonical(name) for name in ask.fallback_models) if ask.fallback_models else (),
-            ask.stream, ask.prompt_tokens, ask.output_tokens_max, ask.context_wanted, ask.needs,
-            len(ask.body), exchange.client_ip, tags, deadline_at, ask.model, _ANY_ENGINE,
-            prefix_hashes(ask.body, owner) if self._hashes_prefixes else (), owner, _tenant(exchange, tags, owner), fingerprint,
+            ask.stream,
+            ask.prompt_tokens,
+            ask.output_tokens_max,
+            ask.context_wanted,
+            ask.needs,
+            len(ask.body),
+            exchange.client_ip,
+            tags,
+            deadline_at,
+            ask.model,
+            _ANY_ENGINE,
+            prefix_hashes(ask.body, owner) if self._hashes_prefixes else (),
+            owner,
+            _tenant(exchange, tags, owner),
+            fingerprint,
             _only_node(exchange),
-            ask.context_wanted, ask.has_runner_options, is_limit_whole=ask.is_limit_whole,
-        )  # fmt: skip
+            ask.context_wanted,
+            ask.has_runner_options,
+            is_limit_whole=ask.is_limit_whole,
+        )
 
     @staticmethod
     def _tags(exchange: Exchange, ask: ParsedRequest) -> tuple[str, ...]:

@@ -48,12 +48,39 @@ class Relay:
     """The run of one request: told what to do by the driver, what happened by the upstream call and the exchange."""
 
     __slots__ = (
-        "_ask", "_call", "_conversation", "_dialect", "_dispatch", "_exchange", "_forwarded_bytes", "_headers",
-        "_held", "_held_bytes", "_last", "_lines", "_request_id", "_resumed", "_services", "_status", "_step",
-        "_told", "_translation", "_wait", "_watch", "_whole_lines",
-    )  # fmt: skip
+        "_ask",
+        "_call",
+        "_conversation",
+        "_dialect",
+        "_dispatch",
+        "_exchange",
+        "_forwarded_bytes",
+        "_headers",
+        "_held",
+        "_held_bytes",
+        "_last",
+        "_lines",
+        "_request_id",
+        "_resumed",
+        "_services",
+        "_status",
+        "_step",
+        "_told",
+        "_translation",
+        "_wait",
+        "_watch",
+        "_whole_lines",
+    )
 
-    def __init__(self, exchange: Exchange, ask: ParsedRequest, dialect: Dialect, request_id: RequestId, services: RelayDependencies, wait: WaitNotice | None = None) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        ask: ParsedRequest,
+        dialect: Dialect,
+        request_id: RequestId,
+        services: RelayDependencies,
+        wait: WaitNotice | None = None,
+    ) -> None:
         self._exchange = exchange
         self._ask = ask
         self._dialect = dialect
@@ -93,7 +120,9 @@ class Relay:
         try:
             if self._forwarded_bytes:
                 self._send_continued(command, engine)
-            elif engine.takes(self._ask.route.path) and (self._dialect.pins or command.pin is None or command.pin.is_silent):
+            elif engine.takes(self._ask.route.path) and (
+                self._dialect.pins or command.pin is None or command.pin.is_silent
+            ):
                 self._send_as_it_is(command)
             else:
                 self._send_translated(command, engine)
@@ -145,7 +174,10 @@ class Relay:
         capabilities = command.card.capabilities
         if engine.continues or said.is_nothing:
             self._send_rest(engine, self._resumed, going_on(conversation, said))
-        elif going_on_raw(conversation, said, "", capabilities) is not None and (call := engine.rendering(conversation)) is not None:
+        elif (
+            going_on_raw(conversation, said, "", capabilities) is not None
+            and (call := engine.rendering(conversation)) is not None
+        ):
             resumed = self._resumed
 
             def rendered(text: str) -> None:
@@ -204,7 +236,11 @@ class Relay:
     def _fail_of(self, error: bytes) -> None:
         """The engine is there and says that its runner is not: no less a loss than a broken connection."""
         if error and self._step == _OPEN:
-            self._fail(FailureKind.SERVER_ERROR, "its stream ended with an error", said=error_text(error.removeprefix(b"data: ")))
+            self._fail(
+                FailureKind.SERVER_ERROR,
+                "its stream ended with an error",
+                said=error_text(error.removeprefix(b"data: ")),
+            )
 
     def _forward(self, data: bytes) -> None:
         self._forwarded_bytes += len(data)
@@ -248,7 +284,9 @@ class Relay:
             data = b"".join(self._held)
             self._held.clear()
         elif data.startswith(ERRORS):
-            self._fail(FailureKind.SERVER_ERROR, "its answer was an error", said=error_text(data.removeprefix(b"data: ")))
+            self._fail(
+                FailureKind.SERVER_ERROR, "its answer was an error", said=error_text(data.removeprefix(b"data: "))
+            )
             return
         data, error = self._until_error(data)
         self._open(data, None if self._translation is not None else forwarded_headers.body_length(self._headers))
@@ -286,7 +324,9 @@ class Relay:
             content_type = self._translation.content_type
         else:
             content_type = forwarded_headers.found(self._headers, b"content-type") or b"application/octet-stream"
-        headers = forwarded_headers.answer_headers(content_type, self._request_id, self._dispatch, self._ask.prompt_tokens)
+        headers = forwarded_headers.answer_headers(
+            content_type, self._request_id, self._dispatch, self._ask.prompt_tokens
+        )
         return headers if self._wait is None else headers + self._wait.headers()
 
     # --- the answer ends ---
@@ -300,7 +340,9 @@ class Relay:
             body = b"".join(self._held) + self._whole_lines.rest
             counters = watch.end()
             if counters is not None:
-                self._finish_at_once(counters, self._answer_headers() + spent(self._dispatch, self._ask, body, counters), body)
+                self._finish_at_once(
+                    counters, self._answer_headers() + spent(self._dispatch, self._ask, body, counters), body
+                )
                 return
         if counters is not None:
             self._finish(counters)
@@ -324,7 +366,9 @@ class Relay:
             self._finish(translation.counters())
         else:
             body, counters = b"".join(self._held) + data, translation.counters()
-            self._finish_at_once(counters, self._answer_headers() + spent(self._dispatch, self._ask, body, counters), body)
+            self._finish_at_once(
+                counters, self._answer_headers() + spent(self._dispatch, self._ask, body, counters), body
+            )
 
     def _counters_if_whole(self) -> Counters | None:
         if self._watch is not None:
@@ -386,7 +430,9 @@ class Relay:
         headers = self._answer_headers()
         if self._noted is not None:
             self._feed_finished(Counters(), self._status)
-            self._end_with(Refusal(self._status, "invalid_request", error_text(body) or f"the node answered {self._status}"))
+            self._end_with(
+                Refusal(self._status, "invalid_request", error_text(body) or f"the node answered {self._status}")
+            )
             return
         if self._translation is not None or not body or len(body) > self._services.settings.refusal_max_bytes:
             message = error_text(body) or f"the node answered {self._status}"
@@ -403,7 +449,9 @@ class Relay:
 
     # --- failing ---
 
-    def _fail(self, kind: FailureKind, detail: str, retry_after_s: float | None = None, said: str = "", prompt_tokens: int = 0) -> None:
+    def _fail(
+        self, kind: FailureKind, detail: str, retry_after_s: float | None = None, said: str = "", prompt_tokens: int = 0
+    ) -> None:
         """Tells the core, which answers with what to do. A call that is still open is of no use any more.
 
         `said` is the engine's own text: for the client, never for logs or traces, since it may quote a prompt.
@@ -415,7 +463,17 @@ class Relay:
         continues_on = self._continues_on() if self._forwarded_bytes else frozenset[str]()
         is_crash = kind in (FailureKind.RESET, FailureKind.CLOSED) and not self._forwarded_bytes
         fingerprint = hash(self._ask.body) if is_crash else 0
-        failure = Failure(kind, self._forwarded_bytes, detail, self._status or None, retry_after_s, said, continues_on, fingerprint, prompt_tokens)
+        failure = Failure(
+            kind,
+            self._forwarded_bytes,
+            detail,
+            self._status or None,
+            retry_after_s,
+            said,
+            continues_on,
+            fingerprint,
+            prompt_tokens,
+        )
         driver = self._services.driver
         driver.feed(AttemptFailed(driver.now(), self._request_id, self._dispatch.attempt, failure))
 
@@ -428,7 +486,9 @@ class Relay:
         if self._resumed is None:
             return frozenset()
         is_nothing = self._resumed.said.is_nothing
-        return frozenset(kind for kind, engine in self._services.engines.items() if is_nothing or engine.continues or engine.renders)
+        return frozenset(
+            kind for kind, engine in self._services.engines.items() if is_nothing or engine.continues or engine.renders
+        )
 
     def _watched(self, data: bytes) -> bytes:
         """What may pass of an answer that is not translated: of a stream, whole lines only."""
@@ -492,7 +552,9 @@ class Relay:
             exchange.cut(self._apart_from_the_rest(frame) + frame if frame else b"")
             return
         answer = self._dialect.error(refusal, self._request_id)
-        headers = forwarded_headers.refusal_headers(answer.content_type, refusal, self._request_id, self._services.dice.random())
+        headers = forwarded_headers.refusal_headers(
+            answer.content_type, refusal, self._request_id, self._services.dice.random()
+        )
         if self._wait is not None:
             headers += self._wait.headers()
         exchange.respond(answer.status, headers, answer.body)

@@ -19,12 +19,22 @@ class RelaySettings:
     continuation: str = field(
         default="auto",
         metadata={
-            "env": "FLEET_STREAM_CONTINUATION", "choices": ("auto", "off"),
+            "env": "FLEET_STREAM_CONTINUATION",
+            "choices": ("auto", "off"),
             "help": "When a node dies in the middle of a stream: auto lets another write on where the engine can, off ends it.",
         },
-    )  # fmt: skip
-    refusal_max_bytes: int = field(default=64 << 10, metadata={"env": "FLEET_UPSTREAM_MAX_ERROR_BYTES", "help": "Largest error answer of a node that is read."})
-    held_max_bytes: int = field(default=256 << 10, metadata={"env": "FLEET_HELD_ANSWER_BYTES", "help": "Bytes of an answer that is not streamed that are held until it is whole; a longer one is forwarded as it comes."})
+    )
+    refusal_max_bytes: int = field(
+        default=64 << 10,
+        metadata={"env": "FLEET_UPSTREAM_MAX_ERROR_BYTES", "help": "Largest error answer of a node that is read."},
+    )
+    held_max_bytes: int = field(
+        default=256 << 10,
+        metadata={
+            "env": "FLEET_HELD_ANSWER_BYTES",
+            "help": "Bytes of an answer that is not streamed that are held until it is whole; a longer one is forwarded as it comes.",
+        },
+    )
 
 
 class Core(Protocol):

@@ -17,7 +17,9 @@ class TemplateRendering:
 
     __slots__ = ("_body", "_engine", "_failed", "_on_text", "_status")
 
-    def __init__(self, engine: Engine, on_text: Callable[[str], None], failed: Callable[[FailureKind, str], None]) -> None:
+    def __init__(
+        self, engine: Engine, on_text: Callable[[str], None], failed: Callable[[FailureKind, str], None]
+    ) -> None:
         self._engine = engine
         self._on_text = on_text
         self._failed = failed

@@ -72,9 +72,17 @@ def _lengths(body: bytes) -> tuple[int, int]:
         answer = _ANSWER.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return 0, 0
-    message = answer.message or next((choice.message for choice in answer.choices or () if choice.message is not None), _Message())
+    message = answer.message or next(
+        (choice.message for choice in answer.choices or () if choice.message is not None), _Message()
+    )
     blocks = answer.content or []
-    thought = _size(answer.thinking, message.thinking, message.reasoning, message.reasoning_content, *(block.thinking for block in blocks))
+    thought = _size(
+        answer.thinking,
+        message.thinking,
+        message.reasoning,
+        message.reasoning_content,
+        *(block.thinking for block in blocks),
+    )
     return thought, _size(answer.response, message.content, *(block.text for block in blocks))
 
 

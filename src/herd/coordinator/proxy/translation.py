@@ -47,9 +47,14 @@ class Translation:
     def counters(self) -> Counters:
         usage = self._usage or Usage()
         return Counters(
-            usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.load_s, usage.prefill_s,
-            usage.decode_s, self._finish_reason,
-        )  # fmt: skip
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            usage.cached_tokens,
+            usage.load_s,
+            usage.prefill_s,
+            usage.decode_s,
+            self._finish_reason,
+        )
 
     def _whole_usage(self, usage: Usage) -> Usage:
         said = self._said_tokens
@@ -57,9 +62,10 @@ class Translation:
             return usage
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
         return dataclasses.replace(
-            usage, prompt_tokens=max(0, prompt - said) if prompt is not None else None,
+            usage,
+            prompt_tokens=max(0, prompt - said) if prompt is not None else None,
             completion_tokens=completion + said if completion is not None else None,
-        )  # fmt: skip
+        )
 
     def _written(self, deltas: Sequence[Delta]) -> bytes:
         out = []

@@ -28,13 +28,18 @@ class WaitCommentSettings:
     when: str = field(
         default="asked",
         metadata={
-            "env": "FLEET_WAITING_NOTES", "choices": ("asked", "off"),
+            "env": "FLEET_WAITING_NOTES",
+            "choices": ("asked", "off"),
             "help": "Comments in a waiting client's event stream: for those who send X-Fleet-Waiting: notes, or for nobody.",
         },
-    )  # fmt: skip
+    )
     every_s: float = field(
         default=2.0,
-        metadata={"env": "FLEET_WAITING_NOTES_SECONDS", "min": 0.1, "help": "After how much waiting the first comment comes, and then the next."},
+        metadata={
+            "env": "FLEET_WAITING_NOTES_SECONDS",
+            "min": 0.1,
+            "help": "After how much waiting the first comment comes, and then the next.",
+        },
     )
 
 
@@ -68,7 +73,10 @@ class WaitNotice:
 
     def headers(self) -> list[Header]:
         """For the head of an answer that had to wait."""
-        return [(b"X-Fleet-Waited-Ms", b"%d" % round(1000 * self._waited_s)), (b"X-Fleet-Queue-Position", b"%d" % self._position)]
+        return [
+            (b"X-Fleet-Waited-Ms", b"%d" % round(1000 * self._waited_s)),
+            (b"X-Fleet-Queue-Position", b"%d" % self._position),
+        ]
 
     def note(self, place: QueuePosition, at: float) -> None:
         """A comment; with the first, the head leaves."""
@@ -76,9 +84,11 @@ class WaitNotice:
         if not self.has_begun:
             self.has_begun = True
             headers = [
-                (b"Content-Type", b"text/event-stream"), (b"Cache-Control", b"no-cache"),
-                (b"X-Fleet-Request", self._request_id.encode("ascii", "replace")), (b"X-Fleet-Waiting", NOTES),
-            ]  # fmt: skip
+                (b"Content-Type", b"text/event-stream"),
+                (b"Cache-Control", b"no-cache"),
+                (b"X-Fleet-Request", self._request_id.encode("ascii", "replace")),
+                (b"X-Fleet-Waiting", NOTES),
+            ]
             self._exchange.begin(200, headers, None)
         soon = f", about {place.expected_wait_s:.0f} s" if place.expected_wait_s is not None else ""
         self._exchange.write(comment(f"waiting, position {place.position}{soon}, for {place.waits_for}"))
@@ -93,7 +103,10 @@ class WaitComments:
     """All who wait. One timer for all of them, and only while one of them wants comments."""
 
     def __init__(
-        self, settings: WaitCommentSettings, loop: asyncio.AbstractEventLoop, places: Callable[[], Mapping[RequestId, QueuePosition]]
+        self,
+        settings: WaitCommentSettings,
+        loop: asyncio.AbstractEventLoop,
+        places: Callable[[], Mapping[RequestId, QueuePosition]],
     ) -> None:
         self._settings = settings
         self._loop = loop

@@ -34,7 +34,9 @@ INSERT = """INSERT OR REPLACE INTO benchmark_runs (
     latency_p50_ms, latency_p95_ms, latency_p99_ms, ttft_p50_ms, ttft_p95_ms, ttft_p99_ms, fleet_snapshot, per_model_results, per_node_results,
     peak_utilization
 ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-SURPLUS = "DELETE FROM benchmark_runs WHERE id IN (SELECT id FROM benchmark_runs ORDER BY timestamp DESC LIMIT -1 OFFSET ?)"
+SURPLUS = (
+    "DELETE FROM benchmark_runs WHERE id IN (SELECT id FROM benchmark_runs ORDER BY timestamp DESC LIMIT -1 OFFSET ?)"
+)
 NEWEST = "SELECT * FROM benchmark_runs ORDER BY timestamp DESC, id DESC LIMIT ?"
 ONE = "SELECT * FROM benchmark_runs WHERE run_id = ?"
 
@@ -62,7 +64,12 @@ def described(fleet: Fleet) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for node in sorted(fleet, key=lambda one: one.id):
         report = node.report
-        told = {"chip": report.chip, "os": report.os, "cards": ", ".join(gpu.name for gpu in report.gpus), "agent": report.agent_version}
+        told = {
+            "chip": report.chip,
+            "os": report.os,
+            "cards": ", ".join(gpu.name for gpu in report.gpus),
+            "agent": report.agent_version,
+        }
         told |= {face.kind: face.version for face in report.engines}
         found[node.id] = {name: text[:TEXT_MAX_CHARS] for name, text in told.items() if text}
     return found
@@ -78,7 +85,9 @@ def keep(connection: sqlite3.Connection, ended: Ended) -> None:
 
 def newest(connection: sqlite3.Connection, limit: int = SHOWN_MAX) -> list[RunLine]:
     """The newest first. Raises `sqlite3.Error`."""
-    return [_line(run) for run in (_run(row) for row in _rows(connection.execute(NEWEST, (max(1, min(limit, SHOWN_MAX)),))))]
+    return [
+        _line(run) for run in (_run(row) for row in _rows(connection.execute(NEWEST, (max(1, min(limit, SHOWN_MAX)),))))
+    ]
 
 
 def one(connection: sqlite3.Connection, run_id: str) -> BenchmarkDetails | None:
@@ -90,13 +99,24 @@ def run_of(ended: Ended) -> BenchmarkDetails:
     """The run as it is shown, stored or not."""
     run = ended.run
     boxes = tuple(box(cell) for cell in cells(run.shown))
-    left_out = tuple(LeftOut(node_id, model, reason[:TEXT_MAX_CHARS]) for (node_id, model), reason in run.plan.left_out.items())
+    left_out = tuple(
+        LeftOut(node_id, model, reason[:TEXT_MAX_CHARS]) for (node_id, model), reason in run.plan.left_out.items()
+    )
     fleet = {node_id: dict(told) for node_id, told in ended.fleet.items()}
     requests = sum(shown.probe.requests for shown in run.shown)
     return BenchmarkDetails(
-        run.run_id, run.started_at, round((run.ended_at or run.started_at) - run.started_at, 3), run.state, requests, run.failures, run.yields, METHOD,
-        boxes, left_out, fleet,
-    )  # fmt: skip
+        run.run_id,
+        run.started_at,
+        round((run.ended_at or run.started_at) - run.started_at, 3),
+        run.state,
+        requests,
+        run.failures,
+        run.yields,
+        METHOD,
+        boxes,
+        left_out,
+        fleet,
+    )
 
 
 def jobs(run: BenchmarkRun | None) -> list[Job]:
@@ -104,25 +124,45 @@ def jobs(run: BenchmarkRun | None) -> list[Job]:
     if run is None:
         return []
     job = Job(
-        run.run_id, "benchmark", "Benchmark", "", run.state, run.done, len(run.plan.probes), "requests", run.started_at, run.ended_at, run.message,
+        run.run_id,
+        "benchmark",
+        "Benchmark",
+        "",
+        run.state,
+        run.done,
+        len(run.plan.probes),
+        "requests",
+        run.started_at,
+        run.ended_at,
+        run.message,
         run.state == "running",
-    )  # fmt: skip
+    )
     return [job]
 
 
 def box(cell: BenchmarkCell) -> CellBox:
     return CellBox(
-        cell.node_id, cell.model, _spread(cell.decode_tok_s), _spread(cell.prefill_tok_s), _spread(cell.ttft_s, 1000.0), _spread(cell.load_s),
+        cell.node_id,
+        cell.model,
+        _spread(cell.decode_tok_s),
+        _spread(cell.prefill_tok_s),
+        _spread(cell.ttft_s, 1000.0),
+        _spread(cell.load_s),
         tuple(ScalePoint(streams, round(tok_s, 2)) for streams, tok_s in cell.scaling),
-    )  # fmt: skip
+    )
 
 
 def cell_of(shown: CellBox) -> BenchmarkCell:
     """Back from what was stored."""
     return BenchmarkCell(
-        NodeId(shown.node_id), ModelName(shown.model), _seen(shown.decode_tok_s), _seen(shown.prefill_tok_s), _seen(shown.ttft_ms), _seen(shown.load_s),
+        NodeId(shown.node_id),
+        ModelName(shown.model),
+        _seen(shown.decode_tok_s),
+        _seen(shown.prefill_tok_s),
+        _seen(shown.ttft_ms),
+        _seen(shown.load_s),
         tuple((point.concurrency, point.tok_s) for point in shown.scaling),
-    )  # fmt: skip
+    )
 
 
 def changed(first: BenchmarkDetails, second: BenchmarkDetails) -> dict[NodeId, str]:
@@ -131,7 +171,11 @@ def changed(first: BenchmarkDetails, second: BenchmarkDetails) -> dict[NodeId, s
     for node_id, now in second.fleet.items():
         before = first.fleet.get(node_id)
         if before is not None:
-            told = [f"{name} {before.get(name, 'none')} -> {now.get(name, 'none')}" for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+            told = [
+                f"{name} {before.get(name, 'none')} -> {now.get(name, 'none')}"
+                for name in sorted({*before, *now})
+                if before.get(name) != now.get(name)
+            ]
             if told:
                 found[NodeId(node_id)] = ", ".join(told[:3])
     return found
@@ -144,20 +188,36 @@ def _row(ended: Ended) -> tuple[object, ...]:
     busy_s = max(sum(each.took_s for each in shown), 1e-9)
     by_model: dict[str, dict[str, float | None]] = {}
     for cell in run.cells:
-        by_model.setdefault(cell.model, {})[cell.node_id] = cell.decode_tok_s.median if cell.decode_tok_s is not None else None
+        by_model.setdefault(cell.model, {})[cell.node_id] = (
+            cell.decode_tok_s.median if cell.decode_tok_s is not None else None
+        )
     kept = StoredRun(run.state, run.yields, run.method, run.cells, run.left_out)
     peak = {"tokens_per_sec": max((point.tok_s for cell in run.cells for point in cell.scaling), default=None)}
     return (
-        run.run_id, run.timestamp, run.duration_s, run.requests, run.failures, read, written, run.requests / busy_s, written / busy_s,
-        *(_percentile(latencies, percent) for percent in (50, 95, 99)), *(_percentile(firsts, percent) for percent in (50, 95, 99)),
-        _json(run.fleet), _json(by_model), _json(kept), _json(peak),
-    )  # fmt: skip
+        run.run_id,
+        run.timestamp,
+        run.duration_s,
+        run.requests,
+        run.failures,
+        read,
+        written,
+        run.requests / busy_s,
+        written / busy_s,
+        *(_percentile(latencies, percent) for percent in (50, 95, 99)),
+        *(_percentile(firsts, percent) for percent in (50, 95, 99)),
+        _json(run.fleet),
+        _json(by_model),
+        _json(kept),
+        _json(peak),
+    )
 
 
 def _of_writing(shown: Sequence[ProbeResult]) -> tuple[list[float], list[float]]:
     """Whole answers and first tokens of the plain requests, in milliseconds, sorted."""
     writing = [each for each in shown if each.probe.kind is ProbeKind.WRITING]
-    return sorted(1000.0 * each.took_s for each in writing), sorted(1000.0 * each.first_s for each in writing if each.first_s is not None)
+    return sorted(1000.0 * each.took_s for each in writing), sorted(
+        1000.0 * each.first_s for each in writing if each.first_s is not None
+    )
 
 
 def _percentile(ordered: Sequence[float], percent: int) -> float | None:
@@ -167,16 +227,38 @@ def _percentile(ordered: Sequence[float], percent: int) -> float | None:
 def _run(row: Mapping[str, object]) -> BenchmarkDetails:
     kept = _decoded(row["per_node_results"], StoredRun) or StoredRun()
     fleet = _decoded(row["fleet_snapshot"], dict[str, dict[str, str]]) or {}
-    numbers = [value if isinstance(value, int | float) else 0 for value in (row["timestamp"], row["duration_s"], row["total_requests"], row["total_failures"])]
+    numbers = [
+        value if isinstance(value, int | float) else 0
+        for value in (row["timestamp"], row["duration_s"], row["total_requests"], row["total_failures"])
+    ]
     return BenchmarkDetails(
-        str(row["run_id"]), float(numbers[0]), float(numbers[1]), kept.state, int(numbers[2]), int(numbers[3]), kept.yields, kept.method, kept.cells,
-        kept.left_out, fleet,
-    )  # fmt: skip
+        str(row["run_id"]),
+        float(numbers[0]),
+        float(numbers[1]),
+        kept.state,
+        int(numbers[2]),
+        int(numbers[3]),
+        kept.yields,
+        kept.method,
+        kept.cells,
+        kept.left_out,
+        fleet,
+    )
 
 
 def _line(run: BenchmarkDetails) -> RunLine:
     nodes, models = sorted({cell.node_id for cell in run.cells}), sorted({cell.model for cell in run.cells})
-    return RunLine(run.run_id, run.timestamp, run.duration_s, run.state, run.requests, run.failures, run.yields, tuple(nodes), tuple(models))
+    return RunLine(
+        run.run_id,
+        run.timestamp,
+        run.duration_s,
+        run.state,
+        run.requests,
+        run.failures,
+        run.yields,
+        tuple(nodes),
+        tuple(models),
+    )
 
 
 def _decoded(text: object, kind: type[Read]) -> Read | None:
@@ -190,7 +272,9 @@ def _decoded(text: object, kind: type[Read]) -> Read | None:
 def _spread(seen: Spread | None, factor: float = 1.0) -> SpreadBox | None:
     if seen is None:
         return None
-    return SpreadBox(round(seen.median * factor, 3), round(seen.low * factor, 3), round(seen.high * factor, 3), seen.count)
+    return SpreadBox(
+        round(seen.median * factor, 3), round(seen.low * factor, 3), round(seen.high * factor, 3), seen.count
+    )
 
 
 def _seen(shown: SpreadBox | None) -> Spread | None:

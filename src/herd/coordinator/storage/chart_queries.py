@@ -41,10 +41,14 @@ class ChartRange:
         return ChartRange(self.name, self.from_at - seconds, self.to_at - seconds, self.step_s, self.size)
 
 
-RANGES = MappingProxyType({
-    "1h": (HOUR_S, MINUTE_S, "minute"), "24h": (DAY_S, 5 * MINUTE_S, "minute"), "7d": (7 * DAY_S, HOUR_S, "hour"),
-    "30d": (30 * DAY_S, 2 * HOUR_S, "hour"),
-})  # fmt: skip
+RANGES = MappingProxyType(
+    {
+        "1h": (HOUR_S, MINUTE_S, "minute"),
+        "24h": (DAY_S, 5 * MINUTE_S, "minute"),
+        "7d": (7 * DAY_S, HOUR_S, "hour"),
+        "30d": (30 * DAY_S, 2 * HOUR_S, "hour"),
+    }
+)
 """Length, bin and table."""
 
 
@@ -61,7 +65,9 @@ _SUMMED = ", ".join(f"SUM({name})" for name in SUMS)
 _WITHIN = """FROM rollup_{table} r JOIN rollup_keys k ON k.id = r.key WHERE bucket >= :from AND bucket < :to
     AND (:node_id IS NULL OR k.node_id = :node_id) AND (:model IS NULL OR k.model = :model)"""
 _SERIES = "SELECT (bucket - :from) / :step, {summed} {within} GROUP BY 1"
-_SERIES_BINS = "SELECT (bucket - :from) / :step, measure, bin, SUM(count) {within} AND measure IN (1, 2, 3) GROUP BY 1, 2, 3"
+_SERIES_BINS = (
+    "SELECT (bucket - :from) / :step, measure, bin, SUM(count) {within} AND measure IN (1, 2, 3) GROUP BY 1, 2, 3"
+)
 _BY_KEY = "SELECT {key}, {summed}, MAX(last_at) {within} GROUP BY {key}"
 _BINS_BY_KEY = "SELECT {key}, measure, bin, SUM(count) {within} GROUP BY {key}, measure, bin"
 EDGES = "SELECT low FROM rollup_edges ORDER BY bin"
@@ -72,7 +78,9 @@ FLAGS = """SELECT at, kind, about FROM (
     SELECT at, kind, about FROM fleet_events WHERE at >= ?1 AND at < ?2
     UNION ALL SELECT at, 'access', what || ': ' || about FROM audit WHERE at >= ?1 AND at < ?2 AND what <> 'changed a setting'
     ) ORDER BY at DESC LIMIT ?3"""
-BUSY_BY_HOUR = "SELECT bucket, SUM(busy_ms) / 3600000.0 FROM rollup_hours WHERE bucket >= ? AND bucket < ? GROUP BY bucket"
+BUSY_BY_HOUR = (
+    "SELECT bucket, SUM(busy_ms) / 3600000.0 FROM rollup_hours WHERE bucket >= ? AND bucket < ? GROUP BY bucket"
+)
 SLOTS_BY_HOUR = "SELECT bucket, SUM(slot_s) / 3600.0 FROM node_hours WHERE bucket >= ? AND bucket < ? GROUP BY bucket"
 FALLBACKS = """SELECT original_model, model, COUNT(*) FROM request_traces WHERE timestamp >= ? AND timestamp < ? AND fallback_used = 1
     AND status <> 'retried' AND COALESCE(kind, '') <> 'info' GROUP BY 1, 2 LIMIT ?"""
@@ -93,16 +101,22 @@ def _bound(wanted: ChartRange, node_id: str | None, model: str | None) -> dict[s
     return {"from": wanted.from_at, "to": wanted.to_at, "step": wanted.step_s, "node_id": node_id, "model": model}
 
 
-def series(connection: sqlite3.Connection, wanted: ChartRange, node_id: str | None, model: str | None) -> dict[int, Sums]:
+def series(
+    connection: sqlite3.Connection, wanted: ChartRange, node_id: str | None, model: str | None
+) -> dict[int, Sums]:
     """The sums of each bin that has any, by its place in the range."""
     rows = connection.execute(_sql(_SERIES, f"{wanted.size}s"), _bound(wanted, node_id, model))
     return {int(row[0]): dict(zip(SUMS, row[1:], strict=True)) for row in rows}
 
 
-def series_bins(connection: sqlite3.Connection, wanted: ChartRange, node_id: str | None, model: str | None) -> dict[tuple[int, int], Counts]:
+def series_bins(
+    connection: sqlite3.Connection, wanted: ChartRange, node_id: str | None, model: str | None
+) -> dict[tuple[int, int], Counts]:
     """Histograms by place in the range and measure."""
     found: dict[tuple[int, int], Counts] = {}
-    for place, measure, number, count in connection.execute(_sql(_SERIES_BINS, f"{wanted.size}_bins"), _bound(wanted, node_id, model)):
+    for place, measure, number, count in connection.execute(
+        _sql(_SERIES_BINS, f"{wanted.size}_bins"), _bound(wanted, node_id, model)
+    ):
         found.setdefault((place, measure), {})[number] = count
     return found
 
@@ -114,7 +128,9 @@ def grouped(connection: sqlite3.Connection, wanted: ChartRange, key: str) -> dic
     return {tuple(row[:width]): dict(zip((*SUMS, "last_at"), row[width:], strict=True)) for row in rows}
 
 
-def grouped_bins(connection: sqlite3.Connection, wanted: ChartRange, key: str) -> dict[tuple[tuple[str, ...], Measure], Counts]:
+def grouped_bins(
+    connection: sqlite3.Connection, wanted: ChartRange, key: str
+) -> dict[tuple[tuple[str, ...], Measure], Counts]:
     """The histograms by the same and the measure."""
     width = key.count(",") + 1
     found: dict[tuple[tuple[str, ...], Measure], Counts] = {}
@@ -147,6 +163,8 @@ def fallbacks(connection: sqlite3.Connection, wanted: ChartRange) -> list[tuple[
     return connection.execute(FALLBACKS, (wanted.from_at, wanted.to_at, FALLBACKS_MAX)).fetchall()
 
 
-def dialects(connection: sqlite3.Connection, wanted: ChartRange) -> list[tuple[str | None, str | None, str | None, str | None]]:
+def dialects(
+    connection: sqlite3.Connection, wanted: ChartRange
+) -> list[tuple[str | None, str | None, str | None, str | None]]:
     """Tags, key, address and language of the newest requests."""
     return connection.execute(DIALECTS, (wanted.from_at, wanted.to_at, DIALECT_ROWS_MAX)).fetchall()

@@ -81,7 +81,9 @@ class CredentialStore:
         """Adds this key, or replaces the one with its id. Raises `CredentialStoreFull`, `OSError`; then nothing has changed."""
         keys = [one for one in self.keyring if one.id != key.id]
         if len(keys) >= KEYS_MAX:
-            raise CredentialStoreFull(f"{KEYS_MAX} keys are kept, revoked ones included; remove {self._folder / KEYS_FILE} to begin anew")
+            raise CredentialStoreFull(
+                f"{KEYS_MAX} keys are kept, revoked ones included; remove {self._folder / KEYS_FILE} to begin anew"
+            )
         self._write(KEYS_FILE, msgspec.json.encode([*keys, key]))
         self.keyring = Keyring([*keys, key])
 
@@ -156,4 +158,6 @@ class CredentialStore:
 
     def _damaged(self, name: str, why: str) -> CredentialStoreDamaged:
         path = self._folder / name
-        return CredentialStoreDamaged(f"{path} is damaged ({why}); put a copy of it back, or remove it to begin without what it held")
+        return CredentialStoreDamaged(
+            f"{path} is damaged ({why}); put a copy of it back, or remove it to begin without what it held"
+        )

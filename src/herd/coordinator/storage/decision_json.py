@@ -77,7 +77,10 @@ class Unreadable(Exception):
 def whole(decision: Decision, candidates_max: int, rules: str) -> DecisionRecord:
     """Everybody who was considered, chosen first, with points and seconds or with the reason for none."""
     scored = [_kept(one) for one in decision.scored[:candidates_max]]
-    rejected = [RejectedRecord(one.node_id, one.filter, one.reason[:REASON_MAX_CHARS]) for one in decision.rejected[: candidates_max - len(scored)]]
+    rejected = [
+        RejectedRecord(one.node_id, one.filter, one.reason[:REASON_MAX_CHARS])
+        for one in decision.rejected[: candidates_max - len(scored)]
+    ]
     left_out = len(decision.scored) + len(decision.rejected) - len(scored) - len(rejected)
     return DecisionRecord(decision.model, decision.chosen, scored, rejected, left_out, rules)
 
@@ -86,25 +89,41 @@ def _kept(one: Scored) -> CandidateRecord:
     expected_s, candidate = one.expected_s, one.candidate
     total_s = expected_s.get("total")
     return CandidateRecord(
-        one.node_id, one.total, one.depth, one.terms, round(total_s * 1000, 3) if total_s is not None else None,
-        expected_s, one.others_s, one.evicted, _seen(candidate) if candidate is not None else None,
-    )  # fmt: skip
+        one.node_id,
+        one.total,
+        one.depth,
+        one.terms,
+        round(total_s * 1000, 3) if total_s is not None else None,
+        expected_s,
+        one.others_s,
+        one.evicted,
+        _seen(candidate) if candidate is not None else None,
+    )
 
 
 def _seen(candidate: Candidate) -> CandidateInputs:
     card, report = candidate.card, candidate.report
     loaded, capacity = card.loaded, report.capacity
     return CandidateInputs(
-        candidate.in_flight, candidate.pending, loaded is not None, candidate.is_warm,
-        loaded.context_tokens if loaded is not None else None, card.size_bytes, candidate.free_bytes,
-        report.memory.total_bytes, candidate.latency_p75_s, capacity.trend if capacity is not None else None,
-    )  # fmt: skip
+        candidate.in_flight,
+        candidate.pending,
+        loaded is not None,
+        candidate.is_warm,
+        loaded.context_tokens if loaded is not None else None,
+        card.size_bytes,
+        candidate.free_bytes,
+        report.memory.total_bytes,
+        candidate.latency_p75_s,
+        capacity.trend if capacity is not None else None,
+    )
 
 
 # --- reading ---
 
 
-def choice_of(request_id: str, prompt_tokens: int, column: str | None, known: dict[str, DecisionRules]) -> RecordedDecision | None:
+def choice_of(
+    request_id: str, prompt_tokens: int, column: str | None, known: dict[str, DecisionRules]
+) -> RecordedDecision | None:
     """The decision in one row; None where nobody could serve. Raises `Unreadable`."""
     try:
         kept = msgspec.json.decode(column or "null", type=DecisionRecord)
@@ -130,7 +149,9 @@ def _scored(one: CandidateRecord, model: ModelName) -> Scored:
     terms = {name: _number(value) for name, value in one.terms.items()}
     evicted = [(gap_s, _number(load_s)) for gap_s, load_s in one.evicted]
     candidate = _candidate(one.node_id, one.seen, model)
-    return Scored(candidate.node.id, _number(one.total), terms, one.depth, expected_s, _number(one.others_s), evicted, candidate)
+    return Scored(
+        candidate.node.id, _number(one.total), terms, one.depth, expected_s, _number(one.others_s), evicted, candidate
+    )
 
 
 def _number(value: float | None) -> float:
@@ -146,6 +167,14 @@ def _candidate(node_id: str, seen: CandidateInputs, model: ModelName) -> Candida
     report = Report(NodeId(node_id), "", Memory(seen.memory_bytes, 0, 0), {model: card}, capacity=capacity)
     node = Node(report.node_id, report, 0.0, 0.0)
     return Candidate(
-        node, report, card, model, 0.0, seen.in_flight, seen.pending, seen.latency_p75_s, is_warm=seen.is_warm,
+        node,
+        report,
+        card,
+        model,
+        0.0,
+        seen.in_flight,
+        seen.pending,
+        seen.latency_p75_s,
+        is_warm=seen.is_warm,
         _free_bytes=seen.free_bytes,
-    )  # fmt: skip
+    )

@@ -67,7 +67,9 @@ SUMS = """SELECT COALESCE(SUM(status <> 'retried'), 0), COALESCE(SUM(status = 'r
     WHERE COALESCE(kind, '') <> 'info'"""
 
 
-def traffic(connection: sqlite3.Connection, since: float, windows: Iterable[tuple[NodeId, ModelName, int]], rows: int = ROWS_MAX) -> Traffic:
+def traffic(
+    connection: sqlite3.Connection, since: float, windows: Iterable[tuple[NodeId, ModelName, int]], rows: int = ROWS_MAX
+) -> Traffic:
     """Since that unix time, of at most so many traces. `windows` are the tokens that models in memory can attend to now. Raises `sqlite3.Error`."""
     known = {(node_id, model): window for node_id, model, window in windows}
     cursor = connection.execute(PAIRS, {"since": since, "cold": COLD_LOAD_MS, "most": PAIRS_MAX, "rows": rows})
@@ -91,6 +93,13 @@ def traffic(connection: sqlite3.Connection, since: float, windows: Iterable[tupl
 
 def _misfits(connection: sqlite3.Connection, since: float, pair: ModelTraffic, window: int) -> tuple[int, int]:
     """Prompts that were too long, and answers that were cut."""
-    bound = {"since": since, "rows": ROWS_MAX, "node_id": pair.node_id, "model": pair.model, "window": window, "overlong": OVERLONG_FACTOR}
+    bound = {
+        "since": since,
+        "rows": ROWS_MAX,
+        "node_id": pair.node_id,
+        "model": pair.model,
+        "window": window,
+        "overlong": OVERLONG_FACTOR,
+    }
     overlong, cut_short = connection.execute(MISFITS, bound).fetchone()
     return overlong, cut_short

@@ -49,7 +49,10 @@ def keep(connection: sqlite3.Connection, memories: Iterable[LearnedValue], now: 
 
     Expects a connection in autocommit mode. Raises `sqlite3.Error`; then nothing was changed once it is rolled back.
     """
-    rows = [(*map(_text, (one.kind, one.subject, one.model)), msgspec.json.encode(one.numbers).decode(), now) for one in memories]
+    rows = [
+        (*map(_text, (one.kind, one.subject, one.model)), msgspec.json.encode(one.numbers).decode(), now)
+        for one in memories
+    ]
     connection.execute("BEGIN IMMEDIATE")
     connection.executemany(UPSERT, rows)
     connection.execute(FORGET, {"oldest": now - FORGOTTEN_DAYS * DAY_S})

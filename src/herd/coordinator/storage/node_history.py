@@ -18,9 +18,15 @@ TEXT_MAX_CHARS = 300
 STATES = ("online", "degraded", "yielding", "draining", "gone")
 """The states whose seconds are counted, a column each."""
 COUNTED_AS = (
-    ("online", "online"), ("busy", "online"), ("waking", "online"), ("degraded", "degraded"), ("yielding", "yielding"),
-    ("asleep", "gone"), ("draining", "draining"), ("gone", "gone"),
-)  # fmt: skip
+    ("online", "online"),
+    ("busy", "online"),
+    ("waking", "online"),
+    ("degraded", "degraded"),
+    ("yielding", "yielding"),
+    ("asleep", "gone"),
+    ("draining", "draining"),
+    ("gone", "gone"),
+)
 """Under which of them each state of a card is counted."""
 
 _COLUMNS = ", ".join(f"{state}_s REAL NOT NULL DEFAULT 0" for state in STATES)
@@ -70,7 +76,12 @@ def keep(connection: sqlite3.Connection, stays: Sequence[StateInterval], events:
     """In one transaction. Raises `sqlite3.Error`; then nothing was changed once it is rolled back."""
     counted = dict(COUNTED_AS)
     rows = [
-        (stay.at, stay.node_id, *(stay.seconds if counted[stay.state] == state else 0.0 for state in STATES), stay.slots * stay.seconds)
+        (
+            stay.at,
+            stay.node_id,
+            *(stay.seconds if counted[stay.state] == state else 0.0 for state in STATES),
+            stay.slots * stay.seconds,
+        )
         for stay in stays
     ]
     connection.execute("BEGIN IMMEDIATE")

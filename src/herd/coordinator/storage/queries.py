@@ -125,19 +125,25 @@ class TraceFilter:
     before_id: int | None = None
 
 
-MOST_USED = (
-    "SELECT model FROM request_traces WHERE status = 'completed' AND timestamp >= ? GROUP BY model ORDER BY COUNT(*) DESC, model LIMIT ?"
+MOST_USED = "SELECT model FROM request_traces WHERE status = 'completed' AND timestamp >= ? GROUP BY model ORDER BY COUNT(*) DESC, model LIMIT ?"
+LAST_USED = (
+    "SELECT node_id, model, MAX(timestamp) FROM request_traces WHERE status = 'completed' GROUP BY node_id, model"
 )
-LAST_USED = "SELECT node_id, model, MAX(timestamp) FROM request_traces WHERE status = 'completed' GROUP BY node_id, model"
 
 
 def recent_traces(connection: sqlite3.Connection, limit: int = 50, wanted: TraceFilter | None = None) -> list[Row]:
     """Newest first, at most `TRACES_MAX`. JSON columns come decoded."""
     wanted = wanted or TraceFilter()
     bound = {
-        "node_id": wanted.node_id, "model": wanted.model, "status": wanted.status, "tag": wanted.tag,
-        "since": wanted.since, "until": wanted.until, "before_id": wanted.before_id, "limit": max(0, min(limit, TRACES_MAX)),
-    }  # fmt: skip
+        "node_id": wanted.node_id,
+        "model": wanted.model,
+        "status": wanted.status,
+        "tag": wanted.tag,
+        "since": wanted.since,
+        "until": wanted.until,
+        "before_id": wanted.before_id,
+        "limit": max(0, min(limit, TRACES_MAX)),
+    }
     return [_decoded(row) for row in _rows(connection.execute(RECENT_TRACES, bound))]
 
 

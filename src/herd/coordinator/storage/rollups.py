@@ -39,9 +39,24 @@ class Measure(IntEnum):
 
 
 SUMS = (
-    "requests", "completed", "failed", "rejected", "cancelled", "retries", "fallbacks", "truncated", "cold_loads", "load_ms",
-    "prompt_tokens", "completion_tokens", "decode_ms", "decode_tokens", "prefill_ms", "prefill_tokens", "busy_ms",
-)  # fmt: skip
+    "requests",
+    "completed",
+    "failed",
+    "rejected",
+    "cancelled",
+    "retries",
+    "fallbacks",
+    "truncated",
+    "cold_loads",
+    "load_ms",
+    "prompt_tokens",
+    "completion_tokens",
+    "decode_ms",
+    "decode_tokens",
+    "prefill_ms",
+    "prefill_tokens",
+    "busy_ms",
+)
 """The columns that add up."""
 
 _COLUMNS = ", ".join(f"{name} {'REAL' if name.endswith('_ms') else 'INTEGER'} NOT NULL" for name in SUMS)
@@ -161,11 +176,15 @@ def _old(table: str, columns: str) -> str:
 
 
 _OLD_MINUTES = (
-    _old("rollup_minutes", "bucket, key"), _old("rollup_minute_bins", "bucket, key, measure, bin"), _old("node_minutes", "bucket, node_id"),
-)  # fmt: skip
+    _old("rollup_minutes", "bucket, key"),
+    _old("rollup_minute_bins", "bucket, key, measure, bin"),
+    _old("node_minutes", "bucket, node_id"),
+)
 _OLD_HOURS = (
-    _old("rollup_hours", "bucket, key"), _old("rollup_hour_bins", "bucket, key, measure, bin"), _old("node_hours", "bucket, node_id"),
-)  # fmt: skip
+    _old("rollup_hours", "bucket, key"),
+    _old("rollup_hour_bins", "bucket, key, measure, bin"),
+    _old("node_hours", "bucket, node_id"),
+)
 
 
 def trim(connection: sqlite3.Connection, now: float, minutes_days: float, hours_days: float) -> bool:

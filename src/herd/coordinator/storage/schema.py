@@ -169,7 +169,10 @@ STEPS = (
     ),
     MigrationStep(version=6, tables=setting_changes.TABLES, columns=(), indexes=(), stamp="PRAGMA user_version = 6"),
     MigrationStep(
-        version=7, tables=(), columns=("ALTER TABLE request_traces ADD COLUMN truncated INTEGER",), indexes=(),
+        version=7,
+        tables=(),
+        columns=("ALTER TABLE request_traces ADD COLUMN truncated INTEGER",),
+        indexes=(),
         stamp="PRAGMA user_version = 7",
     ),
 )

@@ -104,30 +104,49 @@ def trace_row(record: Record, wall_at: float, candidates_max: int, rules: str = 
     failure = attempt.failure if attempt is not None else None
     return TraceRow(
         # request_id, model, original_model, node_id, score, scores_breakdown, status
-        _text(request.id), _text(record.model), _text(request.model_as_asked or request.model), _text(_node_of(record)),
-        _finite(best.total) if best is not None else None, _json(best.terms) if best is not None else None,
+        _text(request.id),
+        _text(record.model),
+        _text(request.model_as_asked or request.model),
+        _text(_node_of(record)),
+        _finite(best.total) if best is not None else None,
+        _json(best.terms) if best is not None else None,
         record.outcome.value,
         # latency_ms, time_to_first_token_ms, prompt_tokens, completion_tokens
         attempt_ms if is_retry and attempt_ms is not None else whole_ms,
         _ms(first_byte_at - record.arrived_at) if first_byte_at is not None else None,
-        _count(counters.prompt_tokens), _count(counters.completion_tokens),
+        _count(counters.prompt_tokens),
+        _count(counters.completion_tokens),
         # retry_count, fallback_used, excluded_nodes, client_ip, original_format, error_message, timestamp
-        record.retries, int(record.fallback_used), _json(list(record.excluded)) if record.excluded else None,
-        _text(request.client_ip), _text(request.dialect), _text(record.error) or None, wall_at,
+        record.retries,
+        int(record.fallback_used),
+        _json(list(record.excluded)) if record.excluded else None,
+        _text(request.client_ip),
+        _text(request.dialect),
+        _text(record.error) or None,
+        wall_at,
         # tags, finish_reason, estimated_tokens, kind, stream
         _json([_text(tag) for tag in request.tags[:TAGS_MAX]]) if request.tags else None,
-        _text(counters.finish_reason or "") or None, _count(request.prompt_tokens), request.kind.value, int(request.stream),
+        _text(counters.finish_reason or "") or None,
+        _count(request.prompt_tokens),
+        request.kind.value,
+        int(request.stream),
         # attempt, attempt_ms, held_ms, cached_tokens, load_ms, prefill_ms, decode_ms, size_bytes
-        attempt.number if attempt is not None else None, attempt_ms, _ms(record.held_s) or 0.0,
-        _count(counters.cached_tokens), _ms(counters.load_s), _ms(counters.prefill_s), _ms(counters.decode_s),
+        attempt.number if attempt is not None else None,
+        attempt_ms,
+        _ms(record.held_s) or 0.0,
+        _count(counters.cached_tokens),
+        _ms(counters.load_s),
+        _ms(counters.prefill_s),
+        _ms(counters.decode_s),
         _count(request.size_bytes),
         # failure, policy, candidates, key_id
-        failure.kind.value if failure is not None else None, _text(decision.policy) if decision is not None else None,
+        failure.kind.value if failure is not None else None,
+        _text(decision.policy) if decision is not None else None,
         _json(whole(decision, candidates_max, rules)) if decision is not None else None,
         request.key_id or None,
         # truncated
         int(attempt.is_cut) if attempt is not None and record.outcome is Outcome.COMPLETED else None,
-    )  # fmt: skip
+    )
 
 
 def _node_of(record: Record) -> str:

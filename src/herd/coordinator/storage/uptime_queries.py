@@ -28,9 +28,14 @@ MINUTES = """SELECT node_id, CAST((bucket - :from_at) / :step_s AS INTEGER) AS c
 HOURS = """SELECT node_id, CAST((bucket - :from_at) / :step_s AS INTEGER) AS cell, SUM(online_s), SUM(degraded_s), SUM(yielding_s + draining_s), SUM(gone_s)
     FROM node_hours WHERE bucket >= :from_at AND bucket < :to_at GROUP BY node_id, cell ORDER BY node_id, cell"""
 DAY_S = 86400
-SPANS = MappingProxyType({
-    "24h": UptimeRange(DAY_S, 600, MINUTES), "7d": UptimeRange(7 * DAY_S, 3600, HOURS), "30d": UptimeRange(30 * DAY_S, 14400, HOURS), "90d": UptimeRange(90 * DAY_S, 43200, HOURS),
-})  # fmt: skip
+SPANS = MappingProxyType(
+    {
+        "24h": UptimeRange(DAY_S, 600, MINUTES),
+        "7d": UptimeRange(7 * DAY_S, 3600, HOURS),
+        "30d": UptimeRange(30 * DAY_S, 14400, HOURS),
+        "90d": UptimeRange(90 * DAY_S, 43200, HOURS),
+    }
+)
 UNKNOWN = "-"
 
 
@@ -48,10 +53,18 @@ def strips(connection: sqlite3.Connection, name: str, now: float) -> UptimeBars:
     to_at = math.floor(now / span.step_s + 1) * span.step_s
     from_at, count = to_at - span.seconds, span.seconds // span.step_s
     cells: dict[str, list[str]] = {}
-    for node_id, cell, *seconds in connection.execute(span.query, {"from_at": from_at, "to_at": to_at, "step_s": span.step_s}):
+    for node_id, cell, *seconds in connection.execute(
+        span.query, {"from_at": from_at, "to_at": to_at, "step_s": span.step_s}
+    ):
         if 0 <= cell < count and (node_id in cells or len(cells) < NODES_MAX):
             cells.setdefault(str(node_id), [UNKNOWN] * count)[cell] = letter(*seconds)
-    return UptimeBars(name, tuple(NodeUptime(node_id, name, float(span.step_s), float(from_at), "".join(states)) for node_id, states in cells.items()))
+    return UptimeBars(
+        name,
+        tuple(
+            NodeUptime(node_id, name, float(span.step_s), float(from_at), "".join(states))
+            for node_id, states in cells.items()
+        ),
+    )
 
 
 def letter(online_s: float, degraded_s: float, lent_s: float, gone_s: float) -> str:

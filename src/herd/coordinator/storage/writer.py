@@ -30,7 +30,7 @@ from herd.coordinator.storage.database import (
     open_for_reading,
     open_for_writing,
     set_aside,
-)  # fmt: skip
+)
 from herd.coordinator.storage.retention import trim
 from herd.coordinator.storage.trace_rows import (
     INSERT_LATENCIES,
@@ -64,47 +64,96 @@ log = logging.getLogger("herd.store")
 class StoreSettings:
     retention_days: float = field(
         default=30.0,
-        metadata={"env": "FLEET_TRACE_RETENTION_DAYS", "help": "Days for which traces and latencies are kept.", "min": 0.01},
+        metadata={
+            "env": "FLEET_TRACE_RETENTION_DAYS",
+            "help": "Days for which traces and latencies are kept.",
+            "min": 0.01,
+        },
     )
     rows_max: int = field(
         default=500_000,
-        metadata={"env": "FLEET_TRACE_ROWS_MAX", "help": "Traces, and latencies, kept at most; the oldest go first.", "min": 1},
+        metadata={
+            "env": "FLEET_TRACE_ROWS_MAX",
+            "help": "Traces, and latencies, kept at most; the oldest go first.",
+            "min": 1,
+        },
     )
     flush_interval_s: float = field(
         default=0.5,
-        metadata={"env": "FLEET_TRACE_FLUSH_SECONDS", "help": "Seconds for which traces are gathered before they are written.", "min": 0.01, "max": 60},
+        metadata={
+            "env": "FLEET_TRACE_FLUSH_SECONDS",
+            "help": "Seconds for which traces are gathered before they are written.",
+            "min": 0.01,
+            "max": 60,
+        },
     )
     batch_rows: int = field(
         default=256,
-        metadata={"env": "FLEET_TRACE_BATCH_ROWS", "help": "Traces written in one transaction; so many are written at once.", "min": 1, "max": 10_000},
+        metadata={
+            "env": "FLEET_TRACE_BATCH_ROWS",
+            "help": "Traces written in one transaction; so many are written at once.",
+            "min": 1,
+            "max": 10_000,
+        },
     )
     ring_rows: int = field(
         default=10_000,
-        metadata={"env": "FLEET_TRACE_RING_ROWS", "help": "Traces kept in memory while the disk takes none.", "min": 1, "max": 1_000_000},
+        metadata={
+            "env": "FLEET_TRACE_RING_ROWS",
+            "help": "Traces kept in memory while the disk takes none.",
+            "min": 1,
+            "max": 1_000_000,
+        },
     )
     candidates_max: int = field(
         default=256,
-        metadata={"env": "FLEET_TRACE_CANDIDATES_MAX", "help": "Candidates kept with each trace, the best first.", "min": 0},
+        metadata={
+            "env": "FLEET_TRACE_CANDIDATES_MAX",
+            "help": "Candidates kept with each trace, the best first.",
+            "min": 0,
+        },
     )
     busy_timeout_s: float = field(
         default=2.0,
-        metadata={"env": "FLEET_TRACE_BUSY_SECONDS", "help": "Seconds to wait for a database that another program has locked.", "min": 0, "max": 60},
+        metadata={
+            "env": "FLEET_TRACE_BUSY_SECONDS",
+            "help": "Seconds to wait for a database that another program has locked.",
+            "min": 0,
+            "max": 60,
+        },
     )
     rollup_interval_s: float = field(
         default=5.0,
-        metadata={"env": "FLEET_ROLLUP_SECONDS", "help": "Seconds between two times that traces are added to the sums behind the charts.", "min": 0, "max": 300},
+        metadata={
+            "env": "FLEET_ROLLUP_SECONDS",
+            "help": "Seconds between two times that traces are added to the sums behind the charts.",
+            "min": 0,
+            "max": 300,
+        },
     )
     minutes_days: float = field(
         default=16.0,
-        metadata={"env": "FLEET_ROLLUP_MINUTES_DAYS", "help": "Days for which the charts' sums by the minute are kept.", "min": 0.1},
+        metadata={
+            "env": "FLEET_ROLLUP_MINUTES_DAYS",
+            "help": "Days for which the charts' sums by the minute are kept.",
+            "min": 0.1,
+        },
     )
     hours_days: float = field(
         default=400.0,
-        metadata={"env": "FLEET_ROLLUP_HOURS_DAYS", "help": "Days for which the charts' sums by the hour are kept.", "min": 1},
+        metadata={
+            "env": "FLEET_ROLLUP_HOURS_DAYS",
+            "help": "Days for which the charts' sums by the hour are kept.",
+            "min": 1,
+        },
     )
     trim_interval_s: float = field(
         default=60.0,
-        metadata={"env": "FLEET_TRACE_TRIM_SECONDS", "help": "Seconds between two looks for rows that are too old.", "min": 0},
+        metadata={
+            "env": "FLEET_TRACE_TRIM_SECONDS",
+            "help": "Seconds between two looks for rows that are too old.",
+            "min": 0,
+        },
     )
 
 
@@ -124,10 +173,13 @@ class TraceStore:
     """Open it, record into it from the event loop, ask it from anywhere, close it."""
 
     def __init__(
-        self, settings: StoreSettings, data_dir: Path,
-        wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic,
+        self,
+        settings: StoreSettings,
+        data_dir: Path,
+        wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
         rules: DecisionRules | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`wall` stamps rows, in unix seconds; `monotonic` only paces the search for old ones, on the writer's thread.
 
         `rules` are those that decide as long as this store lives; each row names them.
@@ -240,7 +292,9 @@ class TraceStore:
             return
         if writer is not None:
             if not self.flush(timeout_s):
-                log.warning("traces were lost at the end", extra={"count": self.state.waiting, "problem": self._problem})
+                log.warning(
+                    "traces were lost at the end", extra={"count": self.state.waiting, "problem": self._problem}
+                )
             self._closing.set()
             self._something.set()
             self._hurry.set()
@@ -256,8 +310,13 @@ class TraceStore:
     @property
     def state(self) -> StoreState:
         return StoreState(
-            self._saved, len(self._ring) + len(self._batch), self._dropped, self._unusable, self._failing_since, self._problem,
-        )  # fmt: skip
+            self._saved,
+            len(self._ring) + len(self._batch),
+            self._dropped,
+            self._unusable,
+            self._failing_since,
+            self._problem,
+        )
 
     # --- asking ---
 
@@ -415,7 +474,10 @@ class TraceStore:
             except (ValueError, TypeError, OverflowError) as error:
                 # One record nobody can write down must not keep the others from the disk.
                 self._unusable += 1
-                log.warning("a trace could not be made into a row", extra={"request_id": record.request.id, "problem": str(error)})
+                log.warning(
+                    "a trace could not be made into a row",
+                    extra={"request_id": record.request.id, "problem": str(error)},
+                )
 
     def _trim(self) -> None:
         settings, now = self._settings, self._monotonic()
@@ -455,7 +517,10 @@ class TraceStore:
 
     def _set_aside(self, problem: str) -> None:
         kept = set_aside(self.path)
-        log.warning("the trace database was damaged; it was set aside and a new one begun", extra={"kept": str(kept), "problem": problem})
+        log.warning(
+            "the trace database was damaged; it was set aside and a new one begun",
+            extra={"kept": str(kept), "problem": problem},
+        )
 
     def _fail(self, error: Exception) -> None:
         """Remembers the trouble, says it once, and starts afresh with the next attempt."""
@@ -473,7 +538,9 @@ class TraceStore:
                 waiting.clear()
         if self._failing_since is None:
             self._failing_since = self._wall()
-            log.warning("traces are not being recorded; requests are served all the same", extra={"problem": str(error)})
+            log.warning(
+                "traces are not being recorded; requests are served all the same", extra={"problem": str(error)}
+            )
         self._problem = str(error)
 
     def _recover(self) -> None:

@@ -23,9 +23,28 @@ OWN_LINES: Final = b"Content-Type: application/json\r\nAccept-Encoding: identity
 # RFC 9110 7.6.1 (hop by hop), then what we write ourselves, then who the client is, then what browsers add.
 _DROPPED: Final = frozenset(
     {
-        *(b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"http2-settings"),
+        *(
+            b"connection",
+            b"keep-alive",
+            b"proxy-connection",
+            b"te",
+            b"trailer",
+            b"transfer-encoding",
+            b"upgrade",
+            b"http2-settings",
+        ),
         *(b"host", b"content-length", b"content-type", b"content-encoding", b"accept-encoding", b"expect"),
-        *(b"authorization", b"proxy-authorization", b"proxy-authenticate", b"cookie", b"x-api-key", b"api-key", b"x-herd-tags", b"x-herd-node", b"x-fleet-waiting"),
+        *(
+            b"authorization",
+            b"proxy-authorization",
+            b"proxy-authenticate",
+            b"cookie",
+            b"x-api-key",
+            b"api-key",
+            b"x-herd-tags",
+            b"x-herd-node",
+            b"x-fleet-waiting",
+        ),
         *(b"origin", b"referer"),
     }
 )
@@ -46,7 +65,9 @@ def request_lines(headers: Sequence[Header]) -> bytes:
         return OWN_LINES
     block = b"".join(kept)
     if block.count(b"\n") != len(kept) or block.count(b"\r") != len(kept) or b"\0" in block:
-        block = b"".join(line for line in kept if line.count(b"\n") == 1 and line.count(b"\r") == 1 and b"\0" not in line)
+        block = b"".join(
+            line for line in kept if line.count(b"\n") == 1 and line.count(b"\r") == 1 and b"\0" not in line
+        )
     return OWN_LINES + block
 
 
@@ -74,7 +95,9 @@ def refusal_headers(content_type: str, refusal: Refusal, request_id: RequestId, 
     """The same for an answer of our own. `chance` from 0 to 1 is the dice's word on how much later to come back."""
     headers = [(b"Content-Type", content_type.encode("latin-1")), (b"X-Fleet-Request", told(request_id))]
     if refusal.retry_after_s is not None:
-        headers.append((b"Retry-After", b"%d" % max(1, math.ceil(refusal.retry_after_s * (1.0 + RETRY_SPREAD * chance)))))
+        headers.append(
+            (b"Retry-After", b"%d" % max(1, math.ceil(refusal.retry_after_s * (1.0 + RETRY_SPREAD * chance))))
+        )
     if refusal.allow is not None:
         headers.append((b"Allow", refusal.allow.encode("latin-1")))
     return headers

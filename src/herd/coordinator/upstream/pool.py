@@ -30,12 +30,29 @@ _JOINED_MAX_BYTES: Final = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class UpstreamSettings:
-    connect_timeout_s: float = field(default=3.0, metadata={"env": "FLEET_CONNECT_TIMEOUT", "help": "Seconds a node may take to accept a connection."})
-    idle_max: int = field(default=64, metadata={"env": "FLEET_UPSTREAM_IDLE_CONNECTIONS", "help": "Unused connections kept open to each node."})
-    idle_timeout_s: float = field(default=30.0, metadata={"env": "FLEET_UPSTREAM_IDLE_TIMEOUT", "help": "Seconds an unused connection to a node is kept."})
-    stall_timeout_s: float = field(default=120.0, metadata={"env": "FLEET_STALL_TIMEOUT", "help": "Seconds a node may be silent in the middle of an answer."})
-    header_max_bytes: int = field(default=64 << 10, metadata={"env": "FLEET_UPSTREAM_MAX_HEADER_BYTES", "help": "Largest head of a node's answer."})
-    headers_max: int = field(default=128, metadata={"env": "FLEET_UPSTREAM_MAX_HEADERS", "help": "Most headers in a node's answer."})
+    connect_timeout_s: float = field(
+        default=3.0,
+        metadata={"env": "FLEET_CONNECT_TIMEOUT", "help": "Seconds a node may take to accept a connection."},
+    )
+    idle_max: int = field(
+        default=64,
+        metadata={"env": "FLEET_UPSTREAM_IDLE_CONNECTIONS", "help": "Unused connections kept open to each node."},
+    )
+    idle_timeout_s: float = field(
+        default=30.0,
+        metadata={"env": "FLEET_UPSTREAM_IDLE_TIMEOUT", "help": "Seconds an unused connection to a node is kept."},
+    )
+    stall_timeout_s: float = field(
+        default=120.0,
+        metadata={"env": "FLEET_STALL_TIMEOUT", "help": "Seconds a node may be silent in the middle of an answer."},
+    )
+    header_max_bytes: int = field(
+        default=64 << 10,
+        metadata={"env": "FLEET_UPSTREAM_MAX_HEADER_BYTES", "help": "Largest head of a node's answer."},
+    )
+    headers_max: int = field(
+        default=128, metadata={"env": "FLEET_UPSTREAM_MAX_HEADERS", "help": "Most headers in a node's answer."}
+    )
 
 
 class UpstreamSink(Protocol):
@@ -124,7 +141,10 @@ class Pool:
     """All connections to all nodes. `sweep` runs by itself while there is any."""
 
     def __init__(
-        self, settings: UpstreamSettings, loop: asyncio.AbstractEventLoop, door_proof: Callable[[str], str] = lambda _: ""
+        self,
+        settings: UpstreamSettings,
+        loop: asyncio.AbstractEventLoop,
+        door_proof: Callable[[str], str] = lambda _: "",
     ) -> None:
         """`door_proof(url)`: what is said first at a door that speaks TLS; empty where nothing is known of it."""
         self.settings = settings
@@ -197,7 +217,9 @@ class Pool:
         node, connection, why = call._node, UpstreamConnection(self, call), ""
         try:
             async with asyncio.timeout(self.settings.connect_timeout_s):
-                await self._loop.create_connection(lambda: connection, node.host, node.port, ssl=self._tls if node.pin else None)
+                await self._loop.create_connection(
+                    lambda: connection, node.host, node.port, ssl=self._tls if node.pin else None
+                )
         except TimeoutError:
             why = f"no connection within {self.settings.connect_timeout_s:g} s"
         except (OSError, UnicodeError) as error:
@@ -349,7 +371,9 @@ class UpstreamConnection(asyncio.Protocol):
             return
         set_options(transport.get_extra_info("socket"))
         if self._node.pin and not self._unlocked(self._node):
-            self._give_up(call, FailureKind.CONNECT, "whoever answers there has not the certificate that the node announced")
+            self._give_up(
+                call, FailureKind.CONNECT, "whoever answers there has not the certificate that the node announced"
+            )
             return
         self.start(call)
 
@@ -390,7 +414,9 @@ class UpstreamConnection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lost(FailureKind.RESET if exc is not None else FailureKind.CLOSED, f"the connection was lost: {exc or 'closed'}")
+        self._lost(
+            FailureKind.RESET if exc is not None else FailureKind.CLOSED, f"the connection was lost: {exc or 'closed'}"
+        )
         del self._parser  # it holds this connection by its callbacks
 
     # --- what the parser notes ---
@@ -504,7 +530,6 @@ class UpstreamConnection(asyncio.Protocol):
             call._end().on_end()
         else:
             call._fail(kind, detail)
-
 
     def _is_framed(self) -> bool:
         """Whether the answer says where it ends; else it goes on until the connection closes."""

@@ -32,7 +32,12 @@ def place_of(url: str) -> tuple[str, int, str, str]:
     """Host, port, authority and pin (empty: not locked). Raises ValueError for all but http://HOST[:PORT] and https://HOST[:PORT]#PIN."""
     parts = urlsplit(url)
     is_locked = parts.scheme == "https" and _PIN.fullmatch(parts.fragment) is not None
-    if not (is_locked or parts.scheme == "http") or not parts.hostname or not parts.netloc.isascii() or parts.username is not None:
+    if (
+        not (is_locked or parts.scheme == "http")
+        or not parts.hostname
+        or not parts.netloc.isascii()
+        or parts.username is not None
+    ):
         raise ValueError(f"{url!r} is not http://host:port")
     return parts.hostname, parts.port or (443 if is_locked else 80), parts.netloc, parts.fragment if is_locked else ""
 

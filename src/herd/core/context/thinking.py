@@ -19,23 +19,32 @@ class ThinkingSettings:
     overhead: float = field(
         default=4.0,
         metadata={
-            "env": "FLEET_THINKING_OVERHEAD", "min": 1.0, "max": 100.0,
+            "env": "FLEET_THINKING_OVERHEAD",
+            "min": 1.0,
+            "max": 100.0,
             "help": "A model that thinks may write so many times the tokens that the client allows; 1 leaves the limit as it is.",
         },
-    )  # fmt: skip
+    )
     least_tokens: int = field(
         default=1024,
         metadata={
-            "env": "FLEET_THINKING_MIN_PREDICT", "min": 0, "max": 1_000_000,
+            "env": "FLEET_THINKING_MIN_PREDICT",
+            "min": 0,
+            "max": 1_000_000,
             "help": "A model that thinks may write at least so many tokens, where the client's limit is raised at all.",
         },
-    )  # fmt: skip
+    )
 
 
 def budget_tokens(request: Request, card: ModelInfo, settings: ThinkingSettings) -> int | None:
     """The limit to say in the place of the client's, in tokens; None where the client's stands."""
     asked = request.output_tokens_max
-    if not asked or request.is_limit_whole or settings.overhead <= 1.0 or request.kind not in (RequestKind.CHAT, RequestKind.GENERATE):
+    if (
+        not asked
+        or request.is_limit_whole
+        or settings.overhead <= 1.0
+        or request.kind not in (RequestKind.CHAT, RequestKind.GENERATE)
+    ):
         return None
     if card.engine.kind not in PINNING or "thinking" not in card.capabilities:
         return None

@@ -105,13 +105,17 @@ def window_changes(nodes: Iterable[Node], use: WindowUsage) -> list[WindowChange
     return sorted(
         (
             _change(node.id, model, card, use)
-            for node in nodes if node.liveness is not Liveness.OFFLINE
+            for node in nodes
+            if node.liveness is not Liveness.OFFLINE
             for model, card in node.report.models.items()
-            if card.loaded is not None and card.loaded.context_tokens and not card.loaded.is_other_name
-            and card.engine.kind in PINNING and "embedding" not in card.capabilities
+            if card.loaded is not None
+            and card.loaded.context_tokens
+            and not card.loaded.is_other_name
+            and card.engine.kind in PINNING
+            and "embedding" not in card.capabilities
         ),
         key=lambda change: (change.node_id, change.model),
-    )  # fmt: skip
+    )
 
 
 def _change(node_id: NodeId, model: ModelName, card: ModelInfo, use: WindowUsage) -> WindowChange:

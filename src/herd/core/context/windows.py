@@ -33,31 +33,33 @@ class WindowSettings:
     protection: str = field(
         default="strip",
         metadata={
-            "env": "FLEET_CONTEXT_PROTECTION", "choices": ("strip", "warn", "passthrough"),
+            "env": "FLEET_CONTEXT_PROTECTION",
+            "choices": ("strip", "warn", "passthrough"),
             "help": "What becomes of a client's num_ctx and other options that would reload a model: replaced, only told of, or passed on.",
         },
-    )  # fmt: skip
+    )
     overflow: str = field(
         default="enlarge",
         metadata={
-            "env": "FLEET_CONTEXT_OVERFLOW", "choices": ("enlarge", "strict", "cut"),
+            "env": "FLEET_CONTEXT_OVERFLOW",
+            "choices": ("enlarge", "strict", "cut"),
             "help": "A prompt beyond the window: loaded with a larger one, refused with 400, or cut by the engine without a word.",
         },
-    )  # fmt: skip
+    )
     dynamic: bool = field(
         default=False,
         metadata={
             "env": "FLEET_DYNAMIC_NUM_CTX",
             "help": "A model that has to be loaded anyway gets the window that its use asks for, where the engine's own is too small.",
         },
-    )  # fmt: skip
+    )
     auto_calculate: bool = field(
         default=False,
         metadata={
             "env": "FLEET_NUM_CTX_AUTO_CALCULATE",
             "help": "With FLEET_DYNAMIC_NUM_CTX: also where the engine's own window is larger, which frees memory.",
         },
-    )  # fmt: skip
+    )
 
 
 class Windows:
@@ -96,7 +98,13 @@ class Windows:
         return max(need, request.num_ctx or 0) if need > WINDOW_MIN_TOKENS else request.num_ctx
 
     def pin(
-        self, request: Request, node_id: NodeId, model: ModelName, card: ModelInfo, prompt_tokens: float, chosen_tokens: int | None = None
+        self,
+        request: Request,
+        node_id: NodeId,
+        model: ModelName,
+        card: ModelInfo,
+        prompt_tokens: float,
+        chosen_tokens: int | None = None,
     ) -> EngineOptions | None:
         """None where the request can go as it is. `chosen_tokens` is the window that the model's use asks for, if it is to be loaded."""
         settings = self._settings
@@ -146,7 +154,11 @@ class Windows:
         is_strict = self._settings.overflow == "strict"
         if (is_kept and not request.has_runner_options) or card.loaded is None:
             return EngineOptions(forbids_cutting=True) if is_strict else None
-        what = "its options differ from" if request.has_runner_options else f"num_ctx {request.num_ctx or 'unsaid'} differs from"
+        what = (
+            "its options differ from"
+            if request.has_runner_options
+            else f"num_ctx {request.num_ctx or 'unsaid'} differs from"
+        )
         told = f"{what} the loaded runner's (window {card.loaded.context_tokens}): the model may be loaded anew"
         return EngineOptions(forbids_cutting=is_strict, warning=told)
 

@@ -95,7 +95,9 @@ class Forecast:
             self.residency.load_begins(node, model, busy)
             self.prefixes.dropped(node.id, model)
             before_s = max((until - at for until in node.loading_until.values()), default=0.0)
-            node.loading_until[model] = at + max(_expected_load_s(live), before_s + self.rates.speed(node, model).load_s)
+            node.loading_until[model] = at + max(
+                _expected_load_s(live), before_s + self.rates.speed(node, model).load_s
+            )
         self.residency.used(node, model, at)
         if request.prefix:
             self.prefixes.served(node.id, model, request.prefix, slots)
@@ -165,9 +167,15 @@ def _sample(live: LiveRequest, counters: Counters, streams: float, at: float) ->
     if decode_s is None and attempt.first_byte_at is not None:
         decode_s = at - attempt.first_byte_at
     return SpeedSample(
-        _uncached(attempt, counters), prefill_s, counters.completion_tokens or 0, decode_s,
-        counters.load_s if not attempt.was_loaded else None, streams, attempt.is_load_pure, attempt.was_warm,
-    )  # fmt: skip
+        _uncached(attempt, counters),
+        prefill_s,
+        counters.completion_tokens or 0,
+        decode_s,
+        counters.load_s if not attempt.was_loaded else None,
+        streams,
+        attempt.is_load_pure,
+        attempt.was_warm,
+    )
 
 
 def _uncached(attempt: Attempt, counters: Counters) -> int | None:

@@ -23,10 +23,23 @@ _BYTES_PER_PARAMETER = 4.9 / 8
 """A 4-bit quantisation with its scales: an 8B model is 4.9 GB."""
 _ACTIVE = re.compile(r"(\d+(?:\.\d+)?)b-a(\d+(?:\.\d+)?)b")
 _EXPERTS = (
-    ("gpt-oss:20b", 0.17), ("gpt-oss:120b", 0.044), ("gpt-oss", 0.17), ("mixtral:8x22b", 0.28), ("mixtral", 0.28), ("qwen3:30b", 0.11),
-    ("qwen3-coder:30b", 0.11), ("qwen3:235b", 0.094), ("qwen3-coder:480b", 0.073), ("llama4:scout", 0.16), ("llama4:maverick", 0.043),
-    ("llama4", 0.16), ("deepseek-v3", 0.055), ("deepseek-r1:671b", 0.055), ("kimi-k2", 0.032), ("glm-4.5-air", 0.11),
-)  # fmt: skip
+    ("gpt-oss:20b", 0.17),
+    ("gpt-oss:120b", 0.044),
+    ("gpt-oss", 0.17),
+    ("mixtral:8x22b", 0.28),
+    ("mixtral", 0.28),
+    ("qwen3:30b", 0.11),
+    ("qwen3-coder:30b", 0.11),
+    ("qwen3:235b", 0.094),
+    ("qwen3-coder:480b", 0.073),
+    ("llama4:scout", 0.16),
+    ("llama4:maverick", 0.043),
+    ("llama4", 0.16),
+    ("deepseek-v3", 0.055),
+    ("deepseek-r1:671b", 0.055),
+    ("kimi-k2", 0.032),
+    ("glm-4.5-air", 0.11),
+)
 """Mixtures of experts whose names do not tell it: the active share of their parameters, by their makers' model cards."""
 
 

@@ -181,7 +181,11 @@ class Rates:
     def changes(self) -> list[LearnedValue]:
         """What was learnt since this was last asked, for a store: pairs, nodes and models, each with logarithms of its ratios to
         the prior and how many samples stand behind them."""
-        return [found for kind, subject, model in self._changes.take() if (found := self._memory(kind, subject, model)) is not None]
+        return [
+            found
+            for kind, subject, model in self._changes.take()
+            if (found := self._memory(kind, subject, model)) is not None
+        ]
 
     def _memory(self, kind: str, subject: str, model: str) -> LearnedValue | None:
         if kind == PAIR:
@@ -189,12 +193,16 @@ class Rates:
             if learnt is None:
                 return None
             slope = {} if learnt.slope is None else {"slope": learnt.slope}
-            return LearnedValue(kind, subject, model, {**_told("prompt", learnt.prompt), **_told("step", learnt.step), **slope})
+            return LearnedValue(
+                kind, subject, model, {**_told("prompt", learnt.prompt), **_told("step", learnt.step), **slope}
+            )
         shared = self._nodes.get(NodeId(subject)) if kind == NODE else self._models.get(ModelName(model))
         if shared is None:
             return None
         parts = ("prompt", shared.prompt), ("step", shared.step), ("load", shared.load), ("reload", shared.reload)
-        return LearnedValue(kind, subject, model, {key: value for name, part in parts for key, value in _told(name, part).items()})
+        return LearnedValue(
+            kind, subject, model, {key: value for name, part in parts for key, value in _told(name, part).items()}
+        )
 
     def recall(self, memory: LearnedValue) -> None:
         """Believes what an earlier process learnt. Of a pair as if it were one sample: the machine may have changed since.
@@ -249,11 +257,15 @@ class Rates:
         prompt = learnt.prompt.factor if learnt is not None and learnt.prompt.samples else 0.0
         if not prompt:
             nodes_part = of_node.prompt if of_node is not None else None
-            prompt = _unseen(nodes_part, of_model.prompt if of_model is not None else None, [n.prompt for n in self._nodes.values()])
+            prompt = _unseen(
+                nodes_part, of_model.prompt if of_model is not None else None, [n.prompt for n in self._nodes.values()]
+            )
         step = learnt.step.factor if learnt is not None and learnt.step.samples else 0.0
         if not step:
             nodes_part = of_node.step if of_node is not None else None
-            step = _unseen(nodes_part, of_model.step if of_model is not None else None, [n.step for n in self._nodes.values()])
+            step = _unseen(
+                nodes_part, of_model.step if of_model is not None else None, [n.step for n in self._nodes.values()]
+            )
         slope = learnt.slope if learnt is not None and learnt.slope is not None else start.batch_slope
         load_s = start.load_s * _load_factor(of_node, model in node.loaded_until or model in node.loaded)
         cold_load_s = start.load_s * _load_factor(of_node, False)

@@ -33,7 +33,12 @@ class CacheShape:
 
 def need_bytes(weights_bytes: int, shape: CacheShape, context_tokens: int, slots: int) -> int:
     """What /api/ps will say it takes, within a tenth."""
-    return weights_bytes + shape.cache_bytes(context_tokens) * slots + COMPUTE_BYTES + COMPUTE_BYTES_PER_TOKEN * context_tokens
+    return (
+        weights_bytes
+        + shape.cache_bytes(context_tokens) * slots
+        + COMPUTE_BYTES
+        + COMPUTE_BYTES_PER_TOKEN * context_tokens
+    )
 
 
 def shape_of(info: Mapping[str, object]) -> CacheShape | None:

@@ -51,9 +51,15 @@ SWEEP_EVERY_S = 0.5
 
 class Dispatcher(Placement):
     def __init__(
-        self, scheduler: Scheduler, waiting: Waiting, latencies: Latencies, watchlist: LivenessTracker,
-        retries: RetrySettings, forecast: Forecast, started_at: float = 0.0,
-    ) -> None:  # fmt: skip
+        self,
+        scheduler: Scheduler,
+        waiting: Waiting,
+        latencies: Latencies,
+        watchlist: LivenessTracker,
+        retries: RetrySettings,
+        forecast: Forecast,
+        started_at: float = 0.0,
+    ) -> None:
         super().__init__(scheduler, waiting, watchlist, retries, forecast, started_at)
         self.latencies = latencies
         self.poisons = PoisonRequests()
@@ -61,10 +67,17 @@ class Dispatcher(Placement):
         self._swept_at = started_at
         self._audited_at = started_at
         self._steps: dict[type[Event], Step] = {
-            RequestArrived: self._arrived, ClientLeft: self._client_left, FirstByte: self._first_byte,
-            AttemptFinished: self._finished, AttemptFailed: self._failed, HeartbeatReceived: self._heartbeat,
-            NodeLeft: self._node_left, LatencyRestored: self._remember, DrainStarted: self._drain, Ticked: self._tick,
-        }  # fmt: skip
+            RequestArrived: self._arrived,
+            ClientLeft: self._client_left,
+            FirstByte: self._first_byte,
+            AttemptFinished: self._finished,
+            AttemptFailed: self._failed,
+            HeartbeatReceived: self._heartbeat,
+            NodeLeft: self._node_left,
+            LatencyRestored: self._remember,
+            DrainStarted: self._drain,
+            Ticked: self._tick,
+        }
 
     def handle(self, event: Event) -> list[Command]:
         """Everything that follows from this event, in the order in which it is to be done."""
@@ -136,7 +149,11 @@ class Dispatcher(Placement):
             self._end(live, event.at, Outcome.FAILED, out, event.counters, error)
             return
         if live.request.kind is not RequestKind.INFO:
-            attempt.is_cut = was_cut(self.forecast.prompt_tokens(live.request, attempt.model), event.counters.prompt_tokens, attempt.cutting_window)
+            attempt.is_cut = was_cut(
+                self.forecast.prompt_tokens(live.request, attempt.model),
+                event.counters.prompt_tokens,
+                attempt.cutting_window,
+            )
             self.latencies.observe(attempt.node_id, attempt.model, event.at - attempt.started_at)
             if node is not None and live.queue is not None:
                 self.forecast.finished(live, node, event.counters, len(live.queue.in_flight), event.at)
@@ -215,7 +232,9 @@ class Dispatcher(Placement):
             return
         if live.is_running and live.attempt is not None:
             out.append(Abort(live.request.id, live.attempt.number))
-        self._end(live, event.at, Outcome.CLIENT_CANCELLED, out, event.counters, f"the client left while {live.state.value}")
+        self._end(
+            live, event.at, Outcome.CLIENT_CANCELLED, out, event.counters, f"the client left while {live.state.value}"
+        )
 
     def _current(self, request_id: RequestId, attempt: int) -> LiveRequest | None:
         """The live request this attempt belongs to; None for the late word of an attempt that was given up."""

@@ -18,11 +18,17 @@ from herd.core.state.request import RequestId
 class HoldingSettings:
     wait_max_s: float = field(
         default=30.0,
-        metadata={"env": "FLEET_HOLD_MAX_SECONDS", "help": "How long a request may wait for a node before it is answered with 503."},
+        metadata={
+            "env": "FLEET_HOLD_MAX_SECONDS",
+            "help": "How long a request may wait for a node before it is answered with 503.",
+        },
     )
     held_max: int = field(
         default=512,
-        metadata={"env": "FLEET_HOLD_MAX_REQUESTS", "help": "How many requests may wait at the same time, held or queued."},
+        metadata={
+            "env": "FLEET_HOLD_MAX_REQUESTS",
+            "help": "How many requests may wait at the same time, held or queued.",
+        },
     )
     held_max_bytes: int = field(
         default=256 * 1024 * 1024,
@@ -31,13 +37,18 @@ class HoldingSettings:
     tenant_share: float = field(
         default=0.5,
         metadata={
-            "env": "FLEET_HOLD_TENANT_SHARE", "min": 0.01, "max": 1.0,
+            "env": "FLEET_HOLD_TENANT_SHARE",
+            "min": 0.01,
+            "max": 1.0,
             "help": "Share of the waiting places and bytes that one tenant may fill while others wait; alone it may fill half of the rest too.",
         },
-    )  # fmt: skip
+    )
     start_grace_s: float = field(
         default=7.0,
-        metadata={"env": "FLEET_START_GRACE_SECONDS", "help": "After a start, how long unknown models are waited for: nodes report every 5 s."},
+        metadata={
+            "env": "FLEET_START_GRACE_SECONDS",
+            "help": "After a start, how long unknown models are waited for: nodes report every 5 s.",
+        },
     )
 
 

@@ -34,9 +34,14 @@ SLOW_START_S = 30.0
 
 class Placement:
     def __init__(
-        self, scheduler: Scheduler, waiting: Waiting, watchlist: LivenessTracker, retries: RetrySettings, forecast: Forecast,
+        self,
+        scheduler: Scheduler,
+        waiting: Waiting,
+        watchlist: LivenessTracker,
+        retries: RetrySettings,
+        forecast: Forecast,
         started_at: float,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.scheduler = scheduler
         self.fleet: Fleet = scheduler.fleet
         self.waiting = waiting
@@ -146,19 +151,35 @@ class Placement:
         fallback = decision.model if decision.model != request.model else None
         pin = self._pin(live, node, card)
         live.attempt.cutting_window = cutting_window(pin, request, card)
-        out.append(Dispatch(
-            request.id, live.attempts, node.id, decision.model, card, decision.scored[0].total, live.retries, fallback, pin,
-        ))
+        out.append(
+            Dispatch(
+                request.id,
+                live.attempts,
+                node.id,
+                decision.model,
+                card,
+                decision.scored[0].total,
+                live.retries,
+                fallback,
+                pin,
+            )
+        )
 
     def _pin(self, live: LiveRequest, node: Node, card: ModelInfo) -> EngineOptions | None:
         """What the engine is told of the window, and what is to be learnt from a load that this causes."""
         if self.windows is None:
             return None
         request, model = live.request, live.model
-        chosen = chosen_tokens(self.forecast.window_use.usual_tokens(model), card.context_max_tokens) if card.loaded is None else None
+        chosen = (
+            chosen_tokens(self.forecast.window_use.usual_tokens(model), card.context_max_tokens)
+            if card.loaded is None
+            else None
+        )
         pin = self.windows.pin(request, node.id, model, card, self.forecast.prompt_tokens(request, model), chosen)
         if card.loaded is None:
-            self.windows.loads(node.id, model, is_automatic=(pin.context_tokens if pin is not None else request.num_ctx) is None)
+            self.windows.loads(
+                node.id, model, is_automatic=(pin.context_tokens if pin is not None else request.num_ctx) is None
+            )
         budget = budget_tokens(request, card, self.thinking)
         return pin if budget is None else replace(pin or EngineOptions(), output_tokens_max=budget)
 
@@ -191,9 +212,14 @@ class Placement:
     # --- leaving ---
 
     def _end(
-        self, live: LiveRequest, at: float, outcome: Outcome, out: list[Command],
-        counters: Counters | None = None, error: str = "",
-    ) -> None:  # fmt: skip
+        self,
+        live: LiveRequest,
+        at: float,
+        outcome: Outcome,
+        out: list[Command],
+        counters: Counters | None = None,
+        error: str = "",
+    ) -> None:
         out.append(self._row(live, at, outcome, counters, error))
         del self.live[live.request.id]
         self._leave_place(live, at, out)
@@ -205,10 +231,21 @@ class Placement:
     ) -> Record:
         waited_until = live.dispatched_at if live.dispatched_at is not None else at
         return Record(
-            at, live.request, outcome, live.arrived_at, live.model, live.decision, live.attempt,
-            counters or Counters(), live.retries, live.model != live.request.model, live.tried, error,
-            live.first_byte_at, waited_until - live.arrived_at,
-        )  # fmt: skip
+            at,
+            live.request,
+            outcome,
+            live.arrived_at,
+            live.model,
+            live.decision,
+            live.attempt,
+            counters or Counters(),
+            live.retries,
+            live.model != live.request.model,
+            live.tried,
+            error,
+            live.first_byte_at,
+            waited_until - live.arrived_at,
+        )
 
     def _leave_place(self, live: LiveRequest, at: float, out: list[Command]) -> None:
         """Takes the request out of wherever it is, and gives its slot to the next in line."""
@@ -251,4 +288,3 @@ def _takes_work(node: Node, at: float) -> bool:
     report = node.report
     is_reachable = node.liveness is not Liveness.OFFLINE and node.unreachable_until <= at
     return is_reachable and not (report.draining or report.paused)
-

@@ -19,14 +19,25 @@ from herd.core.state.live_request import LiveRequest, RequestState
 @dataclass(frozen=True, slots=True)
 class PrewarmSettings:
     is_on: bool = field(
-        default=True, metadata={"env": "FLEET_PRE_WARM", "help": "Load a model on a second node when a line forms at the first."}
+        default=True,
+        metadata={"env": "FLEET_PRE_WARM", "help": "Load a model on a second node when a line forms at the first."},
     )
     threshold: int = field(
-        default=3, metadata={"env": "FLEET_PRE_WARM_THRESHOLD", "help": "So many must wait in one line before the model is loaded elsewhere.", "min": 1}
+        default=3,
+        metadata={
+            "env": "FLEET_PRE_WARM_THRESHOLD",
+            "help": "So many must wait in one line before the model is loaded elsewhere.",
+            "min": 1,
+        },
     )
     min_availability: float = field(
         default=0.6,
-        metadata={"env": "FLEET_PRE_WARM_MIN_AVAILABILITY", "help": "How free, from 0 to 1, a node must usually be for that.", "min": 0, "max": 1},
+        metadata={
+            "env": "FLEET_PRE_WARM_MIN_AVAILABILITY",
+            "help": "How free, from 0 to 1, a node must usually be for that.",
+            "min": 0,
+            "max": 1,
+        },
     )
 
 

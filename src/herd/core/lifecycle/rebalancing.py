@@ -20,7 +20,8 @@ from herd.core.state.request import RequestId
 @dataclass(frozen=True, slots=True)
 class RebalancingSettings:
     moves_waiting: bool = field(
-        default=False, metadata={"env": "FLEET_REBALANCE", "help": "Move a waiting request when a slot becomes free elsewhere."}
+        default=False,
+        metadata={"env": "FLEET_REBALANCE", "help": "Move a waiting request when a slot becomes free elsewhere."},
     )
 
 

@@ -11,21 +11,34 @@ from herd.core.state.request import Failure, FailureKind
 class RetrySettings:
     retries_max: int = field(
         default=2,
-        metadata={"env": "FLEET_MAX_RETRIES", "help": "How often a request is tried on another node while nothing was forwarded."},
+        metadata={
+            "env": "FLEET_MAX_RETRIES",
+            "help": "How often a request is tried on another node while nothing was forwarded.",
+        },
     )
     budget_share: float = field(
         default=0.2,
         metadata={
-            "env": "FLEET_RETRY_BUDGET_SHARE", "min": 0.0, "max": 1.0,
+            "env": "FLEET_RETRY_BUDGET_SHARE",
+            "min": 0.0,
+            "max": 1.0,
             "help": "Share of the running requests that may be repeated attempts; more of them wait their turn.",
         },
-    )  # fmt: skip
+    )
     budget_min: int = field(
-        default=3, metadata={"env": "FLEET_RETRY_BUDGET_MIN", "help": "So many repeated attempts may always run at the same time.", "min": 0}
+        default=3,
+        metadata={
+            "env": "FLEET_RETRY_BUDGET_MIN",
+            "help": "So many repeated attempts may always run at the same time.",
+            "min": 0,
+        },
     )
     first_byte_s: float = field(
         default=60.0,
-        metadata={"env": "FLEET_FIRST_BYTE_TIMEOUT", "help": "Seconds to wait for a first byte, before load and prompt are added."},
+        metadata={
+            "env": "FLEET_FIRST_BYTE_TIMEOUT",
+            "help": "Seconds to wait for a first byte, before load and prompt are added.",
+        },
     )
     whole_answer_s: float = field(
         default=600.0,

@@ -124,8 +124,11 @@ class Waiting:
         """What is wrong with the books; empty when all is well. Asked by tests after every event."""
         found: list[str] = []
         for queue in self.queues:
-            found += [f"{r} runs but is {live[r].state if r in live else 'gone'}" for r in queue.in_flight
-                      if r not in live or not live[r].is_running]  # fmt: skip
+            found += [
+                f"{r} runs but is {live[r].state if r in live else 'gone'}"
+                for r in queue.in_flight
+                if r not in live or not live[r].is_running
+            ]
             found += [f"{r} queues but is gone" for r in queue.pending if r not in live or not live[r].is_waiting]
             if queue.is_idle:
                 found.append(f"idle queue {queue.node_id}:{queue.model} was kept")

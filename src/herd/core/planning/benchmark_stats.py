@@ -98,9 +98,11 @@ class BenchmarkCell:
     def figures(self) -> Iterator[tuple[str, Spread, bool]]:
         """Each with whether more of it is better."""
         for name, spread, is_more_better in (
-            ("decode_tok_s", self.decode_tok_s, True), ("prefill_tok_s", self.prefill_tok_s, True),
-            ("ttft_ms", self.ttft_s, False), ("load_s", self.load_s, False),
-        ):  # fmt: skip
+            ("decode_tok_s", self.decode_tok_s, True),
+            ("prefill_tok_s", self.prefill_tok_s, True),
+            ("ttft_ms", self.ttft_s, False),
+            ("load_s", self.load_s, False),
+        ):
             if spread is not None:
                 yield name, spread, is_more_better
 
@@ -116,9 +118,15 @@ def probes_for(node_id: NodeId, model: ModelName, card: ModelInfo, kinds: frozen
     if ProbeKind.WRITING in kinds:
         found += [Probe(node_id, model, ProbeKind.WRITING)] * REPETITIONS
     if ProbeKind.READING in kinds:
-        found += [Probe(node_id, model, ProbeKind.READING, prompt_tokens=_fitting(card), written_tokens=1)] * REPETITIONS
+        found += [
+            Probe(node_id, model, ProbeKind.READING, prompt_tokens=_fitting(card), written_tokens=1)
+        ] * REPETITIONS
     if ProbeKind.SCALING in kinds:
-        found += [Probe(node_id, model, ProbeKind.SCALING, streams, written_tokens=SCALED_TOKENS) for streams in SCALES if streams <= card.engine.slots]
+        found += [
+            Probe(node_id, model, ProbeKind.SCALING, streams, written_tokens=SCALED_TOKENS)
+            for streams in SCALES
+            if streams <= card.engine.slots
+        ]
     return found
 
 
@@ -155,11 +163,18 @@ def _cell(node_id: NodeId, model: ModelName, shown: Sequence[ProbeResult]) -> Be
     writing = [one for one in shown if one.probe.kind is ProbeKind.WRITING]
     alone = spread(one.written_tok_s for one in writing)
     scaling = [(1, alone.median)] if alone is not None else []
-    scaling += sorted((one.probe.streams, one.tok_s) for one in shown if one.probe.kind is ProbeKind.SCALING and one.tok_s is not None)
+    scaling += sorted(
+        (one.probe.streams, one.tok_s) for one in shown if one.probe.kind is ProbeKind.SCALING and one.tok_s is not None
+    )
     return BenchmarkCell(
-        node_id, model, alone, spread(one.read_tok_s for one in shown if one.probe.kind is ProbeKind.READING),
-        spread(one.first_s for one in writing), spread(one.load_s for one in shown if one.probe.kind is ProbeKind.LOAD), tuple(scaling),
-    )  # fmt: skip
+        node_id,
+        model,
+        alone,
+        spread(one.read_tok_s for one in shown if one.probe.kind is ProbeKind.READING),
+        spread(one.first_s for one in writing),
+        spread(one.load_s for one in shown if one.probe.kind is ProbeKind.LOAD),
+        tuple(scaling),
+    )
 
 
 def spread(values: Iterable[float | None]) -> Spread | None:
@@ -201,12 +216,17 @@ class Comparison:
     plus_minus: float = 0.0
 
 
-def compare(first: Iterable[BenchmarkCell], second: Iterable[BenchmarkCell], changed: Mapping[NodeId, str]) -> Comparison:
+def compare(
+    first: Iterable[BenchmarkCell], second: Iterable[BenchmarkCell], changed: Mapping[NodeId, str]
+) -> Comparison:
     """`changed`: in words, what became another on a node between the two ("engine 0.31.2 -> 0.32.15")."""
     known = {(cell.node_id, cell.model): cell for cell in first}
     found = [
-        difference for cell in second if (before := known.get((cell.node_id, cell.model))) is not None for difference in _differences(before, cell)
-    ]  # fmt: skip
+        difference
+        for cell in second
+        if (before := known.get((cell.node_id, cell.model))) is not None
+        for difference in _differences(before, cell)
+    ]
     if not found:
         return Comparison((), "The two runs have no node and model in common.")
     counted = [one for one in found if one.measure == "decode_tok_s"] or found
@@ -223,7 +243,15 @@ def _differences(before: BenchmarkCell, after: BenchmarkCell) -> Iterator[Differ
         log = math.log(seen.median / was.median) * (1 if is_more_better else -1)
         change = math.exp(log) - 1.0
         doubt = 2.0 * math.hypot(_log_error(was), _log_error(seen))
-        yield Difference(after.node_id, after.model, name, was.median, seen.median, change, (1.0 + change) * math.expm1(min(doubt, 10.0)))
+        yield Difference(
+            after.node_id,
+            after.model,
+            name,
+            was.median,
+            seen.median,
+            change,
+            (1.0 + change) * math.expm1(min(doubt, 10.0)),
+        )
 
 
 def _log_error(seen: Spread) -> float:
@@ -239,7 +267,9 @@ def _pooled(found: Sequence[Difference]) -> tuple[float, float]:
     logs = [math.log1p(max(one.change, -0.999)) for one in found]
     mean = sum(logs) / len(logs)
     own = math.sqrt(sum(math.log1p(one.plus_minus / (1.0 + one.change)) ** 2 for one in found)) / len(found)
-    apart = 2.0 * math.sqrt(sum((log - mean) ** 2 for log in logs) / (len(logs) - 1) / len(logs)) if len(logs) > 1 else 0.0
+    apart = (
+        2.0 * math.sqrt(sum((log - mean) ** 2 for log in logs) / (len(logs) - 1) / len(logs)) if len(logs) > 1 else 0.0
+    )
     change = math.expm1(mean)
     return change, (1.0 + change) * math.expm1(min(max(own, apart), 10.0))
 

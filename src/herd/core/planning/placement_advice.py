@@ -106,7 +106,11 @@ def advise(machines: Machines, past: UsageHistory, now: float) -> list[Placement
     pulls = sorted(ground.pulls(), key=lambda one: (-one.gain_s, one.node_id, one.model))[:TOLD_MAX]
     pins = sorted(ground.pins(), key=lambda one: (-one.gain_s, one.node_id, one.model))[:TOLD_MAX]
     unused = sorted(_unused(machines, past, now), key=lambda one: (-one.frees_bytes, one.node_id, one.model))[:TOLD_MAX]
-    return [*sorted([*pulls, *pins], key=lambda one: (-one.gain_s, one.node_id, one.model)), *unused, *ground.leave({one.model for one in pulls})]
+    return [
+        *sorted([*pulls, *pins], key=lambda one: (-one.gain_s, one.node_id, one.model)),
+        *unused,
+        *ground.leave({one.model for one in pulls}),
+    ]
 
 
 class _Ground:
@@ -120,7 +124,10 @@ class _Ground:
         self.active_s = {model: 3600.0 * max(usage.hours for usage in usages) for model, usages in self.used.items()}
         self.wants = [ModelDemand(model, self.requests(model) / self.active_s[model]) for model in sorted(self.used)]
         self.homes = list(self._homes())
-        self.rooms = [NodeCapacity(node_id, report.memory_ceiling_bytes, _models_max(report)) for node_id, report in sorted(machines.reports.items())]
+        self.rooms = [
+            NodeCapacity(node_id, report.memory_ceiling_bytes, _models_max(report))
+            for node_id, report in sorted(machines.reports.items())
+        ]
         self.have = plan(self.wants, self.homes, self.rooms)
 
     def requests(self, model: ModelName) -> int:
@@ -141,10 +148,19 @@ class _Ground:
                 continue
             card, is_shared = self._card(model), self._is_shared(model)
             yield PlacementAdvice(
-                "pull", home.node_id, model, f"Put {card.name} on {home.node_id} too", self._why_pull(home, better), "second_home",
-                card.size_bytes, card.size_bytes / (LAN_BYTES_PER_S if is_shared else INTERNET_BYTES_PER_S), "lan" if is_shared else "internet",
-                gain_s, doubt_s, spelled=card.name,
-            )  # fmt: skip
+                "pull",
+                home.node_id,
+                model,
+                f"Put {card.name} on {home.node_id} too",
+                self._why_pull(home, better),
+                "second_home",
+                card.size_bytes,
+                card.size_bytes / (LAN_BYTES_PER_S if is_shared else INTERNET_BYTES_PER_S),
+                "lan" if is_shared else "internet",
+                gain_s,
+                doubt_s,
+                spelled=card.name,
+            )
 
     def _promising(self) -> list[PlacementOption]:
         """The further homes that would save most by themselves: only so many are weighed against all the rest."""
@@ -159,7 +175,10 @@ class _Ground:
         return math.hypot(of_speed_s, gain_s / math.sqrt(max(self.requests(model), 1)))
 
     def _is_shared(self, model: ModelName) -> bool:
-        return any(model in report.models and bool(report.models[model].engine.library_url) for report in self.machines.reports.values())
+        return any(
+            model in report.models and bool(report.models[model].engine.library_url)
+            for report in self.machines.reports.values()
+        )
 
     def _took_s(self, model: ModelName) -> float:
         return self.have.request_s.get(model, 0.0) * self.requests(model)
@@ -167,7 +186,10 @@ class _Ground:
     def _why_pull(self, home: PlacementOption, better: PlacementPlan) -> str:
         model = home.model
         before, after = self.have.request_s.get(model, 0.0), better.request_s.get(model, 0.0)
-        where = ", ".join(sorted({node for node, report in self.machines.reports.items() if model in report.models})) or "no node"
+        where = (
+            ", ".join(sorted({node for node, report in self.machines.reports.items() if model in report.models}))
+            or "no node"
+        )
         return (
             f"{self.requests(model)} requests of the last week, all served by {where}: {before:.1f} s each with their share of waiting "
             f"and loading, {after:.1f} s with a second home."
@@ -180,13 +202,19 @@ class _Ground:
                 continue
             best, card = min(known, key=lambda one: (one.serve_s, one.node_id)), self._card(model)
             for node_id, report in sorted(self.machines.reports.items()):
-                if model in report.models or not any(face.kind == card.engine.kind for face in report.engines) or not _has_disk(report, card):
+                if (
+                    model in report.models
+                    or not any(face.kind == card.engine.kind for face in report.engines)
+                    or not _has_disk(report, card)
+                ):
                     continue
                 size_bytes = max(card.size_bytes, best.size_bytes)
                 if size_bytes <= report.memory_ceiling_bytes:
                     yield self._imagined(best, node_id, report, card, size_bytes)
 
-    def _imagined(self, best: PlacementOption, node_id: NodeId, report: Report, card: ModelInfo, size_bytes: int) -> PlacementOption:
+    def _imagined(
+        self, best: PlacementOption, node_id: NodeId, report: Report, card: ModelInfo, size_bytes: int
+    ) -> PlacementOption:
         """The best home's times, scaled by what the two machines' hardware should do."""
         there, here = prior(self.machines.reports[best.node_id], card), prior(report, card)
         ratio = here.step_s / there.step_s
@@ -197,10 +225,21 @@ class _Ground:
 
     def pins(self) -> Iterator[PlacementAdvice]:
         """What the plan wants in memory, where it is on disk and had to be loaded again and again."""
-        kept = {node_id: sum(self.machines.footprint_bytes(node_id, model) for node, model in self.machines.pinned if node == node_id) for node_id in self.machines.reports}
+        kept = {
+            node_id: sum(
+                self.machines.footprint_bytes(node_id, model) for node, model in self.machines.pinned if node == node_id
+            )
+            for node_id in self.machines.reports
+        }
         for usage in sorted(self.past.usages, key=lambda one: -one.load_s):
             place, report = (usage.node_id, usage.model), self.machines.reports.get(usage.node_id)
-            if report is None or place not in self.have.resident or place in self.machines.pinned or usage.load_s < GAIN_MIN_S or usage.cold_loads < 2:
+            if (
+                report is None
+                or place not in self.have.resident
+                or place in self.machines.pinned
+                or usage.load_s < GAIN_MIN_S
+                or usage.cold_loads < 2
+            ):
                 continue
             size_bytes = self.machines.footprint_bytes(*place)
             kept[usage.node_id] += size_bytes
@@ -208,10 +247,19 @@ class _Ground:
                 continue
             name = report.models[usage.model].name
             yield PlacementAdvice(
-                "pin", usage.node_id, usage.model, f"Keep {name} in the memory of {usage.node_id}",
+                "pin",
+                usage.node_id,
+                usage.model,
+                f"Keep {name} in the memory of {usage.node_id}",
                 f"{usage.cold_loads} of {usage.requests} requests of the last week waited for it to be loaded there, {usage.load_s / usage.cold_loads:.1f} s each.",
-                "keep_in_memory", size_bytes, usage.load_s / usage.cold_loads, "", usage.load_s, usage.load_s / math.sqrt(usage.cold_loads), spelled=name,
-            )  # fmt: skip
+                "keep_in_memory",
+                size_bytes,
+                usage.load_s / usage.cold_loads,
+                "",
+                usage.load_s,
+                usage.load_s / math.sqrt(usage.cold_loads),
+                spelled=name,
+            )
 
     # --- leave ---
 
@@ -225,10 +273,14 @@ class _Ground:
             shown += 1
             name = self._card(want.model).name
             yield PlacementAdvice(
-                "leave", homes[0], want.model, f"Leave {name} where it is",
+                "leave",
+                homes[0],
+                want.model,
+                f"Leave {name} where it is",
                 f"{self.requests(want.model)} requests of the last week, {self.have.request_s[want.model]:.1f} s each; another home would save less than a minute a week, or not surely.",
-                "leave", spelled=name,
-            )  # fmt: skip
+                "leave",
+                spelled=name,
+            )
 
     # --- what is known ---
 
@@ -243,10 +295,19 @@ class _Ground:
                     speed = self.machines.speed(node_id, model)
                     serve_s = read / max(speed.prompt_tokens_per_s, 1e-6) + written * speed.step_s
                     load_s = speed.cold_load_s or speed.load_s
-                    yield PlacementOption(node_id, model, self.machines.footprint_bytes(node_id, model), serve_s, load_s, card.engine.slots)
+                    yield PlacementOption(
+                        node_id,
+                        model,
+                        self.machines.footprint_bytes(node_id, model),
+                        serve_s,
+                        load_s,
+                        card.engine.slots,
+                    )
 
     def _card(self, model: ModelName) -> ModelInfo:
-        return next(report.models[model] for _, report in sorted(self.machines.reports.items()) if model in report.models)
+        return next(
+            report.models[model] for _, report in sorted(self.machines.reports.items()) if model in report.models
+        )
 
 
 def before_and_after(machines: Machines, advice: Sequence[PlacementAdvice]) -> dict[NodeId, tuple[int, int, int, int]]:
@@ -256,7 +317,9 @@ def before_and_after(machines: Machines, advice: Sequence[PlacementAdvice]) -> d
         disk = sum(card.size_bytes for card in report.models.values())
         memory = sum(card.loaded.size_bytes for card in report.models.values() if card.loaded is not None)
         here = [one for one in advice if one.node_id == node_id]
-        disk_after = disk + sum(one.cost_bytes for one in here if one.kind == "pull") - sum(one.frees_bytes for one in here)
+        disk_after = (
+            disk + sum(one.cost_bytes for one in here if one.kind == "pull") - sum(one.frees_bytes for one in here)
+        )
         added = sum(one.cost_bytes for one in here if one.kind in ("pull", "pin") and not _is_loaded(report, one.model))
         found[node_id] = (disk, disk_after, memory, min(memory + added, max(memory, report.memory_ceiling_bytes)))
     return found
@@ -274,9 +337,15 @@ def _unused(machines: Machines, past: UsageHistory, now: float) -> Iterator[Plac
                 continue
             when = "since records began" if last_at is None else f"for {(now - last_at) / 86400:.0f} days"
             yield PlacementAdvice(
-                "delete", node_id, model, f"Remove {card.name} from {node_id}", f"Nobody has asked for it {when}; it holds {card.size_bytes / GB:.1f} GB of disk.",
-                "unused", frees_bytes=card.size_bytes, spelled=card.name,
-            )  # fmt: skip
+                "delete",
+                node_id,
+                model,
+                f"Remove {card.name} from {node_id}",
+                f"Nobody has asked for it {when}; it holds {card.size_bytes / GB:.1f} GB of disk.",
+                "unused",
+                frees_bytes=card.size_bytes,
+                spelled=card.name,
+            )
 
 
 def _models_max(report: Report) -> int | None:

@@ -70,14 +70,18 @@ class PlacementPlan:
     total_s_per_s: float = 0.0
 
 
-def plan(wants: Sequence[ModelDemand], homes: Sequence[PlacementOption], rooms: Sequence[NodeCapacity]) -> PlacementPlan:
+def plan(
+    wants: Sequence[ModelDemand], homes: Sequence[PlacementOption], rooms: Sequence[NodeCapacity]
+) -> PlacementPlan:
     """The better of the two greedy choices. Equal inputs give equal plans."""
     wants, homes = _bounded(wants, homes)
     found = [_filled(wants, homes, rooms, is_dense) for is_dense in (False, True)]
     return min(found, key=lambda one: one.total_s_per_s)
 
 
-def as_it_is(wants: Sequence[ModelDemand], homes: Sequence[PlacementOption], resident: Iterable[ModelOnNode]) -> PlacementPlan:
+def as_it_is(
+    wants: Sequence[ModelDemand], homes: Sequence[PlacementOption], resident: Iterable[ModelOnNode]
+) -> PlacementPlan:
     """What the same requests take when this is in memory."""
     wants, homes = _bounded(wants, homes)
     work = _Work(wants, homes)
@@ -85,20 +89,33 @@ def as_it_is(wants: Sequence[ModelDemand], homes: Sequence[PlacementOption], res
     return work.outcome()
 
 
-def _bounded(wants: Sequence[ModelDemand], homes: Sequence[PlacementOption]) -> tuple[list[ModelDemand], list[PlacementOption]]:
+def _bounded(
+    wants: Sequence[ModelDemand], homes: Sequence[PlacementOption]
+) -> tuple[list[ModelDemand], list[PlacementOption]]:
     """Without what nobody asks for, and as much of the rest as can be looked at: what makes the most work first."""
     quickest: dict[ModelName, float] = {}
     for home in homes:
         quickest[home.model] = min(quickest.get(home.model, home.serve_s), home.serve_s)
-    ranked = sorted((want for want in wants if want.per_s > 0 and want.model in quickest), key=lambda one: (-one.per_s * quickest[one.model], one.model))
+    ranked = sorted(
+        (want for want in wants if want.per_s > 0 and want.model in quickest),
+        key=lambda one: (-one.per_s * quickest[one.model], one.model),
+    )
     known = {want.model for want in ranked}
     place = {want.model: at for at, want in enumerate(ranked)}
-    ordered = sorted((home for home in homes if home.model in known), key=lambda home: (place[home.model], home.serve_s, home.node_id))[:PAIRS_MAX]
+    ordered = sorted(
+        (home for home in homes if home.model in known),
+        key=lambda home: (place[home.model], home.serve_s, home.node_id),
+    )[:PAIRS_MAX]
     kept = {home.model for home in ordered}
     return [want for want in ranked if want.model in kept], ordered
 
 
-def savings(wants: Sequence[ModelDemand], homes: Sequence[PlacementOption], resident: Iterable[ModelOnNode], candidates: Sequence[PlacementOption]) -> list[float]:
+def savings(
+    wants: Sequence[ModelDemand],
+    homes: Sequence[PlacementOption],
+    resident: Iterable[ModelOnNode],
+    candidates: Sequence[PlacementOption],
+) -> list[float]:
     """Seconds saved in a second by each candidate alone, were it in memory too and everybody else stayed where they are."""
     wants, homes = _bounded(wants, homes)
     work = _Work(wants, homes)
@@ -107,7 +124,9 @@ def savings(wants: Sequence[ModelDemand], homes: Sequence[PlacementOption], resi
     return [work.saved_s_per_s(candidate) if work.knows(candidate.model) else 0.0 for candidate in candidates]
 
 
-def _filled(wants: Sequence[ModelDemand], homes: Sequence[PlacementOption], rooms: Sequence[NodeCapacity], is_dense: bool) -> PlacementPlan:
+def _filled(
+    wants: Sequence[ModelDemand], homes: Sequence[PlacementOption], rooms: Sequence[NodeCapacity], is_dense: bool
+) -> PlacementPlan:
     """What saves most comes first. What a home saves is reckoned anew only when it is the first in line: with every other that is
     added it saves less, or nearly so (Minoux 1978)."""
     work, free = _Work(wants, homes), {room.node_id: room.memory_bytes for room in rooms}
@@ -179,11 +198,18 @@ class _Work:
         if added is not None and all(home.place != added.place for home in known):
             known = [*known, added]
         return [
-            (home.serve_s if home.place in self.resident or (added is not None and home.place == added.place) else home.serve_s + home.load_s, home)
+            (
+                home.serve_s
+                if home.place in self.resident or (added is not None and home.place == added.place)
+                else home.serve_s + home.load_s,
+                home,
+            )
             for home in known
-        ]  # fmt: skip
+        ]
 
-    def _shared(self, options: Sequence[tuple[float, PlacementOption]], per_s: float, without: Mapping[NodeId, float]) -> tuple[dict[NodeId, float], float]:
+    def _shared(
+        self, options: Sequence[tuple[float, PlacementOption]], per_s: float, without: Mapping[NodeId, float]
+    ) -> tuple[dict[NodeId, float], float]:
         """How busy this makes each node, 0 idle and 1 full, and the mean seconds of a request. `without`: what is not to be counted of
         how busy they are."""
         own: dict[NodeId, float] = {}

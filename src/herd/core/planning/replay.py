@@ -120,8 +120,8 @@ def judge(choice: RecordedDecision, rules: DecisionRules, signals: Sequence[Sign
         return ReplayedDecision(choice.chosen, after, None, None)
     horizon_s = choice.rules.times.eviction_horizon_s
     return ReplayedDecision(
-        choice.chosen, after, _own_s(then) - _own_s(now), _others_s(then, horizon_s) - _others_s(now, horizon_s),
-    )  # fmt: skip
+        choice.chosen, after, _own_s(then) - _own_s(now), _others_s(then, horizon_s) - _others_s(now, horizon_s)
+    )
 
 
 def _own_s(scored: Scored) -> float:

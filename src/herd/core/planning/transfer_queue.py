@@ -100,7 +100,14 @@ class TransferQueue:
         return self._all.get(fetch_id)
 
     def live(self, node_id: NodeId, model: ModelName) -> Transfer | None:
-        return next((one for one in self._all.values() if one.node_id == node_id and one.model == model and not one.state.is_over), None)
+        return next(
+            (
+                one
+                for one in self._all.values()
+                if one.node_id == node_id and one.model == model and not one.state.is_over
+            ),
+            None,
+        )
 
     def want(self, node: Node, name: str, by: str, at: float, wish: PullOptions) -> Transfer | Refusal:
         """The fetch that will bring it: one that is under way, or a new one."""
@@ -152,15 +159,21 @@ class TransferQueue:
 def sources(fleet: Fleet, target: NodeId, model: ModelName, digest: str) -> list[tuple[Node, ModelInfo]]:
     """Nodes that can give it, the least busy first. Where tags have drifted apart and no digest is named: what most of them have."""
     able = [
-        (node, card) for node in fleet.with_model(model)
-        if (card := node.card(model)) is not None and node.id != target and card.engine.library_url and card.digest
+        (node, card)
+        for node in fleet.with_model(model)
+        if (card := node.card(model)) is not None
+        and node.id != target
+        and card.engine.library_url
+        and card.digest
         and node.liveness in (Liveness.ONLINE, Liveness.DEGRADED)
-    ]  # fmt: skip
+    ]
     counts: dict[str, int] = {}
     for _, card in able:
         counts[card.digest] = counts.get(card.digest, 0) + 1
     wanted = digest or max(sorted(counts), key=lambda one: counts[one], default="")
-    return sorted(((n, c) for n, c in able if c.digest == wanted), key=lambda pair: (pair[0].report.cpu_utilization, pair[0].id))
+    return sorted(
+        ((n, c) for n, c in able if c.digest == wanted), key=lambda pair: (pair[0].report.cpu_utilization, pair[0].id)
+    )
 
 
 def drifted(fleet: Fleet, model: ModelName) -> dict[str, list[NodeId]]:
@@ -183,7 +196,9 @@ def best_target(fleet: Fleet, model: ModelName, size_bytes: int) -> Node | Refus
     """Where a model that is asked for belongs: room on the disk, then the fastest memory among those that hold it, then the most room."""
     able = [node for node in fleet if can_fetch(node) and node.card(model) is None]
     if not able:
-        return Refusal(503, "no_node", "no node that is here now can fetch models; see: herd status", retry_after_s=30.0)
+        return Refusal(
+            503, "no_node", "no node that is here now can fetch models; see: herd status", retry_after_s=30.0
+        )
     with_disk = [node for node in able if no_room(node, size_bytes) is None]
     if not with_disk:
         return Refusal(507, "no_disk", f"no node has room on its disk for {size_bytes / 1e9:.1f} GB")
@@ -220,5 +235,7 @@ def may_come_from(name: str, allowed: tuple[str, ...]) -> Refusal | None:
     if registry in allowed:
         return None
     return Refusal(
-        403, "registry_not_allowed", f"models are not fetched from {registry}; allowed are {', '.join(allowed)} (FLEET_PULL_REGISTRIES)"
+        403,
+        "registry_not_allowed",
+        f"models are not fetched from {registry}; allowed are {', '.join(allowed)} (FLEET_PULL_REGISTRIES)",
     )

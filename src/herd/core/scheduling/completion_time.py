@@ -28,11 +28,17 @@ from herd.core.state.request import Request
 class CompletionTimeSettings:
     eviction_weight: float = field(
         default=4.0,
-        metadata={"env": "FLEET_EVICTION_WEIGHT", "help": "How much more a reload weighs than the same seconds of waiting."},
+        metadata={
+            "env": "FLEET_EVICTION_WEIGHT",
+            "help": "How much more a reload weighs than the same seconds of waiting.",
+        },
     )
     eviction_horizon_s: float = field(
         default=60.0,
-        metadata={"env": "FLEET_EVICTION_HORIZON", "help": "An evicted model matters if it is wanted within so many seconds."},
+        metadata={
+            "env": "FLEET_EVICTION_HORIZON",
+            "help": "An evicted model matters if it is wanted within so many seconds.",
+        },
     )
     harm_weight: float = field(
         default=1.0, metadata={"env": "FLEET_HARM_WEIGHT", "help": "How much the time that others lose counts."}
@@ -83,9 +89,14 @@ class TimedCandidate(Scored):
     __slots__ = ("_asked",)
 
     def __init__(
-        self, expected_s: dict[str, float], others_s: float, evicted: Evicted, candidate: Candidate, request: Request,
+        self,
+        expected_s: dict[str, float],
+        others_s: float,
+        evicted: Evicted,
+        candidate: Candidate,
+        request: Request,
         signals: SignalPolicy,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.node_id = candidate.node.id
         self.depth = candidate.in_flight + candidate.pending
         self.expected_s = expected_s
@@ -129,9 +140,13 @@ class CompletionTimePolicy:
     def _wish(self, request: Request, any_candidate: Candidate) -> _Wish:
         forecast, model = self._forecast, any_candidate.model
         return _Wish(
-            request, model, forecast.prompt_tokens(request, model), forecast.outputs.expected_tokens(request, model),
-            forecast.outputs.irregularity(model), any_candidate.at,
-        )  # fmt: skip
+            request,
+            model,
+            forecast.prompt_tokens(request, model),
+            forecast.outputs.expected_tokens(request, model),
+            forecast.outputs.irregularity(model),
+            any_candidate.at,
+        )
 
     def _estimate(self, wish: _Wish, candidate: Candidate) -> TimedCandidate:
         forecast, node, queue, model = self._forecast, candidate.node, candidate.queue, wish.model
@@ -173,9 +188,13 @@ class CompletionTimePolicy:
         settings = self._settings
         harm_s = settings.harm_weight * (others_s + _eviction_s(evicted, settings) if evicted else others_s)
         expected_s = {
-            "wait": wait_s, "load": load_s, "prefill": prefill_s, "decode": decode_s, "harm": harm_s,
+            "wait": wait_s,
+            "load": load_s,
+            "prefill": prefill_s,
+            "decode": decode_s,
+            "harm": harm_s,
             "total": wait_s + load_s + prefill_s + decode_s + harm_s,
-        }  # fmt: skip
+        }
         return TimedCandidate(expected_s, others_s, evicted, candidate, wish.request, self._signals)
 
     @staticmethod
@@ -246,7 +265,11 @@ def weighed(scored: Scored, settings: CompletionTimeSettings) -> dict[str, float
     terms = {name: scored.expected_s[name] for name in SECONDS_OF_ITS_OWN}
     others_s, evicted = scored.others_s, scored.evicted
     harm_s = settings.harm_weight * (others_s + _eviction_s(evicted, settings) if evicted else others_s)
-    return {**terms, "harm": harm_s, "total": terms["wait"] + terms["load"] + terms["prefill"] + terms["decode"] + harm_s}
+    return {
+        **terms,
+        "harm": harm_s,
+        "total": terms["wait"] + terms["load"] + terms["prefill"] + terms["decode"] + harm_s,
+    }
 
 
 def _eviction_s(evicted: Evicted, settings: CompletionTimeSettings) -> float:
@@ -281,9 +304,7 @@ def _company(candidate: Candidate, own_s: float, at: float) -> tuple[float, floa
     return (1.0 + added_s / own_s if own_s > 0 else 1.0), harm_s
 
 
-def _harm_to_own_s(
-    queue: Queue, slots: int, speed: Speed, prefill_s: float, decode_s: float, wish: _Wish
-) -> float:
+def _harm_to_own_s(queue: Queue, slots: int, speed: Speed, prefill_s: float, decode_s: float, wish: _Wish) -> float:
     """What the streams of the same model lose: they stall while our prompt is read, and then step more slowly.
 
     If there is no slot now, others like those that run now will run beside us when our turn comes.

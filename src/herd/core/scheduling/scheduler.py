@@ -65,9 +65,14 @@ class Scheduler:
     """`decide` reads the fleet, the queues, what took how long and who is watched; it returns every candidate with its fate."""
 
     def __init__(
-        self, fleet: Fleet, queues: Queues, latencies: Latencies, watchlist: LivenessTracker,
-        filters: Sequence[Filter], policy: Policy,
-    ) -> None:  # fmt: skip
+        self,
+        fleet: Fleet,
+        queues: Queues,
+        latencies: Latencies,
+        watchlist: LivenessTracker,
+        filters: Sequence[Filter],
+        policy: Policy,
+    ) -> None:
         self.fleet = fleet
         self.policy = policy
         self._queues = queues
@@ -101,17 +106,28 @@ class Scheduler:
         if len(self.fleet.nodes) <= OTHERS_NAMED_MAX:
             rejected.extend(self._without(model))
         scored = self.policy.rank(request, passed)
-        return Decision(model, self.policy.name, scored[0].node_id if scored else None, scored, rejected, is_panic and bool(scored))
+        return Decision(
+            model, self.policy.name, scored[0].node_id if scored else None, scored, rejected, is_panic and bool(scored)
+        )
 
     def _candidate(self, node: Node, model: ModelName, at: float) -> Candidate:
         queues = self._queues.of_node(node.id)
         queue = queues.get(model)
         in_flight, pending = (len(queue.in_flight), len(queue.pending)) if queue is not None else (0, 0)
         return Candidate(
-            node, node.report, node.report.models[model], model, at, in_flight, pending,
-            self._latencies.p75_s(node.id, model), self._watchlist.quarantined_until(node.id, model), queues, queue,
+            node,
+            node.report,
+            node.report.models[model],
+            model,
+            at,
+            in_flight,
+            pending,
+            self._latencies.p75_s(node.id, model),
+            self._watchlist.quarantined_until(node.id, model),
+            queues,
+            queue,
             model in node.loaded_until,
-        )  # fmt: skip
+        )
 
     def _without(self, model: ModelName) -> list[Rejected]:
         """The nodes that do not have it; the same until the fleet changes."""
@@ -119,9 +135,7 @@ class Scheduler:
         if known is not None and known[0] == self.fleet.version:
             return known[1]
         others = [
-            Rejected(node.id, "has_model", "does not have it")
-            for node in self.fleet
-            if model not in node.report.models
+            Rejected(node.id, "has_model", "does not have it") for node in self.fleet if model not in node.report.models
         ]
         if len(self._others) >= MODELS_REMEMBERED_MAX:
             self._others.clear()

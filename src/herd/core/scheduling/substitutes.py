@@ -21,21 +21,31 @@ _CODE = ("code", "coder", "starcoder", "devstral", "codestral")
 class SubstituteSettings:
     is_on: bool = field(
         default=True,
-        metadata={"env": "FLEET_VRAM_FALLBACK", "help": "Where no node has memory for a model, let a loaded one of the same kind answer; its name is in X-Fleet-Fallback."},
+        metadata={
+            "env": "FLEET_VRAM_FALLBACK",
+            "help": "Where no node has memory for a model, let a loaded one of the same kind answer; its name is in X-Fleet-Fallback.",
+        },
     )
 
 
 def substitute(request: Request, model: ModelName, decision: Decision | None, fleet: Fleet) -> ModelName | None:
     """The largest loaded model of the same kind, where memory is all that keeps the one asked for from every node that has it."""
-    if request.kind not in (RequestKind.CHAT, RequestKind.GENERATE) or decision is None or not _is_memory_alone(decision):
+    if (
+        request.kind not in (RequestKind.CHAT, RequestKind.GENERATE)
+        or decision is None
+        or not _is_memory_alone(decision)
+    ):
         return None
     wanted = [card for node in fleet.with_model(model) if (card := node.card(model)) is not None]
     if not wanted or "embedding" in wanted[0].capabilities:
         return None
     fit = [
-        (card.size_bytes, name) for node in fleet if node.liveness is not Liveness.OFFLINE
-        for name in node.loaded if name != model and (card := node.card(name)) is not None and _is_alike(request, wanted[0], card)
-    ]  # fmt: skip
+        (card.size_bytes, name)
+        for node in fleet
+        if node.liveness is not Liveness.OFFLINE
+        for name in node.loaded
+        if name != model and (card := node.card(name)) is not None and _is_alike(request, wanted[0], card)
+    ]
     return max(fit)[1] if fit else None
 
 

@@ -22,4 +22,8 @@ class EngineOptions:
     @property
     def is_silent(self) -> bool:
         """Whether nothing of the request changes, so that bytes can pass in any dialect."""
-        return self.context_tokens is None and self.output_tokens_max is None and not (self.drops_options or self.forbids_cutting)
+        return (
+            self.context_tokens is None
+            and self.output_tokens_max is None
+            and not (self.drops_options or self.forbids_cutting)
+        )

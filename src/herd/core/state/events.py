@@ -97,6 +97,14 @@ class Ticked:
 
 
 Event = (
-    RequestArrived | ClientLeft | FirstByte | AttemptFinished | AttemptFailed
-    | HeartbeatReceived | NodeLeft | LatencyRestored | DrainStarted | Ticked
-)  # fmt: skip
+    RequestArrived
+    | ClientLeft
+    | FirstByte
+    | AttemptFinished
+    | AttemptFailed
+    | HeartbeatReceived
+    | NodeLeft
+    | LatencyRestored
+    | DrainStarted
+    | Ticked
+)

@@ -245,7 +245,11 @@ class Node:
 
 def _with_other_names(report: Report) -> Report:
     """With every name of a file that is in memory: engines tell only the one that was last used, and have one runner for all of them."""
-    there = {(card.engine.url, card.digest): card.loaded for card in report.models.values() if card.loaded is not None and card.digest}
+    there = {
+        (card.engine.url, card.digest): card.loaded
+        for card in report.models.values()
+        if card.loaded is not None and card.digest
+    }
     others = {
         name: replace(card, loaded=replace(loaded, size_bytes=0, vram_bytes=None, is_other_name=True))
         for name, card in report.models.items()

@@ -35,7 +35,12 @@ TRANSITIONS: tuple[tuple[str, str, str, str], ...] = (
     ("streaming", "AttemptFinished", "ended", "Record completed"),
     ("streaming", "AttemptFailed, can continue", "dispatched, pending or held", "Record retried, Dispatch or Hold"),
     ("streaming", "AttemptFailed", "ended", "Abort with an error frame, Record failed_midstream"),
-    ("dispatched, streaming", "its client's deadline", "ended", "Abort with 504 or an error frame, Record failed or failed_midstream"),
+    (
+        "dispatched, streaming",
+        "its client's deadline",
+        "ended",
+        "Abort with 504 or an error frame, Record failed or failed_midstream",
+    ),
     ("any", "ClientLeft", "ended", "Abort if it runs, Record client_cancelled"),
 )
 """State, event, next state, commands."""

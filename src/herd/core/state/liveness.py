@@ -16,7 +16,10 @@ PAIRS_MAX = 4096
 class LivenessSettings:
     degraded_after_s: float = field(
         default=15.0,
-        metadata={"env": "FLEET_HEARTBEAT_TIMEOUT", "help": "Seconds of silence after which a node counts as degraded."},
+        metadata={
+            "env": "FLEET_HEARTBEAT_TIMEOUT",
+            "help": "Seconds of silence after which a node counts as degraded.",
+        },
     )
     offline_after_s: float = field(
         default=30.0,
@@ -24,15 +27,24 @@ class LivenessSettings:
     )
     forget_after_s: float = field(
         default=86400.0,
-        metadata={"env": "FLEET_FORGET_NODE_AFTER", "help": "Seconds of silence after which a node is no longer shown."},
+        metadata={
+            "env": "FLEET_FORGET_NODE_AFTER",
+            "help": "Seconds of silence after which a node is no longer shown.",
+        },
     )
     failures_max: int = field(
         default=3,
-        metadata={"env": "FLEET_QUARANTINE_FAILURES", "help": "Failures of one model on one node, within a minute, before it is avoided."},
+        metadata={
+            "env": "FLEET_QUARANTINE_FAILURES",
+            "help": "Failures of one model on one node, within a minute, before it is avoided.",
+        },
     )
     quarantine_s: float = field(
         default=15.0,
-        metadata={"env": "FLEET_QUARANTINE_SECONDS", "help": "Seconds it is then avoided; doubled each time, up to five minutes."},
+        metadata={
+            "env": "FLEET_QUARANTINE_SECONDS",
+            "help": "Seconds it is then avoided; doubled each time, up to five minutes.",
+        },
     )
 
 

@@ -13,13 +13,17 @@ from herd.errors import Refusal
 DRAINING = Refusal(503, "draining", "the coordinator is shutting down, try again in a moment", retry_after_s=2.0)
 FULL = Refusal(503, "queue_full", "too many requests are waiting already, try again shortly", retry_after_s=5.0)
 OVER_SHARE = Refusal(
-    429, "tenant_share", "too many requests of yours are waiting already (FLEET_HOLD_TENANT_SHARE), try again when some have been answered"
+    429,
+    "tenant_share",
+    "too many requests of yours are waiting already (FLEET_HOLD_TENANT_SHARE), try again when some have been answered",
 )
 POISON = Refusal(
     502, "poison_suspected", "two nodes broke off at this request before a first byte; it is not tried on a third"
 )
 POISON_AGAIN = Refusal(
-    502, "poison_suspected", "two nodes broke off at this very request within the last ten minutes; change it, or try again later"
+    502,
+    "poison_suspected",
+    "two nodes broke off at this very request within the last ten minutes; change it, or try again later",
 )
 RAN_TOO_LONG = Refusal(504, "deadline_passed", "the request's deadline passed while it was being answered")
 

@@ -96,13 +96,30 @@ def _line(kind: str, app: str, sums: Mapping[str, float], whole_ms: float, past:
     def share_of(measure: int, share: float) -> float | None:
         return percentile(past.bins.get(((kind, app), measure), {}), past.edges, share)
 
-    models = {key[2]: int(one["requests"]) for key, one in past.models.items() if key[:2] == (kind, app) and one["requests"]}
+    models = {
+        key[2]: int(one["requests"]) for key, one in past.models.items() if key[:2] == (kind, app) and one["requests"]
+    }
     return AppLine(
-        label(kind, app), kind, int(sums["requests"]), int(sums["completed"]), int(sums["failed"]), int(sums["rejected"]), int(sums["cancelled"]),
-        int(sums["prompt_tokens"]), int(sums["completion_tokens"]), round(sums["busy_ms"] / 1000.0, 3),
-        round(sums["busy_ms"] / whole_ms, 4) if whole_ms else 0.0, share_of(3, 0.95), share_of(1, 0.5), share_of(1, 0.95), share_of(2, 0.95),
-        int(sums["retries"]), models, dict(past.dialects.get((kind, app), {})), sums["last_at"],
-    )  # fmt: skip
+        label(kind, app),
+        kind,
+        int(sums["requests"]),
+        int(sums["completed"]),
+        int(sums["failed"]),
+        int(sums["rejected"]),
+        int(sums["cancelled"]),
+        int(sums["prompt_tokens"]),
+        int(sums["completion_tokens"]),
+        round(sums["busy_ms"] / 1000.0, 3),
+        round(sums["busy_ms"] / whole_ms, 4) if whole_ms else 0.0,
+        share_of(3, 0.95),
+        share_of(1, 0.5),
+        share_of(1, 0.95),
+        share_of(2, 0.95),
+        int(sums["retries"]),
+        models,
+        dict(past.dialects.get((kind, app), {})),
+        sums["last_at"],
+    )
 
 
 def label(kind: str, app: str) -> str:
@@ -128,7 +145,11 @@ def summary(made: Sequence[AppLine]) -> str:
     longest = max(waits, key=lambda line: line.wait_p95_ms or 0.0, default=None)
     told = f"{number(requests, 'request')} of {number(len(made), 'app')}; {first.app} asked most"
     is_long = longest is not None and (longest.wait_p95_ms or 0.0) >= 1000.0
-    return f"{told}; {longest.app} waited longest: {duration(longest.wait_p95_ms)} at the 95th percentile." if longest and is_long else f"{told}; nobody waited long."
+    return (
+        f"{told}; {longest.app} waited longest: {duration(longest.wait_p95_ms)} at the 95th percentile."
+        if longest and is_long
+        else f"{told}; nobody waited long."
+    )
 
 
 def days(rows: Sequence[Mapping[str, object]]) -> AppsDaily:
@@ -137,11 +158,12 @@ def days(rows: Sequence[Mapping[str, object]]) -> AppsDaily:
     cells = {(str(row["tag"]), _number(row["day_bucket"])): row for row in rows}
     made = [
         AppDays(
-            tag, tuple(int(_number(cells.get((tag, day), {}).get("request_count"))) for day in starts),
+            tag,
+            tuple(int(_number(cells.get((tag, day), {}).get("request_count"))) for day in starts),
             tuple(int(_number(cells.get((tag, day), {}).get("total_tokens"))) for day in starts),
         )
         for tag in sorted({tag for tag, _ in cells})
-    ]  # fmt: skip
+    ]
     return AppsDaily(tuple(starts), tuple(made), tuple(dict(row) for row in rows))
 
 
@@ -150,6 +172,12 @@ def _number(value: object) -> float:
 
 
 TAB = Tab(
-    "apps", "Apps", 4,
-    (DashboardRoute("GET", "apps", Apps), DashboardRoute("GET", "apps/daily", AppsDaily), DashboardRoute("GET", "usage", UsageReport)),
-)  # fmt: skip
+    "apps",
+    "Apps",
+    4,
+    (
+        DashboardRoute("GET", "apps", Apps),
+        DashboardRoute("GET", "apps/daily", AppsDaily),
+        DashboardRoute("GET", "usage", UsageReport),
+    ),
+)

@@ -135,9 +135,14 @@ class BenchmarkProgress(Struct, frozen=True):
 
 
 TAB = Tab(
-    "benchmarks", "Benchmarks", 5,
+    "benchmarks",
+    "Benchmarks",
+    5,
     (
-        DashboardRoute("GET", "benchmarks", Runs), DashboardRoute("POST", "benchmarks/start", Started, StartRequest), DashboardRoute("GET", "benchmarks/progress", BenchmarkProgress),
-        DashboardRoute("POST", "benchmarks/cancel", BenchmarkProgress), DashboardRoute("GET", "benchmarks/{run_id}", BenchmarkDetails),
+        DashboardRoute("GET", "benchmarks", Runs),
+        DashboardRoute("POST", "benchmarks/start", Started, StartRequest),
+        DashboardRoute("GET", "benchmarks/progress", BenchmarkProgress),
+        DashboardRoute("POST", "benchmarks/cancel", BenchmarkProgress),
+        DashboardRoute("GET", "benchmarks/{run_id}", BenchmarkDetails),
     ),
-)  # fmt: skip
+)

@@ -100,5 +100,12 @@ class UptimeBars(Struct, frozen=True):
 
 
 TAB = Tab(
-    "health", "Health", 6, (DashboardRoute("GET", "health", Health), DashboardRoute("POST", "health/snooze", Snoozed, Snooze), DashboardRoute("GET", "strips", UptimeBars))
+    "health",
+    "Health",
+    6,
+    (
+        DashboardRoute("GET", "health", Health),
+        DashboardRoute("POST", "health/snooze", Snoozed, Snooze),
+        DashboardRoute("GET", "strips", UptimeBars),
+    ),
 )

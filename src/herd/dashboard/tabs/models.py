@@ -138,39 +138,75 @@ def lines(present: Sequence[ModelNow], past: ModelHistory) -> tuple[ModelLine, .
 
 def _line(name: str, here: Sequence[ModelNow], past: ModelHistory) -> ModelLine:
     at = {one.node_id: one for one in here}
-    nodes = [_on_node(name, node_id, at.get(node_id), past) for node_id in sorted({*at, *(key[1] for key in past.sums if key[0] == name and key[1])})]
+    nodes = [
+        _on_node(name, node_id, at.get(node_id), past)
+        for node_id in sorted({*at, *(key[1] for key in past.sums if key[0] == name and key[1])})
+    ]
     sums = [sums for key, sums in past.sums.items() if key[0] == name]
     ttft = merged(counts for key, counts in past.ttft.items() if key[0] == name)
     digests = tuple(sorted({one.digest for one in here if one.digest}))
     total = {column: sum(one[column] for one in sums) for column in _WANTED}
     return ModelLine(
-        name, digests, len(digests) > 1, next((one.parameters for one in here if one.parameters), ""), sum(one.size_bytes for one in here),
-        int(total["requests"]), int(total["completed"]), int(total["failed"]), int(total["prompt_tokens"]), int(total["completion_tokens"]),
-        _rate(total["decode_tokens"], total["decode_ms"]), percentile(ttft, past.edges, 0.5), percentile(ttft, past.edges, 0.95),
-        int(total["cold_loads"]), round(total["load_ms"] / 1000.0, 3),
+        name,
+        digests,
+        len(digests) > 1,
+        next((one.parameters for one in here if one.parameters), ""),
+        sum(one.size_bytes for one in here),
+        int(total["requests"]),
+        int(total["completed"]),
+        int(total["failed"]),
+        int(total["prompt_tokens"]),
+        int(total["completion_tokens"]),
+        _rate(total["decode_tokens"], total["decode_ms"]),
+        percentile(ttft, past.edges, 0.5),
+        percentile(ttft, past.edges, 0.95),
+        int(total["cold_loads"]),
+        round(total["load_ms"] / 1000.0, 3),
         {answered: count for asked, answered, count in past.fallbacks if asked == name},
         {asked: count for asked, answered, count in past.fallbacks if answered == name},
-        context_use(name, here, past, int(total["truncated"])), max((one.last_used_at for one in nodes if one.last_used_at), default=None),
+        context_use(name, here, past, int(total["truncated"])),
+        max((one.last_used_at for one in nodes if one.last_used_at), default=None),
         tuple(nodes),
-    )  # fmt: skip
+    )
 
 
 _WANTED = (
-    "requests", "completed", "failed", "prompt_tokens", "completion_tokens", "decode_tokens", "decode_ms", "prefill_tokens", "prefill_ms",
-    "cold_loads", "load_ms", "truncated",
-)  # fmt: skip
+    "requests",
+    "completed",
+    "failed",
+    "prompt_tokens",
+    "completion_tokens",
+    "decode_tokens",
+    "decode_ms",
+    "prefill_tokens",
+    "prefill_ms",
+    "cold_loads",
+    "load_ms",
+    "truncated",
+)
 
 
 def _on_node(name: str, node_id: str, here: ModelNow | None, past: ModelHistory) -> ModelNodeLine:
     sums = past.sums.get((name, node_id)) or dict.fromkeys(_WANTED, 0.0)
     ttft = past.ttft.get((name, node_id), {})
     return ModelNodeLine(
-        node_id, here.state if here else "gone", here.digest if here else "", here.quantization if here else "", here.size_bytes if here else 0,
-        here.context_tokens if here else None, int(sums["requests"]), int(sums["completed"]), int(sums["completion_tokens"]),
-        _rate(sums["decode_tokens"], sums["decode_ms"]), _rate(sums["prefill_tokens"], sums["prefill_ms"]),
-        percentile(ttft, past.edges, 0.5), percentile(ttft, past.edges, 0.95), int(sums["cold_loads"]), round(sums["load_ms"] / 1000.0, 3),
+        node_id,
+        here.state if here else "gone",
+        here.digest if here else "",
+        here.quantization if here else "",
+        here.size_bytes if here else 0,
+        here.context_tokens if here else None,
+        int(sums["requests"]),
+        int(sums["completed"]),
+        int(sums["completion_tokens"]),
+        _rate(sums["decode_tokens"], sums["decode_ms"]),
+        _rate(sums["prefill_tokens"], sums["prefill_ms"]),
+        percentile(ttft, past.edges, 0.5),
+        percentile(ttft, past.edges, 0.95),
+        int(sums["cold_loads"]),
+        round(sums["load_ms"] / 1000.0, 3),
         past.last_used.get((name, node_id)),
-    )  # fmt: skip
+    )
 
 
 def context_use(name: str, here: Sequence[ModelNow], past: ModelHistory, truncated: int) -> ContextUse:
@@ -178,7 +214,14 @@ def context_use(name: str, here: Sequence[ModelNow], past: ModelHistory, truncat
     shares = [percentile(counts, past.edges, share) for share in (0.5, 0.95)]
     p50, p95, most = (None if value is None else int(value) for value in (*shares, largest(counts, past.edges)))
     windows = [one.context_tokens for one in here if one.context_tokens]
-    return ContextUse(Histogram(*doubling(counts, past.edges, FIRST_EDGE_TOKENS)), p50, p95, most, max(windows, default=None), truncated)
+    return ContextUse(
+        Histogram(*doubling(counts, past.edges, FIRST_EDGE_TOKENS)),
+        p50,
+        p95,
+        most,
+        max(windows, default=None),
+        truncated,
+    )
 
 
 def _rate(tokens: float, ms: float) -> float | None:
@@ -191,9 +234,18 @@ def summary(made: Sequence[ModelLine]) -> str:
     if not asked:
         return f"{number(len(made), 'model')} here; none was asked in this time." if made else "No model is here yet."
     loads, lost_s = sum(line.cold_loads for line in asked), sum(line.load_lost_s for line in asked)
-    cold = f"; {duration(lost_s * 1000)} went into {number(loads, 'cold load')}" if loads else "; nobody waited for a model to load"
+    cold = (
+        f"; {duration(lost_s * 1000)} went into {number(loads, 'cold load')}"
+        if loads
+        else "; nobody waited for a model to load"
+    )
     drift = [line.name for line in made if line.has_drift]
     return f"{len(asked)} of {number(len(made), 'model')} asked{cold}{f'; {drift[0]} is not the same on all nodes' if drift else ''}."
 
 
-TAB = Tab("models", "Model insights", 3, (DashboardRoute("GET", "models", Models), DashboardRoute("GET", "context-usage", ContextUsage)))
+TAB = Tab(
+    "models",
+    "Model insights",
+    3,
+    (DashboardRoute("GET", "models", Models), DashboardRoute("GET", "context-usage", ContextUsage)),
+)

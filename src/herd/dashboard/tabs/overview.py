@@ -49,7 +49,7 @@ class Overview(Struct, frozen=True):
 def first_run(cards: Sequence[NodeCard], requests_ever: bool, address: str) -> tuple[SetupStep, ...]:
     """The three steps of a new fleet, ticked by what is there. `address` is where others reach the coordinator, with its port."""
     model = next((model.name for card in cards for model in card.models), "") or "qwen3:0.6b"
-    ask = f"curl http://{address}/api/chat -d '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"hello\"}}]}}'"
+    ask = f'curl http://{address}/api/chat -d \'{{"model": "{model}", "messages": [{{"role": "user", "content": "hello"}}]}}\''
     return (
         SetupStep("node", bool(cards), f"herd-node --router-url http://{address}"),
         SetupStep("model", any(card.models_on_disk for card in cards), f"ollama pull {model}"),

@@ -105,10 +105,14 @@ class Preview(Struct, frozen=True):
 
 
 TAB = Tab(
-    "settings", "Settings", 8,
+    "settings",
+    "Settings",
+    8,
     (
-        DashboardRoute("GET", "settings", SettingsPage), DashboardRoute("POST", "settings", Changed, Change),
-        DashboardRoute("GET", "settings/history", History), DashboardRoute("POST", "settings/undo", Changed, UndoRequest),
+        DashboardRoute("GET", "settings", SettingsPage),
+        DashboardRoute("POST", "settings", Changed, Change),
+        DashboardRoute("GET", "settings/history", History),
+        DashboardRoute("POST", "settings/undo", Changed, UndoRequest),
         DashboardRoute("POST", "settings/preview", Preview, PreviewRequest),
     ),
-)  # fmt: skip
+)

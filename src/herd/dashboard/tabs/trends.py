@@ -58,14 +58,22 @@ class Trends(Struct, frozen=True):
 
 HOURS_OF_A_WEEK = 168
 COUNTED = (
-    ("requests", "requests"), ("failed", "requests"), ("retries", "attempts"), ("cold_loads", "loads"), ("prompt_tokens", "tokens"),
+    ("requests", "requests"),
+    ("failed", "requests"),
+    ("retries", "attempts"),
+    ("cold_loads", "loads"),
+    ("prompt_tokens", "tokens"),
     ("completion_tokens", "tokens"),
-)  # fmt: skip
+)
 """Series that are counted, and in what. A bin without any has zero."""
 MEASURED = (
-    ("ttft_p50_ms", 1, 0.50), ("ttft_p95_ms", 1, 0.95), ("ttft_p99_ms", 1, 0.99), ("latency_p50_ms", 2, 0.50),
-    ("latency_p95_ms", 2, 0.95), ("wait_p95_ms", 3, 0.95),
-)  # fmt: skip
+    ("ttft_p50_ms", 1, 0.50),
+    ("ttft_p95_ms", 1, 0.95),
+    ("ttft_p99_ms", 1, 0.99),
+    ("latency_p50_ms", 2, 0.50),
+    ("latency_p95_ms", 2, 0.95),
+    ("wait_p95_ms", 3, 0.95),
+)
 """Series that are read from histograms: name, measure of the roll-ups, share."""
 
 
@@ -80,11 +88,23 @@ class TrendHistory(Struct, frozen=True):
 def series(now: TrendHistory, before: TrendHistory, bins: int) -> tuple[Series, ...]:
     """All lines; those of `before` are their ghosts, none where it is empty."""
     counted = [
-        Series(name, unit, _counted(now, name, bins), _counted(before, name, bins) if before.sums else (), sum(_counts(now, name)))
+        Series(
+            name,
+            unit,
+            _counted(now, name, bins),
+            _counted(before, name, bins) if before.sums else (),
+            sum(_counts(now, name)),
+        )
         for name, unit in COUNTED
     ]
     measured = [
-        Series(name, "ms", _measured(now, measure, share, bins), _measured(before, measure, share, bins) if before.sums else (), None)
+        Series(
+            name,
+            "ms",
+            _measured(now, measure, share, bins),
+            _measured(before, measure, share, bins) if before.sums else (),
+            None,
+        )
         for name, measure, share in MEASURED
     ]
     return (*counted, *measured)

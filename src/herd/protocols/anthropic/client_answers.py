@@ -293,9 +293,15 @@ def _message(
     model: str, request_id: str, content: list[dict[str, Any]], reason: str | None, usage: dict[str, int]
 ) -> dict[str, Any]:
     return {
-        "id": f"msg_{request_id}", "type": "message", "role": "assistant", "model": model, "content": content,
-        "stop_reason": reason, "stop_sequence": None, "usage": usage,
-    }  # fmt: skip
+        "id": f"msg_{request_id}",
+        "type": "message",
+        "role": "assistant",
+        "model": model,
+        "content": content,
+        "stop_reason": reason,
+        "stop_sequence": None,
+        "usage": usage,
+    }
 
 
 def _tool_use(call: ToolCall, request_id: str, given: dict[str, Any]) -> dict[str, Any]:

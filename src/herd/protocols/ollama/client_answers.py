@@ -128,7 +128,13 @@ class AnswerWriter:
     def _last(self) -> bytes:
         reason = self._reason if self._reason in ("length", "load", "unload") else "stop"
         content = self._content([] if self._streams else self._take_calls())
-        body = content | {"done": True, "done_reason": reason} | self._take_logprobs() | _durations(self._usage) | self._note
+        body = (
+            content
+            | {"done": True, "done_reason": reason}
+            | self._take_logprobs()
+            | _durations(self._usage)
+            | self._note
+        )
         return wire.line(body) if self._streams else msgspec.json.encode(body)
 
     def _content(self, calls: list[dict[str, Any]]) -> dict[str, Any]:
@@ -154,7 +160,9 @@ def said_in_lines(forwarded: bytes) -> PartialAnswer:
             piece = wire.PIECE.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue
-        message = piece.message or wire.Message(content=piece.response, thinking=piece.thinking, tool_calls=piece.tool_calls)
+        message = piece.message or wire.Message(
+            content=piece.response, thinking=piece.thinking, tool_calls=piece.tool_calls
+        )
         said.text += message.content or ""
         said.thinking += message.thinking or ""
         said.has_calls = said.has_calls or bool(message.tool_calls)

@@ -113,13 +113,7 @@ def card(entry: Entry, running: Entry | None) -> ModelInfo:
 
 
 def _loaded(running: Entry) -> Loaded:
-    return Loaded(
-        max(0, running.size),
-        running.context_length,
-        running.size_vram,
-        expires_at=running.expires_at or "",
-    )
-
+    return Loaded(max(0, running.size), running.context_length, running.size_vram, expires_at=running.expires_at or "")
 
 
 def with_shown(card: ModelInfo, status: int, body: bytes) -> ModelInfo:

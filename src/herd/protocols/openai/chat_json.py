@@ -152,17 +152,24 @@ def usage(counted: Counted) -> conversation.Usage | None:
 
 def counters(usage: conversation.Usage, finish_reason: str | None) -> Counters:
     return Counters(
-        usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.load_s, usage.prefill_s,
-        usage.decode_s, finish_reason,
-    )  # fmt: skip
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        usage.cached_tokens,
+        usage.load_s,
+        usage.prefill_s,
+        usage.decode_s,
+        finish_reason,
+    )
 
 
 def write_usage(usage: conversation.Usage) -> dict[str, Any]:
     """The `usage` object: OpenAI's clients insist on numbers, so that what is not known is 0."""
     prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
     body: dict[str, Any] = {
-        "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion,
-    }  # fmt: skip
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }
     if usage.cached_tokens is not None:
         body["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
     return body
@@ -246,7 +253,9 @@ def _call(place: int, call: Call) -> conversation.ToolCall:
     function = call.function or Function()
     given = function.arguments
     arguments = msgspec.json.encode(given).decode() if isinstance(given, dict) else given or ""
-    return conversation.ToolCall(place if call.index is None else call.index, call.id or "", function.name or "", arguments)
+    return conversation.ToolCall(
+        place if call.index is None else call.index, call.id or "", function.name or "", arguments
+    )
 
 
 # --- messages, written ---

@@ -111,7 +111,12 @@ def _piece(body: bytes) -> wire.Piece:
         piece = wire.PIECE.decode(body)
     except (msgspec.DecodeError, RecursionError) as wrong:
         raise ValueError(f"not an answer in OpenAI's protocol: {wrong}") from None
-    if piece.choices is None and piece.data is None and piece.usage is None and not request_fields.is_given(piece.error):
+    if (
+        piece.choices is None
+        and piece.data is None
+        and piece.usage is None
+        and not request_fields.is_given(piece.error)
+    ):
         raise ValueError("not an answer in OpenAI's protocol: neither choices nor data")
     return piece
 

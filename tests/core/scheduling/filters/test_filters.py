@@ -19,14 +19,18 @@ def decide(world: World) -> Decision:
 @pytest.mark.parametrize(
     ("report", "filter_name", "words"),
     [
-        (a_report(models=[a_card(size_gb=42.5)], memory_gb=15, used_gb=4), "memory", "needs 42.5 GB, 11.0 GB can be had"),
+        (
+            a_report(models=[a_card(size_gb=42.5)], memory_gb=15, used_gb=4),
+            "memory",
+            "needs 42.5 GB, 11.0 GB can be had",
+        ),
         (a_report(models=[a_card()], pressure=Pressure.CRITICAL), "pressure", "critical"),
         (a_report(models=[a_card()], draining=True), "paused", "draining"),
         (a_report(models=[a_card()], paused=True), "paused", "owner"),
         (a_report(models=[a_card()], capacity=a_capacity(paused=True)), "paused", "using it"),
         (a_report(models=[a_card("other")]), "has_model", "does not have it"),
     ],
-)  # fmt: skip
+)
 def test_a_node_is_out_with_its_reason(report: Report, filter_name: str, words: str) -> None:
     world = a_world(started_at=100.0)
     world.hears(report)
@@ -68,9 +72,10 @@ def test_who_asks_for_one_node_alone_gets_that_one_or_is_told_at_once() -> None:
     assert any(isinstance(command, Refuse) for command in refused)
 
 
-@pytest.mark.parametrize(("slots", "most", "window", "fits"), [
-    (1, None, 4000, True), (1, None, 8000, False), (4, None, 4000, False), (1, 4000, 1_000_000, True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("slots", "most", "window", "fits"),
+    [(1, None, 4000, True), (1, None, 8000, False), (4, None, 4000, False), (1, 4000, 1_000_000, True)],
+)
 def test_the_window_asked_for_must_fit_for_every_slot_but_never_more_of_it_than_the_model_knows(
     slots: int, most: int | None, window: int, fits: bool
 ) -> None:

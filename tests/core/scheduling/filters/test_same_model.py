@@ -28,13 +28,17 @@ def a_drifted_world() -> World:
     world = a_world("completion_time")
     for name, digest, bandwidth in (("old", OLD, 50.0), ("new", NEW, 500.0)):
         card = a_card(loaded=True, digest=digest, slots=2)
-        world.dispatcher.handle(HeartbeatReceived(1.0, a_report(name, [card], memory_bandwidth_gbps=bandwidth, engines=(card.engine,))))
+        world.dispatcher.handle(
+            HeartbeatReceived(1.0, a_report(name, [card], memory_bandwidth_gbps=bandwidth, engines=(card.engine,)))
+        )
     return world
 
 
 def converse(world: World, request_id: str, at: float) -> str:
     """One turn, answered; the node that answered."""
-    command = dispatched(world.dispatcher.handle(RequestArrived(at, a_request(request_id, prefix=TURNS, prompt_tokens=400))))
+    command = dispatched(
+        world.dispatcher.handle(RequestArrived(at, a_request(request_id, prefix=TURNS, prompt_tokens=400)))
+    )
     assert command is not None
     world.dispatcher.handle(FirstByte(at + 1, RequestId(request_id), 1))
     world.dispatcher.handle(AttemptFinished(at + 2, RequestId(request_id), 1, Counters(400, 20), 200, 100))
@@ -46,7 +50,9 @@ def test_a_conversation_stays_with_the_model_that_it_began_with() -> None:
     world.dispatcher.handle(HeartbeatReceived(2.0, a_report("new", [], boot_id="boot-1")))
     assert converse(world, "r1", 3.0) == "old"
     card = a_card(loaded=True, digest=NEW, slots=2)
-    world.dispatcher.handle(HeartbeatReceived(6.0, a_report("new", [card], memory_bandwidth_gbps=500.0, engines=(card.engine,))))
+    world.dispatcher.handle(
+        HeartbeatReceived(6.0, a_report("new", [card], memory_bandwidth_gbps=500.0, engines=(card.engine,)))
+    )
     assert converse(world, "r2", 7.0) == "old", "although the other is faster"
     other = dispatched(world.dispatcher.handle(RequestArrived(10.0, a_request("r3", prefix=(99,), prompt_tokens=400))))
     assert other is not None and other.node_id == "new", "another conversation may begin anywhere"

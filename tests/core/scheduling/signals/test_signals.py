@@ -34,8 +34,14 @@ def points(name: str, candidate: Candidate, prompt_tokens: int = 100) -> float:
 
 def test_the_seven_names_are_the_public_ones() -> None:
     expected = {
-        "thermal", "memory_fit", "queue_depth", "wait_time", "role_affinity", "availability_trend", "context_fit",
-    }  # fmt: skip
+        "thermal",
+        "memory_fit",
+        "queue_depth",
+        "wait_time",
+        "role_affinity",
+        "availability_trend",
+        "context_fit",
+    }
     assert set(SIGNALS) == expected
 
 
@@ -82,9 +88,19 @@ def test_wait_time_is_latency_times_depth_over_ten_seconds(p75_s: float | None, 
 
 @pytest.mark.parametrize(
     ("model_gb", "memory_gb", "expected"),
-    [(40, 192, 15), (40, 128, 15), (40, 64, 5), (40, 32, 5), (40, 16, 0), (2, 16, 15), (2, 32, 15), (2, 128, 8), (2, 192, 3),
-     (12, 64, 0)],
-)  # fmt: skip
+    [
+        (40, 192, 15),
+        (40, 128, 15),
+        (40, 64, 5),
+        (40, 32, 5),
+        (40, 16, 0),
+        (2, 16, 15),
+        (2, 32, 15),
+        (2, 128, 8),
+        (2, 192, 3),
+        (12, 64, 0),
+    ],
+)
 def test_role_affinity_steps(model_gb: float, memory_gb: float, expected: float) -> None:
     card = a_card(size_gb=model_gb)
     assert points("role_affinity", a_candidate(card, a_report(models=[card], memory_gb=memory_gb))) == expected
@@ -115,14 +131,27 @@ def test_context_fit_is_silent_when_the_model_is_cold() -> None:
 
 
 @given(
-    loaded=st.booleans(), warm=st.booleans(), size_gb=st.floats(0, 500), memory_gb=st.floats(0.1, 1000),
-    used_share=st.floats(0, 1), depth=st.integers(0, 1000), p75_s=st.none() | st.floats(0, 1e6),
-    tokens=st.integers(0, 10**7), window=st.integers(0, 10**7),
-)  # fmt: skip
+    loaded=st.booleans(),
+    warm=st.booleans(),
+    size_gb=st.floats(0, 500),
+    memory_gb=st.floats(0.1, 1000),
+    used_share=st.floats(0, 1),
+    depth=st.integers(0, 1000),
+    p75_s=st.none() | st.floats(0, 1e6),
+    tokens=st.integers(0, 10**7),
+    window=st.integers(0, 10**7),
+)
 def test_every_signal_stays_in_its_range_for_any_candidate(
-    loaded: bool, warm: bool, size_gb: float, memory_gb: float, used_share: float, depth: int, p75_s: float | None,
-    tokens: int, window: int,
-) -> None:  # fmt: skip
+    loaded: bool,
+    warm: bool,
+    size_gb: float,
+    memory_gb: float,
+    used_share: float,
+    depth: int,
+    p75_s: float | None,
+    tokens: int,
+    window: int,
+) -> None:
     card = a_card(size_gb=size_gb, loaded=loaded, context_tokens=window)
     report = a_report(models=[card], memory_gb=memory_gb, used_gb=memory_gb * used_share)
     candidate = a_candidate(card, report, warm=warm, in_flight=depth, latency_p75_s=p75_s)

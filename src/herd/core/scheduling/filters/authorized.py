@@ -11,7 +11,9 @@ def check(request: Request, candidate: Candidate) -> str | None:
     node = candidate.node
     if node.unauthorized_until > candidate.at:
         wait_s = node.unauthorized_until - candidate.at
-        return f"its engine refuses us (401 or 403): look at that engine's key or allow-list; next try in {wait_s:.0f} s"
+        return (
+            f"its engine refuses us (401 or 403): look at that engine's key or allow-list; next try in {wait_s:.0f} s"
+        )
     return None
 
 

@@ -9,7 +9,9 @@ from herd.core.state.request import Request
 
 def check(request: Request, candidate: Candidate) -> str | None:
     if candidate.quarantined_until > candidate.at:
-        return f"failed here of late or asked for a pause, next try in {candidate.quarantined_until - candidate.at:.0f} s"
+        return (
+            f"failed here of late or asked for a pause, next try in {candidate.quarantined_until - candidate.at:.0f} s"
+        )
     return None
 
 

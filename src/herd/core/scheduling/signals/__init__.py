@@ -18,18 +18,50 @@ from herd.core.state.request import Request
 class Weights:
     """The points behind the signals, as people set them."""
 
-    model_hot: float = field(default=50.0, metadata={"env": "FLEET_SCORE_MODEL_HOT", "help": "Points when the model is in memory."})
-    model_warm: float = field(default=30.0, metadata={"env": "FLEET_SCORE_MODEL_WARM", "help": "Points when it was unloaded within 30 minutes."})
-    model_cold: float = field(default=10.0, metadata={"env": "FLEET_SCORE_MODEL_COLD", "help": "Points when it is only on disk."})
-    memory_fit_max: float = field(default=20.0, metadata={"env": "FLEET_SCORE_MEMORY_FIT_MAX", "help": "Points for ample memory."})
-    queue_depth_max_penalty: float = field(default=30.0, metadata={"env": "FLEET_SCORE_QUEUE_DEPTH_MAX_PENALTY", "help": "Most points a queue costs."})
-    queue_depth_penalty_per: float = field(default=6.0, metadata={"env": "FLEET_SCORE_QUEUE_DEPTH_PENALTY_PER", "help": "Points per request waiting or running."})
-    wait_time_max_penalty: float = field(default=25.0, metadata={"env": "FLEET_SCORE_WAIT_TIME_MAX_PENALTY", "help": "Most points an expected wait costs."})
-    role_affinity_max: float = field(default=15.0, metadata={"env": "FLEET_SCORE_ROLE_AFFINITY_MAX", "help": "Points when model size and machine size match."})
-    role_large_threshold_gb: float = field(default=20.0, metadata={"env": "FLEET_SCORE_ROLE_LARGE_THRESHOLD_GB", "help": "Above this many GB a model is large."})
-    role_small_threshold_gb: float = field(default=8.0, metadata={"env": "FLEET_SCORE_ROLE_SMALL_THRESHOLD_GB", "help": "Below this many GB a model is small."})
-    availability_trend_max: float = field(default=10.0, metadata={"env": "FLEET_SCORE_AVAILABILITY_TREND_MAX", "help": "Points for a machine that is becoming free."})
-    context_fit_max: float = field(default=15.0, metadata={"env": "FLEET_SCORE_CONTEXT_FIT_MAX", "help": "Points, for or against, by window against prompt."})
+    model_hot: float = field(
+        default=50.0, metadata={"env": "FLEET_SCORE_MODEL_HOT", "help": "Points when the model is in memory."}
+    )
+    model_warm: float = field(
+        default=30.0,
+        metadata={"env": "FLEET_SCORE_MODEL_WARM", "help": "Points when it was unloaded within 30 minutes."},
+    )
+    model_cold: float = field(
+        default=10.0, metadata={"env": "FLEET_SCORE_MODEL_COLD", "help": "Points when it is only on disk."}
+    )
+    memory_fit_max: float = field(
+        default=20.0, metadata={"env": "FLEET_SCORE_MEMORY_FIT_MAX", "help": "Points for ample memory."}
+    )
+    queue_depth_max_penalty: float = field(
+        default=30.0, metadata={"env": "FLEET_SCORE_QUEUE_DEPTH_MAX_PENALTY", "help": "Most points a queue costs."}
+    )
+    queue_depth_penalty_per: float = field(
+        default=6.0,
+        metadata={"env": "FLEET_SCORE_QUEUE_DEPTH_PENALTY_PER", "help": "Points per request waiting or running."},
+    )
+    wait_time_max_penalty: float = field(
+        default=25.0,
+        metadata={"env": "FLEET_SCORE_WAIT_TIME_MAX_PENALTY", "help": "Most points an expected wait costs."},
+    )
+    role_affinity_max: float = field(
+        default=15.0,
+        metadata={"env": "FLEET_SCORE_ROLE_AFFINITY_MAX", "help": "Points when model size and machine size match."},
+    )
+    role_large_threshold_gb: float = field(
+        default=20.0,
+        metadata={"env": "FLEET_SCORE_ROLE_LARGE_THRESHOLD_GB", "help": "Above this many GB a model is large."},
+    )
+    role_small_threshold_gb: float = field(
+        default=8.0,
+        metadata={"env": "FLEET_SCORE_ROLE_SMALL_THRESHOLD_GB", "help": "Below this many GB a model is small."},
+    )
+    availability_trend_max: float = field(
+        default=10.0,
+        metadata={"env": "FLEET_SCORE_AVAILABILITY_TREND_MAX", "help": "Points for a machine that is becoming free."},
+    )
+    context_fit_max: float = field(
+        default=15.0,
+        metadata={"env": "FLEET_SCORE_CONTEXT_FIT_MAX", "help": "Points, for or against, by window against prompt."},
+    )
 
 
 @dataclass(frozen=True, slots=True)

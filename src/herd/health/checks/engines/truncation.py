@@ -16,12 +16,14 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     nodes = [node for node in snapshot.nodes if node.id in {pair.node_id for pair in cut}]
     tokens = max(8192, 1 << max(pair.prompt_tokens_max for pair in cut).bit_length())
     yield Finding(
-        Severity.WARNING, f"{names(pair.model for pair in cut)}: conversations no longer fit",
+        Severity.WARNING,
+        f"{names(pair.model for pair in cut)}: conversations no longer fit",
         "The model's window is smaller than what it is sent: what came first is forgotten, or the answer is cut.",
         tuple(Evidence(f"{pair.model} on {pair.node_id}", _told(pair)) for pair in cut),
         f"Give it a larger window (it takes memory), for example {tokens} tokens.",
-        on_each(nodes, variable("OLLAMA_CONTEXT_LENGTH", str(tokens))), tuple(sorted({pair.node_id for pair in cut})),
-    )  # fmt: skip
+        on_each(nodes, variable("OLLAMA_CONTEXT_LENGTH", str(tokens))),
+        tuple(sorted({pair.node_id for pair in cut})),
+    )
 
 
 def _told(pair: ModelTraffic) -> str:

@@ -13,18 +13,29 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     closed = [node for node in snapshot.here if not node.is_reachable]
     if closed:
         yield Finding(
-            Severity.CRITICAL, f"{names(node.id for node in closed)}: reports, but refuses our connections",
+            Severity.CRITICAL,
+            f"{names(node.id for node in closed)}: reports, but refuses our connections",
             "A firewall on that machine, or an engine that has ended.",
-            tuple(Evidence(node.id, ", ".join(face.url for face in node.report.engines) or "no engine") for node in closed),
-            "Start the engine, and allow its port.", on_each(closed, restart), tuple(node.id for node in closed), "refused",
-        )  # fmt: skip
+            tuple(
+                Evidence(node.id, ", ".join(face.url for face in node.report.engines) or "no engine") for node in closed
+            ),
+            "Start the engine, and allow its port.",
+            on_each(closed, restart),
+            tuple(node.id for node in closed),
+            "refused",
+        )
     strangers = [node for node in snapshot.here if not node.is_authorized]
     if strangers:
         yield Finding(
-            Severity.CRITICAL, f"{names(node.id for node in strangers)}: does not know our key",
-            "It was paired with another coordinator, or its folder was replaced.", tuple(Evidence(node.id, "answers 401") for node in strangers),
-            "Let it join again.", anywhere("herd nodes invite"), tuple(node.id for node in strangers), "key",
-        )  # fmt: skip
+            Severity.CRITICAL,
+            f"{names(node.id for node in strangers)}: does not know our key",
+            "It was paired with another coordinator, or its folder was replaced.",
+            tuple(Evidence(node.id, "answers 401") for node in strangers),
+            "Let it join again.",
+            anywhere("herd nodes invite"),
+            tuple(node.id for node in strangers),
+            "key",
+        )
 
 
 CHECK = Check("unreachable", "Every node that reports can be reached", find)

@@ -13,11 +13,14 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     if not snapshot.alarms:
         return
     yield Finding(
-        Severity.CRITICAL, "The coordinator's books do not agree", "A request was lost track of: this is a bug in the coordinator.",
+        Severity.CRITICAL,
+        "The coordinator's books do not agree",
+        "A request was lost track of: this is a bug in the coordinator.",
         (Evidence("alarms since the start", times(snapshot.alarms, "alarm")),),
         "A restart mends it for now; please report the lines that say 'this should never be'.",
-        anywhere("grep 'should never be' ~/.fleet-manager/logs/herd.jsonl"), since=snapshot.alarmed_at,
-    )  # fmt: skip
+        anywhere("grep 'should never be' ~/.fleet-manager/logs/herd.jsonl"),
+        since=snapshot.alarmed_at,
+    )
 
 
 CHECK = Check("zombies", "No request is lost track of", find)

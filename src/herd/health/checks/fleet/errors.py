@@ -13,7 +13,11 @@ SHARE_WARNING, SHARE_CRITICAL = 0.05, 0.25
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
-    failing = [pair for pair in snapshot.traffic.pairs if pair.requests >= REQUESTS_MIN and pair.failed >= SHARE_WARNING * pair.requests]
+    failing = [
+        pair
+        for pair in snapshot.traffic.pairs
+        if pair.requests >= REQUESTS_MIN and pair.failed >= SHARE_WARNING * pair.requests
+    ]
     if not failing:
         return
     failed, requests = sum(pair.failed for pair in failing), sum(pair.requests for pair in failing)
@@ -21,9 +25,14 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         Severity.CRITICAL if failed >= SHARE_CRITICAL * requests else Severity.WARNING,
         f"{percent(failed / requests)} of the requests for {names(pair.model for pair in failing)} fail",
         "Their clients saw an error; what the engine said is in each request's story.",
-        tuple(Evidence(f"{pair.model} on {pair.node_id}", f"{pair.failed} of {times(pair.requests, 'request')} failed") for pair in failing),
-        "Look at the newest that failed.", anywhere("herd why last"), tuple(sorted({pair.node_id for pair in failing})),
-    )  # fmt: skip
+        tuple(
+            Evidence(f"{pair.model} on {pair.node_id}", f"{pair.failed} of {times(pair.requests, 'request')} failed")
+            for pair in failing
+        ),
+        "Look at the newest that failed.",
+        anywhere("herd why last"),
+        tuple(sorted({pair.node_id for pair in failing})),
+    )
 
 
 CHECK = Check("errors", "Hardly any request fails", find)

@@ -20,12 +20,14 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     if not flapping:
         return
     yield Finding(
-        Severity.WARNING, f"{names(node.id for node, _ in flapping)}: comes and goes",
+        Severity.WARNING,
+        f"{names(node.id for node, _ in flapping)}: comes and goes",
         "A weak wireless link, a machine that falls asleep, or an agent that is restarted over and over.",
         tuple(Evidence(f"{node.id} returned", f"{times(returns, 'time')} of late") for node, returns in flapping),
-        "Use a cable, or keep the machine awake while it serves.", on_each((node for node, _ in flapping), _awake),
+        "Use a cable, or keep the machine awake while it serves.",
+        on_each((node for node, _ in flapping), _awake),
         tuple(node.id for node, _ in flapping),
-    )  # fmt: skip
+    )
 
 
 def _returns(node: NodeNow) -> int:

@@ -19,12 +19,16 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     nobody_left = not snapshot.here
     yield Finding(
         Severity.CRITICAL if nobody_left else Severity.WARNING,
-        "No node reports any more" if nobody_left else f"{times(len(gone), 'node')} offline: {names(node.id for node in gone)}",
+        "No node reports any more"
+        if nobody_left
+        else f"{times(len(gone), 'node')} offline: {names(node.id for node in gone)}",
         "No heartbeat has come from there: the machine is off or asleep, its agent has ended, or the network is cut.",
         tuple(Evidence(f"{node.id} last heard", f"{seconds(node.silent_s)} ago") for node in gone),
-        "If it should be there, wake it and start its agent.", anywhere("herd-node"),
-        tuple(node.id for node in gone), since=snapshot.at - max(node.silent_s for node in gone),
-    )  # fmt: skip
+        "If it should be there, wake it and start its agent.",
+        anywhere("herd-node"),
+        tuple(node.id for node in gone),
+        since=snapshot.at - max(node.silent_s for node in gone),
+    )
 
 
 CHECK = Check("offline", "Every node reports", find)

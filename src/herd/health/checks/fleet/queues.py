@@ -17,10 +17,14 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     if not long:
         return
     yield Finding(
-        Severity.INFO, f"{names(node.id for node in long)}: a long line", "More is asked than that node can do at once.",
+        Severity.INFO,
+        f"{names(node.id for node in long)}: a long line",
+        "More is asked than that node can do at once.",
         tuple(Evidence(node.id, f"{node.pending} wait, {node.running} run") for node in long),
-        "Another node with the same model would share the work.", anywhere("herd recommend"), tuple(node.id for node in long),
-    )  # fmt: skip
+        "Another node with the same model would share the work.",
+        anywhere("herd recommend"),
+        tuple(node.id for node in long),
+    )
 
 
 CHECK = Check("queues", "No line is long", find)

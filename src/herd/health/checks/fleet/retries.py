@@ -19,22 +19,33 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         sums = tried.setdefault(pair.node_id, [0, 0])
         sums[0] += pair.retried
         sums[1] += pair.requests + pair.retried
-    poor = {node_id: (retried, attempts) for node_id, (retried, attempts) in tried.items() if retried >= max(RETRIES_MIN, SHARE_MIN * attempts)}
+    poor = {
+        node_id: (retried, attempts)
+        for node_id, (retried, attempts) in tried.items()
+        if retried >= max(RETRIES_MIN, SHARE_MIN * attempts)
+    }
     if not poor:
         return
     yield Finding(
-        Severity.WARNING, f"Attempts on {names(poor)} must be repeated elsewhere",
+        Severity.WARNING,
+        f"Attempts on {names(poor)} must be repeated elsewhere",
         "The node breaks off, refuses or stays silent before the first word, and another one takes over.",
-        tuple(Evidence(node_id, f"{retried} of {times(attempts, 'attempt')} repeated") for node_id, (retried, attempts) in sorted(poor.items())),
+        tuple(
+            Evidence(node_id, f"{retried} of {times(attempts, 'attempt')} repeated")
+            for node_id, (retried, attempts) in sorted(poor.items())
+        ),
         "Look at why; the engine's own log on that machine tells more.",
-        on_each((node for node in snapshot.nodes if node.id in poor), _engine_log), tuple(sorted(poor)),
-    )  # fmt: skip
+        on_each((node for node in snapshot.nodes if node.id in poor), _engine_log),
+        tuple(sorted(poor)),
+    )
 
 
 def _engine_log(system: str) -> str:
     if system == "macos":
         return "tail -n 100 ~/.ollama/logs/server.log"
-    return 'type "%LOCALAPPDATA%\\Ollama\\server.log"' if system == "windows" else "journalctl -u ollama -n 100 --no-pager"
+    return (
+        'type "%LOCALAPPDATA%\\Ollama\\server.log"' if system == "windows" else "journalctl -u ollama -n 100 --no-pager"
+    )
 
 
 CHECK = Check("retries", "Hardly any attempt is repeated", find)

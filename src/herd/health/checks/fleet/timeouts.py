@@ -21,10 +21,14 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         Severity.CRITICAL if lost >= SHARE_CRITICAL * traffic.requests else Severity.WARNING,
         f"{percent(lost / max(1, traffic.requests))} of the requests waited in vain",
         "More was asked than the nodes that are there could answer in time.",
-        (Evidence("refused", f"{times(traffic.rejected, 'request')} in the last hour"), Evidence("too late", f"{times(traffic.too_late, 'request')} met their deadline"),
-         Evidence("all", times(traffic.requests, "request"))),
-        "See who waits for what; another node with that model would help most.", anywhere("herd recommend"),
-    )  # fmt: skip
+        (
+            Evidence("refused", f"{times(traffic.rejected, 'request')} in the last hour"),
+            Evidence("too late", f"{times(traffic.too_late, 'request')} met their deadline"),
+            Evidence("all", times(traffic.requests, "request")),
+        ),
+        "See who waits for what; another node with that model would help most.",
+        anywhere("herd recommend"),
+    )
 
 
 SHARE_CRITICAL = 0.20

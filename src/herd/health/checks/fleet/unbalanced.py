@@ -28,11 +28,19 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
 
 def _finding(most: ModelTraffic, share: float, wait_s: float, idle: list[NodeNow]) -> Finding:
     return Finding(
-        Severity.INFO, f"{most.model}: {most.node_id} does nearly all the work",
+        Severity.INFO,
+        f"{most.model}: {most.node_id} does nearly all the work",
         "Others have the model, but are slower, lack memory for it, or are kept for other work.",
-        (Evidence("share of the busy time", percent(share)), Evidence("mean wait", seconds(wait_s)), Evidence("also on", names(node.id for node in idle))),
-        "See what speaks against the others for the newest request.", anywhere("herd why last"), (most.node_id,), most.model,
-    )  # fmt: skip
+        (
+            Evidence("share of the busy time", percent(share)),
+            Evidence("mean wait", seconds(wait_s)),
+            Evidence("also on", names(node.id for node in idle)),
+        ),
+        "See what speaks against the others for the newest request.",
+        anywhere("herd why last"),
+        (most.node_id,),
+        most.model,
+    )
 
 
 CHECK = Check("unbalanced", "Work is shared where it can be", find)

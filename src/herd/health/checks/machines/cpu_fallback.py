@@ -20,12 +20,14 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     if not fallen:
         return
     yield Finding(
-        Severity.CRITICAL, f"{names(node.id for node, _ in fallen)}: models run on the processor instead of the GPU",
+        Severity.CRITICAL,
+        f"{names(node.id for node, _ in fallen)}: models run on the processor instead of the GPU",
         "The engine did not find its GPU when it loaded them, as happens after sleep or a driver update; answers take ten times longer.",
         tuple(Evidence(f"{model} on {node.id}", _told(node, model)) for node, models in fallen for model in models),
-        "Start the engine anew; if that does not help, the machine.", on_each((node for node, _ in fallen), restart),
+        "Start the engine anew; if that does not help, the machine.",
+        on_each((node for node, _ in fallen), restart),
         tuple(node.id for node, _ in fallen),
-    )  # fmt: skip
+    )
 
 
 def _has_fallen(node: NodeNow, card: ModelInfo) -> bool:

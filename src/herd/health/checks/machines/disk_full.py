@@ -21,26 +21,49 @@ SPAN_MIN_S = 1200.0
 def find(snapshot: Snapshot) -> Iterator[Finding]:
     full = [node for node in snapshot.here if _is_full(node)]
     if full:
-        yield _finding(full, "full", f"{names(node.id for node in full)}: the disk is almost full", "Pulls need room for a second copy, and fail without it.")
+        yield _finding(
+            full,
+            "full",
+            f"{names(node.id for node in full)}: the disk is almost full",
+            "Pulls need room for a second copy, and fail without it.",
+        )
     filling = [node for node in snapshot.here if node not in full and _full_in_s(node) < SOON_S]
     if filling:
-        yield _finding(filling, "filling", f"{names(node.id for node in filling)}: the disk fills up", "At the speed of the last hour it is full within a day.")
+        yield _finding(
+            filling,
+            "filling",
+            f"{names(node.id for node in filling)}: the disk fills up",
+            "At the speed of the last hour it is full within a day.",
+        )
 
 
 def _finding(nodes: list[NodeNow], key: str, title: str, cause: str) -> Finding:
     unused = {name: card.name for node in nodes for name, card in node.report.models.items() if card.loaded is None}
-    largest = max(unused, key=lambda name: max(node.report.models[name].size_bytes for node in nodes if name in node.report.models), default=None)
+    largest = max(
+        unused,
+        key=lambda name: max(node.report.models[name].size_bytes for node in nodes if name in node.report.models),
+        default=None,
+    )
     command = f"ollama rm {shlex.quote(unused[largest])}" if largest is not None else "ollama list"
     return Finding(
-        Severity.WARNING, title, cause, tuple(Evidence(f"{node.id} free", _told(node)) for node in nodes),
-        "Remove models that nobody asks for; the largest that is not in memory is named here.", anywhere(command),
-        tuple(node.id for node in nodes), key,
-    )  # fmt: skip
+        Severity.WARNING,
+        title,
+        cause,
+        tuple(Evidence(f"{node.id} free", _told(node)) for node in nodes),
+        "Remove models that nobody asks for; the largest that is not in memory is named here.",
+        anywhere(command),
+        tuple(node.id for node in nodes),
+        key,
+    )
 
 
 def _is_full(node: NodeNow) -> bool:
     disk = node.report.disk
-    return disk is not None and disk.total_bytes > 0 and disk.available_bytes < min(FREE_MIN_BYTES, FREE_SHARE_MIN * disk.total_bytes)
+    return (
+        disk is not None
+        and disk.total_bytes > 0
+        and disk.available_bytes < min(FREE_MIN_BYTES, FREE_SHARE_MIN * disk.total_bytes)
+    )
 
 
 def _full_in_s(node: NodeNow) -> float:

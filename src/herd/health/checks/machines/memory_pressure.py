@@ -19,15 +19,21 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
 
 def _finding(short: list[NodeNow], pressure: Pressure, severity: Severity) -> Finding:
     return Finding(
-        severity, f"{names(node.id for node in short)}: memory is short",
-        "More is in use than the machine has room for; " + (
-            "no requests are sent there until that is over." if pressure is Pressure.CRITICAL else "models may be slowed by paging."
+        severity,
+        f"{names(node.id for node in short)}: memory is short",
+        "More is in use than the machine has room for; "
+        + (
+            "no requests are sent there until that is over."
+            if pressure is Pressure.CRITICAL
+            else "models may be slowed by paging."
         ),
         tuple(Evidence(f"{node.id} available", _available(node)) for node in short),
         "Close what is large, or keep fewer models in memory at once.",
-        on_each(short, largest_processes), tuple(node.id for node in short), pressure.value,
+        on_each(short, largest_processes),
+        tuple(node.id for node in short),
+        pressure.value,
         min((since for node in short if (since := _since(node, pressure)) is not None), default=None),
-    )  # fmt: skip
+    )
 
 
 def _available(node: NodeNow) -> str:

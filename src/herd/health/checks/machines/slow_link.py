@@ -20,14 +20,25 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
             of_node = sums.setdefault(pair.node_id, [0.0, 0])
             of_node[0] += pair.link_s * pair.link_count
             of_node[1] += pair.link_count
-    slow = {node_id: total / count for node_id, (total, count) in sums.items() if count >= COUNT_MIN and total / count >= EXTRA_MIN_S}
+    slow = {
+        node_id: total / count
+        for node_id, (total, count) in sums.items()
+        if count >= COUNT_MIN and total / count >= EXTRA_MIN_S
+    }
     if not slow:
         return
     yield Finding(
-        Severity.WARNING, f"The way to {names(slow)} is slow", "A weak wireless link, a busy switch, or a sleeping network card.",
-        tuple(Evidence(f"{node_id} beyond load and prompt", f"{seconds(extra_s)} a request") for node_id, extra_s in sorted(slow.items())),
-        "Use a cable, and look at how long the way is.", _ways(snapshot, slow), tuple(sorted(slow)),
-    )  # fmt: skip
+        Severity.WARNING,
+        f"The way to {names(slow)} is slow",
+        "A weak wireless link, a busy switch, or a sleeping network card.",
+        tuple(
+            Evidence(f"{node_id} beyond load and prompt", f"{seconds(extra_s)} a request")
+            for node_id, extra_s in sorted(slow.items())
+        ),
+        "Use a cable, and look at how long the way is.",
+        _ways(snapshot, slow),
+        tuple(sorted(slow)),
+    )
 
 
 def _ways(snapshot: Snapshot, slow: dict[NodeId, float]) -> tuple[Command, ...]:

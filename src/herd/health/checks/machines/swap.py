@@ -19,12 +19,20 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     if not paging:
         return
     yield Finding(
-        Severity.WARNING, f"{names(node.id for node in paging)}: memory is paged out to disk",
+        Severity.WARNING,
+        f"{names(node.id for node in paging)}: memory is paged out to disk",
         "What the models and other programs want does not fit into memory together.",
-        tuple(Evidence(f"{node.id} swap used", f"{gb(node.report.memory.swap_used_bytes)}, {gb(_growth(node))} more than an hour ago") for node in paging),
+        tuple(
+            Evidence(
+                f"{node.id} swap used",
+                f"{gb(node.report.memory.swap_used_bytes)}, {gb(_growth(node))} more than an hour ago",
+            )
+            for node in paging
+        ),
         "Keep fewer models in memory, or choose smaller quantizations.",
-        on_each(paging, variable("OLLAMA_MAX_LOADED_MODELS", "1")), tuple(node.id for node in paging),
-    )  # fmt: skip
+        on_each(paging, variable("OLLAMA_MAX_LOADED_MODELS", "1")),
+        tuple(node.id for node in paging),
+    )
 
 
 def _is_paging(node: NodeNow) -> bool:

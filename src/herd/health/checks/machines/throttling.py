@@ -18,11 +18,14 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     if not hot:
         return
     yield Finding(
-        Severity.WARNING, f"{names(node.id for node in hot)}: slowed by heat",
+        Severity.WARNING,
+        f"{names(node.id for node in hot)}: slowed by heat",
         "The processor has become too hot and runs slower to cool down; answers from there take longer.",
         tuple(fact for node in hot for fact in _facts(node)),
-        "Give it air, raise a laptop from its surface, or lend less of it.", on_each(hot, _look), tuple(node.id for node in hot),
-    )  # fmt: skip
+        "Give it air, raise a laptop from its surface, or lend less of it.",
+        on_each(hot, _look),
+        tuple(node.id for node in hot),
+    )
 
 
 def _is_throttled(node: NodeNow) -> bool:

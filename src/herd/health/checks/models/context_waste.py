@@ -16,18 +16,29 @@ WASTE_MIN_BYTES = 1_000_000_000
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
     nodes = {node.id: node for node in snapshot.nodes}
-    wasted = [(pair, node, waste) for pair in snapshot.traffic.pairs if (node := nodes.get(pair.node_id)) and (waste := _waste_bytes(pair, node))]
+    wasted = [
+        (pair, node, waste)
+        for pair in snapshot.traffic.pairs
+        if (node := nodes.get(pair.node_id)) and (waste := _waste_bytes(pair, node))
+    ]
     if not wasted:
         return
     tokens = _fitting(max(pair.prompt_tokens_max for pair, _, _ in wasted))
     yield Finding(
-        Severity.INFO, f"{names(pair.model for pair, _, _ in wasted)}: windows far larger than what is asked",
+        Severity.INFO,
+        f"{names(pair.model for pair, _, _ in wasted)}: windows far larger than what is asked",
         "The window's memory is taken when a model is loaded, used or not.",
-        tuple(Evidence(f"{pair.model} on {pair.node_id}", f"{pair.prompt_tokens_max} tokens used of {_window(pair, node)}; {gb(waste)} idle") for pair, node, waste in wasted),
+        tuple(
+            Evidence(
+                f"{pair.model} on {pair.node_id}",
+                f"{pair.prompt_tokens_max} tokens used of {_window(pair, node)}; {gb(waste)} idle",
+            )
+            for pair, node, waste in wasted
+        ),
         f"A window of {tokens} tokens would have been enough.",
         on_each((node for _, node, _ in wasted), variable("OLLAMA_CONTEXT_LENGTH", str(tokens))),
         tuple(sorted({pair.node_id for pair, _, _ in wasted})),
-    )  # fmt: skip
+    )
 
 
 def _window(pair: ModelTraffic, node: NodeNow) -> int:
@@ -38,7 +49,12 @@ def _window(pair: ModelTraffic, node: NodeNow) -> int:
 def _waste_bytes(pair: ModelTraffic, node: NodeNow) -> int:
     """Memory of tokens beyond twice the longest prompt; 0 where it is not worth a word."""
     card, window = node.report.models.get(pair.model), _window(pair, node)
-    if card is None or pair.requests < REQUESTS_MIN or not pair.prompt_tokens_max or pair.prompt_tokens_max > USED_MAX * window:
+    if (
+        card is None
+        or pair.requests < REQUESTS_MIN
+        or not pair.prompt_tokens_max
+        or pair.prompt_tokens_max > USED_MAX * window
+    ):
         return 0
     waste = (window - 2 * pair.prompt_tokens_max) * (card.kv_bytes_per_token or 0) * card.engine.slots
     return waste if waste >= WASTE_MIN_BYTES else 0

@@ -13,18 +13,30 @@ SURPLUS_MIN_BYTES = 4_000_000_000
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
-    bloated = [(node, name) for node in snapshot.here for name, card in node.loaded if _surplus_bytes(card) >= max(SURPLUS_MIN_BYTES, card.size_bytes)]
+    bloated = [
+        (node, name)
+        for node in snapshot.here
+        for name, card in node.loaded
+        if _surplus_bytes(card) >= max(SURPLUS_MIN_BYTES, card.size_bytes)
+    ]
     if not bloated:
         return
     nodes = {node.id: node for node, _ in bloated}
     slots = max(node.report.models[name].engine.slots for node, name in bloated)
-    remedy = variable("OLLAMA_NUM_PARALLEL", str(max(1, slots // 2))) if slots > 1 else variable("OLLAMA_KV_CACHE_TYPE", "q8_0")
+    remedy = (
+        variable("OLLAMA_NUM_PARALLEL", str(max(1, slots // 2)))
+        if slots > 1
+        else variable("OLLAMA_KV_CACHE_TYPE", "q8_0")
+    )
     yield Finding(
-        Severity.WARNING, f"{names(name for _, name in bloated)}: windows take more memory than the model",
+        Severity.WARNING,
+        f"{names(name for _, name in bloated)}: windows take more memory than the model",
         "The engine reserves a whole window for every slot, used or not.",
         tuple(Evidence(f"{name} on {node.id}", _told(node, name)) for node, name in bloated),
-        "Fewer slots, shorter windows, or a compressed cache.", on_each(nodes.values(), remedy), tuple(sorted(nodes)),
-    )  # fmt: skip
+        "Fewer slots, shorter windows, or a compressed cache.",
+        on_each(nodes.values(), remedy),
+        tuple(sorted(nodes)),
+    )
 
 
 def _surplus_bytes(card: ModelInfo) -> int:

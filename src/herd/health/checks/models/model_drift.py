@@ -26,11 +26,18 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         right = max(by_digest, key=lambda digest: (_changed(by_digest[digest], name), len(by_digest[digest]), digest))
         stale = [node for digest, nodes in sorted(by_digest.items()) if digest != right for node in nodes]
         yield Finding(
-            Severity.WARNING, f"{name} is not the same model everywhere", "A tag was updated on some nodes and not on others.",
-            tuple(Evidence(digest.removeprefix("sha256:")[:DIGEST_SHOWN], names(node.id for node in nodes)) for digest, nodes in sorted(by_digest.items())),
-            f"Pull it again on {names(node.id for node in stale)}.", anywhere(f"ollama pull {shlex.quote(name)}") if kind == "ollama" else (),
-            tuple(node.id for node in stale), name,
-        )  # fmt: skip
+            Severity.WARNING,
+            f"{name} is not the same model everywhere",
+            "A tag was updated on some nodes and not on others.",
+            tuple(
+                Evidence(digest.removeprefix("sha256:")[:DIGEST_SHOWN], names(node.id for node in nodes))
+                for digest, nodes in sorted(by_digest.items())
+            ),
+            f"Pull it again on {names(node.id for node in stale)}.",
+            anywhere(f"ollama pull {shlex.quote(name)}") if kind == "ollama" else (),
+            tuple(node.id for node in stale),
+            name,
+        )
 
 
 def _changed(nodes: list[NodeNow], name: ModelName) -> str:

@@ -12,17 +12,30 @@ from herd.health.snapshot import Snapshot
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
-    missing = [(node_id, model) for node_id, models in sorted(snapshot.pinned.items()) for model in models if not _is_resident(snapshot, node_id, model)]
+    missing = [
+        (node_id, model)
+        for node_id, models in sorted(snapshot.pinned.items())
+        for model in models
+        if not _is_resident(snapshot, node_id, model)
+    ]
     if not missing:
         return
     yield Finding(
-        Severity.WARNING, f"Pinned but not in memory: {names(model for _, model in missing)}",
+        Severity.WARNING,
+        f"Pinned but not in memory: {names(model for _, model in missing)}",
         "The engine was restarted, needed the memory for another model, or does not have it on disk.",
-        tuple(Evidence(f"{model} on {node_id or 'any node'}", _told(snapshot, node_id, model)) for node_id, model in missing),
+        tuple(
+            Evidence(f"{model} on {node_id or 'any node'}", _told(snapshot, node_id, model))
+            for node_id, model in missing
+        ),
         "Load it, or unpin it where memory is needed for something else.",
-        tuple(command for _, model in missing[:COMMANDS_MAX] for command in anywhere(f'ollama run {shlex.quote(model)} ""')),
+        tuple(
+            command
+            for _, model in missing[:COMMANDS_MAX]
+            for command in anywhere(f'ollama run {shlex.quote(model)} ""')
+        ),
         tuple(sorted({node_id for node_id, _ in missing if node_id})),
-    )  # fmt: skip
+    )
 
 
 COMMANDS_MAX = 4

@@ -19,13 +19,18 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     if not thrashing:
         return
     yield Finding(
-        Severity.WARNING, f"{names(node.id for node, _ in thrashing)}: models throw each other out",
+        Severity.WARNING,
+        f"{names(node.id for node, _ in thrashing)}: models throw each other out",
         "More models are asked for than are kept in memory there at once, and each change costs a load.",
-        tuple(Evidence(f"{model} on {node.id}", f"loaded again {times(count, 'time')} in an hour")
-              for node, returns in thrashing for model, count in sorted(returns.items(), key=lambda item: -item[1])[:SHOWN_MAX]),
+        tuple(
+            Evidence(f"{model} on {node.id}", f"loaded again {times(count, 'time')} in an hour")
+            for node, returns in thrashing
+            for model, count in sorted(returns.items(), key=lambda item: -item[1])[:SHOWN_MAX]
+        ),
         "Let the engine keep more models where memory allows; else leave one of them to another node.",
-        on_each((node for node, _ in thrashing), variable("OLLAMA_MAX_LOADED_MODELS", "3")), tuple(node.id for node, _ in thrashing),
-    )  # fmt: skip
+        on_each((node for node, _ in thrashing), variable("OLLAMA_MAX_LOADED_MODELS", "3")),
+        tuple(node.id for node, _ in thrashing),
+    )
 
 
 SHOWN_MAX = 4
