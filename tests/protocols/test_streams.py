@@ -18,7 +18,7 @@ from herd.protocols.streams import (
     LineReader,
     Tail,
     event,
-    until_error,
+    split_at_error,
 )
 
 NDJSON = b'{"a":1}\r\n\n{"b":"x y"}\n  \n{"c":[]}'
@@ -164,4 +164,4 @@ def test_the_tail_keeps_the_last_bytes(chunks: list[bytes]) -> None:
     ],
 )
 def test_a_line_that_is_an_error_is_told_from_one_that_speaks_of_it(lines: bytes, before: bytes | None) -> None:
-    assert until_error(lines) == ((lines, b"") if before is None else (before, lines[len(before) :]))
+    assert split_at_error(lines) == ((lines, b"") if before is None else (before, lines[len(before) :]))

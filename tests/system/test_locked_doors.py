@@ -28,7 +28,7 @@ from herd.coordinator.auth.membership import MembershipSettings
 from herd.coordinator.http.contract import Header
 from herd.coordinator.upstream.pool import Pool, UpstreamSettings
 from herd.core.state.request import FailureKind
-from herd.trust.signing import door_proof
+from herd.trust.signing import forwarder_proof
 
 KEY = b"k" * 32
 PATIENCE_S = 30.0
@@ -68,7 +68,7 @@ async def a_door(
     script: Script, folder: Path, proof: str | None = None, said: str | None = None
 ) -> AsyncIterator[tuple[EngineForwarder, Pool, str]]:
     """A locked door before an engine that plays `script`, a pool that knows what to say there, and the door's url."""
-    lock = forwarder_certificate.made(folder, lambda pin: door_proof(KEY, pin) if proof is None else proof)
+    lock = forwarder_certificate.made(folder, lambda pin: forwarder_proof(KEY, pin) if proof is None else proof)
     engine = await asyncio.start_server(script, "127.0.0.1", 0)
     relay = EngineForwarder(
         f"http://127.0.0.1:{engine.sockets[0].getsockname()[1]}", ForwarderSettings(connect_timeout_s=PATIENCE_S), lock
@@ -77,7 +77,7 @@ async def a_door(
     pool = Pool(
         UpstreamSettings(),
         asyncio.get_running_loop(),
-        lambda url: door_proof(KEY, url.partition("#")[2]) if said is None else said,
+        lambda url: forwarder_proof(KEY, url.partition("#")[2]) if said is None else said,
     )
     try:
         async with asyncio.timeout(PATIENCE_S):
@@ -239,7 +239,7 @@ def test_a_door_of_which_nothing_is_known_is_not_spoken_to_and_one_without_a_fle
 @both_loops
 def test_who_says_nothing_is_sent_away(run: Run, tmp_path: Path) -> None:
     async def go() -> None:
-        lock = forwarder_certificate.made(tmp_path, lambda pin: door_proof(KEY, pin))
+        lock = forwarder_certificate.made(tmp_path, lambda pin: forwarder_proof(KEY, pin))
         relay = EngineForwarder("http://127.0.0.1:1", ForwarderSettings(connect_timeout_s=0.05), lock)
         port = await relay.listen("127.0.0.1")
         async with asyncio.timeout(PATIENCE_S):

@@ -134,7 +134,7 @@ class Agent:
         self._reading: dict[str, asyncio.Future[Mapping[str, object]]] = {}
         self._doors = EngineForwarders(
             settings.relay,
-            lambda: forwarder_certificate.made(settings.agent.data_dir.expanduser(), self._passport.door_proof),
+            lambda: forwarder_certificate.made(settings.agent.data_dir.expanduser(), self._passport.forwarder_proof),
         )
         self._sharing = ModelRegistry(settings.sharing, self._find_store)
         self._embedded_url = ""

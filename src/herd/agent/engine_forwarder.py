@@ -23,7 +23,7 @@ log = logging.getLogger("herd.agent.engine_forwarder")
 
 BUFFER_MAX_BYTES = 256 * 1024
 PROOF_BYTES = 64
-"""What `trust.signing.door_proof` is long."""
+"""What `trust.signing.forwarder_proof` is long."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ class TlsIdentity:
 
 
 def made(folder: Path, proof_for: Callable[[str], str]) -> TlsIdentity:
-    """A new certificate; `proof_for(pin)` as in `Passport.door_proof`. Raises `OSError` where the folder cannot be written."""
+    """A new certificate; `proof_for(pin)` as in `Passport.forwarder_proof`. Raises `OSError` where the folder cannot be written."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
     certificate = (

@@ -20,7 +20,7 @@ from herd.agent_protocol.join import JoinAnswer, JoinRequest
 from herd.core.state.fleet import NodeId
 from herd.trust import pairing
 from herd.trust.pairing import Invitation, read_invitation
-from herd.trust.signing import SIGNATURE_HEADER, Signer, Stamp, door_proof, is_same
+from herd.trust.signing import SIGNATURE_HEADER, Signer, Stamp, forwarder_proof, is_same
 
 log = logging.getLogger("herd.agent.node_identity")
 
@@ -139,9 +139,9 @@ class NodeIdentity:
 
     # --- what is said ---
 
-    def door_proof(self, pin: str) -> str:
+    def forwarder_proof(self, pin: str) -> str:
         """What the coordinator will say first at our door that shows this certificate; empty while there is no fleet."""
-        return door_proof(bytes.fromhex(self._kept.key), pin) if self._kept.key else ""
+        return forwarder_proof(bytes.fromhex(self._kept.key), pin) if self._kept.key else ""
 
     def sign(self, path: str, body: bytes) -> Stamp | None:
         """The stamp for this message; None while there is no fleet."""

@@ -124,12 +124,12 @@ class Coordinator:
         self.membership = Membership(
             self.vault, settings.membership, self.driver.fleet, secrets.token_bytes, self.driver.now, time.time
         )
-        self.pool = Pool(settings.upstream, loop, self.membership.door_proof)
+        self.pool = Pool(settings.upstream, loop, self.membership.forwarder_proof)
         engines = {engine.kind: engine for engine in discover(herd.engines, Engine, "ENGINE")}
         self.driver.warm = ModelWarmer(self.pool, engines)
         # Whoever downloads may check a digest for minutes without a word.
         self.order_pool = Pool(
-            replace(settings.upstream, stall_timeout_s=ORDER_STALL_S), loop, self.membership.door_proof
+            replace(settings.upstream, stall_timeout_s=ORDER_STALL_S), loop, self.membership.forwarder_proof
         )
         self.orders = EngineClient(self.order_pool)
         self.lag = LoopLag(loop)

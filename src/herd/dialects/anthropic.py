@@ -205,7 +205,7 @@ class Anthropic(Dialect):
         note: str,
     ) -> Resumption | None:
         writer = StreamWriter(model, request_id, ask.prompt_tokens)
-        return Resumption(writer.take_up(forwarded, note), writer)
+        return Resumption(writer.resume_from(forwarded, note), writer)
 
     def error(self, refusal: Refusal, request_id: str = "") -> Answer:
         body = error_body(_type(refusal.status), refusal.message) | {"request_id": request_id or None}

@@ -207,7 +207,7 @@ class OpenAI(Dialect):
         writer = self.writer(ask, model, request_id, moment)
         if not isinstance(writer, AnswerWriter):
             return None
-        return Resumption(writer.take_up(forwarded, note), writer)
+        return Resumption(writer.resume_from(forwarded, note), writer)
 
     def error(self, refusal: Refusal, request_id: str = "") -> Answer:
         """Faults of ours carry the id under which the log tells more."""

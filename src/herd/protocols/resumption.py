@@ -32,7 +32,7 @@ class PartialAnswer:
         return not (self.text or self.thinking or self.has_calls or self.is_finished)
 
 
-def going_on_raw(
+def raw_continuation_request(
     conversation: Conversation, said: PartialAnswer, rendered: str, capabilities: Collection[str]
 ) -> Conversation | None:
     """The same for an engine that begins a new turn after a trailing assistant's one, but tells the text its template makes.
@@ -41,7 +41,7 @@ def going_on_raw(
     thoughts: where either may come, going on would be a guess.
     """
     may_think = "thinking" in capabilities and conversation.think is not False
-    if conversation.tools or may_think or going_on(conversation, said) is None:
+    if conversation.tools or may_think or continuation_request(conversation, said) is None:
         return None
     prompt = conversation.prompt if conversation.raw else rendered
     return dataclasses.replace(
@@ -55,7 +55,7 @@ def going_on_raw(
     )
 
 
-def going_on(conversation: Conversation, said: PartialAnswer) -> Conversation | None:
+def continuation_request(conversation: Conversation, said: PartialAnswer) -> Conversation | None:
     """The conversation to ask another node with, or None where going on would be a guess."""
     if said.is_nothing:
         return conversation

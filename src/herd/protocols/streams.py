@@ -224,7 +224,7 @@ ERRORS = (b'{"error":', b'data: {"error":', b"event: error")
 """How a line or an event begins, in any dialect, that has nothing but an error to tell."""
 
 
-def until_error(lines: bytes) -> tuple[bytes, bytes]:
+def split_at_error(lines: bytes) -> tuple[bytes, bytes]:
     """What comes before the first such line, and the rest from there; whole lines in, mostly all of them out."""
     if b"error" not in lines:
         return lines, b""

@@ -98,7 +98,7 @@ def answer_signature(key: bytes, stamp: Stamp, status: int, body: bytes) -> str:
     return signature(key, "answer", stamp.node_id, stamp.boot_id, stamp.session, str(stamp.counter), str(status), body)
 
 
-def door_proof(key: bytes, pin: str) -> str:
+def forwarder_proof(key: bytes, pin: str) -> str:
     """What the coordinator says first at a node's door that shows this certificate, which nobody else has the key of."""
     return signature(key, "door", pin)
 

@@ -169,12 +169,12 @@ class Membership:
                     raise NotOfTheFleet(
                         "only a paired node has doors that speak TLS; on the coordinator: herd nodes invite"
                     )
-                self._doors[url] = signing.door_proof(reporter.key, parts.fragment)
+                self._doors[url] = signing.forwarder_proof(reporter.key, parts.fragment)
             problem = node_problem(parts.hostname or "", parts.port or 0, self.settings.networks)
             if problem:
                 raise NotOfTheFleet(f"an engine cannot be reached at {url[:100]}: {problem}", code="wrong_address")
 
-    def door_proof(self, url: str) -> str:
+    def forwarder_proof(self, url: str) -> str:
         """What the coordinator says first at this door; empty where no node has announced it."""
         return self._doors.get(url, "")
 

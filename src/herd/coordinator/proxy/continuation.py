@@ -6,7 +6,7 @@ from typing import Final
 
 from herd.dialects import Dialect, Resumption, Timestamp
 from herd.protocols.conversation import ParsedRequest
-from herd.protocols.resumption import going_on
+from herd.protocols.resumption import continuation_request
 
 _NEWS: Final = b'"delta":'
 TOLD_MAX_BYTES: Final = 1 << 20
@@ -49,6 +49,6 @@ class ForwardedBytes:
             return None
         note = f"begun on {', '.join(self.nodes)}"
         resumed = dialect.resume(ask, model, request_id, moment, told, note)
-        if resumed is None or going_on(dialect.converse(ask), resumed.said) is None:
+        if resumed is None or continuation_request(dialect.converse(ask), resumed.said) is None:
             return None
         return resumed

@@ -31,8 +31,8 @@ from herd.engines import Call, Engine
 from herd.errors import HerdError, Refusal
 from herd.protocols.apply_options import pinned, retried_tokens
 from herd.protocols.conversation import Conversation, ParsedRequest
-from herd.protocols.resumption import going_on, going_on_raw
-from herd.protocols.streams import ERRORS, WholeLines, until_error
+from herd.protocols.resumption import continuation_request, raw_continuation_request
+from herd.protocols.streams import ERRORS, WholeLines, split_at_error
 
 _IDLE: Final = 0
 _ASKED: Final = 1
@@ -173,15 +173,15 @@ class Relay:
         conversation.model = command.card.name
         capabilities = command.card.capabilities
         if engine.continues or said.is_nothing:
-            self._send_rest(engine, self._resumed, going_on(conversation, said))
+            self._send_rest(engine, self._resumed, continuation_request(conversation, said))
         elif (
-            going_on_raw(conversation, said, "", capabilities) is not None
+            raw_continuation_request(conversation, said, "", capabilities) is not None
             and (call := engine.rendering(conversation)) is not None
         ):
             resumed = self._resumed
 
             def rendered(text: str) -> None:
-                self._send_rest(engine, resumed, going_on_raw(conversation, said, text, capabilities))
+                self._send_rest(engine, resumed, raw_continuation_request(conversation, said, text, capabilities))
 
             self._send(call, forwarded_headers.OWN_LINES, TemplateRendering(engine, rendered, self.on_error))
         else:
@@ -225,13 +225,13 @@ class Relay:
             self._hold_back(data)
             return
         data = self._watched(data) if self._watch is not None else self._translated(data)
-        data, error = self._until_error(data)
+        data, error = self._split_at_error(data)
         if data:
             self._forward(data)
         self._fail_of(error)
 
-    def _until_error(self, data: bytes) -> tuple[bytes, bytes]:
-        return until_error(data) if self._watch is not None and self._ask.stream else (data, b"")
+    def _split_at_error(self, data: bytes) -> tuple[bytes, bytes]:
+        return split_at_error(data) if self._watch is not None and self._ask.stream else (data, b"")
 
     def _fail_of(self, error: bytes) -> None:
         """The engine is there and says that its runner is not: no less a loss than a broken connection."""
@@ -288,7 +288,7 @@ class Relay:
                 FailureKind.SERVER_ERROR, "its answer was an error", said=error_text(data.removeprefix(b"data: "))
             )
             return
-        data, error = self._until_error(data)
+        data, error = self._split_at_error(data)
         self._open(data, None if self._translation is not None else forwarded_headers.body_length(self._headers))
         self._fail_of(error)
 

@@ -144,11 +144,11 @@ class Pool:
         self,
         settings: UpstreamSettings,
         loop: asyncio.AbstractEventLoop,
-        door_proof: Callable[[str], str] = lambda _: "",
+        forwarder_proof: Callable[[str], str] = lambda _: "",
     ) -> None:
-        """`door_proof(url)`: what is said first at a door that speaks TLS; empty where nothing is known of it."""
+        """`forwarder_proof(url)`: what is said first at a door that speaks TLS; empty where nothing is known of it."""
         self.settings = settings
-        self.door_proof = door_proof
+        self.forwarder_proof = forwarder_proof
         self._tls = tls_pinning.context()
         self.connections: set[UpstreamConnection] = set()
         self.outbox = WriteBatcher(loop)
@@ -380,7 +380,7 @@ class UpstreamConnection(asyncio.Protocol):
     def _unlocked(self, node: _Node) -> bool:
         """Looks who is there and says who we are; every request on this connection comes behind that."""
         assert self._transport is not None
-        proof = self._pool.door_proof(node.url)
+        proof = self._pool.forwarder_proof(node.url)
         if not proof or not tls_pinning.shows(self._transport, node.pin):
             return False
         self._pool.outbox.send(self._transport, proof.encode("ascii"))

@@ -168,7 +168,7 @@ class StreamWriter:
         self._has_begun = False
         self._note: dict[str, str] = {}
 
-    def take_up(self, forwarded: bytes, note: str) -> PartialAnswer:
+    def resume_from(self, forwarded: bytes, note: str) -> PartialAnswer:
         """Goes on with a stream that broke off after `forwarded`: its message and its open block have begun already."""
         said = PartialAnswer()
         for told in EventReader().feed(forwarded):

@@ -132,7 +132,7 @@ class AnswerWriter:
         self._is_finished = False
         self._note: dict[str, str] = {}
 
-    def take_up(self, forwarded: bytes, note: str) -> PartialAnswer:
+    def resume_from(self, forwarded: bytes, note: str) -> PartialAnswer:
         """Goes on with a stream that broke off after `forwarded`: under its id and time, its role told already."""
         said = PartialAnswer()
         reader = EventReader()
