@@ -42,21 +42,17 @@ _NO_COLOUR = "\x1b[0m"
 class LogSettings:
     level: str = field(
         default="DEBUG",
-        metadata={"env": "FLEET_LOG_LEVEL", "help": "Least severe level written to the log file.", "choices": LEVELS},
+        metadata={"env": "FLEET_LOG_LEVEL", "help": "Minimum log level of the log file.", "choices": LEVELS},
     )
     console_level: str = field(
         default="INFO",
-        metadata={
-            "env": "FLEET_CONSOLE_LOG_LEVEL",
-            "help": "Least severe level shown on the console.",
-            "choices": LEVELS,
-        },
+        metadata={"env": "FLEET_CONSOLE_LOG_LEVEL", "help": "Minimum log level on the console.", "choices": LEVELS},
     )
     file_max_bytes: int = field(
         default=64 * 1024 * 1024,
         metadata={
             "env": "FLEET_LOG_FILE_MAX_BYTES",
-            "help": "Size at which a new log file is begun before midnight.",
+            "help": "Maximum size of a log file in bytes; a new file starts at this size and at midnight.",
             "min": 1024,
         },
     )
@@ -64,7 +60,7 @@ class LogSettings:
         default=30,
         metadata={
             "env": "FLEET_LOG_FILES_KEPT",
-            "help": "Finished log files kept; the oldest go first.",
+            "help": "Number of closed log files to keep; the oldest are deleted first.",
             "min": 1,
             "max": 10_000,
         },

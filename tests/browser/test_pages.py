@@ -192,7 +192,7 @@ def test_a_benchmark_is_estimated_started_watched_and_called_off(visit: Open, sh
 def test_a_setting_is_found_changed_and_undone(visit: Open) -> None:
     page = visit().go("/dashboard/settings")
     page.get_by_label("Find a setting").fill("retention traces")
-    days = page.get_by_label("Days for which traces and latencies are kept.")
+    days = page.get_by_label("Days to keep traces and latencies.")
     before = days.input_value()
     days.fill("a fortnight")
     page.get_by_role("button", name="Keep").click()

@@ -65,24 +65,24 @@ class CannotStart(Exception):
 class AgentSettings:
     node_id: str = field(
         default="",
-        metadata={"env": "FLEET_NODE_NODE_ID", "help": "This machine's name in the fleet; empty takes its hostname."},
+        metadata={"env": "FLEET_NODE_NODE_ID", "help": "This machine's name in the fleet; empty uses the hostname."},
     )
     data_dir: Path = field(
         default=Path("~/.fleet-manager"),
-        metadata={"env": "FLEET_NODE_DATA_DIR", "help": "Folder for the agent's logs and what it learns."},
+        metadata={"env": "FLEET_NODE_DATA_DIR", "help": "Folder for the agent's logs, identity and learned values."},
     )
     capacity_learning: bool = field(
         default=False,
         metadata={
             "env": "FLEET_NODE_ENABLE_CAPACITY_LEARNING",
-            "help": "Learn when this machine is free, and lend only what it can spare.",
+            "help": "Learn when this machine is idle and offer only the capacity its user does not need.",
         },
     )
     drain_s: float = field(
         default=60.0,
         metadata={
             "env": "FLEET_NODE_DRAIN_SECONDS",
-            "help": "At the end, how long requests that run here may finish.",
+            "help": "Shutdown grace period in seconds for requests running on this machine.",
             "min": 0,
         },
     )
@@ -90,7 +90,7 @@ class AgentSettings:
         default=True,
         metadata={
             "env": "FLEET_NODE_RELAY",
-            "help": "Open a door on the network, for the coordinator alone, to an engine that listens on this machine only.",
+            "help": "Forward a network port, open to the coordinator only, to an engine that listens on localhost.",
         },
     )
 

@@ -42,14 +42,14 @@ class LinkSettings:
         default="",
         metadata={
             "env": "FLEET_NODE_ROUTER_URL",
-            "help": "The coordinator, e.g. http://192.168.1.10:11435; empty finds it by mDNS.",
+            "help": "URL of the coordinator, e.g. http://192.168.1.10:11435; empty finds it by mDNS.",
         },
     )
     heartbeat_interval_s: float = field(
         default=5.0,
         metadata={
             "env": "FLEET_NODE_HEARTBEAT_INTERVAL",
-            "help": "Seconds between two heartbeats.",
+            "help": "Seconds between heartbeats.",
             "min": 0.1,
             "max": 300.0,
         },
@@ -58,7 +58,7 @@ class LinkSettings:
         default=4.0,
         metadata={
             "env": "FLEET_NODE_ROUTER_TIMEOUT",
-            "help": "Seconds the coordinator may take to answer a heartbeat.",
+            "help": "Timeout in seconds for the coordinator's reply to a heartbeat.",
             "min": 0.01,
             "max": 60.0,
         },

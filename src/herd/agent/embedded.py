@@ -38,17 +38,21 @@ class EmbeddedSettings:
         default="",
         metadata={
             "env": "FLEET_NODE_EMBEDDED_MODEL",
-            "help": "GGUF file of the embedded engine; empty takes the one that comes as a package.",
+            "help": "GGUF file for the embedded engine; empty uses the small model that is installed as a package.",
         },
     )
     name: str = field(
-        default="", metadata={"env": "FLEET_NODE_EMBEDDED_NAME", "help": "Name of that model; empty takes the file's."}
+        default="",
+        metadata={
+            "env": "FLEET_NODE_EMBEDDED_NAME",
+            "help": "Name of the embedded engine's model; empty uses the file name.",
+        },
     )
     threads: int = field(
         default=0,
         metadata={
             "env": "FLEET_NODE_THREADS",
-            "help": "Threads of the embedded engine; 0 takes half the cores.",
+            "help": "CPU threads of the embedded engine; 0 uses half of the cores.",
             "min": 0,
             "max": 1024,
         },
@@ -57,7 +61,7 @@ class EmbeddedSettings:
         default=1,
         metadata={
             "env": "FLEET_NODE_EMBEDDED_SLOTS",
-            "help": "Requests the embedded engine runs at the same time.",
+            "help": "Number of requests that the embedded engine runs at the same time.",
             "min": 1,
             "max": 256,
         },
@@ -66,7 +70,7 @@ class EmbeddedSettings:
         default=4096,
         metadata={
             "env": "FLEET_NODE_CONTEXT",
-            "help": "Window of each of its slots, in tokens.",
+            "help": "Context window of each slot of the embedded engine, in tokens.",
             "min": 256,
             "max": 1048576,
         },

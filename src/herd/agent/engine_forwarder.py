@@ -32,21 +32,18 @@ class ForwarderSettings:
         default=512,
         metadata={
             "env": "FLEET_NODE_RELAY_CONNECTIONS",
-            "help": "Connections the coordinator may hold to an engine through the agent.",
+            "help": "Maximum number of connections that the coordinator may hold to an engine through the agent.",
         },
     )
     connect_timeout_s: float = field(
         default=3.0,
-        metadata={
-            "env": "FLEET_NODE_RELAY_TIMEOUT",
-            "help": "Seconds the local engine may take to accept a connection.",
-        },
+        metadata={"env": "FLEET_NODE_RELAY_TIMEOUT", "help": "Timeout in seconds for connecting to the local engine."},
     )
     tls: bool = field(
         default=False,
         metadata={
             "env": "FLEET_NODE_TLS",
-            "help": "Encrypt what travels between the coordinator and this machine's engines, with keys that are made at each start.",
+            "help": "Encrypt traffic between the coordinator and this machine's engines, with new keys at each start.",
         },
     )
 

@@ -42,25 +42,24 @@ class EngineSettings:
         default=AUTO,
         metadata={
             "env": "FLEET_NODE_ENGINE",
-            "help": "Engine to report: auto finds them, or a kind (ollama, openai, llamacpp, vllm, lmstudio, embedded).",
+            "help": "Engine to report: auto detects engines, or ollama, openai, llamacpp, vllm, lmstudio, embedded.",
         },
     )
     engine_url: str = field(
-        default="",
-        metadata={"env": "FLEET_NODE_ENGINE_URL", "help": "Where that engine answers, e.g. http://127.0.0.1:8000."},
+        default="", metadata={"env": "FLEET_NODE_ENGINE_URL", "help": "URL of that engine, e.g. http://127.0.0.1:8000."}
     )
     ollama_host: str = field(
         default="",
         metadata={
             "env": "FLEET_NODE_OLLAMA_HOST",
-            "help": "Where Ollama answers, if not on port 11434 of this machine.",
+            "help": "Address of Ollama, if it is not on port 11434 of this machine.",
         },
     )
     slots: int = field(
         default=0,
         metadata={
             "env": "FLEET_NODE_SLOTS",
-            "help": "Requests the engine runs at the same time per model; 0 asks it.",
+            "help": "Number of requests that the engine runs at the same time for each model; 0 asks the engine.",
             "min": 0,
             "max": 4096,
         },
@@ -69,7 +68,7 @@ class EngineSettings:
         default=2.0,
         metadata={
             "env": "FLEET_NODE_ENGINE_TIMEOUT",
-            "help": "Seconds an engine may take to say what it has.",
+            "help": "Timeout in seconds for the engine's list of models.",
             "min": 0.01,
             "max": 60.0,
         },

@@ -46,21 +46,18 @@ class SharingSettings:
         default=True,
         metadata={
             "env": "FLEET_NODE_SHARE_MODELS",
-            "help": "Let paired machines copy this machine's models instead of downloading them again.",
+            "help": "Let paired machines copy models from this machine instead of downloading them again.",
         },
     )
     store: str = field(
         default="",
-        metadata={
-            "env": "FLEET_NODE_OLLAMA_MODELS",
-            "help": "Folder of Ollama's models, where it is not found by itself.",
-        },
+        metadata={"env": "FLEET_NODE_OLLAMA_MODELS", "help": "Ollama's model folder, if the agent does not find it."},
     )
     bytes_per_s: int = field(
         default=0,
         metadata={
             "env": "FLEET_NODE_SHARE_BYTES_PER_SECOND",
-            "help": "Most bytes a second that copies may take from this machine in all; 0 is no limit.",
+            "help": "Total bandwidth limit for model copies from this machine, in bytes per second; 0 is no limit.",
             "min": 0,
         },
     )

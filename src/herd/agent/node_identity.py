@@ -36,7 +36,7 @@ class JoinSettings:
         default="",
         metadata={
             "env": "FLEET_NODE_JOIN",
-            "help": "The code that `herd nodes invite` printed; needed once.",
+            "help": "Code printed by `herd nodes invite`; only needed the first time.",
             "secret": True,
         },
     )

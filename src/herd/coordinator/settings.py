@@ -38,28 +38,39 @@ class GeneralSettings:
 
     host: str = field(
         default="0.0.0.0",
-        metadata={"env": "FLEET_HOST", "help": "Address to listen on; 127.0.0.1 keeps it to this machine."},
+        metadata={
+            "env": "FLEET_HOST",
+            "help": "Address to listen on; 127.0.0.1 accepts connections from this machine only.",
+        },
     )
     port: int = field(
-        default=11435, metadata={"env": "FLEET_PORT", "help": "Port to listen on; 0 takes any.", "min": 0, "max": 65535}
+        default=11435,
+        metadata={"env": "FLEET_PORT", "help": "Port to listen on; 0 picks a free port.", "min": 0, "max": 65535},
     )
     data_dir: Path = field(
-        default=Path("~/.fleet-manager"), metadata={"env": "FLEET_DATA_DIR", "help": "Folder for traces and logs."}
+        default=Path("~/.fleet-manager"),
+        metadata={"env": "FLEET_DATA_DIR", "help": "Folder for traces, logs and keys."},
     )
     scheduler: str = field(
         default="completion_time",
         metadata={
             "env": "FLEET_SCHEDULER",
             "choices": ("completion_time", "signals"),
-            "help": "How a node is chosen: by expected seconds, or by the points of the seven signals.",
+            "help": (
+                "Scheduling policy: completion_time (earliest expected finish) or signals (points of seven signals)."
+            ),
         },
     )
     drain_s: float = field(
         default=60.0,
-        metadata={"env": "FLEET_DRAIN_SECONDS", "help": "At the end, how long running requests may finish.", "min": 0},
+        metadata={
+            "env": "FLEET_DRAIN_SECONDS",
+            "help": "Shutdown grace period in seconds for running requests.",
+            "min": 0,
+        },
     )
     mdns: bool = field(
-        default=True, metadata={"env": "FLEET_MDNS", "help": "Announce the coordinator on the local network."}
+        default=True, metadata={"env": "FLEET_MDNS", "help": "Announce the coordinator on the local network by mDNS."}
     )
 
 

@@ -37,7 +37,7 @@ class LiveSettings:
         default=64,
         metadata={
             "env": "FLEET_LIVE_CLIENTS_MAX",
-            "help": "Pages and programs that may be told live what happens; more are refused with 503.",
+            "help": "Maximum number of live event streams (dashboards and programs); more are refused with 503.",
             "min": 0,
         },
     )

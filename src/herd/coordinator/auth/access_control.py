@@ -45,30 +45,27 @@ class AccessSettings:
 
     require_key: bool = field(
         default=False,
-        metadata={
-            "env": "FLEET_REQUIRE_KEY",
-            "help": "Answer nobody without a key, even before the first one is made.",
-        },
+        metadata={"env": "FLEET_REQUIRE_KEY", "help": "Always require an API key, even before the first key exists."},
     )
     allowed_hosts: tuple[str, ...] = field(
         default=(),
         metadata={
             "env": "FLEET_ALLOWED_HOSTS",
-            "help": "Further names by which clients reach the coordinator, e.g. behind a proxy.",
+            "help": "Additional host names that clients use for the coordinator, e.g. behind a proxy.",
         },
     )
     allowed_origins: tuple[str, ...] = field(
         default=(),
         metadata={
             "env": "FLEET_ALLOWED_ORIGINS",
-            "help": "Web pages of other origins that may call the API, e.g. https://chat.example.org.",
+            "help": "Other web origins that may call the API, e.g. https://chat.example.org.",
         },
     )
     anthropic_require_key: bool = field(
         default=False,
         metadata={
             "env": "FLEET_ANTHROPIC_REQUIRE_KEY",
-            "help": "Ask for a key where Anthropic's clients ask (/v1/messages), even before the first one is made.",
+            "help": "Require an API key for /v1/messages, even before the first key exists.",
         },
     )
     anthropic_api_key: str = field(
@@ -76,7 +73,7 @@ class AccessSettings:
         metadata={
             "env": "FLEET_ANTHROPIC_API_KEY",
             "secret": True,
-            "help": "A key of your own choice that opens /v1/messages and nothing else; better: herd keys add NAME.",
+            "help": "A key of your choice that is valid for /v1/messages only; prefer `herd keys add NAME`.",
         },
     )
 

@@ -36,17 +36,13 @@ class MembershipSettings:
     """Which machines may take part."""
 
     open: bool = field(
-        default=False,
-        metadata={
-            "env": "FLEET_OPEN",
-            "help": "Let every machine that reports take part without pairing, and trust what it says.",
-        },
+        default=False, metadata={"env": "FLEET_OPEN", "help": "Accept any node without pairing (insecure)."}
     )
     networks: tuple[str, ...] = field(
         default=(),
         metadata={
             "env": "FLEET_NETWORKS",
-            "help": "Networks besides the private ones where nodes may be, e.g. 203.0.113.0/24.",
+            "help": "Networks, besides the private ones, where nodes may be, e.g. 203.0.113.0/24.",
         },
     )
 

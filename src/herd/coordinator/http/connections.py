@@ -21,73 +21,93 @@ RenderError = Callable[[str | None, Refusal], tuple[int, str, bytes]]
 class HttpSettings:
     body_max_bytes: int = field(
         default=32 << 20,
-        metadata={"env": "FLEET_MAX_BODY_BYTES", "help": "Largest request body; a larger one is refused with 413."},
+        metadata={
+            "env": "FLEET_MAX_BODY_BYTES",
+            "help": "Maximum size of a request body in bytes; a larger one is refused with 413.",
+        },
     )
     header_max_bytes: int = field(
         default=64 << 10,
-        metadata={"env": "FLEET_MAX_HEADER_BYTES", "help": "Largest request head; a larger one is refused with 431."},
+        metadata={
+            "env": "FLEET_MAX_HEADER_BYTES",
+            "help": "Maximum size of a request's headers in bytes; larger ones are refused with 431.",
+        },
     )
     header_timeout_s: float = field(
         default=10.0,
-        metadata={"env": "FLEET_HEADER_TIMEOUT", "help": "Seconds a client may take to send a request's head."},
+        metadata={
+            "env": "FLEET_HEADER_TIMEOUT",
+            "help": "Timeout in seconds for a client to send its request headers.",
+        },
     )
     body_min_bytes_per_s: int = field(
         default=1024,
         metadata={
             "env": "FLEET_BODY_MIN_RATE",
-            "help": "Slowest upload in bytes per second, measured over FLEET_BODY_GRACE.",
+            "help": "Minimum upload speed in bytes per second, averaged over FLEET_BODY_GRACE.",
         },
     )
     body_grace_s: float = field(
-        default=10.0, metadata={"env": "FLEET_BODY_GRACE", "help": "Seconds over which an upload's speed is measured."}
+        default=10.0, metadata={"env": "FLEET_BODY_GRACE", "help": "Seconds over which the upload speed is averaged."}
     )
     uploads_max_bytes: int = field(
         default=512 << 20,
         metadata={
             "env": "FLEET_MAX_UPLOAD_BYTES",
-            "help": "Bytes of all bodies that are still arriving; beyond it uploads get 503.",
+            "help": "Maximum bytes of all request bodies being received; beyond it, uploads get 503.",
         },
     )
     connections_max: int = field(
-        default=2000, metadata={"env": "FLEET_MAX_CONNECTIONS", "help": "Client connections in all."}
+        default=2000, metadata={"env": "FLEET_MAX_CONNECTIONS", "help": "Maximum number of client connections."}
     )
     connections_per_ip_max: int = field(
-        default=100, metadata={"env": "FLEET_MAX_CONNECTIONS_PER_IP", "help": "Client connections from one address."}
+        default=100,
+        metadata={
+            "env": "FLEET_MAX_CONNECTIONS_PER_IP",
+            "help": "Maximum number of client connections from one IP address.",
+        },
     )
     connections_loopback_max: int = field(
         default=1000,
         metadata={
             "env": "FLEET_MAX_CONNECTIONS_LOOPBACK",
-            "help": "Client connections from this machine itself: a reverse proxy here speaks for all of its users.",
+            "help": "Maximum number of client connections from this machine, where a reverse proxy may run.",
         },
     )
     idle_timeout_s: float = field(
         default=75.0,
-        metadata={"env": "FLEET_KEEPALIVE_TIMEOUT", "help": "Seconds a connection may stay open between requests."},
+        metadata={
+            "env": "FLEET_KEEPALIVE_TIMEOUT",
+            "help": "Seconds an idle client connection stays open between requests.",
+        },
     )
     slow_reader_s: float = field(
         default=60.0,
         metadata={
             "env": "FLEET_SLOW_READER_TIMEOUT",
-            "help": "Seconds a client may take no byte of its answer before it is cut.",
+            "help": "Seconds without the client reading its answer before the connection is closed.",
         },
     )
     write_buffer_bytes: int = field(
         default=256 << 10,
         metadata={
             "env": "FLEET_WRITE_BUFFER_BYTES",
-            "help": "Unsent answer bytes per connection at which the node is asked to wait.",
+            "help": "Unsent bytes per client connection at which reading from the node pauses.",
         },
     )
     pipeline_max_bytes: int = field(
         default=64 << 10,
         metadata={
             "env": "FLEET_MAX_PIPELINE_BYTES",
-            "help": "Bytes kept of requests sent ahead; beyond it the connection is not read.",
+            "help": "Bytes of pipelined requests to buffer; beyond it, reading from the connection pauses.",
         },
     )
     linger_s: float = field(
-        default=5.0, metadata={"env": "FLEET_LINGER", "help": "Seconds a refused client is given to read why."}
+        default=5.0,
+        metadata={
+            "env": "FLEET_LINGER",
+            "help": "Seconds to keep a refused client's connection open so that it can read the error.",
+        },
     )
 
 

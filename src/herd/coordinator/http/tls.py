@@ -16,17 +16,17 @@ class TlsSettings:
 
     certificate: Path | None = field(
         default=None,
-        metadata={"env": "FLEET_TLS_CERT", "help": "Certificate (PEM, with its chain) for clients that speak https."},
+        metadata={"env": "FLEET_TLS_CERT", "help": "TLS certificate file for HTTPS (PEM, including the chain)."},
     )
     key: Path | None = field(
         default=None,
-        metadata={"env": "FLEET_TLS_KEY", "help": "The certificate's private key (PEM, without a password)."},
+        metadata={"env": "FLEET_TLS_KEY", "help": "Private key file of the certificate (PEM, without a password)."},
     )
     port: int = field(
         default=11443,
         metadata={
             "env": "FLEET_TLS_PORT",
-            "help": "Port for https, where a certificate is given; 0 takes any.",
+            "help": "Port for HTTPS, used when a certificate is set; 0 picks a free port.",
             "min": 0,
             "max": 65535,
         },

@@ -44,7 +44,7 @@ class BenchmarkSettings:
         default=2.0,
         metadata={
             "env": "FLEET_BENCHMARK_QUIET_SECONDS",
-            "help": "Seconds for which a node must have had nothing to do before it is measured.",
+            "help": "Seconds a node must be idle before a benchmark measures it.",
             "min": 0,
             "max": 3600,
         },
@@ -53,7 +53,7 @@ class BenchmarkSettings:
         default=3600.0,
         metadata={
             "env": "FLEET_BENCHMARK_MAX_SECONDS",
-            "help": "A benchmark ends after so many seconds, with what it has.",
+            "help": "Maximum duration of a benchmark in seconds; results so far are stored.",
             "min": 1,
         },
     )

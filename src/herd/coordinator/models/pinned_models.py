@@ -31,14 +31,14 @@ class PinSettings:
         default="",
         metadata={
             "env": "FLEET_PINNED_MODELS",
-            "help": "Models that stay in memory, with commas between them; MODEL@NODE names the node.",
+            "help": "Models to keep in memory, separated by commas; MODEL@NODE names the node.",
         },
     )
     preload_max: int = field(
         default=3,
         metadata={
             "env": "FLEET_MODEL_PRELOAD_MAX_COUNT",
-            "help": "After a start, so many of the last week's most used models are loaded.",
+            "help": "How many of the last week's most used models to load after a start.",
             "min": 0,
             "max": 64,
         },

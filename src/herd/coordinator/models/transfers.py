@@ -38,14 +38,14 @@ class FetchSettings:
         default="registry.ollama.ai,hf.co,huggingface.co",
         metadata={
             "env": "FLEET_PULL_REGISTRIES",
-            "help": "Hosts from which models may be fetched, with commas between them.",
+            "help": "Registry hosts from which models may be downloaded, separated by commas.",
         },
     )
     lan_first: bool = field(
         default=True,
         metadata={
             "env": "FLEET_LAN_COPY",
-            "help": "Copy a model from a node that has it before fetching it from the internet.",
+            "help": "Copy a model from another node, if one has it, before downloading it from the internet.",
         },
     )
 

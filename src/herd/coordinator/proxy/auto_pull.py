@@ -35,14 +35,14 @@ class AutoPullSettings:
         default=True,
         metadata={
             "env": "FLEET_AUTO_PULL",
-            "help": "Fetch a model that is asked for and on no node, while the request waits.",
+            "help": "Download a requested model that no node has, while the request waits.",
         },
     )
     timeout_s: float = field(
         default=300.0,
         metadata={
             "env": "FLEET_AUTO_PULL_TIMEOUT",
-            "help": "Seconds a request waits for its model to be fetched.",
+            "help": "Seconds a request waits for its model to be downloaded.",
             "min": 1,
         },
     )
@@ -51,7 +51,9 @@ class AutoPullSettings:
         metadata={
             "env": "FLEET_AUTO_PULL_FOR",
             "choices": ("admins", "everybody"),
-            "help": "For whose requests: this machine's and those with a key for models, or everybody's.",
+            "help": (
+                "Whose requests may start a download: admins (this machine and keys with scope models) or everybody."
+            ),
         },
     )
 

@@ -29,16 +29,13 @@ class CaptureSettings:
 
     is_on: bool = field(
         default=False,
-        metadata={
-            "env": "FLEET_CAPTURE",
-            "help": "Keep what is asked, in memory, for who has every right to read: to find a fault, and then off again.",
-        },
+        metadata={"env": "FLEET_CAPTURE", "help": "Keep prompts in memory for debugging (readable by admins only)."},
     )
     lasts_s: float = field(
         default=3600.0,
         metadata={
             "env": "FLEET_CAPTURE_SECONDS",
-            "help": "So long after the start it ends by itself, and what was kept is forgotten.",
+            "help": "Seconds after the start when capturing stops and captured prompts are deleted.",
             "min": 1,
             "max": 86400,
         },
@@ -47,7 +44,7 @@ class CaptureSettings:
         default=4_000_000,
         metadata={
             "env": "FLEET_CAPTURE_BYTES",
-            "help": "How much is kept at once; the oldest goes first.",
+            "help": "Maximum bytes of captured prompts; the oldest are deleted first.",
             "min": 10_000,
             "max": 1_000_000_000,
         },

@@ -21,18 +21,23 @@ class RelaySettings:
         metadata={
             "env": "FLEET_STREAM_CONTINUATION",
             "choices": ("auto", "off"),
-            "help": "When a node dies in the middle of a stream: auto lets another write on where the engine can, off ends it.",
+            "help": (
+                "When a node fails mid-stream: auto continues on another node if the engine can, off ends the stream."
+            ),
         },
     )
     refusal_max_bytes: int = field(
         default=64 << 10,
-        metadata={"env": "FLEET_UPSTREAM_MAX_ERROR_BYTES", "help": "Largest error answer of a node that is read."},
+        metadata={"env": "FLEET_UPSTREAM_MAX_ERROR_BYTES", "help": "Maximum bytes to read of a node's error response."},
     )
     held_max_bytes: int = field(
         default=256 << 10,
         metadata={
             "env": "FLEET_HELD_ANSWER_BYTES",
-            "help": "Bytes of an answer that is not streamed that are held until it is whole; a longer one is forwarded as it comes.",
+            "help": (
+                "Bytes of a non-streamed answer to buffer until it is complete; longer "
+                "answers are forwarded as they arrive."
+            ),
         },
     )
 

@@ -30,7 +30,7 @@ class WaitCommentSettings:
         metadata={
             "env": "FLEET_WAITING_NOTES",
             "choices": ("asked", "off"),
-            "help": "Comments in a waiting client's event stream: for those who send X-Fleet-Waiting: notes, or for nobody.",
+            "help": "Progress comments in a queued client's event stream: asked (with X-Fleet-Waiting: notes) or off.",
         },
     )
     every_s: float = field(
@@ -38,7 +38,7 @@ class WaitCommentSettings:
         metadata={
             "env": "FLEET_WAITING_NOTES_SECONDS",
             "min": 0.1,
-            "help": "After how much waiting the first comment comes, and then the next.",
+            "help": "Seconds between progress comments to a waiting client.",
         },
     )
 

@@ -64,17 +64,13 @@ log = logging.getLogger("herd.store")
 class StoreSettings:
     retention_days: float = field(
         default=30.0,
-        metadata={
-            "env": "FLEET_TRACE_RETENTION_DAYS",
-            "help": "Days for which traces and latencies are kept.",
-            "min": 0.01,
-        },
+        metadata={"env": "FLEET_TRACE_RETENTION_DAYS", "help": "Days to keep traces and latencies.", "min": 0.01},
     )
     rows_max: int = field(
         default=500_000,
         metadata={
             "env": "FLEET_TRACE_ROWS_MAX",
-            "help": "Traces, and latencies, kept at most; the oldest go first.",
+            "help": "Maximum number of trace rows and of latency rows; the oldest are deleted first.",
             "min": 1,
         },
     )
@@ -82,7 +78,7 @@ class StoreSettings:
         default=0.5,
         metadata={
             "env": "FLEET_TRACE_FLUSH_SECONDS",
-            "help": "Seconds for which traces are gathered before they are written.",
+            "help": "Seconds between writes of traces to the database.",
             "min": 0.01,
             "max": 60,
         },
@@ -91,7 +87,7 @@ class StoreSettings:
         default=256,
         metadata={
             "env": "FLEET_TRACE_BATCH_ROWS",
-            "help": "Traces written in one transaction; so many are written at once.",
+            "help": "Number of traces that triggers an early write, and the size of a transaction.",
             "min": 1,
             "max": 10_000,
         },
@@ -100,7 +96,7 @@ class StoreSettings:
         default=10_000,
         metadata={
             "env": "FLEET_TRACE_RING_ROWS",
-            "help": "Traces kept in memory while the disk takes none.",
+            "help": "Number of traces to keep in memory while the disk cannot be written.",
             "min": 1,
             "max": 1_000_000,
         },
@@ -109,7 +105,7 @@ class StoreSettings:
         default=256,
         metadata={
             "env": "FLEET_TRACE_CANDIDATES_MAX",
-            "help": "Candidates kept with each trace, the best first.",
+            "help": "Number of candidates to store with each trace, best first.",
             "min": 0,
         },
     )
@@ -126,34 +122,22 @@ class StoreSettings:
         default=5.0,
         metadata={
             "env": "FLEET_ROLLUP_SECONDS",
-            "help": "Seconds between two times that traces are added to the sums behind the charts.",
+            "help": "Seconds between updates of the sums that the charts use.",
             "min": 0,
             "max": 300,
         },
     )
     minutes_days: float = field(
         default=16.0,
-        metadata={
-            "env": "FLEET_ROLLUP_MINUTES_DAYS",
-            "help": "Days for which the charts' sums by the minute are kept.",
-            "min": 0.1,
-        },
+        metadata={"env": "FLEET_ROLLUP_MINUTES_DAYS", "help": "Days to keep the charts' sums per minute.", "min": 0.1},
     )
     hours_days: float = field(
         default=400.0,
-        metadata={
-            "env": "FLEET_ROLLUP_HOURS_DAYS",
-            "help": "Days for which the charts' sums by the hour are kept.",
-            "min": 1,
-        },
+        metadata={"env": "FLEET_ROLLUP_HOURS_DAYS", "help": "Days to keep the charts' sums per hour.", "min": 1},
     )
     trim_interval_s: float = field(
         default=60.0,
-        metadata={
-            "env": "FLEET_TRACE_TRIM_SECONDS",
-            "help": "Seconds between two looks for rows that are too old.",
-            "min": 0,
-        },
+        metadata={"env": "FLEET_TRACE_TRIM_SECONDS", "help": "Seconds between deletions of old rows.", "min": 0},
     )
 
 

@@ -31,27 +31,36 @@ _JOINED_MAX_BYTES: Final = 64 << 10
 @dataclass(frozen=True, slots=True)
 class UpstreamSettings:
     connect_timeout_s: float = field(
-        default=3.0,
-        metadata={"env": "FLEET_CONNECT_TIMEOUT", "help": "Seconds a node may take to accept a connection."},
+        default=3.0, metadata={"env": "FLEET_CONNECT_TIMEOUT", "help": "Timeout in seconds for connecting to a node."}
     )
     idle_max: int = field(
         default=64,
-        metadata={"env": "FLEET_UPSTREAM_IDLE_CONNECTIONS", "help": "Unused connections kept open to each node."},
+        metadata={
+            "env": "FLEET_UPSTREAM_IDLE_CONNECTIONS",
+            "help": "Maximum number of idle connections to keep open to each node.",
+        },
     )
     idle_timeout_s: float = field(
         default=30.0,
-        metadata={"env": "FLEET_UPSTREAM_IDLE_TIMEOUT", "help": "Seconds an unused connection to a node is kept."},
+        metadata={"env": "FLEET_UPSTREAM_IDLE_TIMEOUT", "help": "Seconds to keep an idle connection to a node open."},
     )
     stall_timeout_s: float = field(
         default=120.0,
-        metadata={"env": "FLEET_STALL_TIMEOUT", "help": "Seconds a node may be silent in the middle of an answer."},
+        metadata={
+            "env": "FLEET_STALL_TIMEOUT",
+            "help": "Seconds without data from a node, in the middle of an answer, before the attempt fails.",
+        },
     )
     header_max_bytes: int = field(
         default=64 << 10,
-        metadata={"env": "FLEET_UPSTREAM_MAX_HEADER_BYTES", "help": "Largest head of a node's answer."},
+        metadata={
+            "env": "FLEET_UPSTREAM_MAX_HEADER_BYTES",
+            "help": "Maximum size of a node's response headers in bytes.",
+        },
     )
     headers_max: int = field(
-        default=128, metadata={"env": "FLEET_UPSTREAM_MAX_HEADERS", "help": "Most headers in a node's answer."}
+        default=128,
+        metadata={"env": "FLEET_UPSTREAM_MAX_HEADERS", "help": "Maximum number of headers in a node's response."},
     )
 
 

@@ -22,7 +22,7 @@ class ThinkingSettings:
             "env": "FLEET_THINKING_OVERHEAD",
             "min": 1.0,
             "max": 100.0,
-            "help": "A model that thinks may write so many times the tokens that the client allows; 1 leaves the limit as it is.",
+            "help": "Factor applied to the client's token limit for a thinking model; 1 leaves the limit unchanged.",
         },
     )
     least_tokens: int = field(
@@ -31,7 +31,7 @@ class ThinkingSettings:
             "env": "FLEET_THINKING_MIN_PREDICT",
             "min": 0,
             "max": 1_000_000,
-            "help": "A model that thinks may write at least so many tokens, where the client's limit is raised at all.",
+            "help": "Minimum token limit for a thinking model, when the client's limit is raised.",
         },
     )
 

@@ -35,7 +35,10 @@ class WindowSettings:
         metadata={
             "env": "FLEET_CONTEXT_PROTECTION",
             "choices": ("strip", "warn", "passthrough"),
-            "help": "What becomes of a client's num_ctx and other options that would reload a model: replaced, only told of, or passed on.",
+            "help": (
+                "Client options that would reload a model, e.g. num_ctx: strip "
+                "replaces, warn reports, passthrough keeps them."
+            ),
         },
     )
     overflow: str = field(
@@ -43,21 +46,24 @@ class WindowSettings:
         metadata={
             "env": "FLEET_CONTEXT_OVERFLOW",
             "choices": ("enlarge", "strict", "cut"),
-            "help": "A prompt beyond the window: loaded with a larger one, refused with 400, or cut by the engine without a word.",
+            "help": (
+                "Prompt larger than the context window: enlarge reloads, strict "
+                "refuses with 400, cut lets the engine truncate."
+            ),
         },
     )
     dynamic: bool = field(
         default=False,
         metadata={
             "env": "FLEET_DYNAMIC_NUM_CTX",
-            "help": "A model that has to be loaded anyway gets the window that its use asks for, where the engine's own is too small.",
+            "help": "When a model is loaded anyway, raise a context window that is too small for its actual use.",
         },
     )
     auto_calculate: bool = field(
         default=False,
         metadata={
             "env": "FLEET_NUM_CTX_AUTO_CALCULATE",
-            "help": "With FLEET_DYNAMIC_NUM_CTX: also where the engine's own window is larger, which frees memory.",
+            "help": "With FLEET_DYNAMIC_NUM_CTX: also reduce context windows that are too large, to free memory.",
         },
     )
 

@@ -20,19 +20,16 @@ class HoldingSettings:
         default=30.0,
         metadata={
             "env": "FLEET_HOLD_MAX_SECONDS",
-            "help": "How long a request may wait for a node before it is answered with 503.",
+            "help": "Seconds a request waits for a node before it is answered with 503.",
         },
     )
     held_max: int = field(
         default=512,
-        metadata={
-            "env": "FLEET_HOLD_MAX_REQUESTS",
-            "help": "How many requests may wait at the same time, held or queued.",
-        },
+        metadata={"env": "FLEET_HOLD_MAX_REQUESTS", "help": "Maximum number of waiting requests, held or queued."},
     )
     held_max_bytes: int = field(
         default=256 * 1024 * 1024,
-        metadata={"env": "FLEET_HOLD_MAX_BYTES", "help": "How many bytes of waiting requests are kept in memory."},
+        metadata={"env": "FLEET_HOLD_MAX_BYTES", "help": "Maximum bytes of waiting requests in memory."},
     )
     tenant_share: float = field(
         default=0.5,
@@ -40,14 +37,14 @@ class HoldingSettings:
             "env": "FLEET_HOLD_TENANT_SHARE",
             "min": 0.01,
             "max": 1.0,
-            "help": "Share of the waiting places and bytes that one tenant may fill while others wait; alone it may fill half of the rest too.",
+            "help": "Share of both limits for one tenant while others wait; alone, it may also use half of the rest.",
         },
     )
     start_grace_s: float = field(
         default=7.0,
         metadata={
             "env": "FLEET_START_GRACE_SECONDS",
-            "help": "After a start, how long unknown models are waited for: nodes report every 5 s.",
+            "help": "Seconds after a start in which requests for unknown models wait, until nodes have reported.",
         },
     )
 

@@ -20,13 +20,13 @@ from herd.core.state.live_request import LiveRequest, RequestState
 class PrewarmSettings:
     is_on: bool = field(
         default=True,
-        metadata={"env": "FLEET_PRE_WARM", "help": "Load a model on a second node when a line forms at the first."},
+        metadata={"env": "FLEET_PRE_WARM", "help": "Load a model on a second node when its queue builds up."},
     )
     threshold: int = field(
         default=3,
         metadata={
             "env": "FLEET_PRE_WARM_THRESHOLD",
-            "help": "So many must wait in one line before the model is loaded elsewhere.",
+            "help": "Queue length that triggers loading the model on another node.",
             "min": 1,
         },
     )
@@ -34,7 +34,7 @@ class PrewarmSettings:
         default=0.6,
         metadata={
             "env": "FLEET_PRE_WARM_MIN_AVAILABILITY",
-            "help": "How free, from 0 to 1, a node must usually be for that.",
+            "help": "Minimum availability, from 0 to 1, of the node that loads the model.",
             "min": 0,
             "max": 1,
         },

@@ -21,7 +21,7 @@ from herd.core.state.request import RequestId
 class RebalancingSettings:
     moves_waiting: bool = field(
         default=False,
-        metadata={"env": "FLEET_REBALANCE", "help": "Move a waiting request when a slot becomes free elsewhere."},
+        metadata={"env": "FLEET_REBALANCE", "help": "Move a queued request when a slot becomes free on another node."},
     )
 
 

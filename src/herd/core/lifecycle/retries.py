@@ -13,7 +13,7 @@ class RetrySettings:
         default=2,
         metadata={
             "env": "FLEET_MAX_RETRIES",
-            "help": "How often a request is tried on another node while nothing was forwarded.",
+            "help": "Maximum number of retries on other nodes, before any part of the answer was forwarded.",
         },
     )
     budget_share: float = field(
@@ -22,14 +22,14 @@ class RetrySettings:
             "env": "FLEET_RETRY_BUDGET_SHARE",
             "min": 0.0,
             "max": 1.0,
-            "help": "Share of the running requests that may be repeated attempts; more of them wait their turn.",
+            "help": "Maximum share of running requests that may be retries; further retries wait.",
         },
     )
     budget_min: int = field(
         default=3,
         metadata={
             "env": "FLEET_RETRY_BUDGET_MIN",
-            "help": "So many repeated attempts may always run at the same time.",
+            "help": "Number of retries that may always run at the same time.",
             "min": 0,
         },
     )
@@ -37,12 +37,11 @@ class RetrySettings:
         default=60.0,
         metadata={
             "env": "FLEET_FIRST_BYTE_TIMEOUT",
-            "help": "Seconds to wait for a first byte, before load and prompt are added.",
+            "help": "Timeout in seconds for the first byte, plus time for model load and prefill.",
         },
     )
     whole_answer_s: float = field(
-        default=600.0,
-        metadata={"env": "FLEET_STALE_TIMEOUT", "help": "Seconds to wait for an answer that is not streamed."},
+        default=600.0, metadata={"env": "FLEET_STALE_TIMEOUT", "help": "Timeout in seconds for a non-streamed answer."}
     )
 
 

@@ -30,18 +30,18 @@ class CompletionTimeSettings:
         default=4.0,
         metadata={
             "env": "FLEET_EVICTION_WEIGHT",
-            "help": "How much more a reload weighs than the same seconds of waiting.",
+            "help": "Weight of the reload time of an evicted model, relative to waiting time.",
         },
     )
     eviction_horizon_s: float = field(
         default=60.0,
         metadata={
             "env": "FLEET_EVICTION_HORIZON",
-            "help": "An evicted model matters if it is wanted within so many seconds.",
+            "help": "Seconds within which an evicted model must be needed again to count.",
         },
     )
     harm_weight: float = field(
-        default=1.0, metadata={"env": "FLEET_HARM_WEIGHT", "help": "How much the time that others lose counts."}
+        default=1.0, metadata={"env": "FLEET_HARM_WEIGHT", "help": "Weight of the delay caused to other requests."}
     )
 
 

@@ -23,7 +23,9 @@ class SubstituteSettings:
         default=True,
         metadata={
             "env": "FLEET_VRAM_FALLBACK",
-            "help": "Where no node has memory for a model, let a loaded one of the same kind answer; its name is in X-Fleet-Fallback.",
+            "help": (
+                "If no node has memory for a model, a loaded model of the same kind answers (header X-Fleet-Fallback)."
+            ),
         },
     )
 

@@ -16,34 +16,31 @@ PAIRS_MAX = 4096
 class LivenessSettings:
     degraded_after_s: float = field(
         default=15.0,
-        metadata={
-            "env": "FLEET_HEARTBEAT_TIMEOUT",
-            "help": "Seconds of silence after which a node counts as degraded.",
-        },
+        metadata={"env": "FLEET_HEARTBEAT_TIMEOUT", "help": "Seconds without a heartbeat before a node is degraded."},
     )
     offline_after_s: float = field(
         default=30.0,
-        metadata={"env": "FLEET_HEARTBEAT_OFFLINE", "help": "Seconds of silence after which a node counts as offline."},
+        metadata={"env": "FLEET_HEARTBEAT_OFFLINE", "help": "Seconds without a heartbeat before a node is offline."},
     )
     forget_after_s: float = field(
         default=86400.0,
         metadata={
             "env": "FLEET_FORGET_NODE_AFTER",
-            "help": "Seconds of silence after which a node is no longer shown.",
+            "help": "Seconds without a heartbeat before a node is removed from the list.",
         },
     )
     failures_max: int = field(
         default=3,
         metadata={
             "env": "FLEET_QUARANTINE_FAILURES",
-            "help": "Failures of one model on one node, within a minute, before it is avoided.",
+            "help": "Failures of a model on a node, within a minute, before the pair is quarantined.",
         },
     )
     quarantine_s: float = field(
         default=15.0,
         metadata={
             "env": "FLEET_QUARANTINE_SECONDS",
-            "help": "Seconds it is then avoided; doubled each time, up to five minutes.",
+            "help": "First quarantine time in seconds; it doubles each time, up to five minutes.",
         },
     )
 

@@ -19,48 +19,64 @@ class Weights:
     """The points behind the signals, as people set them."""
 
     model_hot: float = field(
-        default=50.0, metadata={"env": "FLEET_SCORE_MODEL_HOT", "help": "Points when the model is in memory."}
+        default=50.0, metadata={"env": "FLEET_SCORE_MODEL_HOT", "help": "Points if the model is in memory."}
     )
     model_warm: float = field(
         default=30.0,
-        metadata={"env": "FLEET_SCORE_MODEL_WARM", "help": "Points when it was unloaded within 30 minutes."},
+        metadata={"env": "FLEET_SCORE_MODEL_WARM", "help": "Points if the model was unloaded in the last 30 minutes."},
     )
     model_cold: float = field(
-        default=10.0, metadata={"env": "FLEET_SCORE_MODEL_COLD", "help": "Points when it is only on disk."}
+        default=10.0, metadata={"env": "FLEET_SCORE_MODEL_COLD", "help": "Points if the model is only on disk."}
     )
     memory_fit_max: float = field(
-        default=20.0, metadata={"env": "FLEET_SCORE_MEMORY_FIT_MAX", "help": "Points for ample memory."}
+        default=20.0, metadata={"env": "FLEET_SCORE_MEMORY_FIT_MAX", "help": "Maximum points for free memory."}
     )
     queue_depth_max_penalty: float = field(
-        default=30.0, metadata={"env": "FLEET_SCORE_QUEUE_DEPTH_MAX_PENALTY", "help": "Most points a queue costs."}
+        default=30.0,
+        metadata={"env": "FLEET_SCORE_QUEUE_DEPTH_MAX_PENALTY", "help": "Maximum penalty for queue length, in points."},
     )
     queue_depth_penalty_per: float = field(
         default=6.0,
-        metadata={"env": "FLEET_SCORE_QUEUE_DEPTH_PENALTY_PER", "help": "Points per request waiting or running."},
+        metadata={
+            "env": "FLEET_SCORE_QUEUE_DEPTH_PENALTY_PER",
+            "help": "Penalty for each queued or running request, in points.",
+        },
     )
     wait_time_max_penalty: float = field(
         default=25.0,
-        metadata={"env": "FLEET_SCORE_WAIT_TIME_MAX_PENALTY", "help": "Most points an expected wait costs."},
+        metadata={
+            "env": "FLEET_SCORE_WAIT_TIME_MAX_PENALTY",
+            "help": "Maximum penalty for the expected wait, in points.",
+        },
     )
     role_affinity_max: float = field(
         default=15.0,
-        metadata={"env": "FLEET_SCORE_ROLE_AFFINITY_MAX", "help": "Points when model size and machine size match."},
+        metadata={
+            "env": "FLEET_SCORE_ROLE_AFFINITY_MAX",
+            "help": "Maximum points if the model size suits the machine size.",
+        },
     )
     role_large_threshold_gb: float = field(
         default=20.0,
-        metadata={"env": "FLEET_SCORE_ROLE_LARGE_THRESHOLD_GB", "help": "Above this many GB a model is large."},
+        metadata={"env": "FLEET_SCORE_ROLE_LARGE_THRESHOLD_GB", "help": "Size in GB above which a model is large."},
     )
     role_small_threshold_gb: float = field(
         default=8.0,
-        metadata={"env": "FLEET_SCORE_ROLE_SMALL_THRESHOLD_GB", "help": "Below this many GB a model is small."},
+        metadata={"env": "FLEET_SCORE_ROLE_SMALL_THRESHOLD_GB", "help": "Size in GB below which a model is small."},
     )
     availability_trend_max: float = field(
         default=10.0,
-        metadata={"env": "FLEET_SCORE_AVAILABILITY_TREND_MAX", "help": "Points for a machine that is becoming free."},
+        metadata={
+            "env": "FLEET_SCORE_AVAILABILITY_TREND_MAX",
+            "help": "Maximum points for a machine whose user is becoming idle.",
+        },
     )
     context_fit_max: float = field(
         default=15.0,
-        metadata={"env": "FLEET_SCORE_CONTEXT_FIT_MAX", "help": "Points, for or against, by window against prompt."},
+        metadata={
+            "env": "FLEET_SCORE_CONTEXT_FIT_MAX",
+            "help": "Maximum points, positive or negative, for the context window compared with the prompt.",
+        },
     )
 
 
