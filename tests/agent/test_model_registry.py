@@ -105,7 +105,7 @@ def test_a_stranger_is_turned_away_and_a_named_peer_comes_in(tmp_path: Path, mon
         opened.allow(frozenset({"127.0.0.1"}))
         assert (await ask(port, f"GET /v2/herd/{digest}/manifests/latest HTTP/1.1"))[0] == "HTTP/1.1 200 OK"
 
-    monkeypatch.setattr(door, "_is_loopback", lambda _ip: False)  # so that this machine is a stranger too
+    monkeypatch.setattr(door, "is_loopback", lambda _ip: False)  # so that this machine is a stranger too
     with_door(tmp_path, play)
 
 

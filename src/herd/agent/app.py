@@ -40,6 +40,7 @@ from herd.agent_protocol import heartbeat_decode
 from herd.core.state.fleet import GB, EngineEndpoint, Memory, ModelInfo, ModelName, NodeId, Report, canonical
 from herd.discover import discover
 from herd.engines import Engine
+from herd.files import write_atomically
 from herd.logs import LogSettings
 from herd.trust import pairing
 
@@ -339,12 +340,8 @@ def models_of(cards: list[ModelInfo]) -> dict[ModelName, ModelInfo]:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Replaces a file whole, so that a crash leaves the old one or the new one."""
-    fresh = path.with_suffix(".new")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_bytes(data)
-        fresh.replace(path)
+        write_atomically(path, data)
     except OSError as error:
         log.warning("%s could not be written: %s", path, error)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-import ipaddress
 import logging
 import socket
 import struct
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import urlsplit
 
+from herd.addresses import is_loopback, plain_address
 from herd.agent.forwarder_certificate import TlsIdentity
 
 log = logging.getLogger("herd.agent.engine_forwarder")
@@ -90,13 +90,13 @@ class EngineForwarder:
 
     def allow(self, addresses: frozenset[str]) -> None:
         """From now on only these addresses, and this machine's loopback, may come in; others are cut off."""
-        self._allowed = frozenset(map(_plain, addresses))
+        self._allowed = frozenset(map(plain_address, addresses))
         for side in list(self._open):
             if side.is_client and not self.admits(side.peer_ip):
                 side.abort()
 
     def admits(self, ip: str) -> bool:
-        return ip in self._allowed or _is_loopback(ip)
+        return ip in self._allowed or is_loopback(ip)
 
     def close(self) -> None:
         if self._server is not None:
@@ -173,7 +173,7 @@ class _Side(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(high=BUFFER_MAX_BYTES)
         peer = transport.get_extra_info("peername")
-        self.peer_ip = _plain(str(peer[0])) if peer else ""
+        self.peer_ip = plain_address(str(peer[0])) if peer else ""
         if self.is_client:
             self._relay.joined(self)
             if not self.wants_proof and not self.transport.is_closing():
@@ -290,16 +290,3 @@ def everywhere() -> socket.socket:
         with contextlib.suppress(OSError):
             return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
     return socket.create_server(("", 0))
-
-
-def _plain(ip: str) -> str:
-    """An address as it is compared: no zone, and an IPv4 address that came through an IPv6 socket as itself."""
-    bare = ip.partition("%")[0]
-    return bare.removeprefix("::ffff:") if "." in bare else bare
-
-
-def _is_loopback(ip: str) -> bool:
-    try:
-        return ipaddress.ip_address(ip).is_loopback
-    except ValueError:
-        return False

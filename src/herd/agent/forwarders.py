@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
+from herd.addresses import host_and_port
 from herd.agent.engine_forwarder import EngineForwarder, ForwarderSettings
 from herd.agent.forwarder_certificate import TlsIdentity
 
@@ -56,7 +57,7 @@ class EngineForwarders:
     async def _url(self, engine_url: str, here: str, coordinator: frozenset[str]) -> str:
         port = urlsplit(engine_url).port or 80
         if self._lock is None and engine_url not in self._relays and await _answers(here, port, engine_url):
-            return f"http://{_bracketed(here)}:{port}"
+            return f"http://{host_and_port(here, port)}"
         known = self._relays.get(engine_url)
         if known is None:
             relay = EngineForwarder(engine_url, self._settings, self._lock)
@@ -67,7 +68,7 @@ class EngineForwarders:
                 return ""
             log.info("door opened to the engine", extra={"engine": engine_url, "port": known[1]})
         known[0].allow(coordinator)
-        place = f"{_bracketed(here)}:{known[1]}"
+        place = host_and_port(here, known[1])
         return f"http://{place}" if self._lock is None else f"https://{place}#{self._lock.pin}"
 
     def _close_unneeded(self, engines: Sequence[str]) -> None:
@@ -113,7 +114,3 @@ def own_address_towards(host: str) -> str:
             return str(probe.getsockname()[0])
     except OSError:
         return "127.0.0.1"
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from herd.addresses import host_and_port
+
 ANSWER_MAX_BYTES = 16 * 1024 * 1024
 """Head and body together. Hundreds of models take well under one megabyte."""
 READ_BYTES = 64 * 1024
@@ -114,4 +116,4 @@ def full_url(host: str, default_port: int = 80) -> str:
         return bare
     if name in ("", "0.0.0.0", "::", "localhost"):
         name = "127.0.0.1"
-    return f"http://{f'[{name}]' if ':' in name else name}:{port or default_port}"
+    return f"http://{host_and_port(name, port or default_port)}"

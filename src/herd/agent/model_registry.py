@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import re
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from herd.addresses import is_loopback, plain_address
 from herd.agent.engine_forwarder import everywhere
 from herd.agent.model_store import Blob, ModelStore
 
@@ -107,8 +107,8 @@ class ModelRegistry:
     # --- one connection ---
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        peer = str(writer.get_extra_info("peername", ("",))[0]).removeprefix("::ffff:").partition("%")[0]
-        if len(self._open) >= CONNECTIONS_MAX or not (peer in self._allowed or _is_loopback(peer)):
+        peer = plain_address(str(writer.get_extra_info("peername", ("",))[0]))
+        if len(self._open) >= CONNECTIONS_MAX or not (peer in self._allowed or is_loopback(peer)):
             writer.transport.abort()
             return
         self._open.add(writer)
@@ -223,10 +223,3 @@ async def _say(writer: asyncio.StreamWriter, status: str, headers: dict[str, obj
 
 def _port_of(server: asyncio.Server) -> int:
     return int(server.sockets[0].getsockname()[1])
-
-
-def _is_loopback(ip: str) -> bool:
-    try:
-        return ipaddress.ip_address(ip).is_loopback
-    except ValueError:
-        return False

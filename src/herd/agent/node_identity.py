@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
@@ -18,6 +17,7 @@ import msgspec
 
 from herd.agent_protocol.join import JoinAnswer, JoinRequest
 from herd.core.state.fleet import NodeId
+from herd.files import write_atomically
 from herd.trust import pairing
 from herd.trust.pairing import Invitation, read_invitation
 from herd.trust.signing import SIGNATURE_HEADER, Signer, Stamp, forwarder_proof, is_same
@@ -26,8 +26,6 @@ log = logging.getLogger("herd.agent.node_identity")
 
 FILE_MAX_BYTES = 64 * 1024
 LOCAL_CODE = Path("trust") / "local-code"
-_PRIVATE_FILE = 0o600
-_PRIVATE_FOLDER = 0o700
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +122,7 @@ class NodeIdentity:
         self._kept = _Kept(self._kept.private, answer.fleet_public, node_id, key.hex(), url, _digest(self._offered))
         self._speaker = self._new_speaker(self._speaker.counter if self._speaker is not None else 0)
         try:
-            _write(self._path, msgspec.json.encode(self._kept))
+            write_atomically(self._path, msgspec.json.encode(self._kept))
         except OSError as error:
             log.warning(
                 "that this machine belongs to the fleet cannot be kept, so it must join again after a restart: %s",
@@ -172,7 +170,7 @@ def open_passport(data_dir: Path, name: str, boot_id: str, settings: JoinSetting
     if kept is None:
         kept = _Kept(random.hex())
         try:
-            _write(path, msgspec.json.encode(kept))
+            write_atomically(path, msgspec.json.encode(kept))
         except OSError as error:
             log.warning("%s cannot be written: %s", path, error)
     return NodeIdentity(
@@ -202,16 +200,6 @@ def _read(path: Path) -> _Kept | None:
     except (OSError, ValueError, msgspec.MsgspecError, RecursionError) as error:
         log.warning("%s cannot be read; this machine joins anew: %s", path, error)
     return None
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all, and for this user's eyes only. Raises `OSError`."""
-    path.parent.mkdir(mode=_PRIVATE_FOLDER, parents=True, exist_ok=True)
-    fresh = path.with_suffix(".new")
-    fresh.unlink(missing_ok=True)
-    with os.fdopen(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _PRIVATE_FILE), "wb") as file:
-        file.write(data)
-    fresh.replace(path)
 
 
 def _digest(code: Invitation) -> str:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from herd.addresses import bracketed
 from herd.agent_protocol.heartbeat_encode import encode
 from herd.agent_protocol.heartbeat_json import (
     BODY_MAX_BYTES,
@@ -183,7 +184,7 @@ def _upstream_engine(
     _at_most(len(ollama.models_available) + len(ollama.models_loaded), MODELS_MAX, "ollama.models_available")
     face = EngineEndpoint(
         "ollama",
-        address(said.ollama_host or f"http://{_bracketed(source_ip)}:{OLLAMA_PORT}", source_ip),
+        address(said.ollama_host or f"http://{bracketed(source_ip)}:{OLLAMA_PORT}", source_ip),
         _text(ollama.version or "", "ollama.version"),
         max(1, _whole(ollama.num_parallel or 1, "ollama.num_parallel", SLOTS_MAX)),
         _optional(ollama.max_loaded_models or None, "ollama.max_loaded_models", SLOTS_MAX),
@@ -236,12 +237,8 @@ def address(url: str, source_ip: str) -> str:
         or len(url) > NAME_MAX
     ):
         raise BadHeartbeat("an engine's url must be http://host:port, or https://host:port#SHA256 of its certificate")
-    host = _bracketed(source_ip or LOOPBACK)
+    host = bracketed(source_ip or LOOPBACK)
     return f"https://{host}:{port or 443}#{parts.fragment}" if is_locked else f"http://{host}:{port or 80}"
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 def _memory(said: MemoryJson, exact: Mapping[str, int]) -> Memory:

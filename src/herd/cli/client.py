@@ -15,6 +15,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from herd.addresses import host_and_port
 from herd.agent.coordinator_link import COORDINATOR_PORT
 
 Json = dict[str, Any]
@@ -109,7 +110,7 @@ def coordinator_at(text: str, timeout_s: float = TIMEOUT_S) -> CoordinatorClient
             f"{text!r} is no address of a coordinator", f"write it like this: --url http://HOST:{COORDINATOR_PORT}"
         )
     port = port or (HTTPS_PORT if parts.scheme == "https" else COORDINATOR_PORT)
-    return CoordinatorClient(f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}", timeout_s)
+    return CoordinatorClient(f"{parts.scheme}://{host_and_port(host, port)}", timeout_s)
 
 
 def not_reached(url: str, error: Exception) -> NotReached:

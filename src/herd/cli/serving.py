@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from herd import config, logs
+from herd.addresses import host_and_port
 from herd.agent import app as agent_app
 from herd.agent.inventory import EMBEDDED
 from herd.cli.client import CliError, CoordinatorClient, coordinator_at
@@ -177,9 +178,7 @@ def coordinator(url: str | None) -> CoordinatorClient:
     if agent.link.router_url:
         return coordinator_at(agent.link.router_url)
     host = "127.0.0.1" if general.host in EVERYWHERE else general.host
-    return coordinator_at(
-        f"{f'[{host}]' if ':' in host else host}:{general.port or router_settings.GeneralSettings().port}"
-    )
+    return coordinator_at(host_and_port(host, general.port or router_settings.GeneralSettings().port))
 
 
 def data_dir() -> Path:

@@ -28,6 +28,7 @@ import herd.dialects
 import herd.engines
 import herd.health.checks
 from herd import __version__, mdns
+from herd.addresses import host_and_port
 from herd.coordinator.api import settings, views
 from herd.coordinator.api.asgi_bridge import Bridge
 from herd.coordinator.api.benchmarks import BenchmarksApi, keeper
@@ -291,7 +292,7 @@ class Coordinator:
         """Where agents reach this coordinator, for the line that people paste."""
         port = self.server.port if self.server is not None else self.settings.general.port
         host = next(iter(mdns.addresses(self.settings.general.host)), "127.0.0.1")
-        return f"{f'[{host}]' if ':' in host else host}:{port}"
+        return host_and_port(host, port)
 
     def invitation(self) -> str:
         """A code that lets other machines in for ten minutes, as it is pasted."""

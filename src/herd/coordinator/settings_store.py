@@ -6,7 +6,6 @@ environment or a flag says wins over it, and then cannot be changed here. Checke
 
 from __future__ import annotations
 
-import os
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from herd.core.scheduling.completion_time import CompletionTimeSettings
 from herd.core.scheduling.signals import Weights
 from herd.dashboard.tabs.settings import SettingLine
 from herd.errors import BadRequest
+from herd.files import write_atomically
 
 FILE_NAME = "settings.env"
 HEAD = "# Written by the dashboard of herd; a line that is taken out is the default again.\n"
@@ -141,13 +141,8 @@ class SettingsStore:
     def _keep(self, given: Mapping[str, Given]) -> None:
         """Whole or not at all, for its owner only. Raises `BadRequest` where the disk takes none."""
         text = HEAD + "".join(f'{name}="{one.text}"\n' for name, one in sorted(given.items()))
-        part = self._file.with_name(self._file.name + ".part")
         try:
-            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(self._file)
+            write_atomically(self._file, text.encode())
         except OSError as error:
             raise BadRequest(f"{self._file} cannot be written: {error.strerror or error}") from error
 

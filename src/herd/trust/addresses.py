@@ -10,7 +10,8 @@ import ipaddress
 from enum import Enum
 from typing import Final
 
-_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+from herd.addresses import IpAddress, parse_address
+
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 PRIVATE: Final = tuple(
@@ -18,7 +19,6 @@ PRIVATE: Final = tuple(
     for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
 )
 LINK_LOCAL: Final = (ipaddress.ip_network("169.254.0.0/16"), ipaddress.ip_network("fe80::/10"))
-ADDRESS_MAX_CHARS = 64
 PORT_MAX = 65535
 
 
@@ -28,22 +28,9 @@ class Nearness(Enum):
     FAR = "elsewhere"
 
 
-def parsed(text: str) -> _Address | None:
-    """The address in this text as it is meant: without a zone, and an IPv4 address inside an IPv6 one as itself."""
-    if len(text) > ADDRESS_MAX_CHARS:
-        return None
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address
-
-
 def nearness(ip: str, is_forwarded: bool = False) -> Nearness:
     """How near the caller is. `is_forwarded`: a proxy says that it speaks for somebody else, so nothing is known."""
-    address = parsed(ip)
+    address = parse_address(ip)
     if address is None or is_forwarded:
         return Nearness.FAR
     if address.is_loopback:
@@ -59,7 +46,7 @@ def node_problem(ip: str, port: int, allowed: tuple[str, ...] = ()) -> str:
     """
     if not 0 < port <= PORT_MAX:
         return f"{port} is no port"
-    address = parsed(ip)
+    address = parse_address(ip)
     if address is None:
         return "not an address"
     if address.is_loopback or _is_in(address, PRIVATE):
@@ -81,5 +68,5 @@ def networks(texts: tuple[str, ...]) -> tuple[_Network, ...]:
     return tuple(ipaddress.ip_network(text, strict=False) for text in texts)
 
 
-def _is_in(address: _Address, among: tuple[_Network, ...]) -> bool:
+def _is_in(address: IpAddress, among: tuple[_Network, ...]) -> bool:
     return any(address.version == network.version and address in network for network in among)

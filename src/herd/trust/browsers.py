@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from herd.addresses import parse_address
 from herd.errors import Refusal
-from herd.trust.addresses import parsed
 
 LOCAL_SUFFIXES = (".localhost", ".local", ".internal", ".lan", ".home.arpa")
 """Names that no public name server answers for (RFC 6761, 6762, 8375, and two that people use)."""
@@ -37,7 +37,7 @@ class AllowedNames:
 def host_refusal(host: str, names: AllowedNames) -> Refusal | None:
     """`host` as in the Host header; empty where HTTP/1.0 sent none. None when it may be us that is meant."""
     name = host_name(host)
-    if not host or parsed(name) is not None or "." not in name or name in names.hosts:
+    if not host or parse_address(name) is not None or "." not in name or name in names.hosts:
         return None
     if name.endswith(LOCAL_SUFFIXES):
         return None

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 from urllib.parse import parse_qs, urlsplit
 
+from herd.addresses import parse_address
 from herd.agent_protocol.join import JoinAnswer, JoinRequest
 from herd.coordinator.storage.credential_store import CredentialStore, PairedNode
 from herd.core.state.fleet import Fleet, Liveness, NodeId
 from herd.errors import BadRequest, HerdError
 from herd.trust import pairing, signing
-from herd.trust.addresses import node_problem, parsed
+from herd.trust.addresses import node_problem
 from herd.trust.pairing import Invitation, JoinCodes, PendingNode, PendingNodes
 from herd.trust.signing import Sessions, Stamp, Verification
 
@@ -249,7 +250,7 @@ class Membership:
 def _check_address(query: str, ip: str) -> None:
     """The sender must be at one of the addresses that the node, signed, says it has."""
     said = parse_qs(query).get("from", [""])[0].split(",")[:ADDRESSES_MAX]
-    if parsed(ip) not in {parsed(text) for text in said}:
+    if parse_address(ip) not in {parse_address(text) for text in said}:
         raise NotOfTheFleet(
             f"the message came from {ip}, which is not an address of that node: {', '.join(said)[:200]}",
             code="wrong_address",

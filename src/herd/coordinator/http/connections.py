@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Protocol
 
+from herd.addresses import is_loopback
 from herd.coordinator.http.exchange import HttpExchange
 from herd.coordinator.http.write_batching import WriteBatcher
 from herd.errors import Refusal
@@ -179,7 +179,7 @@ class ClientConnections:
         return Refusal(503, "too_many_connections", "too many connections to the coordinator", retry_after_s=1.0)
 
     def _per_ip_max(self, ip: str) -> int:
-        return self.settings.connections_loopback_max if _is_loopback(ip) else self.settings.connections_per_ip_max
+        return self.settings.connections_loopback_max if is_loopback(ip) else self.settings.connections_per_ip_max
 
     def sweep(self, now: float) -> None:
         """Enforces every time limit. Called about once a second with `time()`."""
@@ -193,13 +193,6 @@ class ClientConnections:
         self.is_draining = True
         for connection in list(self.connections):
             connection.close_if_idle()
-
-
-def _is_loopback(ip: str) -> bool:
-    try:
-        return ipaddress.ip_address(ip.partition("%")[0]).is_loopback
-    except ValueError:
-        return False
 
 
 def _date_line() -> bytes:

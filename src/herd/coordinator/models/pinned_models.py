@@ -14,6 +14,7 @@ from typing import Protocol
 import msgspec
 
 from herd.core.state.fleet import Fleet, Liveness, ModelName, Node, NodeId, canonical
+from herd.files import write_atomically
 
 log = logging.getLogger("herd.pins")
 
@@ -162,8 +163,5 @@ class PinnedModels:
         ]
 
     def _write(self, pins: list[PinnedModel]) -> None:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fresh = self._path.with_suffix(".new")
-        fresh.write_bytes(msgspec.json.encode(pins))
-        fresh.replace(self._path)
+        write_atomically(self._path, msgspec.json.encode(pins))
         self._pins = pins

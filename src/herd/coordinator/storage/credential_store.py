@@ -6,15 +6,14 @@ forgotten with it. A damaged file here stops the start instead. Every change rep
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
-from herd.coordinator.storage.data_dir import make_private, make_private_file
+from herd.coordinator.storage.data_dir import make_private
 from herd.core.state.fleet import NodeId
+from herd.files import write_atomically
 from herd.trust import pairing
 from herd.trust.keys import ApiKey, Keyring
 
@@ -146,15 +145,7 @@ class CredentialStore:
             return None
 
     def _write(self, name: str, data: bytes) -> None:
-        fresh, path = self._folder / f"{name}.new", self._folder / name
-        with contextlib.suppress(FileNotFoundError):
-            fresh.unlink()
-        make_private_file(fresh)
-        with fresh.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
+        write_atomically(self._folder / name, data)
 
     def _damaged(self, name: str, why: str) -> CredentialStoreDamaged:
         path = self._folder / name

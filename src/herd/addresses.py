@@ -1,0 +1,42 @@
+"""Reads IP addresses and writes them into URLs. It never resolves a host name."""
+
+from __future__ import annotations
+
+import ipaddress
+
+ADDRESS_MAX_CHARS = 64
+
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def parse_address(text: str) -> IpAddress | None:
+    """The IP address without its zone, an IPv4-mapped IPv6 address as IPv4; None if the text is not an address."""
+    if len(text) > ADDRESS_MAX_CHARS:
+        return None
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+def plain_address(text: str) -> str:
+    """One spelling per address, to compare two of them; a text that is not an address stays as it is."""
+    address = parse_address(text)
+    return text if address is None else str(address)
+
+
+def is_loopback(text: str) -> bool:
+    address = parse_address(text)
+    return address is not None and address.is_loopback
+
+
+def bracketed(host: str) -> str:
+    """The host as it is written in a URL: an IPv6 address in square brackets, anything else unchanged."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def host_and_port(host: str, port: int) -> str:
+    return f"{bracketed(host)}:{port}"
