@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from herd.cli.why import TERMS, choice_lines, points_told, seconds_told, why_lines
+from herd.core.planning.decision_record import CandidateRecord
 
 FAST = {
     "node_id": "gpu-box",
@@ -49,6 +51,11 @@ def a_row(**changed: object) -> dict[str, object]:
     return {**row, **changed}
 
 
+def scored(**fields: object) -> CandidateRecord:
+    """A candidate as it is read from a row."""
+    return msgspec.convert({"node_id": "a", "total": 0.0, "depth": 0, "terms": {}, **fields}, CandidateRecord)
+
+
 def told(*rows: dict[str, object], width: int = 120) -> list[str]:
     return [line.plain for line in why_lines(list(rows), width, now=1012.0, sizes={"laptop": 4.1})]
 
@@ -67,25 +74,25 @@ def test_the_choice_reads_as_sentences_of_seconds_with_the_reason_of_whoever_was
 
 
 def test_points_are_told_with_their_signs() -> None:
-    assert points_told(FAST, True, None) == "72 points = 50 model at hand + 30 room - 8 queue"
-    assert points_told({"total": -3.0, "terms": {"queue_depth": -3.0}}, True, None) == "-3 points = - 3 queue"
+    assert points_told(scored(**FAST), True, None) == "72 points = 50 model at hand + 30 room - 8 queue"
+    assert points_told(scored(total=-3.0, terms={"queue_depth": -3.0}), True, None) == "-3 points = - 3 queue"
     assert (
-        points_told({"total": 0.2, "terms": {"novel": 0.2}}, True, None) == "0 points: nothing speaks for or against it"
+        points_told(scored(total=0.2, terms={"novel": 0.2}), True, None) == "0 points: nothing speaks for or against it"
     )
 
 
 def test_a_chosen_node_had_to_load_and_one_of_unknown_size_says_so() -> None:
-    assert seconds_told(COLD, True, None).endswith("; had to load the model first")
+    assert seconds_told(scored(**COLD), True, None).endswith("; had to load the model first")
 
 
 def test_a_node_that_answers_at_once_has_no_terms() -> None:
-    assert seconds_told({"expected_s": {"total": 0.0}}, True, None) == "at once"
+    assert seconds_told(scored(expected_s={"total": 0.0}), True, None) == "at once"
 
 
 @given(st.lists(st.floats(0, 500), min_size=len(TERMS), max_size=len(TERMS)))
 def test_the_terms_that_are_shown_add_up_to_the_sum_that_is_shown(values: list[float]) -> None:
     expected = {name: value for (name, _), value in zip(TERMS, values, strict=True)}
-    shown = seconds_told({"expected_s": {**expected, "total": sum(values)}}, True, None).partition(";")[0]
+    shown = seconds_told(scored(expected_s={**expected, "total": sum(values)}), True, None).partition(";")[0]
     total, _, terms = shown.partition(" s = ")
     if terms:
         assert float(total) == pytest.approx(sum(float(term.split()[0]) for term in terms.split(" + ")), abs=0.001)
@@ -93,7 +100,12 @@ def test_the_terms_that_are_shown_add_up_to_the_sum_that_is_shown(values: list[f
 
 def test_a_tie_is_called_a_tie() -> None:
     twin = {**FAST, "node_id": "other"}
-    lines = [line.plain for line in choice_lines({"candidates": {"scored": [FAST, twin], "rejected": []}}, 120, {})]
+    lines = [
+        line.plain
+        for line in choice_lines(
+            {"candidates": {"model": "m", "chosen": "gpu-box", "scored": [FAST, twin], "rejected": []}}, 120, {}
+        )
+    ]
     assert lines[-1].strip() == "equal: then the shorter queue decides, then the name"
 
 
@@ -135,6 +147,11 @@ def test_no_line_is_longer_than_the_terminal(width: int) -> None:
 
 def test_what_nodes_call_themselves_cannot_move_the_cursor() -> None:
     evil = {
-        "candidates": {"scored": [], "rejected": [{"node_id": "a\x1b[2J", "filter": "f", "reason": "\x1b]0;x\x07"}]}
+        "candidates": {
+            "model": "m",
+            "chosen": None,
+            "scored": [],
+            "rejected": [{"node_id": "a\x1b[2J", "filter": "f", "reason": "\x1b]0;x\x07"}],
+        }
     }
     assert "\x1b" not in "".join(line.plain for line in choice_lines(evil, 80, {}))

@@ -19,7 +19,7 @@ def one(node_id: str, points: float = 0.0, **terms: float) -> Scored:
 
 
 def a_row(*scored: Scored, policy: str | None = "completion_time", chosen: str | None = "a") -> dict[str, object]:
-    return {"policy": policy, "candidates": {"chosen": chosen, "scored": list(scored), "rejected": []}}
+    return {"policy": policy, "candidates": {"model": "m", "chosen": chosen, "scored": list(scored), "rejected": []}}
 
 
 def test_the_circumstance_that_alone_held_a_node_back_is_named() -> None:
@@ -63,4 +63,6 @@ def test_where_nobody_was_chosen_or_little_is_on_record_nothing_is_claimed() -> 
 
 
 def test_rows_without_a_policy_are_told_by_their_kind() -> None:
-    assert is_by_seconds(a_row(one("a"), policy=None)) and not is_by_seconds(a_row({"node_id": "a"}, policy=None))
+    assert is_by_seconds(a_row(one("a"), policy=None)) and not is_by_seconds(
+        a_row({"node_id": "a", "total": 1.0, "depth": 0, "terms": {}}, policy=None)
+    )

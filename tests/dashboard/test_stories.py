@@ -138,11 +138,15 @@ def test_a_line_says_why_that_node() -> None:
     row = a_row(
         tags=["aider"],
         candidates={
+            "model": "m",
             "chosen": "a",
             "scored": [first, {**first, "node_id": "b", "expected_s": {"total": 2.4}}],
             "rejected": [],
         },
     )
     assert (latest(row).why, latest(row).app) == ("1.4 s sooner than b", "aider")
-    assert latest(a_row(candidates={"chosen": "a", "scored": [first], "rejected": []})).why == "the only one that could"
+    assert (
+        latest(a_row(candidates={"model": "m", "chosen": "a", "scored": [first], "rejected": []})).why
+        == "the only one that could"
+    )
     assert latest(a_row()).why == ""

@@ -18,8 +18,9 @@ import herd.core.scheduling.signals
 from herd.cli.client import CliError, Json
 from herd.cli.columns import Cell, Column, table
 from herd.cli.screen import clean, console, duration, folded, number, show
-from herd.coordinator.storage import decision_json, learned_state, queries
+from herd.coordinator.storage import learned_state, queries
 from herd.coordinator.storage.database import DATABASE_NAME, open_for_reading
+from herd.core.planning import decision_record
 from herd.core.planning.replay import POLICIES, DecisionRules, ModelReplay, Replay
 from herd.core.scheduling.completion_time import CompletionTimeSettings
 from herd.core.scheduling.signals import Signal, Weights
@@ -160,8 +161,8 @@ def _replayed(connection: sqlite3.Connection, wanted: ReplayRequest, now: float)
     since = now - wanted.since_s if wanted.since_s is not None else 0.0
     for request_id, prompt_tokens, column in queries.recorded_choices(connection, since, wanted.limit):
         try:
-            choice = decision_json.choice_of(request_id, prompt_tokens, column, known)
-        except decision_json.Unreadable:
+            choice = decision_record.to_recorded_decision(request_id, prompt_tokens, column, known)
+        except decision_record.UnreadableDecision:
             done.unreadable += 1
             continue
         if choice is None:

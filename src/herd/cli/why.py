@@ -11,6 +11,8 @@ from rich.text import Text
 
 from herd.cli.client import CliError, CoordinatorClient, Json
 from herd.cli.screen import clean, console, duration, folded, gb, show, style_of, tokens
+from herd.core.planning import decision_record
+from herd.core.planning.decision_record import CandidateRecord
 from herd.core.state.fleet import GB, canonical
 from herd.dashboard.alternatives import alternatives, is_by_seconds
 
@@ -142,60 +144,60 @@ def _attempt(row: Json, number: int) -> Text:
 
 def choice_lines(row: Json, width: int, sizes: Sizes) -> list[Text]:
     """Every node that was considered, the chosen one first; then those that were not, with the reason."""
-    candidates = row.get("candidates") or {}
-    scored, rejected = candidates.get("scored") or [], candidates.get("rejected") or []
+    record = decision_record.of_row(row)
+    scored, rejected = record.scored, record.rejected
     if not scored and not rejected:
         return [Text("  No node was considered.", "dim")]
-    size = max(len(clean(one["node_id"])) for one in [*scored, *rejected]) + 1
+    node_ids = [one.node_id for one in scored] + [one.node_id for one in rejected]
+    size = max(len(clean(node_id)) for node_id in node_ids) + 1
     told = seconds_told if is_by_seconds(row) else points_told
     lines = []
     for place, one in enumerate(scored):
         head = Text.assemble(
             ("  -> " if place == 0 else "     "),
-            (f"{clean(one['node_id'])}:".ljust(size), "green" if place == 0 else ""),
+            (f"{clean(one.node_id)}:".ljust(size), "green" if place == 0 else ""),
             " ",
         )
         lines += folded(head, told(one, place == 0, size_gb(one, sizes)), width)
     if len(scored) > 1 and told(scored[0], True, None) == told(scored[1], True, None):
         lines.append(Text("     equal: then the shorter queue decides, then the name", "dim"))
-    for one in rejected:
-        head = Text.assemble("   x ", (f"{clean(one['node_id'])}:".ljust(size), "dim"), " ")
-        lines += folded(head, f"{one['reason']} ({one['filter']})", width, "dim")
-    if candidates.get("left_out"):
-        lines.append(Text(f"     and {candidates['left_out']} more that are not on record", "dim"))
+    for out in rejected:
+        head = Text.assemble("   x ", (f"{clean(out.node_id)}:".ljust(size), "dim"), " ")
+        lines += folded(head, f"{out.reason} ({out.filter})", width, "dim")
+    if record.left_out:
+        lines.append(Text(f"     and {record.left_out} more that are not on record", "dim"))
     for sentence in alternatives(row):
         lines += folded(Text("     "), sentence, width, "dim")
     return lines
 
 
-def size_gb(scored: Json, sizes: Sizes) -> float | None:
+def size_gb(scored: CandidateRecord, sizes: Sizes) -> float | None:
     """As it was then; for rows that do not keep it, as it is now."""
-    then = (scored.get("seen") or {}).get("size_bytes")
-    return then / GB if then else sizes.get(scored["node_id"])
+    then = scored.seen.size_bytes if scored.seen is not None else 0
+    return then / GB if then else sizes.get(scored.node_id)
 
 
-def seconds_told(scored: Json, is_chosen: bool, size_gb: float | None) -> str:
+def seconds_told(scored: CandidateRecord, is_chosen: bool, size_gb: float | None) -> str:
     """`1.2 s = 0.4 wait + 0.6 reading + 0.2 writing; would load 4.1 GB first`."""
-    expected = scored.get("expected_s")
-    if not expected:
+    if not scored.expected_s:
         return points_told(scored, is_chosen, size_gb)
     load = ""
-    if expected.get("load", 0.0) > 0.0:
+    if scored.term_s("load") > 0.0:
         load = f"; {'had to' if is_chosen else 'would'} load {gb(size_gb) if size_gb else 'the model'} first"
-    return _seconds(expected) + load
+    return _seconds(scored) + load
 
 
-def points_told(scored: Json, _is_chosen: bool, _size_gb: float | None) -> str:
+def points_told(scored: CandidateRecord, _is_chosen: bool, _size_gb: float | None) -> str:
     """`72 points = 50 model at hand + 30 room - 8 queue`."""
     return _points(scored)
 
 
-def _seconds(expected: Mapping[str, float]) -> str:
+def _seconds(scored: CandidateRecord) -> str:
     """Rounded so that the terms shown add up to the sum shown."""
-    places = 2 if expected["total"] < 10 else 1
+    places = 2 if scored.seconds < 10 else 1
     least = 10.0**-places
-    total = round(expected["total"], places)
-    units = [expected.get(name, 0.0) / least for name, _ in TERMS]
+    total = round(scored.seconds, places)
+    units = [scored.term_s(name) / least for name, _ in TERMS]
     whole = [floor(one) for one in units]
     # What rounding down left over goes to those that lost most by it.
     left = max(0, min(len(whole), round(total / least) - sum(whole)))
@@ -206,11 +208,11 @@ def _seconds(expected: Mapping[str, float]) -> str:
     return f"{total:.{places}f} s = {' + '.join(shown)}" if shown else "at once"
 
 
-def _points(scored: Json) -> str:
-    terms = [(round(points), SIGNALS.get(name, name)) for name, points in scored["terms"].items()]
+def _points(scored: CandidateRecord) -> str:
+    terms = [(round(points), SIGNALS.get(name, name)) for name, points in scored.terms.items() if points is not None]
     told = "".join(f" {'-' if points < 0 else '+'} {abs(points)} {words}" for points, words in terms if points)
     return (
-        f"{scored['total']:.0f} points ={told.removeprefix(' +')}"
+        f"{scored.points:.0f} points ={told.removeprefix(' +')}"
         if told
         else "0 points: nothing speaks for or against it"
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from herd.dashboard import candidates
-from herd.dashboard.candidates import Candidates, Scored
+from herd.core.planning import decision_record
+from herd.core.planning.decision_record import CandidateRecord, DecisionRecord
 from herd.dashboard.words import duration
 
 CIRCUMSTANCES = (
@@ -26,16 +26,16 @@ Row = Mapping[str, object]
 
 def is_by_seconds(row: Row) -> bool:
     """Which policy chose; rows of a time when it was not recorded are told by their kind."""
-    return _is_by_seconds(row, candidates.of_row(row))
+    return _is_by_seconds(row, decision_record.of_row(row))
 
 
-def _is_by_seconds(row: Row, kept: Candidates) -> bool:
+def _is_by_seconds(row: Row, kept: DecisionRecord) -> bool:
     return str(row.get("policy") or (SECONDS if kept.scored and kept.scored[0].expected_s else POINTS)) == SECONDS
 
 
 def alternatives(row: Row) -> list[str]:
     """Sentences, none where nobody was chosen."""
-    kept = candidates.of_row(row)
+    kept = decision_record.of_row(row)
     scored = kept.scored
     if not kept.chosen or not scored:
         return []
@@ -54,7 +54,7 @@ def alternatives(row: Row) -> list[str]:
 
 def in_short(row: Row) -> str:
     """Why that node, in half a sentence; "" where nobody was chosen or nothing is on record."""
-    kept = candidates.of_row(row)
+    kept = decision_record.of_row(row)
     if not kept.chosen or not kept.scored:
         return ""
     if len(kept.scored) == 1:
@@ -67,7 +67,7 @@ def in_short(row: Row) -> str:
     return f"{_points(lead)} before {second.node_id}" if lead >= 0.5 else f"even with {second.node_id}"
 
 
-def _by_seconds(scored: Sequence[Scored]) -> Iterable[str]:
+def _by_seconds(scored: Sequence[CandidateRecord]) -> Iterable[str]:
     first, *others = scored
     best_s = first.seconds
     lead_s = others[0].seconds - best_s
@@ -81,13 +81,13 @@ def _by_seconds(scored: Sequence[Scored]) -> Iterable[str]:
         yield "No single circumstance would have put another node first."
 
 
-def _least_without(one: Scored) -> tuple[float, str] | None:
+def _least_without(one: CandidateRecord) -> tuple[float, str] | None:
     """The seconds it would have taken without the circumstance that cost it most, and that circumstance; None without any."""
     found = [(one.seconds - cost_s, words) for name, words in CIRCUMSTANCES if (cost_s := one.term_s(name)) >= LEAST_S]
     return min(found, default=None)
 
 
-def _by_points(scored: Sequence[Scored]) -> Iterable[str]:
+def _by_points(scored: Sequence[CandidateRecord]) -> Iterable[str]:
     lead = scored[0].points - scored[1].points
     if lead >= 0.5:
         yield f"{scored[1].node_id} is next, {_points(lead)} behind."
@@ -97,7 +97,7 @@ def _points(lead: float) -> str:
     return f"{lead:.0f} {'point' if round(lead) == 1 else 'points'}"
 
 
-def _other_policy(scored: Sequence[Scored], by_seconds: bool) -> Iterable[str]:
+def _other_policy(scored: Sequence[CandidateRecord], by_seconds: bool) -> Iterable[str]:
     """Whom the other policy would have chosen, where it can be told and is another."""
     if by_seconds:
         best = min(scored, key=lambda one: (-one.points, one.depth, one.node_id))

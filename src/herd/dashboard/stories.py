@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from herd.dashboard import candidates
+from herd.core.planning import decision_record
+from herd.core.planning.decision_record import CandidateInputs, CandidateRecord
 from herd.dashboard.alternatives import SECONDS, alternatives, in_short, is_by_seconds
 from herd.dashboard.requests import (
     CandidateLine,
@@ -208,7 +209,7 @@ def _outcome(row: Row) -> str:
 
 def choice(row: Row, attempt: int) -> DecisionDetails:
     """Everybody who was considered for this attempt."""
-    kept = candidates.of_row(row)
+    kept = decision_record.of_row(row)
     policy = _text(row, "policy") or (SECONDS if is_by_seconds(row) else "signals")
     return DecisionDetails(
         attempt,
@@ -221,8 +222,8 @@ def choice(row: Row, attempt: int) -> DecisionDetails:
     )
 
 
-def _weighed(one: candidates.Scored, is_chosen: bool) -> CandidateLine:
-    seen = one.seen or candidates.Seen(in_flight=one.depth)
+def _weighed(one: CandidateRecord, is_chosen: bool) -> CandidateLine:
+    seen = one.seen or CandidateInputs(in_flight=one.depth)
     estimated = bool(one.expected_s) and one.expected_s.get("total") is not None
     terms = (
         {name: round(one.term_s(name) * 1000.0, 3) for name in TERMS if one.expected_s.get(name) is not None}

@@ -16,9 +16,10 @@ from starlette.responses import Response
 
 from herd.coordinator.api.keys_and_nodes import as_json, noted, read, told
 from herd.coordinator.auth.routes import ApiRoute
-from herd.coordinator.storage import decision_json, learned_state, node_history, queries, setting_changes
+from herd.coordinator.storage import learned_state, node_history, queries, setting_changes
 from herd.coordinator.storage.node_history import Event
 from herd.coordinator.storage.writer import TraceStore
+from herd.core.planning import decision_record
 from herd.core.planning.replay import DecisionRules, Replay
 from herd.core.scheduling.signals import Signal
 from herd.dashboard.tabs.settings import (
@@ -169,8 +170,8 @@ def previewed(
     under: dict[str, DecisionRules] = {name: rules.changed(None, values) for name, rules in known.items()}
     for request_id, tokens, column in queries.recorded_choices(connection, 0.0, limit):
         try:
-            choice = decision_json.choice_of(request_id, tokens, column, known)
-        except decision_json.Unreadable:
+            choice = decision_record.to_recorded_decision(request_id, tokens, column, known)
+        except decision_record.UnreadableDecision:
             done.unreadable += 1
             continue
         if choice is not None:

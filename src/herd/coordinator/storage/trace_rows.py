@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from herd.coordinator.storage.decision_json import whole
+from herd.core.planning.decision_record import to_record
 from herd.core.state.commands import Record
 from herd.core.state.request import Outcome
 
@@ -142,7 +142,7 @@ def trace_row(record: Record, wall_at: float, candidates_max: int, rules: str = 
         # failure, policy, candidates, key_id
         failure.kind.value if failure is not None else None,
         _text(decision.policy) if decision is not None else None,
-        _json(whole(decision, candidates_max, rules)) if decision is not None else None,
+        _json(to_record(decision, candidates_max, rules)) if decision is not None else None,
         request.key_id or None,
         # truncated
         int(attempt.is_cut) if attempt is not None and record.outcome is Outcome.COMPLETED else None,

@@ -1,0 +1,215 @@
+"""Defines the record of a routing decision in the `candidates` column of a trace, writes it and reads it.
+
+The store writes it; the dashboard, `herd why` and `herd replay` read it. Numbers keep their last bit, because a sum of rounded
+numbers may rank another node first. JSON has no infinity: an infinite number is null in the column.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from herd.core.planning.replay import DecisionRules, RecordedDecision
+from herd.core.state.decision import Candidate, Decision, Scored
+from herd.core.state.fleet import Capacity, EngineEndpoint, Loaded, Memory, ModelInfo, ModelName, Node, NodeId, Report
+from herd.core.state.request import Request, RequestId
+
+REASON_MAX_CHARS = 1000
+
+
+class CandidateInputs(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """What the signals read of a node. A field that is absent has its default. Sizes are in bytes."""
+
+    in_flight: int = 0
+    pending: int = 0
+    is_loaded: bool = False
+    is_warm: bool = False
+    window_tokens: int | None = None
+    size_bytes: int = 0
+    free_bytes: int = 0
+    memory_bytes: int = 0
+    latency_p75_s: float | None = None
+    trend: str | None = None
+
+
+class CandidateRecord(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """A node that could serve the request. `expected_s` has the terms of the estimate; `expected_ms` is their total, for readers."""
+
+    node_id: str
+    total: float | None
+    depth: int
+    terms: Mapping[str, float | None]
+    expected_ms: float | None = None
+    expected_s: Mapping[str, float | None] = {}
+    others_s: float | None = 0.0
+    evicted: Sequence[tuple[float, float | None]] = ()
+    seen: CandidateInputs | None = None
+
+    @property
+    def points(self) -> float:
+        return -math.inf if self.total is None else self.total
+
+    @property
+    def seconds(self) -> float:
+        """The estimated completion time. It has a meaning only where `expected_s` is not empty."""
+        return self.term_s("total")
+
+    def term_s(self, name: str) -> float:
+        """One term of the estimate, 0 where the term is absent."""
+        value = self.expected_s.get(name, 0.0)
+        return math.inf if value is None else value
+
+
+class RejectedRecord(msgspec.Struct):
+    """A node that could not serve the request, the filter that rejected it, and the reason."""
+
+    node_id: str
+    filter: str
+    reason: str
+
+
+class DecisionRecord(msgspec.Struct, omit_defaults=True):
+    """The column. `scored` is ordered best first. `rules` is the fingerprint of policy and weights, a key of `decision_rules`."""
+
+    model: str
+    chosen: str | None
+    scored: Sequence[CandidateRecord]
+    rejected: Sequence[RejectedRecord]
+    left_out: int = 0
+    rules: str = ""
+
+
+EMPTY = DecisionRecord("", None, (), ())
+"""What a row without a readable decision is read as."""
+
+
+class UnreadableDecision(Exception):
+    """The decision cannot be replayed: the row has no candidates, or an older version recorded too little of them."""
+
+
+# --- writing ---
+
+
+def to_record(decision: Decision, candidates_max: int, rules: str) -> DecisionRecord:
+    """The decision with at most `candidates_max` candidates: the chosen one first, the rejected ones last."""
+    scored = [_to_candidate_record(one) for one in decision.scored[:candidates_max]]
+    rejected = [
+        RejectedRecord(one.node_id, one.filter, one.reason[:REASON_MAX_CHARS])
+        for one in decision.rejected[: candidates_max - len(scored)]
+    ]
+    left_out = len(decision.scored) + len(decision.rejected) - len(scored) - len(rejected)
+    return DecisionRecord(decision.model, decision.chosen, scored, rejected, left_out, rules)
+
+
+def _to_candidate_record(one: Scored) -> CandidateRecord:
+    expected_s, candidate = one.expected_s, one.candidate
+    total_s = expected_s.get("total")
+    return CandidateRecord(
+        node_id=one.node_id,
+        total=one.total,
+        depth=one.depth,
+        terms=one.terms,
+        expected_ms=round(total_s * 1000, 3) if total_s is not None else None,
+        expected_s=expected_s,
+        others_s=one.others_s,
+        evicted=one.evicted,
+        seen=_to_inputs(candidate) if candidate is not None else None,
+    )
+
+
+def _to_inputs(candidate: Candidate) -> CandidateInputs:
+    card, report = candidate.card, candidate.report
+    loaded, capacity = card.loaded, report.capacity
+    return CandidateInputs(
+        in_flight=candidate.in_flight,
+        pending=candidate.pending,
+        is_loaded=loaded is not None,
+        is_warm=candidate.is_warm,
+        window_tokens=loaded.context_tokens if loaded is not None else None,
+        size_bytes=card.size_bytes,
+        free_bytes=candidate.free_bytes,
+        memory_bytes=report.memory.total_bytes,
+        latency_p75_s=candidate.latency_p75_s,
+        trend=capacity.trend if capacity is not None else None,
+    )
+
+
+# --- reading ---
+
+
+def of_row(row: Mapping[str, object]) -> DecisionRecord:
+    """The decision of a row of `request_traces` whose JSON columns are decoded; `EMPTY` where none can be read."""
+    column = row.get("candidates")
+    if not isinstance(column, dict):
+        return EMPTY
+    try:
+        return msgspec.convert(column, DecisionRecord)
+    except msgspec.ValidationError:
+        return EMPTY
+
+
+def to_recorded_decision(
+    request_id: str, prompt_tokens: int, column: str | None, known: Mapping[str, DecisionRules]
+) -> RecordedDecision | None:
+    """The decision of one row, ready for replay; None where no node could serve. Raises `UnreadableDecision`.
+
+    `column` is the column's text, `known` has the decision rules by their fingerprint.
+    """
+    try:
+        record = msgspec.json.decode(column or "null", type=DecisionRecord)
+    except (msgspec.DecodeError, UnicodeEncodeError) as error:
+        raise UnreadableDecision(str(error)) from error
+    if record.chosen is None and not record.scored:
+        return None
+    rules = known.get(record.rules)
+    if rules is None or not record.scored or record.chosen is None:
+        raise UnreadableDecision(
+            "the decision rules in force are not on record" if record.scored else "the row has no candidates"
+        )
+    model = ModelName(record.model)
+    request = Request(RequestId(request_id), model, prompt_tokens=prompt_tokens)
+    scored = [_to_scored(one, model) for one in record.scored]
+    # Nodes that could serve are recorded first: if any rejected node is on record, no node that could serve is missing.
+    could_serve_left_out = record.left_out if not record.rejected else 0
+    return RecordedDecision(request, model, NodeId(record.chosen), scored, rules, could_serve_left_out)
+
+
+def _to_scored(one: CandidateRecord, model: ModelName) -> Scored:
+    if one.seen is None:
+        raise UnreadableDecision("the inputs of a candidate are not on record")
+    return Scored(
+        node_id=NodeId(one.node_id),
+        total=_number(one.total),
+        terms={name: _number(value) for name, value in one.terms.items()},
+        depth=one.depth,
+        expected_s={name: _number(value) for name, value in one.expected_s.items()},
+        others_s=_number(one.others_s),
+        evicted=[(gap_s, _number(load_s)) for gap_s, load_s in one.evicted],
+        candidate=_to_candidate(one.node_id, one.seen, model),
+    )
+
+
+def _number(value: float | None) -> float:
+    return math.inf if value is None else value
+
+
+def _to_candidate(node_id: str, seen: CandidateInputs, model: ModelName) -> Candidate:
+    """A candidate with the recorded inputs; every other field is empty."""
+    loaded = Loaded(seen.size_bytes, seen.window_tokens) if seen.is_loaded else None
+    card = ModelInfo(model, EngineEndpoint("", ""), seen.size_bytes, loaded=loaded)
+    capacity = Capacity("", seen.memory_bytes, 0.0, seen.trend) if seen.trend is not None else None
+    report = Report(NodeId(node_id), "", Memory(seen.memory_bytes, 0, 0), {model: card}, capacity=capacity)
+    return Candidate(
+        node=Node(report.node_id, report, 0.0, 0.0),
+        report=report,
+        card=card,
+        model=model,
+        at=0.0,
+        in_flight=seen.in_flight,
+        pending=seen.pending,
+        latency_p75_s=seen.latency_p75_s,
+        is_warm=seen.is_warm,
+        _free_bytes=seen.free_bytes,
+    )
