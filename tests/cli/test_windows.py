@@ -56,7 +56,7 @@ def test_of_a_running_fleet_it_tells_what_is_loaded(fleet: Fleet) -> None:
     body = {"model": "m", "prompt": "hi", "stream": False, "options": {"num_ctx": 16384}}
     assert fleet.ask("POST", "/api/generate", json.dumps(body).encode())["done"]
     fleet.beat()
-    use = fleet.coordinator.driver.dispatcher.forecast.window_use
+    use = fleet.coordinator.driver.forecast.window_use
     fleet.on_loop(lambda: [use.learn(canonical("m"), 700) for _ in range(60)])
     told = json.loads(herd("windows", "--json", url=fleet.url).out)
     [one] = told["models"]

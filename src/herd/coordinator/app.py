@@ -120,14 +120,14 @@ class Coordinator:
         self.allowances = Allowances()
         self.logins = Logins()
         self.capture = Capture(settings.capture, loop.time, time.time)
-        self.driver = Driver(dispatcher(settings, loop.time()), self._record, loop)
-        self.view = FleetView(self.driver, self.store, loop)
+        core = dispatcher(settings, loop.time())
         self.membership = Membership(
-            self.vault, settings.membership, self.driver.fleet, secrets.token_bytes, self.driver.now, time.time
+            self.vault, settings.membership, core.fleet, secrets.token_bytes, loop.time, time.time
         )
         self.pool = Pool(settings.upstream, loop, self.membership.forwarder_proof)
         engines = {engine.kind: engine for engine in discover(herd.engines, Engine, "ENGINE")}
-        self.driver.warm = ModelWarmer(self.pool, engines)
+        self.driver = Driver(core, self._record, loop, ModelWarmer(self.pool, engines))
+        self.view = FleetView(self.driver, self.store, loop)
         # Whoever downloads may check a digest for minutes without a word.
         self.order_pool = Pool(
             replace(settings.upstream, stall_timeout_s=ORDER_STALL_S), loop, self.membership.forwarder_proof
@@ -281,7 +281,7 @@ class Coordinator:
         if self.desk is None:
             return
         scheduler, now = self.settings.general.scheduler, self.desk.settings()
-        self.driver.dispatcher.scheduler.policy = policy_of(scheduler, now, self.driver.dispatcher.forecast)
+        self.driver.dispatcher.scheduler.policy = policy_of(scheduler, now, self.driver.forecast)
         self.store.decide_by(DecisionRules(scheduler, now.weights, now.completion_time))
 
     def _places(self) -> dict[RequestId, QueuePosition]:
@@ -321,9 +321,7 @@ class Coordinator:
         try:
             for remembered in self.store.read(queries.remembered_latencies, self.driver.now()):
                 self.driver.feed(remembered)
-            learned_state.believe(
-                self.store.read(learned_state.recalled, time.time()), self.driver.dispatcher.forecast.recall
-            )
+            learned_state.believe(self.store.read(learned_state.recalled, time.time()), self.driver.forecast.recall)
             self._remember_budgets()
             used = self.store.read(queries.most_used, time.time() - WEEK_S, self.settings.pins.preload_max)
             self.pins.preload([ModelName(model) for model in used])
@@ -344,7 +342,7 @@ class Coordinator:
 
     def _keep_learnt(self) -> None:
         """Hands what was learnt since the last time to the store."""
-        self.store.learnt(self.driver.dispatcher.forecast.changes())
+        self.store.learnt(self.driver.forecast.changes())
         self._keeping = self.loop.call_later(LEARNT_KEPT_EVERY_S, self._keep_learnt)
 
     def _render_error(self, path: str | None, refusal: Refusal) -> tuple[int, str, bytes]:
@@ -396,7 +394,7 @@ class Coordinator:
         self.pool.close()
         if self._keeping is not None:
             self._keeping.cancel()
-            while memories := self.driver.dispatcher.forecast.changes():
+            while memories := self.driver.forecast.changes():
                 self.store.learnt(memories)
         self.store.close()
 

@@ -1,7 +1,8 @@
-"""The only place where a clock meets a decision: feeds events to the core and performs what it asks for. Decides nothing.
+"""Feeds events to the core with the current time and performs the commands that the core returns.
 
-Everything runs on the loop's thread and synchronously: between reading the core and acting on it nothing waits.
-An event that arises while commands are being performed (a connection refused at once) is queued, not nested.
+This is the only place where a clock meets a decision. Everything runs synchronously on the loop's thread: between
+reading the core's state and acting on it nothing waits. An event that arises while commands are performed (for
+example a connection that is refused at once) is queued, not nested.
 """
 
 from __future__ import annotations
@@ -15,18 +16,19 @@ from typing import Protocol
 from herd.core.lifecycle.dispatcher import Dispatcher
 from herd.core.state.commands import Abort, Alarm, Command, Dispatch, Hold, LoadModel, Record, Refuse
 from herd.core.state.events import AttemptFailed, AttemptFinished, ClientLeft, Event, FirstByte, RequestArrived, Ticked
-from herd.core.state.fleet import NodeId
 from herd.core.state.request import Outcome, Request, RequestId
 from herd.errors import Refusal
 
 log = logging.getLogger("herd.driver")
 
+Observer = Callable[[Event | Command], None]
+
 
 class RequestRunner(Protocol):
-    """Whoever carries one request out: holds its client connection and its upstream attempt."""
+    """Carries out one request: holds its client connection and its upstream attempt."""
 
     def dispatch(self, command: Dispatch) -> None:
-        """Starts this attempt; an earlier one of the same request that is still open is given up first."""
+        """Starts this attempt. An earlier attempt of the same request that is still open is cancelled first."""
 
     def hold(self, command: Hold) -> None: ...
 
@@ -37,34 +39,55 @@ class RequestRunner(Protocol):
 
 class Driver:
     def __init__(
-        self, dispatcher: Dispatcher, record: Callable[[Record], None], loop: asyncio.AbstractEventLoop
+        self,
+        dispatcher: Dispatcher,
+        record: Callable[[Record], None],
+        loop: asyncio.AbstractEventLoop,
+        load_model: Callable[[LoadModel], None] = lambda _: None,
     ) -> None:
+        """`record` takes every trace row; `load_model` performs the core's `LoadModel` commands."""
         self.dispatcher = dispatcher
-        self.alarms = 0
-        """How often the core found what should never be."""
-        self.warm: Callable[[LoadModel], None] | None = None
-        """Who loads models ahead, where the core was composed to wish for it."""
-        self.onlooker: Callable[[Event | Command], None] | None = None
-        """Told of every event and command while somebody looks on."""
-        self.dispatched: Callable[[NodeId], None] | None = None
-        """Who wants to know that somebody's request goes to a node, the moment before it does."""
         self.fleet = dispatcher.fleet
+        self.forecast = dispatcher.forecast
+        self.queues = dispatcher.waiting.queues
+        self.live = dispatcher.live
+        """Every request that has not ended yet, by its id."""
+        self.alarms = 0
+        """How often the core reported a violated invariant."""
         self.runs: dict[RequestId, RequestRunner] = {}
         self.now = loop.time
         self._loop = loop
         self._record = record
+        self._load_model = load_model
+        self._observers: tuple[Observer, ...] = ()
         self._inbox: deque[Event] = deque()
         self._is_feeding = False
         self._timer: asyncio.TimerHandle | None = None
         self._idle: asyncio.Future[None] | None = None
 
+    @property
+    def is_draining(self) -> bool:
+        return self.dispatcher.is_draining
+
+    @property
+    def observers(self) -> tuple[Observer, ...]:
+        return self._observers
+
+    def observe(self, observer: Observer) -> None:
+        """Calls `observer` with every event and command from now on, each command before it is performed."""
+        if observer not in self._observers:
+            self._observers = (*self._observers, observer)
+
+    def stop_observing(self, observer: Observer) -> None:
+        self._observers = tuple(one for one in self._observers if one != observer)
+
     def admit(self, request: Request, run: RequestRunner) -> None:
-        """Takes a request in; from now on `run` is told what to do, until its terminal row was recorded."""
+        """Takes in a request. From now on `run` performs its commands, until its final row was recorded."""
         self.runs[request.id] = run
         self.feed(RequestArrived(self.now(), request))
 
     def feed(self, event: Event) -> None:
-        """One event in, its commands performed, and those of every event that this caused."""
+        """Handles one event, performs its commands, and does the same for every event that these commands caused."""
         if self._is_feeding:
             self._inbox.append(event)
             return
@@ -79,31 +102,32 @@ class Driver:
             self._arm()
 
     def _handle(self, event: Event) -> None:
-        # One of the two loop roots: a bug in one request's handling must not end the service of all others.
+        # One of the two loop roots: a bug in the handling of one request must not end the service of all others.
         try:
-            if self.onlooker is None:
+            if not self._observers:
                 for command in self.dispatcher.handle(event):
                     self._perform(command)
             else:
-                self._perform_watched(event, self.onlooker)
+                self._perform_observed(event)
         except Exception:  # noqa: BLE001 - the loop root
             self._contain(event)
 
-    def _perform_watched(self, event: Event, onlooker: Callable[[Event | Command], None]) -> None:
+    def _perform_observed(self, event: Event) -> None:
         commands = self.dispatcher.handle(event)
-        for told in (event, *commands):
-            onlooker(told)
+        for observer in self._observers:
+            for one in (event, *commands):
+                observer(one)
         for command in commands:
             self._perform(command)
 
     def _contain(self, event: Event) -> None:
-        """A bug: it is logged with the id that the client is given, and the request it struck is ended."""
+        """Handles a bug: logs it with the request id that the client also gets, and ends the affected request."""
         request_id = _request_id(event)
         log.exception("event could not be handled: %s", type(event).__name__, extra={"request_id": request_id})
         run = self.runs.pop(request_id, None) if request_id else None
         if run is not None and request_id is not None:
             self.dispatcher.abandon(request_id)
-            message = f"internal error; the coordinator's log has the details under {request_id}"
+            message = f"internal error; the coordinator's log has the details under request id {request_id}"
             run.refuse(Refuse(request_id, Refusal(500, "internal_error", message)))
 
     def _perform(self, command: Command) -> None:
@@ -111,19 +135,16 @@ class Driver:
             self._finish(command)
             return
         if isinstance(command, LoadModel):
-            if self.warm is not None:
-                self.warm(command)
+            self._load_model(command)
             return
         if isinstance(command, Alarm):
             self.alarms += 1
-            log.error("this should never be: %s", command.message)
+            log.error("internal invariant violated: %s", command.message)
             return
         run = self.runs.get(command.request_id)
         if run is None:
             return
         if isinstance(command, Dispatch):
-            if self.dispatched is not None:
-                self.dispatched(command.node_id)
             run.dispatch(command)
         elif isinstance(command, Hold):
             run.hold(command)
@@ -141,7 +162,7 @@ class Driver:
             self._idle.set_result(None)
 
     async def idle(self) -> None:
-        """Returns once no request is live."""
+        """Returns as soon as every request has ended."""
         if not self.runs:
             return
         if self._idle is None or self._idle.done():

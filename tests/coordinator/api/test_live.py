@@ -98,7 +98,7 @@ def test_who_says_nothing_or_is_hidden_is_told_nothing_and_costs_nothing(fleet: 
     while client.frame() != (0xA, b"still there?"):
         pass
     feed = fleet.coordinator.live._feed
-    assert fleet.on_loop(lambda: (feed._ticking, fleet.coordinator.driver.onlooker)) == (None, None)
+    assert fleet.on_loop(lambda: (feed._ticking, fleet.coordinator.driver.observers)) == (None, ())
 
 
 @pytest.mark.parametrize("said", ["nonsense", '{"sub": ["secrets"]}', '{"sub": "fleet"}', "[]"])

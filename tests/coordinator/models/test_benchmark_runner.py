@@ -255,7 +255,7 @@ def test_runs_that_are_not_there_are_told_so(fleet: Fleet, path: str) -> None:
 
 def test_what_was_measured_is_believed_by_the_scheduler(fleet: Fleet, fake: FakeOllama) -> None:
     def is_learnt() -> bool:
-        return bool(fleet.coordinator.driver.dispatcher.forecast.rates.is_learnt(NodeId("alpha"), "m:latest"))  # type: ignore[arg-type]
+        return bool(fleet.coordinator.driver.forecast.rates.is_learnt(NodeId("alpha"), "m:latest"))  # type: ignore[arg-type]
 
     assert fleet.on_loop(is_learnt) is False
     measured(fleet, kinds=["prompt"])
@@ -294,7 +294,7 @@ def test_a_node_that_goes_offline_is_left_out(fleet: Fleet, fake: FakeOllama) ->
     def gone() -> None:
         driver = fleet.coordinator.driver
         driver.dispatcher._lose(driver.fleet.nodes[NodeId("alpha")], driver.now(), [])
-        fleet.coordinator.benchmarks._dispatched(NodeId("alpha"))
+        fleet.coordinator.benchmarks._yield_node(NodeId("alpha"))
 
     fleet.on_loop(gone)
     assert ended(fleet).state == "done"

@@ -20,8 +20,7 @@ CHAT = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]
 
 def warm(fleet: Fleet, command: LoadModel) -> None:
     async def told() -> None:
-        assert fleet.coordinator.driver.warm is not None
-        fleet.coordinator.driver.warm(command)
+        fleet.coordinator.driver._perform(command)
 
     fleet.thread.run(told())
 
@@ -44,7 +43,7 @@ def test_an_empty_request_loads_it_and_the_next_one_finds_it_there() -> None:
         chat(fleet)
         assert len(engine.loads) == 1
         assert [seen.path for seen in engine.inference] == ["/api/generate", "/api/chat"]
-        assert len(fleet.coordinator.driver.dispatcher.live) == 0
+        assert len(fleet.coordinator.driver.live) == 0
 
 
 def test_an_engine_that_refuses_costs_nothing_but_a_line(caplog: pytest.LogCaptureFixture) -> None:

@@ -89,7 +89,7 @@ class FleetApi:
             report = heartbeat_decode.renamed(report, node_id)
         self._driver.feed(HeartbeatReceived(now, report))
         self._heard()
-        queues = self._driver.dispatcher.waiting.queues.of_node(node_id).values()
+        queues = self._driver.queues.of_node(node_id).values()
         running = sum(len(queue.in_flight) for queue in queues)
         answer = {"status": "ok", "node_id": node_id, "running": running, "peers": self._peers(node_id)}
         return _signed(reporter, _json(answer))
@@ -144,7 +144,7 @@ class FleetApi:
 
     async def health(self, _: Request) -> Response:
         """Whether this process serves; for supervisors. What is wrong with the fleet is another question."""
-        return PlainTextResponse("draining\n" if self._driver.dispatcher.is_draining else "ok\n")
+        return PlainTextResponse("draining\n" if self._driver.is_draining else "ok\n")
 
 
 def _told(endpoint: Endpoint) -> Endpoint:

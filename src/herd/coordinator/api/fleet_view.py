@@ -52,14 +52,14 @@ class FleetView:
         """Every node, by name."""
         driver, now, unix_now = self._driver, self._driver.now(), time.time()
         speeds = self.pulse.tokens_per_s(now)
-        queues = driver.dispatcher.waiting.queues
+        queues = driver.queues
         nodes = sorted(driver.fleet, key=lambda node: node.id)
         return [card_of(node, queues.of_node(node.id), now, unix_now, speeds.get(node.id, 0.0)) for node in nodes]
 
     def live_cards(self, node_ids: Iterable[str] | None = None) -> list[NodeCard]:
         """The same for those who are told every second, of some nodes or all: times are coarse, so that what has not changed is equal."""
         driver, now, unix_now = self._driver, self._driver.now(), time.time() // COARSE_S * COARSE_S
-        fleet, queues, speeds = driver.fleet, driver.dispatcher.waiting.queues, self.pulse.tokens_per_s(now)
+        fleet, queues, speeds = driver.fleet, driver.queues, self.pulse.tokens_per_s(now)
         chosen = [NodeId(name) for name in node_ids] if node_ids is not None else sorted(fleet.nodes)
         nodes = [node for name in chosen if (node := fleet.node(name)) is not None]
         cards = [card_of(node, queues.of_node(node.id), now, unix_now, speeds.get(node.id, 0.0)) for node in nodes]
@@ -79,7 +79,7 @@ class FleetView:
         return verdict(cards, len(dispatcher.waiting), dispatcher.is_draining)
 
     def running(self) -> int:
-        return sum(live.is_running for live in self._driver.dispatcher.live.values())
+        return sum(live.is_running for live in self._driver.live.values())
 
     def waiting(self) -> int:
         return len(self._driver.dispatcher.waiting)

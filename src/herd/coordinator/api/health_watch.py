@@ -125,7 +125,7 @@ class HealthWatch:
 
     def _node(self, node: Node, at: float) -> NodeNow:
         now, report = self._driver.now(), node.report
-        books = self._driver.dispatcher.waiting.queues.of_node(node.id).values()
+        books = self._driver.queues.of_node(node.id).values()
         heard_at = at - (now - node.heard_at)
         return NodeNow(
             report,

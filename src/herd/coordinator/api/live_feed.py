@@ -135,8 +135,10 @@ class LiveFeed:
             self._ticking.cancel()
             self._ticking = None
         wants_requests = self._wanted("requests")
-        self._driver.onlooker = self._note if wants_requests else None
-        if not wants_requests:
+        if wants_requests:
+            self._driver.observe(self._note)
+        else:
+            self._driver.stop_observing(self._note)
             self._noted.clear()
             self._noted_count = 0
 
@@ -210,11 +212,7 @@ class LiveFeed:
     def _note(self, thing: Event | Command) -> None:
         """On the path of requests, while somebody listens: keeps it for the next message."""
         if isinstance(thing, RequestArrived | FirstByte | Dispatch | Hold | Record):
-            live = (
-                self._driver.dispatcher.live.get(thing.request_id)
-                if isinstance(thing, FirstByte | Dispatch | Hold)
-                else None
-            )
+            live = self._driver.live.get(thing.request_id) if isinstance(thing, FirstByte | Dispatch | Hold) else None
             self._noted.append((time.time(), thing, live))
             self._noted_count += 1
             if self._moving is None:

@@ -87,7 +87,7 @@ class RecommendationsApi:
     def known(self) -> AdviceInputs:
         """Called on the loop. Nodes that are away are left out: nothing can be moved there."""
         forecast, here = (
-            self._driver.dispatcher.forecast,
+            self._driver.forecast,
             [node for node in self._driver.fleet if node.liveness is not Liveness.OFFLINE],
         )
         places = [(node, model, card) for node in here for model, card in node.report.models.items()][:PAIRS_MAX]

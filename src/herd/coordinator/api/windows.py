@@ -24,7 +24,7 @@ class WindowsApi:
 
     async def windows(self, _: Request) -> Response:
         """Of every loaded model its window, what 99 of 100 requests used, the window that would do, and the memory that it would free."""
-        changes = window_changes(self._driver.fleet, self._driver.dispatcher.forecast.window_use)
+        changes = window_changes(self._driver.fleet, self._driver.forecast.window_use)
         return as_json(
             {
                 "is_applied": self._settings.dynamic,

@@ -25,6 +25,8 @@ from herd.core.planning.benchmark_stats import (
     is_measurable,
     probes_for,
 )
+from herd.core.state.commands import Command, Dispatch
+from herd.core.state.events import Event
 from herd.core.state.fleet import Liveness, ModelInfo, ModelName, Node, NodeId, canonical
 from herd.errors import BadRequest, HerdError
 
@@ -127,14 +129,13 @@ class BenchmarkRunner:
         self._task: asyncio.Task[None] | None = None
         self._probing: tuple[NodeId, asyncio.Task[None]] | None = None
         self._busy_at: dict[NodeId, float] = {}
-        driver.dispatched = self._dispatched
 
     # --- asked by people ---
 
     def plan(self, wanted: BenchmarkSelection) -> BenchmarkPlan:
         """Raises `BadRequest` for a node or a model that is not there."""
         self._check(wanted)
-        made, forecast = BenchmarkPlan(), self._driver.dispatcher.forecast
+        made, forecast = BenchmarkPlan(), self._driver.forecast
         for node in sorted(self._driver.fleet, key=lambda one: one.id):
             if wanted.nodes and node.id not in wanted.nodes:
                 continue
@@ -166,7 +167,9 @@ class BenchmarkRunner:
             )
         self._busy_at.clear()
         run = self.run = BenchmarkRun(self._new_id(), self._wall(), plan, todo=deque(plan.probes))
+        self._driver.observe(self._observe)
         self._task = asyncio.get_running_loop().create_task(self._run(run))
+        self._task.add_done_callback(lambda _: self._driver.stop_observing(self._observe))
         return run
 
     async def cancel(self) -> None:
@@ -180,7 +183,7 @@ class BenchmarkRunner:
         run = self.run
         if run is None or run.state != "running":
             return None
-        total, fleet, rates = 0.0, self._driver.fleet, self._driver.dispatcher.forecast.rates
+        total, fleet, rates = 0.0, self._driver.fleet, self._driver.forecast.rates
         for probe in run.todo:
             node = fleet.node(probe.node_id)
             if node is not None and probe.model in node.report.models:
@@ -196,7 +199,7 @@ class BenchmarkRunner:
             )
 
     def _why_not(self, node: Node, model: ModelName, card: ModelInfo) -> str | None:
-        report, residency = node.report, self._driver.dispatcher.forecast.residency
+        report, residency = node.report, self._driver.forecast.residency
         if not is_measurable(card):
             return "it writes no text"
         if node.liveness is Liveness.OFFLINE:
@@ -282,7 +285,7 @@ class BenchmarkRunner:
             run.loaded_at[pair] = self._driver.now()
         if node.card(probe.model) is not None:
             for sample in samples:
-                self._driver.dispatcher.forecast.rates.learn(node, probe.model, sample)
+                self._driver.forecast.rates.learn(node, probe.model, sample)
 
     def _failed(self, run: BenchmarkRun, probe: Probe, reason: str) -> None:
         run.failures += 1
@@ -301,7 +304,7 @@ class BenchmarkRunner:
     def _hindrance(self, run: BenchmarkRun, probe: Probe, node: Node, card: ModelInfo) -> str | None:
         """Why it may not be made now: it would load a model unasked, or throw another out."""
         loaded_at = run.loaded_at.get((probe.node_id, probe.model))
-        is_loaded = self._driver.dispatcher.forecast.residency.is_loaded(node, probe.model)
+        is_loaded = self._driver.forecast.residency.is_loaded(node, probe.model)
         is_loaded = is_loaded or (loaded_at is not None and self._driver.now() - loaded_at < BELIEVED_LOADED_S)
         if probe.kind is ProbeKind.LOAD:
             return self._why_not(node, probe.model, card)
@@ -311,7 +314,7 @@ class BenchmarkRunner:
 
     def _is_idle(self, node: Node) -> bool:
         now = self._driver.now()
-        if self._driver.dispatcher.waiting.queues.of_node(node.id) or node.loading_until:
+        if self._driver.queues.of_node(node.id) or node.loading_until:
             self._busy_at[node.id] = now
             return False
         return (
@@ -319,8 +322,12 @@ class BenchmarkRunner:
             and now - self._busy_at.get(node.id, float("-inf")) >= self._settings.quiet_s
         )
 
-    def _dispatched(self, node_id: NodeId) -> None:
-        """Somebody's request goes there: what we ask there ends in this very moment, and is asked again later."""
+    def _observe(self, one: Event | Command) -> None:
+        if isinstance(one, Dispatch):
+            self._yield_node(one.node_id)
+
+    def _yield_node(self, node_id: NodeId) -> None:
+        """A user's request is sent to this node: the probe that runs there is cancelled at once and repeated later."""
         if self.run is None or self.run.state != "running":
             return
         self._busy_at[node_id] = self._driver.now()

@@ -72,6 +72,7 @@ class InferenceApi:
         self._driver = driver
         self._services = services
         self._rest = rest
+        self._poison_requests = driver.dispatcher.poisons
         self._hashes_prefixes = hashes_prefixes
         self._ids = itertools.count(1)
         self._id_prefix = id_prefix
@@ -158,7 +159,7 @@ class InferenceApi:
         owner, tags = key.id if key is not None else "", self._tags(exchange, ask)
         timeout_s = timeout_of(exchange.admission)
         deadline_at = exchange.received_at + timeout_s if timeout_s is not None else None
-        fingerprint = hash(ask.body) if self._driver.dispatcher.poisons else 0
+        fingerprint = hash(ask.body) if self._poison_requests else 0
         return Request(
             RequestId(f"{self._id_prefix}{next(self._ids):x}"),
             canonical(ask.model),

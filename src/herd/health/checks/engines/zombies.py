@@ -17,7 +17,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         "The coordinator's books do not agree",
         "A request was lost track of: this is a bug in the coordinator.",
         (Evidence("alarms since the start", times(snapshot.alarms, "alarm")),),
-        "A restart mends it for now; please report the lines that say 'this should never be'.",
+        "A restart mends it for now; please report the lines that say 'internal invariant violated'.",
         anywhere("grep 'should never be' ~/.fleet-manager/logs/herd.jsonl"),
         since=snapshot.alarmed_at,
     )
