@@ -1,4 +1,4 @@
-"""What the rules bear for now, per rule and file. It may shrink, never grow. Knows no rule."""
+"""Reads ratchet.json: how many findings of a rule a file or an area may still have. A number may only shrink."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from project.tidy import Finding
 FILE = ROOT / "tests" / "project" / "ratchet.json"
 
 
-def borne() -> dict[str, dict[str, int]]:
-    """`{"long_file": {"agent_protocol/heartbeat_decode.py": 545}}`: the sum of the amounts found in a file, at most."""
+def budget() -> dict[str, dict[str, int]]:
+    """`{"long_file": {"agent_protocol/heartbeat_decode.py": 545}}`: the largest sum of amounts that a file may have."""
     found: dict[str, dict[str, int]] = json.loads(FILE.read_text("utf-8"))
     return found
 
@@ -26,7 +26,7 @@ def totals(findings: Iterable[Finding]) -> dict[str, int]:
 
 
 def grown(found: Mapping[str, int], allowed: Mapping[str, int]) -> list[str]:
-    """The files in which there is more than is borne."""
+    """The files that exceed their budget."""
     return sorted(path for path, amount in found.items() if amount > allowed.get(path, 0))
 
 

@@ -136,13 +136,14 @@ def any_outside_protocols(module: Module) -> Iterator[Finding]:
 
 def banned_name(module: Module) -> Iterator[Finding]:
     """A word that says nothing about the thing it names."""
-    for line, name in [(1, module.path.removesuffix(".py").replace("/", "_")), *_defined(module)]:
-        for word in sorted(set(_words(name)) & BANNED_WORDS):
+    for line, name in [(1, module.path.removesuffix(".py").replace("/", "_")), *defined_names(module.tree)]:
+        for word in sorted(set(split_name(name)) & BANNED_WORDS):
             yield Finding(module.path, line, f"{name}: {word!r} says nothing")
 
 
-def _defined(module: Module) -> Iterator[tuple[int, str]]:
-    for node in ast.walk(module.tree):
+def defined_names(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Line and name of every class, function, parameter, variable and attribute that a file defines."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef | Function):
             yield node.lineno, node.name
         elif isinstance(node, ast.arg):
@@ -153,7 +154,7 @@ def _defined(module: Module) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.attr
 
 
-def _words(name: str) -> list[str]:
+def split_name(name: str) -> list[str]:
     """`upstreamManager_v2` -> upstream, manager, v2."""
     return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+[0-9]*|[0-9]+", name)]
 
