@@ -154,10 +154,10 @@ def framework_routes() -> Iterator[tuple[str, str, str]]:
 def shapes_in_typescript() -> str:
     """Every answer and live message of the dashboard as a type: a field that is renamed fails the pages' own check."""
     answers = [
-        *(answer for tab in discover(herd.dashboard.tabs, Tab, "TAB") for answer in tab.answers),
-        *requests.ANSWERS,
+        *(answer for tab in discover(herd.dashboard.tabs, Tab, "TAB") for answer in tab.routes),
+        *requests.ROUTES,
     ]
-    shapes = [shape for answer in answers for shape in (answer.shape, answer.asks) if shape is not None]
+    shapes = [shape for answer in answers for shape in (answer.shape, answer.body) if shape is not None]
     _, found = msgspec.json.schema_components(
         [*shapes, *live.MESSAGES], ref_template="{name}", schema_hook=lambda _: {"title": "anything"}
     )

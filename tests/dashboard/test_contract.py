@@ -8,13 +8,13 @@ import msgspec
 import pytest
 
 import herd.dashboard.tabs
-from herd.dashboard import live, requests
+from herd.dashboard import DashboardRoute, live, requests
 from herd.dashboard.tabs import Tab
 from herd.discover import discover
 from project.source import ROOT
 
 TABS = discover(herd.dashboard.tabs, Tab, "TAB")
-ANSWERS = [*(answer for tab in TABS for answer in tab.answers), *requests.ANSWERS]
+ANSWERS = [*(answer for tab in TABS for answer in tab.routes), *requests.ROUTES]
 TOLD = (ROOT / "docs/dashboard-api.md").read_text("utf-8")
 SECTION = re.compile(r"^### (?:`(\w+) ([^`]+)` answers|Message) `(\w+)`\n(.*?)(?=^##|\Z)", re.MULTILINE | re.DOTALL)
 EXAMPLE = re.compile(r"^```json\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -27,15 +27,15 @@ def same(text: str, shape: type[msgspec.Struct]) -> None:
 
 
 @pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: f"{answer.method} {answer.path}")
-def test_every_answer_is_told_with_an_example_of_its_shape(answer: herd.dashboard.Answer) -> None:
+def test_every_answer_is_told_with_an_example_of_its_shape(answer: DashboardRoute) -> None:
     [told] = [section for section in SECTIONS if section[:2] == (answer.method, answer.path)]
     assert told[2] == answer.shape.__name__
     *asked, answered = EXAMPLE.findall(told[3])
     same(answered, answer.shape)
-    assert len(asked) == (answer.asks is not None)
+    assert len(asked) == (answer.body is not None)
     for text in asked:
-        assert answer.asks is not None
-        same(text, answer.asks)
+        assert answer.body is not None
+        same(text, answer.body)
 
 
 @pytest.mark.parametrize("shape", live.MESSAGES, ids=lambda shape: shape.__name__)

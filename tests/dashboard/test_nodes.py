@@ -12,8 +12,8 @@ from herd.coordinator.storage import node_history
 from herd.core.state.fleet import Liveness, Loaded, Node, Pressure, canonical
 from herd.core.state.queues import Queue, Work
 from herd.core.state.request import RequestId
-from herd.dashboard.nodes import STATES, NodeCard, card_of
-from herd.dashboard.verdicts import verdict
+from herd.dashboard.fleet_summary import summarize_fleet
+from herd.dashboard.nodes import STATES, NodeCard, node_card
 
 
 def a_node(running: int = 0, **more: Any) -> tuple[Node, dict[Any, Queue]]:
@@ -29,7 +29,7 @@ def card(node_and_books: tuple[Node, dict[Any, Queue]], **belief: Any) -> NodeCa
     node, books = node_and_books
     for name, value in belief.items():
         setattr(node, name, value)
-    return card_of(node, books, 100.0, 1e9)
+    return node_card(node, books, 100.0, 1e9)
 
 
 @pytest.mark.parametrize(
@@ -75,11 +75,15 @@ def named(name: str, made: NodeCard) -> NodeCard:
 def test_the_sentence_counts_who_serves_and_names_who_does_not() -> None:
     good, lent = named("a", card(a_node())), named("b", card(a_node(capacity=a_capacity(paused=True))))
     gone = named("c", card(a_node(), liveness=Liveness.OFFLINE))
-    assert verdict([good], 0) == type(verdict([], 0))("good", "All good: 1 of 1 machine serves.")
+    assert summarize_fleet([good], 0) == type(summarize_fleet([], 0))("good", "All good: 1 of 1 machine serves.")
     assert (
-        verdict([good, lent], 2).sentence
+        summarize_fleet([good, lent], 2).sentence
         == "All good: 1 of 2 machines serves, 1 is lent back to its owner. 2 requests wait."
     )
-    assert verdict([good, gone], 0) == type(verdict([], 0))("attention", "1 of 2 machines serves, c is gone.")
-    assert verdict([gone], 1) == type(verdict([], 0))("bad", "Nobody can be served: c is gone. 1 request waits.")
-    assert verdict([], 0).level == "empty" and verdict([good], 0, is_draining=True).level == "attention"
+    assert summarize_fleet([good, gone], 0) == type(summarize_fleet([], 0))(
+        "attention", "1 of 2 machines serves, c is gone."
+    )
+    assert summarize_fleet([gone], 1) == type(summarize_fleet([], 0))(
+        "bad", "Nobody can be served: c is gone. 1 request waits."
+    )
+    assert summarize_fleet([], 0).level == "empty" and summarize_fleet([good], 0, is_draining=True).level == "attention"

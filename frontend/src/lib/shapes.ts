@@ -1,5 +1,11 @@
 // Written by `python3 dev.py docs`; edit the code, not this file.
 
+export interface ActionRequest {
+  method: string;
+  path: string;
+  body: Record<string, string>;
+}
+
 export interface ActiveRequest {
   request_id: string;
   model: string;
@@ -68,7 +74,7 @@ export interface BenchmarkDetails {
   yields: number;
   method: string;
   cells: CellBox[];
-  left_out: LeftOut[];
+  left_out: SkippedMeasurement[];
   fleet: Record<string, Record<string, string>>;
 }
 
@@ -80,6 +86,38 @@ export interface BenchmarkProgress {
   message: string;
   left_s: number | null;
   yields: number;
+}
+
+export interface BenchmarkRunLine {
+  run_id: string;
+  timestamp: number;
+  duration_s: number;
+  state: string;
+  requests: number;
+  failures: number;
+  yields: number;
+  nodes: string[];
+  models: string[];
+}
+
+export interface BenchmarkRuns {
+  runs: BenchmarkRunLine[];
+  running: string | null;
+  comparison: ComparisonBox | null;
+}
+
+export interface BenchmarkStartRequest {
+  models: string[];
+  nodes: string[];
+  kinds: string[];
+  dry_run: boolean;
+}
+
+export interface BenchmarkStarted {
+  run_id: string | null;
+  estimate_s: number;
+  requests: number;
+  left_out: SkippedMeasurement[];
 }
 
 export interface BytesBar {
@@ -113,22 +151,17 @@ export interface CellBox {
   scaling: ScalePoint[];
 }
 
-export interface Change {
-  name: string;
-  value: string | null;
-}
-
-export interface Changed {
-  change_id: number;
-  setting: SettingLine;
-  sentence: string;
-}
-
 export interface ChangedDecisions {
   model: string;
   before: string;
   after: string;
   requests: number;
+}
+
+export interface ChartEvent {
+  at: number;
+  kind: string;
+  text: string;
 }
 
 export interface CommandLine {
@@ -143,11 +176,6 @@ export interface ComparisonBox {
   change: number;
   plus_minus: number;
   cells: DifferenceBox[];
-}
-
-export interface Complaint {
-  type: string;
-  message: string;
 }
 
 export interface ContextLine {
@@ -198,12 +226,6 @@ export interface DifferenceBox {
   is_clear: boolean;
 }
 
-export interface Do {
-  method: string;
-  path: string;
-  body: Record<string, string>;
-}
-
 export interface FactLine {
   label: string;
   value: string;
@@ -241,12 +263,6 @@ export interface FinishedRequest {
 export interface FixBox {
   text: string;
   commands: CommandLine[];
-}
-
-export interface Flag {
-  at: number;
-  kind: string;
-  text: string;
 }
 
 export interface FleetData {
@@ -288,16 +304,17 @@ export interface Health {
   summary: string;
   findings: FindingBox[];
   passed: PassedLine[];
-  score: Score;
+  score: HealthScore;
+}
+
+export interface HealthScore {
+  value: number;
+  arithmetic: string;
 }
 
 export interface Histogram {
   edges: number[];
   counts: number[];
-}
-
-export interface History {
-  changes: SettingChangeLine[];
 }
 
 export interface HourHeat {
@@ -342,10 +359,9 @@ export interface Lane {
   spans: Phase[];
 }
 
-export interface LeftOut {
-  node_id: string;
-  model: string;
-  reason: string;
+export interface LiveError {
+  type: string;
+  message: string;
 }
 
 export interface LiveNumbers {
@@ -426,18 +442,6 @@ export interface Models {
   summary: string;
 }
 
-export interface Moved {
-  what: string;
-  at: number;
-  request_id: string;
-  model: string;
-  app: string;
-  node_id: string;
-  status: string;
-  completion_tokens: number;
-  latency_ms: number;
-}
-
 export interface NodeCard {
   node_id: string;
   state: string;
@@ -481,25 +485,25 @@ export interface NodeUptime {
   states: string;
 }
 
-export interface Numbers {
+export interface Overview {
+  at: number;
+  version: string;
+  verdict: FleetSummary;
+  numbers: OverviewNumbers;
+  nodes: NodeCard[];
+  queue: ActiveRequest[];
+  running: ActiveRequest[];
+  latest: FinishedRequest[];
+  first_run: SetupStep[];
+}
+
+export interface OverviewNumbers {
   running: number;
   waiting: number;
   tokens_per_s: number;
   ttft_p50_ms: number | null;
   requests_today: number;
   failures_today: number;
-}
-
-export interface Overview {
-  at: number;
-  version: string;
-  verdict: FleetSummary;
-  numbers: Numbers;
-  nodes: NodeCard[];
-  queue: ActiveRequest[];
-  running: ActiveRequest[];
-  latest: FinishedRequest[];
-  first_run: SetupStep[];
 }
 
 export interface PassedLine {
@@ -514,21 +518,6 @@ export interface Phase {
   is_measured: boolean;
 }
 
-export interface Preview {
-  sentence: string;
-  choices: number;
-  changed: number;
-  undecidable: number;
-  own_saved_s: number;
-  others_saved_s: number;
-  moves: ChangedDecisions[];
-}
-
-export interface PreviewRequest {
-  values: Record<string, string>;
-  limit: number;
-}
-
 export interface Recommendation {
   recommendation_id: string;
   kind: string;
@@ -539,7 +528,7 @@ export interface Recommendation {
   rule: string;
   cost: Cost;
   gain: Gain;
-  do: Do | null;
+  do: ActionRequest | null;
 }
 
 export interface Recommendations {
@@ -583,9 +572,21 @@ export interface RequestDetails {
   rows: Record<string, unknown>[];
 }
 
+export interface RequestEvent {
+  what: string;
+  at: number;
+  request_id: string;
+  model: string;
+  app: string;
+  node_id: string;
+  status: string;
+  completion_tokens: number;
+  latency_ms: number;
+}
+
 export interface RequestsData {
   live: ActiveRequest[];
-  moved: Moved[];
+  moved: RequestEvent[];
   skipped: number;
 }
 
@@ -597,32 +598,9 @@ export interface RequestsMessage {
   data: RequestsData;
 }
 
-export interface RunLine {
-  run_id: string;
-  timestamp: number;
-  duration_s: number;
-  state: string;
-  requests: number;
-  failures: number;
-  yields: number;
-  nodes: string[];
-  models: string[];
-}
-
-export interface Runs {
-  runs: RunLine[];
-  running: string | null;
-  comparison: ComparisonBox | null;
-}
-
 export interface ScalePoint {
   concurrency: number;
   tok_s: number;
-}
-
-export interface Score {
-  value: number;
-  arithmetic: string;
 }
 
 export interface Series {
@@ -642,6 +620,21 @@ export interface SettingChangeLine {
   who: string;
   ip: string;
   may_undo: boolean;
+}
+
+export interface SettingChangeRequest {
+  name: string;
+  value: string | null;
+}
+
+export interface SettingChanged {
+  change_id: number;
+  setting: SettingLine;
+  sentence: string;
+}
+
+export interface SettingHistory {
+  changes: SettingChangeLine[];
 }
 
 export interface SettingLine {
@@ -684,13 +677,19 @@ export interface SharedCapacity {
   is_overridden: boolean;
 }
 
-export interface Snooze {
+export interface SkippedMeasurement {
+  node_id: string;
+  model: string;
+  reason: string;
+}
+
+export interface SnoozeRequest {
   finding_id: string;
   hours: number;
   reason: string;
 }
 
-export interface Snoozed {
+export interface SnoozeResult {
   finding_id: string;
   until: number | null;
   reason: string;
@@ -701,20 +700,6 @@ export interface SpreadBox {
   low: number;
   high: number;
   count: number;
-}
-
-export interface StartRequest {
-  models: string[];
-  nodes: string[];
-  kinds: string[];
-  dry_run: boolean;
-}
-
-export interface Started {
-  run_id: string | null;
-  estimate_s: number;
-  requests: number;
-  left_out: LeftOut[];
 }
 
 export interface Traces {
@@ -729,7 +714,7 @@ export interface Trends {
   step_s: number;
   at: number[];
   series: Series[];
-  flags: Flag[];
+  flags: ChartEvent[];
   heat: HourHeat;
   summary: string;
 }
@@ -748,4 +733,19 @@ export interface UsageReport {
   by_tag: Record<string, unknown>[];
   by_key: Record<string, unknown>[];
   totals: Record<string, unknown>;
+}
+
+export interface WeightsPreview {
+  sentence: string;
+  choices: number;
+  changed: number;
+  undecidable: number;
+  own_saved_s: number;
+  others_saved_s: number;
+  moves: ChangedDecisions[];
+}
+
+export interface WeightsPreviewRequest {
+  values: Record<string, string>;
+  limit: number;
 }

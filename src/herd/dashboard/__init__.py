@@ -18,4 +18,4 @@ class DashboardRoute:
     method: str
     path: str
     shape: type[msgspec.Struct]
-    asks: type[msgspec.Struct] | None = None
+    body: type[msgspec.Struct] | None = None

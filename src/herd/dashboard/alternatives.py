@@ -52,7 +52,7 @@ def alternatives(row: Row) -> list[str]:
     return [*told, *_other_policy(scored, by_seconds)]
 
 
-def in_short(row: Row) -> str:
+def short_reason(row: Row) -> str:
     """Why that node, in half a sentence; "" where nobody was chosen or nothing is on record."""
     kept = decision_record.of_row(row)
     if not kept.chosen or not kept.scored:

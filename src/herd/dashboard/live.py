@@ -40,7 +40,7 @@ class FleetData(Struct, frozen=True):
     gone: tuple[str, ...] = ()
 
 
-class Moved(Struct, frozen=True):
+class RequestEvent(Struct, frozen=True, kw_only=True):
     """Something that happened to a request. `what`: "arrived", "waiting", "routed", "first", "retried" or "ended" (with `status`)."""
 
     what: str
@@ -59,11 +59,11 @@ class RequestsData(Struct, frozen=True):
     `skipped` counts those that were too many to tell one by one."""
 
     live: tuple[ActiveRequest, ...] = ()
-    moved: tuple[Moved, ...] = ()
+    moved: tuple[RequestEvent, ...] = ()
     skipped: int = 0
 
 
-class Job(Struct, frozen=True):
+class Job(Struct, frozen=True, kw_only=True):
     """A pull, a delete, a load or a benchmark. `kind` and `state` are words: state is "queued", "running", "done", "failed" or
     "cancelled". `done` and `total` count in `unit` ("bytes", "requests"); total 0 where it is not known."""
 
@@ -113,11 +113,11 @@ class JobsMessage(Struct, frozen=True):
     data: JobsData
 
 
-class Complaint(Struct, frozen=True):
+class LiveError(Struct, frozen=True):
     """What a client said made no sense; the connection stays."""
 
     type: str
     message: str
 
 
-MESSAGES = (FleetMessage, RequestsMessage, JobsMessage, Complaint)
+MESSAGES = (FleetMessage, RequestsMessage, JobsMessage, LiveError)

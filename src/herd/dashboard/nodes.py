@@ -40,7 +40,7 @@ class GpuCard(Struct, frozen=True):
     temperature_c: float | None
 
 
-class LoadedModel(Struct, frozen=True):
+class LoadedModel(Struct, frozen=True, kw_only=True):
     """A model in memory. `unload_in_s` is None where the engine keeps it or did not say; `context_tokens` is its window."""
 
     name: str
@@ -65,7 +65,7 @@ class SharedCapacity(Struct, frozen=True):
     is_overridden: bool
 
 
-class NodeCard(Struct, frozen=True):
+class NodeCard(Struct, frozen=True, kw_only=True):
     """`why` is a sentence for `state`. `availability` has 168 values 0..1, hour by hour from Monday 0:00 in the node's own
     time, None for hours it has not seen; the whole is None on machines that do not learn."""
 
@@ -97,7 +97,7 @@ class NodeCard(Struct, frozen=True):
     availability: tuple[float | None, ...] | None
 
 
-def card_of(
+def node_card(
     node: Node, books: Mapping[ModelName, Queue], now: float, unix_now: float, tokens_per_s: float = 0.0
 ) -> NodeCard:
     """`books` are the node's queues; `now` is the core's clock, `unix_now` the same moment on the wall."""
@@ -107,36 +107,36 @@ def card_of(
     state, why = state_of(node, running, slots, now)
     disk = report.disk
     return NodeCard(
-        node.id,
-        state,
-        why,
-        round(max(0.0, now - node.heard_at), 1),
-        report.lan_ip,
-        report.os,
-        report.arch,
-        report.chip,
-        report.agent_version,
-        tuple(f"{face.kind} {face.version}".strip() for face in report.engines),
-        round(report.cpu_utilization, 1),
-        _memory(node),
-        tuple(_gpu(gpu) for gpu in report.gpus),
-        disk.available_bytes if disk else None,
-        disk.total_bytes if disk else None,
-        report.thermal_state,
-        report.temperature_c,
-        running,
-        sum(len(queue.pending) for queue in books.values()),
-        slots,
-        tokens_per_s,
-        tuple(
+        node_id=node.id,
+        state=state,
+        why=why,
+        heard_s=round(max(0.0, now - node.heard_at), 1),
+        address=report.lan_ip,
+        os=report.os,
+        arch=report.arch,
+        chip=report.chip,
+        agent_version=report.agent_version,
+        engines=tuple(f"{face.kind} {face.version}".strip() for face in report.engines),
+        cpu_pct=round(report.cpu_utilization, 1),
+        memory=_memory(node),
+        gpus=tuple(_gpu(gpu) for gpu in report.gpus),
+        disk_free_bytes=disk.available_bytes if disk else None,
+        disk_total_bytes=disk.total_bytes if disk else None,
+        thermal=report.thermal_state,
+        temperature_c=report.temperature_c,
+        running=running,
+        pending=sum(len(queue.pending) for queue in books.values()),
+        slots=slots,
+        tokens_per_s=tokens_per_s,
+        models=tuple(
             _loaded(node.report.models[name], books.get(name), unix_now)
             for name in sorted(node.loaded)
             if name in report.models
         ),
-        len(report.models),
-        tuple(sorted(node.loading_until)),
-        _lent(report.capacity),
-        report.capacity.week if report.capacity else None,
+        models_on_disk=len(report.models),
+        loading=tuple(sorted(node.loading_until)),
+        lent=_lent(report.capacity),
+        availability=report.capacity.week if report.capacity else None,
     )
 
 
@@ -202,14 +202,14 @@ def _loaded(card: ModelInfo, queue: Queue | None, unix_now: float) -> LoadedMode
     ends_at = unix_s(loaded.expires_at) if loaded.expires_at else None
     left_s = None if ends_at is None or ends_at - unix_now > NEVER_S else round(max(0.0, ends_at - unix_now), 0)
     return LoadedModel(
-        card.name,
-        card.engine.kind,
-        loaded.size_bytes,
-        loaded.context_tokens,
-        left_s,
-        len(queue.in_flight) if queue else 0,
-        len(queue.pending) if queue else 0,
-        card.engine.slots,
+        name=card.name,
+        engine=card.engine.kind,
+        size_bytes=loaded.size_bytes,
+        context_tokens=loaded.context_tokens,
+        unload_in_s=left_s,
+        running=len(queue.in_flight) if queue else 0,
+        pending=len(queue.pending) if queue else 0,
+        slots=card.engine.slots,
     )
 
 

@@ -11,7 +11,7 @@ from herd.dashboard import DashboardRoute
 KEY_CHARACTERS_SHOWN = 8
 
 
-class ActiveRequest(Struct, frozen=True):
+class ActiveRequest(Struct, frozen=True, kw_only=True):
     """One that is here now. `state`: "held", "pending" (in `node_id`'s queue), "dispatched" or "streaming". The place, the reason
     and the estimate are of those who wait. `app` is its tag, user or key; "" for none."""
 
@@ -28,7 +28,7 @@ class ActiveRequest(Struct, frozen=True):
     estimated_tokens: int
 
 
-class FinishedRequest(Struct, frozen=True):
+class FinishedRequest(Struct, frozen=True, kw_only=True):
     """One that ended, in a line. `why` is half a sentence: "2.1 s sooner than studio", "the only one that could"."""
 
     request_id: str
@@ -53,7 +53,7 @@ class Traces(Struct, frozen=True):
     next_before_id: int | None
 
 
-class CandidateLine(Struct, frozen=True):
+class CandidateLine(Struct, frozen=True, kw_only=True):
     """A node that could have served. `terms_ms` sum up to `expected_ms`: wait, load, prefill, decode, harm; None and {} where
     seconds were not estimated. `signals` has the seven signals in points, they sum up to `points`."""
 
@@ -113,7 +113,7 @@ class Lane(Struct, frozen=True):
     spans: tuple[Phase, ...]
 
 
-class RequestDetails(Struct, frozen=True):
+class RequestDetails(Struct, frozen=True, kw_only=True):
     """`GET requests/<id>`: one request. The spans of all lanes sum up to `total_ms`. `rows` are the rows it is told from."""
 
     request_id: str
@@ -142,25 +142,25 @@ class RequestDetails(Struct, frozen=True):
     rows: tuple[dict[str, object], ...]
 
 
-ANSWERS = (DashboardRoute("GET", "traces", Traces), DashboardRoute("GET", "requests/{request_id}", RequestDetails))
+ROUTES = (DashboardRoute("GET", "traces", Traces), DashboardRoute("GET", "requests/{request_id}", RequestDetails))
 
 
-def live_request(live: LiveRequest, place: QueuePosition | None, now: float) -> ActiveRequest:
+def active_request(live: LiveRequest, place: QueuePosition | None, now: float) -> ActiveRequest:
     """`place` is where it stands if it waits. No prompt, no address."""
     request = live.request
     expected_s = place.expected_wait_s if place is not None else None
     return ActiveRequest(
-        request.id,
-        live.model,
-        app_name(request.tags, request.key_id),
-        live.state.value,
-        node_of(live),
-        round(now - live.arrived_at, 3),
-        live.attempts,
-        place.position if place else None,
-        place.waits_for if place else None,
-        round(expected_s, 1) if expected_s is not None else None,
-        request.prompt_tokens,
+        request_id=request.id,
+        model=live.model,
+        app=app_name(request.tags, request.key_id),
+        state=live.state.value,
+        node_id=node_of(live),
+        age_s=round(now - live.arrived_at, 3),
+        attempt=live.attempts,
+        position=place.position if place else None,
+        waits_for=place.waits_for if place else None,
+        expected_wait_s=round(expected_s, 1) if expected_s is not None else None,
+        estimated_tokens=request.prompt_tokens,
     )
 
 

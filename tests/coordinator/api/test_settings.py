@@ -18,7 +18,7 @@ from herd import config
 from herd.config import ConfigError, Given
 from herd.coordinator.settings import Settings
 from herd.coordinator.settings_store import FILE_NAME, SettingsStore
-from herd.dashboard.tabs.settings import Changed, History, Preview, SettingLine, SettingsPage
+from herd.dashboard.tabs.settings import SettingChanged, SettingHistory, SettingLine, SettingsPage, WeightsPreview
 from herd.errors import BadRequest
 
 CHAT = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hello"}], "stream": False}).encode()
@@ -83,7 +83,7 @@ def test_every_setting_is_shown_with_its_source_and_no_secret(fleet: Fleet) -> N
 
 def test_a_change_is_kept_on_record_and_undone(fleet: Fleet, tmp_path: Path) -> None:
     status, answer = post(fleet, "settings", {"name": "FLEET_TRACE_RETENTION_DAYS", "value": "14"})
-    changed = msgspec.convert(answer, Changed)
+    changed = msgspec.convert(answer, SettingChanged)
     assert status == 200 and (changed.setting.value, changed.setting.source, changed.setting.waits_for_restart) == (
         "14",
         "here",
@@ -92,7 +92,7 @@ def test_a_change_is_kept_on_record_and_undone(fleet: Fleet, tmp_path: Path) -> 
     assert changed.sentence == "FLEET_TRACE_RETENTION_DAYS is 14 from the next start on."
     assert a_desk(tmp_path).settings().store.retention_days == 14.0, "the next start reads it"
     assert (tmp_path / FILE_NAME).stat().st_mode & 0o077 == 0
-    [past] = msgspec.convert(fleet.get("/dashboard/api/settings/history"), History).changes
+    [past] = msgspec.convert(fleet.get("/dashboard/api/settings/history"), SettingHistory).changes
     assert (past.change_id, past.name, past.before, past.after, past.may_undo, past.ip) == (
         changed.change_id,
         "FLEET_TRACE_RETENTION_DAYS",
@@ -106,7 +106,7 @@ def test_a_change_is_kept_on_record_and_undone(fleet: Fleet, tmp_path: Path) -> 
         "default",
         30.0,
     )
-    later, first = msgspec.convert(fleet.get("/dashboard/api/settings/history"), History).changes
+    later, first = msgspec.convert(fleet.get("/dashboard/api/settings/history"), SettingHistory).changes
     assert (later.before, later.after, later.may_undo, first.may_undo) == ("14", None, True, False)
     assert post(fleet, "settings/undo", {"change_id": first.change_id})[0] == 400
     for number in (999, 0, -1, 1 << 63, 10**40):
@@ -167,7 +167,7 @@ def test_other_weights_are_tried_on_what_was_asked_and_nothing_changes(fleet: Fl
         fleet.ask("POST", "/api/chat", CHAT)
     fleet.settle()
     assert fleet.coordinator.store.flush()
-    told = msgspec.convert(post(fleet, "settings/preview", {"values": {}})[1], Preview)
+    told = msgspec.convert(post(fleet, "settings/preview", {"values": {}})[1], WeightsPreview)
     assert (told.choices, told.changed, told.undecidable) == (3, 0, 0)
     assert told.sentence == "Of the last 3 requests none would have gone elsewhere."
     assert post(fleet, "settings/preview", {"values": {"FLEET_MDNS": "true"}})[0] == 400

@@ -19,7 +19,7 @@ from fakes.fleet import Fleet, Machine, running_fleet, settings_for_tests
 from fakes.ollama.server import FakeModel, FakeOllama, FakeSettings
 from herd.coordinator.models.benchmark_runner import BenchmarkSettings
 from herd.core.state.fleet import NodeId
-from herd.dashboard.tabs.benchmarks import BenchmarkDetails, BenchmarkProgress, Runs, Started
+from herd.dashboard.tabs.benchmarks import BenchmarkDetails, BenchmarkProgress, BenchmarkRuns, BenchmarkStarted
 
 Json = dict[str, Any]
 CHAT = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hello"}], "stream": False}).encode()
@@ -52,7 +52,7 @@ def post(fleet: Fleet, path: str, body: object = None) -> tuple[int, Json]:
 def start(fleet: Fleet, **asked: object) -> str:
     status, answer = post(fleet, "start", asked)
     assert status == 202, answer
-    return str(msgspec.convert(answer, Started).run_id)
+    return str(msgspec.convert(answer, BenchmarkStarted).run_id)
 
 
 def ended(fleet: Fleet) -> BenchmarkProgress:
@@ -116,7 +116,7 @@ def test_no_two_prompts_are_alike_so_that_no_cache_answers(fleet: Fleet, fake: F
 
 def test_an_estimate_is_told_first_and_measures_nothing(fleet: Fleet, fake: FakeOllama) -> None:
     status, answer = post(fleet, "start", {"dry_run": True})
-    told = msgspec.convert(answer, Started)
+    told = msgspec.convert(answer, BenchmarkStarted)
     assert status == 200 and told.run_id is None and told.requests == 13 and told.estimate_s > 1.0
     assert fake.inference == [] and progress(fleet).state == "idle"
 
@@ -215,7 +215,7 @@ def test_a_run_is_in_the_database_under_the_names_that_people_query(fleet: Fleet
     )
     fleet.on_loop(lambda: setattr(fleet.coordinator.benchmarks, "run", None))
     assert a_run(fleet, run.run_id) == run
-    [line] = msgspec.convert(fleet.get("/dashboard/api/benchmarks"), Runs).runs
+    [line] = msgspec.convert(fleet.get("/dashboard/api/benchmarks"), BenchmarkRuns).runs
     assert (line.run_id, line.nodes, line.models) == (run.run_id, ("alpha",), ("m:latest",))
 
 
@@ -234,7 +234,7 @@ def test_two_runs_are_compared_in_words(fleet: Fleet) -> None:
     first, second = measured(fleet), measured(fleet)
     assert fleet.coordinator.store.flush()
     found = msgspec.convert(
-        fleet.get(f"/dashboard/api/benchmarks?compare={first.run_id},{second.run_id}"), Runs
+        fleet.get(f"/dashboard/api/benchmarks?compare={first.run_id},{second.run_id}"), BenchmarkRuns
     ).comparison
     assert found is not None and (found.a, found.b) == (first.run_id, second.run_id)
     assert {one.measure for one in found.cells} >= {

@@ -18,12 +18,12 @@ from herd.core.planning.benchmark_stats import compare
 from herd.dashboard.tabs.benchmarks import (
     BenchmarkDetails,
     BenchmarkProgress,
+    BenchmarkRuns,
+    BenchmarkStarted,
+    BenchmarkStartRequest,
     ComparisonBox,
     DifferenceBox,
-    LeftOut,
-    Runs,
-    Started,
-    StartRequest,
+    SkippedMeasurement,
 )
 from herd.errors import BadRequest, UnknownModel
 from herd.trust.rights import Right
@@ -39,7 +39,7 @@ class BenchmarksApi:
     def routes(self) -> list[ApiRoute]:
         return [
             ApiRoute("/dashboard/api/benchmarks", told(self.runs), "GET", Right.READ, query=("compare",)),
-            ApiRoute("/dashboard/api/benchmarks/start", told(self.start), "POST", Right.ADMIN, StartRequest),
+            ApiRoute("/dashboard/api/benchmarks/start", told(self.start), "POST", Right.ADMIN, BenchmarkStartRequest),
             ApiRoute("/dashboard/api/benchmarks/progress", told(self.progress), "GET", Right.READ),
             ApiRoute("/dashboard/api/benchmarks/cancel", told(self.cancel), "POST", Right.ADMIN),
             ApiRoute("/dashboard/api/benchmarks/{run_id}", told(self.one), "GET", Right.READ),
@@ -51,11 +51,11 @@ class BenchmarksApi:
         comparison = await self._compared(pair) if pair else None
         run = self._benchmarks.run
         running = run.run_id if run is not None and run.state == "running" else None
-        return as_json(Runs(tuple(await self._store.ask(benchmark_runs.newest)), running, comparison))
+        return as_json(BenchmarkRuns(tuple(await self._store.ask(benchmark_runs.newest)), running, comparison))
 
     async def start(self, request: Request) -> Response:
         """Measures nodes that have nothing to do, and gives way to whoever comes; `dry_run` only tells how long it would take."""
-        body = await read(request, StartRequest)
+        body = await read(request, BenchmarkStartRequest)
         asked = wanted(body.nodes, body.models, body.kinds)
         if body.dry_run:
             return as_json(_started(None, self._benchmarks.plan(asked)))
@@ -99,7 +99,16 @@ class BenchmarksApi:
         before, after = ([benchmark_runs.cell_of(each) for each in run.cells] for run in (first, second))
         found = compare(before, after, benchmark_runs.changed(first, second))
         boxes = tuple(
-            DifferenceBox(d.node_id, d.model, d.measure, d.first, d.second, d.change, d.plus_minus, d.is_clear)
+            DifferenceBox(
+                node_id=d.node_id,
+                model=d.model,
+                measure=d.measure,
+                a=d.first,
+                b=d.second,
+                change=d.change,
+                plus_minus=d.plus_minus,
+                is_clear=d.is_clear,
+            )
             for d in found.differences
         )
         return ComparisonBox(first.run_id, second.run_id, found.verdict, found.change, found.plus_minus, boxes)
@@ -119,9 +128,9 @@ class BenchmarksApi:
         )
 
 
-def _started(run_id: str | None, plan: BenchmarkPlan) -> Started:
-    left_out = tuple(LeftOut(node_id, model, reason) for (node_id, model), reason in plan.left_out.items())
-    return Started(run_id, round(plan.estimate_s, 1), sum(probe.requests for probe in plan.probes), left_out)
+def _started(run_id: str | None, plan: BenchmarkPlan) -> BenchmarkStarted:
+    left_out = tuple(SkippedMeasurement(node_id, model, reason) for (node_id, model), reason in plan.left_out.items())
+    return BenchmarkStarted(run_id, round(plan.estimate_s, 1), sum(probe.requests for probe in plan.probes), left_out)
 
 
 def keeper(store: TraceStore, driver: Driver) -> Callable[[BenchmarkRun], None]:

@@ -21,7 +21,7 @@ from herd.coordinator.storage.writer import TraceStore
 from herd.core.state.fleet import Liveness
 from herd.dashboard.histograms import merged
 from herd.dashboard.tabs import apps, models, trends
-from herd.dashboard.tabs.models import ModelNow
+from herd.dashboard.tabs.models import PresentModel
 from herd.errors import BadRequest
 from herd.trust.rights import Right
 
@@ -85,18 +85,18 @@ class ChartsApi:
             name = next(one for most, one in DAYS_AS_RANGES if _days(request, 1) <= most)
         return chart_queries.range_of(name or RANGE_DEFAULT, self._wall())
 
-    def _present(self) -> list[ModelNow]:
+    def _present(self) -> list[PresentModel]:
         """Every model on every node that is there."""
         return [
-            ModelNow(
-                name,
-                node.id,
-                "hot" if card.loaded else "warm" if name in node.loaded_until else "cold",
-                card.digest,
-                card.parameters,
-                card.quantization,
-                card.size_bytes,
-                card.loaded.context_tokens if card.loaded else None,
+            PresentModel(
+                model=name,
+                node_id=node.id,
+                state="hot" if card.loaded else "warm" if name in node.loaded_until else "cold",
+                digest=card.digest,
+                parameters=card.parameters,
+                quantization=card.quantization,
+                size_bytes=card.size_bytes,
+                context_tokens=card.loaded.context_tokens if card.loaded else None,
             )
             for node in self._driver.fleet
             if node.liveness is not Liveness.OFFLINE
@@ -128,20 +128,20 @@ def _trends(
     connection: sqlite3.Connection, wanted: ChartRange, node_id: str | None, model: str | None
 ) -> trends.Trends:
     now, before = (_past(connection, one, node_id, model) for one in (wanted, wanted.earlier(WEEK_S)))
-    flags = tuple(trends.Flag(*flag) for flag in chart_queries.flags(connection, wanted))
+    flags = tuple(trends.ChartEvent(*flag) for flag in chart_queries.flags(connection, wanted))
     busy, slots = chart_queries.by_hour(connection, wanted.to_at - HEAT_DAYS * DAY_S, wanted.to_at)
     ttft = merged(counts for (_, measure), counts in now.bins.items() if measure == Measure.TTFT)
     starts = wanted.starts
     return trends.Trends(
-        wanted.name,
-        wanted.from_at,
-        wanted.to_at,
-        wanted.step_s,
-        starts,
-        trends.series(now, before, len(starts)),
-        flags,
-        trends.heat(busy, slots, hour_of_week),
-        trends.summary(now, ttft),
+        range=wanted.name,
+        from_at=wanted.from_at,
+        to_at=wanted.to_at,
+        step_s=wanted.step_s,
+        at=starts,
+        series=trends.series(now, before, len(starts)),
+        flags=flags,
+        heat=trends.heat(busy, slots, hour_of_week),
+        summary=trends.summary(now, ttft),
     )
 
 
@@ -165,13 +165,13 @@ def _models_past(connection: sqlite3.Connection, wanted: ChartRange) -> models.M
     )
 
 
-def _models(connection: sqlite3.Connection, wanted: ChartRange, present: Sequence[ModelNow]) -> models.Models:
+def _models(connection: sqlite3.Connection, wanted: ChartRange, present: Sequence[PresentModel]) -> models.Models:
     made = models.lines(present, _models_past(connection, wanted))
     return models.Models(wanted.name, wanted.from_at, wanted.to_at, made, models.summary(made))
 
 
 def _context_usage(
-    connection: sqlite3.Connection, wanted: ChartRange, present: Sequence[ModelNow]
+    connection: sqlite3.Connection, wanted: ChartRange, present: Sequence[PresentModel]
 ) -> models.ContextUsage:
     made = models.lines(present, _models_past(connection, wanted))
     return models.ContextUsage(

@@ -21,10 +21,10 @@ from herd.coordinator.storage.writer import TraceStore
 from herd.core.state.commands import Record
 from herd.core.state.fleet import NodeId
 from herd.core.state.request import Outcome
-from herd.dashboard.nodes import NodeCard, card_of
-from herd.dashboard.pulse import RecentStats
-from herd.dashboard.requests import ActiveRequest, live_request
-from herd.dashboard.verdicts import SERVING, FleetSummary, verdict
+from herd.dashboard.fleet_summary import SERVING, FleetSummary, summarize_fleet
+from herd.dashboard.nodes import NodeCard, node_card
+from herd.dashboard.recent_stats import RecentStats
+from herd.dashboard.requests import ActiveRequest, active_request
 
 COARSE_S = 10.0
 HEARD_COARSE_S = 6.0
@@ -38,7 +38,7 @@ class FleetView:
     """`watch` begins to write down; `stop` ends it."""
 
     def __init__(self, driver: Driver, store: TraceStore, loop: asyncio.AbstractEventLoop) -> None:
-        self.pulse = RecentStats()
+        self.recent_stats = RecentStats()
         self._driver = driver
         self._store = store
         self._loop = loop
@@ -51,18 +51,18 @@ class FleetView:
     def cards(self) -> list[NodeCard]:
         """Every node, by name."""
         driver, now, unix_now = self._driver, self._driver.now(), time.time()
-        speeds = self.pulse.tokens_per_s(now)
+        speeds = self.recent_stats.tokens_per_s(now)
         queues = driver.queues
         nodes = sorted(driver.fleet, key=lambda node: node.id)
-        return [card_of(node, queues.of_node(node.id), now, unix_now, speeds.get(node.id, 0.0)) for node in nodes]
+        return [node_card(node, queues.of_node(node.id), now, unix_now, speeds.get(node.id, 0.0)) for node in nodes]
 
     def live_cards(self, node_ids: Iterable[str] | None = None) -> list[NodeCard]:
         """The same for those who are told every second, of some nodes or all: times are coarse, so that what has not changed is equal."""
         driver, now, unix_now = self._driver, self._driver.now(), time.time() // COARSE_S * COARSE_S
-        fleet, queues, speeds = driver.fleet, driver.queues, self.pulse.tokens_per_s(now)
+        fleet, queues, speeds = driver.fleet, driver.queues, self.recent_stats.tokens_per_s(now)
         chosen = [NodeId(name) for name in node_ids] if node_ids is not None else sorted(fleet.nodes)
         nodes = [node for name in chosen if (node := fleet.node(name)) is not None]
-        cards = [card_of(node, queues.of_node(node.id), now, unix_now, speeds.get(node.id, 0.0)) for node in nodes]
+        cards = [node_card(node, queues.of_node(node.id), now, unix_now, speeds.get(node.id, 0.0)) for node in nodes]
         return [
             msgspec.structs.replace(card, heard_s=card.heard_s // HEARD_COARSE_S * HEARD_COARSE_S) for card in cards
         ]
@@ -71,12 +71,12 @@ class FleetView:
         """Everybody who is here, those who wait in the order of their turns, then those who are answered, oldest first."""
         dispatcher, now = self._driver.dispatcher, self._driver.now()
         standing = views.places_of(dispatcher, now)
-        found = [live_request(live, standing.get(live.request.id), now) for live in dispatcher.live.values()]
+        found = [active_request(live, standing.get(live.request.id), now) for live in dispatcher.live.values()]
         return sorted(found, key=lambda one: (one.position is None, one.position or 0, -one.age_s))
 
-    def verdict(self, cards: list[NodeCard]) -> FleetSummary:
+    def summary(self, cards: list[NodeCard]) -> FleetSummary:
         dispatcher = self._driver.dispatcher
-        return verdict(cards, len(dispatcher.waiting), dispatcher.is_draining)
+        return summarize_fleet(cards, len(dispatcher.waiting), dispatcher.is_draining)
 
     def running(self) -> int:
         return sum(live.is_running for live in self._driver.live.values())
@@ -91,7 +91,7 @@ class FleetView:
         first_at = row.first_byte_at if row.outcome is Outcome.COMPLETED else None
         node_id = row.attempt.node_id if row.attempt is not None else ""
         tokens = row.counters.completion_tokens or 0
-        self.pulse.ended(
+        self.recent_stats.add(
             row.at, node_id, tokens, (first_at - row.arrived_at) * 1000.0 if first_at is not None else None
         )
 

@@ -24,10 +24,10 @@ from herd.dashboard.tabs.health import (
     FindingBox,
     FixBox,
     Health,
+    HealthScore,
     PassedLine,
-    Score,
-    Snooze,
-    Snoozed,
+    SnoozeRequest,
+    SnoozeResult,
 )
 from herd.errors import BadRequest
 from herd.health.examination import Examination, NamedFinding
@@ -49,7 +49,7 @@ class HealthApi:
     def routes(self) -> list[ApiRoute]:
         return [
             ApiRoute("/dashboard/api/health", told(self.health), "GET", Right.READ),
-            ApiRoute("/dashboard/api/health/snooze", told(self.snooze), "POST", Right.ADMIN, Snooze),
+            ApiRoute("/dashboard/api/health/snooze", told(self.snooze), "POST", Right.ADMIN, SnoozeRequest),
             ApiRoute("/dashboard/api/strips", told(self.strips), "GET", Right.READ, query=("range",)),
         ]
 
@@ -59,19 +59,19 @@ class HealthApi:
 
     async def snooze(self, request: Request) -> Response:
         """`{"finding_id", "hours", "reason"}`: not to be dwelt on for so long; 0 hours end that. Until the coordinator restarts."""
-        wanted = await read(request, Snooze)
+        wanted = await read(request, SnoozeRequest)
         if not math.isfinite(wanted.hours) or not 0 <= wanted.hours <= SNOOZE_MAX_HOURS:
             raise BadRequest(f"hours must be a number from 0 to {SNOOZE_MAX_HOURS:.0f}")
         if not wanted.finding_id or len(wanted.finding_id) > ID_MAX_CHARS or len(wanted.reason) > REASON_MAX_CHARS:
             raise BadRequest(f"finding_id must be told, and the reason in at most {REASON_MAX_CHARS} characters")
         self._snoozed.pop(wanted.finding_id, None)
         if not wanted.hours:
-            return as_json(Snoozed(wanted.finding_id, None, ""))
+            return as_json(SnoozeResult(wanted.finding_id, None, ""))
         until = self._wall() + 3600.0 * wanted.hours
         self._snoozed[wanted.finding_id] = (until, wanted.reason)
         if len(self._snoozed) > SNOOZED_MAX:
             self._snoozed.popitem(last=False)
-        return as_json(Snoozed(wanted.finding_id, until, wanted.reason))
+        return as_json(SnoozeResult(wanted.finding_id, until, wanted.reason))
 
     async def strips(self, request: Request) -> Response:
         """How each node was over the last day, week, month or quarter: `range` is 24h, 7d, 30d or 90d."""
@@ -80,22 +80,22 @@ class HealthApi:
     def _health(self, examined: Examination) -> Health:
         findings = tuple(self._box(one) for one in examined.findings)
         passed = tuple(PassedLine(check, title) for check, title in examined.passed)
-        return Health(examined.at, examined.summary, findings, passed, Score(examined.score, examined.arithmetic))
+        return Health(examined.at, examined.summary, findings, passed, HealthScore(examined.score, examined.arithmetic))
 
     def _box(self, one: NamedFinding) -> FindingBox:
         finding = one.finding
         until, reason = self._snoozed.get(one.id, (0.0, ""))
         is_snoozed = until > self._wall()
         return FindingBox(
-            one.id,
-            one.check,
-            finding.severity.value,
-            finding.title,
-            one.since,
-            finding.cause,
-            tuple(FactLine(fact.label, fact.value) for fact in finding.evidence),
-            finding.nodes,
-            FixBox(finding.remedy, tuple(CommandLine(each.os, each.command) for each in finding.commands)),
-            until if is_snoozed else None,
-            reason if is_snoozed else "",
+            finding_id=one.id,
+            check=one.check,
+            severity=finding.severity.value,
+            title=finding.title,
+            since=one.since,
+            cause=finding.cause,
+            evidence=tuple(FactLine(fact.label, fact.value) for fact in finding.evidence),
+            nodes=finding.nodes,
+            fix=FixBox(finding.remedy, tuple(CommandLine(each.os, each.command) for each in finding.commands)),
+            snoozed_until=until if is_snoozed else None,
+            snooze_reason=reason if is_snoozed else "",
         )

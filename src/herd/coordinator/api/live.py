@@ -19,7 +19,7 @@ from herd.coordinator.api.keys_and_nodes import told
 from herd.coordinator.api.live_feed import LiveFeed, LiveMessage
 from herd.coordinator.auth.routes import UNVERSIONED, VERSIONED, ApiRoute
 from herd.coordinator.http.contract import ClientTransport, Exchange
-from herd.dashboard.live import TOPICS, Complaint, Subscribe
+from herd.dashboard.live import TOPICS, LiveError, Subscribe
 from herd.errors import BadRequest, HerdError, Unavailable
 from herd.protocols import websocket
 from herd.protocols.websocket import Broken, Frames
@@ -204,7 +204,7 @@ class Socket:
         try:
             topics = _topics(msgspec.json.decode(payload, type=Subscribe).sub)
         except (msgspec.MsgspecError, HerdError):
-            complaint = Complaint("error", f'say {{"sub": [...]}} with some of: {", ".join(TOPICS)}')
+            complaint = LiveError("error", f'say {{"sub": [...]}} with some of: {", ".join(TOPICS)}')
             assert self._wire is not None
             self._wire.send(websocket.frame(websocket.TEXT, msgspec.json.encode(complaint)))
             return

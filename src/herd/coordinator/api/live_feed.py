@@ -32,7 +32,7 @@ from herd.dashboard.live import (
     JobsData,
     JobsMessage,
     LiveNumbers,
-    Moved,
+    RequestEvent,
     RequestsData,
     RequestsMessage,
 )
@@ -166,10 +166,10 @@ class LiveFeed:
 
     def _pulse(self, cards: list[NodeCard]) -> LiveNumbers:
         view, now = self._view, self._driver.now()
-        verdict = view.verdict(cards)
-        speed = round(sum(view.pulse.tokens_per_s(now).values()), 1)
+        summary = view.summary(cards)
+        speed = round(sum(view.recent_stats.tokens_per_s(now).values()), 1)
         return LiveNumbers(
-            view.running(), view.waiting(), speed, view.pulse.ttft_p50_ms(now), verdict.level, verdict.sentence
+            view.running(), view.waiting(), speed, view.recent_stats.ttft_p50_ms(now), summary.level, summary.sentence
         )
 
     # --- once a second ---
@@ -241,34 +241,48 @@ def _made(message: FleetMessage | RequestsMessage | JobsMessage) -> LiveMessage:
     return LiveMessage(message.topic, msgspec.json.encode(message))
 
 
-def _moved(at: float, thing: Event | Command, live: LiveRequest | None) -> Moved:
+def _moved(at: float, thing: Event | Command, live: LiveRequest | None) -> RequestEvent:
     at = round(at, 3)
     if isinstance(thing, Record):
         request, counters = thing.request, thing.counters
         node_id = thing.attempt.node_id if thing.attempt is not None else ""
         what = "retried" if thing.outcome is Outcome.RETRIED else "ended"
         written, took_ms = counters.completion_tokens or 0, round((thing.at - thing.arrived_at) * 1000.0, 1)
-        return Moved(
-            what,
-            at,
-            request.id,
-            thing.model,
-            app_name(request.tags, request.key_id),
-            node_id,
-            thing.outcome.value,
-            written,
-            took_ms,
+        return RequestEvent(
+            what=what,
+            at=at,
+            request_id=request.id,
+            model=thing.model,
+            app=app_name(request.tags, request.key_id),
+            node_id=node_id,
+            status=thing.outcome.value,
+            completion_tokens=written,
+            latency_ms=took_ms,
         )
     if isinstance(thing, RequestArrived):
         request = thing.request
-        return Moved("arrived", at, request.id, request.model, app_name(request.tags, request.key_id), "")
+        return RequestEvent(
+            what="arrived",
+            at=at,
+            request_id=request.id,
+            model=request.model,
+            app=app_name(request.tags, request.key_id),
+            node_id="",
+        )
     assert isinstance(thing, FirstByte | Dispatch | Hold)
     what = "routed" if isinstance(thing, Dispatch) else "waiting" if isinstance(thing, Hold) else "first"
     return _of_live(what, at, thing.request_id, thing.node_id if isinstance(thing, Dispatch) else "", live)
 
 
-def _of_live(what: str, at: float, request_id: RequestId, node_id: str, live: LiveRequest | None) -> Moved:
+def _of_live(what: str, at: float, request_id: RequestId, node_id: str, live: LiveRequest | None) -> RequestEvent:
     if live is None:
-        return Moved(what, at, request_id, "", "", node_id)
+        return RequestEvent(what=what, at=at, request_id=request_id, model="", app="", node_id=node_id)
     running_on = live.attempt.node_id if live.attempt is not None and what == "first" else node_id
-    return Moved(what, at, request_id, live.model, app_name(live.request.tags, live.request.key_id), running_on)
+    return RequestEvent(
+        what=what,
+        at=at,
+        request_id=request_id,
+        model=live.model,
+        app=app_name(live.request.tags, live.request.key_id),
+        node_id=running_on,
+    )

@@ -22,9 +22,9 @@ from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.driver import Driver
 from herd.coordinator.storage import queries, today_totals
 from herd.coordinator.storage.writer import TraceStore
+from herd.dashboard.request_details import finished_request, request_details
 from herd.dashboard.requests import Traces
-from herd.dashboard.stories import latest, story
-from herd.dashboard.tabs.overview import Numbers, Overview, first_run
+from herd.dashboard.tabs.overview import Overview, OverviewNumbers, first_run
 from herd.errors import BadRequest, UnknownModel
 from herd.trust.rights import Right
 
@@ -58,25 +58,25 @@ class DashboardApi:
         view, now, unix_now = self._view, self._driver.now(), time.time()
         cards = tuple(view.cards())
         live = view.live()
-        speeds = view.pulse.tokens_per_s(now)
+        speeds = view.recent_stats.tokens_per_s(now)
         known = LoopState(
             unix_now,
             view.running(),
             view.waiting(),
             round(sum(speeds.values()), 1),
-            view.pulse.ttft_p50_ms(now),
+            view.recent_stats.ttft_p50_ms(now),
             midnight(unix_now),
         )
         made = Overview(
-            unix_now,
-            __version__,
-            view.verdict(list(cards)),
-            Numbers(0, 0, 0.0, None, 0, 0),
-            cards,
-            tuple(one for one in live if one.state in ("held", "pending")),
-            tuple(one for one in live if one.state not in ("held", "pending")),
-            (),
-            (),
+            at=unix_now,
+            version=__version__,
+            verdict=view.summary(list(cards)),
+            numbers=OverviewNumbers(0, 0, 0.0, None, 0, 0),
+            nodes=cards,
+            queue=tuple(one for one in live if one.state in ("held", "pending")),
+            running=tuple(one for one in live if one.state not in ("held", "pending")),
+            latest=(),
+            first_run=(),
         )
         return await self._asked(partial(_overview, made=made, known=known, place=self._place()))
 
@@ -128,11 +128,11 @@ class LoopState(msgspec.Struct, frozen=True):
 def _overview(connection: sqlite3.Connection, made: Overview, known: LoopState, place: str) -> Overview:
     requests, failures = today_totals.since(connection, known.today)
     rows = queries.ended_traces(connection, LATEST_SHOWN)
-    numbers = Numbers(known.running, known.waiting, known.tokens_per_s, known.ttft_p50_ms, requests, failures)
+    numbers = OverviewNumbers(known.running, known.waiting, known.tokens_per_s, known.ttft_p50_ms, requests, failures)
     return msgspec.structs.replace(
         made,
         numbers=numbers,
-        latest=tuple(latest(row) for row in rows),
+        latest=tuple(finished_request(row) for row in rows),
         first_run=first_run(made.nodes, bool(rows), place),
     )
 
@@ -147,7 +147,7 @@ def _one_request(connection: sqlite3.Connection, request_id: str) -> object:
     rows: Sequence[queries.Row] = queries.one_request(connection, request_id)
     if not rows:
         raise UnknownModel(f"no request '{request_id}' is on record", code="not_found")
-    return story(rows)
+    return request_details(rows)
 
 
 def _usage(connection: sqlite3.Connection, since: float) -> object:

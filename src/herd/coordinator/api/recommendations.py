@@ -31,7 +31,15 @@ from herd.core.planning.placement_advice import (
 )
 from herd.core.planning.placement_planner import ModelOnNode
 from herd.core.state.fleet import GB, Liveness, ModelName, NodeId, Report
-from herd.dashboard.tabs.recommendations import BytesBar, Cost, Do, Gain, NodeChange, Recommendation, Recommendations
+from herd.dashboard.tabs.recommendations import (
+    ActionRequest,
+    BytesBar,
+    Cost,
+    Gain,
+    NodeChange,
+    Recommendation,
+    Recommendations,
+)
 from herd.dashboard.words import duration
 from herd.trust.rights import Right
 
@@ -151,18 +159,22 @@ def _shown(one: PlacementAdvice) -> Recommendation:
     path = dict(PATHS).get(one.kind)
     # Whoever sends a removal has been shown what it removes: the name is repeated for them.
     confirmed = {"confirm": one.spelled} if one.kind == "delete" else {}
-    do = Do("POST", path, {"model": one.spelled, "node_id": one.node_id, **confirmed}) if path is not None else None
+    do = (
+        ActionRequest("POST", path, {"model": one.spelled, "node_id": one.node_id, **confirmed})
+        if path is not None
+        else None
+    )
     return Recommendation(
-        f"{one.kind}:{one.spelled}:{one.node_id}",
-        one.kind,
-        one.title,
-        one.node_id,
-        one.spelled,
-        one.reason,
-        one.rule,
-        Cost(one.cost_bytes, round(one.cost_s, 1), one.origin),
-        Gain(_gain(one), round(one.gain_s, 1), round(one.plus_minus_s, 1), one.frees_bytes),
-        do,
+        recommendation_id=f"{one.kind}:{one.spelled}:{one.node_id}",
+        kind=one.kind,
+        title=one.title,
+        node_id=one.node_id,
+        model=one.spelled,
+        reason=one.reason,
+        rule=one.rule,
+        cost=Cost(one.cost_bytes, round(one.cost_s, 1), one.origin),
+        gain=Gain(_gain(one), round(one.gain_s, 1), round(one.plus_minus_s, 1), one.frees_bytes),
+        do=do,
     )
 
 

@@ -23,15 +23,15 @@ from herd.core.planning import decision_record
 from herd.core.planning.replay import DecisionRules, Replay
 from herd.core.scheduling.signals import Signal
 from herd.dashboard.tabs.settings import (
-    Change,
-    Changed,
     ChangedDecisions,
-    History,
-    Preview,
-    PreviewRequest,
+    SettingChanged,
+    SettingChangeRequest,
+    SettingHistory,
     SettingLine,
     SettingsPage,
     UndoRequest,
+    WeightsPreview,
+    WeightsPreviewRequest,
 )
 from herd.dashboard.words import duration
 from herd.errors import BadRequest, Unavailable
@@ -75,10 +75,12 @@ class SettingsApi:
     def routes(self) -> list[ApiRoute]:
         return [
             ApiRoute("/dashboard/api/settings", told(self.page), "GET", Right.READ),
-            ApiRoute("/dashboard/api/settings", told(self.change), "POST", Right.ADMIN, takes=Change),
+            ApiRoute("/dashboard/api/settings", told(self.change), "POST", Right.ADMIN, takes=SettingChangeRequest),
             ApiRoute("/dashboard/api/settings/history", told(self.history), "GET", Right.READ),
             ApiRoute("/dashboard/api/settings/undo", told(self.undo), "POST", Right.ADMIN, takes=UndoRequest),
-            ApiRoute("/dashboard/api/settings/preview", told(self.preview), "POST", Right.ADMIN, takes=PreviewRequest),
+            ApiRoute(
+                "/dashboard/api/settings/preview", told(self.preview), "POST", Right.ADMIN, takes=WeightsPreviewRequest
+            ),
         ]
 
     async def page(self, _: Request) -> Response:
@@ -87,12 +89,12 @@ class SettingsApi:
 
     async def change(self, request: Request) -> Response:
         """Sets one setting, checked as at the start; kept over restarts, on record, and undone by one call."""
-        wanted = await read(request, Change)
+        wanted = await read(request, SettingChangeRequest)
         return as_json(await self._change(request, wanted.name, wanted.value))
 
     async def history(self, _: Request) -> Response:
         """Who changed what, the newest first."""
-        return as_json(History(tuple(await self._store.ask(setting_changes.newest))))
+        return as_json(SettingHistory(tuple(await self._store.ask(setting_changes.newest))))
 
     async def undo(self, request: Request) -> Response:
         """Gives a setting the value that it had before a change."""
@@ -108,7 +110,7 @@ class SettingsApi:
 
     async def preview(self, request: Request) -> Response:
         """What the newest requests would have been under other weights."""
-        wanted = await read(request, PreviewRequest)
+        wanted = await read(request, WeightsPreviewRequest)
         values = self._known().weights(wanted.values)
         limit = max(1, min(wanted.limit, PREVIEW_MAX))
         body = await self._store.ask(
@@ -116,7 +118,7 @@ class SettingsApi:
         )
         return Response(body, media_type="application/json")
 
-    async def _change(self, request: Request, name: str, value: str | None) -> Changed:
+    async def _change(self, request: Request, name: str, value: str | None) -> SettingChanged:
         desk = self._known()
         async with self._one_at_a_time:
             before = desk.here(name)
@@ -124,7 +126,7 @@ class SettingsApi:
             self._applied()
             change_id = await self._kept(request, name, before, desk.here(name))
         when = "now" if line.takes_effect == "now" else "from the next start on"
-        return Changed(change_id, line, f"{name} is {line.value or 'empty'} {when}.")
+        return SettingChanged(change_id, line, f"{name} is {line.value or 'empty'} {when}.")
 
     async def _kept(self, request: Request, name: str, before: str | None, after: str | None) -> int:
         """Writes the change down; the id it has in the history."""
@@ -163,7 +165,7 @@ class SettingsApi:
 
 def previewed(
     connection: sqlite3.Connection, values: dict[str, float], limit: int, signals: Sequence[Signal]
-) -> Preview:
+) -> WeightsPreview:
     """The newest choices decided again. Raises `sqlite3.Error`."""
     done = Replay()
     known = learned_state.known_rules(connection)
@@ -179,7 +181,7 @@ def previewed(
     return _told(done)
 
 
-def _told(done: Replay) -> Preview:
+def _told(done: Replay) -> WeightsPreview:
     whole = done.whole
     moves = sorted(
         (
@@ -195,7 +197,7 @@ def _told(done: Replay) -> Preview:
         f"; that {'saves' if saved_s >= 0 else 'costs'} {each} each, by the estimates of then" if whole.changed else ""
     )
     sentence = f"Of the last {whole.choices} requests {whole.changed or 'none'} would have gone elsewhere{effect}."
-    return Preview(
+    return WeightsPreview(
         sentence if whole.choices else "No choice is on record yet that could be decided again.",
         whole.choices,
         whole.changed,

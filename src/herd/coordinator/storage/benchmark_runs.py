@@ -17,7 +17,14 @@ from herd.coordinator.models.benchmark_runner import BenchmarkRun
 from herd.core.planning.benchmark_stats import BenchmarkCell, ProbeKind, ProbeResult, Spread, cells
 from herd.core.state.fleet import Fleet, ModelName, NodeId
 from herd.dashboard.live import Job
-from herd.dashboard.tabs.benchmarks import BenchmarkDetails, CellBox, LeftOut, RunLine, ScalePoint, SpreadBox
+from herd.dashboard.tabs.benchmarks import (
+    BenchmarkDetails,
+    BenchmarkRunLine,
+    CellBox,
+    ScalePoint,
+    SkippedMeasurement,
+    SpreadBox,
+)
 
 Read = TypeVar("Read")
 
@@ -48,7 +55,7 @@ class StoredRun(msgspec.Struct, frozen=True):
     yields: int = 0
     method: str = ""
     cells: tuple[CellBox, ...] = ()
-    left_out: tuple[LeftOut, ...] = ()
+    left_out: tuple[SkippedMeasurement, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +90,7 @@ def keep(connection: sqlite3.Connection, ended: Ended) -> None:
     connection.execute("COMMIT")
 
 
-def newest(connection: sqlite3.Connection, limit: int = SHOWN_MAX) -> list[RunLine]:
+def newest(connection: sqlite3.Connection, limit: int = SHOWN_MAX) -> list[BenchmarkRunLine]:
     """The newest first. Raises `sqlite3.Error`."""
     return [
         _line(run) for run in (_run(row) for row in _rows(connection.execute(NEWEST, (max(1, min(limit, SHOWN_MAX)),))))
@@ -100,22 +107,23 @@ def run_of(ended: Ended) -> BenchmarkDetails:
     run = ended.run
     boxes = tuple(box(cell) for cell in cells(run.shown))
     left_out = tuple(
-        LeftOut(node_id, model, reason[:TEXT_MAX_CHARS]) for (node_id, model), reason in run.plan.left_out.items()
+        SkippedMeasurement(node_id, model, reason[:TEXT_MAX_CHARS])
+        for (node_id, model), reason in run.plan.left_out.items()
     )
     fleet = {node_id: dict(told) for node_id, told in ended.fleet.items()}
     requests = sum(shown.probe.requests for shown in run.shown)
     return BenchmarkDetails(
-        run.run_id,
-        run.started_at,
-        round((run.ended_at or run.started_at) - run.started_at, 3),
-        run.state,
-        requests,
-        run.failures,
-        run.yields,
-        METHOD,
-        boxes,
-        left_out,
-        fleet,
+        run_id=run.run_id,
+        timestamp=run.started_at,
+        duration_s=round((run.ended_at or run.started_at) - run.started_at, 3),
+        state=run.state,
+        requests=requests,
+        failures=run.failures,
+        yields=run.yields,
+        method=METHOD,
+        cells=boxes,
+        left_out=left_out,
+        fleet=fleet,
     )
 
 
@@ -124,18 +132,18 @@ def jobs(run: BenchmarkRun | None) -> list[Job]:
     if run is None:
         return []
     job = Job(
-        run.run_id,
-        "benchmark",
-        "Benchmark",
-        "",
-        run.state,
-        run.done,
-        len(run.plan.probes),
-        "requests",
-        run.started_at,
-        run.ended_at,
-        run.message,
-        run.state == "running",
+        job_id=run.run_id,
+        kind="benchmark",
+        title="Benchmark",
+        node_id="",
+        state=run.state,
+        done=run.done,
+        total=len(run.plan.probes),
+        unit="requests",
+        started_at=run.started_at,
+        ended_at=run.ended_at,
+        message=run.message,
+        may_cancel=run.state == "running",
     )
     return [job]
 
@@ -232,32 +240,32 @@ def _run(row: Mapping[str, object]) -> BenchmarkDetails:
         for value in (row["timestamp"], row["duration_s"], row["total_requests"], row["total_failures"])
     ]
     return BenchmarkDetails(
-        str(row["run_id"]),
-        float(numbers[0]),
-        float(numbers[1]),
-        kept.state,
-        int(numbers[2]),
-        int(numbers[3]),
-        kept.yields,
-        kept.method,
-        kept.cells,
-        kept.left_out,
-        fleet,
+        run_id=str(row["run_id"]),
+        timestamp=float(numbers[0]),
+        duration_s=float(numbers[1]),
+        state=kept.state,
+        requests=int(numbers[2]),
+        failures=int(numbers[3]),
+        yields=kept.yields,
+        method=kept.method,
+        cells=kept.cells,
+        left_out=kept.left_out,
+        fleet=fleet,
     )
 
 
-def _line(run: BenchmarkDetails) -> RunLine:
+def _line(run: BenchmarkDetails) -> BenchmarkRunLine:
     nodes, models = sorted({cell.node_id for cell in run.cells}), sorted({cell.model for cell in run.cells})
-    return RunLine(
-        run.run_id,
-        run.timestamp,
-        run.duration_s,
-        run.state,
-        run.requests,
-        run.failures,
-        run.yields,
-        tuple(nodes),
-        tuple(models),
+    return BenchmarkRunLine(
+        run_id=run.run_id,
+        timestamp=run.timestamp,
+        duration_s=run.duration_s,
+        state=run.state,
+        requests=run.requests,
+        failures=run.failures,
+        yields=run.yields,
+        nodes=tuple(nodes),
+        models=tuple(models),
     )
 
 

@@ -60,4 +60,13 @@ def _past(row: Sequence[object]) -> SettingChangeLine:
     change_id, at, name, before, after, who, ip, is_last = row
     assert isinstance(change_id, int) and isinstance(at, float)
     texts = [None if value is None else str(value) for value in (before, after)]
-    return SettingChangeLine(change_id, at, str(name), texts[0], texts[1], str(who), str(ip), bool(is_last))
+    return SettingChangeLine(
+        change_id=change_id,
+        at=at,
+        name=str(name),
+        before=texts[0],
+        after=texts[1],
+        who=str(who),
+        ip=str(ip),
+        may_undo=bool(is_last),
+    )

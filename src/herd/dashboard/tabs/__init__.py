@@ -14,4 +14,4 @@ class Tab:
     name: str
     title: str
     order: int
-    answers: tuple[DashboardRoute, ...]
+    routes: tuple[DashboardRoute, ...]

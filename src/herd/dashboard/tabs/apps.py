@@ -12,7 +12,7 @@ from herd.dashboard.tabs import Tab
 from herd.dashboard.words import duration, number
 
 
-class AppLine(Struct, frozen=True):
+class AppLine(Struct, frozen=True, kw_only=True):
     """`kind`: "tag", "user" (a tag `user:NAME`), "key" or "unlabelled" (then `app` is "unlabelled (from ADDRESS)"). `busy_s` are
     seconds in which nodes worked for it, `share` is its part of all such seconds, 0..1. `dialects` counts the newest 10,000 requests."""
 
@@ -100,25 +100,25 @@ def _line(kind: str, app: str, sums: Mapping[str, float], whole_ms: float, past:
         key[2]: int(one["requests"]) for key, one in past.models.items() if key[:2] == (kind, app) and one["requests"]
     }
     return AppLine(
-        label(kind, app),
-        kind,
-        int(sums["requests"]),
-        int(sums["completed"]),
-        int(sums["failed"]),
-        int(sums["rejected"]),
-        int(sums["cancelled"]),
-        int(sums["prompt_tokens"]),
-        int(sums["completion_tokens"]),
-        round(sums["busy_ms"] / 1000.0, 3),
-        round(sums["busy_ms"] / whole_ms, 4) if whole_ms else 0.0,
-        share_of(3, 0.95),
-        share_of(1, 0.5),
-        share_of(1, 0.95),
-        share_of(2, 0.95),
-        int(sums["retries"]),
-        models,
-        dict(past.dialects.get((kind, app), {})),
-        sums["last_at"],
+        app=label(kind, app),
+        kind=kind,
+        requests=int(sums["requests"]),
+        completed=int(sums["completed"]),
+        failed=int(sums["failed"]),
+        rejected=int(sums["rejected"]),
+        cancelled=int(sums["cancelled"]),
+        prompt_tokens=int(sums["prompt_tokens"]),
+        completion_tokens=int(sums["completion_tokens"]),
+        busy_s=round(sums["busy_ms"] / 1000.0, 3),
+        share=round(sums["busy_ms"] / whole_ms, 4) if whole_ms else 0.0,
+        wait_p95_ms=share_of(3, 0.95),
+        ttft_p50_ms=share_of(1, 0.5),
+        ttft_p95_ms=share_of(1, 0.95),
+        latency_p95_ms=share_of(2, 0.95),
+        retries=int(sums["retries"]),
+        models=models,
+        dialects=dict(past.dialects.get((kind, app), {})),
+        last_seen_at=sums["last_at"],
     )
 
 

@@ -36,7 +36,7 @@ class CellBox(Struct, frozen=True):
     scaling: tuple[ScalePoint, ...]
 
 
-class LeftOut(Struct, frozen=True):
+class SkippedMeasurement(Struct, frozen=True):
     """What was not measured, and why."""
 
     node_id: str
@@ -44,7 +44,7 @@ class LeftOut(Struct, frozen=True):
     reason: str
 
 
-class RunLine(Struct, frozen=True):
+class BenchmarkRunLine(Struct, frozen=True, kw_only=True):
     """`state`: "done", "cancelled" or "failed" (nothing could be measured). `yields`: how often it gave way to somebody's request."""
 
     run_id: str
@@ -58,7 +58,7 @@ class RunLine(Struct, frozen=True):
     models: tuple[str, ...]
 
 
-class BenchmarkDetails(Struct, frozen=True):
+class BenchmarkDetails(Struct, frozen=True, kw_only=True):
     """`GET benchmarks/{run_id}`. `fleet` tells for each node what it was: chip, cards, engines, digests."""
 
     run_id: str
@@ -70,11 +70,11 @@ class BenchmarkDetails(Struct, frozen=True):
     yields: int
     method: str
     cells: tuple[CellBox, ...]
-    left_out: tuple[LeftOut, ...]
+    left_out: tuple[SkippedMeasurement, ...]
     fleet: dict[str, dict[str, str]]
 
 
-class DifferenceBox(Struct, frozen=True):
+class DifferenceBox(Struct, frozen=True, kw_only=True):
     """`change` is relative, positive where `b` is better; `plus_minus` is twice its standard error."""
 
     node_id: str
@@ -96,15 +96,15 @@ class ComparisonBox(Struct, frozen=True):
     cells: tuple[DifferenceBox, ...]
 
 
-class Runs(Struct, frozen=True):
+class BenchmarkRuns(Struct, frozen=True):
     """`GET benchmarks?compare=A,B`: newest first. `running` is the run in progress; `comparison` None unless it was asked for."""
 
-    runs: tuple[RunLine, ...]
+    runs: tuple[BenchmarkRunLine, ...]
     running: str | None
     comparison: ComparisonBox | None
 
 
-class StartRequest(Struct, frozen=True):
+class BenchmarkStartRequest(Struct, frozen=True):
     """`POST benchmarks/start`: [] means all. `kinds`: "generation", "prompt", "scaling". `dry_run` only estimates."""
 
     models: tuple[str, ...] = ()
@@ -113,13 +113,13 @@ class StartRequest(Struct, frozen=True):
     dry_run: bool = False
 
 
-class Started(Struct, frozen=True):
+class BenchmarkStarted(Struct, frozen=True):
     """`run_id` is None for a dry run. The estimate is of idle nodes: who is busy is waited for."""
 
     run_id: str | None
     estimate_s: float
     requests: int
-    left_out: tuple[LeftOut, ...]
+    left_out: tuple[SkippedMeasurement, ...]
 
 
 class BenchmarkProgress(Struct, frozen=True):
@@ -139,8 +139,8 @@ TAB = Tab(
     "Benchmarks",
     5,
     (
-        DashboardRoute("GET", "benchmarks", Runs),
-        DashboardRoute("POST", "benchmarks/start", Started, StartRequest),
+        DashboardRoute("GET", "benchmarks", BenchmarkRuns),
+        DashboardRoute("POST", "benchmarks/start", BenchmarkStarted, BenchmarkStartRequest),
         DashboardRoute("GET", "benchmarks/progress", BenchmarkProgress),
         DashboardRoute("POST", "benchmarks/cancel", BenchmarkProgress),
         DashboardRoute("GET", "benchmarks/{run_id}", BenchmarkDetails),

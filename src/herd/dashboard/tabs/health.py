@@ -27,7 +27,7 @@ class FixBox(Struct, frozen=True):
     commands: tuple[CommandLine, ...]
 
 
-class FindingBox(Struct, frozen=True):
+class FindingBox(Struct, frozen=True, kw_only=True):
     """One cause, with every node that it struck. `severity`: "critical", "warning" or "info". `since` counts from when it was
     first seen where the check itself cannot know. `snoozed_until` is None unless somebody wants to hear no more of it."""
 
@@ -49,7 +49,7 @@ class PassedLine(Struct, frozen=True):
     title: str
 
 
-class Score(Struct, frozen=True):
+class HealthScore(Struct, frozen=True):
     """Snoozed findings count too: silence mends nothing."""
 
     value: int
@@ -63,10 +63,10 @@ class Health(Struct, frozen=True):
     summary: str
     findings: tuple[FindingBox, ...]
     passed: tuple[PassedLine, ...]
-    score: Score
+    score: HealthScore
 
 
-class Snooze(Struct, frozen=True):
+class SnoozeRequest(Struct, frozen=True):
     """`POST health/snooze`: this finding is not to be dwelt on for so long; `hours` 0 ends that."""
 
     finding_id: str
@@ -74,7 +74,7 @@ class Snooze(Struct, frozen=True):
     reason: str = ""
 
 
-class Snoozed(Struct, frozen=True):
+class SnoozeResult(Struct, frozen=True):
     """`until` is None when the finding is to be dwelt on again."""
 
     finding_id: str
@@ -105,7 +105,7 @@ TAB = Tab(
     6,
     (
         DashboardRoute("GET", "health", Health),
-        DashboardRoute("POST", "health/snooze", Snoozed, Snooze),
+        DashboardRoute("POST", "health/snooze", SnoozeResult, SnoozeRequest),
         DashboardRoute("GET", "strips", UptimeBars),
     ),
 )

@@ -31,7 +31,7 @@ class ContextUse(Struct, frozen=True):
     truncated: int
 
 
-class ModelNodeLine(Struct, frozen=True):
+class ModelNodeLine(Struct, frozen=True, kw_only=True):
     """`state`: "hot" (in memory), "warm" (unloaded lately), "cold" (on disk), "gone" (only in history)."""
 
     node_id: str
@@ -52,7 +52,7 @@ class ModelNodeLine(Struct, frozen=True):
     last_used_at: float | None
 
 
-class ModelLine(Struct, frozen=True):
+class ModelLine(Struct, frozen=True, kw_only=True):
     """`has_drift`: its nodes do not have the same digest. `fell_back_to`/`stood_in_for`: other models and how often."""
 
     name: str
@@ -104,7 +104,7 @@ class ContextUsage(Struct, frozen=True):
 FIRST_EDGE_TOKENS = 256.0
 
 
-class ModelNow(Struct, frozen=True):
+class PresentModel(Struct, frozen=True, kw_only=True):
     """A model on a node as it is now."""
 
     model: str
@@ -129,14 +129,14 @@ class ModelHistory(Struct, frozen=True):
     edges: Sequence[float]
 
 
-def lines(present: Sequence[ModelNow], past: ModelHistory) -> tuple[ModelLine, ...]:
+def lines(present: Sequence[PresentModel], past: ModelHistory) -> tuple[ModelLine, ...]:
     """Every model that is there or was asked, the busiest first."""
     names = {one.model for one in present} | {str(key[0]) for key in past.sums}
     made = [_line(name, [one for one in present if one.model == name], past) for name in names]
     return tuple(sorted(made, key=lambda line: (-line.requests, line.name)))
 
 
-def _line(name: str, here: Sequence[ModelNow], past: ModelHistory) -> ModelLine:
+def _line(name: str, here: Sequence[PresentModel], past: ModelHistory) -> ModelLine:
     at = {one.node_id: one for one in here}
     nodes = [
         _on_node(name, node_id, at.get(node_id), past)
@@ -147,26 +147,26 @@ def _line(name: str, here: Sequence[ModelNow], past: ModelHistory) -> ModelLine:
     digests = tuple(sorted({one.digest for one in here if one.digest}))
     total = {column: sum(one[column] for one in sums) for column in _WANTED}
     return ModelLine(
-        name,
-        digests,
-        len(digests) > 1,
-        next((one.parameters for one in here if one.parameters), ""),
-        sum(one.size_bytes for one in here),
-        int(total["requests"]),
-        int(total["completed"]),
-        int(total["failed"]),
-        int(total["prompt_tokens"]),
-        int(total["completion_tokens"]),
-        _rate(total["decode_tokens"], total["decode_ms"]),
-        percentile(ttft, past.edges, 0.5),
-        percentile(ttft, past.edges, 0.95),
-        int(total["cold_loads"]),
-        round(total["load_ms"] / 1000.0, 3),
-        {answered: count for asked, answered, count in past.fallbacks if asked == name},
-        {asked: count for asked, answered, count in past.fallbacks if answered == name},
-        context_use(name, here, past, int(total["truncated"])),
-        max((one.last_used_at for one in nodes if one.last_used_at), default=None),
-        tuple(nodes),
+        name=name,
+        digests=digests,
+        has_drift=len(digests) > 1,
+        parameters=next((one.parameters for one in here if one.parameters), ""),
+        disk_bytes=sum(one.size_bytes for one in here),
+        requests=int(total["requests"]),
+        completed=int(total["completed"]),
+        failed=int(total["failed"]),
+        prompt_tokens=int(total["prompt_tokens"]),
+        completion_tokens=int(total["completion_tokens"]),
+        tokens_per_s=_rate(total["decode_tokens"], total["decode_ms"]),
+        ttft_p50_ms=percentile(ttft, past.edges, 0.5),
+        ttft_p95_ms=percentile(ttft, past.edges, 0.95),
+        cold_loads=int(total["cold_loads"]),
+        load_lost_s=round(total["load_ms"] / 1000.0, 3),
+        fell_back_to={answered: count for asked, answered, count in past.fallbacks if asked == name},
+        stood_in_for={asked: count for asked, answered, count in past.fallbacks if answered == name},
+        context=context_use(name, here, past, int(total["truncated"])),
+        last_used_at=max((one.last_used_at for one in nodes if one.last_used_at), default=None),
+        nodes=tuple(nodes),
     )
 
 
@@ -186,30 +186,30 @@ _WANTED = (
 )
 
 
-def _on_node(name: str, node_id: str, here: ModelNow | None, past: ModelHistory) -> ModelNodeLine:
+def _on_node(name: str, node_id: str, here: PresentModel | None, past: ModelHistory) -> ModelNodeLine:
     sums = past.sums.get((name, node_id)) or dict.fromkeys(_WANTED, 0.0)
     ttft = past.ttft.get((name, node_id), {})
     return ModelNodeLine(
-        node_id,
-        here.state if here else "gone",
-        here.digest if here else "",
-        here.quantization if here else "",
-        here.size_bytes if here else 0,
-        here.context_tokens if here else None,
-        int(sums["requests"]),
-        int(sums["completed"]),
-        int(sums["completion_tokens"]),
-        _rate(sums["decode_tokens"], sums["decode_ms"]),
-        _rate(sums["prefill_tokens"], sums["prefill_ms"]),
-        percentile(ttft, past.edges, 0.5),
-        percentile(ttft, past.edges, 0.95),
-        int(sums["cold_loads"]),
-        round(sums["load_ms"] / 1000.0, 3),
-        past.last_used.get((name, node_id)),
+        node_id=node_id,
+        state=here.state if here else "gone",
+        digest=here.digest if here else "",
+        quantization=here.quantization if here else "",
+        size_bytes=here.size_bytes if here else 0,
+        context_tokens=here.context_tokens if here else None,
+        requests=int(sums["requests"]),
+        completed=int(sums["completed"]),
+        completion_tokens=int(sums["completion_tokens"]),
+        tokens_per_s=_rate(sums["decode_tokens"], sums["decode_ms"]),
+        prompt_tokens_per_s=_rate(sums["prefill_tokens"], sums["prefill_ms"]),
+        ttft_p50_ms=percentile(ttft, past.edges, 0.5),
+        ttft_p95_ms=percentile(ttft, past.edges, 0.95),
+        cold_loads=int(sums["cold_loads"]),
+        load_lost_s=round(sums["load_ms"] / 1000.0, 3),
+        last_used_at=past.last_used.get((name, node_id)),
     )
 
 
-def context_use(name: str, here: Sequence[ModelNow], past: ModelHistory, truncated: int) -> ContextUse:
+def context_use(name: str, here: Sequence[PresentModel], past: ModelHistory, truncated: int) -> ContextUse:
     counts = past.context.get(name, {})
     shares = [percentile(counts, past.edges, share) for share in (0.5, 0.95)]
     p50, p95, most = (None if value is None else int(value) for value in (*shares, largest(counts, past.edges)))

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from herd.dashboard import DashboardRoute
+from herd.dashboard.fleet_summary import FleetSummary
 from herd.dashboard.nodes import NodeCard
 from herd.dashboard.requests import ActiveRequest, FinishedRequest
 from herd.dashboard.tabs import Tab
-from herd.dashboard.verdicts import FleetSummary
 
 
-class Numbers(Struct, frozen=True):
+class OverviewNumbers(Struct, frozen=True):
     """The four numbers. `today` begins at the coordinator's own midnight; speed and first token are of the last minute."""
 
     running: int
@@ -32,13 +32,13 @@ class SetupStep(Struct, frozen=True):
     command: str
 
 
-class Overview(Struct, frozen=True):
+class Overview(Struct, frozen=True, kw_only=True):
     """`GET overview`. `queue` is everybody who waits, in turn; `running` everybody who is answered; `latest` ended, newest first."""
 
     at: float
     version: str
     verdict: FleetSummary
-    numbers: Numbers
+    numbers: OverviewNumbers
     nodes: tuple[NodeCard, ...]
     queue: tuple[ActiveRequest, ...]
     running: tuple[ActiveRequest, ...]

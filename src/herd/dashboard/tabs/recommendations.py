@@ -25,7 +25,7 @@ class Gain(Struct, frozen=True):
     frees_bytes: int
 
 
-class Do(Struct, frozen=True):
+class ActionRequest(Struct, frozen=True):
     """The request that does it; None where nothing is to be done."""
 
     method: str
@@ -33,7 +33,7 @@ class Do(Struct, frozen=True):
     body: dict[str, str]
 
 
-class Recommendation(Struct, frozen=True):
+class Recommendation(Struct, frozen=True, kw_only=True):
     """`kind`: "pull", "pin", "delete" or "leave"; `rule` names what produced it."""
 
     recommendation_id: str
@@ -45,7 +45,7 @@ class Recommendation(Struct, frozen=True):
     rule: str
     cost: Cost
     gain: Gain
-    do: Do | None
+    do: ActionRequest | None
 
 
 class BytesBar(Struct, frozen=True):

@@ -8,7 +8,7 @@ from herd.dashboard import DashboardRoute
 from herd.dashboard.tabs import Tab
 
 
-class SettingLine(Struct, frozen=True):
+class SettingLine(Struct, frozen=True, kw_only=True):
     """One setting. `kind`: "switch", "whole", "number", "choice", "list", "path" or "text"; `source`: "default", "file", "env",
     "flag" or "here" (changed in the dashboard), `source_detail` names the place. `takes_effect`: "now" or "restart". The value of a
     secret is "(set)" or "". `waits_for_restart`: it was changed, but this process still runs with `value_in_force`."""
@@ -38,14 +38,14 @@ class SettingsPage(Struct, frozen=True):
     settings: tuple[SettingLine, ...]
 
 
-class Change(Struct, frozen=True, forbid_unknown_fields=True):
+class SettingChangeRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """`POST settings`: as it would stand in the environment. None takes what was set here back."""
 
     name: str
     value: str | None
 
 
-class Changed(Struct, frozen=True):
+class SettingChanged(Struct, frozen=True):
     """What came of it."""
 
     change_id: int
@@ -53,7 +53,7 @@ class Changed(Struct, frozen=True):
     sentence: str
 
 
-class SettingChangeLine(Struct, frozen=True):
+class SettingChangeLine(Struct, frozen=True, kw_only=True):
     """One change. `before` and `after` are None where nothing was set here; `may_undo` while no later change of it stands."""
 
     change_id: int
@@ -66,7 +66,7 @@ class SettingChangeLine(Struct, frozen=True):
     may_undo: bool
 
 
-class History(Struct, frozen=True):
+class SettingHistory(Struct, frozen=True):
     """`GET settings/history`: newest first."""
 
     changes: tuple[SettingChangeLine, ...]
@@ -78,7 +78,7 @@ class UndoRequest(Struct, frozen=True, forbid_unknown_fields=True):
     change_id: int
 
 
-class PreviewRequest(Struct, frozen=True, forbid_unknown_fields=True):
+class WeightsPreviewRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """`POST settings/preview`: weights by the names of their settings; of the newest `limit` requests."""
 
     values: dict[str, str]
@@ -92,7 +92,7 @@ class ChangedDecisions(Struct, frozen=True):
     requests: int
 
 
-class Preview(Struct, frozen=True):
+class WeightsPreview(Struct, frozen=True):
     """The newest choices decided again under other weights. Seconds are estimates of then; positive where time is saved."""
 
     sentence: str
@@ -110,9 +110,9 @@ TAB = Tab(
     8,
     (
         DashboardRoute("GET", "settings", SettingsPage),
-        DashboardRoute("POST", "settings", Changed, Change),
-        DashboardRoute("GET", "settings/history", History),
-        DashboardRoute("POST", "settings/undo", Changed, UndoRequest),
-        DashboardRoute("POST", "settings/preview", Preview, PreviewRequest),
+        DashboardRoute("POST", "settings", SettingChanged, SettingChangeRequest),
+        DashboardRoute("GET", "settings/history", SettingHistory),
+        DashboardRoute("POST", "settings/undo", SettingChanged, UndoRequest),
+        DashboardRoute("POST", "settings/preview", WeightsPreview, WeightsPreviewRequest),
     ),
 )

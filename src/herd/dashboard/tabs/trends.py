@@ -23,7 +23,7 @@ class Series(Struct, frozen=True):
     total: float | None
 
 
-class Flag(Struct, frozen=True):
+class ChartEvent(Struct, frozen=True):
     """Something that happened: `kind` is "node_joined", "node_left", "settings", "version", "access" or "models"."""
 
     at: float
@@ -40,7 +40,7 @@ class HourHeat(Struct, frozen=True):
     weeks: float
 
 
-class Trends(Struct, frozen=True):
+class Trends(Struct, frozen=True, kw_only=True):
     """`GET trends?range=1h|24h|7d|30d`, and optionally `node_id`, `model`. At most 1,500 bins. Series by name: requests, failed,
     retries, cold_loads, prompt_tokens, completion_tokens, ttft_p50_ms, ttft_p95_ms, ttft_p99_ms, latency_p50_ms, latency_p95_ms,
     wait_p95_ms."""
@@ -51,7 +51,7 @@ class Trends(Struct, frozen=True):
     step_s: int
     at: tuple[float, ...]
     series: tuple[Series, ...]
-    flags: tuple[Flag, ...]
+    flags: tuple[ChartEvent, ...]
     heat: HourHeat
     summary: str
 

@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from herd.core.planning import decision_record
 from herd.core.planning.decision_record import CandidateInputs, CandidateRecord
-from herd.dashboard.alternatives import SECONDS, alternatives, in_short, is_by_seconds
+from herd.dashboard.alternatives import SECONDS, alternatives, is_by_seconds, short_reason
 from herd.dashboard.requests import (
     CandidateLine,
     DecisionDetails,
@@ -41,21 +41,21 @@ ENDS = MappingProxyType(
 )
 
 
-def latest(row: Row) -> FinishedRequest:
+def finished_request(row: Row) -> FinishedRequest:
     """The line of a request that ended."""
     return FinishedRequest(
-        _text(row, "request_id"),
-        _real(row, "timestamp") or 0.0,
-        _text(row, "model"),
-        app_of(row),
-        _text(row, "node_id"),
-        _text(row, "status"),
-        _real(row, "latency_ms"),
-        _real(row, "time_to_first_token_ms"),
-        _whole(row, "prompt_tokens"),
-        _whole(row, "completion_tokens"),
-        _whole(row, "retry_count") or 0,
-        in_short(row),
+        request_id=_text(row, "request_id"),
+        ended_at=_real(row, "timestamp") or 0.0,
+        model=_text(row, "model"),
+        app=app_of(row),
+        node_id=_text(row, "node_id"),
+        status=_text(row, "status"),
+        latency_ms=_real(row, "latency_ms"),
+        ttft_ms=_real(row, "time_to_first_token_ms"),
+        prompt_tokens=_whole(row, "prompt_tokens"),
+        completion_tokens=_whole(row, "completion_tokens"),
+        retries=_whole(row, "retry_count") or 0,
+        why=short_reason(row),
     )
 
 
@@ -68,40 +68,40 @@ def app_of(row: Row) -> str:
     return app_name((), key_id)
 
 
-def story(rows: Sequence[Row]) -> RequestDetails:
+def request_details(rows: Sequence[Row]) -> RequestDetails:
     """`rows` are those of one request, attempts first, its end last; at least one."""
     end = rows[-1]
     writing_ms = _real(end, "decode_ms")
     written = _whole(end, "completion_tokens")
     return RequestDetails(
-        _text(end, "request_id"),
-        sentence(end),
-        _text(end, "status"),
-        _text(end, "model"),
-        _text(end, "original_model"),
-        _text(end, "node_id"),
-        app_of(end),
-        _text(end, "client_ip"),
-        _text(end, "original_format"),
-        _text(end, "kind"),
-        bool(end.get("stream")),
-        _real(end, "timestamp") or 0.0,
-        _real(end, "latency_ms") or 0.0,
-        _real(end, "time_to_first_token_ms"),
-        _whole(end, "prompt_tokens"),
-        _whole(end, "estimated_tokens"),
-        _whole(end, "cached_tokens"),
-        written,
-        round(written * 1000.0 / writing_ms, 2) if written and writing_ms else None,
-        _text(end, "finish_reason") or None,
-        _text(end, "error_message"),
-        tuple(lanes(rows)),
-        tuple(choice(row, n) for n, row in enumerate(rows, 1)),
-        tuple(dict(row) for row in rows),
+        request_id=_text(end, "request_id"),
+        sentence=summary_sentence(end),
+        status=_text(end, "status"),
+        model=_text(end, "model"),
+        model_asked=_text(end, "original_model"),
+        node_id=_text(end, "node_id"),
+        app=app_of(end),
+        client_ip=_text(end, "client_ip"),
+        dialect=_text(end, "original_format"),
+        kind=_text(end, "kind"),
+        is_stream=bool(end.get("stream")),
+        ended_at=_real(end, "timestamp") or 0.0,
+        total_ms=_real(end, "latency_ms") or 0.0,
+        ttft_ms=_real(end, "time_to_first_token_ms"),
+        prompt_tokens=_whole(end, "prompt_tokens"),
+        estimated_tokens=_whole(end, "estimated_tokens"),
+        cached_tokens=_whole(end, "cached_tokens"),
+        completion_tokens=written,
+        tokens_per_s=round(written * 1000.0 / writing_ms, 2) if written and writing_ms else None,
+        finish_reason=_text(end, "finish_reason") or None,
+        problem=_text(end, "error_message"),
+        lanes=tuple(lanes(rows)),
+        choices=tuple(decision_details(row, n) for n, row in enumerate(rows, 1)),
+        rows=tuple(dict(row) for row in rows),
     )
 
 
-def sentence(end: Row) -> str:
+def summary_sentence(end: Row) -> str:
     """`qwen3:8b for aider: answered by studio, first byte after 310 ms, 2.2 s in all.`"""
     status, node, app = _text(end, "status"), _text(end, "node_id"), app_of(end)
     if status == "rejected":
@@ -207,7 +207,7 @@ def _outcome(row: Row) -> str:
 # --- choices ---
 
 
-def choice(row: Row, attempt: int) -> DecisionDetails:
+def decision_details(row: Row, attempt: int) -> DecisionDetails:
     """Everybody who was considered for this attempt."""
     kept = decision_record.of_row(row)
     policy = _text(row, "policy") or (SECONDS if is_by_seconds(row) else "signals")
@@ -231,18 +231,18 @@ def _weighed(one: CandidateRecord, is_chosen: bool) -> CandidateLine:
         else {}
     )
     return CandidateLine(
-        one.node_id,
-        is_chosen,
-        round(one.seconds * 1000.0, 3) if estimated else None,
-        terms,
-        one.total,
-        {name: points for name, points in one.terms.items() if points is not None},
-        seen.in_flight,
-        seen.pending,
-        seen.is_loaded,
-        seen.size_bytes,
-        seen.free_bytes,
-        seen.window_tokens,
+        node_id=one.node_id,
+        is_chosen=is_chosen,
+        expected_ms=round(one.seconds * 1000.0, 3) if estimated else None,
+        terms_ms=terms,
+        points=one.total,
+        signals={name: points for name, points in one.terms.items() if points is not None},
+        running=seen.in_flight,
+        pending=seen.pending,
+        is_loaded=seen.is_loaded,
+        size_bytes=seen.size_bytes,
+        free_bytes=seen.free_bytes,
+        window_tokens=seen.window_tokens,
     )
 
 

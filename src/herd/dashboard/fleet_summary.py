@@ -26,7 +26,7 @@ class FleetSummary(Struct, frozen=True):
     sentence: str
 
 
-def verdict(cards: Sequence[NodeCard], waiting: int, is_draining: bool = False) -> FleetSummary:
+def summarize_fleet(cards: Sequence[NodeCard], waiting: int, is_draining: bool = False) -> FleetSummary:
     """`waiting` counts requests that no node has yet."""
     if is_draining:
         return FleetSummary("attention", "The coordinator is ending: what runs may finish, nothing new is taken.")

@@ -29,7 +29,7 @@ class RecentStats:
     def __init__(self) -> None:
         self._ended: deque[_Ended] = deque(maxlen=KEPT_MAX)
 
-    def ended(self, at: float, node_id: str, tokens: int, ttft_ms: float | None) -> None:
+    def add(self, at: float, node_id: str, tokens: int, ttft_ms: float | None) -> None:
         self._ended.append(_Ended(at, node_id, tokens, ttft_ms))
 
     def tokens_per_s(self, now: float) -> dict[str, float]:

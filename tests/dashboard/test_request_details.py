@@ -9,7 +9,7 @@ import pytest
 
 from herd.cli.demo.history import Day, write_day
 from herd.coordinator.storage import queries, schema
-from herd.dashboard.stories import lanes, latest, sentence, story
+from herd.dashboard.request_details import finished_request, lanes, request_details, summary_sentence
 
 MIDNIGHT = 20_000 * 86_400.0
 Row = dict[str, object]
@@ -86,11 +86,13 @@ def test_who_goes_on_with_anothers_stream_is_told_so() -> None:
 def test_who_was_never_served_has_only_waited() -> None:
     row = a_row(status="rejected", node_id="", attempt_ms=None, time_to_first_token_ms=None)
     assert spans([row]) == [(0, "waiting", 0.0, 1000.0)] and lanes([row])[0].outcome == "failed"
-    assert sentence(row) == "m: rejected after 1.0 s, 30 tokens written."
+    assert summary_sentence(row) == "m: rejected after 1.0 s, 30 tokens written."
 
 
 def test_that_a_prompt_was_cut_is_told() -> None:
-    assert "its prompt was cut" in sentence(a_row(truncated=1)) and "cut" not in sentence(a_row(truncated=0))
+    assert "its prompt was cut" in summary_sentence(a_row(truncated=1)) and "cut" not in summary_sentence(
+        a_row(truncated=0)
+    )
 
 
 @pytest.mark.parametrize("times", [(10.0, 90.0), (400.0, 49.0), (5000.0, 50.0), (0.0, 0.0)])
@@ -116,7 +118,7 @@ def day() -> Iterator[list[list[Row]]]:
 
 def test_the_phases_of_every_request_of_a_day_sum_up_to_its_total(day: list[list[Row]]) -> None:
     for rows in day:
-        told = story(rows)
+        told = request_details(rows)
         assert sum(span.ms for lane in told.lanes for span in lane.spans) == pytest.approx(told.total_ms, abs=1.0), (
             told.request_id
         )
@@ -126,7 +128,7 @@ def test_the_phases_of_every_request_of_a_day_sum_up_to_its_total(day: list[list
 def test_the_terms_of_every_candidate_sum_up_to_its_expectation_and_the_signals_to_its_points(
     day: list[list[Row]],
 ) -> None:
-    weighed = [one for rows in day for choice in story(rows).choices for one in choice.candidates]
+    weighed = [one for rows in day for choice in request_details(rows).choices for one in choice.candidates]
     assert len(weighed) > 600
     for one in weighed:
         assert sum(one.terms_ms.values()) == pytest.approx(one.expected_ms, abs=0.01)
@@ -144,9 +146,9 @@ def test_a_line_says_why_that_node() -> None:
             "rejected": [],
         },
     )
-    assert (latest(row).why, latest(row).app) == ("1.4 s sooner than b", "aider")
+    assert (finished_request(row).why, finished_request(row).app) == ("1.4 s sooner than b", "aider")
     assert (
-        latest(a_row(candidates={"model": "m", "chosen": "a", "scored": [first], "rejected": []})).why
+        finished_request(a_row(candidates={"model": "m", "chosen": "a", "scored": [first], "rejected": []})).why
         == "the only one that could"
     )
-    assert latest(a_row()).why == ""
+    assert finished_request(a_row()).why == ""
