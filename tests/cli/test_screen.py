@@ -2,39 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
 from rich.text import Text
 
-from herd.cli.screen import clean, duration, folded, gb, number, tokens
-
-
-@pytest.mark.parametrize(
-    ("milliseconds", "told"),
-    [
-        (None, "-"),
-        (0, "0 ms"),
-        (840.4, "840 ms"),
-        (999.4, "999 ms"),
-        (999.6, "1.0 s"),
-        (1234, "1.2 s"),
-        (9940, "9.9 s"),
-        (9960, "10 s"),
-        (119_000, "119 s"),
-        (120_000, "2 min"),
-        (7_199_000, "120 min"),
-        (7_200_000, "2 h"),
-        (172_800_000, "2 days"),
-        (8.64e9, "100 days"),
-    ],
-)
-def test_a_duration_has_the_unit_that_people_would_use(milliseconds: float | None, told: str) -> None:
-    assert duration(milliseconds) == told
-
-
-def test_counts_agree_with_their_nouns() -> None:
-    assert [number(1, "node"), number(0, "node"), number(2, "node")] == ["1 node", "0 nodes", "2 nodes"]
-    assert [tokens(1), tokens(2), tokens(None)] == ["1 token", "2 tokens", "-"]
-    assert [gb(None), gb(0.0972)] == ["-", "0.1 GB"]
+from herd.cli.screen import clean, folded
 
 
 def test_what_could_move_the_cursor_is_not_shown() -> None:

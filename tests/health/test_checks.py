@@ -113,7 +113,7 @@ SICK: dict[str, tuple[Snapshot, Severity, str]] = {
     "pins": (with_card(None), Severity.WARNING, "on disk only"),
     "queues": (of(pending=9, running=2), Severity.INFO, "9 wait, 2 run"),
     "retries": (of_pair(retried=30), Severity.WARNING, "30 of 130 attempts repeated"),
-    "slow_link": (of_pair(link_s=0.9), Severity.WARNING, "0.9 s a request"),
+    "slow_link": (of_pair(link_s=0.9), Severity.WARNING, "900 ms a request"),
     "store_trouble": (a_snapshot(store=StoreNow(5, 3, 0, AT - 60, "no space left")), Severity.CRITICAL, "3 traces"),
     "swap": (
         reported(memory=a_memory(1.0, Pressure.WARN, 9.0)),

@@ -9,7 +9,8 @@ from rich.text import Text
 
 from herd.cli.client import CliError, CoordinatorClient, Json
 from herd.cli.columns import Cell, Column, table
-from herd.cli.screen import clean, console, duration, number, put, show
+from herd.cli.screen import clean, console, put, show
+from herd.text import duration, number
 
 NODE_COLUMNS = (
     Column("node", 9, least=8),

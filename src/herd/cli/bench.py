@@ -10,7 +10,8 @@ from rich.text import Text
 
 from herd.cli.client import CliError, CoordinatorClient, Json
 from herd.cli.columns import Cell, Column, table
-from herd.cli.screen import clean, complaints, console, duration, number, put, show
+from herd.cli.screen import clean, complaints, console, put, show
+from herd.text import duration, number
 
 PATH = "/dashboard/api/v1/benchmarks"
 LOOK_EVERY_S = 0.5

@@ -21,7 +21,8 @@ from herd import __version__, mdns
 from herd.cli.client import CliError, CoordinatorClient, Json, NotReached, coordinator_at
 from herd.cli.demo import embedded_requirements
 from herd.cli.fleet import by_model, node_state
-from herd.cli.screen import console, duration, folded, number, show
+from herd.cli.screen import console, folded, show
+from herd.text import duration, number
 
 LOCAL_ENGINES = (("Ollama", 11434), ("llama.cpp server", 8080), ("LM Studio", 1234), ("vLLM", 8000))
 PYTHON_MIN = (3, 11)

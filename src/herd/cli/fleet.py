@@ -6,8 +6,9 @@ from rich.text import Text
 
 from herd.cli.client import CoordinatorClient, Json
 from herd.cli.columns import Cell, Column, table
-from herd.cli.screen import clean, console, duration, gb, number, show, style_of
+from herd.cli.screen import clean, console, show, style_of
 from herd.core.state.fleet import canonical
+from herd.text import BYTES_PER_GB, duration, gb, number
 
 NO_NODES = "No node has reported yet. On each machine with an engine run: herd-node"
 NO_MODELS = "No node has a model yet. On one of them run, for example: ollama pull llama3.2:3b"
@@ -89,7 +90,7 @@ def _node_row(node: Json) -> list[Cell]:
         Cell(state, style_of(state)),
         Cell(str(node["requests_active"]), is_gone),
         Cell(str(node["requests_pending"]), is_gone),
-        Cell(gb(node["memory"]["available_gb"]), is_gone),
+        Cell(gb(node["memory"]["available_gb"] * BYTES_PER_GB), is_gone),
         Cell(clean(engines or "none found"), is_gone if engines else "yellow"),
         Cell(clean(loaded or "-"), is_gone),
         Cell(_heard(node["last_heartbeat_s"]), "dim"),
@@ -147,7 +148,7 @@ def _model_row(model: Json) -> list[Cell]:
     unloaded = ", ".join(here["node_id"] for here in model["nodes"] if not here["loaded"])
     return [
         Cell(clean(model["name"])),
-        Cell(gb(model["size_gb"]) if model["size_gb"] else "-"),
+        Cell(gb(model["size_gb"] * BYTES_PER_GB) if model["size_gb"] else "-"),
         Cell(clean(model["parameter_size"] or "-")),
         Cell(clean(model["quantization"] or "-")),
         Cell(clean(loaded or "-"), "green" if loaded else ""),

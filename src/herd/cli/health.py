@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from rich.text import Text
 
 from herd.cli.client import CoordinatorClient, Json
-from herd.cli.screen import clean, console, duration, folded, number, show
+from herd.cli.screen import clean, console, folded, show
+from herd.text import duration, number
 
 PATH = "/dashboard/api/v1/health"
 STYLES = (("critical", "bold red"), ("warning", "yellow"), ("info", "cyan"))

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from rich.text import Text
 
 from herd.cli.client import CoordinatorClient, Json
-from herd.cli.screen import clean, console, duration, folded, show
+from herd.cli.screen import clean, console, folded, show
 from herd.core.state.fleet import GB
+from herd.text import duration
 
 PATH = "/dashboard/api/v1/recommendations"
 STYLES = (("pull", "green"), ("pin", "green"), ("delete", "yellow"), ("leave", "dim"))

@@ -17,7 +17,7 @@ from rich.text import Text
 import herd.core.scheduling.signals
 from herd.cli.client import CliError, Json
 from herd.cli.columns import Cell, Column, table
-from herd.cli.screen import clean, console, duration, folded, number, show
+from herd.cli.screen import clean, console, folded, show
 from herd.coordinator.storage import learned_state, queries
 from herd.coordinator.storage.database import DATABASE_NAME, open_for_reading
 from herd.core.planning import decision_record
@@ -26,6 +26,7 @@ from herd.core.scheduling.completion_time import CompletionTimeSettings
 from herd.core.scheduling.signals import Signal, Weights
 from herd.core.state.fleet import NodeId
 from herd.discover import discover
+from herd.text import duration, number
 
 ROWS_DEFAULT = 10_000
 ROWS_MAX = 1_000_000

@@ -18,9 +18,6 @@ from rich.console import Console
 from rich.text import Text
 
 from herd.cli.client import CliError
-from herd.dashboard.words import duration as duration
-from herd.dashboard.words import number as number
-from herd.dashboard.words import tokens as tokens
 
 Shown = TypeVar("Shown")
 
@@ -114,7 +111,3 @@ def clean(text: object) -> str:
 
 def style_of(status: str) -> str:
     return dict(STATUS_STYLES).get(status, "")
-
-
-def gb(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f} GB"

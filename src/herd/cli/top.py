@@ -14,7 +14,8 @@ from rich.text import Text
 from herd.cli.client import CliError, CoordinatorClient, Json
 from herd.cli.columns import Cell, Column, table
 from herd.cli.fleet import NO_NODES, headline, node_lines
-from herd.cli.screen import clean, console, duration, show, style_of
+from herd.cli.screen import clean, console, show, style_of
+from herd.text import duration
 
 REFRESH_S = 1.0
 ENDED_MAX = 50

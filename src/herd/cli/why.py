@@ -10,11 +10,12 @@ from types import MappingProxyType
 from rich.text import Text
 
 from herd.cli.client import CliError, CoordinatorClient, Json
-from herd.cli.screen import clean, console, duration, folded, gb, show, style_of, tokens
+from herd.cli.screen import clean, console, folded, show, style_of
 from herd.core.planning import decision_record
 from herd.core.planning.decision_record import CandidateRecord
 from herd.core.state.fleet import GB, canonical
 from herd.dashboard.alternatives import alternatives, is_by_seconds
+from herd.text import BYTES_PER_GB, duration, gb, tokens
 
 TERMS = (
     ("wait", "wait"),
@@ -183,7 +184,7 @@ def seconds_told(scored: CandidateRecord, is_chosen: bool, size_gb: float | None
         return points_told(scored, is_chosen, size_gb)
     load = ""
     if scored.term_s("load") > 0.0:
-        load = f"; {'had to' if is_chosen else 'would'} load {gb(size_gb) if size_gb else 'the model'} first"
+        load = f"; {'had to' if is_chosen else 'would'} load {gb(size_gb * BYTES_PER_GB) if size_gb else 'the model'} first"
     return _seconds(scored) + load
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from herd.core.planning import decision_record
 from herd.core.planning.decision_record import CandidateRecord, DecisionRecord
-from herd.dashboard.words import duration
+from herd.text import duration
 
 CIRCUMSTANCES = (
     ("wait", "had nobody been before it there"),

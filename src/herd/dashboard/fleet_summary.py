@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from herd.dashboard.nodes import NodeCard
-from herd.dashboard.words import listed, number
+from herd.text import join_names, number
 
 SERVING = frozenset({"online", "busy", "degraded", "waking"})
 """States in which a node may be given requests."""
@@ -52,6 +52,6 @@ def _rest(cards: Sequence[NodeCard]) -> str:
         told += [f"{count} {'is' if count == 1 else 'are'} {one if count == 1 else several}"] if count else []
     degraded = [card for card in cards if card.state == "degraded"]
     told += [f"{degraded[0].node_id} is degraded ({degraded[0].why})"] if len(degraded) == 1 else []
-    told += [f"{listed([card.node_id for card in degraded])} are degraded"] if len(degraded) > 1 else []
+    told += [f"{join_names([card.node_id for card in degraded])} are degraded"] if len(degraded) > 1 else []
     gone = [card.node_id for card in cards if card.state == "gone"]
-    return ", ".join(told + ([f"{listed(gone)} {'is' if len(gone) == 1 else 'are'} gone"] if gone else []))
+    return ", ".join(told + ([f"{join_names(gone)} {'is' if len(gone) == 1 else 'are'} gone"] if gone else []))

@@ -12,7 +12,7 @@ from msgspec import Struct
 from herd.core.state.fleet import Capacity, Gpu, Liveness, ModelInfo, ModelName, Node, Pressure
 from herd.core.state.queues import Queue
 from herd.core.state.timestamps import unix_s
-from herd.dashboard.words import duration, number
+from herd.text import duration, number
 
 NEVER_S = 365 * 86400.0
 """An engine that keeps a model for ever says so with a time that is centuries away."""

@@ -24,7 +24,7 @@ from herd.dashboard.requests import (
     RequestDetails,
     app_name,
 )
-from herd.dashboard.words import duration, number, tokens
+from herd.text import duration, number, tokens
 
 Row = Mapping[str, object]
 """One of `request_traces`, its JSON columns decoded."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 
-from herd.core.state.fleet import GB
 from herd.health import Command
 from herd.health.snapshot import NodeNow
+from herd.text import join_names
 
+NAMES_SHOWN_MAX = 4
 SYSTEMS = ("linux", "macos", "windows")
 _RESTART_LINUX = "sudo systemctl restart ollama"
 _RESTART_MACOS = "osascript -e 'quit app \"Ollama\"'; sleep 2; open -a Ollama"
@@ -80,32 +81,9 @@ def set_clock(system: str) -> str:
     return _for(system, "sudo timedatectl set-ntp true", "sudo sntp -sS time.apple.com", "w32tm /resync")
 
 
-def gb(size_bytes: float) -> str:
-    return f"{size_bytes / GB:.1f} GB"
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
-
-
-def seconds(duration_s: float) -> str:
-    """Short enough for a cell: 0.35 s, 12 s, 4 min, 3 h."""
-    if duration_s < 10:
-        return f"{duration_s:.2g} s"
-    if duration_s < 120:
-        return f"{duration_s:.0f} s"
-    return f"{duration_s / 60:.0f} min" if duration_s < 7200 else f"{duration_s / 3600:.0f} h"
-
-
-def times(count: int, word: str) -> str:
-    return f"{count} {word}" + ("" if count == 1 else "s")
-
-
 def names(values: Iterable[str]) -> str:
-    """At most four by name."""
-    known = sorted(set(values))
-    shown = ", ".join(known[:4])
-    return shown if len(known) <= 4 else f"{shown} and {len(known) - 4} more"
+    """Every name once, in order, at most four of them."""
+    return join_names(sorted(set(values)), NAMES_SHOWN_MAX)
 
 
 def numbers(version: str) -> tuple[int, ...]:

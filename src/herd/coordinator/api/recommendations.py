@@ -40,7 +40,7 @@ from herd.dashboard.tabs.recommendations import (
     Recommendation,
     Recommendations,
 )
-from herd.dashboard.words import duration
+from herd.text import duration
 from herd.trust.rights import Right
 
 PAIRS_MAX = 4096

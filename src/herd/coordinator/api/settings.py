@@ -33,8 +33,8 @@ from herd.dashboard.tabs.settings import (
     WeightsPreview,
     WeightsPreviewRequest,
 )
-from herd.dashboard.words import duration
 from herd.errors import BadRequest, Unavailable
+from herd.text import duration
 from herd.trust.rights import Right
 
 PREVIEW_MAX = 5_000

@@ -9,7 +9,7 @@ from msgspec import Struct
 from herd.dashboard import DashboardRoute
 from herd.dashboard.histograms import Counts, percentile
 from herd.dashboard.tabs import Tab
-from herd.dashboard.words import duration, number
+from herd.text import duration, number
 
 
 class AppLine(Struct, frozen=True, kw_only=True):

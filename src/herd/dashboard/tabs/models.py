@@ -9,7 +9,7 @@ from msgspec import Struct
 from herd.dashboard import DashboardRoute
 from herd.dashboard.histograms import Counts, doubling, largest, merged, percentile
 from herd.dashboard.tabs import Tab
-from herd.dashboard.words import duration, number
+from herd.text import duration, number
 
 
 class Histogram(Struct, frozen=True):

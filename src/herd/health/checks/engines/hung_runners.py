@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from herd.health import Check, Evidence, Finding, Severity
-from herd.health.remedies import names, on_each, restart, times
+from herd.health.remedies import names, on_each, restart
 from herd.health.snapshot import Snapshot
+from herd.text import number
 
 SILENT_MIN = 3
 SHARE_MIN = 0.5
@@ -28,7 +29,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         tuple(
             Evidence(
                 f"{pair.model} on {pair.node_id}",
-                f"{times(pair.silent, 'attempt')} without a token, {pair.completed} completed",
+                f"{number(pair.silent, 'attempt')} without a token, {pair.completed} completed",
             )
             for pair in hung
         ),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from herd.health import Check, Evidence, Finding, Severity
-from herd.health.remedies import names, on_each, times, variable
+from herd.health.remedies import names, on_each, variable
 from herd.health.snapshot import ModelTraffic, Snapshot
+from herd.text import number
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
@@ -27,7 +28,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _told(pair: ModelTraffic) -> str:
-    return f"{times(pair.overlong, 'prompt')} too long, {times(pair.cut_short, 'answer')} cut, of {times(pair.requests, 'request')}"
+    return f"{number(pair.overlong, 'prompt')} too long, {number(pair.cut_short, 'answer')} cut, of {number(pair.requests, 'request')}"
 
 
 CHECK = Check("truncation", "Every prompt fits into its window", find)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from herd.health import Check, Evidence, Finding, Severity
-from herd.health.remedies import anywhere, numbers, on_each, times, upgrade
+from herd.health.remedies import anywhere, numbers, on_each, upgrade
 from herd.health.snapshot import Snapshot
+from herd.text import number
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
@@ -16,7 +17,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     if others:
         yield Finding(
             Severity.INFO,
-            f"{times(len(others), 'agent')} of another version than the coordinator",
+            f"{number(len(others), 'agent')} of another version than the coordinator",
             "They understand each other, but what is new works only where both are new.",
             (
                 Evidence("coordinator", snapshot.version),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from herd.health import Check, Evidence, Finding, Severity
-from herd.health.remedies import anywhere, names, percent, times
+from herd.health.remedies import anywhere, names
 from herd.health.snapshot import Snapshot
+from herd.text import number, percent
 
 REQUESTS_MIN = 10
 SHARE_WARNING, SHARE_CRITICAL = 0.05, 0.25
@@ -26,7 +27,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         f"{percent(failed / requests)} of the requests for {names(pair.model for pair in failing)} fail",
         "Their clients saw an error; what the engine said is in each request's story.",
         tuple(
-            Evidence(f"{pair.model} on {pair.node_id}", f"{pair.failed} of {times(pair.requests, 'request')} failed")
+            Evidence(f"{pair.model} on {pair.node_id}", f"{pair.failed} of {number(pair.requests, 'request')} failed")
             for pair in failing
         ),
         "Look at the newest that failed.",

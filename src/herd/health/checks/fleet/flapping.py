@@ -7,8 +7,9 @@ from itertools import pairwise
 
 from herd.core.state.fleet import Liveness
 from herd.health import Check, Evidence, Finding, Severity
-from herd.health.remedies import names, on_each, times
+from herd.health.remedies import names, on_each
 from herd.health.snapshot import NodeNow, Snapshot
+from herd.text import number
 
 RETURNS_MIN = 2
 CHANGES_MIN = 4
@@ -23,7 +24,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         Severity.WARNING,
         f"{names(node.id for node, _ in flapping)}: comes and goes",
         "A weak wireless link, a machine that falls asleep, or an agent that is restarted over and over.",
-        tuple(Evidence(f"{node.id} returned", f"{times(returns, 'time')} of late") for node, returns in flapping),
+        tuple(Evidence(f"{node.id} returned", f"{number(returns, 'time')} of late") for node, returns in flapping),
         "Use a cable, or keep the machine awake while it serves.",
         on_each((node for node, _ in flapping), _awake),
         tuple(node.id for node, _ in flapping),

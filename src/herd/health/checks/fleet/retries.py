@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from herd.core.state.fleet import NodeId
 from herd.health import Check, Evidence, Finding, Severity
-from herd.health.remedies import names, on_each, times
+from herd.health.remedies import names, on_each
 from herd.health.snapshot import Snapshot
+from herd.text import number
 
 RETRIES_MIN = 5
 SHARE_MIN = 0.05
@@ -31,7 +32,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         f"Attempts on {names(poor)} must be repeated elsewhere",
         "The node breaks off, refuses or stays silent before the first word, and another one takes over.",
         tuple(
-            Evidence(node_id, f"{retried} of {times(attempts, 'attempt')} repeated")
+            Evidence(node_id, f"{retried} of {number(attempts, 'attempt')} repeated")
             for node_id, (retried, attempts) in sorted(poor.items())
         ),
         "Look at why; the engine's own log on that machine tells more.",

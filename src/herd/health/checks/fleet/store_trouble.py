@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from herd.health import Check, Evidence, Finding, Severity
-from herd.health.remedies import anywhere, gb, times
+from herd.health.remedies import anywhere
 from herd.health.snapshot import Snapshot
+from herd.text import gb, number
 
 FREE_MIN_BYTES = 1_000_000_000
 
@@ -19,8 +20,8 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
             "Traces are not being stored",
             f"Requests are served, but not recorded: {store.problem or 'the disk takes nothing'}.",
             (
-                Evidence("waiting in memory", times(store.waiting, "trace")),
-                Evidence("lost", times(store.dropped, "trace")),
+                Evidence("waiting in memory", number(store.waiting, "trace")),
+                Evidence("lost", number(store.dropped, "trace")),
             ),
             "Free disk space, or choose another folder.",
             anywhere("herd --data-dir FOLDER"),
@@ -33,8 +34,8 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
             "Some traces were lost",
             "For a while they could not be written as fast as they came.",
             (
-                Evidence("lost", times(store.dropped, "trace")),
-                Evidence("could not be written down", times(store.unusable, "trace")),
+                Evidence("lost", number(store.dropped, "trace")),
+                Evidence("could not be written down", number(store.unusable, "trace")),
             ),
             "A larger ring bridges longer troubles.",
             anywhere("FLEET_TRACE_RING_ROWS=50000 herd"),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from herd.health import Check, Evidence, Finding, Severity
-from herd.health.remedies import anywhere, percent, times
+from herd.health.remedies import anywhere
 from herd.health.snapshot import Snapshot
+from herd.text import number, percent
 
 COUNT_MIN = 3
 SHARE_MIN = 0.02
@@ -22,9 +23,9 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         f"{percent(lost / max(1, traffic.requests))} of the requests waited in vain",
         "More was asked than the nodes that are there could answer in time.",
         (
-            Evidence("refused", f"{times(traffic.rejected, 'request')} in the last hour"),
-            Evidence("too late", f"{times(traffic.too_late, 'request')} met their deadline"),
-            Evidence("all", times(traffic.requests, "request")),
+            Evidence("refused", f"{number(traffic.rejected, 'request')} in the last hour"),
+            Evidence("too late", f"{number(traffic.too_late, 'request')} met their deadline"),
+            Evidence("all", number(traffic.requests, "request")),
         ),
         "See who waits for what; another node with that model would help most.",
         anywhere("herd recommend"),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from herd.health import Check, Evidence, Finding, Severity
-from herd.health.remedies import anywhere, names, percent, seconds
+from herd.health.remedies import anywhere, names
 from herd.health.snapshot import ModelTraffic, NodeNow, Snapshot
+from herd.text import duration, percent
 
 SHARE_MAX = 0.85
 WAIT_MIN_S = 1.0
@@ -33,7 +34,7 @@ def _finding(most: ModelTraffic, share: float, wait_s: float, idle: list[NodeNow
         "Others have the model, but are slower, lack memory for it, or are kept for other work.",
         (
             Evidence("share of the busy time", percent(share)),
-            Evidence("mean wait", seconds(wait_s)),
+            Evidence("mean wait", duration(1000 * wait_s)),
             Evidence("also on", names(node.id for node in idle)),
         ),
         "See what speaks against the others for the newest request.",

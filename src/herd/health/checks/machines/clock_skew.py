@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from herd.health import Check, Evidence, Finding, Severity
-from herd.health.remedies import names, on_each, seconds, set_clock
+from herd.health.remedies import names, on_each, set_clock
 from herd.health.snapshot import Snapshot
+from herd.text import duration
 
 SKEW_MIN_S = 5.0
 SKEW_BAD_S = 60.0
@@ -26,7 +27,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         f"{names(node.id for node, _ in skewed)}: the clock is wrong",
         "Or ours is, when it is all of them. Nothing here depends on it, but logs do not line up.",
         tuple(
-            Evidence(node.id, f"{seconds(abs(ahead_s))} {'ahead' if ahead_s > 0 else 'behind'}")
+            Evidence(node.id, f"{duration(1000 * abs(ahead_s))} {'ahead' if ahead_s > 0 else 'behind'}")
             for node, ahead_s in skewed
         ),
         "Have it take the time from the network.",

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from herd.core.state.fleet import ModelInfo, ModelName
 from herd.health import Check, Evidence, Finding, Severity
-from herd.health.remedies import gb, names, on_each, restart, system_of
+from herd.health.remedies import names, on_each, restart, system_of
 from herd.health.snapshot import NodeNow, Snapshot
+from herd.text import gb
 
 SHARE_OK = 0.10
 """Less than this of a model on the graphics processor is none of it."""

@@ -7,8 +7,9 @@ import shlex
 from collections.abc import Iterator
 
 from herd.health import Check, Evidence, Finding, Severity
-from herd.health.remedies import anywhere, gb, names, seconds
+from herd.health.remedies import anywhere, names
 from herd.health.snapshot import NodeNow, Snapshot
+from herd.text import duration, gb
 
 FREE_SHARE_MIN = 0.05
 FREE_MIN_BYTES = 10_000_000_000
@@ -77,7 +78,7 @@ def _full_in_s(node: NodeNow) -> float:
 def _told(node: NodeNow) -> str:
     disk, left_s = node.report.disk, _full_in_s(node)
     assert disk is not None
-    soon = f", full in {seconds(left_s)}" if left_s < SOON_S else ""
+    soon = f", full in {duration(1000 * left_s)}" if left_s < SOON_S else ""
     return f"{gb(disk.available_bytes)} of {gb(disk.total_bytes)}{soon}"
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from herd.core.state.fleet import Pressure
 from herd.health import Check, Evidence, Finding, Severity
-from herd.health.remedies import gb, largest_processes, names, on_each
+from herd.health.remedies import largest_processes, names, on_each
 from herd.health.snapshot import NodeNow, Snapshot
+from herd.text import gb
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:

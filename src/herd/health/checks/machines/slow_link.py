@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from herd.core.state.fleet import NodeId
 from herd.health import Check, Command, Evidence, Finding, Severity
-from herd.health.remedies import anywhere, names, seconds
+from herd.health.remedies import anywhere, names
 from herd.health.snapshot import Snapshot
+from herd.text import duration
 
 COUNT_MIN = 5
 EXTRA_MIN_S = 0.3
@@ -32,7 +33,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         f"The way to {names(slow)} is slow",
         "A weak wireless link, a busy switch, or a sleeping network card.",
         tuple(
-            Evidence(f"{node_id} beyond load and prompt", f"{seconds(extra_s)} a request")
+            Evidence(f"{node_id} beyond load and prompt", f"{duration(1000 * extra_s)} a request")
             for node_id, extra_s in sorted(slow.items())
         ),
         "Use a cable, and look at how long the way is.",

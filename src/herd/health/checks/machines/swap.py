@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from herd.core.state.fleet import Pressure
 from herd.health import Check, Evidence, Finding, Severity
-from herd.health.remedies import gb, names, on_each, variable
+from herd.health.remedies import names, on_each, variable
 from herd.health.snapshot import NodeNow, Snapshot
+from herd.text import gb
 
 SHARE_MIN = 0.10
 """Of the machine's memory; a little swap is normal, above all on macOS."""

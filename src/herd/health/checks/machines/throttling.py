@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from herd.health import Check, Evidence, Finding, Severity
-from herd.health.remedies import names, on_each, percent
+from herd.health.remedies import names, on_each
 from herd.health.snapshot import NodeNow, Snapshot
+from herd.text import percent
 
 SHARE_MIN = 0.25
 """Of the last hour's samples: a short peak is what fans are for."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from herd.health import Check, Evidence, Finding, Severity
-from herd.health.remedies import names, on_each, seconds, times, variable
+from herd.health.remedies import names, on_each, variable
 from herd.health.snapshot import Snapshot
+from herd.text import duration, number
 
 COUNT_MIN = 5
 SHARE_MIN = 0.10
@@ -29,7 +30,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         tuple(
             Evidence(
                 f"{pair.model} on {pair.node_id}",
-                f"{times(pair.cold_loads, 'load')}, {seconds(pair.load_s)} waited, of {times(pair.completed, 'request')}",
+                f"{number(pair.cold_loads, 'load')}, {duration(1000 * pair.load_s)} waited, of {number(pair.completed, 'request')}",
             )
             for pair in cold
         ),

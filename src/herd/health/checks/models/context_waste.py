@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from herd.health import Check, Evidence, Finding, Severity
-from herd.health.remedies import gb, names, on_each, variable
+from herd.health.remedies import names, on_each, variable
 from herd.health.snapshot import ModelTraffic, NodeNow, Snapshot
+from herd.text import gb
 
 REQUESTS_MIN = 20
 USED_MAX = 0.25

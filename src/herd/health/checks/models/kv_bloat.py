@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from herd.core.state.fleet import ModelInfo, ModelName
 from herd.health import Check, Evidence, Finding, Severity
-from herd.health.remedies import gb, names, on_each, variable
+from herd.health.remedies import names, on_each, variable
 from herd.health.snapshot import NodeNow, Snapshot
+from herd.text import gb
 
 SURPLUS_MIN_BYTES = 4_000_000_000
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from herd.core.state.fleet import ModelName
 from herd.health import Check, Evidence, Finding, Severity
-from herd.health.remedies import names, on_each, times, variable
+from herd.health.remedies import names, on_each, variable
 from herd.health.snapshot import NodeNow, Snapshot
+from herd.text import number
 
 RETURNS_MIN = 6
 """Loads within the hour, of models that had been in memory within the hour before."""
@@ -23,7 +24,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         f"{names(node.id for node, _ in thrashing)}: models throw each other out",
         "More models are asked for than are kept in memory there at once, and each change costs a load.",
         tuple(
-            Evidence(f"{model} on {node.id}", f"loaded again {times(count, 'time')} in an hour")
+            Evidence(f"{model} on {node.id}", f"loaded again {number(count, 'time')} in an hour")
             for node, returns in thrashing
             for model, count in sorted(returns.items(), key=lambda item: -item[1])[:SHOWN_MAX]
         ),
