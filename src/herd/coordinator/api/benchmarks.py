@@ -7,7 +7,8 @@ from collections.abc import Callable
 from starlette.requests import Request
 from starlette.responses import Response
 
-from herd.coordinator.api.keys_and_nodes import as_json, noted, read, told
+from herd.coordinator.api.audit import audit_entry
+from herd.coordinator.api.responses import json_errors, json_response, read_body
 from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.driver import Driver
 from herd.coordinator.models.benchmark_runner import BenchmarkPlan, BenchmarkRun, BenchmarkRunner, wanted
@@ -38,11 +39,13 @@ class BenchmarksApi:
     @property
     def routes(self) -> list[ApiRoute]:
         return [
-            ApiRoute("/dashboard/api/benchmarks", told(self.runs), "GET", Right.READ, query=("compare",)),
-            ApiRoute("/dashboard/api/benchmarks/start", told(self.start), "POST", Right.ADMIN, BenchmarkStartRequest),
-            ApiRoute("/dashboard/api/benchmarks/progress", told(self.progress), "GET", Right.READ),
-            ApiRoute("/dashboard/api/benchmarks/cancel", told(self.cancel), "POST", Right.ADMIN),
-            ApiRoute("/dashboard/api/benchmarks/{run_id}", told(self.one), "GET", Right.READ),
+            ApiRoute("/dashboard/api/benchmarks", json_errors(self.runs), "GET", Right.READ, query=("compare",)),
+            ApiRoute(
+                "/dashboard/api/benchmarks/start", json_errors(self.start), "POST", Right.ADMIN, BenchmarkStartRequest
+            ),
+            ApiRoute("/dashboard/api/benchmarks/progress", json_errors(self.progress), "GET", Right.READ),
+            ApiRoute("/dashboard/api/benchmarks/cancel", json_errors(self.cancel), "POST", Right.ADMIN),
+            ApiRoute("/dashboard/api/benchmarks/{run_id}", json_errors(self.one), "GET", Right.READ),
         ]
 
     async def runs(self, request: Request) -> Response:
@@ -51,33 +54,33 @@ class BenchmarksApi:
         comparison = await self._compared(pair) if pair else None
         run = self._benchmarks.run
         running = run.run_id if run is not None and run.state == "running" else None
-        return as_json(BenchmarkRuns(tuple(await self._store.ask(benchmark_runs.newest)), running, comparison))
+        return json_response(BenchmarkRuns(tuple(await self._store.ask(benchmark_runs.newest)), running, comparison))
 
     async def start(self, request: Request) -> Response:
         """Measures nodes that have nothing to do, and gives way to whoever comes; `dry_run` only tells how long it would take."""
-        body = await read(request, BenchmarkStartRequest)
+        body = await read_body(request, BenchmarkStartRequest)
         asked = wanted(body.nodes, body.models, body.kinds)
         if body.dry_run:
-            return as_json(_started(None, self._benchmarks.plan(asked)))
+            return json_response(_started(None, self._benchmarks.plan(asked)))
         run = self._benchmarks.start(asked)
-        self._store.audit(noted(request, "started a benchmark", run.run_id))
-        return as_json(_started(run.run_id, run.plan), 202)
+        self._store.audit(audit_entry(request, "started a benchmark", run.run_id))
+        return json_response(_started(run.run_id, run.plan), 202)
 
     async def progress(self, _: Request) -> Response:
         """How far the run is, or how the last one ended."""
-        return as_json(self._progress())
+        return json_response(self._progress())
 
     async def cancel(self, request: Request) -> Response:
         """Ends the run, with what it has."""
         await self._benchmarks.cancel()
         run = self._benchmarks.run
         if run is not None:
-            self._store.audit(noted(request, "cancelled a benchmark", run.run_id))
-        return as_json(self._progress())
+            self._store.audit(audit_entry(request, "cancelled a benchmark", run.run_id))
+        return json_response(self._progress())
 
     async def one(self, request: Request) -> Response:
         """What a run showed: nodes and models with their figures and how far those spread."""
-        return as_json(await self._found(str(request.path_params["run_id"])))
+        return json_response(await self._found(str(request.path_params["run_id"])))
 
     async def _found(self, run_id: str) -> BenchmarkDetails:
         """The one that runs, or has just ended and may not be written yet, from memory."""

@@ -11,7 +11,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from herd.coordinator.api.keys_and_nodes import told
+from herd.coordinator.api.responses import json_errors, query_response
 from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.driver import Driver
 from herd.coordinator.storage import chart_queries, queries
@@ -45,39 +45,46 @@ class ChartsApi:
         ranged = ("range", "days")
         return [
             ApiRoute(
-                "/dashboard/api/trends", told(self.trends), "GET", Right.READ, query=(*ranged, "node_id", "model")
+                "/dashboard/api/trends",
+                json_errors(self.trends),
+                "GET",
+                Right.READ,
+                query=(*ranged, "node_id", "model"),
             ),
-            ApiRoute("/dashboard/api/models", told(self.models), "GET", Right.READ, query=ranged),
-            ApiRoute("/dashboard/api/context-usage", told(self.context_usage), "GET", Right.READ, query=ranged),
-            ApiRoute("/dashboard/api/apps", told(self.apps), "GET", Right.READ, query=ranged),
-            ApiRoute("/dashboard/api/tags", told(self.apps), "GET", Right.READ, query=ranged),
-            ApiRoute("/dashboard/api/apps/tags", told(self.apps), "GET", Right.READ, query=ranged),
-            ApiRoute("/dashboard/api/apps/daily", told(self.daily), "GET", Right.READ, query=("days",)),
-            ApiRoute("/dashboard/api/tags/daily", told(self.daily), "GET", Right.READ, query=("days",)),
+            ApiRoute("/dashboard/api/models", json_errors(self.models), "GET", Right.READ, query=ranged),
+            ApiRoute("/dashboard/api/context-usage", json_errors(self.context_usage), "GET", Right.READ, query=ranged),
+            ApiRoute("/dashboard/api/apps", json_errors(self.apps), "GET", Right.READ, query=ranged),
+            ApiRoute("/dashboard/api/tags", json_errors(self.apps), "GET", Right.READ, query=ranged),
+            ApiRoute("/dashboard/api/apps/tags", json_errors(self.apps), "GET", Right.READ, query=ranged),
+            ApiRoute("/dashboard/api/apps/daily", json_errors(self.daily), "GET", Right.READ, query=("days",)),
+            ApiRoute("/dashboard/api/tags/daily", json_errors(self.daily), "GET", Right.READ, query=("days",)),
         ]
 
     async def trends(self, request: Request) -> Response:
         """Requests, tokens, first tokens, waits, errors and loads over time, with last week behind them, and what happened meanwhile."""
         query = request.query_params
-        return await self._asked(
-            partial(_trends, wanted=self._range(request), node_id=query.get("node_id"), model=query.get("model"))
+        return await query_response(
+            self._store,
+            partial(_trends, wanted=self._range(request), node_id=query.get("node_id"), model=query.get("model")),
         )
 
     async def models(self, request: Request) -> Response:
         """Each model by node: speed, first token, loads, context, digests, last use."""
-        return await self._asked(partial(_models, wanted=self._range(request), present=self._present()))
+        return await query_response(self._store, partial(_models, wanted=self._range(request), present=self._present()))
 
     async def context_usage(self, request: Request) -> Response:
         """How much of its window each model used."""
-        return await self._asked(partial(_context_usage, wanted=self._range(request), present=self._present()))
+        return await query_response(
+            self._store, partial(_context_usage, wanted=self._range(request), present=self._present())
+        )
 
     async def apps(self, request: Request) -> Response:
         """Who asked, how much, and how long they waited."""
-        return await self._asked(partial(_apps, wanted=self._range(request)))
+        return await query_response(self._store, partial(_apps, wanted=self._range(request)))
 
     async def daily(self, request: Request) -> Response:
         """Requests and tokens of each tag by day, of the last `days` (7)."""
-        return await self._asked(partial(_daily, since=self._wall() - _days(request, 7) * DAY_S))
+        return await query_response(self._store, partial(_daily, since=self._wall() - _days(request, 7) * DAY_S))
 
     def _range(self, request: Request) -> ChartRange:
         name = request.query_params.get("range")
@@ -102,11 +109,6 @@ class ChartsApi:
             if node.liveness is not Liveness.OFFLINE
             for name, card in node.report.models.items()
         ]
-
-    async def _asked(self, question: Callable[[sqlite3.Connection], object]) -> Response:
-        """Asks, reckons and writes the answer, all beside the loop."""
-        body = await self._store.ask(lambda connection: msgspec.json.encode(question(connection)))
-        return Response(body, media_type="application/json")
 
 
 def _days(request: Request, default: int) -> int:

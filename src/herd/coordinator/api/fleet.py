@@ -5,9 +5,8 @@ Served by Starlette through the bridge in `asgi.py`; nothing here is on the path
 
 from __future__ import annotations
 
-import functools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import msgspec
@@ -16,17 +15,17 @@ from starlette.responses import PlainTextResponse, Response
 
 from herd.agent_protocol import heartbeat_decode
 from herd.coordinator.api import views
-from herd.coordinator.auth.membership import ANYBODY, Membership, NotOfTheFleet, Reporter, SessionWanted
+from herd.coordinator.api.audit import client_ip
+from herd.coordinator.api.responses import json_errors, json_response
+from herd.coordinator.auth.membership import ANYBODY, Membership, NotOfTheFleet, Reporter
 from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.driver import Driver
 from herd.coordinator.storage.writer import TraceStore
 from herd.core.lifecycle.node_names import NodeNames
 from herd.core.state.events import HeartbeatReceived, NodeLeft
 from herd.core.state.fleet import NodeId
-from herd.errors import BadRequest, HerdError
+from herd.errors import BadRequest
 from herd.trust.rights import Right
-
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 PEERS_MAX = 1024
 
@@ -63,11 +62,11 @@ class FleetApi:
     def routes(self) -> list[ApiRoute]:
         """Everything this file serves. Heartbeats are open here because `membership` checks their stamps."""
         return [
-            ApiRoute("/heartbeat", _told(self.heartbeat), "POST", Right.OPEN),
-            ApiRoute("/heartbeat/goodbye", _told(self.goodbye), "POST", Right.OPEN, Goodbye),
-            ApiRoute("/fleet/status", _told(self.status), "GET", Right.READ),
-            ApiRoute("/fleet/queue", _told(self.queue), "GET", Right.READ),
-            ApiRoute("/fleet/limits", _told(self.fleet_limits), "GET", Right.READ),
+            ApiRoute("/heartbeat", json_errors(self.heartbeat), "POST", Right.OPEN),
+            ApiRoute("/heartbeat/goodbye", json_errors(self.goodbye), "POST", Right.OPEN, Goodbye),
+            ApiRoute("/fleet/status", json_errors(self.status), "GET", Right.READ),
+            ApiRoute("/fleet/queue", json_errors(self.queue), "GET", Right.READ),
+            ApiRoute("/fleet/limits", json_errors(self.fleet_limits), "GET", Right.READ),
             ApiRoute("/health", self.health, "GET", Right.OPEN),
         ]
 
@@ -75,7 +74,7 @@ class FleetApi:
         """A node reports. 422 with the field's name where the report makes no sense, 401 from a stranger; then nothing changes."""
         body = await request.body()
         reporter = self._reporter(request, body)
-        source_ip = _source_ip(request)
+        source_ip = client_ip(request)
         report = heartbeat_decode.decode(body, source_ip)
         claimed = reporter.node_id or report.node_id
         if reporter is ANYBODY and not self._membership.may_claim(claimed):
@@ -92,7 +91,7 @@ class FleetApi:
         queues = self._driver.queues.of_node(node_id).values()
         running = sum(len(queue.in_flight) for queue in queues)
         answer = {"status": "ok", "node_id": node_id, "running": running, "peers": self._peers(node_id)}
-        return _signed(reporter, _json(answer))
+        return _signed(reporter, json_response(answer))
 
     def _peers(self, node_id: NodeId) -> list[str]:
         """Addresses of the other machines, which may copy this one's models."""
@@ -109,22 +108,22 @@ class FleetApi:
             raise BadRequest(f"goodbye: {error}") from error
         node_id = NodeId(said.node_id)
         if reporter.node_id is not None:
-            node_id = self._identities.assign(reporter.node_id, said.boot_id, _source_ip(request), self._driver.now())
+            node_id = self._identities.assign(reporter.node_id, said.boot_id, client_ip(request), self._driver.now())
         elif not self._membership.may_claim(node_id):
             raise NotOfTheFleet(f"{node_id} is a paired node, and this goodbye is not signed by it")
         self._driver.feed(NodeLeft(self._driver.now(), node_id, said.boot_id))
         self._identities.release(node_id)
-        return _signed(reporter, _json({"status": "ok"}))
+        return _signed(reporter, json_response({"status": "ok"}))
 
     def _reporter(self, request: Request, body: bytes) -> Reporter:
         return self._membership.check(
-            request.headers.get, request.url.path, request.url.query, body, _source_ip(request)
+            request.headers.get, request.url.path, request.url.query, body, client_ip(request)
         )
 
     async def status(self, _: Request) -> Response:
         """Every node with its models, every queue, and how the traces are doing."""
         answer = views.status(self._driver.dispatcher, self._driver.now(), time.time(), self._driver.alarms)
-        return _json(
+        return json_response(
             {
                 **answer,
                 "store": msgspec.to_builtins(self._store.state),
@@ -136,39 +135,15 @@ class FleetApi:
 
     async def queue(self, _: Request) -> Response:
         """Every request that runs or waits, oldest first."""
-        return _json(views.queue_view(self._driver.dispatcher, self._driver.now()))
+        return json_response(views.queue_view(self._driver.dispatcher, self._driver.now()))
 
     async def fleet_limits(self, _: Request) -> Response:
         """What is bounded, by the setting's name."""
-        return _json(self._limits)
+        return json_response(self._limits)
 
     async def health(self, _: Request) -> Response:
         """Whether this process serves; for supervisors. What is wrong with the fleet is another question."""
         return PlainTextResponse("draining\n" if self._driver.is_draining else "ok\n")
-
-
-def _told(endpoint: Endpoint) -> Endpoint:
-    """Renders expected failures as JSON with their status."""
-
-    @functools.wraps(endpoint)
-    async def told(request: Request) -> Response:
-        try:
-            return await endpoint(request)
-        except SessionWanted as error:
-            return _json({"error": error.refusal.message, "code": error.code, "session": error.session}, error.status)
-        except HerdError as error:
-            refusal = error.refusal
-            return _json({"error": refusal.message, "code": refusal.code}, refusal.status)
-
-    return told
-
-
-def _json(value: object, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status, media_type="application/json")
-
-
-def _source_ip(request: Request) -> str:
-    return request.client.host if request.client else ""
 
 
 def _signed(reporter: Reporter, response: Response) -> Response:

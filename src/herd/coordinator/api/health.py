@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from herd.coordinator.api.health_watch import HealthWatch
-from herd.coordinator.api.keys_and_nodes import as_json, read, told
+from herd.coordinator.api.responses import json_errors, json_response, read_body
 from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.storage.uptime_queries import strips
 from herd.coordinator.storage.writer import TraceStore
@@ -48,34 +48,34 @@ class HealthApi:
     @property
     def routes(self) -> list[ApiRoute]:
         return [
-            ApiRoute("/dashboard/api/health", told(self.health), "GET", Right.READ),
-            ApiRoute("/dashboard/api/health/snooze", told(self.snooze), "POST", Right.ADMIN, SnoozeRequest),
-            ApiRoute("/dashboard/api/strips", told(self.strips), "GET", Right.READ, query=("range",)),
+            ApiRoute("/dashboard/api/health", json_errors(self.health), "GET", Right.READ),
+            ApiRoute("/dashboard/api/health/snooze", json_errors(self.snooze), "POST", Right.ADMIN, SnoozeRequest),
+            ApiRoute("/dashboard/api/strips", json_errors(self.strips), "GET", Right.READ, query=("range",)),
         ]
 
     async def health(self, _: Request) -> Response:
         """What is wrong with the fleet: findings by rank, each with its evidence, since when, and what to type; and what is well."""
-        return as_json(self._health(await self._watch.examination()))
+        return json_response(self._health(await self._watch.examination()))
 
     async def snooze(self, request: Request) -> Response:
         """`{"finding_id", "hours", "reason"}`: not to be dwelt on for so long; 0 hours end that. Until the coordinator restarts."""
-        wanted = await read(request, SnoozeRequest)
+        wanted = await read_body(request, SnoozeRequest)
         if not math.isfinite(wanted.hours) or not 0 <= wanted.hours <= SNOOZE_MAX_HOURS:
             raise BadRequest(f"hours must be a number from 0 to {SNOOZE_MAX_HOURS:.0f}")
         if not wanted.finding_id or len(wanted.finding_id) > ID_MAX_CHARS or len(wanted.reason) > REASON_MAX_CHARS:
             raise BadRequest(f"finding_id must be told, and the reason in at most {REASON_MAX_CHARS} characters")
         self._snoozed.pop(wanted.finding_id, None)
         if not wanted.hours:
-            return as_json(SnoozeResult(wanted.finding_id, None, ""))
+            return json_response(SnoozeResult(wanted.finding_id, None, ""))
         until = self._wall() + 3600.0 * wanted.hours
         self._snoozed[wanted.finding_id] = (until, wanted.reason)
         if len(self._snoozed) > SNOOZED_MAX:
             self._snoozed.popitem(last=False)
-        return as_json(SnoozeResult(wanted.finding_id, until, wanted.reason))
+        return json_response(SnoozeResult(wanted.finding_id, until, wanted.reason))
 
     async def strips(self, request: Request) -> Response:
         """How each node was over the last day, week, month or quarter: `range` is 24h, 7d, 30d or 90d."""
-        return as_json(await self._store.ask(strips, request.query_params.get("range") or "24h", self._wall()))
+        return json_response(await self._store.ask(strips, request.query_params.get("range") or "24h", self._wall()))
 
     def _health(self, examined: Examination) -> Health:
         findings = tuple(self._box(one) for one in examined.findings)

@@ -15,8 +15,8 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from herd.coordinator.api.keys_and_nodes import told
 from herd.coordinator.api.live_feed import LiveFeed, LiveMessage
+from herd.coordinator.api.responses import json_errors
 from herd.coordinator.auth.routes import UNVERSIONED, VERSIONED, ApiRoute
 from herd.coordinator.http.contract import ClientTransport, Exchange
 from herd.dashboard.live import TOPICS, LiveError, Subscribe
@@ -53,8 +53,8 @@ class LiveApi:
     @property
     def routes(self) -> list[ApiRoute]:
         return [
-            ApiRoute("/dashboard/api/live", told(self.live), "GET", Right.READ),
-            ApiRoute("/dashboard/events", told(self.events), "GET", Right.READ, query=("sub",)),
+            ApiRoute("/dashboard/api/live", json_errors(self.live), "GET", Right.READ),
+            ApiRoute("/dashboard/events", json_errors(self.events), "GET", Right.READ, query=("sub",)),
         ]
 
     async def live(self, _: Request) -> Response:

@@ -1,6 +1,7 @@
-"""The routes by which a person gets into the dashboard: links, the page that takes a key, sessions. Decides no right.
+"""Serves the login page, login links and the sessions of the dashboard.
 
-The page is one static file without a script: whoever has no credentials sees it and `/health`, where the owner asks for keys.
+The page is one static file without a script: where the owner requires keys, a client without credentials sees only this page and
+`/health`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from urllib.parse import parse_qs
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from herd.coordinator.api.keys_and_nodes import as_json, noted
+from herd.coordinator.api.audit import audit_entry, client_ip
+from herd.coordinator.api.responses import json_response
 from herd.coordinator.auth.access_control import SESSION_COOKIE
 from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.storage.writer import TraceStore
@@ -36,12 +38,15 @@ FORM_MAX_BYTES = 4096
 FORM_FIELDS_MAX = 8
 PAGE = Path(__file__).parent / "pages" / "login.html"
 _STYLE = re.compile(r"<(style)>(.*?)</\1>", re.DOTALL)
-LINK_USED = "This link was used or is older than five minutes. Another: herd dashboard, on the coordinator's machine."
-WRONG_KEY = (
-    "This key is unknown, expired or revoked. Those that are valid: herd keys list, on the coordinator's machine."
+LINK_INVALID = (
+    "This login link was already used, or is older than five minutes. "
+    "Create a new one on the coordinator's machine: herd dashboard"
 )
-NO_FORM = "Nothing that could be a key was sent."
-TOO_MANY = "Too many wrong keys came from your address. Try again in {wait_s} s."
+KEY_INVALID = (
+    "This key is unknown, expired or revoked. List the valid keys on the coordinator's machine: herd keys list"
+)
+KEY_MISSING = "The form contains no key. Enter a key."
+TOO_MANY_ATTEMPTS = "Too many wrong keys from your address. Try again in {wait_s} s."
 
 
 class LoginApi:
@@ -52,16 +57,19 @@ class LoginApi:
         store: TraceStore,
         now: Callable[[], float],
         unix_s: Callable[[], float],
-        changed: Callable[[], None],
+        sessions_changed: Callable[[], None],
     ) -> None:
-        """`now` is the loop's time; `changed` is called when a session begins or ends. Raises `OSError` without its page."""
+        """`now()` is the loop's time; `sessions_changed()` is called when a session begins or ends.
+
+        Raises `OSError` if the login page cannot be read.
+        """
         self._logins = logins
         self._keys = keys
         self._store = store
         self._now = now
         self._unix_s = unix_s
-        self._changed = changed
-        self._tries = LoginAttempts()
+        self._sessions_changed = sessions_changed
+        self._attempts = LoginAttempts()
         text = PAGE.read_text("utf-8")
         self._page = Template(text)
         self._headers = _headers_of(text)
@@ -76,49 +84,50 @@ class LoginApi:
         ]
 
     async def link(self, request: Request) -> Response:
-        """A path that opens the dashboard once, within five minutes."""
+        """Creates a login link for the dashboard that works once, within five minutes."""
         token = self._logins.link(secrets.token_bytes(logins.LINK_BYTES), self._now())
-        self._note(request, "made a login link")
-        return as_json({"path": f"/login?token={token}", "ends_in_s": logins.LINK_LIFE_S})
+        self._audit(request, "made a login link")
+        return json_response({"path": f"/login?token={token}", "ends_in_s": logins.LINK_LIFE_S})
 
     async def page(self, request: Request) -> Response:
-        """The login page; with a link's `token`, the session itself."""
+        """Returns the login page; with the `token` of a login link, opens a session."""
         token = request.query_params.get("token")
         if token is None:
-            return self._shown("", 200)
+            return self._login_page("", 200)
         session = self._logins.redeem(token, secrets.token_bytes(logins.LINK_BYTES), self._now())
-        return self._shown(LINK_USED, 400) if session is None else self._entered(request, session)
+        return self._login_page(LINK_INVALID, 400) if session is None else self._enter(request, session)
 
     async def with_key(self, request: Request) -> Response:
-        """The login page's form: `key` opens a session that may what the key may, and ends with it."""
-        ip, now = request.client.host if request.client else "", self._now()
-        if wait_s := self._tries.wait_s(ip, now):
+        """Opens a session with the form field `key`. The session has the rights of the key and ends with it."""
+        ip, now = client_ip(request), self._now()
+        if wait_s := self._attempts.wait_s(ip, now):
             seconds = math.ceil(wait_s)
-            return self._shown(TOO_MANY.format(wait_s=seconds), 429, {"Retry-After": str(seconds)})
-        text = _key_in(await request.body())
+            return self._login_page(TOO_MANY_ATTEMPTS.format(wait_s=seconds), 429, {"Retry-After": str(seconds)})
+        text = _key_of_form(await request.body())
         if not text:
-            return self._shown(NO_FORM, 400)
+            return self._login_page(KEY_MISSING, 400)
         key = self._keys().find(text, self._unix_s())
         if key is None:
-            self._tries.failed(ip, now)
-            log.warning("a wrong key at the login page", extra={"ip": ip})
-            return self._shown(WRONG_KEY, 401)
-        self._note(request, "logged in with a key", f"{key.name} ({key.id})")
-        return self._entered(request, self._logins.open(secrets.token_bytes(logins.LINK_BYTES), now, key.id))
+            self._attempts.failed(ip, now)
+            log.warning("login failed: invalid key", extra={"ip": ip})
+            return self._login_page(KEY_INVALID, 401)
+        self._audit(request, "logged in with a key", f"{key.name} ({key.id})")
+        return self._enter(request, self._logins.open(secrets.token_bytes(logins.LINK_BYTES), now, key.id))
 
     async def logout(self, request: Request) -> Response:
-        """Ends the session of the cookie."""
+        """Ends the session that the cookie names."""
         self._logins.close(request.cookies.get(SESSION_COOKIE, ""))
-        self._changed()
-        answer = as_json({"status": "logged out"})
-        answer.delete_cookie(SESSION_COOKIE, httponly=True, samesite="strict")
-        return answer
+        self._sessions_changed()
+        response = json_response({"status": "logged out"})
+        response.delete_cookie(SESSION_COOKIE, httponly=True, samesite="strict")
+        return response
 
-    def _entered(self, request: Request, session: str) -> Response:
-        self._changed()
-        answer = RedirectResponse(HOME, 303)
+    def _enter(self, request: Request, session: str) -> Response:
+        """Redirects to the dashboard and sets the session's cookie."""
+        self._sessions_changed()
+        response = RedirectResponse(HOME, 303)
         is_secure = request.url.scheme == "https"
-        answer.set_cookie(
+        response.set_cookie(
             SESSION_COOKIE,
             session,
             max_age=int(logins.SESSION_LIFE_S),
@@ -126,40 +135,40 @@ class LoginApi:
             samesite="strict",
             secure=is_secure,
         )
-        return answer
+        return response
 
-    def _shown(self, said: str, status: int, more: Mapping[str, str] | None = None) -> Response:
-        return HTMLResponse(
-            self._page.substitute(said=html.escape(said)), status, headers={**self._headers, **(more or {})}
-        )
+    def _login_page(self, message: str, status: int, headers: Mapping[str, str] | None = None) -> Response:
+        page = self._page.substitute(message=html.escape(message))
+        return HTMLResponse(page, status, headers={**self._headers, **(headers or {})})
 
-    def _note(self, request: Request, what: str, about: str = "") -> None:
-        log.info(what, extra={"about": about})
-        self._store.audit(noted(request, what, about))
+    def _audit(self, request: Request, action: str, target: str = "") -> None:
+        log.info(action, extra={"about": target})
+        self._store.audit(audit_entry(request, action, target))
 
 
-def _key_in(body: bytes) -> str:
-    """The form's `key`; empty where there is none, or one too many."""
+def _key_of_form(body: bytes) -> str:
+    """The form's `key`; empty if the field is absent or occurs twice."""
     if len(body) > FORM_MAX_BYTES:
         return ""
     try:
-        given = parse_qs(body.decode("utf-8"), max_num_fields=FORM_FIELDS_MAX).get("key", [])
+        values = parse_qs(body.decode("utf-8"), max_num_fields=FORM_FIELDS_MAX).get("key", [])
     except ValueError:
         return ""
-    return given[0].strip() if len(given) == 1 else ""
+    return values[0].strip() if len(values) == 1 else ""
 
 
 def _headers_of(page: str) -> dict[str, str]:
-    """Nothing but the page's own style and its own form; no frame around it, nothing of it kept.
+    """Headers that allow only the page's own style and form, forbid frames and forbid caching.
 
-    `same-origin`, not `no-referrer`: under that, browsers send the form with `Origin: null`, which is nobody's page.
+    `same-origin`, not `no-referrer`: under `no-referrer`, browsers send the form with `Origin: null`, which matches no origin.
     """
     styles = " ".join(
         f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
         for _, text in _STYLE.findall(page)
     )
+    policy = f"default-src 'none'; style-src {styles}; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
     return {
-        "Content-Security-Policy": f"default-src 'none'; style-src {styles}; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+        "Content-Security-Policy": policy,
         "Cache-Control": "no-store",
         "Referrer-Policy": "same-origin",
         "X-Content-Type-Options": "nosniff",

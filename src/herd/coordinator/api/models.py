@@ -13,7 +13,8 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from herd.coordinator.api.keys_and_nodes import as_json, noted, read, told
+from herd.coordinator.api.audit import audit_entry
+from herd.coordinator.api.responses import json_errors, json_response, read_body
 from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.models.pinned_models import PinnedModel, PinnedModels
 from herd.coordinator.models.transfers import CannotTransfer, Transfers
@@ -89,31 +90,31 @@ class ModelsApi:
     @property
     def routes(self) -> list[ApiRoute]:
         return [
-            ApiRoute("/api/pull", told(self.pull), "POST", Right.MODELS, WantedPull),
-            ApiRoute("/api/delete", told(self.delete), "DELETE", Right.MODELS, WantedDelete),
-            ApiRoute("/api/copy", told(self.copy), "POST", Right.MODELS, WantedCopy),
-            ApiRoute("/fleet/pulls", told(self.pulls), "GET", Right.READ),
-            ApiRoute("/fleet/pulls/{pull_id}", told(self.cancel), "DELETE", Right.MODELS),
-            ApiRoute("/fleet/sync", told(self.sync), "POST", Right.MODELS, ModelPlaceRequest),
-            ApiRoute("/fleet/update", told(self.update), "POST", Right.MODELS, ModelPlaceRequest),
-            ApiRoute("/fleet/load", told(self.load), "POST", Right.MODELS, ModelPlaceRequest),
-            ApiRoute("/fleet/unload", told(self.unload), "POST", Right.MODELS, ModelPlaceRequest),
-            ApiRoute("/fleet/pin", told(self.pinned), "GET", Right.READ),
-            ApiRoute("/fleet/pin", told(self.pin), "POST", Right.MODELS, ModelPlaceRequest),
-            ApiRoute("/fleet/pin/{model:path}", told(self.unpin), "DELETE", Right.MODELS),
-            ApiRoute("/dashboard/api/model-management", told(self.management), "GET", Right.READ),
-            ApiRoute("/dashboard/api/pull", told(self.start_pull), "POST", Right.MODELS, WantedPull),
-            ApiRoute("/dashboard/api/delete", told(self.delete), "POST", Right.MODELS, WantedDelete),
-            ApiRoute("/dashboard/api/pinned-models", told(self.pinned), "GET", Right.READ),
-            ApiRoute("/dashboard/api/pinned-models", told(self.pin), "POST", Right.MODELS, ModelPlaceRequest),
-            ApiRoute("/dashboard/api/pinned-models/{model:path}", told(self.unpin), "DELETE", Right.MODELS),
+            ApiRoute("/api/pull", json_errors(self.pull), "POST", Right.MODELS, WantedPull),
+            ApiRoute("/api/delete", json_errors(self.delete), "DELETE", Right.MODELS, WantedDelete),
+            ApiRoute("/api/copy", json_errors(self.copy), "POST", Right.MODELS, WantedCopy),
+            ApiRoute("/fleet/pulls", json_errors(self.pulls), "GET", Right.READ),
+            ApiRoute("/fleet/pulls/{pull_id}", json_errors(self.cancel), "DELETE", Right.MODELS),
+            ApiRoute("/fleet/sync", json_errors(self.sync), "POST", Right.MODELS, ModelPlaceRequest),
+            ApiRoute("/fleet/update", json_errors(self.update), "POST", Right.MODELS, ModelPlaceRequest),
+            ApiRoute("/fleet/load", json_errors(self.load), "POST", Right.MODELS, ModelPlaceRequest),
+            ApiRoute("/fleet/unload", json_errors(self.unload), "POST", Right.MODELS, ModelPlaceRequest),
+            ApiRoute("/fleet/pin", json_errors(self.pinned), "GET", Right.READ),
+            ApiRoute("/fleet/pin", json_errors(self.pin), "POST", Right.MODELS, ModelPlaceRequest),
+            ApiRoute("/fleet/pin/{model:path}", json_errors(self.unpin), "DELETE", Right.MODELS),
+            ApiRoute("/dashboard/api/model-management", json_errors(self.management), "GET", Right.READ),
+            ApiRoute("/dashboard/api/pull", json_errors(self.start_pull), "POST", Right.MODELS, WantedPull),
+            ApiRoute("/dashboard/api/delete", json_errors(self.delete), "POST", Right.MODELS, WantedDelete),
+            ApiRoute("/dashboard/api/pinned-models", json_errors(self.pinned), "GET", Right.READ),
+            ApiRoute("/dashboard/api/pinned-models", json_errors(self.pin), "POST", Right.MODELS, ModelPlaceRequest),
+            ApiRoute("/dashboard/api/pinned-models/{model:path}", json_errors(self.unpin), "DELETE", Right.MODELS),
         ]
 
     # --- bringing ---
 
     async def pull(self, request: Request) -> Response:
         """As Ollama's: NDJSON until `success`, or one answer. A client that leaves stops it, unless others want it too."""
-        wanted = await read(request, WantedPull)
+        wanted = await read_body(request, WantedPull)
         fetch = self._wanted(request, wanted)
         by = f"client {id(request)}"
         fetch.wanted_by.add(by)
@@ -126,8 +127,8 @@ class ModelsApi:
 
     async def start_pull(self, request: Request) -> Response:
         """The same without waiting for it: 202 with the job."""
-        fetch = self._wanted(request, await read(request, WantedPull))
-        return as_json({"job_id": job_id(fetch), "node_id": fetch.node_id, "model": fetch.model}, 202)
+        fetch = self._wanted(request, await read_body(request, WantedPull))
+        return json_response({"job_id": job_id(fetch), "node_id": fetch.node_id, "model": fetch.model}, 202)
 
     def _wanted(self, request: Request, wanted: WantedPull) -> Transfer:
         name = request_fields.model_name(wanted.model or wanted.name)
@@ -147,7 +148,7 @@ class ModelsApi:
 
     async def pulls(self, _: Request) -> Response:
         """Everything that is being fetched, waits for it, or was of late; newest first."""
-        return as_json({"jobs": [job_of(fetch) for fetch in reversed(list(self._fetching.book))]})
+        return json_response({"jobs": [job_of(fetch) for fetch in reversed(list(self._fetching.book))]})
 
     async def cancel(self, request: Request) -> Response:
         """Stops it for everybody. What was read stays on the node's disk, so that it can be gone on with."""
@@ -157,11 +158,11 @@ class ModelsApi:
             raise UnknownModel("no such pull is under way; see: herd pulls", code="not_found")
         self._fetching.cancel(fetch)
         self._noted(request, "cancel pull", f"{fetch.name} onto {fetch.node_id}")
-        return as_json({"status": "cancelled", "job_id": job_id(fetch)})
+        return json_response({"status": "cancelled", "job_id": job_id(fetch)})
 
     async def sync(self, request: Request) -> Response:
         """Copies a model over the local network to the nodes named, or to all that can fetch and have room; never from the internet."""
-        wanted = await read(request, ModelPlaceRequest)
+        wanted = await read_body(request, ModelPlaceRequest)
         model = canonical(request_fields.model_name(wanted.model))
         have = self._holders(model)
         names = [*wanted.node_ids, *([wanted.node_id] if wanted.node_id else [])]
@@ -176,24 +177,24 @@ class ModelsApi:
             self._fetching.want(wanted.model, PEOPLE, node_id, PullOptions(lan_only=True)) for node_id in targets
         ]
         self._noted(request, "sync", f"{model} to {', '.join(targets) or 'nobody'}")
-        return as_json({"jobs": [job_of(fetch) for fetch in started]}, 202)
+        return json_response({"jobs": [job_of(fetch) for fetch in started]}, 202)
 
     async def update(self, request: Request) -> Response:
         """Asks the registry for the tag once, on one node, and copies what is new to the others that have it."""
-        wanted = await read(request, ModelPlaceRequest)
+        wanted = await read_body(request, ModelPlaceRequest)
         model = canonical(request_fields.model_name(wanted.model))
         have = self._holders(model)
         first = NodeId(wanted.node_id) if wanted.node_id else next(iter(sorted(have)))
         fetch = self._fetching.want(wanted.model, PEOPLE, first, PullOptions(is_refresh=True))
         fetch.then = tuple(node_id for node_id in have if node_id != first)
         self._noted(request, "update", f"{model} on {first}, then on {len(have) - 1} more")
-        return as_json({"jobs": [job_of(fetch)]}, 202)
+        return json_response({"jobs": [job_of(fetch)]}, 202)
 
     # --- removing, copying ---
 
     async def delete(self, request: Request) -> Response:
         """Removes a model from a node's disk, after its name was said twice. 400 with the exact words where something is missing."""
-        wanted = await read(request, WantedDelete)
+        wanted = await read_body(request, WantedDelete)
         name = request_fields.model_name(wanted.model or wanted.name)
         model = canonical(name)
         have = self._holders(model)
@@ -210,11 +211,11 @@ class ModelsApi:
         for node_id in targets:
             await self._order(have[NodeId(node_id)], lambda engine, card: engine.remove(card.name))
             self._noted(request, "delete", f"{name} on {node_id}")
-        return as_json({"status": "deleted", "model": model, "nodes": targets})
+        return json_response({"status": "deleted", "model": model, "nodes": targets})
 
     async def copy(self, request: Request) -> Response:
         """A second name on every node that has the model, or on one."""
-        wanted = await read(request, WantedCopy)
+        wanted = await read_body(request, WantedCopy)
         source, to = canonical(request_fields.model_name(wanted.source)), request_fields.model_name(wanted.destination)
         have = self._holders(source)
         nodes = [NodeId(wanted.node_id)] if wanted.node_id else sorted(have)
@@ -236,7 +237,7 @@ class ModelsApi:
         return await self._keep(request, "unload", lambda engine, card: engine.keep(card.name, False))
 
     async def _keep(self, request: Request, what: str, call: Callable[[Engine, ModelInfo], Call | None]) -> Response:
-        wanted = await read(request, ModelPlaceRequest)
+        wanted = await read_body(request, ModelPlaceRequest)
         model = canonical(request_fields.model_name(wanted.model))
         have = self._holders(model)
         # What is being loaded this moment is in no heartbeat yet: everywhere means everywhere.
@@ -247,11 +248,11 @@ class ModelsApi:
             raise UnknownModel(f"{wanted.node_id} does not have {wanted.model}")
         await asyncio.gather(*(self._order(have[node_id], call) for node_id in nodes))
         self._noted(request, what, f"{model} on {', '.join(nodes) or 'no node'}")
-        return as_json({"status": f"{what}ed", "model": model, "nodes": nodes})
+        return json_response({"status": f"{what}ed", "model": model, "nodes": nodes})
 
     async def pin(self, request: Request) -> Response:
         """From now on the model stays in memory, on this node or on the best."""
-        wanted = await read(request, ModelPlaceRequest)
+        wanted = await read_body(request, ModelPlaceRequest)
         model = canonical(request_fields.model_name(wanted.model))
         have = self._holders(model)
         if wanted.node_id and wanted.node_id not in have:
@@ -263,7 +264,7 @@ class ModelsApi:
         except OverflowError as error:
             raise BadRequest(str(error), code="too_many_pins") from error
         self._noted(request, "pin", f"{model} {wanted.node_id}".strip())
-        return as_json({"status": "pinned", "model": model, "node_id": wanted.node_id})
+        return json_response({"status": "pinned", "model": model, "node_id": wanted.node_id})
 
     async def unpin(self, request: Request) -> Response:
         """Lets it go again."""
@@ -271,12 +272,12 @@ class ModelsApi:
         if not self._pins.remove(model):
             raise UnknownModel(f"{model} is not pinned, or by FLEET_PINNED_MODELS; see: herd pin", code="not_found")
         self._noted(request, "unpin", model)
-        return as_json({"status": "unpinned", "model": model})
+        return json_response({"status": "unpinned", "model": model})
 
     async def pinned(self, _: Request) -> Response:
         """What is pinned, and whether it is in memory."""
         missing = self._pins.missing()
-        return as_json(
+        return json_response(
             {
                 "pins": [
                     {"model": pin.model, "node_id": pin.node_id, "is_loaded": pin not in missing}
@@ -295,7 +296,7 @@ class ModelsApi:
             for model in self._fleet.model_names
             if len(found := transfer_queue.drifted(self._fleet, model)) > 1
         }
-        return as_json(
+        return json_response(
             {
                 "nodes": [self._on_disk(node, used) for node in self._fleet],
                 "jobs": [job_of(fetch) for fetch in self._fetching.book],
@@ -354,7 +355,7 @@ class ModelsApi:
             raise CannotTransfer(Refusal(502, "node_refused", f"the node answered {reply.status}: {said}"))
 
     def _noted(self, request: Request, what: str, about: str) -> None:
-        self._store.audit(noted(request, what, about))
+        self._store.audit(audit_entry(request, what, about))
 
 
 def job_id(fetch: Transfer) -> str:

@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from herd import __version__
 from herd.coordinator.api.fleet_view import FleetView
-from herd.coordinator.api.keys_and_nodes import told
+from herd.coordinator.api.responses import json_errors, query_response
 from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.driver import Driver
 from herd.coordinator.storage import queries, today_totals
@@ -46,11 +46,11 @@ class DashboardApi:
     @property
     def routes(self) -> list[ApiRoute]:
         return [
-            ApiRoute("/dashboard/api/overview", told(self.overview), "GET", Right.READ),
-            ApiRoute("/dashboard/api/traces", told(self.traces), "GET", Right.READ, query=TRACES_QUERY),
-            ApiRoute("/dashboard/api/requests/{request_id}", told(self.one_request), "GET", Right.READ),
-            ApiRoute("/dashboard/api/usage", told(self.usage), "GET", Right.READ, query=("days",)),
-            ApiRoute("/dashboard/api/latencies", told(self.latencies), "GET", Right.READ),
+            ApiRoute("/dashboard/api/overview", json_errors(self.overview), "GET", Right.READ),
+            ApiRoute("/dashboard/api/traces", json_errors(self.traces), "GET", Right.READ, query=TRACES_QUERY),
+            ApiRoute("/dashboard/api/requests/{request_id}", json_errors(self.one_request), "GET", Right.READ),
+            ApiRoute("/dashboard/api/usage", json_errors(self.usage), "GET", Right.READ, query=("days",)),
+            ApiRoute("/dashboard/api/latencies", json_errors(self.latencies), "GET", Right.READ),
         ]
 
     async def overview(self, _: Request) -> Response:
@@ -78,7 +78,7 @@ class DashboardApi:
             latest=(),
             first_run=(),
         )
-        return await self._asked(partial(_overview, made=made, known=known, place=self._place()))
+        return await query_response(self._store, partial(_overview, made=made, known=known, place=self._place()))
 
     async def traces(self, request: Request) -> Response:
         """The newest rows, attempts included; `limit`, `model`, `node_id`, `status`, `tag`, `before_id`, `since`, `until` narrow it."""
@@ -93,25 +93,24 @@ class DashboardApi:
             since=number(query.get("since"), "since", None),
             until=number(query.get("until"), "until", None),
         )
-        return await self._asked(partial(_traces, limit=min(max(limit or 1, 1), queries.TRACES_MAX), wanted=wanted))
+        return await query_response(
+            self._store, partial(_traces, limit=min(max(limit or 1, 1), queries.TRACES_MAX), wanted=wanted)
+        )
 
     async def one_request(self, request: Request) -> Response:
         """The story of one request and every row of it, by its id or the beginning of it."""
-        return await self._asked(partial(_one_request, request_id=request.path_params["request_id"]))
+        return await query_response(self._store, partial(_one_request, request_id=request.path_params["request_id"]))
 
     async def usage(self, request: Request) -> Response:
         """Requests and tokens of the last `days` (7), by day, node and model, by tag and by key."""
         days = number(request.query_params.get("days"), "days", 7) or 7
-        return await self._asked(partial(_usage, since=time.time() - days * 86400))
+        return await query_response(self._store, partial(_usage, since=time.time() - days * 86400))
 
     async def latencies(self, _: Request) -> Response:
         """How long answers took, in percentiles, per node and model."""
-        return await self._asked(lambda connection: {"latencies": queries.latency_percentiles(connection)})
-
-    async def _asked(self, question: Callable[[sqlite3.Connection], object]) -> Response:
-        """Asks and writes the answer, both beside the loop."""
-        body = await self._store.ask(lambda connection: msgspec.json.encode(question(connection)))
-        return Response(body, media_type="application/json")
+        return await query_response(
+            self._store, lambda connection: {"latencies": queries.latency_percentiles(connection)}
+        )
 
 
 class LoopState(msgspec.Struct, frozen=True):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.responses import Response
 
-from herd.coordinator.api.keys_and_nodes import as_json, told
+from herd.coordinator.api.responses import json_errors, json_response
 from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.driver import Driver
 from herd.coordinator.storage.writer import TraceStore
@@ -83,14 +83,14 @@ class RecommendationsApi:
 
     @property
     def routes(self) -> list[ApiRoute]:
-        return [ApiRoute("/dashboard/api/recommendations", told(self.recommendations), "GET", Right.READ)]
+        return [ApiRoute("/dashboard/api/recommendations", json_errors(self.recommendations), "GET", Right.READ)]
 
     async def recommendations(self, _: Request) -> Response:
         """What should live where: each change with the traffic that speaks for it, its cost, its gain and the doubt."""
         now = asyncio.get_running_loop().time()
         if self._latest is None or not 0 <= now - self._latest[0] < FRESH_S:
             self._latest = (now, await self._store.ask(_weighed, self.known(), self._wall()))
-        return as_json(self._latest[1])
+        return json_response(self._latest[1])
 
     def known(self) -> AdviceInputs:
         """Called on the loop. Nodes that are away are left out: nothing can be moved there."""

@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from herd.coordinator.api.keys_and_nodes import as_json, noted, read, told
+from herd.coordinator.api.audit import audit_entry
+from herd.coordinator.api.responses import json_errors, json_response, query_response, read_body
 from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.storage import learned_state, node_history, queries, setting_changes
 from herd.coordinator.storage.node_history import Event
@@ -74,31 +74,37 @@ class SettingsApi:
     @property
     def routes(self) -> list[ApiRoute]:
         return [
-            ApiRoute("/dashboard/api/settings", told(self.page), "GET", Right.READ),
-            ApiRoute("/dashboard/api/settings", told(self.change), "POST", Right.ADMIN, takes=SettingChangeRequest),
-            ApiRoute("/dashboard/api/settings/history", told(self.history), "GET", Right.READ),
-            ApiRoute("/dashboard/api/settings/undo", told(self.undo), "POST", Right.ADMIN, takes=UndoRequest),
+            ApiRoute("/dashboard/api/settings", json_errors(self.page), "GET", Right.READ),
             ApiRoute(
-                "/dashboard/api/settings/preview", told(self.preview), "POST", Right.ADMIN, takes=WeightsPreviewRequest
+                "/dashboard/api/settings", json_errors(self.change), "POST", Right.ADMIN, takes=SettingChangeRequest
+            ),
+            ApiRoute("/dashboard/api/settings/history", json_errors(self.history), "GET", Right.READ),
+            ApiRoute("/dashboard/api/settings/undo", json_errors(self.undo), "POST", Right.ADMIN, takes=UndoRequest),
+            ApiRoute(
+                "/dashboard/api/settings/preview",
+                json_errors(self.preview),
+                "POST",
+                Right.ADMIN,
+                takes=WeightsPreviewRequest,
             ),
         ]
 
     async def page(self, _: Request) -> Response:
         """Every setting: value, default, source, when a change takes effect."""
-        return as_json(SettingsPage(tuple(self._desk.lines()) if self._desk is not None else ()))
+        return json_response(SettingsPage(tuple(self._desk.lines()) if self._desk is not None else ()))
 
     async def change(self, request: Request) -> Response:
         """Sets one setting, checked as at the start; kept over restarts, on record, and undone by one call."""
-        wanted = await read(request, SettingChangeRequest)
-        return as_json(await self._change(request, wanted.name, wanted.value))
+        wanted = await read_body(request, SettingChangeRequest)
+        return json_response(await self._change(request, wanted.name, wanted.value))
 
     async def history(self, _: Request) -> Response:
         """Who changed what, the newest first."""
-        return as_json(SettingHistory(tuple(await self._store.ask(setting_changes.newest))))
+        return json_response(SettingHistory(tuple(await self._store.ask(setting_changes.newest))))
 
     async def undo(self, request: Request) -> Response:
         """Gives a setting the value that it had before a change."""
-        wanted = await read(request, UndoRequest)
+        wanted = await read_body(request, UndoRequest)
         past = (
             await self._store.ask(setting_changes.one, wanted.change_id) if 0 < wanted.change_id <= CHANGE_MAX else None
         )
@@ -106,17 +112,14 @@ class SettingsApi:
             raise BadRequest(f"there is no change {wanted.change_id}; /dashboard/api/settings/history has them all")
         if not past.may_undo:
             raise BadRequest(f"{past.name} was changed again since; undo that change first")
-        return as_json(await self._change(request, past.name, past.before))
+        return json_response(await self._change(request, past.name, past.before))
 
     async def preview(self, request: Request) -> Response:
         """What the newest requests would have been under other weights."""
-        wanted = await read(request, WeightsPreviewRequest)
+        wanted = await read_body(request, WeightsPreviewRequest)
         values = self._known().weights(wanted.values)
         limit = max(1, min(wanted.limit, PREVIEW_MAX))
-        body = await self._store.ask(
-            lambda connection: msgspec.json.encode(previewed(connection, values, limit, self._signals))
-        )
-        return Response(body, media_type="application/json")
+        return await query_response(self._store, lambda connection: previewed(connection, values, limit, self._signals))
 
     async def _change(self, request: Request, name: str, value: str | None) -> SettingChanged:
         desk = self._known()
@@ -130,7 +133,7 @@ class SettingsApi:
 
     async def _kept(self, request: Request, name: str, before: str | None, after: str | None) -> int:
         """Writes the change down; the id it has in the history."""
-        entry = noted(request, "changed a setting", f"{name}={'(default)' if after is None else after}")
+        entry = audit_entry(request, "changed a setting", f"{name}={'(default)' if after is None else after}")
         self._store.audit(entry)
         loop = asyncio.get_running_loop()
         done: asyncio.Future[int] = loop.create_future()

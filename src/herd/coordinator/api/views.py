@@ -10,6 +10,7 @@ from herd.core.lifecycle.queue_positions import QueuePosition, places
 from herd.core.state.fleet import GB, Fleet, Liveness, ModelInfo, ModelName, Node, NodeId
 from herd.core.state.live_request import LiveRequest, RequestState
 from herd.core.state.request import RequestId
+from herd.dashboard.requests import node_of
 
 Json = dict[str, Any]
 KEY_CHARACTERS_SHOWN = 8
@@ -179,7 +180,7 @@ def _live_view(live: LiveRequest, place: QueuePosition | None, now: float) -> Js
         "request_id": live.request.id,
         "model": live.model,
         "state": live.state.value,
-        "node_id": _place(live),
+        "node_id": node_of(live),
         "tenant": _tenant(live.request.tenant),
         "position": place.position if place is not None else None,
         "waits_for": place.waits_for if place is not None else None,
@@ -195,10 +196,3 @@ def _live_view(live: LiveRequest, place: QueuePosition | None, now: float) -> Js
 
 def _tenant(tenant: str) -> str:
     return f"{tenant[:KEY_CHARACTERS_SHOWN]}…" if tenant.startswith("key ") else tenant
-
-
-def _place(live: LiveRequest) -> str | None:
-    """Where it runs, or in whose queue it is."""
-    if live.attempt is not None and live.is_running:
-        return live.attempt.node_id
-    return live.queue.node_id if live.queue is not None else None

@@ -6,7 +6,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from herd.coordinator.api.keys_and_nodes import as_json
+from herd.coordinator.api.responses import json_response
 from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.driver import Driver
 from herd.core.context.window_usage import window_changes
@@ -25,7 +25,7 @@ class WindowsApi:
     async def windows(self, _: Request) -> Response:
         """Of every loaded model its window, what 99 of 100 requests used, the window that would do, and the memory that it would free."""
         changes = window_changes(self._driver.fleet, self._driver.forecast.window_use)
-        return as_json(
+        return json_response(
             {
                 "is_applied": self._settings.dynamic,
                 "may_shrink": self._settings.dynamic and self._settings.auto_calculate,

@@ -27,7 +27,7 @@ SURPLUS = "DELETE FROM audit WHERE id <= (SELECT MAX(id) FROM audit) - ?"
 NEWEST = "SELECT at, what, who, ip, about FROM audit ORDER BY id DESC LIMIT ?"
 
 
-def keep(connection: sqlite3.Connection, entries: Iterable[AuditEntry]) -> None:
+def insert(connection: sqlite3.Connection, entries: Iterable[AuditEntry]) -> None:
     """In one transaction. Raises `sqlite3.Error`; then nothing was changed once it is rolled back."""
     connection.execute("BEGIN IMMEDIATE")
     connection.executemany(INSERT, [(one.at, *(_text(text) for text in one[1:])) for one in entries])
@@ -35,7 +35,7 @@ def keep(connection: sqlite3.Connection, entries: Iterable[AuditEntry]) -> None:
     connection.execute("COMMIT")
 
 
-def newest(connection: sqlite3.Connection, limit: int) -> list[dict[str, object]]:
+def select_newest(connection: sqlite3.Connection, limit: int) -> list[dict[str, object]]:
     """The newest first. Raises `sqlite3.Error`."""
     rows = connection.execute(NEWEST, (max(1, min(limit, SHOWN_MAX)),))
     return [dict(zip(AuditEntry._fields, row, strict=True)) for row in rows]

@@ -391,7 +391,7 @@ class TraceStore:
         if not entries:
             return
         try:
-            audit_log.keep(self._connection or self._connect(), entries)
+            audit_log.insert(self._connection or self._connect(), entries)
         except (sqlite3.Error, OSError, Damaged, NewerSchema) as error:
             self._fail(error)
             return
