@@ -39,7 +39,7 @@ class OtherTongue(type(ENGINE)):  # type: ignore[misc]
 
     kind = "other"
 
-    def takes(self, path: str) -> bool:
+    def serves(self, path: str) -> bool:
         return False
 
 

@@ -36,7 +36,7 @@ def with_ollama(play: Callable[[FakeOllama], Awaitable[None]]) -> None:
 
 
 def names(found: list[LocalEngine]) -> list[str]:
-    return sorted(card.name for local in found if local.last for card in local.last.cards)
+    return sorted(card.name for local in found if local.last for card in local.last.models)
 
 
 def test_an_engine_is_found_by_its_url_and_its_models_are_told() -> None:
@@ -133,8 +133,8 @@ def test_a_real_llamacpp_tells_its_slots_and_window() -> None:
         found = asyncio.run(local.look())
         face = local.face(found[0], engine.url)
         assert (face.kind, face.slots, names(found)) == ("llamacpp", 2, ["tiny"])
-        assert found[0].last is not None and found[0].last.cards[0].loaded is not None
-        assert found[0].last.cards[0].loaded.context_tokens == 2048
+        assert found[0].last is not None and found[0].last.models[0].loaded is not None
+        assert found[0].last.models[0].loaded.context_tokens == 2048
 
 
 def test_an_engine_of_our_own_is_taken_without_recognition_and_kept_through_misses() -> None:

@@ -96,7 +96,7 @@ def test_reading_raises_only_herd_errors(dialect: Dialect, route: Route, body: b
         ask = dialect.parse(route, body)
         dialect.rewrite(ask, "other:1")
         if route.kind is not RequestKind.INFO:
-            dialect.converse(ask)
+            dialect.read_conversation(ask)
     except HerdError:
         return
 
@@ -107,7 +107,7 @@ def test_reading_raises_only_herd_errors(dialect: Dialect, route: Route, body: b
 def test_a_wrong_field_raises_only_herd_errors(dialect: Dialect, route: Route, field: str, value: Any) -> None:
     try:
         ask = parsed(dialect, route, a_body(**{field: value}))
-        dialect.converse(ask)
+        dialect.read_conversation(ask)
         dialect.rewrite(ask, "other:1")
     except HerdError:
         return

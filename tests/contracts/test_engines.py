@@ -60,7 +60,7 @@ def test_odd_answers_give_less_never_an_exception(engine: Engine, replies: list[
 def test_nobody_is_not_recognised_and_has_nothing(engine: Engine) -> None:
     silence = Reply(0, b"")
     assert not engine.recognises(silence)
-    assert engine.inventory(tuple(silence for _ in engine.inventory_calls())).cards == ()
+    assert engine.inventory(tuple(silence for _ in engine.inventory_calls())).models == ()
     assert engine.is_busy(503, b"")
 
 

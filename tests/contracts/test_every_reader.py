@@ -294,7 +294,7 @@ def test_a_broken_off_stream_of_anything_is_gone_on_with_or_not(
     )
     ask = dialect.parse(route, body.encode())
     resumed = dialect.resume(ask, "m", "r1", MOMENT, b"".join(lines), "note")
-    assert resumed is None or isinstance(resumed.said.text, str)
+    assert resumed is None or isinstance(resumed.partial_answer.text, str)
 
 
 def test_the_answers_of_the_raw_server_are_used() -> None:

@@ -81,7 +81,7 @@ def test_recorded_requests_are_understood(name: str, folder: Path) -> None:
     assert (read.model, read.stream) == (body["model"], body.get("stream", False))
     assert read.output_tokens_max == body["max_tokens"]
     assert DIALECT.rewrite(read, read.model) is recorded.request
-    assert DIALECT.converse(read).messages[0].text == "Say hi."
+    assert DIALECT.read_conversation(read).messages[0].text == "Say hi."
 
 
 def test_an_answer_without_a_limit_is_refused_as_ollama_does() -> None:
@@ -119,7 +119,7 @@ def test_counting_needs_no_limit_and_never_streams() -> None:
 
 
 def test_a_conversation_becomes_neutral() -> None:
-    talk = DIALECT.converse(
+    talk = DIALECT.read_conversation(
         ask(
             system=[
                 {"type": "text", "text": "be brief", "cache_control": {"type": "ephemeral"}},
@@ -187,7 +187,7 @@ def test_a_conversation_becomes_neutral() -> None:
     ],
 )
 def test_thinking_is_neutral(body: dict[str, Any], think: bool | str | None) -> None:
-    assert DIALECT.converse(ask(**body)).think == think
+    assert DIALECT.read_conversation(ask(**body)).think == think
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_thinking_is_neutral(body: dict[str, Any], think: bool | str | None) -> 
     ],
 )
 def test_a_choice_of_tools_is_neutral(choice: dict[str, Any], neutral: Any) -> None:
-    assert DIALECT.converse(ask(tool_choice=choice)).tool_choice == neutral
+    assert DIALECT.read_conversation(ask(tool_choice=choice)).tool_choice == neutral
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_a_choice_of_tools_is_neutral(choice: dict[str, Any], neutral: Any) -> N
 )
 def test_what_cannot_be_translated_is_named(body: dict[str, Any], word: str) -> None:
     with pytest.raises(BadRequest, match=word):
-        DIALECT.converse(ask(**body))
+        DIALECT.read_conversation(ask(**body))
 
 
 # --- watching ---

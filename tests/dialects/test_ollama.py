@@ -56,7 +56,7 @@ def test_recorded_requests_that_ollama_took_are_understood(name: str) -> None:
     assert (read.model, read.stream) == (asked["model"], may_stream and asked.get("stream", True))
     assert DIALECT.rewrite(read, read.model) is recorded.request
     if read.route.kind is not RequestKind.INFO:
-        assert DIALECT.converse(read).model == asked["model"]
+        assert DIALECT.read_conversation(read).model == asked["model"]
 
 
 @pytest.mark.parametrize("name", ["empty_model", "empty_body", "bad_json", "bad_type", "bad_name"])
@@ -74,7 +74,7 @@ def test_what_ollama_refuses_later_is_refused_in_translation(name: str) -> None:
     recorded = sample(name)
     read = DIALECT.parse(ROUTES[recorded.path], recorded.request)
     with pytest.raises(BadRequest):
-        DIALECT.converse(read)
+        DIALECT.read_conversation(read)
 
 
 def test_features_are_read_without_the_payload() -> None:
@@ -132,7 +132,7 @@ def test_without_extras_the_client_s_own_spelling_remains() -> None:
 
 def test_a_chat_becomes_neutral() -> None:
     call = {"id": "c1", "function": {"name": "f", "arguments": {"x": 1}}}
-    talk = DIALECT.converse(
+    talk = DIALECT.read_conversation(
         ask(
             messages=[
                 {"role": "system", "content": "be brief"},
@@ -161,7 +161,9 @@ def test_a_chat_becomes_neutral() -> None:
 
 
 def test_generate_and_embed_become_neutral() -> None:
-    talk = DIALECT.converse(ask("/api/generate", prompt="p", system="s", suffix="e", raw=True, images=["/9j/x"]))
+    talk = DIALECT.read_conversation(
+        ask("/api/generate", prompt="p", system="s", suffix="e", raw=True, images=["/9j/x"])
+    )
     assert (talk.prompt, talk.system, talk.suffix, talk.raw, talk.images) == (
         "p",
         "s",
@@ -169,20 +171,20 @@ def test_generate_and_embed_become_neutral() -> None:
         True,
         [("/9j/x", "image/jpeg")],
     )
-    assert DIALECT.converse(ask("/api/embed", input="a", dimensions=3)).inputs == ["a"]
-    assert DIALECT.converse(ask("/api/embed", input=["a", "b"])).inputs == ["a", "b"]
-    assert DIALECT.converse(ask("/api/embeddings", prompt="a")).inputs == ["a"]
+    assert DIALECT.read_conversation(ask("/api/embed", input="a", dimensions=3)).inputs == ["a"]
+    assert DIALECT.read_conversation(ask("/api/embed", input=["a", "b"])).inputs == ["a", "b"]
+    assert DIALECT.read_conversation(ask("/api/embeddings", prompt="a")).inputs == ["a"]
 
 
 def test_a_template_cannot_be_translated() -> None:
     with pytest.raises(BadRequest, match="template"):
-        DIALECT.converse(ask("/api/generate", prompt="p", template="{{ .Prompt }}"))
+        DIALECT.read_conversation(ask("/api/generate", prompt="p", template="{{ .Prompt }}"))
 
 
 def test_broken_tool_arguments_are_a_bad_request() -> None:
     body = b'{"model":"m","messages":[{"role":"a","tool_calls":[{"function":{"name":"f","arguments":"\\ud800 "}}]}]}'
     with pytest.raises(BadRequest):
-        DIALECT.converse(DIALECT.parse(ROUTES["/api/chat"], body))
+        DIALECT.read_conversation(DIALECT.parse(ROUTES["/api/chat"], body))
 
 
 # --- watching ---
@@ -454,6 +456,6 @@ def test_show_is_answered_from_memory_where_no_ollama_has_the_model() -> None:
 @given(st.sampled_from(list(ROUTES.values())), st.binary(max_size=100))
 def test_nonsense_raises_only_herd_errors(route: Route, body: bytes) -> None:
     try:
-        DIALECT.converse(DIALECT.parse(route, body))
+        DIALECT.read_conversation(DIALECT.parse(route, body))
     except HerdError:
         return

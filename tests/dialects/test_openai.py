@@ -91,7 +91,7 @@ def test_recorded_requests_are_understood(name: str, folder: Path) -> None:
     assert read.output_tokens_max == body.get("max_tokens")
     assert read.include_usage is bool(body.get("stream_options"))
     assert DIALECT.rewrite(read, read.model) is recorded.request
-    assert DIALECT.converse(read).model == body["model"]
+    assert DIALECT.read_conversation(read).model == body["model"]
 
 
 def test_a_chat_without_messages_is_refused_as_ollama_does() -> None:
@@ -155,7 +155,7 @@ def test_a_chat_becomes_neutral() -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"x":1}'}}
     tool = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
     schema = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}
-    talk = DIALECT.converse(
+    talk = DIALECT.read_conversation(
         ask(
             messages=[
                 {"role": "developer", "content": "be brief"},
@@ -191,11 +191,11 @@ def test_a_chat_becomes_neutral() -> None:
 
 
 def test_completions_and_embeddings_become_neutral() -> None:
-    talk = DIALECT.converse(ask("/v1/completions", prompt="p", suffix="s", logprobs=3))
+    talk = DIALECT.read_conversation(ask("/v1/completions", prompt="p", suffix="s", logprobs=3))
     assert (talk.prompt, talk.suffix, talk.raw, talk.logprobs, talk.top_logprobs) == ("p", "s", True, True, 3)
-    assert DIALECT.converse(ask("/v1/completions", prompt=["p"])).prompt == "p"
-    assert DIALECT.converse(ask("/v1/embeddings", input="a", dimensions=3)).inputs == ["a"]
-    assert DIALECT.converse(ask("/v1/embeddings", input=["a", "b"])).inputs == ["a", "b"]
+    assert DIALECT.read_conversation(ask("/v1/completions", prompt=["p"])).prompt == "p"
+    assert DIALECT.read_conversation(ask("/v1/embeddings", input="a", dimensions=3)).inputs == ["a"]
+    assert DIALECT.read_conversation(ask("/v1/embeddings", input=["a", "b"])).inputs == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_completions_and_embeddings_become_neutral() -> None:
 )
 def test_what_cannot_be_translated_is_named(path: str, body: dict[str, Any], word: str) -> None:
     with pytest.raises(BadRequest, match=word):
-        DIALECT.converse(ask(path, **body))
+        DIALECT.read_conversation(ask(path, **body))
 
 
 # --- watching ---

@@ -76,7 +76,7 @@ def test_features_are_read_without_the_payload() -> None:
 
 
 def test_a_conversation_of_items_becomes_neutral() -> None:
-    talk = DIALECT.converse(
+    talk = DIALECT.read_conversation(
         ask(
             instructions="be brief",
             input=[
@@ -124,7 +124,7 @@ def test_a_conversation_of_items_becomes_neutral() -> None:
 )
 def test_what_cannot_be_translated_is_named(body: dict[str, Any], word: str) -> None:
     with pytest.raises(BadRequest, match=word):
-        DIALECT.converse(ask(**body))
+        DIALECT.read_conversation(ask(**body))
 
 
 # --- watching ---

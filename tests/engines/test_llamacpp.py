@@ -329,7 +329,7 @@ def test_a_server_with_one_model_has_it_in_memory() -> None:
     inventory = ENGINE.inventory((recorded("models"), recorded("props"), recorded("slots")))
     assert (inventory.version, inventory.slots, inventory.models_max) == ("b0-unknown", 2, None)
     assert inventory.requests_active == 0
-    (card,) = inventory.cards
+    (card,) = inventory.models
     assert (card.name, card.size_bytes, card.loaded) == ("smollm2:135m", 96_576_768, Loaded(96_576_768, 1024))
     assert (card.parameters, card.quantization, card.context_max_tokens) == ("134.52M", "Q4_1", 8192)
     assert (card.engine.kind, card.capabilities) == ("llamacpp", {"completion"})
@@ -338,7 +338,7 @@ def test_a_server_with_one_model_has_it_in_memory() -> None:
 def test_a_router_has_some_models_in_memory() -> None:
     inventory = ENGINE.inventory((recorded("router_models"), recorded("router_props"), EMPTY))
     assert (inventory.slots, inventory.models_max, inventory.requests_active) == (1, 3, None)
-    alpha, beta = inventory.cards
+    alpha, beta = inventory.models
     assert (alpha.name, alpha.loaded, alpha.size_bytes) == ("alpha", None, 0)
     assert (beta.name, beta.loaded) == ("beta", Loaded(695_552, 2048))
     assert beta.capabilities == {"completion", "tools"}
@@ -362,28 +362,28 @@ def test_running_requests_are_counted() -> None:
 def test_abilities_are_read_from_the_properties(props: dict[str, Any], abilities: set[str]) -> None:
     body = json.dumps({"default_generation_settings": {"n_ctx": 512}, **props}).encode()
     listed = Reply(200, b'{"data":[{"id":"m"}]}')
-    (card,) = ENGINE.inventory((listed, Reply(200, body), EMPTY)).cards
+    (card,) = ENGINE.inventory((listed, Reply(200, body), EMPTY)).models
     assert (card.capabilities, card.loaded) == (abilities, Loaded(0, 512))
 
 
 @pytest.mark.parametrize("name", ["nomic-embed-text", "all-MiniLM-L6-v2", "bge-m3"])
 def test_a_model_whose_name_says_that_it_embeds_only_embeds(name: str) -> None:
     listed = Reply(200, json.dumps({"data": [{"id": name}]}).encode())
-    assert ENGINE.inventory((listed, EMPTY, EMPTY)).cards[0].capabilities == {"embedding"}
+    assert ENGINE.inventory((listed, EMPTY, EMPTY)).models[0].capabilities == {"embedding"}
 
 
 def test_odd_entries_cost_only_themselves() -> None:
     listed = Reply(
         200, b'{"data":[7,{"id":7},{"id":""},{"meta":{"size":"x"},"id":"a"},{"id":"ok","meta":{"size":-5,"n_ctx":0}}]}'
     )
-    (card,) = ENGINE.inventory((listed, Reply(501, b"{}"), Reply(501, b"{}"))).cards
+    (card,) = ENGINE.inventory((listed, Reply(501, b"{}"), Reply(501, b"{}"))).models
     assert (card.name, card.size_bytes, card.loaded) == ("ok", 0, Loaded(0))
 
 
 def test_a_server_that_loads_its_model_is_known_and_has_nothing_yet() -> None:
     loading = recorded("loading")
     assert ENGINE.recognises(loading) and ENGINE.is_busy(loading.status, loading.body)
-    assert ENGINE.inventory((loading, loading, loading)).cards == ()
+    assert ENGINE.inventory((loading, loading, loading)).models == ()
 
 
 def test_the_probe_knows_llama_cpp_from_others() -> None:
@@ -399,13 +399,13 @@ def test_the_probe_knows_llama_cpp_from_others() -> None:
 def test_a_prompt_that_is_too_long_is_the_client_s_to_know() -> None:
     reply = recorded("too_long")
     assert not ENGINE.is_busy(reply.status, reply.body) and not ENGINE.is_model_missing(reply.status, reply.body)
-    assert ENGINE.is_requests_fault(reply.status, reply.body)
+    assert ENGINE.is_request_invalid(reply.status, reply.body)
 
 
 @pytest.mark.parametrize(("name", "is_fault"), [("image", True), ("embed_501", True), ("bad_json", True)])
 def test_an_ability_that_is_lacking_is_not_the_node_s_fault(name: str, is_fault: bool) -> None:
-    assert ENGINE.is_requests_fault(recorded(name).status, recorded(name).body) is is_fault
-    assert not ENGINE.is_requests_fault(500, b'{"error":{"message":"decode failed"}}')
+    assert ENGINE.is_request_invalid(recorded(name).status, recorded(name).body) is is_fault
+    assert not ENGINE.is_request_invalid(500, b'{"error":{"message":"decode failed"}}')
 
 
 def test_only_a_router_misses_models() -> None:
@@ -422,5 +422,5 @@ def test_bytes_of_these_paths_pass_through() -> None:
         "/v1/messages/count_tokens",
         "/v1/responses",
     ):
-        assert ENGINE.takes(path)
-    assert not ENGINE.takes("/api/chat") and not ENGINE.takes("/v1/models")
+        assert ENGINE.serves(path)
+    assert not ENGINE.serves("/api/chat") and not ENGINE.serves("/v1/models")

@@ -53,7 +53,7 @@ def send(engine: LlamaEngine, call: Call) -> Reply:
 def answered(engine: LlamaEngine, dialect: Dialect, route: Route, body: dict[str, Any]) -> tuple[ParsedRequest, bytes]:
     """What a client of this dialect gets from this engine."""
     ask = dialect.parse(route, json.dumps({"model": "m", **body}).encode())
-    conversation = dialect.converse(ask)
+    conversation = dialect.read_conversation(ask)
     reply = send(engine, ENGINE.call(conversation))
     assert reply.status == 200, reply.body
     reader, writer = ENGINE.reader(conversation), dialect.writer(ask, ask.model, "r1", MOMENT)
@@ -130,7 +130,7 @@ def test_stock_is_taken(speaker: LlamaEngine) -> None:
     assert ENGINE.recognises(send(speaker, ENGINE.probe()))
     inventory = ENGINE.inventory(tuple(send(speaker, call) for call in ENGINE.inventory_calls()))
     assert (inventory.slots, inventory.requests_active) == (2, 0)
-    (card,) = inventory.cards
+    (card,) = inventory.models
     assert card.name == "m" and card.loaded is not None
     assert card.loaded.context_tokens == speaker.settings.context_tokens and card.size_bytes > 100_000
 
@@ -139,6 +139,6 @@ def test_its_refusals_are_told_apart(speaker: LlamaEngine) -> None:
     long = send(speaker, Call("POST", "/v1/completions", json.dumps({"prompt": "word " * 20_000}).encode()))
     assert long.status == 400 and b"exceed_context_size_error" in long.body
     assert not ENGINE.is_busy(long.status, long.body) and not ENGINE.is_model_missing(long.status, long.body)
-    assert ENGINE.is_requests_fault(long.status, long.body)
+    assert ENGINE.is_request_invalid(long.status, long.body)
     no_embedding = send(speaker, Call("POST", "/v1/embeddings", b'{"input":["a"]}'))
-    assert ENGINE.is_requests_fault(no_embedding.status, no_embedding.body)
+    assert ENGINE.is_request_invalid(no_embedding.status, no_embedding.body)

@@ -224,7 +224,7 @@ def replies(tags: Any, ps: bytes = b'{"models":[]}') -> tuple[Reply, ...]:
 def test_disk_and_memory_are_joined_by_the_canonical_name() -> None:
     inventory = ENGINE.inventory(replies(TAGS, sample("ps").body))
     assert (inventory.version, inventory.slots) == ("0.32.15-lab", None)
-    smol, minilm = inventory.cards
+    smol, minilm = inventory.models
     assert (smol.name, smol.size_bytes, smol.digest) == ("smollm2:135m", 98_362_432, "f" * 64)
     assert (smol.family, smol.parameters, smol.quantization) == ("llama", "134.52M", "Q4_1")
     assert (smol.context_max_tokens, smol.capabilities) == (8192, {"completion", "tools"})
@@ -234,12 +234,12 @@ def test_disk_and_memory_are_joined_by_the_canonical_name() -> None:
 
 def test_m_in_memory_is_m_latest_on_disk() -> None:
     inventory = ENGINE.inventory(replies({"models": [{"name": "M:latest"}]}, b'{"models":[{"model":"m","size":9}]}'))
-    (card,) = inventory.cards
+    (card,) = inventory.models
     assert (card.name, card.loaded) == ("M:latest", Loaded(9))
 
 
 def test_a_model_in_memory_only_is_still_there() -> None:
-    assert [card.name for card in ENGINE.inventory(replies({"models": []}, sample("ps").body)).cards] == [
+    assert [card.name for card in ENGINE.inventory(replies({"models": []}, sample("ps").body)).models] == [
         "smollm2:135m",
         "all-minilm:22m",
     ]
@@ -247,17 +247,17 @@ def test_a_model_in_memory_only_is_still_there() -> None:
 
 def test_odd_entries_cost_only_themselves() -> None:
     odd = {"models": [7, {"name": 7}, {"size": "x", "name": "a"}, {}, {"name": "ok", "size": -5, "details": None}]}
-    (card,) = ENGINE.inventory(replies(odd)).cards
+    (card,) = ENGINE.inventory(replies(odd)).models
     assert (card.name, card.size_bytes) == ("ok", 0)
 
 
 def test_no_more_models_than_a_heartbeat_carries() -> None:
     many = {"models": [{"name": f"m{i}"} for i in range(MODELS_MAX + 5)]}
-    assert len(ENGINE.inventory(replies(many)).cards) == MODELS_MAX
+    assert len(ENGINE.inventory(replies(many)).models) == MODELS_MAX
 
 
 def test_silence_gives_an_empty_inventory() -> None:
-    assert ENGINE.inventory((EMPTY, EMPTY, EMPTY)).cards == ()
+    assert ENGINE.inventory((EMPTY, EMPTY, EMPTY)).models == ()
     assert ENGINE.inventory(()).version == ""
 
 
@@ -291,8 +291,8 @@ def test_other_refusals_do_not_say_that_the_model_left(name: str) -> None:
 
 def test_bytes_of_these_paths_pass_through() -> None:
     for path in ("/api/chat", "/api/generate", "/api/embed", "/v1/chat/completions", "/v1/messages", "/v1/responses"):
-        assert ENGINE.takes(path)
-    assert not ENGINE.takes("/api/pull") and not ENGINE.takes("/v1/rerank")
+        assert ENGINE.serves(path)
+    assert not ENGINE.serves("/api/pull") and not ENGINE.serves("/v1/rerank")
 
 
 def test_usage_is_in_seconds() -> None:
@@ -302,7 +302,7 @@ def test_usage_is_in_seconds() -> None:
 
 @pytest.mark.parametrize(("kind", "path"), [(RequestKind.CHAT, "/api/chat"), (RequestKind.GENERATE, "/api/generate")])
 def test_the_rendered_prompt_is_asked_for_without_an_answer(kind: RequestKind, path: str) -> None:
-    call = ENGINE.rendering(Conversation(kind, "m:1b", True, messages=[Message("user", "Hi")], prompt="Hi"))
+    call = ENGINE.render_call(Conversation(kind, "m:1b", True, messages=[Message("user", "Hi")], prompt="Hi"))
     assert call is not None and call.path == path
     body = json.loads(call.body)
     assert body["_debug_render_only"] is True and body["stream"] is False
@@ -310,7 +310,7 @@ def test_the_rendered_prompt_is_asked_for_without_an_answer(kind: RequestKind, p
 
 
 def test_vectors_have_no_rendered_prompt() -> None:
-    assert ENGINE.rendering(Conversation(RequestKind.EMBED, "m:1b", False)) is None
+    assert ENGINE.render_call(Conversation(RequestKind.EMBED, "m:1b", False)) is None
 
 
 @pytest.mark.parametrize(
@@ -324,4 +324,4 @@ def test_vectors_have_no_rendered_prompt() -> None:
     ids=["told", "an older version answers", "refused", "garbage"],
 )
 def test_a_rendered_prompt_is_read_or_missed(reply: Reply, text: str | None) -> None:
-    assert ENGINE.rendered(reply) == text
+    assert ENGINE.read_rendered(reply) == text

@@ -109,8 +109,8 @@ def test_answers_of_the_protocol_are_read(engine: Engine) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.kind)
 def test_only_the_common_paths_pass_through(engine: Engine) -> None:
-    assert engine.takes("/v1/chat/completions") and engine.takes("/v1/embeddings")
-    assert not engine.takes("/v1/messages") and not engine.takes("/api/chat")
+    assert engine.serves("/v1/chat/completions") and engine.serves("/v1/embeddings")
+    assert not engine.serves("/v1/messages") and not engine.serves("/api/chat")
 
 
 # --- taking stock ---
@@ -119,12 +119,12 @@ def test_only_the_common_paths_pass_through(engine: Engine) -> None:
 def test_vllm_has_its_model_in_memory_with_its_window() -> None:
     inventory = VLLM.inventory((reply(VLLM_MODELS), reply({"version": "0.11.0"})))
     assert (inventory.version, inventory.slots) == ("0.11.0", SLOTS_ASSUMED)
-    (card,) = inventory.cards
+    (card,) = inventory.models
     assert (card.name, card.loaded, card.context_max_tokens) == ("Qwen/Qwen3-0.6B", Loaded(0, 40960), 40960)
 
 
 def test_lm_studio_tells_what_is_loaded_and_with_which_window() -> None:
-    vision, text, embed = LMSTUDIO.inventory((reply(LMSTUDIO_MODELS),)).cards
+    vision, text, embed = LMSTUDIO.inventory((reply(LMSTUDIO_MODELS),)).models
     assert (vision.loaded, vision.capabilities) == (None, {"completion", "vision", "tools"})
     assert (text.loaded, text.context_max_tokens) == (Loaded(0, 4096), 131072)
     assert (text.family, text.quantization, text.capabilities) == ("llama", "Q4_K_M", {"completion", "tools"})
@@ -132,7 +132,7 @@ def test_lm_studio_tells_what_is_loaded_and_with_which_window() -> None:
 
 
 def test_of_others_what_they_list_is_ready() -> None:
-    (card,) = OTHER.inventory((reply(PLAIN_MODELS),)).cards
+    (card,) = OTHER.inventory((reply(PLAIN_MODELS),)).models
     assert (card.name, card.loaded) == ("mlx-community/Q", Loaded(0))
 
 

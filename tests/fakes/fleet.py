@@ -104,7 +104,7 @@ def asked_inventory(node: RealOllama | LlamaEngine) -> tuple[EngineEndpoint, lis
     found = engine.inventory(tuple(reply_to(node, call) for call in engine.inventory_calls()))
     told = node.settings.slots if isinstance(node, LlamaEngine) else 1
     face = EngineEndpoint(engine.kind, node.url, found.version, found.slots or told, found.models_max)
-    return face, [replace(card, engine=face) for card in found.cards]
+    return face, [replace(card, engine=face) for card in found.models]
 
 
 def reply_to(node: RealOllama | LlamaEngine, call: Call) -> Reply:

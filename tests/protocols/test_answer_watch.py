@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from herd.protocols.answer_watch import StreamEnds, event_data, is_good_object, member, of_long
-from herd.protocols.openai import chat_json as wire
+from herd.protocols.answer_watch import EventHeadAndTail, event_data, is_good_object, member, of_long
+from herd.protocols.openai import chat_json
 from herd.protocols.openai.model_list import parameters
-from herd.protocols.streams import ENDS_BYTES, LineEnds
+from herd.protocols.streams import ENDS_BYTES, HeadAndTail
 
 FILLER = b'"data":[' + b"0.5," * 100_000 + b"1]"
 
 
-def kept(body: bytes) -> LineEnds:
-    ends = LineEnds()
+def kept(body: bytes) -> HeadAndTail:
+    ends = HeadAndTail()
     ends.feed(body)
     assert ends.whole is None
     return ends
@@ -24,7 +24,7 @@ def kept(body: bytes) -> LineEnds:
 
 @given(st.lists(st.binary(max_size=3000), max_size=30))
 def test_both_ends_of_a_stream_are_kept_however_it_is_cut(chunks: list[bytes]) -> None:
-    ends = StreamEnds()
+    ends = EventHeadAndTail()
     for chunk in chunks:
         ends.feed(chunk)
     body = b"".join(chunks)
@@ -41,20 +41,20 @@ def test_events_are_found_in_a_piece_of_a_stream() -> None:
 )
 def test_a_long_document_tells_its_counters_from_either_end(order: bytes) -> None:
     body = order % FILLER
-    final = of_long(kept(body), b"usage", wire.FINAL)
+    final = of_long(kept(body), b"usage", chat_json.FINAL)
     assert final is not None and final.usage is not None and final.usage.prompt_tokens == 9
-    assert of_long(kept(body[:-1]), b"usage", wire.FINAL) is None
+    assert of_long(kept(body[:-1]), b"usage", chat_json.FINAL) is None
     assert member(kept(body), b"usage") == b'{"prompt_tokens":9}'
 
 
 def test_a_long_document_without_counters_is_still_whole() -> None:
-    final = of_long(kept(b"{" + FILLER + b"}"), b"usage", wire.FINAL)
+    final = of_long(kept(b"{" + FILLER + b"}"), b"usage", chat_json.FINAL)
     assert final is not None and final.usage is None
     assert member(kept(b"{" + FILLER + b"}"), b"usage") is None
 
 
 def test_a_cut_member_is_not_read() -> None:
-    assert of_long(kept(b"{" + FILLER + b',"usage":{"prompt_tokens":'), b"usage", wire.FINAL) is None
+    assert of_long(kept(b"{" + FILLER + b',"usage":{"prompt_tokens":'), b"usage", chat_json.FINAL) is None
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_decoders_do_not_choke_on_nesting() -> None:
     deep = b'{"choices":' + b"[" * 100_000
     assert not is_good_object(deep)
     with pytest.raises((msgspec.DecodeError, RecursionError)):
-        wire.FINAL.decode(deep)
+        chat_json.FINAL.decode(deep)
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from herd.protocols.collector import Collected
+from herd.protocols.collector import CollectedAnswer
 from herd.protocols.conversation import Delta, ToolCall, Usage
 
 
 def test_pieces_join_and_the_last_word_counts() -> None:
-    whole = Collected()
+    whole = CollectedAnswer()
     whole.take(Delta(thinking="h", text="a", logprobs=[{"token": "a"}]))
     whole.take(Delta(thinking="m", text="b", logprobs={"token": "b"}, finish_reason="length", usage=Usage(1)))
     whole.take(Delta(embeddings=[[1.0]], usage=Usage(1, 2), is_last=True))
@@ -18,14 +18,14 @@ def test_pieces_join_and_the_last_word_counts() -> None:
 
 
 def test_calls_join_by_index_in_order() -> None:
-    whole = Collected()
+    whole = CollectedAnswer()
     whole.take(Delta(tool_calls=[ToolCall(1, "b", "g", "{}"), ToolCall(0, "a", "f", '{"x"')]))
     whole.take(Delta(tool_calls=[ToolCall(0, arguments=":1}")]))
     assert whole.tool_calls == [ToolCall(0, "a", "f", '{"x":1}'), ToolCall(1, "b", "g", "{}")]
 
 
 def test_an_answer_has_a_limit() -> None:
-    whole = Collected(answer_max_bytes=10)
+    whole = CollectedAnswer(answer_max_bytes=10)
     whole.take(Delta(text="x" * 6, thinking="y" * 4))
     with pytest.raises(ValueError, match="longer than 10 bytes"):
         whole.take(Delta(tool_calls=[ToolCall(0, arguments="z")]))

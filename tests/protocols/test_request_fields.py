@@ -19,14 +19,14 @@ from herd.protocols.request_fields import (
     TAGS_MAX,
     ExtensionFields,
     Extensions,
+    estimate_tokens,
     is_given,
     model_name,
-    own,
     read,
+    read_extensions,
     read_tags,
     rewrite,
     text_bytes,
-    tokens,
 )
 
 ROUTE = Route("POST", "/x", RequestKind.CHAT)
@@ -51,7 +51,7 @@ json_values = st.recursive(
 
 
 def read_own(body: dict[str, Any]) -> Extensions:
-    return own(read(json.dumps(body).encode(), SAMPLE), "m")
+    return read_extensions(read(json.dumps(body).encode(), SAMPLE), "m")
 
 
 def ask(body: bytes, has_extras: bool = True) -> ParsedRequest:
@@ -96,7 +96,7 @@ def test_a_number_of_ten_megabytes_that_nobody_reads_does_no_harm() -> None:
 @given(st.binary(max_size=200))
 def test_reading_raises_only_bad_request(body: bytes) -> None:
     try:
-        own(read(body, SAMPLE), "m")
+        read_extensions(read(body, SAMPLE), "m")
     except BadRequest:
         return
 
@@ -235,7 +235,7 @@ def test_binary_is_left_out_of_the_size_of_text() -> None:
     source = b'[{"source":{"type":"base64","media_type":"image/png","data": "%s"}}, "%s"]'
     assert text_bytes(msgspec.Raw(content % picture)) == len(content) - 2
     assert text_bytes(msgspec.Raw(source % (picture, b"B" * 100))) == len(source) - 4 + 100
-    assert tokens(400) == 100
+    assert estimate_tokens(400) == 100
 
 
 def test_null_counts_as_not_given() -> None:

@@ -13,8 +13,8 @@ from herd.protocols.streams import (
     DocumentReader,
     Event,
     EventReader,
+    HeadAndTail,
     LastLine,
-    LineEnds,
     LineReader,
     Tail,
     event,
@@ -126,7 +126,7 @@ def test_a_document_over_the_limit_is_refused() -> None:
 
 
 def test_of_a_long_line_both_ends_are_kept_and_no_more() -> None:
-    ends = LineEnds(kept_max_bytes=10_000)
+    ends = HeadAndTail(kept_max_bytes=10_000)
     for i in range(1001):
         ends.feed(b"%09d " % i)
         assert len(ends.tail) <= ENDS_BYTES

@@ -204,7 +204,7 @@ class Engines:
 
     async def _detailed(self, local: LocalEngine, found: Inventory) -> Inventory:
         """With what an engine says of single models: a few new ones in each round, so that no round takes long."""
-        unknown = [card for card in found.cards if self._key(local, card) not in self._details][:DETAILS_A_ROUND]
+        unknown = [card for card in found.models if self._key(local, card) not in self._details][:DETAILS_A_ROUND]
         asked = [(card, call) for card in unknown if (call := local.engine.details_call(card.name)) is not None]
         replies = await asyncio.gather(*(self._call(local.url, call) for _, call in asked))
         for (card, _), reply in zip(asked, replies, strict=True):
@@ -212,7 +212,7 @@ class Engines:
                 self._details[self._key(local, card)] = reply
         while len(self._details) > DETAILS_MAX:
             self._details.popitem(last=False)
-        return dataclasses.replace(found, cards=tuple(self._told(local, card) for card in found.cards))
+        return dataclasses.replace(found, models=tuple(self._told(local, card) for card in found.models))
 
     def _told(self, local: LocalEngine, card: ModelInfo) -> ModelInfo:
         details = self._details.get(self._key(local, card))
@@ -234,4 +234,4 @@ class Engines:
 
 def cards_of(local: LocalEngine, face: EngineEndpoint) -> list[ModelInfo]:
     """Its models, under the address by which others reach it."""
-    return [dataclasses.replace(card, engine=face) for card in local.last.cards] if local.last is not None else []
+    return [dataclasses.replace(card, engine=face) for card in local.last.models] if local.last is not None else []

@@ -1,7 +1,7 @@
 """The contract of a dialect: how one family of clients speaks. Pure: bytes in, values out, and back. One dialect a file.
 
 A dialect file defines `DIALECT`, an instance of a subclass of `Dialect`. It
-  - reads a request at the door (`parse`) and, only if the engine speaks otherwise, whole (`converse`);
+  - reads a request at the door (`parse`) and, only if the engine speaks otherwise, whole (`read_conversation`);
   - rewrites a body where it must change and nowhere else (`rewrite`);
   - watches a passed-through answer without decoding it (`watch`), and writes a translated one (`writer`);
   - renders every refusal in its own shape, before the first byte (`error`) and after it (`error_frame`);
@@ -61,18 +61,18 @@ class Writer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Resumption:
-    """An answer that broke off and can be gone on with: what was said, and who writes what follows."""
+    """An answer that broke off and can be gone on with: what was partial_answer, and who writes what follows."""
 
-    said: PartialAnswer
+    partial_answer: PartialAnswer
     writer: Writer
 
 
 class Dialect(ABC):
-    """See the file's head. Every method is pure; `parse`, `converse` and `listing` raise only `HerdError`."""
+    """See the file's head. Every method is pure; `parse`, `read_conversation` and `listing` raise only `HerdError`."""
 
     name: str
-    pins: bool = False
-    """Whether its bodies have a place for a window, so that bytes can pass even where one is to be said."""
+    has_engine_options: bool = False
+    """Whether its bodies have a place for a window, so that bytes can pass even where one is to be partial_answer."""
     routes: tuple[Route, ...]
     listings: tuple[tuple[str, str], ...]
     """(method, path) of routes answered from memory; a path may end in "/{name}"."""
@@ -90,7 +90,7 @@ class Dialect(ABC):
         """
 
     @abstractmethod
-    def converse(self, ask: ParsedRequest) -> Conversation:
+    def read_conversation(self, ask: ParsedRequest) -> Conversation:
         """The whole request in neutral form. Raises BadRequest."""
 
     @abstractmethod

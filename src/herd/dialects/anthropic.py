@@ -143,20 +143,20 @@ class Anthropic(Dialect):
         turns = read.messages
         if not turns:
             raise BadRequest("messages is required and must not be empty")
-        own = request_fields.own(read, model)
+        own = request_fields.read_extensions(read, model)
         return ParsedRequest(
             route,
             body,
             model,
             stream=bool(read.stream) and route.kind is RequestKind.CHAT,
-            prompt_tokens=request_fields.tokens(_prompt_bytes(read, turns)),
+            prompt_tokens=request_fields.estimate_tokens(_prompt_bytes(read, turns)),
             output_tokens_max=limit,
             needs=_needs(read, turns),
             fallback_models=own.fallback_models,
             tags=own.tags,
             user=own.user,
             has_extras=own.are_present,
-            is_limit_whole=request_fields.is_given(read.thinking),
+            is_thinking_in_limit=request_fields.is_given(read.thinking),
         )
 
     def rewrite(self, ask: ParsedRequest, model: str, pin: EngineOptions | None = None) -> bytes:  # noqa: ARG002 - it has no words for it
@@ -166,7 +166,7 @@ class Anthropic(Dialect):
             return ask.body
         return request_fields.rewrite(ask, model)
 
-    def converse(self, ask: ParsedRequest) -> Conversation:
+    def read_conversation(self, ask: ParsedRequest) -> Conversation:
         whole = request_fields.read(ask.body, _WHOLE)
         config = whole.output_config or _OutputConfig()
         system = [Message("system", _text(whole.system, "system"))] if whole.system else []

@@ -21,8 +21,14 @@ from herd.dialects import Answer, Dialect, Resumption, Timestamp, Watch, Writer
 from herd.errors import BadRequest, Refusal, UnknownModel
 from herd.protocols import apply_options, request_fields
 from herd.protocols.conversation import Conversation, Message, ParsedRequest, Route, Sampling, Tool
-from herd.protocols.ollama import chat_json as wire
-from herd.protocols.ollama.client_answers import AnswerWriter, DocumentWatch, EmbedWriter, LineWatch, said_in_lines
+from herd.protocols.ollama import chat_json
+from herd.protocols.ollama.client_answers import (
+    AnswerWriter,
+    DocumentWatch,
+    EmbedWriter,
+    LineWatch,
+    read_partial_answer,
+)
 
 VERSION_ASSUMED = "0.32.15"
 """What /api/version says of a fleet without any Ollama: the version whose protocol this file speaks."""
@@ -126,7 +132,7 @@ class _Tool(msgspec.Struct):
 
 
 class _Whole(msgspec.Struct):
-    messages: list[wire.Message] | None = None
+    messages: list[chat_json.Message] | None = None
     tools: list[_Tool] | None = None
     prompt: str | None = None
     system: str | None = None
@@ -162,7 +168,7 @@ _ALL_OPTIONS = msgspec.json.Decoder(_AllOptions)
 
 class Ollama(Dialect):
     name = "ollama"
-    pins = True
+    has_engine_options = True
     routes = (
         Route("POST", "/api/chat", RequestKind.CHAT),
         Route("POST", "/api/generate", RequestKind.GENERATE),
@@ -181,7 +187,7 @@ class Ollama(Dialect):
             else request_fields.read(body, _DOOR)
         )
         model = request_fields.model_name(read.model or (read.name if route.kind is RequestKind.INFO else None))
-        own = request_fields.own(read, model)
+        own = request_fields.read_extensions(read, model)
         turns = (read.messages or []) if isinstance(read, _ChatDoor) else []
         streams = route.kind in (RequestKind.CHAT, RequestKind.GENERATE)
         options = read.options or _Options()
@@ -199,7 +205,7 @@ class Ollama(Dialect):
             user=own.user,
             has_extras=own.are_present,
             has_runner_options=options.reload or request_fields.is_given(read.shift),
-            is_limit_whole=request_fields.is_given(read.think) and bytes(read.think) == b"false",
+            is_thinking_in_limit=request_fields.is_given(read.think) and bytes(read.think) == b"false",
         )
 
     def rewrite(self, ask: ParsedRequest, model: str, pin: EngineOptions | None = None) -> bytes:
@@ -210,7 +216,7 @@ class Ollama(Dialect):
         put = None
         if pin is not None:
             sent = request_fields.read(ask.body, _PINNED)
-            put = apply_options.fields(
+            put = apply_options.changed_fields(
                 sent.options if request_fields.is_given(sent.options) else None,
                 request_fields.is_given(sent.truncate),
                 request_fields.is_given(sent.shift),
@@ -218,7 +224,7 @@ class Ollama(Dialect):
             )
         return request_fields.rewrite(ask, name, put, _name_field(ask))
 
-    def converse(self, ask: ParsedRequest) -> Conversation:
+    def read_conversation(self, ask: ParsedRequest) -> Conversation:
         whole = request_fields.read(ask.body, _WHOLE)
         if whole.template:
             raise BadRequest("a prompt template works only on Ollama nodes, and none of them has this model")
@@ -264,7 +270,9 @@ class Ollama(Dialect):
         if ask.route.kind not in (RequestKind.CHAT, RequestKind.GENERATE):
             return None
         is_chat = ask.route.kind is RequestKind.CHAT
-        return Resumption(said_in_lines(forwarded), AnswerWriter(model, moment.rfc3339, ask.stream, is_chat, note))
+        return Resumption(
+            read_partial_answer(forwarded), AnswerWriter(model, moment.rfc3339, ask.stream, is_chat, note)
+        )
 
     def error(self, refusal: Refusal, request_id: str = "") -> Answer:
         """Faults of ours carry the id under which the log tells more."""
@@ -274,7 +282,7 @@ class Ollama(Dialect):
     def error_frame(self, ask: ParsedRequest, refusal: Refusal) -> bytes:
         if not ask.stream:
             return b""
-        return wire.line({"error": refusal.message, "done": True, "done_reason": refusal.code})
+        return chat_json.line({"error": refusal.message, "done": True, "done_reason": refusal.code})
 
     def listing(self, method: str, path: str, fleet: Fleet, moment: Timestamp) -> Answer:  # noqa: ARG002
         """The same answer for GET and HEAD: leaving the body of a HEAD out is the server's part."""
@@ -319,7 +327,9 @@ def _prompt_tokens(read: _Door, turns: Sequence[_Turn]) -> int:
     parts = [read.prompt, read.system, read.suffix, read.input, read.tools]
     for turn in turns:
         parts += (turn.content, turn.thinking, turn.tool_calls)
-    return request_fields.tokens(sum(memoryview(part).nbytes for part in parts if part is not request_fields.ABSENT))
+    return request_fields.estimate_tokens(
+        sum(memoryview(part).nbytes for part in parts if part is not request_fields.ABSENT)
+    )
 
 
 def _needs(route: Route, read: _Door, turns: Sequence[_Turn]) -> frozenset[str]:
@@ -359,9 +369,9 @@ def _name_field(ask: ParsedRequest) -> str:
 # --- conversing ---
 
 
-def _message(message: wire.Message) -> Message:
+def _message(message: chat_json.Message) -> Message:
     try:
-        calls = wire.read_tool_calls(message.tool_calls)
+        calls = chat_json.read_tool_calls(message.tool_calls)
     except ValueError:
         raise BadRequest("messages: the arguments of a tool call are not valid JSON") from None
     return Message(

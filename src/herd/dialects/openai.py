@@ -19,7 +19,7 @@ from herd.dialects import Answer, Dialect, Resumption, Timestamp, Watch, Writer
 from herd.errors import BadRequest, Refusal, UnknownModel
 from herd.protocols import request_fields
 from herd.protocols.conversation import Conversation, ParsedRequest, Route, Sampling
-from herd.protocols.openai import chat_json as wire
+from herd.protocols.openai import chat_json
 from herd.protocols.openai import responses_requests as responses
 from herd.protocols.openai.client_answers import AnswerWriter, DocumentWatch, EmbedWriter, StreamWatch, error_body
 from herd.protocols.openai.responses_answers import ResponsesWriter
@@ -97,8 +97,8 @@ class _Sampling(msgspec.Struct):
 
 
 class _Whole(_Sampling):
-    messages: list[wire.Message] | None = None
-    tools: list[wire.Tool] | None = None
+    messages: list[chat_json.Message] | None = None
+    tools: list[chat_json.Tool] | None = None
     tool_choice: Any = None
     functions: Any = None
     response_format: Any = None
@@ -135,20 +135,22 @@ class OpenAI(Dialect):
         model = request_fields.model_name(read.model)
         text_bytes, has_pictures = _sized(read, _turns(read))
         limit = read.max_completion_tokens or read.max_output_tokens or read.max_tokens
-        own = request_fields.own(read, model)
+        own = request_fields.read_extensions(read, model)
         return ParsedRequest(
             route,
             body,
             model,
             stream=bool(read.stream) and route.kind is not RequestKind.EMBED,
-            prompt_tokens=request_fields.tokens(text_bytes),
+            prompt_tokens=request_fields.estimate_tokens(text_bytes),
             output_tokens_max=_tokens(limit),
             needs=_needs(route, read, has_pictures),
             fallback_models=own.fallback_models,
             tags=own.tags,
             user=own.user,
             has_extras=own.are_present,
-            is_limit_whole=not read.max_tokens or limit != read.max_tokens or bytes(read.reasoning_effort) == b'"none"',
+            is_thinking_in_limit=not read.max_tokens
+            or limit != read.max_tokens
+            or bytes(read.reasoning_effort) == b'"none"',
             include_usage=read.stream_options is not None and bool(read.stream_options.include_usage),
         )
 
@@ -160,7 +162,7 @@ class OpenAI(Dialect):
                 return ask.body
         return request_fields.rewrite(ask, model)
 
-    def converse(self, ask: ParsedRequest) -> Conversation:
+    def read_conversation(self, ask: ParsedRequest) -> Conversation:
         if ask.route.path == RESPONSES:
             return _responses_conversation(ask)
         whole = request_fields.read(ask.body, _WHOLE)
@@ -173,15 +175,15 @@ class OpenAI(Dialect):
             ask.route.kind,
             ask.model,
             ask.stream,
-            messages=wire.read_messages(whole.messages or ()) if is_chat else [],
+            messages=chat_json.read_messages(whole.messages or ()) if is_chat else [],
             prompt=_prompt(whole.prompt) if ask.route.kind is RequestKind.GENERATE else "",
             suffix=whole.suffix or "",
             raw=ask.route.kind is RequestKind.GENERATE,
             inputs=_inputs(whole.input) if ask.route.kind is RequestKind.EMBED else [],
             dimensions=whole.dimensions,
-            tools=wire.read_tools(whole.tools),
-            tool_choice=wire.read_tool_choice(whole.tool_choice),
-            format=wire.read_format(whole.response_format),
+            tools=chat_json.read_tools(whole.tools),
+            tool_choice=chat_json.read_tool_choice(whole.tool_choice),
+            format=chat_json.read_format(whole.response_format),
             think=_think(whole.reasoning_effort),
             logprobs=bool(whole.logprobs),
             top_logprobs=_top_logprobs(whole, is_chat),
@@ -308,7 +310,7 @@ def _responses_conversation(ask: ParsedRequest) -> Conversation:
         messages=responses.read_messages(request),
         tools=responses.read_tools(request),
         tool_choice=responses.read_tool_choice(request),
-        format=wire.read_format(text.format if text is not None else None),
+        format=chat_json.read_format(text.format if text is not None else None),
         think=_think(reasoning.effort if reasoning is not None else None),
         sampling=Sampling(_tokens(request.max_output_tokens), request.temperature, request.top_p),
     )

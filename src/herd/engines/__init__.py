@@ -1,6 +1,6 @@
 """The contract of an engine: how one kind of inference server speaks. Pure: it describes HTTP, it does not perform it.
 
-An engine file defines `ENGINE`, an instance of a subclass of `Engine`. The coordinator uses `takes`,
+An engine file defines `ENGINE`, an instance of a subclass of `Engine`. The coordinator uses `serves`,
 `call` and `reader`; the agent uses `probe`, `recognises`, `inventory_calls` and `inventory`. One engine a file.
 """
 
@@ -36,13 +36,13 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What an engine has, from its own answers. `cards[i].engine.url` is the agent's to fill in.
+    """What an engine has, from its own answers. `models[i].engine.url` is the agent's to fill in.
 
     `slots` is None when the engine does not tell. `requests_active` counts what it is running now, if it says so.
     """
 
     version: str
-    cards: tuple[ModelInfo, ...]
+    models: tuple[ModelInfo, ...]
     slots: int | None = None
     models_max: int | None = None
     requests_active: int | None = None
@@ -64,10 +64,10 @@ class Engine(ABC):
     kind: str
     title: str
     default_port: int
-    continues: bool = False
+    can_continue: bool = False
     """Whether it writes on from a trailing assistant message, as against beginning a new turn after it."""
-    renders: bool = False
-    """Whether it tells the text its template makes of a conversation (`rendering`), so that it can be made to write on."""
+    can_render: bool = False
+    """Whether it tells the text its template makes of a conversation (`render_call`), so that it can be made to write on."""
     slots_default: int = 1
     """Requests it runs at the same time per model where neither it nor anybody else tells (Ollama since 0.10: 1)."""
 
@@ -77,7 +77,7 @@ class Engine(ABC):
         return self.kind
 
     @abstractmethod
-    def takes(self, path: str) -> bool:
+    def serves(self, path: str) -> bool:
         """Whether this engine itself serves this dialect path, so that bytes can pass through untouched."""
 
     @abstractmethod
@@ -112,19 +112,19 @@ class Engine(ABC):
         """The card with what the answer to `details_call` says. An odd answer changes nothing."""
         return card
 
-    def rendering(self, conversation: Conversation) -> Call | None:  # noqa: ARG002
+    def render_call(self, conversation: Conversation) -> Call | None:  # noqa: ARG002
         """What asks for the text that the template makes of this conversation, without an answer; None where that cannot be asked."""
         return None
 
-    def rendered(self, reply: Reply) -> str | None:  # noqa: ARG002
-        """That text, from the reply to `rendering`; None where it is not in there."""
+    def read_rendered(self, reply: Reply) -> str | None:  # noqa: ARG002
+        """That text, from the reply to `render_call`; None where it is not in there."""
         return None
 
     def load(self, model: str) -> Call | None:  # noqa: ARG002 - for those who override it
         """What makes the engine load this model (as it spells it) without answering anything; None where nothing does."""
         return None
 
-    def pull(self, model: str, is_plain: bool = False) -> Call | None:  # noqa: ARG002 - these four for those who override them
+    def pull(self, model: str, is_plain: bool = False) -> Call | None:  # noqa: ARG002 - overridden by engines that manage models
         """What makes the engine download this model, telling how it goes; `is_plain` where that is over HTTP without TLS."""
         return None
 
@@ -136,8 +136,12 @@ class Engine(ABC):
         """What gives the model a second name; nothing is read or written but the name."""
         return None
 
-    def keep(self, model: str, is_kept: bool) -> Call | None:  # noqa: ARG002
-        """What loads the model to stay in memory until told otherwise, or unloads it now."""
+    def pin(self, model: str) -> Call | None:  # noqa: ARG002
+        """The call that loads the model and keeps it in memory until it is unloaded."""
+        return None
+
+    def unload(self, model: str) -> Call | None:  # noqa: ARG002
+        """The call that unloads the model now."""
         return None
 
     def is_busy(self, status: int, body: bytes) -> bool:  # noqa: ARG002 - for those who override it
@@ -148,18 +152,18 @@ class Engine(ABC):
         """Whether a refusal means that the model is not there, although it was advertised."""
         return status == 404
 
-    def is_requests_fault(self, status: int, body: bytes) -> bool:  # noqa: ARG002
+    def is_request_invalid(self, status: int, body: bytes) -> bool:  # noqa: ARG002
         """Whether a refusal speaks against the request itself: no other node would take it, and this one is not to blame.
 
         Asked last, after `is_busy` and `is_model_missing`. 501 means that the engine is well but has no such ability.
         """
         return status < 500 or status == 501
 
-    def tokens_too_many(self, status: int, body: bytes) -> int:  # noqa: ARG002
+    def rejected_prompt_tokens(self, status: int, body: bytes) -> int:  # noqa: ARG002
         """How long the prompt is, where a refusal says that it is longer than its window; else 0."""
         return 0
 
-    def trouble(self, status: int, body: bytes, has_begun: bool) -> FailureKind | None:
+    def failure_kind(self, status: int, body: bytes, has_begun: bool) -> FailureKind | None:
         """What a refusal (status >= 400) says against the node; None where it is the request's own fault, which its client is told.
 
         `has_begun`: the answer had begun elsewhere and was to be gone on with here.
@@ -172,4 +176,4 @@ class Engine(ABC):
             return FailureKind.UNFIT
         if status in (401, 403):
             return FailureKind.UNAUTHORIZED
-        return None if self.is_requests_fault(status, body) else FailureKind.SERVER_ERROR
+        return None if self.is_request_invalid(status, body) else FailureKind.SERVER_ERROR

@@ -79,10 +79,10 @@ class LlamaCpp(Engine):
     title = "llama.cpp"
     default_port = 8080
 
-    def takes(self, path: str) -> bool:
+    def serves(self, path: str) -> bool:
         return path in PATHS
 
-    continues = True
+    can_continue = True
 
     def call(self, conversation: Conversation) -> Call:
         path, body = asking.ask(conversation, TONGUE)
@@ -121,7 +121,7 @@ class LlamaCpp(Engine):
         """Only a router misses models; "File Not Found" is a path that this build does not have."""
         return reading.is_model_missing(status, body)
 
-    def is_requests_fault(self, status: int, body: bytes) -> bool:
+    def is_request_invalid(self, status: int, body: bytes) -> bool:
         """An ability that it lacks (pictures without a projector) it reports as 500 where others say 501."""
         return status < 500 or status == 501 or (status == 500 and b"not supported" in body)
 

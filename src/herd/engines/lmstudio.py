@@ -44,7 +44,7 @@ class LmStudio(Engine):
     title = "LM Studio"
     default_port = 1234
 
-    def takes(self, path: str) -> bool:
+    def serves(self, path: str) -> bool:
         return path in PATHS
 
     def call(self, conversation: Conversation) -> Call:

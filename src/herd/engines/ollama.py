@@ -19,7 +19,7 @@ from herd.errors import BadRequest
 from herd.protocols import request_fields
 from herd.protocols.conversation import Conversation, Delta, Message, Sampling
 from herd.protocols.engine_errors import error_text
-from herd.protocols.ollama import chat_json as wire
+from herd.protocols.ollama import chat_json
 from herd.protocols.ollama import model_list as lists
 from herd.protocols.streams import DocumentReader, LineReader
 
@@ -50,9 +50,9 @@ class Ollama(Engine):
     kind = "ollama"
     title = "Ollama"
     default_port = 11434
-    renders = True
+    can_render = True
 
-    def takes(self, path: str) -> bool:
+    def serves(self, path: str) -> bool:
         return path in PATHS
 
     def call(self, conversation: Conversation) -> Call:
@@ -97,12 +97,12 @@ class Ollama(Engine):
     def with_details(self, card: ModelInfo, reply: Reply) -> ModelInfo:
         return lists.with_shown(card, reply.status, reply.body)
 
-    def tokens_too_many(self, status: int, body: bytes) -> int:
+    def rejected_prompt_tokens(self, status: int, body: bytes) -> int:
         """`truncate: false`: 400 with the runner's own JSON, as text within JSON (transcript of 0.32.15)."""
         found = _TOO_LONG.search(body) if status == 400 else None
         return int(found[1]) if found is not None else 0
 
-    def rendering(self, conversation: Conversation) -> Call | None:
+    def render_call(self, conversation: Conversation) -> Call | None:
         """`_debug_render_only` (0.11.5 and later; measured with 0.32.15). One that does not know it answers with one token."""
         if conversation.kind not in (RequestKind.CHAT, RequestKind.GENERATE):
             return None
@@ -110,7 +110,7 @@ class Ollama(Engine):
         call = self.call(dataclasses.replace(conversation, stream=False, sampling=only))
         return dataclasses.replace(call, body=call.body[:-1] + b',"_debug_render_only":true}')
 
-    def rendered(self, reply: Reply) -> str | None:
+    def read_rendered(self, reply: Reply) -> str | None:
         try:
             told = _RENDERED.decode(reply.body).debug_info if reply.status == 200 else None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -130,10 +130,13 @@ class Ollama(Engine):
     def copy(self, model: str, to: str) -> Call | None:
         return Call("POST", "/api/copy", msgspec.json.encode({"source": model, "destination": to}))
 
-    def keep(self, model: str, is_kept: bool) -> Call | None:
-        """A `keep_alive` below 0 never ends, 0 ends at once (docs/faq.md)."""
-        body = {"model": model, "stream": False, "keep_alive": -1 if is_kept else 0}
-        return Call("POST", "/api/generate", msgspec.json.encode(body))
+    def pin(self, model: str) -> Call | None:
+        """A negative `keep_alive` keeps the model in memory without a time limit (docs/faq.md)."""
+        return _keep_alive_call(model, -1)
+
+    def unload(self, model: str) -> Call | None:
+        """A `keep_alive` of 0 unloads the model at once (docs/faq.md)."""
+        return _keep_alive_call(model, 0)
 
     def is_busy(self, status: int, body: bytes) -> bool:
         return status in (429, 503) or (status >= 500 and b"server busy" in body)
@@ -142,9 +145,14 @@ class Ollama(Engine):
         """`model 'x' not found`, in any face; "404 page not found" is a path that this version does not have."""
         return status == 404 and b"model" in body and b"not found" in body
 
-    def is_requests_fault(self, status: int, body: bytes) -> bool:
+    def is_request_invalid(self, status: int, body: bytes) -> bool:
         """Ollama answers 500 to a bad option or format: a mistake in the request, which no other node would take either."""
-        return super().is_requests_fault(status, body) or any(words in body for words in _CLIENTS_MISTAKES)
+        return super().is_request_invalid(status, body) or any(words in body for words in _CLIENTS_MISTAKES)
+
+
+def _keep_alive_call(model: str, keep_alive: int) -> Call:
+    body = {"model": model, "stream": False, "keep_alive": keep_alive}
+    return Call("POST", "/api/generate", msgspec.json.encode(body))
 
 
 _CLIENTS_MISTAKES = (b"must be of type", b"invalid format")
@@ -205,7 +213,7 @@ def _message(message: Message) -> dict[str, Any]:
         "content": message.text,
         "thinking": message.thinking or None,
         "images": [image for image, _ in message.images] or None,
-        "tool_calls": wire.write_tool_calls(message.tool_calls) or None,
+        "tool_calls": chat_json.write_tool_calls(message.tool_calls) or None,
         "tool_name": message.tool_name or None,
         "tool_call_id": message.tool_call_id or None,
     }
@@ -291,18 +299,18 @@ class _WholeReader:
             return []
 
 
-def _piece(body: bytes) -> wire.Piece:
+def _piece(body: bytes) -> chat_json.Piece:
     """One line or document. Raises `ValueError` on what is not Ollama's."""
     try:
-        return wire.PIECE.decode(body)
+        return chat_json.PIECE.decode(body)
     except (msgspec.DecodeError, RecursionError) as wrong:
         raise ValueError(f"not an answer of Ollama: {wrong}") from None
 
 
-def _delta(piece: wire.Piece, calls_before: int) -> Delta:
+def _delta(piece: chat_json.Piece, calls_before: int) -> Delta:
     if request_fields.is_given(piece.error):
         return Delta(error=error_text(piece.error))
-    message = piece.message or wire.Message(
+    message = piece.message or chat_json.Message(
         content=piece.response, thinking=piece.thinking, tool_calls=piece.tool_calls
     )
     embeddings = piece.embeddings if piece.embedding is None else [piece.embedding]
@@ -310,16 +318,16 @@ def _delta(piece: wire.Piece, calls_before: int) -> Delta:
     return Delta(
         text=message.content or "",
         thinking=message.thinking or "",
-        tool_calls=wire.read_tool_calls(message.tool_calls, calls_before),
+        tool_calls=chat_json.read_tool_calls(message.tool_calls, calls_before),
         finish_reason=_finish_reason(piece, message, calls_before) if piece.done else None,
-        usage=wire.usage(piece) if is_last else None,
+        usage=chat_json.usage(piece) if is_last else None,
         embeddings=embeddings,
         is_last=is_last,
         logprobs=piece.logprobs,
     )
 
 
-def _finish_reason(piece: wire.Piece, message: wire.Message, calls_before: int) -> str:
+def _finish_reason(piece: chat_json.Piece, message: chat_json.Message, calls_before: int) -> str:
     """Ollama says "stop" where others say that tools are to be called."""
     reason = piece.done_reason or "stop"
     return "tool_calls" if reason == "stop" and (calls_before or message.tool_calls) else reason

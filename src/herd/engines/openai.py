@@ -29,7 +29,7 @@ class OpenAIServer(Engine):
     title = "OpenAI-compatible server"
     default_port = 8000
 
-    def takes(self, path: str) -> bool:
+    def serves(self, path: str) -> bool:
         return path in PATHS
 
     def call(self, conversation: Conversation) -> Call:

@@ -40,7 +40,7 @@ class VLlm(Engine):
     title = "vLLM"
     default_port = 8000
 
-    def takes(self, path: str) -> bool:
+    def serves(self, path: str) -> bool:
         return path in PATHS
 
     def call(self, conversation: Conversation) -> Call:

@@ -11,12 +11,12 @@ from typing import TypeVar
 import msgspec
 
 from herd.protocols import request_fields
-from herd.protocols.streams import ENDS_BYTES, LineEnds, Tail
+from herd.protocols.streams import ENDS_BYTES, HeadAndTail, Tail
 
 Body = TypeVar("Body")
 
 
-class StreamEnds:
+class EventHeadAndTail:
     """The first bytes of a stream and at least as many of its last ones."""
 
     __slots__ = ("_head", "_tail")
@@ -59,7 +59,7 @@ def is_good_object(body: bytes) -> bool:
     return members is not None and not request_fields.is_given(members.get("error", request_fields.ABSENT))
 
 
-def of_long(ends: LineEnds, name: bytes, decoder: msgspec.json.Decoder[Body]) -> Body | None:
+def of_long(ends: HeadAndTail, name: bytes, decoder: msgspec.json.Decoder[Body]) -> Body | None:
     """What a document too long to keep says of itself, or None when it was cut short.
 
     `name` is a member of the document that counts (`usage`). It stands near the end, where what follows it must close
@@ -76,7 +76,7 @@ def of_long(ends: LineEnds, name: bytes, decoder: msgspec.json.Decoder[Body]) ->
     return decoded(b"{" + mark + found + b"}" if found is not None else b"{}", decoder)
 
 
-def member(ends: LineEnds, name: bytes) -> bytes | None:
+def member(ends: HeadAndTail, name: bytes) -> bytes | None:
     """The object `"name": {...}` that stands whole near an end of something long, at whatever depth, as its JSON."""
     mark = b'"' + name + b'":'
     for part in (ends.tail, ends.head):

@@ -1,4 +1,4 @@
-"""Puts what is to be said of the window into a request: into a neutral conversation, or into Ollama's own body. Decides no window."""
+"""Puts what is to be partial_answer of the window into a request: into a neutral conversation, or into Ollama's own body. Decides no window."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RUNNER_OPTIONS = frozenset({"num_batch", "num_gpu", "main_gpu", "use_mmap", "num
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-def pinned(conversation: Conversation, pin: EngineOptions | None) -> Conversation:
+def with_engine_options(conversation: Conversation, pin: EngineOptions | None) -> Conversation:
     """The conversation with that window, without the options that would reload the model, not to be cut."""
     if pin is None:
         return conversation
@@ -33,13 +33,15 @@ def pinned(conversation: Conversation, pin: EngineOptions | None) -> Conversatio
     return dataclasses.replace(conversation, sampling=told, truncate=cut)
 
 
-def retried_tokens(prompt_tokens: int, pin: EngineOptions | None, card: ModelInfo) -> int:
+def retry_prompt_tokens(prompt_tokens: int, pin: EngineOptions | None, card: ModelInfo) -> int:
     """How long a prompt is that was refused for its window and may be asked again with a larger one; 0 where the refusal stands."""
     has_room = card.context_max_tokens is None or prompt_tokens < card.context_max_tokens
     return prompt_tokens if pin is not None and pin.may_enlarge and has_room else 0
 
 
-def fields(options: msgspec.Raw | None, says_truncate: bool, says_shift: bool, pin: EngineOptions) -> Mapping[str, Any]:
+def changed_fields(
+    options: msgspec.Raw | None, says_truncate: bool, says_shift: bool, pin: EngineOptions
+) -> Mapping[str, Any]:
     """The fields of Ollama's body that become others: its options (as they were sent, None where there were none), `truncate` and `shift`.
 
     A `shift` of null is the engine's own, which is what a runner has that nobody loaded otherwise.

@@ -8,8 +8,8 @@ from herd.protocols.conversation import Delta, ToolCall, Usage
 from herd.protocols.streams import DOCUMENT_MAX_BYTES
 
 
-class Collected:
-    """All that was said so far. `take` raises `ValueError` when the answer grows over the limit."""
+class CollectedAnswer:
+    """All that was partial_answer so far. `take` raises `ValueError` when the answer grows over the limit."""
 
     def __init__(self, answer_max_bytes: int = DOCUMENT_MAX_BYTES) -> None:
         self.calls: dict[int, ToolCall] = {}

@@ -45,7 +45,7 @@ class ParsedRequest:
     has_extras: bool = False
     has_runner_options: bool = False
     """Ollama's options other than num_ctx for which a model may be loaded anew."""
-    is_limit_whole: bool = False
+    is_thinking_in_limit: bool = False
     """Whether `output_tokens_max` counts thoughts too, or nothing is to be thought."""
     include_usage: bool = False
     """OpenAI's stream_options.include_usage: the client wants a usage chunk."""
@@ -128,7 +128,7 @@ class Conversation:
     logprobs: bool = False
     top_logprobs: int | None = None
     truncate: bool | None = None
-    """Whether a prompt beyond the window may be cut, where the client said so."""
+    """Whether a prompt beyond the window may be cut, where the client partial_answer so."""
     sampling: Sampling = field(default_factory=Sampling)
 
 

@@ -34,11 +34,11 @@ def read_progress(line: bytes) -> PullProgress | None:
         return None
 
 
-def shared_name(library_url: str, digest: str) -> str:
-    """How an engine asks another node's agent for the model with this digest; plain HTTP has to be said."""
+def registry_pull_name(library_url: str, digest: str) -> str:
+    """How an engine asks another node's agent for the model with this digest; plain HTTP has to be partial_answer."""
     return f"http://{urlsplit(library_url).netloc}/herd/{digest}:latest"
 
 
-def kept_name(library_url: str, digest: str) -> str:
+def pulled_name(library_url: str, digest: str) -> str:
     """How the engine then calls it, until it gets its own name."""
     return f"{urlsplit(library_url).netloc}/herd/{digest}:latest"

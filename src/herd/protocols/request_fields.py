@@ -105,7 +105,7 @@ def model_name(name: str | None) -> str:
     return name
 
 
-def own(extras: ExtensionFields, model: str) -> Extensions:
+def read_extensions(extras: ExtensionFields, model: str) -> Extensions:
     """The extras of a request for `model`. Raises BadRequest."""
     if extras.metadata is ABSENT and extras.fallback_models is ABSENT and extras.user is ABSENT:
         return _NOTHING
@@ -127,7 +127,7 @@ def read_tags(values: Sequence[str], where: str) -> tuple[str, ...]:
     return tuple(tags)
 
 
-def tokens(size_bytes: int) -> int:
+def estimate_tokens(size_bytes: int) -> int:
     """Estimated tokens of that many bytes of text."""
     return size_bytes // BYTES_PER_TOKEN
 

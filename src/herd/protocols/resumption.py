@@ -17,23 +17,23 @@ from herd.protocols.conversation import Conversation, Message, Sampling
 
 @dataclass(slots=True)
 class PartialAnswer:
-    """What the client was told before it broke off; `pieces` stands for tokens, since engines send one token a piece."""
+    """What the client was told before it broke off; `chunks` approximates tokens: engines send one token in each chunk."""
 
     text: str = ""
     thinking: str = ""
-    pieces: int = 0
+    chunks: int = 0
     has_calls: bool = False
     is_finished: bool = False
     """A finish reason was given: nothing more was to come but the end."""
 
     @property
-    def is_nothing(self) -> bool:
+    def is_empty(self) -> bool:
         """Only that an answer begins was told: any engine can give it from its first word."""
         return not (self.text or self.thinking or self.has_calls or self.is_finished)
 
 
 def raw_continuation_request(
-    conversation: Conversation, said: PartialAnswer, rendered: str, capabilities: Collection[str]
+    conversation: Conversation, partial_answer: PartialAnswer, rendered: str, capabilities: Collection[str]
 ) -> Conversation | None:
     """The same for an engine that begins a new turn after a trailing assistant's one, but tells the text its template makes.
 
@@ -41,7 +41,7 @@ def raw_continuation_request(
     thoughts: where either may come, going on would be a guess.
     """
     may_think = "thinking" in capabilities and conversation.think is not False
-    if conversation.tools or may_think or continuation_request(conversation, said) is None:
+    if conversation.tools or may_think or continuation_request(conversation, partial_answer) is None:
         return None
     prompt = conversation.prompt if conversation.raw else rendered
     return dataclasses.replace(
@@ -50,30 +50,36 @@ def raw_continuation_request(
         raw=True,
         messages=[],
         system="",
-        prompt=prompt + said.text,
-        sampling=_shorter(conversation, said),
+        prompt=prompt + partial_answer.text,
+        sampling=_shorter(conversation, partial_answer),
     )
 
 
-def continuation_request(conversation: Conversation, said: PartialAnswer) -> Conversation | None:
+def continuation_request(conversation: Conversation, partial_answer: PartialAnswer) -> Conversation | None:
     """The conversation to ask another node with, or None where going on would be a guess."""
-    if said.is_nothing:
+    if partial_answer.is_empty:
         return conversation
-    if said.has_calls or said.thinking or said.is_finished:
+    if partial_answer.has_calls or partial_answer.thinking or partial_answer.is_finished:
         return None
     if conversation.format is not None or conversation.logprobs or conversation.images or conversation.suffix:
         return None
     if conversation.kind is RequestKind.CHAT:
-        resumed = dataclasses.replace(conversation, messages=_with_beginning(conversation.messages, said.text))
+        resumed = dataclasses.replace(
+            conversation, messages=_with_beginning(conversation.messages, partial_answer.text)
+        )
     elif conversation.kind is RequestKind.GENERATE and conversation.raw:
-        resumed = dataclasses.replace(conversation, prompt=conversation.prompt + said.text)
+        resumed = dataclasses.replace(conversation, prompt=conversation.prompt + partial_answer.text)
     elif conversation.kind is RequestKind.GENERATE:
         resumed = dataclasses.replace(
-            conversation, kind=RequestKind.CHAT, messages=_as_chat(conversation, said.text), prompt="", system=""
+            conversation,
+            kind=RequestKind.CHAT,
+            messages=_as_chat(conversation, partial_answer.text),
+            prompt="",
+            system="",
         )
     else:
         return None
-    return dataclasses.replace(resumed, sampling=_shorter(conversation, said))
+    return dataclasses.replace(resumed, sampling=_shorter(conversation, partial_answer))
 
 
 def _with_beginning(messages: list[Message], text: str) -> list[Message]:
@@ -90,7 +96,7 @@ def _as_chat(conversation: Conversation, text: str) -> list[Message]:
     return [*system, Message("user", conversation.prompt), Message("assistant", text)]
 
 
-def _shorter(conversation: Conversation, said: PartialAnswer) -> Sampling:
+def _shorter(conversation: Conversation, partial_answer: PartialAnswer) -> Sampling:
     limit = conversation.sampling.output_tokens_max
-    left = max(1, limit - said.pieces) if limit is not None and limit > 0 else limit
+    left = max(1, limit - partial_answer.chunks) if limit is not None and limit > 0 else limit
     return dataclasses.replace(conversation.sampling, output_tokens_max=left)

@@ -1,7 +1,7 @@
 """Cuts byte streams into lines, events and documents, whatever the splits, within limits. Knows no dialect and no JSON.
 
 Two families. Readers (`LineReader`, `EventReader`, `DocumentReader`) hand out every piece, for translation. Watchers
-(`LastLine`, `Tail`, `LineEnds`) see bytes on their way and keep only what the end of an answer must be judged by, so that
+(`LastLine`, `Tail`, `HeadAndTail`) see bytes on their way and keep only what the end of an answer must be judged by, so that
 passing bytes through costs a memory search and a bounded copy per chunk.
 """
 
@@ -111,7 +111,7 @@ class DocumentReader:
         return bytes(self._body)
 
 
-class LineEnds:
+class HeadAndTail:
     """One line or document on its way: whole while it is short, of a longer one both ends."""
 
     __slots__ = ("_body", "_head", "_kept_max_bytes")
@@ -152,7 +152,7 @@ class LastLine:
     __slots__ = ("_closed", "line")
 
     def __init__(self, kept_max_bytes: int = KEPT_MAX_BYTES) -> None:
-        self.line = LineEnds(kept_max_bytes)
+        self.line = HeadAndTail(kept_max_bytes)
         self._closed = False
         """Whether the line kept has seen its line end, so that the next byte that is not blank begins another."""
 
@@ -240,7 +240,7 @@ class WholeLines:
     """Lets bytes pass in whole lines, so that what was passed on never ends in the middle of one.
 
     A node that dies in the middle of a line then leaves its client with lines that can all be read, and whoever goes on
-    from there knows exactly what was said. The bytes themselves are not changed.
+    from there knows exactly what was partial_answer. The bytes themselves are not changed.
     """
 
     def __init__(self, limit_bytes: int = LINE_MAX_BYTES) -> None:

@@ -21,7 +21,7 @@ def test_the_limit_is_raised_for_a_model_that_thinks(asked: int, budget: int) ->
 
 @pytest.mark.parametrize(
     "more",
-    [{}, {"output_tokens_max": 50, "is_limit_whole": True}, {"output_tokens_max": 50, "kind": RequestKind.EMBED}],
+    [{}, {"output_tokens_max": 50, "is_thinking_in_limit": True}, {"output_tokens_max": 50, "kind": RequestKind.EMBED}],
 )
 def test_it_stands_where_there_is_none_or_thoughts_are_counted_in(more: dict[str, Any]) -> None:
     assert budget_tokens(a_request(**more), THINKER, ThinkingSettings()) is None

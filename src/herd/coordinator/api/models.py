@@ -234,7 +234,7 @@ class ModelsApi:
 
     async def unload(self, request: Request) -> Response:
         """Has it leave memory: on a node, or everywhere."""
-        return await self._keep(request, "unload", lambda engine, card: engine.keep(card.name, False))
+        return await self._keep(request, "unload", lambda engine, card: engine.unload(card.name))
 
     async def _keep(self, request: Request, what: str, call: Callable[[Engine, ModelInfo], Call | None]) -> Response:
         wanted = await read_body(request, ModelPlaceRequest)

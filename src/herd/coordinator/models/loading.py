@@ -27,7 +27,7 @@ class ModelLoader:
             self._send(
                 node,
                 card,
-                engine.keep(card.name, is_kept),
+                engine.pin(card.name) if is_kept else engine.unload(card.name),
                 "a model is kept in memory" if is_kept else "a model is let go",
             )
 

@@ -18,7 +18,7 @@ from herd.core.planning.transfer_queue import INTERNET, PullOptions, Transfer, T
 from herd.core.state.fleet import EngineEndpoint, Fleet, ModelInfo, ModelName, Node, NodeId, canonical
 from herd.engines import Call, Engine
 from herd.errors import HerdError, Refusal, Unavailable
-from herd.protocols.pull_progress import SUCCESS, PullProgress, kept_name, read_progress, shared_name
+from herd.protocols.pull_progress import SUCCESS, PullProgress, pulled_name, read_progress, registry_pull_name
 
 log = logging.getLogger("herd.fetching")
 
@@ -247,8 +247,8 @@ class Transfers:
         if full is not None:
             raise EngineCallFailed(full)
         engine, face = self._engine(fetch)
-        kept = kept_name(url, card.digest)
-        await self._pull(fetch, face, engine.pull(shared_name(url, card.digest), is_plain=True))
+        kept = pulled_name(url, card.digest)
+        await self._pull(fetch, face, engine.pull(registry_pull_name(url, card.digest), is_plain=True))
         await self._order(face, engine.copy(kept, fetch.name))
         await self._order(face, engine.remove(kept))
 

@@ -38,7 +38,7 @@ class ForwardedBytes:
             return None
         told = b"".join(self._parts)
         resumed = dialect.resume(ask, ask.model, request_id, moment, told, "")
-        return resumed.said.pieces if resumed is not None else told.count(_NEWS)
+        return resumed.partial_answer.chunks if resumed is not None else told.count(_NEWS)
 
     def resume(
         self, dialect: Dialect, ask: ParsedRequest, model: str, request_id: str, moment: Timestamp
@@ -49,6 +49,6 @@ class ForwardedBytes:
             return None
         note = f"begun on {', '.join(self.nodes)}"
         resumed = dialect.resume(ask, model, request_id, moment, told, note)
-        if resumed is None or continuation_request(dialect.converse(ask), resumed.said) is None:
+        if resumed is None or continuation_request(dialect.read_conversation(ask), resumed.partial_answer) is None:
             return None
         return resumed

@@ -184,7 +184,7 @@ class InferenceApi:
             _only_node(exchange),
             ask.context_wanted,
             ask.has_runner_options,
-            is_limit_whole=ask.is_limit_whole,
+            is_thinking_in_limit=ask.is_thinking_in_limit,
         )
 
     @staticmethod

@@ -29,7 +29,7 @@ from herd.core.state.request import Counters, Failure, FailureKind, RequestId
 from herd.dialects import Dialect, Resumption, Watch
 from herd.engines import Call, Engine
 from herd.errors import HerdError, Refusal
-from herd.protocols.apply_options import pinned, retried_tokens
+from herd.protocols.apply_options import retry_prompt_tokens, with_engine_options
 from herd.protocols.conversation import Conversation, ParsedRequest
 from herd.protocols.resumption import continuation_request, raw_continuation_request
 from herd.protocols.streams import ERRORS, WholeLines, split_at_error
@@ -120,8 +120,8 @@ class Relay:
         try:
             if self._forwarded_bytes:
                 self._send_continued(command, engine)
-            elif engine.takes(self._ask.route.path) and (
-                self._dialect.pins or command.pin is None or command.pin.is_silent
+            elif engine.serves(self._ask.route.path) and (
+                self._dialect.has_engine_options or command.pin is None or command.pin.is_silent
             ):
                 self._send_as_it_is(command)
             else:
@@ -158,9 +158,9 @@ class Relay:
 
     def _send_translated(self, command: Dispatch, engine: Engine) -> None:
         if self._conversation is None:
-            self._conversation = self._dialect.converse(self._ask)
+            self._conversation = self._dialect.read_conversation(self._ask)
         self._conversation.model = command.card.name
-        call = engine.call(pinned(self._conversation, command.pin))
+        call = engine.call(with_engine_options(self._conversation, command.pin))
         name = command.fallback or self._ask.model
         writer = self._dialect.writer(self._ask, name, self._request_id, self._services.moment())
         self._translation = Translation(engine.reader(self._conversation), writer)
@@ -169,14 +169,14 @@ class Relay:
     def _send_continued(self, command: Dispatch, engine: Engine) -> None:
         """Asks this node to write on from what the client was told; behind the rendered prompt, if it would begin a new turn."""
         assert self._resumed is not None
-        conversation, said = self._dialect.converse(self._ask), self._resumed.said
+        conversation, said = self._dialect.read_conversation(self._ask), self._resumed.partial_answer
         conversation.model = command.card.name
         capabilities = command.card.capabilities
-        if engine.continues or said.is_nothing:
+        if engine.can_continue or said.is_empty:
             self._send_rest(engine, self._resumed, continuation_request(conversation, said))
         elif (
             raw_continuation_request(conversation, said, "", capabilities) is not None
-            and (call := engine.rendering(conversation)) is not None
+            and (call := engine.render_call(conversation)) is not None
         ):
             resumed = self._resumed
 
@@ -192,8 +192,10 @@ class Relay:
         if conversation is None:
             self._fail(FailureKind.UNFIT, "this engine does not go on with another's answer")
             return
-        self._translation = Translation(engine.reader(conversation), resumed.writer, resumed.said.pieces)
-        self._send(engine.call(pinned(conversation, self._dispatch.pin)), forwarded_headers.OWN_LINES, self)
+        self._translation = Translation(engine.reader(conversation), resumed.writer, resumed.partial_answer.chunks)
+        self._send(
+            engine.call(with_engine_options(conversation, self._dispatch.pin)), forwarded_headers.OWN_LINES, self
+        )
 
     def _send(self, call: Call, lines: bytes, sink: UpstreamSink) -> None:
         self._step = _ASKED
@@ -411,14 +413,14 @@ class Relay:
         """Whether a refusal is the node's trouble, and then of what kind, or the client's mistake, which it is told."""
         status, body = self._status, b"".join(self._held)
         engine = self._services.engines[self._dispatch.card.engine.kind]
-        pin, card, too_long = self._dispatch.pin, self._dispatch.card, engine.tokens_too_many(status, body)
-        if retried_tokens(too_long, pin, card):
+        pin, card, too_long = self._dispatch.pin, self._dispatch.card, engine.rejected_prompt_tokens(status, body)
+        if retry_prompt_tokens(too_long, pin, card):
             self._fail(FailureKind.WINDOW, f"its prompt has {too_long} tokens", prompt_tokens=too_long)
             return
         if too_long and pin is not None and pin.forbids_cutting and not self._forwarded_bytes:
             self._answer_ourselves(prompt_too_long(too_long, pin, card))
             return
-        kind = engine.trouble(status, body, has_begun=self._forwarded_bytes > 0)
+        kind = engine.failure_kind(status, body, has_begun=self._forwarded_bytes > 0)
         if kind is None:
             self._pass_refusal_on(body)
         else:
@@ -485,9 +487,11 @@ class Relay:
         self._resumed = self._told.resume(self._dialect, self._ask, name, self._request_id, self._services.moment())
         if self._resumed is None:
             return frozenset()
-        is_nothing = self._resumed.said.is_nothing
+        is_empty = self._resumed.partial_answer.is_empty
         return frozenset(
-            kind for kind, engine in self._services.engines.items() if is_nothing or engine.continues or engine.renders
+            kind
+            for kind, engine in self._services.engines.items()
+            if is_empty or engine.can_continue or engine.can_render
         )
 
     def _watched(self, data: bytes) -> bytes:

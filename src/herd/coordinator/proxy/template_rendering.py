@@ -13,7 +13,7 @@ RENDERED_MAX_BYTES = 8 << 20
 
 
 class TemplateRendering:
-    """Hears the reply to `Engine.rendering`; `on_text` or `failed` is called once and last, unless the call is cancelled."""
+    """Hears the reply to `Engine.render_call`; `on_text` or `failed` is called once and last, unless the call is cancelled."""
 
     __slots__ = ("_body", "_engine", "_failed", "_on_text", "_status")
 
@@ -35,7 +35,7 @@ class TemplateRendering:
 
     def on_end(self) -> None:
         reply = Reply(self._status, bytes(self._body))
-        text = self._engine.rendered(reply) if len(self._body) <= RENDERED_MAX_BYTES else None
+        text = self._engine.read_rendered(reply) if len(self._body) <= RENDERED_MAX_BYTES else None
         if text is not None:
             self._on_text(text)
         elif self._status >= 400 and self._engine.is_busy(self._status, reply.body):

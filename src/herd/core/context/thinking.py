@@ -41,7 +41,7 @@ def budget_tokens(request: Request, card: ModelInfo, settings: ThinkingSettings)
     asked = request.output_tokens_max
     if (
         not asked
-        or request.is_limit_whole
+        or request.is_thinking_in_limit
         or settings.overhead <= 1.0
         or request.kind not in (RequestKind.CHAT, RequestKind.GENERATE)
     ):

@@ -60,7 +60,7 @@ class Request:
     """Whether its options hold others for which Ollama starts a runner anew."""
     digest: str = ""
     """The model that its conversation, or its answer, began with, where one name means different files on different nodes."""
-    is_limit_whole: bool = False
+    is_thinking_in_limit: bool = False
     """Whether its limit stands for a model that thinks: it thinks of nothing here, or its API counts the thoughts too."""
 
     @property

@@ -12,11 +12,11 @@ import msgspec
 
 from herd.core.state.request import Counters
 from herd.protocols import request_fields
-from herd.protocols.answer_watch import StreamEnds, decoded, is_good_object, of_long
-from herd.protocols.collector import Collected
+from herd.protocols.answer_watch import EventHeadAndTail, decoded, is_good_object, of_long
+from herd.protocols.collector import CollectedAnswer
 from herd.protocols.conversation import Delta, ToolCall, Usage
 from herd.protocols.resumption import PartialAnswer
-from herd.protocols.streams import EventReader, LineEnds, event
+from herd.protocols.streams import EventReader, HeadAndTail, event
 
 EVENT_STREAM = "text/event-stream"
 JSON = "application/json; charset=utf-8"
@@ -90,7 +90,7 @@ class StreamWatch:
     __slots__ = ("_ends",)
 
     def __init__(self) -> None:
-        self._ends = StreamEnds()
+        self._ends = EventHeadAndTail()
 
     def feed(self, chunk: bytes) -> None:
         self._ends.feed(chunk)
@@ -112,7 +112,7 @@ class DocumentWatch:
     __slots__ = ("_document",)
 
     def __init__(self) -> None:
-        self._document = LineEnds()
+        self._document = HeadAndTail()
 
     def feed(self, chunk: bytes) -> None:
         self._document.feed(chunk)
@@ -128,7 +128,7 @@ class DocumentWatch:
 
 
 def _counters(start: _Usage, last: _Usage, reason: str | None) -> Counters:
-    """What the end says goes before what the beginning said: Ollama only estimates there."""
+    """What the end says goes before what the beginning partial_answer: Ollama only estimates there."""
     fresh, made, cached = (
         later if later is not None else earlier
         for earlier, later in (
@@ -160,7 +160,7 @@ class StreamWriter:
         self._model = model
         self._request_id = request_id
         self._prompt_tokens = prompt_tokens
-        self._collected = Collected()
+        self._collected = CollectedAnswer()
         self._blocks = 0
         self._open: str | int | None = None
         """What the open block holds: "text", "thinking", or the index of a tool call."""
@@ -170,15 +170,15 @@ class StreamWriter:
 
     def resume_from(self, forwarded: bytes, note: str) -> PartialAnswer:
         """Goes on with a stream that broke off after `forwarded`: its message and its open block have begun already."""
-        said = PartialAnswer()
+        partial_answer = PartialAnswer()
         for told in EventReader().feed(forwarded):
             event_said = decoded(told.data, _PASSED)
             if event_said is not None:
-                self._take(event_said, said)
+                self._take(event_said, partial_answer)
         self._note = {"fleet_note": note}
-        return said
+        return partial_answer
 
-    def _take(self, told: _Passed, said: PartialAnswer) -> None:
+    def _take(self, told: _Passed, partial_answer: PartialAnswer) -> None:
         if told.type == "message_start":
             self._has_begun = True
             usage = told.message.usage if told.message is not None else None
@@ -186,15 +186,15 @@ class StreamWriter:
         elif told.type == "content_block_start" and told.content_block is not None:
             self._blocks = max(self._blocks, told.index + 1)
             self._open = told.content_block.type
-            said.has_calls = said.has_calls or told.content_block.type not in ("text", "thinking")
+            partial_answer.has_calls = partial_answer.has_calls or told.content_block.type not in ("text", "thinking")
         elif told.type == "content_block_delta" and told.delta is not None:
-            said.text += told.delta.text
-            said.thinking += told.delta.thinking
-            said.pieces += 1
+            partial_answer.text += told.delta.text
+            partial_answer.thinking += told.delta.thinking
+            partial_answer.chunks += 1
         elif told.type == "content_block_stop":
             self._open = None
         elif told.type in ("message_delta", "message_stop"):
-            said.is_finished = True
+            partial_answer.is_finished = True
 
     def write(self, delta: Delta) -> bytes:
         if delta.error is not None:
@@ -264,7 +264,7 @@ class DocumentWriter:
         self._model = model
         self._request_id = request_id
         self._prompt_tokens = prompt_tokens
-        self._collected = Collected()
+        self._collected = CollectedAnswer()
 
     def write(self, delta: Delta) -> bytes:
         if delta.error is not None:
@@ -319,7 +319,7 @@ def _input(arguments: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {"raw": arguments}
 
 
-def _stop_reason(collected: Collected, has_calls: bool) -> str:
+def _stop_reason(collected: CollectedAnswer, has_calls: bool) -> str:
     reason = STOP_REASONS.get(collected.finish_reason or "stop", "end_turn")
     return "tool_use" if has_calls and reason == "end_turn" else reason
 

@@ -12,9 +12,9 @@ import msgspec
 from herd.core.state.request import Counters
 from herd.protocols import request_fields
 from herd.protocols.conversation import Delta, ToolCall, Usage
-from herd.protocols.ollama import chat_json as wire
+from herd.protocols.ollama import chat_json
 from herd.protocols.resumption import PartialAnswer
-from herd.protocols.streams import DOCUMENT_MAX_BYTES, LastLine, LineEnds
+from herd.protocols.streams import DOCUMENT_MAX_BYTES, HeadAndTail, LastLine
 
 NDJSON = "application/x-ndjson"
 JSON = "application/json; charset=utf-8"
@@ -31,24 +31,24 @@ class LineWatch:
 
     def end(self) -> Counters | None:
         final = _final(self._last.line)
-        return wire.counters(final) if final is not None and final.done else None
+        return chat_json.counters(final) if final is not None and final.done else None
 
 
 class DocumentWatch:
     """Whole if and only if the JSON document came to its end and is no error."""
 
     def __init__(self) -> None:
-        self._document = LineEnds()
+        self._document = HeadAndTail()
 
     def feed(self, chunk: bytes) -> None:
         self._document.feed(chunk)
 
     def end(self) -> Counters | None:
         final = _final(self._document)
-        return None if final is None else wire.counters(final)
+        return None if final is None else chat_json.counters(final)
 
 
-def _final(ends: LineEnds) -> wire.Final | None:
+def _final(ends: HeadAndTail) -> chat_json.Final | None:
     """The closing counters, or None when this is not the whole of a good line.
 
     Of what was too long to keep (a big `context`, many embeddings) both ends are judged: `done` stands near the
@@ -63,7 +63,7 @@ def _final(ends: LineEnds) -> wire.Final | None:
         if b'"done":true' in ends.head:
             body = b'{"done":true,' + body[1:] if start >= 0 else b'{"done":true}'
     try:
-        final = wire.FINAL.decode(body)
+        final = chat_json.FINAL.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return None if request_fields.is_given(final.error) else final
@@ -91,7 +91,7 @@ class AnswerWriter:
 
     def write(self, delta: Delta) -> bytes:
         if delta.error is not None:
-            return wire.line({"error": delta.error})
+            return chat_json.line({"error": delta.error})
         self._take(delta)
         if not self._streams:
             return self._last() if delta.is_last else b""
@@ -118,12 +118,12 @@ class AnswerWriter:
         self._usage = delta.usage or self._usage
 
     def _take_calls(self) -> list[dict[str, Any]]:
-        calls = wire.write_tool_calls(self._calls[index] for index in sorted(self._calls))
+        calls = chat_json.write_tool_calls(self._calls[index] for index in sorted(self._calls))
         self._calls.clear()
         return calls
 
     def _piece(self, calls: list[dict[str, Any]]) -> bytes:
-        return wire.line(self._content(calls) | {"done": False} | self._take_logprobs())
+        return chat_json.line(self._content(calls) | {"done": False} | self._take_logprobs())
 
     def _last(self) -> bytes:
         reason = self._reason if self._reason in ("length", "load", "unload") else "stop"
@@ -135,7 +135,7 @@ class AnswerWriter:
             | _durations(self._usage)
             | self._note
         )
-        return wire.line(body) if self._streams else msgspec.json.encode(body)
+        return chat_json.line(body) if self._streams else msgspec.json.encode(body)
 
     def _content(self, calls: list[dict[str, Any]]) -> dict[str, Any]:
         text, thinking = "".join(self._text), "".join(self._thinking)
@@ -152,23 +152,23 @@ class AnswerWriter:
         return {"logprobs": taken} if taken else {}
 
 
-def said_in_lines(forwarded: bytes) -> PartialAnswer:
+def read_partial_answer(forwarded: bytes) -> PartialAnswer:
     """What the lines of a stream that broke off have told."""
-    said = PartialAnswer()
+    partial_answer = PartialAnswer()
     for line in forwarded.splitlines():
         try:
-            piece = wire.PIECE.decode(line)
+            piece = chat_json.PIECE.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue
-        message = piece.message or wire.Message(
+        message = piece.message or chat_json.Message(
             content=piece.response, thinking=piece.thinking, tool_calls=piece.tool_calls
         )
-        said.text += message.content or ""
-        said.thinking += message.thinking or ""
-        said.has_calls = said.has_calls or bool(message.tool_calls)
-        said.is_finished = said.is_finished or piece.done
-        said.pieces += bool(message.content)
-    return said
+        partial_answer.text += message.content or ""
+        partial_answer.thinking += message.thinking or ""
+        partial_answer.has_calls = partial_answer.has_calls or bool(message.tool_calls)
+        partial_answer.is_finished = partial_answer.is_finished or piece.done
+        partial_answer.chunks += bool(message.content)
+    return partial_answer
 
 
 class EmbedWriter:
@@ -184,7 +184,7 @@ class EmbedWriter:
 
     def write(self, delta: Delta) -> bytes:
         if delta.error is not None:
-            return wire.line({"error": delta.error})
+            return chat_json.line({"error": delta.error})
         self._embeddings += delta.embeddings or []
         self._usage = delta.usage or self._usage
         if not delta.is_last:
@@ -210,4 +210,4 @@ def _durations(usage: Usage) -> dict[str, int]:
 
 
 def _ns(seconds: float | None) -> int | None:
-    return None if seconds is None else round(seconds * wire.NS_PER_S)
+    return None if seconds is None else round(seconds * chat_json.NS_PER_S)

@@ -1,7 +1,7 @@
 """OpenAI's chat JSON, which clients send us and engines take: messages, tools, formats, counters. Decides nothing.
 
 The dialect (we answer clients) and the engines (we ask servers) speak it in opposite directions. Recorded from
-llama.cpp b11549 and Ollama 0.32.15. Reasoning has two names on the wire, `reasoning` (Ollama, newer vLLM) and
+llama.cpp b11549 and Ollama 0.32.15. Reasoning has two names on the chat_json, `reasoning` (Ollama, newer vLLM) and
 `reasoning_content` (llama.cpp, LM Studio, older vLLM): both are read.
 """
 
@@ -134,7 +134,7 @@ PIECE = msgspec.json.Decoder(Piece)
 
 
 def usage(counted: Counted) -> conversation.Usage | None:
-    """What was counted, None where nothing is said. Tokens from `usage`, durations and missing tokens from `timings`."""
+    """What was counted, None where nothing is partial_answer. Tokens from `usage`, durations and missing tokens from `timings`."""
     told, timed = counted.usage, counted.timings
     if told is None and timed is None:
         return None

@@ -16,11 +16,11 @@ import msgspec
 from herd.core.state.request import Counters
 from herd.protocols import request_fields
 from herd.protocols.answer_watch import decoded, event_data, is_good_object, of_long
-from herd.protocols.collector import Collected, as_list
+from herd.protocols.collector import CollectedAnswer, as_list
 from herd.protocols.conversation import Delta, ToolCall, Usage
-from herd.protocols.openai import chat_json as wire
+from herd.protocols.openai import chat_json
 from herd.protocols.resumption import PartialAnswer
-from herd.protocols.streams import ENDS_BYTES, EventReader, LineEnds, event
+from herd.protocols.streams import ENDS_BYTES, EventReader, HeadAndTail, event
 
 EVENT_STREAM = "text/event-stream"
 JSON = "application/json; charset=utf-8"
@@ -63,16 +63,16 @@ class StreamWatch:
             return None
         usage, reason = Usage(), None
         for data in events[:-1]:
-            final = decoded(data, wire.FINAL)
+            final = decoded(data, chat_json.FINAL)
             if final is None:
                 continue
             if request_fields.is_given(final.error):
                 return None
-            usage = wire.usage(final) or usage
+            usage = chat_json.usage(final) or usage
             reason = next((c.finish_reason for c in final.choices or () if c.finish_reason), reason)
         if usage.completion_tokens is None and self._pieces:
             usage.completion_tokens = self._pieces - 1
-        return wire.counters(usage, reason)
+        return chat_json.counters(usage, reason)
 
 
 class DocumentWatch:
@@ -81,20 +81,20 @@ class DocumentWatch:
     __slots__ = ("_document",)
 
     def __init__(self) -> None:
-        self._document = LineEnds()
+        self._document = HeadAndTail()
 
     def feed(self, chunk: bytes) -> None:
         self._document.feed(chunk)
 
     def end(self) -> Counters | None:
         body = self._document.whole
-        final = of_long(self._document, b"usage", wire.FINAL) if body is None else decoded(body, wire.FINAL)
+        final = of_long(self._document, b"usage", chat_json.FINAL) if body is None else decoded(body, chat_json.FINAL)
         if final is None:
             return Counters() if body is not None and is_good_object(body) else None
         if request_fields.is_given(final.error):
             return None
         reason = next((c.finish_reason for c in final.choices or () if c.finish_reason), None)
-        return wire.counters(wire.usage(final) or Usage(), reason)
+        return chat_json.counters(chat_json.usage(final) or Usage(), reason)
 
 
 _PIECE_MARK = b'"finish_reason"'
@@ -126,7 +126,7 @@ class AnswerWriter:
         if streams and is_chat:
             self._head["object"] = "chat.completion.chunk"
         self._request_id = request_id
-        self._collected = Collected()
+        self._collected = CollectedAnswer()
         self._calls_begun: set[int] = set()
         self._has_role = False
         self._is_finished = False
@@ -134,17 +134,17 @@ class AnswerWriter:
 
     def resume_from(self, forwarded: bytes, note: str) -> PartialAnswer:
         """Goes on with a stream that broke off after `forwarded`: under its id and time, its role told already."""
-        said = PartialAnswer()
+        partial_answer = PartialAnswer()
         reader = EventReader()
         for told in reader.feed(forwarded):
             if told.data.strip() == DONE:
-                said.is_finished = True
+                partial_answer.is_finished = True
                 continue
             self._take_identity(told.data)
-            _add(said, told.data)
+            _add(partial_answer, told.data)
         self._has_role = True
         self._note = {"fleet_note": note}
-        return said
+        return partial_answer
 
     def _take_identity(self, data: bytes) -> None:
         try:
@@ -205,7 +205,7 @@ class AnswerWriter:
     def _end(self) -> bytes:
         out = event(DONE)
         if self._include_usage:
-            usage = {"choices": [], "usage": wire.write_usage(self._collected.usage)}
+            usage = {"choices": [], "usage": chat_json.write_usage(self._collected.usage)}
             out = event(msgspec.json.encode(self._head | usage)) + out
         return out
 
@@ -220,9 +220,9 @@ class AnswerWriter:
         choice: dict[str, Any] = {"message": self._message(whole)} if self._is_chat else {"text": whole.text}
         choice |= _logprobs(whole.logprobs, self._is_chat)
         choices = [{"index": 0} | choice | {"finish_reason": self._reason(bool(whole.calls))}]
-        return msgspec.json.encode(self._head | {"choices": choices, "usage": wire.write_usage(whole.usage)})
+        return msgspec.json.encode(self._head | {"choices": choices, "usage": chat_json.write_usage(whole.usage)})
 
-    def _message(self, whole: Collected) -> dict[str, Any]:
+    def _message(self, whole: CollectedAnswer) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": whole.text}
         if whole.thinking:
             message["reasoning"] = whole.thinking
@@ -247,20 +247,20 @@ class _Identity(msgspec.Struct):
 _IDENTITY = msgspec.json.Decoder(_Identity)
 
 
-def _add(said: PartialAnswer, data: bytes) -> None:
+def _add(partial_answer: PartialAnswer, data: bytes) -> None:
     """What one event of a chat or text stream has told."""
     try:
-        piece = wire.PIECE.decode(data)
+        piece = chat_json.PIECE.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return
     for choice in (piece.choices or [])[:1]:
-        message = choice.delta or wire.Message()
+        message = choice.delta or chat_json.Message()
         text = choice.text or (message.content if isinstance(message.content, str) else "") or ""
-        said.text += text
-        said.pieces += bool(text)
-        said.thinking += message.reasoning or message.reasoning_content or ""
-        said.has_calls = said.has_calls or bool(message.tool_calls)
-        said.is_finished = said.is_finished or choice.finish_reason is not None
+        partial_answer.text += text
+        partial_answer.chunks += bool(text)
+        partial_answer.thinking += message.reasoning or message.reasoning_content or ""
+        partial_answer.has_calls = partial_answer.has_calls or bool(message.tool_calls)
+        partial_answer.is_finished = partial_answer.is_finished or choice.finish_reason is not None
 
 
 class EmbedWriter:
@@ -271,7 +271,7 @@ class EmbedWriter:
     def __init__(self, model: str, is_base64: bool) -> None:
         self._model = model
         self._is_base64 = is_base64
-        self._collected = Collected()
+        self._collected = CollectedAnswer()
 
     def write(self, delta: Delta) -> bytes:
         if delta.error is not None:

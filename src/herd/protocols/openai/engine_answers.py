@@ -1,6 +1,6 @@
 """What a server that speaks OpenAI's protocol answers, as neutral pieces. Knows no client and no particular server.
 
-A stream is whole when it said `[DONE]`; a document when it is JSON to its end. Of several choices the first is read.
+A stream is whole when it partial_answer `[DONE]`; a document when it is JSON to its end. Of several choices the first is read.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from herd.core.state.request import RequestKind
 from herd.protocols import request_fields
 from herd.protocols.conversation import Conversation, Delta, Usage
 from herd.protocols.engine_errors import error_text
-from herd.protocols.openai import chat_json as wire
+from herd.protocols.openai import chat_json
 from herd.protocols.openai.engine_requests import is_load
 from herd.protocols.streams import DocumentReader, Event, EventReader
 
@@ -105,10 +105,10 @@ def is_model_missing(status: int, body: bytes) -> bool:
     return b"model" in told and any(words in told for words in (b"not found", b"does not exist", b"model_not_found"))
 
 
-def _piece(body: bytes) -> wire.Piece:
+def _piece(body: bytes) -> chat_json.Piece:
     """One event or document. Raises `ValueError` on what is not this protocol."""
     try:
-        piece = wire.PIECE.decode(body)
+        piece = chat_json.PIECE.decode(body)
     except (msgspec.DecodeError, RecursionError) as wrong:
         raise ValueError(f"not an answer in OpenAI's protocol: {wrong}") from None
     if (
@@ -121,29 +121,29 @@ def _piece(body: bytes) -> wire.Piece:
     return piece
 
 
-def _delta(piece: wire.Piece) -> Delta:
+def _delta(piece: chat_json.Piece) -> Delta:
     if request_fields.is_given(piece.error):
         return Delta(error=error_text(piece.error))
-    choice = next((c for c in piece.choices or () if c.index == 0), wire.Choice())
-    message = choice.delta or choice.message or wire.Message(content=choice.text)
+    choice = next((c for c in piece.choices or () if c.index == 0), chat_json.Choice())
+    message = choice.delta or choice.message or chat_json.Message(content=choice.text)
     return Delta(
         text=_text(message),
-        thinking=wire.thinking(message),
-        tool_calls=wire.read_tool_calls(message.tool_calls),
+        thinking=chat_json.thinking(message),
+        tool_calls=chat_json.read_tool_calls(message.tool_calls),
         finish_reason=choice.finish_reason,
-        usage=wire.usage(piece),
+        usage=chat_json.usage(piece),
         embeddings=_embeddings(piece),
         logprobs=_logprobs(choice.logprobs),
     )
 
 
-def _text(message: wire.Message) -> str:
+def _text(message: chat_json.Message) -> str:
     if not isinstance(message.content, list):
         return message.content or ""
     return "".join(part.text or "" for part in message.content)
 
 
-def _embeddings(piece: wire.Piece) -> list[list[float]] | None:
+def _embeddings(piece: chat_json.Piece) -> list[list[float]] | None:
     if piece.data is None:
         return None
     return [entry.embedding for entry in sorted(piece.data, key=lambda entry: entry.index)]

@@ -15,7 +15,7 @@ import msgspec
 from herd.core.state.request import RequestKind
 from herd.errors import BadRequest
 from herd.protocols.conversation import Conversation, Message, Sampling
-from herd.protocols.openai import chat_json as wire
+from herd.protocols.openai import chat_json
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -94,7 +94,7 @@ def _generate(conversation: Conversation, tongue: ServerQuirks) -> tuple[str, di
 
 
 def _chat(conversation: Conversation, turns: list[Message], tongue: ServerQuirks) -> dict[str, Any]:
-    body: dict[str, Any] = {"messages": wire.write_messages(turns)}
+    body: dict[str, Any] = {"messages": chat_json.write_messages(turns)}
     body |= _tools(conversation) | _thinking(conversation.think, tongue) | _manner(conversation, tongue)
     body["response_format"] = _format(conversation.format, tongue)
     if conversation.logprobs:
@@ -103,16 +103,16 @@ def _chat(conversation: Conversation, turns: list[Message], tongue: ServerQuirks
 
 
 def _tools(conversation: Conversation) -> dict[str, Any]:
-    """One tool by name is said as "that tool alone, and required": not every server reads names."""
+    """One tool by name is partial_answer as "that tool alone, and required": not every server reads names."""
     tools, choice = conversation.tools, conversation.tool_choice
-    name = wire.chosen_tool(choice)
+    name = chat_json.chosen_tool(choice)
     if name is not None:
         tools, choice = [tool for tool in tools if tool.name == name], "required"
         if not tools:
             raise BadRequest(f"tool_choice: there is no tool {name!r}")
     if not tools or choice == "none":
         return {}
-    return {"tools": wire.write_tools(tools), "tool_choice": choice}
+    return {"tools": chat_json.write_tools(tools), "tool_choice": choice}
 
 
 def _thinking(think: bool | str | None, tongue: ServerQuirks) -> dict[str, Any]:

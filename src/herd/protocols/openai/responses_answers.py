@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from herd.protocols.collector import Collected
+from herd.protocols.collector import CollectedAnswer
 from herd.protocols.conversation import Delta, ToolCall, Usage
 from herd.protocols.openai.client_answers import EVENT_STREAM, JSON, error_body
 from herd.protocols.streams import event
@@ -28,7 +28,7 @@ class ResponsesWriter:
         self._request_id = request_id
         self._created_s = created_s
         self._streams = streams
-        self._collected = Collected()
+        self._collected = CollectedAnswer()
         self._items: list[_Item] = []
         self._sequence = 0
 

@@ -16,8 +16,8 @@ from herd.errors import BadRequest
 from herd.protocols import request_fields
 from herd.protocols.answer_watch import decoded, is_good_object, member
 from herd.protocols.conversation import Message, Tool, ToolCall
-from herd.protocols.openai import chat_json as wire
-from herd.protocols.streams import LastLine, LineEnds
+from herd.protocols.openai import chat_json
+from herd.protocols.streams import HeadAndTail, LastLine
 
 # --- requests ---
 
@@ -31,11 +31,11 @@ class _Item(msgspec.Struct):
 
     type: str = "message"
     role: str | None = None
-    content: str | list[wire.Part] | None = None
+    content: str | list[chat_json.Part] | None = None
     call_id: str | None = None
     name: str | None = None
     arguments: str | None = None
-    output: str | list[wire.Part] | None = None
+    output: str | list[chat_json.Part] | None = None
     summary: list[_Summary] | None = None
 
 
@@ -98,13 +98,13 @@ def read_tool_choice(request: Request) -> object:
     choice = request.tool_choice
     if isinstance(choice, dict) and choice.get("type") == "function" and isinstance(choice.get("name"), str):
         return {"type": "function", "function": {"name": choice["name"]}}
-    return wire.read_tool_choice(choice)
+    return chat_json.read_tool_choice(choice)
 
 
 def _take(item: _Item, messages: list[Message], names: dict[str, str]) -> None:
     """A call joins the assistant's turn before it: that turn and its calls are one message elsewhere."""
     if item.type == "message":
-        messages += wire.read_messages([wire.Message(item.role, item.content)])
+        messages += chat_json.read_messages([chat_json.Message(item.role, item.content)])
     elif item.type == "function_call":
         turn = _assistants_turn(messages)
         call = ToolCall(len(turn.tool_calls), item.call_id or "", item.name or "", item.arguments or "")
@@ -112,7 +112,7 @@ def _take(item: _Item, messages: list[Message], names: dict[str, str]) -> None:
         turn.tool_calls.append(call)
     elif item.type == "function_call_output":
         call_id = item.call_id or ""
-        output = wire.read_text(item.output)
+        output = chat_json.read_text(item.output)
         messages.append(Message("tool", output, tool_call_id=call_id, tool_name=names.get(call_id, "")))
     elif item.type != "reasoning":
         raise BadRequest(
@@ -194,7 +194,7 @@ class DocumentWatch:
     __slots__ = ("_document",)
 
     def __init__(self) -> None:
-        self._document = LineEnds()
+        self._document = HeadAndTail()
 
     def feed(self, chunk: bytes) -> None:
         self._document.feed(chunk)
