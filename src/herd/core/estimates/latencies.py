@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from dataclasses import dataclass, field
 
+from herd.bounded import BoundedDict
 from herd.core.state.fleet import ModelName, NodeId
 
 KEPT = 128
@@ -26,14 +27,12 @@ class Latencies:
     """The percentile is computed when observations come in (and then only now and then), never when it is read."""
 
     def __init__(self) -> None:
-        self._past: OrderedDict[tuple[NodeId, ModelName], _Past] = OrderedDict()
+        self._past = BoundedDict[tuple[NodeId, ModelName], _Past](PAIRS_MAX)
 
     def observe(self, node_id: NodeId, model: ModelName, latency_s: float) -> None:
         past = self._past.get((node_id, model))
         if past is None:
             past = self._past[(node_id, model)] = _Past()
-            if len(self._past) > PAIRS_MAX:
-                self._past.popitem(last=False)
         past.seen_s.append(latency_s)
         past.until_fresh -= 1
         if past.until_fresh <= 0 and len(past.seen_s) >= OBSERVATIONS_MIN:

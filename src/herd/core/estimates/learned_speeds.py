@@ -10,11 +10,11 @@ costs in life, and plans made without it pack too many onto the fastest node (me
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from herd.bounded import BoundedDict
 from herd.core.estimates.hardware_priors import LOAD_OVERHEAD_S, Speed, prior
 from herd.core.state.fleet import ModelInfo, ModelName, Node, NodeId
 from herd.core.state.learned_values import Changes, LearnedValue
@@ -128,9 +128,9 @@ LEARNT_SAMPLES = 3
 
 class Rates:
     def __init__(self) -> None:
-        self._pairs: OrderedDict[tuple[NodeId, ModelName], _Learnt] = OrderedDict()
-        self._nodes: OrderedDict[NodeId, _Shared] = OrderedDict()
-        self._models: OrderedDict[ModelName, _Shared] = OrderedDict()
+        self._pairs = BoundedDict[tuple[NodeId, ModelName], _Learnt](PAIRS_MAX)
+        self._nodes = BoundedDict[NodeId, _Shared](NODES_MAX)
+        self._models = BoundedDict[ModelName, _Shared](MODELS_MAX)
         self._speeds: dict[tuple[NodeId, ModelName], tuple[ModelInfo, Speed]] = {}
         self._changes = Changes()
 
@@ -164,13 +164,13 @@ class Rates:
         if card is None:
             return
         start = prior(node.report, card)
-        of_node = _found(self._nodes, node.id, NODES_MAX)
+        of_node = _found(self._nodes, node.id)
         if sample.load_s is not None and sample.load_s > LOAD_OVERHEAD_S / 10:
             _learn_load(of_node, start, sample)
         if sample.streams >= 1.0:
             learnt = self._pair(node.id, model)
             if sample.streams == 1.0:
-                self._learn_alone(start, learnt, of_node, _found(self._models, model, MODELS_MAX), sample)
+                self._learn_alone(start, learnt, of_node, _found(self._models, model), sample)
             else:
                 self._learn_slope(start, learnt, sample)
             self._changes.note(PAIR, node.id, model)
@@ -212,9 +212,9 @@ class Rates:
         if memory.kind == PAIR:
             self._recall_pair(self._pair(NodeId(memory.subject), ModelName(memory.model)), memory)
         elif memory.kind == NODE:
-            _recall_shared(_found(self._nodes, NodeId(memory.subject), NODES_MAX), memory)
+            _recall_shared(_found(self._nodes, NodeId(memory.subject)), memory)
         else:
-            _recall_shared(_found(self._models, ModelName(memory.model), MODELS_MAX), memory)
+            _recall_shared(_found(self._models, ModelName(memory.model)), memory)
         self._speeds.clear()
 
     @staticmethod
@@ -276,8 +276,6 @@ class Rates:
         found = self._pairs.get(key)
         if found is None:
             found = self._pairs[key] = _Learnt()
-            if len(self._pairs) > PAIRS_MAX:
-                self._pairs.popitem(last=False)
         return found
 
 
@@ -344,10 +342,8 @@ def _unseen(of_node: _Effect | None, of_model: _Effect | None, nodes: Sequence[_
     return math.exp(nodes_part + (of_model.log if of_model is not None else 0.0))
 
 
-def _found(known: OrderedDict[Key, _Shared], key: Key, most: int) -> _Shared:
+def _found(known: BoundedDict[Key, _Shared], key: Key) -> _Shared:
     found = known.get(key)
     if found is None:
         found = known[key] = _Shared()
-        if len(known) > most:
-            known.popitem(last=False)
     return found

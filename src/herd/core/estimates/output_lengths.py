@@ -6,9 +6,9 @@ move it far, so samples are capped at a multiple of the present belief.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 
+from herd.bounded import BoundedDict
 from herd.core.state.fleet import ModelName
 from herd.core.state.learned_values import Changes, LearnedValue
 from herd.core.state.request import Request, RequestKind
@@ -41,7 +41,7 @@ class _Seen:
 
 class OutputLengths:
     def __init__(self) -> None:
-        self._seen: OrderedDict[tuple[str, ModelName], _Seen] = OrderedDict()
+        self._seen = BoundedDict[tuple[str, ModelName], _Seen](KEYS_MAX)
         self._changes = Changes()
 
     def expected_tokens(self, request: Request, model: ModelName) -> float:
@@ -71,8 +71,6 @@ class OutputLengths:
         seen = self._seen.get(key)
         if seen is None:
             seen = self._seen[key] = _Seen()
-            if len(self._seen) > KEYS_MAX:
-                self._seen.popitem(last=False)
         self._seen.move_to_end(key)
         seen.learn(tokens)
         self._changes.note(OUTPUT, *key)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from herd.bounded import BoundedDict
 from herd.core.state.fleet import ModelName, NodeId
 
 BLOCK_TOKENS = 128
@@ -21,7 +22,7 @@ BLOCKS_MAX = 512
 
 class PrefixCache:
     def __init__(self) -> None:
-        self._held: OrderedDict[tuple[NodeId, ModelName], OrderedDict[int, tuple[int, ...]]] = OrderedDict()
+        self._held = BoundedDict[tuple[NodeId, ModelName], OrderedDict[int, tuple[int, ...]]](PAIRS_MAX)
 
     def cached_tokens(self, node_id: NodeId, model: ModelName, blocks: Sequence[int]) -> int:
         """Tokens of the prompt that need not be read again there."""
@@ -49,8 +50,6 @@ class PrefixCache:
         held[kept[-1]] = kept
         while len(held) > slots + EXTRA_ENTRIES:
             held.popitem(last=False)
-        if len(self._held) > PAIRS_MAX:
-            self._held.popitem(last=False)
 
     def dropped(self, node_id: NodeId, model: ModelName | None = None) -> None:
         """The model was unloaded or reloaded there; or, without a model, the node restarted or left."""

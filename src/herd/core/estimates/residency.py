@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Container
 
+from herd.bounded import BoundedDict
 from herd.core.state.fleet import ModelInfo, ModelName, Node, NodeId
 
 PAIRS_MAX = 4096
@@ -20,8 +21,8 @@ SHARE_MAX = 0.95
 
 class Residency:
     def __init__(self) -> None:
-        self._footprints: OrderedDict[tuple[NodeId, ModelName], int] = OrderedDict()
-        self._surplus: OrderedDict[ModelName, float] = OrderedDict()
+        self._footprints = BoundedDict[tuple[NodeId, ModelName], int](PAIRS_MAX)
+        self._surplus = BoundedDict[ModelName, float](PAIRS_MAX)
         """By model: bytes in memory over bytes on disk, as last seen anywhere."""
         self._used_at: OrderedDict[tuple[NodeId, ModelName], float] = OrderedDict()
         self._leaving: dict[NodeId, dict[ModelName, ModelName]] = {}
@@ -121,10 +122,6 @@ class Residency:
             on_disk = node.report.models[model].size_bytes
             if on_disk:
                 self._surplus[model] = loaded.size_bytes / on_disk
-        if len(self._footprints) > PAIRS_MAX:
-            self._footprints.popitem(last=False)
-        if len(self._surplus) > PAIRS_MAX:
-            self._surplus.popitem(last=False)
         leaving = self._leaving.get(node.id)
         if leaving is not None:
             for victim in [v for v, cause in leaving.items() if cause not in node.loading_until]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from herd.bounded import BoundedDict
 
 BLOCKED_S = 600.0
 FINGERPRINTS_MAX = 256
@@ -13,7 +13,7 @@ class PoisonRequests:
     """A fingerprint is a hash of the body, salted per process; 0 stands for none."""
 
     def __init__(self) -> None:
-        self._until: OrderedDict[int, float] = OrderedDict()
+        self._until = BoundedDict[int, float](FINGERPRINTS_MAX)
 
     def __len__(self) -> int:
         return len(self._until)
@@ -24,8 +24,6 @@ class PoisonRequests:
             return
         self._until[fingerprint] = at + BLOCKED_S
         self._until.move_to_end(fingerprint)
-        if len(self._until) > FINGERPRINTS_MAX:
-            self._until.popitem(last=False)
 
     def is_suspected(self, fingerprint: int, at: float) -> bool:
         for old in [one for one, until in self._until.items() if until <= at]:

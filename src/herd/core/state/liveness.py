@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass, field
 
+from herd.bounded import BoundedDict
 from herd.core.state.fleet import Fleet, Liveness, ModelName, Node, NodeId
 from herd.core.state.request import Failure, FailureKind
 
@@ -77,7 +77,7 @@ class LivenessTracker:
 
     def __init__(self, settings: LivenessSettings) -> None:
         self.settings = settings
-        self._records: OrderedDict[tuple[NodeId, ModelName], _Record] = OrderedDict()
+        self._records = BoundedDict[tuple[NodeId, ModelName], _Record](PAIRS_MAX)
 
     def heard(self, node: Node, at: float) -> None:
         """A heartbeat. After an absence the node is taken back, more slowly each time within a few minutes."""
@@ -168,10 +168,7 @@ class LivenessTracker:
         record.until = max(record.until, until)
 
     def _record(self, node_id: NodeId, model: ModelName) -> _Record:
-        record = self._records.setdefault((node_id, model), _Record())
-        if len(self._records) > PAIRS_MAX:
-            self._records.popitem(last=False)
-        return record
+        return self._records.setdefault((node_id, model), _Record())
 
     def _count(self, node_id: NodeId, model: ModelName, at: float) -> None:
         record = self._record(node_id, model)
