@@ -4,29 +4,41 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
+from project.finding import Finding
 from project.source import ROOT
-from project.tidy import Finding
 
 FILE = ROOT / "tests" / "project" / "ratchet.json"
 
 
 def budget() -> dict[str, dict[str, int]]:
-    """`{"long_file": {"agent_protocol/heartbeat_decode.py": 545}}`: the largest sum of amounts that a file may have."""
+    """`{"long_file": {"src/herd/agent_protocol/heartbeat_decode.py": 545}}`: the largest sum of amounts that a file may have."""
     found: dict[str, dict[str, int]] = json.loads(FILE.read_text("utf-8"))
     return found
 
 
-def totals(findings: Iterable[Finding]) -> dict[str, int]:
+def path_of(path: str) -> str:
+    return path
+
+
+def area_of(path: str) -> str:
+    """The part of the repository for which findings are counted: "src/herd/agent", "docs", "tests/cli"."""
+    parts = path.split("/")
+    depth = 3 if parts[0] == "src" else 2 if parts[0] in ("tests", "frontend", "sim", "bench") else 1
+    return "/".join(parts[:depth] if len(parts) > depth else parts[:-1]) or "(top)"
+
+
+def totals(findings: Iterable[Finding], place_of: Callable[[str], str] = path_of) -> dict[str, int]:
+    """The sum of the amounts by file, or by area."""
     counted: Counter[str] = Counter()
     for finding in findings:
-        counted[finding.path] += finding.amount
+        counted[place_of(finding.path)] += finding.amount
     return dict(counted)
 
 
 def grown(found: Mapping[str, int], allowed: Mapping[str, int]) -> list[str]:
-    """The files that exceed their budget."""
+    """The files or areas that exceed their budget."""
     return sorted(path for path, amount in found.items() if amount > allowed.get(path, 0))
 
 

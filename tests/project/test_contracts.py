@@ -7,8 +7,8 @@ import os
 import subprocess
 import sys
 
+from project.package_rules import PURE
 from project.source import ROOT, modules, packages
-from project.tidy import PURE
 
 FILE = ROOT / "importlinter.ini"
 CONTRACT = "importlinter:contract:"

@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from project.ratchet import budget, grown
-from project.words import FILE, Finder, Rule, area_of, find_below, find_in, read_rules, texts_of
+from project.ratchet import area_of, budget, grown
+from project.words import FILE, Finder, Rule, find_below, find_in, read_rules, texts_of
 
 USED = '''"""Tells nothing.
 

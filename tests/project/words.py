@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from project.package_rules import defined_names, split_name
 from project.source import ROOT, repository_files
-from project.tidy import defined_names, split_name
 
 FILE = ROOT / "tests" / "project" / "words.txt"
 OWN_FILES = frozenset({"tests/project/words.txt", "tests/project/words.py", "tests/project/test_words.py"})
@@ -187,13 +187,6 @@ def find_below(start: str) -> list[Found]:
     """The findings in a file, or in all files below a folder; "" is the repository."""
     names = [name for name in searched_files() if not start or name == start or name.startswith(f"{start}/")]
     return [found for name in names for found in find_in(name, (ROOT / name).read_text("utf-8", "replace"))]
-
-
-def area_of(path: str) -> str:
-    """The part of the repository for which findings are counted: "src/herd/agent", "docs", "tests/cli"."""
-    parts = path.split("/")
-    depth = 3 if parts[0] == "src" else 2 if parts[0] in ("tests", "frontend", "sim", "bench") else 1
-    return "/".join(parts[:depth] if len(parts) > depth else parts[:-1]) or "(top)"
 
 
 def main(arguments: list[str]) -> int:

@@ -1,16 +1,16 @@
-"""The rules that one file can break by itself: each takes a parsed file and tells what is wrong where.
+"""Rules for the files of the package: sizes, annotations, imports, state, SQL, exceptions and names.
 
-Which findings are borne for now is told by ratchet.json, not here.
+ratchet.json says how many findings a file may still have.
 """
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import TypeAlias
 
+from project.finding import Finding, Rule
 from project.source import PACKAGE, Module
 
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
@@ -31,7 +31,7 @@ FILE_LINES_MAX = 520
 FILE_LINES_MAX_PURE = 400
 FILE_LINES_MAX_DIALECT = 500
 LOOP_ROOTS = ("coordinator/driver.py", "coordinator/api/asgi_bridge.py", "agent/app.py")
-"""Where whatever went wrong ends up, so that one request or one beat does not end the process."""
+"""The outermost loops: they catch every exception, so that one request or one heartbeat does not end the process."""
 
 BANNED_WORDS = frozenset(
     {
@@ -64,28 +64,12 @@ MARKUP = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One breach. `amount` is what must not grow: a size where the rule is about one, else 1."""
-
-    path: str
-    line: int
-    told: str
-    amount: int = 1
-
-    def __str__(self) -> str:
-        return f"src/herd/{self.path}:{self.line}: {self.told}"
-
-
-Rule: TypeAlias = Callable[[Module], Iterable[Finding]]
-
-
 def functions(module: Module) -> Iterator[Function]:
     yield from (node for node in ast.walk(module.tree) if isinstance(node, Function))
 
 
 def length(function: Function) -> int:
-    """Lines from `def` to the end, decorators left out."""
+    """Lines from `def` to the end, without decorators."""
     return (function.end_lineno or function.lineno) - function.lineno + 1
 
 
@@ -99,14 +83,14 @@ def long_function(module: Module) -> Iterator[Finding]:
     for function in functions(module):
         if (lines := length(function)) > FUNCTION_LINES_MAX:
             yield Finding(
-                module.path, function.lineno, f"{function.name} has {lines} lines, at most {FUNCTION_LINES_MAX}", lines
+                module.file, function.lineno, f"{function.name} has {lines} lines, at most {FUNCTION_LINES_MAX}", lines
             )
 
 
 def long_file(module: Module) -> Iterator[Finding]:
     lines, limit = len(module.text.splitlines()), file_length_max(module)
     if lines > limit:
-        yield Finding(module.path, 1, f"{lines} lines, at most {limit} here", lines)
+        yield Finding(module.file, 1, f"{lines} lines, at most {limit} here", lines)
 
 
 def missing_annotation(module: Module) -> Iterator[Finding]:
@@ -119,26 +103,26 @@ def missing_annotation(module: Module) -> Iterator[Finding]:
         bare = [arg.arg for arg in (*positional, *given.kwonlyargs, *stars) if arg.annotation is None]
         if bare or function.returns is None:
             yield Finding(
-                module.path,
+                module.file,
                 function.lineno,
-                f"{function.name}: no annotation for {', '.join(bare) or 'what it returns'}",
+                f"{function.name}: no annotation for {', '.join(bare) or 'the returned value'}",
             )
 
 
 def any_outside_protocols(module: Module) -> Iterator[Finding]:
-    """`Any` is for what came from outside and has not been looked at yet."""
+    """`Any` is for input from outside that is not parsed yet."""
     if module.is_in("protocols", "agent_protocol", "dialects"):
         return
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Name) and node.id == "Any":
-            yield Finding(module.path, node.lineno, "Any")
+            yield Finding(module.file, node.lineno, "Any")
 
 
 def banned_name(module: Module) -> Iterator[Finding]:
-    """A word that says nothing about the thing it names."""
+    """A word that fits every thing, such as utils or manager."""
     for line, name in [(1, module.path.removesuffix(".py").replace("/", "_")), *defined_names(module.tree)]:
         for word in sorted(set(split_name(name)) & BANNED_WORDS):
-            yield Finding(module.path, line, f"{name}: {word!r} says nothing")
+            yield Finding(module.file, line, f"{name}: {word!r} fits every thing")
 
 
 def defined_names(tree: ast.Module) -> Iterator[tuple[int, str]]:
@@ -163,14 +147,14 @@ def import_inside(module: Module) -> Iterator[Finding]:
     for function in functions(module):
         for node in ast.walk(function):
             if isinstance(node, ast.Import | ast.ImportFrom):
-                yield Finding(module.path, node.lineno, f"{function.name} imports")
+                yield Finding(module.file, node.lineno, f"{function.name} imports")
 
 
 def getattr_with_literal(module: Module) -> Iterator[Finding]:
     for call in _calls(module):
         is_named = _called(call) in ("getattr", "setattr", "hasattr", "delattr") and len(call.args) > 1
         if is_named and isinstance(call.args[1], ast.Constant):
-            yield Finding(module.path, call.lineno, f"{_called(call)} with a literal: name the attribute")
+            yield Finding(module.file, call.lineno, f"{_called(call)} with a literal: name the attribute")
 
 
 def mutable_module_state(module: Module) -> Iterator[Finding]:
@@ -183,11 +167,11 @@ def mutable_module_state(module: Module) -> Iterator[Finding]:
             isinstance(node.value, ast.Call) and _called(node.value) in MUTABLE_CALLS
         )
         if is_mutable and name != "__all__":
-            yield Finding(module.path, node.lineno, f"{name} can be changed by everybody; freeze it")
+            yield Finding(module.file, node.lineno, f"{name} is mutable module state; use a frozen type")
 
 
 def _module_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Statements that run when the file is imported, those under `if` and `try` too, class bodies left out."""
+    """Statements that run on import, also under `if` and `try`; class bodies are not included."""
     for node in body:
         yield node
         for part in ("body", "orelse", "finalbody", "handlers"):
@@ -196,31 +180,31 @@ def _module_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
                 yield from _module_level(inner)
 
 
-def foreign_dice(module: Module) -> Iterator[Finding]:
-    """The one dice is a `Random` that was handed in."""
+def global_random(module: Module) -> Iterator[Finding]:
+    """Random numbers come from a `Random` that is passed as an argument."""
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Import) and any(alias.name == "random" for alias in node.names):
-            yield Finding(module.path, node.lineno, "import random")
+            yield Finding(module.file, node.lineno, "import random")
         if isinstance(node, ast.ImportFrom) and node.module == "random":
             others = [alias.name for alias in node.names if alias.name != "Random"]
             if others:
-                yield Finding(module.path, node.lineno, f"from random import {', '.join(others)}")
+                yield Finding(module.file, node.lineno, f"from random import {', '.join(others)}")
 
 
 def assembled_sql(module: Module) -> Iterator[Finding]:
-    """SQL is a constant with `?`; nothing is pasted into it."""
+    """SQL is a constant with `?` for values; it is not built from parts."""
     for call in _calls(module):
         if _called(call) not in ("execute", "executemany", "executescript") or not call.args:
             continue
         statement = call.args[0]
         is_format = isinstance(statement, ast.Call) and _called(statement) == "format"
         if isinstance(statement, ast.JoinedStr | ast.BinOp) or is_format:
-            yield Finding(module.path, call.lineno, f"SQL put together: {ast.unparse(statement)[:60]}")
+            yield Finding(module.file, call.lineno, f"SQL built from parts: {ast.unparse(statement)[:60]}")
 
 
 def printing(module: Module) -> Iterator[Finding]:
     if not module.is_in("cli"):
-        yield from (Finding(module.path, call.lineno, "print") for call in _calls(module) if _called(call) == "print")
+        yield from (Finding(module.file, call.lineno, "print") for call in _calls(module) if _called(call) == "print")
 
 
 def broad_except(module: Module) -> Iterator[Finding]:
@@ -231,7 +215,7 @@ def broad_except(module: Module) -> Iterator[Finding]:
             caught = [] if node.type is None else node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
             names = {ast.unparse(kind) for kind in caught}
             if not names or names & {"Exception", "BaseException"}:
-                yield Finding(module.path, node.lineno, f"except {', '.join(sorted(names))}".strip())
+                yield Finding(module.file, node.lineno, f"except {', '.join(sorted(names))}".strip())
 
 
 def markup_in_text(module: Module) -> Iterator[Finding]:
@@ -240,34 +224,27 @@ def markup_in_text(module: Module) -> Iterator[Finding]:
         if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes) and id(node) not in documentation:
             text = node.value if isinstance(node.value, str) else node.value.decode("latin-1")
             if found := MARKUP.search(text):
-                yield Finding(module.path, node.lineno, f"markup {found[0]!r} belongs to static/")
+                yield Finding(module.file, node.lineno, f"markup {found[0]!r} belongs to static/")
 
 
 def unsafe_call(module: Module) -> Iterator[Finding]:
-    """What runs or unpacks whatever it is given."""
+    """Functions that run or unpack untrusted input."""
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
             if {name.partition(".")[0] for name in names} & UNSAFE_MODULES:
-                yield Finding(module.path, node.lineno, f"import {', '.join(names)}")
+                yield Finding(module.file, node.lineno, f"import {', '.join(names)}")
     for call in _calls(module):
-        told = ast.unparse(call.func)
+        called = ast.unparse(call.func)
         is_shell = any(
             k.arg == "shell" and not (isinstance(k.value, ast.Constant) and not k.value.value) for k in call.keywords
         )
-        if told in ("eval", "exec", "yaml.load", "os.system") or is_shell:
-            yield Finding(module.path, call.lineno, f"{told}{' with a shell' if is_shell else ''}")
+        if called in ("eval", "exec", "yaml.load", "os.system") or is_shell:
+            yield Finding(module.file, call.lineno, f"{called}{' with a shell' if is_shell else ''}")
 
 
-def missing_first_line(module: Module) -> Iterator[Finding]:
-    """The first line says what the file decides and what it does not know."""
-    told = ast.get_docstring(module.tree)
-    if not told or not told.splitlines()[0].strip():
-        yield Finding(module.path, 1, "no docstring")
-
-
-def named_plug_in(module: Module) -> Iterator[Finding]:
-    """Plug-ins are found by `discover`; nobody outside their folder names one."""
+def imported_plug_in(module: Module) -> Iterator[Finding]:
+    """Plug-ins are found by `discover`; code outside their folder does not import one by name."""
     for node in ast.walk(module.tree):
         names: list[str] = []
         line = 0
@@ -280,7 +257,7 @@ def named_plug_in(module: Module) -> Iterator[Finding]:
             if found is None or module.is_in(folder := found["folder"].replace(".", "/")):
                 continue
             if (PACKAGE / folder / f"{found['file']}.py").is_file():
-                yield Finding(module.path, line, f"names the plug-in {name}")
+                yield Finding(module.file, line, f"imports the plug-in {name}")
 
 
 def _calls(module: Module) -> Iterator[ast.Call]:
@@ -294,7 +271,7 @@ def _called(call: ast.Call) -> str:
     return call.func.id if isinstance(call.func, ast.Name) else ""
 
 
-RULES: tuple[Rule, ...] = (
+PACKAGE_RULES: tuple[Rule, ...] = (
     long_function,
     long_file,
     missing_annotation,
@@ -303,12 +280,11 @@ RULES: tuple[Rule, ...] = (
     import_inside,
     getattr_with_literal,
     mutable_module_state,
-    foreign_dice,
+    global_random,
     assembled_sql,
     printing,
     broad_except,
     markup_in_text,
     unsafe_call,
-    missing_first_line,
-    named_plug_in,
+    imported_plug_in,
 )
