@@ -33,6 +33,7 @@ from herd.agent import app as agent_app
 from herd.coordinator import settings as router_settings
 from herd.core.scheduling.filters import Filter
 from herd.core.scheduling.signals import Signal
+from herd.core.state.live_request import TRANSITIONS
 from herd.dashboard import live, requests
 from herd.dashboard.tabs import Tab
 from herd.dialects import Dialect
@@ -48,6 +49,8 @@ ENV_FILE_HEAD: Final = """\
 # Settings of herd. Copy the lines that you want to change to ~/.fleet-manager/env, or export them in a shell, which wins.
 # Every line shows the default. FLEET_NODE_* belong to the agent (herd-node), the rest to the coordinator (herd).
 """
+TRANSITIONS_BEGIN: Final = "<!-- transitions: written by `python3 dev.py docs` from core/state/live_request.py -->\n"
+TRANSITIONS_END: Final = "<!-- end of transitions -->"
 COORDINATOR: Final = tuple(config.parts_of(router_settings.Settings))
 AGENT: Final = tuple(config.parts_of(agent_app.Settings))
 
@@ -237,8 +240,27 @@ def checks() -> str:
     )
 
 
+def architecture() -> str:
+    """ARCHITECTURE.md, with the table of a request's state transitions between its two markers."""
+    text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+    before, begin, rest = text.partition(TRANSITIONS_BEGIN)
+    _, end, after = rest.partition(TRANSITIONS_END)
+    assert begin and end, "ARCHITECTURE.md has lost the markers of its transition table"
+    rows = [
+        (
+            ", ".join(state.value for state in one.states),
+            one.trigger.value,
+            ", ".join(state.value for state in one.next_states),
+            one.commands,
+        )
+        for one in TRANSITIONS
+    ]
+    return f"{before}{begin}\n{table(('state', 'trigger', 'next state', 'commands'), rows)}\n{end}{after}"
+
+
 PAGES: Final[Mapping[str, Callable[[], str]]] = MappingProxyType(
     {
+        "ARCHITECTURE.md": architecture,
         "docs/settings.md": settings,
         "docs/signals.md": signals,
         "docs/routes.md": routes,

@@ -5,40 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
-from types import MappingProxyType
 
 import herd.core.scheduling.filters
 import herd.core.scheduling.signals
 from herd.core.estimates.forecast import Forecast
-from herd.core.estimates.latencies import Latencies
 from herd.core.lifecycle.dispatcher import Dispatcher
-from herd.core.lifecycle.prewarming import PrewarmingDispatcher, PrewarmingRebalancingDispatcher
-from herd.core.lifecycle.rebalancing import RebalancingDispatcher
-from herd.core.lifecycle.retries import RetrySettings
-from herd.core.lifecycle.waiting import Waiting
+from herd.core.lifecycle.dispatcher_parts import build_parts
+from herd.core.lifecycle.prewarming import PrewarmSettings
 from herd.core.scheduling.completion_time import CompletionTimeSettings
 from herd.core.scheduling.filters import Filter
-from herd.core.scheduling.scheduler import Policy, Scheduler, SignalPolicy
+from herd.core.scheduling.scheduler import Policy, SignalPolicy
 from herd.core.scheduling.signals import Signal, Weights
-from herd.core.state.fleet import Fleet, ModelName, NodeId
-from herd.core.state.liveness import LivenessSettings, LivenessTracker
+from herd.core.state.fleet import ModelName, NodeId
 from herd.discover import discover
 from sim.asks import SimRequest
 from sim.hardware import Speeds
 from sim.node import SimNode
-from sim.placement_dispatcher import PlacingAheadDispatcher
+from sim.placement_loader import PlacementLoader
 from sim.play import Simulation
 from sim.world import World
 
 FILTERS = discover(herd.core.scheduling.filters, Filter, "FILTER")
-DISPATCHERS = MappingProxyType(
-    {
-        (False, False): Dispatcher,
-        (True, False): RebalancingDispatcher,
-        (False, True): PrewarmingDispatcher,
-        (True, True): PrewarmingRebalancingDispatcher,
-    }
-)
 SIGNALS = discover(herd.core.scheduling.signals, Signal, "SIGNAL")
 
 
@@ -83,11 +70,13 @@ def a_world(play: Simulation, baseline: SimPolicy, rng: Random) -> World:
     asks: dict[str, SimRequest] = {}
     ground = PolicyInputs(Random(rng.random()), nodes, asks)
     policy = baseline.make(ground)
-    fleet, latencies, waiting = Fleet(), Latencies(), Waiting(play.holding)
-    watchlist = LivenessTracker(LivenessSettings())
-    scheduler = Scheduler(fleet, waiting.queues, latencies, watchlist, FILTERS, policy)
-    kind = (
-        PlacingAheadDispatcher if baseline.places_ahead else DISPATCHERS[baseline.moves_waiting, baseline.warms_ahead]
+    parts = build_parts(
+        policy,
+        FILTERS,
+        ground.forecast,
+        holding=play.holding,
+        prewarm=PrewarmSettings() if baseline.warms_ahead else None,
+        is_rebalancing=baseline.moves_waiting,
     )
-    dispatcher = kind(scheduler, waiting, latencies, watchlist, RetrySettings(), ground.forecast)
-    return World(play, nodes, asks, dispatcher, rng)
+    dispatcher = Dispatcher(parts)
+    return World(play, nodes, asks, dispatcher, rng, PlacementLoader(dispatcher) if baseline.places_ahead else None)

@@ -28,6 +28,7 @@ from herd.core.state.fleet import NodeId, Report
 from herd.core.state.request import Failure, FailureKind, Outcome, RequestId
 from sim.asks import SimRequest, request_of
 from sim.node import AHEAD, SimNode
+from sim.placement_loader import PlacementLoader
 from sim.play import Fault, Simulation
 from sim.runner import Run
 
@@ -70,10 +71,12 @@ class World:
         asks: dict[str, SimRequest],
         dispatcher: Dispatcher,
         rng: Random,
+        loader: PlacementLoader | None = None,
     ) -> None:
         self.play = play
         self.nodes = nodes
         self.dispatcher = dispatcher
+        self._handle = loader.handle if loader is not None else dispatcher.handle
         self.played = Played()
         self.problems: list[str] = []
         self._rng = rng
@@ -124,7 +127,7 @@ class World:
     # --- the core is told, and obeyed ---
 
     def _feed(self, event: Event) -> None:
-        for command in self.dispatcher.handle(event):
+        for command in self._handle(event):
             self._perform(command, event.at)
         wakeup = self.dispatcher.next_wakeup()
         if wakeup is not None and wakeup != self._wakeup:

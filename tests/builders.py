@@ -8,15 +8,16 @@ from typing import Any
 
 import herd.core.scheduling.filters
 import herd.core.scheduling.signals
+from herd.core.context.windows import Windows
 from herd.core.estimates.forecast import Forecast
-from herd.core.estimates.latencies import Latencies
 from herd.core.lifecycle.dispatcher import Dispatcher
+from herd.core.lifecycle.dispatcher_parts import DispatcherSettings, build_parts
 from herd.core.lifecycle.holding import HoldingSettings
+from herd.core.lifecycle.prewarming import PrewarmSettings
 from herd.core.lifecycle.retries import RetrySettings
-from herd.core.lifecycle.waiting import Waiting
 from herd.core.scheduling.completion_time import CompletionTimePolicy, CompletionTimeSettings
 from herd.core.scheduling.filters import Filter
-from herd.core.scheduling.scheduler import Policy, Scheduler, SignalPolicy
+from herd.core.scheduling.scheduler import Policy, SignalPolicy
 from herd.core.scheduling.signals import Signal, Weights
 from herd.core.state.commands import Alarm, Command, Record
 from herd.core.state.events import AttemptFailed, AttemptFinished, Event, FirstByte, HeartbeatReceived, RequestArrived
@@ -24,7 +25,6 @@ from herd.core.state.fleet import (
     GB,
     Capacity,
     EngineEndpoint,
-    Fleet,
     Loaded,
     Memory,
     ModelInfo,
@@ -34,7 +34,7 @@ from herd.core.state.fleet import (
     Report,
     canonical,
 )
-from herd.core.state.liveness import LivenessSettings, LivenessTracker
+from herd.core.state.liveness import LivenessSettings
 from herd.core.state.request import Counters, Failure, FailureKind, Outcome, Request, RequestId
 from herd.discover import discover
 
@@ -96,8 +96,11 @@ class World:
     at: float = 100.0
     commands: list[Command] = field(default_factory=list)
 
+    def handle(self, event: Event) -> list[Command]:
+        return self.dispatcher.handle(event)
+
     def feed(self, event: Event) -> list[Command]:
-        commands = self.dispatcher.handle(event)
+        commands = self.handle(event)
         self.commands += commands
         assert self.dispatcher.problems() == []
         assert not [command for command in commands if isinstance(command, Alarm)]
@@ -135,18 +138,32 @@ class World:
 
 def a_world(
     policy: str = "signals",
+    *,
     started_at: float = 0.0,
+    has_substitutes: bool = False,
     retries: RetrySettings | None = None,
     holding: HoldingSettings | None = None,
     liveness: LivenessSettings | None = None,
+    windows: Windows | None = None,
+    prewarm: PrewarmSettings | None = None,
+    is_rebalancing: bool = False,
 ) -> World:
-    fleet, latencies = Fleet(), Latencies()
-    waiting = Waiting(holding or HoldingSettings())
-    watchlist = LivenessTracker(liveness or LivenessSettings())
     forecast = Forecast()
     signals = SignalPolicy(all_signals(), Weights())
     chosen: Policy = (
         signals if policy == "signals" else CompletionTimePolicy(forecast, signals, CompletionTimeSettings())
     )
-    scheduler = Scheduler(fleet, waiting.queues, latencies, watchlist, all_filters(), chosen)
-    return World(Dispatcher(scheduler, waiting, latencies, watchlist, retries or RetrySettings(), forecast, started_at))
+    parts = build_parts(
+        chosen,
+        all_filters(),
+        forecast,
+        holding=holding,
+        liveness=liveness,
+        windows=windows,
+        prewarm=prewarm,
+        is_rebalancing=is_rebalancing,
+    )
+    settings = DispatcherSettings(
+        retries=retries or RetrySettings(), has_substitutes=has_substitutes, started_at=started_at
+    )
+    return World(Dispatcher(parts, settings))

@@ -15,14 +15,13 @@ from random import Random
 import herd.core.scheduling.filters
 import herd.core.scheduling.signals
 from herd.core.estimates.forecast import Forecast
-from herd.core.estimates.latencies import Latencies
 from herd.core.lifecycle.dispatcher import Dispatcher
+from herd.core.lifecycle.dispatcher_parts import DispatcherParts, DispatcherSettings, build_parts
 from herd.core.lifecycle.holding import HoldingSettings
 from herd.core.lifecycle.retries import RetrySettings
-from herd.core.lifecycle.waiting import Waiting
 from herd.core.scheduling.completion_time import CompletionTimePolicy, CompletionTimeSettings
 from herd.core.scheduling.filters import Filter
-from herd.core.scheduling.scheduler import Scheduler, SignalPolicy
+from herd.core.scheduling.scheduler import SignalPolicy
 from herd.core.scheduling.signals import Signal, Weights
 from herd.core.state.commands import Abort, Alarm, Command, Dispatch, Hold, Record, Refuse
 from herd.core.state.events import (
@@ -37,19 +36,8 @@ from herd.core.state.events import (
     RequestArrived,
     Ticked,
 )
-from herd.core.state.fleet import (
-    GB,
-    EngineEndpoint,
-    Fleet,
-    Liveness,
-    Loaded,
-    Memory,
-    ModelInfo,
-    NodeId,
-    Report,
-    canonical,
-)
-from herd.core.state.liveness import LivenessSettings, LivenessTracker
+from herd.core.state.fleet import GB, EngineEndpoint, Liveness, Loaded, Memory, ModelInfo, NodeId, Report, canonical
+from herd.core.state.liveness import LivenessSettings
 from herd.core.state.request import Counters, Failure, FailureKind, Outcome, Request, RequestId
 from herd.discover import discover
 from sim.faults.schedule import HORIZON_S, MODELS, NODES, Action, Asked, Beats, Drained, Life, Slept, Turned, Way
@@ -77,7 +65,7 @@ WAYS_BEFORE = {
 }
 WAYS_MIDDLE = {Way.BREAKS: FailureKind.RESET, Way.TRUNCATES: FailureKind.TRUNCATED, Way.STALLS: FailureKind.STALLED}
 
-Make = Callable[..., Dispatcher]
+Make = Callable[[DispatcherParts, DispatcherSettings], Dispatcher]
 
 
 class Broken(Exception):
@@ -151,12 +139,11 @@ class FaultWorld:
         self._asleep_until = 0.0
         self._inbox: list[Event] = []
         self._is_feeding = False
-        fleet, latencies, waiting = Fleet(), Latencies(), Waiting(HOLDING)
-        watchlist, forecast = LivenessTracker(LIVENESS), Forecast()
+        forecast = Forecast()
         points = SignalPolicy(SIGNALS, Weights())
         policy = CompletionTimePolicy(forecast, points, CompletionTimeSettings())
-        scheduler = Scheduler(fleet, waiting.queues, latencies, watchlist, FILTERS, policy)
-        self.core = make(scheduler, waiting, latencies, watchlist, RETRIES, forecast)
+        parts = build_parts(policy, FILTERS, forecast, holding=HOLDING, liveness=LIVENESS)
+        self.core = make(parts, DispatcherSettings(retries=RETRIES))
         self.steps = 0
 
     def play(self) -> None:

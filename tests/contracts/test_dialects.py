@@ -193,7 +193,7 @@ def test_lists_are_answered_from_memory(dialect: Dialect, method: str, path: str
     if path.endswith("/{name}"):
         with pytest.raises(UnknownModel):
             dialect.listing(method, path.replace("{name}", "nope"), fleet, MOMENT)
-    fleet.hear(a_report("alpha", [a_card("m", loaded=True)]), 1.0)
+    fleet.apply_heartbeat(a_report("alpha", [a_card("m", loaded=True)]), 1.0)
     answer = dialect.listing(method, path.replace("{name}", "m"), fleet, MOMENT)
     assert isinstance(answer, Answer) and answer.status == 200
     if answer.content_type.startswith("application/json"):

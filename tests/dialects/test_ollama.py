@@ -368,10 +368,10 @@ def a_fleet() -> Fleet:
     same = a_card("m", digest="a" * 64, modified_at="2026-01-02T00:00:00Z", context_max_tokens=8192)
     plain = a_card("Qwen/Q3", engine=EngineEndpoint("vllm", "http://x", "0.9"), loaded=True)
     early = a_card("tiny:a", modified_at="2026-03-01T00:00:00Z", loaded=True)
-    fleet.hear(a_report("alpha", [old, plain]), 1.0)
-    fleet.hear(a_report("beta", [new, early]), 1.0)
-    fleet.hear(a_report("gamma", [same]), 1.0)
-    fleet.hear(a_report("gone", [a_card("lost")]), 1.0)
+    fleet.apply_heartbeat(a_report("alpha", [old, plain]), 1.0)
+    fleet.apply_heartbeat(a_report("beta", [new, early]), 1.0)
+    fleet.apply_heartbeat(a_report("gamma", [same]), 1.0)
+    fleet.apply_heartbeat(a_report("gone", [a_card("lost")]), 1.0)
     fleet.nodes[next(n for n in fleet.nodes if n == "gone")].liveness = Liveness.OFFLINE
     return fleet
 
@@ -395,7 +395,7 @@ def test_tags_merge_the_nodes_and_take_the_file_that_most_of_them_have() -> None
 def test_ps_has_one_entry_a_node_with_the_recorded_fields() -> None:
     fleet = a_fleet()
     loaded = Loaded(5, 2048, 3, expires_at="2026-11-23T09:18:10.570602673Z")
-    fleet.hear(a_report("beta", [ModelInfo("tiny:a", EngineEndpoint("ollama", ""), 2, loaded=loaded)]), 2.0)
+    fleet.apply_heartbeat(a_report("beta", [ModelInfo("tiny:a", EngineEndpoint("ollama", ""), 2, loaded=loaded)]), 2.0)
     body = listed("/api/ps", fleet)
     assert [(e["name"], e["fleet_node"]) for e in body["models"]] == [
         ("Qwen/Q3:latest", "alpha"),
@@ -423,7 +423,7 @@ def test_the_version_is_the_newest_ollama_s() -> None:
     fleet = Fleet()
     assert listed("/api/version", fleet) == {"version": VERSION_ASSUMED}
     for node, kind, version in (("a", "ollama", "0.9.10"), ("b", "ollama", "0.30.1-lab"), ("c", "vllm", "9.9")):
-        fleet.hear(a_report(node, engines=(EngineEndpoint(kind, "http://x", version),)), 1.0)
+        fleet.apply_heartbeat(a_report(node, engines=(EngineEndpoint(kind, "http://x", version),)), 1.0)
     assert listed("/api/version", fleet) == {"version": "0.30.1-lab"}
 
 

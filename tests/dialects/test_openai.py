@@ -473,9 +473,9 @@ def a_fleet() -> Fleet:
     new = a_card("m:latest", modified_at="2026-05-01T00:00:00+02:00")
     plain = a_card("Qwen/Q3", engine=EngineEndpoint("vllm", "http://x", "0.9"), loaded=True)
     hub = a_card("hf.co/some/thing:q4", modified_at="2026-03-01T00:00:00Z")
-    fleet.hear(a_report("alpha", [old, plain, hub]), 1.0)
-    fleet.hear(a_report("beta", [new]), 1.0)
-    fleet.hear(a_report("gone", [a_card("lost")]), 1.0)
+    fleet.apply_heartbeat(a_report("alpha", [old, plain, hub]), 1.0)
+    fleet.apply_heartbeat(a_report("beta", [new]), 1.0)
+    fleet.apply_heartbeat(a_report("gone", [a_card("lost")]), 1.0)
     next(node for node in fleet if node.id == "gone").liveness = Liveness.OFFLINE
     return fleet
 

@@ -7,7 +7,7 @@ import pytest
 from herd.core.lifecycle.dispatcher import Dispatcher
 from herd.core.state.commands import Command, Refuse
 from herd.core.state.events import AttemptFailed, AttemptFinished, ClientLeft
-from herd.core.state.live_request import LiveRequest
+from herd.core.state.live_request import LiveRequest, Trigger
 from herd.core.state.request import Counters, Failure
 from sim.faults.__main__ import failure
 from sim.faults.schedule import Asked, schedule, shrunk
@@ -42,7 +42,7 @@ class ForgetsASlot(Dispatcher):
 
 
 class ForgetsTheHeld(Dispatcher):
-    def _wake_held(self, at: float, out: list[Command]) -> None:
+    def _retry_held(self, at: float, out: list[Command]) -> None:
         pass
 
 
@@ -52,7 +52,7 @@ class GivesUpAtOnce(Dispatcher):
         live.attempt.failure = failure
         from herd.core.state import refusals  # noqa: PLC0415
 
-        self._refuse(live, at, refusals.after_failure(failure), out)
+        self.placement.refuse(live, Trigger.FAILED_FINAL, at, refusals.after_failure(failure), out)
 
 
 class CountsTheBrokenAsWhole(Dispatcher):
@@ -70,11 +70,9 @@ class EndsTwice(Dispatcher):
 
 
 class TriesForEver(Dispatcher):
-    def _retry_elsewhere(
-        self, live: LiveRequest, attempt: object, failure: Failure, at: float, out: list[Command]
-    ) -> None:
+    def _retry(self, live: LiveRequest, attempt: object, failure: Failure, at: float, out: list[Command]) -> None:
         live.crashes = 0
-        super()._retry_elsewhere(live, attempt, failure, at, out)  # type: ignore[arg-type]
+        super()._retry(live, attempt, failure, at, out)  # type: ignore[arg-type]
         live.crashes = 0
 
 

@@ -126,7 +126,7 @@ class Driver:
         log.exception("event could not be handled: %s", type(event).__name__, extra={"request_id": request_id})
         run = self.runs.pop(request_id, None) if request_id else None
         if run is not None and request_id is not None:
-            self.dispatcher.abandon(request_id)
+            self.dispatcher.drop(request_id)
             message = f"internal error; the coordinator's log has the details under request id {request_id}"
             run.refuse(Refuse(request_id, Refusal(500, "internal_error", message)))
 

@@ -110,7 +110,7 @@ def node_card(
         node_id=node.id,
         state=state,
         why=why,
-        heard_s=round(max(0.0, now - node.heard_at), 1),
+        heard_s=round(max(0.0, now - node.last_heartbeat_at), 1),
         address=report.lan_ip,
         os=report.os,
         arch=report.arch,
@@ -153,7 +153,7 @@ def slots_of(node: Node) -> int:
 def state_of(node: Node, running: int, slots: int, now: float) -> tuple[str, str]:
     """The worst that is true of it, and a sentence that says why."""
     report = node.report
-    silent = duration(max(0.0, now - node.heard_at) * 1000)
+    silent = duration(max(0.0, now - node.last_heartbeat_at) * 1000)
     if node.liveness is Liveness.OFFLINE:
         return "gone", f"it was last heard {silent} ago"
     if report.draining:

@@ -400,7 +400,7 @@ def test_busy_everywhere_tells_when_to_come_back() -> None:
 def test_a_request_for_nobody_is_refused_in_the_dialects_shape() -> None:
     async def test() -> None:
         async with RawServer(answers(STREAM)) as server, a_rig({"alpha": server.url}) as rig:
-            rig.driver.dispatcher._started_at -= 3600.0  # the grace after a start is over
+            rig.driver.dispatcher.placement._started_at -= 3600.0  # the grace after a start is over
             client = await rig.answered(model="unheard-of")
             assert client.status == 404 and "unheard-of" in client.json["error"]
             assert not server.requests

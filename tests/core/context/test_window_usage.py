@@ -87,7 +87,7 @@ def test_the_report_tells_what_a_change_would_free_of_what_is_loaded() -> None:
     fleet = Fleet()
     card = replace(COLD, loaded=Loaded(1, 32_768), engine=an_engine(slots=2))
     other = replace(card, name="other", engine=an_engine(kind="llamacpp"))
-    fleet.hear(a_report("alpha", [card, other]), 0.0)
+    fleet.apply_heartbeat(a_report("alpha", [card, other]), 0.0)
     [change] = window_changes(fleet, used((100, 5000)))
     assert (change.node_id, change.model, change.loaded_tokens, change.samples) == ("alpha", M, 32_768, 100)
     assert change.chosen_tokens == 8192 and change.frees_bytes == (32_768 - 8192) * 1000 * 2
@@ -101,7 +101,9 @@ def pin(
     windows = Windows(WindowSettings(**settings))  # type: ignore[arg-type]
     if automatic:
         windows.loads(NodeId("alpha"), M, is_automatic=True)
-        windows.heard(Fleet().hear(a_report("alpha", [replace(card, loaded=Loaded(1, automatic))]), 0.0))
+        windows.apply_heartbeat(
+            Fleet().apply_heartbeat(a_report("alpha", [replace(card, loaded=Loaded(1, automatic))]), 0.0)
+        )
     return windows.pin(a_request(num_ctx=num_ctx, context_wanted=num_ctx), NodeId("alpha"), M, card, 10.0, chosen)
 
 
@@ -124,8 +126,7 @@ def test_what_is_loaded_is_not_loaded_anew_for_it_and_a_client_may_ask_for_more(
 
 
 def test_a_request_that_loads_a_model_takes_the_window_that_the_models_use_asks_for() -> None:
-    world = a_world()
-    world.dispatcher.windows = Windows(WindowSettings(dynamic=True))
+    world = a_world(windows=Windows(WindowSettings(dynamic=True)))
     for _ in range(100):
         world.dispatcher.forecast.window_use.learn(M, 5000)
     world.hears(a_report("alpha", [COLD]))

@@ -111,8 +111,8 @@ def test_nothing_is_said_where_nothing_can_be(request_: Request, card: ModelInfo
 def test_a_window_that_the_engine_chose_for_our_own_load_is_learnt_and_forgotten_with_its_node() -> None:
     windows, fleet = Windows(WindowSettings()), Fleet()
     windows.loads(ALPHA, M, is_automatic=True)
-    node = fleet.hear(a_report("alpha", [loaded(32768)]), 0.0)
-    windows.heard(node)
+    node = fleet.apply_heartbeat(a_report("alpha", [loaded(32768)]), 0.0)
+    windows.apply_heartbeat(node)
     assert windows.pin(a_request(), ALPHA, M, loaded(32768), 10.0) is None
     assert windows.pin(a_request(), ALPHA, M, loaded(16384), 10.0) == EngineOptions(16384), (
         "somebody has loaded it otherwise since"
@@ -124,7 +124,7 @@ def test_a_window_that_the_engine_chose_for_our_own_load_is_learnt_and_forgotten
 def test_a_load_with_a_window_that_was_said_teaches_nothing() -> None:
     windows, fleet = Windows(WindowSettings()), Fleet()
     windows.loads(ALPHA, M, is_automatic=False)
-    windows.heard(fleet.hear(a_report("alpha", [loaded(32768)]), 0.0))
+    windows.apply_heartbeat(fleet.apply_heartbeat(a_report("alpha", [loaded(32768)]), 0.0))
     assert windows.pin(a_request(), ALPHA, M, loaded(32768), 10.0) == EngineOptions(32768)
 
 

@@ -15,7 +15,7 @@ M, K = canonical("m"), canonical("k")
 def a_fleet(*names: str) -> list[Node]:
     fleet = Fleet()
     return [
-        fleet.hear(a_report(name, [a_card("m"), a_card("k", size_gb=5.0)], memory_bandwidth_gbps=100.0), 1.0)
+        fleet.apply_heartbeat(a_report(name, [a_card("m"), a_card("k", size_gb=5.0)], memory_bandwidth_gbps=100.0), 1.0)
         for name in names
     ]
 

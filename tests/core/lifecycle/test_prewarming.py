@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from builders import World, a_capacity, a_card, a_report, a_world
-from herd.core.lifecycle.prewarming import PrewarmingDispatcher
+from herd.core.lifecycle.prewarming import PrewarmSettings
 from herd.core.state.commands import Command, LoadModel
 from herd.core.state.fleet import NodeId
 
 
-def a_warming_world() -> World:
-    world = a_world()
-    old = world.dispatcher
-    world.dispatcher = PrewarmingDispatcher(
-        old.scheduler, old.waiting, old.latencies, old.watchlist, old._retry, old.forecast
-    )
-    return world
+def a_warming_world(settings: PrewarmSettings | None = None) -> World:
+    return a_world(prewarm=settings or PrewarmSettings())
 
 
 def queue_up(world: World, count: int) -> list[Command]:
@@ -50,8 +45,7 @@ def test_not_where_there_is_no_room_nor_where_the_owner_needs_the_machine() -> N
 
 
 def test_not_on_a_node_that_is_seldom_free_at_this_hour() -> None:
-    world = a_warming_world()
-    world.dispatcher.prewarm = type(world.dispatcher.prewarm)(is_on=True, min_availability=0.9)  # type: ignore[attr-defined]
+    world = a_warming_world(PrewarmSettings(min_availability=0.9))
     a_fleet(world, capacity=a_capacity())
     assert warmed(queue_up(world, 8)) == []
 

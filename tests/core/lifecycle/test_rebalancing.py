@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from builders import World, a_card, a_report, a_world
-from herd.core.lifecycle.dispatcher import Dispatcher
-from herd.core.lifecycle.rebalancing import RebalancingDispatcher
 from herd.core.state.commands import Dispatch
 from herd.core.state.events import AttemptFinished, FirstByte
 from herd.core.state.request import Counters, RequestId
 
 
-def two_nodes(kind: type[Dispatcher]) -> World:
+def two_nodes(is_rebalancing: bool) -> World:
     """ "a" and "b" are equal and busy; "waits" is in line for "a"."""
-    world = a_world(policy="completion_time")
-    if kind is not Dispatcher:
-        world.dispatcher.__class__ = kind
+    world = a_world(policy="completion_time", is_rebalancing=is_rebalancing)
     cards = [a_card("m", size_gb=5.0, loaded=True)]
     world.hears(*(a_report(name, cards, memory_bandwidth_gbps=100.0) for name in ("a", "b")))
     world.arrives("r1")
@@ -32,7 +28,7 @@ def end(world: World, request_id: str) -> list[str]:
 
 
 def test_who_waits_elsewhere_gets_the_slot_that_is_free() -> None:
-    world = two_nodes(RebalancingDispatcher)
+    world = two_nodes(is_rebalancing=True)
     assert world.dispatcher.live[RequestId("waits")].queue is not None
     where = world.dispatcher.live[RequestId("waits")].queue.node_id  # type: ignore[union-attr]
     other = "r2" if where == "a" else "r1"
@@ -40,12 +36,12 @@ def test_who_waits_elsewhere_gets_the_slot_that_is_free() -> None:
 
 
 def test_without_it_everybody_stays_in_line() -> None:
-    world = two_nodes(Dispatcher)
+    world = two_nodes(is_rebalancing=False)
     where = world.dispatcher.live[RequestId("waits")].queue.node_id  # type: ignore[union-attr]
     assert end(world, "r2" if where == "a" else "r1") == []
 
 
 def test_a_slot_with_its_own_line_is_not_offered() -> None:
-    world = two_nodes(RebalancingDispatcher)
+    world = two_nodes(is_rebalancing=True)
     where = world.dispatcher.live[RequestId("waits")].queue.node_id  # type: ignore[union-attr]
     assert end(world, "r1" if where == "a" else "r2") == [f"waits on {where}"]

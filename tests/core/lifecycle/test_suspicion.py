@@ -128,9 +128,7 @@ def fail_at(world: World, name: str, times: int, kind: FailureKind = FailureKind
 def test_a_quarantined_model_is_tried_by_one_request_at_a_time_and_doubles() -> None:
     world = two_nodes(slots=8)
     fail_at(world, "alpha", 12)
-    until = world.dispatcher.watchlist.quarantined_until(
-        NodeId("alpha"), next(iter(world.dispatcher.fleet.model_names))
-    )
+    until = world.dispatcher.liveness.quarantined_until(NodeId("alpha"), next(iter(world.dispatcher.fleet.model_names)))
     assert until > world.at
     pass_time(world, until - world.at + 0.1, "alpha", "beta", slots=8)
     for number in range(6):
@@ -169,7 +167,7 @@ def test_when_every_node_is_suspected_one_request_at_a_time_is_sent_all_the_same
     for number in range(3):
         world.arrives(f"f{number}")
         world.feed(AttemptFailed(world.at, RequestId(f"f{number}"), 1, Failure(FailureKind.SERVER_ERROR)))
-    assert world.dispatcher.watchlist.quarantined_until(NodeId("alpha"), model) > world.at
+    assert world.dispatcher.liveness.quarantined_until(NodeId("alpha"), model) > world.at
     world.arrives("r1")
     world.arrives("r2")
     assert (place_of(world, "r1"), place_of(world, "r2")) == ("alpha", "held")
@@ -263,7 +261,7 @@ def test_a_request_that_broke_two_nodes_is_refused_for_ten_minutes_and_the_nodes
         failure = Failure(FailureKind.RESET, fingerprint=77)
         commands = world.feed(AttemptFailed(world.at, RequestId("r1"), attempt, failure))
     assert [c.refusal.code for c in commands if isinstance(c, Refuse)] == ["poison_suspected"]
-    assert not any(world.dispatcher.watchlist._records[pair].failed_at for pair in world.dispatcher.watchlist._records)
+    assert not any(world.dispatcher.liveness._records[pair].failed_at for pair in world.dispatcher.liveness._records)
     [refused] = [c for c in world.arrives("r2", fingerprint=77) if isinstance(c, Refuse)]
     assert refused.refusal.code == "poison_suspected" and refused.refusal.status == 502
     assert isinstance(world.arrives("r3", fingerprint=78)[0], Dispatch)
@@ -282,4 +280,4 @@ def test_books_that_do_not_agree_raise_an_alarm_within_a_minute() -> None:
     for _ in range(130):
         world.at += 0.5
         alarms += world.dispatcher.handle(Ticked(world.at))
-    assert len(alarms) >= 1 and "miscounted" in alarms[0].message  # type: ignore[union-attr]
+    assert len(alarms) >= 1 and "running retries" in alarms[0].message  # type: ignore[union-attr]

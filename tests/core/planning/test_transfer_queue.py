@@ -27,7 +27,7 @@ M = canonical("m")
 def a_fleet(*reports: Report) -> Fleet:
     fleet = Fleet()
     for report in reports:
-        fleet.hear(report, 0.0)
+        fleet.apply_heartbeat(report, 0.0)
     return fleet
 
 
@@ -56,8 +56,8 @@ def test_two_who_want_the_same_share_one_fetch_and_it_ends_when_both_have_left()
     book, bare = TransferQueue(), node(a_fleet(empty()), "bare")
     first, second = wanted(book, bare, "m", "x"), wanted(book, bare, "M:latest", "y")
     assert first is second
-    assert not book.unwant(first, "x", 1.0) and first.state is TransferState.QUEUED
-    assert book.unwant(first, "y", 2.0) and (first.state, first.ended_at) == (TransferState.CANCELLED, 2.0)
+    assert not book.release(first, "x", 1.0) and first.state is TransferState.QUEUED
+    assert book.release(first, "y", 2.0) and (first.state, first.ended_at) == (TransferState.CANCELLED, 2.0)
     assert wanted(book, bare) is not first, "what is over is begun anew"
 
 

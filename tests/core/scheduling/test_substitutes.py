@@ -17,8 +17,7 @@ TEXT = frozenset({"completion"})
 
 def asked(big: dict[str, Any], small: dict[str, Any], request: dict[str, Any] | None = None, is_on: bool = True) -> Any:
     """The one command that follows where `big` is on a disk only, `small` in memory, and there is no room for `big`."""
-    world = a_world()
-    world.dispatcher.has_substitutes = is_on
+    world = a_world(has_substitutes=is_on)
     models = [
         a_card("big", size_gb=100.0, **{"capabilities": TEXT, **big}),
         a_card(small.pop("name", "small"), size_gb=4.0, loaded=True, **{"capabilities": TEXT, **small}),

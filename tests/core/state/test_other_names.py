@@ -18,27 +18,28 @@ NAMELESS = (replace(FIRST, name="a", digest=""), replace(SECOND, name="b", diges
 
 
 def test_a_file_in_memory_is_there_under_all_its_names() -> None:
-    node = Fleet().hear(a_report("alpha", [FIRST, SECOND, OTHER]), 0.0)
+    node = Fleet().apply_heartbeat(a_report("alpha", [FIRST, SECOND, OTHER]), 0.0)
     assert set(node.loaded) == {canonical("first"), canonical("second")}
     second = node.loaded[canonical("second")]
     assert second.is_other_name and second.context_tokens == 8192 and second.size_bytes == 0
 
 
 def test_models_without_a_digest_or_on_another_engine_are_not_taken_for_one() -> None:
-    assert set(Fleet().hear(a_report("alpha", [*NAMELESS]), 0.0).loaded) == {canonical("a")}
+    assert set(Fleet().apply_heartbeat(a_report("alpha", [*NAMELESS]), 0.0).loaded) == {canonical("a")}
     elsewhere = replace(SECOND, engine=an_engine(url="http://127.0.0.1:9"))
-    assert set(Fleet().hear(a_report("alpha", [FIRST, elsewhere]), 0.0).loaded) == {canonical("first")}
+    assert set(Fleet().apply_heartbeat(a_report("alpha", [FIRST, elsewhere]), 0.0).loaded) == {canonical("first")}
 
 
 def test_it_fills_one_place_in_memory() -> None:
     engine = replace(an_engine(), models_max=2)
-    node = Fleet().hear(a_report("alpha", [replace(FIRST, engine=engine), replace(SECOND, engine=engine)]), 0.0)
+    node = Fleet().apply_heartbeat(
+        a_report("alpha", [replace(FIRST, engine=engine), replace(SECOND, engine=engine)]), 0.0
+    )
     assert not Residency().is_crowded(node, FIRST) and Residency().residents(node) == [canonical("first")]
 
 
 def test_a_request_by_the_other_name_is_told_the_loaded_window() -> None:
-    world = a_world()
-    world.dispatcher.windows = Windows(WindowSettings())
+    world = a_world(windows=Windows(WindowSettings()))
     world.hears(a_report("alpha", [FIRST, SECOND]))
     [dispatch] = world.arrives(model="second")
     assert isinstance(dispatch, Dispatch) and dispatch.pin == EngineOptions(8192)

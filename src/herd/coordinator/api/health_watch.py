@@ -126,11 +126,11 @@ class HealthWatch:
     def _node(self, node: Node, at: float) -> NodeNow:
         now, report = self._driver.now(), node.report
         books = self._driver.queues.of_node(node.id).values()
-        heard_at = at - (now - node.heard_at)
+        heard_at = at - (now - node.last_heartbeat_at)
         return NodeNow(
             report,
             node.liveness,
-            max(0.0, now - node.heard_at),
+            max(0.0, now - node.last_heartbeat_at),
             node.returns,
             node.unreachable_until <= now,
             node.unauthorized_until <= now,

@@ -144,7 +144,7 @@ class ModelsApi:
             async for told_of in self._fetching.follow(fetch):
                 yield line_of(told_of)
         finally:
-            self._fetching.unwant(fetch, by)
+            self._fetching.release(fetch, by)
 
     async def pulls(self, _: Request) -> Response:
         """Everything that is being fetched, waits for it, or was of late; newest first."""

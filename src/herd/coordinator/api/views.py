@@ -75,7 +75,7 @@ def node_view(node: Node, dispatcher: Dispatcher, now: float) -> Json:
     return {
         "node_id": node.id,
         "status": node.liveness.value,
-        "last_heartbeat_s": round(max(0.0, now - node.heard_at), 3),
+        "last_heartbeat_s": round(max(0.0, now - node.last_heartbeat_at), 3),
         "agent_version": report.agent_version,
         "arch": report.arch,
         "os": report.os,

@@ -105,9 +105,9 @@ class Transfers:
             return []
         return transfer_queue.sources(self._fleet, target, model, wish.digest)
 
-    def unwant(self, fetch: Transfer, by: str) -> None:
+    def release(self, fetch: Transfer, by: str) -> None:
         """Stops it if nobody else wants it."""
-        if self.book.unwant(fetch, by, self._now()):
+        if self.book.release(fetch, by, self._now()):
             self._stop(fetch)
 
     def cancel(self, fetch: Transfer) -> None:
@@ -184,9 +184,9 @@ class Transfers:
         """The model on its node, by a heartbeat later than the fetch's end; None where none comes for too long."""
         give_up_at = self._now() + SEEN_WITHIN_S
         node = self._fleet.node(fetch.node_id)
-        heard_at = node.heard_at if node is not None else 0.0
+        heard_at = node.last_heartbeat_at if node is not None else 0.0
         while self._now() < give_up_at and node is not None:
-            if node.heard_at > heard_at and (card := node.card(fetch.model)) is not None:
+            if node.last_heartbeat_at > heard_at and (card := node.card(fetch.model)) is not None:
                 return card
             await asyncio.sleep(TOLD_EVERY_S)
             node = self._fleet.node(fetch.node_id)

@@ -135,7 +135,7 @@ class AutoPull:
         def over(task: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
             trouble = fetch.error
-            self._fetching.unwant(fetch, str(request.id))
+            self._fetching.release(fetch, str(request.id))
             wait.ended(self._loop.time())
             if fetch.state is TransferState.DONE and not task.cancelled():
                 ends.admit(wait)
@@ -154,7 +154,7 @@ class AutoPull:
             task.remove_done_callback(over)
             task.add_done_callback(self._tasks.discard)
             task.cancel()
-            self._fetching.unwant(fetch, str(request.id))
+            self._fetching.release(fetch, str(request.id))
             ends.leave()
 
         task.add_done_callback(over)

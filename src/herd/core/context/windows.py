@@ -83,7 +83,7 @@ class Windows:
         """We are about to have it loaded."""
         self._loading[node_id, model] = is_automatic
 
-    def heard(self, node: Node) -> None:
+    def apply_heartbeat(self, node: Node) -> None:
         """A heartbeat tells what has become of our loads."""
         for model, loaded in node.loaded.items():
             if self._loading.pop((node.id, model), False) and loaded.context_tokens:

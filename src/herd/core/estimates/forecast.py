@@ -128,14 +128,14 @@ class Forecast:
             self.window_use.learn(model, counters.prompt_tokens + (counters.completion_tokens or 0))
         self.rates.learn(node, model, _sample(live, counters, _streams(live, node, streams), at))
 
-    def heard(self, node: Node, loaded_before: dict[ModelName, int | None], is_new_boot: bool) -> None:
+    def apply_heartbeat(self, node: Node, loaded_before: dict[ModelName, int | None], is_new_boot: bool) -> None:
         """A heartbeat: a model that left memory, or came back with another window, holds no prompts any more."""
         if is_new_boot:
             self.rates.forget(node.id)
             self.prefixes.dropped(node.id)
             self.residency.forget(node.id)
             return
-        self.residency.heard(node)
+        self.residency.apply_heartbeat(node)
         for model, window in loaded_before.items():
             now = node.loaded.get(model)
             if now is None or now.context_tokens != window:

@@ -111,7 +111,7 @@ class Residency:
         if not leaving:
             del self._leaving[node.id]
 
-    def heard(self, node: Node) -> None:
+    def apply_heartbeat(self, node: Node) -> None:
         """A report: what was loading is there, so the report tells also who went for it."""
         for model, loaded in node.loaded.items():
             if not loaded.size_bytes:

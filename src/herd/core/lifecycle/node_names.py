@@ -22,7 +22,7 @@ REPLACED_MAX = 1024
 class _Owner:
     boot_id: str
     source_ip: str
-    heard_at: float
+    last_heartbeat_at: float
 
 
 class NodeNames:
@@ -50,7 +50,7 @@ class NodeNames:
 
     def _is_free(self, name: NodeId, boot_id: str, source_ip: str, at: float) -> bool:
         owner = self._owners.get(name)
-        if owner is None or at - owner.heard_at > SILENT_AFTER_S:
+        if owner is None or at - owner.last_heartbeat_at > SILENT_AFTER_S:
             return True
         # A restart on the same machine takes its name back at once. But a boot that was replaced and yet goes on
         # reporting was no restart: two processes share that machine and that name.

@@ -1,19 +1,18 @@
-"""Loads a model on a second node when a line forms at the first. Chooses no node for any request: the scheduler does.
+"""Chooses a second node on which to load a model whose queue on the first node has become long.
 
-The rule of the existing product: so many wait in one (node, model) queue; another node has the model on disk, room for it
-beside what is in its memory, nothing running, and is usually free at this hour. Off unless the program composes this
-class: what it gains is in docs/benchmarks/routing.md.
+The rule is that of ollama-herd: a number of requests wait in one queue of a node and model; another node has the model on
+disk, free memory for it beside the models that are loaded, runs nothing, and is usually free at this hour. The measured gain is
+in docs/benchmarks/routing.md.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from herd.core.lifecycle.dispatcher import Dispatcher
-from herd.core.lifecycle.rebalancing import RebalancingDispatcher
-from herd.core.state.commands import Command, LoadModel
-from herd.core.state.fleet import Liveness, ModelName, Node, NodeId
-from herd.core.state.live_request import LiveRequest, RequestState
+from herd.core.estimates.forecast import Forecast
+from herd.core.state.commands import LoadModel
+from herd.core.state.fleet import Fleet, Liveness, ModelName, Node
+from herd.core.state.queues import Queue, Queues
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,44 +40,43 @@ class PrewarmSettings:
     )
 
 
-class PrewarmingDispatcher(Dispatcher):
-    prewarm = PrewarmSettings()
+class Prewarmer:
+    def __init__(self, settings: PrewarmSettings, fleet: Fleet, queues: Queues, forecast: Forecast) -> None:
+        self.settings = settings
+        self._fleet = fleet
+        self._queues = queues
+        self._forecast = forecast
 
-    def _assign(self, live: LiveRequest, node_id: NodeId, at: float, out: list[Command]) -> None:
-        super()._assign(live, node_id, at, out)
-        queue = live.queue
-        if live.state is RequestState.PENDING and queue is not None and len(queue.pending) >= self.prewarm.threshold:
-            self._warm(queue.model, node_id, at, out)
+    def load_for(self, queue: Queue, at: float) -> LoadModel | None:
+        """The load that this queue calls for, noted in the forecast as begun: on the node that would be ready first.
 
-    def _warm(self, model: ModelName, but: NodeId, at: float, out: list[Command]) -> None:
-        """On the node that would have it soonest; not while one is being loaded for the same reason."""
-        nodes = self.fleet.with_model(model)
+        None while the queue is short, and while another node loads the same model in advance.
+        """
+        if len(queue.pending) < self.settings.threshold:
+            return None
+        model, forecast = queue.model, self._forecast
+        nodes = self._fleet.with_model(model)
         if any(model in node.loading_until for node in nodes):
-            return
-        fit = [node for node in nodes if node.id != but and self._is_fit(node, model)]
-        if not fit:
-            return
-        rates = self.forecast.rates
-        node = min(fit, key=lambda one: (rates.speed(one, model).load_s, one.id))
-        self.forecast.residency.load_begins(node, model, ())
-        self.forecast.prefixes.dropped(node.id, model)
-        node.loading_until[model] = at + rates.speed(node, model).load_s
-        out.append(LoadModel(node.id, model, node.report.models[model]))
+            return None
+        suitable = [node for node in nodes if node.id != queue.node_id and self._is_suitable(node, model)]
+        if not suitable:
+            return None
+        node = min(suitable, key=lambda one: (forecast.rates.speed(one, model).load_s, one.id))
+        forecast.residency.load_begins(node, model, ())
+        forecast.prefixes.dropped(node.id, model)
+        node.loading_until[model] = at + forecast.rates.speed(node, model).load_s
+        return LoadModel(node.id, model, node.report.models[model])
 
-    def _is_fit(self, node: Node, model: ModelName) -> bool:
-        report, residency = node.report, self.forecast.residency
+    def _is_suitable(self, node: Node, model: ModelName) -> bool:
+        report, residency = node.report, self._forecast.residency
         if node.liveness is Liveness.OFFLINE or report.draining or report.paused or node.loading_until:
             return False
         if report.capacity is not None and report.capacity.paused:
             return False
-        if model in node.loaded or self.waiting.queues.of_node(node.id):
+        if model in node.loaded or self._queues.of_node(node.id):
             return False
-        if report.capacity is not None and report.capacity.score < self.prewarm.min_availability:
+        if report.capacity is not None and report.capacity.score < self.settings.min_availability:
             return False
         card = report.models[model]
-        has_room = residency.footprint_bytes(node, card, model) <= residency.room_bytes(node)
-        return has_room and not residency.is_crowded(node, card)
-
-
-class PrewarmingRebalancingDispatcher(PrewarmingDispatcher, RebalancingDispatcher):
-    """Both, as the existing product has them."""
+        fits = residency.footprint_bytes(node, card, model) <= residency.room_bytes(node)
+        return fits and not residency.is_crowded(node, card)

@@ -1,16 +1,18 @@
-"""Moves a waiting request when a slot becomes free elsewhere and nobody waits for that one. Chooses no node: the scheduler does.
+"""Finds a queued request that another node can serve sooner, when a slot of that node becomes free.
 
-What a node was expected to take is a guess; when it ends early, somebody who waits for another node may go there. The
-last in the longest line is asked again: it gains most, and only for it is the expected wait at its present place exactly
-what the policy computes anew. Off unless the program composes this class: measured gains are about one per cent.
+How long a node takes is an estimate; when the node finishes early, a request that waits for another node may move there. The
+last request of the longest queue is decided again: it gains most, and only for it the policy's estimate of the wait at its
+present node is exact. The measured gain is about one per cent, so this is off by default.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from herd.core.lifecycle.dispatcher import Dispatcher
-from herd.core.state.commands import Command
+from herd.core.lifecycle.waiting import Waiting
+from herd.core.scheduling.scheduler import Scheduler
+from herd.core.state.decision import Decision
 from herd.core.state.fleet import Node
 from herd.core.state.live_request import LiveRequest
 from herd.core.state.queues import Queue, Queues
@@ -25,38 +27,38 @@ class RebalancingSettings:
     )
 
 
-class RebalancingDispatcher(Dispatcher):
-    def _leave_place(self, live: LiveRequest, at: float, out: list[Command]) -> None:
-        queue = live.queue
-        super()._leave_place(live, at, out)
-        if queue is not None and self.waiting.has_queued:
-            self._offer(queue, at, out)
+class Rebalancer:
+    def __init__(self, scheduler: Scheduler, waiting: Waiting) -> None:
+        self._scheduler = scheduler
+        self._waiting = waiting
 
-    def _offer(self, free: Queue, at: float, out: list[Command]) -> None:
-        node = self.fleet.node(free.node_id)
-        if node is None or free.pending:
-            return
-        found = last_in_line(self.waiting.queues, node)
+    def take_move(
+        self, free: Queue, live_requests: Mapping[RequestId, LiveRequest], at: float
+    ) -> tuple[LiveRequest, Decision] | None:
+        """The request to move, already taken out of its queue, and where it goes; None if no request should move."""
+        node = self._scheduler.fleet.node(free.node_id)
+        if node is None or free.pending or not self._waiting.has_queued:
+            return None
+        found = last_of_longest_queue(self._waiting.queues, node)
         if found is None:
-            return
+            return None
         queue, request_id = found
-        live = self.live[request_id]
-        self.waiting.leave(live)
-        decision = self.scheduler.decide(live.request, queue.model, at, live.tried)
+        live = live_requests[request_id]
+        self._waiting.leave(live)
+        decision = self._scheduler.decide(live.request, queue.model, at, live.tried)
         if decision.chosen is None or decision.chosen == queue.node_id:
-            self.waiting.enqueue(live, queue.node_id, queue.model)
-            return
-        live.decision = decision
-        self._assign(live, decision.chosen, at, out)
+            self._waiting.enqueue(live, queue.node_id, queue.model)
+            return None
+        return live, decision
 
 
-def last_in_line(queues: Queues, node: Node) -> tuple[Queue, RequestId] | None:
-    """The request to ask again, and where it waits: of those whose model is in this node's memory."""
+def last_of_longest_queue(queues: Queues, node: Node) -> tuple[Queue, RequestId] | None:
+    """The last request of the queue with the longest expected time, among the queues whose model this node has in memory."""
     longest: Queue | None = None
     longest_s = -1.0
     for queue in queues:
         if queue.pending and queue.node_id != node.id and queue.model in node.loaded:
-            line_s = sum(work.service_s for work in queue.pending.values()) / (len(queue.in_flight) or 1)
-            if line_s > longest_s:
-                longest, longest_s = queue, line_s
+            queue_s = sum(work.service_s for work in queue.pending.values()) / (len(queue.in_flight) or 1)
+            if queue_s > longest_s:
+                longest, longest_s = queue, queue_s
     return (longest, next(reversed(longest.pending))) if longest is not None else None

@@ -14,7 +14,7 @@ from herd.core.lifecycle.holding import Holding, HoldingSettings
 from herd.core.lifecycle.wait_estimate import WaitEstimate
 from herd.core.state import refusals
 from herd.core.state.fleet import ModelName, NodeId
-from herd.core.state.live_request import LiveRequest, RequestState
+from herd.core.state.live_request import LiveRequest
 from herd.core.state.queues import Queue, Queues, Work
 from herd.core.state.request import RequestId
 from herd.errors import Refusal
@@ -75,7 +75,6 @@ class Waiting:
     def enqueue(self, live: LiveRequest, node_id: NodeId, model: ModelName) -> int:
         """It waits for this node; its position from 1."""
         assert live.queue is None
-        live.state = RequestState.PENDING
         live.queue = self.queues.queue(node_id, model)
         self._queued += 1
         self._fill(live)
@@ -84,7 +83,6 @@ class Waiting:
     def hold(self, live: LiveRequest) -> int:
         """It waits for any node; its position from 1 among those that wait for the same."""
         assert live.queue is None
-        live.state = RequestState.HELD
         self._fill(live)
         conditions = (live.models, live.request.needs, live.tried, live.request.kind, live.request.only_node)
         return self.holding.add(live.request.id, live.request.tenant, conditions)

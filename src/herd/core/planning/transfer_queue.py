@@ -134,7 +134,7 @@ class TransferQueue:
         of_node[0].state = TransferState.RUNNING
         return of_node[0]
 
-    def unwant(self, fetch: Transfer, by: str, at: float) -> bool:
+    def release(self, fetch: Transfer, by: str, at: float) -> bool:
         """One less wants it; whether nobody does any more, and it is to be stopped."""
         fetch.wanted_by.discard(by)
         if fetch.wanted_by or fetch.state.is_over:

@@ -69,7 +69,7 @@ class Scheduler:
         fleet: Fleet,
         queues: Queues,
         latencies: Latencies,
-        watchlist: LivenessTracker,
+        liveness: LivenessTracker,
         filters: Sequence[Filter],
         policy: Policy,
     ) -> None:
@@ -77,7 +77,7 @@ class Scheduler:
         self.policy = policy
         self._queues = queues
         self._latencies = latencies
-        self._watchlist = watchlist
+        self._liveness = liveness
         self._checks = tuple((f.name, f.check) for f in sorted(filters, key=lambda f: f.is_soft))
         self._soft = frozenset(f.name for f in filters if f.is_soft)
         self._others: dict[ModelName, tuple[int, list[Rejected]]] = {}
@@ -123,7 +123,7 @@ class Scheduler:
             in_flight,
             pending,
             self._latencies.p75_s(node.id, model),
-            self._watchlist.quarantined_until(node.id, model),
+            self._liveness.quarantined_until(node.id, model),
             queues,
             queue,
             model in node.loaded_until,
@@ -155,5 +155,5 @@ def _may_be_tried(candidate: Candidate) -> bool:
     """Nobody else is left: a suspected node gets one request at a time, and one that refuses connections only when it has been
     heard since it did."""
     node = candidate.node
-    is_reachable = node.unreachable_until <= candidate.at or node.heard_at > node.refused_at
+    is_reachable = node.unreachable_until <= candidate.at or node.last_heartbeat_at > node.refused_at
     return not candidate.in_flight and is_reachable

@@ -208,8 +208,8 @@ class Node:
 
     id: NodeId
     report: Report
-    heard_at: float
-    first_heard_at: float
+    last_heartbeat_at: float
+    first_heartbeat_at: float
     liveness: Liveness = Liveness.ONLINE
     unreachable_until: float = 0.0
     connect_failures: int = 0
@@ -284,7 +284,7 @@ class Fleet:
     def model_names(self) -> list[ModelName]:
         return sorted(name for name, nodes in self._by_model.items() if nodes)
 
-    def hear(self, report: Report, at: float) -> Node:
+    def apply_heartbeat(self, report: Report, at: float) -> Node:
         """Takes a heartbeat in: replaces the report, keeps the index of models, remembers what was unloaded."""
         report = _with_other_names(report)
         node = self.nodes.get(report.node_id)
@@ -295,7 +295,7 @@ class Fleet:
         else:
             self._remember_unloaded(node, report, at)
             self._unindex(node, keep=report.models)
-        node.report, node.heard_at = report, at
+        node.report, node.last_heartbeat_at = report, at
         node.room_bytes = max(0, report.memory_ceiling_bytes - report.memory_used_bytes)
         node.loaded = {name: card.loaded for name, card in report.models.items() if card.loaded is not None}
         for model in report.models:

@@ -1,12 +1,14 @@
-"""A request while it lives: its state, its place, its attempts. Decides nothing; the dispatcher moves it along.
+"""Defines a request while it is live: its state, its attempts, and the table of allowed state transitions.
 
-The states and what leads from one to the next are this table; `docs/request-life.md` is drawn from it.
+`LiveRequest.move` is the only place that changes a state, and it allows only what `TRANSITIONS` lists. The table "The life of
+a request" in ARCHITECTURE.md is generated from it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from types import MappingProxyType
 
 from herd.core.state.decision import Decision
 from herd.core.state.fleet import ModelName, NodeId
@@ -15,6 +17,9 @@ from herd.core.state.request import Attempt, Request
 
 
 class RequestState(Enum):
+    """HELD waits for any node, PENDING waits for a slot of one node, DISPATCHED was sent and has no first byte yet."""
+
+    ARRIVED = "arrived"
     HELD = "held"
     PENDING = "pending"
     DISPATCHED = "dispatched"
@@ -22,57 +27,104 @@ class RequestState(Enum):
     ENDED = "ended"
 
 
-TRANSITIONS: tuple[tuple[str, str, str, str], ...] = (
-    ("-", "RequestArrived", "dispatched, pending, held or ended", "Dispatch, Hold, or Refuse and Record"),
-    ("held", "a node could take it", "dispatched or pending", "Dispatch or Hold"),
-    ("held", "waited too long", "ended", "Refuse, Record rejected"),
-    ("pending", "its turn came", "dispatched", "Dispatch"),
-    ("pending", "its node left", "dispatched, pending or held", "Dispatch or Hold"),
-    ("dispatched", "FirstByte", "streaming", "-"),
-    ("dispatched", "AttemptFinished", "ended", "Record completed"),
-    ("dispatched", "AttemptFailed, may retry", "dispatched, pending or held", "Record retried, Dispatch or Hold"),
-    ("dispatched", "AttemptFailed, no more", "ended", "Refuse, Record failed"),
-    ("streaming", "AttemptFinished", "ended", "Record completed"),
-    ("streaming", "AttemptFailed, can continue", "dispatched, pending or held", "Record retried, Dispatch or Hold"),
-    ("streaming", "AttemptFailed", "ended", "Abort with an error frame, Record failed_midstream"),
-    (
-        "dispatched, streaming",
-        "its client's deadline",
-        "ended",
-        "Abort with 504 or an error frame, Record failed or failed_midstream",
+class Trigger(Enum):
+    """What can change the state of a request. The values are the words of the table in ARCHITECTURE.md."""
+
+    ARRIVED = "`RequestArrived`"
+    RETRIED_HELD = "a heartbeat or a tick: held requests are tried again"
+    HOLD_TIMEOUT = "its time to wait for a node is over"
+    DRAIN = "`DrainStarted`"
+    SLOT_FREE = "a slot of its node is free"
+    SLOT_FREE_ELSEWHERE = "a slot of another node is free (rebalancing)"
+    NODE_UNAVAILABLE = "its node takes no more requests"
+    FIRST_BYTE = "`FirstByte`, or a complete response"
+    FINISHED = "`AttemptFinished`"
+    FAILED_RETRY = "`AttemptFailed`, another attempt may follow"
+    FAILED_FINAL = "`AttemptFailed`, no other attempt may follow"
+    DEADLINE = "the client's deadline"
+    CLIENT_LEFT = "`ClientLeft`"
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """From any of these states, this trigger leads to one of the next states; `commands` says in words what is commanded."""
+
+    states: tuple[RequestState, ...]
+    trigger: Trigger
+    next_states: tuple[RequestState, ...]
+    commands: str
+
+
+_WAITING = (RequestState.HELD, RequestState.PENDING)
+_RUNNING = (RequestState.DISPATCHED, RequestState.STREAMING)
+_PLACED = (RequestState.DISPATCHED, RequestState.PENDING, RequestState.HELD, RequestState.ENDED)
+"""What can become of a request for which a node is looked for."""
+_ENDED = (RequestState.ENDED,)
+
+TRANSITIONS: tuple[Transition, ...] = (
+    Transition((RequestState.ARRIVED,), Trigger.ARRIVED, _PLACED, "`Dispatch`, `Hold`, or `Refuse` + `Record`"),
+    Transition((RequestState.HELD,), Trigger.RETRIED_HELD, _PLACED, "`Dispatch`, `Hold`, or `Refuse` + `Record`"),
+    Transition((RequestState.HELD,), Trigger.HOLD_TIMEOUT, _ENDED, "`Refuse`, `Record`"),
+    Transition((RequestState.HELD,), Trigger.DRAIN, _ENDED, "`Refuse`, `Record`"),
+    Transition((RequestState.PENDING,), Trigger.SLOT_FREE, (RequestState.DISPATCHED,), "`Dispatch`"),
+    Transition((RequestState.PENDING,), Trigger.SLOT_FREE_ELSEWHERE, _PLACED, "`Dispatch` or `Hold`"),
+    Transition(
+        (RequestState.PENDING,), Trigger.NODE_UNAVAILABLE, _PLACED, "`Dispatch`, `Hold`, or `Refuse` + `Record`"
     ),
-    ("any", "ClientLeft", "ended", "Abort if it runs, Record client_cancelled"),
+    Transition((RequestState.DISPATCHED,), Trigger.FIRST_BYTE, (RequestState.STREAMING,), "none"),
+    Transition((RequestState.STREAMING,), Trigger.FINISHED, _ENDED, "`Record`"),
+    Transition(
+        _RUNNING,
+        Trigger.FAILED_RETRY,
+        _PLACED,
+        "`Record` of the attempt, then `Dispatch`, `Hold`, or `Refuse` + `Record`",
+    ),
+    Transition(_RUNNING, Trigger.FAILED_FINAL, _ENDED, "`Refuse`, or `Abort` with an error frame; `Record`"),
+    Transition(_WAITING, Trigger.DEADLINE, _ENDED, "`Refuse` with 504, `Record`"),
+    Transition(_RUNNING, Trigger.DEADLINE, _ENDED, "`Abort` with 504 or an error frame, `Record`"),
+    Transition((*_WAITING, *_RUNNING), Trigger.CLIENT_LEFT, _ENDED, "`Abort` if it runs, `Record`"),
 )
-"""State, event, next state, commands."""
+
+_NEXT_STATES = MappingProxyType(
+    {(state, one.trigger): frozenset(one.next_states) for one in TRANSITIONS for state in one.states}
+)
+_NONE: frozenset[RequestState] = frozenset()
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class LiveRequest:
-    """One admitted request. `models` is what may answer it, the one asked for first."""
+    """One admitted request. `models` are the models that may answer it; the requested one is first."""
 
     request: Request
     arrived_at: float
     models: tuple[ModelName, ...]
-    state: RequestState = RequestState.HELD
+    state: RequestState = RequestState.ARRIVED
+    """Changed by `move` only."""
     decision: Decision | None = None
     attempt: Attempt | None = None
     attempts: int = 0
     strikes: int = 0
-    """Attempts that a node accepted and then failed."""
+    """Attempts that a node accepted and that then failed."""
     crashes: int = 0
-    """Nodes that broke off at this request before a first byte: two are enough to suspect the request."""
+    """Nodes that closed the connection at this request before a first byte: after two the request itself is suspected."""
     tried: tuple[NodeId, ...] = ()
     needs_budget: bool = False
-    """Its next attempt is a repetition that counts: it waits while too many of those run."""
+    """Its next attempt counts against the retry budget: the request waits while too many retries run."""
     queue: Queue | None = None
     late_at: float = 0.0
-    """When the running attempt should have sent its first byte."""
+    """The time limit for the first byte of the running attempt."""
     hold_until: float = 0.0
     has_waited: bool = False
-    """It was given a place among those who wait once, and is not asked again whether its tenant may have one."""
+    """It was admitted to a queue once, so the share of its tenant is not checked again."""
     dispatched_at: float | None = None
     first_byte_at: float | None = None
-    """When the client was sent its first byte, by whichever node; from then on only a continuation can help."""
+    """When the first byte was sent to the client, from any node; after that only a continuation can replace the node."""
+
+    def move(self, trigger: Trigger, state: RequestState) -> None:
+        """Changes the state, if the table allows it; any other change is a bug."""
+        allowed = _NEXT_STATES.get((self.state, trigger), _NONE)
+        assert state in allowed, f"request {self.request.id}: {self.state.value} to {state.value} by {trigger.name}"
+        self.state = state
 
     @property
     def is_waiting(self) -> bool:
@@ -88,5 +140,5 @@ class LiveRequest:
 
     @property
     def model(self) -> ModelName:
-        """The model that answers, or would."""
+        """The model that answers, or would answer."""
         return self.decision.model if self.decision is not None else self.models[0]

@@ -79,7 +79,7 @@ class LivenessTracker:
         self.settings = settings
         self._records = BoundedDict[tuple[NodeId, ModelName], _Record](PAIRS_MAX)
 
-    def heard(self, node: Node, at: float) -> None:
+    def apply_heartbeat(self, node: Node, at: float) -> None:
         """A heartbeat. After an absence the node is taken back, more slowly each time within a few minutes."""
         if node.liveness is Liveness.OFFLINE:
             is_flapping = at - node.returned_at < FLAP_WINDOW_S
@@ -96,7 +96,7 @@ class LivenessTracker:
         if record is not None and record.spells and record.until <= at:
             record.until = at + PROBE_S
 
-    def forgive(self, node_id: NodeId, model: ModelName) -> None:
+    def reduce_penalty(self, node_id: NodeId, model: ModelName) -> None:
         """The last failure was probably the request's: it counts for half, so two of them make one."""
         record = self._records.get((node_id, model))
         if record is None or not record.failed_at:
@@ -140,7 +140,7 @@ class LivenessTracker:
         """Nodes that have just gone offline. Forgets those that stayed away for long."""
         gone: list[Node] = []
         for node in list(fleet):
-            silent_s = at - node.heard_at
+            silent_s = at - node.last_heartbeat_at
             if silent_s > self.settings.forget_after_s:
                 fleet.forget(node.id)
             elif silent_s > self.settings.offline_after_s:
@@ -151,10 +151,10 @@ class LivenessTracker:
                 node.liveness = Liveness.DEGRADED
         return gone
 
-    def slept(self, fleet: Fleet, gap_s: float) -> None:
+    def process_was_paused(self, fleet: Fleet, gap_s: float) -> None:
         """The coordinator was stopped for `gap_s`: that is not the nodes' silence."""
         for node in fleet:
-            node.heard_at += gap_s
+            node.last_heartbeat_at += gap_s
 
     @staticmethod
     def _refused(node: Node, at: float) -> None:

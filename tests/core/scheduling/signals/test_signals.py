@@ -17,7 +17,7 @@ SIGNALS = {signal.name: signal for signal in all_signals()}
 
 def a_candidate(card: ModelInfo, report: Report | None = None, warm: bool = False, **more: object) -> Candidate:
     model = canonical(card.name)
-    node = Fleet().hear(report or a_report(models=[card]), 100.0)
+    node = Fleet().apply_heartbeat(report or a_report(models=[card]), 100.0)
     if warm:
         node.loaded_until[model] = 90.0
     more.setdefault("is_warm", model in node.loaded_until)

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-from builders import World, a_card, a_report, a_request, all_filters, all_signals
-from herd.core.estimates.forecast import Forecast
-from herd.core.estimates.latencies import Latencies
-from herd.core.lifecycle.holding import HoldingSettings
-from herd.core.lifecycle.retries import RetrySettings
-from herd.core.lifecycle.waiting import Waiting
-from herd.core.scheduling.completion_time import CompletionTimePolicy, CompletionTimeSettings
-from herd.core.scheduling.scheduler import Scheduler, SignalPolicy
-from herd.core.scheduling.signals import Weights
+from builders import World, a_card, a_report, a_request, a_world
 from herd.core.state.commands import Command, LoadModel
-from herd.core.state.events import RequestArrived, Ticked
-from herd.core.state.fleet import Fleet
-from herd.core.state.liveness import LivenessSettings, LivenessTracker
-from sim.placement_dispatcher import MODELS_MAX, PlacingAheadDispatcher
+from herd.core.state.events import Event, RequestArrived, Ticked
+from sim.placement_loader import MODELS_MAX, PlacementLoader
 
 
-def a_planning_world() -> World:
-    fleet, latencies, waiting, forecast = Fleet(), Latencies(), Waiting(HoldingSettings()), Forecast()
-    watchlist = LivenessTracker(LivenessSettings())
-    policy = CompletionTimePolicy(forecast, SignalPolicy(all_signals(), Weights()), CompletionTimeSettings())
-    scheduler = Scheduler(fleet, waiting.queues, latencies, watchlist, all_filters(), policy)
-    return World(PlacingAheadDispatcher(scheduler, waiting, latencies, watchlist, RetrySettings(), forecast, 100.0))
+class LoadingWorld(World):
+    """A world whose events go through the loader."""
+
+    def __init__(self) -> None:
+        super().__init__(a_world("completion_time", started_at=100.0).dispatcher)
+        self.loader = PlacementLoader(self.dispatcher)
+
+    def handle(self, event: Event) -> list[Command]:
+        return self.loader.handle(event)
 
 
-def asked(world: World, model: str = "m", times: int = 5) -> None:
+def asked(world: LoadingWorld, model: str = "m", times: int = 5) -> None:
     """Asked for and answered, every ten seconds."""
     for number in range(times):
         world.at += 10.0
@@ -35,18 +28,18 @@ def asked(world: World, model: str = "m", times: int = 5) -> None:
         world.finishes(f"{model}{number}")
 
 
-def ticks(world: World, seconds: float = 70.0) -> list[LoadModel]:
+def ticks(world: LoadingWorld, seconds: float = 70.0) -> list[LoadModel]:
     out: list[Command] = []
     for _ in range(int(seconds)):
         world.at += 1.0
         for node in list(world.dispatcher.fleet):
-            node.heard_at = world.at
+            node.last_heartbeat_at = world.at
         out += world.feed(Ticked(world.at))
     return [command for command in out if isinstance(command, LoadModel)]
 
 
 def test_what_was_asked_and_has_left_memory_is_loaded_again_before_anybody_asks() -> None:
-    world = a_planning_world()
+    world = LoadingWorld()
     world.hears(a_report("alpha", [a_card("m", loaded=True)]))
     asked(world)
     world.hears(a_report("alpha", [a_card("m")]))
@@ -55,14 +48,14 @@ def test_what_was_asked_and_has_left_memory_is_loaded_again_before_anybody_asks(
 
 
 def test_what_is_in_memory_is_not_loaded_again() -> None:
-    world = a_planning_world()
+    world = LoadingWorld()
     world.hears(a_report("alpha", [a_card("m", loaded=True)]))
     asked(world)
     assert ticks(world) == []
 
 
 def test_nothing_is_thrown_out_for_a_guess() -> None:
-    world = a_planning_world()
+    world = LoadingWorld()
     other = a_card("other", size_gb=26, loaded=True)
     world.hears(a_report("alpha", [a_card("m", size_gb=8, loaded=True)], memory_gb=36))
     asked(world)
@@ -71,7 +64,7 @@ def test_nothing_is_thrown_out_for_a_guess() -> None:
 
 
 def test_a_node_that_works_is_left_alone() -> None:
-    world = a_planning_world()
+    world = LoadingWorld()
     world.hears(a_report("alpha", [a_card("m", loaded=True), a_card("n", loaded=True)]))
     asked(world)
     world.feed(RequestArrived(world.at, a_request("long", "n")))
@@ -81,7 +74,7 @@ def test_a_node_that_works_is_left_alone() -> None:
 
 
 def test_a_node_that_takes_no_requests_loads_nothing() -> None:
-    world = a_planning_world()
+    world = LoadingWorld()
     world.hears(a_report("alpha", [a_card("m", loaded=True)]))
     asked(world)
     world.hears(a_report("alpha", [a_card("m")], draining=True))
@@ -89,7 +82,7 @@ def test_a_node_that_takes_no_requests_loads_nothing() -> None:
 
 
 def test_what_nobody_has_asked_for_in_an_hour_is_forgotten() -> None:
-    world = a_planning_world()
+    world = LoadingWorld()
     world.hears(a_report("alpha", [a_card("m", loaded=True)]))
     asked(world)
     world.hears(a_report("alpha", [a_card("m")]))
@@ -98,8 +91,8 @@ def test_what_nobody_has_asked_for_in_an_hour_is_forgotten() -> None:
 
 
 def test_usual_requests_are_remembered_of_so_many_models_only() -> None:
-    world = a_planning_world()
+    world = LoadingWorld()
     world.hears(a_report("alpha", [a_card("m", loaded=True)]))
     for number in range(MODELS_MAX + 5):
         world.feed(RequestArrived(world.at, a_request(f"r{number}", f"x{number}")))
-    assert isinstance(world.dispatcher, PlacingAheadDispatcher) and len(world.dispatcher._usual) == MODELS_MAX
+    assert len(world.loader._usual) == MODELS_MAX
