@@ -7,10 +7,9 @@ import pytest
 from project import package_rules, python_rules, testing_rules
 from project.finding import Rule
 from project.package_rules import PACKAGE_RULES
-from project.python_rules import PYTHON_RULES
 from project.ratchet import area_of, budget, grown, path_of, shrinkable, totals
-from project.source import modules, parse, python_files
-from project.testing_rules import TESTING_RULES
+from project.rules import ALL_RULES, findings_of
+from project.source import modules, parse
 
 FUNCTION_LINES_P90_MAX = 40
 LONG = "\n".join(f"    x = {number}" for number in range(package_rules.FUNCTION_LINES_MAX))
@@ -60,6 +59,7 @@ BREACHES = (
     (python_rules.first_line, "a.py", '"""Reads files. It writes none."""'),
     (python_rules.first_line, "a.py", '"""Reads files\nand lists."""'),
     (python_rules.first_line, "a.py", f'"""Reads {"long " * 30}files."""'),
+    (python_rules.long_line, "a.py", f"A = 1  {HASH} {'long ' * 30}"),
     (python_rules.misplaced_string, "a.py", 'A = 1\n"""Of A."""\n"""Of B."""'),
     (python_rules.misplaced_string, "a.py", 'A = 1\n\n"""Of A."""'),
     (python_rules.misplaced_string, "a.py", 'class A:\n    def f(self) -> None: ...\n    """Of A."""'),
@@ -103,8 +103,6 @@ ALLOWED = (
     (testing_rules.unmirrored_test, "tests/core/test_scheduling.py", ""),
 )
 
-ALL_RULES = (*PACKAGE_RULES, *PYTHON_RULES, *TESTING_RULES)
-
 
 def name_of(rule: Rule) -> str:
     return rule.__name__
@@ -112,8 +110,7 @@ def name_of(rule: Rule) -> str:
 
 @pytest.mark.parametrize("rule", ALL_RULES, ids=name_of)
 def test_no_file_breaks_a_rule_beyond_its_budget(rule: Rule) -> None:
-    searched = modules() if rule in PACKAGE_RULES else python_files()
-    findings = [finding for module in searched for finding in rule(module)]
+    findings = findings_of(rule)
     place_of = path_of if rule in PACKAGE_RULES else area_of
     too_much = grown(totals(findings, place_of), budget().get(rule.__name__, {}))
     lines = [str(finding) for finding in findings if place_of(finding.path) in too_much]
