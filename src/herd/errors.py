@@ -1,4 +1,4 @@
-"""What a client may be told when a request cannot be served. Knows no dialect: each renders it in its own shape.
+"""Defines the errors that clients can get. Each dialect renders them in its own JSON format.
 
     HerdError
     ├── BadRequest        400  the request itself is wrong
@@ -6,10 +6,10 @@
     ├── MethodNotAllowed  405  with Allow
     ├── TooLarge          413  body over the limit
     ├── HeadersTooLarge   431  head over the limit
-    └── Unavailable       503  exists, but nobody can serve it now; with Retry-After
+    └── Unavailable       503  the model exists, but no node can serve it now; with Retry-After
 
-Inside the house a refusal is a value (`Refusal`); the exceptions carry one and exist only for the border,
-where a parser must stop at once.
+Internally a rejected request is a value (`Refusal`). The exceptions carry such a value; they are for parsers of input,
+which must stop at once.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a request is not served: an HTTP status, a stable code, a sentence for people.
+    """Why a request is rejected: an HTTP status, a stable code and a message for people.
 
-    `code` is one of the field's words in snake case ("model_not_found", "body_too_large"); dialects map it to
-    their own type names. `retry_after_s` is set where waiting may help.
+    `code` is a standard term in snake case ("model_not_found", "body_too_large"), which dialects map to their own
+    type names. `retry_after_s` is set where a retry may succeed.
     """
 
     status: int
@@ -33,7 +33,7 @@ class Refusal:
 
 
 class HerdError(Exception):
-    """A refusal on its way to the border."""
+    """An exception that carries a refusal."""
 
     status = 500
     code = "internal_error"

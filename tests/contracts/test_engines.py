@@ -33,7 +33,7 @@ some_replies = st.lists(st.builds(Reply, st.sampled_from([0, 200, 404, 500]), bo
 
 def a_conversation(kind: RequestKind, stream: bool) -> Conversation:
     messages = [Message("user", "hi")] if kind is RequestKind.CHAT else []
-    return Conversation(kind, "m", stream, messages=messages, prompt="hi", inputs=["hi"])
+    return Conversation(kind=kind, model="m", stream=stream, messages=messages, prompt="hi", inputs=["hi"])
 
 
 @each_engine

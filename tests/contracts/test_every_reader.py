@@ -70,7 +70,7 @@ READ_BYTES: dict[str, tuple[Callable[[bytes], object], tuple[type[Exception], ..
     "a denial": (lambda raw: coordinator_link._denial(http_client.Response(401, raw)), ()),
     "an error's words": (lambda raw: coordinator_link._words(http_client.Response(500, raw)), ()),
     "a field of an answer": (lambda raw: coordinator_link._field(http_client.Response(200, raw), "node_id"), ()),
-    "the login form": (login._key_in, ()),
+    "the login form": (login._key_of_form, ()),
     "a wish to join": (
         lambda raw: msgspec.json.decode(raw, type=JoinRequest),
         (msgspec.MsgspecError, RecursionError, UnicodeDecodeError),

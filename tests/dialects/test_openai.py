@@ -187,7 +187,9 @@ def test_a_chat_becomes_neutral() -> None:
     assert (talk.messages[3].text, talk.messages[3].tool_name, talk.messages[3].tool_call_id) == ("7", "f", "c1")
     assert (talk.tools[0].name, talk.format, talk.think) == ("f", {"type": "object"}, "low")
     assert (talk.logprobs, talk.top_logprobs, talk.tool_choice) == (True, 2, "auto")
-    assert talk.sampling == Sampling(5, 0, 0.5, seed=1, stop=["x"], presence_penalty=1)
+    assert talk.sampling == Sampling(
+        output_tokens_max=5, temperature=0, top_p=0.5, seed=1, stop=["x"], presence_penalty=1
+    )
 
 
 def test_completions_and_embeddings_become_neutral() -> None:

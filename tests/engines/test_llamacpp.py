@@ -52,7 +52,7 @@ def recorded(name: str) -> Reply:
 
 
 def asked(kind: RequestKind, **more: Any) -> tuple[str, dict[str, Any]]:
-    call = ENGINE.call(Conversation(kind, "m", more.pop("stream", False), **more))
+    call = ENGINE.call(Conversation(kind=kind, model="m", stream=more.pop("stream", False), **more))
     assert call.method == "POST"
     return call.path, json.loads(call.body)
 
@@ -63,7 +63,9 @@ def read(conversation: Conversation, chunks: list[bytes]) -> list[Delta]:
 
 
 def talk(kind: RequestKind = RequestKind.CHAT, stream: bool = True) -> Conversation:
-    return Conversation(kind, "m", stream, messages=[Message("user", "hi")], prompt="hi", inputs=["hi"])
+    return Conversation(
+        kind=kind, model="m", stream=stream, messages=[Message("user", "hi")], prompt="hi", inputs=["hi"]
+    )
 
 
 # --- asking ---
@@ -87,13 +89,13 @@ def test_a_chat_is_asked_with_everything_it_had() -> None:
         logprobs=True,
         top_logprobs=2,
         sampling=Sampling(
-            5,
-            0.0,
-            0.9,
-            40,
-            0.05,
-            1,
-            ["x"],
+            output_tokens_max=5,
+            temperature=0.0,
+            top_p=0.9,
+            top_k=40,
+            min_p=0.05,
+            seed=1,
+            stop=["x"],
             repeat_penalty=1.1,
             context_tokens=2048,
             extra={"mirostat": 2, "num_keep": 4, "num_gpu": 99},
@@ -286,11 +288,11 @@ def test_recorded_embeddings_are_read() -> None:
 
 
 def test_what_was_only_loaded_answers_nothing() -> None:
-    loading = Conversation(RequestKind.CHAT, "m", True)
+    loading = Conversation(kind=RequestKind.CHAT, model="m", stream=True)
     body = recorded("load_chat").body
     for at in range(0, len(body), 5):
         assert read(loading, [body[:at], body[at:]]) == [Delta(finish_reason="load", is_last=True)]
-    (vectors,) = read(Conversation(RequestKind.EMBED, "m", False), [recorded("load_embed").body])
+    (vectors,) = read(Conversation(kind=RequestKind.EMBED, model="m", stream=False), [recorded("load_embed").body])
     assert vectors.embeddings == [] and vectors.is_last
     assert read(loading, [body[:-20]]) == []
 
@@ -298,7 +300,7 @@ def test_what_was_only_loaded_answers_nothing() -> None:
 def test_an_error_in_the_middle_is_told_and_ends_nothing() -> None:
     error = b'data: {"error":{"code":500,"message":"boom","type":"server_error"}}\n\ndata: [DONE]\n\n'
     assert read(talk(), [error]) == [Delta(error="boom")]
-    assert read(Conversation(RequestKind.CHAT, "m", True), [error]) == [Delta(error="boom")]
+    assert read(Conversation(kind=RequestKind.CHAT, model="m", stream=True), [error]) == [Delta(error="boom")]
     (whole,) = read(talk(stream=False), [b'{"error":"plain"}'])
     assert (whole.error, whole.is_last) == ("plain", False)
 

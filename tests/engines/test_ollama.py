@@ -44,13 +44,13 @@ EMPTY = Reply(0, b"")
 
 
 def asked(kind: RequestKind, **more: Any) -> tuple[str, dict[str, Any]]:
-    call = ENGINE.call(Conversation(kind, "m:1b", more.pop("stream", True), **more))
+    call = ENGINE.call(Conversation(kind=kind, model="m:1b", stream=more.pop("stream", True), **more))
     assert call.method == "POST"
     return call.path, json.loads(call.body)
 
 
 def read(kind: RequestKind, stream: bool, chunks: list[bytes]) -> list[Delta]:
-    reader = ENGINE.reader(Conversation(kind, "m", stream))
+    reader = ENGINE.reader(Conversation(kind=kind, model="m", stream=stream))
     return [delta for chunk in chunks for delta in reader.feed(chunk)] + reader.end()
 
 
@@ -70,7 +70,9 @@ def test_a_chat_is_asked_with_everything_it_had() -> None:
         format={"type": "object"},
         think="xhigh",
         keep_alive="10m",
-        sampling=Sampling(5, 0.0, seed=1, stop=["x"], context_tokens=2048, extra={"mirostat": 2}),
+        sampling=Sampling(
+            output_tokens_max=5, temperature=0.0, seed=1, stop=["x"], context_tokens=2048, extra={"mirostat": 2}
+        ),
     )
     assert path == "/api/chat"
     assert body == {
@@ -203,7 +205,7 @@ def test_an_error_in_the_middle_is_told_and_ends_nothing(error: bytes) -> None:
 )
 def test_what_is_not_ollama_s_is_a_value_error(line: bytes) -> None:
     with pytest.raises(ValueError):
-        ENGINE.reader(Conversation(RequestKind.CHAT, "m", True)).feed(line)
+        ENGINE.reader(Conversation(kind=RequestKind.CHAT, model="m", stream=True)).feed(line)
 
 
 @given(st.lists(st.binary(max_size=40), max_size=6), st.booleans())
@@ -302,7 +304,9 @@ def test_usage_is_in_seconds() -> None:
 
 @pytest.mark.parametrize(("kind", "path"), [(RequestKind.CHAT, "/api/chat"), (RequestKind.GENERATE, "/api/generate")])
 def test_the_rendered_prompt_is_asked_for_without_an_answer(kind: RequestKind, path: str) -> None:
-    call = ENGINE.render_call(Conversation(kind, "m:1b", True, messages=[Message("user", "Hi")], prompt="Hi"))
+    call = ENGINE.render_call(
+        Conversation(kind=kind, model="m:1b", stream=True, messages=[Message("user", "Hi")], prompt="Hi")
+    )
     assert call is not None and call.path == path
     body = json.loads(call.body)
     assert body["_debug_render_only"] is True and body["stream"] is False
@@ -310,7 +314,7 @@ def test_the_rendered_prompt_is_asked_for_without_an_answer(kind: RequestKind, p
 
 
 def test_vectors_have_no_rendered_prompt() -> None:
-    assert ENGINE.render_call(Conversation(RequestKind.EMBED, "m:1b", False)) is None
+    assert ENGINE.render_call(Conversation(kind=RequestKind.EMBED, model="m:1b", stream=False)) is None
 
 
 @pytest.mark.parametrize(

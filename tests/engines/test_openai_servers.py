@@ -72,7 +72,9 @@ def reply(body: Any, status: int = 200) -> Reply:
 
 def asked(engine: Engine, **more: Any) -> dict[str, Any]:
     more.setdefault("messages", [Message("user", "hi")])
-    return json.loads(engine.call(Conversation(more.pop("kind", RequestKind.CHAT), "m", False, **more)).body)  # type: ignore[no-any-return]
+    return json.loads(
+        engine.call(Conversation(kind=more.pop("kind", RequestKind.CHAT), model="m", stream=False, **more)).body
+    )  # type: ignore[no-any-return]
 
 
 # --- asking ---
@@ -95,13 +97,20 @@ def test_lm_studio_has_no_plain_json_and_is_asked_for_any_object() -> None:
 
 def test_a_raw_completion_without_a_limit_has_none_on_vllm() -> None:
     assert asked(VLLM, kind=RequestKind.GENERATE, prompt="p", raw=True)["max_tokens"] is None
-    assert asked(VLLM, kind=RequestKind.GENERATE, prompt="p", raw=True, sampling=Sampling(7))["max_tokens"] == 7
+    assert (
+        asked(VLLM, kind=RequestKind.GENERATE, prompt="p", raw=True, sampling=Sampling(output_tokens_max=7))[
+            "max_tokens"
+        ]
+        == 7
+    )
     assert "max_tokens" not in asked(OTHER, kind=RequestKind.GENERATE, prompt="p", raw=True)
 
 
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.kind)
 def test_answers_of_the_protocol_are_read(engine: Engine) -> None:
-    reader = engine.reader(Conversation(RequestKind.CHAT, "m", True, messages=[Message("user", "hi")]))
+    reader = engine.reader(
+        Conversation(kind=RequestKind.CHAT, model="m", stream=True, messages=[Message("user", "hi")])
+    )
     deltas = reader.feed(sample("oa_chat_stream").body) + reader.end()
     assert "".join(delta.text for delta in deltas) == "By Dr"
     assert deltas[-1] == Delta(is_last=True)

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from herd.protocols.answer_watch import EventHeadAndTail, event_data, is_good_object, member, of_long
+from herd.protocols.answer_watch import (
+    EventHeadAndTail,
+    event_data,
+    find_object,
+    is_object_without_error,
+    read_long_document,
+)
 from herd.protocols.openai import chat_json
 from herd.protocols.openai.model_list import parameters
 from herd.protocols.streams import ENDS_BYTES, HeadAndTail
@@ -41,20 +47,20 @@ def test_events_are_found_in_a_piece_of_a_stream() -> None:
 )
 def test_a_long_document_tells_its_counters_from_either_end(order: bytes) -> None:
     body = order % FILLER
-    final = of_long(kept(body), b"usage", chat_json.FINAL)
+    final = read_long_document(kept(body), b"usage", chat_json.FINAL)
     assert final is not None and final.usage is not None and final.usage.prompt_tokens == 9
-    assert of_long(kept(body[:-1]), b"usage", chat_json.FINAL) is None
-    assert member(kept(body), b"usage") == b'{"prompt_tokens":9}'
+    assert read_long_document(kept(body[:-1]), b"usage", chat_json.FINAL) is None
+    assert find_object(kept(body), b"usage") == b'{"prompt_tokens":9}'
 
 
 def test_a_long_document_without_counters_is_still_whole() -> None:
-    final = of_long(kept(b"{" + FILLER + b"}"), b"usage", chat_json.FINAL)
+    final = read_long_document(kept(b"{" + FILLER + b"}"), b"usage", chat_json.FINAL)
     assert final is not None and final.usage is None
-    assert member(kept(b"{" + FILLER + b"}"), b"usage") is None
+    assert find_object(kept(b"{" + FILLER + b"}"), b"usage") is None
 
 
 def test_a_cut_member_is_not_read() -> None:
-    assert of_long(kept(b"{" + FILLER + b',"usage":{"prompt_tokens":'), b"usage", chat_json.FINAL) is None
+    assert read_long_document(kept(b"{" + FILLER + b',"usage":{"prompt_tokens":'), b"usage", chat_json.FINAL) is None
 
 
 @pytest.mark.parametrize(
@@ -62,12 +68,12 @@ def test_a_cut_member_is_not_read() -> None:
     [(b"{}", True), (b'{"error":null}', True), (b'{"error":"x"}', False), (b"[]", False), (b"{", False)],
 )
 def test_a_good_object_tells_no_error(body: bytes, is_good: bool) -> None:
-    assert is_good_object(body) is is_good
+    assert is_object_without_error(body) is is_good
 
 
 def test_decoders_do_not_choke_on_nesting() -> None:
     deep = b'{"choices":' + b"[" * 100_000
-    assert not is_good_object(deep)
+    assert not is_object_without_error(deep)
     with pytest.raises((msgspec.DecodeError, RecursionError)):
         chat_json.FINAL.decode(deep)
 

@@ -55,7 +55,7 @@ def read_own(body: dict[str, Any]) -> Extensions:
 
 
 def ask(body: bytes, has_extras: bool = True) -> ParsedRequest:
-    return ParsedRequest(ROUTE, body, "m", stream=True, has_extras=has_extras)
+    return ParsedRequest(route=ROUTE, body=body, model="m", stream=True, has_extras=has_extras)
 
 
 @pytest.mark.parametrize(

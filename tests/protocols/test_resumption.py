@@ -12,7 +12,7 @@ from herd.protocols.resumption import PartialAnswer, continuation_request, raw_c
 
 
 def a_chat(**more: Any) -> Conversation:
-    return Conversation(RequestKind.CHAT, "m", True, messages=[Message("user", "Tell me.")], **more)
+    return Conversation(kind=RequestKind.CHAT, model="m", stream=True, messages=[Message("user", "Tell me.")], **more)
 
 
 def test_what_was_said_begins_the_assistants_turn() -> None:
@@ -37,11 +37,12 @@ def test_the_answer_may_be_no_longer_than_it_was_allowed_in_all() -> None:
 
 def test_a_raw_prompt_goes_on_as_a_prompt_and_a_templated_one_as_a_chat() -> None:
     raw = continuation_request(
-        Conversation(RequestKind.GENERATE, "m", True, prompt="2 + 2 =", raw=True), PartialAnswer(" 4", chunks=1)
+        Conversation(kind=RequestKind.GENERATE, model="m", stream=True, prompt="2 + 2 =", raw=True),
+        PartialAnswer(" 4", chunks=1),
     )
     assert raw is not None and raw.prompt == "2 + 2 = 4" and raw.kind is RequestKind.GENERATE
     asked = continuation_request(
-        Conversation(RequestKind.GENERATE, "m", True, prompt="Say hi.", system="Be kind."),
+        Conversation(kind=RequestKind.GENERATE, model="m", stream=True, prompt="Say hi.", system="Be kind."),
         PartialAnswer("Hi", chunks=1),
     )
     assert asked is not None and asked.kind is RequestKind.CHAT
@@ -66,8 +67,11 @@ def test_where_nothing_was_said_the_question_is_asked_again_as_it_was() -> None:
         (a_chat(), PartialAnswer("all of it", is_finished=True)),
         (a_chat(format="json"), PartialAnswer('{"a":')),
         (a_chat(logprobs=True), PartialAnswer("text")),
-        (Conversation(RequestKind.GENERATE, "m", True, prompt="def f(", suffix="return"), PartialAnswer("x")),
-        (Conversation(RequestKind.EMBED, "m", False, inputs=["x"]), PartialAnswer("x")),
+        (
+            Conversation(kind=RequestKind.GENERATE, model="m", stream=True, prompt="def f(", suffix="return"),
+            PartialAnswer("x"),
+        ),
+        (Conversation(kind=RequestKind.EMBED, model="m", stream=False, inputs=["x"]), PartialAnswer("x")),
     ],
     ids=["tool call begun", "still thinking", "has thought", "finished", "json", "logprobs", "fill in", "embeddings"],
 )
@@ -87,7 +91,7 @@ def test_what_was_said_stands_behind_the_rendered_prompt() -> None:
 
 def test_a_prompt_that_was_raw_already_needs_no_rendering() -> None:
     resumed = raw_continuation_request(
-        Conversation(RequestKind.GENERATE, "m", True, prompt="Once", raw=True),
+        Conversation(kind=RequestKind.GENERATE, model="m", stream=True, prompt="Once", raw=True),
         PartialAnswer(" upon", chunks=1),
         "ignored",
         (),

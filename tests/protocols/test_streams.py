@@ -108,7 +108,7 @@ def test_a_line_over_the_limit_is_refused_in_any_split(reader: LineReader | Even
 
 def test_an_event_of_many_lines_over_the_limit_is_refused() -> None:
     reader = EventReader(100)
-    with pytest.raises(ValueError, match="an event is longer than 100 bytes"):
+    with pytest.raises(ValueError, match="the event is longer than 100 bytes"):
         for _ in range(30):
             reader.feed(b"data: four\n")
 

@@ -145,9 +145,9 @@ class Anthropic(Dialect):
             raise BadRequest("messages is required and must not be empty")
         own = request_fields.read_extensions(read, model)
         return ParsedRequest(
-            route,
-            body,
-            model,
+            route=route,
+            body=body,
+            model=model,
             stream=bool(read.stream) and route.kind is RequestKind.CHAT,
             prompt_tokens=request_fields.estimate_tokens(_prompt_bytes(read, turns)),
             output_tokens_max=limit,
@@ -171,19 +171,19 @@ class Anthropic(Dialect):
         config = whole.output_config or _OutputConfig()
         system = [Message("system", _text(whole.system, "system"))] if whole.system else []
         return Conversation(
-            ask.route.kind,
-            ask.model,
-            ask.stream,
+            kind=ask.route.kind,
+            model=ask.model,
+            stream=ask.stream,
             messages=system + _messages(whole.messages or ()),
             tools=[_tool(tool) for tool in whole.tools or ()],
             tool_choice=_tool_choice(whole.tool_choice),
             format=_format(config.format),
             think=_think(whole.thinking, config.effort),
             sampling=Sampling(
-                _tokens(whole.max_tokens),
-                whole.temperature,
-                whole.top_p,
-                None if whole.top_k is None else int(whole.top_k),
+                output_tokens_max=_tokens(whole.max_tokens),
+                temperature=whole.temperature,
+                top_p=whole.top_p,
+                top_k=None if whole.top_k is None else int(whole.top_k),
                 stop=whole.stop_sequences or [],
             ),
         )

@@ -192,9 +192,9 @@ class Ollama(Dialect):
         streams = route.kind in (RequestKind.CHAT, RequestKind.GENERATE)
         options = read.options or _Options()
         return ParsedRequest(
-            route,
-            body,
-            model,
+            route=route,
+            body=body,
+            model=model,
             stream=streams and read.stream is not False,
             prompt_tokens=_prompt_tokens(read, turns),
             output_tokens_max=_positive(options.num_predict),
@@ -229,9 +229,9 @@ class Ollama(Dialect):
         if whole.template:
             raise BadRequest("a prompt template works only on Ollama nodes, and none of them has this model")
         return Conversation(
-            ask.route.kind,
-            ask.model,
-            ask.stream,
+            kind=ask.route.kind,
+            model=ask.model,
+            stream=ask.stream,
             messages=[_message(message) for message in whole.messages or ()],
             prompt=whole.prompt or "",
             system=whole.system or "",
@@ -423,18 +423,18 @@ def _think(given: bool | str | None) -> bool | str | None:
 
 def _sampling(known: _Sampling, options: Mapping[str, Any]) -> Sampling:
     return Sampling(
-        _positive(known.num_predict),
-        known.temperature,
-        known.top_p,
-        None if known.top_k is None else int(known.top_k),
-        known.min_p,
-        None if known.seed is None else int(known.seed),
-        [known.stop] if isinstance(known.stop, str) else known.stop or [],
-        known.presence_penalty,
-        known.frequency_penalty,
-        known.repeat_penalty,
-        _positive(known.num_ctx),
-        {name: value for name, value in options.items() if name not in _Sampling.__struct_fields__},
+        output_tokens_max=_positive(known.num_predict),
+        temperature=known.temperature,
+        top_p=known.top_p,
+        top_k=None if known.top_k is None else int(known.top_k),
+        min_p=known.min_p,
+        seed=None if known.seed is None else int(known.seed),
+        stop=[known.stop] if isinstance(known.stop, str) else known.stop or [],
+        presence_penalty=known.presence_penalty,
+        frequency_penalty=known.frequency_penalty,
+        repeat_penalty=known.repeat_penalty,
+        context_tokens=_positive(known.num_ctx),
+        extra={name: value for name, value in options.items() if name not in _Sampling.__struct_fields__},
     )
 
 

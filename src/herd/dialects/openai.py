@@ -137,9 +137,9 @@ class OpenAI(Dialect):
         limit = read.max_completion_tokens or read.max_output_tokens or read.max_tokens
         own = request_fields.read_extensions(read, model)
         return ParsedRequest(
-            route,
-            body,
-            model,
+            route=route,
+            body=body,
+            model=model,
             stream=bool(read.stream) and route.kind is not RequestKind.EMBED,
             prompt_tokens=request_fields.estimate_tokens(text_bytes),
             output_tokens_max=_tokens(limit),
@@ -172,9 +172,9 @@ class OpenAI(Dialect):
             raise BadRequest("functions: this older field cannot be translated; use tools")
         is_chat = ask.route.kind is RequestKind.CHAT
         return Conversation(
-            ask.route.kind,
-            ask.model,
-            ask.stream,
+            kind=ask.route.kind,
+            model=ask.model,
+            stream=ask.stream,
             messages=chat_json.read_messages(whole.messages or ()) if is_chat else [],
             prompt=_prompt(whole.prompt) if ask.route.kind is RequestKind.GENERATE else "",
             suffix=whole.suffix or "",
@@ -304,15 +304,17 @@ def _responses_conversation(ask: ParsedRequest) -> Conversation:
     request = request_fields.read(ask.body, responses.REQUEST)
     reasoning, text = request.reasoning, request.text
     return Conversation(
-        ask.route.kind,
-        ask.model,
-        ask.stream,
+        kind=ask.route.kind,
+        model=ask.model,
+        stream=ask.stream,
         messages=responses.read_messages(request),
         tools=responses.read_tools(request),
         tool_choice=responses.read_tool_choice(request),
         format=chat_json.read_format(text.format if text is not None else None),
         think=_think(reasoning.effort if reasoning is not None else None),
-        sampling=Sampling(_tokens(request.max_output_tokens), request.temperature, request.top_p),
+        sampling=Sampling(
+            output_tokens_max=_tokens(request.max_output_tokens), temperature=request.temperature, top_p=request.top_p
+        ),
     )
 
 
@@ -346,16 +348,16 @@ def _top_logprobs(whole: _Whole, is_chat: bool) -> int | None:
 
 def _sampling(whole: _Sampling) -> Sampling:
     return Sampling(
-        _tokens(whole.max_completion_tokens or whole.max_tokens),
-        whole.temperature,
-        whole.top_p,
-        None if whole.top_k is None else int(whole.top_k),
-        whole.min_p,
-        None if whole.seed is None else int(whole.seed),
-        [whole.stop] if isinstance(whole.stop, str) else whole.stop or [],
-        whole.presence_penalty,
-        whole.frequency_penalty,
-        whole.repeat_penalty if whole.repeat_penalty is not None else whole.repetition_penalty,
+        output_tokens_max=_tokens(whole.max_completion_tokens or whole.max_tokens),
+        temperature=whole.temperature,
+        top_p=whole.top_p,
+        top_k=None if whole.top_k is None else int(whole.top_k),
+        min_p=whole.min_p,
+        seed=None if whole.seed is None else int(whole.seed),
+        stop=[whole.stop] if isinstance(whole.stop, str) else whole.stop or [],
+        presence_penalty=whole.presence_penalty,
+        frequency_penalty=whole.frequency_penalty,
+        repeat_penalty=whole.repeat_penalty if whole.repeat_penalty is not None else whole.repetition_penalty,
     )
 
 

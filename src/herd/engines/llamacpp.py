@@ -12,7 +12,7 @@ import msgspec
 
 from herd.core.state.fleet import EngineEndpoint, Loaded, ModelInfo
 from herd.engines import Call, Engine, Inventory, Reader, Reply
-from herd.protocols.answer_watch import decoded
+from herd.protocols.answer_watch import decode
 from herd.protocols.conversation import Conversation
 from herd.protocols.openai import engine_answers as reading
 from herd.protocols.openai import engine_requests as asking
@@ -108,7 +108,7 @@ class LlamaCpp(Engine):
         entries = models.entries(listed.status, listed.body)
         is_router = props is not None and props.role == "router"
         alone = None if is_router else props
-        running = decoded(slots.body, _SLOTS) if slots.status == 200 else None
+        running = decode(slots.body, _SLOTS) if slots.status == 200 else None
         return Inventory(
             props.build_info if props is not None else "",
             tuple(_card(entry, alone) for entry in entries),
@@ -127,7 +127,7 @@ class LlamaCpp(Engine):
 
 
 def _props(reply: Reply) -> _Props | None:
-    return decoded(reply.body, _PROPS) if reply.status == 200 else None
+    return decode(reply.body, _PROPS) if reply.status == 200 else None
 
 
 def _card(entry: models.Entry, alone: _Props | None) -> ModelInfo:

@@ -9,7 +9,7 @@ import msgspec
 
 from herd.core.state.fleet import EngineEndpoint, Loaded, ModelInfo
 from herd.engines import Call, Engine, Inventory, Reader, Reply
-from herd.protocols.answer_watch import decoded
+from herd.protocols.answer_watch import decode
 from herd.protocols.conversation import Conversation
 from herd.protocols.openai import engine_answers as reading
 from herd.protocols.openai import engine_requests as asking
@@ -61,7 +61,7 @@ class VLlm(Engine):
 
     def inventory(self, replies: tuple[Reply, ...]) -> Inventory:
         listed, version = (*replies, _NOBODY, _NOBODY)[:2]
-        told = decoded(version.body, _VERSION) if version.status == 200 else None
+        told = decode(version.body, _VERSION) if version.status == 200 else None
         cards = tuple(_card(entry) for entry in models.entries(listed.status, listed.body))
         return Inventory(told.version if told is not None else "", cards, SLOTS_ASSUMED if cards else None)
 

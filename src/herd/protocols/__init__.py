@@ -1,1 +1,1 @@
-"""What travels between processes and clients, as values. Pure: no socket, no clock."""
+"""Translates the OpenAI, Ollama and Anthropic protocols to and from one neutral form, and reads byte streams. Pure."""

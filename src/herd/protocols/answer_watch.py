@@ -1,6 +1,6 @@
-"""What passing answers are judged by at their end: both ends of a stream, the counters of a long document. Knows no dialect.
+"""Reads the outcome and the counters of a passed-through answer from the beginning and the end of its bytes.
 
-Nothing here decodes a payload: a watcher keeps a few kilobytes and searches bytes.
+A watcher does not decode the payload: it stores a few kilobytes and searches them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Body = TypeVar("Body")
 
 
 class EventHeadAndTail:
-    """The first bytes of a stream and at least as many of its last ones."""
+    """Stores the first bytes of an event stream and at least as many of its last bytes."""
 
     __slots__ = ("_head", "_tail")
 
@@ -40,44 +40,44 @@ class EventHeadAndTail:
 
 
 def event_data(stream: bytes) -> list[bytes]:
-    """The data of single-line events in a piece of a stream; what was cut off at its ends may be among them."""
+    """The data of the single-line events in a part of a stream. The first and the last may be incomplete."""
     lines = (line.strip() for line in stream.split(b"\n"))
     return [line[len(b"data:") :].strip() for line in lines if line.startswith(b"data:")]
 
 
-def decoded(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body | None:
-    """The body as that type, or None for what it is not: a cut event, an event of another kind."""
+def decode(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body | None:
+    """The body as the decoder's type, or None if it is something else, such as an incomplete event."""
     try:
         return decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
-def is_good_object(body: bytes) -> bool:
-    """Whether this is one whole JSON object that tells no error, whatever else is in it."""
-    members = decoded(body, _OBJECT)
+def is_object_without_error(body: bytes) -> bool:
+    """Whether the body is a complete JSON object that does not report an error. Its other members may be anything."""
+    members = decode(body, _OBJECT)
     return members is not None and not request_fields.is_given(members.get("error", request_fields.ABSENT))
 
 
-def of_long(ends: HeadAndTail, name: bytes, decoder: msgspec.json.Decoder[Body]) -> Body | None:
-    """What a document too long to keep says of itself, or None when it was cut short.
+def read_long_document(ends: HeadAndTail, name: bytes, decoder: msgspec.json.Decoder[Body]) -> Body | None:
+    """The counters of a document that is too long to store, or None if the document is incomplete.
 
-    `name` is a member of the document that counts (`usage`). It stands near the end, where what follows it must close
-    the document exactly, or near the beginning, where only that member can be read.
+    `name` is the member with the counters (`usage`). If it is near the end, the bytes from there on must close the
+    document exactly. If it is near the beginning, only that member can be read.
     """
     mark = b'"' + name + b'":'
     at = ends.tail.rfind(mark)
     if at >= 0:
-        return decoded(b"{" + ends.tail[at:], decoder)
+        return decode(b"{" + ends.tail[at:], decoder)
     if not ends.tail.rstrip().endswith(b"}"):
         return None
     at = ends.head.find(mark)
     found = _object_at(ends.head[at + len(mark) :]) if at >= 0 else None
-    return decoded(b"{" + mark + found + b"}" if found is not None else b"{}", decoder)
+    return decode(b"{" + mark + found + b"}" if found is not None else b"{}", decoder)
 
 
-def member(ends: HeadAndTail, name: bytes) -> bytes | None:
-    """The object `"name": {...}` that stands whole near an end of something long, at whatever depth, as its JSON."""
+def find_object(ends: HeadAndTail, name: bytes) -> bytes | None:
+    """The JSON of the object `"name": {...}` near the end or the beginning of a long document, at any depth."""
     mark = b'"' + name + b'":'
     for part in (ends.tail, ends.head):
         at = part.rfind(mark)
@@ -88,7 +88,7 @@ def member(ends: HeadAndTail, name: bytes) -> bytes | None:
 
 
 def _object_at(data: bytes) -> bytes | None:
-    """The JSON object that these bytes begin with, whatever comes after it."""
+    """The JSON object at the beginning of these bytes. Bytes after it are ignored."""
     try:
         value, _ = _SCANNER.raw_decode(data.lstrip().decode("utf-8", "replace"))
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Puts what is to be partial_answer of the window into a request: into a neutral conversation, or into Ollama's own body. Decides no window."""
+"""Writes EngineOptions (context window, output limit, runner options) into a conversation or into an Ollama body."""
 
 from __future__ import annotations
 
@@ -13,50 +13,54 @@ from herd.core.state.fleet import ModelInfo
 from herd.protocols.conversation import Conversation
 
 RUNNER_OPTIONS = frozenset({"num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict"})
-"""Options other than `num_ctx` for which Ollama starts a runner anew where they differ (server/sched.go, needsReload)."""
+"""Options other than `num_ctx` that make Ollama reload the model if they differ (server/sched.go, needsReload)."""
 
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-def with_engine_options(conversation: Conversation, pin: EngineOptions | None) -> Conversation:
-    """The conversation with that window, without the options that would reload the model, not to be cut."""
-    if pin is None:
+def with_engine_options(conversation: Conversation, options: EngineOptions | None) -> Conversation:
+    """The conversation with the context window and limits of `options`, and without runner options it drops."""
+    if options is None:
         return conversation
     sampling = conversation.sampling
-    extra = {
-        name: value for name, value in sampling.extra.items() if not (pin.drops_options and name in RUNNER_OPTIONS)
-    }
-    window = pin.context_tokens if pin.context_tokens is not None else sampling.context_tokens
-    cut = False if pin.forbids_cutting and conversation.truncate is None else conversation.truncate
-    most = pin.output_tokens_max or sampling.output_tokens_max
-    told = dataclasses.replace(sampling, context_tokens=window, extra=extra, output_tokens_max=most)
-    return dataclasses.replace(conversation, sampling=told, truncate=cut)
+    context_tokens = options.context_tokens if options.context_tokens is not None else sampling.context_tokens
+    truncate = False if options.forbids_cutting and conversation.truncate is None else conversation.truncate
+    sampling = dataclasses.replace(
+        sampling,
+        context_tokens=context_tokens,
+        extra=_retained(sampling.extra, options),
+        output_tokens_max=options.output_tokens_max or sampling.output_tokens_max,
+    )
+    return dataclasses.replace(conversation, sampling=sampling, truncate=truncate)
 
 
-def retry_prompt_tokens(prompt_tokens: int, pin: EngineOptions | None, card: ModelInfo) -> int:
-    """How long a prompt is that was refused for its window and may be asked again with a larger one; 0 where the refusal stands."""
-    has_room = card.context_max_tokens is None or prompt_tokens < card.context_max_tokens
-    return prompt_tokens if pin is not None and pin.may_enlarge and has_room else 0
+def retry_prompt_tokens(prompt_tokens: int, options: EngineOptions | None, model: ModelInfo) -> int:
+    """The size of a prompt that was rejected as too long and may be retried with a larger context window; else 0."""
+    fits_model = model.context_max_tokens is None or prompt_tokens < model.context_max_tokens
+    return prompt_tokens if options is not None and options.may_enlarge and fits_model else 0
 
 
 def changed_fields(
-    options: msgspec.Raw | None, says_truncate: bool, says_shift: bool, pin: EngineOptions
+    sent_options: msgspec.Raw | None, has_truncate: bool, has_shift: bool, options: EngineOptions
 ) -> Mapping[str, Any]:
-    """The fields of Ollama's body that become others: its options (as they were sent, None where there were none), `truncate` and `shift`.
+    """The fields of an Ollama body that must change: `options`, `truncate` and `shift`.
 
-    A `shift` of null is the engine's own, which is what a runner has that nobody loaded otherwise.
+    `sent_options` are the options as the client sent them, None without any. A `shift` of null selects Ollama's
+    default, which is the setting of a model that was loaded without one.
     """
-    given = _OBJECT.decode(options) if options else {}
-    kept: dict[str, Any] = {
-        name: value for name, value in given.items() if not (pin.drops_options and name in RUNNER_OPTIONS)
-    }
-    if pin.context_tokens is not None:
-        kept["num_ctx"] = pin.context_tokens
-    if pin.output_tokens_max is not None:
-        kept["num_predict"] = pin.output_tokens_max
-    changed: dict[str, Any] = {"options": kept} if kept or given else {}
-    if pin.forbids_cutting and not says_truncate:
+    given = _OBJECT.decode(sent_options) if sent_options else {}
+    retained: dict[str, Any] = _retained(given, options)
+    if options.context_tokens is not None:
+        retained["num_ctx"] = options.context_tokens
+    if options.output_tokens_max is not None:
+        retained["num_predict"] = options.output_tokens_max
+    changed: dict[str, Any] = {"options": retained} if retained or given else {}
+    if options.forbids_cutting and not has_truncate:
         changed["truncate"] = False
-    if says_shift and pin.drops_options:
+    if has_shift and options.drops_options:
         changed["shift"] = None
     return changed
+
+
+def _retained(given: Mapping[str, Any], options: EngineOptions) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if not (options.drops_options and name in RUNNER_OPTIONS)}

@@ -1,4 +1,4 @@
-"""Gathers the pieces of an answer into the whole that a client who does not stream is given. Knows no dialect."""
+"""Collects the chunks of an answer into the complete answer that a client without streaming gets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from herd.protocols.streams import DOCUMENT_MAX_BYTES
 
 
 class CollectedAnswer:
-    """All that was partial_answer so far. `take` raises `ValueError` when the answer grows over the limit."""
+    """The answer so far. `add` raises `ValueError` when the answer exceeds the size limit."""
 
     def __init__(self, answer_max_bytes: int = DOCUMENT_MAX_BYTES) -> None:
         self.calls: dict[int, ToolCall] = {}
@@ -22,22 +22,19 @@ class CollectedAnswer:
         self._size_bytes = 0
         self._answer_max_bytes = answer_max_bytes
 
-    def take(self, delta: Delta) -> None:
+    def add(self, delta: Delta) -> None:
         self._size_bytes += len(delta.text) + len(delta.thinking) + sum(len(c.arguments) for c in delta.tool_calls)
         if self._size_bytes > self._answer_max_bytes:
-            raise ValueError(f"an answer is longer than {self._answer_max_bytes} bytes")
+            raise ValueError(f"the answer is longer than {self._answer_max_bytes} bytes")
         self._text.append(delta.text)
         self._thinking.append(delta.thinking)
         self.logprobs += as_list(delta.logprobs)
         self.embeddings += delta.embeddings or []
-        for call in delta.tool_calls:
-            known = self.calls.setdefault(call.index, ToolCall(call.index))
-            known.id, known.name = call.id or known.id, call.name or known.name
-            known.arguments += call.arguments
-        self.note(delta)
+        add_tool_calls(self.calls, delta.tool_calls)
+        self.add_outcome(delta)
 
-    def note(self, delta: Delta) -> None:
-        """Only how it ended and what was counted: enough where the pieces themselves have been sent on."""
+    def add_outcome(self, delta: Delta) -> None:
+        """Records only the finish reason and the counters, which is enough when the chunks were already sent."""
         self.finish_reason = delta.finish_reason or self.finish_reason
         self.usage = delta.usage or self.usage
 
@@ -54,8 +51,16 @@ class CollectedAnswer:
         return [self.calls[index] for index in sorted(self.calls)]
 
 
+def add_tool_calls(calls: dict[int, ToolCall], fragments: list[ToolCall]) -> None:
+    """Adds each fragment to the tool call with its index."""
+    for fragment in fragments:
+        call = calls.setdefault(fragment.index, ToolCall(fragment.index))
+        call.id, call.name = fragment.id or call.id, fragment.name or call.name
+        call.arguments += fragment.arguments
+
+
 def as_list(logprobs: object) -> list[Any]:
-    """Log-probabilities of one piece as the list of its tokens."""
+    """The log probabilities of one chunk as a list with one entry for each token."""
     if logprobs is None:
         return []
     return logprobs if isinstance(logprobs, list) else [logprobs]

@@ -1,9 +1,9 @@
-"""The neutral conversation: what was asked and what is answered, in no dialect's words. Decides nothing.
+"""Defines the neutral form of requests and answers, into which every client and engine protocol is translated.
 
-Two depths. An `ParsedRequest` is what every request is read for at the door: a handful of features, found without decoding
-the payload (microseconds, whatever the size). A `Conversation` is the whole request in neutral form, made only
-when client and engine speak different dialects; `Delta` is the neutral piece of an answer. Translation is a hub:
-a dialect turns its requests into Conversations and Deltas into its answers; an engine does the reverse.
+There are two depths. A `ParsedRequest` is read from every request: a few features, found without decoding the payload
+(microseconds for any size). A `Conversation` is the complete request in neutral form. It is built only when client and
+engine use different protocols. A `Delta` is one neutral chunk of an answer. Translation goes through this form:
+a dialect turns its requests into Conversations, and Deltas into its answers; an engine does the reverse.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from herd.core.state.request import RequestKind
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One inference route of a dialect: where it is, and what kind of request it carries."""
+    """One inference route of a dialect: its method, its path, and the kind of request it carries."""
 
     method: str
     path: str
     kind: RequestKind
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class ParsedRequest:
-    """What the door reads from a request body. `body` is the client's bytes, untouched.
+    """The features of a request body. `body` is the client's bytes, unchanged.
 
-    `prompt_tokens` is an estimate (text bytes / 4, images left out). The last four fields are the coordinator's
-    own extras; `has_extras` says that the body must be rewritten without them before a node may see it.
+    `prompt_tokens` is an estimate (text bytes / 4, images excluded). `fallback_models`, `tags` and `user` are the
+    coordinator's own extensions; `has_extras` means that they must be removed from the body before a node gets it.
     """
 
     route: Route
@@ -44,16 +44,16 @@ class ParsedRequest:
     user: str = ""
     has_extras: bool = False
     has_runner_options: bool = False
-    """Ollama's options other than num_ctx for which a model may be loaded anew."""
+    """Whether it has options of Ollama, other than num_ctx, that can make Ollama reload the model."""
     is_thinking_in_limit: bool = False
-    """Whether `output_tokens_max` counts thoughts too, or nothing is to be thought."""
+    """Whether `output_tokens_max` includes thinking tokens, or thinking is disabled."""
     include_usage: bool = False
     """OpenAI's stream_options.include_usage: the client wants a usage chunk."""
 
 
 @dataclass(slots=True)
 class ToolCall:
-    """A call the model makes. `arguments` is JSON text, possibly a fragment while streaming; `index` joins fragments."""
+    """A tool call by the model. `arguments` is JSON text, or a fragment in a stream; `index` identifies the call."""
 
     index: int
     id: str = ""
@@ -63,7 +63,7 @@ class ToolCall:
 
 @dataclass(slots=True)
 class Message:
-    """One turn. `images` are base64 without a data: prefix, each with its media type."""
+    """One turn. `images` are pairs: base64 without a data: prefix, and the media type."""
 
     role: str
     text: str = ""
@@ -76,16 +76,16 @@ class Message:
 
 @dataclass(slots=True)
 class Tool:
-    """A function the model may call; `parameters` is a JSON schema."""
+    """A function that the model may call; `parameters` is a JSON schema."""
 
     name: str
     description: str
     parameters: Any
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Sampling:
-    """How to sample. None means: the engine's own default. `extra` holds what only one dialect knows, by its name."""
+    """Sampling parameters. None means the engine's default. `extra` has options that only one protocol has, by name."""
 
     output_tokens_max: int | None = None
     temperature: float | None = None
@@ -101,12 +101,12 @@ class Sampling:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Conversation:
-    """A whole request in neutral form.
+    """A complete request in neutral form.
 
     CHAT uses `messages` and `tools`; GENERATE uses `prompt`, `system`, `suffix`, `raw`, `images`; EMBED uses `inputs`
-    and `dimensions`. `format` is None, "json" or a JSON schema (dict). `think` is None, a bool or an effort word.
+    and `dimensions`. `format` is None, "json" or a JSON schema (dict). `think` is None, a bool or an effort level.
     """
 
     kind: RequestKind
@@ -128,13 +128,13 @@ class Conversation:
     logprobs: bool = False
     top_logprobs: int | None = None
     truncate: bool | None = None
-    """Whether a prompt beyond the window may be cut, where the client partial_answer so."""
+    """Whether the engine may truncate a prompt that exceeds the context window; None if the client did not set it."""
     sampling: Sampling = field(default_factory=Sampling)
 
 
 @dataclass(slots=True)
 class Usage:
-    """What the engine counted; durations in seconds, None where it did not say."""
+    """The engine's counters. Durations are in seconds; None where the engine did not report a value."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -145,11 +145,13 @@ class Usage:
     total_s: float | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Delta:
-    """A piece of an answer. Any field may be absent; `finish_reason` ("stop", "length", "tool_calls", "load", ...) closes
-    the text, `is_last` closes the stream. A whole (non-stream) answer is one Delta with everything in it.
-    `embeddings` carries an EMBED answer; `error` an error the engine sent in the middle of a stream.
+    """A chunk of an answer. Every field is optional.
+
+    `finish_reason` ("stop", "length", "tool_calls", "load", ...) ends the text, `is_last` ends the stream. A complete
+    (non-streamed) answer is one Delta. `embeddings` carries an EMBED answer; `error` is an error that the engine sent
+    in the middle of a stream.
     """
 
     text: str = ""

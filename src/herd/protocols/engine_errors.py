@@ -1,4 +1,4 @@
-"""Reads the error texts that engines put into their answers, in any protocol."""
+"""Reads the error message from the `error` value of an engine's answer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 def error_text(error: msgspec.Raw) -> str:
-    """The sentence in an `error` value, which is a string in Ollama and an object in some of its imitators."""
+    """The message in an `error` value, which is a string in Ollama and an object in some Ollama-compatible servers."""
     value = msgspec.json.decode(error)
     if isinstance(value, dict):
         value = value.get("message", value)

@@ -1,7 +1,7 @@
-"""The lines by which an engine tells how a download goes, and the name by which a model is asked from another node. Fetches nothing.
+"""Reads the progress lines of a model download, and builds the model names for copies from another node.
 
-Ollama's /api/pull (transcripts of 0.32.15): {"status":"pulling 3b69...","digest":"sha256:..","total":N,"completed":N}, at last
-{"status":"success"}; a failure after the first line is {"error":".."} under status 200.
+Ollama's /api/pull (transcripts of 0.32.15) sends {"status":"pulling 3b69...","digest":"sha256:..","total":N,
+"completed":N} and finally {"status":"success"}. A failure after the first line is {"error":".."} with status 200.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ SUCCESS = "success"
 
 
 class PullProgress(msgspec.Struct, omit_defaults=True):
-    """One line. `error` empty unless it failed."""
+    """One progress line. `error` is empty unless the download failed."""
 
     status: str = ""
     digest: str = ""
@@ -27,7 +27,7 @@ _DECODER = msgspec.json.Decoder(PullProgress)
 
 
 def read_progress(line: bytes) -> PullProgress | None:
-    """None for what is no such line."""
+    """The progress in this line, or None if the line is not a progress line."""
     try:
         return _DECODER.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -35,10 +35,10 @@ def read_progress(line: bytes) -> PullProgress | None:
 
 
 def registry_pull_name(library_url: str, digest: str) -> str:
-    """How an engine asks another node's agent for the model with this digest; plain HTTP has to be partial_answer."""
+    """The name by which an engine pulls the model with this digest from another node's agent over plain HTTP."""
     return f"http://{urlsplit(library_url).netloc}/herd/{digest}:latest"
 
 
 def pulled_name(library_url: str, digest: str) -> str:
-    """How the engine then calls it, until it gets its own name."""
+    """The name under which the engine stores the pulled model until it is renamed."""
     return f"{urlsplit(library_url).netloc}/herd/{digest}:latest"

@@ -1,13 +1,13 @@
-"""What every request is read for at the door, whatever its dialect: valid JSON, a model's name, the coordinator's extras.
+"""Reads the fields that requests of every dialect share, and rewrites bodies without the coordinator's extensions.
 
-Also the way back: a body without those extras. Knows no route and no dialect's fields; never decodes a payload it
-does not have to (`msgspec.Raw` keeps a value as the bytes the client sent).
+The shared fields are the model name and the extensions (`fallback_models`, `metadata.tags`, `user`). A payload is not
+decoded unless necessary: `msgspec.Raw` holds a value as the bytes that the client sent.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,14 +22,20 @@ TAGS_MAX = 16
 TAG_MAX_CHARS = 64
 USER_MAX_CHARS = 256
 MODEL_NAME_MAX_CHARS = 256
-NAMES_REMEMBERED_MAX = 1024
-"""Good names that need not be looked at again."""
+NAMES_CACHED_MAX = 1024
+"""Number of valid names in the cache."""
 
 BYTES_PER_TOKEN = 4
-"""The usual estimate for text in any tokenizer; only its order of magnitude is relied on."""
+"""The usual estimate for text in any tokenizer. Only its order of magnitude matters."""
 
 ABSENT = msgspec.Raw()
 """The value of a Raw field that the client did not send."""
+
+TOKENS_MAX = 2**31 - 1
+"""Engines count tokens in 32 bits."""
+
+EMPTY_VALUES = frozenset((b"[]", b'""', b"false"))
+"""JSON values that mean the same as no value."""
 
 _NULL = msgspec.Raw(b"null")
 
@@ -44,7 +50,7 @@ _BINARY_START = re.compile(rb';base64,|"data"\s*:\s*"')
 
 
 class ExtensionFields(msgspec.Struct):
-    """The coordinator's own request fields. A dialect's door struct derives from this."""
+    """The coordinator's own request fields. The request struct of each dialect derives from it."""
 
     fallback_models: msgspec.Raw = ABSENT
     metadata: msgspec.Raw = ABSENT
@@ -52,7 +58,7 @@ class ExtensionFields(msgspec.Struct):
 
 
 class Extensions(NamedTuple):
-    """The extras, read: `are_present` says that the body must be rewritten without them."""
+    """The decoded extensions. `are_present` means that the body must be rewritten without them."""
 
     fallback_models: tuple[str, ...]
     tags: tuple[str, ...]
@@ -60,13 +66,13 @@ class Extensions(NamedTuple):
     are_present: bool
 
 
-_NOTHING = Extensions((), (), "", False)
+_NO_EXTENSIONS = Extensions((), (), "", False)
 
 
 def read(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
-    """The body as the decoder's type. Raises BadRequest in plain words for anything that is not exactly that.
+    """The body as the decoder's type. Raises BadRequest with a readable message if the body does not match it.
 
-    Strings that the decoder skips are checked to be UTF-8 too: an engine would choke on them later.
+    Strings that the decoder skips must be valid UTF-8 too, because an engine would fail on them later.
     """
     if not body or body.isspace():
         raise BadRequest("missing request body")
@@ -77,7 +83,7 @@ def read(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
     except RecursionError:
         raise BadRequest("the body is nested too deeply") from None
     except msgspec.ValidationError as wrong:
-        raise BadRequest(_plain(str(wrong))) from None
+        raise BadRequest(_readable(str(wrong))) from None
     except msgspec.DecodeError as wrong:
         raise BadRequest(f"the body is not valid JSON: {wrong}") from None
     except UnicodeDecodeError:
@@ -86,17 +92,32 @@ def read(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
 
 
 def is_given(raw: msgspec.Raw) -> bool:
-    """Whether the client sent the field, with something other than null."""
+    """Whether the client sent the field with a value other than null."""
     return raw is not ABSENT and raw not in (ABSENT, _NULL)
 
 
-@lru_cache(NAMES_REMEMBERED_MAX)
-def model_name(name: str | None) -> str:
-    """The name as it was given, if it follows the grammar `[host[:port]/][namespace/...]model[:tag]`.
+def has_content(raw: msgspec.Raw, empty: Collection[bytes] = EMPTY_VALUES) -> bool:
+    """Whether the client sent the field with a value that is neither null nor one of `empty`."""
+    return is_given(raw) and (memoryview(raw).nbytes > 16 or bytes(raw).replace(b" ", b"") not in empty)
 
-    Segments are letters, digits and `. _ - @`, beginning and ending with none of `. -`; names never become paths or
-    URLs without quoting, but nothing that looks like a way out of a folder gets as far as that.
-    Raises BadRequest.
+
+def is_list(raw: msgspec.Raw) -> bool:
+    """Whether the value is a JSON list, such as content that consists of parts."""
+    view = memoryview(raw)
+    return view.nbytes > 0 and view[0] == ord("[")
+
+
+def token_limit(number: float | None) -> int | None:
+    """A number of tokens that the client set, at most TOKENS_MAX; None where it is absent or not positive."""
+    return min(int(number), TOKENS_MAX) if number is not None and number >= 1 else None
+
+
+@lru_cache(NAMES_CACHED_MAX)
+def model_name(name: str | None) -> str:
+    """The unchanged name, if it follows the grammar `[host[:port]/][namespace/...]model[:tag]`. Raises BadRequest.
+
+    Segments contain letters, digits and `. _ - @`, and do not begin or end with `.` or `-`. Names are always quoted in
+    paths and URLs; names that could leave a directory are rejected anyway.
     """
     if not name:
         raise BadRequest("model is required")
@@ -105,19 +126,19 @@ def model_name(name: str | None) -> str:
     return name
 
 
-def read_extensions(extras: ExtensionFields, model: str) -> Extensions:
-    """The extras of a request for `model`. Raises BadRequest."""
-    if extras.metadata is ABSENT and extras.fallback_models is ABSENT and extras.user is ABSENT:
-        return _NOTHING
-    tags, has_tags = _metadata_tags(extras.metadata)
-    present = has_tags or any(memoryview(raw).nbytes for raw in (extras.fallback_models, extras.user))
+def read_extensions(sent: ExtensionFields, model: str) -> Extensions:
+    """The extensions of a request for `model`. Raises BadRequest."""
+    if sent.metadata is ABSENT and sent.fallback_models is ABSENT and sent.user is ABSENT:
+        return _NO_EXTENSIONS
+    tags, has_tags = _metadata_tags(sent.metadata)
+    present = has_tags or any(memoryview(raw).nbytes for raw in (sent.fallback_models, sent.user))
     if not present:
-        return _NOTHING
-    return Extensions(_fallbacks(extras.fallback_models, model), tags, _user(extras.user), present)
+        return _NO_EXTENSIONS
+    return Extensions(_fallbacks(sent.fallback_models, model), tags, _user(sent.user), present)
 
 
 def read_tags(values: Sequence[str], where: str) -> tuple[str, ...]:
-    """Tags without blanks and repetitions, in order. `where` names their source in the BadRequest raised."""
+    """Tags without surrounding blanks and duplicates, in order. `where` names their source in the BadRequest."""
     if len(values) > TAGS_MAX:
         raise BadRequest(f"{where}: at most {TAGS_MAX} tags, not {len(values)}")
     tags = dict.fromkeys(stripped for value in values if (stripped := value.strip()))
@@ -128,12 +149,12 @@ def read_tags(values: Sequence[str], where: str) -> tuple[str, ...]:
 
 
 def estimate_tokens(size_bytes: int) -> int:
-    """Estimated tokens of that many bytes of text."""
+    """The estimated number of tokens in a text of this size."""
     return size_bytes // BYTES_PER_TOKEN
 
 
 def text_bytes(raw: msgspec.Raw) -> int:
-    """Size of a JSON value without what is binary in it: base64 of data: URIs and of values named "data"."""
+    """Size of a JSON value without binary data: base64 in data: URIs and in values named "data"."""
     data = bytes(raw)
     size, at = len(data), 0
     while found := _BINARY_START.search(data, at):
@@ -144,22 +165,24 @@ def text_bytes(raw: msgspec.Raw) -> int:
     return size
 
 
-def rewrite(ask: ParsedRequest, model: str, put: Mapping[str, Any] | None = None, name_field: str = "model") -> bytes:
-    """The body a node may see: without extras, for `model`, with the fields of `put` set. All else byte for byte.
+def rewrite(
+    request: ParsedRequest, model: str, replacements: Mapping[str, Any] | None = None, name_field: str = "model"
+) -> bytes:
+    """The body for a node: without extensions, for `model`, and with `replacements`. Raises BadRequest.
 
-    Values that stay are copied as they were sent; only the space between top-level fields is lost, and of
-    a field sent twice the last remains. A `metadata` left empty goes too. Raises BadRequest.
+    Other values are copied unchanged. Only the whitespace between top-level fields is lost, and of a duplicate field the
+    last one remains. An empty `metadata` is removed.
     """
-    fields = read(ask.body, _FIELDS)
-    if ask.has_extras:
-        _drop_extras(fields)
+    fields = read(request.body, _FIELDS)
+    if request.has_extras:
+        _remove_extensions(fields)
     fields[name_field] = msgspec.Raw(msgspec.json.encode(model))
-    for name, value in (put or {}).items():
+    for name, value in (replacements or {}).items():
         fields[name] = msgspec.Raw(msgspec.json.encode(value))
     return msgspec.json.encode(fields)
 
 
-def _drop_extras(fields: dict[str, msgspec.Raw]) -> None:
+def _remove_extensions(fields: dict[str, msgspec.Raw]) -> None:
     fields.pop("fallback_models", None)
     fields.pop("user", None)
     metadata = fields.get("metadata", ABSENT)
@@ -186,7 +209,7 @@ def _fallbacks(raw: msgspec.Raw, model: str) -> tuple[str, ...]:
 
 
 def _metadata_tags(raw: msgspec.Raw) -> tuple[tuple[str, ...], bool]:
-    """The tags and whether there was a `tags` at all. Metadata that is no object is none of ours."""
+    """The tags, and whether there is a `tags` field. Metadata that is not an object is not ours and is ignored."""
     if not _is_object(raw):
         return (), False
     tags = _value(raw, _METADATA, "metadata must be an object")
@@ -227,19 +250,19 @@ _STRINGS = msgspec.json.Decoder(list[str] | None)
 _STRING = msgspec.json.Decoder(str | None)
 
 
-def _plain(text: str) -> str:
-    """msgspec's "Expected `array | null`, got `str` - at `$.messages`" as "messages must be a list, not a string"."""
+def _readable(text: str) -> str:
+    """Turns "Expected `array | null`, got `str` - at `$.messages`" into "messages must be a list, not a string"."""
     at = _PATH.search(text)
     place = (at["path"] if at else "") or "the body"
     expected = _EXPECTED.search(text)
     if not expected:
         return f"{place}: {_PATH.sub('', text)}"
-    wanted = [_in_words(kind) for kind in expected["wanted"].split(" | ") if kind != "null"]
-    return f"{place} must be {' or '.join(wanted)}, not {_in_words(expected['got'])}"
+    wanted = [_type_name(kind) for kind in expected["wanted"].split(" | ") if kind != "null"]
+    return f"{place} must be {' or '.join(wanted)}, not {_type_name(expected['got'])}"
 
 
-def _in_words(kind: str) -> str:
-    words = {
+def _type_name(kind: str) -> str:
+    names = {
         "object": "an object",
         "array": "a list",
         "str": "a string",
@@ -247,4 +270,4 @@ def _in_words(kind: str) -> str:
         "float": "a number",
         "bool": "true or false",
     }
-    return words.get(kind, kind)
+    return names.get(kind, kind)

@@ -1,8 +1,8 @@
-"""Cuts byte streams into lines, events and documents, whatever the splits, within limits. Knows no dialect and no JSON.
+"""Splits byte streams into lines, server-sent events and documents, for chunks of any size and within size limits.
 
-Two families. Readers (`LineReader`, `EventReader`, `DocumentReader`) hand out every piece, for translation. Watchers
-(`LastLine`, `Tail`, `HeadAndTail`) see bytes on their way and keep only what the end of an answer must be judged by, so that
-passing bytes through costs a memory search and a bounded copy per chunk.
+Readers (`LineReader`, `EventReader`, `DocumentReader`) return every item, for translation. Watchers (`LastLine`, `Tail`,
+`HeadAndTail`) observe passed-through bytes and store only what is needed to check the end of an answer, so that passing
+bytes through costs a memory search and a bounded copy for each chunk.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from __future__ import annotations
 from typing import NamedTuple
 
 LINE_MAX_BYTES = 1 << 20
-"""Longest NDJSON line and longest SSE event (reliability: bounded line buffers)."""
+"""Maximum length of an NDJSON line and of an SSE event (docs/reliability.md: bounded line buffers)."""
 
 DOCUMENT_MAX_BYTES = 32 << 20
-"""Longest answer that is collected whole, the same as the longest request body."""
+"""Maximum size of an answer that is collected in memory, the same as for a request body."""
 
 KEPT_MAX_BYTES = 256 << 10
-"""What a watcher keeps of one line or document before it falls back to both ends of it."""
+"""Size up to which a watcher stores a line or document completely. Of a longer one it stores both ends."""
 
 ENDS_BYTES = 4 << 10
-"""How much of each end is kept of something longer: counters stand in the last few hundred bytes."""
+"""Size of each stored end of a longer line or document: counters are in the last few hundred bytes."""
 
 
 class LineReader:
-    """NDJSON: non-blank lines without their line end (LF or CRLF).
+    """Reads NDJSON: non-blank lines without their line ending (LF or CRLF).
 
-    `feed` raises `ValueError` when a line grows over the limit; the reader is of no further use then.
+    `feed` raises `ValueError` when a line exceeds the limit. The reader must not be used after that.
     """
 
     def __init__(self, line_max_bytes: int = LINE_MAX_BYTES) -> None:
@@ -35,21 +35,21 @@ class LineReader:
         return [line for line in self._lines.feed(chunk) if line.strip()]
 
     def end(self) -> list[bytes]:
-        """The last line where it had no line end (a server that answers one JSON document), else nothing."""
+        """The last line if it had no line ending (a server that answers one JSON document)."""
         return [line for line in self._lines.end() if line.strip()]
 
 
 class Event(NamedTuple):
-    """One server-sent event; `name` is empty where the server gave none."""
+    """One server-sent event; `name` is empty if the server sent none."""
 
     name: bytes
     data: bytes
 
 
 class EventReader:
-    """SSE: events with data, comments and unknown fields left out (WHATWG HTML, "server-sent events", LF or CRLF).
+    """Reads SSE: events with data, without comments and unknown fields (WHATWG HTML, "server-sent events", LF or CRLF).
 
-    `feed` raises `ValueError` when a line or the data of an event grows over the limit.
+    `feed` raises `ValueError` when a line or the data of an event exceeds the limit.
     """
 
     def __init__(self, event_max_bytes: int = LINE_MAX_BYTES) -> None:
@@ -63,7 +63,7 @@ class EventReader:
         return self._read(self._lines.feed(chunk))
 
     def end(self) -> list[Event]:
-        """An event that lacks only its closing blank line: some servers stop right after the last data."""
+        """A last event without its closing blank line: some servers stop immediately after the last data."""
         return self._read([*self._lines.end(), b""])
 
     def _read(self, lines: list[bytes]) -> list[Event]:
@@ -83,20 +83,20 @@ class EventReader:
         if name == b"data":
             self._size += len(value) + 1
             if self._size > self._max_bytes:
-                raise ValueError(f"an event is longer than {self._max_bytes} bytes")
+                raise ValueError(f"the event is longer than {self._max_bytes} bytes")
             self._data.append(value)
         elif name == b"event":
             self._name = value
 
 
 def event(data: bytes, name: bytes = b"") -> bytes:
-    """One server-sent event on the wire; data of several lines becomes several data fields."""
+    """The bytes of one server-sent event; each line of the data becomes a data field."""
     head = b"event: " + name + b"\n" if name else b""
     return head + b"data: " + data.replace(b"\n", b"\ndata: ") + b"\n\n"
 
 
 class DocumentReader:
-    """A whole body. `feed` raises `ValueError` over the limit."""
+    """Reads a complete body. `feed` raises `ValueError` when the body exceeds the limit."""
 
     def __init__(self, document_max_bytes: int = DOCUMENT_MAX_BYTES) -> None:
         self._max_bytes = document_max_bytes
@@ -104,7 +104,7 @@ class DocumentReader:
 
     def feed(self, chunk: bytes) -> None:
         if len(self._body) + len(chunk) > self._max_bytes:
-            raise ValueError(f"an answer is longer than {self._max_bytes} bytes")
+            raise ValueError(f"the answer is longer than {self._max_bytes} bytes")
         self._body += chunk
 
     def end(self) -> bytes:
@@ -112,7 +112,7 @@ class DocumentReader:
 
 
 class HeadAndTail:
-    """One line or document on its way: whole while it is short, of a longer one both ends."""
+    """Stores a passed-through line or document: completely while it is short, else its head and its tail."""
 
     __slots__ = ("_body", "_head", "_kept_max_bytes")
 
@@ -134,7 +134,7 @@ class HeadAndTail:
 
     @property
     def whole(self) -> bytes | None:
-        """All of it, or None when it was too long to keep."""
+        """All bytes, or None if there were too many to store."""
         return bytes(self._body) if self._head is None else None
 
     @property
@@ -147,14 +147,14 @@ class HeadAndTail:
 
 
 class LastLine:
-    """The last non-blank line of an NDJSON stream, found without looking into the others."""
+    """Finds the last non-blank line of an NDJSON stream without decoding the other lines."""
 
     __slots__ = ("_closed", "line")
 
     def __init__(self, kept_max_bytes: int = KEPT_MAX_BYTES) -> None:
         self.line = HeadAndTail(kept_max_bytes)
         self._closed = False
-        """Whether the line kept has seen its line end, so that the next byte that is not blank begins another."""
+        """Whether the stored line is complete, so that the next non-blank byte begins another line."""
 
     def feed(self, chunk: bytes) -> None:
         end = len(chunk.rstrip())
@@ -168,7 +168,7 @@ class LastLine:
 
 
 class Tail:
-    """The last bytes of a stream: all of a short one, of a longer one at least `keep_bytes` and at most twice that."""
+    """Stores the last bytes of a stream: at least `keep_bytes` and at most twice that."""
 
     __slots__ = ("_bytes", "_keep_bytes")
 
@@ -186,7 +186,7 @@ class Tail:
 
 
 class _Lines:
-    """Splits at LF, drops a CR before it, keeps blank lines. Each byte is searched once, however small the chunks."""
+    """Splits at LF and removes a CR before it; blank lines remain. Each byte is searched once for any chunk size."""
 
     __slots__ = ("_max_bytes", "_rest")
 
@@ -217,15 +217,15 @@ class _Lines:
 
     def _check(self, size_bytes: int) -> None:
         if size_bytes > self._max_bytes:
-            raise ValueError(f"a line is longer than {self._max_bytes} bytes")
+            raise ValueError(f"the line is longer than {self._max_bytes} bytes")
 
 
 ERRORS = (b'{"error":', b'data: {"error":', b"event: error")
-"""How a line or an event begins, in any dialect, that has nothing but an error to tell."""
+"""The beginnings of a line or event that reports only an error, in every dialect."""
 
 
 def split_at_error(lines: bytes) -> tuple[bytes, bytes]:
-    """What comes before the first such line, and the rest from there; whole lines in, mostly all of them out."""
+    """The bytes before the first line that reports an error, and the rest. `lines` must be complete lines."""
     if b"error" not in lines:
         return lines, b""
     at = 0
@@ -237,19 +237,19 @@ def split_at_error(lines: bytes) -> tuple[bytes, bytes]:
 
 
 class WholeLines:
-    """Lets bytes pass in whole lines, so that what was passed on never ends in the middle of one.
+    """Passes bytes on in complete lines, without changing them.
 
-    A node that dies in the middle of a line then leaves its client with lines that can all be read, and whoever goes on
-    from there knows exactly what was partial_answer. The bytes themselves are not changed.
+    If a node dies in the middle of a line, its client has only complete lines, and the node that continues the answer
+    gets exactly the text that the client has.
     """
 
     def __init__(self, limit_bytes: int = LINE_MAX_BYTES) -> None:
         self._limit_bytes = limit_bytes
         self.rest = b""
-        """The beginning of a line that has not ended yet."""
+        """The beginning of an incomplete line."""
 
     def feed(self, chunk: bytes) -> bytes:
-        """Everything up to the last line end seen; a line over the limit passes in pieces."""
+        """The bytes up to the last line ending. A line over the limit is passed in parts."""
         if not self.rest and chunk.endswith(b"\n"):
             return chunk
         data = self.rest + chunk

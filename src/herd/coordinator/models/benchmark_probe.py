@@ -106,7 +106,11 @@ class Prober:
         )
         sampling = Sampling(output_tokens_max=probe.written_tokens, temperature=TEMPERATURE, context_tokens=window)
         return Conversation(
-            RequestKind.CHAT, card.name, True, messages=[Message("user", f"{words}\n{WISH}")], sampling=sampling
+            kind=RequestKind.CHAT,
+            model=card.name,
+            stream=True,
+            messages=[Message("user", f"{words}\n{WISH}")],
+            sampling=sampling,
         )
 
 

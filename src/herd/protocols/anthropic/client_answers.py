@@ -12,7 +12,7 @@ import msgspec
 
 from herd.core.state.request import Counters
 from herd.protocols import request_fields
-from herd.protocols.answer_watch import EventHeadAndTail, decoded, is_good_object, of_long
+from herd.protocols.answer_watch import EventHeadAndTail, decode, is_object_without_error, read_long_document
 from herd.protocols.collector import CollectedAnswer
 from herd.protocols.conversation import Delta, ToolCall, Usage
 from herd.protocols.resumption import PartialAnswer
@@ -96,10 +96,10 @@ class StreamWatch:
         self._ends.feed(chunk)
 
     def end(self) -> Counters | None:
-        tail = [told for data in self._ends.tail_events if (told := decoded(data, _EVENT)) is not None]
+        tail = [told for data in self._ends.tail_events if (told := decode(data, _EVENT)) is not None]
         if not tail or tail[-1].type != "message_stop" or any(told.type == "error" for told in tail):
             return None
-        head = (decoded(data, _EVENT) for data in self._ends.head_events[:1])
+        head = (decode(data, _EVENT) for data in self._ends.head_events[:1])
         start = next((told.message for told in head if told is not None), None) or _Told()
         last = next((told for told in reversed(tail) if told.type == "message_delta"), _Event())
         reason = last.delta.stop_reason if last.delta is not None else None
@@ -119,9 +119,9 @@ class DocumentWatch:
 
     def end(self) -> Counters | None:
         body = self._document.whole
-        told = of_long(self._document, b"usage", _DOCUMENT) if body is None else decoded(body, _DOCUMENT)
+        told = read_long_document(self._document, b"usage", _DOCUMENT) if body is None else decode(body, _DOCUMENT)
         if told is None:
-            return Counters() if body is not None and is_good_object(body) else None
+            return Counters() if body is not None and is_object_without_error(body) else None
         if told.type == "error" or request_fields.is_given(told.error):
             return None
         return _counters(told.usage or _Usage(), _Usage(), told.stop_reason)
@@ -172,7 +172,7 @@ class StreamWriter:
         """Goes on with a stream that broke off after `forwarded`: its message and its open block have begun already."""
         partial_answer = PartialAnswer()
         for told in EventReader().feed(forwarded):
-            event_said = decoded(told.data, _PASSED)
+            event_said = decode(told.data, _PASSED)
             if event_said is not None:
                 self._take(event_said, partial_answer)
         self._note = {"fleet_note": note}
@@ -199,7 +199,7 @@ class StreamWriter:
     def write(self, delta: Delta) -> bytes:
         if delta.error is not None:
             return _event(error_body("api_error", delta.error), b"error")
-        self._collected.note(delta)
+        self._collected.add_outcome(delta)
         out = b"" if self._has_begun else self._start()
         if delta.thinking:
             out += self._piece("thinking", {"thinking": "", "signature": ""}, {"thinking": delta.thinking})
@@ -269,7 +269,7 @@ class DocumentWriter:
     def write(self, delta: Delta) -> bytes:
         if delta.error is not None:
             return msgspec.json.encode(error_body("api_error", delta.error))
-        self._collected.take(delta)
+        self._collected.add(delta)
         return self._document() if delta.is_last else b""
 
     def _document(self) -> bytes:

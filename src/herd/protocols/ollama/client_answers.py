@@ -105,7 +105,7 @@ class AnswerWriter:
     def _take(self, delta: Delta) -> None:
         self._size_bytes += len(delta.text) + len(delta.thinking) + sum(len(c.arguments) for c in delta.tool_calls)
         if self._size_bytes > DOCUMENT_MAX_BYTES and (delta.tool_calls or not self._streams):
-            raise ValueError(f"an answer is longer than {DOCUMENT_MAX_BYTES} bytes")
+            raise ValueError(f"the answer is longer than {DOCUMENT_MAX_BYTES} bytes")
         self._text.append(delta.text)
         self._thinking.append(delta.thinking)
         if delta.logprobs:

@@ -15,7 +15,7 @@ import msgspec
 
 from herd.core.state.request import Counters
 from herd.protocols import request_fields
-from herd.protocols.answer_watch import decoded, event_data, is_good_object, of_long
+from herd.protocols.answer_watch import decode, event_data, is_object_without_error, read_long_document
 from herd.protocols.collector import CollectedAnswer, as_list
 from herd.protocols.conversation import Delta, ToolCall, Usage
 from herd.protocols.openai import chat_json
@@ -63,7 +63,7 @@ class StreamWatch:
             return None
         usage, reason = Usage(), None
         for data in events[:-1]:
-            final = decoded(data, chat_json.FINAL)
+            final = decode(data, chat_json.FINAL)
             if final is None:
                 continue
             if request_fields.is_given(final.error):
@@ -88,9 +88,13 @@ class DocumentWatch:
 
     def end(self) -> Counters | None:
         body = self._document.whole
-        final = of_long(self._document, b"usage", chat_json.FINAL) if body is None else decoded(body, chat_json.FINAL)
+        final = (
+            read_long_document(self._document, b"usage", chat_json.FINAL)
+            if body is None
+            else decode(body, chat_json.FINAL)
+        )
         if final is None:
-            return Counters() if body is not None and is_good_object(body) else None
+            return Counters() if body is not None and is_object_without_error(body) else None
         if request_fields.is_given(final.error):
             return None
         reason = next((c.finish_reason for c in final.choices or () if c.finish_reason), None)
@@ -159,9 +163,9 @@ class AnswerWriter:
             body = error_body(delta.error, "api_error", None)
             return event(msgspec.json.encode(body)) if self._streams else msgspec.json.encode(body)
         if not self._streams:
-            self._collected.take(delta)
+            self._collected.add(delta)
             return self._document() if delta.is_last else b""
-        self._collected.note(delta)
+        self._collected.add_outcome(delta)
         out = self._piece(delta)
         if not self._is_finished and (delta.is_last or delta.finish_reason is not None):
             out += self._finish()
@@ -276,7 +280,7 @@ class EmbedWriter:
     def write(self, delta: Delta) -> bytes:
         if delta.error is not None:
             return msgspec.json.encode(error_body(delta.error, "api_error", None))
-        self._collected.take(delta)
+        self._collected.add(delta)
         return self._document() if delta.is_last else b""
 
     def _document(self) -> bytes:

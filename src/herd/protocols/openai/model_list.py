@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
-from herd.protocols.answer_watch import decoded
+from herd.protocols.answer_watch import decode
 
 MODELS_MAX = 512
 """Most models taken into an inventory, as many as a heartbeat may carry."""
@@ -67,12 +67,12 @@ def rows(status: int, body: bytes, decoder: msgspec.json.Decoder[Body]) -> list[
     """The rows of `{"data": [...]}` that are what the decoder reads, at most MODELS_MAX."""
     if not is_list(status, body):
         return []
-    found = (decoded(bytes(row), decoder) for row in _rows(body))
+    found = (decode(bytes(row), decoder) for row in _rows(body))
     return [row for row in found if row is not None][:MODELS_MAX]
 
 
 def is_list(status: int, body: bytes) -> bool:
-    return status == 200 and decoded(body, _LIST) is not None
+    return status == 200 and decode(body, _LIST) is not None
 
 
 def parameters(count: int | None) -> str:
@@ -96,5 +96,5 @@ def abilities(name: str, more: Iterable[str] = ()) -> frozenset[str]:
 
 
 def _rows(body: bytes) -> list[msgspec.Raw]:
-    found = decoded(body, _LIST)
+    found = decode(body, _LIST)
     return [] if found is None else found.data

@@ -35,7 +35,7 @@ class ResponsesWriter:
     def write(self, delta: Delta) -> bytes:
         if delta.error is not None:
             return self._error(delta.error)
-        self._collected.take(delta)
+        self._collected.add(delta)
         out = b"" if self._sequence or not self._streams else self._begin()
         if delta.thinking:
             out += self._grow("reasoning", ToolCall(-1, arguments=delta.thinking))

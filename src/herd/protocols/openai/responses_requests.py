@@ -14,7 +14,7 @@ import msgspec
 from herd.core.state.request import Counters
 from herd.errors import BadRequest
 from herd.protocols import request_fields
-from herd.protocols.answer_watch import decoded, is_good_object, member
+from herd.protocols.answer_watch import decode, find_object, is_object_without_error
 from herd.protocols.conversation import Message, Tool, ToolCall
 from herd.protocols.openai import chat_json
 from herd.protocols.streams import HeadAndTail, LastLine
@@ -172,7 +172,7 @@ class StreamWatch:
         line = self._last.line.whole
         if line is None:
             return self._of_long()
-        event = decoded(line.strip().removeprefix(b"data:"), _EVENT)
+        event = decode(line.strip().removeprefix(b"data:"), _EVENT)
         if event is None or event.type not in ("response.completed", "response.incomplete"):
             return None
         response = event.response or _Response()
@@ -183,9 +183,9 @@ class StreamWatch:
         found = _WHOLE_EVENT.search(line.head) or _WHOLE_EVENT.search(line.tail)
         if found is None or not line.tail.rstrip().endswith(b"}"):
             return None
-        usage = member(line, b"usage")
+        usage = find_object(line, b"usage")
         kind = found[1].decode().removeprefix("response.")
-        return _counters(None if usage is None else decoded(usage, _USAGE), kind)
+        return _counters(None if usage is None else decode(usage, _USAGE), kind)
 
 
 class DocumentWatch:
@@ -202,12 +202,12 @@ class DocumentWatch:
     def end(self) -> Counters | None:
         body = self._document.whole
         if body is None:
-            usage = member(self._document, b"usage")
+            usage = find_object(self._document, b"usage")
             is_over = self._document.tail.rstrip().endswith(b"}")
-            return _counters(None if usage is None else decoded(usage, _USAGE), "") if is_over else None
-        response = decoded(body, _RESPONSE)
+            return _counters(None if usage is None else decode(usage, _USAGE), "") if is_over else None
+        response = decode(body, _RESPONSE)
         if response is None:
-            return Counters() if is_good_object(body) else None
+            return Counters() if is_object_without_error(body) else None
         if request_fields.is_given(response.error) or response.status in ("failed", "cancelled"):
             return None
         return _counters(response.usage, response.status)
