@@ -58,7 +58,7 @@ AGENT: Final = tuple(config.parts_of(agent_app.Settings))
 def settings() -> str:
     """Both processes' settings, and the names that are accepted for the sake of old environment files."""
     known = {setting.env for record in (*COORDINATOR, *AGENT) for setting in config.settings_of(record)}
-    accepted = ", ".join(f"`{name}`" for name in sorted(config.NOT_OURS_YET - known))
+    accepted = ", ".join(f"`{name}`" for name in sorted(config.IGNORED_LEGACY_SETTINGS - known))
     return page(
         "Settings",
         "A default, then `~/.fleet-manager/env`, then the environment, then a flag: the later wins. An unknown name, or a value "

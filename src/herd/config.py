@@ -1,9 +1,9 @@
-"""Which value each setting has and where it came from. Knows no setting: it is given the components' records.
+"""Reads settings from five sources into the components' records and remembers the source of each value.
 
-    default  <  ~/.fleet-manager/env  <  set in the dashboard  <  environment  <  flag
+    default  <  ~/.fleet-manager/env  <  the dashboard's settings.env  <  environment  <  flag
 
-A record is a frozen dataclass whose fields carry metadata: `env` (the public name), `help` (one sentence), and where
-they apply `min`, `max`, `choices`, `secret`. Whatever is wrong is collected and told at once, as one list.
+The later source wins. A record is a frozen dataclass whose fields carry metadata: `env` (the public name), `help` (one
+sentence), and where they apply `min`, `max`, `choices` and `secret`. All problems are reported together.
 """
 
 from __future__ import annotations
@@ -25,69 +25,47 @@ ENV_FILE = Path("~/.fleet-manager/env")
 ENV_FILE_MAX_BYTES = 256 * 1024
 COORDINATOR_PREFIX = "FLEET_"
 AGENT_PREFIX = "FLEET_NODE_"
-SUGGESTION_LIKENESS = 0.75
+SIMILARITY_MIN = 0.75
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 
-NOT_OURS_YET = frozenset(
+IGNORED_LEGACY_SETTINGS = frozenset(
     {
-        "FLEET_HEARTBEAT_INTERVAL",
-        "FLEET_HEARTBEAT_TIMEOUT",
-        "FLEET_HEARTBEAT_OFFLINE",
-        "FLEET_MAX_RETRIES",
-        "FLEET_STALE_TIMEOUT",
-        "FLEET_CONTEXT_PROTECTION",
-        "FLEET_DYNAMIC_NUM_CTX",
-        "FLEET_NUM_CTX_AUTO_CALCULATE",
-        "FLEET_AUTO_PULL",
-        "FLEET_AUTO_PULL_TIMEOUT",
-        "FLEET_VRAM_FALLBACK",
-        "FLEET_PRE_WARM_THRESHOLD",
-        "FLEET_PRE_WARM_MIN_AVAILABILITY",
-        "FLEET_REBALANCE_INTERVAL",
-        "FLEET_REBALANCE_THRESHOLD",
-        "FLEET_REBALANCE_MAX_PER_CYCLE",
-        "FLEET_PINNED_MODELS",
-        "FLEET_MODEL_PRELOAD_MAX_COUNT",
-        "FLEET_THINKING_OVERHEAD",
-        "FLEET_THINKING_MIN_PREDICT",
         "FLEET_ANTHROPIC_MODEL_MAP",
+        "FLEET_HEARTBEAT_INTERVAL",
         "FLEET_IMAGE_GENERATION",
+        "FLEET_REBALANCE_INTERVAL",
+        "FLEET_REBALANCE_MAX_PER_CYCLE",
+        "FLEET_REBALANCE_THRESHOLD",
         "FLEET_TRANSCRIPTION",
-        "FLEET_NODE_NODE_ID",
-        "FLEET_NODE_OLLAMA_HOST",
-        "FLEET_NODE_ROUTER_URL",
-        "FLEET_NODE_HEARTBEAT_INTERVAL",
-        "FLEET_NODE_ENABLE_CAPACITY_LEARNING",
-        "FLEET_NODE_DATA_DIR",
     }
 )
-"""Names that people have in their environment files from the existing product: accepted, whether or not a record reads them."""
+"""Settings of ollama-herd that have no effect here, accepted because existing environment files contain them."""
 
 RecordT = TypeVar("RecordT", bound="DataclassInstance")
 RecordType = type["DataclassInstance"]
 
 
 class ConfigError(Exception):
-    """Settings that cannot be used. `problems` are sentences for a person; the message is the whole list."""
+    """The settings are invalid. `problems` has one sentence for each problem; the message is the whole list."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
-        head = "a setting is wrong" if len(problems) == 1 else f"{len(problems)} settings are wrong"
+        head = "1 setting is invalid" if len(problems) == 1 else f"{len(problems)} settings are invalid"
         super().__init__("\n  - ".join([f"{head}:", *problems]))
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """A value as somebody wrote it, and where: "environment", "/home/ann/.fleet-manager/env line 3", "--port"."""
+class RawValue:
+    """A value as text, with its source: "environment", "/home/ann/.fleet-manager/env line 3" or "--port"."""
 
     text: str
     source: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """One field of one record: all that documentation and errors need to say of it."""
+    """One field of a record, with what the documentation and error messages need."""
 
     env: str
     help: str
@@ -105,17 +83,17 @@ class Setting:
         """ "a whole number from 1 to 65535", "one of strip, warn, passthrough"."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"
-        words = _WORDS.get(_bare(self.kind), "text")
+        kind = _KIND_NAMES.get(_without_none(self.kind), "text")
         if self.minimum is not None and self.maximum is not None:
-            return f"{words} from {self.minimum:g} to {self.maximum:g}"
+            return f"{kind} from {self.minimum:g} to {self.maximum:g}"
         if self.minimum is not None:
-            return f"{words} of at least {self.minimum:g}"
-        return f"{words} of at most {self.maximum:g}" if self.maximum is not None else words
+            return f"{kind} of at least {self.minimum:g}"
+        return f"{kind} of at most {self.maximum:g}" if self.maximum is not None else kind
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
-    """A setting, its value and the value's source ("default" where nobody gave one)."""
+class SettingValue:
+    """A setting with its value and the value's source ("default" where no source sets it)."""
 
     setting: Setting
     value: object
@@ -124,33 +102,34 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The finished records. `config.of(HoldingSettings)` hands a component its own."""
+    """The records of all components, and every setting with its source."""
 
     records: Mapping[RecordType, object]
-    chosen: tuple[Chosen, ...]
+    values: tuple[SettingValue, ...]
 
     def of(self, record: type[RecordT]) -> RecordT:
+        """One component's record, for example `config.of(HoldingSettings)`."""
         found = self.records[record]
         assert isinstance(found, record)
         return found
 
     def compose(self, whole: type[RecordT]) -> RecordT:
-        """The record of records that a composition root takes: see `parts_of`."""
+        """The record that consists of components' records, see `parts_of`."""
         parts = {name: self.records[part] for name, part in _parts(whole)}
         return whole(**parts)
 
     def describe(self) -> list[dict[str, str]]:
-        """One row a setting for `herd config`: key, value, source, default, expects, help. Secrets are masked."""
+        """One row per setting for `herd config`: key, value, source, default, expects, help. Secrets are masked."""
         return [
             {
-                "key": chosen.setting.env,
-                "value": _shown(chosen.setting, chosen.value),
-                "source": chosen.source,
-                "default": _shown(chosen.setting, chosen.setting.default),
-                "expects": chosen.setting.expects,
-                "help": chosen.setting.help,
+                "key": one.setting.env,
+                "value": _format(one.setting, one.value),
+                "source": one.source,
+                "default": _format(one.setting, one.setting.default),
+                "expects": one.setting.expects,
+                "help": one.setting.help,
             }
-            for chosen in self.chosen
+            for one in self.values
         ]
 
 
@@ -158,39 +137,39 @@ def load(
     records: Sequence[RecordType],
     environ: Mapping[str, str],
     env_file: Path | None = ENV_FILE,
-    flags: Mapping[str, Given] | None = None,
+    flags: Mapping[str, RawValue] | None = None,
     prefix: str = COORDINATOR_PREFIX,
-    here: Mapping[str, Given] | None = None,
+    dashboard: Mapping[str, RawValue] | None = None,
 ) -> Config:
-    """Builds one instance of each record. Raises `ConfigError` with everything that is wrong.
+    """Builds one instance of each record. Raises `ConfigError` with all problems.
 
-    `flags` maps public names to what the command line gave. Unknown names under `prefix` are errors; the coordinator
-    `here` is what was set in the dashboard; the coordinator
-    leaves alone what begins with `FLEET_NODE_`, which is the agent's, since both read the same file.
+    `flags` has the values from the command line and `dashboard` those from settings.env, both by public name. A name
+    that starts with `prefix` and is not a setting is a problem. The coordinator ignores names that start with
+    `FLEET_NODE_`: they are the agent's, and both processes read the same file.
     """
     settings = [setting for record in records for setting in settings_of(record)]
     names = [setting.env for setting in settings]
-    assert len(names) == len(set(names)), "two settings share one name: " + ", ".join(
+    assert len(names) == len(set(names)), "two settings have the same name: " + ", ".join(
         {n for n in names if names.count(n) > 1}
     )
     problems: list[str] = []
-    given = _given(environ, env_file, here or {}, flags or {}, problems)
-    problems.extend(_unknown(given, set(names), prefix))
-    chosen = [_choose(setting, given.get(setting.env), problems) for setting in settings]
+    raw = _raw_values(environ, env_file, dashboard or {}, flags or {}, problems)
+    problems.extend(_unknown(raw, set(names), prefix))
+    values = [_convert(setting, raw.get(setting.env), problems) for setting in settings]
     built: dict[RecordType, object] = {}
     for record in records:
-        values = {c.setting.name: c.value for c in chosen if c.setting.record is record}
+        fields = {one.setting.name: one.value for one in values if one.setting.record is record}
         try:
-            built[record] = record(**values)
+            built[record] = record(**fields)
         except ValueError as error:
             problems.append(str(error))
     if problems:
         raise ConfigError(problems)
-    return Config(types.MappingProxyType(built), tuple(chosen))
+    return Config(types.MappingProxyType(built), tuple(values))
 
 
 def parts_of(whole: RecordType) -> list[RecordType]:
-    """The components' records that a composition root's record is made of, in their order: what `load` is to be given."""
+    """The components' records that this record consists of, in field order: the first argument of `load`."""
     return [part for _, part in _parts(whole)]
 
 
@@ -200,7 +179,7 @@ def _parts(whole: RecordType) -> list[tuple[str, RecordType]]:
 
 
 def settings_of(record: RecordType) -> list[Setting]:
-    """The settings of one record, in the order of its fields. Fields without `env` are not for people and keep their default."""
+    """The settings of one record, in field order. A field without `env` is not a setting and keeps its default."""
     kinds = typing.get_type_hints(record)
     return [
         _setting(record, field, kinds[field.name]) for field in dataclasses.fields(record) if "env" in field.metadata
@@ -209,18 +188,21 @@ def settings_of(record: RecordType) -> list[Setting]:
 
 def documentation(records: Sequence[RecordType]) -> str:
     """A Markdown table of every setting, sorted by name: the body of docs/settings.md."""
-    rows = sorted((s for record in records for s in settings_of(record)), key=lambda setting: setting.env)
-    lines = [
-        f"| `{s.env}` | {f'`{shown}`' if (shown := _shown(s, s.default)) else ''} | {s.expects} | {s.help} |".replace(
-            "  |", " |"
-        )
-        for s in rows
-    ]
+    settings = sorted((one for record in records for one in settings_of(record)), key=lambda setting: setting.env)
+    rows = [(f"`{one.env}`", _code(_format(one, one.default)), one.expects, one.help) for one in settings]
+    lines = [f"| {' | '.join(row)} |".replace("  |", " |") for row in rows]
     return "\n".join(["| name | default | value | meaning |", "|---|---|---|---|", *lines]) + "\n"
 
 
-def read_env_file(path: Path, problems: list[str]) -> dict[str, Given]:
-    """KEY=value lines; `#` comments, `export` and quotes as in a shell. Complaints are appended; a missing file is none."""
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
+
+
+def read_env_file(path: Path, problems: list[str]) -> dict[str, RawValue]:
+    """Reads KEY=value lines, with comments, `export` and quotes as in a shell. A missing file is empty.
+
+    Problems are appended to `problems`.
+    """
     path = path.expanduser()
     try:
         with path.open("rb") as file:
@@ -235,32 +217,32 @@ def read_env_file(path: Path, problems: list[str]) -> dict[str, Given]:
         problems.append(f"{path} is not UTF-8 text")
         return {}
     if len(data) > ENV_FILE_MAX_BYTES:
-        problems.append(f"{path} is larger than {ENV_FILE_MAX_BYTES // 1024} kB, which no settings file is")
+        problems.append(f"{path} is larger than {ENV_FILE_MAX_BYTES // 1024} kB, the maximum size of a settings file")
         return {}
-    found: dict[str, Given] = {}
+    values: dict[str, RawValue] = {}
     for number, line in enumerate(text.splitlines(), start=1):
-        _read_line(line, f"{path} line {number}", found, problems)
-    return found
+        _read_line(line, f"{path} line {number}", values, problems)
+    return values
 
 
-def _read_line(line: str, place: str, found: dict[str, Given], problems: list[str]) -> None:
+def _read_line(line: str, source: str, values: dict[str, RawValue], problems: list[str]) -> None:
     line = line.strip()
     if not line or line.startswith("#"):
         return
     key, equals, value = line.removeprefix("export ").partition("=")
     key = key.strip()
     if not equals or not key.isidentifier():
-        problems.append(f"{place} is not KEY=value")
+        problems.append(f"{source} is not KEY=value")
         return
     text = _unquoted(value.strip())
     if text is None:
-        problems.append(f"{place}: the quote that opens the value of {key} is never closed")
+        problems.append(f"{source}: the quote that opens the value of {key} is never closed")
         return
-    found[key] = Given(text, place)
+    values[key] = RawValue(text, source)
 
 
 def _unquoted(value: str) -> str | None:
-    """The value without its quotes or the comment behind it; None when a quote stays open."""
+    """The value without its quotes and without a trailing comment; None if a quote is not closed."""
     if value[:1] in ("'", '"'):
         end = value.find(value[0], 1)
         rest = value[end + 1 :].strip()
@@ -268,58 +250,59 @@ def _unquoted(value: str) -> str | None:
     return value.partition(" #")[0].rstrip()
 
 
-def _given(
+def _raw_values(
     environ: Mapping[str, str],
     env_file: Path | None,
-    here: Mapping[str, Given],
-    flags: Mapping[str, Given],
+    dashboard: Mapping[str, RawValue],
+    flags: Mapping[str, RawValue],
     problems: list[str],
-) -> dict[str, Given]:
-    given = read_env_file(env_file, problems) if env_file is not None else {}
-    given = {key: value for key, value in given.items() if key.startswith(COORDINATOR_PREFIX)}
-    given.update(here)
-    given.update(
-        {key: Given(text, "environment") for key, text in environ.items() if key.startswith(COORDINATOR_PREFIX)}
+) -> dict[str, RawValue]:
+    in_file = read_env_file(env_file, problems) if env_file is not None else {}
+    raw = {key: value for key, value in in_file.items() if key.startswith(COORDINATOR_PREFIX)}
+    raw.update(dashboard)
+    raw.update(
+        {key: RawValue(text, "environment") for key, text in environ.items() if key.startswith(COORDINATOR_PREFIX)}
     )
-    given.update(flags)
-    return given
+    raw.update(flags)
+    return raw
 
 
-def _unknown(given: Mapping[str, Given], known: set[str], prefix: str) -> list[str]:
+def _unknown(raw: Mapping[str, RawValue], known: set[str], prefix: str) -> list[str]:
+    """A problem for each name that is not a setting, with the most similar name that is one."""
+    accepted = known | IGNORED_LEGACY_SETTINGS
     problems = []
-    for key in sorted(given):
-        is_others = prefix == COORDINATOR_PREFIX and key.startswith(AGENT_PREFIX)
-        if key in known or key in NOT_OURS_YET or is_others or not key.startswith(prefix):
+    for key in sorted(raw):
+        is_agents = prefix == COORDINATOR_PREFIX and key.startswith(AGENT_PREFIX)
+        if key in accepted or is_agents or not key.startswith(prefix):
             continue
-        likely = difflib.get_close_matches(key, sorted(known | NOT_OURS_YET), n=1, cutoff=SUGGESTION_LIKENESS)
-        hint = f", did you mean {likely[0]}?" if likely else "; `herd config` lists those that are"
-        problems.append(f"{key} ({given[key].source}) is not a setting{hint}")
+        similar = difflib.get_close_matches(key, sorted(accepted), n=1, cutoff=SIMILARITY_MIN)
+        hint = f", did you mean {similar[0]}?" if similar else "; list all settings with: herd config"
+        problems.append(f"{key} ({raw[key].source}) is not a setting{hint}")
     return problems
 
 
-def _choose(setting: Setting, given: Given | None, problems: list[str]) -> Chosen:
-    if given is None or (not given.text.strip() and not _may_be_empty(setting.kind)):
-        # An empty line in a compose file means "not set", not "zero".
-        return Chosen(setting, _default(setting), "default")
+def _convert(setting: Setting, raw: RawValue | None, problems: list[str]) -> SettingValue:
+    if raw is None or (not raw.text.strip() and not _may_be_empty(setting.kind)):
+        # An empty value in a compose file means "not set", not zero.
+        return SettingValue(setting, _default(setting), "default")
     try:
-        return Chosen(setting, _converted(setting, given.text.strip()), given.source)
+        return SettingValue(setting, _converted(setting, raw.text.strip()), raw.source)
     except (ValueError, OverflowError):
-        shown = "(secret)" if setting.secret else repr(given.text[:80])
-        problems.append(f"{setting.env}={shown} ({given.source}): expected {setting.expects}")
-        return Chosen(setting, _default(setting), "default")
+        text = "(secret)" if setting.secret else repr(raw.text[:80])
+        problems.append(f"{setting.env}={text} ({raw.source}): expected {setting.expects}")
+        return SettingValue(setting, _default(setting), "default")
 
 
 def _converted(setting: Setting, text: str) -> object:
-    """Raises `ValueError` when the text is not what the setting expects."""
+    """Raises `ValueError` if the text is not what the setting expects."""
     if not text and _is_optional(setting.kind):
         return None
-    bare = _bare(setting.kind)
     if setting.choices:
         for choice in setting.choices:
             if text.lower() == choice.lower():
                 return choice
         raise ValueError(text)
-    value = _CONVERT[bare](text)
+    value = _CONVERT[_without_none(setting.kind)](text)
     if isinstance(value, int | float) and not isinstance(value, bool):
         if setting.minimum is not None and value < setting.minimum:
             raise ValueError(text)
@@ -329,24 +312,24 @@ def _converted(setting: Setting, text: str) -> object:
 
 
 def _setting(record: RecordType, field: dataclasses.Field[object], kind: object) -> Setting:
-    """Raises `TypeError` for a field that cannot be read from text: a mistake in the source, found at start."""
-    told = field.metadata
-    if _bare(kind) not in _CONVERT:
+    """Raises `TypeError` for a field that cannot be read from text: an error in the source code, found at start."""
+    metadata = field.metadata
+    if _without_none(kind) not in _CONVERT:
         raise TypeError(f"{record.__name__}.{field.name}: settings of the type {kind} are not supported")
     default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
     if default is dataclasses.MISSING:
         raise TypeError(f"{record.__name__}.{field.name}: a setting needs a default")
     return Setting(
-        told["env"],
-        told["help"],
-        record,
-        field.name,
-        kind,
-        default,
-        told.get("min"),
-        told.get("max"),
-        tuple(told.get("choices", ())),
-        bool(told.get("secret", False)),
+        env=metadata["env"],
+        help=metadata["help"],
+        record=record,
+        name=field.name,
+        kind=kind,
+        default=default,
+        minimum=metadata.get("min"),
+        maximum=metadata.get("max"),
+        choices=tuple(metadata.get("choices", ())),
+        secret=bool(metadata.get("secret", False)),
     )
 
 
@@ -358,17 +341,17 @@ def _is_optional(kind: object) -> bool:
     return type(None) in typing.get_args(kind)
 
 
-def _bare(kind: object) -> object:
-    """`int | None` without its None."""
+def _without_none(kind: object) -> object:
+    """The type in `T | None`; any other type unchanged."""
     inner = [part for part in typing.get_args(kind) if part is not type(None)]
     return inner[0] if _is_optional(kind) and len(inner) == 1 else kind
 
 
 def _may_be_empty(kind: object) -> bool:
-    return _is_optional(kind) or _bare(kind) in (str, tuple[str, ...])
+    return _is_optional(kind) or _without_none(kind) in (str, tuple[str, ...])
 
 
-def _shown(setting: Setting, value: object) -> str:
+def _format(setting: Setting, value: object) -> str:
     if setting.secret:
         return "(set)" if value else ""
     if value is None:
@@ -394,7 +377,7 @@ def _float(text: str) -> float:
     return value
 
 
-def _words(text: str) -> tuple[str, ...]:
+def _split_list(text: str) -> tuple[str, ...]:
     return tuple(part for part in map(str.strip, text.split(",")) if part)
 
 
@@ -403,15 +386,15 @@ def _path(text: str) -> Path:
 
 
 _CONVERT: Mapping[object, Callable[[str], object]] = types.MappingProxyType(
-    {bool: _bool, int: int, float: _float, str: str, Path: _path, tuple[str, ...]: _words}
+    {bool: _bool, int: int, float: _float, str: str, Path: _path, tuple[str, ...]: _split_list}
 )
-_WORDS: Mapping[object, str] = types.MappingProxyType(
+_KIND_NAMES: Mapping[object, str] = types.MappingProxyType(
     {
         bool: "true or false",
         int: "a whole number",
         float: "a number",
         str: "text",
         Path: "a path",
-        tuple[str, ...]: "a list with commas",
+        tuple[str, ...]: "a comma-separated list",
     }
 )

@@ -206,7 +206,9 @@ def shown_fleet(is_slow: bool = True, history_hours: int = HISTORY_HOURS) -> Ite
 def a_desk(folder: Path) -> SettingsStore:
     """As `herd` has one, but nothing is taken from this machine's environment."""
     return SettingsStore(
-        lambda here: config.load(config.parts_of(Settings), {"FLEET_DATA_DIR": "/var/lib/herd"}, None, None, here=here),
+        lambda here: config.load(
+            config.parts_of(Settings), {"FLEET_DATA_DIR": "/var/lib/herd"}, None, None, dashboard=here
+        ),
         folder / FILE_NAME,
     )
 

@@ -275,9 +275,9 @@ def _load(whole: type[DataclassInstance], flags: Flags, prefix: str) -> config.C
 
 
 def _loaded(
-    whole: type[DataclassInstance], flags: Flags, prefix: str, here: Mapping[str, config.Given]
+    whole: type[DataclassInstance], flags: Flags, prefix: str, here: Mapping[str, config.RawValue]
 ) -> config.Config:
-    given = {name: config.Given(str(value), _flag(name)) for name, value in flags.items() if value is not None}
+    given = {name: config.RawValue(str(value), _flag(name)) for name, value in flags.items() if value is not None}
     env_file = Path(os.environ.get("FLEET_ENV_FILE", config.ENV_FILE))
     environ = {name: value for name, value in os.environ.items() if name != "FLEET_ENV_FILE"}
     return config.load(config.parts_of(whole), environ, env_file, given, prefix, here)

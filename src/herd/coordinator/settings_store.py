@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from herd.config import Chosen, Config, ConfigError, Given, RecordType, Setting, read_env_file
+from herd.config import Config, ConfigError, RawValue, RecordType, Setting, SettingValue, read_env_file
 from herd.coordinator.settings import Settings
 from herd.core.scheduling.completion_time import CompletionTimeSettings
 from herd.core.scheduling.signals import Weights
@@ -33,7 +33,7 @@ KINDS: Mapping[object, str] = MappingProxyType(
 class SettingsStore:
     """`load` makes a `Config` of what is set here and everything else. Raises `ConfigError` where that cannot be."""
 
-    def __init__(self, load: Callable[[Mapping[str, Given]], Config], file: Path) -> None:
+    def __init__(self, load: Callable[[Mapping[str, RawValue]], Config], file: Path) -> None:
         self._load = load
         self._file = file
         problems: list[str] = []
@@ -41,7 +41,7 @@ class SettingsStore:
         if problems:
             raise ConfigError(problems)
         self._config = load(self._given)
-        self._started = {one.setting.env: one.value for one in self._config.chosen}
+        self._started = {one.setting.env: one.value for one in self._config.values}
 
     def settings(self) -> Settings:
         """As they are now, with what takes effect only at the next start."""
@@ -52,7 +52,7 @@ class SettingsStore:
         return self._config.describe()
 
     def lines(self) -> list[SettingLine]:
-        return [self._line(one, row) for one, row in zip(self._config.chosen, self._config.describe(), strict=True)]
+        return [self._line(one, row) for one, row in zip(self._config.values, self._config.describe(), strict=True)]
 
     def here(self, name: str) -> str | None:
         given = self._given.get(name)
@@ -60,7 +60,7 @@ class SettingsStore:
 
     def change(self, name: str, value: str | None) -> SettingLine:
         """Raises `BadRequest`; then nothing has changed."""
-        chosen = next((one for one in self._config.chosen if one.setting.env == name), None)
+        chosen = next((one for one in self._config.values if one.setting.env == name), None)
         if chosen is None:
             raise BadRequest(f"there is no setting {name[:80]!r}; GET /dashboard/api/settings has them all")
         reason = self._why_not(chosen)
@@ -70,7 +70,7 @@ class SettingsStore:
             raise BadRequest(f"a value is one line of at most {VALUE_MAX_CHARS} characters, without quotes")
         given = {key: one for key, one in self._given.items() if key != name}
         if value is not None:
-            given[name] = Given(value, str(self._file))
+            given[name] = RawValue(value, str(self._file))
         try:
             config = self._load(given)
         except ConfigError as error:
@@ -81,18 +81,20 @@ class SettingsStore:
 
     def weights(self, values: dict[str, str]) -> dict[str, float]:
         """Raises `BadRequest`."""
-        names = {one.setting.env: one.setting for one in self._config.chosen if one.setting.record in TAKEN_UP_AT_ONCE}
+        names = {one.setting.env: one.setting for one in self._config.values if one.setting.record in TAKEN_UP_AT_ONCE}
         unknown = sorted(set(values) - set(names))
         if unknown:
             raise BadRequest(f"{unknown[0][:80]} is not a weight; these are: {', '.join(sorted(names))}")
         try:
-            tried = self._load({**self._given, **{name: Given(text, "the preview") for name, text in values.items()}})
+            tried = self._load(
+                {**self._given, **{name: RawValue(text, "the preview") for name, text in values.items()}}
+            )
         except ConfigError as error:
             raise BadRequest("; ".join(error.problems)) from error
-        found = {one.setting.env: one.value for one in tried.chosen}
+        found = {one.setting.env: one.value for one in tried.values}
         return {names[name].name: float(str(found[name])) for name in values}
 
-    def _why_not(self, chosen: Chosen) -> str:
+    def _why_not(self, chosen: SettingValue) -> str:
         """Why it cannot be changed here; "" where it can."""
         name = chosen.setting.env
         if name in ELSEWHERE:
@@ -106,7 +108,7 @@ class SettingsStore:
             else ""
         )
 
-    def _line(self, chosen: Chosen, row: Mapping[str, str]) -> SettingLine:
+    def _line(self, chosen: SettingValue, row: Mapping[str, str]) -> SettingLine:
         setting = chosen.setting
         is_at_once = setting.record in TAKEN_UP_AT_ONCE
         has_waited = not is_at_once and self._started[setting.env] != chosen.value
@@ -132,13 +134,13 @@ class SettingsStore:
             is_secret=setting.secret,
         )
 
-    def _source(self, chosen: Chosen) -> str:
+    def _source(self, chosen: SettingValue) -> str:
         source = chosen.source
         if source in ("default", "environment"):
             return "env" if source == "environment" else source
         return "flag" if source.startswith("-") else "here" if source.startswith(str(self._file)) else "file"
 
-    def _keep(self, given: Mapping[str, Given]) -> None:
+    def _keep(self, given: Mapping[str, RawValue]) -> None:
         """Whole or not at all, for its owner only. Raises `BadRequest` where the disk takes none."""
         text = HEAD + "".join(f'{name}="{one.text}"\n' for name, one in sorted(given.items()))
         try:

@@ -15,7 +15,7 @@ import pytest
 from fakes.fleet import Fleet, running_fleet
 from fakes.ollama.server import FakeOllama
 from herd import config
-from herd.config import ConfigError, Given
+from herd.config import ConfigError, RawValue
 from herd.coordinator.settings import Settings
 from herd.coordinator.settings_store import FILE_NAME, SettingsStore
 from herd.dashboard.tabs.settings import SettingChanged, SettingHistory, SettingLine, SettingsPage, WeightsPreview
@@ -26,13 +26,13 @@ ENVIRON = {"FLEET_HOLD_MAX_S": "20", "FLEET_TRACE_BATCH_ROWS": "128", "FLEET_ANT
 
 
 def a_desk(
-    folder: Path, environ: Mapping[str, str] = ENVIRON, flags: Mapping[str, Given] | None = None
+    folder: Path, environ: Mapping[str, str] = ENVIRON, flags: Mapping[str, RawValue] | None = None
 ) -> SettingsStore:
     known = {setting.env for record in config.parts_of(Settings) for setting in config.settings_of(record)}
     environ = {name: value for name, value in environ.items() if name in known}
 
-    def load(here: Mapping[str, Given]) -> config.Config:
-        return config.load(config.parts_of(Settings), environ, None, flags, here=here)
+    def load(here: Mapping[str, RawValue]) -> config.Config:
+        return config.load(config.parts_of(Settings), environ, None, flags, dashboard=here)
 
     return SettingsStore(load, folder / FILE_NAME)
 
@@ -176,7 +176,7 @@ def test_other_weights_are_tried_on_what_was_asked_and_nothing_changes(fleet: Fl
 
 
 def test_a_flag_wins_and_says_so(tmp_path: Path) -> None:
-    desk = a_desk(tmp_path, flags={"FLEET_TRACE_RETENTION_DAYS": Given("3", "--retention")})
+    desk = a_desk(tmp_path, flags={"FLEET_TRACE_RETENTION_DAYS": RawValue("3", "--retention")})
     with pytest.raises(BadRequest, match="the command line sets it"):
         desk.change("FLEET_TRACE_RETENTION_DAYS", "4")
 
