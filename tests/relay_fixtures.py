@@ -30,7 +30,7 @@ from herd.engines import Engine
 from herd.engines.ollama import ENGINE
 from http_fixtures import LOOPS
 
-MOMENT = Timestamp("2026-11-23T09:13:03.960297886Z", 1795338783)
+TIMESTAMP = Timestamp("2026-11-23T09:13:03.960297886Z", 1795338783)
 TURN = [{"role": "user", "content": "Say hi."}]
 
 
@@ -114,7 +114,7 @@ class Client:
 class Rig:
     driver: Driver
     pool: Pool
-    services: RelayDependencies
+    dependencies: RelayDependencies
     records: list[Record]
     relays: int = 0
     clients: list[Client] = field(default_factory=list)
@@ -146,7 +146,7 @@ class Rig:
             prompt_tokens=ask.prompt_tokens,
         )
         self.clients.append(client)
-        self.driver.admit(request, Relay(client, ask, dialect, request.id, self.services))
+        self.driver.admit(request, Relay(client, ask, dialect, request.id, self.dependencies))
         return client
 
     async def answered(self, path: str = "/api/chat", **body: Any) -> Client:
@@ -192,14 +192,22 @@ async def a_rig(
     driver = Driver(dispatcher, records.append, loop)
     pool = Pool(upstream or UpstreamSettings(), loop)
     engines: dict[str, Engine] = {"ollama": ENGINE, "other": OtherTongue()}
-    notes = WaitComments(WaitCommentSettings(), loop, lambda: places_of(dispatcher, loop.time()))
-    services = RelayDependencies(driver, pool, engines, lambda: MOMENT, relay or RelaySettings(), notes, Random(7))
-    rig = Rig(driver, pool, services, records)
+    wait_comments = WaitComments(WaitCommentSettings(), loop, lambda: places_of(dispatcher, loop.time()))
+    dependencies = RelayDependencies(
+        driver=driver,
+        pool=pool,
+        engines=engines,
+        timestamp=lambda: TIMESTAMP,
+        settings=relay or RelaySettings(),
+        wait_comments=wait_comments,
+        rng=Random(7),
+    )
+    rig = Rig(driver, pool, dependencies, records)
     for index, (name, url) in enumerate((nodes or {}).items()):
         rig.hears(name, url, kind=kind, loaded=index == 0, slots=slots)
     yield rig
     driver.stop()
-    assert not notes and notes._timer is None, "nobody waits, so nothing is timed"
+    assert not wait_comments and wait_comments._timer is None, "no request waits, so no timer runs"
     assert not driver.runs and not dispatcher.live and dispatcher.problems() == []
     assert all(connection._call is None for connection in pool.connections)
     assert all(client.on_gone is None and client.on_writable is None for client in rig.clients)

@@ -102,14 +102,14 @@ def secrets_in_use(fleet: Fleet) -> dict[str, str]:
     post(fleet, "/api/chat", {**CHAT, "messages": CANARY}, **bearer)
     post(fleet, f"/api/{CANARY}", CHAT, **bearer)
     fleet.settle()
-    vault = fleet.coordinator.vault
+    credentials = fleet.coordinator.credentials
     return {
         "a key": key,
-        "its digest": next(iter(vault.keyring)).digest,
+        "its digest": next(iter(credentials.keyring)).digest,
         "a code": json.loads(invited)["code"].rpartition("/")[2],
         "a link": json.loads(other)["path"].rpartition("=")[2],
         "a cookie": cookie.partition("=")[2].partition(";")[0],
-        "the local code": vault.local_code,
+        "the local code": credentials.local_code,
         "a signature": "ab" * 32,
     }
 

@@ -28,10 +28,11 @@ from fakes.ollama.runners import Runner
 from fakes.ollama.server import FakeModel, FakeOllama
 from fakes.real_ollama import RealOllama
 from herd.agent_protocol import heartbeat_decode
-from herd.coordinator.app import Coordinator, Desk
+from herd.coordinator.app import Coordinator
 from herd.coordinator.auth.membership import MembershipSettings
 from herd.coordinator.proxy.auto_pull import AutoPullSettings
 from herd.coordinator.settings import Settings
+from herd.coordinator.settings_store import SettingsStore
 from herd.core.lifecycle.holding import HoldingSettings
 from herd.core.state.fleet import GB, EngineEndpoint, Loaded, Memory, ModelInfo, NodeId, Pressure, Report, canonical
 from herd.discover import discover
@@ -219,7 +220,7 @@ def running_fleet(
     data_dir: Path | None = None,
     host: str = "127.0.0.1",
     port: int = 0,
-    desk: Desk | None = None,
+    settings_store: SettingsStore | None = None,
 ) -> Iterator[Fleet]:
     """A coordinator that has heard of these nodes once. On exit nothing may be left running in it.
 
@@ -229,7 +230,9 @@ def running_fleet(
         thread = LoopThread()
         try:
             home = data_dir or Path(folder)
-            coordinator = thread.run(_built(at_home(settings or settings_for_tests(), home, host, port), desk))
+            coordinator = thread.run(
+                _built(at_home(settings or settings_for_tests(), home, host, port), settings_store)
+            )
             port = thread.run(coordinator.start())
             fleet = Fleet(coordinator, port, thread, home, dict(nodes), dict(machines or {}))
             try:
@@ -242,5 +245,5 @@ def running_fleet(
             thread.stop()
 
 
-async def _built(settings: Settings, desk: Desk | None) -> Coordinator:
-    return Coordinator(settings, asyncio.get_running_loop(), desk)
+async def _built(settings: Settings, settings_store: SettingsStore | None) -> Coordinator:
+    return Coordinator(settings, asyncio.get_running_loop(), settings_store)

@@ -197,13 +197,15 @@ def shown_fleet(is_slow: bool = True, history_hours: int = HISTORY_HOURS) -> Ite
             pass
         write_history(home / "latency.db", history_hours)
         engines = {name: stack.enter_context(_engine(name, is_slow)) for name in MACHINES}
-        fleet = stack.enter_context(running_fleet(engines, MACHINES, data_dir=home, desk=a_desk(home)))
+        fleet = stack.enter_context(
+            running_fleet(engines, MACHINES, data_dir=home, settings_store=a_settings_store(home))
+        )
         shown = ShownFleet(fleet, engines)
         stack.enter_context(_beating(shown))
         yield shown
 
 
-def a_desk(folder: Path) -> SettingsStore:
+def a_settings_store(folder: Path) -> SettingsStore:
     """As `herd` has one, but nothing is taken from this machine's environment."""
     return SettingsStore(
         lambda here: config.load(

@@ -20,8 +20,9 @@ from herd.cli.client import CliError, CoordinatorClient, coordinator_at
 from herd.cli.doctor import Setup
 from herd.cli.fleet import capture_line
 from herd.cli.screen import clean, console, folded, put, show
-from herd.coordinator import app as router_app
+from herd.coordinator import process
 from herd.coordinator import settings as router_settings
+from herd.coordinator.app import Coordinator
 from herd.coordinator.http.server import PortInUse
 from herd.coordinator.http.tls import BadCertificate
 from herd.coordinator.settings_store import FILE_NAME, SettingsStore
@@ -59,12 +60,12 @@ class WrongSettings(CliError):
 
 def serve(flags: Flags) -> None:
     """The coordinator, until it is told to end. Raises Trouble when it cannot start."""
-    desk = settings_desk(flags)
-    settings = desk.settings()
+    settings_store = open_settings_store(flags)
+    settings = settings_store.settings()
     general = settings.general
     kept = logs.start(settings.log, general.data_dir.expanduser(), "herd")
     try:
-        run(router_app.run(settings, _say_started, desk))
+        run(process.run(settings, _say_started, settings_store))
     except PortInUse as error:
         raise _port_in_use(general.port) from error
     except DataDirInUse as error:
@@ -109,7 +110,7 @@ def _cannot_listen(general: router_settings.GeneralSettings, error: OSError) -> 
     return CliError(f"cannot listen on {general.host}: {reason}", "listen everywhere: herd --host 0.0.0.0")
 
 
-def _say_started(coordinator: router_app.Coordinator, port: int) -> None:
+def _say_started(coordinator: Coordinator, port: int) -> None:
     general = coordinator.settings.general
     url = f"http://{'localhost' if general.host in EVERYWHERE else general.host}:{port}"
     log.info("listening", extra={"url": url, "data_dir": str(general.data_dir)})
@@ -220,7 +221,7 @@ def described(is_agents: bool) -> list[dict[str, str]]:
         else (router_settings.Settings, config.COORDINATOR_PREFIX)
     )
     try:
-        return settings_desk({}).describe() if not is_agents else _load(whole, {}, prefix).describe()
+        return open_settings_store({}).describe() if not is_agents else _load(whole, {}, prefix).describe()
     except WrongSettings as wrong:
         return [{"problem": problem} for problem in wrong.problems]
 
@@ -232,7 +233,7 @@ def show_config(wanted: str, is_agents: bool, as_json: bool) -> None:
         if is_agents
         else (router_settings.Settings, config.COORDINATOR_PREFIX)
     )
-    described_rows = _load(whole, {}, prefix).describe() if is_agents else settings_desk({}).describe()
+    described_rows = _load(whole, {}, prefix).describe() if is_agents else open_settings_store({}).describe()
     rows = [row for row in described_rows if wanted.lower() in f"{row['key']} {row['help']}".lower()]
     if not rows:
         raise CliError(
@@ -254,7 +255,7 @@ def config_lines(rows: Iterable[Mapping[str, str]]) -> Iterable[Text]:
         yield from folded(Text("    "), row["help"], console.width, "dim")
 
 
-def settings_desk(flags: Flags) -> SettingsStore:
+def open_settings_store(flags: Flags) -> SettingsStore:
     """All of the coordinator's settings, with those that the dashboard has set. Raises `WrongSettings`."""
     first = _load(router_settings.Settings, flags, config.COORDINATOR_PREFIX)
     folder = first.compose(router_settings.Settings).general.data_dir.expanduser()

@@ -1,35 +1,26 @@
-"""The coordinator's composition root: everything is built and joined here, and nowhere else. Decides nothing itself.
+"""Builds the coordinator: creates every component and connects them, and starts and stops them.
 
-Read it top to bottom to know what the process is made of: core (`core_of.py`), store, data path, control routes, mDNS.
+Read it from top to bottom to see what the process consists of. Nothing else creates these components.
 """
 
 from __future__ import annotations
 
 import asyncio
-import datetime
-import gc
 import logging
 import secrets
-import signal
-import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from random import Random
-from typing import Protocol
 
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
 
-import herd.core.scheduling.filters
 import herd.core.scheduling.signals
 import herd.dialects
 import herd.engines
 import herd.health.checks
 from herd import __version__, mdns
 from herd.addresses import host_and_port
-from herd.coordinator.api import settings, views
+from herd.coordinator.api import views
 from herd.coordinator.api.asgi_bridge import Bridge
 from herd.coordinator.api.benchmarks import BenchmarksApi, keeper
 from herd.coordinator.api.charts import ChartsApi
@@ -48,13 +39,13 @@ from herd.coordinator.api.overview import DashboardApi
 from herd.coordinator.api.recommendations import RecommendationsApi
 from herd.coordinator.api.settings import SettingsApi
 from herd.coordinator.api.windows import WindowsApi
-from herd.coordinator.auth.access_control import AccessControl
+from herd.coordinator.auth.access_control import AccessControl, AccessDependencies
 from herd.coordinator.auth.membership import Membership
-from herd.coordinator.auth.routes import Rights
+from herd.coordinator.auth.routes import ApiRoute, Rights
 from herd.coordinator.build_core import dispatcher, limits, policy_of, rules
+from herd.coordinator.clock_and_ids import benchmark_id, request_id_prefix, timestamp, unix_month
 from herd.coordinator.driver import Driver
 from herd.coordinator.http import server, tls
-from herd.coordinator.http.contract import Exchange
 from herd.coordinator.http.server import Server
 from herd.coordinator.loop_lag import LoopLag
 from herd.coordinator.models.benchmark_probe import Prober
@@ -65,28 +56,29 @@ from herd.coordinator.models.transfers import Transfers
 from herd.coordinator.models.warming import ModelWarmer
 from herd.coordinator.proxy.auto_pull import AutoPull
 from herd.coordinator.proxy.capture import Capture
-from herd.coordinator.proxy.inference_api import InferenceApi
+from herd.coordinator.proxy.error_answers import ErrorAnswers
+from herd.coordinator.proxy.inference_api import InferenceApi, InferenceDependencies, InferenceSettings
 from herd.coordinator.proxy.relay_dependencies import RelayDependencies
 from herd.coordinator.proxy.wait_comments import WaitComments
+from herd.coordinator.saved_state import SavedState
 from herd.coordinator.settings import Settings
-from herd.coordinator.storage import benchmark_runs, learned_state, queries
+from herd.coordinator.settings_store import SettingsStore
+from herd.coordinator.storage import benchmark_runs
 from herd.coordinator.storage.credential_store import CredentialStore
 from herd.coordinator.storage.writer import TraceStore
 from herd.coordinator.upstream.engine_client import EngineClient
 from herd.coordinator.upstream.pool import Pool
-from herd.core.lifecycle.queue_positions import QueuePosition
 from herd.core.planning.replay import DecisionRules
 from herd.core.scheduling.completion_time import CompletionTimePolicy
 from herd.core.scheduling.signals import Signal
 from herd.core.state.commands import Record
 from herd.core.state.events import DrainStarted
 from herd.core.state.fleet import ModelName, NodeId, canonical
-from herd.core.state.request import Outcome, RequestId
+from herd.core.state.request import Outcome
 from herd.dashboard.live import Job
-from herd.dialects import Dialect, Timestamp
+from herd.dialects import Dialect
 from herd.discover import discover
 from herd.engines import Engine
-from herd.errors import HerdError, Refusal
 from herd.health import Check
 from herd.trust import pairing
 from herd.trust.allowances import Allowances
@@ -94,272 +86,209 @@ from herd.trust.logins import Logins
 
 log = logging.getLogger("herd")
 
-GC_ALLOCATIONS = 20_000
-SWITCH_INTERVAL_S = 0.0002
-ORDER_STALL_S = 1800.0
-WEEK_S = 7 * 86400.0
-LEARNT_KEPT_EVERY_S = 60.0
-"""Seconds between two times that what was learnt is written down: so much is lost at worst."""
-
-
-class Desk(settings.Desk, Protocol):
-    """Who knows the settings, and can say them all."""
-
-    def settings(self) -> Settings: ...
+ENGINE_CALL_STALL_S = 1800.0
+"""Pulls and other long engine calls: an engine that verifies a digest sends no bytes for minutes."""
 
 
 class Coordinator:
-    """The running process: `start`, then `drain` and `close`."""
+    """The running coordinator: call `start`, later `drain` and `close`."""
 
-    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop, desk: Desk | None = None) -> None:
-        self.desk = desk
+    def __init__(
+        self, settings: Settings, loop: asyncio.AbstractEventLoop, settings_store: SettingsStore | None = None
+    ) -> None:
+        """Without a `settings_store` (an embedded coordinator) the dashboard can neither show nor change settings."""
         self.settings = settings
+        self.settings_store = settings_store
         self.loop = loop
-        self.store = TraceStore(settings.store, settings.general.data_dir.expanduser(), rules=rules(settings))
-        self.vault = CredentialStore(settings.general.data_dir.expanduser())
+        self.data_dir = settings.general.data_dir.expanduser()
+        self.dialects = discover(herd.dialects, Dialect, "DIALECT")
+        self.engines = {engine.kind: engine for engine in discover(herd.engines, Engine, "ENGINE")}
+
+        # Storage and trust
+        self.store = TraceStore(settings.store, self.data_dir, rules=rules(settings))
+        self.credentials = CredentialStore(self.data_dir)
         self.allowances = Allowances()
         self.logins = Logins()
-        self.capture = Capture(settings.capture, loop.time, time.time)
+
+        # The core, and the connections to the nodes
         core = dispatcher(settings, loop.time())
         self.membership = Membership(
-            self.vault, settings.membership, core.fleet, secrets.token_bytes, loop.time, time.time
+            self.credentials, settings.membership, core.fleet, secrets.token_bytes, loop.time, time.time
         )
         self.pool = Pool(settings.upstream, loop, self.membership.forwarder_proof)
-        engines = {engine.kind: engine for engine in discover(herd.engines, Engine, "ENGINE")}
-        self.driver = Driver(core, self._record, loop, ModelWarmer(self.pool, engines))
+        self.driver = Driver(core, self._record, loop, ModelWarmer(self.pool, self.engines))
         self.view = FleetView(self.driver, self.store, loop)
-        # Whoever downloads may check a digest for minutes without a word.
-        self.order_pool = Pool(
-            replace(settings.upstream, stall_timeout_s=ORDER_STALL_S), loop, self.membership.forwarder_proof
-        )
-        self.orders = EngineClient(self.order_pool)
-        self.lag = LoopLag(loop)
-        self.fetching = Transfers(settings.fetch, self.driver.fleet, self.orders, engines, time.time)
-        feed = LiveFeed(self.driver, self.view, self._jobs, loop)
-        self.live = LiveApi(settings.live, feed)
-        grace_s, started_at = settings.holding.start_grace_s, loop.time()
-        self.auto_pull = AutoPull(
-            settings.auto_pull,
-            self.fetching,
-            self.driver.fleet,
-            loop,
-            lambda: loop.time() - started_at >= grace_s,
-            settings.waiting_notes.every_s,
-        )
-        self.keeping = ModelLoader(self.orders, engines, loop)
-        self.pins = PinnedModels(
-            settings.pins, settings.general.data_dir.expanduser(), self.driver.fleet, self.keeping, self.driver.now
-        )
-        notes = WaitComments(settings.waiting_notes, loop, self._places)
-        self.engines = engines
-        self.services = RelayDependencies(
-            self.driver, self.pool, engines, moment, settings.relay, notes, Random(secrets.randbits(64))
-        )
-        prober = Prober(self.orders, self.engines, loop.time, Random(secrets.randbits(64)))
-        self.benchmarks = BenchmarkRunner(
-            settings.benchmarks, self.driver, prober, keeper(self.store, self.driver), time.time, benchmark_id
-        )
-        checks = discover(herd.health.checks, Check, "CHECK")
-        self.health = HealthWatch(self.driver, self.store, checks, settings.membership.open, loop, self._pinned)
-        self.bridge: Bridge | None = None
+
+        self._build_models()
+        self._build_watchers()
+        self._build_front()
         self.server: Server | None = None
         self.tls_server: Server | None = None
         self.advertisement: mdns.Advertisement | None = None
-        self._keeping: asyncio.TimerHandle | None = None
 
-    async def start(self) -> int:
-        """Opens the store and listens; returns the port. Raises `DataDirInUse`, `CredentialStoreDamaged`, `BadCertificate`, `PortInUse` or
-        `OSError`."""
-        general = self.settings.general
-        certificate = tls.context(self.settings.tls)
-        self.store.open()
-        self.vault.open(secrets.token_bytes(pairing.KEY_BYTES), secrets.token_bytes(pairing.CODE_BYTES))
-        self.pins.open()
-        self._remember()
-        self.view.watch()
-        self.health.start()
-        self.lag.start()
-        dialects = discover(herd.dialects, Dialect, "DIALECT")
-        gate = self._build(dialects)
-        self.server = await server.serve(self.settings.http, general.host, general.port, gate, self._render_error)
-        if certificate is not None:
-            port = self.settings.tls.port
-            self.tls_server = await server.serve(
-                self.settings.http, general.host, port, gate, self._render_error, certificate
-            )
-        if self.settings.membership.open:
-            log.warning("FLEET_OPEN is set: every machine on this network may take part and be sent people's requests")
-        if self.settings.capture.is_on:
-            log.warning(
-                "FLEET_CAPTURE is set: prompts are kept in memory for %d s, for who may do everything",
-                self.settings.capture.lasts_s,
-            )
-            self.loop.call_later(self.settings.capture.lasts_s, self.capture.end)
-        if general.mdns:
-            self.advertisement = await mdns.advertise(self.server.port, __version__, fleet_id=self.vault.fleet_id)
-        return self.server.port
+    def _build_models(self) -> None:
+        """What loads, transfers and measures models, beside the requests of clients."""
+        settings, loop, fleet = self.settings, self.loop, self.driver.fleet
+        self.engine_pool = Pool(
+            replace(settings.upstream, stall_timeout_s=ENGINE_CALL_STALL_S), loop, self.membership.forwarder_proof
+        )
+        self.engine_client = EngineClient(self.engine_pool)
+        self.transfers = Transfers(settings.transfers, fleet, self.engine_client, self.engines, time.time)
+        self.model_loader = ModelLoader(self.engine_client, self.engines, loop)
+        self.pinned_models = PinnedModels(
+            settings.pinned_models, self.data_dir, fleet, self.model_loader, self.driver.now
+        )
+        self.saved_state = SavedState(
+            driver=self.driver,
+            store=self.store,
+            credentials=self.credentials,
+            allowances=self.allowances,
+            pinned_models=self.pinned_models,
+            preload_max=settings.pinned_models.preload_max,
+            loop=loop,
+        )
+        prober = Prober(self.engine_client, self.engines, loop.time, Random(secrets.randbits(64)))
+        self.benchmarks = BenchmarkRunner(
+            settings.benchmarks, self.driver, prober, keeper(self.store, self.driver), time.time, benchmark_id
+        )
 
-    def _build(self, dialects: tuple[Dialect, ...]) -> AccessControl:
-        """What stands between a connection and the core: the gate, then inference, then everything else."""
-        general = self.settings.general
-        api = FleetApi(
-            self.driver,
-            self.store,
+    def _build_watchers(self) -> None:
+        """What observes the fleet for the dashboard and the health checks."""
+        settings, loop = self.settings, self.loop
+        self.loop_lag = LoopLag(loop)
+        self.capture = Capture(settings.capture, loop.time, time.time)
+        self.live = LiveApi(settings.live, LiveFeed(self.driver, self.view, self._jobs, loop))
+        checks = discover(herd.health.checks, Check, "CHECK")
+        self.health = HealthWatch(self.driver, self.store, checks, settings.membership.open, loop, self._pinned)
+
+    def _build_front(self) -> None:
+        """What a request passes, from the outside in: access control, then inference, then the API routes."""
+        settings, loop, driver = self.settings, self.loop, self.driver
+        self.errors = ErrorAnswers(self.dialects)
+        routes = self._routes()
+        application = Starlette(routes=routes, exception_handlers={404: self.errors.not_found})
+        listen_address = (settings.general.host, settings.general.port)
+        self.bridge = Bridge(application, self.errors.render, listen_address, self.live.take)
+        self.wait_comments = WaitComments(
+            settings.wait_comments, loop, lambda: views.places_of(driver.dispatcher, driver.now())
+        )
+        grace_s, started_at = settings.holding.start_grace_s, loop.time()
+        self.auto_pull = AutoPull(
+            settings.auto_pull,
+            self.transfers,
+            driver.fleet,
+            loop,
+            lambda: loop.time() - started_at >= grace_s,
+            settings.wait_comments.every_s,
+        )
+        relay = RelayDependencies(
+            driver=driver,
+            pool=self.pool,
+            engines=self.engines,
+            timestamp=timestamp,
+            settings=settings.relay,
+            wait_comments=self.wait_comments,
+            rng=Random(secrets.randbits(64)),
+        )
+        self.inference = InferenceApi(
+            InferenceSettings(
+                id_prefix=request_id_prefix(), hashes_prefixes=settings.general.scheduler == CompletionTimePolicy.name
+            ),
+            InferenceDependencies(
+                dialects=self.dialects,
+                driver=driver,
+                relay=relay,
+                allowances=self.allowances,
+                unix_month=unix_month,
+                other_routes=self.bridge.serve,
+                capture=self.capture.take if settings.capture.is_on else None,
+                auto_pull=self.auto_pull,
+            ),
+        )
+        self.access_control = AccessControl(
+            settings.access,
+            AccessDependencies(
+                keyring=lambda: self.credentials.keyring,
+                right_of=Rights(self.dialects, routes),
+                session_key=lambda session: self.logins.key_of(session, driver.now()),
+                unix_s=time.time,
+                refuse=self.errors.refuse,
+                admit=self.inference,
+            ),
+            form_paths=frozenset(route.path for route in routes if route.is_form),
+        )
+
+    def _routes(self) -> list[ApiRoute]:
+        """Everything that is answered by the coordinator itself."""
+        driver, store = self.driver, self.store
+        fleet_api = FleetApi(
+            driver,
+            store,
             self.membership,
             limits(self.settings),
             self.capture.state,
-            self.pins.look,
-            lambda: self.lag.worst_ms,
+            self.pinned_models.look,
+            lambda: self.loop_lag.worst_ms,
         )
-        access = AccessApi(self.membership, self.driver, self.store, self._place, lambda: gate.forget())
-        logins = LoginApi(
-            self.logins, lambda: self.vault.keyring, self.store, self.driver.now, time.time, lambda: gate.forget()
-        )
-        board = DashboardApi(self.driver, self.store, self.view, self._place)
-        charts = ChartsApi(self.driver, self.store)
-        models = ModelsApi(self.driver.fleet, self.fetching, self.pins, self.orders, self.engines, self.store)
+        signals = discover(herd.core.scheduling.signals, Signal, "SIGNAL")
         routes = [
-            *api.routes,
-            *access.routes,
-            *logins.routes,
-            *board.routes,
-            *charts.routes,
-            *models.routes,
-            *self.live.routes,
-            *SettingsApi(
-                self.desk, self.store, discover(herd.core.scheduling.signals, Signal, "SIGNAL"), self._apply
+            *fleet_api.routes,
+            *AccessApi(self.membership, driver, store, self._address, self._forget_admissions).routes,
+            *LoginApi(
+                self.logins, lambda: self.credentials.keyring, store, driver.now, time.time, self._forget_admissions
             ).routes,
-            *HealthApi(self.health, self.store).routes,
-            *BenchmarksApi(self.benchmarks, self.driver, self.store).routes,
-            *RecommendationsApi(self.driver, self.store, self._pinned).routes,
-            *WindowsApi(self.driver, self.settings.windows).routes,
+            *DashboardApi(driver, store, self.view, self._address).routes,
+            *ChartsApi(driver, store).routes,
+            *ModelsApi(
+                driver.fleet, self.transfers, self.pinned_models, self.engine_client, self.engines, store
+            ).routes,
+            *self.live.routes,
+            *SettingsApi(self.settings_store, store, signals, self._apply_settings).routes,
+            *HealthApi(self.health, store).routes,
+            *BenchmarksApi(self.benchmarks, driver, store).routes,
+            *RecommendationsApi(driver, store, self._pinned).routes,
+            *WindowsApi(driver, self.settings.windows).routes,
             *self.capture.routes,
             *DashboardFiles().routes,
         ]
-        routes += OpenApi(dialects, routes, __version__).routes
-        application = Starlette(routes=routes, exception_handlers={404: self._no_such_path})
-        self.bridge = Bridge(application, self._render_error, (general.host, general.port), self.live.take)
-        asks_who_read_it = general.scheduler == CompletionTimePolicy.name
-        self.inference = InferenceApi(
-            dialects,
-            self.driver,
-            self.services,
-            id_prefix(),
-            self.bridge.serve,
-            asks_who_read_it,
-            self.allowances,
-            unix_month,
-            self.capture.take if self.settings.capture.is_on else None,
-            self.auto_pull,
-        )
-        gate = AccessControl(
-            self.settings.access,
-            lambda: self.vault.keyring,
-            Rights(dialects, routes),
-            lambda session: self.logins.key_of(session, self.driver.now()),
-            time.time,
-            self._turn_away,
-            self.inference,
-            forms=frozenset(route.path for route in routes if route.is_form),
-        )
-        return gate
+        return [*routes, *OpenApi(self.dialects, routes, __version__).routes]
 
-    def _jobs(self) -> list[Job]:
-        """What goes on beside people's requests, and how the last of it ended."""
-        return [*(job_of(fetch) for fetch in self.fetching.book), *benchmark_runs.jobs(self.benchmarks.run)]
+    # --- start and end ---
 
-    def _pinned(self) -> dict[NodeId, tuple[ModelName, ...]]:
-        """By node what is to be in its memory; under an empty name, what is to be in some node's."""
-        found: dict[NodeId, tuple[ModelName, ...]] = {}
-        for pin in self.pins.pins:
-            node_id = NodeId(pin.node_id)
-            found[node_id] = (*found.get(node_id, ()), canonical(pin.model))
-        return found
+    async def start(self) -> int:
+        """Opens the store and listens. Returns the port.
 
-    def _apply(self) -> None:
-        """A setting was changed: what can be taken up at once is. The next choice is made by the new weights."""
-        if self.desk is None:
-            return
-        scheduler, now = self.settings.general.scheduler, self.desk.settings()
-        self.driver.dispatcher.scheduler.policy = policy_of(scheduler, now, self.driver.forecast)
-        self.store.decide_by(DecisionRules(scheduler, now.weights, now.completion_time))
-
-    def _places(self) -> dict[RequestId, QueuePosition]:
-        """Where everybody who waits stands now."""
-        return views.places_of(self.driver.dispatcher, self.driver.now())
-
-    def _place(self) -> str:
-        """Where agents reach this coordinator, for the line that people paste."""
-        port = self.server.port if self.server is not None else self.settings.general.port
-        host = next(iter(mdns.addresses(self.settings.general.host)), "127.0.0.1")
-        return host_and_port(host, port)
-
-    def invitation(self) -> str:
-        """A code that lets other machines in for ten minutes, as it is pasted."""
-        return self.membership.invite(self._place()).text
-
-    def _record(self, row: Record) -> None:
-        """Every row is kept; the last one of a request gives its key's place back."""
-        if row.request.key_id and row.outcome is not Outcome.RETRIED:
-            tokens = (row.counters.prompt_tokens or 0) + (row.counters.completion_tokens or 0)
-            self.allowances.give_back(row.request.key_id, tokens)
-        self.store.record(row)
-        self.view.ended(row)
-
-    def _turn_away(self, exchange: Exchange, refusal: Refusal) -> None:
-        if refusal.status == 401 and exchange.method == "GET" and b"text/html" in (exchange.header(b"accept") or b""):
-            exchange.respond(303, ((b"location", b"/login"),), b"")  # a person at a browser
-            return
-        status, content_type, body = self._render_error(exchange.path, refusal)
-        headers = [(b"content-type", content_type.encode())]
-        if status == 401:
-            headers.append((b"www-authenticate", b"Bearer"))
-        exchange.respond(status, headers, body)
-
-    def _remember(self) -> None:
-        """A restart does not forget how long requests take where, nor how fast each model is on each node."""
-        try:
-            for remembered in self.store.read(queries.remembered_latencies, self.driver.now()):
-                self.driver.feed(remembered)
-            learned_state.believe(self.store.read(learned_state.recalled, time.time()), self.driver.forecast.recall)
-            self._remember_budgets()
-            used = self.store.read(queries.most_used, time.time() - WEEK_S, self.settings.pins.preload_max)
-            self.pins.preload([ModelName(model) for model in used])
-        except HerdError as error:
-            log.warning("what was learnt before could not be read: %s", error)
-        self._keeping = self.loop.call_later(LEARNT_KEPT_EVERY_S, self._keep_learnt)
-
-    def _remember_budgets(self) -> None:
-        """A month's tokens are not given anew by a restart. Raises `HerdError`."""
-        now, month = unix_month()
-        began = datetime.datetime.fromtimestamp(now, datetime.UTC).replace(
-            day=1, hour=0, minute=0, second=0, microsecond=0
-        )
-        used = self.store.read(queries.tokens_by_key, began.timestamp())
-        for key in self.vault.keyring:
-            if key.tokens_per_month:
-                self.allowances.recall(key, now, month, used.get(key.id, 0))
-
-    def _keep_learnt(self) -> None:
-        """Hands what was learnt since the last time to the store."""
-        self.store.learnt(self.driver.forecast.changes())
-        self._keeping = self.loop.call_later(LEARNT_KEPT_EVERY_S, self._keep_learnt)
-
-    def _render_error(self, path: str | None, refusal: Refusal) -> tuple[int, str, bytes]:
-        answer = self.inference.dialect_of(path or "/").error(refusal)
-        return answer.status, answer.content_type, answer.body
-
-    async def _no_such_path(self, request: Request, _: Exception) -> Response:
-        """In the dialect's shape under /v1; elsewhere in the words of Ollama, whose clients look for them."""
-        if not request.url.path.startswith("/v1/"):
-            return PlainTextResponse("404 page not found", 404)
-        status, content_type, body = self._render_error(
-            request.url.path, Refusal(404, "not_found", "there is no such path")
-        )
-        return Response(body, status, media_type=content_type)
+        Raises `DataDirInUse`, `CredentialStoreDamaged`, `BadCertificate`, `PortInUse` or `OSError`.
+        """
+        settings, general = self.settings, self.settings.general
+        certificate = tls.context(settings.tls)
+        self.store.open()
+        self.credentials.open(secrets.token_bytes(pairing.KEY_BYTES), secrets.token_bytes(pairing.CODE_BYTES))
+        self.pinned_models.open()
+        self.saved_state.restore()
+        self.view.watch()
+        self.health.start()
+        self.loop_lag.start()
+        listen = (settings.http, general.host)
+        self.server = await server.serve(*listen, general.port, self.access_control, self.errors.render)
+        if certificate is not None:
+            self.tls_server = await server.serve(
+                *listen, settings.tls.port, self.access_control, self.errors.render, certificate
+            )
+        if settings.membership.open:
+            log.warning("FLEET_OPEN is set: any machine on this network can join and receive requests with prompts")
+        if settings.capture.is_on:
+            log.warning(
+                "FLEET_CAPTURE is set: prompts stay in memory for %d s, readable with an admin key",
+                settings.capture.lasts_s,
+            )
+            self.loop.call_later(settings.capture.lasts_s, self.capture.end)
+        if general.mdns:
+            self.advertisement = await mdns.advertise(self.server.port, __version__, fleet_id=self.credentials.fleet_id)
+        return self.server.port
 
     async def drain(self) -> None:
-        """Nothing new is taken; what runs may finish within the drain time."""
+        """Accepts no more requests. Waits for the running ones until the drain time is over."""
         self.driver.feed(DrainStarted(self.driver.now()))
         if self.advertisement is not None:
             await self.advertisement.withdraw()
@@ -378,89 +307,60 @@ class Coordinator:
         self.driver.stop()
         self.view.stop()
         self.live.close()
-        self.services.notes.stop()
+        self.wait_comments.stop()
         self.health.stop()
         await self.benchmarks.cancel()
         for listener in (self.server, self.tls_server):
             if listener is not None:
                 listener.close()
-        if self.bridge is not None:
-            await self.bridge.close()
-        self.lag.stop()
+        await self.bridge.close()
+        self.loop_lag.stop()
         self.auto_pull.stop()
-        await self.fetching.close()
-        self.keeping.stop()
-        self.order_pool.close()
+        await self.transfers.close()
+        self.model_loader.stop()
+        self.engine_pool.close()
         self.pool.close()
-        if self._keeping is not None:
-            self._keeping.cancel()
-            while memories := self.driver.forecast.changes():
-                self.store.learnt(memories)
+        self.saved_state.close()
         self.store.close()
 
+    # --- what components ask of each other ---
 
-async def run(settings: Settings, started: Callable[[Coordinator, int], None], desk: Desk | None = None) -> None:
-    """Serves until SIGTERM or Ctrl-C, then drains; a second signal ends it at once.
+    def invitation(self) -> str:
+        """A join code for other machines, valid for ten minutes."""
+        return self.membership.invite(self._address()).text
 
-    `started(coordinator, port)` is called once it listens. Raises what `Coordinator.start` raises.
-    """
-    coordinator = Coordinator(settings, asyncio.get_running_loop(), desk)
-    try:
-        port = await coordinator.start()
-        _favour_the_loop()
-        told = _signals(coordinator.loop)
-        started(coordinator, port)
-        await told.get()
-        log.info("draining", extra={"running": len(coordinator.driver.runs)})
-        drain, again = asyncio.ensure_future(coordinator.drain()), asyncio.ensure_future(told.get())
-        await asyncio.wait({drain, again}, return_when=asyncio.FIRST_COMPLETED)
-        for waiting in (drain, again):
-            waiting.cancel()
-    finally:
-        await coordinator.close()
+    def _address(self) -> str:
+        """The host and port at which agents reach this coordinator, for the join command."""
+        port = self.server.port if self.server is not None else self.settings.general.port
+        return host_and_port(next(iter(mdns.addresses(self.settings.general.host)), "127.0.0.1"), port)
 
+    def _record(self, row: Record) -> None:
+        """Stores every trace row. The final row of a request releases its share of the API key's allowance."""
+        if row.request.key_id and row.outcome is not Outcome.RETRIED:
+            tokens = (row.counters.prompt_tokens or 0) + (row.counters.completion_tokens or 0)
+            self.allowances.give_back(row.request.key_id, tokens)
+        self.store.record(row)
+        self.view.ended(row)
 
-def _favour_the_loop() -> None:
-    """Keeps the interpreter's own chores out of the requests' way.
+    def _forget_admissions(self) -> None:
+        self.access_control.forget()
 
-    What was built at the start lives for ever, so the collector need not look at it again, and requests leave few
-    cycles. The writer's thread may hold the interpreter for at most a fifth of a millisecond while the loop waits.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_ALLOCATIONS, 20, 50)
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    def _jobs(self) -> list[Job]:
+        """Transfers and the latest benchmark."""
+        return [*(job_of(transfer) for transfer in self.transfers.book), *benchmark_runs.jobs(self.benchmarks.run)]
 
+    def _pinned(self) -> dict[NodeId, tuple[ModelName, ...]]:
+        """The pinned models of each node; under an empty node id, models that may be in memory on any node."""
+        found: dict[NodeId, tuple[ModelName, ...]] = {}
+        for pin in self.pinned_models.pins:
+            node_id = NodeId(pin.node_id)
+            found[node_id] = (*found.get(node_id, ()), canonical(pin.model))
+        return found
 
-def _signals(loop: asyncio.AbstractEventLoop) -> asyncio.Queue[int]:
-    """Every wish to end, as it comes."""
-    told: asyncio.Queue[int] = asyncio.Queue()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        if sys.platform == "win32":
-            signal.signal(number, lambda n, _frame: loop.call_soon_threadsafe(told.put_nowait, n))
-        else:
-            loop.add_signal_handler(number, told.put_nowait, int(number))
-    return told
-
-
-def moment() -> Timestamp:
-    """The wall clock, for answers made here."""
-    nanoseconds = time.time_ns()
-    at = datetime.datetime.fromtimestamp(nanoseconds // 1_000_000_000, datetime.UTC)
-    return Timestamp(f"{at:%Y-%m-%dT%H:%M:%S}.{nanoseconds % 1_000_000_000:09d}Z", nanoseconds // 1_000_000_000)
-
-
-def unix_month() -> tuple[float, str]:
-    """Now, in unix seconds, and the calendar month it is in, for budgets: "2026-11"."""
-    now = time.time()
-    return now, f"{datetime.datetime.fromtimestamp(now, datetime.UTC):%Y-%m}"
-
-
-def benchmark_id() -> str:
-    """By its minute, and unlike any other."""
-    return f"b-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M}-{secrets.token_hex(2)}"
-
-
-def id_prefix() -> str:
-    """Request ids are unique across restarts: a random part per process, then a counter."""
-    return f"r{secrets.token_hex(3)}-"
+    def _apply_settings(self) -> None:
+        """Applies changed weights to the next routing decision; other settings need a restart."""
+        if self.settings_store is None:
+            return
+        scheduler, changed = self.settings.general.scheduler, self.settings_store.settings()
+        self.driver.dispatcher.scheduler.policy = policy_of(scheduler, changed, self.driver.forecast)
+        self.store.decide_by(DecisionRules(scheduler, changed.weights, changed.completion_time))

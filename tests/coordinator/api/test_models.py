@@ -95,7 +95,7 @@ def test_a_pull_that_breaks_off_says_how_to_go_on() -> None:
 
 
 def test_a_registry_that_the_owner_trusts_is_asked() -> None:
-    settings = replace(settings_for_tests(), fetch=FetchSettings(registries="my.registry"))
+    settings = replace(settings_for_tests(), transfers=FetchSettings(registries="my.registry"))
     with two(settings) as (fleet, *_):
         assert call(fleet, "POST", "/api/pull", {"model": "new"})[0] == 403
         assert "error" in fleet.lines("POST", "/api/pull", {"model": "my.registry/a/b", "node_id": "one"})[-1]
@@ -155,7 +155,7 @@ def test_what_cannot_be_pinned_is_refused() -> None:
 
 
 def test_the_environments_pins_are_seen_to_after_a_heartbeat() -> None:
-    settings = replace(settings_for_tests(), pins=PinSettings(models="n@two"))
+    settings = replace(settings_for_tests(), pinned_models=PinSettings(models="n@two"))
     with two(settings) as (fleet, _, other):
         fleet.beat("two")
         other.wait(lambda: bool(other.scheduler.listed()), "a loaded model")

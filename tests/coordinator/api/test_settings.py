@@ -25,7 +25,7 @@ CHAT = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hello
 ENVIRON = {"FLEET_HOLD_MAX_S": "20", "FLEET_TRACE_BATCH_ROWS": "128", "FLEET_ANTHROPIC_API_KEY": "sk-very-secret"}
 
 
-def a_desk(
+def a_settings_store(
     folder: Path, environ: Mapping[str, str] = ENVIRON, flags: Mapping[str, RawValue] | None = None
 ) -> SettingsStore:
     known = {setting.env for record in config.parts_of(Settings) for setting in config.settings_of(record)}
@@ -42,7 +42,7 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
     with (
         FakeOllama(["m"]) as one,
         FakeOllama(["m"]) as two,
-        running_fleet({"alpha": one, "beta": two}, data_dir=tmp_path, desk=a_desk(tmp_path)) as running,
+        running_fleet({"alpha": one, "beta": two}, data_dir=tmp_path, settings_store=a_settings_store(tmp_path)) as running,
     ):
         yield running
 
@@ -90,7 +90,7 @@ def test_a_change_is_kept_on_record_and_undone(fleet: Fleet, tmp_path: Path) -> 
         True,
     )
     assert changed.sentence == "FLEET_TRACE_RETENTION_DAYS is 14 from the next start on."
-    assert a_desk(tmp_path).settings().store.retention_days == 14.0, "the next start reads it"
+    assert a_settings_store(tmp_path).settings().store.retention_days == 14.0, "the next start reads it"
     assert (tmp_path / FILE_NAME).stat().st_mode & 0o077 == 0
     [past] = msgspec.convert(fleet.get("/dashboard/api/settings/history"), SettingHistory).changes
     assert (past.change_id, past.name, past.before, past.after, past.may_undo, past.ip) == (
@@ -102,7 +102,7 @@ def test_a_change_is_kept_on_record_and_undone(fleet: Fleet, tmp_path: Path) -> 
         "127.0.0.1",
     )
     assert post(fleet, "settings/undo", {"change_id": past.change_id})[0] == 200
-    assert (line(fleet, "FLEET_TRACE_RETENTION_DAYS").source, a_desk(tmp_path).settings().store.retention_days) == (
+    assert (line(fleet, "FLEET_TRACE_RETENTION_DAYS").source, a_settings_store(tmp_path).settings().store.retention_days) == (
         "default",
         30.0,
     )
@@ -176,22 +176,22 @@ def test_other_weights_are_tried_on_what_was_asked_and_nothing_changes(fleet: Fl
 
 
 def test_a_flag_wins_and_says_so(tmp_path: Path) -> None:
-    desk = a_desk(tmp_path, flags={"FLEET_TRACE_RETENTION_DAYS": RawValue("3", "--retention")})
+    settings_store = a_settings_store(tmp_path, flags={"FLEET_TRACE_RETENTION_DAYS": RawValue("3", "--retention")})
     with pytest.raises(BadRequest, match="the command line sets it"):
-        desk.change("FLEET_TRACE_RETENTION_DAYS", "4")
+        settings_store.change("FLEET_TRACE_RETENTION_DAYS", "4")
 
 
 def test_a_file_that_makes_no_sense_stops_the_start_and_is_named(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_text('FLEET_TRACE_RETENTION_DAYS="many"\n')
     with pytest.raises(ConfigError, match=FILE_NAME):
-        a_desk(tmp_path)
+        a_settings_store(tmp_path)
 
 
 def test_a_value_survives_being_kept_whatever_it_is_made_of(tmp_path: Path) -> None:
     for value in ("a,b", " # no comment", "it's", "\\n", "$HOME", ""):
-        a_desk(tmp_path).change("FLEET_ALLOWED_HOSTS", value)
-        desk = a_desk(tmp_path)
-        assert (desk.here("FLEET_ALLOWED_HOSTS") or "").strip() == value.strip()
+        a_settings_store(tmp_path).change("FLEET_ALLOWED_HOSTS", value)
+        settings_store = a_settings_store(tmp_path)
+        assert (settings_store.here("FLEET_ALLOWED_HOSTS") or "").strip() == value.strip()
 
 
 def test_without_a_desk_nothing_is_shown_or_set() -> None:

@@ -99,7 +99,7 @@ def test_an_agent_that_shares_the_coordinators_folder_belongs_at_once(tmp_path: 
         agent = await house.agent(folder="herd")
         told = await agent.beat()
         assert told is not None and told.is_heard and house.node_ids == {"mac"}
-        assert coordinator.vault.nodes[NodeId("mac")].how == "this machine"
+        assert coordinator.credentials.nodes[NodeId("mac")].how == "this machine"
 
     play(tmp_path, game)
 
@@ -219,7 +219,7 @@ def test_a_machine_that_joins_again_with_what_it_has_goes_on_reporting(tmp_path:
     async def game(coordinator: Coordinator, house: House) -> None:
         agent = await house.agent(folder="herd")
         await agent.beat()
-        coordinator.vault.remove_node(NodeId("mac"))
+        coordinator.credentials.remove_node(NodeId("mac"))
         for _ in range(2):
             told = await agent.beat()
             assert told is not None and told.is_heard, told
@@ -281,7 +281,7 @@ def test_of_two_coordinators_on_a_network_an_agent_reports_to_its_own(
         async with FakeCoordinator() as other:
             announced = [
                 await mdns.advertise(port, "1", "127.0.0.1", fleet, interfaces=["127.0.0.1"])
-                for port, fleet in ((other.port, "another-fleet"), (house.port, coordinator.vault.fleet_id))
+                for port, fleet in ((other.port, "another-fleet"), (house.port, coordinator.credentials.fleet_id))
             ]
             if None in announced:
                 pytest.skip("this machine has no multicast: TWO COORDINATORS ON A NETWORK ARE NOT TRIED")

@@ -28,7 +28,7 @@ FORWARDED = {"X-Forwarded-For": "203.0.113.9"}
 def a_fleet(**settings: Any) -> Iterator[tuple[Fleet, FakeOllama]]:
     """One node whose registry has `new`, and a thread that sends its heartbeats."""
     wanted = replace(
-        settings_for_tests(), auto_pull=AutoPullSettings(**settings), waiting_notes=WaitCommentSettings(every_s=0.1)
+        settings_for_tests(), auto_pull=AutoPullSettings(**settings), wait_comments=WaitCommentSettings(every_s=0.1)
     )
     registry = FakeSettings(registry={"new:latest": FakeModel("new", size_bytes=4_000_000_000)})
     with FakeOllama(["m"], registry) as node, running_fleet({"one": node}, settings=wanted) as fleet:
@@ -75,7 +75,7 @@ def test_a_waiting_stream_tells_how_far_it_is_if_asked() -> None:
         with closing(http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)) as connection:
             connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
             response = connection.getresponse()
-            assert response.readline().startswith(b": waiting, position 0, for new to be fetched onto one")
+            assert response.readline().startswith(b": waiting, position 0, for the download of new onto one")
             node.heal()
             gate.release()
             assert response.read().rstrip().endswith(b"data: [DONE]")
@@ -92,7 +92,7 @@ def test_a_client_from_elsewhere_or_an_owner_who_wants_none_gets_404(settings: d
 def test_what_the_registry_does_not_have_is_told() -> None:
     with a_fleet() as (fleet, _):
         status, _, body = ask(fleet, model="nowhere")
-        assert status == 404 and b"could not be fetched" in body and b"file does not exist" in body
+        assert status == 404 and b"could not be downloaded" in body and b"file does not exist" in body
         status, _, body = ask(fleet, model="evil.host/x")
         assert status == 404 and b"evil.host" in body
 

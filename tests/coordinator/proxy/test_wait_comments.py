@@ -8,7 +8,7 @@ import json
 import pytest
 
 from fakes.raw_server import Peer, RawServer, Script, answers, chunked, whole
-from herd.coordinator.proxy.wait_comments import REASON_CHARACTERS_MAX, comment
+from herd.coordinator.proxy.wait_comments import COMMENT_CHARACTERS_MAX, comment
 from herd.coordinator.upstream import forwarded_headers
 from herd.core.state.request import Outcome
 from herd.dialects import Dialect, anthropic, ollama, openai
@@ -55,7 +55,7 @@ def ask(
 
 def time_passes(rig: Rig, seconds: float = 3.0) -> None:
     """The clock of the comments, set by hand."""
-    rig.services.notes.tell(rig.driver.now() + seconds)
+    rig.dependencies.wait_comments.write_due(rig.driver.now() + seconds)
 
 
 def test_an_answer_that_waited_says_how_long_and_where() -> None:
@@ -112,7 +112,7 @@ def test_nobody_else_gets_comments(
             first = ask(rig)
             client = ask(rig, dialect, path, headers, stream=stream)
             time_passes(rig)
-            assert not client.status and not rig.services.notes
+            assert not client.status and not rig.dependencies.wait_comments
             client.leave()
             first.leave()
 
@@ -185,7 +185,7 @@ def test_a_client_that_leaves_after_a_comment_is_never_sent() -> None:
             first, client = ask(rig), ask(rig)
             time_passes(rig)
             client.leave()
-            assert rig.outcomes == [Outcome.CLIENT_CANCELLED] and not rig.services.notes
+            assert rig.outcomes == [Outcome.CLIENT_CANCELLED] and not rig.dependencies.wait_comments
             go.set()
             await first.over
             assert len(server.requests) == 1
@@ -196,7 +196,7 @@ def test_a_client_that_leaves_after_a_comment_is_never_sent() -> None:
 def test_a_comment_is_one_line_whatever_it_tells() -> None:
     told = comment('alpha: "x\r\n\ndata: {"choices":[]}\n\n' + "y" * 5000)
     assert told.count(b"\n") == 2 and told.endswith(b"\n\n") and b"\r" not in told
-    assert len(told) <= REASON_CHARACTERS_MAX + 4
+    assert len(told) <= COMMENT_CHARACTERS_MAX + 4
 
 
 @pytest.mark.parametrize(("chance", "told"), [(0.0, b"10"), (0.5, b"13"), (1.0, b"15")])

@@ -69,7 +69,7 @@ class AccessApi:
         """`address()` is where agents reach this coordinator; `keys_changed()` is called after a key was added or revoked."""
         self._store = store
         self._membership = membership
-        self._credentials = membership.vault
+        self._credentials = membership.credentials
         self._driver = driver
         self._address = address
         self._keys_changed = keys_changed

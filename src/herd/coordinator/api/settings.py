@@ -1,5 +1,5 @@
 """The routes of the settings: what is set to what, changes with their history, and what other weights would have chosen. Decides
-no value: that is the desk's, which knows all settings and keeps what is set here."""
+no value: that is the settings_store's, which knows all settings and keeps what is set here."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ CHANGE_MAX = 2**53
 """A change is answered when it is on record; a disk that takes longer is told."""
 
 
-class Desk(Protocol):
+class EditableSettings(Protocol):
     """Who knows the settings. `change` may take a file's time and is called beside the loop."""
 
     def lines(self) -> Sequence[SettingLine]: ...
@@ -62,10 +62,10 @@ class Desk(Protocol):
 
 class SettingsApi:
     def __init__(
-        self, desk: Desk | None, store: TraceStore, signals: Sequence[Signal], applied: Callable[[], None]
+        self, settings_store: EditableSettings | None, store: TraceStore, signals: Sequence[Signal], applied: Callable[[], None]
     ) -> None:
-        """`applied` is called after a change. Without a desk (an embedded coordinator) nothing can be shown or set."""
-        self._desk = desk
+        """`applied` is called after a change. Without a settings_store (an embedded coordinator) nothing can be shown or set."""
+        self._settings_store = settings_store
         self._store = store
         self._signals = signals
         self._applied = applied
@@ -91,7 +91,7 @@ class SettingsApi:
 
     async def page(self, _: Request) -> Response:
         """Every setting: value, default, source, when a change takes effect."""
-        return json_response(SettingsPage(tuple(self._desk.lines()) if self._desk is not None else ()))
+        return json_response(SettingsPage(tuple(self._settings_store.lines()) if self._settings_store is not None else ()))
 
     async def change(self, request: Request) -> Response:
         """Sets one setting, checked as at the start; kept over restarts, on record, and undone by one call."""
@@ -122,12 +122,12 @@ class SettingsApi:
         return await query_response(self._store, lambda connection: previewed(connection, values, limit, self._signals))
 
     async def _change(self, request: Request, name: str, value: str | None) -> SettingChanged:
-        desk = self._known()
+        settings_store = self._known()
         async with self._one_at_a_time:
-            before = desk.here(name)
-            line = await asyncio.to_thread(desk.change, name, value)
+            before = settings_store.here(name)
+            line = await asyncio.to_thread(settings_store.change, name, value)
             self._applied()
-            change_id = await self._kept(request, name, before, desk.here(name))
+            change_id = await self._kept(request, name, before, settings_store.here(name))
         when = "now" if line.takes_effect == "now" else "from the next start on"
         return SettingChanged(change_id, line, f"{name} is {line.value or 'empty'} {when}.")
 
@@ -158,12 +158,12 @@ class SettingsApi:
                 f"{name} was changed, but the disk does not take the record of it", code="not_recorded"
             ) from error
 
-    def _known(self) -> Desk:
-        if self._desk is None:
+    def _known(self) -> EditableSettings:
+        if self._settings_store is None:
             raise Unavailable(
                 "this coordinator was started by a program that keeps its settings itself", code="no_settings"
             )
-        return self._desk
+        return self._settings_store
 
 
 def previewed(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
 
@@ -107,31 +107,34 @@ def key_of(admission: object | None) -> ApiKey | None:
     return admission.key if isinstance(admission, Admission) else None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessDependencies:
+    keyring: Callable[[], Keyring]
+    right_of: Callable[[str, str], Right]
+    """The right that a method and path need."""
+    session_key: Callable[[str], str | None]
+    """The key that opened a browser session (see `Logins.key_of`)."""
+    unix_s: Callable[[], float]
+    refuse: Callable[[Exchange, Refusal], None]
+    admit: Callable[[Exchange], None]
+
+
 class AccessControl:
-    """Callable with every exchange: who may not is told so, everybody else is handed on."""
+    """Call it with every exchange. It refuses a request without permission and passes the others to `admit`."""
 
     def __init__(
-        self,
-        settings: AccessSettings,
-        keys: Callable[[], Keyring],
-        right_of: Callable[[str, str], Right],
-        session_key: Callable[[str], str | None],
-        unix_s: Callable[[], float],
-        refuse: Callable[[Exchange, Refusal], None],
-        rest: Callable[[Exchange], None],
-        own_names: Sequence[str] = (),
-        forms: frozenset[str] = frozenset(),
+        self, settings: AccessSettings, dependencies: AccessDependencies, form_paths: frozenset[str] = frozenset()
     ) -> None:
-        """`session_key` tells which key opened a session (see `Logins.key_of`); `forms` are the paths that take a form."""
+        """`form_paths`: routes that a page without a script may send a form to."""
         self._settings = settings
-        self._names = AllowedNames.of((*settings.allowed_hosts, *own_names), settings.allowed_origins)
-        self._keys = keys
-        self._right_of = right_of
-        self._session_key = session_key
-        self._forms = forms
-        self._unix_s = unix_s
-        self._refuse = refuse
-        self._rest = rest
+        self._names = AllowedNames.of(settings.allowed_hosts, settings.allowed_origins)
+        self._keyring = dependencies.keyring
+        self._right_of = dependencies.right_of
+        self._session_key = dependencies.session_key
+        self._form_paths = form_paths
+        self._unix_s = dependencies.unix_s
+        self._refuse = dependencies.refuse
+        self._admit = dependencies.admit
         self._edition = 0
         self._anthropic_key = shared_key("anthropic", "FLEET_ANTHROPIC_API_KEY", settings.anthropic_api_key)
 
@@ -156,7 +159,7 @@ class AccessControl:
         if admission.refusal is not None:
             self._refuse(exchange, admission.refusal)
             return
-        self._rest(exchange)
+        self._admit(exchange)
 
     # --- one head ---
 
@@ -170,7 +173,7 @@ class AccessControl:
         if is_preflight:
             method = seen[b"access-control-request-method"].upper()
         right = self._right_of(method, exchange.path)
-        refusal = self._page_refusal(right, method, seen, is_preflight or exchange.path in self._forms)
+        refusal = self._page_refusal(right, method, seen, is_preflight or exchange.path in self._form_paths)
         if refusal is not None:
             return Admission(self._edition, math.inf, refusal)
         accompanying = _cors(seen.get(b"origin", ""), is_preflight)
@@ -189,7 +192,7 @@ class AccessControl:
     def _judged(
         self, exchange: Exchange, right: Right, seen: dict[bytes, str], accompanying: tuple[Header, ...]
     ) -> Admission:
-        now, keyring = self._unix_s(), self._keys()
+        now, keyring = self._unix_s(), self._keyring()
         key, refusal = (None, None) if right is Right.OPEN else self._key(exchange.path, presented(seen), keyring, now)
         if refusal is None:
             is_forwarded = not _FORWARDED.isdisjoint(seen)

@@ -104,14 +104,14 @@ class _Doors(dict[str, str]):
 class Membership:
     def __init__(
         self,
-        vault: CredentialStore,
+        credentials: CredentialStore,
         settings: MembershipSettings,
         fleet: Fleet,
         secrets: Callable[[int], bytes],
         now: Callable[[], float],
         unix_s: Callable[[], float],
     ) -> None:
-        self.vault = vault
+        self.credentials = credentials
         self.settings = settings
         self.applicants = PendingNodes()
         self.codes = JoinCodes()
@@ -135,7 +135,7 @@ class Membership:
             raise NotOfTheFleet(
                 "this machine does not belong to the fleet yet; on the coordinator: herd nodes invite, and paste what it prints here"
             )
-        node = self.vault.nodes.get(stamp.node_id)
+        node = self.credentials.nodes.get(stamp.node_id)
         if node is None:
             raise NotOfTheFleet(
                 "this machine was removed from the fleet, or belongs to another; on the coordinator: herd nodes invite"
@@ -177,7 +177,7 @@ class Membership:
 
     def may_claim(self, node_id: NodeId) -> bool:
         """Whether an unsigned report may go by this name: not by that of a paired node."""
-        return node_id not in self.vault.nodes
+        return node_id not in self.credentials.nodes
 
     # --- joining ---
 
@@ -194,7 +194,7 @@ class Membership:
         if not said.proof:
             return self._join_by_approval(said, ip)
         # Whoever can read the local code's file is this machine's own user, from whatever address it calls.
-        local = self.vault.local_code
+        local = self.credentials.local_code
         code = self.codes.proved(said.proof, said.name, said.public, self._now(), local)
         if not code:
             raise NotOfTheFleet(
@@ -203,15 +203,15 @@ class Membership:
         return self._paired(said, code, "this machine" if code == local else "code")
 
     def _join_by_approval(self, said: JoinRequest, ip: str) -> JoinAnswer:
-        if self.settings.open and said.name not in self.vault.nodes:
-            return JoinAnswer("open", self.vault.public)
+        if self.settings.open and said.name not in self.credentials.nodes:
+            return JoinAnswer("open", self.credentials.public)
         if self.applicants.take_approved(said.public):
             return self._paired(said, "", "approved")
-        if pairing.shared_key(self.vault.private, said.public, said.public, self.vault.public, "") is None:
+        if pairing.shared_key(self.credentials.private, said.public, said.public, self.credentials.public, "") is None:
             raise BadRequest("that is no public key")
         if not self.applicants.apply(PendingNode(said.name, said.public, ip, self._unix_s())):
             raise NotOfTheFleet(f"{pairing.PENDING_MAX} machines wait for approval already", code="too_many_pending")
-        shown = pairing.fingerprint(said.public, self.vault.public)
+        shown = pairing.fingerprint(said.public, self.credentials.public)
         if shown not in self._told:
             self._told = (
                 frozenset((*self._told, shown)) if len(self._told) < pairing.PENDING_MAX else frozenset((shown,))
@@ -222,18 +222,23 @@ class Membership:
                 extra={"ip": ip, "fingerprint": shown},
             )
         return JoinAnswer(
-            "pending", self.vault.public, fingerprint=shown, next=f"on the coordinator: herd nodes approve {said.name}"
+            "pending",
+            self.credentials.public,
+            fingerprint=shown,
+            next=f"on the coordinator: herd nodes approve {said.name}",
         )
 
     def _paired(self, said: JoinRequest, code: str, how: str) -> JoinAnswer:
-        key = pairing.shared_key(self.vault.private, said.public, said.public, self.vault.public, code)
+        key = pairing.shared_key(self.credentials.private, said.public, said.public, self.credentials.public, code)
         if key is None:
             raise BadRequest("that is no public key")
         node_id = self._name_for(said)
-        self.vault.put_node(PairedNode(node_id, said.public, key.hex(), self._unix_s(), how))
+        self.credentials.put_node(PairedNode(node_id, said.public, key.hex(), self._unix_s(), how))
         self.applicants.reject(said.public)
         log.info("a node has joined", extra={"node_id": node_id, "how": how})
-        return JoinAnswer("joined", self.vault.public, node_id, pairing.joined_proof(key, self.vault.public, node_id))
+        return JoinAnswer(
+            "joined", self.credentials.public, node_id, pairing.joined_proof(key, self.credentials.public, node_id)
+        )
 
     def _name_for(self, said: JoinRequest) -> NodeId:
         """The name it asks for, unless another machine reports by that name now."""
@@ -241,7 +246,7 @@ class Membership:
         return next((name for name in names if self._is_free(name, said.public)), names[-1])
 
     def _is_free(self, name: NodeId, public: str) -> bool:
-        paired, node = self.vault.nodes.get(name), self._fleet.node(name)
+        paired, node = self.credentials.nodes.get(name), self._fleet.node(name)
         if paired is not None and paired.public == public:
             return True
         return node is None or node.liveness is Liveness.OFFLINE

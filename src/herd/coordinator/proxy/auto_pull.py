@@ -1,7 +1,8 @@
-"""Fetches a model that somebody asks for and no node has, while the request waits. Where from and where to is `core/planning/transfer_queue.py`'s.
+"""Downloads a model that a request needs and no node has, while the request waits.
 
-Whoever may fetch models by hand may cause it: by default not every client of the network, since a name alone could fill a disk. All who
-ask for the same model share one fetch; when the last of them leaves, it stops (what was read is kept).
+`core/planning/transfer_queue.py` chooses the source and the node. Only callers that may pull models by hand can cause
+a download (FLEET_AUTO_PULL_FOR): a mere name in a request could otherwise fill a disk. All requests for the same model
+share one download. When the last of them is cancelled, the download stops; its completed part stays on the disk.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from herd.coordinator.auth.access_control import may_fetch
 from herd.coordinator.http.contract import Exchange
 from herd.coordinator.models.transfers import Transfers
-from herd.coordinator.proxy.wait_comments import ASKED_WITH, NOTES, WaitNotice
+from herd.coordinator.proxy.wait_comments import WaitNotice, wants_comments
 from herd.core.lifecycle.queue_positions import QueuePosition
 from herd.core.planning.transfer_queue import Transfer, TransferState
 from herd.core.state.fleet import Fleet
@@ -24,9 +25,9 @@ from herd.errors import HerdError, Refusal
 log = logging.getLogger("herd.auto_pull")
 
 HELD_MAX = 64
-"""Requests that wait for a model at the same time; others are told that it is on no node."""
+"""Requests that wait for a download at the same time; further ones get 404 as if auto-pull were off."""
 TAG = "auto-pull"
-"""What such a request is tagged with in the traces."""
+"""The tag of such a request in the traces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +61,11 @@ class AutoPullSettings:
 
 @dataclass(frozen=True, slots=True)
 class AutoPullCallbacks:
-    """What becomes of a request that waited: it is admitted with its wait, refused (`wait` where its head may have left), or left."""
+    """Exactly one of them is called when the wait is over."""
 
     admit: Callable[[WaitNotice], None]
     refuse: Callable[[Refusal, WaitNotice | None], None]
+    """The wait is given where its comments may have sent the answer's head."""
     leave: Callable[[], None]
 
 
@@ -71,23 +73,25 @@ class AutoPull:
     def __init__(
         self,
         settings: AutoPullSettings,
-        fetching: Transfers,
+        transfers: Transfers,
         fleet: Fleet,
         loop: asyncio.AbstractEventLoop,
         is_ready: Callable[[], bool],
-        note_every_s: float,
+        comment_every_s: float,
     ) -> None:
-        """`is_ready`: whether every node had time to report since the start; before, what is unknown may be there."""
-        self._note_every_s = note_every_s
-        self._is_ready = is_ready
+        """`is_ready`: whether every node had time to report since the start. Before, an unknown model may exist."""
         self._settings = settings
-        self._fetching = fetching
+        self._transfers = transfers
         self._fleet = fleet
         self._loop = loop
+        self._is_ready = is_ready
+        self._comment_every_s = comment_every_s
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def take(self, exchange: Exchange, request: Request, tells: bool, ends: AutoPullCallbacks) -> bool:
-        """Whether it is seen to here: then one of `ends` is called, once. `tells`: its answer can hold comments."""
+    def try_hold(
+        self, exchange: Exchange, request: Request, takes_comments: bool, callbacks: AutoPullCallbacks
+    ) -> bool:
+        """Whether this request is held for a download, or was refused, here. Then one of the callbacks is called."""
         models = (request.model, *request.fallbacks)
         if (
             request.kind is RequestKind.INFO
@@ -95,27 +99,22 @@ class AutoPull:
             or any(self._fleet.knows(model) for model in models)
         ):
             return False
-        may = (
+        is_allowed = (
             self._settings.is_on
             and self._is_ready()
             and (self._settings.whom == "everybody" or may_fetch(exchange.admission))
         )
-        if not may or len(self._tasks) >= HELD_MAX:
+        if not is_allowed or len(self._tasks) >= HELD_MAX:
             return False
+        name = request.model_as_asked or request.model
         try:
-            fetch = self._fetching.want(request.model_as_asked or request.model, str(request.id))
+            transfer = self._transfers.want(name, str(request.id))
         except HerdError as error:
-            ends.refuse(
-                Refusal(
-                    404,
-                    error.refusal.code,
-                    f"model '{request.model_as_asked or request.model}' not found on any node, and it is not fetched: {error}",
-                ),
-                None,
-            )
+            message = f"model '{name}' not found on any node, and it cannot be downloaded: {error}"
+            callbacks.refuse(Refusal(404, error.refusal.code, message), None)
             return True
         request.tags = (*request.tags, TAG)
-        self._hold(exchange, request, fetch, tells, ends)
+        self._hold(exchange, request, transfer, takes_comments, callbacks)
         return True
 
     def stop(self) -> None:
@@ -123,63 +122,67 @@ class AutoPull:
             task.cancel()
 
     def _hold(
-        self, exchange: Exchange, request: Request, fetch: Transfer, tells: bool, ends: AutoPullCallbacks
+        self,
+        exchange: Exchange,
+        request: Request,
+        transfer: Transfer,
+        takes_comments: bool,
+        callbacks: AutoPullCallbacks,
     ) -> None:
-        asked = exchange.header(ASKED_WITH) if tells else None
         wait = WaitNotice(request.id, exchange, 0)
-        wait.began(self._loop.time())
-        notes = wait if asked is not None and asked.strip().lower() == NOTES else None
-        task = self._loop.create_task(self._wait(fetch, notes))
+        wait.start(self._loop.time())
+        task = self._loop.create_task(
+            self._wait(transfer, wait if takes_comments and wants_comments(exchange) else None)
+        )
         self._tasks.add(task)
 
-        def over(task: asyncio.Task[None]) -> None:
+        def end(task: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
-            trouble = fetch.error
-            self._fetching.release(fetch, str(request.id))
-            wait.ended(self._loop.time())
-            if fetch.state is TransferState.DONE and not task.cancelled():
-                ends.admit(wait)
+            problem = transfer.error
+            self._transfers.release(transfer, str(request.id))
+            wait.stop(self._loop.time())
+            if transfer.state is TransferState.DONE and not task.cancelled():
+                callbacks.admit(wait)
             else:
-                why = trouble or f"it was not there within {self._settings.timeout_s:.0f} s; watch it with: herd pulls"
-                ends.refuse(
-                    Refusal(
-                        404 if trouble else 503,
-                        "model_not_fetched",
-                        f"model '{request.model_as_asked or request.model}' not found on any node, and it could not be fetched: {why}",
-                    ),
-                    wait,
-                )
+                callbacks.refuse(self._refusal(request, problem), wait)
 
         def leave() -> None:
-            task.remove_done_callback(over)
+            task.remove_done_callback(end)
             task.add_done_callback(self._tasks.discard)
             task.cancel()
-            self._fetching.release(fetch, str(request.id))
-            ends.leave()
+            self._transfers.release(transfer, str(request.id))
+            callbacks.leave()
 
-        task.add_done_callback(over)
+        task.add_done_callback(end)
         exchange.on_gone = leave
 
-    async def _wait(self, fetch: Transfer, notes: WaitNotice | None) -> None:
-        """Returns when the model is there and its node has said so, when it cannot be had, or when the time is up."""
+    def _refusal(self, request: Request, problem: str) -> Refusal:
+        reason = problem or f"not completed within {self._settings.timeout_s:.0f} s; watch it with: herd pulls"
+        name = request.model_as_asked or request.model
+        message = f"model '{name}' not found on any node, and it could not be downloaded: {reason}"
+        return Refusal(404 if problem else 503, "model_not_fetched", message)
+
+    async def _wait(self, transfer: Transfer, commented: WaitNotice | None) -> None:
+        """Returns when the node reports the model, when the download has failed, or when the time is up."""
         try:
             async with asyncio.timeout(self._settings.timeout_s):
-                async for one in self._fetching.follow(fetch, self._note_every_s):
+                async for progress in self._transfers.follow(transfer, self._comment_every_s):
                     at = self._loop.time()
-                    if notes is not None and at - notes.noted_at >= self._note_every_s:
-                        notes.note(QueuePosition(0, told(one)), at)
-                if fetch.state is TransferState.DONE:
-                    await self._fetching.seen(fetch)
+                    if commented is not None and at - commented.commented_at >= self._comment_every_s:
+                        commented.write_position(QueuePosition(0, describe(progress)), at)
+                if transfer.state is TransferState.DONE:
+                    await self._transfers.seen(transfer)
         except TimeoutError:
-            log.info("a request waited too long for its model", extra={"model": fetch.model, "node_id": fetch.node_id})
+            about = {"model": transfer.model, "node_id": transfer.node_id}
+            log.info("a request waited too long for the download of its model", extra=about)
 
 
-def told(fetch: Transfer) -> str:
-    """How far it is, in words."""
+def describe(transfer: Transfer) -> str:
+    """What a request waits for, e.g. "the download of qwen3 onto alpha, 40 % of 4.2 GB"."""
     share = (
-        f", {100 * fetch.completed_bytes // fetch.total_bytes} % of {fetch.total_bytes / 1e9:.1f} GB"
-        if fetch.total_bytes
+        f", {100 * transfer.completed_bytes // transfer.total_bytes} % of {transfer.total_bytes / 1e9:.1f} GB"
+        if transfer.total_bytes
         else ""
     )
-    source = f" from {fetch.source}" if fetch.source else ""
-    return f"{fetch.name} to be fetched onto {fetch.node_id}{source}{share}"
+    source = f" from {transfer.source}" if transfer.source else ""
+    return f"the download of {transfer.name} onto {transfer.node_id}{source}{share}"

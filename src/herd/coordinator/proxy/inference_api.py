@@ -1,14 +1,14 @@
-"""The door for inference: which dialect a path belongs to, what is asked, and whether it is let in. Chooses no node.
+"""Accepts inference requests: finds the dialect of a path, parses the request, checks the key's limits, and admits it.
 
-The hot path: one dictionary look-up, one cheap read of the body, then the driver decides. Lists are answered from
-memory, never from a node, and are cached until the fleet changes.
+This is the hot path: one dictionary lookup and one cheap read of the body, then the driver decides. Model lists are
+answered from memory, without asking a node, and are cached until the fleet changes.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from herd.coordinator.auth.access_control import key_of, timeout_of
@@ -18,10 +18,10 @@ from herd.coordinator.proxy.auto_pull import AutoPull, AutoPullCallbacks
 from herd.coordinator.proxy.prefix_hashes import prefix_hashes
 from herd.coordinator.proxy.relay import Relay
 from herd.coordinator.proxy.relay_dependencies import RelayDependencies
-from herd.coordinator.proxy.wait_comments import WaitNotice
+from herd.coordinator.proxy.wait_comments import WaitNotice, is_event_stream
 from herd.core.state.fleet import canonical
 from herd.core.state.request import Request, RequestId, RequestKind
-from herd.dialects import Answer, Dialect, Timestamp
+from herd.dialects import Answer, Dialect
 from herd.errors import HerdError, MethodNotAllowed, Refusal
 from herd.protocols.conversation import ParsedRequest, Route
 from herd.trust.allowances import Allowances
@@ -32,50 +32,55 @@ TAGS_MAX = 16
 TAG_CHARACTERS_MAX = 64
 NODE_CHARACTERS_MAX = 256
 PRODUCT_BYTES_MAX = 32
-"""How much is looked at of a User-Agent to tell two programs on one machine apart."""
-_ANY_ENGINE: frozenset[str] = frozenset()
+"""How much of a User-Agent is used to distinguish two programs on one machine."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Cached:
+class _CachedListing:
     fleet_version: int
     second: int
     answer: Answer
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceSettings:
+    id_prefix: str
+    """The beginning of every request id."""
+    hashes_prefixes: bool
+    """Whether the policy uses prompt caches; otherwise requests are not hashed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceDependencies:
+    dialects: Sequence[Dialect]
+    driver: Driver
+    relay: RelayDependencies
+    allowances: Allowances
+    unix_month: Callable[[], tuple[float, str]]
+    """The unix time in seconds and its calendar month, for the budgets of API keys."""
+    other_routes: Callable[[Exchange], None]
+    """Answers requests that are not inference."""
+    capture: Callable[[str, str, bytes], None] | None = None
+    """Takes the id, path and body of every request, if the owner turned this on."""
+    auto_pull: AutoPull | None = None
+
+
 class InferenceApi:
-    """Callable with every exchange: takes what is inference, hands the rest on."""
+    """Call it with every exchange. It passes what is not inference to `other_routes`."""
 
-    def __init__(
-        self,
-        dialects: Iterable[Dialect],
-        driver: Driver,
-        services: RelayDependencies,
-        id_prefix: str,
-        rest: Callable[[Exchange], None],
-        hashes_prefixes: bool,
-        allowances: Allowances,
-        month: Callable[[], tuple[float, str]],
-        capture: Callable[[str, str, bytes], None] | None = None,
-        auto_pull: AutoPull | None = None,
-    ) -> None:
-        """`hashes_prefixes` where the policy asks who has read a conversation's beginning; else that costs nothing.
-
-        `month()` is now, in unix seconds, and its calendar month, for what keys may use. `capture` is told of every request
-        (id, path, body) where the owner asked for that.
-        """
-        self._allowances = allowances
-        self._month = month
-        self._capture = capture
-        self._auto_pull = auto_pull
-        self._dialects = tuple(dialects)
-        self._driver = driver
-        self._services = services
-        self._rest = rest
-        self._poison_requests = driver.dispatcher.poisons
-        self._hashes_prefixes = hashes_prefixes
+    def __init__(self, settings: InferenceSettings, dependencies: InferenceDependencies) -> None:
+        self._id_prefix = settings.id_prefix
+        self._hashes_prefixes = settings.hashes_prefixes
+        self._dialects = tuple(dependencies.dialects)
+        self._driver = dependencies.driver
+        self._poison_requests = dependencies.driver.dispatcher.poisons
+        self._relay_dependencies = dependencies.relay
+        self._allowances = dependencies.allowances
+        self._unix_month = dependencies.unix_month
+        self._other_routes = dependencies.other_routes
+        self._capture = dependencies.capture
+        self._auto_pull = dependencies.auto_pull
         self._ids = itertools.count(1)
-        self._id_prefix = id_prefix
         self._routes: dict[str, tuple[Dialect, Route]] = {
             route.path: (dialect, route) for dialect in self._dialects for route in dialect.routes
         }
@@ -83,42 +88,41 @@ class InferenceApi:
         self._prefixes: list[tuple[str, Dialect, list[str]]] = []
         for dialect in self._dialects:
             self._index_listings(dialect)
-        self._cache: dict[tuple[str, str], _Cached] = {}
+        self._cache: dict[tuple[str, str], _CachedListing] = {}
 
     def __call__(self, exchange: Exchange) -> None:
         found = self._routes.get(exchange.path)
         if found is None:
-            self._list_or_rest(exchange)
+            self._answer_other(exchange)
             return
         dialect, route = found
         try:
             if exchange.method != route.method:
                 raise MethodNotAllowed("method not allowed here", allow=route.method)
-            ask = dialect.parse(route, exchange.body)
+            parsed = dialect.parse(route, exchange.body)
         except HerdError as error:
             self._refuse(exchange, dialect, error)
             return
-        if route.kind is RequestKind.INFO and self._answered_from_memory(exchange, dialect, ask):
+        if route.kind is RequestKind.INFO and self._answer_from_memory(exchange, dialect, parsed):
             return
         key = key_of(exchange.admission)
-        if key is not None and (refusal := self._key_refusal(key, ask)) is not None:
+        if key is not None and (refusal := self._key_refusal(key, parsed)) is not None:
             _send(exchange, dialect.error(refusal), _retry_after(refusal))
             return
-        request = self._request(exchange, dialect, ask, key)
+        request = self._request(exchange, dialect, parsed, key)
         if self._capture is not None:
             self._capture(request.id, exchange.path, exchange.body)
         if (
             self._auto_pull is not None
             and not self._driver.fleet.knows(request.model)
-            and self._fetched(exchange, dialect, ask, request, key)
+            and self._held_for_download(exchange, dialect, parsed, request, key)
         ):
             return
-        self._driver.admit(request, Relay(exchange, ask, dialect, request.id, self._services))
+        self._driver.admit(request, Relay(exchange, parsed, dialect, request.id, self._relay_dependencies))
 
-    def _fetched(
-        self, exchange: Exchange, dialect: Dialect, ask: ParsedRequest, request: Request, key: ApiKey | None
+    def _held_for_download(
+        self, exchange: Exchange, dialect: Dialect, parsed: ParsedRequest, request: Request, key: ApiKey | None
     ) -> bool:
-        """Whether it waits for its model to be fetched."""
         assert self._auto_pull is not None
 
         def leave() -> None:
@@ -127,81 +131,73 @@ class InferenceApi:
 
         def refuse(refusal: Refusal, wait: WaitNotice | None) -> None:
             leave()
-            if wait is not None and wait.has_begun:
-                exchange.cut(dialect.error_frame(ask, refusal))
+            if wait is not None and wait.has_sent_head:
+                exchange.cut(dialect.error_frame(parsed, refusal))
             else:
                 _send(exchange, dialect.error(refusal, request.id), _retry_after(refusal))
 
         def admit(wait: WaitNotice) -> None:
-            self._driver.admit(request, Relay(exchange, ask, dialect, request.id, self._services, wait))
+            self._driver.admit(request, Relay(exchange, parsed, dialect, request.id, self._relay_dependencies, wait))
 
-        tells = ask.stream and dialect.error_frame(ask, Refusal(503, "", "")).startswith((b"data:", b"event:"))
-        return self._auto_pull.take(exchange, request, tells, AutoPullCallbacks(admit, refuse, leave))
-
-    def dialect_of(self, path: str) -> Dialect:
-        """The dialect in whose shape an error about this path is told."""
-        found = self._routes.get(path)
-        if found is not None:
-            return found[0]
-        by_first_segment = {route.path.split("/")[1]: d for d in self._dialects for route in d.routes}
-        return by_first_segment.get(path.strip("/").split("/")[0], self._dialects[0])
+        takes_comments = parsed.stream and is_event_stream(dialect, parsed)
+        return self._auto_pull.try_hold(exchange, request, takes_comments, AutoPullCallbacks(admit, refuse, leave))
 
     # --- inference ---
 
-    def _key_refusal(self, key: ApiKey, ask: ParsedRequest) -> Refusal | None:
-        """What this key may not: a model, or any more. What is let in is given back by its last row."""
-        for name in (ask.model, *ask.fallback_models):
+    def _key_refusal(self, key: ApiKey, parsed: ParsedRequest) -> Refusal | None:
+        """Why this key may not send the request. Otherwise its allowance is reduced until the request's final row."""
+        for name in (parsed.model, *parsed.fallback_models):
             if not key.allows_model(canonical(name)):
-                return Refusal(403, "model_not_allowed", f"the key {key.name} may not ask {name[:80]}")
-        return self._allowances.take(key, *self._month())
+                message = f"key {key.name} is not allowed to use model {name[:80]}"
+                return Refusal(403, "model_not_allowed", message)
+        return self._allowances.take(key, *self._unix_month())
 
-    def _request(self, exchange: Exchange, dialect: Dialect, ask: ParsedRequest, key: ApiKey | None) -> Request:
-        owner, tags = key.id if key is not None else "", self._tags(exchange, ask)
+    def _request(self, exchange: Exchange, dialect: Dialect, parsed: ParsedRequest, key: ApiKey | None) -> Request:
+        owner, tags = key.id if key is not None else "", self._tags(exchange, parsed)
         timeout_s = timeout_of(exchange.admission)
         deadline_at = exchange.received_at + timeout_s if timeout_s is not None else None
-        fingerprint = hash(ask.body) if self._poison_requests else 0
+        fingerprint = hash(parsed.body) if self._poison_requests else 0
         return Request(
-            RequestId(f"{self._id_prefix}{next(self._ids):x}"),
-            canonical(ask.model),
-            ask.route.kind,
-            dialect.name,
-            tuple(canonical(name) for name in ask.fallback_models) if ask.fallback_models else (),
-            ask.stream,
-            ask.prompt_tokens,
-            ask.output_tokens_max,
-            ask.context_wanted,
-            ask.needs,
-            len(ask.body),
-            exchange.client_ip,
-            tags,
-            deadline_at,
-            ask.model,
-            _ANY_ENGINE,
-            prefix_hashes(ask.body, owner) if self._hashes_prefixes else (),
-            owner,
-            _tenant(exchange, tags, owner),
-            fingerprint,
-            _only_node(exchange),
-            ask.context_wanted,
-            ask.has_runner_options,
-            is_thinking_in_limit=ask.is_thinking_in_limit,
+            id=RequestId(f"{self._id_prefix}{next(self._ids):x}"),
+            model=canonical(parsed.model),
+            kind=parsed.route.kind,
+            dialect=dialect.name,
+            fallbacks=tuple(canonical(name) for name in parsed.fallback_models) if parsed.fallback_models else (),
+            stream=parsed.stream,
+            prompt_tokens=parsed.prompt_tokens,
+            output_tokens_max=parsed.output_tokens_max,
+            context_wanted=parsed.context_wanted,
+            needs=parsed.needs,
+            size_bytes=len(parsed.body),
+            client_ip=exchange.client_ip,
+            tags=tags,
+            deadline_at=deadline_at,
+            model_as_asked=parsed.model,
+            prefix=prefix_hashes(parsed.body, owner) if self._hashes_prefixes else (),
+            key_id=owner,
+            tenant=_tenant(exchange, tags, owner),
+            fingerprint=fingerprint,
+            only_node=_only_node(exchange),
+            num_ctx=parsed.context_wanted,
+            has_runner_options=parsed.has_runner_options,
+            is_thinking_in_limit=parsed.is_thinking_in_limit,
         )
 
     @staticmethod
-    def _tags(exchange: Exchange, ask: ParsedRequest) -> tuple[str, ...]:
+    def _tags(exchange: Exchange, parsed: ParsedRequest) -> tuple[str, ...]:
         header = exchange.header(b"x-herd-tags")
-        if header is None and not ask.user:
-            return ask.tags
+        if header is None and not parsed.user:
+            return parsed.tags
         named = header.decode("ascii", "replace").split(",") if header else []
-        tags = [*ask.tags, *(name.strip()[:TAG_CHARACTERS_MAX] for name in named)]
-        if ask.user:
-            tags.append(f"user:{ask.user[:TAG_CHARACTERS_MAX]}")
+        tags = [*parsed.tags, *(name.strip()[:TAG_CHARACTERS_MAX] for name in named)]
+        if parsed.user:
+            tags.append(f"user:{parsed.user[:TAG_CHARACTERS_MAX]}")
         return tuple(dict.fromkeys(tag for tag in tags if tag))[:TAGS_MAX]
 
-    def _answered_from_memory(self, exchange: Exchange, dialect: Dialect, ask: ParsedRequest) -> bool:
-        model = canonical(ask.model)
+    def _answer_from_memory(self, exchange: Exchange, dialect: Dialect, parsed: ParsedRequest) -> bool:
+        model = canonical(parsed.model)
         cards = [node.report.models[model] for node in self._driver.fleet.with_model(model)]
-        answer = dialect.describe(ask, cards)
+        answer = dialect.describe(parsed, cards)
         if answer is None:
             return False
         _send(exchange, answer)
@@ -212,7 +208,7 @@ class InferenceApi:
         extra: tuple[Header, ...] = ((b"allow", refusal.allow.encode()),) if refusal.allow else ()
         _send(exchange, dialect.error(refusal), extra)
 
-    # --- lists ---
+    # --- model lists ---
 
     def _index_listings(self, dialect: Dialect) -> None:
         for method, path in dialect.listings:
@@ -221,12 +217,13 @@ class InferenceApi:
             else:
                 self._lists.setdefault(path, (dialect, []))[1].append(method)
 
-    def _list_or_rest(self, exchange: Exchange) -> None:
+    def _answer_other(self, exchange: Exchange) -> None:
+        """Answers a model list, or passes the request on."""
         found = self._lists.get(exchange.path) or next(
             ((d, methods) for prefix, d, methods in self._prefixes if exchange.path.startswith(prefix)), None
         )
         if found is None:
-            self._rest(exchange)
+            self._other_routes(exchange)
             return
         dialect, methods = found
         try:
@@ -237,23 +234,25 @@ class InferenceApi:
             self._refuse(exchange, dialect, error)
 
     def _listing(self, dialect: Dialect, exchange: Exchange) -> Answer:
-        moment = self._services.moment()
+        timestamp = self._relay_dependencies.timestamp()
         method = "GET" if exchange.method == "HEAD" else exchange.method
         key, fleet = (method, exchange.path), self._driver.fleet
         cached = self._cache.get(key)
-        if cached is not None and cached.fleet_version == fleet.version and cached.second == moment.unix_s:
+        if cached is not None and cached.fleet_version == fleet.version and cached.second == timestamp.unix_s:
             return cached.answer
-        answer = dialect.listing(method, exchange.path, fleet, moment)
+        answer = dialect.listing(method, exchange.path, fleet, timestamp)
         if len(self._cache) >= LISTINGS_CACHED_MAX:
             self._cache.clear()
-        self._cache[key] = _Cached(fleet.version, moment.unix_s, answer)
+        self._cache[key] = _CachedListing(fleet.version, timestamp.unix_s, answer)
         return answer
 
 
 def _tenant(exchange: Exchange, tags: tuple[str, ...], key_id: str) -> str:
-    """On whose behalf it waits. What nobody checks (tags, the client's name) tells apart the well-meaning only: who can be
-    anybody takes several turns; `herd keys` ends that. An address is not shown but by a number that means something in this
-    process alone."""
+    """The user whose fair share of the queue the request counts against: API key, else tag, else address and program.
+
+    Tags and the program's name are not verified. A client that varies them gets several shares; API keys prevent that.
+    An address appears only as a number that has a meaning inside this process alone.
+    """
     if key_id:
         return f"key {key_id}"
     if tags:
@@ -264,7 +263,7 @@ def _tenant(exchange: Exchange, tags: tuple[str, ...], key_id: str) -> str:
 
 
 def _only_node(exchange: Exchange) -> str:
-    """The node that the client names, to compare machines or to try one; "" for any. Where there is none of that name nobody can serve it."""
+    """The node that the client requires (to compare or test machines); "" for any. An unknown name matches no node."""
     named = exchange.header(b"x-herd-node")
     return named.decode("utf-8", "replace").strip()[:NODE_CHARACTERS_MAX] if named else ""
 
@@ -275,8 +274,3 @@ def _retry_after(refusal: Refusal) -> tuple[Header, ...]:
 
 def _send(exchange: Exchange, answer: Answer, extra: tuple[Header, ...] = ()) -> None:
     exchange.respond(answer.status, ((b"content-type", answer.content_type.encode()), *extra), answer.body)
-
-
-def wall_clock(unix_ns: Callable[[], int], rfc3339: Callable[[int], str]) -> Callable[[], Timestamp]:
-    """A source of moments for answers, from a clock handed in."""
-    return lambda: Timestamp(rfc3339(now := unix_ns()), now // 1_000_000_000)

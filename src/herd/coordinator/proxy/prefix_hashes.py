@@ -1,8 +1,8 @@
-"""The beginnings of a conversation as chained hashes, so that the node that has read them can be found. Keeps no text.
+"""Hashes the beginning of a conversation in chained blocks, to find the node that has it in its prompt cache.
 
-The client's own bytes are hashed from where its messages begin: a later turn repeats them, so equal beginnings give
-equal hashes. The interpreter salts hashes of bytes afresh in every process, so they tell nothing anywhere else; and the
-chain begins with whose conversation it is, so that one key's prompts are never matched with another's.
+The client's own bytes are hashed from the start of its messages: a later turn repeats them, so equal beginnings give
+equal hashes. Python salts the hashes of bytes per process, so they mean nothing outside it. The chain starts with the
+owner of the conversation, so prompts of one API key never match those of another. No prompt text is stored.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from herd.core.estimates.prefix_cache import BLOCK_TOKENS, BLOCKS_MAX
 
 BYTES_PER_TOKEN: Final = 4
 BLOCK_BYTES: Final = BLOCK_TOKENS * BYTES_PER_TOKEN
-_BEGINNINGS: Final = (b'"messages"', b'"prompt"')
+_START_FIELDS: Final = (b'"messages"', b'"prompt"')
 
 
 def prefix_hashes(body: bytes, owner: str = "") -> tuple[int, ...]:
-    """One hash for each whole block of about BLOCK_TOKENS tokens, each of them of everything up to there."""
-    start = next((at for word in _BEGINNINGS if (at := body.find(word)) >= 0), -1)
+    """One hash for each complete block of about BLOCK_TOKENS tokens; each covers everything from the start."""
+    start = next((at for field in _START_FIELDS if (at := body.find(field)) >= 0), -1)
     if start < 0:
         return ()
-    chain = hash((owner, body[start : start + len(_BEGINNINGS[0])]))
+    chain = hash((owner, body[start : start + len(_START_FIELDS[0])]))
     hashes: list[int] = []
     end = min(len(body), start + BLOCK_BYTES * BLOCKS_MAX)
     for at in range(start, end - BLOCK_BYTES + 1, BLOCK_BYTES):

@@ -1,56 +1,58 @@
-"""Carries one request: sends each attempt to its node, and the answer to the client. Chooses no node and retries nothing.
+"""Carries out one request: sends each attempt to its node and the answer to the client.
 
-    IDLE ──dispatch──> ASKED ──first bytes──> OPEN ──end──> OVER
+    IDLE ──dispatch──> SENT ──first bytes──> OPEN ──end──> OVER
                          │└──status >= 400──> REFUSED ──judged──> IDLE (failed) or OVER (passed on)
-                         └──broken──> IDLE, and the core says what follows: dispatch, hold, refuse or abort
+                         └──connection lost──> IDLE; the core then decides: dispatch, hold, refuse or abort
 
-Where client and engine speak the same, bytes pass: per read a watcher sees them and they are written. Else they are
-translated. Nothing is forwarded, not even a head, before there is a byte of the body; an answer that is not streamed is
-held until it is whole, as far as that is bounded, so that until then another node can still give it.
+If client and engine speak the same protocol, bytes are passed through: for each read, a watcher sees them and they are
+written. Otherwise they are translated. Before the first byte of the body arrives, nothing is forwarded, not even the
+head. An answer that is not streamed is held back until it is complete, up to a limit: until then another node can
+still give it. The core chooses the node and decides about retries.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from herd.coordinator.http.contract import Exchange, Header
-from herd.coordinator.proxy.continuation import ForwardedBytes
+from herd.coordinator.proxy.continuation import Continuation, line_break
+from herd.coordinator.proxy.refused_attempts import judge
 from herd.coordinator.proxy.relay_dependencies import RelayDependencies
 from herd.coordinator.proxy.template_rendering import TemplateRendering
-from herd.coordinator.proxy.thinking_usage import spent
-from herd.coordinator.proxy.translation import EngineFailed, Translation, error_text
-from herd.coordinator.proxy.wait_comments import WaitNotice
+from herd.coordinator.proxy.thinking_usage import thinking_headers
+from herd.coordinator.proxy.translation import EngineFailed, Translation, error_text, translation_failure
+from herd.coordinator.proxy.wait_comments import WaitNotice, is_event_stream
 from herd.coordinator.upstream import forwarded_headers
 from herd.coordinator.upstream.pool import UpstreamCall, UpstreamSink
 from herd.core.state.commands import Abort, Dispatch, Hold, Refuse
 from herd.core.state.events import AttemptFailed, AttemptFinished, ClientLeft, FirstByte
-from herd.core.state.refusals import prompt_too_long
 from herd.core.state.request import Counters, Failure, FailureKind, RequestId
-from herd.dialects import Dialect, Resumption, Watch
+from herd.dialects import Dialect, Watch
 from herd.engines import Call, Engine
 from herd.errors import HerdError, Refusal
-from herd.protocols.apply_options import retry_prompt_tokens, with_engine_options
+from herd.protocols.apply_options import with_engine_options
 from herd.protocols.conversation import Conversation, ParsedRequest
-from herd.protocols.resumption import continuation_request, raw_continuation_request
 from herd.protocols.streams import ERRORS, WholeLines, split_at_error
 
 _IDLE: Final = 0
-_ASKED: Final = 1
+_SENT: Final = 1
 _REFUSED: Final = 2
 _OPEN: Final = 3
 _OVER: Final = 4
 
-_EVENTS: Final = (b"data:", b"event:")
-_ASKING: Final = Refusal(503, "", "")
+_CANNOT_CONTINUE: Final = "this engine cannot continue an answer of another node"
+_INCOMPLETE: Final = "the answer ended before it was complete"
 
 
 class Relay:
-    """The run of one request: told what to do by the driver, what happened by the upstream call and the exchange."""
+    """Runs one request: takes commands from the driver, and events from the upstream call and the exchange."""
 
     __slots__ = (
-        "_ask",
         "_call",
+        "_continuation",
         "_conversation",
+        "_dependencies",
         "_dialect",
         "_dispatch",
         "_exchange",
@@ -60,12 +62,10 @@ class Relay:
         "_held_bytes",
         "_last",
         "_lines",
+        "_parsed",
         "_request_id",
-        "_resumed",
-        "_services",
         "_status",
         "_step",
-        "_told",
         "_translation",
         "_wait",
         "_watch",
@@ -75,17 +75,17 @@ class Relay:
     def __init__(
         self,
         exchange: Exchange,
-        ask: ParsedRequest,
+        parsed: ParsedRequest,
         dialect: Dialect,
         request_id: RequestId,
-        services: RelayDependencies,
+        dependencies: RelayDependencies,
         wait: WaitNotice | None = None,
     ) -> None:
         self._exchange = exchange
-        self._ask = ask
+        self._parsed = parsed
         self._dialect = dialect
         self._request_id = request_id
-        self._services = services
+        self._dependencies = dependencies
         self._step = _IDLE
         self._call: UpstreamCall | None = None
         self._conversation: Conversation | None = None
@@ -93,18 +93,18 @@ class Relay:
         self._forwarded_bytes = 0
         self._last = b""
         self._wait = wait
-        self._told = ForwardedBytes() if ask.stream and services.settings.continuation == "auto" else None
-        self._resumed: Resumption | None = None
+        is_continuable = parsed.stream and dependencies.settings.continuation == "auto"
+        self._continuation = Continuation(dialect, parsed, request_id) if is_continuable else None
         exchange.on_gone = self._client_gone
 
-    # --- what the driver tells ---
+    # --- commands of the driver ---
 
     def dispatch(self, command: Dispatch) -> None:
         if self._step == _OVER:
             return
         if self._wait is not None:
-            self._services.notes.over(self._wait)
-        self._give_up()
+            self._dependencies.wait_comments.end(self._wait)
+        self._cancel_call()
         self._dispatch = command
         self._status = 0
         self._headers: list[Header] = []
@@ -113,29 +113,29 @@ class Relay:
         self._watch: Watch | None = None
         self._translation: Translation | None = None
         self._whole_lines = WholeLines()
-        engine = self._services.engines.get(command.card.engine.kind)
+        engine = self._dependencies.engines.get(command.card.engine.kind)
         if engine is None:
-            self._fail(FailureKind.GARBAGE, f"no engine of kind {command.card.engine.kind!r} is known here")
+            self._fail(FailureKind.GARBAGE, f"unknown engine kind {command.card.engine.kind!r}")
             return
         try:
             if self._forwarded_bytes:
-                self._send_continued(command, engine)
-            elif engine.serves(self._ask.route.path) and (
+                self._send_continuation(command, engine)
+            elif engine.serves(self._parsed.route.path) and (
                 self._dialect.has_engine_options or command.pin is None or command.pin.is_silent
             ):
-                self._send_as_it_is(command)
+                self._send_unchanged(command)
             else:
                 self._send_translated(command, engine)
         except HerdError as error:
             if self._forwarded_bytes:
-                self._fail(FailureKind.UNFIT, "the rest cannot be asked for here")
+                self._fail(FailureKind.UNFIT, "the rest of the answer cannot be requested from this engine")
             else:
-                self._answer_ourselves(error.refusal)
+                self._refuse_here(error.refusal)
 
     def hold(self, command: Hold) -> None:
-        self._give_up()
-        takes_comments = not self._forwarded_bytes and self._dialect.error_frame(self._ask, _ASKING).startswith(_EVENTS)
-        self._wait = self._services.notes.hold(self._wait, command, self._exchange, takes_comments)
+        self._cancel_call()
+        takes_comments = not self._forwarded_bytes and is_event_stream(self._dialect, self._parsed)
+        self._wait = self._dependencies.wait_comments.hold(self._wait, command, self._exchange, takes_comments)
 
     def refuse(self, command: Refuse) -> None:
         self._end_with(command.refusal)
@@ -148,61 +148,54 @@ class Relay:
 
     # --- sending ---
 
-    def _send_as_it_is(self, command: Dispatch) -> None:
-        body = self._dialect.rewrite(self._ask, command.card.name, command.pin)
+    def _send_unchanged(self, command: Dispatch) -> None:
+        body = self._dialect.rewrite(self._parsed, command.card.name, command.pin)
         if self._lines is None:
             self._lines = forwarded_headers.request_lines(self._exchange.headers)
-        self._watch = self._dialect.watch(self._ask)
-        route = self._ask.route
+        self._watch = self._dialect.watch(self._parsed)
+        route = self._parsed.route
         self._send(Call(route.method, route.path, body), self._lines, self)
 
     def _send_translated(self, command: Dispatch, engine: Engine) -> None:
         if self._conversation is None:
-            self._conversation = self._dialect.read_conversation(self._ask)
+            self._conversation = self._dialect.read_conversation(self._parsed)
         self._conversation.model = command.card.name
         call = engine.call(with_engine_options(self._conversation, command.pin))
-        name = command.fallback or self._ask.model
-        writer = self._dialect.writer(self._ask, name, self._request_id, self._services.moment())
+        name = command.fallback or self._parsed.model
+        writer = self._dialect.writer(self._parsed, name, self._request_id, self._dependencies.timestamp())
         self._translation = Translation(engine.reader(self._conversation), writer)
         self._send(call, forwarded_headers.OWN_LINES, self)
 
-    def _send_continued(self, command: Dispatch, engine: Engine) -> None:
-        """Asks this node to write on from what the client was told; behind the rendered prompt, if it would begin a new turn."""
-        assert self._resumed is not None
-        conversation, said = self._dialect.read_conversation(self._ask), self._resumed.partial_answer
-        conversation.model = command.card.name
-        capabilities = command.card.capabilities
-        if engine.can_continue or said.is_empty:
-            self._send_rest(engine, self._resumed, continuation_request(conversation, said))
-        elif (
-            raw_continuation_request(conversation, said, "", capabilities) is not None
-            and (call := engine.render_call(conversation)) is not None
-        ):
-            resumed = self._resumed
+    def _send_continuation(self, command: Dispatch, engine: Engine) -> None:
+        """Makes this node continue the answer from what the client has received."""
+        continuation = self._continuation
+        assert continuation is not None
+        following = continuation.next_call(command, engine)
+        if not isinstance(following, Call):
+            self._send_rest(engine, following)
+            return
 
-            def rendered(text: str) -> None:
-                self._send_rest(engine, resumed, raw_continuation_request(conversation, said, text, capabilities))
+        def rendered(text: str) -> None:
+            self._send_rest(engine, continuation.raw_conversation(command, text))
 
-            self._send(call, forwarded_headers.OWN_LINES, TemplateRendering(engine, rendered, self.on_error))
-        else:
-            self._fail(FailureKind.UNFIT, "this engine does not go on with another's answer")
+        self._send(following, forwarded_headers.OWN_LINES, TemplateRendering(engine, rendered, self.on_error))
 
-    def _send_rest(self, engine: Engine, resumed: Resumption, conversation: Conversation | None) -> None:
+    def _send_rest(self, engine: Engine, conversation: Conversation | None) -> None:
         self._call = None
         if conversation is None:
-            self._fail(FailureKind.UNFIT, "this engine does not go on with another's answer")
+            self._fail(FailureKind.UNFIT, _CANNOT_CONTINUE)
             return
-        self._translation = Translation(engine.reader(conversation), resumed.writer, resumed.partial_answer.chunks)
-        self._send(
-            engine.call(with_engine_options(conversation, self._dispatch.pin)), forwarded_headers.OWN_LINES, self
-        )
+        assert self._continuation is not None and self._continuation.resumption is not None
+        resumption = self._continuation.resumption
+        self._translation = Translation(engine.reader(conversation), resumption.writer, resumption.partial_answer.chunks)
+        self._send(engine.call(with_engine_options(conversation, self._dispatch.pin)), forwarded_headers.OWN_LINES, self)
 
     def _send(self, call: Call, lines: bytes, sink: UpstreamSink) -> None:
-        self._step = _ASKED
+        self._step = _SENT
         url, method, path = self._dispatch.card.engine.url, call.method.encode("ascii"), call.path.encode("ascii")
-        self._call = self._services.pool.send(url, method, path, lines, call.body, sink)
+        self._call = self._dependencies.pool.send(url, method, path, lines, call.body, sink)
 
-    def _give_up(self) -> None:
+    def _cancel_call(self) -> None:
         """Ends an attempt that is still open."""
         call = self._call
         if call is not None:
@@ -210,7 +203,7 @@ class Relay:
             self._step = _IDLE
             call.cancel()
 
-    # --- what the upstream call tells ---
+    # --- events of the upstream call ---
 
     def on_head(self, status: int, headers: list[Header]) -> None:
         self._status = status
@@ -218,9 +211,9 @@ class Relay:
         if status >= 400:
             self._step = _REFUSED
         elif status >= 300:
-            self._fail(FailureKind.GARBAGE, f"the node redirects ({status})")
+            self._fail(FailureKind.GARBAGE, f"the engine answered with a redirect ({status})")
         elif forwarded_headers.is_encoded(headers):
-            self._fail(FailureKind.GARBAGE, "the node compressed its answer although it was asked not to")
+            self._fail(FailureKind.GARBAGE, "the engine compressed its answer although Accept-Encoding forbids it")
 
     def on_body(self, data: bytes) -> None:
         if self._step != _OPEN:
@@ -230,25 +223,22 @@ class Relay:
         data, error = self._split_at_error(data)
         if data:
             self._forward(data)
-        self._fail_of(error)
+        self._fail_with(error)
 
     def _split_at_error(self, data: bytes) -> tuple[bytes, bytes]:
-        return split_at_error(data) if self._watch is not None and self._ask.stream else (data, b"")
+        return split_at_error(data) if self._watch is not None and self._parsed.stream else (data, b"")
 
-    def _fail_of(self, error: bytes) -> None:
-        """The engine is there and says that its runner is not: no less a loss than a broken connection."""
+    def _fail_with(self, error: bytes) -> None:
+        """The engine answers, but reports an error in its stream: the same as a lost connection."""
         if error and self._step == _OPEN:
-            self._fail(
-                FailureKind.SERVER_ERROR,
-                "its stream ended with an error",
-                said=error_text(error.removeprefix(b"data: ")),
-            )
+            message = error_text(error.removeprefix(b"data: "))
+            self._fail(FailureKind.SERVER_ERROR, "the stream ended with an error", said=message)
 
     def _forward(self, data: bytes) -> None:
         self._forwarded_bytes += len(data)
         self._last = data
-        if self._told is not None:
-            self._told.note(data)
+        if self._continuation is not None:
+            self._continuation.record(data)
         self._exchange.write(data)
 
     def on_end(self) -> None:
@@ -262,8 +252,8 @@ class Relay:
 
     def on_error(self, kind: FailureKind, detail: str) -> None:
         self._call = None
-        if self._step == _OPEN and self._ask.stream and (counters := self._counters_if_whole()) is not None:
-            # The stream's own terminator has passed: that the connection broke before HTTP's came is no loss.
+        if self._step == _OPEN and self._parsed.stream and (counters := self._counters_if_whole()) is not None:
+            # The stream's own end marker has passed: losing the connection before HTTP's end marker loses nothing.
             self._finish(counters)
         else:
             self._fail(kind, detail)
@@ -271,53 +261,52 @@ class Relay:
     # --- before the first byte is forwarded ---
 
     def _hold_back(self, data: bytes) -> None:
-        settings = self._services.settings
+        settings = self._dependencies.settings
         if self._step == _REFUSED:
             if self._held_bytes <= settings.refusal_max_bytes:
-                self._keep(data)
+                self._hold(data)
             return
         data = self._watched(data) if self._watch is not None else self._translated(data)
         if not data:
             return
-        if not self._ask.stream:
-            self._keep(data)
+        if not self._parsed.stream:
+            self._hold(data)
             if self._translation is not None or self._held_bytes <= settings.held_max_bytes:
                 return
             data = b"".join(self._held)
             self._held.clear()
         elif data.startswith(ERRORS):
-            self._fail(
-                FailureKind.SERVER_ERROR, "its answer was an error", said=error_text(data.removeprefix(b"data: "))
-            )
+            message = error_text(data.removeprefix(b"data: "))
+            self._fail(FailureKind.SERVER_ERROR, "the answer was an error", said=message)
             return
         data, error = self._split_at_error(data)
         self._open(data, None if self._translation is not None else forwarded_headers.body_length(self._headers))
-        self._fail_of(error)
+        self._fail_with(error)
 
-    def _keep(self, data: bytes) -> None:
+    def _hold(self, data: bytes) -> None:
         self._held.append(data)
         self._held_bytes += len(data)
 
     def _open(self, data: bytes, length: int | None) -> None:
-        """The first bytes leave, together with the head. From here on no other node may answer."""
+        """Forwards the first bytes together with the head. After this no other node may begin the answer."""
         if not self._is_committed():
             return
         if self._forwarded_bytes:
-            data = self._apart_from_the_rest(data) + data
+            data = line_break(self._last, data) + data
         else:
             self._exchange.on_writable = self._client_reads
-            if self._noted is not None:
-                self._noted.introduce(self._answer_headers())
+            if self._commented_wait is not None:
+                self._commented_wait.write_headers(self._answer_headers())
             else:
                 self._exchange.begin(self._status, self._answer_headers(), length)
-        if self._told is not None:
-            self._told.nodes.append(self._dispatch.node_id)
+        if self._continuation is not None:
+            self._continuation.nodes.append(self._dispatch.node_id)
         self._forward(data)
 
     def _is_committed(self) -> bool:
-        """Tells the core of the first byte before it leaves; False if the request ended over that."""
+        """Reports the first byte to the core before it is sent; False if that ended the request."""
         self._step = _OPEN
-        driver = self._services.driver
+        driver = self._dependencies.driver
         driver.feed(FirstByte(driver.now(), self._request_id, self._dispatch.attempt))
         return self._step == _OPEN
 
@@ -325,52 +314,41 @@ class Relay:
         if self._translation is not None:
             content_type = self._translation.content_type
         else:
-            content_type = forwarded_headers.found(self._headers, b"content-type") or b"application/octet-stream"
+            content_type = forwarded_headers.get_header(self._headers, b"content-type") or b"application/octet-stream"
         headers = forwarded_headers.answer_headers(
-            content_type, self._request_id, self._dispatch, self._ask.prompt_tokens
+            content_type, self._request_id, self._dispatch, self._parsed.prompt_tokens
         )
         return headers if self._wait is None else headers + self._wait.headers()
 
-    # --- the answer ends ---
+    # --- the end of the answer ---
 
     def _end_passed(self) -> None:
         watch = self._watch
         assert watch is not None
-        if self._step == _OPEN:
-            counters = watch.end()
-        else:
-            body = b"".join(self._held) + self._whole_lines.rest
-            counters = watch.end()
-            if counters is not None:
-                self._finish_at_once(
-                    counters, self._answer_headers() + spent(self._dispatch, self._ask, body, counters), body
-                )
-                return
-        if counters is not None:
+        counters = watch.end()
+        if counters is None:
+            self._fail(FailureKind.TRUNCATED, _INCOMPLETE)
+        elif self._step == _OPEN:
             self._finish(counters)
         else:
-            self._fail(FailureKind.TRUNCATED, "the answer ended before it was whole")
+            self._finish_at_once(counters, b"".join(self._held) + self._whole_lines.rest)
 
     def _end_translated(self, translation: Translation) -> None:
         try:
             data = translation.end()
         except (ValueError, EngineFailed) as error:
-            self._fail_translation(error)
+            self._report(translation_failure(error))
             return
         if not translation.is_whole:
-            self._fail(FailureKind.TRUNCATED, "the answer ended before it was whole")
-            return
-        if self._step != _OPEN and (self._forwarded_bytes or self._noted is not None):
+            self._fail(FailureKind.TRUNCATED, _INCOMPLETE)
+        elif self._step != _OPEN and (self._forwarded_bytes or self._commented_wait is not None):
             self._open(data, None)
             self._finish(translation.counters())
         elif self._step == _OPEN:
             self._forward(data)
             self._finish(translation.counters())
         else:
-            body, counters = b"".join(self._held) + data, translation.counters()
-            self._finish_at_once(
-                counters, self._answer_headers() + spent(self._dispatch, self._ask, body, counters), body
-            )
+            self._finish_at_once(translation.counters(), b"".join(self._held) + data)
 
     def _counters_if_whole(self) -> Counters | None:
         if self._watch is not None:
@@ -379,7 +357,7 @@ class Relay:
         return translation.counters() if translation is not None and translation.is_whole else None
 
     def _finish(self, counters: Counters) -> None:
-        """The books are closed first: what the client sends next, perhaps within `end`, may need the slot."""
+        """Reports the end to the core first: the client's next request, perhaps sent within `end`, may need the slot."""
         rest = self._whole_lines.rest
         self._forwarded_bytes += len(rest)
         self._over()
@@ -388,193 +366,153 @@ class Relay:
             self._exchange.write(rest)
         self._exchange.end()
 
-    def _finish_at_once(self, counters: Counters, headers: list[Header], body: bytes) -> None:
-        """The same for an answer of which nothing was forwarded before it was whole: its end tells of its first byte too."""
+    def _finish_at_once(self, counters: Counters, body: bytes) -> None:
+        """Sends a complete answer of which nothing was forwarded before; its end also reports its first byte."""
+        headers = self._answer_headers() + thinking_headers(self._dispatch, self._parsed, body, counters)
+        self._send_whole(counters, headers, body)
+
+    def _send_whole(self, counters: Counters, headers: list[Header], body: bytes) -> None:
         self._forwarded_bytes = len(body)
         self._over()
         self._feed_finished(counters, self._status)
-        if self._noted is not None:
+        if self._commented_wait is not None:
             self._exchange.write(body)
             self._exchange.end()
             return
         self._exchange.respond(self._status, headers, body)
 
     def _feed_finished(self, counters: Counters, status: int) -> None:
-        driver = self._services.driver
-        driver.feed(
-            AttemptFinished(
-                driver.now(), self._request_id, self._dispatch.attempt, counters, status, self._forwarded_bytes
-            )
-        )
+        driver, attempt = self._dependencies.driver, self._dispatch.attempt
+        driver.feed(AttemptFinished(driver.now(), self._request_id, attempt, counters, status, self._forwarded_bytes))
 
-    # --- the node says no ---
+    # --- the engine refuses ---
 
     def _judge(self) -> None:
-        """Whether a refusal is the node's trouble, and then of what kind, or the client's mistake, which it is told."""
-        status, body = self._status, b"".join(self._held)
-        engine = self._services.engines[self._dispatch.card.engine.kind]
-        pin, card, too_long = self._dispatch.pin, self._dispatch.card, engine.rejected_prompt_tokens(status, body)
-        if retry_prompt_tokens(too_long, pin, card):
-            self._fail(FailureKind.WINDOW, f"its prompt has {too_long} tokens", prompt_tokens=too_long)
-            return
-        if too_long and pin is not None and pin.forbids_cutting and not self._forwarded_bytes:
-            self._answer_ourselves(prompt_too_long(too_long, pin, card))
-            return
-        kind = engine.failure_kind(status, body, has_begun=self._forwarded_bytes > 0)
-        if kind is None:
+        body = b"".join(self._held)
+        engine = self._dependencies.engines[self._dispatch.card.engine.kind]
+        has_begun = self._forwarded_bytes > 0
+        judged = judge(engine, self._dispatch, self._status, self._headers, body, has_begun=has_begun)
+        if judged is None:
             self._pass_refusal_on(body)
+        elif isinstance(judged, Refusal):
+            self._refuse_here(judged)
         else:
-            retry_after_s = forwarded_headers.retry_after_s(self._headers) if kind is FailureKind.BUSY else None
-            self._fail(kind, f"it answered {status}", retry_after_s, error_text(body))
+            self._report(judged)
 
     def _pass_refusal_on(self, body: bytes) -> None:
-        """In the node's own words where the client speaks its language, else in the client's."""
-        headers = self._answer_headers()
-        if self._noted is not None:
+        """Sends the engine's own error answer if the client speaks its protocol, else the same error in the client's."""
+        message = error_text(body) or f"the node answered {self._status}"
+        refusal = Refusal(self._status, "invalid_request", message)
+        if self._commented_wait is not None:
             self._feed_finished(Counters(), self._status)
-            self._end_with(
-                Refusal(self._status, "invalid_request", error_text(body) or f"the node answered {self._status}")
-            )
+            self._end_with(refusal)
             return
-        if self._translation is not None or not body or len(body) > self._services.settings.refusal_max_bytes:
-            message = error_text(body) or f"the node answered {self._status}"
-            answer = self._dialect.error(Refusal(self._status, "invalid_request", message), self._request_id)
+        headers = self._answer_headers()
+        if self._translation is not None or not body or len(body) > self._dependencies.settings.refusal_max_bytes:
+            answer = self._dialect.error(refusal, self._request_id)
             headers[0] = (b"Content-Type", answer.content_type.encode("latin-1"))
             body = answer.body
-        self._finish_at_once(Counters(), headers, body)
+        self._send_whole(Counters(), headers, body)
 
-    def _answer_ourselves(self, refusal: Refusal) -> None:
-        """The request cannot be put to this engine: the client's mistake, found here instead of there."""
+    def _refuse_here(self, refusal: Refusal) -> None:
+        """The request cannot be sent to this engine: a mistake of the client, found here instead of by the engine."""
         if self._is_committed():
             self._feed_finished(Counters(), refusal.status)
             self._end_with(refusal)
 
     # --- failing ---
 
-    def _fail(
-        self, kind: FailureKind, detail: str, retry_after_s: float | None = None, said: str = "", prompt_tokens: int = 0
-    ) -> None:
-        """Tells the core, which answers with what to do. A call that is still open is of no use any more.
+    def _fail(self, kind: FailureKind, detail: str, said: str = "") -> None:
+        """`said` is the engine's own text: for the client, never for logs or traces, since it may quote a prompt."""
+        self._report(Failure(kind=kind, detail=detail, said=said))
 
-        `said` is the engine's own text: for the client, never for logs or traces, since it may quote a prompt.
-        """
-        self._give_up()
+    def _report(self, failure: Failure) -> None:
+        """Reports the failed attempt to the core, which answers with the next command. Cancels a call that is open."""
+        self._cancel_call()
         if self._step == _OVER:
             return
         self._step = _OPEN if self._forwarded_bytes else _IDLE
-        continues_on = self._continues_on() if self._forwarded_bytes else frozenset[str]()
-        is_crash = kind in (FailureKind.RESET, FailureKind.CLOSED) and not self._forwarded_bytes
-        fingerprint = hash(self._ask.body) if is_crash else 0
-        failure = Failure(
-            kind,
-            self._forwarded_bytes,
-            detail,
-            self._status or None,
-            retry_after_s,
-            said,
-            continues_on,
-            fingerprint,
-            prompt_tokens,
+        is_crash = failure.kind in (FailureKind.RESET, FailureKind.CLOSED) and not self._forwarded_bytes
+        failure = replace(
+            failure,
+            bytes_forwarded=self._forwarded_bytes,
+            status=self._status or None,
+            continues_on=self._continues_on() if self._forwarded_bytes else frozenset(),
+            fingerprint=hash(self._parsed.body) if is_crash else 0,
         )
-        driver = self._services.driver
+        driver = self._dependencies.driver
         driver.feed(AttemptFailed(driver.now(), self._request_id, self._dispatch.attempt, failure))
 
     def _continues_on(self) -> frozenset[str]:
-        """The kinds of engines that could write on; it is prepared for then."""
-        if self._told is None:
+        if self._continuation is None:
             return frozenset()
-        name = self._dispatch.fallback or self._ask.model
-        self._resumed = self._told.resume(self._dialect, self._ask, name, self._request_id, self._services.moment())
-        if self._resumed is None:
-            return frozenset()
-        is_empty = self._resumed.partial_answer.is_empty
-        return frozenset(
-            kind
-            for kind, engine in self._services.engines.items()
-            if is_empty or engine.can_continue or engine.can_render
-        )
+        name = self._dispatch.fallback or self._parsed.model
+        return self._continuation.prepare(name, self._dependencies.timestamp(), self._dependencies.engines)
 
     def _watched(self, data: bytes) -> bytes:
-        """What may pass of an answer that is not translated: of a stream, whole lines only."""
+        """The part of an untranslated answer that may be forwarded: of a stream, complete lines only."""
         assert self._watch is not None
         self._watch.feed(data)
-        return self._whole_lines.feed(data) if self._ask.stream else data
+        return self._whole_lines.feed(data) if self._parsed.stream else data
 
     def _translated(self, data: bytes) -> bytes:
         assert self._translation is not None
         try:
             return self._translation.feed(data)
         except (ValueError, EngineFailed) as error:
-            self._fail_translation(error)
+            self._report(translation_failure(error))
             return b""
 
-    def _fail_translation(self, error: ValueError | EngineFailed) -> None:
-        if isinstance(error, EngineFailed):
-            self._fail(FailureKind.SERVER_ERROR, "it failed in the middle of its answer", said=str(error))
-        else:
-            self._fail(FailureKind.GARBAGE, str(error))
-
-    # --- the client's side ---
+    # --- the client ---
 
     def _client_gone(self) -> None:
-        """Nobody wants the answer: the node is told first, by closing; the books follow."""
+        """Cancels the upstream call first, so that the engine stops at once; then reports to the core."""
         if self._step == _OVER:
             return
         self._over()
-        driver = self._services.driver
-        driver.feed(ClientLeft(driver.now(), self._request_id, self._forwarded_bytes, self._counted()))
+        driver = self._dependencies.driver
+        driver.feed(ClientLeft(driver.now(), self._request_id, self._forwarded_bytes, self._forwarded_tokens()))
 
-    def _counted(self) -> Counters | None:
-        """The tokens that were forwarded of an answer nobody will finish; engines send one a piece."""
-        if self._told is None or not self._forwarded_bytes:
+    def _forwarded_tokens(self) -> Counters | None:
+        if self._continuation is None or not self._forwarded_bytes:
             return None
-        pieces = self._told.pieces(self._dialect, self._ask, self._request_id, self._services.moment())
-        return Counters(completion_tokens=pieces) if pieces is not None else None
+        return self._continuation.counters(self._dependencies.timestamp())
 
     @property
-    def _noted(self) -> WaitNotice | None:
-        """The client's wait, if the head has left because of it."""
-        return self._wait if self._wait is not None and self._wait.has_begun else None
+    def _commented_wait(self) -> WaitNotice | None:
+        """The client's wait, if a comment has already sent the answer's head."""
+        return self._wait if self._wait is not None and self._wait.has_sent_head else None
 
     def _client_reads(self, is_reading: bool) -> None:
         call = self._call
-        if call is None:
-            return
-        if is_reading:
+        if call is not None and is_reading:
             call.resume()
-        else:
+        elif call is not None:
             call.pause()
 
     def _end_with(self, refusal: Refusal) -> None:
-        """The client is told no: as an answer, or, where one has begun, by breaking it off so that it shows."""
+        """Sends the refusal as an answer, or, if an answer has begun, ends that one visibly incomplete."""
         if self._step == _OVER:
             return
         exchange = self._exchange
         self._over()
-        if self._forwarded_bytes or self._noted is not None:
-            frame = self._dialect.error_frame(self._ask, refusal)
-            exchange.cut(self._apart_from_the_rest(frame) + frame if frame else b"")
+        if self._forwarded_bytes or self._commented_wait is not None:
+            frame = self._dialect.error_frame(self._parsed, refusal)
+            exchange.cut(line_break(self._last, frame) + frame if frame else b"")
             return
         answer = self._dialect.error(refusal, self._request_id)
         headers = forwarded_headers.refusal_headers(
-            answer.content_type, refusal, self._request_id, self._services.dice.random()
+            answer.content_type, refusal, self._request_id, self._dependencies.rng.random()
         )
         if self._wait is not None:
             headers += self._wait.headers()
         exchange.respond(answer.status, headers, answer.body)
 
-    def _apart_from_the_rest(self, frame: bytes) -> bytes:
-        """Line ends that keep a last frame from being read as part of a line or event that broke off."""
-        wanted = b"\n\n" if frame.startswith((b"data:", b"event:")) else b"\n"
-        if self._last.endswith(wanted):
-            return b""
-        return b"\n" if self._last.endswith(b"\n") else wanted
-
     def _over(self) -> None:
-        """Nothing is expected any more; the exchange is let go of, so that neither keeps the other alive."""
-        self._give_up()
+        """Ends the run. Releases the exchange, so that neither object keeps the other alive."""
+        self._cancel_call()
         if self._wait is not None:
-            self._services.notes.over(self._wait)
+            self._dependencies.wait_comments.end(self._wait)
         self._step = _OVER
         self._exchange.on_gone = None
         self._exchange.on_writable = None

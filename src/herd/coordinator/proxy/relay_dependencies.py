@@ -1,4 +1,4 @@
-"""What all relays share: connections, engines, the time, the dice, and their settings. Carries no request itself."""
+"""Defines the relay's settings and the dependencies that all relays share."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class RelaySettings:
     )
 
 
-class Core(Protocol):
-    """What a relay needs of the driver."""
+class EventFeed(Protocol):
+    """The part of the driver that a relay uses."""
 
     @property
     def now(self) -> Callable[[], float]: ...
@@ -51,14 +51,12 @@ class Core(Protocol):
     def feed(self, event: Event) -> None: ...
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class RelayDependencies:
-    """What all relays share."""
-
-    driver: Core
+    driver: EventFeed
     pool: Pool
     engines: Mapping[str, Engine]
-    moment: Callable[[], Timestamp]
+    timestamp: Callable[[], Timestamp]
     settings: RelaySettings
-    notes: WaitComments
-    dice: Random
+    wait_comments: WaitComments
+    rng: Random

@@ -1,4 +1,4 @@
-"""Asks a node what its engine makes of a conversation, before the answer is asked for. Decides nothing with what it learns."""
+"""Asks an engine for the prompt text that its chat template makes of a conversation, and reads the reply."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from herd.core.state.request import FailureKind
 from herd.engines import Engine, Reply
 
 RENDERED_MAX_BYTES = 8 << 20
-"""A longer text is given up: no window is that large."""
+"""A longer text is a failure: no context window is that large."""
 
 
 class TemplateRendering:
-    """Hears the reply to `Engine.render_call`; `on_text` or `failed` is called once and last, unless the call is cancelled."""
+    """Receives the reply to `Engine.render_call`. Calls `on_text` or `on_failure` once, unless the call is cancelled."""
 
-    __slots__ = ("_body", "_engine", "_failed", "_on_text", "_status")
+    __slots__ = ("_body", "_engine", "_on_failure", "_on_text", "_status")
 
     def __init__(
-        self, engine: Engine, on_text: Callable[[str], None], failed: Callable[[FailureKind, str], None]
+        self, engine: Engine, on_text: Callable[[str], None], on_failure: Callable[[FailureKind, str], None]
     ) -> None:
         self._engine = engine
         self._on_text = on_text
-        self._failed = failed
+        self._on_failure = on_failure
         self._status = 0
         self._body = bytearray()
 
@@ -39,9 +39,9 @@ class TemplateRendering:
         if text is not None:
             self._on_text(text)
         elif self._status >= 400 and self._engine.is_busy(self._status, reply.body):
-            self._failed(FailureKind.BUSY, f"it answered {self._status}")
+            self._on_failure(FailureKind.BUSY, f"the node answered {self._status}")
         else:
-            self._failed(FailureKind.UNFIT, "it does not tell what its template makes of a conversation")
+            self._on_failure(FailureKind.UNFIT, "the engine did not return its rendered template")
 
     def on_error(self, kind: FailureKind, detail: str) -> None:
-        self._failed(kind, detail)
+        self._on_failure(kind, detail)

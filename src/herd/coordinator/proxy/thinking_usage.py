@@ -1,6 +1,6 @@
-"""What a thinking model made of its limit, told in the head of a whole answer. Changes no limit and reads no stream.
+"""Reports in the headers of a complete answer how many output tokens a reasoning model spent on thinking.
 
-Engines count thoughts and answer together; how the count divides is told by the length of either text.
+Engines count thinking and answer tokens together. The count is divided in proportion to the length of the two texts.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class _Block(msgspec.Struct):
 
 
 class _Answer(msgspec.Struct):
-    """The whole answers of Ollama's two routes, of OpenAI's and of Anthropic's."""
+    """The complete answers of Ollama's two routes, of OpenAI's and of Anthropic's."""
 
     message: _Message | None = None
     response: object = None
@@ -42,21 +42,27 @@ class _Answer(msgspec.Struct):
 _ANSWER = msgspec.json.Decoder(_Answer)
 
 
-def spent(dispatch: Dispatch, ask: ParsedRequest, body: bytes, counters: Counters) -> list[Header]:
-    """Of a model that thinks, for a whole answer: what became of its limit. A stream's head has left before anybody knows."""
+def thinking_headers(dispatch: Dispatch, parsed: ParsedRequest, body: bytes, counters: Counters) -> list[Header]:
+    """The headers for a complete answer of a reasoning model; none for other models.
+
+    A streamed answer cannot have them: its head is sent before the counts are known.
+    """
     if "thinking" not in dispatch.card.capabilities:
         return []
-    said_tokens = dispatch.pin.output_tokens_max if dispatch.pin is not None else None
-    return budget_headers(body, counters, said_tokens or ask.output_tokens_max)
+    limit_tokens = dispatch.pin.output_tokens_max if dispatch.pin is not None else None
+    return budget_headers(body, counters, limit_tokens or parsed.output_tokens_max)
 
 
 def budget_headers(body: bytes, counters: Counters, limit_tokens: int | None) -> list[Header]:
-    """`X-Thinking-Tokens`, `X-Output-Tokens`, `X-Budget-Used` (of the limit, where there is one) and `X-Done-Reason`; none for what was not counted."""
+    """`X-Thinking-Tokens`, `X-Output-Tokens`, `X-Budget-Used` (if there is a limit) and `X-Done-Reason`.
+
+    None of them where the engine did not count its tokens.
+    """
     total = counters.completion_tokens
     if total is None:
         return []
-    thought, said = _lengths(body)
-    thinking = round(total * thought / (thought + said)) if thought else 0
+    thinking_chars, answer_chars = _lengths(body)
+    thinking = round(total * thinking_chars / (thinking_chars + answer_chars)) if thinking_chars else 0
     headers = [(b"X-Thinking-Tokens", b"%d" % thinking), (b"X-Output-Tokens", b"%d" % (total - thinking))]
     if limit_tokens:
         headers.append((b"X-Budget-Used", b"%d/%d" % (total, limit_tokens)))
@@ -67,7 +73,7 @@ def budget_headers(body: bytes, counters: Counters, limit_tokens: int | None) ->
 
 
 def _lengths(body: bytes) -> tuple[int, int]:
-    """Characters of thoughts and of the answer; none where it is in no shape that is known here."""
+    """Characters of the thinking and of the answer; 0 and 0 for an unknown format."""
     try:
         answer = _ANSWER.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -76,14 +82,14 @@ def _lengths(body: bytes) -> tuple[int, int]:
         (choice.message for choice in answer.choices or () if choice.message is not None), _Message()
     )
     blocks = answer.content or []
-    thought = _size(
+    thinking_chars = _size(
         answer.thinking,
         message.thinking,
         message.reasoning,
         message.reasoning_content,
         *(block.thinking for block in blocks),
     )
-    return thought, _size(answer.response, message.content, *(block.text for block in blocks))
+    return thinking_chars, _size(answer.response, message.content, *(block.text for block in blocks))
 
 
 def _size(*texts: object) -> int:

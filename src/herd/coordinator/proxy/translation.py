@@ -1,4 +1,4 @@
-"""One answer on its way from an engine's language into a client's. Knows neither: a reader and a writer do. Sends nothing."""
+"""Translates one answer from the engine's format into the client's, piece by piece, and collects its token counts."""
 
 from __future__ import annotations
 
@@ -7,42 +7,51 @@ from collections.abc import Sequence
 
 import msgspec
 
-from herd.core.state.request import Counters
+from herd.core.state.request import Counters, Failure, FailureKind
 from herd.dialects import Writer
 from herd.engines import Reader
 from herd.protocols.conversation import Delta, Usage
 
-TOLD_MAX_CHARACTERS = 300
-"""How much of an engine's own error text is passed on."""
+ERROR_MAX_CHARACTERS = 300
+"""At most this much of an engine's own error text is passed on."""
 
 
 class EngineFailed(Exception):
-    """The engine said in the middle of its answer that it cannot go on; the message is its own."""
+    """The engine reported an error in the middle of its answer; the message is the engine's own text."""
+
+
+def translation_failure(error: ValueError | EngineFailed) -> Failure:
+    if isinstance(error, EngineFailed):
+        detail = "the engine failed in the middle of its answer"
+        return Failure(kind=FailureKind.SERVER_ERROR, detail=detail, said=str(error))
+    return Failure(kind=FailureKind.GARBAGE, detail=str(error))
 
 
 class Translation:
-    """`feed` and `end` return body bytes for the client. Both raise `ValueError` for what is not the engine's language
-    or has grown over a limit, and `EngineFailed`."""
+    """`feed` and `end` return body bytes for the client.
 
-    def __init__(self, reader: Reader, writer: Writer, said_tokens: int = 0) -> None:
-        """`said_tokens` were told by another node before: they belong to the answer, not to the prompt."""
+    Both raise `ValueError` for data that is not in the engine's format or exceeds a limit, and `EngineFailed`.
+    """
+
+    def __init__(self, reader: Reader, writer: Writer, resumed_tokens: int = 0) -> None:
+        """`resumed_tokens` came from another node before: this engine counts them as prompt, they belong to the answer."""
         self._reader = reader
         self._writer = writer
-        self._said_tokens = said_tokens
+        self._resumed_tokens = resumed_tokens
         self._usage: Usage | None = None
         self._finish_reason: str | None = None
         self.is_whole = False
-        """Whether the engine has said that this was all."""
+        """Whether the engine has marked the end of its answer."""
 
     @property
     def content_type(self) -> bytes:
         return self._writer.content_type.encode("latin-1")
 
     def feed(self, chunk: bytes) -> bytes:
-        return self._written(self._reader.feed(chunk))
+        return self._write(self._reader.feed(chunk))
 
     def end(self) -> bytes:
-        return self._written(self._reader.end())
+        return self._write(self._reader.end())
 
     def counters(self) -> Counters:
         usage = self._usage or Usage()
@@ -57,21 +66,21 @@ class Translation:
         )
 
     def _whole_usage(self, usage: Usage) -> Usage:
-        said = self._said_tokens
-        if not said:
+        resumed = self._resumed_tokens
+        if not resumed:
             return usage
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
         return dataclasses.replace(
             usage,
-            prompt_tokens=max(0, prompt - said) if prompt is not None else None,
-            completion_tokens=completion + said if completion is not None else None,
+            prompt_tokens=max(0, prompt - resumed) if prompt is not None else None,
+            completion_tokens=completion + resumed if completion is not None else None,
         )
 
-    def _written(self, deltas: Sequence[Delta]) -> bytes:
+    def _write(self, deltas: Sequence[Delta]) -> bytes:
         out = []
         for delta in deltas:
             if delta.error is not None:
-                raise EngineFailed(delta.error[:TOLD_MAX_CHARACTERS])
+                raise EngineFailed(delta.error[:ERROR_MAX_CHARACTERS])
             if delta.usage is not None:
                 self._usage = delta.usage = self._whole_usage(delta.usage)
             self._finish_reason = delta.finish_reason or self._finish_reason
@@ -80,14 +89,14 @@ class Translation:
         return b"".join(out)
 
 
-class _Told(msgspec.Struct):
+class _ErrorMessage(msgspec.Struct):
     message: str = ""
 
 
 class _Error(msgspec.Struct):
-    """The shapes in use: {"error": "text"}, {"error": {"message": "text"}}, {"message": "text"}, {"detail": "text"}."""
+    """The formats in use: {"error": "text"}, {"error": {"message": "text"}}, {"message": "text"}, {"detail": "text"}."""
 
-    error: str | _Told | None = None
+    error: str | _ErrorMessage | None = None
     message: str | None = None
     detail: str | msgspec.Raw | None = None
 
@@ -96,11 +105,11 @@ _ERROR = msgspec.json.Decoder(_Error)
 
 
 def error_text(body: bytes) -> str:
-    """What an engine's refusal says, in whichever of the usual shapes; else its first words as they are."""
+    """The message in an engine's error answer; for an unknown format, the beginning of the body."""
     try:
         error = _ERROR.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return body[:TOLD_MAX_CHARACTERS].decode("utf-8", "replace").strip()
-    inner = error.error.message if isinstance(error.error, _Told) else error.error
+        return body[:ERROR_MAX_CHARACTERS].decode("utf-8", "replace").strip()
+    inner = error.error.message if isinstance(error.error, _ErrorMessage) else error.error
     text = inner or error.message or (error.detail if isinstance(error.detail, str) else "")
-    return (text or body.decode("utf-8", "replace"))[:TOLD_MAX_CHARACTERS].strip()
+    return (text or body.decode("utf-8", "replace"))[:ERROR_MAX_CHARACTERS].strip()

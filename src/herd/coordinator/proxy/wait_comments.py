@@ -1,9 +1,9 @@
-"""What a waiting client is told: comments in its event stream if it asked for them, and what its answer's head says of the wait.
+"""Tells waiting clients about their wait: comments in the event stream on request, and headers in the final answer.
 
-A comment costs the status: with the first byte 200 has been said, so what follows can only be told in the stream, a refusal
-as an error frame, and the node in a comment. That is why only those get comments who send `X-Fleet-Waiting: notes`.
-Comments are part of every event stream (WHATWG HTML, 9.2.6: a line that begins with a colon is ignored), so they reach
-no application; NDJSON has nothing like them.
+The first comment commits the status: the client has already received 200. Everything after it has to follow in the
+stream: a refusal as an error frame, the answer's `X-Fleet-` headers as a comment. So only clients that send
+`X-Fleet-Waiting: notes` get comments. Comments are part of every event stream (WHATWG HTML, 9.2.6: a line that begins
+with a colon is ignored), so they do not reach the application. NDJSON has no such lines.
 """
 
 from __future__ import annotations
@@ -17,10 +17,14 @@ from herd.coordinator.http.contract import Exchange, Header
 from herd.core.lifecycle.queue_positions import QueuePosition
 from herd.core.state.commands import Hold
 from herd.core.state.request import RequestId
+from herd.dialects import Dialect
+from herd.errors import Refusal
+from herd.protocols.conversation import ParsedRequest
 
-ASKED_WITH: Final = b"x-fleet-waiting"
+REQUEST_HEADER: Final = b"x-fleet-waiting"
 NOTES: Final = b"notes"
-REASON_CHARACTERS_MAX = 400
+COMMENT_CHARACTERS_MAX = 400
+_ANY_REFUSAL: Final = Refusal(503, "", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,32 +48,32 @@ class WaitCommentSettings:
 
 
 class WaitNotice:
-    """One client's waiting, from its first place in a line until its request is sent, again if it has to wait once more."""
+    """The wait of one request, from its first queue position until it is sent; a retry may add to it."""
 
-    __slots__ = ("_began_at", "_exchange", "_position", "_request_id", "_waited_s", "has_begun", "noted_at")
+    __slots__ = ("_exchange", "_position", "_request_id", "_started_at", "_waited_s", "commented_at", "has_sent_head")
 
     def __init__(self, request_id: RequestId, exchange: Exchange, position: int) -> None:
         self._request_id = request_id
         self._exchange = exchange
         self._position = position
-        self._began_at: float | None = None
+        self._started_at: float | None = None
         self._waited_s = 0.0
-        self.noted_at = 0.0
-        self.has_begun = False
-        """The head has left because of a comment: the answer has to go on from there."""
+        self.commented_at = 0.0
+        self.has_sent_head = False
+        """A comment was sent, and with it the answer's head: the answer has to continue this stream."""
 
     @property
     def request_id(self) -> RequestId:
         return self._request_id
 
-    def began(self, at: float) -> None:
-        if self._began_at is None:
-            self._began_at = self.noted_at = at
+    def start(self, at: float) -> None:
+        if self._started_at is None:
+            self._started_at = self.commented_at = at
 
-    def ended(self, at: float) -> None:
-        if self._began_at is not None:
-            self._waited_s += at - self._began_at
-            self._began_at = None
+    def stop(self, at: float) -> None:
+        if self._started_at is not None:
+            self._waited_s += at - self._started_at
+            self._started_at = None
 
     def headers(self) -> list[Header]:
         """For the head of an answer that had to wait."""
@@ -78,11 +82,11 @@ class WaitNotice:
             (b"X-Fleet-Queue-Position", b"%d" % self._position),
         ]
 
-    def note(self, place: QueuePosition, at: float) -> None:
-        """A comment; with the first, the head leaves."""
-        self.noted_at = at
-        if not self.has_begun:
-            self.has_begun = True
+    def write_position(self, position: QueuePosition, at: float) -> None:
+        """Writes a comment; the first one also sends the answer's head."""
+        self.commented_at = at
+        if not self.has_sent_head:
+            self.has_sent_head = True
             headers = [
                 (b"Content-Type", b"text/event-stream"),
                 (b"Cache-Control", b"no-cache"),
@@ -90,58 +94,57 @@ class WaitNotice:
                 (b"X-Fleet-Waiting", NOTES),
             ]
             self._exchange.begin(200, headers, None)
-        soon = f", about {place.expected_wait_s:.0f} s" if place.expected_wait_s is not None else ""
-        self._exchange.write(comment(f"waiting, position {place.position}{soon}, for {place.waits_for}"))
+        estimate = f", about {position.expected_wait_s:.0f} s" if position.expected_wait_s is not None else ""
+        self._exchange.write(comment(f"waiting, position {position.position}{estimate}, for {position.waits_for}"))
 
-    def introduce(self, headers: list[Header]) -> None:
-        """What the answer's head would have said, as comments."""
-        told = [b"%b: %b" % header for header in headers if header[0].startswith(b"X-Fleet-")]
-        self._exchange.write(comment(b", ".join(told).decode("ascii", "replace")))
+    def write_headers(self, headers: list[Header]) -> None:
+        """Writes the `X-Fleet-` headers of the answer as a comment, since its head was sent before."""
+        lines = [b"%b: %b" % header for header in headers if header[0].startswith(b"X-Fleet-")]
+        self._exchange.write(comment(b", ".join(lines).decode("ascii", "replace")))
 
 
 class WaitComments:
-    """All who wait. One timer for all of them, and only while one of them wants comments."""
+    """The waits of all requests. One timer for all of them, and only while one of them gets comments."""
 
     def __init__(
         self,
         settings: WaitCommentSettings,
         loop: asyncio.AbstractEventLoop,
-        places: Callable[[], Mapping[RequestId, QueuePosition]],
+        positions: Callable[[], Mapping[RequestId, QueuePosition]],
     ) -> None:
         self._settings = settings
         self._loop = loop
-        self._places = places
-        self._wanted: dict[RequestId, WaitNotice] = {}
+        self._positions = positions
+        self._commented: dict[RequestId, WaitNotice] = {}
+        """The waits that get comments."""
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        return len(self._wanted)
+        return len(self._commented)
 
     def hold(self, wait: WaitNotice | None, command: Hold, exchange: Exchange, takes_comments: bool) -> WaitNotice:
-        """A request waits. `takes_comments` where its answer will be an event stream of which nothing was sent."""
+        """Starts or continues a wait. `takes_comments`: the answer will be an event stream, none of which was sent."""
         if wait is None:
             wait = WaitNotice(command.request_id, exchange, command.position)
-        wait.began(self._loop.time())
-        asked = exchange.header(ASKED_WITH) if takes_comments and self._settings.when == "asked" else None
-        if asked is not None and asked.strip().lower() == NOTES:
-            self._wanted[wait.request_id] = wait
+        wait.start(self._loop.time())
+        if takes_comments and self._settings.when == "asked" and wants_comments(exchange):
+            self._commented[wait.request_id] = wait
             self._arm()
         return wait
 
-    def over(self, wait: WaitNotice) -> None:
-        """It waits no more: it was sent, refused, or its client left."""
-        wait.ended(self._loop.time())
-        if self._wanted.pop(wait.request_id, None) is not None and not self._wanted:
+    def end(self, wait: WaitNotice) -> None:
+        """The request was sent or refused, or its client has left."""
+        wait.stop(self._loop.time())
+        if self._commented.pop(wait.request_id, None) is not None and not self._commented:
             self.stop()
 
-    def tell(self, at: float) -> None:
-        """Writes what is due at `at`."""
-        due = [wait for wait in self._wanted.values() if at - wait.noted_at >= self._settings.every_s]
-        places = self._places() if due else {}
+    def write_due(self, at: float) -> None:
+        due = [wait for wait in self._commented.values() if at - wait.commented_at >= self._settings.every_s]
+        positions = self._positions() if due else {}
         for wait in due:
-            place = places.get(wait.request_id)
-            if place is not None:
-                wait.note(place, at)
+            position = positions.get(wait.request_id)
+            if position is not None:
+                wait.write_position(position, at)
 
     def stop(self) -> None:
         if self._timer is not None:
@@ -150,16 +153,27 @@ class WaitComments:
 
     def _arm(self) -> None:
         if self._timer is None:
-            self._timer = self._loop.call_later(self._settings.every_s / 2, self._ring)
+            self._timer = self._loop.call_later(self._settings.every_s / 2, self._on_timer)
 
-    def _ring(self) -> None:
+    def _on_timer(self) -> None:
         self._timer = None
-        self.tell(self._loop.time())
-        if self._wanted:
+        self.write_due(self._loop.time())
+        if self._commented:
             self._arm()
 
 
+def wants_comments(exchange: Exchange) -> bool:
+    """Whether the client asked for comments while it waits."""
+    value = exchange.header(REQUEST_HEADER)
+    return value is not None and value.strip().lower() == NOTES
+
+
+def is_event_stream(dialect: Dialect, parsed: ParsedRequest) -> bool:
+    """Whether the answer to this request will be an event stream, which may contain comments."""
+    return dialect.error_frame(parsed, _ANY_REFUSAL).startswith((b"data:", b"event:"))
+
+
 def comment(text: str) -> bytes:
-    """One comment of an event stream, with the empty line that makes clients look at it: no line end of the text's gets through."""
-    one_line = " ".join(text.split())[:REASON_CHARACTERS_MAX]
+    """One comment of an event stream. Line ends in the text become spaces; the empty line makes clients process it."""
+    one_line = " ".join(text.split())[:COMMENT_CHARACTERS_MAX]
     return b": " + one_line.encode("utf-8", "replace") + b"\n\n"

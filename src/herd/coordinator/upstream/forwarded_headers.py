@@ -75,15 +75,15 @@ def answer_headers(content_type: bytes, request_id: RequestId, dispatch: Dispatc
     """What the client is told beside the body: the node, its score, and what was done to get there."""
     headers = [
         (b"Content-Type", content_type),
-        (b"X-Fleet-Node", told(dispatch.node_id)),
+        (b"X-Fleet-Node", encode_header_value(dispatch.node_id)),
         (b"X-Fleet-Score", b"%.1f" % dispatch.score),
         (b"X-Fleet-Retries", b"%d" % dispatch.retries),
-        (b"X-Fleet-Request", told(request_id)),
+        (b"X-Fleet-Request", encode_header_value(request_id)),
     ]
     if dispatch.pin is not None and dispatch.pin.warning:
-        headers.append((b"X-Fleet-Context-Warning", told(dispatch.pin.warning)))
+        headers.append((b"X-Fleet-Context-Warning", encode_header_value(dispatch.pin.warning)))
     if dispatch.fallback is not None:
-        headers.append((b"X-Fleet-Fallback", told(dispatch.fallback)))
+        headers.append((b"X-Fleet-Fallback", encode_header_value(dispatch.fallback)))
     loaded = dispatch.card.loaded
     if loaded is not None and loaded.context_tokens is not None and prompt_tokens > loaded.context_tokens:
         overflow = b"estimated_tokens=%d; context_length=%d" % (prompt_tokens, loaded.context_tokens)
@@ -93,7 +93,7 @@ def answer_headers(content_type: bytes, request_id: RequestId, dispatch: Dispatc
 
 def refusal_headers(content_type: str, refusal: Refusal, request_id: RequestId, chance: float = 0.0) -> list[Header]:
     """The same for an answer of our own. `chance` from 0 to 1 is the dice's word on how much later to come back."""
-    headers = [(b"Content-Type", content_type.encode("latin-1")), (b"X-Fleet-Request", told(request_id))]
+    headers = [(b"Content-Type", content_type.encode("latin-1")), (b"X-Fleet-Request", encode_header_value(request_id))]
     if refusal.retry_after_s is not None:
         headers.append(
             (b"Retry-After", b"%d" % max(1, math.ceil(refusal.retry_after_s * (1.0 + RETRY_SPREAD * chance))))
@@ -103,14 +103,14 @@ def refusal_headers(content_type: str, refusal: Refusal, request_id: RequestId, 
     return headers
 
 
-def told(text: str) -> bytes:
+def encode_header_value(text: str) -> bytes:
     """A header value: printable ASCII as it is; if there is anything else in it, that (and "%") is percent-encoded."""
     if not (text.isascii() and text.isprintable()):
         text = quote(text, safe=_KEPT_IN_A_VALUE, errors="replace")
     return text.encode("ascii")
 
 
-def found(headers: Sequence[Header], wanted: bytes) -> bytes | None:
+def get_header(headers: Sequence[Header], wanted: bytes) -> bytes | None:
     """The first value of a header by its lower-case name."""
     for name, value in headers:
         if name == wanted:
@@ -120,21 +120,21 @@ def found(headers: Sequence[Header], wanted: bytes) -> bytes | None:
 
 def body_length(headers: Sequence[Header]) -> int | None:
     """The length of an answer's body where its head tells it and it is not chunked."""
-    value = found(headers, b"content-length")
-    if value is None or not value.isdigit() or found(headers, b"transfer-encoding") is not None:
+    value = get_header(headers, b"content-length")
+    if value is None or not value.isdigit() or get_header(headers, b"transfer-encoding") is not None:
         return None
     return int(value)
 
 
 def is_encoded(headers: Sequence[Header]) -> bool:
     """Whether the body is compressed, although we asked for a plain one."""
-    encoding = found(headers, b"content-encoding")
+    encoding = get_header(headers, b"content-encoding")
     return encoding is not None and encoding.strip().lower() not in (b"", b"identity")
 
 
 def retry_after_s(headers: Sequence[Header]) -> float | None:
     """Retry-After in seconds. Its other form, a date, is not read: it would need a clock that both sides agree on."""
-    value = found(headers, b"retry-after")
+    value = get_header(headers, b"retry-after")
     if value is None or not value.strip().isdigit() or len(value) > 9:
         return None
     return min(float(value), _RETRY_AFTER_MAX_S)

@@ -1,0 +1,47 @@
+"""Renders refusals in the error format of the client API that a path belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from herd.coordinator.http.contract import Exchange
+from herd.dialects import Dialect
+from herd.errors import Refusal
+
+
+class ErrorAnswers:
+    def __init__(self, dialects: Sequence[Dialect]) -> None:
+        self._by_path = {route.path: dialect for dialect in dialects for route in dialect.routes}
+        self._by_first_segment = {path.split("/")[1]: dialect for path, dialect in self._by_path.items()}
+        self._default = dialects[0]
+
+    def dialect_of(self, path: str) -> Dialect:
+        """The dialect of this path, else of its first segment, else the first dialect."""
+        found = self._by_path.get(path)
+        return found or self._by_first_segment.get(path.strip("/").split("/")[0], self._default)
+
+    def render(self, path: str | None, refusal: Refusal) -> tuple[int, str, bytes]:
+        """Status, content type and body."""
+        answer = self.dialect_of(path or "/").error(refusal)
+        return answer.status, answer.content_type, answer.body
+
+    def refuse(self, exchange: Exchange, refusal: Refusal) -> None:
+        """Answers a request without permission; a browser that asks for a page is sent to the login page."""
+        if refusal.status == 401 and exchange.method == "GET" and b"text/html" in (exchange.header(b"accept") or b""):
+            exchange.respond(303, ((b"location", b"/login"),), b"")
+            return
+        status, content_type, body = self.render(exchange.path, refusal)
+        headers = [(b"content-type", content_type.encode())]
+        if status == 401:
+            headers.append((b"www-authenticate", b"Bearer"))
+        exchange.respond(status, headers, body)
+
+    async def not_found(self, request: Request, _: Exception) -> Response:
+        """404 in the dialect's format under /v1. Elsewhere Ollama's own text, which its clients look for."""
+        if not request.url.path.startswith("/v1/"):
+            return PlainTextResponse("404 page not found", 404)
+        status, content_type, body = self.render(request.url.path, Refusal(404, "not_found", "path not found"))
+        return Response(body, status, media_type=content_type)

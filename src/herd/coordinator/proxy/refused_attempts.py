@@ -1,0 +1,34 @@
+"""Decides whether an engine's error answer is a failure of the node or a mistake of the client."""
+
+from __future__ import annotations
+
+from herd.coordinator.http.contract import Header
+from herd.coordinator.proxy.translation import error_text
+from herd.coordinator.upstream import forwarded_headers
+from herd.core.state.commands import Dispatch
+from herd.core.state.refusals import prompt_too_long
+from herd.core.state.request import Failure, FailureKind
+from herd.engines import Engine
+from herd.errors import Refusal
+from herd.protocols.apply_options import retry_prompt_tokens
+
+
+def judge(
+    engine: Engine, command: Dispatch, status: int, headers: list[Header], body: bytes, *, has_begun: bool
+) -> Failure | Refusal | None:
+    """A failure to retry on another node, a refusal to send to the client, or None: the client gets this error answer.
+
+    `has_begun`: the client has already received a part of the answer from another node.
+    """
+    options, card, too_long = command.pin, command.card, engine.rejected_prompt_tokens(status, body)
+    if retry_prompt_tokens(too_long, options, card):
+        return Failure(kind=FailureKind.WINDOW, detail=f"the prompt has {too_long} tokens", prompt_tokens=too_long)
+    if too_long and options is not None and options.forbids_cutting and not has_begun:
+        return prompt_too_long(too_long, options, card)
+    kind = engine.failure_kind(status, body, has_begun=has_begun)
+    if kind is None:
+        return None
+    retry_after_s = forwarded_headers.retry_after_s(headers) if kind is FailureKind.BUSY else None
+    return Failure(
+        kind=kind, detail=f"the engine answered {status}", retry_after_s=retry_after_s, said=error_text(body)
+    )
