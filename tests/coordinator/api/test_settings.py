@@ -42,7 +42,9 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
     with (
         FakeOllama(["m"]) as one,
         FakeOllama(["m"]) as two,
-        running_fleet({"alpha": one, "beta": two}, data_dir=tmp_path, settings_store=a_settings_store(tmp_path)) as running,
+        running_fleet(
+            {"alpha": one, "beta": two}, data_dir=tmp_path, settings_store=a_settings_store(tmp_path)
+        ) as running,
     ):
         yield running
 
@@ -102,10 +104,10 @@ def test_a_change_is_kept_on_record_and_undone(fleet: Fleet, tmp_path: Path) -> 
         "127.0.0.1",
     )
     assert post(fleet, "settings/undo", {"change_id": past.change_id})[0] == 200
-    assert (line(fleet, "FLEET_TRACE_RETENTION_DAYS").source, a_settings_store(tmp_path).settings().store.retention_days) == (
-        "default",
-        30.0,
-    )
+    assert (
+        line(fleet, "FLEET_TRACE_RETENTION_DAYS").source,
+        a_settings_store(tmp_path).settings().store.retention_days,
+    ) == ("default", 30.0)
     later, first = msgspec.convert(fleet.get("/dashboard/api/settings/history"), SettingHistory).changes
     assert (later.before, later.after, later.may_undo, first.may_undo) == ("14", None, True, False)
     assert post(fleet, "settings/undo", {"change_id": first.change_id})[0] == 400

@@ -62,7 +62,11 @@ class EditableSettings(Protocol):
 
 class SettingsApi:
     def __init__(
-        self, settings_store: EditableSettings | None, store: TraceStore, signals: Sequence[Signal], applied: Callable[[], None]
+        self,
+        settings_store: EditableSettings | None,
+        store: TraceStore,
+        signals: Sequence[Signal],
+        applied: Callable[[], None],
     ) -> None:
         """`applied` is called after a change. Without a settings_store (an embedded coordinator) nothing can be shown or set."""
         self._settings_store = settings_store
@@ -91,7 +95,9 @@ class SettingsApi:
 
     async def page(self, _: Request) -> Response:
         """Every setting: value, default, source, when a change takes effect."""
-        return json_response(SettingsPage(tuple(self._settings_store.lines()) if self._settings_store is not None else ()))
+        return json_response(
+            SettingsPage(tuple(self._settings_store.lines()) if self._settings_store is not None else ())
+        )
 
     async def change(self, request: Request) -> Response:
         """Sets one setting, checked as at the start; kept over restarts, on record, and undone by one call."""

@@ -62,7 +62,9 @@ class Continuation:
         if self.resumption is None:
             return frozenset()
         is_empty = self.resumption.partial_answer.is_empty
-        return frozenset(kind for kind, engine in engines.items() if is_empty or engine.can_continue or engine.can_render)
+        return frozenset(
+            kind for kind, engine in engines.items() if is_empty or engine.can_continue or engine.can_render
+        )
 
     def _resume(self, model: str, timestamp: Timestamp) -> Resumption | None:
         forwarded = b"".join(self._parts or ())
@@ -92,7 +94,9 @@ class Continuation:
     def raw_conversation(self, command: Dispatch, rendered: str) -> Conversation | None:
         assert self.resumption is not None
         capabilities = command.card.capabilities
-        return raw_continuation_request(self._conversation(command), self.resumption.partial_answer, rendered, capabilities)
+        return raw_continuation_request(
+            self._conversation(command), self.resumption.partial_answer, rendered, capabilities
+        )
 
     def _conversation(self, command: Dispatch) -> Conversation:
         conversation = self._dialect.read_conversation(self._parsed)

@@ -41,7 +41,6 @@ _REFUSED: Final = 2
 _OPEN: Final = 3
 _OVER: Final = 4
 
-_CANNOT_CONTINUE: Final = "this engine cannot continue an answer of another node"
 _INCOMPLETE: Final = "the answer ended before it was complete"
 
 
@@ -183,12 +182,14 @@ class Relay:
     def _send_rest(self, engine: Engine, conversation: Conversation | None) -> None:
         self._call = None
         if conversation is None:
-            self._fail(FailureKind.UNFIT, _CANNOT_CONTINUE)
+            self._fail(FailureKind.UNFIT, "this engine cannot continue an answer of another node")
             return
         assert self._continuation is not None and self._continuation.resumption is not None
         resumption = self._continuation.resumption
-        self._translation = Translation(engine.reader(conversation), resumption.writer, resumption.partial_answer.chunks)
-        self._send(engine.call(with_engine_options(conversation, self._dispatch.pin)), forwarded_headers.OWN_LINES, self)
+        resumed_tokens = resumption.partial_answer.chunks
+        self._translation = Translation(engine.reader(conversation), resumption.writer, resumed_tokens)
+        call = engine.call(with_engine_options(conversation, self._dispatch.pin))
+        self._send(call, forwarded_headers.OWN_LINES, self)
 
     def _send(self, call: Call, lines: bytes, sink: UpstreamSink) -> None:
         self._step = _SENT
