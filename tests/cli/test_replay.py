@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from builders import a_card, a_report, a_request, a_world
 from herd.cli.client import CliError
 from herd.cli.replay import ReplayRequest, asked, lines, parsed_span, parsed_weights, replayed
 from herd.coordinator.storage.database import open_for_writing
-from herd.coordinator.storage.learned_state import keep_rules
+from herd.coordinator.storage.learned_state import insert_rules
 from herd.coordinator.storage.trace_rows import INSERT_TRACE, trace_row
 from herd.core.planning.replay import DecisionRules
 from herd.core.scheduling.completion_time import CompletionTimeSettings
@@ -29,10 +30,10 @@ def a_database(path: Path, *columns: str | None, rules: DecisionRules | None = R
     """One row for each of these `candidates`, a minute apart, the last one now."""
     with closing(open_for_writing(path / "latency.db", 0.0)) as connection:
         if rules is not None:
-            keep_rules(connection, rules, NOW)
+            insert_rules(connection, rules, NOW)
         for number, column in enumerate(columns):
             row = trace_row(a_record(), NOW - 60.0 * (len(columns) - 1 - number), 256, RULES.fingerprint)
-            connection.execute(INSERT_TRACE, row._replace(candidates=column))
+            connection.execute(INSERT_TRACE, structs.astuple(structs.replace(row, candidates=column)))
     return path / "latency.db"
 
 

@@ -18,7 +18,8 @@ from herd.cli.demo.history import DAY_S, Day, write_day
 from herd.coordinator.api.charts import ChartsApi
 from herd.coordinator.driver import Driver
 from herd.coordinator.storage import rollups, schema
-from herd.coordinator.storage.writer import StoreSettings, TraceStore
+from herd.coordinator.storage.store_settings import StoreSettings
+from herd.coordinator.storage.writer import TraceStore
 from herd.core.state.commands import Record
 
 NOW = 20_008 * DAY_S + 20 * 3600.0

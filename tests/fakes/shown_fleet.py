@@ -20,6 +20,8 @@ from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
+from msgspec.structs import astuple
+
 from fakes.clock import WallClock
 from fakes.fleet import Fleet, Machine, running_fleet
 from fakes.ollama.server import FakeModel, FakeOllama, FakeSettings
@@ -46,14 +48,14 @@ SPEED = {"studio": 48.0, "gaming-pc": 92.0, "mini": 24.0, "attic": 11.0}
 
 def week(seed: int) -> tuple[float | None, ...]:
     """What a laptop's owner lends: little by day on weekdays, nearly all at night; a few hours never seen."""
-    dice = Random(seed)
+    rng = Random(seed)
     lent = (
         0.25 if day < 5 and 9 <= hour < 18 else 0.6 if 7 <= hour < 23 else 0.95
         for day in range(7)
         for hour in range(24)
     )
     return tuple(
-        None if dice.random() < 0.03 else round(min(1.0, max(0.0, share + dice.uniform(-0.12, 0.12))), 2)
+        None if rng.random() < 0.03 else round(min(1.0, max(0.0, share + rng.uniform(-0.12, 0.12))), 2)
         for share in lent
     )
 
@@ -169,12 +171,12 @@ class ShownFleet:
         ended = threading.Event()
 
         def client(number: int) -> None:
-            dice = Random(SEED + number)
+            rng = Random(SEED + number)
             while not ended.is_set():
                 self.ask(
-                    dice.choice(("qwen3:8b", "qwen3:8b", "llama3.2:3b")),
-                    dice.choice(APPS),
-                    f"question {dice.randrange(10**6)}",
+                    rng.choice(("qwen3:8b", "qwen3:8b", "llama3.2:3b")),
+                    rng.choice(APPS),
+                    f"question {rng.randrange(10**6)}",
                 )
 
         threads = [threading.Thread(target=client, args=(number,), daemon=True) for number in range(clients)]
@@ -263,89 +265,86 @@ def _beating(shown: ShownFleet) -> Iterator[None]:
 
 def write_history(path: Path, hours: int) -> None:
     """Traces and node hours up to now, as a coordinator that ran so long would have them."""
-    dice, now = Random(SEED), time.time()
+    rng, now = Random(SEED), time.time()
     with sqlite3.connect(path) as database:
         for hour in range(hours, 0, -1):
             begin = now - hour * 3600
             clock = time.localtime(begin).tm_hour
-            for _ in range(int(6 + 90 * max(0.0, math.sin((clock - 6) / 18 * math.pi)) + dice.random() * 20)):
-                database.execute(trace_rows.INSERT_TRACE, _trace(dice, begin + dice.random() * 3600))
+            for _ in range(int(6 + 90 * max(0.0, math.sin((clock - 6) / 18 * math.pi)) + rng.random() * 20)):
+                database.execute(trace_rows.INSERT_TRACE, astuple(_trace(rng, begin + rng.random() * 3600)))
         database.commit()
-        node_history.keep(
+        node_history.insert_history(
             database,
-            [*_stays(dice, now, hours)],
+            [*_stays(rng, now, hours)],
             [
-                node_history.Event(now - 5 * 3600, "node_joined", "attic joined"),
-                node_history.Event(now - 2.2 * 3600, "settings", "FLEET_FALLBACK was changed"),
+                node_history.FleetEvent(now - 5 * 3600, "node_joined", "attic joined"),
+                node_history.FleetEvent(now - 2.2 * 3600, "settings", "FLEET_FALLBACK was changed"),
             ],
         )
 
 
-def _stays(dice: Random, now: float, hours: int) -> Iterator[node_history.StateInterval]:
+def _stays(rng: Random, now: float, hours: int) -> Iterator[node_history.StateInterval]:
     for name in MACHINES:
         for minute in range(hours * 60, 0, -10):
             if name == "attic" and minute > 5 * 60:
                 continue
             is_away = name == "gaming-pc" and time.localtime(now - minute * 60).tm_hour in (2, 3, 4, 5)
-            is_lent = name == "mini" and dice.random() < 0.06
-            state = "gone" if is_away else "yielding" if is_lent else "degraded" if dice.random() < 0.004 else "online"
+            is_lent = name == "mini" and rng.random() < 0.06
+            state = "gone" if is_away else "yielding" if is_lent else "degraded" if rng.random() < 0.004 else "online"
             yield node_history.StateInterval(now - minute * 60, name, state, 600.0, SLOTS[name])
 
 
-def _trace(dice: Random, at: float) -> trace_rows.TraceRow:
-    app = dice.choices(APPS, (5, 4, 2, 1))[0]
+def _trace(rng: Random, at: float) -> trace_rows.TraceRow:
+    app = rng.choices(APPS, (5, 4, 2, 1))[0]
     model = (
         "nomic-embed-text:latest"
         if app == "notes-search"
-        else dice.choices(("qwen3:8b", "llama3.2:3b", "qwen3:32b"), (6, 3, 1))[0]
+        else rng.choices(("qwen3:8b", "llama3.2:3b", "qwen3:32b"), (6, 3, 1))[0]
     )
-    node = dice.choice([name for name, held in HELD.items() if model in held])
-    status = dice.choices(("completed", "failed", "client_cancelled", "rejected"), (9900, 12, 60, 8))[0]
-    prompt, written = (
-        int(dice.lognormvariate(6.0, 0.8)),
-        int(dice.lognormvariate(4.6, 0.7)) if status == "completed" else 0,
+    node = rng.choice([name for name, held in HELD.items() if model in held])
+    status = rng.choices(("completed", "failed", "client_cancelled", "rejected"), (9900, 12, 60, 8))[0]
+    prompt, completion = (
+        int(rng.lognormvariate(6.0, 0.8)),
+        int(rng.lognormvariate(4.6, 0.7)) if status == "completed" else 0,
     )
-    held, load = (
-        (dice.expovariate(1 / 500) if dice.random() < 0.08 else 0.0),
-        (2400.0 if dice.random() < 0.006 else 0.0),
-    )
-    prefill, decode = prompt / SPEED[node] * 45, written / SPEED[node] * 1000
+    held, load = ((rng.expovariate(1 / 500) if rng.random() < 0.08 else 0.0), (2400.0 if rng.random() < 0.006 else 0.0))
+    prefill, decode = prompt / SPEED[node] * 45, completion / SPEED[node] * 1000
     first, attempt = held + load + prefill + 12, load + prefill + decode + 12
     return trace_rows.TraceRow(
-        f"r5eed00-{dice.randrange(16**8):x}",
-        model,
-        model,
-        node,
-        60.0,
-        None,
-        status,
-        held + attempt,
-        first,
-        prompt,
-        written,
-        int(status == "failed"),
-        0,
-        None,
-        "192.168.1.7",
-        "ollama",
-        "the engine did not answer" if status == "failed" else None,
-        at,
-        json.dumps([app]),
-        "stop" if status == "completed" else None,
-        int(prompt * 1.05),
-        "embed" if "embed" in model else "chat",
-        1,
-        1,
-        attempt,
-        held,
-        0,
-        load,
-        prefill,
-        decode,
-        prompt * 4,
-        None,
-        "completion_time",
-        None,
-        None,
-        0,
+        request_id=f"r5eed00-{rng.randrange(16**8):x}",
+        model=model,
+        original_model=model,
+        node_id=node,
+        score=60.0,
+        scores_breakdown=None,
+        status=status,
+        latency_ms=held + attempt,
+        time_to_first_token_ms=first,
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        retry_count=int(status == "failed"),
+        fallback_used=0,
+        excluded_nodes=None,
+        client_ip="192.168.1.7",
+        original_format="ollama",
+        error_message="the engine did not answer" if status == "failed" else None,
+        timestamp=at,
+        tags=json.dumps([app]),
+        finish_reason="stop" if status == "completed" else None,
+        estimated_tokens=int(prompt * 1.05),
+        kind="embed" if "embed" in model else "chat",
+        stream=1,
+        attempt=1,
+        attempt_ms=attempt,
+        held_ms=held,
+        cached_tokens=0,
+        load_ms=load,
+        prefill_ms=prefill,
+        decode_ms=decode,
+        size_bytes=prompt * 4,
+        failure=None,
+        policy="completion_time",
+        candidates=None,
+        key_id=None,
+        truncated=0,
     )

@@ -155,12 +155,12 @@ def replayed(wanted: ReplayRequest, now: float) -> Replay:
 
 def _replayed(connection: sqlite3.Connection, wanted: ReplayRequest, now: float) -> Replay:
     done, signals = Replay(), discover(herd.core.scheduling.signals, Signal, "SIGNAL")
-    known = learned_state.known_rules(connection) if queries.has_rules(connection) else {}
+    known = learned_state.load_rules(connection) if queries.has_rules(connection) else {}
     under: dict[str, DecisionRules] = {
         name: rules.changed(wanted.policy, wanted.weights or {}) for name, rules in known.items()
     }
     since = now - wanted.since_s if wanted.since_s is not None else 0.0
-    for request_id, prompt_tokens, column in queries.recorded_choices(connection, since, wanted.limit):
+    for request_id, prompt_tokens, column in queries.recorded_decisions(connection, since, wanted.limit):
         try:
             choice = decision_record.to_recorded_decision(request_id, prompt_tokens, column, known)
         except decision_record.UnreadableDecision:

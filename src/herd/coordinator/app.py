@@ -363,4 +363,4 @@ class Coordinator:
             return
         scheduler, changed = self.settings.general.scheduler, self.settings_store.settings()
         self.driver.dispatcher.scheduler.policy = policy_of(scheduler, changed, self.driver.forecast)
-        self.store.decide_by(DecisionRules(scheduler, changed.weights, changed.completion_time))
+        self.store.set_rules(DecisionRules(scheduler, changed.weights, changed.completion_time))

@@ -53,9 +53,9 @@ class SavedState:
         """
         driver, store = self._driver, self._store
         try:
-            for restored in store.read(queries.remembered_latencies, driver.now()):
+            for restored in store.read(queries.latencies_to_restore, driver.now()):
                 driver.feed(restored)
-            learned_state.believe(store.read(learned_state.recalled, time.time()), driver.forecast.recall)
+            learned_state.restore(store.read(learned_state.load_learned, time.time()), driver.forecast.recall)
             self._restore_budgets()
             most_used = store.read(queries.most_used, time.time() - WEEK_S, self._preload_max)
             self._pinned_models.preload([ModelName(model) for model in most_used])
@@ -68,7 +68,7 @@ class SavedState:
         if self._save_timer is not None:
             self._save_timer.cancel()
             while learned := self._driver.forecast.changes():
-                self._store.learnt(learned)
+                self._store.record_learned(learned)
 
     def _restore_budgets(self) -> None:
         """Counts the tokens that each key has used this month: a restart does not reset a budget. Raises `HerdError`."""
@@ -79,7 +79,7 @@ class SavedState:
                 self._allowances.recall(key, now, month, used_tokens.get(key.id, 0))
 
     def _save(self) -> None:
-        self._store.learnt(self._driver.forecast.changes())
+        self._store.record_learned(self._driver.forecast.changes())
         self._arm()
 
     def _arm(self) -> None:

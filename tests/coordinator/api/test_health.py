@@ -93,7 +93,7 @@ def test_a_clock_that_is_wrong_is_noticed(fleet: Fleet) -> None:
 
 
 def test_a_database_that_cannot_be_read_does_not_end_the_examination(fleet: Fleet) -> None:
-    fleet.on_loop(lambda: setattr(fleet.coordinator.store, "path", fleet.data_dir / "nothing" / "latency.db"))
+    fleet.on_loop(lambda: setattr(fleet.coordinator.store.reader, "path", fleet.data_dir / "nothing" / "latency.db"))
     assert look(fleet).passed
 
 

@@ -11,7 +11,8 @@ from builders import a_card, a_report, a_world
 from herd.coordinator.api.fleet_view import FleetView
 from herd.coordinator.api.live_feed import CARDS_AT_ONCE, LiveFeed, LiveMessage
 from herd.coordinator.driver import Driver
-from herd.coordinator.storage.writer import StoreSettings, TraceStore
+from herd.coordinator.storage.store_settings import StoreSettings
+from herd.coordinator.storage.writer import TraceStore
 from herd.core.state.commands import Record
 from herd.dashboard.live import FleetMessage
 

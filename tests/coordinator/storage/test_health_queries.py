@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from herd.coordinator.storage import schema
-from herd.coordinator.storage.health_queries import traffic
+from herd.coordinator.storage.health_queries import recent_traffic
 from herd.core.state import refusals
 from herd.core.state.fleet import ModelName, NodeId
 from herd.health.snapshot import ModelTraffic, Traffic
@@ -54,7 +54,7 @@ def put(database: sqlite3.Connection, **more: object) -> None:
 
 
 def asked(database: sqlite3.Connection, window: int = 4096) -> Traffic:
-    return traffic(database, NOW - 3600, [(ALPHA, M, window)])
+    return recent_traffic(database, NOW - 3600, [(ALPHA, M, window)])
 
 
 def pair(database: sqlite3.Connection, window: int = 4096) -> ModelTraffic:
@@ -122,7 +122,7 @@ def test_what_did_not_fit_into_the_window_is_counted(
 
 def test_without_a_known_window_nothing_is_too_long(database: sqlite3.Connection) -> None:
     put(database, prompt_tokens=10**6, finish_reason="length")
-    [found] = traffic(database, NOW - 3600, []).pairs
+    [found] = recent_traffic(database, NOW - 3600, []).pairs
     assert (found.overlong, found.cut_short) == (0, 0)
 
 
@@ -150,5 +150,5 @@ def test_rows_of_an_older_program_are_no_obstacle(database: sqlite3.Connection) 
 def test_on_a_busy_fleet_only_the_newest_traces_are_looked_at(database: sqlite3.Connection) -> None:
     for number in range(5):
         put(database, prompt_tokens=1000 - number, timestamp=NOW - 50 + number)
-    found = traffic(database, NOW - 3600, [], rows=2)
+    found = recent_traffic(database, NOW - 3600, [], rows=2)
     assert found.requests == 2 and found.pairs[0].requests == 2 and found.pairs[0].prompt_tokens_max == 997

@@ -14,7 +14,8 @@ from builders import World, a_card, a_report, a_request, a_world
 from herd.coordinator.storage import learned_state
 from herd.coordinator.storage.database import open_for_writing
 from herd.coordinator.storage.retention import DAY_S
-from herd.coordinator.storage.writer import StoreSettings, TraceStore
+from herd.coordinator.storage.store_settings import StoreSettings
+from herd.coordinator.storage.writer import TraceStore
 from herd.core.planning.replay import DecisionRules
 from herd.core.state.events import AttemptFinished, ClientLeft, FirstByte, RequestArrived
 from herd.core.state.learned_values import CHANGES_MAX, TAKEN_MAX, Changes, LearnedValue
@@ -86,11 +87,11 @@ def test_after_a_restart_the_same_is_expected_as_before(tmp_path: Path) -> None:
     work(before)
     beat(before)
     store = a_store(tmp_path)
-    store.learnt(before.dispatcher.forecast.changes())
+    store.record_learned(before.dispatcher.forecast.changes())
     store.close()
 
     after, store = a_fleet(), a_store(tmp_path)
-    assert learned_state.believe(store.read(learned_state.recalled, NOW), after.dispatcher.forecast.recall) > 4
+    assert learned_state.restore(store.read(learned_state.load_learned, NOW), after.dispatcher.forecast.recall) > 4
     store.close()
     freshen(before)
     known, again = expectations(before), expectations(after)
@@ -134,12 +135,12 @@ def a_memory(subject: str = "alpha", model: str = "m:latest", kind: str = "pair"
 
 def test_the_newest_word_is_kept(tmp_path: Path) -> None:
     store = a_store(tmp_path)
-    store.learnt([a_memory(log=0.1), a_memory("beta"), a_memory(log=0.2)])
+    store.record_learned([a_memory(log=0.1), a_memory("beta"), a_memory(log=0.2)])
     assert store.flush()
-    store.learnt([a_memory(log=0.3)])
+    store.record_learned([a_memory(log=0.3)])
     store.close()
     store = a_store(tmp_path)
-    found = store.read(learned_state.recalled, NOW)
+    found = store.read(learned_state.load_learned, NOW)
     store.close()
     assert sorted((one.subject, one.numbers["prompt_log"]) for one in found) == [("alpha", 0.3), ("beta", 0.5)]
 
@@ -147,14 +148,14 @@ def test_the_newest_word_is_kept(tmp_path: Path) -> None:
 def test_nodes_unused_for_long_are_forgotten_and_those_in_use_keep_all_their_models(
     connection: sqlite3.Connection,
 ) -> None:
-    old = NOW - (learned_state.FORGOTTEN_DAYS + 1) * DAY_S
+    old = NOW - (learned_state.EXPIRES_DAYS + 1) * DAY_S
     gone, used = (
         [a_memory("gone"), a_memory("gone", "", "node")],
         [a_memory("used", "rare:latest"), a_memory("used", "", "node")],
     )
-    learned_state.keep(connection, [*gone, *used, a_memory("", "old:latest", "tokens")], old)
-    learned_state.keep(connection, [a_memory("used", "", "node")], NOW)
-    assert {(one.kind, one.subject, one.model) for one in learned_state.recalled(connection, NOW)} == {
+    learned_state.upsert(connection, [*gone, *used, a_memory("", "old:latest", "tokens")], old)
+    learned_state.upsert(connection, [a_memory("used", "", "node")], NOW)
+    assert {(one.kind, one.subject, one.model) for one in learned_state.load_learned(connection, NOW)} == {
         ("node", "used", ""),
         ("pair", "used", "rare:latest"),
     }
@@ -165,8 +166,8 @@ def test_there_is_a_most_and_the_oldest_go_first(
 ) -> None:
     monkeypatch.setattr(learned_state, "ROWS_MAX", 3)
     for number in range(5):
-        learned_state.keep(connection, [a_memory(f"n{number}")], NOW + number)
-    assert [one.subject for one in learned_state.recalled(connection, NOW)] == ["n2", "n3", "n4"]
+        learned_state.upsert(connection, [a_memory(f"n{number}")], NOW + number)
+    assert [one.subject for one in learned_state.load_learned(connection, NOW)] == ["n2", "n3", "n4"]
 
 
 STRANGE = (
@@ -190,10 +191,10 @@ IMPOSSIBLE = (
 def test_damaged_rows_are_passed_over_with_one_line(
     connection: sqlite3.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
-    learned_state.keep(connection, [a_memory("good")], NOW)
+    learned_state.upsert(connection, [a_memory("good")], NOW)
     connection.executemany(learned_state.UPSERT, [(*row, NOW) for row in STRANGE])
     with caplog.at_level(logging.WARNING):
-        assert [one.subject for one in learned_state.recalled(connection, NOW)] == ["good"]
+        assert [one.subject for one in learned_state.load_learned(connection, NOW)] == ["good"]
     assert len(caplog.records) == 1 and vars(caplog.records[0])["rows"] == len(STRANGE)
 
 
@@ -201,16 +202,16 @@ def test_what_nobody_can_have_learnt_is_passed_over_with_one_line(caplog: pytest
     world = a_fleet()
     before = expectations(world)
     with caplog.at_level(logging.WARNING):
-        assert learned_state.believe([*IMPOSSIBLE, a_memory("elsewhere")], world.dispatcher.forecast.recall) == 1
+        assert learned_state.restore([*IMPOSSIBLE, a_memory("elsewhere")], world.dispatcher.forecast.recall) == 1
     assert len(caplog.records) == 1 and vars(caplog.records[0])["rows"] == len(IMPOSSIBLE)
     assert expectations(world) == before
 
 
 def test_names_that_a_database_refuses_cost_nobody_the_writer(tmp_path: Path) -> None:
     store = a_store(tmp_path)
-    store.learnt([a_memory("lone \ud800 surrogate"), a_memory("x" * 100_000)])
+    store.record_learned([a_memory("lone \ud800 surrogate"), a_memory("x" * 100_000)])
     assert store.flush() and store.state.problem == ""
-    found = store.read(learned_state.recalled, NOW)
+    found = store.read(learned_state.load_learned, NOW)
     store.close()
     assert sorted(len(one.subject) for one in found) == [len("lone ? surrogate"), learned_state.NAME_MAX_CHARS]
 
@@ -219,12 +220,12 @@ def test_what_could_not_be_written_is_written_later(tmp_path: Path) -> None:
     store = a_store(tmp_path)
     with closing(sqlite3.connect(tmp_path / "latency.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        store.learnt([a_memory("early")])
+        store.record_learned([a_memory("early")])
         assert not store.flush() and "locked" in store.state.problem
         other.execute("ROLLBACK")
-    store.learnt([a_memory("late")])
+    store.record_learned([a_memory("late")])
     assert store.flush() and store.state.problem == ""
-    assert {one.subject for one in store.read(learned_state.recalled, NOW)} == {"early", "late"}
+    assert {one.subject for one in store.read(learned_state.load_learned, NOW)} == {"early", "late"}
     store.close()
 
 
@@ -235,4 +236,4 @@ def test_the_rules_in_force_are_on_record_once_each(tmp_path: Path) -> None:
         store.open()
         store.close()
     with closing(sqlite3.connect(tmp_path / "latency.db")) as opened:
-        assert learned_state.known_rules(opened) == {one.fingerprint: one for one in (DecisionRules(), other)}
+        assert learned_state.load_rules(opened) == {one.fingerprint: one for one in (DecisionRules(), other)}

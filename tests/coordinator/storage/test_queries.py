@@ -11,16 +11,17 @@ import pytest
 from herd.coordinator.storage import queries
 from herd.coordinator.storage.queries import (
     TraceFilter,
+    latencies_to_restore,
     latency_percentiles,
     one_request,
     recent_traces,
-    remembered_latencies,
     totals,
     usage_by_day,
     usage_by_tag,
     usage_by_tag_and_day,
 )
-from herd.coordinator.storage.writer import StoreSettings, TraceStore
+from herd.coordinator.storage.store_settings import StoreSettings
+from herd.coordinator.storage.writer import TraceStore
 from herd.core.state.commands import Record
 from herd.core.state.fleet import NodeId
 from herd.core.state.request import Counters, Failure, FailureKind, Outcome
@@ -148,15 +149,15 @@ def test_percentiles_per_node_and_model(store: TraceStore) -> None:
 
 
 def test_the_newest_latencies_of_each_pair_are_remembered_in_their_order(store: TraceStore) -> None:
-    for n in range(queries.REMEMBERED_PER_PAIR + 10):
+    for n in range(queries.RESTORED_PER_PAIR + 10):
         put(store, a_record(at=101.5 + n))
     put(store, a_record(node="mac"))
     assert store.flush()
-    remembered = store.read(remembered_latencies, at=7.0)
+    remembered = store.read(latencies_to_restore, at=7.0)
     assert {r.at for r in remembered} == {7.0}
     assert [(r.node_id, r.latency_s) for r in remembered[:1]] == [(NodeId("mac"), 1.5)]
-    assert [r.latency_s for r in remembered[1:]] == [1.0 + n for n in range(10, queries.REMEMBERED_PER_PAIR + 10)]
-    assert len(store.read(remembered_latencies, at=0.0, per_pair=2)) == 3
+    assert [r.latency_s for r in remembered[1:]] == [1.0 + n for n in range(10, queries.RESTORED_PER_PAIR + 10)]
+    assert len(store.read(latencies_to_restore, at=0.0, per_pair=2)) == 3
 
 
 def test_nonsense_latencies_of_another_program_are_not_remembered(store: TraceStore) -> None:
@@ -167,7 +168,7 @@ def test_nonsense_latencies_of_another_program_are_not_remembered(store: TraceSt
     )
     connection.commit()
     connection.close()
-    assert [r.latency_s for r in store.read(remembered_latencies, at=0.0)] == [0.25]
+    assert [r.latency_s for r in store.read(latencies_to_restore, at=0.0)] == [0.25]
     assert [row["count"] for row in store.read(latency_percentiles)] == [1]
 
 

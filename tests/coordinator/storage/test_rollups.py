@@ -11,8 +11,9 @@ import pytest
 
 from herd.cli.demo.history import Day, write_day
 from herd.coordinator.storage import node_history, rollups, schema
-from herd.coordinator.storage.node_history import Event, StateInterval
-from herd.coordinator.storage.rollups import BIN_GROWTH, Measure
+from herd.coordinator.storage.node_history import FleetEvent, StateInterval
+from herd.coordinator.storage.rollups import Measure
+from herd.dashboard.histograms import BIN_GROWTH
 
 MIDNIGHT = 20_000 * 86_400.0
 
@@ -134,7 +135,7 @@ def test_an_app_is_its_first_tag_else_its_key_else_its_address(database: sqlite3
 def test_old_buckets_go_minutes_first(database: sqlite3.Connection) -> None:
     write_day(database, Day(MIDNIGHT, seed=3, requests=60))
     rollups.advance(database)
-    node_history.keep(database, [StateInterval(MIDNIGHT + 5, "n", "busy", 10.0, 4)], [])
+    node_history.insert_history(database, [StateInterval(MIDNIGHT + 5, "n", "busy", 10.0, 4)], [])
     while rollups.trim(database, MIDNIGHT + 20 * 86400.0, minutes_days=16.0, hours_days=400.0):
         pass
     counts = [
@@ -151,7 +152,7 @@ def test_seconds_of_a_state_add_up_within_their_bucket(database: sqlite3.Connect
         StateInterval(MIDNIGHT + 59, "n", "busy", 9.0, 4),
         StateInterval(MIDNIGHT + 61, "n", "gone", 2.0, 0),
     ]
-    node_history.keep(database, stays, [Event(MIDNIGHT, "node_joined", "n joined")])
+    node_history.insert_history(database, stays, [FleetEvent(MIDNIGHT, "node_joined", "n joined")])
     assert database.execute("SELECT bucket, online_s, gone_s, slot_s FROM node_minutes ORDER BY bucket").fetchall() == [
         (MIDNIGHT, 19.0, 0.0, 76.0),
         (MIDNIGHT + 60, 0.0, 2.0, 0.0),

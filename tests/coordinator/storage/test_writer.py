@@ -22,8 +22,9 @@ from herd.coordinator.storage import trace_rows
 from herd.coordinator.storage.data_dir import DataDirInUse, lock_folder
 from herd.coordinator.storage.queries import recent_traces, totals
 from herd.coordinator.storage.schema import SCHEMA_VERSION, STEPS
+from herd.coordinator.storage.store_settings import StoreSettings
 from herd.coordinator.storage.trace_rows import TraceRow, trace_row
-from herd.coordinator.storage.writer import StoreSettings, TraceStore
+from herd.coordinator.storage.writer import TraceStore
 from herd.core.state.commands import Record
 from herd.core.state.decision import Decision, Rejected
 from herd.core.state.fleet import ModelName, NodeId
@@ -184,15 +185,15 @@ def test_a_record_that_makes_no_row_is_counted_and_holds_up_nobody(store: TraceS
 
 def test_the_insert_names_exactly_the_fields_of_the_row() -> None:
     columns = trace_rows.INSERT_TRACE.split("(")[1].split(")")[0].replace("\n", " ").split(",")
-    assert [column.strip() for column in columns] == list(TraceRow._fields)
-    assert trace_rows.INSERT_TRACE.count("?") == len(TraceRow._fields)
-    assert trace_rows.INSERT_TRACES.count("?") == len(TraceRow._fields) * trace_rows.ROWS_TOGETHER
+    assert [column.strip() for column in columns] == list(TraceRow.__struct_fields__)
+    assert trace_rows.INSERT_TRACE.count("?") == len(TraceRow.__struct_fields__)
+    assert trace_rows.INSERT_TRACES.count("?") == len(TraceRow.__struct_fields__) * trace_rows.ROWS_PER_INSERT
     columns, chosen = re.split(r"\bSELECT\b|\bFROM\b", trace_rows.INSERT_LATENCIES)[:2]
     assert columns.count(",") == chosen.count(",")
 
 
 @pytest.mark.parametrize(
-    "count", [1, trace_rows.ROWS_TOGETHER - 1, trace_rows.ROWS_TOGETHER, 2 * trace_rows.ROWS_TOGETHER + 3]
+    "count", [1, trace_rows.ROWS_PER_INSERT - 1, trace_rows.ROWS_PER_INSERT, 2 * trace_rows.ROWS_PER_INSERT + 3]
 )
 def test_rows_in_every_number_are_written_in_order(store: TraceStore, folder: Path, count: int) -> None:
     names = [f"r{n}" for n in range(count)]
@@ -323,7 +324,8 @@ def test_a_full_disk_loses_only_the_oldest_beyond_the_ring_and_writing_resumes(f
 SMALL_FILES = """
 import resource, sys
 from pathlib import Path
-from herd.coordinator.storage.writer import StoreSettings, TraceStore
+from herd.coordinator.storage.store_settings import StoreSettings
+from herd.coordinator.storage.writer import TraceStore
 from recorded import a_record
 import signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -351,7 +353,8 @@ READ_ONLY = """
 import os, sys, tempfile
 from pathlib import Path
 from herd.coordinator.storage.queries import totals
-from herd.coordinator.storage.writer import StoreSettings, TraceStore
+from herd.coordinator.storage.store_settings import StoreSettings
+from herd.coordinator.storage.writer import TraceStore
 from recorded import a_record
 with tempfile.TemporaryDirectory() as name:
     folder = Path(name)
@@ -393,9 +396,10 @@ KILLED_AT_COMMIT = """
 import os, signal, sys
 from pathlib import Path
 from herd.coordinator.storage import writer as under_test
+from herd.coordinator.storage.store_settings import StoreSettings
 from recorded import a_record
 kill_at, folder = int(sys.argv[2]), Path(sys.argv[1])
-store = under_test.TraceStore(under_test.StoreSettings(batch_rows=4, flush_interval_s=60.0), folder)
+store = under_test.TraceStore(StoreSettings(batch_rows=4, flush_interval_s=60.0), folder)
 store.open()
 for n in range(10_000):
     for m in range(4):
@@ -623,7 +627,8 @@ SECOND = """
 import sys
 from pathlib import Path
 from herd.coordinator.storage.data_dir import DataDirInUse
-from herd.coordinator.storage.writer import StoreSettings, TraceStore
+from herd.coordinator.storage.store_settings import StoreSettings
+from herd.coordinator.storage.writer import TraceStore
 try:
     TraceStore(StoreSettings(), Path(sys.argv[1])).open()
 except DataDirInUse as busy:
@@ -677,7 +682,7 @@ def test_questions_run_beside_the_loop_and_cannot_write(store: TraceStore) -> No
 
 
 def test_a_question_without_end_is_given_up(store: TraceStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("herd.coordinator.storage.writer.READ_MAX_STEPS", 100_000)
+    monkeypatch.setattr("herd.coordinator.storage.reader.READ_MAX_STEPS", 100_000)
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT COUNT(*) FROM n"
     with pytest.raises(Unavailable, match="interrupted"):
         store.read(lambda connection: connection.execute(endless).fetchall())

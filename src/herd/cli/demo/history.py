@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
+from msgspec.structs import astuple
+
 from herd.coordinator.storage import node_history
-from herd.coordinator.storage.node_history import Event, StateInterval
+from herd.coordinator.storage.node_history import FleetEvent, StateInterval
 from herd.coordinator.storage.trace_rows import INSERT_LATENCIES, INSERT_TRACE, NEWEST_TRACE, trace_row
 from herd.core.state.commands import Record
 from herd.core.state.decision import Candidate, Decision, Rejected, Scored
@@ -87,10 +89,10 @@ def write_day(connection: sqlite3.Connection, day: Day) -> None:
     """Adds the day's traces, latencies, states of nodes and events. Expects our newest schema. Raises `sqlite3.Error`."""
     connection.execute("BEGIN IMMEDIATE")
     before = connection.execute(NEWEST_TRACE).fetchone()
-    connection.executemany(INSERT_TRACE, (trace_row(record, record.at, 16) for record in records(day)))
+    connection.executemany(INSERT_TRACE, (astuple(trace_row(record, record.at, 16)) for record in records(day)))
     connection.execute(INSERT_LATENCIES, before)
     connection.execute("COMMIT")
-    node_history.keep(connection, list(stays(day)), list(events(day)))
+    node_history.insert_history(connection, list(stays(day)), list(events(day)))
 
 
 def records(day: Day) -> Iterator[Record]:
@@ -114,11 +116,11 @@ def stays(day: Day) -> Iterator[StateInterval]:
             )
 
 
-def events(day: Day) -> Iterator[Event]:
+def events(day: Day) -> Iterator[FleetEvent]:
     name, left, returned = AWAY
     for hour, kind, words in ((left, "node_left", "left"), (returned, "node_joined", "joined")):
         if hour < day.hours:
-            yield Event(day.began_at + hour * HOUR_S, kind, f"{name} {words}")
+            yield FleetEvent(day.began_at + hour * HOUR_S, kind, f"{name} {words}")
 
 
 def _request(day: Day, number: int, dice: Random) -> list[Record]:

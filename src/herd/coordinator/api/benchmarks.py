@@ -13,7 +13,7 @@ from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.driver import Driver
 from herd.coordinator.models.benchmark_runner import BenchmarkPlan, BenchmarkRun, BenchmarkRunner, wanted
 from herd.coordinator.storage import benchmark_runs
-from herd.coordinator.storage.benchmark_runs import Ended
+from herd.coordinator.storage.benchmark_runs import FinishedRun
 from herd.coordinator.storage.writer import TraceStore
 from herd.core.planning.benchmark_stats import compare
 from herd.dashboard.tabs.benchmarks import (
@@ -54,7 +54,9 @@ class BenchmarksApi:
         comparison = await self._compared(pair) if pair else None
         run = self._benchmarks.run
         running = run.run_id if run is not None and run.state == "running" else None
-        return json_response(BenchmarkRuns(tuple(await self._store.ask(benchmark_runs.newest)), running, comparison))
+        return json_response(
+            BenchmarkRuns(tuple(await self._store.ask(benchmark_runs.recent_runs)), running, comparison)
+        )
 
     async def start(self, request: Request) -> Response:
         """Measures nodes that have nothing to do, and gives way to whoever comes; `dry_run` only tells how long it would take."""
@@ -86,8 +88,8 @@ class BenchmarksApi:
         """The one that runs, or has just ended and may not be written yet, from memory."""
         run = self._benchmarks.run
         if run is not None and run.run_id == run_id:
-            return benchmark_runs.run_of(Ended(run, benchmark_runs.described(self._driver.fleet)))
-        found = await self._store.ask(benchmark_runs.one, run_id[:ID_MAX_CHARS])
+            return benchmark_runs.run_of(FinishedRun(run, benchmark_runs.describe_fleet(self._driver.fleet)))
+        found = await self._store.ask(benchmark_runs.find_run, run_id[:ID_MAX_CHARS])
         if found is None:
             raise UnknownModel(
                 f"there is no run {run_id[:ID_MAX_CHARS]!r}; those there are: herd bench --list", code="not_found"
@@ -100,7 +102,7 @@ class BenchmarksApi:
             raise BadRequest("compare wants two runs: compare=A,B")
         first, second = await self._found(names[0]), await self._found(names[1])
         before, after = ([benchmark_runs.cell_of(each) for each in run.cells] for run in (first, second))
-        found = compare(before, after, benchmark_runs.changed(first, second))
+        found = compare(before, after, benchmark_runs.changes_between(first, second))
         boxes = tuple(
             DifferenceBox(
                 node_id=d.node_id,
@@ -140,8 +142,8 @@ def keeper(store: TraceStore, driver: Driver) -> Callable[[BenchmarkRun], None]:
     """Has every run that showed anything written down."""
 
     def kept(run: BenchmarkRun) -> None:
-        ended = Ended(run, benchmark_runs.described(driver.fleet))
+        ended = FinishedRun(run, benchmark_runs.describe_fleet(driver.fleet))
         if run.shown:
-            store.write(lambda connection: benchmark_runs.keep(connection, ended))
+            store.write(lambda connection: benchmark_runs.insert_run(connection, ended))
 
     return kept

@@ -130,7 +130,7 @@ def _trends(
     connection: sqlite3.Connection, wanted: ChartRange, node_id: str | None, model: str | None
 ) -> trends.Trends:
     now, before = (_past(connection, one, node_id, model) for one in (wanted, wanted.earlier(WEEK_S)))
-    flags = tuple(trends.ChartEvent(*flag) for flag in chart_queries.flags(connection, wanted))
+    flags = tuple(trends.ChartEvent(*flag) for flag in chart_queries.events(connection, wanted))
     busy, slots = chart_queries.by_hour(connection, wanted.to_at - HEAT_DAYS * DAY_S, wanted.to_at)
     ttft = merged(counts for (_, measure), counts in now.bins.items() if measure == Measure.TTFT)
     starts = wanted.starts

@@ -16,7 +16,7 @@ from herd import __version__
 from herd.coordinator.api import views
 from herd.coordinator.driver import Driver
 from herd.coordinator.storage import node_history
-from herd.coordinator.storage.node_history import Event, StateInterval
+from herd.coordinator.storage.node_history import FleetEvent, StateInterval
 from herd.coordinator.storage.writer import TraceStore
 from herd.core.state.commands import Record
 from herd.core.state.fleet import NodeId
@@ -99,8 +99,8 @@ class FleetView:
 
     def watch(self) -> None:
         """Begins; the coordinator's start is the first thing that is told."""
-        started = Event(time.time(), "version", f"the coordinator {__version__} started")
-        self._store.write(functools.partial(node_history.keep, stays=(), events=[started]))
+        started = FleetEvent(time.time(), "version", f"the coordinator {__version__} started")
+        self._store.write(functools.partial(node_history.insert_history, intervals=(), events=[started]))
         self._again()
 
     def stop(self) -> None:
@@ -117,16 +117,16 @@ class FleetView:
         seconds = min(now - self._watched_at, WATCHED_MAX_S)
         self._watched_at = now
         cards = self.cards()
-        stays = [
+        intervals = [
             StateInterval(unix_now, card.node_id, card.state, seconds, card.slots if card.state in SERVING else 0)
             for card in cards
         ]
         events = self._came_and_went(cards, unix_now)
-        if stays or events:
-            self._store.write(functools.partial(node_history.keep, stays=stays, events=events))
+        if intervals or events:
+            self._store.write(functools.partial(node_history.insert_history, intervals=intervals, events=events))
         self._again()
 
-    def _came_and_went(self, cards: list[NodeCard], unix_now: float) -> list[Event]:
+    def _came_and_went(self, cards: list[NodeCard], unix_now: float) -> list[FleetEvent]:
         is_here = {card.node_id: card.state != "gone" for card in cards}
         before, self._present = self._present, is_here
         joined = [name for name, here in is_here.items() if here and not before.get(name)]
@@ -135,4 +135,4 @@ class FleetView:
             *(("node_joined", f"{name} joined") for name in joined),
             *(("node_left", f"{name} left") for name in left),
         ]
-        return [Event(unix_now, kind, about) for kind, about in told]
+        return [FleetEvent(unix_now, kind, about) for kind, about in told]

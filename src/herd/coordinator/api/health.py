@@ -16,7 +16,7 @@ from starlette.responses import Response
 from herd.coordinator.api.health_watch import HealthWatch
 from herd.coordinator.api.responses import json_errors, json_response, read_body
 from herd.coordinator.auth.routes import ApiRoute
-from herd.coordinator.storage.uptime_queries import strips
+from herd.coordinator.storage.uptime_queries import uptime_bars
 from herd.coordinator.storage.writer import TraceStore
 from herd.dashboard.tabs.health import (
     CommandLine,
@@ -75,7 +75,9 @@ class HealthApi:
 
     async def strips(self, request: Request) -> Response:
         """How each node was over the last day, week, month or quarter: `range` is 24h, 7d, 30d or 90d."""
-        return json_response(await self._store.ask(strips, request.query_params.get("range") or "24h", self._wall()))
+        return json_response(
+            await self._store.ask(uptime_bars, request.query_params.get("range") or "24h", self._wall())
+        )
 
     def _health(self, examined: Examination) -> Health:
         findings = tuple(self._box(one) for one in examined.findings)

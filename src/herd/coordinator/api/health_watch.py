@@ -18,7 +18,7 @@ from pathlib import Path
 
 from herd import __version__
 from herd.coordinator.driver import Driver
-from herd.coordinator.storage.health_queries import traffic
+from herd.coordinator.storage.health_queries import recent_traffic
 from herd.coordinator.storage.writer import TraceStore
 from herd.core.state.fleet import Liveness, ModelName, Node, NodeId
 from herd.errors import Unavailable
@@ -105,7 +105,7 @@ class HealthWatch:
             for name, card in node.loaded
             if card.loaded is not None and card.loaded.context_tokens
         ]
-        seen = traffic(connection, snapshot.at - WINDOW_S, windows)
+        seen = recent_traffic(connection, snapshot.at - WINDOW_S, windows)
         store = replace(snapshot.store, free_bytes=_free_bytes(self._store.path.parent))
         return examine(self._checks, replace(snapshot, traffic=seen, store=store), since)
 

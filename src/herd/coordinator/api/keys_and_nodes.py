@@ -204,7 +204,7 @@ class AccessApi:
         text = request.query_params.get("limit", "100")
         if not text.isdecimal():
             raise BadRequest(f"limit must be a number, not {text[:20]!r}")
-        return json_response({"entries": await self._store.ask(audit_log.select_newest, int(text[:9]))})
+        return json_response({"entries": await self._store.ask(audit_log.recent_entries, int(text[:9]))})
 
     def _audit(self, request: Request, action: str, target: str = "") -> None:
         """Writes the change to the log and to the audit: names and addresses, no secrets."""

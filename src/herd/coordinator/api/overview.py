@@ -125,7 +125,7 @@ class LoopState(msgspec.Struct, frozen=True):
 
 
 def _overview(connection: sqlite3.Connection, made: Overview, known: LoopState, place: str) -> Overview:
-    requests, failures = today_totals.since(connection, known.today)
+    requests, failures = today_totals.requests_since(connection, known.today)
     rows = queries.ended_traces(connection, LATEST_SHOWN)
     numbers = OverviewNumbers(known.running, known.waiting, known.tokens_per_s, known.ttft_p50_ms, requests, failures)
     return msgspec.structs.replace(

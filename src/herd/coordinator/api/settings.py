@@ -17,7 +17,7 @@ from herd.coordinator.api.audit import audit_entry
 from herd.coordinator.api.responses import json_errors, json_response, query_response, read_body
 from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.storage import learned_state, node_history, queries, setting_changes
-from herd.coordinator.storage.node_history import Event
+from herd.coordinator.storage.node_history import FleetEvent
 from herd.coordinator.storage.writer import TraceStore
 from herd.core.planning import decision_record
 from herd.core.planning.replay import DecisionRules, Replay
@@ -106,13 +106,15 @@ class SettingsApi:
 
     async def history(self, _: Request) -> Response:
         """Who changed what, the newest first."""
-        return json_response(SettingHistory(tuple(await self._store.ask(setting_changes.newest))))
+        return json_response(SettingHistory(tuple(await self._store.ask(setting_changes.recent_changes))))
 
     async def undo(self, request: Request) -> Response:
         """Gives a setting the value that it had before a change."""
         wanted = await read_body(request, UndoRequest)
         past = (
-            await self._store.ask(setting_changes.one, wanted.change_id) if 0 < wanted.change_id <= CHANGE_MAX else None
+            await self._store.ask(setting_changes.find_change, wanted.change_id)
+            if 0 < wanted.change_id <= CHANGE_MAX
+            else None
         )
         if past is None:
             raise BadRequest(f"there is no change {wanted.change_id}; /dashboard/api/settings/history has them all")
@@ -150,13 +152,13 @@ class SettingsApi:
                 done.set_result(change_id)
 
         def keep(connection: sqlite3.Connection) -> None:
-            loop.call_soon_threadsafe(settle, setting_changes.keep(connection, past))
+            loop.call_soon_threadsafe(settle, setting_changes.insert_change(connection, past))
 
         self._store.write(keep)
-        event = Event(
+        event = FleetEvent(
             time.time(), "settings", f"{name} was set to {after}" if after is not None else f"{name} was set back"
         )
-        self._store.write(functools.partial(node_history.keep, stays=(), events=[event]))
+        self._store.write(functools.partial(node_history.insert_history, intervals=(), events=[event]))
         try:
             return await asyncio.wait_for(done, KEPT_WITHIN_S)
         except TimeoutError as error:
@@ -177,9 +179,9 @@ def previewed(
 ) -> WeightsPreview:
     """The newest choices decided again. Raises `sqlite3.Error`."""
     done = Replay()
-    known = learned_state.known_rules(connection)
+    known = learned_state.load_rules(connection)
     under: dict[str, DecisionRules] = {name: rules.changed(None, values) for name, rules in known.items()}
-    for request_id, tokens, column in queries.recorded_choices(connection, 0.0, limit):
+    for request_id, tokens, column in queries.recorded_decisions(connection, 0.0, limit):
         try:
             choice = decision_record.to_recorded_decision(request_id, tokens, column, known)
         except decision_record.UnreadableDecision:

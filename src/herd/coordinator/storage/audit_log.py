@@ -1,4 +1,5 @@
-"""Who changed what, from where: how it is kept in the trace database and read again. Decides nothing; holds no secret."""
+"""Stores administrative changes in the trace database: who changed what, when, from which address. It stores no
+secrets."""
 
 from __future__ import annotations
 
@@ -7,13 +8,14 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 ROWS_MAX = 10_000
-"""Entries kept; the oldest go first."""
-SHOWN_MAX = 1_000
+"""Maximum number of entries; the oldest are deleted first."""
+LISTED_MAX = 1_000
 TEXT_MAX_CHARS = 256
 
 
 class AuditEntry(NamedTuple):
-    """`at` in unix seconds; `who` is a key's name, "a login" or "this machine"; `about` is what it was done to."""
+    """`at` is unix time. `what` is the action, `who` names the key or says that there was none, `about` is the
+    target."""
 
     at: float
     what: str
@@ -23,21 +25,21 @@ class AuditEntry(NamedTuple):
 
 
 INSERT = "INSERT INTO audit (at, what, who, ip, about) VALUES (?, ?, ?, ?, ?)"
-SURPLUS = "DELETE FROM audit WHERE id <= (SELECT MAX(id) FROM audit) - ?"
-NEWEST = "SELECT at, what, who, ip, about FROM audit ORDER BY id DESC LIMIT ?"
+DELETE_SURPLUS = "DELETE FROM audit WHERE id <= (SELECT MAX(id) FROM audit) - ?"
+SELECT_NEWEST = "SELECT at, what, who, ip, about FROM audit ORDER BY id DESC LIMIT ?"
 
 
-def insert(connection: sqlite3.Connection, entries: Iterable[AuditEntry]) -> None:
-    """In one transaction. Raises `sqlite3.Error`; then nothing was changed once it is rolled back."""
+def insert_entries(connection: sqlite3.Connection, entries: Iterable[AuditEntry]) -> None:
+    """Inserts the entries in one transaction. Raises `sqlite3.Error`; after a rollback nothing has changed."""
     connection.execute("BEGIN IMMEDIATE")
     connection.executemany(INSERT, [(one.at, *(_text(text) for text in one[1:])) for one in entries])
-    connection.execute(SURPLUS, (ROWS_MAX,))
+    connection.execute(DELETE_SURPLUS, (ROWS_MAX,))
     connection.execute("COMMIT")
 
 
-def select_newest(connection: sqlite3.Connection, limit: int) -> list[dict[str, object]]:
-    """The newest first. Raises `sqlite3.Error`."""
-    rows = connection.execute(NEWEST, (max(1, min(limit, SHOWN_MAX)),))
+def recent_entries(connection: sqlite3.Connection, limit: int) -> list[dict[str, object]]:
+    """The newest entries first. Raises `sqlite3.Error`."""
+    rows = connection.execute(SELECT_NEWEST, (max(1, min(limit, LISTED_MAX)),))
     return [dict(zip(AuditEntry._fields, row, strict=True)) for row in rows]
 
 

@@ -1,7 +1,7 @@
-"""Benchmarks in the database: how a run becomes a row of `benchmark_runs` and is read again. Measures and compares nothing.
+"""Stores benchmark runs in the trace database, and converts them to the dashboard's records.
 
-The columns are those of the existing product; the cells are JSON in `per_node_results`, what the fleet was in `fleet_snapshot`. Rows
-of other programs are listed with what they have, and have no cells.
+The columns are those of ollama-herd. The measurements are JSON in `per_node_results`, the hardware and versions of the
+fleet in `fleet_snapshot`. Rows that ollama-herd wrote are listed without measurements.
 """
 
 from __future__ import annotations
@@ -26,30 +26,31 @@ from herd.dashboard.tabs.benchmarks import (
     SpreadBox,
 )
 
-Read = TypeVar("Read")
+Decoded = TypeVar("Decoded")
 
-RUNS_KEPT = 500
-SHOWN_MAX = 100
+RUNS_MAX = 500
+LISTED_MAX = 100
 METHOD = (
-    "idle nodes only, straight to the engine, 3 repetitions of each figure, a prompt never seen before each time; "
-    "given up at once for anybody's request and made again later"
+    "idle nodes only, requests sent directly to the engine, each measurement repeated 3 times with a new prompt; "
+    "a measurement is cancelled when a client's request arrives, and repeated later"
 )
 TEXT_MAX_CHARS = 300
 
 INSERT = """INSERT OR REPLACE INTO benchmark_runs (
-    run_id, timestamp, duration_s, total_requests, total_failures, total_prompt_tokens, total_completion_tokens, requests_per_sec, tokens_per_sec,
-    latency_p50_ms, latency_p95_ms, latency_p99_ms, ttft_p50_ms, ttft_p95_ms, ttft_p99_ms, fleet_snapshot, per_model_results, per_node_results,
-    peak_utilization
+    run_id, timestamp, duration_s, total_requests, total_failures, total_prompt_tokens, total_completion_tokens,
+    requests_per_sec, tokens_per_sec, latency_p50_ms, latency_p95_ms, latency_p99_ms, ttft_p50_ms, ttft_p95_ms, ttft_p99_ms,
+    fleet_snapshot, per_model_results, per_node_results, peak_utilization
 ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-SURPLUS = (
+DELETE_SURPLUS = (
     "DELETE FROM benchmark_runs WHERE id IN (SELECT id FROM benchmark_runs ORDER BY timestamp DESC LIMIT -1 OFFSET ?)"
 )
-NEWEST = "SELECT * FROM benchmark_runs ORDER BY timestamp DESC, id DESC LIMIT ?"
-ONE = "SELECT * FROM benchmark_runs WHERE run_id = ?"
+SELECT_NEWEST = "SELECT * FROM benchmark_runs ORDER BY timestamp DESC, id DESC LIMIT ?"
+SELECT_ONE = "SELECT * FROM benchmark_runs WHERE run_id = ?"
 
 
 class StoredRun(msgspec.Struct, frozen=True):
-    """What is in `per_node_results`; everything has a default, so that a younger program can read what an older one wrote."""
+    """The JSON in `per_node_results`. Every field has a default, so that a newer version can read what an older one
+    wrote."""
 
     state: str = "done"
     yields: int = 0
@@ -59,58 +60,59 @@ class StoredRun(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """A run that is over, and what the fleet was then: by node, in words."""
+class FinishedRun:
+    """A run that has ended, with the hardware and versions of each node at that time."""
 
     run: BenchmarkRun
     fleet: Mapping[str, Mapping[str, str]]
 
 
-def described(fleet: Fleet) -> dict[str, dict[str, str]]:
-    """What makes a node fast or slow: for the comparison to say what became another."""
+def describe_fleet(fleet: Fleet) -> dict[str, dict[str, str]]:
+    """Hardware and versions per node, so that a comparison of two runs can say what changed."""
     found: dict[str, dict[str, str]] = {}
     for node in sorted(fleet, key=lambda one: one.id):
         report = node.report
-        told = {
+        facts = {
             "chip": report.chip,
             "os": report.os,
             "cards": ", ".join(gpu.name for gpu in report.gpus),
             "agent": report.agent_version,
         }
-        told |= {face.kind: face.version for face in report.engines}
-        found[node.id] = {name: text[:TEXT_MAX_CHARS] for name, text in told.items() if text}
+        facts |= {face.kind: face.version for face in report.engines}
+        found[node.id] = {name: text[:TEXT_MAX_CHARS] for name, text in facts.items() if text}
     return found
 
 
-def keep(connection: sqlite3.Connection, ended: Ended) -> None:
-    """In one transaction. Expects a connection in autocommit mode. Raises `sqlite3.Error`."""
+def insert_run(connection: sqlite3.Connection, finished: FinishedRun) -> None:
+    """Inserts the run in one transaction. Expects a connection in autocommit mode. Raises `sqlite3.Error`."""
     connection.execute("BEGIN IMMEDIATE")
-    connection.execute(INSERT, _row(ended))
-    connection.execute(SURPLUS, (RUNS_KEPT,))
+    connection.execute(INSERT, _row(finished))
+    connection.execute(DELETE_SURPLUS, (RUNS_MAX,))
     connection.execute("COMMIT")
 
 
-def newest(connection: sqlite3.Connection, limit: int = SHOWN_MAX) -> list[BenchmarkRunLine]:
-    """The newest first. Raises `sqlite3.Error`."""
+def recent_runs(connection: sqlite3.Connection, limit: int = LISTED_MAX) -> list[BenchmarkRunLine]:
+    """The newest runs first. Raises `sqlite3.Error`."""
     return [
-        _line(run) for run in (_run(row) for row in _rows(connection.execute(NEWEST, (max(1, min(limit, SHOWN_MAX)),))))
+        _line(run)
+        for run in (_run(row) for row in _rows(connection.execute(SELECT_NEWEST, (max(1, min(limit, LISTED_MAX)),))))
     ]
 
 
-def one(connection: sqlite3.Connection, run_id: str) -> BenchmarkDetails | None:
-    """None where there is no such run. Raises `sqlite3.Error`."""
-    return next((_run(row) for row in _rows(connection.execute(ONE, (run_id,)))), None)
+def find_run(connection: sqlite3.Connection, run_id: str) -> BenchmarkDetails | None:
+    """The run with this id, None where there is none. Raises `sqlite3.Error`."""
+    return next((_run(row) for row in _rows(connection.execute(SELECT_ONE, (run_id,)))), None)
 
 
-def run_of(ended: Ended) -> BenchmarkDetails:
-    """The run as it is shown, stored or not."""
-    run = ended.run
+def run_of(finished: FinishedRun) -> BenchmarkDetails:
+    """The dashboard's record of the run."""
+    run = finished.run
     boxes = tuple(box(cell) for cell in cells(run.shown))
     left_out = tuple(
         SkippedMeasurement(node_id, model, reason[:TEXT_MAX_CHARS])
         for (node_id, model), reason in run.plan.left_out.items()
     )
-    fleet = {node_id: dict(told) for node_id, told in ended.fleet.items()}
+    fleet = {node_id: dict(facts) for node_id, facts in finished.fleet.items()}
     requests = sum(shown.probe.requests for shown in run.shown)
     return BenchmarkDetails(
         run_id=run.run_id,
@@ -128,7 +130,7 @@ def run_of(ended: Ended) -> BenchmarkDetails:
 
 
 def jobs(run: BenchmarkRun | None) -> list[Job]:
-    """The run that goes on or was the last, as a job of the dashboard; none before the first."""
+    """The current or last run as a job of the dashboard; empty before the first run."""
     if run is None:
         return []
     job = Job(
@@ -161,37 +163,37 @@ def box(cell: BenchmarkCell) -> CellBox:
 
 
 def cell_of(shown: CellBox) -> BenchmarkCell:
-    """Back from what was stored."""
+    """The core's record of a stored measurement."""
     return BenchmarkCell(
         NodeId(shown.node_id),
         ModelName(shown.model),
-        _seen(shown.decode_tok_s),
-        _seen(shown.prefill_tok_s),
-        _seen(shown.ttft_ms),
-        _seen(shown.load_s),
+        _core_spread(shown.decode_tok_s),
+        _core_spread(shown.prefill_tok_s),
+        _core_spread(shown.ttft_ms),
+        _core_spread(shown.load_s),
         tuple((point.concurrency, point.tok_s) for point in shown.scaling),
     )
 
 
-def changed(first: BenchmarkDetails, second: BenchmarkDetails) -> dict[NodeId, str]:
-    """By node, in words, what became another between the two."""
+def changes_between(first: BenchmarkDetails, second: BenchmarkDetails) -> dict[NodeId, str]:
+    """What changed on each node between two runs, as text."""
     found: dict[NodeId, str] = {}
     for node_id, now in second.fleet.items():
         before = first.fleet.get(node_id)
         if before is not None:
-            told = [
+            texts = [
                 f"{name} {before.get(name, 'none')} -> {now.get(name, 'none')}"
                 for name in sorted({*before, *now})
                 if before.get(name) != now.get(name)
             ]
-            if told:
-                found[NodeId(node_id)] = ", ".join(told[:3])
+            if texts:
+                found[NodeId(node_id)] = ", ".join(texts[:3])
     return found
 
 
-def _row(ended: Ended) -> tuple[object, ...]:
-    run, shown = run_of(ended), ended.run.shown
-    latencies, firsts = _of_writing(shown)
+def _row(finished: FinishedRun) -> tuple[object, ...]:
+    run, shown = run_of(finished), finished.run.shown
+    latencies, firsts = _generation_times_ms(shown)
     read, written = sum(each.prompt_tokens for each in shown), sum(each.written_tokens for each in shown)
     busy_s = max(sum(each.took_s for each in shown), 1e-9)
     by_model: dict[str, dict[str, float | None]] = {}
@@ -220,8 +222,8 @@ def _row(ended: Ended) -> tuple[object, ...]:
     )
 
 
-def _of_writing(shown: Sequence[ProbeResult]) -> tuple[list[float], list[float]]:
-    """Whole answers and first tokens of the plain requests, in milliseconds, sorted."""
+def _generation_times_ms(shown: Sequence[ProbeResult]) -> tuple[list[float], list[float]]:
+    """Total times and times to first token of the generation probes, in milliseconds, sorted."""
     writing = [each for each in shown if each.probe.kind is ProbeKind.WRITING]
     return sorted(1000.0 * each.took_s for each in writing), sorted(
         1000.0 * each.first_s for each in writing if each.first_s is not None
@@ -269,8 +271,8 @@ def _line(run: BenchmarkDetails) -> BenchmarkRunLine:
     )
 
 
-def _decoded(text: object, kind: type[Read]) -> Read | None:
-    """None for what another program wrote in its own way."""
+def _decoded(text: object, kind: type[Decoded]) -> Decoded | None:
+    """None for JSON of another shape, which another program wrote."""
     try:
         return msgspec.json.decode(text, type=kind) if isinstance(text, str) else None
     except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError):
@@ -285,8 +287,8 @@ def _spread(seen: Spread | None, factor: float = 1.0) -> SpreadBox | None:
     )
 
 
-def _seen(shown: SpreadBox | None) -> Spread | None:
-    """Rounded to nothing is nothing."""
+def _core_spread(shown: SpreadBox | None) -> Spread | None:
+    """None where the value was rounded to 0."""
     return Spread(shown.median, shown.low, shown.high, shown.count) if shown is not None and shown.low > 0 else None
 
 

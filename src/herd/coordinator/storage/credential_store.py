@@ -1,7 +1,7 @@
-"""What a fleet must not lose or show: its identity, the keys of nodes and clients. Files that only their owner can read.
+"""Stores the fleet's identity and the keys of nodes and clients, in files that only their owner can read.
 
-Beside the database and not in it: a damaged database is set aside and begun anew, and who may come in must not be
-forgotten with it. A damaged file here stops the start instead. Every change replaces a file whole.
+They are not in the database: a damaged database is replaced by a new one, and credentials must not be lost with it. A
+damaged file here makes the start fail instead. Every change replaces a file atomically.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ FILE_MAX_BYTES = 4 * 1024 * 1024
 KEYS_MAX = 1024
 NODES_MAX = 1024
 
-Kept = TypeVar("Kept")
+Decoded = TypeVar("Decoded")
 
 
 class CredentialStoreDamaged(Exception):
-    """A file cannot be used as it is; the message names it and what to do."""
+    """A file is damaged; the message names the file and what to do."""
 
 
 class CredentialStoreFull(Exception):
-    """As many as may be kept; the message says of what."""
+    """The maximum number of keys or nodes is reached; the message says which."""
 
 
 class PairedNode(msgspec.Struct, frozen=True):
-    """One node that may report. `key` in hex."""
+    """A paired node. `public` and `key` are hexadecimal."""
 
     node_id: str
     public: str
@@ -53,7 +53,7 @@ class _Identity(msgspec.Struct, frozen=True):
 
 
 class CredentialStore:
-    """Opened at start, on this thread; changes are small and rare. Raises `OSError` where the folder cannot be used."""
+    """Reads and writes its small files on the calling thread; changes are rare."""
 
     def __init__(self, data_dir: Path) -> None:
         self._folder = data_dir / FOLDER
@@ -68,7 +68,10 @@ class CredentialStore:
         return pairing.fleet_id(self.public)
 
     def open(self, identity: bytes, local_code: bytes) -> None:
-        """Reads everything; what is not there yet is made from these random bytes. Raises `CredentialStoreDamaged`, `OSError`."""
+        """Reads all files; a missing identity or local code is created from these random bytes.
+
+        Raises `CredentialStoreDamaged` and `OSError`.
+        """
         make_private(self._folder)
         self.private = self._identity(identity)
         self.public = pairing.public_of(self.private)
@@ -77,25 +80,29 @@ class CredentialStore:
         self.nodes = {NodeId(one.node_id): one for one in self._read(NODES_FILE, list[PairedNode]) or []}
 
     def put_key(self, key: ApiKey) -> None:
-        """Adds this key, or replaces the one with its id. Raises `CredentialStoreFull`, `OSError`; then nothing has changed."""
+        """Adds the key, or replaces the key with its id. Raises `CredentialStoreFull` and `OSError`; then nothing has
+        changed."""
         keys = [one for one in self.keyring if one.id != key.id]
         if len(keys) >= KEYS_MAX:
             raise CredentialStoreFull(
-                f"{KEYS_MAX} keys are kept, revoked ones included; remove {self._folder / KEYS_FILE} to begin anew"
+                f"the maximum of {KEYS_MAX} keys, including revoked ones, is reached; "
+                f"to start with an empty list, delete {self._folder / KEYS_FILE} and restart herd"
             )
         self._write(KEYS_FILE, msgspec.json.encode([*keys, key]))
         self.keyring = Keyring([*keys, key])
 
     def put_node(self, node: PairedNode) -> None:
-        """The same for a node."""
+        """Adds or replaces a node. Raises `CredentialStoreFull` and `OSError`; then nothing has changed."""
         nodes = {**self.nodes, NodeId(node.node_id): node}
         if len(nodes) > NODES_MAX:
-            raise CredentialStoreFull(f"{NODES_MAX} nodes are paired; remove one with: herd nodes remove NAME")
+            raise CredentialStoreFull(
+                f"the maximum of {NODES_MAX} paired nodes is reached; remove one with: herd nodes remove NAME"
+            )
         self._write(NODES_FILE, msgspec.json.encode(list(nodes.values())))
         self.nodes = nodes
 
     def remove_node(self, node_id: NodeId) -> bool:
-        """Whether it was paired. From now on it is a stranger. Raises `OSError`."""
+        """Removes a node; False if it was not paired. Raises `OSError`."""
         if node_id not in self.nodes:
             return False
         nodes = {name: node for name, node in self.nodes.items() if name != node_id}
@@ -115,7 +122,7 @@ class CredentialStore:
         except ValueError:
             private = b""
         if len(private) != pairing.KEY_BYTES:
-            raise self._damaged(IDENTITY_FILE, "it holds no key")
+            raise self._damaged(IDENTITY_FILE, "it contains no key")
         return private
 
     def _code(self, fresh: bytes) -> str:
@@ -125,10 +132,10 @@ class CredentialStore:
             return pairing.invitation(fresh).code
         known = pairing.read_invitation(raw.decode("ascii", "replace"))
         if known is None:
-            raise self._damaged(LOCAL_CODE_FILE, "it holds no code")
+            raise self._damaged(LOCAL_CODE_FILE, "it contains no join code")
         return known.code
 
-    def _read(self, name: str, kind: type[Kept]) -> Kept | None:
+    def _read(self, name: str, kind: type[Decoded]) -> Decoded | None:
         raw = self._bytes(name)
         if raw is None:
             return None
@@ -150,5 +157,5 @@ class CredentialStore:
     def _damaged(self, name: str, why: str) -> CredentialStoreDamaged:
         path = self._folder / name
         return CredentialStoreDamaged(
-            f"{path} is damaged ({why}); put a copy of it back, or remove it to begin without what it held"
+            f"{path} is damaged ({why}); restore it from a backup, or delete it to start without its contents"
         )

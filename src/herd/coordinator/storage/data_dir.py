@@ -1,4 +1,4 @@
-"""Whose the data folder is: makes it private and lets one coordinator in. Knows nothing of what is kept there."""
+"""Makes the data folder private and locks it, so that one coordinator at a time uses it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ LOCK_NAME = "coordinator.lock"
 _PRIVATE_FOLDER = 0o700
 _PRIVATE_FILE = 0o600
 _LOCKED_BYTE = 1 << 20
-"""Windows locks are mandatory: the byte that is locked lies behind the number that others may want to read."""
+"""Windows locks are mandatory: the locked byte lies behind the process id, so that others can read the id."""
 
 
 class DataDirInUse(Exception):
-    """Another coordinator uses the same data folder. The message is the one line a person needs."""
+    """Another coordinator uses the same data folder. The message is one line for people."""
 
 
 class DataDirLock:
-    """Held while the coordinator runs; the operating system lets go of it when the process dies, however it dies."""
+    """Held while the coordinator runs; the operating system releases it when the process ends, even after a crash."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
@@ -34,16 +34,16 @@ class DataDirLock:
 
 
 def make_private(folder: Path) -> None:
-    """Creates the folder, readable by its owner alone, and closes one that was open to others.
+    """Creates the folder, or takes the rights of group and others from an existing one.
 
-    Raises `OSError` when it cannot be created. A folder that exists and belongs to somebody else is used as it is.
+    Raises `OSError` when it cannot be created. An existing folder of another owner is used unchanged.
     """
     folder.mkdir(mode=_PRIVATE_FOLDER, parents=True, exist_ok=True)
     _restrict(folder, _PRIVATE_FOLDER)
 
 
 def make_private_file(path: Path) -> None:
-    """Creates the file empty if it is missing, so that nobody else can ever open it. Raises `OSError`."""
+    """Creates the file empty if it is missing, so that other users can never open it. Raises `OSError`."""
     try:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, _PRIVATE_FILE))
     except PermissionError:
@@ -53,7 +53,7 @@ def make_private_file(path: Path) -> None:
 
 
 def lock_folder(folder: Path) -> DataDirLock:
-    """Raises `DataDirInUse` when another process holds the lock, `OSError` when no lock file can be made."""
+    """Raises `DataDirInUse` when another process holds the lock, `OSError` when the lock file cannot be created."""
     path = folder / LOCK_NAME
     make_private_file(path)
     file = path.open("r+", encoding="ascii", errors="replace")
@@ -64,7 +64,7 @@ def lock_folder(folder: Path) -> DataDirLock:
         file.close()
         who = f"process {holder}" if holder.isdigit() else "another process"
         raise DataDirInUse(
-            f"another coordinator ({who}) already uses {folder}: stop it, or give this one its own FLEET_DATA_DIR"
+            f"another coordinator ({who}) already uses {folder}; stop it, or start this one with another folder: herd --data-dir FOLDER"
         ) from None
     file.truncate(0)
     file.write(f"{os.getpid()}\n")
@@ -77,7 +77,7 @@ def _restrict(path: Path, mode: int) -> None:
         if path.stat().st_mode & 0o077:
             path.chmod(mode)
     except OSError:
-        # Somebody else's, or a file system without modes: then its owner decides who may read.
+        # The path belongs to another user, or the file system has no modes: its owner decides who may read it.
         return
 
 

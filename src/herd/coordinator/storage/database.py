@@ -1,6 +1,6 @@
-"""How the trace database is opened: privately, checked, brought up to date, and set aside when it is broken. Writes no rows.
+"""Opens the trace database: checks it, migrates its schema, and renames a damaged file.
 
-Nothing that is found is ever deleted: before its shape changes a copy is made beside it, and a damaged file is renamed.
+No file is ever deleted: before a migration the database is copied, and a damaged file is renamed.
 """
 
 from __future__ import annotations
@@ -17,36 +17,39 @@ from herd.coordinator.storage.trace_rows import INSERT_LATENCIES, INSERT_TRACE, 
 
 DATABASE_NAME = "latency.db"
 CHECKED_MAX_BYTES = 64 * 1024 * 1024
-"""Larger databases are not read through at start, which would take seconds; damage is then noticed when it is met."""
-KEEP_THE_LOG_SMALL = "PRAGMA journal_size_limit = 16777216"
-"""Bytes: after a burst the write-ahead log is cut back to this."""
+"""Larger databases are not checked at the start, which would take seconds; damage is then noticed when a query meets
+it."""
+LIMIT_WAL = "PRAGMA journal_size_limit = 16777216"
+"""After a burst the write-ahead log is truncated to this many bytes."""
 READ_MAX_STEPS = 20_000_000
-"""Virtual machine steps after which one question is given up: some seconds, far more than any of ours needs."""
-TRIED_INSERTS = (
-    ("EXPLAIN " + INSERT_TRACE, len(TraceRow._fields)),
+"""A query is interrupted after this many steps of SQLite's virtual machine: several seconds, far more than any of our
+queries needs."""
+EXPLAINED_INSERTS = (
+    ("EXPLAIN " + INSERT_TRACE, len(TraceRow.__struct_fields__)),
     ("EXPLAIN " + INSERT_LATENCIES, INSERT_LATENCIES.count("?")),
 )
-"""Explained, not run: they fail where a table lacks a column that no step can add."""
+"""Explained, not run: they fail if a table lacks a column that no migration adds."""
 
 log = logging.getLogger("herd.store")
 
 
 class NewerSchema(Exception):
-    """The database was written by a later version of this program: it is left alone."""
+    """A later version of herd wrote the database; it is not changed."""
 
 
 class Damaged(Exception):
-    """The file is no database, or no longer one."""
+    """The file is not a database, or it is corrupt."""
 
 
 def open_for_writing(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
-    """The connection of the one writer: autocommit, WAL, up to date.
+    """The connection of the only writer, in autocommit mode with a write-ahead log, after migrations.
 
-    Raises `NewerSchema`, `Damaged`, `sqlite3.Error` (full, read-only, locked) or `OSError`; never changes a file it refuses.
+    Raises `NewerSchema`, `Damaged`, `sqlite3.Error` (disk full, read-only, locked) or `OSError`; the file is then
+    unchanged.
     """
     make_private_file(path)
     connection = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
-    connection.text_factory = _legible
+    connection.text_factory = _decode
     try:
         _prepare(connection, path)
     except sqlite3.Error as error:
@@ -56,7 +59,7 @@ def open_for_writing(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
         raise
     except UnicodeDecodeError as error:
         connection.close()
-        raise Damaged("not even its names can be read") from error
+        raise Damaged("the names of its tables are not valid UTF-8") from error
     except (NewerSchema, Damaged, OSError):
         connection.close()
         raise
@@ -64,37 +67,37 @@ def open_for_writing(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
 
 
 def open_for_reading(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
-    """A connection that cannot write, and gives up a question that takes too long. Raises `sqlite3.Error`."""
+    """A connection that cannot write. Raises `sqlite3.Error`."""
     uri = f"{path.absolute().as_uri()}?mode=ro"
     connection = sqlite3.connect(uri, uri=True, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA query_only = ON")
-    connection.text_factory = _legible
+    connection.text_factory = _decode
     return connection
 
 
 def set_aside(path: Path) -> Path:
-    """Renames a broken database, with what belongs to it, and says to what. Raises `OSError`."""
-    kept = path.with_name(f"{path.name}.corrupt-{_stamp()}")
+    """Renames a damaged database with its journal files, and returns the new path. Raises `OSError`."""
+    renamed = path.with_name(f"{path.name}.corrupt-{_stamp()}")
     for suffix in ("", "-wal", "-shm"):
         part = path.with_name(path.name + suffix)
         if part.exists():
-            part.rename(kept.with_name(kept.name + suffix))
-    return kept
+            part.rename(renamed.with_name(renamed.name + suffix))
+    return renamed
 
 
 def is_damage(error: sqlite3.Error, path: Path) -> bool:
-    """Whether this error means that the file is broken, rather than that the disk is full or somebody holds a lock."""
+    """Whether this error means that the file is damaged, and not that the disk is full or the database locked."""
     kind = _primary_code(error)
     if kind in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return True
     if kind == sqlite3.SQLITE_READONLY:
-        # A flipped byte in the header makes SQLite take a file for one of a future format, which it will only read.
+        # A flipped byte in the header makes SQLite treat the file as one of a future format, which it opens read-only.
         return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
     return False
 
 
 def _primary_code(error: sqlite3.Error) -> int:
-    """SQLite's result code without its extension; -1 for errors that Python made up itself."""
+    """SQLite's result code without its extension; -1 for errors that Python raised itself."""
     extended: object = vars(error).get("sqlite_errorcode", -1)
     return extended & 0xFF if isinstance(extended, int) and extended >= 0 else -1
 
@@ -107,17 +110,17 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         )
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute(KEEP_THE_LOG_SMALL)
+    connection.execute(LIMIT_WAL)
     if path.stat().st_size <= CHECKED_MAX_BYTES:
-        verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if verdict != "ok":
-            raise Damaged(str(verdict).splitlines()[0])
+        result = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if result != "ok":
+            raise Damaged(str(result).splitlines()[0])
     _migrate(connection, path)
-    for insert, width in TRIED_INSERTS:
+    for insert, width in EXPLAINED_INSERTS:
         try:
             connection.execute(insert, (None,) * width)
         except sqlite3.OperationalError as error:
-            raise Damaged(f"its tables are not ours: {error}") from error
+            raise Damaged(f"its tables are not those of herd: {error}") from error
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:
@@ -126,13 +129,13 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
         return
     if not is_new(connection):
         backup = _back_up(connection, path)
-        log.info("the trace database gets a new shape, a copy of the old one is kept", extra={"backup": str(backup)})
+        log.info("the trace database is being migrated; a copy of the old one was made", extra={"backup": str(backup)})
     for step in steps:
         apply(connection, step)
 
 
 def _back_up(connection: sqlite3.Connection, path: Path) -> Path:
-    """A whole copy, including what is still in the write-ahead log; it has its name only when it is complete."""
+    """Copies the database with its write-ahead log. The copy gets its final name only when it is complete."""
     backup = path.with_name(f"{path.name}.v{version_of(connection)}-{_stamp()}.bak")
     part = backup.with_name(backup.name + ".part")
     make_private_file(part)
@@ -149,8 +152,8 @@ def _back_up(connection: sqlite3.Connection, path: Path) -> Path:
     return backup
 
 
-def _legible(text: bytes) -> str:
-    """One unreadable letter in one old row must not hide all the others."""
+def _decode(text: bytes) -> str:
+    """Invalid UTF-8 in one old row must not make the other rows unreadable."""
     return text.decode("utf-8", "replace")
 
 

@@ -1,7 +1,8 @@
-"""Every question asked of the trace database, named, with bound values only. Decides nothing; runs beside the event loop.
+"""Queries traces, usage and latencies in the trace database.
 
-Each function takes a read-only connection first (`await store.ask(recent_traces, limit=20)`) and returns plain data, ready
-for JSON. Times are unix seconds, durations milliseconds; rows `retried` are attempts and count as no request of their own.
+Each function takes a read-only connection first (`await store.ask(recent_traces, limit=20)`) and returns plain values,
+ready for JSON. Times are unix seconds, durations milliseconds. A row with status `retried` is an attempt and is not
+counted as a request.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ Row = dict[str, object]
 
 TRACES_MAX = 1000
 PAIRS_MAX = 4096
-REMEMBERED_PER_PAIR = 128
+RESTORED_PER_PAIR = 128
 PERCENTILE_OBSERVATIONS = 500
-"""Percentiles look at so many of the newest observations of a pair: what was true last year helps nobody."""
+"""Newest observations of a pair that its percentiles are computed from: older ones describe the past."""
 GROUPS_MAX = 5000
-MATCHES_SHOWN = 5
+MATCHES_LISTED = 5
 _JSON_COLUMNS = frozenset({"scores_breakdown", "excluded_nodes", "tags", "candidates"})
 _BOOL_COLUMNS = frozenset({"fallback_used", "stream"})
 _LAST_CHARACTER = "\U0010ffff"
@@ -41,11 +42,12 @@ RECENT_TRACES = """SELECT * FROM request_traces
 
 ENDED_TRACES = """SELECT * FROM request_traces WHERE status <> 'retried' AND COALESCE(kind, '') <> 'info'
     ORDER BY timestamp DESC, id DESC LIMIT ?"""
-REQUEST_IDS = "SELECT DISTINCT request_id FROM request_traces WHERE request_id >= ? AND request_id < ? ORDER BY request_id LIMIT ?"
+REQUEST_IDS = """SELECT DISTINCT request_id FROM request_traces WHERE request_id >= ? AND request_id < ?
+    ORDER BY request_id LIMIT ?"""
 REQUEST_ROWS = "SELECT * FROM request_traces WHERE request_id = ? ORDER BY id LIMIT ?"
 
 RULES_TABLE = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'decision_rules'"
-RECORDED_CHOICES = """SELECT request_id, estimated_tokens, candidates FROM request_traces
+RECORDED_DECISIONS = """SELECT request_id, estimated_tokens, candidates FROM request_traces
     WHERE timestamp >= ? ORDER BY timestamp DESC, id DESC LIMIT ?"""
 
 PAIRS = "SELECT DISTINCT node_id, model_name FROM latency_observations ORDER BY node_id, model_name LIMIT ?"
@@ -114,7 +116,7 @@ TOTALS = """SELECT COALESCE(SUM(status <> 'retried'), 0) AS total_requests,
 
 @dataclass(frozen=True, slots=True)
 class TraceFilter:
-    """Which traces are wanted; None means any. `before_id` pages backwards: the smallest `id` already seen."""
+    """Which traces to return; None means any. `before_id` pages backwards: pass the smallest `id` received so far."""
 
     node_id: str | None = None
     model: str | None = None
@@ -125,14 +127,15 @@ class TraceFilter:
     before_id: int | None = None
 
 
-MOST_USED = "SELECT model FROM request_traces WHERE status = 'completed' AND timestamp >= ? GROUP BY model ORDER BY COUNT(*) DESC, model LIMIT ?"
+MOST_USED = """SELECT model FROM request_traces WHERE status = 'completed' AND timestamp >= ?
+    GROUP BY model ORDER BY COUNT(*) DESC, model LIMIT ?"""
 LAST_USED = (
     "SELECT node_id, model, MAX(timestamp) FROM request_traces WHERE status = 'completed' GROUP BY node_id, model"
 )
 
 
 def recent_traces(connection: sqlite3.Connection, limit: int = 50, wanted: TraceFilter | None = None) -> list[Row]:
-    """Newest first, at most `TRACES_MAX`. JSON columns come decoded."""
+    """The newest traces first, at most `TRACES_MAX`. JSON columns are decoded."""
     wanted = wanted or TraceFilter()
     bound = {
         "node_id": wanted.node_id,
@@ -148,104 +151,106 @@ def recent_traces(connection: sqlite3.Connection, limit: int = 50, wanted: Trace
 
 
 def ended_traces(connection: sqlite3.Connection, limit: int) -> list[Row]:
-    """The newest requests that ended, a row each: no attempts, no questions about models."""
+    """The newest finished requests, one row each, without attempts and without `info` requests."""
     return [_decoded(row) for row in _rows(connection.execute(ENDED_TRACES, (min(limit, TRACES_MAX),)))]
 
 
 def last_used(connection: sqlite3.Connection) -> dict[tuple[str, str], float]:
-    """When each model last answered on each node, in unix seconds."""
+    """When each model last completed a request on each node, in unix seconds, by node and model."""
     return {(row[0], row[1]): row[2] for row in connection.execute(LAST_USED)}
 
 
 def most_used(connection: sqlite3.Connection, since: float, limit: int) -> list[str]:
-    """The models asked for most since then (unix seconds)."""
+    """The most requested models since a unix time."""
     return [row[0] for row in connection.execute(MOST_USED, (since, limit))]
 
 
 def one_request(connection: sqlite3.Connection, request_id: str) -> list[Row]:
-    """The rows of one request, attempts first, its end last; found by its id or by a beginning that only it has.
+    """The rows of one request, found by its id or a unique prefix of it: attempts first, the final row last.
 
-    Empty when there is none. Raises `BadRequest` ("ambiguous_request_id") when the beginning fits several.
+    Empty when no request matches. Raises `BadRequest` ("ambiguous_request_id") when several requests match.
     """
     if not request_id:
         return []
     exact = _request_rows(connection, request_id)
     if exact:
         return exact
-    bounds = (request_id, request_id + _LAST_CHARACTER, MATCHES_SHOWN + 1)
-    found = [str(name) for (name,) in connection.execute(REQUEST_IDS, bounds)]
-    if len(found) > 1:
-        shown = ", ".join(found[:MATCHES_SHOWN]) + (", ..." if len(found) > MATCHES_SHOWN else "")
-        raise BadRequest(f"several requests begin with {request_id!r}: {shown}", code="ambiguous_request_id")
-    return _request_rows(connection, found[0]) if found else []
+    bounds = (request_id, request_id + _LAST_CHARACTER, MATCHES_LISTED + 1)
+    ids = [str(name) for (name,) in connection.execute(REQUEST_IDS, bounds)]
+    if len(ids) > 1:
+        listed = ", ".join(ids[:MATCHES_LISTED]) + (", ..." if len(ids) > MATCHES_LISTED else "")
+        raise BadRequest(f"several requests begin with {request_id!r}: {listed}", code="ambiguous_request_id")
+    return _request_rows(connection, ids[0]) if ids else []
 
 
 def has_rules(connection: sqlite3.Connection) -> bool:
-    """Whether this database keeps the rules of its choices: older ones do not."""
+    """Whether this database has decision rules; older ones do not."""
     return connection.execute(RULES_TABLE).fetchone() is not None
 
 
-def recorded_choices(connection: sqlite3.Connection, since: float, limit: int) -> Iterable[tuple[str, int, str | None]]:
-    """Request, estimated prompt tokens and what is kept of its candidates, newest first: rows as they are read, not a list.
+def recorded_decisions(
+    connection: sqlite3.Connection, since: float, limit: int
+) -> Iterable[tuple[str, int, str | None]]:
+    """Request id, estimated prompt tokens and `candidates` column, newest first, yielded while they are read.
 
-    Raises `sqlite3.Error`, for databases from before there were candidates too.
+    Raises `sqlite3.Error`, also for old databases without that column.
     """
-    for request_id, tokens, candidates in connection.execute(RECORDED_CHOICES, (since, limit)):
+    for request_id, tokens, candidates in connection.execute(RECORDED_DECISIONS, (since, limit)):
         is_text = isinstance(candidates, str)
         yield str(request_id), tokens if isinstance(tokens, int) else 0, candidates if is_text else None
 
 
 def latency_percentiles(connection: sqlite3.Connection) -> list[Row]:
-    """Per node and model: how many of the newest observations were looked at, and p50, p75, p95, p99 in milliseconds."""
+    """Per node and model: the number of observations used, and p50, p75, p95, p99 in milliseconds."""
     percentiles: list[Row] = []
     for node_id, model in _pairs(connection):
-        seen = sorted(_newest(connection, node_id, model, PERCENTILE_OBSERVATIONS))
-        points = {f"p{percent}_ms": _percentile(seen, percent) for percent in (50, 75, 95, 99)}
-        percentiles.append({"node_id": node_id, "model": model, "count": len(seen), **points})
+        values = sorted(_newest(connection, node_id, model, PERCENTILE_OBSERVATIONS))
+        points = {f"p{percent}_ms": _percentile(values, percent) for percent in (50, 75, 95, 99)}
+        percentiles.append({"node_id": node_id, "model": model, "count": len(values), **points})
     return percentiles
 
 
-def remembered_latencies(
-    connection: sqlite3.Connection, at: float, per_pair: int = REMEMBERED_PER_PAIR
+def latencies_to_restore(
+    connection: sqlite3.Connection, at: float, per_pair: int = RESTORED_PER_PAIR
 ) -> list[LatencyRestored]:
-    """What the core should know again after a restart: the newest observations of each pair, oldest first.
+    """The newest observations of each pair, oldest first, for the core after a restart.
 
-    `at` is the driver's clock, now. Nonsense that another program may have written is left out.
+    `at` is the driver's time. Invalid values that another program may have written are skipped.
     """
     return [
         LatencyRestored(at, NodeId(node_id), model, latency_ms / 1000.0)
         for node_id, model in _pairs(connection)
-        for latency_ms in reversed(_newest(connection, node_id, model, min(per_pair, REMEMBERED_PER_PAIR)))
+        for latency_ms in reversed(_newest(connection, node_id, model, min(per_pair, RESTORED_PER_PAIR)))
     ]
 
 
 def usage_by_day(connection: sqlite3.Connection, since: float = 0.0) -> list[Row]:
-    """Per node, model and day (UTC, `day_bucket` is its first second), newest day first."""
+    """Usage per node, model and day, newest day first. Days are UTC; `day_bucket` is the first second of the day."""
     return list(_rows(connection.execute(USAGE_BY_DAY, (since, GROUPS_MAX))))
 
 
 def usage_by_tag(connection: sqlite3.Connection, since: float = 0.0) -> list[Row]:
-    """Per tag, the busiest first. A request with two tags counts for both."""
+    """Usage per tag, busiest first. A request with two tags counts for both."""
     return list(_rows(connection.execute(USAGE_BY_TAG, (since, GROUPS_MAX))))
 
 
 def usage_by_key(connection: sqlite3.Connection, since: float = 0.0) -> list[Row]:
-    """Per key, by its id, the busiest first. Requests without a key are not among them."""
+    """Usage per key id, busiest first. Requests without a key are not counted."""
     return list(_rows(connection.execute(USAGE_BY_KEY, (since, GROUPS_MAX))))
 
 
 def tokens_by_key(connection: sqlite3.Connection, since: float) -> dict[str, int]:
-    """Tokens read and written for each key since then, in unix seconds."""
+    """Prompt and completion tokens per key since a unix time."""
     return {str(row[0]): int(row[1]) for row in connection.execute(TOKENS_BY_KEY, (since, GROUPS_MAX))}
 
 
 def usage_by_tag_and_day(connection: sqlite3.Connection, since: float = 0.0) -> list[Row]:
-    """Per tag and day (UTC), oldest day first, for a chart."""
+    """Usage per tag and day (UTC), oldest day first, for a chart."""
     return list(_rows(connection.execute(USAGE_BY_TAG_AND_DAY, (since, GROUPS_MAX))))
 
 
 def totals(connection: sqlite3.Connection, since: float = 0.0) -> Row:
-    """Requests, ends, tokens, retries and fallbacks; all zero in an empty database."""
+    """Requests, outcomes, tokens, retries and fallbacks; all zero in an empty database."""
     return next(iter(_rows(connection.execute(TOTALS, (since,)))))
 
 
@@ -258,12 +263,12 @@ def _pairs(connection: sqlite3.Connection) -> list[tuple[str, str]]:
 
 
 def _newest(connection: sqlite3.Connection, node_id: str, model: str, limit: int) -> list[float]:
-    found = connection.execute(NEWEST_LATENCIES, (node_id, model, limit))
-    return [value for (value,) in found if isinstance(value, float | int) and 0 <= value < float("inf")]
+    rows = connection.execute(NEWEST_LATENCIES, (node_id, model, limit))
+    return [value for (value,) in rows if isinstance(value, float | int) and 0 <= value < float("inf")]
 
 
 def _percentile(ordered: list[float], percent: int) -> float | None:
-    """The observation below which `percent` of a hundred lie, the same way as the core reckons."""
+    """The nearest-rank percentile, computed as in the core."""
     return ordered[min(len(ordered) - 1, percent * len(ordered) // 100)] if ordered else None
 
 
@@ -284,5 +289,5 @@ def _value(name: str, value: object) -> object:
     try:
         return msgspec.json.decode(value)
     except (msgspec.DecodeError, UnicodeEncodeError):
-        # Written by another program, or cut by a crash: better shown as it stands than not at all.
+        # Another program wrote it, or a crash truncated it: the text is better than nothing.
         return value

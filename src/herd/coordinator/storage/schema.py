@@ -1,9 +1,9 @@
-"""What the trace database looks like, and the steps by which any older one becomes it. Knows nothing of when it is opened.
+"""Defines the schema of the trace database, and the steps that migrate an older database to it.
 
-Step 1 is what people bring from the existing product (tables and columns of its 0.11, in any of their earlier shapes,
-`user_version` 0); step 2 is what we add to traces; step 3 keeps the rules of choices and what was
-learnt; step 4 who changed what, and whose key a request came with; step 5 sums by minute and hour, and the nodes'
-history; step 6 the settings that were changed; step 7 whether a prompt was cut. A step only ever adds: the older program can still open the file afterwards.
+Step 1: the schema of ollama-herd 0.11; older ones (`user_version` 0) get its missing columns. Step 2: more columns of
+traces. Step 3: decision rules and learned estimates. Step 4: the audit, and the key of a request. Step 5: sums per
+minute and per hour, and the history of nodes. Step 6: changed settings. Step 7: whether a prompt was truncated. A step
+only adds tables, columns and indexes: ollama-herd can still open the file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ SCHEMA_VERSION = 7
 
 @dataclass(frozen=True, slots=True)
 class MigrationStep:
-    """One version's additions. Applying it twice is harmless; `columns` are ALTER statements, run where one is missing."""
+    """What one version adds. A step may be applied twice. `columns` are ALTER statements; only missing columns are
+    added."""
 
     version: int
     tables: tuple[str, ...]
@@ -182,7 +183,7 @@ TABLES_COUNT = "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table'"
 
 
 def version_of(connection: sqlite3.Connection) -> int:
-    """The database's own word, 0 for a new one and for one of the existing product."""
+    """The version that the database states: 0 for a new one and for one of ollama-herd."""
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
@@ -191,15 +192,15 @@ def is_new(connection: sqlite3.Connection) -> bool:
 
 
 def steps_needed(connection: sqlite3.Connection) -> list[MigrationStep]:
-    """The steps above the database's version, and any below it whose columns are not there after all."""
+    """The steps above the database's version, and steps below it whose columns are missing."""
     version = version_of(connection)
     return [step for step in STEPS if step.version > version or _missing(connection, step)]
 
 
 def apply(connection: sqlite3.Connection, step: MigrationStep) -> None:
-    """Runs one step in one transaction: a crash inside leaves the step before it, whole.
+    """Runs one step in one transaction: after a crash the database has the schema of the previous step.
 
-    Expects a connection in autocommit mode. Raises `sqlite3.Error`, with nothing changed.
+    Expects a connection in autocommit mode. Raises `sqlite3.Error`; then nothing has changed.
     """
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -224,6 +225,6 @@ def _missing(connection: sqlite3.Connection, step: MigrationStep) -> list[str]:
 
 def _has_column(connection: sqlite3.Connection, statement: str) -> bool:
     """`statement` is "ALTER TABLE <table> ADD COLUMN <column> <type>"."""
-    words = statement.split()
-    table, column = words[2], words[5]
+    parts = statement.split()
+    table, column = parts[2], parts[5]
     return any(name == column for (name,) in connection.execute(COLUMN_NAMES, (table,)))

@@ -1,4 +1,4 @@
-"""Which setting was changed in the dashboard, from what to what, by whom: how it is kept and read again. Decides nothing."""
+"""Stores changes of settings made in the dashboard: which setting, old and new value, who, when."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ from typing import NamedTuple
 
 from herd.dashboard.tabs.settings import SettingChangeLine
 
-KEPT_MAX = 2_000
-SHOWN_MAX = 200
+ROWS_MAX = 2_000
+"""Maximum number of changes; the oldest are deleted first."""
+LISTED_MAX = 200
 TABLES = (
     """CREATE TABLE IF NOT EXISTS setting_changes (
-        id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, name TEXT NOT NULL, before TEXT, after TEXT, who TEXT NOT NULL, ip TEXT NOT NULL
+        id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, name TEXT NOT NULL, before TEXT, after TEXT,
+        who TEXT NOT NULL, ip TEXT NOT NULL
     )""",
 )
 INSERT = "INSERT INTO setting_changes (at, name, before, after, who, ip) VALUES (?, ?, ?, ?, ?, ?)"
-SURPLUS = "DELETE FROM setting_changes WHERE id <= (SELECT MAX(id) FROM setting_changes) - ?"
-NEWEST = """SELECT id, at, name, before, after, who, ip, id = (SELECT MAX(id) FROM setting_changes last WHERE last.name = c.name)
-    FROM setting_changes c ORDER BY id DESC LIMIT ?"""
-ONE = """SELECT id, at, name, before, after, who, ip, id = (SELECT MAX(id) FROM setting_changes last WHERE last.name = c.name)
-    FROM setting_changes c WHERE id = ?"""
+DELETE_SURPLUS = "DELETE FROM setting_changes WHERE id <= (SELECT MAX(id) FROM setting_changes) - ?"
+SELECT = """SELECT id, at, name, before, after, who, ip,
+        id = (SELECT MAX(id) FROM setting_changes last WHERE last.name = c.name) FROM setting_changes c """
+SELECT_NEWEST = SELECT + "ORDER BY id DESC LIMIT ?"
+SELECT_ONE = SELECT + "WHERE id = ?"
 
 
 class SettingChange(NamedTuple):
-    """`before` and `after` are what was set here, None for nothing."""
+    """`before` and `after` are the values set in the dashboard; None means that the dashboard sets no value."""
 
     at: float
     name: str
@@ -34,29 +36,29 @@ class SettingChange(NamedTuple):
     ip: str
 
 
-def keep(connection: sqlite3.Connection, entry: SettingChange) -> int:
-    """In one transaction; the id it was given. Raises `sqlite3.Error`."""
+def insert_change(connection: sqlite3.Connection, entry: SettingChange) -> int:
+    """Inserts the change in one transaction and returns its id. Raises `sqlite3.Error`."""
     connection.execute("BEGIN IMMEDIATE")
-    made = connection.execute(INSERT, entry).lastrowid
-    connection.execute(SURPLUS, (KEPT_MAX,))
+    change_id = connection.execute(INSERT, entry).lastrowid
+    connection.execute(DELETE_SURPLUS, (ROWS_MAX,))
     connection.execute("COMMIT")
-    return made or 0
+    return change_id or 0
 
 
-def newest(connection: sqlite3.Connection) -> list[SettingChangeLine]:
-    """The newest first."""
-    return [_past(row) for row in connection.execute(NEWEST, (SHOWN_MAX,))]
+def recent_changes(connection: sqlite3.Connection) -> list[SettingChangeLine]:
+    """The newest changes first."""
+    return [_line(row) for row in connection.execute(SELECT_NEWEST, (LISTED_MAX,))]
 
 
-def one(connection: sqlite3.Connection, change_id: int) -> SettingChangeLine | None:
-    """None where there is none; ids are what SQLite counts with, and no larger."""
+def find_change(connection: sqlite3.Connection, change_id: int) -> SettingChangeLine | None:
+    """The change with this id, None where there is none. SQLite rejects an id of more than 63 bits."""
     if not 0 < change_id < 1 << 63:
         return None
-    row = connection.execute(ONE, (change_id,)).fetchone()
-    return _past(row) if row else None
+    row = connection.execute(SELECT_ONE, (change_id,)).fetchone()
+    return _line(row) if row else None
 
 
-def _past(row: Sequence[object]) -> SettingChangeLine:
+def _line(row: Sequence[object]) -> SettingChangeLine:
     change_id, at, name, before, after, who, ip, is_last = row
     assert isinstance(change_id, int) and isinstance(at, float)
     texts = [None if value is None else str(value) for value in (before, after)]

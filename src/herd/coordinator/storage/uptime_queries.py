@@ -1,4 +1,4 @@
-"""How each node was, a letter for each stretch of time: read from the sums that the coordinator keeps of their states. Decides no state."""
+"""Builds the uptime bars of the nodes: one letter for each interval, from the stored seconds in each state."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from herd.errors import BadRequest
 
 NODES_MAX = 500
 SHARE_MIN = 0.02
-"""So much of a stretch, of those in which anybody watched, is worth a letter of its own; less is a hiccup."""
+"""A state is shown if it lasted for more than this share of the observed part of an interval."""
 
 
 class UptimeRange(NamedTuple):
-    """A range of time, cut into stretches; `query` reads the coarsest sums that are fine enough."""
+    """A range of time in intervals of `step_s`; `query` reads the coarsest table that is fine enough."""
 
     seconds: int
     step_s: int
     query: str
 
 
-MINUTES = """SELECT node_id, CAST((bucket - :from_at) / :step_s AS INTEGER) AS cell, SUM(online_s), SUM(degraded_s), SUM(yielding_s + draining_s), SUM(gone_s)
+MINUTES = """SELECT node_id, CAST((bucket - :from_at) / :step_s AS INTEGER) AS cell,
+        SUM(online_s), SUM(degraded_s), SUM(yielding_s + draining_s), SUM(gone_s)
     FROM node_minutes WHERE bucket >= :from_at AND bucket < :to_at GROUP BY node_id, cell ORDER BY node_id, cell"""
-HOURS = """SELECT node_id, CAST((bucket - :from_at) / :step_s AS INTEGER) AS cell, SUM(online_s), SUM(degraded_s), SUM(yielding_s + draining_s), SUM(gone_s)
-    FROM node_hours WHERE bucket >= :from_at AND bucket < :to_at GROUP BY node_id, cell ORDER BY node_id, cell"""
+HOURS = MINUTES.replace("node_minutes", "node_hours")
 DAY_S = 86400
-SPANS = MappingProxyType(
+RANGES = MappingProxyType(
     {
         "24h": UptimeRange(DAY_S, 600, MINUTES),
         "7d": UptimeRange(7 * DAY_S, 3600, HOURS),
@@ -39,40 +39,44 @@ SPANS = MappingProxyType(
 UNKNOWN = "-"
 
 
-def span_of(name: str) -> UptimeRange:
+def range_of(name: str) -> UptimeRange:
     """Raises `BadRequest`."""
-    found = SPANS.get(name)
+    found = RANGES.get(name)
     if found is None:
-        raise BadRequest(f"range is one of {', '.join(SPANS)}, not {name[:20]!r}")
+        raise BadRequest(f"range must be one of {', '.join(RANGES)}, not {name[:20]!r}")
     return found
 
 
-def strips(connection: sqlite3.Connection, name: str, now: float) -> UptimeBars:
-    """Every node of which anything is known in that range, by name. The last stretch is the one that has begun. Raises `sqlite3.Error`."""
-    span = span_of(name)
-    to_at = math.floor(now / span.step_s + 1) * span.step_s
-    from_at, count = to_at - span.seconds, span.seconds // span.step_s
+def uptime_bars(connection: sqlite3.Connection, name: str, now: float) -> UptimeBars:
+    """The bars of every node with stored states in the range. The last interval has not ended yet.
+
+    Raises `BadRequest` and `sqlite3.Error`.
+    """
+    wanted = range_of(name)
+    to_at = math.floor(now / wanted.step_s + 1) * wanted.step_s
+    from_at, count = to_at - wanted.seconds, wanted.seconds // wanted.step_s
     cells: dict[str, list[str]] = {}
     for node_id, cell, *seconds in connection.execute(
-        span.query, {"from_at": from_at, "to_at": to_at, "step_s": span.step_s}
+        wanted.query, {"from_at": from_at, "to_at": to_at, "step_s": wanted.step_s}
     ):
         if 0 <= cell < count and (node_id in cells or len(cells) < NODES_MAX):
             cells.setdefault(str(node_id), [UNKNOWN] * count)[cell] = letter(*seconds)
     return UptimeBars(
         name,
         tuple(
-            NodeUptime(node_id, name, float(span.step_s), float(from_at), "".join(states))
+            NodeUptime(node_id, name, float(wanted.step_s), float(from_at), "".join(states))
             for node_id, states in cells.items()
         ),
     )
 
 
-def letter(online_s: float, degraded_s: float, lent_s: float, gone_s: float) -> str:
-    """The worst of what was not only a hiccup; `-` where nobody watched."""
-    watched_s = online_s + degraded_s + lent_s + gone_s
-    if watched_s <= 0:
+def letter(online_s: float, degraded_s: float, paused_s: float, gone_s: float) -> str:
+    """The worst state that lasted long enough: offline, degraded, paused or up; `-` where the coordinator was not
+    running."""
+    observed_s = online_s + degraded_s + paused_s + gone_s
+    if observed_s <= 0:
         return UNKNOWN
-    for seconds, state in ((gone_s, "o"), (degraded_s, "d"), (lent_s, "p")):
-        if seconds > SHARE_MIN * watched_s:
+    for seconds, state in ((gone_s, "o"), (degraded_s, "d"), (paused_s, "p")):
+        if seconds > SHARE_MIN * observed_s:
             return state
     return "u"

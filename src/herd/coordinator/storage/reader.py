@@ -1,0 +1,80 @@
+"""Runs queries on the trace database in a thread of their own, with a connection that cannot write."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+from herd.coordinator.storage.database import READ_MAX_STEPS, open_for_reading
+from herd.errors import Unavailable
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+class TraceReader:
+    def __init__(self, path: Path, busy_timeout_s: float) -> None:
+        self.path = path
+        self._busy_timeout_s = busy_timeout_s
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="herd-traces")
+        self._opened: tuple[int, sqlite3.Connection] | None = None
+        """The connection, and the generation of the database that it was opened for."""
+        self._generation = 0
+
+    async def ask(
+        self,
+        query: Callable[Concatenate[sqlite3.Connection, Parameters], Result],
+        *args: Parameters.args,
+        **kwargs: Parameters.kwargs,
+    ) -> Result:
+        """Runs the query without blocking the event loop.
+
+        Raises `Unavailable` when the database cannot be read, and whatever the query raises.
+        """
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, lambda: self._run(lambda c: query(c, *args, **kwargs)))
+
+    def read(
+        self,
+        query: Callable[Concatenate[sqlite3.Connection, Parameters], Result],
+        *args: Parameters.args,
+        **kwargs: Parameters.kwargs,
+    ) -> Result:
+        """The same, blocking: for the start, before the event loop serves requests."""
+        return self._executor.submit(lambda: self._run(lambda c: query(c, *args, **kwargs))).result()
+
+    def database_replaced(self) -> None:
+        """The next query opens the database again. Called on the writer's thread."""
+        self._generation += 1
+
+    def close(self, timeout_s: float) -> None:
+        self._executor.submit(self._disconnect).result(timeout_s)
+        self._executor.shutdown(wait=False)
+
+    # --- on the reading thread ---
+
+    def _run(self, query: Callable[[sqlite3.Connection], Result]) -> Result:
+        try:
+            return query(self._connect())
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            self._disconnect()
+            raise Unavailable(f"the trace database cannot be read: {error}", code="traces_unavailable") from error
+
+    def _connect(self) -> sqlite3.Connection:
+        if self._opened is not None and self._opened[0] != self._generation:
+            self._disconnect()
+        if self._opened is None:
+            self._opened = (self._generation, open_for_reading(self.path, self._busy_timeout_s))
+        connection = self._opened[1]
+        # SQLite calls the handler after this many steps of a query; a true result interrupts the query.
+        connection.set_progress_handler(lambda: 1, READ_MAX_STEPS)
+        return connection
+
+    def _disconnect(self) -> None:
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened[1].close()
