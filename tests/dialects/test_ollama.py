@@ -15,7 +15,7 @@ from herd.core.state.fleet import EngineEndpoint, Fleet, Liveness, Loaded, Model
 from herd.core.state.request import Counters, RequestKind
 from herd.core.state.timestamps import instant
 from herd.dialects import Timestamp
-from herd.dialects.ollama import DIALECT, FOREVER, NO_TIME, VERSION_ASSUMED
+from herd.dialects.ollama import DIALECT, NEVER_EXPIRES, NO_TIME, VERSION_ASSUMED
 from herd.errors import BadRequest, HerdError, Refusal, UnknownModel
 from herd.protocols.conversation import Delta, ParsedRequest, Route, ToolCall, Usage
 from wire_samples import sample
@@ -407,7 +407,7 @@ def test_ps_has_one_entry_a_node_with_the_recorded_fields() -> None:
     assert set(entry) == set(recorded) | {"fleet_node"}
     assert set(entry["details"]) == set(recorded["details"])
     assert (entry["size"], entry["size_vram"], entry["context_length"]) == (5, 3, 2048)
-    assert entry["expires_at"] == loaded.expires_at and body["models"][0]["expires_at"] == FOREVER
+    assert entry["expires_at"] == loaded.expires_at and body["models"][0]["expires_at"] == NEVER_EXPIRES
     assert len(ollama.ProcessResponse(**body).models) == 3
 
 

@@ -1,11 +1,14 @@
-"""The contract of a dialect: how one family of clients speaks. Pure: bytes in, values out, and back. One dialect a file.
+"""Defines `Dialect`, the contract of a client API. Each dialect is one file in this folder.
 
-A dialect file defines `DIALECT`, an instance of a subclass of `Dialect`. It
-  - reads a request at the door (`parse`) and, only if the engine speaks otherwise, whole (`read_conversation`);
-  - rewrites a body where it must change and nowhere else (`rewrite`);
-  - watches a passed-through answer without decoding it (`watch`), and writes a translated one (`writer`);
-  - renders every refusal in its own shape, before the first byte (`error`) and after it (`error_frame`);
+A dialect file defines `DIALECT`, an instance of a subclass of `Dialect`. A dialect
+  - reads the features of a request (`parse`) and, only if the engine uses another protocol, the complete request
+    (`read_conversation`);
+  - rewrites a request body where it must change, and nothing else in it (`rewrite`);
+  - observes a passed-through answer without decoding it (`watch`), and writes a translated answer (`writer`);
+  - renders each error in its own JSON format, before the first byte (`error`) and after it (`error_frame`);
   - answers its list routes from memory (`listing`).
+
+A dialect is pure: it gets and returns bytes and values, and opens no sockets.
 """
 
 from __future__ import annotations
@@ -13,19 +16,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
+
+import msgspec
 
 from herd.core.state.engine_options import EngineOptions
-from herd.core.state.fleet import Fleet, ModelInfo
+from herd.core.state.fleet import Fleet, ModelInfo, canonical
 from herd.core.state.request import Counters
 from herd.errors import Refusal
+from herd.protocols import request_fields
 from herd.protocols.conversation import Conversation, Delta, ParsedRequest, Route
 from herd.protocols.resumption import PartialAnswer
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole HTTP answer made from memory."""
+    """A complete HTTP answer that is built from memory."""
 
     status: int
     body: bytes
@@ -34,20 +40,20 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Timestamp:
-    """The wall clock, handed in by whoever renders: RFC 3339 with nanoseconds and unix seconds."""
+    """The time of the wall clock, as RFC 3339 with nanoseconds and as Unix seconds. The caller passes it in."""
 
     rfc3339: str
     unix_s: int
 
 
 class Watch(Protocol):
-    """Watches one passed-through answer. Cost per chunk is a memory search, not a decode."""
+    """Observes one passed-through answer. The cost of a chunk is a memory search, not a decode."""
 
     def feed(self, chunk: bytes) -> None:
-        """Sees body bytes as they pass (any split)."""
+        """Observes the next bytes of the body, split at any position."""
 
     def end(self) -> Counters | None:
-        """The counters if the answer was whole (its terminator was seen, or it was one JSON document), else None."""
+        """The counters if the answer was complete (its terminator, or one JSON document, was seen), else None."""
 
 
 class Writer(Protocol):
@@ -56,82 +62,107 @@ class Writer(Protocol):
     content_type: str
 
     def write(self, delta: Delta) -> bytes:
-        """Body bytes for this piece; empty when nothing is to be sent yet (a non-stream answer is written at its last)."""
+        """The body bytes for this chunk. Empty if there is nothing to send yet, as in an answer without streaming."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resumption:
-    """An answer that broke off and can be gone on with: what was partial_answer, and who writes what follows."""
+    """What is needed to continue an interrupted answer: the part that the client has, and a writer for the rest."""
 
     partial_answer: PartialAnswer
     writer: Writer
 
 
 class Dialect(ABC):
-    """See the file's head. Every method is pure; `parse`, `read_conversation` and `listing` raise only `HerdError`."""
+    """One client API; see the docstring of this module.
+
+    Every method is pure; `parse`, `read_conversation` and `listing` raise only `HerdError`.
+    """
 
     name: str
     has_engine_options: bool = False
-    """Whether its bodies have a place for a window, so that bytes can pass even where one is to be partial_answer."""
+    """Whether its bodies have fields for engine options, so that they can be set in a passed-through request."""
     routes: tuple[Route, ...]
     listings: tuple[tuple[str, str], ...]
-    """(method, path) of routes answered from memory; a path may end in "/{name}"."""
+    """(method, path) of the routes that are answered from memory; a path may end in "/{name}"."""
 
     @abstractmethod
     def parse(self, route: Route, body: bytes) -> ParsedRequest:
-        """The features of a request, without decoding its payload. Raises BadRequest in plain words."""
+        """The features of a request, without decoding its payload. Raises BadRequest with a readable message."""
 
-    @abstractmethod
-    def rewrite(self, ask: ParsedRequest, model: str, pin: EngineOptions | None = None) -> bytes:
-        """The body a node may see: without the coordinator's extras, with `model` as that engine spells it, and with the window of
-        `pin` (only where the dialect `pins`).
+    def rewrite(
+        self,
+        request: ParsedRequest,
+        model: str,
+        options: EngineOptions | None = None,  # noqa: ARG002 - for dialects with `has_engine_options`
+    ) -> bytes:
+        """The body for a node: without the coordinator's extensions, and with `model` as that engine spells it.
 
-        Returns `ask.body` itself when nothing has to change. Unknown fields survive byte for byte.
+        A dialect with `has_engine_options` also writes `options` into it. If nothing has to change, the result is
+        `request.body` itself. Unknown fields remain unchanged. An engine without tags knows only its own spelling;
+        an engine with tags (Ollama) accepts `m` for `m:latest`.
         """
+        is_same = model == request.model or (model.endswith(":latest") and canonical(model) == canonical(request.model))
+        if is_same and not request.has_extras:
+            return request.body
+        return request_fields.rewrite(request, model)
 
     @abstractmethod
-    def read_conversation(self, ask: ParsedRequest) -> Conversation:
-        """The whole request in neutral form. Raises BadRequest."""
+    def read_conversation(self, request: ParsedRequest) -> Conversation:
+        """The complete request in neutral form. Raises BadRequest."""
 
     @abstractmethod
-    def watch(self, ask: ParsedRequest) -> Watch:
-        """A watcher for the answer to this request, passed through untouched."""
+    def watch(self, request: ParsedRequest) -> Watch:
+        """A watcher for the passed-through answer to this request."""
 
     @abstractmethod
-    def writer(self, ask: ParsedRequest, model: str, request_id: str, moment: Timestamp) -> Writer:
-        """A writer for the answer to this request; `model` is spelled as the client asked for it."""
+    def writer(self, request: ParsedRequest, model: str, request_id: str, timestamp: Timestamp) -> Writer:
+        """A writer for the answer to this request; `model` is the name in the client's spelling."""
 
     @abstractmethod
     def error(self, refusal: Refusal, request_id: str = "") -> Answer:
-        """A refusal as a whole answer, in the dialect's own shape."""
+        """A refusal as a complete answer, in the dialect's own JSON format."""
 
     @abstractmethod
-    def error_frame(self, ask: ParsedRequest, refusal: Refusal) -> bytes:
-        """What ends a stream that cannot go on: an error in the dialect's own form, never a normal terminator.
+    def error_frame(self, request: ParsedRequest, refusal: Refusal) -> bytes:
+        """The error that ends an interrupted stream, in the dialect's own format, never a normal terminator.
 
-        Empty for a non-stream answer: there only an unclean close can tell.
+        Empty for an answer without streaming: there only an aborted connection can indicate the error.
         """
 
     @abstractmethod
-    def listing(self, method: str, path: str, fleet: Fleet, moment: Timestamp) -> Answer:
-        """A list route, from memory. Raises UnknownModel for a name nobody has."""
+    def listing(self, method: str, path: str, fleet: Fleet, timestamp: Timestamp) -> Answer:
+        """The answer to a list route, from memory. Raises UnknownModel for a name that no node has."""
 
-    def resume(  # a dialect without continuation needs none of them
+    def resume(  # a dialect without continuation needs none of the arguments
         self,
-        ask: ParsedRequest,  # noqa: ARG002
+        request: ParsedRequest,  # noqa: ARG002
         model: str,  # noqa: ARG002
         request_id: str,  # noqa: ARG002
-        moment: Timestamp,  # noqa: ARG002
+        timestamp: Timestamp,  # noqa: ARG002
         forwarded: bytes,  # noqa: ARG002
         note: str,  # noqa: ARG002
     ) -> Resumption | None:
-        """How to go on after `forwarded`, whole lines of a stream that broke off; None where the dialect cannot.
+        """How to continue a stream after `forwarded`, which are complete lines; None where the dialect cannot.
 
-        The writer takes up the stream's own identity (id, time, role already told), so that the client sees one answer;
-        `note` stands in its last frame, so that a client can know.
+        The writer continues with the stream's own identity (id, time, role), so that the client sees one answer.
+        Its last frame contains `note`, so that a client can detect the continuation.
         """
         return None
 
-    def describe(self, ask: ParsedRequest, cards: Sequence[ModelInfo]) -> Answer | None:  # noqa: ARG002 - for those who override it
-        """An INFO route (such as /api/show) from memory, or None where a node must be asked."""
+    def describe(
+        self,
+        request: ParsedRequest,  # noqa: ARG002
+        models: Sequence[ModelInfo],  # noqa: ARG002 - for dialects that override this
+    ) -> Answer | None:
+        """The answer to an INFO route (such as /api/show) from memory, or None if a node must answer."""
         return None
+
+
+def json_answer(body: dict[str, Any], status: int = 200) -> Answer:
+    return Answer(status, msgspec.json.encode(body))
+
+
+def message_with_request_id(refusal: Refusal, request_id: str) -> str:
+    """The error message; server errors include the request id, under which the log has the details."""
+    return f"{refusal.message} (request {request_id})" if refusal.status >= 500 and request_id else refusal.message

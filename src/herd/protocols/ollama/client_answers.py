@@ -176,9 +176,9 @@ class EmbedWriter:
 
     content_type = JSON
 
-    def __init__(self, model: str, is_old: bool) -> None:
+    def __init__(self, model: str, is_single: bool) -> None:
         self._model = model
-        self._is_old = is_old
+        self._is_single = is_single
         self._embeddings: list[list[float]] = []
         self._usage = Usage()
 
@@ -189,7 +189,7 @@ class EmbedWriter:
         self._usage = delta.usage or self._usage
         if not delta.is_last:
             return b""
-        if self._is_old:
+        if self._is_single:
             return msgspec.json.encode({"embedding": self._embeddings[0] if self._embeddings else []})
         return msgspec.json.encode({"model": self._model, "embeddings": self._embeddings} | _durations(self._usage))
 

@@ -1,0 +1,271 @@
+"""Reads requests to OpenAI's chat, completions, embeddings and Responses routes: features and neutral conversation.
+
+Shapes and statuses follow OpenAI's API as Ollama 0.32.15 implements it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from herd.core.state.request import RequestKind
+from herd.errors import BadRequest
+from herd.protocols import request_fields
+from herd.protocols.conversation import Conversation, ParsedRequest, Route, Sampling
+from herd.protocols.openai import chat_json, responses_requests
+
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+EMBEDDINGS = "/v1/embeddings"
+RESPONSES = "/v1/responses"
+
+_EMPTY_VALUES = request_fields.EMPTY_VALUES | {b'"none"', b"{}"}
+
+
+# --- fields of every request ---
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class _RequestFields(request_fields.ExtensionFields, kw_only=True):
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    max_tokens: int | float | None = None
+    max_completion_tokens: int | float | None = None
+    max_output_tokens: int | float | None = None
+    tools: msgspec.Raw = request_fields.ABSENT
+    instructions: msgspec.Raw = request_fields.ABSENT
+    reasoning_effort: msgspec.Raw = request_fields.ABSENT
+    prompt: msgspec.Raw = request_fields.ABSENT
+    suffix: msgspec.Raw = request_fields.ABSENT
+    input: msgspec.Raw = request_fields.ABSENT
+
+
+class _RawMessage(msgspec.Struct):
+    content: msgspec.Raw = request_fields.ABSENT
+    tool_calls: msgspec.Raw = request_fields.ABSENT
+    reasoning: msgspec.Raw = request_fields.ABSENT
+    reasoning_content: msgspec.Raw = request_fields.ABSENT
+
+
+class _ChatRequestFields(_RequestFields, kw_only=True):
+    messages: list[_RawMessage] | None = None
+
+
+_REQUEST_FIELDS = msgspec.json.Decoder(_RequestFields)
+_CHAT_REQUEST_FIELDS = msgspec.json.Decoder(_ChatRequestFields)
+
+
+def parse(route: Route, body: bytes) -> ParsedRequest:
+    """The features of a request, without decoding its payload. Raises BadRequest."""
+    is_chat = route.path == CHAT
+    fields = request_fields.read(body, _CHAT_REQUEST_FIELDS) if is_chat else request_fields.read(body, _REQUEST_FIELDS)
+    model = request_fields.model_name(fields.model)
+    text_bytes, has_images = _prompt_size(fields, _messages(fields))
+    limit = fields.max_completion_tokens or fields.max_output_tokens or fields.max_tokens
+    extensions = request_fields.read_extensions(fields, model)
+    return ParsedRequest(
+        route=route,
+        body=body,
+        model=model,
+        stream=bool(fields.stream) and route.kind is not RequestKind.EMBED,
+        prompt_tokens=request_fields.estimate_tokens(text_bytes),
+        output_tokens_max=request_fields.token_limit(limit),
+        needs=_needs(route, fields, has_images),
+        fallback_models=extensions.fallback_models,
+        tags=extensions.tags,
+        user=extensions.user,
+        has_extras=extensions.are_present,
+        is_thinking_in_limit=not fields.max_tokens
+        or limit != fields.max_tokens
+        or bytes(fields.reasoning_effort) == b'"none"',
+        include_usage=fields.stream_options is not None and bool(fields.stream_options.include_usage),
+    )
+
+
+def _messages(fields: _RequestFields) -> list[_RawMessage]:
+    if not isinstance(fields, _ChatRequestFields):
+        return []
+    if not fields.messages:
+        raise BadRequest("[] is too short - 'messages'")
+    return fields.messages
+
+
+def _prompt_size(fields: _RequestFields, messages: Sequence[_RawMessage]) -> tuple[int, bool]:
+    """Bytes of text without images, and whether there are images. Only content that is a list can contain images."""
+    size_bytes, has_images = 0, False
+    plain = [fields.prompt, fields.suffix, fields.instructions, fields.tools]
+    contents = [fields.input]
+    for message in messages:
+        plain += (message.tool_calls, message.reasoning, message.reasoning_content)
+        contents.append(message.content)
+    for raw in plain:
+        if raw is not request_fields.ABSENT:
+            size_bytes += memoryview(raw).nbytes
+    for content in contents:
+        if content is request_fields.ABSENT:
+            continue
+        if request_fields.is_list(content):
+            size_bytes += request_fields.text_bytes(content)
+            has_images = has_images or b'"image_url"' in bytes(content)
+        else:
+            size_bytes += memoryview(content).nbytes
+    return size_bytes, has_images
+
+
+def _needs(route: Route, fields: _RequestFields, has_images: bool) -> frozenset[str]:
+    if route.kind is RequestKind.EMBED:
+        return frozenset(("embedding",))
+    needs = ["vision"] if has_images else []
+    if request_fields.has_content(fields.tools, _EMPTY_VALUES):
+        needs.append("tools")
+    if request_fields.has_content(fields.reasoning_effort, _EMPTY_VALUES):
+        needs.append("thinking")
+    if request_fields.has_content(fields.suffix, _EMPTY_VALUES):
+        needs.append("insert")
+    return frozenset(needs)
+
+
+# --- the neutral conversation ---
+
+
+class _Sampling(msgspec.Struct, kw_only=True):
+    max_tokens: int | float | None = None
+    max_completion_tokens: int | float | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | float | None = None
+    min_p: float | None = None
+    seed: int | float | None = None
+    stop: str | list[str] | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repeat_penalty: float | None = None
+    repetition_penalty: float | None = None
+
+
+class _CompleteRequest(_Sampling, kw_only=True):
+    messages: list[chat_json.Message] | None = None
+    tools: list[chat_json.Tool] | None = None
+    tool_choice: Any = None
+    functions: Any = None
+    response_format: Any = None
+    reasoning_effort: str | None = None
+    logprobs: bool | int | None = None
+    top_logprobs: int | None = None
+    n: int | None = None
+    prompt: Any = None
+    suffix: str | None = None
+    input: Any = None
+    dimensions: int | None = None
+
+
+class _EmbeddingOptions(msgspec.Struct):
+    encoding_format: str | None = None
+
+
+_COMPLETE_REQUEST = msgspec.json.Decoder(_CompleteRequest)
+_EMBEDDING_OPTIONS = msgspec.json.Decoder(_EmbeddingOptions)
+
+
+def wants_base64(request: ParsedRequest) -> bool:
+    """Whether an embeddings request asks for vectors in base64."""
+    return request_fields.read(request.body, _EMBEDDING_OPTIONS).encoding_format == "base64"
+
+
+def read_conversation(request: ParsedRequest) -> Conversation:
+    """The complete request in neutral form. Raises BadRequest for what cannot be translated."""
+    if request.route.path == RESPONSES:
+        return _read_responses_conversation(request)
+    complete = request_fields.read(request.body, _COMPLETE_REQUEST)
+    if (complete.n or 1) > 1:
+        raise BadRequest("n: the nodes that have this model can return only one answer per request")
+    if complete.functions:
+        raise BadRequest("functions: this deprecated field cannot be translated; use tools")
+    kind = request.route.kind
+    return Conversation(
+        kind=kind,
+        model=request.model,
+        stream=request.stream,
+        messages=chat_json.read_messages(complete.messages or ()) if kind is RequestKind.CHAT else [],
+        prompt=_prompt(complete.prompt) if kind is RequestKind.GENERATE else "",
+        suffix=complete.suffix or "",
+        raw=kind is RequestKind.GENERATE,
+        inputs=_inputs(complete.input) if kind is RequestKind.EMBED else [],
+        dimensions=complete.dimensions,
+        tools=chat_json.read_tools(complete.tools),
+        tool_choice=chat_json.read_tool_choice(complete.tool_choice),
+        format=chat_json.read_format(complete.response_format),
+        think=_think(complete.reasoning_effort),
+        logprobs=bool(complete.logprobs),
+        top_logprobs=_top_logprobs(complete, kind is RequestKind.CHAT),
+        sampling=_sampling(complete),
+    )
+
+
+def _read_responses_conversation(request: ParsedRequest) -> Conversation:
+    complete = request_fields.read(request.body, responses_requests.REQUEST)
+    reasoning, text = complete.reasoning, complete.text
+    return Conversation(
+        kind=request.route.kind,
+        model=request.model,
+        stream=request.stream,
+        messages=responses_requests.read_messages(complete),
+        tools=responses_requests.read_tools(complete),
+        tool_choice=responses_requests.read_tool_choice(complete),
+        format=chat_json.read_format(text.format if text is not None else None),
+        think=_think(reasoning.effort if reasoning is not None else None),
+        sampling=Sampling(
+            output_tokens_max=request_fields.token_limit(complete.max_output_tokens),
+            temperature=complete.temperature,
+            top_p=complete.top_p,
+        ),
+    )
+
+
+def _prompt(given: object) -> str:
+    if isinstance(given, list) and len(given) == 1:
+        given = given[0]
+    if isinstance(given, str):
+        return given
+    raise BadRequest(
+        "prompt: only a single text can be translated for the nodes that have this model, no list and no tokens"
+    )
+
+
+def _inputs(given: object) -> list[str]:
+    texts = [given] if isinstance(given, str) else given
+    if isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts):
+        return texts
+    raise BadRequest("input: only a text or a list of texts can be translated for the nodes that have this model")
+
+
+def _think(effort: str | None) -> bool | str | None:
+    return False if effort == "none" else effort or None
+
+
+def _top_logprobs(complete: _CompleteRequest, is_chat: bool) -> int | None:
+    """Chats send the number in `top_logprobs`, text completions in `logprobs` itself."""
+    if is_chat or isinstance(complete.logprobs, bool):
+        return complete.top_logprobs
+    return complete.logprobs
+
+
+def _sampling(sent: _Sampling) -> Sampling:
+    return Sampling(
+        output_tokens_max=request_fields.token_limit(sent.max_completion_tokens or sent.max_tokens),
+        temperature=sent.temperature,
+        top_p=sent.top_p,
+        top_k=None if sent.top_k is None else int(sent.top_k),
+        min_p=sent.min_p,
+        seed=None if sent.seed is None else int(sent.seed),
+        stop=[sent.stop] if isinstance(sent.stop, str) else sent.stop or [],
+        presence_penalty=sent.presence_penalty,
+        frequency_penalty=sent.frequency_penalty,
+        repeat_penalty=sent.repeat_penalty if sent.repeat_penalty is not None else sent.repetition_penalty,
+    )
