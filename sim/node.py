@@ -8,9 +8,20 @@ their time. Models that are answering share the machine's speed.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from herd.core.state.fleet import EngineEndpoint, Gpu, Loaded, Memory, ModelInfo, ModelName, NodeId, Report, canonical
+from herd.core.state.fleet import (
+    EngineAbilities,
+    EngineEndpoint,
+    Gpu,
+    Loaded,
+    Memory,
+    ModelInfo,
+    ModelName,
+    NodeId,
+    Report,
+    canonical,
+)
 from herd.core.state.request import Counters
 from sim.hardware import GB, PAGE_CACHE_FACTOR, RUNNER_START_S, Machine, Model, Speeds, speeds
 from sim.runner import Run, Runner, Slot
@@ -84,7 +95,12 @@ class SimNode:
         self._heat_s = 0.0
         self._report: Report | None = None
         self._engine = EngineEndpoint(
-            "ollama", f"http://{spec.name}:11434", "0.32.15", spec.machine.slots, spec.machine.models_max
+            "ollama",
+            f"http://{spec.name}:11434",
+            "0.32.15",
+            spec.machine.slots,
+            spec.machine.models_max,
+            abilities=EngineAbilities(takes_window=True),
         )
         for model in spec.hot:
             self._place(canonical(model.name), spec.window, at)
@@ -310,7 +326,7 @@ class SimNode:
         runner = self.runners.get(name)
         engine = self._engine
         if model.is_embedding and engine.slots != 1:
-            engine = EngineEndpoint(engine.kind, engine.url, engine.version, 1, engine.models_max)
+            engine = replace(engine, slots=1)
         loaded = Loaded(runner.size_bytes, runner.context_tokens) if runner is not None else None
         return ModelInfo(
             model.name,

@@ -8,6 +8,7 @@ from typing import Any
 
 import herd.core.scheduling.filters
 import herd.core.scheduling.signals
+import herd.engines
 from herd.core.context.windows import Windows
 from herd.core.estimates.forecast import Forecast
 from herd.core.lifecycle.dispatcher import Dispatcher
@@ -23,6 +24,7 @@ from herd.core.state.commands import Alarm, Command, Record
 from herd.core.state.events import AttemptFailed, AttemptFinished, Event, FirstByte, HeartbeatReceived, RequestArrived
 from herd.core.state.fleet import (
     GB,
+    NO_ABILITIES,
     Capacity,
     EngineEndpoint,
     Loaded,
@@ -37,14 +39,17 @@ from herd.core.state.fleet import (
 from herd.core.state.liveness import LivenessSettings
 from herd.core.state.request import Counters, Failure, FailureKind, Outcome, Request, RequestId
 from herd.discover import discover
+from herd.engines import Engine
+
+ABILITIES = {engine.kind: engine.abilities for engine in discover(herd.engines, Engine, "ENGINE")}
 
 
 def an_engine(slots: int = 1, kind: str = "ollama", url: str = "http://127.0.0.1:11434") -> EngineEndpoint:
-    return EngineEndpoint(kind, url, "0.32.15", slots)
+    return EngineEndpoint(kind, url, "0.32.15", slots, abilities=ABILITIES.get(kind, NO_ABILITIES))
 
 
 def an_engine_of(version: str, kind: str = "ollama") -> EngineEndpoint:
-    return EngineEndpoint(kind, "http://127.0.0.1:11434", version)
+    return EngineEndpoint(kind, "http://127.0.0.1:11434", version, abilities=ABILITIES.get(kind, NO_ABILITIES))
 
 
 def a_card(

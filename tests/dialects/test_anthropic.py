@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from builders import a_card
-from herd.core.state.fleet import EngineEndpoint, Fleet
+from builders import a_card, an_engine
+from herd.core.state.fleet import Fleet
 from herd.core.state.request import Counters
 from herd.dialects import Timestamp
 from herd.dialects.anthropic import DIALECT
@@ -397,14 +397,14 @@ def test_a_stream_that_cannot_go_on_says_so_and_does_not_stop_normally() -> None
 
 def test_tokens_are_estimated_where_no_engine_counts_them() -> None:
     read = ask(COUNT, messages=[{"role": "user", "content": "x" * 400}])
-    for cards in ([], [a_card("m")], [a_card("m"), a_card("m", engine=EngineEndpoint("llamacpp", "http://x"))]):
+    for cards in ([], [a_card("m")], [a_card("m"), a_card("m", engine=an_engine(kind="llamacpp"))]):
         answer = DIALECT.describe(read, cards)
         assert answer is not None and answer.status == 200
         assert MessageTokensCount.model_validate_json(answer.body).input_tokens == read.prompt_tokens
 
 
 def test_llama_cpp_counts_by_itself() -> None:
-    assert DIALECT.describe(ask(COUNT), [a_card("m", engine=EngineEndpoint("llamacpp", "http://x"))]) is None
+    assert DIALECT.describe(ask(COUNT), [a_card("m", engine=an_engine(kind="llamacpp"))]) is None
     assert DIALECT.describe(ask(), [a_card("m")]) is None
     assert watched(ask(COUNT), [sample("anthropic_count", LLAMACPP).body]) == Counters()
 

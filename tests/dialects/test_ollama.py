@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders import a_card, a_report
-from herd.core.state.fleet import EngineEndpoint, Fleet, Liveness, Loaded, ModelInfo
+from builders import a_card, a_report, an_engine, an_engine_of
+from herd.core.state.fleet import Fleet, Liveness, Loaded, ModelInfo
 from herd.core.state.request import Counters, RequestKind
 from herd.core.state.timestamps import instant
 from herd.dialects import Timestamp
@@ -366,7 +366,7 @@ def a_fleet() -> Fleet:
     old = a_card("M", digest="a" * 64, modified_at="2026-01-01T00:00:00Z", loaded=True, family="llama")
     new = a_card("m:latest", size_gb=3, digest="b" * 64, modified_at="2026-05-01T00:00:00+02:00")
     same = a_card("m", digest="a" * 64, modified_at="2026-01-02T00:00:00Z", context_max_tokens=8192)
-    plain = a_card("Qwen/Q3", engine=EngineEndpoint("vllm", "http://x", "0.9"), loaded=True)
+    plain = a_card("Qwen/Q3", engine=an_engine(kind="vllm"), loaded=True)
     early = a_card("tiny:a", modified_at="2026-03-01T00:00:00Z", loaded=True)
     fleet.apply_heartbeat(a_report("alpha", [old, plain]), 1.0)
     fleet.apply_heartbeat(a_report("beta", [new, early]), 1.0)
@@ -395,7 +395,7 @@ def test_tags_merge_the_nodes_and_take_the_file_that_most_of_them_have() -> None
 def test_ps_has_one_entry_a_node_with_the_recorded_fields() -> None:
     fleet = a_fleet()
     loaded = Loaded(5, 2048, 3, expires_at="2026-11-23T09:18:10.570602673Z")
-    fleet.apply_heartbeat(a_report("beta", [ModelInfo("tiny:a", EngineEndpoint("ollama", ""), 2, loaded=loaded)]), 2.0)
+    fleet.apply_heartbeat(a_report("beta", [ModelInfo("tiny:a", an_engine(kind="ollama"), 2, loaded=loaded)]), 2.0)
     body = listed("/api/ps", fleet)
     assert [(e["name"], e["fleet_node"]) for e in body["models"]] == [
         ("Qwen/Q3:latest", "alpha"),
@@ -423,7 +423,7 @@ def test_the_version_is_the_newest_ollama_s() -> None:
     fleet = Fleet()
     assert listed("/api/version", fleet) == {"version": VERSION_ASSUMED}
     for node, kind, version in (("a", "ollama", "0.9.10"), ("b", "ollama", "0.30.1-lab"), ("c", "vllm", "9.9")):
-        fleet.apply_heartbeat(a_report(node, engines=(EngineEndpoint(kind, "http://x", version),)), 1.0)
+        fleet.apply_heartbeat(a_report(node, engines=(an_engine_of(version, kind),)), 1.0)
     assert listed("/api/version", fleet) == {"version": "0.30.1-lab"}
 
 
@@ -443,7 +443,7 @@ def test_times_of_any_zone_are_compared(earlier: str, later: str) -> None:
 
 
 def test_show_is_answered_from_memory_where_no_ollama_has_the_model() -> None:
-    card = a_card("Q3", engine=EngineEndpoint("vllm", ""), family="qwen3", context_max_tokens=40960, parameters="8B")
+    card = a_card("Q3", engine=an_engine(kind="vllm"), family="qwen3", context_max_tokens=40960, parameters="8B")
     answer = DIALECT.describe(ask("/api/show"), [card])
     assert answer is not None
     shown = ollama.ShowResponse(**json.loads(answer.body))

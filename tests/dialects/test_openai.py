@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from openai.types import Completion, CreateEmbeddingResponse, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from builders import a_card, a_report
-from herd.core.state.fleet import EngineEndpoint, Fleet, Liveness
+from builders import a_card, a_report, an_engine
+from herd.core.state.fleet import Fleet, Liveness
 from herd.core.state.request import Counters
 from herd.dialects import Timestamp
 from herd.dialects.openai import DIALECT
@@ -473,7 +473,7 @@ def a_fleet() -> Fleet:
     fleet = Fleet()
     old = a_card("M", modified_at="2026-01-01T00:00:00Z")
     new = a_card("m:latest", modified_at="2026-05-01T00:00:00+02:00")
-    plain = a_card("Qwen/Q3", engine=EngineEndpoint("vllm", "http://x", "0.9"), loaded=True)
+    plain = a_card("Qwen/Q3", engine=an_engine(kind="vllm"), loaded=True)
     hub = a_card("hf.co/some/thing:q4", modified_at="2026-03-01T00:00:00Z")
     fleet.apply_heartbeat(a_report("alpha", [old, plain, hub]), 1.0)
     fleet.apply_heartbeat(a_report("beta", [new]), 1.0)

@@ -104,7 +104,9 @@ def asked_inventory(node: RealOllama | LlamaEngine) -> tuple[EngineEndpoint, lis
         raise ValueError(f"no engine file recognises {node.url}")
     found = engine.inventory(tuple(reply_to(node, call) for call in engine.inventory_calls()))
     told = node.settings.slots if isinstance(node, LlamaEngine) else 1
-    face = EngineEndpoint(engine.kind, node.url, found.version, found.slots or told, found.models_max)
+    face = EngineEndpoint(
+        engine.kind, node.url, found.version, found.slots or told, found.models_max, abilities=engine.abilities
+    )
     return face, [replace(card, engine=face) for card in found.models]
 
 

@@ -144,7 +144,9 @@ class Engines:
         models_max = last.models_max
         if models_max is None and local.engine.kind == OLLAMA:
             models_max = self._setup.models_max
-        return EngineEndpoint(local.engine.kind, url, last.version, self.slots(local), models_max)
+        return EngineEndpoint(
+            local.engine.kind, url, last.version, self.slots(local), models_max, abilities=local.engine.abilities
+        )
 
     @property
     def store(self) -> Mapping[str, str]:

@@ -12,6 +12,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 import msgspec
@@ -37,8 +38,10 @@ from herd.agent_protocol.heartbeat_json import (
     OwnJson,
 )
 from herd.core.state.fleet import (
+    NO_ABILITIES,
     Capacity,
     Disk,
+    EngineAbilities,
     EngineEndpoint,
     Gpu,
     Loaded,
@@ -69,6 +72,9 @@ PIN = re.compile(r"[0-9a-f]{64}")
 """The SHA-256 of a certificate."""
 
 
+NO_ENGINES: Mapping[str, EngineAbilities] = MappingProxyType({})
+
+
 class BadHeartbeat(HerdError):
     """A report that makes no sense; nothing of it is believed."""
 
@@ -76,7 +82,7 @@ class BadHeartbeat(HerdError):
     code = "bad_heartbeat"
 
 
-def decode(body: bytes, source_ip: str) -> Report:
+def decode(body: bytes, source_ip: str, abilities: Mapping[str, EngineAbilities] = NO_ENGINES) -> Report:
     """The report in this body, sent from `source_ip`. Raises `BadHeartbeat` naming the field, and nothing else."""
     if len(body) > BODY_MAX_BYTES:
         raise BadHeartbeat(f"the heartbeat is larger than {BODY_MAX_BYTES} bytes")
@@ -85,7 +91,7 @@ def decode(body: bytes, source_ip: str) -> Report:
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise BadHeartbeat(f"the heartbeat cannot be read: {error}") from None
     own = said.herd or OwnJson()
-    engines, models = _engines(said, own, source_ip)
+    engines, models = _engines(said, own, source_ip, abilities)
     return Report(
         node_id=NodeId(_name(said.node_id, "node_id")),
         boot_id=_text(own.boot_id, "herd.boot_id")
@@ -119,10 +125,10 @@ def renamed(report: Report, node_id: NodeId) -> Report:
 
 
 def _engines(
-    said: HeartbeatJson, own: OwnJson, source_ip: str
+    said: HeartbeatJson, own: OwnJson, source_ip: str, abilities: Mapping[str, EngineAbilities]
 ) -> tuple[tuple[EngineEndpoint, ...], Mapping[ModelName, ModelInfo]]:
     if said.herd is None:
-        return _upstream_engine(said, source_ip)
+        return _upstream_engine(said, source_ip, abilities)
     _at_most(len(own.engines), ENGINES_MAX, "herd.engines")
     _at_most(sum(len(engine.models) for engine in own.engines), MODELS_MAX, "herd.engines.models")
     faces: list[EngineEndpoint] = []
@@ -135,6 +141,7 @@ def _engines(
             max(1, _whole(engine.slots, "herd.engines.slots", SLOTS_MAX)),
             _optional(engine.models_max, "herd.engines.models_max", SLOTS_MAX),
             address(engine.library_url, source_ip) if engine.library_url else "",
+            abilities.get(engine.kind, NO_ABILITIES),
         )
         faces.append(face)
         for model in engine.models:
@@ -175,7 +182,7 @@ def _card(model: ModelJson, face: EngineEndpoint) -> ModelInfo:
 
 
 def _upstream_engine(
-    said: HeartbeatJson, source_ip: str
+    said: HeartbeatJson, source_ip: str, abilities: Mapping[str, EngineAbilities]
 ) -> tuple[tuple[EngineEndpoint, ...], Mapping[ModelName, ModelInfo]]:
     """An agent of the existing product has one Ollama, says sizes in gigabytes, and says 0 for what it does not know."""
     ollama = said.ollama
@@ -188,6 +195,7 @@ def _upstream_engine(
         _text(ollama.version or "", "ollama.version"),
         max(1, _whole(ollama.num_parallel or 1, "ollama.num_parallel", SLOTS_MAX)),
         _optional(ollama.max_loaded_models or None, "ollama.max_loaded_models", SLOTS_MAX),
+        abilities=abilities.get("ollama", NO_ABILITIES),
     )
     loaded = {canonical(model.name): model for model in ollama.models_loaded}
     names = {canonical(name): name for name in ollama.models_available}

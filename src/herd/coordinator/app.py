@@ -229,6 +229,7 @@ class Coordinator:
             self.capture.state,
             self.pinned_models.look,
             lambda: self.loop_lag.worst_ms,
+            {kind: engine.abilities for kind, engine in self.engines.items()},
         )
         signals = discover(herd.core.scheduling.signals, Signal, "SIGNAL")
         routes = [

@@ -88,7 +88,7 @@ class Anthropic(Dialect):
     def describe(self, request: ParsedRequest, models: Sequence[ModelInfo]) -> Answer | None:
         """The number of tokens, from memory if possible, because Claude's clients request it very often."""
         if request.route.kind is not RequestKind.INFO or (
-            models and all(model.engine.kind == "llamacpp" for model in models)
+            models and all(model.engine.abilities.counts_tokens for model in models)
         ):
             return None
         return json_answer({"input_tokens": max(1, request.prompt_tokens)})

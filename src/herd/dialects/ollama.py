@@ -116,7 +116,7 @@ class Ollama(Dialect):
         if (
             request.route.kind is not RequestKind.INFO
             or not models
-            or any(model.engine.kind == "ollama" for model in models)
+            or any(model.engine.abilities.serves_ollama_api for model in models)
         ):
             return None
         model = models[0]
@@ -149,7 +149,7 @@ def _version(fleet: Fleet) -> str:
         engine.version
         for node in _online(fleet)
         for engine in node.report.engines
-        if engine.kind == "ollama" and engine.version
+        if engine.abilities.serves_ollama_api and engine.version
     }
     return max(versions, key=lambda v: ([int(n) for n in _NUMBERS.findall(v)[:3]], v), default=VERSION_ASSUMED)
 
@@ -190,7 +190,7 @@ def _running(fleet: Fleet) -> list[dict[str, Any]]:
 
 
 def _running_entry(model: ModelInfo, loaded: Loaded, node: Node) -> dict[str, Any]:
-    unknown = NO_TIME if model.engine.kind == "ollama" else NEVER_EXPIRES
+    unknown = NO_TIME if model.engine.abilities.serves_ollama_api else NEVER_EXPIRES
     return _names(model) | {
         "size": loaded.size_bytes,
         "digest": model.digest,
@@ -212,7 +212,7 @@ def _details(model: ModelInfo) -> dict[str, Any]:
     context = {} if model.context_max_tokens is None else {"context_length": model.context_max_tokens}
     return {
         "parent_model": "",
-        "format": "gguf" if model.engine.kind in ("ollama", "llamacpp") else "",
+        "format": model.engine.abilities.model_format,
         "family": model.family,
         "families": [model.family] if model.family else [],
         "parameter_size": model.parameters,

@@ -122,10 +122,11 @@ def _entry(models: Sequence[ModelInfo], timestamp: Timestamp) -> dict[str, Any]:
 
 def _owner(model: ModelInfo) -> str:
     """For Ollama the namespace, which is `library` for a name without one; for other engines "herd"."""
-    if model.engine.kind != "ollama":
+    default_namespace = model.engine.abilities.default_namespace
+    if not default_namespace:
         return "herd"
     namespace = model.name.rpartition("/")[0]
-    return namespace.rpartition("/")[2] or "library"
+    return namespace.rpartition("/")[2] or default_namespace
 
 
 DIALECT = OpenAI()

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from herd.core.state.fleet import ModelInfo
+from herd.core.state.fleet import NO_ABILITIES, EngineAbilities, ModelInfo
 from herd.core.state.request import FailureKind
 from herd.protocols.conversation import Conversation, Delta
 
@@ -64,6 +64,7 @@ class Engine(ABC):
     kind: str
     title: str
     default_port: int
+    abilities: EngineAbilities = NO_ABILITIES
     can_continue: bool = False
     """Whether it writes on from a trailing assistant message, as against beginning a new turn after it."""
     can_render: bool = False

@@ -10,7 +10,7 @@ import itertools
 
 import msgspec
 
-from herd.core.state.fleet import EngineEndpoint, Loaded, ModelInfo
+from herd.core.state.fleet import EngineAbilities, EngineEndpoint, Loaded, ModelInfo
 from herd.engines import Call, Engine, Inventory, Reader, Reply
 from herd.protocols.answer_watch import decode
 from herd.protocols.conversation import Conversation
@@ -76,6 +76,7 @@ _SLOTS = msgspec.json.Decoder(list[_Slot])
 
 class LlamaCpp(Engine):
     kind = "llamacpp"
+    abilities = EngineAbilities(counts_tokens=True, model_format="gguf")
     title = "llama.cpp"
     default_port = 8080
 

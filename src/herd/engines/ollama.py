@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from herd.core.state.fleet import ModelInfo, ModelName, canonical
+from herd.core.state.fleet import EngineAbilities, ModelInfo, ModelName, canonical
 from herd.core.state.request import RequestKind
 from herd.engines import Call, Engine, Inventory, Reader, Reply
 from herd.errors import BadRequest
@@ -50,6 +50,9 @@ class Ollama(Engine):
     kind = "ollama"
     title = "Ollama"
     default_port = 11434
+    abilities = EngineAbilities(
+        takes_window=True, can_pull=True, serves_ollama_api=True, model_format="gguf", default_namespace="library"
+    )
     can_render = True
 
     def serves(self, path: str) -> bool:

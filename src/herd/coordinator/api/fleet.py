@@ -6,7 +6,7 @@ Served by Starlette through the bridge in `asgi.py`; nothing here is on the path
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 import msgspec
@@ -23,7 +23,7 @@ from herd.coordinator.driver import Driver
 from herd.coordinator.storage.writer import TraceStore
 from herd.core.lifecycle.node_names import NodeNames
 from herd.core.state.events import HeartbeatReceived, NodeLeft
-from herd.core.state.fleet import NodeId
+from herd.core.state.fleet import EngineAbilities, NodeId
 from herd.errors import BadRequest
 from herd.trust.rights import Right
 
@@ -47,9 +47,11 @@ class FleetApi:
         capture: Callable[[], dict[str, object]],
         heard: Callable[[], None],
         lag_ms: Callable[[], float],
+        abilities: Mapping[str, EngineAbilities],
     ) -> None:
         """`capture` tells whether prompts are kept; `heard` is called after each heartbeat; `lag_ms` is how late the loop was of late."""
         self._lag_ms = lag_ms
+        self._abilities = abilities
         self._driver = driver
         self._store = store
         self._membership = membership
@@ -75,7 +77,7 @@ class FleetApi:
         body = await request.body()
         reporter = self._reporter(request, body)
         source_ip = client_ip(request)
-        report = heartbeat_decode.decode(body, source_ip)
+        report = heartbeat_decode.decode(body, source_ip, self._abilities)
         claimed = reporter.node_id or report.node_id
         if reporter is ANYBODY and not self._membership.may_claim(claimed):
             raise NotOfTheFleet(f"{claimed} is a paired node, and this report is not signed by it")

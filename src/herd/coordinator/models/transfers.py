@@ -297,6 +297,6 @@ class Transfers:
     def _engine(self, fetch: Transfer) -> tuple[Engine, EngineEndpoint]:
         for face in self._node(fetch).report.engines:
             engine = self._engines.get(face.kind)
-            if engine is not None and engine.pull("m") is not None:
+            if engine is not None and face.abilities.can_pull:
                 return engine, face
         raise EngineCallFailed("its node has no engine that fetches models")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from herd.core.context.windows import PINNING
 from herd.core.state.fleet import ModelInfo
 from herd.core.state.request import Request, RequestKind
 
@@ -46,6 +45,6 @@ def budget_tokens(request: Request, card: ModelInfo, settings: ThinkingSettings)
         or request.kind not in (RequestKind.CHAT, RequestKind.GENERATE)
     ):
         return None
-    if card.engine.kind not in PINNING or "thinking" not in card.capabilities:
+    if not card.engine.abilities.takes_window or "thinking" not in card.capabilities:
         return None
     return max(math.ceil(asked * settings.overhead), settings.least_tokens)

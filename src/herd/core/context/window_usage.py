@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from herd.core.context.windows import PINNING, rounded
+from herd.core.context.windows import rounded
 from herd.core.state.fleet import Liveness, ModelInfo, ModelName, Node, NodeId
 from herd.core.state.learned_values import Changes, LearnedValue
 
@@ -111,7 +111,7 @@ def window_changes(nodes: Iterable[Node], use: WindowUsage) -> list[WindowChange
             if card.loaded is not None
             and card.loaded.context_tokens
             and not card.loaded.is_other_name
-            and card.engine.kind in PINNING
+            and card.engine.abilities.takes_window
             and "embedding" not in card.capabilities
         ),
         key=lambda change: (change.node_id, change.model),

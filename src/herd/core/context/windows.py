@@ -24,8 +24,6 @@ ANSWER_TOKENS = 512
 """Room kept for an answer whose length nobody bounded."""
 ANSWER_MAX_TOKENS = 4096
 """More room than this is not kept for an answer that may be longer: most are not."""
-PINNING = frozenset({"ollama"})
-"""Kinds of engines that take a window with each request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +113,7 @@ class Windows:
         """None where the request can go as it is. `chosen_tokens` is the window that the model's use asks for, if it is to be loaded."""
         settings = self._settings
         is_strict = settings.overflow == "strict"
-        if card.engine.kind not in PINNING or request.kind is RequestKind.INFO:
+        if not card.engine.abilities.takes_window or request.kind is RequestKind.INFO:
             return None
         if request.kind is RequestKind.EMBED or settings.protection == "passthrough":
             return EngineOptions(forbids_cutting=True) if is_strict else None
@@ -177,7 +175,7 @@ def need_tokens(prompt_tokens: float, output_tokens_max: int | None) -> int:
 
 def cutting_window(pin: EngineOptions | None, request: Request, card: ModelInfo) -> int | None:
     """The window beyond which its prompt is cut without a word; None where it would be refused, or nobody knows the window."""
-    if card.engine.kind not in PINNING or (pin is not None and pin.forbids_cutting):
+    if not card.engine.abilities.takes_window or (pin is not None and pin.forbids_cutting):
         return None
     said = pin.context_tokens if pin is not None and pin.context_tokens is not None else request.num_ctx
     return said or (card.loaded.context_tokens if card.loaded is not None else None)

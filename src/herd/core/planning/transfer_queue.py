@@ -25,8 +25,6 @@ DISK_KEPT_SHARE = 0.2
 """Of a node's free disk, what a fetch leaves free."""
 INTERNET = "internet"
 DEFAULT_REGISTRY = "registry.ollama.ai"
-_STORES = frozenset({"ollama"})
-"""Kinds of engines that take orders to fetch."""
 
 
 class TransferState(Enum):
@@ -189,7 +187,7 @@ def drifted(fleet: Fleet, model: ModelName) -> dict[str, list[NodeId]]:
 def can_fetch(node: Node) -> bool:
     """Whether it is there and has an engine that takes such orders."""
     is_there = node.liveness in (Liveness.ONLINE, Liveness.DEGRADED) and not node.report.draining
-    return is_there and any(face.kind in _STORES for face in node.report.engines)
+    return is_there and any(face.abilities.can_pull for face in node.report.engines)
 
 
 def best_target(fleet: Fleet, model: ModelName, size_bytes: int) -> Node | Refusal:

@@ -53,6 +53,27 @@ class Liveness(Enum):
     OFFLINE = "offline"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineAbilities:
+    """What a kind of engine can do. The engine's plug-in defines it; heartbeats do not carry it."""
+
+    takes_window: bool = False
+    """Each request may set the context window and the token limit, and a larger window reloads the model."""
+    can_pull: bool = False
+    """It downloads, copies and removes models on command."""
+    counts_tokens: bool = False
+    """It answers a request for the number of tokens itself."""
+    serves_ollama_api: bool = False
+    """It is an Ollama: it describes its models itself, and its version is the one that Ollama's clients are given."""
+    model_format: str = ""
+    """The format of its model files, where there is one only."""
+    default_namespace: str = ""
+    """The namespace of a model whose name has none; empty where names have no namespaces."""
+
+
+NO_ABILITIES = EngineAbilities()
+
+
 @dataclass(frozen=True, slots=True)
 class EngineEndpoint:
     """One inference server of a node, as the coordinator reaches it.
@@ -68,6 +89,8 @@ class EngineEndpoint:
     models_max: int | None = None
     library_url: str = ""
     """Where its agent shares its models with the fleet; empty where it does not."""
+    abilities: EngineAbilities = field(default=NO_ABILITIES, compare=False)
+    """Follows from `kind`."""
 
 
 @dataclass(frozen=True, slots=True)
