@@ -1,3 +1,3 @@
-"""One endpoint for every machine you own. Holds nothing but the version."""
+"""Gives one endpoint for all your machines that run inference engines."""
 
 __version__ = "0.1.0"

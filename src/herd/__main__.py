@@ -1,4 +1,4 @@
-"""`python -m herd`: the command `herd` without an installed script. Decides nothing."""
+"""Runs the command `herd` as `python -m herd`."""
 
 from __future__ import annotations
 

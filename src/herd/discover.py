@@ -1,7 +1,6 @@
-"""Collects the one record of each file in a plug-in folder. Knows nothing of what the records mean.
+"""Finds the plug-ins of a package: the one record that each of its modules defines.
 
-A plug-in folder is a package whose modules each define exactly one instance of the contract that stands in the
-folder's `__init__.py`. Adding a plug-in is adding a file; there is no list to edit.
+The package's `__init__.py` defines the record's type. To add a plug-in, add a file; there is no list to edit.
 """
 
 from __future__ import annotations
@@ -15,21 +14,21 @@ Record = TypeVar("Record")
 
 
 def discover(package: ModuleType, kind: type[Record], name: str) -> tuple[Record, ...]:
-    """Every `name` constant (e.g. "SIGNAL") of the package's modules, ordered by file name.
+    """The constant `name` (for example "SIGNAL") of each module of the package, ordered by file name.
 
-    Raises `TypeError` when a module lacks the constant or holds something else, and `ValueError` when two
-    records share a name: both are mistakes in the source, found at start.
+    Raises `TypeError` if a module does not define the constant with this type, and `ValueError` if two records have the
+    same name: both are errors in the source code, found at start.
     """
     records = tuple(_record(module, kind, name) for module in _modules(package))
     names = [getattr(record, "name") for record in records]  # noqa: B009 - the contract is checked at run time
-    twins = sorted({n for n in names if names.count(n) > 1})
-    if twins:
-        raise ValueError(f"{package.__name__}: more than one {name} is named {', '.join(twins)}")
+    duplicates = sorted({n for n in names if names.count(n) > 1})
+    if duplicates:
+        raise ValueError(f"{package.__name__}: more than one {name} is named {', '.join(duplicates)}")
     return records
 
 
 def _modules(package: ModuleType) -> list[str]:
-    """The full names of all modules below the package, groups in sub-packages included, ordered by their own file name."""
+    """The full names of all modules below the package, also in sub-packages, ordered by file name."""
     found = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
     names = [module.name for module in found if not module.ispkg and not _own_name(module.name).startswith("_")]
     return sorted(names, key=_own_name)

@@ -1,6 +1,7 @@
-"""How coordinator and agents find each other on a local network: mDNS, as a hint and nothing more. Decides no trust.
+"""Announces the coordinator with mDNS and finds announced coordinators on the local network.
 
-Nothing fails when multicast is impossible: advertising then does nothing, and browsing finds nothing.
+An announcement is only a hint: pairing establishes trust. Without multicast, the coordinator is not announced and
+browsing finds no coordinator; neither is an error.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ log = logging.getLogger("herd.mdns")
 SERVICE = "_fleet-manager._tcp.local."
 RESOLVE_MS = 3000
 FOUND_MAX = 32
-"""Coordinators remembered while browsing; more are noise."""
+"""Maximum number of coordinators that wait in the queue, and of announcements that are resolved at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A coordinator that announced itself: where, and what it says of itself."""
+class FoundCoordinator:
+    """A coordinator as its announcement describes it."""
 
     name: str
     url: str
@@ -36,7 +37,7 @@ class Found:
 
 
 class Advertisement:
-    """An announcement that is out; `withdraw` says goodbye to the network."""
+    """An active announcement."""
 
     def __init__(self, zeroconf: AsyncZeroconf, info: AsyncServiceInfo) -> None:
         self._zeroconf = zeroconf
@@ -57,15 +58,15 @@ class Advertisement:
 async def advertise(
     port: int, version: str, host: str = "", fleet_id: str = "", interfaces: Sequence[str] = ()
 ) -> Advertisement | None:
-    """Announces a coordinator on this port; None, and a line in the log, when the network does not allow it.
+    """Announces a coordinator on this port. Logs the reason and returns None if the network does not allow it.
 
-    A name left behind by a crash is not in the way: the announcement then goes by a changed name. `fleet_id` hints at
-    which of several coordinators this is; `interfaces` are addresses of this machine to speak on, all when empty.
+    If the name is taken, for example after a crash, another name is used. `fleet_id` helps agents to recognise their
+    coordinator. `interfaces` are the addresses of this machine to announce on, all if empty.
     """
     try:
         zeroconf = _open(interfaces)
     except OSError as error:
-        log.info("not announced on the network: %s", error)
+        log.info("the coordinator cannot be announced with mDNS: %s", error)
         return None
     info = AsyncServiceInfo(
         SERVICE,
@@ -78,20 +79,20 @@ async def advertise(
     try:
         await zeroconf.async_register_service(info, allow_name_change=True)
     except (OSError, ZeroconfError, TimeoutError) as error:
-        log.info("not announced on the network: %s", error)
+        log.info("the coordinator cannot be announced with mDNS: %s", error)
         await zeroconf.async_close()
         return None
     return Advertisement(zeroconf, info)
 
 
 @asynccontextmanager
-async def browse(interfaces: Sequence[str] = ()) -> AsyncIterator[asyncio.Queue[Found]]:
-    """Coordinators as they are found, while the context is open. Finds nothing where multicast is impossible."""
-    found: asyncio.Queue[Found] = asyncio.Queue(FOUND_MAX)
+async def browse(interfaces: Sequence[str] = ()) -> AsyncIterator[asyncio.Queue[FoundCoordinator]]:
+    """A queue of the coordinators that are found while the context is open."""
+    found: asyncio.Queue[FoundCoordinator] = asyncio.Queue(FOUND_MAX)
     try:
         zeroconf = _open(interfaces)
     except OSError as error:
-        log.info("the network cannot be searched: %s", error)
+        log.info("coordinators cannot be searched for with mDNS: %s", error)
         yield found
         return
     resolving: set[asyncio.Task[None]] = set()
@@ -113,33 +114,32 @@ async def browse(interfaces: Sequence[str] = ()) -> AsyncIterator[asyncio.Queue[
         await zeroconf.async_close()
 
 
-async def _resolve(zeroconf: Zeroconf, service_type: str, name: str, found: asyncio.Queue[Found]) -> None:
+async def _resolve(zeroconf: Zeroconf, service_type: str, name: str, found: asyncio.Queue[FoundCoordinator]) -> None:
     info = AsyncServiceInfo(service_type, name)
     if not await info.async_request(zeroconf, RESOLVE_MS) or not info.port:
         return
-    for one in found_in(info, name):
+    for one in coordinators_in(info, name):
         if not found.full():
             found.put_nowait(one)
 
 
-def found_in(info: AsyncServiceInfo, name: str) -> list[Found]:
-    """Where an announcement says that a coordinator is; it may come from anybody, so it is a hint and no more."""
-    told = info.decoded_properties or {}
-    version, fleet_id = told.get("version") or "", told.get("fleet") or ""
-    places = info.parsed_addresses(IPVersion.V4Only)
+def coordinators_in(info: AsyncServiceInfo, name: str) -> list[FoundCoordinator]:
+    """The coordinator once for each address of its announcement, which any machine on the network can send."""
+    properties = info.decoded_properties or {}
+    version, fleet_id = properties.get("version") or "", properties.get("fleet") or ""
     return [
-        Found(name.removesuffix("." + SERVICE), f"http://{address}:{info.port}", version, fleet_id)
-        for address in places
+        FoundCoordinator(name.removesuffix("." + SERVICE), f"http://{address}:{info.port}", version, fleet_id)
+        for address in info.parsed_addresses(IPVersion.V4Only)
     ]
 
 
 def _open(interfaces: Sequence[str]) -> AsyncZeroconf:
-    """Raises OSError where there is no network to speak on."""
+    """Raises `OSError` if no interface supports multicast."""
     return AsyncZeroconf(interfaces=list(interfaces) or InterfaceChoice.All, ip_version=IPVersion.V4Only)
 
 
 def addresses(host: str = "") -> list[str]:
-    """This machine's IPv4 addresses on networks, loopback last; only `host` when it is one of them."""
+    """This machine's IPv4 addresses, loopback last; only `host` if it is one of them."""
     found = [
         entry.address
         for entries in psutil.net_if_addrs().values()

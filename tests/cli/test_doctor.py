@@ -98,13 +98,15 @@ def test_a_node_of_another_version_is_told(fake: FakeOllama, tmp_path: Path) -> 
 def test_an_agent_that_knows_a_wrong_address_is_shown_the_one_that_announces_itself(fleet: Fleet) -> None:
     setup = Setup(CoordinatorClient(nobody()), Path())
     trouble = coordinator_trouble(setup.coordinator)
-    told = list(when_unreachable(setup, trouble, [mdns.Found("herd", fleet.url)]))
+    told = list(when_unreachable(setup, trouble, [mdns.FoundCoordinator("herd", fleet.url)]))
     assert [one.level for one in told] == ["bad"] and f"herd-node --router-url {fleet.url}" in told[0].remedy
 
 
 def test_one_that_announces_itself_and_lets_nobody_in_is_behind_a_firewall() -> None:
     setup, hidden = Setup(CoordinatorClient(nobody()), Path()), nobody()
-    told = list(when_unreachable(setup, coordinator_trouble(setup.coordinator), [mdns.Found("herd", hidden)]))
+    told = list(
+        when_unreachable(setup, coordinator_trouble(setup.coordinator), [mdns.FoundCoordinator("herd", hidden)])
+    )
     assert "firewall" in told[0].remedy and hidden in told[0].told
 
 

@@ -251,7 +251,7 @@ def test_an_announcement_of_anything_is_a_place_and_two_texts(name: str, propert
             return True
 
     info = Heard(mdns.SERVICE, f"x.{mdns.SERVICE}", port=1, addresses=[b"\x0a\0\0\1"], properties=dict(properties))  # type: ignore[arg-type]
-    found = mdns.found_in(info, name)
+    found = mdns.coordinators_in(info, name)
     assert [one.url for one in found] == ["http://10.0.0.1:1"]
     assert all(isinstance(text, str) for one in found for text in (one.version, one.fleet_id))
 

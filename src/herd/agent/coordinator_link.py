@@ -201,7 +201,7 @@ class CoordinatorLink:
 
     # --- finding ---
 
-    async def _first_that_answers(self, found: asyncio.Queue[mdns.Found]) -> str:
+    async def _first_that_answers(self, found: asyncio.Queue[mdns.FoundCoordinator]) -> str:
         while True:
             candidate = await found.get()
             if self._passport.fleet_id and candidate.fleet_id != self._passport.fleet_id:

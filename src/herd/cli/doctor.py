@@ -138,9 +138,9 @@ def _listens(host: str, port: int) -> bool:
 # --- the coordinator, and how others find it ---
 
 
-async def _announced() -> list[mdns.Found]:
+async def _announced() -> list[mdns.FoundCoordinator]:
     """Who announces a coordinator on this network."""
-    seen: list[mdns.Found] = []
+    seen: list[mdns.FoundCoordinator] = []
     async with mdns.browse() as found:
         try:
             async with asyncio.timeout(SEARCH_S):
@@ -150,7 +150,9 @@ async def _announced() -> list[mdns.Found]:
             return seen
 
 
-def when_unreachable(setup: Setup, trouble: CliError, announced: Sequence[mdns.Found]) -> Iterator[DoctorFinding]:
+def when_unreachable(
+    setup: Setup, trouble: CliError, announced: Sequence[mdns.FoundCoordinator]
+) -> Iterator[DoctorFinding]:
     """Where else a coordinator may be, of those that announce themselves; and what keeps us from this one."""
     others = [one for one in announced if one.url != setup.coordinator.url]
     answering = next((one for one in others if _answers(one.url)), None)
@@ -179,7 +181,7 @@ def _answers(url: str) -> bool:
     return True
 
 
-def _ways_in(setup: Setup, announced: Sequence[mdns.Found]) -> Iterator[DoctorFinding]:
+def _ways_in(setup: Setup, announced: Sequence[mdns.FoundCoordinator]) -> Iterator[DoctorFinding]:
     """Whether agents on other machines can find and reach a coordinator that runs here."""
     url = urllib.parse.urlsplit(setup.coordinator.url)
     here = [address for address in mdns.addresses() if not address.startswith("127.")]
