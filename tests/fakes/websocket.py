@@ -1,4 +1,4 @@
-"""A WebSocket client for tests: the handshake and the frames, written apart from the server's own code."""
+"""Implements a WebSocket client for tests: the handshake and the frames, independent of the server's code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def client_frame(opcode: int, payload: bytes, is_last: bool = True, mask: bytes 
 
 
 class Closed(Exception):
-    """The server closed; `code` is None where it did so without a word."""
+    """The server closed the connection; `code` is None where it sent no close frame."""
 
     def __init__(self, code: int | None) -> None:
         super().__init__(str(code))
@@ -60,7 +60,7 @@ class Client:
         self.head, _, self._bytes = self._bytes.partition(b"\r\n\r\n")
         self.status = int(self.head.split()[1])
 
-    def say(self, value: object) -> None:
+    def send_json(self, value: object) -> None:
         self.send(client_frame(0x1, json.dumps(value).encode()))
 
     def send(self, data: bytes) -> None:
@@ -69,13 +69,13 @@ class Client:
     def frame(self) -> tuple[int, bytes]:
         """The next frame of the server: opcode and payload."""
         first, second = self._take(2)
-        assert first & 0x80 and not second & 0x80, "in parts or masked"
+        assert first & 0x80 and not second & 0x80, "fragmented or masked"
         length = second & 0x7F
         if length >= 126:
             length = int.from_bytes(self._take(2 if length == 126 else 8), "big")
         return first & 0x0F, self._take(length)
 
-    def hear(self) -> dict[str, Any]:
+    def receive(self) -> dict[str, Any]:
         """The next message. Raises `Closed`."""
         while True:
             opcode, payload = self.frame()
@@ -86,10 +86,10 @@ class Client:
                 assert isinstance(value, dict)
                 return value
 
-    def hear_of(self, topic: str, kind: str) -> dict[str, Any]:
+    def receive_topic(self, topic: str, kind: str) -> dict[str, Any]:
         """The next message of this topic and type."""
         while True:
-            message = self.hear()
+            message = self.receive()
             if (message.get("topic"), message["type"]) == (topic, kind):
                 return message
 

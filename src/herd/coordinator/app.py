@@ -168,7 +168,7 @@ class Coordinator:
         routes = self._routes()
         application = Starlette(routes=routes, exception_handlers={404: self.errors.not_found})
         listen_address = (settings.general.host, settings.general.port)
-        self.bridge = Bridge(application, self.errors.render, listen_address, self.live.take)
+        self.bridge = Bridge(application, self.errors.render, listen_address, self.live.accept)
         self.wait_comments = WaitComments(
             settings.wait_comments, loop, lambda: views.places_of(driver.dispatcher, driver.now())
         )

@@ -1,4 +1,4 @@
-"""What is told live over a real WebSocket and as server-sent events: snapshots, deltas without a gap, limits, and silence when asked."""
+"""Tests live messages over a real WebSocket and server-sent events: snapshots, deltas without gaps, and limits."""
 
 from __future__ import annotations
 
@@ -40,30 +40,30 @@ def client(fleet: Fleet) -> Iterator[Client]:
 
 
 def gone(fleet: Fleet) -> None:
-    """Returns when the coordinator has noticed that nobody listens any more."""
+    """Returns when the coordinator has noticed that no client is connected."""
     for _ in range(1000):
         if not fleet.on_loop(lambda: fleet.coordinator.live._sockets):
             return
-    raise AssertionError("a client stays")
+    raise AssertionError("a client is still connected")
 
 
 def test_each_topic_begins_with_a_snapshot_of_its_shape(client: Client) -> None:
-    client.say({"sub": ["fleet", "requests", "jobs"]})
-    told = {message["topic"]: message for message in (client.hear(), client.hear(), client.hear())}
-    fleet = msgspec.convert(told["fleet"], FleetMessage)
+    client.send_json({"sub": ["fleet", "requests", "jobs"]})
+    received = {message["topic"]: message for message in (client.receive(), client.receive(), client.receive())}
+    fleet = msgspec.convert(received["fleet"], FleetMessage)
     assert [card.node_id for card in fleet.data.nodes] == ["alpha"] and fleet.data.pulse.level == "good"
-    assert msgspec.convert(told["requests"], RequestsMessage).data.live == ()
-    assert msgspec.convert(told["jobs"], JobsMessage).data.jobs == ()
-    assert {message["type"] for message in told.values()} == {"snapshot"}
+    assert msgspec.convert(received["requests"], RequestsMessage).data.live == ()
+    assert msgspec.convert(received["jobs"], JobsMessage).data.jobs == ()
+    assert {message["type"] for message in received.values()} == {"snapshot"}
 
 
-def test_a_request_is_told_from_its_arrival_to_its_end_and_in_sequence(fleet: Fleet, client: Client) -> None:
-    client.say({"sub": ["requests"]})
-    seq = client.hear_of("requests", "snapshot")["seq"]
+def test_a_request_is_reported_from_its_arrival_to_its_end_without_a_gap(fleet: Fleet, client: Client) -> None:
+    client.send_json({"sub": ["requests"]})
+    seq = client.receive_topic("requests", "snapshot")["seq"]
     fleet.ask("POST", "/api/chat", CHAT)
     moved: list[dict[str, Any]] = []
     while not moved or moved[-1]["what"] != "ended":
-        message = client.hear_of("requests", "delta")
+        message = client.receive_topic("requests", "delta")
         seq += 1
         assert message["seq"] == seq
         moved += message["data"]["moved"]
@@ -73,57 +73,57 @@ def test_a_request_is_told_from_its_arrival_to_its_end_and_in_sequence(fleet: Fl
 
 
 def test_deltas_of_the_fleet_have_only_what_changed(fleet: Fleet, client: Client) -> None:
-    client.say({"sub": ["fleet"]})
-    seq = client.hear_of("fleet", "snapshot")["seq"]
+    client.send_json({"sub": ["fleet"]})
+    seq = client.receive_topic("fleet", "snapshot")["seq"]
     with FakeOllama(["n"]) as two:
         fleet.join("beta", two)
         seen: set[str] = set()
         while "beta" not in seen:
-            message = client.hear_of("fleet", "delta")
+            message = client.receive_topic("fleet", "delta")
             seq += 1
             assert message["seq"] == seq
             seen |= {card["node_id"] for card in message["data"]["nodes"]}
         fleet.nodes.pop("beta")
         fleet.ask("POST", "/heartbeat/goodbye", json.dumps({"node_id": "beta", "boot_id": "boot-1"}).encode())
-        while "beta" not in client.hear_of("fleet", "delta")["data"]["gone"]:
+        while "beta" not in client.receive_topic("fleet", "delta")["data"]["gone"]:
             pass
-    assert client.hear_of("fleet", "delta")["data"]["gone"] == []
+    assert client.receive_topic("fleet", "delta")["data"]["gone"] == []
 
 
-def test_who_says_nothing_or_is_hidden_is_told_nothing_and_costs_nothing(fleet: Fleet, client: Client) -> None:
-    client.say({"sub": ["fleet", "requests", "jobs"]})
-    client.hear_of("jobs", "snapshot")
-    client.say({"sub": []})
+def test_a_client_without_topics_receives_no_messages_and_no_timer_runs(fleet: Fleet, client: Client) -> None:
+    client.send_json({"sub": ["fleet", "requests", "jobs"]})
+    client.receive_topic("jobs", "snapshot")
+    client.send_json({"sub": []})
     client.send(client_frame(0x9, b"still there?"))
     while client.frame() != (0xA, b"still there?"):
         pass
     feed = fleet.coordinator.live._feed
-    assert fleet.on_loop(lambda: (feed._ticking, fleet.coordinator.driver.observers)) == (None, ())
+    assert fleet.on_loop(lambda: (feed._tick_timer, fleet.coordinator.driver.observers)) == (None, ())
 
 
-@pytest.mark.parametrize("said", ["nonsense", '{"sub": ["secrets"]}', '{"sub": "fleet"}', "[]"])
-def test_what_makes_no_sense_is_answered_and_the_connection_stays(client: Client, said: str) -> None:
-    client.send(client_frame(0x1, said.encode()))
-    assert client.hear()["type"] == "error"
-    client.say({"sub": ["jobs"]})
-    assert client.hear()["type"] == "snapshot"
+@pytest.mark.parametrize("text", ["nonsense", '{"sub": ["secrets"]}', '{"sub": "fleet"}', "[]"])
+def test_an_invalid_message_gets_an_error_and_the_connection_stays_open(client: Client, text: str) -> None:
+    client.send(client_frame(0x1, text.encode()))
+    assert client.receive()["type"] == "error"
+    client.send_json({"sub": ["jobs"]})
+    assert client.receive()["type"] == "snapshot"
 
 
-def test_who_breaks_the_protocol_is_closed_with_its_code(client: Client) -> None:
+def test_a_protocol_violation_is_closed_with_its_code(client: Client) -> None:
     client.send(client_frame(0x2, b"binary"))
     with pytest.raises(Closed) as closed:
-        client.hear()
+        client.receive()
     assert closed.value.code == 1003
 
 
-def test_a_goodbye_is_answered(client: Client) -> None:
+def test_a_close_frame_is_answered(client: Client) -> None:
     client.send(client_frame(0x8, b"\x03\xe8"))
     with pytest.raises(Closed) as closed:
-        client.hear()
+        client.receive()
     assert closed.value.code == 1000
 
 
-def test_an_order_that_comes_with_the_handshake_is_heard(fleet: Fleet) -> None:
+def test_a_message_in_the_same_packet_as_the_handshake_is_processed(fleet: Fleet) -> None:
     raw = socket.create_connection(("127.0.0.1", fleet.port), timeout=30)
     head = (
         f"GET /dashboard/api/live HTTP/1.1\r\nHost: 127.0.0.1:{fleet.port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -138,7 +138,7 @@ def test_an_order_that_comes_with_the_handshake_is_heard(fleet: Fleet) -> None:
     gone(fleet)
 
 
-def test_a_connection_that_asked_something_before_can_become_one_too(fleet: Fleet) -> None:
+def test_a_connection_can_be_upgraded_after_an_ordinary_request(fleet: Fleet) -> None:
     raw = socket.create_connection(("127.0.0.1", fleet.port), timeout=30)
     head = f"Host: 127.0.0.1:{fleet.port}\r\n"
     upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
@@ -155,7 +155,7 @@ def test_a_connection_that_asked_something_before_can_become_one_too(fleet: Flee
     gone(fleet)
 
 
-def test_clients_are_counted_and_the_next_is_refused(fleet: Fleet) -> None:
+def test_a_client_over_the_limit_is_refused(fleet: Fleet) -> None:
     clients = [Client(fleet.port) for _ in range(5)]
     assert [one.status for one in clients] == [101, 101, 101, 101, 503] and b"FLEET_LIVE_CLIENTS_MAX" in clients[
         -1
@@ -175,13 +175,15 @@ def test_clients_are_counted_and_the_next_is_refused(fleet: Fleet) -> None:
         ({"Sec-WebSocket-Version": "8"}, 400),
     ],
 )
-def test_strangers_and_bad_handshakes_are_refused(fleet: Fleet, headers: dict[str, str], status: int) -> None:
+def test_handshakes_without_permission_or_with_invalid_headers_are_refused(
+    fleet: Fleet, headers: dict[str, str], status: int
+) -> None:
     client = Client(fleet.port, headers=headers)
     assert client.status == status
     client.close()
 
 
-def test_elsewhere_there_is_no_websocket_and_here_nothing_else(fleet: Fleet) -> None:
+def test_only_this_path_accepts_a_websocket_and_nothing_else(fleet: Fleet) -> None:
     client = Client(fleet.port, "/api/tags")
     assert client.status != 101
     client.close()
@@ -192,27 +194,27 @@ def test_elsewhere_there_is_no_websocket_and_here_nothing_else(fleet: Fleet) -> 
     connection.close()
 
 
-def test_who_does_not_read_is_given_snapshots_instead_of_what_was_missed(fleet: Fleet, client: Client) -> None:
-    client.say({"sub": ["requests"]})
-    seq = client.hear_of("requests", "snapshot")["seq"]
+def test_a_slow_reader_gets_snapshots_instead_of_the_missed_messages(fleet: Fleet, client: Client) -> None:
+    client.send_json({"sub": ["requests"]})
+    seq = client.receive_topic("requests", "snapshot")["seq"]
 
-    def stall_and_tell() -> int:
+    def stall_and_send() -> int:
         [one] = fleet.coordinator.live._sockets
         one.writable(False)
         feed = fleet.coordinator.live._feed
         for _ in range(QUEUED_MAX + 5):
             feed._seq["requests"] += 1
-            one.tell(feed.snapshot("requests"))
-        kept = len(one._queued)
+            one.send(feed.snapshot("requests"))
+        queued = len(one._queued)
         one.writable(True)
-        return kept
+        return queued
 
-    assert fleet.on_loop(stall_and_tell) == 0
-    message = client.hear()
+    assert fleet.on_loop(stall_and_send) == 0
+    message = client.receive()
     assert (message["type"], message["seq"]) == ("snapshot", seq + QUEUED_MAX + 5)
 
 
-def test_the_same_comes_as_events_for_curl(fleet: Fleet) -> None:
+def test_server_sent_events_carry_the_same_messages(fleet: Fleet) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)
     connection.request("GET", "/dashboard/events?sub=fleet,jobs")
     response = connection.getresponse()
@@ -227,13 +229,13 @@ def test_the_same_comes_as_events_for_curl(fleet: Fleet) -> None:
     bad.close()
 
 
-def test_at_the_end_everybody_is_told_goodbye() -> None:
+def test_every_client_gets_a_close_frame_at_shutdown() -> None:
     with running_fleet({}) as short:
         client = Client(short.port)
-        client.say({"sub": ["fleet"]})
-        client.hear_of("fleet", "snapshot")
+        client.send_json({"sub": ["fleet"]})
+        client.receive_topic("fleet", "snapshot")
     with pytest.raises(Closed) as closed:
         while True:
-            client.hear()
+            client.receive()
     assert closed.value.code in (1001, None)
     client.close()

@@ -9,7 +9,7 @@ import msgspec
 
 from builders import a_card, a_report, a_world
 from herd.coordinator.api.fleet_view import FleetView
-from herd.coordinator.api.live_feed import CARDS_AT_ONCE, LiveFeed, LiveMessage
+from herd.coordinator.api.live_feed import CARDS_PER_TICK, LiveFeed, LiveMessage
 from herd.coordinator.driver import Driver
 from herd.coordinator.storage.store_settings import StoreSettings
 from herd.coordinator.storage.writer import TraceStore
@@ -17,15 +17,15 @@ from herd.core.state.commands import Record
 from herd.dashboard.live import FleetMessage
 
 
-class Listener:
-    """Keeps what it is told."""
+class RecordingSubscriber:
+    """Stores the messages that it receives."""
 
     def __init__(self) -> None:
         self.topics: frozenset[str] = frozenset()
-        self.told: list[LiveMessage] = []
+        self.received: list[LiveMessage] = []
 
-    def tell(self, message: LiveMessage) -> None:
-        self.told.append(message)
+    def send(self, message: LiveMessage) -> None:
+        self.received.append(message)
 
 
 def a_feed(nodes: int, loop: asyncio.AbstractEventLoop, folder: Path) -> LiveFeed:
@@ -42,31 +42,31 @@ def _nothing(_: Record) -> None:
 def test_a_message_is_made_once_for_all_who_listen(tmp_path: Path) -> None:
     loop = asyncio.new_event_loop()
     feed = a_feed(3, loop, tmp_path)
-    tabs = [Listener() for _ in range(10)]
+    tabs = [RecordingSubscriber() for _ in range(10)]
     for tab in tabs:
-        feed.listen(tab, frozenset({"fleet"}))
+        feed.subscribe(tab, frozenset({"fleet"}))
     feed._tick()
-    [last] = {id(tab.told[-1]) for tab in tabs}
-    assert last == id(tabs[0].told[-1]) and tabs[0].told[-1].frame is tabs[9].told[-1].frame
+    [last] = {id(tab.received[-1]) for tab in tabs}
+    assert last == id(tabs[0].received[-1]) and tabs[0].received[-1].frame is tabs[9].received[-1].frame
     feed.stop()
     loop.close()
 
 
 def test_one_tick_makes_few_cards_anew_however_many_nodes_there_are_and_all_have_their_turn(tmp_path: Path) -> None:
     loop = asyncio.new_event_loop()
-    nodes = 3 * CARDS_AT_ONCE
+    nodes = 3 * CARDS_PER_TICK
     feed = a_feed(nodes, loop, tmp_path)
-    tab = Listener()
-    feed.listen(tab, frozenset({"fleet"}))
+    tab = RecordingSubscriber()
+    feed.subscribe(tab, frozenset({"fleet"}))
     feed._cards.clear()  # as if all had changed at once
     seen: list[int] = []
     for _ in range(3):
         feed._tick()
-        seen.append(len(msgspec.json.decode(tab.told[-1].body, type=FleetMessage).data.nodes))
-    assert seen == [CARDS_AT_ONCE] * 3 and len(feed._cards) == nodes
+        seen.append(len(msgspec.json.decode(tab.received[-1].body, type=FleetMessage).data.nodes))
+    assert seen == [CARDS_PER_TICK] * 3 and len(feed._cards) == nodes
     feed._tick()
-    assert msgspec.json.decode(tab.told[-1].body, type=FleetMessage).data.nodes == (), (
-        "nothing changed, nothing is told"
+    assert msgspec.json.decode(tab.received[-1].body, type=FleetMessage).data.nodes == (), (
+        "without a change the delta has no cards"
     )
     feed.stop()
     loop.close()

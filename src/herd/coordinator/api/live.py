@@ -1,7 +1,7 @@
-"""The live connections: a WebSocket, and server-sent events for curl. Decides who waits for what; what is told is `live_feed`'s.
+"""Serves live updates: a WebSocket for the dashboard, and server-sent events for curl.
 
-A client that reads too slowly is not waited for: `QUEUED_MAX` messages are kept for it, then they are forgotten and it gets
-snapshots once it reads again.
+`live_feed.py` produces the messages. A client that reads too slowly does not delay the others: up to `QUEUED_MAX`
+messages are queued for it, then they are dropped, and it gets new snapshots as soon as it reads again.
 """
 
 from __future__ import annotations
@@ -14,21 +14,22 @@ from dataclasses import dataclass, field
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from wsproto.frame_protocol import CloseReason, Opcode
 
 from herd.coordinator.api.live_feed import LiveFeed, LiveMessage
 from herd.coordinator.api.responses import json_errors
 from herd.coordinator.auth.routes import UNVERSIONED, VERSIONED, ApiRoute
+from herd.coordinator.http import websocket
 from herd.coordinator.http.contract import ClientTransport, Exchange
+from herd.coordinator.http.websocket import MessageReader, ProtocolViolation
 from herd.dashboard.live import TOPICS, LiveError, Subscribe
 from herd.errors import BadRequest, HerdError, Unavailable
-from herd.protocols import websocket
-from herd.protocols.websocket import Broken, Frames
 from herd.trust.rights import Right
 
 QUEUED_MAX = 64
 PATHS = frozenset({f"{UNVERSIONED}live", f"{VERSIONED}live"})
-VERSION = b"13"
-ALL = ",".join(TOPICS)
+WEBSOCKET_VERSION = b"13"
+ALL_TOPICS = ",".join(TOPICS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class LiveApi:
     def __init__(self, settings: LiveSettings, feed: LiveFeed) -> None:
         self._settings = settings
         self._feed = feed
-        self._sockets: set[Socket] = set()
+        self._sockets: set[LiveSocket] = set()
         self._streams = 0
 
     @property
@@ -58,97 +59,94 @@ class LiveApi:
         ]
 
     async def live(self, _: Request) -> Response:
-        """The WebSocket of the dashboard; a request without the handshake is told so."""
-        body = msgspec.json.encode(
-            {"error": "this is a WebSocket; `curl -N` reads the same at /dashboard/events", "code": "upgrade_required"}
-        )
+        """The WebSocket of the dashboard. A request without a WebSocket handshake is answered with 426."""
+        message = "this path is a WebSocket; `curl -N` gets the same messages from /dashboard/events"
+        body = msgspec.json.encode({"error": message, "code": "upgrade_required"})
         return Response(body, 426, {"Upgrade": "websocket"}, media_type="application/json")
 
-    def take(self, exchange: Exchange) -> bool:
-        """Takes a handshake over; False where this is none of ours. Raises `HerdError` for one that cannot be accepted."""
+    def accept(self, exchange: Exchange) -> bool:
+        """Accepts a WebSocket handshake; False for another path. Raises `HerdError` for a handshake that is refused."""
         if exchange.path not in PATHS:
             return False
         key = exchange.header(b"sec-websocket-key") or b""
         if (
             exchange.method != "GET"
-            or exchange.header(b"sec-websocket-version") != VERSION
-            or not websocket.is_key(key)
+            or exchange.header(b"sec-websocket-version") != WEBSOCKET_VERSION
+            or not websocket.is_valid_key(key)
         ):
-            raise BadRequest("a WebSocket handshake of version 13 with its key is wanted here", code="bad_handshake")
-        self._check_room()
-        made = Socket(self._feed, self._sockets)
-        made.open(exchange.switch(((b"Sec-WebSocket-Accept", websocket.accept(key)),), b"websocket", made))
+            message = "invalid WebSocket handshake: GET, Sec-WebSocket-Version 13 and a Sec-WebSocket-Key are required"
+            raise BadRequest(message, code="bad_handshake")
+        self._check_limit()
+        socket = LiveSocket(self._feed, self._sockets)
+        headers = ((b"Sec-WebSocket-Accept", websocket.accept_token(key)),)
+        socket.open(exchange.switch(headers, b"websocket", socket))
         return True
 
     async def events(self, request: Request) -> Response:
-        """The same as server-sent events, for `curl -N`; `sub` names the topics."""
-        self._check_room()
-        topics = _topics(tuple((request.query_params.get("sub") or ALL).split(",")))
+        """The messages of the WebSocket as server-sent events, for `curl -N`; `sub` lists the topics."""
+        self._check_limit()
+        topics = _topics(tuple((request.query_params.get("sub") or ALL_TOPICS).split(",")))
         return StreamingResponse(
             self._stream(topics), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
         )
 
-    def _check_room(self) -> None:
-        if (
-            self._feed.listeners >= self._settings.clients_max
-            or len(self._sockets) + self._streams >= self._settings.clients_max
-        ):
-            raise Unavailable(
-                f"{self._settings.clients_max} pages and programs are told live already; close one, or set FLEET_LIVE_CLIENTS_MAX",
-                code="too_many_live_clients",
-            )
+    def _check_limit(self) -> None:
+        limit = self._settings.clients_max
+        if self._feed.subscriber_count >= limit or len(self._sockets) + self._streams >= limit:
+            message = f"the maximum of {limit} live connections is reached; close one, or raise FLEET_LIVE_CLIENTS_MAX"
+            raise Unavailable(message, code="too_many_live_clients")
 
     async def _stream(self, topics: frozenset[str]) -> AsyncIterator[bytes]:
-        stream = Stream(self._feed)
+        stream = EventStream(self._feed)
         self._streams += 1
-        self._feed.listen(stream, topics)
+        self._feed.subscribe(stream, topics)
         try:
             while True:
                 yield await stream.next()
         finally:
             self._streams -= 1
-            self._feed.unlisten(stream)
+            self._feed.unsubscribe(stream)
 
     def close(self) -> None:
-        """Says goodbye to everybody."""
-        for one in list(self._sockets):
-            one.goodbye(websocket.GOING_AWAY)
+        """Closes all WebSockets with the code for a server that shuts down."""
+        for socket in list(self._sockets):
+            socket.close(CloseReason.GOING_AWAY)
         self._feed.stop()
 
 
-def _topics(wanted: tuple[str, ...]) -> frozenset[str]:
-    if not set(wanted) <= set(TOPICS):
+def _topics(names: tuple[str, ...]) -> frozenset[str]:
+    if not set(names) <= set(TOPICS):
         raise BadRequest(f"sub must be a list of: {', '.join(TOPICS)}")
-    return frozenset(wanted)
+    return frozenset(names)
 
 
-class Socket:
-    """One WebSocket. Called by its connection on the loop's thread."""
+class LiveSocket:
+    """One WebSocket. Its connection calls it on the loop's thread."""
 
-    def __init__(self, feed: LiveFeed, among: set[Socket]) -> None:
+    def __init__(self, feed: LiveFeed, sockets: set[LiveSocket]) -> None:
         self.topics: frozenset[str] = frozenset()
         self._feed = feed
-        self._among = among
-        self._frames = Frames()
-        self._wire: ClientTransport | None = None
+        self._sockets = sockets
+        self._reader = MessageReader()
+        self._transport: ClientTransport | None = None
         self._is_writable = True
         self._queued: deque[LiveMessage] = deque()
         self._has_missed = False
 
-    def open(self, wire: ClientTransport) -> None:
-        self._wire = wire
-        self._among.add(self)
+    def open(self, transport: ClientTransport) -> None:
+        self._transport = transport
+        self._sockets.add(self)
 
-    # What its connection calls
+    # --- called by the connection ---
 
     def received(self, data: bytes) -> None:
-        if self._wire is None:
+        if self._transport is None:
             return
         try:
-            for opcode, payload in self._frames.feed(data):
-                self._heard(opcode, payload)
-        except Broken as broken:
-            self.goodbye(broken.code, str(broken))
+            for opcode, payload in self._reader.feed(data):
+                self._handle(opcode, payload)
+        except ProtocolViolation as violation:
+            self.close(violation.code, str(violation))
 
     def writable(self, is_writable: bool) -> None:
         self._is_writable = is_writable
@@ -156,27 +154,27 @@ class Socket:
             self._catch_up()
 
     def lost(self) -> None:
-        self._wire = None
-        self._among.discard(self)
+        self._transport = None
+        self._sockets.discard(self)
         self._queued.clear()
-        self._feed.unlisten(self)
+        self._feed.unsubscribe(self)
 
-    def goodbye(self, code: int = websocket.NORMAL, reason: str = "") -> None:
-        """Ends it in good order."""
-        wire = self._wire
-        if wire is not None:
+    def close(self, code: int = CloseReason.NORMAL_CLOSURE, reason: str = "") -> None:
+        """Sends a close frame and ends the connection."""
+        transport = self._transport
+        if transport is not None:
             self.lost()
-            wire.send(websocket.close_frame(code, reason))
-            wire.finish()
+            transport.send(websocket.close_frame(code, reason))
+            transport.finish()
 
-    # What the feed calls
+    # --- called by the feed ---
 
-    def tell(self, message: LiveMessage) -> None:
-        wire = self._wire
-        if wire is None or self._has_missed:
+    def send(self, message: LiveMessage) -> None:
+        transport = self._transport
+        if transport is None or self._has_missed:
             return
         if self._is_writable and not self._queued:
-            wire.send(message.frame)
+            transport.send(message.frame)
         elif len(self._queued) < QUEUED_MAX:
             self._queued.append(message)
         else:
@@ -184,44 +182,43 @@ class Socket:
             self._has_missed = True
 
     def _catch_up(self) -> None:
-        while self._queued and self._is_writable and self._wire is not None:
-            self._wire.send(self._queued.popleft().frame)
+        while self._queued and self._is_writable and self._transport is not None:
+            self._transport.send(self._queued.popleft().frame)
         if self._has_missed and self._is_writable:
             self._has_missed = False
-            self._feed.listen(self, self.topics)
+            self._feed.subscribe(self, self.topics)
 
-    def _heard(self, opcode: int, payload: bytes) -> None:
-        if self._wire is None:
+    def _handle(self, opcode: Opcode, payload: bytes) -> None:
+        if self._transport is None:
             return
-        if opcode == websocket.PING:
-            self._wire.send(websocket.frame(websocket.PONG, payload))
-        elif opcode == websocket.CLOSE:
-            self.goodbye()
-        elif opcode == websocket.TEXT:
-            self._asked(payload)
+        if opcode is Opcode.PING:
+            self._transport.send(websocket.pong_frame(payload))
+        elif opcode is Opcode.CLOSE:
+            self.close()
+        elif opcode is Opcode.TEXT:
+            self._subscribe(self._transport, payload)
 
-    def _asked(self, payload: bytes) -> None:
+    def _subscribe(self, transport: ClientTransport, payload: bytes) -> None:
         try:
             topics = _topics(msgspec.json.decode(payload, type=Subscribe).sub)
         except (msgspec.MsgspecError, HerdError):
-            complaint = LiveError("error", f'say {{"sub": [...]}} with some of: {", ".join(TOPICS)}')
-            assert self._wire is not None
-            self._wire.send(websocket.frame(websocket.TEXT, msgspec.json.encode(complaint)))
+            error = LiveError("error", f'invalid message; send {{"sub": [...]}} with some of: {", ".join(TOPICS)}')
+            transport.send(websocket.text_frame(msgspec.json.encode(error)))
             return
-        self._feed.listen(self, topics)
+        self._feed.subscribe(self, topics)
 
 
-class Stream:
-    """One reader of server-sent events."""
+class EventStream:
+    """One client of server-sent events."""
 
     def __init__(self, feed: LiveFeed) -> None:
         self.topics: frozenset[str] = frozenset()
         self._feed = feed
         self._queued: deque[LiveMessage] = deque()
-        self._something = asyncio.Event()
+        self._has_messages = asyncio.Event()
         self._has_missed = False
 
-    def tell(self, message: LiveMessage) -> None:
+    def send(self, message: LiveMessage) -> None:
         if self._has_missed:
             return
         if len(self._queued) >= QUEUED_MAX:
@@ -229,15 +226,15 @@ class Stream:
             self._has_missed = True
         else:
             self._queued.append(message)
-        self._something.set()
+        self._has_messages.set()
 
     async def next(self) -> bytes:
-        """The next event, as bytes."""
-        await self._something.wait()
+        """The next event, encoded."""
+        await self._has_messages.wait()
         if self._has_missed:
             self._has_missed = False
-            self._feed.listen(self, self.topics)
+            self._feed.subscribe(self, self.topics)
         message = self._queued.popleft()
         if not self._queued:
-            self._something.clear()
+            self._has_messages.clear()
         return message.event

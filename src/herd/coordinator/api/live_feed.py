@@ -1,10 +1,11 @@
-"""What is told live: builds each message once for everybody who listens, and nothing while nobody does. Knows no socket.
+"""Produces the live messages: builds each message once for all subscribers, and none without a subscriber.
 
-    fleet      once a second: the numbers of now, and the cards that changed since
-    requests   at most five times a second: what happened to requests, as the core was told and decided
-    jobs       once a second, where one has changed
+    fleet      once a second: the current numbers, and the node cards that changed
+    requests   at most five times a second: what happened to requests, from the core's events and commands
+    jobs       once a second, if a job has changed
 
-Everything runs on the loop's thread, in pieces that are short whatever the fleet's size: `CARDS_AT_ONCE` cards a second are made anew.
+Everything runs on the loop's thread. The work per tick is bounded for any number of nodes: at most `CARDS_PER_TICK`
+cards are rebuilt per second.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import msgspec
 
 from herd.coordinator.api.fleet_view import FleetView
 from herd.coordinator.driver import Driver
+from herd.coordinator.http import websocket
 from herd.core.state.commands import Command, Dispatch, Hold, Record
 from herd.core.state.events import Event, FirstByte, RequestArrived
 from herd.core.state.live_request import LiveRequest
@@ -38,23 +40,22 @@ from herd.dashboard.live import (
 )
 from herd.dashboard.nodes import NodeCard
 from herd.dashboard.requests import app_name
-from herd.protocols import websocket
 
 TICK_S = 1.0
-MOVED_EVERY_S = 0.2
-MOVED_MAX = 64
-"""Told one by one in one message; the others are counted."""
-NOTED_MAX = 512
-"""Kept between two messages; beyond it only the number grows."""
-CARDS_AT_ONCE = 32
+REQUESTS_EVERY_S = 0.2
+REQUEST_EVENTS_MAX = 64
+"""Request events in one message; further ones are only counted."""
+BUFFERED_MAX = 512
+"""Request events buffered between two messages; further ones are only counted."""
+CARDS_PER_TICK = 32
 
-Thing = tuple[float, Event | Command, LiveRequest | None]
-"""When it happened (unix time), what, and to whom: a request may have ended before it is told of."""
+BufferedEvent = tuple[float, Event | Command, LiveRequest | None]
+"""Unix time, event or command, and its request, which may have ended before the message is built."""
 
 
 @dataclass(slots=True)
 class LiveMessage:
-    """One message, made once: `body` is its JSON."""
+    """One message, encoded once for all subscribers: `body` is its JSON."""
 
     topic: str
     body: bytes
@@ -62,28 +63,27 @@ class LiveMessage:
 
     @property
     def frame(self) -> bytes:
-        """As a WebSocket takes it."""
+        """The message as a WebSocket frame."""
         if not self._frame:
-            self._frame = websocket.frame(websocket.TEXT, self.body)
+            self._frame = websocket.text_frame(self.body)
         return self._frame
 
     @property
     def event(self) -> bytes:
-        """As a server-sent event."""
+        """The message as a server-sent event."""
         return b"event: %b\ndata: %b\n\n" % (self.topic.encode(), self.body)
 
 
-class Listener(Protocol):
-    """Somebody who is told. `topics` is what it wants now."""
-
+class Subscriber(Protocol):
     topics: frozenset[str]
+    """The topics that it receives at present."""
 
-    def tell(self, message: LiveMessage) -> None:
-        """Never waits: who cannot take it keeps it or forgets it."""
+    def send(self, message: LiveMessage) -> None:
+        """Returns at once: a message that cannot be sent now is queued or dropped."""
 
 
 class LiveFeed:
-    """`listen` and `unlisten`; `snapshot` for who begins or has missed something."""
+    """Call `subscribe` and `unsubscribe`. A subscriber that has missed messages subscribes again."""
 
     def __init__(
         self, driver: Driver, view: FleetView, jobs: Callable[[], Iterable[Job]], loop: asyncio.AbstractEventLoop
@@ -92,79 +92,79 @@ class LiveFeed:
         self._view = view
         self._jobs = jobs
         self._loop = loop
-        self._listeners: set[Listener] = set()
+        self._subscribers: set[Subscriber] = set()
         self._seq = dict.fromkeys(TOPICS, 0)
         self._cards: dict[str, NodeCard] = {}
-        self._at_card = 0
-        self._jobs_told: dict[str, Job] = {}
-        self._noted: deque[Thing] = deque(maxlen=NOTED_MAX)
-        self._noted_count = 0
-        self._ticking: asyncio.TimerHandle | None = None
-        self._moving: asyncio.TimerHandle | None = None
+        self._next_card = 0
+        self._sent_jobs: dict[str, Job] = {}
+        self._events: deque[BufferedEvent] = deque(maxlen=BUFFERED_MAX)
+        self._event_count = 0
+        self._tick_timer: asyncio.TimerHandle | None = None
+        self._requests_timer: asyncio.TimerHandle | None = None
 
     @property
-    def listeners(self) -> int:
-        return len(self._listeners)
+    def subscriber_count(self) -> int:
+        return len(self._subscribers)
 
-    def listen(self, listener: Listener, topics: frozenset[str]) -> None:
-        """It wants these topics from now on and gets a snapshot of each; none of them means silence."""
-        listener.topics = topics
-        self._listeners.add(listener)
+    def subscribe(self, subscriber: Subscriber, topics: frozenset[str]) -> None:
+        """Replaces the subscriber's topics and sends a snapshot of each. Without topics it receives no messages."""
+        subscriber.topics = topics
+        self._subscribers.add(subscriber)
         self._wake()
         for topic in TOPICS:
             if topic in topics:
-                listener.tell(self.snapshot(topic))
+                subscriber.send(self.snapshot(topic))
 
-    def unlisten(self, listener: Listener) -> None:
-        self._listeners.discard(listener)
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        self._subscribers.discard(subscriber)
         self._wake()
 
     def stop(self) -> None:
-        self._listeners.clear()
+        self._subscribers.clear()
         self._wake()
 
     def _wanted(self, topic: str) -> bool:
-        return any(topic in listener.topics for listener in self._listeners)
+        return any(topic in subscriber.topics for subscriber in self._subscribers)
 
     def _wake(self) -> None:
-        """Runs what somebody wants, and stops what nobody wants any more."""
+        """Starts the timer and the observer that the subscribed topics need, and stops those that none of them needs."""
         wants_ticks = self._wanted("fleet") or self._wanted("jobs")
-        if wants_ticks and self._ticking is None:
-            self._ticking = self._loop.call_later(TICK_S, self._tick)
-        elif not wants_ticks and self._ticking is not None:
-            self._ticking.cancel()
-            self._ticking = None
+        if wants_ticks and self._tick_timer is None:
+            self._tick_timer = self._loop.call_later(TICK_S, self._tick)
+        elif not wants_ticks and self._tick_timer is not None:
+            self._tick_timer.cancel()
+            self._tick_timer = None
         wants_requests = self._wanted("requests")
         if wants_requests:
-            self._driver.observe(self._note)
+            self._driver.observe(self._buffer)
         else:
-            self._driver.stop_observing(self._note)
-            self._noted.clear()
-            self._noted_count = 0
+            self._driver.stop_observing(self._buffer)
+            self._events.clear()
+            self._event_count = 0
 
-    def _tell(self, topic: str, message: LiveMessage) -> None:
-        for listener in list(self._listeners):
-            if topic in listener.topics:
-                listener.tell(message)
+    def _send(self, topic: str, message: LiveMessage) -> None:
+        for subscriber in list(self._subscribers):
+            if topic in subscriber.topics:
+                subscriber.send(message)
 
     # --- snapshots ---
 
     def snapshot(self, topic: str) -> LiveMessage:
-        """All of a topic as it is, under the number of the delta before."""
+        """The whole state of a topic, with the sequence number of the latest delta."""
         seq, at = self._seq[topic], round(time.time(), 3)
         if topic == "fleet":
             cards = self._view.live_cards()
             self._cards = {card.node_id: card for card in cards}
-            return _made(FleetMessage("snapshot", topic, seq, at, FleetData(self._pulse(cards), tuple(cards))))
+            return _encode(FleetMessage("snapshot", topic, seq, at, FleetData(self._numbers(cards), tuple(cards))))
         if topic == "jobs":
-            self._jobs_told = {job.job_id: job for job in self._jobs()}
-            return _made(JobsMessage("snapshot", topic, seq, at, JobsData(tuple(self._jobs_told.values()))))
-        self._move()
-        return _made(
+            self._sent_jobs = {job.job_id: job for job in self._jobs()}
+            return _encode(JobsMessage("snapshot", topic, seq, at, JobsData(tuple(self._sent_jobs.values()))))
+        self._send_requests()
+        return _encode(
             RequestsMessage("snapshot", topic, self._seq[topic], at, RequestsData(live=tuple(self._view.live())))
         )
 
-    def _pulse(self, cards: list[NodeCard]) -> LiveNumbers:
+    def _numbers(self, cards: list[NodeCard]) -> LiveNumbers:
         view, now = self._view, self._driver.now()
         summary = view.summary(cards)
         speed = round(sum(view.recent_stats.tokens_per_s(now).values()), 1)
@@ -175,19 +175,19 @@ class LiveFeed:
     # --- once a second ---
 
     def _tick(self) -> None:
-        self._ticking = None
+        self._tick_timer = None
         if self._wanted("fleet"):
-            self._tell("fleet", self._fleet_delta())
+            self._send("fleet", self._fleet_delta())
         if self._wanted("jobs") and (delta := self._jobs_delta()) is not None:
-            self._tell("jobs", delta)
+            self._send("jobs", delta)
         self._wake()
 
     def _fleet_delta(self) -> LiveMessage:
         present = sorted(self._driver.fleet.nodes)
-        start = self._at_card if self._at_card < len(present) else 0
-        some = present[start : start + CARDS_AT_ONCE]
-        self._at_card = start + CARDS_AT_ONCE
-        fresh = self._view.live_cards(some)
+        start = self._next_card if self._next_card < len(present) else 0
+        due = present[start : start + CARDS_PER_TICK]
+        self._next_card = start + CARDS_PER_TICK
+        fresh = self._view.live_cards(due)
         changed = tuple(card for card in fresh if self._cards.get(card.node_id) != card)
         gone = tuple(sorted(self._cards.keys() - set(present)))
         for node_id in gone:
@@ -195,72 +195,73 @@ class LiveFeed:
         self._cards.update((card.node_id, card) for card in changed)
         self._seq["fleet"] += 1
         lean = tuple(msgspec.structs.replace(card, availability=None) for card in changed)
-        data = FleetData(self._pulse(list(self._cards.values())), lean, gone)
-        return _made(FleetMessage("delta", "fleet", self._seq["fleet"], round(time.time(), 3), data))
+        data = FleetData(self._numbers(list(self._cards.values())), lean, gone)
+        return _encode(FleetMessage("delta", "fleet", self._seq["fleet"], round(time.time(), 3), data))
 
     def _jobs_delta(self) -> LiveMessage | None:
         now = {job.job_id: job for job in self._jobs()}
-        changed = tuple(job for job_id, job in now.items() if self._jobs_told.get(job_id) != job)
-        self._jobs_told = now
+        changed = tuple(job for job_id, job in now.items() if self._sent_jobs.get(job_id) != job)
+        self._sent_jobs = now
         if not changed:
             return None
         self._seq["jobs"] += 1
-        return _made(JobsMessage("delta", "jobs", self._seq["jobs"], round(time.time(), 3), JobsData(changed)))
+        return _encode(JobsMessage("delta", "jobs", self._seq["jobs"], round(time.time(), 3), JobsData(changed)))
 
     # --- requests ---
 
-    def _note(self, thing: Event | Command) -> None:
-        """On the path of requests, while somebody listens: keeps it for the next message."""
-        if isinstance(thing, RequestArrived | FirstByte | Dispatch | Hold | Record):
-            live = self._driver.live.get(thing.request_id) if isinstance(thing, FirstByte | Dispatch | Hold) else None
-            self._noted.append((time.time(), thing, live))
-            self._noted_count += 1
-            if self._moving is None:
-                self._moving = self._loop.call_later(MOVED_EVERY_S, self._move)
+    def _buffer(self, one: Event | Command) -> None:
+        """Runs on the request path while the topic is subscribed, so it only stores the event for the next message."""
+        if isinstance(one, RequestArrived | FirstByte | Dispatch | Hold | Record):
+            live = self._driver.live.get(one.request_id) if isinstance(one, FirstByte | Dispatch | Hold) else None
+            self._events.append((time.time(), one, live))
+            self._event_count += 1
+            if self._requests_timer is None:
+                self._requests_timer = self._loop.call_later(REQUESTS_EVERY_S, self._send_requests)
 
-    def _move(self) -> None:
-        """Tells what was noted, the newest of it one by one."""
-        if self._moving is not None:
-            self._moving.cancel()
-            self._moving = None
-        if not self._noted:
+    def _send_requests(self) -> None:
+        """Sends the buffered events; if they are too many, the newest ones and a count."""
+        if self._requests_timer is not None:
+            self._requests_timer.cancel()
+            self._requests_timer = None
+        if not self._events:
             return
-        some = list(self._noted)[-MOVED_MAX:]
-        moved = tuple(_moved(*one) for one in some)
-        skipped = self._noted_count - len(some)
-        self._noted.clear()
-        self._noted_count = 0
+        newest = list(self._events)[-REQUEST_EVENTS_MAX:]
+        request_events = tuple(_request_event(*one) for one in newest)
+        skipped = self._event_count - len(newest)
+        self._events.clear()
+        self._event_count = 0
         self._seq["requests"] += 1
-        data = RequestsData(moved=moved, skipped=skipped)
-        self._tell(
-            "requests", _made(RequestsMessage("delta", "requests", self._seq["requests"], round(time.time(), 3), data))
+        data = RequestsData(moved=request_events, skipped=skipped)
+        self._send(
+            "requests",
+            _encode(RequestsMessage("delta", "requests", self._seq["requests"], round(time.time(), 3), data)),
         )
 
 
-def _made(message: FleetMessage | RequestsMessage | JobsMessage) -> LiveMessage:
+def _encode(message: FleetMessage | RequestsMessage | JobsMessage) -> LiveMessage:
     return LiveMessage(message.topic, msgspec.json.encode(message))
 
 
-def _moved(at: float, thing: Event | Command, live: LiveRequest | None) -> RequestEvent:
+def _request_event(at: float, one: Event | Command, live: LiveRequest | None) -> RequestEvent:
     at = round(at, 3)
-    if isinstance(thing, Record):
-        request, counters = thing.request, thing.counters
-        node_id = thing.attempt.node_id if thing.attempt is not None else ""
-        what = "retried" if thing.outcome is Outcome.RETRIED else "ended"
-        written, took_ms = counters.completion_tokens or 0, round((thing.at - thing.arrived_at) * 1000.0, 1)
+    if isinstance(one, Record):
+        request, counters = one.request, one.counters
+        node_id = one.attempt.node_id if one.attempt is not None else ""
+        what = "retried" if one.outcome is Outcome.RETRIED else "ended"
+        completion_tokens, latency_ms = counters.completion_tokens or 0, round((one.at - one.arrived_at) * 1000.0, 1)
         return RequestEvent(
             what=what,
             at=at,
             request_id=request.id,
-            model=thing.model,
+            model=one.model,
             app=app_name(request.tags, request.key_id),
             node_id=node_id,
-            status=thing.outcome.value,
-            completion_tokens=written,
-            latency_ms=took_ms,
+            status=one.outcome.value,
+            completion_tokens=completion_tokens,
+            latency_ms=latency_ms,
         )
-    if isinstance(thing, RequestArrived):
-        request = thing.request
+    if isinstance(one, RequestArrived):
+        request = one.request
         return RequestEvent(
             what="arrived",
             at=at,
@@ -269,9 +270,9 @@ def _moved(at: float, thing: Event | Command, live: LiveRequest | None) -> Reque
             app=app_name(request.tags, request.key_id),
             node_id="",
         )
-    assert isinstance(thing, FirstByte | Dispatch | Hold)
-    what = "routed" if isinstance(thing, Dispatch) else "waiting" if isinstance(thing, Hold) else "first"
-    return _of_live(what, at, thing.request_id, thing.node_id if isinstance(thing, Dispatch) else "", live)
+    assert isinstance(one, FirstByte | Dispatch | Hold)
+    what = "routed" if isinstance(one, Dispatch) else "waiting" if isinstance(one, Hold) else "first"
+    return _of_live(what, at, one.request_id, one.node_id if isinstance(one, Dispatch) else "", live)
 
 
 def _of_live(what: str, at: float, request_id: RequestId, node_id: str, live: LiveRequest | None) -> RequestEvent:
