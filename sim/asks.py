@@ -22,7 +22,7 @@ class SimRequest:
     blocks: tuple[int, ...] = ()
     tag: str = ""
     is_embedding: bool = False
-    context_wanted: int | None = None
+    wanted_window_tokens: int | None = None
     output_max: int | None = None
     client: int | None = None
 
@@ -39,7 +39,7 @@ def request_of(ask: SimRequest) -> Request:
         RequestKind.EMBED if ask.is_embedding else RequestKind.CHAT,
         prompt_tokens=ask.estimate,
         output_tokens_max=ask.output_max,
-        context_wanted=ask.context_wanted,
+        wanted_window_tokens=ask.wanted_window_tokens,
         size_bytes=4 * ask.prompt_tokens + 200,
         tags=(ask.tag,) if ask.tag else (),
         model_as_asked=ask.model,

@@ -200,8 +200,8 @@ class SimNode:
         self.line = waiting
 
     def _needs_other_window(self, runner: Runner, run: Run) -> bool:
-        wanted = run.ask.context_wanted
-        return wanted is not None and wanted > runner.context_tokens
+        wanted = run.ask.wanted_window_tokens
+        return wanted is not None and wanted > runner.window_tokens
 
     def _try_to_load(self, run: Run, at: float) -> None:
         """Makes room by idle models and begins to load; does nothing while there is too little room and nobody idle."""
@@ -211,7 +211,7 @@ class SimNode:
             if present.is_busy:
                 return
             self._unload(name, at)
-        window = max(self.spec.window, run.ask.context_wanted or 0)
+        window = max(self.spec.window, run.ask.wanted_window_tokens or 0)
         size = self.size_bytes(name, window)
         idle = sorted((r.idle_since, n) for n, r in self.runners.items() if not r.is_busy)
         while idle and not self._has_room(size):
@@ -327,7 +327,7 @@ class SimNode:
         engine = self._engine
         if model.is_embedding and engine.slots != 1:
             engine = replace(engine, slots=1)
-        loaded = Loaded(runner.size_bytes, runner.context_tokens) if runner is not None else None
+        loaded = Loaded(runner.size_bytes, runner.window_tokens) if runner is not None else None
         return ModelInfo(
             model.name,
             engine,

@@ -51,7 +51,7 @@ class Slot:
 @dataclass(slots=True, eq=False)
 class Runner:
     speeds: Speeds
-    context_tokens: int
+    window_tokens: int
     size_bytes: int
     slots: list[Slot]
     cache_entries: int

@@ -132,9 +132,9 @@ class World:
         attempt: int = 1,
         kind: FailureKind = FailureKind.RESET,
         forwarded: int = 0,
-        continues_on: frozenset[str] = frozenset(),
+        continuation_kinds: frozenset[str] = frozenset(),
     ) -> list[Command]:
-        failure = Failure(kind, forwarded, continues_on=continues_on)
+        failure = Failure(kind, forwarded, continuation_kinds=continuation_kinds)
         return self.feed(AttemptFailed(self.at, RequestId(request_id), attempt, failure))
 
     def rows(self, request_id: str = "r1") -> list[Outcome]:

@@ -321,12 +321,12 @@ class FaultWorld:
             return
         trial.is_open = False
         forwarded = client.got if client.asked.is_stream else 0
-        continues_on = frozenset({"llamacpp"}) if forwarded and client.asked.may_continue else frozenset[str]()
+        continuation_kinds = frozenset({"llamacpp"}) if forwarded and client.asked.may_continue else frozenset[str]()
         retry_after_s = 1.0 if kind is FailureKind.BUSY else None
         is_crash = kind in (FailureKind.RESET, FailureKind.CLOSED) and not forwarded
         fingerprint = client.asked.number + 1 if is_crash else 0
         failure = Failure(
-            kind, forwarded, retry_after_s=retry_after_s, continues_on=continues_on, fingerprint=fingerprint
+            kind, forwarded, retry_after_s=retry_after_s, continuation_kinds=continuation_kinds, fingerprint=fingerprint
         )
         self._feed(AttemptFailed(at, trial.request_id, trial.number, failure))
 

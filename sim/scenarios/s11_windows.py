@@ -28,7 +28,7 @@ def build(traces: Traces, load: float, requests: int, rng: Random) -> Simulation
         most = LARGE_WINDOW - 2048 if is_large else 14000
         ask.prompt_tokens, ask.estimate = min(ask.prompt_tokens, most), min(ask.estimate, most)
         ask.blocks = ask.blocks[: ask.prompt_tokens // 128]
-        ask.context_wanted = LARGE_WINDOW if is_large else None
+        ask.wanted_window_tokens = LARGE_WINDOW if is_large else None
     poisson(asks, load * SHARE * capacity(nodes, asks), rng, start_s=1.0)
     return Simulation(nodes, asks)
 

@@ -134,7 +134,7 @@ def test_a_real_llamacpp_tells_its_slots_and_window() -> None:
         face = local.face(found[0], engine.url)
         assert (face.kind, face.slots, names(found)) == ("llamacpp", 2, ["tiny"])
         assert found[0].last is not None and found[0].last.models[0].loaded is not None
-        assert found[0].last.models[0].loaded.context_tokens == 2048
+        assert found[0].last.models[0].loaded.window_tokens == 2048
 
 
 def test_an_engine_of_our_own_is_taken_without_recognition_and_kept_through_misses() -> None:

@@ -219,7 +219,7 @@ def test_an_older_agent_is_understood() -> None:
 
 def test_zero_from_an_older_agent_means_that_it_does_not_know() -> None:
     odd = decode(body(OLDER), NODE_IP).models[canonical("odd")]
-    assert odd.loaded is not None and odd.loaded.context_tokens is None
+    assert odd.loaded is not None and odd.loaded.window_tokens is None
     assert odd.engine.models_max is None and odd.engine.slots == 1
 
 

@@ -84,21 +84,21 @@ def test_features_are_read_without_the_payload() -> None:
         tools=[{"type": "function"}],
         think="high",
     )
-    assert (read.context_wanted, read.output_tokens_max) == (8192, 100)
+    assert (read.window_tokens, read.output_tokens_max) == (8192, 100)
     assert read.needs == {"vision", "tools", "thinking"}
     assert 100 <= read.prompt_tokens <= 110, "pictures are not counted as text"
 
 
 def test_nothing_is_needed_where_nothing_is_asked_for() -> None:
     read = ask(messages=[{"role": "user", "content": "", "images": []}], tools=[], think=False, options=None)
-    assert (read.needs, read.context_wanted, read.output_tokens_max) == (frozenset(), None, None)
+    assert (read.needs, read.window_tokens, read.output_tokens_max) == (frozenset(), None, None)
     assert ask("/api/generate", prompt="a", suffix="b").needs == {"insert"}
     assert ask("/api/embed", input="a").needs == {"embedding"}
 
 
 @pytest.mark.parametrize(("given", "read"), [(0, None), (-1, None), (-2, None), (4096.0, 4096), (1e300, 2**31 - 1)])
 def test_odd_windows_do_not_confuse(given: float, read: int | None) -> None:
-    assert ask(options={"num_ctx": given}).context_wanted == read
+    assert ask(options={"num_ctx": given}).window_tokens == read
 
 
 def test_a_window_in_quotes_is_refused_as_ollama_does() -> None:
@@ -156,7 +156,7 @@ def test_a_chat_becomes_neutral() -> None:
     assert (talk.messages[3].tool_name, talk.messages[3].tool_call_id) == ("f", "c1")
     assert (talk.tools[0].name, talk.format, talk.think, talk.keep_alive) == ("f", {"type": "object"}, "low", "10m")
     sampling = talk.sampling
-    assert (sampling.context_tokens, sampling.output_tokens_max, sampling.temperature) == (1024, 5, 0)
+    assert (sampling.window_tokens, sampling.output_tokens_max, sampling.temperature) == (1024, 5, 0)
     assert (sampling.seed, sampling.stop, sampling.extra) == (1, ["x"], {"mirostat": 2})
 
 

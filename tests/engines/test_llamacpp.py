@@ -97,7 +97,7 @@ def test_a_chat_is_asked_with_everything_it_had() -> None:
             seed=1,
             stop=["x"],
             repeat_penalty=1.1,
-            context_tokens=2048,
+            window_tokens=2048,
             extra={"mirostat": 2, "num_keep": 4, "num_gpu": 99},
         ),
     )

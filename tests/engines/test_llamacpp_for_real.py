@@ -132,7 +132,7 @@ def test_stock_is_taken(speaker: LlamaEngine) -> None:
     assert (inventory.slots, inventory.requests_active) == (2, 0)
     (card,) = inventory.models
     assert card.name == "m" and card.loaded is not None
-    assert card.loaded.context_tokens == speaker.settings.context_tokens and card.size_bytes > 100_000
+    assert card.loaded.window_tokens == speaker.settings.context_tokens and card.size_bytes > 100_000
 
 
 def test_its_refusals_are_told_apart(speaker: LlamaEngine) -> None:

@@ -71,7 +71,7 @@ def test_a_chat_is_asked_with_everything_it_had() -> None:
         think="xhigh",
         keep_alive="10m",
         sampling=Sampling(
-            output_tokens_max=5, temperature=0.0, seed=1, stop=["x"], context_tokens=2048, extra={"mirostat": 2}
+            output_tokens_max=5, temperature=0.0, seed=1, stop=["x"], window_tokens=2048, extra={"mirostat": 2}
         ),
     )
     assert path == "/api/chat"
@@ -231,7 +231,7 @@ def test_disk_and_memory_are_joined_by_the_canonical_name() -> None:
     assert (smol.family, smol.parameters, smol.quantization) == ("llama", "134.52M", "Q4_1")
     assert (smol.context_max_tokens, smol.capabilities) == (8192, {"completion", "tools"})
     assert smol.loaded == Loaded(210_690_374, 4096, 0, expires_at="2026-11-23T09:18:10.570602673Z")
-    assert minilm.name == "ALL-minilm:22m" and minilm.loaded is not None and minilm.loaded.context_tokens == 512
+    assert minilm.name == "ALL-minilm:22m" and minilm.loaded is not None and minilm.loaded.window_tokens == 512
 
 
 def test_m_in_memory_is_m_latest_on_disk() -> None:

@@ -96,7 +96,7 @@ def test_another_window_makes_the_model_reload_and_forget() -> None:
     play(node, [an_ask("a", LLAMA_8B, prompt=1024, blocks=blocks)])
     play(node, [an_ask("b", LLAMA_8B, 5.0, prompt=1024, blocks=blocks)])
     assert node.tally.hit_tokens == 1023
-    play(node, [an_ask("c", LLAMA_8B, 10.0, prompt=1024, blocks=blocks, context_wanted=16384)])
+    play(node, [an_ask("c", LLAMA_8B, 10.0, prompt=1024, blocks=blocks, wanted_window_tokens=16384)])
     assert node.tally.loads == 1
     assert node.tally.hit_tokens == 1023
 

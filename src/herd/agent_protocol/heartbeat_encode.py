@@ -87,7 +87,7 @@ def _model_json(card: ModelInfo) -> ModelJson:
         card.modified_at,
         card.kv_bytes_per_token,
         LoadedJson(
-            loaded.size_bytes, loaded.context_tokens, loaded.vram_bytes, loaded.context_explicit, loaded.expires_at
+            loaded.size_bytes, loaded.window_tokens, loaded.vram_bytes, loaded.context_explicit, loaded.expires_at
         )
         if loaded is not None
         else None,
@@ -128,7 +128,7 @@ def _ollama_json(report: Report) -> dict[str, object] | None:
                 "requests_active": 0,
                 "parameter_size": c.parameters,
                 "quantization": c.quantization,
-                "context_length": c.loaded.context_tokens,
+                "context_length": c.loaded.window_tokens,
                 "digest": c.digest,
             }
             for c in cards

@@ -205,7 +205,7 @@ def _loaded(card: ModelInfo, queue: Queue | None, unix_now: float) -> LoadedMode
         name=card.name,
         engine=card.engine.kind,
         size_bytes=loaded.size_bytes,
-        context_tokens=loaded.context_tokens,
+        context_tokens=loaded.window_tokens,
         unload_in_s=left_s,
         running=len(queue.in_flight) if queue else 0,
         pending=len(queue.pending) if queue else 0,

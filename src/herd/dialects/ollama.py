@@ -197,7 +197,7 @@ def _running_entry(model: ModelInfo, loaded: Loaded, node: Node) -> dict[str, An
         "details": _details(model),
         "expires_at": loaded.expires_at or unknown,
         "size_vram": loaded.vram_bytes or 0,
-        "context_length": loaded.context_tokens or 0,
+        "context_length": loaded.window_tokens or 0,
         "fleet_node": node.id,
     }
 

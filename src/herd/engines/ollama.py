@@ -247,7 +247,7 @@ def _options(sampling: Sampling) -> dict[str, Any]:
         "presence_penalty": sampling.presence_penalty,
         "frequency_penalty": sampling.frequency_penalty,
         "repeat_penalty": sampling.repeat_penalty,
-        "num_ctx": sampling.context_tokens,
+        "num_ctx": sampling.window_tokens,
     }
     return {name: value for name, value in options.items() if value is not None}
 

@@ -23,11 +23,11 @@ def with_engine_options(conversation: Conversation, options: EngineOptions | Non
     if options is None:
         return conversation
     sampling = conversation.sampling
-    context_tokens = options.context_tokens if options.context_tokens is not None else sampling.context_tokens
+    window_tokens = options.window_tokens if options.window_tokens is not None else sampling.window_tokens
     truncate = False if options.forbids_cutting and conversation.truncate is None else conversation.truncate
     sampling = dataclasses.replace(
         sampling,
-        context_tokens=context_tokens,
+        window_tokens=window_tokens,
         extra=_retained(sampling.extra, options),
         output_tokens_max=options.output_tokens_max or sampling.output_tokens_max,
     )
@@ -50,8 +50,8 @@ def changed_fields(
     """
     given = _OBJECT.decode(sent_options) if sent_options else {}
     retained: dict[str, Any] = _retained(given, options)
-    if options.context_tokens is not None:
-        retained["num_ctx"] = options.context_tokens
+    if options.window_tokens is not None:
+        retained["num_ctx"] = options.window_tokens
     if options.output_tokens_max is not None:
         retained["num_predict"] = options.output_tokens_max
     changed: dict[str, Any] = {"options": retained} if retained or given else {}

@@ -37,7 +37,7 @@ class ParsedRequest:
     stream: bool
     prompt_tokens: int = 0
     output_tokens_max: int | None = None
-    context_wanted: int | None = None
+    window_tokens: int | None = None
     needs: frozenset[str] = frozenset()
     fallback_models: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
@@ -97,7 +97,7 @@ class Sampling:
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repeat_penalty: float | None = None
-    context_tokens: int | None = None
+    window_tokens: int | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
 

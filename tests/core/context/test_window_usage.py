@@ -104,7 +104,9 @@ def pin(
         windows.apply_heartbeat(
             Fleet().apply_heartbeat(a_report("alpha", [replace(card, loaded=Loaded(1, automatic))]), 0.0)
         )
-    return windows.pin(a_request(num_ctx=num_ctx, context_wanted=num_ctx), NodeId("alpha"), M, card, 10.0, chosen)
+    return windows.engine_options(
+        a_request(window_tokens=num_ctx, wanted_window_tokens=num_ctx), NodeId("alpha"), M, card, 10.0, chosen
+    )
 
 
 def test_a_load_gets_the_chosen_window_only_where_settings_say_so() -> None:
@@ -131,7 +133,7 @@ def test_a_request_that_loads_a_model_takes_the_window_that_the_models_use_asks_
         world.dispatcher.forecast.window_use.learn(M, 5000)
     world.hears(a_report("alpha", [COLD]))
     [dispatch] = world.arrives()
-    assert isinstance(dispatch, Dispatch) and dispatch.pin == EngineOptions(8192)
+    assert isinstance(dispatch, Dispatch) and dispatch.options == EngineOptions(8192)
 
 
 def test_finished_answers_teach_prompt_and_answer_together() -> None:

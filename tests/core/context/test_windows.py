@@ -24,13 +24,13 @@ from herd.core.state.request import Request, RequestId, RequestKind
 M, ALPHA = canonical("m"), NodeId("alpha")
 
 
-def a_request(num_ctx: int | None = None, context_wanted: int | None = None, **more: Any) -> Request:
+def a_request(window_tokens: int | None = None, wanted_window_tokens: int | None = None, **more: Any) -> Request:
     return Request(
         RequestId("r1"),
         M,
         more.pop("kind", RequestKind.CHAT),
-        context_wanted=context_wanted or num_ctx,
-        num_ctx=num_ctx,
+        wanted_window_tokens=wanted_window_tokens or window_tokens,
+        window_tokens=window_tokens,
         **more,
     )
 
@@ -40,7 +40,7 @@ def loaded(tokens: int | None = 8192, explicit: bool | None = None, most: int | 
 
 
 def pin(request: Request, card: ModelInfo, prompt_tokens: float = 100.0, **settings: str) -> EngineOptions | None:
-    return Windows(WindowSettings(**settings)).pin(request, ALPHA, M, card, prompt_tokens)
+    return Windows(WindowSettings(**settings)).engine_options(request, ALPHA, M, card, prompt_tokens)
 
 
 @pytest.mark.parametrize("num_ctx", [None, 2048, 4096, 8191])
@@ -55,7 +55,7 @@ def test_where_the_request_comes_to_the_same_its_bytes_pass() -> None:
 
 def test_a_client_that_needs_a_larger_window_gets_it() -> None:
     assert pin(a_request(16384), loaded(8192)) is None, "its own num_ctx says so already"
-    assert pin(a_request(2048, context_wanted=9000), loaded(8192), 8000.0) == EngineOptions(16384)
+    assert pin(a_request(2048, wanted_window_tokens=9000), loaded(8192), 8000.0) == EngineOptions(16384)
 
 
 def test_nothing_beyond_the_models_training_is_loaded_anew() -> None:
@@ -65,7 +65,7 @@ def test_nothing_beyond_the_models_training_is_loaded_anew() -> None:
 def test_a_cold_model_is_loaded_as_the_client_says_or_with_what_the_prompt_needs() -> None:
     cold = replace(loaded(), loaded=None)
     assert pin(a_request(), cold) is None and pin(a_request(2048), cold) is None
-    assert pin(a_request(context_wanted=10000), cold, 9000.0) == EngineOptions(16384)
+    assert pin(a_request(wanted_window_tokens=10000), cold, 9000.0) == EngineOptions(16384)
 
 
 def test_options_that_would_reload_the_model_are_dropped() -> None:
@@ -83,7 +83,7 @@ def test_a_prompt_near_the_window_is_not_to_be_cut() -> None:
 
 def test_in_strict_mode_nothing_is_ever_cut_and_nothing_is_enlarged() -> None:
     assert pin(a_request(4096), loaded(4096), overflow="strict") == EngineOptions(4096, forbids_cutting=True)
-    assert pin(a_request(context_wanted=9000), loaded(4096), 8000.0, overflow="strict") == EngineOptions(
+    assert pin(a_request(wanted_window_tokens=9000), loaded(4096), 8000.0, overflow="strict") == EngineOptions(
         4096, forbids_cutting=True
     )
 
@@ -113,19 +113,19 @@ def test_a_window_that_the_engine_chose_for_our_own_load_is_learnt_and_forgotten
     windows.loads(ALPHA, M, is_automatic=True)
     node = fleet.apply_heartbeat(a_report("alpha", [loaded(32768)]), 0.0)
     windows.apply_heartbeat(node)
-    assert windows.pin(a_request(), ALPHA, M, loaded(32768), 10.0) is None
-    assert windows.pin(a_request(), ALPHA, M, loaded(16384), 10.0) == EngineOptions(16384), (
+    assert windows.engine_options(a_request(), ALPHA, M, loaded(32768), 10.0) is None
+    assert windows.engine_options(a_request(), ALPHA, M, loaded(16384), 10.0) == EngineOptions(16384), (
         "somebody has loaded it otherwise since"
     )
     windows.forget(ALPHA)
-    assert windows.pin(a_request(), ALPHA, M, loaded(32768), 10.0) == EngineOptions(32768)
+    assert windows.engine_options(a_request(), ALPHA, M, loaded(32768), 10.0) == EngineOptions(32768)
 
 
 def test_a_load_with_a_window_that_was_said_teaches_nothing() -> None:
     windows, fleet = Windows(WindowSettings()), Fleet()
     windows.loads(ALPHA, M, is_automatic=False)
     windows.apply_heartbeat(fleet.apply_heartbeat(a_report("alpha", [loaded(32768)]), 0.0))
-    assert windows.pin(a_request(), ALPHA, M, loaded(32768), 10.0) == EngineOptions(32768)
+    assert windows.engine_options(a_request(), ALPHA, M, loaded(32768), 10.0) == EngineOptions(32768)
 
 
 def test_only_a_prompt_beyond_what_every_node_gives_asks_for_a_window() -> None:

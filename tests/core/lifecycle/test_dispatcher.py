@@ -112,7 +112,7 @@ def test_a_begun_stream_goes_on_where_an_engine_can_write_on() -> None:
     world.hears(a_report("a", [others]), a_report("b", [a_card(loaded=True)]), a_report("c", [others]))
     world.arrives()
     world.first_byte()
-    commands = world.fails(forwarded=100, continues_on=frozenset({"llamacpp"}))
+    commands = world.fails(forwarded=100, continuation_kinds=frozenset({"llamacpp"}))
     assert dispatches(commands) == [("r1", "c", 2)], "b's engine begins anew and is passed over"
     world.first_byte(attempt=2)
     world.finishes(attempt=2)
@@ -124,7 +124,7 @@ def test_a_begun_stream_that_nobody_can_write_on_ends_at_once() -> None:
     world.hears(a_report("a", [a_card(loaded=True)]), a_report("b", [a_card(loaded=True)]))
     world.arrives()
     world.first_byte()
-    commands = world.fails(forwarded=100, continues_on=frozenset({"llamacpp"}))
+    commands = world.fails(forwarded=100, continuation_kinds=frozenset({"llamacpp"}))
     assert [type(c) for c in commands] == [Abort, Record]
     assert world.rows() == [Outcome.FAILED_MIDSTREAM]
 

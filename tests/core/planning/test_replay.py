@@ -45,7 +45,9 @@ def a_moment(rng: Random) -> tuple[World, Request]:
     for number in range(rng.randint(0, 25)):
         world.at += rng.random()
         world.arrives(f"before-{number}", rng.choice("mkj"), prompt_tokens=rng.randint(1, 4000))
-    return world, a_request("asked", "m", prompt_tokens=rng.randint(1, 9000), context_wanted=rng.choice([None, 4096]))
+    return world, a_request(
+        "asked", "m", prompt_tokens=rng.randint(1, 9000), wanted_window_tokens=rng.choice([None, 4096])
+    )
 
 
 def decided(world: World, request: Request, rules: DecisionRules) -> Decision:

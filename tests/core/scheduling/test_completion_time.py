@@ -183,7 +183,7 @@ def test_a_larger_window_than_the_loaded_one_costs_a_load() -> None:
     world = a_world(policy="completion_time")
     small, large = ([a_card(size_gb=5.0, loaded=True, context_tokens=tokens)] for tokens in (4096, 65536))
     world.hears(a_slow_box("small", models=small), a_slow_box("large", models=large))
-    assert chosen(world, "r1", context_wanted=65536) == "large"
+    assert chosen(world, "r1", wanted_window_tokens=65536) == "large"
     decision = world.dispatcher.live[RequestId("r1")].decision
     assert decision is not None
     loads = {one.node_id: one.expected_s["load"] for one in decision.scored}

@@ -21,7 +21,7 @@ def test_a_file_in_memory_is_there_under_all_its_names() -> None:
     node = Fleet().apply_heartbeat(a_report("alpha", [FIRST, SECOND, OTHER]), 0.0)
     assert set(node.loaded) == {canonical("first"), canonical("second")}
     second = node.loaded[canonical("second")]
-    assert second.is_other_name and second.context_tokens == 8192 and second.size_bytes == 0
+    assert second.is_other_name and second.window_tokens == 8192 and second.size_bytes == 0
 
 
 def test_models_without_a_digest_or_on_another_engine_are_not_taken_for_one() -> None:
@@ -42,4 +42,4 @@ def test_a_request_by_the_other_name_is_told_the_loaded_window() -> None:
     world = a_world(windows=Windows(WindowSettings()))
     world.hears(a_report("alpha", [FIRST, SECOND]))
     [dispatch] = world.arrives(model="second")
-    assert isinstance(dispatch, Dispatch) and dispatch.pin == EngineOptions(8192)
+    assert isinstance(dispatch, Dispatch) and dispatch.options == EngineOptions(8192)

@@ -192,7 +192,7 @@ def _attempts(
                 request.model,
                 decision,
                 attempt,
-                error=failure.told,
+                error=failure.description,
                 held_s=held_s,
             )
         )

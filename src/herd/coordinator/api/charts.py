@@ -103,7 +103,7 @@ class ChartsApi:
                 parameters=card.parameters,
                 quantization=card.quantization,
                 size_bytes=card.size_bytes,
-                context_tokens=card.loaded.context_tokens if card.loaded else None,
+                context_tokens=card.loaded.window_tokens if card.loaded else None,
             )
             for node in self._driver.fleet
             if node.liveness is not Liveness.OFFLINE

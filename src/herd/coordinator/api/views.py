@@ -113,7 +113,7 @@ def model_view(card: ModelInfo) -> Json:
         "engine": card.engine.kind,
         "loaded": loaded is not None,
         "loaded_gb": round(loaded.size_bytes / GB, 3) if loaded else None,
-        "context_length": loaded.context_tokens if loaded else None,
+        "context_length": loaded.window_tokens if loaded else None,
         "context_max": card.context_max_tokens,
         "expires_at": loaded.expires_at or None if loaded else None,
     }

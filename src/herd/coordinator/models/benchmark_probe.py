@@ -99,12 +99,12 @@ class Prober:
     def _conversation(self, card: ModelInfo, probe: Probe) -> Conversation:
         """With the window that the model is loaded with, where that was chosen: another one would have it loaded anew."""
         loaded = card.loaded
-        window = loaded.context_tokens if loaded is not None and loaded.context_explicit else None
+        window = loaded.window_tokens if loaded is not None and loaded.context_explicit else None
         words = " ".join(
             "".join(self._dice.choice(LETTERS) for _ in range(WORD_BYTES))
             for _ in range(max(4, probe.prompt_tokens // 2))
         )
-        sampling = Sampling(output_tokens_max=probe.written_tokens, temperature=TEMPERATURE, context_tokens=window)
+        sampling = Sampling(output_tokens_max=probe.written_tokens, temperature=TEMPERATURE, window_tokens=window)
         return Conversation(
             kind=RequestKind.CHAT,
             model=card.name,

@@ -166,7 +166,7 @@ class InferenceApi:
             stream=parsed.stream,
             prompt_tokens=parsed.prompt_tokens,
             output_tokens_max=parsed.output_tokens_max,
-            context_wanted=parsed.context_wanted,
+            wanted_window_tokens=parsed.window_tokens,
             needs=parsed.needs,
             size_bytes=len(parsed.body),
             client_ip=exchange.client_ip,
@@ -178,7 +178,7 @@ class InferenceApi:
             tenant=_tenant(exchange, tags, owner),
             fingerprint=fingerprint,
             only_node=_only_node(exchange),
-            num_ctx=parsed.context_wanted,
+            window_tokens=parsed.window_tokens,
             has_runner_options=parsed.has_runner_options,
             is_thinking_in_limit=parsed.is_thinking_in_limit,
         )

@@ -20,7 +20,7 @@ def judge(
 
     `has_begun`: the client has already received a part of the answer from another node.
     """
-    options, card, too_long = command.pin, command.card, engine.rejected_prompt_tokens(status, body)
+    options, card, too_long = command.options, command.card, engine.rejected_prompt_tokens(status, body)
     if retry_prompt_tokens(too_long, options, card):
         return Failure(kind=FailureKind.WINDOW, detail=f"the prompt has {too_long} tokens", prompt_tokens=too_long)
     if too_long and options is not None and options.forbids_cutting and not has_begun:
@@ -30,5 +30,5 @@ def judge(
         return None
     retry_after_s = forwarded_headers.retry_after_s(headers) if kind is FailureKind.BUSY else None
     return Failure(
-        kind=kind, detail=f"the engine answered {status}", retry_after_s=retry_after_s, said=error_text(body)
+        kind=kind, detail=f"the engine answered {status}", retry_after_s=retry_after_s, engine_text=error_text(body)
     )

@@ -120,7 +120,7 @@ class Relay:
             if self._forwarded_bytes:
                 self._send_continuation(command, engine)
             elif engine.serves(self._parsed.route.path) and (
-                self._dialect.has_engine_options or command.pin is None or command.pin.is_silent
+                self._dialect.has_engine_options or command.options is None or command.options.is_silent
             ):
                 self._send_unchanged(command)
             else:
@@ -148,7 +148,7 @@ class Relay:
     # --- sending ---
 
     def _send_unchanged(self, command: Dispatch) -> None:
-        body = self._dialect.rewrite(self._parsed, command.card.name, command.pin)
+        body = self._dialect.rewrite(self._parsed, command.card.name, command.options)
         if self._lines is None:
             self._lines = forwarded_headers.request_lines(self._exchange.headers)
         self._watch = self._dialect.watch(self._parsed)
@@ -159,7 +159,7 @@ class Relay:
         if self._conversation is None:
             self._conversation = self._dialect.read_conversation(self._parsed)
         self._conversation.model = command.card.name
-        call = engine.call(with_engine_options(self._conversation, command.pin))
+        call = engine.call(with_engine_options(self._conversation, command.options))
         name = command.fallback or self._parsed.model
         writer = self._dialect.writer(self._parsed, name, self._request_id, self._dependencies.timestamp())
         self._translation = Translation(engine.reader(self._conversation), writer)
@@ -188,7 +188,7 @@ class Relay:
         resumption = self._continuation.resumption
         resumed_tokens = resumption.partial_answer.chunks
         self._translation = Translation(engine.reader(conversation), resumption.writer, resumed_tokens)
-        call = engine.call(with_engine_options(conversation, self._dispatch.pin))
+        call = engine.call(with_engine_options(conversation, self._dispatch.options))
         self._send(call, forwarded_headers.OWN_LINES, self)
 
     def _send(self, call: Call, lines: bytes, sink: UpstreamSink) -> None:
@@ -425,7 +425,7 @@ class Relay:
 
     def _fail(self, kind: FailureKind, detail: str, said: str = "") -> None:
         """`said` is the engine's own text: for the client, never for logs or traces, since it may quote a prompt."""
-        self._report(Failure(kind=kind, detail=detail, said=said))
+        self._report(Failure(kind=kind, detail=detail, engine_text=said))
 
     def _report(self, failure: Failure) -> None:
         """Reports the failed attempt to the core, which answers with the next command. Cancels a call that is open."""
@@ -438,7 +438,7 @@ class Relay:
             failure,
             bytes_forwarded=self._forwarded_bytes,
             status=self._status or None,
-            continues_on=self._continues_on() if self._forwarded_bytes else frozenset(),
+            continuation_kinds=self._continues_on() if self._forwarded_bytes else frozenset(),
             fingerprint=hash(self._parsed.body) if is_crash else 0,
         )
         driver = self._dependencies.driver

@@ -49,7 +49,7 @@ def thinking_headers(dispatch: Dispatch, parsed: ParsedRequest, body: bytes, cou
     """
     if "thinking" not in dispatch.card.capabilities:
         return []
-    limit_tokens = dispatch.pin.output_tokens_max if dispatch.pin is not None else None
+    limit_tokens = dispatch.options.output_tokens_max if dispatch.options is not None else None
     return budget_headers(body, counters, limit_tokens or parsed.output_tokens_max)
 
 

@@ -23,7 +23,7 @@ class EngineFailed(Exception):
 def translation_failure(error: ValueError | EngineFailed) -> Failure:
     if isinstance(error, EngineFailed):
         detail = "the engine failed in the middle of its answer"
-        return Failure(kind=FailureKind.SERVER_ERROR, detail=detail, said=str(error))
+        return Failure(kind=FailureKind.SERVER_ERROR, detail=detail, engine_text=str(error))
     return Failure(kind=FailureKind.GARBAGE, detail=str(error))
 
 

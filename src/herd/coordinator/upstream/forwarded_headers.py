@@ -80,13 +80,13 @@ def answer_headers(content_type: bytes, request_id: RequestId, dispatch: Dispatc
         (b"X-Fleet-Retries", b"%d" % dispatch.retries),
         (b"X-Fleet-Request", encode_header_value(request_id)),
     ]
-    if dispatch.pin is not None and dispatch.pin.warning:
-        headers.append((b"X-Fleet-Context-Warning", encode_header_value(dispatch.pin.warning)))
+    if dispatch.options is not None and dispatch.options.warning:
+        headers.append((b"X-Fleet-Context-Warning", encode_header_value(dispatch.options.warning)))
     if dispatch.fallback is not None:
         headers.append((b"X-Fleet-Fallback", encode_header_value(dispatch.fallback)))
     loaded = dispatch.card.loaded
-    if loaded is not None and loaded.context_tokens is not None and prompt_tokens > loaded.context_tokens:
-        overflow = b"estimated_tokens=%d; context_length=%d" % (prompt_tokens, loaded.context_tokens)
+    if loaded is not None and loaded.window_tokens is not None and prompt_tokens > loaded.window_tokens:
+        overflow = b"estimated_tokens=%d; context_length=%d" % (prompt_tokens, loaded.window_tokens)
         headers.append((b"X-Fleet-Context-Overflow", overflow))
     return headers
 

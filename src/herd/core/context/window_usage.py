@@ -109,7 +109,7 @@ def window_changes(nodes: Iterable[Node], use: WindowUsage) -> list[WindowChange
             if node.liveness is not Liveness.OFFLINE
             for model, card in node.report.models.items()
             if card.loaded is not None
-            and card.loaded.context_tokens
+            and card.loaded.window_tokens
             and not card.loaded.is_other_name
             and card.engine.abilities.takes_window
             and "embedding" not in card.capabilities
@@ -119,7 +119,7 @@ def window_changes(nodes: Iterable[Node], use: WindowUsage) -> list[WindowChange
 
 
 def _change(node_id: NodeId, model: ModelName, card: ModelInfo, use: WindowUsage) -> WindowChange:
-    loaded = card.loaded.context_tokens if card.loaded is not None else None
+    loaded = card.loaded.window_tokens if card.loaded is not None else None
     usual = use.usual_tokens(model)
     chosen = chosen_tokens(usual, card.context_max_tokens)
     frees = None

@@ -84,8 +84,8 @@ class Windows:
     def apply_heartbeat(self, node: Node) -> None:
         """A heartbeat tells what has become of our loads."""
         for model, loaded in node.loaded.items():
-            if self._loading.pop((node.id, model), False) and loaded.context_tokens:
-                self._automatic[node.id, model] = loaded.context_tokens
+            if self._loading.pop((node.id, model), False) and loaded.window_tokens:
+                self._automatic[node.id, model] = loaded.window_tokens
 
     def forget(self, node_id: NodeId) -> None:
         for known in (self._automatic, self._loading):
@@ -97,11 +97,11 @@ class Windows:
     def needed(self, request: Request, prompt_tokens: float) -> int | None:
         """The window in which it surely fits, where that is more than any node gives; else what the client asked for."""
         if request.kind not in (RequestKind.CHAT, RequestKind.GENERATE) or self._settings.overflow == "cut":
-            return request.num_ctx
+            return request.window_tokens
         need = need_tokens(prompt_tokens, request.output_tokens_max)
-        return max(need, request.num_ctx or 0) if need > WINDOW_MIN_TOKENS else request.num_ctx
+        return max(need, request.window_tokens or 0) if need > WINDOW_MIN_TOKENS else request.window_tokens
 
-    def pin(
+    def engine_options(
         self,
         request: Request,
         node_id: NodeId,
@@ -130,8 +130,8 @@ class Windows:
         self, request: Request, node_id: NodeId, model: ModelName, card: ModelInfo, chosen_tokens: int | None
     ) -> tuple[int | None, bool]:
         """The window to say, and whether the request, sent as it is, comes to the same."""
-        wanted, sent = request.context_wanted or 0, request.num_ctx or 0
-        loaded = card.loaded.context_tokens if card.loaded is not None else None
+        wanted, sent = request.wanted_window_tokens or 0, request.window_tokens or 0
+        loaded = card.loaded.window_tokens if card.loaded is not None else None
         if not loaded:
             chosen = self._applied(node_id, model, chosen_tokens)
             if wanted <= max(sent, chosen or WINDOW_MIN_TOKENS):
@@ -161,9 +161,9 @@ class Windows:
         what = (
             "its options differ from"
             if request.has_runner_options
-            else f"num_ctx {request.num_ctx or 'unsaid'} differs from"
+            else f"num_ctx {request.window_tokens or 'unsaid'} differs from"
         )
-        told = f"{what} the loaded runner's (window {card.loaded.context_tokens}): the model may be loaded anew"
+        told = f"{what} the loaded runner's (window {card.loaded.window_tokens}): the model may be loaded anew"
         return EngineOptions(forbids_cutting=is_strict, warning=told)
 
 
@@ -177,8 +177,8 @@ def cutting_window(pin: EngineOptions | None, request: Request, card: ModelInfo)
     """The window beyond which its prompt is cut without a word; None where it would be refused, or nobody knows the window."""
     if not card.engine.abilities.takes_window or (pin is not None and pin.forbids_cutting):
         return None
-    said = pin.context_tokens if pin is not None and pin.context_tokens is not None else request.num_ctx
-    return said or (card.loaded.context_tokens if card.loaded is not None else None)
+    said = pin.window_tokens if pin is not None and pin.window_tokens is not None else request.window_tokens
+    return said or (card.loaded.window_tokens if card.loaded is not None else None)
 
 
 def was_cut(expected_tokens: float, counted_tokens: int | None, window: int | None) -> bool:

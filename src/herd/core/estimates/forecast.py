@@ -138,7 +138,7 @@ class Forecast:
         self.residency.apply_heartbeat(node)
         for model, window in loaded_before.items():
             now = node.loaded.get(model)
-            if now is None or now.context_tokens != window:
+            if now is None or now.window_tokens != window:
                 self.prefixes.dropped(node.id, model)
 
 

@@ -114,7 +114,9 @@ class Dispatcher:
         self.live[request.id] = live
         self.forecast.arrived(request, event.at)
         if self._windows is not None:
-            request.context_wanted = self._windows.needed(request, self.forecast.prompt_tokens(request, request.model))
+            request.wanted_window_tokens = self._windows.needed(
+                request, self.forecast.prompt_tokens(request, request.model)
+            )
         if self.is_draining:
             self.placement.refuse(live, Trigger.ARRIVED, event.at, refusals.DRAINING, out)
             return
@@ -184,16 +186,16 @@ class Dispatcher:
         if has_begun and not self._can_continue(live, attempt, failure, at):
             refusal = refusals.after_failure(failure)
             out.append(Abort(live.request.id, attempt.number, refusal))
-            final = record(live, at, Outcome.FAILED_MIDSTREAM, error=failure.told)
+            final = record(live, at, Outcome.FAILED_MIDSTREAM, error=failure.description)
             self.placement.end(live, Trigger.FAILED_FINAL, at, final, out)
             return
         self._retry(live, attempt, failure, at, out)
 
     def _can_continue(self, live: LiveRequest, attempt: Attempt, failure: Failure, at: float) -> bool:
         """Whether another node can continue the answer, now or soon."""
-        if not failure.continues_on or self.is_draining:
+        if not failure.continuation_kinds or self.is_draining:
             return False
-        live.request.engine_kinds = failure.continues_on
+        live.request.engine_kinds = failure.continuation_kinds
         node = self.fleet.node(attempt.node_id)
         card = node.card(attempt.model) if node is not None else None
         live.request.digest = card.digest if card is not None else live.request.digest
@@ -202,11 +204,11 @@ class Dispatcher:
 
     def _is_longer_than_known(self, live: LiveRequest, failure: Failure) -> bool:
         """Whether the engine counted a longer prompt than was estimated; then a larger window on the same node may be enough."""
-        request, known = live.request, live.request.context_wanted or 0
+        request, known = live.request, live.request.wanted_window_tokens or 0
         need = need_tokens(failure.prompt_tokens, request.output_tokens_max)
         if self._windows is None or need <= known:
             return False
-        request.prompt_tokens, request.context_wanted = failure.prompt_tokens, need
+        request.prompt_tokens, request.wanted_window_tokens = failure.prompt_tokens, need
         return True
 
     def _retry(self, live: LiveRequest, attempt: Attempt, failure: Failure, at: float, out: list[Command]) -> None:
@@ -225,7 +227,7 @@ class Dispatcher:
         if not may_retry(self.settings.retries, failure, live.strikes):
             self.placement.refuse(live, Trigger.FAILED_FINAL, at, refusals.after_failure(failure), out)
             return
-        out.append(record(live, at, Outcome.RETRIED, error=failure.told))
+        out.append(record(live, at, Outcome.RETRIED, error=failure.description))
         self.placement.leave(live, at, out)
         live.needs_budget = needs_budget(failure, live.attempts)
         if live.needs_budget:
@@ -253,7 +255,7 @@ class Dispatcher:
 
     def _heartbeat(self, event: HeartbeatReceived, out: list[Command]) -> None:
         known = self.fleet.node(event.report.node_id)
-        windows = {model: loaded.context_tokens for model, loaded in known.loaded.items()} if known is not None else {}
+        windows = {model: loaded.window_tokens for model, loaded in known.loaded.items()} if known is not None else {}
         is_new_boot = known is not None and known.report.boot_id != event.report.boot_id
         if known is not None and is_new_boot:
             self.liveness.restarted(known)

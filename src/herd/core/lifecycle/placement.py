@@ -159,7 +159,7 @@ class Placement:
                 score=decision.scored[0].total,
                 retries=live.retries,
                 fallback=decision.model if decision.model != request.model else None,
-                pin=options,
+                options=options,
             )
         )
 
@@ -174,9 +174,9 @@ class Placement:
             else None
         )
         prompt_tokens = self._forecast.prompt_tokens(request, model)
-        options = self._windows.pin(request, node.id, model, card, prompt_tokens, chosen)
+        options = self._windows.engine_options(request, node.id, model, card, prompt_tokens, chosen)
         if card.loaded is None:
-            given = options.context_tokens if options is not None else request.num_ctx
+            given = options.window_tokens if options is not None else request.window_tokens
             self._windows.loads(node.id, model, is_automatic=given is None)
         budget = budget_tokens(request, card, self._settings.thinking)
         return options if budget is None else replace(options or EngineOptions(), output_tokens_max=budget)
@@ -199,7 +199,7 @@ class Placement:
         """A request that never ran counts as rejected; one that was tried has failed, before or after its first byte."""
         out.append(Refuse(live.request.id, self._waiting.pace.timed(refusal, 0, at)))
         failure = live.attempt.failure if live.attempt is not None else None
-        error = failure.told if failure is not None else refusal.message
+        error = failure.description if failure is not None else refusal.message
         outcome = Outcome.FAILED if live.attempts else Outcome.REJECTED
         if live.first_byte_at is not None:
             outcome = Outcome.FAILED_MIDSTREAM

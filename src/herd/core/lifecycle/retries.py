@@ -74,7 +74,7 @@ def may_retry(settings: RetrySettings, failure: Failure, strikes: int) -> bool:
 
     A refused connection costs nothing and is no strike.
     """
-    if failure.bytes_forwarded and not failure.continues_on:
+    if failure.bytes_forwarded and not failure.continuation_kinds:
         return False
     return failure.kind is FailureKind.CONNECT or strikes <= settings.retries_max
 

@@ -136,7 +136,7 @@ def is_measurable(card: ModelInfo) -> bool:
 
 
 def _fitting(card: ModelInfo) -> int:
-    window = card.loaded.context_tokens if card.loaded is not None else None
+    window = card.loaded.window_tokens if card.loaded is not None else None
     return min(LONG_PROMPT_TOKENS, (window or LONG_PROMPT_TOKENS * 2) // 2)
 
 

@@ -127,7 +127,7 @@ def _to_inputs(candidate: Candidate) -> CandidateInputs:
         pending=candidate.pending,
         is_loaded=loaded is not None,
         is_warm=candidate.is_warm,
-        window_tokens=loaded.context_tokens if loaded is not None else None,
+        window_tokens=loaded.window_tokens if loaded is not None else None,
         size_bytes=card.size_bytes,
         free_bytes=candidate.free_bytes,
         memory_bytes=report.memory.total_bytes,

@@ -181,7 +181,7 @@ class CompletionTimePolicy:
         if load_s > 0.0 and model not in node.loading_until:
             room_wait_s, evicted = self._evicted(candidate, wish)
             wait_s += room_wait_s
-        elif wish.request.context_wanted:
+        elif wish.request.wanted_window_tokens:
             reload_wait_s, reload_s = _other_window_s(candidate, speed, wish)
             wait_s = max(wait_s, reload_wait_s)
             load_s += reload_s
@@ -382,7 +382,7 @@ def _reading_s(queue: Queue, at: float) -> float:
 def _other_window_s(candidate: Candidate, speed: Speed, wish: _Wish) -> tuple[float, float]:
     """A window larger than the loaded one makes the engine wait for all that run, and load the model anew."""
     loaded = candidate.card.loaded
-    if loaded is None or not loaded.context_tokens or (wish.request.context_wanted or 0) <= loaded.context_tokens:
+    if loaded is None or not loaded.window_tokens or (wish.request.wanted_window_tokens or 0) <= loaded.window_tokens:
         return 0.0, 0.0
     works = candidate.queue.in_flight.values() if candidate.queue is not None else ()
     return max((_remaining_s(work, wish.at) for work in works), default=0.0), speed.load_s

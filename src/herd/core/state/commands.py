@@ -28,7 +28,7 @@ class Dispatch:
     retries: int
     fallback: ModelName | None
     """The model that answers in the place of the one asked for, or None."""
-    pin: EngineOptions | None = None
+    options: EngineOptions | None = None
     """What is said of the window; None where the request goes as it is."""
 
 

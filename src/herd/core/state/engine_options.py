@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """What is said to the engine beside the request. `context_tokens` None: no window; `drops_options`: without the client's runner options."""
+    """What is said to the engine beside the request. `window_tokens` None: no window; `drops_options`: without the client's runner options."""
 
-    context_tokens: int | None = None
+    window_tokens: int | None = None
     drops_options: bool = False
     forbids_cutting: bool = False
     may_enlarge: bool = False
@@ -23,7 +23,7 @@ class EngineOptions:
     def is_silent(self) -> bool:
         """Whether nothing of the request changes, so that bytes can pass in any dialect."""
         return (
-            self.context_tokens is None
+            self.window_tokens is None
             and self.output_tokens_max is None
             and not (self.drops_options or self.forbids_cutting)
         )

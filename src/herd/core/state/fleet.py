@@ -98,7 +98,7 @@ class Loaded:
     """A model in memory: what it occupies and the window one request may use."""
 
     size_bytes: int
-    context_tokens: int | None = None
+    window_tokens: int | None = None
     vram_bytes: int | None = None
     context_explicit: bool | None = None
     """Whether somebody chose this window, as against the engine itself; None where nobody tells."""

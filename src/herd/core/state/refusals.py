@@ -42,7 +42,7 @@ def unknown_model(request: Request, names: list[ModelName]) -> Refusal:
 
 def prompt_too_long(prompt_tokens: int, pin: EngineOptions, card: ModelInfo) -> Refusal:
     """400: the engine has counted it, and was told not to cut it."""
-    window = pin.context_tokens or (card.loaded.context_tokens if card.loaded is not None else None)
+    window = pin.window_tokens or (card.loaded.window_tokens if card.loaded is not None else None)
     holds = f"the window of {card.name} holds {window}" if window else f"the window of {card.name} holds fewer"
     most = card.context_max_tokens
     if pin.may_enlarge or (most is not None and prompt_tokens >= most):
@@ -73,7 +73,7 @@ def no_time_left(decision: Decision) -> Refusal:
 
 def after_failure(failure: Failure) -> Refusal:
     """What the last failure means to the client when no further attempt is made."""
-    told = failure.said or failure.told
+    told = failure.engine_text or failure.description
     if failure.kind is FailureKind.BUSY:
         message = "every node that has the model is busy, try again shortly"
         return Refusal(503, "busy", message, retry_after_s=failure.retry_after_s or 2.0)

@@ -35,7 +35,7 @@ class Request:
     stream: bool = True
     prompt_tokens: int = 0
     output_tokens_max: int | None = None
-    context_wanted: int | None = None
+    wanted_window_tokens: int | None = None
     needs: frozenset[str] = frozenset()
     size_bytes: int = 0
     client_ip: str = ""
@@ -54,8 +54,8 @@ class Request:
     """A salted hash of its body, counted only while some body is suspected of breaking nodes; else 0."""
     only_node: str = ""
     """The one node that the client wants to be answered by; empty: any."""
-    num_ctx: int | None = None
-    """The window the client's own options say; `context_wanted` may be more, where its prompt needs more."""
+    window_tokens: int | None = None
+    """The window the client's own options say; `wanted_window_tokens` may be more, where its prompt needs more."""
     has_runner_options: bool = False
     """Whether its options hold others for which Ollama starts a runner anew."""
     digest: str = ""
@@ -66,7 +66,7 @@ class Request:
     @property
     def context_needed(self) -> int:
         """Window the request should find: what it asked for, else the prompt and an answer."""
-        return self.context_wanted or self.prompt_tokens + (self.output_tokens_max or 0)
+        return self.wanted_window_tokens or self.prompt_tokens + (self.output_tokens_max or 0)
 
 
 class FailureKind(Enum):
@@ -94,7 +94,7 @@ class FailureKind(Enum):
 class Failure:
     """What the relay saw. `status` is the node's HTTP status where there was one; `detail` is for logs and traces.
 
-    `said` is the engine's own text. It may quote what people wrote, so it goes to the client alone and is never stored.
+    `engine_text` is the engine's own text. It may quote what people wrote, so it goes to the client alone and is never stored.
     """
 
     kind: FailureKind
@@ -102,8 +102,8 @@ class Failure:
     detail: str = ""
     status: int | None = None
     retry_after_s: float | None = None
-    said: str = ""
-    continues_on: frozenset[str] = frozenset()
+    engine_text: str = ""
+    continuation_kinds: frozenset[str] = frozenset()
     """Kinds of engines that could write on from what was forwarded; empty where nobody could."""
     fingerprint: int = 0
     """A salted hash of the request's body, where the node broke off before it had said anything."""
@@ -111,7 +111,7 @@ class Failure:
     """How long the engine found the prompt to be, where that is why it refused it."""
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """What may be kept of it: nothing that anybody wrote."""
         status = f" ({self.status})" if self.status else ""
         return self.detail or f"{self.kind.value}{status}"

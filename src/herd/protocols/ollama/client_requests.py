@@ -94,7 +94,7 @@ def parse(route: Route, body: bytes) -> ParsedRequest:
         stream=route.kind in (RequestKind.CHAT, RequestKind.GENERATE) and fields.stream is not False,
         prompt_tokens=_prompt_tokens(fields, messages),
         output_tokens_max=request_fields.token_limit(options.num_predict),
-        context_wanted=request_fields.token_limit(options.num_ctx),
+        window_tokens=request_fields.token_limit(options.num_ctx),
         needs=_needs(route, fields, messages),
         fallback_models=extensions.fallback_models,
         tags=extensions.tags,
@@ -318,6 +318,6 @@ def _sampling(options: _Sampling, all_options: Mapping[str, Any]) -> Sampling:
         presence_penalty=options.presence_penalty,
         frequency_penalty=options.frequency_penalty,
         repeat_penalty=options.repeat_penalty,
-        context_tokens=request_fields.token_limit(options.num_ctx),
+        window_tokens=request_fields.token_limit(options.num_ctx),
         extra={name: value for name, value in all_options.items() if name not in _Sampling.__struct_fields__},
     )

@@ -82,4 +82,4 @@ def test_the_window_asked_for_must_fit_for_every_slot_but_never_more_of_it_than_
     world = a_world()
     card = a_card(size_gb=2, slots=slots, context_max_tokens=most, kv_bytes_per_token=1_000_000)
     world.hears(a_report(models=[card], memory_gb=10, used_gb=3))
-    assert isinstance(world.arrives(context_wanted=window)[0], Dispatch) is fits
+    assert isinstance(world.arrives(wanted_window_tokens=window)[0], Dispatch) is fits

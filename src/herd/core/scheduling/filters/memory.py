@@ -14,7 +14,7 @@ def check(request: Request, candidate: Candidate) -> str | None:
     """A model in memory fits. Else its weights, and for each slot the cache of the window that is asked for (no more of it than the model was
     trained for), must fit into what is free plus what idle models of that node occupy."""
     card = candidate.card
-    window = min(request.context_wanted or 0, card.context_max_tokens or math.inf)
+    window = min(request.wanted_window_tokens or 0, card.context_max_tokens or math.inf)
     needed_bytes = int(card.size_bytes + (card.kv_bytes_per_token or 0) * window * card.engine.slots)
     if card.loaded is not None or needed_bytes <= candidate.free_bytes:
         return None

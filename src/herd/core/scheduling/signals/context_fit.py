@@ -10,9 +10,9 @@ from herd.core.state.request import Request
 def points(request: Request, candidate: Candidate, weights: Weights) -> float:
     """Steps as published, window / estimated tokens: < 1 -15, < 1.5 3, < 3 7, < 8 12, else 15."""
     loaded = candidate.card.loaded
-    if loaded is None or not loaded.context_tokens or not request.prompt_tokens:
+    if loaded is None or not loaded.window_tokens or not request.prompt_tokens:
         return 0.0
-    ratio = loaded.context_tokens / request.prompt_tokens
+    ratio = loaded.window_tokens / request.prompt_tokens
     steps = -15 if ratio < 1 else 3 if ratio < 1.5 else 7 if ratio < 3 else 12 if ratio < 8 else 15
     return weights.context_fit_max * steps / 15
 

@@ -44,7 +44,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
 
 def _window(pair: ModelTraffic, node: NodeNow) -> int:
     card = node.report.models.get(pair.model)
-    return (card.loaded.context_tokens or 0) if card is not None and card.loaded is not None else 0
+    return (card.loaded.window_tokens or 0) if card is not None and card.loaded is not None else 0
 
 
 def _waste_bytes(pair: ModelTraffic, node: NodeNow) -> int:

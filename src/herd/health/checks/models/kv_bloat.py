@@ -46,7 +46,7 @@ def _surplus_bytes(card: ModelInfo) -> int:
 
 def _told(node: NodeNow, name: ModelName) -> str:
     card = node.report.models[name]
-    window = card.loaded.context_tokens if card.loaded is not None else None
+    window = card.loaded.window_tokens if card.loaded is not None else None
     return f"{gb(_surplus_bytes(card))} beside {gb(card.size_bytes)} of weights: {card.engine.slots} x {window or '?'} tokens"
 
 
