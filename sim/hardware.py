@@ -97,7 +97,7 @@ def speeds(machine: Machine, model: Model) -> Speeds:
 
 
 def varied(machine: Machine, compute: float, bandwidth: float, disk: float) -> Machine:
-    """No two machines of one type are equal: the same machine with other true speeds, but the same face."""
+    """No two machines of one type are equal: the same machine with other true speeds, but the same endpoint."""
     return replace(
         machine,
         prompt_8b=machine.prompt_8b * compute,

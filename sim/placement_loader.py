@@ -127,5 +127,5 @@ def _capacity(node: Node) -> NodeCapacity:
     return NodeCapacity(
         node.id,
         node.report.memory_ceiling_bytes,
-        next((face.models_max for face in node.report.engines if face.models_max), None),
+        next((endpoint.models_max for endpoint in node.report.engines if endpoint.models_max), None),
     )

@@ -84,14 +84,14 @@ class Machine:
     is_paused: bool = False
 
     def report(self) -> Report:
-        face = EngineEndpoint("llamacpp", f"http://{self.name}:1", "", self.slots, None)
-        cards = [ModelInfo(model, face, 1 * GB, loaded=Loaded(1 * GB, 4096)) for model in MODELS]
+        endpoint = EngineEndpoint("llamacpp", f"http://{self.name}:1", "", self.slots, None)
+        cards = [ModelInfo(model, endpoint, 1 * GB, loaded=Loaded(1 * GB, 4096)) for model in MODELS]
         return Report(
             NodeId(self.name),
             f"{self.name}-{self.boot}",
             Memory(32 * GB, 4 * GB, 28 * GB),
             {canonical(card.name): card for card in cards},
-            (face,),
+            (endpoint,),
             draining=self.is_draining,
             paused=self.is_paused,
         )

@@ -192,8 +192,8 @@ def test_an_unknown_engine_keeps_it_from_starting_with_the_known_ones_named(tmp_
 
 
 def test_of_too_many_models_those_in_memory_and_the_newest_are_told() -> None:
-    face = EngineEndpoint("ollama", "http://127.0.0.1:1")
-    cards = [ModelInfo(f"m{n}", face, modified_at=f"2026-01-01T00:00:{n:06}Z") for n in range(MODELS_MAX + 10)]
+    endpoint = EngineEndpoint("ollama", "http://127.0.0.1:1")
+    cards = [ModelInfo(f"m{n}", endpoint, modified_at=f"2026-01-01T00:00:{n:06}Z") for n in range(MODELS_MAX + 10)]
     cards[0] = dataclasses.replace(cards[0], loaded=Loaded(1))
     told = models_of(cards)
     assert (
@@ -205,8 +205,8 @@ def test_of_too_many_models_those_in_memory_and_the_newest_are_told() -> None:
 
 
 def test_of_two_engines_with_one_model_the_one_that_has_it_in_memory_is_told() -> None:
-    faces = [EngineEndpoint("ollama", "http://127.0.0.1:1"), EngineEndpoint("llamacpp", "http://127.0.0.1:2")]
-    cards = [ModelInfo("m", faces[0]), ModelInfo("M:latest", faces[1], loaded=Loaded(1))]
+    endpoints = [EngineEndpoint("ollama", "http://127.0.0.1:1"), EngineEndpoint("llamacpp", "http://127.0.0.1:2")]
+    cards = [ModelInfo("m", endpoints[0]), ModelInfo("M:latest", endpoints[1], loaded=Loaded(1))]
     assert models_of(cards) == models_of(cards[::-1]) == {"m:latest": cards[1]}
 
 
@@ -274,8 +274,8 @@ def test_a_machine_with_ollamas_store_says_where_its_models_can_be_copied_from(t
             await agent.start()
             try:
                 await agent.beat()
-                (face,) = coordinator.reports[0].engines
-                reply = await request("GET", f"{face.library_url}/v2/herd/{digest}/manifests/latest")
+                (endpoint,) = coordinator.reports[0].engines
+                reply = await request("GET", f"{endpoint.library_url}/v2/herd/{digest}/manifests/latest")
                 assert reply.status == 200 and hashlib.sha256(reply.body).hexdigest() == digest
             finally:
                 await agent.stop()

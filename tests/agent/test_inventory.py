@@ -48,9 +48,9 @@ def test_an_engine_is_found_by_its_url_and_its_models_are_told() -> None:
             and found[0].last is not None
             and found[0].last.version == "0.32.15"
         )
-        face = local.face(found[0], "http://10.0.0.9:1")
-        assert (face.kind, face.url, face.slots) == ("ollama", "http://10.0.0.9:1", 1)
-        assert {card.engine for card in cards_of(found[0], face)} == {face}
+        endpoint = local.endpoint(found[0], "http://10.0.0.9:1")
+        assert (endpoint.kind, endpoint.url, endpoint.slots) == ("ollama", "http://10.0.0.9:1", 1)
+        assert {card.engine for card in cards_of(found[0], endpoint)} == {endpoint}
 
     with_ollama(play)
 
@@ -120,8 +120,8 @@ def test_slots_come_from_the_setting_or_else_from_how_ollama_was_started(
 ) -> None:
     async def play(fake: FakeOllama) -> None:
         local = engines(fake.url, slots=setting, setup=setup)
-        face = local.face((await local.look())[0], fake.url)
-        assert (face.slots, face.models_max) == (slots, models_max)
+        endpoint = local.endpoint((await local.look())[0], fake.url)
+        assert (endpoint.slots, endpoint.models_max) == (slots, models_max)
 
     with_ollama(play)
 
@@ -131,8 +131,8 @@ def test_a_real_llamacpp_tells_its_slots_and_window() -> None:
     with LlamaEngine(LlamaSettings(alias="tiny", slots=2, context_tokens=2048)) as engine:
         local = engines(engine.url, engine="auto", timeout_s=5.0)
         found = asyncio.run(local.look())
-        face = local.face(found[0], engine.url)
-        assert (face.kind, face.slots, names(found)) == ("llamacpp", 2, ["tiny"])
+        endpoint = local.endpoint(found[0], engine.url)
+        assert (endpoint.kind, endpoint.slots, names(found)) == ("llamacpp", 2, ["tiny"])
         assert found[0].last is not None and found[0].last.models[0].loaded is not None
         assert found[0].last.models[0].loaded.window_tokens == 2048
 

@@ -203,8 +203,12 @@ def test_a_week_has_its_hours_and_each_is_a_share(week: list[float]) -> None:
 
 def test_an_older_agent_is_understood() -> None:
     report = decode(body(OLDER), NODE_IP)
-    face = EngineEndpoint("ollama", f"http://{NODE_IP}:11434", "0.32.1", 1, None)
-    assert report.engines == (face,) and set(report.models) == {"qwen3:30b", "nomic-embed-text:latest", "odd:latest"}
+    endpoint = EngineEndpoint("ollama", f"http://{NODE_IP}:11434", "0.32.1", 1, None)
+    assert report.engines == (endpoint,) and set(report.models) == {
+        "qwen3:30b",
+        "nomic-embed-text:latest",
+        "odd:latest",
+    }
     qwen, nomic = report.models[canonical("qwen3:30b")], report.models[canonical("nomic-embed-text")]
     assert (
         qwen.loaded == Loaded(int(18.5 * GIB), 32768)
@@ -383,11 +387,11 @@ def test_a_body_over_the_limit_is_not_even_read() -> None:
 
 
 def test_as_many_models_as_are_allowed_fit_into_a_body() -> None:
-    face = EngineEndpoint("ollama", f"http://{NODE_IP}:11434")
+    endpoint = EngineEndpoint("ollama", f"http://{NODE_IP}:11434")
     cards = [
         ModelInfo(
             f"registry.example/some-team/a-rather-long-model-name-{n}:32b-instruct-q4_K_M",
-            face,
+            endpoint,
             20 * GIB + n,
             f"{n:064x}",
             "qwen3moe",
@@ -399,7 +403,7 @@ def test_as_many_models_as_are_allowed_fit_into_a_body() -> None:
         )
         for n in range(MODELS_MAX)
     ]
-    sent = encode(a_report(models=cards, engines=(face,)), 0.0)
+    sent = encode(a_report(models=cards, engines=(endpoint,)), 0.0)
     assert len(sent) <= BODY_MAX_BYTES
     assert decode(sent, NODE_IP).models == {canonical(card.name): card for card in cards}
 
@@ -457,7 +461,7 @@ def test_one_odd_value_anywhere_is_believed_within_its_range_or_refused(
     assert report.node_id and report.memory.total_bytes > 0
     assert min(report.memory.used_bytes, report.memory.available_bytes, report.cores, report.connection_failures) >= 0
     assert all(card.size_bytes >= 0 and card.engine.slots >= 1 for card in report.models.values())
-    assert all(face.url.startswith(f"http://{NODE_IP}:") for face in report.engines)
+    assert all(endpoint.url.startswith(f"http://{NODE_IP}:") for endpoint in report.engines)
     assert decode(encode(report, 0.0), NODE_IP).models.keys() == report.models.keys()
 
 

@@ -58,22 +58,22 @@ def report_of(node_id: str, node: FleetNode, machine: Machine) -> Report:
     """What an agent beside this engine would report now. Raises `ValueError` for an engine that nobody recognises."""
     total, used = int(machine.memory_gb * GB), int(machine.used_gb * GB)
     memory = Memory(total, used, total - used, machine.pressure)
-    face, cards = fake_inventory(node) if isinstance(node, FakeOllama) else asked_inventory(node)
+    endpoint, cards = fake_inventory(node) if isinstance(node, FakeOllama) else asked_inventory(node)
     models = {canonical(card.name): card for card in cards}
-    return Report(NodeId(node_id), machine.boot_id, memory, models, (face,), arch="x86_64", **machine.more)
+    return Report(NodeId(node_id), machine.boot_id, memory, models, (endpoint,), arch="x86_64", **machine.more)
 
 
 def fake_inventory(fake: FakeOllama) -> tuple[EngineEndpoint, list[ModelInfo]]:
     """Read from the fake itself: its faults do not hinder it, and its diary shows no more than the coordinator asked."""
     limits = fake.settings
-    face = EngineEndpoint("ollama", fake.url, limits.version, limits.num_parallel, limits.max_loaded)
+    endpoint = EngineEndpoint("ollama", fake.url, limits.version, limits.num_parallel, limits.max_loaded)
     running = {runner.model.blob_digest: runner for runner in fake.scheduler.listed()}
-    return face, [
-        fake_card(model, face, running.get(model.blob_digest), limits.on_gpu) for model in fake.models.values()
+    return endpoint, [
+        fake_card(model, endpoint, running.get(model.blob_digest), limits.on_gpu) for model in fake.models.values()
     ]
 
 
-def fake_card(model: FakeModel, face: EngineEndpoint, runner: Runner | None, on_gpu: bool = False) -> ModelInfo:
+def fake_card(model: FakeModel, endpoint: EngineEndpoint, runner: Runner | None, on_gpu: bool = False) -> ModelInfo:
     in_memory = None
     if runner is not None and runner.name == model.full_name:
         context = runner.settings.num_ctx
@@ -83,7 +83,7 @@ def fake_card(model: FakeModel, face: EngineEndpoint, runner: Runner | None, on_
         )
     return ModelInfo(
         model.full_name,
-        face,
+        endpoint,
         model.size_bytes,
         model.digest,
         model.family,
@@ -104,10 +104,10 @@ def asked_inventory(node: RealOllama | LlamaEngine) -> tuple[EngineEndpoint, lis
         raise ValueError(f"no engine file recognises {node.url}")
     found = engine.inventory(tuple(reply_to(node, call) for call in engine.inventory_calls()))
     told = node.settings.slots if isinstance(node, LlamaEngine) else 1
-    face = EngineEndpoint(
+    endpoint = EngineEndpoint(
         engine.kind, node.url, found.version, found.slots or told, found.models_max, abilities=engine.abilities
     )
-    return face, [replace(card, engine=face) for card in found.models]
+    return endpoint, [replace(card, engine=endpoint) for card in found.models]
 
 
 def reply_to(node: RealOllama | LlamaEngine, call: Call) -> Reply:
@@ -195,9 +195,9 @@ def sharing(report: Report, library_url: str) -> Report:
     """The same node, whose agent lets others copy its models."""
     if not library_url:
         return report
-    faces = tuple(replace(face, library_url=library_url) for face in report.engines)
-    models = {name: replace(card, engine=faces[0]) for name, card in report.models.items()}
-    return replace(report, engines=faces, models=models)
+    endpoints = tuple(replace(endpoint, library_url=library_url) for endpoint in report.engines)
+    models = {name: replace(card, engine=endpoints[0]) for name, card in report.models.items()}
+    return replace(report, engines=endpoints, models=models)
 
 
 def settings_for_tests() -> Settings:

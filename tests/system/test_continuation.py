@@ -65,9 +65,9 @@ def a_fleet_of_writers_on(settings: Settings | None = None) -> Iterator[tuple[Fl
     with FakeOllama([MODEL]) as bad, FakeOllama([MODEL]) as good, running_fleet({}, settings=settings) as fleet:
         for node_id, node in (("bad", bad), ("good", good)):
             report = report_of(node_id, node, Machine())
-            face = replace(report.engines[0], kind="llamacpp")
-            models = {name: replace(card, engine=face) for name, card in report.models.items()}
-            told = heartbeat_decode.encode(replace(report, engines=(face,), models=models), time.time())
+            endpoint = replace(report.engines[0], kind="llamacpp")
+            models = {name: replace(card, engine=endpoint) for name, card in report.models.items()}
+            told = heartbeat_decode.encode(replace(report, engines=(endpoint,), models=models), time.time())
             fleet.ask("POST", "/heartbeat", told)
         yield fleet, bad
 
@@ -143,10 +143,12 @@ def test_a_second_death_is_survived_by_a_third_node() -> None:
     body = {"model": "m", "messages": QUESTION, "stream": True, "seed": 7, "temperature": 0}
     with a_fleet_of_writers_on() as (fleet, bad), FakeOllama([MODEL]) as third:
         report = report_of("third", third, Machine())
-        face = replace(report.engines[0], kind="llamacpp")
-        models = {name: replace(card, engine=face) for name, card in report.models.items()}
+        endpoint = replace(report.engines[0], kind="llamacpp")
+        models = {name: replace(card, engine=endpoint) for name, card in report.models.items()}
         fleet.ask(
-            "POST", "/heartbeat", heartbeat_decode.encode(replace(report, engines=(face,), models=models), time.time())
+            "POST",
+            "/heartbeat",
+            heartbeat_decode.encode(replace(report, engines=(endpoint,), models=models), time.time()),
         )
         expected = openai_text(ask(fleet, "/v1/chat/completions", body))
         bad.fail(Cut(how=How.FIN, after_bytes=800, counting=Counting.BODY, times=1))

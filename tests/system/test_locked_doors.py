@@ -303,9 +303,9 @@ async def streamed_through_an_agent(folder: Path, coordinator: str, port: int, e
         for _ in range(3):
             await agent.beat()
         state = await asyncio.to_thread(asked, port, "GET", "/fleet/status", None)
-        [face] = json.loads(b"".join(state))["nodes"][0]["engines"]
-        assert face["url"].startswith("https://127.0.0.1:") and "#" in face["url"]
-        door = int(face["url"].partition("#")[0].rpartition(":")[2])
+        [endpoint] = json.loads(b"".join(state))["nodes"][0]["engines"]
+        assert endpoint["url"].startswith("https://127.0.0.1:") and "#" in endpoint["url"]
+        door = int(endpoint["url"].partition("#")[0].rpartition(":")[2])
         with pytest.raises((OSError, http.client.HTTPException)):
             await asyncio.to_thread(asked, door, "GET", "/api/tags", None)
         chat = {"model": "m", "messages": [{"role": "user", "content": "count"}]}

@@ -205,14 +205,16 @@ class Agent:
         urls = {local.url: local.url for local in locals_}
         if self.settings.agent.relay:
             urls = await self._doors.urls([local.url for local in locals_], self.link.url)
-        faces = [(local, self.engines.face(local, urls[local.url])) for local in locals_ if local.url in urls]
-        return [(local, await self._with_library(local, face)) for local, face in faces]
+        endpoints = [(local, self.engines.endpoint(local, urls[local.url])) for local in locals_ if local.url in urls]
+        return [(local, await self._with_library(local, endpoint)) for local, endpoint in endpoints]
 
-    async def _with_library(self, local: LocalEngine, face: EngineEndpoint) -> EngineEndpoint:
+    async def _with_library(self, local: LocalEngine, endpoint: EngineEndpoint) -> EngineEndpoint:
         """Whose models are in a store of this machine says where they can be copied from."""
         if local.engine.kind != OLLAMA or not is_this_machine(local.url) or not (port := await self._sharing.port()):
-            return face
-        return dataclasses.replace(face, library_url=f"http://{urlsplit(face.url).netloc.rpartition(':')[0]}:{port}")
+            return endpoint
+        return dataclasses.replace(
+            endpoint, library_url=f"http://{urlsplit(endpoint.url).netloc.rpartition(':')[0]}:{port}"
+        )
 
     def _find_store(self) -> Path | None:
         told = self.settings.sharing.store
@@ -245,8 +247,8 @@ class Agent:
             log.debug("sensor failed: %s", error, extra={"sensor": sensor.name})
 
     async def _report(self, readings: dict[str, object], locals_: list[LocalEngine]) -> Report:
-        faces = await self._faces(locals_)
-        models = models_of([card for local, face in faces for card in cards_of(local, face)])
+        endpoints = await self._faces(locals_)
+        models = models_of([card for local, endpoint in endpoints for card in cards_of(local, endpoint)])
         # A machine without a memory sensor still takes part: it claims next to nothing.
         memory = readings.pop("memory", None) or Memory(1 * GB, 0, 1 * GB)
         report = Report(
@@ -254,7 +256,7 @@ class Agent:
             self.boot_id,
             memory,  # type: ignore[arg-type]
             models,
-            tuple(face for _, face in faces),
+            tuple(endpoint for _, endpoint in endpoints),
             agent_version=__version__,
             connection_failures=self.engines.failures,
             draining=self._is_draining,

@@ -138,7 +138,7 @@ class Engines:
             await self._look_at_setup()
         return answering
 
-    def face(self, local: LocalEngine, url: str) -> EngineEndpoint:
+    def endpoint(self, local: LocalEngine, url: str) -> EngineEndpoint:
         """The engine as the coordinator reaches it, at this url."""
         last = local.last or Inventory("", ())
         models_max = last.models_max
@@ -234,6 +234,6 @@ class Engines:
             self._setup = await asyncio.to_thread(self._read_setup)
 
 
-def cards_of(local: LocalEngine, face: EngineEndpoint) -> list[ModelInfo]:
+def cards_of(local: LocalEngine, endpoint: EngineEndpoint) -> list[ModelInfo]:
     """Its models, under the address by which others reach it."""
-    return [dataclasses.replace(card, engine=face) for card in local.last.models] if local.last is not None else []
+    return [dataclasses.replace(card, engine=endpoint) for card in local.last.models] if local.last is not None else []

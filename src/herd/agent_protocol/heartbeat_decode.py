@@ -131,10 +131,10 @@ def _engines(
         return _upstream_engine(said, source_ip, abilities)
     _at_most(len(own.engines), ENGINES_MAX, "herd.engines")
     _at_most(sum(len(engine.models) for engine in own.engines), MODELS_MAX, "herd.engines.models")
-    faces: list[EngineEndpoint] = []
+    endpoints: list[EngineEndpoint] = []
     models: dict[ModelName, ModelInfo] = {}
     for engine in own.engines:
-        face = EngineEndpoint(
+        endpoint = EngineEndpoint(
             _name(engine.kind, "herd.engines.kind"),
             address(engine.url, source_ip),
             _text(engine.version, "herd.engines.version"),
@@ -143,23 +143,23 @@ def _engines(
             address(engine.library_url, source_ip) if engine.library_url else "",
             abilities.get(engine.kind, NO_ABILITIES),
         )
-        faces.append(face)
+        endpoints.append(endpoint)
         for model in engine.models:
             # Two engines of a node may have the same model: the one that has it in memory answers for it.
-            card = _card(model, face)
+            card = _card(model, endpoint)
             known = models.get(canonical(card.name))
             if known is None or (known.loaded is None and card.loaded is not None):
                 models[canonical(card.name)] = card
-    return tuple(faces), models
+    return tuple(endpoints), models
 
 
-def _card(model: ModelJson, face: EngineEndpoint) -> ModelInfo:
+def _card(model: ModelJson, endpoint: EngineEndpoint) -> ModelInfo:
     where = "herd.engines.models"
     loaded = model.loaded
     _at_most(len(model.capabilities), 64, f"{where}.capabilities")
     return ModelInfo(
         name=_name(model.name, f"{where}.name"),
-        engine=face,
+        engine=endpoint,
         size_bytes=_whole(model.size_bytes, f"{where}.size_bytes"),
         digest=_text(model.digest, f"{where}.digest"),
         family=_text(model.family, f"{where}.family"),
@@ -189,7 +189,7 @@ def _upstream_engine(
     if ollama is None:
         return (), {}
     _at_most(len(ollama.models_available) + len(ollama.models_loaded), MODELS_MAX, "ollama.models_available")
-    face = EngineEndpoint(
+    endpoint = EngineEndpoint(
         "ollama",
         address(said.ollama_host or f"http://{bracketed(source_ip)}:{OLLAMA_PORT}", source_ip),
         _text(ollama.version or "", "ollama.version"),
@@ -200,15 +200,17 @@ def _upstream_engine(
     loaded = {canonical(model.name): model for model in ollama.models_loaded}
     names = {canonical(name): name for name in ollama.models_available}
     names.update({key: model.name for key, model in loaded.items() if key not in names})
-    return (face,), {key: _upstream_card(name, loaded.get(key), ollama, face) for key, name in names.items()}
+    return (endpoint,), {key: _upstream_card(name, loaded.get(key), ollama, endpoint) for key, name in names.items()}
 
 
-def _upstream_card(name: str, loaded: LoadedModelJson | None, ollama: OllamaJson, face: EngineEndpoint) -> ModelInfo:
+def _upstream_card(
+    name: str, loaded: LoadedModelJson | None, ollama: OllamaJson, endpoint: EngineEndpoint
+) -> ModelInfo:
     meta = ollama.models_available_meta.get(name) or ModelMetaJson()
     loaded_bytes = _gigabytes(loaded.size_gb, "ollama.models_loaded.size_gb") if loaded is not None else 0
     return ModelInfo(
         name=_name(name, "ollama.models_available"),
-        engine=face,
+        engine=endpoint,
         size_bytes=_gigabytes(ollama.models_available_sizes.get(name, 0.0), "ollama.models_available_sizes")
         or loaded_bytes,
         digest=_text(meta.digest or (loaded.digest if loaded else None) or "", "ollama.models_available_meta.digest"),

@@ -116,10 +116,10 @@ def _disk_json(disk: Disk) -> dict[str, float]:
 
 
 def _ollama_json(report: Report) -> dict[str, object] | None:
-    face = next((engine for engine in report.engines if engine.kind == "ollama"), None)
-    if face is None:
+    endpoint = next((engine for engine in report.engines if engine.kind == "ollama"), None)
+    if endpoint is None:
         return None
-    cards = [card for card in report.models.values() if card.engine == face]
+    cards = [card for card in report.models.values() if card.engine == endpoint]
     return {
         "models_loaded": [
             {
@@ -146,10 +146,10 @@ def _ollama_json(report: Report) -> dict[str, object] | None:
             }
             for c in cards
         },
-        "num_parallel": face.slots,
-        "max_loaded_models": face.models_max,
+        "num_parallel": endpoint.slots,
+        "max_loaded_models": endpoint.models_max,
         "requests_active": 0,
-        "version": face.version,
+        "version": endpoint.version,
     }
 
 

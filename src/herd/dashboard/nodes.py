@@ -116,7 +116,7 @@ def node_card(
         arch=report.arch,
         chip=report.chip,
         agent_version=report.agent_version,
-        engines=tuple(f"{face.kind} {face.version}".strip() for face in report.engines),
+        engines=tuple(f"{endpoint.kind} {endpoint.version}".strip() for endpoint in report.engines),
         cpu_pct=round(report.cpu_utilization, 1),
         memory=_memory(node),
         gpus=tuple(_gpu(gpu) for gpu in report.gpus),
@@ -147,7 +147,7 @@ def slots_of(node: Node) -> int:
         for name, loaded in node.loaded.items()
         if not loaded.is_other_name and (card := node.card(name)) is not None
     )
-    return in_memory or max((face.slots for face in node.report.engines), default=0)
+    return in_memory or max((endpoint.slots for endpoint in node.report.engines), default=0)
 
 
 def state_of(node: Node, running: int, slots: int, now: float) -> tuple[str, str]:

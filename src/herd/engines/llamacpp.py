@@ -36,7 +36,7 @@ TONGUE = asking.ServerQuirks(
     constants={"cache_prompt": True},
 )
 
-_FACE = EngineEndpoint("llamacpp", "")
+_ENDPOINT = EngineEndpoint("llamacpp", "")
 _NOBODY = Reply(0, b"")
 
 
@@ -136,7 +136,7 @@ def _card(entry: models.Entry, alone: _Props | None) -> ModelInfo:
     size_bytes = max(0, meta.size or 0)
     return ModelInfo(
         entry.id,
-        _FACE,
+        _ENDPOINT,
         size_bytes,
         parameters=models.parameters(meta.n_params),
         quantization=meta.ftype or (alone.model_ftype if alone is not None else None) or "",

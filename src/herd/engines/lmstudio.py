@@ -20,7 +20,7 @@ PATHS = frozenset(("/v1/chat/completions", "/v1/completions", "/v1/embeddings"))
 
 TONGUE = asking.ServerQuirks(repeat_penalty="repeat_penalty", has_json_object=False)
 
-_FACE = EngineEndpoint("lmstudio", "")
+_ENDPOINT = EngineEndpoint("lmstudio", "")
 
 
 class _Entry(msgspec.Struct):
@@ -75,7 +75,7 @@ class LmStudio(Engine):
 def _card(entry: _Entry) -> ModelInfo:
     return ModelInfo(
         entry.id,
-        _FACE,
+        _ENDPOINT,
         family=entry.arch or "",
         quantization=entry.quantization or "",
         context_max_tokens=models.positive(entry.max_context_length),

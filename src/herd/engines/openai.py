@@ -21,7 +21,7 @@ TONGUE = asking.ServerQuirks(has_template_kwargs=True)
 OWNERS_KNOWN = frozenset(("llamacpp", "vllm", "organization_owner", "library"))
 """`owned_by` of llama.cpp, vLLM, LM Studio and Ollama, which are known by better names."""
 
-_FACE = EngineEndpoint("openai", "")
+_ENDPOINT = EngineEndpoint("openai", "")
 
 
 class OpenAIServer(Engine):
@@ -61,7 +61,7 @@ def _card(entry: models.Entry) -> ModelInfo:
     window = models.positive(entry.max_model_len)
     return ModelInfo(
         entry.id,
-        _FACE,
+        _ENDPOINT,
         context_max_tokens=window,
         capabilities=models.abilities(entry.id, ("tools",)),
         loaded=Loaded(0, window),

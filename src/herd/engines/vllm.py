@@ -24,7 +24,7 @@ told by its API, and its memory usually ends before."""
 
 TONGUE = asking.ServerQuirks(has_template_kwargs=True, says_no_limit=True)
 
-_FACE = EngineEndpoint("vllm", "")
+_ENDPOINT = EngineEndpoint("vllm", "")
 _NOBODY = Reply(0, b"")
 
 
@@ -73,7 +73,7 @@ def _card(entry: models.Entry) -> ModelInfo:
     window = models.positive(entry.max_model_len)
     return ModelInfo(
         entry.id,
-        _FACE,
+        _ENDPOINT,
         context_max_tokens=window,
         capabilities=models.abilities(entry.id, ("tools",)),
         loaded=Loaded(0, window),

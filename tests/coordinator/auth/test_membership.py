@@ -324,7 +324,7 @@ def test_engines_are_only_reached_where_nodes_may_be(tmp_path: Path) -> None:
             b"http://127.0.0.1", b"http://169.254.169.254"
         )
         status, _ = await house.ask("POST", "/heartbeat", body)
-        urls = {face.url for node in coordinator.driver.fleet for face in node.report.engines}
+        urls = {endpoint.url for node in coordinator.driver.fleet for endpoint in node.report.engines}
         assert status == 200 and urls == {"http://127.0.0.1:11434"}, "the announced host counts for nothing"
 
     play(tmp_path, game, is_open=True)

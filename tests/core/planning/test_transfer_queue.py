@@ -32,8 +32,8 @@ def a_fleet(*reports: Report) -> Fleet:
 
 
 def sharer(node_id: str, digest: str = "a" * 64, cpu: float = 0.0, library: str = "http://10.0.0.1:4000") -> Report:
-    face = replace(an_engine(), library_url=library)
-    return a_report(node_id, [a_card(engine=face, digest=digest)], engines=(face,), cpu_utilization=cpu)
+    endpoint = replace(an_engine(), library_url=library)
+    return a_report(node_id, [a_card(engine=endpoint, digest=digest)], engines=(endpoint,), cpu_utilization=cpu)
 
 
 def empty(node_id: str = "bare", **more: Any) -> Report:

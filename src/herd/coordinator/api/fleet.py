@@ -82,7 +82,7 @@ class FleetApi:
         if reporter is ANYBODY and not self._membership.may_claim(claimed):
             raise NotOfTheFleet(f"{claimed} is a paired node, and this report is not signed by it")
         self._membership.check_reach(
-            (url for face in report.engines for url in (face.url, face.library_url) if url), reporter
+            (url for endpoint in report.engines for url in (endpoint.url, endpoint.library_url) if url), reporter
         )
         now = self._driver.now()
         node_id = self._identities.assign(claimed, report.boot_id, source_ip, now)
@@ -97,7 +97,7 @@ class FleetApi:
 
     def _peers(self, node_id: NodeId) -> list[str]:
         """Addresses of the other machines, which may copy this one's models."""
-        others = (face.url for node in self._driver.fleet if node.id != node_id for face in node.report.engines)
+        others = (endpoint.url for node in self._driver.fleet if node.id != node_id for endpoint in node.report.engines)
         return sorted({urlsplit(url).hostname or "" for url in others})[:PEERS_MAX]
 
     async def goodbye(self, request: Request) -> Response:

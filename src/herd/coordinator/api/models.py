@@ -312,7 +312,7 @@ class ModelsApi:
             "disk_total_bytes": disk.total_bytes if disk else None,
             "disk_free_bytes": disk.available_bytes if disk else None,
             "can_fetch": transfer_queue.can_fetch(node),
-            "shares": any(face.library_url for face in node.report.engines),
+            "shares": any(endpoint.library_url for endpoint in node.report.engines),
             "models": [
                 {
                     "name": card.name,

@@ -236,8 +236,8 @@ class Transfers:
         if refusal is not None:
             raise EngineCallFailed(trouble or refusal.message)
         fetch.source = INTERNET
-        engine, face = self._engine(fetch)
-        await self._pull(fetch, face, engine.pull(fetch.name))
+        engine, endpoint = self._engine(fetch)
+        await self._pull(fetch, endpoint, engine.pull(fetch.name))
 
     async def _copy_from(self, fetch: Transfer, node: Node, card: ModelInfo) -> None:
         """Under a name that tells where it is from; then it gets its own, and the other goes."""
@@ -246,17 +246,17 @@ class Transfers:
         full = transfer_queue.no_room(self._node(fetch), card.size_bytes)
         if full is not None:
             raise EngineCallFailed(full)
-        engine, face = self._engine(fetch)
+        engine, endpoint = self._engine(fetch)
         kept = pulled_name(url, card.digest)
-        await self._pull(fetch, face, engine.pull(registry_pull_name(url, card.digest), is_plain=True))
-        await self._order(face, engine.copy(kept, fetch.name))
-        await self._order(face, engine.remove(kept))
+        await self._pull(fetch, endpoint, engine.pull(registry_pull_name(url, card.digest), is_plain=True))
+        await self._order(endpoint, engine.copy(kept, fetch.name))
+        await self._order(endpoint, engine.remove(kept))
 
-    async def _pull(self, fetch: Transfer, face: EngineEndpoint, call: Call | None) -> None:
+    async def _pull(self, fetch: Transfer, endpoint: EngineEndpoint, call: Call | None) -> None:
         if call is None:
-            raise EngineCallFailed(f"an engine of kind {face.kind} fetches nothing")
+            raise EngineCallFailed(f"an engine of kind {endpoint.kind} fetches nothing")
         is_whole = False
-        async with aclosing(self._orders.lines(face.url, call)) as lines:
+        async with aclosing(self._orders.lines(endpoint.url, call)) as lines:
             async for line in lines:
                 told = read_progress(line)
                 if told is not None:
@@ -281,10 +281,10 @@ class Transfers:
                 raise EngineCallFailed(full)
         self._tell()
 
-    async def _order(self, face: EngineEndpoint, call: Call | None) -> None:
+    async def _order(self, endpoint: EngineEndpoint, call: Call | None) -> None:
         if call is None:
-            raise EngineCallFailed(f"an engine of kind {face.kind} cannot do that")
-        reply = await self._orders.send(face.url, call)
+            raise EngineCallFailed(f"an engine of kind {endpoint.kind} cannot do that")
+        reply = await self._orders.send(endpoint.url, call)
         if reply.status >= 400:
             raise EngineCallFailed(f"it answered {reply.status}: {reply.body[:500].decode('utf-8', 'replace')}")
 
@@ -295,8 +295,8 @@ class Transfers:
         return node
 
     def _engine(self, fetch: Transfer) -> tuple[Engine, EngineEndpoint]:
-        for face in self._node(fetch).report.engines:
-            engine = self._engines.get(face.kind)
-            if engine is not None and face.abilities.can_pull:
-                return engine, face
+        for endpoint in self._node(fetch).report.engines:
+            engine = self._engines.get(endpoint.kind)
+            if engine is not None and endpoint.abilities.can_pull:
+                return engine, endpoint
         raise EngineCallFailed("its node has no engine that fetches models")

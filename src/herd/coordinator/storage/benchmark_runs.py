@@ -78,7 +78,7 @@ def describe_fleet(fleet: Fleet) -> dict[str, dict[str, str]]:
             "cards": ", ".join(gpu.name for gpu in report.gpus),
             "agent": report.agent_version,
         }
-        facts |= {face.kind: face.version for face in report.engines}
+        facts |= {endpoint.kind: endpoint.version for endpoint in report.engines}
         found[node.id] = {name: text[:TEXT_MAX_CHARS] for name, text in facts.items() if text}
     return found
 

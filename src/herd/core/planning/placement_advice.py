@@ -204,7 +204,7 @@ class _Ground:
             for node_id, report in sorted(self.machines.reports.items()):
                 if (
                     model in report.models
-                    or not any(face.kind == card.engine.kind for face in report.engines)
+                    or not any(endpoint.kind == card.engine.kind for endpoint in report.engines)
                     or not _has_disk(report, card)
                 ):
                     continue
@@ -218,8 +218,8 @@ class _Ground:
         """The best home's times, scaled by what the two machines' hardware should do."""
         there, here = prior(self.machines.reports[best.node_id], card), prior(report, card)
         ratio = here.step_s / there.step_s
-        face = next(face for face in report.engines if face.kind == card.engine.kind)
-        return PlacementOption(node_id, best.model, size_bytes, best.serve_s * ratio, here.load_s, face.slots)
+        endpoint = next(endpoint for endpoint in report.engines if endpoint.kind == card.engine.kind)
+        return PlacementOption(node_id, best.model, size_bytes, best.serve_s * ratio, here.load_s, endpoint.slots)
 
     # --- pin ---
 
@@ -349,7 +349,7 @@ def _unused(machines: Machines, past: UsageHistory, now: float) -> Iterator[Plac
 
 
 def _models_max(report: Report) -> int | None:
-    return next((face.models_max for face in report.engines if face.models_max), None)
+    return next((endpoint.models_max for endpoint in report.engines if endpoint.models_max), None)
 
 
 def _has_disk(report: Report, card: ModelInfo) -> bool:

@@ -187,7 +187,7 @@ def drifted(fleet: Fleet, model: ModelName) -> dict[str, list[NodeId]]:
 def can_fetch(node: Node) -> bool:
     """Whether it is there and has an engine that takes such orders."""
     is_there = node.liveness in (Liveness.ONLINE, Liveness.DEGRADED) and not node.report.draining
-    return is_there and any(face.abilities.can_pull for face in node.report.engines)
+    return is_there and any(endpoint.abilities.can_pull for endpoint in node.report.engines)
 
 
 def best_target(fleet: Fleet, model: ModelName, size_bytes: int) -> Node | Refusal:

@@ -16,7 +16,7 @@ from herd.core.state.fleet import EngineEndpoint, Loaded, ModelInfo
 USUAL_TOKENS = 8192
 """For which window the bytes of one token are told: a sliding layer's share is less in a larger one."""
 
-_FACE = EngineEndpoint("ollama", "")
+_ENDPOINT = EngineEndpoint("ollama", "")
 
 
 class Details(msgspec.Struct):
@@ -99,7 +99,7 @@ def card(entry: Entry, running: Entry | None) -> ModelInfo:
     details = entry.details or Details()
     return ModelInfo(
         entry.name,
-        _FACE,
+        _ENDPOINT,
         max(0, entry.size),
         entry.digest or "",
         details.family or "",

@@ -17,7 +17,8 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
             f"{names(node.id for node in closed)}: reports, but refuses our connections",
             "A firewall on that machine, or an engine that has ended.",
             tuple(
-                Evidence(node.id, ", ".join(face.url for face in node.report.engines) or "no engine") for node in closed
+                Evidence(node.id, ", ".join(endpoint.url for endpoint in node.report.engines) or "no engine")
+                for node in closed
             ),
             "Start the engine, and allow its port.",
             on_each(closed, restart),

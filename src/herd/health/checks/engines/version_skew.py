@@ -28,17 +28,17 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
             tuple(node.id for node in others),
             "agent",
         )
-    for kind in sorted({face.kind for node in snapshot.here for face in node.report.engines}):
+    for kind in sorted({endpoint.kind for node in snapshot.here for endpoint in node.report.engines}):
         yield from _of_engine(snapshot, kind)
 
 
 def _of_engine(snapshot: Snapshot, kind: str) -> Iterator[Finding]:
     """Engines of one kind whose first two numbers differ: answers, windows and speeds differ with them."""
     known = {
-        node.id: face.version
+        node.id: endpoint.version
         for node in snapshot.here
-        for face in node.report.engines
-        if face.kind == kind and numbers(face.version)
+        for endpoint in node.report.engines
+        if endpoint.kind == kind and numbers(endpoint.version)
     }
     if len({numbers(version)[:2] for version in known.values()}) < 2:
         return

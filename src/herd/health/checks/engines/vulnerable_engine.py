@@ -36,14 +36,14 @@ HOLES = (
 def find(snapshot: Snapshot) -> Iterator[Finding]:
     struck: dict[tuple[str, str], list[tuple[NodeNow, tuple[Vulnerability, ...]]]] = {}
     for node in snapshot.here:
-        for face in node.report.engines:
+        for endpoint in node.report.engines:
             holes = tuple(
                 hole
                 for hole in HOLES
-                if hole.kind == face.kind and () < numbers(face.version) < numbers(hole.closed_in)
+                if hole.kind == endpoint.kind and () < numbers(endpoint.version) < numbers(hole.closed_in)
             )
             if holes:
-                struck.setdefault((face.kind, face.version), []).append((node, holes))
+                struck.setdefault((endpoint.kind, endpoint.version), []).append((node, holes))
     for (kind, version), found in sorted(struck.items()):
         nodes, holes = [node for node, _ in found], found[0][1]
         yield Finding(
