@@ -1,1 +1,1 @@
-"""What the coordinator costs as a gateway, beside nginx and sglang-router. See docs/benchmarks/gateway.md."""
+"""Measures the coordinator's cost as a gateway; docs/benchmarks/gateway.md describes it."""

@@ -1,4 +1,4 @@
-"""Who is measured: starts each gateway in front of the stub, and says whether it is there. Measures nothing."""
+"""Starts each gateway in front of the stub, if it is installed."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.gateway.machine import Trouble, running
-from bench.gateway.scenarios import MODEL, PACED_MODEL, PATH, body
+from bench.gateway.machine import BenchmarkError, running
+from bench.gateway.probe import Answer, probe
+from bench.gateway.scenarios import MODEL, OLLAMA, OLLAMA_MODEL, OPENAI, PACED_MODEL, SCENARIOS, TRANSLATED, ApiPath
 
 ROOT = Path(__file__).resolve().parents[2]
-START_MAX_S = 40.0
-BOOKS_MAX_S = 30.0
+START_MAX_S = 20.0
+STORED_MAX_S = 30.0
 HEARTBEAT_EVERY_S = 2.0
 SLOTS = 512
 DATABASE = "latency.db"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a gateway is to run: before this stub, on this core, with this folder for its files."""
+class Assignment:
+    """The stub, the CPU core and the folder for the files of a gateway."""
 
     stub_port: int
     core: int | None
@@ -39,22 +40,23 @@ class Place:
 
 @dataclass(slots=True)
 class Gateway:
-    """One that runs. `books` reads, at the end, what it wrote down of the requests."""
+    """A running gateway. `stored_traces` reads, at the end, how many requests it stored."""
 
     name: str
     version: str
     port: int
+    paths: tuple[ApiPath, ...]
     pid: int | None = None
-    books: Callable[[], dict[str, object]] = field(default=dict)
+    stored_traces: Callable[[], dict[str, object]] = field(default=dict)
 
 
-Start = Callable[[Place], AbstractContextManager[Gateway]]
+Start = Callable[[Assignment], AbstractContextManager[Gateway]]
 
 
 @contextmanager
-def direct(place: Place) -> Iterator[Gateway]:
-    """Nobody in the middle: the most that stub and generator can do together."""
-    yield Gateway("direct", "", place.stub_port)
+def direct(assigned: Assignment) -> Iterator[Gateway]:
+    """No gateway: the maximum that stub and load generator reach together."""
+    yield Gateway("direct", "", assigned.stub_port, (OPENAI, OLLAMA))
 
 
 # --- nginx ---
@@ -79,19 +81,19 @@ http {{
 
 def nginx() -> Start | None:
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
-    return None if program is None else lambda place: _nginx(program, place)
+    return None if program is None else lambda assigned: _nginx(program, assigned)
 
 
 @contextmanager
-def _nginx(program: str, place: Place) -> Iterator[Gateway]:
+def _nginx(program: str, assigned: Assignment) -> Iterator[Gateway]:
     port = free_port()
-    config = place.folder / "nginx.conf"
-    config.write_text(NGINX.format(folder=place.folder, stub_port=place.stub_port, port=port), "utf-8")
-    version = _said([program, "-v"]).rpartition("/")[2]
-    log = place.folder / "log"
-    with running([program, "-p", str(place.folder), "-c", str(config)], place.core, log) as process:
+    config = assigned.folder / "nginx.conf"
+    config.write_text(NGINX.format(folder=assigned.folder, stub_port=assigned.stub_port, port=port), "utf-8")
+    version = _first_line_of([program, "-v"]).rpartition("/")[2]
+    log = assigned.folder / "log"
+    with running([program, "-p", str(assigned.folder), "-c", str(config)], assigned.core, log) as process:
         _await_answer(port, process, log)
-        yield Gateway("nginx", version, port, process.pid)
+        yield Gateway("nginx", version, port, (OPENAI, OLLAMA), process.pid)
 
 
 # --- sglang-router ---
@@ -103,13 +105,13 @@ def sglang(path: str | None) -> Start | None:
         beside = Path(sys.executable).with_name("sglang-router")
         program = str(beside) if beside.exists() else None
     if program is None and path is not None:
-        raise Trouble(f"there is no program {path}")
-    return None if program is None else lambda place: _sglang(program, place)
+        raise BenchmarkError(f"there is no program {path}")
+    return None if program is None else lambda assigned: _sglang(program, assigned)
 
 
 @contextmanager
-def _sglang(program: str, place: Place) -> Iterator[Gateway]:
-    """The cheapest policy, and quiet: what it does per request is then least."""
+def _sglang(program: str, assigned: Assignment) -> Iterator[Gateway]:
+    """The cheapest policy and the fewest log lines, for the least work per request."""
     port, metrics_port = free_port(), free_port()
     argv = [
         program,
@@ -119,7 +121,7 @@ def _sglang(program: str, place: Place) -> Iterator[Gateway]:
         "--port",
         str(port),
         "--worker-urls",
-        f"http://127.0.0.1:{place.stub_port}",
+        f"http://127.0.0.1:{assigned.stub_port}",
         "--policy",
         "round_robin",
         "--log-level",
@@ -127,10 +129,11 @@ def _sglang(program: str, place: Place) -> Iterator[Gateway]:
         "--prometheus-port",
         str(metrics_port),
     ]
-    log = place.folder / "log"
-    with running(argv, place.core, log) as process:
+    log = assigned.folder / "log"
+    with running(argv, assigned.core, log) as process:
         _await_answer(port, process, log)
-        yield Gateway("sglang-router", _said([program, "--version"]).split(" ")[-1], port, process.pid)
+        version = _first_line_of([program, "--version"]).split(" ")[-1]
+        yield Gateway("sglang-router", version, port, (OPENAI,), process.pid)
 
 
 # --- herd ---
@@ -141,16 +144,16 @@ def herd() -> Start:
 
 
 @contextmanager
-def _herd(place: Place) -> Iterator[Gateway]:
-    """As it is installed: limits, routing and traces on. Only mDNS is off: this node is not for the neighbours."""
-    port, data_dir = free_port(), place.folder / "data"
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("FLEET_")}
+def _herd(assigned: Assignment) -> Iterator[Gateway]:
+    """With default settings: limits, routing and traces. Only mDNS is off, to stay invisible in the network."""
+    port, data_dir = free_port(), assigned.folder / "data"
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("FLEET_")}
     sources = os.pathsep.join([str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
     env = {
-        **kept,
+        **inherited,
         "FLEET_MDNS": "false",
         "FLEET_OPEN": "true",
-        "FLEET_ENV_FILE": str(place.folder / "none.env"),
+        "FLEET_ENV_FILE": str(assigned.folder / "none.env"),
         "PYTHONPATH": sources,
     }
     argv = [
@@ -165,27 +168,29 @@ def _herd(place: Place) -> Iterator[Gateway]:
         "--data-dir",
         str(data_dir),
     ]
-    log = place.folder / "log"
-    with running(argv, place.core, log, env) as process, _node(port, place.stub_port):
-        answer = _await_answer(port, process, log)
-        if answer.getheader("X-Fleet-Node") is None:
-            raise Trouble("herd answered without X-Fleet-Node: the request was not routed")
-        version = _said([sys.executable, "-m", "herd", "--version"], env).split(" ")[-1]
-        yield Gateway("herd", version, port, process.pid, lambda: _books(port, data_dir))
+    log = assigned.folder / "log"
+    with running(argv, assigned.core, log, env) as process, _nodes(port, assigned.stub_port):
+        for path in (OPENAI, OLLAMA):
+            if "x-fleet-node" not in _await_answer(port, process, log, path).headers:
+                raise BenchmarkError("herd answered without X-Fleet-Node: the request was not routed")
+        version = _first_line_of([sys.executable, "-m", "herd", "--version"], env).split(" ")[-1]
+        paths = (OPENAI, OLLAMA, TRANSLATED)
+        yield Gateway("herd", version, port, paths, process.pid, lambda: _stored_traces(port, data_dir))
 
 
 @contextmanager
-def _node(port: int, stub_port: int) -> Iterator[None]:
-    """A node that reports every two seconds, as an agent would; the engine is the stub."""
-    report = heartbeat(stub_port)
+def _nodes(port: int, stub_port: int) -> Iterator[None]:
+    """Two nodes that send heartbeats as agents do. The stub is the OpenAI engine of one and the Ollama of the other."""
+    reports = (openai_heartbeat(stub_port), ollama_heartbeat(stub_port))
     is_over = threading.Event()
 
-    def reporting() -> None:
+    def report() -> None:
         wait_s = 0.05
         while not is_over.wait(wait_s):
-            wait_s = HEARTBEAT_EVERY_S if _is_accepted(port, report) else 0.05
+            accepted = [_is_accepted(port, one) for one in reports]
+            wait_s = HEARTBEAT_EVERY_S if all(accepted) else 0.05
 
-    reporter = threading.Thread(target=reporting, daemon=True)
+    reporter = threading.Thread(target=report, daemon=True)
     reporter.start()
     try:
         yield
@@ -194,20 +199,27 @@ def _node(port: int, stub_port: int) -> Iterator[None]:
         reporter.join(5.0)
 
 
-def heartbeat(stub_port: int) -> bytes:
-    """An idle machine of 64 GB with the two models of this benchmark in memory."""
+def openai_heartbeat(stub_port: int) -> bytes:
+    return _heartbeat("bench-openai", "vllm", stub_port, [MODEL, PACED_MODEL])
+
+
+def ollama_heartbeat(stub_port: int) -> bytes:
+    return _heartbeat("bench-ollama", "ollama", stub_port, [f"{OLLAMA_MODEL}:latest"])
+
+
+def _heartbeat(node: str, kind: str, stub_port: int, names: list[str]) -> bytes:
+    """An idle machine of 64 GB with its models in memory."""
     loaded = {"size_bytes": 1 << 30, "context_tokens": 8192}
-    models = [{"name": f"{name}:latest", "size_bytes": 1 << 30, "loaded": loaded} for name in (MODEL, PACED_MODEL)]
     engine = {
-        "kind": "ollama",
+        "kind": kind,
         "url": f"http://127.0.0.1:{stub_port}",
         "version": "0.17.7",
         "slots": SLOTS,
-        "models": models,
+        "models": [{"name": name, "size_bytes": 1 << 30, "loaded": loaded} for name in names],
     }
     own = {"boot_id": "bench", "os": "linux", "engines": [engine]}
     memory = {"total_gb": 64.0, "used_gb": 8.0, "available_gb": 56.0}
-    return json.dumps({"node_id": "bench", "memory": memory, "herd": own}).encode()
+    return json.dumps({"node_id": node, "memory": memory, "herd": own}).encode()
 
 
 def _is_accepted(port: int, report: bytes) -> bool:
@@ -219,9 +231,9 @@ def _is_accepted(port: int, report: bytes) -> bool:
         return False
 
 
-def _books(port: int, data_dir: Path) -> dict[str, object]:
-    """What the store says of itself once nothing waits, and the rows that are really there, by status."""
-    until = time.monotonic() + BOOKS_MAX_S
+def _stored_traces(port: int, data_dir: Path) -> dict[str, object]:
+    """The store's own counters once its queue is empty, and the number of rows by status."""
+    until = time.monotonic() + STORED_MAX_S
     while True:
         store = dict(json.loads(_get(port, "/fleet/status"))["store"])
         if not store["waiting"] or time.monotonic() > until:
@@ -232,16 +244,16 @@ def _books(port: int, data_dir: Path) -> dict[str, object]:
     return {"store": store, "rows": dict(rows)}
 
 
-# --- all of them ---
+# --- all gateways ---
 
 
 def free_port() -> int:
-    with socket.socket() as door:
-        door.bind(("127.0.0.1", 0))
-        return int(door.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
-def _said(argv: list[str], env: dict[str, str] | None = None) -> str:
+def _first_line_of(argv: list[str], env: dict[str, str] | None = None) -> str:
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=20, env=env, check=False)
     except subprocess.TimeoutExpired:
@@ -255,20 +267,16 @@ def _get(port: int, path: str) -> bytes:
         return connection.getresponse().read()
 
 
-def _await_answer(port: int, process: subprocess.Popen[bytes], log: Path) -> http.client.HTTPResponse:
-    """Asks until a whole answer comes from the stub behind it."""
-    question = json.dumps(body(MODEL, False)).encode()
+def _await_answer(port: int, process: subprocess.Popen[bytes], log: Path, path: ApiPath = OPENAI) -> Answer:
+    """Sends requests until one is answered correctly. Raises `BenchmarkError` after a timeout."""
+    scenario = next(one for one in SCENARIOS if one.path is path and not one.is_stream)
     until = time.monotonic() + START_MAX_S
+    problem = ""
     while time.monotonic() < until and process.poll() is None:
         try:
-            with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5.0)) as connection:
-                connection.request("POST", PATH, question, {"Content-Type": "application/json"})
-                answer = connection.getresponse()
-                if answer.status == 200 and answer.read().endswith(b'"whole"}'):
-                    return answer
-        except (OSError, http.client.HTTPException):
-            pass
+            return probe(port, scenario)
+        except (OSError, http.client.HTTPException, BenchmarkError) as error:
+            problem = str(error)
         time.sleep(0.1)
-    raise Trouble(
-        f"it did not start: {(log.read_text('utf-8', 'replace').strip().splitlines() or ['it said nothing'])[-1]}"
-    )
+    lines = log.read_text("utf-8", "replace").strip().splitlines() or ["no output"]
+    raise BenchmarkError(f"it did not start: {problem}; the last line of its output: {lines[-1]}")

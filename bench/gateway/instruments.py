@@ -1,5 +1,6 @@
-"""The stub engine and the load generator: compiles, starts and reads them. They are in C because what measures must be
-several times faster than what is measured; nothing of the product is.
+"""Compiles and starts the stub engine and the load generator, and reads their results.
+
+Both are in C because a measuring program must be several times faster than the measured one. herd itself contains no C.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.gateway.machine import Trouble, running
+from bench.gateway.machine import BenchmarkError, running
 
 HERE = Path(__file__).parent
 COMPILE_MAX_S = 60.0
@@ -23,6 +24,10 @@ START_MAX_S = 5.0
 CHUNKS = 64
 PACE_MS = 10
 STREAM_S = CHUNKS * PACE_MS / 1000
+TOKEN = " grass"
+"""The text of every chunk of the stub's streams."""
+SENTENCE = "The herd moves as one body, yet each animal in it looks for its own grass and keeps an eye on the others. "
+"""The stub's complete answers contain this sentence three times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +38,11 @@ class Tools:
     load: Path
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What one run of the generator saw. Times in microseconds, from the request's leaving.
+    """The result of one run of the load generator. Times are in microseconds and begin when the request is sent.
 
-    The `all_` numbers include the warm-up; `reason` tells of the first error.
+    The `all_` numbers include the warm-up; `reason` describes the first error.
     """
 
     answers: int
@@ -61,10 +66,10 @@ def compiler() -> str | None:
 
 
 def compiled() -> Tools:
-    """Both programs, compiled where their source is newer than what is cached. Raises Trouble without a C compiler."""
+    """Both programs, from the cache or newly compiled. Raises `BenchmarkError` without a C compiler."""
     cc = compiler()
     if cc is None:
-        raise Trouble("no C compiler (cc, gcc or clang) was found; the stub and the load generator need one")
+        raise BenchmarkError("no C compiler (cc, gcc or clang) was found; install one, for example: apt install gcc")
     return Tools(_compiled(cc, HERE / "stub.c"), _compiled(cc, HERE / "load.c"))
 
 
@@ -86,7 +91,7 @@ def _compiled(cc: str, source: Path) -> Path:
             check=False,
         )
         if done.returncode:
-            raise Trouble(
+            raise BenchmarkError(
                 f"{source.name} does not compile: {(done.stderr.strip().splitlines() or ['no reason given'])[0]}"
             )
         return fresh.replace(program)
@@ -94,61 +99,63 @@ def _compiled(cc: str, source: Path) -> Path:
 
 @contextmanager
 def stub(tools: Tools, core: int | None, folder: Path) -> Iterator[int]:
-    """A running stub; gives its port."""
+    """Runs a stub and yields its port."""
     log = folder / "stub.log"
     argv = [str(tools.stub), "--port", "0", "--chunks", str(CHUNKS), "--pace-ms", str(PACE_MS)]
     with running(argv, core, log) as process:
         until = time.monotonic() + START_MAX_S
         while time.monotonic() < until and process.poll() is None:
-            said = log.read_text("utf-8").split()
-            if len(said) >= 2 and said[0] == "port":
-                yield int(said[1])
+            printed = log.read_text("utf-8").split()
+            if len(printed) >= 2 and printed[0] == "port":
+                yield int(printed[1])
                 return
             time.sleep(0.01)
-        raise Trouble(f"the stub did not start: {log.read_text('utf-8').strip()}")
+        raise BenchmarkError(f"the stub did not start: {log.read_text('utf-8').strip()}")
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One scenario for the generator. `lines` is 0 for answers that are not streams."""
+    """The load of one scenario. An answer is correct if it has `lines` line ends (0: the length of the first answer)
+    and ends with `end`.
+    """
 
     connections: int
-    path: str
+    url_path: str
     body: dict[str, object]
-    lines: int
-    tail: str
+    end: str
+    lines: int = 0
     stagger_s: float = 0.0
 
 
 def measured(tools: Tools, load: Load, port: int, seconds: float, warmup_s: float, folder: Path) -> Reading:
-    """Runs the generator against a port. Raises Trouble when it cannot run or does not end in time."""
+    """Runs the load generator against a port. Raises `BenchmarkError` if it fails or does not end in time."""
     body = folder / "body.json"
     body.write_text(json.dumps(load.body, separators=(",", ":")), "utf-8")
     options = {
         "--port": port,
-        "--path": load.path,
+        "--path": load.url_path,
         "--body": body,
         "--connections": load.connections,
         "--seconds": seconds,
         "--warmup-s": warmup_s,
         "--stagger-ms": load.stagger_s * 1000,
         "--lines": load.lines,
-        "--tail": load.tail,
+        "--tail": load.end,
     }
     argv = [str(tools.load), *(str(part) for option in options.items() for part in option)]
     time_max_s = load.stagger_s + warmup_s + seconds + 10.0
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=time_max_s, check=False)
     except subprocess.TimeoutExpired as error:
-        raise Trouble(f"the load generator did not end within {time_max_s:.0f} s") from error
+        raise BenchmarkError(f"the load generator did not end within {time_max_s:.0f} s") from error
     if done.returncode:
-        raise Trouble(f"the load generator failed: {done.stderr.strip()[:200]}")
+        raise BenchmarkError(f"the load generator failed: {done.stderr.strip()[:200]}")
     return read(done.stdout)
 
 
 def read(line: str) -> Reading:
-    """The generator's line. Raises Trouble where it is not one."""
+    """Parses the line that the load generator prints. Raises `BenchmarkError` if it is malformed."""
     try:
         return Reading(**json.loads(line))
     except (ValueError, TypeError) as error:
-        raise Trouble(f"the load generator said something else: {line[:100]!r}") from error
+        raise BenchmarkError(f"the load generator printed something unexpected: {line[:100]!r}") from error

@@ -1,11 +1,11 @@
-/* The clients that are not there: N connections, each with one request at a time, reused for the next one. Counts whole
- * answers only, and reads every byte of each to know that it is whole.
+/* A load generator: N persistent connections with one request at a time each. Reads every byte of every answer and
+ * counts only correct answers.
  *
  *   load --port P --path /x --body FILE --connections N --seconds S --warmup-s W --stagger-ms G --lines L --tail TEXT
  *
- * An answer is whole when its status is 200, its framing ended, its body has L line ends (0: as many as the first answer)
- * and ends with TEXT. The first requests of the N connections are spread over G ms: people do not come in step.
- * Prints one line of JSON; times in microseconds. "first" is the time from the request to the first byte of the body.
+ * An answer is correct if its status is 200, its framing is complete, its body has L line ends (0: the length of the
+ * first answer) and ends with TEXT. The first requests of the N connections are spread over G ms, because real clients
+ * do not start at the same time. Prints one line of JSON with times in microseconds. "first" is the time from the request to the first byte of the body.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -26,9 +26,9 @@ enum { HEAD_MAX = 16384, READ_MAX = 65536, EVENTS_MAX = 256, TAIL_MAX = 64 };
 typedef enum { WAITING, HEAD, LENGTH, SIZE, DATA, DATA_END, TRAILER } Step;
 
 typedef struct {
-    int fd, lines, is_first_told;
+    int fd, lines, has_first_byte;
     Step step;
-    long begun_us, start_us; /* when the request left; when the first one is to leave */
+    long begun_us, start_us; /* when the request was sent; when to send the first one */
     size_t left, head_len, tail_len, bytes, sent;
     char head[HEAD_MAX], tail[TAIL_MAX];
 } Conn;
@@ -44,9 +44,9 @@ static size_t request_len;
 static int lines_wanted, poller;
 static const char *tail_wanted = "";
 static long window_us[2];
-static Samples whole, first;
+static Samples complete, first;
 static long answers, lines_seen, body_bytes, errors, connects, body_bytes_wanted;
-static long all_answers, all_lines; /* the warm-up and the end included: what the gateway's CPU time was spent on */
+static long all_answers, all_lines; /* with warm-up and end, to compare with the gateway's CPU time */
 static char reason[160];
 
 static long now_us(void) {
@@ -87,10 +87,10 @@ static void dial(Conn *c) {
 
 static void ask(Conn *c, long at_us) {
     c->step = HEAD;
-    c->lines = c->is_first_told = 0;
+    c->lines = c->has_first_byte = 0;
     c->left = c->head_len = c->tail_len = c->bytes = 0;
     c->begun_us = at_us;
-    /* A request is far smaller than a socket's buffer, which is empty here: it always leaves whole. */
+    /* A request is far smaller than the socket's buffer, which is empty here: one send is enough. */
     if (send(c->fd, request, request_len, MSG_NOSIGNAL) != (ssize_t)request_len) perror("send");
 }
 
@@ -104,8 +104,8 @@ static void wrong(Conn *c, const char *why) {
 
 static void took(Conn *c, const char *data, size_t len, long at_us) {
     int lines = 0;
-    if (!c->is_first_told && len) {
-        c->is_first_told = 1;
+    if (!c->has_first_byte && len) {
+        c->has_first_byte = 1;
         if (in_window(at_us)) add(&first, at_us - c->begun_us);
     }
     for (size_t i = 0; i < len; i++) lines += data[i] == '\n';
@@ -127,21 +127,21 @@ static void took(Conn *c, const char *data, size_t len, long at_us) {
     c->tail_len += len;
 }
 
-/* Returns why the answer is not whole, or NULL. */
+/* Returns why the answer is not correct, or NULL. */
 static const char *flaw(Conn *c) {
     size_t len = strlen(tail_wanted);
     if (!lines_wanted && !body_bytes_wanted) body_bytes_wanted = (long)c->bytes;
-    if (lines_wanted ? c->lines != lines_wanted : (long)c->bytes != body_bytes_wanted) return "an answer was short or long";
-    if (c->tail_len < len || memcmp(c->tail + c->tail_len - len, tail_wanted, len)) return "an answer did not end as it should";
+    if (lines_wanted ? c->lines != lines_wanted : (long)c->bytes != body_bytes_wanted) return "an answer had the wrong length";
+    if (c->tail_len < len || memcmp(c->tail + c->tail_len - len, tail_wanted, len)) return "an answer had the wrong end";
     return NULL;
 }
 
-/* Returns 0 when the connection was given up. */
+/* Returns 0 if the connection was closed. */
 static int answered(Conn *c, long at_us) {
     const char *why = flaw(c);
     if (why) return wrong(c, why), 0;
     all_answers++;
-    if (in_window(at_us)) answers++, add(&whole, at_us - c->begun_us);
+    if (in_window(at_us)) answers++, add(&complete, at_us - c->begun_us);
     ask(c, at_us);
     return 1;
 }
@@ -163,7 +163,7 @@ static const char *read_head(Conn *c) {
 
 static size_t min(size_t a, size_t b) { return a < b ? a : b; }
 
-/* Eats bytes of the head. Returns how many, or -1. */
+/* Consumes bytes of the head. Returns their number, or -1. */
 static long eat_head(Conn *c, const char *data, size_t len) {
     size_t n = min(len, HEAD_MAX - 1 - c->head_len), old = c->head_len;
     char *end;
@@ -181,12 +181,12 @@ static long eat_head(Conn *c, const char *data, size_t len) {
 
 static int hex(char ch) { return ch >= '0' && ch <= '9' ? ch - '0' : (ch | 32) >= 'a' && (ch | 32) <= 'f' ? (ch | 32) - 'a' + 10 : -1; }
 
-/* A line of the framing, byte by byte: a size, the end of a chunk, the end of all. Returns 1 when the answer ended. */
+/* Consumes one byte of the chunked framing. Returns 1 at the end of the answer. */
 static int eat_line(Conn *c, char ch) {
     if (c->step == SIZE) {
         if (ch == '\n') c->step = c->left ? DATA : TRAILER, c->head_len = 0;
         else if (hex(ch) >= 0 && !c->head_len) c->left = c->left * 16 + (size_t)hex(ch);
-        else c->head_len = 1; /* an extension or the line's end: no digit counts after it */
+        else c->head_len = 1; /* an extension or the line's end: later digits do not count */
     } else if (c->step == DATA_END) {
         if (ch == '\n') c->step = SIZE;
     } else if (ch == '\n') {
@@ -203,7 +203,7 @@ static void eat(Conn *c, const char *data, size_t len, long at_us) {
         size_t n = 1;
         int is_over = 0;
         if (c->step == WAITING) {
-            wrong(c, "bytes that nobody asked for");
+            wrong(c, "bytes before a request");
             return;
         } else if (c->step == HEAD) {
             long eaten = eat_head(c, data, len);
@@ -237,7 +237,7 @@ static void readable(Conn *c) {
     eat(c, data, (size_t)n, now_us());
 }
 
-/* --- all of it --- */
+/* --- the program --- */
 
 static char *read_file(const char *name, size_t *len) {
     FILE *f = fopen(name, "rb");
@@ -260,7 +260,7 @@ static void make_request(int port, const char *path, const char *body_file) {
     request_len += len;
 }
 
-/* Starts those whose time has come. Returns ms until the next, or how long to wait at most. */
+/* Sends the first requests that are due. Returns the longest time to wait in ms. */
 static int start_due(Conn *all, int n, int *started) {
     long now = now_us();
     while (*started < n && all[*started].start_us <= now) ask(&all[(*started)++], now_us());
@@ -268,11 +268,11 @@ static int start_due(Conn *all, int n, int *started) {
 }
 
 static void report(double seconds, int stuck) {
-    qsort(whole.us, whole.len, sizeof(uint32_t), by_size);
+    qsort(complete.us, complete.len, sizeof(uint32_t), by_size);
     qsort(first.us, first.len, sizeof(uint32_t), by_size);
     printf("{\"answers\": %ld, \"seconds\": %.3f, \"lines\": %ld, \"body_bytes\": %ld, \"all_answers\": %ld, \"all_lines\": %ld, \"errors\": %ld, \"stuck\": %d, \"connects\": %ld, "
            "\"p50_us\": %ld, \"p99_us\": %ld, \"first_p50_us\": %ld, \"first_p99_us\": %ld, \"reason\": \"%.*s\"}\n",
-           answers, seconds, lines_seen, body_bytes, all_answers, all_lines, errors, stuck, connects, quantile(&whole, 0.5), quantile(&whole, 0.99),
+           answers, seconds, lines_seen, body_bytes, all_answers, all_lines, errors, stuck, connects, quantile(&complete, 0.5), quantile(&complete, 0.99),
            quantile(&first, 0.5), quantile(&first, 0.99), (int)strcspn(reason, "\r\n\"\\"), reason);
 }
 

@@ -1,4 +1,4 @@
-"""Which cores are used by whom, and what a process takes of them. Starts and ends processes; measures no gateway."""
+"""Assigns CPU cores, starts and ends processes, and reads the CPU time and memory that they use."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ import psutil
 END_MAX_S = 8.0
 
 
-class Trouble(Exception):
-    """What keeps the benchmark from running, in one line."""
+class BenchmarkError(Exception):
+    """The benchmark cannot run; the text gives the reason in one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cores:
-    """The core of the gateway that is measured, and that of everything which measures. None: not pinned."""
+    """The core of the measured gateway, and the core of the stub and the load generator. None: not pinned."""
 
     gateway: int | None
     instruments: int | None
 
 
 def cores() -> Cores:
-    """The last core for the gateway, the first for the rest: interrupts usually come to the first."""
+    """The gateway gets the last core, the other programs the first one, which usually handles interrupts."""
     if sys.platform != "linux":
-        raise Trouble("the gateway benchmark needs Linux: its stub and its load generator are written for epoll")
+        raise BenchmarkError("the gateway benchmark needs Linux: its stub and its load generator are written for epoll")
     allowed = sorted(os.sched_getaffinity(0))
     return Cores(allowed[-1], allowed[0]) if len(allowed) > 1 else Cores(None, None)
 
 
 def pin(core: int | None) -> None:
-    """This process, and what it starts, to one core."""
+    """Pins this process and the processes that it starts to one core."""
     if core is not None and sys.platform == "linux":
         os.sched_setaffinity(0, {core})
 
 
 def facts() -> dict[str, object]:
-    """What a figure means nothing without."""
+    """The machine's properties that a reader needs to judge the figures."""
     return {
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
@@ -64,7 +64,7 @@ def _cpu_model() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a process and its children took so far: seconds of CPU, bytes in memory."""
+    """The CPU time and the resident memory of a process and its children."""
 
     cpu_s: float
     rss_bytes: int
@@ -84,7 +84,7 @@ def usage(pid: int) -> Usage:
 def running(
     argv: Sequence[str], core: int | None, log: Path, env: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a group of its own on one core; its output goes to `log`. It has ended when the block is left."""
+    """Runs a process in its own process group on one core, with its output in `log`, until the block ends."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             argv,
@@ -102,7 +102,7 @@ def running(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Asked first, then made to. The group is the process's own, so nobody else is hit."""
+    """Sends SIGTERM, and SIGKILL to its process group after a timeout."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
     try:

@@ -1,28 +1,93 @@
-"""What is asked of every gateway: the cells of the table, and the requests in them. Runs nothing."""
+"""Defines the API paths, the requests and the load of every cell of the gateway benchmark."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from bench.gateway.instruments import CHUNKS, STREAM_S, Load
+from bench.gateway.instruments import CHUNKS, SENTENCE, STREAM_S, TOKEN, Load
 
-PATH = "/v1/chat/completions"
+OPENAI_URL_PATH = "/v1/chat/completions"
+OLLAMA_URL_PATH = "/api/chat"
 MODEL = "bench"
 PACED_MODEL = "bench-paced"
-"""The stub paces a stream whose request has this name in it: a model's name is what every gateway lets through."""
-LINES_PER_EVENT = 2
+"""The stub sends the chunks of a stream at a fixed pace if the request names this model; every gateway keeps the name."""
+OLLAMA_MODEL = "bench-ollama"
 STREAMS = 256
 _NOTES = "Summarise the following notes for the weekly meeting and keep every number that is in them. " * 9
 
 
 @dataclass(frozen=True, slots=True)
-class Scenario:
-    """`key` is its name on the command line and in the JSON."""
+class ApiPath:
+    """The API of the client and, through the model's name, the API of the engine."""
 
     key: str
-    told: str
+    title: str
+    url_path: str
+    model: str
+    complete_end: str
+    stream_end: str
+    read: Callable[[bytes], str]
+    """The text of an answer, streamed or not. Raises `ValueError`, `KeyError` or `TypeError` if it is malformed."""
+
+
+def _openai_text(answer: bytes) -> str:
+    if not answer.startswith(b"data:"):
+        return str(json.loads(answer)["choices"][0]["message"]["content"])
+    events = [line.removeprefix(b"data:").strip() for line in answer.splitlines() if line.startswith(b"data:")]
+    choices = [choice for event in events if event != b"[DONE]" for choice in json.loads(event).get("choices", ())]
+    return "".join(choice["delta"].get("content") or "" for choice in choices)
+
+
+def _ollama_text(answer: bytes) -> str:
+    return "".join(json.loads(line)["message"]["content"] for line in answer.splitlines())
+
+
+DONE_EVENT = "data: [DONE]\n\n"
+OPENAI = ApiPath(
+    key="openai",
+    title="OpenAI client, OpenAI engine",
+    url_path=OPENAI_URL_PATH,
+    model=MODEL,
+    complete_end='"complete"}',
+    stream_end=DONE_EVENT,
+    read=_openai_text,
+)
+OLLAMA = ApiPath(
+    key="ollama",
+    title="Ollama client, Ollama engine",
+    url_path=OLLAMA_URL_PATH,
+    model=OLLAMA_MODEL,
+    complete_end="}",
+    stream_end='"eval_count":64}\n',
+    read=_ollama_text,
+)
+TRANSLATED = ApiPath(
+    key="translated",
+    title="OpenAI client, Ollama engine",
+    url_path=OPENAI_URL_PATH,
+    model=OLLAMA_MODEL,
+    complete_end="}",
+    stream_end=DONE_EVENT,
+    read=_openai_text,
+)
+PATHS = (OPENAI, OLLAMA, TRANSLATED)
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One cell. `key` is its name on the command line and in the JSON file."""
+
+    key: str
+    path: ApiPath
     load: Load
     is_stream: bool = False
+
+    @property
+    def text(self) -> str:
+        """The text of every correct answer."""
+        return TOKEN * CHUNKS if self.is_stream else SENTENCE * 3
 
 
 def body(model: str, stream: bool) -> dict[str, object]:
@@ -35,22 +100,32 @@ def body(model: str, stream: bool) -> dict[str, object]:
     }
 
 
-def _plain(connections: int) -> Scenario:
-    load = Load(connections, PATH, body(MODEL, False), 0, '"whole"}')
-    return Scenario(f"c{connections}", f"answers of 600 bytes, {connections} at a time", load)
+def _key(path: ApiPath, name: str) -> str:
+    return name if path is OPENAI else f"{path.key}-{name}"
 
 
-def _streams(key: str, told: str, model: str, stagger_s: float) -> Scenario:
-    lines = (CHUNKS + 1) * LINES_PER_EVENT
-    load = Load(STREAMS, PATH, body(model, True), lines, "data: [DONE]\n\n", stagger_s)
-    return Scenario(key, told, load, is_stream=True)
+def _complete(path: ApiPath, connections: int) -> Scenario:
+    load = Load(connections, path.url_path, body(path.model, False), path.complete_end)
+    return Scenario(_key(path, f"c{connections}"), path, load)
 
 
-SCENARIOS = (
-    _plain(1),
-    _plain(32),
-    _plain(128),
-    _streams("streams", f"{STREAMS} streams, as fast as they go", MODEL, 0.0),
-    _streams("paced", f"{STREAMS} streams, a chunk every 10 ms", PACED_MODEL, STREAM_S),
-)
-"""In this order in every round."""
+def _streams(path: ApiPath, name: str, model: str, stagger_s: float) -> Scenario:
+    load = Load(STREAMS, path.url_path, body(model, True), path.stream_end, stagger_s=stagger_s)
+    return Scenario(_key(path, name), path, load, is_stream=True)
+
+
+def _scenarios() -> Iterator[Scenario]:
+    for path in PATHS:
+        yield _complete(path, 1)
+        yield _complete(path, 32)
+        if path is OPENAI:
+            yield _complete(path, 128)
+        yield _streams(path, "streams", path.model, 0.0)
+        if path is OPENAI:
+            yield _streams(path, "paced", PACED_MODEL, STREAM_S)
+
+
+SCENARIOS = tuple(_scenarios())
+"""In this order in every round: `c32` has 32 connections with complete answers, `streams` 256 streams without pauses,
+`paced` 256 streams with a chunk every 10 ms."""
+SMOKE_KEYS = ("c32", "streams", "ollama-c32", "ollama-streams", "translated-c32", "translated-streams")

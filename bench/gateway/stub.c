@@ -1,12 +1,12 @@
-/* The engine that is not there: answers inference requests as fast as one core can, so that what is measured is the
- * gateway in front of it. Knows HTTP/1.1 just well enough for the clients of this benchmark.
+/* A stub engine: answers inference requests as fast as one core can, so that the benchmark measures the gateway in
+ * front of it. It supports only the part of HTTP/1.1 that the gateways of this benchmark use.
  *
  *   stub --port P --chunks N --pace-ms M
  *
- * P 0 takes any port; it is printed as "port P". A request whose body has "stream":true gets N chunks of about 150
- * bytes, each in a write of its own as a real engine sends each token, else one answer of about 600 bytes. Where the
- * body has the word "paced" (it is in the model's name, which passes every gateway), chunks leave M ms apart.
- * /api/... is answered in Ollama's lines, everything else in OpenAI's events. Runs until it is told to end.
+ * P 0 picks a free port; it is printed as "port P". A request whose body has "stream":true gets N chunks of about 150
+ * bytes, each in its own write, as a real engine sends each token; any other request gets one answer of about 600 bytes.
+ * If the body contains "paced" (part of the model's name, which every gateway keeps), chunks are sent M ms apart.
+ * /api/chat is answered in Ollama's format, /v1/chat/completions in OpenAI's. Runs until SIGTERM.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -24,7 +24,7 @@
 
 enum { IN_MAX = 32768, CHUNKS_MAX = 1024, EVENTS_MAX = 256 };
 
-/* A whole answer, made once. A connection only knows how far it has got: `ends[k]` is where step k stops. */
+/* A prepared answer. A connection stores only its position: `ends[k]` is the end of step k. */
 typedef struct {
     char *bytes;
     size_t ends[CHUNKS_MAX + 2];
@@ -33,24 +33,24 @@ typedef struct {
 
 typedef struct Conn {
     int fd;
-    int step;             /* steps of the answer that were begun */
-    size_t sent;          /* bytes of the answer that have left */
+    int step;             /* steps that were started */
+    size_t sent;          /* bytes that were sent */
     const Answer *answer; /* NULL between requests */
-    int is_paced, is_blocked, place;
+    int is_paced, is_blocked, index;
     long due_us;
-    struct Conn *next; /* in the line of those that wait for their time */
+    struct Conn *next; /* in the list of paced connections */
     size_t in_len;
     char in[IN_MAX];
 } Conn;
 
-static Answer openai_whole, openai_stream, ollama_whole, ollama_stream, ollama_version, ollama_tags, ollama_ps, models, fine;
+static Answer openai_complete, openai_stream, ollama_complete, ollama_stream, ollama_version, ollama_tags, ollama_ps, models, healthy;
 static long pace_us = 10000;
 static int chunks = 64;
 static int poller;
 
 static Conn **busy; /* streams that may send now */
 static int busy_len, busy_room;
-static Conn *due_first, *due_last; /* every pace is the same, so this line is in order by itself */
+static Conn *due_first, *due_last; /* one pace for all: the list is always in order */
 
 static long now_us(void) {
     struct timespec t;
@@ -65,7 +65,7 @@ static void fail(const char *what) {
 
 /* --- the answers --- */
 
-static void make_whole(Answer *a, const char *body) {
+static void make_complete(Answer *a, const char *body) {
     a->bytes = malloc(strlen(body) + 256);
     a->ends[0] = (size_t)sprintf(a->bytes, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s", strlen(body), body);
     a->steps = 1;
@@ -73,7 +73,7 @@ static void make_whole(Answer *a, const char *body) {
 
 static size_t put_chunk(char *to, const char *data) { return (size_t)sprintf(to, "%zx\r\n%s\r\n", strlen(data), data); }
 
-/* The head leaves with the first chunk, the end of the stream and of the body with the last. */
+/* The head is sent with the first chunk, the last event and the end of the body with the last chunk. */
 static void make_stream(Answer *a, const char *type, const char *chunk, const char *last) {
     size_t at;
     a->bytes = malloc((strlen(chunk) + 32) * (size_t)chunks + strlen(last) + 512);
@@ -89,15 +89,15 @@ static void make_stream(Answer *a, const char *type, const char *chunk, const ch
     a->steps = chunks;
 }
 
-#define WORDS "The herd moves as one body, yet each animal in it looks for its own grass and keeps an eye on its neighbours. "
+#define SENTENCE "The herd moves as one body, yet each animal in it looks for its own grass and keeps an eye on the others. "
 
 static void make_answers(void) {
-    make_whole(&openai_whole,
+    make_complete(&openai_complete,
                "{\"id\":\"chatcmpl-0001\",\"object\":\"chat.completion\",\"created\":1700000000,\"model\":\"bench\",\"choices\":[{\"index\":0,"
-               "\"message\":{\"role\":\"assistant\",\"content\":\"" WORDS WORDS WORDS "\"},\"finish_reason\":\"stop\"}],"
-               "\"usage\":{\"prompt_tokens\":190,\"completion_tokens\":64,\"total_tokens\":254},\"system_fingerprint\":\"whole\"}");
-    make_whole(&ollama_whole,
-               "{\"model\":\"bench\",\"created_at\":\"2026-01-01T00:00:00Z\",\"message\":{\"role\":\"assistant\",\"content\":\"" WORDS WORDS WORDS
+               "\"message\":{\"role\":\"assistant\",\"content\":\"" SENTENCE SENTENCE SENTENCE "\"},\"finish_reason\":\"stop\"}],"
+               "\"usage\":{\"prompt_tokens\":190,\"completion_tokens\":64,\"total_tokens\":254},\"system_fingerprint\":\"complete\"}");
+    make_complete(&ollama_complete,
+               "{\"model\":\"bench\",\"created_at\":\"2026-01-01T00:00:00Z\",\"message\":{\"role\":\"assistant\",\"content\":\"" SENTENCE SENTENCE SENTENCE
                "\"},\"done\":true,\"done_reason\":\"stop\",\"total_duration\":900000000,\"load_duration\":1000000,\"prompt_eval_count\":190,"
                "\"prompt_eval_duration\":100000000,\"eval_count\":64,\"eval_duration\":799000000}");
     make_stream(&openai_stream, "text/event-stream",
@@ -108,12 +108,12 @@ static void make_answers(void) {
                 "{\"model\":\"bench\",\"created_at\":\"2026-01-01T00:00:00.000000000Z\",\"message\":{\"role\":\"assistant\",\"content\":\" grass\"},\"done\":false}\n",
                 "{\"model\":\"bench\",\"created_at\":\"2026-01-01T00:00:00Z\",\"message\":{\"role\":\"assistant\",\"content\":\"\"},\"done_reason\":\"stop\","
                 "\"done\":true,\"total_duration\":900000000,\"prompt_eval_count\":190,\"eval_count\":64}\n");
-    make_whole(&ollama_version, "{\"version\":\"0.17.7\"}");
-    make_whole(&ollama_tags, "{\"models\":[{\"name\":\"bench:latest\",\"model\":\"bench:latest\",\"size\":1000000000},"
-                             "{\"name\":\"bench-paced:latest\",\"model\":\"bench-paced:latest\",\"size\":1000000000}]}");
-    make_whole(&ollama_ps, "{\"models\":[{\"name\":\"bench:latest\",\"model\":\"bench:latest\",\"size\":1000000000,\"size_vram\":0}]}");
-    make_whole(&models, "{\"object\":\"list\",\"data\":[{\"id\":\"bench\",\"object\":\"model\"},{\"id\":\"bench-paced\",\"object\":\"model\"}]}");
-    make_whole(&fine, "{\"status\":\"ok\"}");
+    make_complete(&ollama_version, "{\"version\":\"0.17.7\"}");
+    make_complete(&ollama_tags, "{\"models\":[{\"name\":\"bench:latest\",\"model\":\"bench:latest\",\"size\":1000000000},"
+                             "{\"name\":\"bench-ollama:latest\",\"model\":\"bench-ollama:latest\",\"size\":1000000000}]}");
+    make_complete(&ollama_ps, "{\"models\":[{\"name\":\"bench:latest\",\"model\":\"bench:latest\",\"size\":1000000000,\"size_vram\":0}]}");
+    make_complete(&models, "{\"object\":\"list\",\"data\":[{\"id\":\"bench\",\"object\":\"model\"},{\"id\":\"bench-paced\",\"object\":\"model\"}]}");
+    make_complete(&healthy, "{\"status\":\"ok\"}");
 }
 
 static int has(const char *where, size_t len, const char *what) { return memmem(where, len, what, strlen(what)) != NULL; }
@@ -121,15 +121,15 @@ static int has(const char *where, size_t len, const char *what) { return memmem(
 static const Answer *answer_for(const char *head, size_t head_len, const char *body, size_t body_len) {
     const char *path = memchr(head, ' ', head_len);
     int streams = has(body, body_len, "\"stream\":true") || has(body, body_len, "\"stream\": true");
-    if (path == NULL) return &fine;
+    if (path == NULL) return &healthy;
     path++;
-    if (!strncmp(path, "/v1/chat/completions", 20)) return streams ? &openai_stream : &openai_whole;
-    if (!strncmp(path, "/api/chat", 9)) return streams ? &ollama_stream : &ollama_whole;
+    if (!strncmp(path, "/v1/chat/completions", 20)) return streams ? &openai_stream : &openai_complete;
+    if (!strncmp(path, "/api/chat", 9)) return streams ? &ollama_stream : &ollama_complete;
     if (!strncmp(path, "/api/version", 12)) return &ollama_version;
     if (!strncmp(path, "/api/tags", 9)) return &ollama_tags;
     if (!strncmp(path, "/api/ps", 7)) return &ollama_ps;
     if (!strncmp(path, "/v1/models", 10)) return &models;
-    return &fine; /* what gateways ask to learn whether we live */
+    return &healthy; /* health checks of the gateways */
 }
 
 /* --- connections --- */
@@ -141,15 +141,15 @@ static void watch(Conn *c, int operation, unsigned events) {
 
 static void join_busy(Conn *c) {
     if (busy_len == busy_room) busy = realloc(busy, sizeof(Conn *) * (size_t)(busy_room = busy_room * 2 + 64));
-    c->place = busy_len;
+    c->index = busy_len;
     busy[busy_len++] = c;
 }
 
 static void leave_busy(Conn *c) {
-    if (c->place < 0) return;
-    busy[c->place] = busy[--busy_len];
-    busy[c->place]->place = c->place;
-    c->place = -1;
+    if (c->index < 0) return;
+    busy[c->index] = busy[--busy_len];
+    busy[c->index]->index = c->index;
+    c->index = -1;
 }
 
 static void join_due(Conn *c) {
@@ -174,7 +174,7 @@ static void drop(Conn *c) {
     free(c);
 }
 
-/* Sends up to the end of the step it is in. Returns 0 when the connection is gone. */
+/* Sends up to the end of the current step. Returns 0 if the connection was closed. */
 static int send_step(Conn *c) {
     size_t end = c->answer->ends[c->step - 1];
     while (c->sent < end) {
@@ -209,7 +209,7 @@ static int begin(Conn *c, const Answer *a, int is_paced) {
     return 1;
 }
 
-/* Answers the requests that are whole, one at a time. Returns 0 when the connection is to go. */
+/* Answers the requests that have arrived completely, one at a time. Returns 0 if the connection must be closed. */
 static int take(Conn *c) {
     while (!c->answer && c->in_len) {
         char *end = memmem(c->in, c->in_len, "\r\n\r\n", 4), *length;
@@ -218,7 +218,7 @@ static int take(Conn *c) {
         head_len = (size_t)(end - c->in) + 4;
         *end = 0;
         length = strcasestr(c->in, "\r\ncontent-length:");
-        if (strcasestr(c->in, "\r\ntransfer-encoding:")) return 0; /* no client of this benchmark needs it */
+        if (strcasestr(c->in, "\r\ntransfer-encoding:")) return 0; /* no gateway of this benchmark uses it */
         *end = '\r';
         body_len = length ? (size_t)atol(length + 17) : 0;
         if (head_len + body_len > IN_MAX) return 0;
@@ -240,18 +240,18 @@ static int readable(Conn *c) {
     return take(c);
 }
 
-static void accept_all(int door) {
+static void accept_all(int listener) {
     int fd, one = 1;
-    while ((fd = accept4(door, NULL, NULL, SOCK_NONBLOCK)) >= 0) {
+    while ((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK)) >= 0) {
         Conn *c = calloc(1, sizeof(Conn));
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
         c->fd = fd;
-        c->place = -1;
+        c->index = -1;
         watch(c, EPOLL_CTL_ADD, EPOLLIN);
     }
 }
 
-/* One more chunk for everybody who is not paced, so that all streams grow side by side. */
+/* Sends one more chunk of each stream without pace, so that all streams progress equally. */
 static void serve_busy(void) {
     for (int i = busy_len - 1; i >= 0; i--) {
         Conn *c = busy[i];
@@ -291,7 +291,7 @@ static void serve_due(void) {
     }
 }
 
-static int patience_ms(void) {
+static int timeout_ms(void) {
     long left_us;
     for (int i = 0; i < busy_len; i++)
         if (!busy[i]->is_blocked) return 0;
@@ -303,18 +303,18 @@ static int patience_ms(void) {
 static int listen_on(int port) {
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((unsigned short)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t len = sizeof a;
-    int one = 1, door = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-    setsockopt(door, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    if (bind(door, (struct sockaddr *)&a, sizeof a) || listen(door, 4096)) fail("listen");
-    getsockname(door, (struct sockaddr *)&a, &len);
+    int one = 1, listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    if (bind(listener, (struct sockaddr *)&a, sizeof a) || listen(listener, 4096)) fail("listen");
+    getsockname(listener, (struct sockaddr *)&a, &len);
     printf("port %d\n", ntohs(a.sin_port));
     fflush(stdout);
-    return door;
+    return listener;
 }
 
 int main(int argc, char **argv) {
     struct epoll_event events[EVENTS_MAX], e = {.events = EPOLLIN, .data.ptr = NULL};
-    int port = 0, door;
+    int port = 0, listener;
     for (int i = 1; i + 1 < argc; i += 2) {
         if (!strcmp(argv[i], "--port")) port = atoi(argv[i + 1]);
         else if (!strcmp(argv[i], "--chunks")) chunks = atoi(argv[i + 1]);
@@ -323,28 +323,28 @@ int main(int argc, char **argv) {
     if (chunks < 2 || chunks > CHUNKS_MAX) return fputs("--chunks must be 2 to 1024\n", stderr), 2;
     make_answers();
     poller = epoll_create1(0);
-    door = listen_on(port);
-    if (epoll_ctl(poller, EPOLL_CTL_ADD, door, &e)) fail("epoll_ctl");
+    listener = listen_on(port);
+    if (epoll_ctl(poller, EPOLL_CTL_ADD, listener, &e)) fail("epoll_ctl");
     for (;;) {
-        int n = epoll_wait(poller, events, EVENTS_MAX, patience_ms());
+        int n = epoll_wait(poller, events, EVENTS_MAX, timeout_ms());
         if (n < 0 && errno != EINTR) fail("epoll_wait");
         for (int i = 0; i < n; i++) {
             Conn *c = events[i].data.ptr;
-            int lives = 1;
+            int is_open = 1;
             if (!c) {
-                accept_all(door);
+                accept_all(listener);
                 continue;
             }
-            if (events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) lives = readable(c);
-            if (lives && (events[i].events & EPOLLOUT) && c->answer) {
-                lives = send_step(c);
-                if (lives && !c->answer) {
+            if (events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) is_open = readable(c);
+            if (is_open && (events[i].events & EPOLLOUT) && c->answer) {
+                is_open = send_step(c);
+                if (is_open && !c->answer) {
                     leave_busy(c);
                     if (c->is_paced) leave_due(c), c->is_paced = 0;
-                    lives = take(c);
+                    is_open = take(c);
                 }
             }
-            if (!lives) drop(c);
+            if (!is_open) drop(c);
         }
         serve_busy();
         serve_due();

@@ -1,4 +1,4 @@
-"""From the rounds' cells to medians, ratios, tables and warnings. Pure: rows in, text out."""
+"""Computes medians and ratios of all rounds, and formats tables, goals and warnings."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 
-from bench.gateway.instruments import CHUNKS, Reading
-from bench.gateway.scenarios import LINES_PER_EVENT
+from bench.gateway.instruments import CHUNKS, Load, Reading
+from bench.gateway.scenarios import PATHS, TRANSLATED
 
 FULL_CORE = 0.9
 GENERATOR_FACTOR = 2.0
 MIB = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One gateway in one scenario, in one round. Milliseconds, microseconds of CPU per answer, share of its core."""
+    """One gateway in one scenario in one round. `cpu_us` is CPU time per answer, `core_share` the used share of its core."""
 
     answers_per_s: float
     chunks_per_s: float
@@ -29,20 +29,20 @@ class Cell:
     errors: float
     reconnects: float
     all_answers: float
-    """Whole answers, the warm-up's too."""
+    """Correct answers, including those of the warm-up."""
 
 
 Medians = Mapping[str, Mapping[str, Cell]]
-"""By gateway, then by scenario."""
+"""Cells by gateway and scenario."""
 
 
-def cell(reading: Reading, connections: int, cpu_s: float, wall_s: float, is_stream: bool) -> Cell:
+def cell(reading: Reading, load: Load, cpu_s: float, wall_s: float) -> Cell:
     """`cpu_s` and `wall_s` cover the whole run of the generator, as its `all_` numbers do."""
-    served = reading.all_lines / (CHUNKS + 1) / LINES_PER_EVENT if is_stream else reading.all_answers
-    chunks_per_s = reading.lines / LINES_PER_EVENT * CHUNKS / (CHUNKS + 1) / reading.seconds
+    served = reading.all_lines / load.lines if load.lines else reading.all_answers
+    chunks_per_s = reading.lines / load.lines * CHUNKS / reading.seconds if load.lines else 0.0
     return Cell(
         answers_per_s=reading.answers / reading.seconds,
-        chunks_per_s=chunks_per_s if is_stream else 0.0,
+        chunks_per_s=chunks_per_s,
         p50_ms=reading.p50_us / 1000,
         p99_ms=reading.p99_us / 1000,
         first_p50_ms=reading.first_p50_us / 1000,
@@ -50,13 +50,13 @@ def cell(reading: Reading, connections: int, cpu_s: float, wall_s: float, is_str
         cpu_us=cpu_s / served * 1e6 if served else 0.0,
         core_share=cpu_s / wall_s if wall_s else 0.0,
         errors=reading.errors + reading.stuck,
-        reconnects=max(0, reading.connects - connections),
+        reconnects=max(0, reading.connects - load.connections),
         all_answers=reading.all_answers,
     )
 
 
 def medians(rounds: Mapping[str, Mapping[str, Sequence[Cell]]]) -> dict[str, dict[str, Cell]]:
-    """Of every number by itself; of errors and reconnects the worst, which a median would hide."""
+    """The median of every number; of errors and reconnects the maximum, which a median would hide."""
     return {
         gateway: {key: _median(cells) for key, cells in scenarios.items() if cells}
         for gateway, scenarios in rounds.items()
@@ -77,13 +77,14 @@ def _median(cells: Sequence[Cell]) -> Cell:
 
 
 def tables(found: Medians, rss_bytes: Mapping[str, int]) -> str:
-    return f"{_table(_answers_rows(found))}\n\n{_table(_streams_rows(found, rss_bytes))}"
+    rows = (_answers_rows(found), _streams_rows(found, rss_bytes), _paths_rows(found))
+    return "\n\n".join(_table(some) for some in rows)
 
 
 def _answers_rows(found: Medians) -> list[list[str]]:
     rows = [
         [
-            "whole answers",
+            "complete answers",
             "rps c=1",
             "c=32",
             "c=128",
@@ -144,6 +145,20 @@ def _streams_rows(found: Medians, rss_bytes: Mapping[str, int]) -> list[list[str
     return rows
 
 
+def _paths_rows(found: Medians) -> list[list[str]]:
+    """Each gateway on each API path that it serves."""
+    rows = [["gateway", "path", "rps c=1", "c=32", "us CPU", "core", "chunks/s", "us CPU per stream", "core"]]
+    for name, cells in found.items():
+        for path in PATHS:
+            prefix = "" if path is PATHS[0] else f"{path.key}-"
+            lone, many, streams = (cells.get(f"{prefix}{key}") for key in ("c1", "c32", "streams"))
+            if lone or many or streams:
+                chunks = f"{streams.chunks_per_s / 1000:.0f}k" if streams else ""
+                measured = [_rate(lone), _rate(many), _cpu(many), _share(many), chunks, _cpu(streams), _share(streams)]
+                rows.append([name, path.title, *measured])
+    return rows
+
+
 def _table(rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose columns also line up on a terminal."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -169,11 +184,11 @@ def _number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-# --- what follows from it ---
+# --- conclusions ---
 
 
 def added_p50_ms(found: Medians, name: str) -> float | None:
-    """What one lone client waits longer than without anybody in the middle."""
+    """The added latency of a gateway for a single client, compared with a direct connection."""
     mine, least = found.get(name, {}).get("c1"), found.get("direct", {}).get("c1")
     return mine.p50_ms - least.p50_ms if mine and least and name != "direct" else None
 
@@ -187,14 +202,14 @@ def rate_ratio(found: Medians, name: str, other: str, key: str) -> float | None:
     return over / under if under else None
 
 
-def aims(found: Medians, rss_bytes: Mapping[str, int]) -> list[str]:
-    """What herd set out for, beside what was measured."""
+def goals(found: Medians, rss_bytes: Mapping[str, int]) -> list[str]:
+    """The goals for herd beside the measured values."""
     paced = found.get("herd", {}).get("paced")
     rss = rss_bytes.get("herd")
     rows: list[tuple[str, float | None, float, bool]] = [
-        ("whole answers at 32 connections, x nginx", rate_ratio(found, "herd", "nginx", "c32"), 0.4, True),
+        ("complete answers at 32 connections, x nginx", rate_ratio(found, "herd", "nginx", "c32"), 0.4, True),
         (
-            "whole answers at 32 connections, x sglang-router",
+            "complete answers at 32 connections, x sglang-router",
             rate_ratio(found, "herd", "sglang-router", "c32"),
             1.2,
             True,
@@ -204,46 +219,40 @@ def aims(found: Medians, rss_bytes: Mapping[str, int]) -> list[str]:
         ("first byte p99 of 256 paced streams, ms", paced.first_p99_ms if paced else None, 5.0, False),
         ("memory, MB", rss / MIB if rss else None, 80.0, False),
     ]
-    return [_aim(*row) for row in rows]
+    return [_goal(*row) for row in rows]
 
 
-def _aim(told: str, value: float | None, wanted: float, is_floor: bool) -> str:
+def _goal(title: str, value: float | None, wanted: float, is_floor: bool) -> str:
     sign = ">=" if is_floor else "<="
     if value is None:
-        return f"aim {sign} {wanted:g}: {told}: not measured"
+        return f"goal {sign} {wanted:g}: {title}: not measured"
     is_met = value >= wanted if is_floor else value <= wanted
-    return f"aim {sign} {wanted:g}: {told}: {value:.2f} {'(met)' if is_met else '(MISSED)'}"
+    return f"goal {sign} {wanted:g}: {title}: {value:.2f} {'(met)' if is_met else '(MISSED)'}"
 
 
 def warnings(found: Medians) -> list[str]:
-    """Why some of the figures are not to be trusted."""
+    """The reasons to distrust some of the figures."""
     out: list[str] = []
     for name, cells in found.items():
         for key, one in cells.items():
             if one.errors:
-                out.append(f"{name}, {key}: {one.errors:.0f} answers were not whole")
+                out.append(f"{name}, {key}: {one.errors:.0f} answers were not correct")
             if one.reconnects:
-                out.append(f"{name}, {key}: {one.reconnects:.0f} connections were not kept")
-            least = found.get("direct", {}).get(key)
-            if least and name != "direct" and key not in ("c1", "paced"):
+                out.append(f"{name}, {key}: {one.reconnects:.0f} connections were closed")
+            least = found.get("direct", {}).get(key.removeprefix(f"{TRANSLATED.key}-"))
+            if least and name != "direct" and not key.endswith(("c1", "paced")):
                 out += _strained(name, key, one, least)
     return out
 
 
 def _strained(name: str, key: str, one: Cell, least: Cell) -> list[str]:
-    """The generator limits where it is not twice as fast; the gateway's own core says which of the two it was."""
+    """The generator is the limit if it is not twice as fast as the gateway and the gateway's core is not full."""
     mine, most = (c.chunks_per_s or c.answers_per_s for c in (one, least))
-    out = []
-    if most < GENERATOR_FACTOR * mine and one.core_share < FULL_CORE:
-        out.append(
-            f"{name}, {key}: the generator alone does only {most / mine:.1f} times as much, and the gateway's core was {one.core_share:.0%} used: this is the generator's limit"
-        )
-    elif most < GENERATOR_FACTOR * mine:
-        out.append(
-            f"{name}, {key}: the generator alone does only {most / mine:.1f} times as much (the gateway's core was full nevertheless)"
-        )
-    elif one.core_share < FULL_CORE:
-        out.append(
-            f"{name}, {key}: the gateway had only {one.core_share:.0%} of its core: something else ran on this machine"
-        )
-    return out
+    if most >= GENERATOR_FACTOR * mine:
+        is_shared = one.core_share < FULL_CORE
+        share = f"{one.core_share:.0%}"
+        return [f"{name}, {key}: the gateway got only {share} of its core: other programs ran"] if is_shared else []
+    only = f"{name}, {key}: without a gateway the generator reaches only {most / mine:.1f} times as much"
+    if one.core_share < FULL_CORE:
+        return [f"{only}, and the gateway used {one.core_share:.0%} of its core: this is the generator's limit"]
+    return [f"{only} (the gateway's core was full nevertheless)"]

@@ -1,23 +1,25 @@
-"""The gateway benchmark measures what it says: whole answers are whole, broken ones are noticed, ratios are ratios."""
+"""The gateway benchmark counts only correct answers, and computes its medians, ratios and warnings correctly."""
 
 from __future__ import annotations
 
 import http.client
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).resolve().parents[2]))  # benchmarks are no part of the installed package
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # benchmarks are not part of the installed package
 
 from bench.gateway import table
-from bench.gateway.gateways import heartbeat
+from bench.gateway.gateways import ollama_heartbeat, openai_heartbeat
 from bench.gateway.instruments import CHUNKS, Load, Reading, Tools, compiled, compiler, measured, read, stub
-from bench.gateway.machine import Trouble
-from bench.gateway.scenarios import MODEL, PATH, SCENARIOS, Scenario, body
+from bench.gateway.machine import BenchmarkError
+from bench.gateway.probe import probe
+from bench.gateway.scenarios import MODEL, OPENAI, OPENAI_URL_PATH, SCENARIOS, TRANSLATED, Scenario, body
 from bench.gateway.table import Cell
 from herd.agent_protocol.heartbeat_decode import decode
 
@@ -38,7 +40,7 @@ def port(tools: Tools, tmp_path: Path) -> Iterator[int]:
         yield port
 
 
-def asked(port: int, path: str, question: dict[str, object] | None = None) -> tuple[http.client.HTTPResponse, bytes]:
+def ask(port: int, path: str, question: dict[str, object] | None = None) -> tuple[http.client.HTTPResponse, bytes]:
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10.0)) as connection:
         connection.request("POST" if question else "GET", path, json.dumps(question) if question else None)
         answer = connection.getresponse()
@@ -46,15 +48,15 @@ def asked(port: int, path: str, question: dict[str, object] | None = None) -> tu
 
 
 @needs_instruments
-def test_stub_answers_whole_and_counts_its_tokens(port: int) -> None:
-    _, answer = asked(port, PATH, body(MODEL, stream=False))
+def test_the_stub_gives_a_complete_answer_with_its_token_count(port: int) -> None:
+    _, answer = ask(port, OPENAI_URL_PATH, body(MODEL, stream=False))
     assert json.loads(answer)["usage"]["completion_tokens"] == CHUNKS
     assert 550 <= len(answer) <= 650
 
 
 @needs_instruments
-def test_stub_streams_events_that_end_with_done(port: int) -> None:
-    answer, stream = asked(port, PATH, body(MODEL, stream=True))
+def test_the_stub_streams_events_that_end_with_done(port: int) -> None:
+    answer, stream = ask(port, OPENAI_URL_PATH, body(MODEL, stream=True))
     events = stream.decode().split("\n\n")
     assert answer.getheader("Content-Type") == "text/event-stream"
     assert events[-2:] == ["data: [DONE]", ""]
@@ -64,77 +66,98 @@ def test_stub_streams_events_that_end_with_done(port: int) -> None:
 
 
 @needs_instruments
-def test_stub_streams_lines_on_ollamas_path(port: int) -> None:
-    _, stream = asked(port, "/api/chat", body(MODEL, stream=True))
+def test_the_stub_streams_lines_in_ollamas_format(port: int) -> None:
+    _, stream = ask(port, "/api/chat", body(MODEL, stream=True))
     lines = [json.loads(line) for line in stream.splitlines()]
     assert [line["done"] for line in lines] == [False] * CHUNKS + [True]
 
 
 @needs_instruments
 @pytest.mark.parametrize("path", ["/api/version", "/api/tags", "/api/ps", "/v1/models", "/health"])
-def test_stub_answers_what_gateways_ask_beforehand(port: int, path: str) -> None:
-    answer, told = asked(port, path)
-    assert answer.status == 200 and json.loads(told)
+def test_the_stub_answers_the_health_checks_of_gateways(port: int, path: str) -> None:
+    answer, content = ask(port, path)
+    assert answer.status == 200 and json.loads(content)
+
+
+DIRECT = [scenario for scenario in SCENARIOS if scenario.path is not TRANSLATED]
 
 
 @needs_instruments
-@pytest.mark.parametrize("scenario", [s for s in SCENARIOS if s.key in ("c32", "streams")], ids=lambda s: s.key)
-def test_generator_finds_the_stubs_answers_whole_and_keeps_its_connections(
-    scenario: Scenario, tools: Tools, port: int, tmp_path: Path
+@pytest.mark.parametrize("scenario", DIRECT, ids=lambda scenario: scenario.key)
+def test_the_probe_accepts_the_stubs_answers(scenario: Scenario, port: int) -> None:
+    answer = probe(port, scenario)
+    assert answer.lines == {"openai": 2 * (CHUNKS + 1), "ollama": CHUNKS + 1}[scenario.path.key] * scenario.is_stream
+
+
+@needs_instruments
+def test_the_probe_refuses_another_text_and_another_format(port: int) -> None:
+    complete, stream = (next(s for s in SCENARIOS if s.key == key) for key in ("c1", "streams"))
+    with pytest.raises(BenchmarkError, match="not the stub's"):
+        probe(port, replace(complete, is_stream=True))
+    with pytest.raises(BenchmarkError, match="not valid"):
+        probe(port, replace(stream, path=replace(OPENAI, url_path="/health")))
+
+
+@needs_instruments
+@pytest.mark.parametrize("key", ["c32", "streams", "ollama-c32", "ollama-streams"])
+def test_the_generator_accepts_the_stubs_answers_and_keeps_its_connections(
+    key: str, tools: Tools, port: int, tmp_path: Path
 ) -> None:
-    load = scenario.load
-    reading = measured(tools, load, port, 0.1, 0.0, tmp_path)
+    scenario = next(one for one in SCENARIOS if one.key == key)
+    load = replace(scenario.load, connections=8, lines=probe(port, scenario).lines)
+    reading = measured(tools, load, port, 0.2, 0.0, tmp_path)
     assert reading.answers > 0 and reading.errors == 0
     assert reading.connects == load.connections
 
 
 @needs_instruments
 @pytest.mark.parametrize(
-    ("lines", "tail", "path"),
+    ("lines", "end", "url_path"),
     [
-        (7, "data: [DONE]\n\n", PATH),
-        ((CHUNKS + 1) * 2, "something else", PATH),
+        (7, "data: [DONE]\n\n", OPENAI_URL_PATH),
+        ((CHUNKS + 1) * 2, "something else", OPENAI_URL_PATH),
         ((CHUNKS + 1) * 2, "data: [DONE]\n\n", "/health"),
     ],
     ids=["other length", "other end", "other answer"],
 )
-def test_generator_counts_an_answer_that_is_not_what_was_wanted(
-    lines: int, tail: str, path: str, tools: Tools, port: int, tmp_path: Path
+def test_the_generator_counts_an_incorrect_answer_as_an_error(
+    lines: int, end: str, url_path: str, tools: Tools, port: int, tmp_path: Path
 ) -> None:
-    reading = measured(tools, Load(1, path, body(MODEL, stream=True), lines, tail), port, 0.1, 0.0, tmp_path)
+    reading = measured(tools, Load(1, url_path, body(MODEL, stream=True), end, lines), port, 0.1, 0.0, tmp_path)
     assert reading.errors > 0 and reading.answers == 0
     assert reading.reason
 
 
 @needs_instruments
-def test_generator_that_finds_nobody_says_so(tools: Tools, tmp_path: Path) -> None:
-    with pytest.raises(Trouble, match="refused"):
+def test_the_generator_reports_a_refused_connection(tools: Tools, tmp_path: Path) -> None:
+    with pytest.raises(BenchmarkError, match="refused"):
         measured(tools, SCENARIOS[0].load, 1, 0.1, 0.0, tmp_path)
 
 
-def test_without_a_compiler_there_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_the_error_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(Trouble, match=r"^no C compiler .* was found.*$"):
+    with pytest.raises(BenchmarkError, match=r"^no C compiler .* was found.*$"):
         compiled()
 
 
-def test_what_is_no_reading_is_refused() -> None:
-    with pytest.raises(Trouble, match="something else"):
+def test_unexpected_output_of_the_generator_is_an_error() -> None:
+    with pytest.raises(BenchmarkError, match="something unexpected"):
         read("Segmentation fault")
 
 
-def test_the_benchmarks_node_is_one_the_coordinator_believes() -> None:
+@pytest.mark.parametrize(("heartbeat", "models"), [(openai_heartbeat, 2), (ollama_heartbeat, 1)])
+def test_the_benchmarks_nodes_send_valid_heartbeats(heartbeat: Callable[[int], bytes], models: int) -> None:
     report = decode(heartbeat(1234), "127.0.0.1")
     assert report.engines[0].slots == 512
-    assert all(card.loaded is not None for card in report.models.values()) and len(report.models) == 2
+    assert all(card.loaded is not None for card in report.models.values()) and len(report.models) == models
 
 
 # --- from readings to a table ---
 
 
 def a_reading(**changed: object) -> Reading:
-    told = dict.fromkeys(Reading.__dataclass_fields__, 0) | {"seconds": 2.0, "reason": ""} | changed
-    return read(json.dumps(told))
+    fields = dict.fromkeys(Reading.__dataclass_fields__, 0) | {"seconds": 2.0, "reason": ""} | changed
+    return read(json.dumps(fields))
 
 
 def a_cell(answers_per_s: float = 1000.0, **changed: float) -> Cell:
@@ -143,22 +166,22 @@ def a_cell(answers_per_s: float = 1000.0, **changed: float) -> Cell:
     )
 
 
-def test_a_cell_counts_per_second_of_the_window_and_cpu_per_answer_of_the_whole_run() -> None:
+def test_rates_are_of_the_window_and_cpu_time_is_of_the_complete_run() -> None:
     reading = a_reading(answers=2000, all_answers=2500, p50_us=250, connects=33, errors=1, stuck=2)
-    found = table.cell(reading, connections=32, cpu_s=1.25, wall_s=2.5, is_stream=False)
+    found = table.cell(reading, Load(32, OPENAI_URL_PATH, {}, ""), cpu_s=1.25, wall_s=2.5)
     assert (found.answers_per_s, found.core_share) == (1000.0, 0.5)
     assert found.cpu_us == pytest.approx(500.0)
     assert (found.p50_ms, found.reconnects, found.errors, found.chunks_per_s) == (0.25, 1, 3, 0.0)
 
 
-def test_a_stream_counts_its_chunks_without_the_last_event() -> None:
-    lines = (CHUNKS + 1) * 2 * 10
-    found = table.cell(a_reading(lines=lines, all_lines=lines), 256, cpu_s=1.0, wall_s=2.0, is_stream=True)
+def test_the_last_event_of_a_stream_is_not_counted_as_a_chunk() -> None:
+    load = Load(256, OPENAI_URL_PATH, {}, "", lines=(CHUNKS + 1) * 2)
+    found = table.cell(a_reading(lines=load.lines * 10, all_lines=load.lines * 10), load, cpu_s=1.0, wall_s=2.0)
     assert found.chunks_per_s == pytest.approx(CHUNKS * 10 / 2.0)
     assert found.cpu_us == pytest.approx(1e5)
 
 
-def test_medians_hide_one_bad_round_but_no_error() -> None:
+def test_a_median_ignores_one_bad_round_but_keeps_its_errors() -> None:
     cells = [a_cell(10.0), a_cell(1.0, errors=3.0), a_cell(11.0)]
     found = table.medians({"herd": {"c32": cells}})["herd"]["c32"]
     assert (found.answers_per_s, found.errors) == (10.0, 3.0)
@@ -174,18 +197,18 @@ def test_ratios_compare_chunks_of_streams_and_answers_otherwise() -> None:
     assert table.rate_ratio(found, "herd", "sglang-router", "c32") is None
 
 
-def test_aims_say_which_were_met_and_which_not_measured() -> None:
+def test_goals_are_met_missed_or_not_measured() -> None:
     found = {
         "direct": {"c1": a_cell(p50_ms=0.1)},
         "herd": {"c1": a_cell(p50_ms=0.3), "paced": a_cell(first_p99_ms=9.0)},
     }
-    told = "\n".join(table.aims(found, {"herd": 50 << 20}))
-    assert "added p50 with one connection, ms: 0.20 (met)" in told
-    assert "first byte p99 of 256 paced streams, ms: 9.00 (MISSED)" in told
-    assert "x nginx: not measured" in told
+    text = "\n".join(table.goals(found, {"herd": 50 << 20}))
+    assert "added p50 with one connection, ms: 0.20 (met)" in text
+    assert "first byte p99 of 256 paced streams, ms: 9.00 (MISSED)" in text
+    assert "x nginx: not measured" in text
 
 
-def test_a_warning_is_given_where_the_generator_is_the_limit() -> None:
+def test_a_warning_names_the_generator_as_the_limit() -> None:
     found = {"direct": {"c32": a_cell(1500.0)}, "herd": {"c32": a_cell(1000.0, core_share=0.5)}}
     assert ["generator's limit" in warning for warning in table.warnings(found)] == [True]
     found["direct"]["c32"] = a_cell(9000.0)
@@ -193,6 +216,11 @@ def test_a_warning_is_given_where_the_generator_is_the_limit() -> None:
     assert table.warnings(found) == []
 
 
-def test_tables_have_a_row_for_everybody_even_with_cells_missing() -> None:
+def test_tables_have_a_row_for_every_gateway_even_with_cells_missing() -> None:
     drawn = table.tables({"direct": {}, "herd": {"c32": a_cell(7000.0)}}, {})
-    assert drawn.count("| herd") == 2 and drawn.count("| direct") == 2 and "7.0k" in drawn
+    assert drawn.count("| herd") == 3 and drawn.count("| direct") == 2 and drawn.count("7.0k") == 2
+
+
+def test_a_translated_answer_is_compared_with_a_direct_one() -> None:
+    found = {"direct": {"c32": a_cell(1500.0)}, "herd": {"translated-c32": a_cell(1000.0, core_share=0.5)}}
+    assert ["generator's limit" in warning for warning in table.warnings(found)] == [True]
