@@ -1,4 +1,4 @@
-"""Says after a failure how to run the same tests in the same order again. Decides nothing."""
+"""Prints after a failure how to run the same tests in the same order again."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ import pytest
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
     seed = config.getoption("randomly_seed", None)
     if exitstatus and seed is not None:
-        again = f"python3 dev.py test --randomly-seed={seed}"
-        terminalreporter.write_line(f"The tests ran in an order by chance; the same order again: {again}")
+        command = f"python3 dev.py test --randomly-seed={seed}"
+        terminalreporter.write_line(f"The tests ran in random order; run them again in the same order: {command}")

@@ -1,4 +1,4 @@
-"""What a contributor's program tells of the project is true."""
+"""The bill of materials that dev.py prints names every pinned package."""
 
 from __future__ import annotations
 

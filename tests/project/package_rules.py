@@ -55,10 +55,12 @@ MUTABLE_CALLS = frozenset(
 MUTABLE_LITERALS = (ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)
 UNSAFE_MODULES = frozenset({"pickle", "marshal", "shelve", "dill"})
 PLUG_IN = re.compile(
-    r"herd\.(?P<folder>core\.scheduling\.signals|core\.scheduling\.filters|dialects|engines|health\.checks\.\w+|agent\.sensors)\.(?P<file>\w+)"
+    r"herd\.(?P<folder>core\.scheduling\.(?:signals|filters)|dialects|engines|health\.checks\.\w+|agent\.sensors)"
+    r"\.(?P<file>\w+)"
 )
 MARKUP = re.compile(
-    r"</?(?:html|head|body|div|span|p|a|script|style|table|tr|td|th|h[1-6]|ul|ol|li|br|hr|form|input|button|svg|img|link|meta)"
+    r"</?(?:html|head|body|div|span|p|a|script|style|table|tr|td|th|h[1-6]|ul|ol|li|br|hr"
+    r"|form|input|button|svg|img|link|meta)"
     r"(?:\s[^<>]*)?/?>",
     re.IGNORECASE,
 )

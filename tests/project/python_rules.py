@@ -40,16 +40,16 @@ def long_line(module: Module) -> Iterator[Finding]:
 
 
 def misplaced_string(module: Module) -> Iterator[Finding]:
-    """A string statement is a docstring, or stands on the line below the attribute that it describes."""
+    """A string statement is a docstring, or is on the line below the attribute that it describes."""
     for node in ast.walk(module.tree):
         body = node.body if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) else []
         for before, statement in zip([None, *body], body, strict=False):
             if not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)):
                 continue
-            is_below = (
-                isinstance(before, ast.Assign | ast.AnnAssign) and statement.lineno == (before.end_lineno or 0) + 1
-            )
-            if isinstance(statement.value.value, str) and before is not None and not is_below:
+            is_text = isinstance(statement.value.value, str)
+            is_attribute = isinstance(before, ast.Assign | ast.AnnAssign)
+            is_below = before is not None and is_attribute and statement.lineno == (before.end_lineno or 0) + 1
+            if is_text and before is not None and not is_below:
                 yield Finding(module.file, statement.lineno, "this text does not belong to the line above it")
 
 
@@ -67,7 +67,7 @@ def missing_document(module: Module) -> Iterator[Finding]:
 
 
 def unused_dotted_import(module: Module) -> Iterator[Finding]:
-    """`import a.b` without a use of `a.b`; ruff accepts it while `a` is used. An import in `try` is a check for the module."""
+    """`import a.b` without a use of `a.b`, which ruff accepts while `a` is used; an import in `try` is only a check."""
     used = {ast.unparse(node) for node in ast.walk(module.tree) if isinstance(node, ast.Attribute)}
     attempts = {id(inner) for node in ast.walk(module.tree) if isinstance(node, ast.Try) for inner in node.body}
     for node in ast.walk(module.tree):

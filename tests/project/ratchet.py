@@ -1,4 +1,4 @@
-"""Reads ratchet.json: how many findings of a rule a file or an area may still have. A number may only shrink."""
+"""Reads from ratchet.json how many findings of a rule a file or an area may still have; a number may only shrink."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FILE = ROOT / "tests" / "project" / "ratchet.json"
 
 
 def budget() -> dict[str, dict[str, int]]:
-    """`{"long_file": {"src/herd/agent_protocol/heartbeat_decode.py": 545}}`: the largest sum of amounts that a file may have."""
+    """By rule, then by file or area: the largest sum of amounts, such as `{"any": {"src/herd/cli/client.py": 1}}`."""
     found: dict[str, dict[str, int]] = json.loads(FILE.read_text("utf-8"))
     return found
 

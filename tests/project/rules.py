@@ -1,4 +1,4 @@
-"""Applies every rule to every file it is for, and prints the findings of a path: `python -m project.rules src/herd/agent`."""
+"""Applies every rule to its files and prints the findings of a path: `python -m project.rules src/herd/agent`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every import contract of importlinter.ini holds, and no package is missing from them."""
+"""Every import contract of importlinter.ini holds, and the contracts include every package."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from project.source import ROOT, modules, packages
 
 FILE = ROOT / "importlinter.ini"
 CONTRACT = "importlinter:contract:"
-PROGRAM = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(sys.argv[1], no_cache=True, no_logo=True))"
-"""In a process of its own: the linter sets logging up for itself and switches off every logger that exists."""
+PROGRAM = """
+import sys
+from importlinter.cli import lint_imports
+sys.exit(lint_imports(sys.argv[1], no_cache=True, no_logo=True))
+"""
+"""Runs in its own process, because the linter configures logging and disables every existing logger."""
 
 
 def contract(name: str) -> configparser.SectionProxy:
@@ -23,11 +27,11 @@ def contract(name: str) -> configparser.SectionProxy:
 
 
 def listed(text: str) -> set[str]:
-    """The modules named in a list or in layers, without the marks around them."""
+    """The module names in a list or in layers."""
     return set(text.replace("|", " ").replace("(", " ").replace(")", " ").split())
 
 
-def test_every_import_contract_is_kept() -> None:
+def test_every_import_contract_holds() -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONUTF8": "1"}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(FILE)], cwd=ROOT, env=environment, capture_output=True, text=True
@@ -43,7 +47,7 @@ def test_every_package_has_a_layer() -> None:
     assert {f"herd.{name}" for name in packages() | top_files} <= listed(contract("layers")["layers"])
 
 
-def test_every_pure_package_is_held_to_it() -> None:
+def test_every_pure_package_is_in_the_contract_for_pure_packages() -> None:
     existing = {pure for pure in PURE if any(module.is_in(pure) for module in modules())}
     names = {"herd." + pure.removesuffix(".py").replace("/", ".") for pure in existing}
     assert names <= listed(contract("pure")["source_modules"])

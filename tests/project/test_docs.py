@@ -1,4 +1,4 @@
-"""What can be set, chosen, typed or called is written down, and what is written down exists."""
+"""Every setting, plug-in, command and route is documented, and the documents name only things that exist."""
 
 from __future__ import annotations
 
@@ -49,22 +49,22 @@ def documents() -> list[Path]:
 
 
 def code_in(text: str) -> str:
-    """What a document sets in code: blocks and spans. A word such as "memory" counts only there."""
+    """The code blocks and code spans of a document; a name such as `memory` counts only there."""
     return "\n".join(found[2] or found[3] or found[5] or "" for found in CODE.finditer(text))
 
 
 @pytest.fixture(scope="module")
-def told() -> str:
+def documented() -> str:
     """All code of all documents."""
     return "\n".join(code_in(path.read_text("utf-8")) for path in documents())
 
 
-def is_told(word: str, code: str) -> bool:
+def is_documented(word: str, code: str) -> bool:
     return re.search(rf"(?<![\w/-]){re.escape(word)}(?![\w-])", code) is not None
 
 
 def records_in(folder: str, constant: str) -> list[object]:
-    """The plug-ins of a folder; none where it is not built yet."""
+    """The plug-ins of a folder."""
     if not (PACKAGE / folder.replace(".", "/") / "__init__.py").exists():
         return []
     package = importlib.import_module(f"herd.{folder}")
@@ -74,7 +74,7 @@ def records_in(folder: str, constant: str) -> list[object]:
 
 
 def name_of(record: object) -> str:
-    """Plug-ins of every kind have their public name in the field of that name."""
+    """The public name of a plug-in of any kind."""
     return cast(Named, record).name
 
 
@@ -96,14 +96,14 @@ def framework_paths() -> set[str]:
 
 
 def verbs(program: typer.Typer) -> set[str]:
-    """The words behind `herd`."""
+    """The commands of `herd`."""
     command = typer.main.get_command(program)
     assert isinstance(command, typer.core.TyperGroup)
     return {name for name, verb in command.commands.items() if not verb.hidden}
 
 
 def settings_records() -> list[RecordType]:
-    """Every record in the package with a field that people can set."""
+    """Every record in the package with a field that is a setting."""
     found: list[RecordType] = []
     for info in pkgutil.walk_packages(herd.__path__, "herd."):
         if info.name == "herd.__main__":
@@ -119,20 +119,20 @@ def settings() -> list[Setting]:
     return [setting for record in settings_records() for setting in settings_of(record)]
 
 
-def test_what_is_written_from_the_code_is_what_the_code_says() -> None:
-    """`python3 dev.py docs` writes it."""
+def test_generated_documents_are_current() -> None:
+    """`python3 dev.py docs` generates them."""
     done = subprocess.run(
         [sys.executable, ROOT / "docs" / "tables.py", "--check"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_setting_is_told() -> None:
+def test_every_setting_is_documented() -> None:
     text = document("docs/settings.md")
     assert not sorted(setting.env for setting in settings() if f"`{setting.env}`" not in text)
 
 
-def test_settings_are_found_and_each_has_a_sentence() -> None:
+def test_every_setting_has_a_help_sentence() -> None:
     assert "FLEET_PORT" in {setting.env for setting in settings()}
     assert not [setting.env for setting in settings() if not setting.help.strip().endswith(".")]
 
@@ -141,7 +141,7 @@ def test_a_setting_is_not_listed_as_ignored() -> None:
     assert not IGNORED_LEGACY_SETTINGS & {setting.env for setting in settings()}
 
 
-def test_documents_name_no_setting_that_is_none() -> None:
+def test_documents_name_only_existing_settings() -> None:
     known = IGNORED_LEGACY_SETTINGS | {setting.env for setting in settings()}
     examples = [path for path in ROOT.iterdir() if path.is_file() and "env" in path.name.split(".")]
     named = {name for path in [*documents(), *examples] for name in SETTING.findall(path.read_text("utf-8"))}
@@ -149,49 +149,51 @@ def test_documents_name_no_setting_that_is_none() -> None:
 
 
 @pytest.mark.parametrize(("folder", "constant"), PLUG_INS)
-def test_every_plug_in_is_told(folder: str, constant: str, told: str) -> None:
-    assert not [name_of(record) for record in records_in(folder, constant) if not is_told(name_of(record), told)]
+def test_every_plug_in_is_documented(folder: str, constant: str, documented: str) -> None:
+    assert not [
+        name_of(record) for record in records_in(folder, constant) if not is_documented(name_of(record), documented)
+    ]
 
 
-def test_every_route_is_told(told: str) -> None:
+def test_every_route_is_documented(documented: str) -> None:
     bare = {re.sub(r"/\{[^}]*\}.*$", "", path) or path for path in dialect_paths() | framework_paths()}
-    assert not sorted(path for path in bare if path not in told)
+    assert not sorted(path for path in bare if path not in documented)
 
 
-def test_every_verb_is_told(told: str) -> None:
+def test_every_command_is_documented(documented: str) -> None:
     named = verbs(app)
     assert {"status", "top", "models", "why", "chat", "doctor"} <= named
-    assert not sorted(verb for verb in named - {"node"} if not is_told(f"herd {verb}", told))
+    assert not sorted(verb for verb in named - {"node"} if not is_documented(f"herd {verb}", documented))
 
 
 def test_the_packages_of_the_architecture_are_the_folders() -> None:
     named = set(FOLDER.findall(document("ARCHITECTURE.md")))
     folders = {path.name for path in [*PACKAGE.rglob("*"), *ROOT.iterdir()] if path.is_dir()}
-    assert packages() <= named, "packages that are not named"
-    assert named - {"herd"} <= folders | {"src"}, "named, and not there"
+    assert packages() <= named, "packages that ARCHITECTURE.md does not name"
+    assert named - {"herd"} <= folders | {"src"}, "named in ARCHITECTURE.md, but missing"
 
 
-def test_the_changelog_has_a_place_for_what_is_not_released() -> None:
+def test_the_changelog_has_a_section_for_unreleased_changes() -> None:
     assert re.search(r"^#+ .*Unreleased", document("CHANGELOG.md"), re.MULTILINE)
 
 
-def test_every_dependency_is_accounted_for() -> None:
+def test_every_dependency_is_documented() -> None:
     text = document("docs/dependencies.md").lower()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     extras = project["project"]["optional-dependencies"].values()
     groups = [*extras, *project["dependency-groups"].values(), project["project"]["dependencies"]]
     names = {re.split(r"[\s<>=!~;\[]", wanted, maxsplit=1)[0].lower() for group in groups for wanted in group}
-    assert not sorted(name for name in names if not is_told(name, text))
+    assert not sorted(name for name in names if not is_documented(name, text))
 
 
 @pytest.mark.parametrize("text", ["`herd top`", "```\nherd top\n```", "    herd top", "see `herd top --json` too"])
 def test_code_is_found_in_every_form(text: str) -> None:
-    assert is_told("herd top", code_in(text))
+    assert is_documented("herd top", code_in(text))
 
 
 @pytest.mark.parametrize("text", ["herd top", "`herd topple`", "`a-herd top`"])
-def test_what_is_not_code_does_not_count(text: str) -> None:
-    assert not is_told("herd top", code_in(text))
+def test_plain_text_does_not_count_as_code(text: str) -> None:
+    assert not is_documented("herd top", code_in(text))
 
 
 NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(test_\w+))?`")
@@ -201,12 +203,12 @@ BARE_TEST = re.compile(r"`(test_\w+)`")
 
 
 @pytest.mark.parametrize("name", ["docs/reliability.md", "docs/security.md"])
-def test_a_promise_names_its_test_with_its_file(name: str) -> None:
-    assert not BARE_TEST.findall(document(name)), "write `tests/FILE.py::test_name`, so that it is looked up"
+def test_a_cited_test_is_named_with_its_file(name: str) -> None:
+    assert not BARE_TEST.findall(document(name)), "write `tests/FILE.py::test_name`"
 
 
 @pytest.mark.parametrize("name", ["docs/reliability.md", "docs/security.md"])
-def test_every_test_that_a_promise_names_is_there(name: str) -> None:
+def test_every_cited_test_exists(name: str) -> None:
     missing = []
     for path, test in NAMED_TEST.findall(document(name)):
         file = ROOT / path

@@ -1,4 +1,4 @@
-"""The repository names no private place, contains no large or generated file, and its links are valid."""
+"""The repository contains no local path, index host, or large file, and its links are valid."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import pytest
 from project.ratchet import area_of, budget, grown
 from project.words import FILE, Finder, Rule, find_below, find_in, read_rules, texts_of
 
-USED = '''"""Tells nothing.
+USED = '''"""Reads a file.
 
 The node is told so.
 """

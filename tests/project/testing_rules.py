@@ -109,7 +109,7 @@ def _is_always_true(test: ast.expr) -> bool:
 
 
 def unmirrored_test(module: Module) -> Iterator[Finding]:
-    """tests/core/test_context.py tests the module or package src/herd/core/context, as does test_context_limits.py."""
+    """test_a.py and test_a_limits.py in tests/core test the module or package `a` of src/herd/core."""
     if not is_test_file(module) or module.path in OTHER_SUBJECTS:
         return
     folder = Path(module.path).relative_to("tests").parent

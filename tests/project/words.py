@@ -1,4 +1,4 @@
-"""Finds the words of words.txt in names and texts, and prints them for a path: `python -m project.words src/herd/agent`."""
+"""Finds the words of words.txt in names and texts and prints them: `python -m project.words src/herd/agent`."""
 
 from __future__ import annotations
 
