@@ -17,7 +17,8 @@ from herd.coordinator.http.contract import Header
 from herd.coordinator.proxy.relay import Relay
 from herd.coordinator.proxy.relay_dependencies import RelayDependencies, RelaySettings
 from herd.coordinator.proxy.wait_comments import WaitComments, WaitCommentSettings
-from herd.coordinator.upstream.pool import Pool, UpstreamSettings
+from herd.coordinator.upstream.contract import UpstreamSettings
+from herd.coordinator.upstream.pool import Pool
 from herd.core.lifecycle.dispatcher import SWEEP_EVERY_S
 from herd.core.lifecycle.retries import RetrySettings
 from herd.core.state.commands import Record

@@ -85,7 +85,7 @@ READ_TEXTS: dict[str, tuple[Callable[[str], object], tuple[type[Exception], ...]
     "a time limit": (access_control._seconds, ()),
     "Basic credentials": (access_control._password, ()),
     "a bearer": (lambda text: access_control.presented({b"authorization": text, b"x-api-key": text}), ()),
-    "a door's url": (tls_pinning.place_of, (ValueError,)),
+    "an engine's URL": (tls_pinning.parse_engine_url, (ValueError,)),
     "an engine's url": (lambda text: heartbeat_decode.address(text, "10.0.0.1"), (HerdError,)),
     "a host": (http_client.full_url, ()),
     "systemd's environment": (ollama_environment.from_systemd, ()),

@@ -26,7 +26,8 @@ from herd.agent.forwarders import EngineForwarders
 from herd.agent.inventory import EngineSettings
 from herd.coordinator.auth.membership import MembershipSettings
 from herd.coordinator.http.contract import Header
-from herd.coordinator.upstream.pool import Pool, UpstreamSettings
+from herd.coordinator.upstream.contract import UpstreamSettings
+from herd.coordinator.upstream.pool import Pool
 from herd.core.state.request import FailureKind
 from herd.trust.signing import forwarder_proof
 

@@ -18,7 +18,7 @@ from herd.coordinator.proxy.capture import CaptureSettings
 from herd.coordinator.proxy.relay_dependencies import RelaySettings
 from herd.coordinator.proxy.wait_comments import WaitCommentSettings
 from herd.coordinator.storage.store_settings import StoreSettings
-from herd.coordinator.upstream.pool import UpstreamSettings
+from herd.coordinator.upstream.contract import UpstreamSettings
 from herd.core.context.thinking import ThinkingSettings
 from herd.core.context.windows import WindowSettings
 from herd.core.lifecycle.holding import HoldingSettings

@@ -19,7 +19,8 @@ from fakes.raw_server import (
     whole,
 )
 from herd.coordinator.proxy.relay_dependencies import RelaySettings
-from herd.coordinator.upstream.pool import SWEEP_EVERY_S, UpstreamSettings
+from herd.coordinator.upstream.connection import SWEEP_EVERY_S
+from herd.coordinator.upstream.contract import UpstreamSettings
 from herd.core.state.events import NodeLeft
 from herd.core.state.fleet import NodeId
 from herd.core.state.request import FailureKind, Outcome

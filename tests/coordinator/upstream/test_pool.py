@@ -10,7 +10,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from fakes.raw_server import Peer, RawServer, answers, breaks_off, chunked, closes_when_idle, refused_url, stalls, whole
-from herd.coordinator.upstream.pool import SWEEP_EVERY_S, Pool, UpstreamCall, UpstreamSettings
+from herd.coordinator.upstream.connection import SWEEP_EVERY_S, UpstreamCall
+from herd.coordinator.upstream.contract import UpstreamSettings
+from herd.coordinator.upstream.pool import Pool
 from herd.core.state.request import FailureKind
 from http_fixtures import LOOPS
 

@@ -24,7 +24,8 @@ from herd.coordinator.proxy.thinking_usage import thinking_headers
 from herd.coordinator.proxy.translation import EngineFailed, Translation, error_text, translation_failure
 from herd.coordinator.proxy.wait_comments import WaitNotice, is_event_stream
 from herd.coordinator.upstream import forwarded_headers
-from herd.coordinator.upstream.pool import UpstreamCall, UpstreamSink
+from herd.coordinator.upstream.connection import UpstreamCall
+from herd.coordinator.upstream.contract import UpstreamSink
 from herd.core.state.commands import Abort, Dispatch, Hold, Refuse
 from herd.core.state.events import AttemptFailed, AttemptFinished, ClientLeft, FirstByte
 from herd.core.state.request import Counters, Failure, FailureKind, RequestId

@@ -1,6 +1,6 @@
-"""Sends an engine an order that is no inference (pull, delete, copy, load) and hears it out. Decides nothing.
+"""Sends engine calls that are not inference (pull, delete, copy, load) and reads their answers.
 
-Not on the path of any request: a task for each order is enough.
+These calls are not on the path of a client's request, so a task for each of them is fast enough.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LINE_MAX_BYTES = 64 << 10
 
 
 class EngineCallFailed(Exception):
-    """The node could not be asked, or broke off; the message says how, for people."""
+    """The node did not answer, or closed the connection early; the message is for users."""
 
 
 class EngineClient:
@@ -27,63 +27,74 @@ class EngineClient:
         self._pool = pool
 
     async def send(self, url: str, call: Call) -> Reply:
-        """The whole answer, whatever its status. Raises `EngineCallFailed` where there is none."""
-        heard = _Heard()
-        sent = self._pool.send(url, call.method.encode("ascii"), call.path.encode("ascii"), OWN_LINES, call.body, heard)
+        """The complete answer with any status. Raises `EngineCallFailed` if there is none."""
+        answer = _AnswerQueue()
+        sent = self._pool.send(
+            url, call.method.encode("ascii"), call.path.encode("ascii"), OWN_LINES, call.body, answer
+        )
         body = bytearray()
         try:
-            while (data := await heard.data()) is not None:
+            while (data := await answer.next()) is not None:
                 body += data
                 if len(body) > ANSWER_MAX_BYTES:
-                    raise EngineCallFailed(f"its answer is over {ANSWER_MAX_BYTES} bytes")
+                    raise EngineCallFailed(f"the answer is over {ANSWER_MAX_BYTES} bytes")
         finally:
             sent.cancel()
-        return Reply(heard.status, bytes(body))
+        return Reply(answer.status, bytes(body))
 
     async def lines(self, url: str, call: Call) -> AsyncGenerator[bytes, None]:
-        """The answer's lines as they come. Raises `EngineCallFailed`, also for a status of 400 and more. Leaving ends the call."""
-        heard = _Heard()
-        sent = self._pool.send(url, call.method.encode("ascii"), call.path.encode("ascii"), OWN_LINES, call.body, heard)
+        """The lines of the answer as they arrive. Closing the generator cancels the call.
+
+        Raises `EngineCallFailed`, also for a status of 400 or higher.
+        """
+        answer = _AnswerQueue()
+        sent = self._pool.send(
+            url, call.method.encode("ascii"), call.path.encode("ascii"), OWN_LINES, call.body, answer
+        )
         rest = b""
         try:
-            while (data := await heard.data()) is not None:
-                *whole, rest = (rest + data).split(b"\n")
-                for line in whole:
-                    if heard.status >= 400:
-                        raise EngineCallFailed(f"it answered {heard.status}: {line[:500].decode('utf-8', 'replace')}")
+            while (data := await answer.next()) is not None:
+                *complete, rest = (rest + data).split(b"\n")
+                for line in complete:
+                    if answer.status >= 400:
+                        raise _refused(answer.status, line)
                     yield line
                 if len(rest) > LINE_MAX_BYTES:
-                    raise EngineCallFailed(f"it sent a line over {LINE_MAX_BYTES} bytes")
-            if heard.status >= 400:
-                raise EngineCallFailed(f"it answered {heard.status}: {rest[:500].decode('utf-8', 'replace')}")
+                    raise EngineCallFailed(f"the engine sent a line over {LINE_MAX_BYTES} bytes")
+            if answer.status >= 400:
+                raise _refused(answer.status, rest)
             if rest:
                 yield rest
         finally:
             sent.cancel()
 
 
-class _Heard:
-    """Hands what the pool tells to whoever awaits it."""
+def _refused(status: int, line: bytes) -> EngineCallFailed:
+    return EngineCallFailed(f"the engine answered {status}: {line[:500].decode('utf-8', 'replace')}")
+
+
+class _AnswerQueue:
+    """An upstream sink whose data can be awaited."""
 
     def __init__(self) -> None:
         self.status = 0
-        self._told: asyncio.Queue[bytes | EngineCallFailed | None] = asyncio.Queue()
+        self._queue: asyncio.Queue[bytes | EngineCallFailed | None] = asyncio.Queue()
 
-    async def data(self) -> bytes | None:
+    async def next(self) -> bytes | None:
         """The next bytes, None at the end. Raises `EngineCallFailed`."""
-        told = await self._told.get()
-        if isinstance(told, EngineCallFailed):
-            raise told
-        return told
+        item = await self._queue.get()
+        if isinstance(item, EngineCallFailed):
+            raise item
+        return item
 
     def on_head(self, status: int, _headers: list[Header]) -> None:
         self.status = status
 
     def on_body(self, data: bytes) -> None:
-        self._told.put_nowait(data)
+        self._queue.put_nowait(data)
 
     def on_end(self) -> None:
-        self._told.put_nowait(None)
+        self._queue.put_nowait(None)
 
     def on_error(self, kind: FailureKind, detail: str) -> None:
-        self._told.put_nowait(EngineCallFailed(detail or kind.value))
+        self._queue.put_nowait(EngineCallFailed(detail or kind.value))

@@ -1,8 +1,8 @@
-"""Which headers cross the coordinator, in both directions. Decides nothing of bodies and sends nothing.
+"""Selects the headers that are forwarded to nodes, and writes the headers of answers to clients.
 
-To a node goes what the client said end to end, without what is the connection's business, without who the client is
-and without what a browser adds: an engine needs none of it, and a node is not to be trusted with a key meant for us.
-To the client goes the type of the answer and where it came from.
+A node gets the client's end-to-end headers, without those about the connection, the client's identity and the browser:
+an engine needs none of them, and a node must not see a key that was sent to the coordinator. The client gets the
+answer's content type and the `X-Fleet-` headers.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from herd.core.state.request import RequestId
 from herd.errors import Refusal
 
 OWN_LINES: Final = b"Content-Type: application/json\r\nAccept-Encoding: identity\r\n"
-"""What every request to a node says: its body is JSON whatever the client called it, and the answer is to be plain."""
+"""In every request to a node: the body is JSON whatever content type the client declared; the answer is uncompressed."""
 
-# RFC 9110 7.6.1 (hop by hop), then what we write ourselves, then who the client is, then what browsers add.
+# RFC 9110 7.6.1 (hop by hop), then headers that we write, then the client's identity, then headers of browsers.
 _DROPPED: Final = frozenset(
     {
         *(
@@ -48,14 +48,14 @@ _DROPPED: Final = frozenset(
         *(b"origin", b"referer"),
     }
 )
-_KEPT_IN_A_VALUE: Final = " !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~"
+_UNQUOTED: Final = " !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~"
 _RETRY_AFTER_MAX_S: Final = 3600.0
 RETRY_SPREAD: Final = 0.5
-"""Those who are told to come back come back over half as long again, not all at once."""
+"""Retry-After is extended at random by up to this share, so that refused clients do not all return at once."""
 
 
 def request_lines(headers: Sequence[Header]) -> bytes:
-    """The header lines for a node from those of a client (names in lower case). A value with a line end in it is dropped."""
+    """The header lines for a node, from the client's headers (names in lower case). A header with a line end is dropped."""
     dropped: frozenset[bytes] = _DROPPED
     for name, value in headers:
         if name == b"connection":
@@ -72,7 +72,7 @@ def request_lines(headers: Sequence[Header]) -> bytes:
 
 
 def answer_headers(content_type: bytes, request_id: RequestId, dispatch: Dispatch, prompt_tokens: int) -> list[Header]:
-    """What the client is told beside the body: the node, its score, and what was done to get there."""
+    """The headers of an answer: its content type, and the node, its score and the number of retries."""
     headers = [
         (b"Content-Type", content_type),
         (b"X-Fleet-Node", encode_header_value(dispatch.node_id)),
@@ -92,7 +92,7 @@ def answer_headers(content_type: bytes, request_id: RequestId, dispatch: Dispatc
 
 
 def refusal_headers(content_type: str, refusal: Refusal, request_id: RequestId, chance: float = 0.0) -> list[Header]:
-    """The same for an answer of our own. `chance` from 0 to 1 is the dice's word on how much later to come back."""
+    """The headers of a refusal. `chance` is a random number from 0 to 1 that extends Retry-After."""
     headers = [(b"Content-Type", content_type.encode("latin-1")), (b"X-Fleet-Request", encode_header_value(request_id))]
     if refusal.retry_after_s is not None:
         headers.append(
@@ -104,22 +104,22 @@ def refusal_headers(content_type: str, refusal: Refusal, request_id: RequestId, 
 
 
 def encode_header_value(text: str) -> bytes:
-    """A header value: printable ASCII as it is; if there is anything else in it, that (and "%") is percent-encoded."""
+    """Printable ASCII stays unchanged; if there are other characters, they and "%" are percent-encoded."""
     if not (text.isascii() and text.isprintable()):
-        text = quote(text, safe=_KEPT_IN_A_VALUE, errors="replace")
+        text = quote(text, safe=_UNQUOTED, errors="replace")
     return text.encode("ascii")
 
 
-def get_header(headers: Sequence[Header], wanted: bytes) -> bytes | None:
+def get_header(headers: Sequence[Header], name: bytes) -> bytes | None:
     """The first value of a header by its lower-case name."""
-    for name, value in headers:
-        if name == wanted:
+    for key, value in headers:
+        if key == name:
             return value
     return None
 
 
 def body_length(headers: Sequence[Header]) -> int | None:
-    """The length of an answer's body where its head tells it and it is not chunked."""
+    """The length of an answer's body if the head contains it; None for a chunked body."""
     value = get_header(headers, b"content-length")
     if value is None or not value.isdigit() or get_header(headers, b"transfer-encoding") is not None:
         return None
@@ -127,13 +127,13 @@ def body_length(headers: Sequence[Header]) -> int | None:
 
 
 def is_encoded(headers: Sequence[Header]) -> bool:
-    """Whether the body is compressed, although we asked for a plain one."""
+    """Whether the body is compressed although the request did not accept that."""
     encoding = get_header(headers, b"content-encoding")
     return encoding is not None and encoding.strip().lower() not in (b"", b"identity")
 
 
 def retry_after_s(headers: Sequence[Header]) -> float | None:
-    """Retry-After in seconds. Its other form, a date, is not read: it would need a clock that both sides agree on."""
+    """Retry-After in seconds. The form with a date is ignored: it would need synchronized clocks."""
     value = get_header(headers, b"retry-after")
     if value is None or not value.strip().isdigit() or len(value) > 9:
         return None
