@@ -92,8 +92,8 @@ def test_a_certificate_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         tls.context(TlsSettings(tmp_path / "cert.pem", tmp_path / "key.pem"))
 
 
-def test_half_a_pair_is_told() -> None:
-    with pytest.raises(ValueError, match="belong together"):
+def test_a_certificate_without_its_key_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be set together"):
         TlsSettings(Path("cert.pem"), None)
     assert tls.context(TlsSettings()) is None
 

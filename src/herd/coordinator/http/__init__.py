@@ -1,1 +1,1 @@
-"""The HTTP/1.1 server: connections, request heads, bodies and answers. It knows no route."""
+"""The HTTP/1.1 server: connections, request heads, bodies and answers, and WebSocket frames."""

@@ -1,4 +1,4 @@
-"""How a chunked request body is read (RFC 9112 7.1), strictly: no extensions, no trailers. Knows no socket."""
+"""Reads chunked request bodies (RFC 9112 7.1) strictly: chunk extensions and trailers are refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 from herd.errors import BadRequest, TooLarge
 
 _SIZE: Final = re.compile(rb"[0-9A-Fa-f]{1,8}")
-# Tiny chunks cost far more than they carry; ones this small on average are no client's honest work.
+# Tiny chunks cost much more than they carry; no ordinary client sends chunks that are this small on average.
 _CHUNKS_FREE: Final = 4096
 _CHUNK_MEAN_MIN_BYTES: Final = 16
 
@@ -19,7 +19,7 @@ _AT_LAST: Final = 3
 
 
 class ChunkedBody:
-    """Collects one body; the caller feeds bytes as they come, in any split."""
+    """Collects one body. The caller feeds bytes as they arrive, split anywhere."""
 
     __slots__ = ("_carry", "_chunks", "_left", "_max_bytes", "_state", "content")
 
@@ -32,9 +32,9 @@ class ChunkedBody:
         self._carry = b""
 
     def feed(self, data: bytes) -> bytes | None:
-        """Takes the next bytes. Returns what follows the body once it is whole, None before.
+        """Adds the next bytes. Returns the bytes after the body once it is complete, None before.
 
-        Raises BadRequest for anything but plain chunks, TooLarge as soon as a size says so.
+        Raises BadRequest for anything but plain chunks, and TooLarge as soon as a chunk size exceeds the limit.
         """
         if self._carry:
             data = self._carry + data
@@ -42,26 +42,26 @@ class ChunkedBody:
         at = 0
         while True:
             if self._state == _AT_DATA:
-                at = self._take(data, at)
+                at = self._add_data(data, at)
                 if self._left:
                     return None
                 self._state = _AT_DATA_END
             end = data.find(b"\r\n", at)
             if end < 0:
-                self._keep(data[at:])
+                self._carry_over(data[at:])
                 return None
-            if self._line(data[at:end]):
+            if self._end_line(data[at:end]):
                 return data[end + 2 :]
             at = end + 2
 
-    def _take(self, data: bytes, at: int) -> int:
+    def _add_data(self, data: bytes, at: int) -> int:
         piece = data[at : at + self._left]
         self.content += piece
         self._left -= len(piece)
         return at + len(piece)
 
-    def _keep(self, rest: bytes) -> None:
-        """Part of a line: refused at once where no line could begin so."""
+    def _carry_over(self, rest: bytes) -> None:
+        """Stores an incomplete line. Refuses it at once if no valid line can begin like this."""
         if self._state == _AT_SIZE:
             digits = rest.removesuffix(b"\r")
             if rest and _SIZE.fullmatch(digits) is None:
@@ -70,8 +70,8 @@ class ChunkedBody:
             raise _malformed()
         self._carry = rest
 
-    def _line(self, line: bytes) -> bool:
-        """One line that is not data; True when it was the last."""
+    def _end_line(self, line: bytes) -> bool:
+        """Processes a line that is not data; True if it was the last."""
         if self._state == _AT_SIZE:
             self._begin(line)
             return False
@@ -90,10 +90,10 @@ class ChunkedBody:
             raise TooLarge(f"the request body is over {self._max_bytes} bytes")
         self._chunks += 1
         if self._chunks > _CHUNKS_FREE and total < self._chunks * _CHUNK_MEAN_MIN_BYTES:
-            raise BadRequest("the body's chunks are too small", "malformed_chunk")
+            raise BadRequest("the chunks of the request body are too small", "malformed_chunk")
         self._left = size
         self._state = _AT_DATA if size else _AT_LAST
 
 
 def _malformed() -> BadRequest:
-    return BadRequest("malformed chunk; extensions and trailers are not accepted", "malformed_chunk")
+    return BadRequest("malformed chunk; extensions and trailers are not supported", "malformed_chunk")

@@ -1,12 +1,12 @@
-"""One client connection: finds whole requests in its bytes and hands them on one at a time. Knows no route.
+"""Reads requests from one client connection and passes them on one at a time.
 
-    IDLE ──bytes──> HEAD ──empty line──> BODY ──whole──> BUSY ──answered──> IDLE
-    BUSY ──switched──> SWITCHED: the bytes are a guest's, such as a WebSocket
-    any ──refused, broken off──> LINGERING ──client closed or time is up──> gone
+    IDLE ──bytes──> HEAD ──empty line──> BODY ──complete──> BUSY ──answered──> IDLE
+    BUSY ──upgraded──> UPGRADED: the bytes belong to another protocol, such as WebSocket
+    any ──refused, cut──> LINGERING ──client closed or time is up──> closed
 
-A request that arrives in one read goes from IDLE to BUSY at once. While one is answered, reading stays on, so that
-a client's leaving is noticed; what it pipelines meanwhile is kept, up to a limit. No timer is set per request or
-per connection: `sweep` looks at each connection once a second.
+A request that arrives in one read goes from IDLE to BUSY at once. While a request is answered, reading continues, so
+that a disconnect is noticed; pipelined requests are buffered up to a limit. There is no timer per request or per
+connection: `sweep` checks each connection once a second.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from herd.coordinator.http.chunked import ChunkedBody
 from herd.coordinator.http.connections import ClientConnections
 from herd.coordinator.http.connections import HttpSettings as HttpSettings
 from herd.coordinator.http.contract import ClientTransport, Header, UpgradedProtocol
-from herd.coordinator.http.exchange import HttpExchange, rendered_head
-from herd.coordinator.http.request_head import CHUNKED, Head, can_never_complete, path_hint, read_head
+from herd.coordinator.http.exchange import HttpExchange, render_head
+from herd.coordinator.http.request_head import CHUNKED, RequestHead, can_never_complete, path_hint, read_head
 from herd.errors import HeadersTooLarge, HerdError, Refusal, TooLarge
 
 _IDLE: Final = 0
@@ -30,23 +30,23 @@ _HEAD: Final = 1
 _BODY: Final = 2
 _BUSY: Final = 3
 _LINGERING: Final = 4
-_SWITCHED: Final = 5
+_UPGRADED: Final = 5
 
 _REQUESTS_PER_TURN: Final = 32
-# So many of those turned away are told why; beyond it they are only cut, or telling would be the way to exhaust us.
-_TURNED_AWAY_MAX: Final = 32
+# At most this many refused connections get an answer with the reason. Further ones are only closed: otherwise the
+# answers themselves could exhaust this process.
+_REFUSED_MAX: Final = 32
 _TCP_CLOSE_WAIT: Final = 8
 _RESET: Final = struct.pack("ii", 1, 0)
 
 
 class HttpConnection(asyncio.Protocol):
-    """See the file's head. Every method runs on the loop's thread; `sweep` and the answer calls never raise."""
+    """Every method runs on the loop's thread. `sweep` and the calls that write answers never raise."""
 
     __slots__ = (
         "_body",
         "_clients",
         "_exchange",
-        "_guest",
         "_head",
         "_head_bytes",
         "_is_pumping",
@@ -56,14 +56,15 @@ class HttpConnection(asyncio.Protocol):
         "_mark_at",
         "_mark_bytes",
         "_phase",
+        "_progress_at",
         "_received",
         "_scanned",
         "_sent",
         "_since",
         "_tail",
         "_taken",
-        "_taken_at",
         "_transport",
+        "_upgraded",
         "client_ip",
         "is_encrypted",
     )
@@ -75,16 +76,16 @@ class HttpConnection(asyncio.Protocol):
         self._tail = bytearray()
         self._scanned = 0
         self._head_bytes = b"\0"
-        self._head: Head | None = None
+        self._head: RequestHead | None = None
         self._body: bytearray | ChunkedBody | None = None
         self._received = 0
         self._mark_at = 0.0
         self._mark_bytes = 0
         self._exchange: HttpExchange | None = None
-        self._guest: UpgradedProtocol | None = None
+        self._upgraded: UpgradedProtocol | None = None
         self._sent = 0
         self._taken = 0
-        self._taken_at = self._since
+        self._progress_at = self._since
         self._is_used = False
         self._is_pumping = False
         self._is_read_paused = False
@@ -92,7 +93,7 @@ class HttpConnection(asyncio.Protocol):
         self.client_ip = ""
         self.is_encrypted = False
 
-    # What the loop calls
+    # --- called by the loop ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -101,40 +102,40 @@ class HttpConnection(asyncio.Protocol):
         self.client_ip = _peer_ip(transport.get_extra_info("peername"))
         self.is_encrypted = transport.get_extra_info("sslcontext") is not None
         excess = self._clients.join(self)
-        if excess > _TURNED_AWAY_MAX:
+        if excess > _REFUSED_MAX:
             self._phase = _LINGERING
             self._transport.abort()
         elif excess > 0:
-            self._refuse(None, self._clients.turned_away(self.client_ip))
+            self._refuse(None, self._clients.limit_refusal(self.client_ip))
 
     def data_received(self, data: bytes) -> None:
         phase = self._phase
         if phase == _IDLE and not self._tail and not self._is_write_paused:
             head = self._head
-            # Most requests of a connection have the very same head as the one before: it need not be read again.
+            # Most requests of a connection have the same head as the one before: it is not parsed again.
             if data.startswith(self._head_bytes) and head is not None:
                 start = len(self._head_bytes)
                 if len(data) == start + head.length:
                     self._start(head, data[start:])
                     return
-            used = self._take(data)
+            used = self._read_request(data)
             if used == len(data):
                 return
-            self._keep(data[used:])
+            self._buffer(data[used:])
             if used:
                 self._pump()
         elif phase == _BODY:
             rest = self._read_body(data)
             if rest:
-                self._keep(rest)
+                self._buffer(rest)
                 self._pump()
         else:
-            self._keep(data)
-            if phase != _BUSY and phase != _SWITCHED:
+            self._buffer(data)
+            if phase != _BUSY and phase != _UPGRADED:
                 self._pump()
 
     def eof_received(self) -> bool:
-        # Closing one direction only is taken for leaving, as other gateways do: the two cannot be told apart.
+        # A half-closed connection counts as a disconnect, as in other gateways: the two cannot be distinguished.
         if self._exchange is not None:
             self._give_up()
             self._transport.abort()
@@ -144,33 +145,33 @@ class HttpConnection(asyncio.Protocol):
         self._clients.leave(self)
         self._clients.uploading_bytes -= self._received
         self._received = 0
-        self._let_guest_go()
+        self._end_upgraded()
         self._give_up()
 
     def pause_writing(self) -> None:
         self._is_write_paused = True
         if self._exchange is not None and self._exchange.on_writable is not None:
             self._exchange.on_writable(False)
-        elif self._guest is not None:
-            self._guest.writable(False)
+        elif self._upgraded is not None:
+            self._upgraded.writable(False)
 
     def resume_writing(self) -> None:
         self._is_write_paused = False
         if self._exchange is not None:
             if self._exchange.on_writable is not None:
                 self._exchange.on_writable(True)
-        elif self._guest is not None:
-            self._guest.writable(True)
+        elif self._upgraded is not None:
+            self._upgraded.writable(True)
         elif self._tail:
             self._pump()
 
-    # What its exchange calls
+    # --- called by its exchange ---
 
     @property
     def date_line(self) -> bytes:
         return self._clients.date_line
 
-    def stays_open(self, head: Head) -> bool:
+    def stays_open(self, head: RequestHead) -> bool:
         return head.keeps_alive and not self._clients.is_draining
 
     def send(self, data: bytes) -> None:
@@ -187,23 +188,23 @@ class HttpConnection(asyncio.Protocol):
         if self._tail and not self._is_pumping:
             self._pump()
 
-    def switched(self, guest: UpgradedProtocol) -> ClientTransport:
+    def upgrade(self, upgraded: UpgradedProtocol) -> ClientTransport:
         self._exchange = None
-        self._guest = guest
-        self._phase = _SWITCHED
+        self._upgraded = upgraded
+        self._phase = _UPGRADED
         return self
 
     def finish(self) -> None:
-        """The guest is done: the connection ends once everything was sent."""
-        self._guest = None
+        """The upgraded protocol has ended: the connection closes after all bytes were sent."""
+        self._upgraded = None
         self._linger()
 
-    def _let_guest_go(self) -> None:
-        guest, self._guest = self._guest, None
-        if guest is not None:
-            guest.lost()
+    def _end_upgraded(self) -> None:
+        upgraded, self._upgraded = self._upgraded, None
+        if upgraded is not None:
+            upgraded.lost()
 
-    def break_off(self, with_reset: bool) -> None:
+    def cut(self, with_reset: bool) -> None:
         self._exchange = None
         if with_reset:
             self._phase = _LINGERING
@@ -213,14 +214,14 @@ class HttpConnection(asyncio.Protocol):
         else:
             self._linger()
 
-    # Finding requests
+    # --- reading requests ---
 
-    def _keep(self, data: bytes) -> None:
-        """Bytes for later; when there are too many of them, the client is no longer read."""
+    def _buffer(self, data: bytes) -> None:
+        """Buffers bytes for later; above the limit, reading from the client is paused."""
         if self._phase == _LINGERING:
             return
-        if self._guest is not None:
-            self._guest.received(data)
+        if self._upgraded is not None:
+            self._upgraded.received(data)
             return
         self._tail += data
         is_full = len(self._tail) > self._clients.settings.pipeline_max_bytes
@@ -230,7 +231,7 @@ class HttpConnection(asyncio.Protocol):
         self._transport.pause_reading()
 
     def _pump(self) -> None:
-        """Starts the requests that wait in the tail, one after the other, as far as each is answered at once."""
+        """Starts the buffered requests one after the other, while each of them is answered at once."""
         if self._is_pumping:
             return
         self._is_pumping = True
@@ -240,22 +241,22 @@ class HttpConnection(asyncio.Protocol):
                 self._clients.loop.call_soon(self._pump)
                 break
             turns += 1
-            used = self._take(self._tail)
+            used = self._read_request(self._tail)
             if not used:
                 break
             del self._tail[:used]
         self._is_pumping = False
-        if self._guest is not None and self._tail:
+        if self._upgraded is not None and self._tail:
             rest = bytes(self._tail)
             self._tail.clear()
-            self._guest.received(rest)
+            self._upgraded.received(rest)
         if self._is_read_paused and len(self._tail) <= self._clients.settings.pipeline_max_bytes:
             self._is_read_paused = False
             self._transport.resume_reading()
 
-    def _take(self, data: bytes | bytearray) -> int:
-        """Reads one request off the front of `data`: the bytes used, 0 where its head is not whole yet or was refused."""
-        # RFC 9112 2.2: one empty line before a request is forgiven; some old clients end a body so.
+    def _read_request(self, data: bytes | bytearray) -> int:
+        """Reads one request from the start of `data`. Returns the bytes used; 0 if its head is incomplete or was refused."""
+        # RFC 9112 2.2: one empty line before a request is ignored; some old clients end a body with it.
         skip = 2 if data.startswith(b"\r\n") else 0
         end = data.find(b"\r\n\r\n", max(skip, self._scanned - 3)) + 4
         max_bytes = self._clients.settings.header_max_bytes
@@ -292,7 +293,7 @@ class HttpConnection(asyncio.Protocol):
         else:
             self._scanned = len(data)
 
-    def _open_body(self, head: Head, data: bytes) -> bytes:
+    def _open_body(self, head: RequestHead, data: bytes) -> bytes:
         if head.expects_continue and not data:
             self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._phase = _BODY
@@ -302,12 +303,14 @@ class HttpConnection(asyncio.Protocol):
         return self._read_body(data)
 
     def _read_body(self, data: bytes) -> bytes:
-        """Adds to the body; starts the request when it is whole. Returns the bytes that follow it."""
+        """Adds to the body and starts the request when it is complete. Returns the bytes after the body."""
         assert self._head is not None
         self._received += len(data)
         self._clients.uploading_bytes += len(data)
         if self._clients.uploading_bytes > self._clients.settings.uploads_max_bytes:
-            refusal = Refusal(503, "too_many_uploads", "too many uploads at once", retry_after_s=1.0)
+            refusal = Refusal(
+                503, "too_many_uploads", "too many uploads in progress, try again shortly", retry_after_s=1.0
+            )
             self._refuse(self._head.path, refusal, is_head=self._head.method == "HEAD")
             return b""
         if isinstance(self._body, ChunkedBody):
@@ -331,7 +334,7 @@ class HttpConnection(asyncio.Protocol):
         self._start(self._head, bytes(body.content))
         return rest
 
-    def _start(self, head: Head, body: bytes) -> None:
+    def _start(self, head: RequestHead, body: bytes) -> None:
         clients = self._clients
         if self._received:
             self._forget_upload()
@@ -350,10 +353,10 @@ class HttpConnection(asyncio.Protocol):
         self._received = 0
         self._body = None
 
-    # Ending
+    # --- ending ---
 
     def _refuse(self, path: str | None, refusal: Refusal, is_head: bool = False) -> None:
-        """Answers without asking anybody, and closes: after a refused head nobody knows where the next one begins."""
+        """Sends a refusal and closes: after a refused head the start of the next request is unknown."""
         status, content_type, body = self._clients.render_error(path, refusal)
         headers: list[Header] = [(b"Content-Type", content_type.encode("latin-1"))]
         if refusal.retry_after_s is not None:
@@ -361,7 +364,7 @@ class HttpConnection(asyncio.Protocol):
         if refusal.allow is not None:
             headers.append((b"Allow", refusal.allow.encode("latin-1")))
         own = self.date_line + b"Content-Length: %d\r\nConnection: close\r\n" % len(body)
-        self.send(rendered_head(status, headers, own) + (b"" if is_head else body))
+        self.send(render_head(status, headers, own) + (b"" if is_head else body))
         self._linger()
 
     def _finish(self) -> None:
@@ -374,8 +377,10 @@ class HttpConnection(asyncio.Protocol):
             self._transport.close()
 
     def _linger(self) -> None:
-        """Closes our direction and lets the client's run dry: closing over unread bytes would reset the connection and
-        could destroy the answer on its way (RFC 9112 9.6)."""
+        """Closes our direction and reads until the client closes.
+
+        Closing with unread bytes would reset the connection and could lose the answer (RFC 9112 9.6).
+        """
         self._phase = _LINGERING
         self._since = self._clients.time()
         self._tail.clear()
@@ -393,7 +398,7 @@ class HttpConnection(asyncio.Protocol):
         exchange = self._exchange
         self._exchange = None
         if exchange is not None:
-            exchange.left()
+            exchange.client_left()
 
     def abort(self) -> None:
         self._clients.outbox.flush()
@@ -403,7 +408,7 @@ class HttpConnection(asyncio.Protocol):
         if self._phase == _IDLE and not self._tail:
             self._finish()
 
-    # Time limits
+    # --- time limits ---
 
     def sweep(self, now: float) -> None:
         if self._is_reader_stuck(now):
@@ -415,10 +420,10 @@ class HttpConnection(asyncio.Protocol):
                 self._finish()
         elif self._phase == _HEAD:
             if now - self._since > self._clients.settings.header_timeout_s:
-                self._refuse(None, Refusal(408, "request_timeout", "the request's head took too long"))
+                self._refuse(None, Refusal(408, "request_timeout", "the request head was not complete in time"))
         elif self._phase == _BODY:
             self._sweep_upload(now)
-        elif self._phase == _SWITCHED:
+        elif self._phase == _UPGRADED:
             return
         elif self._phase == _BUSY:
             if self._is_read_paused and _has_closed(self._transport):
@@ -431,9 +436,9 @@ class HttpConnection(asyncio.Protocol):
         taken = self._sent - waiting
         if not waiting or taken != self._taken:
             self._taken = taken
-            self._taken_at = now
+            self._progress_at = now
             return False
-        return now - self._taken_at > self._clients.settings.slow_reader_s
+        return now - self._progress_at > self._clients.settings.slow_reader_s
 
     def _sweep_upload(self, now: float) -> None:
         settings = self._clients.settings
@@ -441,7 +446,7 @@ class HttpConnection(asyncio.Protocol):
             return
         if self._received - self._mark_bytes < settings.body_min_bytes_per_s * settings.body_grace_s:
             path = self._head.path if self._head is not None else None
-            self._refuse(path, Refusal(408, "request_timeout", "the request's body arrives too slowly"))
+            self._refuse(path, Refusal(408, "request_timeout", "the request body arrives too slowly"))
         self._mark_at = now
         self._mark_bytes = self._received
 
@@ -453,7 +458,7 @@ def _peer_ip(peer: object) -> str:
 
 
 def _has_closed(transport: asyncio.Transport) -> bool:
-    """Whether the client has closed a connection that we do not read now. Linux tells; elsewhere it is not known."""
+    """Whether the client has closed a connection that is not read at present; only Linux reports this."""
     if sys.platform != "linux":
         return False
     state: bytes = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)

@@ -1,4 +1,4 @@
-"""All client connections of a listener together: their limits, their number, the time. Knows no byte of HTTP."""
+"""Counts and limits the client connections of a listener, and holds what they share, such as the current time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from herd.coordinator.http.write_batching import WriteBatcher
 from herd.errors import Refusal
 
 RenderError = Callable[[str | None, Refusal], tuple[int, str, bytes]]
-"""(path, or None where none could be read; refusal) -> (status, content type, body)."""
+"""(path, or None if it is unreadable; refusal) -> (status, content type, body)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,21 +112,21 @@ class HttpSettings:
 
 
 class Connection(Protocol):
-    """What all connections together ask of each."""
+    """The calls that `ClientConnections` makes on each connection."""
 
     client_ip: str
 
     def sweep(self, now: float) -> None:
-        """Looks at the time limits of the state it is in."""
+        """Checks the time limits of the connection's present state."""
 
     def close_if_idle(self) -> None: ...
 
     def abort(self) -> None:
-        """At once, whatever it is doing."""
+        """Closes the connection at once."""
 
 
 class ClientConnections:
-    """All connections of one listener, and what they share: the limits, the time of day, whether we are draining."""
+    """All connections of one listener, and what they share: the limits, the time of day, and whether it is draining."""
 
     def __init__(
         self,
@@ -143,10 +143,10 @@ class ClientConnections:
         self.connections: set[Connection] = set()
         self.is_draining = False
         self.on_empty: Callable[[], None] | None = None
-        """Called when, while draining, the last connection has ended."""
+        """Called when the last connection has ended while draining."""
         self.uploading_bytes = 0
         self.paused_s = 0.0
-        """Time during which this process did not run: no client is to blame for it."""
+        """Time in which this process did not run; it counts against no client."""
         self.now = loop.time()
         self.date_line = _date_line()
         self._per_ip: dict[str, int] = {}
@@ -155,7 +155,7 @@ class ClientConnections:
         return self.loop.time() - self.paused_s
 
     def join(self, connection: Connection) -> int:
-        """Counts a connection in. Returns by how many there are too many now; 0 and less is well."""
+        """Counts a new connection. Returns by how many the limit is exceeded; 0 or less means that it is not."""
         ip = connection.client_ip
         count = self._per_ip.get(ip, 0) + 1
         self._per_ip[ip] = count
@@ -172,7 +172,7 @@ class ClientConnections:
         if self.is_draining and not self.connections and self.on_empty is not None:
             self.on_empty()
 
-    def turned_away(self, ip: str) -> Refusal:
+    def limit_refusal(self, ip: str) -> Refusal:
         if self._per_ip[ip] > self._per_ip_max(ip):
             message = f"more than {self._per_ip_max(ip)} connections from {ip}"
             return Refusal(429, "too_many_connections", message, retry_after_s=1.0)
@@ -189,7 +189,7 @@ class ClientConnections:
             connection.sweep(now)
 
     def drain(self) -> None:
-        """From now on no request is taken; answers in progress go on, the connections close as they end."""
+        """Accepts no more requests. Answers in progress continue, and their connections close at their end."""
         self.is_draining = True
         for connection in list(self.connections):
             connection.close_if_idle()

@@ -1,6 +1,6 @@
-"""The contract between the HTTP server and whoever answers: one request of one client, and its answer. Knows no route.
+"""Defines the interface between the HTTP server and the code that answers: one request and its answer.
 
-Everything is synchronous and called on the loop's thread: no task, no await and no object per chunk.
+All calls are synchronous and on the loop's thread: no task, no await and no object per chunk.
 """
 
 from __future__ import annotations
@@ -12,80 +12,82 @@ Header = tuple[bytes, bytes]
 
 
 class UpgradedProtocol(Protocol):
-    """Whoever a connection is given to after its last HTTP request: from then on the bytes are theirs."""
+    """Takes over a connection after its last HTTP request, and receives all further bytes."""
 
     def received(self, data: bytes) -> None: ...
 
     def writable(self, is_writable: bool) -> None:
-        """False when the other end reads too slowly, True when it caught up."""
+        """False when the client reads too slowly, True when it has caught up."""
 
     def lost(self) -> None:
-        """The connection is gone. Called once."""
+        """The connection was closed or lost. Called once."""
 
 
 class ClientTransport(Protocol):
-    """What a guest may do with the connection."""
+    """The calls that an upgraded protocol may make on its connection."""
 
     def send(self, data: bytes) -> None: ...
 
     def finish(self) -> None:
-        """Closes it once everything was sent."""
+        """Closes the connection after all bytes were sent."""
 
 
 class Exchange(Protocol):
-    """A whole request was read (its body is bounded); the answer is written through these calls.
+    """One complete request (its body has a limit), and the calls that write its answer.
 
-    Either `respond(...)`, or `begin(...)`, any number of `write(...)`, then `end()`; or, when the answer cannot be
-    completed, `cut()`. After `end`, `cut` or the client's leaving, further calls do nothing.
+    Call `respond(...)`; or `begin(...)`, `write(...)` any number of times, and `end()`; or `cut()` if the answer cannot
+    be completed. After `end`, `cut` or a disconnect of the client, further calls do nothing.
     """
 
     method: str
     path: str
-    """Decoded path without the query, e.g. "/api/chat"."""
+    """The decoded path without the query, e.g. "/api/chat"."""
     query: bytes
     headers: Sequence[Header]
-    """As received, names in lower case."""
+    """As received, with names in lower case."""
     body: bytes
     client_ip: str
     received_at: float
     """Loop time at which the request was complete."""
 
     admission: object | None
-    """What the gate decided of this very head; equal requests of one connection share it."""
+    """The decision of access control on this head; equal requests of one connection share it."""
 
     on_gone: Callable[[], None] | None
-    """Called once when the client leaves before the answer has ended, in whatever state it is."""
+    """Called once if the client disconnects before the answer has ended."""
     on_writable: Callable[[bool], None] | None
-    """Called with False when the client reads too slowly (the buffer is full), with True when it caught up."""
+    """Called with False when the client reads too slowly (the buffer is full), with True when it has caught up."""
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether it came by https."""
+        """Whether the connection uses TLS."""
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of a header, by its lower-case name."""
 
     def accompany(self, headers: Sequence[Header]) -> None:
-        """These headers go with whatever answer is given."""
+        """Adds headers to the answer, whichever it will be."""
 
     def respond(self, status: int, headers: Sequence[Header], body: bytes) -> None:
-        """A whole answer with Content-Length."""
+        """Sends a complete answer with Content-Length."""
 
     def begin(self, status: int, headers: Sequence[Header], length: int | None) -> None:
-        """Starts an answer. The head is held back and leaves with the first body byte, in one write.
+        """Starts an answer. The head is sent together with the first body bytes, in one write.
 
-        `length` is the body's length where it is known, else the body is chunked (HTTP/1.0: until close).
+        `length` is the body's length if it is known. Otherwise the body is chunked (HTTP/1.0: ended by close).
         """
 
     def write(self, data: bytes) -> None:
-        """Body bytes: framed and sent at once."""
+        """Frames and sends body bytes at once."""
 
     def end(self) -> None:
-        """The answer is whole."""
+        """Completes the answer."""
 
-    def switch(self, headers: Sequence[Header], protocol: bytes, guest: UpgradedProtocol) -> ClientTransport:
-        """Answers 101 and gives the connection to `guest`, which speaks `protocol`; no HTTP is spoken on it any more."""
+    def switch(self, headers: Sequence[Header], protocol: bytes, upgraded: UpgradedProtocol) -> ClientTransport:
+        """Answers 101 and passes the connection to `upgraded`, which implements `protocol`."""
 
     def cut(self, last: bytes = b"") -> None:
-        """The answer cannot be completed: `last` (an error frame) is sent, then the connection is closed so that the
-        client cannot take the answer for whole (no final chunk)."""
+        """Ends an answer that cannot be completed: sends `last` (an error frame) and closes the connection.
+
+        There is no final chunk, so the client cannot mistake the answer for a complete one.
+        """

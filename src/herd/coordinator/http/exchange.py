@@ -1,4 +1,4 @@
-"""How one answer is framed and sent. Decides no status and knows no route; the connection decides what comes next."""
+"""Frames and sends the answer to one request (Content-Length, chunked, or until close)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from types import MappingProxyType
 from typing import Final, Protocol
 
 from herd.coordinator.http.contract import ClientTransport, Header, UpgradedProtocol
-from herd.coordinator.http.request_head import Head
+from herd.coordinator.http.request_head import RequestHead
 
 STATUS_LINES: Final = MappingProxyType(
     {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in http.HTTPStatus}
 )
 
-# The connection's own business: whatever an answerer or a node says about these would contradict the bytes sent.
+# Written by this file alone: values from a node or a route could contradict the bytes that are sent.
 _OURS: Final = frozenset(
     {
         b"connection",
@@ -37,38 +37,38 @@ _ENDED: Final = 5
 
 
 class ConnectionHandle(Protocol):
-    """What an exchange needs of its connection."""
+    """The calls that an exchange makes on its connection."""
 
     is_encrypted: bool
 
     @property
     def date_line(self) -> bytes: ...
 
-    def stays_open(self, head: Head) -> bool:
-        """Whether the connection may serve another request after this one."""
+    def stays_open(self, head: RequestHead) -> bool:
+        """Whether the connection can serve another request after this one."""
 
     def send(self, data: bytes) -> None: ...
 
-    def switched(self, guest: UpgradedProtocol) -> ClientTransport:
-        """The connection is the guest's from now on."""
+    def upgrade(self, upgraded: UpgradedProtocol) -> ClientTransport:
+        """Passes the connection to another protocol."""
 
     def answered(self, stays_open: bool) -> None:
-        """The answer is whole."""
+        """The answer is complete."""
 
-    def break_off(self, with_reset: bool) -> None:
-        """The answer is not whole and the client must notice; `with_reset` where an orderly close would look whole."""
+    def cut(self, with_reset: bool) -> None:
+        """The answer is incomplete and the client must notice; `with_reset` if a normal close would look complete."""
 
 
 class HttpExchange:
     """Implements `Exchange` (coordinator/http/contract.py) on one HTTP/1.x connection."""
 
     __slots__ = (
-        "_also",
+        "_connection",
+        "_extra_headers",
         "_framing",
         "_head",
         "_held",
         "_left",
-        "_line",
         "_stays_open",
         "body",
         "client_ip",
@@ -81,7 +81,9 @@ class HttpExchange:
         "received_at",
     )
 
-    def __init__(self, line: ConnectionHandle, head: Head, body: bytes, client_ip: str, received_at: float) -> None:
+    def __init__(
+        self, connection: ConnectionHandle, head: RequestHead, body: bytes, client_ip: str, received_at: float
+    ) -> None:
         self.method = head.method
         self.path = head.path
         self.query = head.query
@@ -91,9 +93,9 @@ class HttpExchange:
         self.received_at = received_at
         self.on_gone: Callable[[], None] | None = None
         self.on_writable: Callable[[bool], None] | None = None
-        self._line = line
+        self._connection = connection
         self._head = head
-        self._also: Sequence[Header] = ()
+        self._extra_headers: Sequence[Header] = ()
         self._framing = _FRESH
         self._held = b""
         self._left = 0
@@ -101,7 +103,7 @@ class HttpExchange:
 
     @property
     def is_encrypted(self) -> bool:
-        return self._line.is_encrypted
+        return self._connection.is_encrypted
 
     def header(self, name: bytes) -> bytes | None:
         for key, value in self.headers:
@@ -114,16 +116,16 @@ class HttpExchange:
         return self._head.admission
 
     @admission.setter
-    def admission(self, decided: object | None) -> None:
-        self._head.admission = decided
+    def admission(self, admission: object | None) -> None:
+        self._head.admission = admission
 
     def accompany(self, headers: Sequence[Header]) -> None:
-        self._also = headers
+        self._extra_headers = headers
 
     def respond(self, status: int, headers: Sequence[Header], body: bytes) -> None:
         if self._framing != _FRESH:
             return
-        stays_open = self._line.stays_open(self._head)
+        stays_open = self._connection.stays_open(self._head)
         if status == 204 or status == 304 or status < 200:
             framing = body = b""
         else:
@@ -131,13 +133,13 @@ class HttpExchange:
             if self.method == "HEAD":
                 body = b""
         self._close()
-        self._line.send(self._rendered(status, headers, framing, stays_open) + body)
-        self._line.answered(stays_open)
+        self._connection.send(self._render(status, headers, framing, stays_open) + body)
+        self._connection.answered(stays_open)
 
     def begin(self, status: int, headers: Sequence[Header], length: int | None) -> None:
         if self._framing != _FRESH:
             return
-        self._stays_open = self._line.stays_open(self._head)
+        self._stays_open = self._connection.stays_open(self._head)
         framing = b""
         if status == 204 or status == 304:
             self._framing = _NO_BODY
@@ -153,7 +155,7 @@ class HttpExchange:
             framing = b"Transfer-Encoding: chunked\r\n"
         if self.method == "HEAD":
             self._framing = _NO_BODY
-        self._held = self._rendered(status, headers, framing, self._stays_open)
+        self._held = self._render(status, headers, framing, self._stays_open)
 
     def write(self, data: bytes) -> None:
         framing = self._framing
@@ -164,14 +166,14 @@ class HttpExchange:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         elif framing == _BY_LENGTH:
             if len(data) > self._left:
-                # More than was announced would be read as the next answer: this one is lost, the next must not be.
+                # Bytes beyond Content-Length would be parsed as the next answer. Only this answer may be lost.
                 self.cut()
                 return
             self._left -= len(data)
         if self._held:
             data = self._held + data
             self._held = b""
-        self._line.send(data)
+        self._connection.send(data)
 
     def end(self) -> None:
         framing = self._framing
@@ -186,28 +188,28 @@ class HttpExchange:
             last += b"0\r\n\r\n"
         self._close()
         if last:
-            self._line.send(last)
-        self._line.answered(self._stays_open)
+            self._connection.send(last)
+        self._connection.answered(self._stays_open)
 
-    def switch(self, headers: Sequence[Header], protocol: bytes, guest: UpgradedProtocol) -> ClientTransport:
-        assert self._framing == _FRESH, "switch() after an answer has begun"
+    def switch(self, headers: Sequence[Header], protocol: bytes, upgraded: UpgradedProtocol) -> ClientTransport:
+        assert self._framing == _FRESH, "switch() after the answer has begun"
         own = b"Upgrade: %b\r\nConnection: Upgrade\r\n" % protocol
         self._close()
-        self._line.send(rendered_head(101, (*headers, *self._also), self._line.date_line + own))
-        return self._line.switched(guest)
+        self._connection.send(render_head(101, (*headers, *self._extra_headers), self._connection.date_line + own))
+        return self._connection.upgrade(upgraded)
 
     def cut(self, last: bytes = b"") -> None:
         framing = self._framing
         if framing == _ENDED:
             return
-        # Last words must not make up an announced length: the answer would look whole.
+        # The error frame must not fill up an announced length: the answer would look complete.
         if last and framing != _FRESH and (framing != _BY_LENGTH or len(last) < self._left):
             self.write(last)
         self._close()
-        self._line.break_off(framing == _BY_CLOSE)
+        self._connection.cut(framing == _BY_CLOSE)
 
-    def left(self) -> None:
-        """The client has left: tells the answerer once; nothing more is sent."""
+    def client_left(self) -> None:
+        """The client has disconnected: calls `on_gone` once; nothing more is sent."""
         if self._framing == _ENDED:
             return
         on_gone = self.on_gone
@@ -216,26 +218,26 @@ class HttpExchange:
             on_gone()
 
     def _close(self) -> None:
-        """No more calls count. The answerer holds this exchange: letting go of it spares the cycle collector the work."""
+        """Ignores further calls. Releases the callbacks, which refer to this exchange: this avoids reference cycles."""
         self._framing = _ENDED
         self._held = b""
         self.on_gone = None
         self.on_writable = None
 
-    def _rendered(self, status: int, headers: Sequence[Header], framing: bytes, stays_open: bool) -> bytes:
+    def _render(self, status: int, headers: Sequence[Header], framing: bytes, stays_open: bool) -> bytes:
         if not stays_open:
             framing += b"Connection: close\r\n"
         elif self._head.is_http10:
             framing += b"Connection: keep-alive\r\n"
-        if self._also:
-            headers = (*headers, *self._also)
-        return rendered_head(status, headers, self._line.date_line + framing)
+        if self._extra_headers:
+            headers = (*headers, *self._extra_headers)
+        return render_head(status, headers, self._connection.date_line + framing)
 
 
-def rendered_head(status: int, headers: Sequence[Header], own_lines: bytes) -> bytes:
-    """A whole answer head, ended by its empty line. `own_lines` are the connection's own headers, each with its CRLF.
+def render_head(status: int, headers: Sequence[Header], own_lines: bytes) -> bytes:
+    """A complete response head with its empty line. `own_lines` are the connection's own headers, each with its CRLF.
 
-    A header whose name or value holds CR, LF or NUL is dropped: it would begin a header or an answer of its own.
+    A header whose name or value contains CR, LF or NUL is dropped: it could inject another header or answer.
     """
     lines = [b"%b: %b\r\n" % header for header in headers if header[0].lower() not in _OURS]
     block = b"".join(lines)

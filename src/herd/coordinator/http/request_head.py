@@ -1,7 +1,7 @@
-"""Which request heads are well formed, and what they say. Knows no socket and no body: bytes in, `Head` out.
+"""Parses and validates request heads.
 
-llhttp reads the head; what it lets pass and another server on the way might read differently is refused before or
-after it (RFC 9112: sections 2.2 bare CR and LF, 3.2 Host and targets, 5.1 names, 5.2 folding, 6 framing).
+llhttp parses the head. Anything that it accepts but another server on the path might interpret differently is refused
+before or after it (RFC 9112: sections 2.2 bare CR and LF, 3.2 Host and targets, 5.1 names, 5.2 folding, 6 framing).
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from herd.coordinator.http.contract import Header
 from herd.errors import BadRequest, HerdError
 
 CHUNKED: Final = -1
-"""`Head.length` of a body that comes in chunks."""
+"""`RequestHead.length` of a chunked body."""
 
 _CRLF: Final = b"\r\n"
 _TEXT: Final = bytes(c for c in range(256) if c == 9 or (c >= 32 and c != 127))
 _METHODS: Final = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
-# Three words, then lines of name, colon and text, each ended by CRLF, then an empty one. Nothing in it can match twice,
-# so refusing costs no more than accepting. Rules out folding, space before a colon, bare CR and LF, control characters.
+# Three words, then lines of name, colon and text, each ended by CRLF, then an empty line. No part can match in two ways,
+# so refusing costs no more than accepting. Excludes folding, space before a colon, bare CR and LF, control characters.
 _SHAPE: Final = re.compile(
     rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++) ([\x21-\x7e]++) (HTTP/[0-9]\.[0-9])\r\n"
     rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n"
 )
 _PATH: Final = re.compile(rb"/[\w\-.~!$&'()*+,;=:@/\[\]]*+(?:%[0-9A-Fa-f]{2}[\w\-.~!$&'()*+,;=:@/\[\]]*+)*+", re.ASCII)
-# Browsers leave these five bare in a query though RFC 3986 does not: { } | ^ and the backtick.
+# Browsers do not escape these five in a query although RFC 3986 requires it: { } | ^ and the backtick.
 _QUERY: Final = re.compile(
     rb"[\w\-.~!$&'()*+,;=:@/?\[\]{}|^`]*+(?:%[0-9A-Fa-f]{2}[\w\-.~!$&'()*+,;=:@/?\[\]{}|^`]*+)*+", re.ASCII
 )
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE)
 _HOST: Final = re.compile(rb"(?:[\w.~\-]++|\[[0-9A-Fa-f:.]++(?:%[\w.~\-]++)?\])(?::[0-9]{1,5})?", re.ASCII)
 _DIGITS: Final = re.compile(rb"[0-9]{1,18}")
-_WATCHED: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"})
-_UNFIT_HOPS: Final = frozenset({b"host", b"content-length", b"transfer-encoding"})
+_CHECKED: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"})
+_NOT_HOP_BY_HOP: Final = frozenset({b"host", b"content-length", b"transfer-encoding"})
 _NEVER_COMPLETE: Final = re.compile(rb"(?<!\r)\n|\r[^\n]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
@@ -57,41 +57,41 @@ class ExpectationFailed(HerdError):
 
 
 @dataclass(slots=True)
-class Head:
-    """One request's head. Shared by equal requests of a connection: never changed, but for what was decided of it."""
+class RequestHead:
+    """One request head. Equal requests of a connection share it; only `admission` is ever changed."""
 
     method: str
     path: str
     query: bytes
     headers: tuple[Header, ...]
     length: int
-    """Bytes of body to come, or CHUNKED."""
+    """The length of the body in bytes, or CHUNKED."""
     keeps_alive: bool
     is_http10: bool
     expects_continue: bool
     admission: object | None = None
-    """The gate's own note; nobody else reads it."""
+    """The decision of access control on this head."""
 
 
 class _Fields:
-    """What llhttp reports while it reads one head."""
+    """Collects the headers that llhttp reports for one head."""
 
-    __slots__ = ("headers", "watched")
+    __slots__ = ("checked", "headers")
 
     def __init__(self) -> None:
         self.headers: list[Header] = []
-        self.watched: dict[bytes, list[bytes]] = {}
+        self.checked: dict[bytes, list[bytes]] = {}
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
         value = value.strip()
         self.headers.append((name, value))
-        if name in _WATCHED:
-            self.watched.setdefault(name, []).append(value)
+        if name in _CHECKED:
+            self.checked.setdefault(name, []).append(value)
 
 
-def read_head(raw: bytes) -> Head:
-    """Reads `raw`, everything up to and with the first empty line. Raises HerdError: 400, 417, 501 or 505."""
+def read_head(raw: bytes) -> RequestHead:
+    """Parses `raw`, which ends with the first empty line. Raises HerdError: 400, 417, 501 or 505."""
     method, target, is_http10 = _request_line(raw)
     fields = _Fields()
     try:
@@ -101,26 +101,26 @@ def read_head(raw: bytes) -> Head:
         pass
     except HttpParserError as error:
         raise BadRequest(f"malformed request head: {error}", "malformed_request") from None
-    watched = fields.watched
+    checked = fields.checked
     authority, path, query = _target(method, target)
-    _check_host(watched.get(b"host"), authority, is_http10)
-    length = _body_length(watched, is_http10)
-    return Head(
+    _check_host(checked.get(b"host"), authority, is_http10)
+    length = _body_length(checked, is_http10)
+    return RequestHead(
         method=method.decode("ascii"),
         path=path,
         query=query,
         headers=tuple(fields.headers),
         length=length,
-        keeps_alive=_keeps_alive(watched.get(b"connection"), is_http10),
+        keeps_alive=_keeps_alive(checked.get(b"connection"), is_http10),
         is_http10=is_http10,
-        expects_continue=_expects_continue(watched.get(b"expect"), length, is_http10),
+        expects_continue=_expects_continue(checked.get(b"expect"), length, is_http10),
     )
 
 
 def can_never_complete(raw: bytes | bytearray, start: int, scanned: int) -> bool:
-    """Whether an unfinished head that begins at `start` holds, beyond the first `scanned` bytes, what none may hold.
+    """Whether an incomplete head that begins at `start` is already invalid, after the first `scanned` bytes.
 
-    Saves waiting for an end that cannot come: after bare line feeds, or when somebody speaks TLS to this port.
+    Avoids waiting for an end that cannot arrive: after bare line feeds, or after a TLS handshake on this port.
     """
     first = raw[start : start + 1]
     if first and not first.isalpha() and first != b"\r":
@@ -129,7 +129,7 @@ def can_never_complete(raw: bytes | bytearray, start: int, scanned: int) -> bool
 
 
 def path_hint(raw: bytes) -> str | None:
-    """The path of a refused head, if it can be made out: errors are rendered in the shape its dialect uses."""
+    """The path of a refused head, if it is readable: the error is rendered in the format of the path's dialect."""
     words = raw[: raw.find(_CRLF)].split(b" ", 2)
     match = _PATH.match(words[1]) if len(words) == 3 else None
     return match[0].decode("ascii") if match else None
@@ -141,7 +141,7 @@ def _request_line(raw: bytes) -> tuple[bytes, bytes, bool]:
         raise BadRequest("malformed request head", "malformed_request")
     method, target, version = shape.groups()
     if version != b"HTTP/1.1" and version != b"HTTP/1.0":
-        raise UnsupportedVersion("only HTTP/1.1 and HTTP/1.0 are spoken here")
+        raise UnsupportedVersion("only HTTP/1.1 and HTTP/1.0 are supported")
     if method not in _METHODS:
         if not method.isupper():
             raise BadRequest("malformed method", "malformed_request")
@@ -150,7 +150,7 @@ def _request_line(raw: bytes) -> tuple[bytes, bytes, bool]:
 
 
 def _target(method: bytes, target: bytes) -> tuple[bytes | None, str, bytes]:
-    """(authority of an absolute-form target, decoded path, query)."""
+    """The authority of an absolute-form target, the decoded path, and the query."""
     authority = None
     if target[:1] != b"/":
         if target == b"*" and method == b"OPTIONS":
@@ -183,27 +183,27 @@ def _check_host(hosts: list[bytes] | None, authority: bytes | None, is_http10: b
     if hosts is None:
         if is_http10:
             return
-        raise BadRequest("Host is missing", "malformed_request")
+        raise BadRequest("the Host header is missing", "malformed_request")
     if len(hosts) != 1 or _HOST.fullmatch(hosts[0]) is None:
-        raise BadRequest("exactly one well-formed Host is required", "malformed_request")
+        raise BadRequest("exactly one valid Host header is required", "malformed_request")
     if authority is not None and authority.lower() != hosts[0].lower():
-        raise BadRequest("the target and Host name different hosts", "malformed_request")
+        raise BadRequest("the request target and the Host header name different hosts", "malformed_request")
 
 
-def _body_length(watched: dict[bytes, list[bytes]], is_http10: bool) -> int:
-    """One reading of the framing or none: whatever two servers might read differently is refused."""
-    lengths = watched.get(b"content-length")
-    codings = watched.get(b"transfer-encoding")
+def _body_length(checked: dict[bytes, list[bytes]], is_http10: bool) -> int:
+    """Refuses any framing that two servers might interpret differently."""
+    lengths = checked.get(b"content-length")
+    codings = checked.get(b"transfer-encoding")
     if codings is not None:
         if lengths is not None:
-            raise BadRequest("Content-Length beside Transfer-Encoding", "ambiguous_length")
+            raise BadRequest("Content-Length together with Transfer-Encoding", "ambiguous_length")
         if len(codings) != 1 or codings[0].lower() != b"chunked" or is_http10:
-            raise BadRequest("the only Transfer-Encoding accepted is chunked, in HTTP/1.1", "ambiguous_length")
+            raise BadRequest("the only supported Transfer-Encoding is chunked, in HTTP/1.1", "ambiguous_length")
         return CHUNKED
     if lengths is None:
         return 0
     if len(lengths) != 1 or _DIGITS.fullmatch(lengths[0]) is None:
-        raise BadRequest("Content-Length must be given once, in digits", "ambiguous_length")
+        raise BadRequest("Content-Length must be present once, in digits", "ambiguous_length")
     return int(lengths[0])
 
 
@@ -213,8 +213,8 @@ def _keeps_alive(connections: list[bytes] | None, is_http10: bool) -> bool:
     if len(connections) == 1 and connections[0] == b"keep-alive":
         return True
     tokens = {token.strip() for token in b",".join(connections).lower().split(b",")}
-    if tokens & _UNFIT_HOPS:
-        raise BadRequest("Connection names a header that frames the request", "malformed_request")
+    if tokens & _NOT_HOP_BY_HOP:
+        raise BadRequest("Connection names a header that is not hop-by-hop", "malformed_request")
     return b"close" not in tokens and (not is_http10 or b"keep-alive" in tokens)
 
 
@@ -222,5 +222,5 @@ def _expects_continue(expectations: list[bytes] | None, length: int, is_http10: 
     if expectations is None or is_http10:
         return False
     if len(expectations) != 1 or expectations[0].lower() != b"100-continue":
-        raise ExpectationFailed("the only Expect understood is 100-continue")
+        raise ExpectationFailed("the only supported Expect is 100-continue")
     return length != 0

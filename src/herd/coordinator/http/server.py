@@ -1,4 +1,4 @@
-"""The listener: opens the port, keeps the clock of all connections going, drains and closes. Knows no route."""
+"""Listens on a port, sweeps the connections once a second, drains and closes them."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from herd.coordinator.http.connections import ClientConnections, HttpSettings, R
 from herd.coordinator.http.exchange import HttpExchange
 
 SWEEP_EVERY_S: Final = 1.0
-# A gap this much longer than the sweep's own means that the process was stopped or the machine slept.
+# If a sweep is this late, the process was stopped or the machine slept.
 _PAUSE_MIN_S: Final = 3.0
 _BACKLOG: Final = 1024
 
 
 class PortInUse(Exception):
-    """Somebody else listens there; the message is meant for the person at the terminal."""
+    """Another process listens there; the message is for the user at the terminal."""
 
 
 class Server:
-    """A listener and its connections. Made by `serve`."""
+    """A listener and its connections. Created by `serve`."""
 
     def __init__(self, clients: ClientConnections) -> None:
         self.clients = clients
         self.port = 0
-        """The port listened on, also where 0 was asked for."""
+        """The actual port, also if the setting was 0."""
         self._listener: asyncio.Server | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._ticked_at = clients.loop.time()
@@ -43,20 +43,20 @@ class Server:
                 host,
                 port,
                 backlog=_BACKLOG,
-                # On Windows this option would let two processes share a port.
+                # On Windows this option would allow two processes to share a port.
                 reuse_address=os.name == "posix",
                 ssl=tls,
             )
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-            hint = "is another herd running? FLEET_PORT chooses another port"
+            hint = "stop the other program, or choose another port with FLEET_PORT"
             raise PortInUse(f"port {port} is in use on {host}; {hint}") from error
         self.port = int(self._listener.sockets[0].getsockname()[1])
         self._timer = loop.call_later(SWEEP_EVERY_S, self._on_timer)
 
     def tick(self, now: float) -> None:
-        """One look at all connections, `now` in loop time. Time in which nothing ran is nobody's delay."""
+        """Sweeps all connections; `now` is loop time. Time in which this process did not run counts against no client."""
         gap_s = now - self._ticked_at - SWEEP_EVERY_S
         self._ticked_at = now
         if gap_s > _PAUSE_MIN_S:
@@ -64,13 +64,13 @@ class Server:
         self.clients.sweep(now - self.clients.paused_s)
 
     def drain(self) -> None:
-        """Takes no more connections or requests; idle connections close, answers in progress go on."""
+        """Accepts no more connections or requests. Idle connections close; answers in progress continue."""
         if self._listener is not None:
             self._listener.close()
         self.clients.drain()
 
     async def drained(self, timeout_s: float) -> int:
-        """Waits until every connection has ended. Returns how many had not, in time."""
+        """Waits until every connection has ended. Returns the number of those still open after the timeout."""
         if self.clients.connections:
             empty = asyncio.Event()
             self.clients.on_empty = empty.set
@@ -79,7 +79,7 @@ class Server:
         return len(self.clients.connections)
 
     def close(self) -> None:
-        """At once: whatever is still open is cut."""
+        """Closes all connections at once."""
         self.drain()
         if self._timer is not None:
             self._timer.cancel()
@@ -100,7 +100,7 @@ async def serve(
     render_error: RenderError,
     tls: ssl.SSLContext | None = None,
 ) -> Server:
-    """Listens on host:port (0: any free port). Raises PortInUse, or OSError for any other reason."""
+    """Listens on host:port (0: a free port). Raises PortInUse, or OSError for any other reason."""
     server = Server(ClientConnections(settings, on_request, render_error, asyncio.get_running_loop()))
     await server.listen(host, port, tls)
     return server

@@ -1,4 +1,4 @@
-"""What is asked of the kernel for each connection: no delay, and to be told of peers that vanished. Knows no protocol."""
+"""Sets TCP options on connections: no delay for small writes, and detection of peers that have disappeared."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Final
 
 
 def _tcp(*options: tuple[str, int]) -> Iterable[tuple[int, int]]:
-    """Those of the options that this platform has."""
+    """Yields the options that this platform supports."""
     for name, value in options:
         number = getattr(socket, name, None)
         if number is not None:
             yield number, value
 
 
-# A cable that was pulled is noticed within 15 s x 3 of silence, or 30 s after what was sent found no taker.
+# A disconnected peer is detected after 3 x 15 s without data, or 30 s after sent data was not acknowledged.
 _TCP_OPTIONS: Final = tuple(
     _tcp(
         ("TCP_NODELAY", 1),
@@ -29,7 +29,6 @@ _TCP_OPTIONS: Final = tuple(
 
 
 def set_options(sock: socket.socket) -> None:
-    """No delay for small writes, and the kernel tells of peers that vanished."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for number, value in _TCP_OPTIONS:
         sock.setsockopt(socket.IPPROTO_TCP, number, value)

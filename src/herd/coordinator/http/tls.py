@@ -1,6 +1,6 @@
-"""The certificate that clients are shown, where the owner has one. Knows no connection and makes no certificate.
+"""Loads the TLS certificate of the coordinator, if one is configured.
 
-TLS has a port of its own: agents sign what they report and keep to the plain one, clients choose.
+TLS has its own port. Agents sign their heartbeats and use the plain port; clients choose.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class TlsSettings:
-    """Both files, or neither."""
+    """Both files are set, or none."""
 
     certificate: Path | None = field(
         default=None,
@@ -34,27 +34,27 @@ class TlsSettings:
 
     def __post_init__(self) -> None:
         if (self.certificate is None) != (self.key is None):
-            raise ValueError("FLEET_TLS_CERT and FLEET_TLS_KEY belong together: set both, or neither")
+            raise ValueError("FLEET_TLS_CERT and FLEET_TLS_KEY must be set together, or both be unset")
 
 
 class BadCertificate(Exception):
-    """The files cannot be used; the message names them and why."""
+    """The files cannot be used; the message names them and the reason."""
 
 
 def context(settings: TlsSettings) -> ssl.SSLContext | None:
-    """What to listen with; None where there is no certificate. TLS 1.2 and later. Raises `BadCertificate`."""
+    """The TLS context to listen with, for TLS 1.2 and later; None without a certificate. Raises `BadCertificate`."""
     if settings.certificate is None or settings.key is None:
         return None
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    made.minimum_version = ssl.TLSVersion.TLSv1_2
-    made.set_alpn_protocols(["http/1.1"])
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.minimum_version = ssl.TLSVersion.TLSv1_2
+    tls.set_alpn_protocols(["http/1.1"])
     try:
-        # Without a prompt: a key with a password would stop the start at a question that nobody sees.
-        made.load_cert_chain(settings.certificate.expanduser(), settings.key.expanduser(), password=_no_password)
+        # No prompt: with an encrypted key, a service would otherwise wait for a password at the terminal.
+        tls.load_cert_chain(settings.certificate.expanduser(), settings.key.expanduser(), password=_no_password)
     except (OSError, ssl.SSLError, ValueError) as error:
         raise BadCertificate(f"{settings.certificate} and {settings.key} cannot be used: {error}") from error
-    return made
+    return tls
 
 
 def _no_password() -> str:
-    raise ValueError("the key has a password; herd needs one without")
+    raise ValueError("the key is encrypted with a password; herd needs an unencrypted key")

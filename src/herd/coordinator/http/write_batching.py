@@ -1,7 +1,7 @@
-"""When bytes leave: the first of a turn of the event loop at once, the others together at its end. Knows no protocol.
+"""Batches writes: the first write of an event-loop iteration is sent at once, the others together at its end.
 
-A write wakes whoever reads at the other end; on one machine that costs as much as a good part of a request. Written one
-after the other, a turn's bytes wake a sleeper once instead of each time. A lone client waits for nothing.
+A write wakes the reading process at the other end. On one machine that costs a considerable part of a request. Batched
+writes wake a sleeping reader once instead of once per write. A single client is not delayed.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import asyncio
 from typing import Final
 
 WAITING_MAX_BYTES: Final = 128 << 10
-"""More is sent at once: so whoever writes on and on within one turn is told when the reader falls behind."""
+"""More bytes are sent at once, so that a long run of writes in one iteration is paused when the reader falls behind."""
 
 
 class WriteBatcher:
-    """The writes of many connections. Whoever closes or shuts a transport calls `flush` before."""
+    """The writes of many connections. Call `flush` before a transport is closed."""
 
     __slots__ = ("_has_sent", "_loop", "_waiting", "_waiting_bytes")
 
@@ -25,7 +25,7 @@ class WriteBatcher:
         self._has_sent = False
 
     def send(self, transport: asyncio.Transport, data: bytes) -> None:
-        """Bytes for one connection leave in the order in which they were given."""
+        """Keeps the order of the bytes of one connection."""
         if self._has_sent:
             self._waiting.append((transport, data))
             self._waiting_bytes += len(data)
@@ -33,11 +33,11 @@ class WriteBatcher:
                 self.flush()
             return
         self._has_sent = True
-        self._loop.call_soon(self._turn)
+        self._loop.call_soon(self._end_iteration)
         transport.write(data)
 
     def flush(self) -> None:
-        """Sends what waits, now. What was meant for a connection that has closed since is dropped."""
+        """Sends all waiting bytes now. Those for connections that have closed are dropped."""
         if self._waiting:
             waiting, self._waiting = self._waiting, []
             self._waiting_bytes = 0
@@ -45,6 +45,6 @@ class WriteBatcher:
                 if not transport.is_closing():
                     transport.write(data)
 
-    def _turn(self) -> None:
+    def _end_iteration(self) -> None:
         self._has_sent = False
         self.flush()

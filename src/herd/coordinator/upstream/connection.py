@@ -61,7 +61,7 @@ class UpstreamCall:
                 self._connection.resume()
 
     def _end(self) -> UpstreamSink:
-        """Makes no further calls possible and drops all references."""
+        """Prevents further calls to the sink and drops all references."""
         self._is_over = True
         self._connection = self._connecting = None
         self._body = b""
