@@ -1,4 +1,4 @@
-"""The commands as people meet them: processes of their own, their output piped or on a terminal of a chosen size.
+"""Runs the commands as processes of their own, with piped output or on a terminal of a chosen size.
 
 done = herd("status", url=fleet.url)                    # done.status, done.out, done.err
 with Terminal("chat", "m", url=fleet.url) as screen:    # screen.until(">"); screen.type("hello\r")
@@ -20,7 +20,7 @@ from types import TracebackType
 
 SRC = Path(__file__).resolve().parents[1] / "src"
 PATIENCE_S = 60.0
-"""Only how long a failing test takes."""
+"""A limit for failing tests; no passing test waits this long."""
 ESCAPE = "\x1b"
 CODES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[()][A-Z0-9]|\x1b[=>]")
 IS_POSIX = os.name == "posix"
@@ -43,17 +43,17 @@ class Done:
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Nothing of this machine's own settings; nothing is announced or searched on the network."""
+    """The environment without this machine's settings, and without mDNS."""
     ours = ("FLEET_", "HERD_", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR")
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
-    told = {
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+    fixed = {
         "PYTHONPATH": str(SRC),
         "FLEET_ENV_FILE": os.devnull,
         "FLEET_MDNS": "false",
         "PYTHONUTF8": "1",
         "TERM": "xterm",
     }
-    return {**clean, **told, **(more or {})}
+    return {**inherited, **fixed, **(more or {})}
 
 
 def command(*arguments: str) -> list[str]:
@@ -71,7 +71,7 @@ def herd(
     env: Mapping[str, str] | None = None,
     encoding: str = "utf-8",
 ) -> Done:
-    """Runs a verb with its output piped, to its end."""
+    """Runs a command to its end, with its output piped."""
     done = subprocess.run(
         command(*with_url(arguments, url)),
         input=stdin,
@@ -84,7 +84,7 @@ def herd(
 
 
 class Terminal:
-    """A verb on a terminal; a context manager that ends it. `text` is what it wrote so far, without the codes."""
+    """A command on a terminal; the context manager stops it. `text` is its output so far, without control codes."""
 
     def __init__(self, *arguments: str, url: str | None = None, columns: int = 80, rows: int = 24) -> None:
         self.raw = ""
@@ -123,30 +123,30 @@ class Terminal:
         os.write(self._ours, text.encode())
 
     def until(self, pattern: str) -> str:
-        """Reads until this appears behind what was already waited for; returns what was read up to there."""
+        """Reads until the pattern appears after the previous match; returns the text up to there."""
         deadline = time.monotonic() + PATIENCE_S
         while (found := re.search(pattern, self.text[self._seen :])) is None:
-            assert self._read(deadline), f"the process ended, or fell silent, before {pattern!r}:\n{self.text}"
-        told = self.text[self._seen : self._seen + found.end()]
+            assert self._read(deadline), f"the process ended, or printed nothing more, before {pattern!r}:\n{self.text}"
+        matched = self.text[self._seen : self._seen + found.end()]
         self._seen += found.end()
-        return told
+        return matched
 
     def end(self) -> int:
-        """Reads to the end; the exit status."""
+        """Reads to the end; returns the exit status."""
         deadline = time.monotonic() + PATIENCE_S
         while self._read(deadline):
             pass
         return self.process.wait(PATIENCE_S)
 
     def _read(self, deadline: float) -> bool:
-        """Whether anything more came before the process closed its terminal or the time was over."""
+        """Whether more output arrived before the process closed its terminal or the deadline passed."""
         ready, _, _ = select.select([self._ours], [], [], max(0.0, deadline - time.monotonic()))
         if not ready:
             return False
         try:
             data = os.read(self._ours, 65536)
         except OSError:
-            # Linux tells the end of a terminal as an error.
+            # Linux reports the end of a terminal as an error.
             return False
         self.raw += data.decode("utf-8", "replace")
         return bool(data)

@@ -1,4 +1,4 @@
-"""What `herd bench` shows: an estimate first, then figures with their spread; earlier runs, and two of them compared."""
+"""Tests of `herd bench`: the estimate, the figures with their spread, earlier runs, and the comparison of two runs."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def fleet() -> Iterator[Fleet]:
 
 
 @pytest.fixture(autouse=True)
-def heard(fleet: Fleet) -> None:
-    """However long the tests before took: the node has just reported."""
+def fresh_heartbeat(fleet: Fleet) -> None:
+    """The node has just reported, however long the previous tests took."""
     fleet.beat()
 
 
@@ -61,15 +61,15 @@ A_RUN: Json = {
 
 def test_figures_are_shown_with_their_spread() -> None:
     assert [line.plain for line in run_lines(A_RUN, 140)] == [
-        "node    model      generation tok/s    prompt tok/s  first token ms  load s  at once",
-        "studio  qwen3:8b  48.0 (46.5..49.1)  900 (880..930)               -     2.1  2: 80",
-        "left out: qwen3:8b on old: the node is offline",
-        "b-1: done after 88 s, 13 requests, 1 failed, gave way 2 times.",
+        "node    model          decode tok/s   prefill tok/s  TTFT ms  load s  concurrent",
+        "studio  qwen3:8b  48.0 (46.5..49.1)  900 (880..930)        -     2.1  2: 80",
+        "skipped: qwen3:8b on old: the node is offline",
+        "b-1: done after 88 s, 13 requests, 1 failed, paused 2 times for other requests.",
     ]
 
 
 @pytest.mark.parametrize("width", [30, 60])
-def test_a_narrow_terminal_gets_no_wrapped_line(width: int) -> None:
+def test_no_line_is_wrapped_on_a_narrow_terminal(width: int) -> None:
     assert [
         line
         for line in run_lines({**A_RUN, "left_out": []}, width)
@@ -77,15 +77,15 @@ def test_a_narrow_terminal_gets_no_wrapped_line(width: int) -> None:
     ] == []
 
 
-def test_an_estimate_says_what_is_left_out() -> None:
-    told = {"requests": 13, "estimate_s": 42.0, "left_out": A_RUN["left_out"]}
-    assert [line.plain for line in estimate_lines(told)] == [
-        "13 requests, about 42 s on machines that have nothing else to do.",
-        "  left out: qwen3:8b on old: the node is offline",
+def test_the_estimate_lists_what_is_skipped() -> None:
+    estimate = {"requests": 13, "estimate_s": 42.0, "left_out": A_RUN["left_out"]}
+    assert [line.plain for line in estimate_lines(estimate)] == [
+        "13 requests, about 42 s on idle nodes.",
+        "  skipped: qwen3:8b on old: the node is offline",
     ]
 
 
-def test_a_comparison_begins_with_its_verdict() -> None:
+def test_a_comparison_starts_with_its_verdict() -> None:
     cell = {
         "node_id": "a",
         "model": "m",
@@ -102,15 +102,15 @@ def test_a_comparison_begins_with_its_verdict() -> None:
     ]
 
 
-def test_without_runs_it_is_told_how_to_make_one() -> None:
+def test_without_runs_the_command_to_start_one_is_shown() -> None:
     assert [line.plain for line in list_lines({"runs": []}, 80)] == [
-        "There is no benchmark yet. Make one with: herd bench"
+        "There is no benchmark run yet. Start one with: herd bench"
     ]
 
 
-def test_the_verb_measures_lists_and_compares_on_a_running_fleet(fleet: Fleet) -> None:
+def test_the_command_measures_lists_and_compares_on_a_running_fleet(fleet: Fleet) -> None:
     dry = herd("bench", "--dry-run", url=fleet.url)
-    assert dry.status == 0 and "on machines that have nothing else to do." in dry.lines[0]
+    assert dry.status == 0 and "on idle nodes." in dry.lines[0]
     first = herd("bench", "--kind", "generation", url=fleet.url)
     assert first.status == 0 and first.lines[1].startswith("node") and first.lines[2].startswith("alpha  m:latest"), (
         first.out
@@ -123,12 +123,12 @@ def test_the_verb_measures_lists_and_compares_on_a_running_fleet(fleet: Fleet) -
     assert herd("bench", "--cancel", url=fleet.url).lines == [f"{again['run_id']}: done"]
 
 
-def test_what_cannot_be_measured_is_told(fleet: Fleet) -> None:
+def test_an_unknown_node_is_reported_with_the_next_command(fleet: Fleet) -> None:
     done = herd("bench", "--node", "nobody", url=fleet.url)
     assert done.status == 1 and "there is no nobody; those there are: herd models" in done.err
 
 
-def test_on_a_terminal_a_bar_shows_how_far_it_is(fleet: Fleet) -> None:
+def test_a_terminal_shows_a_progress_bar(fleet: Fleet) -> None:
     with Terminal("bench", "--kind", "prompt", url=fleet.url, columns=140) as screen:
         screen.until("done after")
         assert screen.end() == 0

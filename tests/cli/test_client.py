@@ -1,4 +1,4 @@
-"""What people write as an address, and what they are told when nobody, or somebody else, answers there."""
+"""Tests of coordinator URLs, and of the errors when nothing or another program answers."""
 
 from __future__ import annotations
 
@@ -33,36 +33,36 @@ def fleet() -> Iterator[Fleet]:
         ("HTTP://Box/", "http://box:11435"),
     ],
 )
-def test_an_address_may_be_written_in_many_ways(written: str, url: str) -> None:
+def test_a_coordinator_url_may_be_abbreviated(written: str, url: str) -> None:
     assert coordinator_at(written).url == url
 
 
 @pytest.mark.parametrize("written", ["", "http://", "box:port", "box:99999", "ftp://box", "http://[::1"])
-def test_what_is_no_address_is_told_with_how_to_write_one(written: str) -> None:
-    with pytest.raises(CliError) as told:
+def test_an_invalid_url_is_reported_with_the_valid_form(written: str) -> None:
+    with pytest.raises(CliError) as raised:
         coordinator_at(written)
-    assert "--url http://HOST:11435" in told.value.remedy
+    assert "--url http://HOST:11435" in raised.value.remedy
 
 
-def test_nobody_there_is_told_with_the_command_that_starts_one() -> None:
-    with pytest.raises(NotReached, match="no coordinator answers at") as told:
+def test_a_missing_coordinator_is_reported_with_the_command_that_starts_one() -> None:
+    with pytest.raises(NotReached, match="no coordinator answers at") as raised:
         CoordinatorClient(f"http://127.0.0.1:{free_port()}").get("/fleet/status")
-    assert "start it with: herd" in told.value.remedy
+    assert "start it with: herd" in raised.value.remedy
 
 
-def test_each_failure_of_the_network_is_told_in_its_own_words() -> None:
-    told = [
+def test_each_network_error_has_its_own_message() -> None:
+    messages = [
         not_reached("http://box:1", error).problem
         for error in (socket.gaierror(), TimeoutError(), ConnectionResetError(104, "reset"))
     ]
     assert (
-        told[0].startswith("there is no machine called box")
-        and told[1].endswith("does not answer")
-        and "reset" in told[2]
+        messages[0] == "the host name box cannot be resolved"
+        and messages[1].endswith("does not answer")
+        and "reset" in messages[2]
     )
 
 
-def test_one_that_takes_connections_and_says_nothing_is_not_waited_for_for_ever() -> None:
+def test_a_silent_server_causes_a_timeout() -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -70,35 +70,35 @@ def test_one_that_takes_connections_and_says_nothing_is_not_waited_for_for_ever(
             CoordinatorClient(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout_s=0.05).get("/fleet/status")
 
 
-def test_another_program_on_the_port_is_not_taken_for_a_coordinator() -> None:
-    with FakeOllama(["m"]) as ollama, pytest.raises(NotReached, match="is no herd coordinator"):
+def test_another_program_on_the_port_is_recognised() -> None:
+    with FakeOllama(["m"]) as ollama, pytest.raises(NotReached, match="is not a herd coordinator"):
         CoordinatorClient(ollama.url).get("/fleet/status")
 
 
-def test_garbage_is_no_coordinator_either() -> None:
+def test_an_invalid_http_answer_is_reported() -> None:
     with FakeOllama(["m"]) as broken:
         broken.fail(Garbage())
         with pytest.raises(NotReached):
             CoordinatorClient(broken.url).get("/fleet/status")
 
 
-def test_a_refused_request_points_to_the_record_of_it(fleet: Fleet) -> None:
-    with pytest.raises(CliError, match="model 'nope' not found") as told:
+def test_a_refused_request_is_reported_with_the_command_that_explains_it(fleet: Fleet) -> None:
+    with pytest.raises(CliError, match="model 'nope' not found") as raised:
         CoordinatorClient(fleet.url).post("/api/chat", {"model": "nope", "messages": []})
-    assert told.value.remedy.startswith("see which nodes were considered: herd why r")
+    assert raised.value.remedy.startswith("for the routing decision run: herd why r")
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/api/chat"])
-def test_the_words_of_an_error_are_found_in_every_dialect(fleet: Fleet, path: str) -> None:
-    with pytest.raises(CliError) as told:
+def test_the_error_message_is_found_in_the_format_of_every_api(fleet: Fleet, path: str) -> None:
+    with pytest.raises(CliError) as raised:
         CoordinatorClient(fleet.url).post(
             path, {"model": "nope", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
         )
-    assert told.value.problem.startswith("model 'nope' not found")
+    assert raised.value.problem.startswith("model 'nope' not found")
 
 
-def test_a_streamed_answer_comes_line_by_line_with_its_headers(fleet: Fleet) -> None:
-    told = list(
+def test_a_streamed_answer_is_returned_line_by_line_with_its_headers(fleet: Fleet) -> None:
+    lines = list(
         CoordinatorClient(fleet.url).lines("/api/chat", {"model": "m", "messages": [{"role": "user", "content": "x"}]})
     )
-    assert len(told) > 2 and {headers["x-fleet-node"] for headers, _ in told} == {"alpha"}
+    assert len(lines) > 2 and {headers["x-fleet-node"] for headers, _ in lines} == {"alpha"}

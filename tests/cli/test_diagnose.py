@@ -1,4 +1,4 @@
-"""`herd diagnose` writes one file that helps and that gives nothing away."""
+"""Tests that the support bundle of `herd diagnose` is useful and contains no secrets and no prompts."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def written(fleet: Fleet, path: Path) -> dict[str, str]:
     return parts_of(path)
 
 
-def test_everything_that_helps_is_in_it(fleet: Fleet, tmp_path: Path) -> None:
+def test_the_bundle_contains_versions_settings_findings_and_answers(fleet: Fleet, tmp_path: Path) -> None:
     post(fleet, "/api/chat", CHAT)
     fleet.settle()
     fleet.coordinator.store.flush()
@@ -69,19 +69,19 @@ def test_everything_that_helps_is_in_it(fleet: Fleet, tmp_path: Path) -> None:
     assert "masked" in parts["README.txt"]
 
 
-def test_no_key_code_cookie_signature_or_prompt_is_in_it(fleet: Fleet, tmp_path: Path) -> None:
-    kept = logs.start(LogSettings(), fleet.data_dir, "herd")
+def test_the_bundle_contains_no_key_code_cookie_signature_or_prompt(fleet: Fleet, tmp_path: Path) -> None:
+    open_logs = logs.start(LogSettings(), fleet.data_dir, "herd")
     try:
         secrets = secrets_in_use(fleet)
     finally:
-        kept.close()
+        open_logs.close()
     with (fleet.data_dir / "logs" / "herd.jsonl").open("a") as file:
         file.writelines(
-            json.dumps({"level": "error", "msg": f"somebody logged {secret}"}) + "\n" for secret in secrets.values()
+            json.dumps({"level": "error", "msg": f"a component logged {secret}"}) + "\n" for secret in secrets.values()
         )
     fleet.coordinator.store.flush()
     parts = written(fleet, tmp_path / "one.tar.gz")
-    assert parts["logs/herd.jsonl"].count("somebody logged") == len(secrets)
+    assert parts["logs/herd.jsonl"].count("a component logged") == len(secrets)
     for kind, secret in {**secrets, "a prompt": CANARY}.items():
         for name, text in parts.items():
             assert secret not in text, f"{kind} is in {name}"
@@ -114,15 +114,15 @@ def secrets_in_use(fleet: Fleet) -> dict[str, str]:
     }
 
 
-def test_it_is_made_without_a_coordinator_and_says_so(tmp_path: Path) -> None:
+def test_without_a_coordinator_the_bundle_contains_the_problem(tmp_path: Path) -> None:
     setup = Setup(CoordinatorClient("http://127.0.0.1:1", timeout_s=1.0), tmp_path, may_search=False)
     diagnose(setup, {}, tmp_path / "d.tar.gz", as_json=True)
     parts = parts_of(tmp_path / "d.tar.gz")
     assert "problem" in json.loads(parts["coordinator-fleet-status.json"])
-    assert "is not there" in json.loads(parts["about.json"])["database"]["problem"]
+    assert "does not exist" in json.loads(parts["about.json"])["database"]["problem"]
 
 
-def test_a_damaged_database_is_told(tmp_path: Path) -> None:
+def test_a_damaged_database_is_reported(tmp_path: Path) -> None:
     (tmp_path / "latency.db").write_bytes(b"no database" * 500)
     assert "not a database" in str(_database(tmp_path)["problem"])
     with closing(sqlite3.connect(tmp_path / "empty.db")) as connection:
@@ -131,8 +131,8 @@ def test_a_damaged_database_is_told(tmp_path: Path) -> None:
     assert "no such table" in str(_database(tmp_path)["problem"])
 
 
-@pytest.mark.skipif(not IS_POSIX, reason="permissions of files are other ones here")
-def test_it_is_for_its_owner_alone_and_over_no_other_file(tmp_path: Path) -> None:
+@pytest.mark.skipif(not IS_POSIX, reason="this system has other file permissions")
+def test_only_the_owner_can_read_the_bundle_and_no_file_is_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "d.tar.gz"
     write(path, [("a", "b")])
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -143,7 +143,7 @@ def test_it_is_for_its_owner_alone_and_over_no_other_file(tmp_path: Path) -> Non
     assert parts_of(path) == {"a": "b"}
 
 
-def test_only_the_end_of_a_long_log_is_taken(tmp_path: Path) -> None:
+def test_only_the_end_of_a_long_log_is_included(tmp_path: Path) -> None:
     path = tmp_path / "herd.jsonl"
     path.write_text("".join(f'{{"number": {number}}}\n' for number in range(200_000)))
     tail = _tail(path).splitlines()
@@ -151,7 +151,7 @@ def test_only_the_end_of_a_long_log_is_taken(tmp_path: Path) -> None:
     assert sum(map(len, tail)) <= LOG_TAIL_MAX_BYTES
 
 
-def test_the_verb_tells_where_it_wrote(fleet: Fleet, tmp_path: Path) -> None:
-    done = herd("diagnose", str(tmp_path / "verb.tar.gz"), url=fleet.url)
+def test_the_command_prints_the_path_of_the_bundle(fleet: Fleet, tmp_path: Path) -> None:
+    done = herd("diagnose", str(tmp_path / "bundle.tar.gz"), url=fleet.url)
     assert done.status == 0, done.err
-    assert "verb.tar.gz" in done.out and "settings.json" in parts_of(tmp_path / "verb.tar.gz")
+    assert "bundle.tar.gz" in done.out and "settings.json" in parts_of(tmp_path / "bundle.tar.gz")

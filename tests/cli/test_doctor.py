@@ -1,4 +1,4 @@
-"""What is wrong is found, and the command that mends it is told."""
+"""Tests that `herd doctor` finds problems and suggests the command that fixes each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fakes.fleet import Fleet, Machine, running_fleet
 from fakes.ollama.server import FakeOllama
 from herd import mdns
 from herd.cli.client import CliError, CoordinatorClient, coordinator_at
-from herd.cli.doctor import DoctorFinding, Setup, examine, when_unreachable
+from herd.cli.doctor import ERROR, WARNING, DoctorFinding, Setup, examine, when_unreachable
 from herd.core.state.fleet import Pressure
 from terminal import herd
 
@@ -31,94 +31,94 @@ def fleet(fake: FakeOllama) -> Iterator[Fleet]:
 
 def findings(url: str, folder: Path, problems: Sequence[str] = (), agent_url: str = "") -> dict[str, DoctorFinding]:
     setup = Setup(coordinator_at(url), folder, problems, agent_url, may_search=False)
-    return {one.about: one for one in examine(setup)}
+    return {one.subject: one for one in examine(setup)}
 
 
-def coordinator_trouble(coordinator: CoordinatorClient) -> CliError:
-    with pytest.raises(CliError) as told:
+def error_of(coordinator: CoordinatorClient) -> CliError:
+    with pytest.raises(CliError) as raised:
         coordinator.get("/fleet/status")
-    return told.value
+    return raised.value
 
 
-def nobody() -> str:
+def unused_url() -> str:
     return f"http://127.0.0.1:{free_port()}"
 
 
-def test_a_sound_fleet_is_sound(fleet: Fleet, tmp_path: Path) -> None:
+def test_a_healthy_fleet_has_no_errors(fleet: Fleet, tmp_path: Path) -> None:
     found = findings(fleet.url, tmp_path)
     assert found["coordinator"].level == found["node alpha"].level == found["herd"].level == "ok"
-    assert not [one for one in found.values() if one.level == "bad"]
+    assert not [one for one in found.values() if one.level == ERROR]
 
 
-def test_everything_but_ok_has_a_remedy(fleet: Fleet, tmp_path: Path) -> None:
-    found = [*findings(fleet.url, tmp_path).values(), *findings(nobody(), tmp_path).values()]
+def test_every_warning_and_error_has_a_remedy(fleet: Fleet, tmp_path: Path) -> None:
+    found = [*findings(fleet.url, tmp_path).values(), *findings(unused_url(), tmp_path).values()]
     assert [one for one in found if one.level != "ok" and not one.remedy] == []
 
 
-def test_without_a_coordinator_the_command_that_starts_one_is_told(tmp_path: Path) -> None:
-    found = findings(nobody(), tmp_path)["coordinator"]
-    assert found.level == "bad" and "start it with: herd" in found.remedy
+def test_without_a_coordinator_the_command_that_starts_one_is_shown(tmp_path: Path) -> None:
+    found = findings(unused_url(), tmp_path)["coordinator"]
+    assert found.level == ERROR and "start it with: herd" in found.remedy
 
 
-def test_another_program_on_the_port_is_told_apart(fake: FakeOllama, tmp_path: Path) -> None:
-    assert "is no herd coordinator" in findings(fake.url, tmp_path)["coordinator"].told
+def test_another_program_on_the_port_is_recognised(fake: FakeOllama, tmp_path: Path) -> None:
+    assert "is not a herd coordinator" in findings(fake.url, tmp_path)["coordinator"].message
 
 
-def test_wrong_settings_are_among_what_is_wrong(fleet: Fleet, tmp_path: Path) -> None:
-    assert findings(fleet.url, tmp_path, ["FLEET_PROT is not a setting"])["settings"].level == "bad"
+def test_an_invalid_setting_is_an_error(fleet: Fleet, tmp_path: Path) -> None:
+    assert findings(fleet.url, tmp_path, ["FLEET_PROT is not a setting"])["settings"].level == ERROR
 
 
-def test_a_fleet_without_nodes_is_told_what_to_run(tmp_path: Path) -> None:
+def test_a_fleet_without_nodes_shows_what_to_run(tmp_path: Path) -> None:
     with running_fleet({}) as empty:
         found = findings(empty.url, tmp_path)["nodes"]
-    assert found.level == "bad" and found.remedy.endswith("herd-node")
+    assert found.level == ERROR and found.remedy.endswith("herd-node")
 
 
-def test_an_agent_that_is_sent_astray_is_told_where_to_report(fleet: Fleet, tmp_path: Path) -> None:
-    found = findings(fleet.url, tmp_path, agent_url=nobody())["agent here"]
-    assert found.level == "bad" and found.remedy == f"report to this one: herd-node --router-url {fleet.url}"
-
-
-def test_an_agent_that_reports_to_another_coordinator_is_told(fleet: Fleet, tmp_path: Path) -> None:
-    with running_fleet({}) as other:
-        found = findings(fleet.url, tmp_path, agent_url=other.url)["agent here"]
-    assert found.level == "look" and other.url in found.told
-
-
-def test_a_node_in_need_of_memory_is_told(fake: FakeOllama, tmp_path: Path) -> None:
-    with running_fleet({"alpha": fake}, {"alpha": Machine(pressure=Pressure.CRITICAL)}) as tight:
-        assert findings(tight.url, tmp_path)["node alpha"].told == "is out of memory"
-
-
-def test_a_node_of_another_version_is_told(fake: FakeOllama, tmp_path: Path) -> None:
-    with running_fleet({"alpha": fake}, {"alpha": Machine(more={"agent_version": "0.0.1"})}) as old:
-        assert "its agent is 0.0.1" in findings(old.url, tmp_path)["node alpha"].told
-
-
-def test_an_agent_that_knows_a_wrong_address_is_shown_the_one_that_announces_itself(fleet: Fleet) -> None:
-    setup = Setup(CoordinatorClient(nobody()), Path())
-    trouble = coordinator_trouble(setup.coordinator)
-    told = list(when_unreachable(setup, trouble, [mdns.FoundCoordinator("herd", fleet.url)]))
-    assert [one.level for one in told] == ["bad"] and f"herd-node --router-url {fleet.url}" in told[0].remedy
-
-
-def test_one_that_announces_itself_and_lets_nobody_in_is_behind_a_firewall() -> None:
-    setup, hidden = Setup(CoordinatorClient(nobody()), Path()), nobody()
-    told = list(
-        when_unreachable(setup, coordinator_trouble(setup.coordinator), [mdns.FoundCoordinator("herd", hidden)])
+def test_an_agent_with_a_wrong_coordinator_url_is_an_error(fleet: Fleet, tmp_path: Path) -> None:
+    found = findings(fleet.url, tmp_path, agent_url=unused_url())["local agent"]
+    assert (
+        found.level == ERROR
+        and found.remedy == f"to report to this coordinator, run: herd-node --router-url {fleet.url}"
     )
-    assert "firewall" in told[0].remedy and hidden in told[0].told
 
 
-def test_a_network_without_announcements_needs_the_name() -> None:
-    setup = Setup(CoordinatorClient(nobody()), Path())
-    told = list(when_unreachable(setup, coordinator_trouble(setup.coordinator), []))
-    assert [one.about for one in told] == ["coordinator", "network"] and "herd-node --router-url http://HOST:" in told[
-        1
-    ].remedy
+def test_an_agent_of_another_coordinator_is_a_warning(fleet: Fleet, tmp_path: Path) -> None:
+    with running_fleet({}) as other:
+        found = findings(fleet.url, tmp_path, agent_url=other.url)["local agent"]
+    assert found.level == WARNING and other.url in found.message
 
 
-def test_the_verb_ends_with_1_when_something_is_bad_and_with_0_else(fleet: Fleet) -> None:
-    good, bad = herd("doctor", url=fleet.url), herd("doctor", url=nobody())
-    assert good.status == 0 and good.lines[-1] == "Nothing is wrong."
-    assert bad.status == 1 and bad.lines[-1] == "1 thing to mend."
+def test_a_node_without_free_memory_is_reported(fake: FakeOllama, tmp_path: Path) -> None:
+    with running_fleet({"alpha": fake}, {"alpha": Machine(pressure=Pressure.CRITICAL)}) as tight:
+        assert findings(tight.url, tmp_path)["node alpha"].message == "is out of memory"
+
+
+def test_a_node_with_another_version_is_reported(fake: FakeOllama, tmp_path: Path) -> None:
+    with running_fleet({"alpha": fake}, {"alpha": Machine(more={"agent_version": "0.0.1"})}) as old:
+        assert "its agent is version 0.0.1" in findings(old.url, tmp_path)["node alpha"].message
+
+
+def test_another_coordinator_announced_by_mdns_is_suggested(fleet: Fleet) -> None:
+    setup = Setup(CoordinatorClient(unused_url()), Path())
+    error = error_of(setup.coordinator)
+    found = list(when_unreachable(setup, error, [mdns.FoundCoordinator("herd", fleet.url)]))
+    assert [one.level for one in found] == [ERROR] and f"herd-node --router-url {fleet.url}" in found[0].remedy
+
+
+def test_an_announced_but_unreachable_coordinator_suggests_the_firewall() -> None:
+    setup, hidden = Setup(CoordinatorClient(unused_url()), Path()), unused_url()
+    found = list(when_unreachable(setup, error_of(setup.coordinator), [mdns.FoundCoordinator("herd", hidden)]))
+    assert "firewall" in found[0].remedy and hidden in found[0].message
+
+
+def test_without_mdns_the_option_that_names_the_coordinator_is_shown() -> None:
+    setup = Setup(CoordinatorClient(unused_url()), Path())
+    found = list(when_unreachable(setup, error_of(setup.coordinator), []))
+    assert [one.subject for one in found] == ["coordinator", "network"]
+    assert "herd-node --router-url http://HOST:" in found[1].remedy
+
+
+def test_the_exit_status_is_1_with_an_error_and_0_without(fleet: Fleet) -> None:
+    good, bad = herd("doctor", url=fleet.url), herd("doctor", url=unused_url())
+    assert good.status == 0 and good.lines[-1] == "No problems found."
+    assert bad.status == 1 and bad.lines[-1] == "1 problem found."

@@ -1,4 +1,4 @@
-"""What `herd health` shows: the worst first, commands that can be copied, and an exit status for scripts."""
+"""Tests of `herd health`: the worst finding first, commands that can be copied, and an exit status for scripts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def a_finding(**more: object) -> Json:
     }
 
 
-def told(*findings: Json, width: int = 100, everything: bool = False) -> list[str]:
+def shown(*findings: Json, width: int = 100, everything: bool = False) -> list[str]:
     answer: Json = {
         "summary": "1 thing needs attention.",
         "findings": list(findings),
@@ -48,40 +48,40 @@ def told(*findings: Json, width: int = 100, everything: bool = False) -> list[st
     return [line.plain for line in lines(answer, width, NOW, everything)]
 
 
-def test_a_finding_is_told_with_its_evidence_and_its_command() -> None:
-    assert told(a_finding()) == [
+def test_a_finding_is_shown_with_its_evidence_and_its_command() -> None:
+    assert shown(a_finding()) == [
         "critical  alpha: memory is short (for 5 min)",
         "          Too much is in use.",
         "          alpha available: 1.0 GB",
         "          Close something.",
         "            top -l 1 -o mem -n 10  # macos",
-        "1 thing needs attention. 1 check found nothing. Score 100 - 25 = 75",
+        "1 thing needs attention. 1 check passed. Health score: 100 - 25 = 75",
     ]
 
 
-def test_what_passed_is_shown_on_request() -> None:
-    assert told(everything=True)[0] == "ok        The clocks agree (clock_skew)"
+def test_passed_checks_are_shown_on_request() -> None:
+    assert shown(everything=True)[0] == "ok        The clocks agree (clock_skew)"
 
 
-def test_a_command_is_never_folded() -> None:
+def test_a_command_is_never_wrapped() -> None:
     long = a_finding(fix={"text": "Do it.", "commands": [{"os": "any", "command": "x " * 80}]})
-    assert "            " + "x " * 80 in told(long, width=40)
+    assert "            " + "x " * 80 in shown(long, width=40)
 
 
-def test_names_from_outside_move_no_cursor() -> None:
-    assert not [line for line in told(a_finding(title="\x1b[2Jalpha")) if "\x1b" in line]
+def test_a_title_with_control_characters_cannot_move_the_cursor() -> None:
+    assert not [line for line in shown(a_finding(title="\x1b[2Jalpha")) if "\x1b" in line]
 
 
-def test_the_verb_shows_the_running_fleet_and_fails_when_something_is_critical(fleet: Fleet) -> None:
+def test_the_command_fails_if_a_finding_is_critical(fleet: Fleet) -> None:
     done = herd("health", url=fleet.url)
     assert done.status == 1 and done.lines[0].startswith("critical  alpha: memory is short")
     assert "            top -l 1 -o mem -n 10  # macos" in done.lines
 
 
-def test_programs_get_json(fleet: Fleet) -> None:
+def test_json_output_contains_the_findings(fleet: Fleet) -> None:
     assert json.loads(herd("health", "--json", url=fleet.url).out)["findings"][0]["check"] == "memory_pressure"
 
 
-def test_the_doctor_tells_what_it_does_not_look_at_itself_and_nothing_twice(fleet: Fleet) -> None:
+def test_doctor_adds_the_findings_of_health_without_duplicates(fleet: Fleet) -> None:
     found = json.loads(herd("doctor", "--json", url=fleet.url).out)
     assert [one["told"] for one in found if one["about"] == "fleet"] == ["Every machine on this network may join"]

@@ -1,4 +1,4 @@
-"""What `herd windows` shows: what is loaded, what was used, what would do and what that frees; and that nothing changes by it."""
+"""Tests of `herd windows`: loaded and suggested context windows, actual use, and the memory that would be saved."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from fakes.fleet import Fleet, running_fleet
 from fakes.ollama.server import FakeModel, FakeOllama
-from herd.cli.windows import NOTHING, lines
+from herd.cli.windows import NO_MODELS, lines
 from herd.core.state.fleet import canonical
 from terminal import herd
 
@@ -32,18 +32,18 @@ def shown(*models: object, is_applied: bool = False, may_shrink: bool = False) -
     ]
 
 
-def test_windows_are_shown_with_what_would_do_and_what_that_frees() -> None:
-    head, one, unknown, _, what = shown(ONE, UNKNOWN)
-    assert head.split() == ["model", "node", "window", "used", "would", "do", "frees"]
+def test_each_window_is_shown_with_the_suggested_window_and_the_memory_saved() -> None:
+    titles, one, unknown, _, next_step, _ = shown(ONE, UNKNOWN)
+    assert titles.split() == ["model", "node", "window", "used", "(p99)", "suggested", "saves"]
     assert one.split() == ["m:latest", "alpha", "32768", "4871", "8192", "2.4", "GB"]
-    assert unknown.split() == ["other", "alpha", "32768", "3", "seen", "-", "-"]
-    assert "FLEET_DYNAMIC_NUM_CTX=true" in what
+    assert unknown.split() == ["other", "alpha", "32768", "3", "requests", "-", "-"]
+    assert "FLEET_DYNAMIC_NUM_CTX=true" in next_step
 
 
-def test_it_says_what_happens_to_them() -> None:
-    assert shown() == [NOTHING]
+def test_the_last_line_says_whether_the_suggestion_is_used() -> None:
+    assert shown() == [NO_MODELS]
     assert "larger" in shown(ONE, is_applied=True)[-1]
-    assert shown(ONE, is_applied=True, may_shrink=True)[-1] == "The next loads use it."
+    assert shown(ONE, is_applied=True, may_shrink=True)[-1] == "The next loads use the suggested window."
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +52,14 @@ def fleet() -> Iterator[Fleet]:
         yield running
 
 
-def test_of_a_running_fleet_it_tells_what_is_loaded(fleet: Fleet) -> None:
+def test_a_running_fleet_reports_its_loaded_windows(fleet: Fleet) -> None:
     body = {"model": "m", "prompt": "hi", "stream": False, "options": {"num_ctx": 16384}}
     assert fleet.ask("POST", "/api/generate", json.dumps(body).encode())["done"]
     fleet.beat()
     use = fleet.coordinator.driver.forecast.window_use
     fleet.on_loop(lambda: [use.learn(canonical("m"), 700) for _ in range(60)])
-    told = json.loads(herd("windows", "--json", url=fleet.url).out)
-    [one] = told["models"]
-    assert (one["loaded_tokens"], one["chosen_tokens"], told["is_applied"]) == (16384, 4096, False)
+    answer = json.loads(herd("windows", "--json", url=fleet.url).out)
+    [one] = answer["models"]
+    assert (one["loaded_tokens"], one["chosen_tokens"], answer["is_applied"]) == (16384, 4096, False)
     done = herd("windows", url=fleet.url)
     assert done.status == 0 and "16384" in done.lines[1] and "4096" in done.lines[1]

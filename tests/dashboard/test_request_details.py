@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from herd.cli.demo.history import Day, write_day
+from fakes.trace_history import Day, write_day
 from herd.coordinator.storage import queries, schema
 from herd.dashboard.request_details import finished_request, lanes, request_details, summary_sentence
 

@@ -18,7 +18,7 @@ from fakes.faults import Cut, Status
 from fakes.fleet import Fleet, Machine, running_fleet, settings_for_tests
 from fakes.ollama.server import FakeModel, FakeOllama
 from herd.cli.client import CliError
-from herd.cli.replay import ReplayRequest, as_values, asked, lines, replayed
+from herd.cli.replay import ReplayRequest, lines, parse_options, replayed, to_json
 from herd.coordinator.settings import GeneralSettings
 from herd.core.lifecycle.holding import HoldingSettings
 from herd.core.state.fleet import GB
@@ -122,7 +122,7 @@ def test_the_day_was_busy_and_unlucky_or_nothing_is_tested(day: Fleet) -> None:
 def test_unchanged_rules_find_every_choice_again(day: Fleet) -> None:
     done = replayed(ReplayRequest(path_of(day)), NOW)
     assert done.unreadable == done.undecidable == done.cut_short == 0
-    assert done.whole.changed == 0, as_values(done, ReplayRequest(path_of(day)))
+    assert done.whole.changed == 0, to_json(done, ReplayRequest(path_of(day)))
     assert done.whole.choices + done.without_node == counted(day, "1") >= REQUESTS
     assert done.whole.choices == counted(day, "json_extract(candidates, '$.chosen') IS NOT NULL")
 
@@ -141,21 +141,21 @@ def test_another_policy_is_tried_on_the_same_day(day: Fleet, policy: str) -> Non
     assert (
         sum(then for then, _ in done.nodes.values()) == sum(now for _, now in done.nodes.values()) == done.whole.choices
     )
-    values = as_values(done, wanted)
+    values = to_json(done, wanted)
     assert sum(move["choices"] for model in values["models"] for move in model["moves"]) == values["changed"]
     assert done.whole.unestimated == 0
     if policy != in_force:
         text = "\n".join(line.plain for line in lines(done, wanted, 200))
-        assert "would change" in text and "These are estimates" in text and " from " in text
+        assert "would change" in text and "Estimated: " in text and "The estimates are from the time of each decision" in text and " from " in text
 
 
-def test_the_verb_tells_it_to_people_and_programs(day: Fleet) -> None:
+def test_the_command_prints_text_and_json(day: Fleet) -> None:
     plain, as_json = (herd("replay", "--db", str(path_of(day)), *more) for more in ((), ("--json",)))
     assert (plain.status, plain.err) == (0, "")
-    assert "all the same (100 %)" in plain.out
+    assert "all identical (100 %)" in plain.out
     assert json.loads(as_json.out)["changed"] == 0
     none = herd("replay", "--db", str(day.data_dir), "--since", "0s")
-    assert "No choice on record" in none.out
+    assert "No recorded decision could be replayed." in none.out
 
 
 def test_a_limit_takes_the_newest(day: Fleet) -> None:
@@ -163,9 +163,9 @@ def test_a_limit_takes_the_newest(day: Fleet) -> None:
     assert done.whole.choices + done.without_node == 25
 
 
-def test_where_there_are_no_traces_it_says_where_to_look(tmp_path: Path) -> None:
+def test_a_missing_or_invalid_database_is_reported_with_the_next_command(tmp_path: Path) -> None:
     done = herd("replay", "--db", str(tmp_path))
     assert done.status == 1 and "herd replay --db PATH" in done.err
     (tmp_path / "latency.db").write_bytes(b"no database at all, whatever it is called" * 100)
-    with pytest.raises(CliError, match="cannot be read as traces"):
-        replayed(asked(tmp_path, None, None, None, 10), NOW)
+    with pytest.raises(CliError, match="cannot be read as a trace database"):
+        replayed(parse_options(tmp_path, None, None, None, 10), NOW)

@@ -1,4 +1,4 @@
-"""What a person types: `herd` and `herd-node`, their verbs and flags. Reads settings and hands over; decides nothing else."""
+"""Declares the commands `herd` and `herd-node`: their subcommands, arguments, options and help."""
 
 from __future__ import annotations
 
@@ -8,20 +8,25 @@ from typing import Annotated
 import typer
 
 from herd import __version__
-from herd.cli import access, fleet, model_commands, serving
-from herd.cli import bench as bench_verb
-from herd.cli import chat as chat_verb
-from herd.cli import demo as demo_verb
-from herd.cli import diagnose as diagnose_verb
-from herd.cli import doctor as doctor_verb
-from herd.cli import health as health_verb
-from herd.cli import recommend as recommend_verb
-from herd.cli import replay as replay_verb
-from herd.cli import top as top_verb
-from herd.cli import why as why_verb
-from herd.cli import windows as windows_verb
+from herd.cli import bench as bench_command
+from herd.cli import chat as chat_command
+from herd.cli import diagnose as diagnose_command
+from herd.cli import doctor as doctor_command
+from herd.cli import health as health_command
+from herd.cli import model_commands, settings
+from herd.cli import models as models_command
+from herd.cli import nodes_and_keys as access
+from herd.cli import recommend as recommend_command
+from herd.cli import replay as replay_command
+from herd.cli import serve as serve_command
+from herd.cli import status as status_command
+from herd.cli import top as top_command
+from herd.cli import why as why_command
+from herd.cli import windows as windows_command
 from herd.cli.client import CliError
-from herd.cli.screen import fail, show_what_can_be_shown
+from herd.cli.demo import show as demo_command
+from herd.cli.options import Json, Url
+from herd.cli.terminal import print_error, replace_unprintable_characters
 
 INTERRUPTED = 130
 
@@ -29,10 +34,10 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="One endpoint for every machine you own. Without a command: serve.",
+    help="One endpoint for all machines that run models. Without a command, starts the coordinator.",
 )
-nodes_group = typer.Typer(help="Show which machines belong to the fleet; let them in and out.")
-keys_group = typer.Typer(help="Show who may ask; make keys and revoke them.")
+nodes_group = typer.Typer(help="Manage the fleet's nodes.")
+keys_group = typer.Typer(help="Manage API keys.")
 app.add_typer(nodes_group, name="nodes")
 app.add_typer(keys_group, name="keys")
 agent = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -49,40 +54,29 @@ def herd_node() -> None:
 
 
 def _run(program: typer.Typer, name: str) -> None:
-    show_what_can_be_shown()
+    replace_unprintable_characters()
     try:
         program(prog_name=name)
-    except CliError as trouble:
-        raise SystemExit(fail(trouble)) from None
+    except CliError as error:
+        raise SystemExit(print_error(error)) from None
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:
-        # `herd models | head`: whoever read has seen enough.
+        # The reader of a pipe has closed it, e.g. `herd models | head`.
         raise SystemExit(0) from None
 
 
-def _tell_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_requested: bool) -> None:
+    if is_requested:
         typer.echo(f"herd {__version__}")
         raise typer.Exit
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a drawing.")]
-Url = Annotated[
-    str | None,
-    typer.Option(
-        "--url",
-        envvar="HERD_URL",
-        metavar="URL",
-        show_envvar=False,
-        help="The coordinator to ask (HERD_URL); without it, the one that this machine's settings name.",
-    ),
-]
 Host = Annotated[str | None, typer.Option(metavar="ADDRESS", help="Address to listen on (FLEET_HOST).")]
 Port = Annotated[int | None, typer.Option(metavar="PORT", help="Port to listen on (FLEET_PORT).")]
-Folder = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder for traces and logs (FLEET_DATA_DIR).")]
+Folder = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Data folder (FLEET_DATA_DIR).")]
 Version = Annotated[
-    bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Print the version and exit.")
+    bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
 ]
 
 
@@ -92,43 +86,50 @@ def main(
 ) -> None:
     flags = {"FLEET_HOST": host, "FLEET_PORT": port, "FLEET_DATA_DIR": data_dir}
     if context.invoked_subcommand is None:
-        serving.serve(flags)
+        serve_command.serve(flags)
     elif any(value is not None for value in flags.values()):
-        raise typer.BadParameter(f"write it behind the command: herd {context.invoked_subcommand} ...")
+        raise typer.BadParameter(f"put options after the command: herd {context.invoked_subcommand} ...")
 
 
 @app.command()
 def serve(host: Host = None, port: Port = None, data_dir: Folder = None) -> None:
-    """Start the coordinator, as `herd` alone does."""
-    serving.serve({"FLEET_HOST": host, "FLEET_PORT": port, "FLEET_DATA_DIR": data_dir})
+    """Start the coordinator; the same as `herd` without a command."""
+    serve_command.serve({"FLEET_HOST": host, "FLEET_PORT": port, "FLEET_DATA_DIR": data_dir})
 
 
 @agent.command(name="herd-node")
 @app.command()
 def node(
     router_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="The coordinator; without it, it is found by mDNS.")
+        str | None, typer.Option(metavar="URL", help="URL of the coordinator; without it, the agent searches by mDNS.")
     ] = None,
     engine: Annotated[
-        str | None, typer.Option(metavar="KIND", help="auto, embedded, ollama, openai, llamacpp, vllm or lmstudio.")
+        str | None,
+        typer.Option(metavar="KIND", help="Engine: auto, embedded, ollama, openai, llamacpp, vllm or lmstudio."),
     ] = None,
-    engine_url: Annotated[str | None, typer.Option(metavar="URL", help="Where that engine answers.")] = None,
-    node_id: Annotated[str | None, typer.Option(metavar="NAME", help="This machine's name in the fleet.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder for logs and what is learnt.")] = None,
-    threads: Annotated[int | None, typer.Option(metavar="N", help="Threads of the embedded engine.")] = None,
-    slots: Annotated[int | None, typer.Option(metavar="N", help="Requests the engine runs at the same time.")] = None,
+    engine_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="URL of the engine, e.g. http://127.0.0.1:8000.")
+    ] = None,
+    node_id: Annotated[str | None, typer.Option(metavar="NAME", help="Name of this machine in the fleet.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder for logs, identity and learned values.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(metavar="N", help="CPU threads of the embedded engine.")] = None,
+    slots: Annotated[
+        int | None, typer.Option(metavar="N", help="Number of requests that the engine runs at the same time.")
+    ] = None,
     context: Annotated[
-        int | None, typer.Option(metavar="TOKENS", help="Window of each slot of the embedded engine.")
+        int | None, typer.Option(metavar="TOKENS", help="Context window of each slot of the embedded engine.")
     ] = None,
     model: Annotated[Path | None, typer.Option(metavar="FILE", help="GGUF file of the embedded engine.")] = None,
     join: Annotated[
         str | None,
-        typer.Option(metavar="CODE", help="What `herd nodes invite` printed on the coordinator; needed once."),
+        typer.Option(metavar="CODE", help="Code printed by `herd nodes invite`; only needed the first time."),
     ] = None,
     _version: Version = False,
 ) -> None:
-    """Lend this machine: run the agent, as `herd-node` does."""
-    serving.node(
+    """Run the node agent on this machine; the same as `herd-node`."""
+    serve_command.node(
         {
             "FLEET_NODE_ROUTER_URL": router_url,
             "FLEET_NODE_ENGINE": engine,
@@ -146,233 +147,238 @@ def node(
 
 @app.command()
 def status(json: Json = False, url: Url = None) -> None:
-    """Show the nodes, and what they are doing."""
-    fleet.status(serving.coordinator(url), json)
+    """Show the nodes and what they do."""
+    status_command.status(settings.coordinator(url), json)
 
 
 @app.command()
 def top(json: Json = False, url: Url = None) -> None:
-    """Follow the fleet on the screen until Ctrl-C."""
-    top_verb.top(serving.coordinator(url), json)
+    """Live view of the fleet; stop with Ctrl-C."""
+    top_command.top(settings.coordinator(url), json)
 
 
 @app.command()
 def models(json: Json = False, url: Url = None) -> None:
-    """Show every model: where it is, and with which window."""
-    fleet.models(serving.coordinator(url), json)
+    """List all models, their nodes and their context windows."""
+    models_command.models(settings.coordinator(url), json)
 
 
 @app.command()
 def why(
     request_id: Annotated[
-        str, typer.Argument(metavar="[REQUEST]", help='Its id, the beginning of it, or "last".')
+        str, typer.Argument(metavar="[REQUEST]", help='Request ID, a prefix of it, or "last".')
     ] = "last",
     json: Json = False,
     url: Url = None,
 ) -> None:
-    """Tell why a request went where it went."""
-    why_verb.why(serving.coordinator(url), request_id, json)
+    """Explain a routing decision."""
+    why_command.why(settings.coordinator(url), request_id, json)
 
 
 @app.command()
 def replay(
     policy: Annotated[
-        str | None, typer.Option(metavar="NAME", help="completion_time or signals; without it, as it was.")
+        str | None,
+        typer.Option(metavar="NAME", help="Policy: completion_time or signals; without it, the recorded one."),
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(metavar="NAME=VALUE,...", help="Other weights, e.g. harm_weight=0.5,model_hot=80.")
+        str | None, typer.Option(metavar="NAME=VALUE,...", help="Changed weights, e.g. harm_weight=0.5,model_hot=80.")
     ] = None,
-    since: Annotated[str | None, typer.Option(metavar="SPAN", help="Only the last 30m, 24h, 7d.")] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="SPAN", help="Only recent requests, e.g. 30m, 24h or 7d.")
+    ] = None,
     limit: Annotated[
-        int, typer.Option(metavar="N", help="At most so many of the newest rows.")
-    ] = replay_verb.ROWS_DEFAULT,
+        int, typer.Option(metavar="N", help="Maximum number of rows, newest first.")
+    ] = replay_command.ROWS_DEFAULT,
     db: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="The trace database; without it, this machine's.")
+        Path | None,
+        typer.Option(metavar="PATH", help="Path of the trace database; without it, the one on this machine."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Decide recorded requests again, with other rules."""
-    path = db if db is not None else serving.data_dir()
-    replay_verb.replay(replay_verb.asked(path, policy, weights, since, limit), json)
+    """Replay recorded requests with a different policy or different weights."""
+    path = db if db is not None else settings.data_dir()
+    replay_command.replay(replay_command.parse_options(path, policy, weights, since, limit), json)
 
 
 @app.command()
 def chat(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model of the fleet; see `herd models`.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a model, from `herd models`.")],
     prompt: Annotated[
-        str | None, typer.Argument(metavar="[PROMPT]", help="One question; without it a conversation starts.")
+        str | None, typer.Argument(metavar="[PROMPT]", help="A single prompt; without it, starts a conversation.")
     ] = None,
     json: Json = False,
     url: Url = None,
 ) -> None:
-    """Talk to a model through the coordinator."""
-    chat_verb.chat(serving.coordinator(url), model, prompt, json)
+    """Chat with a model through the coordinator."""
+    chat_command.chat(settings.coordinator(url), model, prompt, json)
 
 
 @app.command()
 def doctor(json: Json = False, url: Url = None, data_dir: Folder = None) -> None:
-    """Find what is wrong, and the command that mends it."""
-    if not doctor_verb.doctor(serving.setup(url, data_dir), json):
+    """Diagnose problems of the set-up and suggest fixes."""
+    if not doctor_command.doctor(settings.setup(url, data_dir), json):
         raise typer.Exit(1)
 
 
 @app.command()
 def health(
-    everything: Annotated[bool, typer.Option("--all", help="Show what is well, too.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Also show the checks that passed.")] = False,
     json: Json = False,
     url: Url = None,
 ) -> None:
-    """Show what is wrong with the fleet, since when, and the command that mends it."""
-    if not health_verb.health(serving.coordinator(url), json, everything):
+    """Show the fleet's problems, how long they have existed, and the commands that fix them."""
+    if not health_command.health(settings.coordinator(url), json, everything):
         raise typer.Exit(1)
 
 
 @app.command()
 def recommend(json: Json = False, url: Url = None) -> None:
-    """Show what should live where, from what was really asked."""
-    recommend_verb.recommend(serving.coordinator(url), json)
+    """Recommend model placement from recent requests."""
+    recommend_command.recommend(settings.coordinator(url), json)
 
 
 @app.command()
 def windows(json: Json = False, url: Url = None) -> None:
-    """Show the windows that models have, those that their use asks for, and what that would free."""
-    windows_verb.windows(serving.coordinator(url), json)
+    """Compare each model's context window with its actual use."""
+    windows_command.windows(settings.coordinator(url), json)
 
 
 @app.command()
 def bench(
-    node: Annotated[
-        list[str] | None, typer.Option(metavar="NODE", help="Only this node; several times for several.")
-    ] = None,
-    model: Annotated[
-        list[str] | None, typer.Option(metavar="MODEL", help="Only this model; several times for several.")
-    ] = None,
+    node: Annotated[list[str] | None, typer.Option(metavar="NODE", help="Only this node (repeatable).")] = None,
+    model: Annotated[list[str] | None, typer.Option(metavar="MODEL", help="Only this model (repeatable).")] = None,
     kind: Annotated[
-        list[str] | None, typer.Option(metavar="KIND", help="generation, prompt or scaling; several times for several.")
+        list[str] | None, typer.Option(metavar="KIND", help="Measurement: generation, prompt or scaling (repeatable).")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell how long it would take.")] = False,
-    listed: Annotated[bool, typer.Option("--list", help="Show the runs that are kept.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate the duration.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="List the stored runs.")] = False,
     compare: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Compare two runs; last compares the two newest.")
+        str | None, typer.Option(metavar="A,B", help="Compare two runs by ID; last compares the two newest.")
     ] = None,
-    cancel: Annotated[bool, typer.Option("--cancel", help="End the run in progress.")] = False,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Stop the current run.")] = False,
     json: Json = False,
     url: Url = None,
 ) -> None:
-    """Measure how fast each machine is; nobody's request waits for it."""
-    coordinator = serving.coordinator(url)
+    """Measure the speed of each node while it is idle; other requests take priority."""
+    coordinator = settings.coordinator(url)
     if cancel:
-        bench_verb.cancel(coordinator, json)
+        bench_command.cancel(coordinator, json)
     elif listed:
-        bench_verb.runs(coordinator, json)
+        bench_command.runs(coordinator, json)
     elif compare is not None:
-        bench_verb.compare(coordinator, compare, json)
+        bench_command.compare(coordinator, compare, json)
     else:
-        bench_verb.bench(coordinator, node or [], model or [], kind or [], dry_run, json)
+        bench_command.bench(coordinator, node or [], model or [], kind or [], dry_run, json)
 
 
 @app.command()
 def diagnose(
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="[FILE]", help="Where to write it; without it, herd-diagnosis-TIME.tar.gz here."),
+        typer.Argument(
+            metavar="[FILE]", help="Path of the bundle; without it, herd-diagnosis-TIME.tar.gz in the current folder."
+        ),
     ] = None,
     json: Json = False,
     url: Url = None,
     data_dir: Folder = None,
 ) -> None:
-    """Collect what somebody else needs to help, without keys and prompts."""
-    settings = {"coordinator": serving.described(False), "agent": serving.described(True)}
-    diagnose_verb.diagnose(serving.setup(url, data_dir), settings, file, json)
+    """Create a support bundle without keys and prompts."""
+    described = {"coordinator": settings.describe(False), "agent": settings.describe(True)}
+    diagnose_command.diagnose(settings.setup(url, data_dir), described, file, json)
 
 
 @app.command()
 def demo(
     port: Annotated[
-        int, typer.Option(metavar="PORT", help="Port of its coordinator; in use, another one is taken.")
-    ] = demo_verb.PORT_DEFAULT,
-    stay: Annotated[bool, typer.Option(help="Stay up after the show, until Ctrl-C.")] = True,
+        int, typer.Option(metavar="PORT", help="Port of the demo's coordinator; if it is in use, a free port is used.")
+    ] = demo_command.PORT_DEFAULT,
+    stay: Annotated[bool, typer.Option(help="Keep running after the chats, until Ctrl-C.")] = True,
 ) -> None:
-    """Try it here: three small real nodes and a few chats."""
-    demo_verb.demo(port, stay)
+    """Run a demonstration: three small nodes on this machine and a few chats."""
+    demo_command.demo(port, stay)
 
 
 @app.command()
 def config(
-    wanted: Annotated[str, typer.Argument(metavar="[WORD]", help="Only those whose name or meaning holds it.")] = "",
-    agent: Annotated[bool, typer.Option("--agent", help="The agent's settings instead of the coordinator's.")] = False,
+    word: Annotated[
+        str, typer.Argument(metavar="[WORD]", help="Only settings whose name or help contains this word.")
+    ] = "",
+    agent: Annotated[
+        bool, typer.Option("--agent", help="Show the agent's settings instead of the coordinator's.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Show every setting, its value and where it is from."""
-    serving.show_config(wanted, agent, json)
+    """Show all settings, their values and sources."""
+    settings.show_config(word, agent, json)
 
 
-# --- who takes part, and who may ask ---
+# --- nodes and keys ---
 
-NodeName = Annotated[str, typer.Argument(metavar="NODE", help="Its name, or the fingerprint that it shows.")]
-KeyName = Annotated[str, typer.Argument(metavar="NAME", help="The key's name or id.")]
+NodeName = Annotated[str, typer.Argument(metavar="NODE", help="Name or fingerprint of the node.")]
+KeyName = Annotated[str, typer.Argument(metavar="NAME", help="Name or ID of the key.")]
 
 
 @nodes_group.callback(invoke_without_command=True)
 def nodes(context: typer.Context, json: Json = False, url: Url = None) -> None:
-    """Show which machines belong to the fleet; let them in and out."""
+    """List paired and pending nodes."""
     if context.invoked_subcommand is None:
-        access.nodes(serving.coordinator(url), json)
+        access.nodes(settings.coordinator(url), json)
 
 
 @nodes_group.command()
 def invite(json: Json = False, url: Url = None) -> None:
-    """Print the line that lets another machine in."""
-    access.invite(serving.coordinator(url), json)
+    """Print the command that adds another machine."""
+    access.invite(settings.coordinator(url), json)
 
 
 @nodes_group.command()
 def approve(name: NodeName, json: Json = False, url: Url = None) -> None:
-    """Let a machine in that waits."""
-    access.approve(serving.coordinator(url), name, json)
+    """Approve a pending node."""
+    access.approve(settings.coordinator(url), name, json)
 
 
 @nodes_group.command()
 def remove(name: NodeName, json: Json = False, url: Url = None) -> None:
-    """Send a machine away; it would have to join again."""
-    access.remove(serving.coordinator(url), name, json)
+    """Remove a node from the fleet; to come back, it must be invited again."""
+    access.remove(settings.coordinator(url), name, json)
 
 
 @keys_group.callback(invoke_without_command=True)
 def keys(context: typer.Context, json: Json = False, url: Url = None) -> None:
-    """Show who may ask; make keys and revoke them."""
+    """List the API keys."""
     if context.invoked_subcommand is None:
-        access.keys(serving.coordinator(url), json)
+        access.keys(settings.coordinator(url), json)
 
 
 @keys_group.command(name="list")
 def list_keys(json: Json = False, url: Url = None) -> None:
-    """Every key, without its secret."""
-    access.keys(serving.coordinator(url), json)
+    """List the API keys, without their secrets."""
+    access.keys(settings.coordinator(url), json)
 
 
 @keys_group.command()
 def add(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is, for you to recognise.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A label for the key, e.g. phone.")],
     scope: Annotated[
-        list[str] | None,
-        typer.Option(metavar="SCOPE", help="chat, embed, read, models or admin; several times for several."),
+        list[str] | None, typer.Option(metavar="SCOPE", help="Scope: chat, embed, read, models or admin (repeatable).")
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(metavar="MODEL", help="Only this model, or a pattern such as llama*; several times for several."),
+        typer.Option(metavar="MODEL", help="Only this model, or a pattern such as llama* (repeatable)."),
     ] = None,
-    per_minute: Annotated[int, typer.Option(metavar="N", help="Requests a minute; 0 for no limit.")] = 0,
-    at_once: Annotated[int, typer.Option(metavar="N", help="Requests at the same time; 0 for no limit.")] = 0,
+    per_minute: Annotated[int, typer.Option(metavar="N", help="Maximum requests per minute; 0 is no limit.")] = 0,
+    at_once: Annotated[int, typer.Option(metavar="N", help="Maximum concurrent requests; 0 is no limit.")] = 0,
     tokens_per_month: Annotated[
-        int, typer.Option(metavar="N", help="Tokens a month, read and written; 0 for no limit.")
+        int, typer.Option(metavar="N", help="Maximum tokens per month, prompt and answer; 0 is no limit.")
     ] = 0,
-    days: Annotated[float, typer.Option(metavar="N", help="How long it is valid; 0 for ever.")] = 0.0,
+    days: Annotated[float, typer.Option(metavar="N", help="Days until the key expires; 0 is never.")] = 0.0,
     json: Json = False,
     url: Url = None,
 ) -> None:
-    """Make a key; it is shown once."""
-    wanted: dict[str, object] = {
+    """Create an API key; it is shown only once."""
+    options: dict[str, object] = {
         "name": name,
         "scopes": scope or ["chat"],
         "models": model or [],
@@ -381,32 +387,32 @@ def add(
         "tokens_per_month": tokens_per_month,
         "days": days,
     }
-    access.add_key(serving.coordinator(url), wanted, json)
+    access.add_key(settings.coordinator(url), options, json)
 
 
 @keys_group.command()
 def revoke(name: KeyName, json: Json = False, url: Url = None) -> None:
-    """Make a key worth nothing."""
-    access.revoke_key(serving.coordinator(url), name, json)
+    """Revoke an API key."""
+    access.revoke_key(settings.coordinator(url), name, json)
 
 
 @app.command()
 def dashboard(json: Json = False, url: Url = None) -> None:
     """Print a link that logs a browser in."""
-    access.dashboard(serving.coordinator(url), json)
+    access.dashboard(settings.coordinator(url), json)
 
 
 @app.command()
 def audit(
-    limit: Annotated[int, typer.Option(metavar="N", help="How many, the newest first.")] = 50,
+    limit: Annotated[int, typer.Option(metavar="N", help="Maximum number of entries, newest first.")] = 50,
     json: Json = False,
     url: Url = None,
 ) -> None:
-    """Show who changed what, and from where."""
-    access.audit(serving.coordinator(url), limit, json)
+    """Show the audit log: administrative changes, with user and address."""
+    access.audit(settings.coordinator(url), limit, json)
 
 
-# --- models on disks and in memory ---
+# --- models ---
 
-for _verb in model_commands.VERBS:
-    app.command()(_verb)
+for _command in model_commands.COMMANDS:
+    app.command()(_command)

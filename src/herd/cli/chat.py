@@ -1,4 +1,4 @@
-"""`herd chat MODEL`: a quick conversation through the coordinator, with the node that answered each time. Keeps nothing."""
+"""Chats with a model through the coordinator and names the node of each answer (`herd chat`)."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from dataclasses import dataclass, field
 from rich.text import Text
 
 from herd.cli.client import CliError, CoordinatorClient, Headers, Json
-from herd.cli.fleet import by_model
-from herd.cli.screen import clean, complaints, console, fail, put
+from herd.cli.models import by_model
+from herd.cli.terminal import console, error_console, print_error, print_lines, printable
 from herd.core.state.fleet import canonical
 
 with suppress(ImportError):
-    # Gives input() its line editing and history; Windows' console brings its own.
+    # Gives input() line editing and history; the Windows console has its own.
     import readline  # noqa: F401
 
-FAREWELLS = frozenset({"/bye", "/exit", "/quit"})
-MODELS_NAMED_MAX = 8
+EXIT_COMMANDS = frozenset({"/bye", "/exit", "/quit"})
+MODELS_LISTED_MAX = 8
 
 
 @dataclass(frozen=True, slots=True)
 class ChatAnswer:
-    """One whole answer: its text, who gave it, and the engine's own count of it."""
+    """One complete answer: its text, the headers, and the last line with the engine's token counts."""
 
     text: str
     headers: Headers
     last: Json
 
-    def as_json(self, model: str) -> Json:
+    def to_json(self, model: str) -> Json:
         return {
             "model": model,
             "answer": self.text,
@@ -45,36 +45,38 @@ class ChatAnswer:
 
 @dataclass(slots=True)
 class ChatConversation:
-    """What was said so far. An answer that broke off, or that nobody wanted to hear to its end, was not said."""
+    """The messages so far. An answer that failed or was stopped is not kept."""
 
     coordinator: CoordinatorClient
     model: str
     messages: list[dict[str, str]] = field(default_factory=list)
 
     def say(self, text: str, is_silent: bool = False) -> ChatAnswer:
-        """One turn; the answer is written as it comes. Raises Trouble, also when it breaks off."""
-        asked = [*self.messages, {"role": "user", "content": text}]
-        pieces: list[str] = []
+        """One turn; prints the answer as it arrives. Raises CliError, also for an incomplete answer."""
+        messages = [*self.messages, {"role": "user", "content": text}]
+        parts: list[str] = []
         headers: Headers = {}
         last: Json = {}
-        body = {"model": self.model, "messages": asked, "stream": True}
+        body = {"model": self.model, "messages": messages, "stream": True}
         try:
-            for told, last in _told_lines(self.coordinator, body):
-                headers = told
-                pieces.append(str(last.get("message", {}).get("content", "")))
-                write("" if is_silent else pieces[-1])
+            for answer_headers, last in _answer_lines(self.coordinator, body):
+                headers = answer_headers
+                parts.append(str(last.get("message", {}).get("content", "")))
+                write("" if is_silent else parts[-1])
         finally:
-            # Whatever ends it, what comes next begins on a line of its own.
-            write("\n" if pieces and not is_silent else "")
+            # Whatever ends the answer, the next output starts on a new line.
+            write("\n" if parts and not is_silent else "")
         if not last.get("done"):
-            raise CliError("the answer broke off", f"see where: herd why {headers.get('x-fleet-request', 'last')}")
-        answer = "".join(pieces)
-        self.messages = [*asked, {"role": "assistant", "content": answer}]
+            raise CliError(
+                "the answer is incomplete", f"for details run: herd why {headers.get('x-fleet-request', 'last')}"
+            )
+        answer = "".join(parts)
+        self.messages = [*messages, {"role": "assistant", "content": answer}]
         return ChatAnswer(answer, headers, last)
 
 
 def chat(coordinator: CoordinatorClient, model: str, prompt: str | None, as_json: bool) -> None:
-    """One question and out when there is a prompt or input is piped; else a conversation until Ctrl-D."""
+    """Answers one prompt from the argument or a pipe; without either, starts a conversation until Ctrl-D."""
     talk = ChatConversation(coordinator, model)
     if prompt is None and not sys.stdin.isatty():
         prompt = sys.stdin.read()
@@ -82,17 +84,17 @@ def chat(coordinator: CoordinatorClient, model: str, prompt: str | None, as_json
         _converse(talk)
         return
     if not prompt.strip():
-        raise CliError("there is nothing to ask", f'ask something: herd chat {model} "Hello"')
+        raise CliError("the prompt is empty", f'for example: herd chat {model} "Hello"')
     if as_json:
-        write(json.dumps(talk.say(prompt, is_silent=True).as_json(model), indent=2) + "\n")
+        write(json.dumps(talk.say(prompt, is_silent=True).to_json(model), indent=2) + "\n")
     else:
-        _heard(talk, prompt)
+        _print_turn(talk, prompt)
 
 
 def _converse(talk: ChatConversation) -> None:
-    _check(talk)
-    put(
-        Text(f"Talking to {clean(talk.model)} through {talk.coordinator.url}.", "dim"),
+    _check_model(talk)
+    print_lines(
+        Text(f"Chatting with {printable(talk.model)} through {talk.coordinator.url}.", "dim"),
         Text("Ctrl-C stops an answer, Ctrl-D ends the conversation.", "dim"),
     )
     while True:
@@ -101,57 +103,60 @@ def _converse(talk: ChatConversation) -> None:
         except (EOFError, KeyboardInterrupt):
             console.print()
             return
-        if text in FAREWELLS:
+        if text in EXIT_COMMANDS:
             return
         if text:
             _turn(talk, text)
 
 
-def _check(talk: ChatConversation) -> None:
-    """Before the first question, so that nobody writes one in vain. Raises Trouble."""
+def _check_model(talk: ChatConversation) -> None:
+    """Checks before the first prompt that the fleet has the model. Raises CliError."""
     names = [model["name"] for model in by_model(talk.coordinator.get("/fleet/status"))]
     if canonical(talk.model) in map(canonical, names):
         return
     if not names:
-        raise CliError("the fleet has no model yet", "see what is missing: herd doctor")
-    shown = ", ".join(names[:MODELS_NAMED_MAX]) + (", ..." if len(names) > MODELS_NAMED_MAX else "")
-    raise CliError(f"no node has {talk.model}; the fleet has {shown}", f"for example: herd chat {names[0]}")
+        raise CliError("the fleet has no model yet", "for details run: herd doctor")
+    shown = ", ".join(names[:MODELS_LISTED_MAX]) + (", ..." if len(names) > MODELS_LISTED_MAX else "")
+    raise CliError(f"no node has {talk.model}; available models: {shown}", f"for example: herd chat {names[0]}")
 
 
 def _turn(talk: ChatConversation, text: str) -> None:
     try:
-        _heard(talk, text)
+        _print_turn(talk, text)
     except KeyboardInterrupt:
-        complaints.print(Text("stopped; not part of the conversation", "dim"))
-    except CliError as trouble:
-        fail(trouble)
+        error_console.print(Text("Stopped. This answer is not kept in the conversation.", "dim"))
+    except CliError as error:
+        print_error(error)
 
 
-def _heard(talk: ChatConversation, text: str) -> None:
-    """The turn, and one line about it."""
+def _print_turn(talk: ChatConversation, text: str) -> None:
+    """Prints the answer, then one line about it."""
     answer = talk.say(text)
-    complaints.print(Text(clean(facts(answer)), "dim"), soft_wrap=True)
+    error_console.print(Text(printable(facts(answer)), "dim"), soft_wrap=True)
 
 
-def _told_lines(coordinator: CoordinatorClient, body: Json) -> Iterator[tuple[Headers, Json]]:
+def _answer_lines(coordinator: CoordinatorClient, body: Json) -> Iterator[tuple[Headers, Json]]:
     with closing(coordinator.lines("/api/chat", body)) as lines:
         for headers, line in lines:
-            told = json.loads(line)
-            if told.get("error"):
-                raise CliError(str(told["error"]), f"see why: herd why {headers.get('x-fleet-request', 'last')}")
-            yield headers, told
+            part = json.loads(line)
+            if part.get("error"):
+                raise CliError(
+                    str(part["error"]), f"for details run: herd why {headers.get('x-fleet-request', 'last')}"
+                )
+            yield headers, part
 
 
-def write(piece: str) -> None:
-    """A piece of an answer, as it comes, without what could move the cursor."""
-    sys.stdout.write("".join(c for c in piece if c.isprintable() or c in "\n\t"))
+def write(part: str) -> None:
+    """Prints a part of an answer as it arrives, without control characters."""
+    sys.stdout.write("".join(c for c in part if c.isprintable() or c in "\n\t"))
     sys.stdout.flush()
 
 
 def facts(answer: ChatAnswer) -> str:
-    """`attic, 51 tokens/s. Why there: herd why r1`."""
+    """`attic, 51 tokens/s. Routing decision: herd why r1`."""
     count, duration_ns = answer.last.get("eval_count"), answer.last.get("eval_duration")
     speed = f", {count / (duration_ns / 1e9):.0f} tokens/s" if count and duration_ns else ""
     retries = answer.headers.get("x-fleet-retries") or "0"
-    moved = f", after {retries} failed attempt{'s' if retries != '1' else ''}" if retries != "0" else ""
-    return f"{answer.headers.get('x-fleet-node', '?')}{speed}{moved}. Why there: herd why {answer.headers.get('x-fleet-request', 'last')}"
+    retried = f", after {retries} failed attempt{'s' if retries != '1' else ''}" if retries != "0" else ""
+    node, request_id = answer.headers.get("x-fleet-node", "?"), answer.headers.get("x-fleet-request", "last")
+    return f"{node}{speed}{retried}. Routing decision: herd why {request_id}"

@@ -1,7 +1,8 @@
-"""`herd diagnose`: one file with what somebody else needs to help, keys and secrets masked. Looks; sends nothing anywhere.
+"""Writes a support bundle: one archive with settings, versions, findings and logs, secrets masked (`herd diagnose`).
 
-Nothing is in it that was not already without prompts: settings, versions, what the doctor finds, what the coordinator says of
-its fleet, the ends of the logs, the state of the database. All of it goes through one mask at the end.
+The sources contain no prompts: settings, versions, findings of `herd doctor`, the coordinator's answers about its
+fleet, the ends of the logs and the state of the database. Every part is masked before it is written. Nothing is sent
+anywhere.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import tarfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 
 from rich.text import Text
@@ -25,42 +25,45 @@ from rich.text import Text
 from herd import __version__
 from herd.cli.client import CliError, CoordinatorClient
 from herd.cli.doctor import Setup, examine
-from herd.cli.screen import console, show
+from herd.cli.terminal import console, show
 from herd.coordinator.storage.database import DATABASE_NAME
 from herd.trust.masking import MASK, masked
 
 LOG_TAIL_MAX_BYTES = 1024 * 1024
-"""Of each log: the end is what matters, and a mail can carry it."""
+"""The end of each log is enough, and small enough for an e-mail."""
 FILES_LISTED_MAX = 500
-ASKED = ("/fleet/status", "/fleet/limits", "/fleet/queue", "/fleet/nodes", "/dashboard/api/latencies")
+COORDINATOR_PATHS = ("/fleet/status", "/fleet/limits", "/fleet/queue", "/fleet/nodes", "/dashboard/api/latencies")
 LOGS = ("herd.jsonl", "herd-node.jsonl")
-HEAD = f"""\
-What herd knows of itself on this machine, made by `herd diagnose`. No prompt and no answer is in it, since none is ever kept;
-keys, codes, cookies and signatures were replaced by {MASK}. It does name machines, models, addresses in your network and
-folders: look through it before you hand it on.
+README = f"""\
+Support bundle of herd, created on this machine by `herd diagnose`. It contains no prompts and no
+answers, because none are stored; keys, codes, cookies and signatures are masked as {MASK}. It contains names of
+machines, models and folders, and addresses in your network: review it before you share it.
 """
 
 
 def diagnose(setup: Setup, settings: Mapping[str, object], file: Path | None, as_json: bool) -> None:
-    """Writes the file. Raises Trouble where it cannot."""
+    """Writes the archive. Raises CliError if it cannot be written."""
     path = file or Path(time.strftime("herd-diagnosis-%Y%m%d-%H%M%S.tar.gz"))
-    with console.status("looking", spinner="line"):
+    with console.status("collecting", spinner="line"):
         parts = list(collected(setup, settings))
     write(path, parts)
-    told = {"file": str(path), "bytes": path.stat().st_size, "parts": [name for name, _ in parts]}
-    show(told, as_json, lambda _: _lines(path, parts))
+    written = {"file": str(path), "bytes": path.stat().st_size, "parts": [name for name, _ in parts]}
+    show(written, as_json, lambda _: _lines(path, parts))
 
 
 def collected(setup: Setup, settings: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    """Each part's name and masked text."""
-    yield "README.txt", HEAD
-    made: list[tuple[str, object]] = [
+    """The name and the masked text of each part."""
+    yield "README.txt", README
+    values: list[tuple[str, object]] = [
         ("about.json", {**_about(), "database": _database(setup.data_dir), "files": list(_files(setup.data_dir))}),
         ("settings.json", settings),
-        ("findings.json", [asdict(finding) for finding in examine(setup)]),
-        *((f"coordinator{path.replace('/', '-')}.json", _answer(setup.coordinator, path)) for path in ASKED),
+        ("findings.json", [finding.to_json() for finding in examine(setup)]),
+        *(
+            (f"coordinator{path.replace('/', '-')}.json", _answer(setup.coordinator, path))
+            for path in COORDINATOR_PATHS
+        ),
     ]
-    for name, value in made:
+    for name, value in values:
         yield name, masked(json.dumps(value, indent=1, default=str, ensure_ascii=False))
     for name in LOGS:
         if tail := _tail(setup.data_dir / "logs" / name):
@@ -68,14 +71,14 @@ def collected(setup: Setup, settings: Mapping[str, object]) -> Iterator[tuple[st
 
 
 def write(path: Path, parts: Sequence[tuple[str, str]]) -> None:
-    """For its owner alone; never over another file. Raises Trouble."""
+    """Writes a file that only its owner can read; never overwrites a file. Raises CliError."""
     try:
         opened = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except FileExistsError:
-        raise CliError(f"{path} exists already", "choose another name: herd diagnose FILE") from None
+        raise CliError(f"{path} exists already", "use another name: herd diagnose FILE") from None
     except OSError as error:
         raise CliError(
-            f"{path} cannot be written: {error.strerror or error}", "choose another place: herd diagnose FILE"
+            f"{path} cannot be written: {error.strerror or error}", "use another path: herd diagnose FILE"
         ) from error
     with os.fdopen(opened, "wb") as raw, tarfile.open(fileobj=raw, mode="w:gz") as archive:
         for name, text in parts:
@@ -89,7 +92,8 @@ def _lines(path: Path, parts: Iterable[tuple[str, str]]) -> Iterator[Text]:
     yield Text.assemble("written: ", (str(path), "bold"))
     yield Text(", ".join(name for name, _ in parts), "dim")
     yield Text(
-        "Keys and secrets are masked and no prompt is in it; names and addresses are. Look through it before you hand it on."
+        "Keys and secrets are masked, and prompts are not included. Names and addresses are included: "
+        "review the file before you share it."
     )
 
 
@@ -106,10 +110,10 @@ def _about() -> dict[str, object]:
 
 
 def _database(data_dir: Path) -> dict[str, object]:
-    """Its schema version and how many rows it has; what is wrong where it cannot be read."""
+    """The schema version and the number of rows, or the problem if the database cannot be read."""
     path = data_dir / DATABASE_NAME
     if not path.exists():
-        return {"problem": f"{path} is not there"}
+        return {"problem": f"{path} does not exist"}
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=2.0)) as connection:
             return {
@@ -122,7 +126,7 @@ def _database(data_dir: Path) -> dict[str, object]:
 
 
 def _files(data_dir: Path) -> Iterator[dict[str, object]]:
-    """Names, sizes and permissions; of no file in the folder of secrets more than that."""
+    """Names, sizes and permissions of the files; contents are never read here."""
     for number, path in enumerate(sorted(data_dir.rglob("*")) if data_dir.is_dir() else []):
         if number >= FILES_LISTED_MAX:
             return
@@ -136,12 +140,12 @@ def _files(data_dir: Path) -> Iterator[dict[str, object]]:
 def _answer(coordinator: CoordinatorClient, path: str) -> object:
     try:
         return coordinator.get(path)
-    except CliError as trouble:
-        return {"problem": trouble.problem}
+    except CliError as error:
+        return {"problem": error.problem}
 
 
 def _tail(path: Path) -> str:
-    """The last whole lines; empty where there is no such log."""
+    """The last complete lines; empty if there is no such log."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)

@@ -1,4 +1,4 @@
-"""`herd replay`: what recorded requests would have met under other rules, from the trace database. Reads; changes nothing."""
+"""Repeats recorded routing decisions with a different policy or weights and shows the differences (`herd replay`)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from rich.text import Text
 
 import herd.core.scheduling.signals
 from herd.cli.client import CliError, Json
-from herd.cli.columns import Cell, Column, table
-from herd.cli.screen import clean, console, folded, show
+from herd.cli.table import Cell, Column, table
+from herd.cli.terminal import console, printable, show, wrapped
 from herd.coordinator.storage import learned_state, queries
 from herd.coordinator.storage.database import DATABASE_NAME, open_for_reading
 from herd.core.planning import decision_record
@@ -33,30 +33,30 @@ ROWS_MAX = 1_000_000
 MODELS_SHOWN = 10
 NODES_SHOWN = 10
 BUSY_TIMEOUT_S = 2.0
-TOLD_WHOLE_S = 0.05
-"""Less is nothing that an estimate could know."""
+SHOWN_MIN_S = 0.05
+"""Estimates are not more precise than this."""
 SPAN = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d|w)")
 SPAN_SECONDS = (("s", 1.0), ("m", 60.0), ("h", 3600.0), ("d", 86_400.0), ("w", 604_800.0))
 
 MODEL_COLUMNS = (
-    Column("model", 9, least=16),
-    Column("choices", 7, is_right=True),
+    Column("model", 9, min_width=16),
+    Column("decisions", 7, is_right=True),
     Column("changed", 8, is_right=True),
     Column("saved", 6, is_right=True),
     Column("saved for others", 3, is_right=True),
-    Column("mostly", 5, least=14),
+    Column("main change", 5, min_width=14),
 )
 NODE_COLUMNS = (
-    Column("node", 9, least=8),
-    Column("chosen then", 7, is_right=True),
-    Column("chosen now", 8, is_right=True),
+    Column("node", 9, min_width=8),
+    Column("before", 7, is_right=True),
+    Column("after", 8, is_right=True),
     Column("difference", 6, is_right=True),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayRequest:
-    """What is to be replayed: `policy` None and no `weights` means as it was. `since_s` is how far back."""
+    """What to replay. `policy` None and no `weights` repeat the original rules. `since_s` is how far back to go."""
 
     path: Path
     policy: str | None = None
@@ -69,30 +69,28 @@ class ReplayRequest:
         return self.policy is None and not self.weights
 
 
-def asked(path: Path, policy: str | None, weights: str | None, since: str | None, limit: int) -> ReplayRequest:
-    """What was typed, checked. Raises Trouble."""
+def parse_options(path: Path, policy: str | None, weights: str | None, since: str | None, limit: int) -> ReplayRequest:
+    """The checked command line options. Raises CliError."""
     if policy is not None and policy not in POLICIES:
-        raise CliError(
-            f"there is no policy called {policy!r}", f"choose one: --policy {' or --policy '.join(POLICIES)}"
-        )
+        raise CliError(f"unknown policy {policy!r}", f"use one of these: --policy {' or --policy '.join(POLICIES)}")
     if not 1 <= limit <= ROWS_MAX:
         raise CliError(
-            f"--limit must be 1 to {ROWS_MAX}, not {limit}", f"for example: herd replay --limit {ROWS_DEFAULT}"
+            f"--limit must be from 1 to {ROWS_MAX}, not {limit}", f"for example: herd replay --limit {ROWS_DEFAULT}"
         )
     path = path / DATABASE_NAME if path.is_dir() else path
-    return ReplayRequest(path, policy, parsed_weights(weights or ""), parsed_span(since) if since else None, limit)
+    return ReplayRequest(path, policy, parse_weights(weights or ""), parse_span(since) if since else None, limit)
 
 
-def parsed_span(text: str) -> float:
-    """Seconds of "90m", "24h", "7d". Raises Trouble."""
+def parse_span(text: str) -> float:
+    """Seconds of "90m", "24h", "7d". Raises CliError."""
     found = SPAN.fullmatch(text.strip().lower())
     if found is None:
-        raise CliError(f"{text!r} is no span of time", "write it like this: --since 24h, or 30m, or 7d")
+        raise CliError(f"{text!r} is not a duration", "use this form: --since 24h, or 30m, or 7d")
     return float(found[1]) * dict(SPAN_SECONDS)[found[2]]
 
 
-def parsed_weights(text: str) -> dict[str, float]:
-    """From "harm_weight=0.5,FLEET_SCORE_MODEL_HOT=80"; a weight goes by its own name or its setting's. Raises Trouble."""
+def parse_weights(text: str) -> dict[str, float]:
+    """Weights from "harm_weight=0.5,FLEET_SCORE_MODEL_HOT=80", by name or by setting. Raises CliError."""
     known = weight_names()
     found: dict[str, float] = {}
     for part in filter(None, (one.strip() for one in text.split(","))):
@@ -102,8 +100,7 @@ def parsed_weights(text: str) -> dict[str, float]:
             near = get_close_matches(name.strip().lower(), known, 1, 0.4)
             hint = f"did you mean {known[near[0]]}? " if near else ""
             raise CliError(
-                f"there is no weight called {name.strip()!r}",
-                f"{hint}all of them: {', '.join(sorted(set(known.values())))}",
+                f"unknown weight {name.strip()!r}", f"{hint}available weights: {', '.join(sorted(set(known.values())))}"
             )
         found[field_name] = _finite(name, value)
     return found
@@ -117,13 +114,13 @@ def _finite(name: str, value: str) -> float:
     if not math.isfinite(weight):
         raise CliError(
             f"the weight of {name.strip()} must be a number, not {value.strip()!r}",
-            "write it like this: --weights harm_weight=0.5,model_hot=80",
+            "use this form: --weights harm_weight=0.5,model_hot=80",
         )
     return weight
 
 
 def weight_names() -> dict[str, str]:
-    """Every name that a weight may be called by, in lower case, and its own."""
+    """The field of each weight by its possible names (field and setting), in lower case."""
     known = [
         (one.name, str(one.metadata["env"])) for record in (Weights, CompletionTimeSettings) for one in fields(record)
     ]
@@ -133,34 +130,36 @@ def weight_names() -> dict[str, str]:
 # --- reading ---
 
 
-def replay(wanted: ReplayRequest, as_json: bool) -> None:
-    """Raises Trouble when there is no database, or it cannot be read."""
-    done = replayed(wanted, time.time())
-    show(as_values(done, wanted), as_json, lambda _: lines(done, wanted, console.width))
+def replay(options: ReplayRequest, as_json: bool) -> None:
+    """Replays and prints. Raises CliError if there is no database or it cannot be read."""
+    done = replayed(options, time.time())
+    show(to_json(done, options), as_json, lambda _: lines(done, options, console.width))
 
 
-def replayed(wanted: ReplayRequest, now: float) -> Replay:
-    """Every recorded choice decided again; `now` is unix time. Raises Trouble."""
-    if not wanted.path.is_file():
+def replayed(options: ReplayRequest, now: float) -> Replay:
+    """Decides every recorded request again; `now` is Unix time. Raises CliError."""
+    if not options.path.is_file():
         raise CliError(
-            f"there are no traces at {wanted.path}",
-            "run this on the coordinator's machine, or say where they are: herd replay --db PATH",
+            f"there is no trace database at {options.path}",
+            "run this on the coordinator's machine, or give the path: herd replay --db PATH",
         )
     try:
-        with closing(open_for_reading(wanted.path, BUSY_TIMEOUT_S)) as connection:
-            return _replayed(connection, wanted, now)
+        with closing(open_for_reading(options.path, BUSY_TIMEOUT_S)) as connection:
+            return _replayed(connection, options, now)
     except (sqlite3.Error, UnicodeDecodeError) as error:
-        raise CliError(f"{wanted.path} cannot be read as traces: {error}", "look closer with: herd doctor") from error
+        raise CliError(
+            f"{options.path} cannot be read as a trace database: {error}", "for details run: herd doctor"
+        ) from error
 
 
-def _replayed(connection: sqlite3.Connection, wanted: ReplayRequest, now: float) -> Replay:
+def _replayed(connection: sqlite3.Connection, options: ReplayRequest, now: float) -> Replay:
     done, signals = Replay(), discover(herd.core.scheduling.signals, Signal, "SIGNAL")
     known = learned_state.load_rules(connection) if queries.has_rules(connection) else {}
     under: dict[str, DecisionRules] = {
-        name: rules.changed(wanted.policy, wanted.weights or {}) for name, rules in known.items()
+        name: rules.changed(options.policy, options.weights or {}) for name, rules in known.items()
     }
-    since = now - wanted.since_s if wanted.since_s is not None else 0.0
-    for request_id, prompt_tokens, column in queries.recorded_decisions(connection, since, wanted.limit):
+    since = now - options.since_s if options.since_s is not None else 0.0
+    for request_id, prompt_tokens, column in queries.recorded_decisions(connection, since, options.limit):
         try:
             choice = decision_record.to_recorded_decision(request_id, prompt_tokens, column, known)
         except decision_record.UnreadableDecision:
@@ -173,15 +172,15 @@ def _replayed(connection: sqlite3.Connection, wanted: ReplayRequest, now: float)
     return done
 
 
-# --- telling ---
+# --- printing ---
 
 
-def as_values(done: Replay, wanted: ReplayRequest) -> Json:
-    """For programs. Seconds are estimates of the time of each choice: positive where the other rules save time."""
+def to_json(done: Replay, options: ReplayRequest) -> Json:
+    """The result for programs. Seconds are estimates from the time of each decision; positive means time saved."""
     return {
-        "policy": wanted.policy,
-        "weights": dict(wanted.weights or {}),
-        "is_unchanged": wanted.is_unchanged,
+        "policy": options.policy,
+        "weights": dict(options.weights or {}),
+        "is_unchanged": options.is_unchanged,
         "choices": done.whole.choices,
         "changed": done.whole.changed,
         "changed_unestimated": done.whole.unestimated,
@@ -206,40 +205,47 @@ def as_values(done: Replay, wanted: ReplayRequest) -> Json:
     }
 
 
-def lines(done: Replay, wanted: ReplayRequest, width: int) -> list[Text]:
-    """For people."""
-    told = [*folded(Text(), _rules_told(wanted), width), *folded(Text(), _headline(done, wanted), width, "bold")]
-    told += [line for sentence in _facts(done) for line in folded(Text("  "), sentence, width)]
+def lines(done: Replay, options: ReplayRequest, width: int) -> list[Text]:
+    """The result for people."""
+    shown = [
+        *wrapped(Text(), _describe_rules(options), width),
+        *wrapped(Text(), _headline(done, options), width, "bold"),
+    ]
+    shown += [line for sentence in _facts(done) for line in wrapped(Text("  "), sentence, width)]
     if done.whole.changed:
-        told += [line for sentence in _saved(done) for line in folded(Text("  "), sentence, width)]
+        shown += [line for sentence in _saved(done) for line in wrapped(Text("  "), sentence, width)]
         models = [one for one in _most_changed(done) if one[1].changed][:MODELS_SHOWN]
-        told += [Text(), *table(MODEL_COLUMNS, [_model_row(name, part) for name, part in models], width)]
+        shown += [Text(), *table(MODEL_COLUMNS, [_model_row(name, part) for name, part in models], width)]
         nodes = _most_moved(done)[:NODES_SHOWN]
-        told += [Text(), *table(NODE_COLUMNS, [_node_row(name, counts) for name, counts in nodes], width)]
-    return told
+        shown += [Text(), *table(NODE_COLUMNS, [_node_row(name, counts) for name, counts in nodes], width)]
+    return shown
 
 
-def _rules_told(wanted: ReplayRequest) -> str:
-    if wanted.is_unchanged:
-        return "Decided again by the rules in force then."
-    weights = [f"{name} = {value:g}" for name, value in (wanted.weights or {}).items()]
-    return f"Decided again with {', '.join([*([f'the policy {wanted.policy}'] if wanted.policy else []), *weights])}; all else as it was then."
+def _describe_rules(options: ReplayRequest) -> str:
+    if options.is_unchanged:
+        return "Replayed with the original policy and weights."
+    weights = [f"{name} = {value:g}" for name, value in (options.weights or {}).items()]
+    changes = [*([f"policy {options.policy}"] if options.policy else []), *weights]
+    return f"Replayed with {', '.join(changes)}; everything else as recorded."
 
 
-def _headline(done: Replay, wanted: ReplayRequest) -> str:
+def _headline(done: Replay, options: ReplayRequest) -> str:
     whole = done.whole
     if not whole.choices:
-        return "No choice on record could be decided again."
+        return "No recorded decision could be replayed."
     if whole.changed == 0:
         return (
-            f"{number(whole.choices, 'choice')}, all the same (100 %)."
-            if wanted.is_unchanged
-            else f"{number(whole.choices, 'choice')}, none changes."
+            f"{number(whole.choices, 'decision')}, all identical (100 %)."
+            if options.is_unchanged
+            else f"{number(whole.choices, 'decision')}, none would change."
         )
     share = 100 * whole.changed / whole.choices
-    if wanted.is_unchanged:
-        return f"{whole.changed} of {number(whole.choices, 'choice')} came out otherwise ({share:.3g} %): a signal or the program has changed since."
-    return f"{whole.changed} of {number(whole.choices, 'choice')} would change ({share:.3g} %)."
+    if options.is_unchanged:
+        return (
+            f"{whole.changed} of {number(whole.choices, 'decision')} differ ({share:.3g} %): "
+            "a signal or the program has changed since they were recorded."
+        )
+    return f"{whole.changed} of {number(whole.choices, 'decision')} would change ({share:.3g} %)."
 
 
 def _saved(done: Replay) -> Iterable[str]:
@@ -247,53 +253,63 @@ def _saved(done: Replay) -> Iterable[str]:
     estimated = whole.changed - whole.unestimated
     if estimated:
         own, others = _gain(whole.own_saved_s), _gain(whole.others_saved_s)
-        yield f"By the estimates of then: {own} for those who asked, {signed(whole.own_saved_s / estimated)} for each change; {others} for others."
-        yield "These are estimates, each choice taken alone; what other queues would have come of it is not played through."
+        per_change = signed(whole.own_saved_s / estimated)
+        yield f"Estimated: {own} for the changed requests ({per_change} for each change), {others} for other requests."
+        yield "The estimates are from the time of each decision; the effect on later queues is not simulated."
     if whole.unestimated:
-        yield f"Of {number(whole.unestimated, 'change')} nobody estimated the seconds."
+        yield f"{number(whole.unestimated, 'change')} without an estimate."
 
 
 def _gain(seconds: float) -> str:
-    if abs(seconds) < TOLD_WHOLE_S:
-        return "nothing gained or lost"
+    if abs(seconds) < SHOWN_MIN_S:
+        return "no time saved or lost"
     return f"{duration(abs(seconds) * 1000)} {'saved' if seconds > 0 else 'lost'}"
 
 
 def signed(seconds: float) -> str:
     """+1.2 s, -34 s, 0 s."""
-    if abs(seconds) < TOLD_WHOLE_S / 100:
+    if abs(seconds) < SHOWN_MIN_S / 100:
         return "0 s"
     return f"{'+' if seconds > 0 else '-'}{duration(abs(seconds) * 1000)}"
 
 
 def _facts(done: Replay) -> Iterable[str]:
     if done.without_node:
-        yield f"{number(done.without_node, 'request')} had no node to choose from, whatever the rules."
+        yield f"{number(done.without_node, 'request')} had no available node, with any policy."
     if done.cut_short:
-        yield f"Of {number(done.cut_short, 'choice')} not every candidate is on record or was estimated; the best of the rest was taken."
+        yield (
+            f"{number(done.cut_short, 'decision')} with candidates that were not recorded or not estimated; "
+            "the best recorded candidate was used."
+        )
     if done.undecidable:
-        yield f"{number(done.undecidable, 'choice')} cannot be decided so: what these rules need was not recorded."
+        decisions = number(done.undecidable, "decision")
+        yield f"{decisions} cannot be replayed with this policy: its inputs were not recorded."
     if done.unreadable:
-        yield f"{number(done.unreadable, 'row')} of an older version, or without candidates, cannot be decided again."
+        yield f"{number(done.unreadable, 'row')} from an older version, or without candidates, cannot be replayed."
 
 
 def _model_row(name: str, part: ModelReplay) -> list[Cell]:
     (before, after), count = _by_count(part.moves)[0]
-    mostly = f"{count} from {before} to {after}"
+    main_change = f"{count} from {before} to {after}"
     is_better = part.own_saved_s > 0
     return [
-        Cell(clean(name)),
+        Cell(printable(name)),
         Cell(str(part.choices)),
         Cell(str(part.changed)),
         Cell(signed(part.own_saved_s), "green" if is_better else "yellow"),
         Cell(signed(part.others_saved_s)),
-        Cell(clean(mostly)),
+        Cell(printable(main_change)),
     ]
 
 
 def _node_row(name: str, counts: Sequence[int]) -> list[Cell]:
-    then, now = counts
-    return [Cell(clean(name)), Cell(str(then)), Cell(str(now)), Cell(f"{now - then:+d}" if now != then else "0")]
+    before, after = counts
+    return [
+        Cell(printable(name)),
+        Cell(str(before)),
+        Cell(str(after)),
+        Cell(f"{after - before:+d}" if after != before else "0"),
+    ]
 
 
 def _most_changed(done: Replay) -> list[tuple[str, ModelReplay]]:

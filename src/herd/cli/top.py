@@ -1,6 +1,6 @@
-"""`herd top`: the fleet on one screen that follows it, or one picture of it. Reads; changes nothing.
+"""Shows a live view of nodes, running requests and recent requests (`herd top`).
 
-Nodes come first, then what runs, then what ended; when the screen is short, what ended gives way first.
+On a small screen, recent requests are left out first, then running requests.
 """
 
 from __future__ import annotations
@@ -12,47 +12,49 @@ from rich.live import Live
 from rich.text import Text
 
 from herd.cli.client import CliError, CoordinatorClient, Json
-from herd.cli.columns import Cell, Column, table
-from herd.cli.fleet import NO_NODES, headline, node_lines
-from herd.cli.screen import clean, console, show, style_of
+from herd.cli.status import NO_NODES, headline, node_lines
+from herd.cli.table import Cell, Column, table
+from herd.cli.terminal import console, printable, show, status_style
 from herd.text import duration
 
 REFRESH_S = 1.0
-ENDED_MAX = 50
-HEADS = (2, 3, 3)
-"""Lines above the rows of each section: nodes, what runs, what ended. An empty line, a title, the columns' heads."""
+RECENT_MAX = 50
+HEADER_LINES = (2, 3, 3)
+"""Lines above the rows of each section: an empty line, a title (not for nodes) and the column titles."""
 ROWS_MIN = 3
-RUNNING_STEADY = 4
-"""Rows kept free for what runs, so that what stands below stays where it is."""
+RUNNING_ROWS_MIN = 4
+"""Rows reserved for running requests, so that the section below does not move with every request."""
 
 RUNNING_COLUMNS = (
-    Column("request", 9, least=8),
-    Column("model", 7, least=10),
+    Column("request", 9, min_width=8),
+    Column("model", 7, min_width=10),
     Column("state", 8),
-    Column("node", 6, least=6),
+    Column("node", 6, min_width=6),
     Column("age", 5, is_right=True),
     Column("attempt", 3, is_right=True),
-    Column("waits for", 4, least=12),
+    Column("waiting for", 4, min_width=12),
 )
-ENDED_COLUMNS = (
-    Column("request", 9, least=8),
-    Column("model", 7, least=10),
-    Column("node", 6, least=6),
-    Column("ended", 8),
-    Column("first byte", 4, is_right=True),
-    Column("in all", 5, is_right=True),
+RECENT_COLUMNS = (
+    Column("request", 9, min_width=8),
+    Column("model", 7, min_width=10),
+    Column("node", 6, min_width=6),
+    Column("status", 8),
+    Column("TTFT", 4, is_right=True),
+    Column("total", 5, is_right=True),
     Column("tokens", 3, is_right=True),
 )
 
 
 def top(coordinator: CoordinatorClient, as_json: bool) -> None:
-    """Follows the fleet until Ctrl-C. Raises Trouble when the coordinator does not answer at the start."""
-    picture = _picture(coordinator)
+    """Updates the screen every second until Ctrl-C. Raises CliError if the coordinator does not answer at the start."""
+    snapshot = _snapshot(coordinator)
     if as_json or not console.is_terminal:
-        show(picture, as_json, lambda told: top_lines(told, console.width, None))
+        show(snapshot, as_json, lambda snapshot: top_lines(snapshot, console.width, None))
         return
     try:
-        with Live(_screen(picture), console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as live:
+        with Live(
+            _screen(snapshot), console=console, screen=True, auto_refresh=False, vertical_overflow="crop"
+        ) as live:
             while True:
                 time.sleep(REFRESH_S)
                 live.update(_screen_now(coordinator), refresh=True)
@@ -60,52 +62,53 @@ def top(coordinator: CoordinatorClient, as_json: bool) -> None:
         return
 
 
-def _picture(coordinator: CoordinatorClient) -> Json:
+def _snapshot(coordinator: CoordinatorClient) -> Json:
     return {
         "status": coordinator.get("/fleet/status"),
         "queue": coordinator.get("/fleet/queue"),
-        "ended": coordinator.get(f"/dashboard/api/traces?limit={ENDED_MAX}")["traces"],
+        "ended": coordinator.get(f"/dashboard/api/traces?limit={RECENT_MAX}")["traces"],
     }
 
 
 def _screen_now(coordinator: CoordinatorClient) -> Group:
     try:
-        return _screen(_picture(coordinator))
-    except CliError as trouble:
+        return _screen(_snapshot(coordinator))
+    except CliError as error:
         return Group(
-            Text(clean(trouble.problem), "red"),
-            Text(clean(trouble.remedy)),
+            Text(printable(error.problem), "red"),
+            Text(printable(error.remedy)),
             Text(),
-            Text("Asking again every second. Ctrl-C ends.", "dim"),
+            Text("Retrying every second. Stop with Ctrl-C.", "dim"),
         )
 
 
-def _screen(picture: Json) -> Group:
-    return Group(*top_lines(picture, console.width, console.height))
+def _screen(snapshot: Json) -> Group:
+    return Group(*top_lines(snapshot, console.width, console.height))
 
 
-def top_lines(picture: Json, width: int, height: int | None) -> list[Text]:
-    """No more lines than `height`; None for as many as there are."""
-    state, running, ended = picture["status"], picture["queue"]["requests"], picture["ended"]
-    wanted = (len(state["nodes"]), len(running) if height is None else max(len(running), RUNNING_STEADY), len(ended))
-    for_nodes, for_running, for_ended = wanted if height is None else shares(height, wanted)
+def top_lines(snapshot: Json, width: int, height: int | None) -> list[Text]:
+    """At most `height` lines; None for no limit."""
+    state, running, recent = snapshot["status"], snapshot["queue"]["requests"], snapshot["ended"]
+    running_rows = len(running) if height is None else max(len(running), RUNNING_ROWS_MIN)
+    wanted = (len(state["nodes"]), running_rows, len(recent))
+    for_nodes, for_running, for_recent = wanted if height is None else shares(height, wanted)
     lines = [headline(state)]
     lines += _node_section(state["nodes"], for_nodes, width)
     lines += _running_section(running, for_running, width)
-    lines += _ended_section(ended[:for_ended], width)
+    lines += _recent_section(recent[:for_recent], width)
     return lines if height is None else lines[:height]
 
 
 def shares(height: int, wanted: tuple[int, int, int]) -> tuple[int, int, int]:
-    """The lines under the heads of the three sections. The last section goes first when the screen is short."""
-    there = len(HEADS)
+    """The number of rows of each section. On a small screen, the last section is left out first."""
+    sections = len(HEADER_LINES)
     least = [min(lines, ROWS_MIN) for lines in wanted]
-    while there > 1 and 1 + sum(HEADS[:there]) + sum(least[:there]) > height:
-        there -= 1
-        least[there] = 0
-    free = max(0, height - 1 - sum(HEADS[:there]))
+    while sections > 1 and 1 + sum(HEADER_LINES[:sections]) + sum(least[:sections]) > height:
+        sections -= 1
+        least[sections] = 0
+    free = max(0, height - 1 - sum(HEADER_LINES[:sections]))
     given = list(least)
-    for at in range(there):
+    for at in range(sections):
         given[at] = max(0, min(wanted[at], given[at] + free - sum(given)))
     return given[0], given[1], given[2]
 
@@ -114,72 +117,72 @@ def _node_section(nodes: list[Json], lines: int, width: int) -> list[Text]:
     if not nodes:
         return [Text(NO_NODES)]
     shown = fitting(len(nodes), lines)
-    return [Text(), *node_lines(nodes[:shown], width), *_left_out(len(nodes) - shown)] if lines else []
+    return [Text(), *node_lines(nodes[:shown], width), *_hidden(len(nodes) - shown)] if lines else []
 
 
 def _running_section(requests: list[Json], lines: int, width: int) -> list[Text]:
-    """Always as tall, where there is room: what stands below must not jump with every request."""
+    """Has a constant height, if there is room, so that the section below does not move with every request."""
     shown = fitting(len(requests), lines)
     if not lines and requests:
         return []
     columns = RUNNING_COLUMNS if any(one["waits_for"] for one in requests) else RUNNING_COLUMNS[:-1]
     drawn = (
-        [Text("Now: nothing runs", "dim")]
+        [Text("No running requests", "dim")]
         if not requests
         else [
-            Text("Now", "bold"),
+            Text("Running", "bold"),
             *table(columns, [_running_row(one) for one in requests[:shown]], width),
-            *_left_out(len(requests) - shown),
+            *_hidden(len(requests) - shown),
         ]
     )
-    missing = HEADS[1] - 1 + lines - len(drawn)
+    missing = HEADER_LINES[1] - 1 + lines - len(drawn)
     return [Text(), *drawn, *(Text() for _ in range(missing if lines else 0))]
 
 
 def fitting(count: int, lines: int) -> int:
-    """How many of them can be shown, when one line must tell of the rest."""
+    """How many of `count` rows fit; if not all do, one line is needed to say how many are missing."""
     return count if count <= lines else max(0, lines - 1)
 
 
-def _left_out(count: int) -> list[Text]:
+def _hidden(count: int) -> list[Text]:
     return [Text(f"and {count} more", "dim")] if count > 0 else []
 
 
 def _running_row(one: Json) -> list[Cell]:
     waits = one["state"] in ("held", "pending")
     return [
-        Cell(clean(one["request_id"])),
-        Cell(clean(one["model"])),
+        Cell(printable(one["request_id"])),
+        Cell(printable(one["model"])),
         Cell(one["state"], "yellow" if waits else ""),
-        Cell(clean(one["node_id"] or "-")),
+        Cell(printable(one["node_id"] or "-")),
         Cell(duration(one["age_s"] * 1000)),
         Cell(str(one["attempt"])),
-        Cell(clean(_waiting(one))),
+        Cell(printable(_waiting(one))),
     ]
 
 
 def _waiting(one: Json) -> str:
-    """Its place in the line, how long that may take, and for what; empty once it runs."""
+    """The queue position, the expected wait and what the request waits for; empty for a running request."""
     if not one["waits_for"]:
         return ""
-    soon = f", {duration(one['expected_wait_s'] * 1000)}" if one.get("expected_wait_s") is not None else ""
-    place = f"place {one['position']}{soon}: " if one.get("position") else ""
-    return f"{place}{one['waits_for']}"
+    wait = f", {duration(one['expected_wait_s'] * 1000)}" if one.get("expected_wait_s") is not None else ""
+    position = f"position {one['position']}{wait}: " if one.get("position") else ""
+    return f"{position}{one['waits_for']}"
 
 
-def _ended_section(traces: list[Json], width: int) -> list[Text]:
+def _recent_section(traces: list[Json], width: int) -> list[Text]:
     if not traces:
-        return [Text(), Text("Lately: nothing has ended. Ask something: herd chat MODEL", "dim")]
-    head = Text.assemble(("Lately", "bold"), ("  why one went where it went: herd why REQUEST", "dim"))
-    return [Text(), head, *table(ENDED_COLUMNS, [_ended_row(row) for row in traces], width)]
+        return [Text(), Text("No recent requests. Send one with: herd chat MODEL", "dim")]
+    title = Text.assemble(("Recent", "bold"), ("  explain a routing decision with: herd why REQUEST", "dim"))
+    return [Text(), title, *table(RECENT_COLUMNS, [_recent_row(row) for row in traces], width)]
 
 
-def _ended_row(row: Json) -> list[Cell]:
+def _recent_row(row: Json) -> list[Cell]:
     return [
-        Cell(clean(row["request_id"])),
-        Cell(clean(row["model"])),
-        Cell(clean(row["node_id"] or "-")),
-        Cell(row["status"], style_of(row["status"])),
+        Cell(printable(row["request_id"])),
+        Cell(printable(row["model"])),
+        Cell(printable(row["node_id"] or "-")),
+        Cell(row["status"], status_style(row["status"])),
         Cell(duration(row["time_to_first_token_ms"])),
         Cell(duration(row["latency_ms"])),
         Cell(str(row["completion_tokens"] or "-")),

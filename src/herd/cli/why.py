@@ -1,4 +1,4 @@
-"""`herd why ID`: the choice behind one request in words: every node with its seconds, points or reason. Reads; decides nothing."""
+"""Explains a routing decision: each node with its seconds, its points or the reason for its rejection (`herd why`)."""
 
 from __future__ import annotations
 
@@ -10,49 +10,43 @@ from types import MappingProxyType
 from rich.text import Text
 
 from herd.cli.client import CliError, CoordinatorClient, Json
-from herd.cli.screen import clean, console, folded, show, style_of
+from herd.cli.terminal import console, printable, show, status_style, wrapped
 from herd.core.planning import decision_record
 from herd.core.planning.decision_record import CandidateRecord
 from herd.core.state.fleet import GB, canonical
 from herd.dashboard.alternatives import alternatives, is_by_seconds
 from herd.text import BYTES_PER_GB, duration, gb, tokens
 
-TERMS = (
-    ("wait", "wait"),
-    ("load", "loading"),
-    ("prefill", "reading"),
-    ("decode", "writing"),
-    ("harm", "harm to others"),
-)
-"""The terms of the expected seconds, in words and in the order in which they come to pass."""
+TERMS = (("wait", "wait"), ("load", "load"), ("prefill", "prefill"), ("decode", "decode"), ("harm", "delay to others"))
+"""The terms of the expected seconds with the names shown to people, in the order in which they happen."""
 SIGNALS = MappingProxyType(
     {
-        "thermal": "model at hand",
-        "memory_fit": "room",
+        "thermal": "model loaded",
+        "memory_fit": "free memory",
         "queue_depth": "queue",
         "wait_time": "expected wait",
-        "role_affinity": "size suits",
-        "availability_trend": "becoming free",
-        "context_fit": "window fits",
+        "role_affinity": "model size",
+        "availability_trend": "idle trend",
+        "context_fit": "context window",
     }
 )
-"""The public names of the signals, in words."""
+"""The names of the signals that are shown to people, by their public names."""
 OUTCOMES = MappingProxyType(
     {
         "completed": "answered by",
         "failed": "failed on",
-        "failed_midstream": "broke off on",
+        "failed_midstream": "failed mid-stream on",
         "retried": "failed on",
-        "client_cancelled": "left by its client on",
+        "client_cancelled": "cancelled by its client on",
         "rejected": "rejected",
     }
 )
 Sizes = Mapping[str, float]
-"""Gigabytes of the model in question, by node."""
+"""The size of the request's model in GB, by node."""
 
 
 def why(coordinator: CoordinatorClient, request_id: str, as_json: bool) -> None:
-    """`request_id` may be a beginning, or "last"."""
+    """Shows one request; `request_id` may be a prefix, or "last"."""
     if request_id == "last":
         request_id = _newest(coordinator)
     rows = coordinator.get(f"/dashboard/api/requests/{request_id}")["rows"]
@@ -66,12 +60,12 @@ def why(coordinator: CoordinatorClient, request_id: str, as_json: bool) -> None:
 def _newest(coordinator: CoordinatorClient) -> str:
     traces = coordinator.get("/dashboard/api/traces?limit=1")["traces"]
     if not traces:
-        raise CliError("no request has been made yet", "make one with: herd chat MODEL")
+        raise CliError("there are no requests yet", "send one with: herd chat MODEL")
     return str(traces[0]["request_id"])
 
 
 def sizes_of(coordinator: CoordinatorClient, model: str) -> Sizes:
-    """How large the model is on each node that is there now."""
+    """The model's current size on each node."""
     nodes = coordinator.get("/fleet/status")["nodes"]
     wanted = canonical(model)
     return {
@@ -80,9 +74,9 @@ def sizes_of(coordinator: CoordinatorClient, model: str) -> Sizes:
 
 
 def why_lines(rows: list[Json], width: int, now: float, sizes: Sizes) -> list[Text]:
-    """The request, then every attempt with the choice before it. `now` is unix seconds, `rows` are oldest first."""
-    end = rows[-1]
-    lines = [_head(end, now), *_facts(end, width)]
+    """The request, then each attempt with its routing decision. `now` is Unix time, `rows` are oldest first."""
+    final = rows[-1]
+    lines = [_headline(final, now), *_facts(final, width)]
     for number, row in enumerate(rows, start=1):
         lines.append(Text())
         if len(rows) > 1:
@@ -91,129 +85,125 @@ def why_lines(rows: list[Json], width: int, now: float, sizes: Sizes) -> list[Te
     return lines
 
 
-def _head(row: Json, now: float) -> Text:
+def _headline(row: Json, now: float) -> Text:
     ago = f"{duration(max(0.0, now - row['timestamp']) * 1000)} ago"
     return Text.assemble(
-        (clean(row["request_id"]), "bold"),
-        f"  {clean(row['original_model'] or row['model'])}  ",
-        (row["status"], style_of(row["status"])),
+        (printable(row["request_id"]), "bold"),
+        f"  {printable(row['original_model'] or row['model'])}  ",
+        (row["status"], status_style(row["status"])),
         (f"  {ago}", "dim"),
     )
 
 
 def _facts(row: Json, width: int) -> Iterable[Text]:
     if row["node_id"]:
-        told = [f"{OUTCOMES.get(row['status'], 'on')} {row['node_id']}"]
+        facts = [f"{OUTCOMES.get(row['status'], 'on')} {row['node_id']}"]
         if row["time_to_first_token_ms"] is not None:
-            told.append(f"first byte after {duration(row['time_to_first_token_ms'])}")
-        told.append(f"{duration(row['latency_ms'])} in all")
-        told += [
-            f"{tokens(row[name])} {verb}"
-            for name, verb in (("prompt_tokens", "read"), ("completion_tokens", "written"))
+            facts.append(f"time to first token {duration(row['time_to_first_token_ms'])}")
+        facts.append(f"total {duration(row['latency_ms'])}")
+        facts += [
+            f"{tokens(row[name])} {kind}"
+            for name, kind in (("prompt_tokens", "in the prompt"), ("completion_tokens", "generated"))
             if row[name]
         ]
-        yield from folded(Text("  "), ", ".join(told), width)
+        yield from wrapped(Text("  "), ", ".join(facts), width)
     if (row["held_ms"] or 0) >= 1:
-        yield from folded(Text("  "), f"waited {duration(row['held_ms'])} until a node could take it", width)
+        yield from wrapped(Text("  "), f"waited {duration(row['held_ms'])} until a node was available", width)
     if row["fallback_used"]:
-        yield from folded(
+        yield from wrapped(
             Text("  "),
-            f"answered by the fallback {row['model']}, since {row['original_model']} was not to be had",
+            f"answered by the fallback model {row['model']}, because {row['original_model']} was not available",
             width,
         )
     if row.get("truncated"):
-        yield from folded(
+        yield from wrapped(
             Text("  "),
-            "its prompt was cut: FLEET_CONTEXT_OVERFLOW=enlarge (or strict) does not let that happen",
+            "the engine truncated the prompt; to prevent this, set FLEET_CONTEXT_OVERFLOW=enlarge (or strict)",
             width,
             "yellow",
         )
     if row["error_message"]:
-        yield from folded(Text("  "), row["error_message"], width, "yellow")
+        yield from wrapped(Text("  "), row["error_message"], width, "yellow")
 
 
 def _attempt(row: Json, number: int) -> Text:
-    words = OUTCOMES.get(row["status"], "on")
-    told = f"Attempt {number}: {words} {row['node_id']}" if row["node_id"] else f"Attempt {number}: no node was left"
+    outcome = f"{OUTCOMES.get(row['status'], 'on')} {row['node_id']}" if row["node_id"] else "no node was left"
     problem = (
         f" after {duration(row['attempt_ms'])}: {row['error_message'] or row['failure']}"
         if row["status"] == "retried"
         else ""
     )
-    return Text(clean(told + problem), "yellow" if problem else "")
+    return Text(printable(f"Attempt {number}: {outcome}{problem}"), "yellow" if problem else "")
 
 
 def choice_lines(row: Json, width: int, sizes: Sizes) -> list[Text]:
-    """Every node that was considered, the chosen one first; then those that were not, with the reason."""
+    """Every candidate, the chosen node first, then every rejected node with the reason."""
     record = decision_record.of_row(row)
     scored, rejected = record.scored, record.rejected
     if not scored and not rejected:
         return [Text("  No node was considered.", "dim")]
     node_ids = [one.node_id for one in scored] + [one.node_id for one in rejected]
-    size = max(len(clean(node_id)) for node_id in node_ids) + 1
-    told = seconds_told if is_by_seconds(row) else points_told
+    size = max(len(printable(node_id)) for node_id in node_ids) + 1
+    describe = describe_seconds if is_by_seconds(row) else describe_points
     lines = []
     for place, one in enumerate(scored):
-        head = Text.assemble(
+        prefix = Text.assemble(
             ("  -> " if place == 0 else "     "),
-            (f"{clean(one.node_id)}:".ljust(size), "green" if place == 0 else ""),
+            (f"{printable(one.node_id)}:".ljust(size), "green" if place == 0 else ""),
             " ",
         )
-        lines += folded(head, told(one, place == 0, size_gb(one, sizes)), width)
-    if len(scored) > 1 and told(scored[0], True, None) == told(scored[1], True, None):
-        lines.append(Text("     equal: then the shorter queue decides, then the name", "dim"))
+        lines += wrapped(prefix, describe(one, place == 0, size_gb(one, sizes)), width)
+    if len(scored) > 1 and describe(scored[0], True, None) == describe(scored[1], True, None):
+        lines.append(Text("     equal; decided by the shorter queue, then by the name", "dim"))
     for out in rejected:
-        head = Text.assemble("   x ", (f"{clean(out.node_id)}:".ljust(size), "dim"), " ")
-        lines += folded(head, f"{out.reason} ({out.filter})", width, "dim")
+        prefix = Text.assemble("   x ", (f"{printable(out.node_id)}:".ljust(size), "dim"), " ")
+        lines += wrapped(prefix, f"{out.reason} ({out.filter})", width, "dim")
     if record.left_out:
-        lines.append(Text(f"     and {record.left_out} more that are not on record", "dim"))
+        lines.append(Text(f"     and {record.left_out} more that were not recorded", "dim"))
     for sentence in alternatives(row):
-        lines += folded(Text("     "), sentence, width, "dim")
+        lines += wrapped(Text("     "), sentence, width, "dim")
     return lines
 
 
 def size_gb(scored: CandidateRecord, sizes: Sizes) -> float | None:
-    """As it was then; for rows that do not keep it, as it is now."""
-    then = scored.seen.size_bytes if scored.seen is not None else 0
-    return then / GB if then else sizes.get(scored.node_id)
+    """The model's size at the time of the decision; if it was not recorded, its current size."""
+    recorded = scored.seen.size_bytes if scored.seen is not None else 0
+    return recorded / GB if recorded else sizes.get(scored.node_id)
 
 
-def seconds_told(scored: CandidateRecord, is_chosen: bool, size_gb: float | None) -> str:
-    """`1.2 s = 0.4 wait + 0.6 reading + 0.2 writing; would load 4.1 GB first`."""
+def describe_seconds(scored: CandidateRecord, is_chosen: bool, size_gb: float | None) -> str:
+    """`1.2 s = 0.4 wait + 0.6 prefill + 0.2 decode; would load 4.1 GB first`."""
     if not scored.expected_s:
-        return points_told(scored, is_chosen, size_gb)
+        return describe_points(scored, is_chosen, size_gb)
     load = ""
     if scored.term_s("load") > 0.0:
-        load = f"; {'had to' if is_chosen else 'would'} load {gb(size_gb * BYTES_PER_GB) if size_gb else 'the model'} first"
+        size = gb(size_gb * BYTES_PER_GB) if size_gb else "the model"
+        load = f"; {'had to' if is_chosen else 'would'} load {size} first"
     return _seconds(scored) + load
 
 
-def points_told(scored: CandidateRecord, _is_chosen: bool, _size_gb: float | None) -> str:
-    """`72 points = 50 model at hand + 30 room - 8 queue`."""
+def describe_points(scored: CandidateRecord, _is_chosen: bool, _size_gb: float | None) -> str:
+    """`72 points = 50 model loaded + 30 free memory - 8 queue`."""
     return _points(scored)
 
 
 def _seconds(scored: CandidateRecord) -> str:
-    """Rounded so that the terms shown add up to the sum shown."""
+    """The sum and its terms, rounded so that the shown terms add up to the shown sum."""
     places = 2 if scored.seconds < 10 else 1
     least = 10.0**-places
     total = round(scored.seconds, places)
     units = [scored.term_s(name) / least for name, _ in TERMS]
     whole = [floor(one) for one in units]
-    # What rounding down left over goes to those that lost most by it.
+    # The remainder of rounding down goes to the terms that lost most by it.
     left = max(0, min(len(whole), round(total / least) - sum(whole)))
     for at in sorted(range(len(units)), key=lambda at: whole[at] - units[at])[:left]:
         whole[at] += 1
-    terms = [(words, one * least) for (_, words), one in zip(TERMS, whole, strict=True)]
-    shown = [f"{value:.{places}f} {words}" for words, value in terms if value >= least / 2]
-    return f"{total:.{places}f} s = {' + '.join(shown)}" if shown else "at once"
+    terms = [(name, one * least) for (_, name), one in zip(TERMS, whole, strict=True)]
+    shown = [f"{value:.{places}f} {name}" for name, value in terms if value >= least / 2]
+    return f"{total:.{places}f} s = {' + '.join(shown)}" if shown else "immediately"
 
 
 def _points(scored: CandidateRecord) -> str:
     terms = [(round(points), SIGNALS.get(name, name)) for name, points in scored.terms.items() if points is not None]
-    told = "".join(f" {'-' if points < 0 else '+'} {abs(points)} {words}" for points, words in terms if points)
-    return (
-        f"{scored.points:.0f} points ={told.removeprefix(' +')}"
-        if told
-        else "0 points: nothing speaks for or against it"
-    )
+    shown = "".join(f" {'-' if points < 0 else '+'} {abs(points)} {name}" for points, name in terms if points)
+    return f"{scored.points:.0f} points ={shown.removeprefix(' +')}" if shown else "0 points: no signal applies"

@@ -1,4 +1,4 @@
-"""`herd windows`: which windows models have, which their use asks for, and what that would free. Changes nothing."""
+"""Compares each loaded model's context window with the tokens that its requests use (`herd windows`)."""
 
 from __future__ import annotations
 
@@ -7,52 +7,53 @@ from collections.abc import Iterator
 from rich.text import Text
 
 from herd.cli.client import CoordinatorClient, Json
-from herd.cli.columns import Cell, Column, table
-from herd.cli.screen import clean, console, show
+from herd.cli.table import Cell, Column, table
+from herd.cli.terminal import console, printable, show, wrapped
 from herd.core.state.fleet import GB
 
 COLUMNS = (
-    Column("model", 9, least=8),
+    Column("model", 9, min_width=8),
     Column("node", 8),
     Column("window", 7, is_right=True),
-    Column("used", 6, is_right=True),
-    Column("would do", 7, is_right=True),
-    Column("frees", 5, is_right=True),
+    Column("used (p99)", 6, is_right=True),
+    Column("suggested", 7, is_right=True),
+    Column("saves", 5, is_right=True),
 )
-NOTHING = "No model whose window can be chosen is in memory."
+NO_MODELS = "No loaded model supports changing its context window."
 
 
 def windows(coordinator: CoordinatorClient, as_json: bool) -> None:
-    show(coordinator.get("/fleet/windows"), as_json, lambda told: lines(told, console.width))
+    show(coordinator.get("/fleet/windows"), as_json, lambda answer: lines(answer, console.width))
 
 
-def lines(told: Json, width: int) -> Iterator[Text]:
-    if not told["models"]:
-        yield Text(NOTHING)
+def lines(answer: Json, width: int) -> Iterator[Text]:
+    if not answer["models"]:
+        yield Text(NO_MODELS)
         return
-    yield from table(COLUMNS, [_cells(one) for one in told["models"]], width)
+    yield from table(COLUMNS, [_row(one) for one in answer["models"]], width)
     yield Text()
-    yield Text(_what_happens(told), "dim")
+    yield from wrapped(Text(), _next_step(answer), width, "dim")
 
 
-def _cells(one: Json) -> list[Cell]:
-    frees = one["frees_bytes"]
-    used = str(one["usual_tokens"]) if one["usual_tokens"] else f"{one['samples']} seen"
+def _row(one: Json) -> list[Cell]:
+    saves = one["frees_bytes"]
+    used = str(one["usual_tokens"]) if one["usual_tokens"] else f"{one['samples']} requests"
     return [
-        Cell(clean(one["model"])),
-        Cell(clean(one["node_id"])),
+        Cell(printable(one["model"])),
+        Cell(printable(one["node_id"])),
         Cell(str(one["loaded_tokens"])),
         Cell(used),
         Cell(str(one["chosen_tokens"] or "-")),
-        Cell(f"{frees / GB:.1f} GB" if frees is not None else "-"),
+        Cell(f"{saves / GB:.1f} GB" if saves is not None else "-"),
     ]
 
 
-def _what_happens(told: Json) -> str:
-    if not told["is_applied"]:
-        return "Nothing is changed by this. Have the next loads use it: FLEET_DYNAMIC_NUM_CTX=true (smaller ones too: FLEET_NUM_CTX_AUTO_CALCULATE=true)"
-    return (
-        "The next loads use it."
-        if told["may_shrink"]
-        else "The next loads use it where it is larger than the engine's own window."
-    )
+def _next_step(answer: Json) -> str:
+    if not answer["is_applied"]:
+        return (
+            "These are suggestions only. To use them at the next loads, set FLEET_DYNAMIC_NUM_CTX=true "
+            "(for smaller windows also FLEET_NUM_CTX_AUTO_CALCULATE=true)."
+        )
+    if answer["may_shrink"]:
+        return "The next loads use the suggested window."
+    return "The next loads use the suggested window if it is larger than the engine's own."

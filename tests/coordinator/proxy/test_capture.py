@@ -14,7 +14,7 @@ import pytest
 from fakes.fleet import Fleet, running_fleet, settings_for_tests
 from fakes.ollama.server import FakeOllama
 from herd import logs
-from herd.cli.fleet import status_lines
+from herd.cli.status import status_lines
 from herd.coordinator.proxy.capture import ENTRY_MAX_BYTES, Capture, CaptureSettings
 from herd.logs import LogSettings
 

@@ -1,7 +1,7 @@
-"""The processes of `herd demo`: a coordinator and its nodes, started together and surely ended. Shows nothing of what they do.
+"""Starts and stops the processes of `herd demo`: a coordinator and its nodes.
 
-Whatever ends the demo - its end, Ctrl-C, a signal, an error - ends them: a signal that comes while a process is being
-started waits until that process is known, and while they are being ended further signals change nothing.
+The processes end with the demo, whether it ends normally, by Ctrl-C, by a signal or by an error. A signal that arrives
+while a process is being started is delayed until the process is registered; signals during the shutdown are ignored.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from types import FrameType
 
 from herd.agent.node_identity import LOCAL_CODE
 from herd.cli.client import CliError, CoordinatorClient
-from herd.cli.screen import console
+from herd.cli.terminal import console
 
 START_MAX_S = 90.0
-"""Three engines load at the same time, on a slow machine from a cold disk."""
+"""Three engines load at the same time, on a slow machine with a cold disk cache."""
 STOP_MAX_S = 8.0
 POLL_S = 0.1
 TAIL_LINES = 4
@@ -34,7 +34,7 @@ DRAIN_S = 1
 
 @dataclass(frozen=True, slots=True)
 class DemoNode:
-    """One pretended machine."""
+    """One simulated machine."""
 
     name: str
     threads: int
@@ -42,18 +42,18 @@ class DemoNode:
     context_tokens: int
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
         slots = "1 slot" if self.slots == 1 else f"{self.slots} slots"
-        return f"{threads}, {slots}, window {self.context_tokens}"
+        return f"{threads}, {slots}, context window {self.context_tokens}"
 
 
 MANY_CORES = 4
-"""With fewer, an engine of two threads and its neighbours would wait for each other more than they work."""
+"""With fewer cores, an engine with two threads and the other engines would mostly wait for each other."""
 
 
 def nodes_for(cores: int) -> tuple[DemoNode, ...]:
-    """Three unequal machines, as far as this one can play them."""
+    """Three different machines, as far as this machine can simulate them."""
     return (
         DemoNode("workstation", 2 if cores >= MANY_CORES else 1, 2, 4096),
         DemoNode("laptop", 1, 1, 4096),
@@ -73,32 +73,32 @@ class Part:
     log: Path
 
     def tail(self) -> str:
-        """The last lines of what it said."""
+        """The last lines of its log."""
         lines = self.log.read_text("utf-8", "replace").strip().splitlines()
-        return "\n".join(lines[-TAIL_LINES:]) or "it said nothing"
+        return "\n".join(lines[-TAIL_LINES:]) or "its log is empty"
 
 
 class Signals:
-    """Makes one Ctrl-C, SIGTERM or closed terminal a KeyboardInterrupt, and only where that loses no process."""
+    """Turns Ctrl-C, SIGTERM or a closed terminal into a KeyboardInterrupt, at a point where no process is lost."""
 
     def __init__(self) -> None:
-        self._is_held = False
-        self._has_come = False
+        self._is_delayed = False
+        self._has_arrived = False
 
     def __call__(self, _number: int, _frame: FrameType | None) -> None:
-        self._has_come = True
-        if not self._is_held:
+        self._has_arrived = True
+        if not self._is_delayed:
             raise KeyboardInterrupt
 
     @contextmanager
-    def held(self, is_final: bool = False) -> Iterator[None]:
-        """A signal that comes within is heard at the end, or never where this is the end."""
-        self._is_held = True
+    def delayed(self, is_final: bool = False) -> Iterator[None]:
+        """A signal that arrives inside takes effect at the end of the block, or never if `is_final`."""
+        self._is_delayed = True
         try:
             yield
         finally:
-            self._is_held = is_final
-        if self._has_come and not is_final:
+            self._is_delayed = is_final
+        if self._has_arrived and not is_final:
             raise KeyboardInterrupt
 
     @contextmanager
@@ -115,7 +115,7 @@ class Signals:
 
 
 class DemoFleet:
-    """`coordinator` is where it answers; `parts` are its processes, the coordinator first."""
+    """`coordinator` is the client for it; `parts` are the processes, the coordinator first."""
 
     def __init__(self, folder: Path, port: int, signals: Signals) -> None:
         self.coordinator = CoordinatorClient(f"http://127.0.0.1:{port}")
@@ -125,7 +125,7 @@ class DemoFleet:
         self._signals = signals
 
     def start_coordinator(self) -> None:
-        """Returns when it answers. Raises Trouble."""
+        """Returns when the coordinator answers. Raises CliError."""
         self._start(
             "coordinator",
             ["serve", "--host", "127.0.0.1", "--port", str(self._port), "--data-dir", str(self._folder / "data")],
@@ -134,13 +134,13 @@ class DemoFleet:
         self._wait("the coordinator", lambda: "ready" if self._answers() else "")
 
     def start_nodes(self) -> None:
-        """Returns when all have reported a model that is in memory. Raises Trouble."""
+        """Returns when every node has reported a loaded model. Raises CliError."""
         for node in NODES:
             self.start_node(node)
-        self._wait(f"{len(NODES)} nodes, each with an engine and a model of its own", self._nodes_ready)
+        self._wait(f"{len(NODES)} nodes, each with its own engine and model", self._nodes_ready)
 
     def start_node(self, node: DemoNode) -> None:
-        """Starts its agent and engine, for the first time or again. Does not wait for it."""
+        """Starts the node's agent and engine, or restarts them. Does not wait until they are ready."""
         self.parts = [part for part in self.parts if part.name != node.name]
         self._start(
             node.name,
@@ -165,11 +165,11 @@ class DemoFleet:
         )
 
     def _local_code(self) -> str:
-        """What lets the nodes in without anybody pasting: each has a folder of its own, but we may read the coordinator's."""
+        """The code that pairs the nodes without user input, from the coordinator's data folder."""
         return (self._folder / "data" / LOCAL_CODE).read_text("ascii").strip()
 
     def stop(self) -> None:
-        """Nodes first, so that they can say goodbye; nothing of it outlives this call."""
+        """Stops the nodes first, so that they can sign off; no process is left after this call."""
         for parts in (self.parts[1:], self.parts[:1]):
             for part in parts:
                 part.process.terminate()
@@ -178,37 +178,37 @@ class DemoFleet:
                 _end(part.process, deadline)
 
     def _start(self, name: str, arguments: Sequence[str], environment: dict[str, str]) -> None:
-        clean = {key: value for key, value in os.environ.items() if not key.startswith("FLEET_")}
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("FLEET_")}
         log = self._folder / f"{name}.log"
-        with self._signals.held(), log.open("wb") as output:
+        with self._signals.delayed(), log.open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "herd", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 cwd=self._folder,
-                # A session of their own: Ctrl-C is for the demo, which then ends them in order.
-                env={**clean, **environment, "FLEET_ENV_FILE": os.devnull},
+                # Own sessions: Ctrl-C reaches only the demo, which then stops the processes in order.
+                env={**inherited, **environment, "FLEET_ENV_FILE": os.devnull},
                 start_new_session=sys.platform != "win32",
             )
             self.parts.append(Part(name, process, log))
 
     def _wait(self, what: str, ready: Callable[[], str]) -> None:
-        """Until `ready` says so, with a sign of life on a terminal. Raises Trouble with what a process said that died."""
+        """Waits until `ready` returns "ready". Raises CliError with the log of a process that ended."""
         deadline = time.monotonic() + START_MAX_S
         began_at = time.monotonic()
-        with console.status("", spinner="line") as sign:
-            while (told := ready()) != "ready":
-                sign.update(f"starting {what} ({told or 'please wait'}, {time.monotonic() - began_at:.0f} s)")
+        with console.status("", spinner="line") as spinner:
+            while (progress := ready()) != "ready":
+                spinner.update(f"starting {what} ({progress or 'please wait'}, {time.monotonic() - began_at:.0f} s)")
                 for part in self.parts:
                     if part.process.poll() is not None:
                         raise CliError(
-                            f"{part.name} did not start:\n{part.tail()}", "look at this machine with: herd doctor"
+                            f"{part.name} did not start:\n{part.tail()}", "check this machine with: herd doctor"
                         )
                 if time.monotonic() > deadline:
                     raise CliError(
                         f"{what} did not start within {START_MAX_S:.0f} s:\n{self.parts[-1].tail()}",
-                        "look at this machine with: herd doctor",
+                        "check this machine with: herd doctor",
                     )
                 time.sleep(POLL_S)
 
@@ -227,14 +227,14 @@ class DemoFleet:
 
 @contextmanager
 def demo_fleet(port: int) -> Iterator[DemoFleet]:
-    """An empty fleet to be started, on this port or on another when it is in use. Ends it on every way out."""
+    """A fleet that is not started yet, on this port or on a free one if it is in use. Always stopped at the end."""
     signals = Signals()
     with signals.caught(), tempfile.TemporaryDirectory(prefix="herd-demo-", ignore_cleanup_errors=True) as folder:
         fleet = DemoFleet(Path(folder), port if _is_free(port) else _free_port(), signals)
         try:
             yield fleet
         finally:
-            with signals.held(is_final=True):
+            with signals.delayed(is_final=True):
                 fleet.stop()
 
 

@@ -1,4 +1,4 @@
-"""`herd nodes`, `herd keys` and `herd dashboard`: who takes part and who may ask. Asks the coordinator; decides nothing itself."""
+"""Manages nodes and API keys (`herd nodes`, `herd keys`), prints the login link and the audit log."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from herd.cli.client import CliError, CoordinatorClient, Json
-from herd.cli.columns import Cell, Column, table
-from herd.cli.screen import clean, console, put, show
+from herd.cli.table import Cell, Column, table
+from herd.cli.terminal import console, print_lines, printable, show
 from herd.text import duration, number
 
 NODE_COLUMNS = (
-    Column("node", 9, least=8),
+    Column("node", 9, min_width=8),
     Column("state", 8),
     Column("since", 4, is_right=True),
     Column("by", 3),
@@ -21,16 +21,20 @@ NODE_COLUMNS = (
     Column("address", 2),
 )
 KEY_COLUMNS = (
-    Column("name", 9, least=8),
+    Column("name", 9, min_width=8),
     Column("id", 8),
-    Column("may", 7, least=8),
-    Column("models", 4, least=8),
-    Column("limits", 3, least=8),
-    Column("made", 2, is_right=True),
+    Column("scopes", 7, min_width=8),
+    Column("models", 4, min_width=8),
+    Column("limits", 3, min_width=8),
+    Column("age", 2, is_right=True),
     Column("state", 6),
 )
-NOBODY = "Nobody belongs to the fleet yet. An agent on this machine joins by itself; for another machine run: herd nodes invite"
-NO_KEYS = "There are no keys: private networks may ask without one. To ask for keys from now on: herd keys add NAME"
+NO_NODES = (
+    "No node is paired yet. An agent on this machine pairs automatically; to add another machine run: herd nodes invite"
+)
+NO_KEYS = (
+    "There are no API keys: clients in private networks need none. To require keys, create one with: herd keys add NAME"
+)
 
 
 # --- nodes ---
@@ -42,27 +46,24 @@ def nodes(coordinator: CoordinatorClient, as_json: bool) -> None:
 
 def node_lines(state: Json, width: int, now: float) -> list[Text]:
     rows = [_paired_row(one, now) for one in state["paired"]] + [_pending_row(one, now) for one in state["pending"]]
-    lines = table(NODE_COLUMNS, rows, width) if rows else [Text(NOBODY)]
+    lines = table(NODE_COLUMNS, rows, width) if rows else [Text(NO_NODES)]
     if state["pending"]:
-        first = clean(str(state["pending"][0]["name"]))
+        first = printable(str(state["pending"][0]["name"]))
         lines += [
             Text(),
-            Text("Compare the fingerprint with the one that herd-node shows there, then:"),
+            Text("Compare the fingerprint with the one that herd-node prints on that machine, then run:"),
             Text(f"  herd nodes approve {first}", "bold"),
         ]
     if state["is_open"]:
-        lines += [
-            Text(),
-            Text("FLEET_OPEN is set: every machine on this network may take part without any of this.", "yellow"),
-        ]
+        lines += [Text(), Text("FLEET_OPEN is set: every machine on this network can join without pairing.", "yellow")]
     return lines
 
 
 def _paired_row(one: Json, now: float) -> list[Cell]:
-    state = Cell("paired", "green") if one["is_known"] else Cell("paired, silent", "dim")
+    state = Cell("paired", "green") if one["is_known"] else Cell("paired, not seen", "dim")
     since = duration(max(0.0, now - one["paired_at"]) * 1000)
     return [
-        Cell(clean(one["node_id"])),
+        Cell(printable(one["node_id"])),
         state,
         Cell(since),
         Cell(one["how"]),
@@ -74,12 +75,12 @@ def _paired_row(one: Json, now: float) -> list[Cell]:
 def _pending_row(one: Json, now: float) -> list[Cell]:
     since = duration(max(0.0, now - one["since"]) * 1000)
     return [
-        Cell(clean(one["name"])),
-        Cell("waits", "yellow"),
+        Cell(printable(one["name"])),
+        Cell("pending", "yellow"),
         Cell(since),
         Cell(""),
         Cell(one["fingerprint"]),
-        Cell(clean(one["ip"])),
+        Cell(printable(one["ip"])),
     ]
 
 
@@ -90,26 +91,26 @@ def invite(coordinator: CoordinatorClient, as_json: bool) -> None:
 
 def invitation_lines(invited: Json) -> list[Text]:
     return [
-        Text("On the machine that shall take part, run within ten minutes:"),
+        Text("On the new machine, run within 10 minutes:"),
         Text(),
         Text(f"  {invited['command']}", "bold"),
         Text(),
-        Text("Once is enough; afterwards herd-node alone."),
+        Text("Only needed the first time; after that, run herd-node."),
     ]
 
 
 def approve(coordinator: CoordinatorClient, name: str, as_json: bool) -> None:
-    _, told = coordinator.post("/fleet/nodes/approve", {"name": name})
+    _, reply = coordinator.post("/fleet/nodes/approve", {"name": name})
     show(
-        told,
+        reply,
         as_json,
-        lambda one: [Text(f"{clean(one['name'])} ({one['fingerprint']}) is let in with its next heartbeat.")],
+        lambda one: [Text(f"{printable(one['name'])} ({one['fingerprint']}) joins with its next heartbeat.")],
     )
 
 
 def remove(coordinator: CoordinatorClient, name: str, as_json: bool) -> None:
-    _, told = coordinator.post("/fleet/nodes/remove", {"name": name})
-    show(told, as_json, lambda one: [Text(f"{clean(one['name'])} does not belong to the fleet any more.")])
+    _, reply = coordinator.post("/fleet/nodes/remove", {"name": name})
+    show(reply, as_json, lambda one: [Text(f"{printable(one['name'])} is removed from the fleet.")])
 
 
 # --- keys ---
@@ -126,10 +127,10 @@ def key_lines(found: Sequence[Json], width: int, now: float) -> list[Text]:
 def _key_row(key: Json, now: float) -> list[Cell]:
     dim = "" if key["is_valid"] else "dim"
     return [
-        Cell(clean(key["name"]), dim),
+        Cell(printable(key["name"]), dim),
         Cell(key["id"], dim),
         Cell(", ".join(key["scopes"]), dim),
-        Cell(clean(", ".join(key["models"]) or "all"), dim),
+        Cell(printable(", ".join(key["models"]) or "all"), dim),
         Cell(_limits(key), dim),
         Cell(duration(max(0.0, now - key["created_at"]) * 1000), "dim"),
         _key_state(key, now),
@@ -137,12 +138,12 @@ def _key_row(key: Json, now: float) -> list[Cell]:
 
 
 def _limits(key: Json) -> str:
-    told = [
+    limits = [
         f"{key['requests_per_minute']}/min" if key["requests_per_minute"] else "",
-        f"{key['concurrent_max']} at once" if key["concurrent_max"] else "",
+        f"{key['concurrent_max']} concurrent" if key["concurrent_max"] else "",
         f"{key['tokens_per_month']} tokens/month" if key["tokens_per_month"] else "",
     ]
-    return ", ".join(part for part in told if part) or "none"
+    return ", ".join(part for part in limits if part) or "none"
 
 
 def _key_state(key: Json, now: float) -> Cell:
@@ -154,53 +155,58 @@ def _key_state(key: Json, now: float) -> Cell:
 
 
 def add_key(coordinator: CoordinatorClient, wanted: Json, as_json: bool) -> None:
-    """The key's text alone goes to standard output, so that `KEY=$(herd keys add app)` works."""
-    _, made = coordinator.post("/fleet/keys", wanted)
+    """Creates a key. In a pipe only the key is printed, so that `KEY=$(herd keys add app)` works."""
+    _, created = coordinator.post("/fleet/keys", wanted)
     if as_json or not console.is_terminal:
-        show(made, as_json, lambda key: [Text(key["key"])])
+        show(created, as_json, lambda key: [Text(key["key"])])
         return
-    put(
-        Text(made["key"], "bold"),
+    print_lines(
+        Text(created["key"], "bold"),
         Text(),
-        Text("It is shown only now. Clients send it as: Authorization: Bearer KEY (or X-Api-Key: KEY)."),
+        Text("The key is shown only once. Clients send it as: Authorization: Bearer KEY (or X-Api-Key: KEY)."),
         Text(
-            "From now on nobody asks without a key, this machine included; herd's own commands take it from HERD_KEY."
+            "From now on every request needs an API key, including from this machine. "
+            "herd commands read the key from HERD_KEY."
         ),
     )
 
 
 def revoke_key(coordinator: CoordinatorClient, name: str, as_json: bool) -> None:
-    _, told = coordinator.post("/fleet/keys/revoke", {"name": name})
-    show(told, as_json, lambda one: [Text(f"{number(len(one['keys']), 'key')} revoked: {', '.join(one['keys'])}")])
+    _, reply = coordinator.post("/fleet/keys/revoke", {"name": name})
+    show(reply, as_json, lambda one: [Text(f"{number(len(one['keys']), 'key')} revoked: {', '.join(one['keys'])}")])
 
 
-# --- the dashboard ---
+# --- login link ---
 
 
 def dashboard(coordinator: CoordinatorClient, as_json: bool) -> None:
-    """A link that logs a browser in, once."""
+    """Prints a link that logs a browser in; the link works once."""
     try:
-        _, made = coordinator.post("/fleet/logins", {})
-    except CliError as trouble:
+        _, login = coordinator.post("/fleet/logins", {})
+    except CliError as error:
         raise CliError(
-            trouble.problem, "run it on the coordinator's own machine, or with an admin key in HERD_KEY"
-        ) from trouble
-    made = {**made, "url": f"{coordinator.url}{made['path']}"}
+            error.problem, "run this command on the coordinator's machine, or set HERD_KEY to an admin key"
+        ) from error
+    login = {**login, "url": f"{coordinator.url}{login['path']}"}
     show(
-        made,
+        login,
         as_json,
-        lambda link: [Text("Open this within five minutes; it works once:"), Text(), Text(f"  {link['url']}", "bold")],
+        lambda link: [
+            Text("Open this link within 5 minutes; it works once:"),
+            Text(),
+            Text(f"  {link['url']}", "bold"),
+        ],
     )
 
 
-# --- the audit ---
+# --- audit log ---
 
 AUDIT_COLUMNS = (
-    Column("when", 7),
-    Column("what", 9, least=12),
-    Column("about", 6, least=10),
-    Column("who", 5, least=10),
-    Column("from", 3),
+    Column("time", 7),
+    Column("action", 9, min_width=12),
+    Column("object", 6, min_width=10),
+    Column("user", 5, min_width=10),
+    Column("address", 3),
 )
 
 
@@ -211,7 +217,7 @@ def audit(coordinator: CoordinatorClient, limit: int, as_json: bool) -> None:
 
 def audit_lines(entries: Sequence[Json], width: int, now: float) -> list[Text]:
     if not entries:
-        return [Text("Nobody has changed anything yet.")]
+        return [Text("No changes are recorded yet.")]
     return table(AUDIT_COLUMNS, [_audit_row(one, now) for one in entries], width)
 
 
@@ -220,7 +226,7 @@ def _audit_row(one: Json, now: float) -> list[Cell]:
     return [
         Cell(when, "dim"),
         Cell(one["what"]),
-        Cell(clean(one["about"])),
-        Cell(clean(one["who"])),
+        Cell(printable(one["about"])),
+        Cell(printable(one["who"])),
         Cell(one["ip"], "dim"),
     ]

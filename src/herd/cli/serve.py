@@ -1,0 +1,129 @@
+"""Starts the coordinator (`herd serve`) or the agent (`herd node`), and explains why one cannot start."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+
+from rich.text import Text
+
+from herd import logs
+from herd.agent import app as agent_app
+from herd.cli.client import CliError, CoordinatorClient
+from herd.cli.settings import ALL_ADDRESSES, Flags, agent_settings, open_settings_store
+from herd.cli.status import capture_line
+from herd.cli.terminal import console, print_lines
+from herd.coordinator import process
+from herd.coordinator.app import Coordinator
+from herd.coordinator.http.server import PortInUse
+from herd.coordinator.http.tls import BadCertificate
+from herd.coordinator.settings import GeneralSettings
+from herd.coordinator.storage.credential_store import CredentialStoreDamaged
+from herd.coordinator.storage.data_dir import DataDirInUse
+
+if sys.platform != "win32":
+    from uvloop import run
+else:
+    run = asyncio.run
+
+log = logging.getLogger("herd")
+
+FIRST_UNPRIVILEGED_PORT = 1024
+
+
+# --- the coordinator ---
+
+
+def serve(flags: Flags) -> None:
+    """Runs the coordinator until it is stopped. Raises CliError if it cannot start."""
+    store = open_settings_store(flags)
+    settings = store.settings()
+    general = settings.general
+    open_logs = logs.start(settings.log, general.data_dir.expanduser(), "herd")
+    try:
+        run(process.run(settings, _print_started, store))
+    except PortInUse as error:
+        raise _port_in_use(general.port) from error
+    except DataDirInUse as error:
+        problem = str(error).partition("; stop it")[0]
+        raise CliError(
+            problem,
+            "see what it does: herd status\n"
+            f"or start a second coordinator: herd --port {general.port + 1} --data-dir FOLDER",
+        ) from error
+    except BadCertificate as error:
+        raise CliError(
+            str(error), "set FLEET_TLS_CERT and FLEET_TLS_KEY to a PEM certificate and its private key, or unset both"
+        ) from error
+    except CredentialStoreDamaged as error:
+        raise CliError(str(error), "start with a new data folder: herd --data-dir FOLDER") from error
+    except OSError as error:
+        raise _cannot_listen(general, error) from error
+    finally:
+        open_logs.close()
+
+
+def _port_in_use(port: int) -> CliError:
+    holder = CoordinatorClient(f"http://127.0.0.1:{port}", timeout_s=1.0)
+    other_port = f"herd --port {port + 1}"
+    try:
+        holder.get("/fleet/limits")
+    except CliError:
+        return CliError(
+            f"port {port} is in use by another program", f"stop that program, or use another port: {other_port}"
+        )
+    return CliError(
+        f"a coordinator already listens on port {port}",
+        f"see what it does: herd status --url {holder.url}\n"
+        f"or start a second coordinator: {other_port} --data-dir FOLDER",
+    )
+
+
+def _cannot_listen(general: GeneralSettings, error: OSError) -> CliError:
+    if isinstance(error, PermissionError) and 0 < general.port < FIRST_UNPRIVILEGED_PORT and error.filename is None:
+        return CliError(f"port {general.port} needs administrator rights", "use a port above 1023: herd --port 11435")
+    if error.filename is not None:
+        return CliError(f"{error.filename}: {error.strerror or error}", "use another folder: herd --data-dir FOLDER")
+    reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+    return CliError(f"cannot listen on {general.host}: {reason}", "listen on all addresses: herd --host 0.0.0.0")
+
+
+def _print_started(coordinator: Coordinator, port: int) -> None:
+    general = coordinator.settings.general
+    url = f"http://{'localhost' if general.host in ALL_ADDRESSES else general.host}:{port}"
+    log.info("listening", extra={"url": url, "data_dir": str(general.data_dir)})
+    if not console.is_terminal:
+        return
+    capture = coordinator.settings.capture
+    print_lines(
+        Text(),
+        Text.assemble(("herd", "bold"), f" is running at {url}"),
+        Text("Add this machine, if it has Ollama or another engine:  herd-node"),
+        Text.assemble(
+            "Add another machine, within 10 minutes:                ",
+            (f"herd-node --join {coordinator.invitation()}", "bold"),
+        ),
+        Text("Show the fleet, in another terminal:                   herd status"),
+        *([Text(capture_line(capture.lasts_s), "bold yellow")] if capture.is_on else []),
+        Text("Stop with Ctrl-C."),
+        Text(),
+    )
+
+
+# --- the agent ---
+
+
+def node(flags: Flags, slots: int | None) -> None:
+    """Runs the agent until it is stopped; `slots` belongs to its engine. Raises CliError if it cannot start."""
+    settings = agent_settings(flags, slots)
+    open_logs = logs.start(settings.log, settings.agent.data_dir.expanduser(), "herd-node")
+    try:
+        status = run(agent_app.run(settings))
+    except agent_app.CannotStart as error:
+        raise CliError(str(error), error.remedy) from error
+    finally:
+        open_logs.close()
+    if status:
+        raise SystemExit(status)

@@ -1,0 +1,176 @@
+"""Loads the settings of the coordinator and the agent for the command line, and prints them (`herd config`)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from herd import config
+from herd.addresses import host_and_port
+from herd.agent import app as agent_app
+from herd.agent.inventory import EMBEDDED
+from herd.cli.client import CliError, CoordinatorClient, coordinator_at
+from herd.cli.doctor import Setup
+from herd.cli.terminal import console, printable, show, wrapped
+from herd.coordinator import settings as coordinator_settings
+from herd.coordinator.settings_store import FILE_NAME, SettingsStore
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Flags = Mapping[str, object]
+"""Values of command line options by the name of their setting; None where an option was not given."""
+
+ALL_ADDRESSES = ("0.0.0.0", "::", "")
+
+
+class InvalidSettings(CliError):
+    """All problems of the settings, one sentence each."""
+
+    def __init__(self, problems: tuple[str, ...], command: str) -> None:
+        super().__init__(
+            "\n".join(problems), f"settings are listed in docs/settings.md; check the current values with: {command}"
+        )
+        self.problems = problems
+
+
+# --- loading ---
+
+
+def agent_settings(flags: Flags, slots: int | None) -> agent_app.Settings:
+    """The agent's settings; `slots` belongs to the engine, whichever it is. Raises CliError."""
+    settings = _load(agent_app.Settings, flags, config.AGENT_PREFIX).compose(agent_app.Settings)
+    if slots is None:
+        return settings
+    # An embedded engine is started with this number of slots; for any other engine it is an assertion by the user.
+    name = "FLEET_NODE_EMBEDDED_SLOTS" if settings.engines.engine == EMBEDDED else "FLEET_NODE_SLOTS"
+    return _load(agent_app.Settings, {**flags, name: slots}, config.AGENT_PREFIX).compose(agent_app.Settings)
+
+
+def open_settings_store(flags: Flags) -> SettingsStore:
+    """The coordinator's settings, including those saved in the dashboard. Raises InvalidSettings."""
+    first = _load(coordinator_settings.Settings, flags, config.COORDINATOR_PREFIX)
+    folder = first.compose(coordinator_settings.Settings).general.data_dir.expanduser()
+    try:
+        return SettingsStore(
+            lambda saved: _load_config(coordinator_settings.Settings, flags, config.COORDINATOR_PREFIX, saved),
+            folder / FILE_NAME,
+        )
+    except config.ConfigError as error:
+        raise InvalidSettings(error.problems, "herd config") from error
+
+
+def _coordinator_settings() -> coordinator_settings.Settings:
+    return _load(coordinator_settings.Settings, {}, config.COORDINATOR_PREFIX).compose(coordinator_settings.Settings)
+
+
+def _load(whole: type[DataclassInstance], flags: Flags, prefix: str) -> config.Config:
+    try:
+        return _load_config(whole, flags, prefix, {})
+    except config.ConfigError as error:
+        command = "herd config" if prefix == config.COORDINATOR_PREFIX else "herd config --agent"
+        raise InvalidSettings(error.problems, command) from error
+
+
+def _load_config(
+    whole: type[DataclassInstance], flags: Flags, prefix: str, saved: Mapping[str, config.RawValue]
+) -> config.Config:
+    given = {name: config.RawValue(str(value), _flag(name)) for name, value in flags.items() if value is not None}
+    env_file = Path(os.environ.get("FLEET_ENV_FILE", config.ENV_FILE))
+    environ = {name: value for name, value in os.environ.items() if name != "FLEET_ENV_FILE"}
+    return config.load(config.parts_of(whole), environ, env_file, given, prefix, saved)
+
+
+def _flag(name: str) -> str:
+    tail = name.removeprefix("FLEET_NODE_").removeprefix("FLEET_").removeprefix("EMBEDDED_")
+    return "--" + tail.lower().replace("_", "-")
+
+
+# --- what other commands need ---
+
+
+def coordinator(url: str | None) -> CoordinatorClient:
+    """The coordinator to use: the URL, else the one that this machine's agent reports to, else this machine's own."""
+    if url is not None:
+        return coordinator_at(url)
+    try:
+        agent = agent_settings({}, None)
+        general = _coordinator_settings().general
+    except CliError:
+        # Commands that only read must work with an invalid setting; `herd doctor` reports it.
+        return coordinator_at("127.0.0.1")
+    if agent.link.router_url:
+        return coordinator_at(agent.link.router_url)
+    host = "127.0.0.1" if general.host in ALL_ADDRESSES else general.host
+    return coordinator_at(host_and_port(host, general.port or coordinator_settings.GeneralSettings().port))
+
+
+def data_dir() -> Path:
+    """The coordinator's data folder on this machine. Raises CliError."""
+    return _coordinator_settings().general.data_dir.expanduser()
+
+
+def setup(url: str | None, data_dir: Path | None) -> Setup:
+    """What `herd doctor` checks; problems of the settings are part of it."""
+    problems: list[str] = []
+    agent, router = agent_app.Settings(), coordinator_settings.Settings()
+    try:
+        agent = agent_settings({}, None)
+    except InvalidSettings as error:
+        problems += error.problems
+    try:
+        router = _coordinator_settings()
+    except InvalidSettings as error:
+        problems += error.problems
+    folder = data_dir or router.general.data_dir
+    return Setup(
+        coordinator(url),
+        folder.expanduser(),
+        tuple(dict.fromkeys(problems)),
+        agent.link.router_url,
+        router.general.mdns,
+    )
+
+
+# --- `herd config` ---
+
+
+def describe(is_agent: bool) -> list[dict[str, str]]:
+    """Every setting with its value and source, secrets masked; a list of problems if the settings are invalid."""
+    try:
+        return _rows(is_agent)
+    except InvalidSettings as error:
+        return [{"problem": problem} for problem in error.problems]
+
+
+def show_config(word: str, is_agent: bool, as_json: bool) -> None:
+    """Shows each setting whose name or help contains `word`: value, source and help."""
+    rows = [row for row in _rows(is_agent) if word.lower() in f"{row['key']} {row['help']}".lower()]
+    if not rows:
+        raise CliError(
+            f"no setting matches {word!r}",
+            "list all settings with: herd config (coordinator) or herd config --agent (agent)",
+        )
+    show(rows, as_json, config_lines)
+
+
+def config_lines(rows: Iterable[Mapping[str, str]]) -> Iterable[Text]:
+    """Two lines for each setting; settings that differ from the default are highlighted."""
+    for row in rows:
+        is_set = row["source"] != "default"
+        yield Text.assemble(
+            (row["key"], "bold green" if is_set else "bold"),
+            f" = {printable(row['value']) or '(empty)'}",
+            (f"  {printable(row['source'])}", "" if is_set else "dim"),
+        )
+        yield from wrapped(Text("    "), row["help"], console.width, "dim")
+
+
+def _rows(is_agent: bool) -> list[dict[str, str]]:
+    if is_agent:
+        return _load(agent_app.Settings, {}, config.AGENT_PREFIX).describe()
+    return open_settings_store({}).describe()
