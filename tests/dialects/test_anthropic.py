@@ -316,7 +316,7 @@ def test_thinking_text_and_tools_each_have_a_block() -> None:
 def test_a_closed_call_cannot_go_on() -> None:
     writer = DIALECT.writer(ask(stream=True), "m", "r1", MOMENT)
     writer.write(Delta(tool_calls=[ToolCall(0, "a", "f"), ToolCall(1, "b", "g")]))
-    with pytest.raises(ValueError, match="goes on after another"):
+    with pytest.raises(ValueError, match="after another call had begun"):
         writer.write(Delta(tool_calls=[ToolCall(0, arguments="{}")]))
 
 

@@ -47,20 +47,23 @@ def test_events_are_found_in_a_piece_of_a_stream() -> None:
 )
 def test_a_long_document_tells_its_counters_from_either_end(order: bytes) -> None:
     body = order % FILLER
-    final = read_long_document(kept(body), b"usage", chat_json.FINAL)
+    final = read_long_document(kept(body), b"usage", chat_json.ANSWER_OUTLINE)
     assert final is not None and final.usage is not None and final.usage.prompt_tokens == 9
-    assert read_long_document(kept(body[:-1]), b"usage", chat_json.FINAL) is None
+    assert read_long_document(kept(body[:-1]), b"usage", chat_json.ANSWER_OUTLINE) is None
     assert find_object(kept(body), b"usage") == b'{"prompt_tokens":9}'
 
 
 def test_a_long_document_without_counters_is_still_whole() -> None:
-    final = read_long_document(kept(b"{" + FILLER + b"}"), b"usage", chat_json.FINAL)
+    final = read_long_document(kept(b"{" + FILLER + b"}"), b"usage", chat_json.ANSWER_OUTLINE)
     assert final is not None and final.usage is None
     assert find_object(kept(b"{" + FILLER + b"}"), b"usage") is None
 
 
 def test_a_cut_member_is_not_read() -> None:
-    assert read_long_document(kept(b"{" + FILLER + b',"usage":{"prompt_tokens":'), b"usage", chat_json.FINAL) is None
+    assert (
+        read_long_document(kept(b"{" + FILLER + b',"usage":{"prompt_tokens":'), b"usage", chat_json.ANSWER_OUTLINE)
+        is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -75,7 +78,7 @@ def test_decoders_do_not_choke_on_nesting() -> None:
     deep = b'{"choices":' + b"[" * 100_000
     assert not is_object_without_error(deep)
     with pytest.raises((msgspec.DecodeError, RecursionError)):
-        chat_json.FINAL.decode(deep)
+        chat_json.ANSWER_OUTLINE.decode(deep)
 
 
 @pytest.mark.parametrize(

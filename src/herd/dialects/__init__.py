@@ -8,7 +8,7 @@ A dialect file defines `DIALECT`, an instance of a subclass of `Dialect`. A dial
   - renders each error in its own JSON format, before the first byte (`error`) and after it (`error_frame`);
   - answers its list routes from memory (`listing`).
 
-A dialect is pure: it gets and returns bytes and values, and opens no sockets.
+A dialect is pure: it gets and returns bytes and values; it does not open sockets.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The contract of an engine: how one kind of inference server speaks. Pure: it describes HTTP, it does not perform it.
+"""Defines `Engine`, the contract of an inference server. Each engine is one file in this folder.
 
-An engine file defines `ENGINE`, an instance of a subclass of `Engine`. The coordinator uses `serves`,
-`call` and `reader`; the agent uses `probe`, `recognises`, `inventory_calls` and `inventory`. One engine a file.
+An engine file defines `ENGINE`, an instance of a subclass of `Engine`. The coordinator uses `serves`, `call` and
+`reader`; the agent uses `probe`, `recognises`, `inventory_calls` and `inventory`. An engine is pure: it describes HTTP
+requests and reads replies; it does not open sockets.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from herd.protocols.conversation import Conversation, Delta
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One HTTP request to an engine: method, path with query, JSON body or none."""
+    """One HTTP request to an engine: the method, the path with its query, and the JSON body if there is one."""
 
     method: str
     path: str
@@ -27,18 +28,21 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back: `status` 0 means that nobody answered."""
+    """The reply to a call. `status` 0 means that there was no reply."""
 
     status: int
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+NO_REPLY = Reply(0, b"")
+
+
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What an engine has, from its own answers. `models[i].engine.url` is the agent's to fill in.
+    """An engine's models, slots and load, read from its replies. The agent sets `models[i].engine.url`.
 
-    `slots` is None when the engine does not tell. `requests_active` counts what it is running now, if it says so.
+    `slots` is None if the engine does not report them. `requests_active` counts the running requests, if reported.
     """
 
     version: str
@@ -49,41 +53,41 @@ class Inventory:
 
 
 class Reader(Protocol):
-    """Reads one engine answer incrementally (any split of the bytes) into neutral pieces."""
+    """Reads the answer of an engine incrementally, split at any position, into neutral chunks."""
 
     def feed(self, chunk: bytes) -> list[Delta]:
-        """The pieces completed by this chunk. Raises `ValueError` on what is not this engine's language."""
+        """The deltas that this chunk completes. Raises `ValueError` if it does not follow the engine's protocol."""
 
     def end(self) -> list[Delta]:
-        """The pieces completed by the end of the body; the last one has `is_last` only if the answer was whole."""
+        """The deltas that the end of the body completes; the last has `is_last` only if the answer was complete."""
 
 
 class Engine(ABC):
-    """See the file's head."""
+    """One kind of inference server; see the docstring of this module."""
 
     kind: str
     title: str
     default_port: int
     abilities: EngineAbilities = NO_ABILITIES
     can_continue: bool = False
-    """Whether it writes on from a trailing assistant message, as against beginning a new turn after it."""
+    """Whether it continues a trailing assistant message, instead of starting a new turn after it."""
     can_render: bool = False
-    """Whether it tells the text its template makes of a conversation (`render_call`), so that it can be made to write on."""
+    """Whether it can return the prompt that its template produces (`render_call`), so it can continue an answer."""
     slots_default: int = 1
-    """Requests it runs at the same time per model where neither it nor anybody else tells (Ollama since 0.10: 1)."""
+    """Parallel requests per model if neither the engine nor the node's settings report them (Ollama since 0.10: 1)."""
 
     @property
     def name(self) -> str:
-        """Its name among the plug-ins, which is its kind."""
+        """The name of the plug-in, which is the engine's kind."""
         return self.kind
 
     @abstractmethod
     def serves(self, path: str) -> bool:
-        """Whether this engine itself serves this dialect path, so that bytes can pass through untouched."""
+        """Whether this engine itself serves this path of a dialect, so that the request can be passed through."""
 
     @abstractmethod
     def call(self, conversation: Conversation) -> Call:
-        """The request that asks this engine for that. Raises BadRequest for what it cannot express."""
+        """The request to this engine for the conversation. Raises BadRequest for unsupported features."""
 
     @abstractmethod
     def reader(self, conversation: Conversation) -> Reader:
@@ -91,7 +95,7 @@ class Engine(ABC):
 
     @abstractmethod
     def probe(self) -> Call:
-        """A cheap GET that tells this engine from others. Never loads a model."""
+        """A cheap GET request that identifies this kind of engine. It never loads a model."""
 
     @abstractmethod
     def recognises(self, reply: Reply) -> bool:
@@ -99,75 +103,75 @@ class Engine(ABC):
 
     @abstractmethod
     def inventory_calls(self) -> tuple[Call, ...]:
-        """What to ask, each heartbeat, to know what is on disk and in memory. None of these loads a model."""
+        """The requests, sent before each heartbeat, for the models on disk and in memory. They never load a model."""
 
     @abstractmethod
     def inventory(self, replies: tuple[Reply, ...]) -> Inventory:
-        """The answers to `inventory_calls`, read. A missing or odd answer yields less, never an exception."""
+        """Reads the replies to `inventory_calls`. A missing or invalid reply gives less information, not an error."""
 
-    def details_call(self, model: str) -> Call | None:  # noqa: ARG002 - for those who override it
-        """What to ask once for each model (as the engine spells it), beyond the inventory; None where there is nothing."""
+    def details_call(self, model: str) -> Call | None:  # noqa: ARG002 - for engines that override it
+        """The request for details that the inventory lacks, sent once per model (in the engine's spelling), or None."""
         return None
 
-    def with_details(self, card: ModelInfo, reply: Reply) -> ModelInfo:  # noqa: ARG002
-        """The card with what the answer to `details_call` says. An odd answer changes nothing."""
-        return card
+    def with_details(self, model: ModelInfo, reply: Reply) -> ModelInfo:  # noqa: ARG002
+        """The model with the details from the reply to `details_call`. An invalid reply is ignored."""
+        return model
 
     def render_call(self, conversation: Conversation) -> Call | None:  # noqa: ARG002
-        """What asks for the text that the template makes of this conversation, without an answer; None where that cannot be asked."""
+        """The request for the prompt that the template produces, without an answer, or None if not supported."""
         return None
 
     def read_rendered(self, reply: Reply) -> str | None:  # noqa: ARG002
-        """That text, from the reply to `render_call`; None where it is not in there."""
+        """The rendered prompt in the reply to `render_call`, or None if the reply does not contain it."""
         return None
 
-    def load(self, model: str) -> Call | None:  # noqa: ARG002 - for those who override it
-        """What makes the engine load this model (as it spells it) without answering anything; None where nothing does."""
+    def load(self, model: str) -> Call | None:  # noqa: ARG002 - for engines that override it
+        """The request that loads this model (in the engine's spelling) without an answer, or None if not supported."""
         return None
 
-    def pull(self, model: str, is_plain: bool = False) -> Call | None:  # noqa: ARG002 - overridden by engines that manage models
-        """What makes the engine download this model, telling how it goes; `is_plain` where that is over HTTP without TLS."""
+    def pull(self, model: str, is_plain: bool = False) -> Call | None:  # noqa: ARG002 - for engines that manage models
+        """The request that downloads this model and reports progress; `is_plain` for HTTP without TLS."""
         return None
 
     def remove(self, model: str) -> Call | None:  # noqa: ARG002
-        """What deletes the model from its disk."""
+        """The request that deletes the model from disk."""
         return None
 
     def copy(self, model: str, to: str) -> Call | None:  # noqa: ARG002
-        """What gives the model a second name; nothing is read or written but the name."""
+        """The request that gives the model a second name. Its files are not copied."""
         return None
 
     def pin(self, model: str) -> Call | None:  # noqa: ARG002
-        """The call that loads the model and keeps it in memory until it is unloaded."""
+        """The request that loads the model and keeps it in memory until it is unloaded."""
         return None
 
     def unload(self, model: str) -> Call | None:  # noqa: ARG002
-        """The call that unloads the model now."""
+        """The request that unloads the model immediately."""
         return None
 
-    def is_busy(self, status: int, body: bytes) -> bool:  # noqa: ARG002 - for those who override it
-        """Whether a refusal means "not now" rather than "broken"."""
+    def is_busy(self, status: int, body: bytes) -> bool:  # noqa: ARG002 - for engines that override it
+        """Whether an error means that the engine is busy and a retry may succeed, not that it is broken."""
         return status in (429, 503)
 
-    def is_model_missing(self, status: int, body: bytes) -> bool:  # noqa: ARG002 - for those who override it
-        """Whether a refusal means that the model is not there, although it was advertised."""
+    def is_model_missing(self, status: int, body: bytes) -> bool:  # noqa: ARG002 - for engines that override it
+        """Whether an error means that the engine does not have the model, although it reported it."""
         return status == 404
 
     def is_request_invalid(self, status: int, body: bytes) -> bool:  # noqa: ARG002
-        """Whether a refusal speaks against the request itself: no other node would take it, and this one is not to blame.
+        """Whether an error is caused by the request, so that other nodes would reject it too and this node is healthy.
 
-        Asked last, after `is_busy` and `is_model_missing`. 501 means that the engine is well but has no such ability.
+        It is called last, after `is_busy` and `is_model_missing`. 501 means that the engine lacks this feature.
         """
         return status < 500 or status == 501
 
     def rejected_prompt_tokens(self, status: int, body: bytes) -> int:  # noqa: ARG002
-        """How long the prompt is, where a refusal says that it is longer than its window; else 0."""
+        """The size of the prompt, if the error says that it exceeds the context window; else 0."""
         return 0
 
     def failure_kind(self, status: int, body: bytes, has_begun: bool) -> FailureKind | None:
-        """What a refusal (status >= 400) says against the node; None where it is the request's own fault, which its client is told.
+        """The failure of the node that an error (status >= 400) means; None if the request is invalid.
 
-        `has_begun`: the answer had begun elsewhere and was to be gone on with here.
+        `has_begun` means that the answer had begun on another node and this node was to continue it.
         """
         if self.is_busy(status, body):
             return FailureKind.BUSY

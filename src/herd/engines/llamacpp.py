@@ -1,7 +1,7 @@
-"""How llama.cpp's server is asked and read, alone or as a router over several models. Knows no client and no socket.
+"""Connects llama.cpp's server, with a single model or as a router over several models.
 
-Follows recordings of b11549 (one model) and b10434 (router). Alone it serves one model under any name; as a router it
-lists every file it has, loads on demand and keeps at most `max_instances`.
+Follows recordings of b11549 (single model) and b10434 (router). With a single model the server answers requests for any
+model name. As a router it lists all its files, loads models on demand, and has at most `max_instances` in memory.
 """
 
 from __future__ import annotations
@@ -11,33 +11,13 @@ import itertools
 import msgspec
 
 from herd.core.state.fleet import EngineAbilities, EngineEndpoint, Loaded, ModelInfo
-from herd.engines import Call, Engine, Inventory, Reader, Reply
+from herd.engines import NO_REPLY, Call, Inventory, Reply
+from herd.engines._openai_compatible import COMMON_PATHS, OpenAICompatible
 from herd.protocols.answer_watch import decode
-from herd.protocols.conversation import Conversation
-from herd.protocols.openai import engine_answers as reading
-from herd.protocols.openai import engine_requests as asking
-from herd.protocols.openai import model_list as models
-
-PATHS = frozenset(
-    (
-        *("/v1/chat/completions", "/v1/completions", "/v1/embeddings"),
-        *("/v1/messages", "/v1/messages/count_tokens", "/v1/responses"),
-    )
-)
-"""Inference paths that llama.cpp serves by itself."""
-
-TONGUE = asking.ServerQuirks(
-    repeat_penalty="repeat_penalty",
-    has_template_kwargs=True,
-    options={
-        **{name: name for name in ("repeat_last_n", "typical_p", "mirostat", "mirostat_tau", "mirostat_eta")},
-        "num_keep": "n_keep",
-    },
-    constants={"cache_prompt": True},
-)
+from herd.protocols.openai import model_list
+from herd.protocols.openai.engine_requests import ServerQuirks
 
 _ENDPOINT = EngineEndpoint("llamacpp", "")
-_NOBODY = Reply(0, b"")
 
 
 class _Settings(msgspec.Struct):
@@ -48,12 +28,12 @@ class _Modalities(msgspec.Struct):
     vision: bool = False
 
 
-class _TemplateAbilities(msgspec.Struct):
+class _TemplateCapabilities(msgspec.Struct):
     supports_tools: bool = False
 
 
-class _Props(msgspec.Struct):
-    """GET /props. Alone: about its model. Router: `role` and `max_instances`, and nothing of its models."""
+class _Props(msgspec.Struct, kw_only=True):
+    """GET /props. For a single model it describes the model. A router sends `role` and `max_instances` instead."""
 
     default_generation_settings: _Settings
     total_slots: int | None = None
@@ -62,7 +42,7 @@ class _Props(msgspec.Struct):
     max_instances: int | None = None
     model_ftype: str | None = None
     chat_template: str | None = None
-    chat_template_caps: _TemplateAbilities | None = None
+    chat_template_caps: _TemplateCapabilities | None = None
     modalities: _Modalities | None = None
 
 
@@ -74,56 +54,51 @@ _PROPS = msgspec.json.Decoder(_Props)
 _SLOTS = msgspec.json.Decoder(list[_Slot])
 
 
-class LlamaCpp(Engine):
+class LlamaCpp(OpenAICompatible):
     kind = "llamacpp"
-    abilities = EngineAbilities(counts_tokens=True, model_format="gguf")
     title = "llama.cpp"
     default_port = 8080
-
-    def serves(self, path: str) -> bool:
-        return path in PATHS
-
+    abilities = EngineAbilities(counts_tokens=True, model_format="gguf")
     can_continue = True
-
-    def call(self, conversation: Conversation) -> Call:
-        path, body = asking.ask(conversation, TONGUE)
-        return Call("POST", path, body)
-
-    def reader(self, conversation: Conversation) -> Reader:
-        return reading.reader(conversation)
+    paths = COMMON_PATHS | {"/v1/messages", "/v1/messages/count_tokens", "/v1/responses"}
+    quirks = ServerQuirks(
+        repeat_penalty="repeat_penalty",
+        has_template_kwargs=True,
+        options={
+            **{name: name for name in ("repeat_last_n", "typical_p", "mirostat", "mirostat_tau", "mirostat_eta")},
+            "num_keep": "n_keep",
+        },
+        constants={"cache_prompt": True},
+    )
 
     def probe(self) -> Call:
         return Call("GET", "/props")
 
     def recognises(self, reply: Reply) -> bool:
-        """While it loads its model it answers everything with 503 and this sentence, which is its own too."""
+        """While llama.cpp loads its model, it answers every request with 503 and this message, which is also unique."""
         return _props(reply) is not None or (reply.status == 503 and b"Loading model" in reply.body)
 
     def inventory_calls(self) -> tuple[Call, ...]:
-        """/slots may be switched off (501) and a router has none of its own (400): it is only a help."""
+        """/slots is optional: it can be disabled (501), and a router does not have it (400)."""
         return (Call("GET", "/v1/models"), Call("GET", "/props"), Call("GET", "/slots"))
 
     def inventory(self, replies: tuple[Reply, ...]) -> Inventory:
-        listed, props_reply, slots = (*replies, _NOBODY, _NOBODY, _NOBODY)[:3]
+        list_reply, props_reply, slots_reply = (*replies, NO_REPLY, NO_REPLY, NO_REPLY)[:3]
         props = _props(props_reply)
-        entries = models.entries(listed.status, listed.body)
+        entries = model_list.entries(list_reply.status, list_reply.body)
         is_router = props is not None and props.role == "router"
-        alone = None if is_router else props
-        running = decode(slots.body, _SLOTS) if slots.status == 200 else None
+        single = None if is_router else props
+        slots = decode(slots_reply.body, _SLOTS) if slots_reply.status == 200 else None
         return Inventory(
             props.build_info if props is not None else "",
-            tuple(_card(entry, alone) for entry in entries),
-            models.positive(props.total_slots) if props is not None and not is_router else _router_slots(entries),
-            models.positive(props.max_instances) if props is not None and is_router else None,
-            None if running is None else sum(slot.is_processing for slot in running),
+            tuple(_model_info(entry, single) for entry in entries),
+            model_list.positive(props.total_slots) if props is not None and not is_router else _router_slots(entries),
+            model_list.positive(props.max_instances) if props is not None and is_router else None,
+            None if slots is None else sum(slot.is_processing for slot in slots),
         )
 
-    def is_model_missing(self, status: int, body: bytes) -> bool:
-        """Only a router misses models; "File Not Found" is a path that this build does not have."""
-        return reading.is_model_missing(status, body)
-
     def is_request_invalid(self, status: int, body: bytes) -> bool:
-        """An ability that it lacks (pictures without a projector) it reports as 500 where others say 501."""
+        """llama.cpp reports an unsupported feature (images without a projector) as 500 where other engines send 501."""
         return status < 500 or status == 501 or (status == 500 and b"not supported" in body)
 
 
@@ -131,60 +106,61 @@ def _props(reply: Reply) -> _Props | None:
     return decode(reply.body, _PROPS) if reply.status == 200 else None
 
 
-def _card(entry: models.Entry, alone: _Props | None) -> ModelInfo:
-    meta = entry.meta or models.Meta()
+def _model_info(entry: model_list.Entry, single: _Props | None) -> ModelInfo:
+    """`single` are the properties of a server with a single model, None for a router."""
+    meta = entry.meta or model_list.Meta()
     size_bytes = max(0, meta.size or 0)
     return ModelInfo(
         entry.id,
         _ENDPOINT,
         size_bytes,
-        parameters=models.parameters(meta.n_params),
-        quantization=meta.ftype or (alone.model_ftype if alone is not None else None) or "",
-        context_max_tokens=models.positive(meta.n_ctx_train),
-        capabilities=_capabilities(entry, alone),
-        loaded=Loaded(size_bytes, _window(entry, alone)) if _is_loaded(entry) else None,
+        parameters=model_list.parameters(meta.n_params),
+        quantization=meta.ftype or (single.model_ftype if single is not None else None) or "",
+        context_max_tokens=model_list.positive(meta.n_ctx_train),
+        capabilities=_capabilities(entry, single),
+        loaded=Loaded(size_bytes, _window_tokens(entry, single)) if _is_loaded(entry) else None,
     )
 
 
-def _is_loaded(entry: models.Entry) -> bool:
-    """Alone a server has its model in memory, always; a router says so. `sleeping` has given its memory back."""
+def _is_loaded(entry: model_list.Entry) -> bool:
+    """A single model is always in memory; a router reports a status. A `sleeping` model has released its memory."""
     return entry.status is None or entry.status.value == "loaded"
 
 
-def _window(entry: models.Entry, alone: _Props | None) -> int | None:
-    """What one request may use: llama.cpp divides its window by its slots and reports the share."""
-    told = entry.meta.n_ctx if entry.meta is not None else None
-    if told is None and alone is not None:
-        told = alone.default_generation_settings.n_ctx
-    return models.positive(told)
+def _window_tokens(entry: model_list.Entry, single: _Props | None) -> int | None:
+    """The context window of one request: llama.cpp divides its total window by its slots and reports the share."""
+    window_tokens = entry.meta.n_ctx if entry.meta is not None else None
+    if window_tokens is None and single is not None:
+        window_tokens = single.default_generation_settings.n_ctx
+    return model_list.positive(window_tokens)
 
 
-def _capabilities(entry: models.Entry, alone: _Props | None) -> frozenset[str]:
-    """Of a router's models only the modalities are known, so that tools are not denied to them."""
+def _capabilities(entry: model_list.Entry, single: _Props | None) -> frozenset[str]:
+    """For models of a router only the modalities are known, so tools are assumed to be supported."""
     inputs = entry.architecture.input_modalities or () if entry.architecture is not None else ()
     more = ["vision"] if "image" in inputs else []
-    if alone is None:
-        return models.abilities(entry.id, (*more, "tools"))
-    if alone.modalities is not None and alone.modalities.vision:
+    if single is None:
+        return model_list.capabilities(entry.id, (*more, "tools"))
+    if single.modalities is not None and single.modalities.vision:
         more.append("vision")
-    if alone.chat_template_caps is None or alone.chat_template_caps.supports_tools:
+    if single.chat_template_caps is None or single.chat_template_caps.supports_tools:
         more.append("tools")
-    if "enable_thinking" in (alone.chat_template or "") or "<think>" in (alone.chat_template or ""):
+    if "enable_thinking" in (single.chat_template or "") or "<think>" in (single.chat_template or ""):
         more.append("thinking")
-    return models.abilities(entry.id, more)
+    return model_list.capabilities(entry.id, more)
 
 
-def _router_slots(entries: list[models.Entry]) -> int | None:
-    """A router starts every model with the same command line unless told otherwise; the smallest number is safe."""
-    told = [slots for entry in entries if (slots := _parallel(entry)) is not None]
-    return min(told, default=None)
+def _router_slots(entries: list[model_list.Entry]) -> int | None:
+    """The smallest number of slots of any model: a router starts each with the same command line by default."""
+    slots = [count for entry in entries if (count := _parallel(entry)) is not None]
+    return min(slots, default=None)
 
 
-def _parallel(entry: models.Entry) -> int | None:
+def _parallel(entry: model_list.Entry) -> int | None:
     args = (entry.status.args or []) if entry.status is not None else []
     for name, value in itertools.pairwise(args):
         if name in ("--parallel", "-np") and value.isdigit():
-            return models.positive(int(value))
+            return model_list.positive(int(value))
     return None
 
 

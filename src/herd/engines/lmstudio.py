@@ -1,7 +1,7 @@
-"""How LM Studio is asked and read. Knows no client and no socket.
+"""Connects LM Studio, which loads models on demand.
 
-Asked by OpenAI's protocol; stock is taken from its own list /api/v0/models (since 0.3.6), which tells what is in
-memory and with which window. It loads on demand.
+Requests use OpenAI's protocol. The inventory comes from LM Studio's own list /api/v0/models (since 0.3.6), which
+reports the models in memory and their context windows.
 """
 
 from __future__ import annotations
@@ -9,22 +9,16 @@ from __future__ import annotations
 import msgspec
 
 from herd.core.state.fleet import EngineEndpoint, Loaded, ModelInfo
-from herd.engines import Call, Engine, Inventory, Reader, Reply
-from herd.protocols.conversation import Conversation
-from herd.protocols.openai import engine_answers as reading
-from herd.protocols.openai import engine_requests as asking
-from herd.protocols.openai import model_list as models
-
-PATHS = frozenset(("/v1/chat/completions", "/v1/completions", "/v1/embeddings"))
-"""What every version has. What it does not have it answers with status 200 and an error, so that nothing is risked."""
-
-TONGUE = asking.ServerQuirks(repeat_penalty="repeat_penalty", has_json_object=False)
+from herd.engines import Call, Inventory, Reply
+from herd.engines._openai_compatible import COMMON_PATHS, OpenAICompatible
+from herd.protocols.openai import model_list
+from herd.protocols.openai.engine_requests import ServerQuirks
 
 _ENDPOINT = EngineEndpoint("lmstudio", "")
 
 
-class _Entry(msgspec.Struct):
-    """One model of /api/v0/models. `type` is llm, vlm or embeddings, `state` loaded or not-loaded."""
+class _Entry(msgspec.Struct, kw_only=True):
+    """One model of /api/v0/models. `type` is llm, vlm or embeddings; `state` is loaded or not-loaded."""
 
     id: str
     state: str
@@ -39,48 +33,38 @@ class _Entry(msgspec.Struct):
 _ENTRY = msgspec.json.Decoder(_Entry)
 
 
-class LmStudio(Engine):
+class LmStudio(OpenAICompatible):
     kind = "lmstudio"
     title = "LM Studio"
     default_port = 1234
-
-    def serves(self, path: str) -> bool:
-        return path in PATHS
-
-    def call(self, conversation: Conversation) -> Call:
-        path, body = asking.ask(conversation, TONGUE)
-        return Call("POST", path, body)
-
-    def reader(self, conversation: Conversation) -> Reader:
-        return reading.reader(conversation)
+    paths = COMMON_PATHS
+    """Every version has these. LM Studio answers unknown paths with status 200 and an error, so no others are used."""
+    quirks = ServerQuirks(repeat_penalty="repeat_penalty", has_json_object=False)
 
     def probe(self) -> Call:
         return Call("GET", "/api/v0/models")
 
     def recognises(self, reply: Reply) -> bool:
-        """Nobody else has this path; an LM Studio without any model lists none."""
-        return models.is_list(reply.status, reply.body)
+        """Only LM Studio has this path. Without any model, LM Studio answers with an empty list."""
+        return model_list.is_list(reply.status, reply.body)
 
     def inventory_calls(self) -> tuple[Call, ...]:
         return (Call("GET", "/api/v0/models"),)
 
     def inventory(self, replies: tuple[Reply, ...]) -> Inventory:
-        entries = [entry for reply in replies[:1] for entry in models.rows(reply.status, reply.body, _ENTRY)]
-        return Inventory("", tuple(_card(entry) for entry in entries if entry.id))
-
-    def is_model_missing(self, status: int, body: bytes) -> bool:
-        return reading.is_model_missing(status, body)
+        entries = [entry for reply in replies[:1] for entry in model_list.rows(reply.status, reply.body, _ENTRY)]
+        return Inventory("", tuple(_model_info(entry) for entry in entries if entry.id))
 
 
-def _card(entry: _Entry) -> ModelInfo:
+def _model_info(entry: _Entry) -> ModelInfo:
     return ModelInfo(
         entry.id,
         _ENDPOINT,
         family=entry.arch or "",
         quantization=entry.quantization or "",
-        context_max_tokens=models.positive(entry.max_context_length),
+        context_max_tokens=model_list.positive(entry.max_context_length),
         capabilities=_capabilities(entry),
-        loaded=Loaded(0, models.positive(entry.loaded_context_length)) if entry.state == "loaded" else None,
+        loaded=Loaded(0, model_list.positive(entry.loaded_context_length)) if entry.state == "loaded" else None,
     )
 
 

@@ -170,8 +170,8 @@ def rewrite(
 ) -> bytes:
     """The body for a node: without extensions, for `model`, and with `replacements`. Raises BadRequest.
 
-    Other values are copied unchanged. Only the whitespace between top-level fields is lost, and of a duplicate field the
-    last one remains. An empty `metadata` is removed.
+    Other values are copied unchanged. Only the whitespace between top-level fields is lost, and of a duplicate field
+    the last one remains. An empty `metadata` is removed.
     """
     fields = read(request.body, _FIELDS)
     if request.has_extras:

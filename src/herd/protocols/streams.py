@@ -1,8 +1,8 @@
 """Splits byte streams into lines, server-sent events and documents, for chunks of any size and within size limits.
 
-Readers (`LineReader`, `EventReader`, `DocumentReader`) return every item, for translation. Watchers (`LastLine`, `Tail`,
-`HeadAndTail`) observe passed-through bytes and store only what is needed to check the end of an answer, so that passing
-bytes through costs a memory search and a bounded copy for each chunk.
+Readers (`LineReader`, `EventReader`, `DocumentReader`) return every item, for translation. Watchers (`LastLine`,
+`Tail`, `HeadAndTail`) observe passed-through bytes and store only what is needed to check the end of an answer, so that
+passing bytes through costs a memory search and a bounded copy for each chunk.
 """
 
 from __future__ import annotations

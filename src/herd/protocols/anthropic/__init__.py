@@ -1,1 +1,1 @@
-"""Anthropic's API in both directions: requests to engines, answers to clients."""
+"""Translates between Anthropic's API and the neutral form, for clients."""

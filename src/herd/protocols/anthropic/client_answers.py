@@ -1,11 +1,14 @@
-"""Anthropic's answers on their way to a client: passing ones are watched, translated ones written. Knows no request.
+"""Watches passed-through Anthropic answers, and writes translated answers in Anthropic's format.
 
-A stream is named server-sent events from `message_start` to `message_stop`, its content in numbered blocks, one open
-at a time; a whole answer is one document. `input_tokens` leaves out what came from a cache, which is counted apart.
+A stream is named server-sent events from `message_start` to `message_stop`, with content in numbered blocks, of which
+one is open at a time. An answer without streaming is one document. `input_tokens` excludes cached tokens, which are
+counted separately.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -21,10 +24,14 @@ from herd.protocols.streams import EventReader, HeadAndTail, event
 EVENT_STREAM = "text/event-stream"
 JSON = "application/json; charset=utf-8"
 
-STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
-"""Anthropic's words for neutral ones; any other end is the end of a turn."""
+STOP_REASONS: Mapping[str, str] = MappingProxyType(
+    {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
+)
+"""Anthropic's stop reason for each neutral finish reason; for any other it is "end_turn"."""
 
-FINISH_REASONS = {word: neutral for neutral, word in STOP_REASONS.items()} | {"stop_sequence": "stop"}
+FINISH_REASONS: Mapping[str, str] = MappingProxyType(
+    {stop: finish for finish, stop in STOP_REASONS.items()} | {"stop_sequence": "stop"}
+)
 
 
 def error_body(kind: str, message: str) -> dict[str, Any]:
@@ -41,8 +48,8 @@ class _Usage(msgspec.Struct):
     cache_creation_input_tokens: int | None = None
 
 
-class _Told(msgspec.Struct):
-    """A message, whole or as it begins, and the delta of one."""
+class _MessageOutline(msgspec.Struct):
+    """The usage and the stop reason of a message or of a message delta."""
 
     usage: _Usage | None = None
     stop_reason: str | None = None
@@ -50,17 +57,17 @@ class _Told(msgspec.Struct):
 
 class _Event(msgspec.Struct):
     type: str = ""
-    message: _Told | None = None
-    delta: _Told | None = None
+    message: _MessageOutline | None = None
+    delta: _MessageOutline | None = None
     usage: _Usage | None = None
 
 
-class _Document(_Told):
+class _Document(_MessageOutline):
     type: str = ""
     error: msgspec.Raw = request_fields.ABSENT
 
 
-class _Piece(msgspec.Struct):
+class _ContentDelta(msgspec.Struct):
     text: str = ""
     thinking: str = ""
 
@@ -69,23 +76,23 @@ class _Block(msgspec.Struct):
     type: str = ""
 
 
-class _Passed(msgspec.Struct):
-    """Any event of a stream, as far as it must be known to go on with it."""
+class _ForwardedEvent(msgspec.Struct):
+    """The fields of an event that are needed to continue its stream."""
 
     type: str = ""
     index: int = 0
-    message: _Told | None = None
+    message: _MessageOutline | None = None
     content_block: _Block | None = None
-    delta: _Piece | None = None
+    delta: _ContentDelta | None = None
 
 
 _EVENT = msgspec.json.Decoder(_Event)
-_PASSED = msgspec.json.Decoder(_Passed)
+_FORWARDED_EVENT = msgspec.json.Decoder(_ForwardedEvent)
 _DOCUMENT = msgspec.json.Decoder(_Document)
 
 
 class StreamWatch:
-    """Whole if and only if the last event is `message_stop` and none of the last ones is an error."""
+    """Complete if and only if the last event is `message_stop` and none of the last events is an error."""
 
     __slots__ = ("_ends",)
 
@@ -96,18 +103,18 @@ class StreamWatch:
         self._ends.feed(chunk)
 
     def end(self) -> Counters | None:
-        tail = [told for data in self._ends.tail_events if (told := decode(data, _EVENT)) is not None]
-        if not tail or tail[-1].type != "message_stop" or any(told.type == "error" for told in tail):
+        tail = [last for data in self._ends.tail_events if (last := decode(data, _EVENT)) is not None]
+        if not tail or tail[-1].type != "message_stop" or any(last.type == "error" for last in tail):
             return None
         head = (decode(data, _EVENT) for data in self._ends.head_events[:1])
-        start = next((told.message for told in head if told is not None), None) or _Told()
-        last = next((told for told in reversed(tail) if told.type == "message_delta"), _Event())
+        start = next((first.message for first in head if first is not None), None) or _MessageOutline()
+        last = next((last for last in reversed(tail) if last.type == "message_delta"), _Event())
         reason = last.delta.stop_reason if last.delta is not None else None
         return _counters(start.usage or _Usage(), last.usage or _Usage(), reason)
 
 
 class DocumentWatch:
-    """Whole if and only if the JSON document came to its end and is no error."""
+    """Complete if and only if the JSON document is complete and not an error."""
 
     __slots__ = ("_document",)
 
@@ -119,17 +126,17 @@ class DocumentWatch:
 
     def end(self) -> Counters | None:
         body = self._document.whole
-        told = read_long_document(self._document, b"usage", _DOCUMENT) if body is None else decode(body, _DOCUMENT)
-        if told is None:
+        answer = read_long_document(self._document, b"usage", _DOCUMENT) if body is None else decode(body, _DOCUMENT)
+        if answer is None:
             return Counters() if body is not None and is_object_without_error(body) else None
-        if told.type == "error" or request_fields.is_given(told.error):
+        if answer.type == "error" or request_fields.is_given(answer.error):
             return None
-        return _counters(told.usage or _Usage(), _Usage(), told.stop_reason)
+        return _counters(answer.usage or _Usage(), _Usage(), answer.stop_reason)
 
 
 def _counters(start: _Usage, last: _Usage, reason: str | None) -> Counters:
-    """What the end says goes before what the beginning partial_answer: Ollama only estimates there."""
-    fresh, made, cached = (
+    """Values from the end of the stream override those from its start, which Ollama only estimates."""
+    uncached, cache_created, cached = (
         later if later is not None else earlier
         for earlier, later in (
             (start.input_tokens, last.input_tokens),
@@ -138,7 +145,7 @@ def _counters(start: _Usage, last: _Usage, reason: str | None) -> Counters:
         )
     )
     return Counters(
-        prompt_tokens=None if fresh is None else fresh + (made or 0) + (cached or 0),
+        prompt_tokens=None if uncached is None else uncached + (cache_created or 0) + (cached or 0),
         completion_tokens=last.output_tokens if last.output_tokens is not None else start.output_tokens,
         cached_tokens=cached,
         finish_reason=None if reason is None else FINISH_REASONS.get(reason, reason),
@@ -149,9 +156,9 @@ def _counters(start: _Usage, last: _Usage, reason: str | None) -> Counters:
 
 
 class StreamWriter:
-    """A piece becomes part of a block; another kind of piece closes the block and opens the next.
+    """Writes a stream: a chunk becomes part of a block, and a chunk of another type closes it and opens the next.
 
-    Raises `ValueError` for a tool call that goes on after another has begun: a closed block cannot be opened again.
+    Raises `ValueError` for a fragment of a tool call after another call has begun: a closed block cannot be reopened.
     """
 
     content_type = EVENT_STREAM
@@ -163,37 +170,37 @@ class StreamWriter:
         self._collected = CollectedAnswer()
         self._blocks = 0
         self._open: str | int | None = None
-        """What the open block holds: "text", "thinking", or the index of a tool call."""
+        """The content of the open block: "text", "thinking", or the index of a tool call."""
         self._calls_begun: set[int] = set()
         self._has_begun = False
         self._note: dict[str, str] = {}
 
     def resume_from(self, forwarded: bytes, note: str) -> PartialAnswer:
-        """Goes on with a stream that broke off after `forwarded`: its message and its open block have begun already."""
+        """Continues a stream that was interrupted after `forwarded`, within its message and its open block."""
         partial_answer = PartialAnswer()
-        for told in EventReader().feed(forwarded):
-            event_said = decode(told.data, _PASSED)
-            if event_said is not None:
-                self._take(event_said, partial_answer)
+        for sent in EventReader().feed(forwarded):
+            forwarded_event = decode(sent.data, _FORWARDED_EVENT)
+            if forwarded_event is not None:
+                self._adopt(forwarded_event, partial_answer)
         self._note = {"fleet_note": note}
         return partial_answer
 
-    def _take(self, told: _Passed, partial_answer: PartialAnswer) -> None:
-        if told.type == "message_start":
+    def _adopt(self, sent: _ForwardedEvent, partial_answer: PartialAnswer) -> None:
+        if sent.type == "message_start":
             self._has_begun = True
-            usage = told.message.usage if told.message is not None else None
+            usage = sent.message.usage if sent.message is not None else None
             self._prompt_tokens = (usage.input_tokens if usage is not None else None) or self._prompt_tokens
-        elif told.type == "content_block_start" and told.content_block is not None:
-            self._blocks = max(self._blocks, told.index + 1)
-            self._open = told.content_block.type
-            partial_answer.has_calls = partial_answer.has_calls or told.content_block.type not in ("text", "thinking")
-        elif told.type == "content_block_delta" and told.delta is not None:
-            partial_answer.text += told.delta.text
-            partial_answer.thinking += told.delta.thinking
+        elif sent.type == "content_block_start" and sent.content_block is not None:
+            self._blocks = max(self._blocks, sent.index + 1)
+            self._open = sent.content_block.type
+            partial_answer.has_calls = partial_answer.has_calls or sent.content_block.type not in ("text", "thinking")
+        elif sent.type == "content_block_delta" and sent.delta is not None:
+            partial_answer.text += sent.delta.text
+            partial_answer.thinking += sent.delta.thinking
             partial_answer.chunks += 1
-        elif told.type == "content_block_stop":
+        elif sent.type == "content_block_stop":
             self._open = None
-        elif told.type in ("message_delta", "message_stop"):
+        elif sent.type in ("message_delta", "message_stop"):
             partial_answer.is_finished = True
 
     def write(self, delta: Delta) -> bytes:
@@ -202,9 +209,9 @@ class StreamWriter:
         self._collected.add_outcome(delta)
         out = b"" if self._has_begun else self._start()
         if delta.thinking:
-            out += self._piece("thinking", {"thinking": "", "signature": ""}, {"thinking": delta.thinking})
+            out += self._content("thinking", {"thinking": "", "signature": ""}, {"thinking": delta.thinking})
         if delta.text:
-            out += self._piece("text", {"text": ""}, {"text": delta.text})
+            out += self._content("text", {"text": ""}, {"text": delta.text})
         for call in delta.tool_calls:
             out += self._fragment(call)
         return out + (self._end() if delta.is_last else b"")
@@ -216,18 +223,18 @@ class StreamWriter:
         )
         return _event({"type": "message_start", "message": message})
 
-    def _piece(self, kind: str, empty: dict[str, Any], piece: dict[str, Any]) -> bytes:
+    def _content(self, kind: str, empty: dict[str, Any], content: dict[str, Any]) -> bytes:
         out = b""
         if self._open != kind:
             out = self._close() + self._begin({"type": kind} | empty)
             self._open = kind
-        return out + self._delta({"type": f"{kind}_delta"} | piece)
+        return out + self._delta({"type": f"{kind}_delta"} | content)
 
     def _fragment(self, call: ToolCall) -> bytes:
         out = b""
         if self._open != call.index:
             if call.index in self._calls_begun:
-                raise ValueError("a tool call goes on after another has begun")
+                raise ValueError("a fragment of a tool call arrived after another call had begun")
             out = self._close() + self._begin(_tool_use(call, self._request_id, {}))
             self._calls_begun.add(call.index)
             self._open = call.index
@@ -256,7 +263,7 @@ class StreamWriter:
 
 
 class DocumentWriter:
-    """One document with it all. Raises `ValueError` when that grows over the limit of a document."""
+    """Writes one document. Raises `ValueError` when it exceeds the size limit of a document."""
 
     content_type = JSON
 
@@ -273,15 +280,15 @@ class DocumentWriter:
         return self._document() if delta.is_last else b""
 
     def _document(self) -> bytes:
-        whole = self._collected
+        answer = self._collected
         content: list[dict[str, Any]] = []
-        if whole.thinking:
-            content.append({"type": "thinking", "thinking": whole.thinking, "signature": ""})
-        if whole.text:
-            content.append({"type": "text", "text": whole.text})
-        content += [_tool_use(call, self._request_id, _input(call.arguments)) for call in whole.tool_calls]
-        usage = _usage(whole.usage, self._prompt_tokens)
-        reason = _stop_reason(whole, bool(whole.calls))
+        if answer.thinking:
+            content.append({"type": "thinking", "thinking": answer.thinking, "signature": ""})
+        if answer.text:
+            content.append({"type": "text", "text": answer.text})
+        content += [_tool_use(call, self._request_id, _input(call.arguments)) for call in answer.tool_calls]
+        usage = _usage(answer.usage, self._prompt_tokens)
+        reason = _stop_reason(answer, bool(answer.calls))
         return msgspec.json.encode(_message(self._model, self._request_id, content, reason, usage))
 
 
@@ -309,7 +316,7 @@ def _tool_use(call: ToolCall, request_id: str, given: dict[str, Any]) -> dict[st
 
 
 def _input(arguments: str) -> dict[str, Any]:
-    """Arguments are an object there; what is no object is kept under "raw"."""
+    """Arguments as an object; arguments of another type become the member "raw"."""
     if not arguments.strip():
         return {}
     try:
@@ -325,7 +332,7 @@ def _stop_reason(collected: CollectedAnswer, has_calls: bool) -> str:
 
 
 def _usage(usage: Usage, prompt_tokens: int) -> dict[str, int]:
-    """What was counted, the estimate where nothing was."""
+    """The counters, or the estimate where the engine counted nothing."""
     cached = usage.cached_tokens
     total = usage.prompt_tokens if usage.prompt_tokens is not None else prompt_tokens
     body = {"input_tokens": max(0, total - (cached or 0)), "output_tokens": usage.completion_tokens or 0}

@@ -1,1 +1,1 @@
-"""Ollama's API in both directions: requests to engines, answers to clients."""
+"""Translates between Ollama's API and the neutral form, for clients and for engines."""

@@ -1,6 +1,6 @@
-"""The pieces of Ollama's protocol that both sides of it need: answer lines, counters, tool calls, times. Decides nothing.
+"""Reads and writes the JSON of Ollama's chats: answer lines, counters, tool calls and durations.
 
-The dialect (we answer clients) and the engine (we ask a node) speak the same JSON in opposite directions.
+The dialect (herd answers clients) and the engine (herd sends requests to a node) use this JSON in opposite directions.
 Facts recorded from Ollama 0.32.15: durations are integers of nanoseconds, tool call arguments are objects,
 `done` is true in the last line only, an error in the middle of a stream is a line `{"error": "..."}`.
 """
@@ -39,8 +39,8 @@ class Message(msgspec.Struct):
     tool_call_id: str | None = None
 
 
-class Final(msgspec.Struct):
-    """What the last line of an answer says beside its text: whether it is whole, and the counters."""
+class FinalLine(msgspec.Struct, kw_only=True):
+    """The last line of an answer without its text: whether the answer is complete, and the counters."""
 
     done: bool = False
     done_reason: str | None = None
@@ -53,8 +53,8 @@ class Final(msgspec.Struct):
     eval_duration: int | None = None
 
 
-class Piece(Final):
-    """Any line of a chat, generate, embed or embeddings answer."""
+class AnswerLine(FinalLine, kw_only=True):
+    """Any line of an answer to chat, generate, embed or embeddings."""
 
     message: Message | None = None
     response: str | None = None
@@ -65,11 +65,16 @@ class Piece(Final):
     logprobs: Any = None
 
 
-FINAL = msgspec.json.Decoder(Final)
-PIECE = msgspec.json.Decoder(Piece)
+FINAL_LINE = msgspec.json.Decoder(FinalLine)
+ANSWER_LINE = msgspec.json.Decoder(AnswerLine)
 
 
-def counters(final: Final) -> Counters:
+def message_of(line: AnswerLine) -> Message:
+    """The message of a chat answer, or the same fields of a generate answer."""
+    return line.message or Message(content=line.response, thinking=line.thinking, tool_calls=line.tool_calls)
+
+
+def counters(final: FinalLine) -> Counters:
     return Counters(
         prompt_tokens=final.prompt_eval_count,
         completion_tokens=final.eval_count,
@@ -80,7 +85,7 @@ def counters(final: Final) -> Counters:
     )
 
 
-def usage(final: Final) -> Usage:
+def usage(final: FinalLine) -> Usage:
     return Usage(
         prompt_tokens=final.prompt_eval_count,
         completion_tokens=final.eval_count,
@@ -92,9 +97,9 @@ def usage(final: Final) -> Usage:
 
 
 def read_tool_calls(calls: Iterable[Call] | None, first_index: int = 0) -> list[ToolCall]:
-    """Neutral calls, each with its whole arguments as JSON text.
+    """Neutral calls, each with its complete arguments as JSON text.
 
-    Numbered by their order, `first_index` being the number of those already read: Ollama never sends a call in
+    They are numbered in order; `first_index` is the number of calls already read. Ollama never sends a call in
     fragments, and its own `index` is absent in older versions.
     """
     return [
@@ -104,7 +109,7 @@ def read_tool_calls(calls: Iterable[Call] | None, first_index: int = 0) -> list[
 
 
 def write_tool_calls(calls: Iterable[ToolCall]) -> list[dict[str, Any]]:
-    """Ollama's tool calls: arguments are an object there, and what is no object is kept under "raw"."""
+    """Ollama's tool calls. Their arguments are an object; arguments of another type become the member "raw"."""
     written = []
     for call in calls:
         function = {"index": call.index, "name": call.name, "arguments": _arguments(call.arguments)}
@@ -118,7 +123,7 @@ def line(body: dict[str, Any]) -> bytes:
 
 
 def _text(arguments: msgspec.Raw) -> str:
-    """Arguments as JSON text; some clients send that text itself, as other dialects have it."""
+    """Arguments as JSON text. Some clients send a string with this text, as in other protocols."""
     text = bytes(arguments).decode()
     if text.startswith('"'):
         text = msgspec.json.decode(text, type=str)

@@ -1,6 +1,6 @@
-"""Ollama answers on their way to a client: passing ones are watched, translated ones written. Knows no request.
+"""Watches passed-through Ollama answers, and writes translated answers in Ollama's format.
 
-A stream is NDJSON and ends with a line that says `done`; a whole answer is one document.
+A stream is NDJSON and ends with a line where `done` is true; an answer without streaming is one document.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import msgspec
 
 from herd.core.state.request import Counters
 from herd.protocols import request_fields
+from herd.protocols.collector import add_tool_calls, as_list
 from herd.protocols.conversation import Delta, ToolCall, Usage
 from herd.protocols.ollama import chat_json
 from herd.protocols.resumption import PartialAnswer
@@ -21,7 +22,7 @@ JSON = "application/json; charset=utf-8"
 
 
 class LineWatch:
-    """Whole if and only if the last line says `done` and no error."""
+    """Complete if and only if `done` is true in the last line and the line is not an error."""
 
     def __init__(self) -> None:
         self._last = LastLine()
@@ -35,7 +36,7 @@ class LineWatch:
 
 
 class DocumentWatch:
-    """Whole if and only if the JSON document came to its end and is no error."""
+    """Complete if and only if the JSON document is complete and not an error."""
 
     def __init__(self) -> None:
         self._document = HeadAndTail()
@@ -48,11 +49,11 @@ class DocumentWatch:
         return None if final is None else chat_json.counters(final)
 
 
-def _final(ends: HeadAndTail) -> chat_json.Final | None:
-    """The closing counters, or None when this is not the whole of a good line.
+def _final(ends: HeadAndTail) -> chat_json.FinalLine | None:
+    """The counters of the last line, or None if the line is incomplete or an error.
 
-    Of what was too long to keep (a big `context`, many embeddings) both ends are judged: `done` stands near the
-    beginning there, the counters at the very end.
+    A line that is too long to store (a big `context`, many embeddings) is checked by its head and its tail: `done` is
+    near the beginning of such a line, and the counters are at its end.
     """
     body = ends.whole
     if body is None:
@@ -63,16 +64,16 @@ def _final(ends: HeadAndTail) -> chat_json.Final | None:
         if b'"done":true' in ends.head:
             body = b'{"done":true,' + body[1:] if start >= 0 else b'{"done":true}'
     try:
-        final = chat_json.FINAL.decode(body)
+        final = chat_json.FINAL_LINE.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return None if request_fields.is_given(final.error) else final
 
 
 class AnswerWriter:
-    """Chat and generate: a line for every piece and a last one with the counters, or one document with it all.
+    """Writes answers to chat and generate: a line for each chunk and a last line with the counters, or one document.
 
-    Raises `ValueError` when what must be collected first grows over DOCUMENT_MAX_BYTES.
+    Raises `ValueError` when the collected part exceeds DOCUMENT_MAX_BYTES.
     """
 
     def __init__(self, model: str, created_at: str, streams: bool, is_chat: bool, note: str = "") -> None:
@@ -92,28 +93,25 @@ class AnswerWriter:
     def write(self, delta: Delta) -> bytes:
         if delta.error is not None:
             return chat_json.line({"error": delta.error})
-        self._take(delta)
+        self._collect(delta)
         if not self._streams:
-            return self._last() if delta.is_last else b""
+            return self._last_line() if delta.is_last else b""
         out = b""
         if delta.text or delta.thinking or delta.logprobs:
-            out += self._piece([])
+            out += self._chunk_line([])
         if self._calls and (delta.finish_reason or delta.is_last):
-            out += self._piece(self._take_calls())
-        return out + (self._last() if delta.is_last else b"")
+            out += self._chunk_line(self._take_calls())
+        return out + (self._last_line() if delta.is_last else b"")
 
-    def _take(self, delta: Delta) -> None:
+    def _collect(self, delta: Delta) -> None:
         self._size_bytes += len(delta.text) + len(delta.thinking) + sum(len(c.arguments) for c in delta.tool_calls)
         if self._size_bytes > DOCUMENT_MAX_BYTES and (delta.tool_calls or not self._streams):
             raise ValueError(f"the answer is longer than {DOCUMENT_MAX_BYTES} bytes")
         self._text.append(delta.text)
         self._thinking.append(delta.thinking)
         if delta.logprobs:
-            self._logprobs += delta.logprobs if isinstance(delta.logprobs, list) else [delta.logprobs]
-        for call in delta.tool_calls:
-            known = self._calls.setdefault(call.index, ToolCall(call.index))
-            known.id, known.name = call.id or known.id, call.name or known.name
-            known.arguments += call.arguments
+            self._logprobs += as_list(delta.logprobs)
+        add_tool_calls(self._calls, delta.tool_calls)
         self._reason = delta.finish_reason or self._reason
         self._usage = delta.usage or self._usage
 
@@ -122,10 +120,10 @@ class AnswerWriter:
         self._calls.clear()
         return calls
 
-    def _piece(self, calls: list[dict[str, Any]]) -> bytes:
+    def _chunk_line(self, calls: list[dict[str, Any]]) -> bytes:
         return chat_json.line(self._content(calls) | {"done": False} | self._take_logprobs())
 
-    def _last(self) -> bytes:
+    def _last_line(self) -> bytes:
         reason = self._reason if self._reason in ("length", "load", "unload") else "stop"
         content = self._content([] if self._streams else self._take_calls())
         body = (
@@ -153,26 +151,24 @@ class AnswerWriter:
 
 
 def read_partial_answer(forwarded: bytes) -> PartialAnswer:
-    """What the lines of a stream that broke off have told."""
+    """The part of the answer in the lines of an interrupted stream."""
     partial_answer = PartialAnswer()
     for line in forwarded.splitlines():
         try:
-            piece = chat_json.PIECE.decode(line)
+            answer_line = chat_json.ANSWER_LINE.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue
-        message = piece.message or chat_json.Message(
-            content=piece.response, thinking=piece.thinking, tool_calls=piece.tool_calls
-        )
+        message = chat_json.message_of(answer_line)
         partial_answer.text += message.content or ""
         partial_answer.thinking += message.thinking or ""
         partial_answer.has_calls = partial_answer.has_calls or bool(message.tool_calls)
-        partial_answer.is_finished = partial_answer.is_finished or piece.done
+        partial_answer.is_finished = partial_answer.is_finished or answer_line.done
         partial_answer.chunks += bool(message.content)
     return partial_answer
 
 
 class EmbedWriter:
-    """Embeddings: one document, in the shape of /api/embed or of the older /api/embeddings."""
+    """Writes embeddings as one document, in the format of /api/embed or of the older /api/embeddings (`is_single`)."""
 
     content_type = JSON
 
@@ -195,7 +191,7 @@ class EmbedWriter:
 
 
 def _durations(usage: Usage) -> dict[str, int]:
-    """Counts and nanoseconds, as far as known; the total is at least the sum of its parts."""
+    """The known counters and durations in nanoseconds. Without a total it is the sum of the known parts."""
     parts = [part for part in (usage.load_s, usage.prefill_s, usage.decode_s) if part is not None]
     total_s = usage.total_s if usage.total_s is not None else (sum(parts) if parts else None)
     values = (

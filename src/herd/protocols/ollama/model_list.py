@@ -1,6 +1,6 @@
-"""What an Ollama server tells of its models: the shapes of /api/version, /api/tags and /api/ps, read into cards. Asks nothing.
+"""Reads an Ollama server's models and version from /api/version, /api/tags, /api/ps and /api/show.
 
-Follows transcripts of 0.32.15; older servers tell less, which gives poorer cards, never an error.
+Follows transcripts of 0.32.15. Older servers report less, which gives less information, never an error.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import msgspec
 from herd.core.estimates.memory_need import shape_of
 from herd.core.state.fleet import EngineEndpoint, Loaded, ModelInfo
 
-USUAL_TOKENS = 8192
-"""For which window the bytes of one token are told: a sliding layer's share is less in a larger one."""
+CONTEXT_TOKENS_ASSUMED = 8192
+"""The context window for which the cache bytes per token are computed; sliding-window layers need less per token in
+a larger one."""
 
 _ENDPOINT = EngineEndpoint("ollama", "")
 
@@ -26,7 +27,7 @@ class Details(msgspec.Struct):
     context_length: int | None = None
 
 
-class Entry(msgspec.Struct):
+class Entry(msgspec.Struct, kw_only=True):
     """One model in /api/tags or /api/ps."""
 
     name: str = ""
@@ -49,32 +50,32 @@ class _Version(msgspec.Struct):
     version: str = ""
 
 
-class _Shown(msgspec.Struct):
-    """What /api/show says beyond the lists."""
+class _ShowAnswer(msgspec.Struct):
+    """The part of the /api/show answer that the lists do not have."""
 
     model_info: dict[str, object] = {}
 
 
-_SHOWN = msgspec.json.Decoder(_Shown)
+_SHOW_ANSWER = msgspec.json.Decoder(_ShowAnswer)
 _ENTRY = msgspec.json.Decoder(Entry)
 _MODELS = msgspec.json.Decoder(_Models)
 _VERSION = msgspec.json.Decoder(_Version)
 
 
 def version(body: bytes) -> str:
-    """Empty where this is no answer of /api/version."""
+    """The version; empty if the body is not an answer of /api/version."""
     try:
         return _VERSION.decode(body).version
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ""
 
 
-_A_COPY = re.compile(r":\d+/herd/[0-9a-f]{64}(?::|\Z)")
-"""How a model is called while it is copied from another node: it gets its own name when it is whole."""
+_COPY_NAME = re.compile(r":\d+/herd/[0-9a-f]{64}(?::|\Z)")
+"""The name of a model while it is copied from another node. After the copy it gets its own name."""
 
 
 def entries(status: int, body: bytes) -> list[Entry]:
-    """The models of a list that can be read; one odd entry costs only itself."""
+    """The valid models of a list. An invalid entry is skipped."""
     if status != 200:
         return []
     try:
@@ -82,7 +83,7 @@ def entries(status: int, body: bytes) -> list[Entry]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return []
     read = (_entry(row) for row in rows)
-    return [entry for entry in read if entry is not None and not _A_COPY.search(entry.name)]
+    return [entry for entry in read if entry is not None and not _COPY_NAME.search(entry.name)]
 
 
 def _entry(row: msgspec.Raw) -> Entry | None:
@@ -94,21 +95,21 @@ def _entry(row: msgspec.Raw) -> Entry | None:
     return entry if entry.name else None
 
 
-def card(entry: Entry, running: Entry | None) -> ModelInfo:
-    """`entry` of /api/tags, `running` of /api/ps where it is in memory. Its engine is still to be filled in."""
+def model_info(entry: Entry, running: Entry | None) -> ModelInfo:
+    """The model from its entry in /api/tags and, if it is loaded, in /api/ps. The agent sets its endpoint later."""
     details = entry.details or Details()
     return ModelInfo(
-        entry.name,
-        _ENDPOINT,
-        max(0, entry.size),
-        entry.digest or "",
-        details.family or "",
-        details.parameter_size or "",
-        details.quantization_level or "",
-        details.context_length,
-        frozenset(entry.capabilities or ()),
-        entry.modified_at or "",
-        None if running is None else _loaded(running),
+        name=entry.name,
+        engine=_ENDPOINT,
+        size_bytes=max(0, entry.size),
+        digest=entry.digest or "",
+        family=details.family or "",
+        parameters=details.parameter_size or "",
+        quantization=details.quantization_level or "",
+        context_max_tokens=details.context_length,
+        capabilities=frozenset(entry.capabilities or ()),
+        modified_at=entry.modified_at or "",
+        loaded=None if running is None else _loaded(running),
     )
 
 
@@ -116,12 +117,14 @@ def _loaded(running: Entry) -> Loaded:
     return Loaded(max(0, running.size), running.context_length, running.size_vram, expires_at=running.expires_at or "")
 
 
-def with_shown(card: ModelInfo, status: int, body: bytes) -> ModelInfo:
-    """The card with what /api/show tells of the cache, for a common window; an odd answer changes nothing."""
+def with_show_answer(model: ModelInfo, status: int, body: bytes) -> ModelInfo:
+    """The model with its cache bytes per token from the /api/show answer. An invalid answer is ignored."""
     try:
-        shape = shape_of(_SHOWN.decode(body).model_info) if status == 200 else None
+        shape = shape_of(_SHOW_ANSWER.decode(body).model_info) if status == 200 else None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return card
+        return model
     if shape is None:
-        return card
-    return dataclasses.replace(card, kv_bytes_per_token=shape.cache_bytes(USUAL_TOKENS) // USUAL_TOKENS)
+        return model
+    return dataclasses.replace(
+        model, kv_bytes_per_token=shape.cache_bytes(CONTEXT_TOKENS_ASSUMED) // CONTEXT_TOKENS_ASSUMED
+    )

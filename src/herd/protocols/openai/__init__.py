@@ -1,1 +1,1 @@
-"""OpenAI's API in both directions: requests to engines, answers to clients."""
+"""Translates between OpenAI's API and the neutral form, for clients and for engines."""

@@ -1,8 +1,8 @@
-"""OpenAI's chat JSON, which clients send us and engines take: messages, tools, formats, counters. Decides nothing.
+"""Reads and writes OpenAI's chat JSON: messages, tools, formats and counters.
 
-The dialect (we answer clients) and the engines (we ask servers) speak it in opposite directions. Recorded from
-llama.cpp b11549 and Ollama 0.32.15. Reasoning has two names on the chat_json, `reasoning` (Ollama, newer vLLM) and
-`reasoning_content` (llama.cpp, LM Studio, older vLLM): both are read.
+The dialect (herd answers clients) and the engines (herd sends requests to servers) use it in opposite directions.
+Recorded from llama.cpp b11549 and Ollama 0.32.15. The reasoning field has two names, `reasoning` (Ollama, newer vLLM)
+and `reasoning_content` (llama.cpp, LM Studio, older vLLM): both are read.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from herd.errors import BadRequest
 from herd.protocols import conversation
 
 MS_PER_S = 1_000.0
-PICTURES = ("image_url", "input_image")
-"""What a part with a picture is called, in chats and in responses."""
+IMAGE_TYPES = ("image_url", "input_image")
+"""The types of a content part with an image, in chats and in responses."""
 
 ABSENT = msgspec.Raw()
 
@@ -46,7 +46,7 @@ class Part(msgspec.Struct):
 
 
 class Message(msgspec.Struct):
-    """A message of a request or an answer, and the delta of a stream."""
+    """A message of a request or an answer, or the delta of a stream."""
 
     role: str | None = None
     content: str | list[Part] | None = None
@@ -79,7 +79,7 @@ class Usage(msgspec.Struct):
 
 
 class Timings(msgspec.Struct):
-    """What llama.cpp adds to its last piece. `prompt_n` are the tokens it computed, `cache_n` those it still had."""
+    """llama.cpp's addition to its last chunk. `prompt_n` counts computed prompt tokens, `cache_n` cached ones."""
 
     cache_n: int | None = None
     prompt_n: int | None = None
@@ -105,48 +105,48 @@ class Embedding(msgspec.Struct):
     index: int = 0
 
 
-class Counted(msgspec.Struct):
-    """What any piece or document may say beside its payload."""
+class AnswerFields(msgspec.Struct):
+    """The fields of any chunk or document other than its payload."""
 
     usage: Usage | None = None
     timings: Timings | None = None
     error: msgspec.Raw = ABSENT
 
 
-class Final(Counted):
-    """A piece or document without its payload: what a watcher needs."""
+class AnswerOutline(AnswerFields):
+    """A chunk or document without its payload, for watchers."""
 
     choices: list[Finish] | None = None
 
 
-class Piece(Counted):
-    """A piece of a stream or a whole document, of chat, completions or embeddings."""
+class AnswerChunk(AnswerFields):
+    """A chunk of a stream or a complete document, of chat, completions or embeddings."""
 
     choices: list[Choice] | None = None
     data: list[Embedding] | None = None
 
 
-FINAL = msgspec.json.Decoder(Final)
-PIECE = msgspec.json.Decoder(Piece)
+ANSWER_OUTLINE = msgspec.json.Decoder(AnswerOutline)
+ANSWER_CHUNK = msgspec.json.Decoder(AnswerChunk)
 
 
 # --- counters ---
 
 
-def usage(counted: Counted) -> conversation.Usage | None:
-    """What was counted, None where nothing is partial_answer. Tokens from `usage`, durations and missing tokens from `timings`."""
-    told, timed = counted.usage, counted.timings
-    if told is None and timed is None:
+def usage(answer: AnswerFields) -> conversation.Usage | None:
+    """The counters, or None. Tokens come from `usage`; durations and missing tokens come from `timings`."""
+    counts, timings = answer.usage, answer.timings
+    if counts is None and timings is None:
         return None
-    told, timed = told or Usage(), timed or Timings()
-    details = told.prompt_tokens_details
+    counts, timings = counts or Usage(), timings or Timings()
+    details = counts.prompt_tokens_details
     cached = details.cached_tokens if details is not None else None
     return conversation.Usage(
-        prompt_tokens=told.prompt_tokens if told.prompt_tokens is not None else _prompt_tokens(timed),
-        completion_tokens=told.completion_tokens if told.completion_tokens is not None else timed.predicted_n,
-        cached_tokens=cached if cached is not None else timed.cache_n,
-        prefill_s=_seconds(timed.prompt_ms),
-        decode_s=_seconds(timed.predicted_ms),
+        prompt_tokens=counts.prompt_tokens if counts.prompt_tokens is not None else _prompt_tokens(timings),
+        completion_tokens=counts.completion_tokens if counts.completion_tokens is not None else timings.predicted_n,
+        cached_tokens=cached if cached is not None else timings.cache_n,
+        prefill_s=_seconds(timings.prompt_ms),
+        decode_s=_seconds(timings.predicted_ms),
     )
 
 
@@ -163,7 +163,7 @@ def counters(usage: conversation.Usage, finish_reason: str | None) -> Counters:
 
 
 def write_usage(usage: conversation.Usage) -> dict[str, Any]:
-    """The `usage` object: OpenAI's clients insist on numbers, so that what is not known is 0."""
+    """The `usage` object. OpenAI's clients require numbers, so unknown values are 0."""
     prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
     body: dict[str, Any] = {
         "prompt_tokens": prompt,
@@ -175,8 +175,8 @@ def write_usage(usage: conversation.Usage) -> dict[str, Any]:
     return body
 
 
-def _prompt_tokens(timed: Timings) -> int | None:
-    return None if timed.prompt_n is None else timed.prompt_n + (timed.cache_n or 0)
+def _prompt_tokens(timings: Timings) -> int | None:
+    return None if timings.prompt_n is None else timings.prompt_n + (timings.cache_n or 0)
 
 
 def _seconds(duration_ms: float | None) -> float | None:
@@ -187,7 +187,7 @@ def _seconds(duration_ms: float | None) -> float | None:
 
 
 def read_messages(messages: Iterable[Message]) -> list[conversation.Message]:
-    """Neutral turns. A tool's answer is told the name of the call it belongs to. Raises BadRequest."""
+    """Neutral turns. A tool result gets the name of the call it belongs to. Raises BadRequest."""
     names: dict[str, str] = {}
     turns = []
     for message in messages:
@@ -200,15 +200,15 @@ def read_messages(messages: Iterable[Message]) -> list[conversation.Message]:
 
 
 def read_text(content: str | list[Part] | None) -> str:
-    """The text of a content without pictures. Raises BadRequest where there is anything else."""
+    """The text of content without images. Raises BadRequest for other content parts."""
     if not isinstance(content, list):
         return content or ""
     return "".join(_part_text(part) for part in content)
 
 
 def read_tool_calls(calls: Iterable[Call] | None) -> list[conversation.ToolCall]:
-    """Neutral calls or, in a stream, fragments of them; one without an index is numbered by its place."""
-    return [_call(place, call) for place, call in enumerate(calls or ())]
+    """Neutral calls or, in a stream, fragments of calls. A call without an index gets its position as index."""
+    return [_call(position, call) for position, call in enumerate(calls or ())]
 
 
 def thinking(message: Message) -> str:
@@ -218,13 +218,13 @@ def thinking(message: Message) -> str:
 def _turn(message: Message) -> conversation.Message:
     role = message.role or "user"
     content = message.content
-    pictures = [p for p in content if p.type in PICTURES] if isinstance(content, list) else []
-    rest = [p for p in content if p.type not in PICTURES] if isinstance(content, list) else content
+    images = [p for p in content if p.type in IMAGE_TYPES] if isinstance(content, list) else []
+    other_parts = [p for p in content if p.type not in IMAGE_TYPES] if isinstance(content, list) else content
     return conversation.Message(
         role,
-        read_text(rest),
+        read_text(other_parts),
         thinking(message),
-        [_picture(part) for part in pictures],
+        [_image(part) for part in images],
         read_tool_calls(message.tool_calls),
         message.tool_call_id or "",
         (message.name or "") if role == "tool" else "",
@@ -241,20 +241,20 @@ def _part_text(part: Part) -> str:
     )
 
 
-def _picture(part: Part) -> tuple[str, str]:
+def _image(part: Part) -> tuple[str, str]:
     url = part.image_url.url if isinstance(part.image_url, ImageUrl) else part.image_url or ""
     head, comma, data = url.partition(",")
     if not (comma and head.startswith("data:") and head.endswith(";base64")):
-        raise BadRequest("messages: image_url must be a data: URI with base64; pictures are not fetched from elsewhere")
+        raise BadRequest("messages: image_url must be a data: URI with base64; images are not downloaded from URLs")
     return data, head[len("data:") : -len(";base64")].partition(";")[0] or "image/png"
 
 
-def _call(place: int, call: Call) -> conversation.ToolCall:
+def _call(position: int, call: Call) -> conversation.ToolCall:
     function = call.function or Function()
     given = function.arguments
     arguments = msgspec.json.encode(given).decode() if isinstance(given, dict) else given or ""
     return conversation.ToolCall(
-        place if call.index is None else call.index, call.id or "", function.name or "", arguments
+        position if call.index is None else call.index, call.id or "", function.name or "", arguments
     )
 
 
@@ -262,7 +262,7 @@ def _call(place: int, call: Call) -> conversation.ToolCall:
 
 
 def write_messages(turns: Iterable[conversation.Message]) -> list[dict[str, Any]]:
-    """OpenAI's messages. Calls without an id (Ollama's clients send none) get one, and the answers find it again."""
+    """OpenAI's messages. Calls without an id (Ollama's clients send none) get one, which their results get too."""
     unanswered: list[tuple[str, str]] = []
     messages: list[dict[str, Any]] = []
     for turn in turns:
@@ -270,10 +270,10 @@ def write_messages(turns: Iterable[conversation.Message]) -> list[dict[str, Any]
         if turn.thinking:
             body["reasoning_content"] = turn.thinking
         if turn.tool_calls:
-            body["tool_calls"] = _written_calls(turn.tool_calls, len(messages), unanswered)
+            body["tool_calls"] = _write_calls(turn.tool_calls, len(messages), unanswered)
             body["content"] = turn.text or None
         if turn.role == "tool":
-            body["tool_call_id"] = turn.tool_call_id or _answered(turn.tool_name, unanswered)
+            body["tool_call_id"] = turn.tool_call_id or _matching_call_id(turn.tool_name, unanswered)
         messages.append(body)
     return messages
 
@@ -296,11 +296,11 @@ def _content(turn: conversation.Message) -> str | list[dict[str, Any]]:
     if not turn.images:
         return turn.text
     parts: list[dict[str, Any]] = [{"type": "text", "text": turn.text}] if turn.text else []
-    pictures = ({"url": f"data:{media_type};base64,{data}"} for data, media_type in turn.images)
-    return parts + [{"type": "image_url", "image_url": picture} for picture in pictures]
+    images = ({"url": f"data:{media_type};base64,{data}"} for data, media_type in turn.images)
+    return parts + [{"type": "image_url", "image_url": image} for image in images]
 
 
-def _written_calls(
+def _write_calls(
     calls: Iterable[conversation.ToolCall], turn: int, unanswered: list[tuple[str, str]]
 ) -> list[dict[str, Any]]:
     written = []
@@ -312,20 +312,20 @@ def _written_calls(
     return written
 
 
-def _answered(tool_name: str, unanswered: list[tuple[str, str]]) -> str:
-    """The oldest call still without an answer, of that tool if it is named."""
-    fitting = [entry for entry in unanswered if entry[1] == tool_name] or unanswered[:1]
-    if not fitting:
+def _matching_call_id(tool_name: str, unanswered: list[tuple[str, str]]) -> str:
+    """The id of the oldest call without a result, preferably a call of this tool."""
+    matching = [entry for entry in unanswered if entry[1] == tool_name] or unanswered[:1]
+    if not matching:
         return "call_unknown"
-    unanswered.remove(fitting[0])
-    return fitting[0][0]
+    unanswered.remove(matching[0])
+    return matching[0][0]
 
 
 # --- formats and choices ---
 
 
 def read_format(response_format: object) -> object:
-    """None, "json" or the schema. Raises BadRequest for a type that is not known."""
+    """None, "json" or the schema. Raises BadRequest for an unknown type."""
     if response_format is None:
         return None
     given = response_format if isinstance(response_format, dict) else {}
@@ -361,7 +361,7 @@ def read_tool_choice(choice: object) -> object:
 
 
 def chosen_tool(choice: object) -> str | None:
-    """The name of the one tool that must be called, if that is what was chosen."""
+    """The name of the tool that must be called, if one was chosen by name."""
     function = choice.get("function") if isinstance(choice, Mapping) else None
     name = function.get("name") if isinstance(function, Mapping) else None
     return name if isinstance(name, str) else None

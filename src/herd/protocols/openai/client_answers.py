@@ -1,7 +1,7 @@
-"""OpenAI answers on their way to a client: passing ones are watched, translated ones written. Knows no request.
+"""Watches passed-through OpenAI answers, and writes translated answers in OpenAI's format.
 
-A stream is server-sent events and ends with `data: [DONE]`; a whole answer is one document. Shapes and the order of
-their fields follow Ollama 0.32.15, and so does the name of a model's reasoning: `reasoning`.
+A stream is server-sent events and ends with `data: [DONE]`; an answer without streaming is one document. The format,
+the order of the fields and the name `reasoning` for a model's thinking follow Ollama 0.32.15.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ def error_body(message: str, kind: str, code: str | None) -> dict[str, Any]:
 
 
 class StreamWatch:
-    """Whole if and only if the last event is `[DONE]` and none of the last ones is an error.
+    """Complete if and only if the last event is `[DONE]` and none of the last events is an error.
 
-    Where neither usage nor timings were sent, the answer's tokens are taken to be as many as its pieces: every piece
-    with a choice has a `finish_reason`, and the last of them has no text.
+    Without usage and timings, the number of tokens is assumed to be the number of chunks: every chunk with a choice has
+    a `finish_reason`, and the text of the last chunk is empty.
     """
 
-    __slots__ = ("_pieces", "_tail")
+    __slots__ = ("_chunks", "_tail")
 
     def __init__(self) -> None:
         self._tail = bytearray()
-        self._pieces = 0
+        self._chunks = 0
 
     def feed(self, chunk: bytes) -> None:
-        known = len(self._tail) - len(_PIECE_MARK) + 1
+        known = len(self._tail) - len(_CHUNK_MARK) + 1
         self._tail += chunk
-        self._pieces += self._tail.count(_PIECE_MARK, max(0, known))
+        self._chunks += self._tail.count(_CHUNK_MARK, max(0, known))
         if len(self._tail) > 2 * ENDS_BYTES:
             del self._tail[:-ENDS_BYTES]
 
@@ -63,20 +63,20 @@ class StreamWatch:
             return None
         usage, reason = Usage(), None
         for data in events[:-1]:
-            final = decode(data, chat_json.FINAL)
-            if final is None:
+            outline = decode(data, chat_json.ANSWER_OUTLINE)
+            if outline is None:
                 continue
-            if request_fields.is_given(final.error):
+            if request_fields.is_given(outline.error):
                 return None
-            usage = chat_json.usage(final) or usage
-            reason = next((c.finish_reason for c in final.choices or () if c.finish_reason), reason)
-        if usage.completion_tokens is None and self._pieces:
-            usage.completion_tokens = self._pieces - 1
+            usage = chat_json.usage(outline) or usage
+            reason = _finish_reason(outline) or reason
+        if usage.completion_tokens is None and self._chunks:
+            usage.completion_tokens = self._chunks - 1
         return chat_json.counters(usage, reason)
 
 
 class DocumentWatch:
-    """Whole if and only if the JSON document came to its end and is no error."""
+    """Complete if and only if the JSON document is complete and not an error."""
 
     __slots__ = ("_document",)
 
@@ -88,29 +88,32 @@ class DocumentWatch:
 
     def end(self) -> Counters | None:
         body = self._document.whole
-        final = (
-            read_long_document(self._document, b"usage", chat_json.FINAL)
+        outline = (
+            read_long_document(self._document, b"usage", chat_json.ANSWER_OUTLINE)
             if body is None
-            else decode(body, chat_json.FINAL)
+            else decode(body, chat_json.ANSWER_OUTLINE)
         )
-        if final is None:
+        if outline is None:
             return Counters() if body is not None and is_object_without_error(body) else None
-        if request_fields.is_given(final.error):
+        if request_fields.is_given(outline.error):
             return None
-        reason = next((c.finish_reason for c in final.choices or () if c.finish_reason), None)
-        return chat_json.counters(chat_json.usage(final) or Usage(), reason)
+        return chat_json.counters(chat_json.usage(outline) or Usage(), _finish_reason(outline))
 
 
-_PIECE_MARK = b'"finish_reason"'
+def _finish_reason(outline: chat_json.AnswerOutline) -> str | None:
+    return next((choice.finish_reason for choice in outline.choices or () if choice.finish_reason), None)
+
+
+_CHUNK_MARK = b'"finish_reason"'
 
 
 # --- writing ---
 
 
 class AnswerWriter:
-    """Chat and text completions: an event for every piece and `[DONE]`, or one document with it all.
+    """Writes chat and text completions: an event for each chunk and `[DONE]`, or one document.
 
-    Raises `ValueError` when what must be collected grows over the limit of a document.
+    Raises `ValueError` when the collected part exceeds the size limit of a document.
     """
 
     def __init__(
@@ -137,20 +140,20 @@ class AnswerWriter:
         self._note: dict[str, str] = {}
 
     def resume_from(self, forwarded: bytes, note: str) -> PartialAnswer:
-        """Goes on with a stream that broke off after `forwarded`: under its id and time, its role told already."""
+        """Continues a stream that was interrupted after `forwarded`, with its id and time. Its role was sent."""
         partial_answer = PartialAnswer()
         reader = EventReader()
-        for told in reader.feed(forwarded):
-            if told.data.strip() == DONE:
+        for sent in reader.feed(forwarded):
+            if sent.data.strip() == DONE:
                 partial_answer.is_finished = True
                 continue
-            self._take_identity(told.data)
-            _add(partial_answer, told.data)
+            self._adopt_identity(sent.data)
+            _add_event(partial_answer, sent.data)
         self._has_role = True
         self._note = {"fleet_note": note}
         return partial_answer
 
-    def _take_identity(self, data: bytes) -> None:
+    def _adopt_identity(self, data: bytes) -> None:
         try:
             first = _IDENTITY.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -166,14 +169,14 @@ class AnswerWriter:
             self._collected.add(delta)
             return self._document() if delta.is_last else b""
         self._collected.add_outcome(delta)
-        out = self._piece(delta)
+        out = self._chunk(delta)
         if not self._is_finished and (delta.is_last or delta.finish_reason is not None):
             out += self._finish()
         return out + (self._end() if delta.is_last else b"")
 
-    # a stream
+    # --- a stream ---
 
-    def _piece(self, delta: Delta) -> bytes:
+    def _chunk(self, delta: Delta) -> bytes:
         if not (delta.text or delta.thinking or delta.tool_calls or delta.logprobs):
             return b""
         if not self._is_chat:
@@ -188,7 +191,7 @@ class AnswerWriter:
         return self._event({"delta": body} | _logprobs(delta.logprobs, True), None)
 
     def _fragment(self, call: ToolCall) -> dict[str, Any]:
-        """The first fragment of a call names it; the others have only more of its arguments."""
+        """The first fragment of a call has its id and name; later fragments have only more of its arguments."""
         if call.index in self._calls_begun:
             return {"index": call.index, "function": {"arguments": call.arguments}}
         self._calls_begun.add(call.index)
@@ -217,22 +220,22 @@ class AnswerWriter:
         body = self._head | {"choices": [{"index": 0} | choice | {"finish_reason": reason}]}
         return event(msgspec.json.encode(body))
 
-    # a document
+    # --- a document ---
 
     def _document(self) -> bytes:
-        whole = self._collected
-        choice: dict[str, Any] = {"message": self._message(whole)} if self._is_chat else {"text": whole.text}
-        choice |= _logprobs(whole.logprobs, self._is_chat)
-        choices = [{"index": 0} | choice | {"finish_reason": self._reason(bool(whole.calls))}]
-        return msgspec.json.encode(self._head | {"choices": choices, "usage": chat_json.write_usage(whole.usage)})
+        answer = self._collected
+        choice: dict[str, Any] = {"message": self._message(answer)} if self._is_chat else {"text": answer.text}
+        choice |= _logprobs(answer.logprobs, self._is_chat)
+        choices = [{"index": 0} | choice | {"finish_reason": self._reason(bool(answer.calls))}]
+        return msgspec.json.encode(self._head | {"choices": choices, "usage": chat_json.write_usage(answer.usage)})
 
-    def _message(self, whole: CollectedAnswer) -> dict[str, Any]:
-        message: dict[str, Any] = {"role": "assistant", "content": whole.text}
-        if whole.thinking:
-            message["reasoning"] = whole.thinking
-        if whole.calls:
-            message["content"] = whole.text or None
-            message["tool_calls"] = [self._call(call) for call in whole.tool_calls]
+    def _message(self, answer: CollectedAnswer) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": answer.text}
+        if answer.thinking:
+            message["reasoning"] = answer.thinking
+        if answer.calls:
+            message["content"] = answer.text or None
+            message["tool_calls"] = [self._call(call) for call in answer.tool_calls]
         return message
 
     def _reason(self, has_calls: bool) -> str:
@@ -251,13 +254,13 @@ class _Identity(msgspec.Struct):
 _IDENTITY = msgspec.json.Decoder(_Identity)
 
 
-def _add(partial_answer: PartialAnswer, data: bytes) -> None:
-    """What one event of a chat or text stream has told."""
+def _add_event(partial_answer: PartialAnswer, data: bytes) -> None:
+    """Adds one event of a chat or text stream."""
     try:
-        piece = chat_json.PIECE.decode(data)
+        chunk = chat_json.ANSWER_CHUNK.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return
-    for choice in (piece.choices or [])[:1]:
+    for choice in (chunk.choices or [])[:1]:
         message = choice.delta or chat_json.Message()
         text = choice.text or (message.content if isinstance(message.content, str) else "") or ""
         partial_answer.text += text
@@ -268,7 +271,7 @@ def _add(partial_answer: PartialAnswer, data: bytes) -> None:
 
 
 class EmbedWriter:
-    """Embeddings: one document, the vectors as numbers or as base64 of little-endian 32-bit floats."""
+    """Writes embeddings as one document, with vectors as numbers or as base64 of little-endian 32-bit floats."""
 
     content_type = JSON
 
@@ -298,7 +301,7 @@ class EmbedWriter:
         try:
             packed = struct.pack(f"<{len(vector)}f", *vector)
         except OverflowError:
-            raise ValueError("an embedding has a number that 32 bits cannot hold") from None
+            raise ValueError("an embedding contains a number that does not fit into 32 bits") from None
         return base64.b64encode(packed).decode()
 
 
@@ -310,7 +313,7 @@ def _logprobs(given: object, is_chat: bool) -> dict[str, Any]:
 
 
 def _text_logprobs(entries: Sequence[Any]) -> dict[str, Any]:
-    """The older shape, of text completions: parallel lists."""
+    """The older format, for text completions: parallel lists."""
     known = [entry for entry in entries if isinstance(entry, dict)]
     tops = [[top for top in entry.get("top_logprobs") or () if isinstance(top, dict)] for entry in known]
     return {

@@ -1,7 +1,7 @@
-"""A neutral conversation as a request to a server that speaks OpenAI's protocol. Knows no server but by its `ServerQuirks`.
+"""Builds requests to servers with OpenAI's protocol from a neutral conversation.
 
-Where a conversation wants what the protocol has no word for, the nearest thing is asked (a system prompt and a prompt
-become a chat, as Ollama itself does with its template) or a BadRequest says what is missing.
+For a feature that the protocol lacks, the request uses the nearest equivalent (a system prompt and a prompt become a
+chat, as Ollama itself does with its template), or a BadRequest names the missing feature.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ EFFORTS = frozenset(("none", "minimal", "low", "medium", "high", "xhigh", "max",
 
 @dataclass(frozen=True, slots=True)
 class ServerQuirks:
-    """How one server departs from the common protocol.
+    """How one server differs from the common protocol.
 
-    `options` are Ollama options it has a word for, by that word; `constants` go into every generating request;
-    `says_no_limit`: without a limit of its own a raw completion stops after 16 tokens there, null lifts that.
+    `options` maps the names of Ollama options to the server's names; `constants` are added to every request for text.
+    `needs_null_limit`: without `max_tokens` a raw completion stops after 16 tokens; null removes this limit.
     """
 
     repeat_penalty: str = "repetition_penalty"
     has_json_object: bool = True
     has_template_kwargs: bool = False
-    says_no_limit: bool = False
+    needs_null_limit: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
     constants: Mapping[str, Any] = field(default_factory=dict)
 
 
 def is_load(conversation: Conversation) -> bool:
-    """Whether nothing is asked but that the model be loaded, as Ollama's clients ask it: no prompt, no message."""
+    """Whether the request only loads the model, as Ollama's clients request it: without prompt and messages."""
     if conversation.kind is RequestKind.EMBED:
         return not conversation.inputs
     if conversation.kind is RequestKind.CHAT:
@@ -49,88 +49,88 @@ def is_load(conversation: Conversation) -> bool:
     return not (conversation.prompt or conversation.images)
 
 
-def ask(conversation: Conversation, tongue: ServerQuirks) -> tuple[str, bytes]:
-    """The path and the JSON body. Raises BadRequest for what cannot be expressed."""
+def build_request(conversation: Conversation, quirks: ServerQuirks) -> tuple[str, bytes]:
+    """The path and the JSON body. Raises BadRequest for what the server does not support."""
     if is_load(conversation):
         path, body = _load(conversation)
     elif conversation.kind is RequestKind.CHAT:
-        path, body = CHAT, _chat(conversation, conversation.messages, tongue)
+        path, body = CHAT, _chat(conversation, conversation.messages, quirks)
     elif conversation.kind is RequestKind.GENERATE:
-        path, body = _generate(conversation, tongue)
+        path, body = _generate(conversation, quirks)
     elif conversation.kind is RequestKind.EMBED:
         path, body = EMBEDDINGS, {"input": conversation.inputs, "dimensions": conversation.dimensions}
     else:
-        raise BadRequest(f"the node that has this model cannot be asked for {conversation.kind.value}")
-    if tongue.says_no_limit and path == COMPLETIONS and "max_tokens" not in body:
-        return path, msgspec.json.encode({"model": conversation.model, **_said(body), "max_tokens": None})
-    return path, msgspec.json.encode({"model": conversation.model, **_said(body)})
+        raise BadRequest(f"the node that has this model does not support {conversation.kind.value} requests")
+    if quirks.needs_null_limit and path == COMPLETIONS and "max_tokens" not in body:
+        return path, msgspec.json.encode({"model": conversation.model, **_without_none(body), "max_tokens": None})
+    return path, msgspec.json.encode({"model": conversation.model, **_without_none(body)})
 
 
-def _said(body: dict[str, Any]) -> dict[str, Any]:
+def _without_none(body: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in body.items() if value is not None}
 
 
 def _load(conversation: Conversation) -> tuple[str, dict[str, Any]]:
-    """The least that makes such a server load a model: one token after a blank, or the vector of a blank."""
+    """The smallest request that makes such a server load a model: one token after a space, or the vector of a space."""
     if conversation.keep_alive in (0, "0", "0s"):
-        raise BadRequest("the node that has this model unloads it by its own rules, not when asked")
+        raise BadRequest("keep_alive: the node that has this model does not unload it on request")
     if conversation.kind is RequestKind.EMBED:
         return EMBEDDINGS, {"input": [" "]}
     return COMPLETIONS, {"prompt": " ", "max_tokens": 1} | _streaming(conversation)
 
 
-def _generate(conversation: Conversation, tongue: ServerQuirks) -> tuple[str, dict[str, Any]]:
+def _generate(conversation: Conversation, quirks: ServerQuirks) -> tuple[str, dict[str, Any]]:
     if conversation.suffix:
-        raise BadRequest("suffix: the node that has this model cannot fill in between two texts")
+        raise BadRequest("suffix: the node that has this model does not support fill-in-the-middle")
     if conversation.raw:
         if conversation.images:
-            raise BadRequest("images: a raw prompt with pictures cannot be asked of the node that has this model")
+            raise BadRequest("images: the node that has this model does not support images in a raw prompt")
         if conversation.format is not None:
-            raise BadRequest("format: a raw prompt has no format on the node that has this model")
-        return COMPLETIONS, {"prompt": conversation.prompt} | _manner(conversation, tongue)
+            raise BadRequest("format: the node that has this model does not support a format for a raw prompt")
+        return COMPLETIONS, {"prompt": conversation.prompt} | _options(conversation, quirks)
     turns = [Message("system", conversation.system)] if conversation.system else []
     turns.append(Message("user", conversation.prompt, images=conversation.images))
-    return CHAT, _chat(conversation, turns, tongue)
+    return CHAT, _chat(conversation, turns, quirks)
 
 
-def _chat(conversation: Conversation, turns: list[Message], tongue: ServerQuirks) -> dict[str, Any]:
+def _chat(conversation: Conversation, turns: list[Message], quirks: ServerQuirks) -> dict[str, Any]:
     body: dict[str, Any] = {"messages": chat_json.write_messages(turns)}
-    body |= _tools(conversation) | _thinking(conversation.think, tongue) | _manner(conversation, tongue)
-    body["response_format"] = _format(conversation.format, tongue)
+    body |= _tools(conversation) | _thinking(conversation.think, quirks) | _options(conversation, quirks)
+    body["response_format"] = _format(conversation.format, quirks)
     if conversation.logprobs:
         body |= {"logprobs": True, "top_logprobs": conversation.top_logprobs}
     return body
 
 
 def _tools(conversation: Conversation) -> dict[str, Any]:
-    """One tool by name is partial_answer as "that tool alone, and required": not every server reads names."""
+    """A tool by name is sent as the only tool, and required, because not every server supports names."""
     tools, choice = conversation.tools, conversation.tool_choice
     name = chat_json.chosen_tool(choice)
     if name is not None:
         tools, choice = [tool for tool in tools if tool.name == name], "required"
         if not tools:
-            raise BadRequest(f"tool_choice: there is no tool {name!r}")
+            raise BadRequest(f"tool_choice: the tool {name!r} is not in tools")
     if not tools or choice == "none":
         return {}
     return {"tools": chat_json.write_tools(tools), "tool_choice": choice}
 
 
-def _thinking(think: bool | str | None, tongue: ServerQuirks) -> dict[str, Any]:
+def _thinking(think: bool | str | None, quirks: ServerQuirks) -> dict[str, Any]:
     if think is None:
         return {}
     if isinstance(think, str) and think not in EFFORTS:
         raise BadRequest(f"unknown thinking effort {think!r}")
     wants = think not in (False, "none")
     body: dict[str, Any] = {"reasoning_effort": think} if isinstance(think, str) and wants else {}
-    if tongue.has_template_kwargs:
+    if quirks.has_template_kwargs:
         body["chat_template_kwargs"] = {"enable_thinking": wants, **body}
     return body
 
 
-def _format(given: object, tongue: ServerQuirks) -> dict[str, Any] | None:
+def _format(given: object, quirks: ServerQuirks) -> dict[str, Any] | None:
     if given is None:
         return None
-    if given == "json" and tongue.has_json_object:
+    if given == "json" and quirks.has_json_object:
         return {"type": "json_object"}
     schema = {"type": "object"} if given == "json" else given
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
@@ -142,12 +142,12 @@ def _streaming(conversation: Conversation) -> dict[str, Any]:
     return {"stream": True, "stream_options": {"include_usage": True}}
 
 
-def _manner(conversation: Conversation, tongue: ServerQuirks) -> dict[str, Any]:
-    return _streaming(conversation) | dict(tongue.constants) | _sampling(conversation.sampling, tongue)
+def _options(conversation: Conversation, quirks: ServerQuirks) -> dict[str, Any]:
+    return _streaming(conversation) | dict(quirks.constants) | _sampling(conversation.sampling, quirks)
 
 
-def _sampling(sampling: Sampling, tongue: ServerQuirks) -> dict[str, Any]:
-    body = {tongue.options[name]: value for name, value in sampling.extra.items() if name in tongue.options}
+def _sampling(sampling: Sampling, quirks: ServerQuirks) -> dict[str, Any]:
+    body = {quirks.options[name]: value for name, value in sampling.extra.items() if name in quirks.options}
     body |= {
         "max_tokens": sampling.output_tokens_max,
         "temperature": sampling.temperature,
@@ -158,6 +158,6 @@ def _sampling(sampling: Sampling, tongue: ServerQuirks) -> dict[str, Any]:
         "stop": sampling.stop or None,
         "presence_penalty": sampling.presence_penalty,
         "frequency_penalty": sampling.frequency_penalty,
-        tongue.repeat_penalty: sampling.repeat_penalty,
+        quirks.repeat_penalty: sampling.repeat_penalty,
     }
-    return _said(body)
+    return _without_none(body)

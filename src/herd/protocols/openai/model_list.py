@@ -1,6 +1,6 @@
-"""Lists of models as servers give them on /v1/models, with what llama.cpp and vLLM add. Decides nothing.
+"""Reads the model lists of servers with OpenAI's protocol (/v1/models), with the additions of llama.cpp and vLLM.
 
-Every part may be missing or odd: one odd entry costs only itself.
+Every field can be missing or invalid. An invalid entry is skipped.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 from herd.protocols.answer_watch import decode
 
 MODELS_MAX = 512
-"""Most models taken into an inventory, as many as a heartbeat may carry."""
+"""Maximum number of models in an inventory, the same as in a heartbeat."""
 
 Body = TypeVar("Body")
 
@@ -21,7 +21,7 @@ _EMBEDDING_WORDS = ("embed", "minilm", "bge-", "gte-", "e5-")
 
 
 class Meta(msgspec.Struct):
-    """llama.cpp: of a model in memory. `n_ctx` is one slot's window, `size` the weights in bytes."""
+    """llama.cpp's data on a loaded model. `n_ctx` is the context window of one slot, `size` the weights in bytes."""
 
     n_ctx: int | None = None
     n_ctx_train: int | None = None
@@ -31,7 +31,7 @@ class Meta(msgspec.Struct):
 
 
 class Status(msgspec.Struct):
-    """llama.cpp's router: `value` is unloaded, loading, loaded or sleeping; `args` is the child's command line."""
+    """A model's status in llama.cpp's router: unloaded, loading, loaded or sleeping. `args` is its command line."""
 
     value: str = ""
     args: list[str] | None = None
@@ -59,12 +59,12 @@ _LIST = msgspec.json.Decoder(_List)
 
 
 def entries(status: int, body: bytes) -> list[Entry]:
-    """The models of an answer to GET /v1/models; none where it is not such a list."""
+    """The models of an answer to GET /v1/models; empty if it is not a model list."""
     return [entry for entry in rows(status, body, _ENTRY) if entry.id]
 
 
 def rows(status: int, body: bytes, decoder: msgspec.json.Decoder[Body]) -> list[Body]:
-    """The rows of `{"data": [...]}` that are what the decoder reads, at most MODELS_MAX."""
+    """The rows of `{"data": [...]}` that match the decoder's type, at most MODELS_MAX."""
     if not is_list(status, body):
         return []
     found = (decode(bytes(row), decoder) for row in _rows(body))
@@ -76,7 +76,7 @@ def is_list(status: int, body: bytes) -> bool:
 
 
 def parameters(count: int | None) -> str:
-    """A number of parameters as people and Ollama write it: 134.52M, 7.62B, 347K."""
+    """A number of parameters in Ollama's format: 134.52M, 7.62B, 347K."""
     for unit, size, digits in (("B", 10**9, 2), ("M", 10**6, 2), ("K", 10**3, 0)):
         if count is not None and count >= size:
             return f"{count / size:.{digits}f}{unit}"
@@ -84,12 +84,12 @@ def parameters(count: int | None) -> str:
 
 
 def positive(number: int | None) -> int | None:
-    """A count that means something: 0 and less are how servers say that they do not know."""
+    """The count, or None if it is not positive: servers send 0 or less for an unknown value."""
     return number if number is not None and number > 0 else None
 
 
-def abilities(name: str, more: Iterable[str] = ()) -> frozenset[str]:
-    """What a model of that name can do; no server of this family says that it only embeds, its name does."""
+def capabilities(name: str, more: Iterable[str] = ()) -> frozenset[str]:
+    """The capabilities of a model. These servers do not report embedding models, so its name decides."""
     if any(word in name.lower() for word in _EMBEDDING_WORDS):
         return frozenset(("embedding",))
     return frozenset(("completion", *more))

@@ -1,0 +1,44 @@
+"""Implements what all engines with OpenAI's protocol have in common: requests, answers and missing models."""
+
+from __future__ import annotations
+
+from herd.core.state.fleet import EngineEndpoint, Loaded, ModelInfo
+from herd.engines import Call, Engine, Reader
+from herd.protocols.conversation import Conversation
+from herd.protocols.openai import engine_answers, engine_requests, model_list
+
+COMMON_PATHS = frozenset(("/v1/chat/completions", "/v1/completions", "/v1/embeddings"))
+"""Inference paths that every such server has."""
+
+
+class OpenAICompatible(Engine):
+    """An engine with OpenAI's protocol: a subclass sets `paths` and `quirks`, and reads its own model list."""
+
+    paths: frozenset[str] = COMMON_PATHS
+    """The inference paths that the server itself has."""
+    quirks: engine_requests.ServerQuirks
+
+    def serves(self, path: str) -> bool:
+        return path in self.paths
+
+    def call(self, conversation: Conversation) -> Call:
+        path, body = engine_requests.build_request(conversation, self.quirks)
+        return Call("POST", path, body)
+
+    def reader(self, conversation: Conversation) -> Reader:
+        return engine_answers.reader(conversation)
+
+    def is_model_missing(self, status: int, body: bytes) -> bool:
+        return engine_answers.is_model_missing(status, body)
+
+
+def always_loaded_model(entry: model_list.Entry, endpoint: EngineEndpoint) -> ModelInfo:
+    """A model of a server that reports neither sizes nor which models are in memory: it counts as loaded."""
+    window_tokens = model_list.positive(entry.max_model_len)
+    return ModelInfo(
+        entry.id,
+        endpoint,
+        context_max_tokens=window_tokens,
+        capabilities=model_list.capabilities(entry.id, ("tools",)),
+        loaded=Loaded(0, window_tokens),
+    )

@@ -1,0 +1,97 @@
+"""Reads the answers of an Ollama server into neutral chunks."""
+
+from __future__ import annotations
+
+import msgspec
+
+from herd.core.state.request import RequestKind
+from herd.protocols import request_fields
+from herd.protocols.conversation import Conversation, Delta
+from herd.protocols.engine_errors import error_text
+from herd.protocols.ollama import chat_json
+from herd.protocols.streams import DocumentReader, LineReader
+
+
+def reader(conversation: Conversation) -> StreamReader | DocumentAnswerReader:
+    """A reader for the answer to the request that `engine_requests.build_request` built from this conversation."""
+    streams = conversation.stream and conversation.kind is not RequestKind.EMBED
+    return StreamReader() if streams else DocumentAnswerReader()
+
+
+class StreamReader:
+    """Reads NDJSON into deltas. Bytes after the last line of an answer are ignored."""
+
+    def __init__(self) -> None:
+        self._lines = LineReader()
+        self._calls = 0
+        self._is_over = False
+
+    def feed(self, chunk: bytes) -> list[Delta]:
+        return [] if self._is_over else self._read(self._lines.feed(chunk))
+
+    def end(self) -> list[Delta]:
+        """A last line without its line ending counts if it is complete."""
+        try:
+            return [] if self._is_over else self._read(self._lines.end())
+        except ValueError:
+            return []
+
+    def _read(self, lines: list[bytes]) -> list[Delta]:
+        deltas = []
+        for line in lines:
+            delta = _delta(_decode(line), self._calls)
+            deltas.append(delta)
+            self._calls += len(delta.tool_calls)
+            if delta.is_last or delta.error is not None:
+                self._is_over = True
+                break
+        return deltas
+
+
+class DocumentAnswerReader:
+    """Reads one JSON document into one delta."""
+
+    def __init__(self) -> None:
+        self._document = DocumentReader()
+
+    def feed(self, chunk: bytes) -> list[Delta]:
+        self._document.feed(chunk)
+        return []
+
+    def end(self) -> list[Delta]:
+        try:
+            return [_delta(_decode(self._document.end()), 0)]
+        except ValueError:
+            return []
+
+
+def _decode(body: bytes) -> chat_json.AnswerLine:
+    """One line or document. Raises `ValueError` if it does not follow Ollama's protocol."""
+    try:
+        return chat_json.ANSWER_LINE.decode(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ValueError(f"the answer does not follow Ollama's protocol: {error}") from None
+
+
+def _delta(line: chat_json.AnswerLine, calls_before: int) -> Delta:
+    if request_fields.is_given(line.error):
+        return Delta(error=error_text(line.error))
+    message = chat_json.message_of(line)
+    embeddings = line.embeddings if line.embedding is None else [line.embedding]
+    is_last = line.done or embeddings is not None
+    return Delta(
+        text=message.content or "",
+        thinking=message.thinking or "",
+        tool_calls=chat_json.read_tool_calls(message.tool_calls, calls_before),
+        finish_reason=_finish_reason(line, message, calls_before) if line.done else None,
+        usage=chat_json.usage(line) if is_last else None,
+        embeddings=embeddings,
+        is_last=is_last,
+        logprobs=line.logprobs,
+    )
+
+
+def _finish_reason(line: chat_json.AnswerLine, message: chat_json.Message, calls_before: int) -> str:
+    """Ollama sends "stop" where other protocols send "tool_calls"."""
+    reason = line.done_reason or "stop"
+    return "tool_calls" if reason == "stop" and (calls_before or message.tool_calls) else reason

@@ -1,0 +1,107 @@
+"""Builds requests to an Ollama server from a neutral conversation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from herd.core.state.request import RequestKind
+from herd.errors import BadRequest
+from herd.protocols.conversation import Conversation, Message, Sampling
+from herd.protocols.ollama import chat_json
+
+
+def build_request(conversation: Conversation) -> tuple[str, bytes]:
+    """The path and the JSON body. Raises BadRequest for what Ollama does not support."""
+    if conversation.kind is RequestKind.CHAT:
+        path, body = "/api/chat", _chat(conversation)
+    elif conversation.kind is RequestKind.GENERATE:
+        path, body = "/api/generate", _generate(conversation)
+    elif conversation.kind is RequestKind.EMBED:
+        path, body = "/api/embed", _embed(conversation)
+    else:
+        raise BadRequest(f"Ollama nodes do not support {conversation.kind.value} requests")
+    options = _options(conversation.sampling)
+    given = {"model": conversation.model, **body, "options": options or None, "keep_alive": conversation.keep_alive}
+    return path, msgspec.json.encode({name: value for name, value in given.items() if value is not None})
+
+
+def _chat(conversation: Conversation) -> dict[str, Any]:
+    tools = [
+        {"type": "function", "function": {"name": t.name, "description": t.description, "parameters": t.parameters}}
+        for t in conversation.tools
+    ]
+    body = {
+        "messages": [_message(message) for message in conversation.messages],
+        "tools": tools if tools and conversation.tool_choice != "none" else None,
+    }
+    return body | _common_fields(conversation)
+
+
+def _generate(conversation: Conversation) -> dict[str, Any]:
+    body = {
+        "prompt": conversation.prompt,
+        "system": conversation.system or None,
+        "suffix": conversation.suffix or None,
+        "raw": conversation.raw or None,
+        "images": [image for image, _ in conversation.images] or None,
+    }
+    return body | _common_fields(conversation)
+
+
+def _embed(conversation: Conversation) -> dict[str, Any]:
+    return {"input": conversation.inputs, "dimensions": conversation.dimensions, "truncate": conversation.truncate}
+
+
+def _common_fields(conversation: Conversation) -> dict[str, Any]:
+    return {
+        "stream": conversation.stream,
+        "format": conversation.format,
+        "think": _think(conversation.think),
+        "logprobs": conversation.logprobs or None,
+        "top_logprobs": conversation.top_logprobs,
+        "truncate": conversation.truncate,
+    }
+
+
+def _message(message: Message) -> dict[str, Any]:
+    body = {
+        "role": "system" if message.role == "developer" else message.role,
+        "content": message.text,
+        "thinking": message.thinking or None,
+        "images": [image for image, _ in message.images] or None,
+        "tool_calls": chat_json.write_tool_calls(message.tool_calls) or None,
+        "tool_name": message.tool_name or None,
+        "tool_call_id": message.tool_call_id or None,
+    }
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _think(effort: bool | str | None) -> bool | str | None:
+    """Ollama supports low, medium, high and max (0.22.0); effort levels of other protocols map to the nearest one."""
+    if not isinstance(effort, str):
+        return effort
+    nearest: dict[str, bool | str] = {"none": False, "minimal": "low", "xhigh": "max", "ultra": "max"}
+    level = nearest.get(effort, effort)
+    if level not in (False, "low", "medium", "high", "max"):
+        raise BadRequest(f"unknown thinking effort {effort!r}")
+    return level
+
+
+def _options(sampling: Sampling) -> dict[str, Any]:
+    options = {
+        **sampling.extra,
+        "num_predict": sampling.output_tokens_max,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "seed": sampling.seed,
+        "stop": sampling.stop or None,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "repeat_penalty": sampling.repeat_penalty,
+        "num_ctx": sampling.window_tokens,
+    }
+    return {name: value for name, value in options.items() if value is not None}
