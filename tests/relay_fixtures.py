@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 from builders import a_card, a_report, a_world, an_engine
-from herd.coordinator.api.views import places_of
+from herd.coordinator.api.views import queue_positions
 from herd.coordinator.driver import Driver
 from herd.coordinator.http.contract import Header
 from herd.coordinator.proxy.relay import Relay
@@ -193,7 +193,7 @@ async def a_rig(
     driver = Driver(dispatcher, records.append, loop)
     pool = Pool(upstream or UpstreamSettings(), loop)
     engines: dict[str, Engine] = {"ollama": ENGINE, "other": OtherTongue()}
-    wait_comments = WaitComments(WaitCommentSettings(), loop, lambda: places_of(dispatcher, loop.time()))
+    wait_comments = WaitComments(WaitCommentSettings(), loop, lambda: queue_positions(dispatcher, loop.time()))
     dependencies = RelayDependencies(
         driver=driver,
         pool=pool,

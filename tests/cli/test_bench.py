@@ -125,7 +125,7 @@ def test_the_command_measures_lists_and_compares_on_a_running_fleet(fleet: Fleet
 
 def test_an_unknown_node_is_reported_with_the_next_command(fleet: Fleet) -> None:
     done = herd("bench", "--node", "nobody", url=fleet.url)
-    assert done.status == 1 and "there is no nobody; those there are: herd models" in done.err
+    assert done.status == 1 and "unknown node or model: nobody; list them with: herd models" in done.err
 
 
 def test_a_terminal_shows_a_progress_bar(fleet: Fleet) -> None:

@@ -98,9 +98,7 @@ def test_why_shows_seconds_and_finds_a_request_by_a_prefix_of_its_id(fleet: Flee
 
 def test_an_unknown_request_is_reported_with_the_next_command(fleet: Fleet) -> None:
     done = herd("why", "zzz", url=fleet.url)
-    assert (
-        done.status == 1 and done.err.splitlines()[0] == "no request 'zzz' is on record" and "herd why last" in done.err
-    )
+    assert done.status == 1 and done.err.splitlines()[0] == "no request 'zzz' is stored" and "herd why last" in done.err
 
 
 def test_without_requests_why_shows_how_to_send_one() -> None:

@@ -22,7 +22,7 @@ from herd import __version__, mdns
 from herd.addresses import host_and_port
 from herd.coordinator.api import views
 from herd.coordinator.api.asgi_bridge import Bridge
-from herd.coordinator.api.benchmarks import BenchmarksApi, keeper
+from herd.coordinator.api.benchmarks import BenchmarksApi, run_writer
 from herd.coordinator.api.charts import ChartsApi
 from herd.coordinator.api.dashboard_files import DashboardFiles
 from herd.coordinator.api.fleet import FleetApi
@@ -149,7 +149,7 @@ class Coordinator:
         )
         prober = Prober(self.engine_client, self.engines, loop.time, Random(secrets.randbits(64)))
         self.benchmarks = BenchmarkRunner(
-            settings.benchmarks, self.driver, prober, keeper(self.store, self.driver), time.time, benchmark_id
+            settings.benchmarks, self.driver, prober, run_writer(self.store, self.driver), time.time, benchmark_id
         )
 
     def _build_watchers(self) -> None:
@@ -170,7 +170,7 @@ class Coordinator:
         listen_address = (settings.general.host, settings.general.port)
         self.bridge = Bridge(application, self.errors.render, listen_address, self.live.accept)
         self.wait_comments = WaitComments(
-            settings.wait_comments, loop, lambda: views.places_of(driver.dispatcher, driver.now())
+            settings.wait_comments, loop, lambda: views.queue_positions(driver.dispatcher, driver.now())
         )
         grace_s, started_at = settings.holding.start_grace_s, loop.time()
         self.auto_pull = AutoPull(
@@ -227,7 +227,7 @@ class Coordinator:
             self.membership,
             limits(self.settings),
             self.capture.state,
-            self.pinned_models.look,
+            self.pinned_models.load_missing,
             lambda: self.loop_lag.worst_ms,
             {kind: engine.abilities for kind, engine in self.engines.items()},
         )
@@ -267,7 +267,7 @@ class Coordinator:
         self.credentials.open(secrets.token_bytes(pairing.KEY_BYTES), secrets.token_bytes(pairing.CODE_BYTES))
         self.pinned_models.open()
         self.saved_state.restore()
-        self.view.watch()
+        self.view.start()
         self.health.start()
         self.loop_lag.start()
         listen = (settings.http, general.host)
@@ -348,7 +348,7 @@ class Coordinator:
 
     def _jobs(self) -> list[Job]:
         """Transfers and the latest benchmark."""
-        return [*(job_of(transfer) for transfer in self.transfers.book), *benchmark_runs.jobs(self.benchmarks.run)]
+        return [*(job_of(transfer) for transfer in self.transfers.table), *benchmark_runs.jobs(self.benchmarks.run)]
 
     def _pinned(self) -> dict[NodeId, tuple[ModelName, ...]]:
         """The pinned models of each node; under an empty node id, models that may be in memory on any node."""

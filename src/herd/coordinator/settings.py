@@ -12,7 +12,7 @@ from herd.coordinator.http.connection import HttpSettings
 from herd.coordinator.http.tls import TlsSettings
 from herd.coordinator.models.benchmark_runner import BenchmarkSettings
 from herd.coordinator.models.pinned_models import PinSettings
-from herd.coordinator.models.transfers import FetchSettings
+from herd.coordinator.models.transfers import TransferSettings
 from herd.coordinator.proxy.auto_pull import AutoPullSettings
 from herd.coordinator.proxy.capture import CaptureSettings
 from herd.coordinator.proxy.relay_dependencies import RelaySettings
@@ -100,7 +100,7 @@ class Settings:
     windows: WindowSettings = field(default_factory=WindowSettings)
     thinking: ThinkingSettings = field(default_factory=ThinkingSettings)
     substitutes: SubstituteSettings = field(default_factory=SubstituteSettings)
-    transfers: FetchSettings = field(default_factory=FetchSettings)
+    transfers: TransferSettings = field(default_factory=TransferSettings)
     auto_pull: AutoPullSettings = field(default_factory=AutoPullSettings)
     pinned_models: PinSettings = field(default_factory=PinSettings)
     benchmarks: BenchmarkSettings = field(default_factory=BenchmarkSettings)

@@ -107,7 +107,7 @@ def test_without_pages_it_says_what_was_missing(tmp_path: Path) -> None:
     (tmp_path / "missing.txt").write_text("the npm registry cannot be reached")
     status, _, body = get(tmp_path, "/dashboard")
     assert status == 404 and b"the npm registry cannot be reached" in body
-    assert b"a released wheel has them" in get(tmp_path / "nowhere", "/dashboard/health")[2]
+    assert b"install a released wheel" in get(tmp_path / "nowhere", "/dashboard/health")[2]
 
 
 def test_the_pages_are_open_unless_keys_are_asked_for_because_they_hold_nothing(folder: Path) -> None:

@@ -102,10 +102,10 @@ def test_samples_are_bounded_and_forget_nodes_that_are_forgotten(fleet: Fleet) -
         watch = fleet.coordinator.health
         for _ in range(300):
             watch.sample()
-        most = max(len(past) for past in watch._past.values())
+        most = max(len(past) for past in watch._samples_of.values())
         fleet.coordinator.driver.fleet.forget("beta")  # type: ignore[arg-type]
         watch.sample()
-        return most, sorted(watch._past)
+        return most, sorted(watch._samples_of)
 
     assert fleet.on_loop(sampled) == (240, ["alpha"])
 
@@ -149,8 +149,8 @@ def test_the_watch_looks_by_itself_now_and_then(fleet: Fleet) -> None:
             assert watch._timer is not None
             watch._timer.cancel()
             watch._tick()
-        assert watch._look is not None
-        await asyncio.wait_for(watch._look, 10)
+        assert watch._examining is not None
+        await asyncio.wait_for(watch._examining, 10)
         return watch._latest is not None
 
     assert fleet.thread.run(ticked())

@@ -17,7 +17,7 @@ from fakes.fleet import Fleet, running_fleet, settings_for_tests
 from fakes.ollama.server import FakeModel, FakeOllama
 from fakes.ollama.visit import FakeSettings
 from herd.coordinator.models.pinned_models import PinSettings
-from herd.coordinator.models.transfers import FetchSettings
+from herd.coordinator.models.transfers import TransferSettings
 from herd.core.state.fleet import canonical
 
 NEW = FakeModel("new", size_bytes=4_000_000_000)
@@ -95,7 +95,7 @@ def test_a_pull_that_breaks_off_says_how_to_go_on() -> None:
 
 
 def test_a_registry_that_the_owner_trusts_is_asked() -> None:
-    settings = replace(settings_for_tests(), transfers=FetchSettings(registries="my.registry"))
+    settings = replace(settings_for_tests(), transfers=TransferSettings(registries="my.registry"))
     with two(settings) as (fleet, *_):
         assert call(fleet, "POST", "/api/pull", {"model": "new"})[0] == 403
         assert "error" in fleet.lines("POST", "/api/pull", {"model": "my.registry/a/b", "node_id": "one"})[-1]

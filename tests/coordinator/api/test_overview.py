@@ -113,7 +113,7 @@ def test_the_versioned_name_needs_the_same_right(fleet: Fleet) -> None:
 
 
 def test_who_comes_and_goes_and_for_how_long_is_written_down(fleet: Fleet) -> None:
-    fleet.on_loop(fleet.coordinator.view.note)
+    fleet.on_loop(fleet.coordinator.view.store_states)
     assert fleet.coordinator.store.flush()
     kinds = dict(on_disk(fleet, "SELECT about, kind FROM fleet_events"))
     assert (kinds["alpha joined"], kinds["beta joined"]) == (

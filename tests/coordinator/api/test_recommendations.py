@@ -60,7 +60,7 @@ def asked(fleet: Fleet) -> Recommendations:
 
 def test_without_records_it_is_told_where_recommendations_come_from(fleet: Fleet) -> None:
     found = asked(fleet)
-    assert found.since_at is None and found.recommendations == () and found.summary.startswith("Nothing was asked yet")
+    assert found.since_at is None and found.recommendations == () and found.summary.startswith("No requests yet")
     assert {node.node_id for node in found.nodes} == {"alpha", "beta"}
 
 
@@ -90,7 +90,7 @@ def test_what_nobody_asked_for_in_a_month_is_told(fleet: Fleet) -> None:
         ("delete", "alpha", "m:latest"),
         ("delete", "beta", "n:latest"),
     }
-    assert "of disk hold models that nobody asks for" in found.summary
+    assert "unused models take" in found.summary
 
 
 def test_a_node_that_is_away_is_recommended_nothing(fleet: Fleet) -> None:

@@ -91,7 +91,7 @@ def test_a_change_is_kept_on_record_and_undone(fleet: Fleet, tmp_path: Path) -> 
         "here",
         True,
     )
-    assert changed.sentence == "FLEET_TRACE_RETENTION_DAYS is 14 from the next start on."
+    assert changed.sentence == "FLEET_TRACE_RETENTION_DAYS is 14 after the next restart."
     assert a_settings_store(tmp_path).settings().store.retention_days == 14.0, "the next start reads it"
     assert (tmp_path / FILE_NAME).stat().st_mode & 0o077 == 0
     [past] = msgspec.convert(fleet.get("/dashboard/api/settings/history"), SettingHistory).changes
@@ -171,7 +171,7 @@ def test_other_weights_are_tried_on_what_was_asked_and_nothing_changes(fleet: Fl
     assert fleet.coordinator.store.flush()
     told = msgspec.convert(post(fleet, "settings/preview", {"values": {}})[1], WeightsPreview)
     assert (told.choices, told.changed, told.undecidable) == (3, 0, 0)
-    assert told.sentence == "Of the last 3 requests none would have gone elsewhere."
+    assert told.sentence == "None of the last 3 requests would have gone to another node."
     assert post(fleet, "settings/preview", {"values": {"FLEET_MDNS": "true"}})[0] == 400
     assert post(fleet, "settings/preview", {"values": {"FLEET_SCORE_MODEL_HOT": "much"}})[0] == 400
     assert not (tmp_path / FILE_NAME).exists()

@@ -140,7 +140,7 @@ def test_a_run_that_goes_on_is_not_started_twice_and_can_be_ended(fleet: Fleet, 
     run_id = start(fleet)
     fake.wait(lambda: any(seen.path == "/api/chat" for seen in fake.running), "the first probe")
     status, answer = post(fleet, "start")
-    assert status == 409 and answer["error"] == f"{run_id} is running; end it with: herd bench --cancel"
+    assert status == 409 and answer["error"] == f"benchmark {run_id} is running; cancel it with: herd bench --cancel"
     now = progress(fleet)
     assert (
         (now.state, now.done, now.total) == ("running", 1, 9)
@@ -181,7 +181,7 @@ def test_a_node_that_works_is_waited_for(fleet: Fleet, fake: FakeOllama) -> None
         start(fleet, kinds=["generation"])
         seen = len(fake.requests)
         looked = fleet.thread.run(_looked(fleet))
-        assert looked == "waiting for a node with nothing to do" and len(fake.requests) == seen
+        assert looked == "waiting for an idle node" and len(fake.requests) == seen
         hang.release()
         asked.result(30)
     fleet.beat()
@@ -281,7 +281,7 @@ def test_a_model_that_would_throw_another_out_is_not_loaded_for_a_benchmark() ->
     with FakeOllama(models) as fake, running_fleet({"alpha": fake}, full, settings) as fleet:
         run = measured(fleet)
         assert [(one.model, one.reason) for one in run.left_out] == [
-            ("large:latest", "it does not fit beside what is in memory")
+            ("large:latest", "the model does not fit beside the loaded models")
         ]
         assert {cell.model for cell in run.cells} == {"small:latest"} and fake.loaded == ["small:latest"]
 

@@ -9,7 +9,7 @@ import pytest
 
 from fakes.fleet import Fleet, running_fleet, settings_for_tests
 from fakes.llama_engines import EngineSettings, LlamaEngine
-from herd.coordinator.models.benchmark_runner import BenchmarkSettings, wanted
+from herd.coordinator.models.benchmark_runner import BenchmarkSettings, select
 from herd.core.state.fleet import NodeId, canonical
 
 pytest.importorskip("xllamacpp")
@@ -19,7 +19,7 @@ ALPHA, TINY = NodeId("alpha"), canonical("tiny")
 
 async def run_whole(fleet: Fleet) -> None:
     benchmarks = fleet.coordinator.benchmarks
-    benchmarks.start(wanted((), (), ()))
+    benchmarks.start(select((), (), ()))
     assert benchmarks._task is not None
     await benchmarks._task
 

@@ -53,7 +53,7 @@ def test_an_engine_that_refuses_costs_nothing_but_a_line(caplog: pytest.LogCaptu
             warm(fleet, card_of(fleet))
             chat(fleet)
             chat(fleet)
-        assert "could not be loaded ahead" in caplog.text
+        assert "pre-warming a model failed" in caplog.text
 
 
 def test_an_engine_without_such_a_request_is_left_alone() -> None:

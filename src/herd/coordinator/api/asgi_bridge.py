@@ -1,6 +1,6 @@
-"""Runs an ASGI application for one exchange at a time: what is not on the fast path is served by a framework.
+"""Runs an ASGI application behind our HTTP server, for all routes that are not inference.
 
-Knows HTTP alone. A WebSocket's handshake is handed to who takes it, or refused.
+A WebSocket handshake goes to `take_socket`, or is refused.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ID_BYTES: Final = 6
 
 
 class Bridge:
-    """One application; one task for each exchange that it answers."""
+    """Runs one task of the application for each exchange."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Bridge:
         server: tuple[str, int],
         take_socket: Callable[[Exchange], bool] | None = None,
     ) -> None:
-        """`take_socket` takes a WebSocket's handshake over, or says that the path has none."""
+        """`take_socket` accepts a WebSocket handshake; it returns False if the path has no WebSocket."""
         self._take_socket = take_socket
         self._application = application
         self._render_error = render_error
@@ -45,7 +45,7 @@ class Bridge:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def serve(self, exchange: Exchange) -> None:
-        """Answers this exchange, soon. A client that leaves cancels its task."""
+        """Starts a task that answers the exchange. The task is cancelled when the client disconnects."""
         if _wants_websocket(exchange):
             self._serve_socket(exchange)
             return
@@ -54,7 +54,7 @@ class Bridge:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         exchange.on_writable = call.set_writable
-        exchange.on_gone = call.leaver(task)
+        exchange.on_gone = call.on_disconnect(task)
 
     def _serve_socket(self, exchange: Exchange) -> None:
         refusal = Refusal(400, "websocket_not_supported", "WebSockets are not served here")
@@ -66,7 +66,7 @@ class Bridge:
         _respond(exchange, self._render_error(exchange.path, refusal))
 
     async def close(self) -> None:
-        """Cancels what still runs, and waits until it has ended."""
+        """Cancels all tasks and waits until they have ended."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -75,7 +75,7 @@ class Bridge:
 
 
 class _Call:
-    """One run of the application: its `receive` and `send`, and what is to be said if it fails."""
+    """One run of the application: its `receive` and `send`, and the answer if it fails."""
 
     __slots__ = (
         "_application",
@@ -104,7 +104,7 @@ class _Call:
         self._is_gone = False
 
     async def run(self, scope: MutableMapping[str, Any]) -> None:
-        # The border to a framework and its routes: a bug there ends one request with an id that is in the log.
+        # The boundary to the framework and its routes: a bug there fails one request, with an id that is in the log.
         try:
             await self._application(scope, self._receive, self._send)
         except Exception:  # noqa: BLE001
@@ -119,14 +119,14 @@ class _Call:
         else:
             self._writable.clear()
 
-    def leaver(self, task: asyncio.Task[None]) -> Callable[[], None]:
-        def leave() -> None:
+    def on_disconnect(self, task: asyncio.Task[None]) -> Callable[[], None]:
+        def disconnect() -> None:
             self._is_gone = True
             self._ended.set()
             self._writable.set()
             task.cancel()
 
-        return leave
+        return disconnect
 
     async def _receive(self) -> Message:
         if not self._is_body_read:
@@ -137,8 +137,8 @@ class _Call:
 
     async def _send(self, message: Message) -> None:
         if self._is_gone:
-            # The ASGI specification's word (spec_version 2.4) for sending to a client that has left.
-            raise OSError("the client has left")
+            # The ASGI specification (2.4) requires OSError when the client has disconnected.
+            raise OSError("the client has disconnected")
         if message["type"] == "http.response.start":
             self._start = message
         elif message["type"] == "http.response.body" and not self._ended.is_set():
@@ -151,7 +151,7 @@ class _Call:
         headers: Sequence[Header] = [(bytes(name), bytes(value)) for name, value in self._start.get("headers", ())]
         if not self._has_begun and not has_more and self._exchange.method != "HEAD":
             if status >= 500:
-                # Starlette answers a bug with a bare 500 and only then raises: wait for it, the answer can say more.
+                # On a bug Starlette sends a bare 500 and then raises: wait for the exception, to send a better answer.
                 self._held = status, headers, body
             else:
                 self._exchange.respond(status, headers, body)
@@ -166,7 +166,7 @@ class _Call:
             self._ended.set()
 
     def _settle(self) -> None:
-        """The application returned: sends what was held back; cuts an answer that it never finished."""
+        """The application returned: sends a held-back answer, or closes the connection of an unfinished one."""
         if self._held is not None:
             self._exchange.respond(*self._held)
         elif not self._ended.is_set():
@@ -176,7 +176,7 @@ class _Call:
                 self._fail(self._log(logging.ERROR, "application gave no answer", with_trace=False))
 
     def _log(self, level: int, what: str, with_trace: bool) -> str:
-        """Returns the id under which the log has it."""
+        """Writes a log entry and returns its id."""
         incident = secrets.token_hex(_ID_BYTES)
         exchange = self._exchange
         fields = {"request_id": incident}
@@ -184,11 +184,11 @@ class _Call:
         return incident
 
     def _fail(self, incident: str) -> None:
-        """Ends the exchange: with a 500 that names the log's entry, or, if part of an answer was sent, by cutting it."""
+        """Answers 500 with the id of the log entry; if a part of an answer was sent, closes the connection."""
         if self._has_begun:
             self._exchange.cut()
             return
-        message = f"internal error; the coordinator's log has the details under {incident}"
+        message = f"internal error; find the details in the coordinator's log under {incident}"
         refusal = Refusal(500, "internal_error", message)
         _respond(self._exchange, self._render_error(self._exchange.path, refusal))
 
@@ -204,7 +204,7 @@ def _scope(exchange: Exchange, server: tuple[str, int]) -> MutableMapping[str, A
         "query_string": exchange.query,
         "root_path": "",
         "headers": list(exchange.headers),
-        # The port of a client means nothing to anybody here.
+        # No route uses the port of the client.
         "client": (exchange.client_ip, 0),
         "server": server,
         "state": {"key": key_of(exchange.admission)},

@@ -1,4 +1,4 @@
-"""The routes of the benchmarks: start, watch, end, read, compare. Measures nothing."""
+"""Serves the routes that start, watch, cancel, list and compare benchmarks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from herd.coordinator.api.audit import audit_entry
 from herd.coordinator.api.responses import json_errors, json_response, read_body
 from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.driver import Driver
-from herd.coordinator.models.benchmark_runner import BenchmarkPlan, BenchmarkRun, BenchmarkRunner, wanted
+from herd.coordinator.models.benchmark_runner import BenchmarkPlan, BenchmarkRun, BenchmarkRunner, select
 from herd.coordinator.storage import benchmark_runs
 from herd.coordinator.storage.benchmark_runs import FinishedRun
 from herd.coordinator.storage.writer import TraceStore
@@ -49,7 +49,7 @@ class BenchmarksApi:
         ]
 
     async def runs(self, request: Request) -> Response:
-        """Every run that is kept, the newest first; `compare=A,B` compares two of them."""
+        """Lists stored benchmark runs, newest first. `compare=A,B` also compares two runs."""
         pair = request.query_params.get("compare")
         comparison = await self._compared(pair) if pair else None
         run = self._benchmarks.run
@@ -59,21 +59,21 @@ class BenchmarksApi:
         )
 
     async def start(self, request: Request) -> Response:
-        """Measures nodes that have nothing to do, and gives way to whoever comes; `dry_run` only tells how long it would take."""
+        """Starts a benchmark on idle nodes; client requests go first. With `dry_run`, only estimates its duration."""
         body = await read_body(request, BenchmarkStartRequest)
-        asked = wanted(body.nodes, body.models, body.kinds)
+        selection = select(body.nodes, body.models, body.kinds)
         if body.dry_run:
-            return json_response(_started(None, self._benchmarks.plan(asked)))
-        run = self._benchmarks.start(asked)
+            return json_response(_started(None, self._benchmarks.plan(selection)))
+        run = self._benchmarks.start(selection)
         self._store.audit(audit_entry(request, "started a benchmark", run.run_id))
         return json_response(_started(run.run_id, run.plan), 202)
 
     async def progress(self, _: Request) -> Response:
-        """How far the run is, or how the last one ended."""
+        """Returns the progress of the current run, or the result of the last one."""
         return json_response(self._progress())
 
     async def cancel(self, request: Request) -> Response:
-        """Ends the run, with what it has."""
+        """Cancels the current run; measurements made so far are stored."""
         await self._benchmarks.cancel()
         run = self._benchmarks.run
         if run is not None:
@@ -81,25 +81,25 @@ class BenchmarksApi:
         return json_response(self._progress())
 
     async def one(self, request: Request) -> Response:
-        """What a run showed: nodes and models with their figures and how far those spread."""
+        """Returns the measurements of one run by node and model, with their spread."""
         return json_response(await self._found(str(request.path_params["run_id"])))
 
     async def _found(self, run_id: str) -> BenchmarkDetails:
-        """The one that runs, or has just ended and may not be written yet, from memory."""
+        """The run with this id. The current or last run is read from memory, because it may not be stored yet."""
         run = self._benchmarks.run
         if run is not None and run.run_id == run_id:
             return benchmark_runs.run_of(FinishedRun(run, benchmark_runs.describe_fleet(self._driver.fleet)))
         found = await self._store.ask(benchmark_runs.find_run, run_id[:ID_MAX_CHARS])
         if found is None:
             raise UnknownModel(
-                f"there is no run {run_id[:ID_MAX_CHARS]!r}; those there are: herd bench --list", code="not_found"
+                f"no benchmark run {run_id[:ID_MAX_CHARS]!r}; list the runs with: herd bench --list", code="not_found"
             )
         return found
 
     async def _compared(self, pair: str) -> ComparisonBox:
         names = [name.strip() for name in pair.split(",")]
         if len(names) != 2 or not all(names):
-            raise BadRequest("compare wants two runs: compare=A,B")
+            raise BadRequest("compare needs two run ids: compare=A,B")
         first, second = await self._found(names[0]), await self._found(names[1])
         before, after = ([benchmark_runs.cell_of(each) for each in run.cells] for run in (first, second))
         found = compare(before, after, benchmark_runs.changes_between(first, second))
@@ -138,12 +138,12 @@ def _started(run_id: str | None, plan: BenchmarkPlan) -> BenchmarkStarted:
     return BenchmarkStarted(run_id, round(plan.estimate_s, 1), sum(probe.requests for probe in plan.probes), left_out)
 
 
-def keeper(store: TraceStore, driver: Driver) -> Callable[[BenchmarkRun], None]:
-    """Has every run that showed anything written down."""
+def run_writer(store: TraceStore, driver: Driver) -> Callable[[BenchmarkRun], None]:
+    """A function that stores a finished run if it has any measurement."""
 
-    def kept(run: BenchmarkRun) -> None:
-        ended = FinishedRun(run, benchmark_runs.describe_fleet(driver.fleet))
-        if run.shown:
-            store.write(lambda connection: benchmark_runs.insert_run(connection, ended))
+    def write(run: BenchmarkRun) -> None:
+        finished = FinishedRun(run, benchmark_runs.describe_fleet(driver.fleet))
+        if run.results:
+            store.write(lambda connection: benchmark_runs.insert_run(connection, finished))
 
-    return kept
+    return write

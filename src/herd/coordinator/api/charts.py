@@ -1,4 +1,4 @@
-"""The routes of the tabs that look back: trends, models, apps, context. Decides nothing; asks and reckons beside the event loop."""
+"""Serves the dashboard's charts: trends, models, apps and context use over a range of time."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ WEEK_S = 7 * DAY_S
 HEAT_DAYS = 28
 DAYS_MAX = 400
 DAYS_AS_RANGES = ((1, "24h"), (7, "7d"), (DAYS_MAX, "30d"))
-"""What `days=` of older scripts means here: the range that is not shorter."""
+"""The range that `days=` of older scripts selects: the shortest one that covers the days."""
 
 
 class ChartsApi:
     def __init__(self, driver: Driver, store: TraceStore, wall: Callable[[], float] = time.time) -> None:
-        """`wall`: unix seconds; every range ends now."""
+        """`wall()` is unix time; every range ends now."""
         self._driver = driver
         self._store = store
         self._wall = wall
@@ -61,7 +61,8 @@ class ChartsApi:
         ]
 
     async def trends(self, request: Request) -> Response:
-        """Requests, tokens, first tokens, waits, errors and loads over time, with last week behind them, and what happened meanwhile."""
+        """Returns requests, tokens, time to first token, queue time, errors and loads over time, with last week and
+        events."""
         query = request.query_params
         return await query_response(
             self._store,
@@ -69,21 +70,21 @@ class ChartsApi:
         )
 
     async def models(self, request: Request) -> Response:
-        """Each model by node: speed, first token, loads, context, digests, last use."""
+        """Returns speed, time to first token, loads, context use, digest and last use of each model by node."""
         return await query_response(self._store, partial(_models, wanted=self._range(request), present=self._present()))
 
     async def context_usage(self, request: Request) -> Response:
-        """How much of its window each model used."""
+        """Returns how much of its context window each model used."""
         return await query_response(
             self._store, partial(_context_usage, wanted=self._range(request), present=self._present())
         )
 
     async def apps(self, request: Request) -> Response:
-        """Who asked, how much, and how long they waited."""
+        """Returns requests, tokens and latencies of each app."""
         return await query_response(self._store, partial(_apps, wanted=self._range(request)))
 
     async def daily(self, request: Request) -> Response:
-        """Requests and tokens of each tag by day, of the last `days` (7)."""
+        """Returns requests and tokens of each tag per day, for the last `days` (default 7)."""
         return await query_response(self._store, partial(_daily, since=self._wall() - _days(request, 7) * DAY_S))
 
     def _range(self, request: Request) -> ChartRange:
@@ -93,7 +94,7 @@ class ChartsApi:
         return chart_queries.range_of(name or RANGE_DEFAULT, self._wall())
 
     def _present(self) -> list[PresentModel]:
-        """Every model on every node that is there."""
+        """Every model on every node that is online."""
         return [
             PresentModel(
                 model=name,
@@ -130,7 +131,7 @@ def _trends(
     connection: sqlite3.Connection, wanted: ChartRange, node_id: str | None, model: str | None
 ) -> trends.Trends:
     now, before = (_past(connection, one, node_id, model) for one in (wanted, wanted.earlier(WEEK_S)))
-    flags = tuple(trends.ChartEvent(*flag) for flag in chart_queries.events(connection, wanted))
+    events = tuple(trends.ChartEvent(*event) for event in chart_queries.events(connection, wanted))
     busy, slots = chart_queries.by_hour(connection, wanted.to_at - HEAT_DAYS * DAY_S, wanted.to_at)
     ttft = merged(counts for (_, measure), counts in now.bins.items() if measure == Measure.TTFT)
     starts = wanted.starts
@@ -141,7 +142,7 @@ def _trends(
         step_s=wanted.step_s,
         at=starts,
         series=trends.series(now, before, len(starts)),
-        flags=flags,
+        flags=events,
         heat=trends.heat(busy, slots, hour_of_week),
         summary=trends.summary(now, ttft),
     )
@@ -198,7 +199,7 @@ def _apps(connection: sqlite3.Connection, wanted: ChartRange) -> apps.Apps:
 
 
 def _dialects(connection: sqlite3.Connection, wanted: ChartRange) -> dict[tuple[str, str], dict[str, int]]:
-    """Which languages each app spoke, and how often."""
+    """Requests per dialect of each app."""
     found: dict[tuple[str, str], dict[str, int]] = {}
     for tags, key_id, client_ip, dialect in chart_queries.dialects(connection, wanted):
         counts = found.setdefault(apps.app_of(_tags(tags), key_id, client_ip), {})
@@ -219,6 +220,6 @@ def _daily(connection: sqlite3.Connection, since: float) -> apps.AppsDaily:
 
 
 def hour_of_week(at: float) -> int:
-    """From Monday 0:00, where the coordinator is."""
+    """Hours since Monday 0:00 in the coordinator's time zone."""
     local = time.localtime(at)
     return local.tm_wday * 24 + local.tm_hour

@@ -1,7 +1,7 @@
-"""The dashboard's files: pages, scripts and styles, as they were built into the package. Knows no data and decides no right but its own.
+"""Serves the dashboard's pages, scripts and styles, which are built into the package.
 
-The pages are open to everybody who can reach the port, unless the owner asks for keys: they hold nothing about the fleet. What they show they
-ask for at `/dashboard/api`, where keys and logins count, and who may not read is told by the page how to get in.
+The pages contain no data of the fleet; every client that can reach the port may load them, unless the owner requires
+keys. Their scripts request data at `/dashboard/api`, which checks keys and sessions.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from herd.coordinator.api.responses import error_response
 from herd.coordinator.auth.routes import ApiRoute
 from herd.trust.rights import Right
 
@@ -45,8 +45,8 @@ POLICY: Final = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-"""No script, style or request that is not ours, and nothing inline: a name that got in as markup could do nothing."""
-ALWAYS: Final = MappingProxyType(
+"""Only our own scripts, styles and requests, and nothing inline: a name that is inserted as markup has no effect."""
+SECURITY_HEADERS: Final = MappingProxyType(
     {
         "Content-Security-Policy": POLICY,
         "X-Content-Type-Options": "nosniff",
@@ -56,15 +56,15 @@ ALWAYS: Final = MappingProxyType(
         "Vary": "Accept-Encoding",
     }
 )
-A_YEAR: Final = "public, max-age=31536000, immutable"
-UNBUILT: Final = (
-    "the pages were left out of this installation; a released wheel has them, and so has: python3 dev.py run"
+CACHE_FOREVER: Final = "public, max-age=31536000, immutable"
+NOT_BUILT: Final = (
+    "this installation does not contain the pages; install a released wheel, or build them with: python3 dev.py run"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One file in memory, plain and as it was compressed when built (None: no smaller)."""
+    """One file in memory, and its compressed form (None if that is not smaller)."""
 
     content_type: str
     body: bytes
@@ -73,7 +73,7 @@ class File:
 
 
 class DashboardFiles:
-    """Everything is read once, at the start: no request touches the disk."""
+    """Reads all files once, at the start: a request never reads the disk."""
 
     def __init__(self, folder: Path = BUILT) -> None:
         self._index = _index(folder)
@@ -82,7 +82,7 @@ class DashboardFiles:
 
     @property
     def routes(self) -> list[ApiRoute]:
-        """The documented addresses of the pages; each is the same file, whose script looks at the address."""
+        """The paths of the pages. All paths return the same file, whose script shows the page of the path."""
         return [
             ApiRoute("/dashboard", self.page, "GET", Right.PAGE),
             ApiRoute("/dashboard/trends", self.page, "GET", Right.PAGE),
@@ -98,29 +98,28 @@ class DashboardFiles:
         ]
 
     async def page(self, request: Request) -> Response:
-        """A page of the dashboard. 404 with what was missing where it was not built."""
+        """Returns the dashboard's page; 404 if the pages were not built."""
         if self._index is None:
-            return _refusal(f"the dashboard was not built: {self._problem}", "dashboard_not_built")
+            return _not_found(f"the dashboard was not built: {self._problem}", "dashboard_not_built")
         return _answer(request, self._index, "no-cache")
 
     async def asset(self, request: Request) -> Response:
-        """A script, style or picture of the pages, named by its content and so kept for ever."""
+        """Returns a script, style or image of the dashboard. Its name changes with its content, so that browsers may
+        cache it."""
         found = self._assets.get(request.path_params["name"])
         if found is None:
-            return _refusal("there is no such file; the page was perhaps built anew: reload it", "not_found")
-        return _answer(request, found, A_YEAR)
+            return _not_found("file not found; the dashboard may have been updated: reload the page", "not_found")
+        return _answer(request, found, CACHE_FOREVER)
 
 
-def _refusal(message: str, code: str) -> Response:
-    return Response(
-        msgspec.json.encode({"error": message, "code": code}), 404, dict(ALWAYS), media_type="application/json"
-    )
+def _not_found(message: str, code: str) -> Response:
+    return error_response(message, code, 404, SECURITY_HEADERS)
 
 
-def _answer(request: Request, file: File, kept: str) -> Response:
+def _answer(request: Request, file: File, cache_control: str) -> Response:
     takes_gzip = file.gzipped is not None and "gzip" in request.headers.get("accept-encoding", "")
     etag = f'"{file.etag}{"-gz" if takes_gzip else ""}"'
-    headers = {**ALWAYS, "Cache-Control": kept, "ETag": etag}
+    headers = {**SECURITY_HEADERS, "Cache-Control": cache_control, "ETag": etag}
     if etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     if takes_gzip:
@@ -140,7 +139,7 @@ def _assets(folder: Path) -> Mapping[str, File]:
 
 def _problem(folder: Path) -> str:
     path = folder / "missing.txt"
-    return path.read_text("utf-8") if path.is_file() else UNBUILT
+    return path.read_text("utf-8") if path.is_file() else NOT_BUILT
 
 
 def _read(path: Path) -> File:

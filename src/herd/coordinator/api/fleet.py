@@ -1,7 +1,4 @@
-"""The routes by which nodes report and people look: heartbeats, status, queue. Decides no routing.
-
-Served by Starlette through the bridge in `asgi.py`; nothing here is on the path of an inference request.
-"""
+"""Serves the heartbeats of nodes, and the status, queue and limits of the fleet."""
 
 from __future__ import annotations
 
@@ -31,7 +28,7 @@ PEERS_MAX = 1024
 
 
 class Goodbye(msgspec.Struct):
-    """What an agent says when it leaves."""
+    """The message of an agent that shuts down."""
 
     node_id: str
     boot_id: str = ""
@@ -45,11 +42,14 @@ class FleetApi:
         membership: Membership,
         limits: dict[str, object],
         capture: Callable[[], dict[str, object]],
-        heard: Callable[[], None],
+        heartbeat_received: Callable[[], None],
         lag_ms: Callable[[], float],
         abilities: Mapping[str, EngineAbilities],
     ) -> None:
-        """`capture` tells whether prompts are kept; `heard` is called after each heartbeat; `lag_ms` is how late the loop was of late."""
+        """`capture()` says whether prompts are captured, `lag_ms()` is the recent lag of the event loop.
+
+        `heartbeat_received()` is called after each heartbeat.
+        """
         self._lag_ms = lag_ms
         self._abilities = abilities
         self._driver = driver
@@ -57,12 +57,12 @@ class FleetApi:
         self._membership = membership
         self._limits = limits
         self._capture = capture
-        self._heard = heard
-        self._identities = NodeNames()
+        self._heartbeat_received = heartbeat_received
+        self._node_names = NodeNames()
 
     @property
     def routes(self) -> list[ApiRoute]:
-        """Everything this file serves. Heartbeats are open here because `membership` checks their stamps."""
+        """Heartbeats need no right here: `membership` verifies their signatures."""
         return [
             ApiRoute("/heartbeat", json_errors(self.heartbeat), "POST", Right.OPEN),
             ApiRoute("/heartbeat/goodbye", json_errors(self.goodbye), "POST", Right.OPEN, Goodbye),
@@ -73,48 +73,49 @@ class FleetApi:
         ]
 
     async def heartbeat(self, request: Request) -> Response:
-        """A node reports. 422 with the field's name where the report makes no sense, 401 from a stranger; then nothing changes."""
+        """Receives the report of a node. 422: invalid report, with the field's name; 401: unknown node. An error
+        changes nothing."""
         body = await request.body()
         reporter = self._reporter(request, body)
         source_ip = client_ip(request)
         report = heartbeat_decode.decode(body, source_ip, self._abilities)
         claimed = reporter.node_id or report.node_id
         if reporter is ANYBODY and not self._membership.may_claim(claimed):
-            raise NotOfTheFleet(f"{claimed} is a paired node, and this report is not signed by it")
+            raise NotOfTheFleet(f"{claimed} is a paired node, but this report is not signed by that node")
         self._membership.check_reach(
             (url for endpoint in report.engines for url in (endpoint.url, endpoint.library_url) if url), reporter
         )
         now = self._driver.now()
-        node_id = self._identities.assign(claimed, report.boot_id, source_ip, now)
+        node_id = self._node_names.assign(claimed, report.boot_id, source_ip, now)
         if node_id != report.node_id:
             report = heartbeat_decode.renamed(report, node_id)
         self._driver.feed(HeartbeatReceived(now, report))
-        self._heard()
+        self._heartbeat_received()
         queues = self._driver.queues.of_node(node_id).values()
         running = sum(len(queue.in_flight) for queue in queues)
         answer = {"status": "ok", "node_id": node_id, "running": running, "peers": self._peers(node_id)}
         return _signed(reporter, json_response(answer))
 
     def _peers(self, node_id: NodeId) -> list[str]:
-        """Addresses of the other machines, which may copy this one's models."""
+        """Addresses of the other nodes, which may copy this node's models."""
         others = (endpoint.url for node in self._driver.fleet if node.id != node_id for endpoint in node.report.engines)
         return sorted({urlsplit(url).hostname or "" for url in others})[:PEERS_MAX]
 
     async def goodbye(self, request: Request) -> Response:
-        """An agent leaves: its node is gone at once, and what waited for it goes elsewhere."""
+        """Removes the node of an agent that shuts down; its queued requests move to other nodes."""
         body = await request.body()
         reporter = self._reporter(request, body)
         try:
-            said = msgspec.json.decode(body, type=Goodbye)
+            message = msgspec.json.decode(body, type=Goodbye)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             raise BadRequest(f"goodbye: {error}") from error
-        node_id = NodeId(said.node_id)
+        node_id = NodeId(message.node_id)
         if reporter.node_id is not None:
-            node_id = self._identities.assign(reporter.node_id, said.boot_id, client_ip(request), self._driver.now())
+            node_id = self._node_names.assign(reporter.node_id, message.boot_id, client_ip(request), self._driver.now())
         elif not self._membership.may_claim(node_id):
-            raise NotOfTheFleet(f"{node_id} is a paired node, and this goodbye is not signed by it")
-        self._driver.feed(NodeLeft(self._driver.now(), node_id, said.boot_id))
-        self._identities.release(node_id)
+            raise NotOfTheFleet(f"{node_id} is a paired node, but this goodbye is not signed by that node")
+        self._driver.feed(NodeLeft(self._driver.now(), node_id, message.boot_id))
+        self._node_names.release(node_id)
         return _signed(reporter, json_response({"status": "ok"}))
 
     def _reporter(self, request: Request, body: bytes) -> Reporter:
@@ -123,7 +124,7 @@ class FleetApi:
         )
 
     async def status(self, _: Request) -> Response:
-        """Every node with its models, every queue, and how the traces are doing."""
+        """Returns every node with its models, every queue, and the state of the trace store."""
         answer = views.status(self._driver.dispatcher, self._driver.now(), time.time(), self._driver.alarms)
         return json_response(
             {
@@ -136,19 +137,19 @@ class FleetApi:
         )
 
     async def queue(self, _: Request) -> Response:
-        """Every request that runs or waits, oldest first."""
+        """Lists running and waiting requests, oldest first."""
         return json_response(views.queue_view(self._driver.dispatcher, self._driver.now()))
 
     async def fleet_limits(self, _: Request) -> Response:
-        """What is bounded, by the setting's name."""
+        """Returns all configured limits by the name of their setting."""
         return json_response(self._limits)
 
     async def health(self, _: Request) -> Response:
-        """Whether this process serves; for supervisors. What is wrong with the fleet is another question."""
+        """Returns `ok` or `draining`, for process supervisors. For problems of the fleet see /dashboard/api/health."""
         return PlainTextResponse("draining\n" if self._driver.is_draining else "ok\n")
 
 
 def _signed(reporter: Reporter, response: Response) -> Response:
-    """With what proves to a paired node that the answer is ours."""
+    """Adds the headers that prove to a paired node that the answer comes from its coordinator."""
     response.headers.update(reporter.answer_headers(response.status_code, bytes(response.body)))
     return response

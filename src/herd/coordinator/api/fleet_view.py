@@ -1,6 +1,7 @@
-"""The fleet as it is now, in the dashboard's shapes: cards, live requests, the verdict. Reads the core; changes nothing.
+"""Builds the dashboard's view of the fleet: nodes, live requests and the summary.
 
-Also writes down every ten seconds how each node was, for the strips and the capacity by the hour, and who came and went.
+Every ten seconds it also stores the state of each node, for uptime bars and capacity, and the nodes that joined or
+left.
 """
 
 from __future__ import annotations
@@ -28,28 +29,28 @@ from herd.dashboard.requests import ActiveRequest, active_request
 
 COARSE_S = 10.0
 HEARD_COARSE_S = 6.0
-"""A node that reports every five seconds has just been heard."""
-WATCHED_EVERY_S = 10.0
-WATCHED_MAX_S = 30.0
-"""A longer gap was not watched: the machine slept."""
+"""Longer than the five seconds between heartbeats, so that the value stays 0 for a healthy node."""
+STORE_EVERY_S = 10.0
+INTERVAL_MAX_S = 30.0
+"""A longer gap means that this machine slept; the states in the gap are unknown."""
 
 
 class FleetView:
-    """`watch` begins to write down; `stop` ends it."""
+    """`start` begins to store the states of nodes, `stop` ends it."""
 
     def __init__(self, driver: Driver, store: TraceStore, loop: asyncio.AbstractEventLoop) -> None:
         self.recent_stats = RecentStats()
         self._driver = driver
         self._store = store
         self._loop = loop
-        self._watching: asyncio.TimerHandle | None = None
-        self._watched_at = driver.now()
-        self._present: dict[str, bool] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._stored_at = driver.now()
+        self._online: dict[str, bool] = {}
 
     # --- now ---
 
     def cards(self) -> list[NodeCard]:
-        """Every node, by name."""
+        """Every node, sorted by name."""
         driver, now, unix_now = self._driver, self._driver.now(), time.time()
         speeds = self.recent_stats.tokens_per_s(now)
         queues = driver.queues
@@ -57,7 +58,8 @@ class FleetView:
         return [node_card(node, queues.of_node(node.id), now, unix_now, speeds.get(node.id, 0.0)) for node in nodes]
 
     def live_cards(self, node_ids: Iterable[str] | None = None) -> list[NodeCard]:
-        """The same for those who are told every second, of some nodes or all: times are coarse, so that what has not changed is equal."""
+        """The same for the live feed, of some nodes or all. Times are coarse, so that a card without changes stays
+        equal."""
         driver, now, unix_now = self._driver, self._driver.now(), time.time() // COARSE_S * COARSE_S
         fleet, queues, speeds = driver.fleet, driver.queues, self.recent_stats.tokens_per_s(now)
         chosen = [NodeId(name) for name in node_ids] if node_ids is not None else sorted(fleet.nodes)
@@ -68,10 +70,10 @@ class FleetView:
         ]
 
     def live(self) -> list[ActiveRequest]:
-        """Everybody who is here, those who wait in the order of their turns, then those who are answered, oldest first."""
+        """All live requests: the waiting ones in queue order, then the running ones, oldest first."""
         dispatcher, now = self._driver.dispatcher, self._driver.now()
-        standing = views.places_of(dispatcher, now)
-        found = [active_request(live, standing.get(live.request.id), now) for live in dispatcher.live.values()]
+        positions = views.queue_positions(dispatcher, now)
+        found = [active_request(live, positions.get(live.request.id), now) for live in dispatcher.live.values()]
         return sorted(found, key=lambda one: (one.position is None, one.position or 0, -one.age_s))
 
     def summary(self, cards: list[NodeCard]) -> FleetSummary:
@@ -85,7 +87,7 @@ class FleetView:
         return len(self._driver.dispatcher.waiting)
 
     def ended(self, row: Record) -> None:
-        """Takes note of a request that ended; half a microsecond."""
+        """Adds a finished request to the recent statistics. Takes about half a microsecond."""
         if row.outcome is Outcome.RETRIED:
             return
         first_at = row.first_byte_at if row.outcome is Outcome.COMPLETED else None
@@ -95,44 +97,44 @@ class FleetView:
             row.at, node_id, tokens, (first_at - row.arrived_at) * 1000.0 if first_at is not None else None
         )
 
-    # --- written down ---
+    # --- storing states ---
 
-    def watch(self) -> None:
-        """Begins; the coordinator's start is the first thing that is told."""
+    def start(self) -> None:
+        """Begins to store states; the first event is the start of the coordinator."""
         started = FleetEvent(time.time(), "version", f"the coordinator {__version__} started")
         self._store.write(functools.partial(node_history.insert_history, intervals=(), events=[started]))
-        self._again()
+        self._schedule()
 
     def stop(self) -> None:
-        if self._watching is not None:
-            self._watching.cancel()
-            self._watching = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
-    def _again(self) -> None:
-        self._watching = self._loop.call_later(WATCHED_EVERY_S, self.note)
+    def _schedule(self) -> None:
+        self._timer = self._loop.call_later(STORE_EVERY_S, self.store_states)
 
-    def note(self) -> None:
-        """Writes down the time since the last note."""
+    def store_states(self) -> None:
+        """Stores the state of each node for the time since the last call."""
         now, unix_now = self._driver.now(), time.time()
-        seconds = min(now - self._watched_at, WATCHED_MAX_S)
-        self._watched_at = now
+        seconds = min(now - self._stored_at, INTERVAL_MAX_S)
+        self._stored_at = now
         cards = self.cards()
         intervals = [
             StateInterval(unix_now, card.node_id, card.state, seconds, card.slots if card.state in SERVING else 0)
             for card in cards
         ]
-        events = self._came_and_went(cards, unix_now)
+        events = self._membership_events(cards, unix_now)
         if intervals or events:
             self._store.write(functools.partial(node_history.insert_history, intervals=intervals, events=events))
-        self._again()
+        self._schedule()
 
-    def _came_and_went(self, cards: list[NodeCard], unix_now: float) -> list[FleetEvent]:
+    def _membership_events(self, cards: list[NodeCard], unix_now: float) -> list[FleetEvent]:
         is_here = {card.node_id: card.state != "gone" for card in cards}
-        before, self._present = self._present, is_here
+        before, self._online = self._online, is_here
         joined = [name for name, here in is_here.items() if here and not before.get(name)]
         left = [name for name, here in before.items() if here and not is_here.get(name)]
-        told = [
+        changes = [
             *(("node_joined", f"{name} joined") for name in joined),
             *(("node_left", f"{name} left") for name in left),
         ]
-        return [FleetEvent(unix_now, kind, about) for kind, about in told]
+        return [FleetEvent(unix_now, kind, about) for kind, about in changes]

@@ -1,7 +1,4 @@
-"""The routes that tell how the fleet is: findings, and which of them nobody wants to dwell on. Judges nothing.
-
-Served by Starlette through the bridge in `asgi.py`; nothing here is on the path of an inference request.
-"""
+"""Serves the findings of the health checks, snoozes findings, and serves the uptime bars of nodes."""
 
 from __future__ import annotations
 
@@ -34,7 +31,7 @@ from herd.health.examination import Examination, NamedFinding
 from herd.trust.rights import Right
 
 SNOOZED_MAX = 500
-"""Findings that are silenced at once; the oldest are heard of again."""
+"""Maximum number of snoozed findings; the oldest snooze ends first."""
 SNOOZE_MAX_HOURS = 90 * 24.0
 REASON_MAX_CHARS = 200
 ID_MAX_CHARS = 600
@@ -54,16 +51,18 @@ class HealthApi:
         ]
 
     async def health(self, _: Request) -> Response:
-        """What is wrong with the fleet: findings by rank, each with its evidence, since when, and what to type; and what is well."""
+        """Returns the findings of all health checks with evidence and fixes, most severe first, and the checks that
+        passed."""
         return json_response(self._health(await self._watch.examination()))
 
     async def snooze(self, request: Request) -> Response:
-        """`{"finding_id", "hours", "reason"}`: not to be dwelt on for so long; 0 hours end that. Until the coordinator restarts."""
+        """Snoozes a finding: `{"finding_id", "hours", "reason"}`. 0 hours end the snooze; a restart of herd ends all
+        snoozes."""
         wanted = await read_body(request, SnoozeRequest)
         if not math.isfinite(wanted.hours) or not 0 <= wanted.hours <= SNOOZE_MAX_HOURS:
             raise BadRequest(f"hours must be a number from 0 to {SNOOZE_MAX_HOURS:.0f}")
         if not wanted.finding_id or len(wanted.finding_id) > ID_MAX_CHARS or len(wanted.reason) > REASON_MAX_CHARS:
-            raise BadRequest(f"finding_id must be told, and the reason in at most {REASON_MAX_CHARS} characters")
+            raise BadRequest(f"finding_id is required, and reason may have at most {REASON_MAX_CHARS} characters")
         self._snoozed.pop(wanted.finding_id, None)
         if not wanted.hours:
             return json_response(SnoozeResult(wanted.finding_id, None, ""))
@@ -74,7 +73,7 @@ class HealthApi:
         return json_response(SnoozeResult(wanted.finding_id, until, wanted.reason))
 
     async def strips(self, request: Request) -> Response:
-        """How each node was over the last day, week, month or quarter: `range` is 24h, 7d, 30d or 90d."""
+        """Returns the uptime bars of all nodes. `range` is 24h, 7d, 30d or 90d."""
         return json_response(
             await self._store.ask(uptime_bars, request.query_params.get("range") or "24h", self._wall())
         )

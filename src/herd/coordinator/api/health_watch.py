@@ -1,7 +1,7 @@
-"""Keeps the past hour of every node, freezes a snapshot when somebody asks how the fleet is, and has it examined beside the loop.
+"""Samples every node for an hour, and runs the health checks over a snapshot of the fleet.
 
-Judges nothing itself: that is `herd/health`. Sampling is a tuple a node every quarter of a minute; reading traces and running the
-checks happens on the store's reading thread, so no request waits for it.
+A sample is one small record per node every 15 seconds. Traces are read and checks run on the store's reading thread, so
+that they do not delay requests.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from herd.health.examination import Examination, examine
 from herd.health.snapshot import SAMPLE_EVERY_S, SAMPLES_MAX, WINDOW_S, NodeNow, NodeSample, Snapshot, StoreNow, Traffic
 
 FRESH_S = 2.0
-"""Whoever asks again within so long gets the same answer: ten open pages cost one look."""
-LOOK_EVERY_SAMPLES = 4
-"""Once a minute somebody looks although nobody asked, so that findings know since when they are there."""
+"""A result is reused for this long: ten open pages cost one examination."""
+EXAMINE_EVERY_SAMPLES = 4
+"""The checks also run once a minute without a request, so that each finding knows since when it exists."""
 SINCE_MAX = 2000
 COOL_STATES = ("", "unknown", "nominal")
 
@@ -49,13 +49,13 @@ class HealthWatch:
     ) -> None:
         self._driver, self._store, self._checks, self._is_open = driver, store, checks, is_open
         self._loop, self._pinned, self._wall = loop, pinned, wall
-        self._past: dict[NodeId, deque[NodeSample]] = {}
+        self._samples_of: dict[NodeId, deque[NodeSample]] = {}
         self._since: dict[str, float] = {}
         self._alarms, self._alarmed_at = 0, None if not driver.alarms else wall()
         self._latest: tuple[float, Examination] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._look: asyncio.Task[Examination] | None = None
-        self._samples = 0
+        self._examining: asyncio.Task[Examination] | None = None
+        self._ticks = 0
 
     def start(self) -> None:
         self._timer = self._loop.call_later(SAMPLE_EVERY_S, self._tick)
@@ -63,35 +63,35 @@ class HealthWatch:
     def stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        if self._look is not None:
-            self._look.cancel()
+        if self._examining is not None:
+            self._examining.cancel()
 
     def _tick(self) -> None:
         self.sample()
-        self._samples += 1
-        if self._samples % LOOK_EVERY_SAMPLES == 0 and (self._look is None or self._look.done()):
-            self._look = self._loop.create_task(self.examination())
+        self._ticks += 1
+        if self._ticks % EXAMINE_EVERY_SAMPLES == 0 and (self._examining is None or self._examining.done()):
+            self._examining = self._loop.create_task(self.examination())
         self._timer = self._loop.call_later(SAMPLE_EVERY_S, self._tick)
 
     def sample(self) -> None:
-        """One line of each node's past; nodes that are no longer known are forgotten."""
+        """Adds a sample of each node, and forgets the samples of removed nodes."""
         at, fleet = self._wall(), self._driver.fleet
-        for node_id in [node_id for node_id in self._past if node_id not in fleet.nodes]:
-            del self._past[node_id]
+        for node_id in [node_id for node_id in self._samples_of if node_id not in fleet.nodes]:
+            del self._samples_of[node_id]
         for node in fleet:
-            self._past.setdefault(node.id, deque(maxlen=SAMPLES_MAX)).append(_sample(node, at))
+            self._samples_of.setdefault(node.id, deque(maxlen=SAMPLES_MAX)).append(_sample(node, at))
         if self._driver.alarms != self._alarms:
             self._alarms, self._alarmed_at = self._driver.alarms, at
 
     async def examination(self) -> Examination:
-        """How the fleet is, at most `FRESH_S` old."""
+        """The result of all checks, at most `FRESH_S` old."""
         if self._latest is not None and 0 <= self._loop.time() - self._latest[0] < FRESH_S:
             return self._latest[1]
         asked_at, snapshot, since = self._loop.time(), self.snapshot(), dict(self._since)
         try:
             examined = await self._store.ask(self._examined, snapshot, since)
         except Unavailable as error:
-            log.info("the traces could not be read for the health checks: %s", error)
+            log.info("health checks run without traces: %s", error)
             examined = examine(self._checks, replace(snapshot, traffic=Traffic(is_known=False)), since)
         self._since = {one.id: one.since for one in examined.findings[:SINCE_MAX]}
         self._latest = (asked_at, examined)
@@ -138,7 +138,7 @@ class HealthWatch:
             sum(len(queue.pending) for queue in books),
             report.clock_s - heard_at if report.clock_s is not None and node.liveness is not Liveness.OFFLINE else None,
             report.paused or bool(report.capacity and report.capacity.paused),
-            tuple(self._past.get(node.id, ())),
+            tuple(self._samples_of.get(node.id, ())),
         )
 
 

@@ -1,7 +1,7 @@
 """Serves the login page, login links and the sessions of the dashboard.
 
-The page is one static file without a script: where the owner requires keys, a client without credentials sees only this page and
-`/health`.
+The page is one static file without a script: where the owner requires keys, a client without credentials sees only this
+page and `/health`.
 """
 
 from __future__ import annotations
@@ -160,7 +160,8 @@ def _key_of_form(body: bytes) -> str:
 def _headers_of(page: str) -> dict[str, str]:
     """Headers that allow only the page's own style and form, forbid frames and forbid caching.
 
-    `same-origin`, not `no-referrer`: under `no-referrer`, browsers send the form with `Origin: null`, which matches no origin.
+    `same-origin`, not `no-referrer`: under `no-referrer`, browsers send the form with `Origin: null`, which matches no
+    origin.
     """
     styles = " ".join(
         f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,6 +1,6 @@
-"""The routes by which models are brought, copied, removed, held in memory: in Ollama's words, and in the dashboard's. Decides nothing.
+"""Serves the routes that download, copy, delete, load, unload and pin models, via the Ollama API and for the dashboard.
 
-Everything that changes something needs the right MODELS (the gate sees to it) and leaves a line in the audit.
+Every change needs the right MODELS, which access control checks, and is written to the audit.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ from herd.errors import BadRequest, Refusal, UnknownModel
 from herd.protocols import request_fields
 from herd.trust.rights import Right
 
-PEOPLE = "people"
-"""Who asked for a model and does not wait: it is fetched until it is there or cancelled."""
+BACKGROUND = "people"
+"""Waits for transfers of requests that do not wait themselves: such a transfer runs until it ends or is cancelled."""
 
 
 class WantedPull(msgspec.Struct):
-    """What to bring: `model` (or `name`, the older word), onto `node_id` or the best node; `lan_only` never asks the internet."""
+    """A model to download: `model` (older clients: `name`), onto `node_id` or the best node. `lan_only`: never from the
+    internet."""
 
     model: str = ""
     name: str = ""
@@ -46,7 +47,7 @@ class WantedPull(msgspec.Struct):
 
 
 class WantedDelete(msgspec.Struct):
-    """What to remove from a node's disk. `confirm` repeats the model's name; `node_id` may be `*` for every node."""
+    """A model to delete from a node's disk. `confirm` repeats the model's name; `node_id` may be `*` for every node."""
 
     model: str = ""
     name: str = ""
@@ -55,7 +56,7 @@ class WantedDelete(msgspec.Struct):
 
 
 class WantedCopy(msgspec.Struct):
-    """A second name for a model, on every node that has it or on one."""
+    """A second name for a model, on one node or on every node that has it."""
 
     source: str = ""
     destination: str = ""
@@ -63,7 +64,7 @@ class WantedCopy(msgspec.Struct):
 
 
 class ModelPlaceRequest(msgspec.Struct):
-    """A model, and the nodes it is meant for; empty: where it makes sense."""
+    """A model and the nodes to act on; without nodes, the route chooses them."""
 
     model: str = ""
     node_id: str = ""
@@ -74,16 +75,16 @@ class ModelsApi:
     def __init__(
         self,
         fleet: Fleet,
-        fetching: Transfers,
+        transfers: Transfers,
         pins: PinnedModels,
-        orders: EngineClient,
+        engine_client: EngineClient,
         engines: Mapping[str, Engine],
         store: TraceStore,
     ) -> None:
         self._fleet = fleet
-        self._fetching = fetching
+        self._transfers = transfers
         self._pins = pins
-        self._orders = orders
+        self._engine_client = engine_client
         self._engines = engines
         self._store = store
 
@@ -110,58 +111,62 @@ class ModelsApi:
             ApiRoute("/dashboard/api/pinned-models/{model:path}", json_errors(self.unpin), "DELETE", Right.MODELS),
         ]
 
-    # --- bringing ---
+    # --- downloading ---
 
     async def pull(self, request: Request) -> Response:
-        """As Ollama's: NDJSON until `success`, or one answer. A client that leaves stops it, unless others want it too."""
+        """Downloads a model, like Ollama's /api/pull. A disconnect stops the download, unless another client waits for
+        it."""
         wanted = await read_body(request, WantedPull)
-        fetch = self._wanted(request, wanted)
+        transfer = self._start(request, wanted)
         by = f"client {id(request)}"
-        fetch.wanted_by.add(by)
-        fetch.wanted_by.discard(PEOPLE)
+        transfer.wanted_by.add(by)
+        transfer.wanted_by.discard(BACKGROUND)
         if wanted.stream:
-            return StreamingResponse(self._lines(fetch, by), media_type="application/x-ndjson")
-        async with aclosing(self._lines(fetch, by)) as lines:
+            return StreamingResponse(self._lines(transfer, by), media_type="application/x-ndjson")
+        async with aclosing(self._lines(transfer, by)) as lines:
             last = [line async for line in lines][-1]
-        return Response(last, 200 if fetch.state is TransferState.DONE else 500, media_type="application/json")
+        return Response(last, 200 if transfer.state is TransferState.DONE else 500, media_type="application/json")
 
     async def start_pull(self, request: Request) -> Response:
-        """The same without waiting for it: 202 with the job."""
-        fetch = self._wanted(request, await read_body(request, WantedPull))
-        return json_response({"job_id": job_id(fetch), "node_id": fetch.node_id, "model": fetch.model}, 202)
+        """Starts a download in the background: 202 with the job."""
+        transfer = self._start(request, await read_body(request, WantedPull))
+        return json_response({"job_id": job_id(transfer), "node_id": transfer.node_id, "model": transfer.model}, 202)
 
-    def _wanted(self, request: Request, wanted: WantedPull) -> Transfer:
+    def _start(self, request: Request, wanted: WantedPull) -> Transfer:
         name = request_fields.model_name(wanted.model or wanted.name)
-        fetch = self._fetching.want(
-            name, PEOPLE, NodeId(wanted.node_id) if wanted.node_id else None, PullOptions(lan_only=wanted.lan_only)
+        transfer = self._transfers.add(
+            name, BACKGROUND, NodeId(wanted.node_id) if wanted.node_id else None, PullOptions(lan_only=wanted.lan_only)
         )
-        self._noted(request, "pull", f"{name} onto {fetch.node_id}")
-        return fetch
+        self._audit(request, "pull", f"{name} onto {transfer.node_id}")
+        return transfer
 
-    async def _lines(self, fetch: Transfer, by: str) -> AsyncGenerator[bytes, None]:
-        """What Ollama would say, and from where to where; then `success` or the error, once."""
+    async def _lines(self, transfer: Transfer, by: str) -> AsyncGenerator[bytes, None]:
+        """Progress lines as Ollama sends them, with node and source; then `success` or the error."""
         try:
-            async for told_of in self._fetching.follow(fetch):
-                yield line_of(told_of)
+            async for state in self._transfers.follow(transfer):
+                yield progress_line(state)
         finally:
-            self._fetching.release(fetch, by)
+            self._transfers.release(transfer, by)
 
     async def pulls(self, _: Request) -> Response:
-        """Everything that is being fetched, waits for it, or was of late; newest first."""
-        return json_response({"jobs": [job_of(fetch) for fetch in reversed(list(self._fetching.book))]})
+        """Lists running, queued and recent downloads, newest first."""
+        return json_response({"jobs": [job_of(transfer) for transfer in reversed(list(self._transfers.table))]})
 
     async def cancel(self, request: Request) -> Response:
-        """Stops it for everybody. What was read stays on the node's disk, so that it can be gone on with."""
+        """Cancels a download for all clients. Downloaded bytes stay on the node's disk, so that a later pull
+        resumes."""
         text = request.path_params["pull_id"].removeprefix("pull-")
-        fetch = self._fetching.book.get(int(text)) if text.isascii() and text.isdigit() and len(text) < 10 else None
-        if fetch is None or fetch.state.is_over:
-            raise UnknownModel("no such pull is under way; see: herd pulls", code="not_found")
-        self._fetching.cancel(fetch)
-        self._noted(request, "cancel pull", f"{fetch.name} onto {fetch.node_id}")
-        return json_response({"status": "cancelled", "job_id": job_id(fetch)})
+        transfer = (
+            self._transfers.table.get(int(text)) if text.isascii() and text.isdigit() and len(text) < 10 else None
+        )
+        if transfer is None or transfer.state.is_over:
+            raise UnknownModel("no such download is running; list the downloads with: herd pulls", code="not_found")
+        self._transfers.cancel(transfer)
+        self._audit(request, "cancel pull", f"{transfer.name} onto {transfer.node_id}")
+        return json_response({"status": "cancelled", "job_id": job_id(transfer)})
 
     async def sync(self, request: Request) -> Response:
-        """Copies a model over the local network to the nodes named, or to all that can fetch and have room; never from the internet."""
+        """Copies a model over the local network to the named nodes, or to all nodes with enough disk space."""
         wanted = await read_body(request, ModelPlaceRequest)
         model = canonical(request_fields.model_name(wanted.model))
         have = self._holders(model)
@@ -174,47 +179,52 @@ class ModelsApi:
             and transfer_queue.no_room(node, max(card.size_bytes for card in have.values())) is None
         ]
         started = [
-            self._fetching.want(wanted.model, PEOPLE, node_id, PullOptions(lan_only=True)) for node_id in targets
+            self._transfers.add(wanted.model, BACKGROUND, node_id, PullOptions(lan_only=True)) for node_id in targets
         ]
-        self._noted(request, "sync", f"{model} to {', '.join(targets) or 'nobody'}")
-        return json_response({"jobs": [job_of(fetch) for fetch in started]}, 202)
+        self._audit(request, "sync", f"{model} to {', '.join(targets) or 'no node'}")
+        return json_response({"jobs": [job_of(transfer) for transfer in started]}, 202)
 
     async def update(self, request: Request) -> Response:
-        """Asks the registry for the tag once, on one node, and copies what is new to the others that have it."""
+        """Updates a model: one node downloads the tag from the registry, the other nodes that have it copy the
+        changes."""
         wanted = await read_body(request, ModelPlaceRequest)
         model = canonical(request_fields.model_name(wanted.model))
         have = self._holders(model)
         first = NodeId(wanted.node_id) if wanted.node_id else next(iter(sorted(have)))
-        fetch = self._fetching.want(wanted.model, PEOPLE, first, PullOptions(is_refresh=True))
-        fetch.then = tuple(node_id for node_id in have if node_id != first)
-        self._noted(request, "update", f"{model} on {first}, then on {len(have) - 1} more")
-        return json_response({"jobs": [job_of(fetch)]}, 202)
+        transfer = self._transfers.add(wanted.model, BACKGROUND, first, PullOptions(is_refresh=True))
+        transfer.then = tuple(node_id for node_id in have if node_id != first)
+        self._audit(request, "update", f"{model} on {first}, then on {len(have) - 1} more")
+        return json_response({"jobs": [job_of(transfer)]}, 202)
 
-    # --- removing, copying ---
+    # --- deleting, copying ---
 
     async def delete(self, request: Request) -> Response:
-        """Removes a model from a node's disk, after its name was said twice. 400 with the exact words where something is missing."""
+        """Deletes a model from a node's disk. The body must repeat the name; a 400 says what is missing."""
         wanted = await read_body(request, WantedDelete)
         name = request_fields.model_name(wanted.model or wanted.name)
         model = canonical(name)
         have = self._holders(model)
         targets = sorted(have) if wanted.node_id == "*" or (not wanted.node_id and len(have) == 1) else [wanted.node_id]
         if not wanted.node_id and len(have) > 1:
-            told = f"{name} is on {', '.join(sorted(have))}; say which with node_id, or * for all of them: herd rm {name} --node NODE"
-            raise BadRequest(told, code="node_required")
+            raise BadRequest(
+                f"{name} is on {', '.join(sorted(have))}; name one with node_id, or * for all: "
+                f"herd rm {name} --node NODE",
+                code="node_required",
+            )
         if not set(targets) <= set(have):
             raise UnknownModel(f"{wanted.node_id} does not have {name}; it is on {', '.join(sorted(have))}")
         if canonical(wanted.confirm) != model:
             raise BadRequest(
-                f'deleting needs "confirm": "{name}" too, or: herd rm {name}', code="confirmation_required"
+                f'to confirm the deletion, add "confirm": "{name}" to the request, or run: herd rm {name}',
+                code="confirmation_required",
             )
         for node_id in targets:
-            await self._order(have[NodeId(node_id)], lambda engine, card: engine.remove(card.name))
-            self._noted(request, "delete", f"{name} on {node_id}")
+            await self._call(have[NodeId(node_id)], lambda engine, card: engine.remove(card.name))
+            self._audit(request, "delete", f"{name} on {node_id}")
         return json_response({"status": "deleted", "model": model, "nodes": targets})
 
     async def copy(self, request: Request) -> Response:
-        """A second name on every node that has the model, or on one."""
+        """Gives a model a second name, on one node or on every node that has it."""
         wanted = await read_body(request, WantedCopy)
         source, to = canonical(request_fields.model_name(wanted.source)), request_fields.model_name(wanted.destination)
         have = self._holders(source)
@@ -222,60 +232,66 @@ class ModelsApi:
         if not set(nodes) <= set(have):
             raise UnknownModel(f"{wanted.node_id} does not have {wanted.source}")
         for node_id in nodes:
-            await self._order(have[node_id], lambda engine, card: engine.copy(card.name, to))
-        self._noted(request, "copy", f"{source} as {to} on {', '.join(nodes)}")
+            await self._call(have[node_id], lambda engine, card: engine.copy(card.name, to))
+        self._audit(request, "copy", f"{source} as {to} on {', '.join(nodes)}")
         return Response(status_code=200)
 
     # --- memory ---
 
     async def load(self, request: Request) -> Response:
-        """Has a model loaded on a node, or on the one that has it and the most room."""
-        return await self._keep(request, "load", lambda engine, card: engine.load(card.name))
+        """Loads a model on the named node, or on the node with the most free memory that has it."""
+        return await self._load_or_unload(request, "load", lambda engine, card: engine.load(card.name))
 
     async def unload(self, request: Request) -> Response:
-        """Has it leave memory: on a node, or everywhere."""
-        return await self._keep(request, "unload", lambda engine, card: engine.unload(card.name))
+        """Unloads a model on the named node, or on all nodes."""
+        return await self._load_or_unload(request, "unload", lambda engine, card: engine.unload(card.name))
 
-    async def _keep(self, request: Request, what: str, call: Callable[[Engine, ModelInfo], Call | None]) -> Response:
+    async def _load_or_unload(
+        self, request: Request, action: str, call: Callable[[Engine, ModelInfo], Call | None]
+    ) -> Response:
         wanted = await read_body(request, ModelPlaceRequest)
         model = canonical(request_fields.model_name(wanted.model))
         have = self._holders(model)
-        # What is being loaded this moment is in no heartbeat yet: everywhere means everywhere.
+        # No heartbeat reports yet what is being loaded in this moment: unload on every node that has the model.
         nodes = (
-            [NodeId(wanted.node_id)] if wanted.node_id else sorted(have) if what == "unload" else [self._roomiest(have)]
+            [NodeId(wanted.node_id)] if wanted.node_id else sorted(have) if action == "unload" else [self._freest(have)]
         )
         if not set(nodes) <= set(have):
             raise UnknownModel(f"{wanted.node_id} does not have {wanted.model}")
-        await asyncio.gather(*(self._order(have[node_id], call) for node_id in nodes))
-        self._noted(request, what, f"{model} on {', '.join(nodes) or 'no node'}")
-        return json_response({"status": f"{what}ed", "model": model, "nodes": nodes})
+        await asyncio.gather(*(self._call(have[node_id], call) for node_id in nodes))
+        self._audit(request, action, f"{model} on {', '.join(nodes) or 'no node'}")
+        return json_response({"status": f"{action}ed", "model": model, "nodes": nodes})
 
     async def pin(self, request: Request) -> Response:
-        """From now on the model stays in memory, on this node or on the best."""
+        """Pins a model: it stays in memory on the named node, or on the best one."""
         wanted = await read_body(request, ModelPlaceRequest)
         model = canonical(request_fields.model_name(wanted.model))
         have = self._holders(model)
         if wanted.node_id and wanted.node_id not in have:
             raise UnknownModel(
-                f"{wanted.node_id} does not have {wanted.model}; bring it with: herd pull {wanted.model} --node {wanted.node_id}"
+                f"{wanted.node_id} does not have {wanted.model}; download it with: "
+                f"herd pull {wanted.model} --node {wanted.node_id}"
             )
         try:
             self._pins.add(PinnedModel(model, wanted.node_id))
         except OverflowError as error:
             raise BadRequest(str(error), code="too_many_pins") from error
-        self._noted(request, "pin", f"{model} {wanted.node_id}".strip())
+        self._audit(request, "pin", f"{model} {wanted.node_id}".strip())
         return json_response({"status": "pinned", "model": model, "node_id": wanted.node_id})
 
     async def unpin(self, request: Request) -> Response:
-        """Lets it go again."""
+        """Unpins a model."""
         model = canonical(request_fields.model_name(request.path_params["model"]))
         if not self._pins.remove(model):
-            raise UnknownModel(f"{model} is not pinned, or by FLEET_PINNED_MODELS; see: herd pin", code="not_found")
-        self._noted(request, "unpin", model)
+            raise UnknownModel(
+                f"{model} is not pinned, or it is pinned by FLEET_PINNED_MODELS; list the pins with: herd pin",
+                code="not_found",
+            )
+        self._audit(request, "unpin", model)
         return json_response({"status": "unpinned", "model": model})
 
     async def pinned(self, _: Request) -> Response:
-        """What is pinned, and whether it is in memory."""
+        """Lists pinned models, and whether each is in memory."""
         missing = self._pins.missing()
         return json_response(
             {
@@ -286,10 +302,11 @@ class ModelsApi:
             }
         )
 
-    # --- everything at a glance ---
+    # --- overview ---
 
     async def management(self, _: Request) -> Response:
-        """Every node's disk and models, what is being fetched, what is pinned, and tags that have drifted apart."""
+        """Returns disk and models of each node, downloads, pinned models, and tags whose digests differ between
+        nodes."""
         used = await self._store.ask(queries.last_used)
         drift = {
             model: found
@@ -299,7 +316,7 @@ class ModelsApi:
         return json_response(
             {
                 "nodes": [self._on_disk(node, used) for node in self._fleet],
-                "jobs": [job_of(fetch) for fetch in self._fetching.book],
+                "jobs": [job_of(transfer) for transfer in self._transfers.table],
                 "pinned": [pin.model for pin in self._pins.pins],
                 "drift": drift,
             }
@@ -326,74 +343,74 @@ class ModelsApi:
             ],
         }
 
-    # --- one order ---
+    # --- one engine call ---
 
     def _holders(self, model: ModelName) -> dict[NodeId, ModelInfo]:
-        """Raises `UnknownModel` where nobody has it."""
+        """The nodes that have the model. Raises `UnknownModel` if no node has it."""
         have = {node.id: node.report.models[model] for node in self._fleet.with_model(model)}
         if not have:
-            raise UnknownModel(f"model '{model}' is on no node; bring it with: herd pull {model}")
+            raise UnknownModel(f"model '{model}' is not on any node; download it with: herd pull {model}")
         return have
 
-    def _roomiest(self, have: Mapping[NodeId, ModelInfo]) -> NodeId:
+    def _freest(self, have: Mapping[NodeId, ModelInfo]) -> NodeId:
         return max(have, key=lambda one: (node.room_bytes if (node := self._fleet.node(one)) is not None else 0, one))
 
-    async def _order(self, card: ModelInfo, make: Callable[[Engine, ModelInfo], Call | None]) -> None:
-        """Raises `CannotTransfer` with what the node said."""
+    async def _call(self, card: ModelInfo, make: Callable[[Engine, ModelInfo], Call | None]) -> None:
+        """Raises `CannotTransfer` with the engine's answer."""
         engine = self._engines.get(card.engine.kind)
         call = make(engine, card) if engine is not None else None
         if call is None:
             raise CannotTransfer(
-                Refusal(501, "not_supported", f"an engine of kind {card.engine.kind} takes no such order")
+                Refusal(501, "not_supported", f"the engine {card.engine.kind} does not support this operation")
             )
         try:
-            reply = await self._orders.send(card.engine.url, call)
+            reply = await self._engine_client.send(card.engine.url, call)
         except EngineCallFailed as error:
-            raise CannotTransfer(Refusal(502, "node_failed", f"the node could not be asked: {error}")) from error
+            raise CannotTransfer(Refusal(502, "node_failed", f"the node cannot be reached: {error}")) from error
         if reply.status >= 400:
-            said = reply.body[:300].decode("utf-8", "replace")
-            raise CannotTransfer(Refusal(502, "node_refused", f"the node answered {reply.status}: {said}"))
+            text = reply.body[:300].decode("utf-8", "replace")
+            raise CannotTransfer(Refusal(502, "node_refused", f"the node answered {reply.status}: {text}"))
 
-    def _noted(self, request: Request, what: str, about: str) -> None:
-        self._store.audit(audit_entry(request, what, about))
-
-
-def job_id(fetch: Transfer) -> str:
-    return f"pull-{fetch.id}"
+    def _audit(self, request: Request, action: str, target: str) -> None:
+        self._store.audit(audit_entry(request, action, target))
 
 
-def job_of(fetch: Transfer) -> Job:
-    """A fetch as a job of the dashboard."""
-    source = f" from {fetch.source}" if fetch.source else ""
+def job_id(transfer: Transfer) -> str:
+    return f"pull-{transfer.id}"
+
+
+def job_of(transfer: Transfer) -> Job:
+    """The transfer as a job of the dashboard."""
+    source = f" from {transfer.source}" if transfer.source else ""
     return Job(
-        job_id=job_id(fetch),
+        job_id=job_id(transfer),
         kind="pull",
-        title=f"{fetch.name} to {fetch.node_id}{source}",
-        node_id=fetch.node_id,
-        state=fetch.state.value,
-        done=fetch.completed_bytes,
-        total=fetch.total_bytes,
+        title=f"{transfer.name} to {transfer.node_id}{source}",
+        node_id=transfer.node_id,
+        state=transfer.state.value,
+        done=transfer.completed_bytes,
+        total=transfer.total_bytes,
         unit="bytes",
-        started_at=fetch.asked_at,
-        ended_at=fetch.ended_at,
-        message=fetch.error or fetch.status,
-        may_cancel=not fetch.state.is_over,
+        started_at=transfer.asked_at,
+        ended_at=transfer.ended_at,
+        message=transfer.error or transfer.status,
+        may_cancel=not transfer.state.is_over,
     )
 
 
-def line_of(fetch: Transfer) -> bytes:
-    """One line in Ollama's words."""
-    line: dict[str, object] = {"node": fetch.node_id, "source": fetch.source}
-    if fetch.state is TransferState.DONE:
+def progress_line(transfer: Transfer) -> bytes:
+    """One progress line in the format of Ollama's /api/pull."""
+    line: dict[str, object] = {"node": transfer.node_id, "source": transfer.source}
+    if transfer.state is TransferState.DONE:
         line["status"] = "success"
-    elif fetch.state.is_over:
-        line["error"] = fetch.error
+    elif transfer.state.is_over:
+        line["error"] = transfer.error
     else:
-        line["status"] = fetch.status or fetch.state.value
-        if fetch.total_bytes:
+        line["status"] = transfer.status or transfer.state.value
+        if transfer.total_bytes:
             line |= {
-                "digest": next(reversed(fetch.layers)),
-                "total": fetch.total_bytes,
-                "completed": fetch.completed_bytes,
+                "digest": next(reversed(transfer.layers)),
+                "total": transfer.total_bytes,
+                "completed": transfer.completed_bytes,
             }
     return msgspec.json.encode(line) + b"\n"

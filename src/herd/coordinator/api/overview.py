@@ -1,7 +1,7 @@
-"""The dashboard's reading routes: overview, traces, one request, usage. Decides nothing; every question to the database is asked
-beside the event loop, and answered there as bytes.
+"""Serves the dashboard's overview, traces, request details, usage and latencies.
 
-Each path is served under `/dashboard/api/v1/` too (see `ApiRoute`). The shapes are `herd/dashboard/`.
+Queries run on the store's reading thread, which also encodes the answer.
+Each path is also served under `/dashboard/api/v1/` (see `ApiRoute`). The shapes are `herd/dashboard/`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TRACES_DEFAULT = 50
 LATEST_SHOWN = 20
 TRACES_QUERY = ("limit", "model", "node_id", "status", "tag", "before_id", "since", "until")
 NUMBER_MAX = 2**53
-"""In a query. Larger ones are not exact in JSON, and infinity is none."""
+"""Largest number in a query: larger ones are not exact in JSON."""
 
 
 class DashboardApi:
@@ -54,7 +54,7 @@ class DashboardApi:
         ]
 
     async def overview(self, _: Request) -> Response:
-        """Is it well, and who is doing what: the verdict, four numbers, every node, who waits, who is answered, who was."""
+        """Returns the fleet's summary, key numbers, nodes, live requests and recent requests."""
         view, now, unix_now = self._view, self._driver.now(), time.time()
         cards = tuple(view.cards())
         live = view.live()
@@ -81,7 +81,7 @@ class DashboardApi:
         return await query_response(self._store, partial(_overview, made=made, known=known, place=self._place()))
 
     async def traces(self, request: Request) -> Response:
-        """The newest rows, attempts included; `limit`, `model`, `node_id`, `status`, `tag`, `before_id`, `since`, `until` narrow it."""
+        """Lists traces, newest first, including attempts. The query parameters filter them."""
         query = request.query_params
         limit = number(query.get("limit"), "limit", TRACES_DEFAULT)
         wanted = queries.TraceFilter(
@@ -102,19 +102,19 @@ class DashboardApi:
         return await query_response(self._store, partial(_one_request, request_id=request.path_params["request_id"]))
 
     async def usage(self, request: Request) -> Response:
-        """Requests and tokens of the last `days` (7), by day, node and model, by tag and by key."""
+        """Returns requests and tokens of the last `days` (default 7) by day, node and model, by tag and by key."""
         days = number(request.query_params.get("days"), "days", 7) or 7
         return await query_response(self._store, partial(_usage, since=time.time() - days * 86400))
 
     async def latencies(self, _: Request) -> Response:
-        """How long answers took, in percentiles, per node and model."""
+        """Returns latency percentiles per node and model."""
         return await query_response(
             self._store, lambda connection: {"latencies": queries.latency_percentiles(connection)}
         )
 
 
 class LoopState(msgspec.Struct, frozen=True):
-    """What the loop knew at the time of the question."""
+    """Values that the event loop knew at the time of the request."""
 
     at: float
     running: int
@@ -145,7 +145,7 @@ def _traces(connection: sqlite3.Connection, limit: int, wanted: queries.TraceFil
 def _one_request(connection: sqlite3.Connection, request_id: str) -> object:
     rows: Sequence[queries.Row] = queries.one_request(connection, request_id)
     if not rows:
-        raise UnknownModel(f"no request '{request_id}' is on record", code="not_found")
+        raise UnknownModel(f"no request '{request_id}' is stored", code="not_found")
     return request_details(rows)
 
 
@@ -159,13 +159,13 @@ def _usage(connection: sqlite3.Connection, since: float) -> object:
 
 
 def midnight(unix_now: float) -> float:
-    """The first second of today, where the coordinator is."""
+    """The first second of today in the coordinator's time zone."""
     today = time.localtime(unix_now)
     return time.mktime((today.tm_year, today.tm_mon, today.tm_mday, 0, 0, 0, 0, 0, -1))
 
 
 def number(text: str | None, name: str, default: int | None) -> int | None:
-    """A number of a query. Raises `BadRequest`."""
+    """A number of a query string. Raises `BadRequest`."""
     if text is None or text == "":
         return default
     try:

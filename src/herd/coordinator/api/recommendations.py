@@ -1,7 +1,7 @@
-"""What should live where, from the past week's sums and what the core has learnt: gathers both, has them weighed, tells the outcome.
+"""Serves recommendations of which model to keep on which node, from last week's usage and learned speeds.
 
-Decides nothing itself: that is `core/planning/placement_advice.py`. The sums are read and everything is weighed on the store's reading thread, from
-values that were frozen on the loop.
+`core/planning/placement_advice.py` makes them. The usage is read and the plan computed on the store's reading thread,
+from values copied on the event loop.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ from herd.trust.rights import Right
 
 PAIRS_MAX = 4096
 FRESH_S = 30.0
-"""Whoever asks again within so long gets the same answer: it weighs a whole week."""
+"""A result is reused for this long: it is computed from a whole week."""
 
-USAGES = """SELECT k.node_id, k.model, SUM(h.requests), SUM(h.prompt_tokens), SUM(h.completion_tokens), SUM(h.cold_loads), SUM(h.load_ms) / 1000.0,
-        COUNT(DISTINCT h.bucket)
+USAGES = """SELECT k.node_id, k.model, SUM(h.requests), SUM(h.prompt_tokens), SUM(h.completion_tokens),
+        SUM(h.cold_loads), SUM(h.load_ms) / 1000.0, COUNT(DISTINCT h.bucket)
     FROM rollup_hours h JOIN rollup_keys k ON k.id = h.key WHERE h.bucket >= ? AND k.node_id <> ''
     GROUP BY k.node_id, k.model ORDER BY k.node_id, k.model LIMIT ?"""
 LAST_USED = (
@@ -56,16 +56,16 @@ LAST_USED = (
 )
 BEGAN = "SELECT MIN(bucket) FROM rollup_hours"
 PATHS = (("pull", "/dashboard/api/pull"), ("delete", "/dashboard/api/delete"), ("pin", "/dashboard/api/pinned-models"))
-"""Where each kind of change is asked for."""
+"""The route that carries out each kind of change."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdviceInputs:
-    """What the loop knows, frozen: pairs of a node and a model that it has."""
+    """A copy of what the event loop knows of each node and of each model on it."""
 
     reports: Mapping[NodeId, Report]
     speeds: Mapping[ModelOnNode, Speed]
-    learnt: frozenset[ModelOnNode]
+    learned: frozenset[ModelOnNode]
     footprints: Mapping[ModelOnNode, int]
     pinned: frozenset[ModelOnNode]
 
@@ -86,30 +86,30 @@ class RecommendationsApi:
         return [ApiRoute("/dashboard/api/recommendations", json_errors(self.recommendations), "GET", Right.READ)]
 
     async def recommendations(self, _: Request) -> Response:
-        """What should live where: each change with the traffic that speaks for it, its cost, its gain and the doubt."""
+        """Lists recommended changes of model placement, each with its reason, cost, gain and uncertainty."""
         now = asyncio.get_running_loop().time()
         if self._latest is None or not 0 <= now - self._latest[0] < FRESH_S:
-            self._latest = (now, await self._store.ask(_weighed, self.known(), self._wall()))
+            self._latest = (now, await self._store.ask(_recommend, self.inputs(), self._wall()))
         return json_response(self._latest[1])
 
-    def known(self) -> AdviceInputs:
-        """Called on the loop. Nodes that are away are left out: nothing can be moved there."""
+    def inputs(self) -> AdviceInputs:
+        """Called on the event loop. Offline nodes are left out: nothing can be changed on them."""
         forecast, here = (
             self._driver.forecast,
             [node for node in self._driver.fleet if node.liveness is not Liveness.OFFLINE],
         )
-        places = [(node, model, card) for node in here for model, card in node.report.models.items()][:PAIRS_MAX]
+        pairs = [(node, model, card) for node in here for model, card in node.report.models.items()][:PAIRS_MAX]
         return AdviceInputs(
             {node.id: node.report for node in here},
-            {(node.id, model): forecast.rates.speed(node, model) for node, model, _ in places},
-            frozenset((node.id, model) for node, model, _ in places if forecast.rates.is_learnt(node.id, model)),
-            {(node.id, model): forecast.residency.footprint_bytes(node, card, model) for node, model, card in places},
+            {(node.id, model): forecast.rates.speed(node, model) for node, model, _ in pairs},
+            frozenset((node.id, model) for node, model, _ in pairs if forecast.rates.is_learnt(node.id, model)),
+            {(node.id, model): forecast.residency.footprint_bytes(node, card, model) for node, model, card in pairs},
             frozenset((node_id, model) for node_id, models in self._pinned().items() for model in models),
         )
 
 
-def past_of(connection: sqlite3.Connection, now: float) -> UsageHistory:
-    """The week's sums, when each model was last asked for, and since when there are records. Raises `sqlite3.Error`."""
+def usage_history(connection: sqlite3.Connection, now: float) -> UsageHistory:
+    """Last week's usage, when each model was last used, and since when usage is stored. Raises `sqlite3.Error`."""
     usages = [
         ModelUsage(NodeId(str(node_id)), ModelName(str(model)), *sums)
         for node_id, model, *sums in connection.execute(USAGES, (now - WEEK_S, PAIRS_MAX))
@@ -119,28 +119,32 @@ def past_of(connection: sqlite3.Connection, now: float) -> UsageHistory:
     return UsageHistory(usages, last_used, float(began) if began is not None else None)
 
 
-def _weighed(connection: sqlite3.Connection, known: AdviceInputs, now: float) -> Recommendations:
-    """On the store's reading thread."""
-    past = past_of(connection, now)
-    reports = {node_id: _within(report, known, node_id) for node_id, report in known.reports.items()}
+def _recommend(connection: sqlite3.Connection, inputs: AdviceInputs, now: float) -> Recommendations:
+    """Runs on the store's reading thread."""
+    past = usage_history(connection, now)
+    reports = {node_id: _within(report, inputs, node_id) for node_id, report in inputs.reports.items()}
     machines = Machines(
         reports,
-        lambda node_id, model: known.speeds[node_id, model],
-        lambda node_id, model: (node_id, model) in known.learnt,
-        lambda node_id, model: known.footprints.get((node_id, model), 0),
-        known.pinned,
+        lambda node_id, model: inputs.speeds[node_id, model],
+        lambda node_id, model: (node_id, model) in inputs.learned,
+        lambda node_id, model: inputs.footprints.get((node_id, model), 0),
+        inputs.pinned,
     )
     found = advise(machines, past, now)
     return Recommendations(
-        now, past.began_at, _summary(found, past), tuple(_shown(one) for one in found), tuple(_changes(machines, found))
+        now,
+        past.began_at,
+        _summary(found, past),
+        tuple(_recommendation(one) for one in found),
+        tuple(_changes(machines, found)),
     )
 
 
-def _within(report: Report, known: AdviceInputs, node_id: NodeId) -> Report:
-    """With no more models than were looked at."""
-    if all((node_id, model) in known.speeds for model in report.models):
+def _within(report: Report, inputs: AdviceInputs, node_id: NodeId) -> Report:
+    """The report without the models that `inputs` leaves out."""
+    if all((node_id, model) in inputs.speeds for model in report.models):
         return report
-    models = {model: card for model, card in report.models.items() if (node_id, model) in known.speeds}
+    models = {model: card for model, card in report.models.items() if (node_id, model) in inputs.speeds}
     return Report(
         report.node_id,
         report.boot_id,
@@ -155,9 +159,9 @@ def _within(report: Report, known: AdviceInputs, node_id: NodeId) -> Report:
     )
 
 
-def _shown(one: PlacementAdvice) -> Recommendation:
+def _recommendation(one: PlacementAdvice) -> Recommendation:
     path = dict(PATHS).get(one.kind)
-    # Whoever sends a removal has been shown what it removes: the name is repeated for them.
+    # The page shows what is deleted before it sends this request, which repeats the name as the confirmation.
     confirmed = {"confirm": one.spelled} if one.kind == "delete" else {}
     do = (
         ActionRequest("POST", path, {"model": one.spelled, "node_id": one.node_id, **confirmed})
@@ -182,22 +186,22 @@ def _gain(one: PlacementAdvice) -> str:
     if one.frees_bytes:
         return f"frees {one.frees_bytes / GB:.1f} GB of disk"
     if not one.gain_s:
-        return "nothing to gain by a change"
-    return f"saves {duration(one.gain_s * 1000)} of waiting a week, give or take {duration(one.plus_minus_s * 1000)}"
+        return "no gain from a change"
+    return f"saves {duration(one.gain_s * 1000)} (± {duration(one.plus_minus_s * 1000)}) of waiting per week"
 
 
 def _summary(found: list[PlacementAdvice], past: UsageHistory) -> str:
     if past.began_at is None:
-        return "Nothing was asked yet; recommendations come from what is really asked."
+        return "No requests yet. Recommendations are made from actual traffic."
     useful, freed = sum(one.kind in ("pull", "pin") for one in found), sum(one.frees_bytes for one in found)
-    told = (
+    summary = (
         "1 change would save time"
         if useful == 1
         else f"{useful} changes would save time"
         if useful
-        else "No change would surely save time"
+        else "No recommendations: nothing would clearly save time"
     )
-    return told + (f"; {freed / GB:.1f} GB of disk hold models that nobody asks for." if freed else ".")
+    return summary + (f"; unused models take {freed / GB:.1f} GB of disk." if freed else ".")
 
 
 def _changes(machines: Machines, found: list[PlacementAdvice]) -> list[NodeChange]:

@@ -1,5 +1,7 @@
-"""The routes of the settings: what is set to what, changes with their history, and what other weights would have chosen. Decides
-no value: that is the settings_store's, which knows all settings and keeps what is set here."""
+"""Serves the routes that list and change settings, undo a change, and preview other scoring weights.
+
+The settings store validates values and keeps what is set in the dashboard.
+"""
 
 from __future__ import annotations
 
@@ -39,25 +41,25 @@ from herd.trust.rights import Right
 
 PREVIEW_MAX = 5_000
 MOVES_SHOWN = 10
-KEPT_WITHIN_S = 10.0
+RECORD_TIMEOUT_S = 10.0
+"""A change is answered when it is stored in the history; after this time the answer is an error."""
 CHANGE_MAX = 2**53
-"""No change has a larger number; SQLite would not take it."""
-"""A change is answered when it is on record; a disk that takes longer is told."""
+"""No change has a larger id; SQLite would reject it."""
 
 
 class EditableSettings(Protocol):
-    """Who knows the settings. `change` may take a file's time and is called beside the loop."""
+    """What the routes need of the settings store. `change` writes a file, and is called in a thread."""
 
     def lines(self) -> Sequence[SettingLine]: ...
 
     def here(self, name: str) -> str | None:
-        """What is set here, if anything is."""
+        """The value set in the dashboard, None where it sets none."""
 
     def change(self, name: str, value: str | None) -> SettingLine:
-        """Sets it here, or takes that back. Raises `BadRequest` with what was expected; then nothing has changed."""
+        """Sets a value in the dashboard, or removes it for None. Raises `BadRequest`; then nothing has changed."""
 
     def weights(self, values: dict[str, str]) -> dict[str, float]:
-        """Weights by their own names, of their settings' names and texts. Raises `BadRequest`."""
+        """Converts texts by setting name into weights by field name. Raises `BadRequest`."""
 
 
 class SettingsApi:
@@ -68,12 +70,13 @@ class SettingsApi:
         signals: Sequence[Signal],
         applied: Callable[[], None],
     ) -> None:
-        """`applied` is called after a change. Without a settings_store (an embedded coordinator) nothing can be shown or set."""
+        """`applied()` is called after a change. Without a settings store (embedded coordinator) there are no
+        settings."""
         self._settings_store = settings_store
         self._store = store
         self._signals = signals
         self._applied = applied
-        self._one_at_a_time = asyncio.Lock()
+        self._change_lock = asyncio.Lock()
 
     @property
     def routes(self) -> list[ApiRoute]:
@@ -94,22 +97,22 @@ class SettingsApi:
         ]
 
     async def page(self, _: Request) -> Response:
-        """Every setting: value, default, source, when a change takes effect."""
+        """Lists all settings with value, default, source, and when a change takes effect."""
         return json_response(
             SettingsPage(tuple(self._settings_store.lines()) if self._settings_store is not None else ())
         )
 
     async def change(self, request: Request) -> Response:
-        """Sets one setting, checked as at the start; kept over restarts, on record, and undone by one call."""
+        """Changes one setting after validation. The change survives a restart and can be unreplay."""
         wanted = await read_body(request, SettingChangeRequest)
         return json_response(await self._change(request, wanted.name, wanted.value))
 
     async def history(self, _: Request) -> Response:
-        """Who changed what, the newest first."""
+        """Lists changes of settings, newest first."""
         return json_response(SettingHistory(tuple(await self._store.ask(setting_changes.recent_changes))))
 
     async def undo(self, request: Request) -> Response:
-        """Gives a setting the value that it had before a change."""
+        """Undoes a change: the setting gets back its previous value."""
         wanted = await read_body(request, UndoRequest)
         past = (
             await self._store.ask(setting_changes.find_change, wanted.change_id)
@@ -117,87 +120,93 @@ class SettingsApi:
             else None
         )
         if past is None:
-            raise BadRequest(f"there is no change {wanted.change_id}; /dashboard/api/settings/history has them all")
+            raise BadRequest(
+                f"there is no change {wanted.change_id}; list the changes with: GET /dashboard/api/settings/history"
+            )
         if not past.may_undo:
-            raise BadRequest(f"{past.name} was changed again since; undo that change first")
+            raise BadRequest(f"{past.name} was changed again later; undo the later change first")
         return json_response(await self._change(request, past.name, past.before))
 
     async def preview(self, request: Request) -> Response:
-        """What the newest requests would have been under other weights."""
+        """Replays the newest routing decisions with other scoring weights, and returns what would change."""
         wanted = await read_body(request, WeightsPreviewRequest)
-        values = self._known().weights(wanted.values)
+        values = self._require_store().weights(wanted.values)
         limit = max(1, min(wanted.limit, PREVIEW_MAX))
-        return await query_response(self._store, lambda connection: previewed(connection, values, limit, self._signals))
+        return await query_response(
+            self._store, lambda connection: preview_weights(connection, values, limit, self._signals)
+        )
 
     async def _change(self, request: Request, name: str, value: str | None) -> SettingChanged:
-        settings_store = self._known()
-        async with self._one_at_a_time:
+        settings_store = self._require_store()
+        async with self._change_lock:
             before = settings_store.here(name)
             line = await asyncio.to_thread(settings_store.change, name, value)
             self._applied()
-            change_id = await self._kept(request, name, before, settings_store.here(name))
-        when = "now" if line.takes_effect == "now" else "from the next start on"
+            change_id = await self._record_change(request, name, before, settings_store.here(name))
+        when = "now" if line.takes_effect == "now" else "after the next restart"
         return SettingChanged(change_id, line, f"{name} is {line.value or 'empty'} {when}.")
 
-    async def _kept(self, request: Request, name: str, before: str | None, after: str | None) -> int:
-        """Writes the change down; the id it has in the history."""
+    async def _record_change(self, request: Request, name: str, before: str | None, after: str | None) -> int:
+        """Stores the change and returns its id in the history."""
         entry = audit_entry(request, "changed a setting", f"{name}={'(default)' if after is None else after}")
         self._store.audit(entry)
         loop = asyncio.get_running_loop()
         done: asyncio.Future[int] = loop.create_future()
-        past = setting_changes.SettingChange(entry.at, name, before, after, entry.who, entry.ip)
+        change = setting_changes.SettingChange(entry.at, name, before, after, entry.who, entry.ip)
 
         def settle(change_id: int) -> None:
             if not done.done():
                 done.set_result(change_id)
 
-        def keep(connection: sqlite3.Connection) -> None:
-            loop.call_soon_threadsafe(settle, setting_changes.insert_change(connection, past))
+        def insert(connection: sqlite3.Connection) -> None:
+            loop.call_soon_threadsafe(settle, setting_changes.insert_change(connection, change))
 
-        self._store.write(keep)
+        self._store.write(insert)
         event = FleetEvent(
-            time.time(), "settings", f"{name} was set to {after}" if after is not None else f"{name} was set back"
+            time.time(), "settings", f"{name} was set to {after}" if after is not None else f"{name} was reset"
         )
         self._store.write(functools.partial(node_history.insert_history, intervals=(), events=[event]))
         try:
-            return await asyncio.wait_for(done, KEPT_WITHIN_S)
+            return await asyncio.wait_for(done, RECORD_TIMEOUT_S)
         except TimeoutError as error:
             raise Unavailable(
-                f"{name} was changed, but the disk does not take the record of it", code="not_recorded"
+                f"{name} was changed, but the change could not be stored in the history "
+                f"within {RECORD_TIMEOUT_S:.0f} s",
+                code="not_recorded",
             ) from error
 
-    def _known(self) -> EditableSettings:
+    def _require_store(self) -> EditableSettings:
         if self._settings_store is None:
             raise Unavailable(
-                "this coordinator was started by a program that keeps its settings itself", code="no_settings"
+                "this coordinator was started by another program, which manages its settings", code="no_settings"
             )
         return self._settings_store
 
 
-def previewed(
+def preview_weights(
     connection: sqlite3.Connection, values: dict[str, float], limit: int, signals: Sequence[Signal]
 ) -> WeightsPreview:
-    """The newest choices decided again. Raises `sqlite3.Error`."""
-    done = Replay()
+    """Replays the newest recorded decisions with these weights. Raises `sqlite3.Error`."""
+    replay = Replay()
     known = learned_state.load_rules(connection)
-    under: dict[str, DecisionRules] = {name: rules.changed(None, values) for name, rules in known.items()}
+    changed_rules: dict[str, DecisionRules] = {name: rules.changed(None, values) for name, rules in known.items()}
     for request_id, tokens, column in queries.recorded_decisions(connection, 0.0, limit):
         try:
-            choice = decision_record.to_recorded_decision(request_id, tokens, column, known)
+            decision = decision_record.to_recorded_decision(request_id, tokens, column, known)
         except decision_record.UnreadableDecision:
-            done.unreadable += 1
+            replay.unreadable += 1
             continue
-        if choice is not None:
-            done.add(choice, under[choice.rules.fingerprint], signals)
-    return _told(done)
+        if decision is not None:
+            replay.add(decision, changed_rules[decision.rules.fingerprint], signals)
+    return _describe(replay)
 
 
-def _told(done: Replay) -> WeightsPreview:
-    whole = done.whole
+def _describe(replay: Replay) -> WeightsPreview:
+    whole = replay.whole
     moves = sorted(
         (
             ChangedDecisions(model, before, after, count)
-            for model, part in done.models.items()
+            for model, part in replay.models.items()
             for (before, after), count in part.moves.items()
         ),
         key=lambda move: (-move.requests, move.model, move.before, move.after),
@@ -205,14 +214,18 @@ def _told(done: Replay) -> WeightsPreview:
     saved_s = whole.own_saved_s + whole.others_saved_s
     each = duration(abs(saved_s) / max(1, whole.changed) * 1000)
     effect = (
-        f"; that {'saves' if saved_s >= 0 else 'costs'} {each} each, by the estimates of then" if whole.changed else ""
+        f"; each of them would have {'saved' if saved_s >= 0 else 'cost'} {each}, according to the estimates then"
+        if whole.changed
+        else ""
     )
-    sentence = f"Of the last {whole.choices} requests {whole.changed or 'none'} would have gone elsewhere{effect}."
+    sentence = (
+        f"{whole.changed or 'None'} of the last {whole.choices} requests would have gone to another node{effect}."
+    )
     return WeightsPreview(
-        sentence if whole.choices else "No choice is on record yet that could be decided again.",
+        sentence if whole.choices else "There are no recorded decisions to replay yet.",
         whole.choices,
         whole.changed,
-        done.undecidable + done.unreadable,
+        replay.undecidable + replay.unreadable,
         round(whole.own_saved_s, 3),
         round(whole.others_saved_s, 3),
         tuple(moves[:MOVES_SHOWN]),

@@ -1,4 +1,4 @@
-"""What the coordinator knows, as plain JSON-ready values with the public names. Pure reading: changes and decides nothing."""
+"""Builds the answers of `/fleet/status` and `/fleet/queue` from the core's state."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from herd.dashboard.requests import node_of
 
 Json = dict[str, Any]
 KEY_CHARACTERS_SHOWN = 8
-"""Of a tenant that is a key: "key " and the beginning of its id."""
+"""Of a tenant that is a key: "key " and the first characters of its id."""
 
 
 def status(dispatcher: Dispatcher, now: float, timestamp: float, alarms: int = 0) -> Json:
@@ -42,7 +42,7 @@ def totals(dispatcher: Dispatcher) -> Json:
 
 
 def queues(dispatcher: Dispatcher) -> Json:
-    """One entry per node and model that runs or waits for something."""
+    """One entry per node and model with running or queued requests."""
     return {
         f"{queue.node_id}:{queue.model}": {
             "node_id": queue.node_id,
@@ -56,22 +56,25 @@ def queues(dispatcher: Dispatcher) -> Json:
 
 
 def queue_view(dispatcher: Dispatcher, now: float) -> Json:
-    """`GET /fleet/queue`: every live request with its state, place, and why and how long it waits. No prompt, no address, no key."""
+    """`GET /fleet/queue`: every live request with its state, and why and how long it waits.
+
+    The answer has no prompts, client addresses or keys.
+    """
     lives = sorted(dispatcher.live.values(), key=lambda live: live.arrived_at)
-    standing = places_of(dispatcher, now)
+    positions = queue_positions(dispatcher, now)
     return {
-        "requests": [_live_view(live, standing.get(live.request.id), now) for live in lives],
+        "requests": [_live_view(live, positions.get(live.request.id), now) for live in lives],
         "waiting": len(dispatcher.waiting),
     }
 
 
-def places_of(dispatcher: Dispatcher, now: float) -> dict[RequestId, QueuePosition]:
-    """Where everybody who waits stands."""
+def queue_positions(dispatcher: Dispatcher, now: float) -> dict[RequestId, QueuePosition]:
+    """The queue position of every waiting request."""
     return places(dispatcher.live, dispatcher.waiting, dispatcher.fleet, dispatcher.latencies, now)
 
 
 def node_view(node: Node, dispatcher: Dispatcher, now: float) -> Json:
-    report, books = node.report, dispatcher.waiting.queues.of_node(node.id)
+    report, queues_of_model = node.report, dispatcher.waiting.queues.of_node(node.id)
     return {
         "node_id": node.id,
         "status": node.liveness.value,
@@ -84,8 +87,8 @@ def node_view(node: Node, dispatcher: Dispatcher, now: float) -> Json:
         "draining": report.draining,
         "paused": report.paused or bool(report.capacity and report.capacity.paused),
         "reachable": node.unreachable_until <= now,
-        "requests_active": sum(len(queue.in_flight) for queue in books.values()),
-        "requests_pending": sum(len(queue.pending) for queue in books.values()),
+        "requests_active": sum(len(queue.in_flight) for queue in queues_of_model.values()),
+        "requests_pending": sum(len(queue.pending) for queue in queues_of_model.values()),
         "memory": _memory(node),
         "cpu": {"cores_physical": report.cores, "utilization_pct": report.cpu_utilization},
         "disk": _disk(node),

@@ -1,4 +1,4 @@
-"""`GET /fleet/windows`: the windows that models have, those that their use asks for, and what changing them would free. Changes nothing."""
+"""Serves `GET /fleet/windows`: each model's context window compared with its actual use."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class WindowsApi:
         return [ApiRoute("/fleet/windows", self.windows, "GET", Right.READ)]
 
     async def windows(self, _: Request) -> Response:
-        """Of every loaded model its window, what 99 of 100 requests used, the window that would do, and the memory that it would free."""
+        """Lists every loaded model with its context window, p99 use, sufficient window, and the memory that would
+        free."""
         changes = window_changes(self._driver.fleet, self._driver.forecast.window_use)
         return json_response(
             {

@@ -1,9 +1,9 @@
-"""Runs benchmarks on nodes that have nothing to do, one probe at a time, and gives way at once to whoever comes. Knows no HTTP.
+"""Runs benchmarks on idle nodes, one probe at a time. Client requests go first.
 
-    start ─probes─> [ a node idle for a while? ] ─> Prober.make ─> what it showed ─> the core's speeds, and at the end the database
-                          └── somebody is sent there ─> the probe is cancelled, and made again later
+    start ─probes─> [ idle node? ] ─> Prober.run ─> result ─> the core's learned speeds, and at the end the database
+                        └── a client request is sent to the node ─> the probe is cancelled and repeated later
 
-A model is loaded only where it fits beside what is in memory; nothing is ever thrown out for a benchmark.
+A model is loaded only if it fits beside the loaded models: a benchmark evicts none.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ from herd.errors import BadRequest, HerdError
 
 log = logging.getLogger("herd.benchmarks")
 
-LOOK_EVERY_S = 0.25
+CHECK_EVERY_S = 0.25
 FAILURES_MAX = 3
-"""So many failures of a pair, and it is left out."""
-BELIEVED_LOADED_S = 30.0
-"""So long after a load of ours a model counts as loaded although no heartbeat has said so."""
+"""After this many failures, a pair of node and model is skipped."""
+ASSUMED_LOADED_S = 30.0
+"""For this time after the benchmark loaded a model it counts as loaded, even if no heartbeat reports it yet."""
 NAMES_MAX = 256
+WAITING = "waiting for an idle node"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class AlreadyRunning(HerdError):
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkSelection:
-    """Empty: all of them."""
+    """What to measure. An empty set means all."""
 
     nodes: frozenset[NodeId] = frozenset()
     models: frozenset[ModelName] = frozenset()
@@ -77,7 +78,7 @@ class BenchmarkSelection:
 
 @dataclass(slots=True)
 class BenchmarkPlan:
-    """What will be asked, what will not and why, and how long it takes where nobody is in the way."""
+    """The probes to run, the skipped pairs with the reason, and the estimated duration without interruptions."""
 
     probes: list[Probe] = field(default_factory=list)
     left_out: dict[tuple[NodeId, ModelName], str] = field(default_factory=dict)
@@ -86,7 +87,7 @@ class BenchmarkPlan:
 
 @dataclass(slots=True, eq=False)
 class BenchmarkRun:
-    """One run, while it lasts and after. `started_at` and `ended_at` are unix seconds."""
+    """One run, also after its end. `started_at` and `ended_at` are unix seconds."""
 
     run_id: str
     started_at: float
@@ -94,10 +95,10 @@ class BenchmarkRun:
     state: str = "running"
     ended_at: float | None = None
     todo: deque[Probe] = field(default_factory=deque)
-    shown: list[ProbeResult] = field(default_factory=list)
+    results: list[ProbeResult] = field(default_factory=list)
     failures: int = 0
     yields: int = 0
-    message: str = "waiting for a node with nothing to do"
+    message: str = WAITING
     failed: dict[tuple[NodeId, ModelName], int] = field(default_factory=dict)
     loaded_at: dict[tuple[NodeId, ModelName], float] = field(default_factory=dict)
 
@@ -112,59 +113,51 @@ class BenchmarkRunner:
         settings: BenchmarkSettings,
         driver: Driver,
         prober: Prober,
-        ended: Callable[[BenchmarkRun], None],
+        run_ended: Callable[[BenchmarkRun], None],
         wall: Callable[[], float],
         new_id: Callable[[], str],
     ) -> None:
-        """`ended(run)` is told once of every run that is over."""
-        self._settings, self._driver, self._prober, self._ended, self._wall, self._new_id = (
-            settings,
-            driver,
-            prober,
-            ended,
-            wall,
-            new_id,
-        )
+        """`run_ended(run)` is called once for every run that has ended."""
+        self._settings, self._driver, self._prober = settings, driver, prober
+        self._run_ended, self._wall, self._new_id = run_ended, wall, new_id
         self.run: BenchmarkRun | None = None
         self._task: asyncio.Task[None] | None = None
         self._probing: tuple[NodeId, asyncio.Task[None]] | None = None
         self._busy_at: dict[NodeId, float] = {}
 
-    # --- asked by people ---
+    # --- called by routes ---
 
-    def plan(self, wanted: BenchmarkSelection) -> BenchmarkPlan:
-        """Raises `BadRequest` for a node or a model that is not there."""
-        self._check(wanted)
-        made, forecast = BenchmarkPlan(), self._driver.forecast
+    def plan(self, selection: BenchmarkSelection) -> BenchmarkPlan:
+        """Raises `BadRequest` for an unknown node or model."""
+        self._check(selection)
+        plan, forecast = BenchmarkPlan(), self._driver.forecast
         for node in sorted(self._driver.fleet, key=lambda one: one.id):
-            if wanted.nodes and node.id not in wanted.nodes:
+            if selection.nodes and node.id not in selection.nodes:
                 continue
             for model, card in sorted(node.report.models.items()):
-                if wanted.models and model not in wanted.models:
+                if selection.models and model not in selection.models:
                     continue
-                if (reason := self._why_not(node, model, card)) is not None:
-                    made.left_out[node.id, model] = reason
+                if (reason := self._skip_reason(node, model, card)) is not None:
+                    plan.left_out[node.id, model] = reason
                     continue
-                probes = probes_for(node.id, model, card, wanted.kinds)
+                probes = probes_for(node.id, model, card, selection.kinds)
                 speed = forecast.rates.speed(node, model)
-                made.estimate_s += sum(estimate_s(probe, speed) for probe in probes)
-                made.probes += probes
-        del made.probes[PROBES_MAX:]
-        return made
+                plan.estimate_s += sum(estimate_s(probe, speed) for probe in probes)
+                plan.probes += probes
+        del plan.probes[PROBES_MAX:]
+        return plan
 
-    def start(self, wanted: BenchmarkSelection) -> BenchmarkRun:
+    def start(self, selection: BenchmarkSelection) -> BenchmarkRun:
         """Raises `AlreadyRunning`, and `BadRequest` where nothing could be measured."""
         if self._task is not None and not self._task.done():
             assert self.run is not None
-            raise AlreadyRunning(f"{self.run.run_id} is running; end it with: herd bench --cancel")
-        plan = self.plan(wanted)
+            raise AlreadyRunning(f"benchmark {self.run.run_id} is running; cancel it with: herd bench --cancel")
+        plan = self.plan(selection)
         if not plan.probes:
             reasons = ", ".join(
                 f"{model} on {node_id}: {reason}" for (node_id, model), reason in list(plan.left_out.items())[:3]
             )
-            raise BadRequest(
-                f"there is nothing to measure{': ' if reasons else ''}{reasons}", code="nothing_to_measure"
-            )
+            raise BadRequest(f"nothing to measure{': ' if reasons else ''}{reasons}", code="nothing_to_measure")
         self._busy_at.clear()
         run = self.run = BenchmarkRun(self._new_id(), self._wall(), plan, todo=deque(plan.probes))
         self._driver.observe(self._observe)
@@ -173,7 +166,7 @@ class BenchmarkRunner:
         return run
 
     async def cancel(self) -> None:
-        """Ends what runs, with what it has."""
+        """Cancels the current run; its results so far are stored."""
         task = self._task
         if task is not None and not task.done():
             task.cancel()
@@ -190,28 +183,30 @@ class BenchmarkRunner:
                 total += estimate_s(probe, rates.speed(node, probe.model))
         return total
 
-    def _check(self, wanted: BenchmarkSelection) -> None:
-        unknown: list[str] = [node_id for node_id in sorted(wanted.nodes) if self._driver.fleet.node(node_id) is None]
-        unknown += [model for model in sorted(wanted.models) if not self._driver.fleet.knows(model)]
+    def _check(self, selection: BenchmarkSelection) -> None:
+        unknown: list[str] = [
+            node_id for node_id in sorted(selection.nodes) if self._driver.fleet.node(node_id) is None
+        ]
+        unknown += [model for model in sorted(selection.models) if not self._driver.fleet.knows(model)]
         if unknown:
             raise BadRequest(
-                f"there is no {', '.join(unknown[:3])[:200]}; those there are: herd models", code="unknown"
+                f"unknown node or model: {', '.join(unknown[:3])[:200]}; list them with: herd models", code="unknown"
             )
 
-    def _why_not(self, node: Node, model: ModelName, card: ModelInfo) -> str | None:
+    def _skip_reason(self, node: Node, model: ModelName, card: ModelInfo) -> str | None:
         report, residency = node.report, self._driver.forecast.residency
         if not is_measurable(card):
-            return "it writes no text"
+            return "the model does not generate text"
         if node.liveness is Liveness.OFFLINE:
             return "the node is offline"
         if report.paused or report.draining or (report.capacity is not None and report.capacity.paused):
-            return "the node takes no requests now"
+            return "the node is paused or draining"
         if card.loaded is not None:
             return None
-        has_room = residency.footprint_bytes(node, card, model) <= residency.room_bytes(
-            node
-        ) and not residency.is_crowded(node, card)
-        return None if has_room else "it does not fit beside what is in memory"
+        fits = residency.footprint_bytes(node, card, model) <= residency.room_bytes(node) and not residency.is_crowded(
+            node, card
+        )
+        return None if fits else "the model does not fit beside the loaded models"
 
     # --- the run ---
 
@@ -220,9 +215,9 @@ class BenchmarkRunner:
             async with asyncio.timeout(self._settings.run_max_s):
                 while run.todo:
                     await self._step(run)
-            run.state = "done" if run.shown else "failed"
+            run.state = "done" if run.results else "failed"
         except TimeoutError:
-            run.state, run.message = "done" if run.shown else "failed", "ended at its time limit"
+            run.state, run.message = "done" if run.results else "failed", "stopped at the time limit"
         except asyncio.CancelledError:
             run.state = "cancelled"
         finally:
@@ -230,36 +225,43 @@ class BenchmarkRunner:
             if run.state != "running":
                 log.info(
                     "benchmark ended",
-                    extra={"run_id": run.run_id, "state": run.state, "requests": len(run.shown), "yields": run.yields},
+                    extra={
+                        "run_id": run.run_id,
+                        "state": run.state,
+                        "requests": len(run.results),
+                        "yields": run.yields,
+                    },
                 )
-                self._ended(run)
+                self._run_ended(run)
 
     async def _step(self, run: BenchmarkRun) -> None:
-        """The first probe whose node has nothing to do; or a moment's wait."""
+        """Runs the first probe whose node is idle; without one, waits a moment."""
         for probe in run.todo:
             node = self._driver.fleet.node(probe.node_id)
             card = node.card(probe.model) if node is not None else None
             if node is None or card is None or node.liveness is Liveness.OFFLINE:
-                self._leave_out(
-                    run, probe, "it is gone" if node is not None and card is None else "the node went offline"
+                self._skip(
+                    run,
+                    probe,
+                    "the model was removed" if node is not None and card is None else "the node went offline",
                 )
                 return
             if self._is_idle(node):
-                await self._make(run, probe, node, card)
+                await self._run_probe(run, probe, node, card)
                 return
-        run.message = "waiting for a node with nothing to do"
-        await asyncio.sleep(LOOK_EVERY_S)
+        run.message = WAITING
+        await asyncio.sleep(CHECK_EVERY_S)
 
-    async def _make(self, run: BenchmarkRun, probe: Probe, node: Node, card: ModelInfo) -> None:
+    async def _run_probe(self, run: BenchmarkRun, probe: Probe, node: Node, card: ModelInfo) -> None:
         if probe.kind is ProbeKind.LOAD and card.loaded is not None:
-            # Somebody's request has brought it into memory meanwhile.
+            # A client's request has loaded the model in the meantime.
             run.todo.remove(probe)
             return
-        if (reason := self._hindrance(run, probe, node, card)) is not None:
-            self._leave_out(run, probe, reason)
+        if (reason := self._obstacle(run, probe, node, card)) is not None:
+            self._skip(run, probe, reason)
             return
         run.message = f"{probe.kind.value} of {card.name} on {node.id}"
-        task = asyncio.get_running_loop().create_task(self._probed(run, probe, node, card))
+        task = asyncio.get_running_loop().create_task(self._measure(run, probe, node, card))
         self._probing = (node.id, task)
         try:
             await asyncio.wait({task})
@@ -272,14 +274,14 @@ class BenchmarkRunner:
         if task.cancelled():
             run.yields += 1
 
-    async def _probed(self, run: BenchmarkRun, probe: Probe, node: Node, card: ModelInfo) -> None:
+    async def _measure(self, run: BenchmarkRun, probe: Probe, node: Node, card: ModelInfo) -> None:
         try:
-            shown, samples = await self._prober.make(card, probe)
+            result, samples = await self._prober.run(card, probe)
         except ProbeFailed as error:
-            self._failed(run, probe, str(error))
+            self._probe_failed(run, probe, str(error))
             return
         run.todo.remove(probe)
-        run.shown.append(shown)
+        run.results.append(result)
         pair = (probe.node_id, probe.model)
         if probe.kind is ProbeKind.LOAD:
             run.loaded_at[pair] = self._driver.now()
@@ -287,30 +289,30 @@ class BenchmarkRunner:
             for sample in samples:
                 self._driver.forecast.rates.learn(node, probe.model, sample)
 
-    def _failed(self, run: BenchmarkRun, probe: Probe, reason: str) -> None:
+    def _probe_failed(self, run: BenchmarkRun, probe: Probe, reason: str) -> None:
         run.failures += 1
         pair = (probe.node_id, probe.model)
         run.failed[pair] = run.failed.get(pair, 0) + 1
         if run.failed[pair] >= FAILURES_MAX or probe.kind is ProbeKind.LOAD:
-            self._leave_out(run, probe, reason)
+            self._skip(run, probe, reason)
 
     @staticmethod
-    def _leave_out(run: BenchmarkRun, probe: Probe, reason: str) -> None:
-        """All that is still to be asked of this pair."""
+    def _skip(run: BenchmarkRun, probe: Probe, reason: str) -> None:
+        """Removes all remaining probes of this pair."""
         pair = (probe.node_id, probe.model)
         run.plan.left_out[pair] = reason
         run.todo = deque(one for one in run.todo if (one.node_id, one.model) != pair)
 
-    def _hindrance(self, run: BenchmarkRun, probe: Probe, node: Node, card: ModelInfo) -> str | None:
-        """Why it may not be made now: it would load a model unasked, or throw another out."""
+    def _obstacle(self, run: BenchmarkRun, probe: Probe, node: Node, card: ModelInfo) -> str | None:
+        """Why the probe must not run now: it would load a model outside its load probe, or evict another one."""
         loaded_at = run.loaded_at.get((probe.node_id, probe.model))
         is_loaded = self._driver.forecast.residency.is_loaded(node, probe.model)
-        is_loaded = is_loaded or (loaded_at is not None and self._driver.now() - loaded_at < BELIEVED_LOADED_S)
+        is_loaded = is_loaded or (loaded_at is not None and self._driver.now() - loaded_at < ASSUMED_LOADED_S)
         if probe.kind is ProbeKind.LOAD:
-            return self._why_not(node, probe.model, card)
-        return None if is_loaded else "it left memory meanwhile"
+            return self._skip_reason(node, probe.model, card)
+        return None if is_loaded else "the model was unloaded during the benchmark"
 
-    # --- who comes first ---
+    # --- client requests first ---
 
     def _is_idle(self, node: Node) -> bool:
         now = self._driver.now()
@@ -335,15 +337,16 @@ class BenchmarkRunner:
             self._probing[1].cancel()
 
 
-def wanted(nodes: Iterable[str], models: Iterable[str], kinds: Iterable[str]) -> BenchmarkSelection:
-    """From the words of people. Raises `BadRequest`."""
-    named, asked, words = tuple(nodes), tuple(models), tuple(kinds)
-    if max(len(named), len(asked), len(words)) > NAMES_MAX:
+def select(nodes: Iterable[str], models: Iterable[str], kinds: Iterable[str]) -> BenchmarkSelection:
+    """The selection with these names; `kinds` are names of `ProbeKind`. Raises `BadRequest`."""
+    node_names, model_names, kind_names = tuple(nodes), tuple(models), tuple(kinds)
+    if max(len(node_names), len(model_names), len(kind_names)) > NAMES_MAX:
         raise BadRequest(f"at most {NAMES_MAX} names at once")
     known = {kind.value: kind for kind in ProbeKind}
-    if unknown := [word for word in words if word not in known]:
-        raise BadRequest(f"kinds are {', '.join(sorted(known))}, not {unknown[0][:40]!r}")
-    found = frozenset(known[word] for word in words) or frozenset(ProbeKind)
+    if unknown := [name for name in kind_names if name not in known]:
+        raise BadRequest(f"kind must be one of {', '.join(sorted(known))}, not {unknown[0][:40]!r}")
     return BenchmarkSelection(
-        frozenset(NodeId(name) for name in named), frozenset(canonical(name) for name in asked), found
+        nodes=frozenset(NodeId(name) for name in node_names),
+        models=frozenset(canonical(name) for name in model_names),
+        kinds=frozenset(known[name] for name in kind_names) or frozenset(ProbeKind),
     )

@@ -1,4 +1,4 @@
-"""Has engines take models into memory, for good or for a while, and let them go: one order each, whose answer is only logged. Decides nothing."""
+"""Tells engines to load, pin and unload models. Each call runs in a task of its own, and its result is only logged."""
 
 from __future__ import annotations
 
@@ -14,51 +14,56 @@ log = logging.getLogger("herd.keeping")
 
 
 class ModelLoader:
-    def __init__(self, orders: EngineClient, engines: Mapping[str, Engine], loop: asyncio.AbstractEventLoop) -> None:
-        self._orders = orders
+    """Its methods return at once. They do nothing if the node lacks the model, or its engine cannot load models on
+    request."""
+
+    def __init__(
+        self, engine_client: EngineClient, engines: Mapping[str, Engine], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._engine_client = engine_client
         self._engines = engines
         self._loop = loop
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def keep(self, node: Node, model: ModelName, is_kept: bool) -> None:
-        """Returns at once. An engine that loads nothing on its own account is left alone."""
-        engine, card = self._of(node, model)
+    def pin(self, node: Node, model: ModelName) -> None:
+        """Loads a model that stays in memory."""
+        engine, card = self._engine_of(node, model)
         if engine is not None and card is not None:
-            self._send(
-                node,
-                card,
-                engine.pin(card.name) if is_kept else engine.unload(card.name),
-                "a model is kept in memory" if is_kept else "a model is let go",
-            )
+            self._start(node, card, engine.pin(card.name), "loading a pinned model")
 
     def load(self, node: Node, model: ModelName) -> None:
-        """The same, to stay as long as the engine likes."""
-        engine, card = self._of(node, model)
+        """Loads a model that the engine may unload later."""
+        engine, card = self._engine_of(node, model)
         if engine is not None and card is not None:
-            self._send(node, card, engine.load(card.name), "a model is loaded since it is used much")
+            self._start(node, card, engine.load(card.name), "loading a frequently used model")
 
-    def _of(self, node: Node, model: ModelName) -> tuple[Engine | None, ModelInfo | None]:
-        card = node.card(model)
-        return (self._engines.get(card.engine.kind) if card is not None else None), card
-
-    def _send(self, node: Node, card: ModelInfo, call: Call | None, what: str) -> None:
-        if call is not None:
-            task = self._loop.create_task(self._order(node, card, call, what))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+    def unload(self, node: Node, model: ModelName) -> None:
+        engine, card = self._engine_of(node, model)
+        if engine is not None and card is not None:
+            self._start(node, card, engine.unload(card.name), "unloading a model that is no longer pinned")
 
     def stop(self) -> None:
         for task in list(self._tasks):
             task.cancel()
 
-    async def _order(self, node: Node, card: ModelInfo, call: Call, what: str) -> None:
-        about = {"node_id": node.id, "model": card.name}
+    def _engine_of(self, node: Node, model: ModelName) -> tuple[Engine | None, ModelInfo | None]:
+        card = node.card(model)
+        return (self._engines.get(card.engine.kind) if card is not None else None), card
+
+    def _start(self, node: Node, card: ModelInfo, call: Call | None, action: str) -> None:
+        if call is not None:
+            task = self._loop.create_task(self._send(node, card, call, action))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _send(self, node: Node, card: ModelInfo, call: Call, action: str) -> None:
+        fields = {"node_id": node.id, "model": card.name}
         try:
-            reply = await self._orders.send(card.engine.url, call)
+            reply = await self._engine_client.send(card.engine.url, call)
         except EngineCallFailed as error:
-            log.warning("%s: it could not be asked: %s", what, error, extra=about)
+            log.warning("%s failed: %s", action, error, extra=fields)
             return
         if reply.status >= 400:
-            log.warning("%s: it answered %d", what, reply.status, extra=about)
+            log.warning("%s failed: the engine answered %d", action, reply.status, extra=fields)
         else:
-            log.info(what, extra=about)
+            log.info("%s: done", action, extra=fields)

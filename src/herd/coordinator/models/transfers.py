@@ -1,7 +1,6 @@
-"""Brings models onto nodes: has the node's own engine pull, from another node of the fleet where one has it, else from the internet.
+"""Downloads models onto nodes: the node's engine pulls from another node that has the model, or from the internet.
 
-The order, and who wants what, is `core/planning/transfer_queue.py`'s; here it is done. An engine resumes by itself what broke off, so another source, or
-another attempt, goes on where the last one ended.
+`core/planning/transfer_queue.py` decides the order. An engine resumes an interrupted pull, also from another source.
 """
 
 from __future__ import annotations
@@ -22,18 +21,18 @@ from herd.protocols.pull_progress import SUCCESS, PullProgress, pulled_name, rea
 
 log = logging.getLogger("herd.fetching")
 
-TOLD_EVERY_S = 0.2
-"""Whoever follows a fetch is told of its bytes no more often."""
-STILL_THERE_S = 15.0
-"""Where nothing changes, the last is told again after so long, so that nobody takes it for hung."""
-SEEN_WITHIN_S = 30.0
-"""So long after it is whole a model may take to be in its node's heartbeat."""
+PROGRESS_EVERY_S = 0.2
+"""Shortest time between two progress reports of a transfer."""
+REPEAT_PROGRESS_S = 15.0
+"""Without a change the last progress report is repeated after this time, so that the client does not give up."""
+REPORTED_WITHIN_S = 30.0
+"""Time after a transfer in which a heartbeat of the node must report the model."""
 
-ANYHOW = PullOptions()
+DEFAULT_OPTIONS = PullOptions()
 
 
 @dataclass(frozen=True, slots=True)
-class FetchSettings:
+class TransferSettings:
     registries: str = field(
         default="registry.ollama.ai,hf.co,huggingface.co",
         metadata={
@@ -55,7 +54,7 @@ class FetchSettings:
 
 
 class CannotTransfer(HerdError):
-    """A refusal of the core, on its way to the border."""
+    """A transfer was refused; the refusal has the status and the code."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.message)
@@ -63,68 +62,78 @@ class CannotTransfer(HerdError):
 
 
 class Transfers:
-    """All fetches of this coordinator."""
+    """All transfers of this coordinator, by id in `table`."""
 
     def __init__(
         self,
-        settings: FetchSettings,
+        settings: TransferSettings,
         fleet: Fleet,
-        orders: EngineClient,
+        engine_client: EngineClient,
         engines: Mapping[str, Engine],
         now: Callable[[], float],
     ) -> None:
         self._settings = settings
         self._fleet = fleet
-        self._orders = orders
+        self._engine_client = engine_client
         self._engines = engines
         self._now = now
-        self.book = TransferQueue()
+        self.table = TransferQueue()
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
 
-    def want(
-        self, name: str, by: str, node_id: NodeId | None = None, wish: PullOptions = ANYHOW, size_bytes: int = 0
+    def add(
+        self,
+        name: str,
+        by: str,
+        node_id: NodeId | None = None,
+        options: PullOptions = DEFAULT_OPTIONS,
+        size_bytes: int = 0,
     ) -> Transfer:
-        """Begins to bring it, or joins whoever began. Raises `CannotTransfer`."""
+        """Starts or queues a transfer, or joins the one that exists. `by` names who waits for it. Raises
+        `CannotTransfer`."""
         model = canonical(name)
         node = self._target(model, node_id, size_bytes)
-        has_source = not wish.is_refresh and bool(self._sources(node.id, model, wish))
+        has_source = not options.is_refresh and bool(self._sources(node.id, model, options))
         refusal = None if has_source else transfer_queue.may_come_from(name, self._settings.allowed)
-        if wish.lan_only and not has_source:
-            refusal = Refusal(404, "no_source", f"no other node that is here now shares {name}; see: herd models")
+        if options.lan_only and not has_source:
+            refusal = Refusal(
+                404, "no_source", f"no other online node shares {name}; list the models with: herd models"
+            )
         if refusal is not None:
             raise CannotTransfer(refusal)
-        wanted = self.book.want(node, name, by, self._now(), wish)
-        if isinstance(wanted, Refusal):
-            raise CannotTransfer(wanted)
+        transfer = self.table.want(node, name, by, self._now(), options)
+        if isinstance(transfer, Refusal):
+            raise CannotTransfer(transfer)
         self._start_next(node.id)
-        return wanted
+        return transfer
 
-    def _sources(self, target: NodeId, model: ModelName, wish: PullOptions | Transfer) -> list[tuple[Node, ModelInfo]]:
-        if wish.is_refresh or not (self._settings.lan_first or wish.lan_only):
+    def _sources(
+        self, target: NodeId, model: ModelName, options: PullOptions | Transfer
+    ) -> list[tuple[Node, ModelInfo]]:
+        if options.is_refresh or not (self._settings.lan_first or options.lan_only):
             return []
-        return transfer_queue.sources(self._fleet, target, model, wish.digest)
+        return transfer_queue.sources(self._fleet, target, model, options.digest)
 
-    def release(self, fetch: Transfer, by: str) -> None:
-        """Stops it if nobody else wants it."""
-        if self.book.release(fetch, by, self._now()):
-            self._stop(fetch)
+    def release(self, transfer: Transfer, by: str) -> None:
+        """Removes one waiter, and stops the transfer if no other is left."""
+        if self.table.release(transfer, by, self._now()):
+            self._stop(transfer)
 
-    def cancel(self, fetch: Transfer) -> None:
-        """Stops it whoever wants it; what was read stays, so that it can be gone on with."""
-        self.book.end(fetch, TransferState.CANCELLED, self._now(), "it was cancelled")
-        self._stop(fetch)
+    def cancel(self, transfer: Transfer) -> None:
+        """Stops the transfer for all waiters. Downloaded bytes stay on the node, so that a later pull resumes."""
+        self.table.end(transfer, TransferState.CANCELLED, self._now(), "cancelled")
+        self._stop(transfer)
 
-    async def follow(self, fetch: Transfer, every_s: float = STILL_THERE_S) -> AsyncIterator[Transfer]:
-        """The fetch, each time that it has changed or so long has passed, and a last time when it is over."""
-        while not fetch.state.is_over:
-            yield fetch
+    async def follow(self, transfer: Transfer, every_s: float = REPEAT_PROGRESS_S) -> AsyncIterator[Transfer]:
+        """Yields the transfer whenever it changes and every `every_s`, and once more when it has ended."""
+        while not transfer.state.is_over:
+            yield transfer
             changed = self._changed
             with suppress(TimeoutError):
                 async with asyncio.timeout(every_s):
                     await changed.wait()
-                    await asyncio.sleep(TOLD_EVERY_S)
-        yield fetch
+                    await asyncio.sleep(PROGRESS_EVERY_S)
+        yield transfer
 
     async def close(self) -> None:
         tasks = list(self._tasks.values())
@@ -133,170 +142,182 @@ class Transfers:
         if tasks:
             await asyncio.wait(tasks)
 
-    # --- one after the other ---
+    # --- the queue of each node ---
 
     def _target(self, model: ModelName, node_id: NodeId | None, size_bytes: int) -> Node:
         if node_id is None:
-            known = next((one for one in self.book if one.model == model and not one.state.is_over), None)
+            known = next((one for one in self.table if one.model == model and not one.state.is_over), None)
             best = (
                 self._fleet.node(known.node_id)
                 if known is not None
                 else transfer_queue.best_target(self._fleet, model, size_bytes)
             )
             if best is None:
-                raise Unavailable("the node it was being fetched onto has left; ask again")
+                raise Unavailable("the node that was downloading the model has left; try again")
             if isinstance(best, Refusal):
                 raise CannotTransfer(best)
             return best
         node = self._fleet.node(node_id)
         if node is None or not transfer_queue.can_fetch(node):
             raise CannotTransfer(
-                Refusal(404, "no_such_node", f"{node_id} is not here, or fetches no models; see: herd status")
+                Refusal(
+                    404, "no_such_node", f"{node_id} is offline, or its engine cannot download models; see: herd status"
+                )
             )
         return node
 
     def _start_next(self, node_id: NodeId) -> None:
-        fetch = self.book.next(node_id)
-        if fetch is not None:
-            task = asyncio.get_running_loop().create_task(self._run(fetch))
-            self._tasks[fetch.id] = task
-            task.add_done_callback(lambda _: self._ended(fetch))
-        self._tell()
+        transfer = self.table.next(node_id)
+        if transfer is not None:
+            task = asyncio.get_running_loop().create_task(self._run(transfer))
+            self._tasks[transfer.id] = task
+            task.add_done_callback(lambda _: self._ended(transfer))
+        self._notify()
 
-    def _stop(self, fetch: Transfer) -> None:
-        task = self._tasks.get(fetch.id)
+    def _stop(self, transfer: Transfer) -> None:
+        task = self._tasks.get(transfer.id)
         if task is not None:
             task.cancel()
-        self._tell()
+        self._notify()
 
-    async def _spread(self, fetch: Transfer) -> None:
-        """To the nodes that wait for this one's copy, as soon as a heartbeat has told what it has now."""
-        card = await self.seen(fetch)
+    async def _spread(self, transfer: Transfer) -> None:
+        """Copies the model to the nodes in `then`, as soon as a heartbeat reports the new digest."""
+        card = await self.wait_until_reported(transfer)
         if card is None:
             return
-        for node_id in fetch.then:
+        for node_id in transfer.then:
             try:
-                self.want(fetch.name, f"pull {fetch.id}", node_id, PullOptions(card.digest, lan_only=True))
+                self.add(transfer.name, f"pull {transfer.id}", node_id, PullOptions(card.digest, lan_only=True))
             except HerdError as error:
-                log.warning("a model is not spread: %s", error, extra={"node_id": node_id, "model": fetch.model})
+                log.warning(
+                    "cannot copy a model to another node: %s",
+                    error,
+                    extra={"node_id": node_id, "model": transfer.model},
+                )
 
-    async def seen(self, fetch: Transfer) -> ModelInfo | None:
-        """The model on its node, by a heartbeat later than the fetch's end; None where none comes for too long."""
-        give_up_at = self._now() + SEEN_WITHIN_S
-        node = self._fleet.node(fetch.node_id)
-        heard_at = node.last_heartbeat_at if node is not None else 0.0
+    async def wait_until_reported(self, transfer: Transfer) -> ModelInfo | None:
+        """The model as reported by a heartbeat after the transfer's end; None if no heartbeat reports it in time."""
+        give_up_at = self._now() + REPORTED_WITHIN_S
+        node = self._fleet.node(transfer.node_id)
+        last_heartbeat_at = node.last_heartbeat_at if node is not None else 0.0
         while self._now() < give_up_at and node is not None:
-            if node.last_heartbeat_at > heard_at and (card := node.card(fetch.model)) is not None:
+            if node.last_heartbeat_at > last_heartbeat_at and (card := node.card(transfer.model)) is not None:
                 return card
-            await asyncio.sleep(TOLD_EVERY_S)
-            node = self._fleet.node(fetch.node_id)
+            await asyncio.sleep(PROGRESS_EVERY_S)
+            node = self._fleet.node(transfer.node_id)
         return None
 
-    def _ended(self, fetch: Transfer) -> None:
-        self._tasks.pop(fetch.id, None)
-        self.book.end(fetch, TransferState.CANCELLED, self._now(), "it was stopped")
-        self._start_next(fetch.node_id)
+    def _ended(self, transfer: Transfer) -> None:
+        self._tasks.pop(transfer.id, None)
+        self.table.end(transfer, TransferState.CANCELLED, self._now(), "stopped")
+        self._start_next(transfer.node_id)
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    # --- one fetch ---
+    # --- one transfer ---
 
-    async def _run(self, fetch: Transfer) -> None:
-        about = {"node_id": fetch.node_id, "model": fetch.model}
+    async def _run(self, transfer: Transfer) -> None:
+        about = {"node_id": transfer.node_id, "model": transfer.model}
         try:
-            await self._bring(fetch)
+            await self._download(transfer)
         except EngineCallFailed as error:
-            self.book.end(fetch, TransferState.FAILED, self._now(), str(error))
-            log.warning("a model could not be fetched: %s", error, extra=about)
+            self.table.end(transfer, TransferState.FAILED, self._now(), str(error))
+            log.warning("model download failed: %s", error, extra=about)
             return
-        self.book.end(fetch, TransferState.DONE, self._now())
-        log.info("a model was fetched", extra={**about, "source": fetch.source, "bytes": fetch.total_bytes})
-        self._tell()
-        if fetch.then:
-            await self._spread(fetch)
+        self.table.end(transfer, TransferState.DONE, self._now())
+        log.info("model downloaded", extra={**about, "source": transfer.source, "bytes": transfer.total_bytes})
+        self._notify()
+        if transfer.then:
+            await self._spread(transfer)
 
-    async def _bring(self, fetch: Transfer) -> None:
-        """From one source after the other. Raises `EngineCallFailed` with the last one's trouble."""
-        trouble = ""
-        for node, card in self._sources(fetch.node_id, fetch.model, fetch):
+    async def _download(self, transfer: Transfer) -> None:
+        """Tries one source after the other. Raises `EngineCallFailed` with the problem of the last one."""
+        problem = ""
+        for node, card in self._sources(transfer.node_id, transfer.model, transfer):
             try:
-                await self._copy_from(fetch, node, card)
+                await self._copy_from(transfer, node, card)
             except EngineCallFailed as error:
-                trouble = f"{node.id}: {error}"
+                problem = f"{node.id}: {error}"
                 log.warning(
-                    "a model could not be copied: %s", error, extra={"node_id": fetch.node_id, "source": node.id}
+                    "model copy failed, trying the next source: %s",
+                    error,
+                    extra={"node_id": transfer.node_id, "source": node.id},
                 )
             else:
                 return
-        if fetch.lan_only:
-            raise EngineCallFailed(trouble or "no other node shares it any more")
-        refusal = transfer_queue.may_come_from(fetch.name, self._settings.allowed)
+        if transfer.lan_only:
+            raise EngineCallFailed(problem or "no other node shares the model any more")
+        refusal = transfer_queue.may_come_from(transfer.name, self._settings.allowed)
         if refusal is not None:
-            raise EngineCallFailed(trouble or refusal.message)
-        fetch.source = INTERNET
-        engine, endpoint = self._engine(fetch)
-        await self._pull(fetch, endpoint, engine.pull(fetch.name))
+            raise EngineCallFailed(problem or refusal.message)
+        transfer.source = INTERNET
+        engine, endpoint = self._engine(transfer)
+        await self._pull(transfer, endpoint, engine.pull(transfer.name))
 
-    async def _copy_from(self, fetch: Transfer, node: Node, card: ModelInfo) -> None:
-        """Under a name that tells where it is from; then it gets its own, and the other goes."""
+    async def _copy_from(self, transfer: Transfer, node: Node, card: ModelInfo) -> None:
+        """Pulls under a name that contains the source's address, then renames the model."""
         url = card.engine.library_url
-        fetch.source, fetch.layers = node.id, {}
-        full = transfer_queue.no_room(self._node(fetch), card.size_bytes)
+        transfer.source, transfer.layers = node.id, {}
+        full = transfer_queue.no_room(self._node(transfer), card.size_bytes)
         if full is not None:
             raise EngineCallFailed(full)
-        engine, endpoint = self._engine(fetch)
-        kept = pulled_name(url, card.digest)
-        await self._pull(fetch, endpoint, engine.pull(registry_pull_name(url, card.digest), is_plain=True))
-        await self._order(endpoint, engine.copy(kept, fetch.name))
-        await self._order(endpoint, engine.remove(kept))
+        engine, endpoint = self._engine(transfer)
+        pulled = pulled_name(url, card.digest)
+        await self._pull(transfer, endpoint, engine.pull(registry_pull_name(url, card.digest), is_plain=True))
+        await self._call(endpoint, engine.copy(pulled, transfer.name))
+        await self._call(endpoint, engine.remove(pulled))
 
-    async def _pull(self, fetch: Transfer, endpoint: EngineEndpoint, call: Call | None) -> None:
+    async def _pull(self, transfer: Transfer, endpoint: EngineEndpoint, call: Call | None) -> None:
         if call is None:
-            raise EngineCallFailed(f"an engine of kind {endpoint.kind} fetches nothing")
-        is_whole = False
-        async with aclosing(self._orders.lines(endpoint.url, call)) as lines:
+            raise EngineCallFailed(f"the engine {endpoint.kind} cannot download models")
+        is_complete = False
+        async with aclosing(self._engine_client.lines(endpoint.url, call)) as lines:
             async for line in lines:
-                told = read_progress(line)
-                if told is not None:
-                    self._note(fetch, told)
-                    is_whole = told.status == SUCCESS
-        if not is_whole:
-            raise EngineCallFailed("it ended before the model was whole; ask again, and it goes on from there")
+                progress = read_progress(line)
+                if progress is not None:
+                    self._update(transfer, progress)
+                    is_complete = progress.status == SUCCESS
+        if not is_complete:
+            raise EngineCallFailed("the download ended early; pull again to resume it")
 
-    def _note(self, fetch: Transfer, told: PullProgress) -> None:
-        """Raises `EngineCallFailed` for an error in the stream, and where it turns out that the disk has no room."""
-        if told.error:
-            raise EngineCallFailed(told.error)
-        fetch.status = told.status
-        if told.digest:
-            is_new = told.digest not in fetch.layers
-            fetch.layers[told.digest] = (told.completed, told.total)
+    def _update(self, transfer: Transfer, progress: PullProgress) -> None:
+        """Raises `EngineCallFailed` for an error in the stream, and if the disk is too small for a new layer."""
+        if progress.error:
+            raise EngineCallFailed(progress.error)
+        transfer.status = progress.status
+        if progress.digest:
+            is_new = progress.digest not in transfer.layers
+            transfer.layers[progress.digest] = (progress.completed, progress.total)
             if (
                 is_new
-                and fetch.source == INTERNET
-                and (full := transfer_queue.no_room(self._node(fetch), fetch.total_bytes - fetch.completed_bytes))
+                and transfer.source == INTERNET
+                and (
+                    full := transfer_queue.no_room(
+                        self._node(transfer), transfer.total_bytes - transfer.completed_bytes
+                    )
+                )
             ):
                 raise EngineCallFailed(full)
-        self._tell()
+        self._notify()
 
-    async def _order(self, endpoint: EngineEndpoint, call: Call | None) -> None:
+    async def _call(self, endpoint: EngineEndpoint, call: Call | None) -> None:
         if call is None:
-            raise EngineCallFailed(f"an engine of kind {endpoint.kind} cannot do that")
-        reply = await self._orders.send(endpoint.url, call)
+            raise EngineCallFailed(f"the engine {endpoint.kind} cannot copy or remove models")
+        reply = await self._engine_client.send(endpoint.url, call)
         if reply.status >= 400:
-            raise EngineCallFailed(f"it answered {reply.status}: {reply.body[:500].decode('utf-8', 'replace')}")
+            raise EngineCallFailed(f"the engine answered {reply.status}: {reply.body[:500].decode('utf-8', 'replace')}")
 
-    def _node(self, fetch: Transfer) -> Node:
-        node = self._fleet.node(fetch.node_id)
+    def _node(self, transfer: Transfer) -> Node:
+        node = self._fleet.node(transfer.node_id)
         if node is None:
-            raise EngineCallFailed("its node has left; ask again when it is back, and it goes on from there")
+            raise EngineCallFailed("the node has left; when it is back, pull again to resume")
         return node
 
-    def _engine(self, fetch: Transfer) -> tuple[Engine, EngineEndpoint]:
-        for endpoint in self._node(fetch).report.engines:
+    def _engine(self, transfer: Transfer) -> tuple[Engine, EngineEndpoint]:
+        for endpoint in self._node(transfer).report.engines:
             engine = self._engines.get(endpoint.kind)
             if engine is not None and endpoint.abilities.can_pull:
                 return engine, endpoint
-        raise EngineCallFailed("its node has no engine that fetches models")
+        raise EngineCallFailed("the node has no engine that downloads models")

@@ -1,4 +1,4 @@
-"""Has an engine load a model that nobody was sent to yet: one empty request, whose answer nobody reads. Decides nothing."""
+"""Loads a model on a node before requests are sent there, with one empty request whose answer is ignored."""
 
 from __future__ import annotations
 
@@ -21,26 +21,31 @@ class ModelWarmer:
         self._engines = engines
 
     def __call__(self, command: LoadModel) -> None:
-        """Returns at once. An engine that loads nothing on its own account is left alone."""
+        """Returns at once. Does nothing for an engine that cannot load models on request."""
         engine = self._engines.get(command.card.engine.kind)
         call = engine.load(command.card.name) if engine is not None else None
         if call is None:
             return
-        log.info("a model is loaded ahead", extra={"node_id": command.node_id, "model": command.model})
+        log.info("pre-warming a model", extra={"node_id": command.node_id, "model": command.model})
         self._pool.send(
-            command.card.engine.url, call.method.encode(), call.path.encode(), OWN_LINES, call.body, _Ignored(command)
+            command.card.engine.url,
+            call.method.encode(),
+            call.path.encode(),
+            OWN_LINES,
+            call.body,
+            _IgnoredAnswer(command),
         )
 
 
-class _Ignored:
-    """Whatever is answered, requests go on as if nothing had been asked; a trouble is worth a line."""
+class _IgnoredAnswer:
+    """Ignores the answer; a failure is logged and changes nothing else."""
 
     def __init__(self, command: LoadModel) -> None:
         self._command = command
 
     def on_head(self, status: int, _headers: list[Header]) -> None:
         if status >= 400:
-            self._tell(f"it answered {status}")
+            self._log_failure(f"the engine answered {status}")
 
     def on_body(self, data: bytes) -> None:
         pass
@@ -49,11 +54,11 @@ class _Ignored:
         pass
 
     def on_error(self, kind: FailureKind, detail: str) -> None:
-        self._tell(detail or kind.value)
+        self._log_failure(detail or kind.value)
 
-    def _tell(self, problem: str) -> None:
+    def _log_failure(self, problem: str) -> None:
         log.warning(
-            "a model could not be loaded ahead: %s",
+            "pre-warming a model failed: %s",
             problem,
             extra={"node_id": self._command.node_id, "model": self._command.model},
         )

@@ -108,7 +108,7 @@ class AutoPull:
             return False
         name = request.model_as_asked or request.model
         try:
-            transfer = self._transfers.want(name, str(request.id))
+            transfer = self._transfers.add(name, str(request.id))
         except HerdError as error:
             message = f"model '{name}' not found on any node, and it cannot be downloaded: {error}"
             callbacks.refuse(Refusal(404, error.refusal.code, message), None)
@@ -171,7 +171,7 @@ class AutoPull:
                     if commented is not None and at - commented.commented_at >= self._comment_every_s:
                         commented.write_position(QueuePosition(0, describe(progress)), at)
                 if transfer.state is TransferState.DONE:
-                    await self._transfers.seen(transfer)
+                    await self._transfers.wait_until_reported(transfer)
         except TimeoutError:
             about = {"model": transfer.model, "node_id": transfer.node_id}
             log.info("a request waited too long for the download of its model", extra=about)

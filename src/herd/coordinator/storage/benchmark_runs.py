@@ -38,8 +38,8 @@ TEXT_MAX_CHARS = 300
 
 INSERT = """INSERT OR REPLACE INTO benchmark_runs (
     run_id, timestamp, duration_s, total_requests, total_failures, total_prompt_tokens, total_completion_tokens,
-    requests_per_sec, tokens_per_sec, latency_p50_ms, latency_p95_ms, latency_p99_ms, ttft_p50_ms, ttft_p95_ms, ttft_p99_ms,
-    fleet_snapshot, per_model_results, per_node_results, peak_utilization
+    requests_per_sec, tokens_per_sec, latency_p50_ms, latency_p95_ms, latency_p99_ms,
+    ttft_p50_ms, ttft_p95_ms, ttft_p99_ms, fleet_snapshot, per_model_results, per_node_results, peak_utilization
 ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 DELETE_SURPLUS = (
     "DELETE FROM benchmark_runs WHERE id IN (SELECT id FROM benchmark_runs ORDER BY timestamp DESC LIMIT -1 OFFSET ?)"
@@ -107,13 +107,13 @@ def find_run(connection: sqlite3.Connection, run_id: str) -> BenchmarkDetails | 
 def run_of(finished: FinishedRun) -> BenchmarkDetails:
     """The dashboard's record of the run."""
     run = finished.run
-    boxes = tuple(box(cell) for cell in cells(run.shown))
+    boxes = tuple(box(cell) for cell in cells(run.results))
     left_out = tuple(
         SkippedMeasurement(node_id, model, reason[:TEXT_MAX_CHARS])
         for (node_id, model), reason in run.plan.left_out.items()
     )
     fleet = {node_id: dict(facts) for node_id, facts in finished.fleet.items()}
-    requests = sum(shown.probe.requests for shown in run.shown)
+    requests = sum(shown.probe.requests for shown in run.results)
     return BenchmarkDetails(
         run_id=run.run_id,
         timestamp=run.started_at,
@@ -192,7 +192,7 @@ def changes_between(first: BenchmarkDetails, second: BenchmarkDetails) -> dict[N
 
 
 def _row(finished: FinishedRun) -> tuple[object, ...]:
-    run, shown = run_of(finished), finished.run.shown
+    run, shown = run_of(finished), finished.run.results
     latencies, firsts = _generation_times_ms(shown)
     read, written = sum(each.prompt_tokens for each in shown), sum(each.written_tokens for each in shown)
     busy_s = max(sum(each.took_s for each in shown), 1e-9)

@@ -86,9 +86,11 @@ BUSY_BY_HOUR = (
 )
 SLOTS_BY_HOUR = "SELECT bucket, SUM(slot_s) / 3600.0 FROM node_hours WHERE bucket >= ? AND bucket < ? GROUP BY bucket"
 FALLBACKS = """SELECT original_model, model, COUNT(*) FROM request_traces
-    WHERE timestamp >= ? AND timestamp < ? AND fallback_used = 1 AND status <> 'retried' AND COALESCE(kind, '') <> 'info' GROUP BY 1, 2 LIMIT ?"""
+    WHERE timestamp >= ? AND timestamp < ? AND fallback_used = 1
+    AND status <> 'retried' AND COALESCE(kind, '') <> 'info' GROUP BY 1, 2 LIMIT ?"""
 DIALECTS = """SELECT tags, key_id, client_ip, original_format FROM request_traces
-    WHERE timestamp >= ? AND timestamp < ? AND status <> 'retried' AND COALESCE(kind, '') <> 'info' ORDER BY timestamp DESC LIMIT ?"""
+    WHERE timestamp >= ? AND timestamp < ? AND status <> 'retried' AND COALESCE(kind, '') <> 'info'
+    ORDER BY timestamp DESC LIMIT ?"""
 
 
 def _sql(template: str, table: str, key: str = "") -> str:

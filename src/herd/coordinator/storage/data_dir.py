@@ -64,7 +64,8 @@ def lock_folder(folder: Path) -> DataDirLock:
         file.close()
         who = f"process {holder}" if holder.isdigit() else "another process"
         raise DataDirInUse(
-            f"another coordinator ({who}) already uses {folder}; stop it, or start this one with another folder: herd --data-dir FOLDER"
+            f"another coordinator ({who}) already uses {folder}; stop it, "
+            "or start this one with another folder: herd --data-dir FOLDER"
         ) from None
     file.truncate(0)
     file.write(f"{os.getpid()}\n")

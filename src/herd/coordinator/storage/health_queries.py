@@ -27,10 +27,11 @@ ROWS_MAX = 50_000
 PAIRS = """WITH seen AS (
         SELECT *, status = 'completed' AS done, COALESCE(load_ms, 0) >= :cold AS is_cold,
             CASE WHEN status = 'completed' AND stream AND NOT COALESCE(retry_count, 0) AND prefill_ms IS NOT NULL
-                THEN MAX(0, time_to_first_token_ms - (latency_ms - attempt_ms) - prefill_ms - COALESCE(load_ms, 0)) END AS link_ms
+                THEN MAX(0, time_to_first_token_ms - (latency_ms - attempt_ms) - prefill_ms - COALESCE(load_ms, 0))
+                END AS link_ms
         FROM (
-            SELECT node_id, model, status, stream, retry_count, prefill_ms, time_to_first_token_ms, latency_ms, attempt_ms,
-                load_ms, failure, held_ms, estimated_tokens, prompt_tokens, completion_tokens, kind
+            SELECT node_id, model, status, stream, retry_count, prefill_ms, time_to_first_token_ms, latency_ms,
+                attempt_ms, load_ms, failure, held_ms, estimated_tokens, prompt_tokens, completion_tokens, kind
             FROM request_traces WHERE timestamp >= :since ORDER BY id DESC LIMIT :rows
         ) WHERE COALESCE(kind, '') <> 'info' AND node_id <> ''
     )
@@ -67,7 +68,8 @@ SUMS = """SELECT COALESCE(SUM(status <> 'retried'), 0),
         COALESCE(SUM(status = 'rejected' AND COALESCE(held_ms, 0) >= :queued_min), 0),
         COALESCE(SUM(status <> 'retried' AND COALESCE(error_message, '') = :too_late), 0)
     FROM (
-        SELECT status, held_ms, error_message, kind FROM request_traces WHERE timestamp >= :since ORDER BY id DESC LIMIT :rows
+        SELECT status, held_ms, error_message, kind FROM request_traces
+        WHERE timestamp >= :since ORDER BY id DESC LIMIT :rows
     )
     WHERE COALESCE(kind, '') <> 'info'"""
 

@@ -1,6 +1,6 @@
 """Stores how long each node was in each state, per minute and per hour, and the events of the fleet.
 
-    node_minutes, node_hours    per node and bucket: seconds online (busy or not), degraded, paused, draining, offline; slot seconds
+    node_minutes, node_hours    per node and bucket: seconds in each state, and slot seconds
     fleet_events                a node joined or left, the coordinator started, a setting changed
 
 A bucket without a row means that the coordinator was not running.

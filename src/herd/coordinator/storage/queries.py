@@ -37,7 +37,8 @@ RECENT_TRACES = """SELECT * FROM request_traces
       AND (:before_id IS NULL OR id < :before_id)
       AND (:since IS NULL OR timestamp >= :since)
       AND (:until IS NULL OR timestamp < :until)
-      AND (:tag IS NULL OR EXISTS (SELECT 1 FROM json_each(CASE WHEN json_valid(tags) THEN tags END) WHERE value = :tag))
+      AND (:tag IS NULL OR EXISTS (
+        SELECT 1 FROM json_each(CASE WHEN json_valid(tags) THEN tags END) WHERE value = :tag))
     ORDER BY timestamp DESC, id DESC LIMIT :limit"""
 
 ENDED_TRACES = """SELECT * FROM request_traces WHERE status <> 'retried' AND COALESCE(kind, '') <> 'info'

@@ -16,7 +16,8 @@ DELETE_OLD_LATENCIES = """DELETE FROM latency_observations WHERE id IN (
 DELETE_SURPLUS_TRACES = """DELETE FROM request_traces WHERE id IN (
     SELECT id FROM request_traces WHERE id <= (SELECT MAX(id) FROM request_traces) - ? ORDER BY id LIMIT ?)"""
 DELETE_SURPLUS_LATENCIES = """DELETE FROM latency_observations WHERE id IN (
-    SELECT id FROM latency_observations WHERE id <= (SELECT MAX(id) FROM latency_observations) - ? ORDER BY id LIMIT ?)"""
+    SELECT id FROM latency_observations WHERE id <= (SELECT MAX(id) FROM latency_observations) - ?
+    ORDER BY id LIMIT ?)"""
 
 
 def trim(connection: sqlite3.Connection, now: float, days: float, rows_max: int) -> bool:

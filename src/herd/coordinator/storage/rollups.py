@@ -101,9 +101,9 @@ APP_COLUMNS = """
 _FRESH_TABLES = (
     """CREATE TEMP TABLE IF NOT EXISTS fresh (
         id INTEGER PRIMARY KEY, key INTEGER, minute INTEGER, hour INTEGER, node_id TEXT, model TEXT, app_kind TEXT,
-        app TEXT, kind TEXT, status TEXT, timestamp REAL, fallback_used INTEGER, finish_reason TEXT, prompt_tokens INTEGER,
-        completion_tokens INTEGER, latency_ms REAL, ttft_ms REAL, held_ms REAL, attempt_ms REAL, load_ms REAL,
-        prefill_ms REAL, decode_ms REAL
+        app TEXT, kind TEXT, status TEXT, timestamp REAL, fallback_used INTEGER, finish_reason TEXT,
+        prompt_tokens INTEGER, completion_tokens INTEGER, latency_ms REAL, ttft_ms REAL, held_ms REAL,
+        attempt_ms REAL, load_ms REAL, prefill_ms REAL, decode_ms REAL
     )""",
     """CREATE TEMP TABLE IF NOT EXISTS fresh_bins (
         minute INTEGER, hour INTEGER, key INTEGER, measure INTEGER, bin INTEGER
