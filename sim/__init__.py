@@ -1,5 +1,5 @@
-"""A world for the real core: a clock that jumps, nodes that behave like engines on real machines, clients, and nothing else.
+"""Simulates what surrounds the real core: a clock, nodes that behave like engines on real machines, and clients.
 
-No decision is copied here. `world.py` feeds `Dispatcher.handle` and performs the commands that it returns; what stands
-here is what stands around the core in life: machines, engines, networks, people.
+No decision is copied here. `world.py` feeds events to `Dispatcher.handle` and performs the commands that it returns; this package
+models machines, engines, networks and clients.
 """

@@ -1,7 +1,7 @@
-"""Coding agents in a closed loop: each reads, thinks, asks again with a longer conversation. Chooses no node.
+"""Models coding agents in a closed loop: each reads the answer, pauses, and sends the next turn of a growing conversation.
 
-A session starts from one of a few system prompts that many share, and grows by what tools returned and what the model
-answered, until it is full or done; then the same person starts another. Lengths come from a trace's window.
+A session starts with one of three shared system prompts. Tool results and answers make it longer, until its context window or its
+number of turns is used up; then the same agent starts a new session. Lengths come from a part of a trace.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from sim.asks import SimRequest
 from sim.hardware import Model
-from sim.mixing import estimated
+from sim.requests import SimRequest
 from sim.runner import BLOCK_TOKENS
 from sim.traces import Row
+from sim.workload import estimated
 
 SYSTEM_TOKENS = (2048, 3072, 6144)
-"""The shared beginnings: three kinds of agents."""
+"""Lengths of the shared system prompts, one for each kind of agent."""
 TURNS = (6, 24)
-"""A session has so many turns, evenly spread."""
+"""Range of the number of turns in a session (uniform distribution)."""
 GROWTH_MAX = 3000
-"""One tool result adds at most so many tokens."""
+"""Most tokens that one tool result adds."""
 OUTPUT_MAX = 1500
 
 
@@ -35,27 +35,27 @@ class _Session:
 
 @dataclass(slots=True)
 class Agents:
-    """`first()` are the asks that begin it all; `after` is what follows an answer, until `requests` were asked."""
+    """`first` returns the first requests; `after` returns the request that follows an answer, until `count_max` were sent."""
 
-    count: int
-    requests: int
+    agents: int
+    count_max: int
     think_s: float
     model: Model
     window: int
     lengths: Sequence[Row]
     rng: Random
     _sessions: dict[int, _Session] = field(default_factory=dict)
-    _asked: int = 0
+    _sent: int = 0
     _serial: int = 10_000_000
 
     def first(self) -> list[SimRequest]:
-        asks = [self._turn(client, self.rng.random() * self.think_s * 2) for client in range(self.count)]
-        return sorted(asks, key=lambda ask: ask.at)
+        requests = [self._turn(client, self.rng.random() * self.think_s * 2) for client in range(self.agents)]
+        return sorted(requests, key=lambda request: request.at)
 
-    def after(self, ask: SimRequest, at: float) -> SimRequest | None:
-        if self._asked >= self.requests or ask.client is None:
+    def after(self, request: SimRequest, at: float) -> SimRequest | None:
+        if self._sent >= self.count_max or request.client is None:
             return None
-        return self._turn(ask.client, at + self.rng.expovariate(1.0 / self.think_s))
+        return self._turn(request.client, at + self.rng.expovariate(1.0 / self.think_s))
 
     def _turn(self, client: int, at: float) -> SimRequest:
         session = self._sessions.get(client)
@@ -67,9 +67,9 @@ class Agents:
         session.turns_left -= 1
         session.tokens += added
         self._grow(session)
-        self._asked += 1
-        ask = SimRequest(
-            f"a{self._asked}",
+        self._sent += 1
+        request = SimRequest(
+            f"a{self._sent}",
             at,
             self.model.name,
             session.tokens,
@@ -80,7 +80,7 @@ class Agents:
             client=client,
         )
         session.tokens += output  # the answer is part of the next prompt
-        return ask
+        return request
 
     def _begin(self) -> _Session:
         kind = self.rng.randrange(len(SYSTEM_TOKENS))

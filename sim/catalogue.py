@@ -1,4 +1,4 @@
-"""Finds scenarios and baselines: adding a file adds one. Judges nothing."""
+"""Finds all scenarios and policies: adding a file to their folder adds one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sim.policies
 import sim.scenarios
 from herd.discover import discover
 from sim.compose import SimPolicy
-from sim.play import Scenario
+from sim.simulation import Scenario
 
 SCENARIOS = discover(sim.scenarios, Scenario, "SCENARIO")
-BASELINES = discover(sim.policies, SimPolicy, "BASELINE")
+POLICIES = discover(sim.policies, SimPolicy, "POLICY")

@@ -1,4 +1,4 @@
-"""Joins the real core as the coordinator's program does, with a policy that a baseline makes. Decides nothing."""
+"""Connects the real core to a simulated world, with the policy under test."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from herd.core.scheduling.scheduler import Policy, SignalPolicy
 from herd.core.scheduling.signals import Signal, Weights
 from herd.core.state.fleet import ModelName, NodeId
 from herd.discover import discover
-from sim.asks import SimRequest
 from sim.hardware import Speeds
 from sim.node import SimNode
 from sim.placement_loader import PlacementLoader
-from sim.play import Simulation
+from sim.requests import SimRequest
+from sim.simulation import Simulation
 from sim.world import World
 
 FILTERS = discover(herd.core.scheduling.filters, Filter, "FILTER")
@@ -31,11 +31,11 @@ SIGNALS = discover(herd.core.scheduling.signals, Signal, "SIGNAL")
 
 @dataclass(slots=True)
 class PolicyInputs:
-    """What a baseline may use. `truth` and `asks` are for the oracle alone."""
+    """What a policy may use. Only the oracle may use `truth` and `requests`."""
 
     rng: Random
     nodes: dict[NodeId, SimNode]
-    asks: dict[str, SimRequest]
+    requests: dict[str, SimRequest]
     forecast: Forecast = field(default_factory=Forecast)
     settings: CompletionTimeSettings = field(default_factory=CompletionTimeSettings)
     signals: SignalPolicy = field(default_factory=lambda: SignalPolicy(SIGNALS, Weights()))
@@ -46,37 +46,39 @@ class PolicyInputs:
 
 @dataclass(frozen=True, slots=True)
 class SimPolicy:
-    """One way to choose. `make(ground)` returns a policy; it may put another forecast into the ground first.
+    """A policy of the benchmark. `make(inputs)` returns the scheduler's policy and may replace parts of `inputs.forecast`.
 
-    `is_simple` ones are what other routers do: the best of them, picked per scenario, is the yardstick.
+    Policies with `is_simple` are those of other routers; the best of them, chosen per scenario, is what ours is compared with.
     """
 
     name: str
-    told: str
+    description: str
     make: Callable[[PolicyInputs], Policy]
     is_simple: bool = True
     at_every_load: bool = True
-    """False for what collapses under load anyway, and for variants of our own: played at the main load only."""
-    moves_waiting: bool = False
-    """Whether requests that wait for a node may be moved when a slot becomes free elsewhere."""
-    warms_ahead: bool = False
-    """Whether a model is loaded on a second node when a line forms at the first."""
-    places_ahead: bool = False
-    """Whether idle nodes load what a plan from what was asked lately wants there; with `warms_ahead`."""
+    """False for policies that collapse under load and for variants of our own: these run at the main load only."""
+    rebalances: bool = False
+    """Whether a queued request may move when a slot becomes free on another node."""
+    prewarms: bool = False
+    """Whether a model is loaded on a second node when its queue on the first is long."""
+    loads_by_plan: bool = False
+    """Whether idle nodes load models by a placement plan; with `prewarms`."""
 
 
-def a_world(play: Simulation, baseline: SimPolicy, rng: Random) -> World:
-    nodes = {node.id: node for node in (SimNode(spec) for spec in play.nodes)}
-    asks: dict[str, SimRequest] = {}
-    ground = PolicyInputs(Random(rng.random()), nodes, asks)
-    policy = baseline.make(ground)
+def build_world(simulation: Simulation, sim_policy: SimPolicy, rng: Random) -> World:
+    nodes = {node.id: node for node in (SimNode(spec) for spec in simulation.nodes)}
+    requests: dict[str, SimRequest] = {}
+    inputs = PolicyInputs(Random(rng.random()), nodes, requests)
+    policy = sim_policy.make(inputs)
     parts = build_parts(
         policy,
         FILTERS,
-        ground.forecast,
-        holding=play.holding,
-        prewarm=PrewarmSettings() if baseline.warms_ahead else None,
-        is_rebalancing=baseline.moves_waiting,
+        inputs.forecast,
+        holding=simulation.holding,
+        prewarm=PrewarmSettings() if sim_policy.prewarms else None,
+        is_rebalancing=sim_policy.rebalances,
     )
     dispatcher = Dispatcher(parts)
-    return World(play, nodes, asks, dispatcher, rng, PlacementLoader(dispatcher) if baseline.places_ahead else None)
+    return World(
+        simulation, nodes, requests, dispatcher, rng, PlacementLoader(dispatcher) if sim_policy.loads_by_plan else None
+    )

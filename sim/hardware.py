@@ -1,8 +1,8 @@
-"""Machines and models, and how fast the one runs the other. Facts of the world; decides nothing and knows no coordinator.
+"""Defines machines and models, and how fast each machine runs each model.
 
 Speeds follow published single-stream measurements (llama.cpp and Ollama, 2024 to 2026): decoding reads the active
-weights once per token, prompts are bound by arithmetic. The coordinator's own priors are simpler than this on purpose:
-it must learn what differs.
+weights once per token, prefill is bound by arithmetic. The coordinator's own priors are simpler on purpose: it must
+learn the differences.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from dataclasses import dataclass, replace
 
 GB = 1_000_000_000
 RUNNER_START_S = 1.5
-"""Starting a runner, whatever the model's size."""
+"""Time to start a runner, for a model of any size."""
 PAGE_CACHE_FACTOR = 3.5
-"""A file read lately loads so much faster."""
+"""How many times faster a file loads that is in the page cache."""
 PREFILL_DEPTH_TOKENS = 32_000.0
-"""At this depth prompts are read at half speed (a fifth slower at 8k)."""
+"""At this depth prefill runs at half speed (a fifth slower at 8k)."""
 DECODE_DEPTH_TOKENS = 86_000.0
-"""Decoding at 32k is about 37 % slower than at the beginning."""
+"""Decoding at a depth of 32k is about 37 % slower than at 0."""
 EXPERTS_PROMPT_SHARE = 0.65
-"""Mixtures of experts read prompts so much slower than their active weights suggest."""
+"""Prefill speed of a mixture of experts, as a share of what its active weights suggest."""
 EXPERTS_BATCH = 0.65
 """Step ratio of a mixture of experts: 1 + 0.65 log2(streams)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """`prompt_8b` prompt tokens/s with an 8B 4-bit model; `batch_slope` what one more stream adds to a step, dense."""
+    """`prompt_8b`: prompt tokens/s of an 8B 4-bit model. `batch_slope`: what one more stream adds to a step (dense models)."""
 
     name: str
     kind: str
@@ -50,7 +50,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """`active_gb` are the weights read per token; `kv_bytes` one token of context in memory."""
+    """`active_gb`: weights that are read for each token. `kv_bytes`: memory of one token of context."""
 
     name: str
     size_gb: float
@@ -67,7 +67,7 @@ class Model:
 
 @dataclass(slots=True)
 class Speeds:
-    """How one machine truly runs one model, alone and cool."""
+    """The true speeds of one model on one machine, with a single stream and without throttling."""
 
     prompt_per_s: float
     step_s: float
@@ -78,7 +78,7 @@ class Speeds:
     decode_depth: float = DECODE_DEPTH_TOKENS
 
     def batch(self, streams: int) -> float:
-        """How much longer a step takes while so many decode together."""
+        """How many times longer a step takes while this number of streams decode together."""
         if streams <= 1:
             return 1.0
         if self.is_experts:
@@ -97,7 +97,7 @@ def speeds(machine: Machine, model: Model) -> Speeds:
 
 
 def varied(machine: Machine, compute: float, bandwidth: float, disk: float) -> Machine:
-    """No two machines of one type are equal: the same machine with other true speeds, but the same endpoint."""
+    """The same machine with other true speeds: no two machines of one type are equal."""
     return replace(
         machine,
         prompt_8b=machine.prompt_8b * compute,

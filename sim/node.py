@@ -1,8 +1,8 @@
-"""One node: an engine with its line, memory, loads and heat, and the agent's report. Knows no coordinator and no other node.
+"""Models one node: an engine with its queue, memory, loads and heat, and the agent's report.
 
-The engine is Ollama's scheduler in short: one line, first come first; a request that needs a load or another window
-waits until idle models made room, and everything behind it waits too; at most so many models; idle models leave after
-their time. Models that are answering share the machine's speed.
+The engine is a short form of Ollama's scheduler: one queue, first come first served. A request that needs a load or a larger
+context window waits until idle models were unloaded, and every request behind it waits too. The number of loaded models is limited,
+and idle models are unloaded after their keep-alive time. Models that are answering share the machine's speed.
 """
 
 from __future__ import annotations
@@ -30,36 +30,37 @@ WINDOW_DEFAULT = 8192
 KEEP_ALIVE_S = 300.0
 WARM_S = 1800.0
 HEAT_STEPS = ((900.0, 0.45, "critical"), (600.0, 0.6, "serious"), (360.0, 0.85, "fair"))
-"""Seconds of work above which a fan-less laptop runs at this share of its speed."""
+"""Seconds of work, from which on a fan-less laptop runs at this share of its speed, and the thermal state."""
 COOLING = 1.5
 FAULT_NEVER = float("inf")
-AHEAD = "warm-"
-"""How the empty requests are named that only load a model."""
+PREWARM = "warm-"
+"""Prefix of the ids of empty requests, which only load a model."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
-    """How a node is set up. `told_bandwidth` is what its agent claims; None tells the machine's nominal one."""
+    """How a node is set up. `loaded` models are in memory at the start."""
 
     name: str
     machine: Machine
     models: tuple[Model, ...]
-    hot: tuple[Model, ...] = ()
-    told_bandwidth: float | None = None
+    loaded: tuple[Model, ...] = ()
+    reported_bandwidth_gbps: float | None = None
+    """What its agent reports; None: the machine's nominal bandwidth."""
     window: int = WINDOW_DEFAULT
     keep_alive_s: float = KEEP_ALIVE_S
     cache_entries: int = 4
-    is_strict_line: bool = True
-    """Whether a request that needs a load blocks also those for models in memory (Ollama before 0.30)."""
+    has_strict_queue: bool = True
+    """Whether a request that needs a load also blocks requests for loaded models (Ollama before 0.30)."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """What a node did: for the tables."""
+    """Counts of what a node did, for the tables of the benchmark."""
 
     loads: int = 0
     awaited_loads: int = 0
-    """Loads for which a request waited: not those ahead of any."""
+    """Loads for which a request waited; loads in advance are not counted."""
     bytes_read: int = 0
     hit_tokens: int = 0
     prompt_tokens: int = 0
@@ -67,7 +68,7 @@ class Tally:
 
 @dataclass(slots=True)
 class Progress:
-    """What happened inside a node up to now: first tokens, and ends with what the engine counted."""
+    """First tokens and ended runs since the last call; ended runs come with the engine's counters."""
 
     begun: list[Run] = field(default_factory=list)
     done: list[tuple[Run, Counters]] = field(default_factory=list)
@@ -82,7 +83,7 @@ class SimNode:
             name: speeds(spec.machine, model) for name, model in self.by_name.items()
         }
         self.runners: dict[ModelName, Runner] = {}
-        self.line: deque[Run] = deque()
+        self.queue: deque[Run] = deque()
         self.loading: tuple[ModelName, float] | None = None
         self._window_of_load = spec.window
         self.warm: OrderedDict[ModelName, float] = OrderedDict()
@@ -102,46 +103,46 @@ class SimNode:
             spec.machine.models_max,
             abilities=EngineAbilities(takes_window=True),
         )
-        for model in spec.hot:
+        for model in spec.loaded:
             self._place(canonical(model.name), spec.window, at)
 
     # --- work ---
 
     def submit(self, run: Run, at: float) -> None:
-        self.line.append(run)
-        self._look(at)
+        self.queue.append(run)
+        self._schedule(at)
 
     def cancel(self, run: Run, at: float) -> None:
-        """The coordinator closed the connection: the slot is free at once."""
-        if run in self.line:
-            self.line.remove(run)
+        """The coordinator closed the connection: the slot becomes free at once."""
+        if run in self.queue:
+            self.queue.remove(run)
         else:
-            runner = self.runners.get(run.ask.name)
+            runner = self.runners.get(run.request.name)
             if runner is not None:
                 runner.cancel(run, at)
-        self._look(at)
+        self._schedule(at)
 
     def advance(self, at: float) -> Progress:
-        """Everything that happened up to now. Call at every `next_at`, and before anything else is asked of the node."""
+        """Advances the node to `at`. Must be called at every `next_at`, and before any other method."""
         seconds, progress = at - self.at, Progress()
         is_active = False
         for runner in self.runners.values():
-            if runner.reading or runner.writing:
+            if runner.prefilling or runner.decoding:
                 is_active = True
                 runner.advance(seconds)
         self._warm_up(seconds, is_active)
         self.at = at
         for runner in self.runners.values():
-            if runner.reading or runner.writing:
+            if runner.prefilling or runner.decoding:
                 begun, done = runner.ended(at)
                 progress.begun += begun
                 progress.done += [(run, self._counters(run, at)) for run in done]
-        self._look(at)
+        self._schedule(at)
         return progress
 
     def next_at(self) -> float:
-        """When something ends next; infinity while nothing goes on. Also sets the rates until then."""
-        busy = [runner for runner in self.runners.values() if runner.reading or runner.writing]
+        """When the next phase ends; infinity while the node is idle. Also sets the rates until then."""
+        busy = [runner for runner in self.runners.values() if runner.prefilling or runner.decoding]
         soonest = FAULT_NEVER
         if busy:
             share = self.speed_share() / len(busy)
@@ -162,56 +163,56 @@ class SimNode:
             )
 
     def _counters(self, run: Run, at: float) -> Counters:
-        """As Ollama counts: cached tokens are in the prompt's, durations are the wall's, the load includes the line."""
-        ask, first_at = run.ask, run.first_at
+        """Counters as in Ollama: prompt tokens include cached tokens, durations are wall time, the load includes the time queued."""
+        request, first_at = run.request, run.first_at
         assert first_at is not None
         self.tally.hit_tokens += run.cached_tokens
-        self.tally.prompt_tokens += ask.prompt_tokens
+        self.tally.prompt_tokens += request.prompt_tokens
         return Counters(
-            ask.prompt_tokens,
-            0 if ask.is_embedding else ask.output_tokens,
+            request.prompt_tokens,
+            0 if request.is_embedding else request.output_tokens,
             load_s=run.ready_at - run.arrived_at + 0.002,
             prefill_s=first_at - run.began_at,
             decode_s=at - first_at,
             finish_reason="stop",
         )
 
-    # --- the engine's line, and memory ---
+    # --- the engine's queue, and memory ---
 
-    def _look(self, at: float) -> None:
-        """Ends a load, drops what has been idle for too long, and takes from the line whatever can go on."""
+    def _schedule(self, at: float) -> None:
+        """Ends a load, unloads models that were idle for too long, and admits queued runs that can start."""
         if self.loading is not None and self.loading[1] <= at + 1e-9:
             self._place(self.loading[0], self._window_of_load, at)
             self.loading = None
         self._expire(at)
         waiting: deque[Run] = deque()
-        while self.line:
-            run = self.line.popleft()
-            runner = self.runners.get(run.ask.name)
+        while self.queue:
+            run = self.queue.popleft()
+            runner = self.runners.get(run.request.name)
             if runner is not None and not self._needs_other_window(runner, run):
                 runner.admit(run, at)
                 continue
             waiting.append(run)
             if len(waiting) == 1 and self.loading is None:
                 self._try_to_load(run, at)
-            if self.spec.is_strict_line:
+            if self.spec.has_strict_queue:
                 break
-        waiting.extend(self.line)
-        self.line = waiting
+        waiting.extend(self.queue)
+        self.queue = waiting
 
     def _needs_other_window(self, runner: Runner, run: Run) -> bool:
-        wanted = run.ask.wanted_window_tokens
+        wanted = run.request.wanted_window_tokens
         return wanted is not None and wanted > runner.window_tokens
 
     def _try_to_load(self, run: Run, at: float) -> None:
-        """Makes room by idle models and begins to load; does nothing while there is too little room and nobody idle."""
-        name = run.ask.name
+        """Unloads idle models and starts to load; does nothing while memory is too small and no model is idle."""
+        name = run.request.name
         present = self.runners.get(name)
         if present is not None:
             if present.is_busy:
                 return
             self._unload(name, at)
-        window = max(self.spec.window, run.ask.wanted_window_tokens or 0)
+        window = max(self.spec.window, run.request.wanted_window_tokens or 0)
         size = self.size_bytes(name, window)
         idle = sorted((r.idle_since, n) for n, r in self.runners.items() if not r.is_busy)
         while idle and not self._has_room(size):
@@ -223,7 +224,7 @@ class SimNode:
         factor = PAGE_CACHE_FACTOR if is_warm else 1.0
         load_s = RUNNER_START_S + (self.truth[name].load_s - RUNNER_START_S) / factor
         self.tally.loads += 1
-        self.tally.awaited_loads += not run.ask.id.startswith(AHEAD)
+        self.tally.awaited_loads += not run.request.id.startswith(PREWARM)
         self.tally.bytes_read += 0 if is_warm else model.size_bytes
         self.loading, self._window_of_load = (name, at + load_s), window
 
@@ -236,7 +237,7 @@ class SimNode:
         return int(self.spec.machine.memory_gb * GB)
 
     def size_bytes(self, name: ModelName, window: int) -> int:
-        """Weights and the windows of all slots, as far as the machine has room for them; the engine makes do with less."""
+        """Weights and the context windows of all slots, at most the machine's memory."""
         model = self.by_name[name]
         return min(model.size_bytes + model.kv_bytes * window * self._slots_of(model), self.capacity_bytes)
 
@@ -256,7 +257,7 @@ class SimNode:
         self._touch(name, at)
 
     def _touch(self, name: ModelName, at: float) -> None:
-        """The page cache holds what was read lately, as much as main memory allows (taken as twice the models' memory)."""
+        """Keeps the most recently read files in the page cache, whose size is assumed to be twice the models' memory."""
         self.warm.pop(name, None)
         self.warm[name] = at
         while sum(self.by_name[one].size_bytes for one in self.warm) > 2 * self.capacity_bytes:
@@ -269,24 +270,24 @@ class SimNode:
         ]:
             self._unload(name, at)
 
-    # --- coming and going ---
+    # --- going away and returning ---
 
     def leave(self, is_hanging: bool) -> list[Run]:
-        """Gone without a goodbye. Returns what was being worked on: lost, and whoever waits for it is not told."""
-        lost = list(self.line)
+        """The node disappears without a goodbye. Returns the runs that are lost; their clients are not notified."""
+        lost = list(self.queue)
         for runner in self.runners.values():
-            lost += [*runner.waiting, *runner.reading, *runner.writing]
+            lost += [*runner.waiting, *runner.prefilling, *runner.decoding]
             runner.waiting.clear()
-            runner.reading.clear()
-            runner.writing.clear()
+            runner.prefilling.clear()
+            runner.decoding.clear()
             for slot in runner.slots:
                 slot.run = None
-        self.line.clear()
+        self.queue.clear()
         self.is_away, self.is_hanging = True, is_hanging
         return lost
 
     def come_back(self, at: float) -> None:
-        """The lid opens: models are where they were. After a crash another boot begins with empty memory."""
+        """The lid opens: loaded models are still loaded. After a crash the node boots with empty memory."""
         self.at, self.is_away = at, False
         if not self.is_hanging:
             self.boot += 1
@@ -294,10 +295,10 @@ class SimNode:
             self.loading = None
             self._report = None
 
-    # --- what its agent says ---
+    # --- the agent's report ---
 
     def report(self) -> Report:
-        """The same object while nothing changed; a load in progress is not listed, as in `/api/ps`."""
+        """The same object while nothing changed. A model that is being loaded is not listed, as in `/api/ps`."""
         thermal = next((name for heat_s, _, name in HEAT_STEPS if self._heat_s >= heat_s), "nominal")
         if self._report is None or self._report.thermal_state != thermal:
             self._report = self._fresh_report(thermal)
@@ -309,7 +310,11 @@ class SimNode:
         total = max(64 * GB, capacity) if machine.has_gpu_memory else int(capacity / 0.75)
         held = 8 * GB if machine.has_gpu_memory else total - capacity + used
         gpus = (Gpu(machine.chip, capacity, used),) if machine.has_gpu_memory else ()
-        bandwidth = self.spec.told_bandwidth if self.spec.told_bandwidth is not None else machine.bandwidth_gbps
+        bandwidth = (
+            self.spec.reported_bandwidth_gbps
+            if self.spec.reported_bandwidth_gbps is not None
+            else machine.bandwidth_gbps
+        )
         return Report(
             self.id,
             f"boot-{self.boot}",

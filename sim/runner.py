@@ -1,7 +1,7 @@
-"""One model in memory on one node: its slots, its prompt cache, and work that flows. Knows no other model and no coordinator.
+"""Models one loaded model on one node: its slots, its prompt cache, and the progress of its requests.
 
-Prompts are read one after the other in blocks; while one is read, every stream gets one token per block, as in
-llama.cpp's batches. Between events all rates are constant, so work is advanced in one step (fluid sharing).
+Prompts are processed one after the other in blocks; meanwhile every decoding stream gets one token per block, as in llama.cpp's
+batches. Between events all rates are constant, so work advances in one step (fluid sharing).
 """
 
 from __future__ import annotations
@@ -9,29 +9,29 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
-from sim.asks import SimRequest
 from sim.hardware import Speeds
+from sim.requests import SimRequest
 
 BLOCK_TOKENS = 128
-"""Granularity of prefix hashes."""
+"""Tokens of one prefix hash."""
 PREFILL_BLOCK = 512
 """Prompt tokens in one batch (Ollama's num_batch)."""
 SIMILARITY_MIN = 0.1
-"""A slot is taken for its cache if it holds at least this share of the prompt, else the slot not used for longest."""
+"""Least share of the prompt that a slot's cache must hold to be preferred over the least recently used slot."""
 RESTORE_FACTOR = 15.0
-"""Bringing a prompt back from main memory is so much faster than reading it."""
+"""How many times faster it is to restore a prompt from main memory than to process it again."""
 TINY = 1e-6
 
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """One attempt inside the engine. `left` counts tokens of the present phase."""
+    """One attempt inside the engine. `left` counts the remaining tokens of the present phase."""
 
-    ask: SimRequest
+    request: SimRequest
     attempt: int
     arrived_at: float
     ready_at: float = 0.0
-    """When its model was in memory and nothing stood before it in the engine's line."""
+    """When its model was loaded and it was first in the engine's queue."""
     began_at: float = 0.0
     first_at: float | None = None
     left: float = 0.0
@@ -58,8 +58,8 @@ class Runner:
     is_pinned: bool = False
     idle_since: float = 0.0
     waiting: deque[Run] = field(default_factory=deque)
-    reading: deque[Run] = field(default_factory=deque)
-    writing: list[Run] = field(default_factory=list)
+    prefilling: deque[Run] = field(default_factory=deque)
+    decoding: list[Run] = field(default_factory=list)
     cache: OrderedDict[tuple[int, ...], None] = field(default_factory=OrderedDict)
     hit_tokens: int = 0
     prompt_rate: float = 0.0
@@ -67,10 +67,10 @@ class Runner:
 
     @property
     def is_busy(self) -> bool:
-        return bool(self.reading or self.writing or self.waiting)
+        return bool(self.prefilling or self.decoding or self.waiting)
 
     def admit(self, run: Run, at: float) -> None:
-        """It waits for a slot of this runner, or gets one."""
+        """Gives the run a slot of this runner, or queues it."""
         run.ready_at = at
         self.waiting.append(run)
         self.fill(at)
@@ -83,41 +83,41 @@ class Runner:
             self._begin(self.waiting.popleft(), free, at)
 
     def _begin(self, run: Run, free: list[Slot], at: float) -> None:
-        ask = run.ask
+        request = run.request
         slot, shared = min(free, key=lambda one: one.used_at), 0
-        if ask.blocks:
-            slot, shared = self._best(free, slot, ask)
-        cached = min(shared * BLOCK_TOKENS, max(0, ask.prompt_tokens - 1))
+        if request.blocks:
+            slot, shared = self._best(free, slot, request)
+        cached = min(shared * BLOCK_TOKENS, max(0, request.prompt_tokens - 1))
         restored_s = 0.0
-        if ask.blocks:
-            kept = max((_common(ask.blocks, other) for other in self.cache), default=0)
-            if kept > shared:
-                cached = min(kept * BLOCK_TOKENS, max(0, ask.prompt_tokens - 1))
+        if request.blocks:
+            saved = max((_common(request.blocks, other) for other in self.cache), default=0)
+            if saved > shared:
+                cached = min(saved * BLOCK_TOKENS, max(0, request.prompt_tokens - 1))
                 restored_s = cached / self.speeds.prompt_per_s / RESTORE_FACTOR
-            self._keep(slot.blocks, ask.blocks)
-        slot.blocks, slot.run, slot.used_at = ask.blocks, run, at
+            self._save(slot.blocks, request.blocks)
+        slot.blocks, slot.run, slot.used_at = request.blocks, run, at
         run.slot, run.began_at, run.cached_tokens = slot, at, cached
         self.hit_tokens += cached
-        uncached = max(1, ask.prompt_tokens - cached)
+        uncached = max(1, request.prompt_tokens - cached)
         depth = cached + uncached / 2
         run.prompt_per_s = self.speeds.prompt_per_s / (1.0 + depth / self.speeds.prompt_depth)
         run.left = uncached + restored_s * run.prompt_per_s
-        self.reading.append(run)
+        self.prefilling.append(run)
 
     @staticmethod
-    def _best(free: list[Slot], oldest: Slot, ask: SimRequest) -> tuple[Slot, int]:
-        """The slot with the longest common beginning, if that is worth anything; else the one not used for longest."""
+    def _best(free: list[Slot], oldest: Slot, request: SimRequest) -> tuple[Slot, int]:
+        """The slot with the longest common prefix, if it is long enough; else the least recently used slot."""
         best, shared = oldest, 0
         for slot in free:
-            common = _common(ask.blocks, slot.blocks)
+            common = _common(request.blocks, slot.blocks)
             if common > shared:
                 best, shared = slot, common
-        if shared * BLOCK_TOKENS < SIMILARITY_MIN * ask.prompt_tokens:
-            return oldest, _common(ask.blocks, oldest.blocks)
+        if shared * BLOCK_TOKENS < SIMILARITY_MIN * request.prompt_tokens:
+            return oldest, _common(request.blocks, oldest.blocks)
         return best, shared
 
-    def _keep(self, blocks: tuple[int, ...], following: tuple[int, ...]) -> None:
-        """What a slot held goes to main memory, unless the new prompt goes on from it."""
+    def _save(self, blocks: tuple[int, ...], following: tuple[int, ...]) -> None:
+        """Moves the content of a slot to main memory, unless the new prompt extends it."""
         if not blocks or not self.cache_entries or following[: len(blocks)] == blocks:
             return
         self.cache.pop(blocks, None)
@@ -126,54 +126,54 @@ class Runner:
             self.cache.popitem(last=False)
 
     def set_rates(self, share: float) -> None:
-        """Tokens per second of the prompt being read and of every stream, with `share` of the machine's speed."""
+        """Sets the tokens per second of the current prefill and of every stream, with `share` of the machine's speed."""
         self.prompt_rate = self.token_rate = 0.0
         step_s = 0.0
-        if self.writing:
-            depth = sum(run.ask.prompt_tokens for run in self.writing) / len(self.writing)
+        if self.decoding:
+            depth = sum(run.request.prompt_tokens for run in self.decoding) / len(self.decoding)
             step_s = (
-                self.speeds.step_s * self.speeds.batch(len(self.writing)) * (1.0 + depth / self.speeds.decode_depth)
+                self.speeds.step_s * self.speeds.batch(len(self.decoding)) * (1.0 + depth / self.speeds.decode_depth)
             )
-        if self.reading:
-            block_s = PREFILL_BLOCK / self.reading[0].prompt_per_s
+        if self.prefilling:
+            block_s = PREFILL_BLOCK / self.prefilling[0].prompt_per_s
             period_s = (block_s + step_s) / share
             self.prompt_rate = PREFILL_BLOCK / period_s
-            self.token_rate = 1.0 / period_s if self.writing else 0.0
-        elif self.writing:
+            self.token_rate = 1.0 / period_s if self.decoding else 0.0
+        elif self.decoding:
             self.token_rate = share / step_s
 
     def next_s(self) -> float:
-        """Seconds until something ends at the present rates."""
+        """Seconds until the next phase ends, at the present rates."""
         soonest = float("inf")
-        if self.reading:
-            soonest = self.reading[0].left / self.prompt_rate
-        if self.writing:
-            soonest = min(soonest, min(run.left for run in self.writing) / self.token_rate)
+        if self.prefilling:
+            soonest = self.prefilling[0].left / self.prompt_rate
+        if self.decoding:
+            soonest = min(soonest, min(run.left for run in self.decoding) / self.token_rate)
         return max(0.0, soonest)
 
     def advance(self, seconds: float) -> None:
-        if self.reading:
-            self.reading[0].left -= seconds * self.prompt_rate
-        if self.writing:
+        if self.prefilling:
+            self.prefilling[0].left -= seconds * self.prompt_rate
+        if self.decoding:
             written = seconds * self.token_rate
-            for run in self.writing:
+            for run in self.decoding:
                 run.left -= written
 
     def ended(self, at: float) -> tuple[list[Run], list[Run]]:
-        """Who wrote the first token now, and who is done. Slots become free and are given to who waits."""
+        """The runs whose first token was produced now, and the runs that ended. Free slots go to waiting runs."""
         begun: list[Run] = []
-        done = [run for run in self.writing if run.left <= TINY]
+        done = [run for run in self.decoding if run.left <= TINY]
         if done:
-            self.writing = [run for run in self.writing if run.left > TINY]
-        while self.reading and self.reading[0].left <= TINY:
-            run = self.reading.popleft()
+            self.decoding = [run for run in self.decoding if run.left > TINY]
+        while self.prefilling and self.prefilling[0].left <= TINY:
+            run = self.prefilling.popleft()
             run.first_at, run.is_decoding, run.left = (
                 at,
                 True,
-                0.0 if run.ask.is_embedding else float(run.ask.output_tokens - 1),
+                0.0 if run.request.is_embedding else float(run.request.output_tokens - 1),
             )
             begun.append(run)
-            (done if run.left <= 0 else self.writing).append(run)
+            (done if run.left <= 0 else self.decoding).append(run)
         for run in done:
             self._release(run, at)
         if done:
@@ -183,11 +183,11 @@ class Runner:
     def cancel(self, run: Run, at: float) -> None:
         if run in self.waiting:
             self.waiting.remove(run)
-        elif run in self.reading:
-            self.reading.remove(run)
+        elif run in self.prefilling:
+            self.prefilling.remove(run)
             self._release(run, at)
-        elif run in self.writing:
-            self.writing.remove(run)
+        elif run in self.decoding:
+            self.decoding.remove(run)
             self._release(run, at)
         self.fill(at)
 
@@ -198,7 +198,7 @@ class Runner:
 
 
 def _common(a: tuple[int, ...], b: tuple[int, ...]) -> int:
-    """How many leading blocks agree; hashes are chained, so a bisection finds it."""
+    """The number of leading blocks that are equal; hashes are chained, so a bisection finds it."""
     low, high = 0, min(len(a), len(b))
     while low < high:
         middle = (low + high + 1) // 2

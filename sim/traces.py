@@ -1,7 +1,7 @@
-"""Request traces: readers for the public files, and generators of the same shape where no folder is given. Decides nothing.
+"""Reads public request traces, and generates rows of the same shape where no folder with traces is given.
 
-A `Window` is a stretch of one trace: seconds since its beginning, prompt and answer lengths, and prefix hashes where
-the trace has them. Rates are rescaled by whoever plays it: shapes and shares matter here, not a cloud's volume.
+A window is a part of one trace: seconds since its start, prompt and answer lengths, and prefix hashes where the trace has them.
+The simulation rescales the rates: the shapes matter here, not the volume of a cloud.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ Quantiles = tuple[float, ...]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Published percentiles of a trace, for its synthetic twin: prompt and answer at 0, 50, 90, 99, 100 %, and gap CV."""
+    """Published percentiles of a trace: prompt and answer lengths at 0, 50, 90, 99, 100 %, and the gaps' coefficient of variation."""
 
     prompt: Quantiles
     output: Quantiles
     gap_cv: float
     shared: float = 0.0
-    """Share of prompt blocks that repeat an earlier prompt's beginning."""
+    """Share of prompt blocks that repeat the beginning of an earlier prompt."""
 
 
 LEVELS = (0.0, 0.5, 0.9, 0.99, 1.0)
@@ -56,9 +56,9 @@ SHAPES: tuple[tuple[str, Shape], ...] = (
 
 
 class Traces:
-    """Windows by name, from `folder` if there is one, else synthetic. Each file is read once.
+    """Windows by name: from `folder` if it is given, else synthetic. Each file is read once.
 
-    Raises `FileNotFoundError` when a folder was given that lacks a trace, and `ValueError` for a file that is not one.
+    Raises `FileNotFoundError` if the folder lacks a trace, and `ValueError` for a file without requests.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -67,7 +67,7 @@ class Traces:
         self._clients: dict[str, list[_Client]] = {}
 
     def window(self, name: str, requests: int, rng: Random) -> list[Row]:
-        """So many consecutive requests from a random place; at is 0 for the first."""
+        """Consecutive requests from a random place of the trace; `at` of the first is 0."""
         if self.folder is None:
             return synthetic(_shape(name), requests, rng)
         if name.startswith("servegen"):
@@ -91,7 +91,7 @@ class Traces:
         return self._rows[name]
 
     def _from_clients(self, name: str, requests: int, rng: Random) -> list[Row]:
-        """A mix of a family's clients at the same hour: each with its share, its burstiness and its lengths."""
+        """A mix of a trace's clients at the same hour: each with its rate, its burstiness and its lengths."""
         if name not in self._clients:
             assert self.folder is not None
             lines = (self.folder / f"{name}.jsonl").read_text("utf-8").splitlines()
@@ -113,7 +113,7 @@ class Traces:
 
 
 def synthetic(shape: Shape, requests: int, rng: Random) -> list[Row]:
-    """Lengths by the published percentiles, gaps by their coefficient of variation, shared beginnings by their share."""
+    """Lengths by the published percentiles, gaps by their coefficient of variation, shared prefixes by their share."""
     rows: list[Row] = []
     at, serial = 0.0, 0
     for _ in range(requests):
@@ -133,14 +133,14 @@ def synthetic(shape: Shape, requests: int, rng: Random) -> list[Row]:
 
 
 def gap_s(mean_s: float, cv: float, rng: Random) -> float:
-    """A gap of that mean and coefficient of variation (gamma); very bursty ones come in clumps."""
+    """A gap with this mean and coefficient of variation (gamma distribution)."""
     shape = 1.0 / max(cv, 0.05) ** 2
     return rng.gammavariate(shape, mean_s / shape)
 
 
 @dataclass(frozen=True, slots=True)
 class _Client:
-    """One client of a family: `rates` are (second, rate, cv), `windows` are (second, prompt quantiles, answer quantiles)."""
+    """One client of a trace: `rates` are (second, rate, cv), `windows` are (second, prompt quantiles, answer quantiles)."""
 
     name: str
     rates: tuple[tuple[float, float, float], ...]
@@ -148,13 +148,13 @@ class _Client:
 
     @classmethod
     def read(cls, line: str) -> _Client:
-        told = json.loads(line)
-        rates = tuple((float(r[0]), float(r[1]), float(r[2])) for r in told["rates"])
-        windows = tuple((float(w[0]), tuple(w[1]), tuple(w[2])) for w in told["windows"])
-        return cls(f"client-{told['client']}", rates, windows)
+        row = json.loads(line)
+        rates = tuple((float(r[0]), float(r[1]), float(r[2])) for r in row["rates"])
+        windows = tuple((float(w[0]), tuple(w[1]), tuple(w[2])) for w in row["windows"])
+        return cls(f"client-{row['client']}", rates, windows)
 
     def at(self, second: float) -> tuple[float, float]:
-        """Rate and burstiness at that hour; a client that was not there then counts by its nearest time."""
+        """Rate and burstiness at that time, or at the nearest time that is known."""
         _, rate, cv = min(self.rates, key=lambda one: abs(one[0] - second))
         return rate, cv
 
@@ -166,7 +166,7 @@ class _Client:
 
 
 def _quantile(values: Sequence[float], levels: Sequence[float], level: float) -> float:
-    """Between percentiles lengths are taken as exponential: straight lines of logarithms."""
+    """Interpolates the logarithm of the length linearly between two percentiles."""
     for low, high, a, b in zip(levels, levels[1:], values, values[1:], strict=False):
         if level <= high:
             part = (level - low) / (high - low)
@@ -182,11 +182,11 @@ def _table(path: Path) -> list[Row]:
     """Azure's columns (TIMESTAMP, ContextTokens, GeneratedTokens), or lengths alone (num_prefill_tokens, num_decode_tokens)."""
     rows: list[Row] = []
     with path.open(encoding="utf-8", newline="") as file:
-        for number, told in enumerate(csv.DictReader(file)):
-            if "ContextTokens" in told:
-                rows.append(Row(_second(told["TIMESTAMP"]), int(told["ContextTokens"]), int(told["GeneratedTokens"])))
+        for number, line in enumerate(csv.DictReader(file)):
+            if "ContextTokens" in line:
+                rows.append(Row(_second(line["TIMESTAMP"]), int(line["ContextTokens"]), int(line["GeneratedTokens"])))
             else:
-                rows.append(Row(float(number), int(told["num_prefill_tokens"]), int(told["num_decode_tokens"])))
+                rows.append(Row(float(number), int(line["num_prefill_tokens"]), int(line["num_decode_tokens"])))
     return rows
 
 
@@ -197,12 +197,12 @@ def _second(stamp: str) -> float:
 
 
 def _mooncake(path: Path) -> list[Row]:
-    """One JSON object a line; each hash stands for 512 tokens, here cut into the door's smaller blocks."""
+    """One JSON object a line; each hash stands for 512 tokens and is split here into the simulator's smaller blocks."""
     parts = MOONCAKE_BLOCK // BLOCK_TOKENS
     rows: list[Row] = []
     for line in path.read_text("utf-8").splitlines():
-        told = json.loads(line)
-        whole = told["input_length"] // BLOCK_TOKENS
-        blocks = tuple(h * parts + i for h in told["hash_ids"] for i in range(parts))[:whole]
-        rows.append(Row(told["timestamp"] / 1000.0, told["input_length"], max(1, told["output_length"]), blocks))
+        row = json.loads(line)
+        whole = row["input_length"] // BLOCK_TOKENS
+        blocks = tuple(h * parts + i for h in row["hash_ids"] for i in range(parts))[:whole]
+        rows.append(Row(row["timestamp"] / 1000.0, row["input_length"], max(1, row["output_length"]), blocks))
     return rows

@@ -1,7 +1,7 @@
-"""Plays a scenario with the real core: events from a heap, commands performed by node models. Decides nothing.
+"""Runs a simulation with the real core: takes events from a heap, and lets node models perform the commands.
 
-The driver's twin: where that turns sockets into events, this pops (time, serial, event). Dice are thrown only for what
-chance does to the world (lost heartbeats); whoever passes an equal seed gets an equal run, in any process.
+It takes the place of the coordinator's driver: the driver turns sockets into events, this class pops (time, serial, event). Random
+numbers decide only which heartbeats are lost; equal seeds give equal runs, in any process.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from herd.core.state.events import (
 )
 from herd.core.state.fleet import NodeId, Report
 from herd.core.state.request import Failure, FailureKind, Outcome, RequestId
-from sim.asks import SimRequest, request_of
-from sim.node import AHEAD, SimNode
+from sim.node import PREWARM, SimNode
 from sim.placement_loader import PlacementLoader
-from sim.play import Fault, Simulation
+from sim.requests import SimRequest, core_request
 from sim.runner import Run
+from sim.simulation import Fault, Simulation
 
 CONNECT_TIMEOUT_S = 3.0
-"""The coordinator's own default for connecting to a node."""
+"""The coordinator's default timeout for connecting to a node."""
 STALL_TIMEOUT_S = 120.0
-"""The relay's own default for silence in the middle of an answer."""
+"""The relay's default timeout for silence in the middle of an answer."""
 REFUSED_S = 0.001
 END_MAX_S = 200_000.0
 
 
 @dataclass(slots=True, eq=False)
 class Served:
-    """What became of one ask, as its client saw it."""
+    """The result of one request, as its client saw it."""
 
-    ask: SimRequest
+    request: SimRequest
     outcome: Outcome
     first_s: float | None
     total_s: float
@@ -52,43 +52,43 @@ class Served:
 
 
 @dataclass(slots=True)
-class Played:
+class SimulationResult:
     served: list[Served] = field(default_factory=list)
     events: int = 0
     ended_at: float = 0.0
     digest: str = ""
-    warmed: int = 0
-    """Loads that nobody waited for yet."""
+    prewarm_loads: int = 0
+    """Loads in advance, for which no request waited."""
 
 
 class World:
-    """`asks` is filled with those that live, for an oracle that knows their answers' lengths."""
+    """`requests` is filled with the live requests, for the oracle, which knows the lengths of their answers."""
 
     def __init__(
         self,
-        play: Simulation,
+        simulation: Simulation,
         nodes: dict[NodeId, SimNode],
-        asks: dict[str, SimRequest],
+        requests: dict[str, SimRequest],
         dispatcher: Dispatcher,
         rng: Random,
         loader: PlacementLoader | None = None,
     ) -> None:
-        self.play = play
+        self.simulation = simulation
         self.nodes = nodes
         self.dispatcher = dispatcher
         self._handle = loader.handle if loader is not None else dispatcher.handle
-        self.played = Played()
+        self.result = SimulationResult()
         self.problems: list[str] = []
         self._rng = rng
         self._heap: list[tuple[float, int, Callable[[float, Any], None], Any]] = []
         self._serial = 0
-        self._asks = asks
+        self._requests = requests
         self._runs: dict[str, tuple[SimNode, Run]] = {}
         self._open = 0
         self._wakeup: float | None = None
 
-    def run(self, checked: bool = False, digest: bool = False) -> Played:
-        """Plays to the end. `checked` asks the core for problems in its books after every event (slow)."""
+    def run(self, checked: bool = False, digest: bool = False) -> SimulationResult:
+        """Runs to the end. `checked` checks the core's invariants after every event (slow)."""
         sha = hashlib.sha256() if digest else None
         self._begin()
         at = 0.0
@@ -96,27 +96,27 @@ class World:
             at, _, step, argument = heapq.heappop(self._heap)
             if at > END_MAX_S:
                 break
-            self.played.events += 1
+            self.result.events += 1
             step(at, argument)
             if checked:
                 self.problems += self.dispatcher.problems()
-        self.played.ended_at = at
+        self.result.ended_at = at
         if sha is not None:
-            for one in self.played.served:
-                sha.update(repr((one.ask.id, one.outcome.value, one.first_s, one.total_s, one.node_id)).encode())
-            self.played.digest = sha.hexdigest()
-        return self.played
+            for one in self.result.served:
+                sha.update(repr((one.request.id, one.outcome.value, one.first_s, one.total_s, one.node_id)).encode())
+            self.result.digest = sha.hexdigest()
+        return self.result
 
     def _begin(self) -> None:
-        every_s = self.play.heartbeats.every_s
+        every_s = self.simulation.heartbeats.every_s
         for number, node in enumerate(self.nodes.values()):
-            # Every agent has its own phase; the first reports come before any request.
+            # Every agent has its own phase; the first heartbeats come before any request.
             self._push(0.0, self._deliver, node.report())
             self._push(every_s * (number + 1) / len(self.nodes), self._beat, node)
-        for ask in self.play.asks:
+        for request in self.simulation.requests:
             self._open += 1
-            self._push(ask.at, self._arrive, ask)
-        for fault in self.play.faults:
+            self._push(request.at, self._arrive, request)
+        for fault in self.simulation.faults:
             self._push(fault.at, self._leave, fault)
             self._push(fault.until, self._return, fault)
 
@@ -124,7 +124,7 @@ class World:
         self._serial += 1
         heapq.heappush(self._heap, (at, self._serial, step, argument))
 
-    # --- the core is told, and obeyed ---
+    # --- events to the core, commands from the core ---
 
     def _feed(self, event: Event) -> None:
         for command in self._handle(event):
@@ -138,39 +138,39 @@ class World:
         if isinstance(command, Dispatch):
             self._dispatch(command, at)
         elif isinstance(command, Abort | Refuse):
-            self._cut(command.request_id, at)
+            self._close(command.request_id, at)
         elif isinstance(command, LoadModel):
-            self._warm(command, at)
+            self._load(command, at)
         elif isinstance(command, Record) and command.outcome is not Outcome.RETRIED:
             self._record(command, at)
 
     def _dispatch(self, command: Dispatch, at: float) -> None:
-        self._cut(command.request_id, at)
-        node, ask = self.nodes[command.node_id], self._asks[command.request_id]
+        self._close(command.request_id, at)
+        node, request = self.nodes[command.node_id], self._requests[command.request_id]
         if node.is_away:
             pause_s = CONNECT_TIMEOUT_S if node.is_hanging else REFUSED_S
             failure = AttemptFailed(at + pause_s, command.request_id, command.attempt, Failure(FailureKind.CONNECT))
             self._push(at + pause_s, self._fail, failure)
             return
         self._progress(node, at)
-        run = Run(ask, command.attempt, at)
+        run = Run(request, command.attempt, at)
         self._runs[command.request_id] = (node, run)
         node.submit(run, at)
         self._expect(node)
 
-    def _warm(self, command: LoadModel, at: float) -> None:
-        """An empty request, as it is sent to engines: loads the model and answers nobody."""
+    def _load(self, command: LoadModel, at: float) -> None:
+        """Sends an empty request, which only loads the model."""
         node = self.nodes[command.node_id]
         if node.is_away:
             return
         self._progress(node, at)
-        self.played.warmed += 1
-        empty = SimRequest(f"{AHEAD}{self.played.warmed}", at, command.card.name, 1, 1, 1)
+        self.result.prewarm_loads += 1
+        empty = SimRequest(f"{PREWARM}{self.result.prewarm_loads}", at, command.card.name, 1, 1, 1)
         node.submit(Run(empty, 1, at), at)
         self._expect(node)
 
-    def _cut(self, request_id: RequestId, at: float) -> None:
-        """Closes the upstream connection of whatever attempt is running."""
+    def _close(self, request_id: RequestId, at: float) -> None:
+        """Closes the upstream connection of the running attempt."""
         known = self._runs.pop(request_id, None)
         if known is None or known[0].is_away:
             return
@@ -180,21 +180,21 @@ class World:
         self._expect(node)
 
     def _record(self, record: Record, at: float) -> None:
-        ask = self._asks.pop(record.request.id)
+        request = self._requests.pop(record.request.id)
         self._open -= 1
         first_s = record.first_byte_at - record.arrived_at if record.first_byte_at is not None else None
         node_id = record.attempt.node_id if record.attempt is not None else ""
-        self.played.served.append(Served(ask, record.outcome, first_s, at - record.arrived_at, node_id))
-        following = self.play.after(ask, at) if self.play.after is not None else None
+        self.result.served.append(Served(request, record.outcome, first_s, at - record.arrived_at, node_id))
+        following = self.simulation.after(request, at) if self.simulation.after is not None else None
         if following is not None:
             self._open += 1
             self._push(following.at, self._arrive, following)
 
-    # --- what happens ---
+    # --- what happens in the world ---
 
-    def _arrive(self, at: float, ask: SimRequest) -> None:
-        self._asks[ask.id] = ask
-        self._feed(RequestArrived(at, request_of(ask)))
+    def _arrive(self, at: float, request: SimRequest) -> None:
+        self._requests[request.id] = request
+        self._feed(RequestArrived(at, core_request(request)))
 
     def _tick(self, at: float, _nothing: None) -> None:
         if at == self._wakeup:
@@ -216,28 +216,28 @@ class World:
             self._expect(node)
 
     def _progress(self, node: SimNode, at: float) -> None:
-        """Brings the node to the present and tells the core what it has answered; the core may dispatch anew meanwhile."""
+        """Advances the node to the present and feeds its answers to the core, which may dispatch more requests meanwhile."""
         if node.is_away:
             return
         progress = node.advance(at)
         for run in progress.begun:
-            if run.ask.id in self._runs:
-                self._feed(FirstByte(at, RequestId(run.ask.id), run.attempt))
+            if run.request.id in self._runs:
+                self._feed(FirstByte(at, RequestId(run.request.id), run.attempt))
         for run, counters in progress.done:
-            if self._runs.pop(run.ask.id, None) is not None:
-                self._feed(AttemptFinished(at, RequestId(run.ask.id), run.attempt, counters))
+            if self._runs.pop(run.request.id, None) is not None:
+                self._feed(AttemptFinished(at, RequestId(run.request.id), run.attempt, counters))
 
     # --- agents ---
 
     def _beat(self, at: float, node: SimNode) -> None:
-        self._push(at + self.play.heartbeats.every_s, self._beat, node)
+        self._push(at + self.simulation.heartbeats.every_s, self._beat, node)
         if node.is_away:
             return
         self._progress(node, at)
         self._expect(node)
-        if self._rng.random() >= self.play.heartbeats.lost_share:
-            if self.play.heartbeats.delay_s:
-                self._push(at + self.play.heartbeats.delay_s, self._deliver, node.report())
+        if self._rng.random() >= self.simulation.heartbeats.lost_share:
+            if self.simulation.heartbeats.delay_s:
+                self._push(at + self.simulation.heartbeats.delay_s, self._deliver, node.report())
             else:
                 self._deliver(at, node.report())
 
@@ -250,13 +250,13 @@ class World:
         for run in node.leave(fault.is_hanging):
             began = run.first_at is not None
             if fault.is_hanging and not began:
-                continue  # the core notices by itself: silence, or no first byte in time
+                continue  # the core notices it: no heartbeat, or no first byte in time
             kind, pause_s = (
                 (FailureKind.STALLED, STALL_TIMEOUT_S) if fault.is_hanging else (FailureKind.RESET, REFUSED_S)
             )
             failure = Failure(kind, bytes_forwarded=100 if began else 0)
             self._push(
-                at + pause_s, self._fail, AttemptFailed(at + pause_s, RequestId(run.ask.id), run.attempt, failure)
+                at + pause_s, self._fail, AttemptFailed(at + pause_s, RequestId(run.request.id), run.attempt, failure)
             )
 
     def _return(self, at: float, fault: Fault) -> None:

@@ -19,10 +19,10 @@ from bench.routing.compare import Table
 from bench.routing.costs import FLEETS, Fleet, decision_us
 from bench.routing.runs import Case, Played, cases, main_load, played
 from bench.routing.targets import OURS, SIGNALS
-from sim.catalogue import BASELINES, SCENARIOS
+from sim.catalogue import POLICIES, SCENARIOS
 
 SCENARIO_NAMES = tuple(one.name for one in SCENARIOS)
-POLICY_NAMES = tuple(one.name for one in BASELINES)
+POLICY_NAMES = tuple(one.name for one in POLICIES)
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "benchmarks" / "routing.md"
 PICTURE = DOCUMENT.with_suffix(".svg")
 QUICK_POLICIES = (OURS, SIGNALS, "hot_first_weighted", "weighted_least_connections", "prefix_hash", "least_connections")
@@ -108,7 +108,7 @@ def _all_played(wanted: Sequence[Case], jobs: int, begun: float) -> list[Played]
 
 
 def _cost(policy: str, fleet: Fleet) -> float:
-    return decision_us(next(one for one in BASELINES if one.name == policy), fleet)
+    return decision_us(next(one for one in POLICIES if one.name == policy), fleet)
 
 
 def _text(table: Table, chosen: argparse.Namespace, costs: Sequence[tuple[str, Fleet, float]], took_s: float) -> str:

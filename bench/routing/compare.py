@@ -9,10 +9,10 @@ from random import Random
 
 from bench.routing.measures import Row
 from bench.routing.runs import Played
-from sim.catalogue import BASELINES
+from sim.catalogue import POLICIES
 
 RESAMPLES = 1000
-SIMPLE = tuple(one.name for one in BASELINES if one.is_simple)
+SIMPLE = tuple(one.name for one in POLICIES if one.is_simple)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,11 @@ from random import Random
 
 from herd.core.state.events import HeartbeatReceived, RequestArrived
 from herd.core.state.fleet import canonical
-from sim.asks import SimRequest, request_of
-from sim.compose import SimPolicy, a_world
+from sim.compose import SimPolicy, build_world
 from sim.hardware import LLAMA_3B, LLAMA_8B, MAC_MINI, RTX_4090, Model
 from sim.node import NodeSpec, SimNode
-from sim.play import Simulation
+from sim.requests import SimRequest, core_request
+from sim.simulation import Simulation
 
 ROUNDS = 7
 
@@ -36,13 +36,13 @@ FLEETS = (
 def decision_us(baseline: SimPolicy, fleet: Fleet) -> float:
     """Microseconds of one `decide`, the median round; every node has something in flight, some have the model in memory."""
     nodes = [_node(number, number < fleet.with_model) for number in range(fleet.nodes)]
-    world = a_world(Simulation(nodes, []), baseline, Random(1))
+    world = build_world(Simulation(nodes, []), baseline, Random(1))
     dispatcher = world.dispatcher
     for node in world.nodes.values():
         dispatcher.handle(HeartbeatReceived(1.0, node.report()))
     for number in range(fleet.with_model):
-        dispatcher.handle(RequestArrived(1.0, request_of(_ask(f"before{number}"))))
-    requests = [request_of(_ask(f"r{number}")) for number in range(200)]
+        dispatcher.handle(RequestArrived(1.0, core_request(_request(f"before{number}"))))
+    requests = [core_request(_request(f"r{number}")) for number in range(200)]
     model, times = canonical(LLAMA_8B.name), []
     rounds = max(5, 4000 // fleet.with_model // ROUNDS)
     for number in range(ROUNDS):
@@ -58,8 +58,8 @@ def decision_us(baseline: SimPolicy, fleet: Fleet) -> float:
 def _node(number: int, has_model: bool) -> NodeSpec:
     machine = RTX_4090 if number % 2 else MAC_MINI
     models: tuple[Model, ...] = (LLAMA_8B, LLAMA_3B) if has_model else (LLAMA_3B,)
-    return NodeSpec(f"node{number:04}", machine, models, hot=models[: 1 + number % 2])
+    return NodeSpec(f"node{number:04}", machine, models, loaded=models[: 1 + number % 2])
 
 
-def _ask(name: str) -> SimRequest:
+def _request(name: str) -> SimRequest:
     return SimRequest(name, 1.0, LLAMA_8B.name, 1000, 100, 1080, tuple(range(8)), "chat")

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from herd.core.state.fleet import canonical
 from herd.core.state.request import Outcome
-from sim.asks import SimRequest
 from sim.hardware import PREFILL_DEPTH_TOKENS, Speeds, speeds
 from sim.node import NodeSpec
+from sim.requests import SimRequest
 from sim.world import Served, World
 
 UNANSWERED_S = 300.0
-"""A request that got no whole answer counts as if it had taken so much longer: its person asks again, later."""
+"""Added to the time of a request without a complete answer: its client sends it again later."""
 WARMUP_SHARE = 0.02
 
 Row = dict[str, float]
@@ -20,11 +20,11 @@ Row = dict[str, float]
 
 def measured(world: World) -> Row:
     """`mean`, `p99` (whole answer), `first50`, `first99` (first token) in seconds; `good`, `jain` 0..1; counts."""
-    played = sorted(world.played.served, key=lambda one: one.ask.at)
+    played = sorted(world.result.served, key=lambda one: one.request.at)
     served = played[int(WARMUP_SHARE * len(played)) :]
     whole = sorted(_whole_s(one) for one in served)
     first = sorted(_first_s(one) for one in served)
-    ideals = Ideals(world.play.nodes)
+    ideals = Ideals(world.simulation.nodes)
     tallies = [node.tally for node in world.nodes.values()]
     prompts = sum(tally.prompt_tokens for tally in tallies)
     return {
@@ -32,7 +32,7 @@ def measured(world: World) -> Row:
         "p99": _quantile(whole, 0.99),
         "first50": _quantile(first, 0.5),
         "first99": _quantile(first, 0.99),
-        "good": sum(_is_good(one, ideals.of(one.ask)) for one in served) / len(served),
+        "good": sum(_is_good(one, ideals.of(one.request)) for one in served) / len(served),
         "bad": float(sum(not _is_whole(one) for one in served)),
         "loads": float(sum(tally.loads for tally in tallies)),
         "cold": float(sum(tally.awaited_loads for tally in tallies)),
@@ -52,12 +52,12 @@ class Ideals:
             for model in node.models:
                 self._speeds.setdefault(canonical(model.name), []).append(speeds(node.machine, model))
 
-    def of(self, ask: SimRequest) -> tuple[float, float]:
+    def of(self, request: SimRequest) -> tuple[float, float]:
         """Seconds to the first token and to the end."""
-        prompt = ask.prompt_tokens * (1 + ask.prompt_tokens / 2 / PREFILL_DEPTH_TOKENS)
+        prompt = request.prompt_tokens * (1 + request.prompt_tokens / 2 / PREFILL_DEPTH_TOKENS)
         return min(
-            (prompt / one.prompt_per_s, prompt / one.prompt_per_s + ask.output_tokens * one.step_s)
-            for one in self._speeds[ask.name]
+            (prompt / one.prompt_per_s, prompt / one.prompt_per_s + request.output_tokens * one.step_s)
+            for one in self._speeds[request.name]
         )
 
 
@@ -84,8 +84,8 @@ def _jain(served: Sequence[Served], ideals: Ideals) -> float:
     """Jain's index over models and apps of the mean slowdown: 1 when all fare alike."""
     groups: dict[tuple[str, str], list[float]] = {}
     for one in served:
-        slowdown = (_whole_s(one) + 1.0) / (ideals.of(one.ask)[1] + 1.0)
-        groups.setdefault((one.ask.model, one.ask.tag), []).append(slowdown)
+        slowdown = (_whole_s(one) + 1.0) / (ideals.of(one.request)[1] + 1.0)
+        groups.setdefault((one.request.model, one.request.tag), []).append(slowdown)
     means = [sum(values) / len(values) for values in groups.values()]
     return sum(means) ** 2 / (len(means) * sum(mean * mean for mean in means))
 

@@ -59,7 +59,7 @@ def ratios(table: Table, load: float) -> str:
 
 def everything(table: Table, load: float, policies: Sequence[str]) -> str:
     """Every policy in every scenario: mean / p99 of the whole answer / p99 of the first token, seconds; goodput; loads; cached share."""
-    told = {one.name: one.told for one in SCENARIOS}
+    told = {one.name: one.description for one in SCENARIOS}
     lines: list[str] = []
     for scenario in table.scenarios(load):
         lines += [

@@ -9,8 +9,8 @@ from pathlib import Path
 from random import Random
 
 from bench.routing.measures import Row, measured
-from sim.catalogue import BASELINES, SCENARIOS
-from sim.compose import a_world
+from sim.catalogue import POLICIES, SCENARIOS
+from sim.compose import build_world
 from sim.traces import Traces
 
 
@@ -42,12 +42,12 @@ class Player:
     def play(self, case: Case) -> Played:
         scenario = next(one for one in SCENARIOS if one.name == case.scenario)
         rows: dict[str, Row] = {}
-        for baseline in BASELINES:
+        for baseline in POLICIES:
             if baseline.name in case.policies:
                 # Built anew for each: closed loops throw their dice while they run.
                 dice = Random(f"{case.scenario} {case.load} {case.seed}")
                 play = scenario.build(self._traces, case.load, case.requests, dice)
-                world = a_world(play, baseline, Random(case.seed))
+                world = build_world(play, baseline, Random(case.seed))
                 world.run()
                 rows[baseline.name] = measured(world)
         return Played(case, rows)
@@ -78,7 +78,7 @@ def main_load(loads: Sequence[float]) -> float:
 def _policies_at(load: float, loads: Sequence[float], policies: Sequence[str]) -> tuple[str, ...]:
     if load == main_load(loads):
         return tuple(policies)
-    everywhere = {one.name for one in BASELINES if one.at_every_load}
+    everywhere = {one.name for one in POLICIES if one.at_every_load}
     return tuple(name for name in policies if name in everywhere)
 
 

@@ -23,9 +23,9 @@ from statistics import median
 import xllamacpp
 
 from herd.agent.embedded import EmbeddedSettings, NoEngine, model_path
-from sim.asks import SimRequest
 from sim.hardware import LAPTOP_CPU, Machine, Model, Speeds
 from sim.node import NodeSpec, SimNode
+from sim.requests import SimRequest
 from sim.runner import BLOCK_TOKENS, PREFILL_BLOCK, Run
 
 SLOTS = 2
@@ -76,7 +76,7 @@ def serve(told: Connection) -> None:
     told.recv()
 
 
-def ask(address: str, tokens: Sequence[int], answer: int) -> Measured:
+def request(address: str, tokens: Sequence[int], answer: int) -> Measured:
     host, _, port = address.removeprefix("http://").partition(":")
     connection = http.client.HTTPConnection(host, int(port), timeout=300)
     body = {
@@ -108,10 +108,10 @@ def ask(address: str, tokens: Sequence[int], answer: int) -> Measured:
 
 def fitted(address: str, rng: Random) -> Speeds:
     """From single requests: prompt speed and its fall with depth, step time and its rise; from a pair: the batch slope."""
-    ask(address, fresh(256, rng), 8)  # the first one pays for what is set up lazily
+    request(address, fresh(256, rng), 8)  # the first request also does the engine's lazy setup
     prompts, steps = [], []
     for length in FIT_LENGTHS:
-        runs = [ask(address, fresh(length, rng), ANSWER) for _ in range(REPEATS)]
+        runs = [request(address, fresh(length, rng), ANSWER) for _ in range(REPEATS)]
         prompts.append((length, median(run.prompt_s / length for run in runs)))
         steps.append((length, median(run.decode_s / (ANSWER - 1) for run in runs)))
     token_s, per_depth = line([(length / 2, each) for length, each in prompts])
@@ -146,7 +146,8 @@ def pair_slope(address: str, step_s: float, rng: Random) -> float:
     found: list[Measured] = []
     length = 64
     threads = [
-        threading.Thread(target=lambda: found.append(ask(address, fresh(length, rng), 2 * ANSWER))) for _ in range(2)
+        threading.Thread(target=lambda: found.append(request(address, fresh(length, rng), 2 * ANSWER)))
+        for _ in range(2)
     ]
     for thread in threads:
         thread.start()
@@ -195,7 +196,7 @@ def measured(address: str, mix: Sequence[Planned]) -> list[Measured]:
     found: list[Measured | None] = [None] * len(mix)
 
     def one(number: int) -> None:
-        found[number] = ask(address, mix[number].tokens, mix[number].answer)
+        found[number] = request(address, mix[number].tokens, mix[number].answer)
 
     begun, threads = time.perf_counter(), []
     for number, plan in enumerate(mix):
@@ -210,7 +211,9 @@ def measured(address: str, mix: Sequence[Planned]) -> list[Measured]:
 def predicted(speeds: Speeds, mix: Sequence[Planned]) -> list[tuple[float, float]]:
     """First token and end of each request, by the node model alone."""
     machine = Machine("here", "processor", LAPTOP_CPU.chip, 8, 40, speeds.prompt_per_s, slots=SLOTS)
-    node = SimNode(NodeSpec("here", machine, (MODEL,), hot=(MODEL,), window=WINDOW, keep_alive_s=1e9, cache_entries=16))
+    node = SimNode(
+        NodeSpec("here", machine, (MODEL,), loaded=(MODEL,), window=WINDOW, keep_alive_s=1e9, cache_entries=16)
+    )
     for runner in node.runners.values():
         runner.speeds = speeds
     runs = [
@@ -222,10 +225,10 @@ def predicted(speeds: Speeds, mix: Sequence[Planned]) -> list[tuple[float, float
     while coming or any(runner.is_busy for runner in node.runners.values()):
         at = min(node.next_at(), coming[0].arrived_at if coming else float("inf"))
         for run, _ in node.advance(at).done:
-            ends[run.ask.id] = at
+            ends[run.request.id] = at
         while coming and coming[0].arrived_at <= at:
             node.submit(coming.pop(0), at)
-    return [((run.first_at or 0.0) - run.arrived_at, ends[run.ask.id] - run.arrived_at) for run in runs]
+    return [((run.first_at or 0.0) - run.arrived_at, ends[run.request.id] - run.arrived_at) for run in runs]
 
 
 # --- the table ---

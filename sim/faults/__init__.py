@@ -1,1 +1,1 @@
-"""A coordinator's core among nodes that do everything wrong: seeded schedules, played against the real dispatcher, shrunk when one fails."""
+"""Tests the real dispatcher under random but repeatable schedules of faults, and shrinks a schedule that fails."""

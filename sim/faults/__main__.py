@@ -1,4 +1,4 @@
-"""`python -m sim.faults --seeds 100000` plays schedules until one fails, then shrinks it."""
+"""Runs `python -m sim.faults --seeds 100000`: schedules of faults until one fails, which is then shrunk."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import argparse
 import sys
 import time
 
-from sim.faults.schedule import schedule, shrunk
-from sim.faults.world import trouble
+from sim.faults.schedule import schedule, shrink
+from sim.faults.world import first_violation
 
 PROGRESS_S = 10.0
 
@@ -17,25 +17,25 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=2000)
     parser.add_argument("--from", dest="first", type=int, default=0, metavar="SEED")
     chosen = parser.parse_args()
-    begun = told_at = time.monotonic()
+    begun = progress_at = time.monotonic()
     for seed in range(chosen.first, chosen.first + chosen.seeds):
-        wrong = trouble(schedule(seed), seed=seed)
+        wrong = first_violation(schedule(seed), seed=seed)
         if wrong:
             print(failure(seed, wrong))
             return 1
-        if time.monotonic() - told_at > PROGRESS_S:
-            told_at = time.monotonic()
-            print(f"{seed - chosen.first + 1} of {chosen.seeds} schedules, all well", file=sys.stderr)
-    print(f"{chosen.seeds} schedules from seed {chosen.first}: all well, in {time.monotonic() - begun:.0f} s")
+        if time.monotonic() - progress_at > PROGRESS_S:
+            progress_at = time.monotonic()
+            print(f"{seed - chosen.first + 1} of {chosen.seeds} schedules passed", file=sys.stderr)
+    print(f"{chosen.seeds} schedules from seed {chosen.first}: no violation, in {time.monotonic() - begun:.0f} s")
     return 0
 
 
 def failure(seed: int, wrong: str) -> str:
-    """The seed, what went wrong, and the smallest schedule that still does."""
-    small = shrunk(schedule(seed), lambda actions: bool(trouble(actions, seed=seed)))
+    """The seed, the violation, and the smallest schedule that still fails."""
+    small = shrink(schedule(seed), lambda actions: bool(first_violation(actions, seed=seed)))
     lines = [
         f"seed {seed}: {wrong}",
-        f"shrunk to {len(small)} actions, which say: {trouble(small, seed=seed)}",
+        f"shrink to {len(small)} actions, which fail with: {first_violation(small, seed=seed)}",
         *(f"  {one}" for one in small),
     ]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What happens when, as a plain list: made from a seed, played, and made smaller while it still fails. Knows no dispatcher."""
+"""Makes schedules of requests and faults from a seed, and shrinks a schedule while it still fails."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from random import Random
 NODES = ("alpha", "beta", "gamma", "delta")
 MODELS = ("m", "n")
 HORIZON_S = 15.0
-"""Nothing goes wrong after this; then everything must come to an end."""
+"""No fault happens after this time; then every request must end."""
 
 
-class Way(Enum):
-    """How a node treats what it is sent."""
+class NodeBehavior(Enum):
+    """How a node handles the requests that it gets."""
 
-    WELL = "well"
+    NORMAL = "normal"
     SLOW = "slow"
     REFUSES = "refuses connections"
     RESETS = "resets before a byte"
     CLOSES = "closes before a byte"
     HANGS = "hangs before a byte"
-    BREAKS = "resets in the middle"
-    TRUNCATES = "ends in the middle as if it were the end"
+    RESETS_MIDSTREAM = "resets in the middle"
+    TRUNCATES = "ends in the middle without an error"
     STALLS = "stalls in the middle"
-    ERRS = "answers 500"
+    SERVER_ERROR = "answers 500"
     BUSY = "answers 503"
     MISSING = "answers 404"
     UNAUTHORIZED = "answers 401"
-    SAYS_NO = "answers 400"
+    BAD_REQUEST = "answers 400"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A client asks."""
+class ClientRequest:
+    """A client sends a request."""
 
     at: float
     number: int
@@ -50,17 +50,17 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Turned:
-    """A node treats requests in another way from now on."""
+class BehaviorChange:
+    """A node handles requests with another behavior from now on."""
 
     at: float
     node: str
-    way: Way
+    behavior: NodeBehavior
 
 
 @dataclass(frozen=True)
-class Life:
-    """A node dies (kill -9), starts again with so many slots, says goodbye, drains or is paused by its owner."""
+class NodeChange:
+    """A node dies (kill -9), starts with `slots` slots, leaves with a goodbye, drains, or is paused or resumed by its owner."""
 
     at: float
     node: str
@@ -69,8 +69,8 @@ class Life:
 
 
 @dataclass(frozen=True)
-class Beats:
-    """What becomes of a node's heartbeats from now on: "fine", "lost", "late", "twice"."""
+class HeartbeatChange:
+    """What happens to a node's heartbeats from now on: "fine", "lost", "late", "twice"."""
 
     at: float
     node: str
@@ -78,38 +78,38 @@ class Beats:
 
 
 @dataclass(frozen=True)
-class Slept:
-    """The coordinator does not run for so long."""
+class CoordinatorPause:
+    """The coordinator's process does not run for this time."""
 
     at: float
     seconds: float
 
 
 @dataclass(frozen=True)
-class Drained:
-    """The coordinator is told to end."""
+class DrainRequested:
+    """The coordinator starts to drain."""
 
     at: float
 
 
-Action = Asked | Turned | Life | Beats | Slept | Drained
+Action = ClientRequest | BehaviorChange | NodeChange | HeartbeatChange | CoordinatorPause | DrainRequested
 
 
 def schedule(seed: int) -> list[Action]:
     """The same list for the same seed, in every process."""
     rng = Random(seed)
-    actions: list[Action] = [_asked(rng, number) for number in range(rng.randint(4, 16))]
+    actions: list[Action] = [_client_request(rng, number) for number in range(rng.randint(4, 16))]
     for _ in range(rng.randint(0, 14)):
-        actions.append(_mishap(rng))
+        actions.append(_random_fault(rng))
     if rng.random() < 0.1:
-        actions.append(Slept(rng.uniform(1.0, HORIZON_S), rng.uniform(6.0, 40.0)))
+        actions.append(CoordinatorPause(rng.uniform(1.0, HORIZON_S), rng.uniform(6.0, 40.0)))
     if rng.random() < 0.05:
-        actions.append(Drained(rng.uniform(5.0, HORIZON_S)))
+        actions.append(DrainRequested(rng.uniform(5.0, HORIZON_S)))
     return sorted(actions, key=lambda action: action.at)
 
 
-def _asked(rng: Random, number: int) -> Asked:
-    return Asked(
+def _client_request(rng: Random, number: int) -> ClientRequest:
+    return ClientRequest(
         rng.uniform(0.5, HORIZON_S),
         number,
         rng.choice(MODELS),
@@ -124,19 +124,19 @@ def _asked(rng: Random, number: int) -> Asked:
     )
 
 
-def _mishap(rng: Random) -> Action:
+def _random_fault(rng: Random) -> Action:
     at, node, kind = rng.uniform(0.0, HORIZON_S), rng.choice(NODES), rng.random()
     if kind < 0.5:
-        return Turned(at, node, rng.choice(list(Way)))
+        return BehaviorChange(at, node, rng.choice(list(NodeBehavior)))
     if kind < 0.8:
-        return Life(
+        return NodeChange(
             at, node, rng.choice(("dies", "dies", "starts", "starts", "leaves", "drains", "pauses")), rng.randint(1, 3)
         )
-    return Beats(at, node, rng.choice(("fine", "lost", "late", "twice")))
+    return HeartbeatChange(at, node, rng.choice(("fine", "lost", "late", "twice")))
 
 
-def shrunk(actions: list[Action], fails: Callable[[list[Action]], bool]) -> list[Action]:
-    """A part of the list that still fails and of which nothing can be left out (delta debugging, Zeller 1999)."""
+def shrink(actions: list[Action], fails: Callable[[list[Action]], bool]) -> list[Action]:
+    """A part of the list that still fails, and from which no action can be removed (delta debugging, Zeller 1999)."""
     size = max(1, len(actions) // 2)
     while size:
         start = 0

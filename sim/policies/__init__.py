@@ -1,6 +1,6 @@
-"""One way to choose a file: `BASELINE = Baseline("name", what, make)`. Each is a policy of the real scheduler.
+"""Contains the policies of the routing benchmark, one file each, which defines `POLICY = SimPolicy("name", description, make)`.
 
-The parts that several share stand here: what they read of a candidate, and how a ranking is told.
+Each is a policy for the real scheduler. This file has what several of them use: properties of a candidate, and a simple ranking.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ Key = Callable[[Request, Candidate], tuple[float, ...]]
 
 @dataclass(slots=True)
 class Ordered:
-    """Smallest key first, then the node's name."""
+    """Ranks by the smallest key, then by the node's name."""
 
     name: str
     key: Key
 
     def rank(self, request: Request, candidates: Sequence[Candidate]) -> list[Scored]:
         ordered = sorted(candidates, key=lambda one: (self.key(request, one), one.node.id))
-        return [told(candidate) for candidate in ordered]
+        return [unscored(candidate) for candidate in ordered]
 
 
-def told(candidate: Candidate) -> Scored:
+def unscored(candidate: Candidate) -> Scored:
     return Scored(candidate.node.id, 0.0, {}, candidate.depth)
 
 
 def connections(candidate: Candidate) -> int:
-    """Everything of ours that runs or waits on the node, whatever its model."""
+    """Requests of this coordinator that run or wait on the node, of all models."""
     return sum(len(queue.in_flight) + len(queue.pending) for queue in candidate.busy.values())
 
 
-def bandwidth(candidate: Candidate) -> float:
+def bandwidth_gbps(candidate: Candidate) -> float:
     return candidate.node.report.memory_bandwidth_gbps or 50.0
 
 

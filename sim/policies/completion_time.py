@@ -1,4 +1,4 @@
-"""The product's own policy, as it ships."""
+"""Runs the coordinator's default policy."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from herd.core.scheduling.completion_time import CompletionTimePolicy
 from sim.compose import PolicyInputs, SimPolicy
 
 
-def make(ground: PolicyInputs) -> CompletionTimePolicy:
-    return CompletionTimePolicy(ground.forecast, ground.signals, ground.settings)
+def make(inputs: PolicyInputs) -> CompletionTimePolicy:
+    return CompletionTimePolicy(inputs.forecast, inputs.signals, inputs.settings)
 
 
-BASELINE = SimPolicy("completion_time", "where it is answered first", make, is_simple=False, warms_ahead=True)
+POLICY = SimPolicy("completion_time", "the node expected to finish first", make, is_simple=False, prewarms=True)

@@ -1,16 +1,16 @@
-"""The product's policy, and waiting requests are moved when a slot becomes free elsewhere."""
+"""Runs the default policy, and moves queued requests when a slot becomes free on another node."""
 
 from __future__ import annotations
 
 from sim.compose import SimPolicy
 from sim.policies.completion_time import make
 
-BASELINE = SimPolicy(
+POLICY = SimPolicy(
     "completion_time_moving",
-    "the same, moving waiting requests",
+    "the same, moving queued requests",
     make,
     is_simple=False,
-    warms_ahead=True,
-    moves_waiting=True,
+    prewarms=True,
+    rebalances=True,
     at_every_load=False,
 )

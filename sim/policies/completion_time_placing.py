@@ -1,16 +1,16 @@
-"""The product's policy, and idle nodes load what a plan from what was asked lately wants there."""
+"""Runs the default policy, and lets idle nodes load models by a placement plan made from recent requests."""
 
 from __future__ import annotations
 
 from sim.compose import SimPolicy
 from sim.policies.completion_time import make
 
-BASELINE = SimPolicy(
+POLICY = SimPolicy(
     "completion_time_placing",
-    "the same, loading by a plan where nobody waits",
+    "the same, loading by a placement plan on idle nodes",
     make,
     is_simple=False,
-    warms_ahead=True,
-    places_ahead=True,
+    prewarms=True,
+    loads_by_plan=True,
     at_every_load=False,
 )

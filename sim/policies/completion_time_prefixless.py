@@ -1,4 +1,4 @@
-"""The product's policy without a memory of prompts."""
+"""Runs the default policy without knowledge of cached prompts."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from herd.core.state.fleet import ModelName, NodeId
 from sim.compose import PolicyInputs, SimPolicy
 
 
-class Forgetful(PrefixCache):
+class NoPrefixCache(PrefixCache):
     def cached_tokens(self, _node_id: NodeId, _model: ModelName, _blocks: Sequence[int]) -> int:
         return 0
 
 
-def make(ground: PolicyInputs) -> CompletionTimePolicy:
-    ground.forecast.prefixes = Forgetful()
-    return CompletionTimePolicy(ground.forecast, ground.signals, ground.settings)
+def make(inputs: PolicyInputs) -> CompletionTimePolicy:
+    inputs.forecast.prefixes = NoPrefixCache()
+    return CompletionTimePolicy(inputs.forecast, inputs.signals, inputs.settings)
 
 
-BASELINE = SimPolicy(
+POLICY = SimPolicy(
     "completion_time_prefixless",
-    "the same, without prefixes",
+    "the same, without cached prefixes",
     make,
     is_simple=False,
-    warms_ahead=True,
+    prewarms=True,
     at_every_load=False,
 )

@@ -1,4 +1,4 @@
-"""The product's policy with priors alone: it learns no speed."""
+"""Runs the default policy with the hardware priors only; it learns no speeds."""
 
 from __future__ import annotations
 
@@ -8,21 +8,16 @@ from herd.core.state.fleet import ModelName, Node
 from sim.compose import PolicyInputs, SimPolicy
 
 
-class Unlearning(Rates):
+class PriorRates(Rates):
     def learn(self, node: Node, model: ModelName, sample: SpeedSample) -> None:
-        """Nothing."""
+        """Learns nothing."""
 
 
-def make(ground: PolicyInputs) -> CompletionTimePolicy:
-    ground.forecast.rates = Unlearning()
-    return CompletionTimePolicy(ground.forecast, ground.signals, ground.settings)
+def make(inputs: PolicyInputs) -> CompletionTimePolicy:
+    inputs.forecast.rates = PriorRates()
+    return CompletionTimePolicy(inputs.forecast, inputs.signals, inputs.settings)
 
 
-BASELINE = SimPolicy(
-    "completion_time_unlearnt",
-    "the same, with priors only",
-    make,
-    is_simple=False,
-    warms_ahead=True,
-    at_every_load=False,
+POLICY = SimPolicy(
+    "completion_time_unlearnt", "the same, with priors only", make, is_simple=False, prewarms=True, at_every_load=False
 )

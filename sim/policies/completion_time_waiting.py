@@ -1,10 +1,10 @@
-"""The product's policy, and no model is loaded before somebody is sent to it."""
+"""Runs the default policy, and loads no model in advance."""
 
 from __future__ import annotations
 
 from sim.compose import SimPolicy
 from sim.policies.completion_time import make
 
-BASELINE = SimPolicy(
-    "completion_time_waiting", "the same, loading nothing ahead", make, is_simple=False, at_every_load=False
+POLICY = SimPolicy(
+    "completion_time_waiting", "the same, without loading in advance", make, is_simple=False, at_every_load=False
 )

@@ -1,4 +1,4 @@
-"""A node with the model in memory and a free slot, then any free slot, then memory; the fewest requests among equals."""
+"""Prefers a node with the model loaded and a free slot, then any free slot, then the model loaded; then the fewest requests."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ def make(_ground: PolicyInputs) -> Ordered:
     return Ordered("hot_first", lambda _request, one: (has_no_slot(one), is_cold(one), connections(one)))
 
 
-BASELINE = SimPolicy("hot_first", "model in memory and a free slot first", make)
+POLICY = SimPolicy("hot_first", "loaded model and a free slot first", make)

@@ -1,4 +1,4 @@
-"""The node with the fewest of our requests."""
+"""Chooses the node with the fewest requests of this coordinator."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ def make(_ground: PolicyInputs) -> Ordered:
     return Ordered("least_connections", lambda _request, one: (connections(one),))
 
 
-BASELINE = SimPolicy("least_connections", "fewest requests", make)
+POLICY = SimPolicy("least_connections", "fewest requests", make)

@@ -1,4 +1,4 @@
-"""The product's policy with the world's own knowledge: true speeds and the length of every answer."""
+"""Runs the default policy with perfect knowledge: true speeds and the length of every answer."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from sim.compose import PolicyInputs, SimPolicy
 
 
 class TrueRates(Rates):
-    def __init__(self, ground: PolicyInputs) -> None:
+    def __init__(self, inputs: PolicyInputs) -> None:
         super().__init__()
-        self._ground = ground
+        self._inputs = inputs
 
     def speed(self, node: Node, model: ModelName) -> Speed:
-        true, share = self._ground.truth(node.id, model), self._ground.nodes[node.id].speed_share()
+        true, share = self._inputs.truth(node.id, model), self._inputs.nodes[node.id].speed_share()
         slope = true.batch(4) / 3 - 1 / 3
         return Speed(true.prompt_per_s * share, true.step_s / share, slope, true.load_s, true.load_s)
 
     def learn(self, node: Node, model: ModelName, sample: SpeedSample) -> None:
-        """It knows already."""
+        """The true speeds are known."""
 
 
 class TrueOutputs(OutputLengths):
-    def __init__(self, ground: PolicyInputs) -> None:
+    def __init__(self, inputs: PolicyInputs) -> None:
         super().__init__()
-        self._ground = ground
+        self._inputs = inputs
 
     def expected_tokens(self, request: Request, _model: ModelName) -> float:
-        ask = self._ground.asks.get(request.id)
-        return 0.0 if ask is None or ask.is_embedding else float(ask.output_tokens)
+        known = self._inputs.requests.get(request.id)
+        return 0.0 if known is None or known.is_embedding else float(known.output_tokens)
 
 
-def make(ground: PolicyInputs) -> CompletionTimePolicy:
-    ground.forecast.rates, ground.forecast.outputs = TrueRates(ground), TrueOutputs(ground)
-    return CompletionTimePolicy(ground.forecast, ground.signals, ground.settings)
+def make(inputs: PolicyInputs) -> CompletionTimePolicy:
+    inputs.forecast.rates, inputs.forecast.outputs = TrueRates(inputs), TrueOutputs(inputs)
+    return CompletionTimePolicy(inputs.forecast, inputs.signals, inputs.settings)
 
 
-BASELINE = SimPolicy("oracle", "completion time with true speeds and lengths", make, is_simple=False)
+POLICY = SimPolicy("oracle", "completion time with true speeds and lengths", make, is_simple=False)

@@ -1,4 +1,4 @@
-"""Two nodes by chance, of which the one with fewer requests."""
+"""Chooses the less busy of two random nodes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from random import Random
 from herd.core.state.decision import Candidate, Scored
 from herd.core.state.request import Request
 from sim.compose import PolicyInputs, SimPolicy
-from sim.policies import connections, told
+from sim.policies import connections, unscored
 
 
 class PowerOfTwo:
@@ -21,11 +21,11 @@ class PowerOfTwo:
         order = list(candidates)
         self._rng.shuffle(order)
         order[:2] = sorted(order[:2], key=connections)
-        return [told(one) for one in order]
+        return [unscored(one) for one in order]
 
 
-def make(ground: PolicyInputs) -> PowerOfTwo:
-    return PowerOfTwo(ground.rng)
+def make(inputs: PolicyInputs) -> PowerOfTwo:
+    return PowerOfTwo(inputs.rng)
 
 
-BASELINE = SimPolicy("power_of_two", "the less busy of two by chance", make, at_every_load=False)
+POLICY = SimPolicy("power_of_two", "the less busy of two random nodes", make, at_every_load=False)

@@ -1,4 +1,4 @@
-"""Where most of the prompt was read before, unless queues are unequal: then the shortest queue (as known cache-aware routers do)."""
+"""Chooses the node with the longest cached prefix, or the shortest queue if queues are unequal, as cache-aware routers do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from herd.core.estimates.forecast import Forecast
 from herd.core.state.decision import Candidate, Scored
 from herd.core.state.request import Request
 from sim.compose import PolicyInputs, SimPolicy
-from sim.policies import connections, is_cold, told
+from sim.policies import connections, is_cold, unscored
 
 UNEQUAL_BY = 4
 UNEQUAL_FACTOR = 1.5
@@ -32,11 +32,11 @@ class PrefixHash:
             matched = read if read >= MATCH_MIN and not is_unequal else 0.0
             return (float(is_cold(one)), -matched, float(connections(one)), one.node.id)
 
-        return [told(one) for one in sorted(candidates, key=key)]
+        return [unscored(one) for one in sorted(candidates, key=key)]
 
 
-def make(ground: PolicyInputs) -> PrefixHash:
-    return PrefixHash(ground.forecast)
+def make(inputs: PolicyInputs) -> PrefixHash:
+    return PrefixHash(inputs.forecast)
 
 
-BASELINE = SimPolicy("prefix_hash", "longest known prefix, shortest queue when unequal", make)
+POLICY = SimPolicy("prefix_hash", "longest known prefix, shortest queue when unequal", make)

@@ -1,4 +1,4 @@
-"""Any node that passed the filters."""
+"""Chooses a random node that passed the filters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from random import Random
 from herd.core.state.decision import Candidate, Scored
 from herd.core.state.request import Request
 from sim.compose import PolicyInputs, SimPolicy
-from sim.policies import told
+from sim.policies import unscored
 
 
 class RandomChoice:
@@ -20,11 +20,11 @@ class RandomChoice:
     def rank(self, _request: Request, candidates: Sequence[Candidate]) -> list[Scored]:
         order = list(candidates)
         self._rng.shuffle(order)
-        return [told(one) for one in order]
+        return [unscored(one) for one in order]
 
 
-def make(ground: PolicyInputs) -> RandomChoice:
-    return RandomChoice(ground.rng)
+def make(inputs: PolicyInputs) -> RandomChoice:
+    return RandomChoice(inputs.rng)
 
 
-BASELINE = SimPolicy("random", "any node that has the model", make, at_every_load=False)
+POLICY = SimPolicy("random", "any node that has the model", make, at_every_load=False)

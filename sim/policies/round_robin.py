@@ -1,4 +1,4 @@
-"""One after the other."""
+"""Chooses one node after the other."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from herd.core.state.decision import Candidate, Scored
 from herd.core.state.request import Request
 from sim.compose import PolicyInputs, SimPolicy
-from sim.policies import told
+from sim.policies import unscored
 
 
 class RoundRobin:
@@ -21,11 +21,11 @@ class RoundRobin:
             return []
         self._turn += 1
         first = self._turn % len(candidates)
-        return [told(one) for one in (*candidates[first:], *candidates[:first])]
+        return [unscored(one) for one in (*candidates[first:], *candidates[:first])]
 
 
 def make(_ground: PolicyInputs) -> RoundRobin:
     return RoundRobin()
 
 
-BASELINE = SimPolicy("round_robin", "one after the other", make, at_every_load=False)
+POLICY = SimPolicy("round_robin", "one after the other", make, at_every_load=False)

@@ -1,4 +1,4 @@
-"""The seven public signals, literally."""
+"""Ranks by the seven public signals, literally."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from herd.core.scheduling.scheduler import SignalPolicy
 from sim.compose import PolicyInputs, SimPolicy
 
 
-def make(ground: PolicyInputs) -> SignalPolicy:
-    return ground.signals
+def make(inputs: PolicyInputs) -> SignalPolicy:
+    return inputs.signals
 
 
-BASELINE = SimPolicy("seven_signals", "points by the seven public signals", make, is_simple=False)
+POLICY = SimPolicy("seven_signals", "points by the seven public signals", make, is_simple=False)

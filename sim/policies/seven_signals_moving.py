@@ -1,15 +1,15 @@
-"""The seven public signals, and waiting requests are moved when a slot becomes free elsewhere."""
+"""Ranks by the seven public signals, and moves queued requests when a slot becomes free on another node."""
 
 from __future__ import annotations
 
 from sim.compose import SimPolicy
 from sim.policies.seven_signals import make
 
-BASELINE = SimPolicy(
+POLICY = SimPolicy(
     "seven_signals_moving",
-    "the same points, moving waiting requests",
+    "the same points, moving queued requests",
     make,
     is_simple=False,
-    moves_waiting=True,
+    rebalances=True,
     at_every_load=False,
 )

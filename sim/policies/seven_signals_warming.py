@@ -1,16 +1,16 @@
-"""The seven public signals with what the existing product has beside them: models loaded ahead, waiting requests moved."""
+"""Ranks by the seven signals, with what ollama-herd has besides: models loaded in advance, queued requests moved."""
 
 from __future__ import annotations
 
 from sim.compose import SimPolicy
 from sim.policies.seven_signals import make
 
-BASELINE = SimPolicy(
+POLICY = SimPolicy(
     "seven_signals_warming",
-    "the same points, loading models ahead and moving waiting requests",
+    "the same points, loading models in advance and moving queued requests",
     make,
     is_simple=False,
-    moves_waiting=True,
-    warms_ahead=True,
+    rebalances=True,
+    prewarms=True,
     at_every_load=False,
 )

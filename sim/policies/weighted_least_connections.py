@@ -1,13 +1,13 @@
-"""The node with the fewest of our requests per GB/s of memory bandwidth that it claims."""
+"""Chooses the node with the fewest requests per GB/s of the memory bandwidth that it reports."""
 
 from __future__ import annotations
 
 from sim.compose import PolicyInputs, SimPolicy
-from sim.policies import Ordered, bandwidth, connections
+from sim.policies import Ordered, bandwidth_gbps, connections
 
 
 def make(_ground: PolicyInputs) -> Ordered:
-    return Ordered("weighted_least_connections", lambda _request, one: ((connections(one) + 1) / bandwidth(one),))
+    return Ordered("weighted_least_connections", lambda _request, one: ((connections(one) + 1) / bandwidth_gbps(one),))
 
 
-BASELINE = SimPolicy("weighted_least_connections", "fewest requests per GB/s", make)
+POLICY = SimPolicy("weighted_least_connections", "fewest requests per GB/s", make)

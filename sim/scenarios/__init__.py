@@ -1,1 +1,4 @@
-"""One scenario a file: `SCENARIO = Scenario("S1", what, build)`. Loads are shares of what the fleet could answer."""
+"""Contains the scenarios of the routing benchmark, one file each, which defines `SCENARIO = Scenario("S1", description, build)`.
+
+A load is a share of what the fleet could answer.
+"""

@@ -1,25 +1,25 @@
-"""S3: bursts of long prompts with short answers, as code completion makes them."""
+"""Builds scenario S3: bursts of long prompts with short answers, as in code completion."""
 
 from __future__ import annotations
 
 from random import Random
 
 from sim import hardware as hw
-from sim.mixing import asks_of, capacity, real, rescaled
 from sim.node import NodeSpec
-from sim.play import Scenario, Simulation
+from sim.simulation import Scenario, Simulation
 from sim.traces import Traces
+from sim.workload import capacity, real_machine, requests_from, rescaled
 
 MODELS = (hw.CODER_7B,)
 SHARE = 0.35
 
 
-def build(traces: Traces, load: float, requests: int, rng: Random) -> Simulation:
+def build(traces: Traces, load: float, count: int, rng: Random) -> Simulation:
     machines = (hw.RTX_4090, hw.RTX_3090, hw.MAC_STUDIO_ULTRA, hw.MACBOOK_MAX)
-    nodes = [NodeSpec(machine.name, real(machine, rng), MODELS, hot=MODELS) for machine in machines]
-    asks = asks_of(traces.window("azure2023_code", requests, rng), ((hw.CODER_7B, 1.0),), rng, window=8192)
-    rescaled(asks, load * SHARE * capacity(nodes, asks), start_s=1.0)
-    return Simulation(nodes, asks)
+    nodes = [NodeSpec(machine.name, real_machine(machine, rng), MODELS, loaded=MODELS) for machine in machines]
+    requests = requests_from(traces.window("azure2023_code", count, rng), ((hw.CODER_7B, 1.0),), rng, window=8192)
+    rescaled(requests, load * SHARE * capacity(nodes, requests), start_s=1.0)
+    return Simulation(nodes, requests)
 
 
 SCENARIO = Scenario("S3", "bursts, long prompts, ten-token answers", build)

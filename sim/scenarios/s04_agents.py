@@ -1,4 +1,4 @@
-"""S4: a dozen coding agents in a closed loop, with growing conversations and three shared system prompts."""
+"""Builds scenario S4: coding agents in a closed loop, with growing conversations and three shared system prompts."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from random import Random
 
 from sim import hardware as hw
 from sim.agents import Agents
-from sim.mixing import real
 from sim.node import NodeSpec
-from sim.play import Scenario, Simulation
+from sim.simulation import Scenario, Simulation
 from sim.traces import Traces
+from sim.workload import real_machine
 
 MODELS = (hw.CODER_7B,)
 WINDOW = 32768
@@ -17,11 +17,13 @@ AGENTS = 14
 THINK_S = 6.0
 
 
-def build(traces: Traces, load: float, requests: int, rng: Random) -> Simulation:
+def build(traces: Traces, load: float, count: int, rng: Random) -> Simulation:
     machines = (hw.RTX_4090, hw.RTX_3090, hw.MAC_STUDIO_ULTRA, hw.MACBOOK_MAX)
-    nodes = [NodeSpec(machine.name, real(machine, rng), MODELS, hot=MODELS, window=WINDOW) for machine in machines]
+    nodes = [
+        NodeSpec(machine.name, real_machine(machine, rng), MODELS, loaded=MODELS, window=WINDOW) for machine in machines
+    ]
     lengths = traces.window("servegen_language_mlarge", 2000, rng)
-    agents = Agents(max(2, round(AGENTS * load)), requests, THINK_S, hw.CODER_7B, WINDOW, lengths, rng)
+    agents = Agents(max(2, round(AGENTS * load)), count, THINK_S, hw.CODER_7B, WINDOW, lengths, rng)
     return Simulation(nodes, agents.first(), agents.after)
 
 

@@ -1,14 +1,14 @@
-"""S6: six models on three 24 GB cards, so that loading costs as much as answering."""
+"""Builds scenario S6: six models on three 24 GB cards, so that loading takes as long as answering."""
 
 from __future__ import annotations
 
 from random import Random
 
 from sim import hardware as hw
-from sim.mixing import asks_of, capacity, poisson, real
 from sim.node import NodeSpec
-from sim.play import Scenario, Simulation
+from sim.simulation import Scenario, Simulation
 from sim.traces import Traces
+from sim.workload import capacity, poisson, real_machine, requests_from
 
 POPULARITY = (
     (hw.LLAMA_8B, 0.3),
@@ -22,12 +22,12 @@ ALL = tuple(model for model, _ in POPULARITY)
 SHARE = 0.1
 
 
-def build(traces: Traces, load: float, requests: int, rng: Random) -> Simulation:
+def build(traces: Traces, load: float, count: int, rng: Random) -> Simulation:
     machines = (hw.RTX_4090, hw.RTX_3090, hw.RTX_3090)
-    nodes = [NodeSpec(f"card{i}", real(machine, rng), ALL) for i, machine in enumerate(machines)]
-    asks = asks_of(traces.window("servegen_language_mlarge", requests, rng), POPULARITY, rng, window=8192)
-    poisson(asks, load * SHARE * capacity(nodes, asks), rng, start_s=1.0)
-    return Simulation(nodes, asks)
+    nodes = [NodeSpec(f"card{i}", real_machine(machine, rng), ALL) for i, machine in enumerate(machines)]
+    requests = requests_from(traces.window("servegen_language_mlarge", count, rng), POPULARITY, rng, window=8192)
+    poisson(requests, load * SHARE * capacity(nodes, requests), rng, start_s=1.0)
+    return Simulation(nodes, requests)
 
 
 SCENARIO = Scenario("S6", "six models on three 24 GB cards", build)

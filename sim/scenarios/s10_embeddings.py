@@ -1,42 +1,38 @@
-"""S10: fifty embeddings for each chat, on the same machines."""
+"""Builds scenario S10: fifty embeddings for each chat, on the same machines."""
 
 from __future__ import annotations
 
 from random import Random
 
 from sim import hardware as hw
-from sim.asks import SimRequest
-from sim.mixing import asks_of, capacity, estimated, poisson, real
 from sim.node import NodeSpec
-from sim.play import Scenario, Simulation
+from sim.requests import SimRequest
+from sim.simulation import Scenario, Simulation
 from sim.traces import Traces
+from sim.workload import capacity, estimated, poisson, real_machine, requests_from
 
 MODELS = (hw.LLAMA_8B, hw.NOMIC_EMBED)
 EMBEDDINGS_PER_CHAT = 50
 SHARE = 0.6
 
 
-def build(traces: Traces, load: float, requests: int, rng: Random) -> Simulation:
+def build(traces: Traces, load: float, count: int, rng: Random) -> Simulation:
     machines = (hw.RTX_4090, hw.MACBOOK_MAX, hw.MAC_MINI)
-    nodes = [NodeSpec(machine.name, real(machine, rng), MODELS, hot=MODELS) for machine in machines]
-    chats = asks_of(
-        traces.window("azure2023_conv", max(8, requests // 12), rng),
-        ((hw.LLAMA_8B, 1.0),),
-        rng,
-        tag="chat",
-        window=8192,
+    nodes = [NodeSpec(machine.name, real_machine(machine, rng), MODELS, loaded=MODELS) for machine in machines]
+    chats = requests_from(
+        traces.window("azure2023_conv", max(8, count // 12), rng), ((hw.LLAMA_8B, 1.0),), rng, tag="chat", window=8192
     )
-    wanted = min(requests * 2, len(chats) * EMBEDDINGS_PER_CHAT)
-    embeds = [_embedding(number, rng) for number in range(wanted)]
+    wanted = min(count * 2, len(chats) * EMBEDDINGS_PER_CHAT)
+    embeddings = [_embedding(number, rng) for number in range(wanted)]
     rate = load * SHARE * capacity(nodes, chats)
     poisson(chats, rate, rng, start_s=1.0)
-    # Storms: a folder is indexed, then there is a pause.
+    # Bursts: a folder is indexed, then there is a pause.
     at, span = 1.0, chats[-1].at / max(1, wanted // 100)
-    for number, ask in enumerate(embeds):
+    for number, request in enumerate(embeddings):
         at = 1.0 + (number // 100) * span + rng.random() * span * 0.4
-        ask.at = at
-    asks = sorted([*chats, *embeds], key=lambda ask: ask.at)
-    return Simulation(nodes, asks)
+        request.at = at
+    requests = sorted([*chats, *embeddings], key=lambda request: request.at)
+    return Simulation(nodes, requests)
 
 
 def _embedding(number: int, rng: Random) -> SimRequest:

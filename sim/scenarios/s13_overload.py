@@ -1,4 +1,4 @@
-"""S13: five minutes of half as much again as the fleet can answer, then quiet; waiting places are limited here."""
+"""Builds scenario S13: for five minutes 1.5 times the load that the fleet can answer, then low load; queues are limited."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from random import Random
 
 from herd.core.lifecycle.holding import HoldingSettings
 from sim import hardware as hw
-from sim.mixing import asks_of, capacity, poisson, real
 from sim.node import NodeSpec
-from sim.play import Scenario, Simulation
+from sim.simulation import Scenario, Simulation
 from sim.traces import Traces
+from sim.workload import capacity, poisson, real_machine, requests_from
 
 MODELS = (hw.CODER_7B,)
 OVERLOAD = 1.5
 OVERLOAD_S = 300.0
-QUIET = 0.4
+LOW = 0.4
 
 
-def build(traces: Traces, load: float, requests: int, rng: Random) -> Simulation:
+def build(traces: Traces, load: float, count: int, rng: Random) -> Simulation:
     machines = (hw.RTX_3060, hw.MACBOOK_MAX, hw.MAC_MINI, hw.LAPTOP_CPU)
-    nodes = [NodeSpec(machine.name, real(machine, rng), MODELS, hot=MODELS) for machine in machines]
-    asks = asks_of(traces.window("azure2023_code", requests, rng), ((hw.CODER_7B, 1.0),), rng, window=8192)
-    most = capacity(nodes, asks)
-    crowd = min(len(asks) * 2 // 3, int(OVERLOAD * load * most * OVERLOAD_S))
-    poisson(asks[:crowd], OVERLOAD * load * most, rng, start_s=1.0)
-    if crowd < len(asks):
-        poisson(asks[crowd:], QUIET * most, rng, start_s=asks[crowd - 1].at)
-    return Simulation(nodes, asks, holding=HoldingSettings())
+    nodes = [NodeSpec(machine.name, real_machine(machine, rng), MODELS, loaded=MODELS) for machine in machines]
+    requests = requests_from(traces.window("azure2023_code", count, rng), ((hw.CODER_7B, 1.0),), rng, window=8192)
+    most = capacity(nodes, requests)
+    overloading = min(len(requests) * 2 // 3, int(OVERLOAD * load * most * OVERLOAD_S))
+    poisson(requests[:overloading], OVERLOAD * load * most, rng, start_s=1.0)
+    if overloading < len(requests):
+        poisson(requests[overloading:], LOW * most, rng, start_s=requests[overloading - 1].at)
+    return Simulation(nodes, requests, holding=HoldingSettings())
 
 
 SCENARIO = Scenario("S13", "overload for five minutes, then recovery", build)

@@ -17,13 +17,13 @@ from bench.routing.compare import Table
 from bench.routing.measures import UNANSWERED_S, Row, measured
 from bench.routing.runs import Case, Played
 from bench.routing.targets import goals
-from sim.catalogue import BASELINES, SCENARIOS
-from sim.compose import a_world
+from sim.catalogue import POLICIES, SCENARIOS
+from sim.compose import build_world
 from sim.traces import Traces
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--scenarios", "S2,S15", "--seeds", "2", "--requests", "60", "--loads", "1.0", "--jobs", "1"]
-POLICIES = ["--policies", "completion_time,seven_signals,least_connections,oracle"]
+POLICY_ARGUMENTS = ["--policies", "completion_time,seven_signals,least_connections,oracle"]
 
 
 def a_row(mean: float, good: float = 1.0) -> Row:
@@ -62,8 +62,8 @@ def test_goals_are_met_and_missed_by_their_figures() -> None:
 
 def test_a_request_without_an_answer_counts_with_what_its_person_loses() -> None:
     play = next(one for one in SCENARIOS if one.name == "S8").build(Traces(), 1.5, 120, Random(4))
-    baseline = next(one for one in BASELINES if one.name == "random")
-    world = a_world(play, baseline, Random(4))
+    baseline = next(one for one in POLICIES if one.name == "random")
+    world = build_world(play, baseline, Random(4))
     world.run()
     row = measured(world)
     if row["bad"]:
@@ -74,7 +74,7 @@ def test_a_request_without_an_answer_counts_with_what_its_person_loses() -> None
 def test_a_run_prints_its_tables_and_repeats_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = [tmp_path / "a.json", tmp_path / "b.json"]
     for file in files:
-        assert main([*SMALL, *POLICIES, "--json", str(file)]) == 0
+        assert main([*SMALL, *POLICY_ARGUMENTS, "--json", str(file)]) == 0
     printed = capsys.readouterr().out
     assert "| S15 |" in printed and "One decision" in printed and "synthetic" in printed
     assert files[0].read_text() == files[1].read_text()

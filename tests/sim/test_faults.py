@@ -10,8 +10,8 @@ from herd.core.state.events import AttemptFailed, AttemptFinished, ClientLeft
 from herd.core.state.live_request import LiveRequest, Trigger
 from herd.core.state.request import Counters, Failure
 from sim.faults.__main__ import failure
-from sim.faults.schedule import Asked, schedule, shrunk
-from sim.faults.world import trouble
+from sim.faults.schedule import ClientRequest, schedule, shrink
+from sim.faults.world import first_violation
 
 SEEDS = 2000
 PARTS = 8
@@ -20,7 +20,7 @@ PARTS = 8
 @pytest.mark.parametrize("part", range(PARTS))
 def test_everything_that_must_hold_holds_under_every_schedule(part: int) -> None:
     for seed in range(part * SEEDS // PARTS, (part + 1) * SEEDS // PARTS):
-        wrong = trouble(schedule(seed), seed=seed)
+        wrong = first_violation(schedule(seed), seed=seed)
         if wrong:
             pytest.fail(failure(seed, wrong))
 
@@ -80,7 +80,7 @@ class TriesForEver(Dispatcher):
     "make", [ForgetsASlot, ForgetsTheHeld, GivesUpAtOnce, CountsTheBrokenAsWhole, EndsTwice, TriesForEver]
 )
 def test_a_bug_is_found_and_its_schedule_becomes_small(make: type[Dispatcher]) -> None:
-    seed = next(seed for seed in range(SEEDS) if trouble(schedule(seed), make, seed))
-    small = shrunk(schedule(seed), lambda actions: bool(trouble(actions, make, seed)))
-    assert trouble(small, make, seed) and len(small) <= 6, small
-    assert any(isinstance(action, Asked) for action in small)
+    seed = next(seed for seed in range(SEEDS) if first_violation(schedule(seed), make, seed))
+    small = shrink(schedule(seed), lambda actions: bool(first_violation(actions, make, seed)))
+    assert first_violation(small, make, seed) and len(small) <= 6, small
+    assert any(isinstance(action, ClientRequest) for action in small)

@@ -5,28 +5,30 @@ from __future__ import annotations
 from random import Random
 
 from herd.core.state.fleet import canonical
-from sim.asks import SimRequest
 from sim.hardware import LLAMA_3B, LLAMA_8B, LLAMA_70B, MAC_STUDIO_ULTRA, QWEN_14B, RTX_4090, Machine, Model
 from sim.node import NodeSpec, SimNode
+from sim.requests import SimRequest
 from sim.runner import Run
 
 EMBEDDINGS = Model("only-prompts", 1.0, 1.0, is_embedding=True)
 ONE_SLOT = Machine("one", "gpu", "RTX 4090", 22, 1008, 6900, slots=1)
 
 
-def an_ask(name: str, model: Model, at: float = 0.0, prompt: int = 100, output: int = 10, **more: object) -> SimRequest:
+def a_request(
+    name: str, model: Model, at: float = 0.0, prompt: int = 100, output: int = 10, **more: object
+) -> SimRequest:
     return SimRequest(name, at, model.name, prompt, output, prompt, is_embedding=model.is_embedding, **more)  # type: ignore[arg-type]
 
 
-def play(node: SimNode, asks: list[SimRequest]) -> dict[str, tuple[float, float]]:
-    """When each ask's first and last token came, by its name."""
-    coming, found, open_count = [Run(ask, 1, ask.at) for ask in asks], {}, len(asks)
+def play(node: SimNode, requests: list[SimRequest]) -> dict[str, tuple[float, float]]:
+    """When each request's first and last token came, by its name."""
+    coming, found, open_count = [Run(request, 1, request.at) for request in requests], {}, len(requests)
     while open_count:
         at = min(node.next_at(), coming[0].arrived_at if coming else float("inf"))
         assert at < float("inf"), "somebody waits for ever"
         for run, _ in node.advance(at).done:
             assert run.first_at is not None
-            found[run.ask.id] = (run.first_at, at)
+            found[run.request.id] = (run.first_at, at)
             open_count -= 1
         while coming and coming[0].arrived_at <= at:
             node.submit(coming.pop(0), at)
@@ -36,36 +38,36 @@ def play(node: SimNode, asks: list[SimRequest]) -> dict[str, tuple[float, float]
 def test_one_slot_waits_as_long_as_queueing_theory_says() -> None:
     """M/G/1: mean wait = rate * E[S^2] / 2 (1 - load), Pollaczek and Khinchine."""
     rng = Random(3)
-    node = SimNode(NodeSpec("n", ONE_SLOT, (EMBEDDINGS,), hot=(EMBEDDINGS,), keep_alive_s=1e9))
+    node = SimNode(NodeSpec("n", ONE_SLOT, (EMBEDDINGS,), loaded=(EMBEDDINGS,), keep_alive_s=1e9))
     speed = node.truth[canonical(EMBEDDINGS.name)]
-    asks, at = [], 0.0
+    requests, at = [], 0.0
     for number in range(30_000):
         at += rng.expovariate(1.0)
         tokens = max(1, round(rng.lognormvariate(0.0, 0.6) * 0.58 * speed.prompt_per_s))
-        asks.append(an_ask(f"r{number}", EMBEDDINGS, at, tokens))
+        requests.append(a_request(f"r{number}", EMBEDDINGS, at, tokens))
     speed.prompt_depth = 1e12
-    services = [ask.prompt_tokens / speed.prompt_per_s for ask in asks]
-    rate, mean = len(asks) / at, sum(services) / len(services)
+    services = [request.prompt_tokens / speed.prompt_per_s for request in requests]
+    rate, mean = len(requests) / at, sum(services) / len(services)
     square = sum(s * s for s in services) / len(services)
     expected = mean + rate * square / (2 * (1 - rate * mean))
-    found = play(node, asks)
-    mean_s = sum(found[ask.id][1] - ask.at for ask in asks) / len(asks)
+    found = play(node, requests)
+    mean_s = sum(found[request.id][1] - request.at for request in requests) / len(requests)
     assert abs(mean_s / expected - 1) < 0.06, (mean_s, expected, rate * mean)
 
 
 def test_a_request_that_must_load_blocks_those_behind_it() -> None:
     for is_strict in (True, False):
         node = SimNode(
-            NodeSpec("n", MAC_STUDIO_ULTRA, (LLAMA_3B, LLAMA_70B), hot=(LLAMA_3B,), is_strict_line=is_strict)
+            NodeSpec("n", MAC_STUDIO_ULTRA, (LLAMA_3B, LLAMA_70B), loaded=(LLAMA_3B,), has_strict_queue=is_strict)
         )
-        found = play(node, [an_ask("cold", LLAMA_70B), an_ask("hot", LLAMA_3B, 0.001)])
+        found = play(node, [a_request("cold", LLAMA_70B), a_request("hot", LLAMA_3B, 0.001)])
         assert (found["hot"][0] > 10.0) is is_strict
         assert found["cold"][0] > 10.0
 
 
 def test_only_idle_models_are_thrown_out_and_a_load_waits_for_the_busy_ones() -> None:
-    node = SimNode(NodeSpec("n", RTX_4090, (LLAMA_8B, QWEN_14B), hot=(LLAMA_8B,)))
-    found = play(node, [an_ask("long", LLAMA_8B, output=500), an_ask("other", QWEN_14B, 0.1)])
+    node = SimNode(NodeSpec("n", RTX_4090, (LLAMA_8B, QWEN_14B), loaded=(LLAMA_8B,)))
+    found = play(node, [a_request("long", LLAMA_8B, output=500), a_request("other", QWEN_14B, 0.1)])
     assert found["other"][0] > found["long"][1]
     assert canonical(LLAMA_8B.name) not in node.runners
     assert node.tally.loads == 1
@@ -75,46 +77,46 @@ def test_at_most_so_many_models_are_loaded() -> None:
     small = [Model(f"m{number}", 0.5, 0.5) for number in range(5)]
     node = SimNode(NodeSpec("n", MAC_STUDIO_ULTRA, tuple(small)))
     for number, model in enumerate(small):
-        play(node, [an_ask(f"r{number}", model, 10.0 * number)])
+        play(node, [a_request(f"r{number}", model, 10.0 * number)])
         assert len(node.runners) <= 3
     assert canonical("m0") not in node.runners
 
 
 def test_an_idle_model_leaves_after_its_time_and_comes_back_faster() -> None:
     node = SimNode(NodeSpec("n", RTX_4090, (QWEN_14B,), keep_alive_s=60.0))
-    cold = play(node, [an_ask("a", QWEN_14B)])["a"][0]
+    cold = play(node, [a_request("a", QWEN_14B)])["a"][0]
     node.advance(100.0)
     assert not node.runners
-    warm = play(node, [an_ask("b", QWEN_14B, 100.0)])["b"][0] - 100.0
+    warm = play(node, [a_request("b", QWEN_14B, 100.0)])["b"][0] - 100.0
     assert warm < 0.7 * cold
     assert node.tally.bytes_read == QWEN_14B.size_bytes
 
 
 def test_another_window_makes_the_model_reload_and_forget() -> None:
-    node = SimNode(NodeSpec("n", RTX_4090, (LLAMA_8B,), hot=(LLAMA_8B,)))
+    node = SimNode(NodeSpec("n", RTX_4090, (LLAMA_8B,), loaded=(LLAMA_8B,)))
     blocks = tuple(range(8))
-    play(node, [an_ask("a", LLAMA_8B, prompt=1024, blocks=blocks)])
-    play(node, [an_ask("b", LLAMA_8B, 5.0, prompt=1024, blocks=blocks)])
+    play(node, [a_request("a", LLAMA_8B, prompt=1024, blocks=blocks)])
+    play(node, [a_request("b", LLAMA_8B, 5.0, prompt=1024, blocks=blocks)])
     assert node.tally.hit_tokens == 1023
-    play(node, [an_ask("c", LLAMA_8B, 10.0, prompt=1024, blocks=blocks, wanted_window_tokens=16384)])
+    play(node, [a_request("c", LLAMA_8B, 10.0, prompt=1024, blocks=blocks, wanted_window_tokens=16384)])
     assert node.tally.loads == 1
     assert node.tally.hit_tokens == 1023
 
 
 def test_a_prompt_that_lost_its_slot_comes_back_from_main_memory() -> None:
     for entries, is_kept in ((4, True), (0, False)):
-        node = SimNode(NodeSpec("n", ONE_SLOT, (LLAMA_8B,), hot=(LLAMA_8B,), cache_entries=entries))
+        node = SimNode(NodeSpec("n", ONE_SLOT, (LLAMA_8B,), loaded=(LLAMA_8B,), cache_entries=entries))
         mine = tuple(range(30))
-        play(node, [an_ask("a", LLAMA_8B, 0.0, 3840, blocks=mine)])
-        play(node, [an_ask("b", LLAMA_8B, 5.0, 3840, blocks=tuple(range(100, 130)))])
-        again = play(node, [an_ask("c", LLAMA_8B, 10.0, 3840, blocks=mine)])["c"][0] - 10.0
+        play(node, [a_request("a", LLAMA_8B, 0.0, 3840, blocks=mine)])
+        play(node, [a_request("b", LLAMA_8B, 5.0, 3840, blocks=tuple(range(100, 130)))])
+        again = play(node, [a_request("c", LLAMA_8B, 10.0, 3840, blocks=mine)])["c"][0] - 10.0
         assert (again < 0.2) is is_kept
 
 
 def test_streams_stall_while_a_prompt_is_read_and_then_share_steps() -> None:
-    node = SimNode(NodeSpec("n", RTX_4090, (LLAMA_8B,), hot=(LLAMA_8B,)))
-    alone = play(node, [an_ask("a", LLAMA_8B, 0.0, output=200)])["a"][1]
-    pair = [an_ask("b", LLAMA_8B, 100.0, output=200), an_ask("c", LLAMA_8B, 100.5, prompt=7000, output=200)]
+    node = SimNode(NodeSpec("n", RTX_4090, (LLAMA_8B,), loaded=(LLAMA_8B,)))
+    alone = play(node, [a_request("a", LLAMA_8B, 0.0, output=200)])["a"][1]
+    pair = [a_request("b", LLAMA_8B, 100.0, output=200), a_request("c", LLAMA_8B, 100.5, prompt=7000, output=200)]
     found = play(node, pair)
     assert found["b"][1] - 100.0 > alone + 0.8
     assert found["c"][1] - found["c"][0] > alone * 0.95
@@ -122,10 +124,10 @@ def test_streams_stall_while_a_prompt_is_read_and_then_share_steps() -> None:
 
 def test_two_models_share_the_machine() -> None:
     both = (LLAMA_3B, LLAMA_8B)
-    node = SimNode(NodeSpec("n", MAC_STUDIO_ULTRA, both, hot=both))
-    alone = play(node, [an_ask("a", LLAMA_8B, output=300)])["a"][1]
+    node = SimNode(NodeSpec("n", MAC_STUDIO_ULTRA, both, loaded=both))
+    alone = play(node, [a_request("a", LLAMA_8B, output=300)])["a"][1]
     shared = (
-        play(node, [an_ask("b", LLAMA_8B, 100.0, output=300), an_ask("c", LLAMA_3B, 100.0, output=3000)])["b"][1]
+        play(node, [a_request("b", LLAMA_8B, 100.0, output=300), a_request("c", LLAMA_3B, 100.0, output=3000)])["b"][1]
         - 100.0
     )
     assert 1.8 * alone < shared < 2.2 * alone
@@ -133,9 +135,9 @@ def test_two_models_share_the_machine() -> None:
 
 def test_a_laptop_throttles_after_minutes_of_work_and_recovers() -> None:
     machine = Machine("hot", "apple", "Apple M3 Max", 46, 400, 678, slots=1, throttles=True)
-    node = SimNode(NodeSpec("n", machine, (LLAMA_8B,), hot=(LLAMA_8B,), keep_alive_s=1e9))
+    node = SimNode(NodeSpec("n", machine, (LLAMA_8B,), loaded=(LLAMA_8B,), keep_alive_s=1e9))
     assert node.report().thermal_state == "nominal"
-    play(node, [an_ask("a", LLAMA_8B, output=60_000)])
+    play(node, [a_request("a", LLAMA_8B, output=60_000)])
     assert node.speed_share() < 0.7
     assert node.report().thermal_state in ("serious", "critical")
     node.advance(node.at + 1200)
@@ -145,7 +147,7 @@ def test_a_laptop_throttles_after_minutes_of_work_and_recovers() -> None:
 def test_the_engine_counts_as_ollama_does() -> None:
     """Cached tokens are in the prompt's count; the load holds the line's wait; a load in progress is not reported."""
     node = SimNode(NodeSpec("n", RTX_4090, (QWEN_14B,)))
-    run = Run(an_ask("a", QWEN_14B, prompt=500, output=20), 1, 0.0)
+    run = Run(a_request("a", QWEN_14B, prompt=500, output=20), 1, 0.0)
     node.submit(run, 0.0)
     assert all(card.loaded is None for card in node.report().models.values())
     progress = node.advance(node.next_at())

@@ -1,11 +1,11 @@
-"""Played with seeded traffic: what is loaded ahead by the plan spares requests their loads and costs nobody anything."""
+"""SimulationResult with seeded traffic: what is loaded ahead by the plan spares requests their loads and costs nobody anything."""
 
 from __future__ import annotations
 
 from random import Random
 
-from sim.catalogue import BASELINES, SCENARIOS
-from sim.compose import a_world
+from sim.catalogue import POLICIES, SCENARIOS
+from sim.compose import build_world
 from sim.traces import Traces
 
 SEEDS = range(3)
@@ -14,16 +14,16 @@ SEEDS = range(3)
 def played(policy: str) -> tuple[int, float]:
     """Loads that requests waited for, and the mean seconds of an answer, over all seeds."""
     scenario = next(one for one in SCENARIOS if one.name == "S6")
-    baseline = next(one for one in BASELINES if one.name == policy)
+    baseline = next(one for one in POLICIES if one.name == policy)
     cold, seconds, served = 0, 0.0, 0
     for seed in SEEDS:
         play = scenario.build(Traces(None), 0.1, 250, Random(f"placing {seed}"))
-        world = a_world(play, baseline, Random(seed))
+        world = build_world(play, baseline, Random(seed))
         world.run()
         assert world.dispatcher.problems() == []
         cold += sum(node.tally.awaited_loads for node in world.nodes.values())
-        seconds += sum(one.total_s for one in world.played.served)
-        served += len(world.played.served)
+        seconds += sum(one.total_s for one in world.result.served)
+        served += len(world.result.served)
     return cold, seconds / served
 
 

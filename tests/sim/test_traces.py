@@ -10,9 +10,9 @@ import pytest
 
 from sim.agents import Agents
 from sim.hardware import LLAMA_8B, RTX_3090
-from sim.mixing import asks_of, capacity
 from sim.node import NodeSpec
 from sim.traces import SHAPES, Row, Traces
+from sim.workload import capacity, requests_from
 
 
 def test_rows_of_the_first_kind_have_a_time(tmp_path: Path) -> None:
@@ -76,19 +76,19 @@ def test_synthetic_requests_have_the_published_lengths(name: str) -> None:
 def test_an_agents_next_turn_begins_with_its_last_one() -> None:
     agents = Agents(3, 60, 5.0, LLAMA_8B, 32768, [Row(0.0, 700, 100)], Random(1))
     [first, *_] = agents.first()
-    at, ask, seen = 10.0, first, 0
-    while (following := agents.after(ask, at)) is not None:
-        if len(following.blocks) > len(ask.blocks):
-            assert following.blocks[: len(ask.blocks)] == ask.blocks
+    at, request, seen = 10.0, first, 0
+    while (following := agents.after(request, at)) is not None:
+        if len(following.blocks) > len(request.blocks):
+            assert following.blocks[: len(request.blocks)] == request.blocks
             seen += 1
         assert following.at > at
-        at, ask = following.at + 1.0, following
+        at, request = following.at + 1.0, following
     assert seen > 20
 
 
 def test_capacity_grows_with_the_fleet_and_falls_with_the_work() -> None:
-    asks = asks_of([Row(0.0, 1000, 200)] * 50, ((LLAMA_8B, 1.0),), Random(1))
-    long = asks_of([Row(0.0, 1000, 400)] * 50, ((LLAMA_8B, 1.0),), Random(1))
+    requests = requests_from([Row(0.0, 1000, 200)] * 50, ((LLAMA_8B, 1.0),), Random(1))
+    long = requests_from([Row(0.0, 1000, 400)] * 50, ((LLAMA_8B, 1.0),), Random(1))
     one, two = ([NodeSpec(f"n{i}", RTX_3090, (LLAMA_8B,)) for i in range(count)] for count in (1, 2))
-    assert capacity(two, asks) == pytest.approx(2 * capacity(one, asks), rel=0.02)
-    assert capacity(one, long) < 0.7 * capacity(one, asks)
+    assert capacity(two, requests) == pytest.approx(2 * capacity(one, requests), rel=0.02)
+    assert capacity(one, long) < 0.7 * capacity(one, requests)

@@ -11,9 +11,9 @@ from random import Random
 import pytest
 
 from herd.core.state.request import Outcome
-from sim.catalogue import BASELINES, SCENARIOS
-from sim.compose import SimPolicy, a_world
-from sim.play import Scenario
+from sim.catalogue import POLICIES, SCENARIOS
+from sim.compose import SimPolicy, build_world
+from sim.simulation import Scenario
 from sim.traces import Traces
 
 REQUESTS = 60
@@ -25,26 +25,26 @@ def scenario(name: str) -> Scenario:
 
 
 def baseline(name: str) -> SimPolicy:
-    return next(one for one in BASELINES if one.name == name)
+    return next(one for one in POLICIES if one.name == name)
 
 
 @pytest.mark.parametrize("name", [one.name for one in SCENARIOS])
 def test_every_request_of_a_scenario_ends_and_the_books_are_right_after_every_event(name: str) -> None:
     play = scenario(name).build(Traces(), 1.0, REQUESTS, Random(5))
-    world = a_world(play, baseline("completion_time"), Random(5))
+    world = build_world(play, baseline("completion_time"), Random(5))
     served = world.run(checked=True).served
     assert world.problems == []
     assert not world.dispatcher.live
     assert len(served) >= REQUESTS * 0.9
-    assert len({one.ask.id for one in served}) == len(served)
-    lost = [one.ask.id for one in served if one.outcome is not Outcome.COMPLETED]
+    assert len({one.request.id for one in served}) == len(served)
+    lost = [one.request.id for one in served if one.outcome is not Outcome.COMPLETED]
     assert len(lost) <= (len(served) // 10 if name == "S8" else 0), lost
 
 
-@pytest.mark.parametrize("name", [one.name for one in BASELINES])
+@pytest.mark.parametrize("name", [one.name for one in POLICIES])
 def test_every_policy_answers_every_request(name: str) -> None:
     play = scenario("S6").build(Traces(), 0.5, REQUESTS, Random(7))
-    world = a_world(play, baseline(name), Random(7))
+    world = build_world(play, baseline(name), Random(7))
     served = world.run(checked=True).served
     assert world.problems == []
     assert [one.outcome for one in served] == [Outcome.COMPLETED] * len(served)
@@ -52,29 +52,29 @@ def test_every_policy_answers_every_request(name: str) -> None:
 
 def test_no_answer_is_faster_than_the_machine() -> None:
     play = scenario("S2").build(Traces(), 1.0, REQUESTS, Random(5))
-    world = a_world(play, baseline("hot_first"), Random(5))
+    world = build_world(play, baseline("hot_first"), Random(5))
     for one in world.run().served:
-        speed = world.nodes[one.node_id].truth[one.ask.name]  # type: ignore[index]
-        assert one.first_s is not None and one.first_s >= 0.99 * one.ask.prompt_tokens / speed.prompt_per_s
-        assert one.total_s >= 0.99 * ((one.ask.output_tokens - 1) * speed.step_s)
+        speed = world.nodes[one.node_id].truth[one.request.name]  # type: ignore[index]
+        assert one.first_s is not None and one.first_s >= 0.99 * one.request.prompt_tokens / speed.prompt_per_s
+        assert one.total_s >= 0.99 * ((one.request.output_tokens - 1) * speed.step_s)
 
 
 def test_a_closed_lid_loses_nothing_that_had_not_begun() -> None:
     play = scenario("S8").build(Traces(), 1.0, 150, Random(2))
-    world = a_world(play, baseline("completion_time"), Random(2))
+    world = build_world(play, baseline("completion_time"), Random(2))
     lost = [one for one in world.run().served if one.outcome is not Outcome.COMPLETED]
     assert all(one.first_s is not None for one in lost)
 
 
 DIGESTS = """
 from random import Random
-from sim.catalogue import BASELINES, SCENARIOS
-from sim.compose import a_world
+from sim.catalogue import POLICIES, SCENARIOS
+from sim.compose import build_world
 from sim.traces import Traces
 for scenario in SCENARIOS:
     for name in ("completion_time", "random", "prefix_hash"):
-        baseline = next(one for one in BASELINES if one.name == name)
-        world = a_world(scenario.build(Traces(), 0.8, 40, Random(11)), baseline, Random(11))
+        baseline = next(one for one in POLICIES if one.name == name)
+        world = build_world(scenario.build(Traces(), 0.8, 40, Random(11)), baseline, Random(11))
         print(scenario.name, name, world.run(digest=True).digest)
 """
 

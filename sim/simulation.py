@@ -1,4 +1,4 @@
-"""What is played: nodes, what clients ask, and what goes wrong. Data only; `scenarios/` fills it, `world.py` plays it."""
+"""Defines the input of a simulation: nodes, requests and faults. `scenarios/` builds it, `world.py` runs it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from random import Random
 
 from herd.core.lifecycle.holding import HoldingSettings
-from sim.asks import SimRequest
 from sim.node import NodeSpec
+from sim.requests import SimRequest
 from sim.traces import Traces
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`node` leaves at `at` and returns at `until`. Hanging: the lid is closed and nothing answers, not even with a refusal."""
+    """`node` goes away at `at` and returns at `until`. Hanging: a closed lid; connections are not even refused."""
 
     node: str
     at: float
@@ -24,23 +24,23 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeats:
-    """How the agents' reports travel."""
+    """How heartbeats reach the coordinator."""
 
     every_s: float = 5.0
     lost_share: float = 0.0
     delay_s: float = 0.0
 
 
-NextAsk = Callable[[SimRequest, float], "SimRequest | None"]
+NextRequest = Callable[[SimRequest, float], "SimRequest | None"]
 
 
 @dataclass(slots=True)
 class Simulation:
-    """`asks` are ordered by time. `after(ask, at)` is what the client of an ended ask wants next, in closed loops."""
+    """`requests` are ordered by time. `after(request, at)` returns the next request of a closed-loop client, when one has ended."""
 
     nodes: list[NodeSpec]
-    asks: list[SimRequest]
-    after: NextAsk | None = None
+    requests: list[SimRequest]
+    after: NextRequest | None = None
     faults: list[Fault] = field(default_factory=list)
     heartbeats: Heartbeats = field(default_factory=Heartbeats)
     holding: HoldingSettings = field(default_factory=lambda: HoldingSettings(held_max=100_000, held_max_bytes=1 << 40))
@@ -49,8 +49,8 @@ class Simulation:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One line of the table. `build(traces, load, requests, rng)` makes a play; equal arguments make equal plays."""
+    """One row of the results. `build(traces, load, count, rng)` makes a simulation; equal arguments make equal simulations."""
 
     name: str
-    told: str
+    description: str
     build: Callable[[Traces, float, int, Random], Simulation]
