@@ -146,7 +146,12 @@ def test_another_policy_is_tried_on_the_same_day(day: Fleet, policy: str) -> Non
     assert done.whole.unestimated == 0
     if policy != in_force:
         text = "\n".join(line.plain for line in lines(done, wanted, 200))
-        assert "would change" in text and "Estimated: " in text and "The estimates are from the time of each decision" in text and " from " in text
+        assert (
+            "would change" in text
+            and "Estimated: " in text
+            and "The estimates are from the time of each decision" in text
+            and " from " in text
+        )
 
 
 def test_the_command_prints_text_and_json(day: Fleet) -> None:
