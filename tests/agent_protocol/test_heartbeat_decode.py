@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builders import a_report
-from herd.agent_protocol.heartbeat_decode import BODY_MAX_BYTES, MODELS_MAX, BadHeartbeat, decode, encode, renamed
+from herd.agent_protocol.heartbeat_decode import BODY_MAX_BYTES, MODELS_MAX, BadHeartbeat, decode, encode, with_node_id
 from herd.core.state.fleet import (
     Capacity,
     Disk,
@@ -291,7 +291,7 @@ def test_a_door_that_speaks_tls_is_named_with_its_certificate_and_still_at_the_s
     ],
 )
 def test_an_address_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(BadHeartbeat, match="url"):
+    with pytest.raises(BadHeartbeat, match="URL"):
         decode(body(changed(OWN, "herd.engines.0.url", url)), NODE_IP)
 
 
@@ -423,7 +423,9 @@ def test_control_characters_do_not_reach_logs_and_screens() -> None:
 
 def test_a_renamed_report_says_the_same_under_another_name() -> None:
     report = a_full_report()
-    assert renamed(report, NodeId("alpha-2")).node_id == "alpha-2" and renamed(report, NodeId("alpha")) == report
+    assert (
+        with_node_id(report, NodeId("alpha-2")).node_id == "alpha-2" and with_node_id(report, NodeId("alpha")) == report
+    )
 
 
 def paths_of(value: object, path: str = "") -> list[str]:

@@ -1,1 +1,1 @@
-"""The messages between an agent and the coordinator: joining and heartbeats."""
+"""Defines the messages between an agent and the coordinator: the join request and the heartbeat."""

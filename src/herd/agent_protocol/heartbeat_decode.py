@@ -1,9 +1,9 @@
-"""What an agent reports, as JSON, and what the coordinator makes of it. Believes nothing unreasonable; knows no network.
+"""Decodes and validates a heartbeat, and rejects values outside their range.
 
-The public fields are those of the existing product, so that its agents can report here while people migrate. Our own
-agents add an object `herd` with what the scheduler needs exactly (bytes, slots, boots, several engines); where it is
-present it wins. Unknown fields are ignored and missing optional ones defaulted, so that agent and coordinator may be
-of different ages.
+The public fields are those of ollama-herd, so that its agents can report here during a migration. Our own agents add an
+object `herd` with exact values for the scheduler (bytes, slots, boot id, several engines), which take precedence.
+Unknown fields are ignored and missing optional fields get defaults, so that agent and coordinator can have different
+versions.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from herd.core.state.fleet import (
 )
 from herd.errors import HerdError
 
-__all__ = ["BODY_MAX_BYTES", "MODELS_MAX", "BadHeartbeat", "address", "decode", "encode", "renamed"]
+__all__ = ["BODY_MAX_BYTES", "MODELS_MAX", "BadHeartbeat", "address", "decode", "encode", "with_node_id"]
 
 NAME_MAX = 256
 BYTES_MAX = 1 << 50
@@ -66,69 +66,68 @@ OLLAMA_PORT = 11434
 LOOPBACK = "127.0.0.1"
 CPU_MAX_PCT = 1000.0
 SHARE_SLACK = 1.02
-HOURS_OF_A_WEEK = 168
-"""Older agents round and read total, used and available at different moments."""
-PIN = re.compile(r"[0-9a-f]{64}")
-"""The SHA-256 of a certificate."""
+"""How much used or available memory may exceed the total: older agents round and read the values at different times."""
+HOURS_PER_WEEK = 168
+CERTIFICATE_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 NO_ENGINES: Mapping[str, EngineAbilities] = MappingProxyType({})
 
 
 class BadHeartbeat(HerdError):
-    """A report that makes no sense; nothing of it is believed."""
+    """The heartbeat is invalid; it is ignored completely."""
 
     status = 422
     code = "bad_heartbeat"
 
 
 def decode(body: bytes, source_ip: str, abilities: Mapping[str, EngineAbilities] = NO_ENGINES) -> Report:
-    """The report in this body, sent from `source_ip`. Raises `BadHeartbeat` naming the field, and nothing else."""
+    """The report in this body, sent from `source_ip`. Raises only `BadHeartbeat`, which names the invalid field."""
     if len(body) > BODY_MAX_BYTES:
         raise BadHeartbeat(f"the heartbeat is larger than {BODY_MAX_BYTES} bytes")
     try:
-        said = msgspec.json.decode(body, type=HeartbeatJson)
+        sent = msgspec.json.decode(body, type=HeartbeatJson)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise BadHeartbeat(f"the heartbeat cannot be read: {error}") from None
-    own = said.herd or OwnJson()
-    engines, models = _engines(said, own, source_ip, abilities)
+    own = sent.herd or OwnJson()
+    engines, models = _engines(sent, own, source_ip, abilities)
     return Report(
-        node_id=NodeId(_name(said.node_id, "node_id")),
-        boot_id=_text(own.boot_id, "herd.boot_id")
-        or f"at {source_ip}",  # older agents have none: two clones differ by address
-        memory=_memory(said.memory, own.memory),
+        node_id=NodeId(_name(sent.node_id, "node_id")),
+        # Older agents send no boot id; two cloned machines then differ by address.
+        boot_id=_text(own.boot_id, "herd.boot_id") or f"at {source_ip}",
+        memory=_memory(sent.memory, own.memory),
         models=models,
         engines=engines,
-        arch=_text(said.arch or "", "arch"),
-        agent_version=_text(said.agent_version or "", "agent_version"),
+        arch=_text(sent.arch or "", "arch"),
+        agent_version=_text(sent.agent_version or "", "agent_version"),
         os=_text(own.os, "herd.os"),
-        chip=_text(said.chip or "", "chip"),
-        lan_ip=_text(said.lan_ip or source_ip, "lan_ip"),
-        cores=_whole(said.cpu.cores_physical if said.cpu else 0, "cpu.cores_physical", 1 << 16),
-        cpu_utilization=_real(said.cpu.utilization_pct if said.cpu else 0.0, "cpu.utilization_pct", CPU_MAX_PCT),
-        memory_bandwidth_gbps=_bandwidth(said.memory_bandwidth_gbps),
-        disk=_disk(said.disk) if said.disk else None,
+        chip=_text(sent.chip or "", "chip"),
+        lan_ip=_text(sent.lan_ip or source_ip, "lan_ip"),
+        cores=_integer(sent.cpu.cores_physical if sent.cpu else 0, "cpu.cores_physical", 1 << 16),
+        cpu_utilization=_number(sent.cpu.utilization_pct if sent.cpu else 0.0, "cpu.utilization_pct", CPU_MAX_PCT),
+        memory_bandwidth_gbps=_bandwidth(sent.memory_bandwidth_gbps),
+        disk=_disk(sent.disk) if sent.disk else None,
         gpus=_gpus(own.gpus),
-        thermal_state=_text(said.thermal.state if said.thermal else "unknown", "thermal.state"),
-        temperature_c=_temperature(said.thermal.temperature_c if said.thermal else None),
-        draining=said.draining,
+        thermal_state=_text(sent.thermal.state if sent.thermal else "unknown", "thermal.state"),
+        temperature_c=_temperature(sent.thermal.temperature_c if sent.thermal else None),
+        draining=sent.draining,
         paused=own.paused,
-        capacity=_capacity(said.capacity, own.trend, own.week) if said.capacity else None,
-        connection_failures=_whole(said.connection_failures, "connection_failures", 1 << 31),
-        clock_s=said.timestamp if said.timestamp is not None and math.isfinite(said.timestamp) else None,
+        capacity=_capacity(sent.capacity, own.trend, own.week) if sent.capacity else None,
+        connection_failures=_integer(sent.connection_failures, "connection_failures", 1 << 31),
+        clock_s=sent.timestamp if sent.timestamp is not None and math.isfinite(sent.timestamp) else None,
     )
 
 
-def renamed(report: Report, node_id: NodeId) -> Report:
-    """The same report under the name the coordinator gave its sender."""
+def with_node_id(report: Report, node_id: NodeId) -> Report:
+    """The same report with the name that the coordinator assigned to the node."""
     return dataclasses.replace(report, node_id=node_id)
 
 
 def _engines(
-    said: HeartbeatJson, own: OwnJson, source_ip: str, abilities: Mapping[str, EngineAbilities]
+    sent: HeartbeatJson, own: OwnJson, source_ip: str, abilities: Mapping[str, EngineAbilities]
 ) -> tuple[tuple[EngineEndpoint, ...], Mapping[ModelName, ModelInfo]]:
-    if said.herd is None:
-        return _upstream_engine(said, source_ip, abilities)
+    if sent.herd is None:
+        return _ollama_herd_engine(sent, source_ip, abilities)
     _at_most(len(own.engines), ENGINES_MAX, "herd.engines")
     _at_most(sum(len(engine.models) for engine in own.engines), MODELS_MAX, "herd.engines.models")
     endpoints: list[EngineEndpoint] = []
@@ -138,39 +137,39 @@ def _engines(
             _name(engine.kind, "herd.engines.kind"),
             address(engine.url, source_ip),
             _text(engine.version, "herd.engines.version"),
-            max(1, _whole(engine.slots, "herd.engines.slots", SLOTS_MAX)),
+            max(1, _integer(engine.slots, "herd.engines.slots", SLOTS_MAX)),
             _optional(engine.models_max, "herd.engines.models_max", SLOTS_MAX),
             address(engine.library_url, source_ip) if engine.library_url else "",
             abilities.get(engine.kind, NO_ABILITIES),
         )
         endpoints.append(endpoint)
         for model in engine.models:
-            # Two engines of a node may have the same model: the one that has it in memory answers for it.
-            card = _card(model, endpoint)
-            known = models.get(canonical(card.name))
-            if known is None or (known.loaded is None and card.loaded is not None):
-                models[canonical(card.name)] = card
+            # Two engines of a node can have the same model: the engine that has it in memory is used.
+            model_info = _model_info(model, endpoint)
+            known = models.get(canonical(model_info.name))
+            if known is None or (known.loaded is None and model_info.loaded is not None):
+                models[canonical(model_info.name)] = model_info
     return tuple(endpoints), models
 
 
-def _card(model: ModelJson, endpoint: EngineEndpoint) -> ModelInfo:
+def _model_info(model: ModelJson, endpoint: EngineEndpoint) -> ModelInfo:
     where = "herd.engines.models"
     loaded = model.loaded
     _at_most(len(model.capabilities), 64, f"{where}.capabilities")
     return ModelInfo(
         name=_name(model.name, f"{where}.name"),
         engine=endpoint,
-        size_bytes=_whole(model.size_bytes, f"{where}.size_bytes"),
+        size_bytes=_integer(model.size_bytes, f"{where}.size_bytes"),
         digest=_text(model.digest, f"{where}.digest"),
         family=_text(model.family, f"{where}.family"),
         parameters=_text(model.parameters, f"{where}.parameters"),
         quantization=_text(model.quantization, f"{where}.quantization"),
         context_max_tokens=_optional(model.context_max_tokens, f"{where}.context_max_tokens"),
-        capabilities=frozenset(_text(word, f"{where}.capabilities") for word in model.capabilities),
+        capabilities=frozenset(_text(capability, f"{where}.capabilities") for capability in model.capabilities),
         modified_at=_text(model.modified_at, f"{where}.modified_at"),
         kv_bytes_per_token=_optional(model.kv_bytes_per_token, f"{where}.kv_bytes_per_token"),
         loaded=Loaded(
-            _whole(loaded.size_bytes, f"{where}.loaded.size_bytes"),
+            _integer(loaded.size_bytes, f"{where}.loaded.size_bytes"),
             _optional(loaded.context_tokens, f"{where}.loaded.context_tokens"),
             _optional(loaded.vram_bytes, f"{where}.loaded.vram_bytes"),
             loaded.context_explicit,
@@ -181,29 +180,31 @@ def _card(model: ModelJson, endpoint: EngineEndpoint) -> ModelInfo:
     )
 
 
-def _upstream_engine(
-    said: HeartbeatJson, source_ip: str, abilities: Mapping[str, EngineAbilities]
+def _ollama_herd_engine(
+    sent: HeartbeatJson, source_ip: str, abilities: Mapping[str, EngineAbilities]
 ) -> tuple[tuple[EngineEndpoint, ...], Mapping[ModelName, ModelInfo]]:
-    """An agent of the existing product has one Ollama, says sizes in gigabytes, and says 0 for what it does not know."""
-    ollama = said.ollama
+    """An agent of ollama-herd has one Ollama, sends sizes in gigabytes, and sends 0 for unknown values."""
+    ollama = sent.ollama
     if ollama is None:
         return (), {}
     _at_most(len(ollama.models_available) + len(ollama.models_loaded), MODELS_MAX, "ollama.models_available")
     endpoint = EngineEndpoint(
         "ollama",
-        address(said.ollama_host or f"http://{bracketed(source_ip)}:{OLLAMA_PORT}", source_ip),
+        address(sent.ollama_host or f"http://{bracketed(source_ip)}:{OLLAMA_PORT}", source_ip),
         _text(ollama.version or "", "ollama.version"),
-        max(1, _whole(ollama.num_parallel or 1, "ollama.num_parallel", SLOTS_MAX)),
+        max(1, _integer(ollama.num_parallel or 1, "ollama.num_parallel", SLOTS_MAX)),
         _optional(ollama.max_loaded_models or None, "ollama.max_loaded_models", SLOTS_MAX),
         abilities=abilities.get("ollama", NO_ABILITIES),
     )
     loaded = {canonical(model.name): model for model in ollama.models_loaded}
     names = {canonical(name): name for name in ollama.models_available}
     names.update({key: model.name for key, model in loaded.items() if key not in names})
-    return (endpoint,), {key: _upstream_card(name, loaded.get(key), ollama, endpoint) for key, name in names.items()}
+    return (endpoint,), {
+        key: _ollama_herd_model(name, loaded.get(key), ollama, endpoint) for key, name in names.items()
+    }
 
 
-def _upstream_card(
+def _ollama_herd_model(
     name: str, loaded: LoadedModelJson | None, ollama: OllamaJson, endpoint: EngineEndpoint
 ) -> ModelInfo:
     meta = ollama.models_available_meta.get(name) or ModelMetaJson()
@@ -222,7 +223,9 @@ def _upstream_card(
             meta.quantization_level or (loaded.quantization if loaded else None) or "", "ollama.quantization"
         ),
         context_max_tokens=_optional(meta.context_length or None, "ollama.models_available_meta.context_length"),
-        capabilities=frozenset(_text(word, "ollama.capabilities") for word in (meta.capabilities or [])[:64]),
+        capabilities=frozenset(
+            _text(capability, "ollama.capabilities") for capability in (meta.capabilities or [])[:64]
+        ),
         loaded=Loaded(loaded_bytes, _optional(loaded.context_length or None, "ollama.models_loaded.context_length"))
         if loaded is not None
         else None,
@@ -230,100 +233,102 @@ def _upstream_card(
 
 
 def address(url: str, source_ip: str) -> str:
-    """Where the coordinator reaches an engine: the announced port at the address that the heartbeat came from.
+    """The URL of an engine: its announced port at the address that sent the heartbeat. Raises `BadHeartbeat`.
 
-    The announced host counts for nothing, so a node cannot make the coordinator talk to a third party. Raises `BadHeartbeat`.
+    The announced host is ignored, so that a node cannot make the coordinator connect to another machine.
     """
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise BadHeartbeat(f"an engine's url is wrong: {error}") from None
-    is_locked = parts.scheme == "https" and PIN.fullmatch(parts.fragment) is not None
+        raise BadHeartbeat(f"the URL of an engine is invalid: {error}") from None
+    is_pinned = parts.scheme == "https" and CERTIFICATE_SHA256.fullmatch(parts.fragment) is not None
     if (
-        not (is_locked or parts.scheme == "http")
+        not (is_pinned or parts.scheme == "http")
         or not parts.hostname
         or parts.username is not None
         or len(url) > NAME_MAX
     ):
-        raise BadHeartbeat("an engine's url must be http://host:port, or https://host:port#SHA256 of its certificate")
+        raise BadHeartbeat(
+            "the URL of an engine must be http://host:port, or https://host:port#SHA256 of its certificate"
+        )
     host = bracketed(source_ip or LOOPBACK)
-    return f"https://{host}:{port or 443}#{parts.fragment}" if is_locked else f"http://{host}:{port or 80}"
+    return f"https://{host}:{port or 443}#{parts.fragment}" if is_pinned else f"http://{host}:{port or 80}"
 
 
-def _memory(said: MemoryJson, exact: Mapping[str, int]) -> Memory:
-    total = exact.get("total_bytes") or _gigabytes(said.total_gb, "memory.total_gb")
+def _memory(sent: MemoryJson, exact: Mapping[str, int]) -> Memory:
+    total = exact.get("total_bytes") or _gigabytes(sent.total_gb, "memory.total_gb")
     if total <= 0:
-        raise BadHeartbeat("memory.total_gb must be more than 0")
+        raise BadHeartbeat("memory.total_gb must be greater than 0")
     available = exact.get("available_bytes")
     if available is None:
-        used_gb = said.used_gb if said.used_gb is not None else 0.0
-        available_gb = said.available_gb if said.available_gb is not None else said.total_gb - used_gb
+        used_gb = sent.used_gb if sent.used_gb is not None else 0.0
+        available_gb = sent.available_gb if sent.available_gb is not None else sent.total_gb - used_gb
         available = _gigabytes(max(0.0, available_gb), "memory.available_gb")
     used = exact.get("used_bytes")
     if used is None:
-        used = _gigabytes(said.used_gb, "memory.used_gb") if said.used_gb is not None else total - available
+        used = _gigabytes(sent.used_gb, "memory.used_gb") if sent.used_gb is not None else total - available
     if max(used, available) > total * SHARE_SLACK:
-        raise BadHeartbeat("memory.used_gb and memory.available_gb must not be more than memory.total_gb")
+        raise BadHeartbeat("memory.used_gb and memory.available_gb must not exceed memory.total_gb")
     try:
-        pressure = Pressure(said.pressure)
+        pressure = Pressure(sent.pressure)
     except ValueError:
         raise BadHeartbeat("memory.pressure must be normal, warn or critical") from None
     return Memory(
-        _whole(total, "memory.total"),
-        _whole(used, "memory.used"),
-        _whole(available, "memory.available"),
+        _integer(total, "memory.total"),
+        _integer(used, "memory.used"),
+        _integer(available, "memory.available"),
         pressure,
-        _gigabytes(said.swap_used_gb or 0.0, "memory.swap_used_gb"),
-        _gigabytes(said.swap_total_gb or 0.0, "memory.swap_total_gb"),
-        _gigabytes(said.wired_gb or 0.0, "memory.wired_gb"),
-        _gigabytes(said.compressed_gb or 0.0, "memory.compressed_gb"),
+        _gigabytes(sent.swap_used_gb or 0.0, "memory.swap_used_gb"),
+        _gigabytes(sent.swap_total_gb or 0.0, "memory.swap_total_gb"),
+        _gigabytes(sent.wired_gb or 0.0, "memory.wired_gb"),
+        _gigabytes(sent.compressed_gb or 0.0, "memory.compressed_gb"),
     )
 
 
-def _disk(said: DiskJson) -> Disk:
+def _disk(sent: DiskJson) -> Disk:
     return Disk(
-        _gigabytes(said.total_gb, "disk.total_gb"),
-        _gigabytes(said.used_gb, "disk.used_gb"),
-        _gigabytes(said.available_gb, "disk.available_gb"),
+        _gigabytes(sent.total_gb, "disk.total_gb"),
+        _gigabytes(sent.used_gb, "disk.used_gb"),
+        _gigabytes(sent.available_gb, "disk.available_gb"),
     )
 
 
-def _gpus(said: list[GpuJson]) -> tuple[Gpu, ...]:
-    _at_most(len(said), GPUS_MAX, "herd.gpus")
+def _gpus(sent: list[GpuJson]) -> tuple[Gpu, ...]:
+    _at_most(len(sent), GPUS_MAX, "herd.gpus")
     return tuple(
         Gpu(
             _text(gpu.name, "herd.gpus.name"),
-            _whole(gpu.memory_total_bytes, "herd.gpus.memory_total_bytes"),
-            _whole(gpu.memory_used_bytes, "herd.gpus.memory_used_bytes"),
-            None if gpu.utilization is None else _real(gpu.utilization, "herd.gpus.utilization", CPU_MAX_PCT),
+            _integer(gpu.memory_total_bytes, "herd.gpus.memory_total_bytes"),
+            _integer(gpu.memory_used_bytes, "herd.gpus.memory_used_bytes"),
+            None if gpu.utilization is None else _number(gpu.utilization, "herd.gpus.utilization", CPU_MAX_PCT),
             _temperature(gpu.temperature_c),
         )
-        for gpu in said
+        for gpu in sent
     )
 
 
-def _capacity(said: CapacityJson, trend: str, week: Sequence[float | None]) -> Capacity:
+def _capacity(sent: CapacityJson, trend: str, week: Sequence[float | None]) -> Capacity:
     return Capacity(
-        _text(said.mode, "capacity.mode"),
-        _gigabytes(said.ceiling_gb, "capacity.ceiling_gb"),
-        _real(said.availability_score, "capacity.availability_score", 1.0),
+        _text(sent.mode, "capacity.mode"),
+        _gigabytes(sent.ceiling_gb, "capacity.ceiling_gb"),
+        _number(sent.availability_score, "capacity.availability_score", 1.0),
         trend if trend in ("rising", "stable", "falling") else "stable",
-        _text(said.reason, "capacity.reason"),
-        said.mode in PAUSED_MODES,
-        said.override_active,
-        _real(said.learning_confidence, "capacity.learning_confidence", 1.0),
-        _whole(said.days_observed, "capacity.days_observed", 1 << 20),
+        _text(sent.reason, "capacity.reason"),
+        sent.mode in PAUSED_MODES,
+        sent.override_active,
+        _number(sent.learning_confidence, "capacity.learning_confidence", 1.0),
+        _integer(sent.days_observed, "capacity.days_observed", 1 << 20),
         _week(week),
     )
 
 
-def _week(said: Sequence[float | None]) -> tuple[float | None, ...] | None:
-    if not said:
+def _week(sent: Sequence[float | None]) -> tuple[float | None, ...] | None:
+    if not sent:
         return None
-    if len(said) != HOURS_OF_A_WEEK:
-        raise BadHeartbeat(f"herd.week: must have {HOURS_OF_A_WEEK} values or none")
-    return tuple(None if hour is None else _real(hour, "herd.week", 1.0) for hour in said)
+    if len(sent) != HOURS_PER_WEEK:
+        raise BadHeartbeat(f"herd.week: must have {HOURS_PER_WEEK} values or none")
+    return tuple(None if hour is None else _number(hour, "herd.week", 1.0) for hour in sent)
 
 
 # --- limits ---
@@ -346,7 +351,7 @@ def _name(value: str, field: str) -> str:
     return value
 
 
-def _whole(value: int | None, field: str, limit: int = BYTES_MAX) -> int:
+def _integer(value: int | None, field: str, limit: int = BYTES_MAX) -> int:
     if value is None:
         return 0
     if not 0 <= value <= limit:
@@ -355,10 +360,10 @@ def _whole(value: int | None, field: str, limit: int = BYTES_MAX) -> int:
 
 
 def _optional(value: int | None, field: str, limit: int = BYTES_MAX) -> int | None:
-    return None if value is None else _whole(value, field, limit)
+    return None if value is None else _integer(value, field, limit)
 
 
-def _real(value: float | None, field: str, limit: float) -> float:
+def _number(value: float | None, field: str, limit: float) -> float:
     if value is None:
         return 0.0
     if not math.isfinite(value) or not 0.0 <= value <= limit:
@@ -367,7 +372,7 @@ def _real(value: float | None, field: str, limit: float) -> float:
 
 
 def _bandwidth(value: float | None) -> float | None:
-    return _real(value, "memory_bandwidth_gbps", BANDWIDTH_MAX_GBPS) or None if value is not None else None
+    return _number(value, "memory_bandwidth_gbps", BANDWIDTH_MAX_GBPS) or None if value is not None else None
 
 
 def _temperature(value: float | None) -> float | None:
@@ -377,4 +382,4 @@ def _temperature(value: float | None) -> float | None:
 
 
 def _gigabytes(value: float, field: str) -> int:
-    return int(_real(value, field, BYTES_MAX / GIB) * GIB)
+    return int(_number(value, field, BYTES_MAX / GIB) * GIB)

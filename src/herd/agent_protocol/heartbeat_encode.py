@@ -1,4 +1,4 @@
-"""Writes a heartbeat: the public fields, so that people's own programs keep reading them, and our own object, which is exact."""
+"""Encodes a heartbeat: the public fields, which other programs read, and the object `herd` with exact values."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from herd.core.state.fleet import Capacity, Disk, EngineEndpoint, Memory, ModelI
 
 
 def encode(report: Report, timestamp: float) -> bytes:
-    """The heartbeat for this report: the public fields and our own object. `timestamp` is unix seconds."""
+    """The heartbeat of this report. `timestamp` is in Unix seconds."""
     own = OwnJson(
-        VERSION,
-        report.boot_id,
-        report.os,
-        report.paused,
-        report.capacity.trend if report.capacity else "stable",
-        [_engine_json(engine, report) for engine in report.engines],
-        [
-            GpuJson(g.name, g.memory_total_bytes, g.memory_used_bytes, g.utilization, g.temperature_c)
-            for g in report.gpus
+        v=VERSION,
+        boot_id=report.boot_id,
+        os=report.os,
+        paused=report.paused,
+        trend=report.capacity.trend if report.capacity else "stable",
+        engines=[_engine_json(engine, report) for engine in report.engines],
+        gpus=[
+            GpuJson(gpu.name, gpu.memory_total_bytes, gpu.memory_used_bytes, gpu.utilization, gpu.temperature_c)
+            for gpu in report.gpus
         ],
-        {
+        memory={
             "total_bytes": report.memory.total_bytes,
             "used_bytes": report.memory.used_bytes,
             "available_bytes": report.memory.available_bytes,
         },
-        list((report.capacity.week if report.capacity else None) or ()),
+        week=list((report.capacity.week if report.capacity else None) or ()),
     )
     body = msgspec.json.encode({**_public(report, timestamp), "herd": own})
     if len(body) <= BODY_MAX_BYTES:
         return body
-    # Hundreds of models: what our own object says exactly need not be said twice.
+    # With hundreds of models the body is too large, so the models are sent only in the object `herd`.
     return msgspec.json.encode({**_public(report, timestamp), "ollama": None, "herd": own})
 
 
@@ -67,26 +67,26 @@ def _public(report: Report, timestamp: float) -> dict[str, object]:
 
 
 def _engine_json(engine: EngineEndpoint, report: Report) -> EngineJson:
-    models = [_model_json(card) for card in report.models.values() if card.engine == engine]
+    models = [_model_json(model) for model in report.models.values() if model.engine == engine]
     return EngineJson(
         engine.kind, engine.url, engine.version, engine.slots, engine.models_max, models, engine.library_url
     )
 
 
-def _model_json(card: ModelInfo) -> ModelJson:
-    loaded = card.loaded
+def _model_json(model: ModelInfo) -> ModelJson:
+    loaded = model.loaded
     return ModelJson(
-        card.name,
-        card.size_bytes,
-        card.digest,
-        card.family,
-        card.parameters,
-        card.quantization,
-        card.context_max_tokens,
-        sorted(card.capabilities),
-        card.modified_at,
-        card.kv_bytes_per_token,
-        LoadedJson(
+        name=model.name,
+        size_bytes=model.size_bytes,
+        digest=model.digest,
+        family=model.family,
+        parameters=model.parameters,
+        quantization=model.quantization,
+        context_max_tokens=model.context_max_tokens,
+        capabilities=sorted(model.capabilities),
+        modified_at=model.modified_at,
+        kv_bytes_per_token=model.kv_bytes_per_token,
+        loaded=LoadedJson(
             loaded.size_bytes, loaded.window_tokens, loaded.vram_bytes, loaded.context_explicit, loaded.expires_at
         )
         if loaded is not None
@@ -119,32 +119,32 @@ def _ollama_json(report: Report) -> dict[str, object] | None:
     endpoint = next((engine for engine in report.engines if engine.kind == "ollama"), None)
     if endpoint is None:
         return None
-    cards = [card for card in report.models.values() if card.engine == endpoint]
+    models = [model for model in report.models.values() if model.engine == endpoint]
     return {
         "models_loaded": [
             {
-                "name": c.name,
-                "size_gb": c.loaded.size_bytes / GIB,
+                "name": model.name,
+                "size_gb": model.loaded.size_bytes / GIB,
                 "requests_active": 0,
-                "parameter_size": c.parameters,
-                "quantization": c.quantization,
-                "context_length": c.loaded.window_tokens,
-                "digest": c.digest,
+                "parameter_size": model.parameters,
+                "quantization": model.quantization,
+                "context_length": model.loaded.window_tokens,
+                "digest": model.digest,
             }
-            for c in cards
-            if c.loaded is not None
+            for model in models
+            if model.loaded is not None
         ],
-        "models_available": [card.name for card in cards],
-        "models_available_sizes": {card.name: card.size_bytes / GIB for card in cards},
+        "models_available": [model.name for model in models],
+        "models_available_sizes": {model.name: model.size_bytes / GIB for model in models},
         "models_available_meta": {
-            c.name: {
-                "digest": c.digest,
-                "family": c.family,
-                "parameter_size": c.parameters,
-                "quantization_level": c.quantization,
-                "capabilities": sorted(c.capabilities),
+            model.name: {
+                "digest": model.digest,
+                "family": model.family,
+                "parameter_size": model.parameters,
+                "quantization_level": model.quantization,
+                "capabilities": sorted(model.capabilities),
             }
-            for c in cards
+            for model in models
         },
         "num_parallel": endpoint.slots,
         "max_loaded_models": endpoint.models_max,

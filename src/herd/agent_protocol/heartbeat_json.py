@@ -1,4 +1,4 @@
-"""The shapes of a heartbeat's JSON: the public fields of the existing product, and the object `herd` of our own agents. Checks no range."""
+"""Defines the JSON of a heartbeat: the public fields of ollama-herd, and the object `herd` of our own agents."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import msgspec
 
 VERSION = 1
 GIB = 1 << 30
-"""The public fields called `_gb` are binary: the existing product divides by 1024 three times."""
+"""The public `_gb` fields are in units of 1024^3 bytes, as in ollama-herd."""
 BODY_MAX_BYTES = 256 * 1024
 MODELS_MAX = 512
 ENGINES_MAX = 16
 GPUS_MAX = 32
 PAUSED_MODES = frozenset({"paused", "bootstrap"})
-"""Modes of capacity learning in which a node takes nothing: its owner needs it, or it is still watching its first week."""
+"""Modes of capacity learning in which a node accepts no requests: paused for local use, or in its first week."""
 
 
 class _Struct(msgspec.Struct, omit_defaults=True):
@@ -27,7 +27,7 @@ class LoadedJson(_Struct):
     expires_at: str = ""
 
 
-class ModelJson(_Struct):
+class ModelJson(_Struct, kw_only=True):
     name: str
     size_bytes: int = 0
     digest: str = ""
@@ -59,8 +59,8 @@ class GpuJson(_Struct):
     temperature_c: float | None = None
 
 
-class OwnJson(_Struct):
-    """The versioned object of our own agents."""
+class OwnJson(_Struct, kw_only=True):
+    """The object `herd`, which only our own agents send; `v` is its version."""
 
     v: int = VERSION
     boot_id: str = ""
@@ -78,7 +78,7 @@ class CpuJson(_Struct):
     utilization_pct: float | None = None
 
 
-class MemoryJson(_Struct):
+class MemoryJson(_Struct, kw_only=True):
     total_gb: float
     used_gb: float | None = None
     available_gb: float | None = None
@@ -101,7 +101,7 @@ class DiskJson(_Struct):
     available_gb: float = 0.0
 
 
-class LoadedModelJson(_Struct):
+class LoadedModelJson(_Struct, kw_only=True):
     name: str
     size_gb: float = 0.0
     requests_active: int = 0
@@ -121,7 +121,7 @@ class ModelMetaJson(_Struct):
     context_length: int | None = None
 
 
-class OllamaJson(_Struct):
+class OllamaJson(_Struct, kw_only=True):
     models_loaded: list[LoadedModelJson] = []
     models_available: list[str] = []
     models_available_sizes: dict[str, float] = {}
@@ -142,7 +142,7 @@ class CapacityJson(_Struct):
     days_observed: int = 0
 
 
-class HeartbeatJson(_Struct):
+class HeartbeatJson(_Struct, kw_only=True):
     node_id: str
     memory: MemoryJson
     arch: str | None = None

@@ -1,6 +1,7 @@
-"""What a machine and a coordinator say to each other when the machine wants to take part. Decides nothing; proves nothing.
+"""Defines the messages by which a node joins a fleet: POST /fleet/join with a JoinRequest, answered by a JoinAnswer.
 
-POST /fleet/join   Joining -> JoinAnswer    200 joined or open, 202 waits for approval, 401 wrong code, 422 makes no sense
+Status 200: joined, or the fleet is open. 202: the node waits for approval. 401: the code is wrong. 422: the request is
+invalid.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ PATH = "/fleet/join"
 
 
 class JoinRequest(msgspec.Struct):
-    """What a machine says. `public` is its half of the key agreement, in hex; `proof` is empty where it has no code."""
+    """A node's request. `public` is its key agreement public key, in hex; `proof` is empty without a join code."""
 
     name: str
     public: str
@@ -19,7 +20,7 @@ class JoinRequest(msgspec.Struct):
 
 
 class JoinAnswer(msgspec.Struct, omit_defaults=True):
-    """What it is told. `status` is "joined", "pending", or "open" where nobody has to join."""
+    """The coordinator's answer. `status` is "joined", "pending", or "open" if nodes need not join."""
 
     status: str
     fleet_public: str
@@ -30,7 +31,7 @@ class JoinAnswer(msgspec.Struct, omit_defaults=True):
 
 
 class Denied(msgspec.Struct):
-    """An answer that is an error: its stable code, and for "new_session" the session to sign under."""
+    """An error answer: its stable code and, for the code "new_session", the session for signatures."""
 
     error: str = ""
     code: str = ""

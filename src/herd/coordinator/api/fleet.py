@@ -88,7 +88,7 @@ class FleetApi:
         now = self._driver.now()
         node_id = self._node_names.assign(claimed, report.boot_id, source_ip, now)
         if node_id != report.node_id:
-            report = heartbeat_decode.renamed(report, node_id)
+            report = heartbeat_decode.with_node_id(report, node_id)
         self._driver.feed(HeartbeatReceived(now, report))
         self._heartbeat_received()
         queues = self._driver.queues.of_node(node_id).values()
