@@ -77,7 +77,7 @@ class PlacementLoader:
                 yield ModelDemand(model, 1.0 / gap_s)
 
     def _options(self) -> Iterator[PlacementOption]:
-        rates, residency = self._forecast.rates, self._forecast.residency
+        rates, residency = self._forecast.speeds, self._forecast.residency
         for model, (read, written) in self._usual.items():
             for node in self._fleet.with_model(model):
                 if not _serves(node):
@@ -108,12 +108,12 @@ class PlacementLoader:
         """Whether the model fits beside the loaded ones: evicting a model for a guess costs more than it gains (measured)."""
         card, residency = node.report.models[model], self._forecast.residency
         fits = residency.footprint_bytes(node, card, model) <= residency.room_bytes(node)
-        return fits and not residency.is_crowded(node, card)
+        return fits and not residency.has_models_max(node, card)
 
     def _load(self, node: Node, model: ModelName, at: float) -> LoadModel:
-        self._forecast.residency.load_begins(node, model, ())
+        self._forecast.residency.load_started(node, model, ())
         self._forecast.prefixes.dropped(node.id, model)
-        node.loading_until[model] = at + self._forecast.rates.speed(node, model).load_s
+        node.loading_until[model] = at + self._forecast.speeds.speed(node, model).load_s
         return LoadModel(node.id, model, node.report.models[model])
 
 

@@ -42,6 +42,6 @@ def core_request(request: SimRequest) -> Request:
         wanted_window_tokens=request.wanted_window_tokens,
         size_bytes=4 * request.prompt_tokens + 200,
         tags=(request.tag,) if request.tag else (),
-        model_as_asked=request.model,
+        requested_name=request.model,
         prefix=request.blocks,
     )

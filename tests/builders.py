@@ -82,7 +82,7 @@ def a_capacity(trend: str = "stable", ceiling_gb: float = 16.0, paused: bool = F
 def a_request(request_id: str = "r1", model: str = "m", **more: Any) -> Request:
     more.setdefault("prompt_tokens", 100)
     more["fallbacks"] = tuple(canonical(name) for name in more.get("fallbacks", ()))
-    return Request(RequestId(request_id), canonical(model), model_as_asked=model, **more)
+    return Request(RequestId(request_id), canonical(model), requested_name=model, **more)
 
 
 def all_filters() -> tuple[Filter, ...]:

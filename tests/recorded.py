@@ -33,7 +33,7 @@ def a_record(
     failure: Failure | None = None,
     retries: int = 0,
     error: str = "",
-    model_as_asked: str = "llama3",
+    requested_name: str = "llama3",
     client_ip: str = "192.168.1.7",
 ) -> Record:
     request = Request(
@@ -44,7 +44,7 @@ def a_record(
         prompt_tokens=40,
         size_bytes=900,
         client_ip=client_ip,
-        model_as_asked=model_as_asked,
+        requested_name=requested_name,
     )
     attempt = None
     if node is not None:

@@ -1,1 +1,1 @@
-"""A soak: real engines are killed, frozen and restarted under load, and every request is accounted for."""
+"""Kills, freezes and restarts real engines under load, and accounts for every request."""

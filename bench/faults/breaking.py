@@ -1,4 +1,4 @@
-"""Takes nodes away and brings them back: one every few seconds, by turns, never the last that answers. Asks nothing of models."""
+"""Kills or freezes one node every few seconds and restores it, but never the last node that answers."""
 
 from __future__ import annotations
 
@@ -17,36 +17,35 @@ from herd.cli.demo.fleet import NODES, DemoFleet, DemoNode
 KINDS = ("killed", "frozen", "engine killed")
 AWAY_S = 4.0
 FROZEN_S = 9.0
-LOOK_S = 0.2
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Breaker:
-    """`events` says what was done to whom, and when."""
+    """`events` are the faults: seconds since the start, the kind, and the node."""
 
     fleet: DemoFleet
     every_s: float
     seed: int
     events: list[tuple[float, str, str]] = field(default_factory=list)
     skipped: int = 0
-    """Turns at which nothing was done because only one node was answering."""
+    """The number of faults that were left out because only one node answered."""
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
-    _returning: list[threading.Thread] = field(default_factory=list)
+    _restoring: list[threading.Thread] = field(default_factory=list)
 
     def start(self) -> None:
-        self._thread = threading.Thread(target=self._break_on, daemon=True)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        for thread in self._returning:
+        for thread in self._restoring:
             thread.join()
 
     def answering(self) -> list[str]:
-        """Nodes that are online with their model in memory."""
+        """The nodes that are online with their model in memory."""
         try:
             nodes = self.fleet.coordinator.get("/fleet/status")["nodes"]
         except CliError:
@@ -57,7 +56,7 @@ class Breaker:
             if node["status"] == "online" and any(model["loaded"] for model in node["models"])
         ]
 
-    def _break_on(self) -> None:
+    def _run(self) -> None:
         rng, begun, turn = Random(self.seed), time.monotonic(), 0
         while not self._stop.wait(self.every_s):
             answering = [node for node in NODES if node.name in self.answering() and self._group(node)]
@@ -76,11 +75,11 @@ class Breaker:
                 child.kill()
             return
         os.killpg(group, signal.SIGKILL if kind == "killed" else signal.SIGSTOP)
-        thread = threading.Thread(target=self._bring_back, args=(node, kind, group), daemon=True)
-        self._returning.append(thread)
+        thread = threading.Thread(target=self._restore, args=(node, kind, group), daemon=True)
+        self._restoring.append(thread)
         thread.start()
 
-    def _bring_back(self, node: DemoNode, kind: str, group: int) -> None:
+    def _restore(self, node: DemoNode, kind: str, group: int) -> None:
         self._stop.wait(AWAY_S if kind == "killed" else FROZEN_S)
         if kind == "frozen":
             os.killpg(group, signal.SIGCONT)
@@ -88,6 +87,6 @@ class Breaker:
         self.fleet.start_node(node)
 
     def _group(self, node: DemoNode) -> int:
-        """The process group of its agent and engine; 0 while it has none."""
+        """The process group of the node's agent and engine; 0 if they do not run."""
         part = next((part for part in self.fleet.parts if part.name == node.name), None)
         return part.process.pid if part is not None and part.process.poll() is None else 0

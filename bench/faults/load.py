@@ -1,4 +1,4 @@
-"""Clients of three dialects, streamed and whole: what each request came to, and whether its text is the right one. Breaks nothing."""
+"""Sends streamed and complete requests through three APIs, and records the result of each."""
 
 from __future__ import annotations
 
@@ -6,22 +6,25 @@ import http.client
 import json
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 from urllib.parse import urlsplit
 
 MODEL = "smollm2:135m"
-PATIENCE_S = 120.0
+ANSWER_MAX_S = 120.0
 QUESTIONS = tuple(f"Tell me in a few words about the number {number}." for number in range(12))
 LENGTHS = (12, 24, 48)
-WAYS = ("ollama", "ollama whole", "openai", "openai whole", "anthropic", "anthropic whole")
+APIS = ("ollama", "ollama complete", "openai", "openai complete", "anthropic", "anthropic complete")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Result:
-    """`end`: "whole", "refused" (an error before the first byte), "broken" (an error or an end within the answer), "lost" (nothing)."""
+    """`end` is "complete", "refused" (an error before the first byte), "broken" (an error or an early end), or "lost"
+    (no status).
+    """
 
-    way: str
+    api: str
     question: str
     length: int
     end: str
@@ -29,21 +32,21 @@ class Result:
     text: str
     retries: int
     was_continued: bool
-    told: str
+    error: str
     seconds: float
 
 
-def body_of(way: str, question: str, length: int) -> tuple[str, dict[str, object]]:
-    """Path and body; temperature 0, so that every node says the same."""
-    messages, stream = [{"role": "user", "content": question}], not way.endswith("whole")
-    if way.startswith("ollama"):
+def body_of(api: str, question: str, length: int) -> tuple[str, dict[str, object]]:
+    """Path and body; with temperature 0 every node gives the same answer."""
+    messages, stream = [{"role": "user", "content": question}], not api.endswith("complete")
+    if api.startswith("ollama"):
         return "/api/chat", {
             "model": MODEL,
             "messages": messages,
             "stream": stream,
             "options": {"temperature": 0, "num_predict": length},
         }
-    if way.startswith("openai"):
+    if api.startswith("openai"):
         return "/v1/chat/completions", {
             "model": MODEL,
             "messages": messages,
@@ -60,11 +63,11 @@ def body_of(way: str, question: str, length: int) -> tuple[str, dict[str, object
     }
 
 
-def ask(url: str, way: str, question: str, length: int) -> Result:
-    path, body = body_of(way, question, length)
+def ask(url: str, api: str, question: str, length: int) -> Result:
+    path, body = body_of(api, question, length)
     parts = urlsplit(url)
     begun, status, raw, headers = time.monotonic(), 0, b"", {}
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=PATIENCE_S)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=ANSWER_MAX_S)
     problem = ""
     try:
         connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
@@ -76,83 +79,93 @@ def ask(url: str, way: str, question: str, length: int) -> Result:
         problem = f"{type(error).__name__}: {error}"
     finally:
         connection.close()
-    text, is_whole, note, told = (
-        understood(way, raw) if status == 200 else ("", False, False, raw[:200].decode("utf-8", "replace"))
+    text, is_complete, note, error_text = (
+        parse_answer(api, raw) if status == 200 else ("", False, False, raw[:200].decode("utf-8", "replace"))
     )
-    end = "whole" if is_whole and not problem else "lost" if not status else "refused" if status != 200 else "broken"
+    end = (
+        "complete"
+        if is_complete and not problem
+        else "lost"
+        if not status
+        else "refused"
+        if status != 200
+        else "broken"
+    )
     return Result(
-        way,
-        question,
-        length,
-        end,
-        status,
-        text,
-        int(headers.get("x-fleet-retries", 0)),
-        note,
-        told or problem,
-        time.monotonic() - begun,
+        api=api,
+        question=question,
+        length=length,
+        end=end,
+        status=status,
+        text=text,
+        retries=int(headers.get("x-fleet-retries", 0)),
+        was_continued=note,
+        error=error_text or problem,
+        seconds=time.monotonic() - begun,
     )
 
 
-def understood(way: str, raw: bytes) -> tuple[str, bool, bool, str]:
-    """The text, whether its dialect's end was there, whether it was continued on another node, and what an error said."""
+def parse_answer(api: str, raw: bytes) -> tuple[str, bool, bool, str]:
+    """The text, whether the answer is complete, whether another node continued it, and the text of an error."""
     note = b"fleet_note" in raw
-    if way.endswith("whole"):
+    if api.endswith("complete"):
         try:
             answer = json.loads(raw)
         except ValueError:
-            return "", False, note, "no JSON"
-        if way.startswith("ollama"):
+            return "", False, note, "not JSON"
+        if api.startswith("ollama"):
             return answer["message"]["content"], answer["done"], note, ""
-        if way.startswith("openai"):
+        if api.startswith("openai"):
             return answer["choices"][0]["message"]["content"], True, note, ""
         return "".join(block.get("text", "") for block in answer["content"]), True, note, ""
     lines = [line.removeprefix(b"data: ") for line in raw.splitlines() if line.startswith((b"{", b"data: "))]
-    text, is_whole, told = "", False, ""
+    text, is_complete, error = "", False, ""
     for line in lines:
         if line == b"[DONE]":
-            is_whole = way == "openai"
+            is_complete = api == "openai"
             continue
         try:
             part = json.loads(line)
         except ValueError:
-            return text, False, note, f"a broken line: {line[:80]!r}"
+            return text, False, note, f"an invalid line: {line[:80]!r}"
         if part.get("error"):
-            told = json.dumps(part["error"])[:200]
-        elif way == "ollama":
+            error = json.dumps(part["error"])[:200]
+        elif api == "ollama":
             text += part["message"]["content"]
-            is_whole = part["done"]
-        elif way == "openai":
+            is_complete = part["done"]
+        elif api == "openai":
             text += "".join(choice.get("delta", {}).get("content") or "" for choice in part.get("choices", ()))
         else:
             text += part.get("delta", {}).get("text", "") if part["type"] == "content_block_delta" else ""
-            is_whole = part["type"] == "message_stop"
-    return text, is_whole and not told, note, told
+            is_complete = part["type"] == "message_stop"
+    return text, is_complete and not error, note, error
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Load:
-    """So many clients that ask one thing after the other until they are told to stop."""
+    """Clients that each send one request after the other until `stop`."""
 
     url: str
     clients: int
     seed: int
+    questions: Sequence[str] = QUESTIONS
+    lengths: Sequence[int] = LENGTHS
     results: list[Result] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
 
     def start(self) -> None:
         for number in range(self.clients):
-            thread = threading.Thread(target=self._ask_on, args=(Random(f"{self.seed} {number}"),), daemon=True)
+            thread = threading.Thread(target=self._run, args=(Random(f"{self.seed} {number}"),), daemon=True)
             self._threads.append(thread)
             thread.start()
 
     def stop(self) -> None:
-        """Waits for what is being answered."""
+        """Stops and waits for the running requests."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
 
-    def _ask_on(self, rng: Random) -> None:
+    def _run(self, rng: Random) -> None:
         while not self._stop.is_set():
-            self.results.append(ask(self.url, rng.choice(WAYS), rng.choice(QUESTIONS), rng.choice(LENGTHS)))
+            self.results.append(ask(self.url, rng.choice(APIS), rng.choice(self.questions), rng.choice(self.lengths)))

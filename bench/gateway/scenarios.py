@@ -12,7 +12,7 @@ OPENAI_URL_PATH = "/v1/chat/completions"
 OLLAMA_URL_PATH = "/api/chat"
 MODEL = "bench"
 PACED_MODEL = "bench-paced"
-"""The stub sends the chunks of a stream at a fixed pace if the request names this model; every gateway keeps the name."""
+"""The stub sends a stream at a fixed pace if the request names this model; every gateway keeps the name."""
 OLLAMA_MODEL = "bench-ollama"
 STREAMS = 256
 _NOTES = "Summarise the following notes for the weekly meeting and keep every number that is in them. " * 9

@@ -1,4 +1,4 @@
-"""Ratios between policies with their uncertainty: paired by seed, bootstrapped. Plays nothing and prints nothing."""
+"""Computes ratios between policies, paired by seed, with bootstrapped confidence intervals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIMPLE = tuple(one.name for one in POLICIES if one.is_simple)
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """`value` > 1: the other took so many times longer. `low` to `high` holds the truth with 95 %."""
+    """`value` 2 means that the other policy took twice as long. `low` to `high` is the 95 % confidence interval."""
 
     value: float
     low: float
@@ -29,7 +29,7 @@ class Ratio:
 
 @dataclass(slots=True)
 class Table:
-    """`rows[(scenario, load)][policy]` are the rows by seed, in the order of the seeds."""
+    """`rows[(scenario, load)][policy]` has one row for each seed, in the order of the seeds."""
 
     rows: dict[tuple[str, float], dict[str, list[Row]]]
 
@@ -51,7 +51,7 @@ class Table:
         return sum(row[what] for row in rows) / len(rows)
 
     def best_simple(self, scenario: str, load: float) -> str | None:
-        """The simple policy with the least mean time here: picked with hindsight, so a hard yardstick."""
+        """The simple policy with the lowest mean here, chosen after the run, which makes the comparison harder."""
         known = [name for name in SIMPLE if name in self.rows[(scenario, load)]]
         return min(known, key=lambda name: self.mean(scenario, load, name, "mean")) if known else None
 
@@ -70,9 +70,9 @@ class Table:
             of_policy = self.rows[(scenario, load)]
             columns.append([(a[what], b[what]) for a, b in zip(of_policy[other], of_policy[ours], strict=True)])
         value = math.exp(sum(_log_ratio(column) for column in columns) / len(columns))
-        dice, found = Random(1), []
+        rng, found = Random(1), []
         for _ in range(RESAMPLES):
-            logs = [_log_ratio(dice.choices(column, k=len(column))) for column in columns]
+            logs = [_log_ratio(rng.choices(column, k=len(column))) for column in columns]
             found.append(math.exp(sum(logs) / len(logs)))
         found.sort()
         return Ratio(value, found[int(0.025 * RESAMPLES)], found[int(0.975 * RESAMPLES) - 1])

@@ -1,4 +1,4 @@
-"""What one decision costs: the real scheduler's time for fleets of several sizes. The only clock of this benchmark."""
+"""Measures the CPU time of one decision of the real scheduler for fleets of several sizes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROUNDS = 7
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    told: str
+    title: str
     nodes: int
     with_model: int
     goal_us: float
@@ -34,7 +34,7 @@ FLEETS = (
 
 
 def decision_us(baseline: SimPolicy, fleet: Fleet) -> float:
-    """Microseconds of one `decide`, the median round; every node has something in flight, some have the model in memory."""
+    """Microseconds of one `decide` in the median round. Every node is busy, some have the model in memory."""
     nodes = [_node(number, number < fleet.with_model) for number in range(fleet.nodes)]
     world = build_world(Simulation(nodes, []), baseline, Random(1))
     dispatcher = world.dispatcher
@@ -46,7 +46,7 @@ def decision_us(baseline: SimPolicy, fleet: Fleet) -> float:
     model, times = canonical(LLAMA_8B.name), []
     rounds = max(5, 4000 // fleet.with_model // ROUNDS)
     for number in range(ROUNDS):
-        # A heartbeat between rounds: what is remembered per report must be found anew, as in life.
+        # A heartbeat between rounds clears the values that are cached per report, as in production.
         dispatcher.handle(HeartbeatReceived(2.0 + number, SimNode(nodes[0]).report()))
         begun = time.perf_counter()
         for at in range(rounds):
@@ -62,4 +62,13 @@ def _node(number: int, has_model: bool) -> NodeSpec:
 
 
 def _request(name: str) -> SimRequest:
-    return SimRequest(name, 1.0, LLAMA_8B.name, 1000, 100, 1080, tuple(range(8)), "chat")
+    return SimRequest(
+        id=name,
+        at=1.0,
+        model=LLAMA_8B.name,
+        prompt_tokens=1000,
+        output_tokens=100,
+        estimate=1080,
+        blocks=tuple(range(8)),
+        tag="chat",
+    )

@@ -1,4 +1,4 @@
-"""The tables a person reads, in markdown, and the picture. Computes nothing new."""
+"""Formats the results as Markdown tables and as an SVG chart."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from bench.routing.costs import Fleet
 from bench.routing.targets import ORACLE, OURS, SIGNALS, goals
 from sim.catalogue import SCENARIOS
 
+HEAD = "| policy | mean s | p99 s | first p50 s | first p99 s | good | unanswered | loads | GB read | cached | Jain |"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 
 
 def targets(table: Table, load: float) -> str:
     lines = ["| goal | wanted | found | |", "|---|---|---|---|"]
     lines += [
-        f"| {g.told} | {g.wanted} | {g.found} | {'met' if g.is_met else '**missed**'} |" for g in goals(table, load)
+        f"| {g.title} | {g.wanted} | {g.found} | {'met' if g.is_met else '**missed**'} |" for g in goals(table, load)
     ]
     return "\n".join(lines)
 
 
 def ratios(table: Table, load: float) -> str:
-    """One line a scenario: ours, and how much longer others take."""
+    """One line a scenario: our values, and how much longer other policies take."""
     others = [SIGNALS] if SIGNALS in table.rows[(table.scenarios(load)[0], load)] else []
     head = [
         "scenario",
@@ -58,15 +59,11 @@ def ratios(table: Table, load: float) -> str:
 
 
 def everything(table: Table, load: float, policies: Sequence[str]) -> str:
-    """Every policy in every scenario: mean / p99 of the whole answer / p99 of the first token, seconds; goodput; loads; cached share."""
-    told = {one.name: one.description for one in SCENARIOS}
+    """Every policy in every scenario: latencies in seconds, goodput, loads and the share of cached prompt tokens."""
+    titles = {one.name: one.description for one in SCENARIOS}
     lines: list[str] = []
     for scenario in table.scenarios(load):
-        lines += [
-            f"\n**{scenario}** {told[scenario]}\n",
-            "| policy | mean s | p99 s | first p50 s | first p99 s | good | unanswered | loads | GB read | cached | Jain |",
-            "|" + "---|" * 11,
-        ]
+        lines += [f"\n**{scenario}** {titles[scenario]}\n", HEAD, "|" + "---|" * 11]
         for policy in policies:
             if policy not in table.rows[(scenario, load)]:
                 continue
@@ -75,15 +72,16 @@ def everything(table: Table, load: float, policies: Sequence[str]) -> str:
                 for key in ("mean", "p99", "first50", "first99", "good", "bad", "loads", "read_gb", "hit", "jain")
             }
             lines.append(
-                f"| {policy} | {m['mean']:.2f} | {m['p99']:.1f} | {m['first50']:.2f} | {m['first99']:.1f} | {m['good']:.3f} | {m['bad']:.1f} "
-                f"| {m['loads']:.0f} | {m['read_gb']:.0f} | {m['hit']:.0%} | {m['jain']:.2f} |"
+                f"| {policy} | {m['mean']:.2f} | {m['p99']:.1f} | {m['first50']:.2f} | {m['first99']:.1f} "
+                f"| {m['good']:.3f} | {m['bad']:.1f} | {m['loads']:.0f} | {m['read_gb']:.0f} "
+                f"| {m['hit']:.0%} | {m['jain']:.2f} |"
             )
     return "\n".join(lines)
 
 
 def decisions(costs: Sequence[tuple[str, Fleet, float]]) -> str:
     lines = ["| policy | fleet | one decision | goal |", "|---|---|---|---|"]
-    lines += [f"| {policy} | {fleet.told} | {us:.0f} us | <= {fleet.goal_us:.0f} us |" for policy, fleet, us in costs]
+    lines += [f"| {policy} | {fleet.title} | {us:.0f} us | <= {fleet.goal_us:.0f} us |" for policy, fleet, us in costs]
     return "\n".join(lines)
 
 
@@ -93,10 +91,12 @@ def picture(table: Table, load: float) -> str:
     names = (("signals", "#c0392b"), ("best simple", "#7f8c8d"), ("completion time", "#2471a3"))
     width, left, top, height = 60 * len(scenarios) + 90, 60, 40, 260
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{top + height + 50}" font-family="sans-serif" font-size="11">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{top + height + 50}"'
+        ' font-family="sans-serif" font-size="11">'
     ]
     parts.append(
-        f'<text x="{left}" y="16" font-size="13">Mean seconds to the whole answer, load {load:g} (logarithmic; less is better)</text>'
+        f'<text x="{left}" y="16" font-size="13">'
+        f"Mean seconds to the complete answer, load {load:g} (logarithmic; less is better)</text>"
     )
     for number, (name, colour) in enumerate(names):
         parts.append(f'<rect x="{left + 130 * number}" y="22" width="10" height="10" fill="{colour}"/>')
@@ -105,7 +105,8 @@ def picture(table: Table, load: float) -> str:
     for tick in ticks:
         y = _y(tick, top, height)
         parts.append(
-            f'<line x1="{left}" x2="{width - 10}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/><text x="8" y="{y + 4:.1f}">{tick:g} s</text>'
+            f'<line x1="{left}" x2="{width - 10}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>'
+            f'<text x="8" y="{y + 4:.1f}">{tick:g} s</text>'
         )
     for number, scenario in enumerate(scenarios):
         best = table.best_simple(scenario, load)
@@ -116,7 +117,8 @@ def picture(table: Table, load: float) -> str:
             value = table.mean(scenario, load, policy, "mean")
             y, x = _y(value, top, height), left + 60 * number + 6 + 15 * bar
             parts.append(
-                f'<rect x="{x}" y="{y:.1f}" width="14" height="{top + height - y:.1f}" fill="{colour}"><title>{scenario} {policy}: {value:.2f} s</title></rect>'
+                f'<rect x="{x}" y="{y:.1f}" width="14" height="{top + height - y:.1f}" fill="{colour}">'
+                f"<title>{scenario} {policy}: {value:.2f} s</title></rect>"
             )
         parts.append(f'<text x="{left + 60 * number + 16}" y="{top + height + 16}">{scenario}</text>')
     return "\n".join([*parts, "</svg>", ""])

@@ -1,4 +1,4 @@
-"""Plays scenarios x loads x seeds with every policy, in several processes. The same arguments give the same rows."""
+"""Simulates every scenario, load and seed with every policy in several processes; equal arguments give equal rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sim.traces import Traces
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One play, to be played once by each policy."""
+    """One simulation, which runs once with each policy."""
 
     scenario: str
     load: float
@@ -34,7 +34,7 @@ class Played:
 
 
 class Player:
-    """Plays cases; keeps the traces that it has read."""
+    """Runs cases and caches the traces that it has read."""
 
     def __init__(self, folder: Path | None) -> None:
         self._traces = Traces(folder)
@@ -44,9 +44,9 @@ class Player:
         rows: dict[str, Row] = {}
         for baseline in POLICIES:
             if baseline.name in case.policies:
-                # Built anew for each: closed loops throw their dice while they run.
-                dice = Random(f"{case.scenario} {case.load} {case.seed}")
-                play = scenario.build(self._traces, case.load, case.requests, dice)
+                # Built again for each policy, because closed loops draw random numbers while they run.
+                rng = Random(f"{case.scenario} {case.load} {case.seed}")
+                play = scenario.build(self._traces, case.load, case.requests, rng)
                 world = build_world(play, baseline, Random(case.seed))
                 world.run()
                 rows[baseline.name] = measured(world)
@@ -61,7 +61,7 @@ def cases(
     policies: Sequence[str],
     folder: Path | None,
 ) -> list[Case]:
-    """Seeds outermost, so that whoever stops early has all scenarios."""
+    """Seeds are the outermost loop, so that an interrupted run has results for all scenarios."""
     of_load = {load: _policies_at(load, loads, policies) for load in loads}
     return [
         Case(scenario, load, seed, requests, of_load[load], folder)
@@ -94,7 +94,7 @@ def _play(case: Case) -> Played:
 
 
 def played(wanted: Sequence[Case], jobs: int) -> Iterator[Played]:
-    """Each case as it is done, in no particular order."""
+    """Each case as soon as it is finished, in any order."""
     folder = wanted[0].folder if wanted else None
     if jobs <= 1:
         player = Player(folder)

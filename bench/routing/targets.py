@@ -1,4 +1,4 @@
-"""What the policy must reach, and whether it does. The figures are the project's own goals; tells, does not tune."""
+"""Compares the results with the project's goals for the policy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EQUAL = "S15"
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    told: str
+    title: str
     wanted: str
     found: str
     is_met: bool
@@ -63,13 +63,15 @@ def goals(table: Table, load: float) -> list[Goal]:
 
 
 def _near(table: Table, load: float, scenarios: Sequence[str]) -> Goal:
-    """How far from what nobody can know: the oracle's mean, over all scenarios, and where it is farthest."""
+    """The distance to the oracle, which knows the future: the mean over all scenarios, and the largest one."""
     ratio = table.geomean(load, [(scenario, ORACLE) for scenario in scenarios], OURS, "mean")
     far = [(table.ratio(scenario, load, ORACLE, OURS, "mean").value, scenario) for scenario in scenarios]
     worst, where = min(far)
-    told = f"{1 / ratio.value:.2f}x ({1 / ratio.high:.2f}-{1 / ratio.low:.2f}); farthest {1 / worst:.2f}x in {where}"
-    return Goal("mean against the oracle", "<= 1.10x", told, 1 / ratio.value <= 1.10)
+    measured = (
+        f"{1 / ratio.value:.2f}x ({1 / ratio.high:.2f}-{1 / ratio.low:.2f}); farthest {1 / worst:.2f}x in {where}"
+    )
+    return Goal("mean against the oracle", "<= 1.10x", measured, 1 / ratio.value <= 1.10)
 
 
-def _at_least(told: str, ratio: Ratio, least: float) -> Goal:
-    return Goal(told, f">= {least}", str(ratio), ratio.value >= least)
+def _at_least(title: str, ratio: Ratio, least: float) -> Goal:
+    return Goal(title, f">= {least}", str(ratio), ratio.value >= least)

@@ -1,8 +1,8 @@
-"""`python -m bench.routing.validate`: does the node model predict a real llama.cpp on this machine?
+"""`python -m bench.routing.validate` compares the node model's predictions with a real llama.cpp on this machine.
 
 Its parameters are fitted to requests that run alone (and one pair); then a mix of prompt lengths, prefix hits and
 concurrency is run for real and predicted, and the two are compared. Needs xllamacpp and the small model of the embedded
-engine; run it on a machine that does nothing else.
+engine; run it on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ DRIFT_MAX = 0.1
 
 @dataclass(slots=True)
 class Measured:
-    """Seconds as the client saw them, and what the engine said."""
+    """Seconds measured by the client, and the engine's own timings."""
 
     first_s: float
     total_s: float
@@ -63,8 +63,8 @@ class Planned:
 # --- the real engine ---
 
 
-def serve(told: Connection) -> None:
-    """In a process of its own: its threads are not ours."""
+def serve(address: Connection) -> None:
+    """Runs in its own process, to keep its threads apart."""
     params = xllamacpp.CommonParams()
     params.model.path = str(model_path(EmbeddedSettings()))
     params.n_parallel, params.n_ctx = SLOTS, WINDOW * SLOTS
@@ -72,8 +72,8 @@ def serve(told: Connection) -> None:
     params.hostnames, params.port, params.verbosity = ["127.0.0.1"], 0, 0
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = THREADS
     server = xllamacpp.Server(params)
-    told.send(server.listening_address)
-    told.recv()
+    address.send(server.listening_address)
+    address.recv()
 
 
 def request(address: str, tokens: Sequence[int], answer: int) -> Measured:
@@ -93,8 +93,8 @@ def request(address: str, tokens: Sequence[int], answer: int) -> Measured:
     for line in connection.getresponse():
         if line.startswith(b"data: "):
             first_s = first_s or time.perf_counter() - begun
-            told = json.loads(line[6:])
-            last = told if told.get("timings") else last
+            event = json.loads(line[6:])
+            last = event if event.get("timings") else last
     total_s = time.perf_counter() - begun
     connection.close()
     timings = last["timings"]
@@ -107,8 +107,8 @@ def request(address: str, tokens: Sequence[int], answer: int) -> Measured:
 
 
 def fitted(address: str, rng: Random) -> Speeds:
-    """From single requests: prompt speed and its fall with depth, step time and its rise; from a pair: the batch slope."""
-    request(address, fresh(256, rng), 8)  # the first request also does the engine's lazy setup
+    """Prompt speed, step time and their change with depth from single requests; the batch slope from a pair."""
+    request(address, fresh(256, rng), 8)  # the first request includes the engine's initialisation
     prompts, steps = [], []
     for length in FIT_LENGTHS:
         runs = [request(address, fresh(length, rng), ANSWER) for _ in range(REPEATS)]
@@ -129,7 +129,7 @@ def fitted(address: str, rng: Random) -> Speeds:
 
 
 def between(a: Speeds, b: Speeds) -> Speeds:
-    """The machine before and after the mix, averaged: it is seldom quite alone."""
+    """The average before and after the mix, because other programs may run on the machine."""
     return Speeds(
         (a.prompt_per_s + b.prompt_per_s) / 2,
         (a.step_s + b.step_s) / 2,
@@ -217,8 +217,20 @@ def predicted(speeds: Speeds, mix: Sequence[Planned]) -> list[tuple[float, float
     for runner in node.runners.values():
         runner.speeds = speeds
     runs = [
-        Run(SimRequest(str(n), plan.at, MODEL.name, len(plan.tokens), plan.answer, 0, plan.blocks), 1, plan.at)
-        for n, plan in enumerate(mix)
+        Run(
+            SimRequest(
+                id=str(number),
+                at=plan.at,
+                model=MODEL.name,
+                prompt_tokens=len(plan.tokens),
+                output_tokens=plan.answer,
+                estimate=0,
+                blocks=plan.blocks,
+            ),
+            1,
+            plan.at,
+        )
+        for number, plan in enumerate(mix)
     ]
     ends: dict[str, float] = {}
     coming = list(runs)
@@ -234,9 +246,10 @@ def predicted(speeds: Speeds, mix: Sequence[Planned]) -> list[tuple[float, float
 # --- the table ---
 
 
-def table(mix: Sequence[Planned], real: Sequence[Measured], told: Sequence[tuple[float, float]]) -> str:
+def table(mix: Sequence[Planned], real: Sequence[Measured], model: Sequence[tuple[float, float]]) -> str:
     lines = [
-        "| requests | n | first token: measured | predicted | | whole answer: measured | predicted | | typical error of one |",
+        "| requests | n | first token: measured | predicted | error | complete answer: measured | predicted | error "
+        "| median error of one request |",
         "|" + "---|" * 9,
     ]
     for kind in ("new", "next turn", "all"):
@@ -244,12 +257,12 @@ def table(mix: Sequence[Planned], real: Sequence[Measured], told: Sequence[tuple
         if not chosen:
             continue
         firsts = [
-            sum(values) / len(chosen) for values in ([real[n].first_s for n in chosen], [told[n][0] for n in chosen])
+            sum(values) / len(chosen) for values in ([real[n].first_s for n in chosen], [model[n][0] for n in chosen])
         ]
         totals = [
-            sum(values) / len(chosen) for values in ([real[n].total_s for n in chosen], [told[n][1] for n in chosen])
+            sum(values) / len(chosen) for values in ([real[n].total_s for n in chosen], [model[n][1] for n in chosen])
         ]
-        typical = median(abs(told[n][1] / real[n].total_s - 1) for n in chosen)
+        typical = median(abs(model[n][1] / real[n].total_s - 1) for n in chosen)
         lines.append(
             f"| {kind} | {len(chosen)} | {firsts[0]:.2f} s | {firsts[1]:.2f} s | {firsts[1] / firsts[0] - 1:+.0%} "
             f"| {totals[0]:.2f} s | {totals[1]:.2f} s | {totals[1] / totals[0] - 1:+.0%} | {typical:.0%} |"
@@ -276,7 +289,7 @@ def main(given: Sequence[str] | None = None) -> int:
         mix = planned(speeds, chosen.requests, rng)
         real = measured(address, mix)
         again = fitted(address, rng)
-        told = predicted(between(speeds, again), mix)
+        model = predicted(between(speeds, again), mix)
     finally:
         process.terminate()
         process.join()
@@ -284,13 +297,13 @@ def main(given: Sequence[str] | None = None) -> int:
         f"Fitted: {speeds.prompt_per_s:.0f} prompt tokens/s falling to half at {speeds.prompt_depth:.0f}, "
         f"{1 / speeds.step_s:.0f} tokens/s halved at {speeds.decode_depth:.0f}, batch slope {speeds.batch_slope:.2f}.\n"
     )
-    print(table(mix, real, told))
+    print(table(mix, real, model))
     drift = again.prompt_per_s / speeds.prompt_per_s - 1
     if abs(drift) > DRIFT_MAX:
-        print(f"\nThe machine was {1 + drift:.0%} as fast afterwards: something else ran. Repeat this.")
+        print(f"\nThe machine was {1 + drift:.0%} as fast afterwards: other programs ran. Repeat the measurement.")
     hits = sum(one.cached_tokens for one in real) / sum(len(plan.tokens) for plan in mix)
     print(f"\nThe engine found {hits:.0%} of the prompts' tokens in its cache.")
-    off = abs(sum(t[1] for t in told) / sum(one.total_s for one in real) - 1)
+    off = abs(sum(t[1] for t in model) / sum(one.total_s for one in real) - 1)
     return 0 if off <= GOAL else 1
 
 

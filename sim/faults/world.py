@@ -213,7 +213,7 @@ class FaultWorld:
             fallbacks=fallbacks,
             deadline_at=deadline_at,
             size_bytes=100,
-            model_as_asked=wanted.model,
+            requested_name=wanted.model,
             tenant=wanted.tenant,
             fingerprint=wanted.number + 1 if wanted.is_poison else 0,
         )

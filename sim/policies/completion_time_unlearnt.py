@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from herd.core.estimates.learned_speeds import Rates, SpeedSample
+from herd.core.estimates.learned_speeds import LearnedSpeeds, SpeedSample
 from herd.core.scheduling.completion_time import CompletionTimePolicy
 from herd.core.state.fleet import ModelName, Node
 from sim.compose import PolicyInputs, SimPolicy
 
 
-class PriorRates(Rates):
+class PriorRates(LearnedSpeeds):
     def learn(self, node: Node, model: ModelName, sample: SpeedSample) -> None:
         """Learns nothing."""
 
 
 def make(inputs: PolicyInputs) -> CompletionTimePolicy:
-    inputs.forecast.rates = PriorRates()
+    inputs.forecast.speeds = PriorRates()
     return CompletionTimePolicy(inputs.forecast, inputs.signals, inputs.settings)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from herd.core.estimates.hardware_priors import Speed
-from herd.core.estimates.learned_speeds import Rates, SpeedSample
+from herd.core.estimates.learned_speeds import LearnedSpeeds, SpeedSample
 from herd.core.estimates.output_lengths import OutputLengths
 from herd.core.scheduling.completion_time import CompletionTimePolicy
 from herd.core.state.fleet import ModelName, Node
@@ -11,7 +11,7 @@ from herd.core.state.request import Request
 from sim.compose import PolicyInputs, SimPolicy
 
 
-class TrueRates(Rates):
+class TrueRates(LearnedSpeeds):
     def __init__(self, inputs: PolicyInputs) -> None:
         super().__init__()
         self._inputs = inputs
@@ -36,7 +36,7 @@ class TrueOutputs(OutputLengths):
 
 
 def make(inputs: PolicyInputs) -> CompletionTimePolicy:
-    inputs.forecast.rates, inputs.forecast.outputs = TrueRates(inputs), TrueOutputs(inputs)
+    inputs.forecast.speeds, inputs.forecast.outputs = TrueRates(inputs), TrueOutputs(inputs)
     return CompletionTimePolicy(inputs.forecast, inputs.signals, inputs.settings)
 
 

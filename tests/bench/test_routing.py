@@ -1,4 +1,4 @@
-"""The routing benchmark's arithmetic, and that a small run of it works and repeats itself."""
+"""The routing benchmark computes its ratios and goals correctly, and equal runs print equal tables."""
 
 from __future__ import annotations
 
@@ -46,21 +46,21 @@ def a_table(ours: list[float], simple: list[float], scenario: str = "S2") -> Tab
     return Table.of(plays)
 
 
-def test_ratios_are_of_sums_paired_by_seed_and_their_interval_holds_them() -> None:
+def test_a_ratio_is_of_sums_paired_by_seed_and_lies_in_its_interval() -> None:
     table = a_table([1.0, 2.0, 3.0], [2.0, 4.0, 6.3])
     ratio = table.ratio("S2", 1.0, "least_connections", "completion_time", "mean")
     assert ratio.value == pytest.approx(12.3 / 6.0)
     assert 2.0 <= ratio.low <= ratio.value <= ratio.high <= 2.1
 
 
-def test_goals_are_met_and_missed_by_their_figures() -> None:
-    met = {goal.told: goal.is_met for goal in goals(a_table([1.0, 1.1], [2.0, 2.2]), 1.0)}
+def test_goals_are_met_or_missed() -> None:
+    met = {goal.title: goal.is_met for goal in goals(a_table([1.0, 1.1], [2.0, 2.2]), 1.0)}
     assert set(met.values()) == {True}
-    missed = {goal.told: goal.is_met for goal in goals(a_table([1.0, 1.1], [0.9, 0.9]), 1.0)}
+    missed = {goal.title: goal.is_met for goal in goals(a_table([1.0, 1.1], [0.9, 0.9]), 1.0)}
     assert not missed["mean in the worst scenario"]
 
 
-def test_a_request_without_an_answer_counts_with_what_its_person_loses() -> None:
+def test_a_request_without_an_answer_counts_with_its_penalty() -> None:
     play = next(one for one in SCENARIOS if one.name == "S8").build(Traces(), 1.5, 120, Random(4))
     baseline = next(one for one in POLICIES if one.name == "random")
     world = build_world(play, baseline, Random(4))
@@ -71,7 +71,9 @@ def test_a_request_without_an_answer_counts_with_what_its_person_loses() -> None
     assert 0.0 <= row["good"] <= 1.0 - row["bad"] / row["requests"]
 
 
-def test_a_run_prints_its_tables_and_repeats_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_prints_its_tables_and_equal_runs_give_equal_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     files = [tmp_path / "a.json", tmp_path / "b.json"]
     for file in files:
         assert main([*SMALL, *POLICY_ARGUMENTS, "--json", str(file)]) == 0
@@ -82,7 +84,7 @@ def test_a_run_prints_its_tables_and_repeats_itself(tmp_path: Path, capsys: pyte
 
 
 def test_two_processes_with_other_hash_seeds_print_the_same_table(tmp_path: Path) -> None:
-    """All but the clock's: how long it took, and what a decision costs. A loop with agents, a churn and a bad network are in it."""
+    """All but the measured times. The scenarios include coding agents, churn and a bad network."""
     given = ["--scenarios", "S4,S6,S9b,S12", "--seeds", "1", "--requests", "100", "--loads", "1.0", "--jobs", "1"]
     tables, rows = [], []
     for hash_seed in ("1", "2"):
@@ -120,7 +122,7 @@ def test_two_processes_with_other_hash_seeds_print_the_same_table(tmp_path: Path
         ["--traces", "/no/such/folder"],
     ],
 )
-def test_wrong_arguments_are_told(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments_are_an_error(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(given)
     assert "error:" in capsys.readouterr().err

@@ -56,7 +56,7 @@ def test_a_running_fleet_reports_its_loaded_windows(fleet: Fleet) -> None:
     body = {"model": "m", "prompt": "hi", "stream": False, "options": {"num_ctx": 16384}}
     assert fleet.ask("POST", "/api/generate", json.dumps(body).encode())["done"]
     fleet.beat()
-    use = fleet.coordinator.driver.forecast.window_use
+    use = fleet.coordinator.driver.forecast.window_usage
     fleet.on_loop(lambda: [use.learn(canonical("m"), 700) for _ in range(60)])
     answer = json.loads(herd("windows", "--json", url=fleet.url).out)
     [one] = answer["models"]

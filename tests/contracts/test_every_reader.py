@@ -84,7 +84,7 @@ READ_TEXTS: dict[str, tuple[Callable[[str], object], tuple[type[Exception], ...]
     "a session's cookie": (access_control._session, ()),
     "a time limit": (access_control._seconds, ()),
     "Basic credentials": (access_control._password, ()),
-    "a bearer": (lambda text: access_control.presented({b"authorization": text, b"x-api-key": text}), ()),
+    "a bearer": (lambda text: access_control.presented_keys({b"authorization": text, b"x-api-key": text}), ()),
     "an engine's URL": (tls_pinning.parse_engine_url, (ValueError,)),
     "an engine's url": (lambda text: heartbeat_decode.address(text, "10.0.0.1"), (HerdError,)),
     "a host": (http_client.full_url, ()),

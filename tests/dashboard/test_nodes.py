@@ -44,7 +44,7 @@ def card(node_and_books: tuple[Node, dict[Any, Queue]], **belief: Any) -> NodeCa
         (card(a_node(), unreachable_until=104.0), "degraded", "connections to it fail; tried again in 4.0 s"),
         (card(a_node(pressure=Pressure.CRITICAL)), "degraded", "its memory is critically short"),
         (card(a_node(engines=())), "degraded", "its engine does not answer"),
-        (card(a_node(), on_trial_until=120.0), "waking", "it came back just now"),
+        (card(a_node(), untrusted_until=120.0), "waking", "it came back just now"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

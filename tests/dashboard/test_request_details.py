@@ -128,9 +128,9 @@ def test_the_phases_of_every_request_of_a_day_sum_up_to_its_total(day: list[list
 def test_the_terms_of_every_candidate_sum_up_to_its_expectation_and_the_signals_to_its_points(
     day: list[list[Row]],
 ) -> None:
-    weighed = [one for rows in day for choice in request_details(rows).choices for one in choice.candidates]
-    assert len(weighed) > 600
-    for one in weighed:
+    reweighted = [one for rows in day for choice in request_details(rows).choices for one in choice.candidates]
+    assert len(reweighted) > 600
+    for one in reweighted:
         assert sum(one.terms_ms.values()) == pytest.approx(one.expected_ms, abs=0.01)
         assert sum(one.signals.values()) == pytest.approx(one.points) and len(one.signals) == 7
 

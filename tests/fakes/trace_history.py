@@ -138,7 +138,7 @@ def _request(day: Day, number: int, dice: Random) -> list[Record]:
         size_bytes=prompt * 4,
         client_ip=app.client_ip,
         tags=app.tags,
-        model_as_asked=asked,
+        requested_name=asked,
         key_id=app.key_id,
     )
     outcome = Outcome.COMPLETED
@@ -314,5 +314,11 @@ def _candidate(model: ModelName, machine: Machine, size_bytes: int, is_loaded: b
     )
     report = Report(NodeId(machine.node_id), "", Memory(whole, whole // 3, whole - whole // 3), {model: card})
     return Candidate(
-        Node(report.node_id, report, 0.0, 0.0), report, card, model, 0.0, in_flight, _free_bytes=whole // 2
+        node=Node(report.node_id, report, 0.0, 0.0),
+        report=report,
+        card=card,
+        model=model,
+        at=0.0,
+        in_flight=in_flight,
+        _free_bytes=whole // 2,
     )

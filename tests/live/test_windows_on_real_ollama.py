@@ -151,7 +151,7 @@ def test_a_load_that_happens_anyway_takes_the_window_that_use_asks_for_and_stays
     wanted = replace(settings_for_tests(), windows=WindowSettings(dynamic=True))
     real_ollama.ask("POST", "/api/generate", json.dumps({"model": CHAT_MODEL, "keep_alive": 0}).encode())
     with running_fleet({"real": real_ollama}, settings=wanted) as fleet:
-        use = fleet.coordinator.driver.forecast.window_use
+        use = fleet.coordinator.driver.forecast.window_usage
         fleet.on_loop(lambda: [use.learn(canonical(CHAT_MODEL), 5000) for _ in range(60)])
         seen: set[int] = set()
         for path in ("/api/chat", "/v1/chat/completions", "/v1/messages"):

@@ -138,4 +138,4 @@ def test_an_agent_keeps_to_its_own_also_while_that_is_gone_and_only_the_other_is
                 assert paired["node_id"] == "mac" and paired["is_known"]
                 other = herd_on("theirs", "nodes")
                 assert (other["paired"], other["pending"]) == ([], [])
-                assert not said(tmp_path, "theirs", "wants to take part")
+                assert not said(tmp_path, "theirs", "is waiting for approval")

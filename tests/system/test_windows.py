@@ -133,7 +133,7 @@ def test_a_prompt_that_was_cut_is_marked_in_its_trace_and_teaches_nothing(overfl
     with one_ollama(overflow=overflow) as (fleet, _):
         ask(fleet, "/api/chat", {"messages": HI, "options": {"num_ctx": 4096}})
         fleet.beat()
-        before = fleet.coordinator.driver.forecast.tokens.factor(canonical("m"))
+        before = fleet.coordinator.driver.forecast.token_ratios.factor(canonical("m"))
         status, *_ = ask(
             fleet,
             "/api/chat",
@@ -141,7 +141,7 @@ def test_a_prompt_that_was_cut_is_marked_in_its_trace_and_teaches_nothing(overfl
         )
         assert status == 200
         if truncated:
-            assert fleet.coordinator.driver.forecast.tokens.factor(canonical("m")) == before
+            assert fleet.coordinator.driver.forecast.token_ratios.factor(canonical("m")) == before
         fleet.settle()
         fleet.coordinator.store.close()
         with closing(sqlite3.connect(fleet.coordinator.store.path)) as database:

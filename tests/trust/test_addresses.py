@@ -1,13 +1,13 @@
-"""How near an address is, and which a node may have, over the many ways of writing one."""
+"""Tests the network zone of a caller's address and which addresses a node may have, in many notations."""
 
 from __future__ import annotations
 
 import pytest
 
-from herd.trust.addresses import Nearness, nearness, node_problem
+from herd.trust.addresses import NetworkZone, node_address_problem, zone_of
 
-HERE = ["127.0.0.1", "127.8.9.10", "::1", "::ffff:127.0.0.1"]
-NEAR = [
+THIS_MACHINE = ["127.0.0.1", "127.8.9.10", "::1", "::ffff:127.0.0.1"]
+PRIVATE = [
     "10.0.0.1",
     "172.16.0.1",
     "172.31.255.255",
@@ -18,7 +18,7 @@ NEAR = [
     "::ffff:10.1.2.3",
     "169.254.1.1",
 ]
-FAR = [
+PUBLIC = [
     "8.8.8.8",
     "172.32.0.1",
     "192.169.0.1",
@@ -44,25 +44,25 @@ FAR = [
 ]
 
 
-@pytest.mark.parametrize("ip", HERE)
-def test_loopback_is_here_unless_somebody_else_is_spoken_for(ip: str) -> None:
-    assert nearness(ip) is Nearness.HERE
-    assert nearness(ip, is_forwarded=True) is Nearness.FAR
+@pytest.mark.parametrize("ip", THIS_MACHINE)
+def test_loopback_is_this_machine_unless_a_proxy_forwards_the_request(ip: str) -> None:
+    assert zone_of(ip) is NetworkZone.THIS_MACHINE
+    assert zone_of(ip, is_forwarded=True) is NetworkZone.PUBLIC
 
 
-@pytest.mark.parametrize("ip", NEAR)
-def test_private_networks_are_near(ip: str) -> None:
-    assert nearness(ip) is Nearness.NEAR
+@pytest.mark.parametrize("ip", PRIVATE)
+def test_addresses_of_private_networks_are_private(ip: str) -> None:
+    assert zone_of(ip) is NetworkZone.PRIVATE
 
 
-@pytest.mark.parametrize("ip", FAR)
-def test_everything_else_is_far(ip: str) -> None:
-    assert nearness(ip) is Nearness.FAR
+@pytest.mark.parametrize("ip", PUBLIC)
+def test_every_other_text_is_public(ip: str) -> None:
+    assert zone_of(ip) is NetworkZone.PUBLIC
 
 
 @pytest.mark.parametrize("ip", ["127.0.0.1", "10.0.0.1", "192.168.0.9", "fd12::1", "fe80::1%3", "100.100.1.1"])
-def test_a_node_may_be_in_the_house(ip: str) -> None:
-    assert node_problem(ip, 11434) == ""
+def test_a_node_may_have_a_local_or_private_address(ip: str) -> None:
+    assert node_address_problem(ip, 11434) == ""
 
 
 @pytest.mark.parametrize(
@@ -84,16 +84,16 @@ def test_a_node_may_be_in_the_house(ip: str) -> None:
         "",
     ],
 )
-def test_a_node_may_not_be_elsewhere_or_nowhere(ip: str) -> None:
-    assert node_problem(ip, 11434)
+def test_a_node_may_not_have_a_public_or_invalid_address(ip: str) -> None:
+    assert node_address_problem(ip, 11434)
 
 
-def test_further_networks_are_allowed_by_name_but_never_the_metadata_address() -> None:
-    assert node_problem("203.0.113.7", 80, ("203.0.113.0/24",)) == ""
-    assert node_problem("203.0.114.7", 80, ("203.0.113.0/24",))
-    assert node_problem("169.254.169.254", 80, ("0.0.0.0/0",))
+def test_a_setting_allows_more_networks_but_never_the_metadata_address() -> None:
+    assert node_address_problem("203.0.113.7", 80, ("203.0.113.0/24",)) == ""
+    assert node_address_problem("203.0.114.7", 80, ("203.0.113.0/24",))
+    assert node_address_problem("169.254.169.254", 80, ("0.0.0.0/0",))
 
 
 @pytest.mark.parametrize("port", [0, -1, 65536])
-def test_a_port_is_a_port(port: int) -> None:
-    assert node_problem("10.0.0.1", port)
+def test_an_invalid_port_is_a_problem(port: int) -> None:
+    assert node_address_problem("10.0.0.1", port)

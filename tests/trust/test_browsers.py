@@ -1,4 +1,4 @@
-"""Pages of strangers are told from programs and from our own pages by Host and Origin."""
+"""Tests that Host and Origin separate pages of other sites from programs and from our own pages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OURS = AllowedNames.of(["herd.example.org"], ["https://chat.example.org/"])
         "",
     ],
 )
-def test_names_that_only_this_network_resolves_are_ours(host: str) -> None:
+def test_a_name_that_only_this_network_resolves_is_accepted(host: str) -> None:
     assert host_refusal(host, OURS) is None
 
 
@@ -44,7 +44,7 @@ def test_names_that_only_this_network_resolves_are_ours(host: str) -> None:
         "evil.example.",
     ],
 )
-def test_a_name_of_the_internet_is_not_ours(host: str) -> None:
+def test_a_public_name_is_refused(host: str) -> None:
     refusal = host_refusal(host, OURS)
     assert refusal is not None and refusal.status == 421 and "FLEET_ALLOWED_HOSTS" in refusal.message
 
@@ -79,24 +79,24 @@ def test_our_own_page_may_do_everything(origin: str, host: str) -> None:
         "x" * 1000,
     ],
 )
-def test_pages_of_strangers_may_not_even_ask(origin: str) -> None:
+def test_pages_of_other_sites_are_refused(origin: str) -> None:
     for changes_state in (False, True):
         refusal = origin_refusal(origin, "192.168.1.9:11435", changes_state, OURS)
         assert refusal is not None and refusal.status == 403
 
 
-def test_pages_of_this_machine_may_ask_but_change_nothing() -> None:
+def test_pages_of_this_machine_may_use_models_but_not_change_state() -> None:
     for origin in ("http://localhost:3000", "http://127.0.0.1:8080", "https://localhost", "app://obsidian.md"):
         assert origin_refusal(origin, "localhost:11435", changes_state=False, names=OURS) is None
         assert origin_refusal(origin, "localhost:11435", changes_state=True, names=OURS) is not None
 
 
-def test_an_allowed_origin_may_do_everything_and_programs_have_none() -> None:
+def test_an_allowed_origin_and_a_program_without_origin_may_do_everything() -> None:
     assert origin_refusal("https://chat.example.org", "mac:11435", changes_state=True, names=OURS) is None
     assert origin_refusal("", "mac:11435", changes_state=True, names=OURS) is None
 
 
-def test_from_a_browser_only_json_is_taken() -> None:
+def test_a_browser_may_send_only_json() -> None:
     assert content_refusal("text/plain", is_browser=True) is not None
     assert content_refusal("", is_browser=True) is not None
     assert content_refusal("application/json; charset=utf-8", is_browser=True) is None

@@ -1,7 +1,8 @@
-"""How long a key check takes tells nothing. Shown by construction, since a stopwatch on a busy machine shows what one likes.
+"""Tests that the time of a key check reveals nothing about the key.
 
-An unknown id, a known id with a wrong secret, and a right key run the same lines, hash the same number of texts and compare the same
-number of characters; the comparison itself is `hmac.compare_digest`, which looks at every character whatever it finds.
+The tests do not measure time, because a busy machine would falsify it. They show that an unknown id, a known id with a
+wrong secret, and a right key execute the same lines, hash the same number of texts and compare the same number of
+characters. The comparison is `hmac.compare_digest`, which compares every character in any case.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ import pytest
 
 from herd.coordinator.auth import access_control
 from herd.trust import keys, logins
-from herd.trust.keys import ApiKey, Keyring, Scope, minted
+from herd.trust.keys import ApiKey, Keyring, Scope, create_key
 from herd.trust.logins import Logins
 
-ID, DIGEST, TEXT = minted(bytes(range(25)))
+ID, DIGEST, TEXT = create_key(bytes(range(25)))
 KEY = ApiKey(ID, "app", DIGEST, frozenset({Scope.CHAT}), 0.0)
 OTHERS = [
-    ApiKey(made[0], "other", made[1], frozenset({Scope.CHAT}), 0.0)
-    for made in (minted(bytes([n]) * 25) for n in range(100))
+    ApiKey(created[0], "other", created[1], frozenset({Scope.CHAT}), 0.0)
+    for created in (create_key(bytes([n]) * 25) for n in range(100))
 ]
 SECRET = TEXT.rpartition("_")[2]
 
@@ -43,7 +44,7 @@ WRONG = {
 
 @dataclass
 class Work:
-    """What was done in one check."""
+    """The work of one check."""
 
     lines: list[tuple[str, int]] = field(default_factory=list)
     hashed: list[int] = field(default_factory=list)
@@ -82,33 +83,33 @@ def work_of(text: str, ring: Keyring, monkeypatch: pytest.MonkeyPatch) -> tuple[
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_a_wrong_key_does_the_work_of_a_right_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_key_takes_the_same_work_as_a_right_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ring = Keyring([KEY, *OTHERS])
     right, found = work_of(TEXT, ring, monkeypatch)
-    wrong, nobody = work_of(WRONG[kind], ring, monkeypatch)
-    assert found is KEY and nobody is None
+    wrong, not_found = work_of(WRONG[kind], ring, monkeypatch)
+    assert found is KEY and not_found is None
     assert right.compared == wrong.compared == [(64, 64)], "one comparison of two digests of full length"
     assert right.hashed == wrong.hashed
-    unlike = set(wrong.lines) ^ set(right.lines)
-    assert all(name == "is_valid" for name, _ in unlike), "only for a key that was right its expiry is looked at"
+    different = set(wrong.lines) ^ set(right.lines)
+    assert all(name == "is_valid" for name, _ in different), "only for a right key the expiry is checked"
 
 
-def test_an_unknown_id_runs_the_very_lines_of_a_wrong_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_id_executes_the_same_lines_as_a_wrong_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     ring = Keyring([KEY, *OTHERS])
     works = [work_of(text, ring, monkeypatch)[0] for text in WRONG.values()]
     assert all(work == works[0] for work in works)
-    assert works[0].lines, "nothing was traced, so nothing is shown"
+    assert works[0].lines, "no line was traced"
 
 
-def test_how_many_keys_there_are_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_keys_does_not_change_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (
         work_of(WRONG["another id"], Keyring(), monkeypatch)[0]
         == work_of(WRONG["another id"], Keyring([KEY, *OTHERS]), monkeypatch)[0]
     )
 
 
-def test_every_header_form_comes_to_the_same_check() -> None:
-    """One function for all of them, so that no second way in can be forgotten."""
+def test_every_header_form_uses_the_same_check() -> None:
+    """One function checks all of them, so that no header form can bypass it."""
     basic = "Basic " + base64.b64encode(f"user:{TEXT}".encode()).decode()
     forms = (
         {b"authorization": f"Bearer {TEXT}"},
@@ -117,18 +118,21 @@ def test_every_header_form_comes_to_the_same_check() -> None:
         {b"x-api-key": f" {TEXT} "},
     )
     for seen in forms:
-        assert access_control.presented(seen) == [TEXT]
-        assert access_control._key_among(access_control.presented(seen), Keyring([KEY]), 1.0) == (KEY, None)
+        assert access_control.presented_keys(seen) == [TEXT]
+        assert access_control._key_among(access_control.presented_keys(seen), Keyring([KEY]), 1.0) == (KEY, None)
     wrong = [access_control._key_among([text], Keyring([KEY]), 1.0) for text in WRONG.values()]
     assert all(answer == wrong[0] and answer[0] is None for answer in wrong), (
-        "nobody is told whether it was the id or the secret"
+        "the answer does not reveal whether the id or the secret is wrong"
     )
 
 
 def test_sessions_and_links_are_looked_up_by_digest() -> None:
-    """A dictionary compares what it finds by its beginning; of a digest, a guesser knows no beginning."""
+    """A dictionary compares texts from their beginning; an attacker cannot choose the beginning of a digest."""
     ours = Logins()
-    token, session = ours.link(b"l" * logins.LINK_BYTES, 0.0), ours.open(b"s" * logins.LINK_BYTES, 0.0, "")
-    for known in (ours._links, ours._sessions, ours._keys):
+    token, session = (
+        ours.create_link(b"l" * logins.LINK_BYTES, 0.0),
+        ours.open_session(b"s" * logins.LINK_BYTES, 0.0, ""),
+    )
+    for known in (ours._links, ours._sessions, ours._key_ids):
         assert known and all(len(name) == 64 and name not in (token, session) for name in known)
     assert set(ours._links) == {hashlib.sha256(token.encode()).hexdigest()}

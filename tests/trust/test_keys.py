@@ -1,4 +1,4 @@
-"""Keys are found by their secret alone, while they are valid; nothing else is taken for one."""
+"""Tests that only the exact text of a valid key is accepted."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import dataclasses
 
 import pytest
 
-from herd.trust.keys import ID_BYTES, SECRET_BYTES, ApiKey, Keyring, Scope, looks_like_ours, minted
+from herd.trust.keys import ID_BYTES, SECRET_BYTES, ApiKey, Keyring, Scope, create_key, has_key_prefix
 
 
 def a_key(seed: int = 1, **changes: object) -> tuple[ApiKey, str]:
-    key_id, digest, shown = minted(bytes([seed]) * (ID_BYTES + SECRET_BYTES))
+    key_id, digest, shown = create_key(bytes([seed]) * (ID_BYTES + SECRET_BYTES))
     key = ApiKey(key_id, "app", digest, frozenset({Scope.CHAT}), created_at=100.0)
     return dataclasses.replace(key, **changes), shown  # type: ignore[arg-type]
 
@@ -22,7 +22,7 @@ def test_a_presented_key_finds_its_record() -> None:
     assert ring.find(other, 200.0) is two
 
 
-def test_the_secret_is_not_in_what_is_kept() -> None:
+def test_the_stored_record_does_not_contain_the_secret() -> None:
     key, shown = a_key()
     assert shown.rpartition("_")[2] not in repr(key)
 
@@ -41,18 +41,18 @@ def test_the_secret_is_not_in_what_is_kept() -> None:
         lambda s: s[:-1] + "\udcff",
     ],
 )
-def test_what_differs_in_anything_is_no_key(change: object) -> None:
+def test_a_text_that_differs_from_the_key_is_rejected(change: object) -> None:
     key, shown = a_key()
     assert callable(change)
     assert Keyring([key]).find(change(shown), 200.0) is None
 
 
-def test_an_unknown_id_with_an_empty_secret_is_no_key() -> None:
+def test_an_unknown_id_with_an_empty_secret_is_rejected() -> None:
     assert Keyring().find("herd_abc_", 0.0) is None
     assert Keyring().find("", 0.0) is None
 
 
-def test_expired_and_revoked_keys_are_none() -> None:
+def test_expired_and_revoked_keys_are_rejected() -> None:
     expired, shown = a_key(expires_at=150.0)
     assert Keyring([expired]).find(shown, 149.0) is expired
     assert Keyring([expired]).find(shown, 150.0) is None
@@ -68,6 +68,6 @@ def test_models_are_matched_by_name_and_pattern() -> None:
     assert a_key()[0].allows_model("anything")
 
 
-def test_what_other_clients_send_was_not_meant_as_our_key() -> None:
-    assert looks_like_ours("herd_x")
-    assert not any(looks_like_ours(text) for text in ("ollama", "sk-none", "", "not-needed"))
+def test_placeholders_of_other_clients_do_not_have_our_prefix() -> None:
+    assert has_key_prefix("herd_x")
+    assert not any(has_key_prefix(text) for text in ("ollama", "sk-none", "", "not-needed"))

@@ -1,4 +1,4 @@
-"""Whatever would open something is gone from a text that is handed on, and what is left can still be read."""
+"""Tests that secrets are masked in any text and that other texts stay unchanged."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from hypothesis import strategies as st
 
 from herd.trust import keys, logins, pairing
 from herd.trust.logins import Logins
-from herd.trust.masking import MASK, masked
+from herd.trust.masking import MASK, mask_secrets
 
 RANDOM = st.binary(min_size=64, max_size=64)
 AROUND = ("{}", "key {} was sent", '{{"key": "{}"}}', "?token={}&x=1", "a\n{}\nb", "'{}'", "Authorization: Bearer {}")
 
 
 @given(RANDOM, st.sampled_from(AROUND))
-def test_what_opens_something_is_gone_wherever_it_stands(random: bytes, around: str) -> None:
+def test_our_secrets_are_masked_in_every_position(random: bytes, around: str) -> None:
     secrets = {
-        "key": keys.minted(random[:25])[2],
-        "code": pairing.invitation(random[:10]).text,
-        "placed code": pairing.invitation(random[:10], "10.0.0.1:11435").text,
-        "kept code": pairing.invitation(random[:10]).code,
-        "link": Logins().link(random[: logins.LINK_BYTES], 0.0),
+        "key": keys.create_key(random[:25])[2],
+        "code": pairing.create_invitation(random[:10]).text,
+        "code with address": pairing.create_invitation(random[:10], "10.0.0.1:11435").text,
+        "stored code": pairing.create_invitation(random[:10]).code,
+        "link": Logins().create_link(random[: logins.LINK_BYTES], 0.0),
         "signature": random[:32].hex(),
     }
     for kind, secret in secrets.items():
         bare = secret.rpartition("/")[2]
-        assert bare not in masked(around.format(secret)), kind
+        assert bare not in mask_secrets(around.format(secret)), kind
 
 
 @pytest.mark.parametrize(
@@ -49,9 +49,9 @@ def test_what_opens_something_is_gone_wherever_it_stands(random: bytes, around: 
         "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----",
     ],
 )
-def test_other_peoples_ways_are_known_too(text: str) -> None:
+def test_secrets_in_other_formats_are_masked(text: str) -> None:
     secret = base64.b32encode(b"quite a secret!").decode().rstrip("=")
-    assert secret not in masked(text.format(secret)) and MASK in masked(text.format(secret))
+    assert secret not in mask_secrets(text.format(secret)) and MASK in mask_secrets(text.format(secret))
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,8 @@ def test_other_peoples_ways_are_known_too(text: str) -> None:
         "/home/ann/.fleet-manager/latency.db",
     ],
 )
-def test_what_helps_stays(text: str) -> None:
-    assert masked(text) == text
+def test_texts_without_secrets_are_unchanged(text: str) -> None:
+    assert mask_secrets(text) == text
 
 
 @given(
@@ -78,6 +78,6 @@ def test_what_helps_stays(text: str) -> None:
         lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     )
 )
-def test_any_text_is_masked_without_a_failure_and_twice_is_once(value: object) -> None:
+def test_masking_never_raises_and_is_idempotent(value: object) -> None:
     text = json.dumps(value)
-    assert masked(masked(text)) == masked(text)
+    assert mask_secrets(mask_secrets(text)) == mask_secrets(text)

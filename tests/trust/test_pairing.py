@@ -1,4 +1,4 @@
-"""Node and fleet compute one key when the code or the approval is right, and nobody else does."""
+"""Tests that a node and a fleet derive the same key with the right code or approval, and no one else does."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from herd.trust.pairing import (
     PendingNode,
     PendingNodes,
     code_proof,
+    create_invitation,
     fingerprint,
     fleet_id,
-    invitation,
     joined_proof,
+    parse_invitation,
     public_of,
-    read_invitation,
     shared_key,
 )
 
@@ -24,7 +24,7 @@ NODE, FLEET, STRANGER = b"\x11" * 32, b"\x22" * 32, b"\x33" * 32
 NODE_PUBLIC, FLEET_PUBLIC = public_of(NODE), public_of(FLEET)
 
 
-def test_both_sides_compute_the_same_key_and_a_stranger_does_not() -> None:
+def test_both_sides_derive_the_same_key_and_another_machine_does_not() -> None:
     ours = shared_key(NODE, FLEET_PUBLIC, NODE_PUBLIC, FLEET_PUBLIC, "CODE")
     assert ours is not None and len(ours) == pairing.KEY_BYTES
     assert ours == shared_key(FLEET, NODE_PUBLIC, NODE_PUBLIC, FLEET_PUBLIC, "CODE")
@@ -33,18 +33,18 @@ def test_both_sides_compute_the_same_key_and_a_stranger_does_not() -> None:
 
 
 @pytest.mark.parametrize("public", ["", "00" * 32, "01" + "00" * 31, "zz" * 32, "11" * 31, "11" * 33, "11" * 32 + "\n"])
-def test_what_is_no_public_key_makes_no_key(public: str) -> None:
+def test_an_invalid_public_key_gives_no_shared_key(public: str) -> None:
     """Zero and one are points of small order (RFC 7748, section 6.1)."""
     assert shared_key(NODE, public, NODE_PUBLIC, public, "") is None
 
 
-def test_a_code_is_read_as_people_paste_it() -> None:
-    made = invitation(b"0123456789", "192.168.1.10:11435")
-    assert made.text.startswith("192.168.1.10:11435/")
-    for text in (made.text, made.text.lower(), f"  {made.text}\n", made.text.replace("-", "")):
-        assert read_invitation(text) == made
-    assert read_invitation(invitation(b"0123456789").text) == invitation(b"0123456789")
-    assert read_invitation(invitation(b"0123456789", "[fe80::1]:11435").text) == invitation(
+def test_a_pasted_invitation_is_read_in_any_case_with_or_without_dashes() -> None:
+    created = create_invitation(b"0123456789", "192.168.1.10:11435")
+    assert created.text.startswith("192.168.1.10:11435/")
+    for text in (created.text, created.text.lower(), f"  {created.text}\n", created.text.replace("-", "")):
+        assert parse_invitation(text) == created
+    assert parse_invitation(create_invitation(b"0123456789").text) == create_invitation(b"0123456789")
+    assert parse_invitation(create_invitation(b"0123456789", "[fe80::1]:11435").text) == create_invitation(
         b"0123456789", "[fe80::1]:11435"
     )
 
@@ -60,68 +60,68 @@ def test_a_code_is_read_as_people_paste_it() -> None:
         "a b/AAAA-BBBB-CCCC-DDDD",
     ],
 )
-def test_what_is_no_code_is_none(text: str) -> None:
-    assert read_invitation(text) is None
+def test_a_text_that_is_not_an_invitation_is_none(text: str) -> None:
+    assert parse_invitation(text) is None
 
 
-def test_a_code_opens_for_ten_minutes_and_only_with_its_proof() -> None:
+def test_a_code_is_valid_for_ten_minutes_and_only_with_its_proof() -> None:
     codes = JoinCodes()
-    codes.open("CODE", at=0.0)
+    codes.add("CODE", at=0.0)
     proof = code_proof("CODE", "mac", NODE_PUBLIC)
-    assert codes.proved(proof, "mac", NODE_PUBLIC, at=599.0) == "CODE"
-    assert codes.proved(proof, "other", NODE_PUBLIC, at=1.0) == ""
-    assert codes.proved(proof, "mac", FLEET_PUBLIC, at=1.0) == ""
-    assert codes.proved(code_proof("WRONG", "mac", NODE_PUBLIC), "mac", NODE_PUBLIC, at=1.0) == ""
-    assert codes.proved(proof, "mac", NODE_PUBLIC, at=600.0) == ""
+    assert codes.find(proof, "mac", NODE_PUBLIC, at=599.0) == "CODE"
+    assert codes.find(proof, "other", NODE_PUBLIC, at=1.0) == ""
+    assert codes.find(proof, "mac", FLEET_PUBLIC, at=1.0) == ""
+    assert codes.find(code_proof("WRONG", "mac", NODE_PUBLIC), "mac", NODE_PUBLIC, at=1.0) == ""
+    assert codes.find(proof, "mac", NODE_PUBLIC, at=600.0) == ""
     assert len(codes) == 0
 
 
-def test_the_local_code_is_open_for_ever_where_it_is_given() -> None:
+def test_the_local_code_does_not_expire() -> None:
     proof = code_proof("LOCAL", "mac", NODE_PUBLIC)
-    assert JoinCodes().proved(proof, "mac", NODE_PUBLIC, at=1e9, local_code="LOCAL") == "LOCAL"
-    assert JoinCodes().proved(proof, "mac", NODE_PUBLIC, at=1e9) == ""
+    assert JoinCodes().find(proof, "mac", NODE_PUBLIC, at=1e9, local_code="LOCAL") == "LOCAL"
+    assert JoinCodes().find(proof, "mac", NODE_PUBLIC, at=1e9) == ""
 
 
-def test_only_so_many_codes_are_open() -> None:
+def test_the_number_of_valid_codes_is_limited() -> None:
     codes = JoinCodes()
     for number in range(pairing.CODES_MAX + 3):
-        codes.open(f"C{number}", at=0.0)
+        codes.add(f"C{number}", at=0.0)
     assert len(codes) == pairing.CODES_MAX
 
 
-def test_an_approved_applicant_gets_in_once() -> None:
-    applicants = PendingNodes()
-    assert applicants.apply(PendingNode("mac", NODE_PUBLIC, "10.0.0.5", 1.0))
-    assert not applicants.take_approved(NODE_PUBLIC)
-    [named] = applicants.named("mac", FLEET_PUBLIC)
-    assert named in applicants.named(fingerprint(NODE_PUBLIC, FLEET_PUBLIC).lower(), FLEET_PUBLIC)
-    applicants.approve(NODE_PUBLIC)
-    assert len(applicants) == 0
-    assert applicants.take_approved(NODE_PUBLIC)
-    assert not applicants.take_approved(NODE_PUBLIC)
+def test_an_approved_node_joins_once() -> None:
+    pending = PendingNodes()
+    assert pending.add(PendingNode("mac", NODE_PUBLIC, "10.0.0.5", 1.0))
+    assert not pending.take_approved(NODE_PUBLIC)
+    [found] = pending.find("mac", FLEET_PUBLIC)
+    assert found in pending.find(fingerprint(NODE_PUBLIC, FLEET_PUBLIC).lower(), FLEET_PUBLIC)
+    pending.approve(NODE_PUBLIC)
+    assert len(pending) == 0
+    assert pending.take_approved(NODE_PUBLIC)
+    assert not pending.take_approved(NODE_PUBLIC)
 
 
-def test_two_who_claim_a_name_are_told_apart_by_fingerprint() -> None:
-    applicants = PendingNodes()
+def test_two_nodes_with_the_same_name_have_different_fingerprints() -> None:
+    pending = PendingNodes()
     for private in (NODE, STRANGER):
-        applicants.apply(PendingNode("mac", public_of(private), "10.0.0.5", 1.0))
-    assert len(applicants.named("mac", FLEET_PUBLIC)) == 2
-    [one] = applicants.named(fingerprint(public_of(STRANGER), FLEET_PUBLIC), FLEET_PUBLIC)
+        pending.add(PendingNode("mac", public_of(private), "10.0.0.5", 1.0))
+    assert len(pending.find("mac", FLEET_PUBLIC)) == 2
+    [one] = pending.find(fingerprint(public_of(STRANGER), FLEET_PUBLIC), FLEET_PUBLIC)
     assert one.public == public_of(STRANGER)
 
 
-def test_only_so_many_may_wait_and_who_waits_keeps_its_time() -> None:
-    applicants = PendingNodes()
+def test_the_number_of_pending_nodes_is_limited_and_each_keeps_its_time() -> None:
+    pending = PendingNodes()
     for number in range(pairing.PENDING_MAX):
-        assert applicants.apply(PendingNode("n", f"{number:064x}", "10.0.0.1", float(number)))
-    assert not applicants.apply(PendingNode("n", "f" * 64, "10.0.0.1", 0.0))
-    assert applicants.apply(PendingNode("renamed", f"{5:064x}", "10.0.0.2", 99.0))
-    assert next(one for one in applicants if one.public == f"{5:064x}").since == 5.0
-    applicants.reject(f"{5:064x}")
-    assert applicants.apply(PendingNode("n", "f" * 64, "10.0.0.1", 0.0))
+        assert pending.add(PendingNode("n", f"{number:064x}", "10.0.0.1", float(number)))
+    assert not pending.add(PendingNode("n", "f" * 64, "10.0.0.1", 0.0))
+    assert pending.add(PendingNode("renamed", f"{5:064x}", "10.0.0.2", 99.0))
+    assert next(one for one in pending if one.public == f"{5:064x}").since == 5.0
+    pending.reject(f"{5:064x}")
+    assert pending.add(PendingNode("n", "f" * 64, "10.0.0.1", 0.0))
 
 
-def test_what_both_sides_show_is_the_same_and_short() -> None:
+def test_fingerprints_ids_and_proofs_are_short_and_distinct() -> None:
     assert fingerprint(NODE_PUBLIC, FLEET_PUBLIC) != fingerprint(FLEET_PUBLIC, NODE_PUBLIC)
     assert len(fingerprint(NODE_PUBLIC, FLEET_PUBLIC)) == 19
     assert len(fleet_id(FLEET_PUBLIC)) == 16

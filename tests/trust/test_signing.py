@@ -1,4 +1,4 @@
-"""A message counts once, from who has the key, in this session; the answer is proved as well."""
+"""Tests that only new messages signed with the key are accepted, and that answers are verified."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ import pytest
 
 from herd.core.state.fleet import NodeId
 from herd.trust import signing
-from herd.trust.signing import Sessions, Signer, Verification, answer_signature, sealed, signature, stamp_in
+from herd.trust.signing import Sessions, Signer, Verification, answer_signature, read_stamp, sign_message, signature
 
 KEY, NODE, PATH = b"k" * 32, NodeId("mac"), "/heartbeat"
 
 
 def of_a_process(seed: int = 1) -> Sessions:
-    dice = Random(seed)
-    return Sessions(lambda: dice.randbytes(signing.SECRET_BYTES))
+    rng = Random(seed)
+    return Sessions(lambda: rng.randbytes(signing.SECRET_BYTES))
 
 
-def joined(speaker: Signer, sessions: Sessions) -> None:
-    speaker.take(sessions.name(KEY, NODE, speaker.boot_id))
+def start_session(signer: Signer, sessions: Sessions) -> None:
+    signer.use_session(sessions.session_for(KEY, NODE, signer.boot_id))
 
 
-def test_genuine_messages_count_in_order_once() -> None:
-    speaker, sessions = Signer(NODE, "boot", KEY), of_a_process()
-    joined(speaker, sessions)
-    first, second = speaker.sign(PATH, b"1"), speaker.sign(PATH, b"2")
-    assert sessions.check(KEY, PATH, first, b"1") is Verification.GENUINE
-    assert sessions.check(KEY, PATH, first, b"1") is Verification.REPLAYED
-    assert sessions.check(KEY, PATH, second, b"2") is Verification.GENUINE
-    assert sessions.check(KEY, PATH, first, b"1") is Verification.REPLAYED
+def test_a_genuine_message_is_accepted_once_and_in_order() -> None:
+    signer, sessions = Signer(NODE, "boot", KEY), of_a_process()
+    start_session(signer, sessions)
+    first, second = signer.sign(PATH, b"1"), signer.sign(PATH, b"2")
+    assert sessions.verify(KEY, PATH, first, b"1") is Verification.GENUINE
+    assert sessions.verify(KEY, PATH, first, b"1") is Verification.REPLAYED
+    assert sessions.verify(KEY, PATH, second, b"2") is Verification.GENUINE
+    assert sessions.verify(KEY, PATH, first, b"1") is Verification.REPLAYED
 
 
-def test_without_a_session_one_is_asked_for() -> None:
-    speaker, sessions = Signer(NODE, "boot", KEY), of_a_process()
-    assert sessions.check(KEY, PATH, speaker.sign(PATH, b""), b"") is Verification.STALE
-    joined(speaker, sessions)
-    assert sessions.check(KEY, PATH, speaker.sign(PATH, b""), b"") is Verification.GENUINE
+def test_a_message_without_a_session_is_stale() -> None:
+    signer, sessions = Signer(NODE, "boot", KEY), of_a_process()
+    assert sessions.verify(KEY, PATH, signer.sign(PATH, b""), b"") is Verification.STALE
+    start_session(signer, sessions)
+    assert sessions.verify(KEY, PATH, signer.sign(PATH, b""), b"") is Verification.GENUINE
 
 
 @pytest.mark.parametrize(
@@ -53,80 +53,80 @@ def test_without_a_session_one_is_asked_for() -> None:
     ],
 )
 def test_a_changed_stamp_is_forged(change: dict[str, object]) -> None:
-    speaker, sessions = Signer(NODE, "boot", KEY), of_a_process()
-    joined(speaker, sessions)
-    stamp = dataclasses.replace(speaker.sign(PATH, b"x"), **change)  # type: ignore[arg-type]
-    assert sessions.check(KEY, PATH, stamp, b"x") is Verification.FORGED
+    signer, sessions = Signer(NODE, "boot", KEY), of_a_process()
+    start_session(signer, sessions)
+    stamp = dataclasses.replace(signer.sign(PATH, b"x"), **change)  # type: ignore[arg-type]
+    assert sessions.verify(KEY, PATH, stamp, b"x") is Verification.FORGED
 
 
-def test_another_body_path_or_key_is_forged_and_changes_nothing() -> None:
-    speaker, sessions = Signer(NODE, "boot", KEY), of_a_process()
-    joined(speaker, sessions)
-    stamp = speaker.sign(PATH, b"x")
-    assert sessions.check(KEY, PATH, stamp, b"y") is Verification.FORGED
-    assert sessions.check(KEY, "/heartbeat/goodbye", stamp, b"x") is Verification.FORGED
-    assert sessions.check(b"q" * 32, PATH, stamp, b"x") is Verification.FORGED
-    assert sessions.check(KEY, PATH, stamp, b"x") is Verification.GENUINE
+def test_a_message_with_another_body_path_or_key_is_forged_and_keeps_the_counter() -> None:
+    signer, sessions = Signer(NODE, "boot", KEY), of_a_process()
+    start_session(signer, sessions)
+    stamp = signer.sign(PATH, b"x")
+    assert sessions.verify(KEY, PATH, stamp, b"y") is Verification.FORGED
+    assert sessions.verify(KEY, "/heartbeat/goodbye", stamp, b"x") is Verification.FORGED
+    assert sessions.verify(b"q" * 32, PATH, stamp, b"x") is Verification.FORGED
+    assert sessions.verify(KEY, PATH, stamp, b"x") is Verification.GENUINE
 
 
-def test_what_was_recorded_before_a_restart_of_the_coordinator_is_worth_nothing() -> None:
-    speaker, sessions = Signer(NODE, "boot", KEY), of_a_process()
-    joined(speaker, sessions)
-    recorded = [(speaker.sign(PATH, b"old"), b"old") for _ in range(3)]
-    assert sessions.check(KEY, PATH, *recorded[0]) is Verification.GENUINE
-    assert all(of_a_process(2).check(KEY, PATH, *one) is Verification.STALE for one in recorded)
+def test_messages_recorded_before_a_restart_of_the_coordinator_are_rejected() -> None:
+    signer, sessions = Signer(NODE, "boot", KEY), of_a_process()
+    start_session(signer, sessions)
+    recorded = [(signer.sign(PATH, b"old"), b"old") for _ in range(3)]
+    assert sessions.verify(KEY, PATH, *recorded[0]) is Verification.GENUINE
+    assert all(of_a_process(2).verify(KEY, PATH, *one) is Verification.STALE for one in recorded)
 
 
-def test_what_was_recorded_of_an_earlier_boot_is_worth_nothing() -> None:
-    speaker, sessions, later = Signer(NODE, "boot", KEY), of_a_process(), Signer(NODE, "next", KEY)
-    joined(speaker, sessions)
-    joined(later, sessions)
-    recorded = [(speaker.sign(PATH, b"old"), b"old") for _ in range(3)]
-    assert all(sessions.check(KEY, PATH, *one) is Verification.GENUINE for one in recorded)
-    assert sessions.check(KEY, PATH, later.sign(PATH, b""), b"") is Verification.GENUINE
-    assert all(sessions.check(KEY, PATH, *one) is Verification.REPLAYED for one in recorded)
+def test_messages_recorded_from_an_earlier_boot_are_rejected() -> None:
+    signer, sessions, later = Signer(NODE, "boot", KEY), of_a_process(), Signer(NODE, "next", KEY)
+    start_session(signer, sessions)
+    start_session(later, sessions)
+    recorded = [(signer.sign(PATH, b"old"), b"old") for _ in range(3)]
+    assert all(sessions.verify(KEY, PATH, *one) is Verification.GENUINE for one in recorded)
+    assert sessions.verify(KEY, PATH, later.sign(PATH, b""), b"") is Verification.GENUINE
+    assert all(sessions.verify(KEY, PATH, *one) is Verification.REPLAYED for one in recorded)
 
 
-def test_two_copies_of_a_machine_have_a_session_each() -> None:
+def test_two_copies_of_a_machine_have_separate_sessions() -> None:
     sessions, copies = of_a_process(), [Signer(NODE, boot, KEY) for boot in ("one", "two")]
     for copy in copies:
-        joined(copy, sessions)
+        start_session(copy, sessions)
     for _ in range(3):
-        assert all(sessions.check(KEY, PATH, copy.sign(PATH, b""), b"") is Verification.GENUINE for copy in copies)
+        assert all(sessions.verify(KEY, PATH, copy.sign(PATH, b""), b"") is Verification.GENUINE for copy in copies)
 
 
-def test_when_too_many_boots_were_heard_everybody_begins_anew() -> None:
+def test_too_many_sessions_make_every_node_start_a_new_one() -> None:
     sessions, first = of_a_process(), Signer(NODE, "first", KEY)
-    joined(first, sessions)
+    start_session(first, sessions)
     recorded = first.sign(PATH, b"")
-    assert sessions.check(KEY, PATH, recorded, b"") is Verification.GENUINE
+    assert sessions.verify(KEY, PATH, recorded, b"") is Verification.GENUINE
     for number in range(signing.SESSIONS_MAX):
-        speaker = Signer(NODE, f"b{number}", KEY)
-        joined(speaker, sessions)
-        sessions.check(KEY, PATH, speaker.sign(PATH, b""), b"")
+        signer = Signer(NODE, f"b{number}", KEY)
+        start_session(signer, sessions)
+        sessions.verify(KEY, PATH, signer.sign(PATH, b""), b"")
     assert len(sessions) <= signing.SESSIONS_MAX
-    assert sessions.check(KEY, PATH, recorded, b"") is Verification.STALE
-    joined(first, sessions)
-    assert sessions.check(KEY, PATH, first.sign(PATH, b""), b"") is Verification.GENUINE
+    assert sessions.verify(KEY, PATH, recorded, b"") is Verification.STALE
+    start_session(first, sessions)
+    assert sessions.verify(KEY, PATH, first.sign(PATH, b""), b"") is Verification.GENUINE
 
 
-def test_no_two_lists_of_parts_sign_alike() -> None:
+def test_different_lists_of_parts_have_different_signatures() -> None:
     assert signature(KEY, "ab", "c") != signature(KEY, "a", "bc") != signature(KEY, "abc")
 
 
-def test_an_answer_is_the_coordinators_own_or_not() -> None:
-    speaker = Signer(NODE, "boot", KEY)
-    stamp = speaker.sign(PATH, b"x")
+def test_only_the_coordinators_answer_is_genuine() -> None:
+    signer = Signer(NODE, "boot", KEY)
+    stamp = signer.sign(PATH, b"x")
     signed = answer_signature(KEY, stamp, 200, b"ok")
-    assert speaker.is_answer(stamp, 200, b"ok", signed)
-    assert not speaker.is_answer(stamp, 200, b"no", signed)
-    assert not speaker.is_answer(stamp, 401, b"ok", signed)
-    assert not speaker.is_answer(speaker.sign(PATH, b"x"), 200, b"ok", signed)
+    assert signer.is_genuine_answer(stamp, 200, b"ok", signed)
+    assert not signer.is_genuine_answer(stamp, 200, b"no", signed)
+    assert not signer.is_genuine_answer(stamp, 401, b"ok", signed)
+    assert not signer.is_genuine_answer(signer.sign(PATH, b"x"), 200, b"ok", signed)
 
 
 @pytest.mark.parametrize("counter", ["", "-1", "1.0", "\u096f", "1" * 30, str(signing.COUNTER_MAX), "+1", " 1"])
-def test_a_counter_that_is_none_makes_no_stamp(counter: str) -> None:
-    headers = {**sealed(KEY, PATH, NODE, "b", "s", 1, b"").headers}
-    assert stamp_in(headers.get) is not None
+def test_a_stamp_with_an_invalid_counter_is_ignored(counter: str) -> None:
+    headers = {**sign_message(KEY, PATH, NODE, "b", "s", 1, b"").headers}
+    assert read_stamp(headers.get) is not None
     headers[signing.COUNTER_HEADER] = counter
-    assert stamp_in(headers.get) is None
+    assert read_stamp(headers.get) is None

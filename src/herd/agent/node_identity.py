@@ -19,7 +19,7 @@ from herd.agent_protocol.join import JoinAnswer, JoinRequest
 from herd.core.state.fleet import NodeId
 from herd.files import write_atomically
 from herd.trust import pairing
-from herd.trust.pairing import Invitation, read_invitation
+from herd.trust.pairing import Invitation, parse_invitation
 from herd.trust.signing import SIGNATURE_HEADER, Signer, Stamp, forwarder_proof, is_same
 
 log = logging.getLogger("herd.agent.node_identity")
@@ -40,7 +40,7 @@ class JoinSettings:
     )
 
     def __post_init__(self) -> None:
-        if self.code and read_invitation(self.code) is None:
+        if self.code and parse_invitation(self.code) is None:
             raise ValueError("FLEET_NODE_JOIN: that is no code; `herd nodes invite` on the coordinator prints one")
 
 
@@ -79,7 +79,7 @@ class NodeIdentity:
     @property
     def url(self) -> str:
         """Where the coordinator was when this machine joined, or where the code says that it is."""
-        return f"http://{self._pasted.place}" if self._pasted is not None and self._pasted.place else self._kept.url
+        return f"http://{self._pasted.address}" if self._pasted is not None and self._pasted.address else self._kept.url
 
     @property
     def fleet_id(self) -> str:
@@ -147,12 +147,12 @@ class NodeIdentity:
 
     def take_session(self, session: str) -> None:
         if self._speaker is not None:
-            self._speaker.take(session)
+            self._speaker.use_session(session)
 
     def is_ours(self, stamp: Stamp, status: int, headers: dict[str, str], body: bytes) -> bool:
         """Whether this answer came from our coordinator. `headers` by lower-case names."""
         signed = headers.get(SIGNATURE_HEADER.lower(), "")
-        return self._speaker is not None and self._speaker.is_answer(stamp, status, body, signed)
+        return self._speaker is not None and self._speaker.is_genuine_answer(stamp, status, body, signed)
 
     def _new_speaker(self, counter: int) -> Signer | None:
         if not self._kept.key:
@@ -174,7 +174,7 @@ def open_passport(data_dir: Path, name: str, boot_id: str, settings: JoinSetting
         except OSError as error:
             log.warning("%s cannot be written: %s", path, error)
     return NodeIdentity(
-        path, kept, name, boot_id, read_invitation(settings.code), read_invitation(_local_code(data_dir))
+        path, kept, name, boot_id, parse_invitation(settings.code), parse_invitation(_local_code(data_dir))
     )
 
 

@@ -27,7 +27,7 @@ from herd.cli.client import CliError, CoordinatorClient
 from herd.cli.doctor import Setup, examine
 from herd.cli.terminal import console, show
 from herd.coordinator.storage.database import DATABASE_NAME
-from herd.trust.masking import MASK, masked
+from herd.trust.masking import MASK, mask_secrets
 
 LOG_TAIL_MAX_BYTES = 1024 * 1024
 """The end of each log is enough, and small enough for an e-mail."""
@@ -64,10 +64,10 @@ def collected(setup: Setup, settings: Mapping[str, object]) -> Iterator[tuple[st
         ),
     ]
     for name, value in values:
-        yield name, masked(json.dumps(value, indent=1, default=str, ensure_ascii=False))
+        yield name, mask_secrets(json.dumps(value, indent=1, default=str, ensure_ascii=False))
     for name in LOGS:
         if tail := _tail(setup.data_dir / "logs" / name):
-            yield f"logs/{name}", masked(tail)
+            yield f"logs/{name}", mask_secrets(tail)
 
 
 def write(path: Path, parts: Sequence[tuple[str, str]]) -> None:

@@ -210,7 +210,7 @@ class Coordinator:
             AccessDependencies(
                 keyring=lambda: self.credentials.keyring,
                 right_of=Rights(self.dialects, routes),
-                session_key=lambda session: self.logins.key_of(session, driver.now()),
+                session_key=lambda session: self.logins.key_id_of(session, driver.now()),
                 unix_s=time.time,
                 refuse=self.errors.refuse,
                 admit=self.inference,
@@ -339,7 +339,7 @@ class Coordinator:
         """Stores every trace row. The final row of a request releases its share of the API key's allowance."""
         if row.request.key_id and row.outcome is not Outcome.RETRIED:
             tokens = (row.counters.prompt_tokens or 0) + (row.counters.completion_tokens or 0)
-            self.allowances.give_back(row.request.key_id, tokens)
+            self.allowances.finish_request(row.request.key_id, tokens)
         self.store.record(row)
         self.view.ended(row)
 

@@ -76,7 +76,7 @@ class SavedState:
         used_tokens = self._store.read(queries.tokens_by_key, month_start_unix_s(now))
         for key in self._credentials.keyring:
             if key.tokens_per_month:
-                self._allowances.recall(key, now, month, used_tokens.get(key.id, 0))
+                self._allowances.restore(key, now, month, used_tokens.get(key.id, 0))
 
     def _save(self) -> None:
         self._store.record_learned(self._driver.forecast.changes())

@@ -164,7 +164,7 @@ def state_of(node: Node, running: int, slots: int, now: float) -> tuple[str, str
     trouble = _trouble(node, silent, now)
     if trouble:
         return "degraded", trouble
-    if now < node.on_trial_until:
+    if now < node.untrusted_until:
         return "waking", "it came back just now, for more than the first time, and is watched for a while"
     if slots and running >= slots:
         return "busy", f"{running} of {number(slots, 'slot')} are taken"

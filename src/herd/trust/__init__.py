@@ -1,5 +1,5 @@
-"""Who may come in and what they may do: keys, rights, browsers, addresses, pairing. Pure: no clock, socket, file or dice.
+"""Authenticates and authorizes callers: API keys, permissions, web pages, addresses, pairing and signatures.
 
-Everything here is asked by both processes and decides by value: random bytes and times are handed in, a verdict comes
-out. What is kept where, and what is sent how, is `coordinator/` and `agent/`.
+Both processes use this package. It is pure: times and random bytes are arguments, and a decision is the result.
+`coordinator/` and `agent/` store and send.
 """

@@ -1,7 +1,7 @@
-"""How near an address is, and whether a node may have it. Knows no name service: addresses only, as the kernel gives them.
+"""Decides which network a caller's IP address belongs to, and whether the coordinator may connect to a node's address.
 
 Sources: RFC 1918, RFC 4193 (unique local), RFC 3927 and RFC 4291 (link-local), RFC 6598 (shared address space, which
-overlay networks use). Link-local IPv4 holds the metadata services of clouds, so no node may have such an address.
+overlay networks use). The metadata services of clouds have link-local IPv4 addresses, so a node may not have one.
 """
 
 from __future__ import annotations
@@ -22,30 +22,31 @@ LINK_LOCAL: Final = (ipaddress.ip_network("169.254.0.0/16"), ipaddress.ip_networ
 PORT_MAX = 65535
 
 
-class Nearness(Enum):
-    HERE = "this machine"
-    NEAR = "a private network"
-    FAR = "elsewhere"
+class NetworkZone(Enum):
+    THIS_MACHINE = "this machine"
+    PRIVATE = "a private network"
+    PUBLIC = "elsewhere"
 
 
-def nearness(ip: str, is_forwarded: bool = False) -> Nearness:
-    """How near the caller is. `is_forwarded`: a proxy says that it speaks for somebody else, so nothing is known."""
+def zone_of(ip: str, is_forwarded: bool = False) -> NetworkZone:
+    """The caller's network. `is_forwarded`: a proxy forwards the request, so the caller's own address is unknown."""
     address = parse_address(ip)
     if address is None or is_forwarded:
-        return Nearness.FAR
+        return NetworkZone.PUBLIC
     if address.is_loopback:
-        return Nearness.HERE
-    return Nearness.NEAR if _is_in(address, PRIVATE) or _is_in(address, LINK_LOCAL) else Nearness.FAR
+        return NetworkZone.THIS_MACHINE
+    is_private = _is_in(address, PRIVATE) or _is_in(address, LINK_LOCAL)
+    return NetworkZone.PRIVATE if is_private else NetworkZone.PUBLIC
 
 
-def node_problem(ip: str, port: int, allowed: tuple[str, ...] = ()) -> str:
-    """Why a node may not be reached at this address; empty when it may. `allowed`: further networks, as "203.0.113.0/24".
+def node_address_problem(ip: str, port: int, allowed: tuple[str, ...] = ()) -> str:
+    """Why the coordinator may not connect to a node at this address; empty if it may.
 
-    Loopback is this machine, private networks are the fleet's; everything else must be allowed by name, and what is no
-    unicast address of a machine never is.
+    Loopback and private networks are allowed, other networks only if they are in `allowed`, for example
+    "203.0.113.0/24". An address that is not a unicast address of a machine is never allowed.
     """
     if not 0 < port <= PORT_MAX:
-        return f"{port} is no port"
+        return f"{port} is not a port"
     address = parse_address(ip)
     if address is None:
         return "not an address"
@@ -57,16 +58,16 @@ def node_problem(ip: str, port: int, allowed: tuple[str, ...] = ()) -> str:
         or _is_in(address, (LINK_LOCAL[0],))
         or str(address) == "255.255.255.255"
     ):
-        return f"{address} is no address of a machine"
-    if _is_in(address, (LINK_LOCAL[1],)) or _is_in(address, networks(allowed)):
+        return f"{address} is not the address of a machine"
+    if _is_in(address, (LINK_LOCAL[1],)) or _is_in(address, parse_networks(allowed)):
         return ""
-    return f"{address} is outside the private networks; FLEET_NETWORKS allows more"
+    return f"{address} is outside the private networks; to allow its network, add it to FLEET_NETWORKS"
 
 
-def networks(texts: tuple[str, ...]) -> tuple[_Network, ...]:
-    """Raises `ValueError` for what is no network."""
+def parse_networks(texts: tuple[str, ...]) -> tuple[_Network, ...]:
+    """Raises `ValueError` if a text is not a network."""
     return tuple(ipaddress.ip_network(text, strict=False) for text in texts)
 
 
-def _is_in(address: IpAddress, among: tuple[_Network, ...]) -> bool:
-    return any(address.version == network.version and address in network for network in among)
+def _is_in(address: IpAddress, networks: tuple[_Network, ...]) -> bool:
+    return any(address.version == network.version and address in network for network in networks)

@@ -1,7 +1,8 @@
-"""Which requests a web page may have made: Host and Origin. Knows no route; header values in, a verdict out.
+"""Refuses requests that a web page of another site makes through a browser, by the Host and Origin headers.
 
-A page of any site can make a browser send requests to this network. Two marks give it away: the name in Host when the
-site let its own name point here (DNS rebinding), and Origin when it calls across. Programs send neither wrongly.
+A page of any site can make a browser send requests to this network. Two headers reveal such a request: Host contains
+the site's name if that name points to this machine (DNS rebinding), and Origin names the site of a cross-origin call.
+Other programs send a correct Host and no Origin.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ from herd.addresses import parse_address
 from herd.errors import Refusal
 
 LOCAL_SUFFIXES = (".localhost", ".local", ".internal", ".lan", ".home.arpa")
-"""Names that no public name server answers for (RFC 6761, 6762, 8375, and two that people use)."""
+"""Names that a public name server does not resolve (RFC 6761, 6762, 8375, and two in common use)."""
 HEADER_MAX_CHARS = 512
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0"})
 _WEB = ("http", "https")
 _APPLICATIONS = ("app", "tauri", "vscode-webview", "vscode-file")
-"""Programs with a browser inside; no site can claim these."""
+"""Schemes of programs that contain a browser; a web site cannot use these."""
 
 
 @dataclass(frozen=True, slots=True)
 class AllowedNames:
-    """Under which names this coordinator is reached, and which other origins may call it. All in lower case."""
+    """The host names of this coordinator and the other origins that may call it, in lower case."""
 
     hosts: frozenset[str]
     origins: frozenset[str]
@@ -35,7 +36,7 @@ class AllowedNames:
 
 
 def host_refusal(host: str, names: AllowedNames) -> Refusal | None:
-    """`host` as in the Host header; empty where HTTP/1.0 sent none. None when it may be us that is meant."""
+    """Refuses a Host header with a name that is not this coordinator's. `host` is empty if HTTP/1.0 sent no header."""
     name = host_name(host)
     if not host or parse_address(name) is not None or "." not in name or name in names.hosts:
         return None
@@ -43,15 +44,17 @@ def host_refusal(host: str, names: AllowedNames) -> Refusal | None:
         return None
     shown = "".join(c if c.isprintable() else "?" for c in name[:80])
     return Refusal(
-        421, "host_not_allowed", f"this is not {shown}; if it should be, set FLEET_ALLOWED_HOSTS={shown} and restart"
+        421,
+        "host_not_allowed",
+        f"this coordinator does not serve the host {shown}; to allow it, set FLEET_ALLOWED_HOSTS={shown} and restart",
     )
 
 
 def origin_refusal(origin: str, host: str, changes_state: bool, names: AllowedNames) -> Refusal | None:
-    """`origin` as in the Origin header, empty where there is none: then no page called across.
+    """Refuses a cross-origin call. `origin` is the Origin header, empty if there is none.
 
-    The page's own origin (ours) may do everything. Pages served by this machine may ask models, as with Ollama, but
-    change nothing. Others must be allowed by name.
+    Pages of this coordinator may do everything. Pages from the caller's own machine may use models, as with Ollama, but
+    not change state. Pages of other origins need to be in `names`.
     """
     if not origin or is_same_origin(origin, host) or origin.lower().rstrip("/") in names.origins:
         return None
@@ -61,12 +64,12 @@ def origin_refusal(origin: str, host: str, changes_state: bool, names: AllowedNa
     return Refusal(
         403,
         "origin_not_allowed",
-        f"pages of {shown} may not call this; to allow them, set FLEET_ALLOWED_ORIGINS={shown}",
+        f"pages of {shown} may not call this coordinator; to allow them, set FLEET_ALLOWED_ORIGINS={shown}",
     )
 
 
 def is_same_origin(origin: str, host: str) -> bool:
-    """Whether the page came from the host and port that it calls now."""
+    """Whether the page was loaded from the host and port that it calls."""
     if len(origin) > HEADER_MAX_CHARS:
         return False
     try:
@@ -83,7 +86,7 @@ def is_same_origin(origin: str, host: str) -> bool:
 
 
 def host_name(host: str) -> str:
-    """The name without its port, in lower case, without brackets and a final dot."""
+    """The name in lower case, without port, brackets and trailing dot."""
     if len(host) > HEADER_MAX_CHARS:
         return "too.long"
     text = host.lower()
@@ -93,15 +96,15 @@ def host_name(host: str) -> str:
 
 
 def content_refusal(content_type: str, is_browser: bool) -> Refusal | None:
-    """What a form of any page can send without asking first is not taken from a browser."""
+    """Refuses a browser's request that is not JSON: a form on any site can send one without a preflight request."""
     kind = content_type.partition(";")[0].strip().lower()
     if not is_browser or kind == "application/json":
         return None
-    return Refusal(415, "json_required", "send this with Content-Type: application/json")
+    return Refusal(415, "json_required", "send this request with the header Content-Type: application/json")
 
 
 def _is_local_page(origin: str) -> bool:
-    """A page or an application of the caller's own machine."""
+    """Whether a page or an application on the caller's own machine sent the request."""
     if len(origin) > HEADER_MAX_CHARS:
         return False
     try:

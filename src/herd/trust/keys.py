@@ -1,7 +1,7 @@
-"""What an API key is, and whether a presented one is known. Knows no database; the secret itself is never kept.
+"""Creates API keys and checks presented ones against their stored digests.
 
-A key reads `herd_ID_SECRET`. The id finds the record, the secret is compared by its SHA-256 in constant time; a secret has
-160 random bits, so a slow password hash would add nothing.
+A key is `herd_ID_SECRET`. The id selects the record, and the SHA-256 of the secret is compared in constant time. The
+secret is not stored. It has 160 random bits, so a slow password hash would not add protection.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ID_BYTES = 5
 SECRET_BYTES = 20
 NAME_MAX_CHARS = 64
 PRESENTED_MAX_CHARS = 256
-"""Longer than any key of ours: not even looked at."""
+"""A longer text is not a key and is not hashed."""
 
 
 class Scope(Enum):
@@ -33,7 +33,7 @@ class Scope(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """One key as it is kept. Times are Unix seconds; 0 for a limit means none."""
+    """One key as it is stored. Times are Unix seconds; a limit or time of 0 means none."""
 
     id: str
     name: str
@@ -42,7 +42,7 @@ class ApiKey:
     scopes: frozenset[Scope]
     created_at: float
     models: tuple[str, ...] = ()
-    """Names or patterns (`llama*`) of the models that may be asked; empty: all."""
+    """Names or patterns (`llama*`) of the models that the key may use; empty for all."""
     requests_per_minute: int = 0
     concurrent_max: int = 0
     tokens_per_month: int = 0
@@ -53,21 +53,21 @@ class ApiKey:
         return not self.revoked_at and (not self.expires_at or at < self.expires_at)
 
     def is_secret(self, secret: str) -> bool:
-        """In constant time."""
+        """Compares in constant time."""
         return hmac.compare_digest(digest(secret), self.digest)
 
     def allows_model(self, name: str) -> bool:
-        """`name` in its canonical form."""
+        """`name` is the canonical model name."""
         return not self.models or any(fnmatchcase(name, pattern) for pattern in self.models)
 
 
-def shared_key(key_id: str, name: str, secret: str) -> ApiKey | None:
-    """A key that the owner chose himself, for chats alone; None where he chose none."""
+def configured_key(key_id: str, name: str, secret: str) -> ApiKey | None:
+    """A key from the settings, only for chat; None if the secret is empty."""
     return ApiKey(key_id, name, digest(secret), frozenset({Scope.CHAT}), 0.0) if secret else None
 
 
 class Keyring:
-    """All keys that were ever made, looked up by id. Replaced whole when one changes."""
+    """All keys by id, also revoked ones. A new keyring replaces it when a key changes."""
 
     def __init__(self, keys: Iterable[ApiKey] = ()) -> None:
         self._keys: Mapping[str, ApiKey] = MappingProxyType({key.id: key for key in keys})
@@ -79,39 +79,39 @@ class Keyring:
         return iter(self._keys.values())
 
     def by_id(self, key_id: str, at: float) -> ApiKey | None:
-        """The valid key of this id, for who has proved before that he has it."""
+        """The valid key with this id. The caller has been authenticated before."""
         key = self._keys.get(key_id)
         return key if key is not None and key.is_valid(at) else None
 
     def has_valid(self, at: float) -> bool:
-        """Whether any key could be presented now."""
+        """Whether there is a valid key."""
         return any(key.is_valid(at) for key in self._keys.values())
 
     def find(self, presented: str, at: float) -> ApiKey | None:
-        """The valid key that this text is, or None. Takes as long for an unknown id as for a wrong secret."""
-        key_id, secret = split(presented)
+        """The valid key for this text, or None. An unknown id takes as long as a wrong secret."""
+        key_id, secret = split_key(presented)
         key = self._keys.get(key_id)
-        is_same = hmac.compare_digest(digest(secret), key.digest if key is not None else _NOBODY)
+        is_same = hmac.compare_digest(digest(secret), key.digest if key is not None else _NO_DIGEST)
         return key if key is not None and is_same and key.is_valid(at) else None
 
 
-def split(presented: str) -> tuple[str, str]:
-    """Id and secret of a presented key; two empty strings for what is no key of ours."""
+def split_key(presented: str) -> tuple[str, str]:
+    """Id and secret of a presented key; two empty strings if the text does not have our format."""
     if len(presented) > PRESENTED_MAX_CHARS or not presented.startswith(PREFIX):
         return "", ""
     key_id, _, secret = presented.removeprefix(PREFIX).partition("_")
     return key_id, secret
 
 
-def looks_like_ours(presented: str) -> bool:
-    """Clients that must send something send `ollama` or `sk-none`; only what has our prefix was meant as a key."""
+def has_key_prefix(presented: str) -> bool:
+    """Whether the client presents a key of ours. Clients that require a key send a placeholder such as `ollama`."""
     return presented.startswith(PREFIX)
 
 
-def minted(random: bytes) -> tuple[str, str, str]:
-    """A new key from `ID_BYTES + SECRET_BYTES` random bytes: its id, its digest, and the text that is shown once."""
+def create_key(random: bytes) -> tuple[str, str, str]:
+    """A new key from `ID_BYTES + SECRET_BYTES` random bytes: its id, its digest, and the key, which is shown once."""
     assert len(random) == ID_BYTES + SECRET_BYTES
-    key_id, secret = _letters(random[:ID_BYTES]), _letters(random[ID_BYTES:])
+    key_id, secret = _base32(random[:ID_BYTES]), _base32(random[ID_BYTES:])
     return key_id, digest(secret), f"{PREFIX}{key_id}_{secret}"
 
 
@@ -119,8 +119,8 @@ def digest(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _letters(random: bytes) -> str:
+def _base32(random: bytes) -> str:
     return base64.b32encode(random).decode("ascii").lower().rstrip("=")
 
 
-_NOBODY = "0" * 64
+_NO_DIGEST = "0" * 64

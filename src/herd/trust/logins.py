@@ -1,95 +1,93 @@
-"""How a person gets into the dashboard: a link that works once, or a key, then a session. Knows no browser and no clock.
+"""Manages dashboard logins: a one-time link or an API key opens a session.
 
-Only digests are kept, and only in memory: a restart ends every session, and `herd dashboard` prints a new link. A session
-that a key opened may what that key may, and ends with it.
+Only digests are stored, and only in memory: a restart ends every session, and `herd dashboard` prints a new link. A
+session that was opened with a key has the permissions of that key and ends when the key becomes invalid.
 """
 
 from __future__ import annotations
 
 import hashlib
 
+from herd.bounded import BoundedDict
+
 LINK_BYTES = 20
 LINK_LIFE_S = 300.0
 SESSION_LIFE_S = 7 * 86400.0
 LINKS_MAX = 16
 SESSIONS_MAX = 64
-"""The oldest end when more people log in."""
-EVERYTHING = ""
-"""In the place of a key's id: a session that a link opened."""
+"""A further login ends the oldest session."""
+OPENED_BY_LINK = ""
+"""Instead of a key's id: the session was opened with a link and may do everything."""
 TRIES_MAX = 10
-"""Wrong keys from one address within `TRIES_WITHIN_S`; then it has to wait."""
+"""Wrong keys from one address within `TRIES_WITHIN_S`; after that many the address has to wait."""
 TRIES_WITHIN_S = 60.0
 TRIERS_MAX = 1024
-"""Addresses remembered; the oldest are forgotten first."""
+"""Addresses with wrong keys that are tracked; the oldest is dropped first."""
 
 
 class Logins:
     def __init__(self) -> None:
-        self._links: dict[str, float] = {}
-        self._sessions: dict[str, float] = {}
-        self._keys: dict[str, str] = {}
+        self._links = BoundedDict[str, float](LINKS_MAX)
+        self._sessions = BoundedDict[str, float](SESSIONS_MAX)
+        self._key_ids: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def link(self, random: bytes, at: float) -> str:
-        """A token to be used once, within five minutes. `random`: `LINK_BYTES` unguessable bytes."""
-        return _kept(self._links, random, at + LINK_LIFE_S, at, LINKS_MAX)
+    def create_link(self, random: bytes, at: float) -> str:
+        """A token that can be used once, within five minutes. `random`: `LINK_BYTES` unguessable bytes."""
+        return _add_token(self._links, random, at + LINK_LIFE_S, at)
 
-    def redeem(self, token: str, random: bytes, at: float) -> str | None:
-        """The session that this token opens; None where it is unknown, used or old."""
+    def redeem_link(self, token: str, random: bytes, at: float) -> str | None:
+        """Opens a session; None if the token is unknown, used or expired."""
         ends_at = self._links.pop(_digest(token), None)
         if ends_at is None or at >= ends_at:
             return None
-        return self.open(random, at, EVERYTHING)
+        return self.open_session(random, at, OPENED_BY_LINK)
 
-    def open(self, random: bytes, at: float, key_id: str) -> str:
-        """A session that may what this key may."""
-        session = _kept(self._sessions, random, at + SESSION_LIFE_S, at, SESSIONS_MAX)
-        self._keys = {digest: of for digest, of in self._keys.items() if digest in self._sessions}
-        self._keys[_digest(session)] = key_id
+    def open_session(self, random: bytes, at: float, key_id: str) -> str:
+        """Opens a session with the permissions of this key."""
+        session = _add_token(self._sessions, random, at + SESSION_LIFE_S, at)
+        self._key_ids = {digest: one for digest, one in self._key_ids.items() if digest in self._sessions}
+        self._key_ids[_digest(session)] = key_id
         return session
 
-    def key_of(self, session: str, at: float) -> str | None:
-        """The id of the key that opened this session, or `EVERYTHING`; None where it is unknown or over."""
+    def key_id_of(self, session: str, at: float) -> str | None:
+        """The id of the key that opened this session, or `OPENED_BY_LINK`; None if it is unknown or has expired."""
         digest = _digest(session)
-        return self._keys.get(digest) if at < self._sessions.get(digest, 0.0) else None
+        return self._key_ids.get(digest) if at < self._sessions.get(digest, 0.0) else None
 
-    def close(self, session: str) -> None:
+    def close_session(self, session: str) -> None:
         self._sessions.pop(_digest(session), None)
 
 
 class LoginAttempts:
-    """Who tried how many wrong keys lately. A key cannot be guessed; this keeps the log short and the answer plain."""
+    """Counts wrong keys for each address. A key cannot be guessed; the limit keeps the audit log short."""
 
     def __init__(self) -> None:
-        self._wrong: dict[str, tuple[float, int]] = {}
+        self._wrong = BoundedDict[str, tuple[float, int]](TRIERS_MAX)
 
     def wait_s(self, ip: str, at: float) -> float:
-        """Seconds until this address may try again; 0 where it may now."""
+        """Seconds until this address may try again; 0 if it may try now."""
         since, count = self._wrong.get(ip, (at, 0))
         return max(0.0, since + TRIES_WITHIN_S - at) if count >= TRIES_MAX else 0.0
 
-    def failed(self, ip: str, at: float) -> None:
+    def record_failure(self, ip: str, at: float) -> None:
         since, count = self._wrong.pop(ip, (at, 0))
         if at - since >= TRIES_WITHIN_S:
             since, count = at, 0
-        while len(self._wrong) >= TRIERS_MAX:
-            del self._wrong[next(iter(self._wrong))]
         self._wrong[ip] = since, count + 1
 
 
-def _kept(among: dict[str, float], random: bytes, ends_at: float, at: float, most: int) -> str:
+def _add_token(tokens: BoundedDict[str, float], random: bytes, ends_at: float, at: float) -> str:
     assert len(random) == LINK_BYTES
-    for digest in [digest for digest, ends in among.items() if ends <= at]:
-        del among[digest]
-    if len(among) >= most:
-        del among[next(iter(among))]
+    for digest in [digest for digest, ends in tokens.items() if ends <= at]:
+        del tokens[digest]
     token = random.hex()
-    among[_digest(token)] = ends_at
+    tokens[_digest(token)] = ends_at
     return token
 
 
 def _digest(token: str) -> str:
-    """A look-up by digest tells a stopwatch nothing about the token."""
+    """The time of a look-up by digest reveals nothing about the token."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,17 +1,17 @@
-"""What a caller may do, from where it calls and which key it has. Knows no route, no HTTP and no database.
+"""Decides what a caller may do, by its network and its API key.
 
     right    without a key                                          with a key that has the scope
-    OPEN     everybody                                              -
-    PAGE     everybody, unless the owner asks for keys by setting   any
+    OPEN     every caller                                           -
+    PAGE     every caller, unless FLEET_REQUIRE_KEY is set          any
     LIST     this machine and private networks, while no key exists any
-    CHAT     the same                                               chat
-    EMBED    the same                                               embed or chat
+    CHAT     as LIST                                                chat
+    EMBED    as LIST                                                embed or chat
     READ     this machine                                           read
     MODELS   this machine                                           models
     ADMIN    this machine                                           admin
 
-`admin` includes every other scope. As soon as the owner makes a first key, or asks for keys by setting, nobody lists or
-asks without one.
+`admin` includes every other scope. As soon as the first key exists, or FLEET_REQUIRE_KEY is set, LIST, CHAT and EMBED
+need a key.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from enum import Enum
 from types import MappingProxyType
 
 from herd.errors import Refusal
-from herd.trust.addresses import Nearness
+from herd.trust.addresses import NetworkZone
 from herd.trust.keys import ApiKey, Scope
 
 
@@ -37,31 +37,31 @@ class Right(Enum):
 
 
 KEYLESS = frozenset({Right.LIST, Right.CHAT, Right.EMBED})
-"""What Ollama's clients, many of which cannot send a key, do."""
+"""What Ollama's clients do; many of them cannot send a key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: from how near, with which key (None: none, or one that is no key of ours), and whether by a login."""
+    """The sender of a request. `key` is None if there is no key, or a text that does not have our format."""
 
-    nearness: Nearness
+    zone: NetworkZone
     key: ApiKey | None = None
     is_logged_in: bool = False
 
 
-def judge(right: Right, caller: Caller, has_keys: bool, requires_key: bool) -> Refusal | None:
-    """None when the caller may; else 401 where a key would help, 403 where this key does not reach."""
+def access_refusal(right: Right, caller: Caller, has_keys: bool, requires_key: bool) -> Refusal | None:
+    """None if the caller may do this; 401 if it needs a key, 403 if its key lacks the scope."""
     if right is Right.OPEN or caller.is_logged_in or (right is Right.PAGE and not requires_key):
         return None
     if caller.key is not None:
-        return None if _reaches(caller.key, right) else _FORBIDDEN[right]
+        return None if _has_scope(caller.key, right) else _FORBIDDEN[right]
     if right in KEYLESS:
-        is_keyless = not (has_keys or requires_key) and caller.nearness is not Nearness.FAR
-        return None if is_keyless else KEY_WANTED
-    return None if caller.nearness is Nearness.HERE else ADMIN_WANTED
+        is_keyless = not (has_keys or requires_key) and caller.zone is not NetworkZone.PUBLIC
+        return None if is_keyless else KEY_REQUIRED
+    return None if caller.zone is NetworkZone.THIS_MACHINE else ADMIN_REQUIRED
 
 
-def _reaches(key: ApiKey, right: Right) -> bool:
+def _has_scope(key: ApiKey, right: Right) -> bool:
     return Scope.ADMIN in key.scopes or right in (Right.LIST, Right.PAGE) or not _SCOPES[right].isdisjoint(key.scopes)
 
 
@@ -75,25 +75,25 @@ _SCOPES = MappingProxyType(
     }
 )
 
-KEY_WANTED = Refusal(
+KEY_REQUIRED = Refusal(
     401,
     "key_required",
-    "an API key is required; its owner makes one with: herd keys add NAME, and it is sent as: Authorization: Bearer KEY",
+    "an API key is required; create one with: herd keys add NAME, and send it as: Authorization: Bearer KEY",
 )
-KEY_UNKNOWN = Refusal(
-    401, "invalid_api_key", "this API key is unknown, expired or revoked; `herd keys list` shows those that are valid"
+KEY_INVALID = Refusal(
+    401, "invalid_api_key", "this API key is unknown, expired or revoked; list valid keys with: herd keys list"
 )
-ADMIN_WANTED = Refusal(
+ADMIN_REQUIRED = Refusal(
     401,
     "admin_required",
-    "this is allowed on the coordinator's own machine, or with a key made by: herd keys add NAME --scope admin",
+    "this needs an admin key or the coordinator's own machine; create a key with: herd keys add NAME --scope admin",
 )
 _FORBIDDEN = MappingProxyType(
     {
         right: Refusal(
             403,
             "scope_missing",
-            f"this key lacks the scope {right.value}; make another with: herd keys add NAME --scope {right.value}",
+            f"this key lacks the scope {right.value}; create a key with: herd keys add NAME --scope {right.value}",
         )
         for right in Right
     }

@@ -1,12 +1,11 @@
-"""Messages that only the two who share a key can have sent, each once. Knows no socket, clock or dice.
+"""Signs and verifies the messages between a node and its coordinator, and rejects replayed ones.
 
-A node and its coordinator share a key (see `pairing.py`). The node signs with HMAC-SHA256 (RFC 2104) what it sends; the
-coordinator's answer is signed over the same session and counter, so neither can be spoken for.
+A node and its coordinator share a key (see `pairing.py`). The node signs each message with HMAC-SHA256 (RFC 2104).
+The coordinator signs its answer over the same session and counter, so neither side can be impersonated.
 
-Freshness needs no clock: the coordinator names a session that follows from a secret of its process, the node's name and
-the node's boot, and within a session the counter only rises. So what was recorded before a restart of either side is
-worth nothing after it, strangers who ask for sessions fill and push out nothing, and two machines that are copies of each
-other have a session each.
+Replay protection does not use a clock. The coordinator derives a session from a secret of its process, the node's name
+and the node's boot id; within a session the counter only rises. A message that was recorded before a restart of either
+side is rejected after it. Other machines cannot displace a session. Two copies of a machine have separate sessions.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from herd.core.state.fleet import NodeId
 SECRET_BYTES = 32
 COUNTER_MAX = 1 << 62
 SESSIONS_MAX = 4096
-"""Boots of nodes whose counters are remembered; one more, and every node is asked to begin a new session."""
+"""Sessions whose counters are stored; one more, and every node has to start a new session."""
 
 NODE_HEADER = "X-Fleet-Node"
 BOOT_HEADER = "X-Fleet-Boot"
@@ -36,13 +35,13 @@ class Verification(Enum):
     GENUINE = "genuine"
     FORGED = "forged"
     STALE = "stale"
-    """Another session is wanted: say which, and the node signs again."""
+    """The message has an old session: send the node the current one, and it signs again."""
     REPLAYED = "replayed"
 
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What stands beside a message, in its headers; names with other letters than headers can hold are quoted there."""
+    """The signature of a message and the values it covers, sent as headers. Names are percent-encoded in headers."""
 
     node_id: NodeId
     boot_id: str
@@ -61,8 +60,8 @@ class Stamp:
         }
 
 
-def stamp_in(header: Callable[[str], str | None]) -> Stamp | None:
-    """The stamp among a message's headers; None where it is not whole."""
+def read_stamp(header: Callable[[str], str | None]) -> Stamp | None:
+    """The stamp from a message's headers; None if it is incomplete or invalid."""
     node_id, boot_id, session = header(NODE_HEADER), header(BOOT_HEADER), header(SESSION_HEADER)
     counter, signed = header(COUNTER_HEADER), header(SIGNATURE_HEADER)
     if node_id is None or boot_id is None or session is None or counter is None or signed is None:
@@ -73,7 +72,7 @@ def stamp_in(header: Callable[[str], str | None]) -> Stamp | None:
 
 
 def signature(key: bytes, *parts: str | bytes) -> str:
-    """HMAC-SHA256 in hex over the parts, each with its length before it, so that no two lists of parts sign alike."""
+    """HMAC-SHA256 in hex over the parts, each after its length, so that different lists have different signatures."""
     mac = hmac.new(key, digestmod=hashlib.sha256)
     for part in parts:
         raw = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
@@ -83,63 +82,68 @@ def signature(key: bytes, *parts: str | bytes) -> str:
 
 
 def is_same(one: str, other: str) -> bool:
-    """Whether two signatures are equal, in constant time."""
+    """Compares two signatures in constant time."""
     return hmac.compare_digest(one.encode("utf-8", "replace"), other.encode("utf-8", "replace"))
 
 
-def sealed(key: bytes, path: str, node_id: NodeId, boot_id: str, session: str, counter: int, body: bytes) -> Stamp:
-    """The stamp of a message to this path."""
+def sign_message(
+    key: bytes, path: str, node_id: NodeId, boot_id: str, session: str, counter: int, body: bytes
+) -> Stamp:
+    """The stamp of a message that is sent to this path."""
     signed = signature(key, "message", path, node_id, boot_id, session, str(counter), body)
     return Stamp(node_id, boot_id, session, counter, signed)
 
 
 def answer_signature(key: bytes, stamp: Stamp, status: int, body: bytes) -> str:
-    """What proves that the answer to this message is the other side's own."""
+    """The coordinator's signature of its answer to the message with this stamp."""
     return signature(key, "answer", stamp.node_id, stamp.boot_id, stamp.session, str(stamp.counter), str(status), body)
 
 
 def forwarder_proof(key: bytes, pin: str) -> str:
-    """What the coordinator says first at a node's door that shows this certificate, which nobody else has the key of."""
+    """The first bytes that the coordinator sends to a node's forwarder with this certificate."""
     return signature(key, "door", pin)
 
 
 class Sessions:
-    """The side that names sessions, and what it heard last in each. `secrets`: `SECRET_BYTES` unguessable bytes a call."""
+    """The coordinator's side: derives sessions and stores the last counter of each.
+
+    `secrets` returns `SECRET_BYTES` new random bytes at each call.
+    """
 
     def __init__(self, secrets: Callable[[], bytes]) -> None:
         self._secrets = secrets
         self._secret = secrets()
-        self._heard: dict[str, int] = {}
+        self._last_counters: dict[str, int] = {}
 
     def __len__(self) -> int:
-        return len(self._heard)
+        return len(self._last_counters)
 
-    def name(self, key: bytes, node_id: NodeId, boot_id: str) -> str:
-        """The session under which this boot of this node signs; another when it has joined anew."""
+    def session_for(self, key: bytes, node_id: NodeId, boot_id: str) -> str:
+        """The session of this boot of this node. It changes when the node joins again, because the key changes."""
         return signature(self._secret, "session", node_id, boot_id, key)
 
-    def check(self, key: bytes, path: str, stamp: Stamp, body: bytes) -> Verification:
-        """Whether this message is the node's own and new. Only a genuine one changes anything."""
-        expected = sealed(key, path, stamp.node_id, stamp.boot_id, stamp.session, stamp.counter, body)
+    def verify(self, key: bytes, path: str, stamp: Stamp, body: bytes) -> Verification:
+        """Whether the node sent this message and it is new. Only a genuine message changes the stored counters."""
+        expected = sign_message(key, path, stamp.node_id, stamp.boot_id, stamp.session, stamp.counter, body)
         if not is_same(expected.signature, stamp.signature):
             return Verification.FORGED
-        if not is_same(stamp.session, self.name(key, stamp.node_id, stamp.boot_id)):
+        if not is_same(stamp.session, self.session_for(key, stamp.node_id, stamp.boot_id)):
             return Verification.STALE
-        if stamp.counter <= self._heard.get(stamp.session, -1):
+        if stamp.counter <= self._last_counters.get(stamp.session, -1):
             return Verification.REPLAYED
-        if stamp.session not in self._heard and len(self._heard) >= SESSIONS_MAX:
+        if stamp.session not in self._last_counters and len(self._last_counters) >= SESSIONS_MAX:
             self._secret = self._secrets()
-            self._heard.clear()
+            self._last_counters.clear()
             return Verification.STALE
-        self._heard[stamp.session] = stamp.counter
+        self._last_counters[stamp.session] = stamp.counter
         return Verification.GENUINE
 
 
 class Signer:
-    """The side that signs: its session and counter."""
+    """The node's side: signs messages with its session and counter."""
 
     def __init__(self, node_id: NodeId, boot_id: str, key: bytes, counter: int = 0) -> None:
-        """`counter`: where an earlier speaker of this boot stopped."""
+        """`counter`: the last counter of the previous signer of this boot."""
         self.node_id = node_id
         self.boot_id = boot_id
         self.counter = counter
@@ -147,14 +151,13 @@ class Signer:
         self._session = ""
 
     def sign(self, path: str, body: bytes) -> Stamp:
-        """A stamp that no message of this boot had before."""
+        """A stamp with a counter that this boot has not used before."""
         self.counter += 1
-        return sealed(self._key, path, self.node_id, self.boot_id, self._session, self.counter, body)
+        return sign_message(self._key, path, self.node_id, self.boot_id, self._session, self.counter, body)
 
-    def take(self, session: str) -> None:
-        """Signs under this session from now on."""
+    def use_session(self, session: str) -> None:
         self._session = session
 
-    def is_answer(self, stamp: Stamp, status: int, body: bytes, signed: str) -> bool:
-        """Whether this answer is the coordinator's own, to the message with this stamp."""
+    def is_genuine_answer(self, stamp: Stamp, status: int, body: bytes, signed: str) -> bool:
+        """Whether the coordinator sent this answer to the message with this stamp."""
         return is_same(answer_signature(self._key, stamp, status, body), signed)

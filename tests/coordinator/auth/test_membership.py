@@ -26,9 +26,10 @@ from herd.agent.inventory import EngineSettings
 from herd.agent.node_identity import JoinSettings
 from herd.agent_protocol import heartbeat_decode
 from herd.coordinator.app import Coordinator
-from herd.coordinator.auth.membership import DOORS_MAX, MembershipSettings, _Doors
+from herd.coordinator.auth.membership import FORWARDERS_MAX, Membership, MembershipSettings, Reporter
 from herd.coordinator.settings import GeneralSettings, Settings
-from herd.core.state.fleet import NodeId
+from herd.coordinator.storage.credential_store import CredentialStore
+from herd.core.state.fleet import Fleet, NodeId
 
 Play = Callable[[Coordinator, "House"], Awaitable[None]]
 
@@ -345,9 +346,12 @@ def test_a_door_that_speaks_tls_needs_a_node_with_a_key(tmp_path: Path) -> None:
     play(tmp_path, game, is_open=True)
 
 
-def test_doors_that_are_known_are_limited() -> None:
-    doors = _Doors()
-    for number in range(DOORS_MAX + 10):
-        doors[f"https://10.0.0.1:{number}#"] = "proof"
-    doors["https://10.0.0.1:10#"] = "newer"
-    assert len(doors) == DOORS_MAX and list(doors)[-1] == "https://10.0.0.1:10#"
+def test_the_number_of_known_forwarders_is_limited(tmp_path: Path) -> None:
+    credentials, clock = CredentialStore(tmp_path), iter(float, 1.0)
+    membership = Membership(credentials, MembershipSettings(), Fleet(), bytes, clock.__next__, clock.__next__)
+    reporter = Reporter(NodeId("mac"), None, b"k" * 32)
+    ports = range(1, FORWARDERS_MAX + 11)
+    for port in (*ports, 11):
+        membership.check_engine_urls([f"https://10.0.0.1:{port}#pin"], reporter)
+    proofs = membership._forwarder_proofs
+    assert len(proofs) == FORWARDERS_MAX and list(proofs)[-1] == "https://10.0.0.1:11#pin"

@@ -254,12 +254,12 @@ def test_runs_that_are_not_there_are_told_so(fleet: Fleet, path: str) -> None:
 
 
 def test_what_was_measured_is_believed_by_the_scheduler(fleet: Fleet, fake: FakeOllama) -> None:
-    def is_learnt() -> bool:
-        return bool(fleet.coordinator.driver.forecast.rates.is_learnt(NodeId("alpha"), "m:latest"))  # type: ignore[arg-type]
+    def is_learned() -> bool:
+        return bool(fleet.coordinator.driver.forecast.speeds.is_learned(NodeId("alpha"), "m:latest"))  # type: ignore[arg-type]
 
-    assert fleet.on_loop(is_learnt) is False
+    assert fleet.on_loop(is_learned) is False
     measured(fleet, kinds=["prompt"])
-    assert fleet.on_loop(is_learnt) is True
+    assert fleet.on_loop(is_learned) is True
 
 
 @pytest.mark.parametrize(

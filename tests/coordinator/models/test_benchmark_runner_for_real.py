@@ -36,7 +36,7 @@ def test_speeds_of_a_real_engine_are_measured_with_their_spread_and_believed() -
         assert 100 < cell["decode_tok_s"]["low"] <= cell["decode_tok_s"]["median"] <= cell["decode_tok_s"]["high"]
         assert cell["prefill_tok_s"]["median"] > cell["decode_tok_s"]["median"]
         assert cell["load_s"] is None and [point["concurrency"] for point in cell["scaling"]] == [1, 2]
-        rates = fleet.coordinator.driver.forecast.rates
+        rates = fleet.coordinator.driver.forecast.speeds
         node = fleet.coordinator.driver.fleet.nodes[ALPHA]
         believed = fleet.on_loop(lambda: rates.speed(node, TINY))
         assert 0.2 < believed.prompt_tokens_per_s / cell["prefill_tok_s"]["median"] < 5

@@ -165,7 +165,7 @@ def test_only_completed_answers_teach_latency(store: TraceStore, folder: Path) -
 def test_nonsense_from_nodes_and_clients_costs_no_row(store: TraceStore, folder: Path) -> None:
     nonsense = Counters(prompt_tokens=10**30, completion_tokens=-5, load_s=float("nan"), decode_s=float("inf"))
     store.record(
-        a_record("odd\ud800", tags=("tag\udfff",), counters=nonsense, error="x" * 10_000, model_as_asked="m\ud800")
+        a_record("odd\ud800", tags=("tag\udfff",), counters=nonsense, error="x" * 10_000, requested_name="m\ud800")
     )
     assert store.flush()
     (row,) = on_disk(folder)

@@ -130,7 +130,7 @@ def test_what_is_loaded_is_not_loaded_anew_for_it_and_a_client_may_ask_for_more(
 def test_a_request_that_loads_a_model_takes_the_window_that_the_models_use_asks_for() -> None:
     world = a_world(windows=Windows(WindowSettings(dynamic=True)))
     for _ in range(100):
-        world.dispatcher.forecast.window_use.learn(M, 5000)
+        world.dispatcher.forecast.window_usage.learn(M, 5000)
     world.hears(a_report("alpha", [COLD]))
     [dispatch] = world.arrives()
     assert isinstance(dispatch, Dispatch) and dispatch.options == EngineOptions(8192)
@@ -143,4 +143,4 @@ def test_finished_answers_teach_prompt_and_answer_together() -> None:
         world.at += 1.0
         world.arrives(f"r{number}")
         world.feed(AttemptFinished(world.at, RequestId(f"r{number}"), 1, Counters(3000, 500)))
-    assert world.dispatcher.forecast.window_use.usual_tokens(M) in range(3500, 4200)
+    assert world.dispatcher.forecast.window_usage.usual_tokens(M) in range(3500, 4200)

@@ -6,7 +6,7 @@ import pytest
 
 from builders import a_card, a_report
 from herd.core.estimates.hardware_priors import active_share, prior
-from herd.core.estimates.learned_speeds import Rates, SpeedSample
+from herd.core.estimates.learned_speeds import LearnedSpeeds, SpeedSample
 from herd.core.state.fleet import Fleet, Node, canonical
 
 M, K = canonical("m"), canonical("k")
@@ -36,7 +36,7 @@ def a_sample(node: Node, model: str, faster: float, streams: float = 1.0, **more
 
 def test_a_pair_is_believed_as_it_was_measured() -> None:
     [node] = a_fleet("a")
-    rates, start = Rates(), prior(node.report, node.report.models[M])
+    rates, start = LearnedSpeeds(), prior(node.report, node.report.models[M])
     for _ in range(4):
         rates.learn(node, M, a_sample(node, "m", 2.0))
     assert rates.speed(node, M).prompt_tokens_per_s == pytest.approx(2 * start.prompt_tokens_per_s)
@@ -45,7 +45,7 @@ def test_a_pair_is_believed_as_it_was_measured() -> None:
 
 def test_a_node_that_is_faster_with_some_models_is_expected_to_be_with_others() -> None:
     [node] = a_fleet("a")
-    rates, start = Rates(), prior(node.report, node.report.models[K])
+    rates, start = LearnedSpeeds(), prior(node.report, node.report.models[K])
     for _ in range(12):
         rates.learn(node, M, a_sample(node, "m", 2.0))
     assert 1.2 * start.prompt_tokens_per_s < rates.speed(node, K).prompt_tokens_per_s <= 2 * start.prompt_tokens_per_s
@@ -54,7 +54,7 @@ def test_a_node_that_is_faster_with_some_models_is_expected_to_be_with_others() 
 def test_a_model_that_surprises_on_every_node_does_not_spoil_what_is_known_of_the_nodes() -> None:
     """A mixture of experts is several times faster than its size says; the node's other models are not."""
     nodes = a_fleet("a", "b", "c")
-    rates = Rates()
+    rates = LearnedSpeeds()
     for _ in range(10):
         for node in nodes[:2]:
             rates.learn(node, M, a_sample(node, "m", 5.0))
@@ -68,7 +68,7 @@ def test_a_model_that_surprises_on_every_node_does_not_spoil_what_is_known_of_th
 
 def test_company_teaches_the_batch_slope_and_other_models_teach_nothing() -> None:
     [node] = a_fleet("a")
-    rates = Rates()
+    rates = LearnedSpeeds()
     rates.learn(node, M, a_sample(node, "m", 1.0))
     for _ in range(60):
         rates.learn(node, M, a_sample(node, "m", 1 / 1.3, streams=2.0))
@@ -81,7 +81,7 @@ def test_company_teaches_the_batch_slope_and_other_models_teach_nothing() -> Non
 
 def test_loads_of_warm_files_do_not_make_cold_ones_cheap() -> None:
     [node] = a_fleet("a")
-    rates, start = Rates(), prior(node.report, node.report.models[M])
+    rates, start = LearnedSpeeds(), prior(node.report, node.report.models[M])
     for _ in range(5):
         rates.learn(
             node,
@@ -90,7 +90,7 @@ def test_loads_of_warm_files_do_not_make_cold_ones_cheap() -> None:
         )
     assert rates.speed(node, M).cold_load_s == pytest.approx(start.load_s)
     node.loaded_until[M] = 1.0
-    warm = Rates()
+    warm = LearnedSpeeds()
     for _ in range(5):
         warm.learn(
             node,
@@ -102,7 +102,7 @@ def test_loads_of_warm_files_do_not_make_cold_ones_cheap() -> None:
 
 def test_a_load_that_waited_in_line_is_only_a_most() -> None:
     [node] = a_fleet("a")
-    rates, start = Rates(), prior(node.report, node.report.models[M])
+    rates, start = LearnedSpeeds(), prior(node.report, node.report.models[M])
     rates.learn(node, M, a_sample(node, "m", 1.0, load_s=10 * start.load_s, is_load_pure=False))
     assert rates.speed(node, M).load_s == pytest.approx(start.load_s)
     rates.learn(node, M, a_sample(node, "m", 1.0, load_s=0.5 * start.load_s, is_load_pure=False))
@@ -119,7 +119,7 @@ def test_mixtures_of_experts_are_known_by_name(name: str, share: float) -> None:
 
 def test_what_was_learnt_outlives_the_process_and_is_corrected_by_one_that_knows_better() -> None:
     [node] = a_fleet("a")
-    before, after = Rates(), Rates()
+    before, after = LearnedSpeeds(), LearnedSpeeds()
     for _ in range(6):
         before.learn(node, M, a_sample(node, "m", 2.0))
     memories = before.changes()

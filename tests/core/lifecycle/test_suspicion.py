@@ -11,7 +11,7 @@ from herd.core.lifecycle.retries import RetrySettings
 from herd.core.state.commands import Dispatch, Hold, Refuse
 from herd.core.state.events import AttemptFailed, NodeLeft, Ticked
 from herd.core.state.fleet import Liveness, NodeId
-from herd.core.state.liveness import BEATS_TO_TRUST, TRIAL_S, UNAUTHORIZED_S
+from herd.core.state.liveness import HEARTBEATS_TO_TRUST, TRIAL_S, UNAUTHORIZED_S
 from herd.core.state.request import Failure, FailureKind, RequestId
 
 
@@ -71,7 +71,7 @@ def test_a_node_that_comes_and_goes_must_stay_before_it_is_trusted() -> None:
     pass_time(world, TRIAL_S + 0.5, "alpha", "beta")
     world.arrives("r3")
     assert place_of(world, "r3") == "alpha"
-    assert world.dispatcher.fleet.nodes[NodeId("alpha")].beats_since_return >= BEATS_TO_TRUST
+    assert world.dispatcher.fleet.nodes[NodeId("alpha")].heartbeats_since_return >= HEARTBEATS_TO_TRUST
 
 
 def test_the_trial_doubles_with_each_return() -> None:
@@ -80,7 +80,7 @@ def test_the_trial_doubles_with_each_return() -> None:
     for _ in range(4):
         silent(world, "alpha", "beta")
         beat(world, "alpha")
-        trials.append(world.dispatcher.fleet.nodes[NodeId("alpha")].on_trial_until - world.at)
+        trials.append(world.dispatcher.fleet.nodes[NodeId("alpha")].untrusted_until - world.at)
     assert trials[1:] == [TRIAL_S, 2 * TRIAL_S, 4 * TRIAL_S]
 
 

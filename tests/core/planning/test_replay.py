@@ -13,7 +13,7 @@ from herd.core.scheduling.completion_time import (
     CompletionTimePolicy,
     CompletionTimeSettings,
     ObservedSignalPolicy,
-    weighed,
+    reweighted,
 )
 from herd.core.scheduling.scheduler import SignalPolicy
 from herd.core.scheduling.signals import Weights
@@ -159,4 +159,4 @@ def test_estimates_under_the_same_weights_are_the_same_to_the_last_bit() -> None
     for seed in range(20):
         world, request = a_moment(Random(seed))
         for one in decided(world, request, DecisionRules()).scored:
-            assert weighed(one, CompletionTimeSettings()) == one.expected_s, f"seed {seed}"
+            assert reweighted(one, CompletionTimeSettings()) == one.expected_s, f"seed {seed}"

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from random import Random
 
-from herd.core.state.fairness import TENANTS_MAX, TURN, FairLine, Shares
+from herd.core.state.fairness import TENANTS_MAX, TURN, FairOrder, Shares
 from herd.core.state.request import RequestId
 
 
-def a_line(*names: str) -> FairLine:
+def a_line(*names: str) -> FairOrder:
     """`a1` is the first request of tenant `a`."""
-    line = FairLine(Shares())
+    line = FairOrder(Shares())
     for name in names:
         line.add(RequestId(name), name[0])
     return line
 
 
-def served(line: FairLine, count: int, cost: float = TURN) -> list[str]:
+def served(line: FairOrder, count: int, cost: float = TURN) -> list[str]:
     found: list[str] = []
     for _ in range(count):
         head = line.first()
@@ -70,7 +70,7 @@ def test_the_order_told_is_the_order_in_which_they_are_served() -> None:
         line = a_line(*names)
         for _ in range(dice.randint(0, 10)):
             line.shares.charge(dice.choice("abcd"), dice.random())
-        told = list(line.order(costs.__getitem__))
+        told = list(line.sequence(costs.__getitem__))
         really: list[str] = []
         while (head := line.first()) is not None:
             line.remove(head)
@@ -82,7 +82,7 @@ def test_the_order_told_is_the_order_in_which_they_are_served() -> None:
 def test_tenants_that_always_have_something_waiting_get_equal_shares_whatever_their_number_of_requests() -> None:
     for seed in range(50):
         dice = Random(seed)
-        line, number, given = FairLine(Shares()), 0, dict.fromkeys("abc", 0.0)
+        line, number, given = FairOrder(Shares()), 0, dict.fromkeys("abc", 0.0)
         for _ in range(300):
             for tenant, many in (("a", 9), ("b", 1), ("c", 3)):
                 while sum(line._tenant_of[one] == tenant for one in line._tenant_of) < many:

@@ -14,7 +14,7 @@ from herd.agent_protocol import heartbeat_decode
 from herd.coordinator.api import views
 from herd.coordinator.api.audit import client_ip
 from herd.coordinator.api.responses import json_errors, json_response
-from herd.coordinator.auth.membership import ANYBODY, Membership, NotOfTheFleet, Reporter
+from herd.coordinator.auth.membership import UNSIGNED, Membership, NodeNotPaired, Reporter
 from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.driver import Driver
 from herd.coordinator.storage.writer import TraceStore
@@ -80,9 +80,9 @@ class FleetApi:
         source_ip = client_ip(request)
         report = heartbeat_decode.decode(body, source_ip, self._abilities)
         claimed = reporter.node_id or report.node_id
-        if reporter is ANYBODY and not self._membership.may_claim(claimed):
-            raise NotOfTheFleet(f"{claimed} is a paired node, but this report is not signed by that node")
-        self._membership.check_reach(
+        if reporter is UNSIGNED and not self._membership.may_claim(claimed):
+            raise NodeNotPaired(f"{claimed} is a paired node, but this report is not signed by that node")
+        self._membership.check_engine_urls(
             (url for endpoint in report.engines for url in (endpoint.url, endpoint.library_url) if url), reporter
         )
         now = self._driver.now()
@@ -113,7 +113,7 @@ class FleetApi:
         if reporter.node_id is not None:
             node_id = self._node_names.assign(reporter.node_id, message.boot_id, client_ip(request), self._driver.now())
         elif not self._membership.may_claim(node_id):
-            raise NotOfTheFleet(f"{node_id} is a paired node, but this goodbye is not signed by that node")
+            raise NodeNotPaired(f"{node_id} is a paired node, but this goodbye is not signed by that node")
         self._driver.feed(NodeLeft(self._driver.now(), node_id, message.boot_id))
         self._node_names.release(node_id)
         return _signed(reporter, json_response({"status": "ok"}))

@@ -139,7 +139,7 @@ class AccessApi:
     async def approve(self, request: Request) -> Response:
         """Approves a pending node: `{"name": name or fingerprint}`. The node is paired within one heartbeat."""
         name = (await read_body(request, NameParameter)).name
-        pending = self._membership.applicants.named(name, self._credentials.public)
+        pending = self._membership.applicants.find(name, self._credentials.public)
         if not pending:
             raise UnknownModel(f"no pending node is named {name}; list them with: herd nodes", code="not_pending")
         if len(pending) > 1:
@@ -163,8 +163,8 @@ class AccessApi:
         return."""
         name = NodeId((await read_body(request, NameParameter)).name)
         was_paired = await asyncio.to_thread(self._credentials.remove_node, name)
-        self._membership.codes.close_all()
-        pending = self._membership.applicants.named(name, self._credentials.public)
+        self._membership.codes.revoke_all()
+        pending = self._membership.applicants.find(name, self._credentials.public)
         for applicant in pending:
             self._membership.applicants.reject(applicant.public)
         if not was_paired and not pending and self._driver.fleet.node(name) is None:
@@ -183,7 +183,7 @@ class AccessApi:
         """Creates an API key. Only this response contains its secret."""
         wanted = await read_body(request, WantedKey)
         now = time.time()
-        key_id, digest, text = keys.minted(secrets.token_bytes(keys.ID_BYTES + keys.SECRET_BYTES))
+        key_id, digest, text = keys.create_key(secrets.token_bytes(keys.ID_BYTES + keys.SECRET_BYTES))
         key = _with_limits(wanted, ApiKey(key_id, wanted.name, digest, frozenset(wanted.scopes), now), now)
         await asyncio.to_thread(self._credentials.put_key, key)
         self._keys_changed()

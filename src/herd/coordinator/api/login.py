@@ -85,7 +85,7 @@ class LoginApi:
 
     async def link(self, request: Request) -> Response:
         """Creates a login link for the dashboard that works once, within five minutes."""
-        token = self._logins.link(secrets.token_bytes(logins.LINK_BYTES), self._now())
+        token = self._logins.create_link(secrets.token_bytes(logins.LINK_BYTES), self._now())
         self._audit(request, "made a login link")
         return json_response({"path": f"/login?token={token}", "ends_in_s": logins.LINK_LIFE_S})
 
@@ -94,7 +94,7 @@ class LoginApi:
         token = request.query_params.get("token")
         if token is None:
             return self._login_page("", 200)
-        session = self._logins.redeem(token, secrets.token_bytes(logins.LINK_BYTES), self._now())
+        session = self._logins.redeem_link(token, secrets.token_bytes(logins.LINK_BYTES), self._now())
         return self._login_page(LINK_INVALID, 400) if session is None else self._enter(request, session)
 
     async def with_key(self, request: Request) -> Response:
@@ -108,15 +108,15 @@ class LoginApi:
             return self._login_page(KEY_MISSING, 400)
         key = self._keys().find(text, self._unix_s())
         if key is None:
-            self._attempts.failed(ip, now)
+            self._attempts.record_failure(ip, now)
             log.warning("login failed: invalid key", extra={"ip": ip})
             return self._login_page(KEY_INVALID, 401)
         self._audit(request, "logged in with a key", f"{key.name} ({key.id})")
-        return self._enter(request, self._logins.open(secrets.token_bytes(logins.LINK_BYTES), now, key.id))
+        return self._enter(request, self._logins.open_session(secrets.token_bytes(logins.LINK_BYTES), now, key.id))
 
     async def logout(self, request: Request) -> Response:
         """Ends the session that the cookie names."""
-        self._logins.close(request.cookies.get(SESSION_COOKIE, ""))
+        self._logins.close_session(request.cookies.get(SESSION_COOKIE, ""))
         self._sessions_changed()
         response = json_response({"status": "logged out"})
         response.delete_cookie(SESSION_COOKIE, httponly=True, samesite="strict")

@@ -175,7 +175,7 @@ class ModelsApi:
             node.id
             for node in self._fleet
             if node.id not in have
-            and transfer_queue.can_fetch(node)
+            and transfer_queue.can_download(node)
             and transfer_queue.no_room(node, max(card.size_bytes for card in have.values())) is None
         ]
         started = [
@@ -328,7 +328,7 @@ class ModelsApi:
             "node_id": node.id,
             "disk_total_bytes": disk.total_bytes if disk else None,
             "disk_free_bytes": disk.available_bytes if disk else None,
-            "can_fetch": transfer_queue.can_fetch(node),
+            "can_download": transfer_queue.can_download(node),
             "shares": any(endpoint.library_url for endpoint in node.report.engines),
             "models": [
                 {

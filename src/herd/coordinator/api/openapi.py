@@ -114,7 +114,7 @@ def _add_dialect(paths: dict[str, Json], dialect: Dialect) -> None:
 
 
 def _of_route(route: ApiRoute) -> Json:
-    operation = _operation(route.method, route.path, route.right, route.told)
+    operation = _operation(route.method, route.path, route.right, route.description)
     operation.update(_parameters(route.path, route.query))
     if route.takes is not None:
         schema = {"$ref": _REF.format(name=route.takes.__name__)}

@@ -101,8 +101,8 @@ class RecommendationsApi:
         pairs = [(node, model, card) for node in here for model, card in node.report.models.items()][:PAIRS_MAX]
         return AdviceInputs(
             {node.id: node.report for node in here},
-            {(node.id, model): forecast.rates.speed(node, model) for node, model, _ in pairs},
-            frozenset((node.id, model) for node, model, _ in pairs if forecast.rates.is_learnt(node.id, model)),
+            {(node.id, model): forecast.speeds.speed(node, model) for node, model, _ in pairs},
+            frozenset((node.id, model) for node, model, _ in pairs if forecast.speeds.is_learned(node.id, model)),
             {(node.id, model): forecast.residency.footprint_bytes(node, card, model) for node, model, card in pairs},
             frozenset((node_id, model) for node_id, models in self._pinned().items() for model in models),
         )

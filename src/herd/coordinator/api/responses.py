@@ -11,7 +11,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from herd.coordinator.auth.membership import SessionWanted
+from herd.coordinator.auth.membership import NewSessionRequired
 from herd.coordinator.storage.credential_store import CredentialStoreFull
 from herd.coordinator.storage.writer import TraceStore
 from herd.errors import BadRequest, HerdError
@@ -55,7 +55,7 @@ def json_errors(endpoint: Endpoint) -> Endpoint:
     async def wrapper(request: Request) -> Response:
         try:
             return await endpoint(request)
-        except SessionWanted as error:
+        except NewSessionRequired as error:
             return json_response(
                 {"error": error.refusal.message, "code": error.code, "session": error.session}, error.status
             )

@@ -25,7 +25,7 @@ class WindowsApi:
     async def windows(self, _: Request) -> Response:
         """Lists every loaded model with its context window, p99 use, sufficient window, and the memory that would
         free."""
-        changes = window_changes(self._driver.fleet, self._driver.forecast.window_use)
+        changes = window_changes(self._driver.fleet, self._driver.forecast.window_usage)
         return json_response(
             {
                 "is_applied": self._settings.dynamic,

@@ -1,1 +1,1 @@
-"""Who may call which route, and which nodes belong to the fleet."""
+"""Decides who may call which route, and which nodes belong to the fleet."""

@@ -1,7 +1,7 @@
-"""Who is let in to which route: joins address, key, Host and Origin of a request to one verdict. Knows no route itself.
+"""Decides which requests are allowed, from their address, API key, session, Host and Origin.
 
-The rules are `trust/`; this file reads the headers that they ask about, remembers the verdict on a connection's head
-(so that the next equal request costs one comparison), and answers those who are turned away.
+The rules are in `trust/`. This file reads the headers that they need and stores the decision on the request head, so
+that the next equal request of a connection costs one comparison.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from http.cookies import CookieError, SimpleCookie
 
 from herd.coordinator.http.contract import Exchange, Header
 from herd.errors import Refusal
-from herd.trust.addresses import nearness
+from herd.trust.addresses import zone_of
 from herd.trust.browsers import AllowedNames, content_refusal, host_refusal, origin_refusal
-from herd.trust.keys import ApiKey, Keyring, looks_like_ours, shared_key
-from herd.trust.logins import EVERYTHING
-from herd.trust.rights import KEY_UNKNOWN, KEYLESS, Caller, Right, judge
+from herd.trust.keys import ApiKey, Keyring, configured_key, has_key_prefix
+from herd.trust.logins import OPENED_BY_LINK
+from herd.trust.rights import KEY_INVALID, KEYLESS, Caller, Right, access_refusal
 
 ANTHROPIC_PATH = "/v1/messages"
 SESSION_COOKIE = "herd_session"
@@ -28,11 +28,11 @@ PREFLIGHT_AGE_S = 600
 _FORWARDED = frozenset(
     {b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via", b"cf-connecting-ip", b"tailscale-user-login"}
 )
-"""Set by proxies: the connection's address is then theirs, not the caller's."""
+"""Set by proxies: then the connection's address is that of the proxy, not of the client."""
 _BROWSER = frozenset({b"origin", b"sec-fetch-site", b"sec-fetch-mode", b"cookie"})
 TIMEOUT_HEADER = b"x-request-timeout"
 TIMEOUT_MAX_S = 86400.0
-_WATCHED = (
+_USED_HEADERS = (
     _FORWARDED
     | _BROWSER
     | {TIMEOUT_HEADER, b"host", b"authorization", b"x-api-key", b"content-type", b"access-control-request-method"}
@@ -41,7 +41,7 @@ _WATCHED = (
 
 @dataclass(frozen=True, slots=True)
 class AccessSettings:
-    """Who may come in. Without any of it set, one machine and a home network just work; see docs/security.md."""
+    """Who may use the API. The defaults suit a single machine and a home network; see docs/security.md."""
 
     require_key: bool = field(
         default=False,
@@ -80,17 +80,17 @@ class AccessSettings:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """The verdict on one head. `until` in loop time: keys expire."""
+    """The decision on one request head. It is valid until `until` (loop time), since keys expire."""
 
     edition: int
     until: float
     refusal: Refusal | None
     key: ApiKey | None = None
-    accompanying: tuple[Header, ...] = ()
+    extra_headers: tuple[Header, ...] = ()
     timeout_s: float | None = None
-    """How long the client will wait for the whole answer, where it says so."""
+    """The client's timeout for the complete answer, from X-Request-Timeout."""
     may_fetch: bool = False
-    """Whether this caller may have models fetched."""
+    """Whether this client may cause downloads of models."""
 
 
 def timeout_of(admission: object | None) -> float | None:
@@ -98,12 +98,12 @@ def timeout_of(admission: object | None) -> float | None:
 
 
 def may_fetch(admission: object | None) -> bool:
-    """Whether this caller may have models fetched."""
+    """Whether this client may cause downloads of models."""
     return isinstance(admission, Admission) and admission.may_fetch
 
 
 def key_of(admission: object | None) -> ApiKey | None:
-    """The key that a request was let in with."""
+    """The API key of an allowed request."""
     return admission.key if isinstance(admission, Admission) else None
 
 
@@ -136,10 +136,10 @@ class AccessControl:
         self._refuse = dependencies.refuse
         self._admit = dependencies.admit
         self._edition = 0
-        self._anthropic_key = shared_key("anthropic", "FLEET_ANTHROPIC_API_KEY", settings.anthropic_api_key)
+        self._anthropic_key = configured_key("anthropic", "FLEET_ANTHROPIC_API_KEY", settings.anthropic_api_key)
 
     def forget(self) -> None:
-        """Keys or logins have changed: everything is decided anew."""
+        """Invalidates all stored decisions, after keys or logins have changed."""
         self._edition += 1
 
     def __call__(self, exchange: Exchange) -> None:
@@ -151,8 +151,8 @@ class AccessControl:
         ):
             admission = self._decide(exchange)
             exchange.admission = admission
-        if admission.accompanying:
-            exchange.accompany(admission.accompanying)
+        if admission.extra_headers:
+            exchange.accompany(admission.extra_headers)
             if exchange.method == "OPTIONS" and admission.refusal is None:
                 exchange.respond(204, (), b"")
                 return
@@ -161,57 +161,62 @@ class AccessControl:
             return
         self._admit(exchange)
 
-    # --- one head ---
+    # --- one request head ---
 
     def _decide(self, exchange: Exchange) -> Admission:
-        seen: dict[bytes, str] = {}
+        values: dict[bytes, str] = {}
         for name, value in exchange.headers:
-            if name in _WATCHED:
-                seen.setdefault(name, value.decode("latin-1"))
+            if name in _USED_HEADERS:
+                values.setdefault(name, value.decode("latin-1"))
         method = exchange.method
-        is_preflight = method == "OPTIONS" and b"access-control-request-method" in seen
+        is_preflight = method == "OPTIONS" and b"access-control-request-method" in values
         if is_preflight:
-            method = seen[b"access-control-request-method"].upper()
+            method = values[b"access-control-request-method"].upper()
         right = self._right_of(method, exchange.path)
-        refusal = self._page_refusal(right, method, seen, is_preflight or exchange.path in self._form_paths)
+        refusal = self._page_refusal(right, method, values, is_preflight or exchange.path in self._form_paths)
         if refusal is not None:
             return Admission(self._edition, math.inf, refusal)
-        accompanying = _cors(seen.get(b"origin", ""), is_preflight)
+        extra_headers = _cors(values.get(b"origin", ""), is_preflight)
         if is_preflight:
-            return Admission(self._edition, math.inf, None, None, accompanying)
-        return self._judged(exchange, right, seen, accompanying)
+            return Admission(self._edition, math.inf, None, None, extra_headers)
+        return self._check(exchange, right, values, extra_headers)
 
-    def _page_refusal(self, right: Right, method: str, seen: dict[bytes, str], is_any_content: bool) -> Refusal | None:
-        host, origin = seen.get(b"host", ""), seen.get(b"origin", "")
+    def _page_refusal(
+        self, right: Right, method: str, values: dict[bytes, str], is_any_content: bool
+    ) -> Refusal | None:
+        host, origin = values.get(b"host", ""), values.get(b"origin", "")
         changes_state = right not in KEYLESS and method not in ("GET", "HEAD")
         refusal = host_refusal(host, self._names) or origin_refusal(origin, host, changes_state, self._names)
         if refusal is None and changes_state and not is_any_content:
-            refusal = content_refusal(seen.get(b"content-type", ""), not _BROWSER.isdisjoint(seen))
+            refusal = content_refusal(values.get(b"content-type", ""), not _BROWSER.isdisjoint(values))
         return refusal
 
-    def _judged(
-        self, exchange: Exchange, right: Right, seen: dict[bytes, str], accompanying: tuple[Header, ...]
+    def _check(
+        self, exchange: Exchange, right: Right, values: dict[bytes, str], extra_headers: tuple[Header, ...]
     ) -> Admission:
         now, keyring = self._unix_s(), self._keyring()
-        key, refusal = (None, None) if right is Right.OPEN else self._key(exchange.path, presented(seen), keyring, now)
+        key, refusal = (
+            (None, None) if right is Right.OPEN else self._key(exchange.path, presented_keys(values), keyring, now)
+        )
         if refusal is None:
-            is_forwarded = not _FORWARDED.isdisjoint(seen)
-            session = _session(seen.get(b"cookie", ""))
+            is_forwarded = not _FORWARDED.isdisjoint(values)
+            session = _session(values.get(b"cookie", ""))
             opened_by = self._session_key(session) if session and key is None else None
             if opened_by:
                 key = keyring.by_id(opened_by, now)
-            caller = Caller(nearness(exchange.client_ip, is_forwarded), key, opened_by == EVERYTHING)
-            refusal = judge(right, caller, keyring.has_valid(now), self._requires_key(exchange.path))
+            caller = Caller(zone_of(exchange.client_ip, is_forwarded), key, opened_by == OPENED_BY_LINK)
+            refusal = access_refusal(right, caller, keyring.has_valid(now), self._requires_key(exchange.path))
         fetches = (
-            refusal is None and judge(Right.MODELS, caller, keyring.has_valid(now), self._settings.require_key) is None
+            refusal is None
+            and access_refusal(Right.MODELS, caller, keyring.has_valid(now), self._settings.require_key) is None
         )
         until = exchange.received_at + (key.expires_at - now) if key is not None and key.expires_at else math.inf
-        timeout_s = _seconds(seen.get(TIMEOUT_HEADER, ""))
+        timeout_s = _seconds(values.get(TIMEOUT_HEADER, ""))
         if refusal is None and timeout_s is not None and math.isnan(timeout_s):
             refusal = Refusal(
                 400, "invalid_request", f"X-Request-Timeout must be seconds, above 0 and at most {TIMEOUT_MAX_S:g}"
             )
-        return Admission(self._edition, until, refusal, key, accompanying, timeout_s, fetches)
+        return Admission(self._edition, until, refusal, key, extra_headers, timeout_s, fetches)
 
     def _key(self, path: str, texts: list[str], keyring: Keyring, now: float) -> tuple[ApiKey | None, Refusal | None]:
         shared = self._anthropic_key
@@ -224,7 +229,7 @@ class AccessControl:
 
 
 def _seconds(text: str) -> float | None:
-    """None where nothing was said, NaN where it makes no sense."""
+    """None for an empty text, NaN for an invalid one."""
     if not text:
         return None
     try:
@@ -235,23 +240,23 @@ def _seconds(text: str) -> float | None:
 
 
 def _key_among(texts: list[str], keyring: Keyring, now: float) -> tuple[ApiKey | None, Refusal | None]:
-    """The one key among what was presented. Two different ones, or one that looks like ours and is none, are refused."""
+    """The one valid key among these texts. Two different keys, or an invalid one in our format, are refused."""
     found = {key.id: key for text in texts if (key := keyring.find(text, now)) is not None}
-    if len(found) > 1 or any(looks_like_ours(text) and keyring.find(text, now) is None for text in texts):
-        return None, KEY_UNKNOWN
+    if len(found) > 1 or any(has_key_prefix(text) and keyring.find(text, now) is None for text in texts):
+        return None, KEY_INVALID
     return next(iter(found.values()), None), None
 
 
-def presented(seen: dict[bytes, str]) -> list[str]:
-    """Every way in which clients send a key: bearer, Basic with the key as password, and Anthropic's header."""
+def presented_keys(values: dict[bytes, str]) -> list[str]:
+    """The keys in a request: bearer token, the password of Basic authentication, and Anthropic's header."""
     texts = []
-    scheme, _, rest = seen.get(b"authorization", "").strip().partition(" ")
+    scheme, _, rest = values.get(b"authorization", "").strip().partition(" ")
     if scheme.lower() == "bearer":
         texts.append(rest.strip())
     elif scheme.lower() == "basic":
         texts.append(_password(rest.strip()))
-    if seen.get(b"x-api-key"):
-        texts.append(seen[b"x-api-key"].strip())
+    if values.get(b"x-api-key"):
+        texts.append(values[b"x-api-key"].strip())
     return [text for text in texts if text]
 
 
@@ -273,7 +278,7 @@ def _session(cookie: str) -> str:
 
 
 def _cors(origin: str, is_preflight: bool) -> tuple[Header, ...]:
-    """What lets a page that may call read the answer. Never a wildcard, and no private-network permission."""
+    """CORS headers for an allowed page. Never a wildcard, and no private-network permission."""
     if not origin:
         return ()
     always: tuple[Header, ...] = ((b"Access-Control-Allow-Origin", origin.encode("latin-1")), (b"Vary", b"Origin"))

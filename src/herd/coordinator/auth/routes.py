@@ -1,4 +1,4 @@
-"""Routes that say what their caller must be allowed. What says nothing needs everything. Knows no caller."""
+"""Defines API routes with the right that each needs. A route without one needs admin rights."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ UNVERSIONED, VERSIONED = "/dashboard/api/", "/dashboard/api/v1/"
 
 
 class ApiRoute(Route):
-    """One method at one path, open to who has the right. `takes` and `query` are for its description: the record that its
-    body is read as, and the names that its query may have. `is_form`: a page without a script may send it."""
+    """One method at one path, for clients with this right.
+
+    `takes` (the record of its body) and `query` (the names of its query) are for the API description. `is_form`: an HTML
+    form without a script may send the request.
+    """
 
     def __init__(
         self,
@@ -35,10 +38,10 @@ class ApiRoute(Route):
         self.takes = takes
         self.query = query
         self.is_form = is_form
-        self.told = (endpoint.__doc__ or "").strip()
+        self.description = (endpoint.__doc__ or "").strip()
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """The dashboard's paths have a second name, under which they are promised to stay as they are."""
+        """The dashboard's paths exist twice: the path with a version number is guaranteed to stay compatible."""
         path = scope["path"]
         if path.startswith(VERSIONED):
             scope = {**scope, "path": UNVERSIONED + path[len(VERSIONED) :]}
@@ -46,7 +49,7 @@ class ApiRoute(Route):
 
 
 class Rights:
-    """Which right a request needs, by its method and path."""
+    """The right that a request needs, by its method and path."""
 
     def __init__(self, dialects: Sequence[Dialect], routes: Sequence[BaseRoute]) -> None:
         self._inference = {route.path: right_of_kind(route.kind) for dialect in dialects for route in dialect.routes}
@@ -61,7 +64,7 @@ class Rights:
             match, _ = route.matches(scope)
             if match is Match.FULL:
                 return route.right if isinstance(route, ApiRoute) else Right.ADMIN
-        # A list of a dialect, or nothing at all: a path that leads nowhere is told from no further than a list is.
+        # A model list of a dialect, or an unknown path: an unknown path needs the same right as a list.
         return Right.LIST
 
 

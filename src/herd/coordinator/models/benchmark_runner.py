@@ -141,7 +141,7 @@ class BenchmarkRunner:
                     plan.left_out[node.id, model] = reason
                     continue
                 probes = probes_for(node.id, model, card, selection.kinds)
-                speed = forecast.rates.speed(node, model)
+                speed = forecast.speeds.speed(node, model)
                 plan.estimate_s += sum(estimate_s(probe, speed) for probe in probes)
                 plan.probes += probes
         del plan.probes[PROBES_MAX:]
@@ -176,7 +176,7 @@ class BenchmarkRunner:
         run = self.run
         if run is None or run.state != "running":
             return None
-        total, fleet, rates = 0.0, self._driver.fleet, self._driver.forecast.rates
+        total, fleet, rates = 0.0, self._driver.fleet, self._driver.forecast.speeds
         for probe in run.todo:
             node = fleet.node(probe.node_id)
             if node is not None and probe.model in node.report.models:
@@ -203,9 +203,9 @@ class BenchmarkRunner:
             return "the node is paused or draining"
         if card.loaded is not None:
             return None
-        fits = residency.footprint_bytes(node, card, model) <= residency.room_bytes(node) and not residency.is_crowded(
-            node, card
-        )
+        fits = residency.footprint_bytes(node, card, model) <= residency.room_bytes(
+            node
+        ) and not residency.has_models_max(node, card)
         return None if fits else "the model does not fit beside the loaded models"
 
     # --- the run ---
@@ -287,7 +287,7 @@ class BenchmarkRunner:
             run.loaded_at[pair] = self._driver.now()
         if node.card(probe.model) is not None:
             for sample in samples:
-                self._driver.forecast.rates.learn(node, probe.model, sample)
+                self._driver.forecast.speeds.learn(node, probe.model, sample)
 
     def _probe_failed(self, run: BenchmarkRun, probe: Probe, reason: str) -> None:
         run.failures += 1

@@ -158,7 +158,7 @@ class Transfers:
                 raise CannotTransfer(best)
             return best
         node = self._fleet.node(node_id)
-        if node is None or not transfer_queue.can_fetch(node):
+        if node is None or not transfer_queue.can_download(node):
             raise CannotTransfer(
                 Refusal(
                     404, "no_such_node", f"{node_id} is offline, or its engine cannot download models; see: herd status"

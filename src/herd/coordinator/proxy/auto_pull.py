@@ -106,7 +106,7 @@ class AutoPull:
         )
         if not is_allowed or len(self._tasks) >= HELD_MAX:
             return False
-        name = request.model_as_asked or request.model
+        name = request.requested_name or request.model
         try:
             transfer = self._transfers.add(name, str(request.id))
         except HerdError as error:
@@ -158,7 +158,7 @@ class AutoPull:
 
     def _refusal(self, request: Request, problem: str) -> Refusal:
         reason = problem or f"not completed within {self._settings.timeout_s:.0f} s; watch it with: herd pulls"
-        name = request.model_as_asked or request.model
+        name = request.requested_name or request.model
         message = f"model '{name}' not found on any node, and it could not be downloaded: {reason}"
         return Refusal(404 if problem else 503, "model_not_fetched", message)
 

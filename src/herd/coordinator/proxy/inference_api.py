@@ -127,7 +127,7 @@ class InferenceApi:
 
         def leave() -> None:
             if key is not None:
-                self._allowances.give_back(key.id, 0)
+                self._allowances.finish_request(key.id, 0)
 
         def refuse(refusal: Refusal, wait: WaitNotice | None) -> None:
             leave()
@@ -150,7 +150,7 @@ class InferenceApi:
             if not key.allows_model(canonical(name)):
                 message = f"key {key.name} is not allowed to use model {name[:80]}"
                 return Refusal(403, "model_not_allowed", message)
-        return self._allowances.take(key, *self._unix_month())
+        return self._allowances.start_request(key, *self._unix_month())
 
     def _request(self, exchange: Exchange, dialect: Dialect, parsed: ParsedRequest, key: ApiKey | None) -> Request:
         owner, tags = key.id if key is not None else "", self._tags(exchange, parsed)
@@ -172,7 +172,7 @@ class InferenceApi:
             client_ip=exchange.client_ip,
             tags=tags,
             deadline_at=deadline_at,
-            model_as_asked=parsed.model,
+            requested_name=parsed.model,
             prefix=prefix_hashes(parsed.body, owner) if self._hashes_prefixes else (),
             key_id=owner,
             tenant=_tenant(exchange, tags, owner),

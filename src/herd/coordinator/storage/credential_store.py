@@ -128,9 +128,9 @@ class CredentialStore:
     def _code(self, fresh: bytes) -> str:
         raw = self._bytes(LOCAL_CODE_FILE)
         if raw is None:
-            self._write(LOCAL_CODE_FILE, pairing.invitation(fresh).text.encode() + b"\n")
-            return pairing.invitation(fresh).code
-        known = pairing.read_invitation(raw.decode("ascii", "replace"))
+            self._write(LOCAL_CODE_FILE, pairing.create_invitation(fresh).text.encode() + b"\n")
+            return pairing.create_invitation(fresh).code
+        known = pairing.parse_invitation(raw.decode("ascii", "replace"))
         if known is None:
             raise self._damaged(LOCAL_CODE_FILE, "it contains no join code")
         return known.code

@@ -105,7 +105,7 @@ def trace_row(record: Record, wall_at: float, candidates_max: int, rules: str = 
     return TraceRow(
         request_id=_text(request.id),
         model=_text(record.model),
-        original_model=_text(request.model_as_asked or request.model),
+        original_model=_text(request.requested_name or request.model),
         node_id=_text(_node_of(record)),
         score=_finite(best.total) if best is not None else None,
         scores_breakdown=_json(best.terms) if best is not None else None,

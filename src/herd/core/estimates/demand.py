@@ -36,7 +36,7 @@ class Demand:
         return max(known[1], at - known[0], GAP_MIN_S) if known is not None else None
 
 
-def chance_within(gap_s: float, horizon_s: float) -> float:
+def probability_within(gap_s: float, horizon_s: float) -> float:
     """Chance, 0..1, that a model with such a gap is asked for within the horizon; arrivals taken as a Poisson process.
 
     A gap of 0 is that of a model that is answering now.

@@ -9,11 +9,11 @@ from collections.abc import Collection
 
 from herd.core.context.window_usage import WINDOW_USE, WindowUsage
 from herd.core.estimates.demand import Demand
-from herd.core.estimates.learned_speeds import KINDS, Rates, SpeedSample
+from herd.core.estimates.learned_speeds import KINDS, LearnedSpeeds, SpeedSample
 from herd.core.estimates.output_lengths import OUTPUT, OutputLengths
 from herd.core.estimates.prefix_cache import PrefixCache
 from herd.core.estimates.residency import Residency
-from herd.core.estimates.token_ratio import TOKENS, Tokens
+from herd.core.estimates.token_ratio import TOKENS, TokenRatios
 from herd.core.estimates.utilization import Utilization
 from herd.core.state.fleet import ModelName, Node
 from herd.core.state.learned_values import LearnedValue
@@ -27,20 +27,20 @@ LEARN_EVERY_S = 0.005
 
 class Forecast:
     def __init__(self) -> None:
-        self.rates = Rates()
+        self.speeds = LearnedSpeeds()
         self.outputs = OutputLengths()
         self.demand = Demand()
-        self.crowding = Utilization()
+        self.utilization = Utilization()
         self.prefixes = PrefixCache()
-        self.tokens = Tokens()
+        self.token_ratios = TokenRatios()
         self.residency = Residency()
-        self.window_use = WindowUsage()
+        self.window_usage = WindowUsage()
 
     # --- asked by policies ---
 
     def prompt_tokens(self, request: Request, model: ModelName) -> float:
         """The prompt's estimated length, corrected by what engines counted for this model before."""
-        return request.prompt_tokens * self.tokens.factor(model)
+        return request.prompt_tokens * self.token_ratios.factor(model)
 
     def cached_tokens(self, request: Request, node: Node, model: ModelName) -> int:
         if not request.prefix or not self.residency.is_loaded(node, model):
@@ -51,18 +51,23 @@ class Forecast:
 
     def changes(self) -> list[LearnedValue]:
         """What was learnt since this was last asked, and is worth keeping; of very much the rest next time."""
-        return [*self.rates.changes(), *self.outputs.changes(), *self.tokens.changes(), *self.window_use.changes()]
+        return [
+            *self.speeds.changes(),
+            *self.outputs.changes(),
+            *self.token_ratios.changes(),
+            *self.window_usage.changes(),
+        ]
 
     def recall(self, memory: LearnedValue) -> None:
         """Believes it again. Raises `ValueError` for what nobody here can have learnt."""
         if memory.kind in KINDS:
-            self.rates.recall(memory)
+            self.speeds.recall(memory)
         elif memory.kind == OUTPUT:
             self.outputs.recall(memory)
         elif memory.kind == TOKENS:
-            self.tokens.recall(memory)
+            self.token_ratios.recall(memory)
         elif memory.kind == WINDOW_USE:
-            self.window_use.recall(memory)
+            self.window_usage.recall(memory)
         else:
             raise ValueError(f"nobody knows a memory of the kind {memory.kind!r}")
 
@@ -85,18 +90,18 @@ class Forecast:
         assert live.queue is not None
         live.queue.starts += 1
         slots = node.report.models[model].engine.slots
-        self.crowding.started(node.id, model, streams, slots, at)
+        self.utilization.started(node.id, model, streams, slots, at)
         attempt.queue_start_number = live.queue.starts
         attempt.was_warm = model in node.loaded_until or model in node.loaded
         attempt.is_load_pure = attempt.is_alone and not node.loading_until
         attempt.was_loaded = self.residency.is_loaded(node, model)
         attempt.cached_guess = self.cached_tokens(request, node, model)
         if not attempt.was_loaded and model not in node.loading_until:
-            self.residency.load_begins(node, model, busy)
+            self.residency.load_started(node, model, busy)
             self.prefixes.dropped(node.id, model)
             before_s = max((until - at for until in node.loading_until.values()), default=0.0)
             node.loading_until[model] = at + max(
-                _expected_load_s(live), before_s + self.rates.speed(node, model).load_s
+                _expected_load_s(live), before_s + self.speeds.speed(node, model).load_s
             )
         self.residency.used(node, model, at)
         if request.prefix:
@@ -105,11 +110,11 @@ class Forecast:
     def first_byte(self, live: LiveRequest) -> None:
         """Its prompt is read: from here on it keeps nobody else's from being read."""
         if live.queue is not None:
-            live.queue.in_flight[live.request.id].reading_s = 0.0
+            live.queue.in_flight[live.request.id].prefill_s = 0.0
 
     def left(self, queue: Queue, at: float) -> None:
         """Somebody is no longer in this queue, whatever the reason."""
-        self.crowding.left(queue.node_id, queue.model, len(queue.in_flight), at)
+        self.utilization.left(queue.node_id, queue.model, len(queue.in_flight), at)
 
     def finished(self, live: LiveRequest, node: Node, counters: Counters, streams: int, at: float) -> None:
         """An attempt ended whole: its counters teach."""
@@ -123,15 +128,15 @@ class Forecast:
         if counters.completion_tokens is not None and request.kind is not RequestKind.EMBED:
             self.outputs.learn(request, model, counters.completion_tokens)
         if counters.prompt_tokens and request.prompt_tokens and not attempt.is_cut:
-            self.tokens.learn(model, counters.prompt_tokens / request.prompt_tokens)
+            self.token_ratios.learn(model, counters.prompt_tokens / request.prompt_tokens)
         if counters.prompt_tokens and request.kind is not RequestKind.EMBED:
-            self.window_use.learn(model, counters.prompt_tokens + (counters.completion_tokens or 0))
-        self.rates.learn(node, model, _sample(live, counters, _streams(live, node, streams), at))
+            self.window_usage.learn(model, counters.prompt_tokens + (counters.completion_tokens or 0))
+        self.speeds.learn(node, model, _sample(live, counters, _streams(live, node, streams), at))
 
     def apply_heartbeat(self, node: Node, loaded_before: dict[ModelName, int | None], is_new_boot: bool) -> None:
         """A heartbeat: a model that left memory, or came back with another window, holds no prompts any more."""
         if is_new_boot:
-            self.rates.forget(node.id)
+            self.speeds.forget(node.id)
             self.prefixes.dropped(node.id)
             self.residency.forget(node.id)
             return

@@ -126,7 +126,7 @@ class SpeedSample:
 LEARNT_SAMPLES = 3
 
 
-class Rates:
+class LearnedSpeeds:
     def __init__(self) -> None:
         self._pairs = BoundedDict[tuple[NodeId, ModelName], _Learnt](PAIRS_MAX)
         self._nodes = BoundedDict[NodeId, _Shared](NODES_MAX)
@@ -147,7 +147,7 @@ class Rates:
         self._speeds[key] = (card, speed)
         return speed
 
-    def is_learnt(self, node_id: NodeId, model: ModelName) -> bool:
+    def is_learned(self, node_id: NodeId, model: ModelName) -> bool:
         """Whether the prompt speed was measured here, several times: then a prediction may be held against the node."""
         learnt = self._pairs.get((node_id, model))
         return learnt is not None and learnt.prompt.samples >= LEARNT_SAMPLES

@@ -70,7 +70,7 @@ class Residency:
         here.sort(key=lambda model: (self._used_at.get((node.id, model), 0.0), model))
         return here
 
-    def is_crowded(self, node: Node, card: ModelInfo) -> bool:
+    def has_models_max(self, node: Node, card: ModelInfo) -> bool:
         """Whether the engine has as many models as it takes."""
         most = card.engine.models_max
         if most is None:
@@ -93,7 +93,7 @@ class Residency:
         if len(self._used_at) > PAIRS_MAX:
             self._used_at.popitem(last=False)
 
-    def load_begins(self, node: Node, model: ModelName, busy: Container[ModelName]) -> None:
+    def load_started(self, node: Node, model: ModelName, busy: Container[ModelName]) -> None:
         """A request of ours makes the engine load this: idle models leave, as many as must. Call before it is listed in
         `node.loading_until`."""
         card = node.report.models[model]
@@ -101,7 +101,7 @@ class Residency:
         leaving.pop(model, None)
         missing = self.footprint_bytes(node, card, model) - self.room_bytes(node)
         for victim in self.residents(node):
-            if missing <= 0 and not self.is_crowded(node, card):
+            if missing <= 0 and not self.has_models_max(node, card):
                 break
             if victim in busy or victim == model:
                 continue

@@ -14,7 +14,7 @@ TOKENS = "tokens"
 """The kind of its memories, of a model."""
 
 
-class Tokens:
+class TokenRatios:
     def __init__(self) -> None:
         self._factors: OrderedDict[ModelName, float] = OrderedDict()
         self._changes = Changes()

@@ -1,4 +1,4 @@
-"""Whether a request that no node can take now may wait, or what it is told instead. Chooses no node and keeps no queue."""
+"""Decides whether a request that no node can take now may wait, or with which error it is refused."""
 
 from __future__ import annotations
 
@@ -9,28 +9,27 @@ from herd.core.state.fleet import Fleet
 from herd.core.state.live_request import LiveRequest
 from herd.errors import Refusal
 
-NEVER_PASSES = ("tried", "has_model", "continuation", "asked_node")
-"""Reasons that no waiting removes."""
 
+def hold_refusal(live: LiveRequest, fleet: Fleet, waiting: Waiting, at: float, started_at: float) -> Refusal | None:
+    """The refusal, or None if the request may be held.
 
-def why_not_hold(live: LiveRequest, fleet: Fleet, waiting: Waiting, at: float, started_at: float) -> Refusal | None:
-    """None when it may be held. `started_at` is when the coordinator began: until all nodes had time to report, what is
-    unknown may still appear."""
+    `started_at` is when the coordinator started: until all nodes had time to report, an unknown model may still appear.
+    """
     is_known = any(fleet.knows(model) for model in live.models)
     may_appear = at - started_at < waiting.settings.start_grace_s
     if not is_known and not may_appear:
         return last_failure(live) or refusals.unknown_model(live.request, fleet.model_names)
-    if (is_known and not may_pass_later(live.decision)) or at >= live.hold_until:
+    if (is_known and not can_waiting_help(live.decision)) or at >= live.hold_until:
         return last_failure(live) or refusals.nobody_now(live.request, live.decision)
     return waiting.refusal_for(live, at)
 
 
 def last_failure(live: LiveRequest) -> Refusal | None:
-    """What its last attempt failed of, as far as it was tried."""
+    """The refusal that follows from its last attempt; None if it was not tried."""
     failure = live.attempt.failure if live.attempt is not None else None
     return refusals.after_failure(failure) if failure is not None else None
 
 
-def may_pass_later(decision: Decision | None) -> bool:
-    """Whether waiting can help: some node was rejected for a reason that may go away."""
-    return decision is None or any(one.filter not in NEVER_PASSES for one in decision.rejected)
+def can_waiting_help(decision: Decision | None) -> bool:
+    """Whether some node was rejected for a temporary reason."""
+    return decision is None or any(one.is_temporary for one in decision.rejected)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from herd.core.context.windows import need_tokens, was_cut
-from herd.core.lifecycle.admission import last_failure, may_pass_later
+from herd.core.lifecycle.admission import can_waiting_help, last_failure
 from herd.core.lifecycle.dispatcher_parts import DispatcherParts, DispatcherSettings
 from herd.core.lifecycle.placement import Placement, record
 from herd.core.lifecycle.poison_requests import PoisonRequests
@@ -195,12 +195,12 @@ class Dispatcher:
         """Whether another node can continue the answer, now or soon."""
         if not failure.continuation_kinds or self.is_draining:
             return False
-        live.request.engine_kinds = failure.continuation_kinds
+        live.request.continuation_kinds = failure.continuation_kinds
         node = self.fleet.node(attempt.node_id)
         card = node.card(attempt.model) if node is not None else None
         live.request.digest = card.digest if card is not None else live.request.digest
         decision = self.scheduler.decide(live.request, attempt.model, at, (*live.tried, attempt.node_id))
-        return decision.chosen is not None or may_pass_later(decision)
+        return decision.chosen is not None or can_waiting_help(decision)
 
     def _is_longer_than_known(self, live: LiveRequest, failure: Failure) -> bool:
         """Whether the engine counted a longer prompt than was estimated; then a larger window on the same node may be enough."""

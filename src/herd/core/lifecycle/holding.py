@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 
-from herd.core.state.fairness import TURN, FairLine, Shares
+from herd.core.state.fairness import TURN, FairOrder, Shares
 from herd.core.state.request import RequestId
 
 
@@ -51,7 +51,7 @@ class HoldingSettings:
 
 class Holding:
     def __init__(self) -> None:
-        self._classes: dict[Hashable, FairLine] = {}
+        self._classes: dict[Hashable, FairOrder] = {}
         self._class_of: dict[RequestId, Hashable] = {}
         self._shares = Shares()
 
@@ -66,7 +66,7 @@ class Holding:
         assert request_id not in self._class_of
         line = self._classes.get(conditions)
         if line is None:
-            line = self._classes[conditions] = FairLine(self._shares)
+            line = self._classes[conditions] = FairOrder(self._shares)
         self._class_of[request_id] = conditions
         return line.add(request_id, tenant)
 
@@ -96,7 +96,7 @@ class Holding:
 
     def lines(self) -> list[list[RequestId]]:
         """Each class, in the order in which it will be tried."""
-        return [list(line.order(lambda _: TURN)) for line in self._classes.values()]
+        return [list(line.sequence(lambda _: TURN)) for line in self._classes.values()]
 
     def __iter__(self) -> Iterator[RequestId]:
         return iter(self._class_of)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from herd.core.context.thinking import budget_tokens
 from herd.core.context.window_usage import chosen_tokens
 from herd.core.context.windows import cutting_window
-from herd.core.lifecycle.admission import why_not_hold
+from herd.core.lifecycle.admission import hold_refusal
 from herd.core.lifecycle.dispatcher_parts import DispatcherParts, DispatcherSettings
 from herd.core.lifecycle.retries import first_byte_patience_s, has_budget, predicted_patience_s
 from herd.core.scheduling.substitutes import substitute
@@ -71,7 +71,7 @@ class Placement:
                 self._accept(live, decision, trigger, at, out)
                 return
         live.decision = first
-        refusal = why_not_hold(live, self._fleet, self._waiting, at, self._started_at)
+        refusal = hold_refusal(live, self._fleet, self._waiting, at, self._started_at)
         if refusal is not None:
             self.refuse(live, trigger, at, refusal, out)
             return
@@ -169,7 +169,7 @@ class Placement:
             return None
         request, model = live.request, live.model
         chosen = (
-            chosen_tokens(self._forecast.window_use.usual_tokens(model), card.context_max_tokens)
+            chosen_tokens(self._forecast.window_usage.usual_tokens(model), card.context_max_tokens)
             if card.loaded is None
             else None
         )
@@ -185,7 +185,7 @@ class Placement:
         request, decision = live.request, live.decision
         generous_s = first_byte_patience_s(self._settings.retries, request.stream, request.prompt_tokens, cold_bytes)
         expected_s = decision.scored[0].expected_s if decision is not None else {}
-        if not request.stream or not expected_s or not self._forecast.rates.is_learnt(node.id, live.model):
+        if not request.stream or not expected_s or not self._forecast.speeds.is_learned(node.id, live.model):
             return generous_s
         return predicted_patience_s(generous_s, expected_s["load"] + expected_s["wait"], expected_s["prefill"])
 
@@ -197,7 +197,7 @@ class Placement:
 
     def refuse(self, live: LiveRequest, trigger: Trigger, at: float, refusal: Refusal, out: list[Command]) -> None:
         """A request that never ran counts as rejected; one that was tried has failed, before or after its first byte."""
-        out.append(Refuse(live.request.id, self._waiting.pace.timed(refusal, 0, at)))
+        out.append(Refuse(live.request.id, self._waiting.wait_estimate.timed(refusal, 0, at)))
         failure = live.attempt.failure if live.attempt is not None else None
         error = failure.description if failure is not None else refusal.message
         outcome = Outcome.FAILED if live.attempts else Outcome.REJECTED

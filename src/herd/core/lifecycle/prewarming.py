@@ -61,10 +61,10 @@ class Prewarmer:
         suitable = [node for node in nodes if node.id != queue.node_id and self._is_suitable(node, model)]
         if not suitable:
             return None
-        node = min(suitable, key=lambda one: (forecast.rates.speed(one, model).load_s, one.id))
-        forecast.residency.load_begins(node, model, ())
+        node = min(suitable, key=lambda one: (forecast.speeds.speed(one, model).load_s, one.id))
+        forecast.residency.load_started(node, model, ())
         forecast.prefixes.dropped(node.id, model)
-        node.loading_until[model] = at + forecast.rates.speed(node, model).load_s
+        node.loading_until[model] = at + forecast.speeds.speed(node, model).load_s
         return LoadModel(node.id, model, node.report.models[model])
 
     def _is_suitable(self, node: Node, model: ModelName) -> bool:
@@ -79,4 +79,4 @@ class Prewarmer:
             return False
         card = report.models[model]
         fits = residency.footprint_bytes(node, card, model) <= residency.room_bytes(node)
-        return fits and not residency.is_crowded(node, card)
+        return fits and not residency.has_models_max(node, card)

@@ -21,7 +21,7 @@ from herd.errors import Refusal
 
 
 @dataclass(slots=True)
-class _Filled:
+class _TenantUsage:
     """What one tenant's waiting requests take."""
 
     places: int = 0
@@ -33,8 +33,8 @@ class Waiting:
         self.settings = settings
         self.queues = Queues()
         self.holding = Holding()
-        self.pace = WaitEstimate()
-        self._filled: dict[str, _Filled] = {}
+        self.wait_estimate = WaitEstimate()
+        self._usage_by_tenant: dict[str, _TenantUsage] = {}
         self._bytes = 0
         self._queued = 0
 
@@ -50,26 +50,26 @@ class Waiting:
         """What a request that would have to wait is told instead: that its tenant (429) or everybody (503) waits too much already."""
         settings, size_bytes = self.settings, live.request.size_bytes
         if len(self) >= settings.held_max or self._bytes + size_bytes > settings.held_max_bytes:
-            return self.pace.timed(refusals.FULL, len(self), at)
-        own = self._filled.get(live.request.tenant)
+            return self.wait_estimate.timed(refusals.FULL, len(self), at)
+        own = self._usage_by_tenant.get(live.request.tenant)
         if own is None or not live.request.tenant or live.has_waited or live.attempts:
             return None
         share = settings.tenant_share
-        if len(self._filled) == 1:
+        if len(self._usage_by_tenant) == 1:
             share = (1.0 + share) / 2.0  # alone: but whoever comes next must find a place
         places_max = max(1, math.ceil(share * settings.held_max))
         if own.places < places_max and own.size_bytes + size_bytes <= share * settings.held_max_bytes:
             return None
-        return self.pace.timed(refusals.OVER_SHARE, own.places, at)
+        return self.wait_estimate.timed(refusals.OVER_SHARE, own.places, at)
 
     def run(self, live: LiveRequest, node_id: NodeId, model: ModelName, at: float) -> Queue:
         """It occupies a slot from now on."""
         assert live.queue is None
-        load_s, reading_s, writing_s = _service_s(live, node_id)
-        service_s = load_s + reading_s + writing_s
+        load_s, prefill_s, decode_s = _service_s(live, node_id)
+        service_s = load_s + prefill_s + decode_s
         queue = live.queue = self.queues.queue(node_id, model)
-        self.pace.started(at, is_contended=len(self) > 0)
-        queue.run(live.request.id, live.request.tenant, Work(service_s, at, at + service_s, at + load_s, reading_s))
+        self.wait_estimate.started(at, is_contended=len(self) > 0)
+        queue.run(live.request.id, live.request.tenant, Work(service_s, at, at + service_s, at + load_s, prefill_s))
         return queue
 
     def enqueue(self, live: LiveRequest, node_id: NodeId, model: ModelName) -> int:
@@ -77,13 +77,13 @@ class Waiting:
         assert live.queue is None
         live.queue = self.queues.queue(node_id, model)
         self._queued += 1
-        self._fill(live)
+        self._count(live)
         return live.queue.enqueue(live.request.id, live.request.tenant, Work(sum(_service_s(live, node_id))))
 
     def hold(self, live: LiveRequest) -> int:
         """It waits for any node; its position from 1 among those that wait for the same."""
         assert live.queue is None
-        self._fill(live)
+        self._count(live)
         conditions = (live.models, live.request.needs, live.tried, live.request.kind, live.request.only_node)
         return self.holding.add(live.request.id, live.request.tenant, conditions)
 
@@ -92,31 +92,31 @@ class Waiting:
         request_id = live.request.id
         if request_id in self.holding:
             self.holding.remove(request_id)
-            self._empty(live)
+            self._uncount(live)
         queue, live.queue = live.queue, None
         if queue is None:
             return None
         if request_id in queue.pending:
             self._queued -= 1
-            self._empty(live)
+            self._uncount(live)
         queue.leave(request_id)
         self.queues.tidy(queue)
         return queue
 
-    def _fill(self, live: LiveRequest) -> None:
+    def _count(self, live: LiveRequest) -> None:
         live.has_waited = True
-        own = self._filled.setdefault(live.request.tenant, _Filled())
+        own = self._usage_by_tenant.setdefault(live.request.tenant, _TenantUsage())
         own.places += 1
         own.size_bytes += live.request.size_bytes
         self._bytes += live.request.size_bytes
 
-    def _empty(self, live: LiveRequest) -> None:
-        own = self._filled[live.request.tenant]
+    def _uncount(self, live: LiveRequest) -> None:
+        own = self._usage_by_tenant[live.request.tenant]
         own.places -= 1
         own.size_bytes -= live.request.size_bytes
         self._bytes -= live.request.size_bytes
         if not own.places:
-            del self._filled[live.request.tenant]
+            del self._usage_by_tenant[live.request.tenant]
 
     def problems(self, live: dict[RequestId, LiveRequest]) -> list[str]:
         """What is wrong with the books; empty when all is well. Asked by tests after every event."""
@@ -135,9 +135,9 @@ class Waiting:
             found.append(f"{len(waiting)} wait, {len(self)} counted")
         if sum(one.request.size_bytes for one in waiting) != self._bytes:
             found.append("waiting bytes are miscounted")
-        if sum(own.places for own in self._filled.values()) != len(waiting):
+        if sum(own.places for own in self._usage_by_tenant.values()) != len(waiting):
             found.append("the tenants' places are miscounted")
-        if any(len(queue.line or ()) != len(queue.pending) for queue in self.queues):
+        if any(len(queue.order or ()) != len(queue.pending) for queue in self.queues):
             found.append("a queue's line is not those who wait in it")
         return found
 

@@ -40,7 +40,7 @@ LAN_BYTES_PER_S, INTERNET_BYTES_PER_S = 60_000_000.0, 12_500_000.0
 """Half of a gigabit where a node shares the model with the fleet; else a hundred megabits, a common line. What it really takes is seen
 when it runs."""
 WEIGHED_MAX = 8
-"""Further homes that are weighed one by one: each takes a plan of its own."""
+"""Further homes that are reweighted one by one: each takes a plan of its own."""
 TOLD_MAX = 12
 """Recommendations of one kind at most."""
 
@@ -95,7 +95,7 @@ class Machines:
 
     reports: Mapping[NodeId, Report]
     speed: Callable[[NodeId, ModelName], Speed]
-    is_learnt: Callable[[NodeId, ModelName], bool]
+    is_learned: Callable[[NodeId, ModelName], bool]
     footprint_bytes: Callable[[NodeId, ModelName], int]
     pinned: frozenset[ModelOnNode] = frozenset()
 
@@ -163,7 +163,7 @@ class _Ground:
             )
 
     def _promising(self) -> list[PlacementOption]:
-        """The further homes that would save most by themselves: only so many are weighed against all the rest."""
+        """The further homes that would save most by themselves: only so many are reweighted against all the rest."""
         new = list(self._new_homes())
         saved = savings(self.wants, self.homes, self.have.resident, new)
         ranked = sorted(zip(saved, new, strict=True), key=lambda one: (-one[0], one[1].place))

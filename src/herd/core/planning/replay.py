@@ -9,13 +9,13 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 
-from herd.core.estimates.demand import chance_within
+from herd.core.estimates.demand import probability_within
 from herd.core.scheduling.completion_time import (
-    SECONDS_OF_ITS_OWN,
+    OWN_TERMS,
     CompletionTimePolicy,
     CompletionTimeSettings,
-    soonest_first,
-    weighed,
+    earliest_first,
+    reweighted,
 )
 from herd.core.scheduling.scheduler import SignalPolicy
 from herd.core.scheduling.signals import Signal, Weights
@@ -96,8 +96,8 @@ def choose_again(choice: RecordedDecision, rules: DecisionRules, signals: Sequen
     estimated = [one for one in choice.scored if one.expected_s]
     if not estimated or (len(estimated) < len(choice.scored) and choice.rules.policy == rules.policy):
         return None
-    again = [Scored(one.node_id, one.total, one.terms, one.depth, weighed(one, rules.times)) for one in estimated]
-    return sorted(again, key=soonest_first)
+    again = [Scored(one.node_id, one.total, one.terms, one.depth, reweighted(one, rules.times)) for one in estimated]
+    return sorted(again, key=earliest_first)
 
 
 def is_cut_short(choice: RecordedDecision, rules: DecisionRules) -> bool:
@@ -125,12 +125,12 @@ def judge(choice: RecordedDecision, rules: DecisionRules, signals: Sequence[Sign
 
 
 def _own_s(scored: Scored) -> float:
-    return sum(scored.expected_s[name] for name in SECONDS_OF_ITS_OWN)
+    return sum(scored.expected_s[name] for name in OWN_TERMS)
 
 
 def _others_s(scored: Scored, horizon_s: float) -> float:
     """What others lose, in plain seconds without any weight."""
-    return scored.others_s + sum(chance_within(gap_s, horizon_s) * load_s for gap_s, load_s in scored.evicted)
+    return scored.others_s + sum(probability_within(gap_s, horizon_s) * load_s for gap_s, load_s in scored.evicted)
 
 
 @dataclass(slots=True)

@@ -184,7 +184,7 @@ def drifted(fleet: Fleet, model: ModelName) -> dict[str, list[NodeId]]:
     return found
 
 
-def can_fetch(node: Node) -> bool:
+def can_download(node: Node) -> bool:
     """Whether it is there and has an engine that takes such orders."""
     is_there = node.liveness in (Liveness.ONLINE, Liveness.DEGRADED) and not node.report.draining
     return is_there and any(endpoint.abilities.can_pull for endpoint in node.report.engines)
@@ -192,7 +192,7 @@ def can_fetch(node: Node) -> bool:
 
 def best_target(fleet: Fleet, model: ModelName, size_bytes: int) -> Node | Refusal:
     """Where a model that is asked for belongs: room on the disk, then the fastest memory among those that hold it, then the most room."""
-    able = [node for node in fleet if can_fetch(node) and node.card(model) is None]
+    able = [node for node in fleet if can_download(node) and node.card(model) is None]
     if not able:
         return Refusal(
             503, "no_node", "no node that is here now can fetch models; see: herd status", retry_after_s=30.0

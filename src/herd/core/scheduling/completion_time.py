@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from herd.core.estimates.demand import chance_within
+from herd.core.estimates.demand import probability_within
 from herd.core.estimates.forecast import Forecast
 from herd.core.estimates.hardware_priors import Speed
 from herd.core.scheduling.scheduler import SignalPolicy
@@ -66,7 +66,7 @@ READING_DONE_MAX = 0.9
 Evicted = Sequence[tuple[float, float]]
 """As in `Scored.evicted`."""
 
-SECONDS_OF_ITS_OWN = ("wait", "load", "prefill", "decode")
+OWN_TERMS = ("wait", "load", "prefill", "decode")
 """The terms that the request itself lasts; the rest is others'."""
 
 
@@ -127,7 +127,7 @@ class CompletionTimePolicy:
     def rank(self, request: Request, candidates: Sequence[Candidate]) -> list[Scored]:
         ranked: list[Scored] = list(self.estimates(request, candidates))
         if len(ranked) > 1:
-            ranked.sort(key=soonest_first)
+            ranked.sort(key=earliest_first)
         return ranked
 
     def estimates(self, request: Request, candidates: Sequence[Candidate]) -> list[TimedCandidate]:
@@ -150,7 +150,7 @@ class CompletionTimePolicy:
 
     def _estimate(self, wish: _Wish, candidate: Candidate) -> TimedCandidate:
         forecast, node, queue, model = self._forecast, candidate.node, candidate.queue, wish.model
-        speed, is_loaded = forecast.rates.speed(node, model), forecast.residency.is_loaded(node, model)
+        speed, is_loaded = forecast.speeds.speed(node, model), forecast.residency.is_loaded(node, model)
         unread = wish.prompt_tokens
         if is_loaded and wish.request.prefix:
             unread -= forecast.prefixes.cached_tokens(node.id, model, wish.request.prefix)
@@ -176,7 +176,7 @@ class CompletionTimePolicy:
                 if running:
                     others_s += _harm_to_own_s(queue, slots, speed, prefill_s, decode_s, wish)
                 if running >= slots:
-                    share = forecast.crowding.share(node.id, model, wish.at)
+                    share = forecast.utilization.share(node.id, model, wish.at)
                     others_s += _harm_to_later_s(queue, slots, share, line_s, prefill_s + decode_s)
         if load_s > 0.0 and model not in node.loading_until:
             room_wait_s, evicted = self._evicted(candidate, wish)
@@ -211,14 +211,14 @@ class CompletionTimePolicy:
         """How long until busy models made room, and those that must go."""
         residency, node, at = self._forecast.residency, candidate.node, wish.at
         missing = residency.footprint_bytes(node, candidate.card, wish.model) - residency.room_bytes(node)
-        is_crowded = residency.is_crowded(node, candidate.card)
-        if missing <= 0 and not is_crowded:
+        has_models_max = residency.has_models_max(node, candidate.card)
+        if missing <= 0 and not has_models_max:
             return 0.0, ()
         wait_s, evicted = 0.0, list[tuple[float, float]]()
         busy: list[ModelName] = []
-        demand, rates = self._forecast.demand, self._forecast.rates
+        demand, rates = self._forecast.demand, self._forecast.speeds
         for name in residency.residents(node):
-            if missing <= 0 and not is_crowded:
+            if missing <= 0 and not has_models_max:
                 break
             if name in candidate.busy:
                 busy.append(name)
@@ -227,15 +227,15 @@ class CompletionTimePolicy:
             if gap_s is not None:
                 evicted.append((gap_s, rates.speed(node, name).cold_load_s))
             missing -= residency.resident_bytes(node, name)
-            is_crowded = False
+            has_models_max = False
         for name in busy:
-            if missing <= 0 and not is_crowded:
+            if missing <= 0 and not has_models_max:
                 break
             works = candidate.busy[name].in_flight.values()
             wait_s = max(wait_s, max((_remaining_s(work, at) for work in works), default=0.0))
             evicted.append((0.0, rates.speed(node, name).cold_load_s))
             missing -= residency.resident_bytes(node, name)
-            is_crowded = False
+            has_models_max = False
         return wait_s, evicted
 
 
@@ -257,12 +257,12 @@ class ObservedSignalPolicy:
         return ranked
 
 
-def weighed(scored: Scored, settings: CompletionTimeSettings) -> dict[str, float]:
+def reweighted(scored: Scored, settings: CompletionTimeSettings) -> dict[str, float]:
     """The terms of an estimate under other weights, to the last bit as the policy itself would have found them.
 
     Raises `KeyError` for a candidate whose seconds were not estimated.
     """
-    terms = {name: scored.expected_s[name] for name in SECONDS_OF_ITS_OWN}
+    terms = {name: scored.expected_s[name] for name in OWN_TERMS}
     others_s, evicted = scored.others_s, scored.evicted
     harm_s = settings.harm_weight * (others_s + _eviction_s(evicted, settings) if evicted else others_s)
     return {
@@ -276,11 +276,11 @@ def _eviction_s(evicted: Evicted, settings: CompletionTimeSettings) -> float:
     """What those that must go would cost to bring back, by the chance that they are wanted."""
     cost_s = 0.0
     for gap_s, load_s in evicted:
-        cost_s += chance_within(gap_s, settings.eviction_horizon_s) * load_s
+        cost_s += probability_within(gap_s, settings.eviction_horizon_s) * load_s
     return cost_s * settings.eviction_weight
 
 
-def soonest_first(scored: Scored) -> tuple[float, int, str]:
+def earliest_first(scored: Scored) -> tuple[float, int, str]:
     return scored.expected_s["total"], scored.depth, scored.node_id
 
 
@@ -372,10 +372,10 @@ def _reading_s(queue: Queue, at: float) -> float:
     whole_s, done_s = 0.0, 0.0
     works = _some(queue)
     for work in works:
-        if work.reading_s:
+        if work.prefill_s:
             if not whole_s:
-                done_s = min(max(0.0, at - work.ready_at), READING_DONE_MAX * work.reading_s)
-            whole_s += work.reading_s
+                done_s = min(max(0.0, at - work.ready_at), READING_DONE_MAX * work.prefill_s)
+            whole_s += work.prefill_s
     return whole_s * len(queue.in_flight) / len(works) - done_s
 
 

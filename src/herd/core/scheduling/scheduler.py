@@ -1,7 +1,7 @@
-"""Filter, score, pick: which node serves a request. Knows nothing of what is done with the choice, and changes nothing.
+"""Chooses the node that serves a request: filters reject nodes, then a policy ranks the others.
 
-The policy is a seam: it ranks the candidates that passed the filters. `SignalPolicy` gives points by the seven
-public signals; others may rank by expected time. Cost follows the nodes that have the model, not the fleet.
+`SignalPolicy` ranks by points of the seven public signals; `CompletionTimePolicy` ranks by expected time. The cost of a decision
+grows with the number of nodes that have the model, not with the size of the fleet.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from herd.core.state.request import Request
 
 Check: TypeAlias = Callable[[Request, Candidate], "str | None"]
 
-OTHERS_NAMED_MAX = 32
-"""Nodes without the model are named in a decision only while the fleet is this small."""
+NODES_LISTED_MAX = 32
+"""Largest fleet for which a decision lists the nodes without the model."""
 
-MODELS_REMEMBERED_MAX = 256
-"""Models for which the list of nodes without them is kept."""
+MODELS_CACHED_MAX = 256
+"""Models whose list of nodes without them is cached."""
 
 
 class Policy(Protocol):
@@ -36,7 +36,7 @@ class Policy(Protocol):
 
 
 class SignalPolicy:
-    """Points by signals, highest first; then the shorter queue, then the node's name, so that equal input gives equal output."""
+    """Ranks by points, highest first; then by queue length, then by the node's name, so that equal input gives equal output."""
 
     name = "signals"
 
@@ -62,7 +62,7 @@ def best_first(scored: Scored) -> tuple[float, int, str]:
 
 
 class Scheduler:
-    """`decide` reads the fleet, the queues, what took how long and who is watched; it returns every candidate with its fate."""
+    """`decide` reads the fleet, the queues, the latencies and the quarantine; it changes nothing."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Scheduler:
         self._queues = queues
         self._latencies = latencies
         self._liveness = liveness
-        self._checks = tuple((f.name, f.check) for f in sorted(filters, key=lambda f: f.is_soft))
+        self._checks = tuple((f.name, f.check, f.is_temporary) for f in sorted(filters, key=lambda f: f.is_soft))
         self._soft = frozenset(f.name for f in filters if f.is_soft)
         self._others: dict[ModelName, tuple[int, list[Rejected]]] = {}
 
@@ -88,7 +88,7 @@ class Scheduler:
         rejected: list[Rejected] = []
         for node in self.fleet.with_model(model):
             if node.id in tried:
-                rejected.append(Rejected(node.id, "tried", "failed this request before"))
+                rejected.append(Rejected(node.id, "tried", "failed this request before", is_temporary=False))
                 continue
             candidate = self._candidate(node, model, at)
             reason = _first_reason(self._checks, request, candidate)
@@ -100,10 +100,10 @@ class Scheduler:
             rejected.append(reason)
         is_panic = not passed and bool(suspected)
         if is_panic:
-            passed = [one for one in suspected if _may_be_tried(one)]
+            passed = [one for one in suspected if _may_be_tried_anyway(one)]
             tried_anyway = {one.node.id for one in passed}
             rejected = [one for one in rejected if one.node_id not in tried_anyway]
-        if len(self.fleet.nodes) <= OTHERS_NAMED_MAX:
+        if len(self.fleet.nodes) <= NODES_LISTED_MAX:
             rejected.extend(self._without(model))
         scored = self.policy.rank(request, passed)
         return Decision(
@@ -115,45 +115,48 @@ class Scheduler:
         queue = queues.get(model)
         in_flight, pending = (len(queue.in_flight), len(queue.pending)) if queue is not None else (0, 0)
         return Candidate(
-            node,
-            node.report,
-            node.report.models[model],
-            model,
-            at,
-            in_flight,
-            pending,
-            self._latencies.p75_s(node.id, model),
-            self._liveness.quarantined_until(node.id, model),
-            queues,
-            queue,
-            model in node.loaded_until,
+            node=node,
+            report=node.report,
+            card=node.report.models[model],
+            model=model,
+            at=at,
+            in_flight=in_flight,
+            pending=pending,
+            latency_p75_s=self._latencies.p75_s(node.id, model),
+            quarantined_until=self._liveness.quarantined_until(node.id, model),
+            busy=queues,
+            queue=queue,
+            is_warm=model in node.loaded_until,
         )
 
     def _without(self, model: ModelName) -> list[Rejected]:
-        """The nodes that do not have it; the same until the fleet changes."""
+        """The nodes that do not have the model; cached until the fleet changes."""
         known = self._others.get(model)
         if known is not None and known[0] == self.fleet.version:
             return known[1]
         others = [
-            Rejected(node.id, "has_model", "does not have it") for node in self.fleet if model not in node.report.models
+            Rejected(node.id, "has_model", "does not have it", is_temporary=False)
+            for node in self.fleet
+            if model not in node.report.models
         ]
-        if len(self._others) >= MODELS_REMEMBERED_MAX:
+        if len(self._others) >= MODELS_CACHED_MAX:
             self._others.clear()
         self._others[model] = (self.fleet.version, others)
         return others
 
 
-def _first_reason(filters: Sequence[tuple[str, Check]], request: Request, candidate: Candidate) -> Rejected | None:
-    for name, check in filters:
+def _first_reason(
+    filters: Sequence[tuple[str, Check, bool]], request: Request, candidate: Candidate
+) -> Rejected | None:
+    for name, check, is_temporary in filters:
         reason = check(request, candidate)
         if reason is not None:
-            return Rejected(candidate.node.id, name, reason)
+            return Rejected(candidate.node.id, name, reason, is_temporary)
     return None
 
 
-def _may_be_tried(candidate: Candidate) -> bool:
-    """Nobody else is left: a suspected node gets one request at a time, and one that refuses connections only when it has been
-    heard since it did."""
+def _may_be_tried_anyway(candidate: Candidate) -> bool:
+    """A suspected node gets one request at a time. A node that refused a connection must have sent a heartbeat since then."""
     node = candidate.node
     is_reachable = node.unreachable_until <= candidate.at or node.last_heartbeat_at > node.refused_at
     return not candidate.in_flight and is_reachable

@@ -1,7 +1,7 @@
-"""Which loaded model may answer for one that no node can load now. Never another kind of model: text for text, sight for sight, code for code.
+"""Chooses a loaded model that may answer in place of one that fits into no node's memory: only a model of the same kind.
 
-The rule of the existing product (`FLEET_VRAM_FALLBACK`), with what it lacked: what a request needs (pictures, tools, thinking) the other
-model must be able to give, and a model that makes vectors is never replaced.
+This is the rule of ollama-herd (`FLEET_VRAM_FALLBACK`) with two additions: the other model must have the capabilities that the
+request needs (images, tools, thinking), and an embedding model is never replaced.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from herd.core.state.decision import Decision
 from herd.core.state.fleet import Fleet, Liveness, ModelInfo, ModelName
 from herd.core.state.request import Request, RequestKind
 
-SENSES = frozenset({"vision", "audio", "image"})
-"""Abilities that a replacement must have where the model that was asked for has them."""
+MODALITIES = frozenset({"vision", "audio", "image"})
+"""Capabilities that the substitute must have if the requested model has them."""
 _CODE = ("code", "coder", "starcoder", "devstral", "codestral")
 
 
@@ -31,11 +31,11 @@ class SubstituteSettings:
 
 
 def substitute(request: Request, model: ModelName, decision: Decision | None, fleet: Fleet) -> ModelName | None:
-    """The largest loaded model of the same kind, where memory is all that keeps the one asked for from every node that has it."""
+    """The largest loaded model of the same kind, if lack of memory is the only reason on every node that has the requested model."""
     if (
         request.kind not in (RequestKind.CHAT, RequestKind.GENERATE)
         or decision is None
-        or not _is_memory_alone(decision)
+        or not _is_memory_the_only_reason(decision)
     ):
         return None
     wanted = [card for node in fleet.with_model(model) if (card := node.card(model)) is not None]
@@ -46,22 +46,24 @@ def substitute(request: Request, model: ModelName, decision: Decision | None, fl
         for node in fleet
         if node.liveness is not Liveness.OFFLINE
         for name in node.loaded
-        if name != model and (card := node.card(name)) is not None and _is_alike(request, wanted[0], card)
+        if name != model and (card := node.card(name)) is not None and _is_suitable(request, wanted[0], card)
     ]
     return max(fit)[1] if fit else None
 
 
-def _is_memory_alone(decision: Decision) -> bool:
+def _is_memory_the_only_reason(decision: Decision) -> bool:
     having = [one.filter for one in decision.rejected if one.filter != "has_model"]
     return bool(having) and all(name == "memory" for name in having)
 
 
-def _is_alike(request: Request, wanted: ModelInfo, card: ModelInfo) -> bool:
+def _is_suitable(request: Request, wanted: ModelInfo, card: ModelInfo) -> bool:
     if "embedding" in card.capabilities or not request.needs <= card.capabilities | {"completion"}:
         return False
-    return (wanted.capabilities & SENSES) <= card.capabilities and is_for_code(wanted.name) == is_for_code(card.name)
+    return (wanted.capabilities & MODALITIES) <= card.capabilities and is_for_code(wanted.name) == is_for_code(
+        card.name
+    )
 
 
 def is_for_code(name: str) -> bool:
-    """By its name: no engine says what a model was trained for."""
+    """Judged by the name: no engine reports what a model was trained for."""
     return any(word in name.lower() for word in _CODE)

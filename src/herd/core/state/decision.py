@@ -1,6 +1,6 @@
-"""What a choice was made of: candidates, points, reasons, the node. Decides nothing; remembers everything.
+"""Defines a routing decision: the candidates with their points and times, the rejected nodes with reasons, the chosen node.
 
-A decision keeps every candidate, chosen or not, so that explaining and replaying it need no second code path.
+A decision keeps every candidate, chosen or not, so that explaining it and replaying it need no second code path.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from herd.core.state.fleet import ModelInfo, ModelName, Node, NodeId, Report
 from herd.core.state.queues import Queue
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Candidate:
-    """One node for one request at one instant. Built per decision: slots, not frozen (3 to 4 times cheaper).
+    """One node for one request at one time. Created for each decision: with slots and not frozen, which is 3 to 4 times cheaper.
 
-    `in_flight` and `pending` count this model's requests on this node, from the coordinator's own books;
+    `in_flight` and `pending` count this model's requests on this node, as the coordinator knows them;
     `latency_p75_s` is None until enough requests were seen.
     """
 
     node: Node
     report: Report
-    """The report that the decision is made by; the node may send another before anybody looks at its points."""
+    """The report on which the decision is based; the node may send a newer one before the points are computed."""
     card: ModelInfo
     model: ModelName
     at: float
@@ -31,11 +31,11 @@ class Candidate:
     latency_p75_s: float | None = None
     quarantined_until: float = 0.0
     busy: Mapping[ModelName, Queue] = field(default_factory=dict)
-    """The node's queues: its models that are answering now, and so cannot be evicted."""
+    """The node's queues: their models are answering now and cannot be evicted."""
     queue: Queue | None = None
-    """This model's queue on this node, if anybody is in it."""
+    """This model's queue on this node, unless it is empty."""
     is_warm: bool = False
-    """Unloaded lately: its file is probably still in the page cache."""
+    """The model was unloaded recently: its file is probably still in the page cache."""
     _free_bytes: int | None = None
 
     @property
@@ -44,7 +44,7 @@ class Candidate:
 
     @property
     def free_bytes(self) -> int:
-        """What this model may count on: memory that is free, that idle models hold, or that it holds already."""
+        """Memory available to this model: what is free, what idle models occupy, and what the model occupies itself."""
         if self._free_bytes is None:
             free = self.node.room_bytes
             for name, loaded in self.node.loaded.items():
@@ -56,35 +56,37 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A node that was out before points were given, and why, with the numbers."""
+    """A node that cannot serve the request: the filter that rejected it, and the reason with its numbers."""
 
     node_id: NodeId
     filter: str
     reason: str
+    is_temporary: bool = True
+    """Whether waiting can help."""
 
 
 @dataclass(slots=True, eq=False)
 class Scored:
-    """A node that could serve: its total and the part of every signal, in points."""
+    """A node that can serve the request: its points in total and by signal."""
 
     node_id: NodeId
     total: float
     terms: dict[str, float]
     depth: int = 0
     expected_s: dict[str, float] = field(default_factory=dict)
-    """Terms of the expected completion time in seconds, where they were estimated."""
+    """Terms of the expected completion time in seconds; empty where they were not estimated."""
     others_s: float = 0.0
-    """What those who are being answered would lose, before any weight: with `evicted` all that `harm` is made of."""
+    """The delay of other requests in seconds, before weighting. The term `harm` is computed from it and from `evicted`."""
     evicted: Sequence[tuple[float, float]] = ()
-    """The models that would have to go, each with the seconds until it is probably wanted again (0 while it is answering) and
-    the seconds of loading it anew."""
+    """The models that would be evicted: seconds until each is probably requested again (0 while it is answering), and seconds
+    to load it again."""
     candidate: Candidate | None = None
-    """What was seen of the node. Of its belongings only the report, the card and the plain values are still as they were."""
+    """The node as it was seen. Only the report, the card and the plain values stay unchanged after the decision."""
 
 
 @dataclass(slots=True, eq=False)
 class Decision:
-    """The outcome of filter, score, pick for one model: `chosen` is None when every node was rejected.
+    """The result of filtering and ranking for one model: `chosen` is None if every node was rejected.
 
     `scored` is ordered best first, so `scored[0].node_id == chosen`.
     """
@@ -95,7 +97,7 @@ class Decision:
     scored: list[Scored]
     rejected: list[Rejected]
     is_panic: bool = False
-    """Every node that could was under suspicion, and the best of them was tried all the same."""
+    """Only nodes with recent failures were left, and the best of them is tried."""
 
     @property
     def best(self) -> Scored | None:

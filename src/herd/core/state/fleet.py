@@ -244,8 +244,8 @@ class Node:
     """When it was last heard after having been silent for so long that it counted as gone."""
     returns: int = 0
     """How often it has returned of late; more than once is flapping."""
-    beats_since_return: int = 0
-    on_trial_until: float = 0.0
+    heartbeats_since_return: int = 0
+    untrusted_until: float = 0.0
     """A node that flaps is not trusted before this, nor before three heartbeats in a row."""
     room_bytes: int = 0
     """Memory that nothing occupies, of what models may fill: by the newest report."""

@@ -48,7 +48,7 @@ class LivenessSettings:
 FLAPS_FORGIVEN = 1
 """A node that slept or was restarted once serves at once; one that goes again within five minutes is flapping."""
 FLAP_WINDOW_S = 300.0
-BEATS_TO_TRUST = 3
+HEARTBEATS_TO_TRUST = 3
 TRIAL_S = 10.0
 TRIAL_MAX_S = 300.0
 PROBE_S = 30.0
@@ -84,10 +84,10 @@ class LivenessTracker:
         if node.liveness is Liveness.OFFLINE:
             is_flapping = at - node.returned_at < FLAP_WINDOW_S
             node.returns = node.returns + 1 if is_flapping else 1
-            node.returned_at, node.beats_since_return = at, 0
+            node.returned_at, node.heartbeats_since_return = at, 0
             if node.returns > FLAPS_FORGIVEN:
-                node.on_trial_until = at + min(TRIAL_MAX_S, TRIAL_S * 2.0 ** (node.returns - FLAPS_FORGIVEN - 1))
-        node.beats_since_return += 1
+                node.untrusted_until = at + min(TRIAL_MAX_S, TRIAL_S * 2.0 ** (node.returns - FLAPS_FORGIVEN - 1))
+        node.heartbeats_since_return += 1
         node.liveness = Liveness.ONLINE
 
     def tries(self, node: Node, model: ModelName, at: float) -> None:

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from herd.core.state.fairness import TURN, FairLine, Shares
+from herd.core.state.fairness import TURN, FairOrder, Shares
 from herd.core.state.fleet import ModelName, NodeId
 from herd.core.state.request import RequestId
 
@@ -24,7 +24,7 @@ class Work:
     end_at: float = 0.0
     ready_at: float = 0.0
     """When its model should be in memory."""
-    reading_s: float = 0.0
+    prefill_s: float = 0.0
     """Its prompt takes so long, and until then keeps others of its model from being read; zero once it writes."""
 
 
@@ -38,31 +38,31 @@ class Queue:
     pending: OrderedDict[RequestId, Work] = field(default_factory=OrderedDict)
     starts: int = 0
     """Attempts started while this queue held anybody."""
-    line: FairLine | None = None
+    order: FairOrder | None = None
     """Whose turn it is among `pending`; made when the first has to wait, and gone when nobody is here any more."""
 
     def run(self, request_id: RequestId, tenant: str, work: Work) -> None:
         """It occupies a slot from now on, and its tenant has had a turn."""
         self.in_flight[request_id] = work
-        if self.line is not None:
-            self.line.shares.charge(tenant, work.service_s or TURN)
+        if self.order is not None:
+            self.order.shares.charge(tenant, work.service_s or TURN)
 
     def enqueue(self, request_id: RequestId, tenant: str, work: Work) -> int:
         """It waits for a slot; its position from 1."""
-        if self.line is None:
-            self.line = FairLine(Shares())
+        if self.order is None:
+            self.order = FairOrder(Shares())
         self.pending[request_id] = work
-        return self.line.add(request_id, tenant)
+        return self.order.add(request_id, tenant)
 
     def next(self) -> RequestId | None:
         """Who gets the next slot."""
-        return self.line.first() if self.line is not None else None
+        return self.order.first() if self.order is not None else None
 
     def in_order(self) -> list[RequestId]:
         """Those who wait, in the order in which they will get a slot."""
-        if self.line is None:
+        if self.order is None:
             return []
-        return list(self.line.order(lambda request_id: self.pending[request_id].service_s or TURN))
+        return list(self.order.sequence(lambda request_id: self.pending[request_id].service_s or TURN))
 
     @property
     def is_idle(self) -> bool:
@@ -70,8 +70,8 @@ class Queue:
 
     def leave(self, request_id: RequestId) -> None:
         self.in_flight.pop(request_id, None)
-        if self.pending.pop(request_id, None) is not None and self.line is not None:
-            self.line.remove(request_id)
+        if self.pending.pop(request_id, None) is not None and self.order is not None:
+            self.order.remove(request_id)
 
 
 class Queues:

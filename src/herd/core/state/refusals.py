@@ -33,7 +33,7 @@ NAMES_TOLD_MAX = 3
 
 def unknown_model(request: Request, names: list[ModelName]) -> Refusal:
     """404, with the fleet's nearest names."""
-    asked = request.model_as_asked or request.model
+    asked = request.requested_name or request.model
     near = get_close_matches(canonical(asked), names, n=NAMES_TOLD_MAX, cutoff=0.3) or names[:NAMES_TOLD_MAX]
     told = ", ".join(name.removesuffix(":latest") for name in near)
     hint = f"the fleet has {told}" if told else "no node has reported a model yet; see `herd status`"
@@ -54,7 +54,7 @@ def prompt_too_long(prompt_tokens: int, pin: EngineOptions, card: ModelInfo) -> 
 
 def nobody_now(request: Request, decision: Decision | None) -> Refusal:
     """503: the model exists, but waiting did not help."""
-    asked = request.model_as_asked or request.model
+    asked = request.requested_name or request.model
     return Refusal(503, "unavailable", f"no node can serve '{asked}' now: {reasons(decision)}", retry_after_s=5.0)
 
 

@@ -41,8 +41,8 @@ class Request:
     client_ip: str = ""
     tags: tuple[str, ...] = ()
     deadline_at: float | None = None
-    model_as_asked: str = ""
-    engine_kinds: frozenset[str] = frozenset()
+    requested_name: str = ""
+    continuation_kinds: frozenset[str] = frozenset()
     """Only these kinds of engines can serve it from here on (those that write on); empty: any."""
     prefix: tuple[int, ...] = ()
     """Chained hashes of the conversation's first blocks, salted per process; empty where nothing can be shared."""

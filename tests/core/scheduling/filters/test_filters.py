@@ -22,7 +22,7 @@ def decide(world: World) -> Decision:
         (
             a_report(models=[a_card(size_gb=42.5)], memory_gb=15, used_gb=4),
             "memory",
-            "needs 42.5 GB, 11.0 GB can be had",
+            "needs 42.5 GB, 11.0 GB available",
         ),
         (a_report(models=[a_card()], pressure=Pressure.CRITICAL), "pressure", "critical"),
         (a_report(models=[a_card()], draining=True), "paused", "draining"),

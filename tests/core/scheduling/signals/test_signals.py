@@ -21,7 +21,7 @@ def a_candidate(card: ModelInfo, report: Report | None = None, warm: bool = Fals
     if warm:
         node.loaded_until[model] = 90.0
     more.setdefault("is_warm", model in node.loaded_until)
-    return Candidate(node, node.report, card, model, 100.0, **more)  # type: ignore[arg-type]
+    return Candidate(node=node, report=node.report, card=card, model=model, at=100.0, **more)  # type: ignore[arg-type]
 
 
 def a_queue() -> Queue:

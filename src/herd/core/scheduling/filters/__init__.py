@@ -1,7 +1,7 @@
-"""The contract of a filter: a function that says why a node cannot serve a request, or None. One filter a file.
+"""Defines the contract of a filter: a function that returns why a node cannot serve a request, or None.
 
-The first reason ends the node's candidacy; filters run in the order of their file names. A filter is pure and
-reads only the request and the candidate. It defines `FILTER = Filter("name", check)`.
+There is one filter in each file, which defines `FILTER = Filter("name", check)`. Filters run in the order of their file names, and
+the first reason rejects the node. A filter is pure: it reads only the request and the candidate.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from herd.core.state.request import Request
 class Filter:
     """`check(request, candidate)` returns a reason with its numbers ("needs 42.5 GB, 11.0 GB free"), or None.
 
-    `may_pass_later` tells whether waiting can help: a request is held for a node that is only rejected by such filters.
-    `is_soft` ones are suspicions of ours: when they would leave nobody, one request at a time is sent all the same.
+    `is_temporary`: waiting can help, so a request is held if such a filter rejected some node.
+    `is_soft`: the rejection is a suspicion. If no other node is left, the node gets one request at a time.
     """
 
     name: str
     check: Callable[[Request, Candidate], str | None]
-    may_pass_later: bool = True
+    is_temporary: bool = True
     is_soft: bool = False

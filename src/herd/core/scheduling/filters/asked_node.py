@@ -1,4 +1,4 @@
-"""Decides whether a request that names its node may go elsewhere: it may not. Passes every request that names none."""
+"""Rejects every node but the one that the request names, if it names one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from herd.core.state.request import Request
 def check(request: Request, candidate: Candidate) -> str | None:
     if not request.only_node or candidate.node.id == request.only_node:
         return None
-    return f"the request asks for {request.only_node} alone"
+    return f"the request is for {request.only_node} only"
 
 
-FILTER = Filter("asked_node", check, may_pass_later=False)
+FILTER = Filter("asked_node", check, is_temporary=False)

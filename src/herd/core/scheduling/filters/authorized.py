@@ -1,4 +1,4 @@
-"""Decides whether a node's engine accepts what we send it. Knows nothing of models, and no key."""
+"""Rejects a node whose engine answered 401 or 403 within the last minute."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ def check(request: Request, candidate: Candidate) -> str | None:
     node = candidate.node
     if node.unauthorized_until > candidate.at:
         wait_s = node.unauthorized_until - candidate.at
-        return (
-            f"its engine refuses us (401 or 403): look at that engine's key or allow-list; next try in {wait_s:.0f} s"
-        )
+        return f"its engine answered 401 or 403: check the engine's API key or allow-list; next try in {wait_s:.0f} s"
     return None
 
 

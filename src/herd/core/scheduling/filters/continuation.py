@@ -1,5 +1,4 @@
-"""Decides whether a node can write on where another's answer broke off: its engine is able to, and its model is the same. Passes every
-request that has not begun."""
+"""Rejects a node that cannot continue an interrupted answer: its engine must support it, and the model must be the same."""
 
 from __future__ import annotations
 
@@ -10,13 +9,13 @@ from herd.core.state.request import Request
 
 def check(request: Request, candidate: Candidate) -> str | None:
     card = candidate.card
-    if not request.engine_kinds:
+    if not request.continuation_kinds:
         return None
-    if card.engine.kind not in request.engine_kinds:
-        return f"its engine ({card.engine.kind}) cannot write on from another's answer"
+    if card.engine.kind not in request.continuation_kinds:
+        return f"its engine ({card.engine.kind}) cannot continue another node's answer"
     if request.digest and card.digest and card.digest != request.digest:
-        return f"it has another model under this name ({card.digest[:12]})"
+        return f"has a different model with this name ({card.digest[:12]})"
     return None
 
 
-FILTER = Filter("continuation", check, may_pass_later=False)
+FILTER = Filter("continuation", check, is_temporary=False)

@@ -1,4 +1,4 @@
-"""Decides whether the model can fit into the node's memory. Knows nothing of what else may be evicted to make it fit faster."""
+"""Rejects a node whose memory cannot hold the model."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from herd.core.state.request import Request
 
 
 def check(request: Request, candidate: Candidate) -> str | None:
-    """A model in memory fits. Else its weights, and for each slot the cache of the window that is asked for (no more of it than the model was
-    trained for), must fit into what is free plus what idle models of that node occupy."""
+    """A loaded model fits. Otherwise the weights, and the cache of the wanted context window for each slot, must fit into the
+    memory that is free or occupied by idle models. The window counts at most as large as the model was trained for."""
     card = candidate.card
     window = min(request.wanted_window_tokens or 0, card.context_max_tokens or math.inf)
     needed_bytes = int(card.size_bytes + (card.kv_bytes_per_token or 0) * window * card.engine.slots)
     if card.loaded is not None or needed_bytes <= candidate.free_bytes:
         return None
-    return f"needs {needed_bytes / GB:.1f} GB, {candidate.free_bytes / GB:.1f} GB can be had"
+    return f"needs {needed_bytes / GB:.1f} GB, {candidate.free_bytes / GB:.1f} GB available"
 
 
 FILTER = Filter("memory", check)

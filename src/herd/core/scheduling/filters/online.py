@@ -1,4 +1,4 @@
-"""Decides whether a node is there. Knows nothing of models."""
+"""Rejects a node that is offline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from herd.core.state.request import Request
 def check(request: Request, candidate: Candidate) -> str | None:
     node = candidate.node
     if node.liveness is Liveness.OFFLINE:
-        return f"offline: silent for {candidate.at - node.last_heartbeat_at:.0f} s"
+        return f"offline: no heartbeat for {candidate.at - node.last_heartbeat_at:.0f} s"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Decides whether the node's owner or its agent keeps work away from it. Knows nothing of models."""
+"""Rejects a node that is draining or paused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from herd.core.state.request import Request
 def check(request: Request, candidate: Candidate) -> str | None:
     report = candidate.node.report
     if report.draining:
-        return "draining: it finishes what it has and takes nothing new"
+        return "draining: it takes no new requests"
     if report.paused:
         return "paused by its owner"
     if report.capacity is not None and report.capacity.paused:

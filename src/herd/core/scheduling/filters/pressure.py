@@ -1,4 +1,4 @@
-"""Decides whether the node is too short of memory for any work. Knows nothing of the model's size."""
+"""Rejects a node under critical memory pressure."""
 
 from __future__ import annotations
 

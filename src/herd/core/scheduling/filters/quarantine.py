@@ -1,4 +1,4 @@
-"""Decides whether this model has failed on this node too often of late. Other models of the node are not concerned."""
+"""Rejects a node on which this model failed too often recently; other models of the node are not affected."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from herd.core.state.request import Request
 def check(request: Request, candidate: Candidate) -> str | None:
     if candidate.quarantined_until > candidate.at:
         return (
-            f"failed here of late or asked for a pause, next try in {candidate.quarantined_until - candidate.at:.0f} s"
+            f"failed here recently or asked for a pause, next try in {candidate.quarantined_until - candidate.at:.0f} s"
         )
     return None
 

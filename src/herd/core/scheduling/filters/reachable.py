@@ -1,4 +1,4 @@
-"""Decides whether a node takes our connections. Knows nothing of models."""
+"""Rejects a node that refused a connection, for an increasing time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from herd.core.state.request import Request
 
 
 def check(request: Request, candidate: Candidate) -> str | None:
-    """Failed connections outrank heartbeats: a node that we cannot reach is not routable, whatever it says of itself."""
+    """Failed connections count more than heartbeats: a node that the coordinator cannot reach gets no requests."""
     node = candidate.node
     if node.unreachable_until > candidate.at:
         return f"refused {node.connect_failures} connections, next try in {node.unreachable_until - candidate.at:.1f} s"

@@ -1,4 +1,4 @@
-"""Decides whether a node has the model that a conversation began with, where one name means several. Passes where nobody else is left."""
+"""Rejects a node whose model has the same name but another digest than the one that started the conversation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def check(request: Request, candidate: Candidate) -> str | None:
     digest = candidate.card.digest
     if not request.digest or not digest or digest == request.digest:
         return None
-    return f"it has another model under this name ({digest[:12]}) than the one that this conversation began with"
+    return f"has a different model with this name ({digest[:12]}) than the one that started this conversation"
 
 
 FILTER = Filter("same_model", check, is_soft=True)

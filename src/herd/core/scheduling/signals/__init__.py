@@ -1,8 +1,8 @@
-"""The contract of a signal: how many points a node earns or loses for a request. One signal a file.
+"""Defines the contract of a signal: a function that returns how many points a node gets for a request.
 
-A signal is pure and reads only the request, the candidate and the weights. It defines
-`SIGNAL = Signal("name", low, high, points)`. Names, ranges and steps are public: names are the keys of
-`scores_breakdown` in stored traces, weights are the FLEET_SCORE_* settings.
+There is one signal in each file, which defines `SIGNAL = Signal("name", low, high, points)`. A signal is pure: it reads only the
+request, the candidate and the weights. Names, ranges and steps are public: the names are the keys of `scores_breakdown` in stored
+traces, and the weights are the FLEET_SCORE_* settings.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from herd.core.state.request import Request
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """The points behind the signals, as people set them."""
+    """The points of the signals, from the settings."""
 
     model_hot: float = field(
         default=50.0, metadata={"env": "FLEET_SCORE_MODEL_HOT", "help": "Points if the model is in memory."}
@@ -82,7 +82,7 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """`points(request, candidate, weights)` lies within low..high while the weights are the defaults."""
+    """`points(request, candidate, weights)` is between `low` and `high` with the default weights."""
 
     name: str
     low: float

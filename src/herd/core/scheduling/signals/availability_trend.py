@@ -1,4 +1,4 @@
-"""Points for a machine that is becoming free at this hour. Only nodes that learn their week have an opinion."""
+"""Gives points to a machine whose user is becoming idle; 0 for nodes that do not learn their availability."""
 
 from __future__ import annotations
 

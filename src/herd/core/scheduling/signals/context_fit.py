@@ -1,4 +1,4 @@
-"""Points for and against by the loaded window against the request's need. Silent when the model is cold or the window unknown."""
+"""Gives points for the loaded context window compared with the prompt; 0 if the model is not loaded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from herd.core.state.request import Request
 
 
 def points(request: Request, candidate: Candidate, weights: Weights) -> float:
-    """Steps as published, window / estimated tokens: < 1 -15, < 1.5 3, < 3 7, < 8 12, else 15."""
+    """Steps as in ollama-herd, window / estimated tokens: < 1 -15, < 1.5 3, < 3 7, < 8 12, else 15."""
     loaded = candidate.card.loaded
     if loaded is None or not loaded.window_tokens or not request.prompt_tokens:
         return 0.0

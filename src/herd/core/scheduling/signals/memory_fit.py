@@ -1,4 +1,4 @@
-"""Points for room: how often the model would fit into what can be had. Knows nothing of what else wants that room."""
+"""Gives points for available memory compared with the size of the model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from herd.core.state.request import Request
 
 
 def points(request: Request, candidate: Candidate, weights: Weights) -> float:
-    """Steps as published: > 2 times 20, > 1.5 15, > 1.2 8, else 3, as parts of the maximum."""
+    """Steps as in ollama-herd, available / size: > 2 20, > 1.5 15, > 1.2 8, else 3, relative to a maximum of 20."""
     size = candidate.card.size_bytes
     ratio = candidate.free_bytes / size if size else 9.9
     share = 20 if ratio > 2 else 15 if ratio > 1.5 else 8 if ratio > 1.2 else 3

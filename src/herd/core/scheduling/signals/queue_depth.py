@@ -1,4 +1,4 @@
-"""Points lost to a queue: requests waiting or running on this node for this model. Knows nothing of how long they take."""
+"""Takes points for each request that waits or runs on this node for this model."""
 
 from __future__ import annotations
 

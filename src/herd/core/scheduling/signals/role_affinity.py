@@ -1,4 +1,4 @@
-"""Points for a machine whose size suits the model's: large models on large machines, small ones on small. Knows no speed."""
+"""Gives points if the machine size suits the model size: large models on large machines, small models on small ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SMALL_MACHINE_GB = 32
 
 
 def points(request: Request, candidate: Candidate, weights: Weights) -> float:
-    """Steps as published, as parts of the maximum of 15; models between the thresholds earn nothing anywhere."""
+    """Steps as in ollama-herd, relative to a maximum of 15; models between the thresholds get 0."""
     model_gb = candidate.card.size_bytes / GB
     memory_gb = candidate.report.memory.total_bytes / GB
     if model_gb > weights.role_large_threshold_gb:

@@ -1,4 +1,4 @@
-"""Points for a model that is in memory, or was lately. (The public name; it has nothing to do with heat.)"""
+"""Gives points if the model is loaded or was loaded recently; the public name "thermal" has nothing to do with heat."""
 
 from __future__ import annotations
 

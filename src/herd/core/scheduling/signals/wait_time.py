@@ -1,4 +1,4 @@
-"""Points lost to the expected wait: how long requests take here (75th percentile), times how many are ahead."""
+"""Takes points for the expected wait: the 75th percentile of latency times the number of requests before this one."""
 
 from __future__ import annotations
 
