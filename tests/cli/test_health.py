@@ -27,7 +27,7 @@ def fleet() -> Iterator[Fleet]:
 def a_finding(**more: object) -> Json:
     return {
         "severity": "critical",
-        "title": "alpha: memory is short",
+        "title": "alpha: low on memory",
         "since": NOW - 300,
         "cause": "Too much is in use.",
         "nodes": ["alpha"],
@@ -40,22 +40,22 @@ def a_finding(**more: object) -> Json:
 
 def shown(*findings: Json, width: int = 100, everything: bool = False) -> list[str]:
     answer: Json = {
-        "summary": "1 thing needs attention.",
+        "summary": "1 problem found.",
         "findings": list(findings),
         "passed": [{"check": "clock_skew", "title": "The clocks agree"}],
-        "score": {"value": 75, "arithmetic": "100 - 25 = 75"},
+        "score": {"value": 75, "arithmetic": "75/100 (1 critical finding)"},
     }
     return [line.plain for line in lines(answer, width, NOW, everything)]
 
 
 def test_a_finding_is_shown_with_its_evidence_and_its_command() -> None:
     assert shown(a_finding()) == [
-        "critical  alpha: memory is short (for 5 min)",
+        "critical  alpha: low on memory (for 5 min)",
         "          Too much is in use.",
         "          alpha available: 1.0 GB",
         "          Close something.",
         "            top -l 1 -o mem -n 10  # macos",
-        "1 thing needs attention. 1 check passed. Health score: 100 - 25 = 75",
+        "1 problem found. 1 check passed. Health score: 75/100 (1 critical finding)",
     ]
 
 
@@ -74,7 +74,7 @@ def test_a_title_with_control_characters_cannot_move_the_cursor() -> None:
 
 def test_the_command_fails_if_a_finding_is_critical(fleet: Fleet) -> None:
     done = herd("health", url=fleet.url)
-    assert done.status == 1 and done.lines[0].startswith("critical  alpha: memory is short")
+    assert done.status == 1 and done.lines[0].startswith("critical  alpha: low on memory")
     assert "            top -l 1 -o mem -n 10  # macos" in done.lines
 
 
@@ -84,4 +84,4 @@ def test_json_output_contains_the_findings(fleet: Fleet) -> None:
 
 def test_doctor_adds_the_findings_of_health_without_duplicates(fleet: Fleet) -> None:
     found = json.loads(herd("doctor", "--json", url=fleet.url).out)
-    assert [one["told"] for one in found if one["about"] == "fleet"] == ["Every machine on this network may join"]
+    assert [one["told"] for one in found if one["about"] == "fleet"] == ["Any machine on this network can join"]

@@ -1,4 +1,4 @@
-"""Snapshots to examine: a healthy fleet, and changes that make it sick."""
+"""Builds snapshots for the health checks: a healthy fleet, and changes to it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VERSION = "0.1.0"
 
 
 def a_sample(number: int = 0, **more: Any) -> NodeSample:
-    """`number` counts backwards from now, in steps of the sampling."""
+    """`number` counts sampling intervals back from now."""
     plain: dict[str, Any] = {
         "at": AT - number * SAMPLE_EVERY_S,
         "liveness": Liveness.ONLINE,
@@ -56,7 +56,7 @@ def a_node(node_id: str = "alpha", report: Report | None = None, **more: Any) ->
         "clock_ahead_s": 0.02,
         "past": an_hour(),
     }
-    return NodeNow(report or a_healthy_report(node_id), **{**plain, **more})
+    return NodeNow(report=report or a_healthy_report(node_id), **{**plain, **more})
 
 
 def a_pair(node_id: str = "alpha", **more: Any) -> ModelTraffic:
@@ -73,18 +73,20 @@ def a_pair(node_id: str = "alpha", **more: Any) -> ModelTraffic:
         "link_s": 0.01,
         "link_count": 90,
     }
-    return ModelTraffic(a_report(node_id).node_id, canonical(more.pop("model", "m")), **{**plain, **more})
+    return ModelTraffic(node_id=a_report(node_id).node_id, model=canonical(more.pop("model", "m")), **{**plain, **more})
 
 
 def a_snapshot(*nodes: NodeNow, pairs: tuple[ModelTraffic, ...] | None = None, **more: Any) -> Snapshot:
-    """Healthy as it stands: two nodes that share the work."""
+    """A healthy fleet: two nodes that share the load."""
     pairs = (a_pair("alpha"), a_pair("beta")) if pairs is None else pairs
     traffic = more.pop("traffic", Traffic(pairs, sum(pair.requests for pair in pairs)))
     plain: dict[str, Any] = {
         "store": StoreNow(free_bytes=100 * GB),
         "pinned": {a_report("alpha").node_id: (canonical("m"),)},
     }
-    return Snapshot(AT, VERSION, nodes or (a_node("alpha"), a_node("beta")), traffic, **{**plain, **more})
+    return Snapshot(
+        at=AT, version=VERSION, nodes=nodes or (a_node("alpha"), a_node("beta")), traffic=traffic, **{**plain, **more}
+    )
 
 
 def a_memory(available_gb: float = 20.0, pressure: Pressure = Pressure.NORMAL, swap_gb: float = 0.0) -> Memory:

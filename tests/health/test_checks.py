@@ -1,4 +1,4 @@
-"""Every check finds what it looks for, with numbers and a command, and finds nothing on a healthy fleet."""
+"""Tests that every check finds its problem, with numbers and a command, and finds nothing on a healthy fleet."""
 
 from __future__ import annotations
 
@@ -24,52 +24,52 @@ def test_there_are_enough_checks() -> None:
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
-def test_a_healthy_fleet_has_nothing_wrong(check: Check) -> None:
+def test_a_check_finds_nothing_on_a_healthy_fleet(check: Check) -> None:
     assert list(check.find(a_snapshot())) == []
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
-def test_nothing_is_wrong_before_the_first_node_came(check: Check) -> None:
-    assert list(check.find(Snapshot(AT, "0.1.0"))) == []
+def test_a_check_finds_nothing_before_the_first_node_joins(check: Check) -> None:
+    assert list(check.find(Snapshot(at=AT, version="0.1.0"))) == []
 
 
-def of(report: object = None, **more: object) -> Snapshot:
-    """Alpha is sick in this way, beta is well."""
+def with_alpha(report: object = None, **more: object) -> Snapshot:
+    """A fleet in which node alpha has these values and node beta is healthy."""
     return a_snapshot(a_node("alpha", report, **more), a_node("beta"))  # type: ignore[arg-type]
 
 
-def reported(**more: object) -> Snapshot:
-    return of(a_healthy_report("alpha", **more))
+def with_report(**more: object) -> Snapshot:
+    return with_alpha(a_healthy_report("alpha", **more))
 
 
 def with_card(loaded: Loaded | None, **more: object) -> Snapshot:
-    return reported(models=(replace(a_card("m", 2.0, digest="sha256:aa", **more), loaded=loaded),))
+    return with_report(models=(replace(a_card("m", 2.0, digest="sha256:aa", **more), loaded=loaded),))
 
 
 def ollama(version: str) -> Snapshot:
-    return reported(
+    return with_report(
         models=(a_card("m", engine=an_engine_of(version), digest="sha256:aa"),), engines=(an_engine_of(version),)
     )
 
 
-def versions(*said: str) -> Snapshot:
+def versions(*reported_versions: str) -> Snapshot:
     return a_snapshot(
         *(
             a_node(name, a_healthy_report(name, engines=(an_engine_of(version),)))
-            for name, version in zip(HERE, said, strict=True)
+            for name, version in zip(HERE, reported_versions, strict=True)
         )
     )
 
 
-def by_turns() -> Snapshot:
-    """Two models that throw each other out every minute."""
-    turns = tuple(a_sample(n, loaded=frozenset({canonical("ab"[n // 4 % 2])})) for n in reversed(range(240)))
-    return of(past=turns)
+def alternating() -> Snapshot:
+    """Two models that evict each other every minute."""
+    samples = tuple(a_sample(n, loaded=frozenset({canonical("ab"[n // 4 % 2])})) for n in reversed(range(240)))
+    return with_alpha(past=samples)
 
 
 def filling() -> Snapshot:
     past = tuple(a_sample(n, disk_free_bytes=(200 + n) * GB) for n in reversed(range(240)))
-    return of(past=past)
+    return with_alpha(past=past)
 
 
 def of_pair(**more: object) -> Snapshot:
@@ -83,46 +83,52 @@ def drifted() -> Snapshot:
     return a_snapshot(a_node("alpha"), a_node("beta", other))
 
 
-SICK: dict[str, tuple[Snapshot, Severity, str]] = {
-    "clock_skew": (of(clock_ahead_s=-90.0), Severity.WARNING, "90 s behind"),
-    "cold_loads": (of_pair(cold_loads=20, load_s=60.0), Severity.WARNING, "20 loads, 60 s waited, of 99 requests"),
+PROBLEMS: dict[str, tuple[Snapshot, Severity, str]] = {
+    "clock_skew": (with_alpha(clock_ahead_s=-90.0), Severity.WARNING, "90 s behind"),
+    "cold_loads": (
+        of_pair(cold_loads=20, load_s=60.0),
+        Severity.WARNING,
+        "20 cold loads in 99 requests, 60 s of waiting",
+    ),
     "context_waste": (
         with_card(Loaded(20 * GB, 131_072), kv_bytes_per_token=100_000),
         Severity.INFO,
-        "1800 tokens used of 131072; 12.7 GB idle",
+        "1800 tokens used of 131072; 12.7 GB unused",
     ),
     "cpu_fallback": (with_card(Loaded(3 * GB, 4096, 0)), Severity.CRITICAL, "0.0 GB of 3.0 GB on the GPU"),
     "disk_full": (
-        of(a_healthy_report("alpha", disk=Disk(500 * GB, 495 * GB, 5 * GB)), past=an_hour(disk_free_bytes=5 * GB)),
+        with_alpha(
+            a_healthy_report("alpha", disk=Disk(500 * GB, 495 * GB, 5 * GB)), past=an_hour(disk_free_bytes=5 * GB)
+        ),
         Severity.WARNING,
         "5.0 GB of 500.0 GB",
     ),
     "errors": (of_pair(failed=40, completed=60), Severity.CRITICAL, "40 of 100 requests failed"),
-    "flapping": (of(returns=3), Severity.WARNING, "3 times of late"),
+    "flapping": (with_alpha(returns=3), Severity.WARNING, "3 times recently"),
     "hung_runners": (of_pair(silent=70, completed=20), Severity.CRITICAL, "70 attempts without a token, 20 completed"),
-    "idle_nodes": (reported(models=(), engines=()), Severity.WARNING, "no engine"),
+    "idle_nodes": (with_report(models=(), engines=()), Severity.WARNING, "no engine"),
     "kv_bloat": (
         with_card(Loaded(12 * GB, 32768, 12 * GB), slots=4),
         Severity.WARNING,
-        "10.0 GB beside 2.0 GB of weights: 4 x 32768 tokens",
+        "10.0 GB for 4 x 32768 tokens, 2.0 GB for the weights",
     ),
-    "memory_pressure": (reported(memory=a_memory(1.5, Pressure.CRITICAL)), Severity.CRITICAL, "1.5 GB of 32.0 GB"),
+    "memory_pressure": (with_report(memory=a_memory(1.5, Pressure.CRITICAL)), Severity.CRITICAL, "1.5 GB of 32.0 GB"),
     "model_drift": (drifted(), Severity.WARNING, "alpha"),
-    "offline": (of(liveness=Liveness.OFFLINE, silent_s=300.0), Severity.WARNING, "5 min ago"),
+    "offline": (with_alpha(liveness=Liveness.OFFLINE, silent_s=300.0), Severity.WARNING, "5 min ago"),
     "open_fleet": (a_snapshot(is_open=True), Severity.WARNING, "true"),
     "pins": (with_card(None), Severity.WARNING, "on disk only"),
-    "queues": (of(pending=9, running=2), Severity.INFO, "9 wait, 2 run"),
-    "retries": (of_pair(retried=30), Severity.WARNING, "30 of 130 attempts repeated"),
-    "slow_link": (of_pair(link_s=0.9), Severity.WARNING, "900 ms a request"),
+    "queues": (with_alpha(pending=9, running=2), Severity.INFO, "9 queued, 2 running"),
+    "retries": (of_pair(retried=30), Severity.WARNING, "30 of 130 attempts retried"),
+    "slow_link": (of_pair(link_s=0.9), Severity.WARNING, "900 ms per request"),
     "store_trouble": (a_snapshot(store=StoreNow(5, 3, 0, AT - 60, "no space left")), Severity.CRITICAL, "3 traces"),
     "swap": (
-        reported(memory=a_memory(1.0, Pressure.WARN, 9.0)),
+        with_report(memory=a_memory(1.0, Pressure.WARN, 9.0)),
         Severity.WARNING,
         "9.0 GB, 9.0 GB more than an hour ago",
     ),
-    "thrashing": (by_turns(), Severity.WARNING, "loaded again 29 times in an hour"),
+    "thrashing": (alternating(), Severity.WARNING, "reloaded 29 times in an hour"),
     "throttling": (
-        of(a_healthy_report("alpha", thermal_state="warning", temperature_c=97.0), past=an_hour(is_hot=True)),
+        with_alpha(a_healthy_report("alpha", thermal_state="warning", temperature_c=97.0), past=an_hour(is_hot=True)),
         Severity.WARNING,
         "97 °C",
     ),
@@ -130,19 +136,19 @@ SICK: dict[str, tuple[Snapshot, Severity, str]] = {
     "truncation": (
         of_pair(overlong=4, cut_short=1),
         Severity.WARNING,
-        "4 prompts too long, 1 answer cut, of 100 requests",
+        "4 prompts too long, 1 answer truncated, of 100 requests",
     ),
     "unbalanced": (
         a_snapshot(pairs=(a_pair("alpha", busy_s=990.0, waited_s=500.0), a_pair("beta", busy_s=10.0))),
         Severity.INFO,
         "99 %",
     ),
-    "unreachable": (of(is_reachable=False), Severity.CRITICAL, "http://127.0.0.1:11434"),
-    "version_skew": (reported(agent_version="0.0.9"), Severity.INFO, "0.0.9"),
+    "unreachable": (with_alpha(is_reachable=False), Severity.CRITICAL, "http://127.0.0.1:11434"),
+    "version_skew": (with_report(agent_version="0.0.9"), Severity.INFO, "0.0.9"),
     "vulnerable_engine": (
         ollama("0.1.30"),
         Severity.CRITICAL,
-        "a crafted model runs code on the machine (closed in 0.1.34)",
+        "a crafted model can execute code on the machine (fixed in 0.1.34)",
     ),
     "zombies": (a_snapshot(alarms=2, alarmed_at=AT - 9), Severity.CRITICAL, "2 alarms"),
 }
@@ -153,8 +159,8 @@ def found_by(name: str, snapshot: Snapshot) -> list[Finding]:
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
-def test_what_is_wrong_is_found_with_its_numbers_and_what_mends_it(check: Check) -> None:
-    snapshot, severity, evidence = SICK[check.name]
+def test_a_check_finds_its_problem_with_evidence_and_a_remedy(check: Check) -> None:
+    snapshot, severity, evidence = PROBLEMS[check.name]
     findings = list(check.find(snapshot))
     assert [finding.severity for finding in findings] == [severity]
     assert evidence in [fact.value for fact in findings[0].evidence]
@@ -168,7 +174,7 @@ SYSTEMS = (("linux", "sudo systemctl restart ollama"), ("darwin", "open -a Ollam
 
 
 @pytest.mark.parametrize(("os", "command"), SYSTEMS)
-def test_the_command_is_that_of_the_nodes_own_system(os: str, command: str) -> None:
+def test_the_command_fits_the_operating_system_of_the_node(os: str, command: str) -> None:
     report = replace(
         a_healthy_report("alpha", os=os), models={canonical("m"): replace(a_card("m"), loaded=Loaded(GB, 4096, 0))}
     )
@@ -179,45 +185,47 @@ def test_the_command_is_that_of_the_nodes_own_system(os: str, command: str) -> N
 def test_one_cause_on_many_nodes_is_one_finding() -> None:
     nodes = [a_node(f"n{i}", a_healthy_report(f"n{i}", memory=a_memory(1.0, Pressure.CRITICAL))) for i in range(9)]
     [finding] = found_by("memory_pressure", a_snapshot(*nodes))
-    assert len(finding.nodes) == 9 and finding.title == "n0, n1, n2, n3 and 5 more: memory is short"
+    assert len(finding.nodes) == 9 and finding.title == "n0, n1, n2, n3 and 5 more: low on memory"
 
 
-def test_a_model_too_large_for_the_gpu_is_on_the_processor_by_right() -> None:
+def test_a_model_larger_than_the_gpu_may_run_on_the_cpu() -> None:
     large = replace(a_card("m", 60.0), loaded=Loaded(60 * GB, 4096, 0))
-    assert found_by("cpu_fallback", reported(models=(large,))) == []
+    assert found_by("cpu_fallback", with_report(models=(large,))) == []
 
 
-def test_a_node_without_a_gpu_has_no_fallback() -> None:
-    assert found_by("cpu_fallback", reported(gpus=(), models=(replace(a_card("m"), loaded=Loaded(GB, 4096, 0)),))) == []
+def test_a_node_without_a_gpu_has_no_cpu_fallback() -> None:
+    assert (
+        found_by("cpu_fallback", with_report(gpus=(), models=(replace(a_card("m"), loaded=Loaded(GB, 4096, 0)),))) == []
+    )
 
 
-def test_a_short_peak_of_heat_is_no_throttling() -> None:
+def test_a_short_temperature_peak_is_not_throttling() -> None:
     past = (*an_hour()[:-10], *(a_sample(n, is_hot=True) for n in reversed(range(10))))
-    assert found_by("throttling", of(a_healthy_report("alpha", thermal_state="warning"), past=past)) == []
+    assert found_by("throttling", with_alpha(a_healthy_report("alpha", thermal_state="warning"), past=past)) == []
 
 
-def test_since_when_memory_is_short_is_read_from_the_samples() -> None:
+def test_the_start_of_memory_pressure_is_read_from_the_samples() -> None:
     past = (*an_hour()[:-10], *(a_sample(n, pressure=Pressure.CRITICAL) for n in reversed(range(10))))
     [finding] = found_by(
-        "memory_pressure", of(a_healthy_report("alpha", memory=a_memory(1.0, Pressure.CRITICAL)), past=past)
+        "memory_pressure", with_alpha(a_healthy_report("alpha", memory=a_memory(1.0, Pressure.CRITICAL)), past=past)
     )
     assert finding.since == AT - 9 * 15
 
 
-def test_a_disk_that_will_be_full_within_a_day_is_told_before() -> None:
+def test_a_disk_that_fills_up_within_a_day_is_with_report() -> None:
     [finding] = found_by("disk_full", filling())
     assert finding.key == "filling" and finding.evidence[0].value.endswith("full in 50 min")
 
 
-def test_a_node_whose_samples_come_and_go_is_flapping() -> None:
+def test_a_node_that_is_offline_in_alternating_samples_is_flapping() -> None:
     past = tuple(
         a_sample(n, liveness=Liveness.OFFLINE if n // 20 % 2 else Liveness.ONLINE) for n in reversed(range(240))
     )
-    [finding] = found_by("flapping", of(past=past))
+    [finding] = found_by("flapping", with_alpha(past=past))
     assert finding.nodes == (NodeId("alpha"),)
 
 
-def test_engines_whose_first_two_numbers_differ_are_told_and_patches_are_not() -> None:
+def test_minor_engine_versions_that_differ_are_reported_and_patch_versions_are_not() -> None:
     assert [finding.nodes for finding in found_by("version_skew", versions("0.31.2", "0.32.15"))] == [
         (NodeId("alpha"),)
     ]
@@ -225,14 +233,14 @@ def test_engines_whose_first_two_numbers_differ_are_told_and_patches_are_not() -
 
 
 @pytest.mark.parametrize(
-    ("version", "holes"), [("0.1.28", 5), ("0.1.33", 4), ("0.17.0", 1), ("0.17.1", 0), ("", 0), ("dev", 0)]
+    ("version", "vulnerabilities"), [("0.1.28", 5), ("0.1.33", 4), ("0.17.0", 1), ("0.17.1", 0), ("", 0), ("dev", 0)]
 )
-def test_holes_are_those_of_the_version(version: str, holes: int) -> None:
+def test_an_engine_version_has_its_known_vulnerabilities(version: str, vulnerabilities: int) -> None:
     found = found_by("vulnerable_engine", ollama(version))
-    assert sum(len(finding.evidence) for finding in found) == holes
+    assert sum(len(finding.evidence) for finding in found) == vulnerabilities
 
 
-def test_the_newer_copy_of_a_drifted_model_is_the_right_one() -> None:
+def test_the_newer_version_of_a_drifted_model_is_the_right_one() -> None:
     [finding] = found_by("model_drift", drifted())
     assert finding.nodes == (NodeId("alpha"),) and finding.commands[0].command == "ollama pull m:latest"
 
@@ -243,17 +251,17 @@ def test_a_model_name_is_quoted_in_a_command() -> None:
     assert finding.commands[0].command == "ollama pull 'x;reboot:latest'"
 
 
-def test_a_node_that_does_not_know_our_key_is_told_how_to_join() -> None:
-    [finding] = found_by("unreachable", of(is_authorized=False))
+def test_a_node_that_rejects_the_key_gets_the_command_to_pair_it() -> None:
+    [finding] = found_by("unreachable", with_alpha(is_authorized=False))
     assert finding.commands[0].command == "herd nodes invite"
 
 
-def test_a_node_that_is_away_misses_no_pin() -> None:
+def test_an_offline_node_does_not_miss_a_pin() -> None:
     away = a_node("alpha", a_healthy_report("alpha", models=()), liveness=Liveness.OFFLINE)
     assert found_by("pins", a_snapshot(away, a_node("beta"))) == []
 
 
-def test_a_pin_without_a_node_is_met_by_any() -> None:
+def test_any_node_satisfies_a_pin_without_a_node() -> None:
     anywhere = {NodeId(""): (canonical("m"),)}
     assert found_by("pins", a_snapshot(pinned=anywhere)) == []
     bare = [a_node(name, a_healthy_report(name, models=(a_card("m"),))) for name in HERE]
@@ -261,13 +269,13 @@ def test_a_pin_without_a_node_is_met_by_any() -> None:
     assert finding.evidence[0].label == "m:latest on any node" and finding.nodes == ()
 
 
-def test_findings_are_ranked_and_scored_with_their_arithmetic() -> None:
-    sick = a_snapshot(a_node("alpha", is_reachable=False), a_node("beta", pending=9), is_open=True)
-    result = examine(CHECKS, sick, {"queues": AT - 50})
+def test_findings_are_sorted_by_severity_and_scored() -> None:
+    snapshot = a_snapshot(a_node("alpha", is_reachable=False), a_node("beta", pending=9), is_open=True)
+    result = examine(CHECKS, snapshot, {"queues": AT - 50})
     assert [one.id for one in result.findings] == ["unreachable:refused", "open_fleet", "queues"]
     assert result.score == 63
-    assert result.arithmetic == "100 - 25 (1 critical x 25) - 10 (1 warning x 10) - 2 (1 info x 2) = 63"
-    assert result.summary == "2 things need attention." and result.findings[2].since == AT - 50
+    assert result.arithmetic == "63/100 (1 critical finding, 1 warning, 1 note)"
+    assert result.summary == "2 problems found." and result.findings[2].since == AT - 50
     assert {name for name, _ in result.passed} == {check.name for check in CHECKS} - {
         "unreachable",
         "open_fleet",
@@ -275,15 +283,20 @@ def test_findings_are_ranked_and_scored_with_their_arithmetic() -> None:
     }
 
 
-def test_a_score_is_never_below_nothing() -> None:
+def test_a_score_is_at_least_zero() -> None:
     def many(_: Snapshot) -> list[Finding]:
-        return [Finding(Severity.CRITICAL, "t", "c.", (), "r.", (), key=str(n)) for n in range(300)]
+        return [
+            Finding(
+                severity=Severity.CRITICAL, title="t", cause="c.", evidence=(), remedy="r.", commands=(), key=str(n)
+            )
+            for n in range(300)
+        ]
 
     result = examine([Check("many", "none", many)], a_snapshot(), {})
-    assert result.score == 0 and result.arithmetic.endswith("= 0, not below 0") and len(result.findings) == 200
+    assert result.score == 0 and result.arithmetic == "0/100 (300 critical findings)" and len(result.findings) == 200
 
 
-def test_a_healthy_fleet_has_a_hundred_points() -> None:
+def test_a_healthy_fleet_scores_100() -> None:
     result = examine(CHECKS, a_snapshot(), {})
-    assert (result.score, result.summary, len(result.passed)) == (100, "Nothing needs attention.", len(CHECKS))
-    assert result.arithmetic == "100: nothing is wrong"
+    assert (result.score, result.summary, len(result.passed)) == (100, "No problems found.", len(CHECKS))
+    assert result.arithmetic == f"100/100 (all {len(CHECKS)} checks passed)"

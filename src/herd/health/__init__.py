@@ -1,7 +1,7 @@
-"""What is wrong with a fleet: the contract of a check and the finding it returns. Pure: a frozen snapshot in, findings out.
+"""Defines a health check and the findings that it returns for a snapshot of the fleet.
 
-Knows no database, no clock and no HTTP. Times are unix seconds, sizes bytes, durations seconds. One check is one file in
-`checks/`, found by `discover`; a check names a cause once and lists the nodes it struck, so ten nodes with one mistake are one
+Checks are pure functions. Times are unix seconds, sizes bytes, durations seconds. Each file in `checks/` is one check,
+found by `discover`. A finding names one cause and lists all affected nodes: ten nodes with the same problem are one
 finding.
 """
 
@@ -16,7 +16,8 @@ from herd.health.snapshot import Snapshot
 
 
 class Severity(Enum):
-    """Requests are lost or strangers come in; it will come to that, or costs much; worth knowing."""
+    """CRITICAL: requests fail or the fleet is insecure. WARNING: that may happen soon, or costs much time. INFO: worth
+    knowing."""
 
     CRITICAL = "critical"
     WARNING = "warning"
@@ -25,7 +26,7 @@ class Severity(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """One piece of evidence, as a person reads it: what, and the number with its unit."""
+    """One piece of evidence: what was measured, and the value with its unit."""
 
     label: str
     value: str
@@ -33,16 +34,20 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What to type. `os` is "linux", "macos", "windows", or "any" where it does not matter."""
+    """A command that helps. `os` is "linux", "macos" or "windows", or "any" if the command is the same on all
+    systems."""
 
     os: str
     command: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One cause. `key` tells causes of one check apart (a model, a version); empty where it can only have one. `since` is None
-    where the check cannot know: then it counts from when it was first found."""
+    """One cause. `key` distinguishes the causes of one check (a model, a version); it is empty if the check has only
+    one.
+
+    `since` is None if the check cannot know it: then the time of the first finding is used.
+    """
 
     severity: Severity
     title: str
@@ -57,7 +62,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """`passed` is told when `find` yields nothing ("The clocks agree")."""
+    """`passed` is shown when `find` yields nothing, e.g. "Clocks agree"."""
 
     name: str
     passed: str

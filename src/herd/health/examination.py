@@ -1,23 +1,26 @@
-"""Runs every check over one snapshot: findings by rank, what passed, a score with its arithmetic. Knows no check by name."""
+"""Runs all checks over one snapshot, and sums up findings, passed checks and a score."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from herd.health import Check, Finding, Severity
 from herd.health.snapshot import Snapshot
+from herd.text import number
 
 FULL_SCORE = 100
 _COST = ((Severity.CRITICAL, 25), (Severity.WARNING, 10), (Severity.INFO, 2))
-"""Points that a finding of each severity takes from a hundred."""
+"""Points that each finding of a severity costs."""
+_NOUNS = MappingProxyType({Severity.CRITICAL: "critical finding", Severity.WARNING: "warning", Severity.INFO: "note"})
 FINDINGS_MAX = 200
-"""Findings told at most, the worst first: more nobody reads."""
+"""Maximum number of findings to return, most severe first."""
 
 
 @dataclass(frozen=True, slots=True)
 class NamedFinding:
-    """A finding under the name by which it is known from one look to the next."""
+    """A finding with an id that stays the same from one examination to the next."""
 
     id: str
     check: str
@@ -27,7 +30,7 @@ class NamedFinding:
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """`passed` are checks that found nothing, with what they say then."""
+    """`passed` has the checks without findings: name and sentence. `arithmetic` explains the score."""
 
     at: float
     findings: tuple[NamedFinding, ...]
@@ -38,7 +41,7 @@ class Examination:
 
 
 def examine(checks: Sequence[Check], snapshot: Snapshot, known_since: Mapping[str, float]) -> Examination:
-    """`known_since`: when findings of earlier looks were first found, by their id."""
+    """`known_since` has the time of the first finding by id, from earlier examinations."""
     named: list[NamedFinding] = []
     passed: list[tuple[str, str]] = []
     for check in checks:
@@ -48,7 +51,7 @@ def examine(checks: Sequence[Check], snapshot: Snapshot, known_since: Mapping[st
             passed.append((check.name, check.passed))
     ranks = {severity: at for at, (severity, _) in enumerate(_COST)}
     named.sort(key=lambda one: (ranks[one.finding.severity], -len(one.finding.nodes), one.since, one.id))
-    score, arithmetic = _score(one.finding.severity for one in named)
+    score, arithmetic = _score([one.finding.severity for one in named], len(checks))
     return Examination(snapshot.at, tuple(named[:FINDINGS_MAX]), tuple(passed), score, arithmetic, _summary(named))
 
 
@@ -58,23 +61,16 @@ def _named(check: Check, finding: Finding, at: float, known_since: Mapping[str, 
     return NamedFinding(key, check.name, since, finding)
 
 
-def _score(severities: Iterable[Severity]) -> tuple[int, str]:
-    """100 less what each finding costs, never below 0; and how that was reckoned."""
-    found = list(severities)
-    terms, total = [str(FULL_SCORE)], FULL_SCORE
-    for severity, cost in _COST:
-        count = found.count(severity)
-        if count:
-            terms.append(f"{count * cost} ({count} {severity.value} x {cost})")
-            total -= count * cost
-    if total == FULL_SCORE:
-        return FULL_SCORE, f"{FULL_SCORE}: nothing is wrong"
-    floor = ", not below 0" if total < 0 else ""
-    return max(0, total), " - ".join(terms) + f" = {max(0, total)}{floor}"
+def _score(severities: Sequence[Severity], checks: int) -> tuple[int, str]:
+    """100 minus the cost of all findings, at least 0; and its explanation, such as `80/100 (2 warnings)`."""
+    counts = [(severity, cost, severities.count(severity)) for severity, cost in _COST]
+    score = max(0, FULL_SCORE - sum(cost * count for _, cost, count in counts))
+    found = ", ".join(number(count, _NOUNS[severity]) for severity, _, count in counts if count)
+    return score, f"{score}/{FULL_SCORE} ({found or f'all {checks} checks passed'})"
 
 
 def _summary(named: Sequence[NamedFinding]) -> str:
     urgent = sum(one.finding.severity is not Severity.INFO for one in named)
     if not urgent:
-        return "Nothing needs attention." if not named else f"Nothing is wrong; {len(named)} to know."
-    return f"{urgent} thing needs attention." if urgent == 1 else f"{urgent} things need attention."
+        return "No problems found." if not named else f"No problems found; {number(len(named), 'note')}."
+    return f"{number(urgent, 'problem')} found."

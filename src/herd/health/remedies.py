@@ -1,7 +1,7 @@
-"""What to type on which system: restart an engine, set a variable for it, upgrade it. Knows commands, not causes.
+"""Builds the commands that fix a problem, for each operating system.
 
-Commands follow Ollama's own installation notes: a systemd unit on Linux, the menu-bar app with `launchctl setenv` on macOS, the
-tray app with `setx` on Windows.
+Commands follow Ollama's own installation notes: a systemd unit on Linux, the menu-bar app with `launchctl setenv` on
+macOS, the tray app with `setx` on Windows.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _RESTART_WINDOWS = (
 
 
 def system_of(node: NodeNow) -> str:
-    """One of `SYSTEMS`; agents that say nothing are taken for Linux unless their chip is Apple's."""
-    said = node.report.os.lower()
-    if said in ("darwin", "macos") or "apple" in node.report.chip.lower():
+    """One of `SYSTEMS`. An agent that reports no system is assumed to run Linux, unless its chip is from Apple."""
+    reported = node.report.os.lower()
+    if reported in ("darwin", "macos") or "apple" in node.report.chip.lower():
         return "macos"
-    return "windows" if said.startswith("win") else "linux"
+    return "windows" if reported.startswith("win") else "linux"
 
 
 def on_each(nodes: Iterable[NodeNow], command: Callable[[str], str]) -> tuple[Command, ...]:
-    """The command for every system that one of the nodes has."""
+    """The command for each operating system of these nodes."""
     systems = {system_of(node) for node in nodes}
     return tuple(Command(system, command(system)) for system in SYSTEMS if system in systems)
 
@@ -41,12 +41,12 @@ def anywhere(command: str) -> tuple[Command, ...]:
 
 
 def restart(system: str) -> str:
-    """Ollama, started anew."""
+    """Restarts Ollama."""
     return _for(system, _RESTART_LINUX, _RESTART_MACOS, _RESTART_WINDOWS)
 
 
 def upgrade(system: str) -> str:
-    """The newest Ollama."""
+    """Upgrades Ollama to the newest version."""
     return _for(
         system,
         "curl -fsSL https://ollama.com/install.sh | sh",
@@ -56,10 +56,11 @@ def upgrade(system: str) -> str:
 
 
 def variable(name: str, value: str) -> Callable[[str], str]:
-    """Sets an environment variable of Ollama for good, and starts it anew."""
+    """Sets an environment variable of Ollama permanently, and restarts Ollama."""
     unit = "/etc/systemd/system/ollama.service.d"
     linux = (
-        f"sudo mkdir -p {unit} && printf '[Service]\\nEnvironment=\"{name}={value}\"\\n' | sudo tee {unit}/{name.lower()}.conf"
+        f"sudo mkdir -p {unit} && printf '[Service]\\nEnvironment=\"{name}={value}\"\\n'"
+        f" | sudo tee {unit}/{name.lower()}.conf"
         f" && sudo systemctl daemon-reload && {_RESTART_LINUX}"
     )
     macos, windows = f"launchctl setenv {name} {value}; {_RESTART_MACOS}", f"setx {name} {value} & {_RESTART_WINDOWS}"
@@ -67,7 +68,7 @@ def variable(name: str, value: str) -> Callable[[str], str]:
 
 
 def largest_processes(system: str) -> str:
-    """Shows who has the memory."""
+    """Lists the processes that use most memory."""
     return _for(
         system,
         "ps -eo rss,pid,comm --sort=-rss | head",
@@ -77,7 +78,7 @@ def largest_processes(system: str) -> str:
 
 
 def set_clock(system: str) -> str:
-    """Has the system take the time from the network."""
+    """Synchronizes the clock with the network."""
     return _for(system, "sudo timedatectl set-ntp true", "sudo sntp -sS time.apple.com", "w32tm /resync")
 
 
@@ -87,7 +88,7 @@ def names(values: Iterable[str]) -> str:
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """0.32.15-rc1 as (0, 32, 15); empty for what is no version."""
+    """0.32.15-rc1 as (0, 32, 15); empty for a text that is not a version."""
     found = re.match(r"v?(\d+(?:\.\d+)*)", version.strip())
     return tuple(int(part) for part in found[1].split(".")) if found else ()
 

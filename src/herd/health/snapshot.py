@@ -1,4 +1,4 @@
-"""Everything a check may look at, frozen at one moment: nodes, their last hour, the traffic of the last hour. Judges nothing."""
+"""Defines the snapshot that checks examine: nodes with samples of the last hour, traffic, and the trace store."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from herd.core.state.fleet import Liveness, ModelInfo, ModelName, NodeId, Pressure, Report
 
 WINDOW_S = 3600.0
-"""How far back traffic and samples reach: long enough for a rate, short enough to be about now."""
+"""How far back traffic and samples reach: long enough for a rate, short enough to describe the present."""
 SAMPLE_EVERY_S = 15.0
 SAMPLES_MAX = int(WINDOW_S / SAMPLE_EVERY_S)
 
 
 @dataclass(frozen=True, slots=True)
 class NodeSample:
-    """A node at one moment of its past hour."""
+    """The state of a node at one time within the last hour."""
 
     at: float
     liveness: Liveness
@@ -26,21 +26,21 @@ class NodeSample:
     loaded: frozenset[ModelName]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeNow:
-    """A node: its newest report, what we believe of it, and its samples, oldest first."""
+    """A node: its newest report, its state, and its samples, oldest first."""
 
     report: Report
     liveness: Liveness
     silent_s: float
     returns: int = 0
-    """How often it came back within the last minutes."""
+    """How often the node came back online within the last minutes."""
     is_reachable: bool = True
     is_authorized: bool = True
     running: int = 0
     pending: int = 0
     clock_ahead_s: float | None = None
-    """Its clock minus ours, as its heartbeats say; None where they say nothing."""
+    """The node's clock minus the coordinator's clock; None if heartbeats do not contain the time."""
     is_yielding: bool = False
     past: tuple[NodeSample, ...] = ()
 
@@ -57,9 +57,9 @@ class NodeNow:
         return ((name, card) for name, card in sorted(self.report.models.items()) if card.loaded is not None)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelTraffic:
-    """What became of the requests of one model on one node within the window. Counts are rows of the traces."""
+    """The outcomes of requests for one model on one node within `WINDOW_S`. Counts are trace rows."""
 
     node_id: NodeId
     model: ModelName
@@ -68,28 +68,30 @@ class ModelTraffic:
     failed: int = 0
     retried: int = 0
     silent: int = 0
-    """Attempts that were given up because no token came, at the beginning or in between."""
+    """Attempts that timed out because no token arrived, before the first token or between two tokens."""
     refused: int = 0
-    """Attempts that could not connect."""
+    """Attempts whose connection was refused."""
     cold_loads: int = 0
     load_s: float = 0.0
     overlong: int = 0
-    """Prompts longer than the window that the model is loaded with."""
+    """Prompts longer than the loaded context window."""
     cut_short: int = 0
-    """Answers that ended because the window was full."""
+    """Answers that ended because the context window was full."""
     prompt_tokens_max: int = 0
     busy_s: float = 0.0
     waited_s: float = 0.0
-    """Sum over requests, of the time before any node had them."""
+    """Total time of all requests before a node received them."""
     link_s: float | None = None
-    """Mean seconds to the first byte that neither load nor prompt explain; None where engines did not say."""
+    """Mean seconds to the first byte beyond load and prefill; None if the engine does not report them."""
     link_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """`rejected` found no node within their time; `too_late` met their own deadline. `is_known` is false where the traces could
-    not be read: then checks of traffic say nothing."""
+    """`rejected` requests found no node in time; `too_late` ones reached their deadline.
+
+    `is_known` is false if the traces could not be read: then checks of traffic find nothing.
+    """
 
     pairs: tuple[ModelTraffic, ...] = ()
     requests: int = 0
@@ -100,7 +102,7 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class StoreNow:
-    """How the traces are doing. `failing_since` is unix time."""
+    """The state of the trace store. `failing_since` is unix time."""
 
     waiting: int = 0
     dropped: int = 0
@@ -110,9 +112,10 @@ class StoreNow:
     free_bytes: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """The fleet at one moment. `pinned` is who should have which model in memory; `alarms` what the books' audit found."""
+    """The fleet at one time. `pinned` has the models that should be in memory by node id, `alarms` the internal
+    inconsistencies."""
 
     at: float
     version: str
@@ -126,7 +129,7 @@ class Snapshot:
 
     @property
     def here(self) -> tuple[NodeNow, ...]:
-        """The nodes that report."""
+        """The nodes that are not offline."""
         return tuple(node for node in self.nodes if node.is_here)
 
     def node(self, node_id: NodeId) -> NodeNow | None:

@@ -113,9 +113,9 @@ class HealthWatch:
         """The fleet now, without its traffic. Called on the loop; what it returns never changes."""
         at, state = self._wall(), self._store.state
         return Snapshot(
-            at,
-            __version__,
-            tuple(self._node(node, at) for node in sorted(self._driver.fleet, key=lambda node: node.id)),
+            at=at,
+            version=__version__,
+            nodes=tuple(self._node(node, at) for node in sorted(self._driver.fleet, key=lambda node: node.id)),
             store=StoreNow(state.waiting, state.dropped, state.unusable, state.failing_since, state.problem),
             alarms=self._driver.alarms,
             alarmed_at=self._alarmed_at,
@@ -128,17 +128,19 @@ class HealthWatch:
         books = self._driver.queues.of_node(node.id).values()
         heard_at = at - (now - node.last_heartbeat_at)
         return NodeNow(
-            report,
-            node.liveness,
-            max(0.0, now - node.last_heartbeat_at),
-            node.returns,
-            node.unreachable_until <= now,
-            node.unauthorized_until <= now,
-            sum(len(queue.in_flight) for queue in books),
-            sum(len(queue.pending) for queue in books),
-            report.clock_s - heard_at if report.clock_s is not None and node.liveness is not Liveness.OFFLINE else None,
-            report.paused or bool(report.capacity and report.capacity.paused),
-            tuple(self._samples_of.get(node.id, ())),
+            report=report,
+            liveness=node.liveness,
+            silent_s=max(0.0, now - node.last_heartbeat_at),
+            returns=node.returns,
+            is_reachable=node.unreachable_until <= now,
+            is_authorized=node.unauthorized_until <= now,
+            running=sum(len(queue.in_flight) for queue in books),
+            pending=sum(len(queue.pending) for queue in books),
+            clock_ahead_s=report.clock_s - heard_at
+            if report.clock_s is not None and node.liveness is not Liveness.OFFLINE
+            else None,
+            is_yielding=report.paused or bool(report.capacity and report.capacity.paused),
+            past=tuple(self._samples_of.get(node.id, ())),
         )
 
 

@@ -1,1 +1,1 @@
-"""One file a check. This folder is found by `discover`; the checks do not know each other."""
+"""Health checks, one file each, in groups. `discover` finds them; no check imports another."""

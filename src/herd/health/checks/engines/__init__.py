@@ -1,1 +1,1 @@
-"""Checks of inference engines: version, reachability, hung processes."""
+"""Checks of inference engines: version, vulnerabilities, reachability, hung processes."""

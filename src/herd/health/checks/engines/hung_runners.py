@@ -1,4 +1,4 @@
-"""Models that take requests and send no token while their node goes on reporting: health by token flow."""
+"""Finds models that accept requests but send no tokens, although their node sends heartbeats."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     if not hung:
         return
     yield Finding(
-        Severity.CRITICAL,
-        f"{names(pair.model for pair in hung)}: takes requests and says nothing",
-        "The engine answers its status page, but the process that runs the model is stuck.",
-        tuple(
+        severity=Severity.CRITICAL,
+        title=f"{names(pair.model for pair in hung)}: accepts requests but sends no tokens",
+        cause="The engine responds to status requests, but the process that runs the model hangs.",
+        evidence=tuple(
             Evidence(
                 f"{pair.model} on {pair.node_id}",
                 f"{number(pair.silent, 'attempt')} without a token, {pair.completed} completed",
             )
             for pair in hung
         ),
-        "Start the engine anew.",
-        on_each((here[pair.node_id] for pair in hung), restart),
-        tuple(sorted({pair.node_id for pair in hung})),
+        remedy="Restart the engine.",
+        commands=on_each((here[pair.node_id] for pair in hung), restart),
+        nodes=tuple(sorted({pair.node_id for pair in hung})),
     )
 
 
-CHECK = Check("hung_runners", "Every model that is asked sends tokens", find)
+CHECK = Check("hung_runners", "All models answer", find)

@@ -1,4 +1,4 @@
-"""Nodes that report but cannot be reached, or do not know our key: heartbeats alone do not make a node usable."""
+"""Finds nodes that send heartbeats but refuse connections, or reject the coordinator's key."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     closed = [node for node in snapshot.here if not node.is_reachable]
     if closed:
         yield Finding(
-            Severity.CRITICAL,
-            f"{names(node.id for node in closed)}: reports, but refuses our connections",
-            "A firewall on that machine, or an engine that has ended.",
-            tuple(
+            severity=Severity.CRITICAL,
+            title=f"{names(node.id for node in closed)}: sends heartbeats but refuses connections",
+            cause="A firewall on that machine blocks the engine's port, or the engine has stopped.",
+            evidence=tuple(
                 Evidence(node.id, ", ".join(endpoint.url for endpoint in node.report.engines) or "no engine")
                 for node in closed
             ),
-            "Start the engine, and allow its port.",
-            on_each(closed, restart),
-            tuple(node.id for node in closed),
-            "refused",
+            remedy="Restart the engine, and allow its port in the firewall.",
+            commands=on_each(closed, restart),
+            nodes=tuple(node.id for node in closed),
+            key="refused",
         )
-    strangers = [node for node in snapshot.here if not node.is_authorized]
-    if strangers:
+    unauthorized = [node for node in snapshot.here if not node.is_authorized]
+    if unauthorized:
         yield Finding(
-            Severity.CRITICAL,
-            f"{names(node.id for node in strangers)}: does not know our key",
-            "It was paired with another coordinator, or its folder was replaced.",
-            tuple(Evidence(node.id, "answers 401") for node in strangers),
-            "Let it join again.",
-            anywhere("herd nodes invite"),
-            tuple(node.id for node in strangers),
-            "key",
+            severity=Severity.CRITICAL,
+            title=f"{names(node.id for node in unauthorized)}: rejects the coordinator's key",
+            cause="The node was paired with another coordinator, or its data folder was replaced.",
+            evidence=tuple(Evidence(node.id, "answers 401") for node in unauthorized),
+            remedy="Pair the node again with a new join code.",
+            commands=anywhere("herd nodes invite"),
+            nodes=tuple(node.id for node in unauthorized),
+            key="key",
         )
 
 
-CHECK = Check("unreachable", "Every node that reports can be reached", find)
+CHECK = Check("unreachable", "All online nodes are reachable", find)

@@ -1,4 +1,4 @@
-"""Agents of another version than the coordinator, and engines of one kind in several versions."""
+"""Finds agents with another version than the coordinator, and engines of one kind with different versions."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     ]
     if others:
         yield Finding(
-            Severity.INFO,
-            f"{number(len(others), 'agent')} of another version than the coordinator",
-            "They understand each other, but what is new works only where both are new.",
-            (
+            severity=Severity.INFO,
+            title=f"{number(len(others), 'agent')} with another version than the coordinator",
+            cause="The versions are compatible, but new features need the new version on both sides.",
+            evidence=(
                 Evidence("coordinator", snapshot.version),
                 *(Evidence(node.id, node.report.agent_version) for node in others),
             ),
-            "Upgrade the older of the two.",
-            anywhere("pipx upgrade ollama-herd"),
-            tuple(node.id for node in others),
-            "agent",
+            remedy="Upgrade the older version.",
+            commands=anywhere("pipx upgrade ollama-herd"),
+            nodes=tuple(node.id for node in others),
+            key="agent",
         )
     for kind in sorted({endpoint.kind for node in snapshot.here for endpoint in node.report.engines}):
         yield from _of_engine(snapshot, kind)
 
 
 def _of_engine(snapshot: Snapshot, kind: str) -> Iterator[Finding]:
-    """Engines of one kind whose first two numbers differ: answers, windows and speeds differ with them."""
+    """Engines of one kind whose first two version numbers differ: answers, context windows and speeds may differ
+    too."""
     known = {
         node.id: endpoint.version
         for node in snapshot.here
@@ -45,15 +46,15 @@ def _of_engine(snapshot: Snapshot, kind: str) -> Iterator[Finding]:
     newest = max(known.values(), key=numbers)
     older = [node for node in snapshot.here if node.id in known and numbers(known[node.id])[:2] < numbers(newest)[:2]]
     yield Finding(
-        Severity.INFO,
-        f"{kind} runs in several versions",
-        "The same model may use another window, template or speed from one version to the next.",
-        tuple(Evidence(node_id, version) for node_id, version in sorted(known.items())),
-        f"Bring them all to {newest}.",
-        on_each(older, upgrade) if kind == "ollama" else (),
-        tuple(node.id for node in older),
-        kind,
+        severity=Severity.INFO,
+        title=f"Different versions of {kind} are in use",
+        cause="Context window, prompt template and speed of a model may differ between versions.",
+        evidence=tuple(Evidence(node_id, version) for node_id, version in sorted(known.items())),
+        remedy=f"Upgrade all of them to {newest}.",
+        commands=on_each(older, upgrade) if kind == "ollama" else (),
+        nodes=tuple(node.id for node in older),
+        key=kind,
     )
 
 
-CHECK = Check("version_skew", "Agents and engines are of one version", find)
+CHECK = Check("version_skew", "Agent and engine versions match", find)

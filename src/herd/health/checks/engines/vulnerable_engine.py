@@ -1,4 +1,4 @@
-"""Engines of versions with published holes. Knows a list of versions; asks nobody."""
+"""Finds engines whose version has a published vulnerability. The list is below; no service is queried."""
 
 from __future__ import annotations
 
@@ -12,50 +12,65 @@ from herd.health.snapshot import NodeNow, Snapshot
 
 @dataclass(frozen=True, slots=True)
 class Vulnerability:
-    """Closed in `closed_in`; `severity` is what it means for a node that only its coordinator should reach."""
+    """A vulnerability. `severity` assumes a node that only its coordinator can reach."""
 
     kind: str
-    closed_in: str
+    fixed_in: str
     name: str
     about: str
     severity: Severity
 
 
-HOLES = (
-    Vulnerability("ollama", "0.1.29", "CVE-2024-28224", "a web page can reach it by DNS rebinding", Severity.CRITICAL),
-    Vulnerability("ollama", "0.1.34", "CVE-2024-37032", "a crafted model runs code on the machine", Severity.CRITICAL),
-    Vulnerability("ollama", "0.1.46", "CVE-2024-39720", "a crafted file ends it", Severity.WARNING),
+VULNERABILITIES = (
+    Vulnerability("ollama", "0.1.29", "CVE-2024-28224", "a web page can access it by DNS rebinding", Severity.CRITICAL),
     Vulnerability(
-        "ollama", "0.1.47", "CVE-2024-45436", "a crafted archive writes outside of its folder", Severity.CRITICAL
+        "ollama", "0.1.34", "CVE-2024-37032", "a crafted model can execute code on the machine", Severity.CRITICAL
     ),
-    Vulnerability("ollama", "0.17.1", "CVE-2026-7482", "whoever reaches its port reads its memory", Severity.CRITICAL),
+    Vulnerability("ollama", "0.1.46", "CVE-2024-39720", "a crafted file can crash it", Severity.WARNING),
+    Vulnerability(
+        "ollama",
+        "0.1.47",
+        "CVE-2024-45436",
+        "a crafted archive can write files outside of its folder",
+        Severity.CRITICAL,
+    ),
+    Vulnerability(
+        "ollama", "0.17.1", "CVE-2026-7482", "a client that reaches its port can read its memory", Severity.CRITICAL
+    ),
 )
-"""From the published advisories; those without a version that closes them are left out."""
+"""From published advisories; vulnerabilities without a fixed version are left out."""
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
-    struck: dict[tuple[str, str], list[tuple[NodeNow, tuple[Vulnerability, ...]]]] = {}
+    affected: dict[tuple[str, str], list[tuple[NodeNow, tuple[Vulnerability, ...]]]] = {}
     for node in snapshot.here:
         for endpoint in node.report.engines:
-            holes = tuple(
-                hole
-                for hole in HOLES
-                if hole.kind == endpoint.kind and () < numbers(endpoint.version) < numbers(hole.closed_in)
+            vulnerabilities = tuple(
+                vulnerability
+                for vulnerability in VULNERABILITIES
+                if vulnerability.kind == endpoint.kind
+                and () < numbers(endpoint.version) < numbers(vulnerability.fixed_in)
             )
-            if holes:
-                struck.setdefault((endpoint.kind, endpoint.version), []).append((node, holes))
-    for (kind, version), found in sorted(struck.items()):
-        nodes, holes = [node for node, _ in found], found[0][1]
+            if vulnerabilities:
+                affected.setdefault((endpoint.kind, endpoint.version), []).append((node, vulnerabilities))
+    for (kind, version), found in sorted(affected.items()):
+        nodes, vulnerabilities = [node for node, _ in found], found[0][1]
         yield Finding(
-            min((hole.severity for hole in holes), key=(Severity.CRITICAL, Severity.WARNING).index),
-            f"{kind} {version} has known holes",
-            f"On {names(node.id for node in nodes)}; {holes[-1].closed_in} closes them.",
-            tuple(Evidence(hole.name, f"{hole.about} (closed in {hole.closed_in})") for hole in holes),
-            "Upgrade it, and let nobody but the coordinator reach its port.",
-            on_each(nodes, upgrade),
-            tuple(node.id for node in nodes),
-            f"{kind} {version}",
+            severity=min(
+                (vulnerability.severity for vulnerability in vulnerabilities),
+                key=(Severity.CRITICAL, Severity.WARNING).index,
+            ),
+            title=f"{kind} {version} has known vulnerabilities",
+            cause=f"On {names(node.id for node in nodes)}; {vulnerabilities[-1].fixed_in} fixes them.",
+            evidence=tuple(
+                Evidence(vulnerability.name, f"{vulnerability.about} (fixed in {vulnerability.fixed_in})")
+                for vulnerability in vulnerabilities
+            ),
+            remedy="Upgrade the engine, and allow connections to its port from the coordinator only.",
+            commands=on_each(nodes, upgrade),
+            nodes=tuple(node.id for node in nodes),
+            key=f"{kind} {version}",
         )
 
 
-CHECK = Check("vulnerable_engine", "No engine has a known hole", find)
+CHECK = Check("vulnerable_engine", "No engine has a known vulnerability", find)

@@ -1,1 +1,1 @@
-"""Checks of the whole fleet and its traffic."""
+"""Checks of the fleet as a whole, its traffic and the coordinator."""

@@ -1,4 +1,4 @@
-"""Pairs of node and model where many requests fail."""
+"""Finds models on nodes where many requests fail."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         return
     failed, requests = sum(pair.failed for pair in failing), sum(pair.requests for pair in failing)
     yield Finding(
-        Severity.CRITICAL if failed >= SHARE_CRITICAL * requests else Severity.WARNING,
-        f"{percent(failed / requests)} of the requests for {names(pair.model for pair in failing)} fail",
-        "Their clients saw an error; what the engine said is in each request's story.",
-        tuple(
+        severity=Severity.CRITICAL if failed >= SHARE_CRITICAL * requests else Severity.WARNING,
+        title=f"{percent(failed / requests)} of the requests for {names(pair.model for pair in failing)} fail",
+        cause="The clients received an error. The details of each request show the engine's message.",
+        evidence=tuple(
             Evidence(f"{pair.model} on {pair.node_id}", f"{pair.failed} of {number(pair.requests, 'request')} failed")
             for pair in failing
         ),
-        "Look at the newest that failed.",
-        anywhere("herd why last"),
-        tuple(sorted({pair.node_id for pair in failing})),
+        remedy="Inspect the newest failed request.",
+        commands=anywhere("herd why last"),
+        nodes=tuple(sorted({pair.node_id for pair in failing})),
     )
 
 
-CHECK = Check("errors", "Hardly any request fails", find)
+CHECK = Check("errors", "Few requests fail", find)

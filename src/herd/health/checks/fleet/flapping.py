@@ -1,4 +1,4 @@
-"""Nodes that come and go: each return costs requests that were waiting for them."""
+"""Finds nodes that go offline and come back repeatedly, which delays the requests queued for them."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     if not flapping:
         return
     yield Finding(
-        Severity.WARNING,
-        f"{names(node.id for node, _ in flapping)}: comes and goes",
-        "A weak wireless link, a machine that falls asleep, or an agent that is restarted over and over.",
-        tuple(Evidence(f"{node.id} returned", f"{number(returns, 'time')} of late") for node, returns in flapping),
-        "Use a cable, or keep the machine awake while it serves.",
-        on_each((node for node, _ in flapping), _awake),
-        tuple(node.id for node, _ in flapping),
+        severity=Severity.WARNING,
+        title=f"{names(node.id for node, _ in flapping)}: goes offline and comes back repeatedly",
+        cause="The wireless link is weak, the machine goes to sleep, or the agent restarts repeatedly.",
+        evidence=tuple(
+            Evidence(f"{node.id} returned", f"{number(returns, 'time')} recently") for node, returns in flapping
+        ),
+        remedy="Use a network cable, or keep the machine awake.",
+        commands=on_each((node for node, _ in flapping), _awake),
+        nodes=tuple(node.id for node, _ in flapping),
     )
 
 
 def _returns(node: NodeNow) -> int:
-    """What we count of late, or what an hour's samples show."""
+    """The returns that the coordinator counted recently, or those in the samples of the last hour."""
     seen = [sample.liveness is Liveness.OFFLINE for sample in node.past]
     changes = sum(was != now for was, now in pairwise(seen))
     return max(node.returns if node.is_here else 0, changes // 2 if changes >= CHANGES_MIN else 0)
@@ -44,4 +46,4 @@ def _awake(system: str) -> str:
     return "powercfg /change standby-timeout-ac 0" if system == "windows" else "systemd-inhibit --what=sleep herd-node"
 
 
-CHECK = Check("flapping", "No node comes and goes", find)
+CHECK = Check("flapping", "Nodes are stable", find)

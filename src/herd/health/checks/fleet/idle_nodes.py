@@ -1,4 +1,4 @@
-"""Nodes that can serve nothing: no engine, or no model."""
+"""Finds nodes that cannot serve requests because they have no engine or no model."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     bare = [node for node in snapshot.here if not node.report.engines]
     if bare:
         yield Finding(
-            Severity.WARNING,
-            f"{names(node.id for node in bare)}: no engine answers there",
-            "The agent runs, but finds nothing that runs models.",
-            tuple(Evidence(node.id, "no engine") for node in bare),
-            "Start one, or let the agent bring its own.",
-            anywhere("herd-node --engine embedded"),
-            tuple(node.id for node in bare),
-            "engine",
+            severity=Severity.WARNING,
+            title=f"{names(node.id for node in bare)}: no engine found",
+            cause="The agent runs, but finds no inference engine.",
+            evidence=tuple(Evidence(node.id, "no engine") for node in bare),
+            remedy="Start an engine, or let the agent download one.",
+            commands=anywhere("herd-node --engine embedded"),
+            nodes=tuple(node.id for node in bare),
+            key="engine",
         )
     empty = [node for node in snapshot.here if node.report.engines and not node.report.models]
     if empty:
         yield Finding(
-            Severity.INFO,
-            f"{names(node.id for node in empty)}: no model yet",
-            "Its engine has nothing on disk.",
-            tuple(Evidence(node.id, "no model") for node in empty),
-            "Pull one there.",
-            anywhere("ollama pull llama3.2:3b"),
-            tuple(node.id for node in empty),
-            "model",
+            severity=Severity.INFO,
+            title=f"{names(node.id for node in empty)}: no models",
+            cause="The engine has no model on disk.",
+            evidence=tuple(Evidence(node.id, "no model") for node in empty),
+            remedy="Download a model on that node.",
+            commands=anywhere("ollama pull llama3.2:3b"),
+            nodes=tuple(node.id for node in empty),
+            key="model",
         )
 
 
-CHECK = Check("idle_nodes", "Every node has an engine and a model", find)
+CHECK = Check("idle_nodes", "All nodes have an engine and a model", find)

@@ -1,4 +1,4 @@
-"""Nodes that have fallen silent, and for how long. A machine that was switched off is no fault: it is told once, for all."""
+"""Finds nodes that have been offline for less than a day, and reports all of them in one finding."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from herd.health.snapshot import Snapshot
 from herd.text import duration, number
 
 FRESH_S = 86400.0
-"""A node that was silent for longer is probably gone for good."""
+"""A node that is offline for longer was probably retired."""
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
     gone = [node for node in snapshot.nodes if not node.is_here and node.silent_s < FRESH_S]
     if not gone:
         return
-    nobody_left = not snapshot.here
+    is_empty = not snapshot.here
     yield Finding(
-        Severity.CRITICAL if nobody_left else Severity.WARNING,
-        "No node reports any more"
-        if nobody_left
+        severity=Severity.CRITICAL if is_empty else Severity.WARNING,
+        title="All nodes are offline"
+        if is_empty
         else f"{number(len(gone), 'node')} offline: {names(node.id for node in gone)}",
-        "No heartbeat has come from there: the machine is off or asleep, its agent has ended, or the network is cut.",
-        tuple(Evidence(f"{node.id} last heard", f"{duration(1000 * node.silent_s)} ago") for node in gone),
-        "If it should be there, wake it and start its agent.",
-        anywhere("herd-node"),
-        tuple(node.id for node in gone),
+        cause="No heartbeat arrives: the machine is off or asleep, its agent has stopped, or the network is down.",
+        evidence=tuple(Evidence(f"{node.id} last heartbeat", f"{duration(1000 * node.silent_s)} ago") for node in gone),
+        remedy="If the node should be online, wake the machine and start its agent.",
+        commands=anywhere("herd-node"),
+        nodes=tuple(node.id for node in gone),
         since=snapshot.at - max(node.silent_s for node in gone),
     )
 
 
-CHECK = Check("offline", "Every node reports", find)
+CHECK = Check("offline", "All nodes are online", find)

@@ -1,4 +1,4 @@
-"""Whether strangers may join: an open fleet sends people's prompts to any machine that says it is a node."""
+"""Warns if the fleet is open: it then sends prompts to any machine that reports as a node."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     if not snapshot.is_open:
         return
     yield Finding(
-        Severity.WARNING,
-        "Every machine on this network may join",
-        "FLEET_OPEN is set: whoever reports a node is sent people's requests.",
-        (Evidence("FLEET_OPEN", "true"), Evidence("nodes now", str(len(snapshot.nodes)))),
-        "Start without it, and let machines in by code.",
-        anywhere("FLEET_OPEN=false herd"),
+        severity=Severity.WARNING,
+        title="Any machine on this network can join",
+        cause="FLEET_OPEN is set: any machine that reports as a node receives requests with their prompts.",
+        evidence=(Evidence("FLEET_OPEN", "true"), Evidence("nodes", str(len(snapshot.nodes)))),
+        remedy="Restart without FLEET_OPEN, and pair nodes with a join code.",
+        commands=anywhere("FLEET_OPEN=false herd"),
     )
 
 
-CHECK = Check("open_fleet", "Machines join only when they are let in", find)
+CHECK = Check("open_fleet", "Nodes must be paired to join", find)

@@ -1,4 +1,4 @@
-"""Lines that are long right now."""
+"""Finds nodes whose queues are long now."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     if not long:
         return
     yield Finding(
-        Severity.INFO,
-        f"{names(node.id for node in long)}: a long line",
-        "More is asked than that node can do at once.",
-        tuple(Evidence(node.id, f"{node.pending} wait, {node.running} run") for node in long),
-        "Another node with the same model would share the work.",
-        anywhere("herd recommend"),
-        tuple(node.id for node in long),
+        severity=Severity.INFO,
+        title=f"{names(node.id for node in long)}: long queue",
+        cause="More requests arrive than the node can process.",
+        evidence=tuple(Evidence(node.id, f"{node.pending} queued, {node.running} running") for node in long),
+        remedy="Add the model to another node, which then shares the load.",
+        commands=anywhere("herd recommend"),
+        nodes=tuple(node.id for node in long),
     )
 
 
-CHECK = Check("queues", "No line is long", find)
+CHECK = Check("queues", "Queues are short", find)

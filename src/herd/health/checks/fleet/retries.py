@@ -1,4 +1,4 @@
-"""Nodes whose attempts had to be repeated elsewhere: clients do not notice, but it costs time and hides a sick node."""
+"""Finds nodes whose failed attempts were often retried on other nodes: clients only notice a delay."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     if not poor:
         return
     yield Finding(
-        Severity.WARNING,
-        f"Attempts on {names(poor)} must be repeated elsewhere",
-        "The node breaks off, refuses or stays silent before the first word, and another one takes over.",
-        tuple(
-            Evidence(node_id, f"{retried} of {number(attempts, 'attempt')} repeated")
+        severity=Severity.WARNING,
+        title=f"{names(poor)}: many attempts are retried on other nodes",
+        cause="The node closes the connection, refuses it or sends no token, and another node answers the request.",
+        evidence=tuple(
+            Evidence(node_id, f"{retried} of {number(attempts, 'attempt')} retried")
             for node_id, (retried, attempts) in sorted(poor.items())
         ),
-        "Look at why; the engine's own log on that machine tells more.",
-        on_each((node for node in snapshot.nodes if node.id in poor), _engine_log),
-        tuple(sorted(poor)),
+        remedy="Check the engine's log on that machine for the reason.",
+        commands=on_each((node for node in snapshot.nodes if node.id in poor), _engine_log),
+        nodes=tuple(sorted(poor)),
     )
 
 
@@ -49,4 +49,4 @@ def _engine_log(system: str) -> str:
     )
 
 
-CHECK = Check("retries", "Hardly any attempt is repeated", find)
+CHECK = Check("retries", "Few attempts are retried", find)

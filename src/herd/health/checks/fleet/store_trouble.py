@@ -1,4 +1,4 @@
-"""Whether what happens is being recorded."""
+"""Reports problems of the trace store: failed writes, lost traces, a disk that is almost full."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     store = snapshot.store
     if store.failing_since is not None:
         yield Finding(
-            Severity.CRITICAL,
-            "Traces are not being stored",
-            f"Requests are served, but not recorded: {store.problem or 'the disk takes nothing'}.",
-            (
+            severity=Severity.CRITICAL,
+            title="Traces are not being recorded",
+            cause=f"Requests are served, but not recorded: {store.problem or 'the disk cannot be written'}.",
+            evidence=(
                 Evidence("waiting in memory", number(store.waiting, "trace")),
                 Evidence("lost", number(store.dropped, "trace")),
             ),
-            "Free disk space, or choose another folder.",
-            anywhere("herd --data-dir FOLDER"),
+            remedy="Free disk space, or use another data folder.",
+            commands=anywhere("herd --data-dir FOLDER"),
             since=store.failing_since,
             key="failing",
         )
     elif store.dropped or store.unusable:
         yield Finding(
-            Severity.INFO,
-            "Some traces were lost",
-            "For a while they could not be written as fast as they came.",
-            (
+            severity=Severity.INFO,
+            title="Some traces were lost",
+            cause="For some time they could not be written as fast as they arrived.",
+            evidence=(
                 Evidence("lost", number(store.dropped, "trace")),
-                Evidence("could not be written down", number(store.unusable, "trace")),
+                Evidence("invalid", number(store.unusable, "trace")),
             ),
-            "A larger ring bridges longer troubles.",
-            anywhere("FLEET_TRACE_RING_ROWS=50000 herd"),
+            remedy="A larger buffer keeps traces during longer problems.",
+            commands=anywhere("FLEET_TRACE_RING_ROWS=50000 herd"),
             key="lost",
         )
     if store.free_bytes is not None and store.free_bytes < FREE_MIN_BYTES:
         yield Finding(
-            Severity.WARNING,
-            "The coordinator's disk is almost full",
-            "Traces and logs will be dropped when there is no room.",
-            (Evidence("free", gb(store.free_bytes)),),
-            "Free some space, or keep traces for fewer days.",
-            anywhere("FLEET_TRACE_RETENTION_DAYS=7 herd"),
+            severity=Severity.WARNING,
+            title="The coordinator's disk is almost full",
+            cause="Traces and logs are lost when the disk is full.",
+            evidence=(Evidence("free", gb(store.free_bytes)),),
+            remedy="Free disk space, or keep traces for fewer days.",
+            commands=anywhere("FLEET_TRACE_RETENTION_DAYS=7 herd"),
             key="full",
         )
 
 
-CHECK = Check("store_trouble", "Every request is recorded", find)
+CHECK = Check("store_trouble", "All requests are recorded", find)

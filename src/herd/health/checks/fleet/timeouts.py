@@ -1,4 +1,4 @@
-"""Requests that no node could take in time, or that met their own deadline."""
+"""Finds requests that no node could accept in time, or that reached their deadline."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     if lost < max(COUNT_MIN, SHARE_MIN * traffic.requests):
         return
     yield Finding(
-        Severity.CRITICAL if lost >= SHARE_CRITICAL * traffic.requests else Severity.WARNING,
-        f"{percent(lost / max(1, traffic.requests))} of the requests waited in vain",
-        "More was asked than the nodes that are there could answer in time.",
-        (
-            Evidence("refused", f"{number(traffic.rejected, 'request')} in the last hour"),
-            Evidence("too late", f"{number(traffic.too_late, 'request')} met their deadline"),
-            Evidence("all", number(traffic.requests, "request")),
+        severity=Severity.CRITICAL if lost >= SHARE_CRITICAL * traffic.requests else Severity.WARNING,
+        title=f"{percent(lost / max(1, traffic.requests))} of the requests timed out",
+        cause="The online nodes could not answer all requests in time.",
+        evidence=(
+            Evidence("rejected", f"{number(traffic.rejected, 'request')} in the last hour"),
+            Evidence("deadline exceeded", f"{number(traffic.too_late, 'request')}"),
+            Evidence("total", number(traffic.requests, "request")),
         ),
-        "See who waits for what; another node with that model would help most.",
-        anywhere("herd recommend"),
+        remedy="Add the most requested model to another node.",
+        commands=anywhere("herd recommend"),
     )
 
 
 SHARE_CRITICAL = 0.20
 
-CHECK = Check("timeouts", "Nobody waits in vain", find)
+CHECK = Check("timeouts", "No request timeouts", find)

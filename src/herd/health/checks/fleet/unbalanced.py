@@ -1,4 +1,4 @@
-"""Models with several homes where one node does nearly all the work and requests wait."""
+"""Finds models on several nodes where one node does nearly all the work while requests wait."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ REQUESTS_MIN = 20
 def find(snapshot: Snapshot) -> Iterator[Finding]:
     for model in sorted({pair.model for pair in snapshot.traffic.pairs}):
         pairs = [pair for pair in snapshot.traffic.pairs if pair.model == model]
-        homes = [node for node in snapshot.here if model in node.report.models]
+        nodes = [node for node in snapshot.here if model in node.report.models]
         requests, busy_s = sum(pair.requests for pair in pairs), sum(pair.busy_s for pair in pairs)
-        if requests < REQUESTS_MIN or len(homes) < 2 or not busy_s:
+        if requests < REQUESTS_MIN or len(nodes) < 2 or not busy_s:
             continue
         most = max(pairs, key=lambda pair: pair.busy_s)
         wait_s = sum(pair.waited_s for pair in pairs) / requests
         if most.busy_s > SHARE_MAX * busy_s and wait_s >= WAIT_MIN_S:
-            yield _finding(most, most.busy_s / busy_s, wait_s, [node for node in homes if node.id != most.node_id])
+            yield _finding(most, most.busy_s / busy_s, wait_s, [node for node in nodes if node.id != most.node_id])
 
 
 def _finding(most: ModelTraffic, share: float, wait_s: float, idle: list[NodeNow]) -> Finding:
     return Finding(
-        Severity.INFO,
-        f"{most.model}: {most.node_id} does nearly all the work",
-        "Others have the model, but are slower, lack memory for it, or are kept for other work.",
-        (
-            Evidence("share of the busy time", percent(share)),
-            Evidence("mean wait", duration(1000 * wait_s)),
+        severity=Severity.INFO,
+        title=f"{most.model}: {most.node_id} does nearly all the work",
+        cause="Other nodes have the model, but they are slower, lack memory for it, or are busy with other models.",
+        evidence=(
+            Evidence("share of compute time", percent(share)),
+            Evidence("mean queue time", duration(1000 * wait_s)),
             Evidence("also on", names(node.id for node in idle)),
         ),
-        "See what speaks against the others for the newest request.",
-        anywhere("herd why last"),
-        (most.node_id,),
-        most.model,
+        remedy="See why the other nodes were not chosen for the newest request.",
+        commands=anywhere("herd why last"),
+        nodes=(most.node_id,),
+        key=most.model,
     )
 
 
-CHECK = Check("unbalanced", "Work is shared where it can be", find)
+CHECK = Check("unbalanced", "Load is balanced", find)

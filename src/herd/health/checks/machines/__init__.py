@@ -1,1 +1,1 @@
-"""Checks of a machine: memory, disk, clock, heat, network."""
+"""Checks of machines: memory, disk, clock, heat, network."""

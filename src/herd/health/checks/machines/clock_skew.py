@@ -1,4 +1,4 @@
-"""Nodes whose clock differs from the coordinator's: their logs do not line up, and what they sign grows old at once."""
+"""Finds nodes whose clock differs from the coordinator's clock."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from herd.health.snapshot import Snapshot
 from herd.text import duration
 
 SKEW_MIN_S = 5.0
-SKEW_BAD_S = 60.0
+SKEW_WARNING_S = 60.0
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
@@ -23,17 +23,17 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         return
     worst_s = max(abs(ahead_s) for _, ahead_s in skewed)
     yield Finding(
-        Severity.WARNING if worst_s >= SKEW_BAD_S else Severity.INFO,
-        f"{names(node.id for node, _ in skewed)}: the clock is wrong",
-        "Or ours is, when it is all of them. Nothing here depends on it, but logs do not line up.",
-        tuple(
+        severity=Severity.WARNING if worst_s >= SKEW_WARNING_S else Severity.INFO,
+        title=f"{names(node.id for node, _ in skewed)}: clock is wrong",
+        cause="The times in logs cannot be compared. If all nodes are listed, the coordinator's clock is wrong.",
+        evidence=tuple(
             Evidence(node.id, f"{duration(1000 * abs(ahead_s))} {'ahead' if ahead_s > 0 else 'behind'}")
             for node, ahead_s in skewed
         ),
-        "Have it take the time from the network.",
-        on_each((node for node, _ in skewed), set_clock),
-        tuple(node.id for node, _ in skewed),
+        remedy="Synchronize the clock with the network.",
+        commands=on_each((node for node, _ in skewed), set_clock),
+        nodes=tuple(node.id for node, _ in skewed),
     )
 
 
-CHECK = Check("clock_skew", "The clocks agree", find)
+CHECK = Check("clock_skew", "Clocks agree", find)

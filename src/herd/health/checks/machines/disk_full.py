@@ -1,4 +1,4 @@
-"""Disks that are nearly full, or will be soon at the speed at which they fill."""
+"""Finds nodes whose disk is almost full, or will be full within a day."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from herd.text import duration, gb
 
 FREE_SHARE_MIN = 0.05
 FREE_MIN_BYTES = 10_000_000_000
-"""About the size of a common model, and of the second copy that a pull needs."""
+"""About the size of a common model, and of the second copy that a download needs."""
 SOON_S = 24 * 3600.0
 SPAN_MIN_S = 1200.0
-"""Two samples closer together tell no speed."""
+"""Samples must span at least this time to compute a rate."""
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
@@ -25,16 +25,16 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         yield _finding(
             full,
             "full",
-            f"{names(node.id for node in full)}: the disk is almost full",
-            "Pulls need room for a second copy, and fail without it.",
+            f"{names(node.id for node in full)}: disk is almost full",
+            "A download needs disk space for a second copy of the model, and fails without it.",
         )
     filling = [node for node in snapshot.here if node not in full and _full_in_s(node) < SOON_S]
     if filling:
         yield _finding(
             filling,
             "filling",
-            f"{names(node.id for node in filling)}: the disk fills up",
-            "At the speed of the last hour it is full within a day.",
+            f"{names(node.id for node in filling)}: disk is filling up",
+            "At the rate of the last hour the disk is full within a day.",
         )
 
 
@@ -47,14 +47,14 @@ def _finding(nodes: list[NodeNow], key: str, title: str, cause: str) -> Finding:
     )
     command = f"ollama rm {shlex.quote(unused[largest])}" if largest is not None else "ollama list"
     return Finding(
-        Severity.WARNING,
-        title,
-        cause,
-        tuple(Evidence(f"{node.id} free", _told(node)) for node in nodes),
-        "Remove models that nobody asks for; the largest that is not in memory is named here.",
-        anywhere(command),
-        tuple(node.id for node in nodes),
-        key,
+        severity=Severity.WARNING,
+        title=title,
+        cause=cause,
+        evidence=tuple(Evidence(f"{node.id} free", _free(node)) for node in nodes),
+        remedy="Delete unused models. The command names the largest one that is not in memory.",
+        commands=anywhere(command),
+        nodes=tuple(node.id for node in nodes),
+        key=key,
     )
 
 
@@ -71,15 +71,15 @@ def _full_in_s(node: NodeNow) -> float:
     disk, past = node.report.disk, [sample for sample in node.past if sample.disk_free_bytes is not None]
     if disk is None or not past or past[-1].at - past[0].at < SPAN_MIN_S:
         return math.inf
-    eaten = (past[0].disk_free_bytes or 0) - disk.available_bytes
-    return disk.available_bytes / eaten * (past[-1].at - past[0].at) if eaten > 0 else math.inf
+    used = (past[0].disk_free_bytes or 0) - disk.available_bytes
+    return disk.available_bytes / used * (past[-1].at - past[0].at) if used > 0 else math.inf
 
 
-def _told(node: NodeNow) -> str:
+def _free(node: NodeNow) -> str:
     disk, left_s = node.report.disk, _full_in_s(node)
     assert disk is not None
     soon = f", full in {duration(1000 * left_s)}" if left_s < SOON_S else ""
     return f"{gb(disk.available_bytes)} of {gb(disk.total_bytes)}{soon}"
 
 
-CHECK = Check("disk_full", "Every disk has room for another model", find)
+CHECK = Check("disk_full", "All disks have space for another model", find)

@@ -1,4 +1,4 @@
-"""Nodes whose operating system says that memory is short."""
+"""Finds nodes whose operating system reports memory pressure."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
 
 def _finding(short: list[NodeNow], pressure: Pressure, severity: Severity) -> Finding:
     return Finding(
-        severity,
-        f"{names(node.id for node in short)}: memory is short",
-        "More is in use than the machine has room for; "
+        severity=severity,
+        title=f"{names(node.id for node in short)}: low on memory",
+        cause="Programs and models use nearly all memory; "
         + (
-            "no requests are sent there until that is over."
+            "the node receives no requests until memory is free."
             if pressure is Pressure.CRITICAL
-            else "models may be slowed by paging."
+            else "paging may slow models down."
         ),
-        tuple(Evidence(f"{node.id} available", _available(node)) for node in short),
-        "Close what is large, or keep fewer models in memory at once.",
-        on_each(short, largest_processes),
-        tuple(node.id for node in short),
-        pressure.value,
-        min((since for node in short if (since := _since(node, pressure)) is not None), default=None),
+        evidence=tuple(Evidence(f"{node.id} available", _available(node)) for node in short),
+        remedy="Close large programs, or keep fewer models in memory.",
+        commands=on_each(short, largest_processes),
+        nodes=tuple(node.id for node in short),
+        key=pressure.value,
+        since=min((since for node in short if (since := _since(node, pressure)) is not None), default=None),
     )
 
 
@@ -51,4 +51,4 @@ def _since(node: NodeNow, pressure: Pressure) -> float | None:
     return since
 
 
-CHECK = Check("memory_pressure", "No node is short of memory", find)
+CHECK = Check("memory_pressure", "All nodes have enough memory", find)

@@ -1,4 +1,4 @@
-"""Nodes whose first byte comes later than their engine explains: the way there is slow."""
+"""Finds nodes with a slow network link: the first byte arrives later than load and prefill explain."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     if not slow:
         return
     yield Finding(
-        Severity.WARNING,
-        f"The way to {names(slow)} is slow",
-        "A weak wireless link, a busy switch, or a sleeping network card.",
-        tuple(
-            Evidence(f"{node_id} beyond load and prompt", f"{duration(1000 * extra_s)} a request")
+        severity=Severity.WARNING,
+        title=f"Slow network link to {names(slow)}",
+        cause="The wireless link is weak, the switch is busy, or the network card is in power-saving mode.",
+        evidence=tuple(
+            Evidence(f"{node_id} delay beyond load and prefill", f"{duration(1000 * extra_s)} per request")
             for node_id, extra_s in sorted(slow.items())
         ),
-        "Use a cable, and look at how long the way is.",
-        _ways(snapshot, slow),
-        tuple(sorted(slow)),
+        remedy="Use a network cable, and measure the round-trip time.",
+        commands=_pings(snapshot, slow),
+        nodes=tuple(sorted(slow)),
     )
 
 
-def _ways(snapshot: Snapshot, slow: dict[NodeId, float]) -> tuple[Command, ...]:
+def _pings(snapshot: Snapshot, slow: dict[NodeId, float]) -> tuple[Command, ...]:
     addresses = sorted({node.report.lan_ip for node in snapshot.nodes if node.id in slow and node.report.lan_ip})
     return tuple(command for address in addresses for command in anywhere(f"ping {address}"))
 
 
-CHECK = Check("slow_link", "First bytes come as soon as engines send them", find)
+CHECK = Check("slow_link", "Network links are fast", find)

@@ -1,4 +1,4 @@
-"""Nodes that page memory out: a model in swap answers a hundred times slower than one in memory."""
+"""Finds nodes that swap memory to disk: a model in swap answers about a hundred times slower."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from herd.health.snapshot import NodeNow, Snapshot
 from herd.text import gb
 
 SHARE_MIN = 0.10
-"""Of the machine's memory; a little swap is normal, above all on macOS."""
+"""Share of the machine's memory; some swap is normal, especially on macOS."""
 GROWTH_MIN_BYTES = 500_000_000
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
-    paging = [node for node in snapshot.here if _is_paging(node)]
-    if not paging:
+    swapping = [node for node in snapshot.here if _is_swapping(node)]
+    if not swapping:
         return
     yield Finding(
-        Severity.WARNING,
-        f"{names(node.id for node in paging)}: memory is paged out to disk",
-        "What the models and other programs want does not fit into memory together.",
-        tuple(
+        severity=Severity.WARNING,
+        title=f"{names(node.id for node in swapping)}: memory is swapped to disk",
+        cause="Models and other programs together need more memory than the machine has.",
+        evidence=tuple(
             Evidence(
                 f"{node.id} swap used",
                 f"{gb(node.report.memory.swap_used_bytes)}, {gb(_growth(node))} more than an hour ago",
             )
-            for node in paging
+            for node in swapping
         ),
-        "Keep fewer models in memory, or choose smaller quantizations.",
-        on_each(paging, variable("OLLAMA_MAX_LOADED_MODELS", "1")),
-        tuple(node.id for node in paging),
+        remedy="Keep fewer models in memory, or choose smaller quantizations.",
+        commands=on_each(swapping, variable("OLLAMA_MAX_LOADED_MODELS", "1")),
+        nodes=tuple(node.id for node in swapping),
     )
 
 
-def _is_paging(node: NodeNow) -> bool:
-    """A good share of memory is in swap, and it is growing or the system itself complains."""
+def _is_swapping(node: NodeNow) -> bool:
+    """A large share of memory is in swap, and swap grows or the system reports memory pressure."""
     memory = node.report.memory
     if memory.swap_used_bytes < SHARE_MIN * memory.total_bytes:
         return False
@@ -48,4 +48,4 @@ def _growth(node: NodeNow) -> int:
     return max(0, node.report.memory.swap_used_bytes - node.past[0].swap_used_bytes) if node.past else 0
 
 
-CHECK = Check("swap", "No node pages models out", find)
+CHECK = Check("swap", "No node swaps memory to disk", find)

@@ -1,4 +1,4 @@
-"""Nodes whose processor is slowed by its heat."""
+"""Finds nodes whose CPU or GPU is throttled because of heat."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from herd.health.snapshot import NodeNow, Snapshot
 from herd.text import percent
 
 SHARE_MIN = 0.25
-"""Of the last hour's samples: a short peak is what fans are for."""
+"""Share of the last hour's samples: a short peak is normal."""
 SAMPLES_MIN = 4
 
 
@@ -19,13 +19,13 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     if not hot:
         return
     yield Finding(
-        Severity.WARNING,
-        f"{names(node.id for node in hot)}: slowed by heat",
-        "The processor has become too hot and runs slower to cool down; answers from there take longer.",
-        tuple(fact for node in hot for fact in _facts(node)),
-        "Give it air, raise a laptop from its surface, or lend less of it.",
-        on_each(hot, _look),
-        tuple(node.id for node in hot),
+        severity=Severity.WARNING,
+        title=f"{names(node.id for node in hot)}: throttled because of heat",
+        cause="The processor is too hot and runs slower to cool down. Answers take longer.",
+        evidence=tuple(fact for node in hot for fact in _facts(node)),
+        remedy="Improve the cooling, or reduce the load on this machine.",
+        commands=on_each(hot, _sensor_command),
+        nodes=tuple(node.id for node in hot),
     )
 
 
@@ -46,8 +46,8 @@ def _facts(node: NodeNow) -> Iterator[Evidence]:
         yield Evidence(f"{node.id} hot", f"{percent(_share(node))} of the last hour")
 
 
-def _look(system: str) -> str:
+def _sensor_command(system: str) -> str:
     return {"macos": "pmset -g therm", "windows": "powercfg /energy"}.get(system, "sensors")
 
 
-CHECK = Check("throttling", "No node is slowed by heat", find)
+CHECK = Check("throttling", "No node is throttled", find)

@@ -1,1 +1,1 @@
-"""Checks of models: loading, pins, context windows."""
+"""Checks of models: loading, pins, versions, context windows."""

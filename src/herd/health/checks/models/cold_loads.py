@@ -1,4 +1,4 @@
-"""Requests that had to wait for their model to be loaded, and what that cost."""
+"""Finds models that are loaded again and again, so that requests wait for cold loads."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     cold.sort(key=lambda pair: -pair.load_s)
     nodes = [node for node in snapshot.nodes if node.id in {pair.node_id for pair in cold}]
     yield Finding(
-        Severity.WARNING,
-        f"{names(pair.model for pair in cold)}: loaded again and again",
-        "The engine drops the model between requests, so the next one waits for the disk.",
-        tuple(
+        severity=Severity.WARNING,
+        title=f"{names(pair.model for pair in cold)}: frequent cold loads",
+        cause="The engine unloads the model between requests, so the next request waits until it is loaded again.",
+        evidence=tuple(
             Evidence(
                 f"{pair.model} on {pair.node_id}",
-                f"{number(pair.cold_loads, 'load')}, {duration(1000 * pair.load_s)} waited, of {number(pair.completed, 'request')}",
+                f"{number(pair.cold_loads, 'cold load')} in {number(pair.completed, 'request')}, "
+                f"{duration(1000 * pair.load_s)} of waiting",
             )
             for pair in cold
         ),
-        "Have the engine keep models longer.",
-        on_each(nodes, variable("OLLAMA_KEEP_ALIVE", "1h")),
-        tuple(sorted({pair.node_id for pair in cold})),
+        remedy="Let the engine keep models in memory for longer.",
+        commands=on_each(nodes, variable("OLLAMA_KEEP_ALIVE", "1h")),
+        nodes=tuple(sorted({pair.node_id for pair in cold})),
     )
 
 
-CHECK = Check("cold_loads", "Models are in memory when they are asked for", find)
+CHECK = Check("cold_loads", "Models are in memory when requested", find)

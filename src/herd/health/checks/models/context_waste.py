@@ -1,4 +1,4 @@
-"""Models loaded with a window far larger than anybody used: the memory for it is taken all the same."""
+"""Finds models whose context window is far larger than the longest prompt, which wastes memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from herd.text import gb
 
 REQUESTS_MIN = 20
 USED_MAX = 0.25
-"""Share of the window that the longest prompt reached."""
+"""Largest share of the context window that the longest prompt uses."""
 WASTE_MIN_BYTES = 1_000_000_000
 
 
@@ -26,19 +26,19 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         return
     tokens = _fitting(max(pair.prompt_tokens_max for pair, _, _ in wasted))
     yield Finding(
-        Severity.INFO,
-        f"{names(pair.model for pair, _, _ in wasted)}: windows far larger than what is asked",
-        "The window's memory is taken when a model is loaded, used or not.",
-        tuple(
+        severity=Severity.INFO,
+        title=f"{names(pair.model for pair, _, _ in wasted)}: context window is much larger than needed",
+        cause="The engine reserves memory for the whole context window when it loads a model.",
+        evidence=tuple(
             Evidence(
                 f"{pair.model} on {pair.node_id}",
-                f"{pair.prompt_tokens_max} tokens used of {_window(pair, node)}; {gb(waste)} idle",
+                f"{pair.prompt_tokens_max} tokens used of {_window(pair, node)}; {gb(waste)} unused",
             )
             for pair, node, waste in wasted
         ),
-        f"A window of {tokens} tokens would have been enough.",
-        on_each((node for _, node, _ in wasted), variable("OLLAMA_CONTEXT_LENGTH", str(tokens))),
-        tuple(sorted({pair.node_id for pair, _, _ in wasted})),
+        remedy=f"Reduce the context window to {tokens} tokens.",
+        commands=on_each((node for _, node, _ in wasted), variable("OLLAMA_CONTEXT_LENGTH", str(tokens))),
+        nodes=tuple(sorted({pair.node_id for pair, _, _ in wasted})),
     )
 
 
@@ -48,7 +48,7 @@ def _window(pair: ModelTraffic, node: NodeNow) -> int:
 
 
 def _waste_bytes(pair: ModelTraffic, node: NodeNow) -> int:
-    """Memory of tokens beyond twice the longest prompt; 0 where it is not worth a word."""
+    """Memory for the tokens beyond twice the longest prompt; 0 if it is little."""
     card, window = node.report.models.get(pair.model), _window(pair, node)
     if (
         card is None
@@ -62,8 +62,8 @@ def _waste_bytes(pair: ModelTraffic, node: NodeNow) -> int:
 
 
 def _fitting(prompt_tokens: int) -> int:
-    """The next power of two that leaves as much for the answer."""
+    """The next power of two that leaves the same number of tokens for the answer."""
     return max(4096, 1 << (2 * prompt_tokens - 1).bit_length())
 
 
-CHECK = Check("context_waste", "Windows are about as large as what is asked", find)
+CHECK = Check("context_waste", "Context windows match their use", find)

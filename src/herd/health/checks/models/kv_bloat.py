@@ -1,4 +1,4 @@
-"""Models whose windows take more memory than the models themselves: too many slots, or too long windows."""
+"""Finds models whose context windows (KV cache) take more memory than the weights."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         else variable("OLLAMA_KV_CACHE_TYPE", "q8_0")
     )
     yield Finding(
-        Severity.WARNING,
-        f"{names(name for _, name in bloated)}: windows take more memory than the model",
-        "The engine reserves a whole window for every slot, used or not.",
-        tuple(Evidence(f"{name} on {node.id}", _told(node, name)) for node, name in bloated),
-        "Fewer slots, shorter windows, or a compressed cache.",
-        on_each(nodes.values(), remedy),
-        tuple(sorted(nodes)),
+        severity=Severity.WARNING,
+        title=f"{names(name for _, name in bloated)}: context windows take more memory than the model",
+        cause="The engine reserves a full context window for every slot.",
+        evidence=tuple(Evidence(f"{name} on {node.id}", _sizes(node, name)) for node, name in bloated),
+        remedy="Use fewer slots, smaller context windows, or a quantized KV cache.",
+        commands=on_each(nodes.values(), remedy),
+        nodes=tuple(sorted(nodes)),
     )
 
 
@@ -44,10 +44,11 @@ def _surplus_bytes(card: ModelInfo) -> int:
     return card.loaded.size_bytes - card.size_bytes if card.loaded is not None and card.size_bytes else 0
 
 
-def _told(node: NodeNow, name: ModelName) -> str:
+def _sizes(node: NodeNow, name: ModelName) -> str:
     card = node.report.models[name]
     window = card.loaded.window_tokens if card.loaded is not None else None
-    return f"{gb(_surplus_bytes(card))} beside {gb(card.size_bytes)} of weights: {card.engine.slots} x {window or '?'} tokens"
+    windows = f"{card.engine.slots} x {window or '?'} tokens"
+    return f"{gb(_surplus_bytes(card))} for {windows}, {gb(card.size_bytes)} for the weights"
 
 
-CHECK = Check("kv_bloat", "Windows take less memory than their models", find)
+CHECK = Check("kv_bloat", "Context windows take less memory than their models", find)

@@ -1,4 +1,4 @@
-"""Models that are pinned to a node and are not in its memory."""
+"""Finds pinned models that are not in memory."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     if not missing:
         return
     yield Finding(
-        Severity.WARNING,
-        f"Pinned but not in memory: {names(model for _, model in missing)}",
-        "The engine was restarted, needed the memory for another model, or does not have it on disk.",
-        tuple(
-            Evidence(f"{model} on {node_id or 'any node'}", _told(snapshot, node_id, model))
+        severity=Severity.WARNING,
+        title=f"Pinned but not in memory: {names(model for _, model in missing)}",
+        cause="The engine was restarted, needed the memory for another model, or does not have the model on disk.",
+        evidence=tuple(
+            Evidence(f"{model} on {node_id or 'any node'}", _status(snapshot, node_id, model))
             for node_id, model in missing
         ),
-        "Load it, or unpin it where memory is needed for something else.",
-        tuple(
+        remedy="Load the model, or unpin it to free the memory.",
+        commands=tuple(
             command
             for _, model in missing[:COMMANDS_MAX]
             for command in anywhere(f'ollama run {shlex.quote(model)} ""')
         ),
-        tuple(sorted({node_id for node_id, _ in missing if node_id})),
+        nodes=tuple(sorted({node_id for node_id, _ in missing if node_id})),
     )
 
 
@@ -42,14 +42,14 @@ COMMANDS_MAX = 4
 
 
 def _is_resident(snapshot: Snapshot, node_id: NodeId, model: ModelName) -> bool:
-    """A node that is away says nothing: that it is away is told elsewhere. A pin without a node may be met by any."""
+    """True for an offline node, which the check `offline` reports. Any node can satisfy a pin without a node."""
     nodes = [node for node in snapshot.here if not node_id or node.id == node_id]
     return not nodes or any(name == model for node in nodes for name, _ in node.loaded)
 
 
-def _told(snapshot: Snapshot, node_id: NodeId, model: ModelName) -> str:
-    is_there = any(model in node.report.models for node in snapshot.here if not node_id or node.id == node_id)
-    return "on disk only" if is_there else "not there at all"
+def _status(snapshot: Snapshot, node_id: NodeId, model: ModelName) -> str:
+    is_on_disk = any(model in node.report.models for node in snapshot.here if not node_id or node.id == node_id)
+    return "on disk only" if is_on_disk else "not on the node"
 
 
-CHECK = Check("pins", "Every pinned model is in memory", find)
+CHECK = Check("pins", "All pinned models are in memory", find)

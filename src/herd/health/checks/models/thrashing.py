@@ -1,4 +1,4 @@
-"""Models that throw each other out of memory: the same ones leave and come back again and again."""
+"""Finds nodes where models evict each other from memory again and again (thrashing)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from herd.health.snapshot import NodeNow, Snapshot
 from herd.text import number
 
 RETURNS_MIN = 6
-"""Loads within the hour, of models that had been in memory within the hour before."""
+"""Loads in the last hour of models that were in memory earlier in that hour."""
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
@@ -20,17 +20,17 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     if not thrashing:
         return
     yield Finding(
-        Severity.WARNING,
-        f"{names(node.id for node, _ in thrashing)}: models throw each other out",
-        "More models are asked for than are kept in memory there at once, and each change costs a load.",
-        tuple(
-            Evidence(f"{model} on {node.id}", f"loaded again {number(count, 'time')} in an hour")
+        severity=Severity.WARNING,
+        title=f"{names(node.id for node, _ in thrashing)}: models evict each other (thrashing)",
+        cause="More models are requested than the engine keeps in memory at once, and each eviction costs a cold load.",
+        evidence=tuple(
+            Evidence(f"{model} on {node.id}", f"reloaded {number(count, 'time')} in an hour")
             for node, returns in thrashing
             for model, count in sorted(returns.items(), key=lambda item: -item[1])[:SHOWN_MAX]
         ),
-        "Let the engine keep more models where memory allows; else leave one of them to another node.",
-        on_each((node for node, _ in thrashing), variable("OLLAMA_MAX_LOADED_MODELS", "3")),
-        tuple(node.id for node, _ in thrashing),
+        remedy="Let the engine keep more models if memory allows it, or move one model to another node.",
+        commands=on_each((node for node, _ in thrashing), variable("OLLAMA_MAX_LOADED_MODELS", "3")),
+        nodes=tuple(node.id for node, _ in thrashing),
     )
 
 
@@ -38,7 +38,7 @@ SHOWN_MAX = 4
 
 
 def _returns(node: NodeNow) -> dict[ModelName, int]:
-    """By model: how often it was there, gone, and there again."""
+    """How often each model was loaded again after it had been unloaded."""
     before: frozenset[ModelName] = frozenset()
     seen: set[ModelName] = set()
     returns: dict[ModelName, int] = {}
@@ -51,4 +51,4 @@ def _returns(node: NodeNow) -> dict[ModelName, int]:
     return returns
 
 
-CHECK = Check("thrashing", "No models throw each other out", find)
+CHECK = Check("thrashing", "No model thrashing", find)
