@@ -1,4 +1,4 @@
-"""Builds the records the core hands to the store, so that a test names only what it is about."""
+"""Builds the records that the core passes to the store, with defaults for the fields that a test does not name."""
 
 from __future__ import annotations
 

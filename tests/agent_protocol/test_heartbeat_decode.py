@@ -1,4 +1,4 @@
-"""What the coordinator believes of a heartbeat, and what it does not."""
+"""Heartbeats are encoded and decoded without loss, and invalid values are rejected."""
 
 from __future__ import annotations
 
@@ -181,12 +181,12 @@ def a_full_report() -> Report:
     )
 
 
-def test_a_report_survives_the_wire_to_the_byte() -> None:
+def test_encode_and_decode_preserve_every_value() -> None:
     report = a_full_report()
     assert decode(encode(report, 1777000000.0), NODE_IP) == report
 
 
-def test_a_first_week_and_a_pause_are_both_seen_as_taking_nothing() -> None:
+def test_nodes_in_bootstrap_and_paused_nodes_are_decoded_as_paused() -> None:
     for mode in ("bootstrap", "paused", "learned_low"):
         sent = a_report(capacity=Capacity(mode, 0, 0.0, paused=True))
         capacity = decode(encode(sent, 0.0), NODE_IP).capacity
@@ -194,14 +194,14 @@ def test_a_first_week_and_a_pause_are_both_seen_as_taking_nothing() -> None:
 
 
 @pytest.mark.parametrize("week", [[0.5] * 167, [1.5] * 168])
-def test_a_week_has_its_hours_and_each_is_a_share(week: list[float]) -> None:
+def test_week_must_have_168_values_between_0_and_1(week: list[float]) -> None:
     sent = json.loads(encode(a_report(capacity=Capacity("full", 0, 0.5)), 0.0))
     sent["herd"]["week"] = week
     with pytest.raises(BadHeartbeat, match=r"herd\.week"):
         decode(json.dumps(sent).encode(), NODE_IP)
 
 
-def test_an_older_agent_is_understood() -> None:
+def test_heartbeat_of_an_ollama_herd_agent_is_decoded() -> None:
     report = decode(body(OLDER), NODE_IP)
     endpoint = EngineEndpoint("ollama", f"http://{NODE_IP}:11434", "0.32.1", 1, None)
     assert report.engines == (endpoint,) and set(report.models) == {
@@ -221,23 +221,23 @@ def test_an_older_agent_is_understood() -> None:
     assert report.capacity is not None and (report.capacity.ceiling_bytes, report.capacity.paused) == (48 * GIB, False)
 
 
-def test_zero_from_an_older_agent_means_that_it_does_not_know() -> None:
+def test_zero_from_an_ollama_herd_agent_means_unknown() -> None:
     odd = decode(body(OLDER), NODE_IP).models[canonical("odd")]
     assert odd.loaded is not None and odd.loaded.window_tokens is None
     assert odd.engine.models_max is None and odd.engine.slots == 1
 
 
-def test_older_agents_without_boots_are_told_apart_by_their_address() -> None:
+def test_agents_without_boot_id_get_one_from_their_address() -> None:
     assert decode(body(OLDER), "10.0.0.2").boot_id != decode(body(OLDER), "10.0.0.3").boot_id
 
 
-def test_little_is_enough_and_the_unknown_is_ignored() -> None:
+def test_optional_fields_may_be_missing_and_unknown_fields_are_ignored() -> None:
     report = decode(body({**LEAST, "from_the_future": {"x": [1]}, "herd": {"v": 9, "boot_id": "b", "new": 1}}), NODE_IP)
     assert (report.node_id, report.boot_id, report.memory.total_bytes, report.models) == ("n", "b", 8 * GIB, {})
     assert report.lan_ip == NODE_IP and report.thermal_state == "unknown" and report.disk is None
 
 
-def test_our_own_object_wins_over_the_public_fields() -> None:
+def test_herd_object_takes_precedence_over_public_fields() -> None:
     report = decode(body({**OLDER, "herd": OWN["herd"]}), NODE_IP)
     assert list(report.models) == ["m:latest"] and report.engines[0].url == f"http://{NODE_IP}:40000"
     assert (report.memory.total_bytes, report.memory.pressure) == (1000, Pressure.WARN)
@@ -257,13 +257,13 @@ def test_our_own_object_wins_over_the_public_fields() -> None:
         "http://192.168.1.20:8000/a?b#c",
     ],
 )
-def test_only_the_senders_address_is_ever_contacted(url: str) -> None:
+def test_engine_url_always_uses_the_senders_address(url: str) -> None:
     report = decode(body(changed(OWN, "herd.engines.0.url", url)), NODE_IP)
     assert report.engines[0].url == f"http://{NODE_IP}:8000" == report.models[canonical("m")].engine.url
     assert decode(body({**OLDER, "ollama_host": url}), "fe80::1").engines[0].url == "http://[fe80::1]:8000"
 
 
-def test_a_door_that_speaks_tls_is_named_with_its_certificate_and_still_at_the_senders_address() -> None:
+def test_tls_engine_url_keeps_the_certificate_hash_and_uses_the_senders_address() -> None:
     report = decode(body(changed(OWN, "herd.engines.0.url", f"https://10.9.9.9:8000/x#{'ab' * 32}")), NODE_IP)
     assert report.engines[0].url == f"https://{NODE_IP}:8000#{'ab' * 32}"
     assert decode(encode(report, 0.0), NODE_IP).engines == report.engines
@@ -290,7 +290,7 @@ def test_a_door_that_speaks_tls_is_named_with_its_certificate_and_still_at_the_s
         "http://" + "a" * 300,
     ],
 )
-def test_an_address_that_is_none_is_refused(url: str) -> None:
+def test_invalid_engine_url_is_rejected(url: str) -> None:
     with pytest.raises(BadHeartbeat, match="URL"):
         decode(body(changed(OWN, "herd.engines.0.url", url)), NODE_IP)
 
@@ -329,7 +329,7 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
         ("draining", "no", "draining"),
     ],
 )
-def test_a_nonsense_value_is_refused_by_its_name(path: str, value: object, named: str) -> None:
+def test_invalid_public_value_is_rejected_with_its_field_name(path: str, value: object, named: str) -> None:
     with pytest.raises(BadHeartbeat, match=named.replace(".", r"\.")) as refused:
         decode(body(changed(OLDER, path, value)), NODE_IP)
     assert refused.value.refusal.status == 422
@@ -354,7 +354,7 @@ def test_a_nonsense_value_is_refused_by_its_name(path: str, value: object, named
         ("herd.boot_id", "b" * 257, "boot_id"),
     ],
 )
-def test_nonsense_in_our_own_object_is_refused_by_its_name(path: str, value: object, named: str) -> None:
+def test_invalid_value_in_herd_object_is_rejected_with_its_field_name(path: str, value: object, named: str) -> None:
     with pytest.raises(BadHeartbeat, match=named):
         decode(body(changed(OWN, path, value)), NODE_IP)
 
@@ -375,18 +375,18 @@ def test_nonsense_in_our_own_object_is_refused_by_its_name(path: str, value: obj
         b'{"node_id":"n","memory":{"total_gb":8},"x":' + b"[" * 20_000 + b"]" * 20_000 + b"}",
     ],
 )
-def test_what_is_no_heartbeat_is_refused_and_nothing_else_is_raised(raw: bytes) -> None:
+def test_invalid_body_raises_only_bad_heartbeat(raw: bytes) -> None:
     with pytest.raises(BadHeartbeat):
         decode(raw, NODE_IP)
 
 
-def test_a_body_over_the_limit_is_not_even_read() -> None:
+def test_body_over_the_size_limit_is_rejected() -> None:
     padded = body(LEAST) + b" " * BODY_MAX_BYTES
     with pytest.raises(BadHeartbeat, match=str(BODY_MAX_BYTES)):
         decode(padded, NODE_IP)
 
 
-def test_as_many_models_as_are_allowed_fit_into_a_body() -> None:
+def test_maximum_number_of_models_fits_into_the_body_limit() -> None:
     endpoint = EngineEndpoint("ollama", f"http://{NODE_IP}:11434")
     cards = [
         ModelInfo(
@@ -408,7 +408,7 @@ def test_as_many_models_as_are_allowed_fit_into_a_body() -> None:
     assert decode(sent, NODE_IP).models == {canonical(card.name): card for card in cards}
 
 
-def test_of_two_engines_with_one_model_the_one_that_has_it_in_memory_answers_for_it() -> None:
+def test_model_on_two_engines_is_assigned_to_the_engine_that_has_it_loaded() -> None:
     idle = {"kind": "ollama", "url": "http://h:1", "models": [{"name": "m"}]}
     warm = {"kind": "llamacpp", "url": "http://h:2", "models": [{"name": "M:latest", "loaded": {"size_bytes": 1}}]}
     for engines in ([idle, warm], [warm, idle]):
@@ -416,12 +416,12 @@ def test_of_two_engines_with_one_model_the_one_that_has_it_in_memory_answers_for
         assert [card.engine.kind for card in report.models.values()] == ["llamacpp"]
 
 
-def test_control_characters_do_not_reach_logs_and_screens() -> None:
+def test_control_characters_are_removed_from_texts() -> None:
     report = decode(body({**OLDER, "chip": "M3\x1b[31m\nUltra\u202e"}), NODE_IP)
     assert report.chip == "M3[31mUltra"
 
 
-def test_a_renamed_report_says_the_same_under_another_name() -> None:
+def test_with_node_id_changes_only_the_name() -> None:
     report = a_full_report()
     assert (
         with_node_id(report, NodeId("alpha-2")).node_id == "alpha-2" and with_node_id(report, NodeId("alpha")) == report
@@ -452,7 +452,7 @@ some_values = st.one_of(
 
 @given(st.sampled_from(EVERY_PATH), some_values)
 @settings(max_examples=400, deadline=None)
-def test_one_odd_value_anywhere_is_believed_within_its_range_or_refused(
+def test_any_value_in_any_field_is_within_its_range_or_rejected(
     place: tuple[dict[str, Any], str], value: object
 ) -> None:
     said, path = place
@@ -468,7 +468,7 @@ def test_one_odd_value_anywhere_is_believed_within_its_range_or_refused(
 
 
 @given(st.binary(max_size=300))
-def test_no_bytes_raise_anything_else(raw: bytes) -> None:
+def test_arbitrary_bytes_raise_only_bad_heartbeat(raw: bytes) -> None:
     try:
         decode(raw, NODE_IP)
     except BadHeartbeat:

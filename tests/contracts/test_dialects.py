@@ -1,4 +1,4 @@
-"""Rules that every dialect keeps, whichever files the folder holds."""
+"""Every dialect in the folder follows the rules of the contract."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def watched(dialect: Dialect, ask: ParsedRequest, chunks: list[bytes]) -> Counte
     return watch.end()
 
 
-def test_no_two_dialects_want_the_same_path() -> None:
+def test_no_two_dialects_have_the_same_path() -> None:
     paths = [(route.method, route.path) for _, route in ROUTES] + [(method, path) for _, method, path in LISTINGS]
     assert len(paths) == len(set(paths))
 
@@ -91,7 +91,7 @@ def test_no_two_dialects_want_the_same_path() -> None:
 @each_route
 @given(body=st.binary(max_size=80) | json_values.map(lambda value: json.dumps(value).encode()))
 @settings(max_examples=40)
-def test_reading_raises_only_herd_errors(dialect: Dialect, route: Route, body: bytes) -> None:
+def test_arbitrary_body_raises_only_herd_errors(dialect: Dialect, route: Route, body: bytes) -> None:
     try:
         ask = dialect.parse(route, body)
         dialect.rewrite(ask, "other:1")
@@ -104,7 +104,7 @@ def test_reading_raises_only_herd_errors(dialect: Dialect, route: Route, body: b
 @each_answer
 @given(field=st.sampled_from(FIELDS), value=json_values)
 @settings(max_examples=60)
-def test_a_wrong_field_raises_only_herd_errors(dialect: Dialect, route: Route, field: str, value: Any) -> None:
+def test_field_of_a_wrong_type_raises_only_herd_errors(dialect: Dialect, route: Route, field: str, value: Any) -> None:
     try:
         ask = parsed(dialect, route, a_body(**{field: value}))
         dialect.read_conversation(ask)
@@ -122,20 +122,20 @@ def test_a_wrong_field_raises_only_herd_errors(dialect: Dialect, route: Route, f
     ],
     ids=range(9),
 )
-def test_bombs_and_broken_bodies_are_bad_requests(dialect: Dialect, route: Route, body: bytes) -> None:
+def test_json_bombs_and_invalid_bodies_are_bad_requests(dialect: Dialect, route: Route, body: bytes) -> None:
     with pytest.raises(BadRequest):
         dialect.parse(route, body)
 
 
 @each_answer
-def test_a_body_that_needs_no_change_is_not_changed(dialect: Dialect, route: Route) -> None:
+def test_body_without_needed_changes_is_returned_unchanged(dialect: Dialect, route: Route) -> None:
     ask = parsed(dialect, route, a_body(unknown={"x": 1}))
     assert not ask.has_extras
     assert dialect.rewrite(ask, "m") is ask.body
 
 
 @each_answer
-def test_extras_are_read_and_never_reach_a_node(dialect: Dialect, route: Route) -> None:
+def test_extensions_are_parsed_and_removed_from_the_body(dialect: Dialect, route: Route) -> None:
     extras = {"fallback_models": ["b"], "metadata": {"tags": ["t"]}}
     ask = parsed(dialect, route, a_body(unknown=[1.5], **extras))
     assert (ask.fallback_models, ask.tags, ask.has_extras) == (("b",), ("t",), True)
@@ -144,7 +144,7 @@ def test_extras_are_read_and_never_reach_a_node(dialect: Dialect, route: Route) 
 
 @each_answer
 @pytest.mark.parametrize("stream", [True, False])
-def test_what_is_written_is_whole_to_the_own_watch(dialect: Dialect, route: Route, stream: bool) -> None:
+def test_written_answer_is_complete_for_the_watcher(dialect: Dialect, route: Route, stream: bool) -> None:
     ask = parsed(dialect, route, a_body(stream, stream_options={"include_usage": True}))
     chunks = written(dialect, ask)
     body = b"".join(chunks)
@@ -157,7 +157,7 @@ def test_what_is_written_is_whole_to_the_own_watch(dialect: Dialect, route: Rout
 
 @each_answer
 @pytest.mark.parametrize("stream", [True, False])
-def test_an_answer_without_its_end_is_not_whole(dialect: Dialect, route: Route, stream: bool) -> None:
+def test_answer_without_its_end_is_incomplete(dialect: Dialect, route: Route, stream: bool) -> None:
     ask = parsed(dialect, route, a_body(stream))
     chunks = written(dialect, ask)
     body, last = b"".join(chunks), len(chunks[-1])
@@ -167,7 +167,7 @@ def test_an_answer_without_its_end_is_not_whole(dialect: Dialect, route: Route, 
 
 
 @each_answer
-def test_an_error_frame_never_makes_a_stream_whole(dialect: Dialect, route: Route) -> None:
+def test_error_frame_never_completes_a_stream(dialect: Dialect, route: Route) -> None:
     refusal = Refusal(502, "node_lost", "the node went away")
     quiet = parsed(dialect, route, a_body(stream=False))
     assert dialect.error_frame(quiet, refusal) == b""
@@ -180,7 +180,7 @@ def test_an_error_frame_never_makes_a_stream_whole(dialect: Dialect, route: Rout
 
 @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 @pytest.mark.parametrize("error", [BadRequest, UnknownModel, MethodNotAllowed, TooLarge, Unavailable, HerdError])
-def test_every_refusal_has_a_shape(dialect: Dialect, error: type[HerdError]) -> None:
+def test_every_refusal_is_rendered_as_json(dialect: Dialect, error: type[HerdError]) -> None:
     answer = dialect.error(error('no "such" thing\n').refusal, "r1")
     assert answer.status == error.status
     assert answer.content_type.startswith("application/json")
@@ -188,7 +188,7 @@ def test_every_refusal_has_a_shape(dialect: Dialect, error: type[HerdError]) -> 
 
 
 @pytest.mark.parametrize(("dialect", "method", "path"), LISTINGS, ids=[f"{m} {p}" for _, m, p in LISTINGS])
-def test_lists_are_answered_from_memory(dialect: Dialect, method: str, path: str) -> None:
+def test_list_routes_are_answered_from_memory(dialect: Dialect, method: str, path: str) -> None:
     fleet = Fleet()
     if path.endswith("/{name}"):
         with pytest.raises(UnknownModel):

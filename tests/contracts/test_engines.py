@@ -1,4 +1,4 @@
-"""Rules that every engine keeps, whichever files the folder holds."""
+"""Every engine in the folder follows the rules of the contract."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def a_conversation(kind: RequestKind, stream: bool) -> Conversation:
 
 
 @each_engine
-def test_nothing_that_is_asked_for_stock_changes_anything(engine: Engine) -> None:
+def test_probe_and_inventory_calls_change_nothing(engine: Engine) -> None:
     assert engine.kind and engine.title and 0 < engine.default_port < 65536
     for call in (engine.probe(), *engine.inventory_calls()):
         assert (call.method, call.body) == ("GET", b"") and call.path.startswith("/")
@@ -46,7 +46,7 @@ def test_nothing_that_is_asked_for_stock_changes_anything(engine: Engine) -> Non
 @each_engine
 @given(replies=some_replies)
 @settings(max_examples=80)
-def test_odd_answers_give_less_never_an_exception(engine: Engine, replies: list[Reply]) -> None:
+def test_invalid_replies_give_less_information_and_no_exception(engine: Engine, replies: list[Reply]) -> None:
     wanted = len(engine.inventory_calls())
     full = (*replies, *[Reply(0, b"")] * wanted)[:wanted]
     assert isinstance(engine.inventory(full), Inventory)
@@ -57,7 +57,7 @@ def test_odd_answers_give_less_never_an_exception(engine: Engine, replies: list[
 
 
 @each_engine
-def test_nobody_is_not_recognised_and_has_nothing(engine: Engine) -> None:
+def test_missing_reply_is_not_recognised_and_gives_an_empty_inventory(engine: Engine) -> None:
     silence = Reply(0, b"")
     assert not engine.recognises(silence)
     assert engine.inventory(tuple(silence for _ in engine.inventory_calls())).models == ()
@@ -67,7 +67,7 @@ def test_nobody_is_not_recognised_and_has_nothing(engine: Engine) -> None:
 @each_engine
 @pytest.mark.parametrize("kind", ANSWERING)
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_call_is_json_for_that_model_or_a_bad_request(engine: Engine, kind: RequestKind, stream: bool) -> None:
+def test_call_is_json_for_the_model_or_a_bad_request(engine: Engine, kind: RequestKind, stream: bool) -> None:
     try:
         call = engine.call(a_conversation(kind, stream))
     except BadRequest:
@@ -81,7 +81,9 @@ def test_a_call_is_json_for_that_model_or_a_bad_request(engine: Engine, kind: Re
 @pytest.mark.parametrize("stream", [True, False])
 @given(chunks=st.lists(bodies, max_size=5))
 @settings(max_examples=30)
-def test_reading_raises_only_value_errors(engine: Engine, kind: RequestKind, stream: bool, chunks: list[bytes]) -> None:
+def test_arbitrary_bytes_raise_only_value_errors(
+    engine: Engine, kind: RequestKind, stream: bool, chunks: list[bytes]
+) -> None:
     reader = engine.reader(a_conversation(kind, stream))
     try:
         pieces = [delta for chunk in chunks for delta in reader.feed(chunk)] + reader.end()
@@ -93,5 +95,5 @@ def test_reading_raises_only_value_errors(engine: Engine, kind: RequestKind, str
 @each_engine
 @pytest.mark.parametrize("kind", ANSWERING)
 @pytest.mark.parametrize("stream", [True, False])
-def test_an_answer_of_nothing_has_no_end(engine: Engine, kind: RequestKind, stream: bool) -> None:
+def test_empty_answer_has_no_last_delta(engine: Engine, kind: RequestKind, stream: bool) -> None:
     assert not any(delta.is_last for delta in engine.reader(a_conversation(kind, stream)).end())

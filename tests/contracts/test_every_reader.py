@@ -1,4 +1,4 @@
-"""Every other reader of what somebody else wrote, given anything: it decides or says what is wrong, and fails in no other way.
+"""Every other reader of external input accepts or rejects arbitrary input, and raises nothing else.
 
 Beside these: dialects and engines (`test_dialects.py`, `test_engines.py`), heads and bodies of requests (`coordinator/http/test_hostile_requests.py`),
 streams, the door and heartbeats (`protocols/`), keys, signatures, addresses and pages (`trust/test_anything.py`).
@@ -101,7 +101,7 @@ READ_TEXTS: dict[str, tuple[Callable[[str], object], tuple[type[Exception], ...]
 @pytest.mark.parametrize("name", READ_BYTES)
 @quick
 @given(raw=bytes_)
-def test_bytes_of_any_kind_are_read_or_refused(name: str, raw: bytes) -> None:
+def test_arbitrary_bytes_are_accepted_or_rejected(name: str, raw: bytes) -> None:
     read, refusals = READ_BYTES[name]
     try:
         read(raw)
@@ -111,7 +111,7 @@ def test_bytes_of_any_kind_are_read_or_refused(name: str, raw: bytes) -> None:
 
 @pytest.mark.parametrize("name", READ_BYTES)
 @pytest.mark.parametrize("raw", JSON_BOMBS, ids=range(len(JSON_BOMBS)))
-def test_bombs_are_read_or_refused(name: str, raw: bytes) -> None:
+def test_json_bombs_are_accepted_or_rejected(name: str, raw: bytes) -> None:
     read, refusals = READ_BYTES[name]
     try:
         read(raw)
@@ -126,7 +126,7 @@ def test_bombs_are_read_or_refused(name: str, raw: bytes) -> None:
 @example(text='"\\')
 @example(text="9" * 5000)
 @given(text=texts)
-def test_texts_of_any_kind_are_read_or_refused(name: str, text: str) -> None:
+def test_arbitrary_texts_are_accepted_or_rejected(name: str, text: str) -> None:
     read, refusals = READ_TEXTS[name]
     try:
         read(text)
@@ -136,7 +136,7 @@ def test_texts_of_any_kind_are_read_or_refused(name: str, text: str) -> None:
 
 @quick
 @given(raw=bytes_)
-def test_a_settings_file_of_anything_is_read_or_complained_about(raw: bytes) -> None:
+def test_arbitrary_settings_file_is_read_or_reported(raw: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "env"
         path.write_bytes(raw)
@@ -147,7 +147,7 @@ def test_a_settings_file_of_anything_is_read_or_complained_about(raw: bytes) -> 
 
 @quick
 @given(raw=bytes_)
-def test_a_passport_of_anything_is_one_or_none(raw: bytes) -> None:
+def test_arbitrary_node_identity_file_is_valid_or_ignored(raw: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "passport.json"
         path.write_bytes(raw)
@@ -158,7 +158,7 @@ def test_a_passport_of_anything_is_one_or_none(raw: bytes) -> None:
 @pytest.mark.parametrize("name", [IDENTITY_FILE, KEYS_FILE, NODES_FILE, LOCAL_CODE_FILE])
 @quick
 @given(raw=bytes_)
-def test_a_vault_with_anything_in_a_file_opens_or_says_which_is_damaged(name: str, raw: bytes) -> None:
+def test_credential_store_with_an_arbitrary_file_opens_or_names_the_damaged_file(name: str, raw: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         CredentialStore(Path(folder)).open(b"i" * 32, b"c" * 10)
         path = Path(folder) / "trust" / name
@@ -171,7 +171,7 @@ def test_a_vault_with_anything_in_a_file_opens_or_says_which_is_damaged(name: st
 
 
 @pytest.mark.parametrize("bomb", [DEEP, b'{"a":' * 50_000], ids=["lists", "objects"])
-def test_a_file_of_nothing_but_depth_is_a_damaged_one(tmp_path: Path, bomb: bytes) -> None:
+def test_deeply_nested_file_counts_as_damaged(tmp_path: Path, bomb: bytes) -> None:
     (tmp_path / "passport.json").write_bytes(bomb[:60_000])
     assert node_identity._read(tmp_path / "passport.json") is None
     CredentialStore(tmp_path).open(b"i" * 32, b"c" * 10)
@@ -200,7 +200,7 @@ PIECES = st.lists(
 
 @quick
 @given(head=HEADS, pieces=PIECES)
-def test_any_answer_to_the_agent_is_an_answer_or_a_problem(head: bytes, pieces: list[bytes]) -> None:
+def test_arbitrary_answer_to_the_agent_is_an_answer_or_an_error(head: bytes, pieces: list[bytes]) -> None:
     async def go() -> http_client.Response:
         reader = asyncio.StreamReader()
         reader.feed_data(head + b"".join(pieces))
@@ -214,7 +214,7 @@ def test_any_answer_to_the_agent_is_an_answer_or_a_problem(head: bytes, pieces: 
     assert answer.status >= 100 or answer.problem
 
 
-def test_an_answer_of_anything_over_a_real_connection_is_a_problem_in_words() -> None:
+def test_invalid_answer_over_a_real_connection_is_reported_as_a_text() -> None:
     async def go() -> None:
         for raw in (
             b"",
@@ -243,7 +243,9 @@ def _once(raw: bytes):  # noqa: ANN202
     name=st.text(max_size=40),
     properties=st.dictionaries(st.binary(min_size=1, max_size=20), st.none() | st.binary(max_size=40), max_size=5),
 )
-def test_an_announcement_of_anything_is_a_place_and_two_texts(name: str, properties: dict[bytes, bytes | None]) -> None:
+def test_arbitrary_mdns_announcement_gives_a_url_and_two_texts(
+    name: str, properties: dict[bytes, bytes | None]
+) -> None:
     """What `mdns._resolve` makes of a rogue's record, without a network."""
 
     class Heard(AsyncServiceInfo):
@@ -277,9 +279,7 @@ STREAMS = st.sampled_from(
 @given(
     lines=st.lists(STREAMS | st.binary(max_size=60).map(lambda raw: raw + b"\n"), max_size=6), index=st.integers(0, 20)
 )
-def test_a_broken_off_stream_of_anything_is_gone_on_with_or_not(
-    dialect: Dialect, lines: list[bytes], index: int
-) -> None:
+def test_arbitrary_interrupted_stream_is_resumed_or_not(dialect: Dialect, lines: list[bytes], index: int) -> None:
     """What was forwarded comes from a node, so it is as strange as that node likes."""
     route = dialect.routes[index % len(dialect.routes)]
     body = json.dumps(
@@ -297,7 +297,7 @@ def test_a_broken_off_stream_of_anything_is_gone_on_with_or_not(
     assert resumed is None or isinstance(resumed.partial_answer.text, str)
 
 
-def test_the_answers_of_the_raw_server_are_used() -> None:
+def test_valid_answer_of_the_raw_server_is_read() -> None:
     """The rig itself: a sound answer is read."""
 
     async def go() -> None:

@@ -1,4 +1,4 @@
-"""The Anthropic dialect against recordings of Ollama and llama.cpp and against the official client's own models."""
+"""The Anthropic dialect matches recordings of Ollama and llama.cpp and the official client's types."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from herd.dialects import Timestamp
 from herd.dialects.anthropic import DIALECT
 from herd.errors import BadRequest, Refusal, UnknownModel
 from herd.protocols.conversation import Delta, ParsedRequest, ToolCall, Usage
-from wire_samples import FOLDER, LLAMACPP, Sample, sample
+from protocol_samples import FOLDER, LLAMACPP, Sample, sample
 
 ROUTES = {route.path: route for route in DIALECT.routes}
 MOMENT = Timestamp("2026-11-23T09:13:03.960297886Z", 1_795_425_183)
@@ -75,7 +75,7 @@ def events(stream: bytes) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("name", "folder"), [(name, folder) for name, folder, _ in [*STREAMS, *DOCUMENTS]])
-def test_recorded_requests_are_understood(name: str, folder: Path) -> None:
+def test_recorded_requests_are_parsed(name: str, folder: Path) -> None:
     recorded = sample(name, folder)
     read, body = asked(recorded), json.loads(recorded.request)
     assert (read.model, read.stream) == (body["model"], body.get("stream", False))
@@ -84,7 +84,7 @@ def test_recorded_requests_are_understood(name: str, folder: Path) -> None:
     assert DIALECT.read_conversation(read).messages[0].text == "Say hi."
 
 
-def test_an_answer_without_a_limit_is_refused_as_ollama_does() -> None:
+def test_request_without_max_tokens_is_rejected_as_in_ollama() -> None:
     recorded = sample("an_nomax")
     with pytest.raises(BadRequest) as refused:
         asked(recorded)
@@ -93,7 +93,7 @@ def test_an_answer_without_a_limit_is_refused_as_ollama_does() -> None:
     assert ours == theirs | {"request_id": "req_1"}
 
 
-def test_features_are_read_without_the_payload() -> None:
+def test_features_are_parsed_without_decoding_the_payload() -> None:
     read = ask(
         messages=[{"role": "user", "content": [IMAGE, {"type": "text", "text": "x" * 400}]}],
         tools=[{"name": "f", "input_schema": {}}],
@@ -108,7 +108,7 @@ def test_features_are_read_without_the_payload() -> None:
     assert json.loads(DIALECT.rewrite(read, "m"))["metadata"] == {"user_id": "u"}
 
 
-def test_counting_needs_no_limit_and_never_streams() -> None:
+def test_token_counting_needs_no_limit_and_never_streams() -> None:
     read = DIALECT.parse(ROUTES[COUNT], json.dumps({"model": "m", "messages": HI, "stream": True}).encode())
     assert (read.stream, read.output_tokens_max) == (False, None)
     with pytest.raises(BadRequest):
@@ -118,7 +118,7 @@ def test_counting_needs_no_limit_and_never_streams() -> None:
 # --- the whole conversation ---
 
 
-def test_a_conversation_becomes_neutral() -> None:
+def test_conversation_is_translated_to_the_neutral_form() -> None:
     talk = DIALECT.read_conversation(
         ask(
             system=[
@@ -186,7 +186,7 @@ def test_a_conversation_becomes_neutral() -> None:
         ({"thinking": {"type": "enabled"}, "output_config": {"effort": "high"}}, "high"),
     ],
 )
-def test_thinking_is_neutral(body: dict[str, Any], think: bool | str | None) -> None:
+def test_thinking_is_translated_to_the_neutral_form(body: dict[str, Any], think: bool | str | None) -> None:
     assert DIALECT.read_conversation(ask(**body)).think == think
 
 
@@ -198,7 +198,7 @@ def test_thinking_is_neutral(body: dict[str, Any], think: bool | str | None) -> 
         ({"type": "tool", "name": "f"}, {"type": "function", "function": {"name": "f"}}),
     ],
 )
-def test_a_choice_of_tools_is_neutral(choice: dict[str, Any], neutral: Any) -> None:
+def test_tool_choice_is_translated_to_the_neutral_form(choice: dict[str, Any], neutral: Any) -> None:
     assert DIALECT.read_conversation(ask(tool_choice=choice)).tool_choice == neutral
 
 
@@ -217,7 +217,7 @@ def test_a_choice_of_tools_is_neutral(choice: dict[str, Any], neutral: Any) -> N
         ({"messages": [{"role": "user", "content": 5}]}, "must be"),
     ],
 )
-def test_what_cannot_be_translated_is_named(body: dict[str, Any], word: str) -> None:
+def test_untranslatable_field_is_named_in_the_error(body: dict[str, Any], word: str) -> None:
     with pytest.raises(BadRequest, match=word):
         DIALECT.read_conversation(ask(**body))
 
@@ -226,7 +226,7 @@ def test_what_cannot_be_translated_is_named(body: dict[str, Any], word: str) -> 
 
 
 @pytest.mark.parametrize(("name", "folder", "counters"), STREAMS)
-def test_a_recorded_stream_is_whole_at_any_cut(name: str, folder: Path, counters: Counters) -> None:
+def test_recorded_stream_is_complete_for_every_chunking(name: str, folder: Path, counters: Counters) -> None:
     recorded = sample(name, folder)
     request = asked(recorded)
     for at in range(len(recorded.body) + 1):
@@ -234,21 +234,21 @@ def test_a_recorded_stream_is_whole_at_any_cut(name: str, folder: Path, counters
 
 
 @pytest.mark.parametrize(("name", "folder", "counters"), STREAMS)
-def test_a_recorded_stream_cut_short_is_never_whole(name: str, folder: Path, counters: Counters) -> None:
+def test_truncated_recorded_stream_is_never_complete(name: str, folder: Path, counters: Counters) -> None:
     recorded = sample(name, folder)
     request = asked(recorded)
     assert all(watched(request, [recorded.body[:end]]) is None for end in range(len(recorded.body.rstrip())))
 
 
 @pytest.mark.parametrize(("name", "folder", "counters"), DOCUMENTS)
-def test_a_recorded_document_is_whole_and_cut_short_it_is_not(name: str, folder: Path, counters: Counters) -> None:
+def test_recorded_document_is_complete_and_a_truncated_one_is_not(name: str, folder: Path, counters: Counters) -> None:
     recorded = sample(name, folder)
     request, body = asked(recorded), recorded.body.rstrip()
     assert watched(request, [body[:50], body[50:]]) == counters
     assert all(watched(request, [body[:end]]) is None for end in range(len(body)))
 
 
-def test_a_long_stream_is_judged_by_both_ends() -> None:
+def test_long_stream_is_checked_by_its_head_and_tail() -> None:
     begin, rest = sample("anthropic_stream", LLAMACPP).body.split(b"event: content_block_delta", 1)
     piece = (
         b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"text":"xxxxxxxxxx"}}\n\n'
@@ -258,7 +258,7 @@ def test_a_long_stream_is_judged_by_both_ends() -> None:
     assert watched(ask(stream=True), cut) == Counters(33, 3, 32, finish_reason="length")
 
 
-def test_a_long_document_is_judged_by_its_end() -> None:
+def test_long_document_is_checked_by_its_tail() -> None:
     told = {"type": "message", "content": [{"type": "text", "text": "x" * 300_000}], "stop_reason": "end_turn"}
     body = json.dumps(told | {"usage": {"input_tokens": 5, "output_tokens": 6}}, separators=(",", ":")).encode()
     counters = watched(ask(), [body])
@@ -266,7 +266,7 @@ def test_a_long_document_is_judged_by_its_end() -> None:
     assert watched(ask(), [body[:-1]]) is None
 
 
-def test_an_error_is_not_a_whole_answer() -> None:
+def test_error_is_not_a_complete_answer() -> None:
     error = b'event: error\ndata: {"type":"error","error":{"type":"api_error","message":"lost"}}\n\n'
     stop = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
     assert watched(ask(stream=True), [error, stop]) is None
@@ -279,7 +279,7 @@ def test_an_error_is_not_a_whole_answer() -> None:
 LAST = Delta(usage=Usage(12, 2), is_last=True)
 
 
-def test_a_streamed_answer_has_the_recorded_events() -> None:
+def test_streamed_answer_has_the_recorded_events() -> None:
     recorded = sample("an_stream")
     ours = events(written(asked(recorded), Delta(text="G"), Delta(text="reet"), Delta(finish_reason="length"), LAST))
     theirs = events(recorded.body)
@@ -289,7 +289,7 @@ def test_a_streamed_answer_has_the_recorded_events() -> None:
     assert set(ours[0]["message"]) - set(theirs[0]["message"]) == {"stop_reason", "stop_sequence"}
 
 
-def test_thinking_text_and_tools_each_have_a_block() -> None:
+def test_thinking_text_and_tool_calls_each_have_a_block() -> None:
     out = events(
         written(
             ask(stream=True),
@@ -313,14 +313,14 @@ def test_thinking_text_and_tools_each_have_a_block() -> None:
     assert (starts[2]["id"], starts[3]["id"]) == ("t1", "toolu_r1_1")
 
 
-def test_a_closed_call_cannot_go_on() -> None:
+def test_fragment_of_a_closed_tool_call_is_an_error() -> None:
     writer = DIALECT.writer(ask(stream=True), "m", "r1", MOMENT)
     writer.write(Delta(tool_calls=[ToolCall(0, "a", "f"), ToolCall(1, "b", "g")]))
     with pytest.raises(ValueError, match="after another call had begun"):
         writer.write(Delta(tool_calls=[ToolCall(0, arguments="{}")]))
 
 
-def test_a_whole_answer_is_what_the_client_reads() -> None:
+def test_complete_answer_is_accepted_by_the_client() -> None:
     deltas = [
         Delta(thinking="hm"),
         Delta(text="a"),
@@ -335,19 +335,19 @@ def test_a_whole_answer_is_what_the_client_reads() -> None:
     assert (message.stop_reason, message.usage.input_tokens, message.usage.output_tokens) == ("tool_use", 12, 2)
 
 
-def test_what_came_from_a_cache_is_counted_apart() -> None:
+def test_cached_tokens_are_counted_separately() -> None:
     message = Message.model_validate_json(written(ask(), Delta(text="a", usage=Usage(33, 4, 32), is_last=True)))
     assert (message.usage.input_tokens, message.usage.cache_read_input_tokens) == (1, 32)
 
 
-def test_without_counters_the_estimate_is_told() -> None:
+def test_without_counters_the_estimate_is_sent() -> None:
     read = ask(messages=[{"role": "user", "content": "x" * 400}])
     message = Message.model_validate_json(written(read, Delta(text="a", is_last=True)))
     assert message.usage.input_tokens == read.prompt_tokens > 90
 
 
 @given(st.booleans(), st.lists(st.builds(Delta, text=st.text(max_size=5), thinking=st.text(max_size=5)), max_size=5))
-def test_what_is_written_is_whole_to_the_own_watch_and_to_the_client(stream: bool, deltas: list[Delta]) -> None:
+def test_written_answer_is_complete_for_the_watcher_and_the_client(stream: bool, deltas: list[Delta]) -> None:
     request = ask(stream=stream)
     out = written(request, *deltas, Delta(finish_reason="length"), LAST)
     assert watched(request, [out]) == Counters(12, 2, finish_reason="length")
@@ -362,7 +362,7 @@ def test_what_is_written_is_whole_to_the_own_watch_and_to_the_client(stream: boo
 # --- refusing ---
 
 
-def test_an_error_has_the_recorded_shape() -> None:
+def test_error_has_the_recorded_format() -> None:
     recorded = sample("an_nomodel")
     told = json.loads(recorded.body)
     answer = DIALECT.error(Refusal(404, "model_not_found", told["error"]["message"]), told["request_id"])
@@ -380,11 +380,11 @@ def test_an_error_has_the_recorded_shape() -> None:
         (503, "overloaded_error"),
     ],
 )
-def test_a_status_has_a_type(status: int, kind: str) -> None:
+def test_status_maps_to_an_error_type(status: int, kind: str) -> None:
     assert json.loads(DIALECT.error(Refusal(status, "c", "m")).body)["error"]["type"] == kind
 
 
-def test_a_stream_that_cannot_go_on_says_so_and_does_not_stop_normally() -> None:
+def test_interrupted_stream_ends_with_an_error_and_no_terminator() -> None:
     frame = DIALECT.error_frame(ask(stream=True), Refusal(503, "node_lost", "the node went away"))
     assert frame == (
         b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"the node went away"}}\n\n'
@@ -395,7 +395,7 @@ def test_a_stream_that_cannot_go_on_says_so_and_does_not_stop_normally() -> None
 # --- counting ---
 
 
-def test_tokens_are_estimated_where_no_engine_counts_them() -> None:
+def test_tokens_are_estimated_if_no_engine_counts_them() -> None:
     read = ask(COUNT, messages=[{"role": "user", "content": "x" * 400}])
     for cards in ([], [a_card("m")], [a_card("m"), a_card("m", engine=an_engine(kind="llamacpp"))]):
         answer = DIALECT.describe(read, cards)
@@ -403,12 +403,12 @@ def test_tokens_are_estimated_where_no_engine_counts_them() -> None:
         assert MessageTokensCount.model_validate_json(answer.body).input_tokens == read.prompt_tokens
 
 
-def test_llama_cpp_counts_by_itself() -> None:
+def test_llama_cpp_counts_tokens_itself() -> None:
     assert DIALECT.describe(ask(COUNT), [a_card("m", engine=an_engine(kind="llamacpp"))]) is None
     assert DIALECT.describe(ask(), [a_card("m")]) is None
     assert watched(ask(COUNT), [sample("anthropic_count", LLAMACPP).body]) == Counters()
 
 
-def test_it_has_no_lists() -> None:
+def test_anthropic_dialect_has_no_list_routes() -> None:
     with pytest.raises(UnknownModel):
         DIALECT.listing("GET", "/v1/messages/batches", Fleet(), MOMENT)

@@ -1,4 +1,4 @@
-"""The Ollama dialect against recorded answers of Ollama 0.32.15 and against the official client's own models."""
+"""The Ollama dialect matches recorded answers of Ollama 0.32.15 and the official client's types."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from herd.dialects import Timestamp
 from herd.dialects.ollama import DIALECT, NEVER_EXPIRES, NO_TIME, VERSION_ASSUMED
 from herd.errors import BadRequest, HerdError, Refusal, UnknownModel
 from herd.protocols.conversation import Delta, ParsedRequest, Route, ToolCall, Usage
-from wire_samples import sample
+from protocol_samples import sample
 
 ROUTES = {route.path: route for route in DIALECT.routes}
 MOMENT = Timestamp("2026-11-23T09:13:03.960297886Z", 1_795_425_183)
@@ -48,7 +48,7 @@ def written(request: ParsedRequest, *deltas: Delta) -> bytes:
 
 
 @pytest.mark.parametrize("name", [*STREAMS, *DOCUMENTS, *LOADS, "embed_empty", "embed_dim", "nomodel_show"])
-def test_recorded_requests_that_ollama_took_are_understood(name: str) -> None:
+def test_recorded_requests_that_ollama_accepted_are_parsed(name: str) -> None:
     recorded = sample(name)
     asked = json.loads(recorded.request)
     read = DIALECT.parse(ROUTES[recorded.path], recorded.request)
@@ -60,7 +60,7 @@ def test_recorded_requests_that_ollama_took_are_understood(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["empty_model", "empty_body", "bad_json", "bad_type", "bad_name"])
-def test_recorded_requests_that_ollama_refused_are_refused(name: str) -> None:
+def test_recorded_requests_that_ollama_rejected_are_rejected(name: str) -> None:
     recorded = sample(name)
     with pytest.raises(BadRequest) as refused:
         DIALECT.parse(ROUTES[recorded.path], recorded.request)
@@ -70,14 +70,14 @@ def test_recorded_requests_that_ollama_refused_are_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["think_bad", "chat_badformat", "embed_bad", "bad_option"])
-def test_what_ollama_refuses_later_is_refused_in_translation(name: str) -> None:
+def test_requests_that_ollama_rejects_later_are_rejected_in_translation(name: str) -> None:
     recorded = sample(name)
     read = DIALECT.parse(ROUTES[recorded.path], recorded.request)
     with pytest.raises(BadRequest):
         DIALECT.read_conversation(read)
 
 
-def test_features_are_read_without_the_payload() -> None:
+def test_features_are_parsed_without_decoding_the_payload() -> None:
     read = ask(
         messages=[{"role": "user", "content": "x" * 398, "images": [PICTURE]}],
         options={"num_ctx": 8192, "num_predict": 100},
@@ -89,7 +89,7 @@ def test_features_are_read_without_the_payload() -> None:
     assert 100 <= read.prompt_tokens <= 110, "pictures are not counted as text"
 
 
-def test_nothing_is_needed_where_nothing_is_asked_for() -> None:
+def test_empty_fields_need_no_capability() -> None:
     read = ask(messages=[{"role": "user", "content": "", "images": []}], tools=[], think=False, options=None)
     assert (read.needs, read.window_tokens, read.output_tokens_max) == (frozenset(), None, None)
     assert ask("/api/generate", prompt="a", suffix="b").needs == {"insert"}
@@ -97,16 +97,16 @@ def test_nothing_is_needed_where_nothing_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize(("given", "read"), [(0, None), (-1, None), (-2, None), (4096.0, 4096), (1e300, 2**31 - 1)])
-def test_odd_windows_do_not_confuse(given: float, read: int | None) -> None:
+def test_invalid_windows_are_ignored(given: float, read: int | None) -> None:
     assert ask(options={"num_ctx": given}).window_tokens == read
 
 
-def test_a_window_in_quotes_is_refused_as_ollama_does() -> None:
+def test_window_as_a_string_is_rejected_as_in_ollama() -> None:
     with pytest.raises(BadRequest, match=r"options\.num_ctx must be .* not a string"):
         ask(options={"num_ctx": "4096"})
 
 
-def test_show_takes_the_older_name_too() -> None:
+def test_show_accepts_the_older_name_field() -> None:
     route = ROUTES["/api/show"]
     read = DIALECT.parse(route, b'{"name":"m","user":"u"}')
     assert (read.model, read.stream) == ("m", False)
@@ -115,13 +115,13 @@ def test_show_takes_the_older_name_too() -> None:
         DIALECT.parse(ROUTES["/api/chat"], b'{"name":"m"}')
 
 
-def test_m_and_m_latest_are_the_same_so_that_the_bytes_stay() -> None:
+def test_m_and_m_latest_are_the_same_model_so_the_body_is_unchanged() -> None:
     read = ask(prompt="x")
     assert DIALECT.rewrite(read, "M:latest") is read.body
     assert json.loads(DIALECT.rewrite(read, "other:1b")) == {"model": "other:1b", "prompt": "x"}
 
 
-def test_without_extras_the_client_s_own_spelling_remains() -> None:
+def test_model_keeps_the_clients_spelling() -> None:
     read = ask(user="ann", metadata={"tags": ["a"], "k": 1}, fallback_models=["b"], messages=[])
     assert (read.user, read.tags, read.fallback_models, read.has_extras) == ("ann", ("a",), ("b",), True)
     assert json.loads(DIALECT.rewrite(read, "m:latest")) == {"model": "m", "metadata": {"k": 1}, "messages": []}
@@ -130,7 +130,7 @@ def test_without_extras_the_client_s_own_spelling_remains() -> None:
 # --- the whole conversation ---
 
 
-def test_a_chat_becomes_neutral() -> None:
+def test_chat_is_translated_to_the_neutral_form() -> None:
     call = {"id": "c1", "function": {"name": "f", "arguments": {"x": 1}}}
     talk = DIALECT.read_conversation(
         ask(
@@ -160,7 +160,7 @@ def test_a_chat_becomes_neutral() -> None:
     assert (sampling.seed, sampling.stop, sampling.extra) == (1, ["x"], {"mirostat": 2})
 
 
-def test_generate_and_embed_become_neutral() -> None:
+def test_generate_and_embed_are_translated_to_the_neutral_form() -> None:
     talk = DIALECT.read_conversation(
         ask("/api/generate", prompt="p", system="s", suffix="e", raw=True, images=["/9j/x"])
     )
@@ -176,12 +176,12 @@ def test_generate_and_embed_become_neutral() -> None:
     assert DIALECT.read_conversation(ask("/api/embeddings", prompt="a")).inputs == ["a"]
 
 
-def test_a_template_cannot_be_translated() -> None:
+def test_prompt_template_cannot_be_translated() -> None:
     with pytest.raises(BadRequest, match="template"):
         DIALECT.read_conversation(ask("/api/generate", prompt="p", template="{{ .Prompt }}"))
 
 
-def test_broken_tool_arguments_are_a_bad_request() -> None:
+def test_invalid_tool_arguments_are_a_bad_request() -> None:
     body = b'{"model":"m","messages":[{"role":"a","tool_calls":[{"function":{"name":"f","arguments":"\\ud800 "}}]}]}'
     with pytest.raises(BadRequest):
         DIALECT.read_conversation(DIALECT.parse(ROUTES["/api/chat"], body))
@@ -191,7 +191,7 @@ def test_broken_tool_arguments_are_a_bad_request() -> None:
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_a_recorded_stream_is_whole_at_any_cut(name: str) -> None:
+def test_recorded_stream_is_complete_for_every_chunking(name: str) -> None:
     recorded = sample(name)
     read = DIALECT.parse(ROUTES[recorded.path], recorded.request)
     for at in range(len(recorded.body) + 1):
@@ -202,7 +202,7 @@ def test_a_recorded_stream_is_whole_at_any_cut(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_a_recorded_stream_cut_short_is_never_whole(name: str) -> None:
+def test_truncated_recorded_stream_is_never_complete(name: str) -> None:
     recorded = sample(name)
     read = DIALECT.parse(ROUTES[recorded.path], recorded.request)
     for end in range(len(recorded.body.rstrip())):
@@ -210,7 +210,7 @@ def test_a_recorded_stream_cut_short_is_never_whole(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*DOCUMENTS, *LOADS, "embed_empty", "embed_dim"])
-def test_a_recorded_document_is_whole_and_cut_short_it_is_not(name: str) -> None:
+def test_recorded_document_is_complete_and_a_truncated_one_is_not(name: str) -> None:
     recorded = sample(name)
     read = DIALECT.parse(ROUTES[recorded.path], recorded.request)
     counters = watched(read, [recorded.body[:100], recorded.body[100:]])
@@ -222,7 +222,7 @@ def test_a_recorded_document_is_whole_and_cut_short_it_is_not(name: str) -> None
         assert watched(read, [recorded.body[:end]]) is None
 
 
-def test_an_error_in_the_middle_is_not_a_whole_answer() -> None:
+def test_stream_with_an_error_is_not_a_complete_answer() -> None:
     line = b'{"error":"an error was encountered while running the model: unexpected EOF"}\n'
     piece = b'{"model":"m","created_at":"x","response":"a","done":false}\n'
     assert watched(ask("/api/generate", prompt="p"), [piece, line]) is None
@@ -230,12 +230,12 @@ def test_an_error_in_the_middle_is_not_a_whole_answer() -> None:
     assert watched(ask("/api/generate", prompt="p"), []) is None
 
 
-def test_text_that_looks_like_an_end_is_not_one() -> None:
+def test_text_that_contains_a_terminator_does_not_end_the_stream() -> None:
     sly = json.dumps({"message": {"role": "assistant", "content": '{"done":true,"total_duration":1}\n'}, "done": False})
     assert watched(ask(messages=[]), [sly.encode() + b"\n"]) is None
 
 
-def test_an_answer_too_long_to_keep_is_judged_by_its_ends() -> None:
+def test_answer_too_long_to_store_is_checked_by_its_head_and_tail() -> None:
     last = {"model": "m", "done": True, "context": [10_000] * 100_000, "total_duration": 5, "prompt_eval_count": 7}
     body = json.dumps(last, separators=(",", ":")).encode()
     counters = watched(ask("/api/generate", prompt="p"), [body[i : i + 5000] for i in range(0, len(body), 5000)])
@@ -252,7 +252,7 @@ USAGE = Usage(12, 4, load_s=0.001, prefill_s=0.012, decode_s=0.03)
 LAST = Delta(finish_reason="length", usage=USAGE, is_last=True)
 
 
-def test_a_streamed_chat_has_the_recorded_shape() -> None:
+def test_streamed_chat_has_the_recorded_format() -> None:
     lines = [
         json.loads(line) for line in written(ask(messages=[]), Delta(text="W"), Delta(text="ai"), LAST).splitlines()
     ]
@@ -265,12 +265,12 @@ def test_a_streamed_chat_has_the_recorded_shape() -> None:
 @pytest.mark.parametrize(
     ("path", "body", "recorded"), [("/api/chat", {"messages": []}, "chat_nostream"), ("/api/generate", {}, "gen_raw")]
 )
-def test_a_whole_answer_has_the_recorded_shape(path: str, body: dict[str, Any], recorded: str) -> None:
+def test_complete_answer_has_the_recorded_format(path: str, body: dict[str, Any], recorded: str) -> None:
     out = json.loads(written(ask(path, stream=False, **body), Delta(text="Wai!"), Delta(text=" Thank"), LAST))
     assert list(out) == list(json.loads(sample(recorded).body))
 
 
-def test_embeddings_have_both_recorded_shapes() -> None:
+def test_embeddings_have_both_recorded_formats() -> None:
     delta = Delta(embeddings=[[1.0, 2.5]], usage=Usage(3, total_s=0.5, load_s=0.1), is_last=True)
     new, old = written(ask("/api/embed", input="a"), delta), written(ask("/api/embeddings", prompt="a"), delta)
     assert list(json.loads(new)) == list(json.loads(sample("embed_dim").body))
@@ -280,7 +280,7 @@ def test_embeddings_have_both_recorded_shapes() -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_tool_call_fragments_become_one_call_with_an_object(stream: bool) -> None:
+def test_tool_call_fragments_are_joined_into_one_call_with_an_object(stream: bool) -> None:
     out = written(
         ask(messages=[], stream=stream),
         Delta(thinking="hm"),
@@ -297,18 +297,18 @@ def test_tool_call_fragments_become_one_call_with_an_object(stream: bool) -> Non
     assert answers[-1].done_reason == "stop"
 
 
-def test_arguments_that_are_no_object_are_not_lost() -> None:
+def test_arguments_that_are_not_an_object_are_preserved_as_raw() -> None:
     out = written(ask(messages=[], stream=False), Delta(tool_calls=[ToolCall(0, "", "f", "{oops")], is_last=True))
     assert json.loads(out)["message"]["tool_calls"] == [
         {"function": {"index": 0, "name": "f", "arguments": {"raw": "{oops"}}}
     ]
 
 
-def test_an_error_is_written_as_ollama_does() -> None:
+def test_error_is_written_in_ollamas_format() -> None:
     assert written(ask(messages=[]), Delta(error="boom")) == b'{"error":"boom"}\n'
 
 
-def test_a_collected_answer_has_a_limit() -> None:
+def test_collected_answer_has_a_size_limit() -> None:
     writer = DIALECT.writer(ask(messages=[], stream=False), "m", "r1", MOMENT)
     with pytest.raises(ValueError, match="longer than 33554432 bytes"):
         for _ in range(40):
@@ -320,7 +320,7 @@ def test_a_collected_answer_has_a_limit() -> None:
     st.sampled_from(["/api/chat", "/api/generate"]),
     st.lists(st.builds(Delta, text=st.text(max_size=5), thinking=st.text(max_size=5)), max_size=5),
 )
-def test_what_is_written_is_whole_to_the_own_watch_and_to_the_client(
+def test_written_answer_is_complete_for_the_watcher_and_the_client(
     stream: bool, path: str, deltas: list[Delta]
 ) -> None:
     read = ask(path, stream=stream)
@@ -338,19 +338,19 @@ def test_what_is_written_is_whole_to_the_own_watch_and_to_the_client(
 
 
 @pytest.mark.parametrize("name", ["nomodel_chat", "empty_body", "think_unsupported"])
-def test_an_error_has_the_recorded_shape(name: str) -> None:
+def test_error_has_the_recorded_format(name: str) -> None:
     recorded = sample(name)
     answer = DIALECT.error(Refusal(recorded.status, "any", json.loads(recorded.body)["error"]))
     assert (answer.status, answer.body) == (recorded.status, recorded.body)
     assert answer.content_type == recorded.headers["Content-Type"]
 
 
-def test_a_fault_of_ours_tells_the_id_that_is_in_the_log() -> None:
+def test_server_error_contains_the_request_id() -> None:
     assert b"(request r7)" in DIALECT.error(Refusal(500, "internal_error", "oops"), "r7").body
     assert b"r7" not in DIALECT.error(Refusal(404, "model_not_found", "no"), "r7").body
 
 
-def test_a_stream_that_cannot_go_on_says_so_in_a_line_of_its_own() -> None:
+def test_interrupted_stream_ends_with_an_error_line() -> None:
     lost = Refusal(502, "node_lost", "the node went away")
     frame = DIALECT.error_frame(ask(messages=[]), lost)
     assert frame == b'{"error":"the node went away","done":true,"done_reason":"node_lost"}\n'
@@ -380,7 +380,7 @@ def listed(path: str, fleet: Fleet, method: str = "GET") -> Any:
     return json.loads(DIALECT.listing(method, path, fleet, MOMENT).body)
 
 
-def test_tags_merge_the_nodes_and_take_the_file_that_most_of_them_have() -> None:
+def test_tags_merge_nodes_and_show_the_most_common_file() -> None:
     body = listed("/api/tags", a_fleet())
     assert [entry["name"] for entry in body["models"]] == ["m:latest", "tiny:a", "Qwen/Q3:latest"]
     first = body["models"][0]
@@ -392,7 +392,7 @@ def test_tags_merge_the_nodes_and_take_the_file_that_most_of_them_have() -> None
     assert ollama.ListResponse(**body).models[0].model == "m:latest"
 
 
-def test_ps_has_one_entry_a_node_with_the_recorded_fields() -> None:
+def test_ps_has_one_entry_per_node_with_the_recorded_fields() -> None:
     fleet = a_fleet()
     loaded = Loaded(5, 2048, 3, expires_at="2026-11-23T09:18:10.570602673Z")
     fleet.apply_heartbeat(a_report("beta", [ModelInfo("tiny:a", an_engine(kind="ollama"), 2, loaded=loaded)]), 2.0)
@@ -411,7 +411,7 @@ def test_ps_has_one_entry_a_node_with_the_recorded_fields() -> None:
     assert len(ollama.ProcessResponse(**body).models) == 3
 
 
-def test_lists_of_an_empty_fleet_are_the_recorded_ones() -> None:
+def test_lists_of_an_empty_fleet_match_the_recordings() -> None:
     assert DIALECT.listing("GET", "/api/ps", Fleet(), MOMENT).body == sample("ps_after_unload").body
     root = DIALECT.listing("GET", "/", Fleet(), MOMENT)
     assert (root.body, root.content_type) == (sample("root").body, sample("root").headers["Content-Type"])
@@ -419,7 +419,7 @@ def test_lists_of_an_empty_fleet_are_the_recorded_ones() -> None:
         DIALECT.listing("GET", "/api/other", Fleet(), MOMENT)
 
 
-def test_the_version_is_the_newest_ollama_s() -> None:
+def test_version_is_the_newest_ollama_version() -> None:
     fleet = Fleet()
     assert listed("/api/version", fleet) == {"version": VERSION_ASSUMED}
     for node, kind, version in (("a", "ollama", "0.9.10"), ("b", "ollama", "0.30.1-lab"), ("c", "vllm", "9.9")):
@@ -438,11 +438,11 @@ def test_the_version_is_the_newest_ollama_s() -> None:
         ("2026-11-23T09:18:10.56Z", "2026-11-23T09:18:10.57-00:00"),
     ],
 )
-def test_times_of_any_zone_are_compared(earlier: str, later: str) -> None:
+def test_times_in_different_zones_are_compared(earlier: str, later: str) -> None:
     assert instant(earlier) < instant(later)
 
 
-def test_show_is_answered_from_memory_where_no_ollama_has_the_model() -> None:
+def test_show_is_answered_from_memory_if_no_ollama_node_has_the_model() -> None:
     card = a_card("Q3", engine=an_engine(kind="vllm"), family="qwen3", context_max_tokens=40960, parameters="8B")
     answer = DIALECT.describe(ask("/api/show"), [card])
     assert answer is not None
@@ -454,7 +454,7 @@ def test_show_is_answered_from_memory_where_no_ollama_has_the_model() -> None:
 
 
 @given(st.sampled_from(list(ROUTES.values())), st.binary(max_size=100))
-def test_nonsense_raises_only_herd_errors(route: Route, body: bytes) -> None:
+def test_arbitrary_values_raise_only_herd_errors(route: Route, body: bytes) -> None:
     try:
         DIALECT.read_conversation(DIALECT.parse(route, body))
     except HerdError:

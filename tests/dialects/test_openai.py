@@ -1,4 +1,4 @@
-"""The OpenAI dialect against recordings of Ollama and llama.cpp and against the official client's own models."""
+"""The OpenAI dialect matches recordings of Ollama and llama.cpp and the official client's types."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from herd.dialects import Timestamp
 from herd.dialects.openai import DIALECT
 from herd.errors import BadRequest, Refusal, UnknownModel
 from herd.protocols.conversation import Delta, ParsedRequest, Sampling, ToolCall, Usage
-from wire_samples import FOLDER, LLAMACPP, Sample, sample
+from protocol_samples import FOLDER, LLAMACPP, Sample, sample
 
 ROUTES = {route.path: route for route in DIALECT.routes}
 MOMENT = Timestamp("2026-11-23T09:13:03.960297886Z", 1_795_425_183)
@@ -84,7 +84,7 @@ def chunks(stream: bytes) -> list[ChatCompletionChunk]:
 
 
 @pytest.mark.parametrize(("name", "folder"), [(name, folder) for name, folder, *_ in [*STREAMS, *DOCUMENTS]])
-def test_recorded_requests_are_understood(name: str, folder: Path) -> None:
+def test_recorded_requests_are_parsed(name: str, folder: Path) -> None:
     recorded = sample(name, folder)
     read, body = asked(recorded), json.loads(recorded.request)
     assert (read.model, read.stream) == (body["model"], body.get("stream", False))
@@ -94,7 +94,7 @@ def test_recorded_requests_are_understood(name: str, folder: Path) -> None:
     assert DIALECT.read_conversation(read).model == body["model"]
 
 
-def test_a_chat_without_messages_is_refused_as_ollama_does() -> None:
+def test_chat_without_messages_is_rejected_as_in_ollama() -> None:
     recorded = sample("oa_nomsgs")
     with pytest.raises(BadRequest) as refused:
         asked(recorded)
@@ -103,7 +103,7 @@ def test_a_chat_without_messages_is_refused_as_ollama_does() -> None:
     assert (told["type"], told["code"]) == ("invalid_request_error", "invalid_request")
 
 
-def test_features_are_read_without_the_payload() -> None:
+def test_features_are_parsed_without_decoding_the_payload() -> None:
     parts = [{"type": "text", "text": "x" * 400}, {"type": "image_url", "image_url": {"url": PICTURE}}]
     tools = [{"type": "function", "function": {"name": "f"}}]
     read = ask(
@@ -122,11 +122,11 @@ def test_features_are_read_without_the_payload() -> None:
         ({"messages": [{"role": "user", "content": 'a "image_url" in text'}]}, set()),
     ],
 )
-def test_what_is_empty_needs_nothing(body: dict[str, Any], needs: set[str]) -> None:
+def test_empty_values_need_no_capability(body: dict[str, Any], needs: set[str]) -> None:
     assert ask(**body).needs == needs
 
 
-def test_the_newer_limit_goes_before_the_older() -> None:
+def test_max_completion_tokens_takes_precedence_over_max_tokens() -> None:
     assert ask(max_tokens=5, max_completion_tokens=7).output_tokens_max == 7
     assert ask(max_tokens=-1).output_tokens_max is None
 
@@ -141,7 +141,7 @@ def test_the_newer_limit_goes_before_the_older() -> None:
         ("qwen/q3", "Qwen/Q3", False),
     ],
 )
-def test_a_name_is_spelled_as_the_engine_spells_it(asked_as: str, spelled: str, stays: bool) -> None:
+def test_model_is_rewritten_in_the_engines_spelling(asked_as: str, spelled: str, stays: bool) -> None:
     read = ask(model=asked_as)
     rewritten = DIALECT.rewrite(read, spelled)
     assert (rewritten is read.body) is stays
@@ -151,7 +151,7 @@ def test_a_name_is_spelled_as_the_engine_spells_it(asked_as: str, spelled: str, 
 # --- the whole conversation ---
 
 
-def test_a_chat_becomes_neutral() -> None:
+def test_chat_is_translated_to_the_neutral_form() -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"x":1}'}}
     tool = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
     schema = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}
@@ -192,7 +192,7 @@ def test_a_chat_becomes_neutral() -> None:
     )
 
 
-def test_completions_and_embeddings_become_neutral() -> None:
+def test_completions_and_embeddings_are_translated_to_the_neutral_form() -> None:
     talk = DIALECT.read_conversation(ask("/v1/completions", prompt="p", suffix="s", logprobs=3))
     assert (talk.prompt, talk.suffix, talk.raw, talk.logprobs, talk.top_logprobs) == ("p", "s", True, True, 3)
     assert DIALECT.read_conversation(ask("/v1/completions", prompt=["p"])).prompt == "p"
@@ -220,7 +220,7 @@ def test_completions_and_embeddings_become_neutral() -> None:
         ("/v1/embeddings", {"input": [[1, 2]]}, "input"),
     ],
 )
-def test_what_cannot_be_translated_is_named(path: str, body: dict[str, Any], word: str) -> None:
+def test_untranslatable_field_is_named_in_the_error(path: str, body: dict[str, Any], word: str) -> None:
     with pytest.raises(BadRequest, match=word):
         DIALECT.read_conversation(ask(path, **body))
 
@@ -229,7 +229,7 @@ def test_what_cannot_be_translated_is_named(path: str, body: dict[str, Any], wor
 
 
 @pytest.mark.parametrize(("name", "folder", "counters"), STREAMS)
-def test_a_recorded_stream_is_whole_at_any_cut(name: str, folder: Path, counters: Counters) -> None:
+def test_recorded_stream_is_complete_for_every_chunking(name: str, folder: Path, counters: Counters) -> None:
     recorded = sample(name, folder)
     request = asked(recorded)
     for at in range(len(recorded.body) + 1):
@@ -237,14 +237,14 @@ def test_a_recorded_stream_is_whole_at_any_cut(name: str, folder: Path, counters
 
 
 @pytest.mark.parametrize(("name", "folder", "counters"), STREAMS)
-def test_a_recorded_stream_cut_short_is_never_whole(name: str, folder: Path, counters: Counters) -> None:
+def test_truncated_recorded_stream_is_never_complete(name: str, folder: Path, counters: Counters) -> None:
     recorded = sample(name, folder)
     request = asked(recorded)
     assert all(watched(request, [recorded.body[:end]]) is None for end in range(len(recorded.body.rstrip())))
 
 
 @pytest.mark.parametrize(("name", "folder", "prompt", "completion"), DOCUMENTS)
-def test_a_recorded_document_is_whole_and_cut_short_it_is_not(
+def test_recorded_document_is_complete_and_a_truncated_one_is_not(
     name: str, folder: Path, prompt: int, completion: int | None
 ) -> None:
     recorded = sample(name, folder)
@@ -256,25 +256,25 @@ def test_a_recorded_document_is_whole_and_cut_short_it_is_not(
         assert watched(request, [body[:end]]) is None
 
 
-def test_a_node_that_died_in_the_middle_has_not_answered() -> None:
+def test_stream_of_a_node_that_died_is_incomplete() -> None:
     """Ollama then sends one chunk without a model's name, and no [DONE]."""
     began = b'data: {"model":"m","choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
     died = b'data: {"model":"","choices":[{"index":0,"delta":{"content":""},"finish_reason":null}]}\n\n'
     assert watched(ask(stream=True), [began, died]) is None
 
 
-def test_an_error_before_the_end_is_not_a_whole_answer() -> None:
+def test_stream_with_an_error_before_its_end_is_incomplete() -> None:
     error = b'data: {"error":{"message":"out of memory"}}\n\n'
     assert watched(ask(stream=True), [error, b"data: [DONE]\n\n"]) is None
     assert watched(ask(), [b'{"error":{"message":"oops"}}']) is None
 
 
-def test_text_that_looks_like_an_end_is_not_one() -> None:
+def test_text_that_contains_a_terminator_does_not_end_the_stream() -> None:
     sly = json.dumps({"choices": [{"index": 0, "delta": {"content": "x\n\ndata: [DONE]"}, "finish_reason": None}]})
     assert watched(ask(stream=True), [b"data: " + sly.encode() + b"\n\n"]) is None
 
 
-def test_without_usage_the_pieces_are_counted_however_they_are_cut() -> None:
+def test_without_usage_the_chunks_are_counted_for_every_chunking() -> None:
     piece = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
     last = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
     body = piece * 500 + last
@@ -284,11 +284,11 @@ def test_without_usage_the_pieces_are_counted_however_they_are_cut() -> None:
 
 
 @pytest.mark.parametrize("last", [b"data: [DONE]", b"data:[DONE]\r\n\r\n", b"data: [DONE]\n\n: ping\n\n"])
-def test_ends_are_known_in_every_spelling(last: bytes) -> None:
+def test_terminator_is_recognised_in_every_spelling(last: bytes) -> None:
     assert watched(ask(stream=True), [b'data: {"choices":[]}\n\n', last]) == Counters()
 
 
-def test_embeddings_too_long_to_keep_are_judged_by_their_ends() -> None:
+def test_embeddings_too_long_to_store_are_checked_by_their_head_and_tail() -> None:
     vectors = b'"data":[{"embedding":[' + b"0.1234567," * 40_000 + b'1],"index":0}]'
     usage = b'"usage":{"prompt_tokens":9,"total_tokens":9}'
     for body in (b"{" + usage + b"," + vectors + b"}", b"{" + vectors + b"," + usage + b"}"):
@@ -298,7 +298,7 @@ def test_embeddings_too_long_to_keep_are_judged_by_their_ends() -> None:
     assert watched(request, [body[:-1]]) is None
 
 
-def test_counters_of_another_kind_do_not_unmake_an_answer() -> None:
+def test_counters_of_a_wrong_type_do_not_make_an_answer_incomplete() -> None:
     assert watched(ask(), [b'{"choices":[],"usage":{"prompt_tokens":"many"}}']) == Counters()
 
 
@@ -309,7 +309,7 @@ FINISH = Delta(finish_reason="length")
 LAST = Delta(usage=USAGE, is_last=True)
 
 
-def test_a_streamed_chat_has_the_recorded_shape() -> None:
+def test_streamed_chat_has_the_recorded_format() -> None:
     request = asked(sample("oa_chat_stream"))
     ours = events(written(request, Delta(text="By"), Delta(text=" Dr"), FINISH, LAST))
     recorded = events(sample("oa_chat_stream").body.rstrip() + b"\n\n")
@@ -322,7 +322,7 @@ def test_a_streamed_chat_has_the_recorded_shape() -> None:
 
 
 @pytest.mark.parametrize("name", ["oa_chat", "oa_comp"])
-def test_a_whole_answer_has_the_recorded_shape(name: str) -> None:
+def test_complete_answer_has_the_recorded_format(name: str) -> None:
     out = json.loads(written(asked(sample(name)), Delta(text="By"), Delta(text=" Dr"), FINISH, LAST))
     recorded = json.loads(sample(name).body)
     assert list(out) == list(recorded)
@@ -330,12 +330,12 @@ def test_a_whole_answer_has_the_recorded_shape(name: str) -> None:
     assert out["usage"]["total_tokens"] == 16 and out["created"] == MOMENT.unix_s
 
 
-def test_usage_is_only_told_to_who_asked() -> None:
+def test_usage_is_sent_only_if_requested() -> None:
     assert all(chunk.usage is None for chunk in chunks(written(ask(stream=True), Delta(text="a"), LAST)))
     assert chunks(written(ask(stream=True, stream_options={"include_usage": True}), LAST))[-1].choices == []
 
 
-def test_tool_call_fragments_are_named_once() -> None:
+def test_only_the_first_fragment_of_a_tool_call_has_its_name() -> None:
     out = chunks(
         written(
             ask(stream=True),
@@ -358,7 +358,7 @@ def test_tool_call_fragments_are_named_once() -> None:
     assert out[-1].choices[0].finish_reason == "tool_calls"
 
 
-def test_a_whole_tool_call_is_what_the_client_reads() -> None:
+def test_complete_tool_call_is_accepted_by_the_client() -> None:
     deltas = [Delta(thinking="hm"), Delta(tool_calls=[ToolCall(0, "", "f", '{"x":1}')]), FINISH, LAST]
     out = ChatCompletion.model_validate_json(written(ask(), *deltas))
     message = out.choices[0].message
@@ -367,7 +367,7 @@ def test_a_whole_tool_call_is_what_the_client_reads() -> None:
     assert (message.model_extra, out.choices[0].finish_reason) == ({"reasoning": "hm"}, "length")
 
 
-def test_logprobs_keep_their_shape_in_both_directions() -> None:
+def test_logprobs_keep_their_format_in_both_directions() -> None:
     token: dict[str, Any] = {"token": "By", "logprob": -0.5, "bytes": [66, 121], "top_logprobs": []}
     chat = ChatCompletion.model_validate_json(written(ask(), Delta(text="By", logprobs=[token]), LAST))
     assert chat.choices[0].logprobs is not None and chat.choices[0].logprobs.content is not None
@@ -381,7 +381,7 @@ def test_logprobs_keep_their_shape_in_both_directions() -> None:
 
 
 @pytest.mark.parametrize(("neutral", "told"), [("load", "stop"), (None, "stop"), ("content_filter", "content_filter")])
-def test_ends_are_told_in_openai_s_words(neutral: str | None, told: str) -> None:
+def test_finish_reasons_are_openais(neutral: str | None, told: str) -> None:
     out = ChatCompletion.model_validate_json(written(ask(), Delta(text="a", finish_reason=neutral), LAST))
     assert out.choices[0].finish_reason == told
 
@@ -395,12 +395,12 @@ def test_embeddings_are_numbers_or_base64() -> None:
     assert list(coded) == list(json.loads(sample("oa_emb_b64").body))
 
 
-def test_an_error_is_written_in_the_dialect_s_form() -> None:
+def test_error_is_written_in_openais_format() -> None:
     assert json.loads(written(ask(), Delta(error="boom")))["error"]["message"] == "boom"
     assert written(ask(stream=True), Delta(error="boom")).startswith(b'data: {"error":{"message":"boom"')
 
 
-def test_a_collected_answer_has_a_limit_and_a_stream_has_none() -> None:
+def test_collected_answer_has_a_size_limit_and_a_stream_has_none() -> None:
     writer = DIALECT.writer(ask(), "m", "r1", MOMENT)
     with pytest.raises(ValueError, match="longer than 33554432 bytes"):
         for _ in range(40):
@@ -414,7 +414,7 @@ def test_a_collected_answer_has_a_limit_and_a_stream_has_none() -> None:
     st.booleans(),
     st.lists(st.builds(Delta, text=st.text(max_size=5), thinking=st.text(max_size=5)), max_size=5),
 )
-def test_what_is_written_is_whole_to_the_own_watch_and_to_the_client(
+def test_written_answer_is_complete_for_the_watcher_and_the_client(
     stream: bool, include_usage: bool, deltas: list[Delta]
 ) -> None:
     request = ask(stream=stream, stream_options={"include_usage": include_usage})
@@ -433,7 +433,7 @@ def test_what_is_written_is_whole_to_the_own_watch_and_to_the_client(
 
 
 @pytest.mark.parametrize("name", ["oa_nomodel", "oa_nomsgs"])
-def test_an_error_has_the_recorded_shape(name: str) -> None:
+def test_error_has_the_recorded_format(name: str) -> None:
     recorded = sample(name)
     told = json.loads(recorded.body)["error"]
     answer = DIALECT.error(Refusal(recorded.status, "some_code", told["message"]))
@@ -445,16 +445,16 @@ def test_an_error_has_the_recorded_shape(name: str) -> None:
     ("status", "kind"),
     [(400, "invalid_request_error"), (405, "invalid_request_error"), (429, "rate_limit_error"), (503, "api_error")],
 )
-def test_a_status_has_a_type(status: int, kind: str) -> None:
+def test_status_maps_to_an_error_type(status: int, kind: str) -> None:
     assert json.loads(DIALECT.error(Refusal(status, "c", "m")).body)["error"]["type"] == kind
 
 
-def test_a_fault_of_ours_tells_the_id_that_is_in_the_log() -> None:
+def test_server_error_contains_the_request_id() -> None:
     assert b"(request r7)" in DIALECT.error(Refusal(500, "internal_error", "oops"), "r7").body
     assert b"r7" not in DIALECT.error(Refusal(404, "model_not_found", "no"), "r7").body
 
 
-def test_a_stream_that_cannot_go_on_says_so_and_is_not_done() -> None:
+def test_interrupted_stream_ends_with_an_error_and_without_done() -> None:
     frame = DIALECT.error_frame(ask(stream=True), Refusal(502, "node_lost", "the node went away"))
     (only,) = events(frame)
     assert json.loads(only)["error"] == {
@@ -482,7 +482,7 @@ def a_fleet() -> Fleet:
     return fleet
 
 
-def test_models_are_listed_newest_first_as_the_client_reads_them() -> None:
+def test_models_are_listed_newest_first() -> None:
     body = json.loads(DIALECT.listing("GET", "/v1/models", a_fleet(), MOMENT).body)
     models = [Model.model_validate(entry) for entry in body["data"]]
     assert [(m.id, m.owned_by) for m in models] == [
@@ -496,12 +496,12 @@ def test_models_are_listed_newest_first_as_the_client_reads_them() -> None:
 
 
 @pytest.mark.parametrize("name", ["Qwen/Q3", "qwen/q3", "Qwen/Q3:latest"])
-def test_one_model_is_found_by_any_spelling_slashes_too(name: str) -> None:
+def test_model_is_found_by_every_spelling_including_slashes(name: str) -> None:
     body = json.loads(DIALECT.listing("GET", f"/v1/models/{name}", a_fleet(), MOMENT).body)
     assert Model.model_validate(body).id == "Qwen/Q3"
 
 
 @pytest.mark.parametrize("name", ["nope", "lost", ""])
-def test_a_model_that_nobody_has_is_not_found(name: str) -> None:
+def test_model_that_no_node_has_is_not_found(name: str) -> None:
     with pytest.raises(UnknownModel):
         DIALECT.listing("GET", f"/v1/models/{name}", a_fleet(), MOMENT)

@@ -1,4 +1,4 @@
-"""/v1/responses of the OpenAI dialect, against recordings of Ollama and llama.cpp and the official client's models."""
+"""The OpenAI dialect's /v1/responses matches recordings of Ollama and llama.cpp and the official client's types."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from herd.dialects import Timestamp
 from herd.dialects.openai import DIALECT, RESPONSES
 from herd.errors import BadRequest, Refusal
 from herd.protocols.conversation import Delta, ParsedRequest, ToolCall, Usage
-from wire_samples import FOLDER, LLAMACPP, sample
+from protocol_samples import FOLDER, LLAMACPP, sample
 
 (ROUTE,) = (route for route in DIALECT.routes if route.path == RESPONSES)
 MOMENT = Timestamp("2026-11-23T09:13:03.960297886Z", 1_795_425_183)
@@ -64,7 +64,7 @@ def events(stream: bytes) -> list[dict[str, Any]]:
 # --- the door and the conversation ---
 
 
-def test_features_are_read_without_the_payload() -> None:
+def test_features_are_parsed_without_decoding_the_payload() -> None:
     picture = {"type": "input_image", "image_url": "data:image/png;base64," + "A" * 4000}
     turns = [{"role": "user", "content": [{"type": "input_text", "text": "x" * 400}, picture]}]
     read = ask(
@@ -75,7 +75,7 @@ def test_features_are_read_without_the_payload() -> None:
     assert 100 < read.prompt_tokens < 200
 
 
-def test_a_conversation_of_items_becomes_neutral() -> None:
+def test_items_are_translated_to_the_neutral_form() -> None:
     talk = DIALECT.read_conversation(
         ask(
             instructions="be brief",
@@ -122,7 +122,7 @@ def test_a_conversation_of_items_becomes_neutral() -> None:
         ({"input": 5}, "must be"),
     ],
 )
-def test_what_cannot_be_translated_is_named(body: dict[str, Any], word: str) -> None:
+def test_untranslatable_field_is_named_in_the_error(body: dict[str, Any], word: str) -> None:
     with pytest.raises(BadRequest, match=word):
         DIALECT.read_conversation(ask(**body))
 
@@ -131,7 +131,7 @@ def test_what_cannot_be_translated_is_named(body: dict[str, Any], word: str) -> 
 
 
 @pytest.mark.parametrize(("name", "folder", "counters"), STREAMS)
-def test_a_recorded_stream_is_whole_at_any_cut_and_cut_short_it_is_not(
+def test_recorded_stream_is_complete_for_every_chunking_and_a_truncated_one_is_not(
     name: str, folder: Path, counters: Counters
 ) -> None:
     body = sample(name, folder).body
@@ -142,19 +142,19 @@ def test_a_recorded_stream_is_whole_at_any_cut_and_cut_short_it_is_not(
 
 
 @pytest.mark.parametrize(("name", "folder", "counters"), DOCUMENTS)
-def test_a_recorded_document_is_whole_and_cut_short_it_is_not(name: str, folder: Path, counters: Counters) -> None:
+def test_recorded_document_is_complete_and_a_truncated_one_is_not(name: str, folder: Path, counters: Counters) -> None:
     body = sample(name, folder).body.rstrip()
     assert watched(ask(), [body[:77], body[77:]]) == counters
     assert all(watched(ask(), [body[:end]]) is None for end in range(len(body)))
 
 
-def test_a_failed_answer_is_not_whole() -> None:
+def test_failed_answer_is_not_complete() -> None:
     failed = b'event: response.failed\ndata: {"type":"response.failed","response":{"status":"failed"}}\n\n'
     assert watched(ask(stream=True), [failed]) is None
     assert watched(ask(), [b'{"status":"failed","error":{"message":"x"}}']) is None
 
 
-def test_a_long_answer_is_judged_by_the_ends_of_its_last_event() -> None:
+def test_long_answer_is_checked_by_head_and_tail_of_its_last_event() -> None:
     out = written(ask(stream=True), *[Delta(text="x" * 5000)] * 100, LAST)
     cut = [out[at : at + 4096] for at in range(0, len(out), 4096)]
     assert watched(ask(stream=True), cut) == Counters(12, 4, 8, finish_reason="stop")
@@ -165,7 +165,7 @@ def test_a_long_answer_is_judged_by_the_ends_of_its_last_event() -> None:
 # --- writing ---
 
 
-def test_a_streamed_answer_has_the_recorded_events() -> None:
+def test_streamed_answer_has_the_recorded_events() -> None:
     ours = events(written(ask(stream=True), Delta(text="I"), Delta(text="'m", finish_reason="stop"), LAST))
     recorded = sample("oa_resp_stream").body.decode().strip().split("\n\n")
     theirs = [json.loads(piece.split("data: ", 1)[1]) for piece in recorded]
@@ -175,7 +175,7 @@ def test_a_streamed_answer_has_the_recorded_events() -> None:
     assert ours[-1]["response"]["output"][0]["content"] == theirs[-1]["response"]["output"][0]["content"]
 
 
-def test_reasoning_text_and_calls_are_items_of_their_own() -> None:
+def test_reasoning_text_and_calls_are_separate_items() -> None:
     deltas = [
         Delta(thinking="h"),
         Delta(thinking="m"),
@@ -193,7 +193,7 @@ def test_reasoning_text_and_calls_are_items_of_their_own() -> None:
     assert [(c.call_id, c.name, c.arguments) for c in calls] == [("c1", "f", '{"x":1}'), ("call_r1_1", "g", "{}")]
 
 
-def test_an_answer_cut_by_its_limit_is_incomplete() -> None:
+def test_answer_that_reaches_its_token_limit_is_incomplete() -> None:
     out = Response.model_validate_json(written(ask(), Delta(text="a", finish_reason="length"), LAST))
     assert out.status == "incomplete" and out.incomplete_details is not None
     assert out.incomplete_details.reason == "max_output_tokens"
@@ -201,7 +201,7 @@ def test_an_answer_cut_by_its_limit_is_incomplete() -> None:
 
 
 @given(st.booleans(), st.lists(st.builds(Delta, text=st.text(max_size=5), thinking=st.text(max_size=5)), max_size=5))
-def test_what_is_written_is_whole_to_the_own_watch_and_to_the_client(stream: bool, deltas: list[Delta]) -> None:
+def test_written_answer_is_complete_for_the_watcher_and_the_client(stream: bool, deltas: list[Delta]) -> None:
     request = ask(stream=stream)
     out = written(request, *deltas, LAST)
     assert watched(request, [out]) == Counters(12, 4, 8, finish_reason="stop")
@@ -209,7 +209,7 @@ def test_what_is_written_is_whole_to_the_own_watch_and_to_the_client(stream: boo
     assert response.output_text == "".join(delta.text for delta in deltas)
 
 
-def test_a_stream_that_cannot_go_on_says_so() -> None:
+def test_interrupted_stream_ends_with_an_error_event() -> None:
     frame = DIALECT.error_frame(ask(stream=True), Refusal(502, "node_lost", "the node went away"))
     assert frame.startswith(b"event: error\ndata: ") and b"the node went away" in frame
     assert watched(ask(stream=True), [written(ask(stream=True), Delta(text="a")), frame]) is None

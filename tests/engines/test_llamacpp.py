@@ -1,4 +1,4 @@
-"""The llama.cpp engine: what it is asked, how its recorded answers are read, what it has."""
+"""The llama.cpp engine builds requests, reads recorded answers and reads the inventory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from herd.engines import Reply
 from herd.engines.llamacpp import ENGINE
 from herd.errors import BadRequest
 from herd.protocols.conversation import Conversation, Delta, Message, Sampling, Tool, ToolCall, Usage
-from wire_samples import LLAMACPP, sample
+from protocol_samples import LLAMACPP, sample
 
 EMPTY = Reply(0, b"")
 STREAMS = [
@@ -71,7 +71,7 @@ def talk(kind: RequestKind = RequestKind.CHAT, stream: bool = True) -> Conversat
 # --- asking ---
 
 
-def test_a_chat_is_asked_with_everything_it_had() -> None:
+def test_chat_request_contains_every_field() -> None:
     path, body = asked(
         RequestKind.CHAT,
         messages=[
@@ -140,7 +140,7 @@ def test_a_chat_is_asked_with_everything_it_had() -> None:
     }
 
 
-def test_only_what_was_wanted_is_said() -> None:
+def test_request_contains_only_the_given_fields() -> None:
     assert asked(RequestKind.CHAT, messages=[Message("user", "hi")]) == (
         "/v1/chat/completions",
         {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": False, "cache_prompt": True},
@@ -152,7 +152,7 @@ def test_only_what_was_wanted_is_said() -> None:
     assert asked(RequestKind.EMBED, inputs=["a"]) == ("/v1/embeddings", {"model": "m", "input": ["a"]})
 
 
-def test_a_prompt_that_is_not_raw_is_a_chat_as_with_ollama_s_template() -> None:
+def test_prompt_that_is_not_raw_becomes_a_chat() -> None:
     path, body = asked(RequestKind.GENERATE, prompt="p", system="s", format="json", think=False)
     assert path == "/v1/chat/completions"
     assert body["messages"] == [{"role": "system", "content": "s"}, {"role": "user", "content": "p"}]
@@ -160,7 +160,7 @@ def test_a_prompt_that_is_not_raw_is_a_chat_as_with_ollama_s_template() -> None:
     assert body["chat_template_kwargs"] == {"enable_thinking": False}
 
 
-def test_calls_without_ids_find_their_answers() -> None:
+def test_tool_calls_without_ids_are_matched_with_their_results() -> None:
     """Ollama's clients send none, llama.cpp's templates need them."""
     body = asked(
         RequestKind.CHAT,
@@ -176,7 +176,7 @@ def test_calls_without_ids_find_their_answers() -> None:
     assert [m["tool_call_id"] for m in body["messages"][1:]] == [g["id"], f["id"], "call_unknown"]
 
 
-def test_one_tool_by_name_is_that_tool_alone() -> None:
+def test_tool_choice_by_name_sends_only_this_tool() -> None:
     tools = [Tool("f", "", {}), Tool("g", "", {})]
     choice = {"type": "function", "function": {"name": "g"}}
     body = asked(RequestKind.CHAT, messages=[Message("user", "hi")], tools=tools, tool_choice=choice)[1]
@@ -184,7 +184,7 @@ def test_one_tool_by_name_is_that_tool_alone() -> None:
     assert "tools" not in asked(RequestKind.CHAT, messages=[Message("user", "hi")], tools=tools, tool_choice="none")[1]
 
 
-def test_no_prompt_only_loads_the_model() -> None:
+def test_request_without_prompt_only_loads_the_model() -> None:
     for stream in (True, False):
         assert asked(RequestKind.CHAT, stream=stream)[1]["max_tokens"] == 1
         assert asked(RequestKind.GENERATE, stream=stream)[0] == "/v1/completions"
@@ -207,7 +207,7 @@ def test_no_prompt_only_loads_the_model() -> None:
         (RequestKind.INFO, {"prompt": "a"}, "info"),
     ],
 )
-def test_what_it_cannot_express_is_a_bad_request(kind: RequestKind, more: dict[str, Any], word: str) -> None:
+def test_unsupported_feature_is_a_bad_request(kind: RequestKind, more: dict[str, Any], word: str) -> None:
     with pytest.raises(BadRequest, match=word):
         asked(kind, **more)
 
@@ -216,7 +216,9 @@ def test_what_it_cannot_express_is_a_bad_request(kind: RequestKind, more: dict[s
 
 
 @pytest.mark.parametrize(("name", "kind", "text", "tokens"), STREAMS)
-def test_a_recorded_stream_is_read_the_same_at_any_cut(name: str, kind: RequestKind, text: str, tokens: int) -> None:
+def test_recorded_stream_is_read_the_same_for_every_chunking(
+    name: str, kind: RequestKind, text: str, tokens: int
+) -> None:
     body = recorded(name).body
     for at in range(0, len(body) + 1, 3):
         deltas = read(talk(kind), [body[:at], body[at:]])
@@ -228,27 +230,27 @@ def test_a_recorded_stream_is_read_the_same_at_any_cut(name: str, kind: RequestK
 
 
 @pytest.mark.parametrize("name", [name for name, *_ in STREAMS])
-def test_a_recorded_stream_cut_short_has_no_last_piece(name: str) -> None:
+def test_truncated_recorded_stream_has_no_last_delta(name: str) -> None:
     body = recorded(name).body.rstrip()
     for end in range(0, len(body), 3):
         assert not any(delta.is_last for delta in read(talk(), [body[:end]]))
 
 
-def test_timings_become_seconds_and_cached_tokens_count() -> None:
+def test_timings_become_seconds_and_cached_tokens_are_included() -> None:
     (delta,) = read(talk(stream=False), [recorded("chat").body])
     assert delta.usage == Usage(33, 4, 0, None, 213.666 / 1000, 58.528 / 1000)
     (bare,) = [d.usage for d in read(talk(), [recorded("chat_stream_bare").body]) if d.usage]
     assert (bare.prompt_tokens, bare.completion_tokens, bare.cached_tokens) == (33, 3, 32)
 
 
-def test_reasoning_is_thinking() -> None:
+def test_reasoning_is_read_as_thinking() -> None:
     (whole,) = read(talk(stream=False), [recorded("chat_think").body])
     assert (whole.thinking, whole.text, whole.finish_reason) == ("ab", "cd", "stop")
     pieces = read(talk(), [recorded("chat_think_stream").body])
     assert ("".join(p.thinking for p in pieces), "".join(p.text for p in pieces)) == ("ab", "cd")
 
 
-def test_tool_calls_are_fragments_that_join_by_index() -> None:
+def test_tool_call_fragments_are_joined_by_index() -> None:
     for at in range(0, len(TOOL_STREAM), 7):
         deltas = read(talk(), [TOOL_STREAM[:at], TOOL_STREAM[at:]])
         calls = [call for delta in deltas for call in delta.tool_calls]
@@ -266,7 +268,7 @@ def test_tool_calls_of_a_document_are_numbered() -> None:
     assert delta.tool_calls == [ToolCall(0, "c", "f", '{"x":1}'), ToolCall(1, "c", "f", '{"x":1}')]
 
 
-def test_logprobs_are_the_tokens_themselves() -> None:
+def test_logprobs_are_the_list_of_tokens() -> None:
     (delta,) = read(talk(stream=False), [recorded("chat_logprobs").body])
     assert [entry["token"] for entry in delta.logprobs] == ["Sorry", ","]
 
@@ -274,7 +276,7 @@ def test_logprobs_are_the_tokens_themselves() -> None:
 @pytest.mark.parametrize(
     ("name", "kind", "text"), [("chat", RequestKind.CHAT, "Sorry, I was"), ("completion", RequestKind.GENERATE, " 30%")]
 )
-def test_a_recorded_document_is_one_piece(name: str, kind: RequestKind, text: str) -> None:
+def test_recorded_document_is_one_delta(name: str, kind: RequestKind, text: str) -> None:
     body = recorded(name).body
     (delta,) = read(talk(kind, stream=False), [body[:50], body[50:]])
     assert (delta.text, delta.finish_reason, delta.is_last) == (text, "length", True)
@@ -287,7 +289,7 @@ def test_recorded_embeddings_are_read() -> None:
     assert delta.is_last and delta.usage is not None and delta.usage.prompt_tokens == 4
 
 
-def test_what_was_only_loaded_answers_nothing() -> None:
+def test_answer_to_a_load_request_has_no_content() -> None:
     loading = Conversation(kind=RequestKind.CHAT, model="m", stream=True)
     body = recorded("load_chat").body
     for at in range(0, len(body), 5):
@@ -297,7 +299,7 @@ def test_what_was_only_loaded_answers_nothing() -> None:
     assert read(loading, [body[:-20]]) == []
 
 
-def test_an_error_in_the_middle_is_told_and_ends_nothing() -> None:
+def test_error_in_a_stream_is_reported_and_is_not_the_last_delta() -> None:
     error = b'data: {"error":{"code":500,"message":"boom","type":"server_error"}}\n\ndata: [DONE]\n\n'
     assert read(talk(), [error]) == [Delta(error="boom")]
     assert read(Conversation(kind=RequestKind.CHAT, model="m", stream=True), [error]) == [Delta(error="boom")]
@@ -308,7 +310,7 @@ def test_an_error_in_the_middle_is_told_and_ends_nothing() -> None:
 @pytest.mark.parametrize(
     "event", [b"<html>", b"[]", b"{}", b'{"choices":7}', b'{"choices":[{"delta":{"content":"\xff"}}]}']
 )
-def test_what_is_not_this_protocol_is_a_value_error(event: bytes) -> None:
+def test_answer_in_another_protocol_raises_value_error(event: bytes) -> None:
     with pytest.raises(ValueError):
         ENGINE.reader(talk()).feed(b"data: " + event + b"\n\n")
 
@@ -317,7 +319,7 @@ def test_what_is_not_this_protocol_is_a_value_error(event: bytes) -> None:
     st.lists(st.binary(max_size=40) | st.sampled_from([b"data: ", b"\n\n", b'{"choices":[]}']), max_size=8),
     st.booleans(),
 )
-def test_reading_raises_only_value_errors(chunks: list[bytes], stream: bool) -> None:
+def test_arbitrary_bytes_raise_only_value_errors(chunks: list[bytes], stream: bool) -> None:
     try:
         read(talk(stream=stream), chunks)
     except ValueError:
@@ -327,7 +329,7 @@ def test_reading_raises_only_value_errors(chunks: list[bytes], stream: bool) -> 
 # --- taking stock ---
 
 
-def test_a_server_with_one_model_has_it_in_memory() -> None:
+def test_server_with_a_single_model_has_it_loaded() -> None:
     inventory = ENGINE.inventory((recorded("models"), recorded("props"), recorded("slots")))
     assert (inventory.version, inventory.slots, inventory.models_max) == ("b0-unknown", 2, None)
     assert inventory.requests_active == 0
@@ -337,7 +339,7 @@ def test_a_server_with_one_model_has_it_in_memory() -> None:
     assert (card.engine.kind, card.capabilities) == ("llamacpp", {"completion"})
 
 
-def test_a_router_has_some_models_in_memory() -> None:
+def test_router_reports_which_models_are_loaded() -> None:
     inventory = ENGINE.inventory((recorded("router_models"), recorded("router_props"), EMPTY))
     assert (inventory.slots, inventory.models_max, inventory.requests_active) == (1, 3, None)
     alpha, beta = inventory.models
@@ -361,7 +363,7 @@ def test_running_requests_are_counted() -> None:
         ),
     ],
 )
-def test_abilities_are_read_from_the_properties(props: dict[str, Any], abilities: set[str]) -> None:
+def test_capabilities_are_read_from_the_properties(props: dict[str, Any], abilities: set[str]) -> None:
     body = json.dumps({"default_generation_settings": {"n_ctx": 512}, **props}).encode()
     listed = Reply(200, b'{"data":[{"id":"m"}]}')
     (card,) = ENGINE.inventory((listed, Reply(200, body), EMPTY)).models
@@ -369,12 +371,12 @@ def test_abilities_are_read_from_the_properties(props: dict[str, Any], abilities
 
 
 @pytest.mark.parametrize("name", ["nomic-embed-text", "all-MiniLM-L6-v2", "bge-m3"])
-def test_a_model_whose_name_says_that_it_embeds_only_embeds(name: str) -> None:
+def test_model_with_an_embedding_name_has_only_the_embedding_capability(name: str) -> None:
     listed = Reply(200, json.dumps({"data": [{"id": name}]}).encode())
     assert ENGINE.inventory((listed, EMPTY, EMPTY)).models[0].capabilities == {"embedding"}
 
 
-def test_odd_entries_cost_only_themselves() -> None:
+def test_invalid_entries_are_skipped() -> None:
     listed = Reply(
         200, b'{"data":[7,{"id":7},{"id":""},{"meta":{"size":"x"},"id":"a"},{"id":"ok","meta":{"size":-5,"n_ctx":0}}]}'
     )
@@ -382,13 +384,13 @@ def test_odd_entries_cost_only_themselves() -> None:
     assert (card.name, card.size_bytes, card.loaded) == ("ok", 0, Loaded(0))
 
 
-def test_a_server_that_loads_its_model_is_known_and_has_nothing_yet() -> None:
+def test_server_that_loads_its_model_is_recognised_with_an_empty_inventory() -> None:
     loading = recorded("loading")
     assert ENGINE.recognises(loading) and ENGINE.is_busy(loading.status, loading.body)
     assert ENGINE.inventory((loading, loading, loading)).models == ()
 
 
-def test_the_probe_knows_llama_cpp_from_others() -> None:
+def test_probe_recognises_only_llama_cpp() -> None:
     assert ENGINE.probe().path == "/props"
     assert ENGINE.recognises(recorded("props")) and ENGINE.recognises(recorded("router_props"))
     for other in (EMPTY, Reply(200, b"{}"), Reply(404, sample("nf").body), Reply(200, b"<html>"), Reply(503, b"no")):
@@ -398,25 +400,25 @@ def test_the_probe_knows_llama_cpp_from_others() -> None:
 # --- refusals ---
 
 
-def test_a_prompt_that_is_too_long_is_the_client_s_to_know() -> None:
+def test_prompt_that_is_too_long_is_an_invalid_request() -> None:
     reply = recorded("too_long")
     assert not ENGINE.is_busy(reply.status, reply.body) and not ENGINE.is_model_missing(reply.status, reply.body)
     assert ENGINE.is_request_invalid(reply.status, reply.body)
 
 
 @pytest.mark.parametrize(("name", "is_fault"), [("image", True), ("embed_501", True), ("bad_json", True)])
-def test_an_ability_that_is_lacking_is_not_the_node_s_fault(name: str, is_fault: bool) -> None:
+def test_unsupported_feature_is_not_a_failure_of_the_node(name: str, is_fault: bool) -> None:
     assert ENGINE.is_request_invalid(recorded(name).status, recorded(name).body) is is_fault
     assert not ENGINE.is_request_invalid(500, b'{"error":{"message":"decode failed"}}')
 
 
-def test_only_a_router_misses_models() -> None:
+def test_missing_model_of_a_router_is_recognised() -> None:
     unknown, no_path = recorded("router_unknown"), recorded("tags")
     assert ENGINE.is_model_missing(unknown.status, unknown.body)
     assert not ENGINE.is_model_missing(no_path.status, no_path.body)
 
 
-def test_bytes_of_these_paths_pass_through() -> None:
+def test_these_paths_are_passed_through() -> None:
     for path in (
         "/v1/chat/completions",
         "/v1/embeddings",

@@ -1,4 +1,4 @@
-"""Every dialect is answered by a real llama.cpp server, by translation: asked, read, written, and whole in the end."""
+"""A real llama.cpp server answers translated requests of every dialect."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def counted(dialect: Dialect, ask: ParsedRequest, body: bytes) -> Counters | Non
 
 @pytest.mark.parametrize(("dialect", "route"), ROUTES, ids=[route.path for _, route in ROUTES])
 @pytest.mark.parametrize("stream", [True, False])
-def test_every_dialect_is_answered(speaker: LlamaEngine, dialect: Dialect, route: Route, stream: bool) -> None:
+def test_every_dialect_gets_an_answer(speaker: LlamaEngine, dialect: Dialect, route: Route, stream: bool) -> None:
     said = {"messages": [{"role": "user", "content": "Say hi."}], "prompt": "Say hi.", "input": "Say hi."}
     limits = {"max_tokens": 6, "max_output_tokens": 6, "options": {"num_predict": 6}}
     usage = {"stream_options": {"include_usage": True}}
@@ -83,7 +83,7 @@ def test_every_dialect_is_answered(speaker: LlamaEngine, dialect: Dialect, route
 
 
 @pytest.mark.parametrize(("dialect", "route"), EMBEDS, ids=[route.path for _, route in EMBEDS])
-def test_every_dialect_gets_vectors(embedder: LlamaEngine, dialect: Dialect, route: Route) -> None:
+def test_every_dialect_gets_embeddings(embedder: LlamaEngine, dialect: Dialect, route: Route) -> None:
     ask, out = answered(embedder, dialect, route, {"input": ["a", "b"], "prompt": "a"})
     assert counted(dialect, ask, out) is not None
     assert out.count(b"[[") + out.count(b'"embedding":[') >= 1
@@ -96,7 +96,7 @@ def chat(speaker: LlamaEngine, **body: Any) -> list[Any]:
     return [json.loads(line) for line in out.splitlines()]
 
 
-def test_a_schema_is_kept(speaker: LlamaEngine) -> None:
+def test_answer_follows_the_json_schema(speaker: LlamaEngine) -> None:
     schema = {
         "type": "object",
         "properties": {"ok": {"type": "boolean"}},
@@ -109,7 +109,7 @@ def test_a_schema_is_kept(speaker: LlamaEngine) -> None:
     assert json.loads(lines[0]["message"]["content"]) in ({"ok": True}, {"ok": False})
 
 
-def test_a_conversation_with_tools_is_taken(speaker: LlamaEngine) -> None:
+def test_conversation_with_tools_is_accepted(speaker: LlamaEngine) -> None:
     call = {"function": {"name": "f", "arguments": {"x": 1}}}
     turns = [
         {"role": "user", "content": "?"},
@@ -121,12 +121,12 @@ def test_a_conversation_with_tools_is_taken(speaker: LlamaEngine) -> None:
     assert lines[-1]["done"] and lines[-1]["prompt_eval_duration"] > 0 and lines[-1]["eval_duration"] > 0
 
 
-def test_loading_is_only_loading(speaker: LlamaEngine) -> None:
+def test_load_request_returns_no_content(speaker: LlamaEngine) -> None:
     (line,) = chat(speaker, messages=[])
     assert (line["done"], line["done_reason"], line["message"]["content"]) == (True, "load", "")
 
 
-def test_stock_is_taken(speaker: LlamaEngine) -> None:
+def test_inventory_is_read(speaker: LlamaEngine) -> None:
     assert ENGINE.recognises(send(speaker, ENGINE.probe()))
     inventory = ENGINE.inventory(tuple(send(speaker, call) for call in ENGINE.inventory_calls()))
     assert (inventory.slots, inventory.requests_active) == (2, 0)
@@ -135,7 +135,7 @@ def test_stock_is_taken(speaker: LlamaEngine) -> None:
     assert card.loaded.window_tokens == speaker.settings.context_tokens and card.size_bytes > 100_000
 
 
-def test_its_refusals_are_told_apart(speaker: LlamaEngine) -> None:
+def test_kinds_of_errors_are_distinguished(speaker: LlamaEngine) -> None:
     long = send(speaker, Call("POST", "/v1/completions", json.dumps({"prompt": "word " * 20_000}).encode()))
     assert long.status == 400 and b"exceed_context_size_error" in long.body
     assert not ENGINE.is_busy(long.status, long.body) and not ENGINE.is_model_missing(long.status, long.body)

@@ -1,4 +1,4 @@
-"""The Ollama engine: what it is asked, how its recorded answers are read, what it has."""
+"""The Ollama engine builds requests, reads recorded answers and reads the inventory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from herd.engines import Reply
 from herd.engines.ollama import ENGINE, MODELS_MAX
 from herd.errors import BadRequest
 from herd.protocols.conversation import Conversation, Delta, Message, Sampling, Tool, ToolCall, Usage
-from wire_samples import sample
+from protocol_samples import sample
 
 TAGS = {
     "models": [
@@ -57,7 +57,7 @@ def read(kind: RequestKind, stream: bool, chunks: list[bytes]) -> list[Delta]:
 # --- asking ---
 
 
-def test_a_chat_is_asked_with_everything_it_had() -> None:
+def test_chat_request_contains_every_field() -> None:
     path, body = asked(
         RequestKind.CHAT,
         messages=[
@@ -98,7 +98,7 @@ def test_a_chat_is_asked_with_everything_it_had() -> None:
     }
 
 
-def test_only_what_was_wanted_is_said() -> None:
+def test_request_contains_only_the_given_fields() -> None:
     assert asked(RequestKind.CHAT, stream=False) == ("/api/chat", {"model": "m:1b", "messages": [], "stream": False})
     assert asked(RequestKind.GENERATE, prompt="p", raw=True, images=[("A", "image/png")]) == (
         "/api/generate",
@@ -110,16 +110,16 @@ def test_only_what_was_wanted_is_said() -> None:
     )
 
 
-def test_no_tools_are_offered_where_none_may_be_chosen() -> None:
+def test_no_tools_are_sent_if_tool_choice_is_none() -> None:
     assert "tools" not in asked(RequestKind.CHAT, tools=[Tool("f", "", {})], tool_choice="none")[1]
 
 
 @pytest.mark.parametrize(("word", "sent"), [("none", False), ("minimal", "low"), ("high", "high"), (True, True)])
-def test_thinking_efforts_of_other_dialects_find_their_nearest(word: bool | str, sent: bool | str) -> None:
+def test_thinking_efforts_of_other_dialects_map_to_the_nearest(word: bool | str, sent: bool | str) -> None:
     assert asked(RequestKind.CHAT, think=word)[1]["think"] == sent
 
 
-def test_what_ollama_cannot_express_is_a_bad_request() -> None:
+def test_feature_that_ollama_lacks_is_a_bad_request() -> None:
     with pytest.raises(BadRequest):
         asked(RequestKind.CHAT, think="frantic")
     with pytest.raises(BadRequest):
@@ -130,7 +130,7 @@ def test_what_ollama_cannot_express_is_a_bad_request() -> None:
 
 
 @pytest.mark.parametrize(("name", "kind"), [("chat_stream", RequestKind.CHAT), ("gen_stream", RequestKind.GENERATE)])
-def test_a_recorded_stream_is_read_the_same_at_any_cut(name: str, kind: RequestKind) -> None:
+def test_recorded_stream_is_read_the_same_for_every_chunking(name: str, kind: RequestKind) -> None:
     body = sample(name).body
     for at in range(len(body) + 1):
         deltas = read(kind, True, [body[:at], body[at:]])
@@ -141,7 +141,7 @@ def test_a_recorded_stream_is_read_the_same_at_any_cut(name: str, kind: RequestK
         assert usage is not None and (usage.prompt_tokens, usage.completion_tokens) == (12, 4)
 
 
-def test_a_recorded_stream_cut_short_has_no_last_piece() -> None:
+def test_truncated_recorded_stream_has_no_last_delta() -> None:
     body = sample("chat_stream").body
     for end in range(len(body.rstrip())):
         assert not any(delta.is_last for delta in read(RequestKind.CHAT, True, [body[:end]]))
@@ -158,7 +158,7 @@ def test_a_recorded_stream_cut_short_has_no_last_piece() -> None:
         ("chat_unload", RequestKind.CHAT, "", "unload"),
     ],
 )
-def test_a_recorded_document_is_one_piece(name: str, kind: RequestKind, text: str, reason: str) -> None:
+def test_recorded_document_is_one_delta(name: str, kind: RequestKind, text: str, reason: str) -> None:
     body = sample(name).body
     for streamed in (False, True):
         (delta,) = read(kind, streamed, [body[:50], body[50:]])
@@ -173,12 +173,12 @@ def test_recorded_embeddings_are_read(name: str, count: int, size: int) -> None:
     assert [len(vector) for vector in delta.embeddings] == [size] * count
 
 
-def test_logprobs_are_kept() -> None:
+def test_logprobs_are_preserved() -> None:
     (delta,) = read(RequestKind.CHAT, False, [sample("chat_logprobs").body])
     assert delta.logprobs[0]["token"] == "W"
 
 
-def test_tool_calls_are_numbered_through_and_change_the_finish_reason() -> None:
+def test_tool_calls_are_numbered_and_change_the_finish_reason() -> None:
     line = (
         b'{"message":{"role":"assistant","content":"","tool_calls":[{"function":{"name":"f","arguments":{"x":1}}}]}}\n'
     )
@@ -193,7 +193,7 @@ def test_tool_calls_are_numbered_through_and_change_the_finish_reason() -> None:
 
 
 @pytest.mark.parametrize("error", [b'"boom"', b'{"message":"boom","code":500}'])
-def test_an_error_in_the_middle_is_told_and_ends_nothing(error: bytes) -> None:
+def test_error_in_a_stream_is_reported_and_is_not_the_last_delta(error: bytes) -> None:
     deltas = read(
         RequestKind.CHAT, True, [b'{"message":{"content":"a"}}\n{"error":' + error + b',"done":true}\n{"done":true}\n']
     )
@@ -203,13 +203,13 @@ def test_an_error_in_the_middle_is_told_and_ends_nothing(error: bytes) -> None:
 @pytest.mark.parametrize(
     "line", [b"<html>\n", b"[]\n", b'{"message":7}\n', b'{"response":"\xff"}\n', b'{"a":' * 5000 + b"\n"]
 )
-def test_what_is_not_ollama_s_is_a_value_error(line: bytes) -> None:
+def test_answer_that_is_not_ollamas_raises_value_error(line: bytes) -> None:
     with pytest.raises(ValueError):
         ENGINE.reader(Conversation(kind=RequestKind.CHAT, model="m", stream=True)).feed(line)
 
 
 @given(st.lists(st.binary(max_size=40), max_size=6), st.booleans())
-def test_reading_raises_only_value_errors(chunks: list[bytes], stream: bool) -> None:
+def test_arbitrary_bytes_raise_only_value_errors(chunks: list[bytes], stream: bool) -> None:
     try:
         read(RequestKind.CHAT, stream, chunks)
     except ValueError:
@@ -223,7 +223,7 @@ def replies(tags: Any, ps: bytes = b'{"models":[]}') -> tuple[Reply, ...]:
     return Reply(200, sample("version").body), Reply(200, msgspec.json.encode(tags)), Reply(200, ps)
 
 
-def test_disk_and_memory_are_joined_by_the_canonical_name() -> None:
+def test_models_on_disk_and_in_memory_are_joined_by_canonical_name() -> None:
     inventory = ENGINE.inventory(replies(TAGS, sample("ps").body))
     assert (inventory.version, inventory.slots) == ("0.32.15-lab", None)
     smol, minilm = inventory.models
@@ -240,30 +240,30 @@ def test_m_in_memory_is_m_latest_on_disk() -> None:
     assert (card.name, card.loaded) == ("M:latest", Loaded(9))
 
 
-def test_a_model_in_memory_only_is_still_there() -> None:
+def test_model_only_in_memory_is_in_the_inventory() -> None:
     assert [card.name for card in ENGINE.inventory(replies({"models": []}, sample("ps").body)).models] == [
         "smollm2:135m",
         "all-minilm:22m",
     ]
 
 
-def test_odd_entries_cost_only_themselves() -> None:
+def test_invalid_entries_are_skipped() -> None:
     odd = {"models": [7, {"name": 7}, {"size": "x", "name": "a"}, {}, {"name": "ok", "size": -5, "details": None}]}
     (card,) = ENGINE.inventory(replies(odd)).models
     assert (card.name, card.size_bytes) == ("ok", 0)
 
 
-def test_no_more_models_than_a_heartbeat_carries() -> None:
+def test_inventory_is_limited_to_the_models_of_a_heartbeat() -> None:
     many = {"models": [{"name": f"m{i}"} for i in range(MODELS_MAX + 5)]}
     assert len(ENGINE.inventory(replies(many)).models) == MODELS_MAX
 
 
-def test_silence_gives_an_empty_inventory() -> None:
+def test_missing_replies_give_an_empty_inventory() -> None:
     assert ENGINE.inventory((EMPTY, EMPTY, EMPTY)).models == ()
     assert ENGINE.inventory(()).version == ""
 
 
-def test_the_probe_knows_ollama_from_others() -> None:
+def test_probe_recognises_only_ollama() -> None:
     assert ENGINE.probe().path == "/api/version"
     assert ENGINE.recognises(Reply(200, sample("version").body))
     for other in (EMPTY, Reply(200, b"{}"), Reply(404, sample("nf").body), Reply(200, b"<html>"), Reply(200, b"[1]")):
@@ -273,7 +273,7 @@ def test_the_probe_knows_ollama_from_others() -> None:
 # --- refusals ---
 
 
-def test_busy_is_not_broken() -> None:
+def test_busy_engine_is_recognised() -> None:
     text = b'{"error":"server busy, please try again.  maximum pending requests exceeded"}'
     assert ENGINE.is_busy(503, text) and ENGINE.is_busy(429, b"")
     assert not ENGINE.is_busy(500, b'{"error":"an error was encountered while running the model"}')
@@ -282,28 +282,28 @@ def test_busy_is_not_broken() -> None:
 @pytest.mark.parametrize(
     "name", ["nomodel_chat", "nomodel_gen", "nomodel_embed", "nomodel_show", "oa_nomodel", "an_nomodel"]
 )
-def test_a_model_that_left_is_recognised_in_every_face(name: str) -> None:
+def test_missing_model_is_recognised_in_every_api(name: str) -> None:
     assert ENGINE.is_model_missing(sample(name).status, sample(name).body)
 
 
 @pytest.mark.parametrize("name", ["nf", "an_count", "bad_name", "embed_on_chat"])
-def test_other_refusals_do_not_say_that_the_model_left(name: str) -> None:
+def test_other_errors_do_not_mean_a_missing_model(name: str) -> None:
     assert not ENGINE.is_model_missing(sample(name).status, sample(name).body)
 
 
-def test_bytes_of_these_paths_pass_through() -> None:
+def test_these_paths_are_passed_through() -> None:
     for path in ("/api/chat", "/api/generate", "/api/embed", "/v1/chat/completions", "/v1/messages", "/v1/responses"):
         assert ENGINE.serves(path)
     assert not ENGINE.serves("/api/pull") and not ENGINE.serves("/v1/rerank")
 
 
-def test_usage_is_in_seconds() -> None:
+def test_usage_durations_are_in_seconds() -> None:
     (delta,) = read(RequestKind.CHAT, False, [sample("chat_nostream").body])
     assert delta.usage == Usage(12, 4, None, 0.000747739, 0.00999, 0.031186, 0.044692703)
 
 
 @pytest.mark.parametrize(("kind", "path"), [(RequestKind.CHAT, "/api/chat"), (RequestKind.GENERATE, "/api/generate")])
-def test_the_rendered_prompt_is_asked_for_without_an_answer(kind: RequestKind, path: str) -> None:
+def test_render_call_requests_the_prompt_without_an_answer(kind: RequestKind, path: str) -> None:
     call = ENGINE.render_call(
         Conversation(kind=kind, model="m:1b", stream=True, messages=[Message("user", "Hi")], prompt="Hi")
     )
@@ -313,7 +313,7 @@ def test_the_rendered_prompt_is_asked_for_without_an_answer(kind: RequestKind, p
     assert body["options"]["num_predict"] == 1, "a version that does not know the question answers with one token"
 
 
-def test_vectors_have_no_rendered_prompt() -> None:
+def test_embeddings_have_no_render_call() -> None:
     assert ENGINE.render_call(Conversation(kind=RequestKind.EMBED, model="m:1b", stream=False)) is None
 
 
@@ -327,5 +327,5 @@ def test_vectors_have_no_rendered_prompt() -> None:
     ],
     ids=["told", "an older version answers", "refused", "garbage"],
 )
-def test_a_rendered_prompt_is_read_or_missed(reply: Reply, text: str | None) -> None:
+def test_rendered_prompt_is_read_or_none(reply: Reply, text: str | None) -> None:
     assert ENGINE.read_rendered(reply) == text

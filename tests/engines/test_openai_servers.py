@@ -1,4 +1,4 @@
-"""vLLM, LM Studio and servers known only by the protocol: how they differ from each other."""
+"""vLLM, LM Studio and unknown OpenAI-compatible servers differ in requests, inventory and recognition."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from herd.engines.openai import ENGINE as OTHER
 from herd.engines.vllm import ENGINE as VLLM
 from herd.engines.vllm import SLOTS_ASSUMED
 from herd.protocols.conversation import Conversation, Delta, Message, Sampling
-from wire_samples import LLAMACPP, sample
+from protocol_samples import LLAMACPP, sample
 
 VLLM_MODELS = {
     "object": "list",
@@ -83,19 +83,19 @@ def asked(engine: Engine, **more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("engine", "name"), [(VLLM, "repetition_penalty"), (LMSTUDIO, "repeat_penalty"), (OTHER, "repetition_penalty")]
 )
-def test_each_has_its_word_for_repetition(engine: Engine, name: str) -> None:
+def test_each_server_has_its_name_for_the_repetition_penalty(engine: Engine, name: str) -> None:
     body = asked(engine, sampling=Sampling(repeat_penalty=1.1, min_p=0.1, extra={"mirostat": 1}))
     assert (body[name], body["min_p"]) == (1.1, 0.1)
     assert "mirostat" not in body
 
 
-def test_lm_studio_has_no_plain_json_and_is_asked_for_any_object() -> None:
+def test_lm_studio_gets_an_object_schema_instead_of_json_object() -> None:
     schema = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"type": "object"}}}
     assert asked(LMSTUDIO, format="json")["response_format"] == schema
     assert asked(VLLM, format="json")["response_format"] == {"type": "json_object"}
 
 
-def test_a_raw_completion_without_a_limit_has_none_on_vllm() -> None:
+def test_raw_completion_without_a_limit_sends_null_to_vllm() -> None:
     assert asked(VLLM, kind=RequestKind.GENERATE, prompt="p", raw=True)["max_tokens"] is None
     assert (
         asked(VLLM, kind=RequestKind.GENERATE, prompt="p", raw=True, sampling=Sampling(output_tokens_max=7))[
@@ -107,7 +107,7 @@ def test_a_raw_completion_without_a_limit_has_none_on_vllm() -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.kind)
-def test_answers_of_the_protocol_are_read(engine: Engine) -> None:
+def test_answers_in_openais_protocol_are_read(engine: Engine) -> None:
     reader = engine.reader(
         Conversation(kind=RequestKind.CHAT, model="m", stream=True, messages=[Message("user", "hi")])
     )
@@ -117,7 +117,7 @@ def test_answers_of_the_protocol_are_read(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.kind)
-def test_only_the_common_paths_pass_through(engine: Engine) -> None:
+def test_only_the_common_paths_are_passed_through(engine: Engine) -> None:
     assert engine.serves("/v1/chat/completions") and engine.serves("/v1/embeddings")
     assert not engine.serves("/v1/messages") and not engine.serves("/api/chat")
 
@@ -125,14 +125,14 @@ def test_only_the_common_paths_pass_through(engine: Engine) -> None:
 # --- taking stock ---
 
 
-def test_vllm_has_its_model_in_memory_with_its_window() -> None:
+def test_vllm_reports_its_model_as_loaded_with_its_window() -> None:
     inventory = VLLM.inventory((reply(VLLM_MODELS), reply({"version": "0.11.0"})))
     assert (inventory.version, inventory.slots) == ("0.11.0", SLOTS_ASSUMED)
     (card,) = inventory.models
     assert (card.name, card.loaded, card.context_max_tokens) == ("Qwen/Qwen3-0.6B", Loaded(0, 40960), 40960)
 
 
-def test_lm_studio_tells_what_is_loaded_and_with_which_window() -> None:
+def test_lm_studio_reports_loaded_models_and_their_windows() -> None:
     vision, text, embed = LMSTUDIO.inventory((reply(LMSTUDIO_MODELS),)).models
     assert (vision.loaded, vision.capabilities) == (None, {"completion", "vision", "tools"})
     assert (text.loaded, text.context_max_tokens) == (Loaded(0, 4096), 131072)
@@ -140,12 +140,12 @@ def test_lm_studio_tells_what_is_loaded_and_with_which_window() -> None:
     assert (embed.capabilities, embed.loaded) == ({"embedding"}, Loaded(0))
 
 
-def test_of_others_what_they_list_is_ready() -> None:
+def test_models_of_unknown_servers_count_as_loaded() -> None:
     (card,) = OTHER.inventory((reply(PLAIN_MODELS),)).models
     assert (card.name, card.loaded) == ("mlx-community/Q", Loaded(0))
 
 
-def test_each_recognises_only_its_own() -> None:
+def test_each_engine_recognises_only_its_own_server() -> None:
     answers = {
         "vllm": {"/v1/models": reply(VLLM_MODELS)},
         "lmstudio": {
@@ -181,7 +181,7 @@ def test_each_recognises_only_its_own() -> None:
         (400, {"error": {"message": "the model's maximum context length is 4096 tokens"}}, False),
     ],
 )
-def test_a_model_that_left_is_told_from_other_refusals(
+def test_missing_model_is_distinguished_from_other_errors(
     engine: Engine, status: int, body: dict[str, Any], is_missing: bool
 ) -> None:
     assert engine.is_model_missing(status, json.dumps(body).encode()) is is_missing

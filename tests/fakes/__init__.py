@@ -1,1 +1,1 @@
-"""What the tests stand on: a fake Ollama, tiny real llama.cpp engines, and a running fleet of both."""
+"""Provides the test doubles: a fake Ollama, tiny real llama.cpp engines, and a running fleet of both."""

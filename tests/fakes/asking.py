@@ -1,4 +1,4 @@
-"""Asks an application without a socket: one GET, its status and body."""
+"""Sends one GET request to an ASGI application without a socket."""
 
 from __future__ import annotations
 

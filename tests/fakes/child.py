@@ -1,4 +1,4 @@
-"""A server as a child process: started on a free port, waited for, and surely ended. Knows no protocol but GET.
+"""Runs a server as a child process: starts it on a free port, waits for it, and stops it reliably.
 
 Waiting is bounded polling of the server itself; nothing here guesses how long a start takes.
 """

@@ -1,4 +1,4 @@
-"""The fake's time: none at all (default), the test's own, or the wall's. Knows nothing of what waits for it."""
+"""Provides the time of a fake: simulated without waiting (default), controlled by the test, or real."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`FakeCoordinator`: takes heartbeats and goodbyes on 127.0.0.1 and answers as a test says. Routes nothing.
+"""Provides `FakeCoordinator`, which accepts heartbeats on 127.0.0.1 and answers as configured by a test.
 
 async with FakeCoordinator() as coordinator:
     await coordinator.until(lambda: len(coordinator.reports) >= 2, "two heartbeats")

@@ -1,4 +1,4 @@
-"""What can go wrong in a fake, as values that a test sets and removes while it runs. Knows no protocol.
+"""Defines the faults of a fake as values that a test adds and removes at run time.
 
 A fault applies to requests of its `model` and `path` (None: to all), `times` times (None: until healed).
 """

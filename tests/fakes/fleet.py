@@ -1,4 +1,4 @@
-"""A running coordinator with nodes: real sockets, real heartbeats, nothing of our own replaced.
+"""Runs a coordinator with nodes, with real sockets and real heartbeats and without replaced parts.
 
     with FakeOllama(["m"]) as one, running_fleet({"alpha": one}) as fleet:
         ...                                     # fleet.url; fleet.beat() reports the nodes' present state again

@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 server whose every byte a test may break. Knows frames and faults, no route.
+"""Provides a small HTTP/1.1 server in which a test can break every byte.
 
 Each connection answers its requests one by one. When the client leaves, the running answer is cancelled at once.
 """

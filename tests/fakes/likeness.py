@@ -1,4 +1,4 @@
-"""Whether two HTTP answers are alike on the wire: status, headers, error texts, JSON shapes, stream framing.
+"""Compares two HTTP answers: status, headers, error texts, JSON structure and stream framing.
 
 What may differ between two servers that mean the same is taken out first: dates, lengths, ids, the generated text and
 how many pieces it has. What is left must be equal. Knows no server.

@@ -1,4 +1,4 @@
-"""The program that `llama_engines.py` starts: one real llama.cpp server in this process, until it is told to end.
+"""Runs one real llama.cpp server in this process until it is told to stop; `llama_engines.py` starts it.
 
 Usage: python llama_engine_process.py MODEL.gguf '{"alias": "m", "slots": 1, ...}'. Its first line is its port.
 """

@@ -1,4 +1,4 @@
-"""Real llama.cpp servers with tiny models, one process each, so that a test can kill or freeze any of them by its id.
+"""Runs real llama.cpp servers with tiny models, one process each, so that tests can kill or freeze each of them.
 
 with LlamaEngine() as engine:                   # engine.url, engine.child.pid, engine.child.kill() / freeze()
 with llama_engines(12) as engines:              # started together, all healthy on entry

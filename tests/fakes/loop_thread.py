@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, for tests that are plain functions."""
+"""Runs an event loop in a separate thread, for tests that are plain functions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server that does byte for byte what its script says, on 127.0.0.1. Knows requests only as far as to find their end.
+"""Provides a server on 127.0.0.1 that sends the exact bytes of its script.
 
 Each connection plays the next script; the last one is played by all that follow. A script is a coroutine function that
 is handed a `Peer`; when it returns, the connection is closed in order.

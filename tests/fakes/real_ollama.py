@@ -1,4 +1,4 @@
-"""Starts a real Ollama of its own (own port, own model folder) with tiny models. Knows where one may be found.
+"""Starts a real Ollama with its own port, model folder and tiny models.
 
 `find_ollama()` looks at OLLAMA_BIN, PATH and the cache of tests/live/install_ollama.py, in this order.
 """

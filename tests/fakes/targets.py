@@ -1,4 +1,4 @@
-"""Where the official clients are pointed at: the fake itself (which proves the tests), and the coordinator before it."""
+"""Lists the servers that the official clients are tested with: the fake itself, and the coordinator in front of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A running fleet is what the tests of the whole stand on: real heartbeats bring nodes in, nothing is left behind."""
+"""A running fleet for tests adds nodes by real heartbeats and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def post(fleet: Fleet, path: str, body: Any) -> tuple[int, Any]:
         connection.close()
 
 
-def test_each_node_reports_what_it_has() -> None:
+def test_each_node_reports_its_models() -> None:
     with FakeOllama(["m", "n"]) as one, FakeOllama(["m"]) as two, running_fleet({"one": one, "two": two}) as fleet:
         nodes = {node["node_id"]: node for node in fleet.get("/fleet/status")["nodes"]}
         assert [model["name"] for model in nodes["one"]["models"]] == ["m:latest", "n:latest"]
         assert [model["name"] for model in nodes["two"]["models"]] == ["m:latest"]
 
 
-def test_what_is_loaded_shows_after_the_next_heartbeat() -> None:
+def test_loaded_model_is_reported_in_the_next_heartbeat() -> None:
     with FakeOllama(["m"]) as fake, running_fleet({"alpha": fake}) as fleet:
         assert post(fleet, "/api/chat", {"model": "m", "messages": HI, "stream": False})[0] == 200
         fleet.beat()
         assert fleet.get("/fleet/status")["fleet"]["models_loaded"] == 1
 
 
-def test_a_node_that_joins_later_and_one_with_little_memory() -> None:
+def test_nodes_can_join_later_and_have_less_memory() -> None:
     with FakeOllama(["m"]) as small, FakeOllama(["m"]) as late:
         machines = {"small": Machine(memory_gb=8.0, used_gb=7.99)}
         with running_fleet({"small": small}, machines) as fleet:
@@ -49,7 +49,7 @@ def test_a_node_that_joins_later_and_one_with_little_memory() -> None:
             assert (len(small.inference), len(late.inference)) == (0, 1)
 
 
-def test_a_broken_node_costs_a_client_nothing_before_the_first_byte() -> None:
+def test_broken_node_does_not_affect_a_client_before_the_first_byte() -> None:
     with FakeOllama(["m"]) as hot, FakeOllama(["m"]) as cold, running_fleet({"hot": hot}) as fleet:
         body = {"model": "m", "messages": HI, "stream": False}
         assert post(fleet, "/api/chat", body)[0] == 200
@@ -63,7 +63,7 @@ def test_a_broken_node_costs_a_client_nothing_before_the_first_byte() -> None:
 
 
 @pytest.mark.skipif(not HAS_XLLAMACPP, reason="xllamacpp is not installed")
-def test_a_real_engine_is_recognised_and_answers_through_the_coordinator() -> None:
+def test_real_engine_is_recognised_and_answers_through_the_coordinator() -> None:
     with LlamaEngine(EngineSettings(alias="tiny", slots=2)) as engine, running_fleet({"real": engine}) as fleet:
         body = {"model": "tiny", "messages": HI, "max_tokens": 4, "seed": 1}
         status, answer = post(fleet, "/v1/chat/completions", body)

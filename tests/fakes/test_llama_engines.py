@@ -1,4 +1,4 @@
-"""Tiny models are real models to a real engine: they load, speak clean words, end by themselves, can be killed."""
+"""Tiny models work in a real engine: they load, answer with printable text, end, and can be killed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def engine() -> Iterator[LlamaEngine]:
         yield running
 
 
-def test_equal_settings_write_equal_files_and_other_seeds_other_ones(tmp_path: Path) -> None:
+def test_equal_settings_give_equal_files_and_other_seeds_other_files(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         write_tiny_gguf(tmp_path / name, TinyModel(seed=seed))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
@@ -44,7 +44,7 @@ def test_equal_settings_write_equal_files_and_other_seeds_other_ones(tmp_path: P
     assert (tmp_path / "a").stat().st_size < 1_000_000
 
 
-def test_a_model_is_written_once_and_then_kept(tmp_path: Path) -> None:
+def test_model_is_written_only_once(tmp_path: Path) -> None:
     first = tiny_gguf(TinyModel(), tmp_path)
     written_at = first.stat().st_mtime_ns
     assert tiny_gguf(TinyModel(), tmp_path) == first
@@ -52,12 +52,12 @@ def test_a_model_is_written_once_and_then_kept(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [first]
 
 
-def test_no_token_is_there_twice() -> None:
+def test_tokens_are_unique() -> None:
     vocabulary = invent_vocabulary()
     assert len(set(vocabulary.tokens)) == len(vocabulary.tokens) == len(vocabulary.types) == len(vocabulary.scores)
 
 
-def test_it_lists_its_model_and_answers_in_clean_words(engine: LlamaEngine) -> None:
+def test_server_lists_its_model_and_answers_with_printable_text(engine: LlamaEngine) -> None:
     status, answer = post(engine, "/v1/chat/completions", model="m", messages=MESSAGES, seed=3, max_tokens=24)
     assert status == 200
     text = answer["choices"][0]["message"]["content"]
@@ -68,7 +68,7 @@ def test_it_lists_its_model_and_answers_in_clean_words(engine: LlamaEngine) -> N
     assert again["choices"][0]["message"]["content"] == text
 
 
-def test_answers_end_by_themselves(engine: LlamaEngine) -> None:
+def test_answers_end_without_a_limit(engine: LlamaEngine) -> None:
     reasons = [
         post(engine, "/v1/chat/completions", model="m", messages=MESSAGES, seed=seed, max_tokens=2000)[1]["choices"][0][
             "finish_reason"
@@ -78,14 +78,14 @@ def test_answers_end_by_themselves(engine: LlamaEngine) -> None:
     assert reasons == ["stop"] * 3
 
 
-def test_an_embedding_engine_gives_vectors() -> None:
+def test_embedding_engine_returns_vectors() -> None:
     with LlamaEngine(EngineSettings(alias="e", embedding=True)) as engine:
         status, answer = post(engine, "/v1/embeddings", model="e", input=["a", "b"])
         assert status == 200
         assert [len(entry["embedding"]) for entry in answer["data"]] == [64, 64]
 
 
-def test_a_dozen_start_together_and_one_can_be_killed_and_another_frozen() -> None:
+def test_twelve_engines_start_together_and_can_be_killed_and_frozen() -> None:
     with llama_engines(12) as engines:
         assert len({engine.port for engine in engines}) == 12
         assert [get_status(engine.port, "/health") for engine in engines] == [200] * 12

@@ -1,4 +1,4 @@
-"""Writes tiny random-weight models (about 0.8 MB, GGUF) that real llama.cpp and real Ollama load. Knows no server.
+"""Writes tiny random-weight GGUF models (about 0.8 MB) that real llama.cpp and real Ollama load.
 
 Everything is invented here: the vocabulary (bytes as fallback, syllables, two-syllable words), the chat template, the
 weights. Two tricks make random weights usable in tests:

@@ -1,4 +1,4 @@
-"""Waiting for something to have happened, from the fake's own loop, another loop or a plain thread. Knows no fake."""
+"""Waits for an event in a fake, from the fake's own loop, another loop or a plain thread."""
 
 from __future__ import annotations
 

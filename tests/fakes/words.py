@@ -1,4 +1,4 @@
-"""What the fake says: text, token counts and embeddings, each a function of its input alone. Knows no protocol.
+"""Generates the fake's text, token counts and embeddings as functions of the input alone.
 
 Two fakes with the same model give the same answer to the same conversation and seed, and an answer that is continued
 from any of its own prefixes equals the uninterrupted one.

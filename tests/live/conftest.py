@@ -1,4 +1,4 @@
-"""A real Ollama for the tests here, started once; when none is found they are skipped, and the last lines say so."""
+"""Starts one real Ollama for the live tests, or skips them and reports that at the end."""
 
 from __future__ import annotations
 

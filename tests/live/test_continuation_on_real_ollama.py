@@ -1,4 +1,4 @@
-"""A real Ollama is killed in mid-stream, and another writes the answer on: what a client reads is what one engine would have said."""
+"""After a real Ollama is killed mid-stream, another continues the answer, and the client gets the same text."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def ask(fleet: Fleet, body: bytes, nodes: dict[str, RealOllama], kill_after_line
 
 
 @pytest.mark.parametrize("model", [CHAT_MODEL, LIBRARY_MODEL], ids=["chatml", "library"])
-def test_a_killed_ollamas_stream_is_written_on_by_another(two: tuple[RealOllama, RealOllama], model: str) -> None:
+def test_stream_of_a_killed_ollama_is_continued_by_another(two: tuple[RealOllama, RealOllama], model: str) -> None:
     nodes = {"first": two[0], "second": two[1]}
     messages = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Say hi."}]
     # Without a penalty this tiny model says one word for ever, and Ollama ends a stream that repeats itself without a word.

@@ -1,4 +1,4 @@
-"""A model goes from one real Ollama to another over the local network, and no byte of it is asked from the internet."""
+"""A model is copied from one real Ollama to another over the local network, without internet access."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def forget(ollama: RealOllama, model: str) -> None:
     ollama.ask("DELETE", "/api/delete", json.dumps({"model": model}).encode())
 
 
-def test_a_model_is_copied_with_the_same_digest_and_answers_the_same(two: tuple[RealOllama, RealOllama]) -> None:
+def test_copied_model_has_the_same_digest_and_gives_the_same_answer(two: tuple[RealOllama, RealOllama]) -> None:
     first, second = two
     forget(second, CHAT_MODEL)
     with running_fleet({"first": first, "second": second}) as fleet, shared(first, SharingSettings()) as (door, url):
@@ -86,7 +86,7 @@ def pull_until_half(fleet: Fleet, body: dict[str, object]) -> None:
             assert "error" not in line and line.get("status") != "success", line
 
 
-def test_a_copy_that_is_broken_off_goes_on_where_it_was(two: tuple[RealOllama, RealOllama]) -> None:
+def test_interrupted_copy_resumes(two: tuple[RealOllama, RealOllama]) -> None:
     first, second = two
     size = make_big(first)
     body: dict[str, object] = {"model": BIG_MODEL, "node_id": "second"}
@@ -103,7 +103,7 @@ def test_a_copy_that_is_broken_off_goes_on_where_it_was(two: tuple[RealOllama, R
         assert again < size // 4, f"{again} bytes of {size} were sent twice"
 
 
-def test_a_layer_with_a_flipped_byte_is_refused(two: tuple[RealOllama, RealOllama]) -> None:
+def test_layer_with_a_flipped_byte_is_rejected(two: tuple[RealOllama, RealOllama]) -> None:
     first, second = two
     make_big(first)
     blob = max(first.store.glob("blobs/*"), key=lambda path: path.stat().st_size)

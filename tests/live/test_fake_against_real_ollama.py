@@ -1,4 +1,4 @@
-"""The fake and a real Ollama get the same requests; what they answer must be alike on the wire.
+"""The fake and a real Ollama give equivalent answers to the same requests.
 
 So neither can drift: a new version of the real one that answers otherwise fails here.
 """
@@ -183,11 +183,11 @@ def answer_to(case: Case, port: int) -> WireAnswer:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_both_answer_alike(case: Case, fake: FakeOllama, real_ollama: RealOllama) -> None:
+def test_fake_and_real_answers_are_equivalent(case: Case, fake: FakeOllama, real_ollama: RealOllama) -> None:
     assert differences(answer_to(case, real_ollama.port), answer_to(case, fake.port)) == []
 
 
-def test_the_real_one_reloads_exactly_when_the_table_says(real_ollama: RealOllama) -> None:
+def test_real_ollama_reloads_exactly_as_in_the_table(real_ollama: RealOllama) -> None:
     real_ollama.ask("POST", "/api/generate", json.dumps({"model": OTHER_MODEL, "keep_alive": 0}).encode())
     before = {runner.pid for runner in real_ollama.runners()}
     observed = []
@@ -232,7 +232,7 @@ def lines_after_the_first(port: int, path: str, body: Any, then: Callable[[], ob
 
 
 @pytest.mark.parametrize(("path", "body"), LOST, ids=[path for path, _ in LOST])
-def test_a_runner_lost_in_mid_stream_ends_both_streams_alike(
+def test_lost_runner_ends_both_streams_in_the_same_format(
     path: str, body: Any, fake: FakeOllama, real_ollama: RealOllama
 ) -> None:
     runner = only_runner(real_ollama)

@@ -1,4 +1,4 @@
-"""The coordinator before a real Ollama: the official clients get from it what they get from the engine itself."""
+"""The official clients get the same answers from the coordinator as from a real Ollama directly."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def fleet(real_ollama: RealOllama) -> Iterator[Fleet]:
         yield running
 
 
-def test_the_same_text_comes_through_whole_and_streamed(fleet: Fleet, real_ollama: RealOllama) -> None:
+def test_complete_and_streamed_text_is_the_same_through_the_coordinator(fleet: Fleet, real_ollama: RealOllama) -> None:
     with ollama.Client(fleet.url) as client, ollama.Client(real_ollama.url) as direct:
         whole = client.chat(CHAT_MODEL, HI, options=OPTIONS)
         parts = list(client.chat(CHAT_MODEL, HI, options=OPTIONS, stream=True))
@@ -30,13 +30,13 @@ def test_the_same_text_comes_through_whole_and_streamed(fleet: Fleet, real_ollam
     assert parts[-1].done_reason == "length"
 
 
-def test_vectors_and_lists_come_through(fleet: Fleet) -> None:
+def test_embeddings_and_lists_are_passed_through(fleet: Fleet) -> None:
     with ollama.Client(fleet.url) as client:
         assert [len(vector) for vector in client.embed(EMBED_MODEL, ["x", "y"]).embeddings] == [64, 64]
         assert {CHAT_MODEL, EMBED_MODEL} <= {model.model for model in client.list().models}
 
 
-def test_the_openai_client_is_served_too(fleet: Fleet) -> None:
+def test_openai_client_is_served(fleet: Fleet) -> None:
     with openai.OpenAI(base_url=f"{fleet.url}/v1", api_key="unused", max_retries=0) as client:
         answer = client.chat.completions.create(
             model=CHAT_MODEL, messages=[{"role": "user", "content": "Say hi."}], max_tokens=8, seed=1
@@ -45,7 +45,7 @@ def test_the_openai_client_is_served_too(fleet: Fleet) -> None:
     assert answer.choices[0].message.content
 
 
-def test_an_error_of_the_engine_comes_through(fleet: Fleet) -> None:
+def test_engine_error_is_passed_through(fleet: Fleet) -> None:
     with ollama.Client(fleet.url) as client, pytest.raises(ollama.ResponseError) as caught:
         client.chat(CHAT_MODEL, HI, think=True)
     assert caught.value.status_code == 400

@@ -1,4 +1,4 @@
-"""What the installer of a real Ollama decides before it installs anything."""
+"""The installer of a real Ollama checks Go and an existing installation before it installs."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ def a_program(folder: Path, name: str, prints: str, status: int = 0) -> Path:
     ("printed", "version"),
     [("go version go1.26.6 linux/amd64", (1, 26)), ("go version go1.9 darwin/arm64", (1, 9)), ("nonsense", (0, 0))],
 )
-def test_go_tells_its_version(printed: str, version: tuple[int, int]) -> None:
+def test_version_of_go_is_read(printed: str, version: tuple[int, int]) -> None:
     assert install_ollama.go_version(printed) == version
 
 
-def test_without_go_it_says_so(tmp_path: Path) -> None:
+def test_missing_go_is_reported(tmp_path: Path) -> None:
     with pytest.raises(install_ollama.Unavailable, match="no Go client found"):
         install_ollama.find_go(str(tmp_path))
 
 
-def test_an_old_go_is_named(tmp_path: Path) -> None:
+def test_old_go_version_is_reported(tmp_path: Path) -> None:
     a_program(tmp_path, "go", "go version go1.20.1 linux/amd64")
     with pytest.raises(install_ollama.Unavailable, match=r"go1\.20\.1 .* is too old"):
         install_ollama.find_go(str(tmp_path))
 
 
-def test_a_new_go_is_taken(tmp_path: Path) -> None:
+def test_new_go_version_is_accepted(tmp_path: Path) -> None:
     go = a_program(tmp_path, "go", "go version go1.26.0 linux/amd64")
     assert install_ollama.find_go(str(tmp_path)) == str(go)
 
 
-def test_a_binary_that_ends_badly_does_not_run_here(tmp_path: Path) -> None:
+def test_binary_that_fails_is_not_used(tmp_path: Path) -> None:
     assert install_ollama.runs_here(a_program(tmp_path, "good", "version 1"))
     assert not install_ollama.runs_here(a_program(tmp_path, "bad", "", status=1))
     assert not install_ollama.runs_here(tmp_path / "missing")
 
 
-def test_what_is_installed_is_not_installed_again(tmp_path: Path) -> None:
+def test_existing_installation_is_reused(tmp_path: Path) -> None:
     a_program(tmp_path / "bin", "ollama", "")
     a_program(tmp_path / "lib/ollama", "llama-server", "version 1")
     a_program(tmp_path / "lib/ollama", "llama-quantize", "")
@@ -59,7 +59,7 @@ def test_what_is_installed_is_not_installed_again(tmp_path: Path) -> None:
     assert done.stdout == f"OLLAMA_BIN={tmp_path / 'bin/ollama'}\n"
 
 
-def test_the_stand_in_copies_and_does_nothing_else(tmp_path: Path) -> None:
+def test_replacement_script_only_copies(tmp_path: Path) -> None:
     install_ollama.install_quantize_stand_in(tmp_path)
     stand_in, source, target = tmp_path / "llama-quantize", tmp_path / "a", tmp_path / "b"
     source.write_text("weights")

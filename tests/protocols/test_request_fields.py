@@ -1,4 +1,4 @@
-"""The door lets through what is lawful, says in plain words what is not, and gives back what it did not understand."""
+"""Shared request fields are validated with readable errors, and unknown fields are preserved."""
 
 from __future__ import annotations
 
@@ -84,17 +84,17 @@ def ask(body: bytes, has_extras: bool = True) -> ParsedRequest:
     ],
     ids=range(20),
 )
-def test_a_wrong_body_is_refused_in_plain_words(body: bytes, text: str) -> None:
+def test_invalid_body_is_rejected_with_a_readable_message(body: bytes, text: str) -> None:
     with pytest.raises(BadRequest, match=text):
         read(body, SAMPLE)
 
 
-def test_a_number_of_ten_megabytes_that_nobody_reads_does_no_harm() -> None:
+def test_unused_number_of_ten_megabytes_is_accepted() -> None:
     assert read(b'{"zz":' + b"9" * 10_000_000 + b"}", SAMPLE).model is None
 
 
 @given(st.binary(max_size=200))
-def test_reading_raises_only_bad_request(body: bytes) -> None:
+def test_arbitrary_body_raises_only_bad_request(body: bytes) -> None:
     try:
         read_extensions(read(body, SAMPLE), "m")
     except BadRequest:
@@ -102,7 +102,7 @@ def test_reading_raises_only_bad_request(body: bytes) -> None:
 
 
 @given(st.dictionaries(st.sampled_from(["fallback_models", "metadata", "user", "model", "items"]), json_values))
-def test_extras_of_any_shape_raise_only_bad_request(body: dict[str, Any]) -> None:
+def test_arbitrary_extensions_raise_only_bad_request(body: dict[str, Any]) -> None:
     try:
         read_own(body)
     except BadRequest:
@@ -123,7 +123,7 @@ def test_extras_of_any_shape_raise_only_bad_request(body: dict[str, Any]) -> Non
         "x" * 256,
     ],
 )
-def test_real_model_names_pass_as_they_are(name: str) -> None:
+def test_real_model_names_are_unchanged(name: str) -> None:
     assert model_name(name) == name
 
 
@@ -134,33 +134,33 @@ def test_real_model_names_pass_as_they_are(name: str) -> None:
         *[":x", "a:", "é", "a\n", "a\r\nX-Evil: 1", "x" * 257, "a/b/c/d/e/f", "http://evil/x", "m?x=1", "m#x"],
     ],
 )
-def test_other_names_are_refused(name: str) -> None:
+def test_invalid_model_names_are_rejected(name: str) -> None:
     with pytest.raises(BadRequest, match="invalid model name"):
         model_name(name)
 
 
 @pytest.mark.parametrize("name", ["", None])
-def test_a_name_must_be_there(name: str | None) -> None:
+def test_model_name_is_required(name: str | None) -> None:
     with pytest.raises(BadRequest, match="model is required"):
         model_name(name)
 
 
-def test_extras_are_read() -> None:
+def test_extensions_are_read() -> None:
     body = {"fallback_models": ["b", "c:1"], "metadata": {"tags": ["x", " y "], "k": 1}, "user": "ann"}
     assert read_own(body) == Extensions(("b", "c:1"), ("x", "y"), "ann", True)
 
 
 @pytest.mark.parametrize("body", [{}, {"metadata": {"k": "v"}}, {"metadata": "mine"}, {"metadata": None}])
-def test_a_request_without_extras_need_not_be_rewritten(body: dict[str, Any]) -> None:
+def test_request_without_extensions_need_not_be_rewritten(body: dict[str, Any]) -> None:
     assert read_own(body) == Extensions((), (), "", False)
 
 
 @pytest.mark.parametrize("body", [{"user": None}, {"fallback_models": None}, {"metadata": {"tags": None}}])
-def test_extras_that_are_null_still_must_go(body: dict[str, Any]) -> None:
+def test_extensions_with_null_must_be_removed(body: dict[str, Any]) -> None:
     assert read_own(body) == Extensions((), (), "", True)
 
 
-def test_fallbacks_are_deduplicated_and_never_the_model_itself() -> None:
+def test_fallbacks_are_deduplicated_and_exclude_the_model_itself() -> None:
     assert read_own({"fallback_models": ["b", "M:latest", "c", "B:latest"]}).fallback_models == ("b", "c")
 
 
@@ -181,12 +181,12 @@ def test_fallbacks_are_deduplicated_and_never_the_model_itself() -> None:
         ({"user": "a\x1b[31m"}, "control characters"),
     ],
 )
-def test_wrong_extras_are_refused_in_plain_words(body: dict[str, Any], text: str) -> None:
+def test_invalid_extensions_are_rejected_with_a_readable_message(body: dict[str, Any], text: str) -> None:
     with pytest.raises(BadRequest, match=text):
         read_own(body)
 
 
-def test_as_many_extras_as_allowed_pass() -> None:
+def test_maximum_number_of_extensions_is_accepted() -> None:
     names, tags = [f"m{i}" for i in range(FALLBACKS_MAX)], ["t" * 60 + f"{i:04}" for i in range(TAGS_MAX)]
     assert read_own({"fallback_models": names, "metadata": {"tags": tags}}) == Extensions(
         tuple(names), tuple(tags), "", True
@@ -199,22 +199,22 @@ def test_tags_of_a_header_follow_the_same_rules() -> None:
         read_tags(["a\tb"], "X-Herd-Tags")
 
 
-def test_unknown_fields_survive_byte_for_byte() -> None:
+def test_unknown_fields_are_copied_unchanged() -> None:
     body = b'{ "user":"u", "model":"m" , "x": {"a" : 1.50, "b":[ 1e3 ,"\\u00e9"]},"fallback_models":["b"]}'
     assert rewrite(ask(body), "m:latest") == b'{"model":"m:latest","x":{"a" : 1.50, "b":[ 1e3 ,"\\u00e9"]}}'
 
 
-def test_metadata_keeps_its_other_keys_and_goes_when_empty() -> None:
+def test_metadata_keeps_its_other_keys_and_is_removed_when_empty() -> None:
     assert rewrite(ask(b'{"model":"m","metadata":{"k": 1,"tags":[]}}'), "m") == b'{"model":"m","metadata":{"k":1}}'
     assert rewrite(ask(b'{"model":"m","metadata":{"tags":["a"]}}'), "m") == b'{"model":"m"}'
     assert rewrite(ask(b'{"model":"m","metadata":"mine"}'), "m") == b'{"model":"m","metadata":"mine"}'
 
 
-def test_without_extras_a_user_field_is_not_ours_to_drop() -> None:
+def test_user_field_is_removed_only_with_extensions() -> None:
     assert rewrite(ask(b'{"model":"m","user":"u"}', has_extras=False), "n") == b'{"model":"n","user":"u"}'
 
 
-def test_fields_can_be_put() -> None:
+def test_fields_can_be_replaced() -> None:
     assert (
         rewrite(ask(b'{"name":"m"}'), "n", {"options": {"num_ctx": 1}}, "name")
         == b'{"name":"n","options":{"num_ctx":1}}'
@@ -222,14 +222,14 @@ def test_fields_can_be_put() -> None:
 
 
 @given(st.dictionaries(st.text(max_size=8), json_values, max_size=6), st.booleans())
-def test_rewriting_changes_only_the_model_and_the_extras(body: dict[str, Any], with_extras: bool) -> None:
+def test_rewriting_changes_only_the_model_and_the_extensions(body: dict[str, Any], with_extras: bool) -> None:
     body = {k: v for k, v in body.items() if k not in ("user", "fallback_models", "metadata", "model")}
     extras = {"user": "u", "metadata": {"tags": ["t"]}, "fallback_models": ["b"]} if with_extras else {}
     sent = json.dumps({"model": "m", **body, **extras}).encode()
     assert json.loads(rewrite(ask(sent, with_extras), "n")) == {"model": "n", **body}
 
 
-def test_binary_is_left_out_of_the_size_of_text() -> None:
+def test_binary_data_is_excluded_from_the_text_size() -> None:
     picture = b"A" * 4000
     content = b'[{"type":"text","text":"hello"},{"type":"image_url","image_url":{"url":"data:image/png;base64,%s"}}]'
     source = b'[{"source":{"type":"base64","media_type":"image/png","data": "%s"}}, "%s"]'

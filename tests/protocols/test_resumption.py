@@ -1,4 +1,4 @@
-"""When an answer that broke off can be gone on with elsewhere, and what is asked then."""
+"""An interrupted answer is continued on another node where this is reliable."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def a_chat(**more: Any) -> Conversation:
     return Conversation(kind=RequestKind.CHAT, model="m", stream=True, messages=[Message("user", "Tell me.")], **more)
 
 
-def test_what_was_said_begins_the_assistants_turn() -> None:
+def test_partial_answer_begins_the_assistant_turn() -> None:
     resumed = continuation_request(a_chat(), PartialAnswer("Once upon", chunks=2))
     assert resumed is not None
     assert [(m.role, m.text) for m in resumed.messages] == [("user", "Tell me."), ("assistant", "Once upon")]
 
 
-def test_a_beginning_that_the_client_had_given_stays_in_front() -> None:
+def test_clients_own_assistant_text_stays_first() -> None:
     given = a_chat()
     given.messages.append(Message("assistant", "Well: "))
     resumed = continuation_request(given, PartialAnswer("once", chunks=1))
@@ -30,12 +30,12 @@ def test_a_beginning_that_the_client_had_given_stays_in_front() -> None:
     assert given.messages[-1].text == "Well: ", "the client's own conversation is not changed"
 
 
-def test_the_answer_may_be_no_longer_than_it_was_allowed_in_all() -> None:
+def test_remaining_token_limit_excludes_the_partial_answer() -> None:
     resumed = continuation_request(a_chat(sampling=Sampling(output_tokens_max=10)), PartialAnswer("a b c", chunks=3))
     assert resumed is not None and resumed.sampling.output_tokens_max == 7
 
 
-def test_a_raw_prompt_goes_on_as_a_prompt_and_a_templated_one_as_a_chat() -> None:
+def test_raw_prompt_continues_as_a_prompt_and_a_templated_one_as_a_chat() -> None:
     raw = continuation_request(
         Conversation(kind=RequestKind.GENERATE, model="m", stream=True, prompt="2 + 2 =", raw=True),
         PartialAnswer(" 4", chunks=1),
@@ -53,7 +53,7 @@ def test_a_raw_prompt_goes_on_as_a_prompt_and_a_templated_one_as_a_chat() -> Non
     ]
 
 
-def test_where_nothing_was_said_the_question_is_asked_again_as_it_was() -> None:
+def test_empty_partial_answer_repeats_the_original_request() -> None:
     bound = a_chat(format="json")
     assert continuation_request(bound, PartialAnswer()) is bound
 
@@ -75,13 +75,11 @@ def test_where_nothing_was_said_the_question_is_asked_again_as_it_was() -> None:
     ],
     ids=["tool call begun", "still thinking", "has thought", "finished", "json", "logprobs", "fill in", "embeddings"],
 )
-def test_where_the_join_would_be_a_guess_there_is_none(
-    conversation: Conversation, partial_answer: PartialAnswer
-) -> None:
+def test_unreliable_continuation_is_none(conversation: Conversation, partial_answer: PartialAnswer) -> None:
     assert continuation_request(conversation, partial_answer) is None
 
 
-def test_what_was_said_stands_behind_the_rendered_prompt() -> None:
+def test_partial_answer_is_appended_to_the_rendered_prompt() -> None:
     resumed = raw_continuation_request(
         a_chat(sampling=Sampling(output_tokens_max=10)), PartialAnswer("So be", chunks=3), "<user>Hi<assistant>", ()
     )
@@ -89,7 +87,7 @@ def test_what_was_said_stands_behind_the_rendered_prompt() -> None:
     assert resumed.prompt == "<user>Hi<assistant>So be" and resumed.sampling.output_tokens_max == 7
 
 
-def test_a_prompt_that_was_raw_already_needs_no_rendering() -> None:
+def test_raw_prompt_needs_no_rendering() -> None:
     resumed = raw_continuation_request(
         Conversation(kind=RequestKind.GENERATE, model="m", stream=True, prompt="Once", raw=True),
         PartialAnswer(" upon", chunks=1),
@@ -99,7 +97,7 @@ def test_a_prompt_that_was_raw_already_needs_no_rendering() -> None:
     assert resumed is not None and resumed.prompt == "Once upon"
 
 
-def test_a_raw_answer_that_may_hold_a_thought_or_a_call_is_not_gone_on_with() -> None:
+def test_raw_continuation_is_none_if_thinking_or_tool_calls_are_possible() -> None:
     partial_answer = PartialAnswer("So", chunks=1)
     assert raw_continuation_request(a_chat(), partial_answer, "x", {"thinking"}) is None
     assert raw_continuation_request(a_chat(think=False), partial_answer, "x", {"thinking"}) is not None

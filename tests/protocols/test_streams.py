@@ -1,4 +1,4 @@
-"""Whatever the splits, the same lines and events come out; nothing grows over its limit."""
+"""Lines and events are the same for every chunking, and sizes are limited."""
 
 from __future__ import annotations
 
@@ -46,21 +46,21 @@ def fed(reader: LineReader | EventReader, chunks: list[bytes]) -> list[object]:
 
 
 @pytest.mark.parametrize("cut", range(len(NDJSON) + 1))
-def test_lines_are_the_same_wherever_the_bytes_are_cut(cut: int) -> None:
+def test_lines_are_the_same_for_every_cut(cut: int) -> None:
     assert fed(LineReader(), [NDJSON[:cut], NDJSON[cut:]]) == [b'{"a":1}', b'{"b":"x y"}', b'{"c":[]}']
 
 
 @pytest.mark.parametrize("cut", range(len(SSE) + 1))
-def test_events_are_the_same_wherever_the_bytes_are_cut(cut: int) -> None:
+def test_events_are_the_same_for_every_cut(cut: int) -> None:
     assert fed(EventReader(), [SSE[:cut], SSE[cut:]]) == EVENTS
 
 
-def test_one_byte_at_a_time_gives_the_same() -> None:
+def test_single_bytes_give_the_same_events() -> None:
     single = [SSE[i : i + 1] for i in range(len(SSE))]
     assert fed(EventReader(), single) == EVENTS
 
 
-def test_an_event_without_its_blank_line_is_handed_out_at_the_end() -> None:
+def test_event_without_its_blank_line_is_returned_at_the_end() -> None:
     reader = EventReader()
     assert reader.feed(b"data: [DONE]\n") == []
     assert reader.end() == [Event(b"", b"[DONE]")]
@@ -68,19 +68,19 @@ def test_an_event_without_its_blank_line_is_handed_out_at_the_end() -> None:
 
 
 @given(st.binary(max_size=60), st.binary(max_size=8).filter(lambda n: b"\n" not in n and b"\r" not in n))
-def test_what_is_encoded_as_an_event_is_read_back(data: bytes, name: bytes) -> None:
+def test_encoded_event_is_decoded(data: bytes, name: bytes) -> None:
     data, name = data.replace(b"\r", b""), name.removeprefix(b" ")
     assert EventReader().feed(event(data, name)) == [Event(name, data)]
 
 
 @given(text_lines, st.lists(st.integers(0, 300), max_size=6))
-def test_lines_survive_any_split(lines: list[bytes], points: list[int]) -> None:
+def test_lines_are_the_same_for_every_chunking(lines: list[bytes], points: list[int]) -> None:
     chunks = cuts(b"\n".join(lines), points)
     assert fed(LineReader(), chunks) == [line for line in lines if line.strip()]
 
 
 @given(text_lines, st.booleans(), st.lists(st.integers(0, 300), max_size=6))
-def test_the_last_line_is_found_at_any_split(lines: list[bytes], closed: bool, points: list[int]) -> None:
+def test_last_line_is_found_for_every_chunking(lines: list[bytes], closed: bool, points: list[int]) -> None:
     watch = LastLine()
     for chunk in cuts(b"\n".join(lines) + b"\n" * closed, points):
         watch.feed(chunk)
@@ -99,25 +99,25 @@ def test_readers_raise_only_value_errors(chunks: list[bytes]) -> None:
 
 @pytest.mark.parametrize("reader", [LineReader(100), EventReader(100)], ids=["line", "event"])
 @pytest.mark.parametrize("size", [1, 7, 1000])
-def test_a_line_over_the_limit_is_refused_in_any_split(reader: LineReader | EventReader, size: int) -> None:
+def test_line_over_the_limit_is_rejected_for_every_chunking(reader: LineReader | EventReader, size: int) -> None:
     data = b"data: " + b"x" * 100 + b"\n\n"
     with pytest.raises(ValueError, match="longer than 100 bytes"):
         for at in range(0, len(data), size):
             reader.feed(data[at : at + size])
 
 
-def test_an_event_of_many_lines_over_the_limit_is_refused() -> None:
+def test_event_of_many_lines_over_the_limit_is_rejected() -> None:
     reader = EventReader(100)
     with pytest.raises(ValueError, match="the event is longer than 100 bytes"):
         for _ in range(30):
             reader.feed(b"data: four\n")
 
 
-def test_a_line_of_exactly_the_limit_passes() -> None:
+def test_line_of_exactly_the_limit_is_accepted() -> None:
     assert LineReader(10).feed(b"x" * 10 + b"\n") == [b"x" * 10]
 
 
-def test_a_document_over_the_limit_is_refused() -> None:
+def test_document_over_the_limit_is_rejected() -> None:
     reader = DocumentReader(10)
     reader.feed(b"x" * 10)
     assert reader.end() == b"x" * 10
@@ -125,7 +125,7 @@ def test_a_document_over_the_limit_is_refused() -> None:
         reader.feed(b"x")
 
 
-def test_of_a_long_line_both_ends_are_kept_and_no_more() -> None:
+def test_only_head_and_tail_of_a_long_line_are_stored() -> None:
     ends = HeadAndTail(kept_max_bytes=10_000)
     for i in range(1001):
         ends.feed(b"%09d " % i)
@@ -135,7 +135,7 @@ def test_of_a_long_line_both_ends_are_kept_and_no_more() -> None:
     assert ends.tail.endswith(b"000000999 000001000 ")
 
 
-def test_a_short_line_after_a_long_one_is_whole_again() -> None:
+def test_short_line_after_a_long_one_is_stored_completely() -> None:
     watch = LastLine(kept_max_bytes=10_000)
     watch.feed(b"x" * 20_000)
     assert watch.line.whole is None
@@ -144,7 +144,7 @@ def test_a_short_line_after_a_long_one_is_whole_again() -> None:
 
 
 @given(st.lists(st.binary(max_size=50), max_size=30))
-def test_the_tail_keeps_the_last_bytes(chunks: list[bytes]) -> None:
+def test_tail_stores_the_last_bytes(chunks: list[bytes]) -> None:
     tail = Tail(keep_bytes=16)
     for chunk in chunks:
         tail.feed(chunk)
@@ -163,5 +163,5 @@ def test_the_tail_keeps_the_last_bytes(chunks: list[bytes]) -> None:
         (b'data: {"choices":[{"delta":{"content":"{\\"error\\":1}"}}]}\n\n', None),
     ],
 )
-def test_a_line_that_is_an_error_is_told_from_one_that_speaks_of_it(lines: bytes, before: bytes | None) -> None:
+def test_error_line_is_distinguished_from_text_about_errors(lines: bytes, before: bytes | None) -> None:
     assert split_at_error(lines) == ((lines, b"") if before is None else (before, lines[len(before) :]))

@@ -24,8 +24,8 @@ from herd.coordinator.upstream.contract import UpstreamSettings
 from herd.core.state.events import NodeLeft
 from herd.core.state.fleet import NodeId
 from herd.core.state.request import FailureKind, Outcome
+from protocol_samples import sample
 from relay_fixtures import Rig, a_rig, run
-from wire_samples import sample
 
 LINES = sample("chat_stream").body.splitlines(keepends=True)
 STREAM = chunked(*LINES)

@@ -1,1 +1,1 @@
-"""A stand-in for an Ollama server, held to recordings of a real one."""
+"""Provides a fake Ollama server that is checked against recordings of a real one."""

@@ -1,4 +1,4 @@
-"""The fake's /v1/messages, as a real server of version 0.32 gives it."""
+"""Serves the fake Ollama's /v1/messages in the format of Ollama 0.32."""
 
 from __future__ import annotations
 

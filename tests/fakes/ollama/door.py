@@ -1,4 +1,4 @@
-"""Who may ask the fake Ollama at all: which Host names and which browser Origins a server on loopback answers to."""
+"""Checks the Host and Origin headers of requests to the fake Ollama, as Ollama does on loopback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a real Ollama of version 0.32.15 was seen to do, as data: tests hold the fake and the real one to the same table."""
+"""Lists the observed reloads of a real Ollama 0.32.15 as data; tests hold the fake and the real one to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One generation of the fake, apart from any API: what is asked, what comes piece by piece. Knows no HTTP.
+"""Generates the fake Ollama's answers chunk by chunk, independent of the API.
 
 The native, OpenAI and Anthropic faces translate into `Asked` and out of `Piece` and `Finish`.
 """

@@ -1,4 +1,4 @@
-"""The fake's routes that change what is on disk: copy, delete, blobs, create, pull, push."""
+"""Serves the fake Ollama's routes that change the models on disk: copy, delete, blobs, create, pull, push."""
 
 from __future__ import annotations
 

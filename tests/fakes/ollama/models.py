@@ -1,4 +1,4 @@
-"""What the fake Ollama has on disk and how it describes it: tags, show, ps, the OpenAI list. Knows no connection."""
+"""Stores the fake Ollama's models on disk and describes them for tags, show, ps and the OpenAI list."""
 
 from __future__ import annotations
 

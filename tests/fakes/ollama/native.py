@@ -1,4 +1,4 @@
-"""The fake's /api routes: shapes, statuses and words as a real server of version 0.32 gives them."""
+"""Serves the fake Ollama's /api routes in the format of Ollama 0.32."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fake's /v1 routes of the OpenAI kind, as a real server of version 0.32 gives them."""
+"""Serves the fake Ollama's OpenAI-compatible /v1 routes in the format of Ollama 0.32."""
 
 from __future__ import annotations
 

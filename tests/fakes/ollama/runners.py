@@ -1,4 +1,4 @@
-"""The fake Ollama's scheduler: which models are in memory, who waits, what a request makes it load again.
+"""Schedules the fake Ollama's runners: loaded models, queues and reloads.
 
 The rules are those observed on a real server of version 0.32 (one runner per blob, one load at a time, a bounded queue
 for loads and an unbounded wait for slots of a loaded model, options that force a reload). Knows no HTTP.

@@ -1,4 +1,4 @@
-"""`FakeOllama`: a server that behaves on the wire as a real Ollama of version 0.32 does, and fails when a test says so.
+"""Provides `FakeOllama`, a server that behaves like a real Ollama 0.32 and fails on a test's command.
 
     with FakeOllama(["m", FakeModel("seer", capabilities=("completion", "vision"))]) as fake:   # in a thread of its own
         ...                                                                                     # fake.url

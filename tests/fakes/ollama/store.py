@@ -1,4 +1,4 @@
-"""A store on disk as Ollama writes it: blobs by digest, and a manifest that lists them."""
+"""Writes a model store on disk in Ollama's format: blobs by digest, and a manifest that lists them."""
 
 from __future__ import annotations
 

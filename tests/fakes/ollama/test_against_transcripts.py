@@ -1,4 +1,4 @@
-"""The fake Ollama against recordings of a real one, case by case: status, headers, shapes, error texts, framing.
+"""The fake Ollama matches recordings of a real one: status, headers, structure, error texts and framing.
 
 tests/fakes/ollama/transcripts/ holds one recorded exchange a file: request line, request body, a blank line, the answer's
 bytes. What a recording does not show (request headers, bodies that were cut short) is listed here.
@@ -85,7 +85,7 @@ def ask_recorded(fake: FakeOllama, name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in NOT_COVERED])
-def test_the_fake_answers_as_the_recorded_server_did(fake: FakeOllama, name: str) -> None:
+def test_fake_answers_like_the_recorded_server(fake: FakeOllama, name: str) -> None:
     assert ask_recorded(fake, name) == []
 
 
@@ -95,7 +95,7 @@ def test_all_but_a_few_recordings_are_covered() -> None:
     assert len(NAMES) - len(NOT_COVERED) >= 78
 
 
-def test_the_comparison_notices_what_it_is_for() -> None:
+def test_comparison_detects_differences() -> None:
     _, _, _, truth = recorded("chat_stream")
     merged = WireAnswer(truth.status, truth.reason, truth.headers, (truth.body,), True)
     renamed = tuple(chunk.replace(b'"message"', b'"massage"') for chunk in truth.chunks)

@@ -1,4 +1,4 @@
-"""What the fake Ollama does over several requests: loading, slots, queues, keep_alive, answers, faults, departures."""
+"""The fake Ollama behaves like a real one over several requests: loads, slots, queues, keep_alive and faults."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def chat(fake: FakeOllama, model: str = "m", **more: Any) -> Any:
     return value
 
 
-def test_it_reloads_exactly_when_the_real_one_does() -> None:
+def test_fake_reloads_exactly_when_real_ollama_does() -> None:
     with FakeOllama(["m"]) as fake:
         observed = []
         for more, _ in RELOADS:
@@ -43,7 +43,7 @@ def test_it_reloads_exactly_when_the_real_one_does() -> None:
         assert fake.reloads == len(fake.loads) - 1
 
 
-def test_two_names_of_one_file_share_a_runner_and_thrash_when_their_windows_differ() -> None:
+def test_two_names_of_one_file_share_a_runner_and_reload_if_their_windows_differ() -> None:
     models = [FakeModel("a", blob="b" * 64), FakeModel("b", blob="b" * 64, parameters={"num_ctx": 1024})]
     with FakeOllama(models) as fake:
         chat(fake, "a")
@@ -52,14 +52,14 @@ def test_two_names_of_one_file_share_a_runner_and_thrash_when_their_windows_diff
         assert [load.settings.num_ctx for load in fake.loads] == [4096, 1024]
 
 
-def test_a_fourth_model_takes_the_place_of_the_one_with_the_shortest_time() -> None:
+def test_fourth_model_evicts_the_model_that_expires_first() -> None:
     with FakeOllama(["a", "b", "c", "d"]) as fake:
         for name, keep_alive in (("a", "10m"), ("b", "1m"), ("c", -1), ("d", "5m")):
             chat(fake, name, keep_alive=keep_alive)
         assert fake.loaded == ["c:latest", "a:latest", "d:latest"]
 
 
-def test_time_unloads_what_idles() -> None:
+def test_idle_model_is_unloaded_after_its_keep_alive() -> None:
     clock = HandClock()
     with FakeOllama([FakeModel("m", load_s=0)], clock=clock) as fake:
         chat(fake, keep_alive="2m")
@@ -69,7 +69,7 @@ def test_time_unloads_what_idles() -> None:
         assert fake.loaded == []
 
 
-def test_a_request_without_a_prompt_loads_and_with_no_time_left_unloads() -> None:
+def test_request_without_prompt_loads_and_keep_alive_0_unloads() -> None:
     with FakeOllama(["m"]) as fake:
         assert post(fake, "/api/generate", model="m")[1]["done_reason"] == "load"
         assert fake.loaded == ["m:latest"]
@@ -80,12 +80,12 @@ def test_a_request_without_a_prompt_loads_and_with_no_time_left_unloads() -> Non
 @pytest.mark.parametrize(
     ("given", "text"), [("bogus", 'time: invalid duration "bogus"'), (True, "Unsupported type: 'bool'")]
 )
-def test_a_wrong_keep_alive_is_refused_in_gos_words(given: Any, text: str) -> None:
+def test_invalid_keep_alive_is_rejected_with_gos_message(given: Any, text: str) -> None:
     with FakeOllama(["m"]) as fake:
         assert post(fake, "/api/chat", model="m", messages=MESSAGES, keep_alive=given) == (400, {"error": text})
 
 
-def test_requests_for_a_loaded_model_wait_for_a_slot_in_their_order() -> None:
+def test_requests_for_a_loaded_model_get_slots_in_order() -> None:
     async def scenario() -> None:
         async with FakeOllama(["m"], FakeSettings(num_parallel=1, max_queue=1)) as fake:
             await asyncio.to_thread(chat, fake)
@@ -99,7 +99,7 @@ def test_requests_for_a_loaded_model_wait_for_a_slot_in_their_order() -> None:
     asyncio.run(scenario())
 
 
-def test_a_full_queue_of_loads_answers_503() -> None:
+def test_full_load_queue_answers_503() -> None:
     async def scenario() -> None:
         async with FakeOllama(["m", "other"], FakeSettings(max_loaded=1, max_queue=2)) as fake:
             gate = fake.fail(Gate(at="piece", piece=1, model="m"))
@@ -120,7 +120,7 @@ def test_a_full_queue_of_loads_answers_503() -> None:
     asyncio.run(scenario())
 
 
-def test_a_model_that_is_still_loading_is_not_listed() -> None:
+def test_loading_model_is_not_listed() -> None:
     with FakeOllama(["m"]) as fake:
         gate = fake.fail(Gate(at="load"))
         with socket.create_connection(("127.0.0.1", fake.port)) as client:
@@ -132,7 +132,7 @@ def test_a_model_that_is_still_loading_is_not_listed() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_an_answer_continued_from_any_of_its_prefixes_is_the_uninterrupted_one(seed: int) -> None:
+def test_answer_continued_from_any_prefix_equals_the_uninterrupted_answer(seed: int) -> None:
     with FakeOllama(["m"]) as fake, FakeOllama(["m"]) as another:
         whole = chat(fake, options={"seed": seed})["message"]["content"]
         for cut in range(1, len(whole)):
@@ -143,7 +143,7 @@ def test_an_answer_continued_from_any_of_its_prefixes_is_the_uninterrupted_one(s
                 break
 
 
-def test_an_answer_depends_on_model_conversation_and_seed_and_on_nothing_else() -> None:
+def test_answer_depends_only_on_model_conversation_and_seed() -> None:
     def said(fake: FakeOllama, **more: Any) -> str:
         return str(chat(fake, **more)["message"]["content"])
 
@@ -156,7 +156,7 @@ def test_an_answer_depends_on_model_conversation_and_seed_and_on_nothing_else() 
         assert said(fake, messages=[{"role": "user", "content": "Say ho."}], options={"seed": 1}) != first
 
 
-def test_the_streamed_pieces_are_the_whole_answer_on_every_face() -> None:
+def test_streamed_chunks_equal_the_complete_answer_in_every_api() -> None:
     with FakeOllama(["m"]) as fake:
         whole = chat(fake)["message"]["content"]
         pieces = post(fake, "/api/chat", model="m", messages=MESSAGES)[1]
@@ -167,7 +167,7 @@ def test_the_streamed_pieces_are_the_whole_answer_on_every_face() -> None:
         assert anthropic["content"] == [{"type": "text", "text": whole}]
 
 
-def test_a_client_that_leaves_frees_its_slot_and_is_noted() -> None:
+def test_disconnected_client_frees_its_slot_and_is_recorded() -> None:
     with FakeOllama(["m"]) as fake:
         gate = fake.fail(Gate(at="piece", piece=2))
         connection = http.client.HTTPConnection("127.0.0.1", fake.port)
@@ -193,7 +193,7 @@ def raw_answer(fake: FakeOllama, stream: bool = True) -> bytes:
 
 
 @pytest.mark.parametrize("counting", list(Counting))
-def test_a_cut_comes_after_exactly_so_many_bytes(counting: Counting) -> None:
+def test_cut_happens_after_the_exact_number_of_bytes(counting: Counting) -> None:
     with FakeOllama(["m"]) as fake:
         chat(fake)
         whole = raw_answer(fake, stream=False)
@@ -205,7 +205,7 @@ def test_a_cut_comes_after_exactly_so_many_bytes(counting: Counting) -> None:
         assert len(raw_answer(fake, stream=False)) == len(whole)
 
 
-def test_a_reset_is_a_reset_and_not_an_end() -> None:
+def test_reset_is_not_a_normal_end() -> None:
     with FakeOllama(["m"]) as fake:
         fake.fail(Cut(how=How.RESET, after_bytes=120, times=1))
         with pytest.raises(ConnectionResetError):
@@ -213,7 +213,7 @@ def test_a_reset_is_a_reset_and_not_an_end() -> None:
         assert raw_answer(fake).endswith(b"0\r\n\r\n")
 
 
-def test_a_stall_holds_the_rest_until_it_is_released() -> None:
+def test_stall_delays_the_rest_until_it_is_released() -> None:
     async def scenario() -> None:
         async with FakeOllama(["m"]) as fake:
             await asyncio.to_thread(chat, fake)
@@ -227,7 +227,7 @@ def test_a_stall_holds_the_rest_until_it_is_released() -> None:
     asyncio.run(scenario())
 
 
-def test_hanging_garbage_and_statuses() -> None:
+def test_hangs_invalid_data_and_statuses() -> None:
     with FakeOllama(["m"]) as fake:
         fake.fail(Garbage(data=b"nonsense", times=1))
         assert raw_answer(fake) == b"nonsense"
@@ -240,7 +240,7 @@ def test_hanging_garbage_and_statuses() -> None:
         fake.wait(lambda: fake.aborted, "the client's leaving")
 
 
-def test_a_lost_runner_is_a_line_after_the_first_piece_and_a_500_before_it() -> None:
+def test_lost_runner_is_an_error_line_after_the_first_chunk_and_a_500_before_it() -> None:
     with FakeOllama(["m"]) as fake:
         fake.fail(RunnerDies(after_pieces=2, times=1))
         status, lines = post(fake, "/api/chat", model="m", messages=MESSAGES)
@@ -252,7 +252,7 @@ def test_a_lost_runner_is_a_line_after_the_first_piece_and_a_500_before_it() -> 
         assert [line["done"] for line in post(fake, "/api/chat", model="m", messages=MESSAGES)[1]] == [False, False]
 
 
-def test_a_fake_that_refuses_comes_back_on_the_same_port() -> None:
+def test_fake_that_refuses_connections_returns_on_the_same_port() -> None:
     with FakeOllama(["m"]) as fake:
         fake.refuse_now()
         with pytest.raises(ConnectionRefusedError):
@@ -261,14 +261,14 @@ def test_a_fake_that_refuses_comes_back_on_the_same_port() -> None:
         assert ask(fake.port, "GET", "/api/tags").status == 200
 
 
-def test_a_fault_meant_for_one_model_spares_the_others() -> None:
+def test_fault_for_one_model_does_not_affect_others() -> None:
     with FakeOllama(["m", "n"]) as fake:
         fake.fail(Status(model="m"))
         assert post(fake, "/api/chat", model="m:latest", messages=MESSAGES, stream=False)[0] == 500
         assert chat(fake, "n")["done"] is True
 
 
-def test_a_pull_tells_its_progress_and_brings_the_model() -> None:
+def test_pull_reports_progress_and_adds_the_model() -> None:
     registry = {"new:latest": FakeModel("new")}
     with FakeOllama([], FakeSettings(registry=registry)) as fake:
         lines = post(fake, "/api/pull", model="new")[1]

@@ -1,4 +1,4 @@
-"""One request on its way through the fake Ollama, with its entry in the diary and the faults that are meant for it."""
+"""Represents one request to the fake Ollama, with its log entry and the faults that apply to it."""
 
 from __future__ import annotations
 

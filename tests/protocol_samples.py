@@ -1,4 +1,4 @@
-"""Recorded exchanges with real servers, as data: what was asked, and the status, headers and body that came.
+"""Reads recorded exchanges with real servers: the request, and the status, headers and body of the answer.
 
 Ollama 0.32.15; llama.cpp b11549 with one model, b10434 as a router (`router_*`) and while loading.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "fakes" / "ollama" / "transcripts"
-LLAMACPP = Path(__file__).parent / "wire_samples" / "llamacpp"
+LLAMACPP = Path(__file__).parent / "protocol_samples" / "llamacpp"
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Sample:
 
 
 def sample(name: str, folder: Path = FOLDER) -> Sample:
-    """One file: the request line, the request body, a blank line, then the answer as it came over the wire."""
+    """Reads one file: the request line, the request body, a blank line, then the bytes of the answer."""
     asked, _, answered = (folder / f"{name}.txt").read_bytes().partition(b"\n\nHTTP/1.1 ")
     first, _, request = asked.partition(b"\n")
     method, path = first.decode().split()[:2]
