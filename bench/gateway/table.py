@@ -16,7 +16,7 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One gateway in one scenario and round. `cpu_us` is CPU time per answer, `core_share` the used share of its core."""
+    """One gateway in one scenario and round. `cpu_us` is per answer, `core_share` is the used share of its core."""
 
     answers_per_s: float
     chunks_per_s: float
