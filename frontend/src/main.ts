@@ -2,7 +2,7 @@
 import { mount } from "svelte";
 
 import App from "./App.svelte";
-import "./look.css";
+import "./theme.css";
 
 const target = document.getElementById("herd");
 if (target) mount(App, { target });

@@ -1,6 +1,6 @@
-"""A real Chromium, and the pages of a real coordinator with a week behind it. Knows no page.
+"""Starts Chromium and a real coordinator with a day of history for the browser tests.
 
-No Chromium, or pages that were not built: skipped loudly on a laptop, an error under CI=true.
+Without Chromium, or without built pages, the tests are skipped with a message; with CI=true that is an error.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ HISTORY_HOURS = 26
 
 
 def missing() -> str:
-    """What these tests lack here; empty when nothing."""
-    if found() is None:
-        return "there is no Chromium (apt install chromium, or CHROMIUM=/path/to/it)"
+    """What is missing to run these tests; "" if nothing is missing."""
+    if chromium_path() is None:
+        return "Chromium is not installed (apt install chromium, or set CHROMIUM=/path/to/it)"
     if not (BUILT / "index.html").is_file():
         return "the dashboard's pages were not built (python3 dev.py test builds them)"
     try:
@@ -48,7 +48,7 @@ def missing() -> str:
     return ""
 
 
-def found() -> str | None:
+def chromium_path() -> str | None:
     named = os.environ.get("CHROMIUM")
     return (
         named
@@ -59,23 +59,24 @@ def found() -> str | None:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """For one file and no longer: while Playwright runs, its loop is the thread's own, and other files' tests bring theirs."""
+    """One browser for each test file. While Playwright runs, its event loop occupies the thread, and other files use
+    their own loop."""
     if problem := missing():
-        told = f"{problem}: THE DASHBOARD IS NOT TRIED IN A BROWSER"
+        message = f"{problem}: THE DASHBOARD IS NOT TESTED IN A BROWSER"
         if os.environ.get("CI", "").lower() == "true":
-            pytest.fail(told)
-        pytest.skip(told)
+            pytest.fail(message)
+        pytest.skip(message)
     from playwright.sync_api import sync_playwright  # noqa: PLC0415
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found(), args=list(FLAGS))
+        browser = playwright.chromium.launch(executable_path=chromium_path(), args=list(FLAGS))
         yield browser
         browser.close()
 
 
 @pytest.fixture(scope="module")
 def shown(chromium: Browser) -> Iterator[ShownFleet]:
-    """Four nodes, a day of history, and a few requests of which every candidate is known."""
+    """Four nodes, a day of history, and three requests with recorded candidates."""
     with shown_fleet(is_slow=False, history_hours=HISTORY_HOURS) as fleet:
         for text in ("one", "two", "three"):
             fleet.ask("qwen3:8b", "aider", text)
@@ -85,23 +86,25 @@ def shown(chromium: Browser) -> Iterator[ShownFleet]:
 
 @dataclass
 class Visit:
-    """One page as somebody sees it; what it asked for and what went wrong in it."""
+    """One browser page with the URLs that it requested and the errors that occurred in it."""
 
     page: Page
     origin: str
-    asked: list[str] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
+    requested: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
 
     @property
-    def elsewhere(self) -> list[str]:
-        """Requests that left the coordinator."""
+    def external(self) -> list[str]:
+        """Requested URLs outside the coordinator."""
         here = urlsplit(self.origin).netloc
         return [
-            url for url in self.asked if urlsplit(url).scheme not in ("data", "blob") and urlsplit(url).netloc != here
+            url
+            for url in self.requested
+            if urlsplit(url).scheme not in ("data", "blob") and urlsplit(url).netloc != here
         ]
 
     def go(self, path: str) -> Page:
-        """Opens a page and returns when it has said how things are, and nothing is loading."""
+        """Opens a page and returns when it has finished loading."""
         self.page.goto(self.origin + path)
         self.page.locator("main h1").wait_for()
         busy = self.page.locator("[aria-busy=true]")
@@ -115,7 +118,7 @@ Open = Callable[..., "Visit"]
 
 @pytest.fixture
 def visit(chromium: Browser, shown: ShownFleet) -> Iterator[Open]:
-    """`visit(width=360, theme="dark", origin=...)` is a browser of somebody who was never here."""
+    """`visit(width=360, theme="dark", origin=...)` opens a page in a new browser profile."""
     contexts = []
 
     def opened(width: int = 1280, theme: str = "light", origin: str = "", motion: str = "reduce") -> Visit:
@@ -124,11 +127,12 @@ def visit(chromium: Browser, shown: ShownFleet) -> Iterator[Open]:
         )  # type: ignore[arg-type]
         contexts.append(context)
         visit = Visit(context.new_page(), origin or shown.fleet.url)
-        visit.page.on("request", lambda request: visit.asked.append(request.url))
-        visit.page.on("websocket", lambda socket: visit.asked.append(socket.url.replace("ws://", "http://", 1)))
-        visit.page.on("pageerror", lambda error: visit.wrong.append(str(error)))
+        visit.page.on("request", lambda request: visit.requested.append(request.url))
+        visit.page.on("websocket", lambda socket: visit.requested.append(socket.url.replace("ws://", "http://", 1)))
+        visit.page.on("pageerror", lambda error: visit.errors.append(str(error)))
         visit.page.on(
-            "console", lambda said: visit.wrong.append(said.text) if "Content Security Policy" in said.text else None
+            "console",
+            lambda entry: visit.errors.append(entry.text) if "Content Security Policy" in entry.text else None,
         )
         return visit
 

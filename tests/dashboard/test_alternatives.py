@@ -1,8 +1,8 @@
-"""What would have changed a choice."""
+"""Sentences about what would have led to another routing decision."""
 
 from __future__ import annotations
 
-from herd.dashboard.alternatives import alternatives, is_by_seconds
+from herd.dashboard.alternatives import alternatives, is_by_completion_time
 
 Scored = dict[str, object]
 
@@ -22,47 +22,50 @@ def a_row(*scored: Scored, policy: str | None = "completion_time", chosen: str |
     return {"policy": policy, "candidates": {"model": "m", "chosen": chosen, "scored": list(scored), "rejected": []}}
 
 
-def test_the_circumstance_that_alone_held_a_node_back_is_named() -> None:
+def test_the_one_condition_that_would_have_made_a_node_the_fastest_is_named() -> None:
     slow_load = one("b", load=7.0, decode=0.5)
     assert alternatives(a_row(one("a", decode=2.0), slow_load, one("c", wait=3.0, prefill=6.0, decode=1.0))) == [
-        "b is next, 5.5 s later.",
-        "b would have been chosen had the model been in memory there: 500 ms.",
+        "Second choice: b, 5.5 s slower.",
+        "b would have been chosen if the model had been in its memory (estimate 500 ms).",
     ]
-    told = alternatives(a_row(one("a", decode=3.0), one("b", wait=2.0, harm=2.5, decode=0.4)))
-    assert told[1:] == ["b would have been chosen had nobody else lost time by it there: 2.4 s."]
+    sentences = alternatives(a_row(one("a", decode=3.0), one("b", wait=2.0, harm=2.5, decode=0.4)))
+    assert sentences[1:] == ["b would have been chosen if it had not delayed other requests there (estimate 2.4 s)."]
 
 
-def test_where_nothing_alone_would_have_sufficed_it_says_so() -> None:
+def test_it_says_when_no_single_change_would_have_led_to_another_choice() -> None:
     assert (
         alternatives(a_row(one("a", decode=1.0), one("b", decode=4.0)))[-1]
-        == "No single circumstance would have put another node first."
+        == "No single change would have led to another choice."
     )
 
 
-def test_the_other_policy_is_named_where_it_would_have_chosen_another() -> None:
+def test_the_other_policy_is_named_where_it_would_have_chosen_another_node() -> None:
     timed = alternatives(a_row(one("a", 60.0, decode=1.0), one("b", 72.0, decode=4.0)))
-    assert timed[-1] == "By points it would have been b: 72 against 60."
+    assert timed[-1] == "The signals policy would have chosen b (72 points; a has 60)."
     pointed = alternatives(a_row(one("a", 72.0, decode=4.0), one("b", 60.0, decode=1.0), policy="signals"))
-    assert pointed == ["b is next, 12 points behind.", "By expected seconds it would have been b: 1.0 s against 4.0 s."]
+    assert pointed == [
+        "Second choice: b, 12 points behind.",
+        "The completion_time policy would have chosen b (estimate 1.0 s; a 4.0 s).",
+    ]
     same = alternatives(a_row(one("a", 72.0, decode=1.0), one("b", 60.0, decode=4.0)))
-    assert not any(line.startswith("By ") for line in same)
+    assert not any(line.startswith("The ") for line in same)
 
 
-def test_one_candidate_had_no_rival_and_a_tie_no_distance() -> None:
-    assert alternatives(a_row(one("a", decode=1.0))) == ["No other node could have taken it."]
+def test_a_single_candidate_and_a_tie_have_no_second_choice() -> None:
+    assert alternatives(a_row(one("a", decode=1.0))) == ["No other node could serve the request."]
     assert alternatives(a_row(one("a", decode=1.0), one("b", decode=1.0))) == []
 
 
-def test_where_nobody_was_chosen_or_little_is_on_record_nothing_is_claimed() -> None:
+def test_there_are_no_sentences_without_a_chosen_node_or_without_recorded_estimates() -> None:
     assert alternatives({"candidates": None}) == []
     assert alternatives(a_row(chosen=None)) == []
     old = {"node_id": "b", "total": 5.0, "depth": 0, "terms": {}}
     assert alternatives(a_row({**old, "node_id": "a", "total": 9.0}, old, policy=None)) == [
-        "b is next, 4 points behind."
+        "Second choice: b, 4 points behind."
     ]
 
 
-def test_rows_without_a_policy_are_told_by_their_kind() -> None:
-    assert is_by_seconds(a_row(one("a"), policy=None)) and not is_by_seconds(
+def test_the_policy_of_an_old_row_follows_from_its_recorded_estimates() -> None:
+    assert is_by_completion_time(a_row(one("a"), policy=None)) and not is_by_completion_time(
         a_row({"node_id": "a", "total": 1.0, "depth": 0, "terms": {}}, policy=None)
     )

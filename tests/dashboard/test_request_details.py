@@ -1,4 +1,4 @@
-"""One request told from its rows: the phases fill its time, the sentence and the choice say what the row says."""
+"""The details of a request from its rows: phases fill the total time; sentence and decisions match the rows."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def spans(rows: list[Row]) -> list[tuple[int, str, float, float]]:
     return [(lane.attempt, span.phase, span.start_ms, span.ms) for lane in lanes(rows) for span in lane.spans]
 
 
-def test_the_time_before_the_first_byte_is_the_way_then_loading_then_reading() -> None:
+def test_the_time_before_the_first_byte_is_connect_then_load_then_prefill() -> None:
     assert spans([a_row()]) == [
         (0, "waiting", 0.0, 100.0),
         (1, "connect", 100.0, 50.0),
@@ -50,14 +50,14 @@ def test_the_time_before_the_first_byte_is_the_way_then_loading_then_reading() -
     ]
 
 
-def test_an_engine_that_told_nothing_has_been_reading_and_that_is_marked_as_a_guess() -> None:
+def test_without_durations_from_the_engine_the_time_counts_as_prefill_and_is_marked_as_estimated() -> None:
     row = a_row(load_ms=None, prefill_ms=None, decode_ms=None)
     assert ("reading", 300.0) in [(phase, ms) for _, phase, _, ms in spans([row])]
-    [reading] = [span for lane in lanes([row]) for span in lane.spans if span.phase == "reading"]
-    assert not reading.is_measured
+    [prefill] = [span for lane in lanes([row]) for span in lane.spans if span.phase == "reading"]
+    assert not prefill.is_measured
 
 
-def test_a_retry_is_a_lane_of_its_own_and_what_lies_between_is_waiting() -> None:
+def test_a_retry_has_its_own_lane_and_the_time_between_attempts_counts_as_waiting() -> None:
     tried = a_row(
         status="retried",
         node_id="b",
@@ -76,27 +76,27 @@ def test_a_retry_is_a_lane_of_its_own_and_what_lies_between_is_waiting() -> None
     assert [lane.outcome for lane in lanes([tried, end])] == ["served", "failed", "served"]
 
 
-def test_who_goes_on_with_anothers_stream_is_told_so() -> None:
-    broke = a_row(status="retried", node_id="b", attempt_ms=500.0, timestamp=49.6, time_to_first_token_ms=300.0)
-    told = lanes([broke, a_row(attempt_ms=350.0, time_to_first_token_ms=300.0)])
-    assert [lane.goes_on for lane in told] == [False, False, True]
-    assert "writing" in [span.phase for span in told[1].spans]
+def test_an_attempt_that_continued_a_partial_answer_is_marked() -> None:
+    broken = a_row(status="retried", node_id="b", attempt_ms=500.0, timestamp=49.6, time_to_first_token_ms=300.0)
+    found = lanes([broken, a_row(attempt_ms=350.0, time_to_first_token_ms=300.0)])
+    assert [lane.goes_on for lane in found] == [False, False, True]
+    assert "writing" in [span.phase for span in found[1].spans]
 
 
-def test_who_was_never_served_has_only_waited() -> None:
+def test_a_rejected_request_has_only_a_waiting_phase() -> None:
     row = a_row(status="rejected", node_id="", attempt_ms=None, time_to_first_token_ms=None)
     assert spans([row]) == [(0, "waiting", 0.0, 1000.0)] and lanes([row])[0].outcome == "failed"
-    assert summary_sentence(row) == "m: rejected after 1.0 s, 30 tokens written."
+    assert summary_sentence(row) == "m: rejected after 1.0 s, 30 tokens generated."
 
 
-def test_that_a_prompt_was_cut_is_told() -> None:
-    assert "its prompt was cut" in summary_sentence(a_row(truncated=1)) and "cut" not in summary_sentence(
+def test_the_sentence_says_that_a_prompt_was_truncated() -> None:
+    assert "prompt truncated" in summary_sentence(a_row(truncated=1)) and "truncated" not in summary_sentence(
         a_row(truncated=0)
     )
 
 
 @pytest.mark.parametrize("times", [(10.0, 90.0), (400.0, 49.0), (5000.0, 50.0), (0.0, 0.0)])
-def test_whatever_the_wall_clock_did_nothing_overlaps_or_leaves_the_axis(times: tuple[float, float]) -> None:
+def test_phases_do_not_overlap_or_leave_the_time_axis_when_the_wall_clock_jumps(times: tuple[float, float]) -> None:
     tried = a_row(status="retried", attempt_ms=times[0], timestamp=times[1], time_to_first_token_ms=None)
     at = 0.0
     for _, _, start_ms, ms in spans([tried, a_row(attempt_ms=2000.0)]):
@@ -116,26 +116,26 @@ def day() -> Iterator[list[list[Row]]]:
     connection.close()
 
 
-def test_the_phases_of_every_request_of_a_day_sum_up_to_its_total(day: list[list[Row]]) -> None:
+def test_the_phases_of_every_request_of_a_day_add_up_to_its_total_time(day: list[list[Row]]) -> None:
     for rows in day:
-        told = request_details(rows)
-        assert sum(span.ms for lane in told.lanes for span in lane.spans) == pytest.approx(told.total_ms, abs=1.0), (
-            told.request_id
-        )
+        details = request_details(rows)
+        assert sum(span.ms for lane in details.lanes for span in lane.spans) == pytest.approx(
+            details.total_ms, abs=1.0
+        ), details.request_id
     assert any(len(rows) > 1 for rows in day)
 
 
-def test_the_terms_of_every_candidate_sum_up_to_its_expectation_and_the_signals_to_its_points(
+def test_the_terms_of_every_candidate_add_up_to_its_estimate_and_its_signals_to_its_points(
     day: list[list[Row]],
 ) -> None:
-    reweighted = [one for rows in day for choice in request_details(rows).choices for one in choice.candidates]
-    assert len(reweighted) > 600
-    for one in reweighted:
+    candidates = [one for rows in day for choice in request_details(rows).choices for one in choice.candidates]
+    assert len(candidates) > 600
+    for one in candidates:
         assert sum(one.terms_ms.values()) == pytest.approx(one.expected_ms, abs=0.01)
         assert sum(one.signals.values()) == pytest.approx(one.points) and len(one.signals) == 7
 
 
-def test_a_line_says_why_that_node() -> None:
+def test_a_finished_request_has_a_short_reason_for_its_node() -> None:
     first = {"node_id": "a", "total": 1.0, "depth": 0, "terms": {}, "expected_s": {"total": 1.0}}
     row = a_row(
         tags=["aider"],
@@ -146,9 +146,9 @@ def test_a_line_says_why_that_node() -> None:
             "rejected": [],
         },
     )
-    assert (finished_request(row).why, finished_request(row).app) == ("1.4 s sooner than b", "aider")
+    assert (finished_request(row).why, finished_request(row).app) == ("1.4 s faster than b", "aider")
     assert (
         finished_request(a_row(candidates={"model": "m", "chosen": "a", "scored": [first], "rejected": []})).why
-        == "the only one that could"
+        == "only available node"
     )
     assert finished_request(a_row()).why == ""

@@ -1,8 +1,8 @@
-// Asking the coordinator, and what can go wrong with that.
+// Sends requests to the coordinator's dashboard API and turns failures into ApiError.
 
 export const API = "/dashboard/api/v1";
 
-export class Trouble extends Error {
+export class ApiError extends Error {
   constructor(
     message: string,
     readonly code: string,
@@ -10,7 +10,7 @@ export class Trouble extends Error {
   ) {
     super(message);
   }
-  /** The coordinator does not know this path (yet). */
+  /** The coordinator has no such route; an older version may lack it. */
   get isMissing(): boolean {
     return this.status === 404 && this.code !== "unknown_request";
   }
@@ -19,37 +19,47 @@ export class Trouble extends Error {
   }
 }
 
-async function ask(path: string, init: RequestInit): Promise<unknown> {
+async function request(path: string, init: RequestInit): Promise<unknown> {
   let response: Response;
   try {
     response = await fetch(path.startsWith("/") ? path : `${API}/${path}`, { credentials: "same-origin", ...init });
   } catch (problem) {
     if (problem instanceof DOMException && problem.name === "AbortError") throw problem;
-    throw new Trouble("the coordinator does not answer", "unreachable", 0);
+    throw new ApiError("cannot reach the coordinator", "unreachable", 0);
   }
   const text = await response.text();
-  let told: unknown = null;
+  let body: unknown = null;
   try {
-    told = text ? JSON.parse(text) : null;
+    body = text ? JSON.parse(text) : null;
   } catch {
-    // Not JSON: an old coordinator, or something between.
+    // Not JSON: an old coordinator, or a proxy in between.
   }
-  if (response.ok && told !== null) return told;
-  const said = told as { error?: string | { message?: string }; code?: string } | null;
-  const message = typeof said?.error === "string" ? said.error : said?.error?.message;
-  throw new Trouble(message ?? `the coordinator answered ${response.status}`, said?.code ?? "", response.status || 0);
+  if (response.ok && body !== null) return body;
+  const error = body as { error?: string | { message?: string }; code?: string } | null;
+  const message = typeof error?.error === "string" ? error.error : error?.error?.message;
+  throw new ApiError(
+    message ?? `the coordinator returned status ${response.status}`,
+    error?.code ?? "",
+    response.status || 0,
+  );
 }
 
 export function get<T>(path: string, signal?: AbortSignal): Promise<T> {
-  return ask(path, signal ? { signal } : {}) as Promise<T>;
+  return request(path, signal ? { signal } : {}) as Promise<T>;
 }
 
 export function send<T>(path: string, body: unknown, method = "POST"): Promise<T> {
-  return ask(path, { method, headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) }) as Promise<T>;
+  const headers = { "Content-Type": "application/json" };
+  return request(path, { method, headers, body: JSON.stringify(body) }) as Promise<T>;
 }
 
-/** `{a: "x", b: ""}` -> "?a=x" */
-export function query(parts: Record<string, string | number | null | undefined>): string {
-  const kept = Object.entries(parts).filter(([, value]) => value !== "" && value !== null && value !== undefined);
-  return kept.length ? `?${new URLSearchParams(kept.map(([name, value]) => [name, String(value)]))}` : "";
+/** The message to show for a caught exception. */
+export function errorText(problem: unknown): string {
+  return problem instanceof Error ? problem.message : String(problem);
+}
+
+/** Builds a query string: `{a: "x", b: ""}` becomes "?a=x". */
+export function query(parameters: Record<string, string | number | null | undefined>): string {
+  const set = Object.entries(parameters).filter(([, value]) => value !== "" && value !== null && value !== undefined);
+  return set.length ? `?${new URLSearchParams(set.map(([name, value]) => [name, String(value)]))}` : "";
 }

@@ -1,6 +1,8 @@
-// Numbers as people read them. Every unknown is a dash, never a zero.
+// Formats numbers, sizes, durations and dates for display. An unknown value is shown as a dash, never as zero.
 
 export const UNKNOWN = "–";
+/** The name shown for requests without a tag and without a key. */
+export const UNKNOWN_APP = "Unknown app";
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const tenth = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
@@ -15,7 +17,7 @@ export function count(value: Maybe): string {
   return Math.abs(value) >= 100_000 ? short.format(value) : whole.format(value);
 }
 
-export function rate(value: Maybe): string {
+export function decimal(value: Maybe): string {
   if (!known(value)) return UNKNOWN;
   return Math.abs(value) >= 100 ? whole.format(value) : tenth.format(value);
 }
@@ -45,13 +47,15 @@ export function seconds(value: Maybe): string {
   const size = Math.abs(value);
   if (size < 10) return `${size < 1 ? hundredth.format(value) : tenth.format(value)} s`;
   if (size < 60) return `${whole.format(value)} s`;
-  if (size < 3600) return `${Math.floor(size / 60)} min${size % 60 >= 1 && size < 600 ? ` ${Math.floor(size % 60)} s` : ""}`;
-  if (size < 86400) return `${Math.floor(size / 3600)} h${size % 3600 >= 60 && size < 36000 ? ` ${Math.floor((size % 3600) / 60)} min` : ""}`;
+  if (size < 3600)
+    return `${Math.floor(size / 60)} min${size % 60 >= 1 && size < 600 ? ` ${Math.floor(size % 60)} s` : ""}`;
+  if (size < 86400)
+    return `${Math.floor(size / 3600)} h${size % 3600 >= 60 && size < 36000 ? ` ${Math.floor((size % 3600) / 60)} min` : ""}`;
   return `${tenth.format(size / 86400)} days`;
 }
 
-/** One unit, no more: 299 -> "5 min" */
-export function roughly(value: Maybe): string {
+/** A duration in one unit: 299 -> "5 min" */
+export function shortDuration(value: Maybe): string {
   if (!known(value)) return UNKNOWN;
   if (value < 60) return `${whole.format(value)} s`;
   if (value < 5400) return `${whole.format(value / 60)} min`;
@@ -68,11 +72,7 @@ export function ago(at: Maybe, now: number): string {
   if (!known(at) || at <= 0) return "never";
   const age = now - at;
   if (age < 5) return "just now";
-  return `${roughly(age)} ago`;
-}
-
-export function clock(at: number): string {
-  return new Date(at * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+  return `${shortDuration(age)} ago`;
 }
 
 export function date(at: number): string {
@@ -82,11 +82,3 @@ export function date(at: number): string {
 export function plural(n: number, one: string, many = `${one}s`): string {
   return `${count(n)} ${n === 1 ? one : many}`;
 }
-
-export const byUnit: Record<string, (value: Maybe) => string> = {
-  ms,
-  s: seconds,
-  bytes,
-  tokens: count,
-  requests: count,
-};

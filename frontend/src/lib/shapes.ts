@@ -415,6 +415,13 @@ export interface ModelLine {
   nodes: ModelNodeLine[];
 }
 
+export interface ModelManagement {
+  nodes: NodeModels[];
+  jobs: Job[];
+  pinned: string[];
+  drift: Record<string, Record<string, string[]>>;
+}
+
 export interface ModelNodeLine {
   node_id: string;
   state: string;
@@ -431,6 +438,15 @@ export interface ModelNodeLine {
   ttft_p95_ms: number | null;
   cold_loads: number;
   load_lost_s: number;
+  last_used_at: number | null;
+}
+
+export interface ModelOnDisk {
+  name: string;
+  size_bytes: number;
+  digest: string;
+  loaded: boolean;
+  pinned: boolean;
   last_used_at: number | null;
 }
 
@@ -477,6 +493,15 @@ export interface NodeChange {
   memory_bytes: BytesBar;
 }
 
+export interface NodeModels {
+  node_id: string;
+  disk_total_bytes: number | null;
+  disk_free_bytes: number | null;
+  can_fetch: boolean;
+  shares: boolean;
+  models: ModelOnDisk[];
+}
+
 export interface NodeUptime {
   node_id: string;
   range: string;
@@ -516,6 +541,12 @@ export interface Phase {
   start_ms: number;
   ms: number;
   is_measured: boolean;
+}
+
+export interface PullStarted {
+  job_id: string;
+  node_id: string;
+  model: string;
 }
 
 export interface Recommendation {

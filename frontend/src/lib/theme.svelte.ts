@@ -1,43 +1,42 @@
-// Light, dark, or as the system has it; and the seconds that "ago" counts with.
+// Applies the light, dark or system theme and remembers the choice in this browser.
 
 export type Theme = "auto" | "light" | "dark";
-const KEY = "herd-theme";
+export const THEMES: Theme[] = ["auto", "light", "dark"];
+const STORAGE_KEY = "herd-theme";
 
-class Look {
-  theme = $state<Theme>((localStorage.getItem(KEY) as Theme | null) ?? "auto");
-  /** Changes when colours do: canvases are drawn anew. */
-  edition = $state(0);
-  now = $state(Date.now() / 1000);
+class ThemeState {
+  choice = $state<Theme>((localStorage.getItem(STORAGE_KEY) as Theme | null) ?? "auto");
+  /** Increases whenever colors change, so that canvases are redrawn. */
+  version = $state(0);
 
   constructor() {
     this.#apply();
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => (this.edition += 1));
-    setInterval(() => document.hidden || (this.now = Date.now() / 1000), 1000);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => (this.version += 1));
   }
 
-  set(theme: Theme): void {
-    this.theme = theme;
-    localStorage.setItem(KEY, theme);
+  set(choice: Theme): void {
+    this.choice = choice;
+    localStorage.setItem(STORAGE_KEY, choice);
     this.#apply();
   }
 
   #apply(): void {
-    if (this.theme === "auto") delete document.documentElement.dataset["theme"];
-    else document.documentElement.dataset["theme"] = this.theme;
-    this.edition += 1;
+    if (this.choice === "auto") delete document.documentElement.dataset["theme"];
+    else document.documentElement.dataset["theme"] = this.choice;
+    this.version += 1;
   }
 }
 
-export const look = new Look();
+export const theme = new ThemeState();
 
-/** A colour variable as a canvas understands it: canvases can read neither var() nor light-dark(). */
-export function colour(name: string): string {
+/** The computed value of a color variable: a canvas can read neither var() nor light-dark(). */
+export function computedColor(name: string): string {
   const probe = document.createElement("span");
   probe.style.color = `var(--${name})`;
   document.body.append(probe);
-  const found = getComputedStyle(probe).color;
+  const color = getComputedStyle(probe).color;
   probe.remove();
-  return found;
+  return color;
 }
 
-export const isCalm = (): boolean => matchMedia("(prefers-reduced-motion: reduce)").matches;
+export const prefersReducedMotion = (): boolean => matchMedia("(prefers-reduced-motion: reduce)").matches;

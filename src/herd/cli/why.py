@@ -14,7 +14,7 @@ from herd.cli.terminal import console, printable, show, status_style, wrapped
 from herd.core.planning import decision_record
 from herd.core.planning.decision_record import CandidateRecord
 from herd.core.state.fleet import GB, canonical
-from herd.dashboard.alternatives import alternatives, is_by_seconds
+from herd.dashboard.alternatives import alternatives, is_by_completion_time
 from herd.text import BYTES_PER_GB, duration, gb, tokens
 
 TERMS = (("wait", "wait"), ("load", "load"), ("prefill", "prefill"), ("decode", "decode"), ("harm", "delay to others"))
@@ -144,7 +144,7 @@ def choice_lines(row: Json, width: int, sizes: Sizes) -> list[Text]:
         return [Text("  No node was considered.", "dim")]
     node_ids = [one.node_id for one in scored] + [one.node_id for one in rejected]
     size = max(len(printable(node_id)) for node_id in node_ids) + 1
-    describe = describe_seconds if is_by_seconds(row) else describe_points
+    describe = describe_seconds if is_by_completion_time(row) else describe_points
     lines = []
     for place, one in enumerate(scored):
         prefix = Text.assemble(

@@ -1,7 +1,8 @@
-"""What the dashboard shows: the shape of every answer and live message, and how rows and beliefs become one. Pure: rows in, values out.
+"""Defines the JSON answers and live messages of the dashboard, and builds them from stored rows and the core's state.
 
-Knows no database, no clock, no HTTP. Times are unix seconds (`..._at`), durations milliseconds (`..._ms`) or seconds (`..._s`),
-sizes bytes. `docs/dashboard-api.md` has an example of each.
+All functions are pure: they take rows and records and return values. Times are unix seconds (`..._at`), durations
+are milliseconds (`..._ms`) or seconds (`..._s`), sizes are bytes. `docs/dashboard-api.md` has an example of each
+answer.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import msgspec
 
 @dataclass(frozen=True, slots=True)
 class DashboardRoute:
-    """One route: served at `/dashboard/api/<path>` and `/dashboard/api/v1/<path>`. `asks` is the body of a change."""
+    """One route, served at `/dashboard/api/<path>` and `/dashboard/api/v1/<path>`. `shape` is the answer, `body` the
+    request body."""
 
     method: str
     path: str

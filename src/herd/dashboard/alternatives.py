@@ -1,4 +1,8 @@
-"""What would have changed a choice, in words: how far ahead it was, which circumstance held another back, the other policy. Decides nothing."""
+"""Explains a routing decision in sentences: why the node was chosen, and what would have led to another choice.
+
+For each other candidate it names the one condition that alone would have made the candidate the fastest, and it
+names the choice of the other scheduling policy.
+"""
 
 from __future__ import annotations
 
@@ -8,108 +12,122 @@ from herd.core.planning import decision_record
 from herd.core.planning.decision_record import CandidateRecord, DecisionRecord
 from herd.text import duration
 
-CIRCUMSTANCES = (
-    ("wait", "had nobody been before it there"),
-    ("load", "had the model been in memory there"),
-    ("prefill", "had its prompt been cached there"),
-    ("harm", "had nobody else lost time by it there"),
+CONDITIONS = (
+    ("wait", "its queue had been empty"),
+    ("load", "the model had been in its memory"),
+    ("prefill", "the prompt had been in its cache"),
+    ("harm", "it had not delayed other requests there"),
 )
-"""The terms that could have been otherwise, and how to say so. How fast a node writes is its nature."""
+"""The terms of the estimate that could have been different. Decode is absent: the decode speed is a property of the
+node."""
 NAMED_MAX = 3
-"""Nodes that are told with what held them back: the nearest."""
-LEAST_S = 0.005
-SECONDS, POINTS = "completion_time", "signals"
+"""At most this many candidates are named with their condition; the fastest come first."""
+DIFFERENCE_MIN_S = 0.005
+DIFFERENCE_MIN_POINTS = 0.5
+COMPLETION_TIME, SIGNALS = "completion_time", "signals"
 
 Row = Mapping[str, object]
-"""One of `request_traces`, its JSON columns decoded."""
+"""One row of `request_traces`, its JSON columns decoded."""
 
 
-def is_by_seconds(row: Row) -> bool:
-    """Which policy chose; rows of a time when it was not recorded are told by their kind."""
-    return _is_by_seconds(row, decision_record.of_row(row))
+def is_by_completion_time(row: Row) -> bool:
+    """Whether the policy `completion_time` chose. Old rows have no policy: there it follows from the recorded
+    estimates."""
+    return _is_by_completion_time(row, decision_record.of_row(row))
 
 
-def _is_by_seconds(row: Row, kept: DecisionRecord) -> bool:
-    return str(row.get("policy") or (SECONDS if kept.scored and kept.scored[0].expected_s else POINTS)) == SECONDS
+def _is_by_completion_time(row: Row, decision: DecisionRecord) -> bool:
+    has_estimate = bool(decision.scored and decision.scored[0].expected_s)
+    return str(row.get("policy") or (COMPLETION_TIME if has_estimate else SIGNALS)) == COMPLETION_TIME
 
 
 def alternatives(row: Row) -> list[str]:
-    """Sentences, none where nobody was chosen."""
-    kept = decision_record.of_row(row)
-    scored = kept.scored
-    if not kept.chosen or not scored:
+    """What would have led to another choice, one sentence each; [] where no node was chosen."""
+    decision = decision_record.of_row(row)
+    scored = decision.scored
+    if not decision.chosen or not scored:
         return []
     if len(scored) == 1:
-        return ["No other node could have taken it."]
-    by_seconds = _is_by_seconds(row, kept)
-    told = (
-        [*_by_seconds(scored)]
-        if by_seconds and all(one.expected_s for one in scored)
-        else [*_by_points(scored)]
-        if not by_seconds
-        else []
-    )
-    return [*told, *_other_policy(scored, by_seconds)]
+        return ["No other node could serve the request."]
+    by_time = _is_by_completion_time(row, decision)
+    if not by_time:
+        sentences = [*_by_points(scored)]
+    elif all(one.expected_s for one in scored):
+        sentences = [*_by_time(scored)]
+    else:
+        sentences = []
+    return [*sentences, *_other_policy(scored, by_time)]
 
 
 def short_reason(row: Row) -> str:
-    """Why that node, in half a sentence; "" where nobody was chosen or nothing is on record."""
-    kept = decision_record.of_row(row)
-    if not kept.chosen or not kept.scored:
+    """Why the node was chosen, in a few words; "" where no node was chosen or no candidates are recorded."""
+    decision = decision_record.of_row(row)
+    if not decision.chosen or not decision.scored:
         return ""
-    if len(kept.scored) == 1:
-        return "the only one that could"
-    first, second = kept.scored[0], kept.scored[1]
-    if _is_by_seconds(row, kept) and first.expected_s and second.expected_s:
+    if len(decision.scored) == 1:
+        return "only available node"
+    first, second = decision.scored[0], decision.scored[1]
+    if _is_by_completion_time(row, decision) and first.expected_s and second.expected_s:
         lead_s = second.seconds - first.seconds
-        return f"{_told(lead_s)} sooner than {second.node_id}" if lead_s >= LEAST_S else f"as soon as {second.node_id}"
+        if lead_s < DIFFERENCE_MIN_S:
+            return f"as fast as {second.node_id}"
+        return f"{_seconds(lead_s)} faster than {second.node_id}"
     lead = first.points - second.points
-    return f"{_points(lead)} before {second.node_id}" if lead >= 0.5 else f"even with {second.node_id}"
+    if lead < DIFFERENCE_MIN_POINTS:
+        return f"same points as {second.node_id}"
+    return f"{_points(lead)} ahead of {second.node_id}"
 
 
-def _by_seconds(scored: Sequence[CandidateRecord]) -> Iterable[str]:
+def _by_time(scored: Sequence[CandidateRecord]) -> Iterable[str]:
     first, *others = scored
     best_s = first.seconds
     lead_s = others[0].seconds - best_s
-    if lead_s < LEAST_S:
+    if lead_s < DIFFERENCE_MIN_S:
         return
-    yield f"{others[0].node_id} is next, {_told(lead_s)} later."
-    held_back = [(one.node_id, least) for one in others if (least := _least_without(one)) and least[0] < best_s]
-    for node_id, (total_s, words) in held_back[:NAMED_MAX]:
-        yield f"{node_id} would have been chosen {words}: {_told(total_s)}."
-    if not held_back:
-        yield "No single circumstance would have put another node first."
+    yield f"Second choice: {others[0].node_id}, {_seconds(lead_s)} slower."
+    faster = [(one.node_id, found) for one in others if (found := _best_condition(one)) and found[0] < best_s]
+    for node_id, (total_s, condition) in faster[:NAMED_MAX]:
+        yield f"{node_id} would have been chosen if {condition} (estimate {_seconds(total_s)})."
+    if not faster:
+        yield "No single change would have led to another choice."
 
 
-def _least_without(one: CandidateRecord) -> tuple[float, str] | None:
-    """The seconds it would have taken without the circumstance that cost it most, and that circumstance; None without any."""
-    found = [(one.seconds - cost_s, words) for name, words in CIRCUMSTANCES if (cost_s := one.term_s(name)) >= LEAST_S]
+def _best_condition(one: CandidateRecord) -> tuple[float, str] | None:
+    """The shortest estimate that one condition alone would have given, and the condition; None where no term is large
+    enough."""
+    found = [
+        (one.seconds - term_s, condition)
+        for name, condition in CONDITIONS
+        if (term_s := one.term_s(name)) >= DIFFERENCE_MIN_S
+    ]
     return min(found, default=None)
 
 
 def _by_points(scored: Sequence[CandidateRecord]) -> Iterable[str]:
     lead = scored[0].points - scored[1].points
-    if lead >= 0.5:
-        yield f"{scored[1].node_id} is next, {_points(lead)} behind."
+    if lead >= DIFFERENCE_MIN_POINTS:
+        yield f"Second choice: {scored[1].node_id}, {_points(lead)} behind."
+
+
+def _other_policy(scored: Sequence[CandidateRecord], by_time: bool) -> Iterable[str]:
+    """The node that the other policy would have chosen, where that is known and is a different node."""
+    first = scored[0]
+    if by_time:
+        best = min(scored, key=lambda one: (-one.points, one.depth, one.node_id))
+        numbers = f"{best.points:.0f} points; {first.node_id} has {first.points:.0f}"
+    elif all(one.expected_s for one in scored):
+        best = min(scored, key=lambda one: (one.seconds, one.depth, one.node_id))
+        numbers = f"estimate {_seconds(best.seconds)}; {first.node_id} {_seconds(first.seconds)}"
+    else:
+        return
+    if best is not first:
+        policy = SIGNALS if by_time else COMPLETION_TIME
+        yield f"The {policy} policy would have chosen {best.node_id} ({numbers})."
 
 
 def _points(lead: float) -> str:
     return f"{lead:.0f} {'point' if round(lead) == 1 else 'points'}"
 
 
-def _other_policy(scored: Sequence[CandidateRecord], by_seconds: bool) -> Iterable[str]:
-    """Whom the other policy would have chosen, where it can be told and is another."""
-    if by_seconds:
-        best = min(scored, key=lambda one: (-one.points, one.depth, one.node_id))
-        told = f"By points it would have been {best.node_id}: {best.points:.0f} against {scored[0].points:.0f}."
-    else:
-        if not all(one.expected_s for one in scored):
-            return
-        best = min(scored, key=lambda one: (one.seconds, one.depth, one.node_id))
-        told = f"By expected seconds it would have been {best.node_id}: {_told(best.seconds)} against {_told(scored[0].seconds)}."
-    if best is not scored[0]:
-        yield told
-
-
-def _told(seconds: float) -> str:
+def _seconds(seconds: float) -> str:
     return duration(seconds * 1000)

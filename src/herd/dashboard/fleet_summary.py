@@ -1,4 +1,4 @@
-"""The sentence that opens the dashboard: whether it is well, made from the nodes' states and who waits. Knows no history."""
+"""Summarizes the state of the fleet in one sentence, from the nodes' states and the number of queued requests."""
 
 from __future__ import annotations
 
@@ -10,48 +10,46 @@ from herd.dashboard.nodes import NodeCard
 from herd.text import join_names, number
 
 SERVING = frozenset({"online", "busy", "degraded", "waking"})
-"""States in which a node may be given requests."""
-ASIDE = (
-    ("yielding", "lent back to its owner", "lent back to their owners"),
-    ("draining", "finishing what it has", "finishing what they have"),
-    ("asleep", "asleep", "asleep"),
-)
-"""States that are nobody's trouble, in words for one and for several."""
+"""States in which a node may get requests."""
+PLANNED_ABSENCES = (("yielding", "paused for local use"), ("draining", "draining"), ("asleep", "asleep"))
+"""States in which a node serves no requests although nothing is wrong."""
 
 
 class FleetSummary(Struct, frozen=True):
-    """One sentence made from the data. `level`: "good", "attention", "bad", or "empty" while no node was ever here."""
+    """One sentence about the fleet. `level` is "good", "attention", "bad", or "empty" while no node has joined."""
 
     level: str
     sentence: str
 
 
-def summarize_fleet(cards: Sequence[NodeCard], waiting: int, is_draining: bool = False) -> FleetSummary:
-    """`waiting` counts requests that no node has yet."""
+def summarize_fleet(cards: Sequence[NodeCard], queued: int, is_draining: bool = False) -> FleetSummary:
+    """`queued` is the number of requests that no node has yet; `is_draining` is about the coordinator itself."""
     if is_draining:
-        return FleetSummary("attention", "The coordinator is ending: what runs may finish, nothing new is taken.")
+        sentence = "The coordinator is shutting down: running requests may finish, new requests are rejected."
+        return FleetSummary("attention", sentence)
     if not cards:
-        return FleetSummary("empty", "No machine is here yet: start one with herd-node, and it appears by itself.")
+        return FleetSummary("empty", "No nodes yet. Run herd-node on a machine to add one.")
     serving = [card for card in cards if card.state in SERVING]
-    queue = f" {number(waiting, 'request')} {'waits' if waiting == 1 else 'wait'}." if waiting else ""
+    queue = f" {number(queued, 'request')} queued." if queued else ""
     if not serving:
-        return FleetSummary("bad", f"Nobody can be served: {_rest(cards)}.{queue}")
+        return FleetSummary("bad", f"No node can serve requests: {_exceptions(cards)}.{queue}")
     if not any(card.models_on_disk for card in serving):
-        return FleetSummary("attention", f"{number(len(serving), 'machine')} here, and no model on any of them yet.")
-    told = f"{len(serving)} of {number(len(cards), 'machine')} {'serves' if len(serving) == 1 else 'serve'}"
-    rest, troubles = _rest(cards), [card for card in cards if card.state in ("degraded", "gone")]
-    sentence = f"{told}{', ' + rest if rest else ''}.{queue}"
-    return FleetSummary("attention", sentence) if troubles else FleetSummary("good", f"All good: {sentence}")
+        return FleetSummary("attention", f"{number(len(serving), 'node')} online, but no node has a model yet.")
+    exceptions = _exceptions(cards)
+    sentence = f"{len(serving)} of {number(len(cards), 'node')} online{', ' + exceptions if exceptions else ''}.{queue}"
+    has_problem = any(card.state in ("degraded", "gone") for card in cards)
+    return FleetSummary("attention", sentence) if has_problem else FleetSummary("good", f"All good: {sentence}")
 
 
-def _rest(cards: Sequence[NodeCard]) -> str:
-    """Those that do not serve, or not well: by name with the reason where it is a trouble, else counted."""
-    told = []
-    for state, one, several in ASIDE:
-        count = sum(card.state == state for card in cards)
-        told += [f"{count} {'is' if count == 1 else 'are'} {one if count == 1 else several}"] if count else []
+def _exceptions(cards: Sequence[NodeCard]) -> str:
+    """The nodes that do not serve normally: planned absences are counted, problems are named."""
+    parts = [f"{count} {text}" for state, text in PLANNED_ABSENCES if (count := sum(c.state == state for c in cards))]
     degraded = [card for card in cards if card.state == "degraded"]
-    told += [f"{degraded[0].node_id} is degraded ({degraded[0].why})"] if len(degraded) == 1 else []
-    told += [f"{join_names([card.node_id for card in degraded])} are degraded"] if len(degraded) > 1 else []
+    if len(degraded) == 1:
+        parts.append(f"{degraded[0].node_id} is degraded ({degraded[0].why})")
+    elif degraded:
+        parts.append(f"{join_names([card.node_id for card in degraded])} are degraded")
     gone = [card.node_id for card in cards if card.state == "gone"]
-    return ", ".join(told + ([f"{join_names(gone)} {'is' if len(gone) == 1 else 'are'} gone"] if gone else []))
+    if gone:
+        parts.append(f"{join_names(gone)} {'is' if len(gone) == 1 else 'are'} offline")
+    return ", ".join(parts)

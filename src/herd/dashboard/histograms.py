@@ -1,6 +1,7 @@
-"""Percentiles read from counts in bins. Knows no database.
+"""Computes percentiles and display histograms from the bin counts of the roll-ups.
 
-The bins of the roll-ups grow by a tenth, so what is read here lies within five percent of the true value (tested).
+Each bin of the roll-ups is a tenth wider than the one before, so a percentile read here is within 5 % of the true
+value (tested).
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from math import sqrt
 
 BIN_GROWTH = 1.1
 Counts = dict[int, int]
-"""How many fell into each bin."""
+"""The number of values in each bin, by the number of the bin."""
 
 
 def percentile(counts: Mapping[int, int], edges: Sequence[float], share: float) -> float | None:
-    """The middle (geometric) of the bin in which the value lies below which `share` of all are. `edges[bin]` is where a bin begins."""
+    """The value below which `share` of all values are: the geometric middle of its bin. `edges[bin]` is the bin's lower
+    edge."""
     total = sum(counts.values())
     if not total:
         return None
@@ -35,7 +37,7 @@ def _middle(edges: Sequence[float], number: int) -> float:
 
 
 def largest(counts: Mapping[int, int], edges: Sequence[float]) -> float | None:
-    """The middle of the highest bin that has any."""
+    """The middle of the highest bin that has values; None where there are none."""
     return _middle(edges, max(counts)) if counts else None
 
 
@@ -50,14 +52,16 @@ def merged(several: Iterable[Mapping[int, int]]) -> Counts:
 def doubling(
     counts: Mapping[int, int], edges: Sequence[float], first: float
 ) -> tuple[tuple[float, ...], tuple[int, ...]]:
-    """The same in bins that double from `first` on, for people: their lower edges, and how many are in each. A bin of the roll-ups
-    belongs where it begins."""
+    """The same values in bins that double in width from `first` on, for display: the lower edges and the counts.
+
+    A roll-up bin counts in the display bin that contains its lower edge.
+    """
     sums: dict[int, int] = {}
     for number, count in counts.items():
-        place, edge = 0, first
+        display_bin, edge = 0, first
         while edges[number] >= edge:
-            place, edge = place + 1, edge * 2
-        sums[place] = sums.get(place, 0) + count
+            display_bin, edge = display_bin + 1, edge * 2
+        sums[display_bin] = sums.get(display_bin, 0) + count
     last = max(sums, default=-1)
-    lows = (0.0, *(first * 2**n for n in range(max(0, last))))
-    return lows[: last + 1], tuple(sums.get(place, 0) for place in range(last + 1))
+    lower_edges = (0.0, *(first * 2**n for n in range(max(0, last))))
+    return lower_edges[: last + 1], tuple(sums.get(display_bin, 0) for display_bin in range(last + 1))

@@ -1,7 +1,8 @@
-"""What is said over the one WebSocket (and as server-sent events): topics, snapshots, deltas, numbers in sequence.
+"""Defines the messages of the live WebSocket, which are also sent as server-sent events.
 
-A client says `Subscribe`; for each topic it gets a `snapshot`, then `delta`s. `seq` counts by one within a topic and is the same
-for every client: who sees a gap says `Subscribe` again. A topic that is not named any more falls silent.
+A client sends `Subscribe`. For each topic it gets a `snapshot`, then `delta`s. `seq` increases by one within a topic
+and is the same for every client: a client that sees a gap sends `Subscribe` again. A topic that is no longer listed
+sends nothing.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ TOPICS = ("fleet", "requests", "jobs")
 
 
 class Subscribe(Struct, frozen=True):
-    """Client to server. The whole list of what is wanted from now on; [] while the tab is hidden."""
+    """Client to server: the complete list of topics from now on; [] while the tab is hidden."""
 
     sub: tuple[str, ...]
 
 
 class LiveNumbers(Struct, frozen=True):
-    """The numbers of now: those of the overview that need no database."""
+    """The numbers of the overview that need no database."""
 
     running: int
     waiting: int
@@ -32,8 +33,9 @@ class LiveNumbers(Struct, frozen=True):
 
 
 class FleetData(Struct, frozen=True):
-    """Topic "fleet", once a second. In a snapshot `nodes` is every card; in a delta those that changed, whole but for `availability`
-    (None: as before), and `gone` those that are no more. Where nothing changed the delta has neither."""
+    """Topic "fleet", once a second. A snapshot has every node card. A delta has the cards that changed, complete except
+    for `availability` (None: unchanged), and in `gone` the nodes that were removed; both are empty where nothing
+    changed."""
 
     pulse: LiveNumbers
     nodes: tuple[NodeCard, ...]
@@ -41,7 +43,8 @@ class FleetData(Struct, frozen=True):
 
 
 class RequestEvent(Struct, frozen=True, kw_only=True):
-    """Something that happened to a request. `what`: "arrived", "waiting", "routed", "first", "retried" or "ended" (with `status`)."""
+    """An event of a request. `what`: "arrived", "waiting", "routed", "first" (first token), "retried" or "ended" (with
+    `status`)."""
 
     what: str
     at: float
@@ -55,8 +58,8 @@ class RequestEvent(Struct, frozen=True, kw_only=True):
 
 
 class RequestsData(Struct, frozen=True):
-    """Topic "requests", at most five times a second. A snapshot has `live`, everybody who is here; a delta has `moved`, in order.
-    `skipped` counts those that were too many to tell one by one."""
+    """Topic "requests", at most five times a second. A snapshot has all active requests in `live`; a delta has events
+    in `moved`, oldest first. `skipped` counts events that were left out because there were too many."""
 
     live: tuple[ActiveRequest, ...] = ()
     moved: tuple[RequestEvent, ...] = ()
@@ -64,8 +67,8 @@ class RequestsData(Struct, frozen=True):
 
 
 class Job(Struct, frozen=True, kw_only=True):
-    """A pull, a delete, a load or a benchmark. `kind` and `state` are words: state is "queued", "running", "done", "failed" or
-    "cancelled". `done` and `total` count in `unit` ("bytes", "requests"); total 0 where it is not known."""
+    """A pull, a delete, a load or a benchmark. `state`: "queued", "running", "done", "failed" or "cancelled". `done`
+    and `total` are in `unit` ("bytes" or "requests"); `total` is 0 where it is unknown."""
 
     job_id: str
     kind: str
@@ -82,7 +85,8 @@ class Job(Struct, frozen=True, kw_only=True):
 
 
 class JobsData(Struct, frozen=True):
-    """Topic "jobs", at most once a second. A snapshot has all that run and the latest that ended; a delta those that changed."""
+    """Topic "jobs", at most once a second. A snapshot has the running jobs and the latest ended ones; a delta has the
+    changed jobs."""
 
     jobs: tuple[Job, ...]
 
@@ -114,7 +118,7 @@ class JobsMessage(Struct, frozen=True):
 
 
 class LiveError(Struct, frozen=True):
-    """What a client said made no sense; the connection stays."""
+    """The reply to an invalid message; the connection stays open."""
 
     type: str
     message: str

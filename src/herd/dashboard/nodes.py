@@ -1,6 +1,6 @@
-"""A node as a card: its state in a word with the reason, what it has and what it runs. Decides no routing.
+"""Describes a node for the overview and the live messages: state and reason, hardware, load and models.
 
-Used by the overview and by live messages. Memory is what models may fill: graphics memory where there is some.
+The memory of a node is the memory that models use: VRAM where the node has GPUs, else RAM.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from herd.core.state.timestamps import unix_s
 from herd.text import duration, number
 
 NEVER_S = 365 * 86400.0
-"""An engine that keeps a model for ever says so with a time that is centuries away."""
+"""An engine that never unloads a model reports an expiry time centuries in the future."""
 STATES = ("online", "busy", "degraded", "yielding", "asleep", "waking", "draining", "gone")
-"""A node is in exactly one; the card's `why` says what made it so."""
+"""A node is in exactly one of these states; `why` in the node's card gives the reason."""
 
 
 class MemoryBar(Struct, frozen=True):
-    """`ceiling_bytes` is what models may fill: less than `total_bytes` where the owner keeps some."""
+    """`ceiling_bytes` is the limit for models: less than `total_bytes` where the owner reserves some."""
 
     total_bytes: int
     used_bytes: int
@@ -31,7 +31,7 @@ class MemoryBar(Struct, frozen=True):
 
 
 class GpuCard(Struct, frozen=True):
-    """A graphics card."""
+    """A GPU."""
 
     name: str
     memory_total_bytes: int
@@ -41,7 +41,8 @@ class GpuCard(Struct, frozen=True):
 
 
 class LoadedModel(Struct, frozen=True, kw_only=True):
-    """A model in memory. `unload_in_s` is None where the engine keeps it or did not say; `context_tokens` is its window."""
+    """A model in memory. `unload_in_s` is None where the engine does not unload it or reports no time; `context_tokens`
+    is its context window."""
 
     name: str
     engine: str
@@ -54,7 +55,7 @@ class LoadedModel(Struct, frozen=True, kw_only=True):
 
 
 class SharedCapacity(Struct, frozen=True):
-    """What the owner lends now, on machines that learn it; `score` 0..1."""
+    """How available the machine is now, on nodes that learn when the owner uses it; `score` is 0..1."""
 
     mode: str
     score: float
@@ -66,8 +67,9 @@ class SharedCapacity(Struct, frozen=True):
 
 
 class NodeCard(Struct, frozen=True, kw_only=True):
-    """`why` is a sentence for `state`. `availability` has 168 values 0..1, hour by hour from Monday 0:00 in the node's own
-    time, None for hours it has not seen; the whole is None on machines that do not learn."""
+    """`why` is the reason for `state`. `availability` has a value 0..1 for each hour of the week from Monday 0:00 in
+    the node's local time, None for hours without data; it is None on nodes that do not learn it. `heard_s` is the
+    age of the last heartbeat."""
 
     node_id: str
     state: str
@@ -98,11 +100,11 @@ class NodeCard(Struct, frozen=True, kw_only=True):
 
 
 def node_card(
-    node: Node, books: Mapping[ModelName, Queue], now: float, unix_now: float, tokens_per_s: float = 0.0
+    node: Node, queues: Mapping[ModelName, Queue], now: float, unix_now: float, tokens_per_s: float = 0.0
 ) -> NodeCard:
-    """`books` are the node's queues; `now` is the core's clock, `unix_now` the same moment on the wall."""
+    """`queues` are the node's queues; `now` is the core's clock, `unix_now` the same time in unix seconds."""
     report = node.report
-    running = sum(len(queue.in_flight) for queue in books.values())
+    running = sum(len(queue.in_flight) for queue in queues.values())
     slots = slots_of(node)
     state, why = state_of(node, running, slots, now)
     disk = report.disk
@@ -125,23 +127,23 @@ def node_card(
         thermal=report.thermal_state,
         temperature_c=report.temperature_c,
         running=running,
-        pending=sum(len(queue.pending) for queue in books.values()),
+        pending=sum(len(queue.pending) for queue in queues.values()),
         slots=slots,
         tokens_per_s=tokens_per_s,
         models=tuple(
-            _loaded(node.report.models[name], books.get(name), unix_now)
+            _loaded(node.report.models[name], queues.get(name), unix_now)
             for name in sorted(node.loaded)
             if name in report.models
         ),
         models_on_disk=len(report.models),
         loading=tuple(sorted(node.loading_until)),
-        lent=_lent(report.capacity),
+        lent=_shared_capacity(report.capacity),
         availability=report.capacity.week if report.capacity else None,
     )
 
 
 def slots_of(node: Node) -> int:
-    """How many requests it answers at the same time with what is in its memory; with nothing there, with one model."""
+    """How many requests can run concurrently with the models in memory, or with one model if none is loaded."""
     in_memory = sum(
         card.engine.slots
         for name, loaded in node.loaded.items()
@@ -151,37 +153,37 @@ def slots_of(node: Node) -> int:
 
 
 def state_of(node: Node, running: int, slots: int, now: float) -> tuple[str, str]:
-    """The worst that is true of it, and a sentence that says why."""
+    """The most severe state that applies, and the reason."""
     report = node.report
-    silent = duration(max(0.0, now - node.last_heartbeat_at) * 1000)
+    heartbeat_age = duration(max(0.0, now - node.last_heartbeat_at) * 1000)
     if node.liveness is Liveness.OFFLINE:
-        return "gone", f"it was last heard {silent} ago"
+        return "gone", f"last heartbeat {heartbeat_age} ago"
     if report.draining:
-        return "draining", f"it finishes {number(running, 'request')} and takes no more"
+        return "draining", f"finishing {number(running, 'request')}, accepts no new ones"
     if report.paused or (report.capacity is not None and report.capacity.paused):
         reason = report.capacity.reason.replace("_", " ") if report.capacity is not None else ""
-        return "yielding", f"lent back to its owner{': ' + reason if reason else ''}"
-    trouble = _trouble(node, silent, now)
-    if trouble:
-        return "degraded", trouble
+        return "yielding", f"paused for local use{': ' + reason if reason else ''}"
+    problem = _problem(node, heartbeat_age, now)
+    if problem:
+        return "degraded", problem
     if now < node.untrusted_until:
-        return "waking", "it came back just now, for more than the first time, and is watched for a while"
+        return "waking", "back online after repeated outages, on trial"
     if slots and running >= slots:
-        return "busy", f"{running} of {number(slots, 'slot')} are taken"
-    return "online", f"{number(slots - running, 'slot')} free" if slots else "it has no engine that answers"
+        return "busy", f"{running} of {number(slots, 'slot')} in use"
+    return "online", f"{number(slots - running, 'slot')} free" if slots else "no inference engine responds"
 
 
-def _trouble(node: Node, silent: str, now: float) -> str:
+def _problem(node: Node, heartbeat_age: str, now: float) -> str:
     report = node.report
     if node.liveness is Liveness.DEGRADED:
-        return f"it has been silent for {silent}"
+        return f"no heartbeat for {heartbeat_age}"
     if now < node.unreachable_until:
-        return f"connections to it fail; tried again in {duration((node.unreachable_until - now) * 1000)}"
+        return f"connections fail; next attempt in {duration((node.unreachable_until - now) * 1000)}"
     if now < node.unauthorized_until:
-        return "it does not know this coordinator's key; pair it again"
+        return "the node rejects this coordinator's key; pair the node again"
     if report.memory.pressure is Pressure.CRITICAL:
-        return "its memory is critically short"
-    return "its engine does not answer" if not report.engines else ""
+        return "critically low on memory"
+    return "no inference engine responds" if not report.engines else ""
 
 
 def _memory(node: Node) -> MemoryBar:
@@ -213,7 +215,7 @@ def _loaded(card: ModelInfo, queue: Queue | None, unix_now: float) -> LoadedMode
     )
 
 
-def _lent(capacity: Capacity | None) -> SharedCapacity | None:
+def _shared_capacity(capacity: Capacity | None) -> SharedCapacity | None:
     if capacity is None:
         return None
     return SharedCapacity(

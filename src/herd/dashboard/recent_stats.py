@@ -1,7 +1,7 @@
-"""The last minute: how many tokens were written and how soon answers began. Knows no database; forgets what is older.
+"""Computes tokens per second and the p50 of the time to first token over the last 60 seconds.
 
-Both numbers can be asked of the traces too: tokens of requests that ended within the last 60 seconds, and the median of their
-`time_to_first_token_ms`.
+The stored traces give the same numbers: the tokens of requests that ended within the last 60 seconds, and the median
+of their `time_to_first_token_ms`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 WINDOW_S = 60.0
-KEPT_MAX = 4096
-"""Ended requests that are looked at: beyond 68 a second the speed is told from the newest."""
+REQUESTS_MAX = 4096
+"""Only the newest requests are kept. Above 68 requests per second they cover less than 60 seconds."""
 
 
 @dataclass(slots=True)
-class _Ended:
+class _EndedRequest:
     at: float
     node_id: str
     tokens: int
@@ -24,16 +24,16 @@ class _Ended:
 
 
 class RecentStats:
-    """Fed with every request that ends; asked once a second."""
+    """`add` takes every request that ends; the other methods are called once a second."""
 
     def __init__(self) -> None:
-        self._ended: deque[_Ended] = deque(maxlen=KEPT_MAX)
+        self._ended: deque[_EndedRequest] = deque(maxlen=REQUESTS_MAX)
 
     def add(self, at: float, node_id: str, tokens: int, ttft_ms: float | None) -> None:
-        self._ended.append(_Ended(at, node_id, tokens, ttft_ms))
+        self._ended.append(_EndedRequest(at, node_id, tokens, ttft_ms))
 
     def tokens_per_s(self, now: float) -> dict[str, float]:
-        """By node; nodes that wrote nothing are not among them."""
+        """By node. Nodes that generated no tokens are absent."""
         sums: dict[str, int] = {}
         for one in self._recent(now):
             if one.tokens:
@@ -45,13 +45,13 @@ class RecentStats:
         seen = sorted(one.ttft_ms for one in self._recent(now) if one.ttft_ms is not None)
         return round(seen[(len(seen) - 1) // 2], 1) if seen else None
 
-    def _recent(self, now: float) -> Iterator[_Ended]:
+    def _recent(self, now: float) -> Iterator[_EndedRequest]:
         ended = self._ended
         while ended and ended[0].at < now - WINDOW_S:
             ended.popleft()
         return iter(ended)
 
     def _window_s(self, now: float) -> float:
-        """Less than a minute only while more ended within it than are kept."""
-        is_full = len(self._ended) == KEPT_MAX
+        """60 seconds, or less where the deque is full and covers a shorter time."""
+        is_full = len(self._ended) == REQUESTS_MAX
         return max(1.0, now - self._ended[0].at) if is_full else WINDOW_S

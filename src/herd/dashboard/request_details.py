@@ -1,8 +1,9 @@
-"""One request told from its rows: what became of it in a sentence, its phases as lanes, its choices. Judges nothing.
+"""Builds the details of one request from its rows: a summary, the phases of each attempt, and the routing decisions.
 
-The axis is the request's own: 0 is its arrival, the end of its last row is the total. What lies between two attempts is waiting,
-so the spans of all lanes sum up to the total whatever the rows say. Engines tell how long they loaded, read and wrote; what of
-the time before the first byte they do not account for is the way there: connecting, the engine's own queue, the network.
+Time 0 is the arrival of the request; its total time is the end of its last row. The time between two attempts counts
+as waiting, so the spans of all lanes always add up to the total. Engines report how long load, prefill and decode
+took. The rest of the time before the first byte counts as "connect": the connection, the engine's own queue, and the
+network.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from types import MappingProxyType
 
 from herd.core.planning import decision_record
 from herd.core.planning.decision_record import CandidateInputs, CandidateRecord
-from herd.dashboard.alternatives import SECONDS, alternatives, is_by_seconds, short_reason
+from herd.dashboard.alternatives import COMPLETION_TIME, alternatives, is_by_completion_time, short_reason
 from herd.dashboard.requests import (
     CandidateLine,
     DecisionDetails,
@@ -24,43 +25,44 @@ from herd.dashboard.requests import (
     RequestDetails,
     app_name,
 )
-from herd.text import duration, number, tokens
+from herd.text import duration, tokens
 
 Row = Mapping[str, object]
 """One of `request_traces`, its JSON columns decoded."""
 
 TERMS = ("wait", "load", "prefill", "decode", "harm")
-ENDS = MappingProxyType(
+OUTCOMES = MappingProxyType(
     {
-        "completed": "answered by",
-        "failed": "failed on",
-        "failed_midstream": "broke off on",
-        "retried": "failed on",
-        "client_cancelled": "left by its client on",
+        "completed": "completed",
+        "failed": "failed",
+        "failed_midstream": "failed mid-stream",
+        "retried": "failed",
+        "client_cancelled": "cancelled by the client",
     }
 )
+"""The statuses of a row as they are shown."""
 
 
 def finished_request(row: Row) -> FinishedRequest:
-    """The line of a request that ended."""
+    """A finished request for the list of the overview."""
     return FinishedRequest(
         request_id=_text(row, "request_id"),
-        ended_at=_real(row, "timestamp") or 0.0,
+        ended_at=_float(row, "timestamp") or 0.0,
         model=_text(row, "model"),
         app=app_of(row),
         node_id=_text(row, "node_id"),
         status=_text(row, "status"),
-        latency_ms=_real(row, "latency_ms"),
-        ttft_ms=_real(row, "time_to_first_token_ms"),
-        prompt_tokens=_whole(row, "prompt_tokens"),
-        completion_tokens=_whole(row, "completion_tokens"),
-        retries=_whole(row, "retry_count") or 0,
+        latency_ms=_float(row, "latency_ms"),
+        ttft_ms=_float(row, "time_to_first_token_ms"),
+        prompt_tokens=_int(row, "prompt_tokens"),
+        completion_tokens=_int(row, "completion_tokens"),
+        retries=_int(row, "retry_count") or 0,
         why=short_reason(row),
     )
 
 
 def app_of(row: Row) -> str:
-    """What the request said of itself, else its key; "" for neither."""
+    """The request's first tag, else its key; "" for neither."""
     tags = row.get("tags")
     if isinstance(tags, list) and tags:
         return str(tags[0])
@@ -69,10 +71,10 @@ def app_of(row: Row) -> str:
 
 
 def request_details(rows: Sequence[Row]) -> RequestDetails:
-    """`rows` are those of one request, attempts first, its end last; at least one."""
+    """`rows` are all rows of one request: the failed attempts first, the final row last."""
     end = rows[-1]
-    writing_ms = _real(end, "decode_ms")
-    written = _whole(end, "completion_tokens")
+    decode_ms = _float(end, "decode_ms")
+    generated = _int(end, "completion_tokens")
     return RequestDetails(
         request_id=_text(end, "request_id"),
         sentence=summary_sentence(end),
@@ -85,14 +87,14 @@ def request_details(rows: Sequence[Row]) -> RequestDetails:
         dialect=_text(end, "original_format"),
         kind=_text(end, "kind"),
         is_stream=bool(end.get("stream")),
-        ended_at=_real(end, "timestamp") or 0.0,
-        total_ms=_real(end, "latency_ms") or 0.0,
-        ttft_ms=_real(end, "time_to_first_token_ms"),
-        prompt_tokens=_whole(end, "prompt_tokens"),
-        estimated_tokens=_whole(end, "estimated_tokens"),
-        cached_tokens=_whole(end, "cached_tokens"),
-        completion_tokens=written,
-        tokens_per_s=round(written * 1000.0 / writing_ms, 2) if written and writing_ms else None,
+        ended_at=_float(end, "timestamp") or 0.0,
+        total_ms=_float(end, "latency_ms") or 0.0,
+        ttft_ms=_float(end, "time_to_first_token_ms"),
+        prompt_tokens=_int(end, "prompt_tokens"),
+        estimated_tokens=_int(end, "estimated_tokens"),
+        cached_tokens=_int(end, "cached_tokens"),
+        completion_tokens=generated,
+        tokens_per_s=round(generated * 1000.0 / decode_ms, 2) if generated and decode_ms else None,
         finish_reason=_text(end, "finish_reason") or None,
         problem=_text(end, "error_message"),
         lanes=tuple(lanes(rows)),
@@ -102,29 +104,30 @@ def request_details(rows: Sequence[Row]) -> RequestDetails:
 
 
 def summary_sentence(end: Row) -> str:
-    """`qwen3:8b for aider: answered by studio, first byte after 310 ms, 2.2 s in all.`"""
+    """`qwen3:8b for aider: completed on studio, first byte after 310 ms, total 2.2 s.`"""
     status, node, app = _text(end, "status"), _text(end, "node_id"), app_of(end)
+    total = duration(_float(end, "latency_ms"))
     if status == "rejected":
-        told = [f"rejected after {duration(_real(end, 'latency_ms'))}"]
+        parts = [f"rejected after {total}"]
     else:
-        words = ENDS.get(status, "on")
-        told = [f"{words} {node}" if node else words.removesuffix(" by").removesuffix(" on")]
-        first = _real(end, "time_to_first_token_ms")
-        told += [f"first byte after {duration(first)}"] if first is not None else []
-        told.append(f"{duration(_real(end, 'latency_ms'))} in all")
-    retries = _whole(end, "retry_count") or 0
-    told += [f"after {number(retries, 'further attempt')}"] if retries else []
-    told += ["its prompt was cut"] if end.get("truncated") else []
-    told += [f"{tokens(written)} written"] if (written := _whole(end, "completion_tokens")) else []
-    return f"{_text(end, 'model')}{f' for {app}' if app else ''}: {', '.join(told)}."
+        outcome = OUTCOMES.get(status, status)
+        first = _float(end, "time_to_first_token_ms")
+        parts = [f"{outcome} on {node}" if node else outcome]
+        parts += [f"first byte after {duration(first)}"] if first is not None else []
+        parts.append(f"total {total}")
+    retries = _int(end, "retry_count") or 0
+    parts += [f"{retries} {'retry' if retries == 1 else 'retries'}"] if retries else []
+    parts += ["prompt truncated"] if end.get("truncated") else []
+    parts += [f"{tokens(generated)} generated"] if (generated := _int(end, "completion_tokens")) else []
+    return f"{_text(end, 'model')}{f' for {app}' if app else ''}: {', '.join(parts)}."
 
 
 # --- phases ---
 
 
 @dataclass(frozen=True, slots=True)
-class _Try:
-    """One attempt on the request's axis, in milliseconds."""
+class _Attempt:
+    """One attempt on the request's time axis, in milliseconds."""
 
     row: Row
     start: float
@@ -133,69 +136,73 @@ class _Try:
 
 
 def lanes(rows: Sequence[Row]) -> list[Lane]:
-    """One for what came before any node, then one for each attempt."""
-    total = _real(rows[-1], "latency_ms") or 0.0
-    tries = _tries(rows, total)
-    first_ms = _real(rows[-1], "time_to_first_token_ms")
-    before = tries[0].start if tries else total
+    """One lane for the time before the first attempt, then one lane for each attempt."""
+    total = _float(rows[-1], "latency_ms") or 0.0
+    attempts = _attempts(rows, total)
+    first_ms = _float(rows[-1], "time_to_first_token_ms")
+    before = attempts[0].start if attempts else total
     found = [
-        Lane(0, "", "served" if tries else _outcome(rows[-1]), False, "", (Phase("waiting", 0.0, _ms(before), True),))
+        Lane(
+            0, "", "served" if attempts else _outcome(rows[-1]), False, "", (Phase("waiting", 0.0, _ms(before), True),)
+        )
     ]
     cursor = before
-    for number_, one in enumerate(tries, 1):
+    for attempt, one in enumerate(attempts, 1):
         gap = [Phase("waiting", _ms(cursor), _ms(one.start - cursor), True)] if one.start > cursor else []
         goes_on = one.is_last and first_ms is not None and first_ms < one.start
         spans = (*gap, *_phases(one, first_ms))
         problem = _text(one.row, "error_message") or _text(one.row, "failure")
-        found.append(Lane(number_, _text(one.row, "node_id"), _outcome(one.row), goes_on, problem, spans))
+        found.append(Lane(attempt, _text(one.row, "node_id"), _outcome(one.row), goes_on, problem, spans))
         cursor = one.end
     return found
 
 
-def _tries(rows: Sequence[Row], total: float) -> list[_Try]:
-    """Where each attempt begins and ends. The wall clock of rows may have been set meanwhile: nothing overlaps, nothing leaves the axis."""
-    began_at = (_real(rows[-1], "timestamp") or 0.0) - total / 1000.0
-    found: list[_Try] = []
+def _attempts(rows: Sequence[Row], total: float) -> list[_Attempt]:
+    """Where each attempt begins and ends. The wall clock may have been changed meanwhile, so times are clamped:
+    attempts never overlap and never leave the time axis."""
+    arrived_at = (_float(rows[-1], "timestamp") or 0.0) - total / 1000.0
+    found: list[_Attempt] = []
     cursor = 0.0
     for row in rows:
-        took = _real(row, "attempt_ms")
+        took = _float(row, "attempt_ms")
         if took is None:
             continue
         is_last = row is rows[-1]
-        end = total if is_last else ((_real(row, "timestamp") or 0.0) - began_at) * 1000.0
+        end = total if is_last else ((_float(row, "timestamp") or 0.0) - arrived_at) * 1000.0
         end = min(max(end, cursor), total)
         start = min(max(end - took, cursor), end)
-        found.append(_Try(row, start, end, is_last))
+        found.append(_Attempt(row, start, end, is_last))
         cursor = end
     return found
 
 
-def _phases(one: _Try, first_ms: float | None) -> Iterable[Phase]:
-    """Connect, load, reading, writing, without a gap. An attempt that never wrote anything has failed or was left."""
+def _phases(one: _Attempt, first_ms: float | None) -> Iterable[Phase]:
+    """Connect, load, prefill and decode, without a gap. An attempt without output failed or was cancelled by the
+    client."""
     row = one.row
-    has_written = first_ms is not None and first_ms <= one.end
-    if not has_written and _outcome(row) != "served":
+    has_output = first_ms is not None and first_ms <= one.end
+    if not has_output and _outcome(row) != "served":
         yield Phase("failed", _ms(one.start), _ms(one.end - one.start), True)
         return
-    load, reading, writing = _real(row, "load_ms"), _real(row, "prefill_ms"), _real(row, "decode_ms")
-    is_told = reading is not None or load is not None
-    if has_written and first_ms is not None and first_ms >= one.start:
+    load, prefill, decode = _float(row, "load_ms"), _float(row, "prefill_ms"), _float(row, "decode_ms")
+    is_reported = prefill is not None or load is not None
+    if has_output and first_ms is not None and first_ms >= one.start:
         first = first_ms
-    elif has_written and not is_told:
+    elif has_output and not is_reported:
         first = one.start
     else:
-        first = max(one.start, one.end - (writing or 0.0))
-    room = first - one.start
-    load_ms = min(load or 0.0, room)
-    reading_ms = min(reading or 0.0, room - load_ms) if is_told else room - load_ms
+        first = max(one.start, one.end - (decode or 0.0))
+    before_first = first - one.start
+    load_ms = min(load or 0.0, before_first)
+    prefill_ms = min(prefill or 0.0, before_first - load_ms) if is_reported else before_first - load_ms
     at = one.start
     for phase, ms in (
-        ("connect", room - load_ms - reading_ms),
+        ("connect", before_first - load_ms - prefill_ms),
         ("load", load_ms),
-        ("reading", reading_ms),
+        ("reading", prefill_ms),
         ("writing", one.end - first),
     ):
-        yield Phase(phase, _ms(at), _ms(ms), is_told or phase == "writing")
+        yield Phase(phase, _ms(at), _ms(ms), is_reported or phase == "writing")
         at += ms
 
 
@@ -204,25 +211,25 @@ def _outcome(row: Row) -> str:
     return "served" if status == "completed" else "left" if status == "client_cancelled" else "failed"
 
 
-# --- choices ---
+# --- routing decisions ---
 
 
 def decision_details(row: Row, attempt: int) -> DecisionDetails:
-    """Everybody who was considered for this attempt."""
-    kept = decision_record.of_row(row)
-    policy = _text(row, "policy") or (SECONDS if is_by_seconds(row) else "signals")
+    """The routing decision of this attempt with all recorded candidates."""
+    recorded = decision_record.of_row(row)
+    policy = _text(row, "policy") or (COMPLETION_TIME if is_by_completion_time(row) else "signals")
     return DecisionDetails(
         attempt,
         policy,
-        kept.chosen,
-        tuple(_weighed(one, one.node_id == kept.chosen) for one in kept.scored),
-        tuple(RejectedLine(one.node_id, one.filter, one.reason) for one in kept.rejected),
-        kept.left_out,
+        recorded.chosen,
+        tuple(_candidate_line(one, one.node_id == recorded.chosen) for one in recorded.scored),
+        tuple(RejectedLine(one.node_id, one.filter, one.reason) for one in recorded.rejected),
+        recorded.left_out,
         tuple(alternatives(row)),
     )
 
 
-def _weighed(one: CandidateRecord, is_chosen: bool) -> CandidateLine:
+def _candidate_line(one: CandidateRecord, is_chosen: bool) -> CandidateLine:
     seen = one.seen or CandidateInputs(in_flight=one.depth)
     estimated = bool(one.expected_s) and one.expected_s.get("total") is not None
     terms = (
@@ -254,12 +261,12 @@ def _text(row: Row, name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _real(row: Row, name: str) -> float | None:
+def _float(row: Row, name: str) -> float | None:
     value = row.get(name)
     return float(value) if isinstance(value, int | float) else None
 
 
-def _whole(row: Row, name: str) -> int | None:
+def _int(row: Row, name: str) -> int | None:
     value = row.get(name)
     return int(value) if isinstance(value, int | float) else None
 

@@ -1,4 +1,4 @@
-"""Requests that live, requests that ended, and the whole story of one. Knows no tab."""
+"""Defines the answers about requests: active requests, finished requests, and the details of one request."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ KEY_CHARACTERS_SHOWN = 8
 
 
 class ActiveRequest(Struct, frozen=True, kw_only=True):
-    """One that is here now. `state`: "held", "pending" (in `node_id`'s queue), "dispatched" or "streaming". The place, the reason
-    and the estimate are of those who wait. `app` is its tag, user or key; "" for none."""
+    """A request that has not ended. `state`: "held" (no node can serve it yet), "pending" (in the queue of `node_id`),
+    "dispatched" or "streaming". `position`, `waits_for` and `expected_wait_s` are set while it waits. `app` is its
+    tag or key; "" for none."""
 
     request_id: str
     model: str
@@ -29,7 +30,8 @@ class ActiveRequest(Struct, frozen=True, kw_only=True):
 
 
 class FinishedRequest(Struct, frozen=True, kw_only=True):
-    """One that ended, in a line. `why` is half a sentence: "2.1 s sooner than studio", "the only one that could"."""
+    """A request that ended. `why` is the reason for the node in a few words: "2.1 s faster than studio", "only
+    available node"."""
 
     request_id: str
     ended_at: float
@@ -46,16 +48,17 @@ class FinishedRequest(Struct, frozen=True, kw_only=True):
 
 
 class Traces(Struct, frozen=True):
-    """`GET traces?limit=&node_id=&model=&status=&tag=&since=&until=&before_id=`. `traces` are whole rows under the names of the
-    table `request_traces`, newest first; `next_before_id` asks for the page after, None at the end."""
+    """`GET traces?limit=&node_id=&model=&status=&tag=&since=&until=&before_id=`. `traces` are complete rows of the
+    table `request_traces`, newest first; `next_before_id` is the `before_id` of the next page, None on the last
+    page."""
 
     traces: tuple[dict[str, object], ...]
     next_before_id: int | None
 
 
 class CandidateLine(Struct, frozen=True, kw_only=True):
-    """A node that could have served. `terms_ms` sum up to `expected_ms`: wait, load, prefill, decode, harm; None and {} where
-    seconds were not estimated. `signals` has the seven signals in points, they sum up to `points`."""
+    """A node that could serve the request. `terms_ms` (wait, load, prefill, decode, harm) add up to `expected_ms`; they
+    are {} and None where no time was estimated. `signals` has the points of each signal, which add up to `points`."""
 
     node_id: str
     is_chosen: bool
@@ -72,7 +75,7 @@ class CandidateLine(Struct, frozen=True, kw_only=True):
 
 
 class RejectedLine(Struct, frozen=True):
-    """A node that could not, the filter that ended it, and the reason with its numbers."""
+    """A node that could not serve the request, the filter that rejected it, and the reason with its numbers."""
 
     node_id: str
     filter: str
@@ -80,7 +83,8 @@ class RejectedLine(Struct, frozen=True):
 
 
 class DecisionDetails(Struct, frozen=True):
-    """One decision. `otherwise` are sentences: what would have changed it. `left_out` candidates are not on record."""
+    """One routing decision. `otherwise` are sentences about what would have led to another choice. `left_out` counts
+    candidates that are not recorded."""
 
     attempt: int
     policy: str
@@ -92,8 +96,9 @@ class DecisionDetails(Struct, frozen=True):
 
 
 class Phase(Struct, frozen=True):
-    """A phase on the request's own time axis. `phase`: "received", "waiting", "connect", "load", "reading", "writing", or "failed"
-    for an attempt that came to nothing. `is_measured` is false where the engine did not say where one phase ends."""
+    """A phase on the request's time axis. `phase`: "received", "waiting" (queue), "connect", "load", "reading"
+    (prefill), "writing" (decode), or "failed" for an attempt without output. `is_measured` is false where the engine
+    did not report when it ended."""
 
     phase: str
     start_ms: float
@@ -102,8 +107,8 @@ class Phase(Struct, frozen=True):
 
 
 class Lane(Struct, frozen=True):
-    """One attempt (number 0: before any node had it). `outcome` is "served", "failed" or "left"; `goes_on` where it wrote on
-    from what an earlier one had streamed."""
+    """One attempt; attempt 0 is the time before the first. `outcome` is "served", "failed" or "left" (the client
+    disconnected); `goes_on` is true where the attempt continued the partial answer of an earlier one."""
 
     attempt: int
     node_id: str
@@ -114,7 +119,8 @@ class Lane(Struct, frozen=True):
 
 
 class RequestDetails(Struct, frozen=True, kw_only=True):
-    """`GET requests/<id>`: one request. The spans of all lanes sum up to `total_ms`. `rows` are the rows it is told from."""
+    """`GET requests/<id>`: one request. The spans of all lanes add up to `total_ms`. `rows` are its rows in
+    `request_traces`."""
 
     request_id: str
     sentence: str
@@ -145,10 +151,10 @@ class RequestDetails(Struct, frozen=True, kw_only=True):
 ROUTES = (DashboardRoute("GET", "traces", Traces), DashboardRoute("GET", "requests/{request_id}", RequestDetails))
 
 
-def active_request(live: LiveRequest, place: QueuePosition | None, now: float) -> ActiveRequest:
-    """`place` is where it stands if it waits. No prompt, no address."""
+def active_request(live: LiveRequest, queued: QueuePosition | None, now: float) -> ActiveRequest:
+    """`queued` is the request's position if it waits. The answer has neither the prompt nor the client's address."""
     request = live.request
-    expected_s = place.expected_wait_s if place is not None else None
+    expected_s = queued.expected_wait_s if queued is not None else None
     return ActiveRequest(
         request_id=request.id,
         model=live.model,
@@ -157,20 +163,20 @@ def active_request(live: LiveRequest, place: QueuePosition | None, now: float) -
         node_id=node_of(live),
         age_s=round(now - live.arrived_at, 3),
         attempt=live.attempts,
-        position=place.position if place else None,
-        waits_for=place.waits_for if place else None,
+        position=queued.position if queued else None,
+        waits_for=queued.waits_for if queued else None,
         expected_wait_s=round(expected_s, 1) if expected_s is not None else None,
         estimated_tokens=request.prompt_tokens,
     )
 
 
 def app_name(tags: tuple[str, ...], key_id: str) -> str:
-    """What a request says of itself, else whose key it has; "" for neither."""
+    """The request's first tag, else its key; "" for neither."""
     return tags[0] if tags else f"key {key_id[:KEY_CHARACTERS_SHOWN]}" if key_id else ""
 
 
 def node_of(live: LiveRequest) -> str | None:
-    """Where it runs, or in whose queue it is."""
+    """The node that runs the request, or in whose queue it waits."""
     if live.attempt is not None and live.is_running:
         return live.attempt.node_id
     return live.queue.node_id if live.queue is not None else None

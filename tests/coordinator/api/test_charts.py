@@ -171,7 +171,7 @@ def test_apps_add_up_to_the_whole_and_are_called_by_what_they_said(day: Charts) 
     assert {app.app: app.kind for app in told.apps} == {
         "aider": "tag",
         "user:ann": "user",
-        "unlabelled (from 192.168.1.20)": "unlabelled",
+        "Unknown app (192.168.1.20)": "unlabelled",
         "notes": "tag",
         "key k-batch": "key",
     }
@@ -208,7 +208,7 @@ def test_what_is_no_range_is_refused_in_words(day: Charts, path: str) -> None:
 def test_an_empty_database_has_empty_charts() -> None:
     with charts(days=()) as empty:
         told = msgspec.convert(get(empty, "trends?range=30d"), Trends)
-        assert told.summary == "Nothing was asked in this time." and line(told, "ttft_p50_ms").values == (None,) * len(
+        assert told.summary == "No requests in this time range." and line(told, "ttft_p50_ms").values == (None,) * len(
             told.at
         )
         assert get(empty, "apps")["apps"] == [] and get(empty, "apps/daily")["days"] == []

@@ -51,7 +51,7 @@ def raw(fleet: Fleet, path: str) -> tuple[int, bytes]:
 def test_the_overview_tells_nodes_numbers_and_what_was_asked(fleet: Fleet) -> None:
     told = msgspec.convert(fleet.get("/dashboard/api/overview"), Overview)
     assert [(card.node_id, card.state) for card in told.nodes] == [("alpha", "online"), ("beta", "online")]
-    assert told.verdict.level == "good" and "2 of 2 machines serve" in told.verdict.sentence
+    assert told.verdict.level == "good" and "2 of 2 nodes online" in told.verdict.sentence
     [(requests, failures)] = on_disk(
         fleet, "SELECT SUM(status <> 'retried'), SUM(status LIKE 'failed%') FROM request_traces"
     )
@@ -60,9 +60,7 @@ def test_the_overview_tells_nodes_numbers_and_what_was_asked(fleet: Fleet) -> No
     assert told.numbers.tokens_per_s == pytest.approx(tokens / 60.0, abs=0.06)
     ttfts = sorted(row[0] for row in on_disk(fleet, "SELECT time_to_first_token_ms FROM request_traces"))
     assert told.numbers.ttft_p50_ms == pytest.approx(ttfts[(len(ttfts) - 1) // 2], abs=0.1)
-    assert {one.why for one in told.latest} == {"the only one that could"} and {one.app for one in told.latest} == {
-        "aider"
-    }
+    assert {one.why for one in told.latest} == {"only available node"} and {one.app for one in told.latest} == {"aider"}
     assert [step.done for step in told.first_run] == [True, True, True]
     assert (told.queue, told.running, told.numbers.running, told.numbers.waiting) == ((), (), 0, 0)
 
@@ -90,11 +88,11 @@ def test_traces_come_in_pages_and_can_be_narrowed(fleet: Fleet) -> None:
 def test_one_request_is_told_whole(fleet: Fleet) -> None:
     request_id = fleet.get("/dashboard/api/traces?limit=1")["traces"][0]["request_id"]
     told = msgspec.convert(fleet.get(f"/dashboard/api/requests/{request_id}"), RequestDetails)
-    assert told.sentence.startswith("m:latest for aider: answered by alpha, first byte after ")
+    assert told.sentence.startswith("m:latest for aider: completed on alpha, first byte after ")
     assert sum(span.ms for lane in told.lanes for span in lane.spans) == pytest.approx(told.total_ms, abs=1.0)
     [choice] = told.choices
     assert [one.node_id for one in choice.candidates] == ["alpha"] and len(choice.candidates[0].signals) == 7
-    assert choice.otherwise == ("No other node could have taken it.",)
+    assert choice.otherwise == ("No other node could serve the request.",)
     assert raw(fleet, "/dashboard/api/requests/nobody")[0] == 404
 
 

@@ -25,6 +25,7 @@ from herd.core.planning import transfer_queue
 from herd.core.planning.transfer_queue import PullOptions, Transfer, TransferState
 from herd.core.state.fleet import Fleet, ModelInfo, ModelName, Node, NodeId, canonical
 from herd.dashboard.live import Job
+from herd.dashboard.tabs.models import ModelManagement, ModelOnDisk, NodeModels, PullStarted
 from herd.engines import Call, Engine
 from herd.errors import BadRequest, Refusal, UnknownModel
 from herd.protocols import request_fields
@@ -130,7 +131,7 @@ class ModelsApi:
     async def start_pull(self, request: Request) -> Response:
         """Starts a download in the background: 202 with the job."""
         transfer = self._start(request, await read_body(request, WantedPull))
-        return json_response({"job_id": job_id(transfer), "node_id": transfer.node_id, "model": transfer.model}, 202)
+        return json_response(PullStarted(job_id(transfer), transfer.node_id, transfer.model), 202)
 
     def _start(self, request: Request, wanted: WantedPull) -> Transfer:
         name = request_fields.model_name(wanted.model or wanted.name)
@@ -308,40 +309,40 @@ class ModelsApi:
         """Returns disk and models of each node, downloads, pinned models, and tags whose digests differ between
         nodes."""
         used = await self._store.ask(queries.last_used)
-        drift = {
+        drift: dict[str, dict[str, list[NodeId]]] = {
             model: found
             for model in self._fleet.model_names
             if len(found := transfer_queue.drifted(self._fleet, model)) > 1
         }
-        return json_response(
-            {
-                "nodes": [self._on_disk(node, used) for node in self._fleet],
-                "jobs": [job_of(transfer) for transfer in self._transfers.table],
-                "pinned": [pin.model for pin in self._pins.pins],
-                "drift": drift,
-            }
+        management = ModelManagement(
+            nodes=tuple(self._node_models(node, used) for node in self._fleet),
+            jobs=tuple(job_of(transfer) for transfer in self._transfers.table),
+            pinned=tuple(pin.model for pin in self._pins.pins),
+            drift=drift,
         )
+        return json_response(management)
 
-    def _on_disk(self, node: Node, used: Mapping[tuple[str, str], float]) -> dict[str, object]:
+    def _node_models(self, node: Node, used: Mapping[tuple[str, str], float]) -> NodeModels:
         disk = node.report.disk
-        return {
-            "node_id": node.id,
-            "disk_total_bytes": disk.total_bytes if disk else None,
-            "disk_free_bytes": disk.available_bytes if disk else None,
-            "can_download": transfer_queue.can_download(node),
-            "shares": any(endpoint.library_url for endpoint in node.report.engines),
-            "models": [
-                {
-                    "name": card.name,
-                    "size_bytes": card.size_bytes,
-                    "digest": card.digest,
-                    "loaded": node.is_loaded(model),
-                    "pinned": self._pins.is_pinned(node.id, model),
-                    "last_used_at": used.get((node.id, model)),
-                }
-                for model, card in sorted(node.report.models.items())
-            ],
-        }
+        models = (
+            ModelOnDisk(
+                name=card.name,
+                size_bytes=card.size_bytes,
+                digest=card.digest,
+                loaded=node.is_loaded(model),
+                pinned=self._pins.is_pinned(node.id, model),
+                last_used_at=used.get((node.id, model)),
+            )
+            for model, card in sorted(node.report.models.items())
+        )
+        return NodeModels(
+            node_id=node.id,
+            disk_total_bytes=disk.total_bytes if disk else None,
+            disk_free_bytes=disk.available_bytes if disk else None,
+            can_fetch=transfer_queue.can_download(node),
+            shares=any(endpoint.library_url for endpoint in node.report.engines),
+            models=tuple(models),
+        )
 
     # --- one engine call ---
 

@@ -1,4 +1,4 @@
-"""One file a tab: the shapes of its answers and how they are made. This file is the contract; the tabs do not know each other."""
+"""Defines the contract of a dashboard page: each file here defines one `TAB` and the answers of its routes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from herd.dashboard import DashboardRoute
 
 @dataclass(frozen=True, slots=True)
 class Tab:
-    """A page of the dashboard at `/dashboard/<name>` (the first one at `/dashboard`), and what it asks for."""
+    """A page at `/dashboard/<name>` (the first page at `/dashboard`) and the API routes that it uses."""
 
     name: str
     title: str

@@ -1,4 +1,7 @@
-"""Apps: who uses the fleet, who waits. An app is what a request says of itself, else its key, else the address it came from."""
+"""Builds the answers of the apps page: how much each app uses the fleet, and how long its requests wait.
+
+The app of a request is its first tag, else its API key, else its client address.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,9 @@ from herd.text import duration, number
 
 
 class AppLine(Struct, frozen=True, kw_only=True):
-    """`kind`: "tag", "user" (a tag `user:NAME`), "key" or "unlabelled" (then `app` is "unlabelled (from ADDRESS)"). `busy_s` are
-    seconds in which nodes worked for it, `share` is its part of all such seconds, 0..1. `dialects` counts the newest 10,000 requests."""
+    """`kind`: "tag", "user" (a tag `user:NAME`), "key", or "unlabelled" (then `app` is "Unknown app (ADDRESS)").
+    `busy_s` is the compute time that the app used, `share` its share of all compute time, 0..1. `dialects` counts
+    the newest 10,000 requests."""
 
     app: str
     kind: str
@@ -38,8 +42,9 @@ class AppLine(Struct, frozen=True, kw_only=True):
 
 
 class Apps(Struct, frozen=True):
-    """`GET apps?range=` (also `tags`, `apps/tags`): the busiest first. A request with two tags counts for the first of them only,
-    so that the lines sum up to the whole; `by_tag` counts it for both. `data` repeats `by_tag` under the seed's name."""
+    """`GET apps?range=` (also `tags`, `apps/tags`): apps with the most requests first. A request with two tags counts
+    for its first tag only, so that the lines add up to the total; `by_tag` counts it for both. `data` repeats
+    `by_tag`, as ollama-herd has it."""
 
     range: str
     from_at: float
@@ -51,7 +56,7 @@ class Apps(Struct, frozen=True):
 
 
 class AppDays(Struct, frozen=True):
-    """One app's line of the stacked area: as many values as there are days."""
+    """Requests and tokens of one app, one value for each day."""
 
     app: str
     requests: tuple[int, ...]
@@ -59,7 +64,7 @@ class AppDays(Struct, frozen=True):
 
 
 class AppsDaily(Struct, frozen=True):
-    """`GET apps/daily?days=` (also `tags/daily`): `days` are the first seconds of days in UTC."""
+    """`GET apps/daily?days=` (also `tags/daily`): `days` are the starts of the days in UTC."""
 
     days: tuple[float, ...]
     apps: tuple[AppDays, ...]
@@ -67,7 +72,7 @@ class AppsDaily(Struct, frozen=True):
 
 
 class UsageReport(Struct, frozen=True):
-    """`GET usage?days=`: rows by day, node and model, by tag and by key, with the names of the seed."""
+    """`GET usage?days=`: rows by day, node and model, by tag, and by key, with the field names of ollama-herd."""
 
     by_day: tuple[dict[str, object], ...]
     by_tag: tuple[dict[str, object], ...]
@@ -75,8 +80,13 @@ class UsageReport(Struct, frozen=True):
     totals: dict[str, object]
 
 
+LONG_WAIT_MS = 1000.0
+"""Shorter queue times are not named in the summary."""
+
+
 class AppHistory(Struct, frozen=True):
-    """What the database says: sums by (kind, app), by (kind, app, model), and histograms by (kind, app) and measure; languages."""
+    """Query results: sums by (kind, app) and by (kind, app, model), histograms by (kind, app) and measure, and requests
+    by dialect."""
 
     sums: Mapping[tuple[str, ...], Mapping[str, float]]
     models: Mapping[tuple[str, ...], Mapping[str, float]]
@@ -85,19 +95,21 @@ class AppHistory(Struct, frozen=True):
     edges: Sequence[float]
 
 
-def lines(past: AppHistory) -> tuple[AppLine, ...]:
-    """The busiest first."""
-    whole_ms = sum(sums["busy_ms"] for sums in past.sums.values())
-    made = [_line(kind, app, sums, whole_ms, past) for (kind, app), sums in past.sums.items()]
+def lines(history: AppHistory) -> tuple[AppLine, ...]:
+    """The apps with the most requests first."""
+    total_ms = sum(sums["busy_ms"] for sums in history.sums.values())
+    made = [_line(kind, app, sums, total_ms, history) for (kind, app), sums in history.sums.items()]
     return tuple(sorted(made, key=lambda line: (-line.requests, line.app)))
 
 
-def _line(kind: str, app: str, sums: Mapping[str, float], whole_ms: float, past: AppHistory) -> AppLine:
-    def share_of(measure: int, share: float) -> float | None:
-        return percentile(past.bins.get(((kind, app), measure), {}), past.edges, share)
+def _line(kind: str, app: str, sums: Mapping[str, float], total_ms: float, history: AppHistory) -> AppLine:
+    def measured(measure: int, share: float) -> float | None:
+        return percentile(history.bins.get(((kind, app), measure), {}), history.edges, share)
 
     models = {
-        key[2]: int(one["requests"]) for key, one in past.models.items() if key[:2] == (kind, app) and one["requests"]
+        key[2]: int(one["requests"])
+        for key, one in history.models.items()
+        if key[:2] == (kind, app) and one["requests"]
     }
     return AppLine(
         app=label(kind, app),
@@ -110,50 +122,47 @@ def _line(kind: str, app: str, sums: Mapping[str, float], whole_ms: float, past:
         prompt_tokens=int(sums["prompt_tokens"]),
         completion_tokens=int(sums["completion_tokens"]),
         busy_s=round(sums["busy_ms"] / 1000.0, 3),
-        share=round(sums["busy_ms"] / whole_ms, 4) if whole_ms else 0.0,
-        wait_p95_ms=share_of(3, 0.95),
-        ttft_p50_ms=share_of(1, 0.5),
-        ttft_p95_ms=share_of(1, 0.95),
-        latency_p95_ms=share_of(2, 0.95),
+        share=round(sums["busy_ms"] / total_ms, 4) if total_ms else 0.0,
+        wait_p95_ms=measured(3, 0.95),
+        ttft_p50_ms=measured(1, 0.5),
+        ttft_p95_ms=measured(1, 0.95),
+        latency_p95_ms=measured(2, 0.95),
         retries=int(sums["retries"]),
         models=models,
-        dialects=dict(past.dialects.get((kind, app), {})),
+        dialects=dict(history.dialects.get((kind, app), {})),
         last_seen_at=sums["last_at"],
     )
 
 
 def label(kind: str, app: str) -> str:
-    """How an app is called."""
+    """The display name of an app."""
     if kind == "unlabelled":
-        return f"unlabelled (from {app})" if app else "unlabelled"
-    return f"key {app}" if kind == "key" else "others" if kind == "other" else app
+        return f"Unknown app ({app})" if app else "Unknown app"
+    return f"key {app}" if kind == "key" else "other apps" if kind == "other" else app
 
 
 def app_of(tags: Sequence[object], key_id: str | None, client_ip: str | None) -> tuple[str, str]:
-    """Kind and app of a request, as the roll-ups tell them apart."""
+    """Kind and app of a request, as in the roll-ups."""
     if tags:
         tag = str(tags[0])
         return ("user" if tag.startswith("user:") else "tag"), tag
     return ("key", key_id) if key_id else ("unlabelled", client_ip or "")
 
 
-def summary(made: Sequence[AppLine]) -> str:
-    if not made:
-        return "Nobody asked anything in this time."
-    first, requests = made[0], sum(line.requests for line in made)
-    waits = [line for line in made if line.wait_p95_ms is not None]
-    longest = max(waits, key=lambda line: line.wait_p95_ms or 0.0, default=None)
-    told = f"{number(requests, 'request')} of {number(len(made), 'app')}; {first.app} asked most"
-    is_long = longest is not None and (longest.wait_p95_ms or 0.0) >= 1000.0
-    return (
-        f"{told}; {longest.app} waited longest: {duration(longest.wait_p95_ms)} at the 95th percentile."
-        if longest and is_long
-        else f"{told}; nobody waited long."
-    )
+def summary(apps: Sequence[AppLine]) -> str:
+    if not apps:
+        return "No requests in this time range."
+    requests = sum(line.requests for line in apps)
+    waits = [(line.wait_p95_ms, line.app) for line in apps if line.wait_p95_ms is not None]
+    longest_ms, app = max(waits, default=(0.0, ""))
+    use = f"{number(requests, 'request')} from {number(len(apps), 'app')}, most from {apps[0].app}"
+    if longest_ms < LONG_WAIT_MS:
+        return f"{use}. Queue times are short."
+    return f"{use}. Longest queue time: {app}, p95 {duration(longest_ms)}."
 
 
 def days(rows: Sequence[Mapping[str, object]]) -> AppsDaily:
-    """`rows` are by tag and day, as the seed's names have them."""
+    """`rows` are by tag and day, with the field names of ollama-herd."""
     starts = sorted({_number(row["day_bucket"]) for row in rows})
     cells = {(str(row["tag"]), _number(row["day_bucket"])): row for row in rows}
     made = [

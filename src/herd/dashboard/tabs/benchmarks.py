@@ -1,4 +1,4 @@
-"""Benchmarks: how fast each machine really is, and whether a change helped. Knows no engine; the probes are made elsewhere."""
+"""Defines the answers of the benchmarks page: runs, results by node and model, progress, and comparisons."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from herd.dashboard.tabs import Tab
 
 
 class SpreadBox(Struct, frozen=True):
-    """The middle of what was seen and the ends of it, from `count` repetitions."""
+    """Median, minimum and maximum of `count` repetitions."""
 
     median: float
     low: float
@@ -18,14 +18,14 @@ class SpreadBox(Struct, frozen=True):
 
 
 class ScalePoint(Struct, frozen=True):
-    """Tokens a second of all streams together."""
+    """Total tokens per second of `concurrency` concurrent requests."""
 
     concurrency: int
     tok_s: float
 
 
 class CellBox(Struct, frozen=True):
-    """One model on one node; None where it was not measured."""
+    """The results of one model on one node; None where a value was not measured."""
 
     node_id: str
     model: str
@@ -37,7 +37,7 @@ class CellBox(Struct, frozen=True):
 
 
 class SkippedMeasurement(Struct, frozen=True):
-    """What was not measured, and why."""
+    """A model on a node that was not measured, and the reason."""
 
     node_id: str
     model: str
@@ -45,7 +45,8 @@ class SkippedMeasurement(Struct, frozen=True):
 
 
 class BenchmarkRunLine(Struct, frozen=True, kw_only=True):
-    """`state`: "done", "cancelled" or "failed" (nothing could be measured). `yields`: how often it gave way to somebody's request."""
+    """`state`: "done", "cancelled" or "failed" (nothing could be measured). `yields` counts the pauses for client
+    requests."""
 
     run_id: str
     timestamp: float
@@ -59,7 +60,7 @@ class BenchmarkRunLine(Struct, frozen=True, kw_only=True):
 
 
 class BenchmarkDetails(Struct, frozen=True, kw_only=True):
-    """`GET benchmarks/{run_id}`. `fleet` tells for each node what it was: chip, cards, engines, digests."""
+    """`GET benchmarks/{run_id}`. `fleet` has the chip, GPUs, engines and model digests of each node."""
 
     run_id: str
     timestamp: float
@@ -75,7 +76,8 @@ class BenchmarkDetails(Struct, frozen=True, kw_only=True):
 
 
 class DifferenceBox(Struct, frozen=True, kw_only=True):
-    """`change` is relative, positive where `b` is better; `plus_minus` is twice its standard error."""
+    """`change` is relative and positive where run `b` is better; `plus_minus` is twice its standard error. `is_clear`:
+    the change is larger than that."""
 
     node_id: str
     model: str
@@ -97,7 +99,8 @@ class ComparisonBox(Struct, frozen=True):
 
 
 class BenchmarkRuns(Struct, frozen=True):
-    """`GET benchmarks?compare=A,B`: newest first. `running` is the run in progress; `comparison` None unless it was asked for."""
+    """`GET benchmarks?compare=A,B`: newest first. `running` is the id of the run in progress; `comparison` is None
+    without `compare`."""
 
     runs: tuple[BenchmarkRunLine, ...]
     running: str | None
@@ -105,7 +108,8 @@ class BenchmarkRuns(Struct, frozen=True):
 
 
 class BenchmarkStartRequest(Struct, frozen=True):
-    """`POST benchmarks/start`: [] means all. `kinds`: "generation", "prompt", "scaling". `dry_run` only estimates."""
+    """`POST benchmarks/start`: [] means all. `kinds`: "generation", "prompt", "scaling". With `dry_run` the run is only
+    estimated."""
 
     models: tuple[str, ...] = ()
     nodes: tuple[str, ...] = ()
@@ -114,7 +118,7 @@ class BenchmarkStartRequest(Struct, frozen=True):
 
 
 class BenchmarkStarted(Struct, frozen=True):
-    """`run_id` is None for a dry run. The estimate is of idle nodes: who is busy is waited for."""
+    """`run_id` is None for a dry run. `estimate_s` assumes idle nodes; the run waits while a node is busy."""
 
     run_id: str | None
     estimate_s: float
@@ -123,7 +127,8 @@ class BenchmarkStarted(Struct, frozen=True):
 
 
 class BenchmarkProgress(Struct, frozen=True):
-    """`state` is "idle" when no run was made since the start; else "running" or how the last one ended. `left_s` None when it is not running."""
+    """`state` is "idle" if there was no run since the start, else "running" or the final state of the last run.
+    `left_s` is None if no run is in progress."""
 
     run_id: str | None
     state: str

@@ -1,4 +1,4 @@
-"""Health: what is wrong, since when, and what to type. Knows no check; the findings are made elsewhere."""
+"""Defines the answers of the health page: findings and fixes, passed checks, the health score, snoozes, and uptime."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from herd.dashboard.tabs import Tab
 
 
 class FactLine(Struct, frozen=True):
-    """One piece of evidence, written for a person."""
+    """One piece of evidence as display text."""
 
     label: str
     value: str
@@ -28,8 +28,9 @@ class FixBox(Struct, frozen=True):
 
 
 class FindingBox(Struct, frozen=True, kw_only=True):
-    """One cause, with every node that it struck. `severity`: "critical", "warning" or "info". `since` counts from when it was
-    first seen where the check itself cannot know. `snoozed_until` is None unless somebody wants to hear no more of it."""
+    """One problem with all nodes that it affects. `severity`: "critical", "warning" or "info". `since` is when the
+    problem began, or when it was first seen where the check cannot know that. `snoozed_until` is None unless the
+    finding is snoozed."""
 
     finding_id: str
     check: str
@@ -50,14 +51,14 @@ class PassedLine(Struct, frozen=True):
 
 
 class HealthScore(Struct, frozen=True):
-    """Snoozed findings count too: silence mends nothing."""
+    """Snoozed findings reduce the score too, because snoozing fixes nothing."""
 
     value: int
     arithmetic: str
 
 
 class Health(Struct, frozen=True):
-    """`GET health`: findings by rank, the worst first; `passed` names the checks that found nothing."""
+    """`GET health`: findings, most severe first; `passed` has the checks without a finding."""
 
     at: float
     summary: str
@@ -67,7 +68,7 @@ class Health(Struct, frozen=True):
 
 
 class SnoozeRequest(Struct, frozen=True):
-    """`POST health/snooze`: this finding is not to be dwelt on for so long; `hours` 0 ends that."""
+    """`POST health/snooze`: hides a finding from the list of open issues for `hours`; 0 ends the snooze."""
 
     finding_id: str
     hours: float = 24.0
@@ -75,7 +76,7 @@ class SnoozeRequest(Struct, frozen=True):
 
 
 class SnoozeResult(Struct, frozen=True):
-    """`until` is None when the finding is to be dwelt on again."""
+    """`until` is None where the snooze was ended."""
 
     finding_id: str
     until: float | None
@@ -83,7 +84,8 @@ class SnoozeResult(Struct, frozen=True):
 
 
 class NodeUptime(Struct, frozen=True):
-    """One letter a stretch of `step_s`, the oldest first: u up, d degraded, o offline, p lent back to its owner or draining, - not known."""
+    """`states` has one letter for each interval of `step_s`, oldest first: u up, d degraded, o offline, p paused or
+    draining, - unknown."""
 
     node_id: str
     range: str

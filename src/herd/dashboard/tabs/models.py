@@ -1,4 +1,4 @@
-"""Model insights: which models earn their memory, on which node. Knows nothing of apps."""
+"""Builds the answers of the models page: use, speed and context use of each model on each node, and models on disk."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from msgspec import Struct
 
 from herd.dashboard import DashboardRoute
 from herd.dashboard.histograms import Counts, doubling, largest, merged, percentile
+from herd.dashboard.live import Job
 from herd.dashboard.tabs import Tab
 from herd.text import duration, number
 
 
 class Histogram(Struct, frozen=True):
-    """`counts[i]` lie at or above `edges[i]` and below `edges[i + 1]`; the last bin has no upper edge."""
+    """`counts[i]` values are at least `edges[i]` and less than `edges[i + 1]`; the last bin has no upper edge."""
 
     edges: tuple[float, ...]
     counts: tuple[int, ...]
 
 
 class ContextUse(Struct, frozen=True):
-    """Tokens of prompt and answer together, of completed requests. `allocated_tokens` is the largest window any node has loaded
-    it with; None while it is in no memory. `truncated` ended because there was no more room."""
+    """Tokens of prompt and answer of completed requests. `allocated_tokens` is the largest context window with which a
+    node has loaded the model, None where no node has it in memory. `truncated` counts requests that reached the end
+    of the context window."""
 
     used: Histogram
     used_p50_tokens: int | None
@@ -32,7 +34,7 @@ class ContextUse(Struct, frozen=True):
 
 
 class ModelNodeLine(Struct, frozen=True, kw_only=True):
-    """`state`: "hot" (in memory), "warm" (unloaded lately), "cold" (on disk), "gone" (only in history)."""
+    """`state`: "hot" (in memory), "warm" (recently unloaded), "cold" (on disk), "gone" (no longer on the node)."""
 
     node_id: str
     state: str
@@ -53,7 +55,8 @@ class ModelNodeLine(Struct, frozen=True, kw_only=True):
 
 
 class ModelLine(Struct, frozen=True, kw_only=True):
-    """`has_drift`: its nodes do not have the same digest. `fell_back_to`/`stood_in_for`: other models and how often."""
+    """`has_drift`: the nodes have different digests of it. `fell_back_to`: models that answered instead of it, with
+    request counts; `stood_in_for`: models instead of which it answered."""
 
     name: str
     digests: tuple[str, ...]
@@ -78,7 +81,7 @@ class ModelLine(Struct, frozen=True, kw_only=True):
 
 
 class Models(Struct, frozen=True):
-    """`GET models?range=`: the busiest first, then those that nobody asked."""
+    """`GET models?range=`: models with the most requests first."""
 
     range: str
     from_at: float
@@ -101,11 +104,51 @@ class ContextUsage(Struct, frozen=True):
     models: tuple[ContextLine, ...]
 
 
+class ModelOnDisk(Struct, frozen=True):
+    """One model on one node's disk. `last_used_at` is None where no stored request used it."""
+
+    name: str
+    size_bytes: int
+    digest: str
+    loaded: bool
+    pinned: bool
+    last_used_at: float | None
+
+
+class NodeModels(Struct, frozen=True):
+    """`can_fetch`: its engine can pull models; `shares`: other nodes can copy models from it over the local network."""
+
+    node_id: str
+    disk_total_bytes: int | None
+    disk_free_bytes: int | None
+    can_fetch: bool
+    shares: bool
+    models: tuple[ModelOnDisk, ...]
+
+
+class ModelManagement(Struct, frozen=True):
+    """`GET model-management`. `jobs` are the pulls; `drift` has, for each model whose nodes differ, the nodes of each
+    digest."""
+
+    nodes: tuple[NodeModels, ...]
+    jobs: tuple[Job, ...]
+    pinned: tuple[str, ...]
+    drift: Mapping[str, Mapping[str, Sequence[str]]]
+
+
+class PullStarted(Struct, frozen=True):
+    """`POST pull`: the job's progress is on the live topic `jobs`."""
+
+    job_id: str
+    node_id: str
+    model: str
+
+
 FIRST_EDGE_TOKENS = 256.0
 
 
 class PresentModel(Struct, frozen=True, kw_only=True):
-    """A model on a node as it is now."""
+    """The present state of a model on a node."""
 
     model: str
     node_id: str
@@ -118,8 +161,8 @@ class PresentModel(Struct, frozen=True, kw_only=True):
 
 
 class ModelHistory(Struct, frozen=True):
-    """What the database says: sums by model and node; histograms of the first token (by both) and of context (by model); when each was
-    used last; fallbacks as (asked, answered, how often)."""
+    """Query results: sums and histograms of the time to first token by model and node, histograms of the context use by
+    model, times of last use, and fallbacks as (requested model, answering model, requests)."""
 
     sums: Mapping[tuple[str, ...], Mapping[str, float]]
     ttft: Mapping[tuple[str, ...], Counts]
@@ -129,48 +172,48 @@ class ModelHistory(Struct, frozen=True):
     edges: Sequence[float]
 
 
-def lines(present: Sequence[PresentModel], past: ModelHistory) -> tuple[ModelLine, ...]:
-    """Every model that is there or was asked, the busiest first."""
-    names = {one.model for one in present} | {str(key[0]) for key in past.sums}
-    made = [_line(name, [one for one in present if one.model == name], past) for name in names]
+def lines(present: Sequence[PresentModel], history: ModelHistory) -> tuple[ModelLine, ...]:
+    """All models that are present or were requested, those with the most requests first."""
+    names = {one.model for one in present} | {str(key[0]) for key in history.sums}
+    made = [_line(name, [one for one in present if one.model == name], history) for name in names]
     return tuple(sorted(made, key=lambda line: (-line.requests, line.name)))
 
 
-def _line(name: str, here: Sequence[PresentModel], past: ModelHistory) -> ModelLine:
-    at = {one.node_id: one for one in here}
+def _line(name: str, present: Sequence[PresentModel], history: ModelHistory) -> ModelLine:
+    at = {one.node_id: one for one in present}
     nodes = [
-        _on_node(name, node_id, at.get(node_id), past)
-        for node_id in sorted({*at, *(key[1] for key in past.sums if key[0] == name and key[1])})
+        _on_node(name, node_id, at.get(node_id), history)
+        for node_id in sorted({*at, *(key[1] for key in history.sums if key[0] == name and key[1])})
     ]
-    sums = [sums for key, sums in past.sums.items() if key[0] == name]
-    ttft = merged(counts for key, counts in past.ttft.items() if key[0] == name)
-    digests = tuple(sorted({one.digest for one in here if one.digest}))
-    total = {column: sum(one[column] for one in sums) for column in _WANTED}
+    sums = [sums for key, sums in history.sums.items() if key[0] == name]
+    ttft = merged(counts for key, counts in history.ttft.items() if key[0] == name)
+    digests = tuple(sorted({one.digest for one in present if one.digest}))
+    total = {column: sum(one[column] for one in sums) for column in _COLUMNS}
     return ModelLine(
         name=name,
         digests=digests,
         has_drift=len(digests) > 1,
-        parameters=next((one.parameters for one in here if one.parameters), ""),
-        disk_bytes=sum(one.size_bytes for one in here),
+        parameters=next((one.parameters for one in present if one.parameters), ""),
+        disk_bytes=sum(one.size_bytes for one in present),
         requests=int(total["requests"]),
         completed=int(total["completed"]),
         failed=int(total["failed"]),
         prompt_tokens=int(total["prompt_tokens"]),
         completion_tokens=int(total["completion_tokens"]),
         tokens_per_s=_rate(total["decode_tokens"], total["decode_ms"]),
-        ttft_p50_ms=percentile(ttft, past.edges, 0.5),
-        ttft_p95_ms=percentile(ttft, past.edges, 0.95),
+        ttft_p50_ms=percentile(ttft, history.edges, 0.5),
+        ttft_p95_ms=percentile(ttft, history.edges, 0.95),
         cold_loads=int(total["cold_loads"]),
         load_lost_s=round(total["load_ms"] / 1000.0, 3),
-        fell_back_to={answered: count for asked, answered, count in past.fallbacks if asked == name},
-        stood_in_for={asked: count for asked, answered, count in past.fallbacks if answered == name},
-        context=context_use(name, here, past, int(total["truncated"])),
+        fell_back_to={answered: count for asked, answered, count in history.fallbacks if asked == name},
+        stood_in_for={asked: count for asked, answered, count in history.fallbacks if answered == name},
+        context=context_use(name, present, history, int(total["truncated"])),
         last_used_at=max((one.last_used_at for one in nodes if one.last_used_at), default=None),
         nodes=tuple(nodes),
     )
 
 
-_WANTED = (
+_COLUMNS = (
     "requests",
     "completed",
     "failed",
@@ -186,9 +229,9 @@ _WANTED = (
 )
 
 
-def _on_node(name: str, node_id: str, here: PresentModel | None, past: ModelHistory) -> ModelNodeLine:
-    sums = past.sums.get((name, node_id)) or dict.fromkeys(_WANTED, 0.0)
-    ttft = past.ttft.get((name, node_id), {})
+def _on_node(name: str, node_id: str, here: PresentModel | None, history: ModelHistory) -> ModelNodeLine:
+    sums = history.sums.get((name, node_id)) or dict.fromkeys(_COLUMNS, 0.0)
+    ttft = history.ttft.get((name, node_id), {})
     return ModelNodeLine(
         node_id=node_id,
         state=here.state if here else "gone",
@@ -201,21 +244,21 @@ def _on_node(name: str, node_id: str, here: PresentModel | None, past: ModelHist
         completion_tokens=int(sums["completion_tokens"]),
         tokens_per_s=_rate(sums["decode_tokens"], sums["decode_ms"]),
         prompt_tokens_per_s=_rate(sums["prefill_tokens"], sums["prefill_ms"]),
-        ttft_p50_ms=percentile(ttft, past.edges, 0.5),
-        ttft_p95_ms=percentile(ttft, past.edges, 0.95),
+        ttft_p50_ms=percentile(ttft, history.edges, 0.5),
+        ttft_p95_ms=percentile(ttft, history.edges, 0.95),
         cold_loads=int(sums["cold_loads"]),
         load_lost_s=round(sums["load_ms"] / 1000.0, 3),
-        last_used_at=past.last_used.get((name, node_id)),
+        last_used_at=history.last_used.get((name, node_id)),
     )
 
 
-def context_use(name: str, here: Sequence[PresentModel], past: ModelHistory, truncated: int) -> ContextUse:
-    counts = past.context.get(name, {})
-    shares = [percentile(counts, past.edges, share) for share in (0.5, 0.95)]
-    p50, p95, most = (None if value is None else int(value) for value in (*shares, largest(counts, past.edges)))
-    windows = [one.context_tokens for one in here if one.context_tokens]
+def context_use(name: str, present: Sequence[PresentModel], history: ModelHistory, truncated: int) -> ContextUse:
+    counts = history.context.get(name, {})
+    shares = [percentile(counts, history.edges, share) for share in (0.5, 0.95)]
+    p50, p95, most = (None if value is None else int(value) for value in (*shares, largest(counts, history.edges)))
+    windows = [one.context_tokens for one in present if one.context_tokens]
     return ContextUse(
-        Histogram(*doubling(counts, past.edges, FIRST_EDGE_TOKENS)),
+        Histogram(*doubling(counts, history.edges, FIRST_EDGE_TOKENS)),
         p50,
         p95,
         most,
@@ -225,27 +268,31 @@ def context_use(name: str, here: Sequence[PresentModel], past: ModelHistory, tru
 
 
 def _rate(tokens: float, ms: float) -> float | None:
-    """Tokens a second, of requests of which the engine told how long it took."""
+    """Tokens per second of the requests whose durations the engine reported."""
     return round(tokens * 1000.0 / ms, 2) if tokens and ms else None
 
 
-def summary(made: Sequence[ModelLine]) -> str:
-    asked = [line for line in made if line.requests]
-    if not asked:
-        return f"{number(len(made), 'model')} here; none was asked in this time." if made else "No model is here yet."
-    loads, lost_s = sum(line.cold_loads for line in asked), sum(line.load_lost_s for line in asked)
-    cold = (
-        f"; {duration(lost_s * 1000)} went into {number(loads, 'cold load')}"
-        if loads
-        else "; nobody waited for a model to load"
-    )
-    drift = [line.name for line in made if line.has_drift]
-    return f"{len(asked)} of {number(len(made), 'model')} asked{cold}{f'; {drift[0]} is not the same on all nodes' if drift else ''}."
+def summary(models: Sequence[ModelLine]) -> str:
+    used = [line for line in models if line.requests]
+    if not models:
+        return "No models yet."
+    if not used:
+        return f"{number(len(models), 'model')}, none used in this time range."
+    loads, lost_s = sum(line.cold_loads for line in used), sum(line.load_lost_s for line in used)
+    cold = f"{number(loads, 'cold load')} took {duration(lost_s * 1000)} in total" if loads else "no cold loads"
+    drift = [line.name for line in models if line.has_drift]
+    versions = f" The nodes have different versions of {drift[0]}." if drift else ""
+    return f"{len(used)} of {number(len(models), 'model')} used, {cold}.{versions}"
 
 
 TAB = Tab(
     "models",
-    "Model insights",
+    "Models",
     3,
-    (DashboardRoute("GET", "models", Models), DashboardRoute("GET", "context-usage", ContextUsage)),
+    (
+        DashboardRoute("GET", "models", Models),
+        DashboardRoute("GET", "context-usage", ContextUsage),
+        DashboardRoute("GET", "model-management", ModelManagement),
+        DashboardRoute("POST", "pull", PullStarted),
+    ),
 )

@@ -1,4 +1,4 @@
-"""The fleet overview: is it well, and who is doing what. Knows neither history nor settings."""
+"""Defines the answer of the overview page: the state of the fleet, its requests, and the setup steps of a new fleet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from herd.dashboard.tabs import Tab
 
 
 class OverviewNumbers(Struct, frozen=True):
-    """The four numbers. `today` begins at the coordinator's own midnight; speed and first token are of the last minute."""
+    """The key numbers. A day begins at midnight in the coordinator's time zone; `tokens_per_s` and `ttft_p50_ms` cover
+    the last minute."""
 
     running: int
     waiting: int
@@ -25,7 +26,7 @@ class OverviewNumbers(Struct, frozen=True):
 
 
 class SetupStep(Struct, frozen=True):
-    """One line of the first-run card. `command` is to be copied, `done` ticks it."""
+    """One setup step of a new fleet, with the command for it."""
 
     name: str
     done: bool
@@ -33,7 +34,8 @@ class SetupStep(Struct, frozen=True):
 
 
 class Overview(Struct, frozen=True, kw_only=True):
-    """`GET overview`. `queue` is everybody who waits, in turn; `running` everybody who is answered; `latest` ended, newest first."""
+    """`GET overview`. `queue` has the waiting requests in queue order, `running` the running ones, `latest` the ended
+    ones, newest first."""
 
     at: float
     version: str
@@ -47,14 +49,14 @@ class Overview(Struct, frozen=True, kw_only=True):
 
 
 def first_run(cards: Sequence[NodeCard], requests_ever: bool, address: str) -> tuple[SetupStep, ...]:
-    """The three steps of a new fleet, ticked by what is there. `address` is where others reach the coordinator, with its port."""
+    """The three setup steps. `address` is the host and port under which other machines reach the coordinator."""
     model = next((model.name for card in cards for model in card.models), "") or "qwen3:0.6b"
-    ask = f'curl http://{address}/api/chat -d \'{{"model": "{model}", "messages": [{{"role": "user", "content": "hello"}}]}}\''
+    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "hello"}}]}}'
     return (
         SetupStep("node", bool(cards), f"herd-node --router-url http://{address}"),
         SetupStep("model", any(card.models_on_disk for card in cards), f"ollama pull {model}"),
-        SetupStep("request", requests_ever, ask),
+        SetupStep("request", requests_ever, f"curl http://{address}/api/chat -d '{body}'"),
     )
 
 
-TAB = Tab("overview", "Fleet overview", 1, (DashboardRoute("GET", "overview", Overview),))
+TAB = Tab("overview", "Fleet", 1, (DashboardRoute("GET", "overview", Overview),))

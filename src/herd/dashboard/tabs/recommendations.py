@@ -1,4 +1,4 @@
-"""Recommendations: what should live where, with reason, cost, gain and doubt. Knows no rule; the advice is made elsewhere."""
+"""Defines the answer of the recommendations page: models to pull, pin or delete, with reason, cost and gain."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from herd.dashboard.tabs import Tab
 
 
 class Cost(Struct, frozen=True, rename={"from_": "from"}):
-    """`bytes` of disk for a pull, of memory for a pin; `seconds` until it is done, where it was reckoned. `from` is "lan", "internet" or ""."""
+    """`bytes` of disk for a pull, of memory for a pin; `seconds` is the estimated duration, 0 where unknown. `from` is
+    "lan", "internet" or ""."""
 
     bytes: int
     seconds: float
@@ -17,7 +18,8 @@ class Cost(Struct, frozen=True, rename={"from_": "from"}):
 
 
 class Gain(Struct, frozen=True):
-    """Seconds of waiting saved in a week like the last one, give or take; for a removal, the disk that it frees."""
+    """Seconds of waiting saved per week with the traffic of the last week, and their uncertainty; for a delete, the
+    disk space freed."""
 
     text: str
     seconds: float
@@ -26,7 +28,7 @@ class Gain(Struct, frozen=True):
 
 
 class ActionRequest(Struct, frozen=True):
-    """The request that does it; None where nothing is to be done."""
+    """The API request that applies the recommendation."""
 
     method: str
     path: str
@@ -34,7 +36,8 @@ class ActionRequest(Struct, frozen=True):
 
 
 class Recommendation(Struct, frozen=True, kw_only=True):
-    """`kind`: "pull", "pin", "delete" or "leave"; `rule` names what produced it."""
+    """`kind`: "pull", "pin", "delete" or "leave" (no change needed); `rule` is the rule that produced it. `do` is None
+    where there is nothing to do."""
 
     recommendation_id: str
     kind: str
@@ -55,7 +58,8 @@ class BytesBar(Struct, frozen=True):
 
 
 class NodeChange(Struct, frozen=True):
-    """What the node would hold if all of it were done; `disk_bytes` counts models alone, None where the disk is not known."""
+    """Memory and disk of the node if all recommendations were applied; `disk_bytes` counts models only, None where
+    unknown."""
 
     node_id: str
     disk_bytes: BytesBar | None
@@ -63,11 +67,11 @@ class NodeChange(Struct, frozen=True):
 
 
 class Recommendations(Struct, frozen=True):
-    """`GET recommendations`: the most useful first. Nothing is chosen beforehand, and nothing is done by itself."""
+    """`GET recommendations`: largest gain first. Nothing is applied automatically."""
 
     at: float
     since_at: float | None
-    """Since when there are records; None while there are none."""
+    """The time of the oldest request on record; None where there is none."""
     summary: str
     recommendations: tuple[Recommendation, ...]
     nodes: tuple[NodeChange, ...]

@@ -1,4 +1,4 @@
-"""Settings: what is set to what, by whom, and what would happen if it were changed. Knows no file and no process."""
+"""Defines the answers of the settings page: values and sources, the change history, and the preview of weights."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from herd.dashboard.tabs import Tab
 
 
 class SettingLine(Struct, frozen=True, kw_only=True):
-    """One setting. `kind`: "switch", "whole", "number", "choice", "list", "path" or "text"; `source`: "default", "file", "env",
-    "flag" or "here" (changed in the dashboard), `source_detail` names the place. `takes_effect`: "now" or "restart". The value of a
-    secret is "(set)" or "". `waits_for_restart`: it was changed, but this process still runs with `value_in_force`."""
+    """One setting. `kind`: "switch", "whole", "number", "choice", "list", "path" or "text"; `source`: "default",
+    "file", "env", "flag" or "here" (changed in the dashboard), `source_detail` is the file or flag. `takes_effect`:
+    "now" or "restart". The value of a secret is "(set)" or "". `waits_for_restart`: the process still uses
+    `value_in_force` until it restarts."""
 
     name: str
     group: str
@@ -39,14 +40,14 @@ class SettingsPage(Struct, frozen=True):
 
 
 class SettingChangeRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST settings`: as it would stand in the environment. None takes what was set here back."""
+    """`POST settings`: `value` as in an environment variable. None removes the value that was set in the dashboard."""
 
     name: str
     value: str | None
 
 
 class SettingChanged(Struct, frozen=True):
-    """What came of it."""
+    """The setting after the change, and a sentence about when it applies."""
 
     change_id: int
     setting: SettingLine
@@ -54,7 +55,8 @@ class SettingChanged(Struct, frozen=True):
 
 
 class SettingChangeLine(Struct, frozen=True, kw_only=True):
-    """One change. `before` and `after` are None where nothing was set here; `may_undo` while no later change of it stands."""
+    """One change. `before` and `after` are None where no value was set in the dashboard. Only the latest change of a
+    setting `may_undo`."""
 
     change_id: int
     at: float
@@ -73,13 +75,13 @@ class SettingHistory(Struct, frozen=True):
 
 
 class UndoRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST settings/undo`: gives a setting the value it had before this change; that is a change of its own."""
+    """`POST settings/undo`: restores the value before this change, which is itself recorded as a change."""
 
     change_id: int
 
 
 class WeightsPreviewRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST settings/preview`: weights by the names of their settings; of the newest `limit` requests."""
+    """`POST settings/preview`: weights by setting name, applied to the newest `limit` requests."""
 
     values: dict[str, str]
     limit: int = 1000
@@ -93,7 +95,8 @@ class ChangedDecisions(Struct, frozen=True):
 
 
 class WeightsPreview(Struct, frozen=True):
-    """The newest choices decided again under other weights. Seconds are estimates of then; positive where time is saved."""
+    """The newest routing decisions replayed with other weights. The seconds saved come from the recorded estimates;
+    positive is better."""
 
     sentence: str
     choices: int

@@ -1,4 +1,4 @@
-"""Trends: is it getting better or worse, from roll-ups in bins that are ready to draw. Knows no request and no node's present."""
+"""Builds the answer of the trends page: series over time, events, and demand and capacity by hour of the week."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from herd.text import duration, number
 
 
 class Series(Struct, frozen=True):
-    """One line: `values[i]` belongs to the bin that begins at `Trends.at[i]`; None where there was nothing to measure. `ghost` is
-    the same a week before; [] where no such history is kept. `total` sums counts up and is None for percentiles."""
+    """`values[i]` belongs to the interval that begins at `Trends.at[i]`; None where there is no data. `ghost` has the
+    values of one week earlier, [] where there are none. `total` is the sum of counts; None for percentiles."""
 
     name: str
     unit: str
@@ -24,7 +24,7 @@ class Series(Struct, frozen=True):
 
 
 class ChartEvent(Struct, frozen=True):
-    """Something that happened: `kind` is "node_joined", "node_left", "settings", "version", "access" or "models"."""
+    """An event in the charts. `kind`: "node_joined", "node_left", "settings", "version", "access" or "models"."""
 
     at: float
     kind: str
@@ -32,8 +32,9 @@ class ChartEvent(Struct, frozen=True):
 
 
 class HourHeat(Struct, frozen=True):
-    """168 values, hour by hour from Monday 0:00 in the coordinator's own time. `demand` is busy request-seconds per second (how many
-    requests ran at the same time on average), `capacity` slots that were there; None for hours without history."""
+    """One value for each hour of the week from Monday 0:00 in the coordinator's time zone. `demand` is the average
+    number of concurrent requests, `capacity` the average number of available slots; None for hours without data.
+    `weeks` is the length of the history."""
 
     demand: tuple[float | None, ...]
     capacity: tuple[float | None, ...]
@@ -41,9 +42,9 @@ class HourHeat(Struct, frozen=True):
 
 
 class Trends(Struct, frozen=True, kw_only=True):
-    """`GET trends?range=1h|24h|7d|30d`, and optionally `node_id`, `model`. At most 1,500 bins. Series by name: requests, failed,
-    retries, cold_loads, prompt_tokens, completion_tokens, ttft_p50_ms, ttft_p95_ms, ttft_p99_ms, latency_p50_ms, latency_p95_ms,
-    wait_p95_ms."""
+    """`GET trends?range=1h|24h|7d|30d`, and optionally `node_id`, `model`. At most 1,500 intervals. Series: requests,
+    failed, retries, cold_loads, prompt_tokens, completion_tokens, ttft_p50_ms, ttft_p95_ms, ttft_p99_ms,
+    latency_p50_ms, latency_p95_ms, wait_p95_ms."""
 
     range: str
     from_at: float
@@ -65,7 +66,7 @@ COUNTED = (
     ("prompt_tokens", "tokens"),
     ("completion_tokens", "tokens"),
 )
-"""Series that are counted, and in what. A bin without any has zero."""
+"""Series of counts and their units. An interval without data has 0."""
 MEASURED = (
     ("ttft_p50_ms", 1, 0.50),
     ("ttft_p95_ms", 1, 0.95),
@@ -74,11 +75,11 @@ MEASURED = (
     ("latency_p95_ms", 2, 0.95),
     ("wait_p95_ms", 3, 0.95),
 )
-"""Series that are read from histograms: name, measure of the roll-ups, share."""
+"""Series of percentiles, read from histograms: name, measure of the roll-ups, share."""
 
 
 class TrendHistory(Struct, frozen=True):
-    """What the database says of one stretch of time: sums and histograms by place in it."""
+    """Query results of one time range: sums and histograms by the index of the interval."""
 
     sums: Mapping[int, Mapping[str, float]]
     bins: Mapping[tuple[int, int], Counts]
@@ -86,7 +87,7 @@ class TrendHistory(Struct, frozen=True):
 
 
 def series(now: TrendHistory, before: TrendHistory, bins: int) -> tuple[Series, ...]:
-    """All lines; those of `before` are their ghosts, none where it is empty."""
+    """All series; `before` is the history of one week earlier."""
     counted = [
         Series(
             name,
@@ -110,29 +111,29 @@ def series(now: TrendHistory, before: TrendHistory, bins: int) -> tuple[Series, 
     return (*counted, *measured)
 
 
-def _counts(past: TrendHistory, name: str) -> list[float]:
-    return [float(sums[name]) for sums in past.sums.values()]
+def _counts(history: TrendHistory, name: str) -> list[float]:
+    return [float(sums[name]) for sums in history.sums.values()]
 
 
-def _counted(past: TrendHistory, name: str, bins: int) -> tuple[float | None, ...]:
-    return tuple(float(past.sums[place][name]) if place in past.sums else 0.0 for place in range(bins))
+def _counted(history: TrendHistory, name: str, bins: int) -> tuple[float | None, ...]:
+    return tuple(float(history.sums[i][name]) if i in history.sums else 0.0 for i in range(bins))
 
 
-def _measured(past: TrendHistory, measure: int, share: float, bins: int) -> tuple[float | None, ...]:
-    return tuple(percentile(past.bins.get((place, measure), {}), past.edges, share) for place in range(bins))
+def _measured(history: TrendHistory, measure: int, share: float, bins: int) -> tuple[float | None, ...]:
+    return tuple(percentile(history.bins.get((i, measure), {}), history.edges, share) for i in range(bins))
 
 
 def heat(busy: Mapping[int, float], slots: Mapping[int, float], hour_of_week: Callable[[float], int]) -> HourHeat:
-    """Averages by hour of the week. An hour was watched when anything is known of it; then it had some demand, if only none."""
-    watched = sorted({*busy, *slots})
+    """Averages by hour of the week. An hour with any data counts; without requests its demand is 0."""
+    observed = sorted({*busy, *slots})
     demand: dict[int, list[float]] = {}
     capacity: dict[int, list[float]] = {}
-    for bucket in watched:
+    for bucket in observed:
         hour = hour_of_week(bucket)
         demand.setdefault(hour, []).append(busy.get(bucket, 0.0))
         if bucket in slots:
             capacity.setdefault(hour, []).append(slots[bucket])
-    return HourHeat(_averages(demand), _averages(capacity), round(len(watched) / HOURS_OF_A_WEEK, 2))
+    return HourHeat(_averages(demand), _averages(capacity), round(len(observed) / HOURS_OF_A_WEEK, 2))
 
 
 def _averages(by_hour: Mapping[int, list[float]]) -> tuple[float | None, ...]:
@@ -141,12 +142,13 @@ def _averages(by_hour: Mapping[int, list[float]]) -> tuple[float | None, ...]:
 
 
 def summary(now: TrendHistory, counts: Mapping[int, int]) -> str:
-    """`counts` is the histogram of first tokens over the whole range."""
+    """`counts` is the histogram of the time to first token over the whole time range."""
     requests, failed = int(sum(_counts(now, "requests"))), int(sum(_counts(now, "failed")))
     if not requests:
-        return "Nothing was asked in this time."
+        return "No requests in this time range."
     first = percentile(counts, now.edges, 0.5)
-    return f"{number(requests, 'request')}, {failed or 'none'} failed{f'; first token after {duration(first)} at the median' if first else ''}."
+    ttft = f" Time to first token: p50 {duration(first)}." if first else ""
+    return f"{number(requests, 'request')}, {failed or 'none'} failed.{ttft}"
 
 
 TAB = Tab("trends", "Trends", 2, (DashboardRoute("GET", "trends", Trends),))
