@@ -15,7 +15,7 @@ from threading import Event
 
 import pytest
 
-from fakes.child import Child
+from fakes.child_process import Child
 from fakes.coordinator import FakeCoordinator
 from fakes.ollama.server import FakeOllama
 from fakes.ollama.store import make

@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 import herd.agent.embedded
-from fakes.child import Child, wait_until
-from fakes.llama_engines import HAS_XLLAMACPP
-from fakes.tiny_gguf import TinyModel, tiny_gguf
+from fakes.child_process import Child, wait_until
+from fakes.llamacpp.engines import HAS_XLLAMACPP
+from fakes.llamacpp.tiny_gguf import TinyModel, tiny_gguf
 from herd.agent.embedded import MODEL_FILE, Embedded, EmbeddedSettings, NoEngine, model_name, model_path
 from herd.agent.http_client import request
 

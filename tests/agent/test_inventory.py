@@ -9,8 +9,8 @@ import pytest
 
 import herd.engines
 from fakes.faults import Cut, Hang, How
-from fakes.llama_engines import HAS_XLLAMACPP, LlamaEngine
-from fakes.llama_engines import EngineSettings as LlamaSettings
+from fakes.llamacpp.engines import HAS_XLLAMACPP, LlamaEngine
+from fakes.llamacpp.engines import EngineSettings as LlamaSettings
 from fakes.ollama.server import FakeOllama
 from herd.agent.inventory import MISSES_MAX, Engines, EngineSettings, LocalEngine, cards_of
 from herd.agent.ollama_environment import OllamaSetup

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fakes.child import free_port
+from fakes.child_process import free_port
 from fakes.faults import Garbage
 from fakes.fleet import Fleet, running_fleet
 from fakes.ollama.server import FakeOllama

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fakes.child import Child, free_port
+from fakes.child_process import Child, free_port
 from fakes.faults import Gate
 from fakes.fleet import Fleet, running_fleet, settings_for_tests
 from fakes.ollama.server import FakeModel, FakeOllama
@@ -145,7 +145,7 @@ def test_a_conversation_continues_after_ctrl_c_and_the_engine_is_cancelled() -> 
         running_fleet({"alpha": fake}) as fleet,
         Terminal("chat", "m", url=fleet.url) as screen,
     ):
-        gate = fake.fail(Gate(at="piece", piece=2))
+        gate = fake.fail(Gate(at="chunk", chunk=2))
         screen.until("> ")
         screen.type("count\r")
         screen.until("one")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fakes.child import free_port
+from fakes.child_process import free_port
 from fakes.fleet import Fleet, Machine, running_fleet
 from fakes.ollama.server import FakeOllama
 from herd import mdns

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from fakes.client_targets import Target, client_models
 from fakes.fleet import running_fleet
 from fakes.ollama.server import FakeOllama
-from fakes.targets import Target, client_models
 
 SURROUNDINGS = ("OLLAMA_HOST", "OLLAMA_API_KEY", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
 """What the clients would take from the environment."""

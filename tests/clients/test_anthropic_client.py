@@ -10,7 +10,7 @@ from typing import Any
 import anthropic
 import pytest
 
-from fakes.targets import Target
+from fakes.client_targets import Target
 
 HI: list[Any] = [{"role": "user", "content": "Say hi."}]
 WEATHER: Any = {

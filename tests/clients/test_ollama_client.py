@@ -10,7 +10,7 @@ from typing import Any
 import ollama
 import pytest
 
-from fakes.targets import Target
+from fakes.client_targets import Target
 
 HI = [{"role": "user", "content": "Say hi."}]
 WEATHER = {

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import herd.dialects
-from fakes.llama_engines import EngineSettings, LlamaEngine
+from fakes.llamacpp.engines import EngineSettings, LlamaEngine
 from herd.core.state.request import Counters, RequestKind
 from herd.dialects import Dialect, Timestamp
 from herd.discover import discover

@@ -11,14 +11,14 @@ import json
 import re
 from typing import Any
 
-from fakes.watching import Watched
+from fakes.waiting import Waitable
 from herd.agent_protocol import heartbeat_decode
 from herd.core.state.fleet import Report
 
 _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)\r\n", re.IGNORECASE)
 
 
-class FakeCoordinator(Watched):
+class FakeCoordinator(Waitable):
     def __init__(self) -> None:
         super().__init__()
         self.reports: list[Report] = []

@@ -107,24 +107,24 @@ class Status(Fault):
 
 @dataclass(kw_only=True)
 class RunnerDies(Fault):
-    """The runner is lost after so many pieces: a last error line under 200, or a 500 when nothing was sent."""
+    """The runner is lost after so many chunks: a last error line under 200, or a 500 when nothing was sent."""
 
-    after_pieces: int = 1
+    after_chunks: int = 1
     text: str = "an error was encountered while running the model: unexpected EOF"
 
 
 @dataclass(kw_only=True)
 class EndsEarly(Fault):
-    """The stream ends cleanly after so many pieces, without its last line (the engine stopped an endless repeat)."""
+    """The stream ends cleanly after so many chunks, without its last line (the engine stopped an endless repeat)."""
 
-    after_pieces: int = 1
+    after_chunks: int = 1
 
 
 @dataclass(kw_only=True)
 class Gate(Fault):
-    """Holds a request at a place until `release()`: "request", "load", or before piece `piece` ("piece")."""
+    """Holds a request at a place until `release()`: "request", "load", or before chunk `chunk` ("chunk")."""
 
     at: str = "request"
-    piece: int = 0
+    chunk: int = 0
     reached: int = 0
     """How many requests came to it."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import herd.engines
-from fakes.llama_engines import LlamaEngine
+from fakes.llamacpp.engines import LlamaEngine
 from fakes.loop_thread import LoopThread
 from fakes.ollama.models import BYTES_PER_TOKEN, rfc3339
 from fakes.ollama.runners import Runner

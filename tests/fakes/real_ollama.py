@@ -18,8 +18,8 @@ from typing import Any
 
 import psutil
 
-from fakes.child import Child, DidNotStart, free_port
-from fakes.tiny_gguf import TinyModel, cache_folder, tiny_gguf
+from fakes.child_process import Child, DidNotStart, free_port
+from fakes.llamacpp.tiny_gguf import TinyModel, cache_folder, tiny_gguf
 
 CHAT_MODEL = "tiny:chat"
 OTHER_MODEL = "tiny:other"

@@ -10,7 +10,7 @@ import pytest
 
 from fakes.faults import Cut
 from fakes.fleet import Fleet, Machine, running_fleet
-from fakes.llama_engines import HAS_XLLAMACPP, EngineSettings, LlamaEngine
+from fakes.llamacpp.engines import HAS_XLLAMACPP, EngineSettings, LlamaEngine
 from fakes.ollama.server import FakeOllama
 
 HI = [{"role": "user", "content": "Say hi."}]

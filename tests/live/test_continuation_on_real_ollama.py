@@ -10,8 +10,8 @@ from contextlib import closing
 import pytest
 
 from fakes.fleet import Fleet, running_fleet
+from fakes.llamacpp.tiny_gguf import TinyModel, tiny_gguf
 from fakes.real_ollama import CHAT_MODEL, ENDLESS_TOKENS, NOT_FOUND, RealOllama, find_ollama
-from fakes.tiny_gguf import TinyModel, tiny_gguf
 
 LIBRARY_MODEL = "tiny:library"
 LIBRARY_TEMPLATE = (

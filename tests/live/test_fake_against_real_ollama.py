@@ -14,9 +14,9 @@ from typing import Any
 import psutil
 import pytest
 
+from fakes.answer_comparison import WireAnswer, ask, differences, line_shape
 from fakes.faults import Gate, RunnerDies
-from fakes.likeness import WireAnswer, ask, differences, line_shape
-from fakes.ollama.facts import RELOADS
+from fakes.ollama.reloads import RELOADS
 from fakes.ollama.server import FakeModel, FakeOllama
 from fakes.real_ollama import CHAT_MODEL, EMBED_MODEL, OTHER_MODEL, TOOLS_MODEL, RealOllama
 
@@ -237,8 +237,8 @@ def test_lost_runner_ends_both_streams_in_the_same_format(
 ) -> None:
     runner = only_runner(real_ollama)
     real = lines_after_the_first(real_ollama.port, path, body, runner.kill)
-    gate = fake.fail(Gate(at="piece", piece=2, times=1))
-    fake.fail(RunnerDies(after_pieces=3, times=1))
+    gate = fake.fail(Gate(at="chunk", chunk=2, times=1))
+    fake.fail(RunnerDies(after_chunks=3, times=1))
     faked = lines_after_the_first(fake.port, path, body, gate.release)
     fake.heal()
     assert line_shape(faked[-1].decode()) == line_shape(real[-1].decode())

@@ -13,7 +13,7 @@ import pytest
 
 from fakes.faults import Counting, Cut, How, RunnerDies, Status
 from fakes.fleet import Fleet, Machine, report_of, running_fleet, settings_for_tests
-from fakes.llama_engines import llama_engines
+from fakes.llamacpp.engines import llama_engines
 from fakes.ollama.server import FakeModel, FakeOllama
 from herd.agent_protocol import heartbeat_decode
 from herd.coordinator.proxy.relay_dependencies import RelaySettings
@@ -205,7 +205,7 @@ def test_an_engine_that_tells_in_mid_stream_that_its_runner_died_is_left_for_ano
     body = {"model": "m", "stream": True, "max_tokens": 100, "temperature": 0, "messages": QUESTION}
     with a_fleet_of_ollamas(CLOSING) as (fleet, bad, _good):
         whole = ask(fleet, path, body)
-        bad.fail(RunnerDies(after_pieces=4, times=1))
+        bad.fail(RunnerDies(after_chunks=4, times=1))
         told = ask(fleet, path, body)
         assert told.is_whole and text_of(told) == text_of(whole) and text_of(whole)
         assert not [line for line in told.lines if b'"error"' in line], "the engine's own words are for nobody any more"

@@ -19,8 +19,8 @@ import pytest
 
 from fakes.faults import Gate
 from fakes.fleet import Fleet, Machine, report_of, running_fleet
+from fakes.ollama.request_context import FakeSettings
 from fakes.ollama.server import FakeOllama
-from fakes.ollama.visit import FakeSettings
 from herd.agent.app import Agent, AgentSettings, Settings
 from herd.agent.coordinator_link import LinkSettings
 from herd.agent.inventory import EngineSettings
@@ -71,7 +71,7 @@ def test_an_agent_that_is_to_end_finishes_what_it_has_and_takes_nothing_new(tmp_
             agent = Agent(settings, Random(1), "boot-1")
             await agent.start()
             await agent.beat()
-            gate = engine.fail(Gate(at="piece", piece=1))
+            gate = engine.fail(Gate(at="chunk", chunk=1))
             stream = asyncio.create_task(asyncio.to_thread(ask, fleet.port, "POST", "/api/chat", CHAT))
             await engine.until(lambda: gate.reached > 0, "the stream is at the gate")
             draining = asyncio.create_task(agent.drain())
@@ -142,7 +142,7 @@ def said(process: subprocess.Popen[str], word: str) -> str:
 def streams(engine: FakeOllama, port: int) -> Iterator[tuple[Gate, list[asyncio.Future[tuple[int, bytes]]]]]:
     """So many clients, each of whose answers has begun and waits at a gate."""
     ask(port, "POST", "/heartbeat", heartbeat_decode.encode(report_of("alpha", engine, Machine()), time.time()))
-    gate = engine.fail(Gate(at="piece", piece=1))
+    gate = engine.fail(Gate(at="chunk", chunk=1))
     with ThreadPoolExecutor(STREAMS) as clients:
         answers = [clients.submit(ask, port, "POST", "/api/chat", CHAT) for _ in range(STREAMS)]
         while gate.reached < STREAMS:

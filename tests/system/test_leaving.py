@@ -141,7 +141,7 @@ def test_before_the_first_token(asking: Asking, how: str) -> None:
 @pytest.mark.parametrize("asking", [one for one in ASKINGS if one.streams], ids=[n for n in NAMES if "streamed" in n])
 def test_in_the_middle_of_the_answer(asking: Asking, how: str) -> None:
     with a_node() as (fleet, node):
-        gate = Gate(at="piece", piece=BEFORE, times=1)
+        gate = Gate(at="chunk", chunk=BEFORE, times=1)
         node.fail(gate)
         client = Client(fleet, asking)
         client.hears_something()

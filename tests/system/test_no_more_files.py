@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fakes.child import Child, free_port, get_status, wait_until
+from fakes.child_process import Child, free_port, get_status, wait_until
 from terminal import environment
 
 FILES_MAX = 64

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fakes.child import wait_until
+from fakes.child_process import wait_until
 from terminal import command, environment
 
 CAN = sys.platform == "linux" and os.geteuid() == 0 and shutil.which("ip") is not None

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fakes.child import free_port, wait_until
+from fakes.child_process import free_port, wait_until
 from herd.cli.demo import embedded_requirements
 from herd.cli.demo.fleet import NODES, nodes_for
 from terminal import ESCAPE, PATIENCE_S, command, environment, herd

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from fakes.asking import ask
+from fakes.asgi_client import ask
 from fakes.charts import NOW, Charts, charts
 from herd.coordinator.storage.chart_queries import RANGES
 from herd.dashboard.tabs.apps import Apps, AppsDaily

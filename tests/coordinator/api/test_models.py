@@ -14,8 +14,8 @@ import pytest
 
 from fakes.faults import Cut, How
 from fakes.fleet import Fleet, running_fleet, settings_for_tests
+from fakes.ollama.request_context import FakeSettings
 from fakes.ollama.server import FakeModel, FakeOllama
-from fakes.ollama.visit import FakeSettings
 from herd.coordinator.models.pinned_models import PinSettings
 from herd.coordinator.models.transfers import TransferSettings
 from herd.core.state.fleet import canonical

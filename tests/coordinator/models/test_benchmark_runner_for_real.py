@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from fakes.fleet import Fleet, running_fleet, settings_for_tests
-from fakes.llama_engines import EngineSettings, LlamaEngine
+from fakes.llamacpp.engines import EngineSettings, LlamaEngine
 from herd.coordinator.models.benchmark_runner import BenchmarkSettings, select
 from herd.core.state.fleet import NodeId, canonical
 

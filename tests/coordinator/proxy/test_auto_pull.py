@@ -14,8 +14,8 @@ import pytest
 
 from fakes.faults import Gate
 from fakes.fleet import Fleet, running_fleet, settings_for_tests
+from fakes.ollama.request_context import FakeSettings
 from fakes.ollama.server import FakeModel, FakeOllama
-from fakes.ollama.visit import FakeSettings
 from herd.coordinator.proxy.auto_pull import AutoPullSettings
 from herd.coordinator.proxy.wait_comments import WaitCommentSettings
 

@@ -6,12 +6,12 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from fakes.ollama.inference import ApiError, Asked, EndedEarly, Finish, LateError, Piece, RunnerLost
+from fakes.ollama.inference import ApiError, Chunk, EndedEarly, Finish, InferenceRequest, LateError, RunnerLost
 from fakes.ollama.models import Json
 from fakes.ollama.native import JSON_TYPE, PLAIN_JSON_TYPE, check_abilities, collected, decode, encode, find, send_late
 
 if TYPE_CHECKING:
-    from fakes.ollama.visit import Visit
+    from fakes.ollama.request_context import RequestContext
 
 STREAM_HEADERS = [("Cache-Control", "no-cache"), ("Content-Type", "text/event-stream")]
 ERROR_TYPES = {400: "invalid_request_error", 404: "not_found_error", 503: "overloaded_error"}
@@ -23,20 +23,20 @@ class DoorError(ApiError):
     """Refused while the request was translated; framed a little differently."""
 
 
-def made_id(visit: Visit, prefix: str) -> str:
-    return prefix + hashlib.sha256(f"{prefix} {visit.number}".encode()).hexdigest()[:24]
+def made_id(ctx: RequestContext, prefix: str) -> str:
+    return prefix + hashlib.sha256(f"{prefix} {ctx.number}".encode()).hexdigest()[:24]
 
 
-async def send_error(visit: Visit, error: ApiError) -> None:
+async def send_error(ctx: RequestContext, error: ApiError) -> None:
     kind = ERROR_TYPES.get(error.status, "api_error")
-    body = {"type": "error", "error": {"type": kind, "message": error.message}, "request_id": made_id(visit, "req_")}
+    body = {"type": "error", "error": {"type": kind, "message": error.message}, "request_id": made_id(ctx, "req_")}
     if isinstance(error, DoorError):
-        await visit.out.whole(error.status, [JSON_TYPE], encode(body))
-    elif isinstance(error, LateError) and visit.streams:
-        visit.out.extra_first = STREAM_HEADERS[:1]
-        await send_late(visit, error.status, encode(body) + b"\n")
+        await ctx.out.whole(error.status, [JSON_TYPE], encode(body))
+    elif isinstance(error, LateError) and ctx.streams:
+        ctx.out.extra_first = STREAM_HEADERS[:1]
+        await send_late(ctx, error.status, encode(body) + b"\n")
     else:
-        await visit.out.whole(error.status, [PLAIN_JSON_TYPE], encode(body) + b"\n")
+        await ctx.out.whole(error.status, [PLAIN_JSON_TYPE], encode(body) + b"\n")
 
 
 def native_messages(body: Json) -> list[Json]:
@@ -70,16 +70,16 @@ def native_blocks(role: str, blocks: list[Any]) -> list[Json]:
     return [own, *results] if text or pictures or calls or not results else results
 
 
-async def messages(visit: Visit) -> None:
+async def messages(ctx: RequestContext) -> None:
     try:
-        body = decode(visit.request.body, "MessagesRequest", when_empty="EOF")
+        body = decode(ctx.request.body, "MessagesRequest", when_empty="EOF")
     except ApiError as error:
         raise DoorError(error.status, error.message) from error
     if not isinstance(body.get("max_tokens"), int) or body["max_tokens"] <= 0:
         raise DoorError(400, "max_tokens is required and must be positive")
     if not body.get("messages"):
         raise DoorError(400, "messages is required")
-    model = find(visit, body.get("model") or "")
+    model = find(ctx, body.get("model") or "")
     options = {name: body[name] for name in PASSED_OPTIONS if body.get(name) is not None}
     options |= {"num_predict": body["max_tokens"], "stop": body.get("stop_sequences") or []}
     tools = [
@@ -87,20 +87,20 @@ async def messages(visit: Visit) -> None:
         for tool in body.get("tools") or []
     ]
     thinks = (body.get("thinking") or {}).get("type") == "enabled" and model.can("thinking")
-    asked = Asked(model, native_messages(body), options, tools=tools, think=thinks)
-    check_abilities(asked, "chat")
-    head: Json = {"id": made_id(visit, "msg_"), "type": "message", "role": "assistant", "model": visit.spelled}
+    inference = InferenceRequest(model, native_messages(body), options, tools=tools, think=thinks)
+    check_abilities(inference, "chat")
+    head: Json = {"id": made_id(ctx, "msg_"), "type": "message", "role": "assistant", "model": ctx.spelled}
     if body.get("stream"):
-        await stream(visit, asked, head)
+        await stream(ctx, inference, head)
         return
-    whole, finish = await collected(visit, asked)
+    whole, finish = await collected(ctx, inference)
     assert finish is not None
     answer = {"content": blocks_of(whole), "stop_reason": reason_of(finish, bool(whole.tool_calls))}
     usage = {"usage": {"input_tokens": finish.prompt_tokens, "output_tokens": finish.tokens}}
-    await visit.out.whole(200, [PLAIN_JSON_TYPE], encode(head | answer | usage) + b"\n")
+    await ctx.out.whole(200, [PLAIN_JSON_TYPE], encode(head | answer | usage) + b"\n")
 
 
-def blocks_of(whole: Piece) -> list[Json]:
+def blocks_of(whole: Chunk) -> list[Json]:
     blocks: list[Json] = [{"type": "thinking", "thinking": whole.thinking}] if whole.thinking else []
     blocks += [{"type": "text", "text": whole.text}] if whole.text else []
     blocks += [
@@ -119,17 +119,17 @@ def event(kind: str, **fields: Any) -> bytes:
 
 
 class Blocks:
-    """Turns pieces into block events; one block is open at a time."""
+    """Turns chunks into block events; one block is open at a time."""
 
     def __init__(self) -> None:
         self.index = -1
         self.open_kind = ""
         self.called = False
 
-    def events(self, piece: Piece) -> list[bytes]:
-        if piece.tool_calls:
-            return [made for call in piece.tool_calls for made in self._tool(call)]
-        kind, text = ("thinking", piece.thinking) if piece.thinking else ("text", piece.text)
+    def events(self, chunk: Chunk) -> list[bytes]:
+        if chunk.tool_calls:
+            return [made for call in chunk.tool_calls for made in self._tool(call)]
+        kind, text = ("thinking", chunk.thinking) if chunk.thinking else ("text", chunk.text)
         out: list[bytes] = []
         if self.open_kind != kind:
             out += self.close()
@@ -160,37 +160,37 @@ class Blocks:
         return [event("content_block_stop", index=self.index)]
 
 
-async def stream(visit: Visit, asked: Asked, head: Json) -> None:
+async def stream(ctx: RequestContext, inference: InferenceRequest, head: Json) -> None:
     """Each event is a chunk of its own. A lost runner ends the stream without `message_stop`."""
     blocks, began = Blocks(), False
-    visit.streams = True
-    guess = sum(len(str(message.get("content") or "")) for message in asked.messages) // 4 + 1
+    ctx.streams = True
+    guess = sum(len(str(message.get("content") or "")) for message in inference.messages) // 4 + 1
     try:
-        async with visit.generation(asked) as pieces:
-            async for piece in pieces:
+        async with ctx.generation(inference) as chunks:
+            async for chunk in chunks:
                 if not began:
                     began = True
-                    await visit.out.begin(200, STREAM_HEADERS)
+                    await ctx.out.begin(200, STREAM_HEADERS)
                     usage = {"input_tokens": guess, "output_tokens": 0}
-                    await visit.out.chunk(event("message_start", message=head | {"content": [], "usage": usage}))
-                if isinstance(piece, Finish):
-                    await ending(visit, blocks, piece)
+                    await ctx.out.chunk(event("message_start", message=head | {"content": [], "usage": usage}))
+                if isinstance(chunk, Finish):
+                    await ending(ctx, blocks, chunk)
                     break
-                for made in blocks.events(piece):
-                    await visit.out.chunk(made)
+                for made in blocks.events(chunk):
+                    await ctx.out.chunk(made)
     except RunnerLost as lost:
         if not began:
             raise LateError(500, str(lost)) from lost
     except EndedEarly:
         if not began:
-            await visit.out.begin(200, STREAM_HEADERS)
-    await visit.out.end()
+            await ctx.out.begin(200, STREAM_HEADERS)
+    await ctx.out.end()
 
 
-async def ending(visit: Visit, blocks: Blocks, finish: Finish) -> None:
+async def ending(ctx: RequestContext, blocks: Blocks, finish: Finish) -> None:
     for made in blocks.close():
-        await visit.out.chunk(made)
+        await ctx.out.chunk(made)
     usage = {"input_tokens": finish.prompt_tokens, "output_tokens": finish.tokens}
     delta = {"stop_reason": reason_of(finish, blocks.called)}
-    await visit.out.chunk(event("message_delta", delta=delta, usage=usage))
-    await visit.out.chunk(event("message_stop"))
+    await ctx.out.chunk(event("message_delta", delta=delta, usage=usage))
+    await ctx.out.chunk(event("message_stop"))

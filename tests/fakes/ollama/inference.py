@@ -1,6 +1,6 @@
 """Generates the fake Ollama's answers chunk by chunk, independent of the API.
 
-The native, OpenAI and Anthropic faces translate into `Asked` and out of `Piece` and `Finish`.
+The native, OpenAI and Anthropic faces translate into `InferenceRequest` and out of `Chunk` and `Finish`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fakes.clock import Clock
-from fakes.ollama.models import FakeModel, read_back
-from fakes.words import (
+from fakes.generated_text import (
     TOKENS_PER_MESSAGE,
     count_tokens,
     invented_words,
@@ -24,6 +23,7 @@ from fakes.words import (
     split_tokens,
     whole_answer,
 )
+from fakes.ollama.models import FakeModel, read_back
 
 NOMINAL_PREFILL_TOKENS_PER_S = 5000
 NOMINAL_TOKENS_PER_S = 200
@@ -47,7 +47,7 @@ class ApiError(Exception):
 
 
 class LateError(ApiError):
-    """A refusal by the runner: where a stream was asked for, the answer had already been set up as one."""
+    """A refusal by the runner: where a stream was inference for, the answer had already been set up as one."""
 
 
 class RunnerLost(Exception):
@@ -59,7 +59,7 @@ class EndedEarly(Exception):
 
 
 @dataclass
-class Asked:
+class InferenceRequest:
     """What every face asks in the end."""
 
     model: FakeModel
@@ -78,7 +78,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Piece:
+class Chunk:
     """About one token: exactly one of text, thinking or tool calls."""
 
     text: str = ""
@@ -168,12 +168,12 @@ def prompt_tokens(messages: Sequence[dict[str, Any]], raw: bool) -> int:
     return words + pictures * IMAGE_TOKENS + around
 
 
-def fitted_prompt(asked: Asked, context_tokens: int) -> int:
+def fitted_prompt(inference: InferenceRequest, context_tokens: int) -> int:
     """The prompt's tokens after truncation. Raises `LateError` 400 where truncation is forbidden."""
-    tokens = prompt_tokens(asked.messages, asked.raw)
+    tokens = prompt_tokens(inference.messages, inference.raw)
     if tokens <= context_tokens:
         return tokens
-    if asked.truncate and asked.shift is not False:
+    if inference.truncate and inference.shift is not False:
         return context_tokens // 2 + 3
     inner = {
         "code": 400,
@@ -186,49 +186,53 @@ def fitted_prompt(asked: Asked, context_tokens: int) -> int:
     raise LateError(400, json.dumps({"error": inner}, separators=(",", ":")))
 
 
-def check_images(asked: Asked) -> None:
+def check_images(inference: InferenceRequest) -> None:
     """Raises `LateError` 400, the engine's JSON inside, when a model without eyes is shown a picture."""
-    if asked.model.can("vision") or not any(message.get("images") for message in asked.messages):
+    if inference.model.can("vision") or not any(message.get("images") for message in inference.messages):
         return
     text = "Multimodal data provided, but model does not support multimodal requests."
     inner = {"code": 400, "message": text, "type": "invalid_request_error"}
     raise LateError(400, json.dumps({"error": inner}, separators=(",", ":")))
 
 
-def conversation_of(asked: Asked) -> list[dict[str, Any]]:
-    return read_back(str(asked.messages[-1]["content"])) if asked.raw else asked.messages
+def conversation_of(inference: InferenceRequest) -> list[dict[str, Any]]:
+    return read_back(str(inference.messages[-1]["content"])) if inference.raw else inference.messages
 
 
-def is_begun(asked: Asked) -> bool:
+def is_begun(inference: InferenceRequest) -> bool:
     """Whether the prompt ends within the assistant's turn, which is then written on."""
-    messages = conversation_of(asked)
-    return bool(messages) and messages[-1].get("role") == "assistant" and (asked.raw or not asked.model.closes_turns)
+    messages = conversation_of(inference)
+    return (
+        bool(messages)
+        and messages[-1].get("role") == "assistant"
+        and (inference.raw or not inference.model.closes_turns)
+    )
 
 
-def pieces_of(asked: Asked) -> tuple[list[Piece], str]:
-    """The whole generation, decided beforehand: its pieces and why it ends."""
-    seed = asked.options.get("seed", 0)
-    messages = conversation_of(asked)
+def pieces_of(inference: InferenceRequest) -> tuple[list[Chunk], str]:
+    """The whole generation, decided beforehand: its chunks and why it ends."""
+    seed = inference.options.get("seed", 0)
+    messages = conversation_of(inference)
     told = messages[-1] if messages else {}
-    already = str(told.get("content") or "") if is_begun(asked) else ""
-    before = messages[:-1] if is_begun(asked) else messages
+    already = str(told.get("content") or "") if is_begun(inference) else ""
+    before = messages[:-1] if is_begun(inference) else messages
     key = json.dumps([{name: value for name, value in one.items() if value} for one in before], sort_keys=True)
-    rng = rng_for("more", asked.model.full_name, key, seed)
-    thoughts = [Piece(thinking=word) for word in invented_words(rng, 6)] if asked.think else []
-    if asked.tools and told.get("role") == "user":
-        call = tool_call(asked.tools[0], rng)
-        return [*thoughts, Piece(tool_calls=(call,))], "stop"
-    limit = asked.options.get("num_predict")
-    if asked.format:
-        schema = asked.format if isinstance(asked.format, dict) else None
+    rng = rng_for("more", inference.model.full_name, key, seed)
+    thoughts = [Chunk(thinking=word) for word in invented_words(rng, 6)] if inference.think else []
+    if inference.tools and told.get("role") == "user":
+        call = tool_call(inference.tools[0], rng)
+        return [*thoughts, Chunk(tool_calls=(call,))], "stop"
+    limit = inference.options.get("num_predict")
+    if inference.format:
+        schema = inference.format if isinstance(inference.format, dict) else None
         said = limited(json_tokens(schema, rng), limit, ())
     else:
-        whole = asked.model.answer
+        whole = inference.model.answer
         if whole is None:
-            whole = whole_answer(asked.model.full_name, key, seed, asked.model.answer_tokens)
+            whole = whole_answer(inference.model.full_name, key, seed, inference.model.answer_tokens)
         rest = rest_of(whole, already) if already else split_tokens(whole)
-        said = limited(rest, limit, asked.options.get("stop") or ())
-    return [*thoughts, *(Piece(text=word, logprobs=logprobs_of(asked, word)) for word in said.tokens)], said.reason
+        said = limited(rest, limit, inference.options.get("stop") or ())
+    return [*thoughts, *(Chunk(text=word, logprobs=logprobs_of(inference, word)) for word in said.tokens)], said.reason
 
 
 def tool_call(tool: dict[str, Any], rng: Any) -> dict[str, Any]:
@@ -243,32 +247,32 @@ def tool_call(tool: dict[str, Any], rng: Any) -> dict[str, Any]:
     return {"id": call_id, "function": {"index": 0, "name": function.get("name", ""), "arguments": arguments}}
 
 
-def logprobs_of(asked: Asked, token: str) -> tuple[dict[str, Any], ...]:
-    if not asked.logprobs:
+def logprobs_of(inference: InferenceRequest, token: str) -> tuple[dict[str, Any], ...]:
+    if not inference.logprobs:
         return ()
     entry: dict[str, Any] = {"token": token, "logprob": -0.5, "bytes": list(token.encode())}
-    if asked.top_logprobs:
-        others = [{"token": token, "logprob": -0.5, "bytes": list(token.encode())}] * asked.top_logprobs
+    if inference.top_logprobs:
+        others = [{"token": token, "logprob": -0.5, "bytes": list(token.encode())}] * inference.top_logprobs
         entry["top_logprobs"] = others
     return (entry,)
 
 
 async def generate(
-    asked: Asked,
+    inference: InferenceRequest,
     context_tokens: int,
     load_ns: int,
     clock: Clock,
     tokens_per_s: float,
-    before_piece: Callable[[int], Awaitable[None]],
-) -> AsyncGenerator[Piece | Finish, None]:
-    """The pieces and the end. `before_piece(n)` may wait or raise before piece n (the end counts as one)."""
-    check_format(asked.format)
-    check_images(asked)
-    prompt = fitted_prompt(asked, context_tokens)
-    pieces, reason = pieces_of(asked)
-    for number, piece in enumerate(pieces):
-        await before_piece(number)
+    before_chunk: Callable[[int], Awaitable[None]],
+) -> AsyncGenerator[Chunk | Finish, None]:
+    """The chunks and the end. `before_chunk(n)` may wait or raise before chunk n (the end counts as one)."""
+    check_format(inference.format)
+    check_images(inference)
+    prompt = fitted_prompt(inference, context_tokens)
+    chunks, reason = pieces_of(inference)
+    for number, chunk in enumerate(chunks):
+        await before_chunk(number)
         await clock.sleep(1 / tokens_per_s if tokens_per_s else 0)
-        yield piece
-    await before_piece(len(pieces))
-    yield Finish(reason, prompt, len(pieces) if is_begun(asked) else max(1, len(pieces)), load_ns, tokens_per_s)
+        yield chunk
+    await before_chunk(len(chunks))
+    yield Finish(reason, prompt, len(chunks) if is_begun(inference) else max(1, len(chunks)), load_ns, tokens_per_s)

@@ -7,22 +7,22 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from fakes.generated_text import count_tokens, embedding
 from fakes.ollama.inference import (
     ApiError,
-    Asked,
+    Chunk,
     EndedEarly,
     Finish,
+    InferenceRequest,
     LateError,
-    Piece,
     RunnerLost,
     check_options,
     duration_s,
 )
 from fakes.ollama.models import FakeModel, Json, full_name, rendered, running, shown, tag
-from fakes.words import count_tokens, embedding
 
 if TYPE_CHECKING:
-    from fakes.ollama.visit import Visit
+    from fakes.ollama.request_context import RequestContext
 
 JSON_TYPE = ("Content-Type", "application/json; charset=utf-8")
 PLAIN_JSON_TYPE = ("Content-Type", "application/json")
@@ -84,72 +84,74 @@ def decode(body: bytes, struct: str, when_empty: str = "missing request body") -
     return value
 
 
-def find(visit: Visit, name: str, text: str = "model '{}' not found") -> FakeModel:
+def find(ctx: RequestContext, name: str, text: str = "model '{}' not found") -> FakeModel:
     """The model of that name. Raises `ApiError` 404 with the route's own text, 400 for a malformed name."""
     if name and not NAME.match(name):
         raise ApiError(400, "invalid model name")
-    model = visit.fake.models.get(full_name(name)) if name else None
+    model = ctx.fake.models.get(full_name(name)) if name else None
     if model is None:
         raise ApiError(404, text.format(name))
-    visit.model = model
+    ctx.model = model
     return model
 
 
-async def send_json(visit: Visit, value: Any, status: int = 200, content_type: tuple[str, str] = JSON_TYPE) -> None:
+async def send_json(
+    ctx: RequestContext, value: Any, status: int = 200, content_type: tuple[str, str] = JSON_TYPE
+) -> None:
     body = encode(value)
-    if len(body) <= CHUNKED_FROM_BYTES or visit.request.method == "HEAD":
-        await visit.out.whole(status, [content_type], body)
+    if len(body) <= CHUNKED_FROM_BYTES or ctx.request.method == "HEAD":
+        await ctx.out.whole(status, [content_type], body)
         return
-    await visit.out.begin(status, [content_type])
-    await visit.out.chunk(body)
-    await visit.out.end()
+    await ctx.out.begin(status, [content_type])
+    await ctx.out.chunk(body)
+    await ctx.out.end()
 
 
-async def send_late(visit: Visit, status: int, body: bytes) -> None:
+async def send_late(ctx: RequestContext, status: int, body: bytes) -> None:
     """An error in place of a stream that was already set up: chunked, and without a character set."""
-    await visit.out.begin(status, [PLAIN_JSON_TYPE])
-    await visit.out.chunk(body)
-    await visit.out.end()
+    await ctx.out.begin(status, [PLAIN_JSON_TYPE])
+    await ctx.out.chunk(body)
+    await ctx.out.end()
 
 
-async def version(visit: Visit) -> None:
-    await send_json(visit, {"version": visit.fake.settings.version})
+async def version(ctx: RequestContext) -> None:
+    await send_json(ctx, {"version": ctx.fake.settings.version})
 
 
-async def tags(visit: Visit) -> None:
-    newest = sorted(visit.fake.models.values(), key=lambda model: -int(model.modified_at))
-    await send_json(visit, {"models": [tag(model) for model in newest]})
+async def tags(ctx: RequestContext) -> None:
+    newest = sorted(ctx.fake.models.values(), key=lambda model: -int(model.modified_at))
+    await send_json(ctx, {"models": [tag(model) for model in newest]})
 
 
-async def ps(visit: Visit) -> None:
-    on_gpu = visit.fake.settings.on_gpu
+async def ps(ctx: RequestContext) -> None:
+    on_gpu = ctx.fake.settings.on_gpu
     listed = [
         running(one.name, one.model, one.settings.num_ctx, one.parallel, one.expires_at, on_gpu)
-        for one in visit.fake.scheduler.listed()
+        for one in ctx.fake.scheduler.listed()
     ]
-    await send_json(visit, {"models": listed})
+    await send_json(ctx, {"models": listed})
 
 
-async def show(visit: Visit) -> None:
-    asked = decode(visit.request.body, "ShowRequest")
-    name = asked.get("model") or asked.get("name") or ""
+async def show(ctx: RequestContext) -> None:
+    inference = decode(ctx.request.body, "ShowRequest")
+    name = inference.get("model") or inference.get("name") or ""
     if not name:
         raise ApiError(400, "model is required")
-    model = visit.fake.models.get(full_name(name))
+    model = ctx.fake.models.get(full_name(name))
     if model is None:
         raise ApiError(404, f"model '{full_name(name)}' not found")
-    await send_json(visit, shown(model))
+    await send_json(ctx, shown(model))
 
 
-def chat_asked(visit: Visit, body: Json) -> Asked:
+def chat_inference(ctx: RequestContext, body: Json) -> InferenceRequest:
     """Checks in the order of the real server, each with its own words."""
     if not 0 <= body.get("top_logprobs", 0) <= 20:
         raise ApiError(400, "top_logprobs must be between 0 and 20")
     if not body.get("model"):
         raise ApiError(400, "model is required")
     keep_alive_s, thinks = duration_s(body.get("keep_alive")), thinking(body.get("think"))
-    model = find(visit, body["model"])
-    return Asked(
+    model = find(ctx, body["model"])
+    return InferenceRequest(
         model=model,
         messages=body.get("messages") or [],
         options=body.get("options") or {},
@@ -172,50 +174,50 @@ def thinking(value: Any) -> bool:
     return bool(value)
 
 
-def check_abilities(asked: Asked, verb: str) -> None:
+def check_abilities(inference: InferenceRequest, verb: str) -> None:
     """Raises `ApiError` for what the model cannot do, and for options that make no sense."""
-    model = asked.model
-    if asked.tools and not model.can("tools"):
+    model = inference.model
+    if inference.tools and not model.can("tools"):
         raise ApiError(400, f"registry.ollama.ai/library/{model.full_name} does not support tools")
-    if asked.think and not model.can("thinking"):
+    if inference.think and not model.can("thinking"):
         raise ApiError(400, f'"{model.full_name}" does not support thinking')
     if not model.can("completion"):
         raise ApiError(400, f'"{model.full_name}" does not support {verb}')
-    check_options(asked.options)
+    check_options(inference.options)
 
 
-async def chat(visit: Visit) -> None:
-    body = decode(visit.request.body, "ChatRequest")
-    asked = chat_asked(visit, body)
-    if not asked.messages:
-        await load_or_unload(visit, asked, {"message": {"role": "assistant", "content": ""}})
+async def chat(ctx: RequestContext) -> None:
+    body = decode(ctx.request.body, "ChatRequest")
+    inference = chat_inference(ctx, body)
+    if not inference.messages:
+        await load_or_unload(ctx, inference, {"message": {"role": "assistant", "content": ""}})
         return
-    check_abilities(asked, "chat")
+    check_abilities(inference, "chat")
     if body.get("_debug_render_only"):
-        await send_rendered(visit, asked, {"message": {"role": "", "content": ""}})
+        await send_rendered(ctx, inference, {"message": {"role": "", "content": ""}})
         return
-    await answer(visit, asked, body.get("stream") is not False, chat_fields)
+    await answer(ctx, inference, body.get("stream") is not False, chat_fields)
 
 
-def chat_fields(piece: Piece) -> Json:
-    message: Json = {"role": "assistant", "content": piece.text}
-    if piece.thinking:
-        message["thinking"] = piece.thinking
-    if piece.tool_calls:
-        message["tool_calls"] = list(piece.tool_calls)
+def chat_fields(chunk: Chunk) -> Json:
+    message: Json = {"role": "assistant", "content": chunk.text}
+    if chunk.thinking:
+        message["thinking"] = chunk.thinking
+    if chunk.tool_calls:
+        message["tool_calls"] = list(chunk.tool_calls)
     return {"message": message}
 
 
-async def generate(visit: Visit) -> None:
-    body = decode(visit.request.body, "GenerateRequest")
+async def generate(ctx: RequestContext) -> None:
+    body = decode(ctx.request.body, "GenerateRequest")
     keep_alive_s, thinks = duration_s(body.get("keep_alive")), thinking(body.get("think"))
-    model = find(visit, body.get("model") or "", "model '{}' not found")
+    model = find(ctx, body.get("model") or "", "model '{}' not found")
     raw = bool(body.get("raw"))
     if raw and (body.get("template") or body.get("system") or body.get("context")):
         raise ApiError(400, "raw mode does not support template, system, or context")
     message = {"role": "user", "content": body.get("prompt") or "", "images": body.get("images") or []}
     system = [{"role": "system", "content": body["system"]}] if body.get("system") else []
-    asked = Asked(
+    inference = InferenceRequest(
         model=model,
         messages=[*system, message],
         options=body.get("options") or {},
@@ -227,44 +229,44 @@ async def generate(visit: Visit) -> None:
         raw=raw,
     )
     if not body.get("prompt"):
-        await load_or_unload(visit, asked, {"response": ""})
+        await load_or_unload(ctx, inference, {"response": ""})
         return
     if body.get("suffix") and not model.can("insert"):
         raise ApiError(400, f"registry.ollama.ai/library/{model.full_name} does not support insert")
-    check_abilities(asked, "generate")
+    check_abilities(inference, "generate")
     if body.get("_debug_render_only"):
-        await send_rendered(visit, asked, {"response": ""})
+        await send_rendered(ctx, inference, {"response": ""})
         return
-    await answer(visit, asked, body.get("stream") is not False, generate_fields)
+    await answer(ctx, inference, body.get("stream") is not False, generate_fields)
 
 
-def generate_fields(piece: Piece) -> Json:
-    return {"response": piece.text} | ({"thinking": piece.thinking} if piece.thinking else {})
+def generate_fields(chunk: Chunk) -> Json:
+    return {"response": chunk.text} | ({"thinking": chunk.thinking} if chunk.thinking else {})
 
 
-async def send_rendered(visit: Visit, asked: Asked, empty: Json) -> None:
+async def send_rendered(ctx: RequestContext, inference: InferenceRequest, empty: Json) -> None:
     """The prompt alone (0.32.15): a runner is loaded for it, and nothing is answered."""
-    async with visit.slot(asked):
-        told = {"done": False, "_debug_info": {"rendered_template": rendered(asked.messages)}}
-    await send_json(visit, {"model": visit.spelled, "created_at": visit.created_at()} | empty | told)
+    async with ctx.slot(inference):
+        told = {"done": False, "_debug_info": {"rendered_template": rendered(inference.messages)}}
+    await send_json(ctx, {"model": ctx.spelled, "created_at": ctx.created_at()} | empty | told)
 
 
-async def load_or_unload(visit: Visit, asked: Asked, empty: Json) -> None:
+async def load_or_unload(ctx: RequestContext, inference: InferenceRequest, empty: Json) -> None:
     """A request without a prompt: loads the model, or unloads it when `keep_alive` is 0."""
-    scheduler = visit.fake.scheduler
-    if asked.keep_alive_s == 0:
-        await scheduler.unload_model(asked.model)
+    scheduler = ctx.fake.scheduler
+    if inference.keep_alive_s == 0:
+        await scheduler.unload_model(inference.model)
         reason = "unload"
     else:
-        async with visit.slot(asked):
+        async with ctx.slot(inference):
             reason = "load"
     ended = {"done": True, "done_reason": reason}
-    await send_json(visit, {"model": visit.spelled, "created_at": visit.created_at()} | empty | ended)
+    await send_json(ctx, {"model": ctx.spelled, "created_at": ctx.created_at()} | empty | ended)
 
 
-def last_fields(asked: Asked, finish: Finish, is_chat: bool) -> Json:
+def last_fields(inference: InferenceRequest, finish: Finish, is_chat: bool) -> Json:
     """The counters that end every whole answer."""
-    context = {} if is_chat or asked.raw else {"context": list(range(1, finish.prompt_tokens + finish.tokens))}
+    context = {} if is_chat or inference.raw else {"context": list(range(1, finish.prompt_tokens + finish.tokens))}
     return (
         {"done": True, "done_reason": finish.reason}
         | context
@@ -279,95 +281,95 @@ def last_fields(asked: Asked, finish: Finish, is_chat: bool) -> Json:
     )
 
 
-Fields = Callable[[Piece], Json]
-"""How a face shows one piece."""
+Fields = Callable[[Chunk], Json]
+"""How a face shows one chunk."""
 
 
-async def answer(visit: Visit, asked: Asked, stream: bool, fields: Fields) -> None:
+async def answer(ctx: RequestContext, inference: InferenceRequest, stream: bool, fields: Fields) -> None:
     if stream:
-        await answer_stream(visit, asked, fields)
+        await answer_stream(ctx, inference, fields)
     else:
-        await answer_whole(visit, asked, fields)
+        await answer_whole(ctx, inference, fields)
 
 
-async def answer_stream(visit: Visit, asked: Asked, fields: Fields) -> None:
+async def answer_stream(ctx: RequestContext, inference: InferenceRequest, fields: Fields) -> None:
     """One NDJSON line a chunk. An error before the first line has its status, after it is a line under 200."""
     began = False
-    visit.streams = True
+    ctx.streams = True
     try:
-        async with visit.generation(asked) as pieces:
-            async for piece in pieces:
+        async with ctx.generation(inference) as chunks:
+            async for chunk in chunks:
                 if not began:
                     began = True
-                    await visit.out.begin(200, [NDJSON_TYPE])
-                await visit.out.chunk(encode(stream_line(visit, asked, piece, fields)) + b"\n")
+                    await ctx.out.begin(200, [NDJSON_TYPE])
+                await ctx.out.chunk(encode(stream_line(ctx, inference, chunk, fields)) + b"\n")
     except RunnerLost as lost:
         if not began:
             raise LateError(500, str(lost)) from lost
-        await visit.out.chunk(encode({"error": str(lost)}) + b"\n")
+        await ctx.out.chunk(encode({"error": str(lost)}) + b"\n")
     except EndedEarly:
         if not began:
-            await visit.out.begin(200, [NDJSON_TYPE])
-    await visit.out.end()
+            await ctx.out.begin(200, [NDJSON_TYPE])
+    await ctx.out.end()
 
 
-def stream_line(visit: Visit, asked: Asked, piece: Piece | Finish, fields: Fields) -> Json:
-    head: Json = {"model": visit.spelled, "created_at": visit.created_at()}
-    if isinstance(piece, Finish):
-        return head | fields(Piece()) | last_fields(asked, piece, fields is chat_fields)
-    return head | fields(piece) | {"done": False} | ({"logprobs": list(piece.logprobs)} if piece.logprobs else {})
+def stream_line(ctx: RequestContext, inference: InferenceRequest, chunk: Chunk | Finish, fields: Fields) -> Json:
+    head: Json = {"model": ctx.spelled, "created_at": ctx.created_at()}
+    if isinstance(chunk, Finish):
+        return head | fields(Chunk()) | last_fields(inference, chunk, fields is chat_fields)
+    return head | fields(chunk) | {"done": False} | ({"logprobs": list(chunk.logprobs)} if chunk.logprobs else {})
 
 
-async def answer_whole(visit: Visit, asked: Asked, fields: Fields) -> None:
-    whole, finish = await collected(visit, asked)
-    head: Json = {"model": visit.spelled, "created_at": visit.created_at()} | fields(whole)
+async def answer_whole(ctx: RequestContext, inference: InferenceRequest, fields: Fields) -> None:
+    whole, finish = await collected(ctx, inference)
+    head: Json = {"model": ctx.spelled, "created_at": ctx.created_at()} | fields(whole)
     if finish is None:
-        await send_json(visit, head | {"done": False})
+        await send_json(ctx, head | {"done": False})
         return
-    last = last_fields(asked, finish, fields is chat_fields)
+    last = last_fields(inference, finish, fields is chat_fields)
     if whole.logprobs:
         names = list(last)
         last = {name: last[name] for name in names[:2]} | {"logprobs": list(whole.logprobs)} | last
-    await send_json(visit, head | last)
+    await send_json(ctx, head | last)
 
 
-async def collected(visit: Visit, asked: Asked) -> tuple[Piece, Finish | None]:
+async def collected(ctx: RequestContext, inference: InferenceRequest) -> tuple[Chunk, Finish | None]:
     """The whole generation; without a `Finish` when it ended early. Raises `ApiError` 500."""
-    pieces: list[Piece] = []
+    chunks: list[Chunk] = []
     finish: Finish | None = None
     try:
-        async with visit.generation(asked) as generated:
-            async for piece in generated:
-                if isinstance(piece, Finish):
-                    finish = piece
+        async with ctx.generation(inference) as generated:
+            async for chunk in generated:
+                if isinstance(chunk, Finish):
+                    finish = chunk
                 else:
-                    pieces.append(piece)
+                    chunks.append(chunk)
     except RunnerLost as lost:
         raise ApiError(500, str(lost)) from lost
     except EndedEarly:
         pass
-    return joined(pieces), finish
+    return joined(chunks), finish
 
 
-def joined(pieces: list[Piece]) -> Piece:
-    """All pieces as one."""
-    return Piece(
-        "".join(piece.text for piece in pieces),
-        "".join(piece.thinking for piece in pieces),
-        tuple(call for piece in pieces for call in piece.tool_calls),
-        tuple(entry for piece in pieces for entry in piece.logprobs),
+def joined(chunks: list[Chunk]) -> Chunk:
+    """All chunks as one."""
+    return Chunk(
+        "".join(chunk.text for chunk in chunks),
+        "".join(chunk.thinking for chunk in chunks),
+        tuple(call for chunk in chunks for call in chunk.tool_calls),
+        tuple(entry for chunk in chunks for entry in chunk.logprobs),
     )
 
 
-async def vectors(visit: Visit, body: Json, texts: list[str], not_found: str) -> tuple[list[list[float]], int]:
+async def vectors(ctx: RequestContext, body: Json, texts: list[str], not_found: str) -> tuple[list[list[float]], int]:
     """Embeddings and their prompt tokens. Loads the model even for no text. Raises `ApiError`."""
     keep_alive_s = duration_s(body.get("keep_alive"))
-    model = find(visit, body.get("model") or "", not_found)
+    model = find(ctx, body.get("model") or "", not_found)
     options = body.get("options") or {}
     check_options(options)
-    asked = Asked(model, [], options, keep_alive_s)
-    async with visit.slot(asked) as runner:
-        await visit.before_piece(0)
+    inference = InferenceRequest(model, [], options, keep_alive_s)
+    async with ctx.slot(inference) as runner:
+        await ctx.before_chunk(0)
         if texts and not model.can("embedding"):
             raise ApiError(501, "This server does not support embeddings. Start it with `--embeddings`")
         counts = [count_tokens(text) + 2 for text in texts]
@@ -385,22 +387,22 @@ def embed_texts(value: Any) -> list[str]:
     return texts
 
 
-async def embed(visit: Visit) -> None:
-    body = decode(visit.request.body, "EmbedRequest")
+async def embed(ctx: RequestContext) -> None:
+    body = decode(ctx.request.body, "EmbedRequest")
     texts = embed_texts(body.get("input"))
     not_found = 'model "{}" not found, try pulling it first' if body.get("model") else "model '{}' not found"
-    made, tokens = await vectors(visit, body, texts, not_found)
+    made, tokens = await vectors(ctx, body, texts, not_found)
     counters: Json = {}
     if texts:
-        took = visit.load_ns + tokens * 200_000
-        counters = {"total_duration": took, "load_duration": visit.load_ns, "prompt_eval_count": tokens}
-    await send_json(visit, {"model": visit.spelled, "embeddings": made} | counters)
+        took = ctx.load_ns + tokens * 200_000
+        counters = {"total_duration": took, "load_duration": ctx.load_ns, "prompt_eval_count": tokens}
+    await send_json(ctx, {"model": ctx.spelled, "embeddings": made} | counters)
 
 
-async def embeddings(visit: Visit) -> None:
-    body = decode(visit.request.body, "EmbeddingRequest")
+async def embeddings(ctx: RequestContext) -> None:
+    body = decode(ctx.request.body, "EmbeddingRequest")
     if not body.get("model"):
         raise ApiError(400, "model is required")
     texts = [body["prompt"]] if body.get("prompt") else []
-    made, _ = await vectors(visit, body, texts, 'model "{}" not found, try pulling it first')
-    await send_json(visit, {"embedding": made[0] if made else []})
+    made, _ = await vectors(ctx, body, texts, 'model "{}" not found, try pulling it first')
+    await send_json(ctx, {"embedding": made[0] if made else []})

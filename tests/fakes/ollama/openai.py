@@ -7,7 +7,7 @@ import json
 import struct
 from typing import TYPE_CHECKING, Any
 
-from fakes.ollama.inference import ApiError, Asked, EndedEarly, Finish, LateError, Piece, RunnerLost
+from fakes.ollama.inference import ApiError, Chunk, EndedEarly, Finish, InferenceRequest, LateError, RunnerLost
 from fakes.ollama.models import Json, full_name, openai_model
 from fakes.ollama.native import (
     JSON_TYPE,
@@ -23,7 +23,7 @@ from fakes.ollama.native import (
 )
 
 if TYPE_CHECKING:
-    from fakes.ollama.visit import Visit
+    from fakes.ollama.request_context import RequestContext
 
 EVENT_STREAM = ("Content-Type", "text/event-stream")
 FINGERPRINT = "fp_ollama"
@@ -40,23 +40,23 @@ def error_body(status: int, message: str) -> Json:
     return {"error": {"message": message, "type": kind, "param": None, "code": None}}
 
 
-async def send_error(visit: Visit, error: ApiError) -> None:
+async def send_error(ctx: RequestContext, error: ApiError) -> None:
     if isinstance(error, DoorError):
-        await visit.out.whole(error.status, [JSON_TYPE], encode(error_body(error.status, error.message)))
-    elif isinstance(error, LateError) and visit.streams:
-        await send_late(visit, error.status, encode(error_body(error.status, error.message)) + b"\n")
+        await ctx.out.whole(error.status, [JSON_TYPE], encode(error_body(error.status, error.message)))
+    elif isinstance(error, LateError) and ctx.streams:
+        await send_late(ctx, error.status, encode(error_body(error.status, error.message)) + b"\n")
     else:
-        await send_json(visit, error_body(error.status, error.message), error.status)
+        await send_json(ctx, error_body(error.status, error.message), error.status)
 
 
-async def send_json(visit: Visit, value: Json, status: int = 200) -> None:
+async def send_json(ctx: RequestContext, value: Json, status: int = 200) -> None:
     """These bodies end with a new line."""
-    await visit.out.whole(status, [PLAIN_JSON_TYPE], encode(value) + b"\n")
+    await ctx.out.whole(status, [PLAIN_JSON_TYPE], encode(value) + b"\n")
 
 
-def read(visit: Visit, struct_name: str) -> Json:
+def read(ctx: RequestContext, struct_name: str) -> Json:
     try:
-        return decode(visit.request.body, struct_name, when_empty="EOF")
+        return decode(ctx.request.body, struct_name, when_empty="EOF")
     except ApiError as error:
         raise DoorError(error.status, error.message) from error
 
@@ -105,14 +105,14 @@ def format_of(body: Json) -> Any:
     return "json" if wanted.get("type") == "json_object" else None
 
 
-async def chat_completions(visit: Visit) -> None:
-    body = read(visit, "ChatCompletionRequest")
+async def chat_completions(ctx: RequestContext) -> None:
+    body = read(ctx, "ChatCompletionRequest")
     messages = body.get("messages") or []
     if not messages:
         raise DoorError(400, "[] is too short - 'messages'")
     native = [native_message(message) for message in messages]
-    model = find(visit, body.get("model") or "")
-    asked = Asked(
+    model = find(ctx, body.get("model") or "")
+    inference = InferenceRequest(
         model,
         native,
         options_of(body),
@@ -120,21 +120,21 @@ async def chat_completions(visit: Visit) -> None:
         format=format_of(body),
         think=body.get("reasoning_effort") not in (None, "none") and model.can("thinking"),
     )
-    check_abilities(asked, "chat")
-    number = visit.number % 999
-    head: Json = {"id": f"chatcmpl-{number}", "object": "chat.completion", "created": visit.created_unix_s()}
-    head |= {"model": visit.spelled, "system_fingerprint": FINGERPRINT}
+    check_abilities(inference, "chat")
+    number = ctx.number % 999
+    head: Json = {"id": f"chatcmpl-{number}", "object": "chat.completion", "created": ctx.created_unix_s()}
+    head |= {"model": ctx.spelled, "system_fingerprint": FINGERPRINT}
     if body.get("stream"):
         chunk = head | {"object": "chat.completion.chunk"}
-        await chat_stream(visit, asked, chunk, bool((body.get("stream_options") or {}).get("include_usage")))
+        await chat_stream(ctx, inference, chunk, bool((body.get("stream_options") or {}).get("include_usage")))
         return
-    whole, finish = await collected(visit, asked)
+    whole, finish = await collected(ctx, inference)
     assert finish is not None
     choice = {"index": 0, "message": message_of(whole), "finish_reason": reason_of(whole, finish)}
-    await send_json(visit, head | {"choices": [choice], "usage": usage_of(finish)})
+    await send_json(ctx, head | {"choices": [choice], "usage": usage_of(finish)})
 
 
-def message_of(whole: Piece) -> Json:
+def message_of(whole: Chunk) -> Json:
     message: Json = {"role": "assistant", "content": whole.text}
     if whole.thinking:
         message["reasoning"] = whole.thinking
@@ -150,7 +150,7 @@ def openai_call(call: Json) -> Json:
     return {"id": call["id"], "index": function["index"], "type": "function", "function": named}
 
 
-def reason_of(whole: Piece, finish: Finish) -> str:
+def reason_of(whole: Chunk, finish: Finish) -> str:
     return "tool_calls" if whole.tool_calls else finish.reason
 
 
@@ -159,46 +159,46 @@ def usage_of(finish: Finish) -> Json:
     return {"prompt_tokens": finish.prompt_tokens, "completion_tokens": finish.tokens, "total_tokens": total}
 
 
-async def chat_stream(visit: Visit, asked: Asked, head: Json, with_usage: bool) -> None:
+async def chat_stream(ctx: RequestContext, inference: InferenceRequest, head: Json, with_usage: bool) -> None:
     """The role rides on the first delta; the end, its usage and [DONE] leave in one chunk."""
     first, called, began = True, False, False
-    visit.streams = True
+    ctx.streams = True
     try:
-        async with visit.generation(asked) as pieces:
-            async for piece in pieces:
+        async with ctx.generation(inference) as chunks:
+            async for chunk in chunks:
                 if not began:
                     began = True
-                    await visit.out.begin(200, [EVENT_STREAM])
-                if isinstance(piece, Finish):
-                    await visit.out.chunk(chat_ending(head, piece, called, with_usage))
+                    await ctx.out.begin(200, [EVENT_STREAM])
+                if isinstance(chunk, Finish):
+                    await ctx.out.chunk(chat_ending(head, chunk, called, with_usage))
                     break
-                delta = delta_of(piece, first)
-                called, first = called or bool(piece.tool_calls), False
+                delta = delta_of(chunk, first)
+                called, first = called or bool(chunk.tool_calls), False
                 choice = {"index": 0, "delta": delta, "finish_reason": None}
-                await visit.out.chunk(event(head | {"choices": [choice]}))
+                await ctx.out.chunk(event(head | {"choices": [choice]}))
     except RunnerLost as lost:
         if not began:
             raise LateError(500, str(lost)) from lost
-        # The real server reads the error line as one more piece: no model, no text, and then nothing.
+        # The real server reads the error line as one more chunk: no model, no text, and then nothing.
         choice = {"index": 0, "delta": {"content": ""}, "finish_reason": None}
-        await visit.out.chunk(event(head | {"model": "", "choices": [choice]}))
+        await ctx.out.chunk(event(head | {"model": "", "choices": [choice]}))
     except EndedEarly:
         if not began:
-            await visit.out.begin(200, [EVENT_STREAM])
-    await visit.out.end()
+            await ctx.out.begin(200, [EVENT_STREAM])
+    await ctx.out.end()
 
 
 def event(value: Json) -> bytes:
     return b"data: " + encode(value) + b"\n\n"
 
 
-def delta_of(piece: Piece, first: bool) -> Json:
+def delta_of(chunk: Chunk, first: bool) -> Json:
     delta: Json = {"role": "assistant"} if first else {}
-    delta["content"] = piece.text
-    if piece.thinking:
-        delta["reasoning"] = piece.thinking
-    if piece.tool_calls:
-        delta["tool_calls"] = [openai_call(call) for call in piece.tool_calls]
+    delta["content"] = chunk.text
+    if chunk.thinking:
+        delta["reasoning"] = chunk.thinking
+    if chunk.tool_calls:
+        delta["tool_calls"] = [openai_call(call) for call in chunk.tool_calls]
     return delta
 
 
@@ -209,74 +209,76 @@ def chat_ending(head: Json, finish: Finish, called: bool, with_usage: bool) -> b
     return last + usage + b"data: [DONE]\n\n"
 
 
-async def completions(visit: Visit) -> None:
-    body = read(visit, "CompletionRequest")
-    model = find(visit, body.get("model") or "")
-    asked = Asked(model, [{"role": "user", "content": body.get("prompt") or ""}], options_of(body))
-    check_abilities(asked, "generate")
-    head: Json = {"id": f"cmpl-{visit.number % 999}", "object": "text_completion", "created": visit.created_unix_s()}
-    named: Json = {"model": visit.spelled, "system_fingerprint": FINGERPRINT}
+async def completions(ctx: RequestContext) -> None:
+    body = read(ctx, "CompletionRequest")
+    model = find(ctx, body.get("model") or "")
+    inference = InferenceRequest(model, [{"role": "user", "content": body.get("prompt") or ""}], options_of(body))
+    check_abilities(inference, "generate")
+    head: Json = {"id": f"cmpl-{ctx.number % 999}", "object": "text_completion", "created": ctx.created_unix_s()}
+    named: Json = {"model": ctx.spelled, "system_fingerprint": FINGERPRINT}
     if body.get("stream"):
         await completion_stream(
-            visit, asked, head, named, bool((body.get("stream_options") or {}).get("include_usage"))
+            ctx, inference, head, named, bool((body.get("stream_options") or {}).get("include_usage"))
         )
         return
-    whole, finish = await collected(visit, asked)
+    whole, finish = await collected(ctx, inference)
     assert finish is not None
     choice = {"text": whole.text, "index": 0, "finish_reason": finish.reason}
-    await send_json(visit, head | named | {"choices": [choice], "usage": usage_of(finish)})
+    await send_json(ctx, head | named | {"choices": [choice], "usage": usage_of(finish)})
 
 
-async def completion_stream(visit: Visit, asked: Asked, head: Json, named: Json, with_usage: bool) -> None:
+async def completion_stream(
+    ctx: RequestContext, inference: InferenceRequest, head: Json, named: Json, with_usage: bool
+) -> None:
     began = False
-    visit.streams = True
+    ctx.streams = True
     none_yet: Json = {"usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}} if with_usage else {}
     try:
-        async with visit.generation(asked) as pieces:
-            async for piece in pieces:
+        async with ctx.generation(inference) as chunks:
+            async for chunk in chunks:
                 if not began:
                     began = True
-                    await visit.out.begin(200, [EVENT_STREAM])
-                reason = piece.reason if isinstance(piece, Finish) else None
-                text = "" if isinstance(piece, Finish) else piece.text
+                    await ctx.out.begin(200, [EVENT_STREAM])
+                reason = chunk.reason if isinstance(chunk, Finish) else None
+                text = "" if isinstance(chunk, Finish) else chunk.text
                 choice = {"text": text, "index": 0, "finish_reason": reason}
                 line = event(head | {"choices": [choice]} | named | none_yet)
-                if isinstance(piece, Finish):
-                    usage = event(head | {"choices": []} | named | {"usage": usage_of(piece)}) if with_usage else b""
+                if isinstance(chunk, Finish):
+                    usage = event(head | {"choices": []} | named | {"usage": usage_of(chunk)}) if with_usage else b""
                     line += usage + b"data: [DONE]\n\n"
-                await visit.out.chunk(line)
+                await ctx.out.chunk(line)
     except RunnerLost as lost:
         if not began:
             raise LateError(500, str(lost)) from lost
-    await visit.out.end()
+    await ctx.out.end()
 
 
-async def embeddings(visit: Visit) -> None:
-    body = read(visit, "EmbedRequest")
+async def embeddings(ctx: RequestContext) -> None:
+    body = read(ctx, "EmbedRequest")
     if body.get("input") in (None, "", []):
         raise DoorError(400, "invalid input")
-    made, tokens = await vectors(visit, body, embed_texts(body["input"]), 'model "{}" not found, try pulling it first')
+    made, tokens = await vectors(ctx, body, embed_texts(body["input"]), 'model "{}" not found, try pulling it first')
     in_base64 = body.get("encoding_format") == "base64"
     entries = [
         {"object": "embedding", "embedding": in_bytes(vector) if in_base64 else vector, "index": index}
         for index, vector in enumerate(made)
     ]
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    await send_json(visit, {"object": "list", "data": entries, "model": visit.spelled, "usage": usage})
+    await send_json(ctx, {"object": "list", "data": entries, "model": ctx.spelled, "usage": usage})
 
 
 def in_bytes(vector: list[float]) -> str:
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
-async def models(visit: Visit) -> None:
-    newest = sorted(visit.fake.models.values(), key=lambda model: -int(model.modified_at))
-    await send_json(visit, {"object": "list", "data": [openai_model(model) for model in newest]})
+async def models(ctx: RequestContext) -> None:
+    newest = sorted(ctx.fake.models.values(), key=lambda model: -int(model.modified_at))
+    await send_json(ctx, {"object": "list", "data": [openai_model(model) for model in newest]})
 
 
-async def model(visit: Visit) -> None:
-    name = visit.request.path.removeprefix("/v1/models/")
-    found = visit.fake.models.get(full_name(name))
+async def model(ctx: RequestContext) -> None:
+    name = ctx.request.path.removeprefix("/v1/models/")
+    found = ctx.fake.models.get(full_name(name))
     if found is None:
         raise ApiError(404, f"model '{full_name(name)}' not found")
-    await send_json(visit, openai_model(found))
+    await send_json(ctx, openai_model(found))

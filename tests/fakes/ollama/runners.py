@@ -42,11 +42,11 @@ class RunnerSettings:
     def wanted(cls, model: FakeModel, options: dict[str, Any], shift: bool | None, default_ctx: int) -> RunnerSettings:
         """What a request asks for: its options over the model's own parameters over the defaults."""
         both = {**model.parameters, **options}
-        asked = both.get("num_ctx")
-        context = max(LEAST_CONTEXT, min(default_ctx if asked is None else asked, model.context_train))
+        inference = both.get("num_ctx")
+        context = max(LEAST_CONTEXT, min(default_ctx if inference is None else inference, model.context_train))
         names = ("num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict")
         given = {name: both[name] for name in names if both.get(name) is not None}
-        return cls(context, **given, shift=shift is not False, context_is_automatic=asked is None)
+        return cls(context, **given, shift=shift is not False, context_is_automatic=inference is None)
 
     def needs_reload_for(self, wanted: RunnerSettings) -> bool:
         """Whether a runner with these settings cannot serve that request as it is."""
@@ -70,7 +70,7 @@ class Runner:
     """A model in memory."""
 
     name: str
-    """The last name it was asked for by."""
+    """The last name it was inference for by."""
     model: FakeModel
     settings: RunnerSettings
     parallel: int

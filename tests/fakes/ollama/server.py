@@ -7,7 +7,7 @@
         await fake.until(lambda: fake.aborted, "the client's leaving")
 
 Answers depend on model, conversation and seed alone (words.py); loading and slots follow ollama_runners.py; nothing is
-ever delayed unless a clock or a fault says so. `requests` is the diary of everything that was asked.
+ever delayed unless a clock or a fault says so. `requests` is the diary of everything that was inference.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from fakes.faults import Cut, Fault, Garbage, Gate, Hang, Status
 from fakes.http_server import Broken, Connection, Incoming, Outgoing
 from fakes.loop_thread import LoopThread
 from fakes.ollama import anthropic, library, native, openai
-from fakes.ollama.door import host_is_local, origin_is_allowed, preflight_headers
+from fakes.ollama.access import host_is_local, origin_is_allowed, preflight_headers
 from fakes.ollama.inference import ApiError, LateError
 from fakes.ollama.models import FakeModel
+from fakes.ollama.request_context import FakeSettings, LoggedRequest, RequestContext, named_model
 from fakes.ollama.runners import Load, Scheduler
-from fakes.ollama.visit import FakeSettings, Seen, Visit, named_model
-from fakes.watching import Watched
+from fakes.waiting import Waitable
 
-__all__ = ["FakeModel", "FakeOllama", "FakeSettings", "Seen"]
+__all__ = ["FakeModel", "FakeOllama", "FakeSettings", "LoggedRequest"]
 
 F = TypeVar("F", bound=Fault)
 PLAIN = ("Content-Type", "text/plain")
 PLAIN_UTF8 = ("Content-Type", "text/plain; charset=utf-8")
 
-Route = Callable[[Visit], Awaitable[None]]
+Route = Callable[[RequestContext], Awaitable[None]]
 
 
-async def root(visit: Visit) -> None:
-    await visit.out.whole(200, [PLAIN_UTF8], b"Ollama is running")
+async def root(ctx: RequestContext) -> None:
+    await ctx.out.whole(200, [PLAIN_UTF8], b"Ollama is running")
 
 
 ROUTES: tuple[tuple[str, str, Route], ...] = (
@@ -75,7 +75,7 @@ def route_of(path: str) -> tuple[str, Route] | None:
     return None
 
 
-class FakeOllama(Watched):
+class FakeOllama(Waitable):
     """See the file's head. `wait(ready, what)` and `until(ready, what)` return as soon as `ready()` holds."""
 
     def __init__(
@@ -89,7 +89,7 @@ class FakeOllama(Watched):
         self.clock: Clock = clock or NoDelay()
         self.models: dict[str, FakeModel] = {}
         self.blobs: dict[str, bytes] = {}
-        self.requests: list[Seen] = []
+        self.requests: list[LoggedRequest] = []
         self.faults: list[Fault] = []
         self.port = 0
         self.scheduler: Scheduler
@@ -107,18 +107,18 @@ class FakeOllama(Watched):
         return f"http://127.0.0.1:{self.port}"
 
     @property
-    def aborted(self) -> list[Seen]:
+    def aborted(self) -> list[LoggedRequest]:
         """Requests whose client left before the end."""
-        return [seen for seen in self.requests if seen.outcome == "aborted"]
+        return [logged for logged in self.requests if logged.outcome == "aborted"]
 
     @property
-    def running(self) -> list[Seen]:
-        return [seen for seen in self.requests if seen.outcome == "running"]
+    def running(self) -> list[LoggedRequest]:
+        return [logged for logged in self.requests if logged.outcome == "running"]
 
     @property
-    def inference(self) -> list[Seen]:
-        """What was asked by POST."""
-        return [seen for seen in self.requests if seen.method == "POST"]
+    def inference(self) -> list[LoggedRequest]:
+        """What was inference by POST."""
+        return [logged for logged in self.requests if logged.method == "POST"]
 
     @property
     def loads(self) -> list[Load]:
@@ -222,79 +222,79 @@ class FakeOllama(Watched):
                 await fault.released.wait()
 
     async def _answer(self, request: Incoming, out: Outgoing) -> None:
-        seen = Seen(request.method, request.path, request.headers, request.body, named_model(request.body))
-        self.requests.append(seen)
+        logged = LoggedRequest(request.method, request.path, request.headers, request.body, named_model(request.body))
+        self.requests.append(logged)
         self.changed()
-        visit = Visit(self, request, out, seen, len(self.requests))
+        ctx = RequestContext(self, request, out, logged, len(self.requests))
         try:
-            await self._admit(visit)
-            seen.outcome = "done"
+            await self._admit(ctx)
+            logged.outcome = "done"
         except Broken:
-            seen.outcome = "broken"
+            logged.outcome = "broken"
             raise
         except asyncio.CancelledError:
-            seen.outcome = "aborted"
+            logged.outcome = "aborted"
             raise
         finally:
-            seen.status, seen.bytes_sent = out.status, out.bytes_sent
+            logged.status, logged.bytes_sent = out.status, out.bytes_sent
             self.changed()
 
-    async def _admit(self, visit: Visit) -> None:
+    async def _admit(self, ctx: RequestContext) -> None:
         """Faults first, then who may ask at all, then the route."""
-        await visit.gate("request")
-        hang, status, garbage = visit.fault(Hang), visit.fault(Status), visit.fault(Garbage)
-        visit.out.cut = visit.fault(Cut)
+        await ctx.gate("request")
+        hang, status, garbage = ctx.fault(Hang), ctx.fault(Status), ctx.fault(Garbage)
+        ctx.out.cut = ctx.fault(Cut)
         if hang is not None:
             hang.used += 1
             await hang.released.wait()
         if garbage is not None:
             garbage.used += 1
-            await visit.out.raw(garbage.data)
+            await ctx.out.raw(garbage.data)
         if status is not None:
             status.used += 1
-            await visit.out.whole(status.status, list(status.headers), status.body)
+            await ctx.out.whole(status.status, list(status.headers), status.body)
             return
-        headers = visit.request.headers
+        headers = ctx.request.headers
         if not host_is_local(headers.get("host", "")):
-            await visit.out.whole(403, [], b"")
+            await ctx.out.whole(403, [], b"")
         elif "origin" in headers:
-            await self._with_origin(visit, headers["origin"])
+            await self._with_origin(ctx, headers["origin"])
         else:
-            await self._route(visit)
+            await self._route(ctx)
 
-    async def _with_origin(self, visit: Visit, origin: str) -> None:
+    async def _with_origin(self, ctx: RequestContext, origin: str) -> None:
         """A browser's request: refused, answered to its preflight, or let through with the header it needs."""
-        route = route_of(visit.request.path)
-        is_preflight = visit.request.method == "OPTIONS"
+        route = route_of(ctx.request.path)
+        is_preflight = ctx.request.method == "OPTIONS"
         allow = [("Allow", route[0])] if is_preflight and route else []
         if not origin_is_allowed(origin):
-            await visit.out.whole(403, allow, b"")
+            await ctx.out.whole(403, allow, b"")
         elif is_preflight:
-            await visit.out.whole(204, preflight_headers(origin, allow), b"")
+            await ctx.out.whole(204, preflight_headers(origin, allow), b"")
         else:
-            visit.out.extra_first = [("Access-Control-Allow-Origin", origin)]
-            visit.out.extra_last = [("Vary", "Origin")]
-            await self._route(visit)
+            ctx.out.extra_first = [("Access-Control-Allow-Origin", origin)]
+            ctx.out.extra_last = [("Vary", "Origin")]
+            await self._route(ctx)
 
-    async def _route(self, visit: Visit) -> None:
-        route = route_of(visit.request.path)
+    async def _route(self, ctx: RequestContext) -> None:
+        route = route_of(ctx.request.path)
         if route is None:
-            await visit.out.whole(404, [PLAIN], b"404 page not found")
-        elif visit.request.method not in route[0].split(", "):
-            await visit.out.whole(405, [("Allow", route[0]), PLAIN], b"405 method not allowed")
+            await ctx.out.whole(404, [PLAIN], b"404 page not found")
+        elif ctx.request.method not in route[0].split(", "):
+            await ctx.out.whole(405, [("Allow", route[0]), PLAIN], b"405 method not allowed")
         else:
             try:
-                await route[1](visit)
+                await route[1](ctx)
             except ApiError as error:
-                await self._send_error(visit, error)
+                await self._send_error(ctx, error)
 
-    async def _send_error(self, visit: Visit, error: ApiError) -> None:
-        path = visit.request.path
+    async def _send_error(self, ctx: RequestContext, error: ApiError) -> None:
+        path = ctx.request.path
         if path == "/v1/messages":
-            await anthropic.send_error(visit, error)
+            await anthropic.send_error(ctx, error)
         elif path.startswith("/v1/"):
-            await openai.send_error(visit, error)
-        elif isinstance(error, LateError) and visit.streams:
-            await native.send_late(visit, error.status, native.encode({"error": error.message}))
+            await openai.send_error(ctx, error)
+        elif isinstance(error, LateError) and ctx.streams:
+            await native.send_late(ctx, error.status, native.encode({"error": error.message}))
         else:
-            await native.send_json(visit, {"error": error.message}, error.status)
+            await native.send_json(ctx, {"error": error.message}, error.status)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fakes.likeness import WireAnswer, ask, differences, parse_answer
+from fakes.answer_comparison import WireAnswer, ask, differences, parse_answer
 from fakes.ollama.server import FakeModel, FakeOllama
 
 TRANSCRIPTS = Path(__file__).parent / "transcripts"

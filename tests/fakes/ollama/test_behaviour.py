@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from fakes.answer_comparison import ask
 from fakes.clock import HandClock
 from fakes.faults import Counting, Cut, EndsEarly, Garbage, Gate, Hang, How, RunnerDies, Status
-from fakes.likeness import ask
-from fakes.ollama.facts import RELOADS
+from fakes.ollama.reloads import RELOADS
 from fakes.ollama.server import FakeModel, FakeOllama, FakeSettings
 
 MESSAGES = [{"role": "user", "content": "Say hi."}]
@@ -89,7 +89,7 @@ def test_requests_for_a_loaded_model_get_slots_in_order() -> None:
     async def scenario() -> None:
         async with FakeOllama(["m"], FakeSettings(num_parallel=1, max_queue=1)) as fake:
             await asyncio.to_thread(chat, fake)
-            gate = fake.fail(Gate(at="piece", piece=0))
+            gate = fake.fail(Gate(at="chunk", chunk=0))
             waiting = [asyncio.create_task(asyncio.to_thread(chat, fake)) for _ in range(4)]
             await fake.until(lambda: len(fake.running) == 4 and gate.reached == 1)
             gate.release()
@@ -102,7 +102,7 @@ def test_requests_for_a_loaded_model_get_slots_in_order() -> None:
 def test_full_load_queue_answers_503() -> None:
     async def scenario() -> None:
         async with FakeOllama(["m", "other"], FakeSettings(max_loaded=1, max_queue=2)) as fake:
-            gate = fake.fail(Gate(at="piece", piece=1, model="m"))
+            gate = fake.fail(Gate(at="chunk", chunk=1, model="m"))
             busy = asyncio.create_task(asyncio.to_thread(chat, fake))
             await fake.until(lambda: gate.reached == 1)
             body = json.dumps({"model": "other", "messages": MESSAGES}).encode()
@@ -169,7 +169,7 @@ def test_streamed_chunks_equal_the_complete_answer_in_every_api() -> None:
 
 def test_disconnected_client_frees_its_slot_and_is_recorded() -> None:
     with FakeOllama(["m"]) as fake:
-        gate = fake.fail(Gate(at="piece", piece=2))
+        gate = fake.fail(Gate(at="chunk", chunk=2))
         connection = http.client.HTTPConnection("127.0.0.1", fake.port)
         connection.request("POST", "/api/chat", json.dumps({"model": "m", "messages": MESSAGES}))
         fake.wait(lambda: gate.reached, "the stream")
@@ -242,13 +242,13 @@ def test_hangs_invalid_data_and_statuses() -> None:
 
 def test_lost_runner_is_an_error_line_after_the_first_chunk_and_a_500_before_it() -> None:
     with FakeOllama(["m"]) as fake:
-        fake.fail(RunnerDies(after_pieces=2, times=1))
+        fake.fail(RunnerDies(after_chunks=2, times=1))
         status, lines = post(fake, "/api/chat", model="m", messages=MESSAGES)
         assert (status, len(lines)) == (200, 3)
         assert lines[-1] == {"error": "an error was encountered while running the model: unexpected EOF"}
-        fake.fail(RunnerDies(after_pieces=0, times=1))
+        fake.fail(RunnerDies(after_chunks=0, times=1))
         assert post(fake, "/api/chat", model="m", messages=MESSAGES)[0] == 500
-        fake.fail(EndsEarly(after_pieces=2, times=1))
+        fake.fail(EndsEarly(after_chunks=2, times=1))
         assert [line["done"] for line in post(fake, "/api/chat", model="m", messages=MESSAGES)[1]] == [False, False]
 
 

@@ -15,10 +15,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fakes.child import Child, DidNotStart, wait_until
-from fakes.tiny_gguf import TinyModel, tiny_gguf
+from fakes.child_process import Child, DidNotStart, wait_until
+from fakes.llamacpp.tiny_gguf import TinyModel, tiny_gguf
 
-PROGRAM = Path(__file__).with_name("llama_engine_process.py")
+PROGRAM = Path(__file__).with_name("engine_process.py")
 HAS_XLLAMACPP = importlib.util.find_spec("xllamacpp") is not None
 
 

@@ -10,7 +10,7 @@ PATIENCE_S = 20.0
 """Only how long a failing test takes; nothing waits that long when things work."""
 
 
-class Watched:
+class Waitable:
     """A thing whose state others wait for; it calls `changed()` after every change."""
 
     def __init__(self) -> None:

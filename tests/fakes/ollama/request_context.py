@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fakes.faults import EndsEarly, Fault, Gate, RunnerDies
 from fakes.http_server import Incoming, Outgoing
-from fakes.ollama.inference import HOT_LOAD_NS, ApiError, Asked, EndedEarly, Finish, Piece, RunnerLost, generate
+from fakes.ollama.inference import (
+    HOT_LOAD_NS,
+    ApiError,
+    Chunk,
+    EndedEarly,
+    Finish,
+    InferenceRequest,
+    RunnerLost,
+    generate,
+)
 from fakes.ollama.models import FakeModel, rfc3339
 from fakes.ollama.runners import Busy, Runner, RunnerSettings
 
@@ -41,7 +50,7 @@ class FakeSettings:
 
 
 @dataclass
-class Seen:
+class LoggedRequest:
     """One entry of the diary."""
 
     method: str
@@ -71,13 +80,13 @@ def named_model(body: bytes) -> str | None:
 
 
 @dataclass
-class Visit:
+class RequestContext:
     """One request on its way through the fake."""
 
     fake: FakeOllama
     request: Incoming
     out: Outgoing
-    seen: Seen
+    logged: LoggedRequest
     number: int
     model: FakeModel | None = None
     load_ns: int = HOT_LOAD_NS
@@ -87,7 +96,7 @@ class Visit:
     @property
     def spelled(self) -> str:
         """The model's name as the client wrote it."""
-        return self.seen.model or ""
+        return self.logged.model or ""
 
     def created_at(self) -> str:
         return rfc3339(self.fake.clock.now())
@@ -98,51 +107,51 @@ class Visit:
     def fault(self, kind: type[F]) -> F | None:
         """The first fault of this kind that is meant for this request."""
         for fault in self.fake.faults:
-            if isinstance(fault, kind) and fault.applies(self.seen.model, self.request.path):
+            if isinstance(fault, kind) and fault.applies(self.logged.model, self.request.path):
                 return fault
         return None
 
-    async def gate(self, at: str, piece: int = 0) -> None:
+    async def gate(self, at: str, chunk: int = 0) -> None:
         """Waits at every gate that stands here."""
         for fault in list(self.fake.faults):
-            is_here = isinstance(fault, Gate) and fault.at == at and fault.piece == piece
-            if is_here and fault.applies(self.seen.model, self.request.path):
+            is_here = isinstance(fault, Gate) and fault.at == at and fault.chunk == chunk
+            if is_here and fault.applies(self.logged.model, self.request.path):
                 assert isinstance(fault, Gate)
                 fault.used += 1
                 fault.reached += 1
                 self.fake.changed()
                 await fault.released.wait()
 
-    async def before_piece(self, number: int) -> None:
+    async def before_chunk(self, number: int) -> None:
         """Where a generation may be held, lost or ended."""
-        await self.gate("piece", number)
+        await self.gate("chunk", number)
         dies, ends = self.fault(RunnerDies), self.fault(EndsEarly)
-        if dies is not None and number >= dies.after_pieces:
+        if dies is not None and number >= dies.after_chunks:
             dies.used += 1
             raise RunnerLost(dies.text)
-        if ends is not None and number >= ends.after_pieces:
+        if ends is not None and number >= ends.after_chunks:
             ends.used += 1
             raise EndedEarly
 
     @asynccontextmanager
-    async def slot(self, asked: Asked) -> AsyncIterator[Runner]:
+    async def slot(self, inference: InferenceRequest) -> AsyncIterator[Runner]:
         """A slot of a runner that fits this request. Raises `ApiError` 503."""
         settings, scheduler = self.fake.settings, self.fake.scheduler
-        wanted = RunnerSettings.wanted(asked.model, asked.options, asked.shift, settings.context_length)
+        wanted = RunnerSettings.wanted(inference.model, inference.options, inference.shift, settings.context_length)
         loads_before = len(scheduler.loads)
         try:
-            async with scheduler.slot(asked.model, wanted, asked.keep_alive_s) as runner:
+            async with scheduler.slot(inference.model, wanted, inference.keep_alive_s) as runner:
                 if len(scheduler.loads) > loads_before:
-                    self.load_ns = int(asked.model.load_s * 1e9)
+                    self.load_ns = int(inference.model.load_s * 1e9)
                 yield runner
         except Busy as busy:
             raise ApiError(503, BUSY) from busy
 
     @asynccontextmanager
-    async def generation(self, asked: Asked) -> AsyncIterator[AsyncIterator[Piece | Finish]]:
-        """The pieces of one answer, with its slot held until the end."""
-        async with self.slot(asked) as runner:
+    async def generation(self, inference: InferenceRequest) -> AsyncIterator[AsyncIterator[Chunk | Finish]]:
+        """The chunks of one answer, with its slot held until the end."""
+        async with self.slot(inference) as runner:
             context, rate = runner.settings.num_ctx, self.fake.settings.tokens_per_s
-            made = generate(asked, context, self.load_ns, self.fake.clock, rate, self.before_piece)
-            async with aclosing(made) as pieces:
-                yield pieces
+            made = generate(inference, context, self.load_ns, self.fake.clock, rate, self.before_chunk)
+            async with aclosing(made) as chunks:
+                yield chunks

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from fakes.child import get_status
-from fakes.llama_engines import EngineSettings, LlamaEngine, llama_engines
-from fakes.tiny_gguf import TinyModel, invent_vocabulary, tiny_gguf, write_tiny_gguf
+from fakes.child_process import get_status
+from fakes.llamacpp.engines import EngineSettings, LlamaEngine, llama_engines
+from fakes.llamacpp.tiny_gguf import TinyModel, invent_vocabulary, tiny_gguf, write_tiny_gguf
 
 pytest.importorskip("xllamacpp")
 

@@ -1,6 +1,6 @@
 """Runs one real llama.cpp server in this process until it is told to stop; `llama_engines.py` starts it.
 
-Usage: python llama_engine_process.py MODEL.gguf '{"alias": "m", "slots": 1, ...}'. Its first line is its port.
+Usage: python engine_process.py MODEL.gguf '{"alias": "m", "slots": 1, ...}'. Its first line is its port.
 """
 
 from __future__ import annotations

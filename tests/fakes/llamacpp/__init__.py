@@ -1,0 +1,1 @@
+"""Runs real llama.cpp engines with tiny models for tests."""
