@@ -1,7 +1,7 @@
 """Compares two HTTP answers: status, headers, error texts, JSON structure and stream framing.
 
-What may differ between two servers that mean the same is taken out first: dates, lengths, ids, the generated text and
-how many pieces it has. What is left must be equal. Knows no server.
+Dates, lengths, ids, the generated text and its number of chunks are removed first, because they may differ between two
+equivalent servers. The rest must be equal.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LENGTH = "content-length"
 
 @dataclass(frozen=True)
 class WireAnswer:
-    """An answer as it came: headers in order, the body as its chunks (one, when it was not chunked)."""
+    """An answer as received: headers in order, and the body as its chunks (one chunk if it was not chunked)."""
 
     status: int
     reason: str
@@ -36,7 +36,7 @@ class WireAnswer:
 
 
 def parse_answer(raw: bytes) -> WireAnswer:
-    """An HTTP/1.1 answer from its bytes. Raises `ValueError` on what is none."""
+    """Parses the bytes of an HTTP/1.1 answer. Raises `ValueError` if they are not one."""
     head, _, rest = raw.partition(b"\r\n\r\n")
     first, *lines = head.decode("latin-1").split("\r\n")
     _, status, reason = first.split(" ", 2)
@@ -59,7 +59,7 @@ def split_chunks(rest: bytes) -> tuple[bytes, ...]:
 
 
 def ask(port: int, method: str, target: str, body: bytes = b"", headers: dict[str, str] | None = None) -> WireAnswer:
-    """One request on a connection of its own, and the answer's bytes to the very end."""
+    """Sends one request on its own connection and reads the complete answer."""
     own = {"Host": f"127.0.0.1:{port}", "Connection": "close"}
     if body or method in ("POST", "DELETE"):
         own |= {"Content-Length": str(len(body)), "Content-Type": "application/json"}
@@ -75,7 +75,7 @@ def ask(port: int, method: str, target: str, body: bytes = b"", headers: dict[st
 
 
 def shape(value: Any) -> Any:
-    """JSON with every value replaced by its kind; a list by the kinds that occur in it, in order of first sight."""
+    """JSON with each value replaced by its type, and a list by its distinct types in order of appearance."""
     if isinstance(value, dict):
         if isinstance(value.get("error"), str):
             return {**{key: shape(part) for key, part in value.items()}, "error": text_shape(value["error"])}
@@ -90,16 +90,16 @@ def shape(value: Any) -> Any:
 
 
 LITERAL = ("done", "done_reason", "object", "type", "role", "stop_reason", "system_fingerprint", "owned_by", "status")
-"""Fields whose very value is part of the shape."""
+"""Fields whose value is part of the structure."""
 
 
 def text_shape(text: str) -> str:
-    """An error's text with its numbers and digests taken out."""
+    """The text of an error without its numbers and digests."""
     return re.sub(r"\d+", "N", re.sub(r"[0-9a-f]{32,}", "HEX", text))
 
 
 def distinct(shapes: list[Any]) -> list[Any]:
-    """Without repeats, in order."""
+    """The list without duplicates, in order."""
     out: list[Any] = []
     for one in shapes:
         if one not in out:
@@ -108,12 +108,12 @@ def distinct(shapes: list[Any]) -> list[Any]:
 
 
 def without_repeats(shapes: list[Any]) -> list[Any]:
-    """Runs of equal shapes as one."""
+    """The list with consecutive duplicates merged."""
     return [one for index, one in enumerate(shapes) if index == 0 or shapes[index - 1] != one]
 
 
 def body_shape(answer: WireAnswer) -> list[Any]:
-    """The shape of each chunk: a list of its lines' shapes and its ending."""
+    """The structure of each chunk: the structures of its lines, and its line ending."""
     kind = answer.header("content-type").split(";")[0]
     chunks = [chunk_shape(chunk, kind) for chunk in answer.chunks if chunk]
     return without_repeats(chunks)
@@ -135,14 +135,14 @@ def line_shape(line: str) -> Any:
 
 
 def ordered(value: Any) -> Any:
-    """A shape in which the order of keys counts."""
+    """The structure with the order of keys included."""
     if isinstance(value, dict):
         return [[key, ordered(part)] for key, part in value.items()]
     return [ordered(part) for part in value] if isinstance(value, list) else value
 
 
 def head_shape(answer: WireAnswer) -> list[tuple[str, str]]:
-    """Headers in order, without what changes each time."""
+    """The headers in order, without those that differ in every answer."""
     return [
         (name, "N" if name.lower() == LENGTH and value != "0" else value)
         for name, value in answer.headers
@@ -151,7 +151,7 @@ def head_shape(answer: WireAnswer) -> list[tuple[str, str]]:
 
 
 def differences(expected: WireAnswer, actual: WireAnswer) -> list[str]:
-    """What tells the two apart, in words; empty when they are alike."""
+    """The differences as texts; empty if the answers are equivalent."""
     pairs = [
         ("status", (expected.status, expected.reason), (actual.status, actual.reason)),
         ("headers", head_shape(expected), head_shape(actual)),

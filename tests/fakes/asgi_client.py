@@ -9,14 +9,16 @@ from typing import Any
 from starlette.applications import Starlette
 
 
-def ask(application: Starlette, url: str, method: str = "GET", body: bytes = b"") -> tuple[int, bytes]:
+def send_request(application: Starlette, url: str, method: str = "GET", body: bytes = b"") -> tuple[int, bytes]:
     """`url` is a path with its query."""
-    return asyncio.run(asked(application, url, method, body))
+    return asyncio.run(send_request_async(application, url, method, body))
 
 
-async def asked(application: Starlette, url: str, method: str = "GET", body: bytes = b"") -> tuple[int, bytes]:
+async def send_request_async(
+    application: Starlette, url: str, method: str = "GET", body: bytes = b""
+) -> tuple[int, bytes]:
     path, _, query = url.partition("?")
-    said: list[MutableMapping[str, Any]] = []
+    sent: list[MutableMapping[str, Any]] = []
     scope = {
         "type": "http",
         "asgi": {"version": "3.0"},
@@ -35,7 +37,7 @@ async def asked(application: Starlette, url: str, method: str = "GET", body: byt
         return {"type": "http.request", "body": body, "more_body": False}
 
     async def send(message: MutableMapping[str, Any]) -> None:
-        said.append(message)
+        sent.append(message)
 
     await application(scope, receive, send)
-    return said[0]["status"], b"".join(message.get("body", b"") for message in said[1:])
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])

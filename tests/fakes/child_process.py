@@ -1,6 +1,6 @@
 """Runs a server as a child process: starts it on a free port, waits for it, and stops it reliably.
 
-Waiting is bounded polling of the server itself; nothing here guesses how long a start takes.
+It polls the server until a time limit and does not assume a start time.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ END_LIMIT_S = 10.0
 
 
 class DidNotStart(Exception):
-    """The process ended, or did not answer in time; the text holds the tail of its output."""
+    """The process ended, or did not answer in time. The message contains the end of its output."""
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that was free a moment ago."""
+    """A port of 127.0.0.1 that is free at the time of the call."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -35,7 +35,7 @@ def free_port() -> int:
 
 
 def get_status(port: int, path: str, timeout_s: float = 2.0) -> int:
-    """The status of one GET, 0 when nobody answers."""
+    """The status of one GET request; 0 without an answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
     try:
         connection.request("GET", path)
@@ -47,16 +47,16 @@ def get_status(port: int, path: str, timeout_s: float = 2.0) -> int:
 
 
 def wait_until(ready: Callable[[], bool], what: str, limit_s: float = START_LIMIT_S) -> None:
-    """Returns as soon as `ready()` holds. Raises `TimeoutError` naming `what`."""
+    """Returns as soon as `ready()` is true. Raises `TimeoutError` with `what`."""
     deadline = time.monotonic() + limit_s
     while not ready():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {limit_s} s in vain for {what}")
+            raise TimeoutError(f"{what} did not happen within {limit_s} s")
         time.sleep(POLL_EVERY_S)
 
 
 class Child:
-    """One process; usable as a context manager that ends it."""
+    """One process; a context manager that stops it on exit."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
@@ -82,7 +82,7 @@ class Child:
         return self._process.poll()
 
     def output(self) -> str:
-        """Everything it printed so far."""
+        """Its output so far."""
         self._output.seek(0)
         return self._output.read().decode(errors="replace")
 
@@ -100,29 +100,29 @@ class Child:
             raise DidNotStart(f"{why}: {self.output()[-2000:]}") from why
 
     def kill(self) -> None:
-        """SIGKILL, and wait until it is gone: its sockets are closed afterwards."""
+        """Sends SIGKILL and waits until the process has ended and its sockets are closed."""
         self._process.kill()
         self._process.wait(END_LIMIT_S)
 
     def freeze(self) -> None:
-        """SIGSTOP, and wait until it stands still: the kernel still accepts connections, nothing answers."""
+        """Sends SIGSTOP and waits until it is stopped: the kernel still accepts connections, but nothing answers."""
         self._process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)
 
     def thaw(self) -> None:
-        """SIGCONT."""
+        """Sends SIGCONT."""
         self._process.send_signal(signal.SIGCONT)
 
     def terminate(self) -> None:
-        """SIGTERM without waiting."""
+        """Sends SIGTERM without waiting."""
         self._process.terminate()
 
     def wait(self, limit_s: float = END_LIMIT_S) -> int:
-        """The exit status. Raises `subprocess.TimeoutExpired`."""
+        """Waits for the end and returns the exit status. Raises `subprocess.TimeoutExpired`."""
         return self._process.wait(limit_s)
 
     def stop(self) -> None:
-        """Ends it the polite way, then the other way."""
+        """Sends SIGTERM, and SIGKILL if the process does not end in time."""
         if self.is_running:
             self._process.terminate()
             try:

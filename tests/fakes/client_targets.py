@@ -9,7 +9,7 @@ from fakes.ollama.server import FakeModel, FakeOllama
 
 @dataclass(frozen=True)
 class Target:
-    """What a test talks to, and the fake behind it, whose diary tells what arrived there."""
+    """The server that a test connects to, and the fake behind it, whose request log shows the forwarded requests."""
 
     kind: str
     """"fake" or "coordinator"."""
@@ -18,7 +18,7 @@ class Target:
 
 
 def client_models() -> list[FakeModel]:
-    """One model for each ability."""
+    """One model for each capability."""
     return [
         FakeModel("talker", capabilities=("completion", "tools")),
         FakeModel("seer", capabilities=("completion", "vision")),

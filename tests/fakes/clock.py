@@ -15,11 +15,11 @@ class Clock(Protocol):
         """Unix seconds."""
 
     async def sleep(self, duration_s: float) -> None:
-        """Returns when that much of this clock's time has passed."""
+        """Returns when this duration has passed on this clock."""
 
 
 class NoDelay:
-    """Wall time to read; sleeping only lets others run. Nothing a test does takes longer than its I/O."""
+    """Returns the real time; `sleep` only yields to other tasks, so tests take no longer than their I/O."""
 
     def now(self) -> float:
         return time.time()
@@ -38,8 +38,8 @@ class WallClock:
         await asyncio.sleep(max(0.0, duration_s))
 
 
-class HandClock:
-    """Time that only `advance` moves. Callable from any thread; sleepers wake in order of their time."""
+class ManualClock:
+    """Time that only `advance` changes, from any thread. Sleepers wake in order of their time."""
 
     def __init__(self, now: float = 1_800_000_000.0) -> None:
         self._now = now
@@ -52,7 +52,7 @@ class HandClock:
 
     @property
     def sleepers(self) -> int:
-        """How many wait."""
+        """The number of sleepers."""
         return len(self._sleepers)
 
     async def sleep(self, duration_s: float) -> None:

@@ -23,12 +23,12 @@ class FakeCoordinator(Waitable):
         super().__init__()
         self.reports: list[Report] = []
         self.goodbyes: list[dict[str, Any]] = []
-        self.asked: list[str] = []
-        """Every path, in order."""
+        self.requested_paths: list[str] = []
+        """The paths of all requests, in order."""
         self.status = 200
-        """What a heartbeat is answered with."""
+        """The status of the answer to a heartbeat."""
         self.gives_name: str | None = None
-        """The name a node gets whatever it asks for."""
+        """The name that every node gets, regardless of its request."""
         self.port = 0
         self._server: asyncio.Server | None = None
 
@@ -44,12 +44,12 @@ class FakeCoordinator(Waitable):
         self.refuse()
 
     async def listen(self) -> None:
-        """Listens (again) on its port."""
+        """Starts or resumes listening on its port."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, reuse_address=True)
         self.port = int(self._server.sockets[0].getsockname()[1])
 
     def refuse(self) -> None:
-        """Stops listening; the port stays this fake's to come back to."""
+        """Stops listening; `listen` uses the same port again."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -61,7 +61,7 @@ class FakeCoordinator(Waitable):
             body = await reader.readexactly(int(found[1])) if found else b""
             status, answer = self._answer(head.split(b" ", 2)[1].decode(), body)
             writer.write(
-                f"HTTP/1.1 {status} Told\r\nContent-Length: {len(answer)}\r\nConnection: close\r\n\r\n".encode()
+                f"HTTP/1.1 {status} Answer\r\nContent-Length: {len(answer)}\r\nConnection: close\r\n\r\n".encode()
                 + answer
             )
             await writer.drain()
@@ -73,7 +73,7 @@ class FakeCoordinator(Waitable):
 
     def _answer(self, path: str, body: bytes) -> tuple[int, bytes]:
         path = path.partition("?")[0]
-        self.asked.append(path)
+        self.requested_paths.append(path)
         if path == "/fleet/join":
             return 200, b'{"status":"open","fleet_public":""}'
         if path == "/heartbeat/goodbye":
@@ -82,7 +82,7 @@ class FakeCoordinator(Waitable):
         if path == "/health":
             return 200, b"ok\n"
         if path != "/heartbeat" or self.status != 200:
-            return (self.status if path == "/heartbeat" else 404), b'{"error":"memory.total_gb must be more than 0"}'
+            return (self.status if path == "/heartbeat" else 404), b'{"error":"memory.total_gb must be greater than 0"}'
         report = heartbeat_decode.decode(body, "127.0.0.1")
         self.reports.append(report)
         return 200, json.dumps({"status": "ok", "node_id": self.gives_name or report.node_id}).encode()

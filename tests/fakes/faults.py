@@ -1,6 +1,6 @@
 """Defines the faults of a fake as values that a test adds and removes at run time.
 
-A fault applies to requests of its `model` and `path` (None: to all), `times` times (None: until healed).
+A fault applies to requests of its `model` and `path` (None: all requests), `times` times (None: until `heal`).
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ class How(Enum):
     RESET = "reset"
     """The connection is reset (RST)."""
     FIN = "fin"
-    """The connection is closed as if all were said."""
+    """The connection is closed as after a complete answer."""
     STALL = "stall"
     """Nothing more is sent until `release()`."""
 
 
 class Counting(Enum):
     WIRE = "wire"
-    """All bytes of the answer, head and chunk framing included."""
+    """All bytes of the answer, including head and chunk framing."""
     BODY = "body"
-    """Bytes of the body alone."""
+    """Only the bytes of the body."""
 
 
 class Latch:
-    """Closed until `open()`, which any thread may call, before or after somebody waits."""
+    """Blocks waiters until `open()`, which any thread may call at any time."""
 
     def __init__(self) -> None:
         self._is_open = False
@@ -53,7 +53,7 @@ class Latch:
 
 
 def bare(name: str | None) -> str:
-    """`m:latest` and `m` are one model."""
+    """The name without the default tag: `m:latest` and `m` are the same model."""
     return (name or "").lower().removesuffix(":latest")
 
 
@@ -71,18 +71,18 @@ class Fault:
         return not spent and is_meant and self.path in (None, path)
 
     def release(self) -> None:
-        """Lets whoever hangs in this fault go on."""
+        """Lets the requests that wait in this fault continue."""
         self.released.open()
 
 
 @dataclass(kw_only=True)
 class Hang(Fault):
-    """The request is read; no answer comes until `release()`."""
+    """The request is read, but not answered until `release()`."""
 
 
 @dataclass(kw_only=True)
 class Cut(Fault):
-    """The answer breaks off after so many bytes."""
+    """The answer is interrupted after `after_bytes` bytes."""
 
     how: How = How.RESET
     after_bytes: int = 0
@@ -91,14 +91,14 @@ class Cut(Fault):
 
 @dataclass(kw_only=True)
 class Garbage(Fault):
-    """These bytes instead of an HTTP answer, then the end of the connection."""
+    """Sends these bytes instead of an HTTP answer, then closes the connection."""
 
     data: bytes = b"\x00\xffnot http at all\r\n\r\n"
 
 
 @dataclass(kw_only=True)
 class Status(Fault):
-    """This answer instead of the right one."""
+    """Sends this answer instead of the correct one."""
 
     status: int = 500
     body: bytes = b'{"error":"llama runner process has terminated: exit status 2"}'
@@ -107,7 +107,7 @@ class Status(Fault):
 
 @dataclass(kw_only=True)
 class RunnerDies(Fault):
-    """The runner is lost after so many chunks: a last error line under 200, or a 500 when nothing was sent."""
+    """The runner dies after `after_chunks` chunks: a last error line with status 200, or a 500 if nothing was sent."""
 
     after_chunks: int = 1
     text: str = "an error was encountered while running the model: unexpected EOF"
@@ -115,16 +115,16 @@ class RunnerDies(Fault):
 
 @dataclass(kw_only=True)
 class EndsEarly(Fault):
-    """The stream ends cleanly after so many chunks, without its last line (the engine stopped an endless repeat)."""
+    """The stream ends after `after_chunks` chunks without its last line (the engine stopped an endless repetition)."""
 
     after_chunks: int = 1
 
 
 @dataclass(kw_only=True)
 class Gate(Fault):
-    """Holds a request at a place until `release()`: "request", "load", or before chunk `chunk` ("chunk")."""
+    """Holds a request until `release()` at the point `at`: "request", "load", or before chunk `chunk` ("chunk")."""
 
     at: str = "request"
     chunk: int = 0
     reached: int = 0
-    """How many requests came to it."""
+    """The number of requests that reached it."""

@@ -45,7 +45,7 @@ ENGINES = discover(herd.engines, Engine, "ENGINE")
 
 @dataclass(frozen=True)
 class Machine:
-    """What a node's heartbeat tells of its hardware; `more` are further fields of its `Report`."""
+    """The hardware in a node's heartbeat; `more` has further fields of its `Report`."""
 
     memory_gb: float = 32.0
     used_gb: float = 4.0
@@ -55,7 +55,7 @@ class Machine:
 
 
 def report_of(node_id: str, node: FleetNode, machine: Machine) -> Report:
-    """What an agent beside this engine would report now. Raises `ValueError` for an engine that nobody recognises."""
+    """The report of an agent with this engine. Raises `ValueError` for an unknown engine."""
     total, used = int(machine.memory_gb * GB), int(machine.used_gb * GB)
     memory = Memory(total, used, total - used, machine.pressure)
     endpoint, cards = fake_inventory(node) if isinstance(node, FakeOllama) else asked_inventory(node)
@@ -64,7 +64,7 @@ def report_of(node_id: str, node: FleetNode, machine: Machine) -> Report:
 
 
 def fake_inventory(fake: FakeOllama) -> tuple[EngineEndpoint, list[ModelInfo]]:
-    """Read from the fake itself: its faults do not hinder it, and its diary shows no more than the coordinator asked."""
+    """Read from the fake's state, so that its faults have no effect and its request log has only the coordinator's requests."""
     limits = fake.settings
     endpoint = EngineEndpoint("ollama", fake.url, limits.version, limits.num_parallel, limits.max_loaded)
     running = {runner.model.blob_digest: runner for runner in fake.scheduler.listed()}
@@ -98,20 +98,20 @@ def fake_card(model: FakeModel, endpoint: EngineEndpoint, runner: Runner | None,
 
 
 def asked_inventory(node: RealOllama | LlamaEngine) -> tuple[EngineEndpoint, list[ModelInfo]]:
-    """Asked over HTTP with the product's own engine files."""
+    """Requested over HTTP with herd's own engine plug-ins."""
     engine = next((one for one in ENGINES if one.recognises(reply_to(node, one.probe()))), None)
     if engine is None:
         raise ValueError(f"no engine file recognises {node.url}")
     found = engine.inventory(tuple(reply_to(node, call) for call in engine.inventory_calls()))
-    told = node.settings.slots if isinstance(node, LlamaEngine) else 1
+    slots = node.settings.slots if isinstance(node, LlamaEngine) else 1
     endpoint = EngineEndpoint(
-        engine.kind, node.url, found.version, found.slots or told, found.models_max, abilities=engine.abilities
+        engine.kind, node.url, found.version, found.slots or slots, found.models_max, abilities=engine.abilities
     )
     return endpoint, [replace(card, engine=endpoint) for card in found.models]
 
 
 def reply_to(node: RealOllama | LlamaEngine, call: Call) -> Reply:
-    """Status 0 when nobody answers."""
+    """The reply; status 0 without an answer."""
     connection = http.client.HTTPConnection("127.0.0.1", node.port, timeout=10)
     try:
         connection.request(call.method, call.path, call.body or None)
@@ -125,7 +125,7 @@ def reply_to(node: RealOllama | LlamaEngine, call: Call) -> Reply:
 
 @dataclass
 class Fleet:
-    """A running coordinator and the nodes it was told of."""
+    """A running coordinator and its nodes."""
 
     coordinator: Coordinator
     port: int
@@ -134,7 +134,7 @@ class Fleet:
     nodes: dict[str, FleetNode]
     machines: dict[str, Machine]
     libraries: dict[str, str] = field(default_factory=dict)
-    """Where nodes share their models."""
+    """The URLs at which nodes share their models."""
 
     @property
     def url(self) -> str:
@@ -148,7 +148,7 @@ class Fleet:
             self.ask("POST", "/heartbeat", heartbeat_decode.encode(report, time.time()))
 
     def join(self, node_id: str, node: FleetNode, machine: Machine | None = None) -> None:
-        """One more node, or the same one elsewhere."""
+        """Adds a node, or the same node at another address."""
         self.nodes[node_id] = node
         if machine is not None:
             self.machines[node_id] = machine
@@ -158,7 +158,7 @@ class Fleet:
         return self.ask("GET", path)
 
     def ask(self, method: str, path: str, body: bytes = b"") -> Json:
-        """One control call that must succeed."""
+        """One API call that must succeed."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
             connection.request(method, path, body or None, {"Content-Type": "application/json"})
@@ -172,14 +172,14 @@ class Fleet:
         return value
 
     def lines(self, method: str, path: str, body: Json) -> list[Json]:
-        """One call that answers in lines of JSON, whatever its status."""
+        """One call that is answered with JSON lines, with any status."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         with contextlib.closing(connection):
             connection.request(method, path, json.dumps(body), {"Content-Type": "application/json"})
             return [json.loads(line) for line in connection.getresponse().read().splitlines()]
 
     def on_loop(self, call: Callable[[], Any]) -> Any:
-        """Runs a function on the coordinator's loop, where its state may be read."""
+        """Runs a function on the coordinator's loop, where its state can be read safely."""
 
         async def called() -> Any:
             return call()
@@ -192,7 +192,7 @@ class Fleet:
 
 
 def sharing(report: Report, library_url: str) -> Report:
-    """The same node, whose agent lets others copy its models."""
+    """The same node with an agent that lets other nodes copy its models."""
     if not library_url:
         return report
     endpoints = tuple(replace(endpoint, library_url=library_url) for endpoint in report.engines)
@@ -201,7 +201,7 @@ def sharing(report: Report, library_url: str) -> Report:
 
 
 def settings_for_tests() -> Settings:
-    """The defaults, but an unknown model is unknown at once, and not fetched: the nodes are there before the first request."""
+    """The defaults, but an unknown model is rejected at once and not pulled, because all nodes are known before requests."""
     return Settings(
         holding=HoldingSettings(start_grace_s=0.0),
         membership=MembershipSettings(open=True),
@@ -210,7 +210,7 @@ def settings_for_tests() -> Settings:
 
 
 def at_home(settings: Settings, data_dir: Path, host: str = "127.0.0.1", port: int = 0) -> Settings:
-    """On a port of 127.0.0.1 that the system chooses, without mDNS, in that folder."""
+    """The settings with this host, port and data folder, and without mDNS."""
     return replace(settings, general=replace(settings.general, host=host, port=port, data_dir=data_dir, mdns=False))
 
 
@@ -224,9 +224,9 @@ def running_fleet(
     port: int = 0,
     settings_store: SettingsStore | None = None,
 ) -> Iterator[Fleet]:
-    """A coordinator that has heard of these nodes once. On exit nothing may be left running in it.
+    """A coordinator that has received one heartbeat of each node. On exit no request may be running in it.
 
-    `data_dir` is kept; without it there is a folder for the time being.
+    Without `data_dir` it uses a temporary folder.
     """
     with tempfile.TemporaryDirectory(prefix="herd-fleet-") as folder:
         thread = LoopThread()

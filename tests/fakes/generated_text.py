@@ -18,15 +18,15 @@ from typing import Any
 
 SHORTEST_TOKENS, LONGEST_TOKENS = 8, 40
 TOKENS_PER_MESSAGE = 4
-"""What a chat template adds around each message."""
+"""The tokens that a chat template adds to each message."""
 SYLLABLES = ("ba", "ce", "di", "fo", "gu", "ha", "je", "ki", "lo", "mu", "na", "pe", "ri", "so", "tu", "va", "we", "xe")
 FOREIGN = ("naïve", "Übung", "東京", "🙂")
-"""Words of several bytes a character, so that every test also cuts inside characters."""
+"""Words with several bytes per character, so that every test also cuts inside characters."""
 FOREIGN_SHARE = 0.08
 
 
 def rng_for(*parts: object) -> Random:
-    """A generator that depends on the parts alone, the same in every process and Python version."""
+    """A random generator that depends only on `parts`, the same in every process and Python version."""
     digest = hashlib.sha256("\x1f".join(str(part) for part in parts).encode()).digest()
     return Random(int.from_bytes(digest[:8], "big"))
 
@@ -44,18 +44,18 @@ def invented_words(rng: Random, count: int) -> list[str]:
 
 
 def split_tokens(text: str) -> list[str]:
-    """Text cut into tokens: a word with the white space before it."""
+    """The text as tokens: each word with the whitespace before it."""
     return re.findall(r"\s*\S+|\s+$", text)
 
 
 def count_tokens(text: str) -> int:
-    """About what a tokenizer counts: words and marks."""
+    """Approximately a tokenizer's count: words and punctuation marks."""
     return len(re.findall(r"\w+|[^\w\s]", text))
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """A whole answer, cut into tokens."""
+class GeneratedAnswer:
+    """A complete answer as tokens."""
 
     tokens: tuple[str, ...]
     reason: str
@@ -67,7 +67,7 @@ class Said:
 
 
 def whole_answer(model: str, conversation: str, seed: int, length: int | None) -> str:
-    """The answer as it would be without any limit; `length` fixes how many tokens it has."""
+    """The answer without any limit; `length` sets its number of tokens."""
     rng = rng_for(model, conversation, seed)
     drawn = SHORTEST_TOKENS + int(rng.random() * (LONGEST_TOKENS - SHORTEST_TOKENS))
     return "".join(invented_words(rng, drawn if length is None else length))
@@ -85,16 +85,16 @@ def rest_of(whole: str, already: str) -> list[str]:
     return rest
 
 
-def limited(tokens: Sequence[str], limit: int | None, stops: Iterable[str]) -> Said:
+def limited(tokens: Sequence[str], limit: int | None, stops: Iterable[str]) -> GeneratedAnswer:
     """The tokens up to the limit or the first stop sequence, whichever comes first."""
-    said, reason = list(tokens), "stop"
-    if limit is not None and 0 <= limit < len(said):
-        said, reason = said[:limit], "length"
-    text = "".join(said)
+    limited_tokens, reason = list(tokens), "stop"
+    if limit is not None and 0 <= limit < len(limited_tokens):
+        limited_tokens, reason = limited_tokens[:limit], "length"
+    text = "".join(limited_tokens)
     cuts = [text.index(stop) for stop in stops if stop and stop in text]
     if cuts:
-        said, reason = split_tokens(text[: min(cuts)]), "stop"
-    return Said(tuple(said), reason)
+        limited_tokens, reason = split_tokens(text[: min(cuts)]), "stop"
+    return GeneratedAnswer(tuple(limited_tokens), reason)
 
 
 def fitting(schema: dict[str, Any] | None, rng: Random) -> Any:
@@ -126,7 +126,7 @@ def word_vector(model: str, word: str, width: int) -> tuple[float, ...]:
 
 
 def embedding(model: str, text: str, width: int, dimensions: int | None = None) -> list[float]:
-    """A vector of length 1: the sum of its words' vectors, so texts that share words are near each other."""
+    """A unit vector, the sum of the vectors of its words, so that texts with common words have similar vectors."""
     total = [0.0] * width
     for word in re.findall(r"\w+|[^\w\s]", text.lower()) or [""]:
         total = [left + right for left, right in zip(total, word_vector(model, word, width), strict=True)]

@@ -1,6 +1,6 @@
 """Provides a small HTTP/1.1 server in which a test can break every byte.
 
-Each connection answers its requests one by one. When the client leaves, the running answer is cancelled at once.
+Each connection answers its requests one after another. If the client disconnects, the running answer is cancelled.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ NOT_HTTP = (
 
 
 class Broken(Exception):
-    """The answer was broken off on purpose; the connection is finished."""
+    """The answer was interrupted on purpose, and the connection is closed."""
 
 
 @dataclass
 class Incoming:
-    """One request, whole."""
+    """One complete request."""
 
     method: str
     path: str
@@ -45,7 +45,7 @@ class Incoming:
 
 
 class Outgoing:
-    """The answer to one request. `whole`, or `begin`, `chunk`s and `end`."""
+    """The answer to one request: either `whole`, or `begin`, several `chunk` and `end`."""
 
     def __init__(self, connection: Connection, request: Incoming) -> None:
         self._connection = connection
@@ -60,14 +60,14 @@ class Outgoing:
         self.bytes_sent = 0
 
     async def whole(self, status: int, headers: Headers, body: bytes) -> None:
-        """An answer with Content-Length; its body is left out for HEAD."""
+        """Sends an answer with Content-Length, without its body for HEAD."""
         bare = self._request.method == "HEAD" or status == HTTPStatus.NO_CONTENT
         length = [] if status == HTTPStatus.NO_CONTENT else [("Content-Length", str(len(body)))]
         self._held = self._head(status, headers, length, [])
         await self._send((b"" if bare else body, Counting.BODY))
 
     async def begin(self, status: int, headers: Headers) -> None:
-        """The head of a chunked answer; it leaves with the first chunk."""
+        """Prepares the head of a chunked answer, which is sent with the first chunk."""
         self._chunked = True
         self._held = self._head(status, headers, [], [("Transfer-Encoding", "chunked")])
 
@@ -79,13 +79,13 @@ class Outgoing:
         await self._send((b"0\r\n\r\n", Counting.WIRE))
 
     async def raw(self, data: bytes) -> None:
-        """Bytes as they are, then the end of the connection."""
+        """Sends these bytes unchanged, then closes the connection."""
         self._connection.write(data)
         self._connection.close()
         raise Broken
 
     def _head(self, status: int, headers: Headers, length: Headers, framing: Headers) -> bytes:
-        """The head in the order in which Go writes it."""
+        """The head with the fields in Go's order."""
         self.status = status
         closing = [] if self._request.keep_alive else [("Connection", "close")]
         own = [*self.extra_first, *headers, *self.extra_last]
@@ -171,7 +171,7 @@ class Connection(asyncio.Protocol):
             self.write(NOT_HTTP)
             self.close()
 
-    # The parser calls these.
+    # Called by the parser.
 
     def on_message_begin(self) -> None:
         self._target = b""
@@ -211,7 +211,7 @@ class Connection(asyncio.Protocol):
                 break
         self._task = None
 
-    # The answer calls these.
+    # Called by the answer.
 
     def write(self, data: bytes) -> None:
         if data and not self._transport.is_closing():
@@ -224,7 +224,7 @@ class Connection(asyncio.Protocol):
         self._transport.close()
 
     def reset(self) -> None:
-        """Closes so that the client sees a reset instead of an end."""
+        """Closes the connection so that the client gets a reset."""
         held = self._transport.get_extra_info("socket")
         with contextlib.suppress(OSError):
             held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

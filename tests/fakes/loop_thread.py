@@ -23,7 +23,7 @@ class LoopThread:
         self.loop.close()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Runs a coroutine there and waits for its result."""
+        """Runs a coroutine on the loop and waits for its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
 
     def stop(self) -> None:

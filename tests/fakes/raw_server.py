@@ -1,7 +1,7 @@
 """Provides a server on 127.0.0.1 that sends the exact bytes of its script.
 
-Each connection plays the next script; the last one is played by all that follow. A script is a coroutine function that
-is handed a `Peer`; when it returns, the connection is closed in order.
+Each connection runs the next script; later connections repeat the last script. A script is a coroutine function with a
+`Peer` argument. When it returns, the connection is closed normally.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)\r\n", re.IGNORECASE)
 
 
 class Peer:
-    """One connection, seen from the server."""
+    """One connection on the server's side."""
 
     def __init__(self, server: RawServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._server = server
@@ -25,7 +25,7 @@ class Peer:
         self._writer = writer
 
     async def request(self) -> bytes:
-        """The next whole request, head and body. Raises `EOFError` when the client has closed."""
+        """The next complete request, head and body. Raises `EOFError` if the client has closed the connection."""
         head = await self._reader.readuntil(b"\r\n\r\n")
         found = _LENGTH.search(head)
         body = await self._reader.readexactly(int(found[1])) if found else b""
@@ -37,13 +37,13 @@ class Peer:
         await self._writer.drain()
 
     async def gone(self) -> None:
-        """Until the client has closed its side."""
+        """Waits until the client has closed its side."""
         with contextlib.suppress(ConnectionError):
             while await self._reader.read(1 << 16):
                 pass
 
     def reset(self) -> None:
-        """RST instead of FIN."""
+        """Closes the connection with RST instead of FIN."""
         sock = self._writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._writer.transport.abort()
@@ -61,7 +61,7 @@ class RawServer:
         self.requests: list[bytes] = []
         self.connections = 0
         self.leavings: asyncio.Queue[int] = asyncio.Queue()
-        """The number of each connection whose script has come to its end."""
+        """The number of each connection whose script has ended."""
 
     async def __aenter__(self) -> RawServer:
         self._listener = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -83,7 +83,7 @@ class RawServer:
         self.connections += 1
         script = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
         try:
-            # The stream's own machinery logs a cancelled connection as an error, so that is not let through either.
+            # asyncio's streams log a cancelled connection as an error, so the cancellation is suppressed too.
             with contextlib.suppress(EOFError, ConnectionError, asyncio.CancelledError):
                 await script(Peer(self, reader, writer))
         finally:
@@ -93,7 +93,7 @@ class RawServer:
 
 
 def answers(*parts: bytes) -> Script:
-    """Answers every request of a connection with these bytes, each part in a write of its own."""
+    """Answers every request of a connection with these bytes, one write per part."""
 
     async def script(peer: Peer) -> None:
         while True:
@@ -118,7 +118,7 @@ def breaks_off(data: bytes, after_bytes: int, reset: bool = False) -> Script:
 
 
 def stalls(data: bytes = b"") -> Script:
-    """Sends this much and then nothing, until the client goes."""
+    """Sends these bytes and then nothing until the client disconnects."""
 
     async def script(peer: Peer) -> None:
         await peer.request()
@@ -130,7 +130,7 @@ def stalls(data: bytes = b"") -> Script:
 
 
 def halts(data: bytes, after_bytes: int, go_on: asyncio.Event) -> Script:
-    """Sends the first bytes of an answer, and the rest when it is told to."""
+    """Sends the first bytes of an answer, and the rest on an event."""
 
     async def script(peer: Peer) -> None:
         await peer.request()
@@ -142,7 +142,7 @@ def halts(data: bytes, after_bytes: int, go_on: asyncio.Event) -> Script:
 
 
 def closes_when_idle(data: bytes) -> Script:
-    """Answers one request, allows the connection to be kept, and closes it when the next request comes."""
+    """Answers one request, allows keep-alive, and closes the connection when the next request arrives."""
 
     async def script(peer: Peer) -> None:
         await peer.request()
@@ -153,7 +153,7 @@ def closes_when_idle(data: bytes) -> Script:
 
 
 def refused_url() -> str:
-    """An address where nobody listens."""
+    """An address without a listener."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{sock.getsockname()[1]}"
@@ -165,6 +165,6 @@ def whole(body: bytes, status: str = "200 OK", more: bytes = b"Content-Type: app
 
 
 def chunked(*pieces: bytes, more: bytes = b"Content-Type: application/x-ndjson\r\n") -> bytes:
-    """An answer in chunks, last chunk included."""
+    """An answer in chunks, including the last chunk."""
     body = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
     return b"HTTP/1.1 200 OK\r\n%bTransfer-Encoding: chunked\r\n\r\n%b0\r\n\r\n" % (more, body)

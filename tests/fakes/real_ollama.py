@@ -1,6 +1,6 @@
 """Starts a real Ollama with its own port, model folder and tiny models.
 
-`find_ollama()` looks at OLLAMA_BIN, PATH and the cache of tests/live/install_ollama.py, in this order.
+`find_ollama()` checks OLLAMA_BIN, PATH and the cache of tests/live/install_ollama.py, in this order.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ NOT_FOUND = (
 
 def find_ollama() -> str | None:
     """The path of an Ollama program, or None."""
-    told = os.environ.get("OLLAMA_BIN")
-    if told:
-        return told if Path(told).exists() else None
+    configured = os.environ.get("OLLAMA_BIN")
+    if configured:
+        return configured if Path(configured).exists() else None
     installed = sorted(cache_folder().parent.glob("ollama-*/bin/ollama"))
     complete = [path for path in installed if (path.parent.parent / "lib/ollama/llama-server").exists()]
     return shutil.which("ollama") or (str(complete[-1]) if complete else None)
 
 
 class RealOllama:
-    """A running server with the models named above; a context manager."""
+    """A running server with the models listed above; a context manager."""
 
     def __init__(self, binary: str, settings: Mapping[str, str] | None = None) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="herd-live-")
@@ -88,25 +88,25 @@ class RealOllama:
 
     @property
     def store(self) -> Path:
-        """Where its models are."""
+        """The folder of its models."""
         return Path(self._folder.name) / "models"
 
     def runners(self) -> list[psutil.Process]:
-        """The llama-server processes it runs now: a reload shows as another process id."""
+        """Its llama-server processes. A reload changes the process id."""
         try:
             return list(psutil.Process(self.child.pid).children(recursive=True))
         except psutil.NoSuchProcess:
             return []
 
     def _make_models(self) -> None:
-        # They never end by themselves, so a short limit ends every answer in the same way.
+        # Answers do not end without a limit, so a short limit ends all of them in the same way.
         self.create(CHAT_MODEL, tiny_gguf(TinyModel(seed=1, mean_tokens=ENDLESS_TOKENS)))
         self.create(OTHER_MODEL, tiny_gguf(TinyModel(seed=2, mean_tokens=ENDLESS_TOKENS)))
         self.create(EMBED_MODEL, tiny_gguf(TinyModel(embedding=True)))
         self.create(TOOLS_MODEL, tiny_gguf(TinyModel(seed=3, mean_tokens=ENDLESS_TOKENS)), template=TOOLS_TEMPLATE)
 
     def create(self, name: str, path: Path, **more: Any) -> None:
-        """Uploads a GGUF file as a blob and makes a model of it. Raises `DidNotStart` with the server's words."""
+        """Uploads a GGUF file as a blob and creates a model from it. Raises `DidNotStart` with the server's message."""
         content = path.read_bytes()
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
         self.ask("POST", f"/api/blobs/{digest}", content)
@@ -114,7 +114,7 @@ class RealOllama:
         self.ask("POST", "/api/create", json.dumps(order).encode())
 
     def ask(self, method: str, path: str, body: bytes = b"") -> bytes:
-        """One call to the server's own API that must succeed."""
+        """One call of the server's API that must succeed."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request(method, path, body)

@@ -6,12 +6,12 @@ import asyncio
 import threading
 from collections.abc import Callable
 
-PATIENCE_S = 20.0
-"""Only how long a failing test takes; nothing waits that long when things work."""
+TIMEOUT_S = 20.0
+"""The duration of a failing wait; successful waits return immediately."""
 
 
 class Waitable:
-    """A thing whose state others wait for; it calls `changed()` after every change."""
+    """An object whose state can be waited for; it calls `changed()` after every change."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
@@ -25,25 +25,27 @@ class Waitable:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(event.set)
 
-    def wait(self, ready: Callable[[], object], what: str = "it", patience_s: float = PATIENCE_S) -> None:
-        """Blocks this thread until `ready()` is true. Never from the loop that has to make it true."""
+    def wait(self, ready: Callable[[], object], what: str = "the condition", timeout_s: float = TIMEOUT_S) -> None:
+        """Blocks this thread until `ready()` is true. It must not be called on the loop that makes it true."""
         with self._condition:
-            if not self._condition.wait_for(lambda: bool(ready()), patience_s):
-                raise TimeoutError(f"waited {patience_s} s in vain for {what}")
+            if not self._condition.wait_for(lambda: bool(ready()), timeout_s):
+                raise TimeoutError(f"{what} did not happen within {timeout_s} s")
 
-    async def until(self, ready: Callable[[], object], what: str = "it", patience_s: float = PATIENCE_S) -> None:
+    async def until(
+        self, ready: Callable[[], object], what: str = "the condition", timeout_s: float = TIMEOUT_S
+    ) -> None:
         """The same as a coroutine, on any loop."""
         event = asyncio.Event()
         entry = (asyncio.get_running_loop(), event)
         with self._condition:
             self._woken.append(entry)
         try:
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(timeout_s):
                 while not ready():
                     await event.wait()
                     event.clear()
         except TimeoutError as late:
-            raise TimeoutError(f"waited {patience_s} s in vain for {what}") from late
+            raise TimeoutError(f"{what} did not happen within {timeout_s} s") from late
         finally:
             with self._condition:
                 self._woken.remove(entry)

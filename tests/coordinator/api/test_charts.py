@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from fakes.asgi_client import ask
+from fakes.asgi_client import send_request
 from fakes.charts import NOW, Charts, charts
 from herd.coordinator.storage.chart_queries import RANGES
 from herd.dashboard.tabs.apps import Apps, AppsDaily
@@ -25,7 +25,7 @@ def day() -> Iterator[Charts]:
 
 
 def get(day: Charts, path: str) -> Any:
-    status, body = ask(day.application, f"/dashboard/api/{path}")
+    status, body = send_request(day.application, f"/dashboard/api/{path}")
     assert status == 200, body
     return msgspec.json.decode(body)
 
@@ -201,7 +201,7 @@ def test_days_have_a_column_each(day: Charts) -> None:
     "path", ["trends?range=2h", "models?range=x", "apps?days=0", "apps/daily?days=-1", "tags?days=abc"]
 )
 def test_what_is_no_range_is_refused_in_words(day: Charts, path: str) -> None:
-    status, body = ask(day.application, f"/dashboard/api/{path}")
+    status, body = send_request(day.application, f"/dashboard/api/{path}")
     assert status == 400 and b"must be" in body
 
 

@@ -290,7 +290,7 @@ def test_of_two_coordinators_on_a_network_an_agent_reports_to_its_own(
             async with asyncio.timeout(30.0):
                 while not agent.link.url:
                     await agent.link.find()
-            assert agent.link.url.endswith(f":{house.port}") and not other.asked
+            assert agent.link.url.endswith(f":{house.port}") and not other.requested_paths
             for one in announced:
                 assert one is not None
                 await one.withdraw()

@@ -1,4 +1,4 @@
-"""Runs one real llama.cpp server in this process until it is told to stop; `llama_engines.py` starts it.
+"""Runs one real llama.cpp server in this process until SIGTERM; `engines.py` starts it.
 
 Usage: python engine_process.py MODEL.gguf '{"alias": "m", "slots": 1, ...}'. Its first line is its port.
 """
@@ -14,7 +14,7 @@ import xllamacpp
 
 
 def serve(path: str, wanted: dict[str, object]) -> xllamacpp.Server:
-    """A running server, on a port that the system chose."""
+    """Starts the server on a port that the system chooses."""
     params = xllamacpp.CommonParams()
     params.model.path = path
     params.model_alias = {str(wanted["alias"])}
@@ -26,7 +26,7 @@ def serve(path: str, wanted: dict[str, object]) -> xllamacpp.Server:
     params.endpoint_props = True
     params.embedding = bool(wanted["embedding"])
     params.verbosity = 0
-    # One thread each: dozens of engines that spin on two cores would starve one another.
+    # One thread each, because dozens of busy-waiting engines on two cores would starve each other.
     params.cpuparams.n_threads = 1
     params.cpuparams_batch.n_threads = 1
     params.n_threads_http = 2
@@ -35,7 +35,7 @@ def serve(path: str, wanted: dict[str, object]) -> xllamacpp.Server:
 
 
 def main() -> None:
-    # The blocked signal waits for sigwait, so that the end comes at a known place.
+    # The signal is blocked and received by sigwait, so that the process ends at a known point.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     server = serve(sys.argv[1], json.loads(sys.argv[2]))
     sys.stdout.write(f"port {urlsplit(server.listening_address).port}\n")

@@ -28,12 +28,12 @@ class EngineSettings:
     """The name under which /v1/models lists its model."""
     slots: int = 1
     context_tokens: int = 4096
-    """Of each slot."""
+    """The context window of each slot."""
     embedding: bool = False
 
 
 class LlamaEngine:
-    """One server process; a context manager. Entering waits until it is healthy."""
+    """One server process; a context manager that waits on entry until the server is healthy."""
 
     def __init__(self, settings: EngineSettings | None = None, model: TinyModel | None = None) -> None:
         self.settings = settings or EngineSettings()
@@ -47,12 +47,12 @@ class LlamaEngine:
 
     def start(self) -> None:
         """Starts the process without waiting for it."""
-        # -P: the folder of the program holds modules named like packages that it needs.
+        # -P: the program's folder is not on the path, because its modules could hide packages.
         path = str(tiny_gguf(self.model))
         self.child = Child([sys.executable, "-P", str(PROGRAM), path, json.dumps(asdict(self.settings))])
 
     def wait_healthy(self) -> None:
-        """Returns when it answers. Raises `DidNotStart`."""
+        """Returns when the server answers. Raises `DidNotStart`."""
         wait_until(self._has_port, "the engine's port")
         self.child.wait_for_get(self.port, "/health")
 
@@ -80,7 +80,7 @@ class LlamaEngine:
 
 @contextmanager
 def llama_engines(count: int, settings: EngineSettings | None = None) -> Iterator[list[LlamaEngine]]:
-    """Several engines of one kind with one model, started together."""
+    """Several engines with the same settings and model, started together."""
     engines = [LlamaEngine(settings) for _ in range(count)]
     with ExitStack() as started:
         for engine in engines:

@@ -1,12 +1,12 @@
 """Writes tiny random-weight GGUF models (about 0.8 MB) that real llama.cpp and real Ollama load.
 
-Everything is invented here: the vocabulary (bytes as fallback, syllables, two-syllable words), the chat template, the
-weights. Two tricks make random weights usable in tests:
+The vocabulary (bytes as fallback, syllables, two-syllable words), the chat template and the weights are invented.
+Two tricks make random weights usable in tests:
 
 - Channel 0 of the residual stream is constant: the embedding sets it to 1 and no block writes to it, so the column 0
   of the output matrix is a logit bias per token.
-- By that bias, byte and control tokens are never chosen (every text is clean words) and the end-of-turn token is
-  chosen about once in `mean_tokens` (every text ends by itself).
+- By that bias, byte and control tokens are never chosen (every text is printable) and the end-of-turn token is
+  chosen about once in `mean_tokens` (every text ends without a limit).
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 WRITER_REVISION = 1
-"""Part of the cached file's name: raise it when what is written changes."""
+"""Part of the cached file's name. It must be increased when the format of the file changes."""
 
 SPREAD = 0.05
 NEVER = -30.0
 SPACE = "\u2581"
 UNKNOWN, CONTROL, BYTE, NORMAL = 2, 3, 6, 1
-"""Token types of the GGUF vocabulary."""
+"""The token types of the GGUF vocabulary."""
 
 
 @dataclass(frozen=True, slots=True)
 class TinyModel:
-    """What to write. Equal values give equal files, byte for byte."""
+    """The parameters of a model file. Equal parameters give identical files."""
 
     seed: int = 1
     embedding: bool = False
     """Mean pooling and no output bias: serves embeddings instead of text."""
     mean_tokens: int = 64
-    """How long answers are on average at temperature 1 (shorter with the usual top-k)."""
+    """The average length of answers at temperature 1 (shorter with the usual top-k)."""
     context_tokens: int = 8192
     layers: int = 2
     width: int = 64
@@ -88,7 +88,7 @@ def invent_vocabulary(words: int = 1600) -> Vocabulary:
 
 
 def write_tiny_gguf(path: Path, model: TinyModel) -> None:
-    """Writes the model to `path`, replacing what is there."""
+    """Writes the model to `path` and replaces an existing file."""
     vocabulary = invent_vocabulary()
     writer = gguf.GGUFWriter(str(path), "llama")
     describe(writer, model, len(vocabulary.tokens))
@@ -142,7 +142,7 @@ def tensors(model: TinyModel, vocabulary: Vocabulary) -> dict[str, NDArray[np.ge
         return (rng.standard_normal(shape, dtype=np.float32) * SPREAD).astype(np.float16)
 
     def closed(weights: Weights) -> Weights:
-        """A matrix that never writes to channel 0."""
+        """A matrix that does not write to channel 0."""
         if not model.embedding:
             weights[0] = 0
         return weights
@@ -172,7 +172,7 @@ def tensors(model: TinyModel, vocabulary: Vocabulary) -> dict[str, NDArray[np.ge
 def biased(output: Weights, model: TinyModel, vocabulary: Vocabulary) -> Weights:
     """The output matrix with its column 0 as the logit bias of each token."""
     constant = sqrt(model.width) / sqrt(1 + (model.width - 1) * SPREAD**2)
-    """About what channel 0 is after the last normalisation."""
+    """The approximate value of channel 0 after the last normalisation."""
     types = np.array(vocabulary.types)
     spoken = int((types == NORMAL).sum())
     output[:, 0] = 0
@@ -183,14 +183,18 @@ def biased(output: Weights, model: TinyModel, vocabulary: Vocabulary) -> Weights
 
 
 def cache_folder() -> Path:
-    """Where models stay between test runs: `HERD_TEST_CACHE`, else the user's cache folder."""
-    told = os.environ.get("HERD_TEST_CACHE")
-    root = Path(told) if told else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "herd-tests"
+    """The folder for models between test runs: `HERD_TEST_CACHE`, else the user's cache folder."""
+    configured = os.environ.get("HERD_TEST_CACHE")
+    root = (
+        Path(configured)
+        if configured
+        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "herd-tests"
+    )
     return root / "tiny-models"
 
 
 def tiny_gguf(model: TinyModel | None = None, folder: Path | None = None) -> Path:
-    """The path of the model's file, written on first use (0.1 s) and kept. Safe when several processes ask at once."""
+    """The path of the model's file, which is written on first use (0.1 s). Several processes may call it at the same time."""
     model = model or TinyModel()
     folder = folder or cache_folder()
     key = hashlib.sha256(f"{WRITER_REVISION} {sorted(asdict(model).items())}".encode()).hexdigest()[:16]

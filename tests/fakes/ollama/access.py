@@ -17,7 +17,7 @@ CORS_HEADERS = (
 
 
 def host_is_local(host: str) -> bool:
-    """A server on loopback answers only to names that cannot be rebound from outside."""
+    """On loopback, Ollama accepts only host names that cannot be used for DNS rebinding."""
     name = host.rsplit(":", 1)[0] if host.count(":") == 1 else host
     with contextlib.suppress(ValueError):
         address = ipaddress.ip_address(name.strip("[]"))
@@ -33,7 +33,7 @@ def origin_is_allowed(origin: str) -> bool:
 
 
 def preflight_headers(origin: str, allow: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """What a browser is told before it asks."""
+    """The headers of the answer to a preflight request."""
     vary = ("Origin", "Access-Control-Request-Method", "Access-Control-Request-Headers")
     granted = [
         ("Access-Control-Allow-Headers", CORS_HEADERS),

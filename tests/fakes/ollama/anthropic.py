@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from fakes.ollama.inference import ApiError, Chunk, EndedEarly, Finish, InferenceRequest, LateError, RunnerLost
 from fakes.ollama.models import Json
-from fakes.ollama.native import JSON_TYPE, PLAIN_JSON_TYPE, check_abilities, collected, decode, encode, find, send_late
+from fakes.ollama.native import (
+    JSON_TYPE,
+    PLAIN_JSON_TYPE,
+    check_capabilities,
+    collected,
+    decode,
+    encode,
+    find,
+    send_late,
+)
 
 if TYPE_CHECKING:
     from fakes.ollama.request_context import RequestContext
@@ -19,8 +28,8 @@ STOP_REASONS = {"stop": "end_turn", "length": "max_tokens"}
 PASSED_OPTIONS = ("temperature", "top_p", "top_k")
 
 
-class DoorError(ApiError):
-    """Refused while the request was translated; framed a little differently."""
+class TranslationError(ApiError):
+    """An error during the translation of the request; its answer is framed slightly differently."""
 
 
 def made_id(ctx: RequestContext, prefix: str) -> str:
@@ -30,7 +39,7 @@ def made_id(ctx: RequestContext, prefix: str) -> str:
 async def send_error(ctx: RequestContext, error: ApiError) -> None:
     kind = ERROR_TYPES.get(error.status, "api_error")
     body = {"type": "error", "error": {"type": kind, "message": error.message}, "request_id": made_id(ctx, "req_")}
-    if isinstance(error, DoorError):
+    if isinstance(error, TranslationError):
         await ctx.out.whole(error.status, [JSON_TYPE], encode(body))
     elif isinstance(error, LateError) and ctx.streams:
         ctx.out.extra_first = STREAM_HEADERS[:1]
@@ -51,7 +60,7 @@ def native_messages(body: Json) -> list[Json]:
 
 
 def native_blocks(role: str, blocks: list[Any]) -> list[Json]:
-    """One Anthropic message is one native message, and one more for each tool result in it."""
+    """An Anthropic message becomes one native message, and one more for each tool result in it."""
     text = "".join(block.get("text", "") for block in blocks if block.get("type") == "text")
     pictures = [block["source"].get("data", "") for block in blocks if block.get("type") == "image"]
     calls = [
@@ -74,11 +83,11 @@ async def messages(ctx: RequestContext) -> None:
     try:
         body = decode(ctx.request.body, "MessagesRequest", when_empty="EOF")
     except ApiError as error:
-        raise DoorError(error.status, error.message) from error
+        raise TranslationError(error.status, error.message) from error
     if not isinstance(body.get("max_tokens"), int) or body["max_tokens"] <= 0:
-        raise DoorError(400, "max_tokens is required and must be positive")
+        raise TranslationError(400, "max_tokens is required and must be positive")
     if not body.get("messages"):
-        raise DoorError(400, "messages is required")
+        raise TranslationError(400, "messages is required")
     model = find(ctx, body.get("model") or "")
     options = {name: body[name] for name in PASSED_OPTIONS if body.get(name) is not None}
     options |= {"num_predict": body["max_tokens"], "stop": body.get("stop_sequences") or []}
@@ -88,7 +97,7 @@ async def messages(ctx: RequestContext) -> None:
     ]
     thinks = (body.get("thinking") or {}).get("type") == "enabled" and model.can("thinking")
     inference = InferenceRequest(model, native_messages(body), options, tools=tools, think=thinks)
-    check_abilities(inference, "chat")
+    check_capabilities(inference, "chat")
     head: Json = {"id": made_id(ctx, "msg_"), "type": "message", "role": "assistant", "model": ctx.spelled}
     if body.get("stream"):
         await stream(ctx, inference, head)
@@ -119,7 +128,7 @@ def event(kind: str, **fields: Any) -> bytes:
 
 
 class Blocks:
-    """Turns chunks into block events; one block is open at a time."""
+    """Converts chunks into block events. One block is open at a time."""
 
     def __init__(self) -> None:
         self.index = -1
@@ -161,7 +170,7 @@ class Blocks:
 
 
 async def stream(ctx: RequestContext, inference: InferenceRequest, head: Json) -> None:
-    """Each event is a chunk of its own. A lost runner ends the stream without `message_stop`."""
+    """Sends each event as one HTTP chunk. A lost runner ends the stream without `message_stop`."""
     blocks, began = Blocks(), False
     ctx.streams = True
     guess = sum(len(str(message.get("content") or "")) for message in inference.messages) // 4 + 1

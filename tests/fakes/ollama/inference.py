@@ -1,6 +1,6 @@
 """Generates the fake Ollama's answers chunk by chunk, independent of the API.
 
-The native, OpenAI and Anthropic faces translate into `InferenceRequest` and out of `Chunk` and `Finish`.
+The native, OpenAI and Anthropic APIs build an `InferenceRequest` and convert `Chunk` and `Finish` to their format.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fakes.ollama.models import FakeModel, read_back
 
 NOMINAL_PREFILL_TOKENS_PER_S = 5000
 NOMINAL_TOKENS_PER_S = 200
-"""What the reported durations are computed from, so that they are the same in every run."""
+"""The values from which the reported durations are computed, so that they are the same in every run."""
 HOT_LOAD_NS = 1_000_000
 IMAGE_TOKENS = 256
 
@@ -38,7 +38,7 @@ UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0,
 
 
 class ApiError(Exception):
-    """A refusal: status and the server's own words."""
+    """An error with its status and the server's original message."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -47,24 +47,24 @@ class ApiError(Exception):
 
 
 class LateError(ApiError):
-    """A refusal by the runner: where a stream was inference for, the answer had already been set up as one."""
+    """An error by the runner. For a streaming request the answer was already set up as a stream."""
 
 
 class RunnerLost(Exception):
-    """The runner died under a generation."""
+    """The runner died during a generation."""
 
 
 class EndedEarly(Exception):
-    """The runner stopped without saying so."""
+    """The runner stopped without a finish reason."""
 
 
 @dataclass
 class InferenceRequest:
-    """What every face asks in the end."""
+    """A request for inference, independent of the API."""
 
     model: FakeModel
     messages: list[dict[str, Any]]
-    """Native form; for /api/generate one user message."""
+    """Messages in native form; for /api/generate one user message."""
     options: dict[str, Any] = field(default_factory=dict)
     keep_alive_s: float | None = None
     tools: list[dict[str, Any]] = field(default_factory=list)
@@ -79,7 +79,7 @@ class InferenceRequest:
 
 @dataclass(frozen=True)
 class Chunk:
-    """About one token: exactly one of text, thinking or tool calls."""
+    """About one token, with exactly one of text, thinking or tool calls."""
 
     text: str = ""
     thinking: str = ""
@@ -89,14 +89,14 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Finish:
-    """The end of a whole answer."""
+    """The end of a complete answer."""
 
     reason: str
     prompt_tokens: int
     tokens: int
     load_ns: int
     tokens_per_s: float = 0.0
-    """How fast it spoke; 0: as fast as it could, which is told as the nominal speed."""
+    """The generation speed; 0 means unlimited, which is reported as the nominal speed."""
 
     @property
     def prompt_ns(self) -> int:
@@ -125,7 +125,7 @@ def duration_s(value: Any) -> float | None:
 
 
 def go_duration_s(text: str) -> float:
-    """`1h30m` in seconds. Raises `ApiError` in Go's words."""
+    """A Go duration such as `1h30m` in seconds. Raises `ApiError` with Go's message."""
     if text in ("0", "-0"):
         return 0.0
     found = re.fullmatch(r"([-+]?)((?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h))+)", text)
@@ -138,7 +138,7 @@ def go_duration_s(text: str) -> float:
 
 
 def check_options(options: dict[str, Any]) -> None:
-    """Raises `ApiError` 500 for a known option of the wrong type; unknown ones are let through."""
+    """Raises `ApiError` 500 for a known option of the wrong type. Unknown options are accepted."""
     for name, value in options.items():
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if name in FLOATS and not is_number:
@@ -161,7 +161,7 @@ def check_format(wanted: Any) -> None:
 
 
 def prompt_tokens(messages: Sequence[dict[str, Any]], raw: bool) -> int:
-    """What the prompt counts, template included unless raw."""
+    """The number of prompt tokens, including the template unless the prompt is raw."""
     around = 0 if raw else TOKENS_PER_MESSAGE
     words = sum(count_tokens(str(message.get("content") or "")) + around for message in messages)
     pictures = sum(len(message.get("images") or ()) for message in messages)
@@ -169,7 +169,7 @@ def prompt_tokens(messages: Sequence[dict[str, Any]], raw: bool) -> int:
 
 
 def fitted_prompt(inference: InferenceRequest, context_tokens: int) -> int:
-    """The prompt's tokens after truncation. Raises `LateError` 400 where truncation is forbidden."""
+    """The number of prompt tokens after truncation. Raises `LateError` 400 if truncation is not allowed."""
     tokens = prompt_tokens(inference.messages, inference.raw)
     if tokens <= context_tokens:
         return tokens
@@ -187,7 +187,7 @@ def fitted_prompt(inference: InferenceRequest, context_tokens: int) -> int:
 
 
 def check_images(inference: InferenceRequest) -> None:
-    """Raises `LateError` 400, the engine's JSON inside, when a model without eyes is shown a picture."""
+    """Raises `LateError` 400 with the engine's JSON if a model without vision gets an image."""
     if inference.model.can("vision") or not any(message.get("images") for message in inference.messages):
         return
     text = "Multimodal data provided, but model does not support multimodal requests."
@@ -200,7 +200,7 @@ def conversation_of(inference: InferenceRequest) -> list[dict[str, Any]]:
 
 
 def is_begun(inference: InferenceRequest) -> bool:
-    """Whether the prompt ends within the assistant's turn, which is then written on."""
+    """Whether the prompt ends within the assistant's turn, which is then continued."""
     messages = conversation_of(inference)
     return (
         bool(messages)
@@ -210,33 +210,36 @@ def is_begun(inference: InferenceRequest) -> bool:
 
 
 def pieces_of(inference: InferenceRequest) -> tuple[list[Chunk], str]:
-    """The whole generation, decided beforehand: its chunks and why it ends."""
+    """The complete generation, computed in advance: its chunks and its finish reason."""
     seed = inference.options.get("seed", 0)
     messages = conversation_of(inference)
-    told = messages[-1] if messages else {}
-    already = str(told.get("content") or "") if is_begun(inference) else ""
+    last = messages[-1] if messages else {}
+    already = str(last.get("content") or "") if is_begun(inference) else ""
     before = messages[:-1] if is_begun(inference) else messages
     key = json.dumps([{name: value for name, value in one.items() if value} for one in before], sort_keys=True)
     rng = rng_for("more", inference.model.full_name, key, seed)
     thoughts = [Chunk(thinking=word) for word in invented_words(rng, 6)] if inference.think else []
-    if inference.tools and told.get("role") == "user":
+    if inference.tools and last.get("role") == "user":
         call = tool_call(inference.tools[0], rng)
         return [*thoughts, Chunk(tool_calls=(call,))], "stop"
     limit = inference.options.get("num_predict")
     if inference.format:
         schema = inference.format if isinstance(inference.format, dict) else None
-        said = limited(json_tokens(schema, rng), limit, ())
+        generated = limited(json_tokens(schema, rng), limit, ())
     else:
         whole = inference.model.answer
         if whole is None:
             whole = whole_answer(inference.model.full_name, key, seed, inference.model.answer_tokens)
         rest = rest_of(whole, already) if already else split_tokens(whole)
-        said = limited(rest, limit, inference.options.get("stop") or ())
-    return [*thoughts, *(Chunk(text=word, logprobs=logprobs_of(inference, word)) for word in said.tokens)], said.reason
+        generated = limited(rest, limit, inference.options.get("stop") or ())
+    return [
+        *thoughts,
+        *(Chunk(text=word, logprobs=logprobs_of(inference, word)) for word in generated.tokens),
+    ], generated.reason
 
 
 def tool_call(tool: dict[str, Any], rng: Any) -> dict[str, Any]:
-    """A call of the tool with arguments that fit its parameters."""
+    """A call of the tool with arguments that match its parameters."""
     function = tool.get("function", {})
     schema = function.get("parameters") or {}
     arguments = {
@@ -265,7 +268,7 @@ async def generate(
     tokens_per_s: float,
     before_chunk: Callable[[int], Awaitable[None]],
 ) -> AsyncGenerator[Chunk | Finish, None]:
-    """The chunks and the end. `before_chunk(n)` may wait or raise before chunk n (the end counts as one)."""
+    """Yields the chunks and the end. `before_chunk(n)` may wait or raise before chunk n (the end counts as a chunk)."""
     check_format(inference.format)
     check_images(inference)
     prompt = fitted_prompt(inference, context_tokens)

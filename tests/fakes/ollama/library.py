@@ -39,7 +39,7 @@ async def delete(ctx: RequestContext) -> None:
 
 
 async def blobs(ctx: RequestContext) -> None:
-    """HEAD asks whether a blob is there, POST brings it."""
+    """HEAD checks whether a blob exists, POST uploads it."""
     digest = ctx.request.path.rsplit("/", 1)[-1]
     if not re.fullmatch(r"sha256[:-][0-9a-fA-F]{64}", digest):
         raise ApiError(400, "invalid digest format")
@@ -57,7 +57,7 @@ async def blobs(ctx: RequestContext) -> None:
 
 
 async def progress(ctx: RequestContext, lines: list[Json], stream: bool, failure: str = "") -> None:
-    """Progress as NDJSON, or its end alone. A failure is a last line under 200, or a 500 without streaming."""
+    """Sends progress as NDJSON, or only its end. An error is a last line with status 200, or a 500 without streaming."""
     if not stream:
         for number in range(len(lines)):
             await ctx.before_chunk(number)
@@ -117,7 +117,7 @@ def pull_lines(model: FakeModel) -> list[Json]:
 
 
 async def push(ctx: RequestContext) -> None:
-    """Always fails: there is nowhere to push to."""
+    """Always fails, because there is no registry to push to."""
     body = decode(ctx.request.body, "PushRequest")
     model = find(ctx, body.get("model") or body.get("name") or "")
     path = model.full_name.partition(":")[0]

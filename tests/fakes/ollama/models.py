@@ -11,47 +11,47 @@ from typing import Any
 Json = dict[str, Any]
 
 BYTES_PER_TOKEN = 23_040
-"""Of KV cache, as of a 135M model."""
+"""Size of the KV cache per token, as for a 135M model."""
 FOREVER_UNIX_S = 11_017_670_522.0
-"""What `keep_alive: -1` shows: the year 2319."""
+"""The expiry for `keep_alive: -1`, in the year 2319."""
 
 
 def rfc3339(unix_s: float) -> str:
-    """UTC with nanoseconds, as Go writes it."""
+    """UTC with nanoseconds in Go's format."""
     whole = datetime.fromtimestamp(int(unix_s), tz=UTC)
     return f"{whole:%Y-%m-%dT%H:%M:%S}.{int(unix_s % 1 * 1e9):09d}Z"
 
 
 def full_name(name: str) -> str:
-    """`m` is `m:latest`; names are matched without regard to case."""
+    """The name with its tag, in lower case: `m` is `m:latest`."""
     last = name.rsplit("/", 1)[-1]
     return (name if ":" in last else name + ":latest").lower()
 
 
 @dataclass(frozen=True)
 class FakeModel:
-    """One model as a node has it. Everything but the name has a plausible default."""
+    """One model of a node. All fields but the name have plausible defaults."""
 
     name: str
     size_bytes: int = 98_362_432
     capabilities: tuple[str, ...] = ("completion",)
-    """Of completion, tools, thinking, vision, insert, embedding."""
+    """A selection of completion, tools, thinking, vision, insert, embedding."""
     context_train: int = 8192
     family: str = "llama"
     parameter_size: str = "134.52M"
     quantization: str = "Q4_1"
     embedding_width: int = 384
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    """PARAMETER lines of its Modelfile, such as num_ctx."""
+    """The PARAMETER lines of its Modelfile, such as num_ctx."""
     blob: str = ""
-    """Models that share a blob share a runner; empty: its own."""
+    """Models with the same blob share a runner; empty means an own blob."""
     modified_at: float = 1_795_425_116.0
     answer: str | None = None
-    """Says always this instead of invented words."""
+    """A fixed answer instead of generated text."""
     answer_tokens: int | None = None
-    """How long its answers are; None: 8 to 40, by the conversation."""
+    """The number of tokens in its answers; None means 8 to 40, depending on the conversation."""
     closes_turns: bool = False
-    """Its template ends each turn, also a trailing assistant's, and opens a new one after it, as ChatML's does."""
+    """Whether its template closes every turn, including a trailing assistant turn, and opens a new one, as ChatML does."""
     load_s: float = 0.25
 
     @property
@@ -111,13 +111,13 @@ def running(name: str, model: FakeModel, context_tokens: int, parallel: int, exp
 
 
 def rendered(messages: Sequence[Json]) -> str:
-    """What the template below makes of a conversation."""
+    """The prompt that the template below produces for a conversation."""
     turns = (f"<|im_start|>{one.get('role')}\n{one.get('content') or ''}<|im_end|>\n" for one in messages)
     return "".join(turns) + "<|im_start|>assistant\n"
 
 
 def read_back(prompt: str) -> list[Json]:
-    """The conversation in a prompt that `rendered` made and somebody wrote on; any other prompt is one user's turn."""
+    """The conversation in a prompt by `rendered`, possibly with appended text. Any other prompt is one user turn."""
     if not prompt.startswith("<|im_start|>"):
         return [{"role": "user", "content": prompt}]
     turns = (

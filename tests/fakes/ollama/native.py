@@ -28,7 +28,7 @@ JSON_TYPE = ("Content-Type", "application/json; charset=utf-8")
 PLAIN_JSON_TYPE = ("Content-Type", "application/json")
 NDJSON_TYPE = ("Content-Type", "application/x-ndjson")
 CHUNKED_FROM_BYTES = 2048
-"""Go sends a body of unknown length that outgrew its buffer in chunks."""
+"""Go sends a body of unknown length in chunks if it is larger than its buffer."""
 NAME = re.compile(r"^[A-Za-z0-9][\w.\-/]*(:[\w.\-]+)?$")
 TYPES: dict[str, dict[str, tuple[type | tuple[type, ...], str]]] = {
     "ChatRequest": {
@@ -55,13 +55,13 @@ GO_KINDS = {str: "string", bool: "bool", int: "number", float: "number", list: "
 
 
 def encode(value: Any) -> bytes:
-    """JSON as Go writes it: no spaces, no escapes but for the three HTML characters."""
+    """JSON in Go's format: without spaces, and with escapes only for the three HTML characters."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e").encode()
 
 
 def decode(body: bytes, struct: str, when_empty: str = "missing request body") -> Json:
-    """The request's JSON. Raises `ApiError` 400 in Go's words."""
+    """The request's JSON. Raises `ApiError` 400 with Go's message."""
     if not body.strip():
         raise ApiError(400, when_empty)
     try:
@@ -85,7 +85,7 @@ def decode(body: bytes, struct: str, when_empty: str = "missing request body") -
 
 
 def find(ctx: RequestContext, name: str, text: str = "model '{}' not found") -> FakeModel:
-    """The model of that name. Raises `ApiError` 404 with the route's own text, 400 for a malformed name."""
+    """The model of this name. Raises `ApiError` 404 with the route's message, or 400 for an invalid name."""
     if name and not NAME.match(name):
         raise ApiError(400, "invalid model name")
     model = ctx.fake.models.get(full_name(name)) if name else None
@@ -108,7 +108,7 @@ async def send_json(
 
 
 async def send_late(ctx: RequestContext, status: int, body: bytes) -> None:
-    """An error in place of a stream that was already set up: chunked, and without a character set."""
+    """Sends an error instead of a prepared stream: chunked, and without a character set."""
     await ctx.out.begin(status, [PLAIN_JSON_TYPE])
     await ctx.out.chunk(body)
     await ctx.out.end()
@@ -144,7 +144,7 @@ async def show(ctx: RequestContext) -> None:
 
 
 def chat_inference(ctx: RequestContext, body: Json) -> InferenceRequest:
-    """Checks in the order of the real server, each with its own words."""
+    """Checks the request in the order and with the messages of the real server."""
     if not 0 <= body.get("top_logprobs", 0) <= 20:
         raise ApiError(400, "top_logprobs must be between 0 and 20")
     if not body.get("model"):
@@ -167,15 +167,15 @@ def chat_inference(ctx: RequestContext, body: Json) -> InferenceRequest:
 
 
 def thinking(value: Any) -> bool:
-    """Raises `ApiError` 400 for a level that does not exist."""
+    """Raises `ApiError` 400 for an unknown level."""
     if isinstance(value, str) and value not in ("high", "medium", "low", "max"):
         levels = '(must be "high", "medium", "low", "max", true, or false)'
         raise ApiError(400, f'invalid think value: "{value}" {levels}')
     return bool(value)
 
 
-def check_abilities(inference: InferenceRequest, verb: str) -> None:
-    """Raises `ApiError` for what the model cannot do, and for options that make no sense."""
+def check_capabilities(inference: InferenceRequest, verb: str) -> None:
+    """Raises `ApiError` for capabilities that the model lacks, and for invalid options."""
     model = inference.model
     if inference.tools and not model.can("tools"):
         raise ApiError(400, f"registry.ollama.ai/library/{model.full_name} does not support tools")
@@ -192,7 +192,7 @@ async def chat(ctx: RequestContext) -> None:
     if not inference.messages:
         await load_or_unload(ctx, inference, {"message": {"role": "assistant", "content": ""}})
         return
-    check_abilities(inference, "chat")
+    check_capabilities(inference, "chat")
     if body.get("_debug_render_only"):
         await send_rendered(ctx, inference, {"message": {"role": "", "content": ""}})
         return
@@ -233,7 +233,7 @@ async def generate(ctx: RequestContext) -> None:
         return
     if body.get("suffix") and not model.can("insert"):
         raise ApiError(400, f"registry.ollama.ai/library/{model.full_name} does not support insert")
-    check_abilities(inference, "generate")
+    check_capabilities(inference, "generate")
     if body.get("_debug_render_only"):
         await send_rendered(ctx, inference, {"response": ""})
         return
@@ -245,10 +245,10 @@ def generate_fields(chunk: Chunk) -> Json:
 
 
 async def send_rendered(ctx: RequestContext, inference: InferenceRequest, empty: Json) -> None:
-    """The prompt alone (0.32.15): a runner is loaded for it, and nothing is answered."""
+    """Sends only the rendered prompt (0.32.15); a runner is loaded for it."""
     async with ctx.slot(inference):
-        told = {"done": False, "_debug_info": {"rendered_template": rendered(inference.messages)}}
-    await send_json(ctx, {"model": ctx.spelled, "created_at": ctx.created_at()} | empty | told)
+        debug_info = {"done": False, "_debug_info": {"rendered_template": rendered(inference.messages)}}
+    await send_json(ctx, {"model": ctx.spelled, "created_at": ctx.created_at()} | empty | debug_info)
 
 
 async def load_or_unload(ctx: RequestContext, inference: InferenceRequest, empty: Json) -> None:
@@ -265,7 +265,7 @@ async def load_or_unload(ctx: RequestContext, inference: InferenceRequest, empty
 
 
 def last_fields(inference: InferenceRequest, finish: Finish, is_chat: bool) -> Json:
-    """The counters that end every whole answer."""
+    """The counters at the end of every complete answer."""
     context = {} if is_chat or inference.raw else {"context": list(range(1, finish.prompt_tokens + finish.tokens))}
     return (
         {"done": True, "done_reason": finish.reason}
@@ -282,7 +282,7 @@ def last_fields(inference: InferenceRequest, finish: Finish, is_chat: bool) -> J
 
 
 Fields = Callable[[Chunk], Json]
-"""How a face shows one chunk."""
+"""Converts one chunk to the format of an API."""
 
 
 async def answer(ctx: RequestContext, inference: InferenceRequest, stream: bool, fields: Fields) -> None:
@@ -293,7 +293,7 @@ async def answer(ctx: RequestContext, inference: InferenceRequest, stream: bool,
 
 
 async def answer_stream(ctx: RequestContext, inference: InferenceRequest, fields: Fields) -> None:
-    """One NDJSON line a chunk. An error before the first line has its status, after it is a line under 200."""
+    """Sends one NDJSON line per chunk. An error before the first line has its own status, a later one is a line."""
     began = False
     ctx.streams = True
     try:
@@ -334,7 +334,7 @@ async def answer_whole(ctx: RequestContext, inference: InferenceRequest, fields:
 
 
 async def collected(ctx: RequestContext, inference: InferenceRequest) -> tuple[Chunk, Finish | None]:
-    """The whole generation; without a `Finish` when it ended early. Raises `ApiError` 500."""
+    """The complete generation, without a `Finish` if it ended early. Raises `ApiError` 500."""
     chunks: list[Chunk] = []
     finish: Finish | None = None
     try:
@@ -352,7 +352,7 @@ async def collected(ctx: RequestContext, inference: InferenceRequest) -> tuple[C
 
 
 def joined(chunks: list[Chunk]) -> Chunk:
-    """All chunks as one."""
+    """All chunks joined into one."""
     return Chunk(
         "".join(chunk.text for chunk in chunks),
         "".join(chunk.thinking for chunk in chunks),
@@ -362,7 +362,7 @@ def joined(chunks: list[Chunk]) -> Chunk:
 
 
 async def vectors(ctx: RequestContext, body: Json, texts: list[str], not_found: str) -> tuple[list[list[float]], int]:
-    """Embeddings and their prompt tokens. Loads the model even for no text. Raises `ApiError`."""
+    """Embeddings and their prompt tokens. It loads the model even without a text. Raises `ApiError`."""
     keep_alive_s = duration_s(body.get("keep_alive"))
     model = find(ctx, body.get("model") or "", not_found)
     options = body.get("options") or {}

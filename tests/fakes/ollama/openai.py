@@ -12,7 +12,7 @@ from fakes.ollama.models import Json, full_name, openai_model
 from fakes.ollama.native import (
     JSON_TYPE,
     PLAIN_JSON_TYPE,
-    check_abilities,
+    check_capabilities,
     collected,
     decode,
     embed_texts,
@@ -31,8 +31,8 @@ PASSED_OPTIONS = ("seed", "top_p", "temperature", "frequency_penalty", "presence
 ERROR_TYPES = {400: "invalid_request_error", 404: "not_found_error"}
 
 
-class DoorError(ApiError):
-    """Refused while the request was translated; the real server frames these a little differently."""
+class TranslationError(ApiError):
+    """An error during the translation of the request; the real server frames its answer slightly differently."""
 
 
 def error_body(status: int, message: str) -> Json:
@@ -41,7 +41,7 @@ def error_body(status: int, message: str) -> Json:
 
 
 async def send_error(ctx: RequestContext, error: ApiError) -> None:
-    if isinstance(error, DoorError):
+    if isinstance(error, TranslationError):
         await ctx.out.whole(error.status, [JSON_TYPE], encode(error_body(error.status, error.message)))
     elif isinstance(error, LateError) and ctx.streams:
         await send_late(ctx, error.status, encode(error_body(error.status, error.message)) + b"\n")
@@ -50,7 +50,7 @@ async def send_error(ctx: RequestContext, error: ApiError) -> None:
 
 
 async def send_json(ctx: RequestContext, value: Json, status: int = 200) -> None:
-    """These bodies end with a new line."""
+    """Sends JSON with a trailing line break."""
     await ctx.out.whole(status, [PLAIN_JSON_TYPE], encode(value) + b"\n")
 
 
@@ -58,11 +58,11 @@ def read(ctx: RequestContext, struct_name: str) -> Json:
     try:
         return decode(ctx.request.body, struct_name, when_empty="EOF")
     except ApiError as error:
-        raise DoorError(error.status, error.message) from error
+        raise TranslationError(error.status, error.message) from error
 
 
 def native_message(message: Json) -> Json:
-    """One message in native form. Raises `DoorError` for content that it has no place for."""
+    """One message in native form. Raises `TranslationError` for unsupported content."""
     content, out = message.get("content"), {"role": message.get("role", "user")}
     if isinstance(content, str) or content is None:
         return (
@@ -72,7 +72,7 @@ def native_message(message: Json) -> Json:
         )
     if not isinstance(content, list):
         kind = "float64" if isinstance(content, int | float) else type(content).__name__
-        raise DoorError(400, f"invalid message content type: {kind}")
+        raise TranslationError(400, f"invalid message content type: {kind}")
     texts = [part.get("text", "") for part in content if part.get("type") == "text"]
     pictures = [picture(part) for part in content if part.get("type") == "image_url"]
     return out | {"content": "".join(texts), "images": pictures}
@@ -82,9 +82,9 @@ def picture(part: Json) -> str:
     url = part.get("image_url")
     address = url.get("url", "") if isinstance(url, dict) else str(url)
     if address.startswith(("http://", "https://")):
-        raise DoorError(400, "image URLs are not currently supported, please use base64 encoded data instead")
+        raise TranslationError(400, "image URLs are not currently supported, please use base64 encoded data instead")
     if not address.startswith("data:") or "," not in address:
-        raise DoorError(400, "invalid image input")
+        raise TranslationError(400, "invalid image input")
     return address.split(",", 1)[1]
 
 
@@ -109,7 +109,7 @@ async def chat_completions(ctx: RequestContext) -> None:
     body = read(ctx, "ChatCompletionRequest")
     messages = body.get("messages") or []
     if not messages:
-        raise DoorError(400, "[] is too short - 'messages'")
+        raise TranslationError(400, "[] is too short - 'messages'")
     native = [native_message(message) for message in messages]
     model = find(ctx, body.get("model") or "")
     inference = InferenceRequest(
@@ -120,7 +120,7 @@ async def chat_completions(ctx: RequestContext) -> None:
         format=format_of(body),
         think=body.get("reasoning_effort") not in (None, "none") and model.can("thinking"),
     )
-    check_abilities(inference, "chat")
+    check_capabilities(inference, "chat")
     number = ctx.number % 999
     head: Json = {"id": f"chatcmpl-{number}", "object": "chat.completion", "created": ctx.created_unix_s()}
     head |= {"model": ctx.spelled, "system_fingerprint": FINGERPRINT}
@@ -160,7 +160,7 @@ def usage_of(finish: Finish) -> Json:
 
 
 async def chat_stream(ctx: RequestContext, inference: InferenceRequest, head: Json, with_usage: bool) -> None:
-    """The role rides on the first delta; the end, its usage and [DONE] leave in one chunk."""
+    """Sends the role with the first delta, and the end, the usage and [DONE] in one chunk."""
     first, called, began = True, False, False
     ctx.streams = True
     try:
@@ -179,7 +179,7 @@ async def chat_stream(ctx: RequestContext, inference: InferenceRequest, head: Js
     except RunnerLost as lost:
         if not began:
             raise LateError(500, str(lost)) from lost
-        # The real server reads the error line as one more chunk: no model, no text, and then nothing.
+        # The real server converts the error line to one more chunk without model and text, and ends the stream.
         choice = {"index": 0, "delta": {"content": ""}, "finish_reason": None}
         await ctx.out.chunk(event(head | {"model": "", "choices": [choice]}))
     except EndedEarly:
@@ -213,7 +213,7 @@ async def completions(ctx: RequestContext) -> None:
     body = read(ctx, "CompletionRequest")
     model = find(ctx, body.get("model") or "")
     inference = InferenceRequest(model, [{"role": "user", "content": body.get("prompt") or ""}], options_of(body))
-    check_abilities(inference, "generate")
+    check_capabilities(inference, "generate")
     head: Json = {"id": f"cmpl-{ctx.number % 999}", "object": "text_completion", "created": ctx.created_unix_s()}
     named: Json = {"model": ctx.spelled, "system_fingerprint": FINGERPRINT}
     if body.get("stream"):
@@ -256,7 +256,7 @@ async def completion_stream(
 async def embeddings(ctx: RequestContext) -> None:
     body = read(ctx, "EmbedRequest")
     if body.get("input") in (None, "", []):
-        raise DoorError(400, "invalid input")
+        raise TranslationError(400, "invalid input")
     made, tokens = await vectors(ctx, body, embed_texts(body["input"]), 'model "{}" not found, try pulling it first')
     in_base64 = body.get("encoding_format") == "base64"
     entries = [

@@ -35,4 +35,4 @@ RELOADS: list[tuple[dict[str, Any], bool]] = [
     ({"options": {"draft_num_predict": 2}}, True),
     ({}, True),
 ]
-"""Requests in this order to one model with a window of 8192, and whether each made it load (again)."""
+"""Requests in this order to one model with a window of 8192, and whether each of them loaded or reloaded it."""

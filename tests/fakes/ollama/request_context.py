@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Fault)
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
-"""Two spaces, as the real one says it."""
+"""With two spaces, as in the real message."""
 
 
 @dataclass(frozen=True)
 class FakeSettings:
-    """How this server is set up; the names are those of the real one's environment where it has one."""
+    """The settings of the server. Names follow Ollama's environment variables where they exist."""
 
     version: str = "0.32.15"
     num_parallel: int = 1
@@ -44,14 +44,14 @@ class FakeSettings:
     context_length: int = 4096
     on_gpu: bool = False
     tokens_per_s: float = 0.0
-    """How fast the clock lets it speak; 0: as fast as it can."""
+    """The generation speed on the fake's clock; 0 means unlimited."""
     registry: Mapping[str, FakeModel] | None = None
-    """What can be pulled, by full name; None: the registry cannot be reached."""
+    """The models that can be pulled, by full name; None means that the registry is unreachable."""
 
 
 @dataclass
 class LoggedRequest:
-    """One entry of the diary."""
+    """One entry of the request log."""
 
     method: str
     path: str
@@ -59,7 +59,7 @@ class LoggedRequest:
     body: bytes
     model: str | None
     outcome: str = "running"
-    """running, done, aborted (the client left), broken (a fault ended it)."""
+    """running, done, aborted (the client disconnected) or broken (a fault ended it)."""
     status: int = 0
     bytes_sent: int = 0
 
@@ -71,7 +71,7 @@ class LoggedRequest:
 
 
 def named_model(body: bytes) -> str | None:
-    """The model a request names, whatever else is wrong with it."""
+    """The model that a request names, even if the request is otherwise invalid."""
     with contextlib.suppress(ValueError, RecursionError):
         value = json.loads(body)
         name = value.get("model") if isinstance(value, dict) else None
@@ -81,7 +81,7 @@ def named_model(body: bytes) -> str | None:
 
 @dataclass
 class RequestContext:
-    """One request on its way through the fake."""
+    """One request while the fake processes it."""
 
     fake: FakeOllama
     request: Incoming
@@ -91,11 +91,11 @@ class RequestContext:
     model: FakeModel | None = None
     load_ns: int = HOT_LOAD_NS
     streams: bool = False
-    """Whether a stream was set up for the answer."""
+    """Whether the answer was set up as a stream."""
 
     @property
     def spelled(self) -> str:
-        """The model's name as the client wrote it."""
+        """The model's name in the client's spelling."""
         return self.logged.model or ""
 
     def created_at(self) -> str:
@@ -105,14 +105,14 @@ class RequestContext:
         return int(self.fake.clock.now())
 
     def fault(self, kind: type[F]) -> F | None:
-        """The first fault of this kind that is meant for this request."""
+        """The first fault of this type that applies to this request."""
         for fault in self.fake.faults:
             if isinstance(fault, kind) and fault.applies(self.logged.model, self.request.path):
                 return fault
         return None
 
     async def gate(self, at: str, chunk: int = 0) -> None:
-        """Waits at every gate that stands here."""
+        """Waits at every matching gate."""
         for fault in list(self.fake.faults):
             is_here = isinstance(fault, Gate) and fault.at == at and fault.chunk == chunk
             if is_here and fault.applies(self.logged.model, self.request.path):
@@ -123,7 +123,7 @@ class RequestContext:
                 await fault.released.wait()
 
     async def before_chunk(self, number: int) -> None:
-        """Where a generation may be held, lost or ended."""
+        """Applies the faults that hold, break or end a generation."""
         await self.gate("chunk", number)
         dies, ends = self.fault(RunnerDies), self.fault(EndsEarly)
         if dies is not None and number >= dies.after_chunks:
@@ -135,7 +135,7 @@ class RequestContext:
 
     @asynccontextmanager
     async def slot(self, inference: InferenceRequest) -> AsyncIterator[Runner]:
-        """A slot of a runner that fits this request. Raises `ApiError` 503."""
+        """A slot of a suitable runner. Raises `ApiError` 503."""
         settings, scheduler = self.fake.settings, self.fake.scheduler
         wanted = RunnerSettings.wanted(inference.model, inference.options, inference.shift, settings.context_length)
         loads_before = len(scheduler.loads)
@@ -149,7 +149,7 @@ class RequestContext:
 
     @asynccontextmanager
     async def generation(self, inference: InferenceRequest) -> AsyncIterator[AsyncIterator[Chunk | Finish]]:
-        """The chunks of one answer, with its slot held until the end."""
+        """The chunks of one answer; its slot is occupied until the end."""
         async with self.slot(inference) as runner:
             context, rate = runner.settings.num_ctx, self.fake.settings.tokens_per_s
             made = generate(inference, context, self.load_ns, self.fake.clock, rate, self.before_chunk)

@@ -1,7 +1,7 @@
 """Schedules the fake Ollama's runners: loaded models, queues and reloads.
 
-The rules are those observed on a real server of version 0.32 (one runner per blob, one load at a time, a bounded queue
-for loads and an unbounded wait for slots of a loaded model, options that force a reload). Knows no HTTP.
+The rules were observed on a real server of version 0.32: one runner per blob, one load at a time, a bounded queue for
+loads, an unbounded queue for slots of a loaded model, and options that force a reload.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Busy(Exception):
 
 @dataclass(frozen=True)
 class RunnerSettings:
-    """What a runner was started with."""
+    """The settings of a runner."""
 
     num_ctx: int
     num_batch: int = BATCH_DEFAULT
@@ -40,7 +40,7 @@ class RunnerSettings:
 
     @classmethod
     def wanted(cls, model: FakeModel, options: dict[str, Any], shift: bool | None, default_ctx: int) -> RunnerSettings:
-        """What a request asks for: its options over the model's own parameters over the defaults."""
+        """The settings for a request: its options, else the model's parameters, else the defaults."""
         both = {**model.parameters, **options}
         inference = both.get("num_ctx")
         context = max(LEAST_CONTEXT, min(default_ctx if inference is None else inference, model.context_train))
@@ -49,7 +49,7 @@ class RunnerSettings:
         return cls(context, **given, shift=shift is not False, context_is_automatic=inference is None)
 
     def needs_reload_for(self, wanted: RunnerSettings) -> bool:
-        """Whether a runner with these settings cannot serve that request as it is."""
+        """Whether a runner with these settings must be reloaded for these settings."""
         keeps_context = self.context_is_automatic and wanted.context_is_automatic
         return any(
             (
@@ -70,7 +70,7 @@ class Runner:
     """A model in memory."""
 
     name: str
-    """The last name it was inference for by."""
+    """The name in the last request."""
     model: FakeModel
     settings: RunnerSettings
     parallel: int
@@ -78,12 +78,12 @@ class Runner:
     keep_alive_s: float
     expires_at: float = FOREVER_UNIX_S
     users: int = 0
-    """Requests that run or wait on it."""
+    """The number of requests that run or wait on it."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """One entry of the diary: a model was loaded, with what, and whether it replaced a runner of its own."""
+    """One load of a model, with its settings, and whether it replaced a runner of the same model."""
 
     model: str
     settings: RunnerSettings
@@ -92,7 +92,7 @@ class Load:
 
 @dataclass
 class Scheduler:
-    """Hands out slots. All methods run on the fake's loop."""
+    """Assigns slots. All methods run on the fake's loop."""
 
     clock: Clock
     num_parallel: int = 1
@@ -108,11 +108,11 @@ class Scheduler:
 
     def __post_init__(self) -> None:
         self._loading = asyncio.Lock()
-        self._someone_left = asyncio.Condition()
+        self._request_ended = asyncio.Condition()
 
     @asynccontextmanager
     async def slot(self, model: FakeModel, wanted: RunnerSettings, keep_alive_s: float | None) -> AsyncIterator[Runner]:
-        """A slot of a runner that fits; given back on exit, whatever happens. Raises `Busy`."""
+        """A slot of a suitable runner, released on exit. Raises `Busy`."""
         runner = await self._runner(model, wanted)
         try:
             runner.name = model.full_name
@@ -164,19 +164,19 @@ class Scheduler:
         return runner
 
     async def _until(self, ready: Callable[[], bool]) -> None:
-        async with self._someone_left:
-            await self._someone_left.wait_for(ready)
+        async with self._request_ended:
+            await self._request_ended.wait_for(ready)
 
     async def _rest(self, runner: Runner) -> None:
-        """After a request: count the runner's time down, or end it."""
+        """Restarts the runner's keep_alive time after a request, or unloads it."""
         if runner.users == 0 and runner.keep_alive_s == 0:
             self.unload(runner)
         elif runner.keep_alive_s == FOREVER:
             runner.expires_at = FOREVER_UNIX_S
         else:
             runner.expires_at = self.clock.now() + runner.keep_alive_s
-        async with self._someone_left:
-            self._someone_left.notify_all()
+        async with self._request_ended:
+            self._request_ended.notify_all()
         self.changed()
 
     def unload(self, runner: Runner) -> None:
@@ -186,19 +186,19 @@ class Scheduler:
             self.changed()
 
     async def unload_model(self, model: FakeModel) -> None:
-        """`keep_alive: 0` without a prompt: gone at once when idle, else after its last request."""
+        """`keep_alive: 0` without a prompt: unloads an idle runner at once, a busy one after its last request."""
         runner = self.runners.get(model.blob_digest)
         if runner is not None:
             runner.keep_alive_s = 0
             await self._rest(runner)
 
     def expire(self) -> None:
-        """Ends what has idled for its time."""
+        """Unloads the runners that were idle for their keep_alive time."""
         for runner in list(self.runners.values()):
             if runner.users == 0 and runner.expires_at <= self.clock.now():
                 self.unload(runner)
 
     def listed(self) -> list[Runner]:
-        """As /api/ps lists them: longest remaining first. What is still loading is not there."""
+        """The runners in the order of /api/ps: the longest remaining time first, without loading ones."""
         self.expire()
         return sorted(self.runners.values(), key=lambda runner: -runner.expires_at)

@@ -1,13 +1,13 @@
 """Provides `FakeOllama`, a server that behaves like a real Ollama 0.32 and fails on a test's command.
 
-    with FakeOllama(["m", FakeModel("seer", capabilities=("completion", "vision"))]) as fake:   # in a thread of its own
+    with FakeOllama(["m", FakeModel("seer", capabilities=("completion", "vision"))]) as fake:   # in its own thread
         ...                                                                                     # fake.url
     async with FakeOllama(["m"]) as fake:                                                       # in the running loop
         fake.fail(Cut(how=How.FIN, after_bytes=120, times=1))
-        await fake.until(lambda: fake.aborted, "the client's leaving")
+        await fake.until(lambda: fake.aborted, "the client's disconnect")
 
-Answers depend on model, conversation and seed alone (words.py); loading and slots follow ollama_runners.py; nothing is
-ever delayed unless a clock or a fault says so. `requests` is the diary of everything that was inference.
+Answers depend only on model, conversation and seed (generated_text.py); loads and slots follow runners.py. There are no
+delays except by a clock or a fault. `requests` is the log of all requests.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def route_of(path: str) -> tuple[str, Route] | None:
 
 
 class FakeOllama(Waitable):
-    """See the file's head. `wait(ready, what)` and `until(ready, what)` return as soon as `ready()` holds."""
+    """See the docstring of this module. `wait(ready, what)` and `until(ready, what)` return when `ready()` is true."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class FakeOllama(Waitable):
         for model in models:
             self.add(model if isinstance(model, FakeModel) else FakeModel(model))
 
-    # What a test reads.
+    # Read by tests.
 
     @property
     def url(self) -> str:
@@ -108,7 +108,7 @@ class FakeOllama(Waitable):
 
     @property
     def aborted(self) -> list[LoggedRequest]:
-        """Requests whose client left before the end."""
+        """Requests whose client disconnected before the end."""
         return [logged for logged in self.requests if logged.outcome == "aborted"]
 
     @property
@@ -117,7 +117,7 @@ class FakeOllama(Waitable):
 
     @property
     def inference(self) -> list[LoggedRequest]:
-        """What was inference by POST."""
+        """The POST requests."""
         return [logged for logged in self.requests if logged.method == "POST"]
 
     @property
@@ -126,7 +126,7 @@ class FakeOllama(Waitable):
 
     @property
     def reloads(self) -> int:
-        """How often a loaded model had to be loaded again for a request."""
+        """The number of reloads."""
         return sum(load.is_reload for load in self.scheduler.loads)
 
     @property
@@ -137,7 +137,7 @@ class FakeOllama(Waitable):
     def connections(self) -> int:
         return len(self._connections)
 
-    # What a test changes.
+    # Changed by tests.
 
     def add(self, model: FakeModel) -> None:
         self.models[model.full_name] = model
@@ -150,18 +150,18 @@ class FakeOllama(Waitable):
         self.changed()
 
     def fail(self, fault: F) -> F:
-        """Puts a fault in force; newer ones come after older ones."""
+        """Adds a fault; older faults are applied first."""
         self.faults.append(fault)
         return fault
 
     def heal(self) -> None:
-        """Removes every fault and lets go whoever hangs in one."""
+        """Removes every fault and releases the requests that wait in one."""
         healed, self.faults = self.faults, []
         for fault in healed:
             fault.release()
 
     async def refuse(self) -> None:
-        """Stops listening and drops every connection; the port stays this fake's to come back to."""
+        """Stops listening and drops every connection; `listen` uses the same port again."""
         assert self._server is not None
         self._server.close()
         for connection in list(self._connections):
@@ -169,14 +169,14 @@ class FakeOllama(Waitable):
         self._server = None
 
     async def listen(self) -> None:
-        """Listens (again) on its port."""
+        """Starts or resumes listening on its port."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
             lambda: Connection(self._answer, self._connections), "127.0.0.1", self.port, reuse_address=True
         )
         self.port = self._server.sockets[0].getsockname()[1]
 
-    # Life.
+    # Start and stop.
 
     async def __aenter__(self) -> FakeOllama:
         self._loop = asyncio.get_running_loop()
@@ -204,7 +204,7 @@ class FakeOllama(Waitable):
         self._thread.stop()
 
     def refuse_now(self) -> None:
-        """`refuse` for a fake in a thread of its own."""
+        """`refuse` for a fake in its own thread."""
         assert self._thread is not None
         self._thread.run(self.refuse())
 
@@ -212,7 +212,7 @@ class FakeOllama(Waitable):
         assert self._thread is not None
         self._thread.run(self.listen())
 
-    # Answering.
+    # Answers.
 
     async def _while_loading(self, model: FakeModel) -> None:
         for fault in list(self.faults):
@@ -240,7 +240,7 @@ class FakeOllama(Waitable):
             self.changed()
 
     async def _admit(self, ctx: RequestContext) -> None:
-        """Faults first, then who may ask at all, then the route."""
+        """Applies faults, then checks Host and Origin, then calls the route."""
         await ctx.gate("request")
         hang, status, garbage = ctx.fault(Hang), ctx.fault(Status), ctx.fault(Garbage)
         ctx.out.cut = ctx.fault(Cut)
@@ -263,7 +263,7 @@ class FakeOllama(Waitable):
             await self._route(ctx)
 
     async def _with_origin(self, ctx: RequestContext, origin: str) -> None:
-        """A browser's request: refused, answered to its preflight, or let through with the header it needs."""
+        """A browser's request: it is rejected, answered as a preflight, or routed with the header that the browser needs."""
         route = route_of(ctx.request.path)
         is_preflight = ctx.request.method == "OPTIONS"
         allow = [("Allow", route[0])] if is_preflight and route else []

@@ -10,7 +10,7 @@ from pathlib import Path
 def make(
     store: Path, name: str = "registry.ollama.ai/library/m/latest", layers: tuple[bytes, ...] = (b"weights", b"licence")
 ) -> str:
-    """A model as Ollama writes one; its digest."""
+    """Writes a model in Ollama's format and returns its digest."""
     listed = []
     for layer in layers:
         digest = hashlib.sha256(layer).hexdigest()

@@ -1,7 +1,7 @@
 """The fake Ollama matches recordings of a real one: status, headers, structure, error texts and framing.
 
-tests/fakes/ollama/transcripts/ holds one recorded exchange a file: request line, request body, a blank line, the answer's
-bytes. What a recording does not show (request headers, bodies that were cut short) is listed here.
+Each file in tests/fakes/ollama/transcripts/ is one recorded exchange: request line, request body, a blank line, the
+bytes of the answer. Data that the recordings lack (request headers, truncated bodies) is listed here.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ LONG_BODIES = {
     "too_long_noshift": {"model": "tiny:ctx", "prompt": LONG, "stream": False, "shift": False},
     "too_long_notrunc": {"model": "tiny:ctx", "prompt": LONG, "stream": False, "truncate": False},
 }
-"""Recorded with their beginnings only."""
+"""Request bodies of which the recording has only the beginning."""
 LOADED_BEFORE = {"ps": ("smollm2:135m", "all-minilm:22m")}
 
 
 def models() -> list[FakeModel]:
-    """What the recorded server had."""
+    """The models of the recorded server."""
     embedding = FakeModel("all-minilm:22m", 46_220_288, ("embedding",), context_train=512, family="bert")
     shared = "f" * 64
     return [
@@ -66,8 +66,8 @@ def recorded(name: str) -> tuple[str, str, bytes, WireAnswer]:
     first, rest = raw.split(b"\n", 1)
     body, answer = rest.split(b"\n\n", 1)
     method, target = first.decode().split(" ", 1)
-    told = json.dumps(LONG_BODIES[name]).encode() if name in LONG_BODIES else body.strip()
-    return method, target, told, parse_answer(answer.lstrip(b"\n"))
+    request_body = json.dumps(LONG_BODIES[name]).encode() if name in LONG_BODIES else body.strip()
+    return method, target, request_body, parse_answer(answer.lstrip(b"\n"))
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def fake() -> Iterator[FakeOllama]:
 
 
 def ask_recorded(fake: FakeOllama, name: str) -> list[str]:
-    """What tells the fake's answer from the recorded one."""
+    """The differences between the fake's answer and the recorded one."""
     for model in LOADED_BEFORE.get(name, ()):
         ask(fake.port, "POST", "/api/generate", json.dumps({"model": model}).encode())
     method, target, body, expected = recorded(name)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fakes.answer_comparison import ask
-from fakes.clock import HandClock
+from fakes.clock import ManualClock
 from fakes.faults import Counting, Cut, EndsEarly, Garbage, Gate, Hang, How, RunnerDies, Status
 from fakes.ollama.reloads import RELOADS
 from fakes.ollama.server import FakeModel, FakeOllama, FakeSettings
@@ -20,7 +20,7 @@ MESSAGES = [{"role": "user", "content": "Say hi."}]
 
 
 def post(fake: FakeOllama, path: str, **body: Any) -> tuple[int, Any]:
-    """Status and JSON of a whole answer; NDJSON as a list."""
+    """The status and the JSON of a complete answer; NDJSON as a list."""
     answer = ask(fake.port, "POST", path, json.dumps(body).encode())
     lines = answer.body.splitlines()
     return answer.status, json.loads(answer.body) if len(lines) == 1 else [json.loads(line) for line in lines]
@@ -60,7 +60,7 @@ def test_fourth_model_evicts_the_model_that_expires_first() -> None:
 
 
 def test_idle_model_is_unloaded_after_its_keep_alive() -> None:
-    clock = HandClock()
+    clock = ManualClock()
     with FakeOllama([FakeModel("m", load_s=0)], clock=clock) as fake:
         chat(fake, keep_alive="2m")
         clock.advance(119)
@@ -144,16 +144,16 @@ def test_answer_continued_from_any_prefix_equals_the_uninterrupted_answer(seed: 
 
 
 def test_answer_depends_only_on_model_conversation_and_seed() -> None:
-    def said(fake: FakeOllama, **more: Any) -> str:
+    def text_of(fake: FakeOllama, **more: Any) -> str:
         return str(chat(fake, **more)["message"]["content"])
 
     with FakeOllama(["m", "n"]) as fake, FakeOllama(["m"]) as another:
-        first = said(fake, options={"seed": 1})
-        assert said(another, options={"seed": 1, "temperature": 2}) == first
-        assert said(fake, model="m:latest", options={"seed": 1}) == first
-        assert said(fake, options={"seed": 2}) != first
-        assert said(fake, model="n", options={"seed": 1}) != first
-        assert said(fake, messages=[{"role": "user", "content": "Say ho."}], options={"seed": 1}) != first
+        first = text_of(fake, options={"seed": 1})
+        assert text_of(another, options={"seed": 1, "temperature": 2}) == first
+        assert text_of(fake, model="m:latest", options={"seed": 1}) == first
+        assert text_of(fake, options={"seed": 2}) != first
+        assert text_of(fake, model="n", options={"seed": 1}) != first
+        assert text_of(fake, messages=[{"role": "user", "content": "Say ho."}], options={"seed": 1}) != first
 
 
 def test_streamed_chunks_equal_the_complete_answer_in_every_api() -> None:
@@ -181,7 +181,7 @@ def test_disconnected_client_frees_its_slot_and_is_recorded() -> None:
 
 
 def raw_answer(fake: FakeOllama, stream: bool = True) -> bytes:
-    """All bytes of one chat answer, as many as come."""
+    """All received bytes of one chat answer."""
     body = json.dumps({"model": "m", "messages": MESSAGES, "stream": stream}).encode()
     head = f"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
     received = b""
