@@ -152,7 +152,7 @@ def test_a_model_that_nobody_asked_for_in_a_month_is_told_with_its_disk() -> Non
     )
     [removal] = [one for one in found if one.kind == "delete"]
     assert (removal.model, removal.frees_bytes, removal.rule) == (canonical("old"), 5 * GB, "unused")
-    assert removal.reason == "Nobody has asked for it for 31 days; it holds 5.0 GB of disk."
+    assert removal.reason == "No requests for 31 days; it takes 5.0 GB of disk."
 
 
 def test_silence_before_the_first_record_says_nothing() -> None:

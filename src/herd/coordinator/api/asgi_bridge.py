@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from starlette.types import ASGIApp, Message, Scope
 
 from herd.coordinator.auth.access_control import key_of
 from herd.coordinator.http.connections import RenderError
@@ -17,11 +19,6 @@ from herd.coordinator.http.contract import Exchange, Header
 from herd.errors import HerdError, Refusal
 
 log = logging.getLogger("herd.asgi")
-
-Message = MutableMapping[str, Any]
-Application = Callable[
-    [MutableMapping[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
-]
 
 _VERSIONS: Final = (("version", "3.0"), ("spec_version", "2.4"))
 _ID_BYTES: Final = 6
@@ -32,7 +29,7 @@ class Bridge:
 
     def __init__(
         self,
-        application: Application,
+        application: ASGIApp,
         render_error: RenderError,
         server: tuple[str, int],
         take_socket: Callable[[Exchange], bool] | None = None,
@@ -90,7 +87,7 @@ class _Call:
         "_writable",
     )
 
-    def __init__(self, application: Application, render_error: RenderError, exchange: Exchange) -> None:
+    def __init__(self, application: ASGIApp, render_error: RenderError, exchange: Exchange) -> None:
         self._application = application
         self._render_error = render_error
         self._exchange = exchange
@@ -103,7 +100,7 @@ class _Call:
         self._is_body_read = False
         self._is_gone = False
 
-    async def run(self, scope: MutableMapping[str, Any]) -> None:
+    async def run(self, scope: Scope) -> None:
         # The boundary to the framework and its routes: a bug there fails one request, with an id that is in the log.
         try:
             await self._application(scope, self._receive, self._send)
@@ -193,7 +190,7 @@ class _Call:
         _respond(self._exchange, self._render_error(self._exchange.path, refusal))
 
 
-def _scope(exchange: Exchange, server: tuple[str, int]) -> MutableMapping[str, Any]:
+def _scope(exchange: Exchange, server: tuple[str, int]) -> Scope:
     return {
         "type": "http",
         "asgi": dict(_VERSIONS),

@@ -27,8 +27,8 @@ from herd.dashboard.nodes import NodeCard, node_card
 from herd.dashboard.recent_stats import RecentStats
 from herd.dashboard.requests import ActiveRequest, active_request
 
-COARSE_S = 10.0
-HEARD_COARSE_S = 6.0
+TIME_STEP_S = 10.0
+HEARTBEAT_AGE_STEP_S = 6.0
 """Longer than the five seconds between heartbeats, so that the value stays 0 for a healthy node."""
 STORE_EVERY_S = 10.0
 INTERVAL_MAX_S = 30.0
@@ -60,13 +60,14 @@ class FleetView:
     def live_cards(self, node_ids: Iterable[str] | None = None) -> list[NodeCard]:
         """The same for the live feed, of some nodes or all. Times are coarse, so that a card without changes stays
         equal."""
-        driver, now, unix_now = self._driver, self._driver.now(), time.time() // COARSE_S * COARSE_S
+        driver, now, unix_now = self._driver, self._driver.now(), time.time() // TIME_STEP_S * TIME_STEP_S
         fleet, queues, speeds = driver.fleet, driver.queues, self.recent_stats.tokens_per_s(now)
         chosen = [NodeId(name) for name in node_ids] if node_ids is not None else sorted(fleet.nodes)
         nodes = [node for name in chosen if (node := fleet.node(name)) is not None]
         cards = [node_card(node, queues.of_node(node.id), now, unix_now, speeds.get(node.id, 0.0)) for node in nodes]
         return [
-            msgspec.structs.replace(card, heard_s=card.heard_s // HEARD_COARSE_S * HEARD_COARSE_S) for card in cards
+            msgspec.structs.replace(card, heard_s=card.heard_s // HEARTBEAT_AGE_STEP_S * HEARTBEAT_AGE_STEP_S)
+            for card in cards
         ]
 
     def live(self) -> list[ActiveRequest]:

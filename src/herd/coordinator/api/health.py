@@ -47,7 +47,7 @@ class HealthApi:
         return [
             ApiRoute("/dashboard/api/health", json_errors(self.health), "GET", Right.READ),
             ApiRoute("/dashboard/api/health/snooze", json_errors(self.snooze), "POST", Right.ADMIN, SnoozeRequest),
-            ApiRoute("/dashboard/api/strips", json_errors(self.strips), "GET", Right.READ, query=("range",)),
+            ApiRoute("/dashboard/api/strips", json_errors(self.uptime), "GET", Right.READ, query=("range",)),
         ]
 
     async def health(self, _: Request) -> Response:
@@ -72,7 +72,7 @@ class HealthApi:
             self._snoozed.popitem(last=False)
         return json_response(SnoozeResult(wanted.finding_id, until, wanted.reason))
 
-    async def strips(self, request: Request) -> Response:
+    async def uptime(self, request: Request) -> Response:
         """Returns the uptime bars of all nodes. `range` is 24h, 7d, 30d or 90d."""
         return json_response(
             await self._store.ask(uptime_bars, request.query_params.get("range") or "24h", self._wall())

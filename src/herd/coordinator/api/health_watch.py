@@ -125,8 +125,8 @@ class HealthWatch:
 
     def _node(self, node: Node, at: float) -> NodeNow:
         now, report = self._driver.now(), node.report
-        books = self._driver.queues.of_node(node.id).values()
-        heard_at = at - (now - node.last_heartbeat_at)
+        queues = self._driver.queues.of_node(node.id).values()
+        heartbeat_at = at - (now - node.last_heartbeat_at)
         return NodeNow(
             report=report,
             liveness=node.liveness,
@@ -134,9 +134,9 @@ class HealthWatch:
             returns=node.returns,
             is_reachable=node.unreachable_until <= now,
             is_authorized=node.unauthorized_until <= now,
-            running=sum(len(queue.in_flight) for queue in books),
-            pending=sum(len(queue.pending) for queue in books),
-            clock_ahead_s=report.clock_s - heard_at
+            running=sum(len(queue.in_flight) for queue in queues),
+            pending=sum(len(queue.pending) for queue in queues),
+            clock_ahead_s=report.clock_s - heartbeat_at
             if report.clock_s is not None and node.liveness is not Liveness.OFFLINE
             else None,
             is_yielding=report.paused or bool(report.capacity and report.capacity.paused),
@@ -148,7 +148,7 @@ def _free_bytes(folder: Path) -> int | None:
     try:
         return shutil.disk_usage(folder).free
     except OSError:
-        # The folder is gone; that nothing can be stored is told by the store itself.
+        # The folder is missing; the check `store_trouble` reports the failed writes.
         return None
 
 

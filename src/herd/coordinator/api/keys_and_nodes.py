@@ -223,7 +223,7 @@ def key_view(key: ApiKey, at: float) -> dict[str, object]:
 
 
 def _with_limits(wanted: WantedKey, key: ApiKey, now: float) -> ApiKey:
-    """The key with the limits that were asked for. Raises `BadRequest` if one of them is out of range."""
+    """The key with the wanted limits. Raises `BadRequest` if one of them is out of range."""
     if not 0 < len(wanted.name) <= keys.NAME_MAX_CHARS or not wanted.name.isprintable():
         raise BadRequest(f"the name of a key must have 1 to {keys.NAME_MAX_CHARS} printable characters")
     if not wanted.scopes:

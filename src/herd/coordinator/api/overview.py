@@ -98,7 +98,7 @@ class DashboardApi:
         )
 
     async def one_request(self, request: Request) -> Response:
-        """The story of one request and every row of it, by its id or the beginning of it."""
+        """Returns the details of one request and all its rows. The id may be a unique prefix."""
         return await query_response(self._store, partial(_one_request, request_id=request.path_params["request_id"]))
 
     async def usage(self, request: Request) -> Response:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from herd import __version__
 from herd.core.lifecycle.dispatcher import Dispatcher
 from herd.core.lifecycle.queue_positions import QueuePosition, places
@@ -12,7 +10,7 @@ from herd.core.state.live_request import LiveRequest, RequestState
 from herd.core.state.request import RequestId
 from herd.dashboard.requests import node_of
 
-Json = dict[str, Any]
+Json = dict[str, object]
 KEY_CHARACTERS_SHOWN = 8
 """Of a tenant that is a key: "key " and the first characters of its id."""
 

@@ -1,4 +1,4 @@
-"""Runs benchmarks on idle nodes, one probe at a time. Client requests go first.
+"""Runs benchmarks on idle nodes, one probe at a time, and yields to client requests.
 
     start ─probes─> [ idle node? ] ─> Prober.run ─> result ─> the core's learned speeds, and at the end the database
                         └── a client request is sent to the node ─> the probe is cancelled and repeated later
@@ -85,7 +85,7 @@ class BenchmarkPlan:
     estimate_s: float = 0.0
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class BenchmarkRun:
     """One run, also after its end. `started_at` and `ended_at` are unix seconds."""
 
@@ -159,7 +159,9 @@ class BenchmarkRunner:
             )
             raise BadRequest(f"nothing to measure{': ' if reasons else ''}{reasons}", code="nothing_to_measure")
         self._busy_at.clear()
-        run = self.run = BenchmarkRun(self._new_id(), self._wall(), plan, todo=deque(plan.probes))
+        run = self.run = BenchmarkRun(
+            run_id=self._new_id(), started_at=self._wall(), plan=plan, todo=deque(plan.probes)
+        )
         self._driver.observe(self._observe)
         self._task = asyncio.get_running_loop().create_task(self._run(run))
         self._task.add_done_callback(lambda _: self._driver.stop_observing(self._observe))

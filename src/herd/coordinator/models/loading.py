@@ -1,4 +1,4 @@
-"""Tells engines to load, pin and unload models. Each call runs in a task of its own, and its result is only logged."""
+"""Tells engines to load, pin and unload models, in tasks whose results are only logged."""
 
 from __future__ import annotations
 

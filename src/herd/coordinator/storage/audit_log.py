@@ -1,5 +1,4 @@
-"""Stores administrative changes in the trace database: who changed what, when, from which address. It stores no
-secrets."""
+"""Stores administrative changes in the trace database: who changed what, when, from which address."""
 
 from __future__ import annotations
 

@@ -67,7 +67,8 @@ def _upsert(size: str, seconds: int) -> str:
     places = ", ".join("?" for _ in STATES)
     added = ", ".join(f"{state}_s = {state}_s + excluded.{state}_s" for state in STATES)
     return f"""INSERT INTO node_{size} VALUES (CAST(? / {seconds} AS INTEGER) * {seconds}, ?, {places}, ?)
-        ON CONFLICT (bucket, node_id) DO UPDATE SET {added}, slot_s = slot_s + excluded.slot_s"""  # noqa: S608 - constants
+        ON CONFLICT (bucket, node_id)
+        DO UPDATE SET {added}, slot_s = slot_s + excluded.slot_s"""  # noqa: S608 - constants
 
 
 _UPSERTS = (_upsert("minutes", 60), _upsert("hours", 3600))

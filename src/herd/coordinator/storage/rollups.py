@@ -117,7 +117,7 @@ _TAKE = f"""INSERT INTO temp.fresh SELECT id, NULL, CAST(timestamp / {MINUTE_S} 
         COALESCE(completion_tokens, 0), latency_ms, time_to_first_token_ms, COALESCE(held_ms, 0),
         COALESCE(attempt_ms, latency_ms, 0), COALESCE(load_ms, 0), prefill_ms, decode_ms
     FROM (SELECT *, CASE WHEN json_valid(tags) THEN json_extract(tags, '$[0]') END AS tag FROM request_traces
-        WHERE id > (SELECT trace_id FROM rollup_progress) ORDER BY id LIMIT ?)"""  # noqa: S608 - only constants of this file
+        WHERE id > (SELECT trace_id FROM rollup_progress) ORDER BY id LIMIT ?)"""  # noqa: S608 - only constants
 _NEW_KEYS = """INSERT OR IGNORE INTO rollup_keys (node_id, model, app_kind, app)
     SELECT DISTINCT node_id, model, app_kind, app FROM temp.fresh
     WHERE kind <> 'info' AND (SELECT COUNT(*) FROM rollup_keys) < ?"""
@@ -134,7 +134,8 @@ _VALUES = """
     UNION ALL SELECT minute, hour, key, 4, prompt_tokens + completion_tokens FROM temp.fresh
         WHERE status = 'completed' AND kind <> 'info' AND prompt_tokens + completion_tokens > 0"""
 _FIND_BINS = f"""INSERT INTO temp.fresh_bins SELECT minute, hour, key, measure,
-    (SELECT bin FROM rollup_edges WHERE low <= MAX(value, 0) ORDER BY low DESC LIMIT 1) FROM ({_VALUES})"""  # noqa: S608
+    (SELECT bin FROM rollup_edges WHERE low <= MAX(value, 0) ORDER BY low DESC LIMIT 1)
+    FROM ({_VALUES})"""  # noqa: S608
 
 
 def _upserts(size: str) -> tuple[str, str]:

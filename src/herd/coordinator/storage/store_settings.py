@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoreSettings:
-    """How long traces are kept, and how many are written in one transaction."""
+    """How long to store traces, and how many to write in one transaction."""
 
     retention_days: float = field(
         default=30.0,

@@ -149,7 +149,7 @@ class TraceStore:
             self._hurry.set()
 
     def set_rules(self, rules: DecisionRules) -> None:
-        """From now on decisions are made by these rules, and new rows name them."""
+        """New decisions are made by these rules, and new rows name them."""
         self._rules, self._fingerprint = rules, rules.fingerprint
         self.write(lambda connection: learned_state.insert_rules(connection, rules, self._wall()))
 

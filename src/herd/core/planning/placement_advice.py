@@ -151,7 +151,7 @@ class _Ground:
                 "pull",
                 home.node_id,
                 model,
-                f"Put {card.name} on {home.node_id} too",
+                f"Also download {card.name} on {home.node_id}",
                 self._why_pull(home, better),
                 "second_home",
                 card.size_bytes,
@@ -191,8 +191,8 @@ class _Ground:
             or "no node"
         )
         return (
-            f"{self.requests(model)} requests of the last week, all served by {where}: {before:.1f} s each with their share of waiting "
-            f"and loading, {after:.1f} s with a second home."
+            f"Last week {where} served all {self.requests(model)} requests in {before:.1f} s each, including queue and load "
+            f"time. With a second copy a request would take {after:.1f} s."
         )
 
     def _new_homes(self) -> Iterator[PlacementOption]:
@@ -250,8 +250,9 @@ class _Ground:
                 "pin",
                 usage.node_id,
                 usage.model,
-                f"Keep {name} in the memory of {usage.node_id}",
-                f"{usage.cold_loads} of {usage.requests} requests of the last week waited for it to be loaded there, {usage.load_s / usage.cold_loads:.1f} s each.",
+                f"Pin {name} in memory on {usage.node_id}",
+                f"Last week {usage.cold_loads} of {usage.requests} requests on this node waited for a cold load, "
+                f"{usage.load_s / usage.cold_loads:.1f} s each.",
                 "keep_in_memory",
                 size_bytes,
                 usage.load_s / usage.cold_loads,
@@ -276,8 +277,9 @@ class _Ground:
                 "leave",
                 homes[0],
                 want.model,
-                f"Leave {name} where it is",
-                f"{self.requests(want.model)} requests of the last week, {self.have.request_s[want.model]:.1f} s each; another home would save less than a minute a week, or not surely.",
+                f"No change needed for {name}",
+                f"{self.requests(want.model)} requests last week, {self.have.request_s[want.model]:.1f} s each. "
+                "A second copy would save under a minute a week.",
                 "leave",
                 spelled=name,
             )
@@ -335,13 +337,13 @@ def _unused(machines: Machines, past: UsageHistory, now: float) -> Iterator[Plac
             is_idle = last_at is None or now - last_at >= UNUSED_AFTER_S
             if not is_idle or (node_id, model) in machines.pinned or not card.size_bytes:
                 continue
-            when = "since records began" if last_at is None else f"for {(now - last_at) / 86400:.0f} days"
+            when = "since usage is recorded" if last_at is None else f"for {(now - last_at) / 86400:.0f} days"
             yield PlacementAdvice(
                 "delete",
                 node_id,
                 model,
-                f"Remove {card.name} from {node_id}",
-                f"Nobody has asked for it {when}; it holds {card.size_bytes / GB:.1f} GB of disk.",
+                f"Delete {card.name} from {node_id}",
+                f"No requests {when}; it takes {card.size_bytes / GB:.1f} GB of disk.",
                 "unused",
                 frees_bytes=card.size_bytes,
                 spelled=card.name,

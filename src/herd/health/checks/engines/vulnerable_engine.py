@@ -1,4 +1,4 @@
-"""Finds engines whose version has a published vulnerability. The list is below; no service is queried."""
+"""Finds engines whose version has a published vulnerability, from the list in this file."""
 
 from __future__ import annotations
 
