@@ -26,7 +26,7 @@ def client(target: Target) -> Iterator[anthropic.Anthropic]:
         yield made
 
 
-def test_a_message_whole(client: anthropic.Anthropic) -> None:
+def test_a_message_without_streaming(client: anthropic.Anthropic) -> None:
     answer = client.messages.create(model="talker", max_tokens=1000, messages=HI)
     assert answer.type == "message"
     assert answer.role == "assistant"
@@ -35,7 +35,7 @@ def test_a_message_whole(client: anthropic.Anthropic) -> None:
     assert answer.usage.output_tokens > 0
 
 
-def test_a_message_streamed_is_the_same_text(client: anthropic.Anthropic) -> None:
+def test_a_streamed_message_has_the_same_text(client: anthropic.Anthropic) -> None:
     whole: Any = client.messages.create(model="talker", max_tokens=1000, messages=HI)
     with client.messages.stream(model="talker", max_tokens=1000, messages=HI) as stream:
         text = "".join(stream.text_stream)
@@ -45,12 +45,12 @@ def test_a_message_streamed_is_the_same_text(client: anthropic.Anthropic) -> Non
     assert last.usage.output_tokens == whole.usage.output_tokens
 
 
-def test_max_tokens_ends_it(client: anthropic.Anthropic) -> None:
+def test_max_tokens_ends_the_answer(client: anthropic.Anthropic) -> None:
     answer = client.messages.create(model="talker", max_tokens=2, messages=HI, system="Be brief.")
     assert answer.stop_reason == "max_tokens"
 
 
-def test_a_tool_is_called_and_its_result_answered(client: anthropic.Anthropic) -> None:
+def test_a_tool_call_and_its_result(client: anthropic.Anthropic) -> None:
     first = client.messages.create(model="talker", max_tokens=1000, messages=HI, tools=[WEATHER])
     assert first.stop_reason == "tool_use"
     use: Any = next(block for block in first.content if block.type == "tool_use")
@@ -68,7 +68,7 @@ def test_a_tool_call_is_streamed(client: anthropic.Anthropic) -> None:
     assert use.input == {"town": "word"}
 
 
-def test_a_picture_reaches_a_model_that_sees(client: anthropic.Anthropic) -> None:
+def test_an_image_reaches_a_vision_model(client: anthropic.Anthropic) -> None:
     source = {"type": "base64", "media_type": "image/png", "data": PICTURE}
     content: Any = [{"type": "image", "source": source}, {"type": "text", "text": "What is it?"}]
     answer = client.messages.create(model="seer", max_tokens=1000, messages=[{"role": "user", "content": content}])

@@ -25,7 +25,7 @@ PICTURE = base64.b64encode(b"\x89PNG not really").decode()
 PERSON = {"type": "object", "properties": {"name": {"type": "string"}, "age": {"type": "integer"}}}
 
 
-def test_chat_whole(target: Target) -> None:
+def test_chat_without_streaming(target: Target) -> None:
     with ollama.Client(target.url) as client:
         answer = client.chat("talker", HI, options={"seed": 7})
     assert answer.model == "talker"
@@ -53,7 +53,7 @@ def test_num_predict_ends_by_length(target: Target) -> None:
     assert (answer.done_reason, answer.eval_count) == ("length", 3)
 
 
-def test_generate_whole_and_streamed(target: Target) -> None:
+def test_generate_with_and_without_streaming(target: Target) -> None:
     with ollama.Client(target.url) as client:
         whole = client.generate("talker", "Say hi.", options={"seed": 7})
         parts = list(client.generate("talker", "Say hi.", options={"seed": 7}, stream=True))
@@ -69,7 +69,7 @@ def test_an_empty_prompt_loads_the_model(target: Target) -> None:
         assert "talker:latest" in target.fake.loaded
 
 
-def test_a_tool_is_called_and_its_result_answered(target: Target) -> None:
+def test_a_tool_call_and_its_result(target: Target) -> None:
     with ollama.Client(target.url) as client:
         first = client.chat("talker", HI, tools=[WEATHER])
         calls = first.message.tool_calls or []
@@ -89,14 +89,14 @@ def test_a_tool_call_is_streamed(target: Target) -> None:
     assert parts[-1].done
 
 
-def test_a_picture_reaches_a_model_that_sees(target: Target) -> None:
+def test_an_image_reaches_a_vision_model(target: Target) -> None:
     with ollama.Client(target.url) as client:
         answer = client.chat("seer", [{"role": "user", "content": "What is it?", "images": [PICTURE]}])
     assert answer.message.content
     assert target.fake.inference[-1].json["messages"][0]["images"] == [PICTURE]
 
 
-def test_thinking_comes_apart_from_the_answer(target: Target) -> None:
+def test_thinking_is_separate_from_the_answer(target: Target) -> None:
     with ollama.Client(target.url) as client:
         answer = client.chat("thinker", HI, think=True)
         parts = list(client.chat("thinker", HI, think=True, stream=True))
@@ -123,7 +123,7 @@ def test_embed_one_and_many(target: Target) -> None:
     assert list(old.embedding) == pytest.approx(list(one.embeddings[0]))
 
 
-def test_the_lists(target: Target) -> None:
+def test_the_model_lists(target: Target) -> None:
     with ollama.Client(target.url) as client:
         client.chat("talker", HI)
         names = {model.model for model in client.list().models}
@@ -173,7 +173,7 @@ def test_an_unknown_model_is_a_404_that_names_it(target: Target) -> None:
         ({"think": "huge"}, 400, (400,)),
     ],
 )
-def test_a_senseless_request_is_refused_in_words(
+def test_an_invalid_request_is_refused_with_a_message(
     target: Target, more: dict[str, Any], by_engine: int, by_coordinator: tuple[int, ...]
 ) -> None:
     with ollama.Client(target.url) as client:
@@ -184,7 +184,7 @@ def test_a_senseless_request_is_refused_in_words(
     assert caught.value.error
 
 
-def test_a_model_without_the_ability_is_refused_with_400(target: Target) -> None:
+def test_a_model_without_the_capability_is_refused_with_400(target: Target) -> None:
     with ollama.Client(target.url) as client:
         with pytest.raises(ollama.ResponseError) as tools:
             client.chat("seer", HI, tools=[WEATHER])
@@ -211,7 +211,7 @@ def test_the_async_client(target: Target) -> None:
     asyncio.run(scenario())
 
 
-def test_many_at_once_each_get_their_own_answer(target: Target) -> None:
+def test_concurrent_requests_get_their_own_answers(target: Target) -> None:
     async def scenario() -> None:
         async with ollama.AsyncClient(target.url) as client:
 

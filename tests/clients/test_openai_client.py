@@ -31,7 +31,7 @@ def client(target: Target) -> Iterator[openai.OpenAI]:
         yield made
 
 
-def test_chat_whole(client: openai.OpenAI) -> None:
+def test_chat_without_streaming(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(model="talker", messages=HI, seed=7)
     assert answer.object == "chat.completion"
     assert answer.model == "talker"
@@ -51,7 +51,7 @@ def test_chat_streams_the_same_text_in_pieces(client: openai.OpenAI) -> None:
     assert len({part.id for part in parts}) == 1
 
 
-def test_a_stream_tells_its_usage_when_asked(client: openai.OpenAI) -> None:
+def test_a_stream_reports_its_usage_on_request(client: openai.OpenAI) -> None:
     options: Any = {"include_usage": True}
     parts = list(client.chat.completions.create(model="talker", messages=HI, stream=True, stream_options=options))
     assert parts[-1].choices == []
@@ -64,7 +64,7 @@ def test_max_tokens_ends_by_length(client: openai.OpenAI) -> None:
     assert answer.choices[0].finish_reason == "length"
 
 
-def test_a_tool_is_called_and_its_result_answered(client: openai.OpenAI) -> None:
+def test_a_tool_call_and_its_result(client: openai.OpenAI) -> None:
     first = client.chat.completions.create(model="talker", messages=HI, tools=[WEATHER])
     assert first.choices[0].finish_reason == "tool_calls"
     call: Any = (first.choices[0].message.tool_calls or [])[0]
@@ -84,7 +84,7 @@ def test_a_tool_call_is_streamed(client: openai.OpenAI) -> None:
     assert parts[-1].choices[0].finish_reason == "tool_calls"
 
 
-def test_a_picture_part_reaches_a_model_that_sees(client: openai.OpenAI) -> None:
+def test_an_image_part_reaches_a_vision_model(client: openai.OpenAI) -> None:
     url = f"data:image/png;base64,{PICTURE}"
     content: Any = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": url}}]
     answer = client.chat.completions.create(model="seer", messages=[{"role": "user", "content": content}])
@@ -100,7 +100,7 @@ def test_json_and_schema_formats(client: openai.OpenAI) -> None:
     assert json.loads(fitted.choices[0].message.content or "").keys() == {"name"}
 
 
-def test_completions_whole_and_streamed(client: openai.OpenAI) -> None:
+def test_completions_with_and_without_streaming(client: openai.OpenAI) -> None:
     whole = client.completions.create(model="talker", prompt="Say hi.", seed=7)
     parts = list(client.completions.create(model="talker", prompt="Say hi.", seed=7, stream=True))
     assert whole.object == "text_completion"
@@ -117,7 +117,7 @@ def test_embeddings_as_numbers_and_as_bytes(client: openai.OpenAI) -> None:
     assert default.data[0].embedding == pytest.approx(rounded)
 
 
-def test_the_lists(client: openai.OpenAI) -> None:
+def test_the_model_lists(client: openai.OpenAI) -> None:
     names = {model.id for model in client.models.list()}
     assert names == {"talker:latest", "seer:latest", "thinker:latest", "embedder:latest"}
     one = client.models.retrieve("talker:latest")
@@ -139,7 +139,7 @@ def test_an_unknown_model_is_a_404_in_the_clients_own_exception(client: openai.O
         assert caught.value.body["message"]
 
 
-def test_nonsense_is_a_400_in_the_clients_own_exception(client: openai.OpenAI) -> None:
+def test_an_invalid_request_is_a_400_in_the_clients_own_exception(client: openai.OpenAI) -> None:
     nonsense: Any = [{"role": "user", "content": 5}]
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(model="talker", messages=nonsense)

@@ -1,4 +1,4 @@
-"""How late the loop is: the worst of the last minute, and a word about what everybody must have felt."""
+"""Tests event-loop lag: the highest value of the last minute, and the log line for a long one."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ import logging
 
 import pytest
 
-from herd.coordinator.loop_lag import KEPT, WORTH_A_LINE_S, LoopLag
+from herd.coordinator.loop_lag import SAMPLES_MAX, WARN_AFTER_S, LoopLag
 
 
-def test_the_worst_of_the_last_minute_is_told_and_then_forgotten() -> None:
+def test_the_highest_lag_counts_for_one_minute() -> None:
     lag = LoopLag(asyncio.new_event_loop())
     assert lag.worst_ms == 0.0
-    lag.rang(10.0, 10.04)
-    lag.rang(10.5, 10.5)
+    lag.add_sample(10.0, 10.04)
+    lag.add_sample(10.5, 10.5)
     assert lag.worst_ms == pytest.approx(40.0)
-    for _ in range(KEPT):
-        lag.rang(11.0, 11.001)
+    for _ in range(SAMPLES_MAX):
+        lag.add_sample(11.0, 11.001)
     assert lag.worst_ms == pytest.approx(1.0)
     lag._loop.close()
 
 
-def test_what_everybody_felt_is_worth_a_line(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_long_lag_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     lag = LoopLag(asyncio.new_event_loop())
     with caplog.at_level(logging.WARNING):
-        lag.rang(10.0, 10.0 + WORTH_A_LINE_S / 2)
+        lag.add_sample(10.0, 10.0 + WARN_AFTER_S / 2)
         assert not caplog.records
-        lag.rang(10.0, 10.0 + WORTH_A_LINE_S)
-    assert "250 ms late" in caplog.text
+        lag.add_sample(10.0, 10.0 + WARN_AFTER_S)
+    assert "lag of 250 ms" in caplog.text
     lag._loop.close()
 
 
-def test_it_looks_at_the_loop_it_is_given_and_ends() -> None:
+def test_the_timer_adds_a_sample_and_stops() -> None:
     async def go() -> None:
         lag = LoopLag(asyncio.get_running_loop())
         lag.start()

@@ -79,7 +79,7 @@ def outcomes(fleet: Fleet) -> list[str]:
 
 
 @pytest.mark.parametrize("how", [How.FIN, How.RESET])
-def test_an_openai_stream_cut_anywhere_has_the_text_of_one_that_was_not(how: How) -> None:
+def test_an_openai_stream_cut_at_any_event_has_the_complete_text(how: How) -> None:
     body = {"model": "m", "messages": QUESTION, "stream": True, "seed": 7, "temperature": 0}
     with a_fleet_of_writers_on() as (fleet, bad):
         whole = ask(fleet, "/v1/chat/completions", body)
@@ -100,7 +100,7 @@ def anthropic_text(told: Told) -> str:
 
 
 @pytest.mark.parametrize("how", [How.FIN, How.RESET])
-def test_an_anthropic_stream_cut_anywhere_is_one_message_with_the_same_text(how: How) -> None:
+def test_an_anthropic_stream_cut_at_any_event_is_one_message_with_the_complete_text(how: How) -> None:
     body = {"model": "m", "max_tokens": 100, "messages": QUESTION, "stream": True, "temperature": 0}
     with a_fleet_of_writers_on() as (fleet, bad):
         whole = ask(fleet, "/v1/messages", body)
@@ -126,7 +126,7 @@ def test_an_anthropic_stream_cut_anywhere_is_one_message_with_the_same_text(how:
     assert expected
 
 
-def test_an_ollama_stream_translated_from_another_engine_goes_on_too() -> None:
+def test_a_translated_ollama_stream_is_continued() -> None:
     body = {"model": "m", "messages": QUESTION, "options": {"seed": 7, "temperature": 0}}
     with a_fleet_of_writers_on() as (fleet, bad):
         expected = ask(fleet, "/api/chat", body)
@@ -139,7 +139,7 @@ def test_an_ollama_stream_translated_from_another_engine_goes_on_too() -> None:
         assert outcomes(fleet) == ["completed", "retried", "completed"]
 
 
-def test_a_second_death_is_survived_by_a_third_node() -> None:
+def test_a_second_node_failure_is_continued_by_a_third_node() -> None:
     body = {"model": "m", "messages": QUESTION, "stream": True, "seed": 7, "temperature": 0}
     with a_fleet_of_writers_on() as (fleet, bad), FakeOllama([MODEL]) as third:
         report = report_of("third", third, Machine())
@@ -176,9 +176,7 @@ CLOSING = replace(MODEL, closes_turns=True)
         ("/api/generate", None),
     ],
 )
-def test_an_ollama_that_begins_new_turns_writes_on_behind_its_rendered_prompt(
-    path: str, text_of: Callable[[Told], str] | None
-) -> None:
+def test_an_ollama_engine_continues_after_its_rendered_prompt(path: str, text_of: Callable[[Told], str] | None) -> None:
     prompt: dict[str, object] = {"prompt": "Tell me of the herd."} if text_of is None else {"messages": QUESTION}
     body = {"model": "m", "stream": True, "max_tokens": 100, "temperature": 0, **prompt}
 
@@ -199,9 +197,7 @@ def test_an_ollama_that_begins_new_turns_writes_on_behind_its_rendered_prompt(
     ("path", "text_of"),
     [("/v1/chat/completions", openai_text), ("/v1/messages", anthropic_text), ("/api/chat", ollama_text)],
 )
-def test_an_engine_that_tells_in_mid_stream_that_its_runner_died_is_left_for_another(
-    path: str, text_of: Callable[[Told], str]
-) -> None:
+def test_an_engine_error_in_mid_stream_is_continued_by_another_node(path: str, text_of: Callable[[Told], str]) -> None:
     body = {"model": "m", "stream": True, "max_tokens": 100, "temperature": 0, "messages": QUESTION}
     with a_fleet_of_ollamas(CLOSING) as (fleet, bad, _good):
         whole = ask(fleet, path, body)
@@ -212,7 +208,7 @@ def test_an_engine_that_tells_in_mid_stream_that_its_runner_died_is_left_for_ano
         assert outcomes(fleet) == ["completed", "retried", "completed"]
 
 
-def test_an_ollama_that_may_think_or_call_tools_is_not_gone_on_with() -> None:
+def test_an_ollama_answer_with_possible_thinking_or_tools_is_not_continued() -> None:
     tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
     able = replace(CLOSING, capabilities=("completion", "tools", "thinking"))
     for more in ({"tools": [tool], "think": False}, {}):
@@ -230,7 +226,7 @@ def test_an_ollama_that_may_think_or_call_tools_is_not_gone_on_with() -> None:
 @pytest.mark.parametrize(
     "more", [{"response_format": {"type": "json_object"}}, {"logprobs": True}], ids=["format", "logprobs"]
 )
-def test_where_the_join_would_be_a_guess_the_stream_ends_with_an_error(more: dict[str, object]) -> None:
+def test_a_stream_that_cannot_be_continued_exactly_ends_with_an_error(more: dict[str, object]) -> None:
     body = {"model": "m", "messages": QUESTION, "stream": True, "seed": 7, **more}
     with a_fleet_of_writers_on() as (fleet, bad):
         bad.fail(Cut(how=How.FIN, after_bytes=800, counting=Counting.BODY, times=1))
@@ -249,7 +245,7 @@ def test_continuation_can_be_switched_off() -> None:
         assert outcomes(fleet) == ["failed_midstream"]
 
 
-def test_where_no_node_tells_its_rendered_prompt_the_stream_ends_with_an_error() -> None:
+def test_without_a_rendered_prompt_the_stream_ends_with_an_error() -> None:
     """An older Ollama does not know how to tell its prompt: the stream ends with an error instead of a wrong join."""
     body = {"model": "m", "messages": QUESTION, "options": {"seed": 7}}
     with a_fleet_of_ollamas(CLOSING) as (fleet, bad, good):
@@ -260,7 +256,7 @@ def test_where_no_node_tells_its_rendered_prompt_the_stream_ends_with_an_error()
         assert outcomes(fleet)[-1] == "failed_midstream"
 
 
-def test_a_real_llama_cpp_killed_in_mid_stream_costs_the_client_nothing() -> None:
+def test_a_real_llama_cpp_killed_in_mid_stream_is_continued() -> None:
     """Two engines with the same weights; one is killed with SIGKILL while it writes. Greedy text is the same on both."""
     body = {"model": "tiny", "messages": QUESTION, "stream": True, "temperature": 0, "max_tokens": 400, "seed": 1}
     with llama_engines(2) as (first, second), running_fleet({"first": first, "second": second}) as fleet:

@@ -60,7 +60,7 @@ def is_turned_away(port: int) -> bool:
 # --- an agent ---
 
 
-def test_an_agent_that_is_to_end_finishes_what_it_has_and_takes_nothing_new(tmp_path: Path) -> None:
+def test_a_stopping_agent_finishes_its_requests_and_accepts_no_new_ones(tmp_path: Path) -> None:
     async def go(fleet: Fleet) -> None:
         async with FakeOllama(["m"]) as engine:
             settings = Settings(
@@ -94,7 +94,7 @@ def nodes_of(fleet: Fleet) -> list[dict[str, object]]:
     return nodes
 
 
-def test_an_agent_with_nothing_to_do_ends_at_once(tmp_path: Path) -> None:
+def test_an_idle_agent_stops_at_once(tmp_path: Path) -> None:
     async def go(fleet: Fleet) -> None:
         settings = Settings(
             agent=AgentSettings(node_id="alpha", data_dir=tmp_path), link=LinkSettings(fleet.url, 0.1, 5.0)
@@ -152,7 +152,7 @@ def streams(engine: FakeOllama, port: int) -> Iterator[tuple[Gate, list[asyncio.
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals as of POSIX")
-def test_a_coordinator_that_is_to_end_cuts_no_stream_and_tells_newcomers_to_come_back(tmp_path: Path) -> None:
+def test_a_draining_coordinator_finishes_its_streams_and_sends_retry_after(tmp_path: Path) -> None:
     with FakeOllama(["m"], FakeSettings(num_parallel=STREAMS)) as engine, coordinator(tmp_path) as (process, port):
         kept = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         kept.request("GET", "/api/tags")
@@ -168,7 +168,7 @@ def test_a_coordinator_that_is_to_end_cuts_no_stream_and_tells_newcomers_to_come
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals as of POSIX")
-def test_told_twice_it_ends_at_once_and_no_cut_stream_looks_whole(tmp_path: Path) -> None:
+def test_a_second_signal_stops_it_at_once_and_no_cut_stream_looks_complete(tmp_path: Path) -> None:
     engine = FakeOllama(["m"], FakeSettings(num_parallel=STREAMS))
     with engine, coordinator(tmp_path) as (process, port), streams(engine, port) as (_, answers):
         process.send_signal(signal.SIGTERM)
@@ -179,7 +179,7 @@ def test_told_twice_it_ends_at_once_and_no_cut_stream_looks_whole(tmp_path: Path
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals as of POSIX")
-def test_a_coordinator_that_is_killed_leaves_nobody_hanging_and_serves_again_when_it_is_back(tmp_path: Path) -> None:
+def test_a_killed_coordinator_leaves_no_client_hanging_and_serves_again_after_a_restart(tmp_path: Path) -> None:
     with FakeOllama(["m"], FakeSettings(num_parallel=STREAMS)) as engine:
         with coordinator(tmp_path) as (process, port), streams(engine, port) as (_, answers):
             process.kill()

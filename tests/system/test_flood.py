@@ -89,7 +89,7 @@ def flood(fleet: Fleet, waiting: int) -> tuple[list[socket.socket], Counter[int]
     return held, statuses
 
 
-def test_a_flood_fills_its_share_and_nothing_more() -> None:
+def test_a_flood_uses_only_its_share_of_connections() -> None:
     http = HttpSettings(connections_max=CLIENTS + 100, connections_loopback_max=CLIENTS + 100)
     settings = settings_for_tests()
     settings = replace(settings, http=http, holding=replace(settings.holding, held_max=PLACES))

@@ -107,7 +107,7 @@ def counted(fleet: Fleet, sql: str) -> int:
         return int(connection.execute(f"SELECT COUNT(*) FROM request_traces WHERE {sql}").fetchone()[0])
 
 
-def test_the_day_was_busy_and_unlucky_or_nothing_is_tested(day: Fleet) -> None:
+def test_the_recorded_day_has_queues_and_failures(day: Fleet) -> None:
     assert counted(day, "status <> 'retried'") == REQUESTS
     for sql in (
         "status = 'retried'",
@@ -119,7 +119,7 @@ def test_the_day_was_busy_and_unlucky_or_nothing_is_tested(day: Fleet) -> None:
         assert counted(day, sql) > 0, sql
 
 
-def test_unchanged_rules_find_every_choice_again(day: Fleet) -> None:
+def test_unchanged_settings_reproduce_every_decision(day: Fleet) -> None:
     done = replayed(ReplayRequest(path_of(day)), NOW)
     assert done.unreadable == done.undecidable == done.cut_short == 0
     assert done.whole.changed == 0, to_json(done, ReplayRequest(path_of(day)))
@@ -127,7 +127,7 @@ def test_unchanged_rules_find_every_choice_again(day: Fleet) -> None:
     assert done.whole.choices == counted(day, "json_extract(candidates, '$.chosen') IS NOT NULL")
 
 
-def test_each_choice_on_record_names_the_node_that_got_the_request(day: Fleet) -> None:
+def test_each_recorded_decision_names_the_node_that_got_the_request(day: Fleet) -> None:
     assert counted(day, "status = 'completed' AND json_extract(candidates, '$.chosen') <> node_id") == 0
 
 

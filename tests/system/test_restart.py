@@ -41,7 +41,7 @@ def expected(fleet: Fleet) -> dict[str, float]:
     return found
 
 
-def test_what_was_learnt_outlives_a_restart(tmp_path: Path) -> None:
+def test_learned_estimates_survive_a_restart(tmp_path: Path) -> None:
     with FakeOllama(MODELS) as alpha, FakeOllama(MODELS) as beta:
         nodes, machines = {"alpha": alpha, "beta": beta}, {"alpha": Machine(more={"memory_bandwidth_gbps": 120.0})}
         with running_fleet(nodes, machines, data_dir=tmp_path) as fleet:
@@ -56,7 +56,7 @@ def test_what_was_learnt_outlives_a_restart(tmp_path: Path) -> None:
             assert expected(fleet) == pytest.approx(before)
 
 
-def test_a_database_full_of_nonsense_is_a_fresh_start(tmp_path: Path) -> None:
+def test_invalid_learned_estimates_are_ignored_at_the_start(tmp_path: Path) -> None:
     with FakeOllama(MODELS) as alpha:
         with running_fleet({"alpha": alpha}, data_dir=tmp_path) as fleet:
             fresh = expected(fleet)

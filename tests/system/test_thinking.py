@@ -37,7 +37,7 @@ def ask(fleet: Fleet, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], 
         return told, {name.lower(): value for name, value in response.getheaders()}
 
 
-def test_ollamas_client_gets_its_answer_behind_the_thoughts(fleet: Fleet) -> None:
+def test_ollamas_client_gets_its_answer_after_the_thinking(fleet: Fleet) -> None:
     told, headers = ask(fleet, "/api/chat", {"think": True, "options": {"num_predict": 8}})
     assert told["done_reason"] == "stop" and told["message"]["thinking"] and told["message"]["content"]
     assert int(headers["x-thinking-tokens"]) > 0 and headers["x-done-reason"] == "stop"
@@ -45,7 +45,7 @@ def test_ollamas_client_gets_its_answer_behind_the_thoughts(fleet: Fleet) -> Non
     assert headers["x-budget-used"] == f"{told['eval_count']}/1024"
 
 
-def test_openais_client_too(fleet: Fleet) -> None:
+def test_openais_client_gets_its_answer_after_the_thinking(fleet: Fleet) -> None:
     told, headers = ask(fleet, "/v1/chat/completions", {"reasoning_effort": "low", "max_tokens": 8})
     assert told["choices"][0]["finish_reason"] == "stop" and headers["x-budget-used"].endswith("/1024")
 
@@ -57,11 +57,11 @@ def test_openais_client_too(fleet: Fleet) -> None:
         ("/v1/messages", {"max_tokens": 8, "thinking": {"type": "enabled", "budget_tokens": 4}}),
     ],
 )
-def test_a_limit_that_counts_thoughts_in_stands(fleet: Fleet, path: str, body: dict[str, Any]) -> None:
+def test_a_limit_that_includes_thinking_stays_unchanged(fleet: Fleet, path: str, body: dict[str, Any]) -> None:
     _, headers = ask(fleet, path, body)
     assert headers["x-budget-used"].endswith("/8")
 
 
-def test_of_a_model_that_does_not_think_nothing_is_told_and_its_limit_stands(fleet: Fleet) -> None:
+def test_a_model_without_thinking_keeps_its_limit_and_has_no_thinking_headers(fleet: Fleet) -> None:
     told, headers = ask(fleet, "/api/chat", {"model": "plain", "options": {"num_predict": 8}})
     assert told["eval_count"] == 8 and not [name for name in headers if name.startswith("x-budget")]

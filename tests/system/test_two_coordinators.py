@@ -102,9 +102,7 @@ def herd_on(host: str, *arguments: str) -> dict[str, object]:
     return found
 
 
-def test_an_agent_keeps_to_its_own_also_while_that_is_gone_and_only_the_other_is_there(
-    network: None, tmp_path: Path
-) -> None:
+def test_an_agent_stays_with_its_own_coordinator_while_that_one_is_offline(network: None, tmp_path: Path) -> None:
     """Asked for at the second coordinator: the machine has never knocked there; at the first: it is back when that is back."""
     with coordinator("theirs", tmp_path):
         with coordinator("ours", tmp_path):

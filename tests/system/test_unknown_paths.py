@@ -9,7 +9,7 @@ from fakes.fleet import running_fleet
 from fakes.ollama.server import FakeOllama
 
 
-def test_unknown_paths_answer_as_ollama_and_as_openai_do() -> None:
+def test_unknown_paths_get_the_answers_of_ollama_and_openai() -> None:
     with running_fleet({}) as fleet:
         connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=10)
         connection.request("GET", "/api/nope")
@@ -22,7 +22,7 @@ def test_unknown_paths_answer_as_ollama_and_as_openai_do() -> None:
         connection.close()
 
 
-def test_what_changes_an_engines_files_is_not_passed_on() -> None:
+def test_requests_that_change_an_engines_files_are_not_passed_on() -> None:
     """Making and pushing models is how engines were made to give away their memory; blobs are the way to it."""
     digest = "sha256:" + "0" * 64
     with FakeOllama(["m"]) as engine, running_fleet({"alpha": engine}) as fleet:

@@ -25,7 +25,7 @@ def is_wanted() -> bool:
 
 @pytest.mark.skipif(not is_wanted(), reason="CI or HERD_TEST_WHEEL=1 only: NO WHEEL IS BUILT AND LOOKED INTO")
 @pytest.mark.timeout(300)
-def test_a_wheel_built_without_node_on_path_holds_every_file_that_its_page_names(tmp_path: Path) -> None:
+def test_a_wheel_built_without_node_on_path_contains_every_file_of_its_page(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     for name in TAKEN:

@@ -61,7 +61,7 @@ CLIENTS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def test_clients_with_any_window_share_one_runner() -> None:
+def test_clients_with_different_context_windows_share_one_runner() -> None:
     with one_ollama() as (fleet, node):
         assert ask(fleet, "/api/chat", {"messages": HI, "options": {"num_ctx": 8192}})[0] == 200
         fleet.beat()
@@ -73,7 +73,7 @@ def test_clients_with_any_window_share_one_runner() -> None:
         assert node.reloads == 0 and len(node.loads) == 1
 
 
-def test_passed_through_the_same_clients_reload_it_again_and_again() -> None:
+def test_without_protection_the_same_clients_cause_reloads() -> None:
     with one_ollama(protection="passthrough") as (fleet, node):
         for path, body in CLIENTS:
             ask(fleet, path, body)
@@ -81,7 +81,7 @@ def test_passed_through_the_same_clients_reload_it_again_and_again() -> None:
         assert node.reloads >= 3
 
 
-def test_a_warned_client_is_told_in_its_answers_head() -> None:
+def test_a_context_warning_is_in_the_response_headers() -> None:
     with one_ollama(protection="warn") as (fleet, _):
         ask(fleet, "/api/chat", {"messages": HI, "options": {"num_ctx": 8192}})
         fleet.beat()
@@ -95,7 +95,7 @@ def a_prompt(tokens: int) -> str:
 
 @pytest.mark.parametrize("words", [3000, 4090, 4100, 6000, 12000])
 @pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/v1/messages"])
-def test_no_prompt_around_the_window_is_cut_in_silence(path: str, words: int) -> None:
+def test_no_prompt_near_the_context_window_is_silently_truncated(path: str, words: int) -> None:
     with one_ollama() as (fleet, node):
         status, told, _ = ask(
             fleet, path, {"messages": [{"role": "user", "content": a_prompt(words)}], "max_tokens": 5}
@@ -107,7 +107,7 @@ def test_no_prompt_around_the_window_is_cut_in_silence(path: str, words: int) ->
         assert node.loads
 
 
-def test_in_strict_mode_a_prompt_that_is_too_long_is_refused_with_its_length() -> None:
+def test_in_strict_mode_a_too_long_prompt_is_refused_with_its_length() -> None:
     with one_ollama(overflow="strict") as (fleet, node):
         ask(fleet, "/api/chat", {"messages": HI})
         fleet.beat()
@@ -122,14 +122,14 @@ def test_in_strict_mode_a_prompt_that_is_too_long_is_refused_with_its_length() -
         assert node.reloads == 0
 
 
-def test_a_prompt_that_fits_no_window_is_refused_and_not_cut() -> None:
+def test_a_prompt_that_fits_no_context_window_is_refused() -> None:
     with one_ollama() as (fleet, _):
         status, told, _ = ask(fleet, "/api/chat", {"messages": [{"role": "user", "content": a_prompt(40000)}]})
         assert status == 400 and "ask a model with a larger window" in told["error"], told
 
 
 @pytest.mark.parametrize(("overflow", "truncated"), [("cut", 1), ("enlarge", 0)])
-def test_a_prompt_that_was_cut_is_marked_in_its_trace_and_teaches_nothing(overflow: str, truncated: int) -> None:
+def test_a_truncated_prompt_is_marked_in_its_trace_and_ignored_by_the_estimates(overflow: str, truncated: int) -> None:
     with one_ollama(overflow=overflow) as (fleet, _):
         ask(fleet, "/api/chat", {"messages": HI, "options": {"num_ctx": 4096}})
         fleet.beat()
@@ -153,7 +153,7 @@ def test_a_prompt_that_was_cut_is_marked_in_its_trace_and_teaches_nothing(overfl
 
 @pytest.mark.parametrize("protection", ["strip", "warn", "passthrough"])
 @pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/v1/messages"])
-def test_in_strict_mode_nothing_is_cut_whoever_chooses_the_window(protection: str, path: str) -> None:
+def test_in_strict_mode_no_prompt_is_truncated_for_any_context_window(protection: str, path: str) -> None:
     with one_ollama(overflow="strict", protection=protection) as (fleet, _):
         ask(fleet, "/api/chat", {"messages": HI, "options": {"num_ctx": 4096}})
         fleet.beat()

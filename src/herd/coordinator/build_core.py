@@ -1,4 +1,4 @@
-"""Makes the core of its settings: fleet, policies, dispatcher. Decides nothing and opens nothing."""
+"""Builds the core from the settings: fleet, scheduling policy and dispatcher."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ from dataclasses import asdict
 
 import herd.core.scheduling.filters
 import herd.core.scheduling.signals
-import herd.dialects
-import herd.engines
-import herd.health.checks
 from herd.coordinator.settings import Settings
 from herd.core.context.windows import Windows
 from herd.core.estimates.forecast import Forecast
@@ -45,19 +42,19 @@ def dispatcher(settings: Settings, started_at: float) -> Dispatcher:
 
 
 def policy_of(scheduler: str, settings: Settings, forecast: Forecast) -> Policy:
-    """What ranks the nodes, by these weights."""
+    """The policy that ranks nodes, with these weights."""
     points = SignalPolicy(discover(herd.core.scheduling.signals, Signal, "SIGNAL"), settings.weights)
     times = CompletionTimePolicy(forecast, points, settings.completion_time)
     return times if scheduler == CompletionTimePolicy.name else ObservedSignalPolicy(times, points)
 
 
 def rules(settings: Settings) -> DecisionRules:
-    """What every choice of this process depends on."""
+    """The policy and weights that are recorded with every routing decision."""
     return DecisionRules(settings.general.scheduler, settings.weights, settings.completion_time)
 
 
 def limits(settings: Settings) -> dict[str, object]:
-    """`GET /fleet/limits`: what is bounded, by its setting's name."""
+    """All limits for `GET /fleet/limits`, by the name of their setting."""
     records = (settings.http, settings.holding, settings.retries, settings.relay, settings.upstream)
     return {
         f"{type(r).__name__.removesuffix('Settings').lower()}.{key}": value

@@ -74,7 +74,7 @@ class Driver:
         return self._observers
 
     def observe(self, observer: Observer) -> None:
-        """Calls `observer` with every event and command from now on, each command before it is performed."""
+        """Calls `observer` with every further event and command, before the command is performed."""
         if observer not in self._observers:
             self._observers = (*self._observers, observer)
 
@@ -82,7 +82,7 @@ class Driver:
         self._observers = tuple(one for one in self._observers if one != observer)
 
     def admit(self, request: Request, run: RequestRunner) -> None:
-        """Takes in a request. From now on `run` performs its commands, until its final row was recorded."""
+        """Admits a request. `run` performs its commands until its final row was recorded."""
         self.runs[request.id] = run
         self.feed(RequestArrived(self.now(), request))
 

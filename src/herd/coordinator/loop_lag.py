@@ -1,4 +1,4 @@
-"""How late the loop comes to what is due: the one number that tells of a callback that blocks everybody. Mends nothing."""
+"""Measures event-loop lag: how late the loop runs a timer. A high lag means that a callback blocks all requests."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from collections import deque
 log = logging.getLogger("herd.lag")
 
 EVERY_S = 0.5
-KEPT = 120
-"""Looks that are remembered: a minute."""
-WORTH_A_LINE_S = 0.25
-"""A machine that slept is late too; beyond this a line in the log says how much."""
+SAMPLES_MAX = 120
+"""The samples of one minute."""
+WARN_AFTER_S = 0.25
+"""A longer lag is logged. A machine that slept causes one too."""
 
 
 class LoopLag:
-    """`start`, then `worst_ms` at any time."""
+    """Call `start`, then read `worst_ms` at any time."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._seen: deque[float] = deque(maxlen=KEPT)
+        self._samples_s: deque[float] = deque(maxlen=SAMPLES_MAX)
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def worst_ms(self) -> float:
-        """The latest minute's worst."""
-        return round(1000.0 * max(self._seen, default=0.0), 1)
+        """The highest lag of the last minute."""
+        return round(1000.0 * max(self._samples_s, default=0.0), 1)
 
     def start(self) -> None:
         self._arm()
@@ -36,17 +36,17 @@ class LoopLag:
             self._timer.cancel()
             self._timer = None
 
-    def rang(self, due_at: float, at: float) -> None:
-        """What was due at `due_at` is called at `at`."""
-        late_s = max(0.0, at - due_at)
-        self._seen.append(late_s)
-        if late_s >= WORTH_A_LINE_S:
-            log.warning("the loop was %.0f ms late: something blocked it, or this machine slept", 1000.0 * late_s)
+    def add_sample(self, due_at: float, at: float) -> None:
+        """A timer for `due_at` ran at `at`."""
+        lag_s = max(0.0, at - due_at)
+        self._samples_s.append(lag_s)
+        if lag_s >= WARN_AFTER_S:
+            log.warning("event-loop lag of %.0f ms: a callback blocked the loop, or this machine slept", 1000.0 * lag_s)
 
     def _arm(self) -> None:
         due_at = self._loop.time() + EVERY_S
-        self._timer = self._loop.call_at(due_at, self._ring, due_at)
+        self._timer = self._loop.call_at(due_at, self._on_timer, due_at)
 
-    def _ring(self, due_at: float) -> None:
-        self.rang(due_at, self._loop.time())
+    def _on_timer(self, due_at: float) -> None:
+        self.add_sample(due_at, self._loop.time())
         self._arm()

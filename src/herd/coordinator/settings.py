@@ -1,4 +1,4 @@
-"""Every setting of the coordinator: one record for each component, which is handed its own. Reads none of them; `config.py` does."""
+"""Collects the settings records of all components of the coordinator; `config.py` loads their values."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from herd.logs import LogSettings
 
 @dataclass(frozen=True, slots=True)
 class GeneralSettings:
-    """Where the coordinator listens and keeps its data, and how it chooses."""
+    """Where the coordinator listens, where it stores its data, and how it schedules requests."""
 
     host: str = field(
         default="0.0.0.0",
@@ -76,7 +76,7 @@ class GeneralSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One record per component; each component is handed its own."""
+    """One record per component. Each component gets its own record."""
 
     general: GeneralSettings = field(default_factory=GeneralSettings)
     log: LogSettings = field(default_factory=LogSettings)

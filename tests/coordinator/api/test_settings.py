@@ -125,9 +125,9 @@ def test_a_change_is_kept_on_record_and_undone(fleet: Fleet, tmp_path: Path) -> 
     [
         ("FLEET_TRACE_RETENTION_DAYS", "many", "expected a number of at least 0.01"),
         ("FLEET_TRACE_RETENTION_DAYS", "-1", "expected a number"),
-        ("FLEET_NOTHING", "1", "there is no setting"),
+        ("FLEET_NOTHING", "1", "unknown setting"),
         ("FLEET_TRACE_BATCH_ROWS", "7", "the environment sets it"),
-        ("FLEET_DATA_DIR", "/elsewhere", "this is where the dashboard keeps"),
+        ("FLEET_DATA_DIR", "/elsewhere", "it is the folder in which the dashboard stores"),
         ("FLEET_SCHEDULER", "dice", "expected one of"),
         ("FLEET_ALLOWED_HOSTS", "a\nFLEET_OPEN=true", "one line"),
         ("FLEET_ALLOWED_HOSTS", 'a"b', "one line"),

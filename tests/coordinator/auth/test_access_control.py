@@ -72,14 +72,14 @@ def every_route(fleet: Fleet) -> list[ApiRoute]:
     return [route for route in bridge._application.routes if isinstance(route, ApiRoute)]  # type: ignore[attr-defined]
 
 
-def test_this_machine_needs_nothing_at_first(fleet: Fleet) -> None:
+def test_local_requests_need_no_key_before_the_first_key_exists(fleet: Fleet) -> None:
     assert status(fleet, "POST", "/api/chat", CHAT) == 200
     assert status(fleet, "GET", "/api/tags") == 200
     assert status(fleet, "GET", "/fleet/status") == 200
     assert status(fleet, "POST", "/fleet/nodes/invite", {}) == 200
 
 
-def test_of_whom_nothing_is_known_gets_nothing_but_what_is_open(fleet: Fleet) -> None:
+def test_an_unknown_remote_client_reaches_only_open_routes(fleet: Fleet) -> None:
     for route in every_route(fleet):
         [method] = set(route.methods or ()) - {"HEAD"}
         path = route.path.replace("{", "").replace("}", "")
@@ -100,7 +100,7 @@ def test_of_whom_nothing_is_known_gets_nothing_but_what_is_open(fleet: Fleet) ->
     assert status(fleet, "GET", "/health", **FORWARDED) == 200
 
 
-def test_after_the_first_key_everybody_needs_one(fleet: Fleet) -> None:
+def test_after_the_first_key_every_request_needs_one(fleet: Fleet) -> None:
     key = a_key(fleet)
     assert status(fleet, "POST", "/api/chat", CHAT) == 401
     for sent in (key, {"X-Api-Key": key["Authorization"].removeprefix("Bearer ")}):
@@ -109,7 +109,7 @@ def test_after_the_first_key_everybody_needs_one(fleet: Fleet) -> None:
     assert status(fleet, "GET", "/fleet/status", **FORWARDED, **key) == 403
 
 
-def test_a_key_that_is_required_is_asked_for_in_each_dialects_shape(engine: FakeOllama) -> None:
+def test_a_missing_required_key_is_reported_in_each_dialects_format(engine: FakeOllama) -> None:
     with a_fleet(engine, require_key=True) as fleet:
         got, answer, headers = ask(fleet, "POST", "/api/chat", CHAT)
         assert got == 401 and "herd keys add" in answer["error"] and headers["www-authenticate"] == "Bearer"
@@ -117,7 +117,7 @@ def test_a_key_that_is_required_is_asked_for_in_each_dialects_shape(engine: Fake
         assert ask(fleet, "POST", "/v1/messages", CHAT)[1]["type"] == "error"
 
 
-def test_a_revoked_key_ends_on_the_very_connection_that_used_it(fleet: Fleet) -> None:
+def test_a_revoked_key_is_refused_on_a_connection_that_used_it(fleet: Fleet) -> None:
     key = a_key(fleet, name="gone")
     connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)
     for wanted in (200, 401):
@@ -130,51 +130,51 @@ def test_a_revoked_key_ends_on_the_very_connection_that_used_it(fleet: Fleet) ->
     connection.close()
 
 
-def test_what_looks_like_a_key_and_is_none_is_refused_and_what_others_send_is_not_taken_for_one(fleet: Fleet) -> None:
+def test_an_invalid_herd_key_is_refused_and_a_foreign_token_is_ignored(fleet: Fleet) -> None:
     assert status(fleet, "GET", "/api/tags", Authorization="Bearer herd_wrong_key") == 401
     assert status(fleet, "GET", "/api/tags", Authorization="Bearer ollama") == 200
     assert status(fleet, "GET", "/api/tags", X_Api_Key="sk-none") == 200
 
 
-def test_one_header_cannot_vouch_for_another(fleet: Fleet) -> None:
+def test_a_valid_key_in_one_header_does_not_cover_an_invalid_one(fleet: Fleet) -> None:
     good, other = a_key(fleet, name="a"), a_key(fleet, name="b", scopes=["admin"])
     mixed = {**good, "X-Api-Key": other["Authorization"].removeprefix("Bearer ")}
     assert status(fleet, "POST", "/fleet/nodes/invite", {}, **mixed, **FORWARDED) == 401
 
 
-def test_a_key_asks_only_its_models_and_fallbacks_too(fleet: Fleet) -> None:
+def test_a_key_is_limited_to_its_models_also_for_fallbacks(fleet: Fleet) -> None:
     key = a_key(fleet, models=["m"])
     assert status(fleet, "POST", "/api/chat", CHAT, **key) == 200
     assert status(fleet, "POST", "/api/chat", {**CHAT, "model": "other"}, **key) == 403
     assert status(fleet, "POST", "/api/chat", {**CHAT, "fallback_models": ["other"]}, **key) == 403
 
 
-def test_a_keys_rate_is_kept_and_told(fleet: Fleet) -> None:
+def test_a_keys_rate_limit_is_enforced_and_reported(fleet: Fleet) -> None:
     key = a_key(fleet, requests_per_minute=2)
     assert [status(fleet, "POST", "/api/chat", CHAT, **key) for _ in range(2)] == [200, 200]
     got, _, headers = ask(fleet, "POST", "/api/chat", CHAT, **key)
     assert got == 429 and int(headers["retry-after"]) > 0
 
 
-def test_a_keys_place_comes_back_when_its_request_has_ended(fleet: Fleet) -> None:
+def test_a_keys_concurrency_slot_is_released_when_its_request_ends(fleet: Fleet) -> None:
     key = a_key(fleet, concurrent_max=1)
     assert [status(fleet, "POST", "/api/chat", CHAT, **key) for _ in range(3)] == [200, 200, 200]
     assert [status(fleet, "POST", "/api/chat", {**CHAT, "model": "none"}, **key) for _ in range(3)] == [404, 404, 404]
     assert status(fleet, "POST", "/api/chat", CHAT, **key) == 200
 
 
-def test_a_months_tokens_are_counted(fleet: Fleet) -> None:
+def test_the_tokens_of_a_month_are_counted(fleet: Fleet) -> None:
     key = a_key(fleet, tokens_per_month=1)
     assert [status(fleet, "POST", "/api/chat", CHAT, **key) for _ in range(2)] == [200, 429]
 
 
-def test_the_name_of_a_strangers_site_is_not_answered(fleet: Fleet) -> None:
+def test_an_unknown_host_name_is_refused(fleet: Fleet) -> None:
     got, answer, _ = ask(fleet, "GET", "/api/tags", Host="evil.example")
     assert got == 421 and "FLEET_ALLOWED_HOSTS" in answer["error"]
     assert status(fleet, "GET", "/api/tags", Host="herd.local:11435") == 200
 
 
-def test_pages_of_strangers_reach_nothing(fleet: Fleet) -> None:
+def test_pages_of_other_origins_are_refused(fleet: Fleet) -> None:
     for method, path, body in (
         ("POST", "/api/chat", CHAT),
         ("GET", "/api/tags", None),
@@ -185,7 +185,7 @@ def test_pages_of_strangers_reach_nothing(fleet: Fleet) -> None:
         assert got == 403 and "access-control-allow-origin" not in headers, path
 
 
-def test_a_page_of_this_machine_may_ask_and_read_the_answer_but_change_nothing(fleet: Fleet) -> None:
+def test_a_local_page_can_chat_but_not_change_state(fleet: Fleet) -> None:
     page = {"Origin": "http://localhost:3000"}
     got, _, headers = ask(fleet, "POST", "/api/chat", CHAT, **page)
     assert (
@@ -206,13 +206,13 @@ def test_an_allowed_origin_is_allowed(engine: FakeOllama) -> None:
         )
 
 
-def test_a_form_of_our_own_page_changes_nothing(fleet: Fleet) -> None:
+def test_a_form_of_the_own_origin_cannot_change_state(fleet: Fleet) -> None:
     ours = {"Origin": f"http://127.0.0.1:{fleet.port}"}
     assert status(fleet, "POST", "/fleet/nodes/invite", {}, **ours) == 200
     assert status(fleet, "POST", "/fleet/nodes/invite", {}, **ours, Content_Type="text/plain") == 415
 
 
-def test_a_login_link_works_once_and_opens_everything(fleet: Fleet) -> None:
+def test_a_login_link_works_once_and_grants_admin_rights(fleet: Fleet) -> None:
     path = ask(fleet, "POST", "/fleet/logins", {})[1]["path"]
     got, _, headers = ask(fleet, "GET", path, **FORWARDED)
     assert (
@@ -230,7 +230,7 @@ def test_a_login_link_works_once_and_opens_everything(fleet: Fleet) -> None:
 @pytest.mark.parametrize(
     "cookie", ["herd_session=", "herd_session=x", "=;;;", "herd_session=" + "a" * 5000, 'herd_session="\\', "other=1"]
 )
-def test_no_other_cookie_opens_anything(fleet: Fleet, cookie: str) -> None:
+def test_no_other_cookie_grants_rights(fleet: Fleet, cookie: str) -> None:
     assert status(fleet, "GET", "/fleet/status", **FORWARDED, Cookie=cookie) == 401
 
 
@@ -249,7 +249,7 @@ def test_no_other_cookie_opens_anything(fleet: Fleet, cookie: str) -> None:
         [],
     ],
 )
-def test_a_key_that_makes_no_sense_is_not_made(fleet: Fleet, wanted: object) -> None:
+def test_a_key_with_invalid_limits_is_refused(fleet: Fleet, wanted: object) -> None:
     assert status(fleet, "POST", "/fleet/keys", wanted) == 400
     assert ask(fleet, "GET", "/fleet/keys")[1]["keys"] == []
 
@@ -266,7 +266,7 @@ def test_the_list_of_keys_shows_no_secret(fleet: Fleet) -> None:
     assert "digest" not in row and key["Authorization"].rpartition("_")[2] not in json.dumps(row)
 
 
-def test_a_months_tokens_are_not_given_anew_by_a_restart(engine: FakeOllama, tmp_path: Path) -> None:
+def test_a_restart_does_not_reset_the_monthly_tokens(engine: FakeOllama, tmp_path: Path) -> None:
     with running_fleet({"alpha": engine}, data_dir=tmp_path) as fleet:
         key = a_key(fleet, tokens_per_month=1)
         assert status(fleet, "POST", "/api/chat", CHAT, **key) == 200
@@ -276,7 +276,7 @@ def test_a_months_tokens_are_not_given_anew_by_a_restart(engine: FakeOllama, tmp
         assert status(fleet, "GET", "/api/tags", **key) == 200
 
 
-def test_what_was_changed_is_on_record_with_who_and_from_where(fleet: Fleet) -> None:
+def test_changes_are_in_the_audit_log_with_key_and_address(fleet: Fleet) -> None:
     admin = a_key(fleet, name="boss", scopes=["admin"])
     assert status(fleet, "POST", "/fleet/nodes/invite", {}, **admin) == 200
     assert status(fleet, "POST", "/fleet/keys/revoke", {"name": "boss"}) == 200
@@ -291,7 +291,7 @@ def test_what_was_changed_is_on_record_with_who_and_from_where(fleet: Fleet) -> 
     assert status(fleet, "GET", "/fleet/audit?limit=x") == 400
 
 
-def test_use_is_counted_by_key(fleet: Fleet) -> None:
+def test_usage_is_counted_by_key(fleet: Fleet) -> None:
     key = a_key(fleet)
     assert [status(fleet, "POST", "/api/chat", CHAT, **key) for _ in range(2)] == [200, 200]
     fleet.settle()
@@ -303,12 +303,12 @@ def test_use_is_counted_by_key(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "x", "nan", "inf", "100000"])
-def test_a_timeout_that_makes_no_sense_is_told(fleet: Fleet, seconds: str) -> None:
+def test_an_invalid_timeout_is_refused(fleet: Fleet, seconds: str) -> None:
     got, answer, _ = ask(fleet, "POST", "/api/chat", CHAT, X_Request_Timeout=seconds)
     assert got == 400 and "X-Request-Timeout" in answer["error"]
 
 
-def test_a_request_ends_at_the_time_that_its_client_gave_it(fleet: Fleet, engine: FakeOllama) -> None:
+def test_a_request_ends_at_its_clients_timeout(fleet: Fleet, engine: FakeOllama) -> None:
     hang = engine.fail(Hang())
     try:
         got, answer, _ = ask(fleet, "POST", "/api/chat", CHAT, X_Request_Timeout="0.1")
@@ -322,7 +322,7 @@ MESSAGES = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "conten
 
 
 @pytest.mark.parametrize("header", [{"X_Api_Key": "a-word-of-mine"}, {"Authorization": "Bearer a-word-of-mine"}])
-def test_the_chosen_key_opens_anthropics_paths_and_nothing_else(engine: FakeOllama, header: dict[str, str]) -> None:
+def test_the_configured_anthropic_key_opens_only_anthropics_paths(engine: FakeOllama, header: dict[str, str]) -> None:
     with a_fleet(engine, anthropic_require_key=True, anthropic_api_key="a-word-of-mine") as fleet:
         assert status(fleet, "POST", "/v1/messages", MESSAGES) == 401
         assert status(fleet, "POST", "/v1/messages", MESSAGES, X_Api_Key="a-word-of-yours") == 401
@@ -335,14 +335,14 @@ def test_the_chosen_key_opens_anthropics_paths_and_nothing_else(engine: FakeOlla
         assert status(fleet, "POST", "/v1/messages", MESSAGES, **a_key(fleet)) == 200, "a key of ours counts as well"
 
 
-def test_without_a_chosen_key_only_ours_open_anthropics_paths(engine: FakeOllama) -> None:
+def test_without_a_configured_key_only_herd_keys_open_anthropics_paths(engine: FakeOllama) -> None:
     with a_fleet(engine, anthropic_require_key=True) as fleet:
         assert status(fleet, "POST", "/v1/messages", MESSAGES) == 401
         assert status(fleet, "POST", "/v1/messages", MESSAGES, X_Api_Key="anything") == 401
         assert status(fleet, "POST", "/v1/messages", MESSAGES, **a_key(fleet)) == 200
 
 
-def test_a_chosen_key_alone_asks_nobody_at_home_for_it(engine: FakeOllama) -> None:
+def test_a_configured_key_alone_does_not_require_a_key_from_local_clients(engine: FakeOllama) -> None:
     with a_fleet(engine, anthropic_api_key="a-word-of-mine") as fleet:
         assert status(fleet, "POST", "/v1/messages", MESSAGES) == 200
         assert status(fleet, "POST", "/v1/messages", MESSAGES, **FORWARDED) == 401

@@ -95,7 +95,7 @@ def play(folder: Path, game: Play, is_open: bool = False) -> None:
     asyncio.run(go())
 
 
-def test_an_agent_that_shares_the_coordinators_folder_belongs_at_once(tmp_path: Path) -> None:
+def test_an_agent_with_the_coordinators_data_folder_is_paired_at_once(tmp_path: Path) -> None:
     async def game(coordinator: Coordinator, house: House) -> None:
         agent = await house.agent(folder="herd")
         told = await agent.beat()
@@ -105,7 +105,7 @@ def test_an_agent_that_shares_the_coordinators_folder_belongs_at_once(tmp_path: 
     play(tmp_path, game)
 
 
-def test_a_code_that_was_pasted_lets_a_machine_in_and_it_stays_in_after_restarts(tmp_path: Path) -> None:
+def test_a_join_code_pairs_a_node_and_the_pairing_survives_restarts(tmp_path: Path) -> None:
     async def game(coordinator: Coordinator, house: House) -> None:
         _, invited = await house.ask("POST", "/fleet/nodes/invite", {})
         code = str(invited["code"]).rpartition("/")[2]
@@ -119,7 +119,7 @@ def test_a_code_that_was_pasted_lets_a_machine_in_and_it_stays_in_after_restarts
     play(tmp_path, game)
 
 
-def test_without_a_code_a_machine_waits_until_somebody_approves(tmp_path: Path) -> None:
+def test_without_a_code_a_node_is_pending_until_it_is_approved(tmp_path: Path) -> None:
     async def game(_: Coordinator, house: House) -> None:
         agent = await house.agent()
         told = await agent.beat()
@@ -136,7 +136,7 @@ def test_without_a_code_a_machine_waits_until_somebody_approves(tmp_path: Path) 
     play(tmp_path, game)
 
 
-def test_a_wrong_code_lets_nobody_in(tmp_path: Path) -> None:
+def test_a_wrong_join_code_is_refused(tmp_path: Path) -> None:
     async def game(_: Coordinator, house: House) -> None:
         told = await (await house.agent(code="AAAA-BBBB-CCCC-DDDD")).beat()
         assert told is not None and not told.is_heard and "code" in told.problem and house.node_ids == set()
@@ -144,7 +144,7 @@ def test_a_wrong_code_lets_nobody_in(tmp_path: Path) -> None:
     play(tmp_path, game)
 
 
-def test_a_removed_machine_is_a_stranger_and_may_join_again(tmp_path: Path) -> None:
+def test_a_removed_node_is_not_paired_and_may_join_again(tmp_path: Path) -> None:
     async def game(_: Coordinator, house: House) -> None:
         _, invited = await house.ask("POST", "/fleet/nodes/invite", {})
         code = str(invited["code"]).rpartition("/")[2]
@@ -186,7 +186,7 @@ def test_a_recorded_forged_or_unsigned_report_changes_nothing(tmp_path: Path) ->
     play(tmp_path, game)
 
 
-def test_a_report_that_comes_from_another_address_is_not_believed(tmp_path: Path) -> None:
+def test_a_report_from_another_address_is_refused(tmp_path: Path) -> None:
     async def game(_: Coordinator, house: House) -> None:
         agent = await house.agent(folder="herd")
         await agent.beat()
@@ -199,7 +199,7 @@ def test_a_report_that_comes_from_another_address_is_not_believed(tmp_path: Path
     play(tmp_path, game)
 
 
-def test_in_an_open_fleet_everybody_reports_but_under_no_paired_name(tmp_path: Path) -> None:
+def test_in_an_open_fleet_any_node_reports_but_not_under_a_paired_name(tmp_path: Path) -> None:
     async def game(_: Coordinator, house: House) -> None:
         stranger = await (await house.agent("pc")).beat()
         assert stranger is not None and stranger.is_heard
@@ -214,7 +214,7 @@ def test_in_an_open_fleet_everybody_reports_but_under_no_paired_name(tmp_path: P
     play(tmp_path, game, is_open=True)
 
 
-def test_a_machine_that_joins_again_with_what_it_has_goes_on_reporting(tmp_path: Path) -> None:
+def test_a_node_that_joins_again_with_its_identity_continues_to_report(tmp_path: Path) -> None:
     """The coordinator's files were put back from a copy that was made before this machine joined."""
 
     async def game(coordinator: Coordinator, house: House) -> None:
@@ -228,7 +228,7 @@ def test_a_machine_that_joins_again_with_what_it_has_goes_on_reporting(tmp_path:
     play(tmp_path, game)
 
 
-def test_two_machines_that_ask_by_one_name_get_two(tmp_path: Path) -> None:
+def test_two_machines_that_request_one_name_get_two_names(tmp_path: Path) -> None:
     async def game(_: Coordinator, house: House) -> None:
         codes = []
         for _ in range(2):
@@ -245,7 +245,7 @@ def test_two_machines_that_ask_by_one_name_get_two(tmp_path: Path) -> None:
     play(tmp_path, game)
 
 
-def test_an_agent_does_not_believe_a_coordinator_that_is_not_its_own(tmp_path: Path) -> None:
+def test_an_agent_ignores_a_coordinator_that_is_not_its_own(tmp_path: Path) -> None:
     async def game(coordinator: Coordinator, house: House) -> None:
         agent = await house.agent(folder="herd")
         await agent.beat()
@@ -271,7 +271,7 @@ def test_an_agent_does_not_believe_a_coordinator_that_is_not_its_own(tmp_path: P
     play(tmp_path, game)
 
 
-def test_of_two_coordinators_on_a_network_an_agent_reports_to_its_own(
+def test_with_two_coordinators_on_a_network_an_agent_reports_to_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mdns, "browse", partial(mdns.browse, ["127.0.0.1"]))
@@ -311,7 +311,7 @@ def test_of_two_coordinators_on_a_network_an_agent_reports_to_its_own(
         "x",
     ],
 )
-def test_a_wish_that_makes_no_sense_is_refused(tmp_path: Path, said: object) -> None:
+def test_an_invalid_join_request_is_refused(tmp_path: Path, said: object) -> None:
     async def game(coordinator: Coordinator, house: House) -> None:
         assert (await house.ask("POST", "/fleet/join", said))[0] == 400
         assert len(coordinator.membership.applicants) == 0
@@ -319,7 +319,7 @@ def test_a_wish_that_makes_no_sense_is_refused(tmp_path: Path, said: object) -> 
     play(tmp_path, game)
 
 
-def test_engines_are_only_reached_where_nodes_may_be(tmp_path: Path) -> None:
+def test_engine_addresses_outside_the_allowed_networks_are_refused(tmp_path: Path) -> None:
     async def game(coordinator: Coordinator, house: House) -> None:
         body = heartbeat_decode.encode(replace(a_report("pc"), engines=(an_engine(),)), 0.0).replace(
             b"http://127.0.0.1", b"http://169.254.169.254"
@@ -331,7 +331,7 @@ def test_engines_are_only_reached_where_nodes_may_be(tmp_path: Path) -> None:
     play(tmp_path, game, is_open=True)
 
 
-def test_a_door_that_speaks_tls_needs_a_node_with_a_key(tmp_path: Path) -> None:
+def test_a_forwarder_with_tls_needs_a_paired_node(tmp_path: Path) -> None:
     """Who is not paired shares no secret with the coordinator, so nothing could be said at its door."""
 
     async def game(coordinator: Coordinator, house: House) -> None:

@@ -84,7 +84,7 @@ def test_an_ipv4_client_on_an_ipv6_listener_keeps_its_ipv4_name() -> None:
     assert memory.exchanges[0].client_ip == "192.0.2.7"
 
 
-def test_many_pipelined_requests_yield_to_others_now_and_then() -> None:
+def test_many_pipelined_requests_let_other_connections_run() -> None:
     memory = a_memory(echo)
     connection, transport = memory.connect()
     connection.data_received(GET * 100)
@@ -93,7 +93,7 @@ def test_many_pipelined_requests_yield_to_others_now_and_then() -> None:
     assert codes(bytes(transport.sent)) == [200] * 100
 
 
-def test_too_much_pipelined_stops_the_reading_until_the_answer_is_out() -> None:
+def test_too_many_pipelined_bytes_pause_reading_until_the_answer_is_sent() -> None:
     memory = a_memory(pipeline_max_bytes=100)
     connection, transport = memory.connect()
     connection.data_received(GET)
@@ -105,7 +105,7 @@ def test_too_much_pipelined_stops_the_reading_until_the_answer_is_out() -> None:
     assert codes(bytes(transport.sent)) == [200] * 3
 
 
-def test_pipelined_requests_wait_while_the_client_does_not_read() -> None:
+def test_pipelined_requests_wait_while_the_client_reads_nothing() -> None:
     """Else answers nobody reads would pile up without end."""
     memory = a_memory(echo)
     connection, _ = memory.connect()
@@ -146,7 +146,7 @@ def test_nothing_after_a_last_request_is_served() -> None:
     assert len(memory.exchanges) == 1 and transport.is_ended
 
 
-def test_a_client_that_asks_first_is_told_to_continue() -> None:
+def test_expect_100_continue_is_answered() -> None:
     memory = a_memory(echo)
     connection, transport = memory.connect()
     head = b"POST /p HTTP/1.1\r\nHost: x\r\nExpect: 100-Continue\r\nContent-Length: 5\r\n\r\n"
@@ -156,7 +156,7 @@ def test_a_client_that_asks_first_is_told_to_continue() -> None:
     assert codes(bytes(transport.sent)) == [100, 200]
 
 
-def test_nobody_is_told_to_continue_who_already_has_or_who_may_not() -> None:
+def test_no_100_continue_after_the_body_or_with_a_refusal() -> None:
     memory = a_memory(echo, body_max_bytes=5)
     head = b"POST /p HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
     for data, expected in ((head % 5 + b"hello", [200]), (head % 6, [413]), (head % 0, [200])):
@@ -165,7 +165,7 @@ def test_nobody_is_told_to_continue_who_already_has_or_who_may_not() -> None:
         assert codes(bytes(transport.sent)) == expected
 
 
-def test_head_gets_the_head_alone() -> None:
+def test_head_gets_no_body() -> None:
     def answer(exchange: HttpExchange) -> None:
         if exchange.path == "/stream":
             exchange.begin(200, [], None)
@@ -197,7 +197,7 @@ def streamed(exchange: HttpExchange, length: int | None, *pieces: bytes) -> None
     exchange.end()
 
 
-def test_a_stream_is_chunked_and_its_head_leaves_with_the_first_piece() -> None:
+def test_a_stream_is_chunked_and_its_head_is_sent_with_the_first_piece() -> None:
     memory = a_memory()
     connection, transport = memory.connect()
     connection.data_received(GET)
@@ -239,7 +239,7 @@ def test_answers_that_have_no_body_have_no_framing(status: int) -> None:
 
 
 @pytest.mark.parametrize(("length", "pieces"), [(6, (b"one",)), (4, (b"one", b"two")), (2, (b"one",))])
-def test_an_answer_that_breaks_its_word_is_cut(length: int, pieces: tuple[bytes, ...]) -> None:
+def test_an_answer_that_differs_from_its_content_length_is_cut(length: int, pieces: tuple[bytes, ...]) -> None:
     """Too little or too much would be taken for part of the next answer."""
     memory = a_memory(lambda exchange: streamed(exchange, length, *pieces))
     connection, transport = memory.connect()
@@ -252,7 +252,7 @@ def test_an_answer_that_breaks_its_word_is_cut(length: int, pieces: tuple[bytes,
 
 
 @pytest.mark.parametrize("length", [None, 100])
-def test_a_cut_answer_shows_its_last_words_and_no_end(length: int | None) -> None:
+def test_a_cut_answer_has_its_error_frame_and_no_final_chunk(length: int | None) -> None:
     memory = a_memory()
     connection, transport = memory.connect()
     connection.data_received(GET + GET)
@@ -270,7 +270,7 @@ def test_a_cut_answer_shows_its_last_words_and_no_end(length: int | None) -> Non
     assert b"more" not in transport.sent and len(memory.exchanges) == 1
 
 
-def test_last_words_never_fill_an_announced_length() -> None:
+def test_an_error_frame_never_fills_up_an_announced_length() -> None:
     memory = a_memory()
     connection, transport = memory.connect()
     connection.data_received(GET)
@@ -280,7 +280,7 @@ def test_last_words_never_fill_an_announced_length() -> None:
     assert transport.sent.endswith(b"one") and transport.is_ended
 
 
-def test_a_header_cannot_begin_another_header() -> None:
+def test_a_header_value_cannot_inject_another_header() -> None:
     bad = [(b"X-A", b"b\r\nSet-Cookie: c"), (b"X-B\n", b"c"), (b"X-C", b"\0"), (b"X-D", b"d\r"), (b"X-E", b"e")]
     memory = a_memory(lambda exchange: exchange.respond(200, bad, b""))
     connection, transport = memory.connect()
@@ -289,7 +289,7 @@ def test_a_header_cannot_begin_another_header() -> None:
     assert set(reply.headers) == {"x-e", "date", "content-length"}
 
 
-def test_framing_headers_of_others_are_replaced_by_our_own() -> None:
+def test_framing_headers_of_nodes_and_routes_are_replaced() -> None:
     theirs = [
         (b"Content-Length", b"99"),
         (b"transfer-encoding", b"chunked"),
@@ -308,7 +308,7 @@ def test_framing_headers_of_others_are_replaced_by_our_own() -> None:
 # Limits
 
 
-def test_a_head_up_to_the_limit_is_taken_and_one_byte_more_is_not() -> None:
+def test_a_head_up_to_the_limit_is_accepted_and_one_byte_more_is_refused() -> None:
     for size, expected in ((200, 200), (201, 431), (5000, 431)):
         head = b"GET /a HTTP/1.1\r\nHost: x\r\nX-A: %b\r\n\r\n"
         data = head % (b"b" * (size - len(head) + 2))
@@ -339,7 +339,7 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read() -> None:
     assert memory.exchanges == [] and codes(bytes(transport.sent)) == [413]
 
 
-def test_a_chunked_body_over_the_limit_is_refused_while_it_is_counted() -> None:
+def test_a_chunked_body_over_the_limit_is_refused_while_it_arrives() -> None:
     head = b"POST /p HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     for chunks, expected in ((b"5\r\nhello\r\n" * 2, []), (b"5\r\nhello\r\n" * 2 + b"1\r\n", [413])):
         memory = a_memory(echo, body_max_bytes=10)
@@ -359,7 +359,7 @@ def test_a_body_of_tiny_chunks_is_refused() -> None:
     assert codes(bytes(transport.sent)) == [400]
 
 
-def test_all_uploads_together_have_a_limit_and_give_back_what_they_took() -> None:
+def test_all_uploads_together_have_a_limit_and_release_their_bytes() -> None:
     memory = a_memory(echo, uploads_max_bytes=100)
     head = b"POST /p HTTP/1.1\r\nHost: x\r\nContent-Length: 90\r\n\r\n"
     first, first_transport = memory.connect()
@@ -393,13 +393,13 @@ def test_one_address_cannot_take_all_connections() -> None:
     assert memory.clients._per_ip == {}
 
 
-def test_a_proxy_on_this_machine_may_hold_more_connections_than_a_stranger() -> None:
+def test_a_local_proxy_may_open_more_connections_than_a_remote_client() -> None:
     memory = a_memory(echo, connections_per_ip_max=1, connections_loopback_max=2)
     for ip in ("127.0.0.1", "::1"):
         assert [bool(memory.connect(ip)[1].sent) for _ in range(3)] == [False, False, True]
 
 
-def test_connections_in_all_have_a_limit_and_a_flood_is_only_cut() -> None:
+def test_all_connections_have_a_limit_and_a_flood_gets_no_answers() -> None:
     memory = a_memory(echo, connections_max=2)
     transports = [memory.connect(f"192.0.2.{n}")[1] for n in range(40)]
     assert [codes(bytes(t.sent)) for t in transports[:3]] == [[], [], [503]]
@@ -422,7 +422,7 @@ def test_a_head_that_takes_too_long_is_refused() -> None:
     assert codes(bytes(transport.sent)) == [408]
 
 
-def test_a_connection_that_says_nothing_is_closed_sooner_than_one_that_was_used() -> None:
+def test_an_unused_connection_is_closed_sooner_than_a_used_one() -> None:
     memory = a_memory(echo)
     _, silent = memory.connect()
     used, transport = memory.connect()
@@ -460,7 +460,7 @@ def test_a_waiting_request_has_no_time_limit_here() -> None:
     assert codes(bytes(transport.sent)) == [200]
 
 
-def test_a_client_that_takes_nothing_for_a_minute_is_cut() -> None:
+def test_a_client_that_reads_nothing_for_a_minute_is_cut() -> None:
     memory = a_memory()
     connection, transport = memory.connect()
     connection.data_received(GET)
@@ -474,7 +474,7 @@ def test_a_client_that_takes_nothing_for_a_minute_is_cut() -> None:
     assert transport.is_aborted
 
 
-def test_a_client_that_takes_a_little_of_a_growing_answer_is_not_cut() -> None:
+def test_a_client_that_reads_slowly_is_not_cut() -> None:
     memory = a_memory()
     connection, transport = memory.connect()
     connection.data_received(GET)
@@ -527,7 +527,7 @@ def was_cut(exchange: HttpExchange) -> None:
     ("state", "expected"),
     [(waits, ["gone"]), (has_begun, ["gone"]), (streams, ["gone"]), (has_ended, []), (was_cut, [])],
 )
-def test_leaving_is_told_once_if_the_answer_has_not_ended(
+def test_a_disconnect_is_reported_once_if_the_answer_has_not_ended(
     state: Callable[[HttpExchange], None], expected: list[str], how: str
 ) -> None:
     memory = a_memory()
@@ -548,7 +548,7 @@ def test_leaving_is_told_once_if_the_answer_has_not_ended(
     assert bytes(transport.sent) == before and told == expected
 
 
-def test_leaving_while_a_request_is_half_read_hands_nothing_on() -> None:
+def test_a_disconnect_in_the_middle_of_a_request_starts_no_request() -> None:
     for cut in range(len(POST)):
         memory = a_memory(echo)
         connection, _ = memory.connect()
@@ -558,7 +558,7 @@ def test_leaving_while_a_request_is_half_read_hands_nothing_on() -> None:
         assert memory.exchanges == [] and memory.clients.connections == set()
 
 
-def test_what_was_pipelined_is_dropped_when_the_client_leaves() -> None:
+def test_pipelined_requests_are_dropped_when_the_client_disconnects() -> None:
     memory = a_memory()
     connection, _ = memory.connect()
     connection.data_received(POST + POST)
@@ -570,7 +570,7 @@ def test_what_was_pipelined_is_dropped_when_the_client_leaves() -> None:
 # Draining
 
 
-def test_draining_closes_the_idle_and_lets_answers_finish() -> None:
+def test_draining_closes_idle_connections_and_lets_answers_finish() -> None:
     memory = a_memory()
     _, silent = memory.connect()
     waiting, waiting_transport = memory.connect()
@@ -599,7 +599,7 @@ def test_a_stream_that_began_before_draining_closes_its_connection_at_its_end() 
     assert transport.is_closed
 
 
-def test_a_client_that_pipelined_into_the_drain_can_still_read_its_answer() -> None:
+def test_a_client_that_pipelined_during_a_drain_can_still_read_its_answer() -> None:
     """Closing over what it sent ahead could reset the connection and destroy the answer on its way."""
     memory = a_memory()
     connection, transport = memory.connect()
@@ -610,7 +610,7 @@ def test_a_client_that_pipelined_into_the_drain_can_still_read_its_answer() -> N
     assert codes(bytes(transport.sent)) == [200] and len(memory.exchanges) == 1
 
 
-def test_a_request_that_arrives_while_draining_is_told_to_come_back() -> None:
+def test_a_request_during_a_drain_gets_retry_after() -> None:
     memory = a_memory(echo)
     connection, transport = memory.connect()
     connection.data_received(POST[:-1])
@@ -624,7 +624,7 @@ def test_a_request_that_arrives_while_draining_is_told_to_come_back() -> None:
 # On real sockets
 
 
-def test_a_slow_reader_stops_its_own_answer_and_starts_it_again() -> None:
+def test_a_slow_reader_pauses_and_resumes_its_own_answer() -> None:
     async def main() -> None:
         told: list[bool] = []
         stalled = asyncio.Event()
@@ -661,7 +661,7 @@ def test_a_slow_reader_stops_its_own_answer_and_starts_it_again() -> None:
 
 @pytest.mark.parametrize("how", ["close", "reset", "half"])
 @pytest.mark.parametrize("state", [waits, streams])
-def test_a_real_client_that_leaves_is_noticed(state: Callable[[HttpExchange], None], how: str) -> None:
+def test_a_real_disconnect_is_noticed(state: Callable[[HttpExchange], None], how: str) -> None:
     async def main() -> None:
         gone = asyncio.Event()
         arrived = asyncio.Event()
@@ -688,7 +688,7 @@ def test_a_real_client_that_leaves_is_noticed(state: Callable[[HttpExchange], No
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="only Linux tells the state of an unread connection")
-def test_a_client_that_leaves_is_noticed_though_it_is_not_read() -> None:
+def test_a_disconnect_is_noticed_while_reading_is_paused() -> None:
     async def main() -> None:
         gone = asyncio.Event()
         arrived = asyncio.Event()
@@ -714,7 +714,7 @@ def test_a_client_that_leaves_is_noticed_though_it_is_not_read() -> None:
     run(main)
 
 
-def test_a_refused_upload_can_read_why_though_it_is_still_sending() -> None:
+def test_a_client_that_is_still_uploading_can_read_its_refusal() -> None:
     """Closing at once would reset the connection, and the 413 would be lost."""
 
     async def main() -> None:
@@ -729,7 +729,7 @@ def test_a_refused_upload_can_read_why_though_it_is_still_sending() -> None:
     run(main)
 
 
-def test_an_http_1_0_stream_that_breaks_off_is_reset() -> None:
+def test_a_failed_http_1_0_stream_is_reset() -> None:
     """Its end is the connection's: an orderly close would make half an answer look whole."""
 
     async def main() -> None:
@@ -748,7 +748,7 @@ def test_an_http_1_0_stream_that_breaks_off_is_reset() -> None:
     run(main)
 
 
-def test_a_large_body_arrives_whole() -> None:
+def test_a_large_body_arrives_complete() -> None:
     async def main() -> None:
         async with a_server(lambda x: x.respond(200, [], str(hash(x.body)).encode())) as server:
             body = bytes(range(256)) * 20_000

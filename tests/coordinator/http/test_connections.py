@@ -16,6 +16,6 @@ def test_the_published_limits_have_their_names_and_defaults() -> None:
     assert published["FLEET_MAX_CONNECTIONS_PER_IP"] == 100
 
 
-def test_every_limit_explains_itself() -> None:
+def test_every_limit_has_a_help_text() -> None:
     for f in fields(HttpSettings):
         assert f.metadata["env"].startswith("FLEET_") and f.metadata["help"].endswith("."), f.name

@@ -236,7 +236,7 @@ def answers(data: bytes, pieces: list[bytes]) -> tuple[Memory, bytes, bool]:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_doubtful_request_is_refused_and_the_connection_closed(name: str) -> None:
+def test_an_ambiguous_request_is_refused_and_the_connection_closed(name: str) -> None:
     """Nothing of it and nothing after it is handed on: what follows might be its body."""
     data, status = REFUSED[name]
     for pieces in (
@@ -251,7 +251,7 @@ def test_a_doubtful_request_is_refused_and_the_connection_closed(name: str) -> N
 
 
 @pytest.mark.parametrize("name", UNDERSTOOD)
-def test_a_sound_request_is_understood_in_any_split(name: str) -> None:
+def test_a_valid_request_is_parsed_in_any_split(name: str) -> None:
     data, expected = UNDERSTOOD[name]
     for pieces in ([data], *[[data[:i], data[i:]] for i in range(1, len(data))], [*map(bytes, zip(data))]):
         memory, sent, _ = answers(data, pieces)
@@ -259,11 +259,11 @@ def test_a_sound_request_is_understood_in_any_split(name: str) -> None:
         assert len(memory.exchanges) == len(expected)
 
 
-def test_the_corpus_is_broad() -> None:
+def test_the_corpus_has_hundreds_of_requests() -> None:
     assert len(REFUSED) >= 60
 
 
-def test_the_dialect_is_told_the_path_of_a_refused_request() -> None:
+def test_the_path_of_a_refused_request_selects_the_error_format() -> None:
     data = post(b"Transfer-Encoding: identity", body=b"hello")
     _, sent, _ = answers(data, [data])
     assert json.loads(replies(sent)[0].body) == {"path": "/a", "code": "malformed_request"}
@@ -273,7 +273,7 @@ def test_the_dialect_is_told_the_path_of_a_refused_request() -> None:
     "data",
     [b"GET / HTTP/1.1\nHost: x\n\n", b"GET / HTTP/1.1\r\nHost: x\rX", b"GET /\0", b"\x16\x03\x01\x02\x00", b"{", b" "],
 )
-def test_what_can_never_become_a_request_is_refused_at_once(data: bytes) -> None:
+def test_bytes_that_cannot_become_a_request_are_refused_at_once(data: bytes) -> None:
     """No end of a head follows, yet nobody waits for the time limit."""
     for pieces in ([data], [*map(bytes, zip(data))]):
         _, sent, is_ended = answers(data, pieces)

@@ -12,7 +12,7 @@ from herd.coordinator.http.server import PortInUse, serve
 from http_fixtures import GET, a_server, a_socket, echo, read_until, read_until_close, render_error, replies, run
 
 
-def test_a_used_port_is_named_in_plain_words() -> None:
+def test_a_port_in_use_is_named_in_the_error() -> None:
     async def main() -> None:
         async with a_server(echo) as server:
             with pytest.raises(PortInUse) as caught:
@@ -65,7 +65,7 @@ def test_draining_waits_for_the_answers_in_progress() -> None:
     run(main)
 
 
-def test_time_in_which_the_process_was_stopped_is_nobodys_delay() -> None:
+def test_time_in_which_the_process_was_stopped_counts_against_no_client() -> None:
     """After SIGSTOP or a laptop's sleep the clients' bytes wait in the kernel: they must not be punished for it."""
 
     async def main() -> None:
@@ -85,7 +85,7 @@ def test_time_in_which_the_process_was_stopped_is_nobodys_delay() -> None:
     run(main)
 
 
-def test_a_steady_clock_does_enforce_the_limits() -> None:
+def test_the_limits_are_enforced_while_the_clock_is_steady() -> None:
     async def main() -> None:
         async with a_server(echo) as server:
             sock = await a_socket(server)

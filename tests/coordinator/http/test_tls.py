@@ -74,7 +74,7 @@ def test_a_stream_is_answered_over_https(secure: tuple[int, ssl.SSLContext]) -> 
     connection.close()
 
 
-def test_plain_words_on_the_https_port_are_not_answered(secure: tuple[int, ssl.SSLContext]) -> None:
+def test_plain_http_on_the_https_port_is_not_answered(secure: tuple[int, ssl.SSLContext]) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", secure[0], timeout=30)
     with pytest.raises((http.client.HTTPException, OSError)):
         connection.request("GET", "/health")
@@ -99,7 +99,7 @@ def test_a_certificate_without_its_key_is_refused() -> None:
 
 
 @pytest.mark.parametrize("is_encrypted", [True, False])
-def test_a_sessions_cookie_that_came_by_https_goes_by_https_alone(tmp_path: Path, is_encrypted: bool) -> None:
+def test_a_session_cookie_from_https_is_secure(tmp_path: Path, is_encrypted: bool) -> None:
     settings = a_certificate(tmp_path)
     with running_fleet({}, settings=replace(settings_for_tests(), tls=settings)) as fleet:
         path = json.loads(asked(fleet.port, None, "POST", "/fleet/logins")[1])["path"]

@@ -14,7 +14,7 @@ def an_outbox() -> tuple[WriteBatcher, FakeLoop]:
     return WriteBatcher(cast("asyncio.AbstractEventLoop", loop)), loop
 
 
-def test_the_first_bytes_of_a_turn_leave_at_once_and_the_others_at_its_end() -> None:
+def test_the_first_write_of_an_iteration_is_sent_at_once_and_the_others_at_its_end() -> None:
     outbox, loop = an_outbox()
     first, second = FakeTransport(), FakeTransport()
     outbox.send(first, b"1")
@@ -25,7 +25,7 @@ def test_the_first_bytes_of_a_turn_leave_at_once_and_the_others_at_its_end() -> 
     assert (first.sent, second.sent) == (b"13", b"2")
 
 
-def test_every_turn_begins_anew() -> None:
+def test_each_iteration_sends_its_first_write_at_once() -> None:
     outbox, loop = an_outbox()
     transport = FakeTransport()
     for turn in (b"a", b"b"):
@@ -35,7 +35,7 @@ def test_every_turn_begins_anew() -> None:
     assert not loop.soon
 
 
-def test_a_flush_sends_what_waits_in_order() -> None:
+def test_a_flush_sends_waiting_bytes_in_order() -> None:
     outbox, _ = an_outbox()
     transport = FakeTransport()
     for piece in (b"a", b"b", b"c"):
@@ -44,7 +44,7 @@ def test_a_flush_sends_what_waits_in_order() -> None:
     assert transport.sent == b"abc"
 
 
-def test_what_was_meant_for_a_closed_connection_is_dropped_and_others_get_theirs() -> None:
+def test_bytes_for_a_closed_connection_are_dropped_and_others_are_sent() -> None:
     outbox, loop = an_outbox()
     closed, alive = FakeTransport(), FakeTransport()
     outbox.send(alive, b"1")
@@ -55,7 +55,7 @@ def test_what_was_meant_for_a_closed_connection_is_dropped_and_others_get_theirs
     assert (closed.sent, alive.sent) == (b"", b"13")
 
 
-def test_more_than_the_limit_does_not_wait_for_the_end_of_the_turn() -> None:
+def test_bytes_over_the_limit_are_sent_before_the_end_of_the_iteration() -> None:
     outbox, _ = an_outbox()
     transport = FakeTransport()
     outbox.send(transport, b"1")

@@ -57,7 +57,7 @@ def ask(
         return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
 
 
-def test_who_asks_for_an_unknown_model_waits_and_is_answered_by_it() -> None:
+def test_a_request_for_an_unknown_model_waits_for_its_download() -> None:
     with a_fleet() as (fleet, node):
         status, headers, body = ask(fleet)
         assert status == 200, body
@@ -67,7 +67,7 @@ def test_who_asks_for_an_unknown_model_waits_and_is_answered_by_it() -> None:
         assert "auto-pull" in fleet.get("/dashboard/api/traces")["traces"][0]["tags"]
 
 
-def test_a_waiting_stream_tells_how_far_it_is_if_asked() -> None:
+def test_a_waiting_stream_reports_the_progress_on_request() -> None:
     with a_fleet() as (fleet, node):
         gate = node.fail(Gate())
         body = {"model": "new", "messages": HI, "stream": True}
@@ -82,14 +82,14 @@ def test_a_waiting_stream_tells_how_far_it_is_if_asked() -> None:
 
 
 @pytest.mark.parametrize("settings", [{"is_on": False}, {"whom": "admins"}])
-def test_a_client_from_elsewhere_or_an_owner_who_wants_none_gets_404(settings: dict[str, Any]) -> None:
+def test_a_remote_client_or_a_disabled_auto_pull_gets_404(settings: dict[str, Any]) -> None:
     with a_fleet(**settings) as (fleet, node):
         status, _, body = ask(fleet, headers=FORWARDED if "whom" in settings else None)
         assert status in (401, 404), body
         assert not any(seen.path == "/api/pull" for seen in node.requests)
 
 
-def test_what_the_registry_does_not_have_is_told() -> None:
+def test_a_model_that_the_registry_does_not_have_is_reported() -> None:
     with a_fleet() as (fleet, _):
         status, _, body = ask(fleet, model="nowhere")
         assert status == 404 and b"could not be downloaded" in body and b"file does not exist" in body
@@ -97,7 +97,7 @@ def test_what_the_registry_does_not_have_is_told() -> None:
         assert status == 404 and b"evil.host" in body
 
 
-def test_when_the_last_who_waits_has_left_it_stops() -> None:
+def test_the_download_stops_when_the_last_waiting_client_disconnects() -> None:
     with a_fleet() as (fleet, node):
         gate = node.fail(Gate())
         connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)
@@ -115,7 +115,7 @@ def test_when_the_last_who_waits_has_left_it_stops() -> None:
         assert job["state"] == "cancelled"
 
 
-def test_nobody_waits_longer_than_the_owner_allows() -> None:
+def test_the_wait_for_a_download_has_a_limit() -> None:
     with a_fleet(timeout_s=0.2) as (fleet, node):
         gate = node.fail(Gate())
         status, _, body = ask(fleet)

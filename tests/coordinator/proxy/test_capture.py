@@ -1,4 +1,4 @@
-"""Prompts are kept only where the owner asked for it: in memory, bounded, for a while, and everybody who looks is told."""
+"""Tests the capture of prompts: off by default, in memory, limited in size and time, and visible to users."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ CANARY = "xylocanary5c"
 FORWARDED = {"X-Forwarded-For": "203.0.113.9"}
 
 
-class Hands:
-    """A clock that is moved by hand."""
+class ManualClock:
+    """A clock that the test moves."""
 
     at = 100.0
 
@@ -31,47 +31,47 @@ class Hands:
         return self.at
 
 
-def a_capture(hands: Hands, **settings: Any) -> Capture:
-    return Capture(CaptureSettings(is_on=True, **settings), hands.now, lambda: 1e9)
+def a_capture(clock: ManualClock, **settings: Any) -> Capture:
+    return Capture(CaptureSettings(is_on=True, **settings), clock.now, lambda: 1e9)
 
 
-def kept(capture: Capture) -> list[str]:
-    return [entry.body for entry in capture._kept]
+def captured(capture: Capture) -> list[str]:
+    return [entry.body for entry in capture._captured]
 
 
-def test_it_is_off_unless_it_is_asked_for() -> None:
-    capture = Capture(CaptureSettings(), Hands().now, lambda: 0.0)
+def test_capture_is_off_by_default() -> None:
+    capture = Capture(CaptureSettings(), ManualClock().now, lambda: 0.0)
     capture.take("r1", "/api/chat", b"x")
-    assert not capture.is_on and not kept(capture)
+    assert not capture.is_on and not captured(capture)
     assert capture.state() == {"is_on": False, "ends_in_s": 0.0, "requests": 0}
 
 
-def test_it_ends_by_itself_and_forgets() -> None:
-    hands = Hands()
-    capture = a_capture(hands, lasts_s=60.0)
+def test_capture_ends_by_itself_and_deletes_the_prompts() -> None:
+    clock = ManualClock()
+    capture = a_capture(clock, lasts_s=60.0)
     capture.take("r1", "/api/chat", b"one")
-    hands.at += 59.0
+    clock.at += 59.0
     assert capture.state() == {"is_on": True, "ends_in_s": 1.0, "requests": 1}
-    hands.at += 1.0
+    clock.at += 1.0
     assert capture.state()["requests"] == 0
     capture.take("r2", "/api/chat", b"two")
-    assert not kept(capture) and not capture.is_on
+    assert not captured(capture) and not capture.is_on
 
 
-def test_the_oldest_goes_when_it_is_full_also_of_small_ones() -> None:
-    capture = a_capture(Hands(), max_bytes=10_000)
+def test_the_oldest_prompts_are_dropped_when_the_memory_is_full() -> None:
+    capture = a_capture(ManualClock(), max_bytes=10_000)
     for number in range(1000):
         capture.take(f"r{number}", "/api/chat", f"{number}".encode())
-    assert 1 < len(kept(capture)) < 20 and kept(capture)[-1] == "999"
+    assert 1 < len(captured(capture)) < 20 and captured(capture)[-1] == "999"
     assert capture._held_bytes <= 10_000
     capture.take("big", "/api/chat", b"a" * 20_000)
-    assert not kept(capture), "it does not fit, so it is not kept either"
+    assert not captured(capture), "a prompt over the limit is not stored"
 
 
-def test_a_long_prompt_is_cut_and_says_so() -> None:
-    capture = a_capture(Hands())
+def test_a_long_prompt_is_truncated_and_marked() -> None:
+    capture = a_capture(ManualClock())
     capture.take("r1", "/api/chat", b"\xff" * (ENTRY_MAX_BYTES + 1))
-    [entry] = capture._kept
+    [entry] = capture._captured
     assert (len(entry.body), entry.bytes, entry.is_cut) == (ENTRY_MAX_BYTES, ENTRY_MAX_BYTES + 1, True)
 
 
@@ -108,7 +108,7 @@ def chat(fleet: Fleet) -> None:
     )
 
 
-def test_what_is_asked_can_be_read_by_who_may_do_everything_and_by_nobody_else(fleet: Fleet) -> None:
+def test_only_an_admin_can_read_captured_prompts(fleet: Fleet) -> None:
     chat(fleet)
     _, made = ask(fleet, "POST", "/fleet/keys", {"name": "reader", "scopes": ["read", "chat", "models"]})
     reader = {"Authorization": f"Bearer {json.loads(made)['key']}"}
@@ -125,7 +125,7 @@ def test_what_is_asked_can_be_read_by_who_may_do_everything_and_by_nobody_else(f
         assert status in (401, 403) and CANARY not in text
 
 
-def test_it_is_told_wherever_one_looks(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_active_capture_is_shown_in_status_and_log(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
     state = fleet.get("/fleet/status")
     assert state["capture"]["is_on"] and 3500 < state["capture"]["ends_in_s"] <= 3600
     assert "PROMPTS ARE KEPT" in "\n".join(line.plain for line in status_lines(state, 100))
@@ -134,7 +134,7 @@ def test_it_is_told_wherever_one_looks(fleet: Fleet, caplog: pytest.LogCaptureFi
     assert any("FLEET_CAPTURE is set" in record.getMessage() for record in caplog.get_records("setup"))
 
 
-def test_it_can_be_ended_and_everything_is_forgotten(fleet: Fleet) -> None:
+def test_capture_can_be_ended_and_the_prompts_are_deleted(fleet: Fleet) -> None:
     chat(fleet)
     assert json.loads(ask(fleet, "POST", "/fleet/capture/end", {})[1]) == {
         "is_on": False,
@@ -145,7 +145,7 @@ def test_it_can_be_ended_and_everything_is_forgotten(fleet: Fleet) -> None:
     assert json.loads(ask(fleet, "GET", "/fleet/capture")[1])["captured"] == []
 
 
-def test_nothing_of_it_reaches_a_disk_a_log_or_what_others_see(fleet: Fleet) -> None:
+def test_captured_prompts_reach_no_disk_no_log_and_no_other_route(fleet: Fleet) -> None:
     logged = logs.start(LogSettings(), fleet.data_dir, "herd")
     try:
         chat(fleet)
@@ -161,7 +161,7 @@ def test_nothing_of_it_reaches_a_disk_a_log_or_what_others_see(fleet: Fleet) -> 
         assert CANARY.encode() not in file.read_bytes(), file.name
 
 
-def test_without_the_setting_nothing_is_there_to_be_read() -> None:
+def test_without_the_setting_no_prompt_can_be_read() -> None:
     with FakeOllama(["m"]) as engine, running_fleet({"alpha": engine}) as off:
         chat(off)
         assert json.loads(ask(off, "GET", "/fleet/capture")[1])["captured"] == []

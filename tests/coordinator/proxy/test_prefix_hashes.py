@@ -1,4 +1,4 @@
-"""Equal beginnings give equal hashes, and nothing else does."""
+"""Tests prefix hashes: equal beginnings have equal hashes, and different ones do not."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ def a_body(*turns: str) -> bytes:
 LONG = "It was a long beginning. " * 200
 
 
-def test_a_later_turn_begins_as_the_one_before() -> None:
+def test_a_later_turn_has_the_hashes_of_the_earlier_one() -> None:
     first, second = prefix_hashes(a_body(LONG)), prefix_hashes(a_body(LONG, "An answer.", "And now?" * 300))
     assert len(first) == len(a_body(LONG)[a_body(LONG).find(b'"messages"') :]) // BLOCK_BYTES
     assert second[: len(first) - 1] == first[:-1]
     assert len(second) > len(first)
 
 
-def test_another_beginning_shares_nothing() -> None:
+def test_different_beginnings_share_no_hash() -> None:
     assert not set(prefix_hashes(a_body(LONG))) & set(prefix_hashes(a_body("X" + LONG)))
 
 
-def test_a_difference_in_the_middle_ends_what_is_shared() -> None:
+def test_hashes_are_equal_up_to_the_first_difference() -> None:
     one, other = prefix_hashes(a_body(LONG + "a" + LONG)), prefix_hashes(a_body(LONG + "b" + LONG))
     shared = len([1 for a, b in zip(one, other, strict=True) if a == b])
     assert 0 < shared < len(one)
@@ -35,13 +35,13 @@ def test_a_difference_in_the_middle_ends_what_is_shared() -> None:
 
 def test_other_fields_before_the_messages_do_not_matter() -> None:
     plain = a_body(LONG)
-    assert prefix_hashes(plain.replace(b'{"model": "m"', b'{"model": "m", "user": "somebody"')) == prefix_hashes(plain)
+    assert prefix_hashes(plain.replace(b'{"model": "m"', b'{"model": "m", "user": "ann"')) == prefix_hashes(plain)
 
 
-def test_two_owners_never_share() -> None:
+def test_two_owners_share_no_hash() -> None:
     assert not set(prefix_hashes(a_body(LONG), "ann")) & set(prefix_hashes(a_body(LONG), "bob"))
 
 
-def test_a_short_prompt_has_nothing_to_share() -> None:
+def test_a_short_prompt_has_no_hashes() -> None:
     assert prefix_hashes(a_body("Hi")) == ()
     assert prefix_hashes(b"{}") == ()

@@ -47,7 +47,7 @@ def first_failure(rig: Rig) -> FailureKind | None:
 # --- bytes pass ---
 
 
-def test_a_stream_passes_untouched_and_says_where_it_came_from() -> None:
+def test_a_stream_passes_unchanged_and_its_headers_name_the_node() -> None:
     async def test() -> None:
         async with (
             RawServer(answers(*(STREAM[n : n + 7] for n in range(0, len(STREAM), 7)))) as server,
@@ -66,7 +66,7 @@ def test_a_stream_passes_untouched_and_says_where_it_came_from() -> None:
     run(test)
 
 
-def test_a_whole_answer_keeps_its_length() -> None:
+def test_a_complete_answer_keeps_its_length() -> None:
     async def test() -> None:
         async with RawServer(answers(DOCUMENT)) as server, a_rig({"alpha": server.url}) as rig:
             client = await rig.answered(stream=False)
@@ -76,7 +76,7 @@ def test_a_whole_answer_keeps_its_length() -> None:
     run(test)
 
 
-def test_the_request_is_written_anew() -> None:
+def test_the_request_to_the_node_has_new_headers() -> None:
     """Nothing of the client's connection, identity or browser reaches the node, nor do the coordinator's own fields."""
 
     async def test() -> None:
@@ -110,7 +110,7 @@ def test_the_request_is_written_anew() -> None:
     run(test)
 
 
-def test_names_cannot_break_out_of_a_header() -> None:
+def test_names_cannot_inject_headers() -> None:
     async def test() -> None:
         async with RawServer(answers(STREAM)) as server, a_rig({"büro\r\nX-Evil: 1\0 50%": server.url}) as rig:
             client = await rig.answered()
@@ -119,7 +119,7 @@ def test_names_cannot_break_out_of_a_header() -> None:
     run(test)
 
 
-def test_a_fallback_is_told() -> None:
+def test_a_fallback_is_in_the_headers() -> None:
     async def test() -> None:
         async with RawServer(answers(STREAM)) as server, a_rig({"alpha": server.url}) as rig:
             client = await rig.answered(model="gone", fallback_models=["m"])
@@ -129,7 +129,7 @@ def test_a_fallback_is_told() -> None:
     run(test)
 
 
-def test_a_prompt_over_the_window_is_told() -> None:
+def test_a_prompt_over_the_context_window_is_in_the_headers() -> None:
     async def test() -> None:
         async with RawServer(answers(STREAM)) as server, a_rig({"alpha": server.url}) as rig:
             client = await rig.answered(messages=[{"role": "user", "content": "x" * 40_000}])
@@ -181,7 +181,7 @@ def test_another_node_answers_what_one_could_not_begin() -> None:
     run(test)
 
 
-def test_a_whole_answer_survives_a_node_that_breaks_anywhere() -> None:
+def test_an_answer_without_streaming_survives_a_node_failure_at_any_byte() -> None:
     """What is not streamed is held until it is whole, so that a client never sees half of it."""
 
     async def test() -> None:
@@ -198,7 +198,7 @@ def test_a_whole_answer_survives_a_node_that_breaks_anywhere() -> None:
     run(test)
 
 
-def test_a_reset_in_the_middle_shows() -> None:
+def test_a_reset_in_the_middle_is_visible_to_the_client() -> None:
     async def test() -> None:
         async with (
             RawServer(breaks_off(STREAM, len(BEGUN), reset=True)) as bad,
@@ -214,7 +214,7 @@ def test_a_reset_in_the_middle_shows() -> None:
     run(test)
 
 
-def test_a_line_that_broke_off_is_not_forwarded_so_that_every_line_of_a_client_can_be_read() -> None:
+def test_an_incomplete_line_is_not_forwarded() -> None:
     async def test() -> None:
         async with RawServer(breaks_off(BEGUN, len(BEGUN))) as server, a_rig({"alpha": server.url}) as rig:
             client = await rig.answered()
@@ -229,7 +229,7 @@ def test_a_line_that_broke_off_is_not_forwarded_so_that_every_line_of_a_client_c
     run(test)
 
 
-def test_a_clean_end_without_the_terminator_is_a_failure() -> None:
+def test_an_orderly_close_without_the_end_marker_is_a_failure() -> None:
     async def test() -> None:
         async with RawServer(answers(chunked(*LINES[:-1]))) as server, a_rig({"alpha": server.url}) as rig:
             client = await rig.answered()
@@ -256,7 +256,7 @@ def test_a_clean_end_without_the_terminator_is_a_failure() -> None:
         (whole(b"", "403 Forbidden"), FailureKind.UNAUTHORIZED),
     ],
 )
-def test_a_node_that_cannot_is_followed_by_one_that_can(answer: bytes, kind: FailureKind) -> None:
+def test_a_failing_node_is_followed_by_a_working_one(answer: bytes, kind: FailureKind) -> None:
     async def test() -> None:
         async with (
             RawServer(answers(answer)) as bad,
@@ -270,7 +270,7 @@ def test_a_node_that_cannot_is_followed_by_one_that_can(answer: bytes, kind: Fai
     run(test)
 
 
-def test_a_refused_connection_costs_nothing() -> None:
+def test_a_refused_connection_is_retried_on_another_node() -> None:
     async def test() -> None:
         async with RawServer(answers(STREAM)) as good, a_rig({"bad": refused_url(), "good": good.url}) as rig:
             client = await rig.answered()
@@ -280,7 +280,7 @@ def test_a_refused_connection_costs_nothing() -> None:
     run(test)
 
 
-def test_a_connection_gone_stale_is_no_attempt() -> None:
+def test_a_stale_connection_does_not_count_as_an_attempt() -> None:
     async def test() -> None:
         async with RawServer(closes_when_idle(STREAM), answers(STREAM)) as server, a_rig({"alpha": server.url}) as rig:
             await rig.answered()
@@ -291,7 +291,7 @@ def test_a_connection_gone_stale_is_no_attempt() -> None:
     run(test)
 
 
-def test_a_node_that_hangs_is_left_when_its_time_is_up() -> None:
+def test_a_hanging_node_is_abandoned_after_the_first_byte_timeout() -> None:
     async def test() -> None:
         async with (
             RawServer(stalls()) as bad,
@@ -310,7 +310,7 @@ def test_a_node_that_hangs_is_left_when_its_time_is_up() -> None:
     run(test)
 
 
-def test_a_request_that_waits_again_has_left_its_lost_node() -> None:
+def test_a_request_that_waits_again_has_closed_the_connection_to_its_lost_node() -> None:
     """Its node says goodbye before its first byte, and the only other one is busy: the old connection is closed."""
 
     async def test() -> None:
@@ -358,7 +358,7 @@ def test_a_stall_in_the_middle_ends_the_answer() -> None:
 # --- a node says no ---
 
 
-def test_the_clients_mistake_is_told_in_the_nodes_words() -> None:
+def test_a_client_error_has_the_text_of_the_engine() -> None:
     async def test() -> None:
         said = b'{"error":"registry.ollama.ai/library/m does not support tools"}'
         async with (
@@ -374,7 +374,7 @@ def test_the_clients_mistake_is_told_in_the_nodes_words() -> None:
     run(test)
 
 
-def test_an_endless_refusal_is_not_collected() -> None:
+def test_an_endless_error_answer_is_not_collected() -> None:
     async def test() -> None:
         async with (
             RawServer(answers(whole(b"x" * 2_000_000, "400 Bad Request"))) as server,
@@ -386,7 +386,7 @@ def test_an_endless_refusal_is_not_collected() -> None:
     run(test)
 
 
-def test_busy_everywhere_tells_when_to_come_back() -> None:
+def test_busy_nodes_give_a_retry_after() -> None:
     async def test() -> None:
         busy = whole(b'{"error":"server busy"}', "503 Service Unavailable", b"Retry-After: 7\r\n")
         async with RawServer(answers(busy)) as server, a_rig({"alpha": server.url}) as rig:
@@ -398,7 +398,7 @@ def test_busy_everywhere_tells_when_to_come_back() -> None:
     run(test)
 
 
-def test_a_request_for_nobody_is_refused_in_the_dialects_shape() -> None:
+def test_an_unknown_model_is_refused_in_the_dialects_format() -> None:
     async def test() -> None:
         async with RawServer(answers(STREAM)) as server, a_rig({"alpha": server.url}) as rig:
             rig.driver.dispatcher.placement._started_at -= 3600.0  # the grace after a start is over
@@ -414,7 +414,7 @@ def test_a_request_for_nobody_is_refused_in_the_dialects_shape() -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("sent", [b"", BEGUN], ids=["before the first byte", "in the middle"])
-def test_when_the_client_leaves_the_node_is_told_at_once(stream: bool, sent: bytes) -> None:
+def test_a_client_disconnect_closes_the_node_connection_at_once(stream: bool, sent: bytes) -> None:
     async def test() -> None:
         async with RawServer(stalls(sent), answers(STREAM)) as server, a_rig({"alpha": server.url}) as rig:
             client = rig.ask(stream=stream)
@@ -430,7 +430,7 @@ def test_when_the_client_leaves_the_node_is_told_at_once(stream: bool, sent: byt
     run(test)
 
 
-def test_a_client_that_leaves_while_waiting_is_never_sent() -> None:
+def test_a_request_whose_client_disconnects_while_queued_is_never_sent() -> None:
     async def test() -> None:
         async with RawServer(stalls(), answers(STREAM)) as server, a_rig({"alpha": server.url}) as rig:
             first, second = rig.ask(), rig.ask()
@@ -466,7 +466,7 @@ def test_a_slow_client_slows_its_node_only() -> None:
 # --- what is not streamed ---
 
 
-def test_an_answer_too_long_to_hold_is_forwarded_as_it_comes() -> None:
+def test_an_answer_too_long_to_hold_is_forwarded_as_it_arrives() -> None:
     async def test() -> None:
         body = b'{"embeddings":[' + b"[0.25]," * 50_000 + b"[0.5]]}"
         async with (
@@ -480,7 +480,7 @@ def test_an_answer_too_long_to_hold_is_forwarded_as_it_comes() -> None:
     run(test)
 
 
-def test_such_an_answer_is_cut_when_its_node_breaks() -> None:
+def test_a_forwarded_long_answer_is_cut_when_its_node_fails() -> None:
     async def test() -> None:
         answer = whole(b'{"embeddings":[' + b"[0.25]," * 50_000 + b"[0.5]]}")
         async with (
@@ -496,7 +496,7 @@ def test_such_an_answer_is_cut_when_its_node_breaks() -> None:
 # --- client and engine speak differently ---
 
 
-def test_a_translated_stream_says_the_same() -> None:
+def test_a_translated_stream_has_the_same_text() -> None:
     async def test() -> None:
         async with (
             RawServer(answers(*(STREAM[n : n + 5] for n in range(0, len(STREAM), 5)))) as server,
@@ -518,7 +518,7 @@ def test_a_translated_stream_says_the_same() -> None:
     run(test)
 
 
-def test_a_translated_whole_answer_is_sent_at_once() -> None:
+def test_a_translated_answer_without_streaming_is_sent_at_once() -> None:
     async def test() -> None:
         async with RawServer(answers(DOCUMENT)) as server, a_rig({"alpha": server.url}, kind="other") as rig:
             client = await rig.answered(stream=False)
@@ -541,7 +541,7 @@ def test_a_translated_stream_that_ends_too_early_is_never_completed() -> None:
     run(test)
 
 
-def test_nonsense_in_a_translated_answer_moves_it_elsewhere() -> None:
+def test_invalid_data_in_a_translated_answer_causes_a_retry() -> None:
     async def test() -> None:
         async with (
             RawServer(answers(chunked(b"<html>\n"))) as bad,
@@ -555,7 +555,7 @@ def test_nonsense_in_a_translated_answer_moves_it_elsewhere() -> None:
 
 
 @pytest.mark.parametrize("kind", ["ollama", "other"])
-def test_an_engine_that_gives_up_at_once_is_followed_by_another(kind: str) -> None:
+def test_an_engine_error_before_the_first_byte_causes_a_retry(kind: str) -> None:
     """Ollama says so under 200, as the only line of its stream."""
 
     async def test() -> None:
@@ -571,7 +571,7 @@ def test_an_engine_that_gives_up_at_once_is_followed_by_another(kind: str) -> No
 
 
 @pytest.mark.parametrize("kind", ["ollama", "other"])
-def test_an_engine_that_gives_up_in_the_middle_ends_the_answer(kind: str) -> None:
+def test_an_engine_error_in_the_middle_ends_the_answer(kind: str) -> None:
     async def test() -> None:
         go_on = asyncio.Event()
         dying = chunked(LINES[0], DYING)
@@ -587,7 +587,7 @@ def test_an_engine_that_gives_up_in_the_middle_ends_the_answer(kind: str) -> Non
     run(test)
 
 
-def test_a_refusal_is_told_in_the_clients_dialect() -> None:
+def test_an_engine_refusal_is_translated_into_the_clients_format() -> None:
     async def test() -> None:
         said = b'{"error":{"message":"context is full","type":"x"}}'
         async with (
@@ -600,7 +600,7 @@ def test_a_refusal_is_told_in_the_clients_dialect() -> None:
     run(test)
 
 
-def test_what_an_engine_cannot_express_is_the_clients_mistake() -> None:
+def test_a_request_that_an_engine_cannot_express_is_a_client_error() -> None:
     async def test() -> None:
         async with RawServer(answers(STREAM)) as server, a_rig({"alpha": server.url}, kind="other") as rig:
             client = await rig.answered("/api/generate", prompt="x", template="{{ .Prompt }}")
@@ -610,7 +610,7 @@ def test_what_an_engine_cannot_express_is_the_clients_mistake() -> None:
     run(test)
 
 
-def test_an_engine_nobody_here_knows_is_a_failure_of_its_node() -> None:
+def test_an_unknown_engine_kind_is_a_failure_of_its_node() -> None:
     async def test() -> None:
         async with RawServer(answers(STREAM)) as good, a_rig({"bad": good.url}, kind="of-tomorrow") as rig:
             rig.hears("good", good.url)
@@ -623,7 +623,7 @@ def test_an_engine_nobody_here_knows_is_a_failure_of_its_node() -> None:
 # --- many at once ---
 
 
-def test_a_node_that_dies_under_load_costs_nobody_anything() -> None:
+def test_a_node_that_dies_under_load_fails_no_request() -> None:
     async def test() -> None:
         async with (
             RawServer(*[breaks_off(STREAM, 20)] * 3, answers(STREAM)) as bad,

@@ -1,4 +1,4 @@
-"""A whole answer of a thinking model tells how its limit was spent, in every shape of answer."""
+"""Tests the thinking headers of complete answers in every supported format."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SHAPES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_counted_tokens_are_divided_by_the_length_of_thoughts_and_answer(shape: dict[str, Any]) -> None:
-    told = dict(budget_headers(json.dumps(shape).encode(), Counters(completion_tokens=40, finish_reason="stop"), 1024))
-    assert told == {
+def test_tokens_are_divided_by_the_length_of_thinking_and_answer(shape: dict[str, Any]) -> None:
+    headers = dict(budget_headers(json.dumps(shape).encode(), Counters(completion_tokens=40, finish_reason="stop"), 1024))
+    assert headers == {
         b"X-Thinking-Tokens": b"30",
         b"X-Output-Tokens": b"10",
         b"X-Budget-Used": b"40/1024",
@@ -31,12 +31,12 @@ def test_counted_tokens_are_divided_by_the_length_of_thoughts_and_answer(shape: 
 
 
 @pytest.mark.parametrize("body", [b"", b"[1]", b'{"message": 3}', b'{"content": "text"}', b"\xff", b"[" * 5000])
-def test_of_an_answer_in_no_known_shape_the_whole_count_is_told(body: bytes) -> None:
-    told = dict(budget_headers(body, Counters(completion_tokens=40), None))
-    assert told == {b"X-Thinking-Tokens": b"0", b"X-Output-Tokens": b"40"}
+def test_an_unknown_answer_format_counts_as_output_tokens(body: bytes) -> None:
+    headers = dict(budget_headers(body, Counters(completion_tokens=40), None))
+    assert headers == {b"X-Thinking-Tokens": b"0", b"X-Output-Tokens": b"40"}
 
 
-def test_what_was_not_counted_is_not_told_and_no_reason_breaks_a_head() -> None:
+def test_no_headers_without_counts_and_no_header_injection_by_a_reason() -> None:
     assert budget_headers(b"{}", Counters(), 100) == []
-    told = dict(budget_headers(b"{}", Counters(completion_tokens=1, finish_reason="a\r\nb"), None))
-    assert b"X-Done-Reason" not in told
+    headers = dict(budget_headers(b"{}", Counters(completion_tokens=1, finish_reason="a\r\nb"), None))
+    assert b"X-Done-Reason" not in headers

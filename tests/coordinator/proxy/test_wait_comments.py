@@ -58,7 +58,7 @@ def time_passes(rig: Rig, seconds: float = 3.0) -> None:
     rig.dependencies.wait_comments.write_due(rig.driver.now() + seconds)
 
 
-def test_an_answer_that_waited_says_how_long_and_where() -> None:
+def test_an_answer_that_waited_has_the_wait_time_and_position() -> None:
     async def test() -> None:
         go = asyncio.Event()
         async with RawServer(one_after(go, STREAM, STREAM)) as server, a_rig({"alpha": server.url}) as rig:
@@ -73,7 +73,7 @@ def test_an_answer_that_waited_says_how_long_and_where() -> None:
     run(test)
 
 
-def test_who_asked_gets_comments_and_then_the_very_same_stream() -> None:
+def test_a_client_that_requests_comments_gets_them_before_the_unchanged_stream() -> None:
     async def test() -> None:
         go = asyncio.Event()
         async with RawServer(one_after(go, STREAM, STREAM)) as server, a_rig({"alpha": server.url}) as rig:
@@ -104,7 +104,7 @@ def test_who_asked_gets_comments_and_then_the_very_same_stream() -> None:
     ],
     ids=["not asked", "not streamed", "NDJSON", "asked for something else"],
 )
-def test_nobody_else_gets_comments(
+def test_no_other_client_gets_comments(
     dialect: Dialect, path: str, headers: tuple[tuple[bytes, bytes], ...], stream: bool
 ) -> None:
     async def test() -> None:
@@ -127,7 +127,9 @@ def test_nobody_else_gets_comments(
         (openai.DIALECT, "/v1/responses", b"event: error\n"),
     ],
 )
-def test_a_refusal_after_a_comment_is_an_error_frame_and_no_good_end(dialect: Dialect, path: str, frame: bytes) -> None:
+def test_a_refusal_after_a_comment_is_an_error_frame_without_end_marker(
+    dialect: Dialect, path: str, frame: bytes
+) -> None:
     async def test() -> None:
         async with a_rig() as rig:
             rig.hears("alpha", "http://127.0.0.1:9", paused=True)
@@ -178,7 +180,7 @@ def test_another_node_may_answer_after_a_comment() -> None:
     run(test)
 
 
-def test_a_client_that_leaves_after_a_comment_is_never_sent() -> None:
+def test_a_request_whose_client_disconnects_after_a_comment_is_never_sent() -> None:
     async def test() -> None:
         go = asyncio.Event()
         async with RawServer(one_after(go, STREAM, STREAM)) as server, a_rig({"alpha": server.url}) as rig:
@@ -193,13 +195,13 @@ def test_a_client_that_leaves_after_a_comment_is_never_sent() -> None:
     run(test)
 
 
-def test_a_comment_is_one_line_whatever_it_tells() -> None:
+def test_a_comment_is_one_line_for_any_text() -> None:
     told = comment('alpha: "x\r\n\ndata: {"choices":[]}\n\n' + "y" * 5000)
     assert told.count(b"\n") == 2 and told.endswith(b"\n\n") and b"\r" not in told
     assert len(told) <= COMMENT_CHARACTERS_MAX + 4
 
 
 @pytest.mark.parametrize(("chance", "told"), [(0.0, b"10"), (0.5, b"13"), (1.0, b"15")])
-def test_those_who_are_told_to_come_back_do_not_come_all_at_once(chance: float, told: bytes) -> None:
+def test_retry_after_is_spread_at_random(chance: float, told: bytes) -> None:
     headers = forwarded_headers.refusal_headers("text/plain", Refusal(503, "x", "x", retry_after_s=10.0), "r1", chance)  # type: ignore[arg-type]
     assert dict(headers)[b"Retry-After"] == told

@@ -113,7 +113,7 @@ def test_a_request_has_its_own_line_host_and_length(run: Run) -> None:
     run(test)
 
 
-def test_a_large_body_arrives_whole(run: Run) -> None:
+def test_a_large_body_arrives_complete(run: Run) -> None:
     async def test() -> None:
         pool = a_pool()
         body = bytes(range(256)) * 4096
@@ -125,7 +125,7 @@ def test_a_large_body_arrives_whole(run: Run) -> None:
     run(test)
 
 
-def test_connections_are_kept_and_used_again(run: Run) -> None:
+def test_connections_are_reused(run: Run) -> None:
     async def test() -> None:
         pool = a_pool()
         async with RawServer(answers(whole(b"{}"))) as server, RawServer(answers(STREAM)) as other:
@@ -138,7 +138,7 @@ def test_connections_are_kept_and_used_again(run: Run) -> None:
     run(test)
 
 
-def test_no_more_idle_connections_are_kept_than_allowed(run: Run) -> None:
+def test_idle_connections_have_a_limit(run: Run) -> None:
     async def test() -> None:
         pool = a_pool(idle_max=2)
         async with RawServer(answers(whole(b"{}"))) as server:
@@ -169,7 +169,7 @@ def test_idle_connections_are_closed_after_a_while(run: Run) -> None:
     run(test)
 
 
-def test_a_kept_connection_that_was_closed_costs_nothing(run: Run) -> None:
+def test_a_request_on_a_closed_idle_connection_is_sent_again(run: Run) -> None:
     """The node closes the idle connection just as it is used: the request goes out again, unseen."""
 
     async def test() -> None:
@@ -184,7 +184,7 @@ def test_a_kept_connection_that_was_closed_costs_nothing(run: Run) -> None:
     run(test)
 
 
-def test_that_happens_only_once(run: Run) -> None:
+def test_a_request_is_sent_again_only_once(run: Run) -> None:
     async def test() -> None:
         pool = a_pool()
         dying = breaks_off(b"", 0)
@@ -197,7 +197,7 @@ def test_that_happens_only_once(run: Run) -> None:
     run(test)
 
 
-def test_a_kept_connection_that_breaks_after_a_byte_is_a_failure(run: Run) -> None:
+def test_an_idle_connection_that_fails_after_a_byte_is_a_failure(run: Run) -> None:
     async def first_well_then_badly(peer: Peer) -> None:
         await peer.request()
         await peer.send(whole(b"{}"))
@@ -215,7 +215,7 @@ def test_a_kept_connection_that_breaks_after_a_byte_is_a_failure(run: Run) -> No
     run(test)
 
 
-def test_a_swept_stream_that_breaks_is_not_sent_again(run: Run) -> None:
+def test_a_stream_that_fails_after_a_sweep_is_not_sent_again(run: Run) -> None:
     """What was heard before a sweep still counts: half an answer was forwarded already."""
 
     async def first_well_then_badly(peer: Peer) -> None:
@@ -243,7 +243,7 @@ def test_a_swept_stream_that_breaks_is_not_sent_again(run: Run) -> None:
     run(test)
 
 
-def test_a_refused_connection_is_told_as_such(run: Run) -> None:
+def test_a_refused_connection_is_reported(run: Run) -> None:
     async def test() -> None:
         pool = a_pool()
         assert (await ask(pool, refused_url())).kind is FailureKind.CONNECT
@@ -268,7 +268,7 @@ def test_only_plain_addresses_are_connected_to(run: Run, url: str) -> None:
     run(test)
 
 
-def test_a_connection_that_is_not_accepted_is_given_up(run: Run) -> None:
+def test_a_connection_that_is_not_accepted_times_out(run: Run) -> None:
     """A listener whose queue is full: SYNs go unanswered."""
 
     async def test() -> None:
@@ -288,7 +288,7 @@ def test_a_connection_that_is_not_accepted_is_given_up(run: Run) -> None:
     run(test)
 
 
-def test_an_answer_that_ends_anywhere_too_early_is_never_whole(run: Run) -> None:
+def test_an_answer_that_ends_too_early_at_any_byte_is_never_complete(run: Run) -> None:
     async def test() -> None:
         pool = a_pool()
         async with RawServer(*(breaks_off(STREAM, n) for n in range(len(STREAM)))) as server:
@@ -303,7 +303,7 @@ def test_an_answer_that_ends_anywhere_too_early_is_never_whole(run: Run) -> None
 
 
 @pytest.mark.parametrize("after_bytes", [0, 10, len(STREAM) - 20])
-def test_a_reset_is_told_as_such(run: Run, after_bytes: int) -> None:
+def test_a_reset_is_reported(run: Run, after_bytes: int) -> None:
     async def test() -> None:
         pool = a_pool()
         async with RawServer(breaks_off(STREAM, after_bytes, reset=True)) as server:
@@ -327,7 +327,7 @@ def test_an_answer_split_anywhere_is_the_same(run: Run) -> None:
     run(test)
 
 
-def test_one_read_is_told_in_one_call(run: Run) -> None:
+def test_one_read_is_passed_on_in_one_call(run: Run) -> None:
     async def test() -> None:
         pool = a_pool()
         async with RawServer(answers(STREAM)) as server:
@@ -356,7 +356,7 @@ def test_an_answer_without_a_length_ends_with_the_connection(run: Run, answer: b
     run(test)
 
 
-def test_interim_answers_are_passed_over(run: Run) -> None:
+def test_interim_answers_are_ignored(run: Run) -> None:
     async def test() -> None:
         pool = a_pool()
         interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
@@ -369,7 +369,7 @@ def test_interim_answers_are_passed_over(run: Run) -> None:
     run(test)
 
 
-def test_redirects_are_told_not_followed(run: Run) -> None:
+def test_redirects_are_passed_on_not_followed(run: Run) -> None:
     async def test() -> None:
         pool = a_pool()
         moved = whole(b"", "307 Temporary Redirect", b"Location: http://127.0.0.1:1/\r\n")
@@ -404,7 +404,7 @@ MANY = b"".join(b"X-%d: y\r\n" % n for n in range(200))
     ],
     ids=lambda nonsense: re.sub(r"[^ -~]+", " ", nonsense[:200].decode("latin-1"))[-40:].strip(),
 )
-def test_nonsense_is_a_failure_within_limits(run: Run, nonsense: bytes) -> None:
+def test_invalid_data_is_a_failure_within_limits(run: Run, nonsense: bytes) -> None:
     async def test() -> None:
         pool = a_pool()
         async with RawServer(stalls(nonsense)) as server:
@@ -416,7 +416,7 @@ def test_nonsense_is_a_failure_within_limits(run: Run, nonsense: bytes) -> None:
     run(test)
 
 
-def test_what_came_before_nonsense_is_handed_out(run: Run) -> None:
+def test_data_before_invalid_data_is_passed_on(run: Run) -> None:
     async def test() -> None:
         pool = a_pool()
         async with RawServer(
@@ -430,7 +430,7 @@ def test_what_came_before_nonsense_is_handed_out(run: Run) -> None:
 
 
 @pytest.mark.parametrize("more", [b"junk", whole(b"{}")])
-def test_bytes_after_a_whole_answer_cost_only_the_connection(run: Run, more: bytes) -> None:
+def test_bytes_after_a_complete_answer_cost_only_the_connection(run: Run, more: bytes) -> None:
     """A second answer that nobody asked for must never be taken for the answer to the next request."""
 
     async def test() -> None:
@@ -521,7 +521,7 @@ def test_cancelling_while_connecting_is_silent(run: Run) -> None:
     run(test)
 
 
-def test_a_paused_answer_waits_and_then_goes_on(run: Run) -> None:
+def test_a_paused_answer_waits_and_resumes(run: Run) -> None:
     async def test() -> None:
         pool = a_pool()
         size = 8 << 20
@@ -544,7 +544,7 @@ def test_a_paused_answer_waits_and_then_goes_on(run: Run) -> None:
     run(test)
 
 
-def test_silence_in_the_middle_is_a_stall(run: Run) -> None:
+def test_a_pause_of_the_node_in_the_middle_is_a_stall(run: Run) -> None:
     async def test() -> None:
         pool = a_pool(stall_timeout_s=60)
         async with RawServer(stalls(STREAM[:-9])) as server:
@@ -562,7 +562,7 @@ def test_silence_in_the_middle_is_a_stall(run: Run) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"])
-def test_silence_before_the_first_byte_is_not_judged_here(run: Run, sent: bytes) -> None:
+def test_the_pool_has_no_timeout_for_the_first_byte(run: Run, sent: bytes) -> None:
     """How long a first byte may take depends on the model and the prompt, which the core knows."""
 
     async def test() -> None:
@@ -596,7 +596,7 @@ def test_a_paused_answer_does_not_stall(run: Run) -> None:
     run(test)
 
 
-def test_vanished_peers_are_noticed_by_the_kernel(run: Run) -> None:
+def test_the_kernel_detects_disappeared_peers(run: Run) -> None:
     async def test() -> None:
         pool = a_pool()
         async with RawServer(answers(whole(b"{}"))) as server:
@@ -615,7 +615,7 @@ def test_vanished_peers_are_noticed_by_the_kernel(run: Run) -> None:
     run(test)
 
 
-def test_a_name_is_looked_up_and_told_to_the_node(run: Run) -> None:
+def test_a_host_name_is_resolved_and_sent_to_the_node(run: Run) -> None:
     async def test() -> None:
         pool = a_pool()
         async with RawServer(answers(whole(b"{}"))) as server:
@@ -626,7 +626,7 @@ def test_a_name_is_looked_up_and_told_to_the_node(run: Run) -> None:
     run(test)
 
 
-def test_addresses_nobody_uses_any_more_are_forgotten(run: Run) -> None:
+def test_unused_addresses_are_forgotten(run: Run) -> None:
     async def test() -> None:
         pool = a_pool(idle_timeout_s=5)
         async with RawServer(answers(whole(b"{}"))) as server:

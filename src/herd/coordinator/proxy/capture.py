@@ -1,7 +1,7 @@
-"""Prompts that the owner has asked to see, for a while: FLEET_CAPTURE. Off unless set; in memory alone; ends by itself.
+"""Stores recent prompts in memory for debugging, if FLEET_CAPTURE is on. It is off by default and ends by itself.
 
-Knows no route but its own. Nothing of it reaches a disk, a log or a trace; only who may do everything can read it, and
-`/fleet/status`, the start and every reader of `herd status` are told that it is on.
+No prompt is written to a disk, a log or a trace. Only admins can read the prompts. `/fleet/status`, the log at the start
+and `herd status` show that the capture is on.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from herd.coordinator.auth.routes import ApiRoute
 from herd.trust.rights import Right
 
 ENTRY_MAX_BYTES = 64 * 1024
-"""Of one prompt; what is longer is cut, and says so."""
+"""A longer request body is truncated and marked."""
 ENTRY_COST_BYTES = 512
-"""What an entry takes beside its prompt, so that many small ones are bounded too."""
+"""The memory of an entry besides its body, so that the number of small entries is limited too."""
 
 
 @dataclass(frozen=True, slots=True)
 class CaptureSettings:
-    """Whether prompts are kept to be looked at. See docs/security.md."""
+    """Whether prompts are stored for debugging. See docs/security.md."""
 
     is_on: bool = field(
         default=False,
@@ -52,7 +52,7 @@ class CaptureSettings:
 
 
 class Captured(msgspec.Struct):
-    """One request as it was asked. `at` in unix seconds, `bytes` as it came."""
+    """One request. `at` is unix time; `bytes` is the length of the complete body."""
 
     request_id: str
     at: float
@@ -64,12 +64,12 @@ class Captured(msgspec.Struct):
 
 class Capture:
     def __init__(self, settings: CaptureSettings, now: Callable[[], float], unix_s: Callable[[], float]) -> None:
-        """`now`: loop time, by which it ends."""
+        """`now` is the loop time, which determines the end of the capture."""
         self._settings = settings
         self._now = now
         self._unix_s = unix_s
         self._ends_at = now() + settings.lasts_s if settings.is_on else now()
-        self._kept: deque[Captured] = deque()
+        self._captured: deque[Captured] = deque()
         self._held_bytes = 0
         self._dropped = 0
 
@@ -85,43 +85,43 @@ class Capture:
         return self._now() < self._ends_at
 
     def take(self, request_id: str, path: str, body: bytes) -> None:
-        """Called with every request while the setting is there; keeps nothing once it is over."""
+        """Called with every request if the setting is on; stores nothing after the end of the capture."""
         if not self.is_on:
             self.end()
             return
         text = body[:ENTRY_MAX_BYTES].decode("utf-8", "replace")
-        self._kept.append(Captured(request_id, self._unix_s(), path, text, len(body), len(body) > ENTRY_MAX_BYTES))
+        self._captured.append(Captured(request_id, self._unix_s(), path, text, len(body), len(body) > ENTRY_MAX_BYTES))
         self._held_bytes += _cost(len(body))
         while self._held_bytes > self._settings.max_bytes:
-            self._held_bytes -= _cost(self._kept.popleft().bytes)
+            self._held_bytes -= _cost(self._captured.popleft().bytes)
             self._dropped += 1
 
     def end(self) -> None:
-        """Nothing more is kept, and what was is forgotten."""
+        """Ends the capture and deletes the stored prompts."""
         self._ends_at = min(self._ends_at, self._now())
-        self._kept.clear()
+        self._captured.clear()
         self._held_bytes = 0
 
     def state(self) -> dict[str, object]:
-        """For `/fleet/status`: never a prompt."""
+        """The state for `/fleet/status`, without prompts."""
         is_on = self.is_on
         return {
             "is_on": is_on,
             "ends_in_s": max(0.0, self._ends_at - self._now()),
-            "requests": len(self._kept) if is_on else 0,
+            "requests": len(self._captured) if is_on else 0,
         }
 
     async def show(self, _: Request) -> Response:
-        """What was asked while FLEET_CAPTURE is on, the oldest first."""
+        """Lists the requests captured while FLEET_CAPTURE is on, oldest first."""
         if not self.is_on:
             self.end()
-        answer = {**self.state(), "bytes": self._held_bytes, "dropped": self._dropped, "captured": list(self._kept)}
+        answer = {**self.state(), "bytes": self._held_bytes, "dropped": self._dropped, "captured": list(self._captured)}
         return Response(
             msgspec.json.encode(answer), media_type="application/json", headers={"Cache-Control": "no-store"}
         )
 
     async def stop(self, _: Request) -> Response:
-        """Ends the capture at once, and forgets what was kept."""
+        """Ends the capture at once and deletes the stored prompts."""
         self.end()
         return Response(msgspec.json.encode(self.state()), media_type="application/json")
 

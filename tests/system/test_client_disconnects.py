@@ -99,7 +99,7 @@ def is_free_again(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("asking", ASKINGS, ids=NAMES)
-def test_while_it_waits_for_a_slot(asking: Asking) -> None:
+def test_a_disconnect_while_the_request_is_queued(asking: Asking) -> None:
     with a_node() as (fleet, node):
         gate = Gate(at="request")
         node.fail(gate)
@@ -125,7 +125,7 @@ def test_while_it_waits_for_a_slot(asking: Asking) -> None:
 
 @pytest.mark.parametrize("how", ["close", "reset"])
 @pytest.mark.parametrize("asking", ASKINGS, ids=NAMES)
-def test_before_the_first_token(asking: Asking, how: str) -> None:
+def test_a_disconnect_before_the_first_token(asking: Asking, how: str) -> None:
     with a_node() as (fleet, node):
         gate = Gate(at="request", times=1)
         node.fail(gate)
@@ -139,7 +139,7 @@ def test_before_the_first_token(asking: Asking, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["close", "reset"])
 @pytest.mark.parametrize("asking", [one for one in ASKINGS if one.streams], ids=[n for n in NAMES if "streamed" in n])
-def test_in_the_middle_of_the_answer(asking: Asking, how: str) -> None:
+def test_a_disconnect_in_the_middle_of_the_answer(asking: Asking, how: str) -> None:
     with a_node() as (fleet, node):
         gate = Gate(at="chunk", chunk=BEFORE, times=1)
         node.fail(gate)

@@ -84,7 +84,7 @@ def fleet() -> Iterator[Fleet]:
         yield running
 
 
-def test_nothing_that_anybody_wrote_is_kept(fleet: Fleet) -> None:
+def test_no_prompt_or_answer_text_is_stored(fleet: Fleet) -> None:
     with logged(fleet.data_dir):
         ask_everything(fleet)
         fleet.settle()

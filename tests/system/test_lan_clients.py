@@ -102,7 +102,7 @@ def every_door(fleet: Fleet) -> list[tuple[str, str, object, Right]]:
 
 
 @pytest.mark.parametrize("requires_key", [False, True])
-def test_a_guest_chats_and_lists_and_nothing_else(network: None, requires_key: bool) -> None:
+def test_a_lan_client_without_a_key_can_chat_and_list_models_only(network: None, requires_key: bool) -> None:
     settings = replace(settings_for_tests(), access=AccessSettings(require_key=requires_key))
     settings = replace(settings, membership=replace(settings.membership, open=False))
     with FakeOllama(["m"]) as engine, running_fleet({}, settings=settings, host="0.0.0.0") as fleet:

@@ -90,7 +90,7 @@ async def one_client(port: int, name: str) -> list[str]:
     return answers
 
 
-def test_a_thousand_streams_are_each_answered_with_their_own_words(fleet: Fleet) -> None:
+def test_a_thousand_concurrent_streams_get_their_own_answers(fleet: Fleet) -> None:
     async def everybody() -> list[list[str]]:
         async with asyncio.timeout(PATIENCE_S):
             return await asyncio.gather(*(one_client(fleet.port, f"nonce{number:04}") for number in range(AT_ONCE)))

@@ -35,7 +35,7 @@ def a_coordinator_with_few_files(folder: Path) -> Iterator[tuple[Child, int]]:
         child.stop()
 
 
-def test_when_all_files_are_open_it_waits_and_serves_again_when_some_are_closed(tmp_path: Path) -> None:
+def test_without_free_file_descriptors_it_waits_and_serves_again_later(tmp_path: Path) -> None:
     with a_coordinator_with_few_files(tmp_path) as (child, port):
         held = []
         for _ in range(FILES_MAX * 2):

@@ -99,12 +99,12 @@ def forms(port: int) -> list[str]:
     return places + [f"http://10.0.0.1:{text.format(port=port)}" for text in PORTS]
 
 
-def test_there_are_hundreds_of_forms() -> None:
+def test_hundreds_of_address_forms_are_tested() -> None:
     assert len(set(forms(1))) > 300
 
 
 @pytest.mark.parametrize("source", ["192.168.1.7", "10.0.0.9", "fd00::7"])
-def test_the_announced_host_counts_for_nothing(source: str) -> None:
+def test_the_announced_host_name_is_ignored(source: str) -> None:
     for form in forms(8080):
         try:
             told = heartbeat_decode.address(form, source)
@@ -123,7 +123,7 @@ def test_the_announced_host_counts_for_nothing(source: str) -> None:
     sys.platform != "linux",
     reason="only Linux answers on all of 127.0.0.0/8: WHETHER A CANARY IS CONTACTED IS NOT TRIED",
 )
-def test_no_form_makes_the_coordinator_talk_to_anybody_but_the_sender() -> None:
+def test_no_address_form_makes_the_coordinator_connect_to_a_host_other_than_the_sender() -> None:
     """Each form is reported with a model, and the model is asked for. Reports come from 127.0.0.1; the canary sits on 127.0.0.2."""
     canary = Canary()
     believed = 0

@@ -106,7 +106,7 @@ async def request_in(reader: asyncio.StreamReader) -> bytes:
 
 
 @both_loops
-def test_a_stream_comes_through_piece_by_piece(run: Run, tmp_path: Path) -> None:
+def test_a_stream_passes_the_forwarder_piece_by_piece(run: Run, tmp_path: Path) -> None:
     """The engine says the next piece only when the one before has arrived: nothing is held back on the way."""
     arrived = asyncio.Semaphore(0)
 
@@ -179,7 +179,7 @@ def test_an_answer_that_ends_with_its_connection_ends(run: Run, tmp_path: Path) 
 
 
 @both_loops
-def test_who_shows_another_certificate_gets_no_request(run: Run, tmp_path: Path) -> None:
+def test_a_host_with_another_certificate_gets_no_request(run: Run, tmp_path: Path) -> None:
     seen: list[bytes] = []
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -199,7 +199,7 @@ def test_who_shows_another_certificate_gets_no_request(run: Run, tmp_path: Path)
 
 @both_loops
 @pytest.mark.parametrize("said", ["0" * 64, "GET / HTTP/1.1\r\nHost: a\r\n\r\n" + "x" * 64])
-def test_who_is_not_the_coordinator_reaches_no_engine(run: Run, tmp_path: Path, said: str) -> None:
+def test_a_client_other_than_the_coordinator_reaches_no_engine(run: Run, tmp_path: Path, said: str) -> None:
     calls = 0
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -218,7 +218,7 @@ def test_who_is_not_the_coordinator_reaches_no_engine(run: Run, tmp_path: Path, 
 
 
 @both_loops
-def test_a_door_of_which_nothing_is_known_is_not_spoken_to_and_one_without_a_fleet_opens_to_nobody(
+def test_an_unknown_forwarder_gets_no_request_and_a_forwarder_without_a_fleet_accepts_none(
     run: Run, tmp_path: Path
 ) -> None:
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -238,7 +238,7 @@ def test_a_door_of_which_nothing_is_known_is_not_spoken_to_and_one_without_a_fle
 
 
 @both_loops
-def test_who_says_nothing_is_sent_away(run: Run, tmp_path: Path) -> None:
+def test_a_client_that_sends_nothing_is_disconnected(run: Run, tmp_path: Path) -> None:
     async def go() -> None:
         lock = forwarder_certificate.made(tmp_path, lambda pin: forwarder_proof(KEY, pin))
         relay = EngineForwarder("http://127.0.0.1:1", ForwarderSettings(connect_timeout_s=0.05), lock)
@@ -263,13 +263,13 @@ def unverified() -> ssl.SSLContext:
     return context
 
 
-def test_each_start_makes_another_certificate_and_leaves_no_key_behind(tmp_path: Path) -> None:
+def test_each_start_creates_a_new_certificate_and_leaves_no_key_on_disk(tmp_path: Path) -> None:
     locks: list[TlsIdentity] = [forwarder_certificate.made(tmp_path / "data", lambda _: "") for _ in range(2)]
     assert locks[0].pin != locks[1].pin and all(len(lock.pin) == 64 for lock in locks)
     assert list((tmp_path / "data").iterdir()) == []
 
 
-def test_without_a_fleet_nothing_is_announced_and_that_is_told_once(
+def test_without_a_fleet_no_forwarder_is_announced_and_that_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     doors = EngineForwarders(ForwarderSettings(tls=True), lambda: forwarder_certificate.made(tmp_path, lambda _: ""))
@@ -278,7 +278,7 @@ def test_without_a_fleet_nothing_is_announced_and_that_is_told_once(
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
-def test_an_agent_and_its_coordinator_talk_through_it(tmp_path: Path) -> None:
+def test_an_agent_and_its_coordinator_use_the_forwarder(tmp_path: Path) -> None:
     """Joined by the folder that both share; the chat streams, and nothing that speaks plain HTTP is answered at the door."""
     settings = replace(settings_for_tests(), membership=MembershipSettings(open=False))
     with (

@@ -67,14 +67,14 @@ def routes_of(fleet: Fleet) -> list[tuple[str, str, Right]]:
     return found
 
 
-def test_without_a_key_from_elsewhere_only_what_is_open_answers(fleet: Fleet, keys: dict[Scope, str]) -> None:
+def test_without_a_key_a_remote_client_reaches_only_open_routes(fleet: Fleet, keys: dict[Scope, str]) -> None:
     reports = ("/heartbeat", "/heartbeat/goodbye")
     for method, path, right in routes_of(fleet):
         status, _ = ask(fleet, method, path, FORWARDED)
         assert (status in DENIED) is (right not in (Right.OPEN, Right.PAGE)) or path in reports, (method, path, status)
 
 
-def test_a_wrong_key_is_as_good_as_none(fleet: Fleet, keys: dict[Scope, str]) -> None:
+def test_an_invalid_key_grants_nothing(fleet: Fleet, keys: dict[Scope, str]) -> None:
     wrong = keys[Scope.ADMIN][:-1] + ("a" if keys[Scope.ADMIN][-1] != "a" else "b")
     for method, path, right in routes_of(fleet):
         for headers in ({"Authorization": f"Bearer {wrong}"}, {"X-Api-Key": wrong}):
