@@ -191,7 +191,7 @@ def documentation(records: Sequence[RecordType]) -> str:
     settings = sorted((one for record in records for one in settings_of(record)), key=lambda setting: setting.env)
     rows = [(f"`{one.env}`", _code(_format(one, one.default)), one.expects, one.help) for one in settings]
     lines = [f"| {' | '.join(row)} |".replace("  |", " |") for row in rows]
-    return "\n".join(["| name | default | value | meaning |", "|---|---|---|---|", *lines]) + "\n"
+    return "\n".join(["| name | default | value | description |", "|---|---|---|---|", *lines]) + "\n"
 
 
 def _code(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Tests of the options of `herd replay`, and of rows that cannot be replayed: they are counted and never cause a crash."""
+"""Tests of the options of `herd replay`, and of rows that cannot be replayed: they are counted, without a crash."""
 
 from __future__ import annotations
 

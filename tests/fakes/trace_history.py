@@ -1,7 +1,7 @@
-"""A made-up past for a trace database: days of a small household's requests, for the demo, for screenshots and for tests. Asks nobody.
+"""Generates days of requests of a small household and writes them into a trace database, for tests and screenshots.
 
-The same `Day` writes the same rows, whatever else is in the database. Afternoons are busy and nights quiet; nodes are fast and slow;
-a few requests fail, are retried, rejected or left; one node is away for an hour.
+The same `Day` always writes the same rows. There are more requests in the afternoon than at night, nodes are fast and
+slow, a few requests fail or are retried, rejected or cancelled, and one node is offline for an hour.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from herd.core.state.request import Attempt, Counters, Failure, FailureKind, Out
 
 HOUR_S, DAY_S = 3600.0, 86_400.0
 STATE_STEP_S = 60.0
-AWAY = ("old-laptop", 3.0, 4.0)
-"""This node is gone from one hour of the day to another."""
+OFFLINE = ("old-laptop", 3.0, 4.0)
+"""A node, and the hours of the day between which it is offline."""
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A node of the made-up household: how fast it writes and reads, in tokens a second, and how much it holds."""
+    """A generated node. `write_rate` (decode) and `read_rate` (prefill) are in tokens per second."""
 
     node_id: str
     write_rate: float
@@ -39,9 +39,9 @@ class Machine:
     slots: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class App:
-    """Who asks: tags, share of the requests, usual prompt and answer in tokens, and for which model."""
+    """A client application: its share of the requests, and the usual length of prompt and answer in tokens."""
 
     tags: tuple[str, ...]
     client_ip: str
@@ -59,11 +59,38 @@ MACHINES = (
     Machine("old-laptop", 11.0, 120.0, 16, 1),
 )
 APPS = (
-    App(("aider",), "192.168.1.7", 0.40, 2600, 320, "qwen3:8b", "openai"),
-    App(("user:ann", "chat"), "192.168.1.8", 0.25, 420, 210, "llama3.2:3b", "ollama"),
-    App((), "192.168.1.20", 0.15, 180, 60, "llama3.2:3b", "ollama"),
-    App(("notes",), "192.168.1.9", 0.12, 900, 0, "nomic-embed-text:latest", "ollama"),
-    App((), "192.168.1.30", 0.08, 5200, 640, "qwen3:8b", "anthropic", "k-batch"),
+    App(
+        tags=("aider",), client_ip="192.168.1.7", share=0.4, prompt=2600, answer=320, model="qwen3:8b", dialect="openai"
+    ),
+    App(
+        tags=("user:ann", "chat"),
+        client_ip="192.168.1.8",
+        share=0.25,
+        prompt=420,
+        answer=210,
+        model="llama3.2:3b",
+        dialect="ollama",
+    ),
+    App(tags=(), client_ip="192.168.1.20", share=0.15, prompt=180, answer=60, model="llama3.2:3b", dialect="ollama"),
+    App(
+        tags=("notes",),
+        client_ip="192.168.1.9",
+        share=0.12,
+        prompt=900,
+        answer=0,
+        model="nomic-embed-text:latest",
+        dialect="ollama",
+    ),
+    App(
+        tags=(),
+        client_ip="192.168.1.30",
+        share=0.08,
+        prompt=5200,
+        answer=640,
+        model="qwen3:8b",
+        dialect="anthropic",
+        key_id="k-batch",
+    ),
 )
 SIZES_GB = (("qwen3:8b", 5.2), ("llama3.2:3b", 2.0), ("nomic-embed-text:latest", 0.3))
 LIKELIHOODS = (
@@ -77,7 +104,7 @@ RETRIED, INFO, COLD, TRUNCATED, FALLBACK = 0.02, 0.03, 0.03, 0.04, 0.01
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """24 hours from `began_at` (unix time) with so many requests. `hours` cuts it short."""
+    """24 hours from `began_at` (Unix time) with this number of requests; `hours` makes it shorter."""
 
     began_at: float
     seed: int = 1
@@ -86,7 +113,7 @@ class Day:
 
 
 def write_day(connection: sqlite3.Connection, day: Day) -> None:
-    """Adds the day's traces, latencies, states of nodes and events. Expects our newest schema. Raises `sqlite3.Error`."""
+    """Adds the day's traces, latencies, node states and events to a database with the newest schema."""
     connection.execute("BEGIN IMMEDIATE")
     before = connection.execute(NEWEST_TRACE).fetchone()
     connection.executemany(INSERT_TRACE, (astuple(trace_row(record, record.at, 16)) for record in records(day)))
@@ -96,39 +123,43 @@ def write_day(connection: sqlite3.Connection, day: Day) -> None:
 
 
 def records(day: Day) -> Iterator[Record]:
-    """Attempts and ends, in the order in which they were written down. Their clock is unix time."""
-    dice = Random(f"{day.seed} {day.began_at}")
+    """Attempts and final rows, in the order of their time; times are Unix time."""
+    rng = Random(f"{day.seed} {day.began_at}")
     made = sorted(
-        (record for n in range(day.requests) for record in _request(day, n, dice)), key=lambda record: record.at
+        (record for n in range(day.requests) for record in _request(day, n, rng)), key=lambda record: record.at
     )
     return iter(made)
 
 
 def stays(day: Day) -> Iterator[StateInterval]:
-    """Each minute's state of each node."""
+    """The state of each node in each minute."""
     for minute in range(1, int(day.hours * 60) + 1):
         at = day.began_at + minute * STATE_STEP_S - 1.0
         hour = (minute - 1) / 60.0
         for machine in MACHINES:
-            is_away = machine.node_id == AWAY[0] and AWAY[1] <= hour < AWAY[2]
+            is_offline = machine.node_id == OFFLINE[0] and OFFLINE[1] <= hour < OFFLINE[2]
             yield StateInterval(
-                at, machine.node_id, "gone" if is_away else "online", STATE_STEP_S, 0 if is_away else machine.slots
+                at,
+                machine.node_id,
+                "gone" if is_offline else "online",
+                STATE_STEP_S,
+                0 if is_offline else machine.slots,
             )
 
 
 def events(day: Day) -> Iterator[FleetEvent]:
-    name, left, returned = AWAY
+    name, left, returned = OFFLINE
     for hour, kind, words in ((left, "node_left", "left"), (returned, "node_joined", "joined")):
         if hour < day.hours:
             yield FleetEvent(day.began_at + hour * HOUR_S, kind, f"{name} {words}")
 
 
-def _request(day: Day, number: int, dice: Random) -> list[Record]:
-    app = dice.choices(APPS, [app.share for app in APPS])[0]
-    at = day.began_at + _moment(day, dice)
-    kind = RequestKind.INFO if dice.random() < INFO else RequestKind.CHAT if app.answer else RequestKind.EMBED
-    prompt = max(1, int(app.prompt * dice.lognormvariate(0.0, 0.6)))
-    asked = "qwen3:32b" if app.model == "qwen3:8b" and dice.random() < FALLBACK else app.model
+def _request(day: Day, number: int, rng: Random) -> list[Record]:
+    app = rng.choices(APPS, [app.share for app in APPS])[0]
+    at = day.began_at + _arrival_s(day, rng)
+    kind = RequestKind.INFO if rng.random() < INFO else RequestKind.CHAT if app.answer else RequestKind.EMBED
+    prompt = max(1, int(app.prompt * rng.lognormvariate(0.0, 0.6)))
+    asked = "qwen3:32b" if app.model == "qwen3:8b" and rng.random() < FALLBACK else app.model
     request = Request(
         RequestId(f"h{day.seed}-{int(day.began_at)}-{number}"),
         ModelName(app.model),
@@ -143,85 +174,86 @@ def _request(day: Day, number: int, dice: Random) -> list[Record]:
     )
     outcome = Outcome.COMPLETED
     for other, likelihood in LIKELIHOODS:
-        outcome = other if outcome is Outcome.COMPLETED and dice.random() < likelihood else outcome
-    is_retried = kind is not RequestKind.INFO and outcome is Outcome.COMPLETED and dice.random() < RETRIED
-    return _attempts(request, app, at, outcome, is_retried, asked != app.model, dice)
+        outcome = other if outcome is Outcome.COMPLETED and rng.random() < likelihood else outcome
+    is_retried = kind is not RequestKind.INFO and outcome is Outcome.COMPLETED and rng.random() < RETRIED
+    return _attempts(request, app, at, outcome, is_retried, asked != app.model, rng)
 
 
-def _moment(day: Day, dice: Random) -> float:
-    """Seconds into the day: three times as likely in the afternoon as at night."""
+def _arrival_s(day: Day, rng: Random) -> float:
+    """Seconds into the day; the afternoon is several times as likely as the night."""
     while True:
-        hour = dice.uniform(0.0, day.hours)
-        if dice.random() < 0.55 - 0.45 * math.cos((hour - 3.0) / 24.0 * 2.0 * math.pi):
+        hour = rng.uniform(0.0, day.hours)
+        if rng.random() < 0.55 - 0.45 * math.cos((hour - 3.0) / 24.0 * 2.0 * math.pi):
             return hour * HOUR_S * 0.999
 
 
 def _attempts(
-    request: Request, app: App, at: float, outcome: Outcome, is_retried: bool, fallback_used: bool, dice: Random
+    request: Request, app: App, at: float, outcome: Outcome, is_retried: bool, fallback_used: bool, rng: Random
 ) -> list[Record]:
-    held_s = dice.expovariate(1.0 / 0.02) if dice.random() < 0.9 else dice.expovariate(1.0 / 2.5)
+    held_s = rng.expovariate(1.0 / 0.02) if rng.random() < 0.9 else rng.expovariate(1.0 / 2.5)
     if outcome is Outcome.REJECTED:
         error = "every node that has the model is busy"
         return [
             Record(
-                at + held_s,
-                request,
-                outcome,
-                at,
-                request.model,
-                _decision(request, None, dice),
+                at=at + held_s,
+                request=request,
+                outcome=outcome,
+                arrived_at=at,
+                model=request.model,
+                decision=_decision(request, None, rng),
                 error=error,
                 held_s=held_s,
             )
         ]
-    order = dice.sample(MACHINES, len(MACHINES))
+    order = rng.sample(MACHINES, len(MACHINES))
     found: list[Record] = []
     began_at = at + held_s
     excluded: tuple[NodeId, ...] = ()
     if is_retried:
-        failure = Failure(dice.choice((FailureKind.RESET, FailureKind.SERVER_ERROR)), detail="")
+        failure = Failure(rng.choice((FailureKind.RESET, FailureKind.SERVER_ERROR)), detail="")
         attempt = Attempt(1, NodeId(order[0].node_id), request.model, began_at, None, failure)
-        decision = _decision(request, order[0], dice)
-        began_at += dice.uniform(0.05, 1.5)
+        decision = _decision(request, order[0], rng)
+        began_at += rng.uniform(0.05, 1.5)
         found.append(
             Record(
-                began_at,
-                request,
-                Outcome.RETRIED,
-                at,
-                request.model,
-                decision,
-                attempt,
+                at=began_at,
+                request=request,
+                outcome=Outcome.RETRIED,
+                arrived_at=at,
+                model=request.model,
+                decision=decision,
+                attempt=attempt,
                 error=failure.description,
                 held_s=held_s,
             )
         )
         excluded = (NodeId(order[0].node_id),)
     machine = order[1] if is_retried else order[0]
-    return [*found, _end(request, app, machine, (at, began_at, held_s), outcome, excluded, fallback_used, dice)]
+    times = (at, began_at, held_s)
+    return [*found, _final_row(request, app, machine, times, (outcome, excluded, fallback_used), rng)]
 
 
-def _end(
+def _final_row(
     request: Request,
     app: App,
     machine: Machine,
     times: tuple[float, float, float],
-    outcome: Outcome,
-    excluded: tuple[NodeId, ...],
-    fallback_used: bool,
-    dice: Random,
+    course: tuple[Outcome, tuple[NodeId, ...], bool],
+    rng: Random,
 ) -> Record:
+    """`times`: arrival, start of the attempt, seconds waited. `course`: outcome, excluded nodes, fallback used."""
     at, began_at, held_s = times
+    outcome, excluded, fallback_used = course
     written = (
         0
         if not app.answer or request.kind is RequestKind.INFO
-        else max(1, int(app.answer * dice.lognormvariate(0.0, 0.7)))
+        else max(1, int(app.answer * rng.lognormvariate(0.0, 0.7)))
     )
-    load_s = dice.uniform(1.5, 9.0) if dice.random() < COLD else dice.uniform(0.0, 0.06)
-    read_s = request.prompt_tokens / (machine.read_rate * dice.uniform(0.8, 1.2))
-    write_s = written / (machine.write_rate * dice.uniform(0.8, 1.1))
-    is_whole = outcome is Outcome.COMPLETED
-    if not is_whole:
+    load_s = rng.uniform(1.5, 9.0) if rng.random() < COLD else rng.uniform(0.0, 0.06)
+    read_s = request.prompt_tokens / (machine.read_rate * rng.uniform(0.8, 1.2))
+    write_s = written / (machine.write_rate * rng.uniform(0.8, 1.1))
+    is_complete = outcome is Outcome.COMPLETED
+    if not is_complete:
         written, write_s = int(written * 0.4), write_s * 0.4
     first_at = began_at + 0.004 + load_s + read_s
     ended_at = first_at + write_s
@@ -232,41 +264,40 @@ def _end(
         request.model,
         began_at,
         first_at if has_begun else None,
-        None if is_whole or outcome is Outcome.CLIENT_CANCELLED else Failure(FailureKind.RESET),
+        None if is_complete or outcome is Outcome.CLIENT_CANCELLED else Failure(FailureKind.RESET),
     )
-    reason = ("length" if dice.random() < TRUNCATED else "stop") if is_whole else None
+    reason = ("length" if rng.random() < TRUNCATED else "stop") if is_complete else None
     counters = (
         Counters(request.prompt_tokens, written, None, load_s, read_s, write_s, reason) if has_begun else Counters()
     )
     return Record(
-        ended_at,
-        request,
-        outcome,
-        at,
-        request.model,
-        _decision(request, machine, dice),
-        attempt,
-        counters,
-        len(excluded),
-        fallback_used,
-        excluded,
-        "" if is_whole else "the connection was reset",
-        first_at if has_begun else None,
-        held_s,
+        at=ended_at,
+        request=request,
+        outcome=outcome,
+        arrived_at=at,
+        model=request.model,
+        decision=_decision(request, machine, rng),
+        attempt=attempt,
+        counters=counters,
+        retries=len(excluded),
+        fallback_used=fallback_used,
+        excluded=excluded,
+        error="" if is_complete else "the connection was reset",
+        first_byte_at=first_at if has_begun else None,
+        held_s=held_s,
     )
 
 
-def _decision(request: Request, chosen: Machine | None, dice: Random) -> Decision:
-    """Everybody who was considered, with numbers that fit to the choice."""
+def _decision(request: Request, chosen: Machine | None, rng: Random) -> Decision:
+    """All candidates, with numbers that match the decision."""
     size_bytes = int(dict(SIZES_GB).get(request.model, 1.0) * 1e9)
     if chosen is None:
         out = [Rejected(NodeId(machine.node_id), "memory", "needs 5.2 GB, 1.0 GB free") for machine in MACHINES]
         return Decision(request.model, "completion_time", None, [], out)
     others = [machine for machine in MACHINES if machine is not chosen]
-    best = _scored(request, chosen, size_bytes, 0.0, dice)
+    best = _scored(request, chosen, size_bytes, 0.0, rng)
     late = [
-        _scored(request, one, size_bytes, best.expected_s["total"] + dice.uniform(0.05, 3.0), dice)
-        for one in others[:1]
+        _scored(request, one, size_bytes, best.expected_s["total"] + rng.uniform(0.05, 3.0), rng) for one in others[:1]
     ]
     out = [
         Rejected(NodeId(one.node_id), "memory", f"needs {size_bytes / 1e9:.1f} GB, 1.0 GB free") for one in others[1:]
@@ -274,7 +305,7 @@ def _decision(request: Request, chosen: Machine | None, dice: Random) -> Decisio
     return Decision(request.model, "completion_time", NodeId(chosen.node_id), [best, *late], out)
 
 
-def _scored(request: Request, machine: Machine, size_bytes: int, at_least_s: float, dice: Random) -> Scored:
+def _scored(request: Request, machine: Machine, size_bytes: int, at_least_s: float, rng: Random) -> Scored:
     terms = {
         "wait": 0.0,
         "load": 0.0,
@@ -283,7 +314,7 @@ def _scored(request: Request, machine: Machine, size_bytes: int, at_least_s: flo
         "harm": 0.0,
     }
     if (lack := at_least_s - sum(terms.values())) > 0.0:
-        terms[dice.choice(("wait", "load"))] = lack
+        terms[rng.choice(("wait", "load"))] = lack
     points = {
         "thermal": 50.0 if not terms["load"] else 10.0,
         "memory_fit": 20.0,

@@ -57,7 +57,7 @@ class SharingSettings:
         default=0,
         metadata={
             "env": "FLEET_NODE_SHARE_BYTES_PER_SECOND",
-            "help": "Total bandwidth limit for model copies from this machine, in bytes per second; 0 is no limit.",
+            "help": "Total bandwidth limit for model copies from this machine, in bytes per second; 0 means unlimited.",
             "min": 0,
         },
     )

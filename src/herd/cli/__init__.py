@@ -368,12 +368,12 @@ def add(
         list[str] | None,
         typer.Option(metavar="MODEL", help="Only this model, or a pattern such as llama* (repeatable)."),
     ] = None,
-    per_minute: Annotated[int, typer.Option(metavar="N", help="Maximum requests per minute; 0 is no limit.")] = 0,
-    at_once: Annotated[int, typer.Option(metavar="N", help="Maximum concurrent requests; 0 is no limit.")] = 0,
+    per_minute: Annotated[int, typer.Option(metavar="N", help="Maximum requests per minute; 0 means unlimited.")] = 0,
+    at_once: Annotated[int, typer.Option(metavar="N", help="Maximum concurrent requests; 0 means unlimited.")] = 0,
     tokens_per_month: Annotated[
-        int, typer.Option(metavar="N", help="Maximum tokens per month, prompt and answer; 0 is no limit.")
+        int, typer.Option(metavar="N", help="Maximum tokens per month, prompt and answer; 0 means unlimited.")
     ] = 0,
-    days: Annotated[float, typer.Option(metavar="N", help="Days until the key expires; 0 is never.")] = 0.0,
+    days: Annotated[float, typer.Option(metavar="N", help="Days until the key expires; 0 means never.")] = 0.0,
     json: Json = False,
     url: Url = None,
 ) -> None:

@@ -45,7 +45,7 @@ def cancel(
     json: Json = False,
     url: Url = None,
 ) -> None:
-    """Stop a download; the data downloaded so far is kept."""
+    """Stop a download; the data downloaded so far remains on disk."""
     models.cancel(settings.coordinator(url), pull_id, json)
 
 

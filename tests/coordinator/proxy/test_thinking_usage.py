@@ -21,7 +21,9 @@ SHAPES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_tokens_are_divided_by_the_length_of_thinking_and_answer(shape: dict[str, Any]) -> None:
-    headers = dict(budget_headers(json.dumps(shape).encode(), Counters(completion_tokens=40, finish_reason="stop"), 1024))
+    headers = dict(
+        budget_headers(json.dumps(shape).encode(), Counters(completion_tokens=40, finish_reason="stop"), 1024)
+    )
     assert headers == {
         b"X-Thinking-Tokens": b"30",
         b"X-Output-Tokens": b"10",

@@ -214,7 +214,7 @@ def _ask_and_print(coordinator: CoordinatorClient, text: str) -> None:
 def _print_next_steps(fleet: DemoFleet) -> None:
     url = fleet.coordinator.url
     flag = "" if url.endswith(f":{PORT_DEFAULT}") else f" --url {url}"
-    print_lines(
+    lines = [
         Text(),
         Text.assemble(("Dashboard:", "bold"), f" {url}/dashboard"),
         Text("Endpoint for your clients:", "bold"),
@@ -222,13 +222,10 @@ def _print_next_steps(fleet: DemoFleet) -> None:
         _named("OpenAI", f"base_url={url}/v1", ""),
         _named("Anthropic", f"ANTHROPIC_BASE_URL={url}", ""),
         Text("In another terminal:", "bold"),
-        *(Text(f"  herd {verb}{flag}") for verb in ("status", "top", "why last", f"chat {MODEL}")),
-    )
+        *(Text(f"  herd {command}{flag}") for command in ("status", "top", "why last", f"chat {MODEL}")),
+    ]
     if os.name == "posix":
         node = fleet.parts[1]
-        print_lines(
-            Text(
-                f"  kill -{signal.SIGKILL.value} {node.process.pid}   "
-                f"(stops {node.name}; the other nodes continue to answer)"
-            )
-        )
+        kill = f"kill -{signal.SIGKILL.value} {node.process.pid}"
+        lines.append(Text(f"  {kill}   (stops {node.name}; the other nodes continue to answer)"))
+    print_lines(*lines)
