@@ -64,7 +64,8 @@ def settings() -> str:
         "A setting has five sources, each of which overrides the ones before it: the default, the file "
         "`~/.fleet-manager/env`, the dashboard (coordinator only), the environment, and a command line option. With "
         "an unknown name or an invalid value the process does not start; the error names the setting and the expected "
-        "values. `herd config` shows every value and its source. [herd.example.env](../herd.example.env) is a template.",
+        "values. `herd config` shows every value and its source. [herd.example.env](../herd.example.env) is a "
+        "template.",
         "## Coordinator (`herd`)",
         config.documentation(COORDINATOR),
         "## Agent (`herd-node`)",
