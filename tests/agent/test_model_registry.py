@@ -11,19 +11,21 @@ import pytest
 
 from fakes.ollama.store import make
 from herd.agent import model_registry as door
-from herd.agent.model_registry import CONNECTIONS_MAX, ModelRegistry, SharingSettings
+from herd.agent.model_registry import CONNECTIONS_MAX, ModelRegistry, ModelRegistrySettings
 
 LAYER = bytes(range(256)) * 4096
 OF_LAYER = f"sha256:{hashlib.sha256(LAYER).hexdigest()}"
 
 
 def with_door(
-    tmp_path: Path, play: Callable[[ModelRegistry, int, str], Awaitable[None]], settings: SharingSettings | None = None
+    tmp_path: Path,
+    play: Callable[[ModelRegistry, int, str], Awaitable[None]],
+    settings: ModelRegistrySettings | None = None,
 ) -> None:
     digest = make(tmp_path, layers=(LAYER,))
 
     async def go() -> None:
-        opened = ModelRegistry(settings or SharingSettings(), lambda: tmp_path)
+        opened = ModelRegistry(settings or ModelRegistrySettings(), lambda: tmp_path)
         try:
             await play(opened, await opened.port(), digest)
         finally:
@@ -127,8 +129,8 @@ def test_too_many_connections_are_turned_away(tmp_path: Path) -> None:
 
 def test_nothing_is_opened_where_nothing_is_shared(tmp_path: Path) -> None:
     async def go() -> None:
-        assert await ModelRegistry(SharingSettings(share=False), lambda: tmp_path).port() == 0
-        assert await ModelRegistry(SharingSettings(), lambda: None).port() == 0
+        assert await ModelRegistry(ModelRegistrySettings(share=False), lambda: tmp_path).port() == 0
+        assert await ModelRegistry(ModelRegistrySettings(), lambda: None).port() == 0
 
     asyncio.run(go())
 
@@ -142,4 +144,4 @@ def test_all_copies_together_keep_to_the_rate(tmp_path: Path) -> None:
         await asyncio.gather(ask(port, part), ask(port, part))
         assert opened._free_at - began_at >= 2 * 100_000 / 4_000_000
 
-    with_door(tmp_path, play, SharingSettings(bytes_per_s=4_000_000))
+    with_door(tmp_path, play, ModelRegistrySettings(bytes_per_s=4_000_000))

@@ -12,7 +12,7 @@ import pytest
 from fakes.fleet import Fleet, running_fleet
 from fakes.loop_thread import LoopThread
 from fakes.real_ollama import CHAT_MODEL, NOT_FOUND, RealOllama, find_ollama
-from herd.agent.model_registry import ModelRegistry, SharingSettings
+from herd.agent.model_registry import ModelRegistry, ModelRegistrySettings
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def two() -> Iterator[tuple[RealOllama, RealOllama]]:
 
 
 @contextlib.contextmanager
-def shared(source: RealOllama, settings: SharingSettings) -> Iterator[tuple[ModelRegistry, str]]:
+def shared(source: RealOllama, settings: ModelRegistrySettings) -> Iterator[tuple[ModelRegistry, str]]:
     """The agent's door to this engine's store, and its url."""
     thread = LoopThread()
     door = ModelRegistry(settings, lambda: source.store)
@@ -49,7 +49,7 @@ def forget(ollama: RealOllama, model: str) -> None:
 def test_copied_model_has_the_same_digest_and_gives_the_same_answer(two: tuple[RealOllama, RealOllama]) -> None:
     first, second = two
     forget(second, CHAT_MODEL)
-    with running_fleet({"first": first, "second": second}) as fleet, shared(first, SharingSettings()) as (door, url):
+    with running_fleet({"first": first, "second": second}) as fleet, shared(first, ModelRegistrySettings()) as (door, url):
         fleet.libraries["first"] = url
         fleet.beat("first")
         lines = fleet.lines("POST", "/api/pull", {"model": CHAT_MODEL, "node_id": "second"})
@@ -90,7 +90,7 @@ def test_interrupted_copy_resumes(two: tuple[RealOllama, RealOllama]) -> None:
     first, second = two
     size = make_big(first)
     body: dict[str, object] = {"model": BIG_MODEL, "node_id": "second"}
-    slow = SharingSettings(bytes_per_s=16 << 20)
+    slow = ModelRegistrySettings(bytes_per_s=16 << 20)
     with running_fleet({"first": first, "second": second}) as fleet, shared(first, slow) as (door, url):
         fleet.libraries["first"] = url
         fleet.beat("first")
@@ -111,7 +111,7 @@ def test_layer_with_a_flipped_byte_is_rejected(two: tuple[RealOllama, RealOllama
     data[len(data) // 2] ^= 1
     blob.chmod(0o644)
     blob.write_bytes(data)
-    with running_fleet({"first": first, "second": second}) as fleet, shared(first, SharingSettings()) as (_, url):
+    with running_fleet({"first": first, "second": second}) as fleet, shared(first, ModelRegistrySettings()) as (_, url):
         fleet.libraries["first"] = url
         fleet.beat("first")
         lines = fleet.lines("POST", "/api/pull", {"model": BIG_MODEL, "node_id": "second", "lan_only": True})

@@ -69,7 +69,9 @@ async def a_door(
     script: Script, folder: Path, proof: str | None = None, said: str | None = None
 ) -> AsyncIterator[tuple[EngineForwarder, Pool, str]]:
     """A locked door before an engine that plays `script`, a pool that knows what to say there, and the door's url."""
-    lock = forwarder_certificate.made(folder, lambda pin: forwarder_proof(KEY, pin) if proof is None else proof)
+    lock = forwarder_certificate.create_identity(
+        folder, lambda pin: forwarder_proof(KEY, pin) if proof is None else proof
+    )
     engine = await asyncio.start_server(script, "127.0.0.1", 0)
     relay = EngineForwarder(
         f"http://127.0.0.1:{engine.sockets[0].getsockname()[1]}", ForwarderSettings(connect_timeout_s=PATIENCE_S), lock
@@ -240,7 +242,7 @@ def test_an_unknown_forwarder_gets_no_request_and_a_forwarder_without_a_fleet_ac
 @both_loops
 def test_a_client_that_sends_nothing_is_disconnected(run: Run, tmp_path: Path) -> None:
     async def go() -> None:
-        lock = forwarder_certificate.made(tmp_path, lambda pin: forwarder_proof(KEY, pin))
+        lock = forwarder_certificate.create_identity(tmp_path, lambda pin: forwarder_proof(KEY, pin))
         relay = EngineForwarder("http://127.0.0.1:1", ForwarderSettings(connect_timeout_s=0.05), lock)
         port = await relay.listen("127.0.0.1")
         async with asyncio.timeout(PATIENCE_S):
@@ -264,7 +266,9 @@ def unverified() -> ssl.SSLContext:
 
 
 def test_each_start_creates_a_new_certificate_and_leaves_no_key_on_disk(tmp_path: Path) -> None:
-    locks: list[TlsIdentity] = [forwarder_certificate.made(tmp_path / "data", lambda _: "") for _ in range(2)]
+    locks: list[TlsIdentity] = [
+        forwarder_certificate.create_identity(tmp_path / "data", lambda _: "") for _ in range(2)
+    ]
     assert locks[0].pin != locks[1].pin and all(len(lock.pin) == 64 for lock in locks)
     assert list((tmp_path / "data").iterdir()) == []
 
@@ -272,7 +276,9 @@ def test_each_start_creates_a_new_certificate_and_leaves_no_key_on_disk(tmp_path
 def test_without_a_fleet_no_forwarder_is_announced_and_that_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    doors = EngineForwarders(ForwarderSettings(tls=True), lambda: forwarder_certificate.made(tmp_path, lambda _: ""))
+    doors = EngineForwarders(
+        ForwarderSettings(tls=True), lambda: forwarder_certificate.create_identity(tmp_path, lambda _: "")
+    )
     for _ in range(3):
         assert asyncio.run(doors.urls(["http://127.0.0.1:1"], "http://127.0.0.1:2")) == {}
     assert [record.levelname for record in caplog.records] == ["WARNING"]

@@ -1,1 +1,1 @@
-"""The process on each machine: heartbeats, sensors, the local engine. All its I/O is in this room."""
+"""Runs on each machine as `herd-node`: sends heartbeats, reads sensors and connects the local engines."""

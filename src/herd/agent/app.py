@@ -1,6 +1,6 @@
-"""The agent's composition root and heartbeat loop. Measures nothing itself and decides no routing; works alone too.
+"""Composes the agent and runs its heartbeat loop: reads sensors, polls engines and reports to the coordinator.
 
-Every few seconds: read the sensors, ask the engines, report. A missing coordinator, engine or sensor stops nothing.
+The agent continues without a coordinator, an engine or a sensor.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from herd.agent.embedded import Embedded, EmbeddedSettings
 from herd.agent.engine_forwarder import ForwarderSettings
 from herd.agent.forwarders import EngineForwarders, is_this_machine
 from herd.agent.hardware import bandwidth_gbps
-from herd.agent.inventory import OLLAMA, Engines, EngineSettings, LocalEngine, cards_of
-from herd.agent.model_registry import ModelRegistry, SharingSettings
+from herd.agent.inventory import OLLAMA, Engines, EngineSettings, LocalEngine, models_at
+from herd.agent.model_registry import ModelRegistry, ModelRegistrySettings
 from herd.agent.model_store import find_store
-from herd.agent.node_identity import JoinSettings, open_passport
+from herd.agent.node_identity import JoinSettings, open_identity
 from herd.agent.sensors import Sensor, SensorPaths
 from herd.agent_protocol import heartbeat_decode
 from herd.core.state.fleet import GB, EngineEndpoint, Memory, ModelInfo, ModelName, NodeId, Report, canonical
@@ -47,15 +47,15 @@ from herd.trust import pairing
 log = logging.getLogger("herd.agent")
 
 SENSORS_MAX_S = 4.0
-"""A sensor that takes longer is not waited for; its last reading stands."""
-DRAIN_LOOK_S = 0.5
-"""While it drains an agent reports so often, to be gone soon after the last request."""
-KEEP_EVERY_S = 300.0
-"""Between two writings of what was learnt; a crash costs no more than this."""
+"""Timeout of a sensor; after it, its previous reading is used."""
+DRAIN_HEARTBEAT_S = 0.5
+"""Interval of heartbeats while the agent drains, so that it ends soon after its last request."""
+SAVE_INTERVAL_S = 300.0
+"""Interval at which the availability estimates are stored."""
 
 
 class CannotStart(Exception):
-    """What keeps the agent from starting, and what to do about it."""
+    """The agent cannot start. `remedy` is the next command, if there is one."""
 
     def __init__(self, problem: str, remedy: str = "") -> None:
         super().__init__(problem)
@@ -98,7 +98,7 @@ class AgentSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One record per component; each component is handed its own."""
+    """The settings of all components of the agent."""
 
     agent: AgentSettings = field(default_factory=AgentSettings)
     log: LogSettings = field(default_factory=LogSettings)
@@ -107,41 +107,43 @@ class Settings:
     link: LinkSettings = field(default_factory=LinkSettings)
     join: JoinSettings = field(default_factory=JoinSettings)
     relay: ForwarderSettings = field(default_factory=ForwarderSettings)
-    sharing: SharingSettings = field(default_factory=SharingSettings)
+    sharing: ModelRegistrySettings = field(default_factory=ModelRegistrySettings)
 
 
 class Agent:
-    """`start`, then `beat` again and again, then `stop`."""
+    """The agent. Call `start`, then `beat` for each heartbeat, then `stop`."""
 
     def __init__(self, settings: Settings, rng: Random, boot_id: str) -> None:
         self.settings = settings
         self.boot_id = boot_id
-        self.asked_id = settings.agent.node_id or socket.gethostname().split(".")[0] or "node"
-        self.node_id = self.asked_id
-        """The name in the fleet: the one we ask for, unless the coordinator gave us another because that was taken."""
-        self._passport = open_passport(
+        self.requested_id = settings.agent.node_id or socket.gethostname().split(".")[0] or "node"
+        self.node_id = self.requested_id
+        """The name in the fleet: the requested one, or another from the coordinator if that was taken."""
+        self._identity = open_identity(
             settings.agent.data_dir.expanduser(),
-            self.asked_id,
+            self.requested_id,
             boot_id,
             settings.join,
             secrets.token_bytes(pairing.KEY_BYTES),
         )
-        self.link = CoordinatorLink(settings.link, rng, self._passport)
+        self.link = CoordinatorLink(settings.link, rng, self._identity)
         self.engines = Engines(discover(herd.engines, Engine, "ENGINE"), settings.engines)
-        self.embedded = Embedded(settings.embedded, self._embedded_moved)
+        self.embedded = Embedded(settings.embedded, self._set_embedded_url)
         self._sensors = discover(herd.agent.sensors, Sensor, "SENSOR")
-        self._place = SensorPaths()
+        self._sensor_paths = SensorPaths()
         self._readings: dict[str, Mapping[str, object]] = {}
-        self._reading: dict[str, asyncio.Future[Mapping[str, object]]] = {}
-        self._doors = EngineForwarders(
+        self._pending_readings: dict[str, asyncio.Future[Mapping[str, object]]] = {}
+        self._forwarders = EngineForwarders(
             settings.relay,
-            lambda: forwarder_certificate.made(settings.agent.data_dir.expanduser(), self._passport.forwarder_proof),
+            lambda: forwarder_certificate.create_identity(
+                settings.agent.data_dir.expanduser(), self._identity.forwarder_proof
+            ),
         )
-        self._sharing = ModelRegistry(settings.sharing, self._find_store)
+        self._model_registry = ModelRegistry(settings.sharing, self._find_store)
         self._embedded_url = ""
         self._is_draining = False
-        self._learner = AvailabilityLearner()
-        self._kept_at = float("-inf")
+        self._availability = AvailabilityLearner()
+        self._saved_at = float("-inf")
 
     async def start(self) -> None:
         """Raises `CannotStart`."""
@@ -154,76 +156,82 @@ class Agent:
             except embedded.NoEngine as error:
                 raise CannotStart(str(error)) from error
         if self.settings.agent.capacity_learning:
-            self._learner = await asyncio.to_thread(self._read_learnt)
+            self._availability = await asyncio.to_thread(self._load_availability)
 
     async def beat(self) -> HeartbeatReply | None:
-        """One heartbeat; None when no coordinator is known."""
-        readings, locals_ = await asyncio.gather(self._read_sensors(), self.engines.look())
-        known = await self.link.find()
+        """Sends one heartbeat; None if no coordinator is known."""
+        readings, locals_ = await asyncio.gather(self._read_sensors(), self.engines.poll())
+        has_coordinator = await self.link.find()
         report = await self._report(readings, locals_)
-        if self.settings.agent.capacity_learning and time.monotonic() - self._kept_at >= KEEP_EVERY_S:
-            self._kept_at = time.monotonic()
-            await asyncio.to_thread(self._keep_learnt)
-        if not known:
+        if self.settings.agent.capacity_learning and time.monotonic() - self._saved_at >= SAVE_INTERVAL_S:
+            self._saved_at = time.monotonic()
+            await asyncio.to_thread(self._save_availability)
+        if not has_coordinator:
             return None
-        told = await self.link.report(heartbeat_decode.encode(report, time.time()))
-        if told.is_heard:
-            self._sharing.allow(told.peers)
-        if told.is_heard and told.node_id and told.node_id != self.node_id:
-            await self._take_name(told.node_id)
-        return told
+        reply = await self.link.report(heartbeat_decode.encode(report, time.time()))
+        if reply.is_accepted:
+            self._model_registry.allow(reply.peers)
+        if reply.is_accepted and reply.node_id and reply.node_id != self.node_id:
+            await self._set_name(reply.node_id)
+        return reply
 
     async def drain(self) -> None:
-        """Says that nothing new is wanted, and returns when nothing runs here any more, or the drain time is over."""
+        """Reports that no new requests are accepted, and waits until the running ones end or the drain time is over."""
         self._is_draining = True
         try:
             async with asyncio.timeout(self.settings.agent.drain_s):
-                while (told := await self.beat()) is not None and told.is_heard and told.running:
-                    await asyncio.sleep(DRAIN_LOOK_S)
+                while (reply := await self.beat()) is not None and reply.is_accepted and reply.running:
+                    await asyncio.sleep(DRAIN_HEARTBEAT_S)
         except TimeoutError:
-            log.warning("requests were still running here at the end of the drain time")
+            log.warning(
+                "the drain time is over and requests are still running; raise FLEET_NODE_DRAIN_SECONDS to wait longer"
+            )
 
     async def stop(self) -> None:
         if self.settings.agent.capacity_learning:
-            await asyncio.to_thread(self._keep_learnt)
+            await asyncio.to_thread(self._save_availability)
         await self.link.goodbye(self.node_id, self.boot_id)
-        self._doors.close()
-        self._sharing.close()
+        self._forwarders.close()
+        self._model_registry.close()
         await self.embedded.stop()
 
     # --- engines ---
 
-    def _embedded_moved(self, url: str | None) -> None:
+    def _set_embedded_url(self, url: str | None) -> None:
         if self._embedded_url:
-            self.engines.forget(self._embedded_url)
+            self.engines.remove(self._embedded_url)
         self._embedded_url = url or ""
         if url:
-            self.engines.point_at("llamacpp", url)
+            self.engines.add("llamacpp", url)
 
-    async def _faces(self, locals_: list[LocalEngine]) -> list[tuple[LocalEngine, EngineEndpoint]]:
-        """Each engine as the coordinator reaches it: itself, or our door to it."""
+    async def _endpoints(self, locals_: list[LocalEngine]) -> list[tuple[LocalEngine, EngineEndpoint]]:
+        """Each engine with the endpoint that the coordinator uses: the engine itself or its forwarder."""
         urls = {local.url: local.url for local in locals_}
         if self.settings.agent.relay:
-            urls = await self._doors.urls([local.url for local in locals_], self.link.url)
+            urls = await self._forwarders.urls([local.url for local in locals_], self.link.url)
         endpoints = [(local, self.engines.endpoint(local, urls[local.url])) for local in locals_ if local.url in urls]
-        return [(local, await self._with_library(local, endpoint)) for local, endpoint in endpoints]
+        return [(local, await self._with_registry(local, endpoint)) for local, endpoint in endpoints]
 
-    async def _with_library(self, local: LocalEngine, endpoint: EngineEndpoint) -> EngineEndpoint:
-        """Whose models are in a store of this machine says where they can be copied from."""
-        if local.engine.kind != OLLAMA or not is_this_machine(local.url) or not (port := await self._sharing.port()):
+    async def _with_registry(self, local: LocalEngine, endpoint: EngineEndpoint) -> EngineEndpoint:
+        """Adds the URL of the model registry if the engine is an Ollama of this machine."""
+        if (
+            local.engine.kind != OLLAMA
+            or not is_this_machine(local.url)
+            or not (port := await self._model_registry.port())
+        ):
             return endpoint
         return dataclasses.replace(
             endpoint, library_url=f"http://{urlsplit(endpoint.url).netloc.rpartition(':')[0]}:{port}"
         )
 
     def _find_store(self) -> Path | None:
-        told = self.settings.sharing.store
-        return find_store({"OLLAMA_MODELS": told} if told else self.engines.store, Path.home())
+        folder = self.settings.sharing.store
+        return find_store({"OLLAMA_MODELS": folder} if folder else self.engines.store_environment, Path.home())
 
     # --- the report ---
 
     async def _read_sensors(self) -> dict[str, object]:
-        """All readings, each sensor in a thread; a slow one leaves its last."""
+        """Reads all sensors, each in a thread. A slow sensor keeps its previous reading."""
         await asyncio.gather(*(self._read_sensor(sensor) for sensor in self._sensors))
         merged: dict[str, object] = {}
         for sensor in self._sensors:
@@ -231,15 +239,15 @@ class Agent:
         return merged
 
     async def _read_sensor(self, sensor: Sensor) -> None:
-        reading = self._reading.get(sensor.name)
+        reading = self._pending_readings.get(sensor.name)
         if reading is None:
-            # A sensor that hangs keeps its one thread and is not started again.
-            reading = asyncio.ensure_future(asyncio.to_thread(sensor.read, self._place))
-            self._reading[sensor.name] = reading
+            # A sensor that hangs keeps its thread and is not started a second time.
+            reading = asyncio.ensure_future(asyncio.to_thread(sensor.read, self._sensor_paths))
+            self._pending_readings[sensor.name] = reading
         await asyncio.wait([reading], timeout=SENSORS_MAX_S)
         if not reading.done():
             return
-        del self._reading[sensor.name]
+        del self._pending_readings[sensor.name]
         error = reading.exception()
         if error is None:
             self._readings[sensor.name] = reading.result()
@@ -247,9 +255,9 @@ class Agent:
             log.debug("sensor failed: %s", error, extra={"sensor": sensor.name})
 
     async def _report(self, readings: dict[str, object], locals_: list[LocalEngine]) -> Report:
-        endpoints = await self._faces(locals_)
-        models = models_of([card for local, endpoint in endpoints for card in cards_of(local, endpoint)])
-        # A machine without a memory sensor still takes part: it claims next to nothing.
+        endpoints = await self._endpoints(locals_)
+        models = models_by_name([model for local, endpoint in endpoints for model in models_at(local, endpoint)])
+        # A machine without a memory sensor still reports, with a minimum of memory.
         memory = readings.pop("memory", None) or Memory(1 * GB, 0, 1 * GB)
         report = Report(
             NodeId(self.node_id),
@@ -262,83 +270,92 @@ class Agent:
             draining=self._is_draining,
         )
         report = dataclasses.replace(report, **readings)  # type: ignore[arg-type]
-        named = report.gpus[0].name if report.gpus else report.chip
-        report = dataclasses.replace(
-            report, memory_bandwidth_gbps=report.memory_bandwidth_gbps or bandwidth_gbps(named)
-        )
+        chip = report.gpus[0].name if report.gpus else report.chip
+        report = dataclasses.replace(report, memory_bandwidth_gbps=report.memory_bandwidth_gbps or bandwidth_gbps(chip))
         if not self.settings.agent.capacity_learning:
             return report
         return self._with_capacity(report, any(local.last and local.last.requests_active for local in locals_))
 
-    def _with_capacity(self, report: Report, is_ours: bool) -> Report:
-        here, memory = time.localtime(), report.memory
+    def _with_capacity(self, report: Report, is_serving: bool) -> Report:
+        now, memory = time.localtime(), report.memory
         sample = UsageSample(
             time.time(),
-            here.tm_wday * 24 + here.tm_hour,
+            now.tm_wday * 24 + now.tm_hour,
             report.cpu_utilization / 100.0,
             memory.available_bytes / max(1, memory.total_bytes),
-            is_ours,
+            is_serving,
         )
-        self._learner.observe(sample)
-        return dataclasses.replace(report, capacity=self._learner.capacity(memory.total_bytes))
+        self._availability.observe(sample)
+        return dataclasses.replace(report, capacity=self._availability.capacity(memory.total_bytes))
 
-    # --- what is kept between runs ---
+    # --- state that is stored between runs ---
 
     @property
     def _name_file(self) -> Path:
         return self.settings.agent.data_dir.expanduser() / "node-name.json"
 
     def _read_name(self) -> str:
-        """The name that we were given when we last asked for this one."""
+        """The name that the coordinator assigned when this one was last requested."""
         try:
-            kept = json.loads(self._name_file.read_bytes())
+            stored = json.loads(self._name_file.read_bytes())
         except (OSError, ValueError, RecursionError):
-            return self.asked_id
-        given = kept.get("given") if isinstance(kept, dict) and kept.get("asked") == self.asked_id else None
-        return given if isinstance(given, str) and given else self.asked_id
-
-    async def _take_name(self, given: str) -> None:
-        log.warning(
-            "another machine goes by this name; this one goes by the name that the coordinator gave it",
-            extra={"asked": self.asked_id, "given": given, "kept_in": str(self._name_file)},
+            return self.requested_id
+        assigned = (
+            stored.get("given") if isinstance(stored, dict) and stored.get("asked") == self.requested_id else None
         )
-        self.node_id = given
-        await asyncio.to_thread(_write, self._name_file, json.dumps({"asked": self.asked_id, "given": given}).encode())
+        return assigned if isinstance(assigned, str) and assigned else self.requested_id
+
+    async def _set_name(self, assigned: str) -> None:
+        log.warning(
+            "another node has this name; the coordinator assigned another one, to choose a name: herd-node --name NAME",
+            extra={"asked": self.requested_id, "given": assigned, "kept_in": str(self._name_file)},
+        )
+        self.node_id = assigned
+        await asyncio.to_thread(
+            _write, self._name_file, json.dumps({"asked": self.requested_id, "given": assigned}).encode()
+        )
 
     @property
-    def _learnt_file(self) -> Path:
-        return self.settings.agent.data_dir.expanduser() / f"capacity-learner-{quote(self.asked_id, safe='')}.json"
+    def _availability_file(self) -> Path:
+        return self.settings.agent.data_dir.expanduser() / f"capacity-learner-{quote(self.requested_id, safe='')}.json"
 
-    def _read_learnt(self) -> AvailabilityLearner:
+    def _load_availability(self) -> AvailabilityLearner:
         try:
-            return decode(self._learnt_file.read_bytes())
+            return decode(self._availability_file.read_bytes())
         except FileNotFoundError:
             return AvailabilityLearner()
         except OSError as error:
-            log.warning("what was learnt cannot be read; learning anew: %s", error)
+            log.warning("the availability estimates cannot be read, so they start again: %s", error)
             return AvailabilityLearner()
         except ValueError as error:
-            aside = self._learnt_file.with_suffix(".broken")
-            log.warning("what was learnt is damaged; learning anew: %s", error, extra={"moved_to": str(aside)})
+            broken = self._availability_file.with_suffix(".broken")
+            log.warning(
+                "the availability estimates are invalid, so they start again: %s",
+                error,
+                extra={"moved_to": str(broken)},
+            )
             with contextlib.suppress(OSError):
-                self._learnt_file.replace(aside)
+                self._availability_file.replace(broken)
             return AvailabilityLearner()
 
-    def _keep_learnt(self) -> None:
-        _write(self._learnt_file, encode(self._learner))
+    def _save_availability(self) -> None:
+        _write(self._availability_file, encode(self._availability))
 
 
-def models_of(cards: list[ModelInfo]) -> dict[ModelName, ModelInfo]:
-    """One card per model: of two engines that have it, the one that has it in memory; no more than a heartbeat may hold."""
+def models_by_name(reported: list[ModelInfo]) -> dict[ModelName, ModelInfo]:
+    """One entry for each model name, at most as many as a heartbeat may contain.
+
+    If two engines have a model, the one that has it in memory is used. Loaded and recently changed models come first.
+    """
     models: dict[ModelName, ModelInfo] = {}
-    for card in cards:
-        known = models.get(canonical(card.name))
-        if known is None or (known.loaded is None and card.loaded is not None):
-            models[canonical(card.name)] = card
+    for model in reported:
+        known = models.get(canonical(model.name))
+        if known is None or (known.loaded is None and model.loaded is not None):
+            models[canonical(model.name)] = model
     if len(models) <= heartbeat_decode.MODELS_MAX:
         return models
-    dearest = sorted(models, key=lambda name: (models[name].loaded is not None, models[name].modified_at), reverse=True)
-    return {name: models[name] for name in dearest[: heartbeat_decode.MODELS_MAX]}
+    ranked = sorted(models, key=lambda name: (models[name].loaded is not None, models[name].modified_at), reverse=True)
+    return {name: models[name] for name in ranked[: heartbeat_decode.MODELS_MAX]}
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -349,25 +366,25 @@ def _write(path: Path, data: bytes) -> None:
 
 
 async def run(settings: Settings) -> int:
-    """Reports until SIGTERM or Ctrl-C, lets finish what runs here, then says goodbye; a second signal ends it at once.
+    """Runs the agent until SIGTERM or Ctrl-C, then drains it. A second signal ends it immediately.
 
     Raises `CannotStart`.
     """
     agent = Agent(settings, Random(secrets.randbits(64)), secrets.token_hex(8))
-    told = _signals(asyncio.get_running_loop())
+    signals = _signals(asyncio.get_running_loop())
     await agent.start()
     log.info("agent started", extra={"node_id": agent.node_id})
-    beating = asyncio.create_task(_beat_for_ever(agent))
+    beating = asyncio.create_task(_beat_forever(agent))
     try:
-        await told.get()
+        await signals.get()
         beating.cancel()
         await asyncio.wait([beating])
         log.info("draining", extra={"node_id": agent.node_id})
-        drain, again = asyncio.ensure_future(agent.drain()), asyncio.ensure_future(told.get())
-        await asyncio.wait({drain, again}, return_when=asyncio.FIRST_COMPLETED)
-        for waiting in (drain, again):
-            waiting.cancel()
-        await asyncio.wait({drain, again})
+        drain, second_signal = asyncio.ensure_future(agent.drain()), asyncio.ensure_future(signals.get())
+        await asyncio.wait({drain, second_signal}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (drain, second_signal):
+            task.cancel()
+        await asyncio.wait({drain, second_signal})
     finally:
         beating.cancel()
         await asyncio.wait([beating])
@@ -376,22 +393,22 @@ async def run(settings: Settings) -> int:
     return 0
 
 
-async def _beat_for_ever(agent: Agent) -> None:
+async def _beat_forever(agent: Agent) -> None:
     while True:
-        # One of the two loop roots: a bug in one heartbeat must not end the agent.
+        # An error in one heartbeat must not end the agent.
         try:
             await agent.beat()
         except Exception:
-            log.exception("a heartbeat failed")
+            log.exception("internal error in a heartbeat; the agent continues")
         await asyncio.sleep(agent.link.pause_s())
 
 
 def _signals(loop: asyncio.AbstractEventLoop) -> asyncio.Queue[int]:
-    """Every wish to end, as it comes."""
-    told: asyncio.Queue[int] = asyncio.Queue()
+    """A queue of the signals that ask the process to end."""
+    signals: asyncio.Queue[int] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
         if sys.platform == "win32":
-            signal.signal(number, lambda n, _frame: loop.call_soon_threadsafe(told.put_nowait, n))
+            signal.signal(number, lambda n, _frame: loop.call_soon_threadsafe(signals.put_nowait, n))
         else:
-            loop.add_signal_handler(number, told.put_nowait, int(number))
-    return told
+            loop.add_signal_handler(number, signals.put_nowait, int(number))
+    return signals

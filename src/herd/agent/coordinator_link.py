@@ -1,7 +1,7 @@
-"""How the agent reaches its coordinator: finds it, joins it, reports to it, comes back after a break, says goodbye. Measures nothing.
+"""Finds the agent's coordinator, joins its fleet, sends heartbeats to it, and reconnects after an interruption.
 
-It keeps to the coordinator it found; when that does not answer for a while it looks again, since machines change their
-addresses. Between attempts it waits longer and longer, with some chance in it, so that a fleet does not knock in step.
+If the coordinator does not answer for a while, the agent searches for it again, because its address may have changed.
+The pause between attempts grows and is randomised, so that the agents of a fleet do not all connect at the same time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import logging
 import socket
 from dataclasses import dataclass, field
 from random import Random
-from urllib.parse import urlsplit
 
 import msgspec
 import psutil
@@ -33,7 +32,7 @@ ADDRESSES_MAX = 32
 PEERS_MAX = 1024
 _IP = (socket.AF_INET, socket.AF_INET6)
 GOODBYE_S = 1.0
-"""A coordinator that does not take a goodbye in this time notices the silence instead."""
+"""Timeout of the goodbye message. Without it, the coordinator notices the missing heartbeats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,43 +66,38 @@ class LinkSettings:
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatReply:
-    """What a heartbeat's answer said. `node_id` is the name the coordinator knows us by, `running` how many of its requests
-    are being answered here."""
+    """The answer to a heartbeat: this machine's name in the fleet and the number of requests that run here."""
 
-    is_heard: bool
+    is_accepted: bool
     node_id: str = ""
     problem: str = ""
     running: int = 0
     peers: frozenset[str] = frozenset()
-    """Addresses of the fleet's other machines, which may copy models from here."""
+    """Addresses of the fleet's other machines, which may copy models from this machine."""
 
 
 class CoordinatorLink:
-    """`url` is the coordinator, or empty while none is known."""
+    """`url` is the coordinator's, empty while no coordinator is known."""
 
-    def __init__(self, settings: LinkSettings, rng: Random, passport: NodeIdentity) -> None:
+    def __init__(self, settings: LinkSettings, rng: Random, identity: NodeIdentity) -> None:
         self._settings = settings
         self._rng = rng
-        self._passport = passport
+        self._identity = identity
         self._misses = 0
-        self._said: str | None = None
-        """The problem last told, "" when there was none, None before anything was."""
+        self._logged: str | None = None
+        """The last logged problem; empty if there was none, None before the first."""
         self._is_open = False
-        """Whether the coordinator lets everybody take part: then nothing is signed."""
+        """Whether the coordinator accepts any node (FLEET_OPEN). Then messages are not signed."""
         self.url = (
-            full_url(settings.router_url or passport.url, COORDINATOR_PORT)
-            if settings.router_url or passport.url
+            full_url(settings.router_url or identity.url, COORDINATOR_PORT)
+            if settings.router_url or identity.url
             else ""
         )
 
-    @property
-    def peer_host(self) -> str:
-        return urlsplit(self.url).hostname or "" if self.url else ""
-
     def pause_s(self) -> float:
-        """How long until the next heartbeat: the interval, or after misses a time that grows up to it, with some chance in it.
+        """Seconds until the next heartbeat: the interval, or after a missed answer a randomised backoff.
 
-        Never longer, so that a coordinator that restarts knows its fleet again within a heartbeat and a half.
+        The backoff does not exceed 1.5 intervals, so that a restarted coordinator soon knows its fleet again.
         """
         interval_s = self._settings.heartbeat_interval_s
         if not self._misses:
@@ -111,40 +105,42 @@ class CoordinatorLink:
         return min(interval_s, BACKOFF_S * 2.0 ** min(self._misses - 1, 10)) * (0.5 + self._rng.random())
 
     async def find(self) -> bool:
-        """Looks for a coordinator where none is known, or the known one has been silent; whether one is known now."""
+        """Searches for a coordinator if none is known or it did not answer. Returns whether one is known now."""
         if self.url and (self._settings.router_url or self._misses < MISSES_BEFORE_SEARCH):
             return True
         async with mdns.browse() as found:
             try:
                 async with asyncio.timeout(SEARCH_S):
-                    self._take(await self._first_that_answers(found))
+                    self._use(await self._first_that_answers(found))
             except TimeoutError:
                 if not self.url:
-                    self._take(await self._on_this_machine())
+                    self._use(await self._on_this_machine())
         if not self.url:
-            self._say("no coordinator found on the network; name one with: herd-node --router-url http://HOST:11435")
+            self._log_problem(
+                "no coordinator found on the network; set its address with: herd-node --router-url http://HOST:11435"
+            )
         return bool(self.url)
 
     async def report(self, heartbeat: bytes) -> HeartbeatReply:
-        """Sends one heartbeat, after joining the fleet where that is still to be done."""
-        if (self._passport.wants_to_join and not self._is_open) and (problem := await self._join()):
-            return self._missed(problem)
+        """Sends one heartbeat; joins the fleet first if necessary."""
+        if (self._identity.wants_to_join and not self._is_open) and (problem := await self._join()):
+            return self._record_miss(problem)
         response = await self._post("/heartbeat", heartbeat, self._settings.timeout_s)
         if _denial(response).code == "not_paired":
-            # Removed, or the coordinator has lost its memory: whoever can prove itself comes in again.
+            # This node was removed, or the coordinator lost its data: with a code the node joins again.
             self._is_open = False
-            if self._passport.proofs and not await self._join():
+            if self._identity.codes and not await self._join():
                 response = await self._post("/heartbeat", heartbeat, self._settings.timeout_s)
         if response.status == 200:
             self._misses = 0
-            self._say("")
+            self._log_problem("")
             return HeartbeatReply(
                 True,
                 str(_field(response, "node_id") or ""),
                 running=_count(_field(response, "running")),
                 peers=_addresses(_field(response, "peers")),
             )
-        return self._missed(response.problem or f"it answers {response.status}: {_words(response)}")
+        return self._record_miss(response.problem or f"it answers {response.status}: {_error_text(response)}")
 
     async def goodbye(self, node_id: str, boot_id: str) -> None:
         if self.url:
@@ -154,59 +150,65 @@ class CoordinatorLink:
     # --- one message ---
 
     async def _post(self, path: str, body: bytes, timeout_s: float) -> Response:
-        """Signed where this machine belongs to a fleet; then an answer that is not our coordinator's is none."""
+        """Sends a message, signed if this machine is paired. An answer from another coordinator is then ignored."""
         target = f"{path}?from={','.join(own_addresses())}"
-        response = await self._signed(target, body, timeout_s)
+        response = await self._send_signed(target, body, timeout_s)
         session = _denial(response).session
         if response.status == 401 and session:
-            self._passport.take_session(session)
-            response = await self._signed(target, body, timeout_s)
+            self._identity.use_session(session)
+            response = await self._send_signed(target, body, timeout_s)
         return response
 
-    async def _signed(self, target: str, body: bytes, timeout_s: float) -> Response:
-        stamp = None if self._is_open else self._passport.sign(target, body)
+    async def _send_signed(self, target: str, body: bytes, timeout_s: float) -> Response:
+        stamp = None if self._is_open else self._identity.sign(target, body)
         headers = stamp.headers if stamp is not None else None
         response = await request("POST", f"{self.url}{target}", body, timeout_s, headers)
-        is_ours = stamp is None or self._passport.is_ours(stamp, response.status, response.headers, response.body)
-        if response.status == 200 and not is_ours:
-            return Response(0, problem="whoever answers there is not this machine's coordinator")
+        is_genuine = stamp is None or self._identity.is_from_coordinator(
+            stamp, response.status, response.headers, response.body
+        )
+        if response.status == 200 and not is_genuine:
+            return Response(
+                0,
+                problem="another coordinator answers at this address; to join its fleet, run there: herd nodes invite",
+            )
         return response
 
     # --- joining ---
 
     async def _join(self) -> str:
-        """What keeps this machine from taking part; empty when it does now."""
+        """Joins the fleet. Returns the problem, or an empty text."""
         problem = ""
-        for attempt in range(max(1, self._passport.proofs)):
+        for attempt in range(max(1, self._identity.codes)):
             response = await request(
-                "POST", f"{self.url}{join.PATH}", self._passport.wish(attempt), self._settings.timeout_s
+                "POST", f"{self.url}{join.PATH}", self._identity.join_request(attempt), self._settings.timeout_s
             )
             if response.status not in (200, 202):
-                problem = response.problem or _words(response)
+                problem = response.problem or _error_text(response)
                 continue
             try:
                 answer = msgspec.json.decode(response.body, type=JoinAnswer)
             except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-                return "it is no coordinator of this version"
-            return self._answered(answer)
+                return "the answer is not from a coordinator of this version; update herd on both machines"
+            return self._accept(answer)
         return problem
 
-    def _answered(self, answer: JoinAnswer) -> str:
+    def _accept(self, answer: JoinAnswer) -> str:
         if answer.status == "open":
             self._is_open = True
             return ""
         if answer.status == "joined":
-            return self._passport.joined(answer, self.url)
-        return f"it waits for approval: {answer.next}, where the same fingerprint is shown: {self._passport.fingerprint(answer.fleet_public)}"
+            return self._identity.accept_join(answer, self.url)
+        fingerprint = self._identity.fingerprint(answer.fleet_public)
+        return f"waiting for approval; {answer.next} (check that the fingerprint is {fingerprint})"
 
-    # --- finding ---
+    # --- search ---
 
     async def _first_that_answers(self, found: asyncio.Queue[mdns.FoundCoordinator]) -> str:
         while True:
             candidate = await found.get()
-            if self._passport.fleet_id and candidate.fleet_id != self._passport.fleet_id:
+            if self._identity.fleet_id and candidate.fleet_id != self._identity.fleet_id:
                 log.info(
-                    "another fleet's coordinator is on this network",
+                    "ignored the coordinator of another fleet on this network",
                     extra={"url": candidate.url, "fleet": candidate.fleet_id},
                 )
                 continue
@@ -214,44 +216,44 @@ class CoordinatorLink:
                 return candidate.url
 
     async def _on_this_machine(self) -> str:
-        """Multicast may be impossible here; a coordinator on the same machine needs none."""
+        """A coordinator on this machine can be found without multicast."""
         url = f"http://127.0.0.1:{COORDINATOR_PORT}"
         return url if (await request("GET", f"{url}/health", timeout_s=1.0)).status == 200 else ""
 
-    def _missed(self, problem: str) -> HeartbeatReply:
+    def _record_miss(self, problem: str) -> HeartbeatReply:
         self._misses += 1
-        self._say(f"{self.url}: {problem}")
+        self._log_problem(f"{self.url}: {problem}")
         return HeartbeatReply(False, problem=problem)
 
-    def _take(self, url: str) -> None:
+    def _use(self, url: str) -> None:
         if url and url != self.url:
             log.info("coordinator found", extra={"url": url})
             self.url, self._misses = url, 0
 
-    def _say(self, problem: str) -> None:
-        """One line for each change, not for each heartbeat."""
-        if problem == self._said:
+    def _log_problem(self, problem: str) -> None:
+        """Logs a problem once, not for each heartbeat."""
+        if problem == self._logged:
             return
-        self._said = problem
+        self._logged = problem
         if problem:
-            log.warning("the coordinator is not reached: %s", problem)
+            log.warning("cannot reach the coordinator: %s", problem)
         else:
-            log.info("reporting to the coordinator", extra={"url": self.url})
+            log.info("connected to the coordinator", extra={"url": self.url})
 
 
 def own_addresses() -> list[str]:
-    """Every address of this machine, so that the coordinator can tell where a message may come from."""
-    found = [
+    """All addresses of this machine, so that the coordinator knows where its messages may come from."""
+    addresses = [
         entry.address.partition("%")[0]
         for entries in psutil.net_if_addrs().values()
         for entry in entries
         if entry.family in _IP
     ]
-    return sorted(found)[:ADDRESSES_MAX]
+    return sorted(addresses)[:ADDRESSES_MAX]
 
 
 def _denial(response: Response) -> Denied:
-    """What an error says; nothing where it is none of a coordinator's."""
+    """The fields of a coordinator's 401 answer; empty for any other answer."""
     if response.status != 401:
         return Denied()
     try:
@@ -260,13 +262,13 @@ def _denial(response: Response) -> Denied:
         return Denied()
 
 
-def _words(response: Response) -> str:
-    """The sentence of an error answer, or its beginning."""
+def _error_text(response: Response) -> str:
+    """The message of an error answer, or the beginning of its body."""
     try:
-        told = json.loads(response.body).get("error")
+        message = json.loads(response.body).get("error")
     except (ValueError, AttributeError, RecursionError):
-        told = None
-    return told if isinstance(told, str) else response.body[:200].decode("utf-8", "replace")
+        message = None
+    return message if isinstance(message, str) else response.body[:200].decode("utf-8", "replace")
 
 
 def _field(response: Response, name: str) -> object:

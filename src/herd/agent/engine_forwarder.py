@@ -1,7 +1,7 @@
-"""A door on the network for an engine that listens on this machine only, open to the coordinator alone. Reads no byte it carries.
+"""Forwards TCP connections from the coordinator to an engine that listens only on this machine.
 
-So nobody has to expose Ollama to the whole network: the agent listens on the network address, accepts connections from
-the coordinator's address (and from this machine), and copies bytes both ways.
+So Ollama does not have to be exposed to the network: the agent listens on the network, accepts connections from the
+coordinator's address and from this machine, and copies bytes in both directions without reading them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log = logging.getLogger("herd.agent.engine_forwarder")
 
 BUFFER_MAX_BYTES = 256 * 1024
 PROOF_BYTES = 64
-"""What `trust.signing.forwarder_proof` is long."""
+"""The length of `trust.signing.forwarder_proof`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,47 +49,47 @@ class ForwarderSettings:
 
 
 class EngineForwarder:
-    """Listens for one engine. `allow` tells who may come in."""
+    """Listens for one engine. `allow` sets the addresses that may connect."""
 
-    def __init__(self, engine_url: str, settings: ForwarderSettings, lock: TlsIdentity | None = None) -> None:
-        """With a `lock` the door speaks TLS, and who comes in proves first that he is the coordinator."""
-        self._lock = lock
+    def __init__(self, engine_url: str, settings: ForwarderSettings, identity: TlsIdentity | None = None) -> None:
+        """With an `identity` connections use TLS, and the client first proves that it is the coordinator."""
+        self._identity = identity
         parts = urlsplit(engine_url)
         self._target = (parts.hostname or "127.0.0.1", parts.port or 80)
         self._settings = settings
         self._allowed: frozenset[str] = frozenset()
         self._server: asyncio.Server | None = None
-        self._open: set[_Side] = set()
+        self._open: set[_Connection] = set()
         self._connecting: set[asyncio.Task[None]] = set()
         self.refused = 0
-        """Connections turned away: strangers, or too many."""
+        """Rejected connections: not allowed, or too many."""
 
     @property
     def connections(self) -> int:
-        """Open connections, counted at both ends."""
+        """Open connections to clients and to the engine."""
         return len(self._open)
 
     @property
-    def held_bytes(self) -> int:
-        """What was read at one end and is not written at the other yet."""
+    def buffered_bytes(self) -> int:
+        """Bytes that were read from one connection and are not written to the other yet."""
         return sum(side.transport.get_write_buffer_size() for side in self._open if side.transport is not None)
 
     @property
-    def stopped(self) -> int:
-        """Connected ends that are not read from, because the other end does not take it."""
-        return sum(side.is_stopped for side in self._open)
+    def paused(self) -> int:
+        """Connections that are not read, because the other side is slower."""
+        return sum(side.is_paused for side in self._open)
 
     async def listen(self, host: str = "") -> int:
-        """Opens the door, on every address unless one is named; the port it is on. Raises OSError."""
+        """Listens on this address, or on all; returns the port. Raises `OSError`."""
         loop = asyncio.get_running_loop()
-        door = everywhere() if not host else socket.create_server((host, 0))
+        listener = listen_on_all_addresses() if not host else socket.create_server((host, 0))
         self._server = await loop.create_server(
-            lambda: _Side(self), sock=door, ssl=self._lock.context if self._lock is not None else None
+            lambda: _Connection(self), sock=listener, ssl=self._identity.context if self._identity is not None else None
         )
-        return int(door.getsockname()[1])
+        return int(listener.getsockname()[1])
 
     def allow(self, addresses: frozenset[str]) -> None:
-        """From now on only these addresses, and this machine's loopback, may come in; others are cut off."""
+        """Allows only these addresses and loopback to connect, and closes the connections of others."""
         self._allowed = frozenset(map(plain_address, addresses))
         for side in list(self._open):
             if side.is_client and not self.admits(side.peer_ip):
@@ -106,65 +106,64 @@ class EngineForwarder:
         for side in list(self._open):
             side.abort()
 
-    # --- told by the sides ---
+    # --- called by the connections ---
 
-    def joined(self, side: _Side) -> None:
+    def accept(self, side: _Connection) -> None:
         clients = sum(one.is_client for one in self._open)
         if not self.admits(side.peer_ip) or clients >= self._settings.connections_max:
-            self.turned_away(side)
+            self.reject(side)
             return
         self._open.add(side)
-        if self._lock is None:
-            self.proved(side)
+        if self._identity is None:
+            self.connect_to_engine(side)
         else:
-            side.wants_proof = True
-            asyncio.get_running_loop().call_later(self._settings.connect_timeout_s, side.must_have_proved)
+            side.needs_proof = True
+            asyncio.get_running_loop().call_later(self._settings.connect_timeout_s, side.reject_without_proof)
 
-    def is_proof(self, said: bytes) -> bool:
-        """Whether the coordinator said this."""
-        expected = self._lock.proof().encode("ascii") if self._lock is not None else b""
-        return bool(expected) and hmac.compare_digest(expected, said)
+    def is_proof(self, received: bytes) -> bool:
+        """Whether these bytes are the coordinator's proof."""
+        expected = self._identity.proof().encode("ascii") if self._identity is not None else b""
+        return bool(expected) and hmac.compare_digest(expected, received)
 
-    def proved(self, side: _Side) -> None:
-        """It may come in: the engine is called."""
+    def connect_to_engine(self, side: _Connection) -> None:
         task = asyncio.get_running_loop().create_task(self._connect(side))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
 
-    def turned_away(self, side: _Side) -> None:
+    def reject(self, side: _Connection) -> None:
         self.refused += 1
         side.abort()
 
-    def left(self, side: _Side) -> None:
+    def remove(self, side: _Connection) -> None:
         self._open.discard(side)
 
-    async def _connect(self, client: _Side) -> None:
+    async def _connect(self, client: _Connection) -> None:
         loop = asyncio.get_running_loop()
-        engine = _Side(self, client)
+        engine = _Connection(self, client)
         try:
             async with asyncio.timeout(self._settings.connect_timeout_s):
                 await loop.create_connection(lambda: engine, *self._target)
         except (OSError, TimeoutError) as error:
-            log.debug("the engine refuses: %s", error)
+            log.debug("the engine does not accept a connection: %s", error)
             client.abort()
             return
         self._open.add(engine)
-        client.joined_to(engine)
+        client.connected_to(engine)
 
 
-class _Side(asyncio.Protocol):
-    """One end of a relayed connection. What comes in goes out at the other end; a full buffer there stops reading here."""
+class _Connection(asyncio.Protocol):
+    """One of the two connections of a forwarded stream. A full write buffer of the other one pauses reading here."""
 
-    def __init__(self, relay: EngineForwarder, other: _Side | None = None) -> None:
-        self._relay = relay
+    def __init__(self, forwarder: EngineForwarder, other: _Connection | None = None) -> None:
+        self._forwarder = forwarder
         self._other = other
-        self._early: list[bytes] = []
-        """What the client sent before the engine was connected: uvloop begins to read although it was told to wait."""
-        self.wants_proof = False
-        """Whether it has still to say who it is; what it said so far is in `_early`."""
+        self._buffered: list[bytes] = []
+        """Bytes from the client before the engine is connected: uvloop starts to read even if reading is paused."""
+        self.needs_proof = False
+        """Whether the client still has to send its proof; the bytes so far are in `_buffered`."""
         self.has_ended = False
-        """Whether it said all it will say, half-closing its connection."""
-        self.is_stopped = False
+        """Whether this side sends no more bytes: it has half-closed the connection."""
+        self.is_paused = False
         self.transport: asyncio.Transport | None = None
         self.is_client = other is None
         self.peer_ip = ""
@@ -175,62 +174,62 @@ class _Side(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self.peer_ip = plain_address(str(peer[0])) if peer else ""
         if self.is_client:
-            self._relay.joined(self)
-            if not self.wants_proof and not self.transport.is_closing():
+            self._forwarder.accept(self)
+            if not self.needs_proof and not self.transport.is_closing():
                 self.transport.pause_reading()
 
-    def joined_to(self, other: _Side) -> None:
-        """The engine answers: what the client sent can flow."""
+    def connected_to(self, other: _Connection) -> None:
+        """The engine accepted the connection: starts to forward the client's bytes."""
         self._other = other
         if self.transport is None or self.transport.is_closing() or other.transport is None:
             other.abort()
             return
-        other.transport.writelines(self._early)
-        self._early.clear()
+        other.transport.writelines(self._buffered)
+        self._buffered.clear()
         if self.has_ended:
             other.transport.write_eof()
-        elif not self.is_stopped:
+        elif not self.is_paused:
             self.transport.resume_reading()
 
-    def _prove(self, data: bytes) -> None:
-        said = b"".join((*self._early, data))
-        self._early = [said]
-        if len(said) < PROOF_BYTES:
+    def _read_proof(self, data: bytes) -> None:
+        received = b"".join((*self._buffered, data))
+        self._buffered = [received]
+        if len(received) < PROOF_BYTES:
             return
-        if not self._relay.is_proof(said[:PROOF_BYTES]):
-            self._relay.turned_away(self)
+        if not self._forwarder.is_proof(received[:PROOF_BYTES]):
+            self._forwarder.reject(self)
             return
-        self.wants_proof = False
-        self._early = [said[PROOF_BYTES:]]
+        self.needs_proof = False
+        self._buffered = [received[PROOF_BYTES:]]
         if self.transport is not None:
             self.transport.pause_reading()
-        self._relay.proved(self)
+        self._forwarder.connect_to_engine(self)
 
-    def must_have_proved(self) -> None:
-        if self.wants_proof and self.transport is not None and not self.transport.is_closing():
-            self._relay.turned_away(self)
+    def reject_without_proof(self) -> None:
+        if self.needs_proof and self.transport is not None and not self.transport.is_closing():
+            self._forwarder.reject(self)
 
     def data_received(self, data: bytes) -> None:
-        if self.wants_proof:
-            self._prove(data)
+        if self.needs_proof:
+            self._read_proof(data)
         elif self._other is not None and self._other.transport is not None:
             self._other.transport.write(data)
         elif self.is_client and self.transport is not None:
-            self._early.append(data)
+            self._buffered.append(data)
             self.transport.pause_reading()
 
     def eof_received(self) -> bool:
-        """Half-closed: the other end is told, and may still answer. When both have ended, it is over."""
+        """Half-closes the other connection too; it may still send. When both have ended, both are closed."""
         self.has_ended = True
         other = self._other
         if self.transport is not None and not self.transport.can_write_eof():
-            return False  # TLS knows no half-closed connection: who has ended is gone
+            return False  # TLS has no half-closed connections
         if other is None:
             return self.is_client
         if other.transport is None or other.transport.is_closing():
             return False
         if other.has_ended:
-            # Each closes when what is still to be written there is written.
+            # `close` first writes what is still buffered.
             other.transport.close()
             return False
         if not other.transport.can_write_eof():
@@ -242,40 +241,40 @@ class _Side(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         if self._other is not None:
-            self._other.stop_reading(True)
+            self._other.set_paused(True)
 
     def resume_writing(self) -> None:
         if self._other is not None:
-            self._other.stop_reading(False)
+            self._other.set_paused(False)
 
-    def stop_reading(self, is_stopped: bool) -> None:
-        self.is_stopped = is_stopped
+    def set_paused(self, is_paused: bool) -> None:
+        self.is_paused = is_paused
         if self.transport is None or self.transport.is_closing():
             return
-        if is_stopped:
+        if is_paused:
             self.transport.pause_reading()
         else:
             self.transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._relay.left(self)
+        self._forwarder.remove(self)
         other, self._other = self._other, None
         if other is None:
             return
-        other.lost(is_whole=exc is None and self.has_ended)
+        other.other_lost(is_clean=exc is None and self.has_ended)
 
-    def lost(self, is_whole: bool) -> None:
-        """The other end is gone. A reset there is a reset here: nobody may take a broken answer for a whole one."""
+    def other_lost(self, is_clean: bool) -> None:
+        """The other connection is closed. A reset there is a reset here: a broken answer must not look complete."""
         self._other = None
         if self.transport is None:
             return
-        if is_whole:
+        if is_clean:
             self.transport.close()
         else:
             self.abort()
 
     def abort(self) -> None:
-        """Resets: without this option an abort with nothing unread looks like an orderly end."""
+        """Resets the connection. Without this option, an abort without unread data looks like a normal end."""
         if self.transport is None:
             return
         with contextlib.suppress(OSError, AttributeError):
@@ -284,8 +283,8 @@ class _Side(asyncio.Protocol):
         self.transport.abort()
 
 
-def everywhere() -> socket.socket:
-    """A listening socket on all addresses of both families, where the system can."""
+def listen_on_all_addresses() -> socket.socket:
+    """A listening socket on all IPv4 and, if the system supports it, IPv6 addresses, on a free port."""
     if socket.has_dualstack_ipv6():
         with contextlib.suppress(OSError):
             return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)

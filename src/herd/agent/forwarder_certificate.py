@@ -1,7 +1,7 @@
-"""What a door on the network shows when it speaks TLS: a key and a certificate made at every start. Asks nobody to sign it.
+"""Creates the self-signed TLS certificate of the engine forwarders, a new one at every start of the agent.
 
-Nobody has to trust who issued it: its fingerprint travels in the heartbeat that the node signs, and the coordinator takes
-that certificate and no other. The key is on a disk for the moment in which the TLS library reads it.
+The node sends the certificate's fingerprint in its signed heartbeat, and the coordinator accepts only that certificate.
+The private key is on disk only while the TLS library reads it.
 """
 
 from __future__ import annotations
@@ -22,21 +22,23 @@ from cryptography.x509.oid import NameOID
 NAME = "herd-node"
 BEGINS = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 ENDS = datetime.datetime(2120, 1, 1, tzinfo=datetime.UTC)
-"""No clock is asked, at either end: the fingerprint says that it is this one, and a restart makes another."""
+"""The validity does not matter: the coordinator checks the fingerprint, and a restart creates a new certificate."""
 
 
 @dataclass(frozen=True, slots=True)
 class TlsIdentity:
-    """What a door needs. `pin` is the certificate's SHA-256 in hex; `proof()` is what the coordinator says first, empty while
-    there is no coordinator."""
+    """The certificate of the forwarders. `pin` is its SHA-256 in hex.
+
+    `proof()` returns the first bytes that the coordinator sends, empty while the node is not paired.
+    """
 
     context: ssl.SSLContext
     pin: str
     proof: Callable[[], str]
 
 
-def made(folder: Path, proof_for: Callable[[str], str]) -> TlsIdentity:
-    """A new certificate; `proof_for(pin)` as in `Passport.forwarder_proof`. Raises `OSError` where the folder cannot be written."""
+def create_identity(folder: Path, proof_for: Callable[[str], str]) -> TlsIdentity:
+    """A new key and certificate. `proof_for` is `NodeIdentity.forwarder_proof`. Raises `OSError` if writing fails."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
     certificate = (
@@ -58,7 +60,7 @@ def made(folder: Path, proof_for: Callable[[str], str]) -> TlsIdentity:
 def _context(folder: Path, pem: bytes) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    path = folder / f"door-{os.getpid()}.pem"
+    path = folder / f"forwarder-{os.getpid()}.pem"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     try:

@@ -1,7 +1,7 @@
-"""How the coordinator reaches each engine of this machine: directly where it can, else through a door of our own.
+"""Decides for each engine whether the coordinator reaches it directly or through a forwarder.
 
-An engine is reached directly when it answers at the address that this machine has towards the coordinator, since that
-is the only address the coordinator contacts. Everything else (loopback only, another machine) gets a relay.
+The coordinator connects only to the address that this machine has towards it. An engine that listens on that address is
+reached directly; every other engine (loopback only, or on another machine) gets a forwarder.
 """
 
 from __future__ import annotations
@@ -22,24 +22,25 @@ PROBE_S = 1.0
 
 
 class EngineForwarders:
-    """The relays of this machine, one per engine that needs one."""
+    """The forwarders of this machine, one for each engine that needs one."""
 
-    def __init__(self, settings: ForwarderSettings, lock: Callable[[], TlsIdentity] | None = None) -> None:
-        """`lock` is called once, where doors are to speak TLS. Raises what that raises."""
+    def __init__(self, settings: ForwarderSettings, create_identity: Callable[[], TlsIdentity] | None = None) -> None:
+        """`create_identity` is called once if forwarders use TLS; its exceptions are raised."""
         self._settings = settings
-        self._lock = lock() if settings.tls and lock is not None else None
-        self._is_told = False
-        self._relays: dict[str, tuple[EngineForwarder, int]] = {}
+        self._identity = create_identity() if settings.tls and create_identity is not None else None
+        self._is_warned = False
+        self._forwarders: dict[str, tuple[EngineForwarder, int]] = {}
 
     async def urls(self, engines: Sequence[str], coordinator_url: str) -> dict[str, str]:
-        """For each engine's url the one to announce; without an engine whose door cannot be opened."""
+        """The URL to announce for each engine's URL. An engine whose forwarder cannot listen is left out."""
         self._close_unneeded(engines)
-        if self._lock is not None and not self._lock.proof():
-            if not self._is_told:
+        if self._identity is not None and not self._identity.proof():
+            if not self._is_warned:
                 log.warning(
-                    "FLEET_NODE_TLS is set and this machine belongs to no fleet yet: its engines are not announced until it does"
+                    "FLEET_NODE_TLS is set and this machine is not paired: its engines are not announced until it is;"
+                    " on the coordinator run: herd nodes invite"
                 )
-            self._is_told = True
+            self._is_warned = True
             return {}
         if not coordinator_url:
             return {url: url for url in engines}
@@ -50,34 +51,34 @@ class EngineForwarders:
         return {url: announced for url, announced in found.items() if announced}
 
     def close(self) -> None:
-        for relay, _ in self._relays.values():
-            relay.close()
-        self._relays.clear()
+        for forwarder, _ in self._forwarders.values():
+            forwarder.close()
+        self._forwarders.clear()
 
     async def _url(self, engine_url: str, here: str, coordinator: frozenset[str]) -> str:
         port = urlsplit(engine_url).port or 80
-        if self._lock is None and engine_url not in self._relays and await _answers(here, port, engine_url):
+        if self._identity is None and engine_url not in self._forwarders and await _answers(here, port, engine_url):
             return f"http://{host_and_port(here, port)}"
-        known = self._relays.get(engine_url)
+        known = self._forwarders.get(engine_url)
         if known is None:
-            relay = EngineForwarder(engine_url, self._settings, self._lock)
+            forwarder = EngineForwarder(engine_url, self._settings, self._identity)
             try:
-                known = self._relays[engine_url] = (relay, await relay.listen())
+                known = self._forwarders[engine_url] = (forwarder, await forwarder.listen())
             except OSError as error:
-                log.warning("no door can be opened to the engine: %s", error, extra={"engine": engine_url})
+                log.warning("the forwarder to the engine cannot listen: %s", error, extra={"engine": engine_url})
                 return ""
-            log.info("door opened to the engine", extra={"engine": engine_url, "port": known[1]})
+            log.info("forwarder to the engine started", extra={"engine": engine_url, "port": known[1]})
         known[0].allow(coordinator)
-        place = host_and_port(here, known[1])
-        return f"http://{place}" if self._lock is None else f"https://{place}#{self._lock.pin}"
+        address = host_and_port(here, known[1])
+        return f"http://{address}" if self._identity is None else f"https://{address}#{self._identity.pin}"
 
     def _close_unneeded(self, engines: Sequence[str]) -> None:
-        for url in [url for url in self._relays if url not in engines]:
-            self._relays.pop(url)[0].close()
+        for url in [url for url in self._forwarders if url not in engines]:
+            self._forwarders.pop(url)[0].close()
 
 
 async def _answers(here: str, port: int, engine_url: str) -> bool:
-    """Whether the engine listens at this address too."""
+    """Whether the engine listens on this address."""
     if urlsplit(engine_url).hostname == here:
         return True
     if not is_this_machine(engine_url):
@@ -92,7 +93,7 @@ async def _answers(here: str, port: int, engine_url: str) -> bool:
 
 
 def is_this_machine(url: str) -> bool:
-    """Whether the engine was found on loopback."""
+    """Whether the URL has a loopback address."""
     host = urlsplit(url).hostname or ""
     return host.startswith("127.") or host in ("localhost", "::1")
 
@@ -106,7 +107,7 @@ async def _addresses_of(host: str) -> list[str]:
 
 
 def own_address_towards(host: str) -> str:
-    """This machine's address as that host sees it: what the system would send from. No packet leaves."""
+    """The source address that the system would use towards this host. No packet is sent."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:

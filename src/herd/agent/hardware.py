@@ -1,7 +1,7 @@
-"""Memory bandwidth of chips and graphics cards by their names. Measures nothing: learnt speeds correct it later.
+"""Looks up the memory bandwidth of chips and GPUs by name.
 
-Bandwidths are the makers' published figures in GB/s (apple.com, nvidia.com, amd.com product pages); a name that is not
-in the table simply has none.
+Bandwidths are the manufacturers' published figures in GB/s (apple.com, nvidia.com, amd.com product pages). They are the
+first estimate of a node's speed; measured speeds correct it later.
 """
 
 from __future__ import annotations
@@ -54,9 +54,10 @@ BANDWIDTHS_GBPS = (
     ("6800 xt", 512.0),
     ("ryzen ai max", 256.0),
 )
-"""The first entry whose name occurs wins, so longer names stand before shorter ones."""
+"""The first entry whose name occurs in the chip's name is used, so longer names come before shorter ones."""
 
 
 def bandwidth_gbps(chip: str) -> float | None:
-    wanted = chip.lower()
-    return next((value for name, value in BANDWIDTHS_GBPS if name in wanted), None)
+    """None if the chip is not in the table."""
+    lower_name = chip.lower()
+    return next((value for name, value in BANDWIDTHS_GBPS if name in lower_name), None)

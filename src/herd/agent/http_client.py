@@ -1,6 +1,6 @@
-"""Small HTTP/1.1 requests of the agent: to its local engines and to the coordinator. Knows no route; every answer is bounded.
+"""Sends the agent's HTTP/1.1 requests to its local engines and to the coordinator, with a timeout and a size limit.
 
-One connection per request: a handful every few seconds does not need a pool, and a hung engine hangs only its own.
+Each request has its own connection: the agent sends only a few every five seconds, and a hung engine blocks no other.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ import httptools
 from herd.addresses import host_and_port
 
 ANSWER_MAX_BYTES = 16 * 1024 * 1024
-"""Head and body together. Hundreds of models take well under one megabyte."""
+"""Maximum size of head and body. A list of hundreds of models takes less than one megabyte."""
 READ_BYTES = 64 * 1024
 TIMEOUT_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """`status` 0 means that nobody answered, or not wholly, or not in time; `problem` says why."""
+    """`status` 0 means that there was no complete answer in time; `problem` says why."""
 
     status: int
     body: bytes = b""
     problem: str = ""
     headers: dict[str, str] = field(default_factory=dict, compare=False)
-    """By lower-case names, the last of several."""
+    """By lower-case name; of several with the same name, the last."""
 
 
 class _Answer:
-    """Collects what the parser finds."""
+    """Collects the parts of an answer from the parser."""
 
     def __init__(self) -> None:
         self.parts: list[bytes] = []
         self.headers: dict[str, str] = {}
         self.is_framed = False
-        """Whether the head told where the body ends; else it ends with the connection."""
+        """Whether the head defines the end of the body. If not, the body ends with the connection."""
         self.is_complete = False
         self.has_head = False
 
@@ -59,7 +59,7 @@ class _Answer:
 async def request(
     method: str, url: str, body: bytes = b"", timeout_s: float = TIMEOUT_S, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """One request, the whole answer. Never raises for what the other side does."""
+    """Sends one request and reads the complete answer. Errors of the other side are returned, not raised."""
     try:
         async with asyncio.timeout(timeout_s):
             return await _exchange(method, url, body, headers or {})
@@ -83,7 +83,7 @@ async def _exchange(method: str, url: str, body: bytes, headers: Mapping[str, st
         writer.write(head.encode("ascii") + b"\r\n" + body)
         return await _read(reader)
     finally:
-        # At once: a peer that reads nothing would keep an orderly close waiting for ever.
+        # Not `close`: it would wait forever for a peer that does not read.
         writer.transport.abort()
 
 
@@ -100,20 +100,20 @@ async def _read(reader: asyncio.StreamReader) -> Response:
         parser.feed_data(data)
     status = parser.get_status_code()
     if status < 100 or not answer.has_head:
-        raise ValueError("no HTTP answer")
+        raise ValueError("the answer is not HTTP")
     if answer.is_framed and not answer.is_complete:
-        raise ValueError("the answer was cut off")
+        raise ValueError("the answer is incomplete")
     return Response(status, b"".join(answer.parts), headers=answer.headers)
 
 
 def full_url(host: str, default_port: int = 80) -> str:
-    """ "0.0.0.0:11434", "http://box:11434/" and "box" as http://host:port; the any-address means this machine."""
-    bare = host if "://" in host else f"http://{host}"
+    """Converts "0.0.0.0:11434", "http://box:11434/" or "box" to http://host:port; 0.0.0.0 means this machine."""
+    url = host if "://" in host else f"http://{host}"
     try:
-        parts = urlsplit(bare)
+        parts = urlsplit(url)
         name, port = parts.hostname or "", parts.port
     except ValueError:
-        return bare
+        return url
     if name in ("", "0.0.0.0", "::", "localhost"):
         name = "127.0.0.1"
     return f"http://{host_and_port(name, port or default_port)}"

@@ -1,12 +1,13 @@
-"""Serves this machine's models to the other machines of the fleet, as a registry that their own engines pull from. Writes nothing.
+"""Serves this machine's models to the fleet's other machines, as an Ollama registry that their engines pull from.
 
     GET  /v2/herd/HEX/manifests/TAG            the manifest, if all its layers are here
-    HEAD /v2/herd/HEX/blobs/sha256:HEX         how long a layer is
-    GET  /v2/herd/HEX/blobs/sha256:HEX         a layer, or the range of it that was asked for
+    HEAD /v2/herd/HEX/blobs/sha256:HEX         the size of a layer
+    GET  /v2/herd/HEX/blobs/sha256:HEX         a layer, or the requested range of it
 
-So a model crosses the internet once for each fleet, and no agent needs the right to write into an engine's store: the puller is the
-engine, which checks every digest, resumes what broke off and puts the manifest last. It wants a `Location` header with a whole layer's
-answer (measured with Ollama 0.32.15). Only machines that the coordinator named, and this one, may come in.
+So a fleet downloads a model from the internet only once, and no agent needs permission to write into an engine's store:
+the engine itself pulls. It checks every digest, resumes interrupted downloads and writes the manifest last. It requires
+a `Location` header in the answer for a complete layer (measured with Ollama 0.32.15). Only this machine and machines
+that the coordinator named may connect.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from herd.addresses import is_loopback, plain_address
-from herd.agent.engine_forwarder import everywhere
+from herd.agent.engine_forwarder import listen_on_all_addresses
 from herd.agent.model_store import Blob, ModelStore
 
 log = logging.getLogger("herd.agent.model_registry")
@@ -29,9 +30,9 @@ log = logging.getLogger("herd.agent.model_registry")
 CONNECTIONS_MAX = 64
 HEAD_MAX_BYTES = 16 * 1024
 HEAD_MAX_S = 10.0
-PIECE_BYTES = 256 * 1024
+CHUNK_BYTES = 256 * 1024
 STALL_MAX_S = 30.0
-"""A puller that takes nothing for so long is left."""
+"""A connection whose client reads no bytes for this long is closed."""
 _REQUEST = re.compile(
     r"(GET|HEAD) /v2/herd/([0-9a-f]{64})/(?:manifests/[\w.:-]{1,128}|blobs/(sha256:[0-9a-f]{64})) HTTP/1\.[01]\Z",
     re.ASCII,
@@ -41,7 +42,7 @@ _MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 
 
 @dataclass(frozen=True, slots=True)
-class SharingSettings:
+class ModelRegistrySettings:
     share: bool = field(
         default=True,
         metadata={
@@ -64,33 +65,37 @@ class SharingSettings:
 
 
 class ModelRegistry:
-    """Listens once there is a store and a peer; `allow` says who may come in."""
+    """Listens once a model store is found. `allow` sets the addresses that may connect."""
 
-    def __init__(self, settings: SharingSettings, find: Callable[[], Path | None]) -> None:
+    def __init__(self, settings: ModelRegistrySettings, find_store: Callable[[], Path | None]) -> None:
         self._settings = settings
-        self._find = find
-        self._library: ModelStore | None = None
+        self._find_store = find_store
+        self._store: ModelStore | None = None
         self._server: asyncio.Server | None = None
         self._allowed: frozenset[str] = frozenset()
         self._open: set[asyncio.StreamWriter] = set()
         self._free_at = 0.0
         self.sent_bytes = 0
-        """Of layers and manifests, ever."""
+        """Bytes of layers and manifests since the start."""
 
     async def port(self) -> int:
-        """Where it listens; 0 where there is nothing to share. Looks for the store and opens the door when it is first asked."""
+        """The port, or 0 if there is no store. The first calls find the store and start to listen."""
         if not self._settings.share:
             return 0
-        if self._library is None:
-            folder = await asyncio.to_thread(self._find)
-            self._library = ModelStore(folder) if folder is not None else None
-        if self._library is None:
+        if self._store is None:
+            folder = await asyncio.to_thread(self._find_store)
+            self._store = ModelStore(folder) if folder is not None else None
+        if self._store is None:
             return 0
         if self._server is None:
             try:
-                self._server = await asyncio.start_server(self._serve, sock=everywhere(), limit=HEAD_MAX_BYTES)
+                self._server = await asyncio.start_server(
+                    self._serve, sock=listen_on_all_addresses(), limit=HEAD_MAX_BYTES
+                )
             except OSError as error:
-                log.warning("models cannot be shared: %s", error)
+                log.warning(
+                    "the model registry cannot listen, so other machines cannot copy models from here: %s", error
+                )
                 return 0
         return _port_of(self._server)
 
@@ -116,40 +121,40 @@ class ModelRegistry:
             while await self._answer(reader, writer):
                 pass
         except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-            log.debug("a copy's connection ended: %s", error)
+            log.debug("a connection to the model registry ended: %s", error)
         finally:
             self._open.discard(writer)
             writer.transport.abort()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """One request; whether another may follow."""
+        """Answers one request; returns whether another may follow on this connection."""
         async with asyncio.timeout(HEAD_MAX_S):
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         line, *rest = head.split("\r\n")
         headers = {
             name.strip().lower(): value.strip() for name, _, value in (one.partition(":") for one in rest if one)
         }
-        asked = _REQUEST.match(line)
-        if asked is None or self._library is None:
-            await _say(writer, "404 Not Found", {}, b"")
+        match = _REQUEST.match(line)
+        if match is None or self._store is None:
+            await _respond(writer, "404 Not Found", {}, b"")
             return False
-        method, model, digest = asked.groups()
+        method, model, digest = match.groups()
         if digest is None:
             return await self._send_manifest(writer, method, model)
-        blob = await asyncio.to_thread(self._library.blob, digest)
+        blob = await asyncio.to_thread(self._store.blob, digest)
         if blob is None:
-            await _say(writer, "404 Not Found", {}, b"")
+            await _respond(writer, "404 Not Found", {}, b"")
             return False
-        place = f"http://{headers.get('host', '')}{line.split(' ')[1]}"
-        return await self._send_blob(writer, method, blob, headers.get("range", ""), place)
+        location = f"http://{headers.get('host', '')}{line.split(' ')[1]}"
+        return await self._send_blob(writer, method, blob, headers.get("range", ""), location)
 
     async def _send_manifest(self, writer: asyncio.StreamWriter, method: str, model: str) -> bool:
-        assert self._library is not None
-        manifest = await asyncio.to_thread(self._library.manifest, model)
+        assert self._store is not None
+        manifest = await asyncio.to_thread(self._store.manifest, model)
         if manifest is None:
-            await _say(writer, "404 Not Found", {}, b"")
+            await _respond(writer, "404 Not Found", {}, b"")
             return False
-        await _say(
+        await _respond(
             writer,
             "200 OK",
             {"Content-Type": _MANIFEST, "Content-Length": len(manifest)},
@@ -158,42 +163,46 @@ class ModelRegistry:
         self.sent_bytes += len(manifest)
         return True
 
-    async def _send_blob(self, writer: asyncio.StreamWriter, method: str, blob: Blob, wanted: str, place: str) -> bool:
+    async def _send_blob(
+        self, writer: asyncio.StreamWriter, method: str, blob: Blob, range_header: str, location: str
+    ) -> bool:
         first, last, status = 0, blob.size_bytes - 1, "200 OK"
         headers: dict[str, object] = {
             "Content-Type": "application/octet-stream",
             "Accept-Ranges": "bytes",
-            "Location": place,
+            "Location": location,
         }
-        if wanted:
-            span = _span(wanted, blob.size_bytes)
-            if span is None:
-                await _say(writer, "416 Range Not Satisfiable", {"Content-Range": f"bytes */{blob.size_bytes}"}, b"")
+        if range_header:
+            byte_range = _byte_range(range_header, blob.size_bytes)
+            if byte_range is None:
+                await _respond(
+                    writer, "416 Range Not Satisfiable", {"Content-Range": f"bytes */{blob.size_bytes}"}, b""
+                )
                 return False
-            (first, last), status = span, "206 Partial Content"
+            (first, last), status = byte_range, "206 Partial Content"
             headers["Content-Range"] = f"bytes {first}-{last}/{blob.size_bytes}"
-        await _say(writer, status, {**headers, "Content-Length": last - first + 1}, b"")
+        await _respond(writer, status, {**headers, "Content-Length": last - first + 1}, b"")
         if method == "GET" and blob.size_bytes:
             with await asyncio.to_thread(blob.path.open, "rb") as file:
                 await self._send_file(writer, file, first, last + 1)
         return True
 
     async def _send_file(self, writer: asyncio.StreamWriter, file: BinaryIO, begin: int, end: int) -> None:
-        """Raises `ValueError` where the file became shorter meanwhile: the puller sees a cut, never a false end."""
+        """Raises `ValueError` if the file became shorter: the client sees an interrupted answer, not a complete one."""
         await asyncio.to_thread(file.seek, begin)
         while begin < end:
-            data = await asyncio.to_thread(file.read, min(PIECE_BYTES, end - begin))
+            data = await asyncio.to_thread(file.read, min(CHUNK_BYTES, end - begin))
             if not data:
-                raise ValueError("a layer became shorter")
-            await self._wait_for_turn(len(data))
+                raise ValueError("a layer became shorter while it was sent")
+            await self._wait_for_bandwidth(len(data))
             writer.write(data)
             async with asyncio.timeout(STALL_MAX_S):
                 await writer.drain()
             begin += len(data)
             self.sent_bytes += len(data)
 
-    async def _wait_for_turn(self, size_bytes: int) -> None:
-        """All copies together keep to the rate: each piece books the time it takes."""
+    async def _wait_for_bandwidth(self, size_bytes: int) -> None:
+        """Limits the total rate of all connections: each chunk reserves the time that it takes."""
         rate = self._settings.bytes_per_s
         if not rate:
             return
@@ -202,17 +211,17 @@ class ModelRegistry:
         await asyncio.sleep(self._free_at - now)
 
 
-def _span(wanted: str, size_bytes: int) -> tuple[int, int] | None:
-    """The first and last byte of "bytes=a-b" or "bytes=a-"; None where that is not in the file."""
-    found = _RANGE.match(wanted)
-    if found is None:
+def _byte_range(range_header: str, size_bytes: int) -> tuple[int, int] | None:
+    """The first and last byte of "bytes=a-b" or "bytes=a-"; None if the range is not in the file."""
+    match = _RANGE.match(range_header)
+    if match is None:
         return None
-    first = int(found[1])
-    last = min(int(found[2]), size_bytes - 1) if found[2] else size_bytes - 1
+    first = int(match[1])
+    last = min(int(match[2]), size_bytes - 1) if match[2] else size_bytes - 1
     return (first, last) if first <= last else None
 
 
-async def _say(writer: asyncio.StreamWriter, status: str, headers: dict[str, object], body: bytes) -> None:
+async def _respond(writer: asyncio.StreamWriter, status: str, headers: dict[str, object], body: bytes) -> None:
     if "Content-Length" not in headers:
         headers = {**headers, "Content-Length": len(body)}
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())

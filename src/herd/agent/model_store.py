@@ -1,10 +1,11 @@
-"""What an Ollama on this machine has on disk, read only: where its store is, its manifests and its blobs. Serves nothing itself.
+"""Finds the model store of Ollama on this machine and reads its manifests and blobs.
 
     OLLAMA_MODELS/manifests/HOST/NAMESPACE/MODEL/TAG      a JSON list of layers
-    OLLAMA_MODELS/blobs/sha256-HEX                        each layer once, however many models share it
+    OLLAMA_MODELS/blobs/sha256-HEX                        each layer once, also if several models share it
 
-The same on Linux, macOS and Windows (measured with 0.32.15 on Linux; the others by Ollama's documentation, docs/faq.md, "Where are models
-stored"). What is asked for from outside are digests; no path is ever made of a name.
+The layout is the same on Linux, macOS and Windows (measured with Ollama 0.32.15 on Linux; for the others see Ollama's
+documentation, docs/faq.md, "Where are models stored"). Models and layers are requested by digest; a name from a request
+never becomes part of a path.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 
 MANIFEST_MAX_BYTES = 1 << 20
 MANIFESTS_MAX = 4096
-"""So many models are shared; a store with more is shared in part."""
+"""Maximum number of manifests that are searched; further models are not available for copying."""
 DEPTH = 4
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 
@@ -32,16 +33,16 @@ class Blob:
 
 
 class ModelStore:
-    """One store. Blocks: meant for a thread."""
+    """One model store. Its methods block: call them in a thread."""
 
     def __init__(self, folder: Path) -> None:
         self._manifests = folder / "manifests"
         self._blobs = folder / "blobs"
-        self._known: dict[Path, tuple[tuple[int, int], str]] = {}
-        """Each manifest's digest, as long as its time and size stay the same."""
+        self._digests: dict[Path, tuple[tuple[int, int], str]] = {}
+        """The digest of each manifest, valid while the file's time and size are the same."""
 
     def manifest(self, digest: str) -> bytes | None:
-        """The manifest with this digest (64 hex digits: what /api/tags calls the model's), if everything that it lists is there."""
+        """The manifest with this digest (64 hex digits, the model's digest in /api/tags) if all its layers are here."""
         for path in islice(_files(self._manifests, DEPTH), MANIFESTS_MAX):
             if self._digest_of(path) == digest:
                 data = _content(path)
@@ -49,7 +50,7 @@ class ModelStore:
         return None
 
     def blob(self, digest: str) -> Blob | None:
-        """A layer by its digest, "sha256:" and 64 hex digits; a download that is not finished is none."""
+        """A layer by its digest, "sha256:" and 64 hex digits. None for an unfinished download."""
         if _DIGEST.match(digest) is None:
             return None
         path = self._blobs / digest.replace(":", "-")
@@ -60,17 +61,17 @@ class ModelStore:
 
     def _digest_of(self, path: Path) -> str:
         try:
-            about = path.stat()
+            status = path.stat()
         except OSError:
             return ""
-        stamp = (about.st_mtime_ns, about.st_size)
-        known = self._known.get(path)
+        stamp = (status.st_mtime_ns, status.st_size)
+        known = self._digests.get(path)
         if known is None or known[0] != stamp:
             data = _content(path)
             known = (stamp, hashlib.sha256(data).hexdigest() if data is not None else "")
-            if len(self._known) >= MANIFESTS_MAX:
-                self._known.clear()
-            self._known[path] = known
+            if len(self._digests) >= MANIFESTS_MAX:
+                self._digests.clear()
+            self._digests[path] = known
         return known[1]
 
     def _is_complete(self, manifest: bytes) -> bool:
@@ -100,17 +101,17 @@ def _files(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def find_store(environment: Mapping[str, str], home: Path, platform: str = sys.platform) -> Path | None:
-    """Where Ollama keeps its models: where its environment says, else in the places of this system; None where it cannot be read."""
-    told = environment.get("OLLAMA_MODELS", "")
+    """Ollama's model folder: from its environment, else one of the default folders; None if none is readable."""
+    configured = environment.get("OLLAMA_MODELS", "")
     own = Path(environment.get("HOME") or environment.get("USERPROFILE") or home) / ".ollama" / "models"
-    places = [Path(told)] if told else [own, home / ".ollama" / "models"]
-    if platform == "linux" and not told:
-        places.append(Path("/usr/share/ollama/.ollama/models"))
-    for place in places:
+    folders = [Path(configured)] if configured else [own, home / ".ollama" / "models"]
+    if platform == "linux" and not configured:
+        folders.append(Path("/usr/share/ollama/.ollama/models"))
+    for folder in folders:
         if (
-            (place / "blobs").is_dir()
-            and os.access(place / "blobs", os.R_OK | os.X_OK)
-            and (place / "manifests").is_dir()
+            (folder / "blobs").is_dir()
+            and os.access(folder / "blobs", os.R_OK | os.X_OK)
+            and (folder / "manifests").is_dir()
         ):
-            return place
+            return folder
     return None

@@ -1,7 +1,7 @@
-"""How the Ollama of this machine was started, since it never tells: its slots, how many models it keeps, and where its store is.
+"""Reads Ollama's slots, maximum number of loaded models and model folder from its environment, as its API lacks them.
 
-Looked for, the first that tells: the running process, the service manager (launchctl, systemd), the agent's own
-environment. Nothing needs a special right; what may not be read is not known. Blocks: meant for a thread.
+The sources in order: the running process, the service manager (launchctl, systemd), the agent's own environment. No
+source needs special permissions; a source that cannot be read is skipped. `read_setup` blocks: call it in a thread.
 """
 
 from __future__ import annotations
@@ -18,45 +18,45 @@ import psutil
 SLOTS = "OLLAMA_NUM_PARALLEL"
 MODELS = "OLLAMA_MAX_LOADED_MODELS"
 STORE = ("OLLAMA_MODELS", "HOME", "USERPROFILE")
-"""By which its models are found."""
+"""The variables that determine the model folder."""
 SLOTS_MAX = 4096
-QUICK_S = 1.0
+COMMAND_TIMEOUT_S = 1.0
 
 Source = Callable[[], Mapping[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class OllamaSetup:
-    """What is known of it; None where nobody tells, or Ollama decides by itself (0)."""
+    """A value is None if no source has it, or if it is 0, which means that Ollama decides."""
 
     slots: int | None = None
     models_max: int | None = None
     store: Mapping[str, str] = field(default_factory=dict)
-    """What its environment says of STORE."""
+    """The variables of `STORE` from Ollama's environment."""
 
 
 def read_setup() -> OllamaSetup:
-    """What this machine tells now."""
+    """Reads the sources of this machine."""
     return setup_from(_of_processes, _of_service, lambda: dict(os.environ))
 
 
 def setup_from(*sources: Source) -> OllamaSetup:
-    """Asks one source after the other for what is still unknown."""
+    """Reads the sources in order until all values are known."""
     slots: int | None = None
     models_max: int | None = None
     store: dict[str, str] = {}
     for source in sources:
         if slots is not None and models_max is not None:
             break
-        told = source()
-        store = store or {name: told[name] for name in STORE if told.get(name)}
-        slots = slots if slots is not None else whole(told.get(SLOTS, ""))
-        models_max = models_max if models_max is not None else whole(told.get(MODELS, ""))
+        environment = source()
+        store = store or {name: environment[name] for name in STORE if environment.get(name)}
+        slots = slots if slots is not None else parse_count(environment.get(SLOTS, ""))
+        models_max = models_max if models_max is not None else parse_count(environment.get(MODELS, ""))
     return OllamaSetup(slots, models_max, store)
 
 
-def whole(text: str) -> int | None:
-    """A number as Ollama reads it from its environment; 0 means "decide yourself"."""
+def parse_count(text: str) -> int | None:
+    """A number as Ollama reads it; None for 0, which means that Ollama decides."""
     bare = text.strip().strip("\"'")
     return int(bare) if bare.isascii() and bare.isdigit() and 0 < int(bare[:9]) <= SLOTS_MAX else None
 
@@ -65,10 +65,10 @@ def from_systemd(text: str) -> dict[str, str]:
     """`systemctl show ollama --property=Environment` prints `Environment=A=1 "B=two words"`."""
     line = next((line for line in text.splitlines() if line.startswith("Environment=")), "")
     try:
-        words = shlex.split(line.removeprefix("Environment="))
+        assignments = shlex.split(line.removeprefix("Environment="))
     except ValueError:
         return {}
-    return {key: value for key, equals, value in (word.partition("=") for word in words) if equals}
+    return {key: value for key, equals, value in (one.partition("=") for one in assignments) if equals}
 
 
 def _of_processes() -> dict[str, str]:
@@ -77,7 +77,7 @@ def _of_processes() -> dict[str, str]:
             if is_server(process.info["name"] or "", process.info["cmdline"] or []):
                 return dict(process.environ())
         except (psutil.Error, OSError):
-            continue  # another user's, or gone
+            continue  # another user's process, or it has ended
     return {}
 
 
@@ -88,14 +88,14 @@ def is_server(name: str, command: list[str]) -> bool:
 
 def _of_service() -> dict[str, str]:
     if sys.platform == "darwin":
-        return {name: _printed_by("launchctl", "getenv", name).strip() for name in (SLOTS, MODELS, STORE[0])}
+        return {name: _output_of("launchctl", "getenv", name).strip() for name in (SLOTS, MODELS, STORE[0])}
     if sys.platform == "linux":
-        return from_systemd(_printed_by("systemctl", "show", "ollama", "--property=Environment"))
+        return from_systemd(_output_of("systemctl", "show", "ollama", "--property=Environment"))
     return {}
 
 
-def _printed_by(*command: str) -> str:
+def _output_of(*command: str) -> str:
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=QUICK_S, check=False).stdout
+        return subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False).stdout
     except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
         return ""

@@ -99,7 +99,7 @@ def test_an_agent_with_the_coordinators_data_folder_is_paired_at_once(tmp_path: 
     async def game(coordinator: Coordinator, house: House) -> None:
         agent = await house.agent(folder="herd")
         told = await agent.beat()
-        assert told is not None and told.is_heard and house.node_ids == {"mac"}
+        assert told is not None and told.is_accepted and house.node_ids == {"mac"}
         assert coordinator.credentials.nodes[NodeId("mac")].how == "this machine"
 
     play(tmp_path, game)
@@ -110,11 +110,11 @@ def test_a_join_code_pairs_a_node_and_the_pairing_survives_restarts(tmp_path: Pa
         _, invited = await house.ask("POST", "/fleet/nodes/invite", {})
         code = str(invited["code"]).rpartition("/")[2]
         first = await (await house.agent(code=code)).beat()
-        assert first is not None and first.is_heard
+        assert first is not None and first.is_accepted
         coordinator.membership.codes = type(coordinator.membership.codes)()
         for again in (await house.agent(code=code, boot="boot-2"), await house.agent(boot="boot-3")):
             told = await again.beat()
-            assert told is not None and told.is_heard, told
+            assert told is not None and told.is_accepted, told
 
     play(tmp_path, game)
 
@@ -123,7 +123,7 @@ def test_without_a_code_a_node_is_pending_until_it_is_approved(tmp_path: Path) -
     async def game(_: Coordinator, house: House) -> None:
         agent = await house.agent()
         told = await agent.beat()
-        assert told is not None and not told.is_heard and "herd nodes approve mac" in told.problem
+        assert told is not None and not told.is_accepted and "herd nodes approve mac" in told.problem
         assert house.node_ids == set()
         _, shown = await house.ask("GET", "/fleet/nodes")
         [pending] = shown["pending"]  # type: ignore[misc]
@@ -131,7 +131,7 @@ def test_without_a_code_a_node_is_pending_until_it_is_approved(tmp_path: Path) -
         assert (await house.ask("POST", "/fleet/nodes/approve", {"name": "nobody"}))[0] == 404
         assert (await house.ask("POST", "/fleet/nodes/approve", {"name": pending["fingerprint"]}))[0] == 200
         told = await agent.beat()
-        assert told is not None and told.is_heard and house.node_ids == {"mac"}
+        assert told is not None and told.is_accepted and house.node_ids == {"mac"}
 
     play(tmp_path, game)
 
@@ -139,7 +139,7 @@ def test_without_a_code_a_node_is_pending_until_it_is_approved(tmp_path: Path) -
 def test_a_wrong_join_code_is_refused(tmp_path: Path) -> None:
     async def game(_: Coordinator, house: House) -> None:
         told = await (await house.agent(code="AAAA-BBBB-CCCC-DDDD")).beat()
-        assert told is not None and not told.is_heard and "code" in told.problem and house.node_ids == set()
+        assert told is not None and not told.is_accepted and "code" in told.problem and house.node_ids == set()
 
     play(tmp_path, game)
 
@@ -154,11 +154,11 @@ def test_a_removed_node_is_not_paired_and_may_join_again(tmp_path: Path) -> None
         assert house.node_ids == set()
         for _ in range(2):
             told = await agent.beat()
-            assert told is not None and not told.is_heard and "removed" in told.problem
+            assert told is not None and not told.is_accepted and "removed" in told.problem
         _, invited = await house.ask("POST", "/fleet/nodes/invite", {})
         again = await house.agent(code=str(invited["code"]).rpartition("/")[2])
         told = await again.beat()
-        assert told is not None and told.is_heard and house.node_ids == {"mac"}
+        assert told is not None and told.is_accepted and house.node_ids == {"mac"}
 
     play(tmp_path, game)
 
@@ -169,7 +169,7 @@ def test_a_recorded_forged_or_unsigned_report_changes_nothing(tmp_path: Path) ->
         await agent.beat()
         body = heartbeat_decode.encode(a_report("mac"), 0.0)
         target = "/heartbeat?from=127.0.0.1"
-        stamp = agent.link._passport.sign(target, body)
+        stamp = agent.link._identity.sign(target, body)
         assert stamp is not None
         assert (await house.ask("POST", target, body, stamp.headers))[0] == 200
         for path, said, headers in (
@@ -191,7 +191,7 @@ def test_a_report_from_another_address_is_refused(tmp_path: Path) -> None:
         agent = await house.agent(folder="herd")
         await agent.beat()
         body = heartbeat_decode.encode(a_report("mac"), 0.0)
-        stamp = agent.link._passport.sign("/heartbeat?from=10.9.9.9", body)
+        stamp = agent.link._identity.sign("/heartbeat?from=10.9.9.9", body)
         assert stamp is not None
         status, answer = await house.ask("POST", "/heartbeat?from=10.9.9.9", body, stamp.headers)
         assert status == 401 and answer["code"] == "wrong_address"
@@ -202,9 +202,9 @@ def test_a_report_from_another_address_is_refused(tmp_path: Path) -> None:
 def test_in_an_open_fleet_any_node_reports_but_not_under_a_paired_name(tmp_path: Path) -> None:
     async def game(_: Coordinator, house: House) -> None:
         stranger = await (await house.agent("pc")).beat()
-        assert stranger is not None and stranger.is_heard
+        assert stranger is not None and stranger.is_accepted
         paired = await (await house.agent("mac", folder="herd")).beat()
-        assert paired is not None and paired.is_heard and house.node_ids == {"pc", "mac"}
+        assert paired is not None and paired.is_accepted and house.node_ids == {"pc", "mac"}
         status, answer = await house.ask("POST", "/heartbeat", heartbeat_decode.encode(a_report("mac"), 0.0))
         assert status == 401 and "paired" in str(answer["error"])
         assert (await house.ask("POST", "/heartbeat/goodbye", {"node_id": "mac"}))[0] == 401
@@ -223,7 +223,7 @@ def test_a_node_that_joins_again_with_its_identity_continues_to_report(tmp_path:
         coordinator.credentials.remove_node(NodeId("mac"))
         for _ in range(2):
             told = await agent.beat()
-            assert told is not None and told.is_heard, told
+            assert told is not None and told.is_accepted, told
 
     play(tmp_path, game)
 
@@ -263,7 +263,7 @@ def test_an_agent_ignores_a_coordinator_that_is_not_its_own(tmp_path: Path) -> N
         agent.link.url = f"http://127.0.0.1:{house.port}"
         assert (
             told is not None
-            and not told.is_heard
+            and not told.is_accepted
             and "not this machine's coordinator" in told.problem
             and agent.node_id == "mac"
         )

@@ -1,7 +1,7 @@
-"""The contract of a sensor: a function that reads one aspect of this machine. One sensor a file.
+"""Defines the contract of a sensor: a function that reads one aspect of this machine, one sensor in each file.
 
-A sensor never fails: where its source is missing it returns what it knows, at worst nothing. It needs no special right
-and may block for at most a second, since all are read in a thread beside the loop. It defines `SENSOR = Sensor(name, read)`.
+A sensor does not raise: it leaves out values that it cannot read. It needs no special permissions. It may block for at
+most one second, because each sensor runs in its own thread. Its file defines `SENSOR = Sensor(name, read)`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class SensorPaths:
-    """Where to look: the folder whose disk counts, and roots that tests replace."""
+    """The folder whose disk is measured, and the system folders, which tests replace."""
 
     models: Path = field(default_factory=Path.home)
     sys: Path = Path("/sys")
@@ -22,7 +22,7 @@ class SensorPaths:
 
 @dataclass(frozen=True, slots=True)
 class Sensor:
-    """`read(place)` returns fields of `core.fleet.Report` by name, those it can tell."""
+    """`read(paths)` returns the values that it can read, by the field names of `core.state.fleet.Report`."""
 
     name: str
     read: Callable[[SensorPaths], Mapping[str, object]]

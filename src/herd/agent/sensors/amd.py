@@ -1,4 +1,4 @@
-"""AMD graphics cards through the kernel's files (amdgpu). Silent where there is none; integrated graphics do not count."""
+"""Reads AMD GPUs from the files of the kernel driver amdgpu; integrated GPUs are ignored."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from herd.agent.sensors import Sensor, SensorPaths
 from herd.core.state.fleet import Gpu
 
 MEMORY_MIN_BYTES = 2_000_000_000
-"""Less is the carve-out of integrated graphics, whose models live in main memory."""
+"""A GPU with less memory is integrated: its models are in main memory."""
 
 
-def read(place: SensorPaths) -> Mapping[str, object]:
-    cards = sorted((place.sys / "class" / "drm").glob("card[0-9]*/device"))
+def read(paths: SensorPaths) -> Mapping[str, object]:
+    cards = sorted((paths.sys / "class" / "drm").glob("card[0-9]*/device"))
     gpus = tuple(gpu for card in cards if (gpu := _card(card)) is not None)
     return {"gpus": gpus} if gpus else {}
 

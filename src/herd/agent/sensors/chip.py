@@ -1,4 +1,4 @@
-"""The name of the machine's processor. Measures nothing."""
+"""Reads the name of the machine's CPU."""
 
 from __future__ import annotations
 
@@ -10,29 +10,31 @@ from collections.abc import Mapping
 
 from herd.agent.sensors import Sensor, SensorPaths
 
-QUICK_S = 1.0
+COMMAND_TIMEOUT_S = 1.0
 
 
-def read(place: SensorPaths) -> Mapping[str, object]:
-    chip = _chip(place)
+def read(paths: SensorPaths) -> Mapping[str, object]:
+    chip = _chip(paths)
     return {"chip": chip} if chip else {}
 
 
 def from_cpuinfo(text: str) -> str:
-    """Linux' /proc/cpuinfo: the first model name; on ARM boards there is none."""
-    told = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", text, re.MULTILINE)
-    return told.group(1).strip() if told else ""
+    """The first model name in Linux' /proc/cpuinfo; ARM boards have none."""
+    match = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", text, re.MULTILINE)
+    return match.group(1).strip() if match else ""
 
 
-def _chip(place: SensorPaths) -> str:
+def _chip(paths: SensorPaths) -> str:
     if sys.platform == "darwin":
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]
         try:
-            return subprocess.run(command, capture_output=True, text=True, timeout=QUICK_S, check=False).stdout.strip()
+            return subprocess.run(
+                command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False
+            ).stdout.strip()
         except (OSError, subprocess.TimeoutExpired):
             return ""
     try:
-        return from_cpuinfo((place.proc / "cpuinfo").read_text())
+        return from_cpuinfo((paths.proc / "cpuinfo").read_text())
     except OSError:
         return platform.processor()
 

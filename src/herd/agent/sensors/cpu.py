@@ -1,4 +1,4 @@
-"""Cores, and how busy they are since the last reading. Knows no process."""
+"""Reads the number of CPU cores, the CPU use since the last reading, the architecture and the operating system."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import psutil
 from herd.agent.sensors import Sensor, SensorPaths
 
 
-def read(_place: SensorPaths) -> Mapping[str, object]:
+def read(_paths: SensorPaths) -> Mapping[str, object]:
     cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 0
     return {
         "cores": cores,

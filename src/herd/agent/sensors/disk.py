@@ -1,4 +1,4 @@
-"""Room on the disk that holds the models. Knows no model."""
+"""Reads the free space of the disk that contains the models."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from herd.agent.sensors import Sensor, SensorPaths
 from herd.core.state.fleet import Disk
 
 
-def read(place: SensorPaths) -> Mapping[str, object]:
+def read(paths: SensorPaths) -> Mapping[str, object]:
     try:
-        usage = psutil.disk_usage(str(models_folder(place.models, os.environ.get("OLLAMA_MODELS", ""))))
+        usage = psutil.disk_usage(str(models_folder(paths.models, os.environ.get("OLLAMA_MODELS", ""))))
     except OSError:
         return {}
     return {"disk": Disk(usage.total, usage.used, usage.free)}
 
 
-def models_folder(home: Path, told: str) -> Path:
-    """Where Ollama keeps models: its setting, its usual folders, else the home folder; the first that exists."""
+def models_folder(home: Path, configured: str) -> Path:
+    """Ollama's model folder: the first that exists of its setting and the default folders, else the home folder."""
     usual = [home / ".ollama" / "models", Path("/usr/share/ollama/.ollama/models")]
-    candidates = [Path(told), *usual] if told else usual
+    candidates = [Path(configured), *usual] if configured else usual
     return next((path for path in candidates if path.is_dir()), home)
 
 

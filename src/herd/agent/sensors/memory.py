@@ -1,7 +1,7 @@
-"""Main memory, and how short of it the system says it is. Knows no graphics card.
+"""Reads main memory, swap and memory pressure.
 
-Pressure comes from what each system offers: Linux's pressure stall information (share of time in which tasks waited for
-memory, Documentation/accounting/psi.rst), macOS' own level (1 normal, 2 warning, 4 critical), else what is left.
+The pressure comes from the system: Linux's pressure stall information (share of time in which tasks waited for memory,
+Documentation/accounting/psi.rst), macOS' level (1 normal, 2 warning, 4 critical), else the share of available memory.
 """
 
 from __future__ import annotations
@@ -18,56 +18,56 @@ from herd.core.state.fleet import Memory, Pressure
 
 STALLED_WARN_PCT = 10.0
 STALLED_CRITICAL_PCT = 30.0
-LEFT_WARN_SHARE = 0.08
-LEFT_CRITICAL_SHARE = 0.03
+AVAILABLE_WARN_SHARE = 0.08
+AVAILABLE_CRITICAL_SHARE = 0.03
 MACOS_LEVELS = (("2", Pressure.WARN), ("4", Pressure.CRITICAL))
-QUICK_S = 1.0
+COMMAND_TIMEOUT_S = 1.0
 
 
-def read(place: SensorPaths) -> Mapping[str, object]:
+def read(paths: SensorPaths) -> Mapping[str, object]:
     memory, swap = psutil.virtual_memory(), psutil.swap_memory()
-    left = memory.available / memory.total if memory.total else 1.0
-    pressure = _of_this_system(place) or by_what_is_left(left)
-    # Stalls without shortage come from one greedy process group; only both together mean that the machine suffers.
-    if pressure is Pressure.CRITICAL and left > 0.5:
+    available = memory.available / memory.total if memory.total else 1.0
+    pressure = _from_system(paths) or from_available(available)
+    # Stalls while memory is available come from one process group with a limit, not from the whole machine.
+    if pressure is Pressure.CRITICAL and available > 0.5:
         pressure = Pressure.WARN
     wired = int(memory._asdict().get("wired", 0))  # only macOS has it
     used = memory.total - memory.available
     return {"memory": Memory(memory.total, used, memory.available, pressure, swap.used, swap.total, wired)}
 
 
-def by_what_is_left(share: float) -> Pressure:
-    if share < LEFT_CRITICAL_SHARE:
+def from_available(share: float) -> Pressure:
+    if share < AVAILABLE_CRITICAL_SHARE:
         return Pressure.CRITICAL
-    return Pressure.WARN if share < LEFT_WARN_SHARE else Pressure.NORMAL
+    return Pressure.WARN if share < AVAILABLE_WARN_SHARE else Pressure.NORMAL
 
 
-def from_stalls(text: str) -> Pressure | None:
-    """Linux' /proc/pressure/memory: the share of the last ten seconds in which all tasks waited at once ("full")."""
-    told = re.search(r"^full avg10=([\d.]+)", text, re.MULTILINE)
-    if told is None:
+def from_stall_information(text: str) -> Pressure | None:
+    """From Linux' /proc/pressure/memory: the share of the last ten seconds in which all tasks waited ("full")."""
+    match = re.search(r"^full avg10=([\d.]+)", text, re.MULTILINE)
+    if match is None:
         return None
-    stalled = float(told.group(1))
+    stalled = float(match.group(1))
     if stalled >= STALLED_CRITICAL_PCT:
         return Pressure.CRITICAL
     return Pressure.WARN if stalled >= STALLED_WARN_PCT else Pressure.NORMAL
 
 
 def from_macos(text: str) -> Pressure:
-    """The number that `sysctl -n kern.memorystatus_vm_pressure_level` prints."""
+    """From the number that `sysctl -n kern.memorystatus_vm_pressure_level` prints."""
     return dict(MACOS_LEVELS).get(text.strip(), Pressure.NORMAL)
 
 
-def _of_this_system(place: SensorPaths) -> Pressure | None:
+def _from_system(paths: SensorPaths) -> Pressure | None:
     if sys.platform == "darwin":
         command = ["sysctl", "-n", "kern.memorystatus_vm_pressure_level"]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=QUICK_S, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False)
         except (OSError, subprocess.TimeoutExpired):
             return None
         return from_macos(done.stdout) if done.returncode == 0 else None
     try:
-        return from_stalls((place.proc / "pressure" / "memory").read_text())
+        return from_stall_information((paths.proc / "pressure" / "memory").read_text())
     except OSError:
         return None
 

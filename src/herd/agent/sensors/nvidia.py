@@ -1,4 +1,4 @@
-"""NVIDIA graphics cards through the driver's own library. Silent where there is none."""
+"""Reads NVIDIA GPUs with the driver's library NVML."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from herd.agent.sensors import Sensor, SensorPaths
 from herd.core.state.fleet import Gpu
 
 
-def read(_place: SensorPaths) -> Mapping[str, object]:
+def read(_paths: SensorPaths) -> Mapping[str, object]:
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:

@@ -1,4 +1,4 @@
-"""How hot the machine is, and whether it slows itself down for it. Decides no routing."""
+"""Reads the CPU temperature, and whether heat limits the CPU's speed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import psutil
 from herd.agent.sensors import Sensor, SensorPaths
 
 HOT_C = 90.0
-QUICK_S = 1.0
+COMMAND_TIMEOUT_S = 1.0
 CPU_CHIPS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "soc_thermal", "acpitz")
 
 
-def read(_place: SensorPaths) -> Mapping[str, object]:
+def read(_paths: SensorPaths) -> Mapping[str, object]:
     if sys.platform == "darwin":
         return {"thermal_state": _macos_state()}
     temperature_c = hottest(_linux_temperatures())
@@ -26,7 +26,7 @@ def read(_place: SensorPaths) -> Mapping[str, object]:
 
 
 def hottest(readings: Mapping[str, list[float]]) -> float | None:
-    """The highest plausible reading of the first chip that measures the processor."""
+    """The highest plausible reading of the first chip that measures the CPU."""
     for chip in CPU_CHIPS:
         plausible = [value for value in readings.get(chip, []) if 0 < value < 150]
         if plausible:
@@ -35,7 +35,7 @@ def hottest(readings: Mapping[str, list[float]]) -> float | None:
 
 
 def from_pmset(text: str) -> str:
-    """`pmset -g therm` prints the speed the processor is limited to, in percent, or that no warning was recorded."""
+    """From the output of `pmset -g therm`: the CPU speed limit in percent, or that no warning was recorded."""
     limit = re.search(r"CPU_Speed_Limit\s*=\s*(\d+)", text)
     if limit is None:
         return "nominal" if "No thermal warning level has been recorded" in text else "unknown"
@@ -47,14 +47,16 @@ def _linux_temperatures() -> dict[str, list[float]]:
     if read_sensors is None:
         return {}
     try:
-        return {chip: [float(one.current) for one in found] for chip, found in read_sensors().items()}
+        return {chip: [float(one.current) for one in readings] for chip, readings in read_sensors().items()}
     except (OSError, ValueError):
         return {}
 
 
 def _macos_state() -> str:
     try:
-        done = subprocess.run(["pmset", "-g", "therm"], capture_output=True, text=True, timeout=QUICK_S, check=False)
+        done = subprocess.run(
+            ["pmset", "-g", "therm"], capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
     return from_pmset(done.stdout)

@@ -16,6 +16,6 @@ def missing() -> str:
     commands = [] if importlib.util.find_spec(ENGINE_PACKAGE) else [ENGINE_COMMAND]
     try:
         embedded.model_path(embedded.EmbeddedSettings())
-    except embedded.NoEngine:
+    except embedded.EngineUnavailable:
         commands.append(MODEL_COMMAND)
     return " && ".join(commands)
