@@ -1,4 +1,4 @@
-"""The whole agent: what it reports, how it survives its surroundings, how it leaves."""
+"""Tests the complete agent: its heartbeats, its stored state, and its end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fakes.child_process import Child
 from fakes.coordinator import FakeCoordinator
 from fakes.ollama.server import FakeOllama
 from fakes.ollama.store import make
-from herd.agent.app import Agent, AgentSettings, CannotStart, Settings, models_of
+from herd.agent.app import Agent, AgentSettings, CannotStart, Settings, models_by_name
 from herd.agent.coordinator_link import LinkSettings
 from herd.agent.http_client import request
 from herd.agent.inventory import EngineSettings
@@ -36,9 +36,7 @@ def settings_for(folder: Path, coordinator_url: str, engine_url: str, **more: ob
         agent=AgentSettings(node_id="alpha", data_dir=folder, **more),  # type: ignore[arg-type]
         engines=EngineSettings("ollama", engine_url, slots=3),
         link=LinkSettings(coordinator_url, 0.1, 2.0),
-        sharing=ModelRegistrySettings(
-            share=False
-        ),  # the store of an Ollama that runs here is none of a test's business
+        sharing=ModelRegistrySettings(share=False),  # a test must not read the store of an Ollama on this machine
     )
 
 
@@ -55,11 +53,11 @@ def with_agent(folder: Path, play: Play, **more: object) -> None:
     asyncio.run(go())
 
 
-def test_a_heartbeat_says_who_it_is_what_it_is_and_what_it_has(tmp_path: Path) -> None:
+def test_a_heartbeat_contains_name_hardware_engines_and_models(tmp_path: Path) -> None:
     async def play(agent: Agent, coordinator: FakeCoordinator, ollama: FakeOllama) -> None:
-        told = await agent.beat()
+        reply = await agent.beat()
         report = coordinator.reports[0]
-        assert told is not None and told.is_accepted and (report.node_id, report.boot_id) == ("alpha", "boot-1")
+        assert reply is not None and reply.is_accepted and (report.node_id, report.boot_id) == ("alpha", "boot-1")
         assert list(report.models) == ["m:latest"] and report.engines == (
             EngineEndpoint("ollama", ollama.url, "0.32.15", 3, report.engines[0].models_max),
         )
@@ -75,7 +73,7 @@ def test_a_heartbeat_says_who_it_is_what_it_is_and_what_it_has(tmp_path: Path) -
     with_agent(tmp_path, play)
 
 
-def test_an_engine_that_leaves_and_returns_is_reported_so(tmp_path: Path) -> None:
+def test_an_engine_that_stops_and_returns_is_reported(tmp_path: Path) -> None:
     async def play(agent: Agent, coordinator: FakeCoordinator, ollama: FakeOllama) -> None:
         await agent.beat()
         await ollama.refuse()
@@ -89,13 +87,13 @@ def test_an_engine_that_leaves_and_returns_is_reported_so(tmp_path: Path) -> Non
     with_agent(tmp_path, play)
 
 
-def test_it_works_alone_and_is_known_again_with_the_first_heartbeat_after_a_restart(tmp_path: Path) -> None:
+def test_the_agent_continues_without_a_coordinator_and_reports_again_when_it_is_back(tmp_path: Path) -> None:
     async def play(agent: Agent, coordinator: FakeCoordinator, ollama: FakeOllama) -> None:
         await agent.beat()
         coordinator.refuse()
         for _ in range(4):
-            told = await agent.beat()
-            assert told is not None and not told.is_accepted
+            reply = await agent.beat()
+            assert reply is not None and not reply.is_accepted
         await coordinator.listen()
         await agent.beat()
         assert [report.boot_id for report in coordinator.reports] == ["boot-1"] * 2
@@ -103,7 +101,7 @@ def test_it_works_alone_and_is_known_again_with_the_first_heartbeat_after_a_rest
     with_agent(tmp_path, play)
 
 
-def test_a_name_that_was_given_is_used_from_then_on_and_after_a_restart(tmp_path: Path) -> None:
+def test_an_assigned_name_is_used_also_after_a_restart(tmp_path: Path) -> None:
     async def first(agent: Agent, coordinator: FakeCoordinator, ollama: FakeOllama) -> None:
         coordinator.gives_name = "alpha-2"
         await agent.beat()
@@ -121,10 +119,10 @@ def test_a_name_that_was_given_is_used_from_then_on_and_after_a_restart(tmp_path
 
 
 @pytest.mark.parametrize(
-    "kept", ["", "[]", '{"asked":"beta","given":"beta-2"}', '{"asked":"alpha","given":7}', '{"asked":"alpha"}']
+    "stored", ["", "[]", '{"asked":"beta","given":"beta-2"}', '{"asked":"alpha","given":7}', '{"asked":"alpha"}']
 )
-def test_a_kept_name_that_is_none_or_another_machines_is_not_taken(tmp_path: Path, kept: str) -> None:
-    (tmp_path / "node-name.json").write_text(kept)
+def test_an_invalid_stored_name_or_one_for_another_request_is_ignored(tmp_path: Path, stored: str) -> None:
+    (tmp_path / "node-name.json").write_text(stored)
 
     async def play(agent: Agent, coordinator: FakeCoordinator, ollama: FakeOllama) -> None:
         assert agent.node_id == "alpha"
@@ -132,7 +130,7 @@ def test_a_kept_name_that_is_none_or_another_machines_is_not_taken(tmp_path: Pat
     with_agent(tmp_path, play)
 
 
-def test_a_sensor_that_hangs_or_breaks_does_not_silence_the_machine(
+def test_a_sensor_that_hangs_or_fails_does_not_stop_the_heartbeats(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release, starts = Event(), []
@@ -162,7 +160,7 @@ def test_a_sensor_that_hangs_or_breaks_does_not_silence_the_machine(
         release.set()
 
 
-def test_learning_watches_first_and_what_it_learnt_is_kept(tmp_path: Path) -> None:
+def test_availability_estimates_start_with_observation_and_are_stored(tmp_path: Path) -> None:
     async def play(agent: Agent, coordinator: FakeCoordinator, ollama: FakeOllama) -> None:
         await agent.beat()
         await agent.stop()
@@ -170,11 +168,11 @@ def test_learning_watches_first_and_what_it_learnt_is_kept(tmp_path: Path) -> No
         assert capacity is not None and (capacity.mode, capacity.paused) == ("bootstrap", True)
 
     with_agent(tmp_path, play, capacity_learning=True)
-    kept = json.loads((tmp_path / "capacity-learner-alpha.json").read_bytes())
-    assert len(kept["slots"]) == 168 and kept["first_observation"] > 0
+    stored = json.loads((tmp_path / "capacity-learner-alpha.json").read_bytes())
+    assert len(stored["slots"]) == 168 and stored["first_observation"] > 0
 
 
-def test_damaged_learning_is_moved_aside_not_lost(tmp_path: Path) -> None:
+def test_an_invalid_file_of_estimates_is_renamed_not_deleted(tmp_path: Path) -> None:
     (tmp_path / "capacity-learner-alpha.json").write_bytes(b"{broken")
 
     async def play(agent: Agent, coordinator: FakeCoordinator, ollama: FakeOllama) -> None:
@@ -183,7 +181,7 @@ def test_damaged_learning_is_moved_aside_not_lost(tmp_path: Path) -> None:
     with_agent(tmp_path, play, capacity_learning=True)
 
 
-def test_an_unknown_engine_keeps_it_from_starting_with_the_known_ones_named(tmp_path: Path) -> None:
+def test_an_unknown_engine_prevents_the_start_and_the_error_lists_the_valid_ones(tmp_path: Path) -> None:
     settings = dataclasses.replace(settings_for(tmp_path, "http://127.0.0.1:1", ""), engines=EngineSettings("olama"))
 
     async def go() -> None:
@@ -193,23 +191,23 @@ def test_an_unknown_engine_keeps_it_from_starting_with_the_known_ones_named(tmp_
     asyncio.run(go())
 
 
-def test_of_too_many_models_those_in_memory_and_the_newest_are_told() -> None:
+def test_of_too_many_models_the_loaded_and_the_newest_are_reported() -> None:
     endpoint = EngineEndpoint("ollama", "http://127.0.0.1:1")
-    cards = [ModelInfo(f"m{n}", endpoint, modified_at=f"2026-01-01T00:00:{n:06}Z") for n in range(MODELS_MAX + 10)]
-    cards[0] = dataclasses.replace(cards[0], loaded=Loaded(1))
-    told = models_of(cards)
+    reported = [ModelInfo(f"m{n}", endpoint, modified_at=f"2026-01-01T00:00:{n:06}Z") for n in range(MODELS_MAX + 10)]
+    reported[0] = dataclasses.replace(reported[0], loaded=Loaded(1))
+    models = models_by_name(reported)
     assert (
-        len(told) == MODELS_MAX
-        and "m0:latest" in told
-        and "m1:latest" not in told
-        and f"m{MODELS_MAX + 9}:latest" in told
+        len(models) == MODELS_MAX
+        and "m0:latest" in models
+        and "m1:latest" not in models
+        and f"m{MODELS_MAX + 9}:latest" in models
     )
 
 
-def test_of_two_engines_with_one_model_the_one_that_has_it_in_memory_is_told() -> None:
+def test_if_two_engines_have_a_model_the_one_that_has_it_in_memory_is_reported() -> None:
     endpoints = [EngineEndpoint("ollama", "http://127.0.0.1:1"), EngineEndpoint("llamacpp", "http://127.0.0.1:2")]
-    cards = [ModelInfo("m", endpoints[0]), ModelInfo("M:latest", endpoints[1], loaded=Loaded(1))]
-    assert models_of(cards) == models_of(cards[::-1]) == {"m:latest": cards[1]}
+    reported = [ModelInfo("m", endpoints[0]), ModelInfo("M:latest", endpoints[1], loaded=Loaded(1))]
+    assert models_by_name(reported) == models_by_name(reported[::-1]) == {"m:latest": reported[1]}
 
 
 def a_process(folder: Path, *arguments: str) -> Child:
@@ -223,7 +221,7 @@ def a_process(folder: Path, *arguments: str) -> Child:
     )
 
 
-def test_sigterm_is_followed_by_a_goodbye_and_a_clean_end(tmp_path: Path) -> None:
+def test_sigterm_sends_a_goodbye_and_exits_with_status_0(tmp_path: Path) -> None:
     async def go() -> tuple[Report, int]:
         async with FakeCoordinator() as coordinator, FakeOllama(["m"]) as ollama:
             with a_process(
@@ -240,7 +238,7 @@ def test_sigterm_is_followed_by_a_goodbye_and_a_clean_end(tmp_path: Path) -> Non
     assert code == 0 and list(report.models) == ["m:latest"]
 
 
-def test_sigterm_ends_it_at_once_while_a_coordinator_keeps_it_waiting(tmp_path: Path) -> None:
+def test_sigterm_ends_the_agent_while_a_coordinator_does_not_answer(tmp_path: Path) -> None:
     async def go() -> int:
         connected = asyncio.Event()
         gone = asyncio.Event()
@@ -265,7 +263,7 @@ def test_sigterm_ends_it_at_once_while_a_coordinator_keeps_it_waiting(tmp_path: 
     assert asyncio.run(go()) == 0
 
 
-def test_a_machine_with_ollamas_store_says_where_its_models_can_be_copied_from(tmp_path: Path) -> None:
+def test_a_machine_with_an_ollama_store_reports_the_url_of_its_model_registry(tmp_path: Path) -> None:
     digest = make(tmp_path / "store")
 
     async def go() -> None:

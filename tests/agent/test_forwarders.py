@@ -1,4 +1,4 @@
-"""Where the coordinator is told to find each engine."""
+"""Tests which URL is announced to the coordinator for each engine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def own_network_address() -> str:
 
 
 HERE = own_network_address()
-networked = pytest.mark.skipif(not HERE, reason="this machine has no network address: DOORS ARE NOT TRIED")
+networked = pytest.mark.skipif(not HERE, reason="this machine has no network address: FORWARDERS ARE NOT TESTED")
 
 
 def with_engine(
@@ -34,38 +34,38 @@ def with_engine(
 ) -> None:
     async def go() -> None:
         async with RawServer(answers(HELLO)) as engine:
-            doors = EngineForwarders(settings or ForwarderSettings())
+            forwarders = EngineForwarders(settings or ForwarderSettings())
             try:
-                await play(doors, engine.url)
+                await play(forwarders, engine.url)
             finally:
-                doors.close()
+                forwarders.close()
 
     asyncio.run(go())
 
 
-def test_without_a_coordinator_or_with_one_on_this_machine_the_engine_is_announced_as_it_is() -> None:
-    async def play(doors: EngineForwarders, engine: str) -> None:
-        assert await doors.urls([engine], "") == {engine: engine}
-        assert await doors.urls([engine], "http://127.0.0.1:11435") == {engine: engine}
+def test_without_a_coordinator_or_with_one_on_this_machine_the_engines_own_url_is_announced() -> None:
+    async def play(forwarders: EngineForwarders, engine: str) -> None:
+        assert await forwarders.urls([engine], "") == {engine: engine}
+        assert await forwarders.urls([engine], "http://127.0.0.1:11435") == {engine: engine}
 
     with_engine(play)
 
 
 @networked
-def test_an_engine_on_loopback_is_reached_through_a_door_that_stays_the_same_and_closes_with_it() -> None:
-    async def play(doors: EngineForwarders, engine: str) -> None:
-        announced = (await doors.urls([engine], f"http://{HERE}:11435"))[engine]
+def test_an_engine_on_loopback_has_one_forwarder_that_is_closed_with_it() -> None:
+    async def play(forwarders: EngineForwarders, engine: str) -> None:
+        announced = (await forwarders.urls([engine], f"http://{HERE}:11435"))[engine]
         assert urlsplit(announced).hostname == HERE and urlsplit(announced).port != urlsplit(engine).port
         assert (await request("GET", announced)).body == b"hello"
-        assert await doors.urls([engine], f"http://{HERE}:11435") == {engine: announced}
-        assert await doors.urls([], f"http://{HERE}:11435") == {}
+        assert await forwarders.urls([engine], f"http://{HERE}:11435") == {engine: announced}
+        assert await forwarders.urls([], f"http://{HERE}:11435") == {}
         assert (await request("GET", announced)).status == 0
 
     with_engine(play)
 
 
 @networked
-def test_an_engine_that_listens_on_the_network_too_needs_no_door() -> None:
+def test_an_engine_that_listens_on_the_network_needs_no_forwarder() -> None:
     async def go() -> None:
         async with await asyncio.start_server(lambda reader, writer: writer.close(), "0.0.0.0", 0) as server:
             port = server.sockets[0].getsockname()[1]
@@ -77,18 +77,18 @@ def test_an_engine_that_listens_on_the_network_too_needs_no_door() -> None:
     asyncio.run(go())
 
 
-def test_an_engine_on_another_machine_gets_a_door_since_the_coordinator_asks_this_machine_only() -> None:
+def test_an_engine_on_another_machine_has_a_forwarder() -> None:
     async def go() -> None:
-        doors = EngineForwarders(ForwarderSettings())
+        forwarders = EngineForwarders(ForwarderSettings())
         engine = "http://192.0.2.7:8000"
-        announced = (await doors.urls([engine], "http://127.0.0.1:11435"))[engine]
+        announced = (await forwarders.urls([engine], "http://127.0.0.1:11435"))[engine]
         assert urlsplit(announced).hostname == "127.0.0.1" and urlsplit(announced).port != 8000
-        doors.close()
+        forwarders.close()
 
     asyncio.run(go())
 
 
-def test_loopback_is_reached_from_loopback() -> None:
+def test_loopback_is_this_machine() -> None:
     assert own_address_towards("127.0.0.1") == "127.0.0.1"
     assert (
         is_this_machine("http://127.0.0.1:1")

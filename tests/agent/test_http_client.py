@@ -1,4 +1,4 @@
-"""The agent's own requests: whole answers or a reason, whatever the other side does."""
+"""Tests that the agent's requests return a complete answer or a reason for any behaviour of the server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from herd.agent.http_client import Response, full_url, request
 
 
 def answered(answer: bytes, method: str = "GET", body: bytes = b"", path: str = "/x?y=1") -> tuple[Response, bytes]:
-    """What came of one request to a server that says `answer` and closes, and what the server saw."""
+    """The response to one request to a server that sends `answer` and closes, and the request as the server received it."""
 
     async def script(peer: Peer) -> None:
         await peer.request()
@@ -26,13 +26,17 @@ def answered(answer: bytes, method: str = "GET", body: bytes = b"", path: str = 
     return asyncio.run(go())
 
 
-def test_a_whole_answer_comes_back_with_its_status() -> None:
-    response, seen = answered(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno", "POST", b"{}")
+def test_a_complete_answer_is_returned_with_its_status() -> None:
+    response, received = answered(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno", "POST", b"{}")
     assert response == Response(404, b"no")
-    assert seen.startswith(b"POST /x?y=1 HTTP/1.1\r\n") and seen.endswith(b"\r\n\r\n{}") and b"application/json" in seen
+    assert (
+        received.startswith(b"POST /x?y=1 HTTP/1.1\r\n")
+        and received.endswith(b"\r\n\r\n{}")
+        and b"application/json" in received
+    )
 
 
-def test_chunks_are_joined_and_a_body_without_frame_ends_with_the_connection() -> None:
+def test_chunks_are_joined_and_a_body_without_length_ends_with_the_connection() -> None:
     chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n"
     assert answered(chunked)[0] == Response(200, b"abc")
     assert answered(b"HTTP/1.0 200 OK\r\n\r\nuntil the end")[0] == Response(200, b"until the end")
@@ -41,31 +45,31 @@ def test_chunks_are_joined_and_a_body_without_frame_ends_with_the_connection() -
 @pytest.mark.parametrize(
     ("answer", "problem"),
     [
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", "cut off"),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", "cut off"),
-        (b"", "no HTTP answer"),
-        (b"HTTP/1.", "no HTTP answer"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", "incomplete"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", "incomplete"),
+        (b"", "not HTTP"),
+        (b"HTTP/1.", "not HTTP"),
         (b"garbage\r\n\r\n", "Expected"),
     ],
 )
-def test_half_an_answer_is_none(answer: bytes, problem: str) -> None:
+def test_an_incomplete_answer_is_an_error(answer: bytes, problem: str) -> None:
     response, _ = answered(answer)
     assert response.status == 0 and response.body == b"" and problem in response.problem
 
 
-def test_an_endless_head_or_body_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_head_or_body_that_is_too_large_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(herd.agent.http_client, "ANSWER_MAX_BYTES", 1000)
     assert "larger than 1000" in answered(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n" + b"x" * 5000)[0].problem
     assert "larger than 1000" in answered(b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 1000)[0].problem
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:99999/", "http://[::1/", "http://127.0.0.1:1/"])
-def test_nobody_and_nonsense_are_reasons_not_exceptions(url: str) -> None:
+def test_a_missing_server_and_an_invalid_url_are_reasons_not_exceptions(url: str) -> None:
     response = asyncio.run(request("GET", url))
     assert response.status == 0 and response.problem
 
 
-def test_a_peer_that_never_answers_costs_no_more_than_the_limit() -> None:
+def test_a_server_that_never_answers_is_a_timeout() -> None:
     async def silent(peer: Peer) -> None:
         await peer.gone()
 
@@ -89,5 +93,5 @@ def test_a_peer_that_never_answers_costs_no_more_than_the_limit() -> None:
         ("localhost", "http://127.0.0.1:99"),
     ],
 )
-def test_every_way_to_write_a_host_is_a_url(given: str, url: str) -> None:
+def test_every_notation_of_a_host_becomes_a_url(given: str, url: str) -> None:
     assert full_url(given, 99) == url

@@ -1,4 +1,4 @@
-"""How this machine's Ollama was started, from whoever tells."""
+"""Tests how Ollama's settings are read from its environment, in the order of the sources."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from herd.agent.ollama_environment import OllamaSetup, from_systemd, is_server, read_setup, setup_from, whole
+from herd.agent.ollama_environment import OllamaSetup, from_systemd, is_server, parse_count, read_setup, setup_from
 
 SYSTEMD = """Environment=PATH=/usr/local/bin:/usr/bin "OLLAMA_HOST=0.0.0.0 # all" OLLAMA_NUM_PARALLEL=4 OLLAMA_MAX_LOADED_MODELS=2
 EnvironmentFiles=
@@ -14,11 +14,11 @@ EnvironmentFiles=
 """As `systemctl show ollama --property=Environment` of systemd 252 prints it."""
 
 
-def told(**values: str) -> Mapping[str, str]:
+def environment(**values: str) -> Mapping[str, str]:
     return values
 
 
-def test_the_service_managers_words_are_read() -> None:
+def test_the_output_of_systemd_is_parsed() -> None:
     values = from_systemd(SYSTEMD)
     assert (values["OLLAMA_NUM_PARALLEL"], values["OLLAMA_MAX_LOADED_MODELS"], values["OLLAMA_HOST"]) == (
         "4",
@@ -28,32 +28,34 @@ def test_the_service_managers_words_are_read() -> None:
     assert from_systemd("") == from_systemd("Environment=") == from_systemd('Environment="open') == {}
 
 
-def test_the_first_who_tells_is_believed_and_the_next_asked_for_the_rest() -> None:
+def test_the_first_source_wins_and_the_next_one_gives_the_missing_values() -> None:
     setup = setup_from(
-        dict, lambda: told(OLLAMA_NUM_PARALLEL="3"), lambda: told(OLLAMA_NUM_PARALLEL="9", OLLAMA_MAX_LOADED_MODELS="2")
+        dict,
+        lambda: environment(OLLAMA_NUM_PARALLEL="3"),
+        lambda: environment(OLLAMA_NUM_PARALLEL="9", OLLAMA_MAX_LOADED_MODELS="2"),
     )
     assert setup == OllamaSetup(3, 2)
 
 
-def test_nobody_more_is_asked_once_all_is_known() -> None:
-    def not_asked() -> Mapping[str, str]:
-        raise AssertionError("asked")
+def test_no_further_source_is_read_once_all_values_are_known() -> None:
+    def must_not_be_read() -> Mapping[str, str]:
+        raise AssertionError("the source was read")
 
-    assert setup_from(lambda: told(OLLAMA_NUM_PARALLEL="3", OLLAMA_MAX_LOADED_MODELS="1"), not_asked) == OllamaSetup(
-        3, 1
-    )
+    assert setup_from(
+        lambda: environment(OLLAMA_NUM_PARALLEL="3", OLLAMA_MAX_LOADED_MODELS="1"), must_not_be_read
+    ) == OllamaSetup(3, 1)
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "four", "1e3", "9999999999999", "\u0663", "1.5"])
-def test_what_is_no_number_or_leaves_it_to_ollama_is_not_known(text: str) -> None:
-    assert whole(text) is None
+def test_zero_and_texts_that_are_not_numbers_are_none(text: str) -> None:
+    assert parse_count(text) is None
 
 
-def test_a_quoted_number_is_one() -> None:
-    assert (whole(' "4" '), whole("8\n")) == (4, 8)
+def test_a_quoted_number_is_parsed() -> None:
+    assert (parse_count(' "4" '), parse_count("8\n")) == (4, 8)
 
 
-def test_only_the_server_is_looked_into() -> None:
+def test_only_the_server_process_is_recognised() -> None:
     assert is_server("ollama", ["/usr/local/bin/ollama", "serve"]) and is_server("Ollama.exe", ["ollama.exe", "serve"])
     assert (
         not is_server("ollama", ["ollama", "run", "serve"])
@@ -62,5 +64,5 @@ def test_only_the_server_is_looked_into() -> None:
     )
 
 
-def test_this_machine_can_be_asked_whatever_runs_here() -> None:
+def test_reading_this_machine_does_not_raise() -> None:
     assert isinstance(read_setup(), OllamaSetup)

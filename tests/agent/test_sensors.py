@@ -1,4 +1,4 @@
-"""What this machine says of itself, and what other machines would: parsers are tried with their recorded words."""
+"""Tests the sensors on this machine, and their parsers with recorded output of other systems."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ Model\t\t: Raspberry Pi 5 Model B Rev 1.1
 
 
 @pytest.mark.parametrize("sensor", SENSORS, ids=lambda sensor: sensor.name)
-def test_every_sensor_tells_report_fields_here_and_where_nothing_is_to_be_found(sensor: Sensor, tmp_path: Path) -> None:
-    for place in (SensorPaths(), SensorPaths(tmp_path, tmp_path / "sys", tmp_path / "proc")):
-        told = sensor.read(place)
-        assert set(told) <= FIELDS, sensor.name
+def test_every_sensor_returns_only_report_fields_also_if_it_can_read_nothing(sensor: Sensor, tmp_path: Path) -> None:
+    for paths in (SensorPaths(), SensorPaths(tmp_path, tmp_path / "sys", tmp_path / "proc")):
+        values = sensor.read(paths)
+        assert set(values) <= FIELDS, sensor.name
 
 
 def test_this_machine_has_memory_cores_and_a_disk() -> None:
-    told = {**memory.read(SensorPaths()), **cpu.read(SensorPaths()), **disk.read(SensorPaths())}
-    found = told["memory"]
-    assert isinstance(found, Memory) and found.total_bytes >= found.available_bytes > 0 and told["cores"]
-    assert found.used_bytes == found.total_bytes - found.available_bytes and "disk" in told
+    values = {**memory.read(SensorPaths()), **cpu.read(SensorPaths()), **disk.read(SensorPaths())}
+    found = values["memory"]
+    assert isinstance(found, Memory) and found.total_bytes >= found.available_bytes > 0 and values["cores"]
+    assert found.used_bytes == found.total_bytes - found.available_bytes and "disk" in values
 
 
 @pytest.mark.parametrize(
@@ -69,30 +69,30 @@ def test_this_machine_has_memory_cores_and_a_disk() -> None:
         ("99.99", "30.00", Pressure.CRITICAL),
     ],
 )
-def test_linux_is_short_of_memory_when_everything_waits_for_it(some: str, full: str, pressure: Pressure) -> None:
-    assert memory.from_stalls(PSI.format(some=some, full=full)) is pressure
+def test_linux_memory_pressure_follows_the_share_of_stalled_time(some: str, full: str, pressure: Pressure) -> None:
+    assert memory.from_stall_information(PSI.format(some=some, full=full)) is pressure
 
 
-def test_a_kernel_without_pressure_information_tells_nothing() -> None:
-    assert memory.from_stalls("") is None and memory.from_stalls("some avg10=1.00") is None
+def test_a_kernel_without_pressure_information_gives_none() -> None:
+    assert memory.from_stall_information("") is None and memory.from_stall_information("some avg10=1.00") is None
 
 
 @pytest.mark.parametrize(
     ("printed", "pressure"),
     [("1\n", Pressure.NORMAL), ("2\n", Pressure.WARN), ("4\n", Pressure.CRITICAL), ("", Pressure.NORMAL)],
 )
-def test_macos_tells_its_level(printed: str, pressure: Pressure) -> None:
+def test_the_memory_pressure_level_of_macos(printed: str, pressure: Pressure) -> None:
     assert memory.from_macos(printed) is pressure
 
 
 @pytest.mark.parametrize(
     ("share", "pressure"), [(0.5, Pressure.NORMAL), (0.07, Pressure.WARN), (0.02, Pressure.CRITICAL)]
 )
-def test_where_the_system_tells_nothing_what_is_left_counts(share: float, pressure: Pressure) -> None:
-    assert memory.by_what_is_left(share) is pressure
+def test_without_pressure_information_the_available_memory_decides(share: float, pressure: Pressure) -> None:
+    assert memory.from_available(share) is pressure
 
 
-def test_macos_tells_whether_it_slows_itself_down() -> None:
+def test_the_thermal_state_of_macos() -> None:
     assert [thermal.from_pmset(text) for text in (PMSET_COOL, PMSET_HOT, PMSET_HOT.replace("62", "100"), "")] == [
         "nominal",
         "warning",
@@ -101,13 +101,13 @@ def test_macos_tells_whether_it_slows_itself_down() -> None:
     ]
 
 
-def test_the_processors_own_thermometer_counts_and_nonsense_readings_do_not() -> None:
+def test_the_cpu_temperature_is_used_and_implausible_readings_are_ignored() -> None:
     assert thermal.hottest({"nvme": [99.0], "coretemp": [61.0, 255.0, -273.0, 74.5]}) == 74.5
     assert thermal.hottest({"acpitz": [27.8], "k10temp": [55.0]}) == 55.0
     assert thermal.hottest({"nvme": [40.0]}) is None and thermal.hottest({"coretemp": [0.0]}) is None
 
 
-def test_the_chip_has_the_name_the_kernel_gives_it() -> None:
+def test_the_chip_name_comes_from_cpuinfo() -> None:
     assert chip.from_cpuinfo(CPUINFO_X86) == "AMD Ryzen AI Max+ 395 w/ Radeon 8060S"
     assert chip.from_cpuinfo(CPUINFO_PI) == "Raspberry Pi 5 Model B Rev 1.1" and chip.from_cpuinfo("") == ""
 
@@ -130,12 +130,12 @@ def test_a_known_chip_has_its_published_bandwidth(name: str, bandwidth: float | 
     assert bandwidth_gbps(name) == bandwidth
 
 
-def test_no_name_in_the_table_hides_another() -> None:
+def test_no_entry_of_the_table_hides_a_later_one() -> None:
     for index, (name, _) in enumerate(BANDWIDTHS_GBPS):
         assert not any(earlier in name for earlier, _ in BANDWIDTHS_GBPS[:index]), name
 
 
-def test_amd_cards_are_read_from_the_kernels_files_and_integrated_ones_do_not_count(tmp_path: Path) -> None:
+def test_amd_gpus_are_read_from_the_kernels_files_and_integrated_ones_are_ignored(tmp_path: Path) -> None:
     files = {
         "card0/device/mem_info_vram_total": "25753026560\n",
         "card0/device/mem_info_vram_used": "1073741824\n",
@@ -156,7 +156,7 @@ def test_amd_cards_are_read_from_the_kernels_files_and_integrated_ones_do_not_co
     }
 
 
-def test_the_disk_that_counts_is_where_ollama_keeps_its_models(tmp_path: Path) -> None:
+def test_the_disk_is_that_of_ollamas_model_folder(tmp_path: Path) -> None:
     assert disk.models_folder(tmp_path, "") in (tmp_path, Path("/usr/share/ollama/.ollama/models"))
     (tmp_path / ".ollama" / "models").mkdir(parents=True)
     assert disk.models_folder(tmp_path, "") == tmp_path / ".ollama" / "models"
@@ -165,5 +165,5 @@ def test_the_disk_that_counts_is_where_ollama_keeps_its_models(tmp_path: Path) -
     assert disk.models_folder(tmp_path, str(tmp_path / "gone")) == tmp_path / ".ollama" / "models"
 
 
-def test_a_machine_without_an_nvidia_driver_says_nothing_of_one() -> None:
+def test_without_an_nvidia_driver_there_are_no_values() -> None:
     assert set(nvidia.read(SensorPaths())) in (set(), {"gpus"}, {"gpus", "chip"})

@@ -153,7 +153,7 @@ class Agent:
         if self.settings.engines.engine == "embedded":
             try:
                 self.embedded.start()
-            except embedded.NoEngine as error:
+            except embedded.EngineUnavailable as error:
                 raise CannotStart(str(error)) from error
         if self.settings.agent.capacity_learning:
             self._availability = await asyncio.to_thread(self._load_availability)
@@ -307,7 +307,7 @@ class Agent:
 
     async def _set_name(self, assigned: str) -> None:
         log.warning(
-            "another node has this name; the coordinator assigned another one, to choose a name: herd-node --name NAME",
+            "another node has this name, so the coordinator assigned one; choose a name with: herd-node --node-id NAME",
             extra={"asked": self.requested_id, "given": assigned, "kept_in": str(self._name_file)},
         )
         self.node_id = assigned

@@ -154,7 +154,7 @@ class Engines:
         return self._setup.store
 
     def slots(self, local: LocalEngine) -> int:
-        """Requests that the engine runs at the same time: the setting, the engine's answer, its environment, or the default."""
+        """Concurrent requests of the engine: from the setting, the engine's answer, its environment, or the default."""
         if self._settings.slots:
             return self._settings.slots
         if local.last is not None and local.last.slots:

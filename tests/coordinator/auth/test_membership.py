@@ -264,7 +264,7 @@ def test_an_agent_ignores_a_coordinator_that_is_not_its_own(tmp_path: Path) -> N
         assert (
             told is not None
             and not told.is_accepted
-            and "not this machine's coordinator" in told.problem
+            and "not from this machine's coordinator" in told.problem
             and agent.node_id == "mac"
         )
 
