@@ -29,7 +29,7 @@ from herd.core.state.fleet import (
 GIB = 1 << 30
 NODE_IP = "192.168.1.20"
 
-OLDER: dict[str, Any] = {
+OLLAMA_HERD: dict[str, Any] = {
     "node_id": "studio",
     "arch": "apple_silicon",
     "timestamp": 1777000000.25,
@@ -99,12 +99,12 @@ OLDER: dict[str, Any] = {
     "mlx_bind_host": "127.0.0.1",
     "vision_embedding": None,
 }
-"""As an agent of the existing product (0.11) sends it."""
+"""A heartbeat of ollama-herd 0.11."""
 
-LEAST: dict[str, Any] = {"node_id": "n", "memory": {"total_gb": 8}}
+MINIMAL: dict[str, Any] = {"node_id": "n", "memory": {"total_gb": 8}}
 
 OWN: dict[str, Any] = {
-    **LEAST,
+    **MINIMAL,
     "herd": {
         "v": 1,
         "boot_id": "b1",
@@ -118,16 +118,16 @@ OWN: dict[str, Any] = {
 }
 
 
-def body(said: dict[str, Any]) -> bytes:
-    return json.dumps(said).encode()
+def body(heartbeat: dict[str, Any]) -> bytes:
+    return json.dumps(heartbeat).encode()
 
 
-def changed(said: dict[str, Any], path: str, value: object) -> dict[str, Any]:
-    """A copy in which the field at "a.b.0.c" has another value."""
-    copy = deepcopy(said)
+def changed(heartbeat: dict[str, Any], path: str, value: object) -> dict[str, Any]:
+    """A copy in which the field at the path "a.b.0.c" has another value."""
+    copy = deepcopy(heartbeat)
     at: Any = copy
-    *way, last = path.split(".")
-    for step in way:
+    *parents, last = path.split(".")
+    for step in parents:
         at = at[int(step)] if isinstance(at, list) else at[step]
     at[int(last) if isinstance(at, list) else last] = value
     return copy
@@ -137,7 +137,7 @@ def a_full_report() -> Report:
     ollama = EngineEndpoint("ollama", f"http://{NODE_IP}:11434", "0.32.15", 4, 3)
     llama = EngineEndpoint("llamacpp", f"http://{NODE_IP}:40001", "b11549", 2)
     loaded = Loaded(3_000_000_001, 8192, 2_999_999_999, True, "2026-11-23T12:00:00Z")
-    cards = [
+    models = [
         ModelInfo(
             "Qwen3:8B",
             ollama,
@@ -158,7 +158,7 @@ def a_full_report() -> Report:
         NodeId("alpha"),
         "boot-1",
         Memory(68_719_476_735, 20_000_000_001, 48_719_476_734, Pressure.WARN, 1, 2_147_483_649, 3, 4),
-        {canonical(card.name): card for card in cards},
+        {canonical(model.name): model for model in models},
         (ollama, llama),
         "x86_64",
         "1.0.0",
@@ -202,7 +202,7 @@ def test_week_must_have_168_values_between_0_and_1(week: list[float]) -> None:
 
 
 def test_heartbeat_of_an_ollama_herd_agent_is_decoded() -> None:
-    report = decode(body(OLDER), NODE_IP)
+    report = decode(body(OLLAMA_HERD), NODE_IP)
     endpoint = EngineEndpoint("ollama", f"http://{NODE_IP}:11434", "0.32.1", 1, None)
     assert report.engines == (endpoint,) and set(report.models) == {
         "qwen3:30b",
@@ -222,23 +222,25 @@ def test_heartbeat_of_an_ollama_herd_agent_is_decoded() -> None:
 
 
 def test_zero_from_an_ollama_herd_agent_means_unknown() -> None:
-    odd = decode(body(OLDER), NODE_IP).models[canonical("odd")]
+    odd = decode(body(OLLAMA_HERD), NODE_IP).models[canonical("odd")]
     assert odd.loaded is not None and odd.loaded.window_tokens is None
     assert odd.engine.models_max is None and odd.engine.slots == 1
 
 
 def test_agents_without_boot_id_get_one_from_their_address() -> None:
-    assert decode(body(OLDER), "10.0.0.2").boot_id != decode(body(OLDER), "10.0.0.3").boot_id
+    assert decode(body(OLLAMA_HERD), "10.0.0.2").boot_id != decode(body(OLLAMA_HERD), "10.0.0.3").boot_id
 
 
 def test_optional_fields_may_be_missing_and_unknown_fields_are_ignored() -> None:
-    report = decode(body({**LEAST, "from_the_future": {"x": [1]}, "herd": {"v": 9, "boot_id": "b", "new": 1}}), NODE_IP)
+    report = decode(
+        body({**MINIMAL, "from_the_future": {"x": [1]}, "herd": {"v": 9, "boot_id": "b", "new": 1}}), NODE_IP
+    )
     assert (report.node_id, report.boot_id, report.memory.total_bytes, report.models) == ("n", "b", 8 * GIB, {})
     assert report.lan_ip == NODE_IP and report.thermal_state == "unknown" and report.disk is None
 
 
 def test_herd_object_takes_precedence_over_public_fields() -> None:
-    report = decode(body({**OLDER, "herd": OWN["herd"]}), NODE_IP)
+    report = decode(body({**OLLAMA_HERD, "herd": OWN["herd"]}), NODE_IP)
     assert list(report.models) == ["m:latest"] and report.engines[0].url == f"http://{NODE_IP}:40000"
     assert (report.memory.total_bytes, report.memory.pressure) == (1000, Pressure.WARN)
 
@@ -260,7 +262,7 @@ def test_herd_object_takes_precedence_over_public_fields() -> None:
 def test_engine_url_always_uses_the_senders_address(url: str) -> None:
     report = decode(body(changed(OWN, "herd.engines.0.url", url)), NODE_IP)
     assert report.engines[0].url == f"http://{NODE_IP}:8000" == report.models[canonical("m")].engine.url
-    assert decode(body({**OLDER, "ollama_host": url}), "fe80::1").engines[0].url == "http://[fe80::1]:8000"
+    assert decode(body({**OLLAMA_HERD, "ollama_host": url}), "fe80::1").engines[0].url == "http://[fe80::1]:8000"
 
 
 def test_tls_engine_url_keeps_the_certificate_hash_and_uses_the_senders_address() -> None:
@@ -330,9 +332,9 @@ def test_invalid_engine_url_is_rejected(url: str) -> None:
     ],
 )
 def test_invalid_public_value_is_rejected_with_its_field_name(path: str, value: object, named: str) -> None:
-    with pytest.raises(BadHeartbeat, match=named.replace(".", r"\.")) as refused:
-        decode(body(changed(OLDER, path, value)), NODE_IP)
-    assert refused.value.refusal.status == 422
+    with pytest.raises(BadHeartbeat, match=named.replace(".", r"\.")) as rejected:
+        decode(body(changed(OLLAMA_HERD, path, value)), NODE_IP)
+    assert rejected.value.refusal.status == 422
 
 
 @pytest.mark.parametrize(
@@ -381,14 +383,14 @@ def test_invalid_body_raises_only_bad_heartbeat(raw: bytes) -> None:
 
 
 def test_body_over_the_size_limit_is_rejected() -> None:
-    padded = body(LEAST) + b" " * BODY_MAX_BYTES
+    padded = body(MINIMAL) + b" " * BODY_MAX_BYTES
     with pytest.raises(BadHeartbeat, match=str(BODY_MAX_BYTES)):
         decode(padded, NODE_IP)
 
 
 def test_maximum_number_of_models_fits_into_the_body_limit() -> None:
     endpoint = EngineEndpoint("ollama", f"http://{NODE_IP}:11434")
-    cards = [
+    models = [
         ModelInfo(
             f"registry.example/some-team/a-rather-long-model-name-{n}:32b-instruct-q4_K_M",
             endpoint,
@@ -403,21 +405,21 @@ def test_maximum_number_of_models_fits_into_the_body_limit() -> None:
         )
         for n in range(MODELS_MAX)
     ]
-    sent = encode(a_report(models=cards, engines=(endpoint,)), 0.0)
+    sent = encode(a_report(models=models, engines=(endpoint,)), 0.0)
     assert len(sent) <= BODY_MAX_BYTES
-    assert decode(sent, NODE_IP).models == {canonical(card.name): card for card in cards}
+    assert decode(sent, NODE_IP).models == {canonical(model.name): model for model in models}
 
 
 def test_model_on_two_engines_is_assigned_to_the_engine_that_has_it_loaded() -> None:
     idle = {"kind": "ollama", "url": "http://h:1", "models": [{"name": "m"}]}
     warm = {"kind": "llamacpp", "url": "http://h:2", "models": [{"name": "M:latest", "loaded": {"size_bytes": 1}}]}
     for engines in ([idle, warm], [warm, idle]):
-        report = decode(body({**LEAST, "herd": {"engines": engines}}), NODE_IP)
-        assert [card.engine.kind for card in report.models.values()] == ["llamacpp"]
+        report = decode(body({**MINIMAL, "herd": {"engines": engines}}), NODE_IP)
+        assert [model.engine.kind for model in report.models.values()] == ["llamacpp"]
 
 
 def test_control_characters_are_removed_from_texts() -> None:
-    report = decode(body({**OLDER, "chip": "M3\x1b[31m\nUltra\u202e"}), NODE_IP)
+    report = decode(body({**OLLAMA_HERD, "chip": "M3\x1b[31m\nUltra\u202e"}), NODE_IP)
     assert report.chip == "M3[31mUltra"
 
 
@@ -429,13 +431,15 @@ def test_with_node_id_changes_only_the_name() -> None:
 
 
 def paths_of(value: object, path: str = "") -> list[str]:
-    """Every place inside a JSON value, as `changed` takes it."""
+    """Every path inside a JSON value, in the format of `changed`."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     here = [path] if path else []
     return here + [found for key, one in inner for found in paths_of(one, f"{path}.{key}" if path else str(key))]
 
 
-EVERY_PATH = [(said, path) for said in (OLDER, OWN) for path in paths_of(said) if "nomic" not in path]
+EVERY_PATH = [
+    (heartbeat, path) for heartbeat in (OLLAMA_HERD, OWN) for path in paths_of(heartbeat) if "nomic" not in path
+]
 some_values = st.one_of(
     st.none(),
     st.booleans(),
@@ -455,14 +459,14 @@ some_values = st.one_of(
 def test_any_value_in_any_field_is_within_its_range_or_rejected(
     place: tuple[dict[str, Any], str], value: object
 ) -> None:
-    said, path = place
+    heartbeat, path = place
     try:
-        report = decode(body(changed(said, path, value)), NODE_IP)
+        report = decode(body(changed(heartbeat, path, value)), NODE_IP)
     except BadHeartbeat:
         return
     assert report.node_id and report.memory.total_bytes > 0
     assert min(report.memory.used_bytes, report.memory.available_bytes, report.cores, report.connection_failures) >= 0
-    assert all(card.size_bytes >= 0 and card.engine.slots >= 1 for card in report.models.values())
+    assert all(model.size_bytes >= 0 and model.engine.slots >= 1 for model in report.models.values())
     assert all(endpoint.url.startswith(f"http://{NODE_IP}:") for endpoint in report.engines)
     assert decode(encode(report, 0.0), NODE_IP).models.keys() == report.models.keys()
 

@@ -22,7 +22,7 @@ DIALECTS = discover(herd.dialects, Dialect, "DIALECT")
 ROUTES = [(dialect, route) for dialect in DIALECTS for route in dialect.routes]
 ANSWERING = [(dialect, route) for dialect, route in ROUTES if route.kind is not RequestKind.INFO]
 LISTINGS = [(dialect, *listing) for dialect in DIALECTS for listing in dialect.listings]
-MOMENT = Timestamp("2026-11-23T09:13:03.960297886Z", 1_795_425_183)
+TIMESTAMP = Timestamp("2026-11-23T09:13:03.960297886Z", 1_795_425_183)
 FIELDS = (
     "model",
     "messages",
@@ -47,7 +47,7 @@ each_answer = pytest.mark.parametrize(("dialect", "route"), ANSWERING, ids=[rout
 
 
 def a_body(stream: bool = False, **more: Any) -> dict[str, Any]:
-    """What any inference route of any dialect takes; fields of other routes are unknown ones."""
+    """A body for every inference route of every dialect; fields of other routes count as unknown."""
     return {
         "model": "m",
         "messages": [{"role": "user", "content": "hi"}],
@@ -70,14 +70,14 @@ def deltas_for(route: Route) -> list[Delta]:
     return [Delta(text="Hel"), Delta(text="lo"), Delta(finish_reason="stop", usage=usage), Delta(is_last=True)]
 
 
-def written(dialect: Dialect, ask: ParsedRequest) -> list[bytes]:
-    writer = dialect.writer(ask, ask.model, "r1", MOMENT)
+def written(dialect: Dialect, request: ParsedRequest) -> list[bytes]:
+    writer = dialect.writer(request, request.model, "r1", TIMESTAMP)
     assert writer.content_type
-    return [writer.write(delta) for delta in deltas_for(ask.route)]
+    return [writer.write(delta) for delta in deltas_for(request.route)]
 
 
-def watched(dialect: Dialect, ask: ParsedRequest, chunks: list[bytes]) -> Counters | None:
-    watch = dialect.watch(ask)
+def watched(dialect: Dialect, request: ParsedRequest, chunks: list[bytes]) -> Counters | None:
+    watch = dialect.watch(request)
     for chunk in chunks:
         watch.feed(chunk)
     return watch.end()
@@ -93,10 +93,10 @@ def test_no_two_dialects_have_the_same_path() -> None:
 @settings(max_examples=40)
 def test_arbitrary_body_raises_only_herd_errors(dialect: Dialect, route: Route, body: bytes) -> None:
     try:
-        ask = dialect.parse(route, body)
-        dialect.rewrite(ask, "other:1")
+        request = dialect.parse(route, body)
+        dialect.rewrite(request, "other:1")
         if route.kind is not RequestKind.INFO:
-            dialect.read_conversation(ask)
+            dialect.read_conversation(request)
     except HerdError:
         return
 
@@ -106,9 +106,9 @@ def test_arbitrary_body_raises_only_herd_errors(dialect: Dialect, route: Route, 
 @settings(max_examples=60)
 def test_field_of_a_wrong_type_raises_only_herd_errors(dialect: Dialect, route: Route, field: str, value: Any) -> None:
     try:
-        ask = parsed(dialect, route, a_body(**{field: value}))
-        dialect.read_conversation(ask)
-        dialect.rewrite(ask, "other:1")
+        request = parsed(dialect, route, a_body(**{field: value}))
+        dialect.read_conversation(request)
+        dialect.rewrite(request, "other:1")
     except HerdError:
         return
 
@@ -129,41 +129,41 @@ def test_json_bombs_and_invalid_bodies_are_bad_requests(dialect: Dialect, route:
 
 @each_answer
 def test_body_without_needed_changes_is_returned_unchanged(dialect: Dialect, route: Route) -> None:
-    ask = parsed(dialect, route, a_body(unknown={"x": 1}))
-    assert not ask.has_extras
-    assert dialect.rewrite(ask, "m") is ask.body
+    request = parsed(dialect, route, a_body(unknown={"x": 1}))
+    assert not request.has_extras
+    assert dialect.rewrite(request, "m") is request.body
 
 
 @each_answer
 def test_extensions_are_parsed_and_removed_from_the_body(dialect: Dialect, route: Route) -> None:
     extras = {"fallback_models": ["b"], "metadata": {"tags": ["t"]}}
-    ask = parsed(dialect, route, a_body(unknown=[1.5], **extras))
-    assert (ask.fallback_models, ask.tags, ask.has_extras) == (("b",), ("t",), True)
-    assert json.loads(dialect.rewrite(ask, "other:1")) == a_body(unknown=[1.5]) | {"model": "other:1"}
+    request = parsed(dialect, route, a_body(unknown=[1.5], **extras))
+    assert (request.fallback_models, request.tags, request.has_extras) == (("b",), ("t",), True)
+    assert json.loads(dialect.rewrite(request, "other:1")) == a_body(unknown=[1.5]) | {"model": "other:1"}
 
 
 @each_answer
 @pytest.mark.parametrize("stream", [True, False])
 def test_written_answer_is_complete_for_the_watcher(dialect: Dialect, route: Route, stream: bool) -> None:
-    ask = parsed(dialect, route, a_body(stream, stream_options={"include_usage": True}))
-    chunks = written(dialect, ask)
+    request = parsed(dialect, route, a_body(stream, stream_options={"include_usage": True}))
+    chunks = written(dialect, request)
     body = b"".join(chunks)
-    whole = watched(dialect, ask, chunks)
+    whole = watched(dialect, request, chunks)
     assert whole is not None and whole.prompt_tokens in (12, None)
-    assert watched(dialect, ask, [body[i : i + 1] for i in range(len(body))]) == whole
-    if not ask.stream:
+    assert watched(dialect, request, [body[i : i + 1] for i in range(len(body))]) == whole
+    if not request.stream:
         assert isinstance(json.loads(body), dict)
 
 
 @each_answer
 @pytest.mark.parametrize("stream", [True, False])
 def test_answer_without_its_end_is_incomplete(dialect: Dialect, route: Route, stream: bool) -> None:
-    ask = parsed(dialect, route, a_body(stream))
-    chunks = written(dialect, ask)
+    request = parsed(dialect, route, a_body(stream))
+    chunks = written(dialect, request)
     body, last = b"".join(chunks), len(chunks[-1])
-    assert watched(dialect, ask, []) is None
-    for end in range(len(body) - (last if ask.stream else 2)):
-        assert watched(dialect, ask, [body[:end]]) is None
+    assert watched(dialect, request, []) is None
+    for end in range(len(body) - (last if request.stream else 2)):
+        assert watched(dialect, request, [body[:end]]) is None
 
 
 @each_answer
@@ -171,11 +171,11 @@ def test_error_frame_never_completes_a_stream(dialect: Dialect, route: Route) ->
     refusal = Refusal(502, "node_lost", "the node went away")
     quiet = parsed(dialect, route, a_body(stream=False))
     assert dialect.error_frame(quiet, refusal) == b""
-    ask = parsed(dialect, route, a_body(stream=True))
-    if ask.stream:
-        frame = dialect.error_frame(ask, refusal)
+    request = parsed(dialect, route, a_body(stream=True))
+    if request.stream:
+        frame = dialect.error_frame(request, refusal)
         assert b"the node went away" in frame
-        assert watched(dialect, ask, [*written(dialect, ask)[:2], frame]) is None
+        assert watched(dialect, request, [*written(dialect, request)[:2], frame]) is None
 
 
 @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
@@ -192,9 +192,9 @@ def test_list_routes_are_answered_from_memory(dialect: Dialect, method: str, pat
     fleet = Fleet()
     if path.endswith("/{name}"):
         with pytest.raises(UnknownModel):
-            dialect.listing(method, path.replace("{name}", "nope"), fleet, MOMENT)
+            dialect.listing(method, path.replace("{name}", "nope"), fleet, TIMESTAMP)
     fleet.apply_heartbeat(a_report("alpha", [a_card("m", loaded=True)]), 1.0)
-    answer = dialect.listing(method, path.replace("{name}", "m"), fleet, MOMENT)
+    answer = dialect.listing(method, path.replace("{name}", "m"), fleet, TIMESTAMP)
     assert isinstance(answer, Answer) and answer.status == 200
     if answer.content_type.startswith("application/json"):
         json.loads(answer.body)

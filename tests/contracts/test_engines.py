@@ -86,10 +86,10 @@ def test_arbitrary_bytes_raise_only_value_errors(
 ) -> None:
     reader = engine.reader(a_conversation(kind, stream))
     try:
-        pieces = [delta for chunk in chunks for delta in reader.feed(chunk)] + reader.end()
+        parts = [delta for chunk in chunks for delta in reader.feed(chunk)] + reader.end()
     except ValueError:
         return
-    assert all(isinstance(piece, Delta) for piece in pieces)
+    assert all(isinstance(part, Delta) for part in parts)
 
 
 @each_engine

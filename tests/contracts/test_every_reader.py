@@ -1,7 +1,8 @@
 """Every other reader of external input accepts or rejects arbitrary input, and raises nothing else.
 
-Beside these: dialects and engines (`test_dialects.py`, `test_engines.py`), heads and bodies of requests (`coordinator/http/test_hostile_requests.py`),
-streams, the door and heartbeats (`protocols/`), keys, signatures, addresses and pages (`trust/test_anything.py`).
+Other tests cover dialects and engines (`test_dialects.py`, `test_engines.py`), heads and bodies of requests
+(`coordinator/http/test_hostile_requests.py`), streams, request fields (`protocols/`), heartbeats (`agent_protocol/`)
+and keys, signatures, addresses and pages (`trust/test_anything.py`).
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ JSON_BOMBS = (
     b"null",
     b'{"private":"zz","key":"0"}',
 )
-MOMENT = Timestamp("2026-11-23T09:13:03.960297886Z", 1795338783)
+TIMESTAMP = Timestamp("2026-11-23T09:13:03.960297886Z", 1795338783)
 DIALECTS = discover(herd.dialects, Dialect, "DIALECT")  # type: ignore[type-abstract]
 
 bytes_ = st.binary(max_size=200) | st.sampled_from([bomb for bomb in JSON_BOMBS if len(bomb) < 100])
@@ -65,17 +66,17 @@ texts = st.text(max_size=200) | st.binary(max_size=200).map(lambda raw: raw.deco
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 READ_BYTES: dict[str, tuple[Callable[[bytes], object], tuple[type[Exception], ...]]] = {
-    "what was learnt of this machine": (availability.decode, (ValueError,)),
-    "a coordinator's answer, at the terminal": (lambda raw: client._object("http://x", raw), (CliError,)),
+    "learned availability": (availability.decode, (ValueError,)),
+    "a coordinator's answer to the command line": (lambda raw: client._object("http://x", raw), (CliError,)),
     "a denial": (lambda raw: coordinator_link._denial(http_client.Response(401, raw)), ()),
-    "an error's words": (lambda raw: coordinator_link._error_text(http_client.Response(500, raw)), ()),
+    "an error text": (lambda raw: coordinator_link._error_text(http_client.Response(500, raw)), ()),
     "a field of an answer": (lambda raw: coordinator_link._field(http_client.Response(200, raw), "node_id"), ()),
     "the login form": (login._key_of_form, ()),
-    "a wish to join": (
+    "a join request": (
         lambda raw: msgspec.json.decode(raw, type=JoinRequest),
         (msgspec.MsgspecError, RecursionError, UnicodeDecodeError),
     ),
-    "the answer to it": (
+    "the answer to a join request": (
         lambda raw: msgspec.json.decode(raw, type=JoinAnswer),
         (msgspec.MsgspecError, RecursionError, UnicodeDecodeError),
     ),
@@ -84,15 +85,15 @@ READ_TEXTS: dict[str, tuple[Callable[[str], object], tuple[type[Exception], ...]
     "a session's cookie": (access_control._session, ()),
     "a time limit": (access_control._seconds, ()),
     "Basic credentials": (access_control._password, ()),
-    "a bearer": (lambda text: access_control.presented_keys({b"authorization": text, b"x-api-key": text}), ()),
-    "an engine's URL": (tls_pinning.parse_engine_url, (ValueError,)),
-    "an engine's url": (lambda text: heartbeat_decode.address(text, "10.0.0.1"), (HerdError,)),
+    "a bearer token": (lambda text: access_control.presented_keys({b"authorization": text, b"x-api-key": text}), ()),
+    "a pinned engine URL": (tls_pinning.parse_engine_url, (ValueError,)),
+    "an engine's URL": (lambda text: heartbeat_decode.address(text, "10.0.0.1"), (HerdError,)),
     "a host": (http_client.full_url, ()),
     "systemd's environment": (ollama_environment.from_systemd, ()),
     "a number in an environment": (ollama_environment.parse_count, ()),
     "/proc/cpuinfo": (chip.from_cpuinfo, ()),
-    "stalls of memory": (memory.from_stall_information, ()),
-    "macOS's pressure": (memory.from_macos, ()),
+    "memory stall information": (memory.from_stall_information, ()),
+    "memory pressure of macOS": (memory.from_macos, ()),
     "pmset": (thermal.from_pmset, ()),
     "a coordinator's address": (client.coordinator_at, (CliError,)),
 }
@@ -102,20 +103,20 @@ READ_TEXTS: dict[str, tuple[Callable[[str], object], tuple[type[Exception], ...]
 @quick
 @given(raw=bytes_)
 def test_arbitrary_bytes_are_accepted_or_rejected(name: str, raw: bytes) -> None:
-    read, refusals = READ_BYTES[name]
+    read, expected_errors = READ_BYTES[name]
     try:
         read(raw)
-    except refusals:
+    except expected_errors:
         return
 
 
 @pytest.mark.parametrize("name", READ_BYTES)
 @pytest.mark.parametrize("raw", JSON_BOMBS, ids=range(len(JSON_BOMBS)))
 def test_json_bombs_are_accepted_or_rejected(name: str, raw: bytes) -> None:
-    read, refusals = READ_BYTES[name]
+    read, expected_errors = READ_BYTES[name]
     try:
         read(raw)
-    except refusals:
+    except expected_errors:
         return
 
 
@@ -127,10 +128,10 @@ def test_json_bombs_are_accepted_or_rejected(name: str, raw: bytes) -> None:
 @example(text="9" * 5000)
 @given(text=texts)
 def test_arbitrary_texts_are_accepted_or_rejected(name: str, text: str) -> None:
-    read, refusals = READ_TEXTS[name]
+    read, expected_errors = READ_TEXTS[name]
     try:
         read(text)
-    except refusals:
+    except expected_errors:
         return
 
 
@@ -167,7 +168,7 @@ def test_credential_store_with_an_arbitrary_file_opens_or_names_the_damaged_file
             CredentialStore(Path(folder)).open(b"j" * 32, b"d" * 10)
         except CredentialStoreDamaged as damaged:
             assert name in str(damaged)
-            assert path.read_bytes() == raw, "a damaged file is left as it is"
+            assert path.read_bytes() == raw, "a damaged file is not changed"
 
 
 @pytest.mark.parametrize("bomb", [DEEP, b'{"a":' * 50_000], ids=["lists", "objects"])
@@ -199,11 +200,11 @@ PIECES = st.lists(
 
 
 @quick
-@given(head=HEADS, pieces=PIECES)
-def test_arbitrary_answer_to_the_agent_is_an_answer_or_an_error(head: bytes, pieces: list[bytes]) -> None:
+@given(head=HEADS, parts=PIECES)
+def test_arbitrary_answer_to_the_agent_is_an_answer_or_an_error(head: bytes, parts: list[bytes]) -> None:
     async def go() -> http_client.Response:
         reader = asyncio.StreamReader()
-        reader.feed_data(head + b"".join(pieces))
+        reader.feed_data(head + b"".join(parts))
         reader.feed_eof()
         try:
             return await http_client._read(reader)
@@ -246,13 +247,13 @@ def _once(raw: bytes):  # noqa: ANN202
 def test_arbitrary_mdns_announcement_gives_a_url_and_two_texts(
     name: str, properties: dict[bytes, bytes | None]
 ) -> None:
-    """What `mdns._resolve` makes of a rogue's record, without a network."""
+    """Reads a record of an attacker, without a network."""
 
-    class Heard(AsyncServiceInfo):
+    class Answered(AsyncServiceInfo):
         async def async_request(self, zc: object, timeout: float, *more: object) -> bool:  # type: ignore[override]
             return True
 
-    info = Heard(mdns.SERVICE, f"x.{mdns.SERVICE}", port=1, addresses=[b"\x0a\0\0\1"], properties=dict(properties))  # type: ignore[arg-type]
+    info = Answered(mdns.SERVICE, f"x.{mdns.SERVICE}", port=1, addresses=[b"\x0a\0\0\1"], properties=dict(properties))  # type: ignore[arg-type]
     found = mdns.coordinators_in(info, name)
     assert [one.url for one in found] == ["http://10.0.0.1:1"]
     assert all(isinstance(text, str) for one in found for text in (one.version, one.fleet_id))
@@ -263,7 +264,8 @@ STREAMS = st.sampled_from(
         b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n',
         b'{"message":{"content":"a"},"done":false}\n',
         b'{"response":"a"}\n',
-        b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"a"}}\n\n',
+        b"event: content_block_delta\n"
+        b'data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"a"}}\n\n',
         b"data: [DONE]\n\n",
         b"data: null\n\n",
         b"null\n",
@@ -280,7 +282,7 @@ STREAMS = st.sampled_from(
     lines=st.lists(STREAMS | st.binary(max_size=60).map(lambda raw: raw + b"\n"), max_size=6), index=st.integers(0, 20)
 )
 def test_arbitrary_interrupted_stream_is_resumed_or_not(dialect: Dialect, lines: list[bytes], index: int) -> None:
-    """What was forwarded comes from a node, so it is as strange as that node likes."""
+    """Forwarded bytes come from a node, so they can be arbitrary."""
     route = dialect.routes[index % len(dialect.routes)]
     body = json.dumps(
         {
@@ -292,13 +294,13 @@ def test_arbitrary_interrupted_stream_is_resumed_or_not(dialect: Dialect, lines:
             "input": "x",
         }
     )
-    ask = dialect.parse(route, body.encode())
-    resumed = dialect.resume(ask, "m", "r1", MOMENT, b"".join(lines), "note")
+    request = dialect.parse(route, body.encode())
+    resumed = dialect.resume(request, "m", "r1", TIMESTAMP, b"".join(lines), "note")
     assert resumed is None or isinstance(resumed.partial_answer.text, str)
 
 
 def test_valid_answer_of_the_raw_server_is_read() -> None:
-    """The rig itself: a sound answer is read."""
+    """Checks the raw server itself with a valid answer."""
 
     async def go() -> None:
         async with RawServer(answers(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")) as server:

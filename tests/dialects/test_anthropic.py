@@ -22,7 +22,7 @@ from herd.protocols.conversation import Delta, ParsedRequest, ToolCall, Usage
 from protocol_samples import FOLDER, LLAMACPP, Sample, sample
 
 ROUTES = {route.path: route for route in DIALECT.routes}
-MOMENT = Timestamp("2026-11-23T09:13:03.960297886Z", 1_795_425_183)
+TIMESTAMP = Timestamp("2026-11-23T09:13:03.960297886Z", 1_795_425_183)
 MESSAGES = "/v1/messages"
 COUNT = "/v1/messages/count_tokens"
 HI = [{"role": "user", "content": "hi"}]
@@ -38,12 +38,12 @@ DOCUMENTS = [
 ]
 
 
-def ask(path: str = MESSAGES, **body: Any) -> ParsedRequest:
+def parse(path: str = MESSAGES, **body: Any) -> ParsedRequest:
     given = {"model": "m", "max_tokens": 16, "messages": HI, **body}
     return DIALECT.parse(ROUTES[path], json.dumps(given).encode())
 
 
-def asked(recorded: Sample) -> ParsedRequest:
+def parse_recorded(recorded: Sample) -> ParsedRequest:
     return DIALECT.parse(ROUTES[recorded.path], recorded.request)
 
 
@@ -55,15 +55,15 @@ def watched(request: ParsedRequest, chunks: list[bytes]) -> Counters | None:
 
 
 def written(request: ParsedRequest, *deltas: Delta) -> bytes:
-    writer = DIALECT.writer(request, request.model, "r1", MOMENT)
+    writer = DIALECT.writer(request, request.model, "r1", TIMESTAMP)
     return b"".join(writer.write(delta) for delta in deltas)
 
 
 def events(stream: bytes) -> list[dict[str, Any]]:
-    """Each event's data, after checking that its name is its type and that the client's own model takes it."""
+    """The data of each event, after a check that its name equals its type and that the client's type accepts it."""
     found = []
-    for piece in stream.decode().strip().split("\n\n"):
-        name, _, data = piece.partition("\n")
+    for part in stream.decode().strip().split("\n\n"):
+        name, _, data = part.partition("\n")
         body = json.loads(data.removeprefix("data: "))
         assert name == f"event: {body['type']}"
         EVENT.validate_python(body)
@@ -71,30 +71,30 @@ def events(stream: bytes) -> list[dict[str, Any]]:
     return found
 
 
-# --- the door ---
+# --- request features ---
 
 
 @pytest.mark.parametrize(("name", "folder"), [(name, folder) for name, folder, _ in [*STREAMS, *DOCUMENTS]])
 def test_recorded_requests_are_parsed(name: str, folder: Path) -> None:
     recorded = sample(name, folder)
-    read, body = asked(recorded), json.loads(recorded.request)
-    assert (read.model, read.stream) == (body["model"], body.get("stream", False))
-    assert read.output_tokens_max == body["max_tokens"]
-    assert DIALECT.rewrite(read, read.model) is recorded.request
-    assert DIALECT.read_conversation(read).messages[0].text == "Say hi."
+    request, body = parse_recorded(recorded), json.loads(recorded.request)
+    assert (request.model, request.stream) == (body["model"], body.get("stream", False))
+    assert request.output_tokens_max == body["max_tokens"]
+    assert DIALECT.rewrite(request, request.model) is recorded.request
+    assert DIALECT.read_conversation(request).messages[0].text == "Say hi."
 
 
 def test_request_without_max_tokens_is_rejected_as_in_ollama() -> None:
     recorded = sample("an_nomax")
-    with pytest.raises(BadRequest) as refused:
-        asked(recorded)
-    ours = json.loads(DIALECT.error(refused.value.refusal, "req_1").body)
+    with pytest.raises(BadRequest) as rejected:
+        parse_recorded(recorded)
+    ours = json.loads(DIALECT.error(rejected.value.refusal, "req_1").body)
     theirs = json.loads(recorded.body)
     assert ours == theirs | {"request_id": "req_1"}
 
 
 def test_features_are_parsed_without_decoding_the_payload() -> None:
-    read = ask(
+    request = parse(
         messages=[{"role": "user", "content": [IMAGE, {"type": "text", "text": "x" * 400}]}],
         tools=[{"name": "f", "input_schema": {}}],
         system="be brief",
@@ -102,15 +102,15 @@ def test_features_are_parsed_without_decoding_the_payload() -> None:
         thinking={"type": "enabled", "budget_tokens": 1024},
         metadata={"user_id": "u", "tags": ["t"]},
     )
-    assert read.needs == {"vision", "tools"}
-    assert 100 < read.prompt_tokens < 200
-    assert (read.stream, read.tags) == (True, ("t",))
-    assert json.loads(DIALECT.rewrite(read, "m"))["metadata"] == {"user_id": "u"}
+    assert request.needs == {"vision", "tools"}
+    assert 100 < request.prompt_tokens < 200
+    assert (request.stream, request.tags) == (True, ("t",))
+    assert json.loads(DIALECT.rewrite(request, "m"))["metadata"] == {"user_id": "u"}
 
 
 def test_token_counting_needs_no_limit_and_never_streams() -> None:
-    read = DIALECT.parse(ROUTES[COUNT], json.dumps({"model": "m", "messages": HI, "stream": True}).encode())
-    assert (read.stream, read.output_tokens_max) == (False, None)
+    request = DIALECT.parse(ROUTES[COUNT], json.dumps({"model": "m", "messages": HI, "stream": True}).encode())
+    assert (request.stream, request.output_tokens_max) == (False, None)
     with pytest.raises(BadRequest):
         DIALECT.parse(ROUTES[COUNT], b'{"model":"m"}')
 
@@ -120,7 +120,7 @@ def test_token_counting_needs_no_limit_and_never_streams() -> None:
 
 def test_conversation_is_translated_to_the_neutral_form() -> None:
     talk = DIALECT.read_conversation(
-        ask(
+        parse(
             system=[
                 {"type": "text", "text": "be brief", "cache_control": {"type": "ephemeral"}},
                 {"type": "text", "text": "now"},
@@ -187,7 +187,7 @@ def test_conversation_is_translated_to_the_neutral_form() -> None:
     ],
 )
 def test_thinking_is_translated_to_the_neutral_form(body: dict[str, Any], think: bool | str | None) -> None:
-    assert DIALECT.read_conversation(ask(**body)).think == think
+    assert DIALECT.read_conversation(parse(**body)).think == think
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_thinking_is_translated_to_the_neutral_form(body: dict[str, Any], think:
     ],
 )
 def test_tool_choice_is_translated_to_the_neutral_form(choice: dict[str, Any], neutral: Any) -> None:
-    assert DIALECT.read_conversation(ask(tool_choice=choice)).tool_choice == neutral
+    assert DIALECT.read_conversation(parse(tool_choice=choice)).tool_choice == neutral
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_tool_choice_is_translated_to_the_neutral_form(choice: dict[str, Any], n
 )
 def test_untranslatable_field_is_named_in_the_error(body: dict[str, Any], word: str) -> None:
     with pytest.raises(BadRequest, match=word):
-        DIALECT.read_conversation(ask(**body))
+        DIALECT.read_conversation(parse(**body))
 
 
 # --- watching ---
@@ -228,7 +228,7 @@ def test_untranslatable_field_is_named_in_the_error(body: dict[str, Any], word: 
 @pytest.mark.parametrize(("name", "folder", "counters"), STREAMS)
 def test_recorded_stream_is_complete_for_every_chunking(name: str, folder: Path, counters: Counters) -> None:
     recorded = sample(name, folder)
-    request = asked(recorded)
+    request = parse_recorded(recorded)
     for at in range(len(recorded.body) + 1):
         assert watched(request, [recorded.body[:at], recorded.body[at:]]) == counters
 
@@ -236,42 +236,42 @@ def test_recorded_stream_is_complete_for_every_chunking(name: str, folder: Path,
 @pytest.mark.parametrize(("name", "folder", "counters"), STREAMS)
 def test_truncated_recorded_stream_is_never_complete(name: str, folder: Path, counters: Counters) -> None:
     recorded = sample(name, folder)
-    request = asked(recorded)
+    request = parse_recorded(recorded)
     assert all(watched(request, [recorded.body[:end]]) is None for end in range(len(recorded.body.rstrip())))
 
 
 @pytest.mark.parametrize(("name", "folder", "counters"), DOCUMENTS)
 def test_recorded_document_is_complete_and_a_truncated_one_is_not(name: str, folder: Path, counters: Counters) -> None:
     recorded = sample(name, folder)
-    request, body = asked(recorded), recorded.body.rstrip()
+    request, body = parse_recorded(recorded), recorded.body.rstrip()
     assert watched(request, [body[:50], body[50:]]) == counters
     assert all(watched(request, [body[:end]]) is None for end in range(len(body)))
 
 
 def test_long_stream_is_checked_by_its_head_and_tail() -> None:
     begin, rest = sample("anthropic_stream", LLAMACPP).body.split(b"event: content_block_delta", 1)
-    piece = (
+    part = (
         b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"text":"xxxxxxxxxx"}}\n\n'
     )
-    body = begin + piece * 2000 + b"event: content_block_delta" + rest
+    body = begin + part * 2000 + b"event: content_block_delta" + rest
     cut = [body[at : at + 999] for at in range(0, len(body), 999)]
-    assert watched(ask(stream=True), cut) == Counters(33, 3, 32, finish_reason="length")
+    assert watched(parse(stream=True), cut) == Counters(33, 3, 32, finish_reason="length")
 
 
 def test_long_document_is_checked_by_its_tail() -> None:
-    told = {"type": "message", "content": [{"type": "text", "text": "x" * 300_000}], "stop_reason": "end_turn"}
-    body = json.dumps(told | {"usage": {"input_tokens": 5, "output_tokens": 6}}, separators=(",", ":")).encode()
-    counters = watched(ask(), [body])
+    message = {"type": "message", "content": [{"type": "text", "text": "x" * 300_000}], "stop_reason": "end_turn"}
+    body = json.dumps(message | {"usage": {"input_tokens": 5, "output_tokens": 6}}, separators=(",", ":")).encode()
+    counters = watched(parse(), [body])
     assert counters is not None and (counters.prompt_tokens, counters.completion_tokens) == (5, 6)
-    assert watched(ask(), [body[:-1]]) is None
+    assert watched(parse(), [body[:-1]]) is None
 
 
 def test_error_is_not_a_complete_answer() -> None:
     error = b'event: error\ndata: {"type":"error","error":{"type":"api_error","message":"lost"}}\n\n'
     stop = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
-    assert watched(ask(stream=True), [error, stop]) is None
-    assert watched(ask(stream=True), [stop, error]) is None
-    assert watched(ask(), [sample("an_nomodel").body]) is None
+    assert watched(parse(stream=True), [error, stop]) is None
+    assert watched(parse(stream=True), [stop, error]) is None
+    assert watched(parse(), [sample("an_nomodel").body]) is None
 
 
 # --- writing ---
@@ -281,7 +281,9 @@ LAST = Delta(usage=Usage(12, 2), is_last=True)
 
 def test_streamed_answer_has_the_recorded_events() -> None:
     recorded = sample("an_stream")
-    ours = events(written(asked(recorded), Delta(text="G"), Delta(text="reet"), Delta(finish_reason="length"), LAST))
+    ours = events(
+        written(parse_recorded(recorded), Delta(text="G"), Delta(text="reet"), Delta(finish_reason="length"), LAST)
+    )
     theirs = events(recorded.body)
     assert [e["type"] for e in ours] == [e["type"] for e in theirs]
     assert ours[1:5] == theirs[1:5]
@@ -292,7 +294,7 @@ def test_streamed_answer_has_the_recorded_events() -> None:
 def test_thinking_text_and_tool_calls_each_have_a_block() -> None:
     out = events(
         written(
-            ask(stream=True),
+            parse(stream=True),
             Delta(thinking="h"),
             Delta(thinking="m"),
             Delta(text="a"),
@@ -314,7 +316,7 @@ def test_thinking_text_and_tool_calls_each_have_a_block() -> None:
 
 
 def test_fragment_of_a_closed_tool_call_is_an_error() -> None:
-    writer = DIALECT.writer(ask(stream=True), "m", "r1", MOMENT)
+    writer = DIALECT.writer(parse(stream=True), "m", "r1", TIMESTAMP)
     writer.write(Delta(tool_calls=[ToolCall(0, "a", "f"), ToolCall(1, "b", "g")]))
     with pytest.raises(ValueError, match="after another call had begun"):
         writer.write(Delta(tool_calls=[ToolCall(0, arguments="{}")]))
@@ -329,31 +331,31 @@ def test_complete_answer_is_accepted_by_the_client() -> None:
         Delta(finish_reason="tool_calls"),
         LAST,
     ]
-    message = Message.model_validate_json(written(ask(), *deltas))
+    message = Message.model_validate_json(written(parse(), *deltas))
     assert [block.type for block in message.content] == ["thinking", "text", "tool_use", "tool_use"]
     assert [block.input for block in message.content if isinstance(block, ToolUseBlock)] == [{"x": 1}, {"raw": "["}]
     assert (message.stop_reason, message.usage.input_tokens, message.usage.output_tokens) == ("tool_use", 12, 2)
 
 
 def test_cached_tokens_are_counted_separately() -> None:
-    message = Message.model_validate_json(written(ask(), Delta(text="a", usage=Usage(33, 4, 32), is_last=True)))
+    message = Message.model_validate_json(written(parse(), Delta(text="a", usage=Usage(33, 4, 32), is_last=True)))
     assert (message.usage.input_tokens, message.usage.cache_read_input_tokens) == (1, 32)
 
 
 def test_without_counters_the_estimate_is_sent() -> None:
-    read = ask(messages=[{"role": "user", "content": "x" * 400}])
-    message = Message.model_validate_json(written(read, Delta(text="a", is_last=True)))
-    assert message.usage.input_tokens == read.prompt_tokens > 90
+    request = parse(messages=[{"role": "user", "content": "x" * 400}])
+    message = Message.model_validate_json(written(request, Delta(text="a", is_last=True)))
+    assert message.usage.input_tokens == request.prompt_tokens > 90
 
 
 @given(st.booleans(), st.lists(st.builds(Delta, text=st.text(max_size=5), thinking=st.text(max_size=5)), max_size=5))
 def test_written_answer_is_complete_for_the_watcher_and_the_client(stream: bool, deltas: list[Delta]) -> None:
-    request = ask(stream=stream)
+    request = parse(stream=stream)
     out = written(request, *deltas, Delta(finish_reason="length"), LAST)
     assert watched(request, [out]) == Counters(12, 2, finish_reason="length")
     if stream:
-        pieces = [e["delta"] for e in events(out) if e["type"] == "content_block_delta"]
-        text = "".join(piece.get("text", "") for piece in pieces)
+        parts = [e["delta"] for e in events(out) if e["type"] == "content_block_delta"]
+        text = "".join(part.get("text", "") for part in parts)
     else:
         text = "".join(b.text for b in Message.model_validate_json(out).content if b.type == "text")
     assert text == "".join(delta.text for delta in deltas)
@@ -364,9 +366,9 @@ def test_written_answer_is_complete_for_the_watcher_and_the_client(stream: bool,
 
 def test_error_has_the_recorded_format() -> None:
     recorded = sample("an_nomodel")
-    told = json.loads(recorded.body)
-    answer = DIALECT.error(Refusal(404, "model_not_found", told["error"]["message"]), told["request_id"])
-    assert (answer.status, json.loads(answer.body)) == (recorded.status, told)
+    expected = json.loads(recorded.body)
+    answer = DIALECT.error(Refusal(404, "model_not_found", expected["error"]["message"]), expected["request_id"])
+    assert (answer.status, json.loads(answer.body)) == (recorded.status, expected)
 
 
 @pytest.mark.parametrize(
@@ -385,30 +387,30 @@ def test_status_maps_to_an_error_type(status: int, kind: str) -> None:
 
 
 def test_interrupted_stream_ends_with_an_error_and_no_terminator() -> None:
-    frame = DIALECT.error_frame(ask(stream=True), Refusal(503, "node_lost", "the node went away"))
+    frame = DIALECT.error_frame(parse(stream=True), Refusal(503, "node_lost", "the node went away"))
     assert frame == (
         b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"the node went away"}}\n\n'
     )
-    assert DIALECT.error_frame(ask(), Refusal(503, "node_lost", "x")) == b""
+    assert DIALECT.error_frame(parse(), Refusal(503, "node_lost", "x")) == b""
 
 
 # --- counting ---
 
 
 def test_tokens_are_estimated_if_no_engine_counts_them() -> None:
-    read = ask(COUNT, messages=[{"role": "user", "content": "x" * 400}])
+    request = parse(COUNT, messages=[{"role": "user", "content": "x" * 400}])
     for cards in ([], [a_card("m")], [a_card("m"), a_card("m", engine=an_engine(kind="llamacpp"))]):
-        answer = DIALECT.describe(read, cards)
+        answer = DIALECT.describe(request, cards)
         assert answer is not None and answer.status == 200
-        assert MessageTokensCount.model_validate_json(answer.body).input_tokens == read.prompt_tokens
+        assert MessageTokensCount.model_validate_json(answer.body).input_tokens == request.prompt_tokens
 
 
 def test_llama_cpp_counts_tokens_itself() -> None:
-    assert DIALECT.describe(ask(COUNT), [a_card("m", engine=an_engine(kind="llamacpp"))]) is None
-    assert DIALECT.describe(ask(), [a_card("m")]) is None
-    assert watched(ask(COUNT), [sample("anthropic_count", LLAMACPP).body]) == Counters()
+    assert DIALECT.describe(parse(COUNT), [a_card("m", engine=an_engine(kind="llamacpp"))]) is None
+    assert DIALECT.describe(parse(), [a_card("m")]) is None
+    assert watched(parse(COUNT), [sample("anthropic_count", LLAMACPP).body]) == Counters()
 
 
 def test_anthropic_dialect_has_no_list_routes() -> None:
     with pytest.raises(UnknownModel):
-        DIALECT.listing("GET", "/v1/messages/batches", Fleet(), MOMENT)
+        DIALECT.listing("GET", "/v1/messages/batches", Fleet(), TIMESTAMP)

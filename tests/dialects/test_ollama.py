@@ -21,14 +21,14 @@ from herd.protocols.conversation import Delta, ParsedRequest, Route, ToolCall, U
 from protocol_samples import sample
 
 ROUTES = {route.path: route for route in DIALECT.routes}
-MOMENT = Timestamp("2026-11-23T09:13:03.960297886Z", 1_795_425_183)
+TIMESTAMP = Timestamp("2026-11-23T09:13:03.960297886Z", 1_795_425_183)
 STREAMS = ["chat_stream", "gen_stream"]
 DOCUMENTS = ["chat_nostream", "gen_nostream", "gen_raw", "chat_json", "chat_logprobs", "embed", "embeddings"]
 LOADS = ["gen_load", "chat_load", "gen_unload", "chat_unload"]
 PICTURE = "iVBOR" + "A" * 4000
 
 
-def ask(path: str = "/api/chat", **body: Any) -> ParsedRequest:
+def parse(path: str = "/api/chat", **body: Any) -> ParsedRequest:
     return DIALECT.parse(ROUTES[path], json.dumps({"model": "m", **body}).encode())
 
 
@@ -40,91 +40,91 @@ def watched(request: ParsedRequest, chunks: list[bytes]) -> Counters | None:
 
 
 def written(request: ParsedRequest, *deltas: Delta) -> bytes:
-    writer = DIALECT.writer(request, request.model, "r1", MOMENT)
+    writer = DIALECT.writer(request, request.model, "r1", TIMESTAMP)
     return b"".join(writer.write(delta) for delta in deltas)
 
 
-# --- the door ---
+# --- request features ---
 
 
 @pytest.mark.parametrize("name", [*STREAMS, *DOCUMENTS, *LOADS, "embed_empty", "embed_dim", "nomodel_show"])
 def test_recorded_requests_that_ollama_accepted_are_parsed(name: str) -> None:
     recorded = sample(name)
-    asked = json.loads(recorded.request)
-    read = DIALECT.parse(ROUTES[recorded.path], recorded.request)
+    expected = json.loads(recorded.request)
+    request = DIALECT.parse(ROUTES[recorded.path], recorded.request)
     may_stream = recorded.path in ("/api/chat", "/api/generate")
-    assert (read.model, read.stream) == (asked["model"], may_stream and asked.get("stream", True))
-    assert DIALECT.rewrite(read, read.model) is recorded.request
-    if read.route.kind is not RequestKind.INFO:
-        assert DIALECT.read_conversation(read).model == asked["model"]
+    assert (request.model, request.stream) == (expected["model"], may_stream and expected.get("stream", True))
+    assert DIALECT.rewrite(request, request.model) is recorded.request
+    if request.route.kind is not RequestKind.INFO:
+        assert DIALECT.read_conversation(request).model == expected["model"]
 
 
 @pytest.mark.parametrize("name", ["empty_model", "empty_body", "bad_json", "bad_type", "bad_name"])
 def test_recorded_requests_that_ollama_rejected_are_rejected(name: str) -> None:
     recorded = sample(name)
-    with pytest.raises(BadRequest) as refused:
+    with pytest.raises(BadRequest) as rejected:
         DIALECT.parse(ROUTES[recorded.path], recorded.request)
-    told = json.loads(DIALECT.error(refused.value.refusal).body)["error"]
+    message = json.loads(DIALECT.error(rejected.value.refusal).body)["error"]
     if name in ("empty_model", "empty_body", "bad_name"):
-        assert told == json.loads(recorded.body)["error"]
+        assert message == json.loads(recorded.body)["error"]
 
 
 @pytest.mark.parametrize("name", ["think_bad", "chat_badformat", "embed_bad", "bad_option"])
 def test_requests_that_ollama_rejects_later_are_rejected_in_translation(name: str) -> None:
     recorded = sample(name)
-    read = DIALECT.parse(ROUTES[recorded.path], recorded.request)
+    request = DIALECT.parse(ROUTES[recorded.path], recorded.request)
     with pytest.raises(BadRequest):
-        DIALECT.read_conversation(read)
+        DIALECT.read_conversation(request)
 
 
 def test_features_are_parsed_without_decoding_the_payload() -> None:
-    read = ask(
+    request = parse(
         messages=[{"role": "user", "content": "x" * 398, "images": [PICTURE]}],
         options={"num_ctx": 8192, "num_predict": 100},
         tools=[{"type": "function"}],
         think="high",
     )
-    assert (read.window_tokens, read.output_tokens_max) == (8192, 100)
-    assert read.needs == {"vision", "tools", "thinking"}
-    assert 100 <= read.prompt_tokens <= 110, "pictures are not counted as text"
+    assert (request.window_tokens, request.output_tokens_max) == (8192, 100)
+    assert request.needs == {"vision", "tools", "thinking"}
+    assert 100 <= request.prompt_tokens <= 110, "pictures are not counted as text"
 
 
 def test_empty_fields_need_no_capability() -> None:
-    read = ask(messages=[{"role": "user", "content": "", "images": []}], tools=[], think=False, options=None)
-    assert (read.needs, read.window_tokens, read.output_tokens_max) == (frozenset(), None, None)
-    assert ask("/api/generate", prompt="a", suffix="b").needs == {"insert"}
-    assert ask("/api/embed", input="a").needs == {"embedding"}
+    request = parse(messages=[{"role": "user", "content": "", "images": []}], tools=[], think=False, options=None)
+    assert (request.needs, request.window_tokens, request.output_tokens_max) == (frozenset(), None, None)
+    assert parse("/api/generate", prompt="a", suffix="b").needs == {"insert"}
+    assert parse("/api/embed", input="a").needs == {"embedding"}
 
 
-@pytest.mark.parametrize(("given", "read"), [(0, None), (-1, None), (-2, None), (4096.0, 4096), (1e300, 2**31 - 1)])
-def test_invalid_windows_are_ignored(given: float, read: int | None) -> None:
-    assert ask(options={"num_ctx": given}).window_tokens == read
+@pytest.mark.parametrize(("given", "expected"), [(0, None), (-1, None), (-2, None), (4096.0, 4096), (1e300, 2**31 - 1)])
+def test_invalid_windows_are_ignored(given: float, expected: int | None) -> None:
+    assert parse(options={"num_ctx": given}).window_tokens == expected
 
 
 def test_window_as_a_string_is_rejected_as_in_ollama() -> None:
     with pytest.raises(BadRequest, match=r"options\.num_ctx must be .* not a string"):
-        ask(options={"num_ctx": "4096"})
+        parse(options={"num_ctx": "4096"})
 
 
 def test_show_accepts_the_older_name_field() -> None:
     route = ROUTES["/api/show"]
-    read = DIALECT.parse(route, b'{"name":"m","user":"u"}')
-    assert (read.model, read.stream) == ("m", False)
-    assert DIALECT.rewrite(read, "m:latest") == b'{"name":"m"}'
+    request = DIALECT.parse(route, b'{"name":"m","user":"u"}')
+    assert (request.model, request.stream) == ("m", False)
+    assert DIALECT.rewrite(request, "m:latest") == b'{"name":"m"}'
     with pytest.raises(BadRequest, match="model is required"):
         DIALECT.parse(ROUTES["/api/chat"], b'{"name":"m"}')
 
 
 def test_m_and_m_latest_are_the_same_model_so_the_body_is_unchanged() -> None:
-    read = ask(prompt="x")
-    assert DIALECT.rewrite(read, "M:latest") is read.body
-    assert json.loads(DIALECT.rewrite(read, "other:1b")) == {"model": "other:1b", "prompt": "x"}
+    request = parse(prompt="x")
+    assert DIALECT.rewrite(request, "M:latest") is request.body
+    assert json.loads(DIALECT.rewrite(request, "other:1b")) == {"model": "other:1b", "prompt": "x"}
 
 
 def test_model_keeps_the_clients_spelling() -> None:
-    read = ask(user="ann", metadata={"tags": ["a"], "k": 1}, fallback_models=["b"], messages=[])
-    assert (read.user, read.tags, read.fallback_models, read.has_extras) == ("ann", ("a",), ("b",), True)
-    assert json.loads(DIALECT.rewrite(read, "m:latest")) == {"model": "m", "metadata": {"k": 1}, "messages": []}
+    request = parse(user="ann", metadata={"tags": ["a"], "k": 1}, fallback_models=["b"], messages=[])
+    assert (request.user, request.tags, request.fallback_models, request.has_extras) == ("ann", ("a",), ("b",), True)
+    assert json.loads(DIALECT.rewrite(request, "m:latest")) == {"model": "m", "metadata": {"k": 1}, "messages": []}
 
 
 # --- the whole conversation ---
@@ -133,7 +133,7 @@ def test_model_keeps_the_clients_spelling() -> None:
 def test_chat_is_translated_to_the_neutral_form() -> None:
     call = {"id": "c1", "function": {"name": "f", "arguments": {"x": 1}}}
     talk = DIALECT.read_conversation(
-        ask(
+        parse(
             messages=[
                 {"role": "system", "content": "be brief"},
                 {"role": "user", "content": "look", "images": [PICTURE]},
@@ -162,7 +162,7 @@ def test_chat_is_translated_to_the_neutral_form() -> None:
 
 def test_generate_and_embed_are_translated_to_the_neutral_form() -> None:
     talk = DIALECT.read_conversation(
-        ask("/api/generate", prompt="p", system="s", suffix="e", raw=True, images=["/9j/x"])
+        parse("/api/generate", prompt="p", system="s", suffix="e", raw=True, images=["/9j/x"])
     )
     assert (talk.prompt, talk.system, talk.suffix, talk.raw, talk.images) == (
         "p",
@@ -171,14 +171,14 @@ def test_generate_and_embed_are_translated_to_the_neutral_form() -> None:
         True,
         [("/9j/x", "image/jpeg")],
     )
-    assert DIALECT.read_conversation(ask("/api/embed", input="a", dimensions=3)).inputs == ["a"]
-    assert DIALECT.read_conversation(ask("/api/embed", input=["a", "b"])).inputs == ["a", "b"]
-    assert DIALECT.read_conversation(ask("/api/embeddings", prompt="a")).inputs == ["a"]
+    assert DIALECT.read_conversation(parse("/api/embed", input="a", dimensions=3)).inputs == ["a"]
+    assert DIALECT.read_conversation(parse("/api/embed", input=["a", "b"])).inputs == ["a", "b"]
+    assert DIALECT.read_conversation(parse("/api/embeddings", prompt="a")).inputs == ["a"]
 
 
 def test_prompt_template_cannot_be_translated() -> None:
     with pytest.raises(BadRequest, match="template"):
-        DIALECT.read_conversation(ask("/api/generate", prompt="p", template="{{ .Prompt }}"))
+        DIALECT.read_conversation(parse("/api/generate", prompt="p", template="{{ .Prompt }}"))
 
 
 def test_invalid_tool_arguments_are_a_bad_request() -> None:
@@ -193,9 +193,9 @@ def test_invalid_tool_arguments_are_a_bad_request() -> None:
 @pytest.mark.parametrize("name", STREAMS)
 def test_recorded_stream_is_complete_for_every_chunking(name: str) -> None:
     recorded = sample(name)
-    read = DIALECT.parse(ROUTES[recorded.path], recorded.request)
+    request = DIALECT.parse(ROUTES[recorded.path], recorded.request)
     for at in range(len(recorded.body) + 1):
-        counters = watched(read, [recorded.body[:at], recorded.body[at:]])
+        counters = watched(request, [recorded.body[:at], recorded.body[at:]])
         assert counters is not None
         assert (counters.prompt_tokens, counters.completion_tokens, counters.finish_reason) == (12, 4, "length")
         assert counters.decode_s is not None and 0.03 < counters.decode_s < 0.04
@@ -204,46 +204,46 @@ def test_recorded_stream_is_complete_for_every_chunking(name: str) -> None:
 @pytest.mark.parametrize("name", STREAMS)
 def test_truncated_recorded_stream_is_never_complete(name: str) -> None:
     recorded = sample(name)
-    read = DIALECT.parse(ROUTES[recorded.path], recorded.request)
+    request = DIALECT.parse(ROUTES[recorded.path], recorded.request)
     for end in range(len(recorded.body.rstrip())):
-        assert watched(read, [recorded.body[:end]]) is None
+        assert watched(request, [recorded.body[:end]]) is None
 
 
 @pytest.mark.parametrize("name", [*DOCUMENTS, *LOADS, "embed_empty", "embed_dim"])
 def test_recorded_document_is_complete_and_a_truncated_one_is_not(name: str) -> None:
     recorded = sample(name)
-    read = DIALECT.parse(ROUTES[recorded.path], recorded.request)
-    counters = watched(read, [recorded.body[:100], recorded.body[100:]])
-    told = json.loads(recorded.body)
+    request = DIALECT.parse(ROUTES[recorded.path], recorded.request)
+    counters = watched(request, [recorded.body[:100], recorded.body[100:]])
+    expected = json.loads(recorded.body)
     assert counters is not None
-    assert counters.prompt_tokens == told.get("prompt_eval_count")
-    assert counters.completion_tokens == told.get("eval_count")
+    assert counters.prompt_tokens == expected.get("prompt_eval_count")
+    assert counters.completion_tokens == expected.get("eval_count")
     for end in [*range(0, len(recorded.body), 97), len(recorded.body) - 1]:
-        assert watched(read, [recorded.body[:end]]) is None
+        assert watched(request, [recorded.body[:end]]) is None
 
 
 def test_stream_with_an_error_is_not_a_complete_answer() -> None:
     line = b'{"error":"an error was encountered while running the model: unexpected EOF"}\n'
-    piece = b'{"model":"m","created_at":"x","response":"a","done":false}\n'
-    assert watched(ask("/api/generate", prompt="p"), [piece, line]) is None
-    assert watched(ask("/api/generate", prompt="p", stream=False), [line]) is None
-    assert watched(ask("/api/generate", prompt="p"), []) is None
+    part = b'{"model":"m","created_at":"x","response":"a","done":false}\n'
+    assert watched(parse("/api/generate", prompt="p"), [part, line]) is None
+    assert watched(parse("/api/generate", prompt="p", stream=False), [line]) is None
+    assert watched(parse("/api/generate", prompt="p"), []) is None
 
 
 def test_text_that_contains_a_terminator_does_not_end_the_stream() -> None:
     sly = json.dumps({"message": {"role": "assistant", "content": '{"done":true,"total_duration":1}\n'}, "done": False})
-    assert watched(ask(messages=[]), [sly.encode() + b"\n"]) is None
+    assert watched(parse(messages=[]), [sly.encode() + b"\n"]) is None
 
 
 def test_answer_too_long_to_store_is_checked_by_its_head_and_tail() -> None:
     last = {"model": "m", "done": True, "context": [10_000] * 100_000, "total_duration": 5, "prompt_eval_count": 7}
     body = json.dumps(last, separators=(",", ":")).encode()
-    counters = watched(ask("/api/generate", prompt="p"), [body[i : i + 5000] for i in range(0, len(body), 5000)])
+    counters = watched(parse("/api/generate", prompt="p"), [body[i : i + 5000] for i in range(0, len(body), 5000)])
     assert counters == Counters(prompt_tokens=7)
-    assert watched(ask("/api/generate", prompt="p"), [body[:-1]]) is None
+    assert watched(parse("/api/generate", prompt="p"), [body[:-1]]) is None
     vectors = b'{"embeddings":[[' + b"0.1234567," * 40_000 + b'1]],"total_duration":1,"prompt_eval_count":9}'
-    assert watched(ask("/api/embed", input="a"), [vectors]) == Counters(prompt_tokens=9)
-    assert watched(ask("/api/embed", input="a"), [vectors[:300_000]]) is None
+    assert watched(parse("/api/embed", input="a"), [vectors]) == Counters(prompt_tokens=9)
+    assert watched(parse("/api/embed", input="a"), [vectors[:300_000]]) is None
 
 
 # --- writing ---
@@ -254,7 +254,7 @@ LAST = Delta(finish_reason="length", usage=USAGE, is_last=True)
 
 def test_streamed_chat_has_the_recorded_format() -> None:
     lines = [
-        json.loads(line) for line in written(ask(messages=[]), Delta(text="W"), Delta(text="ai"), LAST).splitlines()
+        json.loads(line) for line in written(parse(messages=[]), Delta(text="W"), Delta(text="ai"), LAST).splitlines()
     ]
     recorded = [json.loads(line) for line in sample("chat_stream").body.splitlines()]
     assert [list(line) for line in lines] == [list(line) for line in (recorded[0], recorded[1], recorded[-1])]
@@ -266,13 +266,13 @@ def test_streamed_chat_has_the_recorded_format() -> None:
     ("path", "body", "recorded"), [("/api/chat", {"messages": []}, "chat_nostream"), ("/api/generate", {}, "gen_raw")]
 )
 def test_complete_answer_has_the_recorded_format(path: str, body: dict[str, Any], recorded: str) -> None:
-    out = json.loads(written(ask(path, stream=False, **body), Delta(text="Wai!"), Delta(text=" Thank"), LAST))
+    out = json.loads(written(parse(path, stream=False, **body), Delta(text="Wai!"), Delta(text=" Thank"), LAST))
     assert list(out) == list(json.loads(sample(recorded).body))
 
 
 def test_embeddings_have_both_recorded_formats() -> None:
     delta = Delta(embeddings=[[1.0, 2.5]], usage=Usage(3, total_s=0.5, load_s=0.1), is_last=True)
-    new, old = written(ask("/api/embed", input="a"), delta), written(ask("/api/embeddings", prompt="a"), delta)
+    new, old = written(parse("/api/embed", input="a"), delta), written(parse("/api/embeddings", prompt="a"), delta)
     assert list(json.loads(new)) == list(json.loads(sample("embed_dim").body))
     assert json.loads(old) == {"embedding": [1.0, 2.5]}
     assert ollama.EmbedResponse(**json.loads(new)).embeddings == [[1.0, 2.5]]
@@ -282,7 +282,7 @@ def test_embeddings_have_both_recorded_formats() -> None:
 @pytest.mark.parametrize("stream", [True, False])
 def test_tool_call_fragments_are_joined_into_one_call_with_an_object(stream: bool) -> None:
     out = written(
-        ask(messages=[], stream=stream),
+        parse(messages=[], stream=stream),
         Delta(thinking="hm"),
         Delta(tool_calls=[ToolCall(0, "c1", "f", '{"x"')]),
         Delta(tool_calls=[ToolCall(0, arguments=":1}"), ToolCall(1, "c2", "g", "")]),
@@ -298,18 +298,18 @@ def test_tool_call_fragments_are_joined_into_one_call_with_an_object(stream: boo
 
 
 def test_arguments_that_are_not_an_object_are_preserved_as_raw() -> None:
-    out = written(ask(messages=[], stream=False), Delta(tool_calls=[ToolCall(0, "", "f", "{oops")], is_last=True))
+    out = written(parse(messages=[], stream=False), Delta(tool_calls=[ToolCall(0, "", "f", "{oops")], is_last=True))
     assert json.loads(out)["message"]["tool_calls"] == [
         {"function": {"index": 0, "name": "f", "arguments": {"raw": "{oops"}}}
     ]
 
 
 def test_error_is_written_in_ollamas_format() -> None:
-    assert written(ask(messages=[]), Delta(error="boom")) == b'{"error":"boom"}\n'
+    assert written(parse(messages=[]), Delta(error="boom")) == b'{"error":"boom"}\n'
 
 
 def test_collected_answer_has_a_size_limit() -> None:
-    writer = DIALECT.writer(ask(messages=[], stream=False), "m", "r1", MOMENT)
+    writer = DIALECT.writer(parse(messages=[], stream=False), "m", "r1", TIMESTAMP)
     with pytest.raises(ValueError, match="longer than 33554432 bytes"):
         for _ in range(40):
             writer.write(Delta(text="x" * (1 << 20)))
@@ -323,9 +323,9 @@ def test_collected_answer_has_a_size_limit() -> None:
 def test_written_answer_is_complete_for_the_watcher_and_the_client(
     stream: bool, path: str, deltas: list[Delta]
 ) -> None:
-    read = ask(path, stream=stream)
-    out = written(read, *deltas, LAST)
-    assert watched(read, [out]) == Counters(12, 4, None, 0.001, 0.012, 0.03, "length")
+    request = parse(path, stream=stream)
+    out = written(request, *deltas, LAST)
+    assert watched(request, [out]) == Counters(12, 4, None, 0.001, 0.012, 0.03, "length")
     if path == "/api/chat":
         answers = [ollama.ChatResponse(**json.loads(line)) for line in out.splitlines()]
         text = "".join(a.message.content or "" for a in answers)
@@ -352,10 +352,10 @@ def test_server_error_contains_the_request_id() -> None:
 
 def test_interrupted_stream_ends_with_an_error_line() -> None:
     lost = Refusal(502, "node_lost", "the node went away")
-    frame = DIALECT.error_frame(ask(messages=[]), lost)
+    frame = DIALECT.error_frame(parse(messages=[]), lost)
     assert frame == b'{"error":"the node went away","done":true,"done_reason":"node_lost"}\n'
-    assert watched(ask(messages=[]), [frame]) is None
-    assert DIALECT.error_frame(ask(messages=[], stream=False), lost) == b""
+    assert watched(parse(messages=[]), [frame]) is None
+    assert DIALECT.error_frame(parse(messages=[], stream=False), lost) == b""
 
 
 # --- lists ---
@@ -377,7 +377,7 @@ def a_fleet() -> Fleet:
 
 
 def listed(path: str, fleet: Fleet, method: str = "GET") -> Any:
-    return json.loads(DIALECT.listing(method, path, fleet, MOMENT).body)
+    return json.loads(DIALECT.listing(method, path, fleet, TIMESTAMP).body)
 
 
 def test_tags_merge_nodes_and_show_the_most_common_file() -> None:
@@ -412,11 +412,11 @@ def test_ps_has_one_entry_per_node_with_the_recorded_fields() -> None:
 
 
 def test_lists_of_an_empty_fleet_match_the_recordings() -> None:
-    assert DIALECT.listing("GET", "/api/ps", Fleet(), MOMENT).body == sample("ps_after_unload").body
-    root = DIALECT.listing("GET", "/", Fleet(), MOMENT)
+    assert DIALECT.listing("GET", "/api/ps", Fleet(), TIMESTAMP).body == sample("ps_after_unload").body
+    root = DIALECT.listing("GET", "/", Fleet(), TIMESTAMP)
     assert (root.body, root.content_type) == (sample("root").body, sample("root").headers["Content-Type"])
     with pytest.raises(UnknownModel):
-        DIALECT.listing("GET", "/api/other", Fleet(), MOMENT)
+        DIALECT.listing("GET", "/api/other", Fleet(), TIMESTAMP)
 
 
 def test_version_is_the_newest_ollama_version() -> None:
@@ -444,13 +444,13 @@ def test_times_in_different_zones_are_compared(earlier: str, later: str) -> None
 
 def test_show_is_answered_from_memory_if_no_ollama_node_has_the_model() -> None:
     card = a_card("Q3", engine=an_engine(kind="vllm"), family="qwen3", context_max_tokens=40960, parameters="8B")
-    answer = DIALECT.describe(ask("/api/show"), [card])
+    answer = DIALECT.describe(parse("/api/show"), [card])
     assert answer is not None
     shown = ollama.ShowResponse(**json.loads(answer.body))
     assert shown.modelinfo == {"general.architecture": "qwen3", "qwen3.context_length": 40960}
     assert (shown.template, shown.capabilities) == ("", ["completion"])
-    assert DIALECT.describe(ask("/api/show"), [card, a_card("q3")]) is None
-    assert DIALECT.describe(ask("/api/show"), []) is None
+    assert DIALECT.describe(parse("/api/show"), [card, a_card("q3")]) is None
+    assert DIALECT.describe(parse("/api/show"), []) is None
 
 
 @given(st.sampled_from(list(ROUTES.values())), st.binary(max_size=100))

@@ -24,7 +24,7 @@ from herd.protocols.conversation import Delta, ParsedRequest, Sampling, ToolCall
 from protocol_samples import FOLDER, LLAMACPP, Sample, sample
 
 ROUTES = {route.path: route for route in DIALECT.routes}
-MOMENT = Timestamp("2026-11-23T09:13:03.960297886Z", 1_795_425_183)
+TIMESTAMP = Timestamp("2026-11-23T09:13:03.960297886Z", 1_795_425_183)
 CHAT = "/v1/chat/completions"
 HI = [{"role": "user", "content": "hi"}]
 PICTURE = "data:image/png;base64," + "A" * 4000
@@ -46,12 +46,12 @@ DOCUMENTS: list[tuple[str, Path, int, int | None]] = [
 ]
 
 
-def ask(path: str = CHAT, **body: Any) -> ParsedRequest:
+def parse(path: str = CHAT, **body: Any) -> ParsedRequest:
     more: dict[str, Any] = {"messages": HI} if path == CHAT else {}
     return DIALECT.parse(ROUTES[path], json.dumps({"model": "m", **more, **body}).encode())
 
 
-def asked(recorded: Sample) -> ParsedRequest:
+def parse_recorded(recorded: Sample) -> ParsedRequest:
     return DIALECT.parse(ROUTES[recorded.path], recorded.request)
 
 
@@ -63,55 +63,55 @@ def watched(request: ParsedRequest, chunks: list[bytes]) -> Counters | None:
 
 
 def written(request: ParsedRequest, *deltas: Delta) -> bytes:
-    writer = DIALECT.writer(request, request.model, "r1", MOMENT)
+    writer = DIALECT.writer(request, request.model, "r1", TIMESTAMP)
     return b"".join(writer.write(delta) for delta in deltas)
 
 
 def events(stream: bytes) -> list[str]:
     assert stream.endswith(b"\n\n")
-    pieces = stream.decode().removesuffix("\n\n").split("\n\n")
-    assert all(piece.startswith("data: ") for piece in pieces)
-    return [piece.removeprefix("data: ") for piece in pieces]
+    parts = stream.decode().removesuffix("\n\n").split("\n\n")
+    assert all(part.startswith("data: ") for part in parts)
+    return [part.removeprefix("data: ") for part in parts]
 
 
 def chunks(stream: bytes) -> list[ChatCompletionChunk]:
-    *pieces, done = events(stream)
+    *parts, done = events(stream)
     assert done == "[DONE]"
-    return [ChatCompletionChunk.model_validate_json(piece) for piece in pieces]
+    return [ChatCompletionChunk.model_validate_json(part) for part in parts]
 
 
-# --- the door ---
+# --- request features ---
 
 
 @pytest.mark.parametrize(("name", "folder"), [(name, folder) for name, folder, *_ in [*STREAMS, *DOCUMENTS]])
 def test_recorded_requests_are_parsed(name: str, folder: Path) -> None:
     recorded = sample(name, folder)
-    read, body = asked(recorded), json.loads(recorded.request)
-    assert (read.model, read.stream) == (body["model"], body.get("stream", False))
-    assert read.output_tokens_max == body.get("max_tokens")
-    assert read.include_usage is bool(body.get("stream_options"))
-    assert DIALECT.rewrite(read, read.model) is recorded.request
-    assert DIALECT.read_conversation(read).model == body["model"]
+    request, body = parse_recorded(recorded), json.loads(recorded.request)
+    assert (request.model, request.stream) == (body["model"], body.get("stream", False))
+    assert request.output_tokens_max == body.get("max_tokens")
+    assert request.include_usage is bool(body.get("stream_options"))
+    assert DIALECT.rewrite(request, request.model) is recorded.request
+    assert DIALECT.read_conversation(request).model == body["model"]
 
 
 def test_chat_without_messages_is_rejected_as_in_ollama() -> None:
     recorded = sample("oa_nomsgs")
-    with pytest.raises(BadRequest) as refused:
-        asked(recorded)
-    told = json.loads(DIALECT.error(refused.value.refusal).body)["error"]
-    assert told["message"] == json.loads(recorded.body)["error"]["message"]
-    assert (told["type"], told["code"]) == ("invalid_request_error", "invalid_request")
+    with pytest.raises(BadRequest) as rejected:
+        parse_recorded(recorded)
+    error = json.loads(DIALECT.error(rejected.value.refusal).body)["error"]
+    assert error["message"] == json.loads(recorded.body)["error"]["message"]
+    assert (error["type"], error["code"]) == ("invalid_request_error", "invalid_request")
 
 
 def test_features_are_parsed_without_decoding_the_payload() -> None:
     parts = [{"type": "text", "text": "x" * 400}, {"type": "image_url", "image_url": {"url": PICTURE}}]
     tools = [{"type": "function", "function": {"name": "f"}}]
-    read = ask(
+    request = parse(
         messages=[{"role": "user", "content": parts}], tools=tools, reasoning_effort="low", stream=True, user="u"
     )
-    assert read.needs == {"vision", "tools", "thinking"}
-    assert 100 < read.prompt_tokens < 200
-    assert (read.stream, read.user, read.include_usage) == (True, "u", False)
+    assert request.needs == {"vision", "tools", "thinking"}
+    assert 100 < request.prompt_tokens < 200
+    assert (request.stream, request.user, request.include_usage) == (True, "u", False)
 
 
 @pytest.mark.parametrize(
@@ -123,12 +123,12 @@ def test_features_are_parsed_without_decoding_the_payload() -> None:
     ],
 )
 def test_empty_values_need_no_capability(body: dict[str, Any], needs: set[str]) -> None:
-    assert ask(**body).needs == needs
+    assert parse(**body).needs == needs
 
 
 def test_max_completion_tokens_takes_precedence_over_max_tokens() -> None:
-    assert ask(max_tokens=5, max_completion_tokens=7).output_tokens_max == 7
-    assert ask(max_tokens=-1).output_tokens_max is None
+    assert parse(max_tokens=5, max_completion_tokens=7).output_tokens_max == 7
+    assert parse(max_tokens=-1).output_tokens_max is None
 
 
 @pytest.mark.parametrize(
@@ -142,9 +142,9 @@ def test_max_completion_tokens_takes_precedence_over_max_tokens() -> None:
     ],
 )
 def test_model_is_rewritten_in_the_engines_spelling(asked_as: str, spelled: str, stays: bool) -> None:
-    read = ask(model=asked_as)
-    rewritten = DIALECT.rewrite(read, spelled)
-    assert (rewritten is read.body) is stays
+    request = parse(model=asked_as)
+    rewritten = DIALECT.rewrite(request, spelled)
+    assert (rewritten is request.body) is stays
     assert stays or json.loads(rewritten) == {"model": spelled, "messages": HI}
 
 
@@ -156,7 +156,7 @@ def test_chat_is_translated_to_the_neutral_form() -> None:
     tool = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
     schema = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}
     talk = DIALECT.read_conversation(
-        ask(
+        parse(
             messages=[
                 {"role": "developer", "content": "be brief"},
                 {
@@ -193,11 +193,11 @@ def test_chat_is_translated_to_the_neutral_form() -> None:
 
 
 def test_completions_and_embeddings_are_translated_to_the_neutral_form() -> None:
-    talk = DIALECT.read_conversation(ask("/v1/completions", prompt="p", suffix="s", logprobs=3))
+    talk = DIALECT.read_conversation(parse("/v1/completions", prompt="p", suffix="s", logprobs=3))
     assert (talk.prompt, talk.suffix, talk.raw, talk.logprobs, talk.top_logprobs) == ("p", "s", True, True, 3)
-    assert DIALECT.read_conversation(ask("/v1/completions", prompt=["p"])).prompt == "p"
-    assert DIALECT.read_conversation(ask("/v1/embeddings", input="a", dimensions=3)).inputs == ["a"]
-    assert DIALECT.read_conversation(ask("/v1/embeddings", input=["a", "b"])).inputs == ["a", "b"]
+    assert DIALECT.read_conversation(parse("/v1/completions", prompt=["p"])).prompt == "p"
+    assert DIALECT.read_conversation(parse("/v1/embeddings", input="a", dimensions=3)).inputs == ["a"]
+    assert DIALECT.read_conversation(parse("/v1/embeddings", input=["a", "b"])).inputs == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_completions_and_embeddings_are_translated_to_the_neutral_form() -> None
 )
 def test_untranslatable_field_is_named_in_the_error(path: str, body: dict[str, Any], word: str) -> None:
     with pytest.raises(BadRequest, match=word):
-        DIALECT.read_conversation(ask(path, **body))
+        DIALECT.read_conversation(parse(path, **body))
 
 
 # --- watching ---
@@ -231,7 +231,7 @@ def test_untranslatable_field_is_named_in_the_error(path: str, body: dict[str, A
 @pytest.mark.parametrize(("name", "folder", "counters"), STREAMS)
 def test_recorded_stream_is_complete_for_every_chunking(name: str, folder: Path, counters: Counters) -> None:
     recorded = sample(name, folder)
-    request = asked(recorded)
+    request = parse_recorded(recorded)
     for at in range(len(recorded.body) + 1):
         assert watched(request, [recorded.body[:at], recorded.body[at:]]) == counters
 
@@ -239,7 +239,7 @@ def test_recorded_stream_is_complete_for_every_chunking(name: str, folder: Path,
 @pytest.mark.parametrize(("name", "folder", "counters"), STREAMS)
 def test_truncated_recorded_stream_is_never_complete(name: str, folder: Path, counters: Counters) -> None:
     recorded = sample(name, folder)
-    request = asked(recorded)
+    request = parse_recorded(recorded)
     assert all(watched(request, [recorded.body[:end]]) is None for end in range(len(recorded.body.rstrip())))
 
 
@@ -248,7 +248,7 @@ def test_recorded_document_is_complete_and_a_truncated_one_is_not(
     name: str, folder: Path, prompt: int, completion: int | None
 ) -> None:
     recorded = sample(name, folder)
-    request, body = asked(recorded), recorded.body.rstrip()
+    request, body = parse_recorded(recorded), recorded.body.rstrip()
     counters = watched(request, [body[:100], body[100:]])
     assert counters is not None
     assert (counters.prompt_tokens, counters.completion_tokens) == (prompt, completion)
@@ -257,49 +257,49 @@ def test_recorded_document_is_complete_and_a_truncated_one_is_not(
 
 
 def test_stream_of_a_node_that_died_is_incomplete() -> None:
-    """Ollama then sends one chunk without a model's name, and no [DONE]."""
+    """In this case Ollama sends one chunk without a model name, and no [DONE]."""
     began = b'data: {"model":"m","choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
     died = b'data: {"model":"","choices":[{"index":0,"delta":{"content":""},"finish_reason":null}]}\n\n'
-    assert watched(ask(stream=True), [began, died]) is None
+    assert watched(parse(stream=True), [began, died]) is None
 
 
 def test_stream_with_an_error_before_its_end_is_incomplete() -> None:
     error = b'data: {"error":{"message":"out of memory"}}\n\n'
-    assert watched(ask(stream=True), [error, b"data: [DONE]\n\n"]) is None
-    assert watched(ask(), [b'{"error":{"message":"oops"}}']) is None
+    assert watched(parse(stream=True), [error, b"data: [DONE]\n\n"]) is None
+    assert watched(parse(), [b'{"error":{"message":"oops"}}']) is None
 
 
 def test_text_that_contains_a_terminator_does_not_end_the_stream() -> None:
     sly = json.dumps({"choices": [{"index": 0, "delta": {"content": "x\n\ndata: [DONE]"}, "finish_reason": None}]})
-    assert watched(ask(stream=True), [b"data: " + sly.encode() + b"\n\n"]) is None
+    assert watched(parse(stream=True), [b"data: " + sly.encode() + b"\n\n"]) is None
 
 
 def test_without_usage_the_chunks_are_counted_for_every_chunking() -> None:
-    piece = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
+    part = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
     last = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
-    body = piece * 500 + last
+    body = part * 500 + last
     for size in (1, 7, 80, 5000, len(body)):
         cut = [body[at : at + size] for at in range(0, len(body), size)]
-        assert watched(ask(stream=True), cut) == Counters(completion_tokens=500, finish_reason="stop")
+        assert watched(parse(stream=True), cut) == Counters(completion_tokens=500, finish_reason="stop")
 
 
 @pytest.mark.parametrize("last", [b"data: [DONE]", b"data:[DONE]\r\n\r\n", b"data: [DONE]\n\n: ping\n\n"])
 def test_terminator_is_recognised_in_every_spelling(last: bytes) -> None:
-    assert watched(ask(stream=True), [b'data: {"choices":[]}\n\n', last]) == Counters()
+    assert watched(parse(stream=True), [b'data: {"choices":[]}\n\n', last]) == Counters()
 
 
 def test_embeddings_too_long_to_store_are_checked_by_their_head_and_tail() -> None:
     vectors = b'"data":[{"embedding":[' + b"0.1234567," * 40_000 + b'1],"index":0}]'
     usage = b'"usage":{"prompt_tokens":9,"total_tokens":9}'
     for body in (b"{" + usage + b"," + vectors + b"}", b"{" + vectors + b"," + usage + b"}"):
-        request = ask("/v1/embeddings", input="a")
+        request = parse("/v1/embeddings", input="a")
         assert watched(request, [body[i : i + 5000] for i in range(0, len(body), 5000)]) == Counters(prompt_tokens=9)
         assert watched(request, [body[:-100]]) is None
     assert watched(request, [body[:-1]]) is None
 
 
 def test_counters_of_a_wrong_type_do_not_make_an_answer_incomplete() -> None:
-    assert watched(ask(), [b'{"choices":[],"usage":{"prompt_tokens":"many"}}']) == Counters()
+    assert watched(parse(), [b'{"choices":[],"usage":{"prompt_tokens":"many"}}']) == Counters()
 
 
 # --- writing ---
@@ -310,7 +310,7 @@ LAST = Delta(usage=USAGE, is_last=True)
 
 
 def test_streamed_chat_has_the_recorded_format() -> None:
-    request = asked(sample("oa_chat_stream"))
+    request = parse_recorded(sample("oa_chat_stream"))
     ours = events(written(request, Delta(text="By"), Delta(text=" Dr"), FINISH, LAST))
     recorded = events(sample("oa_chat_stream").body.rstrip() + b"\n\n")
     assert len(ours) == len(recorded) and ours[-1] == recorded[-1]
@@ -323,22 +323,22 @@ def test_streamed_chat_has_the_recorded_format() -> None:
 
 @pytest.mark.parametrize("name", ["oa_chat", "oa_comp"])
 def test_complete_answer_has_the_recorded_format(name: str) -> None:
-    out = json.loads(written(asked(sample(name)), Delta(text="By"), Delta(text=" Dr"), FINISH, LAST))
+    out = json.loads(written(parse_recorded(sample(name)), Delta(text="By"), Delta(text=" Dr"), FINISH, LAST))
     recorded = json.loads(sample(name).body)
     assert list(out) == list(recorded)
     assert set(out["choices"][0]) == set(recorded["choices"][0])
-    assert out["usage"]["total_tokens"] == 16 and out["created"] == MOMENT.unix_s
+    assert out["usage"]["total_tokens"] == 16 and out["created"] == TIMESTAMP.unix_s
 
 
 def test_usage_is_sent_only_if_requested() -> None:
-    assert all(chunk.usage is None for chunk in chunks(written(ask(stream=True), Delta(text="a"), LAST)))
-    assert chunks(written(ask(stream=True, stream_options={"include_usage": True}), LAST))[-1].choices == []
+    assert all(chunk.usage is None for chunk in chunks(written(parse(stream=True), Delta(text="a"), LAST)))
+    assert chunks(written(parse(stream=True, stream_options={"include_usage": True}), LAST))[-1].choices == []
 
 
 def test_only_the_first_fragment_of_a_tool_call_has_its_name() -> None:
     out = chunks(
         written(
-            ask(stream=True),
+            parse(stream=True),
             Delta(thinking="hm"),
             Delta(tool_calls=[ToolCall(0, "c1", "f", '{"x"')]),
             Delta(tool_calls=[ToolCall(0, arguments=":1}"), ToolCall(1, "", "g", "{}")]),
@@ -360,7 +360,7 @@ def test_only_the_first_fragment_of_a_tool_call_has_its_name() -> None:
 
 def test_complete_tool_call_is_accepted_by_the_client() -> None:
     deltas = [Delta(thinking="hm"), Delta(tool_calls=[ToolCall(0, "", "f", '{"x":1}')]), FINISH, LAST]
-    out = ChatCompletion.model_validate_json(written(ask(), *deltas))
+    out = ChatCompletion.model_validate_json(written(parse(), *deltas))
     message = out.choices[0].message
     assert message.content is None and message.tool_calls is not None
     assert (message.tool_calls[0].id, message.tool_calls[0].type) == ("call_r1_0", "function")
@@ -369,43 +369,43 @@ def test_complete_tool_call_is_accepted_by_the_client() -> None:
 
 def test_logprobs_keep_their_format_in_both_directions() -> None:
     token: dict[str, Any] = {"token": "By", "logprob": -0.5, "bytes": [66, 121], "top_logprobs": []}
-    chat = ChatCompletion.model_validate_json(written(ask(), Delta(text="By", logprobs=[token]), LAST))
+    chat = ChatCompletion.model_validate_json(written(parse(), Delta(text="By", logprobs=[token]), LAST))
     assert chat.choices[0].logprobs is not None and chat.choices[0].logprobs.content is not None
     assert chat.choices[0].logprobs.content[0].logprob == -0.5
-    streamed = chunks(written(ask(stream=True), Delta(text="By", logprobs=[token]), LAST))
+    streamed = chunks(written(parse(stream=True), Delta(text="By", logprobs=[token]), LAST))
     assert streamed[0].choices[0].logprobs is not None
     text = Completion.model_validate_json(
-        written(ask("/v1/completions", prompt="p"), Delta(text="By", logprobs=[token]), LAST)
+        written(parse("/v1/completions", prompt="p"), Delta(text="By", logprobs=[token]), LAST)
     )
     assert text.choices[0].logprobs is not None and text.choices[0].logprobs.tokens == ["By"]
 
 
-@pytest.mark.parametrize(("neutral", "told"), [("load", "stop"), (None, "stop"), ("content_filter", "content_filter")])
-def test_finish_reasons_are_openais(neutral: str | None, told: str) -> None:
-    out = ChatCompletion.model_validate_json(written(ask(), Delta(text="a", finish_reason=neutral), LAST))
-    assert out.choices[0].finish_reason == told
+@pytest.mark.parametrize(("neutral", "sent"), [("load", "stop"), (None, "stop"), ("content_filter", "content_filter")])
+def test_finish_reasons_are_openais(neutral: str | None, sent: str) -> None:
+    out = ChatCompletion.model_validate_json(written(parse(), Delta(text="a", finish_reason=neutral), LAST))
+    assert out.choices[0].finish_reason == sent
 
 
 def test_embeddings_are_numbers_or_base64() -> None:
     delta = Delta(embeddings=[[1.0, 2.5], [0.0, -1.0]], usage=Usage(3), is_last=True)
-    plain = CreateEmbeddingResponse.model_validate_json(written(ask("/v1/embeddings", input="a"), delta))
+    plain = CreateEmbeddingResponse.model_validate_json(written(parse("/v1/embeddings", input="a"), delta))
     assert [(e.index, e.embedding) for e in plain.data] == [(0, [1.0, 2.5]), (1, [0.0, -1.0])]
-    coded = json.loads(written(ask("/v1/embeddings", input="a", encoding_format="base64"), delta))
+    coded = json.loads(written(parse("/v1/embeddings", input="a", encoding_format="base64"), delta))
     assert struct.unpack("<2f", base64.b64decode(coded["data"][0]["embedding"])) == (1.0, 2.5)
     assert list(coded) == list(json.loads(sample("oa_emb_b64").body))
 
 
 def test_error_is_written_in_openais_format() -> None:
-    assert json.loads(written(ask(), Delta(error="boom")))["error"]["message"] == "boom"
-    assert written(ask(stream=True), Delta(error="boom")).startswith(b'data: {"error":{"message":"boom"')
+    assert json.loads(written(parse(), Delta(error="boom")))["error"]["message"] == "boom"
+    assert written(parse(stream=True), Delta(error="boom")).startswith(b'data: {"error":{"message":"boom"')
 
 
 def test_collected_answer_has_a_size_limit_and_a_stream_has_none() -> None:
-    writer = DIALECT.writer(ask(), "m", "r1", MOMENT)
+    writer = DIALECT.writer(parse(), "m", "r1", TIMESTAMP)
     with pytest.raises(ValueError, match="longer than 33554432 bytes"):
         for _ in range(40):
             writer.write(Delta(text="x" * (1 << 20)))
-    streaming = DIALECT.writer(ask(stream=True), "m", "r1", MOMENT)
+    streaming = DIALECT.writer(parse(stream=True), "m", "r1", TIMESTAMP)
     assert all(streaming.write(Delta(text="x" * (1 << 20))) for _ in range(40))
 
 
@@ -417,7 +417,7 @@ def test_collected_answer_has_a_size_limit_and_a_stream_has_none() -> None:
 def test_written_answer_is_complete_for_the_watcher_and_the_client(
     stream: bool, include_usage: bool, deltas: list[Delta]
 ) -> None:
-    request = ask(stream=stream, stream_options={"include_usage": include_usage})
+    request = parse(stream=stream, stream_options={"include_usage": include_usage})
     out = written(request, *deltas, FINISH, LAST)
     counters = watched(request, [out])
     assert counters is not None and counters.finish_reason == "length"
@@ -435,10 +435,10 @@ def test_written_answer_is_complete_for_the_watcher_and_the_client(
 @pytest.mark.parametrize("name", ["oa_nomodel", "oa_nomsgs"])
 def test_error_has_the_recorded_format(name: str) -> None:
     recorded = sample(name)
-    told = json.loads(recorded.body)["error"]
-    answer = DIALECT.error(Refusal(recorded.status, "some_code", told["message"]))
+    expected = json.loads(recorded.body)["error"]
+    answer = DIALECT.error(Refusal(recorded.status, "some_code", expected["message"]))
     assert answer.status == recorded.status
-    assert json.loads(answer.body) == {"error": told | {"code": "some_code"}}
+    assert json.loads(answer.body) == {"error": expected | {"code": "some_code"}}
 
 
 @pytest.mark.parametrize(
@@ -455,7 +455,7 @@ def test_server_error_contains_the_request_id() -> None:
 
 
 def test_interrupted_stream_ends_with_an_error_and_without_done() -> None:
-    frame = DIALECT.error_frame(ask(stream=True), Refusal(502, "node_lost", "the node went away"))
+    frame = DIALECT.error_frame(parse(stream=True), Refusal(502, "node_lost", "the node went away"))
     (only,) = events(frame)
     assert json.loads(only)["error"] == {
         "message": "the node went away",
@@ -483,25 +483,25 @@ def a_fleet() -> Fleet:
 
 
 def test_models_are_listed_newest_first() -> None:
-    body = json.loads(DIALECT.listing("GET", "/v1/models", a_fleet(), MOMENT).body)
+    body = json.loads(DIALECT.listing("GET", "/v1/models", a_fleet(), TIMESTAMP).body)
     models = [Model.model_validate(entry) for entry in body["data"]]
     assert [(m.id, m.owned_by) for m in models] == [
         ("Qwen/Q3", "herd"),
         ("M", "library"),
         ("hf.co/some/thing:q4", "some"),
     ]
-    assert [m.created for m in models] == [MOMENT.unix_s, 1_777_586_400, 1_772_323_200]
+    assert [m.created for m in models] == [TIMESTAMP.unix_s, 1_777_586_400, 1_772_323_200]
     recorded = json.loads(sample("oa_models").body)
     assert list(body) == list(recorded) and set(body["data"][0]) == set(recorded["data"][0])
 
 
 @pytest.mark.parametrize("name", ["Qwen/Q3", "qwen/q3", "Qwen/Q3:latest"])
 def test_model_is_found_by_every_spelling_including_slashes(name: str) -> None:
-    body = json.loads(DIALECT.listing("GET", f"/v1/models/{name}", a_fleet(), MOMENT).body)
+    body = json.loads(DIALECT.listing("GET", f"/v1/models/{name}", a_fleet(), TIMESTAMP).body)
     assert Model.model_validate(body).id == "Qwen/Q3"
 
 
 @pytest.mark.parametrize("name", ["nope", "lost", ""])
 def test_model_that_no_node_has_is_not_found(name: str) -> None:
     with pytest.raises(UnknownModel):
-        DIALECT.listing("GET", f"/v1/models/{name}", a_fleet(), MOMENT)
+        DIALECT.listing("GET", f"/v1/models/{name}", a_fleet(), TIMESTAMP)

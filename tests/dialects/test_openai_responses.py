@@ -20,7 +20,7 @@ from herd.protocols.conversation import Delta, ParsedRequest, ToolCall, Usage
 from protocol_samples import FOLDER, LLAMACPP, sample
 
 (ROUTE,) = (route for route in DIALECT.routes if route.path == RESPONSES)
-MOMENT = Timestamp("2026-11-23T09:13:03.960297886Z", 1_795_425_183)
+TIMESTAMP = Timestamp("2026-11-23T09:13:03.960297886Z", 1_795_425_183)
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 LAST = Delta(usage=Usage(12, 4, 8), is_last=True)
 STREAMS = [
@@ -33,7 +33,7 @@ DOCUMENTS = [
 ]
 
 
-def ask(**body: Any) -> ParsedRequest:
+def parse(**body: Any) -> ParsedRequest:
     return DIALECT.parse(ROUTE, json.dumps({"model": "m", "input": "hi", **body}).encode())
 
 
@@ -45,15 +45,15 @@ def watched(request: ParsedRequest, chunks: list[bytes]) -> Counters | None:
 
 
 def written(request: ParsedRequest, *deltas: Delta) -> bytes:
-    writer = DIALECT.writer(request, request.model, "r1", MOMENT)
+    writer = DIALECT.writer(request, request.model, "r1", TIMESTAMP)
     return b"".join(writer.write(delta) for delta in deltas)
 
 
 def events(stream: bytes) -> list[dict[str, Any]]:
-    """Each event's data, after checking its name, its number and that the client's own model takes it."""
+    """The data of each event, after a check of its name and number and that the client's type accepts it."""
     found = []
-    for number, piece in enumerate(stream.decode().strip().split("\n\n")):
-        name, _, data = piece.partition("\n")
+    for number, part in enumerate(stream.decode().strip().split("\n\n")):
+        name, _, data = part.partition("\n")
         body = json.loads(data.removeprefix("data: "))
         assert (name, body["sequence_number"]) == (f"event: {body['type']}", number)
         EVENT.validate_python(body)
@@ -61,23 +61,23 @@ def events(stream: bytes) -> list[dict[str, Any]]:
     return found
 
 
-# --- the door and the conversation ---
+# --- request features and conversation ---
 
 
 def test_features_are_parsed_without_decoding_the_payload() -> None:
     picture = {"type": "input_image", "image_url": "data:image/png;base64," + "A" * 4000}
     turns = [{"role": "user", "content": [{"type": "input_text", "text": "x" * 400}, picture]}]
-    read = ask(
+    request = parse(
         input=turns, tools=[{"type": "function", "name": "f"}], max_output_tokens=9, stream=True, instructions="i"
     )
-    assert read.needs == {"vision", "tools"}
-    assert (read.stream, read.output_tokens_max) == (True, 9)
-    assert 100 < read.prompt_tokens < 200
+    assert request.needs == {"vision", "tools"}
+    assert (request.stream, request.output_tokens_max) == (True, 9)
+    assert 100 < request.prompt_tokens < 200
 
 
 def test_items_are_translated_to_the_neutral_form() -> None:
     talk = DIALECT.read_conversation(
-        ask(
+        parse(
             instructions="be brief",
             input=[
                 {
@@ -124,7 +124,7 @@ def test_items_are_translated_to_the_neutral_form() -> None:
 )
 def test_untranslatable_field_is_named_in_the_error(body: dict[str, Any], word: str) -> None:
     with pytest.raises(BadRequest, match=word):
-        DIALECT.read_conversation(ask(**body))
+        DIALECT.read_conversation(parse(**body))
 
 
 # --- watching ---
@@ -136,39 +136,39 @@ def test_recorded_stream_is_complete_for_every_chunking_and_a_truncated_one_is_n
 ) -> None:
     body = sample(name, folder).body
     for at in range(len(body) + 1):
-        assert watched(ask(stream=True), [body[:at], body[at:]]) == counters
+        assert watched(parse(stream=True), [body[:at], body[at:]]) == counters
     for end in range(len(body.rstrip())):
-        assert watched(ask(stream=True), [body[:end]]) is None
+        assert watched(parse(stream=True), [body[:end]]) is None
 
 
 @pytest.mark.parametrize(("name", "folder", "counters"), DOCUMENTS)
 def test_recorded_document_is_complete_and_a_truncated_one_is_not(name: str, folder: Path, counters: Counters) -> None:
     body = sample(name, folder).body.rstrip()
-    assert watched(ask(), [body[:77], body[77:]]) == counters
-    assert all(watched(ask(), [body[:end]]) is None for end in range(len(body)))
+    assert watched(parse(), [body[:77], body[77:]]) == counters
+    assert all(watched(parse(), [body[:end]]) is None for end in range(len(body)))
 
 
 def test_failed_answer_is_not_complete() -> None:
     failed = b'event: response.failed\ndata: {"type":"response.failed","response":{"status":"failed"}}\n\n'
-    assert watched(ask(stream=True), [failed]) is None
-    assert watched(ask(), [b'{"status":"failed","error":{"message":"x"}}']) is None
+    assert watched(parse(stream=True), [failed]) is None
+    assert watched(parse(), [b'{"status":"failed","error":{"message":"x"}}']) is None
 
 
 def test_long_answer_is_checked_by_head_and_tail_of_its_last_event() -> None:
-    out = written(ask(stream=True), *[Delta(text="x" * 5000)] * 100, LAST)
+    out = written(parse(stream=True), *[Delta(text="x" * 5000)] * 100, LAST)
     cut = [out[at : at + 4096] for at in range(0, len(out), 4096)]
-    assert watched(ask(stream=True), cut) == Counters(12, 4, 8, finish_reason="stop")
-    assert watched(ask(stream=True), [*cut[:-1], cut[-1][:-10]]) is None
-    assert watched(ask(), [written(ask(), *[Delta(text="x" * 5000)] * 100, LAST)]) == Counters(12, 4, 8)
+    assert watched(parse(stream=True), cut) == Counters(12, 4, 8, finish_reason="stop")
+    assert watched(parse(stream=True), [*cut[:-1], cut[-1][:-10]]) is None
+    assert watched(parse(), [written(parse(), *[Delta(text="x" * 5000)] * 100, LAST)]) == Counters(12, 4, 8)
 
 
 # --- writing ---
 
 
 def test_streamed_answer_has_the_recorded_events() -> None:
-    ours = events(written(ask(stream=True), Delta(text="I"), Delta(text="'m", finish_reason="stop"), LAST))
+    ours = events(written(parse(stream=True), Delta(text="I"), Delta(text="'m", finish_reason="stop"), LAST))
     recorded = sample("oa_resp_stream").body.decode().strip().split("\n\n")
-    theirs = [json.loads(piece.split("data: ", 1)[1]) for piece in recorded]
+    theirs = [json.loads(part.split("data: ", 1)[1]) for part in recorded]
     assert [e["type"] for e in ours] == [e["type"] for e in theirs]
     for mine, other in zip(ours[2:-1], theirs[2:-1], strict=True):
         assert set(mine) == set(other)
@@ -184,8 +184,8 @@ def test_reasoning_text_and_calls_are_separate_items() -> None:
         Delta(tool_calls=[ToolCall(0, arguments=":1}"), ToolCall(1, "", "g", "{}")]),
         LAST,
     ]
-    streamed = events(written(ask(stream=True), *deltas))[-1]["response"]
-    whole = json.loads(written(ask(), *deltas))
+    streamed = events(written(parse(stream=True), *deltas))[-1]["response"]
+    whole = json.loads(written(parse(), *deltas))
     assert streamed == whole
     output = Response.model_validate(whole).output
     assert [item.type for item in output] == ["reasoning", "message", "function_call", "function_call"]
@@ -194,7 +194,7 @@ def test_reasoning_text_and_calls_are_separate_items() -> None:
 
 
 def test_answer_that_reaches_its_token_limit_is_incomplete() -> None:
-    out = Response.model_validate_json(written(ask(), Delta(text="a", finish_reason="length"), LAST))
+    out = Response.model_validate_json(written(parse(), Delta(text="a", finish_reason="length"), LAST))
     assert out.status == "incomplete" and out.incomplete_details is not None
     assert out.incomplete_details.reason == "max_output_tokens"
     assert out.usage is not None and (out.usage.input_tokens, out.usage.total_tokens) == (12, 16)
@@ -202,7 +202,7 @@ def test_answer_that_reaches_its_token_limit_is_incomplete() -> None:
 
 @given(st.booleans(), st.lists(st.builds(Delta, text=st.text(max_size=5), thinking=st.text(max_size=5)), max_size=5))
 def test_written_answer_is_complete_for_the_watcher_and_the_client(stream: bool, deltas: list[Delta]) -> None:
-    request = ask(stream=stream)
+    request = parse(stream=stream)
     out = written(request, *deltas, LAST)
     assert watched(request, [out]) == Counters(12, 4, 8, finish_reason="stop")
     response = Response.model_validate(events(out)[-1]["response"] if stream else json.loads(out))
@@ -210,6 +210,6 @@ def test_written_answer_is_complete_for_the_watcher_and_the_client(stream: bool,
 
 
 def test_interrupted_stream_ends_with_an_error_event() -> None:
-    frame = DIALECT.error_frame(ask(stream=True), Refusal(502, "node_lost", "the node went away"))
+    frame = DIALECT.error_frame(parse(stream=True), Refusal(502, "node_lost", "the node went away"))
     assert frame.startswith(b"event: error\ndata: ") and b"the node went away" in frame
-    assert watched(ask(stream=True), [written(ask(stream=True), Delta(text="a")), frame]) is None
+    assert watched(parse(stream=True), [written(parse(stream=True), Delta(text="a")), frame]) is None

@@ -51,7 +51,7 @@ def recorded(name: str) -> Reply:
     return Reply(answer.status, answer.body, answer.headers)
 
 
-def asked(kind: RequestKind, **more: Any) -> tuple[str, dict[str, Any]]:
+def request_body(kind: RequestKind, **more: Any) -> tuple[str, dict[str, Any]]:
     call = ENGINE.call(Conversation(kind=kind, model="m", stream=more.pop("stream", False), **more))
     assert call.method == "POST"
     return call.path, json.loads(call.body)
@@ -72,7 +72,7 @@ def talk(kind: RequestKind = RequestKind.CHAT, stream: bool = True) -> Conversat
 
 
 def test_chat_request_contains_every_field() -> None:
-    path, body = asked(
+    path, body = request_body(
         RequestKind.CHAT,
         messages=[
             Message("developer", "be brief"),
@@ -141,19 +141,19 @@ def test_chat_request_contains_every_field() -> None:
 
 
 def test_request_contains_only_the_given_fields() -> None:
-    assert asked(RequestKind.CHAT, messages=[Message("user", "hi")]) == (
+    assert request_body(RequestKind.CHAT, messages=[Message("user", "hi")]) == (
         "/v1/chat/completions",
         {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": False, "cache_prompt": True},
     )
-    assert asked(RequestKind.GENERATE, prompt="p", raw=True) == (
+    assert request_body(RequestKind.GENERATE, prompt="p", raw=True) == (
         "/v1/completions",
         {"model": "m", "prompt": "p", "stream": False, "cache_prompt": True},
     )
-    assert asked(RequestKind.EMBED, inputs=["a"]) == ("/v1/embeddings", {"model": "m", "input": ["a"]})
+    assert request_body(RequestKind.EMBED, inputs=["a"]) == ("/v1/embeddings", {"model": "m", "input": ["a"]})
 
 
 def test_prompt_that_is_not_raw_becomes_a_chat() -> None:
-    path, body = asked(RequestKind.GENERATE, prompt="p", system="s", format="json", think=False)
+    path, body = request_body(RequestKind.GENERATE, prompt="p", system="s", format="json", think=False)
     assert path == "/v1/chat/completions"
     assert body["messages"] == [{"role": "system", "content": "s"}, {"role": "user", "content": "p"}]
     assert body["response_format"] == {"type": "json_object"}
@@ -161,8 +161,8 @@ def test_prompt_that_is_not_raw_becomes_a_chat() -> None:
 
 
 def test_tool_calls_without_ids_are_matched_with_their_results() -> None:
-    """Ollama's clients send none, llama.cpp's templates need them."""
-    body = asked(
+    """Ollama's clients send no ids, but llama.cpp's templates require them."""
+    body = request_body(
         RequestKind.CHAT,
         messages=[
             Message("assistant", tool_calls=[ToolCall(0, "", "f", "{}"), ToolCall(1, "", "g", "")]),
@@ -179,16 +179,19 @@ def test_tool_calls_without_ids_are_matched_with_their_results() -> None:
 def test_tool_choice_by_name_sends_only_this_tool() -> None:
     tools = [Tool("f", "", {}), Tool("g", "", {})]
     choice = {"type": "function", "function": {"name": "g"}}
-    body = asked(RequestKind.CHAT, messages=[Message("user", "hi")], tools=tools, tool_choice=choice)[1]
+    body = request_body(RequestKind.CHAT, messages=[Message("user", "hi")], tools=tools, tool_choice=choice)[1]
     assert [tool["function"]["name"] for tool in body["tools"]] == ["g"] and body["tool_choice"] == "required"
-    assert "tools" not in asked(RequestKind.CHAT, messages=[Message("user", "hi")], tools=tools, tool_choice="none")[1]
+    assert (
+        "tools"
+        not in request_body(RequestKind.CHAT, messages=[Message("user", "hi")], tools=tools, tool_choice="none")[1]
+    )
 
 
 def test_request_without_prompt_only_loads_the_model() -> None:
     for stream in (True, False):
-        assert asked(RequestKind.CHAT, stream=stream)[1]["max_tokens"] == 1
-        assert asked(RequestKind.GENERATE, stream=stream)[0] == "/v1/completions"
-    assert asked(RequestKind.EMBED) == ("/v1/embeddings", {"model": "m", "input": [" "]})
+        assert request_body(RequestKind.CHAT, stream=stream)[1]["max_tokens"] == 1
+        assert request_body(RequestKind.GENERATE, stream=stream)[0] == "/v1/completions"
+    assert request_body(RequestKind.EMBED) == ("/v1/embeddings", {"model": "m", "input": [" "]})
 
 
 @pytest.mark.parametrize(
@@ -209,7 +212,7 @@ def test_request_without_prompt_only_loads_the_model() -> None:
 )
 def test_unsupported_feature_is_a_bad_request(kind: RequestKind, more: dict[str, Any], word: str) -> None:
     with pytest.raises(BadRequest, match=word):
-        asked(kind, **more)
+        request_body(kind, **more)
 
 
 # --- reading ---
@@ -246,8 +249,8 @@ def test_timings_become_seconds_and_cached_tokens_are_included() -> None:
 def test_reasoning_is_read_as_thinking() -> None:
     (whole,) = read(talk(stream=False), [recorded("chat_think").body])
     assert (whole.thinking, whole.text, whole.finish_reason) == ("ab", "cd", "stop")
-    pieces = read(talk(), [recorded("chat_think_stream").body])
-    assert ("".join(p.thinking for p in pieces), "".join(p.text for p in pieces)) == ("ab", "cd")
+    parts = read(talk(), [recorded("chat_think_stream").body])
+    assert ("".join(p.thinking for p in parts), "".join(p.text for p in parts)) == ("ab", "cd")
 
 
 def test_tool_call_fragments_are_joined_by_index() -> None:
@@ -333,10 +336,10 @@ def test_server_with_a_single_model_has_it_loaded() -> None:
     inventory = ENGINE.inventory((recorded("models"), recorded("props"), recorded("slots")))
     assert (inventory.version, inventory.slots, inventory.models_max) == ("b0-unknown", 2, None)
     assert inventory.requests_active == 0
-    (card,) = inventory.models
-    assert (card.name, card.size_bytes, card.loaded) == ("smollm2:135m", 96_576_768, Loaded(96_576_768, 1024))
-    assert (card.parameters, card.quantization, card.context_max_tokens) == ("134.52M", "Q4_1", 8192)
-    assert (card.engine.kind, card.capabilities) == ("llamacpp", {"completion"})
+    (model,) = inventory.models
+    assert (model.name, model.size_bytes, model.loaded) == ("smollm2:135m", 96_576_768, Loaded(96_576_768, 1024))
+    assert (model.parameters, model.quantization, model.context_max_tokens) == ("134.52M", "Q4_1", 8192)
+    assert (model.engine.kind, model.capabilities) == ("llamacpp", {"completion"})
 
 
 def test_router_reports_which_models_are_loaded() -> None:
@@ -366,8 +369,8 @@ def test_running_requests_are_counted() -> None:
 def test_capabilities_are_read_from_the_properties(props: dict[str, Any], abilities: set[str]) -> None:
     body = json.dumps({"default_generation_settings": {"n_ctx": 512}, **props}).encode()
     listed = Reply(200, b'{"data":[{"id":"m"}]}')
-    (card,) = ENGINE.inventory((listed, Reply(200, body), EMPTY)).models
-    assert (card.capabilities, card.loaded) == (abilities, Loaded(0, 512))
+    (model,) = ENGINE.inventory((listed, Reply(200, body), EMPTY)).models
+    assert (model.capabilities, model.loaded) == (abilities, Loaded(0, 512))
 
 
 @pytest.mark.parametrize("name", ["nomic-embed-text", "all-MiniLM-L6-v2", "bge-m3"])
@@ -380,8 +383,8 @@ def test_invalid_entries_are_skipped() -> None:
     listed = Reply(
         200, b'{"data":[7,{"id":7},{"id":""},{"meta":{"size":"x"},"id":"a"},{"id":"ok","meta":{"size":-5,"n_ctx":0}}]}'
     )
-    (card,) = ENGINE.inventory((listed, Reply(501, b"{}"), Reply(501, b"{}"))).models
-    assert (card.name, card.size_bytes, card.loaded) == ("ok", 0, Loaded(0))
+    (model,) = ENGINE.inventory((listed, Reply(501, b"{}"), Reply(501, b"{}"))).models
+    assert (model.name, model.size_bytes, model.loaded) == ("ok", 0, Loaded(0))
 
 
 def test_server_that_loads_its_model_is_recognised_with_an_empty_inventory() -> None:

@@ -43,7 +43,7 @@ TAGS = {
 EMPTY = Reply(0, b"")
 
 
-def asked(kind: RequestKind, **more: Any) -> tuple[str, dict[str, Any]]:
+def request_body(kind: RequestKind, **more: Any) -> tuple[str, dict[str, Any]]:
     call = ENGINE.call(Conversation(kind=kind, model="m:1b", stream=more.pop("stream", True), **more))
     assert call.method == "POST"
     return call.path, json.loads(call.body)
@@ -58,7 +58,7 @@ def read(kind: RequestKind, stream: bool, chunks: list[bytes]) -> list[Delta]:
 
 
 def test_chat_request_contains_every_field() -> None:
-    path, body = asked(
+    path, body = request_body(
         RequestKind.CHAT,
         messages=[
             Message("developer", "be brief"),
@@ -99,31 +99,34 @@ def test_chat_request_contains_every_field() -> None:
 
 
 def test_request_contains_only_the_given_fields() -> None:
-    assert asked(RequestKind.CHAT, stream=False) == ("/api/chat", {"model": "m:1b", "messages": [], "stream": False})
-    assert asked(RequestKind.GENERATE, prompt="p", raw=True, images=[("A", "image/png")]) == (
+    assert request_body(RequestKind.CHAT, stream=False) == (
+        "/api/chat",
+        {"model": "m:1b", "messages": [], "stream": False},
+    )
+    assert request_body(RequestKind.GENERATE, prompt="p", raw=True, images=[("A", "image/png")]) == (
         "/api/generate",
         {"model": "m:1b", "prompt": "p", "raw": True, "images": ["A"], "stream": True},
     )
-    assert asked(RequestKind.EMBED, inputs=["a"], dimensions=3) == (
+    assert request_body(RequestKind.EMBED, inputs=["a"], dimensions=3) == (
         "/api/embed",
         {"model": "m:1b", "input": ["a"], "dimensions": 3},
     )
 
 
 def test_no_tools_are_sent_if_tool_choice_is_none() -> None:
-    assert "tools" not in asked(RequestKind.CHAT, tools=[Tool("f", "", {})], tool_choice="none")[1]
+    assert "tools" not in request_body(RequestKind.CHAT, tools=[Tool("f", "", {})], tool_choice="none")[1]
 
 
 @pytest.mark.parametrize(("word", "sent"), [("none", False), ("minimal", "low"), ("high", "high"), (True, True)])
 def test_thinking_efforts_of_other_dialects_map_to_the_nearest(word: bool | str, sent: bool | str) -> None:
-    assert asked(RequestKind.CHAT, think=word)[1]["think"] == sent
+    assert request_body(RequestKind.CHAT, think=word)[1]["think"] == sent
 
 
 def test_feature_that_ollama_lacks_is_a_bad_request() -> None:
     with pytest.raises(BadRequest):
-        asked(RequestKind.CHAT, think="frantic")
+        request_body(RequestKind.CHAT, think="frantic")
     with pytest.raises(BadRequest):
-        asked(RequestKind.INFO)
+        request_body(RequestKind.INFO)
 
 
 # --- reading ---
@@ -236,12 +239,12 @@ def test_models_on_disk_and_in_memory_are_joined_by_canonical_name() -> None:
 
 def test_m_in_memory_is_m_latest_on_disk() -> None:
     inventory = ENGINE.inventory(replies({"models": [{"name": "M:latest"}]}, b'{"models":[{"model":"m","size":9}]}'))
-    (card,) = inventory.models
-    assert (card.name, card.loaded) == ("M:latest", Loaded(9))
+    (model,) = inventory.models
+    assert (model.name, model.loaded) == ("M:latest", Loaded(9))
 
 
 def test_model_only_in_memory_is_in_the_inventory() -> None:
-    assert [card.name for card in ENGINE.inventory(replies({"models": []}, sample("ps").body)).models] == [
+    assert [model.name for model in ENGINE.inventory(replies({"models": []}, sample("ps").body)).models] == [
         "smollm2:135m",
         "all-minilm:22m",
     ]
@@ -249,8 +252,8 @@ def test_model_only_in_memory_is_in_the_inventory() -> None:
 
 def test_invalid_entries_are_skipped() -> None:
     odd = {"models": [7, {"name": 7}, {"size": "x", "name": "a"}, {}, {"name": "ok", "size": -5, "details": None}]}
-    (card,) = ENGINE.inventory(replies(odd)).models
-    assert (card.name, card.size_bytes) == ("ok", 0)
+    (model,) = ENGINE.inventory(replies(odd)).models
+    assert (model.name, model.size_bytes) == ("ok", 0)
 
 
 def test_inventory_is_limited_to_the_models_of_a_heartbeat() -> None:
@@ -325,7 +328,7 @@ def test_embeddings_have_no_render_call() -> None:
         (Reply(500, b'{"_debug_info":{"rendered_template":"x"}}'), None),
         (Reply(200, b"\xff["), None),
     ],
-    ids=["told", "an older version answers", "refused", "garbage"],
+    ids=["rendered", "answer of an older version", "rejected", "invalid"],
 )
 def test_rendered_prompt_is_read_or_none(reply: Reply, text: str | None) -> None:
     assert ENGINE.read_rendered(reply) == text

@@ -128,8 +128,8 @@ def test_only_the_common_paths_are_passed_through(engine: Engine) -> None:
 def test_vllm_reports_its_model_as_loaded_with_its_window() -> None:
     inventory = VLLM.inventory((reply(VLLM_MODELS), reply({"version": "0.11.0"})))
     assert (inventory.version, inventory.slots) == ("0.11.0", SLOTS_ASSUMED)
-    (card,) = inventory.models
-    assert (card.name, card.loaded, card.context_max_tokens) == ("Qwen/Qwen3-0.6B", Loaded(0, 40960), 40960)
+    (model,) = inventory.models
+    assert (model.name, model.loaded, model.context_max_tokens) == ("Qwen/Qwen3-0.6B", Loaded(0, 40960), 40960)
 
 
 def test_lm_studio_reports_loaded_models_and_their_windows() -> None:
@@ -141,8 +141,8 @@ def test_lm_studio_reports_loaded_models_and_their_windows() -> None:
 
 
 def test_models_of_unknown_servers_count_as_loaded() -> None:
-    (card,) = OTHER.inventory((reply(PLAIN_MODELS),)).models
-    assert (card.name, card.loaded) == ("mlx-community/Q", Loaded(0))
+    (model,) = OTHER.inventory((reply(PLAIN_MODELS),)).models
+    assert (model.name, model.loaded) == ("mlx-community/Q", Loaded(0))
 
 
 def test_each_engine_recognises_only_its_own_server() -> None:

@@ -64,7 +64,7 @@ def report_of(node_id: str, node: FleetNode, machine: Machine) -> Report:
 
 
 def fake_inventory(fake: FakeOllama) -> tuple[EngineEndpoint, list[ModelInfo]]:
-    """Read from the fake's state, so that its faults have no effect and its request log has only the coordinator's requests."""
+    """Read from the fake's state, so that its faults have no effect and its log has only the coordinator's requests."""
     limits = fake.settings
     endpoint = EngineEndpoint("ollama", fake.url, limits.version, limits.num_parallel, limits.max_loaded)
     running = {runner.model.blob_digest: runner for runner in fake.scheduler.listed()}
@@ -201,7 +201,7 @@ def sharing(report: Report, library_url: str) -> Report:
 
 
 def settings_for_tests() -> Settings:
-    """The defaults, but an unknown model is rejected at once and not pulled, because all nodes are known before requests."""
+    """The defaults, but an unknown model is rejected at once: all nodes are known, and no model is pulled."""
     return Settings(
         holding=HoldingSettings(start_grace_s=0.0),
         membership=MembershipSettings(open=True),

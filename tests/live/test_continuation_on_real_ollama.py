@@ -19,7 +19,7 @@ LIBRARY_TEMPLATE = (
     "{{ .Content }}{{ if not $last }}<|im_end|>\n{{ end }}"
     '{{- if and $last (ne .Role "assistant") }}<|im_end|>\n<|im_start|>assistant\n{{ end }}{{- end }}'
 )
-"""Leaves the last turn open when it is the assistant's, in the way of the templates in Ollama's library."""
+"""Leaves a trailing assistant turn open, like the templates in Ollama's library."""
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def text_of(lines: list[bytes]) -> str:
 
 
 def ask(fleet: Fleet, body: bytes, nodes: dict[str, RealOllama], kill_after_lines: int = 0) -> list[bytes]:
-    """The lines of the answer; after so many, the node that gives it is killed with all its processes."""
+    """The lines of the answer. After `kill_after_lines` lines the answering node is killed with all its processes."""
     with closing(http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=60)) as connection:
         connection.request("POST", "/api/chat", body, {"Content-Type": "application/json"})
         with connection.getresponse() as response:
@@ -57,13 +57,13 @@ def ask(fleet: Fleet, body: bytes, nodes: dict[str, RealOllama], kill_after_line
 def test_stream_of_a_killed_ollama_is_continued_by_another(two: tuple[RealOllama, RealOllama], model: str) -> None:
     nodes = {"first": two[0], "second": two[1]}
     messages = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Say hi."}]
-    # Without a penalty this tiny model says one word for ever, and Ollama ends a stream that repeats itself without a word.
+    # Without a penalty this tiny model repeats one word, and Ollama silently ends a stream of repetitions.
     options = {"temperature": 0, "num_predict": 60, "repeat_penalty": 1.5}
     body = json.dumps({"model": model, "messages": messages, "options": options}).encode()
     with running_fleet(nodes) as fleet:
         expected = ask(fleet, body, nodes)
-        told = ask(fleet, body, nodes, kill_after_lines=20)
-        assert text_of(told) == text_of(expected)
-        last, before = json.loads(told[-1]), json.loads(expected[-1])
+        continued = ask(fleet, body, nodes, kill_after_lines=20)
+        assert text_of(continued) == text_of(expected)
+        last, before = json.loads(continued[-1]), json.loads(expected[-1])
         assert last["done"] and last["done_reason"] == before["done_reason"] == "length"
         assert last["eval_count"] == before["eval_count"] and "begun on" in last["fleet_note"]

@@ -17,7 +17,7 @@ from herd.agent.model_registry import ModelRegistry, ModelRegistrySettings
 
 @pytest.fixture
 def two() -> Iterator[tuple[RealOllama, RealOllama]]:
-    """The second can reach no registry on the internet: what it gets, it has from the first."""
+    """The second one cannot reach a registry on the internet, so that it can copy models only from the first."""
     binary = find_ollama()
     if binary is None:
         pytest.skip(NOT_FOUND)
@@ -28,13 +28,13 @@ def two() -> Iterator[tuple[RealOllama, RealOllama]]:
 
 @contextlib.contextmanager
 def shared(source: RealOllama, settings: ModelRegistrySettings) -> Iterator[tuple[ModelRegistry, str]]:
-    """The agent's door to this engine's store, and its url."""
+    """The agent's registry for this engine's store, and its URL."""
     thread = LoopThread()
-    door = ModelRegistry(settings, lambda: source.store)
+    registry = ModelRegistry(settings, lambda: source.store)
     try:
-        yield door, f"http://127.0.0.1:{thread.run(door.port())}"
+        yield registry, f"http://127.0.0.1:{thread.run(registry.port())}"
     finally:
-        thread.loop.call_soon_threadsafe(door.close)
+        thread.loop.call_soon_threadsafe(registry.close)
         thread.stop()
 
 
@@ -49,14 +49,17 @@ def forget(ollama: RealOllama, model: str) -> None:
 def test_copied_model_has_the_same_digest_and_gives_the_same_answer(two: tuple[RealOllama, RealOllama]) -> None:
     first, second = two
     forget(second, CHAT_MODEL)
-    with running_fleet({"first": first, "second": second}) as fleet, shared(first, ModelRegistrySettings()) as (door, url):
+    with (
+        running_fleet({"first": first, "second": second}) as fleet,
+        shared(first, ModelRegistrySettings()) as (registry, url),
+    ):
         fleet.libraries["first"] = url
         fleet.beat("first")
         lines = fleet.lines("POST", "/api/pull", {"model": CHAT_MODEL, "node_id": "second"})
         assert lines[-1] == {"status": "success", "node": "second", "source": "first"}, lines
         assert digests(second)[CHAT_MODEL] == digests(first)[CHAT_MODEL]
         assert not [name for name in digests(second) if "/herd/" in name]
-        assert door.sent_bytes > 0
+        assert registry.sent_bytes > 0
     question = json.dumps(
         {"model": CHAT_MODEL, "prompt": "Hi", "stream": False, "options": {"num_predict": 8, "seed": 1}}
     ).encode()
@@ -71,14 +74,14 @@ BIG_MODEL = "tiny:big"
 
 
 def make_big(ollama: RealOllama) -> int:
-    """A model with one large layer (its licence); the bytes of all its layers."""
+    """Creates a model with one large layer (its licence), and returns the size of all its layers in bytes."""
     order = {"model": BIG_MODEL, "from": CHAT_MODEL, "license": "herd " * (BIG_BYTES // 5), "stream": False}
     ollama.ask("POST", "/api/create", json.dumps(order).encode())
     return next(one["size"] for one in json.loads(ollama.ask("GET", "/api/tags"))["models"] if one["name"] == BIG_MODEL)
 
 
 def pull_until_half(fleet: Fleet, body: dict[str, object]) -> None:
-    """A client that leaves in the middle."""
+    """A client that disconnects in the middle of the download."""
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=60)) as connection:
         connection.request("POST", "/api/pull", json.dumps(body), {"Content-Type": "application/json"})
         response = connection.getresponse()
@@ -91,15 +94,15 @@ def test_interrupted_copy_resumes(two: tuple[RealOllama, RealOllama]) -> None:
     size = make_big(first)
     body: dict[str, object] = {"model": BIG_MODEL, "node_id": "second"}
     slow = ModelRegistrySettings(bytes_per_s=16 << 20)
-    with running_fleet({"first": first, "second": second}) as fleet, shared(first, slow) as (door, url):
+    with running_fleet({"first": first, "second": second}) as fleet, shared(first, slow) as (registry, url):
         fleet.libraries["first"] = url
         fleet.beat("first")
         pull_until_half(fleet, body)
-        assert BIG_MODEL not in digests(second), "nobody sees half a model"
+        assert BIG_MODEL not in digests(second), "an incomplete model is not listed"
         lines = fleet.lines("POST", "/api/pull", body)
         assert lines[-1].get("status") == "success", lines
         assert digests(second)[BIG_MODEL] == digests(first)[BIG_MODEL]
-        again = door.sent_bytes - size
+        again = registry.sent_bytes - size
         assert again < size // 4, f"{again} bytes of {size} were sent twice"
 
 

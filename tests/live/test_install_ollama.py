@@ -12,7 +12,7 @@ from live import install_ollama
 
 
 def a_program(folder: Path, name: str, prints: str, status: int = 0) -> Path:
-    """An executable that prints one line."""
+    """Writes an executable that prints one line."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
     path.write_text(f"#!/bin/sh\necho '{prints}'\nexit {status}\n")
@@ -60,10 +60,10 @@ def test_existing_installation_is_reused(tmp_path: Path) -> None:
 
 
 def test_replacement_script_only_copies(tmp_path: Path) -> None:
-    install_ollama.install_quantize_stand_in(tmp_path)
-    stand_in, source, target = tmp_path / "llama-quantize", tmp_path / "a", tmp_path / "b"
+    install_ollama.install_quantize_script(tmp_path)
+    script, source, target = tmp_path / "llama-quantize", tmp_path / "a", tmp_path / "b"
     source.write_text("weights")
-    subprocess.run([stand_in, "--allow-requantize", source, target, "COPY"], check=True)
+    subprocess.run([script, "--allow-requantize", source, target, "COPY"], check=True)
     assert target.read_text() == "weights"
-    refused = subprocess.run([stand_in, source, target, "Q4_0"], capture_output=True)
+    refused = subprocess.run([script, source, target, "Q4_0"], capture_output=True)
     assert refused.returncode == 1

@@ -1,6 +1,7 @@
 """The estimated memory of a context window matches the memory that a real Ollama's runner uses.
 
-Without a graphics card 0.32.15 tells the weights alone in /api/ps (the same number at every window), so the process itself is asked.
+Without a GPU, 0.32.15 reports only the weights in /api/ps (the same number for every window), so the memory of the
+process is measured instead.
 """
 
 from __future__ import annotations

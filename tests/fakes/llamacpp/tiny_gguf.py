@@ -194,7 +194,7 @@ def cache_folder() -> Path:
 
 
 def tiny_gguf(model: TinyModel | None = None, folder: Path | None = None) -> Path:
-    """The path of the model's file, which is written on first use (0.1 s). Several processes may call it at the same time."""
+    """The path of the model's file, which is written on first use (0.1 s). Several processes may call it at once."""
     model = model or TinyModel()
     folder = folder or cache_folder()
     key = hashlib.sha256(f"{WRITER_REVISION} {sorted(asdict(model).items())}".encode()).hexdigest()[:16]

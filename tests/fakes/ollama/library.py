@@ -57,7 +57,7 @@ async def blobs(ctx: RequestContext) -> None:
 
 
 async def progress(ctx: RequestContext, lines: list[Json], stream: bool, failure: str = "") -> None:
-    """Sends progress as NDJSON, or only its end. An error is a last line with status 200, or a 500 without streaming."""
+    """Sends progress as NDJSON, or only its end. An error is a last line with status 200, or a 500 if not streaming."""
     if not stream:
         for number in range(len(lines)):
             await ctx.before_chunk(number)

@@ -51,7 +51,7 @@ class FakeModel:
     answer_tokens: int | None = None
     """The number of tokens in its answers; None means 8 to 40, depending on the conversation."""
     closes_turns: bool = False
-    """Whether its template closes every turn, including a trailing assistant turn, and opens a new one, as ChatML does."""
+    """Whether its template closes every turn, even a trailing assistant turn, and opens a new one, as ChatML does."""
     load_s: float = 0.25
 
     @property

@@ -263,7 +263,7 @@ class FakeOllama(Waitable):
             await self._route(ctx)
 
     async def _with_origin(self, ctx: RequestContext, origin: str) -> None:
-        """A browser's request: it is rejected, answered as a preflight, or routed with the header that the browser needs."""
+        """Rejects a browser's request, answers its preflight, or routes it with the header that the browser needs."""
         route = route_of(ctx.request.path)
         is_preflight = ctx.request.method == "OPTIONS"
         allow = [("Allow", route[0])] if is_preflight and route else []
