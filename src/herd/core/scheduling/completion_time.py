@@ -1,10 +1,11 @@
-"""Where a request would be answered first: expected seconds on every candidate, and what that costs others. Changes nothing.
+"""Ranks candidates by the expected completion time of the request, including the delay that it causes for other requests.
 
-    expected = wait for a slot + load + reading what is not cached + writing the answer + harm to others
+    expected = wait for a slot + load + prefill of what is not cached + decode + delay of others (the term "harm")
 
-Harm is time that others lose: streams that stall while this prompt is read and then decode in a larger batch, models
-that compute beside it, those who come after it while a line lasts, and models that would be evicted for it, by the chance
-that they are wanted again soon. The chosen node is the one with the smallest sum. The seven signals are counted too, for whoever reads traces.
+Other requests are delayed in four ways: streams of the same model stall during this prefill and then decode in a larger batch; other
+models of the node share its compute; requests that arrive while a queue exists wait longer; and evicted models must be loaded again, with
+the probability that they are requested soon. The node with the smallest sum is chosen. The points of the seven signals are computed only
+for traces.
 """
 
 from __future__ import annotations
@@ -45,34 +46,34 @@ class CompletionTimeSettings:
     )
 
 
-OVERDUE_SHARE = 0.3
-"""A request that runs longer than expected will probably run for another such share of its age: lengths have heavy tails."""
+REMAINING_SHARE_OF_AGE = 0.3
+"""A request that runs longer than expected is expected to run for another 30 % of its age: lengths have heavy tails."""
 
 ESTIMATED_MAX = 16
-"""Where seconds do not decide, so many candidates are estimated for the record: a decision must stay cheap in large fleets."""
+"""Candidates whose times are estimated for the trace although points decide: a decision must stay cheap in large fleets."""
 
-RUNNING_LOOKED_AT = 16
-"""Of so many running requests each is looked at; of more, as many at most."""
+RUNNING_SAMPLED_MAX = 16
+"""Running requests of a queue that are read; of a longer queue a sample of about this size is read."""
 
-CROWDING_MAX = 0.75
-"""A node that was always full is taken for one that was full for this share: how long a line grows then nobody can tell."""
+UTILIZATION_MAX = 0.75
+"""A higher utilization counts as this one: at 1 the expected length of a queue is unbounded."""
 
 SIZE_MAX = 3.0
-"""A request that is larger than those that run counts at most so many times: its length is a guess."""
+"""Limit of a request's size relative to the running requests: its length is an estimate."""
 
-READING_DONE_MAX = 0.9
-"""A prompt that should have been read by now probably needs a little more."""
+PREFILL_DONE_MAX = 0.9
+"""A prefill that should be complete by now counts as complete to this share only."""
 
 Evicted = Sequence[tuple[float, float]]
 """As in `Scored.evicted`."""
 
 OWN_TERMS = ("wait", "load", "prefill", "decode")
-"""The terms that the request itself lasts; the rest is others'."""
+"""The terms that make up the request's own time."""
 
 
 @dataclass(slots=True)
-class _Wish:
-    """What a request asks of any node, found once per decision."""
+class _RequestEstimate:
+    """What is expected of a request on any node; computed once for each decision."""
 
     request: Request
     model: ModelName
@@ -83,10 +84,10 @@ class _Wish:
 
 
 class TimedCandidate(Scored):
-    """A candidate with its expected seconds. Its points by the seven signals are counted when somebody asks for them:
-    they do not decide here, and of a large fleet only the best few are ever written down."""
+    """A candidate with its expected times. Its points are computed on first access: they do not decide here, and of a large fleet
+    only the best few candidates are written to a trace."""
 
-    __slots__ = ("_asked",)
+    __slots__ = ("_points", "_request", "_signals")
 
     def __init__(
         self,
@@ -103,17 +104,24 @@ class TimedCandidate(Scored):
         self.others_s = others_s
         self.evicted = evicted
         self.candidate = candidate
-        self._asked: tuple[SignalPolicy, Request, Candidate] | None = (signals, request, candidate)
-        _ = candidate.free_bytes  # counted now and kept: the node's queues go on changing
+        self._request = request
+        self._signals = signals
+        self._points: Scored | None = None
+        _ = candidate.free_bytes  # computed and cached now, because the node's queues change later
 
-    def __getattr__(self, name: str) -> object:
-        """Asked only for what is not set yet: counts the points, once."""
-        if self._asked is None or name not in ("total", "terms"):
-            raise AttributeError(name)
-        (signals, request, candidate), self._asked = self._asked, None
-        counted = signals.score(request, candidate)
-        self.total, self.terms = counted.total, counted.terms
-        return counted.total if name == "total" else counted.terms
+    @property
+    def total(self) -> float:  # type: ignore[override]
+        return self._scored().total
+
+    @property
+    def terms(self) -> dict[str, float]:  # type: ignore[override]
+        return self._scored().terms
+
+    def _scored(self) -> Scored:
+        if self._points is None:
+            assert self.candidate is not None
+            self._points = self._signals.score(self._request, self.candidate)
+        return self._points
 
 
 class CompletionTimePolicy:
@@ -131,15 +139,15 @@ class CompletionTimePolicy:
         return ranked
 
     def estimates(self, request: Request, candidates: Sequence[Candidate]) -> list[TimedCandidate]:
-        """The candidates in their own order, each with its seconds."""
+        """The candidates in the given order, each with its expected times."""
         if not candidates:
             return []
-        wish = self._wish(request, candidates[0])
-        return [self._estimate(wish, one) for one in candidates]
+        expected = self._request_estimate(request, candidates[0])
+        return [self._estimate(expected, one) for one in candidates]
 
-    def _wish(self, request: Request, any_candidate: Candidate) -> _Wish:
+    def _request_estimate(self, request: Request, any_candidate: Candidate) -> _RequestEstimate:
         forecast, model = self._forecast, any_candidate.model
-        return _Wish(
+        return _RequestEstimate(
             request,
             model,
             forecast.prompt_tokens(request, model),
@@ -148,41 +156,41 @@ class CompletionTimePolicy:
             any_candidate.at,
         )
 
-    def _estimate(self, wish: _Wish, candidate: Candidate) -> TimedCandidate:
-        forecast, node, queue, model = self._forecast, candidate.node, candidate.queue, wish.model
+    def _estimate(self, expected: _RequestEstimate, candidate: Candidate) -> TimedCandidate:
+        forecast, node, queue, model = self._forecast, candidate.node, candidate.queue, expected.model
         speed, is_loaded = forecast.speeds.speed(node, model), forecast.residency.is_loaded(node, model)
-        unread = wish.prompt_tokens
-        if is_loaded and wish.request.prefix:
-            unread -= forecast.prefixes.cached_tokens(node.id, model, wish.request.prefix)
-        prefill_s = (unread if unread > 1.0 else 1.0) / speed.prompt_tokens_per_s
-        decode_s = wish.output_tokens * speed.step_s
+        uncached = expected.prompt_tokens
+        if is_loaded and expected.request.prefix:
+            uncached -= forecast.prefixes.cached_tokens(node.id, model, expected.request.prefix)
+        prefill_s = (uncached if uncached > 1.0 else 1.0) / speed.prompt_tokens_per_s
+        decode_s = expected.output_tokens * speed.step_s
         wait_s = load_s = others_s = 0.0
         evicted: Evicted = ()
         if not is_loaded and candidate.card.size_bytes:
             load_s = self._load_s(candidate, speed)
         elif node.loading_until:
-            # The engine takes one load at a time, and makes others wait for it.
-            wait_s = max(0.0, max(until - wish.at for until in node.loading_until.values()))
+            # The engine runs one load at a time, and other requests wait for it.
+            wait_s = max(0.0, max(until - expected.at for until in node.loading_until.values()))
         if candidate.busy:
             if len(candidate.busy) > (queue is not None):
-                slower, others_s = _company(candidate, prefill_s + decode_s, wish.at)
+                slower, others_s = _shared_compute(candidate, prefill_s + decode_s, expected.at)
                 prefill_s *= slower
                 decode_s *= slower
             if queue is not None:
                 slots, running = candidate.card.engine.slots, candidate.in_flight
                 decode_s *= 1.0 + speed.batch_slope * (running if running < slots else slots - 1)
-                line_s = _wait_s(queue, slots, wish)
-                wait_s = wait_s if wait_s > line_s else line_s
+                queue_s = _wait_s(queue, slots, expected)
+                wait_s = wait_s if wait_s > queue_s else queue_s
                 if running:
-                    others_s += _harm_to_own_s(queue, slots, speed, prefill_s, decode_s, wish)
+                    others_s += _delay_of_own_model_s(queue, slots, speed, prefill_s, decode_s, expected)
                 if running >= slots:
-                    share = forecast.utilization.share(node.id, model, wish.at)
-                    others_s += _harm_to_later_s(queue, slots, share, line_s, prefill_s + decode_s)
+                    share = forecast.utilization.share(node.id, model, expected.at)
+                    others_s += _delay_of_later_requests_s(queue, slots, share, queue_s, prefill_s + decode_s)
         if load_s > 0.0 and model not in node.loading_until:
-            room_wait_s, evicted = self._evicted(candidate, wish)
+            room_wait_s, evicted = self._evicted(candidate, expected)
             wait_s += room_wait_s
-        elif wish.request.wanted_window_tokens:
-            reload_wait_s, reload_s = _other_window_s(candidate, speed, wish)
+        elif expected.request.wanted_window_tokens:
+            reload_wait_s, reload_s = _reload_for_window_s(candidate, speed, expected)
             wait_s = max(wait_s, reload_wait_s)
             load_s += reload_s
         settings = self._settings
@@ -195,11 +203,11 @@ class CompletionTimePolicy:
             "harm": harm_s,
             "total": wait_s + load_s + prefill_s + decode_s + harm_s,
         }
-        return TimedCandidate(expected_s, others_s, evicted, candidate, wish.request, self._signals)
+        return TimedCandidate(expected_s, others_s, evicted, candidate, expected.request, self._signals)
 
     @staticmethod
     def _load_s(candidate: Candidate, speed: Speed) -> float:
-        """What is left when we sent somebody there already; else behind the node's other loads."""
+        """The rest of a load that has started already; otherwise a load after the node's other loads."""
         at, loading = candidate.at, candidate.node.loading_until
         if not loading:
             return speed.load_s
@@ -207,10 +215,10 @@ class CompletionTimePolicy:
             return max(0.0, loading[candidate.model] - at)
         return max(0.0, max(until - at for until in loading.values())) + speed.load_s
 
-    def _evicted(self, candidate: Candidate, wish: _Wish) -> tuple[float, Evicted]:
-        """How long until busy models made room, and those that must go."""
-        residency, node, at = self._forecast.residency, candidate.node, wish.at
-        missing = residency.footprint_bytes(node, candidate.card, wish.model) - residency.room_bytes(node)
+    def _evicted(self, candidate: Candidate, expected: _RequestEstimate) -> tuple[float, Evicted]:
+        """Seconds until busy models have made room, and the models that would be evicted."""
+        residency, node, at = self._forecast.residency, candidate.node, expected.at
+        missing = residency.footprint_bytes(node, candidate.card, expected.model) - residency.room_bytes(node)
         has_models_max = residency.has_models_max(node, candidate.card)
         if missing <= 0 and not has_models_max:
             return 0.0, ()
@@ -240,8 +248,10 @@ class CompletionTimePolicy:
 
 
 class ObservedSignalPolicy:
-    """Ranks by points alone, as `SignalPolicy` does, but has the seconds of the first few estimated too: only so can anybody
-    tell afterwards what the other policy would have made of the same moment."""
+    """Ranks by points, as `SignalPolicy` does, and also estimates the times of the first candidates, for traces.
+
+    With them a replay can tell what `CompletionTimePolicy` would have decided.
+    """
 
     name = "signals"
 
@@ -258,9 +268,9 @@ class ObservedSignalPolicy:
 
 
 def reweighted(scored: Scored, settings: CompletionTimeSettings) -> dict[str, float]:
-    """The terms of an estimate under other weights, to the last bit as the policy itself would have found them.
+    """The terms of an estimate with other weights, equal to the last bit to what the policy would have computed.
 
-    Raises `KeyError` for a candidate whose seconds were not estimated.
+    Raises `KeyError` for a candidate whose times were not estimated.
     """
     terms = {name: scored.expected_s[name] for name in OWN_TERMS}
     others_s, evicted = scored.others_s, scored.evicted
@@ -273,7 +283,7 @@ def reweighted(scored: Scored, settings: CompletionTimeSettings) -> dict[str, fl
 
 
 def _eviction_s(evicted: Evicted, settings: CompletionTimeSettings) -> float:
-    """What those that must go would cost to bring back, by the chance that they are wanted."""
+    """Seconds to load the evicted models again, each times the probability that it is requested within the horizon."""
     cost_s = 0.0
     for gap_s, load_s in evicted:
         cost_s += probability_within(gap_s, settings.eviction_horizon_s) * load_s
@@ -285,12 +295,14 @@ def earliest_first(scored: Scored) -> tuple[float, int, str]:
 
 
 def _remaining_s(work: Work, at: float) -> float:
-    return max(work.end_at - at, OVERDUE_SHARE * (at - work.started_at))
+    return max(work.end_at - at, REMAINING_SHARE_OF_AGE * (at - work.started_at))
 
 
-def _company(candidate: Candidate, own_s: float, at: float) -> tuple[float, float]:
-    """The node's other models that are answering: how much slower we are for sharing its compute with them (each takes an
-    equal part while both last), and what they lose by us."""
+def _shared_compute(candidate: Candidate, own_s: float, at: float) -> tuple[float, float]:
+    """How many times slower this request runs beside the node's other busy models, and how many seconds it delays them.
+
+    Each model gets an equal share of the compute while several are running.
+    """
     added_s = harm_s = 0.0
     for name, queue in candidate.busy.items():
         if name == candidate.model or not queue.in_flight:
@@ -304,58 +316,62 @@ def _company(candidate: Candidate, own_s: float, at: float) -> tuple[float, floa
     return (1.0 + added_s / own_s if own_s > 0 else 1.0), harm_s
 
 
-def _harm_to_own_s(queue: Queue, slots: int, speed: Speed, prefill_s: float, decode_s: float, wish: _Wish) -> float:
-    """What the streams of the same model lose: they stall while our prompt is read, and then step more slowly.
+def _delay_of_own_model_s(
+    queue: Queue, slots: int, speed: Speed, prefill_s: float, decode_s: float, expected: _RequestEstimate
+) -> float:
+    """The delay of streams of the same model: they stall during this prefill, and then each step takes longer.
 
-    If there is no slot now, others like those that run now will run beside us when our turn comes.
+    If no slot is free now, it is assumed that similar requests will run when this one starts.
     """
-    running, at = len(queue.in_flight), wish.at
+    running, at = len(queue.in_flight), expected.at
     beside = min(running, slots - 1)
     if not beside:
         return 0.0
     slower = speed.batch_slope / (1.0 + speed.batch_slope * (beside - 1))
-    works, overlap_s = _some(queue), 0.0
+    works, overlap_s = _sample_of_running(queue), 0.0
     for work in works:
         left_s = work.end_at - at
-        overdue_s = OVERDUE_SHARE * (at - work.started_at)
+        overdue_s = REMAINING_SHARE_OF_AGE * (at - work.started_at)
         left_s = left_s if left_s > overdue_s else overdue_s
         overlap_s += left_s if left_s < decode_s else decode_s
     return prefill_s * beside + overlap_s / len(works) * beside * slower
 
 
-def _harm_to_later_s(queue: Queue, slots: int, share: float, line_s: float, own_s: float) -> float:
-    """What those lose who come while the line lasts that we lengthen.
+def _delay_of_later_requests_s(queue: Queue, slots: int, share: float, queue_s: float, own_s: float) -> float:
+    """The delay of requests that arrive while the queue exists that this request makes longer.
 
-    With a load of r a queue takes 1 / (1 - r) times as long to empty as its line says, and whoever comes meanwhile waits longer
-    by our part: together r / (1 - r) times our own stay in it (the derivative of the mean work of an M/M/1 queue; Krishnan,
-    "Joining the right queue", 1987), and more or less as we are larger or smaller than those who run. Without it each request
-    takes the place that is best for itself, and fast nodes get lines that slower, idle ones would have spared all others.
+    At utilization r a queue takes 1 / (1 - r) times as long to empty as its present length suggests, and every request that arrives
+    meanwhile waits longer: in total r / (1 - r) times the own time in the queue (the derivative of the mean work of an M/M/1 queue;
+    Krishnan, "Joining the right queue", 1987), times the size of this request relative to the running ones. Without this term each
+    request takes the node that is best for itself, and queues build up at fast nodes while slower nodes are idle.
     """
-    works = _some(queue)
+    works = _sample_of_running(queue)
     usual_s = sum(work.service_s for work in works) / len(works)
     size = min(SIZE_MAX, own_s / usual_s) if usual_s > 0.0 else 1.0
-    load = min(CROWDING_MAX, share)
-    return load / (1.0 - load) * size * (line_s + own_s / slots)
+    load = min(UTILIZATION_MAX, share)
+    return load / (1.0 - load) * size * (queue_s + own_s / slots)
 
 
-def _some(queue: Queue) -> list[Work]:
-    """All that run while they are few; of many every so-manieth, oldest first: their mean is what is wanted, and a decision
-    must not cost more the busier a node is."""
-    running = queue.in_flight
-    if len(running) <= RUNNING_LOOKED_AT:
-        return list(running.values())
-    return list(islice(running.values(), 0, None, -(-len(running) // RUNNING_LOOKED_AT)))
+def _sample_of_running(queue: Queue) -> list[Work]:
+    """The running requests, or an evenly spaced sample of many, oldest first.
 
-
-def _wait_s(queue: Queue, slots: int, wish: _Wish) -> float:
-    """Until our prompt is read: those being read now; or, if no slot is free, the first to end and the line before us.
-
-    Answers of unknowable length end like radioactive atoms: what has run tells nothing of what is left, and the first
-    of many ends sooner than any one. `irregularity` mixes that with the plain countdown.
+    Only their mean is needed, and the cost of a decision must not grow with the load.
     """
-    at, running = wish.at, queue.in_flight
+    running = queue.in_flight
+    if len(running) <= RUNNING_SAMPLED_MAX:
+        return list(running.values())
+    return list(islice(running.values(), 0, None, -(-len(running) // RUNNING_SAMPLED_MAX)))
+
+
+def _wait_s(queue: Queue, slots: int, expected: _RequestEstimate) -> float:
+    """Seconds until this prefill can start: after the present prefills; or, if no slot is free, after the queue.
+
+    If lengths are unpredictable, the elapsed time of an answer says nothing about the rest (exponential distribution), and the first
+    of many answers ends sooner than any single one is expected to. `irregularity` interpolates between that and a countdown.
+    """
+    at, running = expected.at, queue.in_flight
     if len(running) < slots and not queue.pending:
-        return _reading_s(queue, at) if running else 0.0
+        return _prefill_wait_s(queue, at) if running else 0.0
     chance, soonest_s = 0.0, math.inf
     for work in running.values():
         left_s = _remaining_s(work, at)
@@ -363,26 +379,30 @@ def _wait_s(queue: Queue, slots: int, wish: _Wish) -> float:
         chance += 1.0 / max(left_s, work.service_s, 1e-3)
     if not running:
         soonest_s = 0.0
-    first_s = wish.irregularity / chance + (1.0 - wish.irregularity) * soonest_s if chance else soonest_s
+    first_s = expected.irregularity / chance + (1.0 - expected.irregularity) * soonest_s if chance else soonest_s
     return first_s + sum(work.service_s for work in queue.pending.values()) / slots
 
 
-def _reading_s(queue: Queue, at: float) -> float:
-    """Until the prompts are read that came before: one after the other, and the first of them has been at it for a while."""
+def _prefill_wait_s(queue: Queue, at: float) -> float:
+    """Seconds until the earlier prompts are processed, one after the other; the first of them has already started."""
     whole_s, done_s = 0.0, 0.0
-    works = _some(queue)
+    works = _sample_of_running(queue)
     for work in works:
         if work.prefill_s:
             if not whole_s:
-                done_s = min(max(0.0, at - work.ready_at), READING_DONE_MAX * work.prefill_s)
+                done_s = min(max(0.0, at - work.ready_at), PREFILL_DONE_MAX * work.prefill_s)
             whole_s += work.prefill_s
     return whole_s * len(queue.in_flight) / len(works) - done_s
 
 
-def _other_window_s(candidate: Candidate, speed: Speed, wish: _Wish) -> tuple[float, float]:
-    """A window larger than the loaded one makes the engine wait for all that run, and load the model anew."""
+def _reload_for_window_s(candidate: Candidate, speed: Speed, expected: _RequestEstimate) -> tuple[float, float]:
+    """A context window larger than the loaded one makes the engine wait for its running requests and reload the model."""
     loaded = candidate.card.loaded
-    if loaded is None or not loaded.window_tokens or (wish.request.wanted_window_tokens or 0) <= loaded.window_tokens:
+    if (
+        loaded is None
+        or not loaded.window_tokens
+        or (expected.request.wanted_window_tokens or 0) <= loaded.window_tokens
+    ):
         return 0.0, 0.0
     works = candidate.queue.in_flight.values() if candidate.queue is not None else ()
-    return max((_remaining_s(work, wish.at) for work in works), default=0.0), speed.load_s
+    return max((_remaining_s(work, expected.at) for work in works), default=0.0), speed.load_s
