@@ -55,7 +55,7 @@ class SavedState:
         try:
             for restored in store.read(queries.latencies_to_restore, driver.now()):
                 driver.feed(restored)
-            learned_state.restore(store.read(learned_state.load_learned, time.time()), driver.forecast.recall)
+            learned_state.restore(store.read(learned_state.load_learned, time.time()), driver.forecast.restore)
             self._restore_budgets()
             most_used = store.read(queries.most_used, time.time() - WEEK_S, self._preload_max)
             self._pinned_models.preload([ModelName(model) for model in most_used])

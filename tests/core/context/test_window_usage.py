@@ -8,7 +8,7 @@ import pytest
 
 from builders import a_report, a_request, a_world, an_engine
 from herd.core.context.window_usage import (
-    FADING_AT,
+    HALVED_AT,
     SAMPLES_MIN,
     SIZES,
     WINDOW_USE,
@@ -59,17 +59,17 @@ def test_what_is_longer_than_all_sizes_counts_as_the_largest() -> None:
 
 def test_the_past_fades() -> None:
     use = used((4000, 60_000), (40_000, 500))
-    assert use.samples(M) <= FADING_AT and (use.usual_tokens(M) or 0) < 600
+    assert use.samples(M) <= HALVED_AT and (use.usual_tokens(M) or 0) < 600
 
 
 def test_it_outlives_the_process_and_nonsense_is_refused() -> None:
     before, after = used((100, 3000)), WindowUsage()
     for memory in before.changes():
-        after.recall(memory)
+        after.restore(memory)
     assert after.usual_tokens(M) == before.usual_tokens(M) and not before.changes()
     for numbers in ({"99": 1.0}, {"x": 1.0}, {"3": -1.0}, {"3": float("nan")}):
         with pytest.raises(ValueError, match="bounds"):
-            WindowUsage().recall(LearnedValue(WINDOW_USE, "", "m", numbers))
+            WindowUsage().restore(LearnedValue(WINDOW_USE, "", "m", numbers))
 
 
 def test_the_window_chosen_has_slack_and_bounds() -> None:

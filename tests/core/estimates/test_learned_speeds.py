@@ -124,11 +124,11 @@ def test_what_was_learnt_outlives_the_process_and_is_corrected_by_one_that_knows
         before.learn(node, M, a_sample(node, "m", 2.0))
     memories = before.changes()
     for memory in memories:
-        after.recall(memory)
+        after.restore(memory)
     start = prior(node.report, node.report.models[M])
     assert after.speed(node, M).prompt_tokens_per_s == pytest.approx(2 * start.prompt_tokens_per_s)
     for _ in range(3):
         after.learn(node, M, a_sample(node, "m", 1.0))
     assert after.speed(node, M).prompt_tokens_per_s < 1.3 * start.prompt_tokens_per_s
-    after.recall(memories[0])
+    after.restore(memories[0])
     assert after.speed(node, M).prompt_tokens_per_s < 1.3 * start.prompt_tokens_per_s

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from random import Random
 
 import pytest
 
-from herd.core.planning.placement_planner import PAIRS_MAX, ModelDemand, NodeCapacity, PlacementOption, as_it_is, plan
+from herd.core.planning.placement_planner import (
+    PAIRS_MAX,
+    Assignment,
+    ModelDemand,
+    ModelOnNode,
+    NodeCapacity,
+    PlacementOption,
+    PlacementPlan,
+    plan,
+)
 from herd.core.state.fleet import GB, ModelName, NodeId
 
 
@@ -31,6 +41,15 @@ def a_room(node: str = "alpha", memory_gb: float = 16.0, models_max: int | None 
 
 def places(*pairs: tuple[str, str]) -> set[tuple[str, str]]:
     return set(pairs)
+
+
+def result_with(
+    demands: Sequence[ModelDemand], options: Sequence[PlacementOption], resident: Iterable[ModelOnNode]
+) -> PlacementPlan:
+    """The plan's figures if exactly these models are in memory."""
+    assignment = Assignment(demands, options)
+    assignment.resident = {one for one in resident if one in {option.model_on_node for option in options}}
+    return assignment.result()
 
 
 def test_what_is_asked_is_kept_where_it_fits() -> None:
@@ -82,14 +101,14 @@ def test_the_faster_node_is_preferred() -> None:
 
 def test_what_it_takes_as_it_is_can_be_compared() -> None:
     wants, homes = [a_want(per_hour=10)], [a_home()]
-    cold, warm = as_it_is(wants, homes, []), as_it_is(wants, homes, [homes[0].place])
+    cold, warm = result_with(wants, homes, []), result_with(wants, homes, [homes[0].model_on_node])
     assert cold.request_s["m"] == pytest.approx(14.0, rel=0.1)
     assert warm.request_s["m"] == pytest.approx(4.0, rel=0.1)
     assert cold.total_s_per_s - warm.total_s_per_s == pytest.approx(10 * 10 / 3600, rel=0.1)
 
 
 def test_places_that_nobody_knows_are_passed_over() -> None:
-    assert as_it_is([a_want()], [a_home()], [(NodeId("gone"), ModelName("m"))]).resident == frozenset()
+    assert result_with([a_want()], [a_home()], [(NodeId("gone"), ModelName("m"))]).resident == frozenset()
 
 
 def a_fleet(dice: Random) -> tuple[list[ModelDemand], list[PlacementOption], list[NodeCapacity]]:
@@ -110,12 +129,12 @@ def a_fleet(dice: Random) -> tuple[list[ModelDemand], list[PlacementOption], lis
 def test_no_plan_breaks_a_limit_or_is_worse_than_nothing(seed: int) -> None:
     wants, homes, rooms = a_fleet(Random(seed))
     found = plan(wants, homes, rooms)
-    sizes = {home.place: home.size_bytes for home in homes}
+    sizes = {home.model_on_node: home.size_bytes for home in homes}
     for room in rooms:
         here = [place for place in found.resident if place[0] == room.node_id]
         assert sum(sizes[place] for place in here) <= room.memory_bytes, seed
         assert room.models_max is None or len(here) <= room.models_max, seed
-    assert found.total_s_per_s <= as_it_is(wants, homes, []).total_s_per_s + 1e-9, seed
+    assert found.total_s_per_s <= result_with(wants, homes, []).total_s_per_s + 1e-9, seed
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -129,5 +148,5 @@ def test_a_huge_fleet_is_looked_at_in_part() -> None:
     wants = [a_want(f"m{i}", 1 + i) for i in range(400)]
     homes = [a_home(f"n{n}", f"m{i}") for i in range(400) for n in range(10)]
     assert len(homes) > PAIRS_MAX
-    found = as_it_is(wants, homes, [])
+    found = result_with(wants, homes, [])
     assert len(found.request_s) == 60 and ModelName("m399") in found.request_s

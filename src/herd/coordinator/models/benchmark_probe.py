@@ -74,7 +74,7 @@ class Prober:
         if reply.status != 200:
             raise ProbeFailed(f"loading failed: the engine answered {reply.status}")
         took_s = self._now() - began
-        return ProbeResult(probe, load_s=took_s, took_s=took_s), [SpeedSample(None, None, 0, None, took_s, 0.0)]
+        return ProbeResult(probe, load_s=took_s, took_s=took_s), [_load_sample(took_s)]
 
     async def _answer(self, engine: Engine, card: ModelInfo, probe: Probe) -> ProbeAnswer:
         conversation = self._conversation(card, probe)
@@ -143,6 +143,12 @@ def _result(probe: Probe, answers: list[ProbeAnswer], took_s: float) -> tuple[Pr
     ), samples
 
 
+def _load_sample(took_s: float) -> SpeedSample:
+    return SpeedSample(
+        uncached_tokens=None, prefill_s=None, decoded_tokens=0, decode_s=None, load_s=took_s, streams=0.0
+    )
+
+
 def _sample(answer: ProbeAnswer, probe: Probe) -> SpeedSample | None:
     """The speed sample for the core; None if the engine counted no tokens."""
     usage = answer.usage
@@ -150,7 +156,12 @@ def _sample(answer: ProbeAnswer, probe: Probe) -> SpeedSample | None:
         return None
     uncached = usage.prompt_tokens - (usage.cached_tokens or 0)
     return SpeedSample(
-        uncached, usage.prefill_s, usage.completion_tokens or 0, usage.decode_s, None, float(probe.streams)
+        uncached_tokens=uncached,
+        prefill_s=usage.prefill_s,
+        decoded_tokens=usage.completion_tokens or 0,
+        decode_s=usage.decode_s,
+        load_s=None,
+        streams=float(probe.streams),
     )
 
 

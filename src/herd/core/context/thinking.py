@@ -1,7 +1,7 @@
-"""How many tokens a model that thinks may write, so that its thoughts leave room for the answer. Knows no dialect and no engine's words.
+"""Raises the output token limit for a thinking model, so that its reasoning leaves room for the answer.
 
-A client's limit is meant for the answer it sees. An engine counts the thoughts too: with a limit of 50 a thinking model often ends in the
-middle of its thoughts, and the answer is empty.
+A client's limit is meant for the visible answer, but an engine counts reasoning tokens too: with a limit of 50 a thinking model often ends
+while it is still reasoning, and the answer is empty.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class ThinkingSettings:
 
 
 def budget_tokens(request: Request, card: ModelInfo, settings: ThinkingSettings) -> int | None:
-    """The limit to say in the place of the client's, in tokens; None where the client's stands."""
-    asked = request.output_tokens_max
+    """The limit in tokens that replaces the client's; None if the client's limit is used."""
+    limit = request.output_tokens_max
     if (
-        not asked
+        not limit
         or request.is_thinking_in_limit
         or settings.overhead <= 1.0
         or request.kind not in (RequestKind.CHAT, RequestKind.GENERATE)
@@ -47,4 +47,4 @@ def budget_tokens(request: Request, card: ModelInfo, settings: ThinkingSettings)
         return None
     if not card.engine.abilities.takes_window or "thinking" not in card.capabilities:
         return None
-    return max(math.ceil(asked * settings.overhead), settings.least_tokens)
+    return max(math.ceil(limit * settings.overhead), settings.least_tokens)

@@ -1,7 +1,7 @@
-"""How much of their windows people really use, learnt per model, and which window that asks for. Loads nothing and knows no engine.
+"""Learns how much of the context window the requests of each model use, and which window size follows from that.
 
-Each answer's tokens (prompt and answer) fall into one of 49 sizes, four to an octave; when there are many, all counts are halved, so that
-the past fades. What 99 of 100 requests needed, and a quarter more, is the window that is worth its memory.
+The tokens of each request (prompt and answer) are counted in one of 49 sizes, four for each doubling; when there are many, all counts are
+halved, so that old requests count less. The window that is worth its memory is the need of 99 % of the requests, plus a quarter.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from herd.core.state.learned_values import Changes, LearnedValue
 LEAST_TOKENS = 256
 SIZES_PER_OCTAVE = 4
 SIZES = 12 * SIZES_PER_OCTAVE + 1
-"""The largest is a million tokens; what is longer counts as that."""
-FADING_AT = 4096.0
+"""The largest size is a million tokens; longer requests count as that."""
+HALVED_AT = 4096.0
 SAMPLES_MIN = 50
-"""Fewer requests than this tell nothing of the hundredth."""
+"""Fewest requests from which a percentile of 99 is estimated."""
 SHARE = 0.99
 SLACK = 1.25
 MODELS_MAX = 2048
 WINDOW_USE = "window_use"
-"""The kind of its memories, of a model: counts by size."""
+"""The kind of its learned values, of a model: counts by size."""
 
 
 class WindowUsage:
@@ -35,22 +35,22 @@ class WindowUsage:
         self._changes = Changes()
 
     def learn(self, model: ModelName, tokens: int) -> None:
-        """One request used so many tokens of its window."""
+        """One request used this number of tokens."""
         counts = self._counts.pop(model, None) or [0.0] * SIZES
         self._counts[model] = counts
         counts[_size(tokens)] += 1.0
-        if sum(counts) > FADING_AT:
+        if sum(counts) > HALVED_AT:
             counts[:] = [count / 2.0 for count in counts]
         if len(self._counts) > MODELS_MAX:
             self._counts.popitem(last=False)
         self._changes.note(WINDOW_USE, "", model)
 
     def samples(self, model: ModelName) -> int:
-        """How many requests are behind it, of which old ones count for less."""
+        """The number of counted requests; old ones count less."""
         return int(sum(self._counts.get(model, ())))
 
     def usual_tokens(self, model: ModelName) -> int | None:
-        """What 99 of 100 requests stayed within; None while too few were seen."""
+        """The size that 99 % of the requests did not exceed; None while there are too few requests."""
         counts = self._counts.get(model, [])
         wanted = SHARE * sum(counts)
         if self.samples(model) < SAMPLES_MIN:
@@ -62,7 +62,7 @@ class WindowUsage:
         return edge_tokens(SIZES - 1)
 
     def changes(self) -> list[LearnedValue]:
-        """What was learnt since this was last asked, for a store."""
+        """Values that changed since the last call."""
         known = [(key, self._counts.get(ModelName(key[2]))) for key in self._changes.take()]
         return [
             LearnedValue(*key, {str(size): count for size, count in enumerate(counts) if count})
@@ -70,21 +70,21 @@ class WindowUsage:
             if counts is not None
         ]
 
-    def recall(self, memory: LearnedValue) -> None:
-        """Believes what an earlier process learnt. Raises `ValueError` for counts that cannot be."""
+    def restore(self, value: LearnedValue) -> None:
+        """Restores a value that an earlier process learned. Raises `ValueError` for an invalid value."""
         counts = [0.0] * SIZES
-        for name in memory.numbers:
-            count = memory.number(name, 0.0, FADING_AT)
+        for name in value.numbers:
+            count = value.number(name, 0.0, HALVED_AT)
             if count is None or not name.isdecimal() or int(name) >= SIZES:
-                raise ValueError("its counts are out of bounds")
+                raise ValueError("counts out of range")
             counts[int(name)] = count
-        if ModelName(memory.model) not in self._counts and len(self._counts) < MODELS_MAX:
-            self._counts[ModelName(memory.model)] = counts
+        if ModelName(value.model) not in self._counts and len(self._counts) < MODELS_MAX:
+            self._counts[ModelName(value.model)] = counts
 
 
 @dataclass(frozen=True, slots=True)
 class WindowChange:
-    """What choosing a window by use would do to one loaded model. `frees_bytes` below zero is what a larger window takes."""
+    """The effect of a window size by use on one loaded model. A larger window has negative `frees_bytes`."""
 
     node_id: NodeId
     model: ModelName
@@ -96,12 +96,12 @@ class WindowChange:
 
 
 def chosen_tokens(usual_tokens: int | None, most: int | None) -> int | None:
-    """The window that such use asks for; None where nothing is known."""
+    """The window size that follows from this use; None if the use is unknown."""
     return rounded(math.ceil(usual_tokens * SLACK), most) if usual_tokens is not None else None
 
 
 def window_changes(nodes: Iterable[Node], use: WindowUsage) -> list[WindowChange]:
-    """For every model in the memory of an engine that takes windows, by node and name."""
+    """One for each loaded model of an engine that takes a context window, ordered by node and name."""
     return sorted(
         (
             _change(node.id, model, card, use)
@@ -129,7 +129,7 @@ def _change(node_id: NodeId, model: ModelName, card: ModelInfo, use: WindowUsage
 
 
 def edge_tokens(size: int) -> int:
-    """The most tokens that count as this size."""
+    """The largest number of tokens that counts as this size."""
     return math.ceil(LEAST_TOKENS * math.pow(2.0, size / SIZES_PER_OCTAVE))
 
 

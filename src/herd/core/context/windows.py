@@ -1,9 +1,9 @@
-"""Which window a request is given on its node, so that no client's option reloads a model and no prompt is cut in silence. Sends nothing.
+"""Chooses the context window for a request on its node, so that no client option reloads a model and no prompt is silently truncated.
 
-Ollama starts a runner anew whenever a request's options differ from those it was started with, also when the window wanted is smaller, and
-when a request says nothing while the window was chosen by somebody (server/sched.go, needsReload; measured with 0.32.15). The window
-that is loaded, said exactly, never does. A prompt beyond the window is cut without a word unless `truncate` is false; then it is refused
-with 400 and both numbers, which is how a wrong estimate is found out before anybody sees an answer to half a question.
+Ollama restarts a runner whenever a request's options differ from those of the loaded runner: also if the wanted window is smaller, and if
+the request has no window while the loaded one was set explicitly (server/sched.go, needsReload; measured with 0.32.15). A request with
+exactly the loaded window never reloads. A prompt larger than the window is silently truncated unless `truncate` is false; then Ollama
+refuses it with 400 and both numbers, so a wrong estimate is noticed before a client gets an answer to half a prompt.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from herd.core.state.fleet import ModelInfo, ModelName, Node, NodeId
 from herd.core.state.request import Request, RequestKind
 
 WINDOW_MIN_TOKENS = 4096
-"""What every version since 0.6.7 gives at least; nothing smaller is asked for on anybody's behalf."""
+"""The least default window of every Ollama since 0.6.7; the coordinator never sets a smaller one."""
 MARGIN = 1.1
-NEAR = 1.5
-"""An estimate is not trusted to fit where half as much again would not."""
+DOUBT_FACTOR = 1.5
+"""Truncation is forbidden if 1.5 times the estimate would not fit into the window."""
 ANSWER_TOKENS = 512
-"""Room kept for an answer whose length nobody bounded."""
+"""Tokens reserved for an answer without a limit."""
 ANSWER_MAX_TOKENS = 4096
-"""More room than this is not kept for an answer that may be longer: most are not."""
+"""Most tokens that are reserved for an answer with a larger limit: most answers are shorter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,22 +67,22 @@ class WindowSettings:
 
 
 class Windows:
-    """Also learns, per node and model, which window the engine chooses by itself: there, saying nothing is as good."""
+    """Also learns the window that the engine chooses by default, for each node and model: a request may omit that one."""
 
     def __init__(self, settings: WindowSettings) -> None:
         self._settings = settings
         self._automatic: dict[tuple[NodeId, ModelName], int] = {}
         self._loading: dict[tuple[NodeId, ModelName], bool] = {}
-        """Loads that we caused, and whether they were left to the engine's own choice."""
+        """Loads that this coordinator causes, and whether the engine chooses the window."""
 
     # --- learning ---
 
     def loads(self, node_id: NodeId, model: ModelName, is_automatic: bool) -> None:
-        """We are about to have it loaded."""
+        """An attempt is about to load the model."""
         self._loading[node_id, model] = is_automatic
 
     def apply_heartbeat(self, node: Node) -> None:
-        """A heartbeat tells what has become of our loads."""
+        """Learns the windows of finished loads from a heartbeat."""
         for model, loaded in node.loaded.items():
             if self._loading.pop((node.id, model), False) and loaded.window_tokens:
                 self._automatic[node.id, model] = loaded.window_tokens
@@ -95,7 +95,7 @@ class Windows:
     # --- deciding ---
 
     def needed(self, request: Request, prompt_tokens: float) -> int | None:
-        """The window in which it surely fits, where that is more than any node gives; else what the client asked for."""
+        """The window into which the request surely fits, if it is larger than the default; else the window of the client's options."""
         if request.kind not in (RequestKind.CHAT, RequestKind.GENERATE) or self._settings.overflow == "cut":
             return request.window_tokens
         need = need_tokens(prompt_tokens, request.output_tokens_max)
@@ -110,7 +110,7 @@ class Windows:
         prompt_tokens: float,
         chosen_tokens: int | None = None,
     ) -> EngineOptions | None:
-        """None where the request can go as it is. `chosen_tokens` is the window that the model's use asks for, if it is to be loaded."""
+        """None if the request can be sent unchanged. `chosen_tokens` is the window by use, for a model that has to be loaded."""
         settings = self._settings
         is_strict = settings.overflow == "strict"
         if not card.engine.abilities.takes_window or request.kind is RequestKind.INFO:
@@ -121,7 +121,7 @@ class Windows:
         if settings.protection == "warn":
             return self._warned(request, card, is_kept)
         expected = window or WINDOW_MIN_TOKENS
-        forbids = is_strict or (settings.overflow == "enlarge" and prompt_tokens * NEAR > expected)
+        forbids = is_strict or (settings.overflow == "enlarge" and prompt_tokens * DOUBT_FACTOR > expected)
         if is_kept and not request.has_runner_options and not forbids:
             return None
         return EngineOptions(window, request.has_runner_options, forbids, forbids and settings.overflow == "enlarge")
@@ -129,7 +129,7 @@ class Windows:
     def _window(
         self, request: Request, node_id: NodeId, model: ModelName, card: ModelInfo, chosen_tokens: int | None
     ) -> tuple[int | None, bool]:
-        """The window to say, and whether the request, sent as it is, comes to the same."""
+        """The window to set, and whether the unchanged request has the same effect."""
         wanted, sent = request.wanted_window_tokens or 0, request.window_tokens or 0
         loaded = card.loaded.window_tokens if card.loaded is not None else None
         if not loaded:
@@ -143,16 +143,16 @@ class Windows:
         return (sent, True) if sent >= wanted else (rounded(wanted, card.context_max_tokens), False)
 
     def _applied(self, node_id: NodeId, model: ModelName, chosen_tokens: int | None) -> int | None:
-        """The window that the model's use asks for, where settings let it be said."""
+        """The window by use, if the settings allow it."""
         if not self._settings.dynamic or chosen_tokens is None:
             return None
         own = self._automatic.get((node_id, model), WINDOW_MIN_TOKENS)
         return chosen_tokens if self._settings.auto_calculate or chosen_tokens > own else None
 
     def _is_automatic(self, node_id: NodeId, model: ModelName, card: ModelInfo, loaded: int) -> bool:
-        """Whether the engine chose this window by itself; where nobody knows it is said, which does no harm."""
-        told = card.loaded.context_explicit if card.loaded is not None else None
-        return told is False or self._automatic.get((node_id, model)) == loaded
+        """Whether the engine chose this window by default. If that is unknown, the window is set, which does no harm."""
+        is_explicit = card.loaded.context_explicit if card.loaded is not None else None
+        return is_explicit is False or self._automatic.get((node_id, model)) == loaded
 
     def _warned(self, request: Request, card: ModelInfo, is_kept: bool) -> EngineOptions | None:
         is_strict = self._settings.overflow == "strict"
@@ -161,34 +161,36 @@ class Windows:
         what = (
             "its options differ from"
             if request.has_runner_options
-            else f"num_ctx {request.window_tokens or 'unsaid'} differs from"
+            else f"num_ctx {request.window_tokens or '(not set)'} differs from"
         )
-        told = f"{what} the loaded runner's (window {card.loaded.window_tokens}): the model may be loaded anew"
-        return EngineOptions(forbids_cutting=is_strict, warning=told)
+        warning = f"{what} the loaded model's (context window {card.loaded.window_tokens}): the model may be reloaded"
+        return EngineOptions(forbids_cutting=is_strict, warning=warning)
 
 
 def need_tokens(prompt_tokens: float, output_tokens_max: int | None) -> int:
-    """Prompt with a margin, and room for the answer."""
+    """The prompt with a margin, and space for the answer."""
     answer = min(output_tokens_max, ANSWER_MAX_TOKENS) if output_tokens_max else ANSWER_TOKENS
     return math.ceil(prompt_tokens * MARGIN) + answer
 
 
-def cutting_window(pin: EngineOptions | None, request: Request, card: ModelInfo) -> int | None:
-    """The window beyond which its prompt is cut without a word; None where it would be refused, or nobody knows the window."""
-    if not card.engine.abilities.takes_window or (pin is not None and pin.forbids_cutting):
+def cutting_window(options: EngineOptions | None, request: Request, card: ModelInfo) -> int | None:
+    """The window beyond which the prompt is silently truncated; None if it would be refused, or if the window is unknown."""
+    if not card.engine.abilities.takes_window or (options is not None and options.forbids_cutting):
         return None
-    said = pin.window_tokens if pin is not None and pin.window_tokens is not None else request.window_tokens
-    return said or (card.loaded.window_tokens if card.loaded is not None else None)
+    set_tokens = (
+        options.window_tokens if options is not None and options.window_tokens is not None else request.window_tokens
+    )
+    return set_tokens or (card.loaded.window_tokens if card.loaded is not None else None)
 
 
 def was_cut(expected_tokens: float, counted_tokens: int | None, window: int | None) -> bool:
-    """Whether an engine has read less than it was sent: more was expected than the window holds, and clearly less was counted."""
+    """Whether the engine truncated the prompt: more was expected than the window holds, and clearly less was counted."""
     if window is None or counted_tokens is None:
         return False
     return expected_tokens > window >= counted_tokens and counted_tokens * MARGIN < expected_tokens
 
 
 def rounded(tokens: int, most: int | None) -> int:
-    """The next power of two, so that few sizes are ever loaded; no larger than the model was trained for."""
+    """The next power of two, so that few different sizes are loaded; at most what the model was trained for."""
     size: int = max(WINDOW_MIN_TOKENS, 1 << max(0, tokens - 1).bit_length())
     return min(size, most) if most else size

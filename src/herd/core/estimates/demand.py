@@ -1,4 +1,4 @@
-"""How soon a model will be asked for again, learnt from arrivals. Knows no node; evicts nothing."""
+"""Estimates how soon a model will be requested again, from the arrivals of requests."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections import OrderedDict
 from herd.core.state.fleet import ModelName
 
 MODELS_MAX = 2048
-GAIN = 0.2
+NEWEST_SHARE = 0.2
+"""Weight of the newest gap in the mean."""
 GAP_MIN_S = 0.05
 GAP_DEFAULT_S = 600.0
-"""A model seen once is expected again in ten minutes."""
+"""Expected gap of a model that was requested once."""
 
 
 class Demand:
@@ -21,24 +22,23 @@ class Demand:
     def arrived(self, model: ModelName, at: float) -> None:
         last_at, gap_s = self._seen.pop(model, (None, GAP_DEFAULT_S))
         if last_at is not None:
-            gap_s += GAIN * (min(at - last_at, 10 * GAP_DEFAULT_S) - gap_s)
+            gap_s += NEWEST_SHARE * (min(at - last_at, 10 * GAP_DEFAULT_S) - gap_s)
         self._seen[model] = (at, gap_s)
         if len(self._seen) > MODELS_MAX:
             self._seen.popitem(last=False)
 
     def gap_s(self, model: ModelName, at: float) -> float | None:
-        """Seconds between two arrivals, as they are expected now; None for a model that nobody ever asked for.
+        """Expected seconds between two requests; None for a model that was never requested.
 
-        The gap since the last arrival counts too: a model that has been silent for long is asked for less often
-        than its average says.
+        The time since the last request counts too: a model without requests for long is requested less often than its mean says.
         """
         known = self._seen.get(model)
         return max(known[1], at - known[0], GAP_MIN_S) if known is not None else None
 
 
 def probability_within(gap_s: float, horizon_s: float) -> float:
-    """Chance, 0..1, that a model with such a gap is asked for within the horizon; arrivals taken as a Poisson process.
+    """The probability that a model with this gap is requested within the horizon, if arrivals are a Poisson process.
 
-    A gap of 0 is that of a model that is answering now.
+    The gap of a model that is answering now is 0.
     """
     return 1.0 - math.exp(-horizon_s / gap_s) if gap_s else 1.0

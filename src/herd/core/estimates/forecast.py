@@ -1,6 +1,6 @@
-"""What is learnt from the life of requests, kept together: speeds, answer lengths, demand, cached prompts. Chooses nobody.
+"""Combines all estimates that are learned from requests: speeds, answer lengths, demand, cached prompts.
 
-The dispatcher tells it what happened; policies ask it what to expect.
+The dispatcher reports what happened, and policies read what to expect.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from herd.core.state.queues import Queue
 from herd.core.state.request import Attempt, Counters, Request, RequestKind
 
 LEARN_EVERY_S = 0.005
-"""Answers that end closer together than this on one node teach nothing that the first did not: learning costs time too."""
+"""Least time between two answers of one node from which something is learned: learning costs time too."""
 
 
 class Forecast:
@@ -36,10 +36,10 @@ class Forecast:
         self.residency = Residency()
         self.window_usage = WindowUsage()
 
-    # --- asked by policies ---
+    # --- read by policies ---
 
     def prompt_tokens(self, request: Request, model: ModelName) -> float:
-        """The prompt's estimated length, corrected by what engines counted for this model before."""
+        """The estimated length of the prompt, corrected by earlier token counts of engines for this model."""
         return request.prompt_tokens * self.token_ratios.factor(model)
 
     def cached_tokens(self, request: Request, node: Node, model: ModelName) -> int:
@@ -47,10 +47,10 @@ class Forecast:
             return 0
         return min(self.prefixes.cached_tokens(node.id, model, request.prefix), max(0, request.prompt_tokens - 1))
 
-    # --- kept over a restart ---
+    # --- stored across a restart ---
 
     def changes(self) -> list[LearnedValue]:
-        """What was learnt since this was last asked, and is worth keeping; of very much the rest next time."""
+        """Learned values that changed since the last call; if there are very many, the rest follows with the next call."""
         return [
             *self.speeds.changes(),
             *self.outputs.changes(),
@@ -58,27 +58,27 @@ class Forecast:
             *self.window_usage.changes(),
         ]
 
-    def recall(self, memory: LearnedValue) -> None:
-        """Believes it again. Raises `ValueError` for what nobody here can have learnt."""
-        if memory.kind in KINDS:
-            self.speeds.recall(memory)
-        elif memory.kind == OUTPUT:
-            self.outputs.recall(memory)
-        elif memory.kind == TOKENS:
-            self.token_ratios.recall(memory)
-        elif memory.kind == WINDOW_USE:
-            self.window_usage.recall(memory)
+    def restore(self, value: LearnedValue) -> None:
+        """Restores a value that an earlier process learned. Raises `ValueError` for an invalid value."""
+        if value.kind in KINDS:
+            self.speeds.restore(value)
+        elif value.kind == OUTPUT:
+            self.outputs.restore(value)
+        elif value.kind == TOKENS:
+            self.token_ratios.restore(value)
+        elif value.kind == WINDOW_USE:
+            self.window_usage.restore(value)
         else:
-            raise ValueError(f"nobody knows a memory of the kind {memory.kind!r}")
+            raise ValueError(f"unknown kind of learned value: {value.kind!r}")
 
-    # --- told by the dispatcher ---
+    # --- reported by the dispatcher ---
 
     def arrived(self, request: Request, at: float) -> None:
         if request.kind is not RequestKind.INFO:
             self.demand.arrived(request.model, at)
 
     def started(self, live: LiveRequest, node: Node, streams: int, busy: Collection[ModelName], at: float) -> None:
-        """An attempt begins: what will be cached and loaded is believed at once, before any heartbeat says so."""
+        """An attempt starts: its prompt counts as cached and its model as loading at once, before a heartbeat shows it."""
         attempt, request = live.attempt, live.request
         assert attempt is not None
         model = attempt.model
@@ -86,16 +86,16 @@ class Forecast:
         attempt.start_number = node.starts
         attempt.streams = streams
         attempt.is_alone = streams == 1 and len(busy) == 1
-        attempt.has_company = len(busy) > 1
+        attempt.has_other_models = len(busy) > 1
         assert live.queue is not None
         live.queue.starts += 1
         slots = node.report.models[model].engine.slots
         self.utilization.started(node.id, model, streams, slots, at)
         attempt.queue_start_number = live.queue.starts
         attempt.was_warm = model in node.loaded_until or model in node.loaded
-        attempt.is_load_pure = attempt.is_alone and not node.loading_until
+        attempt.is_load_exact = attempt.is_alone and not node.loading_until
         attempt.was_loaded = self.residency.is_loaded(node, model)
-        attempt.cached_guess = self.cached_tokens(request, node, model)
+        attempt.expected_cached_tokens = self.cached_tokens(request, node, model)
         if not attempt.was_loaded and model not in node.loading_until:
             self.residency.load_started(node, model, busy)
             self.prefixes.dropped(node.id, model)
@@ -108,19 +108,19 @@ class Forecast:
             self.prefixes.served(node.id, model, request.prefix, slots)
 
     def first_byte(self, live: LiveRequest) -> None:
-        """Its prompt is read: from here on it keeps nobody else's from being read."""
+        """The prefill is complete: it no longer delays other prompts."""
         if live.queue is not None:
             live.queue.in_flight[live.request.id].prefill_s = 0.0
 
     def left(self, queue: Queue, at: float) -> None:
-        """Somebody is no longer in this queue, whatever the reason."""
+        """A request left this queue, for any reason."""
         self.utilization.left(queue.node_id, queue.model, len(queue.in_flight), at)
 
     def finished(self, live: LiveRequest, node: Node, counters: Counters, streams: int, at: float) -> None:
-        """An attempt ended whole: its counters teach."""
-        if at - node.learnt_at < LEARN_EVERY_S:
+        """An attempt completed: learns from its counters."""
+        if at - node.learned_at < LEARN_EVERY_S:
             return
-        node.learnt_at = at
+        node.learned_at = at
         attempt, request = live.attempt, live.request
         assert attempt is not None
         model = attempt.model
@@ -134,7 +134,7 @@ class Forecast:
         self.speeds.learn(node, model, _sample(live, counters, _streams(live, node, streams), at))
 
     def apply_heartbeat(self, node: Node, loaded_before: dict[ModelName, int | None], is_new_boot: bool) -> None:
-        """A heartbeat: a model that left memory, or came back with another window, holds no prompts any more."""
+        """A model that was unloaded, or reloaded with another context window, has no cached prompts any more."""
         if is_new_boot:
             self.speeds.forget(node.id)
             self.prefixes.dropped(node.id)
@@ -148,19 +148,19 @@ class Forecast:
 
 
 def _expected_load_s(live: LiveRequest) -> float:
-    """Until the model is in memory, as the policy saw it, with the wait for models that must make room."""
+    """Expected seconds until the model is loaded, including the wait for models that must be evicted."""
     best = live.decision.best if live.decision is not None else None
     return best.expected_s["wait"] + best.expected_s["load"] if best is not None and best.expected_s else 0.0
 
 
 def _streams(live: LiveRequest, node: Node, streams_now: int) -> float:
-    """How many answered together on average: 1 for an attempt that was alone, 0 where other models came between."""
+    """The mean number of streams: 1 for an attempt that ran alone, 0 if other models ran on the node meanwhile."""
     attempt, queue = live.attempt, live.queue
     assert attempt is not None and queue is not None
     since, of_model = node.starts - attempt.start_number, queue.starts - attempt.queue_start_number
     if attempt.is_alone and not since:
         return 1.0
-    return 0.0 if attempt.has_company or since > of_model else max(1.5, (attempt.streams + streams_now) / 2)
+    return 0.0 if attempt.has_other_models or since > of_model else max(1.5, (attempt.streams + streams_now) / 2)
 
 
 def _sample(live: LiveRequest, counters: Counters, streams: float, at: float) -> SpeedSample:
@@ -172,21 +172,21 @@ def _sample(live: LiveRequest, counters: Counters, streams: float, at: float) ->
     if decode_s is None and attempt.first_byte_at is not None:
         decode_s = at - attempt.first_byte_at
     return SpeedSample(
-        _uncached(attempt, counters),
-        prefill_s,
-        counters.completion_tokens or 0,
-        decode_s,
-        counters.load_s if not attempt.was_loaded else None,
-        streams,
-        attempt.is_load_pure,
-        attempt.was_warm,
+        uncached_tokens=_uncached_tokens(attempt, counters),
+        prefill_s=prefill_s,
+        decoded_tokens=counters.completion_tokens or 0,
+        decode_s=decode_s,
+        load_s=counters.load_s if not attempt.was_loaded else None,
+        streams=streams,
+        is_load_exact=attempt.is_load_exact,
+        was_warm=attempt.was_warm,
     )
 
 
-def _uncached(attempt: Attempt, counters: Counters) -> int | None:
-    """What was really read: by the engine's word, else only when we believe that nothing was cached."""
+def _uncached_tokens(attempt: Attempt, counters: Counters) -> int | None:
+    """Prompt tokens that were processed: as counted by the engine; else known only if no tokens were expected in the cache."""
     if counters.prompt_tokens is None:
         return None
     if counters.cached_tokens is not None:
         return counters.prompt_tokens - counters.cached_tokens
-    return counters.prompt_tokens if not attempt.cached_guess else None
+    return counters.prompt_tokens if not attempt.expected_cached_tokens else None

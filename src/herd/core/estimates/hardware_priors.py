@@ -1,9 +1,9 @@
-"""What a node's hardware should achieve with a model, before anything was measured. Knows no request and learns nothing.
+"""Estimates the speed of a model on a node from the node's hardware, before any measurement.
 
-Decoding reads all active weights once per token, so its speed follows memory bandwidth; reading a prompt is bound by
-arithmetic, which grows with bandwidth at a ratio typical of each class of hardware. The constants below fit published
-single-stream measurements of some twenty machines (llama.cpp and Ollama, 2024 to 2026) with a median error of a few
-percent for decoding and about a third for prompts; they are only where learning starts.
+Decoding reads all active weights once per token, so its speed follows memory bandwidth. Prefill is bound by arithmetic, which grows
+with bandwidth at a ratio typical of each class of hardware. The constants fit published single-stream measurements of about twenty
+machines (llama.cpp and Ollama, 2024 to 2026) with a median error of a few percent for decoding and about a third for prefill. Learning
+starts from these values.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ BANDWIDTH_EFFICIENCY = 0.75
 DISK_BYTES_PER_S = 1_500_000_000.0
 """Practical model loading speed of an NVMe disk."""
 LOAD_OVERHEAD_S = 1.5
-"""Starting a runner, whatever the model's size."""
+"""Time to start a runner, for a model of any size."""
 _BYTES_PER_PARAMETER = 4.9 / 8
 """A 4-bit quantisation with its scales: an 8B model is 4.9 GB."""
 _ACTIVE = re.compile(r"(\d+(?:\.\d+)?)b-a(\d+(?:\.\d+)?)b")
@@ -40,13 +40,13 @@ _EXPERTS = (
     ("kimi-k2", 0.032),
     ("glm-4.5-air", 0.11),
 )
-"""Mixtures of experts whose names do not tell it: the active share of their parameters, by their makers' model cards."""
+"""The active share of parameters of mixtures of experts whose names do not contain it; source: their model cards."""
 
 
 @dataclass(frozen=True, slots=True)
 class HardwareClass:
-    """`prompt_per_gbps`: prompt tokens/s of an 8B 4-bit model per GB/s of bandwidth; `overhead_s`: per decoded token;
-    `batch_slope`: how much one more stream slows each step of a dense model, relative to a step alone."""
+    """`prompt_per_gbps`: prompt tokens/s of an 8B 4-bit model for each GB/s of bandwidth. `overhead_s`: seconds for each decoded
+    token. `batch_slope`: how much one more stream slows a decoding step of a dense model, relative to a single stream."""
 
     name: str
     bandwidth_gbps: float
@@ -60,23 +60,23 @@ AMD = HardwareClass("amd", 250.0, 3.5, 0.002, 0.25)
 APPLE = HardwareClass("apple", 120.0, 1.5, 0.004, 0.4)
 PROCESSOR = HardwareClass("processor", 40.0, 0.6, 0.005, 0.8)
 EXPERTS_BATCH_SLOPE = 0.5
-"""A mixture of experts reads other experts for other streams: batching helps it little on any hardware."""
+"""Each stream of a mixture of experts uses other experts: batching helps little on any hardware."""
 
 
 @dataclass(slots=True)
 class Speed:
-    """`prompt_tokens_per_s` of uncached prompt; `step_s` one token of one stream alone; `load_s` from disk to ready, or from the
-    page cache where the model was in memory lately."""
+    """`prompt_tokens_per_s`: of the uncached prompt. `step_s`: seconds for one token of a single stream. `load_s`: from the page
+    cache if the model was loaded recently, else from disk."""
 
     prompt_tokens_per_s: float
     step_s: float
     batch_slope: float
     load_s: float
     cold_load_s: float = 0.0
-    """From disk, whatever is in the page cache now."""
+    """From disk."""
 
     def step_with_s(self, streams: float) -> float:
-        """Seconds per token of each stream while so many decode together."""
+        """Seconds per token of each stream while this number of streams decode together."""
         return self.step_s * (1.0 + self.batch_slope * max(0.0, streams - 1.0))
 
 
@@ -88,17 +88,17 @@ def hardware_class(report: Report) -> HardwareClass:
 
 
 def active_share(card: ModelInfo) -> float:
-    """Share of the weights read per token: all of them, or for a mixture of experts what its name tells ("30b-a3b")."""
+    """Share of the weights that is read for each token: 1, or for a mixture of experts the share in its name ("30b-a3b")."""
     name = card.name.lower()
-    told = _ACTIVE.search(name)
-    if told:
-        return min(1.0, float(told.group(2)) / float(told.group(1)))
+    found = _ACTIVE.search(name)
+    if found:
+        return min(1.0, float(found.group(2)) / float(found.group(1)))
     short = name.rpartition("/")[2]
     return next((share for known, share in _EXPERTS if short.startswith(known)), 1.0)
 
 
 def prior(report: Report, card: ModelInfo) -> Speed:
-    """Where learning starts for this model on this node."""
+    """The estimate from which learning starts for this model on this node."""
     kind = hardware_class(report)
     bandwidth_gbps = report.memory_bandwidth_gbps or kind.bandwidth_gbps
     share = active_share(card)

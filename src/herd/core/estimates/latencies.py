@@ -1,4 +1,4 @@
-"""How long requests took, per node and model: a bounded memory of the newest, and its 75th percentile. Predicts nothing."""
+"""Stores the newest request latencies for each node and model, and their 75th percentile."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ from dataclasses import dataclass, field
 from herd.bounded import BoundedDict
 from herd.core.state.fleet import ModelName, NodeId
 
-KEPT = 128
-"""Observations remembered per node and model."""
+OBSERVATIONS_MAX = 128
+"""Observations stored for each node and model."""
 PAIRS_MAX = 4096
-"""Pairs of node and model remembered; the one not used for longest goes first."""
+"""Pairs of node and model; the least recently used is dropped first."""
 OBSERVATIONS_MIN = 3
-"""Below this many, a percentile would be an anecdote."""
+"""Fewest observations for a percentile."""
 
 
 @dataclass(slots=True)
-class _Past:
-    seen_s: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
+class _Observations:
+    seen_s: deque[float] = field(default_factory=lambda: deque(maxlen=OBSERVATIONS_MAX))
     p75_s: float | None = None
-    until_fresh: int = 0
+    until_update: int = 0
 
 
 class Latencies:
-    """The percentile is computed when observations come in (and then only now and then), never when it is read."""
+    """The percentile is computed when observations are added, and not for each of them; never when it is read."""
 
     def __init__(self) -> None:
-        self._past = BoundedDict[tuple[NodeId, ModelName], _Past](PAIRS_MAX)
+        self._known = BoundedDict[tuple[NodeId, ModelName], _Observations](PAIRS_MAX)
 
     def observe(self, node_id: NodeId, model: ModelName, latency_s: float) -> None:
-        past = self._past.get((node_id, model))
-        if past is None:
-            past = self._past[(node_id, model)] = _Past()
-        past.seen_s.append(latency_s)
-        past.until_fresh -= 1
-        if past.until_fresh <= 0 and len(past.seen_s) >= OBSERVATIONS_MIN:
-            ordered = sorted(past.seen_s)
-            past.p75_s = ordered[(3 * len(ordered)) // 4]
-            # With many observations one more changes little: sorting each time would cost more than it tells.
-            past.until_fresh = len(ordered) // 8
+        known = self._known.get((node_id, model))
+        if known is None:
+            known = self._known[(node_id, model)] = _Observations()
+        known.seen_s.append(latency_s)
+        known.until_update -= 1
+        if known.until_update <= 0 and len(known.seen_s) >= OBSERVATIONS_MIN:
+            ordered = sorted(known.seen_s)
+            known.p75_s = ordered[(3 * len(ordered)) // 4]
+            # With many observations one more changes little: sorting each time would cost too much.
+            known.until_update = len(ordered) // 8
 
     def p75_s(self, node_id: NodeId, model: ModelName) -> float | None:
-        past = self._past.get((node_id, model))
-        return past.p75_s if past is not None else None
+        known = self._known.get((node_id, model))
+        return known.p75_s if known is not None else None

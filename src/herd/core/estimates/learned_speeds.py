@@ -1,10 +1,9 @@
-"""How fast each model really is on each node, learnt from finished answers. Chooses nobody and knows no queue.
+"""Learns how fast each model is on each node, from completed answers.
 
-Every quantity is kept as the logarithm of its ratio to the prior, moved towards each new sample. A pair of node and
-model that was never seen starts from what is known of the node with other models and of the model on other nodes.
-Only samples taken while the node did nothing else teach speeds; those taken in company of the same model teach the
-batch slope. It holds also the time in which streams stand still because others' prompts are read: that is what company
-costs in life, and plans made without it pack too many onto the fastest node (measured: 3 to 6 % worse).
+Every quantity is stored as the logarithm of its ratio to the prior, and moves towards each new sample. A new pair of node and model
+starts from what is known about the node with other models and about the model on other nodes. Speeds are learned only from samples during
+which the node did nothing else; samples with other streams of the same model teach the batch slope. The slope includes the time in which
+streams stall during the prefill of others: without it too many requests go to the fastest node (measured: 3 to 6 % worse).
 """
 
 from __future__ import annotations
@@ -22,33 +21,33 @@ from herd.core.state.learned_values import Changes, LearnedValue
 Key = TypeVar("Key", NodeId, ModelName)
 
 PAIR, NODE, MODEL = "pair", "node", "model"
-"""The kinds of memories: of a model on a node, of a node with all its models, of a model on all its nodes."""
+"""The kinds of learned values: of a model on a node, of a node with all its models, of a model on all its nodes."""
 KINDS = (PAIR, NODE, MODEL)
 LOG_MAX = 12.0
-"""No machine is e^12 times faster or slower than its kind: such a memory is damaged."""
+"""No machine is e^12 times faster or slower than its class: such a stored value is invalid."""
 SAMPLES_MAX = 1e12
 
 PAIRS_MAX = 4096
 NODES_MAX = 2048
 MODELS_MAX = 2048
 GAIN_MIN = 0.25
-"""Weight of a new sample once many were seen: a throttling laptop is believed after about four answers."""
+"""Least weight of a new sample: a laptop that starts to throttle is recognised after about four answers."""
 SURPRISE_MAX = 1.2
-"""A single sample may move a belief by at most this factor's logarithm (e^1.2 = 3.3), so that one odd answer does little."""
+"""Limit of the logarithm by which one sample differs from the estimate (e^1.2 = 3.3), so that one outlier changes little."""
 TOKENS_MIN = 8
-"""Fewer tokens say more about overheads than about speed."""
-CACHE_SUSPICION = 4.0
-"""A prompt read so many times faster than believed was probably not read: the engine had it in its cache."""
+"""With fewer tokens the overhead dominates, and nothing is learned."""
+CACHED_IF_FASTER_BY = 4.0
+"""A prefill that is this many times faster than expected was probably answered from the engine's cache."""
 SHARED_GAIN_MIN = 0.1
 WARM_SHARE = 0.5
-"""A file that is probably still in the page cache loads in this share of the time, until it was seen otherwise."""
+"""Share of the load time if the file is probably still in the page cache, until it was measured."""
 SLOPE_MAX = 1.5
 SLOPE_GAIN_MIN = 0.1
 
 
 @dataclass(slots=True)
 class LearnedRatio:
-    """A learnt ratio to a prior, in logarithms."""
+    """The logarithm of a learned ratio to the prior."""
 
     log: float = 0.0
     samples: int = 0
@@ -70,14 +69,14 @@ class LearnedRatio:
 
 @dataclass(slots=True)
 class _Effect:
-    """A node's or a model's part in the ratios of its pairs, in logarithms."""
+    """The part of a node, or of a model, in the ratios of its pairs, as a logarithm."""
 
     log: float = 0.0
     samples: int = 0
 
     @property
     def gain(self) -> float:
-        """Half of a surprise is a newcomer's, less with every sample: the rest is the other part's, or chance."""
+        """Half of the difference for a new one, less with every sample: the rest is due to the other part, or to chance."""
         return max(SHARED_GAIN_MIN, 0.5 / (1.0 + self.samples / 4.0))
 
     def move(self, surprise: float) -> None:
@@ -86,7 +85,7 @@ class _Effect:
 
 
 @dataclass(slots=True)
-class _Learnt:
+class _LearnedPair:
     prompt: LearnedRatio = field(default_factory=LearnedRatio)
     step: LearnedRatio = field(default_factory=LearnedRatio)
     slope: float | None = None
@@ -95,7 +94,7 @@ class _Learnt:
 
 @dataclass(slots=True)
 class _Shared:
-    """What a node shows with all its models, or a model on all its nodes. Loads are the node's alone: a disk's affair."""
+    """Ratios of a node over all its models, or of a model over all its nodes. Loads depend on the node's disk only."""
 
     prompt: _Effect = field(default_factory=_Effect)
     step: _Effect = field(default_factory=_Effect)
@@ -103,14 +102,14 @@ class _Shared:
     reload: LearnedRatio = field(default_factory=LearnedRatio)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SpeedSample:
-    """What one finished answer showed. `streams` is how many decoded together on average, 1.0 when it was alone and 0.0 when
-    other models computed beside it: then it teaches no speed.
+    """Measurements of one completed answer. `streams` is the mean number of streams: 1.0 for a single one, 0.0 if other models
+    ran on the node meanwhile; then no speed is learned.
 
-    `uncached_tokens` is what was really read of the prompt; None where unknown. `load_s` is None where nothing was loaded;
-    `is_load_pure` when nothing stood before it in the engine's line, else it is only a most. `was_warm`: the file had
-    been read lately.
+    `uncached_tokens`: prompt tokens that were processed; None if unknown. `load_s`: None if the model was loaded already;
+    `is_load_exact`: no other request was ahead in the engine's queue, else `load_s` is an upper bound. `was_warm`: the file was
+    probably in the page cache.
     """
 
     uncached_tokens: int | None
@@ -119,183 +118,195 @@ class SpeedSample:
     decode_s: float | None
     load_s: float | None
     streams: float
-    is_load_pure: bool = True
+    is_load_exact: bool = True
     was_warm: bool = False
 
 
-LEARNT_SAMPLES = 3
+LEARNED_SAMPLES = 3
+"""Samples from which on the prompt speed of a pair counts as known."""
 
 
 class LearnedSpeeds:
     def __init__(self) -> None:
-        self._pairs = BoundedDict[tuple[NodeId, ModelName], _Learnt](PAIRS_MAX)
+        self._pairs = BoundedDict[tuple[NodeId, ModelName], _LearnedPair](PAIRS_MAX)
         self._nodes = BoundedDict[NodeId, _Shared](NODES_MAX)
         self._models = BoundedDict[ModelName, _Shared](MODELS_MAX)
         self._speeds: dict[tuple[NodeId, ModelName], tuple[ModelInfo, Speed]] = {}
         self._changes = Changes()
 
     def speed(self, node: Node, model: ModelName) -> Speed:
-        """The present belief; remembered until something is learnt or the node reports anew."""
+        """The present estimate; cached until something is learned or the node sends a new report."""
         card = node.report.models[model]
         key = (node.id, model)
         known = self._speeds.get(key)
         if known is not None and known[0] is card:
             return known[1]
-        speed = self._believe(node, card, model)
+        speed = self._estimate(node, card, model)
         if len(self._speeds) > PAIRS_MAX:
             self._speeds.clear()
         self._speeds[key] = (card, speed)
         return speed
 
     def is_learned(self, node_id: NodeId, model: ModelName) -> bool:
-        """Whether the prompt speed was measured here, several times: then a prediction may be held against the node."""
-        learnt = self._pairs.get((node_id, model))
-        return learnt is not None and learnt.prompt.samples >= LEARNT_SAMPLES
+        """Whether the prompt speed was measured here several times, so that the node's timeout may follow from a prediction."""
+        learned = self._pairs.get((node_id, model))
+        return learned is not None and learned.prompt.samples >= LEARNED_SAMPLES
 
     def forget(self, node_id: NodeId) -> None:
-        """Another boot may mean another engine or other settings: what was learnt counts as one sample only."""
-        for key, learnt in self._pairs.items():
+        """Counts what was learned as one sample: a new boot may have another engine or other settings."""
+        for key, learned in self._pairs.items():
             if key[0] == node_id:
-                learnt.prompt.samples = min(learnt.prompt.samples, 1)
-                learnt.step.samples = min(learnt.step.samples, 1)
+                learned.prompt.samples = min(learned.prompt.samples, 1)
+                learned.step.samples = min(learned.step.samples, 1)
 
     def learn(self, node: Node, model: ModelName, sample: SpeedSample) -> None:
         card = node.report.models.get(model)
         if card is None:
             return
         start = prior(node.report, card)
-        of_node = _found(self._nodes, node.id)
+        of_node = _get_or_create(self._nodes, node.id)
         if sample.load_s is not None and sample.load_s > LOAD_OVERHEAD_S / 10:
             _learn_load(of_node, start, sample)
         if sample.streams >= 1.0:
-            learnt = self._pair(node.id, model)
+            learned = self._pair(node.id, model)
             if sample.streams == 1.0:
-                self._learn_alone(start, learnt, of_node, _found(self._models, model), sample)
+                self._learn_alone(start, learned, of_node, _get_or_create(self._models, model), sample)
             else:
-                self._learn_slope(start, learnt, sample)
+                self._learn_slope(start, learned, sample)
             self._changes.note(PAIR, node.id, model)
             self._changes.note(MODEL, "", model)
         self._changes.note(NODE, node.id, "")
         self._speeds.pop((node.id, model), None)
 
     def changes(self) -> list[LearnedValue]:
-        """What was learnt since this was last asked, for a store: pairs, nodes and models, each with logarithms of its ratios to
-        the prior and how many samples stand behind them."""
+        """Values that changed since the last call: of pairs, nodes and models, each with logarithms of its ratios to the prior
+        and the numbers of samples."""
         return [
             found
             for kind, subject, model in self._changes.take()
-            if (found := self._memory(kind, subject, model)) is not None
+            if (found := self._learned_value(kind, subject, model)) is not None
         ]
 
-    def _memory(self, kind: str, subject: str, model: str) -> LearnedValue | None:
+    def _learned_value(self, kind: str, subject: str, model: str) -> LearnedValue | None:
         if kind == PAIR:
-            learnt = self._pairs.get((NodeId(subject), ModelName(model)))
-            if learnt is None:
+            learned = self._pairs.get((NodeId(subject), ModelName(model)))
+            if learned is None:
                 return None
-            slope = {} if learnt.slope is None else {"slope": learnt.slope}
+            slope = {} if learned.slope is None else {"slope": learned.slope}
             return LearnedValue(
-                kind, subject, model, {**_told("prompt", learnt.prompt), **_told("step", learnt.step), **slope}
+                kind, subject, model, {**_numbers("prompt", learned.prompt), **_numbers("step", learned.step), **slope}
             )
         shared = self._nodes.get(NodeId(subject)) if kind == NODE else self._models.get(ModelName(model))
         if shared is None:
             return None
         parts = ("prompt", shared.prompt), ("step", shared.step), ("load", shared.load), ("reload", shared.reload)
         return LearnedValue(
-            kind, subject, model, {key: value for name, part in parts for key, value in _told(name, part).items()}
+            kind, subject, model, {key: value for name, part in parts for key, value in _numbers(name, part).items()}
         )
 
-    def recall(self, memory: LearnedValue) -> None:
-        """Believes what an earlier process learnt. Of a pair as if it were one sample: the machine may have changed since.
+    def restore(self, value: LearnedValue) -> None:
+        """Restores a value that an earlier process learned. A pair counts as one sample: the machine may have changed since then.
 
-        Raises `ValueError` for numbers that no learning can have led to; then nothing changes.
+        Raises `ValueError` for an invalid value, and changes nothing.
         """
-        if memory.kind == PAIR:
-            self._recall_pair(self._pair(NodeId(memory.subject), ModelName(memory.model)), memory)
-        elif memory.kind == NODE:
-            _recall_shared(_found(self._nodes, NodeId(memory.subject)), memory)
+        if value.kind == PAIR:
+            self._restore_pair(self._pair(NodeId(value.subject), ModelName(value.model)), value)
+        elif value.kind == NODE:
+            _restore_shared(_get_or_create(self._nodes, NodeId(value.subject)), value)
         else:
-            _recall_shared(_found(self._models, ModelName(memory.model)), memory)
+            _restore_shared(_get_or_create(self._models, ModelName(value.model)), value)
         self._speeds.clear()
 
     @staticmethod
-    def _recall_pair(learnt: _Learnt, memory: LearnedValue) -> None:
-        prompt, step = _recalled(memory, "prompt"), _recalled(memory, "step")
-        slope = memory.number("slope", 0.0, SLOPE_MAX)
-        if prompt[1] and not learnt.prompt.samples:
-            learnt.prompt = LearnedRatio(prompt[0], 1)
-        if step[1] and not learnt.step.samples:
-            learnt.step = LearnedRatio(step[0], 1)
-        learnt.slope = slope if learnt.slope is None else learnt.slope
+    def _restore_pair(learned: _LearnedPair, value: LearnedValue) -> None:
+        prompt, step = _stored_ratio(value, "prompt"), _stored_ratio(value, "step")
+        slope = value.number("slope", 0.0, SLOPE_MAX)
+        if prompt[1] and not learned.prompt.samples:
+            learned.prompt = LearnedRatio(prompt[0], 1)
+        if step[1] and not learned.step.samples:
+            learned.step = LearnedRatio(step[0], 1)
+        learned.slope = slope if learned.slope is None else learned.slope
 
     @staticmethod
-    def _learn_alone(start: Speed, learnt: _Learnt, of_node: _Shared, of_model: _Shared, sample: SpeedSample) -> None:
+    def _learn_alone(
+        start: Speed, learned: _LearnedPair, of_node: _Shared, of_model: _Shared, sample: SpeedSample
+    ) -> None:
         tokens = sample.uncached_tokens
         if tokens is not None and tokens >= TOKENS_MIN and sample.prefill_s:
             ratio = tokens / sample.prefill_s / start.prompt_tokens_per_s
-            if not learnt.prompt.samples or ratio < CACHE_SUSPICION * learnt.prompt.factor:
-                learnt.prompt.learn(ratio)
+            if not learned.prompt.samples or ratio < CACHED_IF_FASTER_BY * learned.prompt.factor:
+                learned.prompt.learn(ratio)
                 _learn_shared(of_node.prompt, of_model.prompt, ratio)
         if sample.decoded_tokens >= TOKENS_MIN and sample.decode_s:
             ratio = sample.decode_s / sample.decoded_tokens / start.step_s
-            learnt.step.learn(ratio)
+            learned.step.learn(ratio)
             _learn_shared(of_node.step, of_model.step, ratio)
 
     @staticmethod
-    def _learn_slope(start: Speed, learnt: _Learnt, sample: SpeedSample) -> None:
-        if not learnt.step.samples or sample.decoded_tokens < TOKENS_MIN or not sample.decode_s or sample.streams < 1.5:
+    def _learn_slope(start: Speed, learned: _LearnedPair, sample: SpeedSample) -> None:
+        if (
+            not learned.step.samples
+            or sample.decoded_tokens < TOKENS_MIN
+            or not sample.decode_s
+            or sample.streams < 1.5
+        ):
             return
-        alone_s = start.step_s * learnt.step.factor
+        alone_s = start.step_s * learned.step.factor
         slope = (sample.decode_s / sample.decoded_tokens / alone_s - 1.0) / (sample.streams - 1.0)
-        known = learnt.slope if learnt.slope is not None else start.batch_slope
-        learnt.slope_samples += 1
-        gain = max(SLOPE_GAIN_MIN, 1.0 / (learnt.slope_samples + 1))
-        learnt.slope = known + gain * (max(0.0, min(SLOPE_MAX, slope)) - known)
+        known = learned.slope if learned.slope is not None else start.batch_slope
+        learned.slope_samples += 1
+        gain = max(SLOPE_GAIN_MIN, 1.0 / (learned.slope_samples + 1))
+        learned.slope = known + gain * (max(0.0, min(SLOPE_MAX, slope)) - known)
 
-    def _believe(self, node: Node, card: ModelInfo, model: ModelName) -> Speed:
+    def _estimate(self, node: Node, card: ModelInfo, model: ModelName) -> Speed:
         start = prior(node.report, card)
-        learnt, of_node, of_model = self._pairs.get((node.id, model)), self._nodes.get(node.id), self._models.get(model)
-        prompt = learnt.prompt.factor if learnt is not None and learnt.prompt.samples else 0.0
+        learned, of_node, of_model = (
+            self._pairs.get((node.id, model)),
+            self._nodes.get(node.id),
+            self._models.get(model),
+        )
+        prompt = learned.prompt.factor if learned is not None and learned.prompt.samples else 0.0
         if not prompt:
             nodes_part = of_node.prompt if of_node is not None else None
-            prompt = _unseen(
+            prompt = _factor_without_samples(
                 nodes_part, of_model.prompt if of_model is not None else None, [n.prompt for n in self._nodes.values()]
             )
-        step = learnt.step.factor if learnt is not None and learnt.step.samples else 0.0
+        step = learned.step.factor if learned is not None and learned.step.samples else 0.0
         if not step:
             nodes_part = of_node.step if of_node is not None else None
-            step = _unseen(
+            step = _factor_without_samples(
                 nodes_part, of_model.step if of_model is not None else None, [n.step for n in self._nodes.values()]
             )
-        slope = learnt.slope if learnt is not None and learnt.slope is not None else start.batch_slope
+        slope = learned.slope if learned is not None and learned.slope is not None else start.batch_slope
         load_s = start.load_s * _load_factor(of_node, model in node.loaded_until or model in node.loaded)
         cold_load_s = start.load_s * _load_factor(of_node, False)
         return Speed(start.prompt_tokens_per_s * prompt, start.step_s * step, slope, load_s, max(load_s, cold_load_s))
 
-    def _pair(self, node_id: NodeId, model: ModelName) -> _Learnt:
+    def _pair(self, node_id: NodeId, model: ModelName) -> _LearnedPair:
         key = (node_id, model)
         found = self._pairs.get(key)
         if found is None:
-            found = self._pairs[key] = _Learnt()
+            found = self._pairs[key] = _LearnedPair()
         return found
 
 
-def _told(name: str, part: LearnedRatio | _Effect) -> dict[str, float]:
+def _numbers(name: str, part: LearnedRatio | _Effect) -> dict[str, float]:
     return {f"{name}_log": part.log, f"{name}_samples": part.samples} if part.samples else {}
 
 
-def _recalled(memory: LearnedValue, name: str) -> tuple[float, int]:
-    """The logarithm and its samples; 0 and 0 where nothing was learnt. Raises `ValueError`."""
-    if f"{name}_log" not in memory.numbers:
+def _stored_ratio(value: LearnedValue, name: str) -> tuple[float, int]:
+    """The logarithm and its number of samples; 0 and 0 if nothing was learned. Raises `ValueError`."""
+    if f"{name}_log" not in value.numbers:
         return 0.0, 0
-    log, samples = memory.number(f"{name}_log", -LOG_MAX, LOG_MAX), memory.number(f"{name}_samples", 1, SAMPLES_MAX)
+    log, samples = value.number(f"{name}_log", -LOG_MAX, LOG_MAX), value.number(f"{name}_samples", 1, SAMPLES_MAX)
     if log is None or samples is None:
         raise ValueError(f"{name} is out of bounds")
     return log, int(samples)
 
 
-def _recall_shared(shared: _Shared, memory: LearnedValue) -> None:
-    """What this process has learnt already stands. Raises `ValueError`."""
-    ratios = [_recalled(memory, name) for name in ("prompt", "step", "load", "reload")]
+def _restore_shared(shared: _Shared, value: LearnedValue) -> None:
+    """Keeps what this process has learned already. Raises `ValueError`."""
+    ratios = [_stored_ratio(value, name) for name in ("prompt", "step", "load", "reload")]
     if not shared.prompt.samples:
         shared.prompt = _Effect(*ratios[0])
     if not shared.step.samples:
@@ -309,9 +320,9 @@ def _recall_shared(shared: _Shared, memory: LearnedValue) -> None:
 def _learn_load(of_node: _Shared, start: Speed, sample: SpeedSample) -> None:
     assert sample.load_s is not None
     ratio = sample.load_s / start.load_s
-    belief = of_node.reload if sample.was_warm else of_node.load
-    if sample.is_load_pure or ratio < _load_factor(of_node, sample.was_warm):
-        belief.learn(ratio)
+    ratios = of_node.reload if sample.was_warm else of_node.load
+    if sample.is_load_exact or ratio < _load_factor(of_node, sample.was_warm):
+        ratios.learn(ratio)
 
 
 def _load_factor(of_node: _Shared | None, was_warm: bool) -> float:
@@ -331,9 +342,9 @@ def _learn_shared(of_node: _Effect, of_model: _Effect, ratio: float) -> None:
     of_model.move(surprise)
 
 
-def _unseen(of_node: _Effect | None, of_model: _Effect | None, nodes: Sequence[_Effect]) -> float:
-    """The factor of a pair that was never measured. A node that was never measured at all is taken as the average one: what
-    models show is only known relative to the nodes on which they showed it."""
+def _factor_without_samples(of_node: _Effect | None, of_model: _Effect | None, nodes: Sequence[_Effect]) -> float:
+    """The factor of a pair without measurements. A node without any measurement counts as an average node, because the part of a
+    model is known only relative to the nodes on which it was measured."""
     if of_node is None or not of_node.samples:
         known = [one.log for one in nodes if one.samples]
         nodes_part = sum(known) / len(known) if known else 0.0
@@ -342,7 +353,7 @@ def _unseen(of_node: _Effect | None, of_model: _Effect | None, nodes: Sequence[_
     return math.exp(nodes_part + (of_model.log if of_model is not None else 0.0))
 
 
-def _found(known: BoundedDict[Key, _Shared], key: Key) -> _Shared:
+def _get_or_create(known: BoundedDict[Key, _Shared], key: Key) -> _Shared:
     found = known.get(key)
     if found is None:
         found = known[key] = _Shared()

@@ -1,8 +1,7 @@
-"""How much memory a model takes at a window and with so many requests at a time. Knows no node and no engine.
+"""Computes the size of a model's KV cache from the shape of the model.
 
-weights + KV cache + what the computation needs: the cache is 2 (keys, values) x layers x KV heads x head size x 2 bytes (f16) for each token
-of each slot, where a layer with a sliding window keeps no more than that. The computation's share was fitted to what Ollama 0.32
-told of SmolLM2 135M (154, 201 and 318 MiB at 2k, 4k and 8k tokens); the cache's is measured in tests/live/test_memory_need_on_real_ollama.py.
+For each token of each slot the cache takes 2 (keys, values) x layers x KV heads x head size x 2 bytes (f16); a layer with a sliding window
+stores at most that window. The result is compared with Ollama in tests/live/test_memory_need_on_real_ollama.py.
 """
 
 from __future__ import annotations
@@ -11,38 +10,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 F16_BYTES = 2
-COMPUTE_BYTES = 12 << 20
-COMPUTE_BYTES_PER_TOKEN = 4 << 10
 LAYERS_MAX = 4096
 _SLIDING_EVERY = (("gemma3", 6), ("gemma2", 2), ("gptoss", 2), ("gpt-oss", 2))
-"""Of so many layers one sees everything; the others a window (the models' own papers; Ollama tells the window only)."""
+"""One of this number of layers has full attention, the others a sliding window (source: the models' papers)."""
 
 
 @dataclass(frozen=True, slots=True)
 class CacheShape:
-    """Bytes of cache that one token takes in all layers that see everything, and in those that slide over `window_tokens`."""
+    """Bytes of cache for one token, in the layers with full attention and in those with a sliding window of `window_tokens`."""
 
     full_bytes: int
     sliding_bytes: int = 0
     window_tokens: int = 0
 
-    def cache_bytes(self, context_tokens: int) -> int:
-        """Of one slot."""
-        return self.full_bytes * context_tokens + self.sliding_bytes * min(context_tokens, self.window_tokens)
-
-
-def need_bytes(weights_bytes: int, shape: CacheShape, context_tokens: int, slots: int) -> int:
-    """What /api/ps will say it takes, within a tenth."""
-    return (
-        weights_bytes
-        + shape.cache_bytes(context_tokens) * slots
-        + COMPUTE_BYTES
-        + COMPUTE_BYTES_PER_TOKEN * context_tokens
-    )
+    def cache_bytes(self, tokens: int) -> int:
+        """The cache of one slot."""
+        return self.full_bytes * tokens + self.sliding_bytes * min(tokens, self.window_tokens)
 
 
 def shape_of(info: Mapping[str, object]) -> CacheShape | None:
-    """From `model_info` of /api/show; None where it does not tell enough."""
+    """The shape in `model_info` of /api/show; None if fields are missing."""
     family = info.get("general.architecture")
     layers, heads = _whole(info.get(f"{family}.block_count")), _whole(info.get(f"{family}.attention.head_count"))
     width = _whole(info.get(f"{family}.attention.key_length"))
@@ -58,11 +45,11 @@ def shape_of(info: Mapping[str, object]) -> CacheShape | None:
     return CacheShape((sum(each) - sliding) * per_head, sliding * per_head, window if sliding else 0)
 
 
-def _heads_of_layers(told: object, layers: int) -> list[int]:
-    """One number for all layers, or one for each (hybrids have layers without)."""
-    if isinstance(told, Sequence) and not isinstance(told, str) and 0 < len(told) <= LAYERS_MAX:
-        return [_whole(count) for count in told]
-    return [_whole(told)] * min(layers, LAYERS_MAX) if _whole(told) else []
+def _heads_of_layers(value: object, layers: int) -> list[int]:
+    """The KV heads of each layer: `value` is one number for all layers, or a list (hybrid models have layers without)."""
+    if isinstance(value, Sequence) and not isinstance(value, str) and 0 < len(value) <= LAYERS_MAX:
+        return [_whole(count) for count in value]
+    return [_whole(value)] * min(layers, LAYERS_MAX) if _whole(value) else []
 
 
 def _whole(value: object) -> int:

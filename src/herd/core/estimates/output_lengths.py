@@ -1,7 +1,7 @@
-"""How long answers will be, learnt per app and model, and how unlike each other they are. A guess for planning; knows no node.
+"""Learns how long answers are, for each app and model, and how much their lengths vary.
 
-The mean is what completion time needs (the sum of many answers is what fills a node), but one endless answer must not
-move it far, so samples are capped at a multiple of the present belief.
+Completion time needs the mean, because the sum of many answers is what occupies a node. One endless answer must not change it much,
+so a sample counts at most a multiple of the present mean.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ GAIN_MIN = 0.05
 SURPRISE_FACTOR_MAX = 8.0
 IRREGULARITY_DEFAULT = 0.8
 OUTPUT = "output"
-"""The kind of its memories, of an app and a model."""
+"""The kind of its learned values, of an app and a model."""
 TOKENS_MAX = 1e9
 SAMPLES_MAX = 1e12
 
 
 @dataclass(slots=True)
-class _Seen:
+class _Lengths:
     mean: float = TOKENS_DEFAULT
     square: float = TOKENS_DEFAULT * TOKENS_DEFAULT * (1.0 + IRREGULARITY_DEFAULT)
     """Mean of the squares."""
@@ -41,11 +41,11 @@ class _Seen:
 
 class OutputLengths:
     def __init__(self) -> None:
-        self._seen = BoundedDict[tuple[str, ModelName], _Seen](KEYS_MAX)
+        self._seen = BoundedDict[tuple[str, ModelName], _Lengths](KEYS_MAX)
         self._changes = Changes()
 
     def expected_tokens(self, request: Request, model: ModelName) -> float:
-        """What this request will probably decode; bounded by what it allows. Embeddings decode nothing."""
+        """Expected output tokens, at most the request's limit. Embeddings produce none."""
         if request.kind is RequestKind.EMBED or request.kind is RequestKind.INFO:
             return 0.0
         seen = self._seen.get((_app(request), model)) or self._seen.get(("", model))
@@ -53,8 +53,8 @@ class OutputLengths:
         return min(mean, float(request.output_tokens_max)) if request.output_tokens_max else mean
 
     def irregularity(self, model: ModelName) -> float:
-        """0 when all answers of the model are equally long, 1 when what has run tells nothing of what is left (squared
-        coefficient of variation, at most 1)."""
+        """0 if all answers of the model are equally long, 1 if the elapsed time says nothing about the rest (squared coefficient
+        of variation, at most 1)."""
         seen = self._seen.get(("", model))
         if seen is None or seen.samples < 4:
             return IRREGULARITY_DEFAULT
@@ -70,13 +70,13 @@ class OutputLengths:
     def _update(self, key: tuple[str, ModelName], tokens: float) -> None:
         seen = self._seen.get(key)
         if seen is None:
-            seen = self._seen[key] = _Seen()
+            seen = self._seen[key] = _Lengths()
         self._seen.move_to_end(key)
         seen.learn(tokens)
         self._changes.note(OUTPUT, *key)
 
     def changes(self) -> list[LearnedValue]:
-        """What was learnt since this was last asked, for a store: mean and mean square in tokens."""
+        """Values that changed since the last call: mean and mean square in tokens."""
         known = [(key, self._seen.get((key[1], ModelName(key[2])))) for key in self._changes.take()]
         return [
             LearnedValue(*key, {"mean": seen.mean, "square": seen.square, "samples": seen.samples})
@@ -84,14 +84,14 @@ class OutputLengths:
             if seen is not None
         ]
 
-    def recall(self, memory: LearnedValue) -> None:
-        """Believes what an earlier process learnt. Raises `ValueError` for numbers that cannot be."""
-        mean, square = memory.number("mean", 0.0, TOKENS_MAX), memory.number("square", 0.0, TOKENS_MAX**2)
-        samples, key = memory.number("samples", 1, SAMPLES_MAX), (memory.subject, ModelName(memory.model))
+    def restore(self, value: LearnedValue) -> None:
+        """Restores a value that an earlier process learned. Raises `ValueError` for an invalid value."""
+        mean, square = value.number("mean", 0.0, TOKENS_MAX), value.number("square", 0.0, TOKENS_MAX**2)
+        samples, key = value.number("samples", 1, SAMPLES_MAX), (value.subject, ModelName(value.model))
         if mean is None or square is None or samples is None:
-            raise ValueError("its numbers are out of bounds")
+            raise ValueError("numbers out of range")
         if key not in self._seen and len(self._seen) < KEYS_MAX:
-            self._seen[key] = _Seen(mean, square, int(samples))
+            self._seen[key] = _Lengths(mean, square, int(samples))
 
 
 def _app(request: Request) -> str:

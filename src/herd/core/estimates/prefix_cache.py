@@ -1,8 +1,8 @@
-"""Which node probably still holds which beginning of a conversation. Guesses; chooses nobody, keeps no text.
+"""Estimates which node has which prompt prefixes in its cache.
 
-A request carries the chained hashes of its first blocks (salted per process where they are made). An engine keeps as
-many conversations as it has slots, and newer ones a few more in main memory; so each (node, model) remembers that many,
-newest last. What was reloaded or restarted holds nothing.
+A request carries the chained hashes of its first blocks (salted for each process). An engine caches as many conversations as it has
+slots, and recent versions a few more in main memory; so this number is remembered for each node and model, newest last. After a
+reload or a restart the cache is empty. No text is stored.
 """
 
 from __future__ import annotations
@@ -15,53 +15,53 @@ from herd.core.state.fleet import ModelName, NodeId
 
 BLOCK_TOKENS = 128
 EXTRA_ENTRIES = 4
-"""Conversations an engine keeps beyond its slots, in its prompt cache."""
+"""Conversations that an engine caches beyond its slots."""
 PAIRS_MAX = 4096
 BLOCKS_MAX = 512
 
 
 class PrefixCache:
     def __init__(self) -> None:
-        self._held = BoundedDict[tuple[NodeId, ModelName], OrderedDict[int, tuple[int, ...]]](PAIRS_MAX)
+        self._prefixes = BoundedDict[tuple[NodeId, ModelName], OrderedDict[int, tuple[int, ...]]](PAIRS_MAX)
 
     def cached_tokens(self, node_id: NodeId, model: ModelName, blocks: Sequence[int]) -> int:
-        """Tokens of the prompt that need not be read again there."""
-        held = self._held.get((node_id, model))
-        if not held or not blocks:
+        """Prompt tokens that are probably cached on the node."""
+        cached = self._prefixes.get((node_id, model))
+        if not cached or not blocks:
             return 0
         first, most = blocks[0], 0
-        for other in held.values():
+        for other in cached.values():
             if other[0] == first:
                 most = max(most, _common(blocks, other))
         return BLOCK_TOKENS * most
 
     def served(self, node_id: NodeId, model: ModelName, blocks: Sequence[int], slots: int) -> None:
-        """The node has read this prompt: it holds it now, in the place of its own beginning or of the oldest."""
+        """The node has processed this prompt: it replaces a prefix of itself, or the oldest entry."""
         if not blocks:
             return
         key = (node_id, model)
-        held = self._held.setdefault(key, OrderedDict())
-        self._held.move_to_end(key)
-        kept = tuple(blocks[:BLOCKS_MAX])
-        for first, other in list(held.items()):
-            # A longer turn of the same conversation replaces the shorter one: it is in the same slot.
-            if other[0] == kept[0] and other == kept[: len(other)]:
-                del held[first]
-        held[kept[-1]] = kept
-        while len(held) > slots + EXTRA_ENTRIES:
-            held.popitem(last=False)
+        cached = self._prefixes.setdefault(key, OrderedDict())
+        self._prefixes.move_to_end(key)
+        newest = tuple(blocks[:BLOCKS_MAX])
+        for first, other in list(cached.items()):
+            # A longer turn of the same conversation replaces the shorter one, because it uses the same slot.
+            if other[0] == newest[0] and other == newest[: len(other)]:
+                del cached[first]
+        cached[newest[-1]] = newest
+        while len(cached) > slots + EXTRA_ENTRIES:
+            cached.popitem(last=False)
 
     def dropped(self, node_id: NodeId, model: ModelName | None = None) -> None:
-        """The model was unloaded or reloaded there; or, without a model, the node restarted or left."""
+        """The model was unloaded or reloaded on the node; or, without a model, the node restarted or left."""
         if model is not None:
-            self._held.pop((node_id, model), None)
+            self._prefixes.pop((node_id, model), None)
             return
-        for key in [key for key in self._held if key[0] == node_id]:
-            del self._held[key]
+        for key in [key for key in self._prefixes if key[0] == node_id]:
+            del self._prefixes[key]
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many leading blocks agree. Hashes are chained, so equal blocks mean equal beginnings: bisect instead of scan."""
+    """The number of equal leading blocks, found by bisection: hashes are chained, so equal blocks mean equal prefixes."""
     low, high = 0, min(len(a), len(b))
     while low < high:
         middle = (low + high + 1) // 2

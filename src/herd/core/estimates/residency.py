@@ -1,8 +1,8 @@
-"""Which models are in a node's memory, and how much they take, as far as our own dispatches tell before heartbeats do. Chooses nobody.
+"""Estimates which models are in a node's memory and how much memory they take, before a heartbeat shows it.
 
-A load that we caused throws something out, and for some seconds no report says so: whoever believed the report would
-send the next request to a model that is just leaving. What a model takes in memory is learnt too: its weights on disk
-are only part of it, the windows of all slots are the rest.
+A load that this coordinator causes evicts other models, and the reports show it only some seconds later: by the report alone, the next
+request would go to a model that is just being evicted. The memory footprint of a model is learned too: it is the weights on disk plus
+the context windows of all slots.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from herd.core.state.fleet import ModelInfo, ModelName, Node, NodeId
 PAIRS_MAX = 4096
 WINDOW_DEFAULT_TOKENS = 4096
 SHARE_MAX = 0.95
-"""A footprint seen elsewhere is believed at most up to this share of the node's own memory: engines make do with less."""
+"""A footprint measured on another node counts at most as this share of the node's memory: engines adapt to less memory."""
 
 
 class Residency:
     def __init__(self) -> None:
         self._footprints = BoundedDict[tuple[NodeId, ModelName], int](PAIRS_MAX)
-        self._surplus = BoundedDict[ModelName, float](PAIRS_MAX)
-        """By model: bytes in memory over bytes on disk, as last seen anywhere."""
+        self._size_ratios = BoundedDict[ModelName, float](PAIRS_MAX)
+        """By model: bytes in memory divided by bytes on disk, from the newest report of any node."""
         self._used_at: OrderedDict[tuple[NodeId, ModelName], float] = OrderedDict()
-        self._leaving: dict[NodeId, dict[ModelName, ModelName]] = {}
-        """By node: who is being thrown out, and by whom."""
+        self._evicting: dict[NodeId, dict[ModelName, ModelName]] = {}
+        """By node: each model that is being evicted, and the model that evicts it."""
 
     def is_loaded(self, node: Node, model: ModelName) -> bool:
-        """Whether a request would find it in memory: reported, and not thrown out since by a load of ours."""
+        """Whether the model is loaded: it was reported, and no load of this coordinator has evicted it since."""
         if model not in node.loaded or model in node.loading_until:
             return False
-        leaving = self._leaving.get(node.id)
-        return leaving is None or model not in leaving
+        evicting = self._evicting.get(node.id)
+        return evicting is None or model not in evicting
 
     def footprint_bytes(self, node: Node, card: ModelInfo, model: ModelName) -> int:
-        """What it will take: as it took here before; else as elsewhere; else weights and a common window per slot."""
+        """Expected memory: as measured on this node; else as on other nodes; else weights and a usual context window for each slot."""
         if card.loaded is not None:
             return card.loaded.size_bytes or card.size_bytes
         known = self._footprints.get((node.id, model))
         if known is not None:
             return known
-        surplus = self._surplus.get(model)
+        surplus = self._size_ratios.get(model)
         if surplus is None:
             kv_bytes = (card.kv_bytes_per_token or 0) * WINDOW_DEFAULT_TOKENS * card.engine.slots
             wanted = card.size_bytes + kv_bytes
@@ -51,40 +51,40 @@ class Residency:
         return max(card.size_bytes, min(wanted, int(SHARE_MAX * node.report.memory_ceiling_bytes)))
 
     def room_bytes(self, node: Node) -> int:
-        """Memory that nothing occupies, with what our own loads are taking and giving back already counted."""
+        """Free memory, after the loads and evictions that this coordinator has caused."""
         room = node.room_bytes
         for model in node.loading_until:
             card = node.report.models.get(model)
             if card is not None:
                 room -= self.footprint_bytes(node, card, model)
-        for model in self._leaving.get(node.id, ()):
+        for model in self._evicting.get(node.id, ()):
             loaded = node.loaded.get(model)
             room += loaded.size_bytes if loaded is not None else 0
         return room
 
     def residents(self, node: Node) -> list[ModelName]:
-        """Models in memory that a load could throw out, the one not used for longest first."""
-        leaving = self._leaving.get(node.id, ())
-        here = [model for model, loaded in node.loaded.items() if model not in leaving and not loaded.is_other_name]
+        """Models that a load could evict, the least recently used first."""
+        evicting = self._evicting.get(node.id, ())
+        here = [model for model, loaded in node.loaded.items() if model not in evicting and not loaded.is_other_name]
         here += [model for model in node.loading_until if model not in node.loaded]
         here.sort(key=lambda model: (self._used_at.get((node.id, model), 0.0), model))
         return here
 
     def has_models_max(self, node: Node, card: ModelInfo) -> bool:
-        """Whether the engine has as many models as it takes."""
+        """Whether the engine has loaded its maximum number of models."""
         most = card.engine.models_max
         if most is None:
             return False
-        leaving = sum(model in node.loaded for model in self._leaving.get(node.id, ()))
+        evicting = sum(model in node.loaded for model in self._evicting.get(node.id, ()))
         there = sum(not loaded.is_other_name for loaded in node.loaded.values())
-        return there - leaving + len(node.loading_until) >= most
+        return there - evicting + len(node.loading_until) >= most
 
     def resident_bytes(self, node: Node, model: ModelName) -> int:
-        """What would be free without it: as reported, or as expected of a load of ours."""
+        """Memory that evicting the model frees: as reported, or as expected for a model that is being loaded."""
         loaded = node.loaded.get(model)
         return loaded.size_bytes if loaded is not None else self.footprint_bytes(node, node.report.models[model], model)
 
-    # --- told by the forecast ---
+    # --- reported by the forecast ---
 
     def used(self, node: Node, model: ModelName, at: float) -> None:
         key = (node.id, model)
@@ -94,11 +94,11 @@ class Residency:
             self._used_at.popitem(last=False)
 
     def load_started(self, node: Node, model: ModelName, busy: Container[ModelName]) -> None:
-        """A request of ours makes the engine load this: idle models leave, as many as must. Call before it is listed in
-        `node.loading_until`."""
+        """A request makes the engine load this model, which evicts idle models until it fits. Call this before the model is added
+        to `node.loading_until`."""
         card = node.report.models[model]
-        leaving = self._leaving.setdefault(node.id, {})
-        leaving.pop(model, None)
+        evicting = self._evicting.setdefault(node.id, {})
+        evicting.pop(model, None)
         missing = self.footprint_bytes(node, card, model) - self.room_bytes(node)
         for victim in self.residents(node):
             if missing <= 0 and not self.has_models_max(node, card):
@@ -106,13 +106,13 @@ class Residency:
             if victim in busy or victim == model:
                 continue
             missing -= self.resident_bytes(node, victim)
-            leaving[victim] = model
+            evicting[victim] = model
             node.loading_until.pop(victim, None)
-        if not leaving:
-            del self._leaving[node.id]
+        if not evicting:
+            del self._evicting[node.id]
 
     def apply_heartbeat(self, node: Node) -> None:
-        """A report: what was loading is there, so the report tells also who went for it."""
+        """A report that shows a loaded model also shows what was evicted for it."""
         for model, loaded in node.loaded.items():
             if not loaded.size_bytes:
                 continue
@@ -121,13 +121,13 @@ class Residency:
             self._footprints.move_to_end(key)
             on_disk = node.report.models[model].size_bytes
             if on_disk:
-                self._surplus[model] = loaded.size_bytes / on_disk
-        leaving = self._leaving.get(node.id)
-        if leaving is not None:
-            for victim in [v for v, cause in leaving.items() if cause not in node.loading_until]:
-                del leaving[victim]
-            if not leaving:
-                del self._leaving[node.id]
+                self._size_ratios[model] = loaded.size_bytes / on_disk
+        evicting = self._evicting.get(node.id)
+        if evicting is not None:
+            for victim in [v for v, cause in evicting.items() if cause not in node.loading_until]:
+                del evicting[victim]
+            if not evicting:
+                del self._evicting[node.id]
 
     def forget(self, node_id: NodeId) -> None:
-        self._leaving.pop(node_id, None)
+        self._evicting.pop(node_id, None)

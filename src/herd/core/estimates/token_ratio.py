@@ -1,4 +1,4 @@
-"""How many tokens a prompt really has against the door's estimate, learnt per model from engines' counts. Knows no text."""
+"""Learns the ratio of the tokens that engines count to the estimate from the prompt's size, for each model."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections import OrderedDict
 from herd.core.state.fleet import ModelName
 from herd.core.state.learned_values import Changes, LearnedValue
 
-GAIN = 0.1
+NEWEST_SHARE = 0.1
 FACTOR_MIN, FACTOR_MAX = 0.25, 4.0
 MODELS_MAX = 2048
 TOKENS = "tokens"
-"""The kind of its memories, of a model."""
+"""The kind of its learned values, of a model."""
 
 
 class TokenRatios:
@@ -23,23 +23,23 @@ class TokenRatios:
         return self._factors.get(model, 1.0)
 
     def learn(self, model: ModelName, ratio: float) -> None:
-        """`ratio` is counted over estimated."""
+        """`ratio`: counted tokens divided by estimated tokens."""
         clamped = max(FACTOR_MIN, min(FACTOR_MAX, ratio))
         known = self._factors.pop(model, None)
-        self._factors[model] = clamped if known is None else known + GAIN * (clamped - known)
+        self._factors[model] = clamped if known is None else known + NEWEST_SHARE * (clamped - known)
         if len(self._factors) > MODELS_MAX:
             self._factors.popitem(last=False)
         self._changes.note(TOKENS, "", model)
 
     def changes(self) -> list[LearnedValue]:
-        """What was learnt since this was last asked, for a store."""
+        """Values that changed since the last call."""
         known = [(key, self._factors.get(ModelName(key[2]))) for key in self._changes.take()]
         return [LearnedValue(*key, {"factor": factor}) for key, factor in known if factor is not None]
 
-    def recall(self, memory: LearnedValue) -> None:
-        """Believes what an earlier process learnt. Raises `ValueError` for a factor that cannot be."""
-        factor, model = memory.number("factor", FACTOR_MIN, FACTOR_MAX), ModelName(memory.model)
+    def restore(self, value: LearnedValue) -> None:
+        """Restores a value that an earlier process learned. Raises `ValueError` for an invalid value."""
+        factor, model = value.number("factor", FACTOR_MIN, FACTOR_MAX), ModelName(value.model)
         if factor is None:
-            raise ValueError("its factor is out of bounds")
+            raise ValueError("factor out of range")
         if model not in self._factors and len(self._factors) < MODELS_MAX:
             self._factors[model] = factor

@@ -1,7 +1,7 @@
-"""How full each model's slots on each node were lately, as a share from 0 to 1. Chooses nobody and knows no queue.
+"""Measures the recent share of used slots, from 0 to 1, for each model on each node.
 
-It is the load that decides what one more request costs those who come after it: a line before a node that is mostly idle
-will be gone before anybody else asks, a line before a busy one is passed on from each to the next.
+The utilization determines how much one more request delays later ones: a queue at a mostly idle node is gone before the next request
+arrives, a queue at a busy node delays every request after it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from herd.core.state.fleet import ModelName, NodeId
 
 HORIZON_S = 300.0
-"""What was longer ago than this counts little. Shorter ones take a burst for the load (measured: 1 and 2 minutes lose)."""
+"""Time constant of the mean. A shorter one takes a burst for the load (measured: 1 and 2 minutes are worse)."""
 PAIRS_MAX = 4096
 
 
 @dataclass(slots=True)
-class _Filled:
-    """`mean` is true of the time up to `at`; since then `share` of the slots is taken."""
+class _SlotUse:
+    """`mean` is the mean up to `at`; since then `share` of the slots is used."""
 
     mean: float
     at: float
@@ -32,24 +32,24 @@ class _Filled:
 
 class Utilization:
     def __init__(self) -> None:
-        self._filled: OrderedDict[tuple[NodeId, ModelName], _Filled] = OrderedDict()
+        self._slot_use: OrderedDict[tuple[NodeId, ModelName], _SlotUse] = OrderedDict()
 
     def started(self, node_id: NodeId, model: ModelName, running: int, slots: int, at: float) -> None:
-        """So many run now, the new one among them."""
+        """A request started; `running` requests run now, including it."""
         key = (node_id, model)
-        known = self._filled.pop(key, None)
+        known = self._slot_use.pop(key, None)
         mean = known.mean_at(at) if known is not None else 0.0
-        self._filled[key] = _Filled(mean, at, min(1.0, running / slots), slots)
-        if len(self._filled) > PAIRS_MAX:
-            self._filled.popitem(last=False)
+        self._slot_use[key] = _SlotUse(mean, at, min(1.0, running / slots), slots)
+        if len(self._slot_use) > PAIRS_MAX:
+            self._slot_use.popitem(last=False)
 
     def left(self, node_id: NodeId, model: ModelName, running: int, at: float) -> None:
-        """So many still run."""
-        known = self._filled.get((node_id, model))
+        """A request ended; `running` requests run now."""
+        known = self._slot_use.get((node_id, model))
         if known is not None:
             known.mean, known.at, known.share = known.mean_at(at), at, min(1.0, running / known.slots)
 
     def share(self, node_id: NodeId, model: ModelName, at: float) -> float:
-        """The mean share of its slots that were taken; 0 for what was never used."""
-        known = self._filled.get((node_id, model))
+        """The mean share of used slots; 0 for a pair that was never used."""
+        known = self._slot_use.get((node_id, model))
         return known.mean_at(at) if known is not None else 0.0

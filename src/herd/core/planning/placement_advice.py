@@ -140,7 +140,7 @@ class _Ground:
         for home in self._promising():
             model = home.model
             better = plan(self.wants, [*self.homes, home], self.rooms)
-            if home.place not in better.resident:
+            if home.model_on_node not in better.resident:
                 continue
             gain_s = (self.have.total_s_per_s - better.total_s_per_s) * self.active_s[model]
             doubt_s = self._doubt_s(model, gain_s)
@@ -166,7 +166,7 @@ class _Ground:
         """The further homes that would save most by themselves: only so many are reweighted against all the rest."""
         new = list(self._new_homes())
         saved = savings(self.wants, self.homes, self.have.resident, new)
-        ranked = sorted(zip(saved, new, strict=True), key=lambda one: (-one[0], one[1].place))
+        ranked = sorted(zip(saved, new, strict=True), key=lambda one: (-one[0], one[1].model_on_node))
         return [home for saves, home in ranked[:WEIGHED_MAX] if saves * self.active_s[home.model] >= GAIN_MIN_S]
 
     def _doubt_s(self, model: ModelName, gain_s: float) -> float:

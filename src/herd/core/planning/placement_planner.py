@@ -1,9 +1,8 @@
-"""Which models should be in which node's memory: the set that saves the most seconds of what is really asked. Moves nothing.
+"""Plans which models should be in which node's memory, so that the requests take the least time in total.
 
-Choosing a set under memory limits whose members share the work is a knapsack with diminishing returns; it is filled greedily twice,
-by seconds saved and by seconds saved for each byte, and the better of the two is taken (Khuller, Moss, Naor 1999: a constant
-factor from the best, and in practice a few percent). Waiting is taken as that of one line with random arrivals, rho / (1 - rho)
-times the service, shared between slots.
+This is a knapsack problem with diminishing returns. It is filled greedily twice, by seconds saved and by seconds saved for each byte,
+and the better result is used (Khuller, Moss, Naor 1999: within a constant factor of the optimum, in practice a few percent). The wait is
+estimated as in a queue with random arrivals: rho / (1 - rho) times the service time, divided by the slots.
 """
 
 from __future__ import annotations
@@ -16,20 +15,20 @@ from dataclasses import dataclass, field
 from herd.core.state.fleet import ModelName, NodeId
 
 PAIRS_MAX = 600
-"""Homes looked at; the models that make the least work are left out of larger fleets."""
+"""Most options that are considered; in larger fleets the models with the least work are left out."""
 PARTS = 4
-"""A model's requests are shared out in so many parts, each to where it is answered soonest."""
+"""The requests of a model are assigned in this number of parts, each to the node that answers soonest."""
 WAIT_MAX = 10.0
-"""Services waited for at most: beyond, the number says only "far too much"."""
+"""Longest estimated wait, in service times."""
 SAVED_MIN_S_PER_S = 1e-6
-"""A second in eleven days is no reason to move anything."""
+"""Least gain that counts: a second in eleven days."""
 
 ModelOnNode = tuple[NodeId, ModelName]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelDemand:
-    """How often a model is asked for, requests a second."""
+    """Requests per second for a model."""
 
     model: ModelName
     per_s: float
@@ -37,7 +36,7 @@ class ModelDemand:
 
 @dataclass(frozen=True, slots=True)
 class PlacementOption:
-    """A model on a node that has it, or could: bytes in memory, seconds of a usual request alone, seconds of a load."""
+    """A model on a node that has it or could have it: bytes in memory, seconds of a usual request alone, seconds of a load."""
 
     node_id: NodeId
     model: ModelName
@@ -47,13 +46,13 @@ class PlacementOption:
     slots: int = 1
 
     @property
-    def place(self) -> ModelOnNode:
+    def model_on_node(self) -> ModelOnNode:
         return self.node_id, self.model
 
 
 @dataclass(frozen=True, slots=True)
 class NodeCapacity:
-    """What a node's models may take together; `models_max` is how many its engine keeps, None for any."""
+    """Memory for the models of a node; `models_max` is the number of models that its engine keeps loaded, None: no limit."""
 
     node_id: NodeId
     memory_bytes: int
@@ -62,8 +61,8 @@ class NodeCapacity:
 
 @dataclass(frozen=True, slots=True)
 class PlacementPlan:
-    """`resident`: what should be in memory where. `request_s`: what a request of each model takes then, with its share of waiting
-    and loads; `total_s_per_s` is their sum over all that is asked in a second."""
+    """`resident`: the models that should be loaded, with their nodes. `request_s`: seconds of a request of each model under this
+    plan, including wait and loads. `total_s_per_s`: their sum over all requests of a second."""
 
     resident: frozenset[ModelOnNode] = frozenset()
     request_s: Mapping[ModelName, float] = field(default_factory=dict)
@@ -71,160 +70,157 @@ class PlacementPlan:
 
 
 def plan(
-    wants: Sequence[ModelDemand], homes: Sequence[PlacementOption], rooms: Sequence[NodeCapacity]
+    demands: Sequence[ModelDemand], options: Sequence[PlacementOption], capacities: Sequence[NodeCapacity]
 ) -> PlacementPlan:
-    """The better of the two greedy choices. Equal inputs give equal plans."""
-    wants, homes = _bounded(wants, homes)
-    found = [_filled(wants, homes, rooms, is_dense) for is_dense in (False, True)]
+    """The better of the two greedy results. Equal inputs give equal plans."""
+    demands, options = _bounded(demands, options)
+    found = [_greedy(demands, options, capacities, is_dense) for is_dense in (False, True)]
     return min(found, key=lambda one: one.total_s_per_s)
 
 
-def as_it_is(
-    wants: Sequence[ModelDemand], homes: Sequence[PlacementOption], resident: Iterable[ModelOnNode]
-) -> PlacementPlan:
-    """What the same requests take when this is in memory."""
-    wants, homes = _bounded(wants, homes)
-    work = _Work(wants, homes)
-    work.resident = {place for place in resident if place in {home.place for home in homes}}
-    return work.outcome()
-
-
 def _bounded(
-    wants: Sequence[ModelDemand], homes: Sequence[PlacementOption]
+    demands: Sequence[ModelDemand], options: Sequence[PlacementOption]
 ) -> tuple[list[ModelDemand], list[PlacementOption]]:
-    """Without what nobody asks for, and as much of the rest as can be looked at: what makes the most work first."""
+    """Removes models without requests, and limits the number of options; models with the most work come first."""
     quickest: dict[ModelName, float] = {}
-    for home in homes:
-        quickest[home.model] = min(quickest.get(home.model, home.serve_s), home.serve_s)
+    for option in options:
+        quickest[option.model] = min(quickest.get(option.model, option.serve_s), option.serve_s)
     ranked = sorted(
-        (want for want in wants if want.per_s > 0 and want.model in quickest),
+        (demand for demand in demands if demand.per_s > 0 and demand.model in quickest),
         key=lambda one: (-one.per_s * quickest[one.model], one.model),
     )
-    known = {want.model for want in ranked}
-    place = {want.model: at for at, want in enumerate(ranked)}
+    known = {demand.model for demand in ranked}
+    rank = {demand.model: at for at, demand in enumerate(ranked)}
     ordered = sorted(
-        (home for home in homes if home.model in known),
-        key=lambda home: (place[home.model], home.serve_s, home.node_id),
+        (option for option in options if option.model in known),
+        key=lambda option: (rank[option.model], option.serve_s, option.node_id),
     )[:PAIRS_MAX]
-    kept = {home.model for home in ordered}
-    return [want for want in ranked if want.model in kept], ordered
+    kept = {option.model for option in ordered}
+    return [demand for demand in ranked if demand.model in kept], ordered
 
 
 def savings(
-    wants: Sequence[ModelDemand],
-    homes: Sequence[PlacementOption],
+    demands: Sequence[ModelDemand],
+    options: Sequence[PlacementOption],
     resident: Iterable[ModelOnNode],
     candidates: Sequence[PlacementOption],
 ) -> list[float]:
-    """Seconds saved in a second by each candidate alone, were it in memory too and everybody else stayed where they are."""
-    wants, homes = _bounded(wants, homes)
-    work = _Work(wants, homes)
+    """Seconds saved per second by each candidate alone, if it were loaded too and all other models stayed as they are."""
+    demands, options = _bounded(demands, options)
+    work = Assignment(demands, options)
     work.resident = set(resident)
-    work.share_out()
+    work.assign()
     return [work.saved_s_per_s(candidate) if work.knows(candidate.model) else 0.0 for candidate in candidates]
 
 
-def _filled(
-    wants: Sequence[ModelDemand], homes: Sequence[PlacementOption], rooms: Sequence[NodeCapacity], is_dense: bool
+def _greedy(
+    demands: Sequence[ModelDemand],
+    options: Sequence[PlacementOption],
+    capacities: Sequence[NodeCapacity],
+    is_dense: bool,
 ) -> PlacementPlan:
-    """What saves most comes first. What a home saves is reckoned anew only when it is the first in line: with every other that is
-    added it saves less, or nearly so (Minoux 1978)."""
-    work, free = _Work(wants, homes), {room.node_id: room.memory_bytes for room in rooms}
-    left = {room.node_id: room.models_max if room.models_max is not None else len(homes) for room in rooms}
-    line = [(-math.inf, number, home) for number, home in enumerate(homes) if home.node_id in free]
+    """Adds the option that saves most, repeatedly. The saving of an option is computed again only when it is the best one in the
+    heap, because with every added option the others save less, or nearly so (Minoux 1978)."""
+    work, free = Assignment(demands, options), {capacity.node_id: capacity.memory_bytes for capacity in capacities}
+    left = {
+        capacity.node_id: capacity.models_max if capacity.models_max is not None else len(options)
+        for capacity in capacities
+    }
+    heap = [(-math.inf, number, option) for number, option in enumerate(options) if option.node_id in free]
     fresh: dict[ModelOnNode, int] = {}
-    while line:
-        worth, number, home = line[0]
-        if home.size_bytes > free[home.node_id] or not left[home.node_id]:
-            heapq.heappop(line)
-        elif fresh.get(home.place) != len(work.resident):
-            saved = work.saved_s_per_s(home)
-            fresh[home.place] = len(work.resident)
+    while heap:
+        worth, number, option = heap[0]
+        if option.size_bytes > free[option.node_id] or not left[option.node_id]:
+            heapq.heappop(heap)
+        elif fresh.get(option.model_on_node) != len(work.resident):
+            saved = work.saved_s_per_s(option)
+            fresh[option.model_on_node] = len(work.resident)
             if saved > SAVED_MIN_S_PER_S:
-                heapq.heapreplace(line, (-saved / max(home.size_bytes, 1) if is_dense else -saved, number, home))
+                heapq.heapreplace(heap, (-saved / max(option.size_bytes, 1) if is_dense else -saved, number, option))
             else:
-                heapq.heappop(line)
+                heapq.heappop(heap)
         else:
             assert worth < 0
-            heapq.heappop(line)
-            work.resident.add(home.place)
-            free[home.node_id] -= home.size_bytes
-            left[home.node_id] -= 1
-            work.share_out()
-    return work.outcome()
+            heapq.heappop(heap)
+            work.resident.add(option.model_on_node)
+            free[option.node_id] -= option.size_bytes
+            left[option.node_id] -= 1
+            work.assign()
+    return work.result()
 
 
-class _Work:
-    """Who answers what, given what is in memory, and how busy that makes each node."""
+class Assignment:
+    """Assigns the requests to nodes, for a given set of loaded models, and computes how busy each node is."""
 
-    def __init__(self, wants: Sequence[ModelDemand], homes: Sequence[PlacementOption]) -> None:
-        self.wants = wants
+    def __init__(self, demands: Sequence[ModelDemand], options: Sequence[PlacementOption]) -> None:
+        self.demands = demands
         self.resident: set[ModelOnNode] = set()
-        self._homes: dict[ModelName, list[PlacementOption]] = {}
-        for home in homes:
-            self._homes.setdefault(home.model, []).append(home)
-        self._rate = {want.model: want.per_s for want in wants}
+        self._options_of: dict[ModelName, list[PlacementOption]] = {}
+        for option in options:
+            self._options_of.setdefault(option.model, []).append(option)
+        self._rate = {demand.model: demand.per_s for demand in demands}
         self._busy: dict[NodeId, float] = {}
         self._own: dict[ModelName, dict[NodeId, float]] = {}
         self._request_s: dict[ModelName, float] = {}
-        self.share_out()
+        self.assign()
 
     def knows(self, model: ModelName) -> bool:
         return model in self._rate
 
-    def share_out(self) -> None:
-        """Every model's requests, the most work first, each part to where it is answered soonest."""
+    def assign(self) -> None:
+        """Assigns the requests of each model, the most work first, each part to the node that answers soonest."""
         self._busy.clear()
-        for want in self.wants:
-            own, mean_s = self._shared(self._options(want.model, None), want.per_s, {})
+        for demand in self.demands:
+            own, mean_s = self._shared(self._options(demand.model, None), demand.per_s, {})
             for node_id, busy in own.items():
                 self._busy[node_id] = self._busy.get(node_id, 0.0) + busy
-            self._own[want.model], self._request_s[want.model] = own, mean_s
+            self._own[demand.model], self._request_s[demand.model] = own, mean_s
 
-    def saved_s_per_s(self, home: PlacementOption) -> float:
-        """What its model's requests would gain, everybody else staying where they are."""
-        rate = self._rate[home.model]
-        _, mean_s = self._shared(self._options(home.model, home), rate, self._own[home.model])
-        return (self._request_s[home.model] - mean_s) * rate
+    def saved_s_per_s(self, option: PlacementOption) -> float:
+        """Seconds saved per second by the requests of its model, if all other models stayed as they are."""
+        rate = self._rate[option.model]
+        _, mean_s = self._shared(self._options(option.model, option), rate, self._own[option.model])
+        return (self._request_s[option.model] - mean_s) * rate
 
-    def outcome(self) -> PlacementPlan:
-        self.share_out()
-        total = sum(self._request_s[want.model] * want.per_s for want in self.wants)
+    def result(self) -> PlacementPlan:
+        self.assign()
+        total = sum(self._request_s[demand.model] * demand.per_s for demand in self.demands)
         return PlacementPlan(frozenset(self.resident), dict(self._request_s), total)
 
     def _options(self, model: ModelName, added: PlacementOption | None) -> list[tuple[float, PlacementOption]]:
-        """The seconds of a request alone, and where: with what is added as if it were in memory."""
-        known = self._homes[model]
-        if added is not None and all(home.place != added.place for home in known):
+        """Each option with the seconds of a request alone; `added` counts as loaded."""
+        known = self._options_of[model]
+        if added is not None and all(option.model_on_node != added.model_on_node for option in known):
             known = [*known, added]
         return [
             (
-                home.serve_s
-                if home.place in self.resident or (added is not None and home.place == added.place)
-                else home.serve_s + home.load_s,
-                home,
+                option.serve_s
+                if option.model_on_node in self.resident
+                or (added is not None and option.model_on_node == added.model_on_node)
+                else option.serve_s + option.load_s,
+                option,
             )
-            for home in known
+            for option in known
         ]
 
     def _shared(
         self, options: Sequence[tuple[float, PlacementOption]], per_s: float, without: Mapping[NodeId, float]
     ) -> tuple[dict[NodeId, float], float]:
-        """How busy this makes each node, 0 idle and 1 full, and the mean seconds of a request. `without`: what is not to be counted of
-        how busy they are."""
+        """How busy these requests make each node, from 0 to 1, and the mean seconds of a request. `without` is subtracted from how
+        busy the nodes are."""
         own: dict[NodeId, float] = {}
         total_s = 0.0
         for _ in range(PARTS):
             best: tuple[float, NodeId, float, int] | None = None
-            for alone_s, home in options:
-                node_id = home.node_id
+            for alone_s, option in options:
+                node_id = option.node_id
                 busy = self._busy.get(node_id, 0.0) - without.get(node_id, 0.0) + own.get(node_id, 0.0)
-                waits = WAIT_MAX if busy >= 1.0 else min(WAIT_MAX, max(0.0, busy) / (1.0 - busy))
-                took_s = alone_s * (1.0 + waits / home.slots)
-                if best is None or (took_s, node_id) < best[:2]:
-                    best = (took_s, node_id, alone_s, home.slots)
+                wait_factor = WAIT_MAX if busy >= 1.0 else min(WAIT_MAX, max(0.0, busy) / (1.0 - busy))
+                time_s = alone_s * (1.0 + wait_factor / option.slots)
+                if best is None or (time_s, node_id) < best[:2]:
+                    best = (time_s, node_id, alone_s, option.slots)
             assert best is not None
-            took_s, node_id, alone_s, slots = best
-            total_s += took_s / PARTS
+            time_s, node_id, alone_s, slots = best
+            total_s += time_s / PARTS
             own[node_id] = own.get(node_id, 0.0) + per_s / PARTS * alone_s / slots
         return own, total_s

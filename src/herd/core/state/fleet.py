@@ -254,7 +254,7 @@ class Node:
     loaded_until: dict[ModelName, float] = field(default_factory=dict)
     loading_until: dict[ModelName, float] = field(default_factory=dict)
     """Models that we caused to be loaded, and when that should be done; no heartbeat has confirmed them yet."""
-    learnt_at: float = -1.0
+    learned_at: float = -1.0
     """When an answer of this node last taught us something."""
     starts: int = 0
     """Attempts ever started here: tells whether anybody else came while one ran."""

@@ -151,14 +151,14 @@ class Attempt:
     streams: int = 1
     """Requests of this model running there at its start, itself included."""
     is_alone: bool = False
-    has_company: bool = False
+    has_other_models: bool = False
     """Other models were answering there at its start."""
     queue_start_number: int = 0
     """The same count for this model's attempts there alone."""
     was_loaded: bool = True
     was_warm: bool = False
-    is_load_pure: bool = True
-    cached_guess: int = 0
+    is_load_exact: bool = True
+    expected_cached_tokens: int = 0
     """Prompt tokens believed to be cached there at its start."""
     cutting_window: int | None = None
     """The window beyond which its prompt would be cut without a word; None where that cannot be."""
