@@ -23,7 +23,7 @@ def a_fleet(*names: str) -> list[Node]:
 def a_sample(node: Node, model: str, faster: float, streams: float = 1.0, **more: object) -> SpeedSample:
     """As if this machine were so many times faster than its prior."""
     start = prior(node.report, node.report.models[canonical(model)])
-    told = {
+    fields = {
         "uncached_tokens": 1000,
         "prefill_s": 1000 / start.prompt_tokens_per_s / faster,
         "decoded_tokens": 100,
@@ -31,7 +31,7 @@ def a_sample(node: Node, model: str, faster: float, streams: float = 1.0, **more
         "load_s": None,
         **more,
     }
-    return SpeedSample(**told, streams=streams)  # type: ignore[arg-type]
+    return SpeedSample(**fields, streams=streams)  # type: ignore[arg-type]
 
 
 def test_a_pair_is_believed_as_it_was_measured() -> None:
@@ -103,9 +103,9 @@ def test_loads_of_warm_files_do_not_make_cold_ones_cheap() -> None:
 def test_a_load_that_waited_in_line_is_only_a_most() -> None:
     [node] = a_fleet("a")
     rates, start = LearnedSpeeds(), prior(node.report, node.report.models[M])
-    rates.learn(node, M, a_sample(node, "m", 1.0, load_s=10 * start.load_s, is_load_pure=False))
+    rates.learn(node, M, a_sample(node, "m", 1.0, load_s=10 * start.load_s, is_load_exact=False))
     assert rates.speed(node, M).load_s == pytest.approx(start.load_s)
-    rates.learn(node, M, a_sample(node, "m", 1.0, load_s=0.5 * start.load_s, is_load_pure=False))
+    rates.learn(node, M, a_sample(node, "m", 1.0, load_s=0.5 * start.load_s, is_load_exact=False))
     assert rates.speed(node, M).load_s == pytest.approx(0.5 * start.load_s)
 
 

@@ -41,14 +41,14 @@ def a_cell(
 
 def test_a_model_in_memory_is_read_and_written_several_times_and_scaled_up_to_its_slots() -> None:
     found = kinds(probes_for(ALPHA, M, a_card("m", loaded=True, slots=4), ALL))
-    assert found == [(ProbeKind.WRITING, 1)] * REPETITIONS + [(ProbeKind.READING, 1)] * REPETITIONS + [
+    assert found == [(ProbeKind.DECODE, 1)] * REPETITIONS + [(ProbeKind.PREFILL, 1)] * REPETITIONS + [
         (ProbeKind.SCALING, 2),
         (ProbeKind.SCALING, 4),
     ]
 
 
 def test_a_model_on_disk_is_loaded_first() -> None:
-    assert kinds(probes_for(ALPHA, M, a_card("m"), frozenset({ProbeKind.READING})))[0] == (ProbeKind.LOAD, 1)
+    assert kinds(probes_for(ALPHA, M, a_card("m"), frozenset({ProbeKind.PREFILL})))[0] == (ProbeKind.LOAD, 1)
 
 
 def test_one_slot_is_not_scaled() -> None:
@@ -61,14 +61,14 @@ def test_a_model_that_writes_nothing_is_left_out() -> None:
 
 
 def test_a_prompt_fits_into_half_of_the_window() -> None:
-    probes = probes_for(ALPHA, M, a_card("m", loaded=True, context_tokens=600), frozenset({ProbeKind.READING}))
+    probes = probes_for(ALPHA, M, a_card("m", loaded=True, context_tokens=600), frozenset({ProbeKind.PREFILL}))
     assert {probe.prompt_tokens for probe in probes} == {300}
 
 
 def test_an_estimate_counts_loading_reading_and_writing() -> None:
     speed = Speed(1000.0, 0.02, 0.5, 8.0, 8.0)
     assert estimate_s(Probe(ALPHA, M, ProbeKind.LOAD), speed) == pytest.approx(8.2)
-    assert estimate_s(Probe(ALPHA, M, ProbeKind.READING, prompt_tokens=500, written_tokens=1), speed) == pytest.approx(
+    assert estimate_s(Probe(ALPHA, M, ProbeKind.PREFILL, prompt_tokens=500, output_tokens=1), speed) == pytest.approx(
         0.2 + 0.5 + 0.02
     )
     assert estimate_s(Probe(ALPHA, M, ProbeKind.SCALING, 4, 10, 10), speed) == pytest.approx(0.2 + 0.04 + 10 * 0.05)
@@ -76,16 +76,16 @@ def test_an_estimate_counts_loading_reading_and_writing() -> None:
 
 def test_what_was_shown_becomes_one_cell_for_each_pair() -> None:
     def shown(kind: ProbeKind, streams: int = 1, **figures: float) -> ProbeResult:
-        return ProbeResult(Probe(ALPHA, M, kind, streams), **figures)  # type: ignore[arg-type]
+        return ProbeResult(probe=Probe(ALPHA, M, kind, streams), **figures)  # type: ignore[arg-type]
 
     [cell] = cells(
         [
             shown(ProbeKind.LOAD, load_s=3.0),
             *(
-                shown(ProbeKind.WRITING, written_tok_s=speed, first_s=first)
+                shown(ProbeKind.DECODE, decode_tok_s=speed, first_s=first)
                 for speed, first in ((40, 0.1), (50, 0.3), (44, 0.2))
             ),
-            shown(ProbeKind.READING, read_tok_s=900.0),
+            shown(ProbeKind.PREFILL, prefill_tok_s=900.0),
             shown(ProbeKind.SCALING, 4, tok_s=120.0),
             shown(ProbeKind.SCALING, 2, tok_s=80.0),
         ]
@@ -103,19 +103,21 @@ def test_nonsense_is_no_figure(values: list[float | None]) -> None:
 def test_a_clear_gain_is_told_with_its_doubt_and_its_likely_cause() -> None:
     found = compare([a_cell(50.0)], [a_cell(56.0)], {ALPHA: "ollama 0.31.2 -> 0.32.15"})
     assert (
-        found.verdict
-        == "12 % faster, +-3 %; most of all decode of m:latest on alpha (+12 %); likely ollama 0.31.2 -> 0.32.15 on alpha."
+        found.summary
+        == "12 % faster, +-3 %; largest: decode of m:latest on alpha (+12 %); probable cause: ollama 0.31.2 -> 0.32.15 on alpha."
     )
     assert found.change == pytest.approx(0.12)
 
 
 def test_what_chance_explains_is_no_difference() -> None:
     found = compare([a_cell(50.0, 40.0, 60.0)], [a_cell(54.0, 44.0, 64.0)], {ALPHA: "another driver"})
-    assert found.verdict.startswith("No difference beyond chance (+8 %, +-") and "driver" not in found.verdict
+    assert found.summary.startswith("No significant difference (+8 %, +-") and "driver" not in found.summary
 
 
 def test_a_difference_that_nobody_notices_is_none_however_sure() -> None:
-    assert compare([a_cell(50.0, 49.99, 50.01)], [a_cell(51.0, 50.99, 51.01)], {}).verdict.startswith("No difference")
+    assert compare([a_cell(50.0, 49.99, 50.01)], [a_cell(51.0, 50.99, 51.01)], {}).summary.startswith(
+        "No significant difference"
+    )
 
 
 def test_less_is_better_for_times() -> None:
@@ -126,7 +128,7 @@ def test_less_is_better_for_times() -> None:
 
 
 def test_runs_that_measured_nothing_in_common_cannot_be_compared() -> None:
-    assert compare([a_cell()], [a_cell(node="beta")], {}).verdict == "The two runs have no node and model in common."
+    assert compare([a_cell()], [a_cell(node="beta")], {}).summary == "The two runs have no node and model in common."
 
 
 def test_two_runs_of_the_same_machine_are_rarely_told_to_differ() -> None:
@@ -141,7 +143,7 @@ def test_two_runs_of_the_same_machine_are_rarely_told_to_differ() -> None:
             found.append(BenchmarkCell(ALPHA, ModelName(f"m{number}"), seen))
         return found
 
-    wrong = sum(not compare(a_run(), a_run(), {}).verdict.startswith("No difference") for _ in range(400))
+    wrong = sum(not compare(a_run(), a_run(), {}).summary.startswith("No significant difference") for _ in range(400))
     assert wrong <= 20
 
 
@@ -153,6 +155,6 @@ def test_a_real_difference_is_mostly_found() -> None:
         return [BenchmarkCell(ALPHA, ModelName(f"m{number}"), one) for number, one in enumerate(seen)]
 
     assert (
-        sum(compare(a_run(50.0), a_run(55.0), {}).verdict.partition(" %")[2].startswith(" faster") for _ in range(200))
+        sum(compare(a_run(50.0), a_run(55.0), {}).summary.partition(" %")[2].startswith(" faster") for _ in range(200))
         >= 180
     )

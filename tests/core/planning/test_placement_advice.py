@@ -10,7 +10,7 @@ from builders import a_card, a_report, an_engine
 from herd.core.estimates.hardware_priors import Speed
 from herd.core.planning.placement_advice import (
     UNUSED_AFTER_S,
-    Machines,
+    FleetSnapshot,
     ModelUsage,
     PlacementAdvice,
     UsageHistory,
@@ -48,10 +48,10 @@ def machines(
     serve_s: float = 5.0,
     load_s: float = 8.0,
     pinned: frozenset[tuple[NodeId, ModelName]] = frozenset(),
-) -> Machines:
+) -> FleetSnapshot:
     speed = Speed(1000.0, serve_s / 100, 0.2, load_s, load_s)
     by_id = {report.node_id: report for report in reports}
-    return Machines(
+    return FleetSnapshot(
         by_id, lambda *_: speed, lambda *_: True, lambda node, model: by_id[node].models[model].size_bytes, pinned
     )
 
@@ -60,7 +60,16 @@ def a_usage(
     node: str = "alpha", model: str = "m", requests: int = 20_000, hours: int = 40, cold: int = 0, load_s: float = 0.0
 ) -> ModelUsage:
     """A usual request reads next to nothing and writes a hundred tokens."""
-    return ModelUsage(NodeId(node), canonical(model), requests, requests, 100 * requests, cold, load_s, hours)
+    return ModelUsage(
+        node_id=NodeId(node),
+        model=canonical(model),
+        requests=requests,
+        prompt_tokens=requests,
+        completion_tokens=100 * requests,
+        cold_loads=cold,
+        load_s=load_s,
+        hours=hours,
+    )
 
 
 def past(*usages: ModelUsage, began_days: float = 60.0, last_days: dict[str, float] | None = None) -> UsageHistory:
@@ -85,13 +94,13 @@ def test_a_model_that_fills_its_node_should_have_a_second_home() -> None:
     pull = found[0]
     assert (pull.rule, pull.cost_bytes, pull.cost_s) == ("second_home", 5 * GB, 400.0)
     assert pull.gain_s > pull.plus_minus_s > 0 and pull.reason.startswith(
-        "20000 requests of the last week, all served by alpha: "
+        "20000 requests in the last week, all served by alpha: "
     )
 
 
 def test_a_model_with_little_to_do_needs_no_second_home() -> None:
     found = advise(machines(a_machine("alpha", "m"), a_machine("beta")), past(a_usage(requests=200)), NOW)
-    assert kinds(found) == [("leave", ALPHA, M)] and "200 requests of the last week" in found[0].reason
+    assert kinds(found) == [("leave", ALPHA, M)] and "200 requests in the last week" in found[0].reason
 
 
 @pytest.mark.parametrize(
@@ -129,7 +138,7 @@ def test_what_was_loaded_again_and_again_should_be_kept() -> None:
     assert kinds(found)[0] == ("pin", ALPHA, M)
     assert (found[0].gain_s, found[0].cost_bytes) == (400.0, 5 * GB)
     assert found[0].plus_minus_s == pytest.approx(400 / 50**0.5)
-    assert found[0].reason == "50 of 100 requests of the last week waited for it to be loaded there, 8.0 s each."
+    assert found[0].reason == "50 of 100 requests in the last week waited for a cold load, 8.0 s each."
 
 
 def test_what_is_pinned_already_is_not_recommended() -> None:
@@ -170,8 +179,10 @@ def test_a_pinned_model_is_not_removed() -> None:
 def test_before_and_after_are_what_the_changes_say() -> None:
     fleet = machines(a_machine("alpha", "m", "old", loaded=False), a_machine("beta"))
     changes = [
-        PlacementAdvice("pull", BETA, M, "", "", "", cost_bytes=5 * GB),
-        PlacementAdvice("delete", ALPHA, canonical("old"), "", "", "", frees_bytes=5 * GB),
-        PlacementAdvice("pin", ALPHA, M, "", "", "", cost_bytes=6 * GB),
+        PlacementAdvice(kind="pull", node_id=BETA, model=M, title="", reason="", rule="", cost_bytes=5 * GB),
+        PlacementAdvice(
+            kind="delete", node_id=ALPHA, model=canonical("old"), title="", reason="", rule="", frees_bytes=5 * GB
+        ),
+        PlacementAdvice(kind="pin", node_id=ALPHA, model=M, title="", reason="", rule="", cost_bytes=6 * GB),
     ]
     assert before_and_after(fleet, changes) == {ALPHA: (10 * GB, 5 * GB, 0, 6 * GB), BETA: (0, 5 * GB, 0, 5 * GB)}

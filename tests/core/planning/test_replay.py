@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from builders import World, a_capacity, a_card, a_report, a_request, a_world, all_signals
-from herd.core.planning.replay import DecisionRules, RecordedDecision, Replay, choose_again, is_cut_short, judge
+from herd.core.planning.replay import DecisionRules, RecordedDecision, Replay, is_cut_short, rank_again, replay_decision
 from herd.core.scheduling.completion_time import (
     CompletionTimePolicy,
     CompletionTimeSettings,
@@ -82,7 +82,7 @@ def test_any_rules_choose_from_the_record_what_they_would_have_chosen_then(seed:
     for recorded, in_force in zip(truths, RULES, strict=True):
         choice = a_choice(request, recorded, in_force)
         for truth, rules in zip(truths, RULES, strict=True):
-            again = choose_again(choice, rules, SIGNALS)
+            again = rank_again(choice, rules, SIGNALS)
             assert again is not None, f"seed {seed}"
             assert [one.node_id for one in again] == [one.node_id for one in truth.scored], (
                 f"seed {seed}: {in_force.policy} to {rules}"
@@ -111,7 +111,7 @@ def test_what_a_change_saves_is_the_difference_of_the_estimates() -> None:
     )
     request = a_request("r", "m", prompt_tokens=500)
     choice = a_choice(request, decided(world, request, DecisionRules("signals")), DecisionRules("signals"))
-    verdict = judge(choice, DecisionRules(), SIGNALS)
+    verdict = replay_decision(choice, DecisionRules(), SIGNALS)
     assert verdict is not None and (verdict.before, verdict.after) == ("hot", "fast")
     by_node = {one.node_id: one.expected_s for one in choice.scored}
     assert verdict.own_saved_s == pytest.approx(by_node[verdict.before]["total"] - by_node[verdict.after]["total"])

@@ -11,8 +11,8 @@ from builders import a_card, a_report, an_engine
 from herd.core.planning import transfer_queue
 from herd.core.planning.transfer_queue import (
     DEFAULT_REGISTRY,
+    ENDED_MAX,
     QUEUED_MAX,
-    REMEMBERED_MAX,
     PullOptions,
     Transfer,
     TransferQueue,
@@ -47,7 +47,7 @@ def node(fleet: Fleet, node_id: str) -> Node:
 
 
 def wanted(book: TransferQueue, at: Node, name: str = "m", by: str = "x") -> Transfer:
-    fetch = book.want(at, name, by, 0.0, PullOptions())
+    fetch = book.add(at, name, by, 0.0, PullOptions())
     assert isinstance(fetch, Transfer)
     return fetch
 
@@ -66,7 +66,7 @@ def test_a_node_fetches_one_after_the_other_and_keeps_a_short_line() -> None:
     fetches = [wanted(book, bare, f"m{number}") for number in range(QUEUED_MAX)]
     assert book.next(bare.id) is fetches[0] and book.next(bare.id) is None
     wanted(book, bare, "one-more")
-    refused = book.want(bare, "too-many", "x", 0.0, PullOptions())
+    refused = book.add(bare, "too-many", "x", 0.0, PullOptions())
     assert isinstance(refused, Refusal) and refused.status == 429
     book.end(fetches[0], TransferState.DONE, 1.0)
     assert book.next(bare.id) is fetches[1]
@@ -78,9 +78,9 @@ def test_an_end_is_final_and_old_ends_are_forgotten() -> None:
     book.end(fetch, TransferState.FAILED, 1.0, "no disk")
     book.end(fetch, TransferState.DONE, 2.0)
     assert (fetch.state, fetch.error, fetch.ended_at) == (TransferState.FAILED, "no disk", 1.0)
-    for number in range(REMEMBERED_MAX + 5):
+    for number in range(ENDED_MAX + 5):
         book.end(wanted(book, bare, f"m{number}"), TransferState.DONE, 3.0)
-    assert len(list(book)) <= REMEMBERED_MAX + 1 and book.get(fetch.id) is None
+    assert len(list(book)) <= ENDED_MAX + 1 and book.get(fetch.id) is None
 
 
 def test_the_idle_machine_is_copied_from_and_only_by_who_shares() -> None:
@@ -95,7 +95,7 @@ def test_where_tags_drifted_apart_the_most_common_is_copied_or_the_one_that_is_n
     fleet = a_fleet(sharer("one", "a" * 64), sharer("two", "b" * 64), sharer("three", "b" * 64))
     assert {one.id for one, _ in transfer_queue.sources(fleet, NodeId("bare"), M, "")} == {"two", "three"}
     assert {one.id for one, _ in transfer_queue.sources(fleet, NodeId("bare"), M, "a" * 64)} == {"one"}
-    assert transfer_queue.drifted(fleet, M) == {"a" * 64: ["one"], "b" * 64: ["two", "three"]}
+    assert transfer_queue.versions(fleet, M) == {"a" * 64: ["one"], "b" * 64: ["two", "three"]}
 
 
 def test_a_model_goes_where_it_fits_and_is_read_fastest() -> None:
@@ -109,8 +109,8 @@ def test_a_model_goes_where_it_fits_and_is_read_fastest() -> None:
 
 def test_a_fifth_of_the_free_disk_stays_free() -> None:
     fleet = a_fleet(empty(disk=Disk(100 * GB, 90 * GB, 10 * GB)))
-    assert transfer_queue.no_room(node(fleet, "bare"), 8 * GB) is None
-    told = transfer_queue.no_room(node(fleet, "bare"), 9 * GB)
+    assert transfer_queue.disk_problem(node(fleet, "bare"), 8 * GB) is None
+    told = transfer_queue.disk_problem(node(fleet, "bare"), 9 * GB)
     assert told is not None and "herd rm" in told
     full = transfer_queue.best_target(fleet, M, 9 * GB)
     assert isinstance(full, Refusal) and full.status == 507
@@ -130,5 +130,5 @@ def test_a_fifth_of_the_free_disk_stays_free() -> None:
 )
 def test_a_name_says_whose_registry_is_asked(name: str, registry: str) -> None:
     assert transfer_queue.registry_of(name) == registry
-    allowed = transfer_queue.may_come_from(name, (DEFAULT_REGISTRY, "hf.co"))
+    allowed = transfer_queue.registry_refusal(name, (DEFAULT_REGISTRY, "hf.co"))
     assert (allowed is None) == (registry in (DEFAULT_REGISTRY, "hf.co"))

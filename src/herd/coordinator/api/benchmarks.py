@@ -116,7 +116,7 @@ class BenchmarksApi:
             )
             for d in found.differences
         )
-        return ComparisonBox(first.run_id, second.run_id, found.verdict, found.change, found.plus_minus, boxes)
+        return ComparisonBox(first.run_id, second.run_id, found.summary, found.change, found.plus_minus, boxes)
 
     def _progress(self) -> BenchmarkProgress:
         run, left_s = self._benchmarks.run, self._benchmarks.left_s()

@@ -177,7 +177,7 @@ class ModelsApi:
             for node in self._fleet
             if node.id not in have
             and transfer_queue.can_download(node)
-            and transfer_queue.no_room(node, max(card.size_bytes for card in have.values())) is None
+            and transfer_queue.disk_problem(node, max(card.size_bytes for card in have.values())) is None
         ]
         started = [
             self._transfers.add(wanted.model, BACKGROUND, node_id, PullOptions(lan_only=True)) for node_id in targets
@@ -312,7 +312,7 @@ class ModelsApi:
         drift: dict[str, dict[str, list[NodeId]]] = {
             model: found
             for model in self._fleet.model_names
-            if len(found := transfer_queue.drifted(self._fleet, model)) > 1
+            if len(found := transfer_queue.versions(self._fleet, model)) > 1
         }
         management = ModelManagement(
             nodes=tuple(self._node_models(node, used) for node in self._fleet),
@@ -392,7 +392,7 @@ def job_of(transfer: Transfer) -> Job:
         done=transfer.completed_bytes,
         total=transfer.total_bytes,
         unit="bytes",
-        started_at=transfer.asked_at,
+        started_at=transfer.requested_at,
         ended_at=transfer.ended_at,
         message=transfer.error or transfer.status,
         may_cancel=not transfer.state.is_over,

@@ -22,7 +22,7 @@ from herd.coordinator.storage.writer import TraceStore
 from herd.core.estimates.hardware_priors import Speed
 from herd.core.planning.placement_advice import (
     WEEK_S,
-    Machines,
+    FleetSnapshot,
     ModelUsage,
     PlacementAdvice,
     UsageHistory,
@@ -111,8 +111,19 @@ class RecommendationsApi:
 def usage_history(connection: sqlite3.Connection, now: float) -> UsageHistory:
     """Last week's usage, when each model was last used, and since when usage is stored. Raises `sqlite3.Error`."""
     usages = [
-        ModelUsage(NodeId(str(node_id)), ModelName(str(model)), *sums)
-        for node_id, model, *sums in connection.execute(USAGES, (now - WEEK_S, PAIRS_MAX))
+        ModelUsage(
+            node_id=NodeId(str(node_id)),
+            model=ModelName(str(model)),
+            requests=requests,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            cold_loads=cold_loads,
+            load_s=load_s,
+            hours=hours,
+        )
+        for node_id, model, requests, prompt_tokens, completion_tokens, cold_loads, load_s, hours in connection.execute(
+            USAGES, (now - WEEK_S, PAIRS_MAX)
+        )
     ]
     last_used = {ModelName(str(model)): float(at) for model, at in connection.execute(LAST_USED, (PAIRS_MAX,))}
     [began] = connection.execute(BEGAN).fetchone()
@@ -123,7 +134,7 @@ def _recommend(connection: sqlite3.Connection, inputs: AdviceInputs, now: float)
     """Runs on the store's reading thread."""
     past = usage_history(connection, now)
     reports = {node_id: _within(report, inputs, node_id) for node_id, report in inputs.reports.items()}
-    machines = Machines(
+    machines = FleetSnapshot(
         reports,
         lambda node_id, model: inputs.speeds[node_id, model],
         lambda node_id, model: (node_id, model) in inputs.learned,
@@ -204,7 +215,7 @@ def _summary(found: list[PlacementAdvice], past: UsageHistory) -> str:
     return summary + (f"; unused models take {freed / GB:.1f} GB of disk." if freed else ".")
 
 
-def _changes(machines: Machines, found: list[PlacementAdvice]) -> list[NodeChange]:
+def _changes(machines: FleetSnapshot, found: list[PlacementAdvice]) -> list[NodeChange]:
     changes = []
     for node_id, (disk, disk_after, memory, memory_after) in before_and_after(machines, found).items():
         report = machines.reports[node_id]

@@ -74,7 +74,7 @@ class Prober:
         if reply.status != 200:
             raise ProbeFailed(f"loading failed: the engine answered {reply.status}")
         took_s = self._now() - began
-        return ProbeResult(probe, load_s=took_s, took_s=took_s), [_load_sample(took_s)]
+        return ProbeResult(probe=probe, load_s=took_s, took_s=took_s), [_load_sample(took_s)]
 
     async def _answer(self, engine: Engine, card: ModelInfo, probe: Probe) -> ProbeAnswer:
         conversation = self._conversation(card, probe)
@@ -104,7 +104,7 @@ class Prober:
             "".join(self._rng.choice(LETTERS) for _ in range(WORD_BYTES))
             for _ in range(max(4, probe.prompt_tokens // 2))
         )
-        sampling = Sampling(output_tokens_max=probe.written_tokens, temperature=TEMPERATURE, window_tokens=window)
+        sampling = Sampling(output_tokens_max=probe.output_tokens, temperature=TEMPERATURE, window_tokens=window)
         return Conversation(
             kind=RequestKind.CHAT,
             model=card.name,
@@ -122,10 +122,10 @@ def _result(probe: Probe, answers: list[ProbeAnswer], took_s: float) -> tuple[Pr
         firsts = [one.first_s for one in answers if one.first_s is not None]
         span_s = max(one.last_s for one in answers) - min(firsts) if firsts else 0.0
         return ProbeResult(
-            probe,
+            probe=probe,
             tok_s=completion_tokens / span_s if span_s > 0 else None,
             prompt_tokens=prompt_tokens,
-            written_tokens=completion_tokens,
+            output_tokens=completion_tokens,
             took_s=took_s,
         ), samples
     [answer] = answers
@@ -134,11 +134,11 @@ def _result(probe: Probe, answers: list[ProbeAnswer], took_s: float) -> tuple[Pr
     decode_s = usage.decode_s or (answer.last_s - answer.first_s if answer.first_s is not None else None)
     return ProbeResult(
         probe=probe,
-        read_tok_s=(prompt_tokens - (usage.cached_tokens or 0)) / prefill_s if prefill_s and prompt_tokens else None,
-        written_tok_s=completion_tokens / decode_s if decode_s and completion_tokens > 1 else None,
+        prefill_tok_s=(prompt_tokens - (usage.cached_tokens or 0)) / prefill_s if prefill_s and prompt_tokens else None,
+        decode_tok_s=completion_tokens / decode_s if decode_s and completion_tokens > 1 else None,
         first_s=answer.first_s,
         prompt_tokens=prompt_tokens,
-        written_tokens=completion_tokens,
+        output_tokens=completion_tokens,
         took_s=took_s,
     ), samples
 

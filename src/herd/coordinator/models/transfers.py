@@ -94,14 +94,14 @@ class Transfers:
         model = canonical(name)
         node = self._target(model, node_id, size_bytes)
         has_source = not options.is_refresh and bool(self._sources(node.id, model, options))
-        refusal = None if has_source else transfer_queue.may_come_from(name, self._settings.allowed)
+        refusal = None if has_source else transfer_queue.registry_refusal(name, self._settings.allowed)
         if options.lan_only and not has_source:
             refusal = Refusal(
                 404, "no_source", f"no other online node shares {name}; list the models with: herd models"
             )
         if refusal is not None:
             raise CannotTransfer(refusal)
-        transfer = self.table.want(node, name, by, self._now(), options)
+        transfer = self.table.add(node, name, by, self._now(), options)
         if isinstance(transfer, Refusal):
             raise CannotTransfer(transfer)
         self._start_next(node.id)
@@ -249,7 +249,7 @@ class Transfers:
                 return
         if transfer.lan_only:
             raise EngineCallFailed(problem or "no other node shares the model any more")
-        refusal = transfer_queue.may_come_from(transfer.name, self._settings.allowed)
+        refusal = transfer_queue.registry_refusal(transfer.name, self._settings.allowed)
         if refusal is not None:
             raise EngineCallFailed(problem or refusal.message)
         transfer.source = INTERNET
@@ -260,7 +260,7 @@ class Transfers:
         """Pulls under a name that contains the source's address, then renames the model."""
         url = card.engine.library_url
         transfer.source, transfer.layers = node.id, {}
-        full = transfer_queue.no_room(self._node(transfer), card.size_bytes)
+        full = transfer_queue.disk_problem(self._node(transfer), card.size_bytes)
         if full is not None:
             raise EngineCallFailed(full)
         engine, endpoint = self._engine(transfer)
@@ -294,7 +294,7 @@ class Transfers:
                 is_new
                 and transfer.source == INTERNET
                 and (
-                    full := transfer_queue.no_room(
+                    full := transfer_queue.disk_problem(
                         self._node(transfer), transfer.total_bytes - transfer.completed_bytes
                     )
                 )

@@ -194,7 +194,7 @@ def changes_between(first: BenchmarkDetails, second: BenchmarkDetails) -> dict[N
 def _row(finished: FinishedRun) -> tuple[object, ...]:
     run, shown = run_of(finished), finished.run.results
     latencies, firsts = _generation_times_ms(shown)
-    read, written = sum(each.prompt_tokens for each in shown), sum(each.written_tokens for each in shown)
+    read, written = sum(each.prompt_tokens for each in shown), sum(each.output_tokens for each in shown)
     busy_s = max(sum(each.took_s for each in shown), 1e-9)
     by_model: dict[str, dict[str, float | None]] = {}
     for cell in run.cells:
@@ -224,7 +224,7 @@ def _row(finished: FinishedRun) -> tuple[object, ...]:
 
 def _generation_times_ms(shown: Sequence[ProbeResult]) -> tuple[list[float], list[float]]:
     """Total times and times to first token of the generation probes, in milliseconds, sorted."""
-    writing = [each for each in shown if each.probe.kind is ProbeKind.WRITING]
+    writing = [each for each in shown if each.probe.kind is ProbeKind.DECODE]
     return sorted(1000.0 * each.took_s for each in writing), sorted(
         1000.0 * each.first_s for each in writing if each.first_s is not None
     )

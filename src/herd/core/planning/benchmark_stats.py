@@ -1,8 +1,8 @@
-"""How fast each node really is with each model: what is asked for that, what it showed, and whether two runs differ. Asks nobody.
+"""Plans the probes of a benchmark run, summarises their results, and compares two runs.
 
-A run is a list of probes, each a few plain requests to one model on one node. A figure is the median of its repetitions with the
-lowest and highest seen. Two runs are compared by the logarithm of the ratio of their medians; its doubt follows from the ranges, as
-in control charts (a range divided by d2 of its size estimates the standard deviation), and is told as twice the standard error.
+A run is a list of probes; each sends a few requests to one model on one node. A figure is the median of its repetitions, with the lowest and
+highest value. Two runs are compared by the logarithm of the ratio of their medians. Its uncertainty follows from the ranges, as in control
+charts (a range divided by d2 of its size estimates the standard deviation), and is given as twice the standard error.
 """
 
 from __future__ import annotations
@@ -17,65 +17,65 @@ from herd.core.state.fleet import ModelInfo, ModelName, NodeId
 
 REPETITIONS = 3
 SHORT_PROMPT_TOKENS, LONG_PROMPT_TOKENS = 16, 512
-"""For the first token and the writing; for the reading."""
-WRITTEN_TOKENS = 64
-SCALED_TOKENS = 48
+"""Prompt lengths: for time to first token and decoding, and for prefill."""
+OUTPUT_TOKENS = 64
+SCALING_TOKENS = 48
 SCALES = (2, 4, 8)
-"""How many at once, as far as the engine has slots; one alone is the writing itself."""
+"""Numbers of parallel streams, as far as the engine has slots; a single stream is measured by the decode probe."""
 PROBES_MAX = 2_000
 OVERHEAD_S = 0.2
-"""Of each request, beside what the model takes."""
+"""Overhead of each request, beside the model's time."""
 _D2 = (0.0, 0.0, 1.128, 1.693, 2.059, 2.326, 2.534, 2.704, 2.847, 2.970, 3.078)
-"""Mean range of so many draws of a normal distribution, in its standard deviations (any table of control-chart constants)."""
-ALONE_DOUBT = 0.1
-"""Relative standard error of a figure that was seen once."""
+"""By number of samples of a normal distribution: their mean range in standard deviations (control-chart constants)."""
+SINGLE_ERROR = 0.1
+"""Relative standard error of a figure with one sample."""
 CLEAR_MIN = 0.03
-"""Less than three percent is no difference that anybody notices, however surely it was measured."""
+"""Least relative difference that counts, even if it was measured exactly."""
 
 
 class ProbeKind(Enum):
     """What a probe measures."""
 
     LOAD = "load"
-    WRITING = "generation"
-    READING = "prompt"
+    DECODE = "generation"
+    PREFILL = "prompt"
     SCALING = "scaling"
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """`streams` requests at once, of `prompt_tokens` each, that write `written_tokens`."""
+    """`streams` parallel requests with `prompt_tokens` each, that produce `output_tokens`."""
 
     node_id: NodeId
     model: ModelName
     kind: ProbeKind
     streams: int = 1
     prompt_tokens: int = SHORT_PROMPT_TOKENS
-    written_tokens: int = WRITTEN_TOKENS
+    output_tokens: int = OUTPUT_TOKENS
 
     @property
     def requests(self) -> int:
         return self.streams
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeResult:
-    """What one probe showed. A figure is None where it showed none: tokens a second, seconds. `tok_s` is of all streams together."""
+    """The measurements of one probe, in tokens per second and seconds; None if not measured. `tok_s`: all streams together."""
 
     probe: Probe
-    read_tok_s: float | None = None
-    written_tok_s: float | None = None
+    prefill_tok_s: float | None = None
+    decode_tok_s: float | None = None
     tok_s: float | None = None
     first_s: float | None = None
     load_s: float | None = None
     prompt_tokens: int = 0
-    written_tokens: int = 0
+    output_tokens: int = 0
     took_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The middle of what was seen, the ends of it, and how often it was seen."""
+    """The median of some values, the lowest and the highest, and their number."""
 
     median: float
     low: float
@@ -85,7 +85,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkCell:
-    """One model on one node. `scaling`: tokens a second of all streams together, by how many there were."""
+    """The figures of one model on one node. `scaling`: tokens per second of all streams together, by number of streams."""
 
     node_id: NodeId
     model: ModelName
@@ -96,7 +96,7 @@ class BenchmarkCell:
     scaling: tuple[tuple[int, float], ...] = ()
 
     def figures(self) -> Iterator[tuple[str, Spread, bool]]:
-        """Each with whether more of it is better."""
+        """Each figure, and whether a higher value is better."""
         for name, spread, is_more_better in (
             ("decode_tok_s", self.decode_tok_s, True),
             ("prefill_tok_s", self.prefill_tok_s, True),
@@ -107,23 +107,23 @@ class BenchmarkCell:
                 yield name, spread, is_more_better
 
 
-# --- what is asked ---
+# --- probes ---
 
 
 def probes_for(node_id: NodeId, model: ModelName, card: ModelInfo, kinds: frozenset[ProbeKind]) -> list[Probe]:
-    """In the order in which they are made; the load first, since it brings the model into memory."""
+    """The probes in order; a load comes first, because it brings the model into memory."""
     if not is_measurable(card):
         return []
-    found = [Probe(node_id, model, ProbeKind.LOAD, prompt_tokens=0, written_tokens=0)] if card.loaded is None else []
-    if ProbeKind.WRITING in kinds:
-        found += [Probe(node_id, model, ProbeKind.WRITING)] * REPETITIONS
-    if ProbeKind.READING in kinds:
+    found = [Probe(node_id, model, ProbeKind.LOAD, prompt_tokens=0, output_tokens=0)] if card.loaded is None else []
+    if ProbeKind.DECODE in kinds:
+        found += [Probe(node_id, model, ProbeKind.DECODE)] * REPETITIONS
+    if ProbeKind.PREFILL in kinds:
         found += [
-            Probe(node_id, model, ProbeKind.READING, prompt_tokens=_fitting(card), written_tokens=1)
+            Probe(node_id, model, ProbeKind.PREFILL, prompt_tokens=_prompt_tokens(card), output_tokens=1)
         ] * REPETITIONS
     if ProbeKind.SCALING in kinds:
         found += [
-            Probe(node_id, model, ProbeKind.SCALING, streams, written_tokens=SCALED_TOKENS)
+            Probe(node_id, model, ProbeKind.SCALING, streams, output_tokens=SCALING_TOKENS)
             for streams in SCALES
             if streams <= card.engine.slots
         ]
@@ -131,54 +131,56 @@ def probes_for(node_id: NodeId, model: ModelName, card: ModelInfo, kinds: frozen
 
 
 def is_measurable(card: ModelInfo) -> bool:
-    """What writes text; an embedding model has other figures."""
+    """Whether the model generates text; embedding models are not measured."""
     return not card.capabilities or bool(card.capabilities & {"completion", "chat"})
 
 
-def _fitting(card: ModelInfo) -> int:
+def _prompt_tokens(card: ModelInfo) -> int:
     window = card.loaded.window_tokens if card.loaded is not None else None
     return min(LONG_PROMPT_TOKENS, (window or LONG_PROMPT_TOKENS * 2) // 2)
 
 
 def estimate_s(probe: Probe, speed: Speed) -> float:
-    """How long this probe will take, by what is believed now."""
+    """How long this probe will take, by the present speed estimate."""
     if probe.kind is ProbeKind.LOAD:
         return OVERHEAD_S + (speed.cold_load_s or speed.load_s)
-    reading_s = probe.streams * probe.prompt_tokens / max(speed.prompt_tokens_per_s, 1e-6)
-    return OVERHEAD_S + reading_s + probe.written_tokens * speed.step_with_s(probe.streams)
+    prefill_s = probe.streams * probe.prompt_tokens / max(speed.prompt_tokens_per_s, 1e-6)
+    return OVERHEAD_S + prefill_s + probe.output_tokens * speed.step_with_s(probe.streams)
 
 
-# --- what it showed ---
+# --- results ---
 
 
-def cells(shown: Iterable[ProbeResult]) -> list[BenchmarkCell]:
-    """One for each pair of node and model, in the order in which they were first seen."""
+def cells(results: Iterable[ProbeResult]) -> list[BenchmarkCell]:
+    """One for each pair of node and model, in the order of their first probes."""
     by_pair: dict[tuple[NodeId, ModelName], list[ProbeResult]] = {}
-    for one in shown:
+    for one in results:
         by_pair.setdefault((one.probe.node_id, one.probe.model), []).append(one)
     return [_cell(node_id, model, of_pair) for (node_id, model), of_pair in by_pair.items()]
 
 
-def _cell(node_id: NodeId, model: ModelName, shown: Sequence[ProbeResult]) -> BenchmarkCell:
-    writing = [one for one in shown if one.probe.kind is ProbeKind.WRITING]
-    alone = spread(one.written_tok_s for one in writing)
+def _cell(node_id: NodeId, model: ModelName, results: Sequence[ProbeResult]) -> BenchmarkCell:
+    decode = [one for one in results if one.probe.kind is ProbeKind.DECODE]
+    alone = spread(one.decode_tok_s for one in decode)
     scaling = [(1, alone.median)] if alone is not None else []
     scaling += sorted(
-        (one.probe.streams, one.tok_s) for one in shown if one.probe.kind is ProbeKind.SCALING and one.tok_s is not None
+        (one.probe.streams, one.tok_s)
+        for one in results
+        if one.probe.kind is ProbeKind.SCALING and one.tok_s is not None
     )
     return BenchmarkCell(
         node_id,
         model,
         alone,
-        spread(one.read_tok_s for one in shown if one.probe.kind is ProbeKind.READING),
-        spread(one.first_s for one in writing),
-        spread(one.load_s for one in shown if one.probe.kind is ProbeKind.LOAD),
+        spread(one.prefill_tok_s for one in results if one.probe.kind is ProbeKind.PREFILL),
+        spread(one.first_s for one in decode),
+        spread(one.load_s for one in results if one.probe.kind is ProbeKind.LOAD),
         tuple(scaling),
     )
 
 
 def spread(values: Iterable[float | None]) -> Spread | None:
-    """None where nothing was seen; nonsense is left out."""
+    """None without values; invalid values are ignored."""
     seen = sorted(value for value in values if value is not None and 0.0 < value < math.inf)
     if not seen:
         return None
@@ -186,12 +188,12 @@ def spread(values: Iterable[float | None]) -> Spread | None:
     return Spread(seen[half] if len(seen) % 2 else (seen[half - 1] + seen[half]) / 2, seen[0], seen[-1], len(seen))
 
 
-# --- whether two runs differ ---
+# --- comparison of two runs ---
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """`change` is relative, positive where the second run is better; `plus_minus` is twice its standard error."""
+    """`change` is relative, and positive if the second run is better; `plus_minus` is twice its standard error."""
 
     node_id: NodeId
     model: ModelName
@@ -208,10 +210,10 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Of what both runs measured. `change` is that of generation speed (of everything where no generation was measured)."""
+    """The differences of figures that both runs measured. `change`: of the decode speed, or of all figures without one."""
 
     differences: tuple[Difference, ...]
-    verdict: str
+    summary: str
     change: float = 0.0
     plus_minus: float = 0.0
 
@@ -219,7 +221,7 @@ class Comparison:
 def compare(
     first: Iterable[BenchmarkCell], second: Iterable[BenchmarkCell], changed: Mapping[NodeId, str]
 ) -> Comparison:
-    """`changed`: in words, what became another on a node between the two ("engine 0.31.2 -> 0.32.15")."""
+    """`changed`: by node, a text about what changed between the two runs ("engine 0.31.2 -> 0.32.15")."""
     known = {(cell.node_id, cell.model): cell for cell in first}
     found = [
         difference
@@ -231,7 +233,7 @@ def compare(
         return Comparison((), "The two runs have no node and model in common.")
     counted = [one for one in found if one.measure == "decode_tok_s"] or found
     change, plus_minus = _pooled(counted)
-    return Comparison(tuple(found), _verdict(change, plus_minus, found, changed), change, plus_minus)
+    return Comparison(tuple(found), _summary(change, plus_minus, found, changed), change, plus_minus)
 
 
 def _differences(before: BenchmarkCell, after: BenchmarkCell) -> Iterator[Difference]:
@@ -242,7 +244,7 @@ def _differences(before: BenchmarkCell, after: BenchmarkCell) -> Iterator[Differ
             continue
         log = math.log(seen.median / was.median) * (1 if is_more_better else -1)
         change = math.exp(log) - 1.0
-        doubt = 2.0 * math.hypot(_log_error(was), _log_error(seen))
+        error = 2.0 * math.hypot(_log_error(was), _log_error(seen))
         yield Difference(
             after.node_id,
             after.model,
@@ -250,39 +252,39 @@ def _differences(before: BenchmarkCell, after: BenchmarkCell) -> Iterator[Differ
             was.median,
             seen.median,
             change,
-            (1.0 + change) * math.expm1(min(doubt, 10.0)),
+            (1.0 + change) * math.expm1(min(error, 10.0)),
         )
 
 
 def _log_error(seen: Spread) -> float:
-    """Standard error of the logarithm of its median; the median of a few is a quarter less sure than their mean."""
+    """Standard error of the logarithm of the median; the median of a few values is a quarter less exact than their mean."""
     if seen.count < 2:
-        return ALONE_DOUBT
+        return SINGLE_ERROR
     d2 = _D2[min(seen.count, len(_D2) - 1)]
     return max(0.005, 1.25 * math.log(seen.high / seen.low) / d2 / math.sqrt(seen.count))
 
 
 def _pooled(found: Sequence[Difference]) -> tuple[float, float]:
-    """The geometric mean of the changes, and its doubt: what each is unsure of, or what they differ by, whichever is more."""
+    """The geometric mean of the changes, and its uncertainty: the larger one of their own errors and of their spread."""
     logs = [math.log1p(max(one.change, -0.999)) for one in found]
     mean = sum(logs) / len(logs)
-    own = math.sqrt(sum(math.log1p(one.plus_minus / (1.0 + one.change)) ** 2 for one in found)) / len(found)
-    apart = (
+    own_error = math.sqrt(sum(math.log1p(one.plus_minus / (1.0 + one.change)) ** 2 for one in found)) / len(found)
+    spread_error = (
         2.0 * math.sqrt(sum((log - mean) ** 2 for log in logs) / (len(logs) - 1) / len(logs)) if len(logs) > 1 else 0.0
     )
     change = math.expm1(mean)
-    return change, (1.0 + change) * math.expm1(min(max(own, apart), 10.0))
+    return change, (1.0 + change) * math.expm1(min(max(own_error, spread_error), 10.0))
 
 
-def _verdict(change: float, plus_minus: float, found: Sequence[Difference], changed: Mapping[NodeId, str]) -> str:
+def _summary(change: float, plus_minus: float, found: Sequence[Difference], changed: Mapping[NodeId, str]) -> str:
     if abs(change) <= max(plus_minus, CLEAR_MIN):
-        told = f"No difference beyond chance ({100 * change:+.0f} %, +-{100 * plus_minus:.0f} %)"
+        text = f"No significant difference ({100 * change:+.0f} %, +-{100 * plus_minus:.0f} %)"
     else:
-        told = f"{abs(100 * change):.0f} % {'faster' if change > 0 else 'slower'}, +-{100 * plus_minus:.0f} %"
+        text = f"{abs(100 * change):.0f} % {'faster' if change > 0 else 'slower'}, +-{100 * plus_minus:.0f} %"
     clear = [one for one in found if one.is_clear]
     nodes = sorted({one.node_id for one in clear})
     if clear:
         most = max(clear, key=lambda one: abs(math.log1p(max(one.change, -0.999))))
-        told += f"; most of all {most.measure.partition('_')[0]} of {most.model} on {most.node_id} ({100 * most.change:+.0f} %)"
+        text += f"; largest: {most.measure.partition('_')[0]} of {most.model} on {most.node_id} ({100 * most.change:+.0f} %)"
     likely = [f"{changed[node_id]} on {node_id}" for node_id in nodes if node_id in changed]
-    return f"{told}; likely {', '.join(likely[:3])}." if likely else f"{told}."
+    return f"{text}; probable cause: {', '.join(likely[:3])}." if likely else f"{text}."

@@ -1,9 +1,9 @@
-"""What should live where, told as changes that a person may make: from what was really asked, with cost, gain and doubt. Makes none.
+"""Recommends changes of model placement, from the requests of the last week, with cost, gain and uncertainty.
 
-Four rules. `second_home`: a model that a node lacks would save its requests time there. `keep_in_memory`: a model that had to be
-loaded again and again has room to stay. `unused`: nobody asked for it in so long, and it holds disk. `leave`: a change that looks
-tempting and gains nothing. Speeds of pairs that were never seen are the model's speed elsewhere times the ratio of what the two
-machines' hardware should do; their doubt is stated with the gain.
+There are four rules. `second_home`: a model would answer faster on a node that does not have it yet. `keep_in_memory`: a model was loaded
+repeatedly, although memory for it is free. `unused`: a model had no requests for a month and takes disk space. `leave`: a busy model whose
+placement needs no change. The speed of a pair without measurements is the model's speed on another node, times the ratio of the two fleet'
+hardware priors; the uncertainty is stated with the gain.
 """
 
 from __future__ import annotations
@@ -27,27 +27,26 @@ from herd.core.state.fleet import GB, ModelInfo, ModelName, NodeId, Report
 WEEK_S = 7 * 86400.0
 UNUSED_AFTER_S = 30 * 86400.0
 DISK_RESERVE_SHARE = 0.1
-"""A pull needs room for itself; so much of the disk stays free beside it."""
+"""Share of the disk that a download must leave free."""
 REQUESTS_MIN = 20
-"""Fewer requests in a week are an anecdote."""
+"""Fewest requests of a model in a week for a recommendation."""
 GAIN_MIN_S = 60.0
-"""A minute a week is not worth anybody's attention."""
+"""Least gain in a week for a recommendation."""
 GAIN_SHARE_MIN = 0.05
-"""Nor is less than a twentieth of what the model's requests take."""
-DOUBT_LEARNT, DOUBT_UNSEEN = 0.15, 0.4
-"""Relative errors of service times: of pairs that were measured, and of those reckoned from hardware."""
+"""Least gain, as a share of the time that the model's requests take."""
+ERROR_LEARNED, ERROR_UNMEASURED = 0.15, 0.4
+"""Relative errors of service times: of measured pairs, and of pairs estimated from hardware."""
 LAN_BYTES_PER_S, INTERNET_BYTES_PER_S = 60_000_000.0, 12_500_000.0
-"""Half of a gigabit where a node shares the model with the fleet; else a hundred megabits, a common line. What it really takes is seen
-when it runs."""
-WEIGHED_MAX = 8
-"""Further homes that are reweighted one by one: each takes a plan of its own."""
-TOLD_MAX = 12
-"""Recommendations of one kind at most."""
+"""Assumed download speeds: half a gigabit from another node, 100 Mbit/s from the internet."""
+EVALUATED_MAX = 8
+"""New options that are evaluated exactly: each needs a plan of its own."""
+ADVICE_MAX = 12
+"""Most recommendations of one kind."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelUsage:
-    """What was asked of a model on a node within the past week. `hours` are those in which anybody asked."""
+    """The requests for a model on a node in the last week. `hours`: number of hours with at least one request."""
 
     node_id: NodeId
     model: ModelName
@@ -61,16 +60,16 @@ class ModelUsage:
 
 @dataclass(frozen=True, slots=True)
 class UsageHistory:
-    """`began_at`: since when there are records; `last_used`: the last time anybody asked for a model, anywhere, unix seconds."""
+    """`began_at`: time of the first record; `last_used`: time of the last request for each model, in Unix seconds."""
 
     usages: Sequence[ModelUsage] = ()
     last_used: Mapping[ModelName, float] = field(default_factory=dict)
     began_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementAdvice:
-    """One change. `kind` is "pull", "pin", "delete" or "leave"; seconds of gain are those saved in a week like the last one."""
+    """One recommended change. `kind` is "pull", "pin", "delete" or "leave"; `gain_s` is saved in a week like the last one."""
 
     kind: str
     node_id: NodeId
@@ -81,17 +80,17 @@ class PlacementAdvice:
     cost_bytes: int = 0
     cost_s: float = 0.0
     origin: str = ""
-    """Where a pull would come from: "lan" or "internet"."""
+    """Source of a pull: "lan" or "internet"."""
     gain_s: float = 0.0
     plus_minus_s: float = 0.0
     frees_bytes: int = 0
     spelled: str = ""
-    """The model's name as its engine spells it."""
+    """The model's name as spelled by its engine."""
 
 
 @dataclass(frozen=True, slots=True)
-class Machines:
-    """The nodes that report, what is pinned, and what was learnt of speeds: `speed(node, model)` for cards that a node has."""
+class FleetSnapshot:
+    """The nodes with their reports, pinned models and learned speeds. `speed(node, model)` is for models that the node has."""
 
     reports: Mapping[NodeId, Report]
     speed: Callable[[NodeId, ModelName], Speed]
@@ -100,35 +99,37 @@ class Machines:
     pinned: frozenset[ModelOnNode] = frozenset()
 
 
-def advise(machines: Machines, past: UsageHistory, now: float) -> list[PlacementAdvice]:
-    """The most useful first; what frees disk, and what not to do, after that."""
-    ground = _Ground(machines, past)
-    pulls = sorted(ground.pulls(), key=lambda one: (-one.gain_s, one.node_id, one.model))[:TOLD_MAX]
-    pins = sorted(ground.pins(), key=lambda one: (-one.gain_s, one.node_id, one.model))[:TOLD_MAX]
-    unused = sorted(_unused(machines, past, now), key=lambda one: (-one.frees_bytes, one.node_id, one.model))[:TOLD_MAX]
+def advise(fleet: FleetSnapshot, history: UsageHistory, now: float) -> list[PlacementAdvice]:
+    """Recommendations by gain; then those that free disk space; then those that change nothing."""
+    week = _Week(fleet, history)
+    pulls = sorted(week.pulls(), key=lambda one: (-one.gain_s, one.node_id, one.model))[:ADVICE_MAX]
+    pins = sorted(week.pins(), key=lambda one: (-one.gain_s, one.node_id, one.model))[:ADVICE_MAX]
+    unused = sorted(_unused(fleet, history, now), key=lambda one: (-one.frees_bytes, one.node_id, one.model))[
+        :ADVICE_MAX
+    ]
     return [
         *sorted([*pulls, *pins], key=lambda one: (-one.gain_s, one.node_id, one.model)),
         *unused,
-        *ground.leave({one.model for one in pulls}),
+        *week.leave({one.model for one in pulls}),
     ]
 
 
-class _Ground:
-    """The week's work, and where it could be done."""
+class _Week:
+    """The requests of the week, and the nodes that could serve them."""
 
-    def __init__(self, machines: Machines, past: UsageHistory) -> None:
-        self.machines, self.past = machines, past
+    def __init__(self, fleet: FleetSnapshot, history: UsageHistory) -> None:
+        self.fleet, self.history = fleet, history
         self.used: dict[ModelName, list[ModelUsage]] = {}
-        for usage in past.usages:
+        for usage in history.usages:
             self.used.setdefault(usage.model, []).append(usage)
         self.active_s = {model: 3600.0 * max(usage.hours for usage in usages) for model, usages in self.used.items()}
-        self.wants = [ModelDemand(model, self.requests(model) / self.active_s[model]) for model in sorted(self.used)]
-        self.homes = list(self._homes())
-        self.rooms = [
+        self.demands = [ModelDemand(model, self.requests(model) / self.active_s[model]) for model in sorted(self.used)]
+        self.options = list(self._options())
+        self.capacities = [
             NodeCapacity(node_id, report.memory_ceiling_bytes, _models_max(report))
-            for node_id, report in sorted(machines.reports.items())
+            for node_id, report in sorted(fleet.reports.items())
         ]
-        self.have = plan(self.wants, self.homes, self.rooms)
+        self.plan = plan(self.demands, self.options, self.capacities)
 
     def requests(self, model: ModelName) -> int:
         return sum(usage.requests for usage in self.used[model])
@@ -136,58 +137,58 @@ class _Ground:
     # --- pull ---
 
     def pulls(self) -> Iterator[PlacementAdvice]:
-        """Each further home by itself: what the week would have taken with it, against the best that can be done without."""
-        for home in self._promising():
-            model = home.model
-            better = plan(self.wants, [*self.homes, home], self.rooms)
-            if home.model_on_node not in better.resident:
+        """Compares the best plan with each new option alone with the best plan without it."""
+        for option in self._promising():
+            model = option.model
+            better = plan(self.demands, [*self.options, option], self.capacities)
+            if option.model_on_node not in better.resident:
                 continue
-            gain_s = (self.have.total_s_per_s - better.total_s_per_s) * self.active_s[model]
-            doubt_s = self._doubt_s(model, gain_s)
-            if gain_s < max(GAIN_MIN_S, doubt_s, GAIN_SHARE_MIN * self._took_s(model)):
+            gain_s = (self.plan.total_s_per_s - better.total_s_per_s) * self.active_s[model]
+            error_s = self._error_s(model, gain_s)
+            if gain_s < max(GAIN_MIN_S, error_s, GAIN_SHARE_MIN * self._total_s(model)):
                 continue
             card, is_shared = self._card(model), self._is_shared(model)
             yield PlacementAdvice(
-                "pull",
-                home.node_id,
-                model,
-                f"Also download {card.name} on {home.node_id}",
-                self._why_pull(home, better),
-                "second_home",
-                card.size_bytes,
-                card.size_bytes / (LAN_BYTES_PER_S if is_shared else INTERNET_BYTES_PER_S),
-                "lan" if is_shared else "internet",
-                gain_s,
-                doubt_s,
+                kind="pull",
+                node_id=option.node_id,
+                model=model,
+                title=f"Also download {card.name} on {option.node_id}",
+                reason=self._pull_reason(option, better),
+                rule="second_home",
+                cost_bytes=card.size_bytes,
+                cost_s=card.size_bytes / (LAN_BYTES_PER_S if is_shared else INTERNET_BYTES_PER_S),
+                origin="lan" if is_shared else "internet",
+                gain_s=gain_s,
+                plus_minus_s=error_s,
                 spelled=card.name,
             )
 
     def _promising(self) -> list[PlacementOption]:
-        """The further homes that would save most by themselves: only so many are reweighted against all the rest."""
-        new = list(self._new_homes())
-        saved = savings(self.wants, self.homes, self.have.resident, new)
+        """The new options that save most by a quick estimate; only these are evaluated exactly."""
+        new = list(self._new_options())
+        saved = savings(self.demands, self.options, self.plan.resident, new)
         ranked = sorted(zip(saved, new, strict=True), key=lambda one: (-one[0], one[1].model_on_node))
-        return [home for saves, home in ranked[:WEIGHED_MAX] if saves * self.active_s[home.model] >= GAIN_MIN_S]
+        return [option for saves, option in ranked[:EVALUATED_MAX] if saves * self.active_s[option.model] >= GAIN_MIN_S]
 
-    def _doubt_s(self, model: ModelName, gain_s: float) -> float:
-        """Of the speeds (a part of all the time that the model's requests take), and of how many ask by chance."""
-        of_speed_s = min((DOUBT_UNSEEN + DOUBT_LEARNT) * gain_s, DOUBT_UNSEEN * self._took_s(model))
-        return math.hypot(of_speed_s, gain_s / math.sqrt(max(self.requests(model), 1)))
+    def _error_s(self, model: ModelName, gain_s: float) -> float:
+        """The uncertainty of the gain: of the speeds, and of the random number of requests."""
+        speed_error_s = min((ERROR_UNMEASURED + ERROR_LEARNED) * gain_s, ERROR_UNMEASURED * self._total_s(model))
+        return math.hypot(speed_error_s, gain_s / math.sqrt(max(self.requests(model), 1)))
 
     def _is_shared(self, model: ModelName) -> bool:
         return any(
             model in report.models and bool(report.models[model].engine.library_url)
-            for report in self.machines.reports.values()
+            for report in self.fleet.reports.values()
         )
 
-    def _took_s(self, model: ModelName) -> float:
-        return self.have.request_s.get(model, 0.0) * self.requests(model)
+    def _total_s(self, model: ModelName) -> float:
+        return self.plan.request_s.get(model, 0.0) * self.requests(model)
 
-    def _why_pull(self, home: PlacementOption, better: PlacementPlan) -> str:
-        model = home.model
-        before, after = self.have.request_s.get(model, 0.0), better.request_s.get(model, 0.0)
+    def _pull_reason(self, option: PlacementOption, better: PlacementPlan) -> str:
+        model = option.model
+        before, after = self.plan.request_s.get(model, 0.0), better.request_s.get(model, 0.0)
         where = (
-            ", ".join(sorted({node for node, report in self.machines.reports.items() if model in report.models}))
+            ", ".join(sorted({node for node, report in self.fleet.reports.items() if model in report.models}))
             or "no node"
         )
         return (
@@ -195,13 +196,13 @@ class _Ground:
             f"time. With a second copy a request would take {after:.1f} s."
         )
 
-    def _new_homes(self) -> Iterator[PlacementOption]:
+    def _new_options(self) -> Iterator[PlacementOption]:
         for model, usages in sorted(self.used.items()):
-            known = [home for home in self.homes if home.model == model]
+            known = [option for option in self.options if option.model == model]
             if not known or sum(usage.requests for usage in usages) < REQUESTS_MIN:
                 continue
             best, card = min(known, key=lambda one: (one.serve_s, one.node_id)), self._card(model)
-            for node_id, report in sorted(self.machines.reports.items()):
+            for node_id, report in sorted(self.fleet.reports.items()):
                 if (
                     model in report.models
                     or not any(endpoint.kind == card.engine.kind for endpoint in report.engines)
@@ -210,13 +211,13 @@ class _Ground:
                     continue
                 size_bytes = max(card.size_bytes, best.size_bytes)
                 if size_bytes <= report.memory_ceiling_bytes:
-                    yield self._imagined(best, node_id, report, card, size_bytes)
+                    yield self._estimated_option(best, node_id, report, card, size_bytes)
 
-    def _imagined(
+    def _estimated_option(
         self, best: PlacementOption, node_id: NodeId, report: Report, card: ModelInfo, size_bytes: int
     ) -> PlacementOption:
-        """The best home's times, scaled by what the two machines' hardware should do."""
-        there, here = prior(self.machines.reports[best.node_id], card), prior(report, card)
+        """The times of the best option, scaled by the hardware priors of the two machines."""
+        there, here = prior(self.fleet.reports[best.node_id], card), prior(report, card)
         ratio = here.step_s / there.step_s
         endpoint = next(endpoint for endpoint in report.engines if endpoint.kind == card.engine.kind)
         return PlacementOption(node_id, best.model, size_bytes, best.serve_s * ratio, here.load_s, endpoint.slots)
@@ -224,98 +225,96 @@ class _Ground:
     # --- pin ---
 
     def pins(self) -> Iterator[PlacementAdvice]:
-        """What the plan wants in memory, where it is on disk and had to be loaded again and again."""
+        """Models that the plan keeps in memory, and that had to be loaded repeatedly."""
         kept = {
             node_id: sum(
-                self.machines.footprint_bytes(node_id, model) for node, model in self.machines.pinned if node == node_id
+                self.fleet.footprint_bytes(node_id, model) for node, model in self.fleet.pinned if node == node_id
             )
-            for node_id in self.machines.reports
+            for node_id in self.fleet.reports
         }
-        for usage in sorted(self.past.usages, key=lambda one: -one.load_s):
-            place, report = (usage.node_id, usage.model), self.machines.reports.get(usage.node_id)
+        for usage in sorted(self.history.usages, key=lambda one: -one.load_s):
+            pair, report = (usage.node_id, usage.model), self.fleet.reports.get(usage.node_id)
             if (
                 report is None
-                or place not in self.have.resident
-                or place in self.machines.pinned
+                or pair not in self.plan.resident
+                or pair in self.fleet.pinned
                 or usage.load_s < GAIN_MIN_S
                 or usage.cold_loads < 2
             ):
                 continue
-            size_bytes = self.machines.footprint_bytes(*place)
+            size_bytes = self.fleet.footprint_bytes(*pair)
             kept[usage.node_id] += size_bytes
             if kept[usage.node_id] > report.memory_ceiling_bytes:
                 continue
             name = report.models[usage.model].name
             yield PlacementAdvice(
-                "pin",
-                usage.node_id,
-                usage.model,
-                f"Pin {name} in memory on {usage.node_id}",
-                f"Last week {usage.cold_loads} of {usage.requests} requests on this node waited for a cold load, "
-                f"{usage.load_s / usage.cold_loads:.1f} s each.",
-                "keep_in_memory",
-                size_bytes,
-                usage.load_s / usage.cold_loads,
-                "",
-                usage.load_s,
-                usage.load_s / math.sqrt(usage.cold_loads),
+                kind="pin",
+                node_id=usage.node_id,
+                model=usage.model,
+                title=f"Pin {name} in memory on {usage.node_id}",
+                reason=(
+                    f"Last week {usage.cold_loads} of {usage.requests} requests on this node waited for a cold load, "
+                    f"{usage.load_s / usage.cold_loads:.1f} s each."
+                ),
+                rule="keep_in_memory",
+                cost_bytes=size_bytes,
+                cost_s=usage.load_s / usage.cold_loads,
+                gain_s=usage.load_s,
+                plus_minus_s=usage.load_s / math.sqrt(usage.cold_loads),
                 spelled=name,
             )
 
     # --- leave ---
 
-    def leave(self, told: set[ModelName]) -> Iterator[PlacementAdvice]:
-        """The busiest models for which nothing better was found."""
+    def leave(self, excluded: set[ModelName]) -> Iterator[PlacementAdvice]:
+        """The busiest models for which no better placement was found."""
         shown = 0
-        for want in sorted(self.wants, key=lambda one: (-self.requests(one.model), one.model)):
-            homes = sorted(node_id for node_id, model in self.have.resident if model == want.model)
-            if want.model in told or not homes or self.requests(want.model) < REQUESTS_MIN or shown >= 3:
+        for demand in sorted(self.demands, key=lambda one: (-self.requests(one.model), one.model)):
+            options = sorted(node_id for node_id, model in self.plan.resident if model == demand.model)
+            if demand.model in excluded or not options or self.requests(demand.model) < REQUESTS_MIN or shown >= 3:
                 continue
             shown += 1
-            name = self._card(want.model).name
+            name = self._card(demand.model).name
             yield PlacementAdvice(
-                "leave",
-                homes[0],
-                want.model,
-                f"No change needed for {name}",
-                f"{self.requests(want.model)} requests last week, {self.have.request_s[want.model]:.1f} s each. "
-                "A second copy would save under a minute a week.",
-                "leave",
+                kind="leave",
+                node_id=options[0],
+                model=demand.model,
+                title=f"No change needed for {name}",
+                reason=(
+                    f"{self.requests(demand.model)} requests last week, {self.plan.request_s[demand.model]:.1f} s each. "
+                    "A second copy would save under a minute a week."
+                ),
+                rule="leave",
                 spelled=name,
             )
 
-    # --- what is known ---
+    # --- options that exist ---
 
-    def _homes(self) -> Iterator[PlacementOption]:
+    def _options(self) -> Iterator[PlacementOption]:
         for model, usages in sorted(self.used.items()):
             requests = max(1, sum(usage.requests for usage in usages))
             read = sum(usage.prompt_tokens for usage in usages) / requests
             written = sum(usage.completion_tokens for usage in usages) / requests
-            for node_id, report in sorted(self.machines.reports.items()):
+            for node_id, report in sorted(self.fleet.reports.items()):
                 card = report.models.get(model)
                 if card is not None:
-                    speed = self.machines.speed(node_id, model)
+                    speed = self.fleet.speed(node_id, model)
                     serve_s = read / max(speed.prompt_tokens_per_s, 1e-6) + written * speed.step_s
                     load_s = speed.cold_load_s or speed.load_s
                     yield PlacementOption(
-                        node_id,
-                        model,
-                        self.machines.footprint_bytes(node_id, model),
-                        serve_s,
-                        load_s,
-                        card.engine.slots,
+                        node_id, model, self.fleet.footprint_bytes(node_id, model), serve_s, load_s, card.engine.slots
                     )
 
     def _card(self, model: ModelName) -> ModelInfo:
-        return next(
-            report.models[model] for _, report in sorted(self.machines.reports.items()) if model in report.models
-        )
+        return next(report.models[model] for _, report in sorted(self.fleet.reports.items()) if model in report.models)
 
 
-def before_and_after(machines: Machines, advice: Sequence[PlacementAdvice]) -> dict[NodeId, tuple[int, int, int, int]]:
-    """By node: bytes on disk and in memory now, and with all of this done: disk before, after, memory before, after."""
+def before_and_after(
+    fleet: FleetSnapshot, advice: Sequence[PlacementAdvice]
+) -> dict[NodeId, tuple[int, int, int, int]]:
+    """By node: bytes on disk before and after all these changes, and bytes in memory before and after them."""
     found: dict[NodeId, tuple[int, int, int, int]] = {}
-    for node_id, report in sorted(machines.reports.items()):
+    for node_id, report in sorted(fleet.reports.items()):
         disk = sum(card.size_bytes for card in report.models.values())
         memory = sum(card.loaded.size_bytes for card in report.models.values() if card.loaded is not None)
         here = [one for one in advice if one.node_id == node_id]
@@ -327,24 +326,24 @@ def before_and_after(machines: Machines, advice: Sequence[PlacementAdvice]) -> d
     return found
 
 
-def _unused(machines: Machines, past: UsageHistory, now: float) -> Iterator[PlacementAdvice]:
-    """Only where there are records for so long: silence before the first record says nothing."""
-    if past.began_at is None or now - past.began_at < UNUSED_AFTER_S:
+def _unused(fleet: FleetSnapshot, history: UsageHistory, now: float) -> Iterator[PlacementAdvice]:
+    """Models without requests, if there are records for a whole month."""
+    if history.began_at is None or now - history.began_at < UNUSED_AFTER_S:
         return
-    for node_id, report in machines.reports.items():
+    for node_id, report in fleet.reports.items():
         for model, card in report.models.items():
-            last_at = past.last_used.get(model)
+            last_at = history.last_used.get(model)
             is_idle = last_at is None or now - last_at >= UNUSED_AFTER_S
-            if not is_idle or (node_id, model) in machines.pinned or not card.size_bytes:
+            if not is_idle or (node_id, model) in fleet.pinned or not card.size_bytes:
                 continue
             when = "since usage is recorded" if last_at is None else f"for {(now - last_at) / 86400:.0f} days"
             yield PlacementAdvice(
-                "delete",
-                node_id,
-                model,
-                f"Delete {card.name} from {node_id}",
-                f"No requests {when}; it takes {card.size_bytes / GB:.1f} GB of disk.",
-                "unused",
+                kind="delete",
+                node_id=node_id,
+                model=model,
+                title=f"Delete {card.name} from {node_id}",
+                reason=f"No requests {when}; it takes {card.size_bytes / GB:.1f} GB of disk.",
+                rule="unused",
                 frees_bytes=card.size_bytes,
                 spelled=card.name,
             )

@@ -73,7 +73,6 @@ def plan(
     demands: Sequence[ModelDemand], options: Sequence[PlacementOption], capacities: Sequence[NodeCapacity]
 ) -> PlacementPlan:
     """The better of the two greedy results. Equal inputs give equal plans."""
-    demands, options = _bounded(demands, options)
     found = [_greedy(demands, options, capacities, is_dense) for is_dense in (False, True)]
     return min(found, key=lambda one: one.total_s_per_s)
 
@@ -106,7 +105,6 @@ def savings(
     candidates: Sequence[PlacementOption],
 ) -> list[float]:
     """Seconds saved per second by each candidate alone, if it were loaded too and all other models stayed as they are."""
-    demands, options = _bounded(demands, options)
     work = Assignment(demands, options)
     work.resident = set(resident)
     work.assign()
@@ -123,10 +121,10 @@ def _greedy(
     heap, because with every added option the others save less, or nearly so (Minoux 1978)."""
     work, free = Assignment(demands, options), {capacity.node_id: capacity.memory_bytes for capacity in capacities}
     left = {
-        capacity.node_id: capacity.models_max if capacity.models_max is not None else len(options)
+        capacity.node_id: capacity.models_max if capacity.models_max is not None else len(work.options)
         for capacity in capacities
     }
-    heap = [(-math.inf, number, option) for number, option in enumerate(options) if option.node_id in free]
+    heap = [(-math.inf, number, option) for number, option in enumerate(work.options) if option.node_id in free]
     fresh: dict[ModelOnNode, int] = {}
     while heap:
         worth, number, option = heap[0]
@@ -153,12 +151,12 @@ class Assignment:
     """Assigns the requests to nodes, for a given set of loaded models, and computes how busy each node is."""
 
     def __init__(self, demands: Sequence[ModelDemand], options: Sequence[PlacementOption]) -> None:
-        self.demands = demands
+        self.demands, self.options = _bounded(demands, options)
         self.resident: set[ModelOnNode] = set()
         self._options_of: dict[ModelName, list[PlacementOption]] = {}
-        for option in options:
+        for option in self.options:
             self._options_of.setdefault(option.model, []).append(option)
-        self._rate = {demand.model: demand.per_s for demand in demands}
+        self._rate = {demand.model: demand.per_s for demand in self.demands}
         self._busy: dict[NodeId, float] = {}
         self._own: dict[ModelName, dict[NodeId, float]] = {}
         self._request_s: dict[ModelName, float] = {}

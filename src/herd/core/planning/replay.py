@@ -1,6 +1,6 @@
-"""What recorded choices would have been under other rules, decided again from what was seen then. Knows no database.
+"""Replays recorded routing decisions with other rules, from the inputs recorded with each decision.
 
-Each choice stands alone: that other choices would have left other queues behind is not played through.
+Each decision is replayed alone: the effect of a different decision on later queues is not simulated.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FINGERPRINT_CHARS = 12
 
 @dataclass(frozen=True, slots=True)
 class DecisionRules:
-    """All that a choice depends on besides what is seen: the policy and every weight."""
+    """The rules of a decision: the policy and every weight."""
 
     policy: str = CompletionTimePolicy.name
     weights: Weights = field(default_factory=Weights)
@@ -37,20 +37,22 @@ class DecisionRules:
 
     @property
     def values(self) -> dict[str, float]:
-        """Every weight by its name."""
+        """All weights by name."""
         return {**asdict(self.weights), **asdict(self.times)}
 
     @property
     def fingerprint(self) -> str:
-        """Equal for equal rules, in any process."""
-        told = ",".join([self.policy, *(f"{name}={float(value)!r}" for name, value in sorted(self.values.items()))])
-        return hashlib.sha256(told.encode()).hexdigest()[:FINGERPRINT_CHARS]
+        """A hash that is equal for equal rules, in any process."""
+        text = ",".join([self.policy, *(f"{name}={float(value)!r}" for name, value in sorted(self.values.items()))])
+        return hashlib.sha256(text.encode()).hexdigest()[:FINGERPRINT_CHARS]
 
     def changed(self, policy: str | None, values: Mapping[str, float]) -> DecisionRules:
-        """These rules with another policy, if one is named, and other weights. Names that are none of ours change nothing."""
-        mine = {name: value for name, value in values.items() if name in _names(self.weights)}
-        its = {name: value for name, value in values.items() if name in _names(self.times)}
-        return DecisionRules(policy or self.policy, replace(self.weights, **mine), replace(self.times, **its))
+        """These rules with another policy, if one is given, and other weights. Unknown names are ignored."""
+        signal_weights = {name: value for name, value in values.items() if name in _names(self.weights)}
+        time_weights = {name: value for name, value in values.items() if name in _names(self.times)}
+        return DecisionRules(
+            policy or self.policy, replace(self.weights, **signal_weights), replace(self.times, **time_weights)
+        )
 
 
 def _names(record: Weights | CompletionTimeSettings) -> frozenset[str]:
@@ -59,10 +61,10 @@ def _names(record: Weights | CompletionTimeSettings) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class RecordedDecision:
-    """One recorded decision: the candidates that could serve, best first, as they were seen then, and the rules in force.
+    """One recorded decision: the candidates that could serve the request, best first, and the rules in force.
 
-    `left_out` counts candidates that are not on record. Every candidate has its `candidate`, for points; it has its
-    `expected_s` where seconds were estimated.
+    `left_out` counts candidates that were not recorded. Every entry has its `candidate`, to compute points, and `expected_s` if
+    its times were estimated.
     """
 
     request: Request
@@ -75,8 +77,8 @@ class RecordedDecision:
 
 @dataclass(frozen=True, slots=True)
 class ReplayedDecision:
-    """The same moment under other rules. The seconds are what the estimates of then say of going `after` instead of `before`:
-    positive where time is saved, by the request itself and by others; None where one of the two was not estimated."""
+    """The result with other rules. The seconds are the difference of the recorded estimates of node `before` and node `after`,
+    for the request itself and for other requests: positive if time is saved, None if one of the two was not estimated."""
 
     before: NodeId
     after: NodeId
@@ -88,39 +90,41 @@ class ReplayedDecision:
         return self.before != self.after
 
 
-def choose_again(choice: RecordedDecision, rules: DecisionRules, signals: Sequence[Signal]) -> list[Scored] | None:
-    """The candidates as these rules rank them, best first; None where what they need is not on record."""
+def rank_again(recorded: RecordedDecision, rules: DecisionRules, signals: Sequence[Signal]) -> list[Scored] | None:
+    """The candidates ranked with these rules, best first; None if the inputs that they need were not recorded."""
     if rules.policy == SignalPolicy.name:
-        candidates = [one.candidate for one in choice.scored if one.candidate is not None]
-        return SignalPolicy(signals, rules.weights).rank(choice.request, candidates) or None
-    estimated = [one for one in choice.scored if one.expected_s]
-    if not estimated or (len(estimated) < len(choice.scored) and choice.rules.policy == rules.policy):
+        candidates = [one.candidate for one in recorded.scored if one.candidate is not None]
+        return SignalPolicy(signals, rules.weights).rank(recorded.request, candidates) or None
+    estimated = [one for one in recorded.scored if one.expected_s]
+    if not estimated or (len(estimated) < len(recorded.scored) and recorded.rules.policy == rules.policy):
         return None
-    again = [Scored(one.node_id, one.total, one.terms, one.depth, reweighted(one, rules.times)) for one in estimated]
-    return sorted(again, key=earliest_first)
+    ranked = [Scored(one.node_id, one.total, one.terms, one.depth, reweighted(one, rules.times)) for one in estimated]
+    return sorted(ranked, key=earliest_first)
 
 
-def is_cut_short(choice: RecordedDecision, rules: DecisionRules) -> bool:
-    """Whether some candidates could not be asked: then the true choice may have been one of those."""
+def is_cut_short(recorded: RecordedDecision, rules: DecisionRules) -> bool:
+    """Whether some candidates could not be ranked: then one of them might be the true result."""
     is_timed = rules.policy == CompletionTimePolicy.name
-    return choice.left_out > 0 or (is_timed and not all(one.expected_s for one in choice.scored))
+    return recorded.left_out > 0 or (is_timed and not all(one.expected_s for one in recorded.scored))
 
 
-def judge(choice: RecordedDecision, rules: DecisionRules, signals: Sequence[Signal]) -> ReplayedDecision | None:
-    """The verdict of these rules on one choice; None where it cannot be decided again."""
-    again = choose_again(choice, rules, signals)
-    if again is None:
+def replay_decision(
+    recorded: RecordedDecision, rules: DecisionRules, signals: Sequence[Signal]
+) -> ReplayedDecision | None:
+    """The result of these rules for one decision; None if it cannot be replayed."""
+    ranked = rank_again(recorded, rules, signals)
+    if ranked is None:
         return None
-    after = again[0].node_id
-    if after == choice.chosen:
-        return ReplayedDecision(choice.chosen, after)
-    by_node = {one.node_id: one for one in choice.scored}
-    then, now = by_node.get(choice.chosen), by_node[after]
+    after = ranked[0].node_id
+    if after == recorded.chosen:
+        return ReplayedDecision(recorded.chosen, after)
+    by_node = {one.node_id: one for one in recorded.scored}
+    then, now = by_node.get(recorded.chosen), by_node[after]
     if then is None or not then.expected_s or not now.expected_s:
-        return ReplayedDecision(choice.chosen, after, None, None)
-    horizon_s = choice.rules.times.eviction_horizon_s
+        return ReplayedDecision(recorded.chosen, after, None, None)
+    horizon_s = recorded.rules.times.eviction_horizon_s
     return ReplayedDecision(
-        choice.chosen, after, _own_s(then) - _own_s(now), _others_s(then, horizon_s) - _others_s(now, horizon_s)
+        recorded.chosen, after, _own_s(then) - _own_s(now), _others_s(then, horizon_s) - _others_s(now, horizon_s)
     )
 
 
@@ -129,69 +133,71 @@ def _own_s(scored: Scored) -> float:
 
 
 def _others_s(scored: Scored, horizon_s: float) -> float:
-    """What others lose, in plain seconds without any weight."""
+    """The delay of other requests, in seconds without weights."""
     return scored.others_s + sum(probability_within(gap_s, horizon_s) * load_s for gap_s, load_s in scored.evicted)
 
 
 @dataclass(slots=True)
 class ReplayTotals:
-    """Of many verdicts: how many there were, how many changed, what that saves by the estimates."""
+    """Totals: the number of replayed decisions, how many changed, and the estimated seconds saved."""
 
     choices: int = 0
     changed: int = 0
     unestimated: int = 0
-    """Changed, but nobody estimated what it saves."""
+    """Changed decisions without estimated times."""
     own_saved_s: float = 0.0
     others_saved_s: float = 0.0
 
-    def add(self, verdict: ReplayedDecision) -> None:
+    def add(self, replayed: ReplayedDecision) -> None:
         self.choices += 1
-        self.changed += verdict.has_changed
-        if verdict.own_saved_s is None or verdict.others_saved_s is None:
+        self.changed += replayed.has_changed
+        if replayed.own_saved_s is None or replayed.others_saved_s is None:
             self.unestimated += 1
             return
-        self.own_saved_s += verdict.own_saved_s
-        self.others_saved_s += verdict.others_saved_s
+        self.own_saved_s += replayed.own_saved_s
+        self.others_saved_s += replayed.others_saved_s
 
 
 @dataclass(slots=True)
 class ModelReplay(ReplayTotals):
-    """The same of one model, with its most frequent change: from which node to which, how often."""
+    """Totals of one model. `moves`: how often a decision changed from one node to another."""
 
     moves: dict[tuple[NodeId, NodeId], int] = field(default_factory=dict)
 
-    def add(self, verdict: ReplayedDecision) -> None:
-        ReplayTotals.add(self, verdict)
-        if verdict.has_changed:
-            move = (verdict.before, verdict.after)
+    def add(self, replayed: ReplayedDecision) -> None:
+        ReplayTotals.add(self, replayed)
+        if replayed.has_changed:
+            move = (replayed.before, replayed.after)
             self.moves[move] = self.moves.get(move, 0) + 1
 
 
 @dataclass(slots=True)
 class Replay:
-    """What became of every recorded row. `whole`: choices that were decided again; the others are counted by why not."""
+    """The result of a replay. `whole` has the replayed decisions; the others are counted by the reason."""
 
     whole: ReplayTotals = field(default_factory=ReplayTotals)
     models: dict[ModelName, ModelReplay] = field(default_factory=dict)
     nodes: dict[NodeId, list[int]] = field(default_factory=dict)
-    """How many choices fell on each node: then, and now."""
+    """The number of decisions for each node: recorded, and replayed."""
     cut_short: int = 0
-    """Of the whole: some candidates are not on record."""
+    """Replayed decisions of which some candidates were not recorded."""
     without_node: int = 0
-    """Nobody could serve, whatever the rules."""
+    """No node could serve the request, with any rules."""
     undecidable: int = 0
-    """What these rules need was not recorded."""
+    """The inputs that these rules need were not recorded."""
     unreadable: int = 0
-    """Rows without candidates, or of a version that kept too little of them."""
+    """Rows without candidates, or written by an older version with too few inputs."""
 
-    def add(self, choice: RecordedDecision, rules: DecisionRules, signals: Sequence[Signal]) -> ReplayedDecision | None:
-        verdict = judge(choice, rules, signals)
-        if verdict is None:
+    def add(
+        self, recorded: RecordedDecision, rules: DecisionRules, signals: Sequence[Signal]
+    ) -> ReplayedDecision | None:
+        replayed = replay_decision(recorded, rules, signals)
+        if replayed is None:
             self.undecidable += 1
             return None
-        self.cut_short += is_cut_short(choice, rules)
-        self.whole.add(verdict)
-        self.models.setdefault(choice.model, ModelReplay()).add(verdict)
-        self.nodes.setdefault(verdict.before, [0, 0])[0] += 1
-        self.nodes.setdefault(verdict.after, [0, 0])[1] += 1
-        return verdict
+        self.cut_short += is_cut_short(recorded, rules)
+        self.whole.add(replayed)
+        self.models.setdefault(recorded.model, ModelReplay()).add(replayed)
+        self.nodes.setdefault(replayed.before, [0, 0])[0] += 1
+        self.nodes.setdefault(replayed.after, [0, 0])[1] += 1
+        return replayed

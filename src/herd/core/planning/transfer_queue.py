@@ -1,10 +1,10 @@
-"""Which models are fetched onto which node, from where, in which order, and who still wants them. Downloads nothing, knows no clock.
+"""Manages the queue of model downloads: which model goes to which node, from which source, and who requested it.
 
-    wanted ──> QUEUED ──its node has no other──> RUNNING ──> DONE
-                  └──nobody wants it any more──────┴──> CANCELLED, or FAILED with the reason
+    requested ──> QUEUED ──no other download on its node──> RUNNING ──> DONE
+                    └──no requester is left─────────────────────┴──> CANCELLED, or FAILED with the reason
 
-One fetch per node and model however many ask for it, one at a time on each node: two at once only share the disk and the line. A node of
-the fleet that has the model is asked before the internet is.
+There is one download for each node and model, whatever the number of requesters, and each node runs one download at a time: two would
+only share the disk and the network connection. A node that has the model is preferred over the internet as a source.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from herd.core.state.fleet import Fleet, Liveness, ModelInfo, ModelName, Node, N
 from herd.errors import Refusal
 
 QUEUED_MAX = 3
-"""Fetches that wait on one node; more are refused."""
-REMEMBERED_MAX = 200
-"""Fetches that are over and can still be looked at."""
-DISK_KEPT_SHARE = 0.2
-"""Of a node's free disk, what a fetch leaves free."""
+"""Most queued downloads of one node; more are refused."""
+ENDED_MAX = 200
+"""Ended downloads that are still listed."""
+DISK_RESERVE_SHARE = 0.2
+"""Share of a node's free disk space that a download leaves free."""
 INTERNET = "internet"
 DEFAULT_REGISTRY = "registry.ollama.ai"
 
@@ -41,39 +41,38 @@ class TransferState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class PullOptions:
-    """How it is to be brought: as exactly this digest, from the local network alone, or from the internet whoever has it."""
+    """How to download a model: only with this digest, only from the local network, or always from the internet."""
 
     digest: str = ""
     lan_only: bool = False
     is_refresh: bool = False
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Transfer:
-    """One model on its way to one node. Bytes are of what is to be read in all; 0 while nobody has said."""
+    """One download of a model to a node. Times are in Unix seconds."""
 
     id: int
     node_id: NodeId
     model: ModelName
     name: str
-    asked_at: float
-    """Unix seconds, as all times here."""
+    requested_at: float
     digest: str = ""
-    """What it must be; empty for whatever the name stands for now."""
+    """The digest that the model must have; empty: the present one of the name."""
     lan_only: bool = False
     is_refresh: bool = False
-    """From the internet even where another node has it: the tag may stand for something newer there."""
+    """Download from the internet even if another node has the model: the tag may have a newer version there."""
     wanted_by: set[str] = field(default_factory=set)
     state: TransferState = TransferState.QUEUED
     source: str = ""
-    """A node's id, or `internet`; empty before it runs."""
+    """A node's id, or `internet`; empty before the download starts."""
     status: str = ""
     layers: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """By digest: bytes completed and in all."""
+    """By digest: completed bytes and total bytes."""
     error: str = ""
     ended_at: float | None = None
     then: tuple[NodeId, ...] = ()
-    """Nodes that get it from this one when it is there."""
+    """Nodes that copy the model from this node afterwards."""
 
     @property
     def completed_bytes(self) -> int:
@@ -85,7 +84,7 @@ class Transfer:
 
 
 class TransferQueue:
-    """The book of all fetches."""
+    """All downloads: queued, running and recently ended."""
 
     def __init__(self) -> None:
         self._all: OrderedDict[int, Transfer] = OrderedDict()
@@ -97,7 +96,7 @@ class TransferQueue:
     def get(self, fetch_id: int) -> Transfer | None:
         return self._all.get(fetch_id)
 
-    def live(self, node_id: NodeId, model: ModelName) -> Transfer | None:
+    def unfinished(self, node_id: NodeId, model: ModelName) -> Transfer | None:
         return next(
             (
                 one
@@ -107,25 +106,35 @@ class TransferQueue:
             None,
         )
 
-    def want(self, node: Node, name: str, by: str, at: float, wish: PullOptions) -> Transfer | Refusal:
-        """The fetch that will bring it: one that is under way, or a new one."""
+    def add(self, node: Node, name: str, by: str, at: float, options: PullOptions) -> Transfer | Refusal:
+        """The download of this model to this node: the present one, or a new one."""
         model = canonical(name)
-        known = self.live(node.id, model)
+        known = self.unfinished(node.id, model)
         if known is not None:
             known.wanted_by.add(by)
             return known
         waiting = sum(one.node_id == node.id and one.state is TransferState.QUEUED for one in self._all.values())
         if waiting >= QUEUED_MAX:
-            message = f"{waiting} models wait to be fetched onto {node.id} already; see: herd pulls"
+            message = f"{waiting} downloads to {node.id} are queued already; see: herd pulls"
             return Refusal(429, "too_many_pulls", message, retry_after_s=60.0)
         self._last_id += 1
-        fetch = Transfer(self._last_id, node.id, model, name, at, wish.digest, wish.lan_only, wish.is_refresh, {by})
+        fetch = Transfer(
+            id=self._last_id,
+            node_id=node.id,
+            model=model,
+            name=name,
+            requested_at=at,
+            digest=options.digest,
+            lan_only=options.lan_only,
+            is_refresh=options.is_refresh,
+            wanted_by={by},
+        )
         self._all[fetch.id] = fetch
         self._forget()
         return fetch
 
     def next(self, node_id: NodeId) -> Transfer | None:
-        """The oldest that waits, if none runs on this node; it runs from now on."""
+        """Starts the oldest queued download of this node, if none is running there."""
         of_node = [one for one in self._all.values() if one.node_id == node_id and not one.state.is_over]
         if not of_node or any(one.state is TransferState.RUNNING for one in of_node):
             return None
@@ -133,30 +142,30 @@ class TransferQueue:
         return of_node[0]
 
     def release(self, fetch: Transfer, by: str, at: float) -> bool:
-        """One less wants it; whether nobody does any more, and it is to be stopped."""
+        """Removes a requester. Returns whether none is left, so that the download must stop."""
         fetch.wanted_by.discard(by)
         if fetch.wanted_by or fetch.state.is_over:
             return False
-        self.end(fetch, TransferState.CANCELLED, at, "nobody wants it any more")
+        self.end(fetch, TransferState.CANCELLED, at, "no requester is left")
         return True
 
     def end(self, fetch: Transfer, state: TransferState, at: float, error: str = "") -> None:
-        """Once; what comes later changes nothing."""
+        """Sets the final state; a second call changes nothing."""
         if not fetch.state.is_over:
             fetch.state, fetch.ended_at, fetch.error = state, at, error
 
     def _forget(self) -> None:
         over = [one.id for one in self._all.values() if one.state.is_over]
-        for fetch_id in over[: max(0, len(over) - REMEMBERED_MAX)]:
+        for fetch_id in over[: max(0, len(over) - ENDED_MAX)]:
             del self._all[fetch_id]
 
 
-# --- where from, where to ---
+# --- sources and targets ---
 
 
 def sources(fleet: Fleet, target: NodeId, model: ModelName, digest: str) -> list[tuple[Node, ModelInfo]]:
-    """Nodes that can give it, the least busy first. Where tags have drifted apart and no digest is named: what most of them have."""
-    able = [
+    """Nodes that can provide the model, the least busy first. Without a digest: the version that most of them have."""
+    candidates = [
         (node, card)
         for node in fleet.with_model(model)
         if (card := node.card(model)) is not None
@@ -166,16 +175,17 @@ def sources(fleet: Fleet, target: NodeId, model: ModelName, digest: str) -> list
         and node.liveness in (Liveness.ONLINE, Liveness.DEGRADED)
     ]
     counts: dict[str, int] = {}
-    for _, card in able:
+    for _, card in candidates:
         counts[card.digest] = counts.get(card.digest, 0) + 1
     wanted = digest or max(sorted(counts), key=lambda one: counts[one], default="")
     return sorted(
-        ((n, c) for n, c in able if c.digest == wanted), key=lambda pair: (pair[0].report.cpu_utilization, pair[0].id)
+        ((n, c) for n, c in candidates if c.digest == wanted),
+        key=lambda pair: (pair[0].report.cpu_utilization, pair[0].id),
     )
 
 
-def drifted(fleet: Fleet, model: ModelName) -> dict[str, list[NodeId]]:
-    """The digests under this name and who has each; more than one is drift."""
+def versions(fleet: Fleet, model: ModelName) -> dict[str, list[NodeId]]:
+    """The digests of this name, each with its nodes. More than one digest means that the versions differ."""
     found: dict[str, list[NodeId]] = {}
     for node in fleet.with_model(model):
         card = node.card(model)
@@ -185,55 +195,54 @@ def drifted(fleet: Fleet, model: ModelName) -> dict[str, list[NodeId]]:
 
 
 def can_download(node: Node) -> bool:
-    """Whether it is there and has an engine that takes such orders."""
-    is_there = node.liveness in (Liveness.ONLINE, Liveness.DEGRADED) and not node.report.draining
-    return is_there and any(endpoint.abilities.can_pull for endpoint in node.report.engines)
+    """Whether the node is online and has an engine that downloads models."""
+    is_online = node.liveness in (Liveness.ONLINE, Liveness.DEGRADED) and not node.report.draining
+    return is_online and any(endpoint.abilities.can_pull for endpoint in node.report.engines)
 
 
 def best_target(fleet: Fleet, model: ModelName, size_bytes: int) -> Node | Refusal:
-    """Where a model that is asked for belongs: room on the disk, then the fastest memory among those that hold it, then the most room."""
-    able = [node for node in fleet if can_download(node) and node.card(model) is None]
-    if not able:
-        return Refusal(
-            503, "no_node", "no node that is here now can fetch models; see: herd status", retry_after_s=30.0
-        )
-    with_disk = [node for node in able if no_room(node, size_bytes) is None]
+    """The best node for a new model: with enough disk space, then enough memory, then the fastest memory, then the most memory."""
+    candidates = [node for node in fleet if can_download(node) and node.card(model) is None]
+    if not candidates:
+        return Refusal(503, "no_node", "no online node can download models; see: herd status", retry_after_s=30.0)
+    with_disk = [node for node in candidates if disk_problem(node, size_bytes) is None]
     if not with_disk:
-        return Refusal(507, "no_disk", f"no node has room on its disk for {size_bytes / 1e9:.1f} GB")
+        return Refusal(507, "no_disk", f"no node has enough disk space for {size_bytes / 1e9:.1f} GB")
 
-    def worth(node: Node) -> tuple[bool, float, int, str]:
+    def rank(node: Node) -> tuple[bool, float, int, str]:
         report = node.report
         fits = report.memory_ceiling_bytes > size_bytes * 1.2 and not report.paused
         return fits, report.memory_bandwidth_gbps or 0.0, report.memory_ceiling_bytes, node.id
 
-    return max(with_disk, key=worth)
+    return max(with_disk, key=rank)
 
 
-def no_room(node: Node, size_bytes: int) -> str | None:
-    """Why its disk cannot take so much; None where it can, or nobody knows."""
+def disk_problem(node: Node, size_bytes: int) -> str | None:
+    """Why the node's disk cannot take this many bytes; None if it can, or if its disk is unknown."""
     disk = node.report.disk
-    if disk is None or size_bytes <= disk.available_bytes * (1.0 - DISK_KEPT_SHARE):
+    if disk is None or size_bytes <= disk.available_bytes * (1.0 - DISK_RESERVE_SHARE):
         return None
     return (
-        f"{node.id} has {disk.available_bytes / 1e9:.1f} GB free on its disk, a fifth of which is left free, and this is {size_bytes / 1e9:.1f} GB; "
+        f"{node.id} has {disk.available_bytes / 1e9:.1f} GB of free disk space, a fifth of which is reserved, "
+        f"and the model has {size_bytes / 1e9:.1f} GB; "
         f"make room with: herd rm MODEL --node {node.id}"
     )
 
 
 def registry_of(name: str) -> str:
-    """The host a name would be fetched from: `[host/][namespace/]model[:tag]`, where a host has a dot, a port or is localhost."""
+    """The registry host of a name `[host/][namespace/]model[:tag]`: a host has a dot or a port, or is localhost."""
     head, slash, _ = name.partition("/")
     is_host = bool(slash) and ("." in head or ":" in head or head == "localhost" or name.count("/") > 1)
     return head.lower() if is_host else DEFAULT_REGISTRY
 
 
-def may_come_from(name: str, allowed: tuple[str, ...]) -> Refusal | None:
-    """None where the name's registry is one of those that the owner trusts."""
+def registry_refusal(name: str, allowed: tuple[str, ...]) -> Refusal | None:
+    """None if the name's registry is allowed by the settings."""
     registry = registry_of(name)
     if registry in allowed:
         return None
     return Refusal(
         403,
         "registry_not_allowed",
-        f"models are not fetched from {registry}; allowed are {', '.join(allowed)} (FLEET_PULL_REGISTRIES)",
+        f"registry {registry} is not allowed; allowed are {', '.join(allowed)} (FLEET_PULL_REGISTRIES)",
     )
