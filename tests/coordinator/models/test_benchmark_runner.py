@@ -241,7 +241,7 @@ def test_two_runs_are_compared_in_words(fleet: Fleet) -> None:
         "decode_tok_s",
         "prefill_tok_s",
         "ttft_ms",
-    } and found.summary.endswith(".")
+    } and found.verdict.endswith(".")
 
 
 @pytest.mark.parametrize("path", ["benchmarks/nothing", "benchmarks?compare=a", "benchmarks?compare=a,b"])

@@ -91,7 +91,7 @@ def test_after_a_restart_the_same_is_expected_as_before(tmp_path: Path) -> None:
     store.close()
 
     after, store = a_fleet(), a_store(tmp_path)
-    assert learned_state.restore(store.read(learned_state.load_learned, NOW), after.dispatcher.forecast.recall) > 4
+    assert learned_state.restore(store.read(learned_state.load_learned, NOW), after.dispatcher.forecast.restore) > 4
     store.close()
     freshen(before)
     known, again = expectations(before), expectations(after)
@@ -202,7 +202,7 @@ def test_what_nobody_can_have_learnt_is_passed_over_with_one_line(caplog: pytest
     world = a_fleet()
     before = expectations(world)
     with caplog.at_level(logging.WARNING):
-        assert learned_state.restore([*IMPOSSIBLE, a_memory("elsewhere")], world.dispatcher.forecast.recall) == 1
+        assert learned_state.restore([*IMPOSSIBLE, a_memory("elsewhere")], world.dispatcher.forecast.restore) == 1
     assert len(caplog.records) == 1 and vars(caplog.records[0])["rows"] == len(IMPOSSIBLE)
     assert expectations(world) == before
 
