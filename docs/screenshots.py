@@ -1,6 +1,7 @@
-"""Takes the pictures of the dashboard in docs/pictures/, from a fleet that is invented from a seed. Needs Chromium and Playwright.
+"""Takes the screenshots of the dashboard in docs/pictures/ with Chromium, from a simulated fleet with a fixed seed.
 
-`python3 dev.py screenshots` takes all; names after it take only those. Look at them before they are committed.
+`python3 dev.py screenshots` takes all of them, `python3 dev.py screenshots NAME...` only the named ones. Review them
+before you commit them.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ PAGES: Final = {
     "playground": "/dashboard/playground?model=qwen3:8b",
     "request": "/dashboard/requests/{request}",
 }
-SHOWN_THRICE: Final = ("fleet", "trends", "request")
+IN_THREE_FORMS: Final = ("fleet", "trends", "request")
 WIDE: Final = {"width": 1280, "height": 860}
 PHONE: Final = {"width": 390, "height": 844}
 SETTLE_MS: Final = 2500
@@ -47,7 +48,7 @@ def main(names: list[str]) -> int:
     PICTURES.mkdir(parents=True, exist_ok=True)
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     with shown_fleet() as shown, sync_playwright() as playwright:
-        calm(shown)
+        snooze_open_fleet(shown)
         if "benchmarks" in wanted:
             shown.benchmark("gaming-pc", "mini", "attic")
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
@@ -55,26 +56,26 @@ def main(names: list[str]) -> int:
             time.sleep(WARM_UP_S)
             for name in wanted:
                 take(browser, shown, name, "light", WIDE, "light")
-                if name in SHOWN_THRICE:
+                if name in IN_THREE_FORMS:
                     take(browser, shown, name, "dark", WIDE, "dark")
                     take(browser, shown, name, "phone", PHONE, "light")
         browser.close()
     return 0
 
 
-def calm(shown: ShownFleet) -> None:
-    """The invented nodes are not paired; that is told by a finding, which is put off here as its owner would."""
-    snooze = {"finding_id": "open_fleet", "hours": 24, "reason": "a fleet for pictures"}
+def snooze_open_fleet(shown: ShownFleet) -> None:
+    """The simulated nodes are not paired. The health check reports that as a finding, which is snoozed here."""
+    snooze = {"finding_id": "open_fleet", "hours": 24, "reason": "simulated fleet"}
     shown.fleet.ask("POST", "/dashboard/api/health/snooze", json.dumps(snooze).encode())
 
 
 def take(browser: Browser, shown: ShownFleet, name: str, kind: str, size: dict[str, int], theme: str) -> None:
     context = browser.new_context(viewport=size, color_scheme=theme, device_scale_factor=1)  # type: ignore[arg-type]
     page = context.new_page()
-    page.goto(shown.fleet.url + PAGES[name].format(request=newest(shown.fleet.url)))
+    page.goto(shown.fleet.url + PAGES[name].format(request=newest_request_id(shown.fleet.url)))
     page.wait_for_timeout(SETTLE_MS)
     if name == "playground":
-        ask(page)
+        compare_two_nodes(page)
     height = page.evaluate("document.documentElement.scrollHeight")
     page.set_viewport_size({"width": size["width"], "height": min(HEIGHT_MAX, height)})
     page.wait_for_timeout(400)
@@ -82,18 +83,18 @@ def take(browser: Browser, shown: ShownFleet, name: str, kind: str, size: dict[s
     context.close()
 
 
-def ask(page: Page) -> None:
-    page.get_by_label("two nodes").check()
+def compare_two_nodes(page: Page) -> None:
+    page.get_by_label("Compare two nodes").check()
     page.get_by_label("Node of side 1").select_option("studio")
     page.get_by_label("Node of side 2").select_option("gaming-pc")
-    page.get_by_label("Your question").fill("What is a herd?")
+    page.get_by_label("Message").fill("What is a herd?")
     page.keyboard.press("Enter")
     page.wait_for_timeout(SETTLE_MS)
 
 
-def newest(url: str) -> str:
-    with urllib.request.urlopen(f"{url}/dashboard/api/overview") as answer:
-        latest = json.load(answer)["latest"]
+def newest_request_id(url: str) -> str:
+    with urllib.request.urlopen(f"{url}/dashboard/api/overview") as response:
+        latest = json.load(response)["latest"]
     return str(next(one["request_id"] for one in latest if one["status"] == "completed"))
 
 

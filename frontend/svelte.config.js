@@ -1,2 +1,2 @@
-// Runes everywhere; types are stripped by the compiler itself.
+// Configures Svelte to use runes in all components.
 export default { compilerOptions: { runes: true } };

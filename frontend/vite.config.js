@@ -1,4 +1,4 @@
-// How the pages become files: one folder of hashed assets beside one index.html, with nothing inline (the coordinator's CSP forbids it).
+// Configures the build: hashed assets beside one index.html, with nothing inline, because the coordinator's CSP forbids it.
 import { svelte } from "@sveltejs/vite-plugin-svelte";
 import { defineConfig } from "vite";
 

@@ -1,4 +1,4 @@
-// Where the page begins.
+// Mounts the dashboard in the page.
 import { mount } from "svelte";
 
 import App from "./App.svelte";

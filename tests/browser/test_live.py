@@ -73,7 +73,10 @@ def test_a_hidden_tab_subscribes_to_nothing_until_it_is_visible_again(visit: Ope
     with seen.page.expect_websocket() as opened:
         page = seen.go("/dashboard")
     wait_until_live(page)
-    show = "(isHidden) => { Object.defineProperty(document, 'hidden', {value: isHidden, configurable: true}); document.dispatchEvent(new Event('visibilitychange')); }"
+    show = """(isHidden) => {
+        Object.defineProperty(document, 'hidden', {value: isHidden, configurable: true});
+        document.dispatchEvent(new Event('visibilitychange'));
+    }"""
     for is_hidden, topics in ((True, []), (False, ["fleet", "requests", "jobs"])):
         with opened.value.expect_event("framesent") as sent:
             page.evaluate(show, is_hidden)
