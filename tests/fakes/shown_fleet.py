@@ -1,7 +1,7 @@
-"""A fleet to look at: four unequal nodes, a week of history from a seed, and clients that ask. For browser tests and for the pictures in docs/.
+"""Starts a simulated fleet for browser tests and screenshots: four nodes, a week of history from a seed, and clients.
 
 with shown_fleet() as shown:                        # shown.fleet.url; the nodes report once a second
-    with shown.traffic(): ...                       # clients ask until the end of the block
+    with shown.traffic(): ...                       # clients send requests until the end of the block
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ SPEED = {"studio": 48.0, "gaming-pc": 92.0, "mini": 24.0, "attic": 11.0}
 
 
 def week(seed: int) -> tuple[float | None, ...]:
-    """What a laptop's owner lends: little by day on weekdays, nearly all at night; a few hours never seen."""
+    """The availability of a laptop: low by day on weekdays, high at night; a few hours without data."""
     rng = Random(seed)
-    lent = (
+    available = (
         0.25 if day < 5 and 9 <= hour < 18 else 0.6 if 7 <= hour < 23 else 0.95
         for day in range(7)
         for hour in range(24)
     )
     return tuple(
         None if rng.random() < 0.03 else round(min(1.0, max(0.0, share + rng.uniform(-0.12, 0.12))), 2)
-        for share in lent
+        for share in available
     )
 
 
@@ -133,9 +133,10 @@ HELD = {
     "attic": ("llama3.2:3b",),
 }
 ANSWER = (
-    "A herd is a group of animals that live, feed and move together. Being many makes each of them safer: more eyes see a danger sooner, and one among "
-    "many is seldom the one that is caught. Most herds have no single leader. Who knows the way to water walks ahead, the others follow, and at the next "
-    "crossing it may be another. So the group finds more than any of its members would have found alone, and nobody had to plan it."
+    "A herd is a group of animals that live, feed and move together. Each animal is safer in a group: more eyes see a "
+    "danger sooner, and one animal among many is rarely the one that is caught. Most herds have no single leader. An "
+    "animal that knows the way to water goes first and the others follow; at the next crossing another one may lead. "
+    "So the group finds more than any of its members would find alone, without a plan."
 )
 SLOTS = {"studio": 4, "gaming-pc": 4, "mini": 2, "attic": 1}
 
@@ -147,7 +148,7 @@ class ShownFleet:
     _ended: threading.Event = field(default_factory=threading.Event)
 
     def ask(self, model: str, app: str, text: str) -> None:
-        """One chat, read to its end. Whatever goes wrong is part of what is shown."""
+        """Sends one chat request and reads the answer. Errors are ignored: they are part of the simulation."""
         body = json.dumps({"model": model, "messages": [{"role": "user", "content": text}]}).encode()
         request = urllib.request.Request(
             f"{self.fleet.url}/api/chat", body, {"Content-Type": "application/json", "X-Herd-Tags": app}
@@ -156,7 +157,7 @@ class ShownFleet:
             answer.read()
 
     def benchmark(self, *nodes: str) -> None:
-        """A run on these nodes, to its end. Nobody else may ask meanwhile: it would give way."""
+        """Runs a benchmark on these nodes to its end. Other requests at the same time would pause it."""
         self.fleet.ask(
             "POST",
             "/dashboard/api/benchmarks/start",
@@ -167,7 +168,7 @@ class ShownFleet:
 
     @contextmanager
     def traffic(self, clients: int = 7) -> Iterator[None]:
-        """So many clients ask, one after the other each, until the end of the block."""
+        """Runs `clients` clients until the end of the block; each sends one request after the other."""
         ended = threading.Event()
 
         def client(number: int) -> None:
@@ -192,7 +193,7 @@ class ShownFleet:
 
 @contextmanager
 def shown_fleet(is_slow: bool = True, history_hours: int = HISTORY_HOURS) -> Iterator[ShownFleet]:
-    """`is_slow`: answers come at the speed of such machines; else at once."""
+    """With `is_slow` the nodes answer at realistic speed, else immediately."""
     with TemporaryDirectory(prefix="herd-shown-") as folder, ExitStack() as stack:
         home = Path(folder)
         with running_fleet({}, data_dir=home):
@@ -208,7 +209,7 @@ def shown_fleet(is_slow: bool = True, history_hours: int = HISTORY_HOURS) -> Ite
 
 
 def a_settings_store(folder: Path) -> SettingsStore:
-    """As `herd` has one, but nothing is taken from this machine's environment."""
+    """A settings store like that of `herd`, which ignores the environment of this machine."""
     return SettingsStore(
         lambda here: config.load(
             config.parts_of(Settings), {"FLEET_DATA_DIR": "/var/lib/herd"}, None, None, dashboard=here
@@ -243,7 +244,7 @@ def _engine(name: str, is_slow: bool) -> FakeOllama:
 
 @contextmanager
 def _beating(shown: ShownFleet) -> Iterator[None]:
-    """Heartbeats until the end of the block."""
+    """Sends heartbeats until the end of the block."""
     ended = threading.Event()
 
     def beat() -> None:
@@ -264,7 +265,7 @@ def _beating(shown: ShownFleet) -> Iterator[None]:
 
 
 def write_history(path: Path, hours: int) -> None:
-    """Traces and node hours up to now, as a coordinator that ran so long would have them."""
+    """Writes traces and node states of the last `hours` hours into the database."""
     rng, now = Random(SEED), time.time()
     with sqlite3.connect(path) as database:
         for hour in range(hours, 0, -1):
@@ -289,8 +290,8 @@ def _stays(rng: Random, now: float, hours: int) -> Iterator[node_history.StateIn
             if name == "attic" and minute > 5 * 60:
                 continue
             is_away = name == "gaming-pc" and time.localtime(now - minute * 60).tm_hour in (2, 3, 4, 5)
-            is_lent = name == "mini" and rng.random() < 0.06
-            state = "gone" if is_away else "yielding" if is_lent else "degraded" if rng.random() < 0.004 else "online"
+            is_paused = name == "mini" and rng.random() < 0.06
+            state = "gone" if is_away else "yielding" if is_paused else "degraded" if rng.random() < 0.004 else "online"
             yield node_history.StateInterval(now - minute * 60, name, state, 600.0, SLOTS[name])
 
 

@@ -71,7 +71,7 @@ export function percent(share: Maybe): string {
 export function ago(at: Maybe, now: number): string {
   if (!known(at) || at <= 0) return "never";
   const age = now - at;
-  if (age < 5) return "just now";
+  if (age < 5) return "now";
   return `${shortDuration(age)} ago`;
 }
 

@@ -16,7 +16,7 @@ TOPICS = ("fleet", "requests", "jobs")
 
 
 class Subscribe(Struct, frozen=True):
-    """Client to server: the complete list of topics from now on; [] while the tab is hidden."""
+    """Client to server: the complete list of topics, replacing the last one; [] while the tab is hidden."""
 
     sub: tuple[str, ...]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 WINDOW_S = 60.0
 REQUESTS_MAX = 4096
-"""Only the newest requests are kept. Above 68 requests per second they cover less than 60 seconds."""
+"""Older requests are dropped. Above 68 requests per second they cover less than 60 seconds."""
 
 
 @dataclass(slots=True)
