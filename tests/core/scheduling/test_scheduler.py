@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from builders import a_card, a_report, a_request, a_world
+from builders import a_card, a_report, a_request, a_world, all_signals
 from herd.core.state.fleet import ModelName
 
 SIGNALS_OF_AN_IDLE_HOT_NODE = {
@@ -31,7 +31,9 @@ def test_a_decision_keeps_every_candidate_with_points_or_reason() -> None:
     )
     decision = world.dispatcher.scheduler.decide(a_request(), ModelName("m:latest"), world.at)
     assert [one.node_id for one in decision.scored] == ["hot", "cold"]
-    assert decision.scored[0].terms == SIGNALS_OF_AN_IDLE_HOT_NODE
+    terms = decision.scored[0].terms
+    assert set(terms) == {signal.name for signal in all_signals()}
+    assert SIGNALS_OF_AN_IDLE_HOT_NODE.items() <= terms.items()
     assert decision.scored[0].total == 100.0
     assert {(r.node_id, r.filter) for r in decision.rejected} == {("tiny", "memory"), ("other", "has_model")}
 
