@@ -9,7 +9,7 @@ import pytest
 
 from browser.conftest import Open, Visit
 from fakes.faults import Hang
-from fakes.fleet import Machine
+from fakes.fleet import Machine, running_fleet
 from fakes.ollama.server import FakeModel, FakeOllama
 from fakes.shown_fleet import ShownFleet
 from herd.coordinator.api.dashboard_files import BUILT
@@ -213,3 +213,16 @@ def test_moving_a_weight_slider_shows_a_preview_and_changes_no_setting(visit: Op
     page.get_by_role("button", name="Reset").click()
     assert slider.input_value() == "50"
     page.get_by_text("No changes yet.").or_(page.get_by_role("button", name="Undo")).first.wait_for()
+
+
+def test_a_model_is_deleted_after_its_name_is_confirmed(visit: Open) -> None:
+    with FakeOllama(["m", "n"]) as engine, running_fleet({"alpha": engine}) as fleet:
+        page = visit(origin=fleet.url).go("/dashboard/models?model=n:latest")
+        page.get_by_role("button", name="Delete from alpha").click()
+        dialog = page.get_by_role("dialog", name="Delete n:latest from alpha?")
+        delete = dialog.get_by_role("button", name="Delete")
+        assert delete.is_disabled()
+        dialog.get_by_label("Model name").fill("n:latest")
+        delete.click()
+        page.get_by_text("Deleted n:latest from alpha.").wait_for()
+        assert set(engine.models) == {"m:latest"}

@@ -47,11 +47,15 @@ export function seconds(value: Maybe): string {
   const size = Math.abs(value);
   if (size < 10) return `${size < 1 ? hundredth.format(value) : tenth.format(value)} s`;
   if (size < 60) return `${whole.format(value)} s`;
-  if (size < 3600)
-    return `${Math.floor(size / 60)} min${size % 60 >= 1 && size < 600 ? ` ${Math.floor(size % 60)} s` : ""}`;
-  if (size < 86400)
-    return `${Math.floor(size / 3600)} h${size % 3600 >= 60 && size < 36000 ? ` ${Math.floor((size % 3600) / 60)} min` : ""}`;
+  if (size < 3600) return twoUnits(size, 60, "min", 1, "s");
+  if (size < 86400) return twoUnits(size, 3600, "h", 60, "min");
   return `${tenth.format(size / 86400)} days`;
+}
+
+/** "1 min 30 s". From ten large units on, the small unit is left out. */
+function twoUnits(size: number, largeS: number, large: string, smallS: number, small: string): string {
+  const rest = Math.floor((size % largeS) / smallS);
+  return `${Math.floor(size / largeS)} ${large}${rest >= 1 && size < 10 * largeS ? ` ${rest} ${small}` : ""}`;
 }
 
 /** A duration in one unit: 299 -> "5 min" */
