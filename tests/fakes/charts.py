@@ -1,4 +1,4 @@
-"""The charts' routes over a database with made-up days, at a time that stands still."""
+"""Serves the chart routes over a database with generated days, at a fixed time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Charts:
 
 @contextmanager
 def charts(days: Sequence[Day] = DAYS) -> Iterator[Charts]:
-    """Two nodes are there, of which one has the model in another edition; the third is history."""
+    """Two nodes are online, with different digests of one model; a third node only has old traces."""
     with tempfile.TemporaryDirectory(prefix="herd-charts-") as folder:
         store = TraceStore(
             StoreSettings(retention_days=1e5, minutes_days=1e5, hours_days=1e5), Path(folder), wall=lambda: NOW
@@ -65,4 +65,4 @@ def charts(days: Sequence[Day] = DAYS) -> Iterator[Charts]:
 
 
 def _nothing(_: Record) -> None:
-    """Nothing ends here."""
+    """No request ends in these tests."""

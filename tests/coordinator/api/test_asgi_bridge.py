@@ -1,4 +1,4 @@
-"""A framework's application behind the same port: answers, streams, leaving clients and bugs."""
+"""Tests an ASGI application behind the HTTP server: answers, streams, disconnects and bugs."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ async def ask(
     return data
 
 
-def test_an_application_sees_the_request_and_answers_it() -> None:
+def test_an_application_receives_the_request_and_answers_it() -> None:
     async def test(stage: Stage, open_socket: Callable[[bytes], Awaitable[object]], bridge: Bridge) -> None:
         data = await ask(open_socket, b"POST /json?q=a%20b", b"X-Herd-Tags: t\r\nContent-Length: 5\r\n", b"hello")
         (reply,) = replies(data)
@@ -149,7 +149,7 @@ def test_an_application_sees_the_request_and_answers_it() -> None:
     on_stage(test)
 
 
-def test_a_connection_is_kept_between_answers_of_an_application() -> None:
+def test_a_connection_is_reused_between_answers_of_an_application() -> None:
     async def test(stage: Stage, open_socket: Callable[[bytes], Awaitable[object]], bridge: Bridge) -> None:
         data = GET.replace(b"/a", b"/listen") * 2 + b"GET /listen HTTP/1.1\r\n" + CLOSING + b"\r\n"
         sock = await open_socket(data)
@@ -159,7 +159,7 @@ def test_a_connection_is_kept_between_answers_of_an_application() -> None:
     on_stage(test)
 
 
-def test_server_sent_events_leave_one_by_one() -> None:
+def test_server_sent_events_are_sent_one_by_one() -> None:
     async def test(stage: Stage, open_socket: Callable[[bytes], Awaitable[object]], bridge: Bridge) -> None:
         sock = await open_socket(GET.replace(b"/a", b"/stream"))
         data = await read_until(sock, b"data: one\n\n\r\n")  # type: ignore[arg-type]
@@ -174,7 +174,7 @@ def test_server_sent_events_leave_one_by_one() -> None:
 
 
 @pytest.mark.parametrize("path", [b"/wait", b"/endless"])
-def test_a_client_that_leaves_ends_its_task(path: bytes) -> None:
+def test_a_disconnect_cancels_the_task(path: bytes) -> None:
     async def test(stage: Stage, open_socket: Callable[[bytes], Awaitable[object]], bridge: Bridge) -> None:
         sock = await open_socket(GET.replace(b"/a", path))
         while not stage.events:
@@ -187,7 +187,7 @@ def test_a_client_that_leaves_ends_its_task(path: bytes) -> None:
     on_stage(test)
 
 
-def test_a_slow_reader_stops_the_application() -> None:
+def test_a_slow_client_pauses_the_application() -> None:
     async def test(stage: Stage, open_socket: Callable[[bytes], Awaitable[object]], bridge: Bridge) -> None:
         sock = await open_socket(GET.replace(b"/a", b"/endless"))
         produced = -1
@@ -214,7 +214,7 @@ def test_a_bug_is_answered_with_an_id_that_is_in_the_log(caplog: pytest.LogCaptu
     on_stage(test)
 
 
-def test_a_bug_inside_a_stream_cuts_it() -> None:
+def test_a_bug_inside_a_stream_closes_the_connection() -> None:
     async def test(stage: Stage, open_socket: Callable[[bytes], Awaitable[object]], bridge: Bridge) -> None:
         data = await ask(open_socket, b"GET /late-bug")
         assert data.endswith(b"3\r\none\r\n")
@@ -222,7 +222,7 @@ def test_a_bug_inside_a_stream_cuts_it() -> None:
     on_stage(test)
 
 
-def test_an_error_that_the_application_means_is_its_own() -> None:
+def test_an_error_answer_of_the_application_is_passed_through() -> None:
     async def test(stage: Stage, open_socket: Callable[[bytes], Awaitable[object]], bridge: Bridge) -> None:
         (reply,) = replies(await ask(open_socket, b"GET /unwell"))
         assert (reply.status, reply.body, reply.headers["retry-after"]) == (503, b'{"ok":false}', "7")
@@ -240,7 +240,7 @@ def test_work_after_the_answer_outlives_the_connection() -> None:
     on_stage(test)
 
 
-def test_a_websocket_is_declined_in_words() -> None:
+def test_a_websocket_is_refused_with_a_message() -> None:
     async def test(stage: Stage, open_socket: Callable[[bytes], Awaitable[object]], bridge: Bridge) -> None:
         sock = await open_socket(
             GET.replace(
@@ -255,7 +255,7 @@ def test_a_websocket_is_declined_in_words() -> None:
     on_stage(test)
 
 
-def test_an_application_that_answers_nothing_is_a_bug_too(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_application_without_an_answer_is_an_internal_error(caplog: pytest.LogCaptureFixture) -> None:
     async def silent(scope: object, receive: object, send: object) -> None:
         return
 

@@ -1,4 +1,4 @@
-"""The dashboard's files as a browser gets them."""
+"""Tests the dashboard's files as a browser requests them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def get(folder: Path, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
-    """One GET, straight into the application."""
+    """One GET request, sent to the application directly."""
     sent: list[MutableMapping[str, Any]] = []
 
     async def send(message: MutableMapping[str, Any]) -> None:
@@ -48,8 +48,8 @@ def get(folder: Path, path: str, **headers: str) -> tuple[int, dict[str, str], b
         "headers": raw,
     }
     asyncio.run(Starlette(routes=DashboardFiles(folder).routes)(scope, receive, send))
-    told = {name.decode().lower(): value.decode() for name, value in sent[0]["headers"]}
-    return sent[0]["status"], told, b"".join(message.get("body", b"") for message in sent[1:])
+    header_map = {name.decode().lower(): value.decode() for name, value in sent[0]["headers"]}
+    return sent[0]["status"], header_map, b"".join(message.get("body", b"") for message in sent[1:])
 
 
 @pytest.mark.parametrize(
@@ -67,12 +67,12 @@ def get(folder: Path, path: str, **headers: str) -> tuple[int, dict[str, str], b
         "/requests/r1a2b3-40",
     ],
 )
-def test_every_documented_address_is_the_page(folder: Path, page: str) -> None:
+def test_every_documented_path_returns_the_page(folder: Path, page: str) -> None:
     status, headers, body = get(folder, f"/dashboard{page}")
     assert (status, body, headers["content-type"]) == (200, PAGE, "text/html; charset=utf-8")
 
 
-def test_nothing_may_run_or_load_that_is_not_ours_and_nobody_may_frame_it(folder: Path) -> None:
+def test_the_policy_allows_only_own_resources_and_no_frames(folder: Path) -> None:
     _, headers, _ = get(folder, "/dashboard")
     policy = headers["content-security-policy"]
     assert policy.startswith("default-src 'none'") and "frame-ancestors 'none'" in policy
@@ -80,7 +80,7 @@ def test_nothing_may_run_or_load_that_is_not_ours_and_nobody_may_frame_it(folder
     assert (headers["x-content-type-options"], headers["x-frame-options"]) == ("nosniff", "DENY")
 
 
-def test_the_page_is_asked_for_anew_and_told_when_it_has_not_changed(folder: Path) -> None:
+def test_the_page_is_revalidated_and_answered_304_if_unchanged(folder: Path) -> None:
     _, headers, _ = get(folder, "/dashboard")
     assert headers["cache-control"] == "no-cache"
     status, _, body = get(folder, "/dashboard", if_none_match=headers["etag"])
@@ -89,7 +89,7 @@ def test_the_page_is_asked_for_anew_and_told_when_it_has_not_changed(folder: Pat
     assert get(folder, "/dashboard", if_none_match=headers["etag"])[0] == 200
 
 
-def test_what_is_named_by_its_content_is_kept_for_ever_and_sent_as_it_was_compressed(folder: Path) -> None:
+def test_an_asset_is_cached_forever_and_sent_compressed(folder: Path) -> None:
     status, headers, body = get(folder, "/dashboard/assets/index-1a2b.js", accept_encoding="br, gzip")
     assert status == 200 and gzip.decompress(body) == SCRIPT and headers["content-encoding"] == "gzip"
     assert "immutable" in headers["cache-control"] and headers["vary"] == "Accept-Encoding"
@@ -97,18 +97,18 @@ def test_what_is_named_by_its_content_is_kept_for_ever_and_sent_as_it_was_compre
     assert body == SCRIPT and "content-encoding" not in headers
 
 
-def test_no_address_leads_out_of_the_folder(folder: Path) -> None:
+def test_no_path_leads_out_of_the_folder(folder: Path) -> None:
     (folder / "assets" / "secret.txt").write_text("s")
     for name in ("secret.txt", "../index.html", "..%2findex.html", "index-1a2b.js.gz", "gone.js"):
         assert get(folder, f"/dashboard/assets/{name}")[0] == 404
 
 
-def test_without_pages_it_says_what_was_missing(tmp_path: Path) -> None:
+def test_without_pages_the_answer_says_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "missing.txt").write_text("the npm registry cannot be reached")
     status, _, body = get(tmp_path, "/dashboard")
     assert status == 404 and b"the npm registry cannot be reached" in body
     assert b"install a released wheel" in get(tmp_path / "nowhere", "/dashboard/health")[2]
 
 
-def test_the_pages_are_open_unless_keys_are_asked_for_because_they_hold_nothing(folder: Path) -> None:
+def test_the_pages_need_no_key_unless_keys_are_required(folder: Path) -> None:
     assert {route.right for route in DashboardFiles(folder).routes} == {Right.PAGE}

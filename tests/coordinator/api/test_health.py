@@ -1,4 +1,4 @@
-"""How the fleet is, asked of a running coordinator: real heartbeats, real requests, the real database."""
+"""Tests the health routes of a running coordinator with real heartbeats, requests and database."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def fleet() -> Iterator[Fleet]:
         yield running
 
 
-def look(fleet: Fleet) -> Health:
-    """Without the answer that is kept for a moment."""
+def examine(fleet: Fleet) -> Health:
+    """The current health, without the cached result."""
     fleet.on_loop(lambda: setattr(fleet.coordinator.health, "_latest", None))
     return msgspec.convert(fleet.get("/dashboard/api/health"), Health)
 
@@ -45,30 +45,30 @@ def post(fleet: Fleet, body: object) -> tuple[int, dict[str, Any]]:
     return response.status, answer
 
 
-def test_a_fleet_that_is_well_is_told_so_with_what_passed(fleet: Fleet) -> None:
-    health = look(fleet)
-    # the fleets of tests let everybody in
+def test_a_healthy_fleet_has_its_passed_checks(fleet: Fleet) -> None:
+    health = examine(fleet)
+    # fleets of tests are open
     assert [finding.check for finding in health.findings] == ["open_fleet"]
     assert len(health.passed) >= 18 and health.score.value == 90
 
 
-def test_the_paths_of_both_names_answer_the_same(fleet: Fleet) -> None:
+def test_the_versioned_path_answers_the_same(fleet: Fleet) -> None:
     assert fleet.get("/dashboard/api/health") == fleet.get("/dashboard/api/v1/health")
 
 
-def test_a_node_that_runs_out_of_memory_is_found_and_lost_again(fleet: Fleet) -> None:
+def test_a_finding_appears_with_memory_pressure_and_disappears_with_it(fleet: Fleet) -> None:
     fleet.machines["alpha"] = Machine(pressure=Pressure.CRITICAL, more=HEALTHY.more)
     fleet.beat()
-    first, again = look(fleet), look(fleet)
+    first, again = examine(fleet), examine(fleet)
     [finding] = [one for one in first.findings if one.check == "memory_pressure"]
     assert finding.nodes == ("alpha",) and finding.fix.commands[0].os == "linux"
     assert [one.since for one in again.findings if one.check == "memory_pressure"] == [finding.since]
     fleet.machines["alpha"] = HEALTHY
     fleet.beat()
-    assert "memory_pressure" not in {one.check for one in look(fleet).findings}
+    assert "memory_pressure" not in {one.check for one in examine(fleet).findings}
 
 
-def test_what_requests_show_is_found_in_the_traces(fleet: Fleet) -> None:
+def test_checks_read_the_traces_of_real_requests(fleet: Fleet) -> None:
     for _ in range(6):
         fleet.ask(
             "POST",
@@ -77,27 +77,27 @@ def test_what_requests_show_is_found_in_the_traces(fleet: Fleet) -> None:
         )
     fleet.settle()
     fleet.coordinator.store.flush()
-    # whatever the fake engine was asked: no check may stumble over real rows
-    assert {one.check for one in look(fleet).findings} <= {"open_fleet", "cold_loads"}
+    # real rows must not cause an error or another finding
+    assert {one.check for one in examine(fleet).findings} <= {"open_fleet", "cold_loads"}
 
 
-def test_a_clock_that_is_wrong_is_noticed(fleet: Fleet) -> None:
+def test_a_wrong_clock_is_found(fleet: Fleet) -> None:
     def wrong() -> None:
         node = fleet.coordinator.driver.fleet.node("alpha")  # type: ignore[arg-type]
         assert node is not None and node.report.clock_s is not None
         object.__setattr__(node.report, "clock_s", node.report.clock_s + 1000.0)
 
     fleet.on_loop(wrong)
-    [finding] = [one for one in look(fleet).findings if one.check == "clock_skew"]
+    [finding] = [one for one in examine(fleet).findings if one.check == "clock_skew"]
     assert finding.nodes == ("alpha",) and finding.evidence[0].value == "17 min ahead"
 
 
-def test_a_database_that_cannot_be_read_does_not_end_the_examination(fleet: Fleet) -> None:
+def test_checks_run_without_a_readable_database(fleet: Fleet) -> None:
     fleet.on_loop(lambda: setattr(fleet.coordinator.store.reader, "path", fleet.data_dir / "nothing" / "latency.db"))
-    assert look(fleet).passed
+    assert examine(fleet).passed
 
 
-def test_samples_are_bounded_and_forget_nodes_that_are_forgotten(fleet: Fleet) -> None:
+def test_samples_are_bounded_and_deleted_with_their_node(fleet: Fleet) -> None:
     def sampled() -> tuple[int, list[str]]:
         watch = fleet.coordinator.health
         for _ in range(300):
@@ -110,13 +110,13 @@ def test_samples_are_bounded_and_forget_nodes_that_are_forgotten(fleet: Fleet) -
     assert fleet.on_loop(sampled) == (240, ["alpha"])
 
 
-def test_a_finding_is_snoozed_with_its_reason_and_heard_of_again(fleet: Fleet) -> None:
+def test_a_finding_is_snoozed_with_a_reason_and_shown_again(fleet: Fleet) -> None:
     status, answer = post(fleet, {"finding_id": "open_fleet", "hours": 2, "reason": "at home"})
     assert status == 200 and answer["until"] > 0
-    [finding] = look(fleet).findings
+    [finding] = examine(fleet).findings
     assert finding.snoozed_until == answer["until"] and finding.snooze_reason == "at home"
     assert post(fleet, {"finding_id": "open_fleet", "hours": 0})[1]["until"] is None
-    assert look(fleet).findings[0].snoozed_until is None
+    assert examine(fleet).findings[0].snoozed_until is None
 
 
 @pytest.mark.parametrize(
@@ -130,11 +130,11 @@ def test_a_finding_is_snoozed_with_its_reason_and_heard_of_again(fleet: Fleet) -
         {"finding_id": "a", "reason": "x" * 201},
     ],
 )
-def test_a_snooze_that_makes_no_sense_is_refused(fleet: Fleet, body: object) -> None:
+def test_an_invalid_snooze_is_refused(fleet: Fleet, body: object) -> None:
     assert post(fleet, body)[0] == 400
 
 
-def test_strips_of_a_young_fleet_are_told_and_an_unknown_range_is_refused(fleet: Fleet) -> None:
+def test_a_new_fleet_has_uptime_bars_and_an_unknown_range_is_refused(fleet: Fleet) -> None:
     assert fleet.get("/dashboard/api/strips?range=7d")["range"] == "7d"
     connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)
     connection.request("GET", "/dashboard/api/strips?range=year")
@@ -142,7 +142,7 @@ def test_strips_of_a_young_fleet_are_told_and_an_unknown_range_is_refused(fleet:
     connection.close()
 
 
-def test_the_watch_looks_by_itself_now_and_then(fleet: Fleet) -> None:
+def test_the_checks_also_run_without_a_request(fleet: Fleet) -> None:
     async def ticked() -> bool:
         watch = fleet.coordinator.health
         for _ in range(4):

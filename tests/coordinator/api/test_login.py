@@ -1,4 +1,4 @@
-"""The page at which a person logs in with a key: no script, one form, a session that may what the key may."""
+"""Tests the login page and the sessions that it opens."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def ask(
     fleet: Fleet, method: str, path: str, body: str | None = None, **headers: str
 ) -> tuple[int, str, dict[str, str]]:
     connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)
-    told = {name.replace("_", "-"): value for name, value in headers.items()}
-    connection.request(method, path, body, told)
+    header_map = {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request(method, path, body, header_map)
     response = connection.getresponse()
     text = response.read().decode()
     connection.close()
@@ -52,7 +52,7 @@ def session_in(headers: dict[str, str]) -> str:
     return headers["set-cookie"].partition(";")[0]
 
 
-def test_the_page_is_there_for_everybody_and_holds_no_script(fleet: Fleet) -> None:
+def test_the_login_page_needs_no_key_and_has_no_script(fleet: Fleet) -> None:
     status, text, headers = ask(fleet, "GET", "/login", **FORWARDED)
     assert status == 200 and headers["content-type"].startswith("text/html")
     assert '<form method="post" action="/login">' in text and "<script" not in text and "$" not in text
@@ -67,7 +67,7 @@ def test_the_page_is_there_for_everybody_and_holds_no_script(fleet: Fleet) -> No
     assert len(text) < 4096
 
 
-def test_a_key_opens_a_session_that_may_what_the_key_may(fleet: Fleet) -> None:
+def test_a_key_opens_a_session_with_the_rights_of_the_key(fleet: Fleet) -> None:
     status, _, headers = enter(fleet, a_key(fleet, "read"))
     assert (status, headers["location"]) == (303, "/dashboard")
     assert "httponly" in headers["set-cookie"].lower() and "samesite=strict" in headers["set-cookie"].lower()
@@ -80,7 +80,7 @@ def test_a_key_opens_a_session_that_may_what_the_key_may(fleet: Fleet) -> None:
     )
 
 
-def test_an_admins_key_opens_everything_until_it_is_revoked(fleet: Fleet) -> None:
+def test_a_session_of_an_admin_key_ends_when_the_key_is_revoked(fleet: Fleet) -> None:
     cookie = session_in(enter(fleet, a_key(fleet, "admin"))[2])
     assert ask(fleet, "GET", "/fleet/keys", **FORWARDED, Cookie=cookie)[0] == 200
     ask(fleet, "POST", "/fleet/keys/revoke", '{"name": "ann"}')
@@ -95,7 +95,7 @@ def test_a_session_ends_at_logout(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("key", ["wrong", "herd_aaaaaaaa_bbbb", "<script>alert(1)</script>", "$message"])
-def test_a_wrong_key_is_told_plainly_and_not_repeated(fleet: Fleet, key: str) -> None:
+def test_a_wrong_key_is_refused_and_not_repeated(fleet: Fleet, key: str) -> None:
     status, text, headers = enter(fleet, key)
     assert status == 401 and "unknown, expired or revoked" in text and "set-cookie" not in headers
     assert key not in text and "<form" in text
@@ -104,7 +104,7 @@ def test_a_wrong_key_is_told_plainly_and_not_repeated(fleet: Fleet, key: str) ->
 @pytest.mark.parametrize(
     "body", ["", "key=", "other=1", "key=a&key=b", "key=" + "a" * FORM_MAX_BYTES, "&" * 50, "\udcff"]
 )
-def test_a_form_without_a_key_is_told(fleet: Fleet, body: str) -> None:
+def test_a_form_without_a_key_is_refused(fleet: Fleet, body: str) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)
     connection.request("POST", "/login", body.encode("utf-8", "surrogateescape"), FORM)
     response = connection.getresponse()
@@ -112,7 +112,7 @@ def test_a_form_without_a_key_is_told(fleet: Fleet, body: str) -> None:
     connection.close()
 
 
-def test_after_ten_wrong_keys_the_address_waits_even_with_the_right_one(fleet: Fleet) -> None:
+def test_after_ten_wrong_keys_the_address_must_wait_even_with_the_right_one(fleet: Fleet) -> None:
     key = a_key(fleet, "read")
     for _ in range(logins.TRIES_MAX):
         assert enter(fleet, "wrong")[0] == 401
@@ -121,17 +121,17 @@ def test_after_ten_wrong_keys_the_address_waits_even_with_the_right_one(fleet: F
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:3000"])
-def test_no_other_page_can_log_a_browser_in(fleet: Fleet, origin: str) -> None:
+def test_no_other_origin_can_log_a_browser_in(fleet: Fleet, origin: str) -> None:
     assert enter(fleet, a_key(fleet, "read"), Origin=origin)[0] == 403
 
 
-def test_a_browser_that_may_not_is_led_to_the_page(fleet: Fleet) -> None:
+def test_a_browser_without_a_session_is_redirected_to_the_login_page(fleet: Fleet) -> None:
     status, _, headers = ask(fleet, "GET", "/dashboard", **FORWARDED, Accept="text/html,*/*;q=0.8")
     assert (status, headers["location"]) == (303, "/login")
     assert ask(fleet, "GET", "/dashboard", **FORWARDED)[0] == 401
 
 
-def test_logging_in_is_on_record_without_the_key(fleet: Fleet) -> None:
+def test_a_login_is_in_the_audit_without_the_key(fleet: Fleet) -> None:
     key = a_key(fleet, "read")
     enter(fleet, key)
     fleet.coordinator.store.flush()

@@ -1,4 +1,4 @@
-"""Models brought, copied, deleted, loaded and pinned through a running coordinator, on engines that behave like Ollama."""
+"""Tests downloading, copying, deleting, loading and pinning models on engines that behave like Ollama."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def call(fleet: Fleet, method: str, path: str, body: object = None) -> tuple[int
         return response.status, json.loads(data) if data else None
 
 
-def test_a_pull_tells_how_it_goes_in_ollamas_words_and_where() -> None:
+def test_a_pull_reports_progress_in_ollamas_format_with_node_and_source() -> None:
     with two() as (fleet, one, _):
         lines = fleet.lines("POST", "/api/pull", {"model": "new", "node_id": "one"})
         assert lines[-1] == {"status": "success", "node": "one", "source": "internet"}
@@ -58,12 +58,12 @@ def test_a_pull_tells_how_it_goes_in_ollamas_words_and_where() -> None:
         assert [entry["what"] for entry in call(fleet, "GET", "/fleet/audit")[1]["entries"]] == ["pull", "pull"]
 
 
-def test_what_the_registry_does_not_have_is_told_and_nothing_is_left() -> None:
+def test_a_model_that_the_registry_lacks_is_an_error_and_leaves_nothing() -> None:
     with two() as (fleet, one, _):
         last = fleet.lines("POST", "/api/pull", {"model": "nowhere", "node_id": "one"})[-1]
         assert "file does not exist" in last["error"]
-        status, told = call(fleet, "POST", "/api/pull", {"model": "nowhere", "node_id": "one", "stream": False})
-        assert status == 500 and "file does not exist" in told["error"] and "nowhere:latest" not in one.models
+        status, result = call(fleet, "POST", "/api/pull", {"model": "nowhere", "node_id": "one", "stream": False})
+        assert status == 500 and "file does not exist" in result["error"] and "nowhere:latest" not in one.models
 
 
 @pytest.mark.parametrize(
@@ -76,16 +76,14 @@ def test_what_the_registry_does_not_have_is_told_and_nothing_is_left() -> None:
         ({"model": "new", "lan_only": True}, 404, "no_source"),
     ],
 )
-def test_a_pull_that_makes_no_sense_is_refused_before_anything_is_asked(
-    body: dict[str, object], status: int, code: str
-) -> None:
+def test_an_invalid_pull_is_refused_before_an_engine_is_called(body: dict[str, object], status: int, code: str) -> None:
     with two() as (fleet, one, other):
-        found, told = call(fleet, "POST", "/api/pull", body)
-        assert (found, told["code"]) == (status, code)
+        found, result = call(fleet, "POST", "/api/pull", body)
+        assert (found, result["code"]) == (status, code)
         assert not any(seen.path == "/api/pull" for seen in (*one.requests, *other.requests))
 
 
-def test_a_pull_that_breaks_off_says_how_to_go_on() -> None:
+def test_an_interrupted_pull_can_be_resumed() -> None:
     with two() as (fleet, one, _):
         one.fail(Cut(how=How.FIN, after_bytes=300, times=1))
         last = fleet.lines("POST", "/api/pull", {"model": "new", "node_id": "one"})[-1]
@@ -94,22 +92,22 @@ def test_a_pull_that_breaks_off_says_how_to_go_on() -> None:
         assert fleet.lines("POST", "/api/pull", {"model": "new", "node_id": "one"})[-1]["status"] == "success"
 
 
-def test_a_registry_that_the_owner_trusts_is_asked() -> None:
+def test_only_configured_registries_are_used() -> None:
     settings = replace(settings_for_tests(), transfers=TransferSettings(registries="my.registry"))
     with two(settings) as (fleet, *_):
         assert call(fleet, "POST", "/api/pull", {"model": "new"})[0] == 403
         assert "error" in fleet.lines("POST", "/api/pull", {"model": "my.registry/a/b", "node_id": "one"})[-1]
 
 
-def test_deleting_asks_for_the_name_twice_and_for_the_node_where_there_are_several() -> None:
+def test_a_deletion_needs_a_confirmation_and_the_node_if_several_have_the_model() -> None:
     with two() as (fleet, one, other):
         assert call(fleet, "DELETE", "/api/delete", {"model": "m"})[1]["code"] == "node_required"
-        status, told = call(fleet, "DELETE", "/api/delete", {"model": "m", "node_id": "one"})
-        assert (status, told["code"]) == (400, "confirmation_required") and "herd rm m" in told["error"]
+        status, result = call(fleet, "DELETE", "/api/delete", {"model": "m", "node_id": "one"})
+        assert (status, result["code"]) == (400, "confirmation_required") and "herd rm m" in result["error"]
         assert "m:latest" in one.models
-        status, told = call(fleet, "DELETE", "/api/delete", {"model": "m", "node_id": "one", "confirm": "m"})
+        status, result = call(fleet, "DELETE", "/api/delete", {"model": "m", "node_id": "one", "confirm": "m"})
         assert (
-            status == 200 and told["nodes"] == ["one"] and "m:latest" not in one.models and "m:latest" in other.models
+            status == 200 and result["nodes"] == ["one"] and "m:latest" not in one.models and "m:latest" in other.models
         )
         fleet.beat()
         assert call(fleet, "POST", "/dashboard/api/delete", {"model": "n", "node_id": "one", "confirm": "n"})[0] == 404
@@ -118,7 +116,7 @@ def test_deleting_asks_for_the_name_twice_and_for_the_node_where_there_are_sever
         ] == ["two"]
 
 
-def test_a_copy_is_a_second_name_on_every_node_that_has_it() -> None:
+def test_a_copy_gives_a_second_name_on_every_node_that_has_the_model() -> None:
     with two() as (fleet, one, other):
         assert call(fleet, "POST", "/api/copy", {"source": "m", "destination": "mine"})[0] == 200
         assert "mine:latest" in one.models and "mine:latest" in other.models
@@ -133,7 +131,7 @@ def test_models_are_loaded_and_unloaded() -> None:
         assert not other.scheduler.listed() and not one.scheduler.listed()
 
 
-def test_a_pinned_model_is_loaded_stays_and_is_remembered(tmp_path: Any) -> None:
+def test_a_pinned_model_is_loaded_and_the_pin_survives_a_restart(tmp_path: Any) -> None:
     with FakeOllama(["m"]) as one:
         with running_fleet({"one": one}, data_dir=tmp_path) as fleet:
             assert call(fleet, "POST", "/fleet/pin", {"model": "m"})[0] == 200
@@ -148,30 +146,30 @@ def test_a_pinned_model_is_loaded_stays_and_is_remembered(tmp_path: Any) -> None
             assert call(fleet, "DELETE", "/fleet/pin/m")[0] == 404
 
 
-def test_what_cannot_be_pinned_is_refused() -> None:
+def test_an_unknown_model_or_node_cannot_be_pinned() -> None:
     with two() as (fleet, *_):
         assert call(fleet, "POST", "/fleet/pin", {"model": "nothing"})[0] == 404
         assert call(fleet, "POST", "/fleet/pin", {"model": "n", "node_id": "one"})[0] == 404
 
 
-def test_the_environments_pins_are_seen_to_after_a_heartbeat() -> None:
+def test_pins_of_the_environment_are_loaded_after_a_heartbeat() -> None:
     settings = replace(settings_for_tests(), pinned_models=PinSettings(models="n@two"))
     with two(settings) as (fleet, _, other):
         fleet.beat("two")
         other.wait(lambda: bool(other.scheduler.listed()), "a loaded model")
-        assert call(fleet, "DELETE", "/fleet/pin/n")[0] == 404, "what the environment says is not let go here"
+        assert call(fleet, "DELETE", "/fleet/pin/n")[0] == 404, "a pin of the environment cannot be removed here"
 
 
-def test_everything_at_a_glance() -> None:
+def test_model_management_lists_the_models_of_each_node() -> None:
     with two() as (fleet, *_):
-        told = call(fleet, "GET", "/dashboard/api/model-management")[1]
-        assert {node["node_id"]: [model["name"] for model in node["models"]] for node in told["nodes"]} == {
+        result = call(fleet, "GET", "/dashboard/api/model-management")[1]
+        assert {node["node_id"]: [model["name"] for model in node["models"]] for node in result["nodes"]} == {
             "one": ["m:latest"],
             "two": ["m:latest", "n:latest"],
         }
 
 
-def test_an_update_asks_the_internet_once_and_copies_to_the_others() -> None:
+def test_an_update_downloads_once_and_copies_to_the_other_nodes() -> None:
     registry = FakeSettings(registry={"m:latest": replace(NEW, name="m", blob="c" * 64)})
     with (
         FakeOllama(["m"], registry) as one,

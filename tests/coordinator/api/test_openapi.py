@@ -1,4 +1,4 @@
-"""The description of all routes says what is there, no more and no less, and who may come in."""
+"""Tests that the OpenAPI document has exactly the routes with their rights."""
 
 from __future__ import annotations
 
@@ -25,52 +25,53 @@ def fleet() -> Iterator[Fleet]:
 
 
 @pytest.fixture(scope="module")
-def told(fleet: Fleet) -> dict[str, Any]:
+def spec(fleet: Fleet) -> dict[str, Any]:
     return fleet.get("/openapi.json")
 
 
-def operations(told: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+def operations(spec: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
     return {
         (method.upper(), path): operation
-        for path, methods in told["paths"].items()
+        for path, methods in spec["paths"].items()
         for method, operation in methods.items()
     }
 
 
-def test_every_route_is_in_it_with_its_right_and_nothing_else_is(fleet: Fleet, told: dict[str, Any]) -> None:
+def test_the_document_has_exactly_the_routes_with_their_rights(fleet: Fleet, spec: dict[str, Any]) -> None:
     bridge = fleet.coordinator.bridge
     assert bridge is not None
-    answered = {(route.method, route.path.replace(":path}", "}")): route.right for route in bridge._application.routes}  # type: ignore[attr-defined]
+    routes = bridge._application.routes  # type: ignore[attr-defined]
+    answered = {(route.method, route.path.replace(":path}", "}")): route.right for route in routes}
     api = fleet.coordinator.inference
     for dialect in api._dialects:
         answered.update(
             {(route.method, route.path): Right.LIST if route.kind.value == "info" else None for route in dialect.routes}
         )
         answered.update(dict.fromkeys(dialect.listings, Right.LIST))
-    described = operations(told)
+    described = operations(spec)
     assert set(described) == set(answered)
     for route, right in answered.items():
         assert right is None or described[route]["x-right"] == right.value, route
 
 
-def test_what_needs_a_key_says_so_and_what_may_be_asked_without_says_that(told: dict[str, Any]) -> None:
-    schemes = set(told["components"]["securitySchemes"])
-    for route, operation in operations(told).items():
+def test_the_document_says_which_routes_need_a_key(spec: dict[str, Any]) -> None:
+    schemes = set(spec["components"]["securitySchemes"])
+    for route, operation in operations(spec).items():
         right, security = Right(operation["x-right"]), operation["security"]
         assert (security == []) is (right is Right.OPEN), route
         assert ({} in security) is (right in (*KEYLESS, Right.PAGE)), route
-        assert {name for way in security for name in way} in (set(), schemes), route
+        assert {name for requirement in security for name in requirement} in (set(), schemes), route
 
 
-def test_every_operation_has_a_name_of_its_own_and_a_sentence(told: dict[str, Any]) -> None:
-    all_of_them = list(operations(told).values())
+def test_every_operation_has_a_name_of_its_own_and_a_sentence(spec: dict[str, Any]) -> None:
+    all_of_them = list(operations(spec).values())
     assert len({operation["operationId"] for operation in all_of_them}) == len(all_of_them)
     assert all(operation["summary"] for operation in all_of_them), [
         o["operationId"] for o in all_of_them if not o["summary"]
     ]
 
 
-def test_every_reference_leads_to_a_schema(told: dict[str, Any]) -> None:
+def test_every_reference_leads_to_a_schema(spec: dict[str, Any]) -> None:
     def references(value: object) -> Iterator[str]:
         if isinstance(value, dict):
             yield from (inner for name, inner in value.items() if name == "$ref")
@@ -80,14 +81,14 @@ def test_every_reference_leads_to_a_schema(told: dict[str, Any]) -> None:
             for inner in value:
                 yield from references(inner)
 
-    found = set(references(told))
+    found = set(references(spec))
     assert found
     assert all(
-        reference.removeprefix("#/components/schemas/") in told["components"]["schemas"] for reference in found
+        reference.removeprefix("#/components/schemas/") in spec["components"]["schemas"] for reference in found
     ), found
 
 
-def test_who_may_not_look_inside_does_not_get_it(fleet: Fleet) -> None:
+def test_the_document_needs_a_key_from_another_network(fleet: Fleet) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)
     connection.request("GET", "/openapi.json", headers={"X-Forwarded-For": "203.0.113.9"})
     response = connection.getresponse()
@@ -95,8 +96,8 @@ def test_who_may_not_look_inside_does_not_get_it(fleet: Fleet) -> None:
     connection.close()
 
 
-def test_a_route_without_a_body_takes_none() -> None:
-    """A sentence of the endpoint, its query's names and its body's record come from the route."""
+def test_a_route_without_a_body_has_no_request_body() -> None:
+    """Summary, query parameters and body schema come from the route."""
 
     async def changed(_: object) -> None:
         """What it does. And more."""
@@ -109,7 +110,7 @@ def test_a_route_without_a_body_takes_none() -> None:
 
 
 @pytest.mark.parametrize("number", ["inf", "nan", "1e400", "-1e300", str(2**63), "x" * 500])
-def test_a_number_that_is_none_is_refused_in_words(fleet: Fleet, number: str) -> None:
+def test_an_invalid_number_is_refused_with_a_message(fleet: Fleet, number: str) -> None:
     for path in (
         f"/dashboard/api/traces?limit={number}",
         f"/dashboard/api/traces?since={number}",
@@ -139,7 +140,7 @@ def test_a_number_that_is_none_is_refused_in_words(fleet: Fleet, number: str) ->
     [b"[" * 60_000, b'{"node_id":"a","name":"a","model":"m","x":' + b"[" * 60_000, b"\xff", b'"\\ud800"'],
     ids=range(4),
 )
-def test_a_body_of_nothing_but_depth_is_a_bad_request(fleet: Fleet, path: str, bomb: bytes) -> None:
+def test_a_deeply_nested_body_is_a_bad_request(fleet: Fleet, path: str, bomb: bytes) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)
     connection.request("POST", path, bomb, {"Content-Type": "application/json"})
     response = connection.getresponse()

@@ -1,4 +1,4 @@
-"""The dashboard's reading routes over real sockets: their shapes, their second name, and numbers that agree with the database."""
+"""Tests the overview, traces, request details and usage over real sockets."""
 
 from __future__ import annotations
 
@@ -48,24 +48,26 @@ def raw(fleet: Fleet, path: str) -> tuple[int, bytes]:
     return response.status, body
 
 
-def test_the_overview_tells_nodes_numbers_and_what_was_asked(fleet: Fleet) -> None:
-    told = msgspec.convert(fleet.get("/dashboard/api/overview"), Overview)
-    assert [(card.node_id, card.state) for card in told.nodes] == [("alpha", "online"), ("beta", "online")]
-    assert told.verdict.level == "good" and "2 of 2 nodes online" in told.verdict.sentence
+def test_the_overview_has_nodes_numbers_and_recent_requests(fleet: Fleet) -> None:
+    result = msgspec.convert(fleet.get("/dashboard/api/overview"), Overview)
+    assert [(card.node_id, card.state) for card in result.nodes] == [("alpha", "online"), ("beta", "online")]
+    assert result.verdict.level == "good" and "2 of 2 nodes online" in result.verdict.sentence
     [(requests, failures)] = on_disk(
         fleet, "SELECT SUM(status <> 'retried'), SUM(status LIKE 'failed%') FROM request_traces"
     )
-    assert (told.numbers.requests_today, told.numbers.failures_today) == (requests, failures) and requests >= 3
+    assert (result.numbers.requests_today, result.numbers.failures_today) == (requests, failures) and requests >= 3
     [(tokens,)] = on_disk(fleet, "SELECT SUM(completion_tokens) FROM request_traces")
-    assert told.numbers.tokens_per_s == pytest.approx(tokens / 60.0, abs=0.06)
+    assert result.numbers.tokens_per_s == pytest.approx(tokens / 60.0, abs=0.06)
     ttfts = sorted(row[0] for row in on_disk(fleet, "SELECT time_to_first_token_ms FROM request_traces"))
-    assert told.numbers.ttft_p50_ms == pytest.approx(ttfts[(len(ttfts) - 1) // 2], abs=0.1)
-    assert {one.why for one in told.latest} == {"only available node"} and {one.app for one in told.latest} == {"aider"}
-    assert [step.done for step in told.first_run] == [True, True, True]
-    assert (told.queue, told.running, told.numbers.running, told.numbers.waiting) == ((), (), 0, 0)
+    assert result.numbers.ttft_p50_ms == pytest.approx(ttfts[(len(ttfts) - 1) // 2], abs=0.1)
+    assert {one.why for one in result.latest} == {"only available node"} and {one.app for one in result.latest} == {
+        "aider"
+    }
+    assert [step.done for step in result.first_run] == [True, True, True]
+    assert (result.queue, result.running, result.numbers.running, result.numbers.waiting) == ((), (), 0, 0)
 
 
-def test_todays_numbers_are_the_same_before_and_after_the_sums_were_made(fleet: Fleet) -> None:
+def test_todays_numbers_are_the_same_before_and_after_the_roll_up(fleet: Fleet) -> None:
     before = fleet.get("/dashboard/api/overview")["numbers"]["requests_today"]
     fleet.ask("POST", "/api/chat", CHAT)
     fleet.settle()
@@ -73,7 +75,7 @@ def test_todays_numbers_are_the_same_before_and_after_the_sums_were_made(fleet: 
     assert fleet.get("/dashboard/api/overview")["numbers"]["requests_today"] == before + 1
 
 
-def test_traces_come_in_pages_and_can_be_narrowed(fleet: Fleet) -> None:
+def test_traces_are_paged_and_filtered(fleet: Fleet) -> None:
     first = msgspec.convert(fleet.get("/dashboard/api/traces?limit=2"), Traces)
     assert len(first.traces) == 2 and first.next_before_id is not None
     rest = msgspec.convert(fleet.get(f"/dashboard/api/traces?limit=50&before_id={first.next_before_id}"), Traces)
@@ -85,24 +87,24 @@ def test_traces_come_in_pages_and_can_be_narrowed(fleet: Fleet) -> None:
     assert len(fleet.get("/dashboard/api/traces?node_id=alpha&tag=aider&status=completed")["traces"]) == len(ids)
 
 
-def test_one_request_is_told_whole(fleet: Fleet) -> None:
+def test_one_request_has_all_its_details(fleet: Fleet) -> None:
     request_id = fleet.get("/dashboard/api/traces?limit=1")["traces"][0]["request_id"]
-    told = msgspec.convert(fleet.get(f"/dashboard/api/requests/{request_id}"), RequestDetails)
-    assert told.sentence.startswith("m:latest for aider: completed on alpha, first byte after ")
-    assert sum(span.ms for lane in told.lanes for span in lane.spans) == pytest.approx(told.total_ms, abs=1.0)
-    [choice] = told.choices
+    result = msgspec.convert(fleet.get(f"/dashboard/api/requests/{request_id}"), RequestDetails)
+    assert result.sentence.startswith("m:latest for aider: completed on alpha, first byte after ")
+    assert sum(span.ms for lane in result.lanes for span in lane.spans) == pytest.approx(result.total_ms, abs=1.0)
+    [choice] = result.choices
     assert [one.node_id for one in choice.candidates] == ["alpha"] and len(choice.candidates[0].signals) == 7
     assert choice.otherwise == ("No other node could serve the request.",)
     assert raw(fleet, "/dashboard/api/requests/nobody")[0] == 404
 
 
 @pytest.mark.parametrize("path", ["overview", "traces", "usage", "latencies"])
-def test_every_route_has_its_versioned_name(fleet: Fleet, path: str) -> None:
+def test_every_route_has_a_versioned_path(fleet: Fleet, path: str) -> None:
     status, body = raw(fleet, f"/dashboard/api/v1/{path}")
     assert status == 200 and set(json.loads(body)) == set(fleet.get(f"/dashboard/api/{path}"))
 
 
-def test_the_versioned_name_needs_the_same_right(fleet: Fleet) -> None:
+def test_the_versioned_path_needs_the_same_right(fleet: Fleet) -> None:
     for path in ("/dashboard/api/traces", "/dashboard/api/v1/traces"):
         connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)
         connection.request("GET", path, headers={"X-Forwarded-For": "203.0.113.9"})
@@ -110,7 +112,7 @@ def test_the_versioned_name_needs_the_same_right(fleet: Fleet) -> None:
         connection.close()
 
 
-def test_who_comes_and_goes_and_for_how_long_is_written_down(fleet: Fleet) -> None:
+def test_joining_and_leaving_nodes_and_their_states_are_stored(fleet: Fleet) -> None:
     fleet.on_loop(fleet.coordinator.view.store_states)
     assert fleet.coordinator.store.flush()
     kinds = dict(on_disk(fleet, "SELECT about, kind FROM fleet_events"))

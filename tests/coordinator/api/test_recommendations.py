@@ -1,4 +1,4 @@
-"""What should live where, asked of a running coordinator whose database holds a seeded week."""
+"""Tests the recommendations of a running coordinator whose database has a generated week."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def fleet() -> Iterator[Fleet]:
 def seed(
     fleet: Fleet, requests: int, cold_loads: int = 0, load_ms: float = 0.0, tokens: int = 2_000, days_ago: float = 1.0
 ) -> None:
-    """Sums of one hour, as the coordinator itself writes them."""
+    """Writes the sums of one hour as the coordinator writes them."""
     at = int(time.time() - days_ago * 86400) // 3600 * 3600
     with sqlite3.connect(fleet.coordinator.store.path, timeout=10) as database:
         database.execute("INSERT OR IGNORE INTO rollup_keys VALUES (7, 'alpha', 'm:latest', 'tag', 'aider')")
@@ -58,13 +58,13 @@ def asked(fleet: Fleet) -> Recommendations:
     return msgspec.convert(fleet.get("/dashboard/api/recommendations"), Recommendations)
 
 
-def test_without_records_it_is_told_where_recommendations_come_from(fleet: Fleet) -> None:
+def test_without_usage_the_summary_says_where_recommendations_come_from(fleet: Fleet) -> None:
     found = asked(fleet)
     assert found.since_at is None and found.recommendations == () and found.summary.startswith("No requests yet")
     assert {node.node_id for node in found.nodes} == {"alpha", "beta"}
 
 
-def test_a_busy_model_should_have_a_second_home_and_says_what_to_do(fleet: Fleet) -> None:
+def test_a_busy_model_should_have_a_second_copy_with_the_request_to_send(fleet: Fleet) -> None:
     seed(fleet, 3000)
     [pull] = [one for one in asked(fleet).recommendations if one.kind == "pull"]
     assert (pull.node_id, pull.model, pull.rule) == ("beta", "m:latest", "second_home")
@@ -77,13 +77,13 @@ def test_a_busy_model_should_have_a_second_home_and_says_what_to_do(fleet: Fleet
     assert change.disk_bytes is not None and change.disk_bytes.after - change.disk_bytes.before == pull.cost.bytes
 
 
-def test_a_model_that_was_loaded_again_and_again_should_be_kept(fleet: Fleet) -> None:
+def test_a_model_with_many_cold_loads_should_be_pinned(fleet: Fleet) -> None:
     seed(fleet, 100, cold_loads=40, load_ms=400_000.0, tokens=10)
     [pin] = [one for one in asked(fleet).recommendations if one.kind == "pin"]
     assert (pin.node_id, pin.model, pin.gain.seconds) == ("alpha", "m:latest", 400.0)
 
 
-def test_what_nobody_asked_for_in_a_month_is_told(fleet: Fleet) -> None:
+def test_a_model_unused_for_a_month_should_be_deleted(fleet: Fleet) -> None:
     seed(fleet, 10, days_ago=40)
     found = asked(fleet)
     assert {(one.kind, one.node_id, one.model) for one in found.recommendations} == {
@@ -93,7 +93,7 @@ def test_what_nobody_asked_for_in_a_month_is_told(fleet: Fleet) -> None:
     assert "unused models take" in found.summary
 
 
-def test_a_node_that_is_away_is_recommended_nothing(fleet: Fleet) -> None:
+def test_an_offline_node_has_no_recommendations(fleet: Fleet) -> None:
     seed(fleet, 3000)
 
     def away() -> None:

@@ -1,7 +1,7 @@
-"""What schemathesis makes of our own description, fitting and not: every route, asked by every kind of caller.
+"""Tests every route with generated requests of every kind of caller.
 
-The cases come from a fixed seed. Nobody gets further than the right of the route, nothing that is sent is answered by an
-internal error, and what is refused is refused in words.
+The cases have a fixed seed. No caller gets further than the right of the route, no request causes an internal error,
+and every refusal has a message.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ except ImportError:
     if os.environ.get("CI", "").lower() == "true":
         raise
     pytest.skip(
-        "schemathesis is not installed: OUR ROUTES ARE NOT TRIED WITH WHAT IT MAKES UP (python3 dev.py test)",
+        "schemathesis is not installed: THE ROUTES ARE NOT TESTED WITH GENERATED REQUESTS (python3 dev.py test)",
         allow_module_level=True,
     )
 
@@ -39,14 +39,14 @@ CASES_PER_ROUTE = 10
 FROM_AFAR = {"X-Forwarded-For": "203.0.113.9"}
 DENIED = (401, 403)
 UNABLE = (502, 503, 504, 507)
-"""What says that it cannot be done now; everything else from 500 on is a bug."""
-PROVEN_OTHERWISE = ("/heartbeat", "/fleet/join", "/login")
-"""Open routes with a proof of their own, which these cases have not."""
+"""Statuses of an operation that is impossible now; any other status from 500 is a bug."""
+WITH_OWN_PROOF = ("/heartbeat", "/fleet/join", "/login")
+"""Open routes that check a proof of their own, which these cases lack."""
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: the headers, and the scope of the key where it is one."""
+    """A kind of caller: its headers, and the scope of its key, if it has one."""
 
     name: str
     headers: dict[str, str]
@@ -61,8 +61,8 @@ class Caller:
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
-    impatient = replace(settings_for_tests(), holding=HoldingSettings(wait_max_s=0.0, start_grace_s=0.0))
-    with FakeOllama(["m"]) as engine, running_fleet({"alpha": engine}, settings=impatient) as running:
+    no_waiting = replace(settings_for_tests(), holding=HoldingSettings(wait_max_s=0.0, start_grace_s=0.0))
+    with FakeOllama(["m"]) as engine, running_fleet({"alpha": engine}, settings=no_waiting) as running:
         yield running
 
 
@@ -73,7 +73,7 @@ def callers(fleet: Fleet) -> list[Caller]:
         Caller("a wrong key", {**FROM_AFAR, "Authorization": "Bearer herd_aaaaaaaa_" + "b" * 32}),
     ]
     for scope in Scope:
-        status, answer = asked(
+        status, answer = request(
             fleet,
             "POST",
             "/fleet/keys",
@@ -85,7 +85,7 @@ def callers(fleet: Fleet) -> list[Caller]:
     return found
 
 
-def asked(fleet: Fleet, method: str, url: str, headers: dict[str, str], body: str | None) -> tuple[int, bytes]:
+def request(fleet: Fleet, method: str, url: str, headers: dict[str, str], body: str | None) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)
     try:
         connection.request(method, url, None if body is None else body.encode("utf-8", "replace"), headers)
@@ -98,8 +98,8 @@ def asked(fleet: Fleet, method: str, url: str, headers: dict[str, str], body: st
         connection.close()
 
 
-def described(fleet: Fleet) -> list[Any]:
-    """The operations, as schemathesis understands them."""
+def operations_of(fleet: Fleet) -> list[Any]:
+    """The operations of the OpenAPI document."""
     made = schemathesis.openapi.from_dict(fleet.get("/openapi.json"))
     return [found.ok() for found in made.get_all_operations()]
 
@@ -109,29 +109,29 @@ def send(fleet: Fleet, case: Any, caller: Caller) -> tuple[int, bytes]:
     url = case.formatted_path + ("?" + urlencode(query, errors="replace") if query else "")
     has_body = case.method.upper() not in ("GET", "HEAD")
     body = json.dumps(case.body, default=str) if has_body else None
-    return asked(fleet, case.method.upper(), url, {"Content-Type": "application/json", **caller.headers}, body)
+    return request(fleet, case.method.upper(), url, {"Content-Type": "application/json", **caller.headers}, body)
 
 
 def check(fleet: Fleet, case: Any, right: Right, caller: Caller) -> None:
     status, answer = send(fleet, case, caller)
-    told = (caller.name, case.method, case.formatted_path, case.body, status, answer[:300])
-    assert status < 500 or status in UNABLE, told
+    context = (caller.name, case.method, case.formatted_path, case.body, status, answer[:300])
+    assert status < 500 or status in UNABLE, context
     is_no_path = status == 400 and b"the path" in answer
     if right is Right.PAGE and caller.name == "a wrong key":
-        assert status in DENIED or is_no_path, told
-    elif not case.path.startswith(PROVEN_OTHERWISE) and not is_no_path:
-        assert (status in DENIED) is not caller.may(right), told
+        assert status in DENIED or is_no_path, context
+    elif not case.path.startswith(WITH_OWN_PROOF) and not is_no_path:
+        assert (status in DENIED) is not caller.may(right), context
     if (
         status >= 400
         and case.path not in ("/", "/login")
         and case.method.upper() != "HEAD"
         and b"404 page" not in answer
     ):
-        assert json.loads(answer)["error"], told
+        assert json.loads(answer)["error"], context
 
 
-def each_case(operation: Any, kind: Any, cases: int, told: Callable[[Any], None]) -> bool:
-    """Calls `told` with so many cases, the same in every run. False where nothing can be wrong: it takes nothing."""
+def each_case(operation: Any, kind: Any, cases: int, run_case: Callable[[Any], None]) -> bool:
+    """Calls `run_case` with this many cases, the same in every run. False if the operation has no parameters."""
 
     @seed(SEED)
     @settings(
@@ -143,7 +143,7 @@ def each_case(operation: Any, kind: Any, cases: int, told: Callable[[Any], None]
     )
     @given(case=operation.as_strategy(generation_mode=kind))
     def tried(case: Any) -> None:
-        told(case)
+        run_case(case)
 
     try:
         tried()
@@ -153,29 +153,29 @@ def each_case(operation: Any, kind: Any, cases: int, told: Callable[[Any], None]
 
 
 @pytest.mark.parametrize("kind", list(schemathesis.GenerationMode), ids=lambda mode: str(mode.value))
-def test_nobody_gets_further_than_the_right_of_a_route(fleet: Fleet, callers: list[Caller], kind: Any) -> None:
-    operations = described(fleet)
+def test_no_caller_gets_further_than_the_right_of_a_route(fleet: Fleet, callers: list[Caller], kind: Any) -> None:
+    operations = operations_of(fleet)
     assert len(operations) > 40
     tried = 0
     for operation in operations:
         right = Right(operation.definition.raw["x-right"])
 
-        def by_everybody(case: Any, right: Right = right) -> None:
+        def by_all_callers(case: Any, right: Right = right) -> None:
             for caller in callers:
                 check(fleet, case, right, caller)
 
-        tried += each_case(operation, kind, CASES_PER_ROUTE, by_everybody)
+        tried += each_case(operation, kind, CASES_PER_ROUTE, by_all_callers)
     assert tried > 15
 
 
-def test_who_may_not_change_anything_has_changed_nothing(fleet: Fleet, callers: list[Caller]) -> None:
-    def by_everybody_else(case: Any) -> None:
+def test_a_caller_without_the_right_changes_nothing(fleet: Fleet, callers: list[Caller]) -> None:
+    def by_other_callers(case: Any) -> None:
         for caller in callers:
             if caller.scope is not Scope.ADMIN:
                 assert send(fleet, case, caller)[0] in DENIED
 
     before = [fleet.get(path) for path in ("/fleet/keys", "/fleet/nodes", "/fleet/audit")]
-    for operation in described(fleet):
+    for operation in operations_of(fleet):
         if operation.definition.raw["x-right"] == Right.ADMIN.value:
-            each_case(operation, schemathesis.GenerationMode.POSITIVE, 2, by_everybody_else)
+            each_case(operation, schemathesis.GenerationMode.POSITIVE, 2, by_other_callers)
     assert [fleet.get(path) for path in ("/fleet/keys", "/fleet/nodes", "/fleet/audit")] == before

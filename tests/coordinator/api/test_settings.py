@@ -1,4 +1,4 @@
-"""Settings over real sockets: shown with their source, changed with the checks of the start, on record, undone, taken up, replayed."""
+"""Tests listing, changing, undoing and previewing settings over real sockets."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_every_setting_is_shown_with_its_source_and_no_secret(fleet: Fleet) -> N
     assert line(fleet, "FLEET_SCHEDULER").kind == "choice" and line(fleet, "FLEET_MDNS").kind == "switch"
 
 
-def test_a_change_is_kept_on_record_and_undone(fleet: Fleet, tmp_path: Path) -> None:
+def test_a_change_is_stored_in_the_history_and_undone(fleet: Fleet, tmp_path: Path) -> None:
     status, answer = post(fleet, "settings", {"name": "FLEET_TRACE_RETENTION_DAYS", "value": "14"})
     changed = msgspec.convert(answer, SettingChanged)
     assert status == 200 and (changed.setting.value, changed.setting.source, changed.setting.waits_for_restart) == (
@@ -134,7 +134,7 @@ def test_a_change_is_kept_on_record_and_undone(fleet: Fleet, tmp_path: Path) -> 
         ("FLEET_ALLOWED_HOSTS", "a" * 5000, "one line"),
     ],
 )
-def test_what_cannot_be_is_refused_with_the_reason_and_nothing_changes(
+def test_an_invalid_change_is_refused_with_the_reason_and_changes_nothing(
     fleet: Fleet, tmp_path: Path, name: str, value: str, why: str
 ) -> None:
     status, answer = post(fleet, "settings", {"name": name, "value": value})
@@ -142,7 +142,7 @@ def test_what_cannot_be_is_refused_with_the_reason_and_nothing_changes(
     assert not (tmp_path / FILE_NAME).exists() and fleet.get("/dashboard/api/settings/history")["changes"] == []
 
 
-def test_only_who_may_do_everything_changes_settings(fleet: Fleet) -> None:
+def test_only_an_admin_changes_settings(fleet: Fleet) -> None:
     for path, body in (
         ("settings", {"name": "FLEET_MDNS", "value": "true"}),
         ("settings/undo", {"change_id": 1}),
@@ -152,7 +152,7 @@ def test_only_who_may_do_everything_changes_settings(fleet: Fleet) -> None:
         assert post(fleet, path, body, {"Origin": "https://evil.example"})[0] == 403
 
 
-def test_a_weight_is_taken_up_by_the_next_choice_and_named_in_its_row(fleet: Fleet) -> None:
+def test_a_changed_weight_is_used_by_the_next_decision_and_named_in_its_row(fleet: Fleet) -> None:
     fleet.ask("POST", "/api/chat", CHAT)
     status, answer = post(fleet, "settings", {"name": "FLEET_SCORE_MODEL_COLD", "value": "33"})
     assert status == 200 and answer["setting"]["takes_effect"] == "now" and not answer["setting"]["waits_for_restart"]
@@ -164,39 +164,39 @@ def test_a_weight_is_taken_up_by_the_next_choice_and_named_in_its_row(fleet: Fle
     assert max(later["scores_breakdown"].values()) == 33.0
 
 
-def test_other_weights_are_tried_on_what_was_asked_and_nothing_changes(fleet: Fleet, tmp_path: Path) -> None:
+def test_other_weights_are_previewed_on_recorded_decisions_without_a_change(fleet: Fleet, tmp_path: Path) -> None:
     for _ in range(3):
         fleet.ask("POST", "/api/chat", CHAT)
     fleet.settle()
     assert fleet.coordinator.store.flush()
-    told = msgspec.convert(post(fleet, "settings/preview", {"values": {}})[1], WeightsPreview)
-    assert (told.choices, told.changed, told.undecidable) == (3, 0, 0)
-    assert told.sentence == "None of the last 3 requests would have gone to another node."
+    result = msgspec.convert(post(fleet, "settings/preview", {"values": {}})[1], WeightsPreview)
+    assert (result.choices, result.changed, result.undecidable) == (3, 0, 0)
+    assert result.sentence == "None of the last 3 requests would have gone to another node."
     assert post(fleet, "settings/preview", {"values": {"FLEET_MDNS": "true"}})[0] == 400
     assert post(fleet, "settings/preview", {"values": {"FLEET_SCORE_MODEL_HOT": "much"}})[0] == 400
     assert not (tmp_path / FILE_NAME).exists()
 
 
-def test_a_flag_wins_and_says_so(tmp_path: Path) -> None:
+def test_a_flag_overrides_a_setting_and_is_named_as_its_source(tmp_path: Path) -> None:
     settings_store = a_settings_store(tmp_path, flags={"FLEET_TRACE_RETENTION_DAYS": RawValue("3", "--retention")})
     with pytest.raises(BadRequest, match="the command line sets it"):
         settings_store.change("FLEET_TRACE_RETENTION_DAYS", "4")
 
 
-def test_a_file_that_makes_no_sense_stops_the_start_and_is_named(tmp_path: Path) -> None:
+def test_an_invalid_file_makes_the_start_fail_and_is_named(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_text('FLEET_TRACE_RETENTION_DAYS="many"\n')
     with pytest.raises(ConfigError, match=FILE_NAME):
         a_settings_store(tmp_path)
 
 
-def test_a_value_survives_being_kept_whatever_it_is_made_of(tmp_path: Path) -> None:
+def test_any_value_survives_being_stored(tmp_path: Path) -> None:
     for value in ("a,b", " # no comment", "it's", "\\n", "$HOME", ""):
         a_settings_store(tmp_path).change("FLEET_ALLOWED_HOSTS", value)
         settings_store = a_settings_store(tmp_path)
         assert (settings_store.here("FLEET_ALLOWED_HOSTS") or "").strip() == value.strip()
 
 
-def test_without_a_desk_nothing_is_shown_or_set() -> None:
+def test_without_a_settings_store_there_are_no_settings() -> None:
     with running_fleet({}) as bare:
         assert bare.get("/dashboard/api/settings") == {"settings": []}
         assert post(bare, "settings", {"name": "FLEET_MDNS", "value": "true"})[0] == 503

@@ -1,4 +1,4 @@
-"""What people see of who waits: the place, the reason and the time, and never a prompt, an address or a key."""
+"""Tests the view of waiting requests: position, reason and time, without prompts, addresses and keys."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from builders import a_card, a_report, a_world
 from herd.coordinator.api import views
 
 
-def test_a_waiting_request_is_told_with_its_place_its_reason_and_its_time() -> None:
+def test_a_waiting_request_has_its_queue_position_reason_and_expected_wait() -> None:
     world = a_world()
     world.hears(a_report("alpha", [a_card(loaded=True)]))
     for number in range(3):
@@ -23,7 +23,7 @@ def test_a_waiting_request_is_told_with_its_place_its_reason_and_its_time() -> N
     assert "192.0.2.7" not in str(seen) and seen["waiting"] == 1
 
 
-def test_a_held_request_tells_when_it_will_be_given_up() -> None:
+def test_a_held_request_shows_when_it_times_out() -> None:
     world = a_world()
     world.hears(a_report("alpha", [a_card()], paused=True))
     world.arrives("waits")

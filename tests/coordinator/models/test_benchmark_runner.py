@@ -1,4 +1,4 @@
-"""Benchmarks on a running coordinator: real sockets, engines that answer as Ollama does, and requests that come in between."""
+"""Tests benchmarks on a running coordinator while client requests arrive."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fakes.faults import Cut, Hang, How, Status
 from fakes.fleet import Fleet, Machine, running_fleet, settings_for_tests
 from fakes.ollama.server import FakeModel, FakeOllama, FakeSettings
 from herd.coordinator.models.benchmark_runner import BenchmarkSettings
-from herd.core.state.fleet import NodeId
+from herd.core.state.fleet import ModelName, NodeId
 from herd.dashboard.tabs.benchmarks import BenchmarkDetails, BenchmarkProgress, BenchmarkRuns, BenchmarkStarted
 
 Json = dict[str, Any]
@@ -79,7 +79,7 @@ def measured(fleet: Fleet, **asked: object) -> BenchmarkDetails:
     return a_run(fleet, run_id)
 
 
-def test_a_model_is_loaded_read_written_and_scaled_and_what_it_showed_is_told(fleet: Fleet, fake: FakeOllama) -> None:
+def test_load_prefill_decode_and_scaling_are_measured_and_returned(fleet: Fleet, fake: FakeOllama) -> None:
     run = measured(fleet)
     [cell] = run.cells
     assert (run.state, run.requests, run.failures, run.yields) == ("done", 1 + 3 + 3 + 2 + 4, 0, 0)
@@ -94,7 +94,7 @@ def test_a_model_is_loaded_read_written_and_scaled_and_what_it_showed_is_told(fl
     assert len(fake.inference) == run.requests and fake.reloads == 0
 
 
-def test_a_run_is_among_the_jobs(fleet: Fleet) -> None:
+def test_a_run_is_listed_among_the_jobs(fleet: Fleet) -> None:
     assert fleet.on_loop(fleet.coordinator._jobs) == []
     run = measured(fleet, kinds=["generation"])
     [job] = fleet.on_loop(fleet.coordinator._jobs)
@@ -108,20 +108,20 @@ def test_a_run_is_among_the_jobs(fleet: Fleet) -> None:
     )
 
 
-def test_no_two_prompts_are_alike_so_that_no_cache_answers(fleet: Fleet, fake: FakeOllama) -> None:
+def test_all_prompts_differ_so_that_no_prefix_cache_has_them(fleet: Fleet, fake: FakeOllama) -> None:
     measured(fleet)
     prompts = [seen.body for seen in fake.inference if seen.path == "/api/chat"]
     assert len({prompt[: prompt.index(b"sea")] for prompt in prompts}) == len(prompts)
 
 
-def test_an_estimate_is_told_first_and_measures_nothing(fleet: Fleet, fake: FakeOllama) -> None:
+def test_a_dry_run_returns_an_estimate_and_measures_nothing(fleet: Fleet, fake: FakeOllama) -> None:
     status, answer = post(fleet, "start", {"dry_run": True})
-    told = msgspec.convert(answer, BenchmarkStarted)
-    assert status == 200 and told.run_id is None and told.requests == 13 and told.estimate_s > 1.0
+    plan = msgspec.convert(answer, BenchmarkStarted)
+    assert status == 200 and plan.run_id is None and plan.requests == 13 and plan.estimate_s > 1.0
     assert fake.inference == [] and progress(fleet).state == "idle"
 
 
-def test_only_what_was_asked_for_is_measured(fleet: Fleet) -> None:
+def test_only_the_selection_is_measured(fleet: Fleet) -> None:
     run = measured(fleet, kinds=["prompt"], nodes=["alpha"], models=["m"])
     assert run.requests == 1 + 3 and run.cells[0].decode_tok_s is None and run.cells[0].scaling == ()
 
@@ -130,12 +130,12 @@ def test_only_what_was_asked_for_is_measured(fleet: Fleet) -> None:
     "asked",
     [{"nodes": ["nobody"]}, {"models": ["nothing"]}, {"kinds": ["colour"]}, {"nodes": "alpha"}, {"nodes": ["n"] * 300}],
 )
-def test_what_is_not_there_cannot_be_measured(fleet: Fleet, asked: Json) -> None:
+def test_an_unknown_node_or_model_is_refused(fleet: Fleet, asked: Json) -> None:
     status, answer = post(fleet, "start", asked)
     assert status == 400 and answer["error"]
 
 
-def test_a_run_that_goes_on_is_not_started_twice_and_can_be_ended(fleet: Fleet, fake: FakeOllama) -> None:
+def test_a_second_run_is_refused_and_a_run_can_be_cancelled(fleet: Fleet, fake: FakeOllama) -> None:
     fake.fail(Hang(path="/api/chat"))
     run_id = start(fleet)
     fake.wait(lambda: any(seen.path == "/api/chat" for seen in fake.running), "the first probe")
@@ -152,7 +152,7 @@ def test_a_run_that_goes_on_is_not_started_twice_and_can_be_ended(fleet: Fleet, 
     assert a_run(fleet, run_id).state == "cancelled"
 
 
-def test_it_gives_way_to_a_request_at_once_and_asks_again_later(fleet: Fleet, fake: FakeOllama) -> None:
+def test_a_probe_is_cancelled_for_a_request_and_repeated_later(fleet: Fleet, fake: FakeOllama) -> None:
     hang = fake.fail(Hang(path="/api/chat", times=1))
     run_id = start(fleet, kinds=["generation"])
     fake.wait(lambda: any(seen.path == "/api/chat" for seen in fake.running), "the first probe")
@@ -160,7 +160,7 @@ def test_it_gives_way_to_a_request_at_once_and_asks_again_later(fleet: Fleet, fa
     assert answer["done"] is True
     fake.wait(lambda: len(fake.aborted) == 1, "the probe's end")
     hang.release()
-    fleet.beat()  # the request has loaded the model, which the coordinator believes a heartbeat only
+    fleet.beat()  # the request loaded the model; the coordinator learns it from the heartbeat
     assert ended(fleet).state == "done"
     run = a_run(fleet, run_id)
     assert (
@@ -171,7 +171,7 @@ def test_it_gives_way_to_a_request_at_once_and_asks_again_later(fleet: Fleet, fa
     )
 
 
-def test_a_node_that_works_is_waited_for(fleet: Fleet, fake: FakeOllama) -> None:
+def test_a_run_waits_for_a_busy_node(fleet: Fleet, fake: FakeOllama) -> None:
     fleet.ask("POST", "/api/chat", CHAT)
     fleet.beat()
     hang = fake.fail(Hang(path="/api/chat", times=1))
@@ -189,7 +189,7 @@ def test_a_node_that_works_is_waited_for(fleet: Fleet, fake: FakeOllama) -> None
 
 
 async def _looked(fleet: Fleet) -> str:
-    """Once round for the run, without waiting for its clock."""
+    """Lets the run check its nodes once, without waiting for its clock."""
     benchmarks = fleet.coordinator.benchmarks
     assert benchmarks.run is not None
     step = asyncio.ensure_future(benchmarks._step(benchmarks.run))
@@ -199,12 +199,13 @@ async def _looked(fleet: Fleet) -> str:
     return message
 
 
-def test_a_run_is_in_the_database_under_the_names_that_people_query(fleet: Fleet) -> None:
+def test_a_run_is_stored_under_the_public_column_names(fleet: Fleet) -> None:
     run = measured(fleet)
     assert fleet.coordinator.store.flush()
     with sqlite3.connect(fleet.coordinator.store.path) as database:
         row = database.execute(
-            "SELECT run_id, total_requests, total_failures, tokens_per_sec, ttft_p50_ms, per_model_results FROM benchmark_runs"
+            "SELECT run_id, total_requests, total_failures, tokens_per_sec, ttft_p50_ms, per_model_results "
+            "FROM benchmark_runs"
         ).fetchone()
     database.close()
     assert (
@@ -219,18 +220,19 @@ def test_a_run_is_in_the_database_under_the_names_that_people_query(fleet: Fleet
     assert (line.run_id, line.nodes, line.models) == (run.run_id, ("alpha",), ("m:latest",))
 
 
-def test_runs_of_other_programs_are_listed_with_what_they_have(fleet: Fleet) -> None:
+def test_runs_of_other_programs_are_listed_without_measurements(fleet: Fleet) -> None:
     with sqlite3.connect(fleet.coordinator.store.path, timeout=10) as database:
         database.execute(
-            "INSERT INTO benchmark_runs (run_id, timestamp, duration_s, total_requests, total_failures, total_prompt_tokens, total_completion_tokens,"
-            " per_node_results, fleet_snapshot) VALUES ('old', 1.0, 2.0, 3, 0, 4, 5, '{\"cells\": 7}', 'not json')"
+            "INSERT INTO benchmark_runs (run_id, timestamp, duration_s, total_requests, total_failures, "
+            "total_prompt_tokens, total_completion_tokens, per_node_results, fleet_snapshot) "
+            "VALUES ('old', 1.0, 2.0, 3, 0, 4, 5, '{\"cells\": 7}', 'not json')"
         )
     database.close()
     run = a_run(fleet, "old")
     assert (run.state, run.requests, run.cells, run.fleet) == ("done", 3, (), {})
 
 
-def test_two_runs_are_compared_in_words(fleet: Fleet) -> None:
+def test_two_runs_are_compared(fleet: Fleet) -> None:
     first, second = measured(fleet), measured(fleet)
     assert fleet.coordinator.store.flush()
     found = msgspec.convert(
@@ -245,7 +247,7 @@ def test_two_runs_are_compared_in_words(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("path", ["benchmarks/nothing", "benchmarks?compare=a", "benchmarks?compare=a,b"])
-def test_runs_that_are_not_there_are_told_so(fleet: Fleet, path: str) -> None:
+def test_an_unknown_run_is_not_found(fleet: Fleet, path: str) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)
     connection.request("GET", f"/dashboard/api/{path}")
     response = connection.getresponse()
@@ -253,9 +255,9 @@ def test_runs_that_are_not_there_are_told_so(fleet: Fleet, path: str) -> None:
     connection.close()
 
 
-def test_what_was_measured_is_believed_by_the_scheduler(fleet: Fleet, fake: FakeOllama) -> None:
+def test_the_scheduler_uses_the_measured_speeds(fleet: Fleet, fake: FakeOllama) -> None:
     def is_learned() -> bool:
-        return bool(fleet.coordinator.driver.forecast.speeds.is_learned(NodeId("alpha"), "m:latest"))  # type: ignore[arg-type]
+        return fleet.coordinator.driver.forecast.speeds.is_learned(NodeId("alpha"), ModelName("m:latest"))
 
     assert fleet.on_loop(is_learned) is False
     measured(fleet, kinds=["prompt"])
@@ -267,14 +269,14 @@ def test_what_was_measured_is_believed_by_the_scheduler(fleet: Fleet, fake: Fake
     [Status(status=500, path="/api/chat"), Cut(path="/api/chat", after_bytes=400, how=How.FIN)],
     ids=["500", "cut"],
 )
-def test_a_model_that_fails_is_left_out_with_the_reason(fleet: Fleet, fake: FakeOllama, fault: Status | Cut) -> None:
+def test_a_model_that_fails_is_skipped_with_the_reason(fleet: Fleet, fake: FakeOllama, fault: Status | Cut) -> None:
     fake.fail(fault)
     run = measured(fleet, kinds=["generation"])
     assert (run.state, run.failures) == ("done", 3) and run.left_out[0].reason
     assert run.cells[0].decode_tok_s is None
 
 
-def test_a_model_that_would_throw_another_out_is_not_loaded_for_a_benchmark() -> None:
+def test_a_benchmark_does_not_load_a_model_that_would_evict_another() -> None:
     models = [FakeModel("small", size_bytes=2 * 10**9), FakeModel("large", size_bytes=12 * 10**9)]
     settings = replace(settings_for_tests(), benchmarks=BenchmarkSettings(quiet_s=0.0))
     full = {"alpha": Machine(memory_gb=16.0, used_gb=10.0)}
@@ -286,7 +288,7 @@ def test_a_model_that_would_throw_another_out_is_not_loaded_for_a_benchmark() ->
         assert {cell.model for cell in run.cells} == {"small:latest"} and fake.loaded == ["small:latest"]
 
 
-def test_a_node_that_goes_offline_is_left_out(fleet: Fleet, fake: FakeOllama) -> None:
+def test_a_node_that_goes_offline_is_skipped(fleet: Fleet, fake: FakeOllama) -> None:
     fake.fail(Hang(path="/api/chat"))
     run_id = start(fleet)
     fake.wait(lambda: any(seen.path == "/api/chat" for seen in fake.running), "the first probe")
@@ -302,7 +304,7 @@ def test_a_node_that_goes_offline_is_left_out(fleet: Fleet, fake: FakeOllama) ->
     fake.heal()
 
 
-def test_a_run_ends_at_its_time_limit_with_what_it_has(fake: FakeOllama) -> None:
+def test_a_run_stops_at_its_time_limit_with_the_results_so_far(fake: FakeOllama) -> None:
     settings = replace(settings_for_tests(), benchmarks=BenchmarkSettings(quiet_s=0.0, run_max_s=0.3))
     with running_fleet({"alpha": fake}, settings=settings) as fleet:
         fake.fail(Hang(path="/api/chat"))
@@ -311,7 +313,7 @@ def test_a_run_ends_at_its_time_limit_with_what_it_has(fake: FakeOllama) -> None
     assert run.state == "done" and run.cells[0].load_s is not None
 
 
-def test_a_coordinator_that_ends_ends_its_benchmark(fake: FakeOllama) -> None:
+def test_a_coordinator_that_stops_cancels_its_benchmark(fake: FakeOllama) -> None:
     with running_fleet({"alpha": fake}) as fleet:
         fake.fail(Hang(path="/api/chat"))
         start(fleet)

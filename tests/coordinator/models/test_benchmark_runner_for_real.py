@@ -1,4 +1,4 @@
-"""A benchmark of a real llama.cpp server: what the coordinator tells is what the engine itself counts."""
+"""Tests a benchmark of a real llama.cpp server against the engine's own counts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def run_whole(fleet: Fleet) -> None:
     await benchmarks._task
 
 
-def test_speeds_of_a_real_engine_are_measured_with_their_spread_and_believed() -> None:
+def test_speeds_of_a_real_engine_are_measured_with_their_spread_and_used() -> None:
     settings = replace(settings_for_tests(), benchmarks=BenchmarkSettings(quiet_s=0.0))
     with LlamaEngine(EngineSettings(slots=2)) as engine, running_fleet({"alpha": engine}, settings=settings) as fleet:
         fleet.thread.run(run_whole(fleet))

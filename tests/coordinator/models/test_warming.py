@@ -1,4 +1,4 @@
-"""A model that the core wishes to have loaded ahead is loaded, by an engine that can; nobody waits for it."""
+"""Tests pre-warming: an engine loads a model before requests are sent there."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ CHAT = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]
 
 
 def warm(fleet: Fleet, command: LoadModel) -> None:
-    async def told() -> None:
+    async def result() -> None:
         fleet.coordinator.driver._perform(command)
 
-    fleet.thread.run(told())
+    fleet.thread.run(result())
 
 
 def chat(fleet: Fleet) -> None:
@@ -37,7 +37,7 @@ def card_of(fleet: Fleet) -> LoadModel:
     return LoadModel(node.id, canonical("m"), node.report.models[canonical("m")])
 
 
-def test_an_empty_request_loads_it_and_the_next_one_finds_it_there() -> None:
+def test_an_empty_request_loads_the_model_for_the_next_request() -> None:
     with FakeOllama(["m"]) as engine, running_fleet({"alpha": engine}) as fleet:
         warm(fleet, card_of(fleet))
         chat(fleet)
@@ -46,7 +46,7 @@ def test_an_empty_request_loads_it_and_the_next_one_finds_it_there() -> None:
         assert len(fleet.coordinator.driver.live) == 0
 
 
-def test_an_engine_that_refuses_costs_nothing_but_a_line(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_refused_load_is_logged_and_changes_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
     with FakeOllama(["m"]) as engine, running_fleet({"alpha": engine}) as fleet:
         engine.fail(Status(status=500, path="/api/generate"))
         with caplog.at_level(logging.WARNING, "herd.warming"):
@@ -56,7 +56,7 @@ def test_an_engine_that_refuses_costs_nothing_but_a_line(caplog: pytest.LogCaptu
         assert "pre-warming a model failed" in caplog.text
 
 
-def test_an_engine_without_such_a_request_is_left_alone() -> None:
+def test_an_engine_that_cannot_load_on_request_receives_no_request() -> None:
     with FakeOllama(["m"]) as engine, running_fleet({"alpha": engine}) as fleet:
         card = a_card("m", engine=an_engine())
         for kind in ("llamacpp", "unheard-of"):

@@ -1,4 +1,4 @@
-"""What a fleet must not lose is kept whole, for its owner's eyes only, and a damaged file stops the start."""
+"""Tests that credentials are stored completely, privately, and that a damaged file makes the start fail."""
 
 from __future__ import annotations
 
@@ -18,42 +18,53 @@ from herd.coordinator.storage.credential_store import (
 from herd.core.state.fleet import NodeId
 from herd.trust.keys import ApiKey, Scope
 
-KEY = ApiKey("id1", "app", "0" * 64, frozenset({Scope.CHAT, Scope.READ}), 1.0, ("llama*",), 10, 2, 100, 5.0)
+KEY = ApiKey(
+    id="id1",
+    name="app",
+    digest="0" * 64,
+    scopes=frozenset({Scope.CHAT, Scope.READ}),
+    created_at=1.0,
+    models=("llama*",),
+    requests_per_minute=10,
+    concurrent_max=2,
+    tokens_per_month=100,
+    expires_at=5.0,
+)
 NODE = PairedNode("mac", "1" * 64, "2" * 64, 3.0, "code")
 
 
-def a_vault(folder: Path, seed: int = 1) -> CredentialStore:
-    kept = CredentialStore(folder)
-    kept.open(bytes([seed]) * 32, bytes([seed]) * 10)
-    return kept
+def a_credential_store(folder: Path, seed: int = 1) -> CredentialStore:
+    store = CredentialStore(folder)
+    store.open(bytes([seed]) * 32, bytes([seed]) * 10)
+    return store
 
 
-def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
-    first = a_vault(tmp_path)
+def test_credentials_survive_a_restart(tmp_path: Path) -> None:
+    first = a_credential_store(tmp_path)
     first.put_key(KEY)
     first.put_node(NODE)
-    again = a_vault(tmp_path, seed=2)
+    again = a_credential_store(tmp_path, seed=2)
     assert (again.public, again.local_code, again.fleet_id) == (first.public, first.local_code, first.fleet_id)
     assert list(again.keyring) == [KEY] and again.nodes == {NodeId("mac"): NODE}
 
 
-def test_a_change_replaces_what_has_its_id(tmp_path: Path) -> None:
-    kept = a_vault(tmp_path)
+def test_a_change_replaces_the_entry_with_the_same_id(tmp_path: Path) -> None:
+    kept = a_credential_store(tmp_path)
     kept.put_key(KEY)
     kept.put_key(ApiKey("id1", "renamed", "0" * 64, frozenset({Scope.CHAT}), 1.0))
-    assert [key.name for key in a_vault(tmp_path).keyring] == ["renamed"]
+    assert [key.name for key in a_credential_store(tmp_path).keyring] == ["renamed"]
 
 
 def test_a_removed_node_is_forgotten(tmp_path: Path) -> None:
-    kept = a_vault(tmp_path)
+    kept = a_credential_store(tmp_path)
     kept.put_node(NODE)
     assert kept.remove_node(NodeId("mac")) and not kept.remove_node(NodeId("mac"))
-    assert not a_vault(tmp_path).nodes
+    assert not a_credential_store(tmp_path).nodes
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX's")
-def test_nobody_else_can_read_it(tmp_path: Path) -> None:
-    a_vault(tmp_path).put_key(KEY)
+def test_other_users_cannot_read_the_credentials(tmp_path: Path) -> None:
+    a_credential_store(tmp_path).put_key(KEY)
     folder = tmp_path / credential_store.FOLDER
     assert folder.stat().st_mode & 0o777 == 0o700
     assert {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()} == dict.fromkeys(
@@ -71,30 +82,30 @@ def test_nobody_else_can_read_it(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b"\xff\xfe", b"null", b'{"private":"00"}'])
-def test_a_damaged_file_stops_the_start_and_is_named(tmp_path: Path, name: str, damage: bytes) -> None:
-    kept = a_vault(tmp_path)
+def test_a_damaged_file_makes_the_start_fail_and_is_named(tmp_path: Path, name: str, damage: bytes) -> None:
+    kept = a_credential_store(tmp_path)
     kept.put_key(KEY)
     kept.put_node(NODE)
     (tmp_path / credential_store.FOLDER / name).write_bytes(damage)
     with pytest.raises(CredentialStoreDamaged, match=name):
-        a_vault(tmp_path)
+        a_credential_store(tmp_path)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a device that is always full")
-def test_what_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
-    kept = a_vault(tmp_path)
+def test_a_failed_write_changes_nothing(tmp_path: Path) -> None:
+    kept = a_credential_store(tmp_path)
     kept.put_key(KEY)
     folder = tmp_path / credential_store.FOLDER
     (folder / f"{credential_store.KEYS_FILE}.new").mkdir()
     with pytest.raises(OSError):
         kept.put_key(ApiKey("id2", "other", "0" * 64, frozenset({Scope.CHAT}), 1.0))
-    assert [key.id for key in kept.keyring] == ["id1"] == [key.id for key in a_vault(tmp_path).keyring]
+    assert [key.id for key in kept.keyring] == ["id1"] == [key.id for key in a_credential_store(tmp_path).keyring]
 
 
-def test_only_so_many_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_keys_and_nodes_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(credential_store, "KEYS_MAX", 1)
     monkeypatch.setattr(credential_store, "NODES_MAX", 1)
-    kept = a_vault(tmp_path)
+    kept = a_credential_store(tmp_path)
     kept.put_key(KEY)
     kept.put_node(NODE)
     with pytest.raises(CredentialStoreFull):

@@ -1,4 +1,4 @@
-"""The one question of the health checks to the traces: what it counts, and since when."""
+"""Tests the traffic query of the health checks."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_an_empty_database_has_no_traffic(database: sqlite3.Connection) -> None:
     assert asked(database) == Traffic()
 
 
-def test_a_plain_request_is_counted_with_its_times(database: sqlite3.Connection) -> None:
+def test_a_completed_request_is_counted_with_its_times(database: sqlite3.Connection) -> None:
     put(database)
     found = pair(database)
     assert (found.node_id, found.model, found.requests, found.completed, found.failed) == (ALPHA, M, 1, 1, 0)
@@ -75,13 +75,13 @@ def test_a_plain_request_is_counted_with_its_times(database: sqlite3.Connection)
     assert found.link_s == pytest.approx(0.095) and found.link_count == 1
 
 
-def test_what_is_older_and_what_only_asks_about_models_is_left_out(database: sqlite3.Connection) -> None:
+def test_older_traces_and_info_requests_are_left_out(database: sqlite3.Connection) -> None:
     put(database, timestamp=NOW - 4000)
     put(database, kind="info")
     assert asked(database) == Traffic()
 
 
-def test_ends_and_attempts_are_told_apart(database: sqlite3.Connection) -> None:
+def test_outcomes_and_attempts_are_counted_separately(database: sqlite3.Connection) -> None:
     for status in ("failed", "failed_midstream", "client_cancelled", "retried", "completed"):
         put(database, status=status, failure="stalled" if status == "retried" else None)
     found = pair(database)
@@ -92,12 +92,14 @@ def test_ends_and_attempts_are_told_apart(database: sqlite3.Connection) -> None:
     ("failure", "silent", "refused"),
     [("first_byte_timeout", 1, 0), ("stalled", 1, 0), ("connect", 0, 1), ("reset", 0, 0)],
 )
-def test_how_attempts_failed_is_counted(database: sqlite3.Connection, failure: str, silent: int, refused: int) -> None:
+def test_failed_attempts_are_counted_by_kind_of_failure(
+    database: sqlite3.Connection, failure: str, silent: int, refused: int
+) -> None:
     put(database, status="retried", failure=failure)
     assert (pair(database).silent, pair(database).refused) == (silent, refused)
 
 
-def test_loads_are_cold_from_half_a_second(database: sqlite3.Connection) -> None:
+def test_a_load_is_cold_from_half_a_second(database: sqlite3.Connection) -> None:
     put(database, load_ms=499.0)
     put(database, load_ms=3000.0)
     assert (pair(database).cold_loads, pair(database).load_s) == (1, 3.0)
@@ -113,26 +115,26 @@ def test_loads_are_cold_from_half_a_second(database: sqlite3.Connection) -> None
         ({"prompt_tokens": 400, "completion_tokens": 96, "finish_reason": "length"}, 0, 0),
     ],
 )
-def test_what_did_not_fit_into_the_window_is_counted(
+def test_truncated_prompts_and_answers_are_counted(
     database: sqlite3.Connection, row: dict[str, object], overlong: int, cut_short: int
 ) -> None:
     put(database, **row)
     assert (pair(database).overlong, pair(database).cut_short) == (overlong, cut_short)
 
 
-def test_without_a_known_window_nothing_is_too_long(database: sqlite3.Connection) -> None:
+def test_without_a_known_context_window_no_prompt_is_too_long(database: sqlite3.Connection) -> None:
     put(database, prompt_tokens=10**6, finish_reason="length")
     [found] = recent_traffic(database, NOW - 3600, []).pairs
     assert (found.overlong, found.cut_short) == (0, 0)
 
 
-def test_answers_that_are_not_streamed_say_nothing_of_the_way(database: sqlite3.Connection) -> None:
+def test_answers_that_are_not_streamed_do_not_measure_the_network_delay(database: sqlite3.Connection) -> None:
     put(database, stream=0)
     put(database, retry_count=1)
     assert (pair(database).link_s, pair(database).link_count) == (None, 0)
 
 
-def test_who_was_refused_at_once_did_not_wait_in_vain(database: sqlite3.Connection) -> None:
+def test_a_request_rejected_at_once_did_not_time_out(database: sqlite3.Connection) -> None:
     put(database, status="rejected", node_id="", held_ms=0.0)
     put(database, status="rejected", node_id="", held_ms=30_000.0)
     put(database, status="failed", error_message=refusals.RAN_TOO_LONG.message)
@@ -140,14 +142,14 @@ def test_who_was_refused_at_once_did_not_wait_in_vain(database: sqlite3.Connecti
     assert (found.requests, found.rejected, found.too_late) == (3, 1, 1)
 
 
-def test_rows_of_an_older_program_are_no_obstacle(database: sqlite3.Connection) -> None:
+def test_rows_of_an_older_version_are_read(database: sqlite3.Connection) -> None:
     old = ("request_id", "model", "original_model", "node_id", "status", "timestamp", "latency_ms")
     row = tuple(PLAIN[name] for name in old)
     database.execute(f"INSERT INTO request_traces ({', '.join(old)}) VALUES (?, ?, ?, ?, ?, ?, ?)", row)
     assert pair(database).requests == 1
 
 
-def test_on_a_busy_fleet_only_the_newest_traces_are_looked_at(database: sqlite3.Connection) -> None:
+def test_on_a_busy_fleet_only_the_newest_traces_are_read(database: sqlite3.Connection) -> None:
     for number in range(5):
         put(database, prompt_tokens=1000 - number, timestamp=NOW - 50 + number)
     found = recent_traffic(database, NOW - 3600, [], rows=2)

@@ -1,4 +1,4 @@
-"""What was learnt outlives the process; what makes no sense, or is of nodes long gone, does not."""
+"""Tests that learned estimates survive a restart, and that invalid or expired ones do not."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def a_fleet() -> World:
 
 
 def beat(world: World) -> None:
-    """Both nodes report, with nothing changed."""
+    """Both nodes send a heartbeat without changes."""
     cards = [a_card("m", 4.0, loaded=True), a_card("k", 9.0), a_card("never-run", 2.0)]
     world.hears(
         a_report("slow", cards, memory_gb=64.0), a_report("fast", cards, memory_gb=64.0, memory_bandwidth_gbps=400.0)
@@ -51,7 +51,8 @@ def beat(world: World) -> None:
 
 
 def work(world: World) -> None:
-    """Answers of several apps, alone and together, that take other times than the priors say; some had to load."""
+    """Finishes requests of several apps, alone and together, with times that differ from the priors; some have cold
+    loads."""
     for number in range(40):
         name = RequestId(f"w{number}")
         model, is_pair = ("m", "k")[number % 2], number % 5 == 0
@@ -72,7 +73,7 @@ def work(world: World) -> None:
 
 
 def expectations(world: World) -> dict[str, dict[str, float]]:
-    """Of every model on every node, by an app that is known and one that is not, in seconds."""
+    """Expected seconds of every model on every node, for a known app and an unknown one."""
     found: dict[str, dict[str, float]] = {}
     for model in ("m", "k", "never-run"):
         for tag in ("web", "new"):
@@ -82,7 +83,7 @@ def expectations(world: World) -> dict[str, dict[str, float]]:
     return found
 
 
-def test_after_a_restart_the_same_is_expected_as_before(tmp_path: Path) -> None:
+def test_estimates_are_the_same_after_a_restart(tmp_path: Path) -> None:
     before, untaught = a_fleet(), a_fleet()
     work(before)
     beat(before)
@@ -100,14 +101,14 @@ def test_after_a_restart_the_same_is_expected_as_before(tmp_path: Path) -> None:
 
 
 def freshen(world: World) -> None:
-    """Forgets what no store keeps: what is being loaded now, what was in memory lately, and what was used last."""
+    """Drops the state that is not stored: current loads, recently loaded models, last uses."""
     for node in world.dispatcher.fleet:
         node.loading_until.clear()
         node.loaded_until.clear()
         world.dispatcher.forecast.residency.forget(node.id)
 
 
-def test_of_very_much_a_part_is_told_at_a_time_and_nothing_is_lost() -> None:
+def test_many_changes_are_fetched_in_parts_and_none_is_lost() -> None:
     changes = Changes()
     keys = [("pair", f"n{number}", "m") for number in range(TAKEN_MAX + 10)]
     for key in [*keys, *keys]:
@@ -115,7 +116,7 @@ def test_of_very_much_a_part_is_told_at_a_time_and_nothing_is_lost() -> None:
     assert [changes.take(), changes.take(), changes.take()] == [keys[:TAKEN_MAX], keys[TAKEN_MAX:], []]
 
 
-def test_changes_that_nobody_fetches_are_bounded() -> None:
+def test_changes_that_are_never_fetched_are_bounded() -> None:
     changes = Changes()
     for number in range(CHANGES_MAX + 5):
         changes.note("pair", f"n{number}", "m")
@@ -129,15 +130,15 @@ def a_store(folder: Path, wall: Wall | None = None) -> TraceStore:
     return store
 
 
-def a_memory(subject: str = "alpha", model: str = "m:latest", kind: str = "pair", log: float = 0.5) -> LearnedValue:
+def a_value(subject: str = "alpha", model: str = "m:latest", kind: str = "pair", log: float = 0.5) -> LearnedValue:
     return LearnedValue(kind, subject, model, {"prompt_log": log, "prompt_samples": 3.0})
 
 
-def test_the_newest_word_is_kept(tmp_path: Path) -> None:
+def test_the_newest_value_is_stored(tmp_path: Path) -> None:
     store = a_store(tmp_path)
-    store.record_learned([a_memory(log=0.1), a_memory("beta"), a_memory(log=0.2)])
+    store.record_learned([a_value(log=0.1), a_value("beta"), a_value(log=0.2)])
     assert store.flush()
-    store.record_learned([a_memory(log=0.3)])
+    store.record_learned([a_value(log=0.3)])
     store.close()
     store = a_store(tmp_path)
     found = store.read(learned_state.load_learned, NOW)
@@ -145,28 +146,26 @@ def test_the_newest_word_is_kept(tmp_path: Path) -> None:
     assert sorted((one.subject, one.numbers["prompt_log"]) for one in found) == [("alpha", 0.3), ("beta", 0.5)]
 
 
-def test_nodes_unused_for_long_are_forgotten_and_those_in_use_keep_all_their_models(
-    connection: sqlite3.Connection,
-) -> None:
+def test_unused_nodes_expire_and_nodes_in_use_keep_all_their_models(connection: sqlite3.Connection) -> None:
     old = NOW - (learned_state.EXPIRES_DAYS + 1) * DAY_S
     gone, used = (
-        [a_memory("gone"), a_memory("gone", "", "node")],
-        [a_memory("used", "rare:latest"), a_memory("used", "", "node")],
+        [a_value("gone"), a_value("gone", "", "node")],
+        [a_value("used", "rare:latest"), a_value("used", "", "node")],
     )
-    learned_state.upsert(connection, [*gone, *used, a_memory("", "old:latest", "tokens")], old)
-    learned_state.upsert(connection, [a_memory("used", "", "node")], NOW)
+    learned_state.upsert(connection, [*gone, *used, a_value("", "old:latest", "tokens")], old)
+    learned_state.upsert(connection, [a_value("used", "", "node")], NOW)
     assert {(one.kind, one.subject, one.model) for one in learned_state.load_learned(connection, NOW)} == {
         ("node", "used", ""),
         ("pair", "used", "rare:latest"),
     }
 
 
-def test_there_is_a_most_and_the_oldest_go_first(
+def test_rows_are_limited_and_the_oldest_are_deleted_first(
     connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(learned_state, "ROWS_MAX", 3)
     for number in range(5):
-        learned_state.upsert(connection, [a_memory(f"n{number}")], NOW + number)
+        learned_state.upsert(connection, [a_value(f"n{number}")], NOW + number)
     assert [one.subject for one in learned_state.load_learned(connection, NOW)] == ["n2", "n3", "n4"]
 
 
@@ -188,48 +187,48 @@ IMPOSSIBLE = (
 )
 
 
-def test_damaged_rows_are_passed_over_with_one_line(
+def test_invalid_rows_are_skipped_with_one_log_line(
     connection: sqlite3.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
-    learned_state.upsert(connection, [a_memory("good")], NOW)
+    learned_state.upsert(connection, [a_value("good")], NOW)
     connection.executemany(learned_state.UPSERT, [(*row, NOW) for row in STRANGE])
     with caplog.at_level(logging.WARNING):
         assert [one.subject for one in learned_state.load_learned(connection, NOW)] == ["good"]
     assert len(caplog.records) == 1 and vars(caplog.records[0])["rows"] == len(STRANGE)
 
 
-def test_what_nobody_can_have_learnt_is_passed_over_with_one_line(caplog: pytest.LogCaptureFixture) -> None:
+def test_impossible_values_are_skipped_with_one_log_line(caplog: pytest.LogCaptureFixture) -> None:
     world = a_fleet()
     before = expectations(world)
     with caplog.at_level(logging.WARNING):
-        assert learned_state.restore([*IMPOSSIBLE, a_memory("elsewhere")], world.dispatcher.forecast.restore) == 1
+        assert learned_state.restore([*IMPOSSIBLE, a_value("elsewhere")], world.dispatcher.forecast.restore) == 1
     assert len(caplog.records) == 1 and vars(caplog.records[0])["rows"] == len(IMPOSSIBLE)
     assert expectations(world) == before
 
 
-def test_names_that_a_database_refuses_cost_nobody_the_writer(tmp_path: Path) -> None:
+def test_names_that_sqlite_rejects_do_not_stop_the_writer(tmp_path: Path) -> None:
     store = a_store(tmp_path)
-    store.record_learned([a_memory("lone \ud800 surrogate"), a_memory("x" * 100_000)])
+    store.record_learned([a_value("lone \ud800 surrogate"), a_value("x" * 100_000)])
     assert store.flush() and store.state.problem == ""
     found = store.read(learned_state.load_learned, NOW)
     store.close()
     assert sorted(len(one.subject) for one in found) == [len("lone ? surrogate"), learned_state.NAME_MAX_CHARS]
 
 
-def test_what_could_not_be_written_is_written_later(tmp_path: Path) -> None:
+def test_values_that_could_not_be_written_are_written_later(tmp_path: Path) -> None:
     store = a_store(tmp_path)
     with closing(sqlite3.connect(tmp_path / "latency.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        store.record_learned([a_memory("early")])
+        store.record_learned([a_value("early")])
         assert not store.flush() and "locked" in store.state.problem
         other.execute("ROLLBACK")
-    store.record_learned([a_memory("late")])
+    store.record_learned([a_value("late")])
     assert store.flush() and store.state.problem == ""
     assert {one.subject for one in store.read(learned_state.load_learned, NOW)} == {"early", "late"}
     store.close()
 
 
-def test_the_rules_in_force_are_on_record_once_each(tmp_path: Path) -> None:
+def test_each_set_of_decision_rules_is_stored_once(tmp_path: Path) -> None:
     other = DecisionRules("signals").changed(None, {"model_hot": 7.5, "harm_weight": 0.25})
     for rules in (DecisionRules(), other, DecisionRules()):
         store = TraceStore(QUICK, tmp_path, wall=lambda: NOW, monotonic=lambda: 0.0, rules=rules)

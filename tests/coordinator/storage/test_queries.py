@@ -1,4 +1,4 @@
-"""Every question to the trace database, answered from rows that the store wrote itself."""
+"""Tests the queries of the trace database with rows that the store wrote."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from recorded import a_record
 
 DAY_S = 86_400.0
 MIDNIGHT = 20_000 * DAY_S
-"""Unix time at which the records' clock says zero: the first second of a day."""
+"""The unix time of the records' time 0: the first second of a day."""
 ended_at = [0.0]
 
 
@@ -43,12 +43,12 @@ def store(tmp_path: Path) -> Iterator[TraceStore]:
 
 
 def put(store: TraceStore, record: Record) -> None:
-    """Records it as if it were now the time of its end."""
+    """Records it with the wall clock set to the time of its end."""
     ended_at[0] = record.at
     store.record(record)
 
 
-def test_recent_traces_come_newest_first_and_never_more_than_asked(store: TraceStore) -> None:
+def test_recent_traces_are_newest_first_and_limited(store: TraceStore) -> None:
     for n in range(5):
         put(store, a_record(f"r{n}", at=102.0 + n))
     assert store.flush()
@@ -56,14 +56,14 @@ def test_recent_traces_come_newest_first_and_never_more_than_asked(store: TraceS
     assert store.read(recent_traces, -1) == []
 
 
-def test_no_question_returns_more_than_a_thousand_traces(store: TraceStore) -> None:
+def test_a_query_returns_at_most_a_thousand_traces(store: TraceStore) -> None:
     for n in range(queries.TRACES_MAX + 5):
         put(store, a_record(f"r{n}"))
     assert store.flush()
     assert len(store.read(recent_traces, 10**9)) == queries.TRACES_MAX
 
 
-def test_json_columns_come_decoded(store: TraceStore) -> None:
+def test_json_columns_are_decoded(store: TraceStore) -> None:
     put(store, a_record(tags=("web",)))
     assert store.flush()
     (row,) = store.read(recent_traces)
@@ -85,7 +85,7 @@ def test_json_columns_come_decoded(store: TraceStore) -> None:
         (TraceFilter(node_id="' OR 1=1 --"), []),
     ],
 )
-def test_traces_are_found_by_what_they_are(store: TraceStore, wanted: TraceFilter, expected: list[str]) -> None:
+def test_traces_are_filtered_by_their_columns(store: TraceStore, wanted: TraceFilter, expected: list[str]) -> None:
     put(store, a_record("a", at=102.0, tags=("web", "x")))
     put(store, a_record("b", at=103.0, node="mac"))
     put(store, a_record("c", at=104.0, model="qwen:latest"))
@@ -94,11 +94,12 @@ def test_traces_are_found_by_what_they_are(store: TraceStore, wanted: TraceFilte
     assert [row["request_id"] for row in store.read(recent_traces, wanted=wanted)] == expected
 
 
-def test_tags_that_are_no_json_hide_nothing(store: TraceStore) -> None:
+def test_tags_that_are_invalid_json_do_not_hide_other_rows(store: TraceStore) -> None:
     put(store, a_record("a", tags=("web",)))
     assert store.flush()
     connection = sqlite3.connect(store.path)
-    connection.execute("""INSERT INTO request_traces (request_id, model, original_model, node_id, status, timestamp, tags)
+    connection.execute("""INSERT INTO request_traces
+        (request_id, model, original_model, node_id, status, timestamp, tags)
         VALUES ('odd', 'm', 'm', 'mac', 'completed', 1, 'web, not json')""")
     connection.commit()
     connection.close()
@@ -107,7 +108,7 @@ def test_tags_that_are_no_json_hide_nothing(store: TraceStore) -> None:
     assert store.read(one_request, "odd")[0]["tags"] == "web, not json"
 
 
-def test_one_request_shows_its_attempts_and_then_its_end(store: TraceStore) -> None:
+def test_a_request_has_its_attempts_and_then_its_final_row(store: TraceStore) -> None:
     put(store, a_record("abc123", Outcome.RETRIED, node="mac", failure=Failure(FailureKind.RESET)))
     put(store, a_record("other"))
     put(store, a_record("abc123", retries=1))
@@ -118,7 +119,7 @@ def test_one_request_shows_its_attempts_and_then_its_end(store: TraceStore) -> N
     assert store.read(one_request, "nobody") == store.read(one_request, "") == []
 
 
-def test_a_beginning_that_fits_several_requests_names_them(store: TraceStore) -> None:
+def test_an_ambiguous_prefix_names_the_matching_requests(store: TraceStore) -> None:
     for name in ("abc1", "abc2", "abc", "x%", "x_"):
         put(store, a_record(name))
     assert store.flush()
@@ -130,7 +131,7 @@ def test_a_beginning_that_fits_several_requests_names_them(store: TraceStore) ->
     assert store.read(one_request, "%") == []
 
 
-def test_percentiles_per_node_and_model(store: TraceStore) -> None:
+def test_percentiles_are_computed_per_node_and_model(store: TraceStore) -> None:
     for n in range(100):
         put(store, a_record(at=100.5 + (n + 1) / 1000.0))
     put(store, a_record(node="mac"))
@@ -148,7 +149,7 @@ def test_percentiles_per_node_and_model(store: TraceStore) -> None:
     assert (studio["count"], studio["p50_ms"], studio["p75_ms"], studio["p99_ms"]) == (100, 51.0, 76.0, 100.0)
 
 
-def test_the_newest_latencies_of_each_pair_are_remembered_in_their_order(store: TraceStore) -> None:
+def test_the_newest_latencies_of_each_pair_are_restored_in_order(store: TraceStore) -> None:
     for n in range(queries.RESTORED_PER_PAIR + 10):
         put(store, a_record(at=101.5 + n))
     put(store, a_record(node="mac"))
@@ -160,7 +161,7 @@ def test_the_newest_latencies_of_each_pair_are_remembered_in_their_order(store: 
     assert len(store.read(latencies_to_restore, at=0.0, per_pair=2)) == 3
 
 
-def test_nonsense_latencies_of_another_program_are_not_remembered(store: TraceStore) -> None:
+def test_invalid_latencies_of_another_program_are_not_restored(store: TraceStore) -> None:
     connection = sqlite3.connect(store.path)
     connection.executemany(
         "INSERT INTO latency_observations (node_id, model_name, latency_ms, timestamp) VALUES ('mac', 'm', ?, 1)",
@@ -172,7 +173,7 @@ def test_nonsense_latencies_of_another_program_are_not_remembered(store: TraceSt
     assert [row["count"] for row in store.read(latency_percentiles)] == [1]
 
 
-def test_usage_counts_requests_once_however_often_they_were_tried(store: TraceStore) -> None:
+def test_usage_counts_a_retried_request_once(store: TraceStore) -> None:
     put(store, a_record("r1", Outcome.RETRIED))
     put(store, a_record("r1", counters=Counters(40, 10)))
     put(store, a_record("r2", Outcome.FAILED_MIDSTREAM, counters=Counters(1, 2)))
@@ -204,7 +205,7 @@ def test_apps_are_counted_by_tag_and_day(store: TraceStore) -> None:
     ]
 
 
-def test_totals_add_up_and_are_zero_where_nothing_was(store: TraceStore) -> None:
+def test_totals_add_up_and_are_zero_without_requests(store: TraceStore) -> None:
     assert set(store.read(totals).values()) == {0}
     for n, outcome in enumerate(Outcome):
         put(store, a_record(f"r{n}", outcome, counters=Counters(3, 4)))
@@ -216,8 +217,8 @@ def test_totals_add_up_and_are_zero_where_nothing_was(store: TraceStore) -> None
     assert everything["total_tokens"] == 6 * 7
 
 
-def test_the_frequent_questions_walk_an_index(store: TraceStore) -> None:
-    """A scan of half a million rows for the newest ten would show on the dashboard."""
+def test_frequent_queries_use_an_index(store: TraceStore) -> None:
+    """Scanning half a million rows for the newest ten would make the dashboard slow."""
     connection = sqlite3.connect(store.path)
     nothing = {
         "node_id": None,

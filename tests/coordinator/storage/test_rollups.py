@@ -1,4 +1,4 @@
-"""The sums behind the charts agree with the traces, whatever happens in between."""
+"""Tests that the sums behind the charts equal the traces."""
 
 from __future__ import annotations
 
@@ -32,13 +32,14 @@ def one(connection: sqlite3.Connection, sql: str, *bound: object) -> tuple[objec
     return row
 
 
-PLAIN = """SELECT SUM(status <> 'retried'), SUM(status = 'completed'), SUM(status IN ('failed', 'failed_midstream')), SUM(status = 'rejected'),
-    SUM(status = 'client_cancelled'), SUM(status = 'retried'), SUM(prompt_tokens), SUM(completion_tokens)
+PLAIN = """SELECT SUM(status <> 'retried'), SUM(status = 'completed'), SUM(status IN ('failed', 'failed_midstream')),
+    SUM(status = 'rejected'), SUM(status = 'client_cancelled'), SUM(status = 'retried'),
+    SUM(prompt_tokens), SUM(completion_tokens)
     FROM request_traces WHERE COALESCE(kind, '') <> 'info'"""
 
 
 @pytest.mark.parametrize("size", ["minute", "hour"])
-def test_a_day_adds_up_to_what_the_traces_say(database: sqlite3.Connection, size: str) -> None:
+def test_the_sums_of_a_day_equal_the_traces(database: sqlite3.Connection, size: str) -> None:
     write_day(database, Day(MIDNIGHT, seed=7, requests=3000))
     while rollups.advance(database, rows=700):
         pass
@@ -59,7 +60,7 @@ def test_a_day_adds_up_to_what_the_traces_say(database: sqlite3.Connection, size
     assert waits == one(database, "SELECT COUNT(*) FROM request_traces WHERE status <> 'retried' AND kind <> 'info'")
 
 
-def test_each_bin_holds_what_lies_between_its_edges(database: sqlite3.Connection) -> None:
+def test_each_bin_has_the_values_between_its_edges(database: sqlite3.Connection) -> None:
     write_day(database, Day(MIDNIGHT, seed=8, requests=400))
     rollups.advance(database)
     found = database.execute(
@@ -68,17 +69,20 @@ def test_each_bin_holds_what_lies_between_its_edges(database: sqlite3.Connection
     ).fetchall()
     assert len(found) > 10
     for low, high, count in found:
-        plain = "SELECT COUNT(*) FROM request_traces WHERE status = 'completed' AND kind <> 'info' AND latency_ms >= ? AND latency_ms < ?"
+        plain = (
+            "SELECT COUNT(*) FROM request_traces "
+            "WHERE status = 'completed' AND kind <> 'info' AND latency_ms >= ? AND latency_ms < ?"
+        )
         assert one(database, plain, low, high) == (count,)
         assert low == 0.0 or high == 1e300 or high / low == pytest.approx(BIN_GROWTH)
 
 
-def test_nothing_is_counted_twice_however_the_traces_come(database: sqlite3.Connection) -> None:
+def test_no_trace_is_counted_twice_in_any_order_of_arrival(database: sqlite3.Connection) -> None:
     seed = 5
-    dice = Random(seed)
+    rng = Random(seed)
     for part in range(5):
-        write_day(database, Day(MIDNIGHT + part * 3600.0, seed=part, requests=dice.randrange(1, 90)))
-        while rollups.advance(database, rows=dice.randrange(1, 50)):
+        write_day(database, Day(MIDNIGHT + part * 3600.0, seed=part, requests=rng.randrange(1, 90)))
+        while rollups.advance(database, rows=rng.randrange(1, 50)):
             pass
     assert not rollups.advance(database)
     assert one(database, "SELECT SUM(requests), SUM(retries) FROM rollup_hours") == one(
@@ -86,7 +90,7 @@ def test_nothing_is_counted_twice_however_the_traces_come(database: sqlite3.Conn
     ), f"seed {seed}"
 
 
-def test_what_fails_half_way_leaves_nothing_behind(database: sqlite3.Connection) -> None:
+def test_a_step_that_fails_midway_changes_nothing(database: sqlite3.Connection) -> None:
     write_day(database, Day(MIDNIGHT, seed=1, requests=50))
     database.execute("CREATE TRIGGER broken BEFORE INSERT ON rollup_hour_bins BEGIN SELECT RAISE(ABORT, 'no'); END")
     with pytest.raises(sqlite3.IntegrityError):
@@ -108,7 +112,7 @@ def test_apps_beyond_the_limit_are_counted_together(
     assert one(database, "SELECT SUM(requests) FROM rollup_minutes")[0] == one(database, PLAIN)[0]
 
 
-def test_an_app_is_its_first_tag_else_its_key_else_its_address(database: sqlite3.Connection) -> None:
+def test_an_app_is_the_first_tag_else_the_key_else_the_address(database: sqlite3.Connection) -> None:
     rows = [
         ("a", '["aider", "x"]', "k1", "10.0.0.1"),
         ("b", '["user:ann"]', None, ""),
@@ -118,7 +122,8 @@ def test_an_app_is_its_first_tag_else_its_key_else_its_address(database: sqlite3
     ]
     for request_id, tags, key_id, ip in rows:
         database.execute(
-            "INSERT INTO request_traces (request_id, model, original_model, node_id, status, timestamp, tags, key_id, client_ip) "
+            "INSERT INTO request_traces "
+            "(request_id, model, original_model, node_id, status, timestamp, tags, key_id, client_ip) "
             "VALUES (?, 'm', 'm', 'n', 'completed', ?, ?, ?, ?)",
             (request_id, MIDNIGHT, tags, key_id, ip),
         )
@@ -132,7 +137,7 @@ def test_an_app_is_its_first_tag_else_its_key_else_its_address(database: sqlite3
     ]
 
 
-def test_old_buckets_go_minutes_first(database: sqlite3.Connection) -> None:
+def test_old_buckets_are_deleted_minutes_first(database: sqlite3.Connection) -> None:
     write_day(database, Day(MIDNIGHT, seed=3, requests=60))
     rollups.advance(database)
     node_history.insert_history(database, [StateInterval(MIDNIGHT + 5, "n", "busy", 10.0, 4)], [])
@@ -146,7 +151,7 @@ def test_old_buckets_go_minutes_first(database: sqlite3.Connection) -> None:
     assert one(database, "SELECT COUNT(*) FROM rollup_hours")[0] and one(database, "SELECT COUNT(*) FROM node_hours")[0]
 
 
-def test_seconds_of_a_state_add_up_within_their_bucket(database: sqlite3.Connection) -> None:
+def test_seconds_of_a_state_add_up_within_a_bucket(database: sqlite3.Connection) -> None:
     stays = [
         StateInterval(MIDNIGHT + 50, "n", "online", 10.0, 4),
         StateInterval(MIDNIGHT + 59, "n", "busy", 9.0, 4),
@@ -161,6 +166,6 @@ def test_seconds_of_a_state_add_up_within_their_bucket(database: sqlite3.Connect
     assert one(database, "SELECT kind, about FROM fleet_events") == ("node_joined", "n joined")
 
 
-def test_every_state_of_a_card_is_counted(tmp_path: Path) -> None:
+def test_every_state_of_a_node_is_counted(tmp_path: Path) -> None:
     from_cards = {"online", "busy", "degraded", "yielding", "asleep", "waking", "draining", "gone"}
     assert {state for state, _ in node_history.COUNTED_AS} == from_cards

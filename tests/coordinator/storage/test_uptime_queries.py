@@ -1,4 +1,4 @@
-"""A node's past as letters: one for each stretch, the worst that was more than a hiccup."""
+"""Tests the uptime bars: one letter per interval."""
 
 from __future__ import annotations
 
@@ -42,34 +42,32 @@ def stayed(
         ((0, 0, 0, 0), "-"),
     ],
 )
-def test_a_stretch_is_the_worst_that_was_more_than_a_hiccup(
+def test_an_interval_shows_the_worst_state_that_lasted_long_enough(
     seconds: tuple[float, float, float, float], state: str
 ) -> None:
     assert letter(*seconds) == state
 
 
 @pytest.mark.parametrize("name", RANGES)
-def test_every_range_ends_with_the_stretch_that_has_begun(database: sqlite3.Connection, name: str) -> None:
+def test_every_range_ends_with_the_current_interval(database: sqlite3.Connection, name: str) -> None:
     stayed(database, "online", 1.0)
-    [strip] = uptime_bars(database, name, NOW).strips
-    assert strip.states == "-" * (RANGES[name].seconds // RANGES[name].step_s - 1) + "u"
-    assert (
-        strip.from_at + len(strip.states) * strip.step_s > NOW >= strip.from_at + (len(strip.states) - 1) * strip.step_s
-    )
+    [bar] = uptime_bars(database, name, NOW).strips
+    assert bar.states == "-" * (RANGES[name].seconds // RANGES[name].step_s - 1) + "u"
+    assert bar.from_at + len(bar.states) * bar.step_s > NOW >= bar.from_at + (len(bar.states) - 1) * bar.step_s
 
 
-def test_what_a_node_was_is_where_it_was(database: sqlite3.Connection) -> None:
+def test_a_state_is_shown_at_its_time(database: sqlite3.Connection) -> None:
     for state, ago_s in (("online", 7200.0), ("gone", 3600.0), ("yielding", 1800.0), ("busy", 60.0)):
         stayed(database, state, ago_s)
-    [strip] = uptime_bars(database, "24h", NOW).strips
-    assert [one for one in strip.states if one != "-"] == ["u", "o", "p", "u"]
+    [bar] = uptime_bars(database, "24h", NOW).strips
+    assert [one for one in bar.states if one != "-"] == ["u", "o", "p", "u"]
 
 
-def test_nodes_are_told_apart_and_what_is_older_is_left_out(database: sqlite3.Connection) -> None:
+def test_each_node_has_its_bar_and_older_states_are_left_out(database: sqlite3.Connection) -> None:
     stayed(database, "online", 60.0)
     stayed(database, "gone", 60.0, node_id="beta")
     stayed(database, "online", 9 * 86400.0, node_id="gamma")
-    assert [(strip.node_id, strip.states[-1]) for strip in uptime_bars(database, "7d", NOW).strips] == [
+    assert [(bar.node_id, bar.states[-1]) for bar in uptime_bars(database, "7d", NOW).strips] == [
         ("alpha", "u"),
         ("beta", "o"),
     ]

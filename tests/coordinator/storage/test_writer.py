@@ -1,4 +1,4 @@
-"""Traces reach the disk whole, whatever the disk does, and nobody waits for it."""
+"""Tests that all traces reach the database, whatever happens to the disk, and that recording never blocks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from herd.errors import Unavailable
 from recorded import SIGNALS, a_record
 
 QUICK = StoreSettings(busy_timeout_s=0.0, flush_interval_s=60.0, trim_interval_s=0.0)
-"""Writes when told to (`flush`) or when a batch is full, never because time passed."""
+"""A flush or a full batch causes a write, never the passing of time."""
 
 LAST_TRACE = (
     "SELECT request_id, model, node_id, score, scores_breakdown FROM request_traces ORDER BY timestamp DESC LIMIT 1"
@@ -44,7 +44,7 @@ SPEED = """SELECT node_id, model, COUNT(*), AVG(latency_ms),
 
 
 class Clock:
-    """Both clocks, in the test's hands."""
+    """Both clocks, set by the test."""
 
     def __init__(self) -> None:
         self.mono, self.unix = 100.0, 1_700_000_000.0
@@ -83,10 +83,10 @@ def on_disk(folder: Path, sql: str = "SELECT * FROM request_traces ORDER BY id")
         connection.close()
 
 
-# --- what a row says ---
+# --- the contents of a row ---
 
 
-def test_a_completed_request_gives_one_row_with_everything_known_of_it(store: TraceStore, folder: Path) -> None:
+def test_a_completed_request_is_one_row_with_all_its_values(store: TraceStore, folder: Path) -> None:
     store.record(a_record("r1", tags=("user:ann", "web"), counters=Counters(40, 10, 8, 0.25, 0.5, 1.0, "stop")))
     assert store.flush()
     (row,) = on_disk(folder)
@@ -108,7 +108,7 @@ def test_a_completed_request_gives_one_row_with_everything_known_of_it(store: Tr
     assert (row["retry_count"], row["fallback_used"], row["error_message"]) == (0, 0, None)
 
 
-def test_a_row_keeps_every_candidate_with_points_or_the_reason_for_none(store: TraceStore, folder: Path) -> None:
+def test_a_row_has_every_candidate_with_points_or_the_reason_of_its_rejection(store: TraceStore, folder: Path) -> None:
     record = a_record()
     assert record.decision is not None
     record.decision.scored[0].expected_s = {"wait": 0.25}
@@ -121,7 +121,7 @@ def test_a_row_keeps_every_candidate_with_points_or_the_reason_for_none(store: T
     assert "left_out" not in candidates
 
 
-def test_a_huge_fleet_keeps_the_best_candidates_and_counts_the_rest() -> None:
+def test_with_many_candidates_the_best_are_stored_and_the_rest_is_counted() -> None:
     record = a_record()
     assert record.decision is not None
     record.decision.rejected = [Rejected(NodeId(f"n{n}"), "memory", "no") for n in range(10)]
@@ -144,25 +144,33 @@ def test_a_retried_attempt_counts_its_own_time_and_names_its_failure(store: Trac
     assert (row["latency_ms"], row["failure"], row["error_message"]) == (1500.0, "reset", "connection reset")
 
 
-def test_a_request_no_node_could_take_is_written_without_a_node(store: TraceStore, folder: Path) -> None:
-    store.record(a_record(outcome=Outcome.REJECTED, node=None, error="nobody has it"))
+def test_a_request_that_no_node_could_serve_is_written_without_a_node(store: TraceStore, folder: Path) -> None:
+    store.record(a_record(outcome=Outcome.REJECTED, node=None, error="no node has it"))
     assert store.flush()
     (row,) = on_disk(folder)
     assert (row["node_id"], row["score"], row["scores_breakdown"], row["attempt"]) == ("", None, None, None)
     assert json.loads(row["candidates"])["rejected"][0]["filter"] == "memory"
 
 
-def test_only_completed_answers_teach_latency(store: TraceStore, folder: Path) -> None:
+def test_only_completed_requests_are_latency_observations(store: TraceStore, folder: Path) -> None:
     for outcome in Outcome:
         store.record(a_record(outcome=outcome))
     store.record(a_record(kind=RequestKind.INFO))
     assert store.flush()
-    (learnt,) = on_disk(folder, "SELECT * FROM latency_observations")
-    assert (learnt["node_id"], learnt["model_name"], learnt["latency_ms"]) == ("studio", "llama3:latest", 1500.0)
-    assert (learnt["tokens_generated"], learnt["prompt_tokens"], learnt["completion_tokens"]) == (10, 40, 10)
+    (observation,) = on_disk(folder, "SELECT * FROM latency_observations")
+    assert (observation["node_id"], observation["model_name"], observation["latency_ms"]) == (
+        "studio",
+        "llama3:latest",
+        1500.0,
+    )
+    assert (observation["tokens_generated"], observation["prompt_tokens"], observation["completion_tokens"]) == (
+        10,
+        40,
+        10,
+    )
 
 
-def test_nonsense_from_nodes_and_clients_costs_no_row(store: TraceStore, folder: Path) -> None:
+def test_invalid_values_of_nodes_and_clients_do_not_cost_a_row(store: TraceStore, folder: Path) -> None:
     nonsense = Counters(prompt_tokens=10**30, completion_tokens=-5, load_s=float("nan"), decode_s=float("inf"))
     store.record(
         a_record("odd\ud800", tags=("tag\udfff",), counters=nonsense, error="x" * 10_000, requested_name="m\ud800")
@@ -175,7 +183,7 @@ def test_nonsense_from_nodes_and_clients_costs_no_row(store: TraceStore, folder:
     assert json.loads(row["tags"]) == ["tag?"]
 
 
-def test_a_record_that_makes_no_row_is_counted_and_holds_up_nobody(store: TraceStore, folder: Path) -> None:
+def test_a_record_without_a_valid_row_is_counted_and_does_not_block_others(store: TraceStore, folder: Path) -> None:
     store.record(a_record("bad", counters=Counters(prompt_tokens=float("nan"))))  # type: ignore[arg-type]
     store.record(a_record("good"))
     assert store.flush()
@@ -195,7 +203,7 @@ def test_the_insert_names_exactly_the_fields_of_the_row() -> None:
 @pytest.mark.parametrize(
     "count", [1, trace_rows.ROWS_PER_INSERT - 1, trace_rows.ROWS_PER_INSERT, 2 * trace_rows.ROWS_PER_INSERT + 3]
 )
-def test_rows_in_every_number_are_written_in_order(store: TraceStore, folder: Path, count: int) -> None:
+def test_any_number_of_rows_is_written_in_order(store: TraceStore, folder: Path, count: int) -> None:
     names = [f"r{n}" for n in range(count)]
     for name in names:
         store.record(a_record(name))
@@ -214,8 +222,8 @@ def test_the_published_queries_run_unchanged(store: TraceStore, folder: Path, cl
     assert [tuple(row)[:4] for row in on_disk(folder, SPEED)] == [("studio", "llama3:latest", 3, 3000.0)]
 
 
-def test_no_word_of_a_prompt_can_reach_a_row(store: TraceStore, folder: Path) -> None:
-    """The core's records have no field for text that people wrote: whatever is in them, every row column is accounted for."""
+def test_no_text_of_a_prompt_can_reach_a_row(store: TraceStore, folder: Path) -> None:
+    """The core's records have no field for text of prompts or answers, and every text column is listed here."""
     from_core = {name for kind in (Record, Decision, Counters) for name in kind.__dataclass_fields__}
     assert not from_core & {"prompt", "messages", "content", "text", "payload", "body", "answer", "response"}
     store.record(a_record())
@@ -239,20 +247,18 @@ def test_no_word_of_a_prompt_can_reach_a_row(store: TraceStore, folder: Path) ->
 # --- clocks ---
 
 
-def test_rows_carry_the_wall_time_of_their_end_however_late_they_are_written(
-    store: TraceStore, folder: Path, clock: Clock
-) -> None:
+def test_a_row_has_the_wall_time_of_its_end_even_if_written_late(store: TraceStore, folder: Path, clock: Clock) -> None:
     store.record(a_record("before"))
-    clock.unix += 3600.0  # Somebody set the clock, or a locked database kept the row waiting.
+    clock.unix += 3600.0  # The clock was changed, or a locked database delayed the row.
     store.record(a_record("after"))
     assert store.flush()
     assert [row["timestamp"] for row in on_disk(folder)] == [1_700_000_000.0, 1_700_003_600.0]
 
 
-# --- the request path never waits ---
+# --- recording never blocks ---
 
 
-def test_a_full_batch_is_written_without_being_asked(folder: Path) -> None:
+def test_a_full_batch_is_written_without_a_flush(folder: Path) -> None:
     store = a_store(folder, settings=StoreSettings(flush_interval_s=3600.0, batch_rows=8))
     for n in range(64):
         store.record(a_record(f"r{n}"))
@@ -260,9 +266,9 @@ def test_a_full_batch_is_written_without_being_asked(folder: Path) -> None:
     assert len(on_disk(folder)) == 64
 
 
-def test_a_hundred_thousand_records_without_a_disk_stay_within_the_ring(folder: Path) -> None:
+def test_100000_records_without_a_disk_stay_within_the_ring(folder: Path) -> None:
     folder.mkdir()
-    (folder / "latency.db").mkdir()  # No file can be opened here.
+    (folder / "latency.db").mkdir()  # A folder cannot be opened as a file.
     store = a_store(folder)
     record = a_record()
     for _ in range(100_000):
@@ -280,12 +286,13 @@ def test_recording_before_opening_and_after_closing_raises_nothing(folder: Path,
     store.close()
     store.record(a_record())
     store.close()
+    assert store.state.saved == 0
 
 
-# --- troubles of the disk ---
+# --- failures of the disk ---
 
 
-def test_a_database_locked_by_another_program_keeps_rows_until_it_lets_go(store: TraceStore, folder: Path) -> None:
+def test_rows_wait_in_memory_while_another_program_locks_the_database(store: TraceStore, folder: Path) -> None:
     other = sqlite3.connect(folder / "latency.db", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     for n in range(10):
@@ -314,7 +321,7 @@ def test_a_full_disk_loses_only_the_oldest_beyond_the_ring_and_writing_resumes(f
     assert "full" in store.state.problem
     for n in range(40):
         store.record(a_record(f"r{n}"))
-    # The limit was the old connection's; the next attempt opens a new one, as after a disk that was cleared.
+    # The limit belongs to the old connection; the next attempt opens a new one, as after freeing disk space.
     assert store.flush()
     kept = [row["request_id"] for row in on_disk(folder)]
     assert kept[-1] == "r39" and store.state.dropped + len(kept) == 42
@@ -344,7 +351,7 @@ store.close()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="file size limits are POSIX")
-def test_files_that_may_not_grow_stop_recording_until_they_may(folder: Path) -> None:
+def test_recording_stops_while_files_may_not_grow_and_then_resumes(folder: Path) -> None:
     subprocess.run([sys.executable, "-c", SMALL_FILES, str(folder)], check=True, env=_environment(), timeout=60)
     assert len(on_disk(folder)) == 2000
 
@@ -365,7 +372,7 @@ with tempfile.TemporaryDirectory() as name:
     for path in [*folder.iterdir(), folder]:
         path.chmod(0o555 if path.is_dir() else 0o444)
     if os.geteuid() == 0:
-        # Root may write anywhere; somebody else shows what a read-only folder does.
+        # Root may write anywhere; another user cannot write to a read-only folder.
         os.seteuid(65534)
     store = TraceStore(StoreSettings(busy_timeout_s=0.0), folder)
     store.open()
@@ -382,7 +389,7 @@ with tempfile.TemporaryDirectory() as name:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="folder modes are POSIX")
 @pytest.mark.parametrize("folder_is", ["empty", "with a database"])
-def test_a_read_only_folder_is_said_and_served_without_recording(folder_is: str) -> None:
+def test_a_read_only_folder_is_reported_and_requests_are_served_without_recording(folder_is: str) -> None:
     subprocess.run([sys.executable, "-c", READ_ONLY, folder_is], check=True, env=_environment(), timeout=60)
 
 
@@ -416,7 +423,7 @@ for n in range(10_000):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX")
 @pytest.mark.parametrize("commit", [0, 1, 2, 5, 13, 40])
-def test_a_kill_at_any_commit_keeps_every_row_that_was_flushed(folder: Path, commit: int) -> None:
+def test_a_kill_at_any_commit_loses_no_flushed_row(folder: Path, commit: int) -> None:
     died = subprocess.run(
         [sys.executable, "-c", KILLED_AT_COMMIT, str(folder), str(commit)],
         check=False,
@@ -436,21 +443,23 @@ def test_a_kill_at_any_commit_keeps_every_row_that_was_flushed(folder: Path, com
     assert not list(folder.glob("*.corrupt-*"))
 
 
-@pytest.mark.parametrize("seed", [*range(25), 39, 54, 327, 559])  # The last four met names that are no UTF-8.
-def test_a_damaged_database_is_set_aside_or_still_good_never_in_the_way(
+@pytest.mark.parametrize(
+    "seed", [*range(25), 39, 54, 327, 559]
+)  # The last four damage names so that they are not UTF-8.
+def test_a_damaged_database_is_renamed_or_still_usable(
     folder: Path, seed: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    dice = Random(seed)
+    rng = Random(seed)
     store = a_store(folder)
     for n in range(50):
         store.record(a_record(f"r{n}"))
     store.close()
     path = folder / "latency.db"
     data = bytearray(path.read_bytes())
-    # The first bytes say what the file is; damage there and in the first pages hurts most.
-    for _ in range(dice.choice([1, 20, 400])):
-        data[dice.randrange(dice.choice([20, 100, 4096, len(data)]))] = dice.randrange(256)
-    data = data[: dice.choice([len(data), len(data), dice.randrange(len(data))])]
+    # Damage in the header and the first pages has the worst effect.
+    for _ in range(rng.choice([1, 20, 400])):
+        data[rng.randrange(rng.choice([20, 100, 4096, len(data)]))] = rng.randrange(256)
+    data = data[: rng.choice([len(data), len(data), rng.randrange(len(data))])]
     path.write_bytes(data)
     with caplog.at_level(logging.WARNING, "herd.store"):
         store = a_store(folder)
@@ -460,13 +469,13 @@ def test_a_damaged_database_is_set_aside_or_still_good_never_in_the_way(
     readable = written and [row["request_id"] for row in store.read(recent_traces, 1)]
     store.close()
     if "newer version" in state.problem:
-        return  # The damage reads as a version number of the future: then the file is left alone, and said so.
+        return  # The damage looks like a later schema version: the file stays unchanged, and the problem says so.
     assert written and readable, f"seed {seed}: {state}"
     if list(folder.glob("latency.db.corrupt-*")):
         assert "damaged" in caplog.text, f"seed {seed}"
 
 
-def test_damage_met_while_running_begins_a_new_database_and_loses_no_waiting_row(folder: Path) -> None:
+def test_damage_found_while_running_creates_a_new_database_and_loses_no_waiting_row(folder: Path) -> None:
     store = a_store(folder)
     for n in range(200):
         store.record(a_record(f"r{n}"))
@@ -481,7 +490,7 @@ def test_damage_met_while_running_begins_a_new_database_and_loses_no_waiting_row
     assert len(list(folder.glob("latency.db.corrupt-*"))) == 1
 
 
-# --- other people's databases ---
+# --- databases of other programs and versions ---
 
 UPSTREAM = """
 CREATE TABLE request_traces (
@@ -497,7 +506,8 @@ CREATE INDEX idx_traces_timestamp ON request_traces(timestamp);
 INSERT INTO request_traces (request_id, model, original_model, node_id, score, scores_breakdown, status, latency_ms,
     completion_tokens, timestamp) VALUES ('old-1', 'llama3:latest', 'llama3', 'mac', 71.0, '{{"thermal": 50.0}}',
     'completed', 1200.0, 60, 1699999000.0);
-INSERT INTO latency_observations (node_id, model_name, latency_ms, timestamp) VALUES ('mac', 'llama3', 1200.0, 1699999000.0);
+INSERT INTO latency_observations (node_id, model_name, latency_ms, timestamp)
+    VALUES ('mac', 'llama3', 1200.0, 1699999000.0);
 """
 UPSTREAM_INSERT = """INSERT INTO request_traces (request_id, model, original_model, node_id, status, timestamp)
     VALUES ('back', 'm', 'm', 'mac', 'completed', 1)"""
@@ -514,7 +524,7 @@ def an_upstream_database(folder: Path, newer_columns: str = "") -> None:
 @pytest.mark.parametrize(
     "newer_columns", ["", ", tags TEXT", ", tags TEXT, finish_reason TEXT, estimated_tokens INTEGER"]
 )
-def test_a_database_of_the_existing_product_is_taken_over_whole(folder: Path, newer_columns: str) -> None:
+def test_a_database_of_ollama_herd_is_migrated_without_loss(folder: Path, newer_columns: str) -> None:
     an_upstream_database(folder, newer_columns)
     store = a_store(folder)
     store.record(a_record("new"))
@@ -524,7 +534,7 @@ def test_a_database_of_the_existing_product_is_taken_over_whole(folder: Path, ne
     assert [row["score"] for row in on_disk(folder)] == [71.0, 60.5]
     assert on_disk(folder, "PRAGMA user_version")[0][0] == SCHEMA_VERSION
     connection = sqlite3.connect(folder / "latency.db")
-    connection.execute(UPSTREAM_INSERT)  # The older program can still write into it.
+    connection.execute(UPSTREAM_INSERT)  # ollama-herd can still write to it.
     connection.close()
     (backup,) = folder.glob("latency.db.v0-*.bak")
     kept = sqlite3.connect(backup)
@@ -533,7 +543,7 @@ def test_a_database_of_the_existing_product_is_taken_over_whole(folder: Path, ne
     assert stat.S_IMODE(backup.stat().st_mode) & 0o077 == 0
 
 
-def test_a_table_that_only_has_our_name_is_set_aside(folder: Path) -> None:
+def test_a_database_with_a_foreign_table_of_our_name_is_renamed(folder: Path) -> None:
     folder.mkdir()
     connection = sqlite3.connect(folder / "latency.db")
     connection.executescript("CREATE TABLE request_traces (timestamp, request_id, node_id, model)")
@@ -545,7 +555,7 @@ def test_a_table_that_only_has_our_name_is_set_aside(folder: Path) -> None:
     assert len(list(folder.glob("latency.db.corrupt-*"))) == 1
 
 
-def test_a_database_that_is_up_to_date_is_opened_without_a_copy(folder: Path) -> None:
+def test_a_current_database_is_opened_without_a_copy(folder: Path) -> None:
     a_store(folder).close()
     a_store(folder).close()
     assert not list(folder.glob("*.bak*"))
@@ -560,10 +570,10 @@ def test_a_new_database_has_every_table_and_index(folder: Path) -> None:
     assert [step.stamp for step in STEPS] == [f"PRAGMA user_version = {step.version}" for step in STEPS]
 
 
-def test_a_step_that_fails_half_way_changes_nothing(folder: Path) -> None:
+def test_a_migration_step_that_fails_midway_changes_nothing(folder: Path) -> None:
     an_upstream_database(folder)
     connection = sqlite3.connect(folder / "latency.db")
-    # A view under the name of a table to come makes the step's last statements fail.
+    # A view with the name of a new table makes the last statements of the step fail.
     connection.execute("CREATE VIEW benchmark_runs AS SELECT 1 AS timestamp")
     connection.commit()
     connection.close()
@@ -597,11 +607,11 @@ def test_a_database_of_a_later_version_is_read_but_never_written(
     assert (folder / "latency.db").read_bytes() == before
 
 
-# --- who may be here ---
+# --- access to the folder ---
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="modes are POSIX")
-def test_folder_and_files_are_for_their_owner_alone(folder: Path) -> None:
+def test_only_the_owner_can_access_folder_and_files(folder: Path) -> None:
     folder.mkdir(mode=0o755)
     folder.chmod(0o755)
     (folder / "latency.db").touch(mode=0o644)
@@ -616,7 +626,7 @@ def test_folder_and_files_are_for_their_owner_alone(folder: Path) -> None:
     store.close()
 
 
-def test_a_second_coordinator_on_the_folder_is_told_so_in_one_line(store: TraceStore, folder: Path) -> None:
+def test_a_second_coordinator_on_the_folder_fails_with_one_line(store: TraceStore, folder: Path) -> None:
     with pytest.raises(DataDirInUse) as caught:
         lock_folder(folder)
     message = str(caught.value)
@@ -647,10 +657,10 @@ def test_a_second_process_is_refused_and_the_folder_is_free_again_after_the_firs
     a_store(folder).close()
 
 
-# --- age and asking ---
+# --- deletion and queries ---
 
 
-def test_old_rows_go_by_age_and_the_newest_stay_by_number(folder: Path, clock: Clock) -> None:
+def test_rows_are_deleted_by_age_and_beyond_the_maximum_number(folder: Path, clock: Clock) -> None:
     settings = StoreSettings(
         busy_timeout_s=0.0, flush_interval_s=60.0, trim_interval_s=0.0, retention_days=1.0, rows_max=1200
     )
@@ -669,7 +679,7 @@ def test_old_rows_go_by_age_and_the_newest_stay_by_number(folder: Path, clock: C
     assert on_disk(folder, "SELECT COUNT(*) FROM latency_observations")[0][0] == 1200
 
 
-def test_questions_run_beside_the_loop_and_cannot_write(store: TraceStore) -> None:
+def test_queries_run_in_a_thread_and_cannot_write(store: TraceStore) -> None:
     async def ask() -> list[object]:
         return [row["request_id"] for row in await store.ask(recent_traces, limit=5)]
 
@@ -681,7 +691,7 @@ def test_questions_run_beside_the_loop_and_cannot_write(store: TraceStore) -> No
     assert store.read(totals)["total_requests"] == 1
 
 
-def test_a_question_without_end_is_given_up(store: TraceStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_query_is_interrupted(store: TraceStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("herd.coordinator.storage.reader.READ_MAX_STEPS", 100_000)
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT COUNT(*) FROM n"
     with pytest.raises(Unavailable, match="interrupted"):
@@ -689,7 +699,7 @@ def test_a_question_without_end_is_given_up(store: TraceStore, monkeypatch: pyte
     assert store.read(totals)["total_requests"] == 0
 
 
-def test_asking_a_database_that_cannot_be_opened_is_refused_politely(folder: Path) -> None:
+def test_a_query_of_a_database_that_cannot_be_opened_raises_unavailable(folder: Path) -> None:
     folder.mkdir()
     (folder / "latency.db").mkdir()
     store = a_store(folder)
@@ -698,7 +708,7 @@ def test_asking_a_database_that_cannot_be_opened_is_refused_politely(folder: Pat
     store.close(timeout_s=5.0)
 
 
-def test_models_and_nodes_named_like_sql_are_only_names(store: TraceStore, folder: Path) -> None:
+def test_models_and_nodes_named_like_sql_are_stored_as_names(store: TraceStore, folder: Path) -> None:
     evil = "x'); DROP TABLE request_traces; --"
     store.record(a_record(evil, node=evil, model=ModelName(evil), tags=(evil,), client_ip=evil))
     assert store.flush()
