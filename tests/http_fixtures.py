@@ -1,4 +1,4 @@
-"""Two ways to drive the HTTP server: one connection in memory, byte by byte; or a real listener and raw sockets."""
+"""Drives the HTTP server for tests: one connection in memory, byte by byte; or a real listener with raw sockets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from herd.errors import Refusal
 try:
     import uvloop
 except ImportError:
-    # Windows has none.
+    # Windows has no uvloop.
     LOOPS: tuple[Callable[[], asyncio.AbstractEventLoop], ...] = (asyncio.new_event_loop,)
 else:
     LOOPS = (asyncio.new_event_loop, uvloop.new_event_loop)
@@ -32,13 +32,13 @@ def render_error(path: str | None, refusal: Refusal) -> tuple[int, str, bytes]:
 
 
 def echo(exchange: HttpExchange) -> None:
-    """Answers at once with what was understood."""
-    told = [exchange.method, exchange.path, exchange.query.decode("latin-1"), exchange.body.decode("latin-1")]
-    exchange.respond(200, [(b"X-Herd", b"1")], json.dumps(told).encode())
+    """Answers at once with the parsed request."""
+    parts = [exchange.method, exchange.path, exchange.query.decode("latin-1"), exchange.body.decode("latin-1")]
+    exchange.respond(200, [(b"X-Herd", b"1")], json.dumps(parts).encode())
 
 
 class FakeTransport(asyncio.Transport):
-    """What a connection does to its transport, written down; its write buffer is as full as `unsent_bytes` says."""
+    """Records what a connection does to its transport. `unsent_bytes` is the size of its write buffer."""
 
     def __init__(self, ip: str = "192.0.2.1") -> None:
         super().__init__({"peername": (ip, 5), "socket": FakeSocket()})
@@ -58,7 +58,7 @@ class FakeTransport(asyncio.Transport):
 
     @property
     def sent(self) -> bytearray:
-        """Everything sent, with what would leave at the end of this turn of the loop."""
+        """Everything that was sent, including what would be sent at the end of this loop iteration."""
         if self.outbox is not None:
             self.outbox.flush()
         return self._sent
@@ -106,7 +106,7 @@ class FakeSocket:
 
 
 class FakeLoop:
-    """A clock that is set by hand, and `call_soon` that waits until it is asked."""
+    """A clock that the test sets, and a `call_soon` that runs on demand."""
 
     def __init__(self) -> None:
         self.at_s = 1000.0
@@ -164,7 +164,7 @@ class Reply:
 
 
 def replies(data: bytes, methods: str = "") -> list[Reply]:
-    """Reads answers strictly; `methods` has an H for each answer that was to a HEAD, e.g. "GHG"."""
+    """Parses answers strictly; `methods` has an H for each answer to a HEAD request, e.g. "GHG"."""
     found: list[Reply] = []
     while data:
         head, gap, data = data.partition(b"\r\n\r\n")
@@ -243,7 +243,7 @@ async def read_until(sock: socket.socket, ending: bytes) -> bytes:
 
 
 def run(main: Callable[[], Awaitable[None]], limit_s: float = 20.0) -> None:
-    """Runs a test's coroutine on every kind of loop that the product runs on; the limit turns a hang into a failure."""
+    """Runs a test's coroutine on every supported kind of event loop; the limit turns a hang into a failure."""
 
     async def limited() -> None:
         await asyncio.wait_for(main(), limit_s)

@@ -1,4 +1,4 @@
-"""A coordinator without its front: real core, driver, relay and connections; a client in memory, nodes that are scripts."""
+"""Provides a coordinator without its HTTP server for tests: real core and relays, a client in memory, scripted nodes."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ TIMESTAMP = Timestamp("2026-11-23T09:13:03.960297886Z", 1795338783)
 TURN = [{"role": "user", "content": "Say hi."}]
 
 
-class OtherTongue(type(ENGINE)):  # type: ignore[misc]
-    """An engine that serves no client's path by itself, so that everything is translated."""
+class TranslatedEngine(type(ENGINE)):  # type: ignore[misc]
+    """An engine that serves no client API itself, so that every request is translated."""
 
     kind = "other"
 
@@ -45,7 +45,7 @@ class OtherTongue(type(ENGINE)):  # type: ignore[misc]
 
 
 class Client:
-    """An exchange in memory: what was answered, and the ways a client can behave."""
+    """An exchange in memory: records the answer and simulates the behaviour of a client."""
 
     def __init__(self, body: bytes, headers: Sequence[Header] = ()) -> None:
         self.method, self.path, self.query, self.body = "POST", "/api/chat", b"", body
@@ -59,7 +59,7 @@ class Client:
         self.length: int | None = None
         self.pieces: list[bytes] = []
         self.last: bytes | None = None
-        """What `cut` was given, where it was called."""
+        """The argument of `cut`, if it was called."""
         self.is_whole = False
         self.begun = asyncio.Event()
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -100,7 +100,7 @@ class Client:
         self._end(is_whole=False)
 
     def leave(self) -> None:
-        """As the HTTP server does it: told once, and not after the end."""
+        """Disconnects as the HTTP server reports it: once, and not after the end of the answer."""
         if not self.over.done():
             self._end(is_whole=False)
             if self.on_gone is not None:
@@ -112,7 +112,7 @@ class Client:
 
 
 @dataclass
-class Rig:
+class RelaySetup:
     driver: Driver
     pool: Pool
     dependencies: RelayDependencies
@@ -120,7 +120,7 @@ class Rig:
     relays: int = 0
     clients: list[Client] = field(default_factory=list)
     beats: dict[str, Report] = field(default_factory=dict)
-    """Each node's last heartbeat."""
+    """Each node's last heartbeat report."""
 
     def ask(
         self,
@@ -130,7 +130,7 @@ class Rig:
         raw: bytes = b"",
         **body: Any,
     ) -> Client:
-        """A request comes in; by default a streamed chat."""
+        """Admits a request; by default a streamed chat."""
         body.setdefault("model", "m")
         if path == "/api/chat":
             body.setdefault("messages", TURN)
@@ -155,7 +155,7 @@ class Rig:
         await client.over
         return client
 
-    def hears(self, name: str, url: str, **more: Any) -> None:
+    def add_node(self, name: str, url: str, **more: Any) -> None:
         """A heartbeat of a node with the model `m` at that address."""
         kind, slots, loaded = more.pop("kind", "ollama"), more.pop("slots", 1), more.pop("loaded", False)
         card = a_card(more.pop("model", "m"), loaded=loaded, engine=an_engine(slots, kind, url))
@@ -163,7 +163,7 @@ class Rig:
         self.driver.feed(HeartbeatReceived(self.driver.now(), self.beats[name]))
 
     def time_passes(self, limit_s: float = 100.0) -> None:
-        """So long goes by, or until an attempt has ended, with heartbeats; in small steps: one leap would look as if this process had slept."""
+        """Advances the time with heartbeats until an attempt has ended, in small steps: a leap would look like a process that slept."""
         began_at, before = self.driver.now(), len(self.records)
         for step in range(1, int(limit_s / SWEEP_EVERY_S) + 1):
             if len(self.records) > before:
@@ -178,21 +178,21 @@ class Rig:
 
 
 @asynccontextmanager
-async def a_rig(
+async def a_relay_setup(
     nodes: Mapping[str, str] | None = None,
     relay: RelaySettings | None = None,
     upstream: UpstreamSettings | None = None,
     kind: str = "ollama",
     retries: RetrySettings | None = None,
     slots: int = 1,
-) -> AsyncIterator[Rig]:
-    """`nodes` are names and addresses, the one to be preferred first. At the end nothing may be left over."""
+) -> AsyncIterator[RelaySetup]:
+    """`nodes` are names and addresses; the first is preferred. Checks at the end that nothing is left over."""
     loop = asyncio.get_running_loop()
     dispatcher = a_world(started_at=loop.time(), retries=retries).dispatcher
     records: list[Record] = []
     driver = Driver(dispatcher, records.append, loop)
     pool = Pool(upstream or UpstreamSettings(), loop)
-    engines: dict[str, Engine] = {"ollama": ENGINE, "other": OtherTongue()}
+    engines: dict[str, Engine] = {"ollama": ENGINE, "other": TranslatedEngine()}
     wait_comments = WaitComments(WaitCommentSettings(), loop, lambda: queue_positions(dispatcher, loop.time()))
     dependencies = RelayDependencies(
         driver=driver,
@@ -203,17 +203,17 @@ async def a_rig(
         wait_comments=wait_comments,
         rng=Random(7),
     )
-    rig = Rig(driver, pool, dependencies, records)
+    setup = RelaySetup(driver, pool, dependencies, records)
     for index, (name, url) in enumerate((nodes or {}).items()):
-        rig.hears(name, url, kind=kind, loaded=index == 0, slots=slots)
-    yield rig
+        setup.add_node(name, url, kind=kind, loaded=index == 0, slots=slots)
+    yield setup
     driver.stop()
     assert not wait_comments and wait_comments._timer is None, "no request waits, so no timer runs"
     assert not driver.runs and not dispatcher.live and dispatcher.problems() == []
     assert all(connection._call is None for connection in pool.connections)
-    assert all(client.on_gone is None and client.on_writable is None for client in rig.clients)
+    assert all(client.on_gone is None and client.on_writable is None for client in setup.clients)
     ended = [record.request.id for record in records if record.outcome is not Outcome.RETRIED]
-    assert sorted(ended) == sorted({f"r{n + 1}" for n in range(rig.relays)}), "one terminal row for each request"
+    assert sorted(ended) == sorted({f"r{n + 1}" for n in range(setup.relays)}), "one terminal row for each request"
     pool.close()
 
 

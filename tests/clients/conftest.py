@@ -1,4 +1,4 @@
-"""Each client test runs twice: against the fake itself, and against the coordinator before it."""
+"""Runs each client test twice: against the fake Ollama itself, and against a coordinator in front of it."""
 
 from __future__ import annotations
 

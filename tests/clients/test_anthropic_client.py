@@ -1,4 +1,4 @@
-"""The official `anthropic` client, sync and async, against /v1/messages."""
+"""Tests the official `anthropic` client, sync and async, against /v1/messages."""
 
 from __future__ import annotations
 

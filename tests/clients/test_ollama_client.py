@@ -1,4 +1,4 @@
-"""The official `ollama` client, sync and async: everything it can ask of an endpoint that people use as their Ollama."""
+"""Tests the official `ollama` client, sync and async, with all requests that it can send to an Ollama endpoint."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_the_model_lists(target: Target) -> None:
         running = {model.model for model in client.ps().models}
     assert names == {"talker:latest", "seer:latest", "thinker:latest", "embedder:latest"}
     if target.kind == "fake":
-        # The coordinator lists what the last heartbeats told.
+        # The coordinator lists the models of the last heartbeats.
         assert "talker:latest" in running
 
 
@@ -215,11 +215,11 @@ def test_concurrent_requests_get_their_own_answers(target: Target) -> None:
     async def scenario() -> None:
         async with ollama.AsyncClient(target.url) as client:
 
-            async def said(seed: int) -> str:
+            async def answer(seed: int) -> str:
                 return (await client.chat("talker", HI, options={"seed": seed})).message.content or ""
 
-            together = await asyncio.gather(*(said(seed) for seed in range(24)))
-            alone = [await said(seed) for seed in range(24)]
+            together = await asyncio.gather(*(answer(seed) for seed in range(24)))
+            alone = [await answer(seed) for seed in range(24)]
             assert together == alone
             assert len(set(together)) > 20
 

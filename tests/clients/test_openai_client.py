@@ -1,4 +1,4 @@
-"""The official `openai` client, sync and async, against /v1."""
+"""Tests the official `openai` client, sync and async, against /v1."""
 
 from __future__ import annotations
 

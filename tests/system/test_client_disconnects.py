@@ -1,4 +1,4 @@
-"""A client that leaves, at any moment and in any dialect: the node stops at once, the slot is free, one row tells it."""
+"""Tests client disconnects at any time, in any dialect: the node stops at once and one trace row records it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from fakes.ollama.server import FakeModel, FakeOllama, FakeSettings
 MODEL = FakeModel("m", answer_tokens=12)
 TURN = [{"role": "user", "content": "Tell me of the herd."}]
 BEFORE = 3
-"""Pieces that a client has got when it leaves in the middle."""
+"""Pieces that a client has received when it disconnects in the middle of the answer."""
 
 
 @dataclass(frozen=True)
 class Asking:
-    """A way to ask, and whether its answer comes in pieces."""
+    """A request, and whether its answer is streamed."""
 
     path: str
     body: dict[str, object]
@@ -50,7 +50,7 @@ NAMES = [f"{one.path} {'streamed' if one.streams else 'whole'}" for one in ASKIN
 
 
 class Client:
-    """A bare socket that has asked."""
+    """A raw socket that has sent a request."""
 
     def __init__(self, fleet: Fleet, asking: Asking) -> None:
         body = json.dumps({"model": "m", **asking.body}).encode()
@@ -60,10 +60,10 @@ class Client:
         )
         self._socket.sendall(b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
 
-    def hears_something(self) -> bytes:
+    def receive_some(self) -> bytes:
         return self._socket.recv(1 << 16)
 
-    def leaves(self, how: str) -> None:
+    def disconnect(self, how: str) -> None:
         if how == "reset":
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._socket.close()
@@ -77,7 +77,7 @@ def a_node() -> Iterator[tuple[Fleet, FakeOllama]]:
 
 
 def row(fleet: Fleet) -> dict[str, object]:
-    """The newest row, once nothing runs any more."""
+    """The newest trace row, after all requests have ended."""
     fleet.settle()
     fleet.coordinator.store.flush()
     newest: dict[str, object] = fleet.get("/dashboard/api/traces?limit=1")["traces"][0]
@@ -85,7 +85,7 @@ def row(fleet: Fleet) -> dict[str, object]:
 
 
 def is_free_again(fleet: Fleet) -> None:
-    """Nothing is left of who left, and the slot answers."""
+    """No state of the disconnected client is left, and the slot serves the next request."""
     core = fleet.coordinator.driver.dispatcher
     assert fleet.on_loop(lambda: (len(core.live), len(core.waiting), list(core.waiting.queues), core.problems())) == (
         0,
@@ -109,17 +109,17 @@ def test_a_disconnect_while_the_request_is_queued(asking: Asking) -> None:
         second = Client(fleet, asking)
         while not fleet.on_loop(lambda: len(core.waiting)):
             pass
-        second.leaves("close")
+        second.disconnect("close")
         while fleet.on_loop(lambda: len(core.waiting)):
             pass
         gate.release()
-        first.hears_something()
+        first.receive_some()
         fleet.settle()
-        first.leaves("close")
-        assert len(node.inference) == 1, "who left is never sent"
+        first.disconnect("close")
+        assert len(node.inference) == 1, "the request of the disconnected client is never sent"
         fleet.coordinator.store.flush()
-        told = [one["status"] for one in fleet.get("/dashboard/api/traces")["traces"]]
-        assert sorted(told) == ["client_cancelled", "completed"]
+        statuses = [one["status"] for one in fleet.get("/dashboard/api/traces")["traces"]]
+        assert sorted(statuses) == ["client_cancelled", "completed"]
         is_free_again(fleet)
 
 
@@ -131,8 +131,8 @@ def test_a_disconnect_before_the_first_token(asking: Asking, how: str) -> None:
         node.fail(gate)
         client = Client(fleet, asking)
         node.wait(lambda: gate.reached, "the node to be asked")
-        client.leaves(how)
-        node.wait(lambda: node.aborted, "the node to hear of it")
+        client.disconnect(how)
+        node.wait(lambda: node.aborted, "the node to be cancelled")
         assert row(fleet)["status"] == "client_cancelled"
         is_free_again(fleet)
 
@@ -144,12 +144,12 @@ def test_a_disconnect_in_the_middle_of_the_answer(asking: Asking, how: str) -> N
         gate = Gate(at="chunk", chunk=BEFORE, times=1)
         node.fail(gate)
         client = Client(fleet, asking)
-        client.hears_something()
+        client.receive_some()
         node.wait(lambda: gate.reached, "the middle of the answer")
-        client.leaves(how)
-        node.wait(lambda: node.aborted, "the node to hear of it")
-        told = row(fleet)
-        assert told["status"] == "client_cancelled"
-        tokens = told["completion_tokens"]
-        assert isinstance(tokens, int) and 1 <= tokens <= BEFORE + 1, "what it got is counted"
+        client.disconnect(how)
+        node.wait(lambda: node.aborted, "the node to be cancelled")
+        trace_row = row(fleet)
+        assert trace_row["status"] == "client_cancelled"
+        tokens = trace_row["completion_tokens"]
+        assert isinstance(tokens, int) and 1 <= tokens <= BEFORE + 1, "the forwarded tokens are counted"
         is_free_again(fleet)

@@ -1,4 +1,4 @@
-"""A thousand streams, two hundred at a time over kept connections: everybody gets his own answer, whole, and nobody's else."""
+"""Tests a thousand streams, 200 at a time over reused connections: each client gets its own complete answer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PATIENCE_S = 60.0
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """An engine that says back what it was asked, a word at a time, with everybody else's words in between."""
+    """An engine that repeats the prompt word by word, interleaved with the answers to all other clients."""
     try:
         while True:
             head = await reader.readuntil(b"\r\n\r\n")
@@ -48,8 +48,8 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
         writer.close()
 
 
-def chunk(said: object) -> bytes:
-    line = json.dumps(said).encode() + b"\n"
+def chunk(message: object) -> bytes:
+    line = json.dumps(message).encode() + b"\n"
     return b"%x\r\n%b\r\n" % (len(line), line)
 
 
@@ -72,7 +72,7 @@ def fleet() -> Iterator[Fleet]:
 
 
 async def one_client(port: int, name: str) -> list[str]:
-    """The answers to a client's questions, over one connection."""
+    """The answers to one client's requests over one connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     answers = []
     for round_ in range(ROUNDS):
@@ -91,11 +91,11 @@ async def one_client(port: int, name: str) -> list[str]:
 
 
 def test_a_thousand_concurrent_streams_get_their_own_answers(fleet: Fleet) -> None:
-    async def everybody() -> list[list[str]]:
+    async def all_clients() -> list[list[str]]:
         async with asyncio.timeout(PATIENCE_S):
             return await asyncio.gather(*(one_client(fleet.port, f"nonce{number:04}") for number in range(AT_ONCE)))
 
-    for number, answers in enumerate(asyncio.run(everybody())):
+    for number, answers in enumerate(asyncio.run(all_clients())):
         for round_, answer in enumerate(answers):
             nonce = f"nonce{number:04}-{round_}"
             assert answer == "".join(f"{nonce}.{piece} " for piece in range(PIECES))

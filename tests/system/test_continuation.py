@@ -1,4 +1,4 @@
-"""A stream whose node dies goes on from another node, and the client's text is the one it would have had."""
+"""Tests stream continuation: when a node fails, another one continues, and the client gets the same text."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ MODEL = FakeModel("m", answer_tokens=12)
 
 
 @dataclass
-class Told:
-    """What a client got: its lines, and whether the answer was ended as HTTP says."""
+class ReceivedAnswer:
+    """The answer that a client received: its lines, and whether HTTP marked its end."""
 
     lines: list[bytes]
     is_whole: bool
@@ -36,7 +36,7 @@ class Told:
         return [json.loads(one) for one in data]
 
 
-def ask(fleet: Fleet, path: str, body: dict[str, object]) -> Told:
+def ask(fleet: Fleet, path: str, body: dict[str, object]) -> ReceivedAnswer:
     connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)
     try:
         connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
@@ -48,27 +48,27 @@ def ask(fleet: Fleet, path: str, body: dict[str, object]) -> Told:
             got, is_whole = broken.partial, False
     finally:
         connection.close()
-    return Told([line for line in got.splitlines() if line], is_whole)
+    return ReceivedAnswer([line for line in got.splitlines() if line], is_whole)
 
 
-def ollama_text(told: Told) -> str:
-    return "".join(piece.get("message", {}).get("content", "") for piece in told.pieces)
+def ollama_text(received: ReceivedAnswer) -> str:
+    return "".join(piece.get("message", {}).get("content", "") for piece in received.pieces)
 
 
-def openai_text(told: Told) -> str:
-    return "".join((c.get("delta", {}).get("content") or "") for p in told.pieces for c in p.get("choices", []))
+def openai_text(received: ReceivedAnswer) -> str:
+    return "".join((c.get("delta", {}).get("content") or "") for p in received.pieces for c in p.get("choices", []))
 
 
 @contextmanager
-def a_fleet_of_writers_on(settings: Settings | None = None) -> Iterator[tuple[Fleet, FakeOllama]]:
-    """Two nodes whose engine goes on with an assistant's turn, as llama.cpp does; the first is preferred."""
+def a_fleet_that_can_continue(settings: Settings | None = None) -> Iterator[tuple[Fleet, FakeOllama]]:
+    """Two nodes whose engine continues an assistant's turn, as llama.cpp does; the first is preferred."""
     with FakeOllama([MODEL]) as bad, FakeOllama([MODEL]) as good, running_fleet({}, settings=settings) as fleet:
         for node_id, node in (("bad", bad), ("good", good)):
             report = report_of(node_id, node, Machine())
             endpoint = replace(report.engines[0], kind="llamacpp")
             models = {name: replace(card, engine=endpoint) for name, card in report.models.items()}
-            told = heartbeat_decode.encode(replace(report, engines=(endpoint,), models=models), time.time())
-            fleet.ask("POST", "/heartbeat", told)
+            heartbeat = heartbeat_decode.encode(replace(report, engines=(endpoint,), models=models), time.time())
+            fleet.ask("POST", "/heartbeat", heartbeat)
         yield fleet, bad
 
 
@@ -81,35 +81,35 @@ def outcomes(fleet: Fleet) -> list[str]:
 @pytest.mark.parametrize("how", [How.FIN, How.RESET])
 def test_an_openai_stream_cut_at_any_event_has_the_complete_text(how: How) -> None:
     body = {"model": "m", "messages": QUESTION, "stream": True, "seed": 7, "temperature": 0}
-    with a_fleet_of_writers_on() as (fleet, bad):
+    with a_fleet_that_can_continue() as (fleet, bad):
         whole = ask(fleet, "/v1/chat/completions", body)
         expected, size = openai_text(whole), sum(len(line) + 2 for line in whole.lines)
         for cut in range(1, size, 61):
             bad.fail(Cut(how=how, after_bytes=cut, counting=Counting.BODY, times=1))
-            told = ask(fleet, "/v1/chat/completions", body)
-            assert told.is_whole, f"cut after {cut} bytes"
-            assert openai_text(told) == expected, f"cut after {cut} bytes"
-            assert told.lines[-1] == b"data: [DONE]"
-            assert len({piece["id"] for piece in told.pieces}) == 1, "one answer has one id"
+            received = ask(fleet, "/v1/chat/completions", body)
+            assert received.is_whole, f"cut after {cut} bytes"
+            assert openai_text(received) == expected, f"cut after {cut} bytes"
+            assert received.lines[-1] == b"data: [DONE]"
+            assert len({piece["id"] for piece in received.pieces}) == 1, "one answer has one id"
             bad.heal()
     assert expected
 
 
-def anthropic_text(told: Told) -> str:
-    return "".join(piece["delta"]["text"] for piece in told.pieces if piece["type"] == "content_block_delta")
+def anthropic_text(received: ReceivedAnswer) -> str:
+    return "".join(piece["delta"]["text"] for piece in received.pieces if piece["type"] == "content_block_delta")
 
 
 @pytest.mark.parametrize("how", [How.FIN, How.RESET])
 def test_an_anthropic_stream_cut_at_any_event_is_one_message_with_the_complete_text(how: How) -> None:
     body = {"model": "m", "max_tokens": 100, "messages": QUESTION, "stream": True, "temperature": 0}
-    with a_fleet_of_writers_on() as (fleet, bad):
+    with a_fleet_that_can_continue() as (fleet, bad):
         whole = ask(fleet, "/v1/messages", body)
         expected, size = anthropic_text(whole), sum(len(line) + 1 for line in whole.lines)
         for cut in range(1, size, 67):
             bad.fail(Cut(how=how, after_bytes=cut, counting=Counting.BODY, times=1))
-            told = ask(fleet, "/v1/messages", body)
-            assert told.is_whole and anthropic_text(told) == expected, f"cut after {cut} bytes"
-            kinds = [piece["type"] for piece in told.pieces if piece["type"] not in ("content_block_delta", "ping")]
+            received = ask(fleet, "/v1/messages", body)
+            assert received.is_whole and anthropic_text(received) == expected, f"cut after {cut} bytes"
+            kinds = [piece["type"] for piece in received.pieces if piece["type"] not in ("content_block_delta", "ping")]
             assert kinds == [
                 "message_start",
                 "content_block_start",
@@ -119,7 +119,7 @@ def test_an_anthropic_stream_cut_at_any_event_is_one_message_with_the_complete_t
             ], f"cut after {cut} bytes"
             usage = [
                 next(p for p in one.pieces if p["type"] == "message_delta")["usage"]["output_tokens"]
-                for one in (whole, told)
+                for one in (whole, received)
             ]
             assert usage[0] == usage[1], f"cut after {cut} bytes"
             bad.heal()
@@ -128,12 +128,12 @@ def test_an_anthropic_stream_cut_at_any_event_is_one_message_with_the_complete_t
 
 def test_a_translated_ollama_stream_is_continued() -> None:
     body = {"model": "m", "messages": QUESTION, "options": {"seed": 7, "temperature": 0}}
-    with a_fleet_of_writers_on() as (fleet, bad):
+    with a_fleet_that_can_continue() as (fleet, bad):
         expected = ask(fleet, "/api/chat", body)
         bad.fail(Cut(how=How.RESET, after_bytes=900, counting=Counting.BODY, times=1))
-        told = ask(fleet, "/api/chat", body)
-        assert told.is_whole and ollama_text(told) == ollama_text(expected)
-        last, before = told.pieces[-1], expected.pieces[-1]
+        received = ask(fleet, "/api/chat", body)
+        assert received.is_whole and ollama_text(received) == ollama_text(expected)
+        last, before = received.pieces[-1], expected.pieces[-1]
         assert last["done"] and last["fleet_note"] == "begun on bad"
         assert last["eval_count"] == before["eval_count"], "the answer's tokens are counted once, whoever wrote them"
         assert outcomes(fleet) == ["completed", "retried", "completed"]
@@ -141,7 +141,7 @@ def test_a_translated_ollama_stream_is_continued() -> None:
 
 def test_a_second_node_failure_is_continued_by_a_third_node() -> None:
     body = {"model": "m", "messages": QUESTION, "stream": True, "seed": 7, "temperature": 0}
-    with a_fleet_of_writers_on() as (fleet, bad), FakeOllama([MODEL]) as third:
+    with a_fleet_that_can_continue() as (fleet, bad), FakeOllama([MODEL]) as third:
         report = report_of("third", third, Machine())
         endpoint = replace(report.engines[0], kind="llamacpp")
         models = {name: replace(card, engine=endpoint) for name, card in report.models.items()}
@@ -154,8 +154,8 @@ def test_a_second_node_failure_is_continued_by_a_third_node() -> None:
         bad.fail(Cut(how=How.FIN, after_bytes=800, counting=Counting.BODY, times=1))
         good = fleet.on_loop(lambda: next(n for n in fleet.coordinator.driver.fleet if n.id == "good"))
         assert good is not None
-        told = ask(fleet, "/v1/chat/completions", body)
-        assert openai_text(told) == expected
+        received = ask(fleet, "/v1/chat/completions", body)
+        assert openai_text(received) == expected
 
 
 @contextmanager
@@ -176,20 +176,22 @@ CLOSING = replace(MODEL, closes_turns=True)
         ("/api/generate", None),
     ],
 )
-def test_an_ollama_engine_continues_after_its_rendered_prompt(path: str, text_of: Callable[[Told], str] | None) -> None:
+def test_an_ollama_engine_continues_after_its_rendered_prompt(
+    path: str, text_of: Callable[[ReceivedAnswer], str] | None
+) -> None:
     prompt: dict[str, object] = {"prompt": "Tell me of the herd."} if text_of is None else {"messages": QUESTION}
     body = {"model": "m", "stream": True, "max_tokens": 100, "temperature": 0, **prompt}
 
-    def text(told: Told) -> str:
-        return text_of(told) if text_of else "".join(piece.get("response", "") for piece in told.pieces)
+    def text(received: ReceivedAnswer) -> str:
+        return text_of(received) if text_of else "".join(piece.get("response", "") for piece in received.pieces)
 
     for after_share in (0.3, 0.5, 0.8):
         with a_fleet_of_ollamas(CLOSING) as (fleet, bad, _good):
             whole = ask(fleet, path, body)
             cut = int(after_share * sum(len(line) + 1 for line in whole.lines))
             bad.fail(Cut(how=How.RESET, after_bytes=cut, counting=Counting.BODY, times=1))
-            told = ask(fleet, path, body)
-            assert told.is_whole and text(told) == text(whole) and text(whole), f"cut after {cut} bytes"
+            received = ask(fleet, path, body)
+            assert received.is_whole and text(received) == text(whole) and text(whole), f"cut after {cut} bytes"
             assert outcomes(fleet) == ["completed", "retried", "completed"]
 
 
@@ -197,14 +199,18 @@ def test_an_ollama_engine_continues_after_its_rendered_prompt(path: str, text_of
     ("path", "text_of"),
     [("/v1/chat/completions", openai_text), ("/v1/messages", anthropic_text), ("/api/chat", ollama_text)],
 )
-def test_an_engine_error_in_mid_stream_is_continued_by_another_node(path: str, text_of: Callable[[Told], str]) -> None:
+def test_an_engine_error_in_mid_stream_is_continued_by_another_node(
+    path: str, text_of: Callable[[ReceivedAnswer], str]
+) -> None:
     body = {"model": "m", "stream": True, "max_tokens": 100, "temperature": 0, "messages": QUESTION}
     with a_fleet_of_ollamas(CLOSING) as (fleet, bad, _good):
         whole = ask(fleet, path, body)
         bad.fail(RunnerDies(after_chunks=4, times=1))
-        told = ask(fleet, path, body)
-        assert told.is_whole and text_of(told) == text_of(whole) and text_of(whole)
-        assert not [line for line in told.lines if b'"error"' in line], "the engine's own words are for nobody any more"
+        received = ask(fleet, path, body)
+        assert received.is_whole and text_of(received) == text_of(whole) and text_of(whole)
+        assert not [line for line in received.lines if b'"error"' in line], (
+            "the engine's own words are for nobody any more"
+        )
         assert outcomes(fleet) == ["completed", "retried", "completed"]
 
 
@@ -215,12 +221,12 @@ def test_an_ollama_answer_with_possible_thinking_or_tools_is_not_continued() -> 
         with a_fleet_of_ollamas(able) as (fleet, bad, good):
             for node in (bad, good):
                 node.fail(Cut(how=How.RESET, after_bytes=700, counting=Counting.BODY))
-            told = ask(
+            received = ask(
                 fleet,
                 "/api/chat",
                 {"model": "m", "messages": [*QUESTION, {"role": "assistant", "content": "So"}], **more},
             )
-            assert "error" in told.pieces[-1]
+            assert "error" in received.pieces[-1]
 
 
 @pytest.mark.parametrize(
@@ -228,36 +234,36 @@ def test_an_ollama_answer_with_possible_thinking_or_tools_is_not_continued() -> 
 )
 def test_a_stream_that_cannot_be_continued_exactly_ends_with_an_error(more: dict[str, object]) -> None:
     body = {"model": "m", "messages": QUESTION, "stream": True, "seed": 7, **more}
-    with a_fleet_of_writers_on() as (fleet, bad):
+    with a_fleet_that_can_continue() as (fleet, bad):
         bad.fail(Cut(how=How.FIN, after_bytes=800, counting=Counting.BODY, times=1))
-        told = ask(fleet, "/v1/chat/completions", body)
-        assert not told.is_whole
-        assert "error" in told.pieces[-1] and b"data: [DONE]" not in told.lines
+        received = ask(fleet, "/v1/chat/completions", body)
+        assert not received.is_whole
+        assert "error" in received.pieces[-1] and b"data: [DONE]" not in received.lines
         assert outcomes(fleet) == ["failed_midstream"]
 
 
 def test_continuation_can_be_switched_off() -> None:
     settings = replace(settings_for_tests(), relay=RelaySettings(continuation="off"))
     body = {"model": "m", "messages": QUESTION, "stream": True, "seed": 7}
-    with a_fleet_of_writers_on(settings) as (fleet, bad):
+    with a_fleet_that_can_continue(settings) as (fleet, bad):
         bad.fail(Cut(how=How.FIN, after_bytes=800, counting=Counting.BODY, times=1))
         assert not ask(fleet, "/v1/chat/completions", body).is_whole
         assert outcomes(fleet) == ["failed_midstream"]
 
 
 def test_without_a_rendered_prompt_the_stream_ends_with_an_error() -> None:
-    """An older Ollama does not know how to tell its prompt: the stream ends with an error instead of a wrong join."""
+    """An older Ollama cannot return its rendered prompt: the stream ends with an error instead of a wrong continuation."""
     body = {"model": "m", "messages": QUESTION, "options": {"seed": 7}}
     with a_fleet_of_ollamas(CLOSING) as (fleet, bad, good):
         good.fail(Status(status=500, times=9))
         bad.fail(Cut(how=How.FIN, after_bytes=600, counting=Counting.BODY, times=1))
-        told = ask(fleet, "/api/chat", body)
-        assert not told.is_whole or "error" in told.pieces[-1]
+        received = ask(fleet, "/api/chat", body)
+        assert not received.is_whole or "error" in received.pieces[-1]
         assert outcomes(fleet)[-1] == "failed_midstream"
 
 
 def test_a_real_llama_cpp_killed_in_mid_stream_is_continued() -> None:
-    """Two engines with the same weights; one is killed with SIGKILL while it writes. Greedy text is the same on both."""
+    """Two engines with the same weights; one is killed with SIGKILL during decode. Greedy text is the same on both."""
     body = {"model": "tiny", "messages": QUESTION, "stream": True, "temperature": 0, "max_tokens": 400, "seed": 1}
     with llama_engines(2) as (first, second), running_fleet({"first": first, "second": second}) as fleet:
         name = fleet.get("/api/tags")["models"][0]["name"]
@@ -269,6 +275,6 @@ def test_a_real_llama_cpp_killed_in_mid_stream_is_continued() -> None:
                 begun = b"".join(response.readline() for _ in range(6))
                 node = response.headers["X-Fleet-Node"]
                 (first if node == "first" else second).child.kill()
-                told = Told([line for line in (begun + response.read()).splitlines() if line], True)
-        assert told.lines[-1] == b"data: [DONE]"
-        assert openai_text(told) == expected
+                received = ReceivedAnswer([line for line in (begun + response.read()).splitlines() if line], True)
+        assert received.lines[-1] == b"data: [DONE]"
+        assert openai_text(received) == expected

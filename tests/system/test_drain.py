@@ -1,4 +1,4 @@
-"""Who is told to end lets finish what runs: agents and coordinators, with streams open; told twice, they end at once."""
+"""Tests draining of agents and coordinators with open streams; a second signal stops them at once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STREAMS = 20
 
 
 def ask(port: int, method: str, path: str, body: str | bytes | None = None, **headers: str) -> tuple[int, bytes]:
-    """Status and body; what had come before the connection broke off."""
+    """Status and body; the part received before the connection was closed."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
@@ -50,7 +50,7 @@ def is_whole(answer: tuple[int, bytes]) -> bool:
 
 
 def is_turned_away(port: int) -> bool:
-    """503 with the time to come back, or nobody listens any more."""
+    """503 with Retry-After, or a refused connection."""
     try:
         return ask(port, "POST", "/api/chat", CHAT)[0] == 503
     except (http.client.HTTPException, OSError):
@@ -114,12 +114,12 @@ def test_an_idle_agent_stops_at_once(tmp_path: Path) -> None:
 
 @contextmanager
 def coordinator(folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A process of its own, and its port."""
+    """A separate process, and its port."""
     arguments = command("serve", "--host", "127.0.0.1", "--port", "0", "--data-dir", str(folder))
     env = environment({"FLEET_OPEN": "true", "FLEET_DRAIN_SECONDS": "60"})
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
     try:
-        yield process, int(said(process, "listening").partition("url=http://127.0.0.1:")[2].partition(",")[0])
+        yield process, int(wait_for_line(process, "listening").partition("url=http://127.0.0.1:")[2].partition(",")[0])
     finally:
         process.kill()
         process.wait()
@@ -127,20 +127,20 @@ def coordinator(folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
         process.stdout.close()
 
 
-def said(process: subprocess.Popen[str], word: str) -> str:
-    """The line with this word, when it comes."""
+def wait_for_line(process: subprocess.Popen[str], word: str) -> str:
+    """Waits for the line with this word."""
     assert process.stdout is not None
     lines = []
     for line in process.stdout:
         lines.append(line)
         if word in line:
             return line
-    raise AssertionError(f"it ended without saying {word!r}: {lines}")
+    raise AssertionError(f"the process ended without printing {word!r}: {lines}")
 
 
 @contextmanager
 def streams(engine: FakeOllama, port: int) -> Iterator[tuple[Gate, list[asyncio.Future[tuple[int, bytes]]]]]:
-    """So many clients, each of whose answers has begun and waits at a gate."""
+    """Clients whose answers have begun and wait at a gate."""
     ask(port, "POST", "/heartbeat", heartbeat_decode.encode(report_of("alpha", engine, Machine()), time.time()))
     gate = engine.fail(Gate(at="chunk", chunk=1))
     with ThreadPoolExecutor(STREAMS) as clients:
@@ -159,7 +159,7 @@ def test_a_draining_coordinator_finishes_its_streams_and_sends_retry_after(tmp_p
         kept.getresponse().read()
         with streams(engine, port) as (gate, answers):
             process.send_signal(signal.SIGTERM)
-            said(process, "draining")
+            wait_for_line(process, "draining")
             assert is_turned_away(port)
             gate.release()
             assert all(is_whole(answer.result()) for answer in answers)
@@ -172,7 +172,7 @@ def test_a_second_signal_stops_it_at_once_and_no_cut_stream_looks_complete(tmp_p
     engine = FakeOllama(["m"], FakeSettings(num_parallel=STREAMS))
     with engine, coordinator(tmp_path) as (process, port), streams(engine, port) as (_, answers):
         process.send_signal(signal.SIGTERM)
-        said(process, "draining")
+        wait_for_line(process, "draining")
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
         assert not any(is_whole(answer.result()) for answer in answers)

@@ -1,4 +1,4 @@
-"""A coordinator that may open no more files neither ends nor stays deaf: who hangs up makes room for the next."""
+"""Tests a coordinator without free file descriptors: it keeps running and accepts connections when some are closed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Thousands of requests of one tenant at once: few wait, the rest is told when to come back, another is served in its turn."""
+"""Tests thousands of requests of one tenant: a few wait, the rest get Retry-After, and another tenant is served."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def connected(fleet: Fleet, request: bytes) -> socket.socket:
 
 
 def answer(client: socket.socket) -> tuple[int, str]:
-    """Status and head, from a first read; every answer here is small."""
+    """Status and head, from a single read; every answer here is small."""
     head = client.recv(1 << 16).decode("latin-1")
     return int(head.split(" ")[1]), head
 
@@ -71,7 +71,7 @@ def enough_files() -> Iterator[None]:
 
 
 def flood(fleet: Fleet, waiting: int) -> tuple[list[socket.socket], Counter[int]]:
-    """So many clients ask that `waiting` of them have to wait: those are returned, the others read their answer and go."""
+    """Starts clients until `waiting` of them are queued, and returns those; the others read their answer and disconnect."""
     statuses: Counter[int] = Counter()
     with selectors.DefaultSelector() as silent:
         for _ in range(CLIENTS):

@@ -1,4 +1,4 @@
-"""A scan from another host of the network, in a namespace of its own: without a key it chats and lists models, and nothing else."""
+"""Tests access from another host of the network: without a key it can chat and list models, and nothing else."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
     not CAN, reason="needs Linux, root and `ip`: WHAT A STRANGER ON THE NETWORK CAN DO IS NOT TRIED"
 )
 
-HOME, GUEST = "10.213.77.1", "10.213.77.2"
+COORDINATOR, LAN_CLIENT = "10.213.77.1", "10.213.77.2"
 NAMESPACE = f"herd-{os.getpid()}"
 VETH = f"hv{os.getpid() % 100000}"
 ASK = """
@@ -35,7 +35,7 @@ for method, path, body in json.loads(sys.argv[2]):
     print(response.status, len(response.read()), response.getheader("content-type", "-").split(";")[0])
     connection.close()
 """
-NOWHERE = (
+UNKNOWN_PATHS = (
     "/dashboard/nothing",
     "/nothing",
     "/v1/nothing",
@@ -63,23 +63,23 @@ def ip(*arguments: str) -> None:
 
 @pytest.fixture(scope="module")
 def network() -> Iterator[None]:
-    """A guest's host at the other end of a cable."""
+    """Another host in its own network namespace."""
     ip("netns", "add", NAMESPACE)
     try:
         ip("link", "add", VETH, "type", "veth", "peer", "name", f"{VETH}g", "netns", NAMESPACE)
-        ip("addr", "add", f"{HOME}/30", "dev", VETH)
+        ip("addr", "add", f"{COORDINATOR}/30", "dev", VETH)
         ip("link", "set", VETH, "up")
-        ip("-n", NAMESPACE, "addr", "add", f"{GUEST}/30", "dev", f"{VETH}g")
+        ip("-n", NAMESPACE, "addr", "add", f"{LAN_CLIENT}/30", "dev", f"{VETH}g")
         ip("-n", NAMESPACE, "link", "set", f"{VETH}g", "up")
         yield
     finally:
         ip("netns", "del", NAMESPACE)
 
 
-def scanned(fleet: Fleet, asked: list[tuple[str, str, object]]) -> list[int]:
-    """What a guest is answered, one status for each."""
+def statuses_from_lan(fleet: Fleet, asked: list[tuple[str, str, object]]) -> list[int]:
+    """The status of each request from the other host."""
     done = subprocess.run(
-        ["ip", "netns", "exec", NAMESPACE, sys.executable, "-c", ASK, HOME, json.dumps(asked), str(fleet.port)],
+        ["ip", "netns", "exec", NAMESPACE, sys.executable, "-c", ASK, COORDINATOR, json.dumps(asked), str(fleet.port)],
         capture_output=True,
         text=True,
         timeout=120,
@@ -88,7 +88,7 @@ def scanned(fleet: Fleet, asked: list[tuple[str, str, object]]) -> list[int]:
     return [int(line.split()[0]) for line in done.stdout.splitlines()]
 
 
-def every_door(fleet: Fleet) -> list[tuple[str, str, object, Right]]:
+def every_route(fleet: Fleet) -> list[tuple[str, str, object, Right]]:
     bridge = fleet.coordinator.bridge
     assert bridge is not None
     found = []
@@ -110,10 +110,10 @@ def test_a_lan_client_without_a_key_can_chat_and_list_models_only(network: None,
         fleet.nodes["alpha"] = engine
         fleet.beat()
         fleet.coordinator.membership.settings = settings.membership
-        doors = every_door(fleet)
-        closed = scanned(
+        routes = every_route(fleet)
+        closed = statuses_from_lan(
             fleet,
-            [(method, path, body) for method, path, body, right in doors if right not in (Right.OPEN, Right.PAGE)],
+            [(method, path, body) for method, path, body, right in routes if right not in (Right.OPEN, Right.PAGE)],
         )
         assert closed and set(closed) == {401}
         asked = [
@@ -122,16 +122,20 @@ def test_a_lan_client_without_a_key_can_chat_and_list_models_only(network: None,
             ("GET", "/api/tags", None),
             ("GET", "/v1/models", None),
         ]
-        assert set(scanned(fleet, asked)) == ({401} if requires_key else {200})
-        assert scanned(fleet, [("GET", "/health", None)]) == [200]
+        assert set(statuses_from_lan(fleet, asked)) == ({401} if requires_key else {200})
+        assert statuses_from_lan(fleet, [("GET", "/health", None)]) == [200]
         assert set(
-            scanned(
+            statuses_from_lan(
                 fleet, [("POST", "/heartbeat", {"node_id": "x"}), ("POST", "/heartbeat/goodbye", {"node_id": "alpha"})]
             )
         ) == {401}
-        assert set(scanned(fleet, [("GET", path, None) for path in NOWHERE])) == ({401} if requires_key else {404})
-        pages = scanned(fleet, [(method, path, body) for method, path, body, right in doors if right is Right.PAGE])
+        assert set(statuses_from_lan(fleet, [("GET", path, None) for path in UNKNOWN_PATHS])) == (
+            {401} if requires_key else {404}
+        )
+        pages = statuses_from_lan(
+            fleet, [(method, path, body) for method, path, body, right in routes if right is Right.PAGE]
+        )
         assert not pages or (set(pages) == {401}) is requires_key
-        assert scanned(fleet, [("GET", "/login", None), ("POST", "/login", {})]) == [200, 400]
-        assert {(method, path) for method, path, _, right in doors if right is Right.OPEN} == OPEN
+        assert statuses_from_lan(fleet, [("GET", "/login", None), ("POST", "/login", {})]) == [200, 400]
+        assert {(method, path) for method, path, _, right in routes if right is Right.OPEN} == OPEN
         assert {node.id for node in fleet.coordinator.driver.fleet} == {"alpha"}

@@ -1,4 +1,4 @@
-"""A word that stands in prompts and answers of every kind, and in what engines say of them, is nowhere on disk or in what people see."""
+"""Tests that a word from prompts, answers and engine errors appears in no file and on no route."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def get(fleet: Fleet, path: str) -> bytes:
 
 @contextmanager
 def logged(folder: Path) -> Iterator[None]:
-    """As `herd` itself logs, everything; written when it ends."""
+    """Logs everything as `herd` does; flushed at the end."""
     kept = logs.start(LogSettings(), folder, "herd")
     try:
         logging.getLogger("herd").info("the requests begin")
@@ -104,9 +104,9 @@ def test_no_prompt_or_answer_text_is_stored(fleet: Fleet) -> None:
 
 
 def ask_everything(fleet: Fleet) -> None:
-    """In every dialect, well and badly, while engines answer, quote what they got, fail and break off."""
-    said = json.dumps({"error": f"cannot parse {CANARY}"}).encode()
-    quoting = [Status(status=status, body=said) for status in (400, 500, 503)]
+    """Sends valid and invalid requests in every dialect while engines answer, quote the prompt, fail and disconnect."""
+    error = json.dumps({"error": f"cannot parse {CANARY}"}).encode()
+    quoting = [Status(status=status, body=error) for status in (400, 500, 503)]
     for fault in (None, *quoting, Garbage(), Cut(after_bytes=400), Cut(after_bytes=0)):
         for engine in fleet.nodes.values():
             assert isinstance(engine, FakeOllama)

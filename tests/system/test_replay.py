@@ -1,4 +1,4 @@
-"""A coordinator's own traces decided again: unchanged rules find every choice of a busy and unlucky day, others say what they change."""
+"""Replays recorded traces: unchanged settings reproduce every decision, other settings show what they change."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def a_body(rng: Random) -> dict[str, object]:
 
 
 def a_busy_day(fleet: Fleet, fakes: list[FakeOllama], seed: int) -> None:
-    """Many at once, on few slots, with attempts that break before and after the first byte, and heartbeats in between."""
+    """Many concurrent requests on few slots, with failures before and after the first byte, and heartbeats."""
     rng = Random(seed)
     for part in range(REQUESTS // 60):
         fault = Cut(after_bytes=rng.choice([0, 0, 400]), times=6) if part % 2 else Status(status=503, times=4)

@@ -1,4 +1,4 @@
-"""A coordinator that is started again expects of its nodes what it expected before."""
+"""Tests that learned estimates survive a restart of the coordinator."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def chat(fleet: Fleet, model: str, number: int) -> None:
 
 
 def expected(fleet: Fleet) -> dict[str, float]:
-    """Seconds of reading and writing of each model on each node, which is all that does not depend on the moment."""
+    """The estimated prefill and decode seconds of each model on each node, which do not depend on the current time."""
     scheduler, now = fleet.coordinator.driver.dispatcher.scheduler, fleet.coordinator.driver.now
     found: dict[str, float] = {}
     for model in ("m", "k"):

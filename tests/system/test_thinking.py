@@ -1,4 +1,4 @@
-"""A client's small limit leaves a thinking model room to answer, and the answer's head tells how it was spent."""
+"""Tests that a small token limit is raised for reasoning models, and that headers report its use."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ def ask(fleet: Fleet, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], 
             {"Content-Type": "application/json"},
         )
         response = connection.getresponse()
-        told = json.loads(response.read())
-        assert response.status == 200, told
-        return told, {name.lower(): value for name, value in response.getheaders()}
+        answer = json.loads(response.read())
+        assert response.status == 200, answer
+        return answer, {name.lower(): value for name, value in response.getheaders()}
 
 
 def test_ollamas_client_gets_its_answer_after_the_thinking(fleet: Fleet) -> None:
-    told, headers = ask(fleet, "/api/chat", {"think": True, "options": {"num_predict": 8}})
-    assert told["done_reason"] == "stop" and told["message"]["thinking"] and told["message"]["content"]
+    answer, headers = ask(fleet, "/api/chat", {"think": True, "options": {"num_predict": 8}})
+    assert answer["done_reason"] == "stop" and answer["message"]["thinking"] and answer["message"]["content"]
     assert int(headers["x-thinking-tokens"]) > 0 and headers["x-done-reason"] == "stop"
-    assert int(headers["x-thinking-tokens"]) + int(headers["x-output-tokens"]) == told["eval_count"]
-    assert headers["x-budget-used"] == f"{told['eval_count']}/1024"
+    assert int(headers["x-thinking-tokens"]) + int(headers["x-output-tokens"]) == answer["eval_count"]
+    assert headers["x-budget-used"] == f"{answer['eval_count']}/1024"
 
 
 def test_openais_client_gets_its_answer_after_the_thinking(fleet: Fleet) -> None:
-    told, headers = ask(fleet, "/v1/chat/completions", {"reasoning_effort": "low", "max_tokens": 8})
-    assert told["choices"][0]["finish_reason"] == "stop" and headers["x-budget-used"].endswith("/1024")
+    answer, headers = ask(fleet, "/v1/chat/completions", {"reasoning_effort": "low", "max_tokens": 8})
+    assert answer["choices"][0]["finish_reason"] == "stop" and headers["x-budget-used"].endswith("/1024")
 
 
 @pytest.mark.parametrize(
@@ -63,5 +63,5 @@ def test_a_limit_that_includes_thinking_stays_unchanged(fleet: Fleet, path: str,
 
 
 def test_a_model_without_thinking_keeps_its_limit_and_has_no_thinking_headers(fleet: Fleet) -> None:
-    told, headers = ask(fleet, "/api/chat", {"model": "plain", "options": {"num_predict": 8}})
-    assert told["eval_count"] == 8 and not [name for name in headers if name.startswith("x-budget")]
+    answer, headers = ask(fleet, "/api/chat", {"model": "plain", "options": {"num_predict": 8}})
+    assert answer["eval_count"] == 8 and not [name for name in headers if name.startswith("x-budget")]

@@ -1,4 +1,4 @@
-"""What travels between coordinator and node where FLEET_NODE_TLS is set: encrypted, to one certificate, from the coordinator alone."""
+"""Tests FLEET_NODE_TLS: encrypted connections to one certificate, accepted from the coordinator only."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 class Sink:
-    """What the pool tells, one piece at a time."""
+    """Stores what the pool passes on, piece by piece."""
 
     def __init__(self) -> None:
         self.pieces: asyncio.Queue[bytes] = asyncio.Queue()
@@ -65,32 +65,34 @@ class Sink:
 
 
 @asynccontextmanager
-async def a_door(
-    script: Script, folder: Path, proof: str | None = None, said: str | None = None
+async def a_forwarder(
+    script: Script, folder: Path, proof: str | None = None, sent_proof: str | None = None
 ) -> AsyncIterator[tuple[EngineForwarder, Pool, str]]:
-    """A locked door before an engine that plays `script`, a pool that knows what to say there, and the door's url."""
-    lock = forwarder_certificate.create_identity(
+    """A forwarder with TLS in front of an engine that runs `script`, a pool with its proof, and the forwarder's URL."""
+    identity = forwarder_certificate.create_identity(
         folder, lambda pin: forwarder_proof(KEY, pin) if proof is None else proof
     )
     engine = await asyncio.start_server(script, "127.0.0.1", 0)
-    relay = EngineForwarder(
-        f"http://127.0.0.1:{engine.sockets[0].getsockname()[1]}", ForwarderSettings(connect_timeout_s=PATIENCE_S), lock
+    forwarder = EngineForwarder(
+        f"http://127.0.0.1:{engine.sockets[0].getsockname()[1]}",
+        ForwarderSettings(connect_timeout_s=PATIENCE_S),
+        identity,
     )
-    port = await relay.listen("127.0.0.1")
+    port = await forwarder.listen("127.0.0.1")
     pool = Pool(
         UpstreamSettings(),
         asyncio.get_running_loop(),
-        lambda url: forwarder_proof(KEY, url.partition("#")[2]) if said is None else said,
+        lambda url: forwarder_proof(KEY, url.partition("#")[2]) if sent_proof is None else sent_proof,
     )
     try:
         async with asyncio.timeout(PATIENCE_S):
-            yield relay, pool, f"https://127.0.0.1:{port}#{lock.pin}"
+            yield forwarder, pool, f"https://127.0.0.1:{port}#{identity.pin}"
     finally:
         pool.close()
-        relay.close()
+        forwarder.close()
         engine.close()
         async with asyncio.timeout(PATIENCE_S):
-            while relay.connections:
+            while forwarder.connections:
                 await asyncio.sleep(0)
 
 
@@ -109,7 +111,7 @@ async def request_in(reader: asyncio.StreamReader) -> bytes:
 
 @both_loops
 def test_a_stream_passes_the_forwarder_piece_by_piece(run: Run, tmp_path: Path) -> None:
-    """The engine says the next piece only when the one before has arrived: nothing is held back on the way."""
+    """The engine sends the next piece only after the previous one has arrived: no piece is held back."""
     arrived = asyncio.Semaphore(0)
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -123,7 +125,7 @@ def test_a_stream_passes_the_forwarder_piece_by_piece(run: Run, tmp_path: Path) 
         writer.close()
 
     async def go() -> None:
-        async with a_door(script, tmp_path) as (_, pool, url):
+        async with a_forwarder(script, tmp_path) as (_, pool, url):
             sink = send(pool, url)
             for number in range(20):
                 assert await sink.pieces.get() == b"%05d" % number
@@ -152,13 +154,13 @@ def test_large_bodies_and_many_requests_share_one_connection(run: Run, tmp_path:
             writer.close()
 
     async def go() -> None:
-        async with a_door(script, tmp_path) as (relay, pool, url):
+        async with a_forwarder(script, tmp_path) as (forwarder, pool, url):
             for size in (10, 3_000_000, 20, 1):
                 body = bytes(range(256)) * (size // 256 + 1)
                 sink = send(pool, url, body)
                 await sink.over
                 assert sink.error is None and sink.body() == body
-            assert relay.refused == 0
+            assert forwarder.refused == 0
         assert len(seen) == 4 and connections == 1
 
     run(go())
@@ -172,7 +174,7 @@ def test_an_answer_that_ends_with_its_connection_ends(run: Run, tmp_path: Path) 
         writer.close()
 
     async def go() -> None:
-        async with a_door(script, tmp_path) as (_, pool, url):
+        async with a_forwarder(script, tmp_path) as (_, pool, url):
             sink = send(pool, url)
             await sink.over
             assert sink.error is None and sink.body() == b"hello"
@@ -189,7 +191,7 @@ def test_a_host_with_another_certificate_gets_no_request(run: Run, tmp_path: Pat
         writer.close()
 
     async def go() -> None:
-        async with a_door(script, tmp_path) as (_, pool, url):
+        async with a_forwarder(script, tmp_path) as (_, pool, url):
             sink = send(pool, url.partition("#")[0] + "#" + "0" * 64)
             await sink.over
             assert sink.error is not None and sink.error[0] is FailureKind.CONNECT
@@ -200,8 +202,8 @@ def test_a_host_with_another_certificate_gets_no_request(run: Run, tmp_path: Pat
 
 
 @both_loops
-@pytest.mark.parametrize("said", ["0" * 64, "GET / HTTP/1.1\r\nHost: a\r\n\r\n" + "x" * 64])
-def test_a_client_other_than_the_coordinator_reaches_no_engine(run: Run, tmp_path: Path, said: str) -> None:
+@pytest.mark.parametrize("sent_proof", ["0" * 64, "GET / HTTP/1.1\r\nHost: a\r\n\r\n" + "x" * 64])
+def test_a_client_other_than_the_coordinator_reaches_no_engine(run: Run, tmp_path: Path, sent_proof: str) -> None:
     calls = 0
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -210,10 +212,10 @@ def test_a_client_other_than_the_coordinator_reaches_no_engine(run: Run, tmp_pat
         writer.close()
 
     async def go() -> None:
-        async with a_door(script, tmp_path, said=said) as (relay, pool, url):
+        async with a_forwarder(script, tmp_path, sent_proof=sent_proof) as (forwarder, pool, url):
             sink = send(pool, url)
             await sink.over
-            assert sink.error is not None and relay.refused == 1
+            assert sink.error is not None and forwarder.refused == 1
         assert calls == 0
 
     run(go())
@@ -227,14 +229,14 @@ def test_an_unknown_forwarder_gets_no_request_and_a_forwarder_without_a_fleet_ac
         writer.close()
 
     async def go() -> None:
-        async with a_door(script, tmp_path, said="") as (_, pool, url):
+        async with a_forwarder(script, tmp_path, sent_proof="") as (_, pool, url):
             sink = send(pool, url)
             await sink.over
             assert sink.error is not None
-        async with a_door(script, tmp_path, proof="") as (relay, pool, url):
+        async with a_forwarder(script, tmp_path, proof="") as (forwarder, pool, url):
             sink = send(pool, url)
             await sink.over
-            assert sink.error is not None and relay.refused == 1
+            assert sink.error is not None and forwarder.refused == 1
 
     run(go())
 
@@ -242,19 +244,19 @@ def test_an_unknown_forwarder_gets_no_request_and_a_forwarder_without_a_fleet_ac
 @both_loops
 def test_a_client_that_sends_nothing_is_disconnected(run: Run, tmp_path: Path) -> None:
     async def go() -> None:
-        lock = forwarder_certificate.create_identity(tmp_path, lambda pin: forwarder_proof(KEY, pin))
-        relay = EngineForwarder("http://127.0.0.1:1", ForwarderSettings(connect_timeout_s=0.05), lock)
-        port = await relay.listen("127.0.0.1")
+        identity = forwarder_certificate.create_identity(tmp_path, lambda pin: forwarder_proof(KEY, pin))
+        forwarder = EngineForwarder("http://127.0.0.1:1", ForwarderSettings(connect_timeout_s=0.05), identity)
+        port = await forwarder.listen("127.0.0.1")
         async with asyncio.timeout(PATIENCE_S):
             reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=unverified())
             writer.write(b"half a proof")
             with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
                 await reader.readexactly(1)
             writer.close()
-            while relay.connections:
+            while forwarder.connections:
                 await asyncio.sleep(0)
-        assert relay.refused == 1
-        relay.close()
+        assert forwarder.refused == 1
+        forwarder.close()
 
     run(go())
 
@@ -266,35 +268,35 @@ def unverified() -> ssl.SSLContext:
 
 
 def test_each_start_creates_a_new_certificate_and_leaves_no_key_on_disk(tmp_path: Path) -> None:
-    locks: list[TlsIdentity] = [
+    identities: list[TlsIdentity] = [
         forwarder_certificate.create_identity(tmp_path / "data", lambda _: "") for _ in range(2)
     ]
-    assert locks[0].pin != locks[1].pin and all(len(lock.pin) == 64 for lock in locks)
+    assert identities[0].pin != identities[1].pin and all(len(identity.pin) == 64 for identity in identities)
     assert list((tmp_path / "data").iterdir()) == []
 
 
 def test_without_a_fleet_no_forwarder_is_announced_and_that_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    doors = EngineForwarders(
+    forwarders = EngineForwarders(
         ForwarderSettings(tls=True), lambda: forwarder_certificate.create_identity(tmp_path, lambda _: "")
     )
     for _ in range(3):
-        assert asyncio.run(doors.urls(["http://127.0.0.1:1"], "http://127.0.0.1:2")) == {}
+        assert asyncio.run(forwarders.urls(["http://127.0.0.1:1"], "http://127.0.0.1:2")) == {}
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 def test_an_agent_and_its_coordinator_use_the_forwarder(tmp_path: Path) -> None:
-    """Joined by the folder that both share; the chat streams, and nothing that speaks plain HTTP is answered at the door."""
+    """Paired through the shared data folder; the chat is streamed, and the forwarder does not answer plain HTTP."""
     settings = replace(settings_for_tests(), membership=MembershipSettings(open=False))
     with (
         FakeOllama([FakeModel("m", answer="one two three")]) as engine,
         running_fleet({}, settings=settings, data_dir=tmp_path) as fleet,
     ):
-        said = asyncio.run(streamed_through_an_agent(tmp_path, fleet.url, fleet.port, engine.url))
+        lines = asyncio.run(streamed_through_an_agent(tmp_path, fleet.url, fleet.port, engine.url))
         fleet.settle()
-    assert "".join(json.loads(line)["message"]["content"] for line in said) == "one two three"
-    assert json.loads(said[-1])["done"]
+    assert "".join(json.loads(line)["message"]["content"] for line in lines) == "one two three"
+    assert json.loads(lines[-1])["done"]
 
 
 async def streamed_through_an_agent(folder: Path, coordinator: str, port: int, engine: str) -> list[bytes]:
@@ -312,9 +314,9 @@ async def streamed_through_an_agent(folder: Path, coordinator: str, port: int, e
         state = await asyncio.to_thread(asked, port, "GET", "/fleet/status", None)
         [endpoint] = json.loads(b"".join(state))["nodes"][0]["engines"]
         assert endpoint["url"].startswith("https://127.0.0.1:") and "#" in endpoint["url"]
-        door = int(endpoint["url"].partition("#")[0].rpartition(":")[2])
+        forwarder_port = int(endpoint["url"].partition("#")[0].rpartition(":")[2])
         with pytest.raises((OSError, http.client.HTTPException)):
-            await asyncio.to_thread(asked, door, "GET", "/api/tags", None)
+            await asyncio.to_thread(asked, forwarder_port, "GET", "/api/tags", None)
         chat = {"model": "m", "messages": [{"role": "user", "content": "count"}]}
         return await asyncio.to_thread(asked, port, "POST", "/api/chat", chat)
     finally:

@@ -1,4 +1,4 @@
-"""Two coordinators and one agent on a network of their own, each on a host of its own, with real mDNS between them."""
+"""Tests two coordinators and one agent on separate hosts of one network, with real mDNS."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def space(host: str) -> str:
 
 @pytest.fixture
 def network() -> Iterator[None]:
-    """Three hosts at one switch; nothing of it reaches this machine's own networks."""
+    """Three hosts on one switch, isolated from this machine's networks."""
     names = [SWITCH, *map(space, HOSTS)]
     try:
         for name in names:
@@ -59,7 +59,7 @@ def network() -> Iterator[None]:
 
 @contextmanager
 def running(host: str, folder: Path, arguments: tuple[str, ...], settings: Mapping[str, str]) -> Iterator[None]:
-    """A process on that host, until the end of the block."""
+    """A process on that host until the end of the block."""
     with (folder / f"{host}.out").open("ab") as out:
         process = subprocess.Popen(
             ["ip", "netns", "exec", space(host), *command(*arguments)],
@@ -84,8 +84,8 @@ def logged(folder: Path, host: str, name: str = "herd") -> list[dict[str, object
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def said(folder: Path, host: str, words: str, name: str = "herd") -> int:
-    return sum(words in str(line["msg"]) for line in logged(folder, host, name))
+def log_count(folder: Path, host: str, text: str, name: str = "herd") -> int:
+    return sum(text in str(line["msg"]) for line in logged(folder, host, name))
 
 
 def herd_on(host: str, *arguments: str) -> dict[str, object]:
@@ -103,11 +103,11 @@ def herd_on(host: str, *arguments: str) -> dict[str, object]:
 
 
 def test_an_agent_stays_with_its_own_coordinator_while_that_one_is_offline(network: None, tmp_path: Path) -> None:
-    """Asked for at the second coordinator: the machine has never knocked there; at the first: it is back when that is back."""
+    """The agent never contacts the second coordinator, and reports to the first again when that is back."""
     with coordinator("theirs", tmp_path):
         with coordinator("ours", tmp_path):
             for host in ("ours", "theirs"):
-                wait_until(lambda host=host: said(tmp_path, host, "listening") > 0, f"{host} to listen")  # type: ignore[misc]
+                wait_until(lambda host=host: log_count(tmp_path, host, "listening") > 0, f"{host} to listen")  # type: ignore[misc]
             code = str(herd_on("ours", "nodes", "invite")["code"])
             settings = {
                 "FLEET_NODE_DATA_DIR": str(tmp_path / "mac"),
@@ -118,22 +118,23 @@ def test_an_agent_stays_with_its_own_coordinator_while_that_one_is_offline(netwo
             }
             with running("mac", tmp_path, ("node",), {**settings, "FLEET_NODE_JOIN": code}):
                 wait_until(
-                    lambda: said(tmp_path, "mac", "reporting to the coordinator", "herd-node") > 0, "the first report"
+                    lambda: log_count(tmp_path, "mac", "reporting to the coordinator", "herd-node") > 0,
+                    "the first report",
                 )
-        # Its own has ended: it searches, and hears the other.
+        # Its own coordinator has stopped: the agent searches and finds the other one.
         with running("mac", tmp_path, ("node",), settings):
             wait_until(
-                lambda: said(tmp_path, "mac", "another fleet's coordinator", "herd-node") > 0,
+                lambda: log_count(tmp_path, "mac", "another fleet's coordinator", "herd-node") > 0,
                 "the other one to be heard",
             )
-            reports = said(tmp_path, "mac", "reporting to the coordinator", "herd-node")
+            reports = log_count(tmp_path, "mac", "reporting to the coordinator", "herd-node")
             with coordinator("ours", tmp_path):
                 wait_until(
-                    lambda: said(tmp_path, "mac", "reporting to the coordinator", "herd-node") > reports,
+                    lambda: log_count(tmp_path, "mac", "reporting to the coordinator", "herd-node") > reports,
                     "the agent to be back",
                 )
                 [paired] = herd_on("ours", "nodes")["paired"]  # type: ignore[misc]
                 assert paired["node_id"] == "mac" and paired["is_known"]
                 other = herd_on("theirs", "nodes")
                 assert (other["paired"], other["pending"]) == ([], [])
-                assert not said(tmp_path, "theirs", "is waiting for approval")
+                assert not log_count(tmp_path, "theirs", "is waiting for approval")

@@ -1,4 +1,4 @@
-"""A path that nobody serves is told in the shape its clients know."""
+"""Tests that unknown paths are answered in the format of the client API."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_unknown_paths_get_the_answers_of_ollama_and_openai() -> None:
 
 
 def test_requests_that_change_an_engines_files_are_not_passed_on() -> None:
-    """Making and pushing models is how engines were made to give away their memory; blobs are the way to it."""
+    """Attacks on engines used model creation and upload, with blobs, to read the memory of the engine."""
     digest = "sha256:" + "0" * 64
     with FakeOllama(["m"]) as engine, running_fleet({"alpha": engine}) as fleet:
         for method, path in (

@@ -1,4 +1,4 @@
-"""What people install: a wheel built in a bare environment holds the dashboard, whole. Needs the package indexes, so CI builds it and a laptop when asked."""
+"""Tests that a wheel built in a bare environment contains the complete dashboard. Needs a package index."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients with any window, none, or another API share one runner; a prompt that is too long is never cut in silence."""
+"""Tests context protection: clients with any context window share one runner; no prompt is silently truncated."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def test_clients_with_different_context_windows_share_one_runner() -> None:
         fleet.beat()
         for _ in range(2):
             for path, body in CLIENTS:
-                status, told, _ = ask(fleet, path, body)
-                assert status == 200, told
+                status, answer, _ = ask(fleet, path, body)
+                assert status == 200, answer
                 fleet.beat()
         assert node.reloads == 0 and len(node.loads) == 1
 
@@ -97,12 +97,12 @@ def a_prompt(tokens: int) -> str:
 @pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/v1/messages"])
 def test_no_prompt_near_the_context_window_is_silently_truncated(path: str, words: int) -> None:
     with one_ollama() as (fleet, node):
-        status, told, _ = ask(
+        status, answer, _ = ask(
             fleet, path, {"messages": [{"role": "user", "content": a_prompt(words)}], "max_tokens": 5}
         )
-        assert status == 200, told
-        usage = told.get("usage", {})
-        counted = told.get("prompt_eval_count") or usage.get("prompt_tokens") or usage.get("input_tokens")
+        assert status == 200, answer
+        usage = answer.get("usage", {})
+        counted = answer.get("prompt_eval_count") or usage.get("prompt_tokens") or usage.get("input_tokens")
         assert counted >= words, f"{counted} of {words} tokens were read"
         assert node.loads
 
@@ -111,21 +111,21 @@ def test_in_strict_mode_a_too_long_prompt_is_refused_with_its_length() -> None:
     with one_ollama(overflow="strict") as (fleet, node):
         ask(fleet, "/api/chat", {"messages": HI})
         fleet.beat()
-        status, told, _ = ask(
+        status, answer, _ = ask(
             fleet, "/v1/chat/completions", {"messages": [{"role": "user", "content": a_prompt(6000)}]}
         )
-        assert status == 400, told
+        assert status == 400, answer
         assert re.search(
             r"the prompt has 6\d{3} tokens, and the window of m\S* holds 4096: .*FLEET_CONTEXT_OVERFLOW=enlarge",
-            told["error"]["message"],
+            answer["error"]["message"],
         )
         assert node.reloads == 0
 
 
 def test_a_prompt_that_fits_no_context_window_is_refused() -> None:
     with one_ollama() as (fleet, _):
-        status, told, _ = ask(fleet, "/api/chat", {"messages": [{"role": "user", "content": a_prompt(40000)}]})
-        assert status == 400 and "ask a model with a larger window" in told["error"], told
+        status, answer, _ = ask(fleet, "/api/chat", {"messages": [{"role": "user", "content": a_prompt(40000)}]})
+        assert status == 400 and "ask a model with a larger window" in answer["error"], answer
 
 
 @pytest.mark.parametrize(("overflow", "truncated"), [("cut", 1), ("enlarge", 0)])
@@ -157,9 +157,9 @@ def test_in_strict_mode_no_prompt_is_truncated_for_any_context_window(protection
     with one_ollama(overflow="strict", protection=protection) as (fleet, _):
         ask(fleet, "/api/chat", {"messages": HI, "options": {"num_ctx": 4096}})
         fleet.beat()
-        status, told, _ = ask(
+        status, answer, _ = ask(
             fleet,
             path,
             {"messages": [{"role": "user", "content": a_prompt(9000)}], "max_tokens": 5, "options": {"num_ctx": 4096}},
         )
-        assert status == 400, told
+        assert status == 400, answer

@@ -1,4 +1,4 @@
-"""Over real connections: every route, from this machine and from others, with and without a key, from pages of strangers."""
+"""Tests access to routes over real connections: local and remote, with and without a key, from pages of other origins."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ EVIL = {"Origin": "https://evil.example"}
 def ask(fleet: Fleet, method: str, path: str, body: object = None, **headers: str) -> tuple[int, Any, dict[str, str]]:
     connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)
     raw = None if body is None else json.dumps(body).encode()
-    told = {name.replace("_", "-"): value for name, value in headers.items()}
-    connection.request(method, path, raw, {"Content-Type": "application/json", **told})
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request(method, path, raw, {"Content-Type": "application/json", **sent})
     response = connection.getresponse()
     text = response.read()
     connection.close()

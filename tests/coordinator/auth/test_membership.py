@@ -1,4 +1,4 @@
-"""Real agents and a real coordinator: how a machine joins, what strangers and copies of messages achieve, how it leaves."""
+"""Tests pairing with real agents and a real coordinator: joining, forged and replayed messages, and removal."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from herd.coordinator.settings import GeneralSettings, Settings
 from herd.coordinator.storage.credential_store import CredentialStore
 from herd.core.state.fleet import Fleet, NodeId
 
-Play = Callable[[Coordinator, "House"], Awaitable[None]]
+Scenario = Callable[[Coordinator, "Machines"], Awaitable[None]]
 
 
-class House:
-    """Machines around one coordinator."""
+class Machines:
+    """The machines of one coordinator."""
 
     def __init__(self, folder: Path, coordinator: Coordinator, port: int, engine: FakeOllama) -> None:
         self.folder, self.coordinator, self.port, self.engine = folder, coordinator, port, engine
         self.agents: list[Agent] = []
 
     async def agent(self, name: str = "mac", folder: str = "", code: str = "", boot: str = "boot-1") -> Agent:
-        """An agent in a folder of its own, or in the one that is named."""
+        """An agent with its own data folder, or with the given one."""
         settings = AgentsSettings(
             agent=AgentSettings(node_id=name, data_dir=self.folder / (folder or f"agent-{name}")),
             engines=EngineSettings("ollama", self.engine.url),
@@ -75,7 +75,7 @@ class House:
         return {node.id for node in self.coordinator.driver.fleet}
 
 
-def play(folder: Path, game: Play, is_open: bool = False) -> None:
+def run_scenario(folder: Path, scenario: Scenario, is_open: bool = False) -> None:
     async def go() -> None:
         general = GeneralSettings("127.0.0.1", 0, folder / "herd", mdns=False)
         settings = replace(Settings(general=general), membership=MembershipSettings(open=is_open))
@@ -83,11 +83,11 @@ def play(folder: Path, game: Play, is_open: bool = False) -> None:
         port = await coordinator.start()
         try:
             async with FakeOllama(["m"]) as engine:
-                house = House(folder, coordinator, port, engine)
+                machines = Machines(folder, coordinator, port, engine)
                 try:
-                    await game(coordinator, house)
+                    await scenario(coordinator, machines)
                 finally:
-                    for agent in house.agents:
+                    for agent in machines.agents:
                         await agent.stop()
         finally:
             await coordinator.close()
@@ -96,83 +96,83 @@ def play(folder: Path, game: Play, is_open: bool = False) -> None:
 
 
 def test_an_agent_with_the_coordinators_data_folder_is_paired_at_once(tmp_path: Path) -> None:
-    async def game(coordinator: Coordinator, house: House) -> None:
-        agent = await house.agent(folder="herd")
-        told = await agent.beat()
-        assert told is not None and told.is_accepted and house.node_ids == {"mac"}
+    async def scenario(coordinator: Coordinator, machines: Machines) -> None:
+        agent = await machines.agent(folder="herd")
+        reply = await agent.beat()
+        assert reply is not None and reply.is_accepted and machines.node_ids == {"mac"}
         assert coordinator.credentials.nodes[NodeId("mac")].how == "this machine"
 
-    play(tmp_path, game)
+    run_scenario(tmp_path, scenario)
 
 
 def test_a_join_code_pairs_a_node_and_the_pairing_survives_restarts(tmp_path: Path) -> None:
-    async def game(coordinator: Coordinator, house: House) -> None:
-        _, invited = await house.ask("POST", "/fleet/nodes/invite", {})
+    async def scenario(coordinator: Coordinator, machines: Machines) -> None:
+        _, invited = await machines.ask("POST", "/fleet/nodes/invite", {})
         code = str(invited["code"]).rpartition("/")[2]
-        first = await (await house.agent(code=code)).beat()
+        first = await (await machines.agent(code=code)).beat()
         assert first is not None and first.is_accepted
         coordinator.membership.codes = type(coordinator.membership.codes)()
-        for again in (await house.agent(code=code, boot="boot-2"), await house.agent(boot="boot-3")):
-            told = await again.beat()
-            assert told is not None and told.is_accepted, told
+        for again in (await machines.agent(code=code, boot="boot-2"), await machines.agent(boot="boot-3")):
+            reply = await again.beat()
+            assert reply is not None and reply.is_accepted, reply
 
-    play(tmp_path, game)
+    run_scenario(tmp_path, scenario)
 
 
 def test_without_a_code_a_node_is_pending_until_it_is_approved(tmp_path: Path) -> None:
-    async def game(_: Coordinator, house: House) -> None:
-        agent = await house.agent()
-        told = await agent.beat()
-        assert told is not None and not told.is_accepted and "herd nodes approve mac" in told.problem
-        assert house.node_ids == set()
-        _, shown = await house.ask("GET", "/fleet/nodes")
+    async def scenario(_: Coordinator, machines: Machines) -> None:
+        agent = await machines.agent()
+        reply = await agent.beat()
+        assert reply is not None and not reply.is_accepted and "herd nodes approve mac" in reply.problem
+        assert machines.node_ids == set()
+        _, shown = await machines.ask("GET", "/fleet/nodes")
         [pending] = shown["pending"]  # type: ignore[misc]
-        assert pending["name"] == "mac" and pending["fingerprint"] in told.problem
-        assert (await house.ask("POST", "/fleet/nodes/approve", {"name": "nobody"}))[0] == 404
-        assert (await house.ask("POST", "/fleet/nodes/approve", {"name": pending["fingerprint"]}))[0] == 200
-        told = await agent.beat()
-        assert told is not None and told.is_accepted and house.node_ids == {"mac"}
+        assert pending["name"] == "mac" and pending["fingerprint"] in reply.problem
+        assert (await machines.ask("POST", "/fleet/nodes/approve", {"name": "nobody"}))[0] == 404
+        assert (await machines.ask("POST", "/fleet/nodes/approve", {"name": pending["fingerprint"]}))[0] == 200
+        reply = await agent.beat()
+        assert reply is not None and reply.is_accepted and machines.node_ids == {"mac"}
 
-    play(tmp_path, game)
+    run_scenario(tmp_path, scenario)
 
 
 def test_a_wrong_join_code_is_refused(tmp_path: Path) -> None:
-    async def game(_: Coordinator, house: House) -> None:
-        told = await (await house.agent(code="AAAA-BBBB-CCCC-DDDD")).beat()
-        assert told is not None and not told.is_accepted and "code" in told.problem and house.node_ids == set()
+    async def scenario(_: Coordinator, machines: Machines) -> None:
+        reply = await (await machines.agent(code="AAAA-BBBB-CCCC-DDDD")).beat()
+        assert reply is not None and not reply.is_accepted and "code" in reply.problem and machines.node_ids == set()
 
-    play(tmp_path, game)
+    run_scenario(tmp_path, scenario)
 
 
 def test_a_removed_node_is_not_paired_and_may_join_again(tmp_path: Path) -> None:
-    async def game(_: Coordinator, house: House) -> None:
-        _, invited = await house.ask("POST", "/fleet/nodes/invite", {})
+    async def scenario(_: Coordinator, machines: Machines) -> None:
+        _, invited = await machines.ask("POST", "/fleet/nodes/invite", {})
         code = str(invited["code"]).rpartition("/")[2]
-        agent = await house.agent(code=code)
+        agent = await machines.agent(code=code)
         await agent.beat()
-        assert (await house.ask("POST", "/fleet/nodes/remove", {"name": "mac"}))[0] == 200
-        assert house.node_ids == set()
+        assert (await machines.ask("POST", "/fleet/nodes/remove", {"name": "mac"}))[0] == 200
+        assert machines.node_ids == set()
         for _ in range(2):
-            told = await agent.beat()
-            assert told is not None and not told.is_accepted and "removed" in told.problem
-        _, invited = await house.ask("POST", "/fleet/nodes/invite", {})
-        again = await house.agent(code=str(invited["code"]).rpartition("/")[2])
-        told = await again.beat()
-        assert told is not None and told.is_accepted and house.node_ids == {"mac"}
+            reply = await agent.beat()
+            assert reply is not None and not reply.is_accepted and "removed" in reply.problem
+        _, invited = await machines.ask("POST", "/fleet/nodes/invite", {})
+        again = await machines.agent(code=str(invited["code"]).rpartition("/")[2])
+        reply = await again.beat()
+        assert reply is not None and reply.is_accepted and machines.node_ids == {"mac"}
 
-    play(tmp_path, game)
+    run_scenario(tmp_path, scenario)
 
 
 def test_a_recorded_forged_or_unsigned_report_changes_nothing(tmp_path: Path) -> None:
-    async def game(_: Coordinator, house: House) -> None:
-        agent = await house.agent(folder="herd")
+    async def scenario(_: Coordinator, machines: Machines) -> None:
+        agent = await machines.agent(folder="herd")
         await agent.beat()
         body = heartbeat_decode.encode(a_report("mac"), 0.0)
         target = "/heartbeat?from=127.0.0.1"
         stamp = agent.link._identity.sign(target, body)
         assert stamp is not None
-        assert (await house.ask("POST", target, body, stamp.headers))[0] == 200
-        for path, said, headers in (
+        assert (await machines.ask("POST", target, body, stamp.headers))[0] == 200
+        for path, sent_body, headers in (
             (target, body, stamp.headers),
             (target, body + b" ", stamp.headers),
             ("/heartbeat?from=127.0.0.1,10.0.0.1", body, stamp.headers),
@@ -180,74 +180,74 @@ def test_a_recorded_forged_or_unsigned_report_changes_nothing(tmp_path: Path) ->
             (target, body, {**stamp.headers, "X-Fleet-Node": quote("mäc")}),
             (target, body, {}),
         ):
-            status, answer = await house.ask("POST", path, said, headers)
+            status, answer = await machines.ask("POST", path, sent_body, headers)
             assert status == 401, answer
 
-    play(tmp_path, game)
+    run_scenario(tmp_path, scenario)
 
 
 def test_a_report_from_another_address_is_refused(tmp_path: Path) -> None:
-    async def game(_: Coordinator, house: House) -> None:
-        agent = await house.agent(folder="herd")
+    async def scenario(_: Coordinator, machines: Machines) -> None:
+        agent = await machines.agent(folder="herd")
         await agent.beat()
         body = heartbeat_decode.encode(a_report("mac"), 0.0)
         stamp = agent.link._identity.sign("/heartbeat?from=10.9.9.9", body)
         assert stamp is not None
-        status, answer = await house.ask("POST", "/heartbeat?from=10.9.9.9", body, stamp.headers)
+        status, answer = await machines.ask("POST", "/heartbeat?from=10.9.9.9", body, stamp.headers)
         assert status == 401 and answer["code"] == "wrong_address"
 
-    play(tmp_path, game)
+    run_scenario(tmp_path, scenario)
 
 
 def test_in_an_open_fleet_any_node_reports_but_not_under_a_paired_name(tmp_path: Path) -> None:
-    async def game(_: Coordinator, house: House) -> None:
-        stranger = await (await house.agent("pc")).beat()
+    async def scenario(_: Coordinator, machines: Machines) -> None:
+        stranger = await (await machines.agent("pc")).beat()
         assert stranger is not None and stranger.is_accepted
-        paired = await (await house.agent("mac", folder="herd")).beat()
-        assert paired is not None and paired.is_accepted and house.node_ids == {"pc", "mac"}
-        status, answer = await house.ask("POST", "/heartbeat", heartbeat_decode.encode(a_report("mac"), 0.0))
+        paired = await (await machines.agent("mac", folder="herd")).beat()
+        assert paired is not None and paired.is_accepted and machines.node_ids == {"pc", "mac"}
+        status, answer = await machines.ask("POST", "/heartbeat", heartbeat_decode.encode(a_report("mac"), 0.0))
         assert status == 401 and "paired" in str(answer["error"])
-        assert (await house.ask("POST", "/heartbeat/goodbye", {"node_id": "mac"}))[0] == 401
-        assert house.node_ids == {"pc", "mac"}
-        assert (await house.ask("GET", "/fleet/status"))[1]["is_open"] is True
+        assert (await machines.ask("POST", "/heartbeat/goodbye", {"node_id": "mac"}))[0] == 401
+        assert machines.node_ids == {"pc", "mac"}
+        assert (await machines.ask("GET", "/fleet/status"))[1]["is_open"] is True
 
-    play(tmp_path, game, is_open=True)
+    run_scenario(tmp_path, scenario, is_open=True)
 
 
 def test_a_node_that_joins_again_with_its_identity_continues_to_report(tmp_path: Path) -> None:
-    """The coordinator's files were put back from a copy that was made before this machine joined."""
+    """The coordinator's files were restored from a backup that is older than the pairing."""
 
-    async def game(coordinator: Coordinator, house: House) -> None:
-        agent = await house.agent(folder="herd")
+    async def scenario(coordinator: Coordinator, machines: Machines) -> None:
+        agent = await machines.agent(folder="herd")
         await agent.beat()
         coordinator.credentials.remove_node(NodeId("mac"))
         for _ in range(2):
-            told = await agent.beat()
-            assert told is not None and told.is_accepted, told
+            reply = await agent.beat()
+            assert reply is not None and reply.is_accepted, reply
 
-    play(tmp_path, game)
+    run_scenario(tmp_path, scenario)
 
 
 def test_two_machines_that_request_one_name_get_two_names(tmp_path: Path) -> None:
-    async def game(_: Coordinator, house: House) -> None:
+    async def scenario(_: Coordinator, machines: Machines) -> None:
         codes = []
         for _ in range(2):
-            codes.append(str((await house.ask("POST", "/fleet/nodes/invite", {}))[1]["code"]).rpartition("/")[2])
+            codes.append(str((await machines.ask("POST", "/fleet/nodes/invite", {}))[1]["code"]).rpartition("/")[2])
         first, second = (
-            await house.agent("mac", "one", codes[0]),
-            await house.agent("mac", "two", codes[1], boot="boot-2"),
+            await machines.agent("mac", "one", codes[0]),
+            await machines.agent("mac", "two", codes[1], boot="boot-2"),
         )
         for _ in range(2):
             await first.beat()
             await second.beat()
-        assert house.node_ids == {"mac", "mac-2"} and second.node_id == "mac-2"
+        assert machines.node_ids == {"mac", "mac-2"} and second.node_id == "mac-2"
 
-    play(tmp_path, game)
+    run_scenario(tmp_path, scenario)
 
 
 def test_an_agent_ignores_a_coordinator_that_is_not_its_own(tmp_path: Path) -> None:
-    async def game(coordinator: Coordinator, house: House) -> None:
-        agent = await house.agent(folder="herd")
+    async def scenario(coordinator: Coordinator, machines: Machines) -> None:
+        agent = await machines.agent(folder="herd")
         await agent.beat()
 
         async def imposter(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -258,17 +258,17 @@ def test_an_agent_ignores_a_coordinator_that_is_not_its_own(tmp_path: Path) -> N
 
         server = await asyncio.start_server(imposter, "127.0.0.1", 0)
         agent.link.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        told = await agent.beat()
+        reply = await agent.beat()
         server.close()
-        agent.link.url = f"http://127.0.0.1:{house.port}"
+        agent.link.url = f"http://127.0.0.1:{machines.port}"
         assert (
-            told is not None
-            and not told.is_accepted
-            and "not from this machine's coordinator" in told.problem
+            reply is not None
+            and not reply.is_accepted
+            and "not from this machine's coordinator" in reply.problem
             and agent.node_id == "mac"
         )
 
-    play(tmp_path, game)
+    run_scenario(tmp_path, scenario)
 
 
 def test_with_two_coordinators_on_a_network_an_agent_reports_to_its_own(
@@ -276,13 +276,13 @@ def test_with_two_coordinators_on_a_network_an_agent_reports_to_its_own(
 ) -> None:
     monkeypatch.setattr(mdns, "browse", partial(mdns.browse, ["127.0.0.1"]))
 
-    async def game(coordinator: Coordinator, house: House) -> None:
-        agent = await house.agent(folder="herd")
+    async def scenario(coordinator: Coordinator, machines: Machines) -> None:
+        agent = await machines.agent(folder="herd")
         await agent.beat()
         async with FakeCoordinator() as other:
             announced = [
                 await mdns.advertise(port, "1", "127.0.0.1", fleet, interfaces=["127.0.0.1"])
-                for port, fleet in ((other.port, "another-fleet"), (house.port, coordinator.credentials.fleet_id))
+                for port, fleet in ((other.port, "another-fleet"), (machines.port, coordinator.credentials.fleet_id))
             ]
             if None in announced:
                 pytest.skip("this machine has no multicast: TWO COORDINATORS ON A NETWORK ARE NOT TRIED")
@@ -290,16 +290,16 @@ def test_with_two_coordinators_on_a_network_an_agent_reports_to_its_own(
             async with asyncio.timeout(30.0):
                 while not agent.link.url:
                     await agent.link.find()
-            assert agent.link.url.endswith(f":{house.port}") and not other.requested_paths
+            assert agent.link.url.endswith(f":{machines.port}") and not other.requested_paths
             for one in announced:
                 assert one is not None
                 await one.withdraw()
 
-    play(tmp_path, game)
+    run_scenario(tmp_path, scenario)
 
 
 @pytest.mark.parametrize(
-    "said",
+    "body",
     [
         {},
         {"name": "", "public": "a"},
@@ -311,39 +311,39 @@ def test_with_two_coordinators_on_a_network_an_agent_reports_to_its_own(
         "x",
     ],
 )
-def test_an_invalid_join_request_is_refused(tmp_path: Path, said: object) -> None:
-    async def game(coordinator: Coordinator, house: House) -> None:
-        assert (await house.ask("POST", "/fleet/join", said))[0] == 400
+def test_an_invalid_join_request_is_refused(tmp_path: Path, body: object) -> None:
+    async def scenario(coordinator: Coordinator, machines: Machines) -> None:
+        assert (await machines.ask("POST", "/fleet/join", body))[0] == 400
         assert len(coordinator.membership.applicants) == 0
 
-    play(tmp_path, game)
+    run_scenario(tmp_path, scenario)
 
 
 def test_engine_addresses_outside_the_allowed_networks_are_refused(tmp_path: Path) -> None:
-    async def game(coordinator: Coordinator, house: House) -> None:
+    async def scenario(coordinator: Coordinator, machines: Machines) -> None:
         body = heartbeat_decode.encode(replace(a_report("pc"), engines=(an_engine(),)), 0.0).replace(
             b"http://127.0.0.1", b"http://169.254.169.254"
         )
-        status, _ = await house.ask("POST", "/heartbeat", body)
+        status, _ = await machines.ask("POST", "/heartbeat", body)
         urls = {endpoint.url for node in coordinator.driver.fleet for endpoint in node.report.engines}
-        assert status == 200 and urls == {"http://127.0.0.1:11434"}, "the announced host counts for nothing"
+        assert status == 200 and urls == {"http://127.0.0.1:11434"}, "the announced host is ignored"
 
-    play(tmp_path, game, is_open=True)
+    run_scenario(tmp_path, scenario, is_open=True)
 
 
 def test_a_forwarder_with_tls_needs_a_paired_node(tmp_path: Path) -> None:
-    """Who is not paired shares no secret with the coordinator, so nothing could be said at its door."""
+    """An unpaired node shares no secret with the coordinator, so the coordinator could send no proof to its forwarder."""
 
-    async def game(coordinator: Coordinator, house: House) -> None:
+    async def scenario(coordinator: Coordinator, machines: Machines) -> None:
         body = heartbeat_decode.encode(replace(a_report("pc"), engines=(an_engine(),)), 0.0).replace(
             b"http://127.0.0.1:11434", b"https://127.0.0.1:11434#" + b"ab" * 32
         )
         assert b"https" in body
-        status, answer = await house.ask("POST", "/heartbeat", body)
+        status, answer = await machines.ask("POST", "/heartbeat", body)
         assert status == 401 and "paired" in str(answer["error"])
         assert not list(coordinator.driver.fleet)
 
-    play(tmp_path, game, is_open=True)
+    run_scenario(tmp_path, scenario, is_open=True)
 
 
 def test_the_number_of_known_forwarders_is_limited(tmp_path: Path) -> None:

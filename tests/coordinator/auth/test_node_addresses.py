@@ -1,4 +1,4 @@
-"""However a node writes its engine's address, the coordinator contacts the address that the report came from and nothing else."""
+"""Tests that the coordinator connects only to the sender of a report, for any form of announced engine address."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ PORTS = ("{port}", "0", "-1", "65536", "80", "22", "0x50", "\uff18\uff10")
 
 
 class Canary:
-    """Listens on an address of this machine that nobody reports from; whoever connects is counted."""
+    """Listens on an address of this machine that sends no report, and counts connections."""
 
     def __init__(self) -> None:
         self.seen = 0
@@ -107,28 +107,27 @@ def test_hundreds_of_address_forms_are_tested() -> None:
 def test_the_announced_host_name_is_ignored(source: str) -> None:
     for form in forms(8080):
         try:
-            told = heartbeat_decode.address(form, source)
+            decoded = heartbeat_decode.address(form, source)
         except HerdError:
             continue
-        parts = urlsplit(told)
+        parts = urlsplit(decoded)
         assert (
             parts.scheme == "http"
             and parts.hostname == source
             and 0 <= (parts.port or 0) <= 65535
             and parts.username is None
-        ), (form, told)
+        ), (form, decoded)
 
 
 @pytest.mark.skipif(
-    sys.platform != "linux",
-    reason="only Linux answers on all of 127.0.0.0/8: WHETHER A CANARY IS CONTACTED IS NOT TRIED",
+    sys.platform != "linux", reason="only Linux answers on all of 127.0.0.0/8: CONNECTIONS TO A CANARY ARE NOT TESTED"
 )
 def test_no_address_form_makes_the_coordinator_connect_to_a_host_other_than_the_sender() -> None:
-    """Each form is reported with a model, and the model is asked for. Reports come from 127.0.0.1; the canary sits on 127.0.0.2."""
+    """Reports each form with a model and requests the model. Reports come from 127.0.0.1; the canary listens on 127.0.0.2."""
     canary = Canary()
-    believed = 0
-    impatient = replace(settings_for_tests(), holding=HoldingSettings(wait_max_s=0.0, start_grace_s=0.0))
-    with running_fleet({}, settings=impatient) as fleet:
+    accepted_reports = 0
+    without_waiting = replace(settings_for_tests(), holding=HoldingSettings(wait_max_s=0.0, start_grace_s=0.0))
+    with running_fleet({}, settings=without_waiting) as fleet:
         for number, form in enumerate(forms(canary.port)):
             for text in (form, form.replace("evil.example", CANARY).replace("127.0.0.1", CANARY)):
                 report = a_report(
@@ -137,18 +136,18 @@ def test_no_address_form_makes_the_coordinator_connect_to_a_host_other_than_the_
                 body = json.loads(heartbeat_decode.encode(report, time.time()))
                 for engine in body["herd"]["engines"]:
                     engine["url"] = text
-                believed += said(fleet, "/heartbeat", body) == 200
-                said(
+                accepted_reports += post(fleet, "/heartbeat", body) == 200
+                post(
                     fleet,
                     "/api/chat",
                     {"model": f"m{number}", "messages": [], "stream": False, "options": {"num_predict": 1}},
                 )
     seen = canary.seen
     canary.close()
-    assert seen == 0 and believed > 20
+    assert seen == 0 and accepted_reports > 20
 
 
-def said(fleet: Fleet, path: str, body: object) -> int:
+def post(fleet: Fleet, path: str, body: object) -> int:
     connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=60)
     connection.request("POST", path, json.dumps(body).encode())
     with connection.getresponse() as response:

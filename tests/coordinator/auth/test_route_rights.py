@@ -1,4 +1,4 @@
-"""Every route of the coordinator against every kind of caller: what the table in docs/routes.md promises is what happens."""
+"""Tests every route with every kind of client: the rights in docs/routes.md are enforced."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def ask(
 
 
 def routes_of(fleet: Fleet) -> list[tuple[str, str, Right]]:
-    """Every method and path that is answered, and the right that it should need."""
+    """Every method and path that is answered, and the right that it needs."""
     bridge = fleet.coordinator.bridge
     assert bridge is not None
     found = []

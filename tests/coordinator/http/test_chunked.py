@@ -1,4 +1,4 @@
-"""Chunked bodies: read in any split, refused as early as it can be known."""
+"""Tests chunked bodies: parsed in any split, refused as early as possible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One connection: requests in order, answers framed, limits kept, a client's leaving noticed in every state."""
+"""Tests one client connection: request order, framing of answers, limits, and disconnects in every state."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def codes(data: bytes, methods: str = "") -> list[int]:
     return [reply.status for reply in replies(data, methods)]
 
 
-# Requests and their order
+# Order of requests
 
 
 def test_a_pipelined_pair_is_answered_in_order_however_it_is_split() -> None:
-    """The second is handed on only when the first was answered, even when that takes its time."""
+    """The second request starts only after the first was answered, even if that takes long."""
     data = POST + GET.replace(b"/a", b"/b")
     for cut in range(len(data)):
         for is_late in (False, True):
@@ -106,7 +106,7 @@ def test_too_many_pipelined_bytes_pause_reading_until_the_answer_is_sent() -> No
 
 
 def test_pipelined_requests_wait_while_the_client_reads_nothing() -> None:
-    """Else answers nobody reads would pile up without end."""
+    """Otherwise unread answers would accumulate without limit."""
     memory = a_memory(echo)
     connection, _ = memory.connect()
     connection.pause_writing()
@@ -240,7 +240,7 @@ def test_answers_that_have_no_body_have_no_framing(status: int) -> None:
 
 @pytest.mark.parametrize(("length", "pieces"), [(6, (b"one",)), (4, (b"one", b"two")), (2, (b"one",))])
 def test_an_answer_that_differs_from_its_content_length_is_cut(length: int, pieces: tuple[bytes, ...]) -> None:
-    """Too little or too much would be taken for part of the next answer."""
+    """Missing or additional bytes would be parsed as a part of the next answer."""
     memory = a_memory(lambda exchange: streamed(exchange, length, *pieces))
     connection, transport = memory.connect()
     connection.data_received(GET + GET)
@@ -407,7 +407,7 @@ def test_all_connections_have_a_limit_and_a_flood_gets_no_answers() -> None:
     assert replies(bytes(transports[2].sent))[0].headers["retry-after"] == "1"
 
 
-# Time
+# Time limits
 
 
 def test_a_head_that_takes_too_long_is_refused() -> None:
@@ -497,7 +497,7 @@ def test_a_refused_client_that_does_not_close_is_cut() -> None:
     assert transport.is_aborted
 
 
-# Leaving
+# Disconnects
 
 
 def waits(exchange: HttpExchange) -> None:
@@ -533,19 +533,19 @@ def test_a_disconnect_is_reported_once_if_the_answer_has_not_ended(
     memory = a_memory()
     connection, transport = memory.connect()
     connection.data_received(POST)
-    told: list[str] = []
+    events: list[str] = []
     (exchange,) = memory.exchanges
-    exchange.on_gone = lambda: told.append("gone")
+    exchange.on_gone = lambda: events.append("gone")
     state(exchange)
     before = bytes(transport.sent)
     if "eof" in how:
         connection.eof_received()
     if "lost" in how:
         connection.connection_lost(ConnectionResetError())
-    assert told == expected
+    assert events == expected
     for call in (streams, has_ended, HttpExchange.end, HttpExchange.cut):
         call(exchange)
-    assert bytes(transport.sent) == before and told == expected
+    assert bytes(transport.sent) == before and events == expected
 
 
 def test_a_disconnect_in_the_middle_of_a_request_starts_no_request() -> None:
@@ -600,7 +600,7 @@ def test_a_stream_that_began_before_draining_closes_its_connection_at_its_end() 
 
 
 def test_a_client_that_pipelined_during_a_drain_can_still_read_its_answer() -> None:
-    """Closing over what it sent ahead could reset the connection and destroy the answer on its way."""
+    """Closing with unread pipelined bytes could reset the connection and lose the answer."""
     memory = a_memory()
     connection, transport = memory.connect()
     connection.data_received(GET + GET)
@@ -621,17 +621,17 @@ def test_a_request_during_a_drain_gets_retry_after() -> None:
     assert memory.exchanges == [] and transport.is_ended
 
 
-# On real sockets
+# With real sockets
 
 
 def test_a_slow_reader_pauses_and_resumes_its_own_answer() -> None:
     async def main() -> None:
-        told: list[bool] = []
+        states: list[bool] = []
         stalled = asyncio.Event()
 
         def answer(exchange: HttpExchange) -> None:
             def set_writable(is_writable: bool) -> None:
-                told.append(is_writable)
+                states.append(is_writable)
                 if is_writable:
                     exchange.end()
                 else:
@@ -641,18 +641,18 @@ def test_a_slow_reader_pauses_and_resumes_its_own_answer() -> None:
             exchange.begin(200, [], None)
             for _ in range(200):
                 exchange.write(b"a" * 65536)
-                if told:
+                if states:
                     break
 
         async with a_server(answer) as server:
             sock = await a_socket(server, receive_buffer_bytes=4096)
             await asyncio.get_running_loop().sock_sendall(sock, GET)
             await stalled.wait()
-            assert told == [False]
+            assert states == [False]
             (connection,) = server.clients.connections
             assert connection._transport.get_write_buffer_size() < HttpSettings().write_buffer_bytes + 2 * 65536
             data = await read_until(sock, b"\r\n0\r\n\r\n")
-            assert told == [False, True]
+            assert states == [False, True]
             assert set(replies(data)[0].body) == {ord("a")}
             sock.close()
 
@@ -730,7 +730,7 @@ def test_a_client_that_is_still_uploading_can_read_its_refusal() -> None:
 
 
 def test_a_failed_http_1_0_stream_is_reset() -> None:
-    """Its end is the connection's: an orderly close would make half an answer look whole."""
+    """The close of the connection ends the answer: an orderly close would make half an answer look complete."""
 
     async def main() -> None:
         def answer(exchange: HttpExchange) -> None:

@@ -1,4 +1,4 @@
-"""The names of the limits are public: scripts and environment files use them."""
+"""Tests the names of the limits, which are public: scripts and environment files use them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Heads and bodies that two servers might read differently: each has one outcome here, in whatever split it arrives."""
+"""Tests requests that two servers might parse differently: each has one result here, in any split."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def get(target: bytes = b"/a", *lines: bytes, method: bytes = b"GET", version: b
 
 CHUNKED = b"Transfer-Encoding: chunked"
 
-# name: (bytes, statuses in order, requests that were handed on)
+# name: (bytes, statuses in order, requests that were passed on)
 REFUSED: dict[str, tuple[bytes, int]] = {
     "length beside chunked": (post(b"Content-Length: 5", CHUNKED, body=b"0\r\n\r\n"), 400),
     "chunked beside length": (post(CHUNKED, b"Content-Length: 5", body=b"0\r\n\r\n"), 400),
@@ -155,7 +155,7 @@ REFUSED: dict[str, tuple[bytes, int]] = {
     "junk after the last chunk": (post(CHUNKED, body=b"0\r\nGET /b HTTP/1.1\r\n\r\n"), 400),
 }
 
-# name: (bytes, what each request was understood as: method, path, query, body)
+# name: (bytes, method, path, query and body of each parsed request)
 UNDERSTOOD: dict[str, tuple[bytes, list[list[str]]]] = {
     "plain": (GET, [["GET", "/a", "", ""]]),
     "length": (post(b"Content-Length: 5", body=b"hello"), [["POST", "/a", "", "hello"]]),
@@ -237,7 +237,7 @@ def answers(data: bytes, pieces: list[bytes]) -> tuple[Memory, bytes, bool]:
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_an_ambiguous_request_is_refused_and_the_connection_closed(name: str) -> None:
-    """Nothing of it and nothing after it is handed on: what follows might be its body."""
+    """No part of it is passed on, and nothing after it: the following bytes could be its body."""
     data, status = REFUSED[name]
     for pieces in (
         [data + OK],
@@ -274,7 +274,7 @@ def test_the_path_of_a_refused_request_selects_the_error_format() -> None:
     [b"GET / HTTP/1.1\nHost: x\n\n", b"GET / HTTP/1.1\r\nHost: x\rX", b"GET /\0", b"\x16\x03\x01\x02\x00", b"{", b" "],
 )
 def test_bytes_that_cannot_become_a_request_are_refused_at_once(data: bytes) -> None:
-    """No end of a head follows, yet nobody waits for the time limit."""
+    """The end of the head is missing, but the refusal does not wait for the time limit."""
     for pieces in ([data], [*map(bytes, zip(data))]):
         _, sent, is_ended = answers(data, pieces)
         assert [reply.status for reply in replies(sent)] == [400] and is_ended
@@ -319,7 +319,7 @@ FRAGMENTS = st.sampled_from(
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.one_of(FRAGMENTS, st.binary(max_size=40)), max_size=20), st.booleans())
 def test_no_bytes_raise_or_hang_the_connection(pieces: list[bytes], is_late: bool) -> None:
-    """Whatever comes, it ends: as an answer, a refusal, or by the time limits; and it is the same in any split."""
+    """Every input ends with an answer, a refusal, or the time limits; the result is the same in any split."""
     waiting: list[object] = []
     memory = a_memory((lambda exchange: waiting.append(exchange)) if is_late else echo)
     connection, transport = memory.connect()

@@ -1,4 +1,4 @@
-"""The listener: its port, its clock, its end."""
+"""Tests the listener: its port, its sweeps, draining and closing."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_draining_waits_for_the_answers_in_progress() -> None:
 
 
 def test_time_in_which_the_process_was_stopped_counts_against_no_client() -> None:
-    """After SIGSTOP or a laptop's sleep the clients' bytes wait in the kernel: they must not be punished for it."""
+    """After SIGSTOP or a laptop's sleep the clients' bytes are still in the kernel: no client may be closed for that."""
 
     async def main() -> None:
         async with a_server(echo) as server:

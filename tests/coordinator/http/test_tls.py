@@ -1,4 +1,4 @@
-"""Clients that want https get it on a port of its own, answered as on the plain one."""
+"""Tests https on its own port, with the same answers as on the plain port."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What leaves when: the first bytes of a turn at once, the rest at its end, all of it in order and within a limit."""
+"""Tests write batching: the first write of an iteration at once, the others at its end, in order and within a limit."""
 
 from __future__ import annotations
 

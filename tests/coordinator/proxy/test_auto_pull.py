@@ -1,4 +1,4 @@
-"""A model that is on no node is fetched while who asked for it waits; by default not for everybody, and not longer than somebody wants it."""
+"""Tests auto-pull: a model that no node has is downloaded while its request waits, within limits."""
 
 from __future__ import annotations
 

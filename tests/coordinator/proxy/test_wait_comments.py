@@ -1,4 +1,4 @@
-"""What a waiting client is told: in its answer's head, and in comments if its answer is an event stream and it asked for them."""
+"""Tests wait headers, and comments for waiting clients that request them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from herd.coordinator.upstream import forwarded_headers
 from herd.core.state.request import Outcome
 from herd.dialects import Dialect, anthropic, ollama, openai
 from herd.errors import Refusal
-from relay_fixtures import Client, Rig, a_rig, run
+from relay_fixtures import Client, RelaySetup, a_relay_setup, run
 
 CHAT = "/v1/chat/completions"
 EVENT = b'data: {"id":"c1","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":null}]}\n\n'
@@ -25,7 +25,7 @@ ASKS = ((b"x-fleet-waiting", b"Notes"),)
 
 
 def one_after(go: asyncio.Event, first: bytes, then: bytes) -> Script:
-    """Answers its first request when it is told to, and those that follow at once."""
+    """Answers its first request when `go` is set, and the following ones at once."""
 
     async def script(peer: Peer) -> None:
         await peer.request()
@@ -39,13 +39,13 @@ def one_after(go: asyncio.Event, first: bytes, then: bytes) -> Script:
 
 
 def ask(
-    rig: Rig,
+    setup: RelaySetup,
     dialect: Dialect = openai.DIALECT,
     path: str = CHAT,
     headers: tuple[tuple[bytes, bytes], ...] = ASKS,
     **body: object,
 ) -> Client:
-    return rig.ask(
+    return setup.ask(
         path,
         headers,
         dialect,
@@ -53,16 +53,16 @@ def ask(
     )
 
 
-def time_passes(rig: Rig, seconds: float = 3.0) -> None:
-    """The clock of the comments, set by hand."""
-    rig.dependencies.wait_comments.write_due(rig.driver.now() + seconds)
+def time_passes(setup: RelaySetup, seconds: float = 3.0) -> None:
+    """Moves the clock of the comments."""
+    setup.dependencies.wait_comments.write_due(setup.driver.now() + seconds)
 
 
 def test_an_answer_that_waited_has_the_wait_time_and_position() -> None:
     async def test() -> None:
         go = asyncio.Event()
-        async with RawServer(one_after(go, STREAM, STREAM)) as server, a_rig({"alpha": server.url}) as rig:
-            first, second, third = ask(rig), ask(rig), ask(rig)
+        async with RawServer(one_after(go, STREAM, STREAM)) as server, a_relay_setup({"alpha": server.url}) as setup:
+            first, second, third = ask(setup), ask(setup), ask(setup)
             go.set()
             for client in (first, second, third):
                 await client.over
@@ -76,12 +76,12 @@ def test_an_answer_that_waited_has_the_wait_time_and_position() -> None:
 def test_a_client_that_requests_comments_gets_them_before_the_unchanged_stream() -> None:
     async def test() -> None:
         go = asyncio.Event()
-        async with RawServer(one_after(go, STREAM, STREAM)) as server, a_rig({"alpha": server.url}) as rig:
-            ask(rig)
-            client = ask(rig)
-            time_passes(rig, 1.9)
-            assert not client.status, "not before it has waited long enough"
-            time_passes(rig)
+        async with RawServer(one_after(go, STREAM, STREAM)) as server, a_relay_setup({"alpha": server.url}) as setup:
+            ask(setup)
+            client = ask(setup)
+            time_passes(setup, 1.9)
+            assert not client.status, "no comment before the first interval is over"
+            time_passes(setup)
             assert (client.status, client.answer_headers["content-type"]) == (200, "text/event-stream")
             assert client.answer == b": waiting, position 1, for a free slot on alpha\n\n"
             go.set()
@@ -108,11 +108,14 @@ def test_no_other_client_gets_comments(
     dialect: Dialect, path: str, headers: tuple[tuple[bytes, bytes], ...], stream: bool
 ) -> None:
     async def test() -> None:
-        async with RawServer(one_after(asyncio.Event(), b"", b"")) as server, a_rig({"alpha": server.url}) as rig:
-            first = ask(rig)
-            client = ask(rig, dialect, path, headers, stream=stream)
-            time_passes(rig)
-            assert not client.status and not rig.dependencies.wait_comments
+        async with (
+            RawServer(one_after(asyncio.Event(), b"", b"")) as server,
+            a_relay_setup({"alpha": server.url}) as setup,
+        ):
+            first = ask(setup)
+            client = ask(setup, dialect, path, headers, stream=stream)
+            time_passes(setup)
+            assert not client.status and not setup.dependencies.wait_comments
             client.leave()
             first.leave()
 
@@ -131,13 +134,13 @@ def test_a_refusal_after_a_comment_is_an_error_frame_without_end_marker(
     dialect: Dialect, path: str, frame: bytes
 ) -> None:
     async def test() -> None:
-        async with a_rig() as rig:
-            rig.hears("alpha", "http://127.0.0.1:9", paused=True)
-            client = ask(rig, dialect, path, input="Hi")
-            time_passes(rig)
-            assert b"alpha: " in client.answer, "it is told why it waits"
-            rig.time_passes(31.0)
-            assert rig.outcomes == [Outcome.REJECTED]
+        async with a_relay_setup() as setup:
+            setup.add_node("alpha", "http://127.0.0.1:9", paused=True)
+            client = ask(setup, dialect, path, input="Hi")
+            time_passes(setup)
+            assert b"alpha: " in client.answer, "the comment has the reason of the wait"
+            setup.time_passes(31.0)
+            assert setup.outcomes == [Outcome.REJECTED]
             assert client.last is not None and client.last.lstrip(b"\n").startswith(frame)
             assert not client.is_whole and b"[DONE]" not in client.last
 
@@ -148,15 +151,15 @@ def test_a_nodes_refusal_after_a_comment_is_an_error_frame_too() -> None:
     async def test() -> None:
         go = asyncio.Event()
         no = whole(b'{"error":{"message":"temperature must be a number"}}', "400 Bad Request")
-        async with RawServer(one_after(go, STREAM, no)) as server, a_rig({"alpha": server.url}) as rig:
-            ask(rig)
-            client = ask(rig)
-            time_passes(rig)
+        async with RawServer(one_after(go, STREAM, no)) as server, a_relay_setup({"alpha": server.url}) as setup:
+            ask(setup)
+            client = ask(setup)
+            time_passes(setup)
             go.set()
             await client.over
             assert client.last is not None and b"temperature must be a number" in client.last
             assert json.loads(client.last.strip().removeprefix(b"data: "))["error"]
-            assert rig.outcomes == [Outcome.COMPLETED, Outcome.FAILED]
+            assert setup.outcomes == [Outcome.COMPLETED, Outcome.FAILED]
 
     run(test)
 
@@ -167,12 +170,12 @@ def test_another_node_may_answer_after_a_comment() -> None:
         async with (
             RawServer(one_after(go, STREAM, whole(b"", "500 Oops"))) as bad,
             RawServer(answers(STREAM)) as good,
-            a_rig({"alpha": bad.url}) as rig,
+            a_relay_setup({"alpha": bad.url}) as setup,
         ):
-            ask(rig)
-            client = ask(rig)
-            time_passes(rig)
-            rig.hears("beta", good.url)
+            ask(setup)
+            client = ask(setup)
+            time_passes(setup)
+            setup.add_node("beta", good.url)
             go.set()
             await client.over
             assert client.is_whole and client.answer.endswith(BODY) and b"X-Fleet-Node: beta" in client.answer
@@ -183,11 +186,11 @@ def test_another_node_may_answer_after_a_comment() -> None:
 def test_a_request_whose_client_disconnects_after_a_comment_is_never_sent() -> None:
     async def test() -> None:
         go = asyncio.Event()
-        async with RawServer(one_after(go, STREAM, STREAM)) as server, a_rig({"alpha": server.url}) as rig:
-            first, client = ask(rig), ask(rig)
-            time_passes(rig)
+        async with RawServer(one_after(go, STREAM, STREAM)) as server, a_relay_setup({"alpha": server.url}) as setup:
+            first, client = ask(setup), ask(setup)
+            time_passes(setup)
             client.leave()
-            assert rig.outcomes == [Outcome.CLIENT_CANCELLED] and not rig.dependencies.wait_comments
+            assert setup.outcomes == [Outcome.CLIENT_CANCELLED] and not setup.dependencies.wait_comments
             go.set()
             await first.over
             assert len(server.requests) == 1
@@ -196,12 +199,12 @@ def test_a_request_whose_client_disconnects_after_a_comment_is_never_sent() -> N
 
 
 def test_a_comment_is_one_line_for_any_text() -> None:
-    told = comment('alpha: "x\r\n\ndata: {"choices":[]}\n\n' + "y" * 5000)
-    assert told.count(b"\n") == 2 and told.endswith(b"\n\n") and b"\r" not in told
-    assert len(told) <= COMMENT_CHARACTERS_MAX + 4
+    encoded = comment('alpha: "x\r\n\ndata: {"choices":[]}\n\n' + "y" * 5000)
+    assert encoded.count(b"\n") == 2 and encoded.endswith(b"\n\n") and b"\r" not in encoded
+    assert len(encoded) <= COMMENT_CHARACTERS_MAX + 4
 
 
-@pytest.mark.parametrize(("chance", "told"), [(0.0, b"10"), (0.5, b"13"), (1.0, b"15")])
-def test_retry_after_is_spread_at_random(chance: float, told: bytes) -> None:
+@pytest.mark.parametrize(("chance", "expected"), [(0.0, b"10"), (0.5, b"13"), (1.0, b"15")])
+def test_retry_after_is_spread_at_random(chance: float, expected: bytes) -> None:
     headers = forwarded_headers.refusal_headers("text/plain", Refusal(503, "x", "x", retry_after_s=10.0), "r1", chance)  # type: ignore[arg-type]
-    assert dict(headers)[b"Retry-After"] == told
+    assert dict(headers)[b"Retry-After"] == expected

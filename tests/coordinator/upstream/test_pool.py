@@ -1,4 +1,4 @@
-"""The connections to nodes, against real sockets that do exactly what a script says."""
+"""Tests the connections to nodes with real sockets that follow a script."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STREAM_BODY = b"one\ntwo\nthree\n"
 
 
 class Sink:
-    """Keeps what it is told; `over` is done after the last word."""
+    """Stores what the pool passes on; `over` is done after the last call."""
 
     def __init__(self) -> None:
         self.status = 0
@@ -170,7 +170,7 @@ def test_idle_connections_are_closed_after_a_while(run: Run) -> None:
 
 
 def test_a_request_on_a_closed_idle_connection_is_sent_again(run: Run) -> None:
-    """The node closes the idle connection just as it is used: the request goes out again, unseen."""
+    """The node closes the idle connection at the moment of its use: the request is sent again."""
 
     async def test() -> None:
         pool = a_pool()
@@ -216,7 +216,7 @@ def test_an_idle_connection_that_fails_after_a_byte_is_a_failure(run: Run) -> No
 
 
 def test_a_stream_that_fails_after_a_sweep_is_not_sent_again(run: Run) -> None:
-    """What was heard before a sweep still counts: half an answer was forwarded already."""
+    """Bytes from before a sweep still count: half an answer was already forwarded."""
 
     async def first_well_then_badly(peer: Peer) -> None:
         await peer.request()
@@ -431,7 +431,7 @@ def test_data_before_invalid_data_is_passed_on(run: Run) -> None:
 
 @pytest.mark.parametrize("more", [b"junk", whole(b"{}")])
 def test_bytes_after_a_complete_answer_cost_only_the_connection(run: Run, more: bytes) -> None:
-    """A second answer that nobody asked for must never be taken for the answer to the next request."""
+    """An unrequested second answer must never be used as the answer to the next request."""
 
     async def test() -> None:
         pool = a_pool()
