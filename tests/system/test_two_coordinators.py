@@ -118,19 +118,19 @@ def test_an_agent_stays_with_its_own_coordinator_while_that_one_is_offline(netwo
             }
             with running("mac", tmp_path, ("node",), {**settings, "FLEET_NODE_JOIN": code}):
                 wait_until(
-                    lambda: log_count(tmp_path, "mac", "reporting to the coordinator", "herd-node") > 0,
+                    lambda: log_count(tmp_path, "mac", "connected to the coordinator", "herd-node") > 0,
                     "the first report",
                 )
         # Its own coordinator has stopped: the agent searches and finds the other one.
         with running("mac", tmp_path, ("node",), settings):
             wait_until(
-                lambda: log_count(tmp_path, "mac", "another fleet's coordinator", "herd-node") > 0,
+                lambda: log_count(tmp_path, "mac", "the coordinator of another fleet", "herd-node") > 0,
                 "the other one to be heard",
             )
-            reports = log_count(tmp_path, "mac", "reporting to the coordinator", "herd-node")
+            reports = log_count(tmp_path, "mac", "connected to the coordinator", "herd-node")
             with coordinator("ours", tmp_path):
                 wait_until(
-                    lambda: log_count(tmp_path, "mac", "reporting to the coordinator", "herd-node") > reports,
+                    lambda: log_count(tmp_path, "mac", "connected to the coordinator", "herd-node") > reports,
                     "the agent to be back",
                 )
                 [paired] = herd_on("ours", "nodes")["paired"]  # type: ignore[misc]
