@@ -149,7 +149,9 @@ class World:
         node, request = self.nodes[command.node_id], self._requests[command.request_id]
         if node.is_away:
             pause_s = CONNECT_TIMEOUT_S if node.is_hanging else REFUSED_S
-            failure = AttemptFailed(at + pause_s, command.request_id, command.attempt, Failure(FailureKind.CONNECT))
+            failure = AttemptFailed(
+                at + pause_s, command.request_id, command.attempt, Failure(kind=FailureKind.CONNECT)
+            )
             self._push(at + pause_s, self._fail, failure)
             return
         self._progress(node, at)
@@ -254,7 +256,7 @@ class World:
             kind, pause_s = (
                 (FailureKind.STALLED, STALL_TIMEOUT_S) if fault.is_hanging else (FailureKind.RESET, REFUSED_S)
             )
-            failure = Failure(kind, bytes_forwarded=100 if began else 0)
+            failure = Failure(kind=kind, bytes_forwarded=100 if began else 0)
             self._push(
                 at + pause_s, self._fail, AttemptFailed(at + pause_s, RequestId(run.request.id), run.attempt, failure)
             )

@@ -134,7 +134,7 @@ class World:
         forwarded: int = 0,
         continuation_kinds: frozenset[str] = frozenset(),
     ) -> list[Command]:
-        failure = Failure(kind, forwarded, continuation_kinds=continuation_kinds)
+        failure = Failure(kind=kind, bytes_forwarded=forwarded, continuation_kinds=continuation_kinds)
         return self.feed(AttemptFailed(self.at, RequestId(request_id), attempt, failure))
 
     def rows(self, request_id: str = "r1") -> list[Outcome]:

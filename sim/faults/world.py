@@ -348,7 +348,11 @@ class FaultWorld:
         is_crash = kind in (FailureKind.RESET, FailureKind.CLOSED) and not forwarded
         fingerprint = client.request.number + 1 if is_crash else 0
         failure = Failure(
-            kind, forwarded, retry_after_s=retry_after_s, continuation_kinds=continuation_kinds, fingerprint=fingerprint
+            kind=kind,
+            bytes_forwarded=forwarded,
+            retry_after_s=retry_after_s,
+            continuation_kinds=continuation_kinds,
+            fingerprint=fingerprint,
         )
         self._feed(AttemptFailed(at, attempt.request_id, attempt.number, failure))
 

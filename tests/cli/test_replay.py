@@ -44,7 +44,9 @@ def a_record() -> Record:
         a_report("fast", [a_card("m", 4.0)], memory_bandwidth_gbps=800.0),
     )
     decision = world.dispatcher.scheduler.decide(request, request.model, world.at)
-    return Record(101.0, request, Outcome.COMPLETED, 100.0, request.model, decision)
+    return Record(
+        at=101.0, request=request, outcome=Outcome.COMPLETED, arrived_at=100.0, model=request.model, decision=decision
+    )
 
 
 def a_column() -> str:

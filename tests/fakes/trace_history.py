@@ -210,7 +210,7 @@ def _attempts(
     began_at = at + held_s
     excluded: tuple[NodeId, ...] = ()
     if is_retried:
-        failure = Failure(rng.choice((FailureKind.RESET, FailureKind.SERVER_ERROR)), detail="")
+        failure = Failure(kind=rng.choice((FailureKind.RESET, FailureKind.SERVER_ERROR)), detail="")
         attempt = Attempt(1, NodeId(order[0].node_id), request.model, began_at, None, failure)
         decision = _decision(request, order[0], rng)
         began_at += rng.uniform(0.05, 1.5)
@@ -264,7 +264,7 @@ def _final_row(
         request.model,
         began_at,
         first_at if has_begun else None,
-        None if is_complete or outcome is Outcome.CLIENT_CANCELLED else Failure(FailureKind.RESET),
+        None if is_complete or outcome is Outcome.CLIENT_CANCELLED else Failure(kind=FailureKind.RESET),
     )
     reason = ("length" if rng.random() < TRUNCATED else "stop") if is_complete else None
     counters = (

@@ -1,1 +1,1 @@
-"""What to do: the pure heart. Events in, commands out; no clock, socket, file, log or id source in this room."""
+"""Decides what the coordinator does: events in, commands out, without clock, socket, file, log or id source."""

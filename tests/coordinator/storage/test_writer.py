@@ -138,7 +138,7 @@ def test_every_outcome_is_written_under_its_own_name(store: TraceStore, folder: 
 
 
 def test_a_retried_attempt_counts_its_own_time_and_names_its_failure(store: TraceStore, folder: Path) -> None:
-    store.record(a_record(outcome=Outcome.RETRIED, failure=Failure(FailureKind.RESET), error="connection reset"))
+    store.record(a_record(outcome=Outcome.RETRIED, failure=Failure(kind=FailureKind.RESET), error="connection reset"))
     assert store.flush()
     (row,) = on_disk(folder)
     assert (row["latency_ms"], row["failure"], row["error_message"]) == (1500.0, "reset", "connection reset")

@@ -148,14 +148,14 @@ def test_in_strict_mode_every_kind_of_prompt_forbids_to_be_cut_whatever_else_is_
 ) -> None:
     for num_ctx in (None, 2048, 8192):
         told = pin(a_request(num_ctx, kind=kind), loaded(8192), protection=protection, overflow="strict")
-        assert told is not None and told.forbids_cutting and not told.is_silent
+        assert told is not None and told.forbids_cutting and not told.changes_nothing
 
 
 def test_a_pin_that_only_warns_lets_bytes_pass() -> None:
     assert (
-        EngineOptions(warning="w").is_silent
-        and not EngineOptions(8192).is_silent
-        and not EngineOptions(output_tokens_max=5).is_silent
+        EngineOptions(warning="w").changes_nothing
+        and not EngineOptions(8192).changes_nothing
+        and not EngineOptions(output_tokens_max=5).changes_nothing
     )
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 
 from builders import World, a_card, a_report, a_world
-from herd.core.lifecycle.queue_positions import OVERDUE_SHARE, QueuePosition, places
+from herd.core.lifecycle.queue_positions import DISPLAYED_REMAINING_SHARE, QueuePosition, compute_positions
 from herd.core.state.request import RequestId
 
 
 def told(world: World) -> dict[str, QueuePosition]:
     core = world.dispatcher
     return {
-        str(one): place for one, place in places(core.live, core.waiting, core.fleet, core.latencies, world.at).items()
+        str(one): place
+        for one, place in compute_positions(core.live, core.waiting, core.fleet, core.latencies, world.at).items()
     }
 
 
@@ -62,7 +63,7 @@ def test_what_is_overdue_is_not_expected_to_end_at_once() -> None:
     world.arrives("runs")
     world.arrives("r1")
     world.at += 30.0
-    assert told(world)["r1"].expected_wait_s == pytest.approx(30.0 * OVERDUE_SHARE)
+    assert told(world)["r1"].expected_wait_s == pytest.approx(30.0 * DISPLAYED_REMAINING_SHARE)
 
 
 def test_without_a_past_no_time_is_made_up() -> None:

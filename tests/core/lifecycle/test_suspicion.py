@@ -118,7 +118,7 @@ def fail_at(world: World, name: str, times: int, kind: FailureKind = FailureKind
         for attempt in range(1, 4):
             place = place_of(world, request_id)
             if place == name:
-                failure = Failure(kind, **more)  # type: ignore[arg-type]
+                failure = Failure(kind=kind, **more)  # type: ignore[arg-type]
                 world.feed(AttemptFailed(world.at, RequestId(request_id), attempt, failure))
             elif place in ("alpha", "beta"):
                 world.finishes(request_id, attempt)
@@ -166,7 +166,7 @@ def test_when_every_node_is_suspected_one_request_at_a_time_is_sent_all_the_same
     model = world.dispatcher.fleet.model_names[0]
     for number in range(3):
         world.arrives(f"f{number}")
-        world.feed(AttemptFailed(world.at, RequestId(f"f{number}"), 1, Failure(FailureKind.SERVER_ERROR)))
+        world.feed(AttemptFailed(world.at, RequestId(f"f{number}"), 1, Failure(kind=FailureKind.SERVER_ERROR)))
     assert world.dispatcher.liveness.quarantined_until(NodeId("alpha"), model) > world.at
     world.arrives("r1")
     world.arrives("r2")
@@ -258,7 +258,7 @@ def test_a_request_that_broke_two_nodes_is_refused_for_ten_minutes_and_the_nodes
     world = two_nodes()
     world.arrives("r1")
     for attempt in (1, 2):
-        failure = Failure(FailureKind.RESET, fingerprint=77)
+        failure = Failure(kind=FailureKind.RESET, fingerprint=77)
         commands = world.feed(AttemptFailed(world.at, RequestId("r1"), attempt, failure))
     assert [c.refusal.code for c in commands if isinstance(c, Refuse)] == ["poison_suspected"]
     assert not any(world.dispatcher.liveness._records[pair].failed_at for pair in world.dispatcher.liveness._records)

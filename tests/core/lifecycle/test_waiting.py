@@ -6,7 +6,7 @@ import pytest
 
 from builders import World, a_card, a_report, a_world
 from herd.core.lifecycle.holding import HoldingSettings
-from herd.core.lifecycle.wait_estimate import MOST_S, UNKNOWN_S, WaitEstimate
+from herd.core.lifecycle.wait_estimate import MAX_S, UNKNOWN_S, WaitEstimate
 from herd.core.state.commands import Dispatch, Hold, Refuse
 from herd.core.state.events import ClientLeft, Ticked
 from herd.core.state.request import Outcome, RequestId
@@ -134,7 +134,7 @@ def test_the_time_to_come_back_follows_the_pace_at_which_requests_start() -> Non
         pace.started(at, is_contended=True)
     assert pace.wait_s(3, 6.0) == pytest.approx(6.0)
     assert pace.wait_s(3, 26.0) == pytest.approx(20.0), "nothing has started for long: it will not be sooner than that"
-    assert pace.wait_s(1000, 6.0) == MOST_S
+    assert pace.wait_s(1000, 6.0) == MAX_S
 
 
 def test_a_pause_in_which_nobody_waited_says_nothing_of_the_pace() -> None:
@@ -148,7 +148,7 @@ def test_a_pause_in_which_nobody_waited_says_nothing_of_the_pace() -> None:
 
 @pytest.mark.parametrize(("status", "is_timed"), [(429, True), (503, True), (504, True), (404, False), (502, False)])
 def test_what_may_be_tried_again_says_when(status: int, is_timed: bool) -> None:
-    timed = WaitEstimate().timed(Refusal(status, "x", "x"), 0, 0.0)
+    timed = WaitEstimate().with_retry_after(Refusal(status, "x", "x"), 0, 0.0)
     assert (timed.retry_after_s is not None) is is_timed
 
 

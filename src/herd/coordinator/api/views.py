@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from herd import __version__
 from herd.core.lifecycle.dispatcher import Dispatcher
-from herd.core.lifecycle.queue_positions import QueuePosition, places
+from herd.core.lifecycle.queue_positions import QueuePosition, compute_positions
 from herd.core.state.fleet import GB, Fleet, Liveness, ModelInfo, ModelName, Node, NodeId
 from herd.core.state.live_request import LiveRequest, RequestState
 from herd.core.state.request import RequestId
@@ -68,7 +68,7 @@ def queue_view(dispatcher: Dispatcher, now: float) -> Json:
 
 def queue_positions(dispatcher: Dispatcher, now: float) -> dict[RequestId, QueuePosition]:
     """The queue position of every waiting request."""
-    return places(dispatcher.live, dispatcher.waiting, dispatcher.fleet, dispatcher.latencies, now)
+    return compute_positions(dispatcher.live, dispatcher.waiting, dispatcher.fleet, dispatcher.latencies, now)
 
 
 def node_view(node: Node, dispatcher: Dispatcher, now: float) -> Json:

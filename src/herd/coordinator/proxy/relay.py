@@ -121,7 +121,7 @@ class Relay:
             if self._forwarded_bytes:
                 self._send_continuation(command, engine)
             elif engine.serves(self._parsed.route.path) and (
-                self._dialect.has_engine_options or command.options is None or command.options.is_silent
+                self._dialect.has_engine_options or command.options is None or command.options.changes_nothing
             ):
                 self._send_unchanged(command)
             else:

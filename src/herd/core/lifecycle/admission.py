@@ -20,7 +20,7 @@ def hold_refusal(live: LiveRequest, fleet: Fleet, waiting: Waiting, at: float, s
     if not is_known and not may_appear:
         return last_failure(live) or refusals.unknown_model(live.request, fleet.model_names)
     if (is_known and not can_waiting_help(live.decision)) or at >= live.hold_until:
-        return last_failure(live) or refusals.nobody_now(live.request, live.decision)
+        return last_failure(live) or refusals.unavailable(live.request, live.decision)
     return waiting.refusal_for(live, at)
 
 

@@ -283,7 +283,7 @@ class Dispatcher:
         self.fleet.version += 1
         for queue in list(self.waiting.queues.of_node(node.id).values()):
             self.placement.redistribute(queue, at, out)
-        lost = Failure(FailureKind.NODE_LOST, detail=f"{node.id} went offline")
+        lost = Failure(kind=FailureKind.NODE_LOST, detail=f"{node.id} went offline")
         for live in [one for one in self.live.values() if one.state is RequestState.DISPATCHED]:
             if live.attempt is not None and live.attempt.node_id == node.id:
                 self._attempt_failed(live, lost, at, out)
@@ -354,9 +354,9 @@ class Dispatcher:
         elif live.is_waiting and deadline_at is not None and at >= deadline_at:
             self.placement.refuse(live, Trigger.DEADLINE, at, refusals.too_late(live.decision), out)
         elif live.state is RequestState.HELD and at >= live.hold_until:
-            refusal = last_failure(live) or refusals.nobody_now(live.request, live.decision)
+            refusal = last_failure(live) or refusals.unavailable(live.request, live.decision)
             self.placement.refuse(live, Trigger.HOLD_TIMEOUT, at, refusal, out)
         elif live.state is RequestState.DISPATCHED and at >= live.late_at and live.attempt is not None:
             waited_s = at - live.attempt.started_at
-            late = Failure(FailureKind.FIRST_BYTE_TIMEOUT, detail=f"no first byte within {waited_s:.0f} s")
+            late = Failure(kind=FailureKind.FIRST_BYTE_TIMEOUT, detail=f"no first byte within {waited_s:.0f} s")
             self._attempt_failed(live, late, at, out)

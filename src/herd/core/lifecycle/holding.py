@@ -1,8 +1,8 @@
-"""Who waits because no node can take it now: in which order, how many, how long. Knows nothing of nodes: it is told what became possible.
+"""Stores the held requests, which wait because no node can take them now, in the order in which they are tried again.
 
-Requests that could run under the same conditions form a class; only the head of each class is tried again, so
-waking a thousand waiting requests costs as many decisions as there are classes. The head is chosen fairly between tenants,
-by turns: where a request will run, and so how long it takes, is not known before it has a node.
+Requests that could run under the same conditions form a class. Only the first request of each class is tried again, so a thousand held
+requests cost as many decisions as there are classes. The first request is chosen fairly between tenants, by turns: how long a request
+takes is not known before it has a node.
 """
 
 from __future__ import annotations
@@ -62,41 +62,43 @@ class Holding:
         return request_id in self._class_of
 
     def add(self, request_id: RequestId, tenant: str, conditions: Hashable) -> int:
-        """Its position in its class, from 1."""
+        """Adds the request, and returns its position in its class from 1."""
         assert request_id not in self._class_of
-        line = self._classes.get(conditions)
-        if line is None:
-            line = self._classes[conditions] = FairOrder(self._shares)
+        order = self._classes.get(conditions)
+        if order is None:
+            order = self._classes[conditions] = FairOrder(self._shares)
         self._class_of[request_id] = conditions
-        return line.add(request_id, tenant)
+        return order.add(request_id, tenant)
 
     def remove(self, request_id: RequestId) -> None:
         conditions = self._class_of.pop(request_id, None)
         if conditions is None:
             return
-        line = self._classes[conditions]
-        line.remove(request_id)
-        if not line:
+        order = self._classes[conditions]
+        order.remove(request_id)
+        if not order:
             del self._classes[conditions]
 
     def move_to_front(self, request_id: RequestId) -> None:
         self._classes[self._class_of[request_id]].move_to_front(request_id)
 
     def served(self, tenant: str) -> None:
-        """One of its requests has found a place: its turn is used."""
+        """A request of this tenant has found a place: the tenant has used its turn."""
         self._shares.charge(tenant, TURN)
 
     def heads(self) -> list[tuple[Hashable, RequestId]]:
-        """Whose turn it is in each class, classes in the order of their heads' arrival here."""
-        return [(conditions, head) for conditions, line in self._classes.items() if (head := line.first()) is not None]
+        """The first request of each class, in the order in which the classes were created."""
+        return [
+            (conditions, head) for conditions, order in self._classes.items() if (head := order.first()) is not None
+        ]
 
     def head(self, conditions: Hashable) -> RequestId | None:
-        line = self._classes.get(conditions)
-        return line.first() if line is not None else None
+        order = self._classes.get(conditions)
+        return order.first() if order is not None else None
 
-    def lines(self) -> list[list[RequestId]]:
-        """Each class, in the order in which it will be tried."""
-        return [list(line.sequence(lambda _: TURN)) for line in self._classes.values()]
+    def sequences(self) -> list[list[RequestId]]:
+        """The requests of each class, in the order in which they will be tried."""
+        return [list(order.sequence(lambda _: TURN)) for order in self._classes.values()]
 
     def __iter__(self) -> Iterator[RequestId]:
         return iter(self._class_of)

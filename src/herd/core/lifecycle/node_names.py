@@ -1,8 +1,7 @@
-"""Which name a reporting node goes by when two claim the same one. Knows nothing of what they report.
+"""Assigns a unique name to each reporting node if two nodes claim the same id.
 
-A cloned disk image brings a cloned node id. A restart brings a new boot id under the same name, which is no clash:
-the old boot never reports again. Two machines that both report are told apart by their boots, and the second goes
-by `id-2`, stable for as long as it lives.
+A cloned disk image has a cloned node id. A restart has a new boot id with the same node id, which is no conflict: the old boot never
+reports again. Two machines that both report are distinguished by their boot ids, and the second one gets the name `id-2` until it stops.
 """
 
 from __future__ import annotations
@@ -12,10 +11,10 @@ from dataclasses import dataclass
 from herd.core.state.fleet import NodeId
 
 SILENT_AFTER_S = 15.0
-"""A name whose owner was silent this long is free."""
-TWINS_MAX = 64
+"""A name is free if its owner sent no heartbeat for this time."""
+SAME_ID_MAX = 64
 REPLACED_MAX = 1024
-"""Boots remembered as replaced."""
+"""Replaced boots that are remembered."""
 
 
 @dataclass(slots=True)
@@ -31,10 +30,10 @@ class NodeNames:
         self._replaced: dict[tuple[NodeId, str], None] = {}
 
     def assign(self, claimed: NodeId, boot_id: str, source_ip: str, at: float) -> NodeId:
-        """The name for this heartbeat's sender; the same sender gets the same name again."""
-        names = [claimed, *(NodeId(f"{claimed}-{n}") for n in range(2, TWINS_MAX))]
-        mine = next((name for name in names if self._owned_by(name, boot_id)), None)
-        name = mine or next((name for name in names if self._is_free(name, boot_id, source_ip, at)), names[-1])
+        """The name of the heartbeat's sender; the same sender always gets the same name."""
+        names = [claimed, *(NodeId(f"{claimed}-{n}") for n in range(2, SAME_ID_MAX))]
+        current = next((name for name in names if self._owned_by(name, boot_id)), None)
+        name = current or next((name for name in names if self._is_free(name, boot_id, source_ip, at)), names[-1])
         owner = self._owners.get(name)
         if owner is not None and owner.boot_id != boot_id:
             self._remember_replaced(name, owner.boot_id)
@@ -52,8 +51,8 @@ class NodeNames:
         owner = self._owners.get(name)
         if owner is None or at - owner.last_heartbeat_at > SILENT_AFTER_S:
             return True
-        # A restart on the same machine takes its name back at once. But a boot that was replaced and yet goes on
-        # reporting was no restart: two processes share that machine and that name.
+        # A restart on the same machine gets its name back at once. But a replaced boot that still reports was not
+        # restarted: two processes share this machine and this name.
         return owner.source_ip == source_ip and (name, boot_id) not in self._replaced
 
     def _remember_replaced(self, name: NodeId, boot_id: str) -> None:

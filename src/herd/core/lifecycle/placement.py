@@ -12,7 +12,7 @@ from herd.core.context.window_usage import chosen_tokens
 from herd.core.context.windows import cutting_window
 from herd.core.lifecycle.admission import hold_refusal
 from herd.core.lifecycle.dispatcher_parts import DispatcherParts, DispatcherSettings
-from herd.core.lifecycle.retries import first_byte_patience_s, has_budget, predicted_patience_s
+from herd.core.lifecycle.retries import first_byte_timeout_s, has_budget, predicted_timeout_s
 from herd.core.scheduling.substitutes import substitute
 from herd.core.state import refusals
 from herd.core.state.commands import Command, Dispatch, Hold, Record, Refuse
@@ -138,11 +138,11 @@ class Placement:
         if live.dispatched_at is None:
             live.dispatched_at = at
         if request.kind is not RequestKind.INFO:
-            queue = self._waiting.run(live, node.id, decision.model, at)
+            queue = self._waiting.start(live, node.id, decision.model, at)
             busy = self._waiting.queues.of_node(node.id)
             self._forecast.started(live, node, len(queue.in_flight), busy, at)
         cold_bytes = 0 if card.loaded is not None else card.size_bytes
-        live.late_at = at + self._patience_s(live, node, cold_bytes)
+        live.late_at = at + self._first_byte_timeout_s(live, node, cold_bytes)
         live.needs_budget = False
         if live.attempts > 1:
             self.retrying.add(request.id)
@@ -181,13 +181,13 @@ class Placement:
         budget = budget_tokens(request, card, self._settings.thinking)
         return options if budget is None else replace(options or EngineOptions(), output_tokens_max=budget)
 
-    def _patience_s(self, live: LiveRequest, node: Node, cold_bytes: int) -> float:
+    def _first_byte_timeout_s(self, live: LiveRequest, node: Node, cold_bytes: int) -> float:
         request, decision = live.request, live.decision
-        generous_s = first_byte_patience_s(self._settings.retries, request.stream, request.prompt_tokens, cold_bytes)
+        generous_s = first_byte_timeout_s(self._settings.retries, request.stream, request.prompt_tokens, cold_bytes)
         expected_s = decision.scored[0].expected_s if decision is not None else {}
         if not request.stream or not expected_s or not self._forecast.speeds.is_learned(node.id, live.model):
             return generous_s
-        return predicted_patience_s(generous_s, expected_s["load"] + expected_s["wait"], expected_s["prefill"])
+        return predicted_timeout_s(generous_s, expected_s["load"] + expected_s["wait"], expected_s["prefill"])
 
     def _hold(self, live: LiveRequest, trigger: Trigger, reason: str, out: list[Command]) -> None:
         live.move(trigger, RequestState.HELD)
@@ -197,7 +197,7 @@ class Placement:
 
     def refuse(self, live: LiveRequest, trigger: Trigger, at: float, refusal: Refusal, out: list[Command]) -> None:
         """A request that never ran counts as rejected; one that was tried has failed, before or after its first byte."""
-        out.append(Refuse(live.request.id, self._waiting.wait_estimate.timed(refusal, 0, at)))
+        out.append(Refuse(live.request.id, self._waiting.wait_estimate.with_retry_after(refusal, 0, at)))
         failure = live.attempt.failure if live.attempt is not None else None
         error = failure.description if failure is not None else refusal.message
         outcome = Outcome.FAILED if live.attempts else Outcome.REJECTED

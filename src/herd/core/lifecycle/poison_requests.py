@@ -1,4 +1,4 @@
-"""Requests that seem to break the nodes that they are sent to: remembered by fingerprint, for a while. Sees no request's text."""
+"""Remembers requests that seem to crash nodes, by a fingerprint, for ten minutes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from herd.bounded import BoundedDict
 
 BLOCKED_S = 600.0
 FINGERPRINTS_MAX = 256
-"""The oldest are forgotten when there are more."""
+"""Most fingerprints; the oldest are dropped first."""
 
 
 class PoisonRequests:
-    """A fingerprint is a hash of the body, salted per process; 0 stands for none."""
+    """A fingerprint is a hash of the body, salted for each process; 0 means none."""
 
     def __init__(self) -> None:
         self._until = BoundedDict[int, float](FINGERPRINTS_MAX)
@@ -19,7 +19,7 @@ class PoisonRequests:
         return len(self._until)
 
     def suspect(self, fingerprint: int, at: float) -> None:
-        """Two nodes broke off at it."""
+        """Two nodes closed the connection at this request."""
         if not fingerprint:
             return
         self._until[fingerprint] = at + BLOCKED_S

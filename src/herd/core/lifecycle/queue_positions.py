@@ -1,6 +1,6 @@
-"""Where each waiting request stands, what it waits for and how long that may take. Tells; moves nobody.
+"""Computes the position of each waiting request, what it waits for, and its expected wait.
 
-Computed for all at once, when somebody looks: a place depends on everybody before it.
+All positions are computed together, when they are displayed: each depends on the requests before it.
 """
 
 from __future__ import annotations
@@ -17,61 +17,61 @@ from herd.core.state.queues import Queue, Work
 from herd.core.state.request import RequestId
 
 REASONS_MAX = 16
-"""Nodes that are named with what keeps them from taking a request that waits."""
-OVERDUE_SHARE = 0.5
-"""What runs for longer than was expected is expected to go on for half as long as it has been running."""
+"""Most nodes that are listed with the reason why they cannot take a waiting request."""
+DISPLAYED_REMAINING_SHARE = 0.5
+"""A request that runs longer than expected is displayed as if it ran for another half of its age."""
 
 
 @dataclass(slots=True)
 class QueuePosition:
-    """`position` counts from 1 in the order in which turns come; `expected_wait_s` is None where nothing is known yet."""
+    """`position` counts from 1 in the order of turns; `expected_wait_s` is None while nothing is known."""
 
     position: int
     waits_for: str
     expected_wait_s: float | None = None
 
 
-def places(
+def compute_positions(
     live: Mapping[RequestId, LiveRequest], waiting: Waiting, fleet: Fleet, latencies: Latencies, at: float
 ) -> dict[RequestId, QueuePosition]:
-    """Everybody who waits, held or queued."""
+    """The positions of all waiting requests, held or queued."""
     found: dict[RequestId, QueuePosition] = {}
     for queue in waiting.queues:
         if queue.pending:
             node = fleet.node(queue.node_id)
             card = node.card(queue.model) if node is not None else None
             typical_s = latencies.p75_s(queue.node_id, queue.model)
-            found.update(_places_of(queue, card.engine.slots if card is not None else 0, typical_s, at))
-    for line in waiting.holding.lines():
-        found.update({one: QueuePosition(n, _reasons(live[one])) for n, one in enumerate(line, 1)})
+            found.update(_positions_in(queue, card.engine.slots if card is not None else 0, typical_s, at))
+    for held in waiting.holding.sequences():
+        found.update({one: QueuePosition(n, _reasons(live[one])) for n, one in enumerate(held, 1)})
     return found
 
 
-def _places_of(queue: Queue, slots: int, typical_s: float | None, at: float) -> dict[RequestId, QueuePosition]:
-    """Each waits until, of the slots that become free one after the other, it is its turn for one."""
+def _positions_in(queue: Queue, slots: int, typical_s: float | None, at: float) -> dict[RequestId, QueuePosition]:
+    """Each request waits until it is its turn for one of the slots, which become free one after the other."""
     order = queue.in_order()
-    places = {one: QueuePosition(n, f"a free slot on {queue.node_id}") for n, one in enumerate(order, 1)}
+    positions = {one: QueuePosition(n, f"a free slot on {queue.node_id}") for n, one in enumerate(order, 1)}
     running = [_left_s(work, typical_s, at) for work in queue.in_flight.values()]
     free_in_s = sorted(left_s for left_s in running if left_s is not None)
     if not slots or len(free_in_s) < len(running):
-        return places
+        return positions
     free_in_s += [0.0] * (slots - len(free_in_s))
     heapify(free_in_s)
     for one in order:
-        places[one].expected_wait_s = free_in_s[0]
-        takes_s = queue.pending[one].service_s or typical_s
-        if takes_s is None:
+        positions[one].expected_wait_s = free_in_s[0]
+        duration_s = queue.pending[one].service_s or typical_s
+        if duration_s is None:
             break
-        heapreplace(free_in_s, free_in_s[0] + takes_s)
-    return places
+        heapreplace(free_in_s, free_in_s[0] + duration_s)
+    return positions
 
 
 def _left_s(work: Work, typical_s: float | None, at: float) -> float | None:
-    """None where neither the policy nor the past says how long it takes."""
+    """Expected remaining seconds; None if neither the policy nor earlier requests give an estimate."""
     if not work.service_s and typical_s is None:
         return None
     end_at = work.end_at if work.service_s else work.started_at + (typical_s or 0.0)
-    return end_at - at if end_at > at else OVERDUE_SHARE * (at - work.started_at)
+    return end_at - at if end_at > at else DISPLAYED_REMAINING_SHARE * (at - work.started_at)
 
 
 def _reasons(live: LiveRequest) -> str:

@@ -1,4 +1,4 @@
-"""Whether a failed attempt may be followed by another. Knows nothing of which node that would be."""
+"""Decides whether another attempt may follow a failed one, and how long an attempt may take before its first byte."""
 
 from __future__ import annotations
 
@@ -46,33 +46,33 @@ class RetrySettings:
 
 
 SLOW_PREFILL_TOKENS_PER_S = 20.0
-"""A prompt speed that even an old processor reaches; only used to be patient enough."""
+"""A prompt speed that even an old processor reaches; used only for timeouts."""
 SLOW_LOAD_BYTES_PER_S = 50_000_000.0
-"""A load speed that even a spinning disk reaches."""
+"""A load speed that even a hard disk reaches; used only for timeouts."""
 
 
-def first_byte_patience_s(settings: RetrySettings, stream: bool, prompt_tokens: int, load_bytes: int) -> float:
-    """How long a node may take before its first byte: generous, since a dead node is noticed by other means too."""
+def first_byte_timeout_s(settings: RetrySettings, stream: bool, prompt_tokens: int, load_bytes: int) -> float:
+    """Timeout for the first byte: long, because a dead node is also noticed by missing heartbeats."""
     if not stream:
         return settings.whole_answer_s
     return settings.first_byte_s + prompt_tokens / SLOW_PREFILL_TOKENS_PER_S + load_bytes / SLOW_LOAD_BYTES_PER_S
 
 
 CRASHES_MAX = 2
-"""A request at which two different nodes broke off is not tried on a third: it may be what breaks them."""
+"""A request at which two different nodes closed the connection is not sent to a third: it may crash them."""
 
 _CRASHES = (FailureKind.RESET, FailureKind.CLOSED)
 
 
 def is_crash(failure: Failure) -> bool:
-    """Whether the node broke off before it had said anything."""
+    """Whether the node closed the connection before a first byte."""
     return failure.kind in _CRASHES and not failure.bytes_forwarded
 
 
 def may_retry(settings: RetrySettings, failure: Failure, strikes: int) -> bool:
-    """Only while nothing was forwarded or the rest can be written elsewhere, and only so often.
+    """Whether nothing was forwarded or another node can continue, and the number of retries is not used up.
 
-    A refused connection costs nothing and is no strike.
+    A refused connection costs nothing and does not count as a strike.
     """
     if failure.bytes_forwarded and not failure.continuation_kinds:
         return False
@@ -85,23 +85,22 @@ _LOST = (FailureKind.CONNECT, FailureKind.RESET, FailureKind.CLOSED, FailureKind
 def needs_budget(failure: Failure, attempts: int) -> bool:
     """Whether the next attempt counts against the budget.
 
-    A budget keeps retries from turning a slow fleet into a dead one. The first move of a request whose node is gone does not
-    do that: what ran there runs elsewhere, behind that node's slots like everybody else. Whatever fails a second time, or
-    on a node that lives, does.
+    The budget prevents retries from overloading a slow fleet. The first retry after a lost node does not count: the request only moves to
+    another node and waits for a slot there like any other. A second failure, or a failure on a node that is online, counts.
     """
     return attempts > 1 or failure.kind not in _LOST
 
 
 def has_budget(settings: RetrySettings, retrying: int, running: int) -> bool:
-    """Whether one more repeated attempt may run beside those that do."""
+    """Whether one more retry may run beside the running ones."""
     return retrying < max(settings.budget_min, int(settings.budget_share * running))
 
 
-FIRST_BYTE_MIN_S = 30.0
+FIRST_BYTE_TIMEOUT_MIN_S = 30.0
 PREDICTION_FACTOR = 3.0
 
 
-def predicted_patience_s(generous_s: float, load_s: float, prefill_s: float) -> float:
-    """How long a node whose speed is known may take before its first byte: three times what is expected, at least half a
-    minute, never more than an unknown one may."""
-    return min(generous_s, max(FIRST_BYTE_MIN_S, PREDICTION_FACTOR * (load_s + prefill_s)))
+def predicted_timeout_s(generous_s: float, load_s: float, prefill_s: float) -> float:
+    """Timeout for the first byte of a node with known speed: three times the expected time, at least 30 s, and at most the timeout
+    of a node with unknown speed."""
+    return min(generous_s, max(FIRST_BYTE_TIMEOUT_MIN_S, PREDICTION_FACTOR * (load_s + prefill_s)))

@@ -1,6 +1,6 @@
-"""How soon the waiting gets shorter: the pace at which requests have started while others waited. Predicts no single request.
+"""Estimates the wait of the last queued request, from the rate at which requests start while others wait.
 
-By Little's law those who wait, times the seconds between two starts, is how long the last of them will wait.
+By Little's law the wait is the number of waiting requests times the seconds between two starts.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from herd.errors import Refusal
 NEWEST_SHARE = 0.1
 """Weight of the newest gap in the mean: about the last twenty starts count."""
 UNKNOWN_S = 5.0
-"""What is told while no start has been seen."""
-LEAST_S = 1.0
-MOST_S = 60.0
-COME_BACK = (429, 503, 504)
-"""Refusals after which trying again makes sense."""
+"""The estimate before the first start."""
+MIN_S = 1.0
+MAX_S = 60.0
+RETRYABLE_STATUSES = (429, 503, 504)
+"""Refusals with a Retry-After."""
 
 
 class WaitEstimate:
@@ -27,7 +27,7 @@ class WaitEstimate:
         self._last_at: float | None = None
 
     def started(self, at: float, is_contended: bool) -> None:
-        """A request started at `at`, while others waited or not."""
+        """A request started at `at`; `is_contended`: others were waiting."""
         if not is_contended:
             self._last_at = None
             return
@@ -37,15 +37,15 @@ class WaitEstimate:
         self._last_at = at
 
     def wait_s(self, ahead: int, at: float) -> float:
-        """How long it will be until `ahead` requests have started. Nothing starting for long makes it longer."""
+        """Seconds until `ahead` requests have started; longer if none has started for a while."""
         if self._gap_s is None:
             return UNKNOWN_S
         stalled_s = at - self._last_at if self._last_at is not None else 0.0
-        return min(max(ahead * max(self._gap_s, stalled_s / max(1, ahead)), LEAST_S), MOST_S)
+        return min(max(ahead * max(self._gap_s, stalled_s / max(1, ahead)), MIN_S), MAX_S)
 
-    def timed(self, refusal: Refusal, ahead: int, at: float) -> Refusal:
-        """The refusal with the time after which it may be worth to come again, where that makes sense."""
-        if refusal.status not in COME_BACK:
+    def with_retry_after(self, refusal: Refusal, ahead: int, at: float) -> Refusal:
+        """The refusal with the seconds after which a retry makes sense, if its status is retryable."""
+        if refusal.status not in RETRYABLE_STATUSES:
             return refusal
         wait_s = self.wait_s(ahead, at) if ahead or refusal.retry_after_s is None else 0.0
         return replace(refusal, retry_after_s=max(wait_s, refusal.retry_after_s or 0.0))

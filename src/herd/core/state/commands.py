@@ -1,7 +1,7 @@
-"""Everything the core may ask for, in the imperative. Data only; the driver performs it.
+"""Defines all commands of the core to the driver, in the imperative.
 
-`Dispatch`, `Refuse` and `Abort` go to the run of one request (the relay that holds its client connection),
-`Hold` may be shown to a waiting client, `Record` goes to the store.
+`Dispatch`, `Refuse` and `Abort` go to the relay that holds the client connection of the request. `Hold` may be shown to a waiting client,
+and `Record` goes to the store.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from herd.core.state.request import Attempt, Counters, Outcome, Request, Request
 from herd.errors import Refusal
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Dispatch:
-    """Send the request to this node now. `card.engine.url` is where, `card.name` how that engine spells the model."""
+    """Send the request to this node now, to `card.engine.url`; `card.name` is the model's name as that engine spells it."""
 
     request_id: RequestId
     attempt: int
@@ -27,14 +27,14 @@ class Dispatch:
     score: float
     retries: int
     fallback: ModelName | None
-    """The model that answers in the place of the one asked for, or None."""
+    """The model that answers instead of the requested one, or None."""
     options: EngineOptions | None = None
-    """What is said of the window; None where the request goes as it is."""
+    """Engine options to set in the request; None: the request is sent unchanged."""
 
 
 @dataclass(slots=True)
 class Hold:
-    """The request waits: `position` counts from 1 among those waiting for the same thing, `reason` is a sentence."""
+    """The request waits. `position` counts from 1 among requests that wait for the same; `reason` is a sentence."""
 
     request_id: RequestId
     position: int
@@ -43,7 +43,7 @@ class Hold:
 
 @dataclass(slots=True)
 class Refuse:
-    """Tell the client no. Its request has ended; a `Record` follows."""
+    """Answer the client with an error. The request has ended; a `Record` follows."""
 
     request_id: RequestId
     refusal: Refusal
@@ -51,10 +51,10 @@ class Refuse:
 
 @dataclass(slots=True)
 class Abort:
-    """Close the upstream connection of this attempt, at once; nobody wants the rest.
+    """Close the upstream connection of this attempt at once.
 
-    With `refusal` the client is still there: end its stream with the dialect's error frame, or answer with it
-    if nothing was forwarded yet. Without, the client is gone.
+    With `refusal` the client is still connected: end its stream with the dialect's error frame, or answer with the error if
+    nothing was forwarded yet. Without `refusal` the client has left.
     """
 
     request_id: RequestId
@@ -64,16 +64,16 @@ class Abort:
 
 @dataclass(slots=True)
 class LoadModel:
-    """Have this node load the model, though nobody was sent there yet; nothing follows if it does not."""
+    """Load the model on this node in advance. A failure has no consequences."""
 
     node_id: NodeId
     model: ModelName
     card: ModelInfo
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Record:
-    """One row for the store. Exactly one with `outcome` other than RETRIED per admitted request."""
+    """Store one trace row. Each admitted request has exactly one row with an outcome other than RETRIED."""
 
     at: float
     request: Request
@@ -88,14 +88,14 @@ class Record:
     excluded: tuple[NodeId, ...] = ()
     error: str = ""
     first_byte_at: float | None = None
-    """When the client was sent its first byte, by whichever attempt."""
+    """When the first byte was sent to the client, from any attempt."""
     held_s: float = 0.0
-    """How long it waited before the first dispatch (or its end)."""
+    """How long the request waited before its first dispatch, or before its end."""
 
 
 @dataclass(slots=True)
 class Alarm:
-    """Something is so that should never be: a bug of ours. To be logged and counted; in a test a failure."""
+    """An internal invariant is violated, which is a bug. The driver logs and counts it; in a test it is a failure."""
 
     message: str
 

@@ -1,4 +1,4 @@
-"""What the coordinator tells an engine beside the client's request: the context window, the token limit, runner options."""
+"""Defines the engine options that the coordinator sets in a request: context window, token limit, runner options."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """What is said to the engine beside the request. `window_tokens` None: no window; `drops_options`: without the client's runner options."""
+    """`window_tokens`: the context window to set, None for none. `drops_options`: remove the client's runner options."""
 
     window_tokens: int | None = None
     drops_options: bool = False
     forbids_cutting: bool = False
     may_enlarge: bool = False
-    """Whether a prompt that is found too long may be asked again with a larger window."""
+    """Whether a prompt that the engine rejects as too long may be retried with a larger context window."""
     output_tokens_max: int | None = None
-    """How much may be written, where that is not what the client said: thoughts count too."""
+    """The output token limit that replaces the client's limit; reasoning tokens count too."""
     warning: str = ""
-    """What the client is told of a reload that its options cause, where that is let happen."""
+    """A warning for the client that its options may reload the model."""
 
     @property
-    def is_silent(self) -> bool:
-        """Whether nothing of the request changes, so that bytes can pass in any dialect."""
+    def changes_nothing(self) -> bool:
+        """Whether the request stays unchanged, so that its bytes can be passed through in any dialect."""
         return (
             self.window_tokens is None
             and self.output_tokens_max is None

@@ -1,4 +1,4 @@
-"""Everything that can happen to the coordinator, in the past tense. Data only.
+"""Defines all events that the core handles, in the past tense.
 
 `at` is the driver's monotonic clock in seconds. Events are fed to `Dispatcher.handle` one at a time.
 """
@@ -25,12 +25,12 @@ class ClientLeft:
     request_id: RequestId
     bytes_forwarded: int = 0
     counters: Counters | None = None
-    """What it was told until then, as far as that can be counted."""
+    """What was forwarded until then, as far as it could be counted."""
 
 
 @dataclass(slots=True)
 class FirstByte:
-    """The first body byte of the answer is about to be forwarded; from here on no other node may answer."""
+    """The first body byte of the answer is about to be forwarded; after it no other node may start a new answer."""
 
     at: float
     request_id: RequestId
@@ -39,7 +39,10 @@ class FirstByte:
 
 @dataclass(slots=True)
 class AttemptFinished:
-    """The node answered whole: terminator seen. Without a FirstByte before it, it was forwarded whole. `status` is what the client was sent (4xx answers are passed through)."""
+    """The response of the node is complete.
+
+    Without a `FirstByte` before it, the response was forwarded at once. `status` is the status sent to the client (4xx is passed through).
+    """
 
     at: float
     request_id: RequestId
@@ -74,7 +77,7 @@ class NodeLeft:
 
 @dataclass(slots=True)
 class LatencyRestored:
-    """A past observation read from the store at start, so that a restart does not forget what was learnt."""
+    """A stored latency was read at the start, so that learned latencies survive a restart."""
 
     at: float
     node_id: NodeId
@@ -84,14 +87,14 @@ class LatencyRestored:
 
 @dataclass(slots=True)
 class DrainStarted:
-    """The coordinator is asked to end: nothing new is admitted, what runs may finish."""
+    """The coordinator shuts down: new requests are refused, running requests may finish."""
 
     at: float
 
 
 @dataclass(slots=True)
 class Ticked:
-    """A moment the core asked for through `next_wakeup()` has come."""
+    """The time that `next_wakeup()` returned has come."""
 
     at: float
 

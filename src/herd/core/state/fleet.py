@@ -1,8 +1,8 @@
-"""What we believe of every node: who is there, what it has on disk and in memory. Decides nothing.
+"""Defines the state of the fleet: every node with its newest report, and the models it has on disk and in memory.
 
-Read this file first. A `Report` is what one heartbeat said and is replaced whole, never changed, so whoever
-holds one holds a snapshot. A `Node` is our running belief: the newest report and what we learned since.
-Sizes are bytes, times are seconds on the caller's monotonic clock, windows are tokens.
+Read this file first. A `Report` is the content of one heartbeat. It is replaced and never changed, so a reference to it is a snapshot. A
+`Node` has the newest report and what the coordinator has observed since. Sizes are bytes, times are seconds on the caller's monotonic
+clock, context windows are tokens.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ NodeId = NewType("NodeId", str)
 ModelName = NewType("ModelName", str)
 
 GB = 1_000_000_000
-"""Where a person reads gigabytes, they are decimal: what a disk's box and Ollama's `ollama list` say."""
+"""Gigabytes in texts are decimal, as in `ollama list`."""
 
 WARM_FOR_S = 1800.0
-"""An unloaded model is probably still in the page cache for this long (compatibility: "unloaded within 30 min")."""
+"""How long an unloaded model is probably still in the page cache (compatibility: "unloaded within 30 min")."""
 
-NAMES_REMEMBERED_MAX = 1024
-"""Spellings of models whose key is remembered: it is asked for several times in every request."""
+NAMES_CACHED_MAX = 1024
+"""Model names whose canonical form is cached: every request needs it several times."""
 
-LOADING_DOUBT_S = 30.0
-"""A load that is so much overdue without any heartbeat showing it has probably failed."""
+LOAD_OVERDUE_S = 30.0
+"""A load has probably failed if no heartbeat shows it this long after its expected end."""
 
 
-@lru_cache(NAMES_REMEMBERED_MAX)
+@lru_cache(NAMES_CACHED_MAX)
 def canonical(name: str) -> ModelName:
-    """The one key of a model: `m` and `m:latest` are the same, and case does not matter (Ollama's own rule)."""
+    """The canonical name of a model: `m` is `m:latest`, and case does not matter (Ollama's rule)."""
     tail = name.rpartition("/")[2]
     return ModelName((name if ":" in tail else name + ":latest").lower())
 
 
 class Pressure(Enum):
-    """How short of memory the operating system says it is."""
+    """Memory pressure as reported by the operating system."""
 
     NORMAL = "normal"
     WARN = "warn"
@@ -46,7 +46,7 @@ class Pressure(Enum):
 
 
 class Liveness(Enum):
-    """What silence or failure makes of a node. Only ONLINE and DEGRADED are routable."""
+    """Whether a node sends heartbeats. Only ONLINE and DEGRADED nodes get requests."""
 
     ONLINE = "online"
     DEGRADED = "degraded"
@@ -78,8 +78,8 @@ NO_ABILITIES = EngineAbilities()
 class EngineEndpoint:
     """One inference server of a node, as the coordinator reaches it.
 
-    `kind` names a file in `engines/`; `url` is "http://host:port" without a path; `slots` is how many requests
-    the engine really runs at the same time per model (Ollama: OLLAMA_NUM_PARALLEL, default 1).
+    `kind` is the name of a file in `engines/`; `url` is "http://host:port" without a path; `slots` is the number of requests that the
+    engine runs at the same time for each model (Ollama: OLLAMA_NUM_PARALLEL, default 1).
     """
 
     kind: str
@@ -88,29 +88,29 @@ class EngineEndpoint:
     slots: int = 1
     models_max: int | None = None
     library_url: str = ""
-    """Where its agent shares its models with the fleet; empty where it does not."""
+    """URL at which the agent shares the models with the fleet; empty if it does not."""
     abilities: EngineAbilities = field(default=NO_ABILITIES, compare=False)
     """Follows from `kind`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model in memory: what it occupies and the window one request may use."""
+    """A model in memory: its size there, and the context window of one request."""
 
     size_bytes: int
     window_tokens: int | None = None
     vram_bytes: int | None = None
     context_explicit: bool | None = None
-    """Whether somebody chose this window, as against the engine itself; None where nobody tells."""
+    """Whether the window was set explicitly and not chosen by the engine; None if unknown."""
     expires_at: str = ""
-    """When the engine will unload it, as the engine said it (RFC 3339); empty where it did not say."""
+    """When the engine will unload the model, in the engine's notation (RFC 3339); empty if unknown."""
     is_other_name: bool = False
-    """It is there under another name of the same file, which is where its memory is counted."""
+    """The model is loaded under another name of the same file; its memory is counted there."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """One model on one node: what is on disk, and `loaded` when it is in memory too.
+    """One model on one node: the file on disk, and `loaded` if it is in memory too.
 
     `name` is spelled as the node's engine spells it; the key in `Report.models` is canonical.
     """
@@ -161,7 +161,7 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What the owner lends us now, learnt by the agent (168 slots a week); absent on nodes that do not learn.
+    """What the owner makes available to the fleet now, learned by the agent for 168 hours of the week; absent on other nodes.
 
     `ceiling_bytes` is the memory models may take, `score` 0..1, `trend` is "rising", "stable" or "falling".
     """
@@ -176,12 +176,12 @@ class Capacity:
     learning_confidence: float = 0.0
     days_observed: int = 0
     week: tuple[float | None, ...] | None = None
-    """What was learnt of each hour of the week, 0..1, from Monday 0:00 in the node's own time; None for an hour never seen."""
+    """Learned availability of each hour of the week, 0 to 1, from Monday 0:00 in the node's local time; None: not observed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one heartbeat said of a node. Replaced, never changed."""
+    """The content of one heartbeat of a node. It is replaced and never changed."""
 
     node_id: NodeId
     boot_id: str
@@ -205,11 +205,11 @@ class Report:
     capacity: Capacity | None = None
     connection_failures: int = 0
     clock_s: float | None = field(default=None, compare=False)
-    """What its own clock said as it was sent, unix seconds."""
+    """The node's clock when the heartbeat was sent, in Unix seconds."""
 
     @property
     def memory_ceiling_bytes(self) -> int:
-        """What models may fill: graphics memory where there is some, else main memory, never above the lent ceiling."""
+        """Memory for models: graphics memory if there is any, else main memory; at most the owner's ceiling."""
         physical = self.gpu_memory_bytes or self.memory.total_bytes
         return min(physical, self.capacity.ceiling_bytes) if self.capacity else physical
 
@@ -219,7 +219,7 @@ class Report:
 
     @property
     def memory_used_bytes(self) -> int:
-        """What is taken of that ceiling's memory now."""
+        """Used memory of the same kind."""
         if self.gpus:
             return sum(gpu.memory_used_bytes for gpu in self.gpus)
         return self.memory.used_bytes
@@ -227,7 +227,7 @@ class Report:
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """Our belief of one node. Hot: slots, not frozen, compared by identity."""
+    """The state of one node. Used in every decision: with slots, not frozen, compared by identity."""
 
     id: NodeId
     report: Report
@@ -237,27 +237,27 @@ class Node:
     unreachable_until: float = 0.0
     connect_failures: int = 0
     refused_at: float = -math.inf
-    """When it last refused a connection."""
+    """When the node last refused a connection."""
     unauthorized_until: float = 0.0
-    """It does not know our key: until then it is not asked again."""
+    """The engine rejected the coordinator's key: no request is sent until then."""
     returned_at: float = -math.inf
-    """When it was last heard after having been silent for so long that it counted as gone."""
+    """When its heartbeats last returned after it had counted as offline."""
     returns: int = 0
-    """How often it has returned of late; more than once is flapping."""
+    """How often it has returned within a few minutes; more than once is flapping."""
     heartbeats_since_return: int = 0
     untrusted_until: float = 0.0
-    """A node that flaps is not trusted before this, nor before three heartbeats in a row."""
+    """A flapping node gets no requests before this time, nor before three heartbeats in a row."""
     room_bytes: int = 0
-    """Memory that nothing occupies, of what models may fill: by the newest report."""
+    """Free memory for models, by the newest report."""
     loaded: dict[ModelName, Loaded] = field(default_factory=dict)
-    """What the newest report says is in memory; kept apart because every decision reads it."""
+    """Loaded models by the newest report; stored separately because every decision reads them."""
     loaded_until: dict[ModelName, float] = field(default_factory=dict)
     loading_until: dict[ModelName, float] = field(default_factory=dict)
-    """Models that we caused to be loaded, and when that should be done; no heartbeat has confirmed them yet."""
+    """Models that this coordinator lets the node load, with the expected end; not confirmed by a heartbeat yet."""
     learned_at: float = -1.0
-    """When an answer of this node last taught us something."""
+    """When something was last learned from an answer of this node."""
     starts: int = 0
-    """Attempts ever started here: tells whether anybody else came while one ran."""
+    """Number of attempts started here: shows whether others started while one ran."""
 
     def card(self, model: ModelName) -> ModelInfo | None:
         return self.report.models.get(model)
@@ -267,7 +267,7 @@ class Node:
 
 
 def _with_other_names(report: Report) -> Report:
-    """With every name of a file that is in memory: engines tell only the one that was last used, and have one runner for all of them."""
+    """Marks every name of a loaded file as loaded: engines report only the name used last, and have one runner for all names."""
     there = {
         (card.engine.url, card.digest): card.loaded
         for card in report.models.values()
@@ -282,12 +282,12 @@ def _with_other_names(report: Report) -> Report:
 
 
 class Fleet:
-    """All nodes, and which of them have which model, so that a decision's cost follows its candidates."""
+    """All nodes, with an index by model, so that the cost of a decision depends on the number of its candidates."""
 
     def __init__(self) -> None:
         self.nodes: dict[NodeId, Node] = {}
         self.version = 0
-        """Grows with every change of belief; answers made from memory are cached against it."""
+        """Increases with every change; cached answers depend on it."""
         self._by_model: dict[ModelName, dict[NodeId, Node]] = {}
 
     def __iter__(self) -> Iterator[Node]:
@@ -297,7 +297,7 @@ class Fleet:
         return self.nodes.get(node_id)
 
     def with_model(self, model: ModelName) -> Collection[Node]:
-        """Every node that said it has the model, in the order in which they first said so."""
+        """All nodes that report the model, in the order in which they first reported it."""
         return self._by_model.get(model, {}).values()
 
     def knows(self, model: ModelName) -> bool:
@@ -308,7 +308,7 @@ class Fleet:
         return sorted(name for name, nodes in self._by_model.items() if nodes)
 
     def apply_heartbeat(self, report: Report, at: float) -> Node:
-        """Takes a heartbeat in: replaces the report, keeps the index of models, remembers what was unloaded."""
+        """Replaces the node's report, and updates the index and the unloaded models."""
         report = _with_other_names(report)
         node = self.nodes.get(report.node_id)
         self.version += 1
@@ -326,7 +326,7 @@ class Fleet:
         return node
 
     def drop_model(self, node: Node, model: ModelName) -> None:
-        """The node was asked and did not have it after all; the next heartbeat says what is true."""
+        """Removes a model that the node did not have when requested; the next heartbeat may list it again."""
         nodes = self._by_model.get(model, {})
         if nodes.pop(node.id, None) is not None:
             self.version += 1
@@ -360,5 +360,5 @@ class Fleet:
                 node.loading_until.pop(model, None)
         for model in [m for m, since in node.loaded_until.items() if at - since > WARM_FOR_S]:
             del node.loaded_until[model]
-        for model in [m for m, until in node.loading_until.items() if at - until > LOADING_DOUBT_S]:
+        for model in [m for m, until in node.loading_until.items() if at - until > LOAD_OVERDUE_S]:
             del node.loading_until[model]

@@ -1,4 +1,4 @@
-"""What was learnt, as plain values for a store that outlives the process. Learns nothing and knows no database."""
+"""Defines learned values for the store, and the list of values that changed since they were stored."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 CHANGES_MAX = 16_384
-"""Changes remembered until somebody fetches them; the oldest go first. More than all that can be learnt of real fleets."""
+"""Most changes that wait to be stored; the oldest are dropped first. Real fleets have fewer."""
 TAKEN_MAX = 1_024
-"""Changes told at once: one or two milliseconds of a loop that has others to serve."""
+"""Most changes returned at once: one or two milliseconds of the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
 class LearnedValue:
-    """One belief. `kind` says whose, `subject` is a node or an app (empty: none), `model` a model (empty: all of them); what the
-    numbers are is for the kind to say."""
+    """One learned value. `subject` is a node or an app (empty: none), `model` a model (empty: all). The meaning of the numbers
+    depends on `kind`."""
 
     kind: str
     subject: str
@@ -24,7 +24,7 @@ class LearnedValue:
     numbers: Mapping[str, float]
 
     def number(self, name: str, low: float, high: float) -> float | None:
-        """None where it is absent, no number, or outside of what it can be."""
+        """The number; None if it is absent, not finite, or out of range."""
         value = self.numbers.get(name)
         if value is None or not math.isfinite(value) or not low <= value <= high:
             return None
@@ -32,7 +32,7 @@ class LearnedValue:
 
 
 class Changes:
-    """Which beliefs have changed since they were last written down."""
+    """The learned values that changed since they were last stored."""
 
     def __init__(self) -> None:
         self._keys: OrderedDict[tuple[str, str, str], None] = OrderedDict()
@@ -43,5 +43,5 @@ class Changes:
             self._keys.popitem(last=False)
 
     def take(self) -> list[tuple[str, str, str]]:
-        """The earliest noted, at most TAKEN_MAX of them, which are told only once."""
+        """Removes and returns the oldest changes, at most TAKEN_MAX."""
         return [self._keys.popitem(last=False)[0] for _ in range(min(TAKEN_MAX, len(self._keys)))]

@@ -1,4 +1,4 @@
-"""Who is there and who may be trusted: silence, refused connections, models that keep failing. Chooses nobody."""
+"""Tracks which nodes are online and which may be used: missing heartbeats, refused connections, repeated failures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from herd.core.state.fleet import Fleet, Liveness, ModelName, Node, NodeId
 from herd.core.state.request import Failure, FailureKind
 
 PAIRS_MAX = 4096
-"""Pairs of node and model whose failures are remembered; the oldest go first."""
+"""Pairs of node and model whose failures are stored; the oldest are dropped first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,68 +45,68 @@ class LivenessSettings:
     )
 
 
-FLAPS_FORGIVEN = 1
-"""A node that slept or was restarted once serves at once; one that goes again within five minutes is flapping."""
+RETURNS_ALLOWED = 1
+"""A node that returns once gets requests at once; a node that returns again within five minutes is flapping."""
 FLAP_WINDOW_S = 300.0
 HEARTBEATS_TO_TRUST = 3
 TRIAL_S = 10.0
 TRIAL_MAX_S = 300.0
 PROBE_S = 30.0
-"""While one request tries whether a quarantined model answers again, nobody else is sent there; at most so long."""
+"""Longest time for which one request tests a quarantined model while no other request is sent there."""
 UNAUTHORIZED_S = 60.0
 BUSY_MAX_S = 60.0
-"""No engine's wish to be left alone is honoured for longer."""
+"""Longest pause that an engine may request with Retry-After."""
 UNREACHABLE_S = 1.0
 UNREACHABLE_MAX_S = 30.0
 QUARANTINE_MAX_S = 300.0
 FAILURE_WINDOW_S = 60.0
 PAUSE_GAP_S = 5.0
-"""If the coordinator itself slept this long, silence says nothing about the nodes."""
+"""If the coordinator's process was paused this long, missing heartbeats say nothing about the nodes."""
 
 
 @dataclass(slots=True)
-class _Record:
+class _Failures:
     failed_at: list[float] = field(default_factory=list)
     until: float = 0.0
-    halves: int = 0
-    spells: int = 0
+    half_failures: int = 0
+    quarantines: int = 0
 
 
 class LivenessTracker:
-    """Keeps `Node.liveness`, `Node.unreachable_until` and the quarantine of (node, model) up to date."""
+    """Updates `Node.liveness`, `Node.unreachable_until` and the quarantine of pairs of node and model."""
 
     def __init__(self, settings: LivenessSettings) -> None:
         self.settings = settings
-        self._records = BoundedDict[tuple[NodeId, ModelName], _Record](PAIRS_MAX)
+        self._records = BoundedDict[tuple[NodeId, ModelName], _Failures](PAIRS_MAX)
 
     def apply_heartbeat(self, node: Node, at: float) -> None:
-        """A heartbeat. After an absence the node is taken back, more slowly each time within a few minutes."""
+        """Marks the node as online. After an absence it gets requests again, later each time within a few minutes."""
         if node.liveness is Liveness.OFFLINE:
             is_flapping = at - node.returned_at < FLAP_WINDOW_S
             node.returns = node.returns + 1 if is_flapping else 1
             node.returned_at, node.heartbeats_since_return = at, 0
-            if node.returns > FLAPS_FORGIVEN:
-                node.untrusted_until = at + min(TRIAL_MAX_S, TRIAL_S * 2.0 ** (node.returns - FLAPS_FORGIVEN - 1))
+            if node.returns > RETURNS_ALLOWED:
+                node.untrusted_until = at + min(TRIAL_MAX_S, TRIAL_S * 2.0 ** (node.returns - RETURNS_ALLOWED - 1))
         node.heartbeats_since_return += 1
         node.liveness = Liveness.ONLINE
 
     def tries(self, node: Node, model: ModelName, at: float) -> None:
-        """A request is sent there. If the model was in quarantine this is the one that finds out: others wait for it."""
+        """A request is sent there. After a quarantine it is the test request, and others wait for its result."""
         record = self._records.get((node.id, model)) if self._records else None
-        if record is not None and record.spells and record.until <= at:
+        if record is not None and record.quarantines and record.until <= at:
             record.until = at + PROBE_S
 
     def reduce_penalty(self, node_id: NodeId, model: ModelName) -> None:
-        """The last failure was probably the request's: it counts for half, so two of them make one."""
+        """Halves the weight of the last failure, which the request probably caused: two of them count as one."""
         record = self._records.get((node_id, model))
         if record is None or not record.failed_at:
             return
-        record.halves += 1
-        if record.halves % 2:
+        record.half_failures += 1
+        if record.half_failures % 2:
             record.failed_at.pop()
 
     def restarted(self, node: Node) -> None:
-        """A new boot starts with a clean slate."""
+        """Clears all failures of a node that has restarted."""
         node.unreachable_until, node.connect_failures, node.unauthorized_until = 0.0, 0, 0.0
         for pair in [p for p in self._records if p[0] == node.id]:
             del self._records[pair]
@@ -124,20 +124,20 @@ class LivenessTracker:
             self._records.pop((node.id, model), None)
 
     def failed(self, node: Node, model: ModelName, failure: Failure, at: float) -> None:
-        """A refused connection speaks against the node, anything else against this model on it."""
+        """Counts a refused connection against the node, and any other failure against this model on the node."""
         if failure.kind is FailureKind.BUSY and failure.retry_after_s:
-            self._left_alone(node.id, model, at + min(failure.retry_after_s, BUSY_MAX_S))
+            self._pause(node.id, model, at + min(failure.retry_after_s, BUSY_MAX_S))
         if not failure.is_nodes_fault:
             return
         if failure.kind is FailureKind.CONNECT:
-            self._refused(node, at)
+            self._count_refused_connection(node, at)
         elif failure.kind is FailureKind.UNAUTHORIZED:
             node.unauthorized_until = at + UNAUTHORIZED_S
         else:
-            self._count(node.id, model, at)
+            self._count_failure(node.id, model, at)
 
     def sweep(self, fleet: Fleet, at: float) -> list[Node]:
-        """Nodes that have just gone offline. Forgets those that stayed away for long."""
+        """Returns the nodes that have just gone offline, and removes nodes that were away for long."""
         gone: list[Node] = []
         for node in list(fleet):
             silent_s = at - node.last_heartbeat_at
@@ -152,29 +152,29 @@ class LivenessTracker:
         return gone
 
     def process_was_paused(self, fleet: Fleet, gap_s: float) -> None:
-        """The coordinator was stopped for `gap_s`: that is not the nodes' silence."""
+        """The coordinator's process was paused for `gap_s`: that time does not count as missing heartbeats."""
         for node in fleet:
             node.last_heartbeat_at += gap_s
 
     @staticmethod
-    def _refused(node: Node, at: float) -> None:
+    def _count_refused_connection(node: Node, at: float) -> None:
         node.connect_failures += 1
         node.refused_at = at
         pause_s = min(UNREACHABLE_MAX_S, UNREACHABLE_S * 2.0 ** (node.connect_failures - 1))
         node.unreachable_until = at + pause_s
 
-    def _left_alone(self, node_id: NodeId, model: ModelName, until: float) -> None:
+    def _pause(self, node_id: NodeId, model: ModelName, until: float) -> None:
         record = self._record(node_id, model)
         record.until = max(record.until, until)
 
-    def _record(self, node_id: NodeId, model: ModelName) -> _Record:
-        return self._records.setdefault((node_id, model), _Record())
+    def _record(self, node_id: NodeId, model: ModelName) -> _Failures:
+        return self._records.setdefault((node_id, model), _Failures())
 
-    def _count(self, node_id: NodeId, model: ModelName, at: float) -> None:
+    def _count_failure(self, node_id: NodeId, model: ModelName, at: float) -> None:
         record = self._record(node_id, model)
         record.failed_at = [t for t in record.failed_at if at - t < FAILURE_WINDOW_S] + [at]
-        # After a first quarantine one more failure is enough: it was let back on trial.
-        if len(record.failed_at) >= self.settings.failures_max or record.spells:
-            record.until = at + min(QUARANTINE_MAX_S, self.settings.quarantine_s * 2.0**record.spells)
-            record.spells += 1
+        # After a first quarantine one more failure is enough.
+        if len(record.failed_at) >= self.settings.failures_max or record.quarantines:
+            record.until = at + min(QUARANTINE_MAX_S, self.settings.quarantine_s * 2.0**record.quarantines)
+            record.quarantines += 1
             record.failed_at.clear()

@@ -1,7 +1,7 @@
-"""Who runs and who waits, per node and model. Counts; chooses nobody and knows no time.
+"""Stores which requests run and which wait, for each node and model.
 
-In-flight numbers are the sizes of these maps, so they cannot drift: a request is in exactly one place. Among those that wait
-for one node, tenants take turns by the seconds that their requests are expected to occupy it.
+The number of running requests is the size of a map, so it cannot drift. Among the requests that wait for one node, tenants take turns
+by the seconds that their requests are expected to occupy the node.
 """
 
 from __future__ import annotations
@@ -17,49 +17,49 @@ from herd.core.state.request import RequestId
 
 @dataclass(slots=True, eq=False)
 class Work:
-    """What a request is expected to take on its node, once started; zero where no policy predicts."""
+    """Expected times of a request on its node; 0 if the policy makes no predictions."""
 
     service_s: float = 0.0
     started_at: float = 0.0
     end_at: float = 0.0
     ready_at: float = 0.0
-    """When its model should be in memory."""
+    """When its model should be loaded."""
     prefill_s: float = 0.0
-    """Its prompt takes so long, and until then keeps others of its model from being read; zero once it writes."""
+    """Expected prefill time, during which no other prompt of the model is processed; 0 after the first token."""
 
 
 @dataclass(slots=True, eq=False)
 class Queue:
-    """One model on one node: `in_flight` were sent, `pending` wait in the coordinator, listed as they came."""
+    """One model on one node: `in_flight` requests were sent, `pending` requests wait in the coordinator, in order of arrival."""
 
     node_id: NodeId
     model: ModelName
     in_flight: dict[RequestId, Work] = field(default_factory=dict)
     pending: OrderedDict[RequestId, Work] = field(default_factory=OrderedDict)
     starts: int = 0
-    """Attempts started while this queue held anybody."""
+    """Attempts started since this queue was last empty."""
     order: FairOrder | None = None
-    """Whose turn it is among `pending`; made when the first has to wait, and gone when nobody is here any more."""
+    """The order of turns among `pending`; created when the first request has to wait."""
 
-    def run(self, request_id: RequestId, tenant: str, work: Work) -> None:
-        """It occupies a slot from now on, and its tenant has had a turn."""
+    def start(self, request_id: RequestId, tenant: str, work: Work) -> None:
+        """The request occupies a slot from now on, and its tenant is charged for a turn."""
         self.in_flight[request_id] = work
         if self.order is not None:
             self.order.shares.charge(tenant, work.service_s or TURN)
 
     def enqueue(self, request_id: RequestId, tenant: str, work: Work) -> int:
-        """It waits for a slot; its position from 1."""
+        """Queues the request for a slot, and returns its position from 1."""
         if self.order is None:
             self.order = FairOrder(Shares())
         self.pending[request_id] = work
         return self.order.add(request_id, tenant)
 
     def next(self) -> RequestId | None:
-        """Who gets the next slot."""
+        """The request that gets the next slot."""
         return self.order.first() if self.order is not None else None
 
     def in_order(self) -> list[RequestId]:
-        """Those who wait, in the order in which they will get a slot."""
+        """The waiting requests in the order in which they will get a slot."""
         if self.order is None:
             return []
         return list(self.order.sequence(lambda request_id: self.pending[request_id].service_s or TURN))
@@ -75,7 +75,7 @@ class Queue:
 
 
 class Queues:
-    """All queues that hold somebody. An idle queue is dropped, so the map is bounded by what is live."""
+    """All queues with requests. An idle queue is removed, so the map is bounded by the number of live requests."""
 
     def __init__(self) -> None:
         self.by_node: dict[NodeId, dict[ModelName, Queue]] = {}
@@ -90,8 +90,8 @@ class Queues:
     def of_node(self, node_id: NodeId) -> dict[ModelName, Queue]:
         return self.by_node.get(node_id) or {}
 
-    def tidy(self, queue: Queue) -> None:
-        """Drops a queue that has become idle."""
+    def remove_if_idle(self, queue: Queue) -> None:
+        """Removes the queue if it has become idle."""
         of_node = self.by_node.get(queue.node_id)
         if of_node is None or not queue.is_idle:
             return

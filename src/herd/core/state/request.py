@@ -1,6 +1,6 @@
-"""One client's wish and what became of it: Request, Attempt, Failure, Counters, Outcome. Decides only what a failure means.
+"""Defines a request and its result: Request, Attempt, Failure, Counters, Outcome.
 
-The payload is not here: the core sees features only, so that a decision never depends on the size of a prompt.
+The payload is not part of it: the core sees features only, so the cost of a decision does not depend on the size of a prompt.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ RequestId = NewType("RequestId", str)
 
 
 class RequestKind(Enum):
-    """What is asked for. INFO asks a node about a model and occupies no slot."""
+    """The kind of a request. INFO is a question about a model and occupies no slot."""
 
     CHAT = "chat"
     GENERATE = "generate"
@@ -25,7 +25,7 @@ class RequestKind(Enum):
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """What the scheduler may know of a request. Sizes are estimates in tokens; `model` and `fallbacks` are canonical."""
+    """What the scheduler knows about a request. Token counts are estimates; `model` and `fallbacks` are canonical names."""
 
     id: RequestId
     model: ModelName
@@ -43,34 +43,29 @@ class Request:
     deadline_at: float | None = None
     requested_name: str = ""
     continuation_kinds: frozenset[str] = frozenset()
-    """Only these kinds of engines can serve it from here on (those that write on); empty: any."""
+    """Kinds of engines that can continue the interrupted answer; empty: any kind may serve the request."""
     prefix: tuple[int, ...] = ()
-    """Chained hashes of the conversation's first blocks, salted per process; empty where nothing can be shared."""
+    """Chained hashes of the first blocks of the conversation, salted for each process; empty if nothing can be cached."""
     key_id: str = ""
-    """Whose key it came with; empty without one."""
+    """The id of its API key; empty without a key."""
     tenant: str = ""
-    """On whose behalf it waits, for turns and shares: a key, else an app, else a machine; empty where nobody is told apart."""
+    """The tenant for turns and shares: a key, else an app, else a client machine; empty if tenants are not distinguished."""
     fingerprint: int = 0
-    """A salted hash of its body, counted only while some body is suspected of breaking nodes; else 0."""
+    """A salted hash of its body, computed only while a body is suspected of crashing nodes; else 0."""
     only_node: str = ""
-    """The one node that the client wants to be answered by; empty: any."""
+    """The only node that may answer, if the client names one; else empty."""
     window_tokens: int | None = None
-    """The window the client's own options say; `wanted_window_tokens` may be more, where its prompt needs more."""
+    """The context window in the client's options. `wanted_window_tokens` is larger if the prompt needs more."""
     has_runner_options: bool = False
-    """Whether its options hold others for which Ollama starts a runner anew."""
+    """Whether it has other options for which Ollama reloads the model."""
     digest: str = ""
-    """The model that its conversation, or its answer, began with, where one name means different files on different nodes."""
+    """The digest of the model that started the conversation or the answer, if nodes have different models with this name."""
     is_thinking_in_limit: bool = False
     """Whether its limit stands for a model that thinks: it thinks of nothing here, or its API counts the thoughts too."""
 
-    @property
-    def context_needed(self) -> int:
-        """Window the request should find: what it asked for, else the prompt and an answer."""
-        return self.wanted_window_tokens or self.prompt_tokens + (self.output_tokens_max or 0)
-
 
 class FailureKind(Enum):
-    """How an attempt ended badly. Answers two questions in one place: may we try elsewhere, and whose fault was it."""
+    """How an attempt failed. It determines whether another node may be tried, and whether the node is at fault."""
 
     CONNECT = "connect"
     RESET = "reset"
@@ -85,16 +80,16 @@ class FailureKind(Enum):
     UNAUTHORIZED = "unauthorized"
     NODE_LOST = "node_lost"
     UNFIT = "unfit"
-    """The engine cannot do what is asked here (such as going on with another's answer); nobody's fault."""
+    """The engine cannot do what the request needs (such as to continue an answer); not the node's fault."""
     WINDOW = "window"
-    """The prompt does not fit into the window it was given: nobody's fault, and the failure says how much it needs."""
+    """The prompt does not fit into its context window; not the node's fault. The failure has the number of tokens."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """What the relay saw. `status` is the node's HTTP status where there was one; `detail` is for logs and traces.
+    """A failed attempt as the relay saw it. `status` is the node's HTTP status, if any; `detail` is for logs and traces.
 
-    `engine_text` is the engine's own text. It may quote what people wrote, so it goes to the client alone and is never stored.
+    `engine_text` is the engine's own text. It may contain parts of a prompt, so it goes to the client only and is never stored.
     """
 
     kind: FailureKind
@@ -104,28 +99,28 @@ class Failure:
     retry_after_s: float | None = None
     engine_text: str = ""
     continuation_kinds: frozenset[str] = frozenset()
-    """Kinds of engines that could write on from what was forwarded; empty where nobody could."""
+    """Kinds of engines that can continue the forwarded part of the answer; empty if none can."""
     fingerprint: int = 0
-    """A salted hash of the request's body, where the node broke off before it had said anything."""
+    """A salted hash of the request's body, if the node closed the connection before a first byte."""
     prompt_tokens: int = 0
-    """How long the engine found the prompt to be, where that is why it refused it."""
+    """The engine's token count of the prompt, if it refused the prompt as too long."""
 
     @property
     def description(self) -> str:
-        """What may be kept of it: nothing that anybody wrote."""
+        """The text for logs and traces; it contains no part of a prompt."""
         status = f" ({self.status})" if self.status else ""
         return self.detail or f"{self.kind.value}{status}"
 
     @property
     def is_nodes_fault(self) -> bool:
-        """A busy engine and a model that left are not faults: they say nothing bad about the node."""
+        """A busy engine, a missing model and a request that does not fit are not the node's fault."""
         return self.kind not in (FailureKind.BUSY, FailureKind.MODEL_MISSING, FailureKind.UNFIT, FailureKind.WINDOW)
 
 
 @dataclass(slots=True)
 class Counters:
-    """What the engine counted, as far as it said so. Durations in seconds, counts in tokens. Made for every answer, so not
-    frozen (that costs several times more), but never changed."""
+    """The engine's counters; None if unknown. Durations are in seconds, counts in tokens. Created for every answer, so not
+    frozen (which is several times slower), but never changed."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -138,7 +133,7 @@ class Counters:
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """One try on one node."""
+    """One attempt on one node."""
 
     number: int
     node_id: NodeId
@@ -147,27 +142,27 @@ class Attempt:
     first_byte_at: float | None = None
     failure: Failure | None = None
     start_number: int = 0
-    """How many attempts that node had started by then, this one included."""
+    """The number of attempts started on the node by then, including this one."""
     streams: int = 1
-    """Requests of this model running there at its start, itself included."""
+    """Requests of this model running on the node at the start, including this one."""
     is_alone: bool = False
     has_other_models: bool = False
-    """Other models were answering there at its start."""
+    """Other models were answering on the node at the start."""
     queue_start_number: int = 0
-    """The same count for this model's attempts there alone."""
+    """The same number for attempts with this model only."""
     was_loaded: bool = True
     was_warm: bool = False
     is_load_exact: bool = True
     expected_cached_tokens: int = 0
-    """Prompt tokens believed to be cached there at its start."""
+    """Prompt tokens that were expected to be cached on the node at the start."""
     cutting_window: int | None = None
-    """The window beyond which its prompt would be cut without a word; None where that cannot be."""
+    """The context window beyond which the prompt is silently truncated; None if that cannot happen."""
     is_cut: bool = False
-    """By the engine's count the prompt was cut."""
+    """The prompt was truncated, by the engine's count."""
 
 
 class Outcome(Enum):
-    """How a request ended. Every admitted request ends as exactly one of the first five; RETRIED marks an attempt."""
+    """How a request ended: each admitted request has exactly one of the first five. RETRIED marks an attempt."""
 
     COMPLETED = "completed"
     FAILED = "failed"

@@ -1,4 +1,4 @@
-"""Times as engines write them (RFC 3339), made comparable. Knows no clock."""
+"""Converts times in the notation of engines (RFC 3339) to seconds, to compare them."""
 
 from __future__ import annotations
 

@@ -70,5 +70,5 @@ def test_an_answer_that_broke_off_is_not_gone_on_with_by_another_model() -> None
     command = dispatched(world.dispatcher.handle(RequestArrived(3.0, a_request("r1", prompt_tokens=400))))
     assert command is not None
     world.dispatcher.handle(FirstByte(4.0, RequestId("r1"), 1))
-    failure = Failure(FailureKind.RESET, 100, continuation_kinds=frozenset({"ollama"}))
+    failure = Failure(kind=FailureKind.RESET, bytes_forwarded=100, continuation_kinds=frozenset({"ollama"}))
     assert dispatched(world.dispatcher.handle(AttemptFailed(5.0, RequestId("r1"), 1, failure))) is None

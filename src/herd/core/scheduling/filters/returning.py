@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from herd.core.scheduling.filters import Filter
 from herd.core.state.decision import Candidate
-from herd.core.state.liveness import FLAPS_FORGIVEN, HEARTBEATS_TO_TRUST
+from herd.core.state.liveness import HEARTBEATS_TO_TRUST, RETURNS_ALLOWED
 from herd.core.state.request import Request
 
 
 def check(request: Request, candidate: Candidate) -> str | None:
     node, at = candidate.node, candidate.at
-    if node.returns <= FLAPS_FORGIVEN:
+    if node.returns <= RETURNS_ALLOWED:
         return None
     if node.untrusted_until > at:
         return f"went offline {node.returns} times recently, gets requests again in {node.untrusted_until - at:.0f} s"
