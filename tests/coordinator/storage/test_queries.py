@@ -109,7 +109,7 @@ def test_tags_that_are_invalid_json_do_not_hide_other_rows(store: TraceStore) ->
 
 
 def test_a_request_has_its_attempts_and_then_its_final_row(store: TraceStore) -> None:
-    put(store, a_record("abc123", Outcome.RETRIED, node="mac", failure=Failure(FailureKind.RESET)))
+    put(store, a_record("abc123", Outcome.RETRIED, node="mac", failure=Failure(kind=FailureKind.RESET)))
     put(store, a_record("other"))
     put(store, a_record("abc123", retries=1))
     assert store.flush()
