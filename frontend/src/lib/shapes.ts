@@ -73,7 +73,7 @@ export interface BenchmarkDetails {
   failures: number;
   yields: number;
   method: string;
-  cells: CellBox[];
+  cells: BenchmarkResult[];
   left_out: SkippedMeasurement[];
   fleet: Record<string, Record<string, string>>;
 }
@@ -86,6 +86,16 @@ export interface BenchmarkProgress {
   message: string;
   left_s: number | null;
   yields: number;
+}
+
+export interface BenchmarkResult {
+  node_id: string;
+  model: string;
+  decode_tok_s: MeasuredSpread | null;
+  prefill_tok_s: MeasuredSpread | null;
+  ttft_ms: MeasuredSpread | null;
+  load_s: MeasuredSpread | null;
+  scaling: ScalePoint[];
 }
 
 export interface BenchmarkRunLine {
@@ -103,7 +113,7 @@ export interface BenchmarkRunLine {
 export interface BenchmarkRuns {
   runs: BenchmarkRunLine[];
   running: string | null;
-  comparison: ComparisonBox | null;
+  comparison: RunComparison | null;
 }
 
 export interface BenchmarkStartRequest {
@@ -120,7 +130,7 @@ export interface BenchmarkStarted {
   left_out: SkippedMeasurement[];
 }
 
-export interface BytesBar {
+export interface BytesChange {
   before: number;
   after: number;
   total: number;
@@ -141,16 +151,6 @@ export interface CandidateLine {
   window_tokens: number | null;
 }
 
-export interface CellBox {
-  node_id: string;
-  model: string;
-  decode_tok_s: SpreadBox | null;
-  prefill_tok_s: SpreadBox | null;
-  ttft_ms: SpreadBox | null;
-  load_s: SpreadBox | null;
-  scaling: ScalePoint[];
-}
-
 export interface ChangedDecisions {
   model: string;
   before: string;
@@ -167,15 +167,6 @@ export interface ChartEvent {
 export interface CommandLine {
   os: string;
   command: string;
-}
-
-export interface ComparisonBox {
-  a: string;
-  b: string;
-  verdict: string;
-  change: number;
-  plus_minus: number;
-  cells: DifferenceBox[];
 }
 
 export interface ContextLine {
@@ -215,23 +206,12 @@ export interface DecisionDetails {
   otherwise: string[];
 }
 
-export interface DifferenceBox {
-  node_id: string;
-  model: string;
-  measure: string;
-  a: number;
-  b: number;
-  change: number;
-  plus_minus: number;
-  is_clear: boolean;
-}
-
 export interface FactLine {
   label: string;
   value: string;
 }
 
-export interface FindingBox {
+export interface FindingDetails {
   finding_id: string;
   check: string;
   severity: string;
@@ -240,7 +220,7 @@ export interface FindingBox {
   cause: string;
   evidence: FactLine[];
   nodes: string[];
-  fix: FixBox;
+  fix: FixDetails;
   snoozed_until: number | null;
   snooze_reason: string;
 }
@@ -260,7 +240,7 @@ export interface FinishedRequest {
   why: string;
 }
 
-export interface FixBox {
+export interface FixDetails {
   text: string;
   commands: CommandLine[];
 }
@@ -302,7 +282,7 @@ export interface GpuCard {
 export interface Health {
   at: number;
   summary: string;
-  findings: FindingBox[];
+  findings: FindingDetails[];
   passed: PassedLine[];
   score: HealthScore;
 }
@@ -315,12 +295,6 @@ export interface HealthScore {
 export interface Histogram {
   edges: number[];
   counts: number[];
-}
-
-export interface HourHeat {
-  demand: (number | null)[];
-  capacity: (number | null)[];
-  weeks: number;
 }
 
 export interface Job {
@@ -382,6 +356,24 @@ export interface LoadedModel {
   running: number;
   pending: number;
   slots: number;
+}
+
+export interface MeasuredChange {
+  node_id: string;
+  model: string;
+  measure: string;
+  a: number;
+  b: number;
+  change: number;
+  plus_minus: number;
+  is_clear: boolean;
+}
+
+export interface MeasuredSpread {
+  median: number;
+  low: number;
+  high: number;
+  count: number;
 }
 
 export interface MemoryBar {
@@ -489,8 +481,8 @@ export interface NodeCard {
 
 export interface NodeChange {
   node_id: string;
-  disk_bytes: BytesBar | null;
-  memory_bytes: BytesBar;
+  disk_bytes: BytesChange | null;
+  memory_bytes: BytesChange;
 }
 
 export interface NodeModels {
@@ -629,6 +621,15 @@ export interface RequestsMessage {
   data: RequestsData;
 }
 
+export interface RunComparison {
+  a: string;
+  b: string;
+  verdict: string;
+  change: number;
+  plus_minus: number;
+  cells: MeasuredChange[];
+}
+
 export interface ScalePoint {
   concurrency: number;
   tok_s: number;
@@ -726,13 +727,6 @@ export interface SnoozeResult {
   reason: string;
 }
 
-export interface SpreadBox {
-  median: number;
-  low: number;
-  high: number;
-  count: number;
-}
-
 export interface Traces {
   traces: Record<string, unknown>[];
   next_before_id: number | null;
@@ -746,7 +740,7 @@ export interface Trends {
   at: number[];
   series: Series[];
   flags: ChartEvent[];
-  heat: HourHeat;
+  heat: WeekLoad;
   summary: string;
 }
 
@@ -764,6 +758,12 @@ export interface UsageReport {
   by_tag: Record<string, unknown>[];
   by_key: Record<string, unknown>[];
   totals: Record<string, unknown>;
+}
+
+export interface WeekLoad {
+  demand: (number | null)[];
+  capacity: (number | null)[];
+  weeks: number;
 }
 
 export interface WeightsPreview {

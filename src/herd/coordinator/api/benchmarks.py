@@ -22,8 +22,8 @@ from herd.dashboard.tabs.benchmarks import (
     BenchmarkRuns,
     BenchmarkStarted,
     BenchmarkStartRequest,
-    ComparisonBox,
-    DifferenceBox,
+    MeasuredChange,
+    RunComparison,
     SkippedMeasurement,
 )
 from herd.errors import BadRequest, UnknownModel
@@ -96,7 +96,7 @@ class BenchmarksApi:
             )
         return found
 
-    async def _compared(self, pair: str) -> ComparisonBox:
+    async def _compared(self, pair: str) -> RunComparison:
         names = [name.strip() for name in pair.split(",")]
         if len(names) != 2 or not all(names):
             raise BadRequest("compare needs two run ids: compare=A,B")
@@ -104,7 +104,7 @@ class BenchmarksApi:
         before, after = ([benchmark_runs.cell_of(each) for each in run.cells] for run in (first, second))
         found = compare(before, after, benchmark_runs.changes_between(first, second))
         boxes = tuple(
-            DifferenceBox(
+            MeasuredChange(
                 node_id=d.node_id,
                 model=d.model,
                 measure=d.measure,
@@ -116,7 +116,7 @@ class BenchmarksApi:
             )
             for d in found.differences
         )
-        return ComparisonBox(first.run_id, second.run_id, found.summary, found.change, found.plus_minus, boxes)
+        return RunComparison(first.run_id, second.run_id, found.summary, found.change, found.plus_minus, boxes)
 
     def _progress(self) -> BenchmarkProgress:
         run, left_s = self._benchmarks.run, self._benchmarks.left_s()

@@ -18,8 +18,8 @@ from herd.coordinator.storage.writer import TraceStore
 from herd.dashboard.tabs.health import (
     CommandLine,
     FactLine,
-    FindingBox,
-    FixBox,
+    FindingDetails,
+    FixDetails,
     Health,
     HealthScore,
     PassedLine,
@@ -83,11 +83,11 @@ class HealthApi:
         passed = tuple(PassedLine(check, title) for check, title in examined.passed)
         return Health(examined.at, examined.summary, findings, passed, HealthScore(examined.score, examined.arithmetic))
 
-    def _box(self, one: NamedFinding) -> FindingBox:
+    def _box(self, one: NamedFinding) -> FindingDetails:
         finding = one.finding
         until, reason = self._snoozed.get(one.id, (0.0, ""))
         is_snoozed = until > self._wall()
-        return FindingBox(
+        return FindingDetails(
             finding_id=one.id,
             check=one.check,
             severity=finding.severity.value,
@@ -96,7 +96,7 @@ class HealthApi:
             cause=finding.cause,
             evidence=tuple(FactLine(fact.label, fact.value) for fact in finding.evidence),
             nodes=finding.nodes,
-            fix=FixBox(finding.remedy, tuple(CommandLine(each.os, each.command) for each in finding.commands)),
+            fix=FixDetails(finding.remedy, tuple(CommandLine(each.os, each.command) for each in finding.commands)),
             snoozed_until=until if is_snoozed else None,
             snooze_reason=reason if is_snoozed else "",
         )

@@ -33,7 +33,7 @@ from herd.core.planning.placement_planner import ModelOnNode
 from herd.core.state.fleet import GB, Liveness, ModelName, NodeId, Report
 from herd.dashboard.tabs.recommendations import (
     ActionRequest,
-    BytesBar,
+    BytesChange,
     Cost,
     Gain,
     NodeChange,
@@ -219,6 +219,6 @@ def _changes(machines: FleetSnapshot, found: list[PlacementAdvice]) -> list[Node
     changes = []
     for node_id, (disk, disk_after, memory, memory_after) in before_and_after(machines, found).items():
         report = machines.reports[node_id]
-        on_disk = BytesBar(disk, disk_after, report.disk.total_bytes) if report.disk is not None else None
-        changes.append(NodeChange(node_id, on_disk, BytesBar(memory, memory_after, report.memory_ceiling_bytes)))
+        on_disk = BytesChange(disk, disk_after, report.disk.total_bytes) if report.disk is not None else None
+        changes.append(NodeChange(node_id, on_disk, BytesChange(memory, memory_after, report.memory_ceiling_bytes)))
     return changes

@@ -19,11 +19,11 @@ from herd.core.state.fleet import Fleet, ModelName, NodeId
 from herd.dashboard.live import Job
 from herd.dashboard.tabs.benchmarks import (
     BenchmarkDetails,
+    BenchmarkResult,
     BenchmarkRunLine,
-    CellBox,
+    MeasuredSpread,
     ScalePoint,
     SkippedMeasurement,
-    SpreadBox,
 )
 
 Decoded = TypeVar("Decoded")
@@ -55,7 +55,7 @@ class StoredRun(msgspec.Struct, frozen=True):
     state: str = "done"
     yields: int = 0
     method: str = ""
-    cells: tuple[CellBox, ...] = ()
+    cells: tuple[BenchmarkResult, ...] = ()
     left_out: tuple[SkippedMeasurement, ...] = ()
 
 
@@ -150,8 +150,8 @@ def jobs(run: BenchmarkRun | None) -> list[Job]:
     return [job]
 
 
-def box(cell: BenchmarkCell) -> CellBox:
-    return CellBox(
+def box(cell: BenchmarkCell) -> BenchmarkResult:
+    return BenchmarkResult(
         cell.node_id,
         cell.model,
         _spread(cell.decode_tok_s),
@@ -162,7 +162,7 @@ def box(cell: BenchmarkCell) -> CellBox:
     )
 
 
-def cell_of(shown: CellBox) -> BenchmarkCell:
+def cell_of(shown: BenchmarkResult) -> BenchmarkCell:
     """The core's record of a stored measurement."""
     return BenchmarkCell(
         NodeId(shown.node_id),
@@ -279,15 +279,15 @@ def _decoded(text: object, kind: type[Decoded]) -> Decoded | None:
         return None
 
 
-def _spread(seen: Spread | None, factor: float = 1.0) -> SpreadBox | None:
+def _spread(seen: Spread | None, factor: float = 1.0) -> MeasuredSpread | None:
     if seen is None:
         return None
-    return SpreadBox(
+    return MeasuredSpread(
         round(seen.median * factor, 3), round(seen.low * factor, 3), round(seen.high * factor, 3), seen.count
     )
 
 
-def _core_spread(shown: SpreadBox | None) -> Spread | None:
+def _core_spread(shown: MeasuredSpread | None) -> Spread | None:
     """None where the value was rounded to 0."""
     return Spread(shown.median, shown.low, shown.high, shown.count) if shown is not None and shown.low > 0 else None
 

@@ -8,7 +8,7 @@ from herd.dashboard import DashboardRoute
 from herd.dashboard.tabs import Tab
 
 
-class SpreadBox(Struct, frozen=True):
+class MeasuredSpread(Struct, frozen=True):
     """Median, minimum and maximum of `count` repetitions."""
 
     median: float
@@ -24,15 +24,15 @@ class ScalePoint(Struct, frozen=True):
     tok_s: float
 
 
-class CellBox(Struct, frozen=True):
+class BenchmarkResult(Struct, frozen=True):
     """The results of one model on one node; None where a value was not measured."""
 
     node_id: str
     model: str
-    decode_tok_s: SpreadBox | None
-    prefill_tok_s: SpreadBox | None
-    ttft_ms: SpreadBox | None
-    load_s: SpreadBox | None
+    decode_tok_s: MeasuredSpread | None
+    prefill_tok_s: MeasuredSpread | None
+    ttft_ms: MeasuredSpread | None
+    load_s: MeasuredSpread | None
     scaling: tuple[ScalePoint, ...]
 
 
@@ -70,12 +70,12 @@ class BenchmarkDetails(Struct, frozen=True, kw_only=True):
     failures: int
     yields: int
     method: str
-    cells: tuple[CellBox, ...]
+    cells: tuple[BenchmarkResult, ...]
     left_out: tuple[SkippedMeasurement, ...]
     fleet: dict[str, dict[str, str]]
 
 
-class DifferenceBox(Struct, frozen=True, kw_only=True):
+class MeasuredChange(Struct, frozen=True, kw_only=True):
     """`change` is relative and positive where run `b` is better; `plus_minus` is twice its standard error. `is_clear`:
     the change is larger than that."""
 
@@ -89,13 +89,13 @@ class DifferenceBox(Struct, frozen=True, kw_only=True):
     is_clear: bool
 
 
-class ComparisonBox(Struct, frozen=True):
+class RunComparison(Struct, frozen=True):
     a: str
     b: str
     verdict: str
     change: float
     plus_minus: float
-    cells: tuple[DifferenceBox, ...]
+    cells: tuple[MeasuredChange, ...]
 
 
 class BenchmarkRuns(Struct, frozen=True):
@@ -104,7 +104,7 @@ class BenchmarkRuns(Struct, frozen=True):
 
     runs: tuple[BenchmarkRunLine, ...]
     running: str | None
-    comparison: ComparisonBox | None
+    comparison: RunComparison | None
 
 
 class BenchmarkStartRequest(Struct, frozen=True):

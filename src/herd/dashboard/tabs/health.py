@@ -22,12 +22,12 @@ class CommandLine(Struct, frozen=True):
     command: str
 
 
-class FixBox(Struct, frozen=True):
+class FixDetails(Struct, frozen=True):
     text: str
     commands: tuple[CommandLine, ...]
 
 
-class FindingBox(Struct, frozen=True, kw_only=True):
+class FindingDetails(Struct, frozen=True, kw_only=True):
     """One problem with all nodes that it affects. `severity`: "critical", "warning" or "info". `since` is when the
     problem began, or when it was first seen where the check cannot know that. `snoozed_until` is None unless the
     finding is snoozed."""
@@ -40,7 +40,7 @@ class FindingBox(Struct, frozen=True, kw_only=True):
     cause: str
     evidence: tuple[FactLine, ...]
     nodes: tuple[str, ...]
-    fix: FixBox
+    fix: FixDetails
     snoozed_until: float | None
     snooze_reason: str
 
@@ -62,7 +62,7 @@ class Health(Struct, frozen=True):
 
     at: float
     summary: str
-    findings: tuple[FindingBox, ...]
+    findings: tuple[FindingDetails, ...]
     passed: tuple[PassedLine, ...]
     score: HealthScore
 

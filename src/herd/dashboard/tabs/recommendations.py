@@ -51,7 +51,7 @@ class Recommendation(Struct, frozen=True, kw_only=True):
     do: ActionRequest | None
 
 
-class BytesBar(Struct, frozen=True):
+class BytesChange(Struct, frozen=True):
     before: int
     after: int
     total: int
@@ -62,8 +62,8 @@ class NodeChange(Struct, frozen=True):
     unknown."""
 
     node_id: str
-    disk_bytes: BytesBar | None
-    memory_bytes: BytesBar
+    disk_bytes: BytesChange | None
+    memory_bytes: BytesChange
 
 
 class Recommendations(Struct, frozen=True):

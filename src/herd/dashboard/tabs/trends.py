@@ -31,7 +31,7 @@ class ChartEvent(Struct, frozen=True):
     text: str
 
 
-class HourHeat(Struct, frozen=True):
+class WeekLoad(Struct, frozen=True):
     """One value for each hour of the week from Monday 0:00 in the coordinator's time zone. `demand` is the average
     number of concurrent requests, `capacity` the average number of available slots; None for hours without data.
     `weeks` is the length of the history."""
@@ -53,7 +53,7 @@ class Trends(Struct, frozen=True, kw_only=True):
     at: tuple[float, ...]
     series: tuple[Series, ...]
     flags: tuple[ChartEvent, ...]
-    heat: HourHeat
+    heat: WeekLoad
     summary: str
 
 
@@ -123,7 +123,7 @@ def _measured(history: TrendHistory, measure: int, share: float, bins: int) -> t
     return tuple(percentile(history.bins.get((i, measure), {}), history.edges, share) for i in range(bins))
 
 
-def heat(busy: Mapping[int, float], slots: Mapping[int, float], hour_of_week: Callable[[float], int]) -> HourHeat:
+def heat(busy: Mapping[int, float], slots: Mapping[int, float], hour_of_week: Callable[[float], int]) -> WeekLoad:
     """Averages by hour of the week. An hour with any data counts; without requests its demand is 0."""
     observed = sorted({*busy, *slots})
     demand: dict[int, list[float]] = {}
@@ -133,7 +133,7 @@ def heat(busy: Mapping[int, float], slots: Mapping[int, float], hour_of_week: Ca
         demand.setdefault(hour, []).append(busy.get(bucket, 0.0))
         if bucket in slots:
             capacity.setdefault(hour, []).append(slots[bucket])
-    return HourHeat(_averages(demand), _averages(capacity), round(len(observed) / HOURS_OF_A_WEEK, 2))
+    return WeekLoad(_averages(demand), _averages(capacity), round(len(observed) / HOURS_OF_A_WEEK, 2))
 
 
 def _averages(by_hour: Mapping[int, list[float]]) -> tuple[float | None, ...]:
