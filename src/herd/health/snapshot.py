@@ -41,7 +41,6 @@ class NodeNow:
     pending: int = 0
     clock_ahead_s: float | None = None
     """The node's clock minus the coordinator's clock; None if heartbeats do not contain the time."""
-    is_yielding: bool = False
     past: tuple[NodeSample, ...] = ()
 
     @property

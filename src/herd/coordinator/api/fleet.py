@@ -108,7 +108,7 @@ class FleetApi:
         try:
             message = msgspec.json.decode(body, type=Goodbye)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-            raise BadRequest(f"goodbye: {error}") from error
+            raise BadRequest(f"invalid goodbye message: {error}") from error
         node_id = NodeId(message.node_id)
         if reporter.node_id is not None:
             node_id = self._node_names.assign(reporter.node_id, message.boot_id, client_ip(request), self._driver.now())

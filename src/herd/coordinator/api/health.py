@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from herd.bounded import BoundedDict
 from herd.coordinator.api.health_watch import HealthWatch
 from herd.coordinator.api.responses import json_errors, json_response, read_body
 from herd.coordinator.auth.routes import ApiRoute
@@ -40,7 +40,7 @@ ID_MAX_CHARS = 600
 class HealthApi:
     def __init__(self, watch: HealthWatch, store: TraceStore, wall: Callable[[], float] = time.time) -> None:
         self._watch, self._store, self._wall = watch, store, wall
-        self._snoozed: OrderedDict[str, tuple[float, str]] = OrderedDict()
+        self._snoozed = BoundedDict[str, tuple[float, str]](SNOOZED_MAX)
 
     @property
     def routes(self) -> list[ApiRoute]:
@@ -68,8 +68,6 @@ class HealthApi:
             return json_response(SnoozeResult(wanted.finding_id, None, ""))
         until = self._wall() + 3600.0 * wanted.hours
         self._snoozed[wanted.finding_id] = (until, wanted.reason)
-        if len(self._snoozed) > SNOOZED_MAX:
-            self._snoozed.popitem(last=False)
         return json_response(SnoozeResult(wanted.finding_id, until, wanted.reason))
 
     async def uptime(self, request: Request) -> Response:

@@ -139,7 +139,6 @@ class HealthWatch:
             clock_ahead_s=report.clock_s - heartbeat_at
             if report.clock_s is not None and node.liveness is not Liveness.OFFLINE
             else None,
-            is_yielding=report.paused or bool(report.capacity and report.capacity.paused),
             past=tuple(self._samples_of.get(node.id, ())),
         )
 

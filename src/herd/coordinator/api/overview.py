@@ -36,12 +36,12 @@ NUMBER_MAX = 2**53
 
 
 class DashboardApi:
-    def __init__(self, driver: Driver, store: TraceStore, view: FleetView, place: Callable[[], str]) -> None:
-        """`place`: where others reach this coordinator, "host:port"."""
+    def __init__(self, driver: Driver, store: TraceStore, view: FleetView, address: Callable[[], str]) -> None:
+        """`address()` is where other machines reach this coordinator, "host:port"."""
         self._driver = driver
         self._store = store
         self._view = view
-        self._place = place
+        self._address = address
 
     @property
     def routes(self) -> list[ApiRoute]:
@@ -78,7 +78,7 @@ class DashboardApi:
             latest=(),
             first_run=(),
         )
-        return await query_response(self._store, partial(_overview, made=made, known=known, place=self._place()))
+        return await query_response(self._store, partial(_overview, made=made, known=known, address=self._address()))
 
     async def traces(self, request: Request) -> Response:
         """Lists traces, newest first, including attempts. The query parameters filter them."""
@@ -124,7 +124,7 @@ class LoopState(msgspec.Struct, frozen=True):
     today: float
 
 
-def _overview(connection: sqlite3.Connection, made: Overview, known: LoopState, place: str) -> Overview:
+def _overview(connection: sqlite3.Connection, made: Overview, known: LoopState, address: str) -> Overview:
     requests, failures = today_totals.requests_since(connection, known.today)
     rows = queries.ended_traces(connection, LATEST_SHOWN)
     numbers = OverviewNumbers(known.running, known.waiting, known.tokens_per_s, known.ttft_p50_ms, requests, failures)
@@ -132,7 +132,7 @@ def _overview(connection: sqlite3.Connection, made: Overview, known: LoopState, 
         made,
         numbers=numbers,
         latest=tuple(finished_request(row) for row in rows),
-        first_run=first_run(made.nodes, bool(rows), place),
+        first_run=first_run(made.nodes, bool(rows), address),
     )
 
 

@@ -103,7 +103,7 @@ class SettingsApi:
         )
 
     async def change(self, request: Request) -> Response:
-        """Changes one setting after validation. The change survives a restart and can be unreplay."""
+        """Changes one setting after validation. The change survives a restart and can be undone."""
         wanted = await read_body(request, SettingChangeRequest)
         return json_response(await self._change(request, wanted.name, wanted.value))
 

@@ -32,7 +32,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         yield Finding(
             severity=Severity.INFO,
             title="Some traces were lost",
-            cause="For some time they could not be written as fast as they arrived.",
+            cause="For some time traces could not be written as fast as they arrived.",
             evidence=(
                 Evidence("lost", number(store.dropped, "trace")),
                 Evidence("invalid", number(store.unusable, "trace")),
