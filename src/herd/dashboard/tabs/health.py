@@ -68,7 +68,7 @@ class Health(Struct, frozen=True):
 
 
 class SnoozeRequest(Struct, frozen=True):
-    """`POST health/snooze`: hides a finding from the list of open issues for `hours`; 0 ends the snooze."""
+    """`POST health/snooze`: hides a finding for `hours`; 0 ends the snooze."""
 
     finding_id: str
     hours: float = 24.0
