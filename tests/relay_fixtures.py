@@ -1,4 +1,4 @@
-"""Provides a coordinator without its HTTP server for tests: real core and relays, a client in memory, scripted nodes."""
+"""Provides a coordinator without its HTTP server: real core and relays, a client in memory, scripted nodes."""
 
 from __future__ import annotations
 
@@ -163,7 +163,10 @@ class RelaySetup:
         self.driver.feed(HeartbeatReceived(self.driver.now(), self.beats[name]))
 
     def time_passes(self, limit_s: float = 100.0) -> None:
-        """Advances the time with heartbeats until an attempt has ended, in small steps: a leap would look like a process that slept."""
+        """Advances the time in small steps, with heartbeats, until an attempt has ended.
+
+        A leap would look like a process that slept.
+        """
         began_at, before = self.driver.now(), len(self.records)
         for step in range(1, int(limit_s / SWEEP_EVERY_S) + 1):
             if len(self.records) > before:

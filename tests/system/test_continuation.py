@@ -252,7 +252,7 @@ def test_continuation_can_be_switched_off() -> None:
 
 
 def test_without_a_rendered_prompt_the_stream_ends_with_an_error() -> None:
-    """An older Ollama cannot return its rendered prompt: the stream ends with an error instead of a wrong continuation."""
+    """An older Ollama cannot return its rendered prompt: the stream ends with an error."""
     body = {"model": "m", "messages": QUESTION, "options": {"seed": 7}}
     with a_fleet_of_ollamas(CLOSING) as (fleet, bad, good):
         good.fail(Status(status=500, times=9))

@@ -71,7 +71,7 @@ def enough_files() -> Iterator[None]:
 
 
 def flood(fleet: Fleet, waiting: int) -> tuple[list[socket.socket], Counter[int]]:
-    """Starts clients until `waiting` of them are queued, and returns those; the others read their answer and disconnect."""
+    """Starts clients until `waiting` of them are queued, and returns those; the others read their answer."""
     statuses: Counter[int] = Counter()
     with selectors.DefaultSelector() as silent:
         for _ in range(CLIENTS):

@@ -1,4 +1,4 @@
-"""Tests that a wheel built in a bare environment contains the complete dashboard. Needs a package index."""
+"""Tests that a wheel built in a bare environment contains the complete dashboard (needs a package index)."""
 
 from __future__ import annotations
 

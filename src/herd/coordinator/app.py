@@ -225,11 +225,11 @@ class Coordinator:
             driver,
             store,
             self.membership,
-            limits(self.settings),
-            self.capture.state,
-            self.pinned_models.load_missing,
-            lambda: self.loop_lag.worst_ms,
-            {kind: engine.abilities for kind, engine in self.engines.items()},
+            limits=limits(self.settings),
+            capture=self.capture.state,
+            heartbeat_received=self.pinned_models.load_missing,
+            lag_ms=lambda: self.loop_lag.worst_ms,
+            abilities={kind: engine.abilities for kind, engine in self.engines.items()},
         )
         signals = discover(herd.core.scheduling.signals, Signal, "SIGNAL")
         routes = [

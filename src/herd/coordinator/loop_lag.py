@@ -1,4 +1,4 @@
-"""Measures event-loop lag: how late the loop runs a timer. A high lag means that a callback blocks all requests."""
+"""Measures event-loop lag: how late the loop runs a timer, because a callback blocks all requests."""
 
 from __future__ import annotations
 

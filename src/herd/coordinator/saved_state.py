@@ -71,7 +71,7 @@ class SavedState:
                 self._store.record_learned(learned)
 
     def _restore_budgets(self) -> None:
-        """Counts the tokens that each key has used this month: a restart does not reset a budget. Raises `HerdError`."""
+        """Counts the tokens of each key in this month, so a restart does not reset budgets. Raises `HerdError`."""
         now, month = unix_month()
         used_tokens = self._store.read(queries.tokens_by_key, month_start_unix_s(now))
         for key in self._credentials.keyring:

@@ -74,7 +74,7 @@ class GeneralSettings:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """One record per component. Each component gets its own record."""
 

@@ -1,8 +1,8 @@
 """Stores the settings that were changed in the dashboard, and describes all settings of the coordinator.
 
 Changed settings are in a file of the data folder, in the format of an environment file. The file overrides
-`~/.fleet-manager/env`. The environment and command-line flags override the file; such a setting cannot be changed in the
-dashboard. A change is validated by loading all settings again.
+`~/.fleet-manager/env`. The environment and command-line flags override the file; such a setting cannot be changed in
+the dashboard. A change is validated by loading all settings again.
 """
 
 from __future__ import annotations
@@ -103,11 +103,10 @@ class SettingsStore:
         if chosen.setting.secret:
             return "it is a secret; set it in the environment or in ~/.fleet-manager/env"
         source = self._source(chosen)
-        return (
-            f"{'the command line' if source == 'flag' else 'the environment'} sets it ({chosen.source}) and overrides the dashboard"
-            if source in ("flag", "env")
-            else ""
-        )
+        if source not in ("flag", "env"):
+            return ""
+        place = "the command line" if source == "flag" else "the environment"
+        return f"{place} sets it ({chosen.source}) and overrides the dashboard"
 
     def _line(self, chosen: SettingValue, row: Mapping[str, str]) -> SettingLine:
         setting = chosen.setting

@@ -126,7 +126,8 @@ def test_a_close_frame_is_answered(client: Client) -> None:
 def test_a_message_in_the_same_packet_as_the_handshake_is_processed(fleet: Fleet) -> None:
     raw = socket.create_connection(("127.0.0.1", fleet.port), timeout=30)
     head = (
-        f"GET /dashboard/api/live HTTP/1.1\r\nHost: 127.0.0.1:{fleet.port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"GET /dashboard/api/live HTTP/1.1\r\nHost: 127.0.0.1:{fleet.port}\r\n"
+        "Upgrade: websocket\r\nConnection: Upgrade\r\n"
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     )
     raw.sendall(head.encode() + client_frame(0x1, b'{"sub": ["jobs"]}'))
@@ -141,7 +142,10 @@ def test_a_message_in_the_same_packet_as_the_handshake_is_processed(fleet: Fleet
 def test_a_connection_can_be_upgraded_after_an_ordinary_request(fleet: Fleet) -> None:
     raw = socket.create_connection(("127.0.0.1", fleet.port), timeout=30)
     head = f"Host: 127.0.0.1:{fleet.port}\r\n"
-    upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    upgrade = (
+        "Upgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    )
     first = f"GET /health HTTP/1.1\r\n{head}\r\n"
     raw.sendall(
         f"{first}GET /dashboard/api/live HTTP/1.1\r\n{head}{upgrade}\r\n".encode()

@@ -1,4 +1,4 @@
-"""What the dashboard may cost the event loop: counted in work, not in time, so that a busy machine does not decide."""
+"""Tests the work of live messages on the event loop, counted in work instead of time."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _nothing(_: Record) -> None:
     """Nothing ends here."""
 
 
-def test_a_message_is_made_once_for_all_who_listen(tmp_path: Path) -> None:
+def test_a_message_is_encoded_once_for_all_subscribers(tmp_path: Path) -> None:
     loop = asyncio.new_event_loop()
     feed = a_feed(3, loop, tmp_path)
     tabs = [RecordingSubscriber() for _ in range(10)]
@@ -52,7 +52,7 @@ def test_a_message_is_made_once_for_all_who_listen(tmp_path: Path) -> None:
     loop.close()
 
 
-def test_one_tick_makes_few_cards_anew_however_many_nodes_there_are_and_all_have_their_turn(tmp_path: Path) -> None:
+def test_one_tick_rebuilds_a_limited_number_of_cards_and_all_get_their_turn(tmp_path: Path) -> None:
     loop = asyncio.new_event_loop()
     nodes = 3 * CARDS_PER_TICK
     feed = a_feed(nodes, loop, tmp_path)

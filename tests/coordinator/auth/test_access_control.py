@@ -1,4 +1,4 @@
-"""Tests access to routes over real connections: local and remote, with and without a key, from pages of other origins."""
+"""Tests access to routes over real connections: local and remote, with and without a key, from other origins."""
 
 from __future__ import annotations
 

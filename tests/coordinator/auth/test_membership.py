@@ -332,7 +332,7 @@ def test_engine_addresses_outside_the_allowed_networks_are_refused(tmp_path: Pat
 
 
 def test_a_forwarder_with_tls_needs_a_paired_node(tmp_path: Path) -> None:
-    """An unpaired node shares no secret with the coordinator, so the coordinator could send no proof to its forwarder."""
+    """An unpaired node shares no secret with the coordinator, so its forwarder could not get a proof."""
 
     async def scenario(coordinator: Coordinator, machines: Machines) -> None:
         body = heartbeat_decode.encode(replace(a_report("pc"), engines=(an_engine(),)), 0.0).replace(

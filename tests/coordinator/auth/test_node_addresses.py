@@ -123,7 +123,7 @@ def test_the_announced_host_name_is_ignored(source: str) -> None:
     sys.platform != "linux", reason="only Linux answers on all of 127.0.0.0/8: CONNECTIONS TO A CANARY ARE NOT TESTED"
 )
 def test_no_address_form_makes_the_coordinator_connect_to_a_host_other_than_the_sender() -> None:
-    """Reports each form with a model and requests the model. Reports come from 127.0.0.1; the canary listens on 127.0.0.2."""
+    """Reports each form with a model and requests it. Reports come from 127.0.0.1; the canary is on 127.0.0.2."""
     canary = Canary()
     accepted_reports = 0
     without_waiting = replace(settings_for_tests(), holding=HoldingSettings(wait_max_s=0.0, start_grace_s=0.0))

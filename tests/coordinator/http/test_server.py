@@ -66,7 +66,7 @@ def test_draining_waits_for_the_answers_in_progress() -> None:
 
 
 def test_time_in_which_the_process_was_stopped_counts_against_no_client() -> None:
-    """After SIGSTOP or a laptop's sleep the clients' bytes are still in the kernel: no client may be closed for that."""
+    """After SIGSTOP or a laptop's sleep the clients' bytes are still in the kernel: no client may be closed."""
 
     async def main() -> None:
         async with a_server(echo) as server:

@@ -1,4 +1,4 @@
-"""Tests WebSocket frames: messages cut at any byte are read, violations get their close code, and our frames are valid."""
+"""Tests WebSocket frames: messages cut at any byte are read, and violations get their close code."""
 
 from __future__ import annotations
 

@@ -81,12 +81,13 @@ def test_a_complete_answer_keeps_its_length() -> None:
 
 
 def test_the_request_to_the_node_has_new_headers() -> None:
-    """No header about the client's connection, identity or browser reaches the node, and no field of the coordinator."""
+    """No header about the client's connection, identity or browser reaches the node."""
 
     async def test() -> None:
         async with RawServer(answers(STREAM)) as server, a_relay_setup({"alpha": server.url}) as setup:
             names = (
-                "host content-length transfer-encoding connection keep-alive te trailer upgrade proxy-authorization x-named "
+                "host content-length transfer-encoding connection keep-alive te trailer upgrade "
+                "proxy-authorization x-named "
                 "origin referer cookie authorization x-api-key accept-encoding expect x-herd-tags content-type"
                 " x-herd-node"
             )

@@ -16,8 +16,9 @@ from herd.errors import Refusal
 from relay_fixtures import Client, RelaySetup, a_relay_setup, run
 
 CHAT = "/v1/chat/completions"
-EVENT = b'data: {"id":"c1","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":null}]}\n\n'
-LAST = b'data: {"id":"c1","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+CHUNK = b'data: {"id":"c1","object":"chat.completion.chunk","created":1,"model":"m","choices":[%b]}\n\n'
+EVENT = CHUNK % b'{"index":0,"delta":{"content":"Hi"},"finish_reason":null}'
+LAST = CHUNK % b'{"index":0,"delta":{},"finish_reason":"stop"}'
 BODY = EVENT + LAST + b"data: [DONE]\n\n"
 SPEAKS_EVENTS = b"Content-Type: text/event-stream\r\n"
 STREAM = chunked(EVENT, LAST, b"data: [DONE]\n\n", more=SPEAKS_EVENTS)

@@ -127,7 +127,7 @@ class LiveFeed:
         return any(topic in subscriber.topics for subscriber in self._subscribers)
 
     def _wake(self) -> None:
-        """Starts the timer and the observer that the subscribed topics need, and stops those that none of them needs."""
+        """Starts the timer and the observer that the subscribed topics need, and stops those that are not needed."""
         wants_ticks = self._wanted("fleet") or self._wanted("jobs")
         if wants_ticks and self._tick_timer is None:
             self._tick_timer = self._loop.call_later(TICK_S, self._tick)

@@ -295,7 +295,8 @@ def _cors(origin: str, is_preflight: bool) -> tuple[Header, ...]:
         (b"Access-Control-Allow-Methods", b"GET, POST, PUT, DELETE, HEAD"),
         (
             b"Access-Control-Allow-Headers",
-            b"Authorization, Content-Type, X-Api-Key, X-Herd-Tags, X-Herd-Node, Anthropic-Version, Anthropic-Beta, X-Requested-With",
+            b"Authorization, Content-Type, X-Api-Key, X-Herd-Tags, X-Herd-Node, "
+            b"Anthropic-Version, Anthropic-Beta, X-Requested-With",
         ),
         (b"Access-Control-Max-Age", b"%d" % PREFLIGHT_AGE_S),
     )

@@ -119,7 +119,7 @@ class Membership:
     # --- reports ---
 
     def check(self, header: Callable[[str], str | None], path: str, query: str, body: bytes, ip: str) -> Reporter:
-        """The sender of this message. Raises `NodeNotPaired` or `NewSessionRequired`; replayed messages change nothing."""
+        """The sender of this message. Raises `NodeNotPaired` or `NewSessionRequired`, also for a replayed message."""
         stamp = signing.read_stamp(header)
         if stamp is None:
             if self.settings.open:
@@ -144,8 +144,8 @@ class Membership:
     def check_engine_urls(self, urls: Iterable[str], reporter: Reporter = UNSIGNED) -> None:
         """Checks that the coordinator may connect to these engines (http://ADDRESS:PORT, https://ADDRESS:PORT#PIN).
 
-        For a forwarder with TLS, the coordinator's proof is derived from the key that signed the report, so only a paired
-        node can have one. Raises `NodeNotPaired`.
+        For a forwarder with TLS, the coordinator's proof is derived from the key that signed the report, so only a
+        paired node can have one. Raises `NodeNotPaired`.
         """
         for url in urls:
             parts = urlsplit(url)

@@ -1,4 +1,4 @@
-"""Defines API routes with the right that each needs. A route without one needs admin rights."""
+"""Defines API routes with the right that each of them needs; a route without one needs admin rights."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ UNVERSIONED, VERSIONED = "/dashboard/api/", "/dashboard/api/v1/"
 class ApiRoute(Route):
     """One method at one path, for clients with this right.
 
-    `takes` (the record of its body) and `query` (the names of its query) are for the API description. `is_form`: an HTML
-    form without a script may send the request.
+    `takes` (the record of its body) and `query` (the names of its query) are for the API description.
+    `is_form`: an HTML form without a script may send the request.
     """
 
     def __init__(

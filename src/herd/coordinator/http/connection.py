@@ -255,7 +255,7 @@ class HttpConnection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _read_request(self, data: bytes | bytearray) -> int:
-        """Reads one request from the start of `data`. Returns the bytes used; 0 if its head is incomplete or was refused."""
+        """Reads one request from the start of `data`. Returns the bytes used: 0 for an incomplete or refused head."""
         # RFC 9112 2.2: one empty line before a request is ignored; some old clients end a body with it.
         skip = 2 if data.startswith(b"\r\n") else 0
         end = data.find(b"\r\n\r\n", max(skip, self._scanned - 3)) + 4

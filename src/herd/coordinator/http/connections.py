@@ -17,7 +17,7 @@ RenderError = Callable[[str | None, Refusal], tuple[int, str, bytes]]
 """(path, or None if it is unreadable; refusal) -> (status, content type, body)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HttpSettings:
     body_max_bytes: int = field(
         default=32 << 20,

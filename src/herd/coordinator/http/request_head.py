@@ -22,8 +22,9 @@ CHUNKED: Final = -1
 _CRLF: Final = b"\r\n"
 _TEXT: Final = bytes(c for c in range(256) if c == 9 or (c >= 32 and c != 127))
 _METHODS: Final = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
-# Three words, then lines of name, colon and text, each ended by CRLF, then an empty line. No part can match in two ways,
-# so refusing costs no more than accepting. Excludes folding, space before a colon, bare CR and LF, control characters.
+# Three words, then lines of name, colon and text, each ended by CRLF, then an empty line. No part can match in two
+# ways, so refusing costs no more than accepting. Excludes folding, space before a colon, bare CR and LF, and control
+# characters.
 _SHAPE: Final = re.compile(
     rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++) ([\x21-\x7e]++) (HTTP/[0-9]\.[0-9])\r\n"
     rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n"
@@ -56,7 +57,7 @@ class ExpectationFailed(HerdError):
     code = "expectation_failed"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class RequestHead:
     """One request head. Equal requests of a connection share it; only `admission` is ever changed."""
 

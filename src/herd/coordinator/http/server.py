@@ -56,7 +56,7 @@ class Server:
         self._timer = loop.call_later(SWEEP_EVERY_S, self._on_timer)
 
     def tick(self, now: float) -> None:
-        """Sweeps all connections; `now` is loop time. Time in which this process did not run counts against no client."""
+        """Sweeps all connections at loop time `now`. Time in which the process did not run counts against no client."""
         gap_s = now - self._ticked_at - SWEEP_EVERY_S
         self._ticked_at = now
         if gap_s > _PAUSE_MIN_S:

@@ -7,6 +7,7 @@ of a server are not masked, so one encoded message can be sent to all clients.
 from __future__ import annotations
 
 import base64
+from types import MappingProxyType
 
 from wsproto.extensions import Extension
 from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, ParseFailed, RsvBits
@@ -15,10 +16,12 @@ from wsproto.utilities import generate_accept_token
 KEY_BYTES = 16
 MESSAGE_MAX_BYTES = 4096
 """The longest message from a client, with all its fragments."""
-_LIMIT_REASONS = {
-    CloseReason.MESSAGE_TOO_BIG: f"the message is over {MESSAGE_MAX_BYTES} bytes",
-    CloseReason.UNSUPPORTED_DATA: "only text messages are supported",
-}
+_LIMIT_REASONS = MappingProxyType(
+    {
+        CloseReason.MESSAGE_TOO_BIG: f"the message is over {MESSAGE_MAX_BYTES} bytes",
+        CloseReason.UNSUPPORTED_DATA: "only text messages are supported",
+    }
+)
 
 
 class ProtocolViolation(Exception):

@@ -1,7 +1,7 @@
-"""Stores recent prompts in memory for debugging, if FLEET_CAPTURE is on. It is off by default and ends by itself.
+"""Stores recent prompts in memory for debugging, if FLEET_CAPTURE is on.
 
-No prompt is written to a disk, a log or a trace. Only admins can read the prompts. `/fleet/status`, the log at the start
-and `herd status` show that the capture is on.
+Capture is off by default and ends by itself. No prompt is written to a disk, a log or a trace. Only admins can read the
+prompts. `/fleet/status`, the log at the start and `herd status` show that the capture is on.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class Continuation:
     def counters(self, timestamp: Timestamp) -> Counters | None:
         """How many tokens of a cancelled answer were forwarded; engines send one token per piece.
 
-        None if the answer was too long to be recorded. In a format that cannot be resumed, events with a delta are counted.
+        None if the answer was too long to be recorded. In a format that cannot be resumed, events with a delta count.
         """
         if self._parts is None:
             return None
@@ -105,7 +105,7 @@ class Continuation:
 
 
 def line_break(before: bytes, frame: bytes) -> bytes:
-    """The line ends that separate `frame` from what was sent `before`, which may end in the middle of a line or event."""
+    """The line ends between `before`, which may end in the middle of a line or event, and `frame`."""
     wanted = b"\n\n" if frame.startswith((b"data:", b"event:")) else b"\n"
     if before.endswith(wanted):
         return b""

@@ -359,7 +359,7 @@ class Relay:
         return translation.counters() if translation is not None and translation.is_whole else None
 
     def _finish(self, counters: Counters) -> None:
-        """Reports the end to the core first: the client's next request, perhaps sent within `end`, may need the slot."""
+        """Reports the end to the core first: the client's next request may start within `end` and need the slot."""
         rest = self._whole_lines.rest
         self._forwarded_bytes += len(rest)
         self._over()
@@ -402,7 +402,7 @@ class Relay:
             self._report(judged)
 
     def _pass_refusal_on(self, body: bytes) -> None:
-        """Sends the engine's own error answer if the client speaks its protocol, else the same error in the client's."""
+        """Sends the engine's error answer unchanged, or translated if the client uses another protocol."""
         message = error_text(body) or f"the node answered {self._status}"
         refusal = Refusal(self._status, "invalid_request", message)
         if self._commented_wait is not None:

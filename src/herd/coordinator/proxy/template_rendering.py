@@ -13,7 +13,7 @@ RENDERED_MAX_BYTES = 8 << 20
 
 
 class TemplateRendering:
-    """Receives the reply to `Engine.render_call`. Calls `on_text` or `on_failure` once, unless the call is cancelled."""
+    """Receives the reply to `Engine.render_call`. Calls `on_text` or `on_failure` once, unless it is cancelled."""
 
     __slots__ = ("_body", "_engine", "_on_failure", "_on_text", "_status")
 

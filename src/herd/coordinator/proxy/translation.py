@@ -34,7 +34,7 @@ class Translation:
     """
 
     def __init__(self, reader: Reader, writer: Writer, resumed_tokens: int = 0) -> None:
-        """`resumed_tokens` came from another node before: this engine counts them as prompt, they belong to the answer."""
+        """`resumed_tokens` of the answer came from another node before; this engine counts them as prompt tokens."""
         self._reader = reader
         self._writer = writer
         self._resumed_tokens = resumed_tokens
@@ -94,7 +94,7 @@ class _ErrorMessage(msgspec.Struct):
 
 
 class _Error(msgspec.Struct):
-    """The formats in use: {"error": "text"}, {"error": {"message": "text"}}, {"message": "text"}, {"detail": "text"}."""
+    """The formats: {"error": "text"}, {"error": {"message": "text"}}, {"message": "text"}, {"detail": "text"}."""
 
     error: str | _ErrorMessage | None = None
     message: str | None = None

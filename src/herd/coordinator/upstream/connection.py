@@ -1,4 +1,4 @@
-"""Sends requests on one connection to a node and parses the answers; also one call and the connections of one node.
+"""Sends requests on one connection to a node and parses the answers.
 
 The parser's callbacks (`on_*`) only record what was parsed. It is passed on when all bytes of a read were parsed.
 """
@@ -223,7 +223,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.start(call)
 
     def _authenticate(self, node: NodeConnections) -> bool:
-        """Checks the node's certificate and sends the coordinator's proof, before the first request on this connection."""
+        """Checks the node's certificate and sends the coordinator's proof, once before the first request."""
         assert self._transport is not None
         proof = self._pool.forwarder_proof(node.url)
         if not proof or not tls_pinning.matches_pin(self._transport, node.pin):

@@ -46,7 +46,7 @@ class UpstreamSettings:
 
 
 class UpstreamSink(Protocol):
-    """Receives one answer. `on_end` or `on_error` is the last call, exactly once; after `cancel()` nothing is called."""
+    """Receives one answer. The last call is `on_end` or `on_error`, exactly once; after `cancel()` there is no call."""
 
     def on_head(self, status: int, headers: list[Header]) -> None:
         """The final response head (never 1xx); header names in lower case."""

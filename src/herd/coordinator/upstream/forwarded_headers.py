@@ -18,7 +18,7 @@ from herd.core.state.request import RequestId
 from herd.errors import Refusal
 
 OWN_LINES: Final = b"Content-Type: application/json\r\nAccept-Encoding: identity\r\n"
-"""In every request to a node: the body is JSON whatever content type the client declared; the answer is uncompressed."""
+"""In every request to a node: the body is JSON, whatever the client declared, and the answer is uncompressed."""
 
 # RFC 9110 7.6.1 (hop by hop), then headers that we write, then the client's identity, then headers of browsers.
 _DROPPED: Final = frozenset(
@@ -55,7 +55,7 @@ RETRY_SPREAD: Final = 0.5
 
 
 def request_lines(headers: Sequence[Header]) -> bytes:
-    """The header lines for a node, from the client's headers (names in lower case). A header with a line end is dropped."""
+    """The header lines for a node, from the client's headers (lower-case names). Headers with line ends are dropped."""
     dropped: frozenset[bytes] = _DROPPED
     for name, value in headers:
         if name == b"connection":

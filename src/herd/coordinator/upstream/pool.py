@@ -63,7 +63,7 @@ class Pool:
         return call
 
     def sweep(self) -> None:
-        """Closes connections that were idle too long and fails stalled calls. One call counts as SWEEP_EVERY_S seconds."""
+        """Closes connections that were idle too long and fails stalled calls. Called every SWEEP_EVERY_S seconds."""
         for connection in list(self.connections):
             connection.sweep()
         for url in [url for url, node in self._nodes.items() if not node.open_count]:
