@@ -1,7 +1,8 @@
-"""Models coding agents in a closed loop: each reads the answer, pauses, and sends the next turn of a growing conversation.
+"""Models coding agents in a closed loop: each reads the answer, pauses, and sends the next turn of a growing
+conversation.
 
-A session starts with one of three shared system prompts. Tool results and answers make it longer, until its context window or its
-number of turns is used up; then the same agent starts a new session. Lengths come from a part of a trace.
+A session starts with one of three shared system prompts. Tool results and answers make it longer, until its context
+window or its number of turns is used up; then the same agent starts a new session. Lengths come from a part of a trace.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class _Session:
 
 @dataclass(slots=True)
 class Agents:
-    """`first` returns the first requests; `after` returns the request that follows an answer, until `count_max` were sent."""
+    """`first` returns the first requests; `after` returns the request that follows an answer, until `count_max` were
+    sent."""
 
     agents: int
     count_max: int

@@ -46,9 +46,11 @@ class PolicyInputs:
 
 @dataclass(frozen=True, slots=True)
 class SimPolicy:
-    """A policy of the benchmark. `make(inputs)` returns the scheduler's policy and may replace parts of `inputs.forecast`.
+    """A policy of the benchmark. `make(inputs)` returns the scheduler's policy and may replace parts of
+    `inputs.forecast`.
 
-    Policies with `is_simple` are those of other routers; the best of them, chosen per scenario, is what ours is compared with.
+    Policies with `is_simple` are those of other routers; the best of them, chosen per scenario, is what ours is
+    compared with.
     """
 
     name: str

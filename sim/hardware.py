@@ -27,7 +27,8 @@ EXPERTS_BATCH = 0.65
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """`prompt_8b`: prompt tokens/s of an 8B 4-bit model. `batch_slope`: what one more stream adds to a step (dense models)."""
+    """`prompt_8b`: prompt tokens/s of an 8B 4-bit model. `batch_slope`: what one more stream adds to a step (dense
+    models)."""
 
     name: str
     kind: str

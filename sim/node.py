@@ -1,8 +1,9 @@
 """Models one node: an engine with its queue, memory, loads and heat, and the agent's report.
 
-The engine is a short form of Ollama's scheduler: one queue, first come first served. A request that needs a load or a larger
-context window waits until idle models were unloaded, and every request behind it waits too. The number of loaded models is limited,
-and idle models are unloaded after their keep-alive time. Models that are answering share the machine's speed.
+The engine is a short form of Ollama's scheduler: one queue, first come first served. A request that needs a load or a
+larger context window waits until idle models were unloaded, and every request behind it waits too. The number of loaded
+models is limited, and idle models are unloaded after their keep-alive time. Models that are answering share the
+machine's speed.
 """
 
 from __future__ import annotations
@@ -163,7 +164,8 @@ class SimNode:
             )
 
     def _counters(self, run: Run, at: float) -> Counters:
-        """Counters as in Ollama: prompt tokens include cached tokens, durations are wall time, the load includes the time queued."""
+        """Counters as in Ollama: prompt tokens include cached tokens, durations are wall time, the load includes the
+        time queued."""
         request, first_at = run.request, run.first_at
         assert first_at is not None
         self.tally.hit_tokens += run.cached_tokens
@@ -257,7 +259,8 @@ class SimNode:
         self._touch(name, at)
 
     def _touch(self, name: ModelName, at: float) -> None:
-        """Keeps the most recently read files in the page cache, whose size is assumed to be twice the models' memory."""
+        """Keeps the most recently read files in the page cache, whose size is assumed to be twice the models'
+        memory."""
         self.warm.pop(name, None)
         self.warm[name] = at
         while sum(self.by_name[one].size_bytes for one in self.warm) > 2 * self.capacity_bytes:

@@ -1,7 +1,8 @@
 """Loads models onto idle nodes in advance, by a placement plan made from recent requests.
 
-A new plan is made once a minute. In between, an idle node loads a model that the plan places there, unless another model would
-have to be evicted for it. Only the simulation composes this class: the gain is in docs/benchmarks/routing.md.
+A new plan is made once a minute. In between, an idle node loads a model that the plan places there, unless another
+model would have to be evicted for it. Only the simulation composes this class: the gain is in
+docs/benchmarks/routing.md.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ GAP_MAX_S = 3600.0
 
 
 class PlacementLoader:
-    """Stands in front of a dispatcher: passes every event on, and adds its own loads to the commands."""
+    """Wraps a dispatcher: passes every event to it, and adds its own loads to the commands."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self.plan = PlacementPlan()
@@ -105,10 +106,11 @@ class PlacementLoader:
                 yield self._load(node, model, at)
 
     def _fits(self, node: Node, model: ModelName) -> bool:
-        """Whether the model fits beside the loaded ones: evicting a model for a guess costs more than it gains (measured)."""
+        """Whether the model fits beside the loaded ones: evicting a model for a guess costs more than it gains
+        (measured)."""
         card, residency = node.report.models[model], self._forecast.residency
         fits = residency.footprint_bytes(node, card, model) <= residency.room_bytes(node)
-        return fits and not residency.has_models_max(node, card)
+        return fits and not residency.is_engine_full(node, card)
 
     def _load(self, node: Node, model: ModelName, at: float) -> LoadModel:
         self._forecast.residency.load_started(node, model, ())

@@ -10,8 +10,9 @@ from herd.core.state.request import Request, RequestId, RequestKind
 
 @dataclass(slots=True, eq=False)
 class SimRequest:
-    """`estimate` is the coordinator's estimate of `prompt_tokens`; `blocks` are the prompt's chained hashes, one for each
-    `BLOCK_TOKENS` tokens; `client` is the client of a closed loop that sends its next request after this answer."""
+    """`estimate` is the coordinator's estimate of `prompt_tokens`; `blocks` are the prompt's chained hashes, one for
+    each `BLOCK_TOKENS` tokens; `client` is the client of a closed loop that sends its next request after this
+    answer."""
 
     id: str
     at: float

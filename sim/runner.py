@@ -1,7 +1,7 @@
 """Models one loaded model on one node: its slots, its prompt cache, and the progress of its requests.
 
-Prompts are processed one after the other in blocks; meanwhile every decoding stream gets one token per block, as in llama.cpp's
-batches. Between events all rates are constant, so work advances in one step (fluid sharing).
+Prompts are processed one after the other in blocks; meanwhile every decoding stream gets one token per block, as in
+llama.cpp's batches. Between events all rates are constant, so work advances in one step (fluid sharing).
 """
 
 from __future__ import annotations
@@ -126,7 +126,8 @@ class Runner:
             self.cache.popitem(last=False)
 
     def set_rates(self, share: float) -> None:
-        """Sets the tokens per second of the current prefill and of every stream, with `share` of the machine's speed."""
+        """Sets the tokens per second of the current prefill and of every stream, with `share` of the machine's
+        speed."""
         self.prompt_rate = self.token_rate = 0.0
         step_s = 0.0
         if self.decoding:

@@ -36,7 +36,8 @@ NextRequest = Callable[[SimRequest, float], "SimRequest | None"]
 
 @dataclass(slots=True)
 class Simulation:
-    """`requests` are ordered by time. `after(request, at)` returns the next request of a closed-loop client, when one has ended."""
+    """`requests` are ordered by time. `after(request, at)` returns the next request of a closed-loop client, when one
+    has ended."""
 
     nodes: list[NodeSpec]
     requests: list[SimRequest]
@@ -49,7 +50,8 @@ class Simulation:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One row of the results. `build(traces, load, count, rng)` makes a simulation; equal arguments make equal simulations."""
+    """One row of the results. `build(traces, load, count, rng)` makes a simulation; equal arguments make equal
+    simulations."""
 
     name: str
     description: str

@@ -1,7 +1,7 @@
 """Reads public request traces, and generates rows of the same shape where no folder with traces is given.
 
-A window is a part of one trace: seconds since its start, prompt and answer lengths, and prefix hashes where the trace has them.
-The simulation rescales the rates: the shapes matter here, not the volume of a cloud.
+A window is a part of one trace: seconds since its start, prompt and answer lengths, and prefix hashes where the trace
+has them. The simulation rescales the rates: the shapes matter here, not the volume of a cloud.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ Quantiles = tuple[float, ...]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Published percentiles of a trace: prompt and answer lengths at 0, 50, 90, 99, 100 %, and the gaps' coefficient of variation."""
+    """Published percentiles of a trace: prompt and answer lengths at 0, 50, 90, 99, 100 %, and the gaps' coefficient of
+    variation."""
 
     prompt: Quantiles
     output: Quantiles
@@ -140,7 +141,8 @@ def gap_s(mean_s: float, cv: float, rng: Random) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Client:
-    """One client of a trace: `rates` are (second, rate, cv), `windows` are (second, prompt quantiles, answer quantiles)."""
+    """One client of a trace: `rates` are (second, rate, cv), `windows` are (second, prompt quantiles, answer
+    quantiles)."""
 
     name: str
     rates: tuple[tuple[float, float, float], ...]
@@ -179,7 +181,8 @@ def _shape(name: str) -> Shape:
 
 
 def _table(path: Path) -> list[Row]:
-    """Azure's columns (TIMESTAMP, ContextTokens, GeneratedTokens), or lengths alone (num_prefill_tokens, num_decode_tokens)."""
+    """Azure's columns (TIMESTAMP, ContextTokens, GeneratedTokens), or lengths alone (num_prefill_tokens,
+    num_decode_tokens)."""
     rows: list[Row] = []
     with path.open(encoding="utf-8", newline="") as file:
         for number, line in enumerate(csv.DictReader(file)):

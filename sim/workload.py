@@ -1,7 +1,7 @@
 """Makes requests from rows of a trace: models by popularity, estimated prompt lengths, and rates that fit the fleet.
 
-`capacity` returns how many requests per second of a mix the fleet could answer at most, if every model were loaded wherever it
-fits and work were split ideally. A scenario's load is a share of that, so other traces lead to other rates.
+`capacity` returns how many requests per second of a mix the fleet could answer at most, if every model were loaded
+wherever it fits and work were split ideally. A scenario's load is a share of that, so other traces lead to other rates.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def real_machine(machine: Machine, rng: Random) -> Machine:
 def requests_from(
     rows: Sequence[Row], popularity: Popularity, rng: Random, tag: str = "", window: int | None = None, name: str = "r"
 ) -> list[SimRequest]:
-    """One request for each row, with a model by its share. Prompts that do not fit into `window` are cut, as a client would."""
+    """One request for each row, with a model by its share. Prompts that do not fit into `window` are cut, as a client
+    would."""
     requests: list[SimRequest] = []
     models, shares = [m for m, _ in popularity], [s for _, s in popularity]
     for number, row in enumerate(rows):
@@ -85,7 +86,8 @@ def seconds_on(machine: Machine, model: Model, prompt_tokens: float, output_toke
 def capacity(nodes: Sequence[NodeSpec], requests: Sequence[SimRequest], cached_share: float = 0.0) -> float:
     """Requests per second of this mix that keep the fleet just busy: a fluid bound.
 
-    Work is assigned in small parts to the node whose load is least afterwards; with several models that is a little pessimistic.
+    Work is assigned in small parts to the node whose load is least afterwards; with several models that is a little
+    pessimistic.
     """
     models = {canonical(model.name): model for node in nodes for model in node.models}
     of_model: dict[str, list[SimRequest]] = {}

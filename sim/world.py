@@ -1,7 +1,7 @@
 """Runs a simulation with the real core: takes events from a heap, and lets node models perform the commands.
 
-It takes the place of the coordinator's driver: the driver turns sockets into events, this class pops (time, serial, event). Random
-numbers decide only which heartbeats are lost; equal seeds give equal runs, in any process.
+It takes the place of the coordinator's driver: the driver turns sockets into events, this class pops (time, serial,
+event). Random numbers decide only which heartbeats are lost; equal seeds give equal runs, in any process.
 """
 
 from __future__ import annotations
@@ -218,7 +218,8 @@ class World:
             self._expect(node)
 
     def _progress(self, node: SimNode, at: float) -> None:
-        """Advances the node to the present and feeds its answers to the core, which may dispatch more requests meanwhile."""
+        """Advances the node to the present and feeds its answers to the core, which may dispatch more requests
+        meanwhile."""
         if node.is_away:
             return
         progress = node.advance(at)

@@ -1,4 +1,4 @@
-"""Short ways to say what a test is about: a node, a request, a dispatcher. Every argument has a plausible default."""
+"""Builds nodes, requests, dispatchers and worlds for tests, with a plausible default for every argument."""
 
 from __future__ import annotations
 

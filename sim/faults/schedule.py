@@ -51,7 +51,7 @@ class ClientRequest:
 
 @dataclass(frozen=True)
 class BehaviorChange:
-    """A node handles requests with another behavior from now on."""
+    """A node handles requests with another behavior from this time."""
 
     at: float
     node: str
@@ -60,7 +60,8 @@ class BehaviorChange:
 
 @dataclass(frozen=True)
 class NodeChange:
-    """A node dies (kill -9), starts with `slots` slots, leaves with a goodbye, drains, or is paused or resumed by its owner."""
+    """A node dies (kill -9), starts with `slots` slots, leaves with a goodbye, drains, or is paused or resumed by its
+    owner."""
 
     at: float
     node: str
@@ -70,7 +71,7 @@ class NodeChange:
 
 @dataclass(frozen=True)
 class HeartbeatChange:
-    """What happens to a node's heartbeats from now on: "fine", "lost", "late", "twice"."""
+    """What happens to a node's heartbeats from this time: "fine", "lost", "late", "twice"."""
 
     at: float
     node: str

@@ -1,7 +1,7 @@
 """Runs a schedule of requests and faults against the real dispatcher, and checks all invariants after every event.
 
-Time is simulated, so the settings are short. A node produces one token after the other; what a client has received must always be
-a prefix of the one correct answer, whichever node produced it.
+Time is simulated, so the settings are short. A node produces one token after the other; what a client has received must
+always be a prefix of the one correct answer, whichever node produced it.
 """
 
 from __future__ import annotations
@@ -255,7 +255,7 @@ class FaultWorld:
                 self._later(at + 0.01, partial(self._fail, client=client, attempt=attempt, kind=FailureKind.RESET))
 
     def _end_faults(self, at: float) -> None:
-        """From now on every node behaves normally."""
+        """Lets every node behave normally."""
         for node in self._nodes.values():
             node.behavior, node.heartbeats, node.is_paused, node.is_draining = NodeBehavior.NORMAL, "fine", False, False
             if not node.is_alive:
@@ -450,7 +450,8 @@ class FaultWorld:
                 client.startable_since = at
             elif at - max(client.startable_since, self._asleep_until) > RETRY_HELD_MAX_S:
                 raise InvariantViolated(
-                    f"{request_id} is held although {decisions[0].chosen} can take it since {client.startable_since:.2f}"
+                    f"{request_id} is held although {decisions[0].chosen} can take it"
+                    f" since {client.startable_since:.2f}"
                 )
 
     def _record(self, at: float, record: Record) -> None:
@@ -495,7 +496,8 @@ class FaultWorld:
         if not any(reasons):
             error = failure.kind.value if failure is not None else client.refusal
             raise InvariantViolated(
-                f"{record.request.id} got the error '{error}' at {at:.2f} ({record.outcome.value}) although another node could have been tried"
+                f"{record.request.id} got the error '{error}' at {at:.2f} ({record.outcome.value})"
+                " although another node could have been tried"
             )
 
     def _capable_nodes(self, record: Record) -> set[NodeId]:

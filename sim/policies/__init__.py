@@ -1,6 +1,7 @@
-"""Contains the policies of the routing benchmark, one file each, which defines `POLICY = SimPolicy("name", description, make)`.
+"""Contains the policies of the routing benchmark, one file each.
 
-Each is a policy for the real scheduler. This file has what several of them use: properties of a candidate, and a simple ranking.
+A file defines `POLICY = SimPolicy("name", description, make)`. Each is a policy for the real scheduler. This file has
+what several of them use: properties of a candidate, and a simple ranking.
 """
 
 from __future__ import annotations

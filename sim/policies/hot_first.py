@@ -1,4 +1,4 @@
-"""Prefers a node with the model loaded and a free slot, then any free slot, then the model loaded; then the fewest requests."""
+"""Prefers a node with the model loaded and a free slot, then a free slot, then the model loaded; then few requests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from sim.compose import PolicyInputs, SimPolicy
 from sim.policies import Ordered, connections, has_no_slot, is_cold
 
 
-def make(_ground: PolicyInputs) -> Ordered:
+def make(_inputs: PolicyInputs) -> Ordered:
     return Ordered("hot_first", lambda _request, one: (has_no_slot(one), is_cold(one), connections(one)))
 
 

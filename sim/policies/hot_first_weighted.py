@@ -6,7 +6,7 @@ from sim.compose import PolicyInputs, SimPolicy
 from sim.policies import Ordered, bandwidth_gbps, connections, has_no_slot, is_cold
 
 
-def make(_ground: PolicyInputs) -> Ordered:
+def make(_inputs: PolicyInputs) -> Ordered:
     return Ordered(
         "hot_first_weighted",
         lambda _request, one: (has_no_slot(one), is_cold(one), (connections(one) + 1) / bandwidth_gbps(one)),

@@ -6,7 +6,7 @@ from sim.compose import PolicyInputs, SimPolicy
 from sim.policies import Ordered, connections
 
 
-def make(_ground: PolicyInputs) -> Ordered:
+def make(_inputs: PolicyInputs) -> Ordered:
     return Ordered("least_connections", lambda _request, one: (connections(one),))
 
 

@@ -1,4 +1,5 @@
-"""Chooses the node with the longest cached prefix, or the shortest queue if queues are unequal, as cache-aware routers do."""
+"""Chooses the node with the longest cached prefix, or the shortest queue if queues are unequal, as cache-aware routers
+do."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class RoundRobin:
         return [unscored(one) for one in (*candidates[first:], *candidates[:first])]
 
 
-def make(_ground: PolicyInputs) -> RoundRobin:
+def make(_inputs: PolicyInputs) -> RoundRobin:
     return RoundRobin()
 
 

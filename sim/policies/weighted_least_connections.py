@@ -6,7 +6,7 @@ from sim.compose import PolicyInputs, SimPolicy
 from sim.policies import Ordered, bandwidth_gbps, connections
 
 
-def make(_ground: PolicyInputs) -> Ordered:
+def make(_inputs: PolicyInputs) -> Ordered:
     return Ordered("weighted_least_connections", lambda _request, one: ((connections(one) + 1) / bandwidth_gbps(one),))
 
 

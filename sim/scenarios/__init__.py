@@ -1,4 +1,4 @@
-"""Contains the scenarios of the routing benchmark, one file each, which defines `SCENARIO = Scenario("S1", description, build)`.
+"""Contains the scenarios of the routing benchmark, one file each.
 
-A load is a share of what the fleet could answer.
+A file defines `SCENARIO = Scenario("S1", description, build)`. A load is a share of what the fleet could answer.
 """

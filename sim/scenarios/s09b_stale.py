@@ -1,4 +1,4 @@
-"""Builds scenario S9b: one heartbeat in five is lost, the others arrive ten seconds late, while models are loaded and unloaded."""
+"""Builds scenario S9b: one heartbeat in five is lost, the others arrive ten seconds late, and models come and go."""
 
 from __future__ import annotations
 

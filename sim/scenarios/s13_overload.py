@@ -1,4 +1,5 @@
-"""Builds scenario S13: for five minutes 1.5 times the load that the fleet can answer, then low load; queues are limited."""
+"""Builds scenario S13: for five minutes 1.5 times the load that the fleet can answer, then low load; queues are
+limited."""
 
 from __future__ import annotations
 

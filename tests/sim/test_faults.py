@@ -1,4 +1,5 @@
-"""The real dispatcher under two thousand seeded schedules of everything that nodes and clients do wrong; and proof that the rig sees bugs."""
+"""The real dispatcher under two thousand seeded schedules of everything that nodes and clients do wrong; and proof that
+the rig sees bugs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""SimulationResult with seeded traffic: what is loaded ahead by the plan spares requests their loads and costs nobody anything."""
+"""SimulationResult with seeded traffic: what is loaded ahead by the plan spares requests their loads and costs nobody
+anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The real dispatcher in the simulated world: everybody is answered, the books are right, equal seeds give equal runs."""
+"""The real dispatcher in the simulated world: everybody is answered, the books are right, equal seeds give equal
+runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Which window a request is given: the loaded one said exactly, a larger one where the prompt needs it, nothing where nothing is to be said."""
+"""Which window a request is given: the loaded one said exactly, a larger one where the prompt needs it, nothing where
+nothing is to be said."""
 
 from __future__ import annotations
 

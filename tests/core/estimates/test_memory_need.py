@@ -17,7 +17,8 @@ SMOLLM2 = {
 
 
 COMPUTE_BYTES, COMPUTE_BYTES_PER_TOKEN = 12 << 20, 4 << 10
-"""What the computation takes beside weights and cache: fitted to what Ollama 0.32 reported for SmolLM2 135M (154, 201 and 318 MiB at 2k, 4k and 8k tokens)."""
+"""What the computation takes beside weights and cache: fitted to what Ollama 0.32 reported for SmolLM2 135M (154, 201
+and 318 MiB at 2k, 4k and 8k tokens)."""
 
 
 def need_bytes(weights_bytes: int, shape: CacheShape, tokens: int, slots: int) -> int:

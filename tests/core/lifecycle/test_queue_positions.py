@@ -1,4 +1,5 @@
-"""Where each waiting request stands: in the order in which turns come, with the seconds until then as far as they are known."""
+"""Where each waiting request stands: in the order in which turns come, with the seconds until then as far as they are
+known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Nodes that come and go, refuse, pause or crash: how far they are trusted, and that nobody is lost when all are suspected."""
+"""Nodes that come and go, refuse, pause or crash: how far they are trusted, and that nobody is lost when all are
+suspected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Who waits: fair between tenants on a node and before any, bounded for each and for all, and told when to come back."""
+"""Who waits: fair between tenants on a node and before any, bounded for each and for all, and told when to come
+back."""
 
 from __future__ import annotations
 

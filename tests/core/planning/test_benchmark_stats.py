@@ -102,9 +102,9 @@ def test_nonsense_is_no_figure(values: list[float | None]) -> None:
 
 def test_a_clear_gain_is_told_with_its_doubt_and_its_likely_cause() -> None:
     found = compare([a_cell(50.0)], [a_cell(56.0)], {ALPHA: "ollama 0.31.2 -> 0.32.15"})
-    assert (
-        found.summary
-        == "12 % faster, +-3 %; largest: decode of m:latest on alpha (+12 %); probable cause: ollama 0.31.2 -> 0.32.15 on alpha."
+    assert found.summary == (
+        "12 % faster, +-3 %; largest: decode of m:latest on alpha (+12 %); "
+        "probable cause: ollama 0.31.2 -> 0.32.15 on alpha."
     )
     assert found.change == pytest.approx(0.12)
 

@@ -1,4 +1,5 @@
-"""The book of fetches: one per node and model, one at a time on each node, stopped when nobody wants it; where from, and where to."""
+"""The book of fetches: one per node and model, one at a time on each node, stopped when nobody wants it; where from,
+and where to."""
 
 from __future__ import annotations
 

@@ -236,7 +236,8 @@ def harm_of_waiting(world: World, request_id: str, **more: object) -> tuple[floa
 
 
 def test_a_place_in_line_costs_those_who_come_later_and_more_where_slots_were_full_for_long() -> None:
-    """On an idle fleet the line is gone before anybody comes; on a busy one everybody after us waits longer by our part."""
+    """On an idle fleet the line is gone before anybody comes; on a busy one everybody after us waits longer by our
+    part."""
     found = {}
     for busy_s in (1.0, 300.0, 5000.0):
         world = a_world(policy="completion_time")

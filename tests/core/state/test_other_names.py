@@ -1,4 +1,5 @@
-"""Two names of one file are one model in memory: either finds it there, neither reloads it for the other, and it is counted once."""
+"""Two names of one file are one model in memory: either finds it there, neither reloads it for the other, and it is
+counted once."""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ def test_it_fills_one_place_in_memory() -> None:
     node = Fleet().apply_heartbeat(
         a_report("alpha", [replace(FIRST, engine=engine), replace(SECOND, engine=engine)]), 0.0
     )
-    assert not Residency().has_models_max(node, FIRST) and Residency().residents(node) == [canonical("first")]
+    assert not Residency().is_engine_full(node, FIRST) and Residency().residents(node) == [canonical("first")]
 
 
 def test_a_request_by_the_other_name_is_told_the_loaded_window() -> None:

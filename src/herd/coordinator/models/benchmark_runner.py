@@ -207,7 +207,7 @@ class BenchmarkRunner:
             return None
         fits = residency.footprint_bytes(node, card, model) <= residency.room_bytes(
             node
-        ) and not residency.has_models_max(node, card)
+        ) and not residency.is_engine_full(node, card)
         return None if fits else "the model does not fit beside the loaded models"
 
     # --- the run ---

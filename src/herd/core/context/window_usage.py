@@ -1,7 +1,8 @@
 """Learns how much of the context window the requests of each model use, and which window size follows from that.
 
-The tokens of each request (prompt and answer) are counted in one of 49 sizes, four for each doubling; when there are many, all counts are
-halved, so that old requests count less. The window that is worth its memory is the need of 99 % of the requests, plus a quarter.
+The tokens of each request (prompt and answer) are counted in one of 49 sizes, four for each doubling; when there are
+many, all counts are halved, so that old requests count less. The window that is worth its memory is the need of 99 % of
+the requests, plus a quarter.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Chooses the context window for a request on its node, so that no client option reloads a model and no prompt is silently truncated.
+"""Chooses the context window of a request, so that no model is reloaded and no prompt silently truncated needlessly.
 
-Ollama restarts a runner whenever a request's options differ from those of the loaded runner: also if the wanted window is smaller, and if
-the request has no window while the loaded one was set explicitly (server/sched.go, needsReload; measured with 0.32.15). A request with
-exactly the loaded window never reloads. A prompt larger than the window is silently truncated unless `truncate` is false; then Ollama
-refuses it with 400 and both numbers, so a wrong estimate is noticed before a client gets an answer to half a prompt.
+Ollama restarts a runner whenever a request's options differ from those of the loaded runner: also if the wanted window
+is smaller, and if the request has no window while the loaded one was set explicitly (server/sched.go, needsReload;
+measured with 0.32.15). A request with exactly the loaded window never reloads. A prompt larger than the window is
+silently truncated unless `truncate` is false; then Ollama refuses it with 400 and both numbers, so a wrong estimate is
+noticed before a client gets an answer to half a prompt.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ class WindowSettings:
 
 
 class Windows:
-    """Also learns the window that the engine chooses by default, for each node and model: a request may omit that one."""
+    """Also learns the window that the engine chooses by default, for each node and model: a request may omit that
+    one."""
 
     def __init__(self, settings: WindowSettings) -> None:
         self._settings = settings
@@ -95,7 +97,8 @@ class Windows:
     # --- deciding ---
 
     def needed(self, request: Request, prompt_tokens: float) -> int | None:
-        """The window into which the request surely fits, if it is larger than the default; else the window of the client's options."""
+        """The window into which the request surely fits, if it is larger than the default; else the window of the
+        client's options."""
         if request.kind not in (RequestKind.CHAT, RequestKind.GENERATE) or self._settings.overflow == "cut":
             return request.window_tokens
         need = need_tokens(prompt_tokens, request.output_tokens_max)
@@ -110,7 +113,8 @@ class Windows:
         prompt_tokens: float,
         chosen_tokens: int | None = None,
     ) -> EngineOptions | None:
-        """None if the request can be sent unchanged. `chosen_tokens` is the window by use, for a model that has to be loaded."""
+        """None if the request can be sent unchanged. `chosen_tokens` is the window by use, for a model that has to be
+        loaded."""
         settings = self._settings
         is_strict = settings.overflow == "strict"
         if not card.engine.abilities.takes_window or request.kind is RequestKind.INFO:
@@ -150,7 +154,8 @@ class Windows:
         return chosen_tokens if self._settings.auto_calculate or chosen_tokens > own else None
 
     def _is_automatic(self, node_id: NodeId, model: ModelName, card: ModelInfo, loaded: int) -> bool:
-        """Whether the engine chose this window by default. If that is unknown, the window is set, which does no harm."""
+        """Whether the engine chose this window by default. If that is unknown, the window is set, which does no
+        harm."""
         is_explicit = card.loaded.context_explicit if card.loaded is not None else None
         return is_explicit is False or self._automatic.get((node_id, model)) == loaded
 
@@ -174,7 +179,8 @@ def need_tokens(prompt_tokens: float, output_tokens_max: int | None) -> int:
 
 
 def cutting_window(options: EngineOptions | None, request: Request, card: ModelInfo) -> int | None:
-    """The window beyond which the prompt is silently truncated; None if it would be refused, or if the window is unknown."""
+    """The window beyond which the prompt is silently truncated; None if it would be refused, or if the window is
+    unknown."""
     if not card.engine.abilities.takes_window or (options is not None and options.forbids_cutting):
         return None
     set_tokens = (
@@ -184,7 +190,8 @@ def cutting_window(options: EngineOptions | None, request: Request, card: ModelI
 
 
 def was_cut(expected_tokens: float, counted_tokens: int | None, window: int | None) -> bool:
-    """Whether the engine truncated the prompt: more was expected than the window holds, and clearly less was counted."""
+    """Whether the engine truncated the prompt: more was expected than the window holds, and clearly less was
+    counted."""
     if window is None or counted_tokens is None:
         return False
     return expected_tokens > window >= counted_tokens and counted_tokens * MARGIN < expected_tokens

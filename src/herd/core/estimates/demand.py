@@ -30,7 +30,8 @@ class Demand:
     def gap_s(self, model: ModelName, at: float) -> float | None:
         """Expected seconds between two requests; None for a model that was never requested.
 
-        The time since the last request counts too: a model without requests for long is requested less often than its mean says.
+        The time since the last request counts too: a model without requests for long is requested less often than its
+        mean says.
         """
         known = self._seen.get(model)
         return max(known[1], at - known[0], GAP_MIN_S) if known is not None else None

@@ -50,7 +50,8 @@ class Forecast:
     # --- stored across a restart ---
 
     def changes(self) -> list[LearnedValue]:
-        """Learned values that changed since the last call; if there are very many, the rest follows with the next call."""
+        """Learned values that changed since the last call; if there are very many, the rest follows with the next
+        call."""
         return [
             *self.speeds.changes(),
             *self.outputs.changes(),
@@ -78,7 +79,8 @@ class Forecast:
             self.demand.arrived(request.model, at)
 
     def started(self, live: LiveRequest, node: Node, streams: int, busy: Collection[ModelName], at: float) -> None:
-        """An attempt starts: its prompt counts as cached and its model as loading at once, before a heartbeat shows it."""
+        """An attempt starts: its prompt counts as cached and its model as loading at once, before a heartbeat shows
+        it."""
         attempt, request = live.attempt, live.request
         assert attempt is not None
         model = attempt.model
@@ -184,7 +186,8 @@ def _sample(live: LiveRequest, counters: Counters, streams: float, at: float) ->
 
 
 def _uncached_tokens(attempt: Attempt, counters: Counters) -> int | None:
-    """Prompt tokens that were processed: as counted by the engine; else known only if no tokens were expected in the cache."""
+    """Prompt tokens that were processed: as counted by the engine; else known only if no tokens were expected in the
+    cache."""
     if counters.prompt_tokens is None:
         return None
     if counters.cached_tokens is not None:

@@ -1,9 +1,9 @@
 """Estimates the speed of a model on a node from the node's hardware, before any measurement.
 
-Decoding reads all active weights once per token, so its speed follows memory bandwidth. Prefill is bound by arithmetic, which grows
-with bandwidth at a ratio typical of each class of hardware. The constants fit published single-stream measurements of about twenty
-machines (llama.cpp and Ollama, 2024 to 2026) with a median error of a few percent for decoding and about a third for prefill. Learning
-starts from these values.
+Decoding reads all active weights once per token, so its speed follows memory bandwidth. Prefill is bound by arithmetic,
+which grows with bandwidth at a ratio typical of each class of hardware. The constants fit published single-stream
+measurements of about twenty machines (llama.cpp and Ollama, 2024 to 2026) with a median error of a few percent for
+decoding and about a third for prefill. Learning starts from these values.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ _EXPERTS = (
 
 @dataclass(frozen=True, slots=True)
 class HardwareClass:
-    """`prompt_per_gbps`: prompt tokens/s of an 8B 4-bit model for each GB/s of bandwidth. `overhead_s`: seconds for each decoded
-    token. `batch_slope`: how much one more stream slows a decoding step of a dense model, relative to a single stream."""
+    """`prompt_per_gbps`: prompt tokens/s of an 8B 4-bit model for each GB/s of bandwidth. `overhead_s`: seconds for
+    each decoded token. `batch_slope`: how much one more stream slows a decoding step of a dense model, relative to a
+    single stream."""
 
     name: str
     bandwidth_gbps: float
@@ -65,8 +66,8 @@ EXPERTS_BATCH_SLOPE = 0.5
 
 @dataclass(slots=True)
 class Speed:
-    """`prompt_tokens_per_s`: of the uncached prompt. `step_s`: seconds for one token of a single stream. `load_s`: from the page
-    cache if the model was loaded recently, else from disk."""
+    """`prompt_tokens_per_s`: of the uncached prompt. `step_s`: seconds for one token of a single stream. `load_s`: from
+    the page cache if the model was loaded recently, else from disk."""
 
     prompt_tokens_per_s: float
     step_s: float
@@ -88,7 +89,8 @@ def hardware_class(report: Report) -> HardwareClass:
 
 
 def active_share(card: ModelInfo) -> float:
-    """Share of the weights that is read for each token: 1, or for a mixture of experts the share in its name ("30b-a3b")."""
+    """Share of the weights that is read for each token: 1, or for a mixture of experts the share in its name
+    ("30b-a3b")."""
     name = card.name.lower()
     found = _ACTIVE.search(name)
     if found:

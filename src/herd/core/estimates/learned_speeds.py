@@ -1,9 +1,10 @@
 """Learns how fast each model is on each node, from completed answers.
 
-Every quantity is stored as the logarithm of its ratio to the prior, and moves towards each new sample. A new pair of node and model
-starts from what is known about the node with other models and about the model on other nodes. Speeds are learned only from samples during
-which the node did nothing else; samples with other streams of the same model teach the batch slope. The slope includes the time in which
-streams stall during the prefill of others: without it too many requests go to the fastest node (measured: 3 to 6 % worse).
+Every quantity is stored as the logarithm of its ratio to the prior, and moves towards each new sample. A new pair of
+node and model starts from what is known about the node with other models and about the model on other nodes. Speeds are
+learned only from samples during which the node did nothing else; samples with other streams of the same model teach the
+batch slope. The slope includes the time in which streams stall during the prefill of others: without it too many
+requests go to the fastest node (measured: 3 to 6 % worse).
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ MODELS_MAX = 2048
 GAIN_MIN = 0.25
 """Least weight of a new sample: a laptop that starts to throttle is recognised after about four answers."""
 SURPRISE_MAX = 1.2
-"""Limit of the logarithm by which one sample differs from the estimate (e^1.2 = 3.3), so that one outlier changes little."""
+"""Limit of the logarithm by which one sample differs from the estimate (e^1.2 = 3.3), so that one outlier changes
+little."""
 TOKENS_MIN = 8
 """With fewer tokens the overhead dominates, and nothing is learned."""
 CACHED_IF_FASTER_BY = 4.0
@@ -76,7 +78,8 @@ class _Effect:
 
     @property
     def gain(self) -> float:
-        """Half of the difference for a new one, less with every sample: the rest is due to the other part, or to chance."""
+        """Half of the difference for a new one, less with every sample: the rest is due to the other part, or to
+        chance."""
         return max(SHARED_GAIN_MIN, 0.5 / (1.0 + self.samples / 4.0))
 
     def move(self, surprise: float) -> None:
@@ -104,12 +107,12 @@ class _Shared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeedSample:
-    """Measurements of one completed answer. `streams` is the mean number of streams: 1.0 for a single one, 0.0 if other models
-    ran on the node meanwhile; then no speed is learned.
+    """Measurements of one completed answer. `streams` is the mean number of streams: 1.0 for a single one, 0.0 if other
+    models ran on the node meanwhile; then no speed is learned.
 
-    `uncached_tokens`: prompt tokens that were processed; None if unknown. `load_s`: None if the model was loaded already;
-    `is_load_exact`: no other request was ahead in the engine's queue, else `load_s` is an upper bound. `was_warm`: the file was
-    probably in the page cache.
+    `uncached_tokens`: prompt tokens that were processed; None if unknown. `load_s`: None if the model was loaded
+    already; `is_load_exact`: no other request was ahead in the engine's queue, else `load_s` is an upper bound.
+    `was_warm`: the file was probably in the page cache.
     """
 
     uncached_tokens: int | None
@@ -148,7 +151,8 @@ class LearnedSpeeds:
         return speed
 
     def is_learned(self, node_id: NodeId, model: ModelName) -> bool:
-        """Whether the prompt speed was measured here several times, so that the node's timeout may follow from a prediction."""
+        """Whether the prompt speed was measured here several times, so that the node's timeout may follow from a
+        prediction."""
         learned = self._pairs.get((node_id, model))
         return learned is not None and learned.prompt.samples >= LEARNED_SAMPLES
 
@@ -179,8 +183,8 @@ class LearnedSpeeds:
         self._speeds.pop((node.id, model), None)
 
     def changes(self) -> list[LearnedValue]:
-        """Values that changed since the last call: of pairs, nodes and models, each with logarithms of its ratios to the prior
-        and the numbers of samples."""
+        """Values that changed since the last call: of pairs, nodes and models, each with logarithms of its ratios to
+        the prior and the numbers of samples."""
         return [
             found
             for kind, subject, model in self._changes.take()
@@ -205,7 +209,8 @@ class LearnedSpeeds:
         )
 
     def restore(self, value: LearnedValue) -> None:
-        """Restores a value that an earlier process learned. A pair counts as one sample: the machine may have changed since then.
+        """Restores a value that an earlier process learned. A pair counts as one sample: the machine may have changed
+        since then.
 
         Raises `ValueError` for an invalid value, and changes nothing.
         """
@@ -343,8 +348,8 @@ def _learn_shared(of_node: _Effect, of_model: _Effect, ratio: float) -> None:
 
 
 def _factor_without_samples(of_node: _Effect | None, of_model: _Effect | None, nodes: Sequence[_Effect]) -> float:
-    """The factor of a pair without measurements. A node without any measurement counts as an average node, because the part of a
-    model is known only relative to the nodes on which it was measured."""
+    """The factor of a pair without measurements. A node without any measurement counts as an average node, because the
+    part of a model is known only relative to the nodes on which it was measured."""
     if of_node is None or not of_node.samples:
         known = [one.log for one in nodes if one.samples]
         nodes_part = sum(known) / len(known) if known else 0.0

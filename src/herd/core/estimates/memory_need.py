@@ -1,7 +1,8 @@
 """Computes the size of a model's KV cache from the shape of the model.
 
-For each token of each slot the cache takes 2 (keys, values) x layers x KV heads x head size x 2 bytes (f16); a layer with a sliding window
-stores at most that window. The result is compared with Ollama in tests/live/test_memory_need_on_real_ollama.py.
+For each token of each slot the cache takes 2 (keys, values) x layers x KV heads x head size x 2 bytes (f16); a layer
+with a sliding window stores at most that window. The result is compared with Ollama in
+tests/live/test_memory_need_on_real_ollama.py.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ _SLIDING_EVERY = (("gemma3", 6), ("gemma2", 2), ("gptoss", 2), ("gpt-oss", 2))
 
 @dataclass(frozen=True, slots=True)
 class CacheShape:
-    """Bytes of cache for one token, in the layers with full attention and in those with a sliding window of `window_tokens`."""
+    """Bytes of cache for one token, in the layers with full attention and in those with a sliding window of
+    `window_tokens`."""
 
     full_bytes: int
     sliding_bytes: int = 0
@@ -46,7 +48,8 @@ def shape_of(info: Mapping[str, object]) -> CacheShape | None:
 
 
 def _heads_of_layers(value: object, layers: int) -> list[int]:
-    """The KV heads of each layer: `value` is one number for all layers, or a list (hybrid models have layers without)."""
+    """The KV heads of each layer: `value` is one number for all layers, or a list (hybrid models have layers
+    without)."""
     if isinstance(value, Sequence) and not isinstance(value, str) and 0 < len(value) <= LAYERS_MAX:
         return [_whole(count) for count in value]
     return [_whole(value)] * min(layers, LAYERS_MAX) if _whole(value) else []

@@ -1,7 +1,7 @@
 """Learns how long answers are, for each app and model, and how much their lengths vary.
 
-Completion time needs the mean, because the sum of many answers is what occupies a node. One endless answer must not change it much,
-so a sample counts at most a multiple of the present mean.
+Completion time needs the mean, because the sum of many answers is what occupies a node. One endless answer must not
+change it much, so a sample counts at most a multiple of the present mean.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class OutputLengths:
         return min(mean, float(request.output_tokens_max)) if request.output_tokens_max else mean
 
     def irregularity(self, model: ModelName) -> float:
-        """0 if all answers of the model are equally long, 1 if the elapsed time says nothing about the rest (squared coefficient
-        of variation, at most 1)."""
+        """0 if all answers of the model are equally long, 1 if the elapsed time says nothing about the rest (squared
+        coefficient of variation, at most 1)."""
         seen = self._seen.get(("", model))
         if seen is None or seen.samples < 4:
             return IRREGULARITY_DEFAULT

@@ -1,8 +1,8 @@
 """Estimates which node has which prompt prefixes in its cache.
 
-A request carries the chained hashes of its first blocks (salted for each process). An engine caches as many conversations as it has
-slots, and recent versions a few more in main memory; so this number is remembered for each node and model, newest last. After a
-reload or a restart the cache is empty. No text is stored.
+A request carries the chained hashes of its first blocks (salted for each process). An engine caches as many
+conversations as it has slots, and recent versions a few more in main memory; so this number is remembered for each node
+and model, newest last. After a reload or a restart the cache is empty. No text is stored.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class PrefixCache:
         first, most = blocks[0], 0
         for other in cached.values():
             if other[0] == first:
-                most = max(most, _common(blocks, other))
+                most = max(most, _equal_leading_blocks(blocks, other))
         return BLOCK_TOKENS * most
 
     def served(self, node_id: NodeId, model: ModelName, blocks: Sequence[int], slots: int) -> None:
@@ -60,8 +60,9 @@ class PrefixCache:
             del self._prefixes[key]
 
 
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """The number of equal leading blocks, found by bisection: hashes are chained, so equal blocks mean equal prefixes."""
+def _equal_leading_blocks(a: Sequence[int], b: Sequence[int]) -> int:
+    """The number of equal leading blocks, found by bisection: hashes are chained, so equal blocks mean equal
+    prefixes."""
     low, high = 0, min(len(a), len(b))
     while low < high:
         middle = (low + high + 1) // 2

@@ -1,8 +1,8 @@
 """Estimates which models are in a node's memory and how much memory they take, before a heartbeat shows it.
 
-A load that this coordinator causes evicts other models, and the reports show it only some seconds later: by the report alone, the next
-request would go to a model that is just being evicted. The memory footprint of a model is learned too: it is the weights on disk plus
-the context windows of all slots.
+A load that this coordinator causes evicts other models, and the reports show it only some seconds later: by the report
+alone, the next request would go to a model that is just being evicted. The memory footprint of a model is learned too:
+it is the weights on disk plus the context windows of all slots.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from herd.core.state.fleet import ModelInfo, ModelName, Node, NodeId
 PAIRS_MAX = 4096
 WINDOW_DEFAULT_TOKENS = 4096
 SHARE_MAX = 0.95
-"""A footprint measured on another node counts at most as this share of the node's memory: engines adapt to less memory."""
+"""A footprint measured on another node counts at most as this share of the node's memory: engines adapt to less
+memory."""
 
 
 class Residency:
@@ -36,7 +37,8 @@ class Residency:
         return evicting is None or model not in evicting
 
     def footprint_bytes(self, node: Node, card: ModelInfo, model: ModelName) -> int:
-        """Expected memory: as measured on this node; else as on other nodes; else weights and a usual context window for each slot."""
+        """Expected memory: as measured on this node; else as on other nodes; else weights and a usual context window
+        for each slot."""
         if card.loaded is not None:
             return card.loaded.size_bytes or card.size_bytes
         known = self._footprints.get((node.id, model))
@@ -70,7 +72,7 @@ class Residency:
         here.sort(key=lambda model: (self._used_at.get((node.id, model), 0.0), model))
         return here
 
-    def has_models_max(self, node: Node, card: ModelInfo) -> bool:
+    def is_engine_full(self, node: Node, card: ModelInfo) -> bool:
         """Whether the engine has loaded its maximum number of models."""
         most = card.engine.models_max
         if most is None:
@@ -94,14 +96,14 @@ class Residency:
             self._used_at.popitem(last=False)
 
     def load_started(self, node: Node, model: ModelName, busy: Container[ModelName]) -> None:
-        """A request makes the engine load this model, which evicts idle models until it fits. Call this before the model is added
-        to `node.loading_until`."""
+        """A request makes the engine load this model, which evicts idle models until it fits. Call this before the
+        model is added to `node.loading_until`."""
         card = node.report.models[model]
         evicting = self._evicting.setdefault(node.id, {})
         evicting.pop(model, None)
         missing = self.footprint_bytes(node, card, model) - self.room_bytes(node)
         for victim in self.residents(node):
-            if missing <= 0 and not self.has_models_max(node, card):
+            if missing <= 0 and not self.is_engine_full(node, card):
                 break
             if victim in busy or victim == model:
                 continue

@@ -1,7 +1,7 @@
 """Measures the recent share of used slots, from 0 to 1, for each model on each node.
 
-The utilization determines how much one more request delays later ones: a queue at a mostly idle node is gone before the next request
-arrives, a queue at a busy node delays every request after it.
+The utilization determines how much one more request delays later ones: a queue at a mostly idle node is gone before the
+next request arrives, a queue at a busy node delays every request after it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Runs the life of every request: takes an event, returns the commands that follow from it.
 
-Which node a request gets is decided by the scheduler, and `Placement` acts on it. Which requests run and which wait follows from
-`live`; there is no counter that could leak. The dispatcher has no clock: every event carries its time, and `next_wakeup` returns
-when the next `Ticked` is due.
+Which node a request gets is decided by the scheduler, and `Placement` acts on it. Which requests run and which wait
+follows from `live`; there is no counter that could leak. The dispatcher has no clock: every event carries its time, and
+`next_wakeup` returns when the next `Ticked` is due.
 """
 
 from __future__ import annotations
@@ -151,7 +151,8 @@ class Dispatcher:
         if node is not None:
             self.liveness.succeeded(node, attempt.model)
         if event.status >= 400:
-            # The node understood the request and rejected it: the client's mistake. The node's own answer was passed on.
+            # The node understood the request and rejected it: the client's mistake. The node's own answer was passed
+            # on.
             error = f"the node answered {event.status}"
             final = record(live, event.at, Outcome.FAILED, event.counters, error)
             self.placement.end(live, Trigger.FINISHED, event.at, final, out)
@@ -203,7 +204,8 @@ class Dispatcher:
         return decision.chosen is not None or can_waiting_help(decision)
 
     def _is_longer_than_known(self, live: LiveRequest, failure: Failure) -> bool:
-        """Whether the engine counted a longer prompt than was estimated; then a larger window on the same node may be enough."""
+        """Whether the engine counted a longer prompt than was estimated; then a larger window on the same node may be
+        enough."""
         request, known = live.request, live.request.wanted_window_tokens or 0
         need = need_tokens(failure.prompt_tokens, request.output_tokens_max)
         if self._windows is None or need <= known:
@@ -289,7 +291,8 @@ class Dispatcher:
                 self._attempt_failed(live, lost, at, out)
 
     def _retry_held(self, at: float, out: list[Command]) -> None:
-        """Tries the first request of each class of held requests, and the next of that class only if the first found a place."""
+        """Tries the first request of each class of held requests, and the next of that class only if the first found a
+        place."""
         holding = self.waiting.holding
         for conditions, _ in holding.heads():
             while (request_id := holding.head(conditions)) is not None:
@@ -331,7 +334,8 @@ class Dispatcher:
             out += [Alarm(problem) for problem in (*self.problems(), *self._overdue(event.at))]
 
     def _process_was_paused(self, gap_s: float) -> None:
-        """This process did not run for `gap_s`: silent nodes and unread answers of that time are not the nodes' fault."""
+        """This process did not run for `gap_s`: silent nodes and unread answers of that time are not the nodes'
+        fault."""
         self.liveness.process_was_paused(self.fleet, gap_s)
         for live in self.live.values():
             live.late_at += gap_s

@@ -1,8 +1,8 @@
 """Stores the held requests, which wait because no node can take them now, in the order in which they are tried again.
 
-Requests that could run under the same conditions form a class. Only the first request of each class is tried again, so a thousand held
-requests cost as many decisions as there are classes. The first request is chosen fairly between tenants, by turns: how long a request
-takes is not known before it has a node.
+Requests that could run under the same conditions form a class. Only the first request of each class is tried again, so
+a thousand held requests cost as many decisions as there are classes. The first request is chosen fairly between
+tenants, by turns: how long a request takes is not known before it has a node.
 """
 
 from __future__ import annotations

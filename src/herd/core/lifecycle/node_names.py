@@ -1,7 +1,8 @@
 """Assigns a unique name to each reporting node if two nodes claim the same id.
 
-A cloned disk image has a cloned node id. A restart has a new boot id with the same node id, which is no conflict: the old boot never
-reports again. Two machines that both report are distinguished by their boot ids, and the second one gets the name `id-2` until it stops.
+A cloned disk image has a cloned node id. After a restart the boot id is new and the node id the same, which is not a
+conflict: the old boot never reports again. Two machines that both report are distinguished by their boot ids, and the
+second one gets the name `id-2` until it stops.
 """
 
 from __future__ import annotations

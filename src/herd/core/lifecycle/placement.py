@@ -1,4 +1,4 @@
-"""Places requests: asks the scheduler for a node, then dispatches, queues, holds or refuses; releases the place at the end.
+"""Places requests: asks the scheduler for a node, then dispatches, queues, holds or refuses the request.
 
 The dispatcher handles events and failures, and calls this class for everything that changes where a request is.
 """
@@ -78,7 +78,8 @@ class Placement:
         self._hold(live, trigger, refusals.reasons(live.decision), out)
 
     def _digest_of_conversation(self, request: Request) -> str:
-        """The model's digest on the node that has read most of this conversation, if nodes have different digests; else ""."""
+        """The model's digest on the node that has read most of this conversation, if nodes have different digests; else
+        ""."""
         nodes = self._fleet.with_model(request.model)
         digests = {node.report.models[request.model].digest for node in nodes}
         if len(digests - {""}) < 2:
@@ -164,7 +165,8 @@ class Placement:
         )
 
     def _engine_options(self, live: LiveRequest, node: Node, card: ModelInfo) -> EngineOptions | None:
-        """The options that are sent with the request; notes what will be learned from a load that this attempt causes."""
+        """The options that are sent with the request; notes what will be learned from a load that this attempt
+        causes."""
         if self._windows is None:
             return None
         request, model = live.request, live.model
@@ -196,7 +198,8 @@ class Placement:
     # --- the end ---
 
     def refuse(self, live: LiveRequest, trigger: Trigger, at: float, refusal: Refusal, out: list[Command]) -> None:
-        """A request that never ran counts as rejected; one that was tried has failed, before or after its first byte."""
+        """A request that never ran counts as rejected; one that was tried has failed, before or after its first
+        byte."""
         out.append(Refuse(live.request.id, self._waiting.wait_estimate.with_retry_after(refusal, 0, at)))
         failure = live.attempt.failure if live.attempt is not None else None
         error = failure.description if failure is not None else refusal.message
@@ -235,7 +238,8 @@ class Placement:
             self._waiting.leave(live)
 
     def advance(self, queue: Queue, at: float, out: list[Command]) -> None:
-        """Starts as many queued requests as the node has free slots; if the node takes none, they are placed elsewhere."""
+        """Starts as many queued requests as the node has free slots; if the node takes none, they are placed
+        elsewhere."""
         node = self._fleet.node(queue.node_id)
         card = node.card(queue.model) if node is not None else None
         if node is None or card is None or not _takes_work(node, at):

@@ -1,8 +1,8 @@
 """Chooses a second node on which to load a model whose queue on the first node has become long.
 
-The rule is that of ollama-herd: a number of requests wait in one queue of a node and model; another node has the model on
-disk, free memory for it beside the models that are loaded, runs nothing, and is usually free at this hour. The measured gain is
-in docs/benchmarks/routing.md.
+The rule is that of ollama-herd: a number of requests wait in one queue of a node and model; another node has the model
+on disk, free memory for it beside the models that are loaded, runs nothing, and is usually free at this hour. The
+measured gain is in docs/benchmarks/routing.md.
 """
 
 from __future__ import annotations
@@ -79,4 +79,4 @@ class Prewarmer:
             return False
         card = report.models[model]
         fits = residency.footprint_bytes(node, card, model) <= residency.room_bytes(node)
-        return fits and not residency.has_models_max(node, card)
+        return fits and not residency.is_engine_full(node, card)

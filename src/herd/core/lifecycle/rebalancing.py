@@ -1,8 +1,8 @@
 """Finds a queued request that another node can serve sooner, when a slot of that node becomes free.
 
-How long a node takes is an estimate; when the node finishes early, a request that waits for another node may move there. The
-last request of the longest queue is decided again: it gains most, and only for it the policy's estimate of the wait at its
-present node is exact. The measured gain is about one per cent, so this is off by default.
+How long a node takes is an estimate; when the node finishes early, a request that waits for another node may move
+there. The last request of the longest queue is decided again: it gains most, and only for it the policy's estimate of
+the wait at its present node is exact. The measured gain is about one per cent, so this is off by default.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ class Rebalancer:
 
 
 def last_of_longest_queue(queues: Queues, node: Node) -> tuple[Queue, RequestId] | None:
-    """The last request of the queue with the longest expected time, among the queues whose model this node has in memory."""
+    """The last request of the queue with the longest expected time, among the queues whose model this node has in
+    memory."""
     longest: Queue | None = None
     longest_s = -1.0
     for queue in queues:

@@ -85,8 +85,9 @@ _LOST = (FailureKind.CONNECT, FailureKind.RESET, FailureKind.CLOSED, FailureKind
 def needs_budget(failure: Failure, attempts: int) -> bool:
     """Whether the next attempt counts against the budget.
 
-    The budget prevents retries from overloading a slow fleet. The first retry after a lost node does not count: the request only moves to
-    another node and waits for a slot there like any other. A second failure, or a failure on a node that is online, counts.
+    The budget prevents retries from overloading a slow fleet. The first retry after a lost node does not count: the
+    request only moves to another node and waits for a slot there like any other. A second failure, or a failure on a
+    node that is online, counts.
     """
     return attempts > 1 or failure.kind not in _LOST
 
@@ -101,6 +102,6 @@ PREDICTION_FACTOR = 3.0
 
 
 def predicted_timeout_s(generous_s: float, load_s: float, prefill_s: float) -> float:
-    """Timeout for the first byte of a node with known speed: three times the expected time, at least 30 s, and at most the timeout
-    of a node with unknown speed."""
+    """Timeout for the first byte of a node with known speed: three times the expected time, at least 30 s, and at most
+    the timeout of a node with unknown speed."""
     return min(generous_s, max(FIRST_BYTE_TIMEOUT_MIN_S, PREDICTION_FACTOR * (load_s + prefill_s)))

@@ -1,8 +1,8 @@
 """Stores where each live request is: running or queued on a node, or held for any node; and limits how many may wait.
 
-Only this class moves a request between the queues and the held requests, so that a request is never in two of them, and the waiting
-bytes are counted correctly. A tenant (an API key, else an app, else a client machine) may use only a share of the limits, so that a flood
-from one tenant leaves space for others.
+Only this class moves a request between the queues and the held requests, so that a request is never in two of them, and
+the waiting bytes are counted correctly. A tenant (an API key, else an app, else a client machine) may use only a share
+of the limits, so that a flood from one tenant leaves space for others.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Waiting:
         return self._queued > 0
 
     def refusal_for(self, live: LiveRequest, at: float) -> Refusal | None:
-        """The refusal of a request that would have to wait, if its tenant (429) or the coordinator (503) has too many waiting requests."""
+        """The refusal of a request that would have to wait, if its tenant (429) or the coordinator (503) has too many
+        waiting requests."""
         settings, size_bytes = self.settings, live.request.size_bytes
         if len(self) >= settings.held_max or self._bytes + size_bytes > settings.held_max_bytes:
             return self.wait_estimate.with_retry_after(refusals.FULL, len(self), at)
@@ -63,7 +64,7 @@ class Waiting:
         return self.wait_estimate.with_retry_after(refusals.OVER_SHARE, own.requests, at)
 
     def start(self, live: LiveRequest, node_id: NodeId, model: ModelName, at: float) -> Queue:
-        """The request occupies a slot from now on."""
+        """Lets the request occupy a slot."""
         assert live.queue is None
         load_s, prefill_s, decode_s = _service_s(live, node_id)
         service_s = load_s + prefill_s + decode_s

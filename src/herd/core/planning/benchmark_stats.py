@@ -1,8 +1,9 @@
 """Plans the probes of a benchmark run, summarises their results, and compares two runs.
 
-A run is a list of probes; each sends a few requests to one model on one node. A figure is the median of its repetitions, with the lowest and
-highest value. Two runs are compared by the logarithm of the ratio of their medians. Its uncertainty follows from the ranges, as in control
-charts (a range divided by d2 of its size estimates the standard deviation), and is given as twice the standard error.
+A run is a list of probes; each sends a few requests to one model on one node. A figure is the median of its
+repetitions, with the lowest and highest value. Two runs are compared by the logarithm of the ratio of their medians.
+Its uncertainty follows from the ranges, as in control charts (a range divided by d2 of its size estimates the standard
+deviation), and is given as twice the standard error.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ class Probe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeResult:
-    """The measurements of one probe, in tokens per second and seconds; None if not measured. `tok_s`: all streams together."""
+    """The measurements of one probe, in tokens per second and seconds; None if not measured. `tok_s`: all streams
+    together."""
 
     probe: Probe
     prefill_tok_s: float | None = None
@@ -85,7 +87,8 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkCell:
-    """The figures of one model on one node. `scaling`: tokens per second of all streams together, by number of streams."""
+    """The figures of one model on one node. `scaling`: tokens per second of all streams together, by number of
+    streams."""
 
     node_id: NodeId
     model: ModelName
@@ -210,7 +213,8 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The differences of figures that both runs measured. `change`: of the decode speed, or of all figures without one."""
+    """The differences of figures that both runs measured. `change`: of the decode speed, or of all figures without
+    one."""
 
     differences: tuple[Difference, ...]
     summary: str
@@ -257,7 +261,8 @@ def _differences(before: BenchmarkCell, after: BenchmarkCell) -> Iterator[Differ
 
 
 def _log_error(seen: Spread) -> float:
-    """Standard error of the logarithm of the median; the median of a few values is a quarter less exact than their mean."""
+    """Standard error of the logarithm of the median; the median of a few values is a quarter less exact than their
+    mean."""
     if seen.count < 2:
         return SINGLE_ERROR
     d2 = _D2[min(seen.count, len(_D2) - 1)]
@@ -265,7 +270,8 @@ def _log_error(seen: Spread) -> float:
 
 
 def _pooled(found: Sequence[Difference]) -> tuple[float, float]:
-    """The geometric mean of the changes, and its uncertainty: the larger one of their own errors and of their spread."""
+    """The geometric mean of the changes, and its uncertainty: the larger one of their own errors and of their
+    spread."""
     logs = [math.log1p(max(one.change, -0.999)) for one in found]
     mean = sum(logs) / len(logs)
     own_error = math.sqrt(sum(math.log1p(one.plus_minus / (1.0 + one.change)) ** 2 for one in found)) / len(found)
@@ -285,6 +291,7 @@ def _summary(change: float, plus_minus: float, found: Sequence[Difference], chan
     nodes = sorted({one.node_id for one in clear})
     if clear:
         most = max(clear, key=lambda one: abs(math.log1p(max(one.change, -0.999))))
-        text += f"; largest: {most.measure.partition('_')[0]} of {most.model} on {most.node_id} ({100 * most.change:+.0f} %)"
+        measure = most.measure.partition("_")[0]
+        text += f"; largest: {measure} of {most.model} on {most.node_id} ({100 * most.change:+.0f} %)"
     likely = [f"{changed[node_id]} on {node_id}" for node_id in nodes if node_id in changed]
     return f"{text}; probable cause: {', '.join(likely[:3])}." if likely else f"{text}."

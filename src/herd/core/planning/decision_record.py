@@ -1,7 +1,7 @@
 """Defines the record of a routing decision in the `candidates` column of a trace, writes it and reads it.
 
-The store writes it; the dashboard, `herd why` and `herd replay` read it. Numbers keep their last bit, because a sum of rounded
-numbers may rank another node first. JSON has no infinity: an infinite number is null in the column.
+The store writes it; the dashboard, `herd why` and `herd replay` read it. Numbers keep their last bit, because a sum of
+rounded numbers may rank another node first. JSON has no infinity: an infinite number is null in the column.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class CandidateInputs(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class CandidateRecord(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """A node that could serve the request. `expected_s` has the terms of the estimate; `expected_ms` is their total, for readers."""
+    """A node that could serve the request. `expected_s` has the terms of the estimate; `expected_ms` is their total,
+    for readers."""
 
     node_id: str
     total: float | None
@@ -71,7 +72,8 @@ class RejectedRecord(msgspec.Struct):
 
 
 class DecisionRecord(msgspec.Struct, omit_defaults=True):
-    """The column. `scored` is ordered best first. `rules` is the fingerprint of policy and weights, a key of `decision_rules`."""
+    """The column. `scored` is ordered best first. `rules` is the fingerprint of policy and weights, a key of
+    `decision_rules`."""
 
     model: str
     chosen: str | None

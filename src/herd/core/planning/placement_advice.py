@@ -1,9 +1,10 @@
 """Recommends changes of model placement, from the requests of the last week, with cost, gain and uncertainty.
 
-There are four rules. `second_home`: a model would answer faster on a node that does not have it yet. `keep_in_memory`: a model was loaded
-repeatedly, although memory for it is free. `unused`: a model had no requests for a month and takes disk space. `leave`: a busy model whose
-placement needs no change. The speed of a pair without measurements is the model's speed on another node, times the ratio of the two fleet'
-hardware priors; the uncertainty is stated with the gain.
+There are four rules. `second_home`: a model would answer faster on a node that does not have it yet. `keep_in_memory`:
+a model was loaded repeatedly, although memory for it is free. `unused`: a model had no requests for a month and takes
+disk space. `leave`: a busy model whose placement needs no change. The speed of a pair without measurements is the
+model's speed on another node, times the ratio of the two fleet' hardware priors; the uncertainty is stated with the
+gain.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ class UsageHistory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementAdvice:
-    """One recommended change. `kind` is "pull", "pin", "delete" or "leave"; `gain_s` is saved in a week like the last one."""
+    """One recommended change. `kind` is "pull", "pin", "delete" or "leave"; `gain_s` is saved in a week like the last
+    one."""
 
     kind: str
     node_id: NodeId
@@ -90,7 +92,8 @@ class PlacementAdvice:
 
 @dataclass(frozen=True, slots=True)
 class FleetSnapshot:
-    """The nodes with their reports, pinned models and learned speeds. `speed(node, model)` is for models that the node has."""
+    """The nodes with their reports, pinned models and learned speeds. `speed(node, model)` is for models that the node
+    has."""
 
     reports: Mapping[NodeId, Report]
     speed: Callable[[NodeId, ModelName], Speed]
@@ -192,8 +195,8 @@ class _Week:
             or "no node"
         )
         return (
-            f"Last week {where} served all {self.requests(model)} requests in {before:.1f} s each, including queue and load "
-            f"time. With a second copy a request would take {after:.1f} s."
+            f"Last week {where} served all {self.requests(model)} requests in {before:.1f} s each, including queue and "
+            f"load time. With a second copy a request would take {after:.1f} s."
         )
 
     def _new_options(self) -> Iterator[PlacementOption]:

@@ -1,8 +1,9 @@
 """Plans which models should be in which node's memory, so that the requests take the least time in total.
 
-This is a knapsack problem with diminishing returns. It is filled greedily twice, by seconds saved and by seconds saved for each byte,
-and the better result is used (Khuller, Moss, Naor 1999: within a constant factor of the optimum, in practice a few percent). The wait is
-estimated as in a queue with random arrivals: rho / (1 - rho) times the service time, divided by the slots.
+This is a knapsack problem with diminishing returns. It is filled greedily twice, by seconds saved and by seconds saved
+for each byte, and the better result is used (Khuller, Moss, Naor 1999: within a constant factor of the optimum, in
+practice a few percent). The wait is estimated as in a queue with random arrivals: rho / (1 - rho) times the service
+time, divided by the slots.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class ModelDemand:
 
 @dataclass(frozen=True, slots=True)
 class PlacementOption:
-    """A model on a node that has it or could have it: bytes in memory, seconds of a usual request alone, seconds of a load."""
+    """A model on a node that has it or could have it: bytes in memory, seconds of a usual request alone, seconds of a
+    load."""
 
     node_id: NodeId
     model: ModelName
@@ -52,7 +54,8 @@ class PlacementOption:
 
 @dataclass(frozen=True, slots=True)
 class NodeCapacity:
-    """Memory for the models of a node; `models_max` is the number of models that its engine keeps loaded, None: no limit."""
+    """Memory for the models of a node; `models_max` is the number of models that its engine keeps loaded, None: no
+    limit."""
 
     node_id: NodeId
     memory_bytes: int
@@ -61,8 +64,8 @@ class NodeCapacity:
 
 @dataclass(frozen=True, slots=True)
 class PlacementPlan:
-    """`resident`: the models that should be loaded, with their nodes. `request_s`: seconds of a request of each model under this
-    plan, including wait and loads. `total_s_per_s`: their sum over all requests of a second."""
+    """`resident`: the models that should be loaded, with their nodes. `request_s`: seconds of a request of each model
+    under this plan, including wait and loads. `total_s_per_s`: their sum over all requests of a second."""
 
     resident: frozenset[ModelOnNode] = frozenset()
     request_s: Mapping[ModelName, float] = field(default_factory=dict)
@@ -104,7 +107,8 @@ def savings(
     resident: Iterable[ModelOnNode],
     candidates: Sequence[PlacementOption],
 ) -> list[float]:
-    """Seconds saved per second by each candidate alone, if it were loaded too and all other models stayed as they are."""
+    """Seconds saved per second by each candidate alone, if it were loaded too and all other models stayed as they
+    are."""
     work = Assignment(demands, options)
     work.resident = set(resident)
     work.assign()
@@ -117,8 +121,8 @@ def _greedy(
     capacities: Sequence[NodeCapacity],
     is_dense: bool,
 ) -> PlacementPlan:
-    """Adds the option that saves most, repeatedly. The saving of an option is computed again only when it is the best one in the
-    heap, because with every added option the others save less, or nearly so (Minoux 1978)."""
+    """Adds the option that saves most, repeatedly. The saving of an option is computed again only when it is the best
+    one in the heap, because with every added option the others save less, or nearly so (Minoux 1978)."""
     work, free = Assignment(demands, options), {capacity.node_id: capacity.memory_bytes for capacity in capacities}
     left = {
         capacity.node_id: capacity.models_max if capacity.models_max is not None else len(work.options)
@@ -204,8 +208,8 @@ class Assignment:
     def _shared(
         self, options: Sequence[tuple[float, PlacementOption]], per_s: float, without: Mapping[NodeId, float]
     ) -> tuple[dict[NodeId, float], float]:
-        """How busy these requests make each node, from 0 to 1, and the mean seconds of a request. `without` is subtracted from how
-        busy the nodes are."""
+        """How busy these requests make each node, from 0 to 1, and the mean seconds of a request. `without` is
+        subtracted from how busy the nodes are."""
         own: dict[NodeId, float] = {}
         total_s = 0.0
         for _ in range(PARTS):

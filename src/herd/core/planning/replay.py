@@ -63,8 +63,8 @@ def _names(record: Weights | CompletionTimeSettings) -> frozenset[str]:
 class RecordedDecision:
     """One recorded decision: the candidates that could serve the request, best first, and the rules in force.
 
-    `left_out` counts candidates that were not recorded. Every entry has its `candidate`, to compute points, and `expected_s` if
-    its times were estimated.
+    `left_out` counts candidates that were not recorded. Every entry has its `candidate`, to compute points, and
+    `expected_s` if its times were estimated.
     """
 
     request: Request
@@ -77,8 +77,9 @@ class RecordedDecision:
 
 @dataclass(frozen=True, slots=True)
 class ReplayedDecision:
-    """The result with other rules. The seconds are the difference of the recorded estimates of node `before` and node `after`,
-    for the request itself and for other requests: positive if time is saved, None if one of the two was not estimated."""
+    """The result with other rules. The seconds are the difference of the recorded estimates of node `before` and node
+    `after`, for the request itself and for other requests: positive if time is saved, None if one of the two was not
+    estimated."""
 
     before: NodeId
     after: NodeId

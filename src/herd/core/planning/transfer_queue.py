@@ -3,8 +3,9 @@
     requested ──> QUEUED ──no other download on its node──> RUNNING ──> DONE
                     └──no requester is left─────────────────────┴──> CANCELLED, or FAILED with the reason
 
-There is one download for each node and model, whatever the number of requesters, and each node runs one download at a time: two would
-only share the disk and the network connection. A node that has the model is preferred over the internet as a source.
+There is one download for each node and model, whatever the number of requesters, and each node runs one download at a
+time: two would only share the disk and the network connection. A node that has the model is preferred over the internet
+as a source.
 """
 
 from __future__ import annotations
@@ -201,7 +202,8 @@ def can_download(node: Node) -> bool:
 
 
 def best_target(fleet: Fleet, model: ModelName, size_bytes: int) -> Node | Refusal:
-    """The best node for a new model: with enough disk space, then enough memory, then the fastest memory, then the most memory."""
+    """The best node for a new model: with enough disk space, then enough memory, then the fastest memory, then the most
+    memory."""
     candidates = [node for node in fleet if can_download(node) and node.card(model) is None]
     if not candidates:
         return Refusal(503, "no_node", "no online node can download models; see: herd status", retry_after_s=30.0)

@@ -1,7 +1,7 @@
 """Chooses the node that serves a request: filters reject nodes, then a policy ranks the others.
 
-`SignalPolicy` ranks by points of the seven public signals; `CompletionTimePolicy` ranks by expected time. The cost of a decision
-grows with the number of nodes that have the model, not with the size of the fleet.
+`SignalPolicy` ranks by points of the seven public signals; `CompletionTimePolicy` ranks by expected time. The cost of a
+decision grows with the number of nodes that have the model, not with the size of the fleet.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Policy(Protocol):
 
 
 class SignalPolicy:
-    """Ranks by points, highest first; then by queue length, then by the node's name, so that equal input gives equal output."""
+    """Ranks by points, highest first; then by queue length, then by the node's name, so that equal input gives equal
+    output."""
 
     name = "signals"
 
@@ -156,7 +157,8 @@ def _first_reason(
 
 
 def _may_be_tried_anyway(candidate: Candidate) -> bool:
-    """A suspected node gets one request at a time. A node that refused a connection must have sent a heartbeat since then."""
+    """A suspected node gets one request at a time. A node that refused a connection must have sent a heartbeat since
+    then."""
     node = candidate.node
     is_reachable = node.unreachable_until <= candidate.at or node.last_heartbeat_at > node.refused_at
     return not candidate.in_flight and is_reachable

@@ -1,7 +1,8 @@
-"""Chooses a loaded model that may answer in place of one that fits into no node's memory: only a model of the same kind.
+"""Chooses a loaded model that may answer in place of one that fits into no node's memory: only a model of the same
+kind.
 
-This is the rule of ollama-herd (`FLEET_VRAM_FALLBACK`) with two additions: the other model must have the capabilities that the
-request needs (images, tools, thinking), and an embedding model is never replaced.
+This is the rule of ollama-herd (`FLEET_VRAM_FALLBACK`) with two additions: the other model must have the capabilities
+that the request needs (images, tools, thinking), and an embedding model is never replaced.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class SubstituteSettings:
 
 
 def substitute(request: Request, model: ModelName, decision: Decision | None, fleet: Fleet) -> ModelName | None:
-    """The largest loaded model of the same kind, if lack of memory is the only reason on every node that has the requested model."""
+    """The largest loaded model of the same kind, if lack of memory is the only reason on every node that has the
+    requested model."""
     if (
         request.kind not in (RequestKind.CHAT, RequestKind.GENERATE)
         or decision is None

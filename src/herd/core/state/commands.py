@@ -1,7 +1,7 @@
 """Defines all commands of the core to the driver, in the imperative.
 
-`Dispatch`, `Refuse` and `Abort` go to the relay that holds the client connection of the request. `Hold` may be shown to a waiting client,
-and `Record` goes to the store.
+`Dispatch`, `Refuse` and `Abort` go to the relay that holds the client connection of the request. `Hold` may be shown to
+a waiting client, and `Record` goes to the store.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from herd.errors import Refusal
 
 @dataclass(slots=True, kw_only=True)
 class Dispatch:
-    """Send the request to this node now, to `card.engine.url`; `card.name` is the model's name as that engine spells it."""
+    """Send the request to this node now, to `card.engine.url`; `card.name` is the model's name as that engine spells
+    it."""
 
     request_id: RequestId
     attempt: int
@@ -53,8 +54,8 @@ class Refuse:
 class Abort:
     """Close the upstream connection of this attempt at once.
 
-    With `refusal` the client is still connected: end its stream with the dialect's error frame, or answer with the error if
-    nothing was forwarded yet. Without `refusal` the client has left.
+    With `refusal` the client is still connected: end its stream with the dialect's error frame, or answer with the
+    error if nothing was forwarded yet. Without `refusal` the client has left.
     """
 
     request_id: RequestId

@@ -1,4 +1,4 @@
-"""Defines a routing decision: the candidates with their points and times, the rejected nodes with reasons, the chosen node.
+"""Defines a routing decision: candidates with points and times, rejected nodes with reasons, and the chosen node.
 
 A decision keeps every candidate, chosen or not, so that explaining it and replaying it need no second code path.
 """
@@ -14,10 +14,11 @@ from herd.core.state.queues import Queue
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Candidate:
-    """One node for one request at one time. Created for each decision: with slots and not frozen, which is 3 to 4 times cheaper.
+    """One node for one request at one time. Created for each decision: with slots and not frozen, which is 3 to 4 times
+    cheaper.
 
-    `in_flight` and `pending` count this model's requests on this node, as the coordinator knows them;
-    `latency_p75_s` is None until enough requests were seen.
+    `in_flight` and `pending` count this model's requests on this node, as the coordinator knows them; `latency_p75_s`
+    is None until enough requests were seen.
     """
 
     node: Node
@@ -76,10 +77,11 @@ class Scored:
     expected_s: dict[str, float] = field(default_factory=dict)
     """Terms of the expected completion time in seconds; empty where they were not estimated."""
     others_s: float = 0.0
-    """The delay of other requests in seconds, before weighting. The term `harm` is computed from it and from `evicted`."""
+    """The delay of other requests in seconds, before weighting. The term `harm` is computed from it and from
+    `evicted`."""
     evicted: Sequence[tuple[float, float]] = ()
-    """The models that would be evicted: seconds until each is probably requested again (0 while it is answering), and seconds
-    to load it again."""
+    """The models that would be evicted: seconds until each is probably requested again (0 while it is answering), and
+    seconds to load it again."""
     candidate: Candidate | None = None
     """The node as it was seen. Only the report, the card and the plain values stay unchanged after the decision."""
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """`window_tokens`: the context window to set, None for none. `drops_options`: remove the client's runner options."""
+    """`window_tokens`: the context window to set, None for none. `drops_options`: remove the client's runner
+    options."""
 
     window_tokens: int | None = None
     drops_options: bool = False

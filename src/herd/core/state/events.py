@@ -41,7 +41,8 @@ class FirstByte:
 class AttemptFinished:
     """The response of the node is complete.
 
-    Without a `FirstByte` before it, the response was forwarded at once. `status` is the status sent to the client (4xx is passed through).
+    Without a `FirstByte` before it, the response was forwarded at once. `status` is the status sent to the client (4xx
+    is passed through).
     """
 
     at: float
@@ -68,7 +69,7 @@ class HeartbeatReceived:
 
 @dataclass(slots=True)
 class NodeLeft:
-    """The agent said goodbye, or a person removed the node."""
+    """The agent sent a goodbye, or an admin removed the node."""
 
     at: float
     node_id: NodeId

@@ -1,9 +1,10 @@
 """Orders waiting requests: fair between tenants, first come first served within a tenant.
 
-This is start-time fair queueing (Goyal, Vin and Cheng, 1996). Every tenant has a virtual time, which advances by the cost of each of
-its requests when it starts. The tenant with the least virtual time is next; a new tenant starts at the virtual time of the request
-served last. So a tenant with a thousand waiting requests and a tenant with one take turns, a tenant with long answers gets fewer
-turns than one with short answers, and a tenant cannot save up turns while it is away. If every request costs 1, tenants simply alternate.
+This is start-time fair queueing (Goyal, Vin and Cheng, 1996). Every tenant has a virtual time, which advances by the
+cost of each of its requests when it starts. The tenant with the least virtual time is next; a new tenant starts at the
+virtual time of the request served last. So a tenant with a thousand waiting requests and a tenant with one take turns,
+a tenant with long answers gets fewer turns than one with short answers, and a tenant cannot save up turns while it is
+away. If every request costs 1, tenants simply alternate.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from heapq import heapify, heappop, heapreplace
 from herd.core.state.request import RequestId
 
 TENANTS_MAX = 256
-"""Tenants whose virtual time is remembered. Beyond it, tenants that are no further than a new one are forgotten, then the oldest."""
+"""Tenants whose virtual time is remembered. Beyond it, tenants that are no further than a new one are forgotten, then
+the oldest."""
 TURN = 1.0
 """Cost of a request whose duration is unknown."""
 
@@ -51,7 +53,8 @@ class Shares:
 
 
 class FairOrder:
-    """Requests that wait for the same thing. Finding the first one costs a step for each tenant, not for each request."""
+    """Requests that wait for the same thing. Finding the first one costs a step for each tenant, not for each
+    request."""
 
     __slots__ = ("_by_tenant", "_front_number", "_last_number", "_tenant_of", "shares")
 
@@ -70,7 +73,8 @@ class FairOrder:
         return request_id in self._tenant_of
 
     def add(self, request_id: RequestId, tenant: str) -> int:
-        """Returns its position from 1, if all requests cost the same: after its own tenant's, and a turn of each other tenant for each."""
+        """Returns its position from 1, if all requests cost the same: after its own tenant's, and a turn of each other
+        tenant for each."""
         assert request_id not in self._tenant_of
         requests = self._by_tenant.setdefault(tenant, OrderedDict())
         self._last_number += 1
@@ -97,7 +101,8 @@ class FairOrder:
         requests.move_to_end(request_id, last=False)
 
     def first(self) -> RequestId | None:
-        """The next request: of the tenant with the least virtual time; among equal tenants, the one that waits longest."""
+        """The next request: of the tenant with the least virtual time; among equal tenants, the one that waits
+        longest."""
         found: OrderedDict[RequestId, int] | None = None
         least, oldest, now, used_by = math.inf, math.inf, self.shares.now, self.shares.used.get
         for tenant, requests in self._by_tenant.items():
@@ -112,7 +117,8 @@ class FairOrder:
         return next(iter(found)) if found is not None else None
 
     def sequence(self, cost: Callable[[RequestId], float]) -> Iterator[RequestId]:
-        """All requests in the order in which they would be served if none were added or removed; `cost` as it will be charged."""
+        """All requests in the order in which they would be served if none were added or removed; `cost` as it will be
+        charged."""
         heads = self._heads()
         heapify(heads)
         rest = {tenant: iter(list(requests.items())[1:]) for tenant, requests in self._by_tenant.items()}

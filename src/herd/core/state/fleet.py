@@ -1,8 +1,8 @@
 """Defines the state of the fleet: every node with its newest report, and the models it has on disk and in memory.
 
-Read this file first. A `Report` is the content of one heartbeat. It is replaced and never changed, so a reference to it is a snapshot. A
-`Node` has the newest report and what the coordinator has observed since. Sizes are bytes, times are seconds on the caller's monotonic
-clock, context windows are tokens.
+Read this file first. A `Report` is the content of one heartbeat. It is replaced and never changed, so a reference to it
+is a snapshot. A `Node` has the newest report and what the coordinator has observed since. Sizes are bytes, times are
+seconds on the caller's monotonic clock, context windows are tokens.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ NO_ABILITIES = EngineAbilities()
 class EngineEndpoint:
     """One inference server of a node, as the coordinator reaches it.
 
-    `kind` is the name of a file in `engines/`; `url` is "http://host:port" without a path; `slots` is the number of requests that the
-    engine runs at the same time for each model (Ollama: OLLAMA_NUM_PARALLEL, default 1).
+    `kind` is the name of a file in `engines/`; `url` is "http://host:port" without a path; `slots` is the number of
+    requests that the engine runs at the same time for each model (Ollama: OLLAMA_NUM_PARALLEL, default 1).
     """
 
     kind: str
@@ -161,7 +161,8 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What the owner makes available to the fleet now, learned by the agent for 168 hours of the week; absent on other nodes.
+    """What the owner makes available to the fleet now, learned by the agent for 168 hours of the week; absent on other
+    nodes.
 
     `ceiling_bytes` is the memory models may take, `score` 0..1, `trend` is "rising", "stable" or "falling".
     """
@@ -176,7 +177,8 @@ class Capacity:
     learning_confidence: float = 0.0
     days_observed: int = 0
     week: tuple[float | None, ...] | None = None
-    """Learned availability of each hour of the week, 0 to 1, from Monday 0:00 in the node's local time; None: not observed."""
+    """Learned availability of each hour of the week, 0 to 1, from Monday 0:00 in the node's local time; None: not
+    observed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +269,8 @@ class Node:
 
 
 def _with_other_names(report: Report) -> Report:
-    """Marks every name of a loaded file as loaded: engines report only the name used last, and have one runner for all names."""
+    """Marks every name of a loaded file as loaded: engines report only the name used last, and have one runner for all
+    names."""
     there = {
         (card.engine.url, card.digest): card.loaded
         for card in report.models.values()

@@ -15,8 +15,8 @@ TAKEN_MAX = 1_024
 
 @dataclass(frozen=True, slots=True)
 class LearnedValue:
-    """One learned value. `subject` is a node or an app (empty: none), `model` a model (empty: all). The meaning of the numbers
-    depends on `kind`."""
+    """One learned value. `subject` is a node or an app (empty: none), `model` a model (empty: all). The meaning of the
+    numbers depends on `kind`."""
 
     kind: str
     subject: str

@@ -1,7 +1,7 @@
 """Defines a request while it is live: its state, its attempts, and the table of allowed state transitions.
 
-`LiveRequest.move` is the only place that changes a state, and it allows only what `TRANSITIONS` lists. The table "The life of
-a request" in ARCHITECTURE.md is generated from it.
+`LiveRequest.move` is the only place that changes a state, and it allows only what `TRANSITIONS` lists. The table "The
+life of a request" in ARCHITECTURE.md is generated from it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Trigger(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """From any of these states, this trigger leads to one of the next states; `commands` says in words what is commanded."""
+    """From any of these states, this trigger leads to one of the next states; `commands` says in words what is
+    commanded."""
 
     states: tuple[RequestState, ...]
     trigger: Trigger
@@ -106,7 +107,8 @@ class LiveRequest:
     strikes: int = 0
     """Attempts that a node accepted and that then failed."""
     crashes: int = 0
-    """Nodes that closed the connection at this request before a first byte: after two the request itself is suspected."""
+    """Nodes that closed the connection at this request before a first byte: after two the request itself is
+    suspected."""
     tried: tuple[NodeId, ...] = ()
     needs_budget: bool = False
     """Its next attempt counts against the retry budget: the request waits while too many retries run."""
@@ -118,7 +120,8 @@ class LiveRequest:
     """It was admitted to a queue once, so the share of its tenant is not checked again."""
     dispatched_at: float | None = None
     first_byte_at: float | None = None
-    """When the first byte was sent to the client, from any node; after that only a continuation can replace the node."""
+    """When the first byte was sent to the client, from any node; after that only a continuation can replace the
+    node."""
 
     def move(self, trigger: Trigger, state: RequestState) -> None:
         """Changes the state, if the table allows it; any other change is a bug."""

@@ -1,7 +1,7 @@
 """Stores which requests run and which wait, for each node and model.
 
-The number of running requests is the size of a map, so it cannot drift. Among the requests that wait for one node, tenants take turns
-by the seconds that their requests are expected to occupy the node.
+The number of running requests is the size of a map, so it cannot drift. Among the requests that wait for one node,
+tenants take turns by the seconds that their requests are expected to occupy the node.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Work:
 
 @dataclass(slots=True, eq=False)
 class Queue:
-    """One model on one node: `in_flight` requests were sent, `pending` requests wait in the coordinator, in order of arrival."""
+    """One model on one node: `in_flight` requests were sent, `pending` requests wait in the coordinator, in order of
+    arrival."""
 
     node_id: NodeId
     model: ModelName
@@ -42,7 +43,7 @@ class Queue:
     """The order of turns among `pending`; created when the first request has to wait."""
 
     def start(self, request_id: RequestId, tenant: str, work: Work) -> None:
-        """The request occupies a slot from now on, and its tenant is charged for a turn."""
+        """Lets the request occupy a slot, and charges its tenant for a turn."""
         self.in_flight[request_id] = work
         if self.order is not None:
             self.order.shares.charge(tenant, work.service_s or TURN)

@@ -1,6 +1,7 @@
-"""Defines a request and its result: Request, Attempt, Failure, Counters, Outcome.
+"""Defines a request, its attempts, their failures and counters, and its outcome.
 
-The payload is not part of it: the core sees features only, so the cost of a decision does not depend on the size of a prompt.
+The payload is not part of it: the core sees features only, so the cost of a decision does not depend on the size of a
+prompt.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class RequestKind(Enum):
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """What the scheduler knows about a request. Token counts are estimates; `model` and `fallbacks` are canonical names."""
+    """What the scheduler knows about a request. Token counts are estimates; `model` and `fallbacks` are canonical
+    names."""
 
     id: RequestId
     model: ModelName
@@ -45,11 +47,13 @@ class Request:
     continuation_kinds: frozenset[str] = frozenset()
     """Kinds of engines that can continue the interrupted answer; empty: any kind may serve the request."""
     prefix: tuple[int, ...] = ()
-    """Chained hashes of the first blocks of the conversation, salted for each process; empty if nothing can be cached."""
+    """Chained hashes of the first blocks of the conversation, salted for each process; empty if nothing can be
+    cached."""
     key_id: str = ""
     """The id of its API key; empty without a key."""
     tenant: str = ""
-    """The tenant for turns and shares: a key, else an app, else a client machine; empty if tenants are not distinguished."""
+    """The tenant for turns and shares: a key, else an app, else a client machine; empty if tenants are not
+    distinguished."""
     fingerprint: int = 0
     """A salted hash of its body, computed only while a body is suspected of crashing nodes; else 0."""
     only_node: str = ""
@@ -59,9 +63,11 @@ class Request:
     has_runner_options: bool = False
     """Whether it has other options for which Ollama reloads the model."""
     digest: str = ""
-    """The digest of the model that started the conversation or the answer, if nodes have different models with this name."""
+    """The digest of the model that started the conversation or the answer, if nodes have different models with this
+    name."""
     is_thinking_in_limit: bool = False
-    """Whether its limit stands for a model that thinks: it thinks of nothing here, or its API counts the thoughts too."""
+    """Whether its limit stands for a model that thinks: it thinks of nothing here, or its API counts the thoughts
+    too."""
 
 
 class FailureKind(Enum):
@@ -87,9 +93,11 @@ class FailureKind(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A failed attempt as the relay saw it. `status` is the node's HTTP status, if any; `detail` is for logs and traces.
+    """A failed attempt as the relay saw it. `status` is the node's HTTP status, if any; `detail` is for logs and
+    traces.
 
-    `engine_text` is the engine's own text. It may contain parts of a prompt, so it goes to the client only and is never stored.
+    `engine_text` is the engine's own text. It may contain parts of a prompt, so it goes to the client only and is never
+    stored.
     """
 
     kind: FailureKind
@@ -119,8 +127,8 @@ class Failure:
 
 @dataclass(slots=True)
 class Counters:
-    """The engine's counters; None if unknown. Durations are in seconds, counts in tokens. Created for every answer, so not
-    frozen (which is several times slower), but never changed."""
+    """The engine's counters; None if unknown. Durations are in seconds, counts in tokens. Created for every answer, so
+    not frozen (which is several times slower), but never changed."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None

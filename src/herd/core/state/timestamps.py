@@ -8,7 +8,7 @@ _RFC3339 = re.compile(r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d(?:\.\d+)?)
 
 
 def instant(rfc3339: str) -> float:
-    """Seconds on one scale for times of any zone, only for comparing them; what is no time comes before all others."""
+    """Seconds on one scale for times of any zone, only to compare them; an invalid time is before all others."""
     found = _RFC3339.match(rfc3339)
     if not found:
         return float("-inf")
@@ -23,6 +23,6 @@ _EPOCH = instant("1970-01-01T00:00:00Z")
 
 
 def unix_s(rfc3339: str) -> float | None:
-    """Unix seconds; None for what is no time."""
+    """Unix seconds; None for an invalid time."""
     at = instant(rfc3339) - _EPOCH
     return at if at > float("-inf") else None

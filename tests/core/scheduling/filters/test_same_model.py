@@ -1,4 +1,5 @@
-"""One name, two files: a conversation stays with the one that it began with, and an answer never goes on from another."""
+"""One name, two files: a conversation stays with the one that it began with, and an answer never goes on from
+another."""
 
 from __future__ import annotations
 

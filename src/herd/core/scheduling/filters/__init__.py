@@ -1,7 +1,7 @@
 """Defines the contract of a filter: a function that returns why a node cannot serve a request, or None.
 
-There is one filter in each file, which defines `FILTER = Filter("name", check)`. Filters run in the order of their file names, and
-the first reason rejects the node. A filter is pure: it reads only the request and the candidate.
+There is one filter in each file, which defines `FILTER = Filter("name", check)`. Filters run in the order of their file
+names, and the first reason rejects the node. A filter is pure: it reads only the request and the candidate.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Rejects a node that cannot continue an interrupted answer: its engine must support it, and the model must be the same."""
+"""Rejects a node that cannot continue an interrupted answer: its engine must support it, and the model must be the
+same."""
 
 from __future__ import annotations
 

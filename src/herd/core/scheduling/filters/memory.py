@@ -11,8 +11,9 @@ from herd.core.state.request import Request
 
 
 def check(request: Request, candidate: Candidate) -> str | None:
-    """A loaded model fits. Otherwise the weights, and the cache of the wanted context window for each slot, must fit into the
-    memory that is free or occupied by idle models. The window counts at most as large as the model was trained for."""
+    """A loaded model fits. Otherwise the weights, and the cache of the wanted context window for each slot, must fit
+    into the memory that is free or occupied by idle models. The window counts at most as large as the model was trained
+    for."""
     card = candidate.card
     window = min(request.wanted_window_tokens or 0, card.context_max_tokens or math.inf)
     needed_bytes = int(card.size_bytes + (card.kv_bytes_per_token or 0) * window * card.engine.slots)

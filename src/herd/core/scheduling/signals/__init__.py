@@ -1,8 +1,8 @@
 """Defines the contract of a signal: a function that returns how many points a node gets for a request.
 
-There is one signal in each file, which defines `SIGNAL = Signal("name", low, high, points)`. A signal is pure: it reads only the
-request, the candidate and the weights. Names, ranges and steps are public: the names are the keys of `scores_breakdown` in stored
-traces, and the weights are the FLEET_SCORE_* settings.
+There is one signal in each file, which defines `SIGNAL = Signal("name", low, high, points)`. A signal is pure: it reads
+only the request, the candidate and the weights. Names, ranges and steps are public: the names are the keys of
+`scores_breakdown` in stored traces, and the weights are the FLEET_SCORE_* settings.
 """
 
 from __future__ import annotations

@@ -19,5 +19,5 @@ def make(inputs: PolicyInputs) -> CompletionTimePolicy:
 
 
 POLICY = SimPolicy(
-    "completion_time_unlearnt", "the same, with priors only", make, is_simple=False, prewarms=True, at_every_load=False
+    "completion_time_priors", "the same, with priors only", make, is_simple=False, prewarms=True, at_every_load=False
 )
