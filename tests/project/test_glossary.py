@@ -1,55 +1,90 @@
-"""One word per thing: names in the source use the glossary's words, and none of those that are marked as never meant."""
+"""The source uses the words of docs/glossary.md, and none of the words that the glossary replaces."""
 
 from __future__ import annotations
 
 import ast
+import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import pytest
 
+from project.package_rules import defined_names, split_name
 from project.source import ROOT, Module, modules, parse
 
-ROW = re.compile(r"^\| (?P<word>[^|]+) \| [^|]+ \| (?P<banned>[^|]*) \|$", re.MULTILINE)
-MARKED = re.compile(r"\*\*(\w+)\*\*")
+ROW = re.compile(r"^\| (?P<term>[^|]+) \| [^|]+ \| (?P<replaced>[^|]+) \|$", re.MULTILINE)
 
 
-def banned() -> frozenset[str]:
-    """The words in bold in the last column: those have no other meaning here, so a machine can look for them."""
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A term, and the words that must not be used for it."""
+
+    term: str
+    replaced: tuple[str, ...]
+
+
+@functools.cache
+def rows() -> tuple[Row, ...]:
     text = (ROOT / "docs" / "glossary.md").read_text("utf-8")
-    return frozenset(word for row in ROW.finditer(text) for word in MARKED.findall(row["banned"]))
+    found = [Row(match["term"], tuple(match["replaced"].split(", "))) for match in ROW.finditer(text)]
+    return tuple(row for row in found if row.term not in ("term", "---"))
 
 
-def names(module: Module) -> Iterator[tuple[int, str]]:
+def texts(module: Module) -> Iterator[tuple[int, str]]:
+    """Line and text of every docstring, and of every defined name as separate words."""
+    yield 1, " ".join(split_name(module.path.removesuffix(".py").replace("/", "_")))
+    for line, name in defined_names(module.tree):
+        yield line, " ".join(split_name(name))
     for node in ast.walk(module.tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            yield node.lineno, node.name
-        elif isinstance(node, ast.arg):
-            yield node.lineno, node.arg
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            yield node.lineno, node.id
+        text = node.value.value if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) else None
+        if isinstance(node, ast.Expr) and isinstance(text, str):
+            yield node.lineno, text
 
 
-def foreign(module: Module) -> list[str]:
-    found = []
-    for line, name in [*names(module), (1, module.path.removesuffix(".py"))]:
-        words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)}
-        singular = words | {word.removesuffix("s") for word in words}
-        found += [
-            f"src/herd/{module.path}:{line}: {name}: the glossary has another word for {word}"
-            for word in sorted(singular & banned())
-        ]
-    return found
+@functools.cache
+def all_texts() -> tuple[tuple[str, int, str], ...]:
+    return tuple((module.file, line, text) for module in modules() for line, text in texts(module))
 
 
-def test_no_name_uses_another_word_than_the_glossary() -> None:
-    assert not [line for module in modules() for line in foreign(module)]
+def pattern(words: str) -> re.Pattern[str]:
+    """The words in singular or plural; a space is also a hyphen or a line break."""
+    spaced = r"[\s-]+".join(re.split(r"[ -]", words))
+    return re.compile(rf"(?<![\w-]){spaced}(?:s|es)?(?![\w-])", re.IGNORECASE)
 
 
-@pytest.mark.parametrize("text", ["class Backend: ...", "def f(worker_id: str) -> None: ...", "best_scorers = 1"])
-def test_another_word_is_seen(text: str) -> None:
-    assert foreign(parse("core/a.py", text))
+def uses_of(words: str, searched: Iterable[tuple[str, int, str]]) -> list[str]:
+    wanted = pattern(words)
+    return [f"{file}:{line}: {words}" for file, line, text in searched if wanted.search(text)]
 
 
-def test_a_word_of_the_glossary_is_not() -> None:
-    assert not foreign(parse("core/node.py", "class Node: ...\ndef hold(engine: int) -> None: ..."))
+def uses_in(words: str, path: str, source: str) -> list[str]:
+    module = parse(path, source)
+    return uses_of(words, [(module.file, line, text) for line, text in texts(module)])
+
+
+@pytest.mark.parametrize("row", rows(), ids=lambda row: row.term)
+def test_the_source_uses_the_term_and_no_replaced_word(row: Row) -> None:
+    assert uses_of(row.term, all_texts()), f"{row.term} does not occur in the source"
+    assert not [use for words in row.replaced for use in uses_of(words, all_texts())]
+
+
+def test_every_table_is_read() -> None:
+    assert {"node", "prefill", "queue", "context window", "signal"} <= {row.term for row in rows()}
+    assert all(row.replaced for row in rows())
+
+
+@pytest.mark.parametrize(
+    "text", ["class Backend: ...", "def f(backend_id: str) -> None: ...", '"""Starts backends."""', "a.backend = 1"]
+)
+def test_a_replaced_word_is_found(text: str) -> None:
+    assert uses_in("backend", "core/a.py", text)
+
+
+@pytest.mark.parametrize("text", ['"""A long waiting\nline."""', "waiting_line = 1", '"""A waiting-line."""'])
+def test_a_phrase_is_found(text: str) -> None:
+    assert uses_in("waiting line", "core/a.py", text)
+
+
+def test_parts_of_other_words_are_not_found() -> None:
+    assert not uses_in("ping", "core/mapping.py", '"""Shaping and grouping."""')
