@@ -54,7 +54,7 @@ def a_node(node_id: str = "alpha", report: Report | None = None, **more: Any) ->
         "silent_s": 2.0,
         "running": 1,
         "clock_ahead_s": 0.02,
-        "past": an_hour(),
+        "samples": an_hour(),
     }
     return NodeNow(report=report or a_healthy_report(node_id), **{**plain, **more})
 

@@ -64,12 +64,12 @@ def versions(*reported_versions: str) -> Snapshot:
 def alternating() -> Snapshot:
     """Two models that evict each other every minute."""
     samples = tuple(a_sample(n, loaded=frozenset({canonical("ab"[n // 4 % 2])})) for n in reversed(range(240)))
-    return with_alpha(past=samples)
+    return with_alpha(samples=samples)
 
 
 def filling() -> Snapshot:
-    past = tuple(a_sample(n, disk_free_bytes=(200 + n) * GB) for n in reversed(range(240)))
-    return with_alpha(past=past)
+    samples = tuple(a_sample(n, disk_free_bytes=(200 + n) * GB) for n in reversed(range(240)))
+    return with_alpha(samples=samples)
 
 
 def of_pair(**more: object) -> Snapshot:
@@ -98,7 +98,7 @@ PROBLEMS: dict[str, tuple[Snapshot, Severity, str]] = {
     "cpu_fallback": (with_card(Loaded(3 * GB, 4096, 0)), Severity.CRITICAL, "0.0 GB of 3.0 GB on the GPU"),
     "disk_full": (
         with_alpha(
-            a_healthy_report("alpha", disk=Disk(500 * GB, 495 * GB, 5 * GB)), past=an_hour(disk_free_bytes=5 * GB)
+            a_healthy_report("alpha", disk=Disk(500 * GB, 495 * GB, 5 * GB)), samples=an_hour(disk_free_bytes=5 * GB)
         ),
         Severity.WARNING,
         "5.0 GB of 500.0 GB",
@@ -128,7 +128,9 @@ PROBLEMS: dict[str, tuple[Snapshot, Severity, str]] = {
     ),
     "thrashing": (alternating(), Severity.WARNING, "reloaded 29 times in an hour"),
     "throttling": (
-        with_alpha(a_healthy_report("alpha", thermal_state="warning", temperature_c=97.0), past=an_hour(is_hot=True)),
+        with_alpha(
+            a_healthy_report("alpha", thermal_state="warning", temperature_c=97.0), samples=an_hour(is_hot=True)
+        ),
         Severity.WARNING,
         "97 °C",
     ),
@@ -200,14 +202,15 @@ def test_a_node_without_a_gpu_has_no_cpu_fallback() -> None:
 
 
 def test_a_short_temperature_peak_is_not_throttling() -> None:
-    past = (*an_hour()[:-10], *(a_sample(n, is_hot=True) for n in reversed(range(10))))
-    assert found_by("throttling", with_alpha(a_healthy_report("alpha", thermal_state="warning"), past=past)) == []
+    samples = (*an_hour()[:-10], *(a_sample(n, is_hot=True) for n in reversed(range(10))))
+    assert found_by("throttling", with_alpha(a_healthy_report("alpha", thermal_state="warning"), samples=samples)) == []
 
 
 def test_the_start_of_memory_pressure_is_read_from_the_samples() -> None:
-    past = (*an_hour()[:-10], *(a_sample(n, pressure=Pressure.CRITICAL) for n in reversed(range(10))))
+    samples = (*an_hour()[:-10], *(a_sample(n, pressure=Pressure.CRITICAL) for n in reversed(range(10))))
     [finding] = found_by(
-        "memory_pressure", with_alpha(a_healthy_report("alpha", memory=a_memory(1.0, Pressure.CRITICAL)), past=past)
+        "memory_pressure",
+        with_alpha(a_healthy_report("alpha", memory=a_memory(1.0, Pressure.CRITICAL)), samples=samples),
     )
     assert finding.since == AT - 9 * 15
 
@@ -218,10 +221,10 @@ def test_a_disk_that_fills_up_within_a_day_is_with_report() -> None:
 
 
 def test_a_node_that_is_offline_in_alternating_samples_is_flapping() -> None:
-    past = tuple(
+    samples = tuple(
         a_sample(n, liveness=Liveness.OFFLINE if n // 20 % 2 else Liveness.ONLINE) for n in reversed(range(240))
     )
-    [finding] = found_by("flapping", with_alpha(past=past))
+    [finding] = found_by("flapping", with_alpha(samples=samples))
     assert finding.nodes == (NodeId("alpha"),)
 
 

@@ -41,7 +41,7 @@ class NodeNow:
     pending: int = 0
     clock_ahead_s: float | None = None
     """The node's clock minus the coordinator's clock; None if heartbeats do not contain the time."""
-    past: tuple[NodeSample, ...] = ()
+    samples: tuple[NodeSample, ...] = ()
 
     @property
     def id(self) -> NodeId:

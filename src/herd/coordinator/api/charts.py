@@ -119,7 +119,7 @@ def _days(request: Request, default: int) -> int:
     return int(text)
 
 
-def _past(
+def _trend_history(
     connection: sqlite3.Connection, wanted: ChartRange, node_id: str | None, model: str | None
 ) -> trends.TrendHistory:
     sums = chart_queries.series(connection, wanted, node_id, model)
@@ -130,7 +130,7 @@ def _past(
 def _trends(
     connection: sqlite3.Connection, wanted: ChartRange, node_id: str | None, model: str | None
 ) -> trends.Trends:
-    now, before = (_past(connection, one, node_id, model) for one in (wanted, wanted.earlier(WEEK_S)))
+    now, before = (_trend_history(connection, one, node_id, model) for one in (wanted, wanted.earlier(WEEK_S)))
     events = tuple(trends.ChartEvent(*event) for event in chart_queries.events(connection, wanted))
     busy, slots = chart_queries.by_hour(connection, wanted.to_at - HEAT_DAYS * DAY_S, wanted.to_at)
     ttft = merged(counts for (_, measure), counts in now.bins.items() if measure == Measure.TTFT)
@@ -148,7 +148,7 @@ def _trends(
     )
 
 
-def _models_past(connection: sqlite3.Connection, wanted: ChartRange) -> models.ModelHistory:
+def _model_history(connection: sqlite3.Connection, wanted: ChartRange) -> models.ModelHistory:
     sums = chart_queries.grouped(connection, wanted, MODEL_NODE)
     bins = chart_queries.grouped_bins(connection, wanted, MODEL_NODE)
     context = {
@@ -169,16 +169,16 @@ def _models_past(connection: sqlite3.Connection, wanted: ChartRange) -> models.M
 
 
 def _models(connection: sqlite3.Connection, wanted: ChartRange, present: Sequence[PresentModel]) -> models.Models:
-    made = models.lines(present, _models_past(connection, wanted))
-    return models.Models(wanted.name, wanted.from_at, wanted.to_at, made, models.summary(made))
+    lines = models.lines(present, _model_history(connection, wanted))
+    return models.Models(wanted.name, wanted.from_at, wanted.to_at, lines, models.summary(lines))
 
 
 def _context_usage(
     connection: sqlite3.Connection, wanted: ChartRange, present: Sequence[PresentModel]
 ) -> models.ContextUsage:
-    made = models.lines(present, _models_past(connection, wanted))
+    lines = models.lines(present, _model_history(connection, wanted))
     return models.ContextUsage(
-        wanted.name, wanted.from_at, wanted.to_at, tuple(models.ContextLine(line.name, line.context) for line in made)
+        wanted.name, wanted.from_at, wanted.to_at, tuple(models.ContextLine(line.name, line.context) for line in lines)
     )
 
 
@@ -187,15 +187,15 @@ def _apps(connection: sqlite3.Connection, wanted: ChartRange) -> apps.Apps:
         (key, int(measure)): counts
         for (key, measure), counts in chart_queries.grouped_bins(connection, wanted, APP).items()
     }
-    past = apps.AppHistory(
+    history = apps.AppHistory(
         chart_queries.grouped(connection, wanted, APP),
         chart_queries.grouped(connection, wanted, APP_MODEL),
         bins,
         _dialects(connection, wanted),
         chart_queries.edges(connection),
     )
-    made, by_tag = apps.lines(past), tuple(queries.usage_by_tag(connection, wanted.from_at))
-    return apps.Apps(wanted.name, wanted.from_at, wanted.to_at, made, by_tag, by_tag, apps.summary(made))
+    lines, by_tag = apps.lines(history), tuple(queries.usage_by_tag(connection, wanted.from_at))
+    return apps.Apps(wanted.name, wanted.from_at, wanted.to_at, lines, by_tag, by_tag, apps.summary(lines))
 
 
 def _dialects(connection: sqlite3.Connection, wanted: ChartRange) -> dict[tuple[str, str], dict[str, int]]:

@@ -139,7 +139,7 @@ class HealthWatch:
             clock_ahead_s=report.clock_s - heartbeat_at
             if report.clock_s is not None and node.liveness is not Liveness.OFFLINE
             else None,
-            past=tuple(self._samples_of.get(node.id, ())),
+            samples=tuple(self._samples_of.get(node.id, ())),
         )
 
 

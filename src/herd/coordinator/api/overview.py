@@ -67,7 +67,7 @@ class DashboardApi:
             view.recent_stats.ttft_p50_ms(now),
             midnight(unix_now),
         )
-        made = Overview(
+        overview = Overview(
             at=unix_now,
             version=__version__,
             verdict=view.summary(list(cards)),
@@ -78,7 +78,9 @@ class DashboardApi:
             latest=(),
             first_run=(),
         )
-        return await query_response(self._store, partial(_overview, made=made, known=known, address=self._address()))
+        return await query_response(
+            self._store, partial(_overview, overview=overview, known=known, address=self._address())
+        )
 
     async def traces(self, request: Request) -> Response:
         """Lists traces, newest first, including attempts. The query parameters filter them."""
@@ -124,15 +126,15 @@ class LoopState(msgspec.Struct, frozen=True):
     today: float
 
 
-def _overview(connection: sqlite3.Connection, made: Overview, known: LoopState, address: str) -> Overview:
+def _overview(connection: sqlite3.Connection, overview: Overview, known: LoopState, address: str) -> Overview:
     requests, failures = today_totals.requests_since(connection, known.today)
     rows = queries.ended_traces(connection, LATEST_SHOWN)
     numbers = OverviewNumbers(known.running, known.waiting, known.tokens_per_s, known.ttft_p50_ms, requests, failures)
     return msgspec.structs.replace(
-        made,
+        overview,
         numbers=numbers,
         latest=tuple(finished_request(row) for row in rows),
-        first_run=first_run(made.nodes, bool(rows), address),
+        first_run=first_run(overview.nodes, bool(rows), address),
     )
 
 

@@ -132,7 +132,7 @@ def usage_history(connection: sqlite3.Connection, now: float) -> UsageHistory:
 
 def _recommend(connection: sqlite3.Connection, inputs: AdviceInputs, now: float) -> Recommendations:
     """Runs on the store's reading thread."""
-    past = usage_history(connection, now)
+    history = usage_history(connection, now)
     reports = {node_id: _within(report, inputs, node_id) for node_id, report in inputs.reports.items()}
     machines = FleetSnapshot(
         reports,
@@ -141,13 +141,13 @@ def _recommend(connection: sqlite3.Connection, inputs: AdviceInputs, now: float)
         lambda node_id, model: inputs.footprints.get((node_id, model), 0),
         inputs.pinned,
     )
-    found = advise(machines, past, now)
+    advice = advise(machines, history, now)
     return Recommendations(
         now,
-        past.began_at,
-        _summary(found, past),
-        tuple(_recommendation(one) for one in found),
-        tuple(_changes(machines, found)),
+        history.began_at,
+        _summary(advice, history),
+        tuple(_recommendation(one) for one in advice),
+        tuple(_changes(machines, advice)),
     )
 
 
@@ -201,10 +201,10 @@ def _gain(one: PlacementAdvice) -> str:
     return f"saves {duration(one.gain_s * 1000)} (± {duration(one.plus_minus_s * 1000)}) of waiting per week"
 
 
-def _summary(found: list[PlacementAdvice], past: UsageHistory) -> str:
-    if past.began_at is None:
+def _summary(advice: list[PlacementAdvice], history: UsageHistory) -> str:
+    if history.began_at is None:
         return "No requests yet. Recommendations are made from actual traffic."
-    useful, freed = sum(one.kind in ("pull", "pin") for one in found), sum(one.frees_bytes for one in found)
+    useful, freed = sum(one.kind in ("pull", "pin") for one in advice), sum(one.frees_bytes for one in advice)
     summary = (
         "1 change would save time"
         if useful == 1
@@ -215,9 +215,9 @@ def _summary(found: list[PlacementAdvice], past: UsageHistory) -> str:
     return summary + (f"; unused models take {freed / GB:.1f} GB of disk." if freed else ".")
 
 
-def _changes(machines: FleetSnapshot, found: list[PlacementAdvice]) -> list[NodeChange]:
+def _changes(machines: FleetSnapshot, advice: list[PlacementAdvice]) -> list[NodeChange]:
     changes = []
-    for node_id, (disk, disk_after, memory, memory_after) in before_and_after(machines, found).items():
+    for node_id, (disk, disk_after, memory, memory_after) in before_and_after(machines, advice).items():
         report = machines.reports[node_id]
         on_disk = BytesChange(disk, disk_after, report.disk.total_bytes) if report.disk is not None else None
         changes.append(NodeChange(node_id, on_disk, BytesChange(memory, memory_after, report.memory_ceiling_bytes)))

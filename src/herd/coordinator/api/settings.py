@@ -114,18 +114,18 @@ class SettingsApi:
     async def undo(self, request: Request) -> Response:
         """Undoes a change: the setting gets back its previous value."""
         wanted = await read_body(request, UndoRequest)
-        past = (
+        change = (
             await self._store.ask(setting_changes.find_change, wanted.change_id)
             if 0 < wanted.change_id <= CHANGE_MAX
             else None
         )
-        if past is None:
+        if change is None:
             raise BadRequest(
                 f"there is no change {wanted.change_id}; list the changes with: GET /dashboard/api/settings/history"
             )
-        if not past.may_undo:
-            raise BadRequest(f"{past.name} was changed again later; undo the later change first")
-        return json_response(await self._change(request, past.name, past.before))
+        if not change.may_undo:
+            raise BadRequest(f"{change.name} was changed again later; undo the later change first")
+        return json_response(await self._change(request, change.name, change.before))
 
     async def preview(self, request: Request) -> Response:
         """Replays the newest routing decisions with other scoring weights, and returns what would change."""
@@ -202,7 +202,7 @@ def preview_weights(
 
 
 def _describe(replay: Replay) -> WeightsPreview:
-    whole = replay.whole
+    totals = replay.whole
     moves = sorted(
         (
             ChangedDecisions(model, before, after, count)
@@ -211,22 +211,22 @@ def _describe(replay: Replay) -> WeightsPreview:
         ),
         key=lambda move: (-move.requests, move.model, move.before, move.after),
     )
-    saved_s = whole.own_saved_s + whole.others_saved_s
-    each = duration(abs(saved_s) / max(1, whole.changed) * 1000)
+    saved_s = totals.own_saved_s + totals.others_saved_s
+    each = duration(abs(saved_s) / max(1, totals.changed) * 1000)
     effect = (
         f"; each of them would have {'saved' if saved_s >= 0 else 'cost'} {each}, according to the estimates then"
-        if whole.changed
+        if totals.changed
         else ""
     )
     sentence = (
-        f"{whole.changed or 'None'} of the last {whole.choices} requests would have gone to another node{effect}."
+        f"{totals.changed or 'None'} of the last {totals.choices} requests would have gone to another node{effect}."
     )
     return WeightsPreview(
-        sentence if whole.choices else "There are no recorded decisions to replay yet.",
-        whole.choices,
-        whole.changed,
+        sentence if totals.choices else "There are no recorded decisions to replay yet.",
+        totals.choices,
+        totals.changed,
         replay.undecidable + replay.unreadable,
-        round(whole.own_saved_s, 3),
-        round(whole.others_saved_s, 3),
+        round(totals.own_saved_s, 3),
+        round(totals.others_saved_s, 3),
         tuple(moves[:MOVES_SHOWN]),
     )

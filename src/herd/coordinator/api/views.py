@@ -175,16 +175,16 @@ def _capacity(node: Node) -> Json | None:
     }
 
 
-def _live_view(live: LiveRequest, place: QueuePosition | None, now: float) -> Json:
-    expected_s = place.expected_wait_s if place is not None else None
+def _live_view(live: LiveRequest, position: QueuePosition | None, now: float) -> Json:
+    expected_s = position.expected_wait_s if position is not None else None
     return {
         "request_id": live.request.id,
         "model": live.model,
         "state": live.state.value,
         "node_id": node_of(live),
         "tenant": _tenant(live.request.tenant),
-        "position": place.position if place is not None else None,
-        "waits_for": place.waits_for if place is not None else None,
+        "position": position.position if position is not None else None,
+        "waits_for": position.waits_for if position is not None else None,
         "expected_wait_s": round(expected_s, 3) if expected_s is not None else None,
         "gives_up_in_s": round(max(0.0, live.hold_until - now), 3) if live.state is RequestState.HELD else None,
         "attempt": live.attempts,

@@ -219,15 +219,15 @@ class Transfers:
     # --- one transfer ---
 
     async def _run(self, transfer: Transfer) -> None:
-        about = {"node_id": transfer.node_id, "model": transfer.model}
+        fields = {"node_id": transfer.node_id, "model": transfer.model}
         try:
             await self._download(transfer)
         except EngineCallFailed as error:
             self.table.end(transfer, TransferState.FAILED, self._now(), str(error))
-            log.warning("model download failed: %s", error, extra=about)
+            log.warning("model download failed: %s", error, extra=fields)
             return
         self.table.end(transfer, TransferState.DONE, self._now())
-        log.info("model downloaded", extra={**about, "source": transfer.source, "bytes": transfer.total_bytes})
+        log.info("model downloaded", extra={**fields, "source": transfer.source, "bytes": transfer.total_bytes})
         self._notify()
         if transfer.then:
             await self._spread(transfer)

@@ -192,16 +192,16 @@ def changes_between(first: BenchmarkDetails, second: BenchmarkDetails) -> dict[N
 
 
 def _row(finished: FinishedRun) -> tuple[object, ...]:
-    run, shown = run_of(finished), finished.run.results
-    latencies, firsts = _generation_times_ms(shown)
-    read, written = sum(each.prompt_tokens for each in shown), sum(each.output_tokens for each in shown)
-    busy_s = max(sum(each.took_s for each in shown), 1e-9)
+    run, results = run_of(finished), finished.run.results
+    latencies, firsts = _generation_times_ms(results)
+    read, written = sum(each.prompt_tokens for each in results), sum(each.output_tokens for each in results)
+    busy_s = max(sum(each.took_s for each in results), 1e-9)
     by_model: dict[str, dict[str, float | None]] = {}
     for cell in run.cells:
         by_model.setdefault(cell.model, {})[cell.node_id] = (
             cell.decode_tok_s.median if cell.decode_tok_s is not None else None
         )
-    kept = StoredRun(run.state, run.yields, run.method, run.cells, run.left_out)
+    stored = StoredRun(run.state, run.yields, run.method, run.cells, run.left_out)
     peak = {"tokens_per_sec": max((point.tok_s for cell in run.cells for point in cell.scaling), default=None)}
     return (
         run.run_id,
@@ -217,14 +217,14 @@ def _row(finished: FinishedRun) -> tuple[object, ...]:
         *(_percentile(firsts, percent) for percent in (50, 95, 99)),
         _json(run.fleet),
         _json(by_model),
-        _json(kept),
+        _json(stored),
         _json(peak),
     )
 
 
-def _generation_times_ms(shown: Sequence[ProbeResult]) -> tuple[list[float], list[float]]:
+def _generation_times_ms(results: Sequence[ProbeResult]) -> tuple[list[float], list[float]]:
     """Total times and times to first token of the generation probes, in milliseconds, sorted."""
-    writing = [each for each in shown if each.probe.kind is ProbeKind.DECODE]
+    writing = [each for each in results if each.probe.kind is ProbeKind.DECODE]
     return sorted(1000.0 * each.took_s for each in writing), sorted(
         1000.0 * each.first_s for each in writing if each.first_s is not None
     )
@@ -235,7 +235,7 @@ def _percentile(ordered: Sequence[float], percent: int) -> float | None:
 
 
 def _run(row: Mapping[str, object]) -> BenchmarkDetails:
-    kept = _decoded(row["per_node_results"], StoredRun) or StoredRun()
+    stored = _decoded(row["per_node_results"], StoredRun) or StoredRun()
     fleet = _decoded(row["fleet_snapshot"], dict[str, dict[str, str]]) or {}
     numbers = [
         value if isinstance(value, int | float) else 0
@@ -245,13 +245,13 @@ def _run(row: Mapping[str, object]) -> BenchmarkDetails:
         run_id=str(row["run_id"]),
         timestamp=float(numbers[0]),
         duration_s=float(numbers[1]),
-        state=kept.state,
+        state=stored.state,
         requests=int(numbers[2]),
         failures=int(numbers[3]),
-        yields=kept.yields,
-        method=kept.method,
-        cells=kept.cells,
-        left_out=kept.left_out,
+        yields=stored.yields,
+        method=stored.method,
+        cells=stored.cells,
+        left_out=stored.left_out,
         fleet=fleet,
     )
 
@@ -279,11 +279,11 @@ def _decoded(text: object, kind: type[Decoded]) -> Decoded | None:
         return None
 
 
-def _spread(seen: Spread | None, factor: float = 1.0) -> MeasuredSpread | None:
-    if seen is None:
+def _spread(spread: Spread | None, factor: float = 1.0) -> MeasuredSpread | None:
+    if spread is None:
         return None
     return MeasuredSpread(
-        round(seen.median * factor, 3), round(seen.low * factor, 3), round(seen.high * factor, 3), seen.count
+        round(spread.median * factor, 3), round(spread.low * factor, 3), round(spread.high * factor, 3), spread.count
     )
 
 

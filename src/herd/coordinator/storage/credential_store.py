@@ -112,11 +112,11 @@ class CredentialStore:
 
     # --- files ---
 
-    def _identity(self, fresh: bytes) -> bytes:
+    def _identity(self, new: bytes) -> bytes:
         known = self._read(IDENTITY_FILE, _Identity)
         if known is None:
-            self._write(IDENTITY_FILE, msgspec.json.encode(_Identity(fresh.hex())))
-            return fresh
+            self._write(IDENTITY_FILE, msgspec.json.encode(_Identity(new.hex())))
+            return new
         try:
             private = bytes.fromhex(known.private)
         except ValueError:
@@ -125,11 +125,11 @@ class CredentialStore:
             raise self._damaged(IDENTITY_FILE, "it contains no key")
         return private
 
-    def _code(self, fresh: bytes) -> str:
+    def _code(self, new: bytes) -> str:
         raw = self._bytes(LOCAL_CODE_FILE)
         if raw is None:
-            self._write(LOCAL_CODE_FILE, pairing.create_invitation(fresh).text.encode() + b"\n")
-            return pairing.create_invitation(fresh).code
+            self._write(LOCAL_CODE_FILE, pairing.create_invitation(new).text.encode() + b"\n")
+            return pairing.create_invitation(new).code
         known = pairing.parse_invitation(raw.decode("ascii", "replace"))
         if known is None:
             raise self._damaged(LOCAL_CODE_FILE, "it contains no join code")

@@ -64,9 +64,9 @@ class FleetEvent(NamedTuple):
 
 
 def _upsert(size: str, seconds: int) -> str:
-    places = ", ".join("?" for _ in STATES)
+    placeholders = ", ".join("?" for _ in STATES)
     added = ", ".join(f"{state}_s = {state}_s + excluded.{state}_s" for state in STATES)
-    return f"""INSERT INTO node_{size} VALUES (CAST(? / {seconds} AS INTEGER) * {seconds}, ?, {places}, ?)
+    return f"""INSERT INTO node_{size} VALUES (CAST(? / {seconds} AS INTEGER) * {seconds}, ?, {placeholders}, ?)
         ON CONFLICT (bucket, node_id)
         DO UPDATE SET {added}, slot_s = slot_s + excluded.slot_s"""  # noqa: S608 - constants
 

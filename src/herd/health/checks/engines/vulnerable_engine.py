@@ -17,7 +17,7 @@ class Vulnerability:
     kind: str
     fixed_in: str
     name: str
-    about: str
+    description: str
     severity: Severity
 
 
@@ -63,7 +63,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
             title=f"{kind} {version} has known vulnerabilities",
             cause=f"Affected: {names(node.id for node in nodes)}. Version {vulnerabilities[-1].fixed_in} fixes all of them.",
             evidence=tuple(
-                Evidence(vulnerability.name, f"{vulnerability.about} (fixed in {vulnerability.fixed_in})")
+                Evidence(vulnerability.name, f"{vulnerability.description} (fixed in {vulnerability.fixed_in})")
                 for vulnerability in vulnerabilities
             ),
             remedy="Upgrade the engine, and allow connections to its port from the coordinator only.",

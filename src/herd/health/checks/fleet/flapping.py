@@ -35,7 +35,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
 
 def _returns(node: NodeNow) -> int:
     """The returns that the coordinator counted recently, or those in the samples of the last hour."""
-    seen = [sample.liveness is Liveness.OFFLINE for sample in node.past]
+    seen = [sample.liveness is Liveness.OFFLINE for sample in node.samples]
     changes = sum(was != now for was, now in pairwise(seen))
     return max(node.returns if node.is_here else 0, changes // 2 if changes >= CHANGES_MIN else 0)
 

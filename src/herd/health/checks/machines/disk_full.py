@@ -68,11 +68,11 @@ def _is_full(node: NodeNow) -> bool:
 
 
 def _full_in_s(node: NodeNow) -> float:
-    disk, past = node.report.disk, [sample for sample in node.past if sample.disk_free_bytes is not None]
-    if disk is None or not past or past[-1].at - past[0].at < SPAN_MIN_S:
+    disk, samples = node.report.disk, [sample for sample in node.samples if sample.disk_free_bytes is not None]
+    if disk is None or not samples or samples[-1].at - samples[0].at < SPAN_MIN_S:
         return math.inf
-    used = (past[0].disk_free_bytes or 0) - disk.available_bytes
-    return disk.available_bytes / used * (past[-1].at - past[0].at) if used > 0 else math.inf
+    used = (samples[0].disk_free_bytes or 0) - disk.available_bytes
+    return disk.available_bytes / used * (samples[-1].at - samples[0].at) if used > 0 else math.inf
 
 
 def _free(node: NodeNow) -> str:

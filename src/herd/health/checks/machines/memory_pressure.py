@@ -44,7 +44,7 @@ def _available(node: NodeNow) -> str:
 
 def _since(node: NodeNow, pressure: Pressure) -> float | None:
     since = None
-    for sample in reversed(node.past):
+    for sample in reversed(node.samples):
         if sample.pressure is not pressure:
             break
         since = sample.at

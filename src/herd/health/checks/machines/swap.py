@@ -45,7 +45,7 @@ def _is_swapping(node: NodeNow) -> bool:
 
 
 def _growth(node: NodeNow) -> int:
-    return max(0, node.report.memory.swap_used_bytes - node.past[0].swap_used_bytes) if node.past else 0
+    return max(0, node.report.memory.swap_used_bytes - node.samples[0].swap_used_bytes) if node.samples else 0
 
 
 CHECK = Check("swap", "No node swaps memory to disk", find)

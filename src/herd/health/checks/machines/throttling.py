@@ -32,17 +32,17 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
 def _is_throttled(node: NodeNow) -> bool:
     if node.report.thermal_state in ("", "unknown", "nominal"):
         return False
-    return len(node.past) < SAMPLES_MIN or _share(node) >= SHARE_MIN
+    return len(node.samples) < SAMPLES_MIN or _share(node) >= SHARE_MIN
 
 
 def _share(node: NodeNow) -> float:
-    return sum(sample.is_hot for sample in node.past) / len(node.past)
+    return sum(sample.is_hot for sample in node.samples) / len(node.samples)
 
 
 def _facts(node: NodeNow) -> Iterator[Evidence]:
     if node.report.temperature_c is not None:
         yield Evidence(f"{node.id} temperature", f"{node.report.temperature_c:.0f} °C")
-    if node.past:
+    if node.samples:
         yield Evidence(f"{node.id} hot", f"{percent(_share(node))} of the last hour")
 
 

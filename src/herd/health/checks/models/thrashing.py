@@ -42,7 +42,7 @@ def _returns(node: NodeNow) -> dict[ModelName, int]:
     before: frozenset[ModelName] = frozenset()
     seen: set[ModelName] = set()
     returns: dict[ModelName, int] = {}
-    for sample in node.past:
+    for sample in node.samples:
         for model in sample.loaded - before:
             if model in seen:
                 returns[model] = returns.get(model, 0) + 1
