@@ -201,7 +201,7 @@ class Coordinator:
                 allowances=self.allowances,
                 unix_month=unix_month,
                 other_routes=self.bridge.serve,
-                capture=self.capture.take if settings.capture.is_on else None,
+                capture=self.capture.add if settings.capture.is_on else None,
                 auto_pull=self.auto_pull,
             ),
         )
@@ -324,7 +324,7 @@ class Coordinator:
         self.saved_state.close()
         self.store.close()
 
-    # --- what components ask of each other ---
+    # --- callbacks of the components ---
 
     def invitation(self) -> str:
         """A join code for other machines, valid for ten minutes."""

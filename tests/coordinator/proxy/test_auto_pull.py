@@ -81,10 +81,10 @@ def test_a_waiting_stream_reports_the_progress_on_request() -> None:
             assert response.read().rstrip().endswith(b"data: [DONE]")
 
 
-@pytest.mark.parametrize("settings", [{"is_on": False}, {"whom": "admins"}])
+@pytest.mark.parametrize("settings", [{"is_on": False}, {"allowed_clients": "admins"}])
 def test_a_remote_client_or_a_disabled_auto_pull_gets_404(settings: dict[str, Any]) -> None:
     with a_fleet(**settings) as (fleet, node):
-        status, _, body = ask(fleet, headers=FORWARDED if "whom" in settings else None)
+        status, _, body = ask(fleet, headers=FORWARDED if "allowed_clients" in settings else None)
         assert status in (401, 404), body
         assert not any(seen.path == "/api/pull" for seen in node.requests)
 

@@ -41,7 +41,7 @@ def captured(capture: Capture) -> list[str]:
 
 def test_capture_is_off_by_default() -> None:
     capture = Capture(CaptureSettings(), ManualClock().now, lambda: 0.0)
-    capture.take("r1", "/api/chat", b"x")
+    capture.add("r1", "/api/chat", b"x")
     assert not capture.is_on and not captured(capture)
     assert capture.state() == {"is_on": False, "ends_in_s": 0.0, "requests": 0}
 
@@ -49,28 +49,28 @@ def test_capture_is_off_by_default() -> None:
 def test_capture_ends_by_itself_and_deletes_the_prompts() -> None:
     clock = ManualClock()
     capture = a_capture(clock, lasts_s=60.0)
-    capture.take("r1", "/api/chat", b"one")
+    capture.add("r1", "/api/chat", b"one")
     clock.at += 59.0
     assert capture.state() == {"is_on": True, "ends_in_s": 1.0, "requests": 1}
     clock.at += 1.0
     assert capture.state()["requests"] == 0
-    capture.take("r2", "/api/chat", b"two")
+    capture.add("r2", "/api/chat", b"two")
     assert not captured(capture) and not capture.is_on
 
 
 def test_the_oldest_prompts_are_dropped_when_the_memory_is_full() -> None:
     capture = a_capture(ManualClock(), max_bytes=10_000)
     for number in range(1000):
-        capture.take(f"r{number}", "/api/chat", f"{number}".encode())
+        capture.add(f"r{number}", "/api/chat", f"{number}".encode())
     assert 1 < len(captured(capture)) < 20 and captured(capture)[-1] == "999"
     assert capture._held_bytes <= 10_000
-    capture.take("big", "/api/chat", b"a" * 20_000)
+    capture.add("big", "/api/chat", b"a" * 20_000)
     assert not captured(capture), "a prompt over the limit is not stored"
 
 
 def test_a_long_prompt_is_truncated_and_marked() -> None:
     capture = a_capture(ManualClock())
-    capture.take("r1", "/api/chat", b"\xff" * (ENTRY_MAX_BYTES + 1))
+    capture.add("r1", "/api/chat", b"\xff" * (ENTRY_MAX_BYTES + 1))
     [entry] = capture._captured
     assert (len(entry.body), entry.bytes, entry.is_cut) == (ENTRY_MAX_BYTES, ENTRY_MAX_BYTES + 1, True)
 

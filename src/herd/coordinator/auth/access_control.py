@@ -89,7 +89,7 @@ class Admission:
     extra_headers: tuple[Header, ...] = ()
     timeout_s: float | None = None
     """The client's timeout for the complete answer, from X-Request-Timeout."""
-    may_fetch: bool = False
+    may_pull_models: bool = False
     """Whether this client may cause downloads of models."""
 
 
@@ -97,9 +97,9 @@ def timeout_of(admission: object | None) -> float | None:
     return admission.timeout_s if isinstance(admission, Admission) else None
 
 
-def may_fetch(admission: object | None) -> bool:
+def may_pull_models(admission: object | None) -> bool:
     """Whether this client may cause downloads of models."""
-    return isinstance(admission, Admission) and admission.may_fetch
+    return isinstance(admission, Admission) and admission.may_pull_models
 
 
 def key_of(admission: object | None) -> ApiKey | None:
@@ -206,7 +206,7 @@ class AccessControl:
                 key = keyring.by_id(opened_by, now)
             caller = Caller(zone_of(exchange.client_ip, is_forwarded), key, opened_by == OPENED_BY_LINK)
             refusal = access_refusal(right, caller, keyring.has_valid(now), self._requires_key(exchange.path))
-        fetches = (
+        may_pull_models = (
             refusal is None
             and access_refusal(Right.MODELS, caller, keyring.has_valid(now), self._settings.require_key) is None
         )
@@ -216,7 +216,7 @@ class AccessControl:
             refusal = Refusal(
                 400, "invalid_request", f"X-Request-Timeout must be seconds, above 0 and at most {TIMEOUT_MAX_S:g}"
             )
-        return Admission(self._edition, until, refusal, key, extra_headers, timeout_s, fetches)
+        return Admission(self._edition, until, refusal, key, extra_headers, timeout_s, may_pull_models)
 
     def _key(self, path: str, texts: list[str], keyring: Keyring, now: float) -> tuple[ApiKey | None, Refusal | None]:
         shared = self._anthropic_key

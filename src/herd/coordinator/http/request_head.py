@@ -98,7 +98,7 @@ def read_head(raw: bytes) -> RequestHead:
     try:
         HttpRequestParser(fields).feed_data(raw)
     except HttpParserUpgrade:
-        # An upgrade is an offer (h2c by Java's client, for one): it is declined by answering as if it were not made.
+        # An upgrade (such as h2c by Java's client) is optional: the server declines it by ignoring it.
         pass
     except HttpParserError as error:
         raise BadRequest(f"malformed request head: {error}", "malformed_request") from None

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from herd.coordinator.auth.access_control import may_fetch
+from herd.coordinator.auth.access_control import may_pull_models
 from herd.coordinator.http.contract import Exchange
 from herd.coordinator.models.transfers import Transfers
 from herd.coordinator.proxy.wait_comments import WaitNotice, wants_comments
@@ -47,7 +47,7 @@ class AutoPullSettings:
             "min": 1,
         },
     )
-    whom: str = field(
+    allowed_clients: str = field(
         default="admins",
         metadata={
             "env": "FLEET_AUTO_PULL_FOR",
@@ -102,7 +102,7 @@ class AutoPull:
         is_allowed = (
             self._settings.is_on
             and self._is_ready()
-            and (self._settings.whom == "everybody" or may_fetch(exchange.admission))
+            and (self._settings.allowed_clients == "everybody" or may_pull_models(exchange.admission))
         )
         if not is_allowed or len(self._tasks) >= HELD_MAX:
             return False

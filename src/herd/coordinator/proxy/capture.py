@@ -84,7 +84,7 @@ class Capture:
     def is_on(self) -> bool:
         return self._now() < self._ends_at
 
-    def take(self, request_id: str, path: str, body: bytes) -> None:
+    def add(self, request_id: str, path: str, body: bytes) -> None:
         """Called with every request if the setting is on; stores nothing after the end of the capture."""
         if not self.is_on:
             self.end()

@@ -4,7 +4,7 @@
                          │└──status >= 400──> REFUSED ──judged──> IDLE (failed) or OVER (passed on)
                          └──connection lost──> IDLE; the core then decides: dispatch, hold, refuse or abort
 
-If client and engine speak the same protocol, bytes are passed through: for each read, a watcher sees them and they are
+If client and engine use the same protocol, bytes are passed through: the bytes of each read are shown to a watcher and
 written. Otherwise they are translated. Before the first byte of the body arrives, nothing is forwarded, not even the
 head. An answer that is not streamed is held back until it is complete, up to a limit: until then another node can
 still give it. The core chooses the node and decides about retries.
@@ -254,7 +254,7 @@ class Relay:
 
     def on_error(self, kind: FailureKind, detail: str) -> None:
         self._call = None
-        if self._step == _OPEN and self._parsed.stream and (counters := self._counters_if_whole()) is not None:
+        if self._step == _OPEN and self._parsed.stream and (counters := self._counters_if_complete()) is not None:
             # The stream's own end marker has passed: losing the connection before HTTP's end marker loses nothing.
             self._finish(counters)
         else:
@@ -341,7 +341,7 @@ class Relay:
         except (ValueError, EngineFailed) as error:
             self._report(translation_failure(error))
             return
-        if not translation.is_whole:
+        if not translation.is_complete:
             self._fail(FailureKind.TRUNCATED, _INCOMPLETE)
         elif self._step != _OPEN and (self._forwarded_bytes or self._commented_wait is not None):
             self._open(data, None)
@@ -352,11 +352,11 @@ class Relay:
         else:
             self._finish_at_once(translation.counters(), b"".join(self._held) + data)
 
-    def _counters_if_whole(self) -> Counters | None:
+    def _counters_if_complete(self) -> Counters | None:
         if self._watch is not None:
             return self._watch.end()
         translation = self._translation
-        return translation.counters() if translation is not None and translation.is_whole else None
+        return translation.counters() if translation is not None and translation.is_complete else None
 
     def _finish(self, counters: Counters) -> None:
         """Reports the end to the core first: the client's next request may start within `end` and need the slot."""

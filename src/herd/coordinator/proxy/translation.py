@@ -40,7 +40,7 @@ class Translation:
         self._resumed_tokens = resumed_tokens
         self._usage: Usage | None = None
         self._finish_reason: str | None = None
-        self.is_whole = False
+        self.is_complete = False
         """Whether the engine has marked the end of its answer."""
 
     @property
@@ -84,7 +84,7 @@ class Translation:
             if delta.usage is not None:
                 self._usage = delta.usage = self._whole_usage(delta.usage)
             self._finish_reason = delta.finish_reason or self._finish_reason
-            self.is_whole = self.is_whole or delta.is_last
+            self.is_complete = self.is_complete or delta.is_last
             out.append(self._writer.write(delta))
         return b"".join(out)
 
