@@ -1,4 +1,4 @@
-"""Defines the errors that clients can get. Each dialect renders them in its own JSON format.
+"""Defines the errors that clients can get, which each dialect renders in its own JSON format.
 
     HerdError
     ├── BadRequest        400  the request itself is wrong

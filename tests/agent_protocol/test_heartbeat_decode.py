@@ -139,45 +139,63 @@ def a_full_report() -> Report:
     loaded = Loaded(3_000_000_001, 8192, 2_999_999_999, True, "2026-11-23T12:00:00Z")
     models = [
         ModelInfo(
-            "Qwen3:8B",
-            ollama,
-            5_000_000_003,
-            "ab" * 32,
-            "qwen3",
-            "8.2B",
-            "Q4_K_M",
-            40960,
-            frozenset({"tools", "completion"}),
-            "2026-01-02T03:04:05Z",
-            loaded,
-            147_456,
+            name="Qwen3:8B",
+            engine=ollama,
+            size_bytes=5_000_000_003,
+            digest="ab" * 32,
+            family="qwen3",
+            parameters="8.2B",
+            quantization="Q4_K_M",
+            context_max_tokens=40960,
+            capabilities=frozenset({"tools", "completion"}),
+            modified_at="2026-01-02T03:04:05Z",
+            loaded=loaded,
+            kv_bytes_per_token=147_456,
         ),
-        ModelInfo("tiny", llama),
+        ModelInfo(name="tiny", engine=llama),
     ]
     return Report(
-        NodeId("alpha"),
-        "boot-1",
-        Memory(68_719_476_735, 20_000_000_001, 48_719_476_734, Pressure.WARN, 1, 2_147_483_649, 3, 4),
-        {canonical(model.name): model for model in models},
-        (ollama, llama),
-        "x86_64",
-        "1.0.0",
-        "linux",
-        "Ryzen AI Max",
-        NODE_IP,
-        16,
-        37.5,
-        256.0,
-        Disk(10**12 + 1, 10**11, 9 * 10**11),
-        (Gpu("RTX 4090", 24 * GIB, GIB, 12.0, 61.0),),
-        "warning",
-        91.5,
-        True,
-        True,
-        Capacity(
-            "learned_low", 16 * 10**9, 0.25, "falling", "low_availability", False, True, 0.5, 20, (0.25, None) * 84
+        node_id=NodeId("alpha"),
+        boot_id="boot-1",
+        memory=Memory(
+            total_bytes=68_719_476_735,
+            used_bytes=20_000_000_001,
+            available_bytes=48_719_476_734,
+            pressure=Pressure.WARN,
+            swap_used_bytes=1,
+            swap_total_bytes=2_147_483_649,
+            wired_bytes=3,
+            compressed_bytes=4,
         ),
-        7,
+        models={canonical(model.name): model for model in models},
+        engines=(ollama, llama),
+        arch="x86_64",
+        agent_version="1.0.0",
+        os="linux",
+        chip="Ryzen AI Max",
+        lan_ip=NODE_IP,
+        cores=16,
+        cpu_utilization=37.5,
+        memory_bandwidth_gbps=256.0,
+        disk=Disk(10**12 + 1, 10**11, 9 * 10**11),
+        gpus=(Gpu("RTX 4090", 24 * GIB, GIB, 12.0, 61.0),),
+        thermal_state="warning",
+        temperature_c=91.5,
+        draining=True,
+        paused=True,
+        capacity=Capacity(
+            mode="learned_low",
+            ceiling_bytes=16 * 10**9,
+            score=0.25,
+            trend="falling",
+            reason="low_availability",
+            paused=False,
+            override_active=True,
+            learning_confidence=0.5,
+            days_observed=20,
+            week=(0.25, None) * 84,
+        ),
+        connection_failures=7,
     )
 
 
@@ -188,14 +206,14 @@ def test_encode_and_decode_preserve_every_value() -> None:
 
 def test_nodes_in_bootstrap_and_paused_nodes_are_decoded_as_paused() -> None:
     for mode in ("bootstrap", "paused", "learned_low"):
-        sent = a_report(capacity=Capacity(mode, 0, 0.0, paused=True))
+        sent = a_report(capacity=Capacity(mode=mode, ceiling_bytes=0, score=0.0, paused=True))
         capacity = decode(encode(sent, 0.0), NODE_IP).capacity
         assert capacity is not None and capacity.paused
 
 
 @pytest.mark.parametrize("week", [[0.5] * 167, [1.5] * 168])
 def test_week_must_have_168_values_between_0_and_1(week: list[float]) -> None:
-    sent = json.loads(encode(a_report(capacity=Capacity("full", 0, 0.5)), 0.0))
+    sent = json.loads(encode(a_report(capacity=Capacity(mode="full", ceiling_bytes=0, score=0.5)), 0.0))
     sent["herd"]["week"] = week
     with pytest.raises(BadHeartbeat, match=r"herd\.week"):
         decode(json.dumps(sent).encode(), NODE_IP)
@@ -216,7 +234,13 @@ def test_heartbeat_of_an_ollama_herd_agent_is_decoded() -> None:
         and qwen.parameters == "30.5B"
     )
     assert nomic.loaded is None and nomic.capabilities == {"embedding"} and nomic.family == "nomic-bert"
-    assert report.memory == Memory(96 * GIB, int(40.5 * GIB), int(55.5 * GIB), Pressure.WARN, wired_bytes=6 * GIB)
+    assert report.memory == Memory(
+        total_bytes=96 * GIB,
+        used_bytes=int(40.5 * GIB),
+        available_bytes=int(55.5 * GIB),
+        pressure=Pressure.WARN,
+        wired_bytes=6 * GIB,
+    )
     assert (report.cores, report.chip, report.memory_bandwidth_gbps) == (28, "Apple M3 Ultra", 819.0)
     assert report.capacity is not None and (report.capacity.ceiling_bytes, report.capacity.paused) == (48 * GIB, False)
 
@@ -392,16 +416,16 @@ def test_maximum_number_of_models_fits_into_the_body_limit() -> None:
     endpoint = EngineEndpoint("ollama", f"http://{NODE_IP}:11434")
     models = [
         ModelInfo(
-            f"registry.example/some-team/a-rather-long-model-name-{n}:32b-instruct-q4_K_M",
-            endpoint,
-            20 * GIB + n,
-            f"{n:064x}",
-            "qwen3moe",
-            "30.5B",
-            "Q4_K_M",
-            262144,
-            frozenset({"completion", "tools"}),
-            "2026-01-02T03:04:05Z",
+            name=f"registry.example/some-team/a-rather-long-model-name-{n}:32b-instruct-q4_K_M",
+            engine=endpoint,
+            size_bytes=20 * GIB + n,
+            digest=f"{n:064x}",
+            family="qwen3moe",
+            parameters="30.5B",
+            quantization="Q4_K_M",
+            context_max_tokens=262144,
+            capabilities=frozenset({"completion", "tools"}),
+            modified_at="2026-01-02T03:04:05Z",
         )
         for n in range(MODELS_MAX)
     ]
@@ -441,16 +465,18 @@ EVERY_PATH = [
     (heartbeat, path) for heartbeat in (OLLAMA_HERD, OWN) for path in paths_of(heartbeat) if "nomic" not in path
 ]
 some_values = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.integers(-(2**80), 2**80),
-    st.floats(),
-    st.text(max_size=5),
-    st.just([]),
-    st.just({}),
-    st.lists(st.integers(), max_size=2),
-    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+    [
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.integers(-(2**80), 2**80),
+        st.floats(),
+        st.text(max_size=5),
+        st.just([]),
+        st.just({}),
+        st.lists(st.integers(), max_size=2),
+        st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+    ]
 )
 
 

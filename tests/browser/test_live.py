@@ -34,8 +34,8 @@ def test_twelve_tabs_of_one_browser_are_all_live(chromium: Browser, shown: Shown
 
 def test_a_joined_node_and_an_ended_request_appear_without_a_reload(visit: Open) -> None:
     with (
-        FakeOllama([FakeModel("m", answer_tokens=3)]) as first,
-        FakeOllama([FakeModel("m", answer_tokens=3)]) as second,
+        FakeOllama([FakeModel(name="m", answer_tokens=3)]) as first,
+        FakeOllama([FakeModel(name="m", answer_tokens=3)]) as second,
         running_fleet({"alpha": first}) as fleet,
     ):
         page = visit(origin=fleet.url).go("/dashboard")
@@ -54,7 +54,7 @@ def test_a_joined_node_and_an_ended_request_appear_without_a_reload(visit: Open)
 
 
 def test_the_setup_steps_complete_automatically(visit: Open) -> None:
-    with FakeOllama([FakeModel("m", answer_tokens=3)]) as engine, running_fleet({}) as fleet:
+    with FakeOllama([FakeModel(name="m", answer_tokens=3)]) as engine, running_fleet({}) as fleet:
         page = visit(origin=fleet.url).go("/dashboard")
         page.get_by_role("heading", name="Get started in three steps").wait_for()
         assert page.locator(".setup li.done").count() == 0
@@ -85,7 +85,7 @@ def test_a_hidden_tab_subscribes_to_nothing_until_it_is_visible_again(visit: Ope
 
 
 def test_the_page_reconnects_after_a_restart_of_the_coordinator(visit: Open, tmp_path: Path) -> None:
-    with FakeOllama([FakeModel("m", answer_tokens=3)]) as engine:
+    with FakeOllama([FakeModel(name="m", answer_tokens=3)]) as engine:
         with running_fleet({"alpha": engine}, data_dir=tmp_path) as fleet:
             port = fleet.port
             page = visit(origin=fleet.url).go("/dashboard")

@@ -103,7 +103,7 @@ def test_the_search_dialog_works_by_keyboard_alone(visit: Open) -> None:
 
 def test_markup_in_names_is_shown_as_text(visit: Open, shown: ShownFleet) -> None:
     model = "evil<script>window.__hit=1</script>"
-    with FakeOllama([FakeModel(model, answer_tokens=3)]) as engine:
+    with FakeOllama([FakeModel(name=model, answer_tokens=3)]) as engine:
         shown.fleet.join("node<b onmouseover=window.__hit=1>", engine, Machine(more={"chip": NASTY, "os": NASTY}))
         shown.ask(model, NASTY, "hello")
         seen = visit()

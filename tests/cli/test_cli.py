@@ -17,7 +17,10 @@ from herd import __version__
 from herd.core.state.liveness import LivenessSettings
 from terminal import ESCAPE, IS_POSIX, Terminal, command, environment, herd
 
-MODELS = [FakeModel("m", answer="The herd is well."), FakeModel("a-model-with-a-rather-long-name:70b-instruct-q4_K_M")]
+MODELS = [
+    FakeModel(name="m", answer="The herd is well."),
+    FakeModel(name="a-model-with-a-rather-long-name:70b-instruct-q4_K_M"),
+]
 on_terminals = pytest.mark.skipif(
     not IS_POSIX, reason="no pseudo-terminals on this system: COLOURS AND CTRL-C ARE NOT TESTED"
 )
@@ -139,7 +142,7 @@ def test_an_empty_prompt_is_an_error(fleet: Fleet) -> None:
 
 @on_terminals
 def test_a_conversation_continues_after_ctrl_c_and_the_engine_is_cancelled() -> None:
-    model = FakeModel("m", answer="one two three four five six")
+    model = FakeModel(name="m", answer="one two three four five six")
     with (
         FakeOllama([model]) as fake,
         running_fleet({"alpha": fake}) as fleet,
@@ -258,7 +261,7 @@ def test_an_unknown_engine_is_reported_with_the_known_ones(tmp_path: Path) -> No
 
 def test_characters_that_the_console_cannot_show_are_replaced() -> None:
     windows = {"PYTHONUTF8": "0", "PYTHONIOENCODING": "cp1252:strict"}
-    with FakeOllama([FakeModel("m", answer="naïve 東京 🙂 end")]) as fake, running_fleet({"alpha": fake}) as fleet:
+    with FakeOllama([FakeModel(name="m", answer="naïve 東京 🙂 end")]) as fake, running_fleet({"alpha": fake}) as fleet:
         done = herd("chat", "m", "x", url=fleet.url, env=windows, encoding="cp1252")
     assert (done.status, done.out) == (0, "naïve ?? ? end\n")
 

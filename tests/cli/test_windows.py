@@ -48,7 +48,7 @@ def test_the_last_line_says_whether_the_suggestion_is_used() -> None:
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
-    with FakeOllama([FakeModel("m", context_train=32768)]) as node, running_fleet({"alpha": node}) as running:
+    with FakeOllama([FakeModel(name="m", context_train=32768)]) as node, running_fleet({"alpha": node}) as running:
         yield running
 
 

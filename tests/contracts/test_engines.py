@@ -45,7 +45,7 @@ def test_probe_and_inventory_calls_change_nothing(engine: Engine) -> None:
 
 @each_engine
 @given(replies=some_replies)
-@settings(max_examples=80)
+@settings(max_examples=80, deadline=None)
 def test_invalid_replies_give_less_information_and_no_exception(engine: Engine, replies: list[Reply]) -> None:
     wanted = len(engine.inventory_calls())
     full = (*replies, *[Reply(0, b"")] * wanted)[:wanted]
@@ -80,7 +80,7 @@ def test_call_is_json_for_the_model_or_a_bad_request(engine: Engine, kind: Reque
 @pytest.mark.parametrize("kind", ANSWERING)
 @pytest.mark.parametrize("stream", [True, False])
 @given(chunks=st.lists(bodies, max_size=5))
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_arbitrary_bytes_raise_only_value_errors(
     engine: Engine, kind: RequestKind, stream: bool, chunks: list[bytes]
 ) -> None:

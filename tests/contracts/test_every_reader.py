@@ -253,7 +253,8 @@ def test_arbitrary_mdns_announcement_gives_a_url_and_two_texts(
         async def async_request(self, zc: object, timeout: float, *more: object) -> bool:  # type: ignore[override]
             return True
 
-    info = Answered(mdns.SERVICE, f"x.{mdns.SERVICE}", port=1, addresses=[b"\x0a\0\0\1"], properties=dict(properties))  # type: ignore[arg-type]
+    addresses, every_property = [b"\x0a\0\0\1"], dict(properties)
+    info = Answered(mdns.SERVICE, f"x.{mdns.SERVICE}", port=1, addresses=addresses, properties=every_property)  # type: ignore[arg-type]
     found = mdns.coordinators_in(info, name)
     assert [one.url for one in found] == ["http://10.0.0.1:1"]
     assert all(isinstance(text, str) for one in found for text in (one.version, one.fleet_id))

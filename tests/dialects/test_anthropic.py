@@ -292,19 +292,17 @@ def test_streamed_answer_has_the_recorded_events() -> None:
 
 
 def test_thinking_text_and_tool_calls_each_have_a_block() -> None:
-    out = events(
-        written(
-            parse(stream=True),
-            Delta(thinking="h"),
-            Delta(thinking="m"),
-            Delta(text="a"),
-            Delta(tool_calls=[ToolCall(0, "t1", "f", '{"x"')]),
-            Delta(tool_calls=[ToolCall(0, arguments=":1}")]),
-            Delta(tool_calls=[ToolCall(1, "", "g")]),
-            Delta(finish_reason="stop"),
-            LAST,
-        )
-    )
+    deltas = [
+        Delta(thinking="h"),
+        Delta(thinking="m"),
+        Delta(text="a"),
+        Delta(tool_calls=[ToolCall(0, "t1", "f", '{"x"')]),
+        Delta(tool_calls=[ToolCall(0, arguments=":1}")]),
+        Delta(tool_calls=[ToolCall(1, "", "g")]),
+        Delta(finish_reason="stop"),
+        LAST,
+    ]
+    out = events(written(parse(stream=True), *deltas))
     blocks = [(e["index"], e["content_block"]["type"]) for e in out if e["type"] == "content_block_start"]
     assert blocks == [(0, "thinking"), (1, "text"), (2, "tool_use"), (3, "tool_use")]
     assert [e["index"] for e in out if e["type"] == "content_block_stop"] == [0, 1, 2, 3]

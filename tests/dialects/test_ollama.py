@@ -456,6 +456,7 @@ def test_show_is_answered_from_memory_if_no_ollama_node_has_the_model() -> None:
 @given(st.sampled_from(list(ROUTES.values())), st.binary(max_size=100))
 def test_arbitrary_values_raise_only_herd_errors(route: Route, body: bytes) -> None:
     try:
-        DIALECT.read_conversation(DIALECT.parse(route, body))
+        conversation = DIALECT.read_conversation(DIALECT.parse(route, body))
     except HerdError:
         return
+    assert conversation.model

@@ -20,8 +20,8 @@ class Target:
 def client_models() -> list[FakeModel]:
     """One model for each capability."""
     return [
-        FakeModel("talker", capabilities=("completion", "tools")),
-        FakeModel("seer", capabilities=("completion", "vision")),
-        FakeModel("thinker", capabilities=("completion", "thinking")),
-        FakeModel("embedder", capabilities=("embedding",), context_train=512),
+        FakeModel(name="talker", capabilities=("completion", "tools")),
+        FakeModel(name="seer", capabilities=("completion", "vision")),
+        FakeModel(name="thinker", capabilities=("completion", "thinking")),
+        FakeModel(name="embedder", capabilities=("embedding",), context_train=512),
     ]

@@ -57,10 +57,18 @@ class Machine:
 def report_of(node_id: str, node: FleetNode, machine: Machine) -> Report:
     """The report of an agent with this engine. Raises `ValueError` for an unknown engine."""
     total, used = int(machine.memory_gb * GB), int(machine.used_gb * GB)
-    memory = Memory(total, used, total - used, machine.pressure)
+    memory = Memory(total_bytes=total, used_bytes=used, available_bytes=total - used, pressure=machine.pressure)
     endpoint, cards = fake_inventory(node) if isinstance(node, FakeOllama) else asked_inventory(node)
     models = {canonical(card.name): card for card in cards}
-    return Report(NodeId(node_id), machine.boot_id, memory, models, (endpoint,), arch="x86_64", **machine.more)
+    return Report(
+        node_id=NodeId(node_id),
+        boot_id=machine.boot_id,
+        memory=memory,
+        models=models,
+        engines=(endpoint,),
+        arch="x86_64",
+        **machine.more,
+    )
 
 
 def fake_inventory(fake: FakeOllama) -> tuple[EngineEndpoint, list[ModelInfo]]:
@@ -82,18 +90,18 @@ def fake_card(model: FakeModel, endpoint: EngineEndpoint, runner: Runner | None,
             size, context, size if on_gpu else 0, not runner.settings.context_is_automatic, rfc3339(runner.expires_at)
         )
     return ModelInfo(
-        model.full_name,
-        endpoint,
-        model.size_bytes,
-        model.digest,
-        model.family,
-        model.parameter_size,
-        model.quantization,
-        model.context_train,
-        frozenset(model.capabilities),
-        rfc3339(model.modified_at),
-        in_memory,
-        BYTES_PER_TOKEN,
+        name=model.full_name,
+        engine=endpoint,
+        size_bytes=model.size_bytes,
+        digest=model.digest,
+        family=model.family,
+        parameters=model.parameter_size,
+        quantization=model.quantization,
+        context_max_tokens=model.context_train,
+        capabilities=frozenset(model.capabilities),
+        modified_at=rfc3339(model.modified_at),
+        loaded=in_memory,
+        kv_bytes_per_token=BYTES_PER_TOKEN,
     )
 
 

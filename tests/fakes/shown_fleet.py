@@ -221,10 +221,10 @@ def a_settings_store(folder: Path) -> SettingsStore:
 def _engine(name: str, is_slow: bool) -> FakeOllama:
     models = [
         FakeModel(
-            model,
-            MODELS[model],
-            ("embedding",) if "embed" in model else ("completion", "tools"),
-            32768,
+            name=model,
+            size_bytes=MODELS[model],
+            capabilities=("embedding",) if "embed" in model else ("completion", "tools"),
+            context_train=32768,
             parameter_size=PARAMETERS[model],
             quantization="Q4_K_M",
             answer=ANSWER if is_slow else None,

@@ -161,8 +161,8 @@ CASES = [
 @pytest.fixture(scope="module")
 def fake(real_ollama: RealOllama) -> Iterator[FakeOllama]:
     names = [(CHAT_MODEL, "completion"), (OTHER_MODEL, "completion"), (EMBED_MODEL, "embedding")]
-    models = [FakeModel(name, capabilities=(ability,), embedding_width=64) for name, ability in names]
-    tooled = FakeModel(TOOLS_MODEL, capabilities=("completion", "tools"), embedding_width=64)
+    models = [FakeModel(name=name, capabilities=(ability,), embedding_width=64) for name, ability in names]
+    tooled = FakeModel(name=TOOLS_MODEL, capabilities=("completion", "tools"), embedding_width=64)
     with FakeOllama([*models, tooled]) as running:
         for model in (CHAT_MODEL, EMBED_MODEL):
             ask(running.port, "POST", "/api/generate", json.dumps({"model": model}).encode())

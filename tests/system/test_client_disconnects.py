@@ -15,7 +15,7 @@ from fakes.faults import Gate
 from fakes.fleet import Fleet, running_fleet
 from fakes.ollama.server import FakeModel, FakeOllama, FakeSettings
 
-MODEL = FakeModel("m", answer_tokens=12)
+MODEL = FakeModel(name="m", answer_tokens=12)
 TURN = [{"role": "user", "content": "Tell me of the herd."}]
 BEFORE = 3
 """Pieces that a client has received when it disconnects in the middle of the answer."""

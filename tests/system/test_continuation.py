@@ -20,7 +20,7 @@ from herd.coordinator.proxy.relay_dependencies import RelaySettings
 from herd.coordinator.settings import Settings
 
 QUESTION = [{"role": "user", "content": "Tell me of the herd."}]
-MODEL = FakeModel("m", answer_tokens=12)
+MODEL = FakeModel(name="m", answer_tokens=12)
 
 
 @dataclass

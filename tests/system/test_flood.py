@@ -93,7 +93,7 @@ def test_a_flood_uses_only_its_share_of_connections() -> None:
     http = HttpSettings(connections_max=CLIENTS + 100, connections_loopback_max=CLIENTS + 100)
     settings = settings_for_tests()
     settings = replace(settings, http=http, holding=replace(settings.holding, held_max=PLACES))
-    node = FakeOllama([FakeModel("m", answer_tokens=2)], FakeSettings(num_parallel=1))
+    node = FakeOllama([FakeModel(name="m", answer_tokens=2)], FakeSettings(num_parallel=1))
     with enough_files(), node, running_fleet({"alpha": node}, settings=settings) as fleet:
         gate = Gate(at="request")
         node.fail(gate)

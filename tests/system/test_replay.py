@@ -32,7 +32,7 @@ MODELS = ("small", "middle", "large")
 
 def some_models(*names: str) -> list[FakeModel]:
     sizes = {"small": 2 * GB, "middle": 9 * GB, "large": 30 * GB}
-    return [FakeModel(name, size_bytes=sizes[name], answer_tokens=4) for name in names]
+    return [FakeModel(name=name, size_bytes=sizes[name], answer_tokens=4) for name in names]
 
 
 def ask(fleet: Fleet, body: dict[str, object]) -> int:

@@ -13,7 +13,7 @@ from fakes.fleet import Fleet, Machine, running_fleet
 from fakes.ollama.server import FakeModel, FakeOllama
 from herd.core.state.fleet import canonical
 
-MODELS = [FakeModel("m", answer_tokens=24), FakeModel("k", answer_tokens=12)]
+MODELS = [FakeModel(name="m", answer_tokens=24), FakeModel(name="k", answer_tokens=12)]
 
 
 def chat(fleet: Fleet, model: str, number: int) -> None:

@@ -18,8 +18,11 @@ HI = [{"role": "user", "content": "Say hi."}]
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
-    thinker = FakeModel("thinker", capabilities=("completion", "thinking"), answer_tokens=30)
-    with FakeOllama([thinker, FakeModel("plain", answer_tokens=30)]) as node, running_fleet({"one": node}) as running:
+    thinker = FakeModel(name="thinker", capabilities=("completion", "thinking"), answer_tokens=30)
+    with (
+        FakeOllama([thinker, FakeModel(name="plain", answer_tokens=30)]) as node,
+        running_fleet({"one": node}) as running,
+    ):
         yield running
 
 

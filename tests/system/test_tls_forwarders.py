@@ -290,7 +290,7 @@ def test_an_agent_and_its_coordinator_use_the_forwarder(tmp_path: Path) -> None:
     """Paired through the shared data folder; the chat is streamed, and the forwarder does not answer plain HTTP."""
     settings = replace(settings_for_tests(), membership=MembershipSettings(open=False))
     with (
-        FakeOllama([FakeModel("m", answer="one two three")]) as engine,
+        FakeOllama([FakeModel(name="m", answer="one two three")]) as engine,
         running_fleet({}, settings=settings, data_dir=tmp_path) as fleet,
     ):
         lines = asyncio.run(streamed_through_an_agent(tmp_path, fleet.url, fleet.port, engine.url))

@@ -25,7 +25,7 @@ HI = [{"role": "user", "content": "Say hi."}]
 def one_ollama(**settings: str) -> Iterator[tuple[Fleet, FakeOllama]]:
     wanted = replace(settings_for_tests(), windows=WindowSettings(**settings))
     with (
-        FakeOllama([FakeModel("m", context_train=32768)]) as node,
+        FakeOllama([FakeModel(name="m", context_train=32768)]) as node,
         running_fleet({"one": node}, settings=wanted) as fleet,
     ):
         yield fleet, node

@@ -275,14 +275,14 @@ def _memory(sent: MemoryJson, exact: Mapping[str, int]) -> Memory:
     except ValueError:
         raise BadHeartbeat("memory.pressure must be normal, warn or critical") from None
     return Memory(
-        _integer(total, "memory.total"),
-        _integer(used, "memory.used"),
-        _integer(available, "memory.available"),
-        pressure,
-        _gigabytes(sent.swap_used_gb or 0.0, "memory.swap_used_gb"),
-        _gigabytes(sent.swap_total_gb or 0.0, "memory.swap_total_gb"),
-        _gigabytes(sent.wired_gb or 0.0, "memory.wired_gb"),
-        _gigabytes(sent.compressed_gb or 0.0, "memory.compressed_gb"),
+        total_bytes=_integer(total, "memory.total"),
+        used_bytes=_integer(used, "memory.used"),
+        available_bytes=_integer(available, "memory.available"),
+        pressure=pressure,
+        swap_used_bytes=_gigabytes(sent.swap_used_gb or 0.0, "memory.swap_used_gb"),
+        swap_total_bytes=_gigabytes(sent.swap_total_gb or 0.0, "memory.swap_total_gb"),
+        wired_bytes=_gigabytes(sent.wired_gb or 0.0, "memory.wired_gb"),
+        compressed_bytes=_gigabytes(sent.compressed_gb or 0.0, "memory.compressed_gb"),
     )
 
 
@@ -310,16 +310,16 @@ def _gpus(sent: list[GpuJson]) -> tuple[Gpu, ...]:
 
 def _capacity(sent: CapacityJson, trend: str, week: Sequence[float | None]) -> Capacity:
     return Capacity(
-        _text(sent.mode, "capacity.mode"),
-        _gigabytes(sent.ceiling_gb, "capacity.ceiling_gb"),
-        _number(sent.availability_score, "capacity.availability_score", 1.0),
-        trend if trend in ("rising", "stable", "falling") else "stable",
-        _text(sent.reason, "capacity.reason"),
-        sent.mode in PAUSED_MODES,
-        sent.override_active,
-        _number(sent.learning_confidence, "capacity.learning_confidence", 1.0),
-        _integer(sent.days_observed, "capacity.days_observed", 1 << 20),
-        _week(week),
+        mode=_text(sent.mode, "capacity.mode"),
+        ceiling_bytes=_gigabytes(sent.ceiling_gb, "capacity.ceiling_gb"),
+        score=_number(sent.availability_score, "capacity.availability_score", 1.0),
+        trend=trend if trend in ("rising", "stable", "falling") else "stable",
+        reason=_text(sent.reason, "capacity.reason"),
+        paused=sent.mode in PAUSED_MODES,
+        override_active=sent.override_active,
+        learning_confidence=_number(sent.learning_confidence, "capacity.learning_confidence", 1.0),
+        days_observed=_integer(sent.days_observed, "capacity.days_observed", 1 << 20),
+        week=_week(week),
     )
 
 

@@ -1,7 +1,8 @@
-"""Defines the messages by which a node joins a fleet: POST /fleet/join with a JoinRequest, answered by a JoinAnswer.
+"""Defines the messages by which a node joins a fleet.
 
-Status 200: joined, or the fleet is open. 202: the node waits for approval. 401: the code is wrong. 422: the request is
-invalid.
+The node sends a JoinRequest to POST /fleet/join, and the answer is a JoinAnswer. Status 200 means that the node has
+joined or that the fleet is open, 202 that the node waits for approval, 401 that the code is wrong, and 422 that the
+request is invalid.
 """
 
 from __future__ import annotations

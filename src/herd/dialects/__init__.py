@@ -1,6 +1,6 @@
-"""Defines `Dialect`, the contract of a client API. Each dialect is one file in this folder.
+"""Defines `Dialect`, the contract of a client API.
 
-A dialect file defines `DIALECT`, an instance of a subclass of `Dialect`. A dialect
+Each dialect is one file in this folder, which defines `DIALECT`, an instance of a subclass of `Dialect`. A dialect
   - reads the features of a request (`parse`) and, only if the engine uses another protocol, the complete request
     (`read_conversation`);
   - rewrites a request body where it must change, and nothing else in it (`rewrite`);

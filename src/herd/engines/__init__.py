@@ -1,8 +1,9 @@
-"""Defines `Engine`, the contract of an inference server. Each engine is one file in this folder.
+"""Defines `Engine`, the contract of an inference server.
 
-An engine file defines `ENGINE`, an instance of a subclass of `Engine`. The coordinator uses `serves`, `call` and
-`reader`; the agent uses `probe`, `recognises`, `inventory_calls` and `inventory`. An engine is pure: it describes HTTP
-requests and reads replies; it does not open sockets.
+Each engine is one file in this folder, which defines `ENGINE`, an instance of a subclass of `Engine`. Files whose name
+begins with `_` are shared parts. The coordinator uses `serves`, `call` and `reader`; the agent uses `probe`,
+`recognises`, `inventory_calls` and `inventory`. An engine is pure: it describes HTTP requests and reads replies; it does
+not open sockets.
 """
 
 from __future__ import annotations

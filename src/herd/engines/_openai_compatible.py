@@ -7,14 +7,14 @@ from herd.engines import Call, Engine, Reader
 from herd.protocols.conversation import Conversation
 from herd.protocols.openai import engine_answers, engine_requests, model_list
 
-COMMON_PATHS = frozenset(("/v1/chat/completions", "/v1/completions", "/v1/embeddings"))
+BASIC_PATHS = frozenset(("/v1/chat/completions", "/v1/completions", "/v1/embeddings"))
 """Inference paths that every such server has."""
 
 
 class OpenAICompatible(Engine):
     """An engine with OpenAI's protocol: a subclass sets `paths` and `quirks`, and reads its own model list."""
 
-    paths: frozenset[str] = COMMON_PATHS
+    paths: frozenset[str] = BASIC_PATHS
     """The inference paths that the server itself has."""
     quirks: engine_requests.ServerQuirks
 

@@ -12,7 +12,7 @@ import msgspec
 
 from herd.core.state.fleet import EngineAbilities, EngineEndpoint, Loaded, ModelInfo
 from herd.engines import NO_REPLY, Call, Inventory, Reply
-from herd.engines._openai_compatible import COMMON_PATHS, OpenAICompatible
+from herd.engines._openai_compatible import BASIC_PATHS, OpenAICompatible
 from herd.protocols.answer_watch import decode
 from herd.protocols.openai import model_list
 from herd.protocols.openai.engine_requests import ServerQuirks
@@ -60,7 +60,7 @@ class LlamaCpp(OpenAICompatible):
     default_port = 8080
     abilities = EngineAbilities(counts_tokens=True, model_format="gguf")
     can_continue = True
-    paths = COMMON_PATHS | {"/v1/messages", "/v1/messages/count_tokens", "/v1/responses"}
+    paths = BASIC_PATHS | {"/v1/messages", "/v1/messages/count_tokens", "/v1/responses"}
     quirks = ServerQuirks(
         repeat_penalty="repeat_penalty",
         has_template_kwargs=True,

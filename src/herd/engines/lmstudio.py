@@ -10,7 +10,7 @@ import msgspec
 
 from herd.core.state.fleet import EngineEndpoint, Loaded, ModelInfo
 from herd.engines import Call, Inventory, Reply
-from herd.engines._openai_compatible import COMMON_PATHS, OpenAICompatible
+from herd.engines._openai_compatible import BASIC_PATHS, OpenAICompatible
 from herd.protocols.openai import model_list
 from herd.protocols.openai.engine_requests import ServerQuirks
 
@@ -37,7 +37,7 @@ class LmStudio(OpenAICompatible):
     kind = "lmstudio"
     title = "LM Studio"
     default_port = 1234
-    paths = COMMON_PATHS
+    paths = BASIC_PATHS
     """Every version has these. LM Studio answers unknown paths with status 200 and an error, so no others are used."""
     quirks = ServerQuirks(repeat_penalty="repeat_penalty", has_json_object=False)
 

@@ -112,7 +112,7 @@ class Ollama(Engine):
         return debug_info.rendered_template if debug_info is not None else None
 
     def load(self, model: str) -> Call | None:
-        """A generate request without a prompt only loads the model (docs/api.md, "Load a model")."""
+        """A generate request without a prompt only loads the model (Ollama's API documentation, "Load a model")."""
         return Call("POST", "/api/generate", msgspec.json.encode({"model": model, "stream": False}))
 
     def pull(self, model: str, is_plain: bool = False) -> Call | None:
@@ -125,11 +125,11 @@ class Ollama(Engine):
         return Call("POST", "/api/copy", msgspec.json.encode({"source": model, "destination": to}))
 
     def pin(self, model: str) -> Call | None:
-        """A negative `keep_alive` keeps the model in memory without a time limit (docs/faq.md)."""
+        """A negative `keep_alive` keeps the model in memory without a time limit (Ollama's FAQ)."""
         return _keep_alive_call(model, -1)
 
     def unload(self, model: str) -> Call | None:
-        """A `keep_alive` of 0 unloads the model at once (docs/faq.md)."""
+        """A `keep_alive` of 0 unloads the model at once (Ollama's FAQ)."""
         return _keep_alive_call(model, 0)
 
     def is_busy(self, status: int, body: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""Connects servers with OpenAI's protocol that have no file of their own here (SGLang, MLX, TabbyAPI, ...).
+"""Connects all other servers with OpenAI's protocol (SGLang, MLX, TabbyAPI and others).
 
 Such servers report little: every listed model counts as ready to answer, with unknown size and context window.
 """

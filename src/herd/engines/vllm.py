@@ -10,7 +10,7 @@ import msgspec
 
 from herd.core.state.fleet import EngineEndpoint
 from herd.engines import NO_REPLY, Call, Inventory, Reply
-from herd.engines._openai_compatible import COMMON_PATHS, OpenAICompatible, always_loaded_model
+from herd.engines._openai_compatible import BASIC_PATHS, OpenAICompatible, always_loaded_model
 from herd.protocols.answer_watch import decode
 from herd.protocols.openai import model_list
 from herd.protocols.openai.engine_requests import ServerQuirks
@@ -33,7 +33,7 @@ class VLlm(OpenAICompatible):
     kind = "vllm"
     title = "vLLM"
     default_port = 8000
-    paths = COMMON_PATHS | {"/v1/responses"}
+    paths = BASIC_PATHS | {"/v1/responses"}
     """vLLM has had these since 0.10; /v1/messages is newer and therefore translated."""
     quirks = ServerQuirks(has_template_kwargs=True, needs_null_limit=True)
 

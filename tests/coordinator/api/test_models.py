@@ -20,7 +20,7 @@ from herd.coordinator.models.pinned_models import PinSettings
 from herd.coordinator.models.transfers import TransferSettings
 from herd.core.state.fleet import canonical
 
-NEW = FakeModel("new", size_bytes=4_000_000_000)
+NEW = FakeModel(name="new", size_bytes=4_000_000_000)
 
 
 @contextmanager

@@ -277,7 +277,7 @@ def test_a_model_that_fails_is_skipped_with_the_reason(fleet: Fleet, fake: FakeO
 
 
 def test_a_benchmark_does_not_load_a_model_that_would_evict_another() -> None:
-    models = [FakeModel("small", size_bytes=2 * 10**9), FakeModel("large", size_bytes=12 * 10**9)]
+    models = [FakeModel(name="small", size_bytes=2 * 10**9), FakeModel(name="large", size_bytes=12 * 10**9)]
     settings = replace(settings_for_tests(), benchmarks=BenchmarkSettings(quiet_s=0.0))
     full = {"alpha": Machine(memory_gb=16.0, used_gb=10.0)}
     with FakeOllama(models) as fake, running_fleet({"alpha": fake}, full, settings) as fleet:

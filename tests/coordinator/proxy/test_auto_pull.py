@@ -30,7 +30,7 @@ def a_fleet(**settings: Any) -> Iterator[tuple[Fleet, FakeOllama]]:
     wanted = replace(
         settings_for_tests(), auto_pull=AutoPullSettings(**settings), wait_comments=WaitCommentSettings(every_s=0.1)
     )
-    registry = FakeSettings(registry={"new:latest": FakeModel("new", size_bytes=4_000_000_000)})
+    registry = FakeSettings(registry={"new:latest": FakeModel(name="new", size_bytes=4_000_000_000)})
     with FakeOllama(["m"], registry) as node, running_fleet({"one": node}, settings=wanted) as fleet:
         over = Event()
 

@@ -38,7 +38,7 @@ UNKNOWN, CONTROL, BYTE, NORMAL = 2, 3, 6, 1
 """The token types of the GGUF vocabulary."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TinyModel:
     """The parameters of a model file. Equal parameters give identical files."""
 

@@ -96,7 +96,9 @@ async def messages(ctx: RequestContext) -> None:
         for tool in body.get("tools") or []
     ]
     thinks = (body.get("thinking") or {}).get("type") == "enabled" and model.can("thinking")
-    inference = InferenceRequest(model, native_messages(body), options, tools=tools, think=thinks)
+    inference = InferenceRequest(
+        model=model, messages=native_messages(body), options=options, tools=tools, think=thinks
+    )
     check_capabilities(inference, "chat")
     head: Json = {"id": made_id(ctx, "msg_"), "type": "message", "role": "assistant", "model": ctx.spelled}
     if body.get("stream"):

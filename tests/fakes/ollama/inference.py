@@ -58,7 +58,7 @@ class EndedEarly(Exception):
     """The runner stopped without a finish reason."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class InferenceRequest:
     """A request for inference, independent of the API."""
 

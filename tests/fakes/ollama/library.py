@@ -81,7 +81,7 @@ async def create(ctx: RequestContext) -> None:
         await ctx.out.chunk(encode({"error": "neither 'from' or 'files' was specified"}))
         await ctx.out.end()
         return
-    given = FakeModel(name) if not source else find(ctx, source)
+    given = FakeModel(name=name) if not source else find(ctx, source)
     parameters = {**given.parameters, **(body.get("parameters") or {})}
     made = replace(given, name=name, parameters=parameters, modified_at=ctx.fake.clock.now())
     ctx.fake.add(replace(made, blob=given.blob_digest if source else hashlib.sha256(repr(files).encode()).hexdigest()))

@@ -28,7 +28,7 @@ def full_name(name: str) -> str:
     return (name if ":" in last else name + ":latest").lower()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FakeModel:
     """One model of a node. All fields but the name have plausible defaults."""
 

@@ -133,8 +133,8 @@ async def ps(ctx: RequestContext) -> None:
 
 
 async def show(ctx: RequestContext) -> None:
-    inference = decode(ctx.request.body, "ShowRequest")
-    name = inference.get("model") or inference.get("name") or ""
+    body = decode(ctx.request.body, "ShowRequest")
+    name = body.get("model") or body.get("name") or ""
     if not name:
         raise ApiError(400, "model is required")
     model = ctx.fake.models.get(full_name(name))
@@ -367,7 +367,7 @@ async def vectors(ctx: RequestContext, body: Json, texts: list[str], not_found: 
     model = find(ctx, body.get("model") or "", not_found)
     options = body.get("options") or {}
     check_options(options)
-    inference = InferenceRequest(model, [], options, keep_alive_s)
+    inference = InferenceRequest(model=model, messages=[], options=options, keep_alive_s=keep_alive_s)
     async with ctx.slot(inference) as runner:
         await ctx.before_chunk(0)
         if texts and not model.can("embedding"):

@@ -113,9 +113,9 @@ async def chat_completions(ctx: RequestContext) -> None:
     native = [native_message(message) for message in messages]
     model = find(ctx, body.get("model") or "")
     inference = InferenceRequest(
-        model,
-        native,
-        options_of(body),
+        model=model,
+        messages=native,
+        options=options_of(body),
         tools=body.get("tools") or [],
         format=format_of(body),
         think=body.get("reasoning_effort") not in (None, "none") and model.can("thinking"),
@@ -212,7 +212,9 @@ def chat_ending(head: Json, finish: Finish, called: bool, with_usage: bool) -> b
 async def completions(ctx: RequestContext) -> None:
     body = read(ctx, "CompletionRequest")
     model = find(ctx, body.get("model") or "")
-    inference = InferenceRequest(model, [{"role": "user", "content": body.get("prompt") or ""}], options_of(body))
+    inference = InferenceRequest(
+        model=model, messages=[{"role": "user", "content": body.get("prompt") or ""}], options=options_of(body)
+    )
     check_capabilities(inference, "generate")
     head: Json = {"id": f"cmpl-{ctx.number % 999}", "object": "text_completion", "created": ctx.created_unix_s()}
     named: Json = {"model": ctx.spelled, "system_fingerprint": FINGERPRINT}

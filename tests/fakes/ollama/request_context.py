@@ -32,7 +32,7 @@ BUSY = "server busy, please try again.  maximum pending requests exceeded"
 """With two spaces, as in the real message."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FakeSettings:
     """The settings of the server. Names follow Ollama's environment variables where they exist."""
 
@@ -49,7 +49,7 @@ class FakeSettings:
     """The models that can be pulled, by full name; None means that the registry is unreachable."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class LoggedRequest:
     """One entry of the request log."""
 
@@ -79,7 +79,7 @@ def named_model(body: bytes) -> str | None:
     return None
 
 
-@dataclass
+@dataclass(kw_only=True)
 class RequestContext:
     """One request while the fake processes it."""
 

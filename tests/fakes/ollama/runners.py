@@ -24,7 +24,7 @@ class Busy(Exception):
     """The queue of pending loads is full."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunnerSettings:
     """The settings of a runner."""
 
@@ -42,11 +42,11 @@ class RunnerSettings:
     def wanted(cls, model: FakeModel, options: dict[str, Any], shift: bool | None, default_ctx: int) -> RunnerSettings:
         """The settings for a request: its options, else the model's parameters, else the defaults."""
         both = {**model.parameters, **options}
-        inference = both.get("num_ctx")
-        context = max(LEAST_CONTEXT, min(default_ctx if inference is None else inference, model.context_train))
+        requested = both.get("num_ctx")
+        context = max(LEAST_CONTEXT, min(default_ctx if requested is None else requested, model.context_train))
         names = ("num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict")
         given = {name: both[name] for name in names if both.get(name) is not None}
-        return cls(context, **given, shift=shift is not False, context_is_automatic=inference is None)
+        return cls(num_ctx=context, **given, shift=shift is not False, context_is_automatic=requested is None)
 
     def needs_reload_for(self, wanted: RunnerSettings) -> bool:
         """Whether a runner with these settings must be reloaded for these settings."""
@@ -65,7 +65,7 @@ class RunnerSettings:
         )
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Runner:
     """A model in memory."""
 
@@ -90,7 +90,7 @@ class Load:
     is_reload: bool
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Scheduler:
     """Assigns slots. All methods run on the fake's loop."""
 
@@ -157,7 +157,14 @@ class Scheduler:
             await self.while_loading(model)
         await self.clock.sleep(model.load_s)
         parallel = 1 if model.can("embedding") else self.num_parallel
-        runner = Runner(model.full_name, model, wanted, parallel, asyncio.Semaphore(parallel), self.keep_alive_s)
+        runner = Runner(
+            name=model.full_name,
+            model=model,
+            settings=wanted,
+            parallel=parallel,
+            slots=asyncio.Semaphore(parallel),
+            keep_alive_s=self.keep_alive_s,
+        )
         self.runners[model.blob_digest] = runner
         self.loads.append(Load(model.full_name, wanted, old is not None))
         self.changed()

@@ -98,7 +98,7 @@ class FakeOllama(Waitable):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: LoopThread | None = None
         for model in models:
-            self.add(model if isinstance(model, FakeModel) else FakeModel(model))
+            self.add(model if isinstance(model, FakeModel) else FakeModel(name=model))
 
     # Read by tests.
 
@@ -182,7 +182,12 @@ class FakeOllama(Waitable):
         self._loop = asyncio.get_running_loop()
         limits = self.settings
         self.scheduler = Scheduler(
-            self.clock, limits.num_parallel, limits.max_loaded, limits.max_queue, limits.keep_alive_s, self.changed
+            clock=self.clock,
+            num_parallel=limits.num_parallel,
+            max_loaded=limits.max_loaded,
+            max_queue=limits.max_queue,
+            keep_alive_s=limits.keep_alive_s,
+            changed=self.changed,
         )
         self.scheduler.while_loading = self._while_loading
         await self.listen()
@@ -222,10 +227,16 @@ class FakeOllama(Waitable):
                 await fault.released.wait()
 
     async def _answer(self, request: Incoming, out: Outgoing) -> None:
-        logged = LoggedRequest(request.method, request.path, request.headers, request.body, named_model(request.body))
+        logged = LoggedRequest(
+            method=request.method,
+            path=request.path,
+            headers=request.headers,
+            body=request.body,
+            model=named_model(request.body),
+        )
         self.requests.append(logged)
         self.changed()
-        ctx = RequestContext(self, request, out, logged, len(self.requests))
+        ctx = RequestContext(fake=self, request=request, out=out, logged=logged, number=len(self.requests))
         try:
             await self._admit(ctx)
             logged.outcome = "done"

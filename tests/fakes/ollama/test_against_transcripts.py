@@ -47,16 +47,18 @@ LOADED_BEFORE = {"ps": ("smollm2:135m", "all-minilm:22m")}
 
 def models() -> list[FakeModel]:
     """The models of the recorded server."""
-    embedding = FakeModel("all-minilm:22m", 46_220_288, ("embedding",), context_train=512, family="bert")
+    embedding = FakeModel(
+        name="all-minilm:22m", size_bytes=46_220_288, capabilities=("embedding",), context_train=512, family="bert"
+    )
     shared = "f" * 64
     return [
-        FakeModel("smollm2:135m"),
+        FakeModel(name="smollm2:135m"),
         embedding,
-        FakeModel("gemma3:270m", 253_113_024),
-        FakeModel("tiny:a", 745_664, blob=shared),
-        FakeModel("tiny:b", 745_664, blob=shared),
-        FakeModel("tiny:c", 745_664, blob=shared),
-        FakeModel("tiny:ctx", 745_664, blob=shared, parameters={"num_ctx": 1024}, answer_tokens=300),
+        FakeModel(name="gemma3:270m", size_bytes=253_113_024),
+        FakeModel(name="tiny:a", size_bytes=745_664, blob=shared),
+        FakeModel(name="tiny:b", size_bytes=745_664, blob=shared),
+        FakeModel(name="tiny:c", size_bytes=745_664, blob=shared),
+        FakeModel(name="tiny:ctx", size_bytes=745_664, blob=shared, parameters={"num_ctx": 1024}, answer_tokens=300),
     ]
 
 

@@ -44,7 +44,7 @@ def test_fake_reloads_exactly_when_real_ollama_does() -> None:
 
 
 def test_two_names_of_one_file_share_a_runner_and_reload_if_their_windows_differ() -> None:
-    models = [FakeModel("a", blob="b" * 64), FakeModel("b", blob="b" * 64, parameters={"num_ctx": 1024})]
+    models = [FakeModel(name="a", blob="b" * 64), FakeModel(name="b", blob="b" * 64, parameters={"num_ctx": 1024})]
     with FakeOllama(models) as fake:
         chat(fake, "a")
         chat(fake, "b")
@@ -61,7 +61,7 @@ def test_fourth_model_evicts_the_model_that_expires_first() -> None:
 
 def test_idle_model_is_unloaded_after_its_keep_alive() -> None:
     clock = ManualClock()
-    with FakeOllama([FakeModel("m", load_s=0)], clock=clock) as fake:
+    with FakeOllama([FakeModel(name="m", load_s=0)], clock=clock) as fake:
         chat(fake, keep_alive="2m")
         clock.advance(119)
         assert fake.loaded == ["m:latest"]
@@ -269,7 +269,7 @@ def test_fault_for_one_model_does_not_affect_others() -> None:
 
 
 def test_pull_reports_progress_and_adds_the_model() -> None:
-    registry = {"new:latest": FakeModel("new")}
+    registry = {"new:latest": FakeModel(name="new")}
     with FakeOllama([], FakeSettings(registry=registry)) as fake:
         lines = post(fake, "/api/pull", model="new")[1]
         assert lines[0] == {"status": "pulling manifest"}

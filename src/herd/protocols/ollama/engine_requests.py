@@ -36,7 +36,7 @@ def _chat(conversation: Conversation) -> dict[str, Any]:
         "messages": [_message(message) for message in conversation.messages],
         "tools": tools if tools and conversation.tool_choice != "none" else None,
     }
-    return body | _common_fields(conversation)
+    return body | _inference_fields(conversation)
 
 
 def _generate(conversation: Conversation) -> dict[str, Any]:
@@ -47,14 +47,14 @@ def _generate(conversation: Conversation) -> dict[str, Any]:
         "raw": conversation.raw or None,
         "images": [image for image, _ in conversation.images] or None,
     }
-    return body | _common_fields(conversation)
+    return body | _inference_fields(conversation)
 
 
 def _embed(conversation: Conversation) -> dict[str, Any]:
     return {"input": conversation.inputs, "dimensions": conversation.dimensions, "truncate": conversation.truncate}
 
 
-def _common_fields(conversation: Conversation) -> dict[str, Any]:
+def _inference_fields(conversation: Conversation) -> dict[str, Any]:
     return {
         "stream": conversation.stream,
         "format": conversation.format,
