@@ -82,7 +82,7 @@ class AccessSettings:
 class Admission:
     """The decision on one request head. It is valid until `until` (loop time), since keys expire."""
 
-    edition: int
+    version: int
     until: float
     refusal: Refusal | None
     key: ApiKey | None = None
@@ -135,24 +135,24 @@ class AccessControl:
         self._unix_s = dependencies.unix_s
         self._refuse = dependencies.refuse
         self._admit = dependencies.admit
-        self._edition = 0
+        self._version = 0
         self._anthropic_key = configured_key("anthropic", "FLEET_ANTHROPIC_API_KEY", settings.anthropic_api_key)
 
     def forget(self) -> None:
         """Invalidates all stored decisions, after keys or logins have changed."""
-        self._edition += 1
+        self._version += 1
 
     def __call__(self, exchange: Exchange) -> None:
         admission = exchange.admission
         if (
             not isinstance(admission, Admission)
-            or admission.edition != self._edition
+            or admission.version != self._version
             or admission.until <= exchange.received_at
         ):
             admission = self._decide(exchange)
             exchange.admission = admission
         if admission.extra_headers:
-            exchange.accompany(admission.extra_headers)
+            exchange.add_headers(admission.extra_headers)
             if exchange.method == "OPTIONS" and admission.refusal is None:
                 exchange.respond(204, (), b"")
                 return
@@ -175,10 +175,10 @@ class AccessControl:
         right = self._right_of(method, exchange.path)
         refusal = self._page_refusal(right, method, values, is_preflight or exchange.path in self._form_paths)
         if refusal is not None:
-            return Admission(self._edition, math.inf, refusal)
+            return Admission(self._version, math.inf, refusal)
         extra_headers = _cors(values.get(b"origin", ""), is_preflight)
         if is_preflight:
-            return Admission(self._edition, math.inf, None, None, extra_headers)
+            return Admission(self._version, math.inf, None, None, extra_headers)
         return self._check(exchange, right, values, extra_headers)
 
     def _page_refusal(
@@ -213,15 +213,18 @@ class AccessControl:
         until = exchange.received_at + (key.expires_at - now) if key is not None and key.expires_at else math.inf
         timeout_s = _seconds(values.get(TIMEOUT_HEADER, ""))
         if refusal is None and timeout_s is not None and math.isnan(timeout_s):
-            refusal = Refusal(
-                400, "invalid_request", f"X-Request-Timeout must be seconds, above 0 and at most {TIMEOUT_MAX_S:g}"
-            )
-        return Admission(self._edition, until, refusal, key, extra_headers, timeout_s, may_pull_models)
+            message = f"X-Request-Timeout must be a number of seconds above 0 and at most {TIMEOUT_MAX_S:g}"
+            refusal = Refusal(400, "invalid_request", message)
+        return Admission(self._version, until, refusal, key, extra_headers, timeout_s, may_pull_models)
 
     def _key(self, path: str, texts: list[str], keyring: Keyring, now: float) -> tuple[ApiKey | None, Refusal | None]:
-        shared = self._anthropic_key
-        if shared is not None and path.startswith(ANTHROPIC_PATH) and any(shared.is_secret(text) for text in texts):
-            return shared, None
+        configured = self._anthropic_key
+        if (
+            configured is not None
+            and path.startswith(ANTHROPIC_PATH)
+            and any(configured.is_secret(one) for one in texts)
+        ):
+            return configured, None
         return _key_among(texts, keyring, now)
 
     def _requires_key(self, path: str) -> bool:

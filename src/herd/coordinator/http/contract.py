@@ -65,7 +65,7 @@ class Exchange(Protocol):
     def header(self, name: bytes) -> bytes | None:
         """The first value of a header, by its lower-case name."""
 
-    def accompany(self, headers: Sequence[Header]) -> None:
+    def add_headers(self, headers: Sequence[Header]) -> None:
         """Adds headers to the answer, whichever it will be."""
 
     def respond(self, status: int, headers: Sequence[Header], body: bytes) -> None:

@@ -119,7 +119,7 @@ class HttpExchange:
     def admission(self, admission: object | None) -> None:
         self._head.admission = admission
 
-    def accompany(self, headers: Sequence[Header]) -> None:
+    def add_headers(self, headers: Sequence[Header]) -> None:
         self._extra_headers = headers
 
     def respond(self, status: int, headers: Sequence[Header], body: bytes) -> None:
