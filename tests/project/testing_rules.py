@@ -24,8 +24,20 @@ SUBJECT_IS_ALL = {
     "system": "whole processes that talk to each other",
 }
 """Folders of tests that have no single subject, and what they test."""
-OTHER_SUBJECTS = {"tests/test_dev.py": "dev.py"}
-"""Test files whose subject has another path or name."""
+OTHER_SUBJECTS = {
+    "tests/test_dev.py": "dev.py",
+    "tests/coordinator/api/test_schemathesis.py": "all routes, with requests generated from their schemas",
+    "tests/coordinator/auth/test_node_addresses.py": "auth, proxy and upstream: the coordinator calls only known nodes",
+    "tests/coordinator/auth/test_route_rights.py": "the rights of the routes of every package",
+    "tests/coordinator/http/test_hostile_requests.py": "the HTTP server with requests that servers may parse differently",
+    "tests/core/lifecycle/test_suspicion.py": "the dispatcher and liveness: nodes that fail and return",
+    "tests/core/state/test_other_names.py": "core: two names for one file of a model",
+    "tests/dashboard/test_contract.py": "docs/dashboard-api.md and the answers of all pages",
+    "tests/sim/test_placing.py": "sim with the placement of models",
+    "tests/trust/test_anything.py": "all functions of trust, with arbitrary input",
+    "tests/trust/test_key_timing.py": "trust/keys.py: the time of a comparison",
+}
+"""Test files whose subject has another path or name, or is more than one file."""
 
 
 def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -40,10 +52,12 @@ def called_names(function: ast.AST) -> set[str]:
 
 
 def has_assertion(function: ast.AST) -> bool:
+    """An `assert`, a call that fails the test, or `try` with `except`: any other exception fails the test."""
     names = called_names(function)
     return (
         any(isinstance(node, ast.Assert) for node in ast.walk(function))
-        or bool(names & {"raises", "warns", "fail", "expect"})
+        or bool(names & {"raises", "warns", "fail", "expect", "wait_for"})
+        or any(isinstance(node, ast.Try) and node.handlers for node in ast.walk(function))
         or any(name.startswith("assert_") for name in names)
     )
 
