@@ -12,7 +12,7 @@ export class ApiError extends Error {
   }
   /** The coordinator has no such route; an older version may lack it. */
   get isMissing(): boolean {
-    return this.status === 404 && this.code !== "unknown_request";
+    return this.status === 404;
   }
   get needsLogin(): boolean {
     return this.status === 401 || this.status === 403;

@@ -136,7 +136,7 @@ class Scheduler:
         if known is not None and known[0] == self.fleet.version:
             return known[1]
         others = [
-            Rejected(node.id, "has_model", "does not have it", is_temporary=False)
+            Rejected(node.id, "has_model", "does not have the model", is_temporary=False)
             for node in self.fleet
             if model not in node.report.models
         ]

@@ -28,7 +28,7 @@ def decide(world: World) -> Decision:
         (a_report(models=[a_card()], draining=True), "paused", "draining"),
         (a_report(models=[a_card()], paused=True), "paused", "owner"),
         (a_report(models=[a_card()], capacity=a_capacity(paused=True)), "paused", "using it"),
-        (a_report(models=[a_card("other")]), "has_model", "does not have it"),
+        (a_report(models=[a_card("other")]), "has_model", "does not have the model"),
     ],
 )
 def test_a_node_is_out_with_its_reason(report: Report, filter_name: str, words: str) -> None:
