@@ -61,7 +61,8 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
                 key=(Severity.CRITICAL, Severity.WARNING).index,
             ),
             title=f"{kind} {version} has known vulnerabilities",
-            cause=f"Affected: {names(node.id for node in nodes)}. Version {vulnerabilities[-1].fixed_in} fixes all of them.",
+            cause=f"Affected: {names(node.id for node in nodes)}. "
+            f"Version {vulnerabilities[-1].fixed_in} fixes all of them.",
             evidence=tuple(
                 Evidence(vulnerability.name, f"{vulnerability.description} (fixed in {vulnerability.fixed_in})")
                 for vulnerability in vulnerabilities
