@@ -29,7 +29,9 @@ def own_network_address() -> str:
 
 
 @asynccontextmanager
-async def forwarder_to(script: Script, settings: ForwarderSettings | None = None, host: str = "127.0.0.1"):  # noqa: ANN201
+async def forwarder_to(  # noqa: ANN201
+    script: Script, settings: ForwarderSettings | None = None, host: str = "127.0.0.1"
+):
     """A forwarder to an engine that runs `script`; yields the forwarder and its port."""
     engine = await asyncio.start_server(script, "127.0.0.1", 0)
     forwarder = EngineForwarder(

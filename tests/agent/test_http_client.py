@@ -12,7 +12,7 @@ from herd.agent.http_client import Response, full_url, request
 
 
 def answered(answer: bytes, method: str = "GET", body: bytes = b"", path: str = "/x?y=1") -> tuple[Response, bytes]:
-    """The response to one request to a server that sends `answer` and closes, and the request as the server received it."""
+    """The response of a server that sends `answer` and closes, and the request as the server received it."""
 
     async def script(peer: Peer) -> None:
         await peer.request()

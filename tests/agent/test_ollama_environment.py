@@ -8,7 +8,7 @@ import pytest
 
 from herd.agent.ollama_environment import OllamaSetup, from_systemd, is_server, parse_count, read_setup, setup_from
 
-SYSTEMD = """Environment=PATH=/usr/local/bin:/usr/bin "OLLAMA_HOST=0.0.0.0 # all" OLLAMA_NUM_PARALLEL=4 OLLAMA_MAX_LOADED_MODELS=2
+SYSTEMD = """Environment=PATH=/usr/bin "OLLAMA_HOST=0.0.0.0 # all" OLLAMA_NUM_PARALLEL=4 OLLAMA_MAX_LOADED_MODELS=2
 EnvironmentFiles=
 """
 """As `systemctl show ollama --property=Environment` of systemd 252 prints it."""
