@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
-from herd.coordinator.http.connection import HttpConnection
-from herd.coordinator.http.connections import ClientConnections, HttpSettings
-from herd.coordinator.http.exchange import HttpExchange
-from herd.coordinator.http.server import Server, serve
-from herd.coordinator.http.write_batching import WriteBatcher
 from herd.errors import Refusal
+from herd.http1.connection import HttpConnection
+from herd.http1.connections import ClientConnections, HttpSettings
+from herd.http1.exchange import HttpExchange
+from herd.http1.server import Server, serve
+from herd.http1.write_batching import WriteBatcher
 
 try:
     import uvloop

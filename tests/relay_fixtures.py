@@ -13,7 +13,6 @@ from typing import Any
 from builders import a_card, a_report, a_world, an_engine
 from herd.coordinator.api.views import queue_positions
 from herd.coordinator.driver import Driver
-from herd.coordinator.http.contract import Header
 from herd.coordinator.proxy.relay import Relay
 from herd.coordinator.proxy.relay_dependencies import RelayDependencies, RelaySettings
 from herd.coordinator.proxy.wait_comments import WaitComments, WaitCommentSettings
@@ -29,6 +28,7 @@ from herd.dialects import Dialect, Timestamp
 from herd.dialects.ollama import DIALECT
 from herd.engines import Engine
 from herd.engines.ollama import ENGINE
+from herd.http1.contract import Header
 from http_fixtures import LOOPS
 
 TIMESTAMP = Timestamp("2026-11-23T09:13:03.960297886Z", 1795338783)

@@ -21,12 +21,12 @@ from fakes.ollama.server import FakeOllama
 from fakes.ollama.store import make
 from herd.agent.app import Agent, AgentSettings, CannotStart, Settings, models_by_name
 from herd.agent.coordinator_link import LinkSettings
-from herd.agent.http_client import request
 from herd.agent.inventory import EngineSettings
 from herd.agent.model_registry import ModelRegistrySettings
 from herd.agent.sensors import Sensor, SensorPaths
 from herd.agent_protocol.heartbeat_decode import MODELS_MAX
 from herd.core.state.fleet import EngineEndpoint, Loaded, ModelInfo, Report
+from herd.http1.client import request
 
 Play = Callable[[Agent, FakeCoordinator, FakeOllama], Awaitable[None]]
 

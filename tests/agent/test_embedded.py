@@ -18,7 +18,7 @@ from fakes.child_process import Child, wait_until
 from fakes.llamacpp.engines import HAS_XLLAMACPP
 from fakes.llamacpp.tiny_gguf import TinyModel, tiny_gguf
 from herd.agent.embedded import MODEL_FILE, Embedded, EmbeddedSettings, EngineUnavailable, model_name, model_path
-from herd.agent.http_client import request
+from herd.http1.client import request
 
 TIMEOUT_S = 60.0
 real = pytest.mark.skipif(not HAS_XLLAMACPP, reason="xllamacpp is not installed: THE EMBEDDED ENGINE IS NOT TESTED")

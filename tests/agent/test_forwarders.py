@@ -13,7 +13,7 @@ import pytest
 from fakes.raw_server import RawServer, answers
 from herd.agent.engine_forwarder import ForwarderSettings
 from herd.agent.forwarders import EngineForwarders, is_this_machine, own_address_towards
-from herd.agent.http_client import request
+from herd.http1.client import request
 
 HELLO = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 

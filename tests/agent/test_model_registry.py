@@ -122,7 +122,7 @@ def test_too_many_connections_are_rejected(tmp_path: Path) -> None:
         held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(CONNECTIONS_MAX)]
         try:
             for reader, writer in held:
-                writer.write(f"HEAD /v2/herd/{digest}/blobs/{OF_LAYER} HTTP/1.1\r\n\r\n".encode())
+                writer.write(f"HEAD /v2/herd/{digest}/blobs/{OF_LAYER} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
                 await reader.readuntil(b"\r\n\r\n")
             with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
                 await send(port, f"GET /v2/herd/{digest}/manifests/latest HTTP/1.1")

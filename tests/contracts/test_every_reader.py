@@ -1,7 +1,7 @@
 """Every other reader of external input accepts or rejects arbitrary input, and raises nothing else.
 
 Other tests cover dialects and engines (`test_dialects.py`, `test_engines.py`), heads and bodies of requests
-(`coordinator/http/test_hostile_requests.py`), streams, request fields (`protocols/`), heartbeats (`agent_protocol/`)
+(`http1/test_hostile_requests.py`), streams, request fields (`protocols/`), heartbeats (`agent_protocol/`)
 and keys, signatures, addresses and pages (`trust/test_anything.py`).
 """
 
@@ -22,7 +22,7 @@ from zeroconf.asyncio import AsyncServiceInfo
 import herd.dialects
 from fakes.raw_server import RawServer, answers
 from herd import mdns
-from herd.agent import availability, coordinator_link, http_client, node_identity, ollama_environment
+from herd.agent import availability, coordinator_link, node_identity, ollama_environment
 from herd.agent.sensors import chip, memory, thermal
 from herd.agent_protocol import heartbeat_decode
 from herd.agent_protocol.join import JoinAnswer, JoinRequest
@@ -43,6 +43,7 @@ from herd.coordinator.upstream import tls_pinning
 from herd.dialects import Dialect, Timestamp
 from herd.discover import discover
 from herd.errors import HerdError
+from herd.http1 import client as http_client
 
 DEEP = b"[" * 100_000
 JSON_BOMBS = (

@@ -30,7 +30,7 @@ PLUG_INS = (
     ("dashboard.tabs", "TAB"),
 )
 CODE = re.compile(r"^(```|~~~)[^\n]*\n(.*?)^\1|^((?: {4}|\t)[^\n]*)$|(`+)([^`\n]+?)\4", re.MULTILINE | re.DOTALL)
-FOLDER = re.compile(r"(?<![\w./-])(?:src/herd/)?([a-z_]+)/(?![\w*])")
+FOLDER = re.compile(r"(?<![\w./-])(?:src/herd/)?([a-z_0-9]+)/(?![\w*])")
 SETTING = re.compile(r"\bFLEET_[A-Z0-9_]*[A-Z0-9]\b")
 
 

@@ -17,7 +17,7 @@ import pytest
 from fakes.faults import Gate
 from fakes.fleet import Fleet, running_fleet, settings_for_tests
 from fakes.ollama.server import FakeModel, FakeOllama, FakeSettings
-from herd.coordinator.http.connections import HttpSettings
+from herd.http1.connections import HttpSettings
 
 resource = pytest.importorskip(
     "resource", reason="the open files' limit and the peak of memory can be asked on Unix only"

@@ -25,10 +25,10 @@ from herd.agent.forwarder_certificate import TlsIdentity
 from herd.agent.forwarders import EngineForwarders
 from herd.agent.inventory import EngineSettings
 from herd.coordinator.auth.membership import MembershipSettings
-from herd.coordinator.http.contract import Header
 from herd.coordinator.upstream.contract import UpstreamSettings
 from herd.coordinator.upstream.pool import Pool
 from herd.core.state.request import FailureKind
+from herd.http1.contract import Header
 from herd.trust.signing import forwarder_proof
 
 KEY = b"k" * 32

@@ -17,10 +17,10 @@ import msgspec
 import psutil
 
 from herd import mdns
-from herd.agent.http_client import Response, full_url, request
 from herd.agent.node_identity import NodeIdentity
 from herd.agent_protocol import join
 from herd.agent_protocol.join import Denied, JoinAnswer
+from herd.http1.client import Response, full_url, request
 
 log = logging.getLogger("herd.agent.coordinator_link")
 

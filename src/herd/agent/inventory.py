@@ -13,11 +13,11 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from herd.agent.http_client import full_url, request
 from herd.agent.ollama_environment import OllamaSetup, read_setup
 from herd.bounded import BoundedDict
 from herd.core.state.fleet import EngineEndpoint, ModelInfo
 from herd.engines import Call, Engine, Inventory, Reply
+from herd.http1.client import full_url, request
 
 log = logging.getLogger("herd.agent.inventory")
 

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -24,6 +24,10 @@ from typing import BinaryIO
 from herd.addresses import is_loopback, plain_address
 from herd.agent.engine_forwarder import listen_on_all_addresses
 from herd.agent.model_store import Blob, ModelStore
+from herd.errors import HerdError
+from herd.http1.contract import Header
+from herd.http1.exchange import render_head
+from herd.http1.request_head import RequestHead, read_head
 
 log = logging.getLogger("herd.agent.model_registry")
 
@@ -33,12 +37,9 @@ HEAD_MAX_S = 10.0
 CHUNK_BYTES = 256 * 1024
 STALL_MAX_S = 30.0
 """A connection whose client reads no bytes for this long is closed."""
-_REQUEST = re.compile(
-    r"(GET|HEAD) /v2/herd/([0-9a-f]{64})/(?:manifests/[\w.:-]{1,128}|blobs/(sha256:[0-9a-f]{64})) HTTP/1\.[01]\Z",
-    re.ASCII,
-)
-_RANGE = re.compile(r"bytes=(\d{1,15})-(\d{0,15})\Z", re.ASCII)
-_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+_PATH = re.compile(r"/v2/herd/([0-9a-f]{64})/(?:manifests/[\w.:-]{1,128}|blobs/(sha256:[0-9a-f]{64}))\Z", re.ASCII)
+_RANGE = re.compile(rb"bytes=(\d{1,15})-(\d{0,15})\Z")
+_MANIFEST = b"application/vnd.docker.distribution.manifest.v2+json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,63 +130,49 @@ class ModelRegistry:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Answers one request; returns whether another may follow on this connection."""
         async with asyncio.timeout(HEAD_MAX_S):
-            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        line, *rest = head.split("\r\n")
-        headers = {
-            name.strip().lower(): value.strip() for name, _, value in (one.partition(":") for one in rest if one)
-        }
-        match = _REQUEST.match(line)
-        if match is None or self._store is None:
-            await _respond(writer, "404 Not Found", {}, b"")
-            return False
-        method, model, digest = match.groups()
+            raw = await reader.readuntil(b"\r\n\r\n")
+        try:
+            head = read_head(raw)
+        except HerdError:
+            return await _respond_not_found(writer)
+        match = _PATH.match(head.path)
+        if match is None or head.query or head.length or head.method not in ("GET", "HEAD") or self._store is None:
+            return await _respond_not_found(writer)
+        model, digest = match.groups()
         if digest is None:
-            return await self._send_manifest(writer, method, model)
+            return await self._send_manifest(writer, head, model)
         blob = await asyncio.to_thread(self._store.blob, digest)
-        if blob is None:
-            await _respond(writer, "404 Not Found", {}, b"")
-            return False
-        location = f"http://{headers.get('host', '')}{line.split(' ')[1]}"
-        return await self._send_blob(writer, method, blob, headers.get("range", ""), location)
+        return await (self._send_blob(writer, head, blob) if blob is not None else _respond_not_found(writer))
 
-    async def _send_manifest(self, writer: asyncio.StreamWriter, method: str, model: str) -> bool:
+    async def _send_manifest(self, writer: asyncio.StreamWriter, head: RequestHead, model: str) -> bool:
         assert self._store is not None
         manifest = await asyncio.to_thread(self._store.manifest, model)
         if manifest is None:
-            await _respond(writer, "404 Not Found", {}, b"")
-            return False
-        await _respond(
-            writer,
-            "200 OK",
-            {"Content-Type": _MANIFEST, "Content-Length": len(manifest)},
-            manifest if method == "GET" else b"",
-        )
+            return await _respond_not_found(writer)
+        body = manifest if head.method == "GET" else b""
+        await _respond(writer, 200, [(b"Content-Type", _MANIFEST)], len(manifest), body)
         self.sent_bytes += len(manifest)
-        return True
+        return head.keeps_alive
 
-    async def _send_blob(
-        self, writer: asyncio.StreamWriter, method: str, blob: Blob, range_header: str, location: str
-    ) -> bool:
-        first, last, status = 0, blob.size_bytes - 1, "200 OK"
-        headers: dict[str, object] = {
-            "Content-Type": "application/octet-stream",
-            "Accept-Ranges": "bytes",
-            "Location": location,
-        }
-        if range_header:
-            byte_range = _byte_range(range_header, blob.size_bytes)
+    async def _send_blob(self, writer: asyncio.StreamWriter, head: RequestHead, blob: Blob) -> bool:
+        first, last, status = 0, blob.size_bytes - 1, 200
+        headers = [
+            (b"Content-Type", b"application/octet-stream"),
+            (b"Accept-Ranges", b"bytes"),
+            (b"Location", b"http://%b%b" % (_header(head, b"host"), head.path.encode("ascii"))),
+        ]
+        if requested := _header(head, b"range"):
+            byte_range = _byte_range(requested, blob.size_bytes)
             if byte_range is None:
-                await _respond(
-                    writer, "416 Range Not Satisfiable", {"Content-Range": f"bytes */{blob.size_bytes}"}, b""
-                )
+                await _respond(writer, 416, [(b"Content-Range", b"bytes */%d" % blob.size_bytes)], 0)
                 return False
-            (first, last), status = byte_range, "206 Partial Content"
-            headers["Content-Range"] = f"bytes {first}-{last}/{blob.size_bytes}"
-        await _respond(writer, status, {**headers, "Content-Length": last - first + 1}, b"")
-        if method == "GET" and blob.size_bytes:
+            (first, last), status = byte_range, 206
+            headers.append((b"Content-Range", b"bytes %d-%d/%d" % (first, last, blob.size_bytes)))
+        await _respond(writer, status, headers, last - first + 1)
+        if head.method == "GET" and blob.size_bytes:
             with await asyncio.to_thread(blob.path.open, "rb") as file:
                 await self._send_file(writer, file, first, last + 1)
-        return True
+        return head.keeps_alive
 
     async def _send_file(self, writer: asyncio.StreamWriter, file: BinaryIO, begin: int, end: int) -> None:
         """Raises `ValueError` if the file became shorter: the client sees an interrupted answer, not a complete one."""
@@ -211,9 +198,13 @@ class ModelRegistry:
         await asyncio.sleep(self._free_at - now)
 
 
-def _byte_range(range_header: str, size_bytes: int) -> tuple[int, int] | None:
+def _header(head: RequestHead, name: bytes) -> bytes:
+    return next((value for key, value in head.headers if key == name), b"")
+
+
+def _byte_range(requested: bytes, size_bytes: int) -> tuple[int, int] | None:
     """The first and last byte of "bytes=a-b" or "bytes=a-"; None if the range is not in the file."""
-    match = _RANGE.match(range_header)
+    match = _RANGE.match(requested)
     if match is None:
         return None
     first = int(match[1])
@@ -221,11 +212,16 @@ def _byte_range(range_header: str, size_bytes: int) -> tuple[int, int] | None:
     return (first, last) if first <= last else None
 
 
-async def _respond(writer: asyncio.StreamWriter, status: str, headers: dict[str, object], body: bytes) -> None:
-    if "Content-Length" not in headers:
-        headers = {**headers, "Content-Length": len(body)}
-    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    writer.write(f"HTTP/1.1 {status}\r\n{lines}\r\n".encode("latin-1") + body)
+async def _respond_not_found(writer: asyncio.StreamWriter) -> bool:
+    """Answers 404; returns False, because the rest of a malformed request could be read as another one."""
+    await _respond(writer, 404, [], 0)
+    return False
+
+
+async def _respond(
+    writer: asyncio.StreamWriter, status: int, headers: Sequence[Header], length: int, body: bytes = b""
+) -> None:
+    writer.write(render_head(status, headers, b"Content-Length: %d\r\n" % length) + body)
     with contextlib.suppress(ConnectionError):
         await writer.drain()
 

@@ -17,11 +17,11 @@ from herd.cli.status import capture_line
 from herd.cli.terminal import console, print_lines
 from herd.coordinator import process
 from herd.coordinator.app import Coordinator
-from herd.coordinator.http.server import PortInUse
-from herd.coordinator.http.tls import BadCertificate
 from herd.coordinator.settings import GeneralSettings
 from herd.coordinator.storage.credential_store import CredentialStoreDamaged
 from herd.coordinator.storage.data_dir import DataDirInUse
+from herd.http1.server import PortInUse
+from herd.http1.tls import BadCertificate
 
 if sys.platform != "win32":
     from uvloop import run

@@ -45,8 +45,6 @@ from herd.coordinator.auth.routes import ApiRoute, Rights
 from herd.coordinator.build_core import dispatcher, limits, policy_of, rules
 from herd.coordinator.clock_and_ids import benchmark_id, request_id_prefix, timestamp, unix_month
 from herd.coordinator.driver import Driver
-from herd.coordinator.http import server, tls
-from herd.coordinator.http.server import Server
 from herd.coordinator.loop_lag import LoopLag
 from herd.coordinator.models.benchmark_probe import Prober
 from herd.coordinator.models.benchmark_runner import BenchmarkRunner
@@ -80,6 +78,8 @@ from herd.dialects import Dialect
 from herd.discover import discover
 from herd.engines import Engine
 from herd.health import Check
+from herd.http1 import server, tls
+from herd.http1.server import Server
 from herd.trust import pairing
 from herd.trust.allowances import Allowances
 from herd.trust.logins import Logins

@@ -8,8 +8,6 @@ from pathlib import Path
 from herd.coordinator.api.live import LiveSettings
 from herd.coordinator.auth.access_control import AccessSettings
 from herd.coordinator.auth.membership import MembershipSettings
-from herd.coordinator.http.connection import HttpSettings
-from herd.coordinator.http.tls import TlsSettings
 from herd.coordinator.models.benchmark_runner import BenchmarkSettings
 from herd.coordinator.models.pinned_models import PinSettings
 from herd.coordinator.models.transfers import TransferSettings
@@ -29,6 +27,8 @@ from herd.core.scheduling.completion_time import CompletionTimeSettings
 from herd.core.scheduling.signals import Weights
 from herd.core.scheduling.substitutes import SubstituteSettings
 from herd.core.state.liveness import LivenessSettings
+from herd.http1.connection import HttpSettings
+from herd.http1.tls import TlsSettings
 from herd.logs import LogSettings
 
 

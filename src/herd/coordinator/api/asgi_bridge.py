@@ -14,9 +14,9 @@ from typing import Final
 from starlette.types import ASGIApp, Message, Scope
 
 from herd.coordinator.auth.access_control import key_of
-from herd.coordinator.http.connections import RenderError
-from herd.coordinator.http.contract import Exchange, Header
 from herd.errors import HerdError, Refusal
+from herd.http1.connections import RenderError
+from herd.http1.contract import Exchange, Header
 
 log = logging.getLogger("herd.asgi")
 

@@ -19,11 +19,11 @@ from wsproto.frame_protocol import CloseReason, Opcode
 from herd.coordinator.api.live_feed import LiveFeed, LiveMessage
 from herd.coordinator.api.responses import json_errors
 from herd.coordinator.auth.routes import UNVERSIONED, VERSIONED, ApiRoute
-from herd.coordinator.http import websocket
-from herd.coordinator.http.contract import ClientTransport, Exchange
-from herd.coordinator.http.websocket import MessageReader, ProtocolViolation
 from herd.dashboard.live import TOPICS, LiveError, Subscribe
 from herd.errors import BadRequest, HerdError, Unavailable
+from herd.http1 import websocket
+from herd.http1.contract import ClientTransport, Exchange
+from herd.http1.websocket import MessageReader, ProtocolViolation
 from herd.trust.rights import Right
 
 QUEUED_MAX = 64

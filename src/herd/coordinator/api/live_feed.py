@@ -21,7 +21,6 @@ import msgspec
 
 from herd.coordinator.api.fleet_view import FleetView
 from herd.coordinator.driver import Driver
-from herd.coordinator.http import websocket
 from herd.core.state.commands import Command, Dispatch, Hold, Record
 from herd.core.state.events import Event, FirstByte, RequestArrived
 from herd.core.state.live_request import LiveRequest
@@ -40,6 +39,7 @@ from herd.dashboard.live import (
 )
 from herd.dashboard.nodes import NodeCard
 from herd.dashboard.requests import app_name
+from herd.http1 import websocket
 
 TICK_S = 1.0
 REQUESTS_EVERY_S = 0.2

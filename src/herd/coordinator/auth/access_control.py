@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
 
-from herd.coordinator.http.contract import Exchange, Header
 from herd.errors import Refusal
+from herd.http1.contract import Exchange, Header
 from herd.trust.addresses import zone_of
 from herd.trust.browsers import AllowedNames, content_refusal, host_refusal, origin_refusal
 from herd.trust.keys import ApiKey, Keyring, configured_key, has_key_prefix

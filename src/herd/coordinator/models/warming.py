@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from herd.coordinator.http.contract import Header
 from herd.coordinator.upstream.forwarded_headers import OWN_LINES
 from herd.coordinator.upstream.pool import Pool
 from herd.core.state.commands import LoadModel
 from herd.core.state.request import FailureKind
 from herd.engines import Engine
+from herd.http1.contract import Header
 
 log = logging.getLogger("herd.warming")
 

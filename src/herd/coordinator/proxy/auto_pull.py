@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from herd.coordinator.auth.access_control import may_pull_models
-from herd.coordinator.http.contract import Exchange
 from herd.coordinator.models.transfers import Transfers
 from herd.coordinator.proxy.wait_comments import WaitNotice, wants_comments
 from herd.core.lifecycle.queue_positions import QueuePosition
@@ -21,6 +20,7 @@ from herd.core.planning.transfer_queue import Transfer, TransferState
 from herd.core.state.fleet import Fleet
 from herd.core.state.request import Request, RequestKind
 from herd.errors import HerdError, Refusal
+from herd.http1.contract import Exchange
 
 log = logging.getLogger("herd.auto_pull")
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from herd.coordinator.http.contract import Exchange
 from herd.dialects import Dialect
 from herd.errors import Refusal
+from herd.http1.contract import Exchange
 
 
 class ErrorAnswers:

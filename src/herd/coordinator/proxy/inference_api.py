@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from herd.coordinator.auth.access_control import key_of, timeout_of
 from herd.coordinator.driver import Driver
-from herd.coordinator.http.contract import Exchange, Header
 from herd.coordinator.proxy.auto_pull import AutoPull, AutoPullCallbacks
 from herd.coordinator.proxy.prefix_hashes import prefix_hashes
 from herd.coordinator.proxy.relay import Relay
@@ -23,6 +22,7 @@ from herd.core.state.fleet import canonical
 from herd.core.state.request import Request, RequestId, RequestKind
 from herd.dialects import Answer, Dialect
 from herd.errors import HerdError, MethodNotAllowed, Refusal
+from herd.http1.contract import Exchange, Header
 from herd.protocols.conversation import ParsedRequest, Route
 from herd.trust.allowances import Allowances
 from herd.trust.keys import ApiKey

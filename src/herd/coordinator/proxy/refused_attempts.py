@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from herd.coordinator.http.contract import Header
 from herd.coordinator.proxy.translation import error_text
 from herd.coordinator.upstream import forwarded_headers
 from herd.core.state.commands import Dispatch
@@ -10,6 +9,7 @@ from herd.core.state.refusals import prompt_too_long
 from herd.core.state.request import Failure, FailureKind
 from herd.engines import Engine
 from herd.errors import Refusal
+from herd.http1.contract import Header
 from herd.protocols.apply_options import retry_prompt_tokens
 
 

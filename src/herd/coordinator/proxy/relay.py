@@ -15,7 +15,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from herd.coordinator.http.contract import Exchange, Header
 from herd.coordinator.proxy.continuation import Continuation, line_break
 from herd.coordinator.proxy.refused_attempts import judge
 from herd.coordinator.proxy.relay_dependencies import RelayDependencies
@@ -32,6 +31,7 @@ from herd.core.state.request import Counters, Failure, FailureKind, RequestId
 from herd.dialects import Dialect, Watch
 from herd.engines import Call, Engine
 from herd.errors import HerdError, Refusal
+from herd.http1.contract import Exchange, Header
 from herd.protocols.apply_options import with_engine_options
 from herd.protocols.conversation import Conversation, ParsedRequest
 from herd.protocols.streams import ERRORS, WholeLines, split_at_error

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from herd.coordinator.http.contract import Header
 from herd.core.state.request import FailureKind
 from herd.engines import Engine, Reply
+from herd.http1.contract import Header
 
 RENDERED_MAX_BYTES = 8 << 20
 """A longer text is a failure: no context window is that large."""

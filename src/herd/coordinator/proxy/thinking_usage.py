@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import msgspec
 
-from herd.coordinator.http.contract import Header
 from herd.core.state.commands import Dispatch
 from herd.core.state.request import Counters
+from herd.http1.contract import Header
 from herd.protocols.conversation import ParsedRequest
 
 

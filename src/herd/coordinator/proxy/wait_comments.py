@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from herd.coordinator.http.contract import Exchange, Header
 from herd.core.lifecycle.queue_positions import QueuePosition
 from herd.core.state.commands import Hold
 from herd.core.state.request import RequestId
 from herd.dialects import Dialect
 from herd.errors import Refusal
+from herd.http1.contract import Exchange, Header
 from herd.protocols.conversation import ParsedRequest
 
 REQUEST_HEADER: Final = b"x-fleet-waiting"

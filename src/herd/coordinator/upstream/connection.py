@@ -10,12 +10,12 @@ from typing import Final, Protocol, cast
 
 import httptools
 
-from herd.coordinator.http.contract import Header
-from herd.coordinator.http.tcp_options import set_options
-from herd.coordinator.http.write_batching import WriteBatcher
 from herd.coordinator.upstream import tls_pinning
 from herd.coordinator.upstream.contract import UpstreamSettings, UpstreamSink
 from herd.core.state.request import FailureKind
+from herd.http1.contract import Header
+from herd.http1.tcp_options import set_options
+from herd.http1.write_batching import WriteBatcher
 
 SWEEP_EVERY_S: Final = 5.0
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from herd.coordinator.http.contract import Header
 from herd.core.state.request import FailureKind
+from herd.http1.contract import Header
 
 
 @dataclass(frozen=True, slots=True)

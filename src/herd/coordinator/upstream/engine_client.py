@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
-from herd.coordinator.http.contract import Header
 from herd.coordinator.upstream.forwarded_headers import OWN_LINES
 from herd.coordinator.upstream.pool import Pool
 from herd.core.state.request import FailureKind
 from herd.engines import Call, Reply
+from herd.http1.contract import Header
 
 ANSWER_MAX_BYTES = 8 << 20
 LINE_MAX_BYTES = 64 << 10

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from typing import Final
 from urllib.parse import quote
 
-from herd.coordinator.http.contract import Header
 from herd.core.state.commands import Dispatch
 from herd.core.state.request import RequestId
 from herd.errors import Refusal
+from herd.http1.contract import Header
 
 OWN_LINES: Final = b"Content-Type: application/json\r\nAccept-Encoding: identity\r\n"
 """In every request to a node: the body is JSON, whatever the client declared, and the answer is uncompressed."""

@@ -13,11 +13,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from herd.coordinator.http.write_batching import WriteBatcher
 from herd.coordinator.upstream import tls_pinning
 from herd.coordinator.upstream.connection import SWEEP_EVERY_S, NodeConnections, UpstreamCall, UpstreamConnection
 from herd.coordinator.upstream.contract import UpstreamSettings, UpstreamSink
 from herd.core.state.request import FailureKind
+from herd.http1.write_batching import WriteBatcher
 
 
 class Pool:

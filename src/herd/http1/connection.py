@@ -17,13 +17,13 @@ import struct
 import sys
 from typing import Final, cast
 
-from herd.coordinator.http.chunked import ChunkedBody
-from herd.coordinator.http.connections import ClientConnections
-from herd.coordinator.http.connections import HttpSettings as HttpSettings
-from herd.coordinator.http.contract import ClientTransport, Header, UpgradedProtocol
-from herd.coordinator.http.exchange import HttpExchange, render_head
-from herd.coordinator.http.request_head import CHUNKED, RequestHead, can_never_complete, path_hint, read_head
 from herd.errors import HeadersTooLarge, HerdError, Refusal, TooLarge
+from herd.http1.chunked import ChunkedBody
+from herd.http1.connections import ClientConnections
+from herd.http1.connections import HttpSettings as HttpSettings
+from herd.http1.contract import ClientTransport, Header, UpgradedProtocol
+from herd.http1.exchange import HttpExchange, render_head
+from herd.http1.request_head import CHUNKED, RequestHead, can_never_complete, path_hint, read_head
 
 _IDLE: Final = 0
 _HEAD: Final = 1

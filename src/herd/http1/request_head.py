@@ -13,8 +13,8 @@ from urllib.parse import unquote_to_bytes
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
-from herd.coordinator.http.contract import Header
 from herd.errors import BadRequest, HerdError
+from herd.http1.contract import Header
 
 CHUNKED: Final = -1
 """`RequestHead.length` of a chunked body."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
-from herd.coordinator.http.write_batching import WAITING_MAX_BYTES, WriteBatcher
+from herd.http1.write_batching import WAITING_MAX_BYTES, WriteBatcher
 from http_fixtures import FakeLoop, FakeTransport
 
 

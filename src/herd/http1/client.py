@@ -1,6 +1,7 @@
-"""Sends the agent's HTTP/1.1 requests to its local engines and to the coordinator, with a timeout and a size limit.
+"""Sends single HTTP/1.1 requests with a timeout and a size limit, each on its own connection.
 
-Each request has its own connection: the agent sends only a few every five seconds, and a hung engine blocks no other.
+The agent uses it for its local engines and the coordinator: a few requests every five seconds need no pool, and a hung
+engine blocks only its own request. Requests to nodes use `coordinator/upstream`.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ import ssl
 from collections.abc import Callable
 from typing import Final
 
-from herd.coordinator.http.connection import HttpConnection
-from herd.coordinator.http.connections import ClientConnections, HttpSettings, RenderError
-from herd.coordinator.http.exchange import HttpExchange
+from herd.http1.connection import HttpConnection
+from herd.http1.connections import ClientConnections, HttpSettings, RenderError
+from herd.http1.exchange import HttpExchange
 
 SWEEP_EVERY_S: Final = 1.0
 # If a sweep is this late, the process was stopped or the machine slept.

@@ -1,4 +1,4 @@
-"""Tests that the agent's requests return a complete answer or a reason for any behaviour of the server."""
+"""Tests that a single request returns a complete answer or a reason for any behaviour of the server."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-import herd.agent.http_client
+import herd.http1.client
 from fakes.raw_server import Peer, RawServer
-from herd.agent.http_client import Response, full_url, request
+from herd.http1.client import Response, full_url, request
 
 
 def answered(answer: bytes, method: str = "GET", body: bytes = b"", path: str = "/x?y=1") -> tuple[Response, bytes]:
@@ -58,7 +58,7 @@ def test_an_incomplete_answer_is_an_error(answer: bytes, problem: str) -> None:
 
 
 def test_a_head_or_body_that_is_too_large_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(herd.agent.http_client, "ANSWER_MAX_BYTES", 1000)
+    monkeypatch.setattr(herd.http1.client, "ANSWER_MAX_BYTES", 1000)
     assert "larger than 1000" in answered(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n" + b"x" * 5000)[0].problem
     assert "larger than 1000" in answered(b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 1000)[0].problem
 

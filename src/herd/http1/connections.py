@@ -9,9 +9,9 @@ from email.utils import formatdate
 from typing import Protocol
 
 from herd.addresses import is_loopback
-from herd.coordinator.http.exchange import HttpExchange
-from herd.coordinator.http.write_batching import WriteBatcher
 from herd.errors import Refusal
+from herd.http1.exchange import HttpExchange
+from herd.http1.write_batching import WriteBatcher
 
 RenderError = Callable[[str | None, Refusal], tuple[int, str, bytes]]
 """(path, or None if it is unreadable; refusal) -> (status, content type, body)."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from herd.coordinator.http.chunked import ChunkedBody
 from herd.errors import BadRequest, TooLarge
+from herd.http1.chunked import ChunkedBody
 
 
 def test_a_body_is_the_same_in_any_split() -> None:

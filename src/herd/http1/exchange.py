@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import Final, Protocol
 
-from herd.coordinator.http.contract import ClientTransport, Header, UpgradedProtocol
-from herd.coordinator.http.request_head import RequestHead
+from herd.http1.contract import ClientTransport, Header, UpgradedProtocol
+from herd.http1.request_head import RequestHead
 
 STATUS_LINES: Final = MappingProxyType(
     {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in http.HTTPStatus}
@@ -60,7 +60,7 @@ class ConnectionHandle(Protocol):
 
 
 class HttpExchange:
-    """Implements `Exchange` (coordinator/http/contract.py) on one HTTP/1.x connection."""
+    """Implements `Exchange` (contract.py) on one HTTP/1.x connection."""
 
     __slots__ = (
         "_connection",

@@ -8,8 +8,8 @@ import pytest
 from wsproto.frame_protocol import CloseReason, Opcode
 
 from fakes.websocket import client_frame
-from herd.coordinator.http import websocket
-from herd.coordinator.http.websocket import MessageReader, ProtocolViolation
+from herd.http1 import websocket
+from herd.http1.websocket import MessageReader, ProtocolViolation
 
 
 def test_the_accept_token_is_that_of_the_specifications_example() -> None:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
-from herd.coordinator.http.connections import HttpSettings
-from herd.coordinator.http.exchange import HttpExchange
+from herd.http1.connections import HttpSettings
+from herd.http1.exchange import HttpExchange
 from http_fixtures import GET, a_memory, a_server, a_socket, echo, read_until, read_until_close, replies, run
 
 POST = b"POST /p HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"

@@ -19,8 +19,8 @@ from cryptography.x509.oid import NameOID
 
 from fakes.fleet import running_fleet, settings_for_tests
 from fakes.ollama.server import FakeOllama
-from herd.coordinator.http import tls
-from herd.coordinator.http.tls import BadCertificate, TlsSettings
+from herd.http1 import tls
+from herd.http1.tls import BadCertificate, TlsSettings
 
 LONG = datetime.timedelta(days=3650)
 
