@@ -132,7 +132,7 @@ def test_json_bombs_and_invalid_bodies_are_bad_requests(dialect: Dialect, route:
 @each_answer
 def test_body_without_needed_changes_is_returned_unchanged(dialect: Dialect, route: Route) -> None:
     request = parsed(dialect, route, a_body(unknown={"x": 1}))
-    assert not request.has_extras
+    assert not request.has_extensions
     assert dialect.rewrite(request, "m") is request.body
 
 
@@ -140,7 +140,7 @@ def test_body_without_needed_changes_is_returned_unchanged(dialect: Dialect, rou
 def test_extensions_are_parsed_and_removed_from_the_body(dialect: Dialect, route: Route) -> None:
     extras = {"fallback_models": ["b"], "metadata": {"tags": ["t"]}}
     request = parsed(dialect, route, a_body(unknown=[1.5], **extras))
-    assert (request.fallback_models, request.tags, request.has_extras) == (("b",), ("t",), True)
+    assert (request.fallback_models, request.tags, request.has_extensions) == (("b",), ("t",), True)
     assert json.loads(dialect.rewrite(request, "other:1")) == a_body(unknown=[1.5]) | {"model": "other:1"}
 
 

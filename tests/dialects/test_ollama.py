@@ -123,7 +123,12 @@ def test_m_and_m_latest_are_the_same_model_so_the_body_is_unchanged() -> None:
 
 def test_model_keeps_the_clients_spelling() -> None:
     request = parse(user="ann", metadata={"tags": ["a"], "k": 1}, fallback_models=["b"], messages=[])
-    assert (request.user, request.tags, request.fallback_models, request.has_extras) == ("ann", ("a",), ("b",), True)
+    assert (request.user, request.tags, request.fallback_models, request.has_extensions) == (
+        "ann",
+        ("a",),
+        ("b",),
+        True,
+    )
     assert json.loads(DIALECT.rewrite(request, "m:latest")) == {"model": "m", "metadata": {"k": 1}, "messages": []}
 
 

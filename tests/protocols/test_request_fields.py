@@ -54,8 +54,8 @@ def read_own(body: dict[str, Any]) -> Extensions:
     return read_extensions(read(json.dumps(body).encode(), SAMPLE), "m")
 
 
-def ask(body: bytes, has_extras: bool = True) -> ParsedRequest:
-    return ParsedRequest(route=ROUTE, body=body, model="m", stream=True, has_extras=has_extras)
+def ask(body: bytes, has_extensions: bool = True) -> ParsedRequest:
+    return ParsedRequest(route=ROUTE, body=body, model="m", stream=True, has_extensions=has_extensions)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_metadata_keeps_its_other_keys_and_is_removed_when_empty() -> None:
 
 
 def test_user_field_is_removed_only_with_extensions() -> None:
-    assert rewrite(ask(b'{"model":"m","user":"u"}', has_extras=False), "n") == b'{"model":"n","user":"u"}'
+    assert rewrite(ask(b'{"model":"m","user":"u"}', has_extensions=False), "n") == b'{"model":"n","user":"u"}'
 
 
 def test_fields_can_be_replaced() -> None:

@@ -103,7 +103,7 @@ class Dialect(ABC):
         an engine with tags (Ollama) accepts `m` for `m:latest`.
         """
         is_same = model == request.model or (model.endswith(":latest") and canonical(model) == canonical(request.model))
-        if is_same and not request.has_extras:
+        if is_same and not request.has_extensions:
             return request.body
         return request_fields.rewrite(request, model)
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from herd.core.state.request import RequestKind
 
 
@@ -28,7 +30,7 @@ class ParsedRequest:
     """The features of a request body. `body` is the client's bytes, unchanged.
 
     `prompt_tokens` is an estimate (text bytes / 4, images excluded). `fallback_models`, `tags` and `user` are the
-    coordinator's own extensions; `has_extras` means that they must be removed from the body before a node gets it.
+    coordinator's own extensions; `has_extensions` means that they must be removed from the body before a node gets it.
     """
 
     route: Route
@@ -42,7 +44,7 @@ class ParsedRequest:
     fallback_models: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     user: str = ""
-    has_extras: bool = False
+    has_extensions: bool = False
     has_runner_options: bool = False
     """Whether it has options of Ollama, other than num_ctx, that can make Ollama reload the model."""
     is_thinking_in_limit: bool = False
@@ -59,6 +61,17 @@ class ToolCall:
     id: str = ""
     name: str = ""
     arguments: str = ""
+
+    @property
+    def arguments_object(self) -> dict[str, Any]:
+        """The arguments as an object; arguments of another type become the member "raw"."""
+        if not self.arguments.strip():
+            return {}
+        try:
+            value = msgspec.json.decode(self.arguments)
+        except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
+            return {"raw": self.arguments}
+        return value if isinstance(value, dict) else {"raw": self.arguments}
 
 
 @dataclass(slots=True)

@@ -117,7 +117,7 @@ def model_name(name: str | None) -> str:
     """The unchanged name, if it follows the grammar `[host[:port]/][namespace/...]model[:tag]`. Raises BadRequest.
 
     Segments contain letters, digits and `. _ - @`, and do not begin or end with `.` or `-`. Names are always quoted in
-    paths and URLs; names that could leave a directory are rejected anyway.
+    paths and URLs; names with path traversal are rejected anyway.
     """
     if not name:
         raise BadRequest("model is required")
@@ -174,7 +174,7 @@ def rewrite(
     the last one remains. An empty `metadata` is removed.
     """
     fields = read(request.body, _FIELDS)
-    if request.has_extras:
+    if request.has_extensions:
         _remove_extensions(fields)
     fields[name_field] = msgspec.Raw(msgspec.json.encode(model))
     for name, value in (replacements or {}).items():

@@ -286,7 +286,7 @@ class DocumentWriter:
             content.append({"type": "thinking", "thinking": answer.thinking, "signature": ""})
         if answer.text:
             content.append({"type": "text", "text": answer.text})
-        content += [_tool_use(call, self._request_id, _input(call.arguments)) for call in answer.tool_calls]
+        content += [_tool_use(call, self._request_id, call.arguments_object) for call in answer.tool_calls]
         usage = _usage(answer.usage, self._prompt_tokens)
         reason = _stop_reason(answer, bool(answer.calls))
         return msgspec.json.encode(_message(self._model, self._request_id, content, reason, usage))
@@ -313,17 +313,6 @@ def _message(
 
 def _tool_use(call: ToolCall, request_id: str, given: dict[str, Any]) -> dict[str, Any]:
     return {"type": "tool_use", "id": call.id or f"toolu_{request_id}_{call.index}", "name": call.name, "input": given}
-
-
-def _input(arguments: str) -> dict[str, Any]:
-    """Arguments as an object; arguments of another type become the member "raw"."""
-    if not arguments.strip():
-        return {}
-    try:
-        value = msgspec.json.decode(arguments)
-    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
-        return {"raw": arguments}
-    return value if isinstance(value, dict) else {"raw": arguments}
 
 
 def _stop_reason(collected: CollectedAnswer, has_calls: bool) -> str:

@@ -54,7 +54,7 @@ def parse(route: Route, body: bytes) -> ParsedRequest:
         fallback_models=extensions.fallback_models,
         tags=extensions.tags,
         user=extensions.user,
-        has_extras=extensions.are_present,
+        has_extensions=extensions.are_present,
         is_thinking_in_limit=request_fields.is_given(fields.thinking),
     )
 

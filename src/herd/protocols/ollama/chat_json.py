@@ -109,10 +109,10 @@ def read_tool_calls(calls: Iterable[Call] | None, first_index: int = 0) -> list[
 
 
 def write_tool_calls(calls: Iterable[ToolCall]) -> list[dict[str, Any]]:
-    """Ollama's tool calls. Their arguments are an object; arguments of another type become the member "raw"."""
+    """Ollama's tool calls, whose arguments are an object."""
     written = []
     for call in calls:
-        function = {"index": call.index, "name": call.name, "arguments": _arguments(call.arguments)}
+        function = {"index": call.index, "name": call.name, "arguments": call.arguments_object}
         written.append({"id": call.id, "function": function} if call.id else {"function": function})
     return written
 
@@ -128,16 +128,6 @@ def _text(arguments: msgspec.Raw) -> str:
     if text.startswith('"'):
         text = msgspec.json.decode(text, type=str)
     return "{}" if text in ("", "null") else text
-
-
-def _arguments(text: str) -> dict[str, Any]:
-    if not text.strip():
-        return {}
-    try:
-        value = msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
-        return {"raw": text}
-    return value if isinstance(value, dict) else {"raw": text}
 
 
 def _seconds(duration_ns: int | None) -> float | None:

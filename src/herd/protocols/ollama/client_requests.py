@@ -99,7 +99,7 @@ def parse(route: Route, body: bytes) -> ParsedRequest:
         fallback_models=extensions.fallback_models,
         tags=extensions.tags,
         user=extensions.user,
-        has_extras=extensions.are_present,
+        has_extensions=extensions.are_present,
         has_runner_options=options.has_runner_options or request_fields.is_given(fields.shift),
         is_thinking_in_limit=request_fields.is_given(fields.think) and bytes(fields.think) == b"false",
     )
@@ -148,7 +148,7 @@ _CHANGEABLE_FIELDS = msgspec.json.Decoder(_ChangeableFields)
 def rewrite(request: ParsedRequest, model: str, options: EngineOptions | None = None) -> bytes:
     """The body for a node. Ollama accepts `m` for `m:latest`, so that only another model is a change."""
     is_same_model = canonical(model) == canonical(request.model)
-    if options is None and not request.has_extras and is_same_model:
+    if options is None and not request.has_extensions and is_same_model:
         return request.body
     replacements = None
     if options is not None:

@@ -80,7 +80,7 @@ def parse(route: Route, body: bytes) -> ParsedRequest:
         fallback_models=extensions.fallback_models,
         tags=extensions.tags,
         user=extensions.user,
-        has_extras=extensions.are_present,
+        has_extensions=extensions.are_present,
         is_thinking_in_limit=not fields.max_tokens
         or limit != fields.max_tokens
         or bytes(fields.reasoning_effort) == b'"none"',
