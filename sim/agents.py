@@ -34,7 +34,7 @@ class _Session:
     turns_left: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Agents:
     """`first` returns the first requests; `after` returns the request that follows an answer, until `count_max` were
     sent."""
@@ -71,14 +71,14 @@ class Agents:
         self._grow(session)
         self._sent += 1
         request = SimRequest(
-            f"a{self._sent}",
-            at,
-            self.model.name,
-            session.tokens,
-            output,
-            estimated(session.tokens, self.rng),
-            session.blocks,
-            f"agent-{session.kind}",
+            id=f"a{self._sent}",
+            at=at,
+            model=self.model.name,
+            prompt_tokens=session.tokens,
+            output_tokens=output,
+            estimate=estimated(session.tokens, self.rng),
+            blocks=session.blocks,
+            tag=f"agent-{session.kind}",
             client=client,
         )
         session.tokens += output  # the answer is part of the next prompt

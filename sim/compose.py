@@ -44,7 +44,7 @@ class PolicyInputs:
         return self.nodes[node_id].truth[model]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SimPolicy:
     """A policy of the benchmark. `make(inputs)` returns the scheduler's policy and may replace parts of
     `inputs.forecast`.

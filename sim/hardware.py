@@ -25,7 +25,7 @@ EXPERTS_BATCH = 0.65
 """Step ratio of a mixture of experts: 1 + 0.65 log2(streams)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """`prompt_8b`: prompt tokens/s of an 8B 4-bit model. `batch_slope`: what one more stream adds to a step (dense
     models)."""
@@ -107,20 +107,155 @@ def varied(machine: Machine, compute: float, bandwidth: float, disk: float) -> M
     )
 
 
-MAC_STUDIO_ULTRA = Machine("studio", "apple", "Apple M2 Ultra", 144, 800, 1024, 0.55, 0.003, 0.3, 5.0)
-MAC_STUDIO_M3 = Machine("studio3", "apple", "Apple M3 Ultra", 192, 819, 1300, 0.62, 0.003, 0.3, 5.0)
-MACBOOK_MAX = Machine("macbook", "apple", "Apple M3 Max", 46, 400, 678, 0.7, 0.003, 0.35, 4.0, slots=2)
-MACBOOK_FANLESS = Machine(
-    "laptop", "apple", "Apple M3 Max", 46, 400, 678, 0.7, 0.003, 0.35, 4.0, slots=2, throttles=True
+MAC_STUDIO_ULTRA = Machine(
+    name="studio",
+    kind="apple",
+    chip="Apple M2 Ultra",
+    memory_gb=144,
+    bandwidth_gbps=800,
+    prompt_8b=1024,
+    efficiency=0.55,
+    overhead_s=0.003,
+    batch_slope=0.3,
+    disk_gbps=5.0,
 )
-MAC_MINI = Machine("mini", "apple", "Apple M4", 22, 120, 225, 0.87, 0.003, 0.4, 3.0, slots=2)
-RTX_3090 = Machine("rtx3090", "gpu", "RTX 3090", 22.5, 936, 3865, 0.66, 0.0008, 0.08, 2.0)
-RTX_4090 = Machine("rtx4090", "gpu", "RTX 4090", 22.5, 1008, 6900, 0.7, 0.0006, 0.08, 3.0)
-RTX_3060 = Machine("rtx3060", "gpu", "RTX 3060", 11.0, 360, 1700, 0.8, 0.001, 0.09, 2.0)
-RTX_PRO_6000 = Machine("pro6000", "gpu", "RTX PRO 6000", 92, 1792, 11000, 0.68, 0.0006, 0.07, 4.0)
-DGX_SPARK = Machine("spark", "gpu", "NVIDIA GB10", 110, 273, 2200, 0.75, 0.001, 0.08, 4.0)
-STRIX_HALO = Machine("strix", "gpu", "AMD Radeon 8060S", 96, 256, 900, 0.76, 0.0015, 0.15, 3.0)
-LAPTOP_CPU = Machine("notebook", "processor", "AMD Ryzen AI 7 340", 24, 80, 48, 0.68, 0.005, 0.85, 1.5, slots=1)
+MAC_STUDIO_M3 = Machine(
+    name="studio3",
+    kind="apple",
+    chip="Apple M3 Ultra",
+    memory_gb=192,
+    bandwidth_gbps=819,
+    prompt_8b=1300,
+    efficiency=0.62,
+    overhead_s=0.003,
+    batch_slope=0.3,
+    disk_gbps=5.0,
+)
+MACBOOK_MAX = Machine(
+    name="macbook",
+    kind="apple",
+    chip="Apple M3 Max",
+    memory_gb=46,
+    bandwidth_gbps=400,
+    prompt_8b=678,
+    efficiency=0.7,
+    overhead_s=0.003,
+    batch_slope=0.35,
+    disk_gbps=4.0,
+    slots=2,
+)
+MACBOOK_FANLESS = Machine(
+    name="laptop",
+    kind="apple",
+    chip="Apple M3 Max",
+    memory_gb=46,
+    bandwidth_gbps=400,
+    prompt_8b=678,
+    efficiency=0.7,
+    overhead_s=0.003,
+    batch_slope=0.35,
+    disk_gbps=4.0,
+    slots=2,
+    throttles=True,
+)
+MAC_MINI = Machine(
+    name="mini",
+    kind="apple",
+    chip="Apple M4",
+    memory_gb=22,
+    bandwidth_gbps=120,
+    prompt_8b=225,
+    efficiency=0.87,
+    overhead_s=0.003,
+    batch_slope=0.4,
+    disk_gbps=3.0,
+    slots=2,
+)
+RTX_3090 = Machine(
+    name="rtx3090",
+    kind="gpu",
+    chip="RTX 3090",
+    memory_gb=22.5,
+    bandwidth_gbps=936,
+    prompt_8b=3865,
+    efficiency=0.66,
+    overhead_s=0.0008,
+    batch_slope=0.08,
+    disk_gbps=2.0,
+)
+RTX_4090 = Machine(
+    name="rtx4090",
+    kind="gpu",
+    chip="RTX 4090",
+    memory_gb=22.5,
+    bandwidth_gbps=1008,
+    prompt_8b=6900,
+    efficiency=0.7,
+    overhead_s=0.0006,
+    batch_slope=0.08,
+    disk_gbps=3.0,
+)
+RTX_3060 = Machine(
+    name="rtx3060",
+    kind="gpu",
+    chip="RTX 3060",
+    memory_gb=11.0,
+    bandwidth_gbps=360,
+    prompt_8b=1700,
+    efficiency=0.8,
+    overhead_s=0.001,
+    batch_slope=0.09,
+    disk_gbps=2.0,
+)
+RTX_PRO_6000 = Machine(
+    name="pro6000",
+    kind="gpu",
+    chip="RTX PRO 6000",
+    memory_gb=92,
+    bandwidth_gbps=1792,
+    prompt_8b=11000,
+    efficiency=0.68,
+    overhead_s=0.0006,
+    batch_slope=0.07,
+    disk_gbps=4.0,
+)
+DGX_SPARK = Machine(
+    name="spark",
+    kind="gpu",
+    chip="NVIDIA GB10",
+    memory_gb=110,
+    bandwidth_gbps=273,
+    prompt_8b=2200,
+    efficiency=0.75,
+    overhead_s=0.001,
+    batch_slope=0.08,
+    disk_gbps=4.0,
+)
+STRIX_HALO = Machine(
+    name="strix",
+    kind="gpu",
+    chip="AMD Radeon 8060S",
+    memory_gb=96,
+    bandwidth_gbps=256,
+    prompt_8b=900,
+    efficiency=0.76,
+    overhead_s=0.0015,
+    batch_slope=0.15,
+    disk_gbps=3.0,
+)
+LAPTOP_CPU = Machine(
+    name="notebook",
+    kind="processor",
+    chip="AMD Ryzen AI 7 340",
+    memory_gb=24,
+    bandwidth_gbps=80,
+    prompt_8b=48,
+    efficiency=0.68,
+    overhead_s=0.005,
+    batch_slope=0.85,
+    disk_gbps=1.5,
+    slots=1,
+)
 
 LLAMA_3B = Model("llama3.2:3b", 2.0, 2.0, 114_688)
 LLAMA_8B = Model("llama3.1:8b", 4.9, 4.9)

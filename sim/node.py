@@ -38,7 +38,7 @@ PREWARM = "warm-"
 """Prefix of the ids of empty requests, which only load a model."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSpec:
     """How a node is set up. `loaded` models are in memory at the start."""
 
@@ -250,7 +250,12 @@ class SimNode:
         model = self.by_name[name]
         slots = [Slot() for _ in range(self._slots_of(model))]
         self.runners[name] = Runner(
-            self.truth[name], window, self.size_bytes(name, window), slots, self.spec.cache_entries, idle_since=at
+            speeds=self.truth[name],
+            window_tokens=window,
+            size_bytes=self.size_bytes(name, window),
+            slots=slots,
+            cache_entries=self.spec.cache_entries,
+            idle_since=at,
         )
         self._touch(name, at)
 
@@ -319,11 +324,11 @@ class SimNode:
             else machine.bandwidth_gbps
         )
         return Report(
-            self.id,
-            f"boot-{self.boot}",
-            Memory(total, min(held, total), max(0, total - held)),
-            cards,
-            (self._engine,),
+            node_id=self.id,
+            boot_id=f"boot-{self.boot}",
+            memory=Memory(total_bytes=total, used_bytes=min(held, total), available_bytes=max(0, total - held)),
+            models=cards,
+            engines=(self._engine,),
             chip=machine.chip,
             memory_bandwidth_gbps=bandwidth,
             gpus=gpus,
@@ -337,9 +342,9 @@ class SimNode:
             engine = replace(engine, slots=1)
         loaded = Loaded(runner.size_bytes, runner.window_tokens) if runner is not None else None
         return ModelInfo(
-            model.name,
-            engine,
-            model.size_bytes,
+            name=model.name,
+            engine=engine,
+            size_bytes=model.size_bytes,
             context_max_tokens=model.context_max,
             loaded=loaded,
             kv_bytes_per_token=model.kv_bytes,

@@ -8,7 +8,7 @@ from herd.core.state.fleet import ModelName, canonical
 from herd.core.state.request import Request, RequestId, RequestKind
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class SimRequest:
     """`estimate` is the coordinator's estimate of `prompt_tokens`; `blocks` are the prompt's chained hashes, one for
     each `BLOCK_TOKENS` tokens; `client` is the client of a closed loop that sends its next request after this
@@ -35,9 +35,9 @@ class SimRequest:
 def core_request(request: SimRequest) -> Request:
     """The request as the coordinator sees it: only what the client sends, and estimates."""
     return Request(
-        RequestId(request.id),
-        request.name,
-        RequestKind.EMBED if request.is_embedding else RequestKind.CHAT,
+        id=RequestId(request.id),
+        model=request.name,
+        kind=RequestKind.EMBED if request.is_embedding else RequestKind.CHAT,
         prompt_tokens=request.estimate,
         output_tokens_max=request.output_max,
         wanted_window_tokens=request.wanted_window_tokens,

@@ -23,7 +23,7 @@ RESTORE_FACTOR = 15.0
 TINY = 1e-6
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Run:
     """One attempt inside the engine. `left` counts the remaining tokens of the present phase."""
 
@@ -48,7 +48,7 @@ class Slot:
     run: Run | None = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Runner:
     speeds: Speeds
     window_tokens: int

@@ -42,14 +42,14 @@ def requests_from(
         prompt = row.prompt_tokens if window is None else min(row.prompt_tokens, window - 1024)
         requests.append(
             SimRequest(
-                f"{name}{number}",
-                row.at,
-                model.name,
-                prompt,
-                row.output_tokens,
-                estimated(prompt, rng),
-                row.blocks[: prompt // 128],
-                tag or row.client,
+                id=f"{name}{number}",
+                at=row.at,
+                model=model.name,
+                prompt_tokens=prompt,
+                output_tokens=row.output_tokens,
+                estimate=estimated(prompt, rng),
+                blocks=row.blocks[: prompt // 128],
+                tag=tag or row.client,
             )
         )
     return requests

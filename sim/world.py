@@ -155,7 +155,7 @@ class World:
             self._push(at + pause_s, self._fail, failure)
             return
         self._progress(node, at)
-        run = Run(request, command.attempt, at)
+        run = Run(request=request, attempt=command.attempt, arrived_at=at)
         self._runs[command.request_id] = (node, run)
         node.submit(run, at)
         self._expect(node)
@@ -167,8 +167,15 @@ class World:
             return
         self._progress(node, at)
         self.result.prewarm_loads += 1
-        empty = SimRequest(f"{PREWARM}{self.result.prewarm_loads}", at, command.card.name, 1, 1, 1)
-        node.submit(Run(empty, 1, at), at)
+        empty = SimRequest(
+            id=f"{PREWARM}{self.result.prewarm_loads}",
+            at=at,
+            model=command.card.name,
+            prompt_tokens=1,
+            output_tokens=1,
+            estimate=1,
+        )
+        node.submit(Run(request=empty, attempt=1, arrived_at=at), at)
         self._expect(node)
 
     def _close(self, request_id: RequestId, at: float) -> None:

@@ -56,7 +56,9 @@ def a_card(
     name: str = "m", size_gb: float = 2.0, loaded: bool = False, context_tokens: int = 4096, slots: int = 1, **more: Any
 ) -> ModelInfo:
     in_memory = Loaded(int(size_gb * GB), context_tokens) if loaded else None
-    return ModelInfo(name, more.pop("engine", an_engine(slots)), int(size_gb * GB), loaded=in_memory, **more)
+    return ModelInfo(
+        name=name, engine=more.pop("engine", an_engine(slots)), size_bytes=int(size_gb * GB), loaded=in_memory, **more
+    )
 
 
 def a_report(
@@ -70,19 +72,22 @@ def a_report(
 ) -> Report:
     cards: Mapping[ModelName, ModelInfo] = {canonical(card.name): card for card in models}
     memory = more.pop("memory", None) or Memory(
-        int(memory_gb * GB), int(used_gb * GB), int((memory_gb - used_gb) * GB), pressure
+        total_bytes=int(memory_gb * GB),
+        used_bytes=int(used_gb * GB),
+        available_bytes=int((memory_gb - used_gb) * GB),
+        pressure=pressure,
     )
-    return Report(NodeId(node_id), boot_id, memory, cards, **more)
+    return Report(node_id=NodeId(node_id), boot_id=boot_id, memory=memory, models=cards, **more)
 
 
 def a_capacity(trend: str = "stable", ceiling_gb: float = 16.0, paused: bool = False) -> Capacity:
-    return Capacity("learning", int(ceiling_gb * GB), 0.7, trend, paused=paused)
+    return Capacity(mode="learning", ceiling_bytes=int(ceiling_gb * GB), score=0.7, trend=trend, paused=paused)
 
 
 def a_request(request_id: str = "r1", model: str = "m", **more: Any) -> Request:
     more.setdefault("prompt_tokens", 100)
     more["fallbacks"] = tuple(canonical(name) for name in more.get("fallbacks", ()))
-    return Request(RequestId(request_id), canonical(model), requested_name=model, **more)
+    return Request(id=RequestId(request_id), model=canonical(model), requested_name=model, **more)
 
 
 def all_filters() -> tuple[Filter, ...]:

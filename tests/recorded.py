@@ -12,7 +12,7 @@ SIGNALS = ("thermal", "memory_fit", "queue_depth", "wait_time", "role_affinity",
 
 def a_decision(chosen: str | None = "studio", others: int = 2, model: str = "llama3:latest") -> Decision:
     scored = [
-        Scored(NodeId(name), 60.5 - rank, dict.fromkeys(SIGNALS, 5.25), depth=rank)
+        Scored(node_id=NodeId(name), total=60.5 - rank, terms=dict.fromkeys(SIGNALS, 5.25), depth=rank)
         for rank, name in enumerate([chosen, *(f"spare-{n}" for n in range(others))])
         if name is not None and chosen is not None
     ]
@@ -37,9 +37,9 @@ def a_record(
     client_ip: str = "192.168.1.7",
 ) -> Record:
     request = Request(
-        RequestId(request_id),
-        ModelName(model),
-        kind,
+        id=RequestId(request_id),
+        model=ModelName(model),
+        kind=kind,
         tags=tags,
         prompt_tokens=40,
         size_bytes=900,
@@ -48,7 +48,14 @@ def a_record(
     )
     attempt = None
     if node is not None:
-        attempt = Attempt(1, NodeId(node), ModelName(model), arrived_at + 0.5, arrived_at + 0.75, failure)
+        attempt = Attempt(
+            number=1,
+            node_id=NodeId(node),
+            model=ModelName(model),
+            started_at=arrived_at + 0.5,
+            first_byte_at=arrived_at + 0.75,
+            failure=failure,
+        )
     return Record(
         at=at,
         request=request,

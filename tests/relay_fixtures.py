@@ -139,9 +139,9 @@ class RelaySetup:
         self.relays += 1
         client = Client(ask.body, headers)
         request = Request(
-            RequestId(f"r{self.relays}"),
-            canonical(ask.model),
-            route.kind,
+            id=RequestId(f"r{self.relays}"),
+            model=canonical(ask.model),
+            kind=route.kind,
             fallbacks=tuple(map(canonical, ask.fallback_models)),
             stream=ask.stream,
             prompt_tokens=ask.prompt_tokens,

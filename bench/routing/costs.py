@@ -58,7 +58,7 @@ def decision_us(baseline: SimPolicy, fleet: Fleet) -> float:
 def _node(number: int, has_model: bool) -> NodeSpec:
     machine = RTX_4090 if number % 2 else MAC_MINI
     models: tuple[Model, ...] = (LLAMA_8B, LLAMA_3B) if has_model else (LLAMA_3B,)
-    return NodeSpec(f"node{number:04}", machine, models, loaded=models[: 1 + number % 2])
+    return NodeSpec(name=f"node{number:04}", machine=machine, models=models, loaded=models[: 1 + number % 2])
 
 
 def _request(name: str) -> SimRequest:

@@ -210,15 +210,31 @@ def measured(address: str, mix: Sequence[Planned]) -> list[Measured]:
 
 def predicted(speeds: Speeds, mix: Sequence[Planned]) -> list[tuple[float, float]]:
     """First token and end of each request, by the node model alone."""
-    machine = Machine("here", "processor", LAPTOP_CPU.chip, 8, 40, speeds.prompt_per_s, slots=SLOTS)
+    machine = Machine(
+        name="here",
+        kind="processor",
+        chip=LAPTOP_CPU.chip,
+        memory_gb=8,
+        bandwidth_gbps=40,
+        prompt_8b=speeds.prompt_per_s,
+        slots=SLOTS,
+    )
     node = SimNode(
-        NodeSpec("here", machine, (MODEL,), loaded=(MODEL,), window=WINDOW, keep_alive_s=1e9, cache_entries=16)
+        NodeSpec(
+            name="here",
+            machine=machine,
+            models=(MODEL,),
+            loaded=(MODEL,),
+            window=WINDOW,
+            keep_alive_s=1e9,
+            cache_entries=16,
+        )
     )
     for runner in node.runners.values():
         runner.speeds = speeds
     runs = [
         Run(
-            SimRequest(
+            request=SimRequest(
                 id=str(number),
                 at=plan.at,
                 model=MODEL.name,
@@ -227,8 +243,8 @@ def predicted(speeds: Speeds, mix: Sequence[Planned]) -> list[tuple[float, float
                 estimate=0,
                 blocks=plan.blocks,
             ),
-            1,
-            plan.at,
+            attempt=1,
+            arrived_at=plan.at,
         )
         for number, plan in enumerate(mix)
     ]

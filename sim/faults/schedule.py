@@ -32,7 +32,7 @@ class NodeBehavior(Enum):
     BAD_REQUEST = "answers 400"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ClientRequest:
     """A client sends a request."""
 
@@ -111,17 +111,17 @@ def schedule(seed: int) -> list[Action]:
 
 def _client_request(rng: Random, number: int) -> ClientRequest:
     return ClientRequest(
-        rng.uniform(0.5, HORIZON_S),
-        number,
-        rng.choice(MODELS),
-        rng.choice(("", "", "", *MODELS)),
-        rng.randint(1, 12),
-        rng.random() < 0.7,
-        rng.random() < 0.06,
-        rng.random() < 0.7,
-        rng.uniform(0.5, 10.0) if rng.random() < 0.15 else None,
-        rng.uniform(0.0, 4.0) if rng.random() < 0.2 else None,
-        rng.choice(("", "a", "b")),
+        at=rng.uniform(0.5, HORIZON_S),
+        number=number,
+        model=rng.choice(MODELS),
+        fallback=rng.choice(("", "", "", *MODELS)),
+        tokens=rng.randint(1, 12),
+        is_stream=rng.random() < 0.7,
+        is_poison=rng.random() < 0.06,
+        may_continue=rng.random() < 0.7,
+        patience_s=rng.uniform(0.5, 10.0) if rng.random() < 0.15 else None,
+        leaves_after_s=rng.uniform(0.0, 4.0) if rng.random() < 0.2 else None,
+        tenant=rng.choice(("", "a", "b")),
     )
 
 

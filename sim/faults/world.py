@@ -88,7 +88,7 @@ class InvariantViolated(Exception):
     """An invariant does not hold; the message says which."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class FaultNode:
     name: str
     slots: int = 1
@@ -101,13 +101,15 @@ class FaultNode:
 
     def report(self) -> Report:
         endpoint = EngineEndpoint("llamacpp", f"http://{self.name}:1", "", self.slots, None)
-        cards = [ModelInfo(model, endpoint, 1 * GB, loaded=Loaded(1 * GB, 4096)) for model in MODELS]
+        cards = [
+            ModelInfo(name=model, engine=endpoint, size_bytes=1 * GB, loaded=Loaded(1 * GB, 4096)) for model in MODELS
+        ]
         return Report(
-            NodeId(self.name),
-            f"{self.name}-{self.boot}",
-            Memory(32 * GB, 4 * GB, 28 * GB),
-            {canonical(card.name): card for card in cards},
-            (endpoint,),
+            node_id=NodeId(self.name),
+            boot_id=f"{self.name}-{self.boot}",
+            memory=Memory(total_bytes=32 * GB, used_bytes=4 * GB, available_bytes=28 * GB),
+            models={canonical(card.name): card for card in cards},
+            engines=(endpoint,),
             draining=self.is_draining,
             paused=self.is_paused,
         )
@@ -124,7 +126,7 @@ class SimAttempt:
     is_open: bool = True
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Client:
     request: ClientRequest
     got: int = 0
@@ -147,7 +149,7 @@ class FaultWorld:
     def __init__(self, actions: list[Action], make: MakeDispatcher = Dispatcher, seed: int = 0) -> None:
         self._actions = actions
         self._rng = Random(seed)
-        self._nodes = {name: FaultNode(name) for name in NODES}
+        self._nodes = {name: FaultNode(name=name) for name in NODES}
         self._clients: dict[RequestId, Client] = {}
         self._heap: list[tuple[float, int, Callable[[float], None]]] = []
         self._serial = 0
@@ -202,12 +204,12 @@ class FaultWorld:
 
     def _arrive(self, at: float, wanted: ClientRequest) -> None:
         request_id = RequestId(f"r{wanted.number}")
-        client = self._clients[request_id] = Client(wanted, arrived_at=at)
+        client = self._clients[request_id] = Client(request=wanted, arrived_at=at)
         fallbacks = (canonical(wanted.fallback),) if wanted.fallback else ()
         deadline_at = at + wanted.patience_s if wanted.patience_s is not None else None
         request = Request(
-            request_id,
-            canonical(wanted.model),
+            id=request_id,
+            model=canonical(wanted.model),
             stream=wanted.is_stream,
             prompt_tokens=10,
             fallbacks=fallbacks,

@@ -28,7 +28,7 @@ class Ordered:
 
 
 def unscored(candidate: Candidate) -> Scored:
-    return Scored(candidate.node.id, 0.0, {}, candidate.depth)
+    return Scored(node_id=candidate.node.id, total=0.0, terms={}, depth=candidate.depth)
 
 
 def connections(candidate: Candidate) -> int:

@@ -10,4 +10,6 @@ def make(inputs: PolicyInputs) -> CompletionTimePolicy:
     return CompletionTimePolicy(inputs.forecast, inputs.signals, inputs.settings)
 
 
-POLICY = SimPolicy("completion_time", "the node expected to finish first", make, is_simple=False, prewarms=True)
+POLICY = SimPolicy(
+    name="completion_time", description="the node expected to finish first", make=make, is_simple=False, prewarms=True
+)

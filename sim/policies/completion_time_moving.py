@@ -6,9 +6,9 @@ from sim.compose import SimPolicy
 from sim.policies.completion_time import make
 
 POLICY = SimPolicy(
-    "completion_time_moving",
-    "the same, moving queued requests",
-    make,
+    name="completion_time_moving",
+    description="the same, moving queued requests",
+    make=make,
     is_simple=False,
     prewarms=True,
     rebalances=True,

@@ -6,9 +6,9 @@ from sim.compose import SimPolicy
 from sim.policies.completion_time import make
 
 POLICY = SimPolicy(
-    "completion_time_placing",
-    "the same, loading by a placement plan on idle nodes",
-    make,
+    name="completion_time_placing",
+    description="the same, loading by a placement plan on idle nodes",
+    make=make,
     is_simple=False,
     prewarms=True,
     loads_by_plan=True,

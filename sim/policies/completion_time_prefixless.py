@@ -21,9 +21,9 @@ def make(inputs: PolicyInputs) -> CompletionTimePolicy:
 
 
 POLICY = SimPolicy(
-    "completion_time_prefixless",
-    "the same, without cached prefixes",
-    make,
+    name="completion_time_prefixless",
+    description="the same, without cached prefixes",
+    make=make,
     is_simple=False,
     prewarms=True,
     at_every_load=False,

@@ -19,5 +19,10 @@ def make(inputs: PolicyInputs) -> CompletionTimePolicy:
 
 
 POLICY = SimPolicy(
-    "completion_time_priors", "the same, with priors only", make, is_simple=False, prewarms=True, at_every_load=False
+    name="completion_time_priors",
+    description="the same, with priors only",
+    make=make,
+    is_simple=False,
+    prewarms=True,
+    at_every_load=False,
 )

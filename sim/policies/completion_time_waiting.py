@@ -6,5 +6,9 @@ from sim.compose import SimPolicy
 from sim.policies.completion_time import make
 
 POLICY = SimPolicy(
-    "completion_time_waiting", "the same, without loading in advance", make, is_simple=False, at_every_load=False
+    name="completion_time_waiting",
+    description="the same, without loading in advance",
+    make=make,
+    is_simple=False,
+    at_every_load=False,
 )

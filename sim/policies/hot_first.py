@@ -10,4 +10,4 @@ def make(_inputs: PolicyInputs) -> Ordered:
     return Ordered("hot_first", lambda _request, one: (has_no_slot(one), is_cold(one), connections(one)))
 
 
-POLICY = SimPolicy("hot_first", "loaded model and a free slot first", make)
+POLICY = SimPolicy(name="hot_first", description="loaded model and a free slot first", make=make)

@@ -13,4 +13,4 @@ def make(_inputs: PolicyInputs) -> Ordered:
     )
 
 
-POLICY = SimPolicy("hot_first_weighted", "hot first, then fewest requests per GB/s", make)
+POLICY = SimPolicy(name="hot_first_weighted", description="hot first, then fewest requests per GB/s", make=make)

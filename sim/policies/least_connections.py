@@ -10,4 +10,4 @@ def make(_inputs: PolicyInputs) -> Ordered:
     return Ordered("least_connections", lambda _request, one: (connections(one),))
 
 
-POLICY = SimPolicy("least_connections", "fewest requests", make)
+POLICY = SimPolicy(name="least_connections", description="fewest requests", make=make)

@@ -40,4 +40,6 @@ def make(inputs: PolicyInputs) -> CompletionTimePolicy:
     return CompletionTimePolicy(inputs.forecast, inputs.signals, inputs.settings)
 
 
-POLICY = SimPolicy("oracle", "completion time with true speeds and lengths", make, is_simple=False)
+POLICY = SimPolicy(
+    name="oracle", description="completion time with true speeds and lengths", make=make, is_simple=False
+)

@@ -28,4 +28,4 @@ def make(inputs: PolicyInputs) -> PowerOfTwo:
     return PowerOfTwo(inputs.rng)
 
 
-POLICY = SimPolicy("power_of_two", "the less busy of two random nodes", make, at_every_load=False)
+POLICY = SimPolicy(name="power_of_two", description="the less busy of two random nodes", make=make, at_every_load=False)

@@ -40,4 +40,4 @@ def make(inputs: PolicyInputs) -> PrefixHash:
     return PrefixHash(inputs.forecast)
 
 
-POLICY = SimPolicy("prefix_hash", "longest known prefix, shortest queue when unequal", make)
+POLICY = SimPolicy(name="prefix_hash", description="longest known prefix, shortest queue when unequal", make=make)

@@ -27,4 +27,4 @@ def make(inputs: PolicyInputs) -> RandomChoice:
     return RandomChoice(inputs.rng)
 
 
-POLICY = SimPolicy("random", "any node that has the model", make, at_every_load=False)
+POLICY = SimPolicy(name="random", description="any node that has the model", make=make, at_every_load=False)

@@ -28,4 +28,4 @@ def make(_inputs: PolicyInputs) -> RoundRobin:
     return RoundRobin()
 
 
-POLICY = SimPolicy("round_robin", "one after the other", make, at_every_load=False)
+POLICY = SimPolicy(name="round_robin", description="one after the other", make=make, at_every_load=False)

@@ -10,4 +10,4 @@ def make(inputs: PolicyInputs) -> SignalPolicy:
     return inputs.signals
 
 
-POLICY = SimPolicy("seven_signals", "points by the seven public signals", make, is_simple=False)
+POLICY = SimPolicy(name="seven_signals", description="points by the seven public signals", make=make, is_simple=False)

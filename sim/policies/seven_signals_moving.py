@@ -6,9 +6,9 @@ from sim.compose import SimPolicy
 from sim.policies.seven_signals import make
 
 POLICY = SimPolicy(
-    "seven_signals_moving",
-    "the same points, moving queued requests",
-    make,
+    name="seven_signals_moving",
+    description="the same points, moving queued requests",
+    make=make,
     is_simple=False,
     rebalances=True,
     at_every_load=False,

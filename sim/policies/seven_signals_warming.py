@@ -6,9 +6,9 @@ from sim.compose import SimPolicy
 from sim.policies.seven_signals import make
 
 POLICY = SimPolicy(
-    "seven_signals_warming",
-    "the same points, loading models in advance and moving queued requests",
-    make,
+    name="seven_signals_warming",
+    description="the same points, loading models in advance and moving queued requests",
+    make=make,
     is_simple=False,
     rebalances=True,
     prewarms=True,

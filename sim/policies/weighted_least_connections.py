@@ -10,4 +10,4 @@ def make(_inputs: PolicyInputs) -> Ordered:
     return Ordered("weighted_least_connections", lambda _request, one: ((connections(one) + 1) / bandwidth_gbps(one),))
 
 
-POLICY = SimPolicy("weighted_least_connections", "fewest requests per GB/s", make)
+POLICY = SimPolicy(name="weighted_least_connections", description="fewest requests per GB/s", make=make)

@@ -17,12 +17,12 @@ SHARE = 0.4
 
 def build(traces: Traces, load: float, count: int, rng: Random) -> Simulation:
     nodes = [
-        NodeSpec("studio", real_machine(hw.MAC_STUDIO_ULTRA, rng), ALL),
-        NodeSpec("gpu-box", real_machine(hw.RTX_4090, rng), ALL[:4]),
-        NodeSpec("macbook", real_machine(hw.MACBOOK_MAX, rng), ALL[:4]),
-        NodeSpec("mini", real_machine(hw.MAC_MINI, rng), ALL[:3]),
-        NodeSpec("notebook", real_machine(hw.LAPTOP_CPU, rng), ALL[:3]),
-        NodeSpec("spark", real_machine(hw.DGX_SPARK, rng), ALL),
+        NodeSpec(name="studio", machine=real_machine(hw.MAC_STUDIO_ULTRA, rng), models=ALL),
+        NodeSpec(name="gpu-box", machine=real_machine(hw.RTX_4090, rng), models=ALL[:4]),
+        NodeSpec(name="macbook", machine=real_machine(hw.MACBOOK_MAX, rng), models=ALL[:4]),
+        NodeSpec(name="mini", machine=real_machine(hw.MAC_MINI, rng), models=ALL[:3]),
+        NodeSpec(name="notebook", machine=real_machine(hw.LAPTOP_CPU, rng), models=ALL[:3]),
+        NodeSpec(name="spark", machine=real_machine(hw.DGX_SPARK, rng), models=ALL),
     ]
     requests = requests_from(traces.window("azure2023_conv", count, rng), POPULARITY, rng, window=8192)
     poisson(requests, load * SHARE * capacity(nodes, requests), rng, start_s=1.0)

@@ -16,7 +16,10 @@ SHARE = 0.7
 
 def fleet(rng: Random) -> list[NodeSpec]:
     machines = (hw.RTX_4090, hw.MACBOOK_MAX, hw.MAC_MINI, hw.LAPTOP_CPU)
-    return [NodeSpec(machine.name, real_machine(machine, rng), MODELS, loaded=MODELS) for machine in machines]
+    return [
+        NodeSpec(name=machine.name, machine=real_machine(machine, rng), models=MODELS, loaded=MODELS)
+        for machine in machines
+    ]
 
 
 def build(traces: Traces, load: float, count: int, rng: Random) -> Simulation:

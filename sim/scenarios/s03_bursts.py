@@ -16,7 +16,10 @@ SHARE = 0.35
 
 def build(traces: Traces, load: float, count: int, rng: Random) -> Simulation:
     machines = (hw.RTX_4090, hw.RTX_3090, hw.MAC_STUDIO_ULTRA, hw.MACBOOK_MAX)
-    nodes = [NodeSpec(machine.name, real_machine(machine, rng), MODELS, loaded=MODELS) for machine in machines]
+    nodes = [
+        NodeSpec(name=machine.name, machine=real_machine(machine, rng), models=MODELS, loaded=MODELS)
+        for machine in machines
+    ]
     requests = requests_from(traces.window("azure2023_code", count, rng), ((hw.CODER_7B, 1.0),), rng, window=8192)
     rescaled(requests, load * SHARE * capacity(nodes, requests), start_s=1.0)
     return Simulation(nodes, requests)

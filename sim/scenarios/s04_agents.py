@@ -20,10 +20,19 @@ THINK_S = 6.0
 def build(traces: Traces, load: float, count: int, rng: Random) -> Simulation:
     machines = (hw.RTX_4090, hw.RTX_3090, hw.MAC_STUDIO_ULTRA, hw.MACBOOK_MAX)
     nodes = [
-        NodeSpec(machine.name, real_machine(machine, rng), MODELS, loaded=MODELS, window=WINDOW) for machine in machines
+        NodeSpec(name=machine.name, machine=real_machine(machine, rng), models=MODELS, loaded=MODELS, window=WINDOW)
+        for machine in machines
     ]
     lengths = traces.window("servegen_language_mlarge", 2000, rng)
-    agents = Agents(max(2, round(AGENTS * load)), count, THINK_S, hw.CODER_7B, WINDOW, lengths, rng)
+    agents = Agents(
+        agents=max(2, round(AGENTS * load)),
+        count_max=count,
+        think_s=THINK_S,
+        model=hw.CODER_7B,
+        window=WINDOW,
+        lengths=lengths,
+        rng=rng,
+    )
     return Simulation(nodes, agents.first(), agents.after)
 
 

@@ -18,7 +18,8 @@ SHARE = 0.7
 def build(traces: Traces, load: float, count: int, rng: Random) -> Simulation:
     machines = (hw.RTX_PRO_6000, hw.RTX_4090, hw.RTX_3090, hw.MAC_STUDIO_M3)
     nodes = [
-        NodeSpec(machine.name, real_machine(machine, rng), MODELS, loaded=MODELS, window=WINDOW) for machine in machines
+        NodeSpec(name=machine.name, machine=real_machine(machine, rng), models=MODELS, loaded=MODELS, window=WINDOW)
+        for machine in machines
     ]
     rows = traces.window("mooncake_conversation", count, rng)
     requests = requests_from(rows, ((hw.LLAMA_8B, 1.0),), rng, window=WINDOW)

@@ -16,9 +16,9 @@ SHARE = 0.6
 
 def build(traces: Traces, load: float, count: int, rng: Random) -> Simulation:
     nodes = [
-        NodeSpec("studio", real_machine(hw.MAC_STUDIO_ULTRA, rng), MODELS, loaded=MODELS),
-        NodeSpec("studio3", real_machine(hw.MAC_STUDIO_M3, rng), MODELS),
-        NodeSpec("pro6000", real_machine(hw.RTX_PRO_6000, rng), MODELS),
+        NodeSpec(name="studio", machine=real_machine(hw.MAC_STUDIO_ULTRA, rng), models=MODELS, loaded=MODELS),
+        NodeSpec(name="studio3", machine=real_machine(hw.MAC_STUDIO_M3, rng), models=MODELS),
+        NodeSpec(name="pro6000", machine=real_machine(hw.RTX_PRO_6000, rng), models=MODELS),
     ]
     requests = requests_from(traces.window("azure2023_conv", count, rng), ((hw.LLAMA_70B, 1.0),), rng, window=8192)
     poisson(requests, load * SHARE * capacity(nodes, requests), rng, start_s=1.0)

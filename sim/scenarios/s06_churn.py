@@ -24,7 +24,9 @@ SHARE = 0.1
 
 def build(traces: Traces, load: float, count: int, rng: Random) -> Simulation:
     machines = (hw.RTX_4090, hw.RTX_3090, hw.RTX_3090)
-    nodes = [NodeSpec(f"card{i}", real_machine(machine, rng), ALL) for i, machine in enumerate(machines)]
+    nodes = [
+        NodeSpec(name=f"card{i}", machine=real_machine(machine, rng), models=ALL) for i, machine in enumerate(machines)
+    ]
     requests = requests_from(traces.window("servegen_language_mlarge", count, rng), POPULARITY, rng, window=8192)
     poisson(requests, load * SHARE * capacity(nodes, requests), rng, start_s=1.0)
     return Simulation(nodes, requests)

@@ -16,7 +16,10 @@ SHARE = 0.5
 
 def build(traces: Traces, load: float, count: int, rng: Random) -> Simulation:
     machines = (hw.MACBOOK_MAX, hw.MAC_STUDIO_ULTRA, hw.RTX_3060)
-    nodes = [NodeSpec(machine.name, real_machine(machine, rng), MODELS, loaded=MODELS) for machine in machines]
+    nodes = [
+        NodeSpec(name=machine.name, machine=real_machine(machine, rng), models=MODELS, loaded=MODELS)
+        for machine in machines
+    ]
     requests = requests_from(traces.window("azure2023_conv", count, rng), ((hw.LLAMA_8B, 1.0),), rng, window=8192)
     poisson(requests, load * SHARE * capacity(nodes, requests), rng, start_s=1.0)
     end = requests[-1].at

@@ -17,7 +17,7 @@ SHARE = 0.45
 
 def build(traces: Traces, load: float, count: int, rng: Random) -> Simulation:
     machines = (hw.RTX_4090, hw.MACBOOK_MAX, hw.RTX_3060, hw.MAC_MINI)
-    nodes = [NodeSpec(machine.name, real_machine(machine, rng), ALL) for machine in machines]
+    nodes = [NodeSpec(name=machine.name, machine=real_machine(machine, rng), models=ALL) for machine in machines]
     requests = requests_from(traces.window("azure2023_conv", count, rng), POPULARITY, rng, window=8192)
     poisson(requests, load * SHARE * capacity(nodes, requests), rng, start_s=11.0)
     return Simulation(nodes, requests, heartbeats=Heartbeats(lost_share=0.2, delay_s=10.0))

@@ -18,7 +18,10 @@ SHARE = 0.6
 
 def build(traces: Traces, load: float, count: int, rng: Random) -> Simulation:
     machines = (hw.RTX_4090, hw.MACBOOK_MAX, hw.MAC_MINI)
-    nodes = [NodeSpec(machine.name, real_machine(machine, rng), MODELS, loaded=MODELS) for machine in machines]
+    nodes = [
+        NodeSpec(name=machine.name, machine=real_machine(machine, rng), models=MODELS, loaded=MODELS)
+        for machine in machines
+    ]
     chats = requests_from(
         traces.window("azure2023_conv", max(8, count // 12), rng), ((hw.LLAMA_8B, 1.0),), rng, tag="chat", window=8192
     )
@@ -38,7 +41,14 @@ def build(traces: Traces, load: float, count: int, rng: Random) -> Simulation:
 def _embedding(number: int, rng: Random) -> SimRequest:
     tokens = max(8, round(rng.lognormvariate(5.5, 0.6)))
     return SimRequest(
-        f"e{number}", 0.0, hw.NOMIC_EMBED.name, tokens, 1, estimated(tokens, rng), tag="index", is_embedding=True
+        id=f"e{number}",
+        at=0.0,
+        model=hw.NOMIC_EMBED.name,
+        prompt_tokens=tokens,
+        output_tokens=1,
+        estimate=estimated(tokens, rng),
+        tag="index",
+        is_embedding=True,
     )
 
 

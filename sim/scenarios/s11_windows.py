@@ -19,7 +19,14 @@ SHARE = 0.55
 def build(traces: Traces, load: float, count: int, rng: Random) -> Simulation:
     machines = (hw.RTX_PRO_6000, hw.RTX_4090, hw.RTX_3090, hw.MAC_STUDIO_ULTRA)
     nodes = [
-        NodeSpec(machine.name, real_machine(machine, rng), MODELS, loaded=MODELS, window=16384, keep_alive_s=120.0)
+        NodeSpec(
+            name=machine.name,
+            machine=real_machine(machine, rng),
+            models=MODELS,
+            loaded=MODELS,
+            window=16384,
+            keep_alive_s=120.0,
+        )
         for machine in machines
     ]
     requests = requests_from(traces.window("mooncake_synthetic", count, rng), ((hw.LLAMA_8B, 1.0),), rng)

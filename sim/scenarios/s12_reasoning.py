@@ -18,7 +18,8 @@ SHARE = 0.65
 def build(traces: Traces, load: float, count: int, rng: Random) -> Simulation:
     machines = (hw.RTX_PRO_6000, hw.RTX_4090, hw.RTX_3090, hw.MAC_STUDIO_ULTRA)
     nodes = [
-        NodeSpec(machine.name, real_machine(machine, rng), MODELS, loaded=MODELS, window=32768) for machine in machines
+        NodeSpec(name=machine.name, machine=real_machine(machine, rng), models=MODELS, loaded=MODELS, window=32768)
+        for machine in machines
     ]
     requests = requests_from(
         traces.window("servegen_reason_deepseekr1", count, rng), ((hw.QWEN_14B, 1.0),), rng, window=16384

@@ -20,7 +20,10 @@ LOW = 0.4
 
 def build(traces: Traces, load: float, count: int, rng: Random) -> Simulation:
     machines = (hw.RTX_3060, hw.MACBOOK_MAX, hw.MAC_MINI, hw.LAPTOP_CPU)
-    nodes = [NodeSpec(machine.name, real_machine(machine, rng), MODELS, loaded=MODELS) for machine in machines]
+    nodes = [
+        NodeSpec(name=machine.name, machine=real_machine(machine, rng), models=MODELS, loaded=MODELS)
+        for machine in machines
+    ]
     requests = requests_from(traces.window("azure2023_code", count, rng), ((hw.CODER_7B, 1.0),), rng, window=8192)
     most = capacity(nodes, requests)
     overloading = min(len(requests) * 2 // 3, int(OVERLOAD * load * most * OVERLOAD_S))

@@ -18,7 +18,10 @@ SHARE = 0.65
 
 def build(traces: Traces, load: float, count: int, rng: Random) -> Simulation:
     machines = (hw.RTX_4090, hw.RTX_3090, hw.MACBOOK_MAX)
-    nodes = [NodeSpec(machine.name, real_machine(machine, rng), MODELS, loaded=MODELS) for machine in machines]
+    nodes = [
+        NodeSpec(name=machine.name, machine=real_machine(machine, rng), models=MODELS, loaded=MODELS)
+        for machine in machines
+    ]
     heavy = int(count * FLOOD_SHARE)
     calm = requests_from(
         traces.window("servegen_language_mlarge", count - heavy, rng),

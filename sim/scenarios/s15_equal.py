@@ -15,7 +15,7 @@ SHARE = 0.7
 
 
 def build(traces: Traces, load: float, count: int, rng: Random) -> Simulation:
-    nodes = [NodeSpec(f"card{i}", hw.RTX_3090, MODELS, loaded=MODELS) for i in range(4)]
+    nodes = [NodeSpec(name=f"card{i}", machine=hw.RTX_3090, models=MODELS, loaded=MODELS) for i in range(4)]
     requests = requests_from(traces.window("azure2023_conv", count, rng), ((hw.LLAMA_8B, 1.0),), rng, window=8192)
     poisson(requests, load * SHARE * capacity(nodes, requests), rng, start_s=1.0)
     return Simulation(nodes, requests)

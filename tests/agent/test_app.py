@@ -193,7 +193,10 @@ def test_an_unknown_engine_prevents_the_start_and_the_error_lists_the_valid_ones
 
 def test_of_too_many_models_the_loaded_and_the_newest_are_reported() -> None:
     endpoint = EngineEndpoint("ollama", "http://127.0.0.1:1")
-    reported = [ModelInfo(f"m{n}", endpoint, modified_at=f"2026-01-01T00:00:{n:06}Z") for n in range(MODELS_MAX + 10)]
+    reported = [
+        ModelInfo(name=f"m{n}", engine=endpoint, modified_at=f"2026-01-01T00:00:{n:06}Z")
+        for n in range(MODELS_MAX + 10)
+    ]
     reported[0] = dataclasses.replace(reported[0], loaded=Loaded(1))
     models = models_by_name(reported)
     assert (
@@ -206,7 +209,10 @@ def test_of_too_many_models_the_loaded_and_the_newest_are_reported() -> None:
 
 def test_if_two_engines_have_a_model_the_one_that_has_it_in_memory_is_reported() -> None:
     endpoints = [EngineEndpoint("ollama", "http://127.0.0.1:1"), EngineEndpoint("llamacpp", "http://127.0.0.1:2")]
-    reported = [ModelInfo("m", endpoints[0]), ModelInfo("M:latest", endpoints[1], loaded=Loaded(1))]
+    reported = [
+        ModelInfo(name="m", engine=endpoints[0]),
+        ModelInfo(name="M:latest", engine=endpoints[1], loaded=Loaded(1)),
+    ]
     assert models_by_name(reported) == models_by_name(reported[::-1]) == {"m:latest": reported[1]}
 
 

@@ -19,7 +19,7 @@ from herd.dashboard.nodes import STATES, NodeCard, node_card
 def a_node(running: int = 0, **more: Any) -> tuple[Node, dict[Any, Queue]]:
     more.setdefault("engines", (an_engine(2),))
     report = a_report(models=[a_card(loaded=True, slots=2)], **more)
-    node = Node(report.node_id, report, 99.0, 0.0)
+    node = Node(id=report.node_id, report=report, last_heartbeat_at=99.0, first_heartbeat_at=0.0)
     node.loaded = {name: card.loaded for name, card in report.models.items() if card.loaded is not None}
     model = canonical("m")
     return node, {model: Queue(node.id, model, {RequestId(f"r{n}"): Work() for n in range(running)})}

@@ -400,7 +400,9 @@ def test_tags_merge_nodes_and_show_the_most_common_file() -> None:
 def test_ps_has_one_entry_per_node_with_the_recorded_fields() -> None:
     fleet = a_fleet()
     loaded = Loaded(5, 2048, 3, expires_at="2026-11-23T09:18:10.570602673Z")
-    fleet.apply_heartbeat(a_report("beta", [ModelInfo("tiny:a", an_engine(kind="ollama"), 2, loaded=loaded)]), 2.0)
+    fleet.apply_heartbeat(
+        a_report("beta", [ModelInfo(name="tiny:a", engine=an_engine(kind="ollama"), size_bytes=2, loaded=loaded)]), 2.0
+    )
     body = listed("/api/ps", fleet)
     assert [(e["name"], e["fleet_node"]) for e in body["models"]] == [
         ("Qwen/Q3:latest", "alpha"),

@@ -106,7 +106,16 @@ MACHINES = {
             "disk": Disk(245 * GB, 180 * GB, 65 * GB),
             "lan_ip": "192.168.1.22",
             "capacity": Capacity(
-                "learned_medium", 12 * GB, 0.72, "rising", "quiet at this hour", False, False, 0.8, 21, week(3)
+                mode="learned_medium",
+                ceiling_bytes=12 * GB,
+                score=0.72,
+                trend="rising",
+                reason="quiet at this hour",
+                paused=False,
+                override_active=False,
+                learning_confidence=0.8,
+                days_observed=21,
+                week=week(3),
             ),
         },
     ),

@@ -161,10 +161,10 @@ def _request(day: Day, number: int, rng: Random) -> list[Record]:
     prompt = max(1, int(app.prompt * rng.lognormvariate(0.0, 0.6)))
     asked = "qwen3:32b" if app.model == "qwen3:8b" and rng.random() < FALLBACK else app.model
     request = Request(
-        RequestId(f"h{day.seed}-{int(day.began_at)}-{number}"),
-        ModelName(app.model),
-        kind,
-        app.dialect,
+        id=RequestId(f"h{day.seed}-{int(day.began_at)}-{number}"),
+        model=ModelName(app.model),
+        kind=kind,
+        dialect=app.dialect,
         prompt_tokens=prompt,
         size_bytes=prompt * 4,
         client_ip=app.client_ip,
@@ -211,7 +211,14 @@ def _attempts(
     excluded: tuple[NodeId, ...] = ()
     if is_retried:
         failure = Failure(kind=rng.choice((FailureKind.RESET, FailureKind.SERVER_ERROR)), detail="")
-        attempt = Attempt(1, NodeId(order[0].node_id), request.model, began_at, None, failure)
+        attempt = Attempt(
+            number=1,
+            node_id=NodeId(order[0].node_id),
+            model=request.model,
+            started_at=began_at,
+            first_byte_at=None,
+            failure=failure,
+        )
         decision = _decision(request, order[0], rng)
         began_at += rng.uniform(0.05, 1.5)
         found.append(
@@ -259,12 +266,12 @@ def _final_row(
     ended_at = first_at + write_s
     has_begun = outcome is not Outcome.FAILED
     attempt = Attempt(
-        len(excluded) + 1,
-        NodeId(machine.node_id),
-        request.model,
-        began_at,
-        first_at if has_begun else None,
-        None if is_complete or outcome is Outcome.CLIENT_CANCELLED else Failure(kind=FailureKind.RESET),
+        number=len(excluded) + 1,
+        node_id=NodeId(machine.node_id),
+        model=request.model,
+        started_at=began_at,
+        first_byte_at=first_at if has_begun else None,
+        failure=None if is_complete or outcome is Outcome.CLIENT_CANCELLED else Failure(kind=FailureKind.RESET),
     )
     reason = ("length" if rng.random() < TRUNCATED else "stop") if is_complete else None
     counters = (
@@ -326,11 +333,11 @@ def _scored(request: Request, machine: Machine, size_bytes: int, at_least_s: flo
     }
     total = terms["wait"] + terms["load"] + terms["prefill"] + terms["decode"] + terms["harm"]
     return Scored(
-        NodeId(machine.node_id),
-        sum(points.values()),
-        points,
-        int(bool(terms["wait"])),
-        {**terms, "total": total},
+        node_id=NodeId(machine.node_id),
+        total=sum(points.values()),
+        terms=points,
+        depth=int(bool(terms["wait"])),
+        expected_s={**terms, "total": total},
         candidate=_candidate(request.model, machine, size_bytes, not terms["load"], int(bool(terms["wait"]))),
     )
 
@@ -338,14 +345,19 @@ def _scored(request: Request, machine: Machine, size_bytes: int, at_least_s: flo
 def _candidate(model: ModelName, machine: Machine, size_bytes: int, is_loaded: bool, in_flight: int) -> Candidate:
     whole = machine.memory_gb * 10**9
     card = ModelInfo(
-        model,
-        EngineEndpoint("ollama", "", slots=machine.slots),
-        size_bytes,
+        name=model,
+        engine=EngineEndpoint("ollama", "", slots=machine.slots),
+        size_bytes=size_bytes,
         loaded=Loaded(size_bytes, 8192) if is_loaded else None,
     )
-    report = Report(NodeId(machine.node_id), "", Memory(whole, whole // 3, whole - whole // 3), {model: card})
+    report = Report(
+        node_id=NodeId(machine.node_id),
+        boot_id="",
+        memory=Memory(total_bytes=whole, used_bytes=whole // 3, available_bytes=whole - whole // 3),
+        models={model: card},
+    )
     return Candidate(
-        node=Node(report.node_id, report, 0.0, 0.0),
+        node=Node(id=report.node_id, report=report, last_heartbeat_at=0.0, first_heartbeat_at=0.0),
         report=report,
         card=card,
         model=model,

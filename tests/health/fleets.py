@@ -90,4 +90,11 @@ def a_snapshot(*nodes: NodeNow, pairs: tuple[ModelTraffic, ...] | None = None, *
 
 
 def a_memory(available_gb: float = 20.0, pressure: Pressure = Pressure.NORMAL, swap_gb: float = 0.0) -> Memory:
-    return Memory(32 * GB, int((32 - available_gb) * GB), int(available_gb * GB), pressure, int(swap_gb * GB), 16 * GB)
+    return Memory(
+        total_bytes=32 * GB,
+        used_bytes=int((32 - available_gb) * GB),
+        available_bytes=int(available_gb * GB),
+        pressure=pressure,
+        swap_used_bytes=int(swap_gb * GB),
+        swap_total_bytes=16 * GB,
+    )

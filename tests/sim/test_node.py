@@ -11,18 +11,31 @@ from sim.requests import SimRequest
 from sim.runner import Run
 
 EMBEDDINGS = Model("only-prompts", 1.0, 1.0, is_embedding=True)
-ONE_SLOT = Machine("one", "gpu", "RTX 4090", 22, 1008, 6900, slots=1)
+ONE_SLOT = Machine(name="one", kind="gpu", chip="RTX 4090", memory_gb=22, bandwidth_gbps=1008, prompt_8b=6900, slots=1)
 
 
 def a_request(
     name: str, model: Model, at: float = 0.0, prompt: int = 100, output: int = 10, **more: object
 ) -> SimRequest:
-    return SimRequest(name, at, model.name, prompt, output, prompt, is_embedding=model.is_embedding, **more)  # type: ignore[arg-type]
+    return SimRequest(
+        id=name,
+        at=at,
+        model=model.name,
+        prompt_tokens=prompt,
+        output_tokens=output,
+        estimate=prompt,
+        is_embedding=model.is_embedding,
+        **more,
+    )  # type: ignore[arg-type]
 
 
 def play(node: SimNode, requests: list[SimRequest]) -> dict[str, tuple[float, float]]:
     """When each request's first and last token came, by its name."""
-    coming, found, open_count = [Run(request, 1, request.at) for request in requests], {}, len(requests)
+    coming, found, open_count = (
+        [Run(request=request, attempt=1, arrived_at=request.at) for request in requests],
+        {},
+        len(requests),
+    )
     while open_count:
         at = min(node.next_at(), coming[0].arrived_at if coming else float("inf"))
         assert at < float("inf"), "somebody waits for ever"
@@ -38,7 +51,7 @@ def play(node: SimNode, requests: list[SimRequest]) -> dict[str, tuple[float, fl
 def test_one_slot_waits_as_long_as_queueing_theory_says() -> None:
     """M/G/1: mean wait = rate * E[S^2] / 2 (1 - load), Pollaczek and Khinchine."""
     rng = Random(3)
-    node = SimNode(NodeSpec("n", ONE_SLOT, (EMBEDDINGS,), loaded=(EMBEDDINGS,), keep_alive_s=1e9))
+    node = SimNode(NodeSpec(name="n", machine=ONE_SLOT, models=(EMBEDDINGS,), loaded=(EMBEDDINGS,), keep_alive_s=1e9))
     speed = node.truth[canonical(EMBEDDINGS.name)]
     requests, at = [], 0.0
     for number in range(30_000):
@@ -58,7 +71,13 @@ def test_one_slot_waits_as_long_as_queueing_theory_says() -> None:
 def test_a_request_that_must_load_blocks_those_behind_it() -> None:
     for is_strict in (True, False):
         node = SimNode(
-            NodeSpec("n", MAC_STUDIO_ULTRA, (LLAMA_3B, LLAMA_70B), loaded=(LLAMA_3B,), has_strict_queue=is_strict)
+            NodeSpec(
+                name="n",
+                machine=MAC_STUDIO_ULTRA,
+                models=(LLAMA_3B, LLAMA_70B),
+                loaded=(LLAMA_3B,),
+                has_strict_queue=is_strict,
+            )
         )
         found = play(node, [a_request("cold", LLAMA_70B), a_request("hot", LLAMA_3B, 0.001)])
         assert (found["hot"][0] > 10.0) is is_strict
@@ -66,7 +85,7 @@ def test_a_request_that_must_load_blocks_those_behind_it() -> None:
 
 
 def test_only_idle_models_are_thrown_out_and_a_load_waits_for_the_busy_ones() -> None:
-    node = SimNode(NodeSpec("n", RTX_4090, (LLAMA_8B, QWEN_14B), loaded=(LLAMA_8B,)))
+    node = SimNode(NodeSpec(name="n", machine=RTX_4090, models=(LLAMA_8B, QWEN_14B), loaded=(LLAMA_8B,)))
     found = play(node, [a_request("long", LLAMA_8B, output=500), a_request("other", QWEN_14B, 0.1)])
     assert found["other"][0] > found["long"][1]
     assert canonical(LLAMA_8B.name) not in node.runners
@@ -75,7 +94,7 @@ def test_only_idle_models_are_thrown_out_and_a_load_waits_for_the_busy_ones() ->
 
 def test_at_most_so_many_models_are_loaded() -> None:
     small = [Model(f"m{number}", 0.5, 0.5) for number in range(5)]
-    node = SimNode(NodeSpec("n", MAC_STUDIO_ULTRA, tuple(small)))
+    node = SimNode(NodeSpec(name="n", machine=MAC_STUDIO_ULTRA, models=tuple(small)))
     for number, model in enumerate(small):
         play(node, [a_request(f"r{number}", model, 10.0 * number)])
         assert len(node.runners) <= 3
@@ -83,7 +102,7 @@ def test_at_most_so_many_models_are_loaded() -> None:
 
 
 def test_an_idle_model_leaves_after_its_time_and_comes_back_faster() -> None:
-    node = SimNode(NodeSpec("n", RTX_4090, (QWEN_14B,), keep_alive_s=60.0))
+    node = SimNode(NodeSpec(name="n", machine=RTX_4090, models=(QWEN_14B,), keep_alive_s=60.0))
     cold = play(node, [a_request("a", QWEN_14B)])["a"][0]
     node.advance(100.0)
     assert not node.runners
@@ -93,7 +112,7 @@ def test_an_idle_model_leaves_after_its_time_and_comes_back_faster() -> None:
 
 
 def test_another_window_makes_the_model_reload_and_forget() -> None:
-    node = SimNode(NodeSpec("n", RTX_4090, (LLAMA_8B,), loaded=(LLAMA_8B,)))
+    node = SimNode(NodeSpec(name="n", machine=RTX_4090, models=(LLAMA_8B,), loaded=(LLAMA_8B,)))
     blocks = tuple(range(8))
     play(node, [a_request("a", LLAMA_8B, prompt=1024, blocks=blocks)])
     play(node, [a_request("b", LLAMA_8B, 5.0, prompt=1024, blocks=blocks)])
@@ -105,7 +124,9 @@ def test_another_window_makes_the_model_reload_and_forget() -> None:
 
 def test_a_prompt_that_lost_its_slot_comes_back_from_main_memory() -> None:
     for entries, is_kept in ((4, True), (0, False)):
-        node = SimNode(NodeSpec("n", ONE_SLOT, (LLAMA_8B,), loaded=(LLAMA_8B,), cache_entries=entries))
+        node = SimNode(
+            NodeSpec(name="n", machine=ONE_SLOT, models=(LLAMA_8B,), loaded=(LLAMA_8B,), cache_entries=entries)
+        )
         mine = tuple(range(30))
         play(node, [a_request("a", LLAMA_8B, 0.0, 3840, blocks=mine)])
         play(node, [a_request("b", LLAMA_8B, 5.0, 3840, blocks=tuple(range(100, 130)))])
@@ -114,7 +135,7 @@ def test_a_prompt_that_lost_its_slot_comes_back_from_main_memory() -> None:
 
 
 def test_streams_stall_while_a_prompt_is_read_and_then_share_steps() -> None:
-    node = SimNode(NodeSpec("n", RTX_4090, (LLAMA_8B,), loaded=(LLAMA_8B,)))
+    node = SimNode(NodeSpec(name="n", machine=RTX_4090, models=(LLAMA_8B,), loaded=(LLAMA_8B,)))
     alone = play(node, [a_request("a", LLAMA_8B, 0.0, output=200)])["a"][1]
     pair = [a_request("b", LLAMA_8B, 100.0, output=200), a_request("c", LLAMA_8B, 100.5, prompt=7000, output=200)]
     found = play(node, pair)
@@ -124,7 +145,7 @@ def test_streams_stall_while_a_prompt_is_read_and_then_share_steps() -> None:
 
 def test_two_models_share_the_machine() -> None:
     both = (LLAMA_3B, LLAMA_8B)
-    node = SimNode(NodeSpec("n", MAC_STUDIO_ULTRA, both, loaded=both))
+    node = SimNode(NodeSpec(name="n", machine=MAC_STUDIO_ULTRA, models=both, loaded=both))
     alone = play(node, [a_request("a", LLAMA_8B, output=300)])["a"][1]
     shared = (
         play(node, [a_request("b", LLAMA_8B, 100.0, output=300), a_request("c", LLAMA_3B, 100.0, output=3000)])["b"][1]
@@ -134,8 +155,17 @@ def test_two_models_share_the_machine() -> None:
 
 
 def test_a_laptop_throttles_after_minutes_of_work_and_recovers() -> None:
-    machine = Machine("hot", "apple", "Apple M3 Max", 46, 400, 678, slots=1, throttles=True)
-    node = SimNode(NodeSpec("n", machine, (LLAMA_8B,), loaded=(LLAMA_8B,), keep_alive_s=1e9))
+    machine = Machine(
+        name="hot",
+        kind="apple",
+        chip="Apple M3 Max",
+        memory_gb=46,
+        bandwidth_gbps=400,
+        prompt_8b=678,
+        slots=1,
+        throttles=True,
+    )
+    node = SimNode(NodeSpec(name="n", machine=machine, models=(LLAMA_8B,), loaded=(LLAMA_8B,), keep_alive_s=1e9))
     assert node.report().thermal_state == "nominal"
     play(node, [a_request("a", LLAMA_8B, output=60_000)])
     assert node.speed_share() < 0.7
@@ -146,8 +176,8 @@ def test_a_laptop_throttles_after_minutes_of_work_and_recovers() -> None:
 
 def test_the_engine_counts_as_ollama_does() -> None:
     """Cached tokens are in the prompt's count; the load holds the line's wait; a load in progress is not reported."""
-    node = SimNode(NodeSpec("n", RTX_4090, (QWEN_14B,)))
-    run = Run(a_request("a", QWEN_14B, prompt=500, output=20), 1, 0.0)
+    node = SimNode(NodeSpec(name="n", machine=RTX_4090, models=(QWEN_14B,)))
+    run = Run(request=a_request("a", QWEN_14B, prompt=500, output=20), attempt=1, arrived_at=0.0)
     node.submit(run, 0.0)
     assert all(card.loaded is None for card in node.report().models.values())
     progress = node.advance(node.next_at())

@@ -74,7 +74,9 @@ def test_synthetic_requests_have_the_published_lengths(name: str) -> None:
 
 
 def test_an_agents_next_turn_begins_with_its_last_one() -> None:
-    agents = Agents(3, 60, 5.0, LLAMA_8B, 32768, [Row(0.0, 700, 100)], Random(1))
+    agents = Agents(
+        agents=3, count_max=60, think_s=5.0, model=LLAMA_8B, window=32768, lengths=[Row(0.0, 700, 100)], rng=Random(1)
+    )
     [first, *_] = agents.first()
     at, request, seen = 10.0, first, 0
     while (following := agents.after(request, at)) is not None:
@@ -89,6 +91,8 @@ def test_an_agents_next_turn_begins_with_its_last_one() -> None:
 def test_capacity_grows_with_the_fleet_and_falls_with_the_work() -> None:
     requests = requests_from([Row(0.0, 1000, 200)] * 50, ((LLAMA_8B, 1.0),), Random(1))
     long = requests_from([Row(0.0, 1000, 400)] * 50, ((LLAMA_8B, 1.0),), Random(1))
-    one, two = ([NodeSpec(f"n{i}", RTX_3090, (LLAMA_8B,)) for i in range(count)] for count in (1, 2))
+    one, two = (
+        [NodeSpec(name=f"n{i}", machine=RTX_3090, models=(LLAMA_8B,)) for i in range(count)] for count in (1, 2)
+    )
     assert capacity(two, requests) == pytest.approx(2 * capacity(one, requests), rel=0.02)
     assert capacity(one, long) < 0.7 * capacity(one, requests)

@@ -258,13 +258,13 @@ class Agent:
         endpoints = await self._endpoints(locals_)
         models = models_by_name([model for local, endpoint in endpoints for model in models_at(local, endpoint)])
         # A machine without a memory sensor still reports, with a minimum of memory.
-        memory = readings.pop("memory", None) or Memory(1 * GB, 0, 1 * GB)
+        memory = readings.pop("memory", None) or Memory(total_bytes=1 * GB, used_bytes=0, available_bytes=1 * GB)
         report = Report(
-            NodeId(self.node_id),
-            self.boot_id,
-            memory,  # type: ignore[arg-type]
-            models,
-            tuple(endpoint for _, endpoint in endpoints),
+            node_id=NodeId(self.node_id),
+            boot_id=self.boot_id,
+            memory=memory,  # type: ignore[arg-type]
+            models=models,
+            engines=tuple(endpoint for _, endpoint in endpoints),
             agent_version=__version__,
             connection_failures=self.engines.failures,
             draining=self._is_draining,

@@ -146,7 +146,9 @@ class AvailabilityLearner:
         """The capacity of a machine with this much memory at the time of the last sample."""
         sample = self._last
         if sample is None:
-            return Capacity("bootstrap", 0, 0.0, reason="bootstrap_observation_period", paused=True)
+            return Capacity(
+                mode="bootstrap", ceiling_bytes=0, score=0.0, reason="bootstrap_observation_period", paused=True
+            )
         if self.override is not None and sample.at < self.override.until:
             is_full = self.override.mode == "full"
             return self._capacity(
@@ -228,11 +230,11 @@ class AvailabilityLearner:
         self, mode: str, ceiling_bytes: int, score: float, reason: str, override_active: bool = False
     ) -> Capacity:
         return Capacity(
-            mode,
-            ceiling_bytes,
-            score,
-            self.trend,
-            reason,
+            mode=mode,
+            ceiling_bytes=ceiling_bytes,
+            score=score,
+            trend=self.trend,
+            reason=reason,
             paused=ceiling_bytes <= 0,
             override_active=override_active,
             learning_confidence=self.confidence,

@@ -36,8 +36,8 @@ def always_loaded_model(entry: model_list.Entry, endpoint: EngineEndpoint) -> Mo
     """A model of a server that reports neither sizes nor which models are in memory: it counts as loaded."""
     window_tokens = model_list.positive(entry.max_model_len)
     return ModelInfo(
-        entry.id,
-        endpoint,
+        name=entry.id,
+        engine=endpoint,
         context_max_tokens=window_tokens,
         capabilities=model_list.capabilities(entry.id, ("tools",)),
         loaded=Loaded(0, window_tokens),

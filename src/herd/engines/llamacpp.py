@@ -111,9 +111,9 @@ def _model_info(entry: model_list.Entry, single: _Props | None) -> ModelInfo:
     meta = entry.meta or model_list.Meta()
     size_bytes = max(0, meta.size or 0)
     return ModelInfo(
-        entry.id,
-        _ENDPOINT,
-        size_bytes,
+        name=entry.id,
+        engine=_ENDPOINT,
+        size_bytes=size_bytes,
         parameters=model_list.parameters(meta.n_params),
         quantization=meta.ftype or (single.model_ftype if single is not None else None) or "",
         context_max_tokens=model_list.positive(meta.n_ctx_train),

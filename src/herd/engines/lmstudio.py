@@ -58,8 +58,8 @@ class LmStudio(OpenAICompatible):
 
 def _model_info(entry: _Entry) -> ModelInfo:
     return ModelInfo(
-        entry.id,
-        _ENDPOINT,
+        name=entry.id,
+        engine=_ENDPOINT,
         family=entry.arch or "",
         quantization=entry.quantization or "",
         context_max_tokens=model_list.positive(entry.max_context_length),

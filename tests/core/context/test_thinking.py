@@ -11,7 +11,7 @@ from herd.core.context.thinking import ThinkingSettings, budget_tokens
 from herd.core.state.fleet import ModelInfo
 from herd.core.state.request import RequestKind
 
-THINKER = ModelInfo("m", an_engine(), 1, capabilities=frozenset({"completion", "thinking"}))
+THINKER = ModelInfo(name="m", engine=an_engine(), size_bytes=1, capabilities=frozenset({"completion", "thinking"}))
 
 
 @pytest.mark.parametrize(("asked", "budget"), [(50, 1024), (256, 1024), (257, 1028), (1000, 4000)])
@@ -29,7 +29,7 @@ def test_it_stands_where_there_is_none_or_thoughts_are_counted_in(more: dict[str
 
 def test_it_stands_for_models_that_do_not_think_for_other_engines_and_by_setting() -> None:
     asked = a_request(output_tokens_max=50)
-    assert budget_tokens(asked, ModelInfo("m", an_engine(), 1), ThinkingSettings()) is None
-    elsewhere = ModelInfo("m", an_engine(kind="llamacpp"), 1, capabilities=THINKER.capabilities)
+    assert budget_tokens(asked, ModelInfo(name="m", engine=an_engine(), size_bytes=1), ThinkingSettings()) is None
+    elsewhere = ModelInfo(name="m", engine=an_engine(kind="llamacpp"), size_bytes=1, capabilities=THINKER.capabilities)
     assert budget_tokens(asked, elsewhere, ThinkingSettings()) is None
     assert budget_tokens(asked, THINKER, ThinkingSettings(overhead=1.0)) is None

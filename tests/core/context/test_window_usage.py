@@ -26,7 +26,7 @@ from herd.core.state.learned_values import LearnedValue
 from herd.core.state.request import Counters, RequestId
 
 M = canonical("m")
-COLD = ModelInfo("m", an_engine(), 1, context_max_tokens=131_072, kv_bytes_per_token=1000)
+COLD = ModelInfo(name="m", engine=an_engine(), size_bytes=1, context_max_tokens=131_072, kv_bytes_per_token=1000)
 
 
 def used(*lots: tuple[int, int]) -> WindowUsage:

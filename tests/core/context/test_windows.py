@@ -27,9 +27,9 @@ M, ALPHA = canonical("m"), NodeId("alpha")
 
 def a_request(window_tokens: int | None = None, wanted_window_tokens: int | None = None, **more: Any) -> Request:
     return Request(
-        RequestId("r1"),
-        M,
-        more.pop("kind", RequestKind.CHAT),
+        id=RequestId("r1"),
+        model=M,
+        kind=more.pop("kind", RequestKind.CHAT),
         wanted_window_tokens=wanted_window_tokens or window_tokens,
         window_tokens=window_tokens,
         **more,
@@ -37,7 +37,13 @@ def a_request(window_tokens: int | None = None, wanted_window_tokens: int | None
 
 
 def loaded(tokens: int | None = 8192, explicit: bool | None = None, most: int | None = 131_072) -> ModelInfo:
-    return ModelInfo("m", an_engine(), 1, context_max_tokens=most, loaded=Loaded(1, tokens, context_explicit=explicit))
+    return ModelInfo(
+        name="m",
+        engine=an_engine(),
+        size_bytes=1,
+        context_max_tokens=most,
+        loaded=Loaded(1, tokens, context_explicit=explicit),
+    )
 
 
 def pin(request: Request, card: ModelInfo, prompt_tokens: float = 100.0, **settings: str) -> EngineOptions | None:

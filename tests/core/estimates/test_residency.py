@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from builders import World, a_card, a_report, a_world
 from herd.core.state.commands import Dispatch
 from herd.core.state.events import AttemptFinished, FirstByte
-from herd.core.state.fleet import GB, Gpu, Node, Report, canonical
+from herd.core.state.fleet import GB, Gpu, Loaded, Node, Report, canonical
 from herd.core.state.request import Counters, RequestId
 
 M, K = canonical("m"), canonical("k")
@@ -64,12 +66,7 @@ def test_both_stay_where_there_is_room() -> None:
 def test_a_full_house_of_models_loses_the_one_not_used_for_longest() -> None:
     world = a_world(policy="completion_time")
     cards = [a_card(name, size_gb=1.0, loaded=name != "new") for name in ("a", "b", "c", "new")]
-    full = [
-        type(card)(
-            card.name, type(card.engine)("ollama", card.engine.url, "", 1, 3), card.size_bytes, loaded=card.loaded
-        )
-        for card in cards
-    ]
+    full = [replace(card, engine=replace(card.engine, models_max=3)) for card in cards]
     world.hears(a_report("full", full, memory_gb=64))
     for number, name in enumerate(("a", "c", "b")):
         serve(world, f"r{number}", name)
@@ -81,7 +78,7 @@ def test_a_full_house_of_models_loses_the_one_not_used_for_longest() -> None:
 def test_what_a_model_takes_is_learnt_where_it_was_loaded_and_guessed_elsewhere() -> None:
     world = a_world(policy="completion_time")
     card = a_card("m", size_gb=5.0, loaded=True)
-    loaded = type(card)(card.name, card.engine, card.size_bytes, loaded=type(card.loaded)(8 * GB, 4096))  # type: ignore[misc]
+    loaded = replace(card, loaded=Loaded(8 * GB, 4096))
     world.hears(a_report("knows", [loaded], memory_gb=64), a_report("other", [a_card("m", size_gb=5.0)], memory_gb=64))
     residency, fleet = world.dispatcher.forecast.residency, world.dispatcher.fleet
     other = fleet.nodes["other"]  # type: ignore[index]

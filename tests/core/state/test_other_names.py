@@ -12,7 +12,9 @@ from herd.core.state.commands import Dispatch
 from herd.core.state.engine_options import EngineOptions
 from herd.core.state.fleet import Fleet, Loaded, ModelInfo, canonical
 
-FIRST = ModelInfo("first", an_engine(), 100, "d1", loaded=Loaded(150, 8192, context_explicit=True))
+FIRST = ModelInfo(
+    name="first", engine=an_engine(), size_bytes=100, digest="d1", loaded=Loaded(150, 8192, context_explicit=True)
+)
 SECOND = replace(FIRST, name="second", loaded=None)
 OTHER = replace(SECOND, name="other", digest="d2")
 NAMELESS = (replace(FIRST, name="a", digest=""), replace(SECOND, name="b", digest=""))

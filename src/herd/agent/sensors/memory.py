@@ -33,7 +33,17 @@ def read(paths: SensorPaths) -> Mapping[str, object]:
         pressure = Pressure.WARN
     wired = int(memory._asdict().get("wired", 0))  # only macOS has it
     used = memory.total - memory.available
-    return {"memory": Memory(memory.total, used, memory.available, pressure, swap.used, swap.total, wired)}
+    return {
+        "memory": Memory(
+            total_bytes=memory.total,
+            used_bytes=used,
+            available_bytes=memory.available,
+            pressure=pressure,
+            swap_used_bytes=swap.used,
+            swap_total_bytes=swap.total,
+            wired_bytes=wired,
+        )
+    }
 
 
 def from_available(share: float) -> Pressure:

@@ -157,11 +157,11 @@ def _within(report: Report, inputs: AdviceInputs, node_id: NodeId) -> Report:
         return report
     models = {model: card for model, card in report.models.items() if (node_id, model) in inputs.speeds}
     return Report(
-        report.node_id,
-        report.boot_id,
-        report.memory,
-        models,
-        report.engines,
+        node_id=report.node_id,
+        boot_id=report.boot_id,
+        memory=report.memory,
+        models=models,
+        engines=report.engines,
         chip=report.chip,
         disk=report.disk,
         gpus=report.gpus,

@@ -135,7 +135,7 @@ class Placement:
         card = node.report.models[decision.model]
         live.attempts += 1
         live.move(trigger, RequestState.DISPATCHED)
-        live.attempt = Attempt(live.attempts, node.id, decision.model, at)
+        live.attempt = Attempt(number=live.attempts, node_id=node.id, model=decision.model, started_at=at)
         if live.dispatched_at is None:
             live.dispatched_at = at
         if request.kind is not RequestKind.INFO:

@@ -171,7 +171,7 @@ def to_recorded_decision(
             "the decision rules in force are not on record" if record.scored else "the row has no candidates"
         )
     model = ModelName(record.model)
-    request = Request(RequestId(request_id), model, prompt_tokens=prompt_tokens)
+    request = Request(id=RequestId(request_id), model=model, prompt_tokens=prompt_tokens)
     scored = [_to_scored(one, model) for one in record.scored]
     # Nodes that could serve are recorded first: if any rejected node is on record, no node that could serve is missing.
     could_serve_left_out = record.left_out if not record.rejected else 0
@@ -200,11 +200,21 @@ def _number(value: float | None) -> float:
 def _to_candidate(node_id: str, seen: CandidateInputs, model: ModelName) -> Candidate:
     """A candidate with the recorded inputs; every other field is empty."""
     loaded = Loaded(seen.size_bytes, seen.window_tokens) if seen.is_loaded else None
-    card = ModelInfo(model, EngineEndpoint("", ""), seen.size_bytes, loaded=loaded)
-    capacity = Capacity("", seen.memory_bytes, 0.0, seen.trend) if seen.trend is not None else None
-    report = Report(NodeId(node_id), "", Memory(seen.memory_bytes, 0, 0), {model: card}, capacity=capacity)
+    card = ModelInfo(name=model, engine=EngineEndpoint("", ""), size_bytes=seen.size_bytes, loaded=loaded)
+    capacity = (
+        Capacity(mode="", ceiling_bytes=seen.memory_bytes, score=0.0, trend=seen.trend)
+        if seen.trend is not None
+        else None
+    )
+    report = Report(
+        node_id=NodeId(node_id),
+        boot_id="",
+        memory=Memory(total_bytes=seen.memory_bytes, used_bytes=0, available_bytes=0),
+        models={model: card},
+        capacity=capacity,
+    )
     return Candidate(
-        node=Node(report.node_id, report, 0.0, 0.0),
+        node=Node(id=report.node_id, report=report, last_heartbeat_at=0.0, first_heartbeat_at=0.0),
         report=report,
         card=card,
         model=model,

@@ -99,7 +99,16 @@ def rank_again(recorded: RecordedDecision, rules: DecisionRules, signals: Sequen
     estimated = [one for one in recorded.scored if one.expected_s]
     if not estimated or (len(estimated) < len(recorded.scored) and recorded.rules.policy == rules.policy):
         return None
-    ranked = [Scored(one.node_id, one.total, one.terms, one.depth, reweighted(one, rules.times)) for one in estimated]
+    ranked = [
+        Scored(
+            node_id=one.node_id,
+            total=one.total,
+            terms=one.terms,
+            depth=one.depth,
+            expected_s=reweighted(one, rules.times),
+        )
+        for one in estimated
+    ]
     return sorted(ranked, key=earliest_first)
 
 

@@ -55,7 +55,9 @@ class SignalPolicy:
         weights = self.weights
         terms = {name: points(request, candidate, weights) for name, points in self._signals}
         depth = candidate.in_flight + candidate.pending
-        return Scored(candidate.node.id, sum(terms.values()), terms, depth, candidate=candidate)
+        return Scored(
+            node_id=candidate.node.id, total=sum(terms.values()), terms=terms, depth=depth, candidate=candidate
+        )
 
 
 def best_first(scored: Scored) -> tuple[float, int, str]:

@@ -66,7 +66,7 @@ class Rejected:
     """Whether waiting can help."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Scored:
     """A node that can serve the request: its points in total and by signal."""
 

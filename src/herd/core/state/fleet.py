@@ -108,7 +108,7 @@ class Loaded:
     """The model is loaded under another name of the same file; its memory is counted there."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
     """One model on one node: the file on disk, and `loaded` if it is in memory too.
 
@@ -129,7 +129,7 @@ class ModelInfo:
     kv_bytes_per_token: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
     total_bytes: int
     used_bytes: int
@@ -159,7 +159,7 @@ class Gpu:
     temperature_c: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
     """What the owner makes available to the fleet now, learned by the agent for 168 hours of the week; absent on other
     nodes.
@@ -181,7 +181,7 @@ class Capacity:
     observed."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """The content of one heartbeat of a node. It is replaced and never changed."""
 
@@ -227,7 +227,7 @@ class Report:
         return self.memory.used_bytes
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Node:
     """The state of one node. Used in every decision: with slots, not frozen, compared by identity."""
 
@@ -316,7 +316,7 @@ class Fleet:
         node = self.nodes.get(report.node_id)
         self.version += 1
         if node is None:
-            node = Node(report.node_id, report, at, at)
+            node = Node(id=report.node_id, report=report, last_heartbeat_at=at, first_heartbeat_at=at)
             self.nodes[node.id] = node
         else:
             self._remember_unloaded(node, report, at)

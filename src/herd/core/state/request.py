@@ -24,7 +24,7 @@ class RequestKind(Enum):
     INFO = "info"
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Request:
     """What the scheduler knows about a request. Token counts are estimates; `model` and `fallbacks` are canonical
     names."""
@@ -139,7 +139,7 @@ class Counters:
     finish_reason: str | None = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Attempt:
     """One attempt on one node."""
 

@@ -14,7 +14,7 @@ from herd.core.state.decision import Candidate
 from herd.core.state.request import Request
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
     """The points of the signals, from the settings."""
 
