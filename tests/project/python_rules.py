@@ -10,7 +10,6 @@ from project.finding import Finding, Rule
 from project.source import ROOT, Module
 
 FIRST_LINE_MAX = 120
-LINE_MAX = 120
 POSITIONAL_FIELDS_MAX = 7
 POSITIONAL_ARGUMENTS_MAX = 7
 DOCUMENT = re.compile(r"(?<![\w./~-])((?:docs|tests|bench|sim|src|frontend)/[\w./-]*\w\.\w+|[A-Z][A-Z_]+\.md)(?![\w*])")
@@ -31,12 +30,6 @@ def first_line(module: Module) -> Iterator[Finding]:
         yield Finding(module.file, 1, f"the first line has {len(line)} characters, at most {FIRST_LINE_MAX}")
     elif not line.endswith((".", "?")) or SECOND_SENTENCE.search(ABBREVIATION.sub("", line)):
         yield Finding(module.file, 1, f"the first line is not exactly one sentence: {line}")
-
-
-def long_line(module: Module) -> Iterator[Finding]:
-    for number, line in enumerate(module.text.splitlines(), 1):
-        if len(line) > LINE_MAX:
-            yield Finding(module.file, number, f"{len(line)} characters, at most {LINE_MAX}")
 
 
 def misplaced_string(module: Module) -> Iterator[Finding]:
@@ -103,7 +96,6 @@ def many_positional_arguments(module: Module) -> Iterator[Finding]:
 
 PYTHON_RULES: tuple[Rule, ...] = (
     first_line,
-    long_line,
     misplaced_string,
     missing_document,
     unused_dotted_import,

@@ -59,7 +59,6 @@ BREACHES = (
     (python_rules.first_line, "a.py", '"""Reads files. It writes none."""'),
     (python_rules.first_line, "a.py", '"""Reads files\nand lists."""'),
     (python_rules.first_line, "a.py", f'"""Reads {"long " * 30}files."""'),
-    (python_rules.long_line, "a.py", f"A = 1  {HASH} {'long ' * 30}"),
     (python_rules.misplaced_string, "a.py", 'A = 1\n"""Of A."""\n"""Of B."""'),
     (python_rules.misplaced_string, "a.py", 'A = 1\n\n"""Of A."""'),
     (python_rules.misplaced_string, "a.py", 'class A:\n    def f(self) -> None: ...\n    """Of A."""'),

@@ -29,7 +29,7 @@ OTHER_SUBJECTS = {
     "tests/coordinator/api/test_schemathesis.py": "all routes, with requests generated from their schemas",
     "tests/coordinator/auth/test_node_addresses.py": "auth, proxy and upstream: the coordinator calls only known nodes",
     "tests/coordinator/auth/test_route_rights.py": "the rights of the routes of every package",
-    "tests/http1/test_hostile_requests.py": "the HTTP server with requests that servers may parse differently",
+    "tests/http1/test_hostile_requests.py": "the HTTP server: ambiguous requests",
     "tests/core/lifecycle/test_suspicion.py": "the dispatcher and liveness: nodes that fail and return",
     "tests/core/state/test_other_names.py": "core: two names for one file of a model",
     "tests/dashboard/test_contract.py": "docs/dashboard-api.md and the answers of all pages",

@@ -169,7 +169,8 @@ class CoordinatorLink:
         if response.status == 200 and not is_genuine:
             return Response(
                 0,
-                problem="the answer is not from this machine's coordinator; to join another fleet, run there: herd nodes invite",
+                problem="the answer is not from this machine's coordinator; "
+                "to join another fleet, run there: herd nodes invite",
             )
         return response
 

@@ -2,8 +2,8 @@
 
 Each engine is one file in this folder, which defines `ENGINE`, an instance of a subclass of `Engine`. Files whose name
 begins with `_` are shared parts. The coordinator uses `serves`, `call` and `reader`; the agent uses `probe`,
-`recognises`, `inventory_calls` and `inventory`. An engine is pure: it describes HTTP requests and reads replies; it does
-not open sockets.
+`recognises`, `inventory_calls` and `inventory`. An engine is pure: it describes HTTP requests and reads replies; it
+does not open sockets.
 """
 
 from __future__ import annotations

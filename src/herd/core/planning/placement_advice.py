@@ -284,7 +284,8 @@ class _Week:
                 model=demand.model,
                 title=f"No change needed for {name}",
                 reason=(
-                    f"{self.requests(demand.model)} requests last week, {self.plan.request_s[demand.model]:.1f} s each. "
+                    f"{self.requests(demand.model)} requests last week, "
+                    f"{self.plan.request_s[demand.model]:.1f} s each. "
                     "A second copy would save under a minute a week."
                 ),
                 rule="leave",
