@@ -61,8 +61,7 @@ class ChartsApi:
         ]
 
     async def trends(self, request: Request) -> Response:
-        """Returns requests, tokens, time to first token, queue time, errors and loads over time, with last week and
-        events."""
+        """Returns requests, tokens, latencies, errors and cold loads over time, with the previous week and events."""
         query = request.query_params
         return await query_response(
             self._store,

@@ -104,8 +104,10 @@ class DashboardFiles:
         return _answer(request, self._index, "no-cache")
 
     async def asset(self, request: Request) -> Response:
-        """Returns a script, style or image of the dashboard. Its name changes with its content, so that browsers may
-        cache it."""
+        """Returns a script, style or image of the dashboard; browsers may cache it forever.
+
+        Its name changes with its content.
+        """
         found = self._assets.get(request.path_params["name"])
         if found is None:
             return _not_found("file not found; the dashboard may have been updated: reload the page", "not_found")

@@ -73,8 +73,10 @@ class FleetApi:
         ]
 
     async def heartbeat(self, request: Request) -> Response:
-        """Receives the report of a node. 422: invalid report, with the field's name; 401: unknown node. An error
-        changes nothing."""
+        """Receives the report of a node. 422: the report is invalid; 401: the node is unknown.
+
+        The 422 names the field. An error changes nothing.
+        """
         body = await request.body()
         reporter = self._reporter(request, body)
         source_ip = client_ip(request)

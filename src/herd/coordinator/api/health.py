@@ -51,13 +51,14 @@ class HealthApi:
         ]
 
     async def health(self, _: Request) -> Response:
-        """Returns the findings of all health checks with evidence and fixes, most severe first, and the checks that
-        passed."""
+        """Returns the findings of all health checks, most severe first, and the checks that passed."""
         return json_response(self._health(await self._watch.examination()))
 
     async def snooze(self, request: Request) -> Response:
-        """Snoozes a finding: `{"finding_id", "hours", "reason"}`. 0 hours end the snooze; a restart of herd ends all
-        snoozes."""
+        """Snoozes a finding: `{"finding_id", "hours", "reason"}`; 0 hours end the snooze.
+
+        A restart of herd ends all snoozes.
+        """
         wanted = await read_body(request, SnoozeRequest)
         if not math.isfinite(wanted.hours) or not 0 <= wanted.hours <= SNOOZE_MAX_HOURS:
             raise BadRequest(f"hours must be a number from 0 to {SNOOZE_MAX_HOURS:.0f}")

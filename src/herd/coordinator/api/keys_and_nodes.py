@@ -92,8 +92,7 @@ class AccessApi:
     # --- nodes ---
 
     async def join(self, request: Request) -> Response:
-        """Pairs a node with the fleet: `{"name", "public", "proof"}`. 200: paired, 202: waiting for approval, 401:
-        wrong code."""
+        """Pairs a node: `{"name", "public", "proof"}`. 200: paired, 202: waits for approval, 401: wrong code."""
         join_request = await read_body(request, JoinRequest)
         answer = await asyncio.to_thread(self._membership.join, join_request, client_ip(request))
         return json_response(answer, 202 if answer.status == "pending" else 200)
@@ -159,8 +158,10 @@ class AccessApi:
         )
 
     async def remove(self, request: Request) -> Response:
-        """Removes a node from the fleet: `{"name"}`. The node receives no more requests and must be paired again to
-        return."""
+        """Removes a node from the fleet: `{"name"}`. To return, it must be paired again.
+
+        It receives no more requests.
+        """
         name = NodeId((await read_body(request, NameParameter)).name)
         was_paired = await asyncio.to_thread(self._credentials.remove_node, name)
         self._membership.codes.revoke_all()

@@ -115,8 +115,10 @@ class ModelsApi:
     # --- downloading ---
 
     async def pull(self, request: Request) -> Response:
-        """Downloads a model, like Ollama's /api/pull. A disconnect stops the download, unless another client waits for
-        it."""
+        """Downloads a model, like Ollama's /api/pull.
+
+        When the client disconnects, the download stops, unless another client waits for it.
+        """
         wanted = await read_body(request, WantedPull)
         transfer = self._start(request, wanted)
         by = f"client {id(request)}"
@@ -154,8 +156,10 @@ class ModelsApi:
         return json_response({"jobs": [job_of(transfer) for transfer in reversed(list(self._transfers.table))]})
 
     async def cancel(self, request: Request) -> Response:
-        """Cancels a download for all clients. Downloaded bytes stay on the node's disk, so that a later pull
-        resumes."""
+        """Cancels a download for all clients; a later pull resumes it.
+
+        Downloaded bytes stay on the node's disk.
+        """
         text = request.path_params["pull_id"].removeprefix("pull-")
         transfer = (
             self._transfers.table.get(int(text)) if text.isascii() and text.isdigit() and len(text) < 10 else None
@@ -186,8 +190,7 @@ class ModelsApi:
         return json_response({"jobs": [job_of(transfer) for transfer in started]}, 202)
 
     async def update(self, request: Request) -> Response:
-        """Updates a model: one node downloads the tag from the registry, the other nodes that have it copy the
-        changes."""
+        """Updates a model on one node from the registry, and copies the changes to the other nodes that have it."""
         wanted = await read_body(request, ModelPlaceRequest)
         model = canonical(request_fields.model_name(wanted.model))
         have = self._holders(model)
@@ -306,8 +309,7 @@ class ModelsApi:
     # --- overview ---
 
     async def management(self, _: Request) -> Response:
-        """Returns disk and models of each node, downloads, pinned models, and tags whose digests differ between
-        nodes."""
+        """Returns disk and models of each node, downloads, pinned models, and tags that differ between nodes."""
         used = await self._store.ask(queries.last_used)
         drift: dict[str, dict[str, list[NodeId]]] = {
             model: found

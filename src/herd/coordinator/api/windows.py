@@ -23,8 +23,7 @@ class WindowsApi:
         return [ApiRoute("/fleet/windows", self.windows, "GET", Right.READ)]
 
     async def windows(self, _: Request) -> Response:
-        """Lists every loaded model with its context window, p99 use, sufficient window, and the memory that would
-        free."""
+        """Lists loaded models with context window, p99 use, sufficient window, and the memory that would be freed."""
         changes = window_changes(self._driver.fleet, self._driver.forecast.window_usage)
         return json_response(
             {
