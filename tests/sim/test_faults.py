@@ -19,7 +19,7 @@ PARTS = 8
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-def test_everything_that_must_hold_holds_under_every_schedule(part: int) -> None:
+def test_all_invariants_hold_under_every_schedule(part: int) -> None:
     for seed in range(part * SEEDS // PARTS, (part + 1) * SEEDS // PARTS):
         wrong = first_violation(schedule(seed), seed=seed)
         if wrong:
@@ -80,7 +80,7 @@ class TriesForEver(Dispatcher):
 @pytest.mark.parametrize(
     "make", [ForgetsASlot, ForgetsTheHeld, GivesUpAtOnce, CountsTheBrokenAsWhole, EndsTwice, TriesForEver]
 )
-def test_a_bug_is_found_and_its_schedule_becomes_small(make: type[Dispatcher]) -> None:
+def test_injected_bug_is_found_and_its_schedule_is_shrunk(make: type[Dispatcher]) -> None:
     seed = next(seed for seed in range(SEEDS) if first_violation(schedule(seed), make, seed))
     small = shrink(schedule(seed), lambda actions: bool(first_violation(actions, make, seed)))
     assert first_violation(small, make, seed) and len(small) <= 6, small

@@ -68,7 +68,7 @@ def test_one_slot_waits_as_long_as_queueing_theory_says() -> None:
     assert abs(mean_s / expected - 1) < 0.06, (mean_s, expected, rate * mean)
 
 
-def test_a_request_that_must_load_blocks_those_behind_it() -> None:
+def test_request_that_needs_a_load_blocks_the_requests_behind_it() -> None:
     for is_strict in (True, False):
         node = SimNode(
             NodeSpec(
@@ -84,7 +84,7 @@ def test_a_request_that_must_load_blocks_those_behind_it() -> None:
         assert found["cold"][0] > 10.0
 
 
-def test_only_idle_models_are_thrown_out_and_a_load_waits_for_the_busy_ones() -> None:
+def test_only_idle_models_are_evicted_and_a_load_waits_for_busy_ones() -> None:
     node = SimNode(NodeSpec(name="n", machine=RTX_4090, models=(LLAMA_8B, QWEN_14B), loaded=(LLAMA_8B,)))
     found = play(node, [a_request("long", LLAMA_8B, output=500), a_request("other", QWEN_14B, 0.1)])
     assert found["other"][0] > found["long"][1]
@@ -92,7 +92,7 @@ def test_only_idle_models_are_thrown_out_and_a_load_waits_for_the_busy_ones() ->
     assert node.tally.loads == 1
 
 
-def test_at_most_so_many_models_are_loaded() -> None:
+def test_number_of_loaded_models_is_limited() -> None:
     small = [Model(f"m{number}", 0.5, 0.5) for number in range(5)]
     node = SimNode(NodeSpec(name="n", machine=MAC_STUDIO_ULTRA, models=tuple(small)))
     for number, model in enumerate(small):
@@ -101,7 +101,7 @@ def test_at_most_so_many_models_are_loaded() -> None:
     assert canonical("m0") not in node.runners
 
 
-def test_an_idle_model_leaves_after_its_time_and_comes_back_faster() -> None:
+def test_idle_model_is_unloaded_after_its_keep_alive_and_reloads_faster() -> None:
     node = SimNode(NodeSpec(name="n", machine=RTX_4090, models=(QWEN_14B,), keep_alive_s=60.0))
     cold = play(node, [a_request("a", QWEN_14B)])["a"][0]
     node.advance(100.0)
@@ -111,7 +111,7 @@ def test_an_idle_model_leaves_after_its_time_and_comes_back_faster() -> None:
     assert node.tally.bytes_read == QWEN_14B.size_bytes
 
 
-def test_another_window_makes_the_model_reload_and_forget() -> None:
+def test_larger_window_reloads_the_model_and_clears_its_cache() -> None:
     node = SimNode(NodeSpec(name="n", machine=RTX_4090, models=(LLAMA_8B,), loaded=(LLAMA_8B,)))
     blocks = tuple(range(8))
     play(node, [a_request("a", LLAMA_8B, prompt=1024, blocks=blocks)])
@@ -122,7 +122,7 @@ def test_another_window_makes_the_model_reload_and_forget() -> None:
     assert node.tally.hit_tokens == 1023
 
 
-def test_a_prompt_that_lost_its_slot_comes_back_from_main_memory() -> None:
+def test_prompt_without_its_slot_is_restored_from_main_memory() -> None:
     for entries, is_kept in ((4, True), (0, False)):
         node = SimNode(
             NodeSpec(name="n", machine=ONE_SLOT, models=(LLAMA_8B,), loaded=(LLAMA_8B,), cache_entries=entries)
@@ -134,7 +134,7 @@ def test_a_prompt_that_lost_its_slot_comes_back_from_main_memory() -> None:
         assert (again < 0.2) is is_kept
 
 
-def test_streams_stall_while_a_prompt_is_read_and_then_share_steps() -> None:
+def test_streams_stall_during_a_prefill_and_then_share_steps() -> None:
     node = SimNode(NodeSpec(name="n", machine=RTX_4090, models=(LLAMA_8B,), loaded=(LLAMA_8B,)))
     alone = play(node, [a_request("a", LLAMA_8B, 0.0, output=200)])["a"][1]
     pair = [a_request("b", LLAMA_8B, 100.0, output=200), a_request("c", LLAMA_8B, 100.5, prompt=7000, output=200)]
@@ -174,7 +174,7 @@ def test_a_laptop_throttles_after_minutes_of_work_and_recovers() -> None:
     assert node.speed_share() == 1.0
 
 
-def test_the_engine_counts_as_ollama_does() -> None:
+def test_counters_are_those_of_ollama() -> None:
     """Cached tokens are in the prompt's count; the load holds the line's wait; a load in progress is not reported."""
     node = SimNode(NodeSpec(name="n", machine=RTX_4090, models=(QWEN_14B,)))
     run = Run(request=a_request("a", QWEN_14B, prompt=500, output=20), attempt=1, arrived_at=0.0)

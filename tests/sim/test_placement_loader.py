@@ -38,7 +38,7 @@ def ticks(world: LoadingWorld, seconds: float = 70.0) -> list[LoadModel]:
     return [command for command in out if isinstance(command, LoadModel)]
 
 
-def test_what_was_asked_and_has_left_memory_is_loaded_again_before_anybody_asks() -> None:
+def test_unloaded_model_with_recent_requests_is_loaded_in_advance() -> None:
     world = LoadingWorld()
     world.hears(a_report("alpha", [a_card("m", loaded=True)]))
     asked(world)
@@ -47,14 +47,14 @@ def test_what_was_asked_and_has_left_memory_is_loaded_again_before_anybody_asks(
     assert (warm.node_id, warm.model) == ("alpha", "m:latest")
 
 
-def test_what_is_in_memory_is_not_loaded_again() -> None:
+def test_loaded_model_is_not_loaded_again() -> None:
     world = LoadingWorld()
     world.hears(a_report("alpha", [a_card("m", loaded=True)]))
     asked(world)
     assert ticks(world) == []
 
 
-def test_nothing_is_thrown_out_for_a_guess() -> None:
+def test_no_model_is_evicted_for_a_load_in_advance() -> None:
     world = LoadingWorld()
     other = a_card("other", size_gb=26, loaded=True)
     world.hears(a_report("alpha", [a_card("m", size_gb=8, loaded=True)], memory_gb=36))
@@ -63,7 +63,7 @@ def test_nothing_is_thrown_out_for_a_guess() -> None:
     assert ticks(world) == []
 
 
-def test_a_node_that_works_is_left_alone() -> None:
+def test_busy_node_loads_nothing_in_advance() -> None:
     world = LoadingWorld()
     world.hears(a_report("alpha", [a_card("m", loaded=True), a_card("n", loaded=True)]))
     asked(world)
@@ -73,7 +73,7 @@ def test_a_node_that_works_is_left_alone() -> None:
     assert ticks(world) == []
 
 
-def test_a_node_that_takes_no_requests_loads_nothing() -> None:
+def test_draining_node_loads_nothing_in_advance() -> None:
     world = LoadingWorld()
     world.hears(a_report("alpha", [a_card("m", loaded=True)]))
     asked(world)
@@ -81,7 +81,7 @@ def test_a_node_that_takes_no_requests_loads_nothing() -> None:
     assert ticks(world) == []
 
 
-def test_what_nobody_has_asked_for_in_an_hour_is_forgotten() -> None:
+def test_model_without_requests_for_an_hour_is_not_loaded() -> None:
     world = LoadingWorld()
     world.hears(a_report("alpha", [a_card("m", loaded=True)]))
     asked(world)
@@ -90,7 +90,7 @@ def test_what_nobody_has_asked_for_in_an_hour_is_forgotten() -> None:
     assert ticks(world) == []
 
 
-def test_usual_requests_are_remembered_of_so_many_models_only() -> None:
+def test_number_of_remembered_models_is_limited() -> None:
     world = LoadingWorld()
     world.hears(a_report("alpha", [a_card("m", loaded=True)]))
     for number in range(MODELS_MAX + 5):

@@ -46,7 +46,7 @@ def test_a_hash_of_512_tokens_becomes_four_blocks_and_equal_hashes_equal_blocks(
     assert second.at == 3.0
 
 
-def test_clients_of_a_family_keep_their_shares_and_lengths(tmp_path: Path) -> None:
+def test_clients_of_a_trace_have_their_shares_and_lengths(tmp_path: Path) -> None:
     told = [
         {"client": 1, "rates": [[0, 9.0, 1.0, "Gamma"]], "windows": [[0, [100.0] * 33, [10.0] * 33]]},
         {"client": 2, "rates": [[0, 1.0, 1.0, "Gamma"]], "windows": [[0, [5.0] * 33, [500.0] * 33]]},
@@ -58,7 +58,7 @@ def test_clients_of_a_family_keep_their_shares_and_lengths(tmp_path: Path) -> No
     assert {(row.prompt_tokens, row.output_tokens) for row in rows} == {(100, 10), (5, 500)}
 
 
-def test_a_folder_without_the_trace_is_said(tmp_path: Path) -> None:
+def test_folder_without_the_trace_raises_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Traces(tmp_path).window("azure2023_code", 2, Random(1))
 

@@ -30,7 +30,7 @@ def baseline(name: str) -> SimPolicy:
 
 
 @pytest.mark.parametrize("name", [one.name for one in SCENARIOS])
-def test_every_request_of_a_scenario_ends_and_the_books_are_right_after_every_event(name: str) -> None:
+def test_every_request_of_a_scenario_ends_and_all_invariants_hold(name: str) -> None:
     play = scenario(name).build(Traces(), 1.0, REQUESTS, Random(5))
     world = build_world(play, baseline("completion_time"), Random(5))
     served = world.run(checked=True).served
@@ -60,7 +60,7 @@ def test_no_answer_is_faster_than_the_machine() -> None:
         assert one.total_s >= 0.99 * ((one.request.output_tokens - 1) * speed.step_s)
 
 
-def test_a_closed_lid_loses_nothing_that_had_not_begun() -> None:
+def test_closed_lid_loses_only_requests_with_a_first_token() -> None:
     play = scenario("S8").build(Traces(), 1.0, 150, Random(2))
     world = build_world(play, baseline("completion_time"), Random(2))
     lost = [one for one in world.run().served if one.outcome is not Outcome.COMPLETED]

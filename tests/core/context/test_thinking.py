@@ -15,7 +15,7 @@ THINKER = ModelInfo(name="m", engine=an_engine(), size_bytes=1, capabilities=fro
 
 
 @pytest.mark.parametrize(("asked", "budget"), [(50, 1024), (256, 1024), (257, 1028), (1000, 4000)])
-def test_the_limit_is_raised_for_a_model_that_thinks(asked: int, budget: int) -> None:
+def test_limit_is_raised_for_a_thinking_model(asked: int, budget: int) -> None:
     assert budget_tokens(a_request(output_tokens_max=asked), THINKER, ThinkingSettings()) == budget
 
 
@@ -23,11 +23,11 @@ def test_the_limit_is_raised_for_a_model_that_thinks(asked: int, budget: int) ->
     "more",
     [{}, {"output_tokens_max": 50, "is_thinking_in_limit": True}, {"output_tokens_max": 50, "kind": RequestKind.EMBED}],
 )
-def test_it_stands_where_there_is_none_or_thoughts_are_counted_in(more: dict[str, Any]) -> None:
+def test_limit_is_unchanged_if_absent_or_if_it_includes_reasoning(more: dict[str, Any]) -> None:
     assert budget_tokens(a_request(**more), THINKER, ThinkingSettings()) is None
 
 
-def test_it_stands_for_models_that_do_not_think_for_other_engines_and_by_setting() -> None:
+def test_limit_is_unchanged_for_other_models_other_engines_and_by_setting() -> None:
     asked = a_request(output_tokens_max=50)
     assert budget_tokens(asked, ModelInfo(name="m", engine=an_engine(), size_bytes=1), ThinkingSettings()) is None
     elsewhere = ModelInfo(name="m", engine=an_engine(kind="llamacpp"), size_bytes=1, capabilities=THINKER.capabilities)

@@ -37,32 +37,32 @@ def used(*lots: tuple[int, int]) -> WindowUsage:
     return use
 
 
-def test_nothing_is_said_of_few_requests() -> None:
+def test_usual_size_is_none_for_few_requests() -> None:
     assert used((SAMPLES_MIN - 1, 900)).usual_tokens(M) is None
     assert WindowUsage().usual_tokens(M) is None and WindowUsage().samples(M) == 0
 
 
-def test_ninety_nine_of_a_hundred_count_and_the_hundredth_does_not() -> None:
+def test_usual_size_is_the_99th_percentile() -> None:
     assert used((995, 1000), (5, 100_000)).usual_tokens(M) == 1024
     assert (used((980, 1000), (20, 100_000)).usual_tokens(M) or 0) >= 100_000
 
 
 @pytest.mark.parametrize("tokens", [1, 256, 257, 300, 1000, 1024, 1025, 5000, 40_000])
-def test_what_is_told_is_never_less_than_what_was_used_and_little_more(tokens: int) -> None:
+def test_usual_size_is_at_least_the_used_size_and_little_more(tokens: int) -> None:
     told = used((100, tokens)).usual_tokens(M) or 0
     assert tokens <= told <= max(256, tokens * 1.2)
 
 
-def test_what_is_longer_than_all_sizes_counts_as_the_largest() -> None:
+def test_requests_beyond_the_largest_size_count_as_the_largest() -> None:
     assert used((100, 10**9)).usual_tokens(M) == edge_tokens(SIZES - 1)
 
 
-def test_the_past_fades() -> None:
+def test_old_requests_count_less() -> None:
     use = used((4000, 60_000), (40_000, 500))
     assert use.samples(M) <= HALVED_AT and (use.usual_tokens(M) or 0) < 600
 
 
-def test_it_outlives_the_process_and_nonsense_is_refused() -> None:
+def test_usage_is_restored_and_invalid_values_are_rejected() -> None:
     before, after = used((100, 3000)), WindowUsage()
     for memory in before.changes():
         after.restore(memory)
@@ -72,7 +72,7 @@ def test_it_outlives_the_process_and_nonsense_is_refused() -> None:
             WindowUsage().restore(LearnedValue(WINDOW_USE, "", "m", numbers))
 
 
-def test_the_window_chosen_has_slack_and_bounds() -> None:
+def test_chosen_window_has_slack_and_bounds() -> None:
     assert chosen_tokens(None, 8192) is None
     assert [chosen_tokens(tokens, None) for tokens in (300, 3200, 3300, 20_000)] == [
         WINDOW_MIN_TOKENS,
@@ -83,7 +83,7 @@ def test_the_window_chosen_has_slack_and_bounds() -> None:
     assert chosen_tokens(20_000, 10_000) == 10_000
 
 
-def test_the_report_tells_what_a_change_would_free_of_what_is_loaded() -> None:
+def test_report_shows_the_memory_that_a_change_would_free() -> None:
     fleet = Fleet()
     card = replace(COLD, loaded=Loaded(1, 32_768), engine=an_engine(slots=2))
     other = replace(card, name="other", engine=an_engine(kind="llamacpp"))
@@ -109,25 +109,25 @@ def pin(
     )
 
 
-def test_a_load_gets_the_chosen_window_only_where_settings_say_so() -> None:
+def test_load_gets_the_window_by_use_only_if_enabled() -> None:
     assert pin(COLD, 8192) is None and pin(COLD, None, dynamic=True) is None
     assert pin(COLD, 8192, dynamic=True) == EngineOptions(8192)
     assert pin(COLD, 8192, auto_calculate=True) is None
 
 
-def test_a_window_smaller_than_the_engines_own_is_said_only_where_that_is_wished() -> None:
+def test_window_below_the_default_is_set_only_if_enabled() -> None:
     assert pin(COLD, 8192, automatic=32_768, dynamic=True) is None
     assert pin(COLD, 8192, automatic=32_768, dynamic=True, auto_calculate=True) == EngineOptions(8192)
 
 
-def test_what_is_loaded_is_not_loaded_anew_for_it_and_a_client_may_ask_for_more() -> None:
+def test_loaded_model_is_not_reloaded_for_its_use_and_a_client_may_want_more() -> None:
     loaded = replace(COLD, loaded=Loaded(1, 32_768, context_explicit=False))
     assert pin(loaded, 8192, dynamic=True, auto_calculate=True) is None
     assert pin(COLD, 8192, num_ctx=16_384, dynamic=True) is None, "its own num_ctx says more"
     assert pin(COLD, 8192, num_ctx=2048, dynamic=True) == EngineOptions(8192)
 
 
-def test_a_request_that_loads_a_model_takes_the_window_that_the_models_use_asks_for() -> None:
+def test_request_that_loads_a_model_gets_the_window_by_use() -> None:
     world = a_world(windows=Windows(WindowSettings(dynamic=True)))
     for _ in range(100):
         world.dispatcher.forecast.window_usage.learn(M, 5000)
@@ -136,7 +136,7 @@ def test_a_request_that_loads_a_model_takes_the_window_that_the_models_use_asks_
     assert isinstance(dispatch, Dispatch) and dispatch.options == EngineOptions(8192)
 
 
-def test_finished_answers_teach_prompt_and_answer_together() -> None:
+def test_completed_answers_teach_prompt_plus_answer_tokens() -> None:
     world = a_world()
     world.hears(a_report("alpha", [COLD]))
     for number in range(SAMPLES_MIN):

@@ -51,25 +51,25 @@ def pin(request: Request, card: ModelInfo, prompt_tokens: float = 100.0, **setti
 
 
 @pytest.mark.parametrize("num_ctx", [None, 2048, 4096, 8191])
-def test_where_the_loaded_window_suffices_it_is_said_exactly(num_ctx: int | None) -> None:
+def test_loaded_window_is_set_exactly_if_it_is_large_enough(num_ctx: int | None) -> None:
     assert pin(a_request(num_ctx), loaded(8192)) == EngineOptions(8192)
 
 
-def test_where_the_request_comes_to_the_same_its_bytes_pass() -> None:
+def test_request_with_the_same_effect_is_passed_through() -> None:
     assert pin(a_request(8192), loaded(8192)) is None
     assert pin(a_request(), loaded(4096, explicit=False)) is None, "the engine chose it by itself and would again"
 
 
-def test_a_client_that_needs_a_larger_window_gets_it() -> None:
+def test_request_that_needs_a_larger_window_gets_it() -> None:
     assert pin(a_request(16384), loaded(8192)) is None, "its own num_ctx says so already"
     assert pin(a_request(2048, wanted_window_tokens=9000), loaded(8192), 8000.0) == EngineOptions(16384)
 
 
-def test_nothing_beyond_the_models_training_is_loaded_anew() -> None:
+def test_window_beyond_the_maximum_of_the_model_causes_no_reload() -> None:
     assert pin(a_request(20000), loaded(8192, most=8192)) == EngineOptions(8192)
 
 
-def test_a_cold_model_is_loaded_as_the_client_says_or_with_what_the_prompt_needs() -> None:
+def test_cold_model_is_loaded_with_the_window_of_the_client_or_of_the_prompt() -> None:
     cold = replace(loaded(), loaded=None)
     assert pin(a_request(), cold) is None and pin(a_request(2048), cold) is None
     assert pin(a_request(wanted_window_tokens=10000), cold, 9000.0) == EngineOptions(16384)
@@ -82,20 +82,20 @@ def test_options_that_would_reload_the_model_are_dropped() -> None:
     )
 
 
-def test_a_prompt_near_the_window_is_not_to_be_cut() -> None:
+def test_truncation_is_forbidden_for_a_prompt_near_the_window() -> None:
     near = pin(a_request(4096), loaded(4096), prompt_tokens=3000.0)
     assert near == EngineOptions(4096, forbids_cutting=True, may_enlarge=True)
     assert pin(a_request(4096), loaded(4096), prompt_tokens=3000.0, overflow="cut") is None
 
 
-def test_in_strict_mode_nothing_is_ever_cut_and_nothing_is_enlarged() -> None:
+def test_strict_mode_never_truncates_and_never_enlarges() -> None:
     assert pin(a_request(4096), loaded(4096), overflow="strict") == EngineOptions(4096, forbids_cutting=True)
     assert pin(a_request(wanted_window_tokens=9000), loaded(4096), 8000.0, overflow="strict") == EngineOptions(
         4096, forbids_cutting=True
     )
 
 
-def test_passthrough_touches_nothing_and_warn_only_tells() -> None:
+def test_passthrough_changes_nothing_and_warn_only_warns() -> None:
     asked = a_request(2048, has_runner_options=True)
     assert pin(asked, loaded(8192), protection="passthrough") is None
     warned = pin(asked, loaded(8192), protection="warn")
@@ -111,11 +111,11 @@ def test_passthrough_touches_nothing_and_warn_only_tells() -> None:
         (a_request(2048), loaded(None)),
     ],
 )
-def test_nothing_is_said_where_nothing_can_be(request_: Request, card: ModelInfo) -> None:
+def test_engines_without_windows_get_no_options(request_: Request, card: ModelInfo) -> None:
     assert pin(request_, card) is None
 
 
-def test_a_window_that_the_engine_chose_for_our_own_load_is_learnt_and_forgotten_with_its_node() -> None:
+def test_default_window_of_a_load_is_learned_and_forgotten_with_its_node() -> None:
     windows, fleet = Windows(WindowSettings()), Fleet()
     windows.loads(ALPHA, M, is_automatic=True)
     node = fleet.apply_heartbeat(a_report("alpha", [loaded(32768)]), 0.0)
@@ -128,14 +128,14 @@ def test_a_window_that_the_engine_chose_for_our_own_load_is_learnt_and_forgotten
     assert windows.engine_options(a_request(), ALPHA, M, loaded(32768), 10.0) == EngineOptions(32768)
 
 
-def test_a_load_with_a_window_that_was_said_teaches_nothing() -> None:
+def test_load_with_an_explicit_window_teaches_nothing() -> None:
     windows, fleet = Windows(WindowSettings()), Fleet()
     windows.loads(ALPHA, M, is_automatic=False)
     windows.apply_heartbeat(fleet.apply_heartbeat(a_report("alpha", [loaded(32768)]), 0.0))
     assert windows.engine_options(a_request(), ALPHA, M, loaded(32768), 10.0) == EngineOptions(32768)
 
 
-def test_only_a_prompt_beyond_what_every_node_gives_asks_for_a_window() -> None:
+def test_only_a_prompt_beyond_the_default_window_wants_a_window() -> None:
     windows = Windows(WindowSettings())
     assert windows.needed(a_request(), 1000.0) is None and windows.needed(a_request(2048), 1000.0) == 2048
     assert windows.needed(a_request(), 8000.0) == need_tokens(8000.0, None) > 8800
@@ -143,22 +143,20 @@ def test_only_a_prompt_beyond_what_every_node_gives_asks_for_a_window() -> None:
     assert Windows(WindowSettings(overflow="cut")).needed(a_request(2048), 8000.0) == 2048
 
 
-def test_windows_are_powers_of_two_within_the_models_own() -> None:
+def test_windows_are_powers_of_two_within_the_maximum_of_the_model() -> None:
     assert [rounded(tokens, None) for tokens in (1, 4097, 9000, 65536)] == [WINDOW_MIN_TOKENS, 8192, 16384, 65536]
     assert rounded(9000, 10000) == 10000
 
 
 @pytest.mark.parametrize("protection", ["passthrough", "warn", "strip"])
 @pytest.mark.parametrize("kind", [RequestKind.CHAT, RequestKind.GENERATE, RequestKind.EMBED])
-def test_in_strict_mode_every_kind_of_prompt_forbids_to_be_cut_whatever_else_is_left_alone(
-    protection: str, kind: RequestKind
-) -> None:
+def test_strict_mode_forbids_truncation_for_every_kind_of_prompt(protection: str, kind: RequestKind) -> None:
     for num_ctx in (None, 2048, 8192):
         told = pin(a_request(num_ctx, kind=kind), loaded(8192), protection=protection, overflow="strict")
         assert told is not None and told.forbids_cutting and not told.changes_nothing
 
 
-def test_a_pin_that_only_warns_lets_bytes_pass() -> None:
+def test_options_with_only_a_warning_change_nothing() -> None:
     assert (
         EngineOptions(warning="w").changes_nothing
         and not EngineOptions(8192).changes_nothing
@@ -166,7 +164,7 @@ def test_a_pin_that_only_warns_lets_bytes_pass() -> None:
     )
 
 
-def test_only_where_nothing_forbids_it_a_prompt_may_be_cut_unseen() -> None:
+def test_prompt_may_be_truncated_only_if_nothing_forbids_it() -> None:
     assert cutting_window(None, a_request(), loaded(8192)) == 8192
     assert cutting_window(None, a_request(2048), loaded(8192)) == 2048
     assert cutting_window(EngineOptions(4096), a_request(2048), loaded(8192)) == 4096
@@ -187,7 +185,7 @@ def test_only_where_nothing_forbids_it_a_prompt_may_be_cut_unseen() -> None:
         (6000.0, 2050, None, False),
     ],
 )
-def test_a_cut_prompt_is_told_by_the_count(
+def test_truncation_is_detected_by_the_token_count(
     expected: float, counted: int | None, window: int | None, is_cut: bool
 ) -> None:
     assert was_cut(expected, counted, window) is is_cut

@@ -34,7 +34,7 @@ def a_sample(node: Node, model: str, faster: float, streams: float = 1.0, **more
     return SpeedSample(**fields, streams=streams)  # type: ignore[arg-type]
 
 
-def test_a_pair_is_believed_as_it_was_measured() -> None:
+def test_pair_is_estimated_as_it_was_measured() -> None:
     [node] = a_fleet("a")
     rates, start = LearnedSpeeds(), prior(node.report, node.report.models[M])
     for _ in range(4):
@@ -43,7 +43,7 @@ def test_a_pair_is_believed_as_it_was_measured() -> None:
     assert rates.speed(node, M).step_s == pytest.approx(start.step_s / 2)
 
 
-def test_a_node_that_is_faster_with_some_models_is_expected_to_be_with_others() -> None:
+def test_node_faster_with_some_models_is_expected_to_be_faster_with_others() -> None:
     [node] = a_fleet("a")
     rates, start = LearnedSpeeds(), prior(node.report, node.report.models[K])
     for _ in range(12):
@@ -51,7 +51,7 @@ def test_a_node_that_is_faster_with_some_models_is_expected_to_be_with_others() 
     assert 1.2 * start.prompt_tokens_per_s < rates.speed(node, K).prompt_tokens_per_s <= 2 * start.prompt_tokens_per_s
 
 
-def test_a_model_that_surprises_on_every_node_does_not_spoil_what_is_known_of_the_nodes() -> None:
+def test_unusual_model_does_not_distort_the_estimates_of_nodes() -> None:
     """A mixture of experts is several times faster than its size says; the node's other models are not."""
     nodes = a_fleet("a", "b", "c")
     rates = LearnedSpeeds()
@@ -66,7 +66,7 @@ def test_a_model_that_surprises_on_every_node_does_not_spoil_what_is_known_of_th
     )
 
 
-def test_company_teaches_the_batch_slope_and_other_models_teach_nothing() -> None:
+def test_parallel_streams_teach_the_batch_slope_and_other_models_teach_nothing() -> None:
     [node] = a_fleet("a")
     rates = LearnedSpeeds()
     rates.learn(node, M, a_sample(node, "m", 1.0))
@@ -79,7 +79,7 @@ def test_company_teaches_the_batch_slope_and_other_models_teach_nothing() -> Non
     assert rates.speed(node, M).step_s == pytest.approx(prior(node.report, node.report.models[M]).step_s)
 
 
-def test_loads_of_warm_files_do_not_make_cold_ones_cheap() -> None:
+def test_loads_from_the_page_cache_do_not_change_cold_loads() -> None:
     [node] = a_fleet("a")
     rates, start = LearnedSpeeds(), prior(node.report, node.report.models[M])
     for _ in range(5):
@@ -100,7 +100,7 @@ def test_loads_of_warm_files_do_not_make_cold_ones_cheap() -> None:
     assert warm.speed(node, M).load_s == pytest.approx(0.2 * start.load_s)
 
 
-def test_a_load_that_waited_in_line_is_only_a_most() -> None:
+def test_queued_load_time_is_an_upper_bound() -> None:
     [node] = a_fleet("a")
     rates, start = LearnedSpeeds(), prior(node.report, node.report.models[M])
     rates.learn(node, M, a_sample(node, "m", 1.0, load_s=10 * start.load_s, is_load_exact=False))
@@ -113,11 +113,11 @@ def test_a_load_that_waited_in_line_is_only_a_most() -> None:
     ("name", "share"),
     [("qwen3:30b-a3b", 0.1), ("gpt-oss:20b", 0.17), ("hf.co/x/mixtral:8x7b", 0.28), ("llama3.1:8b", 1.0)],
 )
-def test_mixtures_of_experts_are_known_by_name(name: str, share: float) -> None:
+def test_mixtures_of_experts_are_recognised_by_name(name: str, share: float) -> None:
     assert active_share(a_card(name)) == pytest.approx(share)
 
 
-def test_what_was_learnt_outlives_the_process_and_is_corrected_by_one_that_knows_better() -> None:
+def test_learned_speeds_are_restored_and_corrected_by_new_measurements() -> None:
     [node] = a_fleet("a")
     before, after = LearnedSpeeds(), LearnedSpeeds()
     for _ in range(6):

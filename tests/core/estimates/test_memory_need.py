@@ -30,14 +30,14 @@ def need_bytes(weights_bytes: int, shape: CacheShape, tokens: int, slots: int) -
     ("tokens", "slots", "measured_mib"),
     [(2048, 1, 154), (4096, 1, 201), (8192, 1, 318), (2048, 4, 306), (4096, 4, 490), (8192, 4, 858)],
 )
-def test_it_agrees_with_what_ollama_measured_within_a_tenth(tokens: int, slots: int, measured_mib: int) -> None:
+def test_estimate_agrees_with_ollama_within_a_tenth(tokens: int, slots: int, measured_mib: int) -> None:
     shape = shape_of(SMOLLM2)
     assert shape == CacheShape(30 * 3 * 64 * 2 * 2)
     assert shape is not None
     assert need_bytes(98_362_432, shape, tokens, slots) / MIB == pytest.approx(measured_mib, rel=0.10)
 
 
-def test_a_sliding_layer_keeps_its_window_and_no_more() -> None:
+def test_sliding_layer_stores_at_most_its_window() -> None:
     info = {
         "general.architecture": "gemma3",
         "gemma3.block_count": 18,
@@ -55,7 +55,7 @@ def test_a_sliding_layer_keeps_its_window_and_no_more() -> None:
     assert shape.cache_bytes(4096) == 3 * 1024 * 4096 + 15 * 1024 * 512
 
 
-def test_layers_without_attention_keep_nothing() -> None:
+def test_layers_without_attention_need_no_cache() -> None:
     assert shape_of({**SMOLLM2, "llama.block_count": 4, "llama.attention.head_count_kv": [0, 0, 0, 2]}) == CacheShape(
         2 * 64 * 2 * 2
     )
@@ -70,5 +70,5 @@ def test_layers_without_attention_keep_nothing() -> None:
         {**SMOLLM2, "llama.attention.head_count_kv": None},
     ],
 )
-def test_what_does_not_tell_enough_is_not_guessed(info: dict[str, object]) -> None:
+def test_incomplete_model_info_gives_no_shape(info: dict[str, object]) -> None:
     assert shape_of(info) is None

@@ -10,7 +10,7 @@ from herd.core.state.request import RequestKind
 M = canonical("m")
 
 
-def test_each_app_has_its_own_lengths_and_unknown_apps_the_models() -> None:
+def test_each_app_has_its_own_lengths_and_unknown_apps_use_those_of_the_model() -> None:
     outputs = OutputLengths()
     for _ in range(100):
         outputs.learn(a_request(tags=("short",)), M, 10)
@@ -22,7 +22,7 @@ def test_each_app_has_its_own_lengths_and_unknown_apps_the_models() -> None:
     assert outputs.expected_tokens(a_request(kind=RequestKind.EMBED), M) == 0
 
 
-def test_equal_answers_are_regular_and_heavy_tails_are_not() -> None:
+def test_irregularity_is_low_for_equal_answers_and_high_for_heavy_tails() -> None:
     regular, heavy = OutputLengths(), OutputLengths()
     assert regular.irregularity(M) == IRREGULARITY_DEFAULT
     for number in range(200):

@@ -30,7 +30,7 @@ def serve(world: World, request_id: str, model: str, seconds: float = 2.0) -> No
     world.feed(AttemptFinished(world.at, RequestId(request_id), command.attempt, Counters(100, 20)))
 
 
-def test_what_our_load_throws_out_is_believed_gone_before_any_report_says_so() -> None:
+def test_model_evicted_by_a_load_counts_as_unloaded_before_a_report_shows_it() -> None:
     world = a_world(policy="completion_time")
     world.hears(a_box(m_loaded=True, k_loaded=False))
     residency, node = world.dispatcher.forecast.residency, the_node(world)
@@ -43,7 +43,7 @@ def test_what_our_load_throws_out_is_believed_gone_before_any_report_says_so() -
     assert residency.is_loaded(node, K)
 
 
-def test_models_that_take_turns_are_each_believed_gone_in_turn() -> None:
+def test_models_that_evict_each_other_count_as_unloaded_in_turn() -> None:
     """Without a report in between: the second load throws out what the first one brought."""
     world = a_world(policy="completion_time")
     world.hears(a_box(m_loaded=True, k_loaded=False))
@@ -55,7 +55,7 @@ def test_models_that_take_turns_are_each_believed_gone_in_turn() -> None:
     assert residency.residents(node) == [M]
 
 
-def test_both_stay_where_there_is_room() -> None:
+def test_both_models_stay_loaded_if_they_fit() -> None:
     world = a_world(policy="completion_time")
     cards = [a_card("m", size_gb=2.0, loaded=True), a_card("k", size_gb=2.0)]
     world.hears(a_report("roomy", cards, memory_gb=64))
@@ -63,7 +63,7 @@ def test_both_stay_where_there_is_room() -> None:
     assert world.dispatcher.forecast.residency.is_loaded(the_node(world), M)
 
 
-def test_a_full_house_of_models_loses_the_one_not_used_for_longest() -> None:
+def test_least_recently_used_model_is_evicted_at_the_maximum_number_of_models() -> None:
     world = a_world(policy="completion_time")
     cards = [a_card(name, size_gb=1.0, loaded=name != "new") for name in ("a", "b", "c", "new")]
     full = [replace(card, engine=replace(card.engine, models_max=3)) for card in cards]
@@ -75,7 +75,7 @@ def test_a_full_house_of_models_loses_the_one_not_used_for_longest() -> None:
     assert [residency.is_loaded(node, canonical(name)) for name in ("a", "b", "c")] == [False, True, True]
 
 
-def test_what_a_model_takes_is_learnt_where_it_was_loaded_and_guessed_elsewhere() -> None:
+def test_footprint_is_learned_on_the_node_and_estimated_for_other_nodes() -> None:
     world = a_world(policy="completion_time")
     card = a_card("m", size_gb=5.0, loaded=True)
     loaded = replace(card, loaded=Loaded(8 * GB, 4096))

@@ -11,7 +11,7 @@ from herd.core.state.fleet import ModelName, NodeId
 NODE, MODEL = NodeId("a"), ModelName("m:latest")
 
 
-def test_it_is_the_mean_share_of_taken_slots_over_some_minutes() -> None:
+def test_utilization_is_the_mean_share_of_used_slots_over_minutes() -> None:
     crowded = Utilization()
     assert crowded.share(NODE, MODEL, 5.0) == 0.0
     crowded.started(NODE, MODEL, running=2, slots=4, at=0.0)
@@ -20,7 +20,7 @@ def test_it_is_the_mean_share_of_taken_slots_over_some_minutes() -> None:
     assert crowded.share(NODE, MODEL, 20 * HORIZON_S) == pytest.approx(0.5)
 
 
-def test_what_ended_is_forgotten_gradually() -> None:
+def test_ended_requests_count_less_over_time() -> None:
     crowded = Utilization()
     crowded.started(NODE, MODEL, running=1, slots=1, at=0.0)
     crowded.left(NODE, MODEL, running=0, at=10 * HORIZON_S)
@@ -29,7 +29,7 @@ def test_what_ended_is_forgotten_gradually() -> None:
     assert crowded.share(NODE, MODEL, 30 * HORIZON_S) < 0.001
 
 
-def test_half_the_time_full_is_as_much_as_always_half_full() -> None:
+def test_full_half_of_the_time_equals_always_half_full() -> None:
     crowded, at = Utilization(), 0.0
     while at < 10 * HORIZON_S:
         crowded.started(NODE, MODEL, running=2, slots=2, at=at)
@@ -38,14 +38,14 @@ def test_half_the_time_full_is_as_much_as_always_half_full() -> None:
     assert crowded.share(NODE, MODEL, at) == pytest.approx(0.5, abs=0.02)
 
 
-def test_more_than_the_slots_hold_counts_as_full_and_time_never_runs_back() -> None:
+def test_share_is_at_most_1_and_time_never_runs_backwards() -> None:
     crowded = Utilization()
     crowded.started(NODE, MODEL, running=9, slots=4, at=100.0)
     assert crowded.share(NODE, MODEL, 50.0) == 0.0
     assert crowded.share(NODE, MODEL, 1e6) == pytest.approx(1.0)
 
 
-def test_pairs_are_bounded_and_the_one_not_used_for_longest_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_are_bounded_and_the_least_recently_used_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(utilization, "PAIRS_MAX", 2)
     crowded = Utilization()
     for number, name in enumerate(("a", "b", "a", "c")):
@@ -53,5 +53,5 @@ def test_pairs_are_bounded_and_the_one_not_used_for_longest_goes(monkeypatch: py
     assert [crowded.share(NodeId(name), MODEL, 1e6) > 0 for name in ("a", "b", "c")] == [True, False, True]
 
 
-def test_who_left_what_was_never_used_is_nothing() -> None:
+def test_leaving_an_unknown_pair_changes_nothing() -> None:
     Utilization().left(NODE, MODEL, running=0, at=1.0)

@@ -51,7 +51,7 @@ def test_goes_to_the_node_that_has_the_model_in_memory(two_nodes: World) -> None
     assert dispatches(two_nodes.arrives()) == [("r1", "alpha", 1)]
 
 
-def test_a_whole_answer_ends_in_one_row(two_nodes: World) -> None:
+def test_complete_response_has_one_row(two_nodes: World) -> None:
     two_nodes.arrives()
     two_nodes.first_byte()
     [row] = two_nodes.finishes()
@@ -61,7 +61,7 @@ def test_a_whole_answer_ends_in_one_row(two_nodes: World) -> None:
     assert two_nodes.dispatcher.live == {}
 
 
-def test_an_answer_that_was_forwarded_whole_needs_no_word_of_its_first_byte(two_nodes: World) -> None:
+def test_response_forwarded_at_once_needs_no_first_byte_event(two_nodes: World) -> None:
     two_nodes.arrives()
     two_nodes.at += 2.0
     [row] = [c for c in two_nodes.finishes() if isinstance(c, Record)]
@@ -79,7 +79,7 @@ def test_moves_to_another_node_before_the_first_byte(two_nodes: World) -> None:
     assert two_nodes.rows() == [Outcome.RETRIED, Outcome.COMPLETED]
 
 
-def test_a_failure_after_bytes_were_forwarded_ends_the_stream_with_an_error(two_nodes: World) -> None:
+def test_failure_after_forwarded_bytes_ends_the_stream_with_an_error(two_nodes: World) -> None:
     two_nodes.arrives()
     two_nodes.first_byte()
     commands = two_nodes.fails(forwarded=100)
@@ -97,7 +97,7 @@ def test_gives_up_after_the_allowed_retries_with_the_last_failure() -> None:
     assert world.rows() == [Outcome.RETRIED, Outcome.FAILED]
 
 
-def test_a_request_at_which_two_nodes_broke_off_is_not_tried_on_a_third() -> None:
+def test_request_at_which_two_nodes_closed_the_connection_is_not_sent_to_a_third() -> None:
     world = a_world(retries=RetrySettings(retries_max=5))
     world.hears(*(a_report(name, [a_card(loaded=True)]) for name in ("a", "b", "c")))
     world.arrives()
@@ -106,7 +106,7 @@ def test_a_request_at_which_two_nodes_broke_off_is_not_tried_on_a_third() -> Non
     assert [c.refusal.code for c in commands if isinstance(c, Refuse)] == ["poison_suspected"]
 
 
-def test_a_begun_stream_goes_on_where_an_engine_can_write_on() -> None:
+def test_interrupted_stream_is_continued_by_an_engine_that_supports_it() -> None:
     world = a_world()
     others = a_card(loaded=True, engine=an_engine(kind="llamacpp"))
     world.hears(a_report("a", [others]), a_report("b", [a_card(loaded=True)]), a_report("c", [others]))
@@ -119,7 +119,7 @@ def test_a_begun_stream_goes_on_where_an_engine_can_write_on() -> None:
     assert world.rows() == [Outcome.RETRIED, Outcome.COMPLETED]
 
 
-def test_a_begun_stream_that_nobody_can_write_on_ends_at_once() -> None:
+def test_interrupted_stream_that_no_engine_can_continue_ends_at_once() -> None:
     world = a_world()
     world.hears(a_report("a", [a_card(loaded=True)]), a_report("b", [a_card(loaded=True)]))
     world.arrives()
@@ -137,7 +137,7 @@ def test_a_refused_connection_costs_no_retry_and_is_tried_again_when_the_node_is
     assert dispatches(tick(world, 2.0)) == [("r1", "only", 2)]
 
 
-def test_the_late_word_of_an_attempt_that_was_given_up_is_ignored(two_nodes: World) -> None:
+def test_late_event_of_an_abandoned_attempt_is_ignored(two_nodes: World) -> None:
     two_nodes.arrives()
     two_nodes.fails(attempt=1)
     assert two_nodes.fails(attempt=1) == []
@@ -198,7 +198,7 @@ def test_an_unknown_model_is_refused_at_once_with_the_nearest_names() -> None:
     assert world.rows() == [Outcome.REJECTED]
 
 
-def test_just_after_a_start_an_unknown_model_is_waited_for() -> None:
+def test_unknown_model_is_held_just_after_a_start() -> None:
     """The nodes report every five seconds: a coordinator that restarted must not say 404 before they did."""
     world = a_world(started_at=100.0)
     assert holds(world.arrives()) == [("r1", 1)]
@@ -206,13 +206,13 @@ def test_just_after_a_start_an_unknown_model_is_waited_for() -> None:
     assert dispatches(world.hears(a_report("alpha", [a_card()]))) == [("r1", "alpha", 1)]
 
 
-def test_a_model_that_does_not_appear_within_the_grace_is_refused_with_404() -> None:
+def test_model_that_does_not_appear_within_the_grace_time_is_refused_with_404() -> None:
     world = a_world(started_at=100.0)
     world.arrives()
     assert refusals(tick(world, 8.0)) == [("r1", 404)]
 
 
-def test_waits_for_a_node_that_may_take_it_later_and_goes_there_in_order_of_arrival() -> None:
+def test_held_requests_go_to_a_node_in_order_of_arrival() -> None:
     world = a_world()
     world.hears(a_report("only", [a_card(loaded=True, slots=2)], paused=True))
     assert holds(world.arrives("r1")) == [("r1", 1)]
@@ -222,7 +222,7 @@ def test_waits_for_a_node_that_may_take_it_later_and_goes_there_in_order_of_arri
     assert dispatches(commands) == [("r1", "only", 1), ("r2", "only", 1)]
 
 
-def test_waiting_ends_with_503_and_a_time_to_come_back() -> None:
+def test_hold_timeout_is_503_with_retry_after() -> None:
     world = a_world(holding=HoldingSettings(wait_max_s=10.0))
     world.hears(a_report("only", [a_card()], paused=True))
     world.arrives()
@@ -233,7 +233,7 @@ def test_waiting_ends_with_503_and_a_time_to_come_back() -> None:
     assert "paused by its owner" in refuse.refusal.message
 
 
-def test_a_model_too_large_for_every_node_does_not_wait_for_ever_and_says_why() -> None:
+def test_request_for_a_model_too_large_for_every_node_is_refused_with_the_reason() -> None:
     world = a_world(holding=HoldingSettings(wait_max_s=1.0))
     world.hears(a_report("small", [a_card(size_gb=40.0)], memory_gb=16.0))
     world.arrives()
@@ -242,7 +242,7 @@ def test_a_model_too_large_for_every_node_does_not_wait_for_ever_and_says_why() 
     assert "needs 40.0 GB" in refuse.refusal.message
 
 
-def test_more_than_the_limit_may_not_wait() -> None:
+def test_number_of_waiting_requests_is_limited() -> None:
     world = a_world(holding=HoldingSettings(held_max=2))
     world.hears(a_report("only", [a_card()], paused=True))
     world.arrives("r1")
@@ -258,7 +258,7 @@ def test_waiting_bytes_are_limited_too() -> None:
     assert refusals(world.arrives("r3", size_bytes=200)) == [("r3", 503)]
 
 
-def test_a_fallback_answers_when_no_node_can_take_the_model_asked_for() -> None:
+def test_fallback_answers_if_no_node_can_take_the_requested_model() -> None:
     world = a_world()
     world.hears(a_report("alpha", [a_card("big", size_gb=60.0), a_card("small")]))
     [command] = world.arrives(model="big", fallbacks=["small"])
@@ -273,7 +273,7 @@ def test_the_longest_name_is_the_same_model_as_the_short_one() -> None:
     assert holds(world.arrives("r2", model="m:latest")) == [("r2", 1)]
 
 
-def test_a_node_that_says_goodbye_hands_its_waiting_requests_to_others(two_nodes: World) -> None:
+def test_queued_requests_of_a_node_that_leaves_go_to_other_nodes(two_nodes: World) -> None:
     for request_id in ("r1", "r2", "r3"):
         two_nodes.arrives(request_id)
     queued = two_nodes.dispatcher.waiting.queues.of_node(NodeId("alpha"))
@@ -284,12 +284,12 @@ def test_a_node_that_says_goodbye_hands_its_waiting_requests_to_others(two_nodes
     assert NodeId("alpha") not in two_nodes.dispatcher.fleet.nodes
 
 
-def test_the_goodbye_of_an_earlier_boot_means_nothing(two_nodes: World) -> None:
+def test_goodbye_of_an_earlier_boot_is_ignored(two_nodes: World) -> None:
     two_nodes.feed(NodeLeft(two_nodes.at, NodeId("alpha"), boot_id="an earlier one"))
     assert NodeId("alpha") in two_nodes.dispatcher.fleet.nodes
 
 
-def test_a_silent_node_is_degraded_then_offline_and_its_unanswered_requests_move() -> None:
+def test_node_without_heartbeats_is_degraded_then_offline_and_its_unanswered_requests_move() -> None:
     world = a_world()
     world.hears(a_report("alpha", [a_card(loaded=True)]), a_report("spare", [a_card()]))
     world.arrives()
@@ -301,7 +301,7 @@ def test_a_silent_node_is_degraded_then_offline_and_its_unanswered_requests_move
     assert ("r1", "spare", 2) in dispatches(world.commands)
 
 
-def test_a_coordinator_that_slept_does_not_declare_its_nodes_dead() -> None:
+def test_paused_coordinator_does_not_mark_its_nodes_offline() -> None:
     world = a_world()
     world.hears(a_report("alpha", [a_card(loaded=True)]))
     tick(world, 1.0)
@@ -310,7 +310,7 @@ def test_a_coordinator_that_slept_does_not_declare_its_nodes_dead() -> None:
     assert world.dispatcher.fleet.nodes[NodeId("alpha")].liveness is Liveness.ONLINE
 
 
-def test_no_first_byte_in_time_means_another_node(two_nodes: World) -> None:
+def test_first_byte_timeout_moves_the_request_to_another_node(two_nodes: World) -> None:
     two_nodes.arrives(prompt_tokens=0)
     for _ in range(20):
         tick(two_nodes, 4.0)
@@ -327,7 +327,7 @@ def test_three_failures_of_a_model_keep_it_away_from_that_node() -> None:
     assert dispatches(world.arrives("r4")) == [("r4", "good", 1)]
 
 
-def test_a_model_that_is_not_there_after_all_is_looked_for_elsewhere(two_nodes: World) -> None:
+def test_request_for_a_missing_model_moves_to_another_node(two_nodes: World) -> None:
     two_nodes.arrives()
     assert dispatches(two_nodes.fails(kind=FailureKind.MODEL_MISSING)) == [("r1", "spare", 2)]
     assert [
@@ -335,7 +335,7 @@ def test_a_model_that_is_not_there_after_all_is_looked_for_elsewhere(two_nodes: 
     ] == ["spare"]
 
 
-def test_the_nodes_own_refusal_is_the_clients_mistake_and_no_strike(two_nodes: World) -> None:
+def test_4xx_of_a_node_is_passed_on_and_is_not_a_strike(two_nodes: World) -> None:
     two_nodes.arrives()
     two_nodes.first_byte()
     two_nodes.finishes(status=400)
@@ -343,7 +343,7 @@ def test_the_nodes_own_refusal_is_the_clients_mistake_and_no_strike(two_nodes: W
     assert dispatches(two_nodes.arrives("r2")) == [("r2", "alpha", 1)]
 
 
-def test_a_draining_coordinator_takes_nothing_new_and_lets_the_rest_finish(two_nodes: World) -> None:
+def test_draining_coordinator_refuses_new_requests_and_lets_running_ones_finish(two_nodes: World) -> None:
     two_nodes.arrives("r1")
     two_nodes.feed(DrainStarted(two_nodes.at))
     assert refusals(two_nodes.arrives("r2")) == [("r2", 503)]
@@ -352,14 +352,14 @@ def test_a_draining_coordinator_takes_nothing_new_and_lets_the_rest_finish(two_n
     assert two_nodes.rows("r1") == [Outcome.COMPLETED]
 
 
-def test_a_draining_node_takes_nothing_new_and_its_queue_moves(two_nodes: World) -> None:
+def test_draining_node_gets_no_new_requests_and_its_queue_moves(two_nodes: World) -> None:
     two_nodes.arrives("r1")
     two_nodes.arrives("r2")
     commands = two_nodes.hears(a_report("alpha", [a_card(loaded=True)], draining=True))
     assert all(node == "spare" for _, node, _ in dispatches(commands))
 
 
-def test_a_deadline_that_passes_while_waiting_is_told() -> None:
+def test_deadline_that_passes_while_waiting_is_504() -> None:
     world = a_world()
     world.hears(a_report("only", [a_card()]))
     world.arrives("r1")
@@ -367,7 +367,7 @@ def test_a_deadline_that_passes_while_waiting_is_told() -> None:
     assert refusals(tick(world, 3.0)) == [("r2", 504)]
 
 
-def test_nothing_to_watch_means_no_wakeup() -> None:
+def test_no_wakeup_without_nodes_and_requests() -> None:
     world = a_world()
     assert world.dispatcher.next_wakeup() is None
     world.hears(a_report("alpha"))

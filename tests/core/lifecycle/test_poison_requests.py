@@ -6,14 +6,14 @@ from herd.core.lifecycle import poison_requests
 from herd.core.lifecycle.poison_requests import PoisonRequests
 
 
-def test_a_fingerprint_is_suspected_for_its_time() -> None:
+def test_fingerprint_is_suspected_for_a_limited_time() -> None:
     poisons = PoisonRequests()
     poisons.suspect(5, 0.0)
     assert poisons.is_suspected(5, poison_requests.BLOCKED_S - 1) and not poisons.is_suspected(6, 0.0)
     assert not poisons.is_suspected(5, poison_requests.BLOCKED_S) and len(poisons) == 0
 
 
-def test_none_is_no_fingerprint_and_only_so_many_are_kept() -> None:
+def test_0_is_not_a_fingerprint_and_their_number_is_limited() -> None:
     poisons = PoisonRequests()
     poisons.suspect(0, 0.0)
     assert len(poisons) == 0

@@ -28,7 +28,7 @@ def a_fleet(world: World, **other: object) -> None:
     world.hears(a_report("idle", [a_card("m")], **other))  # type: ignore[arg-type]
 
 
-def test_a_line_loads_the_model_on_an_idle_node_once() -> None:
+def test_long_queue_loads_the_model_on_an_idle_node_once() -> None:
     world = a_warming_world()
     a_fleet(world)
     assert warmed(queue_up(world, 3)) == []
@@ -37,20 +37,20 @@ def test_a_line_loads_the_model_on_an_idle_node_once() -> None:
     assert list(idle.loading_until) == ["m:latest"] or list(idle.loading_until) == ["m"]
 
 
-def test_not_where_there_is_no_room_nor_where_the_owner_needs_the_machine() -> None:
+def test_no_load_without_memory_or_on_a_paused_or_draining_node() -> None:
     for other in ({"memory_gb": 2.5, "used_gb": 2.0}, {"capacity": a_capacity(paused=True)}, {"draining": True}):
         world = a_warming_world()
         a_fleet(world, **other)
         assert warmed(queue_up(world, 8)) == [], other
 
 
-def test_not_on_a_node_that_is_seldom_free_at_this_hour() -> None:
+def test_no_load_on_a_node_with_low_availability() -> None:
     world = a_warming_world(PrewarmSettings(min_availability=0.9))
     a_fleet(world, capacity=a_capacity())
     assert warmed(queue_up(world, 8)) == []
 
 
-def test_nobody_else_has_the_model() -> None:
+def test_no_load_if_no_other_node_has_the_model() -> None:
     world = a_warming_world()
     world.hears(a_report("hot", [a_card("m", loaded=True)]))
     assert warmed(queue_up(world, 8)) == []

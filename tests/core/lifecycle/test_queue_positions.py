@@ -29,20 +29,20 @@ def a_learnt_world(slots: int = 1) -> World:
     return world
 
 
-def test_who_runs_has_no_place() -> None:
+def test_running_request_has_no_position() -> None:
     world = a_learnt_world()
     world.arrives("r1")
     assert told(world) == {}
 
 
-def test_the_place_is_the_order_of_turns_not_of_arrival() -> None:
+def test_position_follows_turns_not_arrival() -> None:
     world = a_learnt_world()
     for request_id, tenant in (("runs", "c"), ("a1", "a"), ("a2", "a"), ("a3", "a"), ("b1", "b")):
         world.arrives(request_id, tenant=tenant)
     assert {one: place.position for one, place in told(world).items()} == {"a1": 1, "b1": 2, "a2": 3, "a3": 4}
 
 
-def test_the_wait_is_what_runs_and_those_before_by_what_such_requests_took() -> None:
+def test_expected_wait_follows_from_running_and_earlier_requests() -> None:
     world = a_learnt_world()
     for request_id in ("runs", "r1", "r2"):
         world.arrives(request_id)
@@ -59,7 +59,7 @@ def test_several_slots_become_free_one_after_the_other() -> None:
     assert [place.expected_wait_s for place in told(world).values()] == pytest.approx([7.0, 10.0, 17.0])
 
 
-def test_what_is_overdue_is_not_expected_to_end_at_once() -> None:
+def test_overdue_request_is_not_expected_to_end_at_once() -> None:
     world = a_learnt_world()
     world.arrives("runs")
     world.arrives("r1")
@@ -67,7 +67,7 @@ def test_what_is_overdue_is_not_expected_to_end_at_once() -> None:
     assert told(world)["r1"].expected_wait_s == pytest.approx(30.0 * DISPLAYED_REMAINING_SHARE)
 
 
-def test_without_a_past_no_time_is_made_up() -> None:
+def test_expected_wait_is_none_without_earlier_requests() -> None:
     world = a_world()
     world.hears(a_report("alpha", [a_card(loaded=True)]))
     for request_id in ("runs", "r1"):
@@ -75,7 +75,7 @@ def test_without_a_past_no_time_is_made_up() -> None:
     assert told(world)["r1"] == QueuePosition(1, "a free slot on alpha", None)
 
 
-def test_the_policys_own_prediction_is_used_where_there_is_one() -> None:
+def test_prediction_of_the_policy_is_used_if_there_is_one() -> None:
     world = a_learnt_world()
     for request_id in ("runs", "r1", "r2"):
         world.arrives(request_id)
@@ -85,7 +85,7 @@ def test_the_policys_own_prediction_is_used_where_there_is_one() -> None:
     assert [place.expected_wait_s for place in told(world).values()] == pytest.approx([2.0, 3.0])
 
 
-def test_a_held_request_is_told_what_keeps_each_node_from_taking_it() -> None:
+def test_held_request_shows_why_each_node_cannot_take_it() -> None:
     world = a_world()
     world.hears(a_report("alpha", [a_card()], paused=True), a_report("beta", [a_card()], draining=True))
     world.arrives("r1")

@@ -27,7 +27,7 @@ def end(world: World, request_id: str) -> list[str]:
     return [f"{c.request_id} on {c.node_id}" for c in commands if isinstance(c, Dispatch)]
 
 
-def test_who_waits_elsewhere_gets_the_slot_that_is_free() -> None:
+def test_request_queued_on_another_node_gets_the_free_slot() -> None:
     world = two_nodes(is_rebalancing=True)
     assert world.dispatcher.live[RequestId("waits")].queue is not None
     where = world.dispatcher.live[RequestId("waits")].queue.node_id  # type: ignore[union-attr]
@@ -35,13 +35,13 @@ def test_who_waits_elsewhere_gets_the_slot_that_is_free() -> None:
     assert end(world, other) == [f"waits on {'b' if where == 'a' else 'a'}"]
 
 
-def test_without_it_everybody_stays_in_line() -> None:
+def test_no_request_moves_without_rebalancing() -> None:
     world = two_nodes(is_rebalancing=False)
     where = world.dispatcher.live[RequestId("waits")].queue.node_id  # type: ignore[union-attr]
     assert end(world, "r2" if where == "a" else "r1") == []
 
 
-def test_a_slot_with_its_own_line_is_not_offered() -> None:
+def test_slot_with_a_queue_of_its_own_is_not_offered() -> None:
     world = two_nodes(is_rebalancing=True)
     where = world.dispatcher.live[RequestId("waits")].queue.node_id  # type: ignore[union-attr]
     assert end(world, "r1" if where == "a" else "r2") == [f"waits on {where}"]

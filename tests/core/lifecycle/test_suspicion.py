@@ -50,7 +50,7 @@ def silent(world: World, name: str, *others: str) -> None:
 # --- coming back ---
 
 
-def test_a_node_that_was_away_once_serves_at_once() -> None:
+def test_node_that_returns_once_gets_requests_at_once() -> None:
     world = two_nodes(slots=1)
     silent(world, "alpha", "beta")
     world.arrives("r1")
@@ -59,7 +59,7 @@ def test_a_node_that_was_away_once_serves_at_once() -> None:
     assert (place_of(world, "r1"), place_of(world, "r2")) == ("beta", "alpha")
 
 
-def test_a_node_that_comes_and_goes_must_stay_before_it_is_trusted() -> None:
+def test_flapping_node_must_stay_online_before_it_gets_requests() -> None:
     world = two_nodes(slots=1)
     for _ in range(2):
         silent(world, "alpha", "beta")
@@ -75,7 +75,7 @@ def test_a_node_that_comes_and_goes_must_stay_before_it_is_trusted() -> None:
     assert world.dispatcher.fleet.nodes[NodeId("alpha")].heartbeats_since_return >= HEARTBEATS_TO_TRUST
 
 
-def test_the_trial_doubles_with_each_return() -> None:
+def test_waiting_time_of_a_flapping_node_doubles_with_each_return() -> None:
     world = two_nodes()
     trials = []
     for _ in range(4):
@@ -85,7 +85,7 @@ def test_the_trial_doubles_with_each_return() -> None:
     assert trials[1:] == [TRIAL_S, 2 * TRIAL_S, 4 * TRIAL_S]
 
 
-def test_when_only_the_flapping_node_is_left_it_serves() -> None:
+def test_flapping_node_gets_requests_if_it_is_the_only_one() -> None:
     world = two_nodes()
     for _ in range(2):
         silent(world, "alpha", "beta")
@@ -96,7 +96,7 @@ def test_when_only_the_flapping_node_is_left_it_serves() -> None:
     assert world.dispatcher.live[RequestId("r1")].decision.is_panic  # type: ignore[union-attr]
 
 
-def test_a_returning_node_gets_its_share_gradually_unless_it_is_the_only_one() -> None:
+def test_returning_node_gets_its_slots_gradually_unless_it_is_the_only_one() -> None:
     world = two_nodes(slots=8)
     silent(world, "alpha", "beta")
     beat(world, "alpha", slots=8)
@@ -126,7 +126,7 @@ def fail_at(world: World, name: str, times: int, kind: FailureKind = FailureKind
                 break
 
 
-def test_a_quarantined_model_is_tried_by_one_request_at_a_time_and_doubles() -> None:
+def test_quarantined_model_is_tested_by_one_request_and_the_quarantine_doubles() -> None:
     world = two_nodes(slots=8)
     fail_at(world, "alpha", 12)
     until = world.dispatcher.liveness.quarantined_until(NodeId("alpha"), next(iter(world.dispatcher.fleet.model_names)))
@@ -137,7 +137,7 @@ def test_a_quarantined_model_is_tried_by_one_request_at_a_time_and_doubles() -> 
     assert [place_of(world, f"p{number}") for number in range(6)].count("alpha") == 1
 
 
-def test_a_pause_that_a_busy_engine_asks_for_is_honoured() -> None:
+def test_retry_after_of_a_busy_engine_is_respected() -> None:
     world = two_nodes(slots=8)
     fail_at(world, "alpha", 1, FailureKind.BUSY, retry_after_s=20.0)
     pass_time(world, 2.0, "alpha", "beta", slots=8)
@@ -151,7 +151,7 @@ def test_a_pause_that_a_busy_engine_asks_for_is_honoured() -> None:
     assert place_of(world, "later") == "alpha"
 
 
-def test_a_node_that_refuses_our_requests_is_left_out_for_a_minute_with_the_reason() -> None:
+def test_unauthorized_node_is_rejected_for_a_minute_with_the_reason() -> None:
     world = two_nodes()
     fail_at(world, "alpha", 1, FailureKind.UNAUTHORIZED, status=401)
     fail_at(world, "beta", 1, FailureKind.UNAUTHORIZED, status=401)
@@ -161,7 +161,7 @@ def test_a_node_that_refuses_our_requests_is_left_out_for_a_minute_with_the_reas
     assert place_of(world, "r1") == "held"
 
 
-def test_when_every_node_is_suspected_one_request_at_a_time_is_sent_all_the_same() -> None:
+def test_suspected_nodes_get_one_request_at_a_time_if_no_other_node_is_left() -> None:
     world = a_world()
     world.hears(a_report("alpha", [a_card(loaded=True, slots=8)]))
     model = world.dispatcher.fleet.model_names[0]
@@ -177,7 +177,7 @@ def test_when_every_node_is_suspected_one_request_at_a_time_is_sent_all_the_same
     assert place_of(world, "r2") == "alpha"
 
 
-def test_a_node_that_refuses_connections_is_tried_again_when_it_has_been_heard_since() -> None:
+def test_node_that_refuses_connections_is_tried_again_after_a_heartbeat() -> None:
     world = a_world()
     world.hears(a_report("alpha", [a_card(loaded=True)]))
     for attempt in (1, 2, 3):
@@ -193,7 +193,7 @@ def test_a_node_that_refuses_connections_is_tried_again_when_it_has_been_heard_s
 # --- budget ---
 
 
-def test_repeated_attempts_beyond_the_budget_wait_their_turn_and_are_not_lost() -> None:
+def test_retries_beyond_the_budget_wait_and_are_not_lost() -> None:
     world = a_world(retries=RetrySettings(budget_share=0.2, budget_min=1, retries_max=5))
     for name in ("alpha", "beta", "gamma"):
         world.hears(a_report(name, [a_card(loaded=True, slots=8)]))
@@ -215,7 +215,7 @@ def test_repeated_attempts_beyond_the_budget_wait_their_turn_and_are_not_lost() 
     assert not world.dispatcher.live and not [c for c in world.commands if isinstance(c, Refuse)]
 
 
-def test_what_ran_on_a_node_that_is_gone_moves_at_once_whatever_the_budget() -> None:
+def test_requests_of_a_lost_node_move_at_once_without_the_budget() -> None:
     world = a_world(retries=RetrySettings(budget_share=0.0, budget_min=0))
     for name in ("alpha", "beta"):
         world.hears(a_report(name, [a_card(loaded=True, slots=8)]))
@@ -242,7 +242,7 @@ def test_a_running_request_ends_at_its_deadline_with_504() -> None:
     assert [refusal.status for refusal in refusals] == [504]
 
 
-def test_no_other_node_is_tried_when_it_could_not_even_begin_in_time() -> None:
+def test_no_other_node_is_tried_that_could_not_answer_before_the_deadline() -> None:
     world = a_world(policy="completion_time")
     for name in ("alpha", "beta"):
         world.hears(a_report(name, [a_card(size_gb=20.0)], memory_gb=64.0))
@@ -255,7 +255,7 @@ def test_no_other_node_is_tried_when_it_could_not_even_begin_in_time() -> None:
 # --- poison ---
 
 
-def test_a_request_that_broke_two_nodes_is_refused_for_ten_minutes_and_the_nodes_are_hardly_blamed() -> None:
+def test_request_that_crashed_two_nodes_is_refused_for_ten_minutes_and_counts_half_against_them() -> None:
     world = two_nodes()
     world.arrives("r1")
     for attempt in (1, 2):
@@ -274,7 +274,7 @@ def test_a_request_that_broke_two_nodes_is_refused_for_ten_minutes_and_the_nodes
 
 
 @pytest.mark.filterwarnings("default")
-def test_books_that_do_not_agree_raise_an_alarm_within_a_minute() -> None:
+def test_violated_invariant_raises_an_alarm_within_a_minute() -> None:
     world = two_nodes()
     world.dispatcher.retrying.add(RequestId("nobody"))
     alarms = []

@@ -30,7 +30,7 @@ def dispatched(world: World) -> list[str]:
     return [command.request_id for command in world.commands if isinstance(command, Dispatch)]
 
 
-def test_the_next_on_a_node_is_chosen_between_tenants_in_turns() -> None:
+def test_next_request_of_a_queue_is_chosen_in_turns_between_tenants() -> None:
     world = a_busy_world()
     for number in range(4):
         world.arrives(f"flood{number}", tenant="flood")
@@ -40,7 +40,7 @@ def test_the_next_on_a_node_is_chosen_between_tenants_in_turns() -> None:
     assert dispatched(world) == ["busy", "flood0", "quiet", "flood1", "flood2"]
 
 
-def test_held_requests_find_a_node_in_turns_too() -> None:
+def test_held_requests_get_a_node_in_turns() -> None:
     world = a_world()
     world.hears(a_report("alpha", [a_card(slots=3)], paused=True))
     for number in range(3):
@@ -50,7 +50,7 @@ def test_held_requests_find_a_node_in_turns_too() -> None:
     assert dispatched(world) == ["flood0", "quiet", "flood1"]
 
 
-def test_a_held_request_that_is_tried_in_vain_keeps_its_turn() -> None:
+def test_held_request_that_is_tried_without_success_keeps_its_turn() -> None:
     world = a_world()
     paused = a_report("alpha", [a_card()], paused=True)
     world.hears(paused)
@@ -62,7 +62,7 @@ def test_a_held_request_that_is_tried_in_vain_keeps_its_turn() -> None:
     assert dispatched(world) == ["first"]
 
 
-def test_one_tenant_fills_half_while_others_wait_and_is_told_429_with_a_time() -> None:
+def test_tenant_beyond_half_of_the_limit_gets_429_with_retry_after() -> None:
     world = a_busy_world(held_max=8)
     world.arrives("quiet", tenant="quiet")
     for number in range(5):
@@ -72,7 +72,7 @@ def test_one_tenant_fills_half_while_others_wait_and_is_told_429_with_a_time() -
     assert world.rows("flood4") == [Outcome.REJECTED]
 
 
-def test_a_lone_tenant_may_fill_more_but_leaves_room_for_whoever_comes() -> None:
+def test_single_tenant_may_use_more_but_leaves_space_for_others() -> None:
     world = a_busy_world(held_max=8)
     for number in range(8):
         world.arrives(f"flood{number}", tenant="flood")
@@ -80,12 +80,12 @@ def test_a_lone_tenant_may_fill_more_but_leaves_room_for_whoever_comes() -> None
     assert isinstance(world.arrives("quiet", tenant="quiet")[0], Hold)
 
 
-def test_a_lone_tenant_may_always_have_one_waiting() -> None:
+def test_single_tenant_may_always_have_one_waiting_request() -> None:
     world = a_busy_world(held_max=1, tenant_share=0.01)
     assert isinstance(world.arrives("r1", tenant="a", size_bytes=1000)[0], Hold)
 
 
-def test_the_share_counts_bytes_too() -> None:
+def test_share_of_a_tenant_counts_bytes_too() -> None:
     world = a_busy_world(held_max_bytes=1000)
     world.arrives("quiet", tenant="quiet", size_bytes=10)
     world.arrives("a1", tenant="a", size_bytes=600)
@@ -93,7 +93,7 @@ def test_the_share_counts_bytes_too() -> None:
     assert [r.status for r in refusals(world)] == [429]
 
 
-def test_what_waits_already_is_not_turned_away_because_another_tenant_came() -> None:
+def test_waiting_request_is_not_refused_when_another_tenant_arrives() -> None:
     world = a_world(holding=HoldingSettings(held_max=8))
     world.hears(a_report("alpha", [a_card()], paused=True))
     for number in range(6):
@@ -105,7 +105,7 @@ def test_what_waits_already_is_not_turned_away_because_another_tenant_came() -> 
     assert len(world.dispatcher.waiting) == 6
 
 
-def test_full_for_everybody_is_503() -> None:
+def test_global_limit_is_503() -> None:
     world = a_busy_world(held_max=4)
     for tenant in "abcde":
         world.arrives(tenant, tenant=tenant)
@@ -113,7 +113,7 @@ def test_full_for_everybody_is_503() -> None:
 
 
 @pytest.mark.parametrize("waits", ["queued", "held"])
-def test_a_client_that_leaves_while_it_waits_is_never_sent_and_gives_its_place_back(waits: str) -> None:
+def test_client_that_leaves_while_waiting_is_never_dispatched_and_frees_its_share(waits: str) -> None:
 
     world = a_busy_world()
     if waits == "held":
@@ -128,7 +128,7 @@ def test_a_client_that_leaves_while_it_waits_is_never_sent_and_gives_its_place_b
     assert world.rows("gone") == [Outcome.CLIENT_CANCELLED]
 
 
-def test_the_time_to_come_back_follows_the_pace_at_which_requests_start() -> None:
+def test_retry_after_follows_the_rate_of_starts() -> None:
     pace = WaitEstimate()
     assert pace.wait_s(3, 0.0) == UNKNOWN_S
     for at in (0.0, 2.0, 4.0, 6.0):
@@ -138,7 +138,7 @@ def test_the_time_to_come_back_follows_the_pace_at_which_requests_start() -> Non
     assert pace.wait_s(1000, 6.0) == MAX_S
 
 
-def test_a_pause_in_which_nobody_waited_says_nothing_of_the_pace() -> None:
+def test_time_without_waiting_requests_does_not_change_the_rate() -> None:
     pace = WaitEstimate()
     pace.started(0.0, is_contended=True)
     pace.started(1.0, is_contended=True)
@@ -148,13 +148,13 @@ def test_a_pause_in_which_nobody_waited_says_nothing_of_the_pace() -> None:
 
 
 @pytest.mark.parametrize(("status", "is_timed"), [(429, True), (503, True), (504, True), (404, False), (502, False)])
-def test_what_may_be_tried_again_says_when(status: int, is_timed: bool) -> None:
+def test_retryable_refusals_have_retry_after(status: int, is_timed: bool) -> None:
     timed = WaitEstimate().with_retry_after(Refusal(status, "x", "x"), 0, 0.0)
     assert (timed.retry_after_s is not None) is is_timed
 
 
 @pytest.mark.parametrize(("waits", "told"), [("queued", "a free slot on alpha"), ("held", "alpha: ")])
-def test_who_waits_beyond_its_deadline_is_told_what_was_in_the_way_and_when_to_come_back(waits: str, told: str) -> None:
+def test_deadline_while_waiting_is_refused_with_reasons_and_retry_after(waits: str, told: str) -> None:
     world = a_busy_world()
     if waits == "held":
         world.hears(a_report("alpha", [a_card(loaded=True)], paused=True))

@@ -39,7 +39,7 @@ def a_cell(
     return BenchmarkCell(NodeId(node), M, Spread(decode, low or decode * 0.99, high or decode * 1.01, 3), **more)
 
 
-def test_a_model_in_memory_is_read_and_written_several_times_and_scaled_up_to_its_slots() -> None:
+def test_loaded_model_is_probed_for_prefill_decode_and_scaling_up_to_its_slots() -> None:
     found = kinds(probes_for(ALPHA, M, a_card("m", loaded=True, slots=4), ALL))
     assert found == [(ProbeKind.DECODE, 1)] * REPETITIONS + [(ProbeKind.PREFILL, 1)] * REPETITIONS + [
         (ProbeKind.SCALING, 2),
@@ -47,25 +47,25 @@ def test_a_model_in_memory_is_read_and_written_several_times_and_scaled_up_to_it
     ]
 
 
-def test_a_model_on_disk_is_loaded_first() -> None:
+def test_model_on_disk_is_loaded_first() -> None:
     assert kinds(probes_for(ALPHA, M, a_card("m"), frozenset({ProbeKind.PREFILL})))[0] == (ProbeKind.LOAD, 1)
 
 
-def test_one_slot_is_not_scaled() -> None:
+def test_scaling_is_not_measured_with_one_slot() -> None:
     assert ProbeKind.SCALING not in {kind for kind, _ in kinds(probes_for(ALPHA, M, a_card("m", loaded=True), ALL))}
     assert SCALES == (2, 4, 8)
 
 
-def test_a_model_that_writes_nothing_is_left_out() -> None:
+def test_embedding_model_is_not_measured() -> None:
     assert probes_for(ALPHA, M, a_card("m", capabilities=frozenset({"embedding"})), ALL) == []
 
 
-def test_a_prompt_fits_into_half_of_the_window() -> None:
+def test_probe_prompt_fits_into_half_of_the_context_window() -> None:
     probes = probes_for(ALPHA, M, a_card("m", loaded=True, context_tokens=600), frozenset({ProbeKind.PREFILL}))
     assert {probe.prompt_tokens for probe in probes} == {300}
 
 
-def test_an_estimate_counts_loading_reading_and_writing() -> None:
+def test_estimated_duration_includes_load_prefill_and_decode() -> None:
     speed = Speed(1000.0, 0.02, 0.5, 8.0, 8.0)
     assert estimate_s(Probe(ALPHA, M, ProbeKind.LOAD), speed) == pytest.approx(8.2)
     assert estimate_s(Probe(ALPHA, M, ProbeKind.PREFILL, prompt_tokens=500, output_tokens=1), speed) == pytest.approx(
@@ -74,7 +74,7 @@ def test_an_estimate_counts_loading_reading_and_writing() -> None:
     assert estimate_s(Probe(ALPHA, M, ProbeKind.SCALING, 4, 10, 10), speed) == pytest.approx(0.2 + 0.04 + 10 * 0.05)
 
 
-def test_what_was_shown_becomes_one_cell_for_each_pair() -> None:
+def test_results_become_one_cell_for_each_pair() -> None:
     def shown(kind: ProbeKind, streams: int = 1, **figures: float) -> ProbeResult:
         return ProbeResult(probe=Probe(ALPHA, M, kind, streams), **figures)  # type: ignore[arg-type]
 
@@ -96,11 +96,11 @@ def test_what_was_shown_becomes_one_cell_for_each_pair() -> None:
 
 
 @pytest.mark.parametrize("values", [[], [None], [0.0, -1.0, math.inf, math.nan]])
-def test_nonsense_is_no_figure(values: list[float | None]) -> None:
+def test_invalid_values_are_ignored(values: list[float | None]) -> None:
     assert spread(values) is None
 
 
-def test_a_clear_gain_is_told_with_its_doubt_and_its_likely_cause() -> None:
+def test_clear_difference_is_reported_with_uncertainty_and_probable_cause() -> None:
     found = compare([a_cell(50.0)], [a_cell(56.0)], {ALPHA: "ollama 0.31.2 -> 0.32.15"})
     assert found.summary == (
         "12 % faster, +-3 %; largest: decode of m:latest on alpha (+12 %); "
@@ -109,29 +109,29 @@ def test_a_clear_gain_is_told_with_its_doubt_and_its_likely_cause() -> None:
     assert found.change == pytest.approx(0.12)
 
 
-def test_what_chance_explains_is_no_difference() -> None:
+def test_random_variation_is_not_a_difference() -> None:
     found = compare([a_cell(50.0, 40.0, 60.0)], [a_cell(54.0, 44.0, 64.0)], {ALPHA: "another driver"})
     assert found.summary.startswith("No significant difference (+8 %, +-") and "driver" not in found.summary
 
 
-def test_a_difference_that_nobody_notices_is_none_however_sure() -> None:
+def test_tiny_difference_is_ignored_even_if_exact() -> None:
     assert compare([a_cell(50.0, 49.99, 50.01)], [a_cell(51.0, 50.99, 51.01)], {}).summary.startswith(
         "No significant difference"
     )
 
 
-def test_less_is_better_for_times() -> None:
+def test_lower_times_are_better() -> None:
     slow, fast = Spread(0.4, 0.39, 0.41, 3), Spread(0.2, 0.19, 0.21, 3)
     found = compare([a_cell(ttft_s=slow)], [a_cell(ttft_s=fast)], {})
     [first] = [one for one in found.differences if one.measure == "ttft_ms"]
     assert first.change == pytest.approx(1.0) and first.is_clear
 
 
-def test_runs_that_measured_nothing_in_common_cannot_be_compared() -> None:
+def test_runs_without_a_common_pair_cannot_be_compared() -> None:
     assert compare([a_cell()], [a_cell(node="beta")], {}).summary == "The two runs have no node and model in common."
 
 
-def test_two_runs_of_the_same_machine_are_rarely_told_to_differ() -> None:
+def test_two_runs_of_the_same_machine_rarely_differ() -> None:
     """Ten percent of noise, three repetitions, four models: at most one pair of runs in twenty may be told apart."""
     dice = Random(7)
 
@@ -147,7 +147,7 @@ def test_two_runs_of_the_same_machine_are_rarely_told_to_differ() -> None:
     assert wrong <= 20
 
 
-def test_a_real_difference_is_mostly_found() -> None:
+def test_real_difference_is_usually_found() -> None:
     dice = Random(11)
 
     def a_run(speed: float) -> list[BenchmarkCell]:

@@ -84,11 +84,11 @@ def kinds(found: list[PlacementAdvice]) -> list[tuple[str, str, str]]:
     return [(one.kind, one.node_id, one.model) for one in found]
 
 
-def test_nothing_is_recommended_before_anything_was_asked() -> None:
+def test_nothing_is_recommended_without_requests() -> None:
     assert advise(machines(a_machine("alpha", "m")), UsageHistory(), NOW) == []
 
 
-def test_a_model_that_fills_its_node_should_have_a_second_home() -> None:
+def test_second_copy_is_recommended_for_a_model_that_fills_its_node() -> None:
     found = advise(machines(a_machine("alpha", "m"), a_machine("beta")), past(a_usage()), NOW)
     assert kinds(found)[0] == ("pull", BETA, M)
     pull = found[0]
@@ -98,7 +98,7 @@ def test_a_model_that_fills_its_node_should_have_a_second_home() -> None:
     )
 
 
-def test_a_model_with_little_to_do_needs_no_second_home() -> None:
+def test_no_second_copy_is_recommended_for_a_model_with_few_requests() -> None:
     found = advise(machines(a_machine("alpha", "m"), a_machine("beta")), past(a_usage(requests=200)), NOW)
     assert kinds(found) == [("leave", ALPHA, M)] and "200 requests last week" in found[0].reason
 
@@ -114,24 +114,24 @@ def test_a_model_with_little_to_do_needs_no_second_home() -> None:
     ],
     ids=["no disk", "no memory", "no engine", "another engine", "unknown disk"],
 )
-def test_a_node_that_could_not_take_it_is_not_recommended(beta: Report) -> None:
+def test_node_that_cannot_hold_the_model_is_not_recommended(beta: Report) -> None:
     assert "pull" not in {one.kind for one in advise(machines(a_machine("alpha", "m"), beta), past(a_usage()), NOW)}
 
 
-def test_a_much_slower_node_helps_nobody() -> None:
+def test_much_slower_node_is_not_recommended() -> None:
     slow = replace(a_machine("beta"), memory_bandwidth_gbps=2.0)
     assert "pull" not in {
         one.kind for one in advise(machines(a_machine("alpha", "m"), slow), past(a_usage(requests=6000)), NOW)
     }
 
 
-def test_nights_do_not_hide_how_busy_the_days_are() -> None:
+def test_load_is_computed_from_active_hours_only() -> None:
     fleet = machines(a_machine("alpha", "m"), a_machine("beta"))
     spread, crowded = past(a_usage(requests=3000, hours=168)), past(a_usage(requests=3000, hours=10))
     assert kinds(advise(fleet, spread, NOW))[0][0] == "leave" and kinds(advise(fleet, crowded, NOW))[0][0] == "pull"
 
 
-def test_what_was_loaded_again_and_again_should_be_kept() -> None:
+def test_pinning_is_recommended_after_repeated_cold_loads() -> None:
     found = advise(
         machines(a_machine("alpha", "m", loaded=False)), past(a_usage(requests=100, cold=50, load_s=400.0)), NOW
     )
@@ -141,19 +141,19 @@ def test_what_was_loaded_again_and_again_should_be_kept() -> None:
     assert found[0].reason == "Last week 50 of 100 requests on this node waited for a cold load, 8.0 s each."
 
 
-def test_what_is_pinned_already_is_not_recommended() -> None:
+def test_pinned_model_is_not_recommended_for_pinning() -> None:
     fleet = machines(a_machine("alpha", "m", loaded=False), pinned=frozenset({(ALPHA, M)}))
     assert "pin" not in {one.kind for one in advise(fleet, past(a_usage(requests=100, cold=50, load_s=400.0)), NOW)}
 
 
-def test_no_more_is_to_be_kept_than_there_is_memory() -> None:
+def test_pinning_is_recommended_only_within_the_memory() -> None:
     names = [f"m{i}" for i in range(8)]
     usages = [a_usage(model=name, requests=100, cold=50, load_s=400.0) for name in names]
     found = advise(machines(a_machine("alpha", *names, loaded=False, memory_gb=16.0)), past(*usages), NOW)
     assert len([one for one in found if one.kind == "pin"]) == 3
 
 
-def test_a_model_that_nobody_asked_for_in_a_month_is_told_with_its_disk() -> None:
+def test_model_without_requests_for_a_month_is_reported_with_its_disk_space() -> None:
     found = advise(
         machines(a_machine("alpha", "m", "old", loaded=False)),
         past(a_usage(requests=200), last_days={"m": 0, "old": 31}),
@@ -164,19 +164,19 @@ def test_a_model_that_nobody_asked_for_in_a_month_is_told_with_its_disk() -> Non
     assert removal.reason == "No requests for 31 days; it takes 5.0 GB of disk."
 
 
-def test_silence_before_the_first_record_says_nothing() -> None:
+def test_time_before_the_first_record_does_not_count_as_unused() -> None:
     fleet = machines(a_machine("alpha", "old", loaded=False))
     assert advise(fleet, past(began_days=10), NOW) == []
     assert [one.kind for one in advise(fleet, past(began_days=31), NOW)] == ["delete"]
     assert UNUSED_AFTER_S == 30 * 86400
 
 
-def test_a_pinned_model_is_not_removed() -> None:
+def test_deletion_of_a_pinned_model_is_not_recommended() -> None:
     fleet = machines(a_machine("alpha", "old", loaded=False), pinned=frozenset({(ALPHA, canonical("old"))}))
     assert advise(fleet, past(), NOW) == []
 
 
-def test_before_and_after_are_what_the_changes_say() -> None:
+def test_before_and_after_follow_from_the_changes() -> None:
     fleet = machines(a_machine("alpha", "m", "old", loaded=False), a_machine("beta"))
     changes = [
         PlacementAdvice(kind="pull", node_id=BETA, model=M, title="", reason="", rule="", cost_bytes=5 * GB),

@@ -52,15 +52,15 @@ def result_with(
     return assignment.result()
 
 
-def test_what_is_asked_is_kept_where_it_fits() -> None:
+def test_requested_model_is_planned_where_it_fits() -> None:
     assert plan([a_want()], [a_home()], [a_room()]).resident == places(("alpha", "m"))
 
 
-def test_what_nobody_asks_for_takes_no_memory() -> None:
+def test_model_without_requests_is_not_planned() -> None:
     assert plan([a_want(per_hour=0)], [a_home()], [a_room()]).resident == frozenset()
 
 
-def test_what_does_not_fit_is_not_planned() -> None:
+def test_model_that_does_not_fit_is_not_planned() -> None:
     assert plan([a_want()], [a_home(size_gb=20)], [a_room()]).resident == frozenset()
 
 
@@ -82,12 +82,12 @@ def test_one_large_model_beats_a_small_one_that_saves_more_for_each_byte() -> No
     assert plan(wants, homes, [a_room()]).resident == places(("alpha", "large"))
 
 
-def test_an_engine_keeps_no_more_models_than_it_says() -> None:
+def test_plan_respects_the_maximum_number_of_models_of_an_engine() -> None:
     wants, homes = [a_want("a"), a_want("b", 30)], [a_home(model="a"), a_home(model="b")]
     assert plan(wants, homes, [a_room(models_max=1)]).resident == places(("alpha", "a"))
 
 
-def test_a_model_that_fills_its_node_gets_a_second_home() -> None:
+def test_model_that_fills_its_node_is_planned_on_a_second_node() -> None:
     homes = [a_home("alpha"), a_home("beta", serve_s=6.0)]
     rooms = [a_room("alpha"), a_room("beta")]
     assert plan([a_want(per_hour=30)], homes, rooms).resident == places(("alpha", "m"))
@@ -99,7 +99,7 @@ def test_the_faster_node_is_preferred() -> None:
     assert plan([a_want(per_hour=10)], homes, [a_room("alpha"), a_room("beta")]).resident == places(("beta", "m"))
 
 
-def test_what_it_takes_as_it_is_can_be_compared() -> None:
+def test_present_placement_can_be_compared() -> None:
     wants, homes = [a_want(per_hour=10)], [a_home()]
     cold, warm = result_with(wants, homes, []), result_with(wants, homes, [homes[0].model_on_node])
     assert cold.request_s["m"] == pytest.approx(14.0, rel=0.1)
@@ -107,7 +107,7 @@ def test_what_it_takes_as_it_is_can_be_compared() -> None:
     assert cold.total_s_per_s - warm.total_s_per_s == pytest.approx(10 * 10 / 3600, rel=0.1)
 
 
-def test_places_that_nobody_knows_are_passed_over() -> None:
+def test_unknown_placements_are_ignored() -> None:
     assert result_with([a_want()], [a_home()], [(NodeId("gone"), ModelName("m"))]).resident == frozenset()
 
 
@@ -138,13 +138,13 @@ def test_no_plan_breaks_a_limit_or_is_worse_than_nothing(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_equal_fleets_get_equal_plans_in_whatever_order_they_are_told(seed: int) -> None:
+def test_order_of_the_inputs_does_not_change_the_plan(seed: int) -> None:
     wants, homes, rooms = a_fleet(Random(seed))
     turned = plan(wants[::-1], homes[::-1], rooms[::-1])
     assert turned == plan(wants, homes, rooms), seed
 
 
-def test_a_huge_fleet_is_looked_at_in_part() -> None:
+def test_number_of_options_is_limited_in_a_large_fleet() -> None:
     wants = [a_want(f"m{i}", 1 + i) for i in range(400)]
     homes = [a_home(f"n{n}", f"m{i}") for i in range(400) for n in range(10)]
     assert len(homes) > PAIRS_MAX

@@ -72,7 +72,7 @@ RULES = (
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_any_rules_choose_from_the_record_what_they_would_have_chosen_then(seed: int) -> None:
+def test_replay_with_any_rules_gives_the_result_of_a_live_decision(seed: int) -> None:
     """Whatever rules were in force: the others find in what was recorded all they need, to the last bit."""
     world, request = a_moment(Random(seed))
     truths = [decided(world, request, rules) for rules in RULES]
@@ -94,7 +94,7 @@ def test_any_rules_choose_from_the_record_what_they_would_have_chosen_then(seed:
             assert not is_cut_short(choice, rules)
 
 
-def test_some_moments_change_with_the_rules_or_nothing_is_tested() -> None:
+def test_some_recorded_decisions_change_with_the_rules() -> None:
     changed = 0
     for seed in range(40):
         world, request = a_moment(Random(seed))
@@ -102,7 +102,7 @@ def test_some_moments_change_with_the_rules_or_nothing_is_tested() -> None:
     assert changed >= 10
 
 
-def test_what_a_change_saves_is_the_difference_of_the_estimates() -> None:
+def test_saved_seconds_are_the_difference_of_the_estimates() -> None:
     """The hot node is slow: points love it, seconds do not."""
     world = a_world("completion_time")
     world.hears(
@@ -119,7 +119,7 @@ def test_what_a_change_saves_is_the_difference_of_the_estimates() -> None:
     assert verdict.others_saved_s == 0.0
 
 
-def test_what_was_not_estimated_is_not_decided_by_seconds() -> None:
+def test_decision_without_estimates_is_not_replayed_by_time() -> None:
     world, request = a_moment(Random(3))
     recorded = decided(world, request, DecisionRules("signals"))
     for one in recorded.scored:
@@ -135,7 +135,7 @@ def test_what_was_not_estimated_is_not_decided_by_seconds() -> None:
     assert points is not None and (points.own_saved_s is None) == points.has_changed
 
 
-def test_where_candidates_are_missing_it_is_said() -> None:
+def test_missing_candidates_are_reported() -> None:
     world, request = a_moment(Random(5))
     choice = a_choice(request, decided(world, request, DecisionRules()), DecisionRules())
     assert is_cut_short(replace(choice, left_out=3), DecisionRules())
@@ -144,7 +144,7 @@ def test_where_candidates_are_missing_it_is_said() -> None:
     assert (done.cut_short, done.whole.choices, done.whole.changed) == (1, 1, 0)
 
 
-def test_a_fingerprint_tells_every_weight_and_the_policy_apart() -> None:
+def test_fingerprint_depends_on_every_weight_and_the_policy() -> None:
     rules = [DecisionRules(), DecisionRules("signals")]
     rules += [
         DecisionRules().changed(None, {one.name: 7.125})
@@ -155,7 +155,7 @@ def test_a_fingerprint_tells_every_weight_and_the_policy_apart() -> None:
     assert DecisionRules().changed("completion_time", {"no_such": 1.0}).fingerprint == DecisionRules().fingerprint
 
 
-def test_estimates_under_the_same_weights_are_the_same_to_the_last_bit() -> None:
+def test_estimates_with_equal_weights_are_equal_to_the_last_bit() -> None:
     for seed in range(20):
         world, request = a_moment(Random(seed))
         for one in decided(world, request, DecisionRules()).scored:

@@ -53,7 +53,7 @@ def wanted(book: TransferQueue, at: Node, name: str = "m", by: str = "x") -> Tra
     return fetch
 
 
-def test_two_who_want_the_same_share_one_fetch_and_it_ends_when_both_have_left() -> None:
+def test_two_requesters_share_one_download_that_ends_when_both_have_left() -> None:
     book, bare = TransferQueue(), node(a_fleet(empty()), "bare")
     first, second = wanted(book, bare, "m", "x"), wanted(book, bare, "M:latest", "y")
     assert first is second
@@ -62,7 +62,7 @@ def test_two_who_want_the_same_share_one_fetch_and_it_ends_when_both_have_left()
     assert wanted(book, bare) is not first, "what is over is begun anew"
 
 
-def test_a_node_fetches_one_after_the_other_and_keeps_a_short_line() -> None:
+def test_node_downloads_one_model_at_a_time_with_a_short_queue() -> None:
     book, bare = TransferQueue(), node(a_fleet(empty()), "bare")
     fetches = [wanted(book, bare, f"m{number}") for number in range(QUEUED_MAX)]
     assert book.next(bare.id) is fetches[0] and book.next(bare.id) is None
@@ -73,7 +73,7 @@ def test_a_node_fetches_one_after_the_other_and_keeps_a_short_line() -> None:
     assert book.next(bare.id) is fetches[1]
 
 
-def test_an_end_is_final_and_old_ends_are_forgotten() -> None:
+def test_final_state_does_not_change_and_old_downloads_are_removed() -> None:
     book, bare = TransferQueue(), node(a_fleet(empty()), "bare")
     fetch = wanted(book, bare)
     book.end(fetch, TransferState.FAILED, 1.0, "no disk")
@@ -84,7 +84,7 @@ def test_an_end_is_final_and_old_ends_are_forgotten() -> None:
     assert len(list(book)) <= ENDED_MAX + 1 and book.get(fetch.id) is None
 
 
-def test_the_idle_machine_is_copied_from_and_only_by_who_shares() -> None:
+def test_least_busy_sharing_node_is_the_source() -> None:
     fleet = a_fleet(sharer("busy", cpu=90.0), sharer("idle", cpu=5.0), sharer("closed", library=""), empty())
     assert [one.id for one, _ in transfer_queue.sources(fleet, NodeId("bare"), M, "")] == ["idle", "busy"]
     assert [one.id for one, _ in transfer_queue.sources(fleet, NodeId("idle"), M, "")] == ["busy"], (
@@ -92,14 +92,14 @@ def test_the_idle_machine_is_copied_from_and_only_by_who_shares() -> None:
     )
 
 
-def test_where_tags_drifted_apart_the_most_common_is_copied_or_the_one_that_is_named() -> None:
+def test_most_common_version_is_copied_unless_a_digest_is_given() -> None:
     fleet = a_fleet(sharer("one", "a" * 64), sharer("two", "b" * 64), sharer("three", "b" * 64))
     assert {one.id for one, _ in transfer_queue.sources(fleet, NodeId("bare"), M, "")} == {"two", "three"}
     assert {one.id for one, _ in transfer_queue.sources(fleet, NodeId("bare"), M, "a" * 64)} == {"one"}
     assert transfer_queue.versions(fleet, M) == {"a" * 64: ["one"], "b" * 64: ["two", "three"]}
 
 
-def test_a_model_goes_where_it_fits_and_is_read_fastest() -> None:
+def test_download_target_has_enough_memory_and_the_highest_bandwidth() -> None:
     small = empty("small", memory_gb=8.0, memory_bandwidth_gbps=900.0)
     slow, fast = empty("slow", memory_bandwidth_gbps=50.0), empty("fast", memory_bandwidth_gbps=400.0)
     best = transfer_queue.best_target(a_fleet(small, slow, fast), M, 10 * GB)
@@ -108,7 +108,7 @@ def test_a_model_goes_where_it_fits_and_is_read_fastest() -> None:
     assert isinstance(nobody, Refusal) and nobody.code == "no_node"
 
 
-def test_a_fifth_of_the_free_disk_stays_free() -> None:
+def test_a_fifth_of_the_free_disk_space_is_reserved() -> None:
     fleet = a_fleet(empty(disk=Disk(100 * GB, 90 * GB, 10 * GB)))
     assert transfer_queue.disk_problem(node(fleet, "bare"), 8 * GB) is None
     told = transfer_queue.disk_problem(node(fleet, "bare"), 9 * GB)
@@ -129,7 +129,7 @@ def test_a_fifth_of_the_free_disk_stays_free() -> None:
         ("EVIL.host/a/b:c", "evil.host"),
     ],
 )
-def test_a_name_says_whose_registry_is_asked(name: str, registry: str) -> None:
+def test_registry_follows_from_the_model_name(name: str, registry: str) -> None:
     assert transfer_queue.registry_of(name) == registry
     allowed = transfer_queue.registry_refusal(name, (DEFAULT_REGISTRY, "hf.co"))
     assert (allowed is None) == (registry in (DEFAULT_REGISTRY, "hf.co"))

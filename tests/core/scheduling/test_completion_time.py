@@ -33,7 +33,7 @@ def complete(world: World, request_id: str, counters: Counters, seconds: float =
     world.feed(AttemptFinished(world.at, RequestId(request_id), number, counters))
 
 
-def test_a_fast_cold_machine_beats_a_slow_hot_one_when_it_answers_first() -> None:
+def test_fast_node_with_a_cold_load_beats_a_slow_node_if_it_finishes_first() -> None:
     """What points can never say: they know no speed, and cold can at best tie with hot."""
     world = a_world(policy="completion_time")
     world.hears(a_slow_box(), a_gpu_box())
@@ -43,7 +43,7 @@ def test_a_fast_cold_machine_beats_a_slow_hot_one_when_it_answers_first() -> Non
     assert chosen(points, prompt_tokens=2000) == "old-server"
 
 
-def test_a_load_that_is_under_way_is_not_started_elsewhere() -> None:
+def test_load_in_progress_is_not_started_on_another_node() -> None:
     """A second request for a cold model waits where the first one is loading it, rather than load it twice."""
     world = a_world(policy="completion_time")
     cards = [a_card(size_gb=20.0, slots=4)]
@@ -53,7 +53,7 @@ def test_a_load_that_is_under_way_is_not_started_elsewhere() -> None:
     assert chosen(world, "r2") == first
 
 
-def test_a_conversation_returns_to_the_node_that_has_read_it() -> None:
+def test_conversation_returns_to_the_node_with_its_cached_prefix() -> None:
     world = a_world(policy="completion_time")
     cards = [a_card(size_gb=5.0, loaded=True, context_tokens=32768)]
     world.hears(a_slow_box("a", models=cards), a_slow_box("b", models=cards))
@@ -69,7 +69,7 @@ def test_a_conversation_returns_to_the_node_that_has_read_it() -> None:
     assert decision is not None and decision.chosen == "a"
 
 
-def test_a_reload_forgets_the_conversation() -> None:
+def test_reload_clears_the_cached_prefixes() -> None:
     world = a_world(policy="completion_time")
     world.hears(a_slow_box("a"))
     blocks = tuple(range(20))
@@ -82,7 +82,7 @@ def test_a_reload_forgets_the_conversation() -> None:
     assert forecast.prefixes.cached_tokens(node.id, model, blocks) == 0
 
 
-def test_lying_bandwidth_is_found_out_by_measuring() -> None:
+def test_wrong_reported_bandwidth_is_corrected_by_measurements() -> None:
     world = a_world(policy="completion_time")
     liar = a_report("liar", [a_card(size_gb=5.0, loaded=True)], memory_bandwidth_gbps=800.0)
     honest = a_report("honest", [a_card(size_gb=5.0, loaded=True)], memory_bandwidth_gbps=100.0)
@@ -95,7 +95,7 @@ def test_lying_bandwidth_is_found_out_by_measuring() -> None:
     assert chosen(world, "last", prompt_tokens=500) == "honest"
 
 
-def test_a_busy_model_elsewhere_on_the_node_counts_as_company() -> None:
+def test_another_busy_model_on_the_node_slows_the_request() -> None:
     world = a_world(policy="completion_time")
     both = [a_card("m", size_gb=5.0, loaded=True), a_card("k", size_gb=5.0, loaded=True)]
     world.hears(a_slow_box("a", models=both), a_slow_box("b", models=both))
@@ -103,7 +103,7 @@ def test_a_busy_model_elsewhere_on_the_node_counts_as_company() -> None:
     assert chosen(world, "r2", model="m") == "b"
 
 
-def test_a_node_is_spared_an_eviction_that_others_would_pay_for() -> None:
+def test_eviction_that_delays_other_requests_is_avoided() -> None:
     """Loading here would throw out a model that is asked for all the time; the other node has room."""
     world = a_world(policy="completion_time")
     popular, big = a_card("popular", size_gb=16.0, loaded=True), a_card("big", size_gb=16.0)
@@ -121,7 +121,7 @@ def test_a_node_is_spared_an_eviction_that_others_would_pay_for() -> None:
     assert chosen(world, "r", model="big") == "roomy"
 
 
-def test_the_expected_terms_are_kept_for_every_candidate_beside_the_points() -> None:
+def test_every_candidate_has_expected_terms_and_points() -> None:
     world = a_world(policy="completion_time")
     world.hears(a_slow_box(), a_gpu_box())
     world.arrives()
@@ -134,7 +134,7 @@ def test_the_expected_terms_are_kept_for_every_candidate_beside_the_points() -> 
         assert abs(parts - one.expected_s["total"]) < 1e-9
 
 
-def test_points_counted_later_are_those_of_the_moment_of_the_decision() -> None:
+def test_points_computed_later_are_those_at_the_time_of_the_decision() -> None:
     """Nobody may have looked at them before the node's memory, queues and report have changed."""
     world = a_world(policy="completion_time")
     other = a_card("other", size_gb=20.0, loaded=True)
@@ -148,7 +148,7 @@ def test_points_counted_later_are_those_of_the_moment_of_the_decision() -> None:
     assert late.scored[0].terms == expected
 
 
-def test_points_are_counted_for_whoever_asks_and_are_the_signals_own() -> None:
+def test_points_are_computed_on_access_and_equal_those_of_the_signals() -> None:
     world, points = a_world(policy="completion_time"), a_world(policy="signals")
     for one in (world, points):
         one.hears(a_slow_box(), a_gpu_box())
@@ -160,7 +160,7 @@ def test_points_are_counted_for_whoever_asks_and_are_the_signals_own() -> None:
     }
 
 
-def test_a_long_prompt_that_is_being_read_delays_who_comes_next() -> None:
+def test_long_prefill_delays_the_next_request() -> None:
     """Both nodes are equal and have free slots; on one of them a long prompt is read at the moment."""
     world = a_world(policy="completion_time")
     cards = [a_card(size_gb=5.0, loaded=True, slots=4, context_tokens=32768)]
@@ -179,7 +179,7 @@ def test_a_long_prompt_that_is_being_read_delays_who_comes_next() -> None:
     assert {one.node_id: one.expected_s["wait"] for one in decision.scored}[reading] == 0.0
 
 
-def test_a_larger_window_than_the_loaded_one_costs_a_load() -> None:
+def test_context_window_larger_than_the_loaded_one_costs_a_reload() -> None:
     world = a_world(policy="completion_time")
     small, large = ([a_card(size_gb=5.0, loaded=True, context_tokens=tokens)] for tokens in (4096, 65536))
     world.hears(a_slow_box("small", models=small), a_slow_box("large", models=large))
@@ -190,7 +190,7 @@ def test_a_larger_window_than_the_loaded_one_costs_a_load() -> None:
     assert loads["large"] == 0.0 and loads["small"] > 2.0
 
 
-def test_who_must_wait_for_a_slot_expects_to_wait_longer_where_lengths_are_unknowable() -> None:
+def test_expected_wait_for_a_slot_is_longer_with_unpredictable_lengths() -> None:
     waits = {}
     for kind, lengths in (("regular", [200] * 60), ("heavy", [30] * 40 + [4000] * 20)):
         world = a_world(policy="completion_time")
@@ -211,7 +211,7 @@ def test_who_must_wait_for_a_slot_expects_to_wait_longer_where_lengths_are_unkno
     assert waits["heavy"] > 0.7
 
 
-def test_a_crowded_nodes_streams_all_count_though_only_some_are_looked_at() -> None:
+def test_all_streams_of_a_busy_node_count_although_only_a_sample_is_read() -> None:
     """Equal requests that run on one node: what the next one costs them grows with their number, far beyond sixteen."""
     world = a_world(policy="completion_time")
     world.hears(a_gpu_box(models=[a_card(size_gb=5.0, loaded=True, slots=512)]))
@@ -235,7 +235,7 @@ def harm_of_waiting(world: World, request_id: str, **more: object) -> tuple[floa
     return decision.scored[0].expected_s["harm"], decision.scored[0].expected_s["wait"]
 
 
-def test_a_place_in_line_costs_those_who_come_later_and_more_where_slots_were_full_for_long() -> None:
+def test_queued_request_delays_later_requests_more_at_high_utilization() -> None:
     """On an idle fleet the line is gone before anybody comes; on a busy one everybody after us waits longer by our
     part."""
     found = {}
@@ -248,7 +248,7 @@ def test_a_place_in_line_costs_those_who_come_later_and_more_where_slots_were_fu
     assert found[1.0] < 1.0 < found[300.0] < found[5000.0]
 
 
-def test_a_place_in_line_costs_less_for_who_is_short() -> None:
+def test_short_queued_request_delays_later_requests_less() -> None:
     found = []
     for tokens in (2, 200):
         world = a_world(policy="completion_time")
@@ -261,7 +261,7 @@ def test_a_place_in_line_costs_less_for_who_is_short() -> None:
     assert found[0] < 0.5 * found[1]
 
 
-def test_who_finds_a_slot_harms_nobody_who_comes_later() -> None:
+def test_request_with_a_free_slot_does_not_delay_later_requests() -> None:
     world = a_world(policy="completion_time")
     world.hears(a_slow_box("a", models=[a_card(size_gb=5.0, loaded=True, slots=2)]))
     assert harm_of_waiting(world, "r1") == (0.0, 0.0)

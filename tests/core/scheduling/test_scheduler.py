@@ -21,7 +21,7 @@ SIGNALS_OF_AN_IDLE_HOT_NODE = {
 }
 
 
-def test_a_decision_keeps_every_candidate_with_points_or_reason() -> None:
+def test_decision_has_every_candidate_with_points_or_reason() -> None:
     world = a_world()
     world.hears(
         a_report("hot", [a_card(loaded=True)]),
@@ -38,7 +38,7 @@ def test_a_decision_keeps_every_candidate_with_points_or_reason() -> None:
     assert {(r.node_id, r.filter) for r in decision.rejected} == {("tiny", "memory"), ("other", "has_model")}
 
 
-def test_equal_nodes_are_taken_in_turn_by_their_queues_then_by_name() -> None:
+def test_equal_nodes_are_chosen_by_queue_length_then_by_name() -> None:
     world = a_world()
     world.hears(*(a_report(name, [a_card(loaded=True, slots=4)]) for name in ("b", "a", "c")))
     chosen = []
@@ -48,7 +48,7 @@ def test_equal_nodes_are_taken_in_turn_by_their_queues_then_by_name() -> None:
     assert chosen == ["a", "b", "c", "a", "b", "c"]
 
 
-def test_nodes_already_tried_are_named_as_such() -> None:
+def test_nodes_already_tried_are_rejected_as_tried() -> None:
     world = a_world()
     world.hears(a_report("a", [a_card()]), a_report("b", [a_card()]))
     decision = world.dispatcher.scheduler.decide(a_request(), ModelName("m:latest"), world.at, ["a"])

@@ -29,7 +29,7 @@ def asked(big: dict[str, Any], small: dict[str, Any], request: dict[str, Any] | 
     )
 
 
-def test_a_loaded_model_of_the_same_kind_answers_and_is_named() -> None:
+def test_loaded_model_of_the_same_kind_answers_and_is_reported() -> None:
     command = asked({}, {})
     assert isinstance(command, Dispatch) and (command.model, command.fallback) == (
         canonical("small"),
@@ -48,11 +48,11 @@ def test_a_loaded_model_of_the_same_kind_answers_and_is_named() -> None:
     ],
     ids=["sight", "tools", "vectors", "asked for vectors", "code"],
 )
-def test_another_kind_of_model_never_answers(
+def test_model_of_another_kind_never_answers(
     big: dict[str, Any], small: dict[str, Any], request_: dict[str, Any]
 ) -> None:
     assert not isinstance(asked(big, small, request_), Dispatch)
 
 
-def test_it_can_be_switched_off() -> None:
+def test_substitutes_can_be_disabled() -> None:
     assert not isinstance(asked({}, {}, is_on=False), Dispatch)

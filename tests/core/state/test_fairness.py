@@ -32,11 +32,11 @@ def test_a_flood_and_a_single_request_take_turns() -> None:
     assert served(line, 5) == ["a1", "b1", "a2", "a3", "a4"]
 
 
-def test_a_lone_tenant_is_served_in_order_of_arrival() -> None:
+def test_single_tenant_is_served_in_order_of_arrival() -> None:
     assert served(a_line("a1", "a2", "a3"), 3) == ["a1", "a2", "a3"]
 
 
-def test_who_asks_for_long_answers_gets_fewer_turns() -> None:
+def test_tenant_with_long_answers_gets_fewer_turns() -> None:
     line = a_line("a1", "a2", "a3", "b1", "b2", "b3", "b4")
     order: list[str] = []
     while (head := line.first()) is not None:
@@ -46,7 +46,7 @@ def test_who_asks_for_long_answers_gets_fewer_turns() -> None:
     assert order == ["a1", "b1", "b2", "b3", "a2", "b4", "a3"]
 
 
-def test_being_away_saves_up_no_turns() -> None:
+def test_absent_tenant_does_not_save_up_turns() -> None:
     line = a_line("a1", "a2", "a3", "a4", "a5", "a6")
     served(line, 3)
     for name in ("b1", "b2", "b3"):
@@ -54,7 +54,7 @@ def test_being_away_saves_up_no_turns() -> None:
     assert served(line, 4) == ["b1", "a4", "b2", "a5"]
 
 
-def test_a_head_that_did_not_get_its_turn_keeps_its_place() -> None:
+def test_first_request_without_a_turn_keeps_its_place() -> None:
     line = a_line("a1", "b1", "a2")
     line.remove(RequestId("a1"))
     line.add(RequestId("a1"), "a")
@@ -62,7 +62,7 @@ def test_a_head_that_did_not_get_its_turn_keeps_its_place() -> None:
     assert served(line, 3) == ["a1", "b1", "a2"]
 
 
-def test_the_order_told_is_the_order_in_which_they_are_served() -> None:
+def test_reported_order_is_the_order_of_service() -> None:
     for seed in range(200):
         dice = Random(seed)
         names = [f"{dice.choice('abcd')}{number}" for number in range(dice.randint(1, 30))]
@@ -79,7 +79,7 @@ def test_the_order_told_is_the_order_in_which_they_are_served() -> None:
         assert told == really, f"seed {seed}"
 
 
-def test_tenants_that_always_have_something_waiting_get_equal_shares_whatever_their_number_of_requests() -> None:
+def test_tenants_with_waiting_requests_get_equal_shares() -> None:
     for seed in range(50):
         dice = Random(seed)
         line, number, given = FairOrder(Shares()), 0, dict.fromkeys("abc", 0.0)
@@ -98,13 +98,13 @@ def test_tenants_that_always_have_something_waiting_get_equal_shares_whatever_th
         assert max(given.values()) - min(given.values()) <= 6.0, f"seed {seed}: {given}"
 
 
-def test_what_is_remembered_of_tenants_is_bounded() -> None:
+def test_number_of_remembered_tenants_is_bounded() -> None:
     shares = Shares()
     for number in range(10 * TENANTS_MAX):
         shares.charge(f"t{number}", 1e9)
     assert len(shares) <= TENANTS_MAX
 
 
-def test_the_place_told_at_the_door_counts_a_turn_of_each_other() -> None:
+def test_initial_position_counts_a_turn_of_each_other_tenant() -> None:
     line = a_line("a1", "a2", "a3", "a4")
     assert [line.add(RequestId("b1"), "b"), line.add(RequestId("b2"), "b"), line.add(RequestId("a5"), "a")] == [2, 4, 7]

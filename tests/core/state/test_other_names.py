@@ -20,20 +20,20 @@ OTHER = replace(SECOND, name="other", digest="d2")
 NAMELESS = (replace(FIRST, name="a", digest=""), replace(SECOND, name="b", digest=""))
 
 
-def test_a_file_in_memory_is_there_under_all_its_names() -> None:
+def test_loaded_file_is_loaded_under_all_its_names() -> None:
     node = Fleet().apply_heartbeat(a_report("alpha", [FIRST, SECOND, OTHER]), 0.0)
     assert set(node.loaded) == {canonical("first"), canonical("second")}
     second = node.loaded[canonical("second")]
     assert second.is_other_name and second.window_tokens == 8192 and second.size_bytes == 0
 
 
-def test_models_without_a_digest_or_on_another_engine_are_not_taken_for_one() -> None:
+def test_models_without_a_digest_or_on_another_engine_are_not_the_same() -> None:
     assert set(Fleet().apply_heartbeat(a_report("alpha", [*NAMELESS]), 0.0).loaded) == {canonical("a")}
     elsewhere = replace(SECOND, engine=an_engine(url="http://127.0.0.1:9"))
     assert set(Fleet().apply_heartbeat(a_report("alpha", [FIRST, elsewhere]), 0.0).loaded) == {canonical("first")}
 
 
-def test_it_fills_one_place_in_memory() -> None:
+def test_names_of_one_file_count_as_one_loaded_model() -> None:
     engine = replace(an_engine(), models_max=2)
     node = Fleet().apply_heartbeat(
         a_report("alpha", [replace(FIRST, engine=engine), replace(SECOND, engine=engine)]), 0.0
@@ -41,7 +41,7 @@ def test_it_fills_one_place_in_memory() -> None:
     assert not Residency().is_engine_full(node, FIRST) and Residency().residents(node) == [canonical("first")]
 
 
-def test_a_request_by_the_other_name_is_told_the_loaded_window() -> None:
+def test_request_by_another_name_gets_the_loaded_context_window() -> None:
     world = a_world(windows=Windows(WindowSettings()))
     world.hears(a_report("alpha", [FIRST, SECOND]))
     [dispatch] = world.arrives(model="second")

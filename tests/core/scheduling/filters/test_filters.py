@@ -31,7 +31,7 @@ def decide(world: World) -> Decision:
         (a_report(models=[a_card("other")]), "has_model", "does not have the model"),
     ],
 )
-def test_a_node_is_out_with_its_reason(report: Report, filter_name: str, words: str) -> None:
+def test_node_is_rejected_with_a_reason(report: Report, filter_name: str, words: str) -> None:
     world = a_world(started_at=100.0)
     world.hears(report)
     [rejected] = decide(world).rejected
@@ -39,7 +39,7 @@ def test_a_node_is_out_with_its_reason(report: Report, filter_name: str, words: 
     assert words in rejected.reason
 
 
-def test_a_node_that_refuses_connections_is_out_whatever_its_heartbeats_say() -> None:
+def test_node_that_refuses_connections_is_rejected_despite_its_heartbeats() -> None:
     world = a_world()
     world.hears(a_report(models=[a_card()]))
     node = world.dispatcher.fleet.nodes[NodeId("alpha")]
@@ -48,21 +48,21 @@ def test_a_node_that_refuses_connections_is_out_whatever_its_heartbeats_say() ->
     assert rejected.filter == "reachable" and "refused 3 connections" in rejected.reason
 
 
-def test_a_silent_node_is_out() -> None:
+def test_node_without_heartbeats_is_rejected() -> None:
     world = a_world()
     world.hears(a_report(models=[a_card()]))
     world.dispatcher.fleet.nodes[NodeId("alpha")].liveness = Liveness.OFFLINE
     assert decide(world).rejected[0].filter == "online"
 
 
-def test_a_degraded_node_is_still_asked() -> None:
+def test_degraded_node_still_gets_requests() -> None:
     world = a_world()
     world.hears(a_report(models=[a_card()]))
     world.dispatcher.fleet.nodes[NodeId("alpha")].liveness = Liveness.DEGRADED
     assert decide(world).chosen == "alpha"
 
 
-def test_who_asks_for_one_node_alone_gets_that_one_or_is_told_at_once() -> None:
+def test_request_for_a_named_node_gets_it_or_is_refused_at_once() -> None:
     world = a_world()
     world.hears(a_report("alpha", models=[a_card()]))
     world.hears(a_report("beta", models=[a_card()]))
@@ -76,7 +76,7 @@ def test_who_asks_for_one_node_alone_gets_that_one_or_is_told_at_once() -> None:
     ("slots", "most", "window", "fits"),
     [(1, None, 4000, True), (1, None, 8000, False), (4, None, 4000, False), (1, 4000, 1_000_000, True)],
 )
-def test_the_window_asked_for_must_fit_for_every_slot_but_never_more_of_it_than_the_model_knows(
+def test_wanted_context_window_must_fit_for_every_slot_up_to_the_maximum_of_the_model(
     slots: int, most: int | None, window: int, fits: bool
 ) -> None:
     world = a_world()

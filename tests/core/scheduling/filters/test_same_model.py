@@ -46,7 +46,7 @@ def converse(world: World, request_id: str, at: float) -> str:
     return command.node_id
 
 
-def test_a_conversation_stays_with_the_model_that_it_began_with() -> None:
+def test_conversation_stays_with_the_model_that_started_it() -> None:
     world = a_drifted_world()
     world.dispatcher.handle(HeartbeatReceived(2.0, a_report("new", [], boot_id="boot-1")))
     assert converse(world, "r1", 3.0) == "old"
@@ -59,14 +59,14 @@ def test_a_conversation_stays_with_the_model_that_it_began_with() -> None:
     assert other is not None and other.node_id == "new", "another conversation may begin anywhere"
 
 
-def test_where_its_model_is_gone_a_conversation_goes_on_with_the_other() -> None:
+def test_conversation_continues_with_the_other_model_if_its_own_is_gone() -> None:
     world = a_drifted_world()
     first = converse(world, "r1", 3.0)
     world.dispatcher.handle(NodeLeft(6.0, NodeId(first)))
     assert converse(world, "r2", 7.0) != first
 
 
-def test_an_answer_that_broke_off_is_not_gone_on_with_by_another_model() -> None:
+def test_interrupted_answer_is_not_continued_by_another_model() -> None:
     world = a_drifted_world()
     command = dispatched(world.dispatcher.handle(RequestArrived(3.0, a_request("r1", prompt_tokens=400))))
     assert command is not None

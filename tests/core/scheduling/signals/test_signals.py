@@ -32,7 +32,7 @@ def points(name: str, candidate: Candidate, prompt_tokens: int = 100) -> float:
     return SIGNALS[name].points(a_request(prompt_tokens=prompt_tokens), candidate, Weights())
 
 
-def test_the_seven_names_are_the_public_ones() -> None:
+def test_seven_signals_have_their_public_names() -> None:
     expected = {
         "thermal",
         "memory_fit",
@@ -48,7 +48,7 @@ def test_the_seven_names_are_the_public_ones() -> None:
 @pytest.mark.parametrize(
     ("loaded", "warm", "expected"), [(True, False, 50), (True, True, 50), (False, True, 30), (False, False, 10)]
 )
-def test_thermal_knows_hot_warm_and_cold(loaded: bool, warm: bool, expected: float) -> None:
+def test_thermal_distinguishes_hot_warm_and_cold(loaded: bool, warm: bool, expected: float) -> None:
     assert points("thermal", a_candidate(a_card(loaded=loaded), warm=warm)) == expected
 
 
@@ -59,14 +59,14 @@ def test_memory_fit_steps(free_gb: float, expected: float) -> None:
     assert points("memory_fit", a_candidate(card, report)) == expected
 
 
-def test_memory_of_idle_models_counts_as_free_and_of_busy_ones_does_not() -> None:
+def test_memory_of_idle_models_counts_as_free_and_that_of_busy_models_does_not() -> None:
     card, other = a_card("m", size_gb=10), a_card("other", size_gb=20, loaded=True)
     report = a_report(models=[card, other], memory_gb=32, used_gb=28)
     assert a_candidate(card, report).free_bytes == 24 * GB
     assert a_candidate(card, report, busy={canonical("other"): a_queue()}).free_bytes == 4 * GB
 
 
-def test_a_model_in_memory_does_not_compete_with_itself() -> None:
+def test_memory_of_the_loaded_model_counts_as_available_to_it() -> None:
     card = a_card(size_gb=20, loaded=True)
     report = a_report(models=[card], memory_gb=24, used_gb=21)
     assert a_candidate(card, report, busy={canonical("m"): a_queue()}).free_bytes == 23 * GB
@@ -113,7 +113,7 @@ def test_availability_trend_of_a_learning_node(trend: str, expected: float) -> N
     assert points("availability_trend", a_candidate(card, report)) == expected
 
 
-def test_availability_trend_is_silent_where_nothing_is_learnt() -> None:
+def test_availability_trend_is_0_without_learned_availability() -> None:
     assert points("availability_trend", a_candidate(a_card())) == 0
 
 
@@ -126,7 +126,7 @@ def test_context_fit_steps(window: int, tokens: int, expected: float) -> None:
     assert points("context_fit", a_candidate(card), prompt_tokens=tokens) == expected
 
 
-def test_context_fit_is_silent_when_the_model_is_cold() -> None:
+def test_context_fit_is_0_if_the_model_is_not_loaded() -> None:
     assert points("context_fit", a_candidate(a_card()), prompt_tokens=99999) == 0
 
 
