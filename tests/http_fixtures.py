@@ -168,7 +168,7 @@ def replies(data: bytes, methods: str = "") -> list[Reply]:
     found: list[Reply] = []
     while data:
         head, gap, data = data.partition(b"\r\n\r\n")
-        assert gap, f"an answer's head is not whole: {head!r}"
+        assert gap, f"the head of an answer is incomplete: {head!r}"
         lines = head.decode("latin-1").split("\r\n")
         pairs = [line.split(": ", 1) for line in lines[1:]]
         headers = {name.lower(): value for name, value in pairs}
@@ -179,7 +179,7 @@ def replies(data: bytes, methods: str = "") -> list[Reply]:
         if not is_mute and "content-length" in headers:
             length = int(headers["content-length"])
             body, data = data[:length], data[length:]
-            assert len(body) == length, "an answer's body is not whole"
+            assert len(body) == length, "the body of an answer is incomplete"
         elif not is_mute and headers.get("transfer-encoding") == "chunked":
             body, data = _unchunked(data)
         elif not is_mute:

@@ -11,7 +11,7 @@ from fakes.fleet import running_fleet
 from fakes.ollama.server import FakeOllama
 
 SURROUNDINGS = ("OLLAMA_HOST", "OLLAMA_API_KEY", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
-"""What the clients would take from the environment."""
+"""Environment variables that the clients read."""
 
 
 @pytest.fixture(scope="module", params=["fake", "coordinator"])

@@ -66,4 +66,4 @@ def test_stream_of_a_killed_ollama_is_continued_by_another(two: tuple[RealOllama
         assert text_of(continued) == text_of(expected)
         last, before = json.loads(continued[-1]), json.loads(expected[-1])
         assert last["done"] and last["done_reason"] == before["done_reason"] == "length"
-        assert last["eval_count"] == before["eval_count"] and "begun on" in last["fleet_note"]
+        assert last["eval_count"] == before["eval_count"] and "started on" in last["fleet_note"]

@@ -46,7 +46,7 @@ ASKINGS = [
     Asking("/v1/messages", {"messages": TURN, "max_tokens": 50, "stream": True}),
     Asking("/v1/messages", {"messages": TURN, "max_tokens": 50, "stream": False}),
 ]
-NAMES = [f"{one.path} {'streamed' if one.streams else 'whole'}" for one in ASKINGS]
+NAMES = [f"{one.path} {'streamed' if one.streams else 'complete'}" for one in ASKINGS]
 
 
 class Client:
@@ -104,7 +104,7 @@ def test_a_disconnect_while_the_request_is_queued(asking: Asking) -> None:
         gate = Gate(at="request")
         node.fail(gate)
         first = Client(fleet, ASKINGS[0])
-        node.wait(lambda: gate.reached, "the first to be asked")
+        node.wait(lambda: gate.reached, "the first request at the node")
         core = fleet.coordinator.driver.dispatcher
         second = Client(fleet, asking)
         while not fleet.on_loop(lambda: len(core.waiting)):
@@ -130,7 +130,7 @@ def test_a_disconnect_before_the_first_token(asking: Asking, how: str) -> None:
         gate = Gate(at="request", times=1)
         node.fail(gate)
         client = Client(fleet, asking)
-        node.wait(lambda: gate.reached, "the node to be asked")
+        node.wait(lambda: gate.reached, "the request at the node")
         client.disconnect(how)
         node.wait(lambda: node.aborted, "the node to be cancelled")
         assert row(fleet)["status"] == "client_cancelled"

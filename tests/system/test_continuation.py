@@ -134,7 +134,7 @@ def test_a_translated_ollama_stream_is_continued() -> None:
         received = ask(fleet, "/api/chat", body)
         assert received.is_whole and ollama_text(received) == ollama_text(expected)
         last, before = received.pieces[-1], expected.pieces[-1]
-        assert last["done"] and last["fleet_note"] == "begun on bad"
+        assert last["done"] and last["fleet_note"] == "started on bad"
         assert last["eval_count"] == before["eval_count"], "the answer's tokens are counted once, whoever wrote them"
         assert outcomes(fleet) == ["completed", "retried", "completed"]
 

@@ -49,7 +49,7 @@ def is_whole(answer: tuple[int, bytes]) -> bool:
     return answer[0] == 200 and json.loads(answer[1].splitlines()[-1]).get("done") is True
 
 
-def is_turned_away(port: int) -> bool:
+def is_refused(port: int) -> bool:
     """503 with Retry-After, or a refused connection."""
     try:
         return ask(port, "POST", "/api/chat", CHAT)[0] == 503
@@ -160,7 +160,7 @@ def test_a_draining_coordinator_finishes_its_streams_and_sends_retry_after(tmp_p
         with streams(engine, port) as (gate, answers):
             process.send_signal(signal.SIGTERM)
             wait_for_line(process, "draining")
-            assert is_turned_away(port)
+            assert is_refused(port)
             gate.release()
             assert all(is_whole(answer.result()) for answer in answers)
         kept.close()

@@ -20,7 +20,7 @@ from fakes.ollama.server import FakeModel, FakeOllama, FakeSettings
 from herd.http1.connections import HttpSettings
 
 resource = pytest.importorskip(
-    "resource", reason="the open files' limit and the peak of memory can be asked on Unix only"
+    "resource", reason="the limit of open files and the peak memory are available on Unix only"
 )
 
 CLIENTS = 5000
@@ -98,7 +98,7 @@ def test_a_flood_uses_only_its_share_of_connections() -> None:
         gate = Gate(at="request")
         node.fail(gate)
         first = connected(fleet, asks("flood"))
-        node.wait(lambda: gate.reached, "the first to be asked")
+        node.wait(lambda: gate.reached, "the first request at the node")
         held, statuses = flood(fleet, 3 * PLACES // 4)
         assert statuses == {429: CLIENTS - len(held)}
         peak = peak_bytes()

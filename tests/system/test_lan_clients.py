@@ -53,7 +53,7 @@ OPEN = {
     ("POST", "/heartbeat/goodbye"),
     ("POST", "/fleet/join"),
 }
-"""All that may be asked without credentials: what a supervisor and a browser need, and what proves itself."""
+"""The routes without credentials: for supervisors, for browsers, and those with their own signatures."""
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": False}
 
 

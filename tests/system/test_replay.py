@@ -26,7 +26,7 @@ from terminal import herd
 
 REQUESTS = 360
 NOW = 4_000_000_000.0
-"""Later than any row: nothing is asked about its age here but where a test says so."""
+"""Later than any row: most tests here do not depend on the age of rows."""
 MODELS = ("small", "middle", "large")
 
 

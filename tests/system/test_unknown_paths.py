@@ -48,4 +48,4 @@ def test_requests_that_change_an_engines_files_are_not_passed_on() -> None:
             response.read()
             assert response.status in (400, 404, 405), path
             connection.close()
-        assert not engine.requests, "the coordinator asked an engine for it"
+        assert not engine.requests, "the request was sent to an engine"

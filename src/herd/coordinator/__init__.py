@@ -1,1 +1,1 @@
-"""The coordinator process on :11435. All its I/O is in this room."""
+"""The coordinator process, with all of its network, disk and clock access."""

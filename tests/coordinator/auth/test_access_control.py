@@ -21,7 +21,7 @@ from herd.trust.rights import Right
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": False}
 FORWARDED = {"X-Forwarded-For": "203.0.113.9"}
-"""Makes a caller on this machine one of whom nothing is known: as far as can be."""
+"""Makes a local request count as one from an unknown address."""
 EVIL = {"Origin": "https://evil.example"}
 
 
@@ -329,7 +329,7 @@ def test_the_configured_anthropic_key_opens_only_anthropics_paths(engine: FakeOl
         assert status(fleet, "POST", "/v1/messages", MESSAGES, **header) == 200
         assert status(fleet, "POST", "/v1/messages", MESSAGES, **header, **FORWARDED) == 200
         assert status(fleet, "POST", "/v1/messages/count_tokens", MESSAGES) == 401
-        assert status(fleet, "POST", "/api/chat", CHAT) == 200, "others are not asked for one"
+        assert status(fleet, "POST", "/api/chat", CHAT) == 200, "local clients need no key"
         for path, body in (("/api/chat", CHAT), ("/v1/chat/completions", CHAT), ("/fleet/keys", {"name": "x"})):
             assert status(fleet, "POST", path, body, **header, **FORWARDED) == 401, path
         assert status(fleet, "POST", "/v1/messages", MESSAGES, **a_key(fleet)) == 200, "a key of ours counts as well"

@@ -56,7 +56,7 @@ def routes_of(fleet: Fleet) -> list[tuple[str, str, Right]]:
     assert bridge is not None
     found = []
     for route in bridge._application.routes:  # type: ignore[attr-defined]
-        assert isinstance(route, ApiRoute), f"{route} says nothing of who may come in"
+        assert isinstance(route, ApiRoute), f"{route} has no right"
         [method] = set(route.methods or ()) - {"HEAD"}
         found.append((method, route.path.replace("{", "").replace("}", ""), route.right))
     api = fleet.coordinator.inference

@@ -21,7 +21,7 @@ from herd.coordinator.proxy.wait_comments import WaitCommentSettings
 
 HI = [{"role": "user", "content": "Hi"}]
 FORWARDED = {"X-Forwarded-For": "203.0.113.9"}
-"""How a request says that it is not this machine's."""
+"""The header of a request that a proxy has forwarded from another machine."""
 
 
 @contextmanager

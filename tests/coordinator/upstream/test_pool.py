@@ -260,7 +260,7 @@ def test_only_plain_addresses_are_connected_to(run: Run, url: str) -> None:
         pool = a_pool()
         sink = Sink()
         send(pool, url, sink)
-        assert not sink.over.done(), "nothing is told before send() has returned"
+        assert not sink.over.done(), "no call before send() has returned"
         await sink.over
         assert sink.kind is FailureKind.CONNECT
         pool.close()

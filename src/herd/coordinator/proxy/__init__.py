@@ -1,1 +1,1 @@
-"""The path of an inference request: parsing, relaying, retries and continuation."""
+"""Carries out inference requests: parsing, relaying, retries and continuation."""

@@ -70,7 +70,7 @@ class Continuation:
         forwarded = b"".join(self._parts or ())
         if not forwarded:
             return None
-        note = f"begun on {', '.join(self.nodes)}"
+        note = f"started on {', '.join(self.nodes)}"
         resumption = self._dialect.resume(self._parsed, model, self._request_id, timestamp, forwarded, note)
         if resumption is None:
             return None

@@ -1,1 +1,1 @@
-"""Connections from the coordinator to engines."""
+"""Opens and uses the connections from the coordinator to engines."""
