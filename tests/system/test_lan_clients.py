@@ -66,7 +66,7 @@ def network() -> Iterator[None]:
     """Another host in its own network namespace."""
     ip("netns", "add", NAMESPACE)
     try:
-        ip("link", "add", VETH, "type", "veth", "peer", "name", f"{VETH}g", "netns", NAMESPACE)
+        ip(*f"link add {VETH} type veth peer name {VETH}g netns {NAMESPACE}".split())
         ip("addr", "add", f"{COORDINATOR}/30", "dev", VETH)
         ip("link", "set", VETH, "up")
         ip("-n", NAMESPACE, "addr", "add", f"{LAN_CLIENT}/30", "dev", f"{VETH}g")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -45,8 +46,8 @@ def network() -> Iterator[None]:
         ip("-n", SWITCH, "link", "add", "br0", "type", "bridge")
         ip("-n", SWITCH, "link", "set", "br0", "up")
         for number, (host, address) in enumerate(HOSTS.items()):
-            ip("-n", SWITCH, "link", "add", f"p{number}", "type", "veth", "peer", "name", "eth0", "netns", space(host))
-            ip("-n", SWITCH, "link", "set", f"p{number}", "master", "br0", "up")
+            ip(*f"-n {SWITCH} link add p{number} type veth peer name eth0 netns {space(host)}".split())
+            ip(*f"-n {SWITCH} link set p{number} master br0 up".split())
             ip("-n", space(host), "addr", "add", f"{address}/24", "dev", "eth0")
             for device in ("lo", "eth0"):
                 ip("-n", space(host), "link", "set", device, "up")
@@ -88,6 +89,10 @@ def log_count(folder: Path, host: str, text: str, name: str = "herd") -> int:
     return sum(text in str(line["msg"]) for line in logged(folder, host, name))
 
 
+def is_logged(folder: Path, host: str, text: str) -> bool:
+    return log_count(folder, host, text) > 0
+
+
 def herd_on(host: str, *arguments: str) -> dict[str, object]:
     done = subprocess.run(
         ["ip", "netns", "exec", space(host), *command(*arguments, "--json")],
@@ -107,7 +112,7 @@ def test_an_agent_stays_with_its_own_coordinator_while_that_one_is_offline(netwo
     with coordinator("theirs", tmp_path):
         with coordinator("ours", tmp_path):
             for host in ("ours", "theirs"):
-                wait_until(lambda host=host: log_count(tmp_path, host, "listening") > 0, f"{host} to listen")  # type: ignore[misc]
+                wait_until(partial(is_logged, tmp_path, host, "listening"), f"{host} to listen")
             code = str(herd_on("ours", "nodes", "invite")["code"])
             settings = {
                 "FLEET_NODE_DATA_DIR": str(tmp_path / "mac"),

@@ -10,7 +10,7 @@ import pytest
 from fakes.raw_server import Peer, RawServer, Script, answers, chunked, whole
 from herd.coordinator.proxy.wait_comments import COMMENT_CHARACTERS_MAX, comment
 from herd.coordinator.upstream import forwarded_headers
-from herd.core.state.request import Outcome
+from herd.core.state.request import Outcome, RequestId
 from herd.dialects import Dialect, anthropic, ollama, openai
 from herd.errors import Refusal
 from relay_fixtures import Client, RelaySetup, a_relay_setup, run
@@ -207,5 +207,6 @@ def test_a_comment_is_one_line_for_any_text() -> None:
 
 @pytest.mark.parametrize(("chance", "expected"), [(0.0, b"10"), (0.5, b"13"), (1.0, b"15")])
 def test_retry_after_is_spread_at_random(chance: float, expected: bytes) -> None:
-    headers = forwarded_headers.refusal_headers("text/plain", Refusal(503, "x", "x", retry_after_s=10.0), "r1", chance)  # type: ignore[arg-type]
+    refusal = Refusal(503, "x", "x", retry_after_s=10.0)
+    headers = forwarded_headers.refusal_headers("text/plain", refusal, RequestId("r1"), chance)
     assert dict(headers)[b"Retry-After"] == expected
