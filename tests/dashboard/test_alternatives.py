@@ -29,7 +29,9 @@ def test_the_one_condition_that_would_have_made_a_node_the_fastest_is_named() ->
         "b would have been chosen if the model had been in its memory (estimate 500 ms).",
     ]
     sentences = alternatives(a_row(one("a", decode=3.0), one("b", wait=2.0, harm=2.5, decode=0.4)))
-    assert sentences[1:] == ["b would have been chosen if it had not delayed other requests there (estimate 2.4 s)."]
+    assert sentences[1:] == [
+        "b would have been chosen if this request had not delayed other requests there (estimate 2.4 s)."
+    ]
 
 
 def test_it_says_when_no_single_change_would_have_led_to_another_choice() -> None:

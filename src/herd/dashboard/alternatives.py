@@ -16,7 +16,7 @@ CONDITIONS = (
     ("wait", "its queue had been empty"),
     ("load", "the model had been in its memory"),
     ("prefill", "the prompt had been in its cache"),
-    ("harm", "it had not delayed other requests there"),
+    ("harm", "this request had not delayed other requests there"),
 )
 """The terms of the estimate that could have been different. Decode is absent: the decode speed is a property of the
 node."""
