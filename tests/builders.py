@@ -116,7 +116,7 @@ class World:
         assert not [command for command in commands if isinstance(command, Alarm)]
         return commands
 
-    def hears(self, *reports: Report) -> list[Command]:
+    def receives(self, *reports: Report) -> list[Command]:
         out: list[Command] = []
         for report in reports:
             out += self.feed(HeartbeatReceived(self.at, report))

@@ -39,7 +39,7 @@ def a_database(path: Path, *columns: str | None, rules: DecisionRules | None = R
 
 def a_record() -> Record:
     world, request = a_world("completion_time"), a_request("r1", "m", prompt_tokens=500)
-    world.hears(
+    world.receives(
         a_report("hot", [a_card("m", 4.0, loaded=True)], memory_bandwidth_gbps=30.0),
         a_report("fast", [a_card("m", 4.0)], memory_bandwidth_gbps=800.0),
     )

@@ -53,7 +53,7 @@ def charts(days: Sequence[Day] = DAYS) -> Iterator[Charts]:
             pass
         loop = asyncio.new_event_loop()
         world = a_world()
-        world.hears(
+        world.receives(
             a_report("studio", [a_card("qwen3:8b", loaded=True, context_tokens=8192, digest="a"), a_card("idle")]),
             a_report("gaming-pc", [a_card("qwen3:8b", digest="b")]),
         )

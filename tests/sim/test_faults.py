@@ -1,5 +1,4 @@
-"""The real dispatcher under two thousand seeded schedules of everything that nodes and clients do wrong; and proof that
-the rig sees bugs."""
+"""Tests the dispatcher under two thousand seeded schedules of faults, and that injected bugs are found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The node model behaves like an engine: by theory where there is one, by the engine's rules where there is none."""
+"""Tests that the node model behaves like an engine: by queueing theory, and by the rules of the engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Idle nodes load what the plan wants there; nobody is thrown out for it and nobody who works is disturbed."""
+"""Tests that idle nodes load what the plan places there, without evicting models or disturbing busy nodes."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ def ticks(world: LoadingWorld, seconds: float = 70.0) -> list[LoadModel]:
 
 def test_unloaded_model_with_recent_requests_is_loaded_in_advance() -> None:
     world = LoadingWorld()
-    world.hears(a_report("alpha", [a_card("m", loaded=True)]))
+    world.receives(a_report("alpha", [a_card("m", loaded=True)]))
     asked(world)
-    world.hears(a_report("alpha", [a_card("m")]))
+    world.receives(a_report("alpha", [a_card("m")]))
     [warm] = ticks(world)
     assert (warm.node_id, warm.model) == ("alpha", "m:latest")
 
 
 def test_loaded_model_is_not_loaded_again() -> None:
     world = LoadingWorld()
-    world.hears(a_report("alpha", [a_card("m", loaded=True)]))
+    world.receives(a_report("alpha", [a_card("m", loaded=True)]))
     asked(world)
     assert ticks(world) == []
 
@@ -57,42 +57,42 @@ def test_loaded_model_is_not_loaded_again() -> None:
 def test_no_model_is_evicted_for_a_load_in_advance() -> None:
     world = LoadingWorld()
     other = a_card("other", size_gb=26, loaded=True)
-    world.hears(a_report("alpha", [a_card("m", size_gb=8, loaded=True)], memory_gb=36))
+    world.receives(a_report("alpha", [a_card("m", size_gb=8, loaded=True)], memory_gb=36))
     asked(world)
-    world.hears(a_report("alpha", [a_card("m", size_gb=8), other], memory_gb=36, used_gb=30))
+    world.receives(a_report("alpha", [a_card("m", size_gb=8), other], memory_gb=36, used_gb=30))
     assert ticks(world) == []
 
 
 def test_busy_node_loads_nothing_in_advance() -> None:
     world = LoadingWorld()
-    world.hears(a_report("alpha", [a_card("m", loaded=True), a_card("n", loaded=True)]))
+    world.receives(a_report("alpha", [a_card("m", loaded=True), a_card("n", loaded=True)]))
     asked(world)
     world.feed(RequestArrived(world.at, a_request("long", "n")))
     world.first_byte("long")
-    world.hears(a_report("alpha", [a_card("m"), a_card("n", loaded=True)]))
+    world.receives(a_report("alpha", [a_card("m"), a_card("n", loaded=True)]))
     assert ticks(world) == []
 
 
 def test_draining_node_loads_nothing_in_advance() -> None:
     world = LoadingWorld()
-    world.hears(a_report("alpha", [a_card("m", loaded=True)]))
+    world.receives(a_report("alpha", [a_card("m", loaded=True)]))
     asked(world)
-    world.hears(a_report("alpha", [a_card("m")], draining=True))
+    world.receives(a_report("alpha", [a_card("m")], draining=True))
     assert ticks(world) == []
 
 
 def test_model_without_requests_for_an_hour_is_not_loaded() -> None:
     world = LoadingWorld()
-    world.hears(a_report("alpha", [a_card("m", loaded=True)]))
+    world.receives(a_report("alpha", [a_card("m", loaded=True)]))
     asked(world)
-    world.hears(a_report("alpha", [a_card("m")]))
+    world.receives(a_report("alpha", [a_card("m")]))
     world.at += 4000.0
     assert ticks(world) == []
 
 
 def test_number_of_remembered_models_is_limited() -> None:
     world = LoadingWorld()
-    world.hears(a_report("alpha", [a_card("m", loaded=True)]))
+    world.receives(a_report("alpha", [a_card("m", loaded=True)]))
     for number in range(MODELS_MAX + 5):
         world.feed(RequestArrived(world.at, a_request(f"r{number}", f"x{number}")))
     assert len(world.loader._usual) == MODELS_MAX

@@ -1,5 +1,4 @@
-"""SimulationResult with seeded traffic: what is loaded ahead by the plan spares requests their loads and costs nobody
-anything."""
+"""Tests with seeded traffic that loads in advance by the plan spare cold loads and slow no request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Readers of the public traces' columns, and the generators that stand in for them."""
+"""Tests the readers of public traces, and the generators that replace them."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def test_rows_of_lengths_alone(tmp_path: Path) -> None:
 
 
 def test_a_hash_of_512_tokens_becomes_four_blocks_and_equal_hashes_equal_blocks(tmp_path: Path) -> None:
-    told = [
+    rows = [
         {"timestamp": 0, "input_length": 1030, "output_length": 5, "hash_ids": [7, 8, 9]},
         {"timestamp": 3000, "input_length": 1100, "output_length": 5, "hash_ids": [7, 8, 10]},
     ]
-    (tmp_path / "mooncake_conversation.jsonl").write_text("\n".join(map(json.dumps, told)) + "\n", "utf-8")
+    (tmp_path / "mooncake_conversation.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n", "utf-8")
     first, second = Traces(tmp_path).window("mooncake_conversation", 2, Random(1))
     assert len(first.blocks) == 8
     assert first.blocks == second.blocks[:8]
@@ -47,11 +47,11 @@ def test_a_hash_of_512_tokens_becomes_four_blocks_and_equal_hashes_equal_blocks(
 
 
 def test_clients_of_a_trace_have_their_shares_and_lengths(tmp_path: Path) -> None:
-    told = [
+    rows = [
         {"client": 1, "rates": [[0, 9.0, 1.0, "Gamma"]], "windows": [[0, [100.0] * 33, [10.0] * 33]]},
         {"client": 2, "rates": [[0, 1.0, 1.0, "Gamma"]], "windows": [[0, [5.0] * 33, [500.0] * 33]]},
     ]
-    (tmp_path / "servegen_language_mlarge.jsonl").write_text("\n".join(map(json.dumps, told)) + "\n", "utf-8")
+    (tmp_path / "servegen_language_mlarge.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n", "utf-8")
     rows = Traces(tmp_path).window("servegen_language_mlarge", 100, Random(1))
     assert [row.at for row in rows] == sorted(row.at for row in rows)
     assert sum(row.client == "client-1" for row in rows) == 90

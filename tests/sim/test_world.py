@@ -1,5 +1,4 @@
-"""The real dispatcher in the simulated world: everybody is answered, the books are right, equal seeds give equal
-runs."""
+"""Tests the dispatcher in the simulated world: every request ends, all invariants hold, equal seeds give equal runs."""
 
 from __future__ import annotations
 

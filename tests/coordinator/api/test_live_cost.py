@@ -30,7 +30,7 @@ class RecordingSubscriber:
 
 def a_feed(nodes: int, loop: asyncio.AbstractEventLoop, folder: Path) -> LiveFeed:
     world = a_world()
-    world.hears(*(a_report(f"node-{n:03d}", [a_card("m", loaded=True)]) for n in range(nodes)))
+    world.receives(*(a_report(f"node-{n:03d}", [a_card("m", loaded=True)]) for n in range(nodes)))
     driver = Driver(world.dispatcher, _nothing, loop)
     return LiveFeed(driver, FleetView(driver, TraceStore(StoreSettings(), folder), loop), lambda: (), loop)
 

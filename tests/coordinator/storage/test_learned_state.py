@@ -45,7 +45,7 @@ def a_fleet() -> World:
 def beat(world: World) -> None:
     """Both nodes send a heartbeat without changes."""
     cards = [a_card("m", 4.0, loaded=True), a_card("k", 9.0), a_card("never-run", 2.0)]
-    world.hears(
+    world.receives(
         a_report("slow", cards, memory_gb=64.0), a_report("fast", cards, memory_gb=64.0, memory_bandwidth_gbps=400.0)
     )
 

@@ -1,4 +1,4 @@
-"""A thinking model's limit leaves room for its answer, unless the client counts the thoughts itself."""
+"""Tests that the token limit of a thinking model leaves room for its answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of a window people really use is learnt, bounded and forgotten, and the window that it asks for follows."""
+"""Tests how the use of context windows is learned, and which window size follows from it."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def test_usual_size_is_the_99th_percentile() -> None:
 
 @pytest.mark.parametrize("tokens", [1, 256, 257, 300, 1000, 1024, 1025, 5000, 40_000])
 def test_usual_size_is_at_least_the_used_size_and_little_more(tokens: int) -> None:
-    told = used((100, tokens)).usual_tokens(M) or 0
-    assert tokens <= told <= max(256, tokens * 1.2)
+    usual = used((100, tokens)).usual_tokens(M) or 0
+    assert tokens <= usual <= max(256, tokens * 1.2)
 
 
 def test_requests_beyond_the_largest_size_count_as_the_largest() -> None:
@@ -131,14 +131,14 @@ def test_request_that_loads_a_model_gets_the_window_by_use() -> None:
     world = a_world(windows=Windows(WindowSettings(dynamic=True)))
     for _ in range(100):
         world.dispatcher.forecast.window_usage.learn(M, 5000)
-    world.hears(a_report("alpha", [COLD]))
+    world.receives(a_report("alpha", [COLD]))
     [dispatch] = world.arrives()
     assert isinstance(dispatch, Dispatch) and dispatch.options == EngineOptions(8192)
 
 
 def test_completed_answers_teach_prompt_plus_answer_tokens() -> None:
     world = a_world()
-    world.hears(a_report("alpha", [COLD]))
+    world.receives(a_report("alpha", [COLD]))
     for number in range(SAMPLES_MIN):
         world.at += 1.0
         world.arrives(f"r{number}")

@@ -1,5 +1,4 @@
-"""Which window a request is given: the loaded one said exactly, a larger one where the prompt needs it, nothing where
-nothing is to be said."""
+"""Tests which context window and options a request gets, and when it is sent unchanged."""
 
 from __future__ import annotations
 
@@ -152,8 +151,8 @@ def test_windows_are_powers_of_two_within_the_maximum_of_the_model() -> None:
 @pytest.mark.parametrize("kind", [RequestKind.CHAT, RequestKind.GENERATE, RequestKind.EMBED])
 def test_strict_mode_forbids_truncation_for_every_kind_of_prompt(protection: str, kind: RequestKind) -> None:
     for num_ctx in (None, 2048, 8192):
-        told = pin(a_request(num_ctx, kind=kind), loaded(8192), protection=protection, overflow="strict")
-        assert told is not None and told.forbids_cutting and not told.changes_nothing
+        options = pin(a_request(num_ctx, kind=kind), loaded(8192), protection=protection, overflow="strict")
+        assert options is not None and options.forbids_cutting and not options.changes_nothing
 
 
 def test_options_with_only_a_warning_change_nothing() -> None:

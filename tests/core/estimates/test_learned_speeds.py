@@ -1,4 +1,4 @@
-"""Speeds are learnt of pairs, of nodes and of models; loads of cold and of warm files."""
+"""Tests how speeds of pairs, nodes and models are learned, and loads from disk and from the page cache."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def a_fleet(*names: str) -> list[Node]:
 
 
 def a_sample(node: Node, model: str, faster: float, streams: float = 1.0, **more: object) -> SpeedSample:
-    """As if this machine were so many times faster than its prior."""
+    """A sample of a machine that is `faster` times as fast as its prior."""
     start = prior(node.report, node.report.models[canonical(model)])
     fields = {
         "uncached_tokens": 1000,

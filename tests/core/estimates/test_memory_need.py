@@ -1,4 +1,4 @@
-"""The memory that a model takes, from what its file says of itself."""
+"""Tests the memory need of a model that follows from its model info."""
 
 from __future__ import annotations
 

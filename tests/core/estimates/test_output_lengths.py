@@ -1,4 +1,4 @@
-"""Lengths of answers, and how unlike each other they are."""
+"""Tests the learned lengths of answers, and how much they vary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is in a node's memory, as far as our own loads tell before heartbeats do."""
+"""Tests which models count as loaded before a heartbeat shows it."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def serve(world: World, request_id: str, model: str, seconds: float = 2.0) -> No
 
 def test_model_evicted_by_a_load_counts_as_unloaded_before_a_report_shows_it() -> None:
     world = a_world(policy="completion_time")
-    world.hears(a_box(m_loaded=True, k_loaded=False))
+    world.receives(a_box(m_loaded=True, k_loaded=False))
     residency, node = world.dispatcher.forecast.residency, the_node(world)
     assert residency.is_loaded(node, M)
     serve(world, "r1", "k")
     assert not residency.is_loaded(node, M)
-    world.hears(a_box(m_loaded=True, k_loaded=False))  # an old report, still on its way when the load began
+    world.receives(a_box(m_loaded=True, k_loaded=False))  # an old report, still on its way when the load began
     assert not residency.is_loaded(node, M)
-    world.hears(a_box(m_loaded=False, k_loaded=True))
+    world.receives(a_box(m_loaded=False, k_loaded=True))
     assert residency.is_loaded(node, K)
 
 
 def test_models_that_evict_each_other_count_as_unloaded_in_turn() -> None:
-    """Without a report in between: the second load throws out what the first one brought."""
+    """Without a report in between: the second load evicts the model of the first load."""
     world = a_world(policy="completion_time")
-    world.hears(a_box(m_loaded=True, k_loaded=False))
+    world.receives(a_box(m_loaded=True, k_loaded=False))
     residency, node = world.dispatcher.forecast.residency, the_node(world)
     serve(world, "r1", "k")
     serve(world, "r2", "m")
@@ -58,7 +58,7 @@ def test_models_that_evict_each_other_count_as_unloaded_in_turn() -> None:
 def test_both_models_stay_loaded_if_they_fit() -> None:
     world = a_world(policy="completion_time")
     cards = [a_card("m", size_gb=2.0, loaded=True), a_card("k", size_gb=2.0)]
-    world.hears(a_report("roomy", cards, memory_gb=64))
+    world.receives(a_report("roomy", cards, memory_gb=64))
     serve(world, "r1", "k")
     assert world.dispatcher.forecast.residency.is_loaded(the_node(world), M)
 
@@ -67,7 +67,7 @@ def test_least_recently_used_model_is_evicted_at_the_maximum_number_of_models() 
     world = a_world(policy="completion_time")
     cards = [a_card(name, size_gb=1.0, loaded=name != "new") for name in ("a", "b", "c", "new")]
     full = [replace(card, engine=replace(card.engine, models_max=3)) for card in cards]
-    world.hears(a_report("full", full, memory_gb=64))
+    world.receives(a_report("full", full, memory_gb=64))
     for number, name in enumerate(("a", "c", "b")):
         serve(world, f"r{number}", name)
     serve(world, "last", "new")
@@ -79,7 +79,9 @@ def test_footprint_is_learned_on_the_node_and_estimated_for_other_nodes() -> Non
     world = a_world(policy="completion_time")
     card = a_card("m", size_gb=5.0, loaded=True)
     loaded = replace(card, loaded=Loaded(8 * GB, 4096))
-    world.hears(a_report("knows", [loaded], memory_gb=64), a_report("other", [a_card("m", size_gb=5.0)], memory_gb=64))
+    world.receives(
+        a_report("knows", [loaded], memory_gb=64), a_report("other", [a_card("m", size_gb=5.0)], memory_gb=64)
+    )
     residency, fleet = world.dispatcher.forecast.residency, world.dispatcher.fleet
     other = fleet.nodes["other"]  # type: ignore[index]
     assert residency.footprint_bytes(other, other.report.models[M], M) == 8 * GB

@@ -1,4 +1,4 @@
-"""How full slots were lately."""
+"""Tests the mean share of used slots."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which name a node goes by when two claim the same one."""
+"""Tests which name a node gets if two nodes claim the same one."""
 
 from __future__ import annotations
 

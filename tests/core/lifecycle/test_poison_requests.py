@@ -1,4 +1,4 @@
-"""Fingerprints are remembered for a while, and only so many."""
+"""Tests that fingerprints are remembered for a limited time and in limited number."""
 
 from __future__ import annotations
 

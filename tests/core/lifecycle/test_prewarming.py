@@ -1,4 +1,4 @@
-"""A line at one node has the model loaded at another that is idle and has room; once, and never where it would harm."""
+"""Tests that a long queue loads the model on another node, once, and only on a suitable node."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def warmed(commands: list[Command]) -> list[NodeId]:
 
 
 def a_fleet(world: World, **other: object) -> None:
-    world.hears(a_report("hot", [a_card("m", loaded=True)]))
-    world.hears(a_report("idle", [a_card("m")], **other))  # type: ignore[arg-type]
+    world.receives(a_report("hot", [a_card("m", loaded=True)]))
+    world.receives(a_report("idle", [a_card("m")], **other))  # type: ignore[arg-type]
 
 
 def test_long_queue_loads_the_model_on_an_idle_node_once() -> None:
@@ -52,5 +52,5 @@ def test_no_load_on_a_node_with_low_availability() -> None:
 
 def test_no_load_if_no_other_node_has_the_model() -> None:
     world = a_warming_world()
-    world.hears(a_report("hot", [a_card("m", loaded=True)]))
+    world.receives(a_report("hot", [a_card("m", loaded=True)]))
     assert warmed(queue_up(world, 8)) == []

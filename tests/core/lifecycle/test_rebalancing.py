@@ -1,4 +1,4 @@
-"""A waiting request may be moved when a slot becomes free elsewhere."""
+"""Tests that a queued request moves when a slot becomes free on another node."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def two_nodes(is_rebalancing: bool) -> World:
     """ "a" and "b" are equal and busy; "waits" is in line for "a"."""
     world = a_world(policy="completion_time", is_rebalancing=is_rebalancing)
     cards = [a_card("m", size_gb=5.0, loaded=True)]
-    world.hears(*(a_report(name, cards, memory_bandwidth_gbps=100.0) for name in ("a", "b")))
+    world.receives(*(a_report(name, cards, memory_bandwidth_gbps=100.0) for name in ("a", "b")))
     world.arrives("r1")
     world.at += 0.5
     world.arrives("r2")

@@ -1,4 +1,4 @@
-"""What is asked to know a node's speed, what it showed, and whether two runs differ beyond chance."""
+"""Tests the probes of a benchmark, their results, and the comparison of two runs."""
 
 from __future__ import annotations
 
@@ -132,13 +132,13 @@ def test_runs_without_a_common_pair_cannot_be_compared() -> None:
 
 
 def test_two_runs_of_the_same_machine_rarely_differ() -> None:
-    """Ten percent of noise, three repetitions, four models: at most one pair of runs in twenty may be told apart."""
-    dice = Random(7)
+    """Ten percent of noise, three repetitions, four models: at most one pair of runs in twenty may differ."""
+    rng = Random(7)
 
     def a_run() -> list[BenchmarkCell]:
         found = []
         for number in range(4):
-            seen = spread(dice.gauss(50.0, 5.0) for _ in range(REPETITIONS))
+            seen = spread(rng.gauss(50.0, 5.0) for _ in range(REPETITIONS))
             assert seen is not None
             found.append(BenchmarkCell(ALPHA, ModelName(f"m{number}"), seen))
         return found
@@ -148,10 +148,10 @@ def test_two_runs_of_the_same_machine_rarely_differ() -> None:
 
 
 def test_real_difference_is_usually_found() -> None:
-    dice = Random(11)
+    rng = Random(11)
 
     def a_run(speed: float) -> list[BenchmarkCell]:
-        seen = [spread(dice.gauss(speed, 1.0) for _ in range(REPETITIONS)) for _ in range(4)]
+        seen = [spread(rng.gauss(speed, 1.0) for _ in range(REPETITIONS)) for _ in range(4)]
         return [BenchmarkCell(ALPHA, ModelName(f"m{number}"), one) for number, one in enumerate(seen)]
 
     assert (

@@ -1,4 +1,4 @@
-"""What is recommended follows from what was asked, says its numbers and its doubt, and never breaks a limit."""
+"""Tests that recommendations follow from requests, with numbers and uncertainty, and within all limits."""
 
 from __future__ import annotations
 

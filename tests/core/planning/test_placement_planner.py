@@ -1,4 +1,4 @@
-"""What should be in memory where: the plan saves what it can within the memory that is there."""
+"""Tests that the plan saves as much time as it can within the memory of the nodes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from herd.core.planning.placement_planner import (
 from herd.core.state.fleet import GB, ModelName, NodeId
 
 
-def a_want(model: str = "m", per_hour: float = 60.0) -> ModelDemand:
+def a_demand(model: str = "m", per_hour: float = 60.0) -> ModelDemand:
     return ModelDemand(ModelName(model), per_hour / 3600)
 
 
-def a_home(
+def an_option(
     node: str = "alpha",
     model: str = "m",
     size_gb: float = 5.0,
@@ -35,7 +35,7 @@ def a_home(
     return PlacementOption(NodeId(node), ModelName(model), int(size_gb * GB), serve_s, load_s, slots)
 
 
-def a_room(node: str = "alpha", memory_gb: float = 16.0, models_max: int | None = None) -> NodeCapacity:
+def a_capacity(node: str = "alpha", memory_gb: float = 16.0, models_max: int | None = None) -> NodeCapacity:
     return NodeCapacity(NodeId(node), int(memory_gb * GB), models_max)
 
 
@@ -53,100 +53,107 @@ def result_with(
 
 
 def test_requested_model_is_planned_where_it_fits() -> None:
-    assert plan([a_want()], [a_home()], [a_room()]).resident == places(("alpha", "m"))
+    assert plan([a_demand()], [an_option()], [a_capacity()]).resident == places(("alpha", "m"))
 
 
 def test_model_without_requests_is_not_planned() -> None:
-    assert plan([a_want(per_hour=0)], [a_home()], [a_room()]).resident == frozenset()
+    assert plan([a_demand(per_hour=0)], [an_option()], [a_capacity()]).resident == frozenset()
 
 
 def test_model_that_does_not_fit_is_not_planned() -> None:
-    assert plan([a_want()], [a_home(size_gb=20)], [a_room()]).resident == frozenset()
+    assert plan([a_demand()], [an_option(size_gb=20)], [a_capacity()]).resident == frozenset()
 
 
 def test_the_model_that_saves_more_gets_the_memory() -> None:
-    wants = [a_want("often", 100), a_want("seldom", 1)]
-    homes = [a_home(model="often", size_gb=12), a_home(model="seldom", size_gb=12)]
-    assert plan(wants, homes, [a_room()]).resident == places(("alpha", "often"))
+    demands = [a_demand("often", 100), a_demand("seldom", 1)]
+    options = [an_option(model="often", size_gb=12), an_option(model="seldom", size_gb=12)]
+    assert plan(demands, options, [a_capacity()]).resident == places(("alpha", "often"))
 
 
 def test_two_small_models_beat_one_large_that_alone_saves_more() -> None:
-    wants = [a_want("large", 60), a_want("a", 45), a_want("b", 45)]
-    homes = [a_home(model="large", size_gb=15), a_home(model="a", size_gb=7), a_home(model="b", size_gb=7)]
-    assert plan(wants, homes, [a_room()]).resident == places(("alpha", "a"), ("alpha", "b"))
+    demands = [a_demand("large", 60), a_demand("a", 45), a_demand("b", 45)]
+    options = [an_option(model="large", size_gb=15), an_option(model="a", size_gb=7), an_option(model="b", size_gb=7)]
+    assert plan(demands, options, [a_capacity()]).resident == places(("alpha", "a"), ("alpha", "b"))
 
 
 def test_one_large_model_beats_a_small_one_that_saves_more_for_each_byte() -> None:
-    wants = [a_want("large", 100), a_want("small", 10)]
-    homes = [a_home(model="large", size_gb=15.5), a_home(model="small", size_gb=1)]
-    assert plan(wants, homes, [a_room()]).resident == places(("alpha", "large"))
+    demands = [a_demand("large", 100), a_demand("small", 10)]
+    options = [an_option(model="large", size_gb=15.5), an_option(model="small", size_gb=1)]
+    assert plan(demands, options, [a_capacity()]).resident == places(("alpha", "large"))
 
 
 def test_plan_respects_the_maximum_number_of_models_of_an_engine() -> None:
-    wants, homes = [a_want("a"), a_want("b", 30)], [a_home(model="a"), a_home(model="b")]
-    assert plan(wants, homes, [a_room(models_max=1)]).resident == places(("alpha", "a"))
+    demands, options = [a_demand("a"), a_demand("b", 30)], [an_option(model="a"), an_option(model="b")]
+    assert plan(demands, options, [a_capacity(models_max=1)]).resident == places(("alpha", "a"))
 
 
 def test_model_that_fills_its_node_is_planned_on_a_second_node() -> None:
-    homes = [a_home("alpha"), a_home("beta", serve_s=6.0)]
-    rooms = [a_room("alpha"), a_room("beta")]
-    assert plan([a_want(per_hour=30)], homes, rooms).resident == places(("alpha", "m"))
-    assert plan([a_want(per_hour=800)], homes, rooms).resident == places(("alpha", "m"), ("beta", "m"))
+    options = [an_option("alpha"), an_option("beta", serve_s=6.0)]
+    capacities = [a_capacity("alpha"), a_capacity("beta")]
+    assert plan([a_demand(per_hour=30)], options, capacities).resident == places(("alpha", "m"))
+    assert plan([a_demand(per_hour=800)], options, capacities).resident == places(("alpha", "m"), ("beta", "m"))
 
 
 def test_the_faster_node_is_preferred() -> None:
-    homes = [a_home("alpha", serve_s=9.0), a_home("beta", serve_s=2.0)]
-    assert plan([a_want(per_hour=10)], homes, [a_room("alpha"), a_room("beta")]).resident == places(("beta", "m"))
+    options = [an_option("alpha", serve_s=9.0), an_option("beta", serve_s=2.0)]
+    assert plan([a_demand(per_hour=10)], options, [a_capacity("alpha"), a_capacity("beta")]).resident == places(
+        ("beta", "m")
+    )
 
 
 def test_present_placement_can_be_compared() -> None:
-    wants, homes = [a_want(per_hour=10)], [a_home()]
-    cold, warm = result_with(wants, homes, []), result_with(wants, homes, [homes[0].model_on_node])
+    demands, options = [a_demand(per_hour=10)], [an_option()]
+    cold, warm = result_with(demands, options, []), result_with(demands, options, [options[0].model_on_node])
     assert cold.request_s["m"] == pytest.approx(14.0, rel=0.1)
     assert warm.request_s["m"] == pytest.approx(4.0, rel=0.1)
     assert cold.total_s_per_s - warm.total_s_per_s == pytest.approx(10 * 10 / 3600, rel=0.1)
 
 
 def test_unknown_placements_are_ignored() -> None:
-    assert result_with([a_want()], [a_home()], [(NodeId("gone"), ModelName("m"))]).resident == frozenset()
+    assert result_with([a_demand()], [an_option()], [(NodeId("gone"), ModelName("m"))]).resident == frozenset()
 
 
-def a_fleet(dice: Random) -> tuple[list[ModelDemand], list[PlacementOption], list[NodeCapacity]]:
-    wants = [a_want(f"m{i}", dice.choice((0.5, 5, 50, 500))) for i in range(6)]
-    rooms = [a_room(f"n{i}", dice.choice((8, 16, 48)), dice.choice((None, 2))) for i in range(4)]
-    homes = [
-        a_home(
-            room.node_id, want.model, dice.uniform(2, 20), dice.uniform(1, 20), dice.uniform(2, 30), dice.choice((1, 4))
+def a_fleet(rng: Random) -> tuple[list[ModelDemand], list[PlacementOption], list[NodeCapacity]]:
+    demands = [a_demand(f"m{i}", rng.choice((0.5, 5, 50, 500))) for i in range(6)]
+    capacities = [a_capacity(f"n{i}", rng.choice((8, 16, 48)), rng.choice((None, 2))) for i in range(4)]
+    options = [
+        an_option(
+            capacity.node_id,
+            demand.model,
+            rng.uniform(2, 20),
+            rng.uniform(1, 20),
+            rng.uniform(2, 30),
+            rng.choice((1, 4)),
         )
-        for room in rooms
-        for want in wants
-        if dice.random() < 0.7
+        for capacity in capacities
+        for demand in demands
+        if rng.random() < 0.7
     ]
-    return wants, homes, rooms
+    return demands, options, capacities
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_no_plan_breaks_a_limit_or_is_worse_than_nothing(seed: int) -> None:
-    wants, homes, rooms = a_fleet(Random(seed))
-    found = plan(wants, homes, rooms)
-    sizes = {home.model_on_node: home.size_bytes for home in homes}
-    for room in rooms:
-        here = [place for place in found.resident if place[0] == room.node_id]
-        assert sum(sizes[place] for place in here) <= room.memory_bytes, seed
-        assert room.models_max is None or len(here) <= room.models_max, seed
-    assert found.total_s_per_s <= result_with(wants, homes, []).total_s_per_s + 1e-9, seed
+    demands, options, capacities = a_fleet(Random(seed))
+    found = plan(demands, options, capacities)
+    sizes = {option.model_on_node: option.size_bytes for option in options}
+    for capacity in capacities:
+        here = [place for place in found.resident if place[0] == capacity.node_id]
+        assert sum(sizes[place] for place in here) <= capacity.memory_bytes, seed
+        assert capacity.models_max is None or len(here) <= capacity.models_max, seed
+    assert found.total_s_per_s <= result_with(demands, options, []).total_s_per_s + 1e-9, seed
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_order_of_the_inputs_does_not_change_the_plan(seed: int) -> None:
-    wants, homes, rooms = a_fleet(Random(seed))
-    turned = plan(wants[::-1], homes[::-1], rooms[::-1])
-    assert turned == plan(wants, homes, rooms), seed
+    demands, options, capacities = a_fleet(Random(seed))
+    turned = plan(demands[::-1], options[::-1], capacities[::-1])
+    assert turned == plan(demands, options, capacities), seed
 
 
 def test_number_of_options_is_limited_in_a_large_fleet() -> None:
-    wants = [a_want(f"m{i}", 1 + i) for i in range(400)]
-    homes = [a_home(f"n{n}", f"m{i}") for i in range(400) for n in range(10)]
-    assert len(homes) > PAIRS_MAX
-    found = result_with(wants, homes, [])
+    demands = [a_demand(f"m{i}", 1 + i) for i in range(400)]
+    options = [an_option(f"n{n}", f"m{i}") for i in range(400) for n in range(10)]
+    assert len(options) > PAIRS_MAX
+    found = result_with(demands, options, [])
     assert len(found.request_s) == 60 and ModelName("m399") in found.request_s

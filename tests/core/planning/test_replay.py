@@ -1,4 +1,4 @@
-"""Recorded choices decided again: the same under the same rules, and what others would have made of the same moment."""
+"""Tests the replay of recorded decisions with the same rules and with other rules."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from herd.core.state.request import Request
 SIGNALS = all_signals()
 
 
-def a_moment(rng: Random) -> tuple[World, Request]:
+def a_recorded_decision(rng: Random) -> tuple[World, Request]:
     """A fleet in the middle of work: some models in memory, some not, queues, quarrels over room."""
     world = a_world("completion_time")
     for number in range(rng.randint(2, 7)):
@@ -32,7 +32,7 @@ def a_moment(rng: Random) -> tuple[World, Request]:
             for name in ("m", "k", "j")
         ]
         capacity = a_capacity(rng.choice(["rising", "stable", "falling"])) if rng.random() < 0.3 else None
-        world.hears(
+        world.receives(
             a_report(
                 f"n{number}",
                 cards,
@@ -74,7 +74,7 @@ RULES = (
 @pytest.mark.parametrize("seed", range(40))
 def test_replay_with_any_rules_gives_the_result_of_a_live_decision(seed: int) -> None:
     """Whatever rules were in force: the others find in what was recorded all they need, to the last bit."""
-    world, request = a_moment(Random(seed))
+    world, request = a_recorded_decision(Random(seed))
     truths = [decided(world, request, rules) for rules in RULES]
     if truths[0].chosen is None:
         assert all(truth.chosen is None for truth in truths)
@@ -97,7 +97,7 @@ def test_replay_with_any_rules_gives_the_result_of_a_live_decision(seed: int) ->
 def test_some_recorded_decisions_change_with_the_rules() -> None:
     changed = 0
     for seed in range(40):
-        world, request = a_moment(Random(seed))
+        world, request = a_recorded_decision(Random(seed))
         changed += len({decided(world, request, rules).chosen for rules in RULES}) > 1
     assert changed >= 10
 
@@ -105,22 +105,22 @@ def test_some_recorded_decisions_change_with_the_rules() -> None:
 def test_saved_seconds_are_the_difference_of_the_estimates() -> None:
     """The hot node is slow: points love it, seconds do not."""
     world = a_world("completion_time")
-    world.hears(
+    world.receives(
         a_report("hot", [a_card("m", 4.0, loaded=True)], memory_bandwidth_gbps=2.0),
         a_report("fast", [a_card("m", 4.0)], memory_bandwidth_gbps=800.0),
     )
     request = a_request("r", "m", prompt_tokens=500)
     choice = a_choice(request, decided(world, request, DecisionRules("signals")), DecisionRules("signals"))
-    verdict = replay_decision(choice, DecisionRules(), SIGNALS)
-    assert verdict is not None and (verdict.before, verdict.after) == ("hot", "fast")
+    replayed = replay_decision(choice, DecisionRules(), SIGNALS)
+    assert replayed is not None and (replayed.before, replayed.after) == ("hot", "fast")
     by_node = {one.node_id: one.expected_s for one in choice.scored}
-    assert verdict.own_saved_s == pytest.approx(by_node[verdict.before]["total"] - by_node[verdict.after]["total"])
-    assert verdict.own_saved_s is not None and verdict.own_saved_s > 10.0
-    assert verdict.others_saved_s == 0.0
+    assert replayed.own_saved_s == pytest.approx(by_node[replayed.before]["total"] - by_node[replayed.after]["total"])
+    assert replayed.own_saved_s is not None and replayed.own_saved_s > 10.0
+    assert replayed.others_saved_s == 0.0
 
 
 def test_decision_without_estimates_is_not_replayed_by_time() -> None:
-    world, request = a_moment(Random(3))
+    world, request = a_recorded_decision(Random(3))
     recorded = decided(world, request, DecisionRules("signals"))
     for one in recorded.scored:
         one.expected_s = {}
@@ -136,7 +136,7 @@ def test_decision_without_estimates_is_not_replayed_by_time() -> None:
 
 
 def test_missing_candidates_are_reported() -> None:
-    world, request = a_moment(Random(5))
+    world, request = a_recorded_decision(Random(5))
     choice = a_choice(request, decided(world, request, DecisionRules()), DecisionRules())
     assert is_cut_short(replace(choice, left_out=3), DecisionRules())
     done = Replay()
@@ -157,6 +157,6 @@ def test_fingerprint_depends_on_every_weight_and_the_policy() -> None:
 
 def test_estimates_with_equal_weights_are_equal_to_the_last_bit() -> None:
     for seed in range(20):
-        world, request = a_moment(Random(seed))
+        world, request = a_recorded_decision(Random(seed))
         for one in decided(world, request, DecisionRules()).scored:
             assert reweighted(one, CompletionTimeSettings()) == one.expected_s, f"seed {seed}"

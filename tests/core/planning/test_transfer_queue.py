@@ -1,5 +1,4 @@
-"""The book of fetches: one per node and model, one at a time on each node, stopped when nobody wants it; where from,
-and where to."""
+"""Tests the queue of downloads, and the choice of source and target."""
 
 from __future__ import annotations
 
@@ -47,48 +46,48 @@ def node(fleet: Fleet, node_id: str) -> Node:
     return found
 
 
-def wanted(book: TransferQueue, at: Node, name: str = "m", by: str = "x") -> Transfer:
-    fetch = book.add(at, name, by, 0.0, PullOptions())
-    assert isinstance(fetch, Transfer)
-    return fetch
+def wanted(queue: TransferQueue, at: Node, name: str = "m", by: str = "x") -> Transfer:
+    transfer = queue.add(at, name, by, 0.0, PullOptions())
+    assert isinstance(transfer, Transfer)
+    return transfer
 
 
 def test_two_requesters_share_one_download_that_ends_when_both_have_left() -> None:
-    book, bare = TransferQueue(), node(a_fleet(empty()), "bare")
-    first, second = wanted(book, bare, "m", "x"), wanted(book, bare, "M:latest", "y")
+    queue, bare = TransferQueue(), node(a_fleet(empty()), "bare")
+    first, second = wanted(queue, bare, "m", "x"), wanted(queue, bare, "M:latest", "y")
     assert first is second
-    assert not book.release(first, "x", 1.0) and first.state is TransferState.QUEUED
-    assert book.release(first, "y", 2.0) and (first.state, first.ended_at) == (TransferState.CANCELLED, 2.0)
-    assert wanted(book, bare) is not first, "what is over is begun anew"
+    assert not queue.release(first, "x", 1.0) and first.state is TransferState.QUEUED
+    assert queue.release(first, "y", 2.0) and (first.state, first.ended_at) == (TransferState.CANCELLED, 2.0)
+    assert wanted(queue, bare) is not first, "what is over is begun anew"
 
 
 def test_node_downloads_one_model_at_a_time_with_a_short_queue() -> None:
-    book, bare = TransferQueue(), node(a_fleet(empty()), "bare")
-    fetches = [wanted(book, bare, f"m{number}") for number in range(QUEUED_MAX)]
-    assert book.next(bare.id) is fetches[0] and book.next(bare.id) is None
-    wanted(book, bare, "one-more")
-    refused = book.add(bare, "too-many", "x", 0.0, PullOptions())
+    queue, bare = TransferQueue(), node(a_fleet(empty()), "bare")
+    fetches = [wanted(queue, bare, f"m{number}") for number in range(QUEUED_MAX)]
+    assert queue.next(bare.id) is fetches[0] and queue.next(bare.id) is None
+    wanted(queue, bare, "one-more")
+    refused = queue.add(bare, "too-many", "x", 0.0, PullOptions())
     assert isinstance(refused, Refusal) and refused.status == 429
-    book.end(fetches[0], TransferState.DONE, 1.0)
-    assert book.next(bare.id) is fetches[1]
+    queue.end(fetches[0], TransferState.DONE, 1.0)
+    assert queue.next(bare.id) is fetches[1]
 
 
 def test_final_state_does_not_change_and_old_downloads_are_removed() -> None:
-    book, bare = TransferQueue(), node(a_fleet(empty()), "bare")
-    fetch = wanted(book, bare)
-    book.end(fetch, TransferState.FAILED, 1.0, "no disk")
-    book.end(fetch, TransferState.DONE, 2.0)
-    assert (fetch.state, fetch.error, fetch.ended_at) == (TransferState.FAILED, "no disk", 1.0)
+    queue, bare = TransferQueue(), node(a_fleet(empty()), "bare")
+    transfer = wanted(queue, bare)
+    queue.end(transfer, TransferState.FAILED, 1.0, "no disk")
+    queue.end(transfer, TransferState.DONE, 2.0)
+    assert (transfer.state, transfer.error, transfer.ended_at) == (TransferState.FAILED, "no disk", 1.0)
     for number in range(ENDED_MAX + 5):
-        book.end(wanted(book, bare, f"m{number}"), TransferState.DONE, 3.0)
-    assert len(list(book)) <= ENDED_MAX + 1 and book.get(fetch.id) is None
+        queue.end(wanted(queue, bare, f"m{number}"), TransferState.DONE, 3.0)
+    assert len(list(queue)) <= ENDED_MAX + 1 and queue.get(transfer.id) is None
 
 
 def test_least_busy_sharing_node_is_the_source() -> None:
     fleet = a_fleet(sharer("busy", cpu=90.0), sharer("idle", cpu=5.0), sharer("closed", library=""), empty())
     assert [one.id for one, _ in transfer_queue.sources(fleet, NodeId("bare"), M, "")] == ["idle", "busy"]
     assert [one.id for one, _ in transfer_queue.sources(fleet, NodeId("idle"), M, "")] == ["busy"], (
-        "nobody copies from itself"
+        "refused copies from itself"
     )
 
 
@@ -104,15 +103,15 @@ def test_download_target_has_enough_memory_and_the_highest_bandwidth() -> None:
     slow, fast = empty("slow", memory_bandwidth_gbps=50.0), empty("fast", memory_bandwidth_gbps=400.0)
     best = transfer_queue.best_target(a_fleet(small, slow, fast), M, 10 * GB)
     assert isinstance(best, Node) and best.id == "fast"
-    nobody = transfer_queue.best_target(a_fleet(a_report("llama", engines=(an_engine(kind="llamacpp"),))), M, 0)
-    assert isinstance(nobody, Refusal) and nobody.code == "no_node"
+    refused = transfer_queue.best_target(a_fleet(a_report("llama", engines=(an_engine(kind="llamacpp"),))), M, 0)
+    assert isinstance(refused, Refusal) and refused.code == "no_node"
 
 
 def test_a_fifth_of_the_free_disk_space_is_reserved() -> None:
     fleet = a_fleet(empty(disk=Disk(100 * GB, 90 * GB, 10 * GB)))
     assert transfer_queue.disk_problem(node(fleet, "bare"), 8 * GB) is None
-    told = transfer_queue.disk_problem(node(fleet, "bare"), 9 * GB)
-    assert told is not None and "herd rm" in told
+    problem = transfer_queue.disk_problem(node(fleet, "bare"), 9 * GB)
+    assert problem is not None and "herd rm" in problem
     full = transfer_queue.best_target(fleet, M, 9 * GB)
     assert isinstance(full, Refusal) and full.status == 507
 

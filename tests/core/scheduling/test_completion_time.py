@@ -1,4 +1,4 @@
-"""Where a request would be answered first: expected seconds instead of points."""
+"""Tests that requests go to the node that is expected to finish first."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def complete(world: World, request_id: str, counters: Counters, seconds: float =
 def test_fast_node_with_a_cold_load_beats_a_slow_node_if_it_finishes_first() -> None:
     """What points can never say: they know no speed, and cold can at best tie with hot."""
     world = a_world(policy="completion_time")
-    world.hears(a_slow_box(), a_gpu_box())
+    world.receives(a_slow_box(), a_gpu_box())
     assert chosen(world, prompt_tokens=2000) == "gpu"
     points = a_world(policy="signals")
-    points.hears(a_slow_box(), a_gpu_box())
+    points.receives(a_slow_box(), a_gpu_box())
     assert chosen(points, prompt_tokens=2000) == "old-server"
 
 
@@ -47,7 +47,7 @@ def test_load_in_progress_is_not_started_on_another_node() -> None:
     """A second request for a cold model waits where the first one is loading it, rather than load it twice."""
     world = a_world(policy="completion_time")
     cards = [a_card(size_gb=20.0, slots=4)]
-    world.hears(a_gpu_box("a", models=cards), a_gpu_box("b", models=cards))
+    world.receives(a_gpu_box("a", models=cards), a_gpu_box("b", models=cards))
     first = chosen(world, "r1")
     world.at += 5.0
     assert chosen(world, "r2") == first
@@ -56,7 +56,7 @@ def test_load_in_progress_is_not_started_on_another_node() -> None:
 def test_conversation_returns_to_the_node_with_its_cached_prefix() -> None:
     world = a_world(policy="completion_time")
     cards = [a_card(size_gb=5.0, loaded=True, context_tokens=32768)]
-    world.hears(a_slow_box("a", models=cards), a_slow_box("b", models=cards))
+    world.receives(a_slow_box("a", models=cards), a_slow_box("b", models=cards))
     blocks = tuple(range(20))
     assert chosen(world, "r1", prompt_tokens=2560, prefix=blocks) == "a"
     complete(world, "r1", Counters(2560, 10, prefill_s=9.0, decode_s=1.0), seconds=10.0)
@@ -71,14 +71,14 @@ def test_conversation_returns_to_the_node_with_its_cached_prefix() -> None:
 
 def test_reload_clears_the_cached_prefixes() -> None:
     world = a_world(policy="completion_time")
-    world.hears(a_slow_box("a"))
+    world.receives(a_slow_box("a"))
     blocks = tuple(range(20))
     chosen(world, "r1", prompt_tokens=2560, prefix=blocks)
     complete(world, "r1", Counters(2560, 10))
     forecast, node = world.dispatcher.forecast, next(iter(world.dispatcher.fleet))
     model = next(iter(node.report.models))
     assert forecast.prefixes.cached_tokens(node.id, model, blocks) == 2560
-    world.hears(a_slow_box("a", models=[a_card(size_gb=5.0, loaded=True, context_tokens=8192)]))
+    world.receives(a_slow_box("a", models=[a_card(size_gb=5.0, loaded=True, context_tokens=8192)]))
     assert forecast.prefixes.cached_tokens(node.id, model, blocks) == 0
 
 
@@ -86,7 +86,7 @@ def test_wrong_reported_bandwidth_is_corrected_by_measurements() -> None:
     world = a_world(policy="completion_time")
     liar = a_report("liar", [a_card(size_gb=5.0, loaded=True)], memory_bandwidth_gbps=800.0)
     honest = a_report("honest", [a_card(size_gb=5.0, loaded=True)], memory_bandwidth_gbps=100.0)
-    world.hears(liar, honest)
+    world.receives(liar, honest)
     for number in range(6):
         where = chosen(world, f"r{number}", prompt_tokens=500)
         step_s = 0.5 if where == "liar" else 0.07
@@ -98,23 +98,23 @@ def test_wrong_reported_bandwidth_is_corrected_by_measurements() -> None:
 def test_another_busy_model_on_the_node_slows_the_request() -> None:
     world = a_world(policy="completion_time")
     both = [a_card("m", size_gb=5.0, loaded=True), a_card("k", size_gb=5.0, loaded=True)]
-    world.hears(a_slow_box("a", models=both), a_slow_box("b", models=both))
+    world.receives(a_slow_box("a", models=both), a_slow_box("b", models=both))
     assert chosen(world, "r1", model="k") == "a"
     assert chosen(world, "r2", model="m") == "b"
 
 
 def test_eviction_that_delays_other_requests_is_avoided() -> None:
-    """Loading here would throw out a model that is asked for all the time; the other node has room."""
+    """A load here would evict a model that is requested all the time; the other node has free memory."""
     world = a_world(policy="completion_time")
     popular, big = a_card("popular", size_gb=16.0, loaded=True), a_card("big", size_gb=16.0)
-    world.hears(
+    world.receives(
         a_gpu_box("full", models=[popular, big], memory_gb=64),
         a_report("roomy", [big], gpus=(Gpu("RTX 3090", 24 * GB, 0),), memory_bandwidth_gbps=936.0, memory_gb=64),
     )
     full = a_report(
         "full", [popular, big], gpus=(Gpu("RTX 4090", 24 * GB, 17 * GB),), memory_bandwidth_gbps=1008.0, memory_gb=64
     )
-    world.hears(full)
+    world.receives(full)
     for number in range(10):
         assert chosen(world, f"p{number}", model="popular") == "full"
         complete(world, f"p{number}", Counters(100, 50, prefill_s=0.02, decode_s=0.5), seconds=0.6)
@@ -123,7 +123,7 @@ def test_eviction_that_delays_other_requests_is_avoided() -> None:
 
 def test_every_candidate_has_expected_terms_and_points() -> None:
     world = a_world(policy="completion_time")
-    world.hears(a_slow_box(), a_gpu_box())
+    world.receives(a_slow_box(), a_gpu_box())
     world.arrives()
     decision = world.dispatcher.live[RequestId("r1")].decision
     assert decision is not None
@@ -135,23 +135,23 @@ def test_every_candidate_has_expected_terms_and_points() -> None:
 
 
 def test_points_computed_later_are_those_at_the_time_of_the_decision() -> None:
-    """Nobody may have looked at them before the node's memory, queues and report have changed."""
+    """The points may be read only after the node's memory, queues and report have changed."""
     world = a_world(policy="completion_time")
     other = a_card("other", size_gb=20.0, loaded=True)
-    world.hears(a_slow_box("a", models=[a_card(size_gb=5.0), other], memory_gb=32, used_gb=24))
+    world.receives(a_slow_box("a", models=[a_card(size_gb=5.0), other], memory_gb=32, used_gb=24))
     request = a_request(model="m")
     early = world.dispatcher.scheduler.decide(request, request.model, world.at)
     late = world.dispatcher.scheduler.decide(request, request.model, world.at)
     expected = dict(early.scored[0].terms)
     world.arrives("busy", model="other")
-    world.hears(a_slow_box("a", models=[a_card(size_gb=5.0, loaded=True)], memory_gb=128, used_gb=127))
+    world.receives(a_slow_box("a", models=[a_card(size_gb=5.0, loaded=True)], memory_gb=128, used_gb=127))
     assert late.scored[0].terms == expected
 
 
 def test_points_are_computed_on_access_and_equal_those_of_the_signals() -> None:
     world, points = a_world(policy="completion_time"), a_world(policy="signals")
     for one in (world, points):
-        one.hears(a_slow_box(), a_gpu_box())
+        one.receives(a_slow_box(), a_gpu_box())
         one.arrives()
     [ours, theirs] = [one.dispatcher.live[RequestId("r1")].decision for one in (world, points)]
     assert ours is not None and theirs is not None
@@ -164,7 +164,7 @@ def test_long_prefill_delays_the_next_request() -> None:
     """Both nodes are equal and have free slots; on one of them a long prompt is read at the moment."""
     world = a_world(policy="completion_time")
     cards = [a_card(size_gb=5.0, loaded=True, slots=4, context_tokens=32768)]
-    world.hears(a_slow_box("a", models=cards), a_slow_box("b", models=cards))
+    world.receives(a_slow_box("a", models=cards), a_slow_box("b", models=cards))
     reading = chosen(world, "long", prompt_tokens=8000)
     world.at += 0.1
     assert chosen(world, "short", prompt_tokens=50) != reading
@@ -182,7 +182,7 @@ def test_long_prefill_delays_the_next_request() -> None:
 def test_context_window_larger_than_the_loaded_one_costs_a_reload() -> None:
     world = a_world(policy="completion_time")
     small, large = ([a_card(size_gb=5.0, loaded=True, context_tokens=tokens)] for tokens in (4096, 65536))
-    world.hears(a_slow_box("small", models=small), a_slow_box("large", models=large))
+    world.receives(a_slow_box("small", models=small), a_slow_box("large", models=large))
     assert chosen(world, "r1", wanted_window_tokens=65536) == "large"
     decision = world.dispatcher.live[RequestId("r1")].decision
     assert decision is not None
@@ -194,7 +194,7 @@ def test_expected_wait_for_a_slot_is_longer_with_unpredictable_lengths() -> None
     waits = {}
     for kind, lengths in (("regular", [200] * 60), ("heavy", [30] * 40 + [4000] * 20)):
         world = a_world(policy="completion_time")
-        world.hears(a_slow_box("a"))
+        world.receives(a_slow_box("a"))
         outputs, model = world.dispatcher.forecast.outputs, next(iter(next(iter(world.dispatcher.fleet)).report.models))
         for number, tokens in enumerate(lengths):
             outputs.learn(a_request(f"x{number}"), model, tokens)
@@ -214,7 +214,7 @@ def test_expected_wait_for_a_slot_is_longer_with_unpredictable_lengths() -> None
 def test_all_streams_of_a_busy_node_count_although_only_a_sample_is_read() -> None:
     """Equal requests that run on one node: what the next one costs them grows with their number, far beyond sixteen."""
     world = a_world(policy="completion_time")
-    world.hears(a_gpu_box(models=[a_card(size_gb=5.0, loaded=True, slots=512)]))
+    world.receives(a_gpu_box(models=[a_card(size_gb=5.0, loaded=True, slots=512)]))
     harms, waits = [], []
     for number in range(129):
         world.arrives(f"r{number}", prompt_tokens=400)
@@ -241,7 +241,7 @@ def test_queued_request_delays_later_requests_more_at_high_utilization() -> None
     found = {}
     for busy_s in (1.0, 300.0, 5000.0):
         world = a_world(policy="completion_time")
-        world.hears(a_slow_box("a"))
+        world.receives(a_slow_box("a"))
         world.arrives("r1", output_tokens_max=100_000)
         world.at += busy_s
         found[busy_s] = harm_of_waiting(world, "r2", prompt_tokens=100)[0]
@@ -252,7 +252,7 @@ def test_short_queued_request_delays_later_requests_less() -> None:
     found = []
     for tokens in (2, 200):
         world = a_world(policy="completion_time")
-        world.hears(a_slow_box("a"))
+        world.receives(a_slow_box("a"))
         world.arrives("r1")
         world.at += 300.0
         harm_s, wait_s = harm_of_waiting(world, "r2", output_tokens_max=tokens)
@@ -263,5 +263,5 @@ def test_short_queued_request_delays_later_requests_less() -> None:
 
 def test_request_with_a_free_slot_does_not_delay_later_requests() -> None:
     world = a_world(policy="completion_time")
-    world.hears(a_slow_box("a", models=[a_card(size_gb=5.0, loaded=True, slots=2)]))
+    world.receives(a_slow_box("a", models=[a_card(size_gb=5.0, loaded=True, slots=2)]))
     assert harm_of_waiting(world, "r1") == (0.0, 0.0)

@@ -1,4 +1,4 @@
-"""Filter, score, pick: every candidate is kept, equal input gives equal output, cost follows candidates."""
+"""Tests that a decision has every candidate, is repeatable, and costs only as much as it has candidates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIGNALS_OF_AN_IDLE_HOT_NODE = {
 
 def test_decision_has_every_candidate_with_points_or_reason() -> None:
     world = a_world()
-    world.hears(
+    world.receives(
         a_report("hot", [a_card(loaded=True)]),
         a_report("cold", [a_card()]),
         a_report("tiny", [a_card(size_gb=2)], memory_gb=1, used_gb=0),
@@ -40,7 +40,7 @@ def test_decision_has_every_candidate_with_points_or_reason() -> None:
 
 def test_equal_nodes_are_chosen_by_queue_length_then_by_name() -> None:
     world = a_world()
-    world.hears(*(a_report(name, [a_card(loaded=True, slots=4)]) for name in ("b", "a", "c")))
+    world.receives(*(a_report(name, [a_card(loaded=True, slots=4)]) for name in ("b", "a", "c")))
     chosen = []
     for number in range(6):
         [command] = world.arrives(f"r{number}")
@@ -50,7 +50,7 @@ def test_equal_nodes_are_chosen_by_queue_length_then_by_name() -> None:
 
 def test_nodes_already_tried_are_rejected_as_tried() -> None:
     world = a_world()
-    world.hears(a_report("a", [a_card()]), a_report("b", [a_card()]))
+    world.receives(a_report("a", [a_card()]), a_report("b", [a_card()]))
     decision = world.dispatcher.scheduler.decide(a_request(), ModelName("m:latest"), world.at, ["a"])
     assert decision.chosen == "b"
     assert decision.rejected[0].filter == "tried"
@@ -58,7 +58,7 @@ def test_nodes_already_tried_are_rejected_as_tried() -> None:
 
 def test_nodes_without_the_model_cost_nothing_in_a_large_fleet() -> None:
     world = a_world()
-    world.hears(*(a_report(f"n{i}", [a_card("else")]) for i in range(100)), a_report("has", [a_card()]))
+    world.receives(*(a_report(f"n{i}", [a_card("else")]) for i in range(100)), a_report("has", [a_card()]))
     decision = world.dispatcher.scheduler.decide(a_request(), ModelName("m:latest"), world.at)
     assert decision.chosen == "has"
     assert decision.rejected == []
@@ -70,7 +70,7 @@ from random import Random
 from builders import a_card, a_report, a_world
 rng, world = Random(7), a_world()
 for i in range(6):
-    world.hears(a_report(f"n{i}", [a_card("m", loaded=i % 2 == 0, slots=2), a_card("k")], memory_gb=8 + 20 * i))
+    world.receives(a_report(f"n{i}", [a_card("m", loaded=i % 2 == 0, slots=2), a_card("k")], memory_gb=8 + 20 * i))
 for i in range(400):
     world.at += rng.random() / 10
     world.arrives(f"r{i}", rng.choice(["m", "k"]))

@@ -1,4 +1,4 @@
-"""What may answer for a model that no memory holds, and what may never."""
+"""Tests which model may answer in place of a model that fits into no node's memory."""
 
 from __future__ import annotations
 

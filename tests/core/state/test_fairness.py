@@ -1,4 +1,4 @@
-"""Whose turn it is: tenants share by what their requests cost, each in order of arrival, and nobody is left out."""
+"""Tests the order of turns: tenants share by the cost of their requests, each in order of arrival."""
 
 from __future__ import annotations
 
@@ -64,24 +64,24 @@ def test_first_request_without_a_turn_keeps_its_place() -> None:
 
 def test_reported_order_is_the_order_of_service() -> None:
     for seed in range(200):
-        dice = Random(seed)
-        names = [f"{dice.choice('abcd')}{number}" for number in range(dice.randint(1, 30))]
-        costs = {RequestId(name): dice.choice((0.5, 1.0, 4.0)) for name in names}
+        rng = Random(seed)
+        names = [f"{rng.choice('abcd')}{number}" for number in range(rng.randint(1, 30))]
+        costs = {RequestId(name): rng.choice((0.5, 1.0, 4.0)) for name in names}
         line = a_line(*names)
-        for _ in range(dice.randint(0, 10)):
-            line.shares.charge(dice.choice("abcd"), dice.random())
-        told = list(line.sequence(costs.__getitem__))
-        really: list[str] = []
+        for _ in range(rng.randint(0, 10)):
+            line.shares.charge(rng.choice("abcd"), rng.random())
+        predicted = list(line.sequence(costs.__getitem__))
+        served: list[str] = []
         while (head := line.first()) is not None:
             line.remove(head)
             line.shares.charge(head[0], costs[head])
-            really.append(head)
-        assert told == really, f"seed {seed}"
+            served.append(head)
+        assert predicted == served, f"seed {seed}"
 
 
 def test_tenants_with_waiting_requests_get_equal_shares() -> None:
     for seed in range(50):
-        dice = Random(seed)
+        rng = Random(seed)
         line, number, given = FairOrder(Shares()), 0, dict.fromkeys("abc", 0.0)
         for _ in range(300):
             for tenant, many in (("a", 9), ("b", 1), ("c", 3)):
@@ -90,7 +90,7 @@ def test_tenants_with_waiting_requests_get_equal_shares() -> None:
                     line.add(RequestId(f"{tenant}{number}"), tenant)
             head = line.first()
             assert head is not None
-            cost = dice.uniform(0.1, 3.0)
+            cost = rng.uniform(0.1, 3.0)
             given[head[0]] += cost
             line.remove(head)
             line.shares.charge(head[0], cost)

@@ -1,5 +1,4 @@
-"""Two names of one file are one model in memory: either finds it there, neither reloads it for the other, and it is
-counted once."""
+"""Tests that two names of one file are one loaded model."""
 
 from __future__ import annotations
 
@@ -43,6 +42,6 @@ def test_names_of_one_file_count_as_one_loaded_model() -> None:
 
 def test_request_by_another_name_gets_the_loaded_context_window() -> None:
     world = a_world(windows=Windows(WindowSettings()))
-    world.hears(a_report("alpha", [FIRST, SECOND]))
+    world.receives(a_report("alpha", [FIRST, SECOND]))
     [dispatch] = world.arrives(model="second")
     assert isinstance(dispatch, Dispatch) and dispatch.options == EngineOptions(8192)

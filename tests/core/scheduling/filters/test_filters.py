@@ -1,4 +1,4 @@
-"""Who is out before points are given, and the reason with its numbers."""
+"""Tests which nodes are rejected, and the reasons with their numbers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def decide(world: World) -> Decision:
 )
 def test_node_is_rejected_with_a_reason(report: Report, filter_name: str, words: str) -> None:
     world = a_world(started_at=100.0)
-    world.hears(report)
+    world.receives(report)
     [rejected] = decide(world).rejected
     assert rejected.filter == filter_name
     assert words in rejected.reason
@@ -41,7 +41,7 @@ def test_node_is_rejected_with_a_reason(report: Report, filter_name: str, words:
 
 def test_node_that_refuses_connections_is_rejected_despite_its_heartbeats() -> None:
     world = a_world()
-    world.hears(a_report(models=[a_card()]))
+    world.receives(a_report(models=[a_card()]))
     node = world.dispatcher.fleet.nodes[NodeId("alpha")]
     node.unreachable_until, node.connect_failures = world.at + 4.0, 3
     [rejected] = decide(world).rejected
@@ -50,22 +50,22 @@ def test_node_that_refuses_connections_is_rejected_despite_its_heartbeats() -> N
 
 def test_node_without_heartbeats_is_rejected() -> None:
     world = a_world()
-    world.hears(a_report(models=[a_card()]))
+    world.receives(a_report(models=[a_card()]))
     world.dispatcher.fleet.nodes[NodeId("alpha")].liveness = Liveness.OFFLINE
     assert decide(world).rejected[0].filter == "online"
 
 
 def test_degraded_node_still_gets_requests() -> None:
     world = a_world()
-    world.hears(a_report(models=[a_card()]))
+    world.receives(a_report(models=[a_card()]))
     world.dispatcher.fleet.nodes[NodeId("alpha")].liveness = Liveness.DEGRADED
     assert decide(world).chosen == "alpha"
 
 
 def test_request_for_a_named_node_gets_it_or_is_refused_at_once() -> None:
     world = a_world()
-    world.hears(a_report("alpha", models=[a_card()]))
-    world.hears(a_report("beta", models=[a_card()]))
+    world.receives(a_report("alpha", models=[a_card()]))
+    world.receives(a_report("beta", models=[a_card()]))
     [sent] = world.arrives("r1", only_node="beta")
     assert isinstance(sent, Dispatch) and sent.node_id == "beta"
     refused = world.arrives("r2", only_node="gamma")
@@ -81,5 +81,5 @@ def test_wanted_context_window_must_fit_for_every_slot_up_to_the_maximum_of_the_
 ) -> None:
     world = a_world()
     card = a_card(size_gb=2, slots=slots, context_max_tokens=most, kv_bytes_per_token=1_000_000)
-    world.hears(a_report(models=[card], memory_gb=10, used_gb=3))
+    world.receives(a_report(models=[card], memory_gb=10, used_gb=3))
     assert isinstance(world.arrives(wanted_window_tokens=window)[0], Dispatch) is fits

@@ -1,5 +1,4 @@
-"""One name, two files: a conversation stays with the one that it began with, and an answer never goes on from
-another."""
+"""Tests that conversations and answers stay with one of several models that have the same name."""
 
 from __future__ import annotations
 

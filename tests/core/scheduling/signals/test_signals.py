@@ -1,4 +1,4 @@
-"""The seven public signals: names, ranges and steps, exactly as documented."""
+"""Tests the seven public signals: names, ranges and steps are as documented."""
 
 from __future__ import annotations
 
