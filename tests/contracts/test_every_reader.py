@@ -255,7 +255,7 @@ def test_arbitrary_mdns_announcement_gives_a_url_and_two_texts(
             return True
 
     addresses, every_property = [b"\x0a\0\0\1"], dict(properties)
-    info = Answered(mdns.SERVICE, f"x.{mdns.SERVICE}", port=1, addresses=addresses, properties=every_property)  # type: ignore[arg-type]
+    info = Answered(mdns.SERVICE, f"x.{mdns.SERVICE}", port=1, addresses=addresses, properties=every_property)
     found = mdns.coordinators_in(info, name)
     assert [one.url for one in found] == ["http://10.0.0.1:1"]
     assert all(isinstance(text, str) for one in found for text in (one.version, one.fleet_id))
