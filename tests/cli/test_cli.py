@@ -256,7 +256,7 @@ def test_a_mistyped_command_is_reported_with_a_suggestion() -> None:
 
 def test_an_unknown_engine_is_reported_with_the_known_ones(tmp_path: Path) -> None:
     done = herd("node", "--engine", "bogus", "--data-dir", str(tmp_path))
-    assert done.status == 1 and "there is no engine 'bogus'" in done.err and "ollama" in done.err
+    assert done.status == 1 and "unknown engine 'bogus'" in done.err and "ollama" in done.err
 
 
 def test_characters_that_the_console_cannot_show_are_replaced() -> None:

@@ -12,8 +12,9 @@ from fakes.fleet import Fleet, Machine, running_fleet
 from fakes.ollama.server import FakeOllama
 from herd import mdns
 from herd.cli.client import CliError, CoordinatorClient, coordinator_at
-from herd.cli.doctor import ERROR, WARNING, DoctorFinding, Setup, examine, when_unreachable
+from herd.cli.doctor import ERROR, OK, WARNING, DoctorFinding, Setup, _lines, examine, when_unreachable
 from herd.core.state.fleet import Pressure
+from herd.text import number
 from terminal import herd
 
 
@@ -120,5 +121,12 @@ def test_without_mdns_the_option_that_names_the_coordinator_is_shown() -> None:
 
 def test_the_exit_status_is_1_with_an_error_and_0_without(fleet: Fleet) -> None:
     good, bad = herd("doctor", url=fleet.url), herd("doctor", url=unused_url())
-    assert good.status == 0 and good.lines[-1] == "No problems found."
-    assert bad.status == 1 and bad.lines[-1] == "1 problem found."
+    warnings = sum(line.startswith("warning ") for line in bad.lines)
+    assert good.status == 0 and "1 error" not in good.lines[-1]
+    assert bad.status == 1 and bad.lines[-1] == f"1 error, {number(warnings, 'warning')}."
+
+
+def test_the_last_line_counts_errors_and_warnings() -> None:
+    ok, warning, error = (DoctorFinding(level, "subject", "message") for level in (OK, WARNING, ERROR))
+    lasts = [list(_lines(found))[-1].plain for found in ([ok], [ok, warning], [warning, error, error])]
+    assert lasts == ["No problems found.", "0 errors, 1 warning.", "2 errors, 1 warning."]

@@ -196,7 +196,7 @@ def replay(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Replay recorded requests with a different policy or different weights."""
+    """Replay recorded requests with another policy. Other weights can be tested too."""
     path = db if db is not None else settings.data_dir()
     replay_command.replay(replay_command.parse_options(path, policy, weights, since, limit), json)
 
@@ -227,7 +227,7 @@ def health(
     json: Json = False,
     url: Url = None,
 ) -> None:
-    """Show the fleet's problems, how long they have existed, and the commands that fix them."""
+    """Show the fleet's problems and the commands that fix them."""
     if not health_command.health(settings.coordinator(url), json, everything):
         raise typer.Exit(1)
 
@@ -260,7 +260,7 @@ def bench(
     json: Json = False,
     url: Url = None,
 ) -> None:
-    """Measure the speed of each node while it is idle; other requests take priority."""
+    """Measure the speed of idle nodes. Other requests take priority."""
     coordinator = settings.coordinator(url)
     if cancel:
         bench_command.cancel(coordinator, json)
@@ -296,7 +296,7 @@ def demo(
     ] = demo_command.PORT_DEFAULT,
     stay: Annotated[bool, typer.Option(help="Keep running after the chats, until Ctrl-C.")] = True,
 ) -> None:
-    """Run a demonstration: three small nodes on this machine and a few chats."""
+    """Run a demonstration. It starts three small nodes on this machine and sends a few chats."""
     demo_command.demo(port, stay)
 
 
@@ -408,7 +408,7 @@ def audit(
     json: Json = False,
     url: Url = None,
 ) -> None:
-    """Show the audit log: administrative changes, with user and address."""
+    """Show the audit log. It lists administrative changes with user and address."""
     access.audit(settings.coordinator(url), limit, json)
 
 

@@ -160,6 +160,9 @@ def _refused(url: str, path: str, response: http.client.HTTPResponse) -> CliErro
         return _not_a_coordinator(url)
     if request_id := headers.get("x-fleet-request"):
         return CliError(message, f"for the routing decision run: herd why {request_id}")
+    if ": herd " in message:
+        # The message already names the next command.
+        return CliError(message)
     if response.status == 401:
         return CliError(message, f"run the command with an API key: {KEY_VARIABLE}=KEY herd ...")
     if path.startswith("/fleet/nodes"):

@@ -352,8 +352,11 @@ def _lines(findings: Sequence[DoctorFinding]) -> Iterator[Text]:
         yield from wrapped(Text(mark, style), f"{one.subject}: {one.message}", console.width)
         for line in one.remedy.splitlines():
             yield from wrapped(Text(" " * (len(mark) + 2)), line, console.width)
-    errors = sum(one.level == ERROR for one in findings)
-    if errors:
-        yield Text(f"{number(errors, 'problem')} found.", "red")
-    else:
-        yield Text("No problems found.", "green")
+    yield _summary(findings)
+
+
+def _summary(findings: Sequence[DoctorFinding]) -> Text:
+    errors, warnings = (sum(one.level == level for one in findings) for level in (ERROR, WARNING))
+    if not errors and not warnings:
+        return Text("No problems found.", "green")
+    return Text(f"{number(errors, 'error')}, {number(warnings, 'warning')}.", "red" if errors else "yellow")

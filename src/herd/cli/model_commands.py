@@ -31,7 +31,7 @@ def pull(
     json: Json = False,
     url: Url = None,
 ) -> None:
-    """Download a model to a node, from another node if one has it, else from the internet."""
+    """Download a model to a node. It is copied from another node if one has it, else from the internet."""
     models.pull(settings.coordinator(url), model, node, lan_only, json)
 
 
@@ -68,7 +68,7 @@ def sync(model: Model, to: Nodes = None, json: Json = False, url: Url = None) ->
 
 
 def update(model: Model, json: Json = False, url: Url = None) -> None:
-    """Check the registry for a newer version of a model and copy it to every node that has the model."""
+    """Update a model on every node that has it. The registry is checked once."""
     models.spread(settings.coordinator(url), "/fleet/update", model, [], json)
 
 
@@ -88,7 +88,7 @@ def unload(
 
 
 def pin(model: OptionalModel = "", node: Node = "", json: Json = False, url: Url = None) -> None:
-    """Keep a model in memory; without a model, list the pinned models."""
+    """Keep a model in memory. Without a model, list the pinned models."""
     if model:
         models.place(settings.coordinator(url), "pin", model, node, json)
     else:

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from herd.cli.client import CliError, CoordinatorClient, Json
 from herd.cli.table import Cell, Column, table
-from herd.cli.terminal import console, print_lines, printable, show
+from herd.cli.terminal import console, print_lines, printable, show, wrapped
 from herd.text import duration, number
 
 NODE_COLUMNS = (
@@ -36,6 +36,11 @@ NO_KEYS = (
     "There are no API keys: clients in private networks need none. To require keys, create one with: herd keys add NAME"
 )
 
+KEY_NOTE = (
+    "The key is shown only once. Clients send it as: Authorization: Bearer KEY (or X-Api-Key: KEY). Every request now needs "
+    "an API key, including from this machine. herd commands read the key from HERD_KEY."
+)
+
 
 # --- nodes ---
 
@@ -46,7 +51,7 @@ def nodes(coordinator: CoordinatorClient, as_json: bool) -> None:
 
 def node_lines(state: Json, width: int, now: float) -> list[Text]:
     rows = [_paired_row(one, now) for one in state["paired"]] + [_pending_row(one, now) for one in state["pending"]]
-    lines = table(NODE_COLUMNS, rows, width) if rows else [Text(NO_NODES)]
+    lines = table(NODE_COLUMNS, rows, width) if rows else wrapped(Text(), NO_NODES, width)
     if state["pending"]:
         first = printable(str(state["pending"][0]["name"]))
         lines += [
@@ -121,7 +126,9 @@ def keys(coordinator: CoordinatorClient, as_json: bool) -> None:
 
 
 def key_lines(found: Sequence[Json], width: int, now: float) -> list[Text]:
-    return table(KEY_COLUMNS, [_key_row(key, now) for key in found], width) if found else [Text(NO_KEYS)]
+    return (
+        table(KEY_COLUMNS, [_key_row(key, now) for key in found], width) if found else wrapped(Text(), NO_KEYS, width)
+    )
 
 
 def _key_row(key: Json, now: float) -> list[Cell]:
@@ -160,14 +167,7 @@ def add_key(coordinator: CoordinatorClient, wanted: Json, as_json: bool) -> None
     if as_json or not console.is_terminal:
         show(created, as_json, lambda key: [Text(key["key"])])
         return
-    print_lines(
-        Text(created["key"], "bold"),
-        Text(),
-        Text("The key is shown only once. Clients send it as: Authorization: Bearer KEY (or X-Api-Key: KEY)."),
-        Text(
-            "Every request now needs an API key, including from this machine. herd commands read the key from HERD_KEY."
-        ),
-    )
+    print_lines(Text(created["key"], "bold"), Text(), *wrapped(Text(), KEY_NOTE, console.width))
 
 
 def revoke_key(coordinator: CoordinatorClient, name: str, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from herd.text import BYTES_PER_GB, duration, gb, number
 NO_NODES = "No node has reported yet. On each machine with an engine run: herd-node"
 
 NODE_COLUMNS = (
-    Column("node", 9, min_width=8),
+    Column("node", 9, min_width=12),
     Column("status", 8),
     Column("running", 7, is_right=True),
     Column("queued", 6, is_right=True),

@@ -10,6 +10,7 @@ from herd.cli.client import CoordinatorClient, Json
 from herd.cli.table import Cell, Column, table
 from herd.cli.terminal import console, printable, show, wrapped
 from herd.core.state.fleet import GB
+from herd.text import number
 
 COLUMNS = (
     Column("model", 9, min_width=8),
@@ -37,7 +38,7 @@ def lines(answer: Json, width: int) -> Iterator[Text]:
 
 def _row(one: Json) -> list[Cell]:
     saves = one["frees_bytes"]
-    used = str(one["usual_tokens"]) if one["usual_tokens"] else f"{one['samples']} requests"
+    used = str(one["usual_tokens"]) if one["usual_tokens"] else number(one["samples"], "request")
     return [
         Cell(printable(one["model"])),
         Cell(printable(one["node_id"])),
