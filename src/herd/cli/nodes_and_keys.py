@@ -37,8 +37,8 @@ NO_KEYS = (
 )
 
 KEY_NOTE = (
-    "The key is shown only once. Clients send it as: Authorization: Bearer KEY (or X-Api-Key: KEY). Every request now needs "
-    "an API key, including from this machine. herd commands read the key from HERD_KEY."
+    "The key is shown only once. Clients send it as: Authorization: Bearer KEY (or X-Api-Key: KEY). Every request now "
+    "needs an API key, including from this machine. herd commands read the key from HERD_KEY."
 )
 
 
