@@ -1,5 +1,4 @@
-"""Models coding agents in a closed loop: each reads the answer, pauses, and sends the next turn of a growing
-conversation.
+"""Models coding agents in a closed loop: each reads the answer, pauses, and sends the next turn.
 
 A session starts with one of three shared system prompts. Tool results and answers make it longer, until its context
 window or its number of turns is used up; then the same agent starts a new session. Lengths come from a part of a trace.

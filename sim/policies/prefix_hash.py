@@ -1,5 +1,7 @@
-"""Chooses the node with the longest cached prefix, or the shortest queue if queues are unequal, as cache-aware routers
-do."""
+"""Chooses the node with the longest cached prefix, or with the shortest queue if the queues are unequal.
+
+Cache-aware routers work like this.
+"""
 
 from __future__ import annotations
 

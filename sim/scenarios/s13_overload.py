@@ -1,5 +1,4 @@
-"""Builds scenario S13: for five minutes 1.5 times the load that the fleet can answer, then low load; queues are
-limited."""
+"""Builds scenario S13: five minutes with 1.5 times the possible load, then low load, with limited queues."""
 
 from __future__ import annotations
 

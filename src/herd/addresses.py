@@ -1,4 +1,4 @@
-"""Reads IP addresses and writes them into URLs. It never resolves a host name."""
+"""Reads IP addresses and writes them into URLs, without resolving host names."""
 
 from __future__ import annotations
 

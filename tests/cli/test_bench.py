@@ -85,7 +85,7 @@ def test_the_estimate_lists_what_is_skipped() -> None:
     ]
 
 
-def test_a_comparison_starts_with_its_verdict() -> None:
+def test_a_comparison_starts_with_its_result() -> None:
     cell = {
         "node_id": "a",
         "model": "m",

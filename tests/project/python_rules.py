@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 
 from project.finding import Finding, Rule
-from project.source import ROOT, Module
+from project.source import ROOT, Module, python_files
 
 FIRST_LINE_MAX = 120
 POSITIONAL_FIELDS_MAX = 7
 POSITIONAL_ARGUMENTS_MAX = 7
 DOCUMENT = re.compile(r"(?<![\w./~-])((?:docs|tests|bench|sim|src|frontend)/[\w./-]*\w\.\w+|[A-Z][A-Z_]+\.md)(?![\w*])")
-SECOND_SENTENCE = re.compile(r"[.;?!:] [A-Z]|[.?!] [a-z]")
+SECOND_SENTENCE = re.compile(r"[.?!] [A-Za-z]")
 ABBREVIATION = re.compile(r"\b(?:e\.g|i\.e|vs|etc)\.")
 RECORD_BASES = frozenset({"Struct", "msgspec.Struct"})
 
@@ -88,9 +89,18 @@ def positional_record(module: Module) -> Iterator[Finding]:
             yield Finding(module.file, node.lineno, f"{node.name} has {len(fields)} fields and is not kw_only")
 
 
+@functools.cache
+def variadic_functions() -> frozenset[str]:
+    """Functions of the repository with `*args`: a list of equal values, such as the words of a command line."""
+    nodes = (node for module in python_files() for node in ast.walk(module.tree))
+    return frozenset(n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef) and n.args.vararg)
+
+
 def many_positional_arguments(module: Module) -> Iterator[Finding]:
     for node in ast.walk(module.tree):
-        if isinstance(node, ast.Call) and len(node.args) > POSITIONAL_ARGUMENTS_MAX:
+        if not isinstance(node, ast.Call) or len(node.args) <= POSITIONAL_ARGUMENTS_MAX:
+            continue
+        if ast.unparse(node.func).rpartition(".")[2] not in {"datetime", *variadic_functions()}:
             yield Finding(module.file, node.lineno, f"{len(node.args)} positional arguments; use keywords")
 
 

@@ -96,6 +96,7 @@ ALLOWED = (
     (python_rules.unused_dotted_import, "a.py", "import os.path\nos.path.join('a')"),
     (python_rules.positional_record, "a.py", f"@dataclass(kw_only=True)\nclass A:\n{EIGHT_FIELDS}"),
     (python_rules.many_positional_arguments, "a.py", "f(1, 2, 3, 4, 5, 6, 7, h=8)"),
+    (python_rules.many_positional_arguments, "a.py", "datetime(1, 2, 3, 4, 5, 6, 7, 8)"),
     (testing_rules.missing_assertion, "tests/test_a.py", "def test_a() -> None:\n    with pytest.raises(OSError): f()"),
     (testing_rules.trivial_assertion, "tests/test_a.py", "assert len(x) >= 1 and f() == f()"),
     (testing_rules.unmirrored_test, "tests/test_config.py", ""),

@@ -4,7 +4,7 @@
     OLLAMA_MODELS/blobs/sha256-HEX                        each layer once, also if several models share it
 
 The layout is the same on Linux, macOS and Windows (measured with Ollama 0.32.15 on Linux; for the others see Ollama's
-documentation, docs/faq.md, "Where are models stored"). Models and layers are requested by digest; a name from a request
+documentation (its FAQ, "Where are models stored")). Models and layers are requested by digest; a name from a request
 never becomes part of a path.
 """
 

@@ -234,7 +234,7 @@ class Relay:
         """The engine answers, but reports an error in its stream: the same as a lost connection."""
         if error and self._step == _OPEN:
             message = error_text(error.removeprefix(b"data: "))
-            self._fail(FailureKind.SERVER_ERROR, "the stream ended with an error", said=message)
+            self._fail(FailureKind.SERVER_ERROR, "the stream ended with an error", engine_text=message)
 
     def _forward(self, data: bytes) -> None:
         self._forwarded_bytes += len(data)
@@ -279,7 +279,7 @@ class Relay:
             self._held.clear()
         elif data.startswith(ERRORS):
             message = error_text(data.removeprefix(b"data: "))
-            self._fail(FailureKind.SERVER_ERROR, "the answer was an error", said=message)
+            self._fail(FailureKind.SERVER_ERROR, "the answer was an error", engine_text=message)
             return
         data, error = self._split_at_error(data)
         self._open(data, None if self._translation is not None else forwarded_headers.body_length(self._headers))
@@ -424,9 +424,9 @@ class Relay:
 
     # --- failing ---
 
-    def _fail(self, kind: FailureKind, detail: str, said: str = "") -> None:
-        """`said` is the engine's own text: for the client, never for logs or traces, since it may quote a prompt."""
-        self._report(Failure(kind=kind, detail=detail, engine_text=said))
+    def _fail(self, kind: FailureKind, detail: str, engine_text: str = "") -> None:
+        """`engine_text` is only for the client, never for logs or traces, because it may quote a prompt."""
+        self._report(Failure(kind=kind, detail=detail, engine_text=engine_text))
 
     def _report(self, failure: Failure) -> None:
         """Reports the failed attempt to the core, which answers with the next command. Cancels a call that is open."""

@@ -1,5 +1,4 @@
-"""Ranks candidates by the expected completion time of the request, including the delay that it causes for other
-requests.
+"""Ranks candidates by the expected completion time of the request and the delay that it causes for others.
 
     expected = wait for a slot + load + prefill of what is not cached + decode + delay of others (the term "harm")
 

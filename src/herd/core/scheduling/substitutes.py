@@ -1,5 +1,4 @@
-"""Chooses a loaded model that may answer in place of one that fits into no node's memory: only a model of the same
-kind.
+"""Chooses a loaded model of the same kind to answer for a model that fits into no node's memory.
 
 This is the rule of ollama-herd (`FLEET_VRAM_FALLBACK`) with two additions: the other model must have the capabilities
 that the request needs (images, tools, thinking), and an embedding model is never replaced.

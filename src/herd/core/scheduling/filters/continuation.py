@@ -1,5 +1,4 @@
-"""Rejects a node that cannot continue an interrupted answer: its engine must support it, and the model must be the
-same."""
+"""Rejects a node that cannot continue an interrupted answer, because its engine or its model differs."""
 
 from __future__ import annotations
 
