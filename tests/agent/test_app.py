@@ -36,7 +36,9 @@ def settings_for(folder: Path, coordinator_url: str, engine_url: str, **more: ob
         agent=AgentSettings(node_id="alpha", data_dir=folder, **more),  # type: ignore[arg-type]
         engines=EngineSettings("ollama", engine_url, slots=3),
         link=LinkSettings(coordinator_url, 0.1, 2.0),
-        sharing=ModelRegistrySettings(share=False),  # a test must not read the store of an Ollama on this machine
+        model_registry=ModelRegistrySettings(
+            share=False
+        ),  # a test must not read the store of an Ollama on this machine
     )
 
 
@@ -275,7 +277,9 @@ def test_a_machine_with_an_ollama_store_reports_the_url_of_its_model_registry(tm
     async def go() -> None:
         async with FakeCoordinator() as coordinator, FakeOllama(["m"]) as ollama:
             settings = settings_for(tmp_path, coordinator.url, ollama.url)
-            settings = dataclasses.replace(settings, sharing=ModelRegistrySettings(store=str(tmp_path / "store")))
+            settings = dataclasses.replace(
+                settings, model_registry=ModelRegistrySettings(store=str(tmp_path / "store"))
+            )
             agent = Agent(settings, Random(1), "boot-1")
             await agent.start()
             try:

@@ -304,7 +304,7 @@ async def streamed_through_an_agent(folder: Path, coordinator: str, port: int, e
         agent=AgentSettings(node_id="alpha", data_dir=folder),
         engines=EngineSettings("ollama", engine, slots=1),
         link=LinkSettings(coordinator, 0.1, 10.0),
-        relay=ForwarderSettings(tls=True),
+        forwarder=ForwarderSettings(tls=True),
     )
     agent = Agent(settings, Random(1), "boot-1")
     await agent.start()

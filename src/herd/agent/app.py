@@ -87,7 +87,7 @@ class AgentSettings:
             "min": 0,
         },
     )
-    relay: bool = field(
+    uses_forwarders: bool = field(
         default=True,
         metadata={
             "env": "FLEET_NODE_RELAY",
@@ -106,8 +106,8 @@ class Settings:
     embedded: EmbeddedSettings = field(default_factory=EmbeddedSettings)
     link: LinkSettings = field(default_factory=LinkSettings)
     join: JoinSettings = field(default_factory=JoinSettings)
-    relay: ForwarderSettings = field(default_factory=ForwarderSettings)
-    sharing: ModelRegistrySettings = field(default_factory=ModelRegistrySettings)
+    forwarder: ForwarderSettings = field(default_factory=ForwarderSettings)
+    model_registry: ModelRegistrySettings = field(default_factory=ModelRegistrySettings)
 
 
 class Agent:
@@ -134,12 +134,12 @@ class Agent:
         self._readings: dict[str, Mapping[str, object]] = {}
         self._pending_readings: dict[str, asyncio.Future[Mapping[str, object]]] = {}
         self._forwarders = EngineForwarders(
-            settings.relay,
+            settings.forwarder,
             lambda: forwarder_certificate.create_identity(
                 settings.agent.data_dir.expanduser(), self._identity.forwarder_proof
             ),
         )
-        self._model_registry = ModelRegistry(settings.sharing, self._find_store)
+        self._model_registry = ModelRegistry(settings.model_registry, self._find_store)
         self._embedded_url = ""
         self._is_draining = False
         self._availability = AvailabilityLearner()
@@ -207,7 +207,7 @@ class Agent:
     async def _endpoints(self, locals_: list[LocalEngine]) -> list[tuple[LocalEngine, EngineEndpoint]]:
         """Each engine with the endpoint that the coordinator uses: the engine itself or its forwarder."""
         urls = {local.url: local.url for local in locals_}
-        if self.settings.agent.relay:
+        if self.settings.agent.uses_forwarders:
             urls = await self._forwarders.urls([local.url for local in locals_], self.link.url)
         endpoints = [(local, self.engines.endpoint(local, urls[local.url])) for local in locals_ if local.url in urls]
         return [(local, await self._with_registry(local, endpoint)) for local, endpoint in endpoints]
@@ -225,7 +225,7 @@ class Agent:
         )
 
     def _find_store(self) -> Path | None:
-        folder = self.settings.sharing.store
+        folder = self.settings.model_registry.store
         return find_store({"OLLAMA_MODELS": folder} if folder else self.engines.store_environment, Path.home())
 
     # --- the report ---
