@@ -8,7 +8,7 @@ from herd.trust import allowances
 from herd.trust.allowances import Allowances
 from herd.trust.keys import ApiKey, Scope
 
-KEY = ApiKey("id", "app", "", frozenset({Scope.CHAT}), 0.0)
+KEY = ApiKey(id="id", name="app", digest="", scopes=frozenset({Scope.CHAT}), created_at=0.0)
 
 
 def limited(**limits: int) -> ApiKey:

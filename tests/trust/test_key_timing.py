@@ -22,9 +22,9 @@ from herd.trust.keys import ApiKey, Keyring, Scope, create_key
 from herd.trust.logins import Logins
 
 ID, DIGEST, TEXT = create_key(bytes(range(25)))
-KEY = ApiKey(ID, "app", DIGEST, frozenset({Scope.CHAT}), 0.0)
+KEY = ApiKey(id=ID, name="app", digest=DIGEST, scopes=frozenset({Scope.CHAT}), created_at=0.0)
 OTHERS = [
-    ApiKey(created[0], "other", created[1], frozenset({Scope.CHAT}), 0.0)
+    ApiKey(id=created[0], name="other", digest=created[1], scopes=frozenset({Scope.CHAT}), created_at=0.0)
     for created in (create_key(bytes([n]) * 25) for n in range(100))
 ]
 SECRET = TEXT.rpartition("_")[2]

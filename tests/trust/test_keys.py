@@ -11,7 +11,7 @@ from herd.trust.keys import ID_BYTES, SECRET_BYTES, ApiKey, Keyring, Scope, crea
 
 def a_key(seed: int = 1, **changes: object) -> tuple[ApiKey, str]:
     key_id, digest, shown = create_key(bytes([seed]) * (ID_BYTES + SECRET_BYTES))
-    key = ApiKey(key_id, "app", digest, frozenset({Scope.CHAT}), created_at=100.0)
+    key = ApiKey(id=key_id, name="app", digest=digest, scopes=frozenset({Scope.CHAT}), created_at=100.0)
     return dataclasses.replace(key, **changes), shown  # type: ignore[arg-type]
 
 

@@ -14,7 +14,7 @@ CLOSED = [right for right in Right if right not in (Right.OPEN, Right.PAGE) and 
 
 
 def a_caller(zone: NetworkZone = NetworkZone.PUBLIC, *scopes: Scope, is_logged_in: bool = False) -> Caller:
-    key = ApiKey("id", "app", "", frozenset(scopes), 0.0) if scopes else None
+    key = ApiKey(id="id", name="app", digest="", scopes=frozenset(scopes), created_at=0.0) if scopes else None
     return Caller(zone, key, is_logged_in)
 
 

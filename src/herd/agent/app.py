@@ -96,7 +96,7 @@ class AgentSettings:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The settings of all components of the agent."""
 

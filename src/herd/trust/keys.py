@@ -31,7 +31,7 @@ class Scope(Enum):
     ADMIN = "admin"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
     """One key as it is stored. Times are Unix seconds; a limit or time of 0 means none."""
 
@@ -63,7 +63,11 @@ class ApiKey:
 
 def configured_key(key_id: str, name: str, secret: str) -> ApiKey | None:
     """A key from the settings, only for chat; None if the secret is empty."""
-    return ApiKey(key_id, name, digest(secret), frozenset({Scope.CHAT}), 0.0) if secret else None
+    return (
+        ApiKey(id=key_id, name=name, digest=digest(secret), scopes=frozenset({Scope.CHAT}), created_at=0.0)
+        if secret
+        else None
+    )
 
 
 class Keyring:

@@ -51,7 +51,7 @@ def test_credentials_survive_a_restart(tmp_path: Path) -> None:
 def test_a_change_replaces_the_entry_with_the_same_id(tmp_path: Path) -> None:
     kept = a_credential_store(tmp_path)
     kept.put_key(KEY)
-    kept.put_key(ApiKey("id1", "renamed", "0" * 64, frozenset({Scope.CHAT}), 1.0))
+    kept.put_key(ApiKey(id="id1", name="renamed", digest="0" * 64, scopes=frozenset({Scope.CHAT}), created_at=1.0))
     assert [key.name for key in a_credential_store(tmp_path).keyring] == ["renamed"]
 
 
@@ -98,7 +98,7 @@ def test_a_failed_write_changes_nothing(tmp_path: Path) -> None:
     folder = tmp_path / credential_store.FOLDER
     (folder / f"{credential_store.KEYS_FILE}.new").mkdir()
     with pytest.raises(OSError):
-        kept.put_key(ApiKey("id2", "other", "0" * 64, frozenset({Scope.CHAT}), 1.0))
+        kept.put_key(ApiKey(id="id2", name="other", digest="0" * 64, scopes=frozenset({Scope.CHAT}), created_at=1.0))
     assert [key.id for key in kept.keyring] == ["id1"] == [key.id for key in a_credential_store(tmp_path).keyring]
 
 
@@ -109,7 +109,7 @@ def test_the_number_of_keys_and_nodes_is_limited(tmp_path: Path, monkeypatch: py
     kept.put_key(KEY)
     kept.put_node(NODE)
     with pytest.raises(CredentialStoreFull):
-        kept.put_key(ApiKey("id2", "other", "0" * 64, frozenset({Scope.CHAT}), 1.0))
+        kept.put_key(ApiKey(id="id2", name="other", digest="0" * 64, scopes=frozenset({Scope.CHAT}), created_at=1.0))
     with pytest.raises(CredentialStoreFull):
         kept.put_node(PairedNode("pc", "1" * 64, "2" * 64, 3.0, "code"))
     kept.put_key(KEY)

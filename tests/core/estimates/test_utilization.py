@@ -54,4 +54,6 @@ def test_pairs_are_bounded_and_the_least_recently_used_is_dropped(monkeypatch: p
 
 
 def test_leaving_an_unknown_pair_changes_nothing() -> None:
-    Utilization().left(NODE, MODEL, running=0, at=1.0)
+    utilization = Utilization()
+    utilization.left(NODE, MODEL, running=0, at=1.0)
+    assert utilization.share(NODE, MODEL, 1.0) == 0.0

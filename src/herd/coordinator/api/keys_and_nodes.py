@@ -185,7 +185,11 @@ class AccessApi:
         wanted = await read_body(request, WantedKey)
         now = time.time()
         key_id, digest, text = keys.create_key(secrets.token_bytes(keys.ID_BYTES + keys.SECRET_BYTES))
-        key = _with_limits(wanted, ApiKey(key_id, wanted.name, digest, frozenset(wanted.scopes), now), now)
+        key = _with_limits(
+            wanted,
+            ApiKey(id=key_id, name=wanted.name, digest=digest, scopes=frozenset(wanted.scopes), created_at=now),
+            now,
+        )
         await asyncio.to_thread(self._credentials.put_key, key)
         self._keys_changed()
         self._audit(request, "made a key", f"{key.name} ({key.id})")
