@@ -7,7 +7,7 @@ import pytest
 from project import package_rules, python_rules, testing_rules
 from project.finding import Rule
 from project.package_rules import PACKAGE_RULES
-from project.ratchet import area_of, budget, grown, path_of, shrinkable, totals
+from project.ratchet import area_of, budget, grown, path_of, reasons, shrinkable, totals
 from project.rules import ALL_RULES, findings_of
 from project.source import modules, parse
 
@@ -131,6 +131,10 @@ def test_a_rule_finds_its_breaches(rule: Rule, path: str, text: str) -> None:
 @pytest.mark.parametrize(("rule", "path", "text"), ALLOWED)
 def test_a_rule_accepts_what_is_allowed(rule: Rule, path: str, text: str) -> None:
     assert not list(rule(parse(path, text, ROOT_OF.get(path.partition("/")[0], "src/herd"))))
+
+
+def test_every_accepted_finding_has_a_reason() -> None:
+    assert budget().keys() == reasons().keys()
 
 
 def test_the_ratchet_names_only_rules_that_exist() -> None:
