@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import logging
+from dataclasses import replace
 
 import pytest
 
@@ -58,9 +59,8 @@ def test_a_refused_load_is_logged_and_changes_nothing_else(caplog: pytest.LogCap
 
 def test_an_engine_that_cannot_load_on_request_receives_no_request() -> None:
     with FakeOllama(["m"]) as engine, running_fleet({"alpha": engine}) as fleet:
-        card = a_card("m", engine=an_engine())
         for kind in ("llamacpp", "unheard-of"):
-            other = type(card.engine)(kind, engine.url, "", 1, None)
-            warm(fleet, LoadModel(NodeId("alpha"), canonical("m"), type(card)("m", other, 1)))
+            card = replace(a_card("m"), engine=replace(an_engine(), kind=kind, url=engine.url))
+            warm(fleet, LoadModel(NodeId("alpha"), canonical("m"), card))
         chat(fleet)
         assert [seen.path for seen in engine.inference] == ["/api/chat"]
