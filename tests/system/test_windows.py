@@ -116,7 +116,7 @@ def test_in_strict_mode_a_too_long_prompt_is_refused_with_its_length() -> None:
         )
         assert status == 400, answer
         assert re.search(
-            r"the prompt has 6\d{3} tokens, and the window of m\S* holds 4096: .*FLEET_CONTEXT_OVERFLOW=enlarge",
+            r"the prompt has 6\d{3} tokens, and the context window of m\S* has 4096: .*FLEET_CONTEXT_OVERFLOW=enlarge",
             answer["error"]["message"],
         )
         assert node.reloads == 0
@@ -125,7 +125,7 @@ def test_in_strict_mode_a_too_long_prompt_is_refused_with_its_length() -> None:
 def test_a_prompt_that_fits_no_context_window_is_refused() -> None:
     with one_ollama() as (fleet, _):
         status, answer, _ = ask(fleet, "/api/chat", {"messages": [{"role": "user", "content": a_prompt(40000)}]})
-        assert status == 400 and "ask a model with a larger window" in answer["error"], answer
+        assert status == 400 and "use a model with a larger context window" in answer["error"], answer
 
 
 @pytest.mark.parametrize(("overflow", "truncated"), [("cut", 1), ("enlarge", 0)])
