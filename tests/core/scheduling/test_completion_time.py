@@ -236,7 +236,7 @@ def harm_of_waiting(world: World, request_id: str, **more: object) -> tuple[floa
 
 
 def test_queued_request_delays_later_requests_more_at_high_utilization() -> None:
-    """On an idle fleet the queue is empty before the next request arrives; on a busy one each later request waits longer."""
+    """On an idle fleet the queue is empty before the next request; on a busy one each later request waits longer."""
     found = {}
     for busy_s in (1.0, 300.0, 5000.0):
         world = a_world(policy="completion_time")

@@ -118,18 +118,18 @@ class Scheduler:
         queue = queues.get(model)
         in_flight, pending = (len(queue.in_flight), len(queue.pending)) if queue is not None else (0, 0)
         return Candidate(
-            node=node,
-            report=node.report,
-            card=node.report.models[model],
-            model=model,
-            at=at,
-            in_flight=in_flight,
-            pending=pending,
-            latency_p75_s=self._latencies.p75_s(node.id, model),
-            quarantined_until=self._liveness.quarantined_until(node.id, model),
-            busy=queues,
-            queue=queue,
-            is_warm=model in node.loaded_until,
+            node,
+            node.report,
+            node.report.models[model],
+            model,
+            at,
+            in_flight,
+            pending,
+            self._latencies.p75_s(node.id, model),
+            self._liveness.quarantined_until(node.id, model),
+            queues,
+            queue,
+            model in node.loaded_until,
         )
 
     def _without(self, model: ModelName) -> list[Rejected]:
