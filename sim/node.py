@@ -314,7 +314,10 @@ class SimNode:
 
     def _fresh_report(self, thermal: str) -> Report:
         machine, used = self.spec.machine, sum(runner.size_bytes for runner in self.runners.values())
-        capacity, cards = self.capacity_bytes, {name: self._card(name, model) for name, model in self.by_name.items()}
+        capacity, model_infos = (
+            self.capacity_bytes,
+            {name: self._model_info(name, model) for name, model in self.by_name.items()},
+        )
         total = max(64 * GB, capacity) if machine.has_gpu_memory else int(capacity / 0.75)
         held = 8 * GB if machine.has_gpu_memory else total - capacity + used
         gpus = (Gpu(machine.chip, capacity, used),) if machine.has_gpu_memory else ()
@@ -327,7 +330,7 @@ class SimNode:
             node_id=self.id,
             boot_id=f"boot-{self.boot}",
             memory=Memory(total_bytes=total, used_bytes=min(held, total), available_bytes=max(0, total - held)),
-            models=cards,
+            models=model_infos,
             engines=(self._engine,),
             chip=machine.chip,
             memory_bandwidth_gbps=bandwidth,
@@ -335,7 +338,7 @@ class SimNode:
             thermal_state=thermal,
         )
 
-    def _card(self, name: ModelName, model: Model) -> ModelInfo:
+    def _model_info(self, name: ModelName, model: Model) -> ModelInfo:
         runner = self.runners.get(name)
         engine = self._engine
         if model.is_embedding and engine.slots != 1:

@@ -83,11 +83,11 @@ class PlacementLoader:
             for node in self._fleet.with_model(model):
                 if not _serves(node):
                     continue
-                card, speed = node.report.models[model], rates.speed(node, model)
+                model_info, speed = node.report.models[model], rates.speed(node, model)
                 serve_s = read / max(speed.prompt_tokens_per_s, 1e-6) + written * speed.step_s
-                size_bytes = residency.footprint_bytes(node, card, model)
+                size_bytes = residency.footprint_bytes(node, model_info, model)
                 yield PlacementOption(
-                    node.id, model, size_bytes, serve_s, speed.cold_load_s or speed.load_s, card.engine.slots
+                    node.id, model, size_bytes, serve_s, speed.cold_load_s or speed.load_s, model_info.engine.slots
                 )
 
     # --- the loads ---
@@ -108,9 +108,9 @@ class PlacementLoader:
     def _fits(self, node: Node, model: ModelName) -> bool:
         """Whether the model fits beside the loaded ones: evicting a model for a guess costs more than it gains
         (measured)."""
-        card, residency = node.report.models[model], self._forecast.residency
-        fits = residency.footprint_bytes(node, card, model) <= residency.room_bytes(node)
-        return fits and not residency.is_engine_full(node, card)
+        model_info, residency = node.report.models[model], self._forecast.residency
+        fits = residency.footprint_bytes(node, model_info, model) <= residency.room_bytes(node)
+        return fits and not residency.is_engine_full(node, model_info)
 
     def _load(self, node: Node, model: ModelName, at: float) -> LoadModel:
         self._forecast.residency.load_started(node, model, ())

@@ -170,7 +170,7 @@ class World:
         empty = SimRequest(
             id=f"{PREWARM}{self.result.prewarm_loads}",
             at=at,
-            model=command.card.name,
+            model=command.model_info.name,
             prompt_tokens=1,
             output_tokens=1,
             estimate=1,

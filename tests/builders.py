@@ -52,7 +52,7 @@ def an_engine_of(version: str, kind: str = "ollama") -> EngineEndpoint:
     return EngineEndpoint(kind, "http://127.0.0.1:11434", version, abilities=ABILITIES.get(kind, NO_ABILITIES))
 
 
-def a_card(
+def a_model_info(
     name: str = "m", size_gb: float = 2.0, loaded: bool = False, context_tokens: int = 4096, slots: int = 1, **more: Any
 ) -> ModelInfo:
     in_memory = Loaded(int(size_gb * GB), context_tokens) if loaded else None
@@ -70,14 +70,14 @@ def a_report(
     boot_id: str = "boot-1",
     **more: Any,
 ) -> Report:
-    cards: Mapping[ModelName, ModelInfo] = {canonical(card.name): card for card in models}
+    model_infos: Mapping[ModelName, ModelInfo] = {canonical(model_info.name): model_info for model_info in models}
     memory = more.pop("memory", None) or Memory(
         total_bytes=int(memory_gb * GB),
         used_bytes=int(used_gb * GB),
         available_bytes=int((memory_gb - used_gb) * GB),
         pressure=pressure,
     )
-    return Report(node_id=NodeId(node_id), boot_id=boot_id, memory=memory, models=cards, **more)
+    return Report(node_id=NodeId(node_id), boot_id=boot_id, memory=memory, models=model_infos, **more)
 
 
 def a_capacity(trend: str = "stable", ceiling_gb: float = 16.0, paused: bool = False) -> Capacity:

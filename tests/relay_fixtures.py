@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from builders import a_card, a_report, a_world, an_engine
+from builders import a_model_info, a_report, a_world, an_engine
 from herd.coordinator.api.views import queue_positions
 from herd.coordinator.driver import Driver
 from herd.coordinator.proxy.relay import Relay
@@ -158,8 +158,8 @@ class RelaySetup:
     def add_node(self, name: str, url: str, **more: Any) -> None:
         """A heartbeat of a node with the model `m` at that address."""
         kind, slots, loaded = more.pop("kind", "ollama"), more.pop("slots", 1), more.pop("loaded", False)
-        card = a_card(more.pop("model", "m"), loaded=loaded, engine=an_engine(slots, kind, url))
-        self.beats[name] = a_report(name, [card], **more)
+        model_info = a_model_info(more.pop("model", "m"), loaded=loaded, engine=an_engine(slots, kind, url))
+        self.beats[name] = a_report(name, [model_info], **more)
         self.driver.feed(HeartbeatReceived(self.driver.now(), self.beats[name]))
 
     def time_passes(self, limit_s: float = 100.0) -> None:

@@ -101,14 +101,14 @@ class FaultNode:
 
     def report(self) -> Report:
         endpoint = EngineEndpoint("llamacpp", f"http://{self.name}:1", "", self.slots, None)
-        cards = [
+        model_infos = [
             ModelInfo(name=model, engine=endpoint, size_bytes=1 * GB, loaded=Loaded(1 * GB, 4096)) for model in MODELS
         ]
         return Report(
             node_id=NodeId(self.name),
             boot_id=f"{self.name}-{self.boot}",
             memory=Memory(total_bytes=32 * GB, used_bytes=4 * GB, available_bytes=28 * GB),
-            models={canonical(card.name): card for card in cards},
+            models={canonical(model_info.name): model_info for model_info in model_infos},
             engines=(endpoint,),
             draining=self.is_draining,
             paused=self.is_paused,

@@ -41,8 +41,8 @@ def bandwidth_gbps(candidate: Candidate) -> float:
 
 
 def is_cold(candidate: Candidate) -> bool:
-    return candidate.card.loaded is None
+    return candidate.model_info.loaded is None
 
 
 def has_no_slot(candidate: Candidate) -> bool:
-    return candidate.in_flight + candidate.pending >= candidate.card.engine.slots
+    return candidate.in_flight + candidate.pending >= candidate.model_info.engine.slots

@@ -1,4 +1,4 @@
-"""Builds scenario S6: six models on three 24 GB cards, so that loading takes as long as answering."""
+"""Builds scenario S6: six models on three 24 GB graphics cards, so that loading takes as long as answering."""
 
 from __future__ import annotations
 
@@ -32,4 +32,4 @@ def build(traces: Traces, load: float, count: int, rng: Random) -> Simulation:
     return Simulation(nodes, requests)
 
 
-SCENARIO = Scenario("S6", "six models on three 24 GB cards", build)
+SCENARIO = Scenario("S6", "six models on three 24 GB graphics cards", build)

@@ -149,7 +149,7 @@ def test_unexpected_output_of_the_generator_is_an_error() -> None:
 def test_the_benchmarks_nodes_send_valid_heartbeats(heartbeat: Callable[[int], bytes], models: int) -> None:
     report = decode(heartbeat(1234), "127.0.0.1")
     assert report.engines[0].slots == 512
-    assert all(card.loaded is not None for card in report.models.values()) and len(report.models) == models
+    assert all(model_info.loaded is not None for model_info in report.models.values()) and len(report.models) == models
 
 
 # --- from readings to a table ---

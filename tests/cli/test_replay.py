@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from builders import a_card, a_report, a_request, a_world
+from builders import a_model_info, a_report, a_request, a_world
 from herd.cli.client import CliError
 from herd.cli.replay import ReplayRequest, lines, parse_options, parse_span, parse_weights, replayed
 from herd.coordinator.storage.database import open_for_writing
@@ -40,8 +40,8 @@ def a_database(path: Path, *columns: str | None, rules: DecisionRules | None = R
 def a_record() -> Record:
     world, request = a_world("completion_time"), a_request("r1", "m", prompt_tokens=500)
     world.receives(
-        a_report("hot", [a_card("m", 4.0, loaded=True)], memory_bandwidth_gbps=30.0),
-        a_report("fast", [a_card("m", 4.0)], memory_bandwidth_gbps=800.0),
+        a_report("hot", [a_model_info("m", 4.0, loaded=True)], memory_bandwidth_gbps=30.0),
+        a_report("fast", [a_model_info("m", 4.0)], memory_bandwidth_gbps=800.0),
     )
     decision = world.dispatcher.scheduler.decide(request, request.model, world.at)
     return Record(

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import herd.dialects
-from builders import a_card, a_report
+from builders import a_model_info, a_report
 from herd.core.state.fleet import Fleet
 from herd.core.state.request import Counters, RequestKind
 from herd.dialects import Answer, Dialect, Timestamp
@@ -195,7 +195,7 @@ def test_list_routes_are_answered_from_memory(dialect: Dialect, method: str, pat
     if path.endswith("/{name}"):
         with pytest.raises(UnknownModel):
             dialect.listing(method, path.replace("{name}", "nope"), fleet, TIMESTAMP)
-    fleet.apply_heartbeat(a_report("alpha", [a_card("m", loaded=True)]), 1.0)
+    fleet.apply_heartbeat(a_report("alpha", [a_model_info("m", loaded=True)]), 1.0)
     answer = dialect.listing(method, path.replace("{name}", "m"), fleet, TIMESTAMP)
     assert isinstance(answer, Answer) and answer.status == 200
     if answer.content_type.startswith("application/json"):

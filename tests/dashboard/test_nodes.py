@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from builders import a_capacity, a_card, a_report, an_engine
+from builders import a_capacity, a_model_info, a_report, an_engine
 from herd.coordinator.storage import node_history
 from herd.core.state.fleet import Liveness, Loaded, Node, Pressure, canonical
 from herd.core.state.queues import Queue, Work
@@ -18,7 +18,7 @@ from herd.dashboard.nodes import STATES, NodeCard, node_card
 
 def a_node(running: int = 0, **more: Any) -> tuple[Node, dict[Any, Queue]]:
     more.setdefault("engines", (an_engine(2),))
-    report = a_report(models=[a_card(loaded=True, slots=2)], **more)
+    report = a_report(models=[a_model_info(loaded=True, slots=2)], **more)
     node = Node(id=report.node_id, report=report, last_heartbeat_at=99.0, first_heartbeat_at=0.0)
     node.loaded = {name: card.loaded for name, card in report.models.items() if card.loaded is not None}
     model = canonical("m")
@@ -62,7 +62,7 @@ def test_the_history_counts_every_state() -> None:
 )
 def test_a_card_has_the_time_until_each_model_is_unloaded(expires_at: str, left_s: float | None) -> None:
     node, queues = a_node()
-    node.report = replace(node.report, models={canonical("m"): a_card(loaded=True)})
+    node.report = replace(node.report, models={canonical("m"): a_model_info(loaded=True)})
     loaded = replace(node.report.models[canonical("m")], loaded=Loaded(1, 4096, expires_at=expires_at))
     node.report = replace(node.report, models={canonical("m"): loaded})
     assert card((node, queues)).models[0].unload_in_s == left_s

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from builders import a_card, an_engine
+from builders import a_model_info, an_engine
 from herd.core.state.fleet import Fleet
 from herd.core.state.request import Counters
 from herd.dialects import Timestamp
@@ -397,15 +397,19 @@ def test_interrupted_stream_ends_with_an_error_and_no_terminator() -> None:
 
 def test_tokens_are_estimated_if_no_engine_counts_them() -> None:
     request = parse(COUNT, messages=[{"role": "user", "content": "x" * 400}])
-    for cards in ([], [a_card("m")], [a_card("m"), a_card("m", engine=an_engine(kind="llamacpp"))]):
-        answer = DIALECT.describe(request, cards)
+    for model_infos in (
+        [],
+        [a_model_info("m")],
+        [a_model_info("m"), a_model_info("m", engine=an_engine(kind="llamacpp"))],
+    ):
+        answer = DIALECT.describe(request, model_infos)
         assert answer is not None and answer.status == 200
         assert MessageTokensCount.model_validate_json(answer.body).input_tokens == request.prompt_tokens
 
 
 def test_llama_cpp_counts_tokens_itself() -> None:
-    assert DIALECT.describe(parse(COUNT), [a_card("m", engine=an_engine(kind="llamacpp"))]) is None
-    assert DIALECT.describe(parse(), [a_card("m")]) is None
+    assert DIALECT.describe(parse(COUNT), [a_model_info("m", engine=an_engine(kind="llamacpp"))]) is None
+    assert DIALECT.describe(parse(), [a_model_info("m")]) is None
     assert watched(parse(COUNT), [sample("anthropic_count", LLAMACPP).body]) == Counters()
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders import a_card, a_report, an_engine, an_engine_of
+from builders import a_model_info, a_report, an_engine, an_engine_of
 from herd.core.state.fleet import Fleet, Liveness, Loaded, ModelInfo
 from herd.core.state.request import Counters, RequestKind
 from herd.core.state.timestamps import instant
@@ -368,15 +368,15 @@ def test_interrupted_stream_ends_with_an_error_line() -> None:
 
 def a_fleet() -> Fleet:
     fleet = Fleet()
-    old = a_card("M", digest="a" * 64, modified_at="2026-01-01T00:00:00Z", loaded=True, family="llama")
-    new = a_card("m:latest", size_gb=3, digest="b" * 64, modified_at="2026-05-01T00:00:00+02:00")
-    same = a_card("m", digest="a" * 64, modified_at="2026-01-02T00:00:00Z", context_max_tokens=8192)
-    plain = a_card("Qwen/Q3", engine=an_engine(kind="vllm"), loaded=True)
-    early = a_card("tiny:a", modified_at="2026-03-01T00:00:00Z", loaded=True)
+    old = a_model_info("M", digest="a" * 64, modified_at="2026-01-01T00:00:00Z", loaded=True, family="llama")
+    new = a_model_info("m:latest", size_gb=3, digest="b" * 64, modified_at="2026-05-01T00:00:00+02:00")
+    same = a_model_info("m", digest="a" * 64, modified_at="2026-01-02T00:00:00Z", context_max_tokens=8192)
+    plain = a_model_info("Qwen/Q3", engine=an_engine(kind="vllm"), loaded=True)
+    early = a_model_info("tiny:a", modified_at="2026-03-01T00:00:00Z", loaded=True)
     fleet.apply_heartbeat(a_report("alpha", [old, plain]), 1.0)
     fleet.apply_heartbeat(a_report("beta", [new, early]), 1.0)
     fleet.apply_heartbeat(a_report("gamma", [same]), 1.0)
-    fleet.apply_heartbeat(a_report("gone", [a_card("lost")]), 1.0)
+    fleet.apply_heartbeat(a_report("gone", [a_model_info("lost")]), 1.0)
     fleet.nodes[next(n for n in fleet.nodes if n == "gone")].liveness = Liveness.OFFLINE
     return fleet
 
@@ -450,13 +450,15 @@ def test_times_in_different_zones_are_compared(earlier: str, later: str) -> None
 
 
 def test_show_is_answered_from_memory_if_no_ollama_node_has_the_model() -> None:
-    card = a_card("Q3", engine=an_engine(kind="vllm"), family="qwen3", context_max_tokens=40960, parameters="8B")
-    answer = DIALECT.describe(parse("/api/show"), [card])
+    model_info = a_model_info(
+        "Q3", engine=an_engine(kind="vllm"), family="qwen3", context_max_tokens=40960, parameters="8B"
+    )
+    answer = DIALECT.describe(parse("/api/show"), [model_info])
     assert answer is not None
     shown = ollama.ShowResponse(**json.loads(answer.body))
     assert shown.modelinfo == {"general.architecture": "qwen3", "qwen3.context_length": 40960}
     assert (shown.template, shown.capabilities) == ("", ["completion"])
-    assert DIALECT.describe(parse("/api/show"), [card, a_card("q3")]) is None
+    assert DIALECT.describe(parse("/api/show"), [model_info, a_model_info("q3")]) is None
     assert DIALECT.describe(parse("/api/show"), []) is None
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from openai.types import Completion, CreateEmbeddingResponse, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from builders import a_card, a_report, an_engine
+from builders import a_model_info, a_report, an_engine
 from herd.core.state.fleet import Fleet, Liveness
 from herd.core.state.request import Counters
 from herd.dialects import Timestamp
@@ -471,13 +471,13 @@ def test_interrupted_stream_ends_with_an_error_and_without_done() -> None:
 
 def a_fleet() -> Fleet:
     fleet = Fleet()
-    old = a_card("M", modified_at="2026-01-01T00:00:00Z")
-    new = a_card("m:latest", modified_at="2026-05-01T00:00:00+02:00")
-    plain = a_card("Qwen/Q3", engine=an_engine(kind="vllm"), loaded=True)
-    hub = a_card("hf.co/some/thing:q4", modified_at="2026-03-01T00:00:00Z")
+    old = a_model_info("M", modified_at="2026-01-01T00:00:00Z")
+    new = a_model_info("m:latest", modified_at="2026-05-01T00:00:00+02:00")
+    plain = a_model_info("Qwen/Q3", engine=an_engine(kind="vllm"), loaded=True)
+    hub = a_model_info("hf.co/some/thing:q4", modified_at="2026-03-01T00:00:00Z")
     fleet.apply_heartbeat(a_report("alpha", [old, plain, hub]), 1.0)
     fleet.apply_heartbeat(a_report("beta", [new]), 1.0)
-    fleet.apply_heartbeat(a_report("gone", [a_card("lost")]), 1.0)
+    fleet.apply_heartbeat(a_report("gone", [a_model_info("lost")]), 1.0)
     next(node for node in fleet if node.id == "gone").liveness = Liveness.OFFLINE
     return fleet
 

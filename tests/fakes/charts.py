@@ -13,7 +13,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 
-from builders import a_card, a_report, a_world
+from builders import a_model_info, a_report, a_world
 from fakes.trace_history import DAY_S, Day, write_day
 from herd.coordinator.api.charts import ChartsApi
 from herd.coordinator.driver import Driver
@@ -54,8 +54,10 @@ def charts(days: Sequence[Day] = DAYS) -> Iterator[Charts]:
         loop = asyncio.new_event_loop()
         world = a_world()
         world.receives(
-            a_report("studio", [a_card("qwen3:8b", loaded=True, context_tokens=8192, digest="a"), a_card("idle")]),
-            a_report("gaming-pc", [a_card("qwen3:8b", digest="b")]),
+            a_report(
+                "studio", [a_model_info("qwen3:8b", loaded=True, context_tokens=8192, digest="a"), a_model_info("idle")]
+            ),
+            a_report("gaming-pc", [a_model_info("qwen3:8b", digest="b")]),
         )
         driver = Driver(world.dispatcher, _nothing, loop)
         yield Charts(Starlette(routes=ChartsApi(driver, store, lambda: NOW).routes), connection)

@@ -58,8 +58,8 @@ def report_of(node_id: str, node: FleetNode, machine: Machine) -> Report:
     """The report of an agent with this engine. Raises `ValueError` for an unknown engine."""
     total, used = int(machine.memory_gb * GB), int(machine.used_gb * GB)
     memory = Memory(total_bytes=total, used_bytes=used, available_bytes=total - used, pressure=machine.pressure)
-    endpoint, cards = fake_inventory(node) if isinstance(node, FakeOllama) else asked_inventory(node)
-    models = {canonical(card.name): card for card in cards}
+    endpoint, model_infos = fake_inventory(node) if isinstance(node, FakeOllama) else asked_inventory(node)
+    models = {canonical(model_info.name): model_info for model_info in model_infos}
     return Report(
         node_id=NodeId(node_id),
         boot_id=machine.boot_id,
@@ -77,11 +77,14 @@ def fake_inventory(fake: FakeOllama) -> tuple[EngineEndpoint, list[ModelInfo]]:
     endpoint = EngineEndpoint("ollama", fake.url, limits.version, limits.num_parallel, limits.max_loaded)
     running = {runner.model.blob_digest: runner for runner in fake.scheduler.listed()}
     return endpoint, [
-        fake_card(model, endpoint, running.get(model.blob_digest), limits.on_gpu) for model in fake.models.values()
+        fake_model_info(model, endpoint, running.get(model.blob_digest), limits.on_gpu)
+        for model in fake.models.values()
     ]
 
 
-def fake_card(model: FakeModel, endpoint: EngineEndpoint, runner: Runner | None, on_gpu: bool = False) -> ModelInfo:
+def fake_model_info(
+    model: FakeModel, endpoint: EngineEndpoint, runner: Runner | None, on_gpu: bool = False
+) -> ModelInfo:
     in_memory = None
     if runner is not None and runner.name == model.full_name:
         context = runner.settings.num_ctx
@@ -115,7 +118,7 @@ def asked_inventory(node: RealOllama | LlamaEngine) -> tuple[EngineEndpoint, lis
     endpoint = EngineEndpoint(
         engine.kind, node.url, found.version, found.slots or slots, found.models_max, abilities=engine.abilities
     )
-    return endpoint, [replace(card, engine=endpoint) for card in found.models]
+    return endpoint, [replace(model_info, engine=endpoint) for model_info in found.models]
 
 
 def reply_to(node: RealOllama | LlamaEngine, call: Call) -> Reply:
@@ -204,7 +207,7 @@ def sharing(report: Report, library_url: str) -> Report:
     if not library_url:
         return report
     endpoints = tuple(replace(endpoint, library_url=library_url) for endpoint in report.engines)
-    models = {name: replace(card, engine=endpoints[0]) for name, card in report.models.items()}
+    models = {name: replace(model_info, engine=endpoints[0]) for name, model_info in report.models.items()}
     return replace(report, engines=endpoints, models=models)
 
 

@@ -344,7 +344,7 @@ def _scored(request: Request, machine: Machine, size_bytes: int, at_least_s: flo
 
 def _candidate(model: ModelName, machine: Machine, size_bytes: int, is_loaded: bool, in_flight: int) -> Candidate:
     whole = machine.memory_gb * 10**9
-    card = ModelInfo(
+    model_info = ModelInfo(
         name=model,
         engine=EngineEndpoint("ollama", "", slots=machine.slots),
         size_bytes=size_bytes,
@@ -354,12 +354,12 @@ def _candidate(model: ModelName, machine: Machine, size_bytes: int, is_loaded: b
         node_id=NodeId(machine.node_id),
         boot_id="",
         memory=Memory(total_bytes=whole, used_bytes=whole // 3, available_bytes=whole - whole // 3),
-        models={model: card},
+        models={model: model_info},
     )
     return Candidate(
         node=Node(id=report.node_id, report=report, last_heartbeat_at=0.0, first_heartbeat_at=0.0),
         report=report,
-        card=card,
+        model_info=model_info,
         model=model,
         at=0.0,
         in_flight=in_flight,

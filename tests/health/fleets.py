@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from builders import a_card, a_report, an_engine
+from builders import a_model_info, a_report, an_engine
 from herd.core.state.fleet import GB, Disk, Gpu, Liveness, Loaded, Memory, Pressure, Report, canonical
 from herd.health.snapshot import SAMPLE_EVERY_S, ModelTraffic, NodeNow, NodeSample, Snapshot, StoreNow, Traffic
 
@@ -42,9 +42,9 @@ def a_healthy_report(node_id: str = "alpha", **more: Any) -> Report:
         "lan_ip": "192.168.1.20",
         "engines": (an_engine(2),),
     }
-    card = a_card("m", 2.0, loaded=True, digest="sha256:aa", kv_bytes_per_token=100_000, slots=2)
+    model_info = a_model_info("m", 2.0, loaded=True, digest="sha256:aa", kv_bytes_per_token=100_000, slots=2)
     in_memory = Loaded(int(2.5 * GB), 4096, int(2.5 * GB))
-    models = more.pop("models", (replace(card, loaded=in_memory),))
+    models = more.pop("models", (replace(model_info, loaded=in_memory),))
     return a_report(node_id, models, **{**plain, **more})
 
 

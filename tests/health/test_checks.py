@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 import herd.health.checks
-from builders import a_card, an_engine_of
+from builders import a_model_info, an_engine_of
 from health.fleets import AT, a_healthy_report, a_memory, a_node, a_pair, a_sample, a_snapshot, an_hour
 from herd.core.state.fleet import GB, Disk, Liveness, Loaded, NodeId, Pressure, canonical
 from herd.discover import discover
@@ -42,13 +42,13 @@ def with_report(**more: object) -> Snapshot:
     return with_alpha(a_healthy_report("alpha", **more))
 
 
-def with_card(loaded: Loaded | None, **more: object) -> Snapshot:
-    return with_report(models=(replace(a_card("m", 2.0, digest="sha256:aa", **more), loaded=loaded),))
+def with_model_info(loaded: Loaded | None, **more: object) -> Snapshot:
+    return with_report(models=(replace(a_model_info("m", 2.0, digest="sha256:aa", **more), loaded=loaded),))
 
 
 def ollama(version: str) -> Snapshot:
     return with_report(
-        models=(a_card("m", engine=an_engine_of(version), digest="sha256:aa"),), engines=(an_engine_of(version),)
+        models=(a_model_info("m", engine=an_engine_of(version), digest="sha256:aa"),), engines=(an_engine_of(version),)
     )
 
 
@@ -78,7 +78,7 @@ def of_pair(**more: object) -> Snapshot:
 
 def drifted() -> Snapshot:
     other = a_healthy_report(
-        "beta", models=(a_card("m", 2.0, loaded=True, digest="sha256:bb", modified_at="2026-11-01T00:00:00Z"),)
+        "beta", models=(a_model_info("m", 2.0, loaded=True, digest="sha256:bb", modified_at="2026-11-01T00:00:00Z"),)
     )
     return a_snapshot(a_node("alpha"), a_node("beta", other))
 
@@ -91,11 +91,11 @@ PROBLEMS: dict[str, tuple[Snapshot, Severity, str]] = {
         "20 cold loads in 99 requests, 60 s of waiting",
     ),
     "context_waste": (
-        with_card(Loaded(20 * GB, 131_072), kv_bytes_per_token=100_000),
+        with_model_info(Loaded(20 * GB, 131_072), kv_bytes_per_token=100_000),
         Severity.INFO,
         "1800 tokens used of 131072; 12.7 GB unused",
     ),
-    "cpu_fallback": (with_card(Loaded(3 * GB, 4096, 0)), Severity.CRITICAL, "0.0 GB of 3.0 GB on the GPU"),
+    "cpu_fallback": (with_model_info(Loaded(3 * GB, 4096, 0)), Severity.CRITICAL, "0.0 GB of 3.0 GB on the GPU"),
     "disk_full": (
         with_alpha(
             a_healthy_report("alpha", disk=Disk(500 * GB, 495 * GB, 5 * GB)), samples=an_hour(disk_free_bytes=5 * GB)
@@ -108,7 +108,7 @@ PROBLEMS: dict[str, tuple[Snapshot, Severity, str]] = {
     "hung_runners": (of_pair(silent=70, completed=20), Severity.CRITICAL, "70 attempts without a token, 20 completed"),
     "idle_nodes": (with_report(models=(), engines=()), Severity.WARNING, "no engine"),
     "kv_bloat": (
-        with_card(Loaded(12 * GB, 32768, 12 * GB), slots=4),
+        with_model_info(Loaded(12 * GB, 32768, 12 * GB), slots=4),
         Severity.WARNING,
         "10.0 GB for 4 x 32768 tokens, 2.0 GB for the weights",
     ),
@@ -116,7 +116,7 @@ PROBLEMS: dict[str, tuple[Snapshot, Severity, str]] = {
     "model_drift": (drifted(), Severity.WARNING, "alpha"),
     "offline": (with_alpha(liveness=Liveness.OFFLINE, silent_s=300.0), Severity.WARNING, "5 min ago"),
     "open_fleet": (a_snapshot(is_open=True), Severity.WARNING, "true"),
-    "pins": (with_card(None), Severity.WARNING, "on disk only"),
+    "pins": (with_model_info(None), Severity.WARNING, "on disk only"),
     "queues": (with_alpha(pending=9, running=2), Severity.INFO, "9 queued, 2 running"),
     "retries": (of_pair(retried=30), Severity.WARNING, "30 of 130 attempts retried"),
     "slow_link": (of_pair(link_s=0.9), Severity.WARNING, "900 ms per request"),
@@ -178,7 +178,8 @@ SYSTEMS = (("linux", "sudo systemctl restart ollama"), ("darwin", "open -a Ollam
 @pytest.mark.parametrize(("os", "command"), SYSTEMS)
 def test_the_command_fits_the_operating_system_of_the_node(os: str, command: str) -> None:
     report = replace(
-        a_healthy_report("alpha", os=os), models={canonical("m"): replace(a_card("m"), loaded=Loaded(GB, 4096, 0))}
+        a_healthy_report("alpha", os=os),
+        models={canonical("m"): replace(a_model_info("m"), loaded=Loaded(GB, 4096, 0))},
     )
     [finding] = found_by("cpu_fallback", a_snapshot(a_node("alpha", report)))
     assert [command in one.command for one in finding.commands] == [True]
@@ -191,13 +192,14 @@ def test_one_cause_on_many_nodes_is_one_finding() -> None:
 
 
 def test_a_model_larger_than_the_gpu_may_run_on_the_cpu() -> None:
-    large = replace(a_card("m", 60.0), loaded=Loaded(60 * GB, 4096, 0))
+    large = replace(a_model_info("m", 60.0), loaded=Loaded(60 * GB, 4096, 0))
     assert found_by("cpu_fallback", with_report(models=(large,))) == []
 
 
 def test_a_node_without_a_gpu_has_no_cpu_fallback() -> None:
     assert (
-        found_by("cpu_fallback", with_report(gpus=(), models=(replace(a_card("m"), loaded=Loaded(GB, 4096, 0)),))) == []
+        found_by("cpu_fallback", with_report(gpus=(), models=(replace(a_model_info("m"), loaded=Loaded(GB, 4096, 0)),)))
+        == []
     )
 
 
@@ -249,7 +251,7 @@ def test_the_newer_version_of_a_drifted_model_is_the_right_one() -> None:
 
 
 def test_a_model_name_is_quoted_in_a_command() -> None:
-    nodes = [a_node(name, a_healthy_report(name, models=(a_card("x;reboot", digest=name),))) for name in HERE]
+    nodes = [a_node(name, a_healthy_report(name, models=(a_model_info("x;reboot", digest=name),))) for name in HERE]
     [finding] = found_by("model_drift", a_snapshot(*nodes))
     assert finding.commands[0].command == "ollama pull 'x;reboot:latest'"
 
@@ -267,7 +269,7 @@ def test_an_offline_node_does_not_miss_a_pin() -> None:
 def test_any_node_satisfies_a_pin_without_a_node() -> None:
     anywhere = {NodeId(""): (canonical("m"),)}
     assert found_by("pins", a_snapshot(pinned=anywhere)) == []
-    bare = [a_node(name, a_healthy_report(name, models=(a_card("m"),))) for name in HERE]
+    bare = [a_node(name, a_healthy_report(name, models=(a_model_info("m"),))) for name in HERE]
     [finding] = found_by("pins", a_snapshot(*bare, pinned=anywhere))
     assert finding.evidence[0].label == "m:latest on any node" and finding.nodes == ()
 

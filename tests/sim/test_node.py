@@ -179,7 +179,7 @@ def test_counters_are_those_of_ollama() -> None:
     node = SimNode(NodeSpec(name="n", machine=RTX_4090, models=(QWEN_14B,)))
     run = Run(request=a_request("a", QWEN_14B, prompt=500, output=20), attempt=1, arrived_at=0.0)
     node.submit(run, 0.0)
-    assert all(card.loaded is None for card in node.report().models.values())
+    assert all(model_info.loaded is None for model_info in node.report().models.values())
     progress = node.advance(node.next_at())
     while not progress.done:
         progress = node.advance(node.next_at())

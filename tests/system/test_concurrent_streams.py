@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from builders import a_card, a_report, an_engine
+from builders import a_model_info, a_report, an_engine
 from fakes.fleet import Fleet, running_fleet, settings_for_tests
 from fakes.loop_thread import LoopThread
 from herd.agent_protocol import heartbeat_decode
@@ -62,7 +62,7 @@ def fleet() -> Iterator[Fleet]:
         with running_fleet({}, settings=settings) as running:
             for number, server in enumerate(servers):
                 engine = an_engine(AT_ONCE, url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-                report = a_report(f"n{number}", [a_card("m:latest", engine=engine)], engines=(engine,))
+                report = a_report(f"n{number}", [a_model_info("m:latest", engine=engine)], engines=(engine,))
                 running.ask("POST", "/heartbeat", heartbeat_decode.encode(report, time.time()))
             yield running
     finally:

@@ -66,7 +66,7 @@ def a_fleet_that_can_continue(settings: Settings | None = None) -> Iterator[tupl
         for node_id, node in (("bad", bad), ("good", good)):
             report = report_of(node_id, node, Machine())
             endpoint = replace(report.engines[0], kind="llamacpp")
-            models = {name: replace(card, engine=endpoint) for name, card in report.models.items()}
+            models = {name: replace(model_info, engine=endpoint) for name, model_info in report.models.items()}
             heartbeat = heartbeat_decode.encode(replace(report, engines=(endpoint,), models=models), time.time())
             fleet.ask("POST", "/heartbeat", heartbeat)
         yield fleet, bad
@@ -144,7 +144,7 @@ def test_a_second_node_failure_is_continued_by_a_third_node() -> None:
     with a_fleet_that_can_continue() as (fleet, bad), FakeOllama([MODEL]) as third:
         report = report_of("third", third, Machine())
         endpoint = replace(report.engines[0], kind="llamacpp")
-        models = {name: replace(card, engine=endpoint) for name, card in report.models.items()}
+        models = {name: replace(model_info, engine=endpoint) for name, model_info in report.models.items()}
         fleet.ask(
             "POST",
             "/heartbeat",

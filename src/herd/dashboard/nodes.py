@@ -145,9 +145,9 @@ def node_card(
 def slots_of(node: Node) -> int:
     """How many requests can run concurrently with the models in memory, or with one model if none is loaded."""
     in_memory = sum(
-        card.engine.slots
+        model_info.engine.slots
         for name, loaded in node.loaded.items()
-        if not loaded.is_other_name and (card := node.card(name)) is not None
+        if not loaded.is_other_name and (model_info := node.model_info(name)) is not None
     )
     return in_memory or max((endpoint.slots for endpoint in node.report.engines), default=0)
 
@@ -198,20 +198,20 @@ def _gpu(gpu: Gpu) -> GpuCard:
     return GpuCard(gpu.name, gpu.memory_total_bytes, gpu.memory_used_bytes, gpu.utilization, gpu.temperature_c)
 
 
-def _loaded(card: ModelInfo, queue: Queue | None, unix_now: float) -> LoadedModel:
-    loaded = card.loaded
+def _loaded(model_info: ModelInfo, queue: Queue | None, unix_now: float) -> LoadedModel:
+    loaded = model_info.loaded
     assert loaded is not None
     ends_at = unix_s(loaded.expires_at) if loaded.expires_at else None
     left_s = None if ends_at is None or ends_at - unix_now > NEVER_S else round(max(0.0, ends_at - unix_now), 0)
     return LoadedModel(
-        name=card.name,
-        engine=card.engine.kind,
+        name=model_info.name,
+        engine=model_info.engine.kind,
         size_bytes=loaded.size_bytes,
         context_tokens=loaded.window_tokens,
         unload_in_s=left_s,
         running=len(queue.in_flight) if queue else 0,
         pending=len(queue.pending) if queue else 0,
-        slots=card.engine.slots,
+        slots=model_info.engine.slots,
     )
 
 

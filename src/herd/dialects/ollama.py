@@ -159,7 +159,7 @@ def _tags(fleet: Fleet) -> list[dict[str, Any]]:
     entries = []
     for name in fleet.model_names:
         nodes = [node for node in fleet.with_model(name) if node.liveness is not Liveness.OFFLINE]
-        models = [model for node in nodes if (model := node.card(name)) is not None]
+        models = [model for node in nodes if (model := node.model_info(name)) is not None]
         if models:
             entries.append(_tag(models, sorted(node.id for node in nodes)))
     return sorted(entries, key=lambda entry: -instant(entry["modified_at"]))
@@ -184,7 +184,7 @@ def _running(fleet: Fleet) -> list[dict[str, Any]]:
         _running_entry(model, loaded, node)
         for node in _online(fleet)
         for name, loaded in node.loaded.items()
-        if not loaded.is_other_name and (model := node.card(name)) is not None
+        if not loaded.is_other_name and (model := node.model_info(name)) is not None
     ]
     return sorted(entries, key=lambda e: (-instant(e["expires_at"]), e["name"], e["fleet_node"]))
 

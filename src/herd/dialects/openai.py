@@ -102,7 +102,7 @@ def _models(fleet: Fleet, name: str) -> list[ModelInfo]:
     """What the nodes that are not offline report about this model."""
     key = canonical(name)
     nodes = (node for node in fleet.with_model(key) if node.liveness is not Liveness.OFFLINE)
-    return [model for node in nodes if (model := node.card(key)) is not None]
+    return [model for node in nodes if (model := node.model_info(key)) is not None]
 
 
 def _entry(models: Sequence[ModelInfo], timestamp: Timestamp) -> dict[str, Any]:

@@ -53,7 +53,11 @@ class NodeNow:
 
     @property
     def loaded(self) -> Iterator[tuple[ModelName, ModelInfo]]:
-        return ((name, card) for name, card in sorted(self.report.models.items()) if card.loaded is not None)
+        return (
+            (name, model_info)
+            for name, model_info in sorted(self.report.models.items())
+            if model_info.loaded is not None
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from builders import a_card, a_report, a_world
+from builders import a_model_info, a_report, a_world
 from herd.coordinator.api.fleet_view import FleetView
 from herd.coordinator.api.live_feed import CARDS_PER_TICK, LiveFeed, LiveMessage
 from herd.coordinator.driver import Driver
@@ -30,7 +30,7 @@ class RecordingSubscriber:
 
 def a_feed(nodes: int, loop: asyncio.AbstractEventLoop, folder: Path) -> LiveFeed:
     world = a_world()
-    world.receives(*(a_report(f"node-{n:03d}", [a_card("m", loaded=True)]) for n in range(nodes)))
+    world.receives(*(a_report(f"node-{n:03d}", [a_model_info("m", loaded=True)]) for n in range(nodes)))
     driver = Driver(world.dispatcher, _nothing, loop)
     return LiveFeed(driver, FleetView(driver, TraceStore(StoreSettings(), folder), loop), lambda: (), loop)
 

@@ -50,7 +50,10 @@ def raw(fleet: Fleet, path: str) -> tuple[int, bytes]:
 
 def test_the_overview_has_nodes_numbers_and_recent_requests(fleet: Fleet) -> None:
     result = msgspec.convert(fleet.get("/dashboard/api/overview"), Overview)
-    assert [(card.node_id, card.state) for card in result.nodes] == [("alpha", "online"), ("beta", "online")]
+    assert [(model_info.node_id, model_info.state) for model_info in result.nodes] == [
+        ("alpha", "online"),
+        ("beta", "online"),
+    ]
     assert result.verdict.level == "good" and "2 of 2 nodes online" in result.verdict.sentence
     [(requests, failures)] = on_disk(
         fleet, "SELECT SUM(status <> 'retried'), SUM(status LIKE 'failed%') FROM request_traces"

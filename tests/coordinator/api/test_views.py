@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from builders import a_card, a_report, a_world
+from builders import a_model_info, a_report, a_world
 from herd.coordinator.api import views
 
 
 def test_a_waiting_request_has_its_queue_position_reason_and_expected_wait() -> None:
     world = a_world()
-    world.receives(a_report("alpha", [a_card(loaded=True)]))
+    world.receives(a_report("alpha", [a_model_info(loaded=True)]))
     for number in range(3):
         world.arrives(f"past{number}")
         world.at += 2.0
@@ -25,7 +25,7 @@ def test_a_waiting_request_has_its_queue_position_reason_and_expected_wait() -> 
 
 def test_a_held_request_shows_when_it_times_out() -> None:
     world = a_world()
-    world.receives(a_report("alpha", [a_card()], paused=True))
+    world.receives(a_report("alpha", [a_model_info()], paused=True))
     world.arrives("waits")
     (waits,) = views.queue_view(world.dispatcher, world.at + 10.0)["requests"]
     assert waits["gives_up_in_s"] == 20.0 and waits["waits_for"].startswith("alpha: ")

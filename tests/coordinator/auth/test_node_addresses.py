@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from builders import a_card, a_report, an_engine
+from builders import a_model_info, a_report, an_engine
 from fakes.fleet import Fleet, running_fleet, settings_for_tests
 from herd.agent_protocol import heartbeat_decode
 from herd.core.lifecycle.holding import HoldingSettings
@@ -131,7 +131,7 @@ def test_no_address_form_makes_the_coordinator_connect_to_a_host_other_than_the_
         for number, form in enumerate(forms(canary.port)):
             for text in (form, form.replace("evil.example", CANARY).replace("127.0.0.1", CANARY)):
                 report = a_report(
-                    "n", [a_card(f"m{number}", loaded=True)], boot_id=f"b{number}", engines=(an_engine(),)
+                    "n", [a_model_info(f"m{number}", loaded=True)], boot_id=f"b{number}", engines=(an_engine(),)
                 )
                 body = json.loads(heartbeat_decode.encode(report, time.time()))
                 for engine in body["herd"]["engines"]:

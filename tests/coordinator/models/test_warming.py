@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from builders import a_card, an_engine
+from builders import a_model_info, an_engine
 from fakes.faults import Status
 from fakes.fleet import Fleet, running_fleet
 from fakes.ollama.server import FakeOllama
@@ -33,14 +33,14 @@ def chat(fleet: Fleet) -> None:
     connection.close()
 
 
-def card_of(fleet: Fleet) -> LoadModel:
+def model_info_of(fleet: Fleet) -> LoadModel:
     [node] = list(fleet.coordinator.driver.fleet)
     return LoadModel(node.id, canonical("m"), node.report.models[canonical("m")])
 
 
 def test_an_empty_request_loads_the_model_for_the_next_request() -> None:
     with FakeOllama(["m"]) as engine, running_fleet({"alpha": engine}) as fleet:
-        warm(fleet, card_of(fleet))
+        warm(fleet, model_info_of(fleet))
         chat(fleet)
         assert len(engine.loads) == 1
         assert [seen.path for seen in engine.inference] == ["/api/generate", "/api/chat"]
@@ -51,7 +51,7 @@ def test_a_refused_load_is_logged_and_changes_nothing_else(caplog: pytest.LogCap
     with FakeOllama(["m"]) as engine, running_fleet({"alpha": engine}) as fleet:
         engine.fail(Status(status=500, path="/api/generate"))
         with caplog.at_level(logging.WARNING, "herd.warming"):
-            warm(fleet, card_of(fleet))
+            warm(fleet, model_info_of(fleet))
             chat(fleet)
             chat(fleet)
         assert "pre-warming a model failed" in caplog.text
@@ -60,7 +60,7 @@ def test_a_refused_load_is_logged_and_changes_nothing_else(caplog: pytest.LogCap
 def test_an_engine_that_cannot_load_on_request_receives_no_request() -> None:
     with FakeOllama(["m"]) as engine, running_fleet({"alpha": engine}) as fleet:
         for kind in ("llamacpp", "unheard-of"):
-            card = replace(a_card("m"), engine=replace(an_engine(), kind=kind, url=engine.url))
-            warm(fleet, LoadModel(NodeId("alpha"), canonical("m"), card))
+            model_info = replace(a_model_info("m"), engine=replace(an_engine(), kind=kind, url=engine.url))
+            warm(fleet, LoadModel(NodeId("alpha"), canonical("m"), model_info))
         chat(fleet)
         assert [seen.path for seen in engine.inference] == ["/api/chat"]

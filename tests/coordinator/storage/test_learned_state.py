@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from builders import World, a_card, a_report, a_request, a_world
+from builders import World, a_model_info, a_report, a_request, a_world
 from herd.coordinator.storage import learned_state
 from herd.coordinator.storage.database import open_for_writing
 from herd.coordinator.storage.retention import DAY_S
@@ -44,9 +44,10 @@ def a_fleet() -> World:
 
 def beat(world: World) -> None:
     """Both nodes send a heartbeat without changes."""
-    cards = [a_card("m", 4.0, loaded=True), a_card("k", 9.0), a_card("never-run", 2.0)]
+    model_infos = [a_model_info("m", 4.0, loaded=True), a_model_info("k", 9.0), a_model_info("never-run", 2.0)]
     world.receives(
-        a_report("slow", cards, memory_gb=64.0), a_report("fast", cards, memory_gb=64.0, memory_bandwidth_gbps=400.0)
+        a_report("slow", model_infos, memory_gb=64.0),
+        a_report("fast", model_infos, memory_gb=64.0, memory_bandwidth_gbps=400.0),
     )
 
 

@@ -85,9 +85,9 @@ def test_chosen_window_has_slack_and_bounds() -> None:
 
 def test_report_shows_the_memory_that_a_change_would_free() -> None:
     fleet = Fleet()
-    card = replace(COLD, loaded=Loaded(1, 32_768), engine=an_engine(slots=2))
-    other = replace(card, name="other", engine=an_engine(kind="llamacpp"))
-    fleet.apply_heartbeat(a_report("alpha", [card, other]), 0.0)
+    model_info = replace(COLD, loaded=Loaded(1, 32_768), engine=an_engine(slots=2))
+    other = replace(model_info, name="other", engine=an_engine(kind="llamacpp"))
+    fleet.apply_heartbeat(a_report("alpha", [model_info, other]), 0.0)
     [change] = window_changes(fleet, used((100, 5000)))
     assert (change.node_id, change.model, change.loaded_tokens, change.samples) == ("alpha", M, 32_768, 100)
     assert change.chosen_tokens == 8192 and change.frees_bytes == (32_768 - 8192) * 1000 * 2
@@ -96,16 +96,16 @@ def test_report_shows_the_memory_that_a_change_would_free() -> None:
 
 
 def pin(
-    card: ModelInfo, chosen: int | None, automatic: int = 0, num_ctx: int | None = None, **settings: bool
+    model_info: ModelInfo, chosen: int | None, automatic: int = 0, num_ctx: int | None = None, **settings: bool
 ) -> EngineOptions | None:
     windows = Windows(WindowSettings(**settings))  # type: ignore[arg-type]
     if automatic:
         windows.loads(NodeId("alpha"), M, is_automatic=True)
         windows.apply_heartbeat(
-            Fleet().apply_heartbeat(a_report("alpha", [replace(card, loaded=Loaded(1, automatic))]), 0.0)
+            Fleet().apply_heartbeat(a_report("alpha", [replace(model_info, loaded=Loaded(1, automatic))]), 0.0)
         )
     return windows.engine_options(
-        a_request(window_tokens=num_ctx, wanted_window_tokens=num_ctx), NodeId("alpha"), M, card, 10.0, chosen
+        a_request(window_tokens=num_ctx, wanted_window_tokens=num_ctx), NodeId("alpha"), M, model_info, 10.0, chosen
     )
 
 

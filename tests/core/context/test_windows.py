@@ -45,8 +45,8 @@ def loaded(tokens: int | None = 8192, explicit: bool | None = None, most: int | 
     )
 
 
-def pin(request: Request, card: ModelInfo, prompt_tokens: float = 100.0, **settings: str) -> EngineOptions | None:
-    return Windows(WindowSettings(**settings)).engine_options(request, ALPHA, M, card, prompt_tokens)
+def pin(request: Request, model_info: ModelInfo, prompt_tokens: float = 100.0, **settings: str) -> EngineOptions | None:
+    return Windows(WindowSettings(**settings)).engine_options(request, ALPHA, M, model_info, prompt_tokens)
 
 
 @pytest.mark.parametrize("num_ctx", [None, 2048, 4096, 8191])
@@ -103,15 +103,15 @@ def test_passthrough_changes_nothing_and_warn_only_warns() -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_", "card"),
+    ("request_", "model_info"),
     [
         (a_request(2048, kind=RequestKind.EMBED), loaded()),
         (a_request(2048), replace(loaded(), engine=an_engine(kind="llamacpp"))),
         (a_request(2048), loaded(None)),
     ],
 )
-def test_engines_without_windows_get_no_options(request_: Request, card: ModelInfo) -> None:
-    assert pin(request_, card) is None
+def test_engines_without_windows_get_no_options(request_: Request, model_info: ModelInfo) -> None:
+    assert pin(request_, model_info) is None
 
 
 def test_default_window_of_a_load_is_learned_and_forgotten_with_its_node() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from builders import a_card, a_report
+from builders import a_model_info, a_report
 from herd.core.estimates.hardware_priors import active_share, prior
 from herd.core.estimates.learned_speeds import LearnedSpeeds, SpeedSample
 from herd.core.state.fleet import Fleet, Node, canonical
@@ -15,7 +15,9 @@ M, K = canonical("m"), canonical("k")
 def a_fleet(*names: str) -> list[Node]:
     fleet = Fleet()
     return [
-        fleet.apply_heartbeat(a_report(name, [a_card("m"), a_card("k", size_gb=5.0)], memory_bandwidth_gbps=100.0), 1.0)
+        fleet.apply_heartbeat(
+            a_report(name, [a_model_info("m"), a_model_info("k", size_gb=5.0)], memory_bandwidth_gbps=100.0), 1.0
+        )
         for name in names
     ]
 
@@ -114,7 +116,7 @@ def test_queued_load_time_is_an_upper_bound() -> None:
     [("qwen3:30b-a3b", 0.1), ("gpt-oss:20b", 0.17), ("hf.co/x/mixtral:8x7b", 0.28), ("llama3.1:8b", 1.0)],
 )
 def test_mixtures_of_experts_are_recognised_by_name(name: str, share: float) -> None:
-    assert active_share(a_card(name)) == pytest.approx(share)
+    assert active_share(a_model_info(name)) == pytest.approx(share)
 
 
 def test_learned_speeds_are_restored_and_corrected_by_new_measurements() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from builders import World, a_card, a_report, a_world
+from builders import World, a_model_info, a_report, a_world
 from herd.core.state.commands import Dispatch
 from herd.core.state.events import AttemptFinished, FirstByte
 from herd.core.state.fleet import GB, Gpu, Loaded, Node, Report, canonical
@@ -14,9 +14,11 @@ M, K = canonical("m"), canonical("k")
 
 
 def a_box(m_loaded: bool, k_loaded: bool, node_id: str = "box") -> Report:
-    cards = [a_card("m", size_gb=14.0, loaded=m_loaded), a_card("k", size_gb=14.0, loaded=k_loaded)]
+    model_infos = [a_model_info("m", size_gb=14.0, loaded=m_loaded), a_model_info("k", size_gb=14.0, loaded=k_loaded)]
     used = 14 * GB * (m_loaded + k_loaded)
-    return a_report(node_id, cards, gpus=(Gpu("RTX 4090", 24 * GB, used),), memory_bandwidth_gbps=1008.0, memory_gb=64)
+    return a_report(
+        node_id, model_infos, gpus=(Gpu("RTX 4090", 24 * GB, used),), memory_bandwidth_gbps=1008.0, memory_gb=64
+    )
 
 
 def the_node(world: World) -> Node:
@@ -57,16 +59,16 @@ def test_models_that_evict_each_other_count_as_unloaded_in_turn() -> None:
 
 def test_both_models_stay_loaded_if_they_fit() -> None:
     world = a_world(policy="completion_time")
-    cards = [a_card("m", size_gb=2.0, loaded=True), a_card("k", size_gb=2.0)]
-    world.receives(a_report("roomy", cards, memory_gb=64))
+    model_infos = [a_model_info("m", size_gb=2.0, loaded=True), a_model_info("k", size_gb=2.0)]
+    world.receives(a_report("roomy", model_infos, memory_gb=64))
     serve(world, "r1", "k")
     assert world.dispatcher.forecast.residency.is_loaded(the_node(world), M)
 
 
 def test_least_recently_used_model_is_evicted_at_the_maximum_number_of_models() -> None:
     world = a_world(policy="completion_time")
-    cards = [a_card(name, size_gb=1.0, loaded=name != "new") for name in ("a", "b", "c", "new")]
-    full = [replace(card, engine=replace(card.engine, models_max=3)) for card in cards]
+    model_infos = [a_model_info(name, size_gb=1.0, loaded=name != "new") for name in ("a", "b", "c", "new")]
+    full = [replace(model_info, engine=replace(model_info.engine, models_max=3)) for model_info in model_infos]
     world.receives(a_report("full", full, memory_gb=64))
     for number, name in enumerate(("a", "c", "b")):
         serve(world, f"r{number}", name)
@@ -77,13 +79,13 @@ def test_least_recently_used_model_is_evicted_at_the_maximum_number_of_models() 
 
 def test_footprint_is_learned_on_the_node_and_estimated_for_other_nodes() -> None:
     world = a_world(policy="completion_time")
-    card = a_card("m", size_gb=5.0, loaded=True)
-    loaded = replace(card, loaded=Loaded(8 * GB, 4096))
+    model_info = a_model_info("m", size_gb=5.0, loaded=True)
+    loaded = replace(model_info, loaded=Loaded(8 * GB, 4096))
     world.receives(
-        a_report("knows", [loaded], memory_gb=64), a_report("other", [a_card("m", size_gb=5.0)], memory_gb=64)
+        a_report("knows", [loaded], memory_gb=64), a_report("other", [a_model_info("m", size_gb=5.0)], memory_gb=64)
     )
     residency, fleet = world.dispatcher.forecast.residency, world.dispatcher.fleet
     other = fleet.nodes["other"]  # type: ignore[index]
     assert residency.footprint_bytes(other, other.report.models[M], M) == 8 * GB
-    fresh = a_card("new", size_gb=5.0, slots=4, kv_bytes_per_token=100_000)
+    fresh = a_model_info("new", size_gb=5.0, slots=4, kv_bytes_per_token=100_000)
     assert residency.footprint_bytes(other, fresh, canonical("new")) == int(5.0 * GB) + 4 * 4096 * 100_000

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from builders import World, a_card, a_report, a_world, an_engine
+from builders import World, a_model_info, a_report, a_world, an_engine
 from herd.core.lifecycle.dispatcher import SWEEP_EVERY_S
 from herd.core.lifecycle.holding import HoldingSettings
 from herd.core.lifecycle.retries import RetrySettings
@@ -43,7 +43,7 @@ def tick(world: World, seconds: float) -> list[Command]:
 def two_nodes() -> World:
     """alpha has the model in memory, spare has it on disk; one slot each."""
     world = a_world()
-    world.receives(a_report("alpha", [a_card(loaded=True)]), a_report("spare", [a_card()]))
+    world.receives(a_report("alpha", [a_model_info(loaded=True)]), a_report("spare", [a_model_info()]))
     return world
 
 
@@ -90,7 +90,7 @@ def test_failure_after_forwarded_bytes_ends_the_stream_with_an_error(two_nodes: 
 
 def test_gives_up_after_the_allowed_retries_with_the_last_failure() -> None:
     world = a_world(retries=RetrySettings(retries_max=1))
-    world.receives(*(a_report(name, [a_card(loaded=True)]) for name in ("a", "b", "c")))
+    world.receives(*(a_report(name, [a_model_info(loaded=True)]) for name in ("a", "b", "c")))
     world.arrives()
     assert dispatches(world.fails(attempt=1, kind=FailureKind.SERVER_ERROR)) == [("r1", "b", 2)]
     assert refusals(world.fails(attempt=2, kind=FailureKind.SERVER_ERROR)) == [("r1", 502)]
@@ -99,7 +99,7 @@ def test_gives_up_after_the_allowed_retries_with_the_last_failure() -> None:
 
 def test_request_at_which_two_nodes_closed_the_connection_is_not_sent_to_a_third() -> None:
     world = a_world(retries=RetrySettings(retries_max=5))
-    world.receives(*(a_report(name, [a_card(loaded=True)]) for name in ("a", "b", "c")))
+    world.receives(*(a_report(name, [a_model_info(loaded=True)]) for name in ("a", "b", "c")))
     world.arrives()
     assert dispatches(world.fails(attempt=1, kind=FailureKind.RESET)) == [("r1", "b", 2)]
     commands = world.fails(attempt=2, kind=FailureKind.CLOSED)
@@ -108,8 +108,8 @@ def test_request_at_which_two_nodes_closed_the_connection_is_not_sent_to_a_third
 
 def test_interrupted_stream_is_continued_by_an_engine_that_supports_it() -> None:
     world = a_world()
-    others = a_card(loaded=True, engine=an_engine(kind="llamacpp"))
-    world.receives(a_report("a", [others]), a_report("b", [a_card(loaded=True)]), a_report("c", [others]))
+    others = a_model_info(loaded=True, engine=an_engine(kind="llamacpp"))
+    world.receives(a_report("a", [others]), a_report("b", [a_model_info(loaded=True)]), a_report("c", [others]))
     world.arrives()
     world.first_byte()
     commands = world.fails(forwarded=100, continuation_kinds=frozenset({"llamacpp"}))
@@ -121,7 +121,7 @@ def test_interrupted_stream_is_continued_by_an_engine_that_supports_it() -> None
 
 def test_interrupted_stream_that_no_engine_can_continue_ends_at_once() -> None:
     world = a_world()
-    world.receives(a_report("a", [a_card(loaded=True)]), a_report("b", [a_card(loaded=True)]))
+    world.receives(a_report("a", [a_model_info(loaded=True)]), a_report("b", [a_model_info(loaded=True)]))
     world.arrives()
     world.first_byte()
     commands = world.fails(forwarded=100, continuation_kinds=frozenset({"llamacpp"}))
@@ -131,7 +131,7 @@ def test_interrupted_stream_that_no_engine_can_continue_ends_at_once() -> None:
 
 def test_a_refused_connection_costs_no_retry_and_is_tried_again_when_the_node_is_back() -> None:
     world = a_world(retries=RetrySettings(retries_max=0))
-    world.receives(a_report("only", [a_card(loaded=True)]))
+    world.receives(a_report("only", [a_model_info(loaded=True)]))
     world.arrives()
     assert holds(world.fails(kind=FailureKind.CONNECT)) == [("r1", 1)]
     assert dispatches(tick(world, 2.0)) == [("r1", "only", 2)]
@@ -147,7 +147,7 @@ def test_late_event_of_an_abandoned_attempt_is_ignored(two_nodes: World) -> None
 
 def test_a_full_node_queues_and_its_next_request_starts_when_a_slot_is_free() -> None:
     world = a_world()
-    world.receives(a_report("only", [a_card(loaded=True, slots=2)]))
+    world.receives(a_report("only", [a_model_info(loaded=True, slots=2)]))
     for request_id in ("r1", "r2"):
         assert dispatches(world.arrives(request_id)) == [(request_id, "only", 1)]
     assert holds(world.arrives("r3")) == [("r3", 1)]
@@ -166,7 +166,7 @@ def test_a_request_about_a_model_occupies_no_slot(two_nodes: World) -> None:
 
 def test_a_client_that_leaves_while_queued_is_never_dispatched() -> None:
     world = a_world()
-    world.receives(a_report("only", [a_card(loaded=True)]))
+    world.receives(a_report("only", [a_model_info(loaded=True)]))
     world.arrives("r1")
     world.arrives("r2")
     [row] = world.feed(ClientLeft(world.at, RequestId("r2")))
@@ -178,7 +178,7 @@ def test_a_client_that_leaves_while_queued_is_never_dispatched() -> None:
 @pytest.mark.parametrize("streams", [False, True])
 def test_a_client_that_leaves_while_it_runs_stops_the_node_and_frees_the_slot(streams: bool) -> None:
     world = a_world()
-    world.receives(a_report("only", [a_card(loaded=True)]))
+    world.receives(a_report("only", [a_model_info(loaded=True)]))
     world.arrives("r1")
     world.arrives("r2")
     if streams:
@@ -191,7 +191,7 @@ def test_a_client_that_leaves_while_it_runs_stops_the_node_and_frees_the_slot(st
 
 def test_an_unknown_model_is_refused_at_once_with_the_nearest_names() -> None:
     world = a_world()
-    world.receives(a_report("alpha", [a_card("llama3.2:3b"), a_card("qwen3:8b")]))
+    world.receives(a_report("alpha", [a_model_info("llama3.2:3b"), a_model_info("qwen3:8b")]))
     commands = world.arrives(model="lama3.2")
     assert refusals(commands) == [("r1", 404)]
     assert isinstance(commands[0], Refuse) and "llama3.2:3b" in commands[0].refusal.message
@@ -203,7 +203,7 @@ def test_unknown_model_is_held_just_after_a_start() -> None:
     world = a_world(started_at=100.0)
     assert holds(world.arrives()) == [("r1", 1)]
     world.at += 3.0
-    assert dispatches(world.receives(a_report("alpha", [a_card()]))) == [("r1", "alpha", 1)]
+    assert dispatches(world.receives(a_report("alpha", [a_model_info()]))) == [("r1", "alpha", 1)]
 
 
 def test_model_that_does_not_appear_within_the_grace_time_is_refused_with_404() -> None:
@@ -214,17 +214,17 @@ def test_model_that_does_not_appear_within_the_grace_time_is_refused_with_404() 
 
 def test_held_requests_go_to_a_node_in_order_of_arrival() -> None:
     world = a_world()
-    world.receives(a_report("only", [a_card(loaded=True, slots=2)], paused=True))
+    world.receives(a_report("only", [a_model_info(loaded=True, slots=2)], paused=True))
     assert holds(world.arrives("r1")) == [("r1", 1)]
     assert holds(world.arrives("r2")) == [("r2", 2)]
     world.at += 5.0
-    commands = world.receives(a_report("only", [a_card(loaded=True, slots=2)]))
+    commands = world.receives(a_report("only", [a_model_info(loaded=True, slots=2)]))
     assert dispatches(commands) == [("r1", "only", 1), ("r2", "only", 1)]
 
 
 def test_hold_timeout_is_503_with_retry_after() -> None:
     world = a_world(holding=HoldingSettings(wait_max_s=10.0))
-    world.receives(a_report("only", [a_card()], paused=True))
+    world.receives(a_report("only", [a_model_info()], paused=True))
     world.arrives()
     commands = tick(world, 11.0)
     assert refusals(commands) == [("r1", 503)]
@@ -235,7 +235,7 @@ def test_hold_timeout_is_503_with_retry_after() -> None:
 
 def test_request_for_a_model_too_large_for_every_node_is_refused_with_the_reason() -> None:
     world = a_world(holding=HoldingSettings(wait_max_s=1.0))
-    world.receives(a_report("small", [a_card(size_gb=40.0)], memory_gb=16.0))
+    world.receives(a_report("small", [a_model_info(size_gb=40.0)], memory_gb=16.0))
     world.arrives()
     commands = tick(world, 2.0)
     refuse = next(c for c in commands if isinstance(c, Refuse))
@@ -244,7 +244,7 @@ def test_request_for_a_model_too_large_for_every_node_is_refused_with_the_reason
 
 def test_number_of_waiting_requests_is_limited() -> None:
     world = a_world(holding=HoldingSettings(held_max=2))
-    world.receives(a_report("only", [a_card()], paused=True))
+    world.receives(a_report("only", [a_model_info()], paused=True))
     world.arrives("r1")
     world.arrives("r2")
     assert refusals(world.arrives("r3")) == [("r3", 503)]
@@ -252,7 +252,7 @@ def test_number_of_waiting_requests_is_limited() -> None:
 
 def test_waiting_bytes_are_limited_too() -> None:
     world = a_world(holding=HoldingSettings(held_max_bytes=1000))
-    world.receives(a_report("only", [a_card()]))
+    world.receives(a_report("only", [a_model_info()]))
     world.arrives("r1", size_bytes=900)
     world.arrives("r2", size_bytes=900)
     assert refusals(world.arrives("r3", size_bytes=200)) == [("r3", 503)]
@@ -260,7 +260,7 @@ def test_waiting_bytes_are_limited_too() -> None:
 
 def test_fallback_answers_if_no_node_can_take_the_requested_model() -> None:
     world = a_world()
-    world.receives(a_report("alpha", [a_card("big", size_gb=60.0), a_card("small")]))
+    world.receives(a_report("alpha", [a_model_info("big", size_gb=60.0), a_model_info("small")]))
     [command] = world.arrives(model="big", fallbacks=["small"])
     assert isinstance(command, Dispatch)
     assert command.model == "small:latest" and command.fallback == "small:latest"
@@ -268,7 +268,7 @@ def test_fallback_answers_if_no_node_can_take_the_requested_model() -> None:
 
 def test_the_longest_name_is_the_same_model_as_the_short_one() -> None:
     world = a_world()
-    world.receives(a_report("alpha", [a_card("m:latest")]))
+    world.receives(a_report("alpha", [a_model_info("m:latest")]))
     assert dispatches(world.arrives(model="m")) == [("r1", "alpha", 1)]
     assert holds(world.arrives("r2", model="m:latest")) == [("r2", 1)]
 
@@ -291,11 +291,11 @@ def test_goodbye_of_an_earlier_boot_is_ignored(two_nodes: World) -> None:
 
 def test_node_without_heartbeats_is_degraded_then_offline_and_its_unanswered_requests_move() -> None:
     world = a_world()
-    world.receives(a_report("alpha", [a_card(loaded=True)]), a_report("spare", [a_card()]))
+    world.receives(a_report("alpha", [a_model_info(loaded=True)]), a_report("spare", [a_model_info()]))
     world.arrives()
     for _ in range(7):
         tick(world, 5.0)
-        world.receives(a_report("spare", [a_card()]))
+        world.receives(a_report("spare", [a_model_info()]))
     alpha = world.dispatcher.fleet.nodes[NodeId("alpha")]
     assert alpha.liveness is Liveness.OFFLINE
     assert ("r1", "spare", 2) in dispatches(world.commands)
@@ -303,7 +303,7 @@ def test_node_without_heartbeats_is_degraded_then_offline_and_its_unanswered_req
 
 def test_paused_coordinator_does_not_mark_its_nodes_offline() -> None:
     world = a_world()
-    world.receives(a_report("alpha", [a_card(loaded=True)]))
+    world.receives(a_report("alpha", [a_model_info(loaded=True)]))
     tick(world, 1.0)
     world.at += 120.0
     world.feed(Ticked(world.at))
@@ -314,13 +314,13 @@ def test_first_byte_timeout_moves_the_request_to_another_node(two_nodes: World) 
     two_nodes.arrives(prompt_tokens=0)
     for _ in range(20):
         tick(two_nodes, 4.0)
-        two_nodes.receives(a_report("alpha", [a_card(loaded=True)]), a_report("spare", [a_card()]))
+        two_nodes.receives(a_report("alpha", [a_model_info(loaded=True)]), a_report("spare", [a_model_info()]))
     assert ("r1", "spare", 2) in dispatches(two_nodes.commands)
 
 
 def test_three_failures_of_a_model_keep_it_away_from_that_node() -> None:
     world = a_world(retries=RetrySettings(retries_max=0))
-    world.receives(a_report("bad", [a_card(loaded=True)]), a_report("good", [a_card()]))
+    world.receives(a_report("bad", [a_model_info(loaded=True)]), a_report("good", [a_model_info()]))
     for request_id in ("r1", "r2", "r3"):
         assert dispatches(world.arrives(request_id)) == [(request_id, "bad", 1)]
         world.fails(request_id, kind=FailureKind.SERVER_ERROR)
@@ -355,13 +355,13 @@ def test_draining_coordinator_refuses_new_requests_and_lets_running_ones_finish(
 def test_draining_node_gets_no_new_requests_and_its_queue_moves(two_nodes: World) -> None:
     two_nodes.arrives("r1")
     two_nodes.arrives("r2")
-    commands = two_nodes.receives(a_report("alpha", [a_card(loaded=True)], draining=True))
+    commands = two_nodes.receives(a_report("alpha", [a_model_info(loaded=True)], draining=True))
     assert all(node == "spare" for _, node, _ in dispatches(commands))
 
 
 def test_deadline_that_passes_while_waiting_is_504() -> None:
     world = a_world()
-    world.receives(a_report("only", [a_card()]))
+    world.receives(a_report("only", [a_model_info()]))
     world.arrives("r1")
     world.arrives("r2", deadline_at=world.at + 2.0)
     assert refusals(tick(world, 3.0)) == [("r2", 504)]
@@ -408,13 +408,13 @@ def _storm(world: World, rng: Random) -> None:
                 f"r{step}", rng.choice(["m", "n"]), fallbacks=rng.choice([[], ["n"]]), size_bytes=rng.randrange(9)
             )
         elif roll < 0.45:
-            cards = [
-                a_card(name, loaded=rng.random() < 0.5, slots=rng.choice([1, 2]))
+            model_infos = [
+                a_model_info(name, loaded=rng.random() < 0.5, slots=rng.choice([1, 2]))
                 for name in ("m", "n")
                 if rng.random() < 0.8
             ]
             world.receives(
-                a_report(rng.choice(nodes), cards, draining=rng.random() < 0.1, boot_id=rng.choice(["1", "2"]))
+                a_report(rng.choice(nodes), model_infos, draining=rng.random() < 0.1, boot_id=rng.choice(["1", "2"]))
             )
         elif roll < 0.5:
             world.feed(NodeLeft(world.at, NodeId(rng.choice(nodes))))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from builders import World, a_capacity, a_card, a_report, a_world
+from builders import World, a_capacity, a_model_info, a_report, a_world
 from herd.core.lifecycle.prewarming import PrewarmSettings
 from herd.core.state.commands import Command, LoadModel
 from herd.core.state.fleet import NodeId
@@ -24,8 +24,8 @@ def warmed(commands: list[Command]) -> list[NodeId]:
 
 
 def a_fleet(world: World, **other: object) -> None:
-    world.receives(a_report("hot", [a_card("m", loaded=True)]))
-    world.receives(a_report("idle", [a_card("m")], **other))  # type: ignore[arg-type]
+    world.receives(a_report("hot", [a_model_info("m", loaded=True)]))
+    world.receives(a_report("idle", [a_model_info("m")], **other))  # type: ignore[arg-type]
 
 
 def test_long_queue_loads_the_model_on_an_idle_node_once() -> None:
@@ -52,5 +52,5 @@ def test_no_load_on_a_node_with_low_availability() -> None:
 
 def test_no_load_if_no_other_node_has_the_model() -> None:
     world = a_warming_world()
-    world.receives(a_report("hot", [a_card("m", loaded=True)]))
+    world.receives(a_report("hot", [a_model_info("m", loaded=True)]))
     assert warmed(queue_up(world, 8)) == []

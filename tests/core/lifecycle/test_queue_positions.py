@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from builders import World, a_card, a_report, a_world
+from builders import World, a_model_info, a_report, a_world
 from herd.core.lifecycle.queue_positions import DISPLAYED_REMAINING_SHARE, QueuePosition, compute_positions
 from herd.core.state.request import RequestId
 
@@ -20,7 +20,7 @@ def positions(world: World) -> dict[str, QueuePosition]:
 def a_learned_world(slots: int = 1) -> World:
     """Requests take ten seconds, as three before have shown."""
     world = a_world()
-    world.receives(a_report("alpha", [a_card(loaded=True, slots=slots)]))
+    world.receives(a_report("alpha", [a_model_info(loaded=True, slots=slots)]))
     for number in range(3):
         world.arrives(f"past{number}")
         world.at += 10.0
@@ -68,7 +68,7 @@ def test_overdue_request_is_not_expected_to_end_at_once() -> None:
 
 def test_expected_wait_is_none_without_earlier_requests() -> None:
     world = a_world()
-    world.receives(a_report("alpha", [a_card(loaded=True)]))
+    world.receives(a_report("alpha", [a_model_info(loaded=True)]))
     for request_id in ("runs", "r1"):
         world.arrives(request_id)
     assert positions(world)["r1"] == QueuePosition(1, "a free slot on alpha", None)
@@ -86,7 +86,7 @@ def test_prediction_of_the_policy_is_used_if_there_is_one() -> None:
 
 def test_held_request_shows_why_each_node_cannot_take_it() -> None:
     world = a_world()
-    world.receives(a_report("alpha", [a_card()], paused=True), a_report("beta", [a_card()], draining=True))
+    world.receives(a_report("alpha", [a_model_info()], paused=True), a_report("beta", [a_model_info()], draining=True))
     world.arrives("r1")
     world.arrives("r2")
     found = positions(world)

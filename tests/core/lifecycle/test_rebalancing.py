@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from builders import World, a_card, a_report, a_world
+from builders import World, a_model_info, a_report, a_world
 from herd.core.state.commands import Dispatch
 from herd.core.state.events import AttemptFinished, FirstByte
 from herd.core.state.request import Counters, RequestId
@@ -11,8 +11,8 @@ from herd.core.state.request import Counters, RequestId
 def two_nodes(is_rebalancing: bool) -> World:
     """ "a" and "b" are equal and busy; "waits" is in line for "a"."""
     world = a_world(policy="completion_time", is_rebalancing=is_rebalancing)
-    cards = [a_card("m", size_gb=5.0, loaded=True)]
-    world.receives(*(a_report(name, cards, memory_bandwidth_gbps=100.0) for name in ("a", "b")))
+    model_infos = [a_model_info("m", size_gb=5.0, loaded=True)]
+    world.receives(*(a_report(name, model_infos, memory_bandwidth_gbps=100.0) for name in ("a", "b")))
     world.arrives("r1")
     world.at += 0.5
     world.arrives("r2")

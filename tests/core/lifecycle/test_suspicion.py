@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from builders import World, a_card, a_report, a_world
+from builders import World, a_model_info, a_report, a_world
 from herd.core.lifecycle.placement import SLOW_START_S
 from herd.core.lifecycle.poison_requests import BLOCKED_S
 from herd.core.lifecycle.retries import RetrySettings
@@ -18,13 +18,13 @@ from herd.core.state.request import Failure, FailureKind, RequestId
 def two_nodes(slots: int = 4, **settings: object) -> World:
     world = a_world(**settings)  # type: ignore[arg-type]
     for name in ("alpha", "beta"):
-        world.receives(a_report(name, [a_card(loaded=True, slots=slots)]))
+        world.receives(a_report(name, [a_model_info(loaded=True, slots=slots)]))
     return world
 
 
 def beat(world: World, *names: str, slots: int = 4) -> None:
     for name in names:
-        world.receives(a_report(name, [a_card(loaded=True, slots=slots)]))
+        world.receives(a_report(name, [a_model_info(loaded=True, slots=slots)]))
 
 
 def pass_time(world: World, seconds: float, *beating: str, slots: int = 4) -> None:
@@ -162,7 +162,7 @@ def test_unauthorized_node_is_rejected_for_a_minute_with_the_reason() -> None:
 
 def test_suspected_nodes_get_one_request_at_a_time_if_no_other_node_is_left() -> None:
     world = a_world()
-    world.receives(a_report("alpha", [a_card(loaded=True, slots=8)]))
+    world.receives(a_report("alpha", [a_model_info(loaded=True, slots=8)]))
     model = world.dispatcher.fleet.model_names[0]
     for number in range(3):
         world.arrives(f"f{number}")
@@ -178,7 +178,7 @@ def test_suspected_nodes_get_one_request_at_a_time_if_no_other_node_is_left() ->
 
 def test_node_that_refuses_connections_is_tried_again_after_a_heartbeat() -> None:
     world = a_world()
-    world.receives(a_report("alpha", [a_card(loaded=True)]))
+    world.receives(a_report("alpha", [a_model_info(loaded=True)]))
     for attempt in (1, 2, 3):
         world.arrives("r1") if attempt == 1 else world.feed(Ticked(world.at))
         if place_of(world, "r1") == "alpha":
@@ -195,7 +195,7 @@ def test_node_that_refuses_connections_is_tried_again_after_a_heartbeat() -> Non
 def test_retries_beyond_the_budget_wait_and_are_not_lost() -> None:
     world = a_world(retries=RetrySettings(budget_share=0.2, budget_min=1, retries_max=5))
     for name in ("alpha", "beta", "gamma"):
-        world.receives(a_report(name, [a_card(loaded=True, slots=8)]))
+        world.receives(a_report(name, [a_model_info(loaded=True, slots=8)]))
     for number in range(6):
         world.arrives(f"r{number}")
     for number in range(6):
@@ -217,7 +217,7 @@ def test_retries_beyond_the_budget_wait_and_are_not_lost() -> None:
 def test_requests_of_a_lost_node_move_at_once_without_the_budget() -> None:
     world = a_world(retries=RetrySettings(budget_share=0.0, budget_min=0))
     for name in ("alpha", "beta"):
-        world.receives(a_report(name, [a_card(loaded=True, slots=8)]))
+        world.receives(a_report(name, [a_model_info(loaded=True, slots=8)]))
     for number in range(10):
         world.arrives(f"r{number}")
     lost = [f"r{number}" for number in range(10) if place_of(world, f"r{number}") == "alpha"]
@@ -244,7 +244,7 @@ def test_a_running_request_ends_at_its_deadline_with_504() -> None:
 def test_no_other_node_is_tried_that_could_not_answer_before_the_deadline() -> None:
     world = a_world(policy="completion_time")
     for name in ("alpha", "beta"):
-        world.receives(a_report(name, [a_card(size_gb=20.0)], memory_gb=64.0))
+        world.receives(a_report(name, [a_model_info(size_gb=20.0)], memory_gb=64.0))
     world.arrives("r1", deadline_at=world.at + 2.0)
     world.at += 1.0
     commands = world.fails("r1", 1, FailureKind.RESET)

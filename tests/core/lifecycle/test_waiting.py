@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from builders import World, a_card, a_report, a_world
+from builders import World, a_model_info, a_report, a_world
 from herd.core.lifecycle.holding import HoldingSettings
 from herd.core.lifecycle.wait_estimate import MAX_S, UNKNOWN_S, WaitEstimate
 from herd.core.state.commands import Dispatch, Hold, Refuse
@@ -16,7 +16,7 @@ from herd.errors import Refusal
 def a_busy_world(**holding: float) -> World:
     """One node with one slot, which is taken."""
     world = a_world(holding=HoldingSettings(**holding))  # type: ignore[arg-type]
-    world.receives(a_report("alpha", [a_card(loaded=True)]))
+    world.receives(a_report("alpha", [a_model_info(loaded=True)]))
     world.arrives("busy", tenant="other")
     return world
 
@@ -41,23 +41,23 @@ def test_next_request_of_a_queue_is_chosen_in_turns_between_tenants() -> None:
 
 def test_held_requests_get_a_node_in_turns() -> None:
     world = a_world()
-    world.receives(a_report("alpha", [a_card(slots=3)], paused=True))
+    world.receives(a_report("alpha", [a_model_info(slots=3)], paused=True))
     for number in range(3):
         world.arrives(f"flood{number}", tenant="flood")
     world.arrives("quiet", tenant="quiet")
-    world.receives(a_report("alpha", [a_card(slots=3)]))
+    world.receives(a_report("alpha", [a_model_info(slots=3)]))
     assert dispatched(world) == ["flood0", "quiet", "flood1"]
 
 
 def test_held_request_that_is_tried_without_success_keeps_its_turn() -> None:
     world = a_world()
-    paused = a_report("alpha", [a_card()], paused=True)
+    paused = a_report("alpha", [a_model_info()], paused=True)
     world.receives(paused)
     world.arrives("first", tenant="a")
     world.arrives("second", tenant="b")
     for _ in range(3):
         world.receives(paused)
-    world.receives(a_report("alpha", [a_card()]))
+    world.receives(a_report("alpha", [a_model_info()]))
     assert dispatched(world) == ["first"]
 
 
@@ -94,12 +94,12 @@ def test_share_of_a_tenant_counts_bytes_too() -> None:
 
 def test_waiting_request_is_not_refused_when_another_tenant_arrives() -> None:
     world = a_world(holding=HoldingSettings(held_max=8))
-    world.receives(a_report("alpha", [a_card()], paused=True))
+    world.receives(a_report("alpha", [a_model_info()], paused=True))
     for number in range(6):
         world.arrives(f"flood{number}", tenant="flood")
     world.arrives("quiet", tenant="quiet")
-    world.receives(a_report("alpha", [a_card()], paused=True))
-    world.receives(a_report("alpha", [a_card()]))
+    world.receives(a_report("alpha", [a_model_info()], paused=True))
+    world.receives(a_report("alpha", [a_model_info()]))
     assert refusals(world) == []
     assert len(world.dispatcher.waiting) == 6
 
@@ -116,12 +116,12 @@ def test_client_that_leaves_while_waiting_is_never_dispatched_and_frees_its_shar
 
     world = a_busy_world()
     if waits == "held":
-        world.receives(a_report("alpha", [a_card(loaded=True)], paused=True))
+        world.receives(a_report("alpha", [a_model_info(loaded=True)], paused=True))
     world.arrives("gone", tenant="a")
     world.arrives("stays", tenant="a")
     world.feed(ClientLeft(world.at, RequestId("gone")))
     assert len(world.dispatcher.waiting) == 1
-    world.receives(a_report("alpha", [a_card(loaded=True)]))
+    world.receives(a_report("alpha", [a_model_info(loaded=True)]))
     world.finishes("busy")
     assert dispatched(world) == ["busy", "stays"]
     assert world.rows("gone") == [Outcome.CLIENT_CANCELLED]
@@ -156,7 +156,7 @@ def test_retryable_refusals_have_retry_after(status: int, is_timed: bool) -> Non
 def test_deadline_while_waiting_is_refused_with_reasons_and_retry_after(waits: str, reason: str) -> None:
     world = a_busy_world()
     if waits == "held":
-        world.receives(a_report("alpha", [a_card(loaded=True)], paused=True))
+        world.receives(a_report("alpha", [a_model_info(loaded=True)], paused=True))
     world.arrives("late", deadline_at=world.at + 3.0)
     world.at += 4.0
     world.feed(Ticked(world.at))

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from builders import a_card
+from builders import a_model_info
 from herd.core.estimates.hardware_priors import Speed
 from herd.core.planning.benchmark_stats import (
     REPETITIONS,
@@ -40,7 +40,7 @@ def a_cell(
 
 
 def test_loaded_model_is_probed_for_prefill_decode_and_scaling_up_to_its_slots() -> None:
-    found = kinds(probes_for(ALPHA, M, a_card("m", loaded=True, slots=4), ALL))
+    found = kinds(probes_for(ALPHA, M, a_model_info("m", loaded=True, slots=4), ALL))
     assert found == [(ProbeKind.DECODE, 1)] * REPETITIONS + [(ProbeKind.PREFILL, 1)] * REPETITIONS + [
         (ProbeKind.SCALING, 2),
         (ProbeKind.SCALING, 4),
@@ -48,20 +48,22 @@ def test_loaded_model_is_probed_for_prefill_decode_and_scaling_up_to_its_slots()
 
 
 def test_model_on_disk_is_loaded_first() -> None:
-    assert kinds(probes_for(ALPHA, M, a_card("m"), frozenset({ProbeKind.PREFILL})))[0] == (ProbeKind.LOAD, 1)
+    assert kinds(probes_for(ALPHA, M, a_model_info("m"), frozenset({ProbeKind.PREFILL})))[0] == (ProbeKind.LOAD, 1)
 
 
 def test_scaling_is_not_measured_with_one_slot() -> None:
-    assert ProbeKind.SCALING not in {kind for kind, _ in kinds(probes_for(ALPHA, M, a_card("m", loaded=True), ALL))}
+    assert ProbeKind.SCALING not in {
+        kind for kind, _ in kinds(probes_for(ALPHA, M, a_model_info("m", loaded=True), ALL))
+    }
     assert SCALES == (2, 4, 8)
 
 
 def test_embedding_model_is_not_measured() -> None:
-    assert probes_for(ALPHA, M, a_card("m", capabilities=frozenset({"embedding"})), ALL) == []
+    assert probes_for(ALPHA, M, a_model_info("m", capabilities=frozenset({"embedding"})), ALL) == []
 
 
 def test_probe_prompt_fits_into_half_of_the_context_window() -> None:
-    probes = probes_for(ALPHA, M, a_card("m", loaded=True, context_tokens=600), frozenset({ProbeKind.PREFILL}))
+    probes = probes_for(ALPHA, M, a_model_info("m", loaded=True, context_tokens=600), frozenset({ProbeKind.PREFILL}))
     assert {probe.prompt_tokens for probe in probes} == {300}
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from builders import a_card, a_report, an_engine
+from builders import a_model_info, a_report, an_engine
 from herd.core.estimates.hardware_priors import Speed
 from herd.core.planning.placement_advice import (
     UNUSED_AFTER_S,
@@ -32,10 +32,10 @@ def a_machine(
     memory_gb: float = 32.0,
     size_gb: float = 5.0,
 ) -> Report:
-    cards = [a_card(name, size_gb, loaded=loaded) for name in names]
+    model_infos = [a_model_info(name, size_gb, loaded=loaded) for name in names]
     return a_report(
         node_id,
-        cards,
+        model_infos,
         memory_gb,
         disk=Disk(500 * GB, int((500 - free_gb) * GB), int(free_gb * GB)),
         engines=(an_engine(),),

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from builders import World, a_capacity, a_card, a_report, a_request, a_world, all_signals
+from builders import World, a_capacity, a_model_info, a_report, a_request, a_world, all_signals
 from herd.core.planning.replay import DecisionRules, RecordedDecision, Replay, is_cut_short, rank_again, replay_decision
 from herd.core.scheduling.completion_time import (
     CompletionTimePolicy,
@@ -27,15 +27,17 @@ def a_recorded_decision(rng: Random) -> tuple[World, Request]:
     """A fleet in the middle of work: some models in memory, some not, queues, quarrels over room."""
     world = a_world("completion_time")
     for number in range(rng.randint(2, 7)):
-        cards = [
-            a_card(name, rng.choice([1.0, 4.0, 12.0]), rng.random() < 0.5, rng.choice([2048, 8192]), rng.choice([1, 2]))
+        model_infos = [
+            a_model_info(
+                name, rng.choice([1.0, 4.0, 12.0]), rng.random() < 0.5, rng.choice([2048, 8192]), rng.choice([1, 2])
+            )
             for name in ("m", "k", "j")
         ]
         capacity = a_capacity(rng.choice(["rising", "stable", "falling"])) if rng.random() < 0.3 else None
         world.receives(
             a_report(
                 f"n{number}",
-                cards,
+                model_infos,
                 rng.choice([16.0, 32.0, 256.0]),
                 4.0,
                 capacity=capacity,
@@ -106,8 +108,8 @@ def test_saved_seconds_are_the_difference_of_the_estimates() -> None:
     """The hot node is slow: points love it, seconds do not."""
     world = a_world("completion_time")
     world.receives(
-        a_report("hot", [a_card("m", 4.0, loaded=True)], memory_bandwidth_gbps=2.0),
-        a_report("fast", [a_card("m", 4.0)], memory_bandwidth_gbps=800.0),
+        a_report("hot", [a_model_info("m", 4.0, loaded=True)], memory_bandwidth_gbps=2.0),
+        a_report("fast", [a_model_info("m", 4.0)], memory_bandwidth_gbps=800.0),
     )
     request = a_request("r", "m", prompt_tokens=500)
     choice = a_choice(request, decided(world, request, DecisionRules("signals")), DecisionRules("signals"))

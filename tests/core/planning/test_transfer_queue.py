@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from builders import a_card, a_report, an_engine
+from builders import a_model_info, a_report, an_engine
 from herd.core.planning import transfer_queue
 from herd.core.planning.transfer_queue import (
     DEFAULT_REGISTRY,
@@ -33,7 +33,7 @@ def a_fleet(*reports: Report) -> Fleet:
 
 def sharer(node_id: str, digest: str = "a" * 64, cpu: float = 0.0, library: str = "http://10.0.0.1:4000") -> Report:
     endpoint = replace(an_engine(), library_url=library)
-    return a_report(node_id, [a_card(engine=endpoint, digest=digest)], engines=(endpoint,), cpu_utilization=cpu)
+    return a_report(node_id, [a_model_info(engine=endpoint, digest=digest)], engines=(endpoint,), cpu_utilization=cpu)
 
 
 def empty(node_id: str = "bare", **more: Any) -> Report:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from builders import World, a_card, a_report, a_request, a_world, all_signals
+from builders import World, a_model_info, a_report, a_request, a_world, all_signals
 from herd.core.state.commands import Dispatch
 from herd.core.state.events import AttemptFinished, FirstByte
 from herd.core.state.fleet import GB, Gpu, Report
@@ -12,13 +12,13 @@ FAST = Gpu("RTX 4090", 24 * GB, 2 * GB)
 
 
 def a_gpu_box(name: str = "gpu", **more: object) -> Report:
-    cards = more.pop("models", [a_card(size_gb=5.0)])
-    return a_report(name, cards, gpus=(FAST,), memory_bandwidth_gbps=1008.0, **more)  # type: ignore[arg-type]
+    model_infos = more.pop("models", [a_model_info(size_gb=5.0)])
+    return a_report(name, model_infos, gpus=(FAST,), memory_bandwidth_gbps=1008.0, **more)  # type: ignore[arg-type]
 
 
 def a_slow_box(name: str = "old-server", **more: object) -> Report:
-    cards = more.pop("models", [a_card(size_gb=5.0, loaded=True)])
-    return a_report(name, cards, memory_bandwidth_gbps=40.0, **more)  # type: ignore[arg-type]
+    model_infos = more.pop("models", [a_model_info(size_gb=5.0, loaded=True)])
+    return a_report(name, model_infos, memory_bandwidth_gbps=40.0, **more)  # type: ignore[arg-type]
 
 
 def chosen(world: World, request_id: str = "r1", **more: object) -> str:
@@ -46,8 +46,8 @@ def test_fast_node_with_a_cold_load_beats_a_slow_node_if_it_finishes_first() -> 
 def test_load_in_progress_is_not_started_on_another_node() -> None:
     """A second request for a cold model waits where the first one is loading it, rather than load it twice."""
     world = a_world(policy="completion_time")
-    cards = [a_card(size_gb=20.0, slots=4)]
-    world.receives(a_gpu_box("a", models=cards), a_gpu_box("b", models=cards))
+    model_infos = [a_model_info(size_gb=20.0, slots=4)]
+    world.receives(a_gpu_box("a", models=model_infos), a_gpu_box("b", models=model_infos))
     first = chosen(world, "r1")
     world.at += 5.0
     assert chosen(world, "r2") == first
@@ -55,8 +55,8 @@ def test_load_in_progress_is_not_started_on_another_node() -> None:
 
 def test_conversation_returns_to_the_node_with_its_cached_prefix() -> None:
     world = a_world(policy="completion_time")
-    cards = [a_card(size_gb=5.0, loaded=True, context_tokens=32768)]
-    world.receives(a_slow_box("a", models=cards), a_slow_box("b", models=cards))
+    model_infos = [a_model_info(size_gb=5.0, loaded=True, context_tokens=32768)]
+    world.receives(a_slow_box("a", models=model_infos), a_slow_box("b", models=model_infos))
     blocks = tuple(range(20))
     assert chosen(world, "r1", prompt_tokens=2560, prefix=blocks) == "a"
     complete(world, "r1", Counters(2560, 10, prefill_s=9.0, decode_s=1.0), seconds=10.0)
@@ -78,14 +78,14 @@ def test_reload_clears_the_cached_prefixes() -> None:
     forecast, node = world.dispatcher.forecast, next(iter(world.dispatcher.fleet))
     model = next(iter(node.report.models))
     assert forecast.prefixes.cached_tokens(node.id, model, blocks) == 2560
-    world.receives(a_slow_box("a", models=[a_card(size_gb=5.0, loaded=True, context_tokens=8192)]))
+    world.receives(a_slow_box("a", models=[a_model_info(size_gb=5.0, loaded=True, context_tokens=8192)]))
     assert forecast.prefixes.cached_tokens(node.id, model, blocks) == 0
 
 
 def test_wrong_reported_bandwidth_is_corrected_by_measurements() -> None:
     world = a_world(policy="completion_time")
-    liar = a_report("liar", [a_card(size_gb=5.0, loaded=True)], memory_bandwidth_gbps=800.0)
-    honest = a_report("honest", [a_card(size_gb=5.0, loaded=True)], memory_bandwidth_gbps=100.0)
+    liar = a_report("liar", [a_model_info(size_gb=5.0, loaded=True)], memory_bandwidth_gbps=800.0)
+    honest = a_report("honest", [a_model_info(size_gb=5.0, loaded=True)], memory_bandwidth_gbps=100.0)
     world.receives(liar, honest)
     for number in range(6):
         where = chosen(world, f"r{number}", prompt_tokens=500)
@@ -97,7 +97,7 @@ def test_wrong_reported_bandwidth_is_corrected_by_measurements() -> None:
 
 def test_another_busy_model_on_the_node_slows_the_request() -> None:
     world = a_world(policy="completion_time")
-    both = [a_card("m", size_gb=5.0, loaded=True), a_card("k", size_gb=5.0, loaded=True)]
+    both = [a_model_info("m", size_gb=5.0, loaded=True), a_model_info("k", size_gb=5.0, loaded=True)]
     world.receives(a_slow_box("a", models=both), a_slow_box("b", models=both))
     assert chosen(world, "r1", model="k") == "a"
     assert chosen(world, "r2", model="m") == "b"
@@ -106,7 +106,7 @@ def test_another_busy_model_on_the_node_slows_the_request() -> None:
 def test_eviction_that_delays_other_requests_is_avoided() -> None:
     """A load here would evict a model that is requested all the time; the other node has free memory."""
     world = a_world(policy="completion_time")
-    popular, big = a_card("popular", size_gb=16.0, loaded=True), a_card("big", size_gb=16.0)
+    popular, big = a_model_info("popular", size_gb=16.0, loaded=True), a_model_info("big", size_gb=16.0)
     world.receives(
         a_gpu_box("full", models=[popular, big], memory_gb=64),
         a_report("roomy", [big], gpus=(Gpu("RTX 3090", 24 * GB, 0),), memory_bandwidth_gbps=936.0, memory_gb=64),
@@ -137,14 +137,14 @@ def test_every_candidate_has_expected_terms_and_points() -> None:
 def test_points_computed_later_are_those_at_the_time_of_the_decision() -> None:
     """The points may be read only after the node's memory, queues and report have changed."""
     world = a_world(policy="completion_time")
-    other = a_card("other", size_gb=20.0, loaded=True)
-    world.receives(a_slow_box("a", models=[a_card(size_gb=5.0), other], memory_gb=32, used_gb=24))
+    other = a_model_info("other", size_gb=20.0, loaded=True)
+    world.receives(a_slow_box("a", models=[a_model_info(size_gb=5.0), other], memory_gb=32, used_gb=24))
     request = a_request(model="m")
     early = world.dispatcher.scheduler.decide(request, request.model, world.at)
     late = world.dispatcher.scheduler.decide(request, request.model, world.at)
     expected = dict(early.scored[0].terms)
     world.arrives("busy", model="other")
-    world.receives(a_slow_box("a", models=[a_card(size_gb=5.0, loaded=True)], memory_gb=128, used_gb=127))
+    world.receives(a_slow_box("a", models=[a_model_info(size_gb=5.0, loaded=True)], memory_gb=128, used_gb=127))
     assert late.scored[0].terms == expected
 
 
@@ -163,8 +163,8 @@ def test_points_are_computed_on_access_and_equal_those_of_the_signals() -> None:
 def test_long_prefill_delays_the_next_request() -> None:
     """Both nodes are equal and have free slots; on one of them a long prompt is read at the moment."""
     world = a_world(policy="completion_time")
-    cards = [a_card(size_gb=5.0, loaded=True, slots=4, context_tokens=32768)]
-    world.receives(a_slow_box("a", models=cards), a_slow_box("b", models=cards))
+    model_infos = [a_model_info(size_gb=5.0, loaded=True, slots=4, context_tokens=32768)]
+    world.receives(a_slow_box("a", models=model_infos), a_slow_box("b", models=model_infos))
     reading = chosen(world, "long", prompt_tokens=8000)
     world.at += 0.1
     assert chosen(world, "short", prompt_tokens=50) != reading
@@ -181,7 +181,7 @@ def test_long_prefill_delays_the_next_request() -> None:
 
 def test_context_window_larger_than_the_loaded_one_costs_a_reload() -> None:
     world = a_world(policy="completion_time")
-    small, large = ([a_card(size_gb=5.0, loaded=True, context_tokens=tokens)] for tokens in (4096, 65536))
+    small, large = ([a_model_info(size_gb=5.0, loaded=True, context_tokens=tokens)] for tokens in (4096, 65536))
     world.receives(a_slow_box("small", models=small), a_slow_box("large", models=large))
     assert chosen(world, "r1", wanted_window_tokens=65536) == "large"
     decision = world.dispatcher.live[RequestId("r1")].decision
@@ -214,7 +214,7 @@ def test_expected_wait_for_a_slot_is_longer_with_unpredictable_lengths() -> None
 def test_all_streams_of_a_busy_node_count_although_only_a_sample_is_read() -> None:
     """Equal requests that run on one node: what the next one costs them grows with their number, far beyond sixteen."""
     world = a_world(policy="completion_time")
-    world.receives(a_gpu_box(models=[a_card(size_gb=5.0, loaded=True, slots=512)]))
+    world.receives(a_gpu_box(models=[a_model_info(size_gb=5.0, loaded=True, slots=512)]))
     harms, waits = [], []
     for number in range(129):
         world.arrives(f"r{number}", prompt_tokens=400)
@@ -262,5 +262,5 @@ def test_short_queued_request_delays_later_requests_less() -> None:
 
 def test_request_with_a_free_slot_does_not_delay_later_requests() -> None:
     world = a_world(policy="completion_time")
-    world.receives(a_slow_box("a", models=[a_card(size_gb=5.0, loaded=True, slots=2)]))
+    world.receives(a_slow_box("a", models=[a_model_info(size_gb=5.0, loaded=True, slots=2)]))
     assert harm_of_waiting(world, "r1") == (0.0, 0.0)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from builders import a_card, a_report, a_request, a_world, all_signals
+from builders import a_model_info, a_report, a_request, a_world, all_signals
 from herd.core.state.fleet import ModelName
 
 SIGNALS_OF_AN_IDLE_HOT_NODE = {
@@ -24,10 +24,10 @@ SIGNALS_OF_AN_IDLE_HOT_NODE = {
 def test_decision_has_every_candidate_with_points_or_reason() -> None:
     world = a_world()
     world.receives(
-        a_report("hot", [a_card(loaded=True)]),
-        a_report("cold", [a_card()]),
-        a_report("tiny", [a_card(size_gb=2)], memory_gb=1, used_gb=0),
-        a_report("other", [a_card("else")]),
+        a_report("hot", [a_model_info(loaded=True)]),
+        a_report("cold", [a_model_info()]),
+        a_report("tiny", [a_model_info(size_gb=2)], memory_gb=1, used_gb=0),
+        a_report("other", [a_model_info("else")]),
     )
     decision = world.dispatcher.scheduler.decide(a_request(), ModelName("m:latest"), world.at)
     assert [one.node_id for one in decision.scored] == ["hot", "cold"]
@@ -40,7 +40,7 @@ def test_decision_has_every_candidate_with_points_or_reason() -> None:
 
 def test_equal_nodes_are_chosen_by_queue_length_then_by_name() -> None:
     world = a_world()
-    world.receives(*(a_report(name, [a_card(loaded=True, slots=4)]) for name in ("b", "a", "c")))
+    world.receives(*(a_report(name, [a_model_info(loaded=True, slots=4)]) for name in ("b", "a", "c")))
     chosen = []
     for number in range(6):
         [command] = world.arrives(f"r{number}")
@@ -50,7 +50,7 @@ def test_equal_nodes_are_chosen_by_queue_length_then_by_name() -> None:
 
 def test_nodes_already_tried_are_rejected_as_tried() -> None:
     world = a_world()
-    world.receives(a_report("a", [a_card()]), a_report("b", [a_card()]))
+    world.receives(a_report("a", [a_model_info()]), a_report("b", [a_model_info()]))
     decision = world.dispatcher.scheduler.decide(a_request(), ModelName("m:latest"), world.at, ["a"])
     assert decision.chosen == "b"
     assert decision.rejected[0].filter == "tried"
@@ -58,7 +58,7 @@ def test_nodes_already_tried_are_rejected_as_tried() -> None:
 
 def test_nodes_without_the_model_cost_nothing_in_a_large_fleet() -> None:
     world = a_world()
-    world.receives(*(a_report(f"n{i}", [a_card("else")]) for i in range(100)), a_report("has", [a_card()]))
+    world.receives(*(a_report(f"n{i}", [a_model_info("else")]) for i in range(100)), a_report("has", [a_model_info()]))
     decision = world.dispatcher.scheduler.decide(a_request(), ModelName("m:latest"), world.at)
     assert decision.chosen == "has"
     assert decision.rejected == []
@@ -67,10 +67,11 @@ def test_nodes_without_the_model_cost_nothing_in_a_large_fleet() -> None:
 DIGEST_PROGRAM = """
 import hashlib
 from random import Random
-from builders import a_card, a_report, a_world
+from builders import a_model_info, a_report, a_world
 rng, world = Random(7), a_world()
 for i in range(6):
-    world.receives(a_report(f"n{i}", [a_card("m", loaded=i % 2 == 0, slots=2), a_card("k")], memory_gb=8 + 20 * i))
+    models = [a_model_info("m", loaded=i % 2 == 0, slots=2), a_model_info("k")]
+    world.receives(a_report(f"n{i}", models, memory_gb=8 + 20 * i))
 for i in range(400):
     world.at += rng.random() / 10
     world.arrives(f"r{i}", rng.choice(["m", "k"]))

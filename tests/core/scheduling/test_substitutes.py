@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from builders import a_card, a_report, a_request, a_world
+from builders import a_model_info, a_report, a_request, a_world
 from herd.core.state.commands import Dispatch, Refuse
 from herd.core.state.events import HeartbeatReceived, RequestArrived
 from herd.core.state.fleet import canonical
@@ -19,8 +19,8 @@ def asked(big: dict[str, Any], small: dict[str, Any], request: dict[str, Any] | 
     """The one command that follows where `big` is on a disk only, `small` in memory, and there is no room for `big`."""
     world = a_world(has_substitutes=is_on)
     models = [
-        a_card("big", size_gb=100.0, **{"capabilities": TEXT, **big}),
-        a_card(small.pop("name", "small"), size_gb=4.0, loaded=True, **{"capabilities": TEXT, **small}),
+        a_model_info("big", size_gb=100.0, **{"capabilities": TEXT, **big}),
+        a_model_info(small.pop("name", "small"), size_gb=4.0, loaded=True, **{"capabilities": TEXT, **small}),
     ]
     world.dispatcher.handle(HeartbeatReceived(1.0, a_report("alpha", models, memory_gb=32.0)))
     out = world.dispatcher.handle(RequestArrived(2.0, a_request(model="big", **(request or {}))))

@@ -16,7 +16,7 @@ def read(_paths: SensorPaths) -> Mapping[str, object]:
     except pynvml.NVMLError:
         return {}
     try:
-        gpus = tuple(_card(index) for index in range(pynvml.nvmlDeviceGetCount()))
+        gpus = tuple(_model_info(index) for index in range(pynvml.nvmlDeviceGetCount()))
     except pynvml.NVMLError:
         return {}
     finally:
@@ -24,7 +24,7 @@ def read(_paths: SensorPaths) -> Mapping[str, object]:
     return {"gpus": gpus, "chip": gpus[0].name} if gpus else {}
 
 
-def _card(index: int) -> Gpu:
+def _model_info(index: int) -> Gpu:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
     name = pynvml.nvmlDeviceGetName(handle)

@@ -98,16 +98,16 @@ class ChartsApi:
             PresentModel(
                 model=name,
                 node_id=node.id,
-                state="hot" if card.loaded else "warm" if name in node.loaded_until else "cold",
-                digest=card.digest,
-                parameters=card.parameters,
-                quantization=card.quantization,
-                size_bytes=card.size_bytes,
-                context_tokens=card.loaded.window_tokens if card.loaded else None,
+                state="hot" if model_info.loaded else "warm" if name in node.loaded_until else "cold",
+                digest=model_info.digest,
+                parameters=model_info.parameters,
+                quantization=model_info.quantization,
+                size_bytes=model_info.size_bytes,
+                context_tokens=model_info.loaded.window_tokens if model_info.loaded else None,
             )
             for node in self._driver.fleet
             if node.liveness is not Liveness.OFFLINE
-            for name, card in node.report.models.items()
+            for name, model_info in node.report.models.items()
         ]
 
 

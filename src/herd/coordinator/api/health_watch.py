@@ -100,10 +100,10 @@ class HealthWatch:
     def _examined(self, connection: sqlite3.Connection, snapshot: Snapshot, since: Mapping[str, float]) -> Examination:
         """On the store's reading thread."""
         windows = [
-            (node.id, name, card.loaded.window_tokens)
+            (node.id, name, model_info.loaded.window_tokens)
             for node in snapshot.nodes
-            for name, card in node.loaded
-            if card.loaded is not None and card.loaded.window_tokens
+            for name, model_info in node.loaded
+            if model_info.loaded is not None and model_info.loaded.window_tokens
         ]
         seen = recent_traffic(connection, snapshot.at - WINDOW_S, windows)
         store = replace(snapshot.store, free_bytes=_free_bytes(self._store.path.parent))

@@ -181,7 +181,7 @@ class ModelsApi:
             for node in self._fleet
             if node.id not in have
             and transfer_queue.can_download(node)
-            and transfer_queue.disk_problem(node, max(card.size_bytes for card in have.values())) is None
+            and transfer_queue.disk_problem(node, max(model_info.size_bytes for model_info in have.values())) is None
         ]
         started = [
             self._transfers.add(wanted.model, BACKGROUND, node_id, PullOptions(lan_only=True)) for node_id in targets
@@ -223,7 +223,7 @@ class ModelsApi:
                 code="confirmation_required",
             )
         for node_id in targets:
-            await self._call(have[NodeId(node_id)], lambda engine, card: engine.remove(card.name))
+            await self._call(have[NodeId(node_id)], lambda engine, model_info: engine.remove(model_info.name))
             self._audit(request, "delete", f"{name} on {node_id}")
         return json_response({"status": "deleted", "model": model, "nodes": targets})
 
@@ -236,7 +236,7 @@ class ModelsApi:
         if not set(nodes) <= set(have):
             raise UnknownModel(f"{wanted.node_id} does not have {wanted.source}")
         for node_id in nodes:
-            await self._call(have[node_id], lambda engine, card: engine.copy(card.name, to))
+            await self._call(have[node_id], lambda engine, model_info: engine.copy(model_info.name, to))
         self._audit(request, "copy", f"{source} as {to} on {', '.join(nodes)}")
         return Response(status_code=200)
 
@@ -244,11 +244,11 @@ class ModelsApi:
 
     async def load(self, request: Request) -> Response:
         """Loads a model on the named node, or on the node with the most free memory that has it."""
-        return await self._load_or_unload(request, "load", lambda engine, card: engine.load(card.name))
+        return await self._load_or_unload(request, "load", lambda engine, model_info: engine.load(model_info.name))
 
     async def unload(self, request: Request) -> Response:
         """Unloads a model on the named node, or on all nodes."""
-        return await self._load_or_unload(request, "unload", lambda engine, card: engine.unload(card.name))
+        return await self._load_or_unload(request, "unload", lambda engine, model_info: engine.unload(model_info.name))
 
     async def _load_or_unload(
         self, request: Request, action: str, call: Callable[[Engine, ModelInfo], Call | None]
@@ -328,14 +328,14 @@ class ModelsApi:
         disk = node.report.disk
         models = (
             ModelOnDisk(
-                name=card.name,
-                size_bytes=card.size_bytes,
-                digest=card.digest,
+                name=model_info.name,
+                size_bytes=model_info.size_bytes,
+                digest=model_info.digest,
                 loaded=node.is_loaded(model),
                 pinned=self._pins.is_pinned(node.id, model),
                 last_used_at=used.get((node.id, model)),
             )
-            for model, card in sorted(node.report.models.items())
+            for model, model_info in sorted(node.report.models.items())
         )
         return NodeModels(
             node_id=node.id,
@@ -358,16 +358,16 @@ class ModelsApi:
     def _freest(self, have: Mapping[NodeId, ModelInfo]) -> NodeId:
         return max(have, key=lambda one: (node.room_bytes if (node := self._fleet.node(one)) is not None else 0, one))
 
-    async def _call(self, card: ModelInfo, make: Callable[[Engine, ModelInfo], Call | None]) -> None:
+    async def _call(self, model_info: ModelInfo, make: Callable[[Engine, ModelInfo], Call | None]) -> None:
         """Raises `CannotTransfer` with the engine's answer."""
-        engine = self._engines.get(card.engine.kind)
-        call = make(engine, card) if engine is not None else None
+        engine = self._engines.get(model_info.engine.kind)
+        call = make(engine, model_info) if engine is not None else None
         if call is None:
             raise CannotTransfer(
-                Refusal(501, "not_supported", f"the engine {card.engine.kind} does not support this operation")
+                Refusal(501, "not_supported", f"the engine {model_info.engine.kind} does not support this operation")
             )
         try:
-            reply = await self._engine_client.send(card.engine.url, call)
+            reply = await self._engine_client.send(model_info.engine.url, call)
         except EngineCallFailed as error:
             raise CannotTransfer(Refusal(502, "node_failed", f"the node cannot be reached: {error}")) from error
         if reply.status >= 400:

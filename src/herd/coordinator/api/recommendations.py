@@ -98,12 +98,17 @@ class RecommendationsApi:
             self._driver.forecast,
             [node for node in self._driver.fleet if node.liveness is not Liveness.OFFLINE],
         )
-        pairs = [(node, model, card) for node in here for model, card in node.report.models.items()][:PAIRS_MAX]
+        pairs = [(node, model, model_info) for node in here for model, model_info in node.report.models.items()][
+            :PAIRS_MAX
+        ]
         return AdviceInputs(
             {node.id: node.report for node in here},
             {(node.id, model): forecast.speeds.speed(node, model) for node, model, _ in pairs},
             frozenset((node.id, model) for node, model, _ in pairs if forecast.speeds.is_learned(node.id, model)),
-            {(node.id, model): forecast.residency.footprint_bytes(node, card, model) for node, model, card in pairs},
+            {
+                (node.id, model): forecast.residency.footprint_bytes(node, model_info, model)
+                for node, model, model_info in pairs
+            },
             frozenset((node_id, model) for node_id, models in self._pinned().items() for model in models),
         )
 
@@ -155,7 +160,7 @@ def _within(report: Report, inputs: AdviceInputs, node_id: NodeId) -> Report:
     """The report without the models that `inputs` leaves out."""
     if all((node_id, model) in inputs.speeds for model in report.models):
         return report
-    models = {model: card for model, card in report.models.items() if (node_id, model) in inputs.speeds}
+    models = {model: model_info for model, model_info in report.models.items() if (node_id, model) in inputs.speeds}
     return Report(
         node_id=report.node_id,
         boot_id=report.boot_id,

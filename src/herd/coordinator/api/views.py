@@ -97,33 +97,33 @@ def node_view(node: Node, dispatcher: Dispatcher, now: float) -> Json:
             {"kind": e.kind, "url": e.url, "version": e.version, "slots": e.slots, "models_max": e.models_max}
             for e in report.engines
         ],
-        "models": [model_view(card) for _, card in sorted(report.models.items())],
+        "models": [model_view(model_info) for _, model_info in sorted(report.models.items())],
         "loading": sorted(node.loading_until),
     }
 
 
-def model_view(card: ModelInfo) -> Json:
-    loaded = card.loaded
+def model_view(model_info: ModelInfo) -> Json:
+    loaded = model_info.loaded
     return {
-        "name": card.name,
-        "size_gb": round(card.size_bytes / GB, 3),
-        "digest": card.digest,
-        "parameter_size": card.parameters,
-        "quantization": card.quantization,
-        "capabilities": sorted(card.capabilities),
-        "engine": card.engine.kind,
+        "name": model_info.name,
+        "size_gb": round(model_info.size_bytes / GB, 3),
+        "digest": model_info.digest,
+        "parameter_size": model_info.parameters,
+        "quantization": model_info.quantization,
+        "capabilities": sorted(model_info.capabilities),
+        "engine": model_info.engine.kind,
         "loaded": loaded is not None,
         "loaded_gb": round(loaded.size_bytes / GB, 3) if loaded else None,
         "context_length": loaded.window_tokens if loaded else None,
-        "context_max": card.context_max_tokens,
+        "context_max": model_info.context_max_tokens,
         "expires_at": loaded.expires_at or None if loaded else None,
     }
 
 
 def _slots(fleet: Fleet, node_id: NodeId, model: ModelName) -> int | None:
     node = fleet.node(node_id)
-    card = node.card(model) if node else None
-    return card.engine.slots if card else None
+    model_info = node.model_info(model) if node else None
+    return model_info.engine.slots if model_info else None
 
 
 def _memory(node: Node) -> Json:

@@ -48,39 +48,39 @@ class Prober:
     ) -> None:
         self._engine_client, self._engines, self._now, self._rng = engine_client, engines, now, rng
 
-    async def run(self, card: ModelInfo, probe: Probe) -> tuple[ProbeResult, list[SpeedSample]]:
+    async def run(self, model_info: ModelInfo, probe: Probe) -> tuple[ProbeResult, list[SpeedSample]]:
         """The result of the probe, and the speed samples for the core. Raises `ProbeFailed`."""
-        engine = self._engines.get(card.engine.kind)
+        engine = self._engines.get(model_info.engine.kind)
         if engine is None:
-            raise ProbeFailed(f"this version of herd does not support the engine {card.engine.kind}")
+            raise ProbeFailed(f"this version of herd does not support the engine {model_info.engine.kind}")
         began = self._now()
         try:
             async with asyncio.timeout(PROBE_MAX_S):
                 if probe.kind is ProbeKind.LOAD:
-                    return await self._load(engine, card, probe)
-                requests = (self._answer(engine, card, probe) for _ in range(probe.streams))
+                    return await self._load(engine, model_info, probe)
+                requests = (self._answer(engine, model_info, probe) for _ in range(probe.streams))
                 return _result(probe, await asyncio.gather(*requests), self._now() - began)
         except EngineCallFailed as error:
             raise ProbeFailed(str(error)) from error
         except TimeoutError as error:
             raise ProbeFailed(f"no complete answer within {PROBE_MAX_S:.0f} s") from error
 
-    async def _load(self, engine: Engine, card: ModelInfo, probe: Probe) -> tuple[ProbeResult, list[SpeedSample]]:
-        call = engine.load(card.name)
+    async def _load(self, engine: Engine, model_info: ModelInfo, probe: Probe) -> tuple[ProbeResult, list[SpeedSample]]:
+        call = engine.load(model_info.name)
         if call is None:
             raise ProbeFailed("the engine cannot load a model on request")
         began = self._now()
-        reply = await self._engine_client.send(card.engine.url, call)
+        reply = await self._engine_client.send(model_info.engine.url, call)
         if reply.status != 200:
             raise ProbeFailed(f"loading failed: the engine answered {reply.status}")
         took_s = self._now() - began
         return ProbeResult(probe=probe, load_s=took_s, took_s=took_s), [_load_sample(took_s)]
 
-    async def _answer(self, engine: Engine, card: ModelInfo, probe: Probe) -> ProbeAnswer:
-        conversation = self._conversation(card, probe)
+    async def _answer(self, engine: Engine, model_info: ModelInfo, probe: Probe) -> ProbeAnswer:
+        conversation = self._conversation(model_info, probe)
         call, reader, answer, began = engine.call(conversation), engine.reader(conversation), ProbeAnswer(), self._now()
         try:
-            async for line in self._engine_client.lines(card.engine.url, Call(call.method, call.path, call.body)):
+            async for line in self._engine_client.lines(model_info.engine.url, Call(call.method, call.path, call.body)):
                 for delta in reader.feed(line + b"\n"):
                     if delta.error:
                         raise ProbeFailed(delta.error[:200])
@@ -96,9 +96,9 @@ class Prober:
             raise ProbeFailed("the engine closed the connection before the end of the answer")
         return answer
 
-    def _conversation(self, card: ModelInfo, probe: Probe) -> Conversation:
+    def _conversation(self, model_info: ModelInfo, probe: Probe) -> Conversation:
         """A request with the loaded context window, where it was set explicitly: another one would reload the model."""
-        loaded = card.loaded
+        loaded = model_info.loaded
         window = loaded.window_tokens if loaded is not None and loaded.context_explicit else None
         words = " ".join(
             "".join(self._rng.choice(LETTERS) for _ in range(WORD_BYTES))
@@ -107,7 +107,7 @@ class Prober:
         sampling = Sampling(output_tokens_max=probe.output_tokens, temperature=TEMPERATURE, window_tokens=window)
         return Conversation(
             kind=RequestKind.CHAT,
-            model=card.name,
+            model=model_info.name,
             stream=True,
             messages=[Message("user", f"{words}\n{INSTRUCTION}")],
             sampling=sampling,

@@ -134,13 +134,13 @@ class BenchmarkRunner:
         for node in sorted(self._driver.fleet, key=lambda one: one.id):
             if selection.nodes and node.id not in selection.nodes:
                 continue
-            for model, card in sorted(node.report.models.items()):
+            for model, model_info in sorted(node.report.models.items()):
                 if selection.models and model not in selection.models:
                     continue
-                if (reason := self._skip_reason(node, model, card)) is not None:
+                if (reason := self._skip_reason(node, model, model_info)) is not None:
                     plan.left_out[node.id, model] = reason
                     continue
-                probes = probes_for(node.id, model, card, selection.kinds)
+                probes = probes_for(node.id, model, model_info, selection.kinds)
                 speed = forecast.speeds.speed(node, model)
                 plan.estimate_s += sum(estimate_s(probe, speed) for probe in probes)
                 plan.probes += probes
@@ -195,19 +195,19 @@ class BenchmarkRunner:
                 f"unknown node or model: {', '.join(unknown[:3])[:200]}; list them with: herd models", code="unknown"
             )
 
-    def _skip_reason(self, node: Node, model: ModelName, card: ModelInfo) -> str | None:
+    def _skip_reason(self, node: Node, model: ModelName, model_info: ModelInfo) -> str | None:
         report, residency = node.report, self._driver.forecast.residency
-        if not is_measurable(card):
+        if not is_measurable(model_info):
             return "the model does not generate text"
         if node.liveness is Liveness.OFFLINE:
             return "the node is offline"
         if report.paused or report.draining or (report.capacity is not None and report.capacity.paused):
             return "the node is paused or draining"
-        if card.loaded is not None:
+        if model_info.loaded is not None:
             return None
-        fits = residency.footprint_bytes(node, card, model) <= residency.room_bytes(
+        fits = residency.footprint_bytes(node, model_info, model) <= residency.room_bytes(
             node
-        ) and not residency.is_engine_full(node, card)
+        ) and not residency.is_engine_full(node, model_info)
         return None if fits else "the model does not fit beside the loaded models"
 
     # --- the run ---
@@ -240,30 +240,30 @@ class BenchmarkRunner:
         """Runs the first probe whose node is idle; without one, waits a moment."""
         for probe in run.todo:
             node = self._driver.fleet.node(probe.node_id)
-            card = node.card(probe.model) if node is not None else None
-            if node is None or card is None or node.liveness is Liveness.OFFLINE:
+            model_info = node.model_info(probe.model) if node is not None else None
+            if node is None or model_info is None or node.liveness is Liveness.OFFLINE:
                 self._skip(
                     run,
                     probe,
-                    "the model was removed" if node is not None and card is None else "the node went offline",
+                    "the model was removed" if node is not None and model_info is None else "the node went offline",
                 )
                 return
             if self._is_idle(node):
-                await self._run_probe(run, probe, node, card)
+                await self._run_probe(run, probe, node, model_info)
                 return
         run.message = WAITING
         await asyncio.sleep(CHECK_EVERY_S)
 
-    async def _run_probe(self, run: BenchmarkRun, probe: Probe, node: Node, card: ModelInfo) -> None:
-        if probe.kind is ProbeKind.LOAD and card.loaded is not None:
+    async def _run_probe(self, run: BenchmarkRun, probe: Probe, node: Node, model_info: ModelInfo) -> None:
+        if probe.kind is ProbeKind.LOAD and model_info.loaded is not None:
             # A client's request has loaded the model in the meantime.
             run.todo.remove(probe)
             return
-        if (reason := self._obstacle(run, probe, node, card)) is not None:
+        if (reason := self._obstacle(run, probe, node, model_info)) is not None:
             self._skip(run, probe, reason)
             return
-        run.message = f"{probe.kind.value} of {card.name} on {node.id}"
-        task = asyncio.get_running_loop().create_task(self._measure(run, probe, node, card))
+        run.message = f"{probe.kind.value} of {model_info.name} on {node.id}"
+        task = asyncio.get_running_loop().create_task(self._measure(run, probe, node, model_info))
         self._probing = (node.id, task)
         try:
             await asyncio.wait({task})
@@ -276,9 +276,9 @@ class BenchmarkRunner:
         if task.cancelled():
             run.yields += 1
 
-    async def _measure(self, run: BenchmarkRun, probe: Probe, node: Node, card: ModelInfo) -> None:
+    async def _measure(self, run: BenchmarkRun, probe: Probe, node: Node, model_info: ModelInfo) -> None:
         try:
-            result, samples = await self._prober.run(card, probe)
+            result, samples = await self._prober.run(model_info, probe)
         except ProbeFailed as error:
             self._probe_failed(run, probe, str(error))
             return
@@ -287,7 +287,7 @@ class BenchmarkRunner:
         pair = (probe.node_id, probe.model)
         if probe.kind is ProbeKind.LOAD:
             run.loaded_at[pair] = self._driver.now()
-        if node.card(probe.model) is not None:
+        if node.model_info(probe.model) is not None:
             for sample in samples:
                 self._driver.forecast.speeds.learn(node, probe.model, sample)
 
@@ -305,13 +305,13 @@ class BenchmarkRunner:
         run.plan.left_out[pair] = reason
         run.todo = deque(one for one in run.todo if (one.node_id, one.model) != pair)
 
-    def _obstacle(self, run: BenchmarkRun, probe: Probe, node: Node, card: ModelInfo) -> str | None:
+    def _obstacle(self, run: BenchmarkRun, probe: Probe, node: Node, model_info: ModelInfo) -> str | None:
         """Why the probe must not run now: it would load a model outside its load probe, or evict another one."""
         loaded_at = run.loaded_at.get((probe.node_id, probe.model))
         is_loaded = self._driver.forecast.residency.is_loaded(node, probe.model)
         is_loaded = is_loaded or (loaded_at is not None and self._driver.now() - loaded_at < ASSUMED_LOADED_S)
         if probe.kind is ProbeKind.LOAD:
-            return self._skip_reason(node, probe.model, card)
+            return self._skip_reason(node, probe.model, model_info)
         return None if is_loaded else "the model was unloaded during the benchmark"
 
     # --- client requests first ---

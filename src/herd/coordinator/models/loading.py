@@ -27,39 +27,39 @@ class ModelLoader:
 
     def pin(self, node: Node, model: ModelName) -> None:
         """Loads a model that stays in memory."""
-        engine, card = self._engine_of(node, model)
-        if engine is not None and card is not None:
-            self._start(node, card, engine.pin(card.name), "loading a pinned model")
+        engine, model_info = self._engine_of(node, model)
+        if engine is not None and model_info is not None:
+            self._start(node, model_info, engine.pin(model_info.name), "loading a pinned model")
 
     def load(self, node: Node, model: ModelName) -> None:
         """Loads a model that the engine may unload later."""
-        engine, card = self._engine_of(node, model)
-        if engine is not None and card is not None:
-            self._start(node, card, engine.load(card.name), "loading a frequently used model")
+        engine, model_info = self._engine_of(node, model)
+        if engine is not None and model_info is not None:
+            self._start(node, model_info, engine.load(model_info.name), "loading a frequently used model")
 
     def unload(self, node: Node, model: ModelName) -> None:
-        engine, card = self._engine_of(node, model)
-        if engine is not None and card is not None:
-            self._start(node, card, engine.unload(card.name), "unloading a model that is no longer pinned")
+        engine, model_info = self._engine_of(node, model)
+        if engine is not None and model_info is not None:
+            self._start(node, model_info, engine.unload(model_info.name), "unloading a model that is no longer pinned")
 
     def stop(self) -> None:
         for task in list(self._tasks):
             task.cancel()
 
     def _engine_of(self, node: Node, model: ModelName) -> tuple[Engine | None, ModelInfo | None]:
-        card = node.card(model)
-        return (self._engines.get(card.engine.kind) if card is not None else None), card
+        model_info = node.model_info(model)
+        return (self._engines.get(model_info.engine.kind) if model_info is not None else None), model_info
 
-    def _start(self, node: Node, card: ModelInfo, call: Call | None, action: str) -> None:
+    def _start(self, node: Node, model_info: ModelInfo, call: Call | None, action: str) -> None:
         if call is not None:
-            task = self._loop.create_task(self._send(node, card, call, action))
+            task = self._loop.create_task(self._send(node, model_info, call, action))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _send(self, node: Node, card: ModelInfo, call: Call, action: str) -> None:
-        fields = {"node_id": node.id, "model": card.name}
+    async def _send(self, node: Node, model_info: ModelInfo, call: Call, action: str) -> None:
+        fields = {"node_id": node.id, "model": model_info.name}
         try:
-            reply = await self._engine_client.send(card.engine.url, call)
+            reply = await self._engine_client.send(model_info.engine.url, call)
         except EngineCallFailed as error:
             log.warning("%s failed: %s", action, error, extra=fields)
             return

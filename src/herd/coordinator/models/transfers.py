@@ -182,12 +182,12 @@ class Transfers:
 
     async def _spread(self, transfer: Transfer) -> None:
         """Copies the model to the nodes in `then`, as soon as a heartbeat reports the new digest."""
-        card = await self.wait_until_reported(transfer)
-        if card is None:
+        model_info = await self.wait_until_reported(transfer)
+        if model_info is None:
             return
         for node_id in transfer.then:
             try:
-                self.add(transfer.name, f"pull {transfer.id}", node_id, PullOptions(card.digest, lan_only=True))
+                self.add(transfer.name, f"pull {transfer.id}", node_id, PullOptions(model_info.digest, lan_only=True))
             except HerdError as error:
                 log.warning(
                     "cannot copy a model to another node: %s",
@@ -201,8 +201,11 @@ class Transfers:
         node = self._fleet.node(transfer.node_id)
         last_heartbeat_at = node.last_heartbeat_at if node is not None else 0.0
         while self._now() < give_up_at and node is not None:
-            if node.last_heartbeat_at > last_heartbeat_at and (card := node.card(transfer.model)) is not None:
-                return card
+            if (
+                node.last_heartbeat_at > last_heartbeat_at
+                and (model_info := node.model_info(transfer.model)) is not None
+            ):
+                return model_info
             await asyncio.sleep(PROGRESS_EVERY_S)
             node = self._fleet.node(transfer.node_id)
         return None
@@ -235,9 +238,9 @@ class Transfers:
     async def _download(self, transfer: Transfer) -> None:
         """Tries one source after the other. Raises `EngineCallFailed` with the problem of the last one."""
         problem = ""
-        for node, card in self._sources(transfer.node_id, transfer.model, transfer):
+        for node, model_info in self._sources(transfer.node_id, transfer.model, transfer):
             try:
-                await self._copy_from(transfer, node, card)
+                await self._copy_from(transfer, node, model_info)
             except EngineCallFailed as error:
                 problem = f"{node.id}: {error}"
                 log.warning(
@@ -256,16 +259,16 @@ class Transfers:
         engine, endpoint = self._engine(transfer)
         await self._pull(transfer, endpoint, engine.pull(transfer.name))
 
-    async def _copy_from(self, transfer: Transfer, node: Node, card: ModelInfo) -> None:
+    async def _copy_from(self, transfer: Transfer, node: Node, model_info: ModelInfo) -> None:
         """Pulls under a name that contains the source's address, then renames the model."""
-        url = card.engine.library_url
+        url = model_info.engine.library_url
         transfer.source, transfer.layers = node.id, {}
-        full = transfer_queue.disk_problem(self._node(transfer), card.size_bytes)
+        full = transfer_queue.disk_problem(self._node(transfer), model_info.size_bytes)
         if full is not None:
             raise EngineCallFailed(full)
         engine, endpoint = self._engine(transfer)
-        pulled = pulled_name(url, card.digest)
-        await self._pull(transfer, endpoint, engine.pull(registry_pull_name(url, card.digest), is_plain=True))
+        pulled = pulled_name(url, model_info.digest)
+        await self._pull(transfer, endpoint, engine.pull(registry_pull_name(url, model_info.digest), is_plain=True))
         await self._call(endpoint, engine.copy(pulled, transfer.name))
         await self._call(endpoint, engine.remove(pulled))
 

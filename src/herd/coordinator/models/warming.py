@@ -22,13 +22,13 @@ class ModelWarmer:
 
     def __call__(self, command: LoadModel) -> None:
         """Returns at once. Does nothing for an engine that cannot load models on request."""
-        engine = self._engines.get(command.card.engine.kind)
-        call = engine.load(command.card.name) if engine is not None else None
+        engine = self._engines.get(command.model_info.engine.kind)
+        call = engine.load(command.model_info.name) if engine is not None else None
         if call is None:
             return
         log.info("pre-warming a model", extra={"node_id": command.node_id, "model": command.model})
         self._pool.send(
-            command.card.engine.url,
+            command.model_info.engine.url,
             call.method.encode(),
             call.path.encode(),
             OWN_LINES,

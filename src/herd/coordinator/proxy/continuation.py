@@ -87,20 +87,20 @@ class Continuation:
         conversation, partial = self._conversation(command), self.resumption.partial_answer
         if engine.can_continue or partial.is_empty:
             return continuation_request(conversation, partial)
-        if raw_continuation_request(conversation, partial, "", command.card.capabilities) is None:
+        if raw_continuation_request(conversation, partial, "", command.model_info.capabilities) is None:
             return None
         return engine.render_call(conversation)
 
     def raw_conversation(self, command: Dispatch, rendered: str) -> Conversation | None:
         assert self.resumption is not None
-        capabilities = command.card.capabilities
+        capabilities = command.model_info.capabilities
         return raw_continuation_request(
             self._conversation(command), self.resumption.partial_answer, rendered, capabilities
         )
 
     def _conversation(self, command: Dispatch) -> Conversation:
         conversation = self._dialect.read_conversation(self._parsed)
-        conversation.model = command.card.name
+        conversation.model = command.model_info.name
         return conversation
 
 

@@ -196,8 +196,8 @@ class InferenceApi:
 
     def _answer_from_memory(self, exchange: Exchange, dialect: Dialect, parsed: ParsedRequest) -> bool:
         model = canonical(parsed.model)
-        cards = [node.report.models[model] for node in self._driver.fleet.with_model(model)]
-        answer = dialect.describe(parsed, cards)
+        model_infos = [node.report.models[model] for node in self._driver.fleet.with_model(model)]
+        answer = dialect.describe(parsed, model_infos)
         if answer is None:
             return False
         _send(exchange, answer)

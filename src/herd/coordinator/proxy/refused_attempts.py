@@ -20,11 +20,11 @@ def judge(
 
     `has_begun`: the client has already received a part of the answer from another node.
     """
-    options, card, too_long = command.options, command.card, engine.rejected_prompt_tokens(status, body)
-    if retry_prompt_tokens(too_long, options, card):
+    options, model_info, too_long = command.options, command.model_info, engine.rejected_prompt_tokens(status, body)
+    if retry_prompt_tokens(too_long, options, model_info):
         return Failure(kind=FailureKind.WINDOW, detail=f"the prompt has {too_long} tokens", prompt_tokens=too_long)
     if too_long and options is not None and options.forbids_cutting and not has_begun:
-        return prompt_too_long(too_long, options, card)
+        return prompt_too_long(too_long, options, model_info)
     kind = engine.failure_kind(status, body, has_begun=has_begun)
     if kind is None:
         return None

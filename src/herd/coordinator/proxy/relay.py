@@ -113,9 +113,9 @@ class Relay:
         self._watch: Watch | None = None
         self._translation: Translation | None = None
         self._whole_lines = WholeLines()
-        engine = self._dependencies.engines.get(command.card.engine.kind)
+        engine = self._dependencies.engines.get(command.model_info.engine.kind)
         if engine is None:
-            self._fail(FailureKind.GARBAGE, f"unknown engine kind {command.card.engine.kind!r}")
+            self._fail(FailureKind.GARBAGE, f"unknown engine kind {command.model_info.engine.kind!r}")
             return
         try:
             if self._forwarded_bytes:
@@ -149,7 +149,7 @@ class Relay:
     # --- sending ---
 
     def _send_unchanged(self, command: Dispatch) -> None:
-        body = self._dialect.rewrite(self._parsed, command.card.name, command.options)
+        body = self._dialect.rewrite(self._parsed, command.model_info.name, command.options)
         if self._lines is None:
             self._lines = forwarded_headers.request_lines(self._exchange.headers)
         self._watch = self._dialect.watch(self._parsed)
@@ -159,7 +159,7 @@ class Relay:
     def _send_translated(self, command: Dispatch, engine: Engine) -> None:
         if self._conversation is None:
             self._conversation = self._dialect.read_conversation(self._parsed)
-        self._conversation.model = command.card.name
+        self._conversation.model = command.model_info.name
         call = engine.call(with_engine_options(self._conversation, command.options))
         name = command.fallback or self._parsed.model
         writer = self._dialect.writer(self._parsed, name, self._request_id, self._dependencies.timestamp())
@@ -194,7 +194,7 @@ class Relay:
 
     def _send(self, call: Call, lines: bytes, sink: UpstreamSink) -> None:
         self._step = _SENT
-        url, method, path = self._dispatch.card.engine.url, call.method.encode("ascii"), call.path.encode("ascii")
+        url, method, path = self._dispatch.model_info.engine.url, call.method.encode("ascii"), call.path.encode("ascii")
         self._call = self._dependencies.pool.send(url, method, path, lines, call.body, sink)
 
     def _cancel_call(self) -> None:
@@ -391,7 +391,7 @@ class Relay:
 
     def _judge(self) -> None:
         body = b"".join(self._held)
-        engine = self._dependencies.engines[self._dispatch.card.engine.kind]
+        engine = self._dependencies.engines[self._dispatch.model_info.engine.kind]
         has_begun = self._forwarded_bytes > 0
         judged = judge(engine, self._dispatch, self._status, self._headers, body, has_begun=has_begun)
         if judged is None:

@@ -47,7 +47,7 @@ def thinking_headers(dispatch: Dispatch, parsed: ParsedRequest, body: bytes, cou
 
     A streamed answer cannot have them: its head is sent before the counts are known.
     """
-    if "thinking" not in dispatch.card.capabilities:
+    if "thinking" not in dispatch.model_info.capabilities:
         return []
     limit_tokens = dispatch.options.output_tokens_max if dispatch.options is not None else None
     return budget_headers(body, counters, limit_tokens or parsed.output_tokens_max)

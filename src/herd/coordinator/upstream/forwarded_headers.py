@@ -84,7 +84,7 @@ def answer_headers(content_type: bytes, request_id: RequestId, dispatch: Dispatc
         headers.append((b"X-Fleet-Context-Warning", encode_header_value(dispatch.options.warning)))
     if dispatch.fallback is not None:
         headers.append((b"X-Fleet-Fallback", encode_header_value(dispatch.fallback)))
-    loaded = dispatch.card.loaded
+    loaded = dispatch.model_info.loaded
     if loaded is not None and loaded.window_tokens is not None and prompt_tokens > loaded.window_tokens:
         overflow = b"estimated_tokens=%d; context_length=%d" % (prompt_tokens, loaded.window_tokens)
         headers.append((b"X-Fleet-Context-Overflow", overflow))

@@ -35,7 +35,7 @@ class ThinkingSettings:
     )
 
 
-def budget_tokens(request: Request, card: ModelInfo, settings: ThinkingSettings) -> int | None:
+def budget_tokens(request: Request, model_info: ModelInfo, settings: ThinkingSettings) -> int | None:
     """The limit in tokens that replaces the client's; None if the client's limit is used."""
     limit = request.output_tokens_max
     if (
@@ -45,6 +45,6 @@ def budget_tokens(request: Request, card: ModelInfo, settings: ThinkingSettings)
         or request.kind not in (RequestKind.CHAT, RequestKind.GENERATE)
     ):
         return None
-    if not card.engine.abilities.takes_window or "thinking" not in card.capabilities:
+    if not model_info.engine.abilities.takes_window or "thinking" not in model_info.capabilities:
         return None
     return max(math.ceil(limit * settings.overhead), settings.least_tokens)

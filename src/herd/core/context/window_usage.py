@@ -105,27 +105,27 @@ def window_changes(nodes: Iterable[Node], use: WindowUsage) -> list[WindowChange
     """One for each loaded model of an engine that takes a context window, ordered by node and name."""
     return sorted(
         (
-            _change(node.id, model, card, use)
+            _change(node.id, model, model_info, use)
             for node in nodes
             if node.liveness is not Liveness.OFFLINE
-            for model, card in node.report.models.items()
-            if card.loaded is not None
-            and card.loaded.window_tokens
-            and not card.loaded.is_other_name
-            and card.engine.abilities.takes_window
-            and "embedding" not in card.capabilities
+            for model, model_info in node.report.models.items()
+            if model_info.loaded is not None
+            and model_info.loaded.window_tokens
+            and not model_info.loaded.is_other_name
+            and model_info.engine.abilities.takes_window
+            and "embedding" not in model_info.capabilities
         ),
         key=lambda change: (change.node_id, change.model),
     )
 
 
-def _change(node_id: NodeId, model: ModelName, card: ModelInfo, use: WindowUsage) -> WindowChange:
-    loaded = card.loaded.window_tokens if card.loaded is not None else None
+def _change(node_id: NodeId, model: ModelName, model_info: ModelInfo, use: WindowUsage) -> WindowChange:
+    loaded = model_info.loaded.window_tokens if model_info.loaded is not None else None
     usual = use.usual_tokens(model)
-    chosen = chosen_tokens(usual, card.context_max_tokens)
+    chosen = chosen_tokens(usual, model_info.context_max_tokens)
     frees = None
-    if loaded and chosen is not None and card.kv_bytes_per_token:
-        frees = (loaded - chosen) * card.kv_bytes_per_token * card.engine.slots
+    if loaded and chosen is not None and model_info.kv_bytes_per_token:
+        frees = (loaded - chosen) * model_info.kv_bytes_per_token * model_info.engine.slots
     return WindowChange(node_id, model, loaded or 0, usual, use.samples(model), chosen, frees)
 
 

@@ -109,7 +109,7 @@ class Windows:
         request: Request,
         node_id: NodeId,
         model: ModelName,
-        card: ModelInfo,
+        model_info: ModelInfo,
         prompt_tokens: float,
         chosen_tokens: int | None = None,
     ) -> EngineOptions | None:
@@ -117,13 +117,13 @@ class Windows:
         loaded."""
         settings = self._settings
         is_strict = settings.overflow == "strict"
-        if not card.engine.abilities.takes_window or request.kind is RequestKind.INFO:
+        if not model_info.engine.abilities.takes_window or request.kind is RequestKind.INFO:
             return None
         if request.kind is RequestKind.EMBED or settings.protection == "passthrough":
             return EngineOptions(forbids_cutting=True) if is_strict else None
-        window, is_kept = self._window(request, node_id, model, card, chosen_tokens)
+        window, is_kept = self._window(request, node_id, model, model_info, chosen_tokens)
         if settings.protection == "warn":
-            return self._warned(request, card, is_kept)
+            return self._warned(request, model_info, is_kept)
         expected = window or WINDOW_MIN_TOKENS
         forbids = is_strict or (settings.overflow == "enlarge" and prompt_tokens * DOUBT_FACTOR > expected)
         if is_kept and not request.has_runner_options and not forbids:
@@ -131,20 +131,20 @@ class Windows:
         return EngineOptions(window, request.has_runner_options, forbids, forbids and settings.overflow == "enlarge")
 
     def _window(
-        self, request: Request, node_id: NodeId, model: ModelName, card: ModelInfo, chosen_tokens: int | None
+        self, request: Request, node_id: NodeId, model: ModelName, model_info: ModelInfo, chosen_tokens: int | None
     ) -> tuple[int | None, bool]:
         """The window to set, and whether the unchanged request has the same effect."""
         wanted, sent = request.wanted_window_tokens or 0, request.window_tokens or 0
-        loaded = card.loaded.window_tokens if card.loaded is not None else None
+        loaded = model_info.loaded.window_tokens if model_info.loaded is not None else None
         if not loaded:
             chosen = self._applied(node_id, model, chosen_tokens)
             if wanted <= max(sent, chosen or WINDOW_MIN_TOKENS):
                 return (chosen, False) if chosen is not None and chosen > sent else (sent or None, True)
-            return rounded(wanted, card.context_max_tokens), False
-        most = card.context_max_tokens or math.inf
+            return rounded(wanted, model_info.context_max_tokens), False
+        most = model_info.context_max_tokens or math.inf
         if min(wanted, most) <= loaded or (self._settings.overflow == "strict" and sent <= loaded):
-            return loaded, sent == loaded or (not sent and self._is_automatic(node_id, model, card, loaded))
-        return (sent, True) if sent >= wanted else (rounded(wanted, card.context_max_tokens), False)
+            return loaded, sent == loaded or (not sent and self._is_automatic(node_id, model, model_info, loaded))
+        return (sent, True) if sent >= wanted else (rounded(wanted, model_info.context_max_tokens), False)
 
     def _applied(self, node_id: NodeId, model: ModelName, chosen_tokens: int | None) -> int | None:
         """The window by use, if the settings allow it."""
@@ -153,22 +153,24 @@ class Windows:
         own = self._automatic.get((node_id, model), WINDOW_MIN_TOKENS)
         return chosen_tokens if self._settings.auto_calculate or chosen_tokens > own else None
 
-    def _is_automatic(self, node_id: NodeId, model: ModelName, card: ModelInfo, loaded: int) -> bool:
+    def _is_automatic(self, node_id: NodeId, model: ModelName, model_info: ModelInfo, loaded: int) -> bool:
         """Whether the engine chose this window by default. If that is unknown, the window is set, which does no
         harm."""
-        is_explicit = card.loaded.context_explicit if card.loaded is not None else None
+        is_explicit = model_info.loaded.context_explicit if model_info.loaded is not None else None
         return is_explicit is False or self._automatic.get((node_id, model)) == loaded
 
-    def _warned(self, request: Request, card: ModelInfo, is_kept: bool) -> EngineOptions | None:
+    def _warned(self, request: Request, model_info: ModelInfo, is_kept: bool) -> EngineOptions | None:
         is_strict = self._settings.overflow == "strict"
-        if (is_kept and not request.has_runner_options) or card.loaded is None:
+        if (is_kept and not request.has_runner_options) or model_info.loaded is None:
             return EngineOptions(forbids_cutting=True) if is_strict else None
         what = (
             "its options differ from"
             if request.has_runner_options
             else f"num_ctx {request.window_tokens or '(not set)'} differs from"
         )
-        warning = f"{what} the loaded model's (context window {card.loaded.window_tokens}): the model may be reloaded"
+        warning = (
+            f"{what} the loaded model's (context window {model_info.loaded.window_tokens}): the model may be reloaded"
+        )
         return EngineOptions(forbids_cutting=is_strict, warning=warning)
 
 
@@ -178,15 +180,15 @@ def need_tokens(prompt_tokens: float, output_tokens_max: int | None) -> int:
     return math.ceil(prompt_tokens * MARGIN) + answer
 
 
-def cutting_window(options: EngineOptions | None, request: Request, card: ModelInfo) -> int | None:
+def cutting_window(options: EngineOptions | None, request: Request, model_info: ModelInfo) -> int | None:
     """The window beyond which the prompt is silently truncated; None if it would be refused, or if the window is
     unknown."""
-    if not card.engine.abilities.takes_window or (options is not None and options.forbids_cutting):
+    if not model_info.engine.abilities.takes_window or (options is not None and options.forbids_cutting):
         return None
     set_tokens = (
         options.window_tokens if options is not None and options.window_tokens is not None else request.window_tokens
     )
-    return set_tokens or (card.loaded.window_tokens if card.loaded is not None else None)
+    return set_tokens or (model_info.loaded.window_tokens if model_info.loaded is not None else None)
 
 
 def was_cut(expected_tokens: float, counted_tokens: int | None, window: int | None) -> bool:

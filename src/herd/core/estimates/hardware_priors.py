@@ -88,10 +88,10 @@ def hardware_class(report: Report) -> HardwareClass:
     return APPLE if "apple" in report.chip.lower() else PROCESSOR
 
 
-def active_share(card: ModelInfo) -> float:
+def active_share(model_info: ModelInfo) -> float:
     """Share of the weights that is read for each token: 1, or for a mixture of experts the share in its name
     ("30b-a3b")."""
-    name = card.name.lower()
+    name = model_info.name.lower()
     found = _ACTIVE.search(name)
     if found:
         return min(1.0, float(found.group(2)) / float(found.group(1)))
@@ -99,14 +99,14 @@ def active_share(card: ModelInfo) -> float:
     return next((share for known, share in _EXPERTS if short.startswith(known)), 1.0)
 
 
-def prior(report: Report, card: ModelInfo) -> Speed:
+def prior(report: Report, model_info: ModelInfo) -> Speed:
     """The estimate from which learning starts for this model on this node."""
     kind = hardware_class(report)
     bandwidth_gbps = report.memory_bandwidth_gbps or kind.bandwidth_gbps
-    share = active_share(card)
-    weights = max(card.size_bytes, 1) * share
+    share = active_share(model_info)
+    weights = max(model_info.size_bytes, 1) * share
     step_s = weights / (BANDWIDTH_EFFICIENCY * bandwidth_gbps * 1e9) + kind.overhead_s
     parameters_b = weights / GB / _BYTES_PER_PARAMETER
     prompt = bandwidth_gbps * kind.prompt_per_gbps * 8.0 / max(parameters_b, 0.05)
     slope = kind.batch_slope if share == 1.0 else max(kind.batch_slope, EXPERTS_BATCH_SLOPE)
-    return Speed(prompt, step_s, slope, LOAD_OVERHEAD_S + card.size_bytes / DISK_BYTES_PER_S)
+    return Speed(prompt, step_s, slope, LOAD_OVERHEAD_S + model_info.size_bytes / DISK_BYTES_PER_S)

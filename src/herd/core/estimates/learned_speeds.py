@@ -139,15 +139,15 @@ class LearnedSpeeds:
 
     def speed(self, node: Node, model: ModelName) -> Speed:
         """The present estimate; cached until something is learned or the node sends a new report."""
-        card = node.report.models[model]
+        model_info = node.report.models[model]
         key = (node.id, model)
         known = self._speeds.get(key)
-        if known is not None and known[0] is card:
+        if known is not None and known[0] is model_info:
             return known[1]
-        speed = self._estimate(node, card, model)
+        speed = self._estimate(node, model_info, model)
         if len(self._speeds) > PAIRS_MAX:
             self._speeds.clear()
-        self._speeds[key] = (card, speed)
+        self._speeds[key] = (model_info, speed)
         return speed
 
     def is_learned(self, node_id: NodeId, model: ModelName) -> bool:
@@ -164,10 +164,10 @@ class LearnedSpeeds:
                 learned.step.samples = min(learned.step.samples, 1)
 
     def learn(self, node: Node, model: ModelName, sample: SpeedSample) -> None:
-        card = node.report.models.get(model)
-        if card is None:
+        model_info = node.report.models.get(model)
+        if model_info is None:
             return
-        start = prior(node.report, card)
+        start = prior(node.report, model_info)
         of_node = _get_or_create(self._nodes, node.id)
         if sample.load_s is not None and sample.load_s > LOAD_OVERHEAD_S / 10:
             _learn_load(of_node, start, sample)
@@ -263,8 +263,8 @@ class LearnedSpeeds:
         gain = max(SLOPE_GAIN_MIN, 1.0 / (learned.slope_samples + 1))
         learned.slope = known + gain * (max(0.0, min(SLOPE_MAX, slope)) - known)
 
-    def _estimate(self, node: Node, card: ModelInfo, model: ModelName) -> Speed:
-        start = prior(node.report, card)
+    def _estimate(self, node: Node, model_info: ModelInfo, model: ModelName) -> Speed:
+        start = prior(node.report, model_info)
         learned, of_node, of_model = (
             self._pairs.get((node.id, model)),
             self._nodes.get(node.id),

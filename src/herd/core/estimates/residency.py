@@ -36,29 +36,29 @@ class Residency:
         evicting = self._evicting.get(node.id)
         return evicting is None or model not in evicting
 
-    def footprint_bytes(self, node: Node, card: ModelInfo, model: ModelName) -> int:
+    def footprint_bytes(self, node: Node, model_info: ModelInfo, model: ModelName) -> int:
         """Expected memory: as measured on this node; else as on other nodes; else weights and a usual context window
         for each slot."""
-        if card.loaded is not None:
-            return card.loaded.size_bytes or card.size_bytes
+        if model_info.loaded is not None:
+            return model_info.loaded.size_bytes or model_info.size_bytes
         known = self._footprints.get((node.id, model))
         if known is not None:
             return known
         surplus = self._size_ratios.get(model)
         if surplus is None:
-            kv_bytes = (card.kv_bytes_per_token or 0) * WINDOW_DEFAULT_TOKENS * card.engine.slots
-            wanted = card.size_bytes + kv_bytes
+            kv_bytes = (model_info.kv_bytes_per_token or 0) * WINDOW_DEFAULT_TOKENS * model_info.engine.slots
+            wanted = model_info.size_bytes + kv_bytes
         else:
-            wanted = int(card.size_bytes * surplus)
-        return max(card.size_bytes, min(wanted, int(SHARE_MAX * node.report.memory_ceiling_bytes)))
+            wanted = int(model_info.size_bytes * surplus)
+        return max(model_info.size_bytes, min(wanted, int(SHARE_MAX * node.report.memory_ceiling_bytes)))
 
     def room_bytes(self, node: Node) -> int:
         """Free memory, after the loads and evictions that this coordinator has caused."""
         room = node.room_bytes
         for model in node.loading_until:
-            card = node.report.models.get(model)
-            if card is not None:
-                room -= self.footprint_bytes(node, card, model)
+            model_info = node.report.models.get(model)
+            if model_info is not None:
+                room -= self.footprint_bytes(node, model_info, model)
         for model in self._evicting.get(node.id, ()):
             loaded = node.loaded.get(model)
             room += loaded.size_bytes if loaded is not None else 0
@@ -72,9 +72,9 @@ class Residency:
         here.sort(key=lambda model: (self._used_at.get((node.id, model), 0.0), model))
         return here
 
-    def is_engine_full(self, node: Node, card: ModelInfo) -> bool:
+    def is_engine_full(self, node: Node, model_info: ModelInfo) -> bool:
         """Whether the engine has loaded its maximum number of models."""
-        most = card.engine.models_max
+        most = model_info.engine.models_max
         if most is None:
             return False
         evicting = sum(model in node.loaded for model in self._evicting.get(node.id, ()))
@@ -98,12 +98,12 @@ class Residency:
     def load_started(self, node: Node, model: ModelName, busy: Container[ModelName]) -> None:
         """A request makes the engine load this model, which evicts idle models until it fits. Call this before the
         model is added to `node.loading_until`."""
-        card = node.report.models[model]
+        model_info = node.report.models[model]
         evicting = self._evicting.setdefault(node.id, {})
         evicting.pop(model, None)
-        missing = self.footprint_bytes(node, card, model) - self.room_bytes(node)
+        missing = self.footprint_bytes(node, model_info, model) - self.room_bytes(node)
         for victim in self.residents(node):
-            if missing <= 0 and not self.is_engine_full(node, card):
+            if missing <= 0 and not self.is_engine_full(node, model_info):
                 break
             if victim in busy or victim == model:
                 continue

@@ -198,8 +198,8 @@ class Dispatcher:
             return False
         live.request.continuation_kinds = failure.continuation_kinds
         node = self.fleet.node(attempt.node_id)
-        card = node.card(attempt.model) if node is not None else None
-        live.request.digest = card.digest if card is not None else live.request.digest
+        model_info = node.model_info(attempt.model) if node is not None else None
+        live.request.digest = model_info.digest if model_info is not None else live.request.digest
         decision = self.scheduler.decide(live.request, attempt.model, at, (*live.tried, attempt.node_id))
         return decision.chosen is not None or can_waiting_help(decision)
 

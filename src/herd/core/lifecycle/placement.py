@@ -132,7 +132,7 @@ class Placement:
     def _start(self, live: LiveRequest, node: Node, trigger: Trigger, at: float, out: list[Command]) -> None:
         request, decision = live.request, live.decision
         assert decision is not None
-        card = node.report.models[decision.model]
+        model_info = node.report.models[decision.model]
         live.attempts += 1
         live.move(trigger, RequestState.DISPATCHED)
         live.attempt = Attempt(number=live.attempts, node_id=node.id, model=decision.model, started_at=at)
@@ -142,21 +142,21 @@ class Placement:
             queue = self._waiting.start(live, node.id, decision.model, at)
             busy = self._waiting.queues.of_node(node.id)
             self._forecast.started(live, node, len(queue.in_flight), busy, at)
-        cold_bytes = 0 if card.loaded is not None else card.size_bytes
+        cold_bytes = 0 if model_info.loaded is not None else model_info.size_bytes
         live.late_at = at + self._first_byte_timeout_s(live, node, cold_bytes)
         live.needs_budget = False
         if live.attempts > 1:
             self.retrying.add(request.id)
         self._liveness.tries(node, decision.model, at)
-        options = self._engine_options(live, node, card)
-        live.attempt.cutting_window = cutting_window(options, request, card)
+        options = self._engine_options(live, node, model_info)
+        live.attempt.cutting_window = cutting_window(options, request, model_info)
         out.append(
             Dispatch(
                 request_id=request.id,
                 attempt=live.attempts,
                 node_id=node.id,
                 model=decision.model,
-                card=card,
+                model_info=model_info,
                 score=decision.scored[0].total,
                 retries=live.retries,
                 fallback=decision.model if decision.model != request.model else None,
@@ -164,23 +164,23 @@ class Placement:
             )
         )
 
-    def _engine_options(self, live: LiveRequest, node: Node, card: ModelInfo) -> EngineOptions | None:
+    def _engine_options(self, live: LiveRequest, node: Node, model_info: ModelInfo) -> EngineOptions | None:
         """The options that are sent with the request; notes what will be learned from a load that this attempt
         causes."""
         if self._windows is None:
             return None
         request, model = live.request, live.model
         chosen = (
-            chosen_tokens(self._forecast.window_usage.usual_tokens(model), card.context_max_tokens)
-            if card.loaded is None
+            chosen_tokens(self._forecast.window_usage.usual_tokens(model), model_info.context_max_tokens)
+            if model_info.loaded is None
             else None
         )
         prompt_tokens = self._forecast.prompt_tokens(request, model)
-        options = self._windows.engine_options(request, node.id, model, card, prompt_tokens, chosen)
-        if card.loaded is None:
+        options = self._windows.engine_options(request, node.id, model, model_info, prompt_tokens, chosen)
+        if model_info.loaded is None:
             given = options.window_tokens if options is not None else request.window_tokens
             self._windows.loads(node.id, model, is_automatic=given is None)
-        budget = budget_tokens(request, card, self._settings.thinking)
+        budget = budget_tokens(request, model_info, self._settings.thinking)
         return options if budget is None else replace(options or EngineOptions(), output_tokens_max=budget)
 
     def _first_byte_timeout_s(self, live: LiveRequest, node: Node, cold_bytes: int) -> float:
@@ -241,8 +241,8 @@ class Placement:
         """Starts as many queued requests as the node has free slots; if the node takes none, they are placed
         elsewhere."""
         node = self._fleet.node(queue.node_id)
-        card = node.card(queue.model) if node is not None else None
-        if node is None or card is None or not _takes_work(node, at):
+        model_info = node.model_info(queue.model) if node is not None else None
+        if node is None or model_info is None or not _takes_work(node, at):
             self.redistribute(queue, at, out)
             return
         while len(queue.in_flight) < self.slots(node, queue.model, at) and (request_id := queue.next()) is not None:

@@ -77,6 +77,6 @@ class Prewarmer:
             return False
         if report.capacity is not None and report.capacity.score < self.settings.min_availability:
             return False
-        card = report.models[model]
-        fits = residency.footprint_bytes(node, card, model) <= residency.room_bytes(node)
-        return fits and not residency.is_engine_full(node, card)
+        model_info = report.models[model]
+        fits = residency.footprint_bytes(node, model_info, model) <= residency.room_bytes(node)
+        return fits and not residency.is_engine_full(node, model_info)

@@ -39,9 +39,9 @@ def compute_positions(
     for queue in waiting.queues:
         if queue.pending:
             node = fleet.node(queue.node_id)
-            card = node.card(queue.model) if node is not None else None
+            model_info = node.model_info(queue.model) if node is not None else None
             typical_s = latencies.p75_s(queue.node_id, queue.model)
-            found.update(_positions_in(queue, card.engine.slots if card is not None else 0, typical_s, at))
+            found.update(_positions_in(queue, model_info.engine.slots if model_info is not None else 0, typical_s, at))
     for held in waiting.holding.sequences():
         found.update({one: QueuePosition(n, _reasons(live[one])) for n, one in enumerate(held, 1)})
     return found

@@ -113,33 +113,35 @@ class BenchmarkCell:
 # --- probes ---
 
 
-def probes_for(node_id: NodeId, model: ModelName, card: ModelInfo, kinds: frozenset[ProbeKind]) -> list[Probe]:
+def probes_for(node_id: NodeId, model: ModelName, model_info: ModelInfo, kinds: frozenset[ProbeKind]) -> list[Probe]:
     """The probes in order; a load comes first, because it brings the model into memory."""
-    if not is_measurable(card):
+    if not is_measurable(model_info):
         return []
-    found = [Probe(node_id, model, ProbeKind.LOAD, prompt_tokens=0, output_tokens=0)] if card.loaded is None else []
+    found = (
+        [Probe(node_id, model, ProbeKind.LOAD, prompt_tokens=0, output_tokens=0)] if model_info.loaded is None else []
+    )
     if ProbeKind.DECODE in kinds:
         found += [Probe(node_id, model, ProbeKind.DECODE)] * REPETITIONS
     if ProbeKind.PREFILL in kinds:
         found += [
-            Probe(node_id, model, ProbeKind.PREFILL, prompt_tokens=_prompt_tokens(card), output_tokens=1)
+            Probe(node_id, model, ProbeKind.PREFILL, prompt_tokens=_prompt_tokens(model_info), output_tokens=1)
         ] * REPETITIONS
     if ProbeKind.SCALING in kinds:
         found += [
             Probe(node_id, model, ProbeKind.SCALING, streams, output_tokens=SCALING_TOKENS)
             for streams in SCALES
-            if streams <= card.engine.slots
+            if streams <= model_info.engine.slots
         ]
     return found
 
 
-def is_measurable(card: ModelInfo) -> bool:
+def is_measurable(model_info: ModelInfo) -> bool:
     """Whether the model generates text; embedding models are not measured."""
-    return not card.capabilities or bool(card.capabilities & {"completion", "chat"})
+    return not model_info.capabilities or bool(model_info.capabilities & {"completion", "chat"})
 
 
-def _prompt_tokens(card: ModelInfo) -> int:
-    window = card.loaded.window_tokens if card.loaded is not None else None
+def _prompt_tokens(model_info: ModelInfo) -> int:
+    window = model_info.loaded.window_tokens if model_info.loaded is not None else None
     return min(LONG_PROMPT_TOKENS, (window or LONG_PROMPT_TOKENS * 2) // 2)
 
 

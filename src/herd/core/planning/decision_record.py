@@ -122,15 +122,15 @@ def _to_candidate_record(one: Scored) -> CandidateRecord:
 
 
 def _to_inputs(candidate: Candidate) -> CandidateInputs:
-    card, report = candidate.card, candidate.report
-    loaded, capacity = card.loaded, report.capacity
+    model_info, report = candidate.model_info, candidate.report
+    loaded, capacity = model_info.loaded, report.capacity
     return CandidateInputs(
         in_flight=candidate.in_flight,
         pending=candidate.pending,
         is_loaded=loaded is not None,
         is_warm=candidate.is_warm,
         window_tokens=loaded.window_tokens if loaded is not None else None,
-        size_bytes=card.size_bytes,
+        size_bytes=model_info.size_bytes,
         free_bytes=candidate.free_bytes,
         memory_bytes=report.memory.total_bytes,
         latency_p75_s=candidate.latency_p75_s,
@@ -200,7 +200,7 @@ def _number(value: float | None) -> float:
 def _to_candidate(node_id: str, seen: CandidateInputs, model: ModelName) -> Candidate:
     """A candidate with the recorded inputs; every other field is empty."""
     loaded = Loaded(seen.size_bytes, seen.window_tokens) if seen.is_loaded else None
-    card = ModelInfo(name=model, engine=EngineEndpoint("", ""), size_bytes=seen.size_bytes, loaded=loaded)
+    model_info = ModelInfo(name=model, engine=EngineEndpoint("", ""), size_bytes=seen.size_bytes, loaded=loaded)
     capacity = (
         Capacity(mode="", ceiling_bytes=seen.memory_bytes, score=0.0, trend=seen.trend)
         if seen.trend is not None
@@ -210,13 +210,13 @@ def _to_candidate(node_id: str, seen: CandidateInputs, model: ModelName) -> Cand
         node_id=NodeId(node_id),
         boot_id="",
         memory=Memory(total_bytes=seen.memory_bytes, used_bytes=0, available_bytes=0),
-        models={model: card},
+        models={model: model_info},
         capacity=capacity,
     )
     return Candidate(
         node=Node(id=report.node_id, report=report, last_heartbeat_at=0.0, first_heartbeat_at=0.0),
         report=report,
-        card=card,
+        model_info=model_info,
         model=model,
         at=0.0,
         in_flight=seen.in_flight,

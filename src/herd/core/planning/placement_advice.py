@@ -150,20 +150,20 @@ class _Week:
             error_s = self._error_s(model, gain_s)
             if gain_s < max(GAIN_MIN_S, error_s, GAIN_SHARE_MIN * self._total_s(model)):
                 continue
-            card, is_shared = self._card(model), self._is_shared(model)
+            model_info, is_shared = self._model_info(model), self._is_shared(model)
             yield PlacementAdvice(
                 kind="pull",
                 node_id=option.node_id,
                 model=model,
-                title=f"Also download {card.name} on {option.node_id}",
+                title=f"Also download {model_info.name} on {option.node_id}",
                 reason=self._pull_reason(option, better),
                 rule="second_home",
-                cost_bytes=card.size_bytes,
-                cost_s=card.size_bytes / (LAN_BYTES_PER_S if is_shared else INTERNET_BYTES_PER_S),
+                cost_bytes=model_info.size_bytes,
+                cost_s=model_info.size_bytes / (LAN_BYTES_PER_S if is_shared else INTERNET_BYTES_PER_S),
                 origin="lan" if is_shared else "internet",
                 gain_s=gain_s,
                 plus_minus_s=error_s,
-                spelled=card.name,
+                spelled=model_info.name,
             )
 
     def _promising(self) -> list[PlacementOption]:
@@ -204,25 +204,25 @@ class _Week:
             known = [option for option in self.options if option.model == model]
             if not known or sum(usage.requests for usage in usages) < REQUESTS_MIN:
                 continue
-            best, card = min(known, key=lambda one: (one.serve_s, one.node_id)), self._card(model)
+            best, model_info = min(known, key=lambda one: (one.serve_s, one.node_id)), self._model_info(model)
             for node_id, report in sorted(self.fleet.reports.items()):
                 if (
                     model in report.models
-                    or not any(endpoint.kind == card.engine.kind for endpoint in report.engines)
-                    or not _has_disk(report, card)
+                    or not any(endpoint.kind == model_info.engine.kind for endpoint in report.engines)
+                    or not _has_disk(report, model_info)
                 ):
                     continue
-                size_bytes = max(card.size_bytes, best.size_bytes)
+                size_bytes = max(model_info.size_bytes, best.size_bytes)
                 if size_bytes <= report.memory_ceiling_bytes:
-                    yield self._estimated_option(best, node_id, report, card, size_bytes)
+                    yield self._estimated_option(best, node_id, report, model_info, size_bytes)
 
     def _estimated_option(
-        self, best: PlacementOption, node_id: NodeId, report: Report, card: ModelInfo, size_bytes: int
+        self, best: PlacementOption, node_id: NodeId, report: Report, model_info: ModelInfo, size_bytes: int
     ) -> PlacementOption:
         """The times of the best option, scaled by the hardware priors of the two machines."""
-        there, here = prior(self.fleet.reports[best.node_id], card), prior(report, card)
+        there, here = prior(self.fleet.reports[best.node_id], model_info), prior(report, model_info)
         ratio = here.step_s / there.step_s
-        endpoint = next(endpoint for endpoint in report.engines if endpoint.kind == card.engine.kind)
+        endpoint = next(endpoint for endpoint in report.engines if endpoint.kind == model_info.engine.kind)
         return PlacementOption(node_id, best.model, size_bytes, best.serve_s * ratio, here.load_s, endpoint.slots)
 
     # --- pin ---
@@ -277,7 +277,7 @@ class _Week:
             if demand.model in excluded or not options or self.requests(demand.model) < REQUESTS_MIN or shown >= 3:
                 continue
             shown += 1
-            name = self._card(demand.model).name
+            name = self._model_info(demand.model).name
             yield PlacementAdvice(
                 kind="leave",
                 node_id=options[0],
@@ -300,16 +300,21 @@ class _Week:
             read = sum(usage.prompt_tokens for usage in usages) / requests
             written = sum(usage.completion_tokens for usage in usages) / requests
             for node_id, report in sorted(self.fleet.reports.items()):
-                card = report.models.get(model)
-                if card is not None:
+                model_info = report.models.get(model)
+                if model_info is not None:
                     speed = self.fleet.speed(node_id, model)
                     serve_s = read / max(speed.prompt_tokens_per_s, 1e-6) + written * speed.step_s
                     load_s = speed.cold_load_s or speed.load_s
                     yield PlacementOption(
-                        node_id, model, self.fleet.footprint_bytes(node_id, model), serve_s, load_s, card.engine.slots
+                        node_id,
+                        model,
+                        self.fleet.footprint_bytes(node_id, model),
+                        serve_s,
+                        load_s,
+                        model_info.engine.slots,
                     )
 
-    def _card(self, model: ModelName) -> ModelInfo:
+    def _model_info(self, model: ModelName) -> ModelInfo:
         return next(report.models[model] for _, report in sorted(self.fleet.reports.items()) if model in report.models)
 
 
@@ -319,8 +324,10 @@ def before_and_after(
     """By node: bytes on disk before and after all these changes, and bytes in memory before and after them."""
     found: dict[NodeId, tuple[int, int, int, int]] = {}
     for node_id, report in sorted(fleet.reports.items()):
-        disk = sum(card.size_bytes for card in report.models.values())
-        memory = sum(card.loaded.size_bytes for card in report.models.values() if card.loaded is not None)
+        disk = sum(model_info.size_bytes for model_info in report.models.values())
+        memory = sum(
+            model_info.loaded.size_bytes for model_info in report.models.values() if model_info.loaded is not None
+        )
         here = [one for one in advice if one.node_id == node_id]
         disk_after = (
             disk + sum(one.cost_bytes for one in here if one.kind == "pull") - sum(one.frees_bytes for one in here)
@@ -335,21 +342,21 @@ def _unused(fleet: FleetSnapshot, history: UsageHistory, now: float) -> Iterator
     if history.began_at is None or now - history.began_at < UNUSED_AFTER_S:
         return
     for node_id, report in fleet.reports.items():
-        for model, card in report.models.items():
+        for model, model_info in report.models.items():
             last_at = history.last_used.get(model)
             is_idle = last_at is None or now - last_at >= UNUSED_AFTER_S
-            if not is_idle or (node_id, model) in fleet.pinned or not card.size_bytes:
+            if not is_idle or (node_id, model) in fleet.pinned or not model_info.size_bytes:
                 continue
             when = "since usage is recorded" if last_at is None else f"for {(now - last_at) / 86400:.0f} days"
             yield PlacementAdvice(
                 kind="delete",
                 node_id=node_id,
                 model=model,
-                title=f"Delete {card.name} from {node_id}",
-                reason=f"No requests {when}; it takes {card.size_bytes / GB:.1f} GB of disk.",
+                title=f"Delete {model_info.name} from {node_id}",
+                reason=f"No requests {when}; it takes {model_info.size_bytes / GB:.1f} GB of disk.",
                 rule="unused",
-                frees_bytes=card.size_bytes,
-                spelled=card.name,
+                frees_bytes=model_info.size_bytes,
+                spelled=model_info.name,
             )
 
 
@@ -357,11 +364,11 @@ def _models_max(report: Report) -> int | None:
     return next((endpoint.models_max for endpoint in report.engines if endpoint.models_max), None)
 
 
-def _has_disk(report: Report, card: ModelInfo) -> bool:
+def _has_disk(report: Report, model_info: ModelInfo) -> bool:
     disk = report.disk
-    return disk is not None and disk.available_bytes - card.size_bytes > DISK_RESERVE_SHARE * disk.total_bytes
+    return disk is not None and disk.available_bytes - model_info.size_bytes > DISK_RESERVE_SHARE * disk.total_bytes
 
 
 def _is_loaded(report: Report, model: ModelName) -> bool:
-    card = report.models.get(model)
-    return card is not None and card.loaded is not None
+    model_info = report.models.get(model)
+    return model_info is not None and model_info.loaded is not None

@@ -167,17 +167,17 @@ class TransferQueue:
 def sources(fleet: Fleet, target: NodeId, model: ModelName, digest: str) -> list[tuple[Node, ModelInfo]]:
     """Nodes that can provide the model, the least busy first. Without a digest: the version that most of them have."""
     candidates = [
-        (node, card)
+        (node, model_info)
         for node in fleet.with_model(model)
-        if (card := node.card(model)) is not None
+        if (model_info := node.model_info(model)) is not None
         and node.id != target
-        and card.engine.library_url
-        and card.digest
+        and model_info.engine.library_url
+        and model_info.digest
         and node.liveness in (Liveness.ONLINE, Liveness.DEGRADED)
     ]
     counts: dict[str, int] = {}
-    for _, card in candidates:
-        counts[card.digest] = counts.get(card.digest, 0) + 1
+    for _, model_info in candidates:
+        counts[model_info.digest] = counts.get(model_info.digest, 0) + 1
     wanted = digest or max(sorted(counts), key=lambda one: counts[one], default="")
     return sorted(
         ((n, c) for n, c in candidates if c.digest == wanted),
@@ -189,9 +189,9 @@ def versions(fleet: Fleet, model: ModelName) -> dict[str, list[NodeId]]:
     """The digests of this name, each with its nodes. More than one digest means that the versions differ."""
     found: dict[str, list[NodeId]] = {}
     for node in fleet.with_model(model):
-        card = node.card(model)
-        if card is not None and card.digest:
-            found.setdefault(card.digest, []).append(node.id)
+        model_info = node.model_info(model)
+        if model_info is not None and model_info.digest:
+            found.setdefault(model_info.digest, []).append(node.id)
     return found
 
 
@@ -204,7 +204,7 @@ def can_download(node: Node) -> bool:
 def best_target(fleet: Fleet, model: ModelName, size_bytes: int) -> Node | Refusal:
     """The best node for a new model: with enough disk space, then enough memory, then the fastest memory, then the most
     memory."""
-    candidates = [node for node in fleet if can_download(node) and node.card(model) is None]
+    candidates = [node for node in fleet if can_download(node) and node.model_info(model) is None]
     if not candidates:
         return Refusal(503, "no_node", "no online node can download models; see: herd status", retry_after_s=30.0)
     with_disk = [node for node in candidates if disk_problem(node, size_bytes) is None]

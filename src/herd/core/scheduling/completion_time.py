@@ -147,7 +147,7 @@ class CompletionTimePolicy:
         decode_s = expected.output_tokens * speed.step_s
         wait_s = load_s = others_s = 0.0
         evicted: Evicted = ()
-        if not is_loaded and candidate.card.size_bytes:
+        if not is_loaded and candidate.model_info.size_bytes:
             load_s = self._load_s(candidate, speed)
         elif node.loading_until:
             # The engine runs one load at a time, and other requests wait for it.
@@ -158,7 +158,7 @@ class CompletionTimePolicy:
                 prefill_s *= slower
                 decode_s *= slower
             if queue is not None:
-                slots, running = candidate.card.engine.slots, candidate.in_flight
+                slots, running = candidate.model_info.engine.slots, candidate.in_flight
                 decode_s *= 1.0 + speed.batch_slope * (running if running < slots else slots - 1)
                 queue_s = queue_wait_s(queue, slots, expected)
                 wait_s = wait_s if wait_s > queue_s else queue_s
@@ -199,8 +199,8 @@ class CompletionTimePolicy:
     def _evicted(self, candidate: Candidate, expected: RequestEstimate) -> tuple[float, Evicted]:
         """Seconds until busy models have made room, and the models that would be evicted."""
         residency, node, at = self._forecast.residency, candidate.node, expected.at
-        missing = residency.footprint_bytes(node, candidate.card, expected.model) - residency.room_bytes(node)
-        is_engine_full = residency.is_engine_full(node, candidate.card)
+        missing = residency.footprint_bytes(node, candidate.model_info, expected.model) - residency.room_bytes(node)
+        is_engine_full = residency.is_engine_full(node, candidate.model_info)
         if missing <= 0 and not is_engine_full:
             return 0.0, ()
         wait_s, evicted = 0.0, list[tuple[float, float]]()

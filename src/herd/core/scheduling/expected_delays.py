@@ -146,7 +146,7 @@ def _prefill_wait_s(queue: Queue, at: float) -> float:
 def reload_for_window_s(candidate: Candidate, speed: Speed, expected: RequestEstimate) -> tuple[float, float]:
     """A context window larger than the loaded one makes the engine wait for its running requests and reload the
     model."""
-    loaded = candidate.card.loaded
+    loaded = candidate.model_info.loaded
     if (
         loaded is None
         or not loaded.window_tokens

@@ -39,15 +39,17 @@ def substitute(request: Request, model: ModelName, decision: Decision | None, fl
         or not _is_memory_the_only_reason(decision)
     ):
         return None
-    wanted = [card for node in fleet.with_model(model) if (card := node.card(model)) is not None]
+    wanted = [model_info for node in fleet.with_model(model) if (model_info := node.model_info(model)) is not None]
     if not wanted or "embedding" in wanted[0].capabilities:
         return None
     fit = [
-        (card.size_bytes, name)
+        (model_info.size_bytes, name)
         for node in fleet
         if node.liveness is not Liveness.OFFLINE
         for name in node.loaded
-        if name != model and (card := node.card(name)) is not None and _is_suitable(request, wanted[0], card)
+        if name != model
+        and (model_info := node.model_info(name)) is not None
+        and _is_suitable(request, wanted[0], model_info)
     ]
     return max(fit)[1] if fit else None
 
@@ -57,11 +59,11 @@ def _is_memory_the_only_reason(decision: Decision) -> bool:
     return bool(having) and all(name == "memory" for name in having)
 
 
-def _is_suitable(request: Request, wanted: ModelInfo, card: ModelInfo) -> bool:
-    if "embedding" in card.capabilities or not request.needs <= card.capabilities | {"completion"}:
+def _is_suitable(request: Request, wanted: ModelInfo, model_info: ModelInfo) -> bool:
+    if "embedding" in model_info.capabilities or not request.needs <= model_info.capabilities | {"completion"}:
         return False
-    return (wanted.capabilities & MODALITIES) <= card.capabilities and is_for_code(wanted.name) == is_for_code(
-        card.name
+    return (wanted.capabilities & MODALITIES) <= model_info.capabilities and is_for_code(wanted.name) == is_for_code(
+        model_info.name
     )
 
 

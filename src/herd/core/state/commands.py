@@ -17,14 +17,16 @@ from herd.errors import Refusal
 
 @dataclass(slots=True, kw_only=True)
 class Dispatch:
-    """Send the request to this node now, to `card.engine.url`; `card.name` is the model's name as that engine spells
-    it."""
+    """Send the request to this node now, to `model_info.engine.url`.
+
+    `model_info.name` is the model's name as that engine spells it.
+    """
 
     request_id: RequestId
     attempt: int
     node_id: NodeId
     model: ModelName
-    card: ModelInfo
+    model_info: ModelInfo
     score: float
     retries: int
     fallback: ModelName | None
@@ -69,7 +71,7 @@ class LoadModel:
 
     node_id: NodeId
     model: ModelName
-    card: ModelInfo
+    model_info: ModelInfo
 
 
 @dataclass(slots=True, kw_only=True)

@@ -24,7 +24,7 @@ class Candidate:
     node: Node
     report: Report
     """The report on which the decision is based; the node may send a newer one before the points are computed."""
-    card: ModelInfo
+    model_info: ModelInfo
     model: ModelName
     at: float
     in_flight: int = 0
@@ -83,7 +83,7 @@ class Scored:
     """The models that would be evicted: seconds until each is probably requested again (0 while it is answering), and
     seconds to load it again."""
     candidate: Candidate | None = None
-    """The node as it was seen. Only the report, the card and the plain values stay unchanged after the decision."""
+    """The node at the decision. Only the report, the model info and the plain values stay unchanged afterwards."""
 
 
 @dataclass(slots=True, eq=False)

@@ -261,7 +261,7 @@ class Node:
     starts: int = 0
     """Number of attempts started here: shows whether others started while one ran."""
 
-    def card(self, model: ModelName) -> ModelInfo | None:
+    def model_info(self, model: ModelName) -> ModelInfo | None:
         return self.report.models.get(model)
 
     def is_loaded(self, model: ModelName) -> bool:
@@ -272,14 +272,14 @@ def _with_other_names(report: Report) -> Report:
     """Marks every name of a loaded file as loaded: engines report only the name used last, and have one runner for all
     names."""
     there = {
-        (card.engine.url, card.digest): card.loaded
-        for card in report.models.values()
-        if card.loaded is not None and card.digest
+        (model_info.engine.url, model_info.digest): model_info.loaded
+        for model_info in report.models.values()
+        if model_info.loaded is not None and model_info.digest
     }
     others = {
-        name: replace(card, loaded=replace(loaded, size_bytes=0, vram_bytes=None, is_other_name=True))
-        for name, card in report.models.items()
-        if card.loaded is None and (loaded := there.get((card.engine.url, card.digest))) is not None
+        name: replace(model_info, loaded=replace(loaded, size_bytes=0, vram_bytes=None, is_other_name=True))
+        for name, model_info in report.models.items()
+        if model_info.loaded is None and (loaded := there.get((model_info.engine.url, model_info.digest))) is not None
     }
     return replace(report, models={**report.models, **others}) if others else report
 
@@ -323,7 +323,9 @@ class Fleet:
             self._unindex(node, keep=report.models)
         node.report, node.last_heartbeat_at = report, at
         node.room_bytes = max(0, report.memory_ceiling_bytes - report.memory_used_bytes)
-        node.loaded = {name: card.loaded for name, card in report.models.items() if card.loaded is not None}
+        node.loaded = {
+            name: model_info.loaded for name, model_info in report.models.items() if model_info.loaded is not None
+        }
         for model in report.models:
             self._by_model.setdefault(model, {})[node.id] = node
         return node
@@ -354,9 +356,9 @@ class Fleet:
         if report.boot_id != node.report.boot_id:
             node.loaded_until.clear()
             node.loading_until.clear()
-        for model, card in node.report.models.items():
+        for model, model_info in node.report.models.items():
             now = report.models.get(model)
-            if card.loaded is not None and (now is None or now.loaded is None):
+            if model_info.loaded is not None and (now is None or now.loaded is None):
                 node.loaded_until[model] = at
             elif now is not None and now.loaded is not None:
                 node.loaded_until.pop(model, None)

@@ -42,13 +42,15 @@ def unknown_model(request: Request, names: list[ModelName]) -> Refusal:
     return Refusal(404, "model_not_found", f"model '{requested}' not found on any node; {hint}")
 
 
-def prompt_too_long(prompt_tokens: int, options: EngineOptions, card: ModelInfo) -> Refusal:
+def prompt_too_long(prompt_tokens: int, options: EngineOptions, model_info: ModelInfo) -> Refusal:
     """400: the engine has counted the prompt, and must not truncate it."""
-    window = options.window_tokens or (card.loaded.window_tokens if card.loaded is not None else None)
+    window = options.window_tokens or (model_info.loaded.window_tokens if model_info.loaded is not None else None)
     holds = (
-        f"the context window of {card.name} has {window}" if window else f"the context window of {card.name} is smaller"
+        f"the context window of {model_info.name} has {window}"
+        if window
+        else f"the context window of {model_info.name} is smaller"
     )
-    most = card.context_max_tokens
+    most = model_info.context_max_tokens
     if options.may_enlarge or (most is not None and prompt_tokens >= most):
         step = "shorten it, or use a model with a larger context window"
     else:

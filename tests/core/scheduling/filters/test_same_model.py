@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from builders import World, a_card, a_report, a_request, a_world
+from builders import World, a_model_info, a_report, a_request, a_world
 from herd.core.state.commands import Command, Dispatch
 from herd.core.state.events import (
     AttemptFailed,
@@ -27,9 +27,11 @@ def a_drifted_world() -> World:
     """`old` has one file and is busy; `new` another, and is idle and faster."""
     world = a_world("completion_time")
     for name, digest, bandwidth in (("old", OLD, 50.0), ("new", NEW, 500.0)):
-        card = a_card(loaded=True, digest=digest, slots=2)
+        model_info = a_model_info(loaded=True, digest=digest, slots=2)
         world.dispatcher.handle(
-            HeartbeatReceived(1.0, a_report(name, [card], memory_bandwidth_gbps=bandwidth, engines=(card.engine,)))
+            HeartbeatReceived(
+                1.0, a_report(name, [model_info], memory_bandwidth_gbps=bandwidth, engines=(model_info.engine,))
+            )
         )
     return world
 
@@ -49,9 +51,9 @@ def test_conversation_stays_with_the_model_that_started_it() -> None:
     world = a_drifted_world()
     world.dispatcher.handle(HeartbeatReceived(2.0, a_report("new", [], boot_id="boot-1")))
     assert converse(world, "r1", 3.0) == "old"
-    card = a_card(loaded=True, digest=NEW, slots=2)
+    model_info = a_model_info(loaded=True, digest=NEW, slots=2)
     world.dispatcher.handle(
-        HeartbeatReceived(6.0, a_report("new", [card], memory_bandwidth_gbps=500.0, engines=(card.engine,)))
+        HeartbeatReceived(6.0, a_report("new", [model_info], memory_bandwidth_gbps=500.0, engines=(model_info.engine,)))
     )
     assert converse(world, "r2", 7.0) == "old", "although the other is faster"
     other = dispatched(world.dispatcher.handle(RequestArrived(10.0, a_request("r3", prefix=(99,), prompt_tokens=400))))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders import a_capacity, a_card, a_report, a_request, all_signals
+from builders import a_capacity, a_model_info, a_report, a_request, all_signals
 from herd.core.scheduling.signals import Weights
 from herd.core.state.decision import Candidate
 from herd.core.state.fleet import GB, Fleet, ModelInfo, NodeId, Report, canonical
@@ -15,13 +15,13 @@ from herd.core.state.queues import Queue
 SIGNALS = {signal.name: signal for signal in all_signals()}
 
 
-def a_candidate(card: ModelInfo, report: Report | None = None, warm: bool = False, **more: object) -> Candidate:
-    model = canonical(card.name)
-    node = Fleet().apply_heartbeat(report or a_report(models=[card]), 100.0)
+def a_candidate(model_info: ModelInfo, report: Report | None = None, warm: bool = False, **more: object) -> Candidate:
+    model = canonical(model_info.name)
+    node = Fleet().apply_heartbeat(report or a_report(models=[model_info]), 100.0)
     if warm:
         node.loaded_until[model] = 90.0
     more.setdefault("is_warm", model in node.loaded_until)
-    return Candidate(node=node, report=node.report, card=card, model=model, at=100.0, **more)  # type: ignore[arg-type]
+    return Candidate(node=node, report=node.report, model_info=model_info, model=model, at=100.0, **more)  # type: ignore[arg-type]
 
 
 def a_queue() -> Queue:
@@ -49,41 +49,43 @@ def test_seven_signals_have_their_public_names() -> None:
     ("loaded", "warm", "expected"), [(True, False, 50), (True, True, 50), (False, True, 30), (False, False, 10)]
 )
 def test_thermal_distinguishes_hot_warm_and_cold(loaded: bool, warm: bool, expected: float) -> None:
-    assert points("thermal", a_candidate(a_card(loaded=loaded), warm=warm)) == expected
+    assert points("thermal", a_candidate(a_model_info(loaded=loaded), warm=warm)) == expected
 
 
 @pytest.mark.parametrize(("free_gb", "expected"), [(21, 20), (20, 15), (16, 15), (15, 8), (13, 8), (12, 3), (10.5, 3)])
 def test_memory_fit_steps(free_gb: float, expected: float) -> None:
-    card = a_card(size_gb=10)
-    report = a_report(models=[card], memory_gb=64, used_gb=64 - free_gb)
-    assert points("memory_fit", a_candidate(card, report)) == expected
+    model_info = a_model_info(size_gb=10)
+    report = a_report(models=[model_info], memory_gb=64, used_gb=64 - free_gb)
+    assert points("memory_fit", a_candidate(model_info, report)) == expected
 
 
 def test_memory_of_idle_models_counts_as_free_and_that_of_busy_models_does_not() -> None:
-    card, other = a_card("m", size_gb=10), a_card("other", size_gb=20, loaded=True)
-    report = a_report(models=[card, other], memory_gb=32, used_gb=28)
-    assert a_candidate(card, report).free_bytes == 24 * GB
-    assert a_candidate(card, report, busy={canonical("other"): a_queue()}).free_bytes == 4 * GB
+    model_info, other = a_model_info("m", size_gb=10), a_model_info("other", size_gb=20, loaded=True)
+    report = a_report(models=[model_info, other], memory_gb=32, used_gb=28)
+    assert a_candidate(model_info, report).free_bytes == 24 * GB
+    assert a_candidate(model_info, report, busy={canonical("other"): a_queue()}).free_bytes == 4 * GB
 
 
 def test_memory_of_the_loaded_model_counts_as_available_to_it() -> None:
-    card = a_card(size_gb=20, loaded=True)
-    report = a_report(models=[card], memory_gb=24, used_gb=21)
-    assert a_candidate(card, report, busy={canonical("m"): a_queue()}).free_bytes == 23 * GB
+    model_info = a_model_info(size_gb=20, loaded=True)
+    report = a_report(models=[model_info], memory_gb=24, used_gb=21)
+    assert a_candidate(model_info, report, busy={canonical("m"): a_queue()}).free_bytes == 23 * GB
 
 
 @pytest.mark.parametrize(
     ("in_flight", "pending", "expected"), [(0, 0, 0), (1, 0, -6), (1, 2, -18), (4, 1, -30), (9, 9, -30)]
 )
 def test_queue_depth_costs_six_points_each_up_to_thirty(in_flight: int, pending: int, expected: float) -> None:
-    assert points("queue_depth", a_candidate(a_card(), in_flight=in_flight, pending=pending)) == expected
+    assert points("queue_depth", a_candidate(a_model_info(), in_flight=in_flight, pending=pending)) == expected
 
 
 @pytest.mark.parametrize(
     ("p75_s", "depth", "expected"), [(None, 3, 0), (10.0, 0, 0), (10.0, 3, -3.0), (80.0, 2, -16.0), (100.0, 9, -25)]
 )
 def test_wait_time_is_latency_times_depth_over_ten_seconds(p75_s: float | None, depth: int, expected: float) -> None:
-    assert points("wait_time", a_candidate(a_card(), in_flight=depth, latency_p75_s=p75_s)) == pytest.approx(expected)
+    assert points("wait_time", a_candidate(a_model_info(), in_flight=depth, latency_p75_s=p75_s)) == pytest.approx(
+        expected
+    )
 
 
 @pytest.mark.parametrize(
@@ -102,19 +104,21 @@ def test_wait_time_is_latency_times_depth_over_ten_seconds(p75_s: float | None, 
     ],
 )
 def test_role_affinity_steps(model_gb: float, memory_gb: float, expected: float) -> None:
-    card = a_card(size_gb=model_gb)
-    assert points("role_affinity", a_candidate(card, a_report(models=[card], memory_gb=memory_gb))) == expected
+    model_info = a_model_info(size_gb=model_gb)
+    assert (
+        points("role_affinity", a_candidate(model_info, a_report(models=[model_info], memory_gb=memory_gb))) == expected
+    )
 
 
 @pytest.mark.parametrize(("trend", "expected"), [("rising", 10), ("stable", 5), ("falling", 0)])
 def test_availability_trend_of_a_learning_node(trend: str, expected: float) -> None:
-    card = a_card()
-    report = a_report(models=[card], capacity=a_capacity(trend))
-    assert points("availability_trend", a_candidate(card, report)) == expected
+    model_info = a_model_info()
+    report = a_report(models=[model_info], capacity=a_capacity(trend))
+    assert points("availability_trend", a_candidate(model_info, report)) == expected
 
 
 def test_availability_trend_is_0_without_learned_availability() -> None:
-    assert points("availability_trend", a_candidate(a_card())) == 0
+    assert points("availability_trend", a_candidate(a_model_info())) == 0
 
 
 @pytest.mark.parametrize(
@@ -122,12 +126,12 @@ def test_availability_trend_is_0_without_learned_availability() -> None:
     [(4096, 5000, -15), (4096, 4096, 3), (4096, 3000, 3), (4096, 2000, 7), (4096, 1000, 12), (4096, 100, 15)],
 )
 def test_context_fit_steps(window: int, tokens: int, expected: float) -> None:
-    card = a_card(loaded=True, context_tokens=window)
-    assert points("context_fit", a_candidate(card), prompt_tokens=tokens) == expected
+    model_info = a_model_info(loaded=True, context_tokens=window)
+    assert points("context_fit", a_candidate(model_info), prompt_tokens=tokens) == expected
 
 
 def test_context_fit_is_0_if_the_model_is_not_loaded() -> None:
-    assert points("context_fit", a_candidate(a_card()), prompt_tokens=99999) == 0
+    assert points("context_fit", a_candidate(a_model_info()), prompt_tokens=99999) == 0
 
 
 @given(
@@ -152,9 +156,9 @@ def test_every_signal_stays_in_its_range_for_any_candidate(
     tokens: int,
     window: int,
 ) -> None:
-    card = a_card(size_gb=size_gb, loaded=loaded, context_tokens=window)
-    report = a_report(models=[card], memory_gb=memory_gb, used_gb=memory_gb * used_share)
-    candidate = a_candidate(card, report, warm=warm, in_flight=depth, latency_p75_s=p75_s)
+    model_info = a_model_info(size_gb=size_gb, loaded=loaded, context_tokens=window)
+    report = a_report(models=[model_info], memory_gb=memory_gb, used_gb=memory_gb * used_share)
+    candidate = a_candidate(model_info, report, warm=warm, in_flight=depth, latency_p75_s=p75_s)
     for signal in SIGNALS.values():
         value = signal.points(a_request(prompt_tokens=tokens), candidate, Weights())
         assert signal.low <= value <= signal.high, signal.name

@@ -8,13 +8,13 @@ from herd.core.state.request import Request
 
 
 def check(request: Request, candidate: Candidate) -> str | None:
-    card = candidate.card
+    model_info = candidate.model_info
     if not request.continuation_kinds:
         return None
-    if card.engine.kind not in request.continuation_kinds:
-        return f"its engine ({card.engine.kind}) cannot continue another node's answer"
-    if request.digest and card.digest and card.digest != request.digest:
-        return f"has a different model with this name ({card.digest[:12]})"
+    if model_info.engine.kind not in request.continuation_kinds:
+        return f"its engine ({model_info.engine.kind}) cannot continue another node's answer"
+    if request.digest and model_info.digest and model_info.digest != request.digest:
+        return f"has a different model with this name ({model_info.digest[:12]})"
     return None
 
 

@@ -14,10 +14,10 @@ def check(request: Request, candidate: Candidate) -> str | None:
     """A loaded model fits. Otherwise the weights, and the cache of the wanted context window for each slot, must fit
     into the memory that is free or occupied by idle models. The window counts at most as large as the model was trained
     for."""
-    card = candidate.card
-    window = min(request.wanted_window_tokens or 0, card.context_max_tokens or math.inf)
-    needed_bytes = int(card.size_bytes + (card.kv_bytes_per_token or 0) * window * card.engine.slots)
-    if card.loaded is not None or needed_bytes <= candidate.free_bytes:
+    model_info = candidate.model_info
+    window = min(request.wanted_window_tokens or 0, model_info.context_max_tokens or math.inf)
+    needed_bytes = int(model_info.size_bytes + (model_info.kv_bytes_per_token or 0) * window * model_info.engine.slots)
+    if model_info.loaded is not None or needed_bytes <= candidate.free_bytes:
         return None
     return f"needs {needed_bytes / GB:.1f} GB, {candidate.free_bytes / GB:.1f} GB available"
 

@@ -8,7 +8,7 @@ from herd.core.state.request import Request
 
 
 def check(request: Request, candidate: Candidate) -> str | None:
-    digest = candidate.card.digest
+    digest = candidate.model_info.digest
     if not request.digest or not digest or digest == request.digest:
         return None
     return f"has a different model with this name ({digest[:12]}) than the one that started this conversation"

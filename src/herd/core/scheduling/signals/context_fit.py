@@ -9,7 +9,7 @@ from herd.core.state.request import Request
 
 def points(request: Request, candidate: Candidate, weights: Weights) -> float:
     """Steps as in ollama-herd, window / estimated tokens: < 1 -15, < 1.5 3, < 3 7, < 8 12, else 15."""
-    loaded = candidate.card.loaded
+    loaded = candidate.model_info.loaded
     if loaded is None or not loaded.window_tokens or not request.prompt_tokens:
         return 0.0
     ratio = loaded.window_tokens / request.prompt_tokens

@@ -13,7 +13,7 @@ SMALL_MACHINE_GB = 32
 
 def points(request: Request, candidate: Candidate, weights: Weights) -> float:
     """Steps as in ollama-herd, relative to a maximum of 15; models between the thresholds get 0."""
-    model_gb = candidate.card.size_bytes / GB
+    model_gb = candidate.model_info.size_bytes / GB
     memory_gb = candidate.report.memory.total_bytes / GB
     if model_gb > weights.role_large_threshold_gb:
         steps = 15 if memory_gb >= LARGE_MACHINE_GB else 5 if memory_gb >= SMALL_MACHINE_GB else 0

@@ -8,7 +8,7 @@ from herd.core.state.request import Request
 
 
 def points(request: Request, candidate: Candidate, weights: Weights) -> float:
-    if candidate.card.loaded is not None:
+    if candidate.model_info.loaded is not None:
         return weights.model_hot
     if candidate.is_warm:
         return weights.model_warm

@@ -15,7 +15,10 @@ SHARE_OK = 0.10
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
-    on_cpu = [(node, tuple(name for name, card in node.loaded if _is_on_cpu(node, card))) for node in snapshot.here]
+    on_cpu = [
+        (node, tuple(name for name, model_info in node.loaded if _is_on_cpu(node, model_info)))
+        for node in snapshot.here
+    ]
     on_cpu = [(node, models) for node, models in on_cpu if models]
     if not on_cpu:
         return
@@ -33,9 +36,9 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     )
 
 
-def _is_on_cpu(node: NodeNow, card: ModelInfo) -> bool:
+def _is_on_cpu(node: NodeNow, model_info: ModelInfo) -> bool:
     """False for a model that is larger than the GPU's memory: it has to run on the CPU."""
-    loaded = card.loaded
+    loaded = model_info.loaded
     if loaded is None or loaded.vram_bytes is None or not loaded.size_bytes:
         return False
     is_apple = "apple" in node.report.chip.lower() and system_of(node) == "macos"

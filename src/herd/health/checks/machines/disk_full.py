@@ -39,7 +39,12 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _finding(nodes: list[NodeNow], key: str, title: str, cause: str) -> Finding:
-    unused = {name: card.name for node in nodes for name, card in node.report.models.items() if card.loaded is None}
+    unused = {
+        name: model_info.name
+        for node in nodes
+        for name, model_info in node.report.models.items()
+        if model_info.loaded is None
+    }
     largest = max(
         unused,
         key=lambda name: max(node.report.models[name].size_bytes for node in nodes if name in node.report.models),

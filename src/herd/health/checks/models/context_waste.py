@@ -43,21 +43,21 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _window(pair: ModelTraffic, node: NodeNow) -> int:
-    card = node.report.models.get(pair.model)
-    return (card.loaded.window_tokens or 0) if card is not None and card.loaded is not None else 0
+    model_info = node.report.models.get(pair.model)
+    return (model_info.loaded.window_tokens or 0) if model_info is not None and model_info.loaded is not None else 0
 
 
 def _waste_bytes(pair: ModelTraffic, node: NodeNow) -> int:
     """Memory for the tokens beyond twice the longest prompt; 0 if it is little."""
-    card, window = node.report.models.get(pair.model), _window(pair, node)
+    model_info, window = node.report.models.get(pair.model), _window(pair, node)
     if (
-        card is None
+        model_info is None
         or pair.requests < REQUESTS_MIN
         or not pair.prompt_tokens_max
         or pair.prompt_tokens_max > USED_MAX * window
     ):
         return 0
-    waste = (window - 2 * pair.prompt_tokens_max) * (card.kv_bytes_per_token or 0) * card.engine.slots
+    waste = (window - 2 * pair.prompt_tokens_max) * (model_info.kv_bytes_per_token or 0) * model_info.engine.slots
     return waste if waste >= WASTE_MIN_BYTES else 0
 
 

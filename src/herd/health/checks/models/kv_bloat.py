@@ -17,8 +17,8 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     bloated = [
         (node, name)
         for node in snapshot.here
-        for name, card in node.loaded
-        if _surplus_bytes(card) >= max(SURPLUS_MIN_BYTES, card.size_bytes)
+        for name, model_info in node.loaded
+        if _surplus_bytes(model_info) >= max(SURPLUS_MIN_BYTES, model_info.size_bytes)
     ]
     if not bloated:
         return
@@ -40,15 +40,19 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     )
 
 
-def _surplus_bytes(card: ModelInfo) -> int:
-    return card.loaded.size_bytes - card.size_bytes if card.loaded is not None and card.size_bytes else 0
+def _surplus_bytes(model_info: ModelInfo) -> int:
+    return (
+        model_info.loaded.size_bytes - model_info.size_bytes
+        if model_info.loaded is not None and model_info.size_bytes
+        else 0
+    )
 
 
 def _sizes(node: NodeNow, name: ModelName) -> str:
-    card = node.report.models[name]
-    window = card.loaded.window_tokens if card.loaded is not None else None
-    windows = f"{card.engine.slots} x {window or '?'} tokens"
-    return f"{gb(_surplus_bytes(card))} for {windows}, {gb(card.size_bytes)} for the weights"
+    model_info = node.report.models[name]
+    window = model_info.loaded.window_tokens if model_info.loaded is not None else None
+    windows = f"{model_info.engine.slots} x {window or '?'} tokens"
+    return f"{gb(_surplus_bytes(model_info))} for {windows}, {gb(model_info.size_bytes)} for the weights"
 
 
 CHECK = Check("kv_bloat", "Context windows take less memory than their models", find)

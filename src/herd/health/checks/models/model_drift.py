@@ -16,9 +16,9 @@ DIGEST_SHOWN = 12
 def find(snapshot: Snapshot) -> Iterator[Finding]:
     digests: dict[tuple[str, ModelName], dict[str, list[NodeNow]]] = {}
     for node in snapshot.here:
-        for name, card in node.report.models.items():
-            if card.digest:
-                digests.setdefault((card.engine.kind, name), {}).setdefault(card.digest, []).append(node)
+        for name, model_info in node.report.models.items():
+            if model_info.digest:
+                digests.setdefault((model_info.engine.kind, name), {}).setdefault(model_info.digest, []).append(node)
     for (kind, name), by_digest in sorted(digests.items()):
         if len(by_digest) < 2:
             continue
