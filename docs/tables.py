@@ -24,7 +24,7 @@ import herd
 import herd.cli
 import herd.core.scheduling.filters
 import herd.core.scheduling.signals
-import herd.dashboard.tabs
+import herd.dashboard.pages
 import herd.dialects
 import herd.engines
 import herd.health.checks
@@ -35,7 +35,7 @@ from herd.core.scheduling.filters import Filter
 from herd.core.scheduling.signals import Signal
 from herd.core.state.live_request import TRANSITIONS
 from herd.dashboard import live, requests
-from herd.dashboard.tabs import Tab
+from herd.dashboard.pages import Page
 from herd.dialects import Dialect
 from herd.discover import discover
 from herd.engines import Engine
@@ -168,7 +168,7 @@ def framework_routes() -> Iterator[tuple[str, str, str]]:
 def shapes_in_typescript() -> str:
     """Every answer and live message of the dashboard as a TypeScript type; a renamed field fails type checking."""
     answers = [
-        *(answer for tab in discover(herd.dashboard.tabs, Tab, "TAB") for answer in tab.routes),
+        *(answer for page in discover(herd.dashboard.pages, Page, "PAGE") for answer in page.routes),
         *requests.ROUTES,
     ]
     shapes = [shape for answer in answers for shape in (answer.shape, answer.body) if shape is not None]

@@ -7,14 +7,14 @@ import re
 import msgspec
 import pytest
 
-import herd.dashboard.tabs
+import herd.dashboard.pages
 from herd.dashboard import DashboardRoute, live, requests
-from herd.dashboard.tabs import Tab
+from herd.dashboard.pages import Page
 from herd.discover import discover
 from project.source import ROOT
 
-TABS = discover(herd.dashboard.tabs, Tab, "TAB")
-ROUTES = [*(route for tab in TABS for route in tab.routes), *requests.ROUTES]
+PAGES = discover(herd.dashboard.pages, Page, "PAGE")
+ROUTES = [*(route for page in PAGES for route in page.routes), *requests.ROUTES]
 DOCUMENT = (ROOT / "docs/dashboard-api.md").read_text("utf-8")
 SECTION = re.compile(r"^### (?:`(\w+) ([^`]+)` answers|Message) `(\w+)`\n(.*?)(?=^##|\Z)", re.MULTILINE | re.DOTALL)
 EXAMPLE = re.compile(r"^```json\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -51,5 +51,5 @@ def test_no_route_is_documented_that_does_not_exist() -> None:
     assert {section[:2] for section in SECTIONS if section[0]} == {(route.method, route.path) for route in ROUTES}
 
 
-def test_no_two_tabs_have_the_same_order() -> None:
-    assert len({tab.order for tab in TABS}) == len(TABS)
+def test_no_two_pages_have_the_same_order() -> None:
+    assert len({page.order for page in PAGES}) == len(PAGES)

@@ -27,7 +27,7 @@ PLUG_INS = (
     ("core.scheduling.filters", "FILTER"),
     ("engines", "ENGINE"),
     ("health.checks", "CHECK"),
-    ("dashboard.tabs", "TAB"),
+    ("dashboard.pages", "PAGE"),
 )
 CODE = re.compile(r"^(```|~~~)[^\n]*\n(.*?)^\1|^((?: {4}|\t)[^\n]*)$|(`+)([^`\n]+?)\4", re.MULTILINE | re.DOTALL)
 FOLDER = re.compile(r"(?<![\w./-])(?:src/herd/)?([a-z_0-9]+)/(?![\w*])")

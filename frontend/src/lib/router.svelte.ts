@@ -5,12 +5,12 @@ export type Range = (typeof RANGES)[number];
 
 const ROOT = "/dashboard";
 /** Served at the root itself. */
-const FIRST_TAB = "overview";
+const FIRST_PAGE = "overview";
 const REQUESTS = `${ROOT}/requests/`;
 
 class Router {
   /** The name of the current page, as in the URL. */
-  tab = $state(FIRST_TAB);
+  page = $state(FIRST_PAGE);
   /** The id of the request whose drawer is open; "" for none. */
   request = $state("");
   search = $state(new URLSearchParams());
@@ -46,19 +46,19 @@ class Router {
     if (href === location.pathname + location.search) return;
     history.pushState(null, "", href);
     this.#hasNavigated = true;
-    const before = this.tab;
+    const before = this.page;
     this.#readLocation();
-    if (this.tab !== before) scrollTo(0, 0);
+    if (this.page !== before) scrollTo(0, 0);
   }
 
   closeDrawer(): void {
     if (!this.request) return;
     if (this.#hasNavigated) history.back();
-    else this.go(this.hrefOf(this.tab));
+    else this.go(this.hrefOf(this.page));
   }
 
-  hrefOf(tab: string): string {
-    const path = tab === FIRST_TAB ? ROOT : `${ROOT}/${tab}`;
+  hrefOf(page: string): string {
+    const path = page === FIRST_PAGE ? ROOT : `${ROOT}/${page}`;
     return this.range === "24h" ? path : `${path}?range=${this.range}`;
   }
 
@@ -70,7 +70,7 @@ class Router {
       return;
     }
     this.request = "";
-    this.tab = path.slice(ROOT.length + 1) || FIRST_TAB;
+    this.page = path.slice(ROOT.length + 1) || FIRST_PAGE;
     this.search = new URLSearchParams(location.search);
   }
 }

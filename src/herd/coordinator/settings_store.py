@@ -16,7 +16,7 @@ from herd.config import Config, ConfigError, RawValue, RecordType, Setting, Sett
 from herd.coordinator.settings import Settings
 from herd.core.scheduling.completion_time import CompletionTimeSettings
 from herd.core.scheduling.signals import Weights
-from herd.dashboard.tabs.settings import SettingLine
+from herd.dashboard.pages.settings import SettingLine
 from herd.errors import BadRequest
 from herd.files import write_atomically
 

@@ -11,9 +11,9 @@ import pytest
 from fakes.asgi_client import send_request
 from fakes.charts import NOW, Charts, charts
 from herd.coordinator.storage.chart_queries import RANGES
-from herd.dashboard.tabs.apps import Apps, AppsDaily
-from herd.dashboard.tabs.models import ContextUsage, Models
-from herd.dashboard.tabs.trends import Series, Trends
+from herd.dashboard.pages.apps import Apps, AppsDaily
+from herd.dashboard.pages.models import ContextUsage, Models
+from herd.dashboard.pages.trends import Series, Trends
 
 COUNTS = "status <> 'retried' AND kind <> 'info'"
 

@@ -15,7 +15,7 @@ from fakes.fleet import Fleet, Machine, running_fleet
 from fakes.ollama.server import FakeOllama
 from herd import __version__
 from herd.core.state.fleet import Pressure
-from herd.dashboard.tabs.health import Health
+from herd.dashboard.pages.health import Health
 
 HEALTHY = Machine(more={"agent_version": __version__, "os": "linux"})
 

@@ -13,8 +13,8 @@ import pytest
 
 from fakes.fleet import Fleet, running_fleet
 from fakes.ollama.server import FakeOllama
+from herd.dashboard.pages.overview import Overview
 from herd.dashboard.requests import RequestDetails, Traces
-from herd.dashboard.tabs.overview import Overview
 
 CHAT = json.dumps(
     {"model": "m", "messages": [{"role": "user", "content": "hello"}], "stream": False, "metadata": {"tags": ["aider"]}}

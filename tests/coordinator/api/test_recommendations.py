@@ -12,7 +12,7 @@ import pytest
 from fakes.fleet import Fleet, Machine, running_fleet
 from fakes.ollama.server import FakeOllama
 from herd.core.state.fleet import GB, Disk
-from herd.dashboard.tabs.recommendations import Recommendations
+from herd.dashboard.pages.recommendations import Recommendations
 from terminal import herd
 
 ROOMY = Machine(more={"disk": Disk(500 * GB, 100 * GB, 400 * GB), "memory_bandwidth_gbps": 100.0})

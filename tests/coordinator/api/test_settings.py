@@ -18,7 +18,7 @@ from herd import config
 from herd.config import ConfigError, RawValue
 from herd.coordinator.settings import Settings
 from herd.coordinator.settings_store import FILE_NAME, SettingsStore
-from herd.dashboard.tabs.settings import SettingChanged, SettingHistory, SettingLine, SettingsPage, WeightsPreview
+from herd.dashboard.pages.settings import SettingChanged, SettingHistory, SettingLine, SettingsPage, WeightsPreview
 from herd.errors import BadRequest
 
 CHAT = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hello"}], "stream": False}).encode()

@@ -19,7 +19,7 @@ from fakes.fleet import Fleet, Machine, running_fleet, settings_for_tests
 from fakes.ollama.server import FakeModel, FakeOllama, FakeSettings
 from herd.coordinator.models.benchmark_runner import BenchmarkSettings
 from herd.core.state.fleet import ModelName, NodeId
-from herd.dashboard.tabs.benchmarks import BenchmarkDetails, BenchmarkProgress, BenchmarkRuns, BenchmarkStarted
+from herd.dashboard.pages.benchmarks import BenchmarkDetails, BenchmarkProgress, BenchmarkRuns, BenchmarkStarted
 
 Json = dict[str, Any]
 CHAT = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hello"}], "stream": False}).encode()

@@ -16,7 +16,7 @@ from herd.coordinator.storage import benchmark_runs
 from herd.coordinator.storage.benchmark_runs import FinishedRun
 from herd.coordinator.storage.writer import TraceStore
 from herd.core.planning.benchmark_stats import compare
-from herd.dashboard.tabs.benchmarks import (
+from herd.dashboard.pages.benchmarks import (
     BenchmarkDetails,
     BenchmarkProgress,
     BenchmarkRuns,

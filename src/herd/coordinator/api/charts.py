@@ -20,8 +20,8 @@ from herd.coordinator.storage.rollups import DAY_S, Measure
 from herd.coordinator.storage.writer import TraceStore
 from herd.core.state.fleet import Liveness
 from herd.dashboard.histograms import merged
-from herd.dashboard.tabs import apps, models, trends
-from herd.dashboard.tabs.models import PresentModel
+from herd.dashboard.pages import apps, models, trends
+from herd.dashboard.pages.models import PresentModel
 from herd.errors import BadRequest
 from herd.trust.rights import Right
 

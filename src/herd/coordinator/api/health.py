@@ -15,7 +15,7 @@ from herd.coordinator.api.responses import json_errors, json_response, read_body
 from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.storage.uptime_queries import uptime_bars
 from herd.coordinator.storage.writer import TraceStore
-from herd.dashboard.tabs.health import (
+from herd.dashboard.pages.health import (
     CommandLine,
     FactLine,
     FindingDetails,

@@ -25,7 +25,7 @@ from herd.core.planning import transfer_queue
 from herd.core.planning.transfer_queue import PullOptions, Transfer, TransferState
 from herd.core.state.fleet import Fleet, ModelInfo, ModelName, Node, NodeId, canonical
 from herd.dashboard.live import Job
-from herd.dashboard.tabs.models import ModelManagement, ModelOnDisk, NodeModels, PullStarted
+from herd.dashboard.pages.models import ModelManagement, ModelOnDisk, NodeModels, PullStarted
 from herd.engines import Call, Engine
 from herd.errors import BadRequest, Refusal, UnknownModel
 from herd.protocols import request_fields

@@ -22,9 +22,9 @@ from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.driver import Driver
 from herd.coordinator.storage import queries, today_totals
 from herd.coordinator.storage.writer import TraceStore
+from herd.dashboard.pages.overview import Overview, OverviewNumbers, first_run
 from herd.dashboard.request_details import finished_request, request_details
 from herd.dashboard.requests import Traces
-from herd.dashboard.tabs.overview import Overview, OverviewNumbers, first_run
 from herd.errors import BadRequest, UnknownModel
 from herd.trust.rights import Right
 

@@ -31,7 +31,7 @@ from herd.core.planning.placement_advice import (
 )
 from herd.core.planning.placement_planner import ModelOnNode
 from herd.core.state.fleet import GB, Liveness, ModelName, NodeId, Report
-from herd.dashboard.tabs.recommendations import (
+from herd.dashboard.pages.recommendations import (
     ActionRequest,
     BytesChange,
     Cost,

@@ -24,7 +24,7 @@ from herd.coordinator.storage.writer import TraceStore
 from herd.core.planning import decision_record
 from herd.core.planning.replay import DecisionRules, Replay
 from herd.core.scheduling.signals import Signal
-from herd.dashboard.tabs.settings import (
+from herd.dashboard.pages.settings import (
     ChangedDecisions,
     SettingChanged,
     SettingChangeRequest,

@@ -17,7 +17,7 @@ from herd.coordinator.models.benchmark_runner import BenchmarkRun
 from herd.core.planning.benchmark_stats import BenchmarkCell, ProbeKind, ProbeResult, Spread, cells
 from herd.core.state.fleet import Fleet, ModelName, NodeId
 from herd.dashboard.live import Job
-from herd.dashboard.tabs.benchmarks import (
+from herd.dashboard.pages.benchmarks import (
     BenchmarkDetails,
     BenchmarkResult,
     BenchmarkRunLine,

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from herd.dashboard.tabs.settings import SettingChangeLine
+from herd.dashboard.pages.settings import SettingChangeLine
 
 ROWS_MAX = 2_000
 """Maximum number of changes; the oldest are deleted first."""

@@ -7,7 +7,7 @@ import sqlite3
 from types import MappingProxyType
 from typing import NamedTuple
 
-from herd.dashboard.tabs.health import NodeUptime, UptimeBars
+from herd.dashboard.pages.health import NodeUptime, UptimeBars
 from herd.errors import BadRequest
 
 NODES_MAX = 500

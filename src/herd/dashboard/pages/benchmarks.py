@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from herd.dashboard import DashboardRoute
-from herd.dashboard.tabs import Tab
+from herd.dashboard.pages import Page
 
 
 class MeasuredSpread(Struct, frozen=True):
@@ -139,7 +139,7 @@ class BenchmarkProgress(Struct, frozen=True):
     yields: int
 
 
-TAB = Tab(
+PAGE = Page(
     "benchmarks",
     "Benchmarks",
     5,

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from herd.dashboard import DashboardRoute
 from herd.dashboard.histograms import Counts, percentile
-from herd.dashboard.tabs import Tab
+from herd.dashboard.pages import Page
 from herd.text import duration, number
 
 
@@ -151,4 +151,4 @@ def summary(now: TrendHistory, counts: Mapping[int, int]) -> str:
     return f"{number(requests, 'request')}, {failed or 'none'} failed.{ttft}"
 
 
-TAB = Tab("trends", "Trends", 2, (DashboardRoute("GET", "trends", Trends),))
+PAGE = Page("trends", "Trends", 2, (DashboardRoute("GET", "trends", Trends),))

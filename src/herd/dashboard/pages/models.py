@@ -9,7 +9,7 @@ from msgspec import Struct
 from herd.dashboard import DashboardRoute
 from herd.dashboard.histograms import Counts, doubling, largest, merged, percentile
 from herd.dashboard.live import Job
-from herd.dashboard.tabs import Tab
+from herd.dashboard.pages import Page
 from herd.text import duration, number
 
 
@@ -285,7 +285,7 @@ def summary(models: Sequence[ModelLine]) -> str:
     return f"{len(used)} of {number(len(models), 'model')} used, {cold}.{versions}"
 
 
-TAB = Tab(
+PAGE = Page(
     "models",
     "Models",
     3,

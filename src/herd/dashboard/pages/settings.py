@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from herd.dashboard import DashboardRoute
-from herd.dashboard.tabs import Tab
+from herd.dashboard.pages import Page
 
 
 class SettingLine(Struct, frozen=True, kw_only=True):
@@ -107,7 +107,7 @@ class WeightsPreview(Struct, frozen=True):
     moves: tuple[ChangedDecisions, ...]
 
 
-TAB = Tab(
+PAGE = Page(
     "settings",
     "Settings",
     8,

@@ -9,8 +9,8 @@ from msgspec import Struct
 from herd.dashboard import DashboardRoute
 from herd.dashboard.fleet_summary import FleetSummary
 from herd.dashboard.nodes import NodeCard
+from herd.dashboard.pages import Page
 from herd.dashboard.requests import ActiveRequest, FinishedRequest
-from herd.dashboard.tabs import Tab
 
 
 class OverviewNumbers(Struct, frozen=True):
@@ -59,4 +59,4 @@ def first_run(cards: Sequence[NodeCard], requests_ever: bool, address: str) -> t
     )
 
 
-TAB = Tab("overview", "Fleet", 1, (DashboardRoute("GET", "overview", Overview),))
+PAGE = Page("overview", "Fleet", 1, (DashboardRoute("GET", "overview", Overview),))

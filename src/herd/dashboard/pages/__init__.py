@@ -1,4 +1,4 @@
-"""Defines the contract of a dashboard page: each file here defines one `TAB` and the answers of its routes."""
+"""Defines the contract of a dashboard page: each file here defines one `PAGE` and the answers of its routes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from herd.dashboard import DashboardRoute
 
 
 @dataclass(frozen=True, slots=True)
-class Tab:
+class Page:
     """A page at `/dashboard/<name>` (the first page at `/dashboard`) and the API routes that it uses."""
 
     name: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from herd.dashboard import DashboardRoute
-from herd.dashboard.tabs import Tab
+from herd.dashboard.pages import Page
 
 
 class Cost(Struct, frozen=True, rename={"from_": "from"}):
@@ -77,4 +77,4 @@ class Recommendations(Struct, frozen=True):
     nodes: tuple[NodeChange, ...]
 
 
-TAB = Tab("recommendations", "Recommendations", 7, (DashboardRoute("GET", "recommendations", Recommendations),))
+PAGE = Page("recommendations", "Recommendations", 7, (DashboardRoute("GET", "recommendations", Recommendations),))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from herd.dashboard import DashboardRoute
-from herd.dashboard.tabs import Tab
+from herd.dashboard.pages import Page
 
 
 class FactLine(Struct, frozen=True):
@@ -101,7 +101,7 @@ class UptimeBars(Struct, frozen=True):
     strips: tuple[NodeUptime, ...]
 
 
-TAB = Tab(
+PAGE = Page(
     "health",
     "Health",
     6,

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from herd.dashboard import DashboardRoute
 from herd.dashboard.histograms import Counts, percentile
-from herd.dashboard.tabs import Tab
+from herd.dashboard.pages import Page
 from herd.text import duration, number
 
 
@@ -180,7 +180,7 @@ def _number(value: object) -> float:
     return float(value) if isinstance(value, int | float) else 0.0
 
 
-TAB = Tab(
+PAGE = Page(
     "apps",
     "Apps",
     4,
