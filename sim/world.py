@@ -92,7 +92,7 @@ class World:
         sha = hashlib.sha256() if digest else None
         self._begin()
         at = 0.0
-        while self._heap and (self._open or self.dispatcher.live):
+        while self._heap and (self._open or self.dispatcher.live_requests):
             at, _, step, argument = heapq.heappop(self._heap)
             if at > END_MAX_S:
                 break

@@ -322,8 +322,8 @@ class FaultWorld:
             wait_s = STALL_S if behavior is NodeBehavior.STALLS else 0.0
             self._later(at + wait_s, lambda now: self._fail(now, client, attempt, FAILURES_MIDSTREAM[behavior]))
             return
-        live = self.core.live[attempt.request_id]
-        if client.request.is_stream and live.attempt is not None and live.attempt.first_byte_at is None:
+        live_request = self.core.live_requests[attempt.request_id]
+        if client.request.is_stream and live_request.attempt is not None and live_request.attempt.first_byte_at is None:
             self._feed(FirstByte(at, attempt.request_id, attempt.number))
         if client.request.is_stream:
             client.got += 1
@@ -426,26 +426,29 @@ class FaultWorld:
         problems = self.core.problems()
         if problems:
             raise InvariantViolated("; ".join(problems))
-        for request_id, live in self.core.live.items():
+        for request_id, live_request in self.core.live_requests.items():
             client = self._clients[request_id]
             if client.end is not None:
                 raise InvariantViolated(f"{request_id} has ended and is still live")
             if (
-                live.is_waiting
-                and at - live.hold_until > 3.0
+                live_request.is_waiting
+                and at - live_request.hold_until > 3.0
                 and at >= self._asleep_until + 3.0
-                and live.state.value == "held"
+                and live_request.state.value == "held"
             ):
-                raise InvariantViolated(f"{request_id} is held {at - live.hold_until:.1f} s too long")
+                raise InvariantViolated(f"{request_id} is held {at - live_request.hold_until:.1f} s too long")
 
     def _check_held(self, at: float) -> None:
         """No request stays held while a node could take it, for longer than until the core tries it again."""
         for request_id, client in self._clients.items():
-            live = self.core.live.get(request_id)
-            if live is None or live.state.value != "held" or live.needs_budget:
+            live_request = self.core.live_requests.get(request_id)
+            if live_request is None or live_request.state.value != "held" or live_request.needs_budget:
                 client.startable_since = None
                 continue
-            decisions = [self.core.scheduler.decide(live.request, model, at, live.tried) for model in live.models]
+            decisions = [
+                self.core.scheduler.decide(live_request.request, model, at, live_request.tried)
+                for model in live_request.models
+            ]
             if not any(decision.chosen is not None and not decision.is_panic for decision in decisions):
                 client.startable_since = None
             elif client.startable_since is None:
@@ -516,7 +519,7 @@ class FaultWorld:
         for request_id, client in self._clients.items():
             if client.end is None:
                 raise InvariantViolated(f"{request_id} never ended")
-        if self.core.live or self.core.retrying or len(self.core.waiting):
+        if self.core.live_requests or self.core.retrying or len(self.core.waiting):
             raise InvariantViolated("live, retrying or waiting requests are left at the end")
         if any(queue for queue in self.core.waiting.queues):
             raise InvariantViolated("a queue is left")

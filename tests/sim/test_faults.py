@@ -34,10 +34,10 @@ def test_equal_seeds_are_equal_schedules() -> None:
 
 class ForgetsASlot(Dispatcher):
     def _client_left(self, event: ClientLeft, out: list[Command]) -> None:
-        live = self.live.get(event.request_id)
-        queue = live.queue if live is not None else None
+        live_request = self.live_requests.get(event.request_id)
+        queue = live_request.queue if live_request is not None else None
         super()._client_left(event, out)
-        if queue is not None and live is not None:
+        if queue is not None and live_request is not None:
             self.waiting.queues.queue(queue.node_id, queue.model).in_flight[event.request_id] = None  # type: ignore[assignment]
 
 
@@ -47,12 +47,12 @@ class ForgetsTheHeld(Dispatcher):
 
 
 class GivesUpAtOnce(Dispatcher):
-    def _attempt_failed(self, live: LiveRequest, failure: Failure, at: float, out: list[Command]) -> None:
-        assert live.attempt is not None
-        live.attempt.failure = failure
+    def _attempt_failed(self, live_request: LiveRequest, failure: Failure, at: float, out: list[Command]) -> None:
+        assert live_request.attempt is not None
+        live_request.attempt.failure = failure
         from herd.core.state import refusals  # noqa: PLC0415
 
-        self.placement.refuse(live, Trigger.FAILED_FINAL, at, refusals.after_failure(failure), out)
+        self.placement.refuse(live_request, Trigger.FAILED_FINAL, at, refusals.after_failure(failure), out)
 
 
 class CountsTheBrokenAsWhole(Dispatcher):
@@ -70,10 +70,12 @@ class EndsTwice(Dispatcher):
 
 
 class TriesForEver(Dispatcher):
-    def _retry(self, live: LiveRequest, attempt: object, failure: Failure, at: float, out: list[Command]) -> None:
-        live.crashes = 0
-        super()._retry(live, attempt, failure, at, out)  # type: ignore[arg-type]
-        live.crashes = 0
+    def _retry(
+        self, live_request: LiveRequest, attempt: object, failure: Failure, at: float, out: list[Command]
+    ) -> None:
+        live_request.crashes = 0
+        super()._retry(live_request, attempt, failure, at, out)  # type: ignore[arg-type]
+        live_request.crashes = 0
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def test_every_request_of_a_scenario_ends_and_all_invariants_hold(name: str) -> 
     world = build_world(play, baseline("completion_time"), Random(5))
     served = world.run(checked=True).served
     assert world.problems == []
-    assert not world.dispatcher.live
+    assert not world.dispatcher.live_requests
     assert len(served) >= REQUESTS * 0.9
     assert len({one.request.id for one in served}) == len(served)
     lost = [one.request.id for one in served if one.outcome is not Outcome.COMPLETED]

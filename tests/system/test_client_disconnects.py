@@ -87,12 +87,9 @@ def row(fleet: Fleet) -> dict[str, object]:
 def is_free_again(fleet: Fleet) -> None:
     """No state of the disconnected client is left, and the slot serves the next request."""
     core = fleet.coordinator.driver.dispatcher
-    assert fleet.on_loop(lambda: (len(core.live), len(core.waiting), list(core.waiting.queues), core.problems())) == (
-        0,
-        0,
-        [],
-        [],
-    )
+    assert fleet.on_loop(
+        lambda: (len(core.live_requests), len(core.waiting), list(core.waiting.queues), core.problems())
+    ) == (0, 0, [], [])
     assert fleet.ask("POST", "/api/chat", json.dumps({"model": "m", "messages": TURN, "stream": False}).encode())[
         "done"
     ]

@@ -118,4 +118,4 @@ def test_a_flood_uses_only_its_share_of_connections() -> None:
             client.close()
         fleet.settle()
         assert len(node.inference) == len(held) + 2
-        assert fleet.on_loop(lambda: (len(core.live), len(core.waiting), core.problems())) == (0, 0, [])
+        assert fleet.on_loop(lambda: (len(core.live_requests), len(core.waiting), core.problems())) == (0, 0, [])

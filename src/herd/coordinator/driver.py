@@ -50,7 +50,7 @@ class Driver:
         self.fleet = dispatcher.fleet
         self.forecast = dispatcher.forecast
         self.queues = dispatcher.waiting.queues
-        self.live = dispatcher.live
+        self.live_requests = dispatcher.live_requests
         """Every request that has not ended yet, by its id."""
         self.alarms = 0
         """How often the core reported a violated invariant."""

@@ -151,18 +151,18 @@ class RequestDetails(Struct, frozen=True, kw_only=True):
 ROUTES = (DashboardRoute("GET", "traces", Traces), DashboardRoute("GET", "requests/{request_id}", RequestDetails))
 
 
-def active_request(live: LiveRequest, queued: QueuePosition | None, now: float) -> ActiveRequest:
+def active_request(live_request: LiveRequest, queued: QueuePosition | None, now: float) -> ActiveRequest:
     """`queued` is the request's position if it waits. The answer has neither the prompt nor the client's address."""
-    request = live.request
+    request = live_request.request
     expected_s = queued.expected_wait_s if queued is not None else None
     return ActiveRequest(
         request_id=request.id,
-        model=live.model,
+        model=live_request.model,
         app=app_name(request.tags, request.key_id),
-        state=live.state.value,
-        node_id=node_of(live),
-        age_s=round(now - live.arrived_at, 3),
-        attempt=live.attempts,
+        state=live_request.state.value,
+        node_id=node_of(live_request),
+        age_s=round(now - live_request.arrived_at, 3),
+        attempt=live_request.attempts,
         position=queued.position if queued else None,
         waits_for=queued.waits_for if queued else None,
         expected_wait_s=round(expected_s, 1) if expected_s is not None else None,
@@ -175,8 +175,8 @@ def app_name(tags: tuple[str, ...], key_id: str) -> str:
     return tags[0] if tags else f"key {key_id[:KEY_CHARACTERS_SHOWN]}" if key_id else ""
 
 
-def node_of(live: LiveRequest) -> str | None:
+def node_of(live_request: LiveRequest) -> str | None:
     """The node that runs the request, or in whose queue it waits."""
-    if live.attempt is not None and live.is_running:
-        return live.attempt.node_id
-    return live.queue.node_id if live.queue is not None else None
+    if live_request.attempt is not None and live_request.is_running:
+        return live_request.attempt.node_id
+    return live_request.queue.node_id if live_request.queue is not None else None

@@ -44,7 +44,7 @@ def test_an_empty_request_loads_the_model_for_the_next_request() -> None:
         chat(fleet)
         assert len(engine.loads) == 1
         assert [seen.path for seen in engine.inference] == ["/api/generate", "/api/chat"]
-        assert len(fleet.coordinator.driver.live) == 0
+        assert len(fleet.coordinator.driver.live_requests) == 0
 
 
 def test_a_refused_load_is_logged_and_changes_nothing_else(caplog: pytest.LogCaptureFixture) -> None:

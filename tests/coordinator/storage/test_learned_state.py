@@ -63,13 +63,13 @@ def work(world: World) -> None:
             world.feed(RequestArrived(world.at, a_request(f"{name}-beside", model, prompt_tokens=600)))
         world.at += 2.0
         for one in (name, RequestId(f"{name}-beside")) if is_pair else (name,):
-            if one in world.dispatcher.live and world.dispatcher.live[one].is_running:
+            if one in world.dispatcher.live_requests and world.dispatcher.live_requests[one].is_running:
                 world.feed(FirstByte(world.at, one, 1))
                 world.at += 1.5
                 counters = Counters(700, 60 + number, 0, 3.0 if number % 2 else None, 1.1, 0.9, "stop")
                 world.feed(AttemptFinished(world.at, one, 1, counters))
         world.at += 10.0
-    for name in list(world.dispatcher.live):
+    for name in list(world.dispatcher.live_requests):
         world.feed(ClientLeft(world.at, name))
 
 

@@ -58,7 +58,7 @@ def test_complete_response_has_one_row(two_nodes: World) -> None:
     assert isinstance(row, Record)
     assert row.outcome is Outcome.COMPLETED
     assert row.counters.completion_tokens == 20
-    assert two_nodes.dispatcher.live == {}
+    assert two_nodes.dispatcher.live_requests == {}
 
 
 def test_response_forwarded_at_once_needs_no_first_byte_event(two_nodes: World) -> None:
@@ -331,7 +331,8 @@ def test_request_for_a_missing_model_moves_to_another_node(two_nodes: World) -> 
     two_nodes.arrives()
     assert dispatches(two_nodes.fails(kind=FailureKind.MODEL_MISSING)) == [("r1", "spare", 2)]
     assert [
-        node.id for node in two_nodes.dispatcher.fleet.with_model(two_nodes.dispatcher.live[RequestId("r1")].model)
+        node.id
+        for node in two_nodes.dispatcher.fleet.with_model(two_nodes.dispatcher.live_requests[RequestId("r1")].model)
     ] == ["spare"]
 
 
@@ -380,28 +381,28 @@ def test_every_admitted_request_ends_exactly_once_whatever_happens() -> None:
         rng = Random(seed)
         world = a_world(retries=RetrySettings(retries_max=2), holding=HoldingSettings(wait_max_s=5.0, held_max=6))
         _storm(world, rng)
-        while world.dispatcher.live:
+        while world.dispatcher.live_requests:
             _end_what_streams(world)
             tick(world, 30.0)
         arrived = {c.request.id for c in world.commands if isinstance(c, Record)}
         for request_id in arrived:
             terminal = [o for o in world.rows(request_id) if o is not Outcome.RETRIED]
             assert len(terminal) == 1, f"seed {seed}: {request_id} ended as {terminal}"
-        assert world.dispatcher.live == {}, f"seed {seed}"
+        assert world.dispatcher.live_requests == {}, f"seed {seed}"
 
 
 def _end_what_streams(world: World) -> None:
     """The relay tells when a stream stalls; the core need not watch it."""
-    for live in list(world.dispatcher.live.values()):
-        if live.state.value == "streaming":
-            world.fails(live.request.id, live.attempts, FailureKind.STALLED, forwarded=5)
+    for live_request in list(world.dispatcher.live_requests.values()):
+        if live_request.state.value == "streaming":
+            world.fails(live_request.request.id, live_request.attempts, FailureKind.STALLED, forwarded=5)
 
 
 def _storm(world: World, rng: Random) -> None:
     nodes = ["a", "b", "c"]
     for step in range(120):
         world.at += rng.random()
-        live = list(world.dispatcher.live.values())
+        live_requests = list(world.dispatcher.live_requests.values())
         roll = rng.random()
         if roll < 0.3:
             world.arrives(
@@ -420,18 +421,20 @@ def _storm(world: World, rng: Random) -> None:
             world.feed(NodeLeft(world.at, NodeId(rng.choice(nodes))))
         elif roll < 0.6:
             world.feed(Ticked(world.at))
-        elif live:
-            _something_happens(world, rng, rng.choice(live))
+        elif live_requests:
+            _something_happens(world, rng, rng.choice(live_requests))
 
 
-def _something_happens(world: World, rng: Random, one: LiveRequest) -> None:
-    roll, number = rng.random(), one.attempts
-    if roll < 0.3 and one.state.value == "dispatched":
-        world.first_byte(one.request.id, number)
-    elif roll < 0.6 and one.state.value == "streaming":
-        world.finishes(one.request.id, number)
+def _something_happens(world: World, rng: Random, live_request: LiveRequest) -> None:
+    roll, number = rng.random(), live_request.attempts
+    if roll < 0.3 and live_request.state.value == "dispatched":
+        world.first_byte(live_request.request.id, number)
+    elif roll < 0.6 and live_request.state.value == "streaming":
+        world.finishes(live_request.request.id, number)
     elif roll < 0.85:
         kind = rng.choice(list(FailureKind))
-        world.fails(one.request.id, number, kind, forwarded=5 if one.state.value == "streaming" else 0)
+        world.fails(
+            live_request.request.id, number, kind, forwarded=5 if live_request.state.value == "streaming" else 0
+        )
     else:
-        world.feed(ClientLeft(world.at, one.request.id))
+        world.feed(ClientLeft(world.at, live_request.request.id))

@@ -13,7 +13,9 @@ def positions(world: World) -> dict[str, QueuePosition]:
     core = world.dispatcher
     return {
         str(one): place
-        for one, place in compute_positions(core.live, core.waiting, core.fleet, core.latencies, world.at).items()
+        for one, place in compute_positions(
+            core.live_requests, core.waiting, core.fleet, core.latencies, world.at
+        ).items()
     }
 
 

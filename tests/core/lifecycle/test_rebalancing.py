@@ -29,19 +29,19 @@ def end(world: World, request_id: str) -> list[str]:
 
 def test_request_queued_on_another_node_gets_the_free_slot() -> None:
     world = two_nodes(is_rebalancing=True)
-    assert world.dispatcher.live[RequestId("waits")].queue is not None
-    where = world.dispatcher.live[RequestId("waits")].queue.node_id  # type: ignore[union-attr]
+    assert world.dispatcher.live_requests[RequestId("waits")].queue is not None
+    where = world.dispatcher.live_requests[RequestId("waits")].queue.node_id  # type: ignore[union-attr]
     other = "r2" if where == "a" else "r1"
     assert end(world, other) == [f"waits on {'b' if where == 'a' else 'a'}"]
 
 
 def test_no_request_moves_without_rebalancing() -> None:
     world = two_nodes(is_rebalancing=False)
-    where = world.dispatcher.live[RequestId("waits")].queue.node_id  # type: ignore[union-attr]
+    where = world.dispatcher.live_requests[RequestId("waits")].queue.node_id  # type: ignore[union-attr]
     assert end(world, "r2" if where == "a" else "r1") == []
 
 
 def test_slot_with_a_queue_of_its_own_is_not_offered() -> None:
     world = two_nodes(is_rebalancing=True)
-    where = world.dispatcher.live[RequestId("waits")].queue.node_id  # type: ignore[union-attr]
+    where = world.dispatcher.live_requests[RequestId("waits")].queue.node_id  # type: ignore[union-attr]
     assert end(world, "r1" if where == "a" else "r2") == [f"waits on {where}"]

@@ -37,8 +37,12 @@ def pass_time(world: World, seconds: float, *beating: str, slots: int = 4) -> No
 
 
 def place_of(world: World, request_id: str) -> str:
-    live = world.dispatcher.live[RequestId(request_id)]
-    return live.attempt.node_id if live.attempt is not None and live.is_running else live.state.value
+    live_request = world.dispatcher.live_requests[RequestId(request_id)]
+    return (
+        live_request.attempt.node_id
+        if live_request.attempt is not None and live_request.is_running
+        else live_request.state.value
+    )
 
 
 def silent(world: World, name: str, *others: str) -> None:
@@ -66,7 +70,7 @@ def test_flapping_node_must_stay_online_before_it_gets_requests() -> None:
     world.arrives("r1")
     world.arrives("r2")
     assert place_of(world, "r2") != "alpha"
-    [rejected] = world.dispatcher.live[RequestId("r1")].decision.rejected  # type: ignore[union-attr]
+    [rejected] = world.dispatcher.live_requests[RequestId("r1")].decision.rejected  # type: ignore[union-attr]
     assert rejected.filter == "returning" and "2 times" in rejected.reason
     pass_time(world, TRIAL_S + 0.5, "alpha", "beta")
     world.arrives("r3")
@@ -92,7 +96,7 @@ def test_flapping_node_gets_requests_if_it_is_the_only_one() -> None:
     world.feed(NodeLeft(world.at, NodeId("beta")))
     world.arrives("r1")
     assert place_of(world, "r1") == "alpha"
-    assert world.dispatcher.live[RequestId("r1")].decision.is_panic  # type: ignore[union-attr]
+    assert world.dispatcher.live_requests[RequestId("r1")].decision.is_panic  # type: ignore[union-attr]
 
 
 def test_returning_node_gets_its_slots_gradually_unless_it_is_the_only_one() -> None:
@@ -208,10 +212,12 @@ def test_retries_beyond_the_budget_wait_and_are_not_lost() -> None:
             world.finishes(f"r{number}", 2)
         pass_time(world, 0.5, "alpha", "beta", "gamma", slots=8)
         running = [
-            n for n in range(6) if RequestId(f"r{n}") in world.dispatcher.live and place_of(world, f"r{n}") != "held"
+            n
+            for n in range(6)
+            if RequestId(f"r{n}") in world.dispatcher.live_requests and place_of(world, f"r{n}") != "held"
         ]
         assert len(running) <= 1
-    assert not world.dispatcher.live and not [c for c in world.commands if isinstance(c, Refuse)]
+    assert not world.dispatcher.live_requests and not [c for c in world.commands if isinstance(c, Refuse)]
 
 
 def test_requests_of_a_lost_node_move_at_once_without_the_budget() -> None:
@@ -234,9 +240,9 @@ def test_a_running_request_ends_at_its_deadline_with_504() -> None:
     world = two_nodes()
     world.arrives("r1", deadline_at=world.at + 2.0)
     pass_time(world, 1.5, "alpha", "beta")
-    assert RequestId("r1") in world.dispatcher.live
+    assert RequestId("r1") in world.dispatcher.live_requests
     pass_time(world, 1.0, "alpha", "beta")
-    assert RequestId("r1") not in world.dispatcher.live
+    assert RequestId("r1") not in world.dispatcher.live_requests
     refusals = [c.refusal for c in world.commands if getattr(c, "refusal", None) is not None]
     assert [refusal.status for refusal in refusals] == [504]
 

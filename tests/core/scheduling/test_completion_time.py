@@ -27,7 +27,7 @@ def chosen(world: World, request_id: str = "r1", **more: object) -> str:
 
 
 def complete(world: World, request_id: str, counters: Counters, seconds: float = 1.0) -> None:
-    number = world.dispatcher.live[RequestId(request_id)].attempts
+    number = world.dispatcher.live_requests[RequestId(request_id)].attempts
     world.feed(FirstByte(world.at, RequestId(request_id), number))
     world.at += seconds
     world.feed(AttemptFinished(world.at, RequestId(request_id), number, counters))
@@ -65,7 +65,7 @@ def test_conversation_returns_to_the_node_with_its_cached_prefix() -> None:
     assert chosen(world, "blocker", prompt_tokens=10) == "a"
     # "a" is busy with another request now, but has nearly all of this conversation in its cache.
     world.arrives("r2", prompt_tokens=2700, prefix=(*blocks, 99))
-    decision = world.dispatcher.live[RequestId("r2")].decision
+    decision = world.dispatcher.live_requests[RequestId("r2")].decision
     assert decision is not None and decision.chosen == "a"
 
 
@@ -125,7 +125,7 @@ def test_every_candidate_has_expected_terms_and_points() -> None:
     world = a_world(policy="completion_time")
     world.receives(a_slow_box(), a_gpu_box())
     world.arrives()
-    decision = world.dispatcher.live[RequestId("r1")].decision
+    decision = world.dispatcher.live_requests[RequestId("r1")].decision
     assert decision is not None
     for one in decision.scored:
         assert set(one.expected_s) == {"wait", "load", "prefill", "decode", "harm", "total"}
@@ -153,7 +153,7 @@ def test_points_are_computed_on_access_and_equal_those_of_the_signals() -> None:
     for one in (world, points):
         one.receives(a_slow_box(), a_gpu_box())
         one.arrives()
-    [ours, theirs] = [one.dispatcher.live[RequestId("r1")].decision for one in (world, points)]
+    [ours, theirs] = [one.dispatcher.live_requests[RequestId("r1")].decision for one in (world, points)]
     assert ours is not None and theirs is not None
     assert {one.node_id: (one.total, one.terms) for one in ours.scored} == {
         one.node_id: (one.total, one.terms) for one in theirs.scored
@@ -168,13 +168,13 @@ def test_long_prefill_delays_the_next_request() -> None:
     reading = chosen(world, "long", prompt_tokens=8000)
     world.at += 0.1
     assert chosen(world, "short", prompt_tokens=50) != reading
-    decision = world.dispatcher.live[RequestId("short")].decision
+    decision = world.dispatcher.live_requests[RequestId("short")].decision
     assert decision is not None
     waits = {one.node_id: one.expected_s["wait"] for one in decision.scored}
     assert waits[reading] > 10.0
     world.first_byte("long")
     world.arrives("later", prompt_tokens=50)
-    decision = world.dispatcher.live[RequestId("later")].decision
+    decision = world.dispatcher.live_requests[RequestId("later")].decision
     assert decision is not None
     assert {one.node_id: one.expected_s["wait"] for one in decision.scored}[reading] == 0.0
 
@@ -184,7 +184,7 @@ def test_context_window_larger_than_the_loaded_one_costs_a_reload() -> None:
     small, large = ([a_model_info(size_gb=5.0, loaded=True, context_tokens=tokens)] for tokens in (4096, 65536))
     world.receives(a_slow_box("small", models=small), a_slow_box("large", models=large))
     assert chosen(world, "r1", wanted_window_tokens=65536) == "large"
-    decision = world.dispatcher.live[RequestId("r1")].decision
+    decision = world.dispatcher.live_requests[RequestId("r1")].decision
     assert decision is not None
     loads = {one.node_id: one.expected_s["load"] for one in decision.scored}
     assert loads["large"] == 0.0 and loads["small"] > 2.0
@@ -199,12 +199,12 @@ def test_expected_wait_for_a_slot_is_longer_with_unpredictable_lengths() -> None
         for number, tokens in enumerate(lengths):
             outputs.learn(a_request(f"x{number}"), model, tokens)
         world.arrives("r1")
-        decision = world.dispatcher.live[RequestId("r1")].decision
+        decision = world.dispatcher.live_requests[RequestId("r1")].decision
         assert decision is not None
         service_s = decision.scored[0].expected_s["prefill"] + decision.scored[0].expected_s["decode"]
         world.at += 0.8 * service_s
         world.arrives("r2")
-        decision = world.dispatcher.live[RequestId("r2")].decision
+        decision = world.dispatcher.live_requests[RequestId("r2")].decision
         assert decision is not None
         waits[kind] = decision.scored[0].expected_s["wait"] / service_s
     assert waits["regular"] < 0.35
@@ -218,7 +218,7 @@ def test_all_streams_of_a_busy_node_count_although_only_a_sample_is_read() -> No
     harms, waits = [], []
     for number in range(129):
         world.arrives(f"r{number}", prompt_tokens=400)
-        decision = world.dispatcher.live[RequestId(f"r{number}")].decision
+        decision = world.dispatcher.live_requests[RequestId(f"r{number}")].decision
         assert decision is not None
         harms.append(decision.scored[0].expected_s["harm"])
         waits.append(decision.scored[0].expected_s["wait"])
@@ -230,7 +230,7 @@ def test_all_streams_of_a_busy_node_count_although_only_a_sample_is_read() -> No
 def harm_of_waiting(world: World, request_id: str, **more: object) -> tuple[float, float]:
     """Seconds that others would lose, and the wait, if it queued at the only node."""
     world.arrives(request_id, **more)  # type: ignore[arg-type]
-    decision = world.dispatcher.live[RequestId(request_id)].decision
+    decision = world.dispatcher.live_requests[RequestId(request_id)].decision
     assert decision is not None
     return decision.scored[0].expected_s["harm"], decision.scored[0].expected_s["wait"]
 

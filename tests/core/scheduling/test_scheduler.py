@@ -75,7 +75,7 @@ for i in range(6):
 for i in range(400):
     world.at += rng.random() / 10
     world.arrives(f"r{i}", rng.choice(["m", "k"]))
-    if i > 8 and f"r{i-8}" in world.dispatcher.live and world.dispatcher.live[f"r{i-8}"].is_running:
+    if i > 8 and f"r{i-8}" in world.dispatcher.live_requests and world.dispatcher.live_requests[f"r{i-8}"].is_running:
         world.first_byte(f"r{i-8}"); world.finishes(f"r{i-8}")
 text = "\\n".join(repr([type(c).__name__, getattr(c, "node_id", ""), getattr(c, "score", "")]) for c in world.commands)
 print(hashlib.sha256(text.encode()).hexdigest())

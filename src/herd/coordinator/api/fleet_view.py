@@ -74,7 +74,10 @@ class FleetView:
         """All live requests: the waiting ones in queue order, then the running ones, oldest first."""
         dispatcher, now = self._driver.dispatcher, self._driver.now()
         positions = views.queue_positions(dispatcher, now)
-        found = [active_request(live, positions.get(live.request.id), now) for live in dispatcher.live.values()]
+        found = [
+            active_request(live_request, positions.get(live_request.request.id), now)
+            for live_request in dispatcher.live_requests.values()
+        ]
         return sorted(found, key=lambda one: (one.position is None, one.position or 0, -one.age_s))
 
     def summary(self, cards: list[NodeCard]) -> FleetSummary:
@@ -82,7 +85,7 @@ class FleetView:
         return summarize_fleet(cards, len(dispatcher.waiting), dispatcher.is_draining)
 
     def running(self) -> int:
-        return sum(live.is_running for live in self._driver.live.values())
+        return sum(live_request.is_running for live_request in self._driver.live_requests.values())
 
     def waiting(self) -> int:
         return len(self._driver.dispatcher.waiting)

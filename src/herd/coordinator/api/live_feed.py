@@ -212,8 +212,10 @@ class LiveFeed:
     def _buffer(self, one: Event | Command) -> None:
         """Runs on the request path while the topic is subscribed, so it only stores the event for the next message."""
         if isinstance(one, RequestArrived | FirstByte | Dispatch | Hold | Record):
-            live = self._driver.live.get(one.request_id) if isinstance(one, FirstByte | Dispatch | Hold) else None
-            self._events.append((time.time(), one, live))
+            live_request = (
+                self._driver.live_requests.get(one.request_id) if isinstance(one, FirstByte | Dispatch | Hold) else None
+            )
+            self._events.append((time.time(), one, live_request))
             self._event_count += 1
             if self._requests_timer is None:
                 self._requests_timer = self._loop.call_later(REQUESTS_EVERY_S, self._send_requests)
@@ -242,7 +244,7 @@ def _encode(message: FleetMessage | RequestsMessage | JobsMessage) -> LiveMessag
     return LiveMessage(message.topic, msgspec.json.encode(message))
 
 
-def _request_event(at: float, one: Event | Command, live: LiveRequest | None) -> RequestEvent:
+def _request_event(at: float, one: Event | Command, live_request: LiveRequest | None) -> RequestEvent:
     at = round(at, 3)
     if isinstance(one, Record):
         request, counters = one.request, one.counters
@@ -272,18 +274,20 @@ def _request_event(at: float, one: Event | Command, live: LiveRequest | None) ->
         )
     assert isinstance(one, FirstByte | Dispatch | Hold)
     what = "routed" if isinstance(one, Dispatch) else "waiting" if isinstance(one, Hold) else "first"
-    return _of_live(what, at, one.request_id, one.node_id if isinstance(one, Dispatch) else "", live)
+    return _of_live_request(what, at, one.request_id, one.node_id if isinstance(one, Dispatch) else "", live_request)
 
 
-def _of_live(what: str, at: float, request_id: RequestId, node_id: str, live: LiveRequest | None) -> RequestEvent:
-    if live is None:
+def _of_live_request(
+    what: str, at: float, request_id: RequestId, node_id: str, live_request: LiveRequest | None
+) -> RequestEvent:
+    if live_request is None:
         return RequestEvent(what=what, at=at, request_id=request_id, model="", app="", node_id=node_id)
-    running_on = live.attempt.node_id if live.attempt is not None and what == "first" else node_id
+    running_on = live_request.attempt.node_id if live_request.attempt is not None and what == "first" else node_id
     return RequestEvent(
         what=what,
         at=at,
         request_id=request_id,
-        model=live.model,
-        app=app_name(live.request.tags, live.request.key_id),
+        model=live_request.model,
+        app=app_name(live_request.request.tags, live_request.request.key_id),
         node_id=running_on,
     )

@@ -34,7 +34,7 @@ def totals(dispatcher: Dispatcher) -> Json:
         "nodes_total": len(fleet.nodes),
         "nodes_online": sum(node.liveness is not Liveness.OFFLINE for node in fleet),
         "models_loaded": sum(not loaded.is_other_name for node in fleet for loaded in node.loaded.values()),
-        "requests_active": sum(live.is_running for live in dispatcher.live.values()),
+        "requests_active": sum(live_request.is_running for live_request in dispatcher.live_requests.values()),
         "requests_waiting": len(dispatcher.waiting),
     }
 
@@ -58,17 +58,19 @@ def queue_view(dispatcher: Dispatcher, now: float) -> Json:
 
     The answer has no prompts, client addresses or keys.
     """
-    lives = sorted(dispatcher.live.values(), key=lambda live: live.arrived_at)
+    live_requests = sorted(dispatcher.live_requests.values(), key=lambda live_request: live_request.arrived_at)
     positions = queue_positions(dispatcher, now)
     return {
-        "requests": [_live_view(live, positions.get(live.request.id), now) for live in lives],
+        "requests": [
+            _request_view(live_request, positions.get(live_request.request.id), now) for live_request in live_requests
+        ],
         "waiting": len(dispatcher.waiting),
     }
 
 
 def queue_positions(dispatcher: Dispatcher, now: float) -> dict[RequestId, QueuePosition]:
     """The queue position of every waiting request."""
-    return compute_positions(dispatcher.live, dispatcher.waiting, dispatcher.fleet, dispatcher.latencies, now)
+    return compute_positions(dispatcher.live_requests, dispatcher.waiting, dispatcher.fleet, dispatcher.latencies, now)
 
 
 def node_view(node: Node, dispatcher: Dispatcher, now: float) -> Json:
@@ -175,23 +177,25 @@ def _capacity(node: Node) -> Json | None:
     }
 
 
-def _live_view(live: LiveRequest, position: QueuePosition | None, now: float) -> Json:
+def _request_view(live_request: LiveRequest, position: QueuePosition | None, now: float) -> Json:
     expected_s = position.expected_wait_s if position is not None else None
     return {
-        "request_id": live.request.id,
-        "model": live.model,
-        "state": live.state.value,
-        "node_id": node_of(live),
-        "tenant": _tenant(live.request.tenant),
+        "request_id": live_request.request.id,
+        "model": live_request.model,
+        "state": live_request.state.value,
+        "node_id": node_of(live_request),
+        "tenant": _tenant(live_request.request.tenant),
         "position": position.position if position is not None else None,
         "waits_for": position.waits_for if position is not None else None,
         "expected_wait_s": round(expected_s, 3) if expected_s is not None else None,
-        "gives_up_in_s": round(max(0.0, live.hold_until - now), 3) if live.state is RequestState.HELD else None,
-        "attempt": live.attempts,
-        "tried": list(live.tried),
-        "age_s": round(now - live.arrived_at, 3),
-        "tags": list(live.request.tags),
-        "estimated_tokens": live.request.prompt_tokens,
+        "gives_up_in_s": round(max(0.0, live_request.hold_until - now), 3)
+        if live_request.state is RequestState.HELD
+        else None,
+        "attempt": live_request.attempts,
+        "tried": list(live_request.tried),
+        "age_s": round(now - live_request.arrived_at, 3),
+        "tags": list(live_request.request.tags),
+        "estimated_tokens": live_request.request.prompt_tokens,
     }
 
 

@@ -19,22 +19,22 @@ class Demand:
     def __init__(self) -> None:
         self._seen: OrderedDict[ModelName, tuple[float, float]] = OrderedDict()
 
-    def arrived(self, model: ModelName, at: float) -> None:
+    def arrived(self, model: ModelName, now: float) -> None:
         last_at, gap_s = self._seen.pop(model, (None, GAP_DEFAULT_S))
         if last_at is not None:
-            gap_s += NEWEST_SHARE * (min(at - last_at, 10 * GAP_DEFAULT_S) - gap_s)
-        self._seen[model] = (at, gap_s)
+            gap_s += NEWEST_SHARE * (min(now - last_at, 10 * GAP_DEFAULT_S) - gap_s)
+        self._seen[model] = (now, gap_s)
         if len(self._seen) > MODELS_MAX:
             self._seen.popitem(last=False)
 
-    def gap_s(self, model: ModelName, at: float) -> float | None:
+    def gap_s(self, model: ModelName, now: float) -> float | None:
         """Expected seconds between two requests; None for a model that was never requested.
 
         The time since the last request counts too: a model without requests for long is requested less often than its
         mean says.
         """
         known = self._seen.get(model)
-        return max(known[1], at - known[0], GAP_MIN_S) if known is not None else None
+        return max(known[1], now - known[0], GAP_MIN_S) if known is not None else None
 
 
 def probability_within(gap_s: float, horizon_s: float) -> float:

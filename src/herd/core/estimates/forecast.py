@@ -74,14 +74,16 @@ class Forecast:
 
     # --- reported by the dispatcher ---
 
-    def arrived(self, request: Request, at: float) -> None:
+    def arrived(self, request: Request, now: float) -> None:
         if request.kind is not RequestKind.INFO:
-            self.demand.arrived(request.model, at)
+            self.demand.arrived(request.model, now)
 
-    def started(self, live: LiveRequest, node: Node, streams: int, busy: Collection[ModelName], at: float) -> None:
+    def started(
+        self, live_request: LiveRequest, node: Node, streams: int, busy: Collection[ModelName], now: float
+    ) -> None:
         """An attempt starts: its prompt counts as cached and its model as loading at once, before a heartbeat shows
         it."""
-        attempt, request = live.attempt, live.request
+        attempt, request = live_request.attempt, live_request.request
         assert attempt is not None
         model = attempt.model
         node.starts += 1
@@ -89,11 +91,11 @@ class Forecast:
         attempt.streams = streams
         attempt.is_alone = streams == 1 and len(busy) == 1
         attempt.has_other_models = len(busy) > 1
-        assert live.queue is not None
-        live.queue.starts += 1
+        assert live_request.queue is not None
+        live_request.queue.starts += 1
         slots = node.report.models[model].engine.slots
-        self.utilization.started(node.id, model, streams, slots, at)
-        attempt.queue_start_number = live.queue.starts
+        self.utilization.started(node.id, model, streams, slots, now)
+        attempt.queue_start_number = live_request.queue.starts
         attempt.was_warm = model in node.loaded_until or model in node.loaded
         attempt.is_load_exact = attempt.is_alone and not node.loading_until
         attempt.was_loaded = self.residency.is_loaded(node, model)
@@ -101,39 +103,39 @@ class Forecast:
         if not attempt.was_loaded and model not in node.loading_until:
             self.residency.load_started(node, model, busy)
             self.prefixes.dropped(node.id, model)
-            before_s = max((until - at for until in node.loading_until.values()), default=0.0)
-            node.loading_until[model] = at + max(
-                _expected_load_s(live), before_s + self.speeds.speed(node, model).load_s
+            before_s = max((until - now for until in node.loading_until.values()), default=0.0)
+            node.loading_until[model] = now + max(
+                _expected_load_s(live_request), before_s + self.speeds.speed(node, model).load_s
             )
-        self.residency.used(node, model, at)
+        self.residency.used(node, model, now)
         if request.prefix:
             self.prefixes.served(node.id, model, request.prefix, slots)
 
-    def first_byte(self, live: LiveRequest) -> None:
+    def first_byte(self, live_request: LiveRequest) -> None:
         """The prefill is complete: it no longer delays other prompts."""
-        if live.queue is not None:
-            live.queue.in_flight[live.request.id].prefill_s = 0.0
+        if live_request.queue is not None:
+            live_request.queue.in_flight[live_request.request.id].prefill_s = 0.0
 
-    def left(self, queue: Queue, at: float) -> None:
+    def left(self, queue: Queue, now: float) -> None:
         """A request left this queue, for any reason."""
-        self.utilization.left(queue.node_id, queue.model, len(queue.in_flight), at)
+        self.utilization.left(queue.node_id, queue.model, len(queue.in_flight), now)
 
-    def finished(self, live: LiveRequest, node: Node, counters: Counters, streams: int, at: float) -> None:
+    def finished(self, live_request: LiveRequest, node: Node, counters: Counters, streams: int, now: float) -> None:
         """An attempt completed: learns from its counters."""
-        if at - node.learned_at < LEARN_EVERY_S:
+        if now - node.learned_at < LEARN_EVERY_S:
             return
-        node.learned_at = at
-        attempt, request = live.attempt, live.request
+        node.learned_at = now
+        attempt, request = live_request.attempt, live_request.request
         assert attempt is not None
         model = attempt.model
-        self.residency.used(node, model, at)
+        self.residency.used(node, model, now)
         if counters.completion_tokens is not None and request.kind is not RequestKind.EMBED:
             self.outputs.learn(request, model, counters.completion_tokens)
         if counters.prompt_tokens and request.prompt_tokens and not attempt.is_cut:
             self.token_ratios.learn(model, counters.prompt_tokens / request.prompt_tokens)
         if counters.prompt_tokens and request.kind is not RequestKind.EMBED:
             self.window_usage.learn(model, counters.prompt_tokens + (counters.completion_tokens or 0))
-        self.speeds.learn(node, model, _sample(live, counters, _streams(live, node, streams), at))
+        self.speeds.learn(node, model, _sample(live_request, counters, _streams(live_request, node, streams), now))
 
     def apply_heartbeat(self, node: Node, loaded_before: dict[ModelName, int | None], is_new_boot: bool) -> None:
         """A model that was unloaded, or reloaded with another context window, has no cached prompts any more."""
@@ -144,20 +146,20 @@ class Forecast:
             return
         self.residency.apply_heartbeat(node)
         for model, window in loaded_before.items():
-            now = node.loaded.get(model)
-            if now is None or now.window_tokens != window:
+            loaded = node.loaded.get(model)
+            if loaded is None or loaded.window_tokens != window:
                 self.prefixes.dropped(node.id, model)
 
 
-def _expected_load_s(live: LiveRequest) -> float:
+def _expected_load_s(live_request: LiveRequest) -> float:
     """Expected seconds until the model is loaded, including the wait for models that must be evicted."""
-    best = live.decision.best if live.decision is not None else None
+    best = live_request.decision.best if live_request.decision is not None else None
     return best.expected_s["wait"] + best.expected_s["load"] if best is not None and best.expected_s else 0.0
 
 
-def _streams(live: LiveRequest, node: Node, streams_now: int) -> float:
+def _streams(live_request: LiveRequest, node: Node, streams_now: int) -> float:
     """The mean number of streams: 1 for an attempt that ran alone, 0 if other models ran on the node meanwhile."""
-    attempt, queue = live.attempt, live.queue
+    attempt, queue = live_request.attempt, live_request.queue
     assert attempt is not None and queue is not None
     since, of_model = node.starts - attempt.start_number, queue.starts - attempt.queue_start_number
     if attempt.is_alone and not since:
@@ -165,14 +167,14 @@ def _streams(live: LiveRequest, node: Node, streams_now: int) -> float:
     return 0.0 if attempt.has_other_models or since > of_model else max(1.5, (attempt.streams + streams_now) / 2)
 
 
-def _sample(live: LiveRequest, counters: Counters, streams: float, at: float) -> SpeedSample:
-    attempt = live.attempt
+def _sample(live_request: LiveRequest, counters: Counters, streams: float, now: float) -> SpeedSample:
+    attempt = live_request.attempt
     assert attempt is not None
     prefill_s, decode_s = counters.prefill_s, counters.decode_s
     if prefill_s is None and attempt.first_byte_at is not None and attempt.was_loaded:
         prefill_s = attempt.first_byte_at - attempt.started_at
     if decode_s is None and attempt.first_byte_at is not None:
-        decode_s = at - attempt.first_byte_at
+        decode_s = now - attempt.first_byte_at
     return SpeedSample(
         uncached_tokens=_uncached_tokens(attempt, counters),
         prefill_s=prefill_s,

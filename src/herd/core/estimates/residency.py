@@ -88,9 +88,9 @@ class Residency:
 
     # --- reported by the forecast ---
 
-    def used(self, node: Node, model: ModelName, at: float) -> None:
+    def used(self, node: Node, model: ModelName, now: float) -> None:
         key = (node.id, model)
-        self._used_at[key] = at
+        self._used_at[key] = now
         self._used_at.move_to_end(key)
         if len(self._used_at) > PAIRS_MAX:
             self._used_at.popitem(last=False)

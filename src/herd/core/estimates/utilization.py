@@ -26,30 +26,30 @@ class _SlotUse:
     share: float
     slots: int
 
-    def mean_at(self, at: float) -> float:
-        return self.share + (self.mean - self.share) * math.exp(-max(0.0, at - self.at) / HORIZON_S)
+    def mean_at(self, now: float) -> float:
+        return self.share + (self.mean - self.share) * math.exp(-max(0.0, now - self.at) / HORIZON_S)
 
 
 class Utilization:
     def __init__(self) -> None:
         self._slot_use: OrderedDict[tuple[NodeId, ModelName], _SlotUse] = OrderedDict()
 
-    def started(self, node_id: NodeId, model: ModelName, running: int, slots: int, at: float) -> None:
+    def started(self, node_id: NodeId, model: ModelName, running: int, slots: int, now: float) -> None:
         """A request started; `running` requests run now, including it."""
         key = (node_id, model)
         known = self._slot_use.pop(key, None)
-        mean = known.mean_at(at) if known is not None else 0.0
-        self._slot_use[key] = _SlotUse(mean, at, min(1.0, running / slots), slots)
+        mean = known.mean_at(now) if known is not None else 0.0
+        self._slot_use[key] = _SlotUse(mean, now, min(1.0, running / slots), slots)
         if len(self._slot_use) > PAIRS_MAX:
             self._slot_use.popitem(last=False)
 
-    def left(self, node_id: NodeId, model: ModelName, running: int, at: float) -> None:
+    def left(self, node_id: NodeId, model: ModelName, running: int, now: float) -> None:
         """A request ended; `running` requests run now."""
         known = self._slot_use.get((node_id, model))
         if known is not None:
-            known.mean, known.at, known.share = known.mean_at(at), at, min(1.0, running / known.slots)
+            known.mean, known.at, known.share = known.mean_at(now), now, min(1.0, running / known.slots)
 
-    def share(self, node_id: NodeId, model: ModelName, at: float) -> float:
+    def share(self, node_id: NodeId, model: ModelName, now: float) -> float:
         """The mean share of used slots; 0 for a pair that was never used."""
         known = self._slot_use.get((node_id, model))
-        return known.mean_at(at) if known is not None else 0.0
+        return known.mean_at(now) if known is not None else 0.0

@@ -1,7 +1,7 @@
 """Runs the life of every request: takes an event, returns the commands that follow from it.
 
-Which node a request gets is decided by the scheduler, and `Placement` acts on it. Which requests run and which wait
-follows from `live`; there is no counter that could leak. The dispatcher has no clock: every event carries its time, and
+The scheduler decides which node a request gets, and `Placement` acts on the decision. `live_requests` shows which
+requests run and which wait, so no counter can drift. The dispatcher has no clock: every event carries its time, and
 `next_wakeup` returns when the next `Ticked` is due.
 """
 
@@ -59,7 +59,7 @@ class Dispatcher:
         self.forecast = parts.forecast
         self.poisons = PoisonRequests()
         self.placement = Placement(parts, self.settings)
-        self.live = self.placement.live
+        self.live_requests = self.placement.live_requests
         self.retrying = self.placement.retrying
         self.is_draining = False
         self._windows = parts.windows
@@ -81,17 +81,17 @@ class Dispatcher:
     def handle(self, event: Event) -> list[Command]:
         """All commands that follow from this event, in the order in which they must be performed."""
         out: list[Command] = []
-        if not self.live and not self.fleet.nodes:
+        if not self.live_requests and not self.fleet.nodes:
             self._swept_at = event.at  # there was nothing to check until now, so no sweep was missed
         self._steps[type(event)](event, out)
         return out
 
     def next_wakeup(self) -> float | None:
         """When the next `Ticked` is due; None while there is nothing to check."""
-        return self._swept_at + SWEEP_EVERY_S if self.live or self.fleet.nodes else None
+        return self._swept_at + SWEEP_EVERY_S if self.live_requests or self.fleet.nodes else None
 
-    def slots(self, node: Node, model: ModelName, at: float) -> int:
-        return self.placement.slots(node, model, at)
+    def slots(self, node: Node, model: ModelName, now: float) -> int:
+        return self.placement.slots(node, model, now)
 
     def drop(self, request_id: RequestId) -> None:
         """Removes a request whose handling raised an exception, so that it does not keep its slot."""
@@ -99,8 +99,12 @@ class Dispatcher:
 
     def problems(self) -> list[str]:
         """Violated invariants; empty when the state is consistent. Tests call this after every event."""
-        found = self.waiting.problems(self.live)
-        if self.retrying != {live.request.id for live in self.live.values() if live.is_running and live.attempts > 1}:
+        found = self.waiting.problems(self.live_requests)
+        if self.retrying != {
+            live_request.request.id
+            for live_request in self.live_requests.values()
+            if live_request.is_running and live_request.attempts > 1
+        }:
             found.append("the set of running retries is wrong")
         return found
 
@@ -108,45 +112,45 @@ class Dispatcher:
 
     def _arrived(self, event: RequestArrived, out: list[Command]) -> None:
         request = event.request
-        assert request.id not in self.live
-        live = LiveRequest(request=request, arrived_at=event.at, models=(request.model, *request.fallbacks))
-        live.hold_until = event.at + self.waiting.settings.wait_max_s
-        self.live[request.id] = live
+        assert request.id not in self.live_requests
+        live_request = LiveRequest(request=request, arrived_at=event.at, models=(request.model, *request.fallbacks))
+        live_request.hold_until = event.at + self.waiting.settings.wait_max_s
+        self.live_requests[request.id] = live_request
         self.forecast.arrived(request, event.at)
         if self._windows is not None:
             request.wanted_window_tokens = self._windows.needed(
                 request, self.forecast.prompt_tokens(request, request.model)
             )
         if self.is_draining:
-            self.placement.refuse(live, Trigger.ARRIVED, event.at, refusals.DRAINING, out)
+            self.placement.refuse(live_request, Trigger.ARRIVED, event.at, refusals.DRAINING, out)
             return
         if request.fingerprint and self.poisons.is_suspected(request.fingerprint, event.at):
-            self.placement.refuse(live, Trigger.ARRIVED, event.at, refusals.POISON_AGAIN, out)
+            self.placement.refuse(live_request, Trigger.ARRIVED, event.at, refusals.POISON_AGAIN, out)
             return
-        self.placement.place(live, Trigger.ARRIVED, event.at, out)
+        self.placement.place(live_request, Trigger.ARRIVED, event.at, out)
 
     # --- an attempt answers, and ends ---
 
     def _first_byte(self, event: FirstByte, _out: list[Command]) -> None:
-        live = self._current(event.request_id, event.attempt)
-        if live is not None:
-            self._begin(live, event.at)
+        live_request = self._current(event.request_id, event.attempt)
+        if live_request is not None:
+            self._begin(live_request, event.at)
 
-    def _begin(self, live: LiveRequest, at: float) -> None:
-        assert live.attempt is not None
-        live.move(Trigger.FIRST_BYTE, RequestState.STREAMING)
-        live.attempt.first_byte_at = at
-        self.forecast.first_byte(live)
-        if live.first_byte_at is None:
-            live.first_byte_at = at
+    def _begin(self, live_request: LiveRequest, now: float) -> None:
+        assert live_request.attempt is not None
+        live_request.move(Trigger.FIRST_BYTE, RequestState.STREAMING)
+        live_request.attempt.first_byte_at = now
+        self.forecast.first_byte(live_request)
+        if live_request.first_byte_at is None:
+            live_request.first_byte_at = now
 
     def _finished(self, event: AttemptFinished, out: list[Command]) -> None:
-        live = self._current(event.request_id, event.attempt)
-        if live is None or live.attempt is None:
+        live_request = self._current(event.request_id, event.attempt)
+        if live_request is None or live_request.attempt is None:
             return
-        if live.state is RequestState.DISPATCHED:
-            self._begin(live, event.at)  # forwarded as one complete response: its first byte is its last
-        attempt = live.attempt
+        if live_request.state is RequestState.DISPATCHED:
+            self._begin(live_request, event.at)  # forwarded as one complete response: its first byte is its last
+        attempt = live_request.attempt
         node = self.fleet.node(attempt.node_id)
         if node is not None:
             self.liveness.succeeded(node, attempt.model)
@@ -154,104 +158,113 @@ class Dispatcher:
             # The node understood the request and rejected it: the client's mistake. The node's own answer was passed
             # on.
             error = f"the node answered {event.status}"
-            final = record(live, event.at, Outcome.FAILED, event.counters, error)
-            self.placement.end(live, Trigger.FINISHED, event.at, final, out)
+            final = record(live_request, event.at, Outcome.FAILED, event.counters, error)
+            self.placement.end(live_request, Trigger.FINISHED, event.at, final, out)
             return
-        if live.request.kind is not RequestKind.INFO:
+        if live_request.request.kind is not RequestKind.INFO:
             attempt.is_cut = was_cut(
-                self.forecast.prompt_tokens(live.request, attempt.model),
+                self.forecast.prompt_tokens(live_request.request, attempt.model),
                 event.counters.prompt_tokens,
                 attempt.cutting_window,
             )
             self.latencies.observe(attempt.node_id, attempt.model, event.at - attempt.started_at)
-            if node is not None and live.queue is not None:
-                self.forecast.finished(live, node, event.counters, len(live.queue.in_flight), event.at)
-        final = record(live, event.at, Outcome.COMPLETED, event.counters)
-        self.placement.end(live, Trigger.FINISHED, event.at, final, out)
+            if node is not None and live_request.queue is not None:
+                self.forecast.finished(live_request, node, event.counters, len(live_request.queue.in_flight), event.at)
+        final = record(live_request, event.at, Outcome.COMPLETED, event.counters)
+        self.placement.end(live_request, Trigger.FINISHED, event.at, final, out)
 
     def _failed(self, event: AttemptFailed, out: list[Command]) -> None:
-        live = self._current(event.request_id, event.attempt)
-        if live is not None:
-            self._attempt_failed(live, event.failure, event.at, out)
+        live_request = self._current(event.request_id, event.attempt)
+        if live_request is not None:
+            self._attempt_failed(live_request, event.failure, event.at, out)
 
-    def _attempt_failed(self, live: LiveRequest, failure: Failure, at: float, out: list[Command]) -> None:
-        attempt = live.attempt
-        assert attempt is not None and live.is_running
+    def _attempt_failed(self, live_request: LiveRequest, failure: Failure, now: float, out: list[Command]) -> None:
+        attempt = live_request.attempt
+        assert attempt is not None and live_request.is_running
         attempt.failure = failure
         node = self.fleet.node(attempt.node_id)
         if node is not None:
-            self.liveness.failed(node, attempt.model, failure, at)
+            self.liveness.failed(node, attempt.model, failure, now)
             if failure.kind is FailureKind.MODEL_MISSING:
                 self.fleet.drop_model(node, attempt.model)
-        has_begun = live.state is RequestState.STREAMING or failure.bytes_forwarded > 0
-        if has_begun and not self._can_continue(live, attempt, failure, at):
+        has_begun = live_request.state is RequestState.STREAMING or failure.bytes_forwarded > 0
+        if has_begun and not self._can_continue(live_request, attempt, failure, now):
             refusal = refusals.after_failure(failure)
-            out.append(Abort(live.request.id, attempt.number, refusal))
-            final = record(live, at, Outcome.FAILED_MIDSTREAM, error=failure.description)
-            self.placement.end(live, Trigger.FAILED_FINAL, at, final, out)
+            out.append(Abort(live_request.request.id, attempt.number, refusal))
+            final = record(live_request, now, Outcome.FAILED_MIDSTREAM, error=failure.description)
+            self.placement.end(live_request, Trigger.FAILED_FINAL, now, final, out)
             return
-        self._retry(live, attempt, failure, at, out)
+        self._retry(live_request, attempt, failure, now, out)
 
-    def _can_continue(self, live: LiveRequest, attempt: Attempt, failure: Failure, at: float) -> bool:
+    def _can_continue(self, live_request: LiveRequest, attempt: Attempt, failure: Failure, now: float) -> bool:
         """Whether another node can continue the answer, now or soon."""
         if not failure.continuation_kinds or self.is_draining:
             return False
-        live.request.continuation_kinds = failure.continuation_kinds
+        live_request.request.continuation_kinds = failure.continuation_kinds
         node = self.fleet.node(attempt.node_id)
         model_info = node.model_info(attempt.model) if node is not None else None
-        live.request.digest = model_info.digest if model_info is not None else live.request.digest
-        decision = self.scheduler.decide(live.request, attempt.model, at, (*live.tried, attempt.node_id))
+        live_request.request.digest = model_info.digest if model_info is not None else live_request.request.digest
+        decision = self.scheduler.decide(
+            live_request.request, attempt.model, now, (*live_request.tried, attempt.node_id)
+        )
         return decision.chosen is not None or can_waiting_help(decision)
 
-    def _is_longer_than_known(self, live: LiveRequest, failure: Failure) -> bool:
+    def _is_longer_than_known(self, live_request: LiveRequest, failure: Failure) -> bool:
         """Whether the engine counted a longer prompt than was estimated; then a larger window on the same node may be
         enough."""
-        request, known = live.request, live.request.wanted_window_tokens or 0
+        request, known = live_request.request, live_request.request.wanted_window_tokens or 0
         need = need_tokens(failure.prompt_tokens, request.output_tokens_max)
         if self._windows is None or need <= known:
             return False
         request.prompt_tokens, request.wanted_window_tokens = failure.prompt_tokens, need
         return True
 
-    def _retry(self, live: LiveRequest, attempt: Attempt, failure: Failure, at: float, out: list[Command]) -> None:
-        if failure.kind is FailureKind.WINDOW and self._is_longer_than_known(live, failure):
-            live.strikes += 1
+    def _retry(
+        self, live_request: LiveRequest, attempt: Attempt, failure: Failure, now: float, out: list[Command]
+    ) -> None:
+        if failure.kind is FailureKind.WINDOW and self._is_longer_than_known(live_request, failure):
+            live_request.strikes += 1
         elif failure.kind is not FailureKind.CONNECT:
-            live.strikes += failure.kind not in (FailureKind.UNFIT, FailureKind.WINDOW)
-            live.tried = (*live.tried, attempt.node_id)
-        live.crashes += is_crash(failure)
-        if live.crashes >= CRASHES_MAX:
-            self.poisons.suspect(failure.fingerprint, at)
-            for node_id in live.tried:
+            live_request.strikes += failure.kind not in (FailureKind.UNFIT, FailureKind.WINDOW)
+            live_request.tried = (*live_request.tried, attempt.node_id)
+        live_request.crashes += is_crash(failure)
+        if live_request.crashes >= CRASHES_MAX:
+            self.poisons.suspect(failure.fingerprint, now)
+            for node_id in live_request.tried:
                 self.liveness.reduce_penalty(node_id, attempt.model)
-            self.placement.refuse(live, Trigger.FAILED_FINAL, at, refusals.POISON, out)
+            self.placement.refuse(live_request, Trigger.FAILED_FINAL, now, refusals.POISON, out)
             return
-        if not may_retry(self.settings.retries, failure, live.strikes):
-            self.placement.refuse(live, Trigger.FAILED_FINAL, at, refusals.after_failure(failure), out)
+        if not may_retry(self.settings.retries, failure, live_request.strikes):
+            self.placement.refuse(live_request, Trigger.FAILED_FINAL, now, refusals.after_failure(failure), out)
             return
-        out.append(record(live, at, Outcome.RETRIED, error=failure.description))
-        self.placement.leave(live, at, out)
-        live.needs_budget = needs_budget(failure, live.attempts)
-        if live.needs_budget:
-            live.hold_until = max(live.hold_until, at + self.waiting.settings.wait_max_s)
-        self.placement.place(live, Trigger.FAILED_RETRY, at, out)
+        out.append(record(live_request, now, Outcome.RETRIED, error=failure.description))
+        self.placement.leave(live_request, now, out)
+        live_request.needs_budget = needs_budget(failure, live_request.attempts)
+        if live_request.needs_budget:
+            live_request.hold_until = max(live_request.hold_until, now + self.waiting.settings.wait_max_s)
+        self.placement.place(live_request, Trigger.FAILED_RETRY, now, out)
 
     def _client_left(self, event: ClientLeft, out: list[Command]) -> None:
-        live = self.live.get(event.request_id)
-        if live is None:
+        live_request = self.live_requests.get(event.request_id)
+        if live_request is None:
             return
-        if live.is_running and live.attempt is not None:
-            out.append(Abort(live.request.id, live.attempt.number))
-        error = f"the client left while {live.state.value}"
-        final = record(live, event.at, Outcome.CLIENT_CANCELLED, event.counters, error)
-        self.placement.end(live, Trigger.CLIENT_LEFT, event.at, final, out)
+        if live_request.is_running and live_request.attempt is not None:
+            out.append(Abort(live_request.request.id, live_request.attempt.number))
+        error = f"the client left while {live_request.state.value}"
+        final = record(live_request, event.at, Outcome.CLIENT_CANCELLED, event.counters, error)
+        self.placement.end(live_request, Trigger.CLIENT_LEFT, event.at, final, out)
 
     def _current(self, request_id: RequestId, attempt: int) -> LiveRequest | None:
         """The live request of this attempt; None if the attempt was given up before its event came."""
-        live = self.live.get(request_id)
-        if live is None or live.attempt is None or live.attempt.number != attempt or not live.is_running:
+        live_request = self.live_requests.get(request_id)
+        if (
+            live_request is None
+            or live_request.attempt is None
+            or live_request.attempt.number != attempt
+            or not live_request.is_running
+        ):
             return None
-        return live
+        return live_request
 
     # --- the fleet changes ---
 
@@ -279,33 +292,33 @@ class Dispatcher:
         self._lose(node, event.at, out)
         self.fleet.forget(node.id)
 
-    def _lose(self, node: Node, at: float, out: list[Command]) -> None:
+    def _lose(self, node: Node, now: float, out: list[Command]) -> None:
         """Handles a lost node: its queue, and its requests without a first byte, go elsewhere. Streams may finish."""
         node.liveness = Liveness.OFFLINE
         self.fleet.version += 1
         for queue in list(self.waiting.queues.of_node(node.id).values()):
-            self.placement.redistribute(queue, at, out)
+            self.placement.redistribute(queue, now, out)
         lost = Failure(kind=FailureKind.NODE_LOST, detail=f"{node.id} went offline")
-        for live in [one for one in self.live.values() if one.state is RequestState.DISPATCHED]:
-            if live.attempt is not None and live.attempt.node_id == node.id:
-                self._attempt_failed(live, lost, at, out)
+        for live_request in [one for one in self.live_requests.values() if one.state is RequestState.DISPATCHED]:
+            if live_request.attempt is not None and live_request.attempt.node_id == node.id:
+                self._attempt_failed(live_request, lost, now, out)
 
-    def _retry_held(self, at: float, out: list[Command]) -> None:
+    def _retry_held(self, now: float, out: list[Command]) -> None:
         """Tries the first request of each class of held requests, and the next of that class only if the first found a
         place."""
         holding = self.waiting.holding
         for conditions, _ in holding.heads():
             while (request_id := holding.head(conditions)) is not None:
-                live = self.live[request_id]
-                self.waiting.leave(live)
+                live_request = self.live_requests[request_id]
+                self.waiting.leave(live_request)
                 before = len(out)
-                self.placement.place(live, Trigger.RETRIED_HELD, at, out)
-                if live.state is RequestState.HELD:
+                self.placement.place(live_request, Trigger.RETRIED_HELD, now, out)
+                if live_request.state is RequestState.HELD:
                     # Held again: nothing new for its client, and it stays before the requests that came after it.
                     del out[before:]
                     holding.move_to_front(request_id)
                     break
-                holding.served(live.request.tenant)
+                holding.served(live_request.request.tenant)
 
     def _latency_restored(self, event: LatencyRestored, _out: list[Command]) -> None:
         self.latencies.observe(event.node_id, canonical(event.model), event.latency_s)
@@ -314,7 +327,7 @@ class Dispatcher:
         """Refuses new and held requests at once; requests that have a node may finish."""
         self.is_draining = True
         for request_id in list(self.waiting.holding):
-            self.placement.refuse(self.live[request_id], Trigger.DRAIN, event.at, refusals.DRAINING, out)
+            self.placement.refuse(self.live_requests[request_id], Trigger.DRAIN, event.at, refusals.DRAINING, out)
 
     # --- time passes ---
 
@@ -326,8 +339,8 @@ class Dispatcher:
         for node in self.liveness.sweep(self.fleet, event.at):
             self._lose(node, event.at, out)
         # Waiting requests first: no request may be sent to a node and reach its deadline in the same tick.
-        for live in sorted(self.live.values(), key=lambda live: live.is_running):
-            self._check_deadlines(live, event.at, out)
+        for live_request in sorted(self.live_requests.values(), key=lambda live_request: live_request.is_running):
+            self._check_deadlines(live_request, event.at, out)
         self._retry_held(event.at, out)
         if event.at - self._audited_at >= AUDIT_EVERY_S:
             self._audited_at = event.at
@@ -337,30 +350,39 @@ class Dispatcher:
         """This process did not run for `gap_s`: silent nodes and unread answers of that time are not the nodes'
         fault."""
         self.liveness.process_was_paused(self.fleet, gap_s)
-        for live in self.live.values():
-            live.late_at += gap_s
+        for live_request in self.live_requests.values():
+            live_request.late_at += gap_s
 
-    def _overdue(self, at: float) -> list[str]:
+    def _overdue(self, now: float) -> list[str]:
         """Attempts that should have been given up long ago: the sweep has missed them."""
         return [
-            f"request {live.request.id} should have been given up {at - live.late_at:.0f} s ago"
-            for live in self.live.values()
-            if live.state is RequestState.DISPATCHED and at - live.late_at > OVERDUE_MAX_S
+            f"request {live_request.request.id} should have been given up {now - live_request.late_at:.0f} s ago"
+            for live_request in self.live_requests.values()
+            if live_request.state is RequestState.DISPATCHED and now - live_request.late_at > OVERDUE_MAX_S
         ]
 
-    def _check_deadlines(self, live: LiveRequest, at: float, out: list[Command]) -> None:
-        deadline_at = live.request.deadline_at
-        if live.is_running and deadline_at is not None and at >= deadline_at and live.attempt is not None:
-            out.append(Abort(live.request.id, live.attempt.number, refusals.RAN_TOO_LONG))
-            outcome = Outcome.FAILED if live.first_byte_at is None else Outcome.FAILED_MIDSTREAM
-            final = record(live, at, outcome, error=refusals.RAN_TOO_LONG.message)
-            self.placement.end(live, Trigger.DEADLINE, at, final, out)
-        elif live.is_waiting and deadline_at is not None and at >= deadline_at:
-            self.placement.refuse(live, Trigger.DEADLINE, at, refusals.too_late(live.decision), out)
-        elif live.state is RequestState.HELD and at >= live.hold_until:
-            refusal = last_failure(live) or refusals.unavailable(live.request, live.decision)
-            self.placement.refuse(live, Trigger.HOLD_TIMEOUT, at, refusal, out)
-        elif live.state is RequestState.DISPATCHED and at >= live.late_at and live.attempt is not None:
-            waited_s = at - live.attempt.started_at
+    def _check_deadlines(self, live_request: LiveRequest, now: float, out: list[Command]) -> None:
+        deadline_at = live_request.request.deadline_at
+        if (
+            live_request.is_running
+            and deadline_at is not None
+            and now >= deadline_at
+            and live_request.attempt is not None
+        ):
+            out.append(Abort(live_request.request.id, live_request.attempt.number, refusals.RAN_TOO_LONG))
+            outcome = Outcome.FAILED if live_request.first_byte_at is None else Outcome.FAILED_MIDSTREAM
+            final = record(live_request, now, outcome, error=refusals.RAN_TOO_LONG.message)
+            self.placement.end(live_request, Trigger.DEADLINE, now, final, out)
+        elif live_request.is_waiting and deadline_at is not None and now >= deadline_at:
+            self.placement.refuse(live_request, Trigger.DEADLINE, now, refusals.too_late(live_request.decision), out)
+        elif live_request.state is RequestState.HELD and now >= live_request.hold_until:
+            refusal = last_failure(live_request) or refusals.unavailable(live_request.request, live_request.decision)
+            self.placement.refuse(live_request, Trigger.HOLD_TIMEOUT, now, refusal, out)
+        elif (
+            live_request.state is RequestState.DISPATCHED
+            and now >= live_request.late_at
+            and live_request.attempt is not None
+        ):
+            waited_s = now - live_request.attempt.started_at
             late = Failure(kind=FailureKind.FIRST_BYTE_TIMEOUT, detail=f"no first byte within {waited_s:.0f} s")
-            self._attempt_failed(live, late, at, out)
+            self._attempt_failed(live_request, late, now, out)

@@ -30,15 +30,15 @@ class NodeNames:
         self._owners: dict[NodeId, _Owner] = {}
         self._replaced: dict[tuple[NodeId, str], None] = {}
 
-    def assign(self, claimed: NodeId, boot_id: str, source_ip: str, at: float) -> NodeId:
+    def assign(self, claimed: NodeId, boot_id: str, source_ip: str, now: float) -> NodeId:
         """The name of the heartbeat's sender; the same sender always gets the same name."""
         names = [claimed, *(NodeId(f"{claimed}-{n}") for n in range(2, SAME_ID_MAX))]
         current = next((name for name in names if self._owned_by(name, boot_id)), None)
-        name = current or next((name for name in names if self._is_free(name, boot_id, source_ip, at)), names[-1])
+        name = current or next((name for name in names if self._is_free(name, boot_id, source_ip, now)), names[-1])
         owner = self._owners.get(name)
         if owner is not None and owner.boot_id != boot_id:
             self._remember_replaced(name, owner.boot_id)
-        self._owners[name] = _Owner(boot_id, source_ip, at)
+        self._owners[name] = _Owner(boot_id, source_ip, now)
         return name
 
     def release(self, name: NodeId) -> None:
@@ -48,9 +48,9 @@ class NodeNames:
         owner = self._owners.get(name)
         return owner is not None and owner.boot_id == boot_id
 
-    def _is_free(self, name: NodeId, boot_id: str, source_ip: str, at: float) -> bool:
+    def _is_free(self, name: NodeId, boot_id: str, source_ip: str, now: float) -> bool:
         owner = self._owners.get(name)
-        if owner is None or at - owner.last_heartbeat_at > SILENT_AFTER_S:
+        if owner is None or now - owner.last_heartbeat_at > SILENT_AFTER_S:
             return True
         # A restart on the same machine gets its name back at once. But a replaced boot that still reports was not
         # restarted: two processes share this machine and this name.

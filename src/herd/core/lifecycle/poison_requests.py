@@ -18,14 +18,14 @@ class PoisonRequests:
     def __len__(self) -> int:
         return len(self._until)
 
-    def suspect(self, fingerprint: int, at: float) -> None:
+    def suspect(self, fingerprint: int, now: float) -> None:
         """Two nodes closed the connection at this request."""
         if not fingerprint:
             return
-        self._until[fingerprint] = at + BLOCKED_S
+        self._until[fingerprint] = now + BLOCKED_S
         self._until.move_to_end(fingerprint)
 
-    def is_suspected(self, fingerprint: int, at: float) -> bool:
-        for old in [one for one, until in self._until.items() if until <= at]:
+    def is_suspected(self, fingerprint: int, now: float) -> bool:
+        for old in [one for one, until in self._until.items() if until <= now]:
             del self._until[old]
         return fingerprint in self._until

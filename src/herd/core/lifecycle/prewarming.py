@@ -47,7 +47,7 @@ class Prewarmer:
         self._queues = queues
         self._forecast = forecast
 
-    def load_for(self, queue: Queue, at: float) -> LoadModel | None:
+    def load_for(self, queue: Queue, now: float) -> LoadModel | None:
         """The load that this queue calls for, noted in the forecast as begun: on the node that would be ready first.
 
         None while the queue is short, and while another node loads the same model in advance.
@@ -64,7 +64,7 @@ class Prewarmer:
         node = min(suitable, key=lambda one: (forecast.speeds.speed(one, model).load_s, one.id))
         forecast.residency.load_started(node, model, ())
         forecast.prefixes.dropped(node.id, model)
-        node.loading_until[model] = at + forecast.speeds.speed(node, model).load_s
+        node.loading_until[model] = now + forecast.speeds.speed(node, model).load_s
         return LoadModel(node.id, model, node.report.models[model])
 
     def _is_suitable(self, node: Node, model: ModelName) -> bool:

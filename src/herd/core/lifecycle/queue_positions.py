@@ -32,7 +32,7 @@ class QueuePosition:
 
 
 def compute_positions(
-    live: Mapping[RequestId, LiveRequest], waiting: Waiting, fleet: Fleet, latencies: Latencies, at: float
+    live_requests: Mapping[RequestId, LiveRequest], waiting: Waiting, fleet: Fleet, latencies: Latencies, now: float
 ) -> dict[RequestId, QueuePosition]:
     """The positions of all waiting requests, held or queued."""
     found: dict[RequestId, QueuePosition] = {}
@@ -41,17 +41,17 @@ def compute_positions(
             node = fleet.node(queue.node_id)
             model_info = node.model_info(queue.model) if node is not None else None
             typical_s = latencies.p75_s(queue.node_id, queue.model)
-            found.update(_positions_in(queue, model_info.engine.slots if model_info is not None else 0, typical_s, at))
+            found.update(_positions_in(queue, model_info.engine.slots if model_info is not None else 0, typical_s, now))
     for held in waiting.holding.sequences():
-        found.update({one: QueuePosition(n, _reasons(live[one])) for n, one in enumerate(held, 1)})
+        found.update({one: QueuePosition(n, _reasons(live_requests[one])) for n, one in enumerate(held, 1)})
     return found
 
 
-def _positions_in(queue: Queue, slots: int, typical_s: float | None, at: float) -> dict[RequestId, QueuePosition]:
+def _positions_in(queue: Queue, slots: int, typical_s: float | None, now: float) -> dict[RequestId, QueuePosition]:
     """Each request waits until it is its turn for one of the slots, which become free one after the other."""
     order = queue.in_order()
     positions = {one: QueuePosition(n, f"a free slot on {queue.node_id}") for n, one in enumerate(order, 1)}
-    running = [_left_s(work, typical_s, at) for work in queue.in_flight.values()]
+    running = [_left_s(work, typical_s, now) for work in queue.in_flight.values()]
     free_in_s = sorted(left_s for left_s in running if left_s is not None)
     if not slots or len(free_in_s) < len(running):
         return positions
@@ -66,15 +66,15 @@ def _positions_in(queue: Queue, slots: int, typical_s: float | None, at: float) 
     return positions
 
 
-def _left_s(work: Work, typical_s: float | None, at: float) -> float | None:
+def _left_s(work: Work, typical_s: float | None, now: float) -> float | None:
     """Expected remaining seconds; None if neither the policy nor earlier requests give an estimate."""
     if not work.service_s and typical_s is None:
         return None
     end_at = work.end_at if work.service_s else work.started_at + (typical_s or 0.0)
-    return end_at - at if end_at > at else DISPLAYED_REMAINING_SHARE * (at - work.started_at)
+    return end_at - now if end_at > now else DISPLAYED_REMAINING_SHARE * (now - work.started_at)
 
 
-def _reasons(live: LiveRequest) -> str:
-    assert live.state is RequestState.HELD
-    rejected = live.decision.rejected[:REASONS_MAX] if live.decision is not None else []
+def _reasons(live_request: LiveRequest) -> str:
+    assert live_request.state is RequestState.HELD
+    rejected = live_request.decision.rejected[:REASONS_MAX] if live_request.decision is not None else []
     return "; ".join(f"{one.node_id}: {one.reason}" for one in rejected) or "a node that has the model"

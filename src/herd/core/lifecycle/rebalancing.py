@@ -33,7 +33,7 @@ class Rebalancer:
         self._waiting = waiting
 
     def take_move(
-        self, free: Queue, live_requests: Mapping[RequestId, LiveRequest], at: float
+        self, free: Queue, live_requests: Mapping[RequestId, LiveRequest], now: float
     ) -> tuple[LiveRequest, Decision] | None:
         """The request to move, already taken out of its queue, and where it goes; None if no request should move."""
         node = self._scheduler.fleet.node(free.node_id)
@@ -43,13 +43,13 @@ class Rebalancer:
         if found is None:
             return None
         queue, request_id = found
-        live = live_requests[request_id]
-        self._waiting.leave(live)
-        decision = self._scheduler.decide(live.request, queue.model, at, live.tried)
+        live_request = live_requests[request_id]
+        self._waiting.leave(live_request)
+        decision = self._scheduler.decide(live_request.request, queue.model, now, live_request.tried)
         if decision.chosen is None or decision.chosen == queue.node_id:
-            self._waiting.enqueue(live, queue.node_id, queue.model)
+            self._waiting.enqueue(live_request, queue.node_id, queue.model)
             return None
-        return live, decision
+        return live_request, decision
 
 
 def last_of_longest_queue(queues: Queues, node: Node) -> tuple[Queue, RequestId] | None:

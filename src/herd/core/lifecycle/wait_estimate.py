@@ -26,26 +26,26 @@ class WaitEstimate:
         self._gap_s: float | None = None
         self._last_at: float | None = None
 
-    def started(self, at: float, is_contended: bool) -> None:
-        """A request started at `at`; `is_contended`: others were waiting."""
+    def started(self, now: float, is_contended: bool) -> None:
+        """A request started at `now`; `is_contended`: others were waiting."""
         if not is_contended:
             self._last_at = None
             return
         if self._last_at is not None:
-            gap_s = max(0.0, at - self._last_at)
+            gap_s = max(0.0, now - self._last_at)
             self._gap_s = gap_s if self._gap_s is None else self._gap_s + NEWEST_SHARE * (gap_s - self._gap_s)
-        self._last_at = at
+        self._last_at = now
 
-    def wait_s(self, ahead: int, at: float) -> float:
+    def wait_s(self, ahead: int, now: float) -> float:
         """Seconds until `ahead` requests have started; longer if none has started for a while."""
         if self._gap_s is None:
             return UNKNOWN_S
-        stalled_s = at - self._last_at if self._last_at is not None else 0.0
+        stalled_s = now - self._last_at if self._last_at is not None else 0.0
         return min(max(ahead * max(self._gap_s, stalled_s / max(1, ahead)), MIN_S), MAX_S)
 
-    def with_retry_after(self, refusal: Refusal, ahead: int, at: float) -> Refusal:
+    def with_retry_after(self, refusal: Refusal, ahead: int, now: float) -> Refusal:
         """The refusal with the seconds after which a retry makes sense, if its status is retryable."""
         if refusal.status not in RETRYABLE_STATUSES:
             return refusal
-        wait_s = self.wait_s(ahead, at) if ahead or refusal.retry_after_s is None else 0.0
+        wait_s = self.wait_s(ahead, now) if ahead or refusal.retry_after_s is None else 0.0
         return replace(refusal, retry_after_s=max(wait_s, refusal.retry_after_s or 0.0))

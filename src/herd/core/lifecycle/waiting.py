@@ -46,14 +46,14 @@ class Waiting:
     def has_queued(self) -> bool:
         return self._queued > 0
 
-    def refusal_for(self, live: LiveRequest, at: float) -> Refusal | None:
+    def refusal_for(self, live_request: LiveRequest, now: float) -> Refusal | None:
         """The refusal of a request that would have to wait, if its tenant (429) or the coordinator (503) has too many
         waiting requests."""
-        settings, size_bytes = self.settings, live.request.size_bytes
+        settings, size_bytes = self.settings, live_request.request.size_bytes
         if len(self) >= settings.held_max or self._bytes + size_bytes > settings.held_max_bytes:
-            return self.wait_estimate.with_retry_after(refusals.FULL, len(self), at)
-        own = self._usage_by_tenant.get(live.request.tenant)
-        if own is None or not live.request.tenant or live.has_waited or live.attempts:
+            return self.wait_estimate.with_retry_after(refusals.FULL, len(self), now)
+        own = self._usage_by_tenant.get(live_request.request.tenant)
+        if own is None or not live_request.request.tenant or live_request.has_waited or live_request.attempts:
             return None
         share = settings.tenant_share
         if len(self._usage_by_tenant) == 1:
@@ -61,77 +61,93 @@ class Waiting:
         requests_max = max(1, math.ceil(share * settings.held_max))
         if own.requests < requests_max and own.size_bytes + size_bytes <= share * settings.held_max_bytes:
             return None
-        return self.wait_estimate.with_retry_after(refusals.OVER_SHARE, own.requests, at)
+        return self.wait_estimate.with_retry_after(refusals.OVER_SHARE, own.requests, now)
 
-    def start(self, live: LiveRequest, node_id: NodeId, model: ModelName, at: float) -> Queue:
+    def start(self, live_request: LiveRequest, node_id: NodeId, model: ModelName, now: float) -> Queue:
         """Lets the request occupy a slot."""
-        assert live.queue is None
-        load_s, prefill_s, decode_s = _service_s(live, node_id)
+        assert live_request.queue is None
+        load_s, prefill_s, decode_s = _service_s(live_request, node_id)
         service_s = load_s + prefill_s + decode_s
-        queue = live.queue = self.queues.queue(node_id, model)
-        self.wait_estimate.started(at, is_contended=len(self) > 0)
-        queue.start(live.request.id, live.request.tenant, Work(service_s, at, at + service_s, at + load_s, prefill_s))
+        queue = live_request.queue = self.queues.queue(node_id, model)
+        self.wait_estimate.started(now, is_contended=len(self) > 0)
+        queue.start(
+            live_request.request.id,
+            live_request.request.tenant,
+            Work(service_s, now, now + service_s, now + load_s, prefill_s),
+        )
         return queue
 
-    def enqueue(self, live: LiveRequest, node_id: NodeId, model: ModelName) -> int:
+    def enqueue(self, live_request: LiveRequest, node_id: NodeId, model: ModelName) -> int:
         """Queues the request for this node, and returns its position from 1."""
-        assert live.queue is None
-        live.queue = self.queues.queue(node_id, model)
+        assert live_request.queue is None
+        live_request.queue = self.queues.queue(node_id, model)
         self._queued += 1
-        self._count(live)
-        return live.queue.enqueue(live.request.id, live.request.tenant, Work(sum(_service_s(live, node_id))))
+        self._count(live_request)
+        return live_request.queue.enqueue(
+            live_request.request.id, live_request.request.tenant, Work(sum(_service_s(live_request, node_id)))
+        )
 
-    def hold(self, live: LiveRequest) -> int:
+    def hold(self, live_request: LiveRequest) -> int:
         """Holds the request for any node, and returns its position from 1 among requests with the same conditions."""
-        assert live.queue is None
-        self._count(live)
-        conditions = (live.models, live.request.needs, live.tried, live.request.kind, live.request.only_node)
-        return self.holding.add(live.request.id, live.request.tenant, conditions)
+        assert live_request.queue is None
+        self._count(live_request)
+        conditions = (
+            live_request.models,
+            live_request.request.needs,
+            live_request.tried,
+            live_request.request.kind,
+            live_request.request.only_node,
+        )
+        return self.holding.add(live_request.request.id, live_request.request.tenant, conditions)
 
-    def leave(self, live: LiveRequest) -> Queue | None:
+    def leave(self, live_request: LiveRequest) -> Queue | None:
         """Removes the request. Returns the queue it was in, which may have a free slot now."""
-        request_id = live.request.id
+        request_id = live_request.request.id
         if request_id in self.holding:
             self.holding.remove(request_id)
-            self._uncount(live)
-        queue, live.queue = live.queue, None
+            self._uncount(live_request)
+        queue, live_request.queue = live_request.queue, None
         if queue is None:
             return None
         if request_id in queue.pending:
             self._queued -= 1
-            self._uncount(live)
+            self._uncount(live_request)
         queue.leave(request_id)
         self.queues.remove_if_idle(queue)
         return queue
 
-    def _count(self, live: LiveRequest) -> None:
-        live.has_waited = True
-        own = self._usage_by_tenant.setdefault(live.request.tenant, _TenantUsage())
+    def _count(self, live_request: LiveRequest) -> None:
+        live_request.has_waited = True
+        own = self._usage_by_tenant.setdefault(live_request.request.tenant, _TenantUsage())
         own.requests += 1
-        own.size_bytes += live.request.size_bytes
-        self._bytes += live.request.size_bytes
+        own.size_bytes += live_request.request.size_bytes
+        self._bytes += live_request.request.size_bytes
 
-    def _uncount(self, live: LiveRequest) -> None:
-        own = self._usage_by_tenant[live.request.tenant]
+    def _uncount(self, live_request: LiveRequest) -> None:
+        own = self._usage_by_tenant[live_request.request.tenant]
         own.requests -= 1
-        own.size_bytes -= live.request.size_bytes
-        self._bytes -= live.request.size_bytes
+        own.size_bytes -= live_request.request.size_bytes
+        self._bytes -= live_request.request.size_bytes
         if not own.requests:
-            del self._usage_by_tenant[live.request.tenant]
+            del self._usage_by_tenant[live_request.request.tenant]
 
-    def problems(self, live: dict[RequestId, LiveRequest]) -> list[str]:
+    def problems(self, live_requests: dict[RequestId, LiveRequest]) -> list[str]:
         """Violated invariants; empty if the state is consistent."""
         found: list[str] = []
         for queue in self.queues:
             found += [
-                f"{r} runs but its state is {live[r].state if r in live else 'gone'}"
+                f"{r} runs but its state is {live_requests[r].state if r in live_requests else 'gone'}"
                 for r in queue.in_flight
-                if r not in live or not live[r].is_running
+                if r not in live_requests or not live_requests[r].is_running
             ]
-            found += [f"{r} is queued but not live" for r in queue.pending if r not in live or not live[r].is_waiting]
+            found += [
+                f"{r} is queued but not live"
+                for r in queue.pending
+                if r not in live_requests or not live_requests[r].is_waiting
+            ]
             if queue.is_idle:
                 found.append(f"idle queue {queue.node_id}:{queue.model} was not removed")
-        waiting = [one for one in live.values() if one.is_waiting]
+        waiting = [one for one in live_requests.values() if one.is_waiting]
         if len(waiting) != len(self):
             found.append(f"{len(waiting)} requests wait, but {len(self)} are counted")
         if sum(one.request.size_bytes for one in waiting) != self._bytes:
@@ -143,9 +159,11 @@ class Waiting:
         return found
 
 
-def _service_s(live: LiveRequest, node_id: NodeId) -> tuple[float, float, float]:
+def _service_s(live_request: LiveRequest, node_id: NodeId) -> tuple[float, float, float]:
     """Seconds of load, prefill and decode that the policy expected on this node."""
-    scored = live.decision.scored[0] if live.decision is not None and live.decision.scored else None
+    scored = (
+        live_request.decision.scored[0] if live_request.decision is not None and live_request.decision.scored else None
+    )
     if scored is None or not scored.expected_s or scored.node_id != node_id:
         return 0.0, 0.0, 0.0
     terms = scored.expected_s

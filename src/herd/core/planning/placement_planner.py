@@ -92,7 +92,7 @@ def _bounded(
         key=lambda one: (-one.per_s * quickest[one.model], one.model),
     )
     known = {demand.model for demand in ranked}
-    rank = {demand.model: at for at, demand in enumerate(ranked)}
+    rank = {demand.model: position for position, demand in enumerate(ranked)}
     ordered = sorted(
         (option for option in options if option.model in known),
         key=lambda option: (rank[option.model], option.serve_s, option.node_id),

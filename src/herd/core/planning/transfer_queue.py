@@ -107,7 +107,7 @@ class TransferQueue:
             None,
         )
 
-    def add(self, node: Node, name: str, by: str, at: float, options: PullOptions) -> Transfer | Refusal:
+    def add(self, node: Node, name: str, by: str, now: float, options: PullOptions) -> Transfer | Refusal:
         """The download of this model to this node: the present one, or a new one."""
         model = canonical(name)
         known = self.unfinished(node.id, model)
@@ -124,7 +124,7 @@ class TransferQueue:
             node_id=node.id,
             model=model,
             name=name,
-            requested_at=at,
+            requested_at=now,
             digest=options.digest,
             lan_only=options.lan_only,
             is_refresh=options.is_refresh,
@@ -142,18 +142,18 @@ class TransferQueue:
         of_node[0].state = TransferState.RUNNING
         return of_node[0]
 
-    def release(self, fetch: Transfer, by: str, at: float) -> bool:
+    def release(self, fetch: Transfer, by: str, now: float) -> bool:
         """Removes a requester. Returns whether none is left, so that the download must stop."""
         fetch.wanted_by.discard(by)
         if fetch.wanted_by or fetch.state.is_over:
             return False
-        self.end(fetch, TransferState.CANCELLED, at, "no requester is left")
+        self.end(fetch, TransferState.CANCELLED, now, "no requester is left")
         return True
 
-    def end(self, fetch: Transfer, state: TransferState, at: float, error: str = "") -> None:
+    def end(self, fetch: Transfer, state: TransferState, now: float, error: str = "") -> None:
         """Sets the final state; a second call changes nothing."""
         if not fetch.state.is_over:
-            fetch.state, fetch.ended_at, fetch.error = state, at, error
+            fetch.state, fetch.ended_at, fetch.error = state, now, error
 
     def _forget(self) -> None:
         over = [one.id for one in self._all.values() if one.state.is_over]

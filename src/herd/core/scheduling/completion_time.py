@@ -189,16 +189,16 @@ class CompletionTimePolicy:
     @staticmethod
     def _load_s(candidate: Candidate, speed: Speed) -> float:
         """The rest of a load that has started already; otherwise a load after the node's other loads."""
-        at, loading = candidate.at, candidate.node.loading_until
+        now, loading = candidate.at, candidate.node.loading_until
         if not loading:
             return speed.load_s
         if candidate.model in loading:
-            return max(0.0, loading[candidate.model] - at)
-        return max(0.0, max(until - at for until in loading.values())) + speed.load_s
+            return max(0.0, loading[candidate.model] - now)
+        return max(0.0, max(until - now for until in loading.values())) + speed.load_s
 
     def _evicted(self, candidate: Candidate, expected: RequestEstimate) -> tuple[float, Evicted]:
         """Seconds until busy models have made room, and the models that would be evicted."""
-        residency, node, at = self._forecast.residency, candidate.node, expected.at
+        residency, node, now = self._forecast.residency, candidate.node, expected.at
         missing = residency.footprint_bytes(node, candidate.model_info, expected.model) - residency.room_bytes(node)
         is_engine_full = residency.is_engine_full(node, candidate.model_info)
         if missing <= 0 and not is_engine_full:
@@ -212,7 +212,7 @@ class CompletionTimePolicy:
             if name in candidate.busy:
                 busy.append(name)
                 continue
-            gap_s = demand.gap_s(name, at)
+            gap_s = demand.gap_s(name, now)
             if gap_s is not None:
                 evicted.append((gap_s, rates.speed(node, name).cold_load_s))
             missing -= residency.resident_bytes(node, name)
@@ -221,7 +221,7 @@ class CompletionTimePolicy:
             if missing <= 0 and not is_engine_full:
                 break
             works = candidate.busy[name].in_flight.values()
-            wait_s = max(wait_s, max((remaining_s(work, at) for work in works), default=0.0))
+            wait_s = max(wait_s, max((remaining_s(work, now) for work in works), default=0.0))
             evicted.append((0.0, rates.speed(node, name).cold_load_s))
             missing -= residency.resident_bytes(node, name)
             is_engine_full = False

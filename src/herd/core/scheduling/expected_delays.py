@@ -40,11 +40,11 @@ class RequestEstimate:
     at: float
 
 
-def remaining_s(work: Work, at: float) -> float:
-    return max(work.end_at - at, REMAINING_SHARE_OF_AGE * (at - work.started_at))
+def remaining_s(work: Work, now: float) -> float:
+    return max(work.end_at - now, REMAINING_SHARE_OF_AGE * (now - work.started_at))
 
 
-def shared_compute(candidate: Candidate, own_s: float, at: float) -> tuple[float, float]:
+def shared_compute(candidate: Candidate, own_s: float, now: float) -> tuple[float, float]:
     """How many times slower this request runs beside the node's other busy models, and how many seconds it delays them.
 
     Each model gets an equal share of the compute while several are running.
@@ -55,7 +55,7 @@ def shared_compute(candidate: Candidate, own_s: float, at: float) -> tuple[float
             continue
         longest_s = 0.0
         for work in queue.in_flight.values():
-            left_s = remaining_s(work, at)
+            left_s = remaining_s(work, now)
             delay_s += min(own_s, left_s)
             longest_s = max(longest_s, left_s)
         added_s += min(own_s, longest_s)
@@ -69,15 +69,15 @@ def delay_of_own_model_s(
 
     If no slot is free now, it is assumed that similar requests will run when this one starts.
     """
-    running, at = len(queue.in_flight), expected.at
+    running, now = len(queue.in_flight), expected.at
     beside = min(running, slots - 1)
     if not beside:
         return 0.0
     slower = speed.batch_slope / (1.0 + speed.batch_slope * (beside - 1))
     works, overlap_s = _sample_of_running(queue), 0.0
     for work in works:
-        left_s = work.end_at - at
-        overdue_s = REMAINING_SHARE_OF_AGE * (at - work.started_at)
+        left_s = work.end_at - now
+        overdue_s = REMAINING_SHARE_OF_AGE * (now - work.started_at)
         left_s = left_s if left_s > overdue_s else overdue_s
         overlap_s += left_s if left_s < decode_s else decode_s
     return prefill_s * beside + overlap_s / len(works) * beside * slower
@@ -117,12 +117,12 @@ def queue_wait_s(queue: Queue, slots: int, expected: RequestEstimate) -> float:
     and the first of many answers ends sooner than any single one is expected to. `irregularity` interpolates between
     that and a countdown.
     """
-    at, running = expected.at, queue.in_flight
+    now, running = expected.at, queue.in_flight
     if len(running) < slots and not queue.pending:
-        return _prefill_wait_s(queue, at) if running else 0.0
+        return _prefill_wait_s(queue, now) if running else 0.0
     chance, soonest_s = 0.0, math.inf
     for work in running.values():
-        left_s = remaining_s(work, at)
+        left_s = remaining_s(work, now)
         soonest_s = min(soonest_s, left_s)
         chance += 1.0 / max(left_s, work.service_s, 1e-3)
     if not running:
@@ -131,14 +131,14 @@ def queue_wait_s(queue: Queue, slots: int, expected: RequestEstimate) -> float:
     return first_s + sum(work.service_s for work in queue.pending.values()) / slots
 
 
-def _prefill_wait_s(queue: Queue, at: float) -> float:
+def _prefill_wait_s(queue: Queue, now: float) -> float:
     """Seconds until the earlier prompts are processed, one after the other; the first of them has already started."""
     whole_s, done_s = 0.0, 0.0
     works = _sample_of_running(queue)
     for work in works:
         if work.prefill_s:
             if not whole_s:
-                done_s = min(max(0.0, at - work.ready_at), PREFILL_DONE_MAX * work.prefill_s)
+                done_s = min(max(0.0, now - work.ready_at), PREFILL_DONE_MAX * work.prefill_s)
             whole_s += work.prefill_s
     return whole_s * len(queue.in_flight) / len(works) - done_s
 

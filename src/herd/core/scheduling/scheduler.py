@@ -85,7 +85,7 @@ class Scheduler:
         self._soft = frozenset(f.name for f in filters if f.is_soft)
         self._others: dict[ModelName, tuple[int, list[Rejected]]] = {}
 
-    def decide(self, request: Request, model: ModelName, at: float, tried: Collection[NodeId] = ()) -> Decision:
+    def decide(self, request: Request, model: ModelName, now: float, tried: Collection[NodeId] = ()) -> Decision:
         passed: list[Candidate] = []
         suspected: list[Candidate] = []
         rejected: list[Rejected] = []
@@ -93,7 +93,7 @@ class Scheduler:
             if node.id in tried:
                 rejected.append(Rejected(node.id, "tried", "failed this request before", is_temporary=False))
                 continue
-            candidate = self._candidate(node, model, at)
+            candidate = self._candidate(node, model, now)
             reason = _first_reason(self._checks, request, candidate)
             if reason is None:
                 passed.append(candidate)
@@ -113,7 +113,7 @@ class Scheduler:
             model, self.policy.name, scored[0].node_id if scored else None, scored, rejected, is_panic and bool(scored)
         )
 
-    def _candidate(self, node: Node, model: ModelName, at: float) -> Candidate:
+    def _candidate(self, node: Node, model: ModelName, now: float) -> Candidate:
         queues = self._queues.of_node(node.id)
         queue = queues.get(model)
         in_flight, pending = (len(queue.in_flight), len(queue.pending)) if queue is not None else (0, 0)
@@ -122,7 +122,7 @@ class Scheduler:
             node.report,
             node.report.models[model],
             model,
-            at,
+            now,
             in_flight,
             pending,
             self._latencies.p75_s(node.id, model),

@@ -310,18 +310,18 @@ class Fleet:
     def model_names(self) -> list[ModelName]:
         return sorted(name for name, nodes in self._by_model.items() if nodes)
 
-    def apply_heartbeat(self, report: Report, at: float) -> Node:
+    def apply_heartbeat(self, report: Report, now: float) -> Node:
         """Replaces the node's report, and updates the index and the unloaded models."""
         report = _with_other_names(report)
         node = self.nodes.get(report.node_id)
         self.version += 1
         if node is None:
-            node = Node(id=report.node_id, report=report, last_heartbeat_at=at, first_heartbeat_at=at)
+            node = Node(id=report.node_id, report=report, last_heartbeat_at=now, first_heartbeat_at=now)
             self.nodes[node.id] = node
         else:
-            self._remember_unloaded(node, report, at)
+            self._remember_unloaded(node, report, now)
             self._unindex(node, keep=report.models)
-        node.report, node.last_heartbeat_at = report, at
+        node.report, node.last_heartbeat_at = report, now
         node.room_bytes = max(0, report.memory_ceiling_bytes - report.memory_used_bytes)
         node.loaded = {
             name: model_info.loaded for name, model_info in report.models.items() if model_info.loaded is not None
@@ -352,18 +352,18 @@ class Fleet:
                 del self._by_model[model]
 
     @staticmethod
-    def _remember_unloaded(node: Node, report: Report, at: float) -> None:
+    def _remember_unloaded(node: Node, report: Report, now: float) -> None:
         if report.boot_id != node.report.boot_id:
             node.loaded_until.clear()
             node.loading_until.clear()
         for model, model_info in node.report.models.items():
-            now = report.models.get(model)
-            if model_info.loaded is not None and (now is None or now.loaded is None):
-                node.loaded_until[model] = at
-            elif now is not None and now.loaded is not None:
+            newer = report.models.get(model)
+            if model_info.loaded is not None and (newer is None or newer.loaded is None):
+                node.loaded_until[model] = now
+            elif newer is not None and newer.loaded is not None:
                 node.loaded_until.pop(model, None)
                 node.loading_until.pop(model, None)
-        for model in [m for m, since in node.loaded_until.items() if at - since > WARM_FOR_S]:
+        for model in [m for m, since in node.loaded_until.items() if now - since > WARM_FOR_S]:
             del node.loaded_until[model]
-        for model in [m for m, until in node.loading_until.items() if at - until > LOAD_OVERDUE_S]:
+        for model in [m for m, until in node.loading_until.items() if now - until > LOAD_OVERDUE_S]:
             del node.loading_until[model]

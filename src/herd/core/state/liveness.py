@@ -79,22 +79,22 @@ class LivenessTracker:
         self.settings = settings
         self._records = BoundedDict[tuple[NodeId, ModelName], _Failures](PAIRS_MAX)
 
-    def apply_heartbeat(self, node: Node, at: float) -> None:
+    def apply_heartbeat(self, node: Node, now: float) -> None:
         """Marks the node as online. After an absence it gets requests again, later each time within a few minutes."""
         if node.liveness is Liveness.OFFLINE:
-            is_flapping = at - node.returned_at < FLAP_WINDOW_S
+            is_flapping = now - node.returned_at < FLAP_WINDOW_S
             node.returns = node.returns + 1 if is_flapping else 1
-            node.returned_at, node.heartbeats_since_return = at, 0
+            node.returned_at, node.heartbeats_since_return = now, 0
             if node.returns > RETURNS_ALLOWED:
-                node.untrusted_until = at + min(TRIAL_MAX_S, TRIAL_S * 2.0 ** (node.returns - RETURNS_ALLOWED - 1))
+                node.untrusted_until = now + min(TRIAL_MAX_S, TRIAL_S * 2.0 ** (node.returns - RETURNS_ALLOWED - 1))
         node.heartbeats_since_return += 1
         node.liveness = Liveness.ONLINE
 
-    def tries(self, node: Node, model: ModelName, at: float) -> None:
+    def tries(self, node: Node, model: ModelName, now: float) -> None:
         """A request is sent there. After a quarantine it is the test request, and others wait for its result."""
         record = self._records.get((node.id, model)) if self._records else None
-        if record is not None and record.quarantines and record.until <= at:
-            record.until = at + PROBE_S
+        if record is not None and record.quarantines and record.until <= now:
+            record.until = now + PROBE_S
 
     def reduce_penalty(self, node_id: NodeId, model: ModelName) -> None:
         """Halves the weight of the last failure, which the request probably caused: two of them count as one."""
@@ -123,24 +123,24 @@ class LivenessTracker:
         if self._records:
             self._records.pop((node.id, model), None)
 
-    def failed(self, node: Node, model: ModelName, failure: Failure, at: float) -> None:
+    def failed(self, node: Node, model: ModelName, failure: Failure, now: float) -> None:
         """Counts a refused connection against the node, and any other failure against this model on the node."""
         if failure.kind is FailureKind.BUSY and failure.retry_after_s:
-            self._pause(node.id, model, at + min(failure.retry_after_s, BUSY_MAX_S))
+            self._pause(node.id, model, now + min(failure.retry_after_s, BUSY_MAX_S))
         if not failure.is_nodes_fault:
             return
         if failure.kind is FailureKind.CONNECT:
-            self._count_refused_connection(node, at)
+            self._count_refused_connection(node, now)
         elif failure.kind is FailureKind.UNAUTHORIZED:
-            node.unauthorized_until = at + UNAUTHORIZED_S
+            node.unauthorized_until = now + UNAUTHORIZED_S
         else:
-            self._count_failure(node.id, model, at)
+            self._count_failure(node.id, model, now)
 
-    def sweep(self, fleet: Fleet, at: float) -> list[Node]:
+    def sweep(self, fleet: Fleet, now: float) -> list[Node]:
         """Returns the nodes that have just gone offline, and removes nodes that were away for long."""
         gone: list[Node] = []
         for node in list(fleet):
-            silent_s = at - node.last_heartbeat_at
+            silent_s = now - node.last_heartbeat_at
             if silent_s > self.settings.forget_after_s:
                 fleet.forget(node.id)
             elif silent_s > self.settings.offline_after_s:
@@ -157,11 +157,11 @@ class LivenessTracker:
             node.last_heartbeat_at += gap_s
 
     @staticmethod
-    def _count_refused_connection(node: Node, at: float) -> None:
+    def _count_refused_connection(node: Node, now: float) -> None:
         node.connect_failures += 1
-        node.refused_at = at
+        node.refused_at = now
         pause_s = min(UNREACHABLE_MAX_S, UNREACHABLE_S * 2.0 ** (node.connect_failures - 1))
-        node.unreachable_until = at + pause_s
+        node.unreachable_until = now + pause_s
 
     def _pause(self, node_id: NodeId, model: ModelName, until: float) -> None:
         record = self._record(node_id, model)
@@ -170,11 +170,11 @@ class LivenessTracker:
     def _record(self, node_id: NodeId, model: ModelName) -> _Failures:
         return self._records.setdefault((node_id, model), _Failures())
 
-    def _count_failure(self, node_id: NodeId, model: ModelName, at: float) -> None:
+    def _count_failure(self, node_id: NodeId, model: ModelName, now: float) -> None:
         record = self._record(node_id, model)
-        record.failed_at = [t for t in record.failed_at if at - t < FAILURE_WINDOW_S] + [at]
+        record.failed_at = [t for t in record.failed_at if now - t < FAILURE_WINDOW_S] + [now]
         # After a first quarantine one more failure is enough.
         if len(record.failed_at) >= self.settings.failures_max or record.quarantines:
-            record.until = at + min(QUARANTINE_MAX_S, self.settings.quarantine_s * 2.0**record.quarantines)
+            record.until = now + min(QUARANTINE_MAX_S, self.settings.quarantine_s * 2.0**record.quarantines)
             record.quarantines += 1
             record.failed_at.clear()

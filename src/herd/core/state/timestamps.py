@@ -24,5 +24,5 @@ _EPOCH = instant("1970-01-01T00:00:00Z")
 
 def unix_s(rfc3339: str) -> float | None:
     """Unix seconds; None for an invalid time."""
-    at = instant(rfc3339) - _EPOCH
-    return at if at > float("-inf") else None
+    seconds = instant(rfc3339) - _EPOCH
+    return seconds if seconds > float("-inf") else None

@@ -12,8 +12,8 @@ from herd.core.state.fleet import Liveness, ModelName, NodeId, Pressure, Report
 
 def decide(world: World) -> Decision:
     world.arrives()
-    live = next(iter(world.dispatcher.live.values()))
-    return world.dispatcher.scheduler.decide(live.request, ModelName("m:latest"), world.at)
+    live_request = next(iter(world.dispatcher.live_requests.values()))
+    return world.dispatcher.scheduler.decide(live_request.request, ModelName("m:latest"), world.at)
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ from herd.core.state.request import Request
 
 
 def check(request: Request, candidate: Candidate) -> str | None:
-    node, at = candidate.node, candidate.at
+    node, now = candidate.node, candidate.at
     if node.returns <= RETURNS_ALLOWED:
         return None
-    if node.untrusted_until > at:
-        return f"went offline {node.returns} times recently, gets requests again in {node.untrusted_until - at:.0f} s"
+    if node.untrusted_until > now:
+        return f"went offline {node.returns} times recently, gets requests again in {node.untrusted_until - now:.0f} s"
     if node.heartbeats_since_return < HEARTBEATS_TO_TRUST:
         return f"back online, {HEARTBEATS_TO_TRUST - node.heartbeats_since_return} more heartbeats needed"
     return None
