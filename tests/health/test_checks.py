@@ -9,14 +9,14 @@ import pytest
 import herd.health.checks
 from builders import a_model_info, an_engine_of
 from health.fleets import AT, a_healthy_report, a_memory, a_node, a_pair, a_sample, a_snapshot, an_hour
-from herd.core.state.fleet import GB, Disk, Liveness, Loaded, NodeId, Pressure, canonical
+from herd.core.state.fleet import GB, Disk, Liveness, Loaded, NodeId, Pressure, Report, canonical
 from herd.discover import discover
 from herd.health import Check, Finding, Severity
 from herd.health.examination import examine
 from herd.health.snapshot import Snapshot, StoreNow, Traffic
 
 CHECKS = discover(herd.health.checks, Check, "CHECK")
-HERE = ("alpha", "beta")
+NODE_NAMES = ("alpha", "beta")
 
 
 def test_there_are_enough_checks() -> None:
@@ -42,6 +42,10 @@ def with_report(**more: object) -> Snapshot:
     return with_alpha(a_healthy_report("alpha", **more))
 
 
+def a_full_disk(node_id: str) -> Report:
+    return a_healthy_report(node_id, disk=Disk(500 * GB, 495 * GB, 5 * GB), models=(a_model_info("m", 2.0),))
+
+
 def with_model_info(loaded: Loaded | None, **more: object) -> Snapshot:
     return with_report(models=(replace(a_model_info("m", 2.0, digest="sha256:aa", **more), loaded=loaded),))
 
@@ -56,7 +60,7 @@ def versions(*reported_versions: str) -> Snapshot:
     return a_snapshot(
         *(
             a_node(name, a_healthy_report(name, engines=(an_engine_of(version),)))
-            for name, version in zip(HERE, reported_versions, strict=True)
+            for name, version in zip(NODE_NAMES, reported_versions, strict=True)
         )
     )
 
@@ -152,7 +156,7 @@ PROBLEMS: dict[str, tuple[Snapshot, Severity, str]] = {
         Severity.CRITICAL,
         "a crafted model can execute code on the machine (fixed in 0.1.34)",
     ),
-    "zombies": (a_snapshot(alarms=2, alarmed_at=AT - 9), Severity.CRITICAL, "2 alarms"),
+    "zombies": (a_snapshot(alarms=2, alarmed_at=AT - 9), Severity.CRITICAL, "2 violations"),
 }
 
 
@@ -217,7 +221,7 @@ def test_the_start_of_memory_pressure_is_read_from_the_samples() -> None:
     assert finding.since == AT - 9 * 15
 
 
-def test_a_disk_that_fills_up_within_a_day_is_with_report() -> None:
+def test_a_disk_that_fills_up_within_a_day_is_reported() -> None:
     [finding] = found_by("disk_full", filling())
     assert finding.key == "filling" and finding.evidence[0].value.endswith("full in 50 min")
 
@@ -247,31 +251,52 @@ def test_an_engine_version_has_its_known_vulnerabilities(version: str, vulnerabi
 
 def test_the_newer_version_of_a_drifted_model_is_the_right_one() -> None:
     [finding] = found_by("model_drift", drifted())
-    assert finding.nodes == (NodeId("alpha"),) and finding.commands[0].command == "ollama pull m:latest"
+    assert finding.nodes == (NodeId("alpha"),) and finding.commands[0].command == "herd update m:latest"
 
 
 def test_a_model_name_is_quoted_in_a_command() -> None:
-    nodes = [a_node(name, a_healthy_report(name, models=(a_model_info("x;reboot", digest=name),))) for name in HERE]
+    nodes = [
+        a_node(name, a_healthy_report(name, models=(a_model_info("x;reboot", digest=name),))) for name in NODE_NAMES
+    ]
     [finding] = found_by("model_drift", a_snapshot(*nodes))
-    assert finding.commands[0].command == "ollama pull 'x;reboot:latest'"
+    assert finding.commands[0].command == "herd update 'x;reboot:latest'"
 
 
-def test_a_node_that_rejects_the_key_gets_the_command_to_pair_it() -> None:
+def test_a_node_that_answers_401_or_403_gets_the_command_to_pair_it() -> None:
     [finding] = found_by("unreachable", with_alpha(is_authorized=False))
     assert finding.commands[0].command == "herd nodes invite"
 
 
 def test_an_offline_node_does_not_miss_a_pin() -> None:
-    away = a_node("alpha", a_healthy_report("alpha", models=()), liveness=Liveness.OFFLINE)
-    assert found_by("pins", a_snapshot(away, a_node("beta"))) == []
+    offline = a_node("alpha", a_healthy_report("alpha", models=()), liveness=Liveness.OFFLINE)
+    assert found_by("pins", a_snapshot(offline, a_node("beta"))) == []
 
 
 def test_any_node_satisfies_a_pin_without_a_node() -> None:
     anywhere = {NodeId(""): (canonical("m"),)}
     assert found_by("pins", a_snapshot(pinned=anywhere)) == []
-    bare = [a_node(name, a_healthy_report(name, models=(a_model_info("m"),))) for name in HERE]
-    [finding] = found_by("pins", a_snapshot(*bare, pinned=anywhere))
+    not_loaded = [a_node(name, a_healthy_report(name, models=(a_model_info("m"),))) for name in NODE_NAMES]
+    [finding] = found_by("pins", a_snapshot(*not_loaded, pinned=anywhere))
     assert finding.evidence[0].label == "m:latest on any node" and finding.nodes == ()
+
+
+def test_a_missing_pinned_model_is_loaded_if_it_is_on_disk_and_else_downloaded() -> None:
+    on_disk, missing = with_model_info(None), with_report(models=())
+    commands = [[one.command for one in found_by("pins", snapshot)[0].commands] for snapshot in (on_disk, missing)]
+    unpin = "herd unpin m:latest"
+    assert commands == [["herd load m:latest --node alpha", unpin], ["herd pull m:latest --node alpha", unpin]]
+
+
+def test_a_command_for_one_node_names_it() -> None:
+    [no_model] = found_by("idle_nodes", with_report(models=()))
+    assert no_model.commands[0].command == "herd pull llama3.2:3b --node alpha"
+    [full] = found_by("disk_full", a_snapshot(a_node("alpha", a_full_disk("alpha"))))
+    assert full.commands[0].command == "herd rm m --node alpha"
+
+
+def test_the_command_for_failures_names_a_failed_request() -> None:
+    [finding] = found_by("errors", of_pair(failed=40, completed=60, newest_failed_id="abc"))
+    assert finding.commands[0].command == "herd why abc"
 
 
 def test_findings_are_sorted_by_severity_and_scored() -> None:
@@ -304,4 +329,8 @@ def test_a_score_is_at_least_zero() -> None:
 def test_a_healthy_fleet_scores_100() -> None:
     result = examine(CHECKS, a_snapshot(), {})
     assert (result.score, result.summary, len(result.passed)) == (100, "No problems found.", len(CHECKS))
-    assert result.arithmetic == f"100/100 (all {len(CHECKS)} checks passed)"
+    assert result.arithmetic == "100/100 (no findings)"
+
+
+def test_a_fleet_without_nodes_has_nothing_to_check() -> None:
+    assert examine(CHECKS, Snapshot(at=AT, version="0.1.0"), {}).summary == "No nodes to check."

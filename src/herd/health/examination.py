@@ -51,8 +51,10 @@ def examine(checks: Sequence[Check], snapshot: Snapshot, known_since: Mapping[st
             passed.append((check.name, check.passed))
     ranks = {severity: at for at, (severity, _) in enumerate(_COST)}
     named.sort(key=lambda one: (ranks[one.finding.severity], -len(one.finding.nodes), one.since, one.id))
-    score, arithmetic = _score([one.finding.severity for one in named], len(checks))
-    return Examination(snapshot.at, tuple(named[:FINDINGS_MAX]), tuple(passed), score, arithmetic, _summary(named))
+    score, arithmetic = _score([one.finding.severity for one in named])
+    return Examination(
+        snapshot.at, tuple(named[:FINDINGS_MAX]), tuple(passed), score, arithmetic, _summary(named, snapshot)
+    )
 
 
 def _named(check: Check, finding: Finding, at: float, known_since: Mapping[str, float]) -> NamedFinding:
@@ -61,15 +63,17 @@ def _named(check: Check, finding: Finding, at: float, known_since: Mapping[str, 
     return NamedFinding(key, check.name, since, finding)
 
 
-def _score(severities: Sequence[Severity], checks: int) -> tuple[int, str]:
+def _score(severities: Sequence[Severity]) -> tuple[int, str]:
     """100 minus the cost of all findings, at least 0; and its explanation, such as `80/100 (2 warnings)`."""
     counts = [(severity, cost, severities.count(severity)) for severity, cost in _COST]
     score = max(0, FULL_SCORE - sum(cost * count for _, cost, count in counts))
     found = ", ".join(number(count, _NOUNS[severity]) for severity, _, count in counts if count)
-    return score, f"{score}/{FULL_SCORE} ({found or f'all {checks} checks passed'})"
+    return score, f"{score}/{FULL_SCORE} ({found or 'no findings'})"
 
 
-def _summary(named: Sequence[NamedFinding]) -> str:
+def _summary(named: Sequence[NamedFinding], snapshot: Snapshot) -> str:
+    if not named and not snapshot.nodes:
+        return "No nodes to check."
     urgent = sum(one.finding.severity is not Severity.INFO for one in named)
     if not urgent:
         return "No problems found." if not named else f"No problems found; {number(len(named), 'note')}."

@@ -48,7 +48,8 @@ class NodeNow:
         return self.report.node_id
 
     @property
-    def is_here(self) -> bool:
+    def is_online(self) -> bool:
+        """True in every state except offline."""
         return self.liveness is not Liveness.OFFLINE
 
     @property
@@ -81,6 +82,8 @@ class ModelTraffic:
     cut_short: int = 0
     """Answers that ended because the context window was full."""
     prompt_tokens_max: int = 0
+    newest_failed_id: str = ""
+    """Id of the newest failed request; empty if none failed."""
     busy_s: float = 0.0
     waited_s: float = 0.0
     """Total time of all requests before a node received them."""
@@ -131,9 +134,9 @@ class Snapshot:
     pinned: Mapping[NodeId, tuple[ModelName, ...]] = field(default_factory=dict)
 
     @property
-    def here(self) -> tuple[NodeNow, ...]:
+    def online(self) -> tuple[NodeNow, ...]:
         """The nodes that are not offline."""
-        return tuple(node for node in self.nodes if node.is_here)
+        return tuple(node for node in self.nodes if node.is_online)
 
     def node(self, node_id: NodeId) -> NodeNow | None:
         return next((node for node in self.nodes if node.id == node_id), None)

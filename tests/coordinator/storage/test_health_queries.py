@@ -88,6 +88,14 @@ def test_outcomes_and_attempts_are_counted_separately(database: sqlite3.Connecti
     assert (found.requests, found.completed, found.failed, found.retried, found.silent) == (4, 1, 2, 1, 1)
 
 
+def test_the_newest_failed_request_is_named(database: sqlite3.Connection) -> None:
+    for number, status in enumerate(["completed", *["failed"] * 11, "failed_midstream", "retried", "completed"]):
+        put(database, status=status, request_id=f"r{number}")
+    assert pair(database).newest_failed_id == "r12"
+    database.execute("DELETE FROM request_traces WHERE status LIKE 'failed%'")
+    assert pair(database).newest_failed_id == ""
+
+
 @pytest.mark.parametrize(
     ("failure", "silent", "refused"),
     [("first_byte_timeout", 1, 0), ("stalled", 1, 0), ("connect", 0, 1), ("reset", 0, 0)],

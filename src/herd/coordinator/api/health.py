@@ -78,11 +78,11 @@ class HealthApi:
         )
 
     def _health(self, examined: Examination) -> Health:
-        findings = tuple(self._box(one) for one in examined.findings)
+        findings = tuple(self._details(one) for one in examined.findings)
         passed = tuple(PassedLine(check, title) for check, title in examined.passed)
         return Health(examined.at, examined.summary, findings, passed, HealthScore(examined.score, examined.arithmetic))
 
-    def _box(self, one: NamedFinding) -> FindingDetails:
+    def _details(self, one: NamedFinding) -> FindingDetails:
         finding = one.finding
         until, reason = self._snoozed.get(one.id, (0.0, ""))
         is_snoozed = until > self._wall()

@@ -30,8 +30,9 @@ PAIRS = """WITH seen AS (
                 THEN MAX(0, time_to_first_token_ms - (latency_ms - attempt_ms) - prefill_ms - COALESCE(load_ms, 0))
                 END AS link_ms
         FROM (
-            SELECT node_id, model, status, stream, retry_count, prefill_ms, time_to_first_token_ms, latency_ms,
-                attempt_ms, load_ms, failure, held_ms, estimated_tokens, prompt_tokens, completion_tokens, kind
+            SELECT id, request_id, node_id, model, status, stream, retry_count, prefill_ms, time_to_first_token_ms,
+                latency_ms, attempt_ms, load_ms, failure, held_ms, estimated_tokens, prompt_tokens, completion_tokens,
+                kind
             FROM request_traces WHERE timestamp >= :since ORDER BY id DESC LIMIT :rows
         ) WHERE COALESCE(kind, '') <> 'info' AND node_id <> ''
     )
@@ -39,6 +40,8 @@ PAIRS = """WITH seen AS (
         SUM(status <> 'retried') AS requests,
         SUM(done) AS completed,
         SUM(status IN ('failed', 'failed_midstream')) AS failed,
+        COALESCE(SUBSTR(MAX(CASE WHEN status IN ('failed', 'failed_midstream')
+            THEN PRINTF('%019d', id) || request_id END), 20), '') AS newest_failed_id,
         SUM(status = 'retried') AS retried,
         SUM(COALESCE(failure, '') IN ('first_byte_timeout', 'stalled')) AS silent,
         SUM(COALESCE(failure, '') = 'connect') AS refused,

@@ -14,18 +14,18 @@ SHARE_MIN = 0.5
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
-    here = {node.id: node for node in snapshot.here}
+    online = {node.id: node for node in snapshot.online}
     hung = [
         pair
         for pair in snapshot.traffic.pairs
-        if pair.node_id in here and pair.silent >= max(SILENT_MIN, SHARE_MIN * pair.completed)
+        if pair.node_id in online and pair.silent >= max(SILENT_MIN, SHARE_MIN * pair.completed)
     ]
     if not hung:
         return
     yield Finding(
         severity=Severity.CRITICAL,
-        title=f"{names(pair.model for pair in hung)}: accepts requests but sends no tokens",
-        cause="The engine responds to status requests, but the process that runs the model hangs.",
+        title=f"{names(pair.model for pair in hung)}: no tokens for accepted requests",
+        cause="The engine responds to status requests; the process that runs the model probably hangs.",
         evidence=tuple(
             Evidence(
                 f"{pair.model} on {pair.node_id}",
@@ -34,7 +34,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
             for pair in hung
         ),
         remedy="Restart the engine.",
-        commands=on_each((here[pair.node_id] for pair in hung), restart),
+        commands=on_each((online[pair.node_id] for pair in hung), restart),
         nodes=tuple(sorted({pair.node_id for pair in hung})),
     )
 

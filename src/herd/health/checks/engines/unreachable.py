@@ -1,4 +1,4 @@
-"""Finds nodes that send heartbeats but refuse connections, or reject the coordinator's key."""
+"""Finds nodes that send heartbeats but refuse connections, or answer 401 or 403."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from herd.health.snapshot import Snapshot
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
-    closed = [node for node in snapshot.here if not node.is_reachable]
-    if closed:
+    refusing = [node for node in snapshot.online if not node.is_reachable]
+    if refusing:
         yield Finding(
             severity=Severity.CRITICAL,
-            title=f"{names(node.id for node in closed)}: sends heartbeats but refuses connections",
-            cause="A firewall on that machine blocks the engine's port, or the engine has stopped.",
+            title=f"{names(node.id for node in refusing)}: heartbeats arrive, but connections fail",
+            cause="Possible causes: a firewall on that machine blocks the port, or the engine has stopped.",
             evidence=tuple(
                 Evidence(node.id, ", ".join(endpoint.url for endpoint in node.report.engines) or "no engine")
-                for node in closed
+                for node in refusing
             ),
             remedy="Restart the engine, and allow its port in the firewall.",
-            commands=on_each(closed, restart),
-            nodes=tuple(node.id for node in closed),
+            commands=on_each(refusing, restart),
+            nodes=tuple(node.id for node in refusing),
             key="refused",
         )
-    unauthorized = [node for node in snapshot.here if not node.is_authorized]
+    unauthorized = [node for node in snapshot.online if not node.is_authorized]
     if unauthorized:
         yield Finding(
             severity=Severity.CRITICAL,
-            title=f"{names(node.id for node in unauthorized)}: rejects the coordinator's key",
-            cause="The node was paired with another coordinator, or its data folder was replaced.",
-            evidence=tuple(Evidence(node.id, "answers 401") for node in unauthorized),
-            remedy="Pair the node again with a new join code.",
+            title=f"{names(node.id for node in unauthorized)}: requests are answered with 401 or 403",
+            cause="Possible causes: a wrong API key of the engine, its allow-list, or a node that was re-installed.",
+            evidence=tuple(Evidence(node.id, "answers 401 or 403") for node in unauthorized),
+            remedy="Check the engine's API key or allow-list; if the node was re-installed, pair it again.",
             commands=anywhere("herd nodes invite"),
             nodes=tuple(node.id for node in unauthorized),
             key="key",

@@ -12,7 +12,7 @@ from herd.text import number
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
     others = [
-        node for node in snapshot.here if node.report.agent_version and node.report.agent_version != snapshot.version
+        node for node in snapshot.online if node.report.agent_version and node.report.agent_version != snapshot.version
     ]
     if others:
         yield Finding(
@@ -23,28 +23,27 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
                 Evidence("coordinator", snapshot.version),
                 *(Evidence(node.id, node.report.agent_version) for node in others),
             ),
-            remedy="Upgrade the older version.",
-            commands=anywhere("pipx upgrade ollama-herd"),
+            remedy="On the machine with the older version, run the command in a current clone of the repository.",
+            commands=anywhere("pipx install --force ."),
             nodes=tuple(node.id for node in others),
             key="agent",
         )
-    for kind in sorted({endpoint.kind for node in snapshot.here for endpoint in node.report.engines}):
+    for kind in sorted({endpoint.kind for node in snapshot.online for endpoint in node.report.engines}):
         yield from _of_engine(snapshot, kind)
 
 
 def _of_engine(snapshot: Snapshot, kind: str) -> Iterator[Finding]:
-    """Engines of one kind whose first two version numbers differ: answers, context windows and speeds may differ
-    too."""
+    """Reports engines of one kind whose first two version numbers differ."""
     known = {
         node.id: endpoint.version
-        for node in snapshot.here
+        for node in snapshot.online
         for endpoint in node.report.engines
         if endpoint.kind == kind and numbers(endpoint.version)
     }
     if len({numbers(version)[:2] for version in known.values()}) < 2:
         return
     newest = max(known.values(), key=numbers)
-    older = [node for node in snapshot.here if node.id in known and numbers(known[node.id])[:2] < numbers(newest)[:2]]
+    older = [node for node in snapshot.online if node.id in known and numbers(known[node.id])[:2] < numbers(newest)[:2]]
     yield Finding(
         severity=Severity.INFO,
         title=f"Different versions of {kind} are in use",

@@ -43,7 +43,7 @@ VULNERABILITIES = (
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
     affected: dict[tuple[str, str], list[tuple[NodeNow, tuple[Vulnerability, ...]]]] = {}
-    for node in snapshot.here:
+    for node in snapshot.online:
         for endpoint in node.report.engines:
             vulnerabilities = tuple(
                 vulnerability

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 from herd.health import Check, Evidence, Finding, Severity
@@ -21,6 +22,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     ]
     if not failing:
         return
+    request_id = next((pair.newest_failed_id for pair in failing if pair.newest_failed_id), "REQUEST_ID")
     failed, requests = sum(pair.failed for pair in failing), sum(pair.requests for pair in failing)
     yield Finding(
         severity=Severity.CRITICAL if failed >= SHARE_CRITICAL * requests else Severity.WARNING,
@@ -30,8 +32,8 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
             Evidence(f"{pair.model} on {pair.node_id}", f"{pair.failed} of {number(pair.requests, 'request')} failed")
             for pair in failing
         ),
-        remedy="Inspect the newest failed request.",
-        commands=anywhere("herd why last"),
+        remedy="Inspect a recent failed request: the command shows its routing and its error message.",
+        commands=anywhere(f"herd why {shlex.quote(request_id)}"),
         nodes=tuple(sorted({pair.node_id for pair in failing})),
     )
 

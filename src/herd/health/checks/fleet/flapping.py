@@ -22,8 +22,8 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         return
     yield Finding(
         severity=Severity.WARNING,
-        title=f"{names(node.id for node, _ in flapping)}: goes offline and comes back repeatedly",
-        cause="The wireless link is weak, the machine goes to sleep, or the agent restarts repeatedly.",
+        title=f"{names(node.id for node, _ in flapping)}: repeatedly offline",
+        cause="Possible causes: a weak wireless link, a machine that goes to sleep, or an agent that restarts often.",
         evidence=tuple(
             Evidence(f"{node.id} returned", f"{number(returns, 'time')} recently") for node, returns in flapping
         ),
@@ -35,9 +35,9 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
 
 def _returns(node: NodeNow) -> int:
     """The returns that the coordinator counted recently, or those in the samples of the last hour."""
-    seen = [sample.liveness is Liveness.OFFLINE for sample in node.samples]
-    changes = sum(was != now for was, now in pairwise(seen))
-    return max(node.returns if node.is_here else 0, changes // 2 if changes >= CHANGES_MIN else 0)
+    was_offline = [sample.liveness is Liveness.OFFLINE for sample in node.samples]
+    changes = sum(before != after for before, after in pairwise(was_offline))
+    return max(node.returns if node.is_online else 0, changes // 2 if changes >= CHANGES_MIN else 0)
 
 
 def _awake(system: str) -> str:

@@ -14,21 +14,23 @@ FRESH_S = 86400.0
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
-    gone = [node for node in snapshot.nodes if not node.is_here and node.silent_s < FRESH_S]
-    if not gone:
+    offline = [node for node in snapshot.nodes if not node.is_online and node.silent_s < FRESH_S]
+    if not offline:
         return
-    is_empty = not snapshot.here
+    are_all = not snapshot.online
     yield Finding(
-        severity=Severity.CRITICAL if is_empty else Severity.WARNING,
+        severity=Severity.CRITICAL if are_all else Severity.WARNING,
         title="All nodes are offline"
-        if is_empty
-        else f"{number(len(gone), 'node')} offline: {names(node.id for node in gone)}",
-        cause="No heartbeat arrives: the machine is off or asleep, its agent has stopped, or the network is down.",
-        evidence=tuple(Evidence(f"{node.id} last heartbeat", f"{duration(1000 * node.silent_s)} ago") for node in gone),
+        if are_all
+        else f"{number(len(offline), 'node')} offline: {names(node.id for node in offline)}",
+        cause="Possible causes: the machine is off or asleep, its agent has stopped, or the network is down.",
+        evidence=tuple(
+            Evidence(f"{node.id} last heartbeat", f"{duration(1000 * node.silent_s)} ago") for node in offline
+        ),
         remedy="If the node should be online, wake the machine and start its agent.",
         commands=anywhere("herd-node"),
-        nodes=tuple(node.id for node in gone),
-        since=snapshot.at - max(node.silent_s for node in gone),
+        nodes=tuple(node.id for node in offline),
+        since=snapshot.at - max(node.silent_s for node in offline),
     )
 
 

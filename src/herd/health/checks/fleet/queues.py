@@ -8,22 +8,24 @@ from herd.health import Check, Evidence, Finding, Severity
 from herd.health.remedies import anywhere, names
 from herd.health.snapshot import Snapshot
 
-WAITING_MIN = 4
-PER_SLOT = 2
+PENDING_MIN = 4
+PENDING_PER_RUNNING = 2
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
-    long = [node for node in snapshot.here if node.pending >= max(WAITING_MIN, PER_SLOT * node.running)]
-    if not long:
+    long_queues = [
+        node for node in snapshot.online if node.pending >= max(PENDING_MIN, PENDING_PER_RUNNING * node.running)
+    ]
+    if not long_queues:
         return
     yield Finding(
         severity=Severity.INFO,
-        title=f"{names(node.id for node in long)}: long queue",
+        title=f"{names(node.id for node in long_queues)}: long queue",
         cause="More requests arrive than the node can process.",
-        evidence=tuple(Evidence(node.id, f"{node.pending} queued, {node.running} running") for node in long),
-        remedy="Add the model to another node, which then shares the load.",
+        evidence=tuple(Evidence(node.id, f"{node.pending} queued, {node.running} running") for node in long_queues),
+        remedy="Add a frequently requested model of this node to another node; the command recommends which.",
         commands=anywhere("herd recommend"),
-        nodes=tuple(node.id for node in long),
+        nodes=tuple(node.id for node in long_queues),
     )
 
 

@@ -15,29 +15,29 @@ SHARE_MIN = 0.05
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
-    tried: dict[NodeId, list[int]] = {}
+    counts: dict[NodeId, list[int]] = {}
     for pair in snapshot.traffic.pairs:
-        sums = tried.setdefault(pair.node_id, [0, 0])
+        sums = counts.setdefault(pair.node_id, [0, 0])
         sums[0] += pair.retried
         sums[1] += pair.requests + pair.retried
-    poor = {
+    unreliable = {
         node_id: (retried, attempts)
-        for node_id, (retried, attempts) in tried.items()
+        for node_id, (retried, attempts) in counts.items()
         if retried >= max(RETRIES_MIN, SHARE_MIN * attempts)
     }
-    if not poor:
+    if not unreliable:
         return
     yield Finding(
         severity=Severity.WARNING,
-        title=f"{names(poor)}: many attempts are retried on other nodes",
-        cause="The node closes the connection, refuses it or sends no token, and another node answers the request.",
+        title=f"{names(unreliable)}: many attempts are retried on other nodes",
+        cause="The node closed or refused connections, or sent no token in time. Other nodes answered the requests.",
         evidence=tuple(
             Evidence(node_id, f"{retried} of {number(attempts, 'attempt')} retried")
-            for node_id, (retried, attempts) in sorted(poor.items())
+            for node_id, (retried, attempts) in sorted(unreliable.items())
         ),
         remedy="Check the engine's log on that machine for the reason.",
-        commands=on_each((node for node in snapshot.nodes if node.id in poor), _engine_log),
-        nodes=tuple(sorted(poor)),
+        commands=on_each((node for node in snapshot.nodes if node.id in unreliable), _engine_log),
+        nodes=tuple(sorted(unreliable)),
     )
 
 

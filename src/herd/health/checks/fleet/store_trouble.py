@@ -18,7 +18,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         yield Finding(
             severity=Severity.CRITICAL,
             title="Traces are not being recorded",
-            cause=f"Requests are served, but not recorded: {store.problem or 'the disk cannot be written'}.",
+            cause=f"Requests are served, but not recorded: {store.problem or 'the database cannot be written'}.",
             evidence=(
                 Evidence("waiting in memory", number(store.waiting, "trace")),
                 Evidence("lost", number(store.dropped, "trace")),
@@ -32,12 +32,12 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         yield Finding(
             severity=Severity.INFO,
             title="Some traces were lost",
-            cause="For some time traces could not be written as fast as they arrived.",
+            cause="Traces arrived faster than they could be written, or they were invalid.",
             evidence=(
                 Evidence("lost", number(store.dropped, "trace")),
                 Evidence("invalid", number(store.unusable, "trace")),
             ),
-            remedy="A larger buffer keeps traces during longer problems.",
+            remedy="Use a larger buffer, which keeps traces while the disk is slow or full.",
             commands=anywhere("FLEET_TRACE_RING_ROWS=50000 herd"),
             key="lost",
         )

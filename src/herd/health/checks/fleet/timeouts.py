@@ -15,19 +15,19 @@ SHARE_MIN = 0.02
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
     traffic = snapshot.traffic
-    lost = traffic.rejected + traffic.too_late
-    if lost < max(COUNT_MIN, SHARE_MIN * traffic.requests):
+    timed_out = traffic.rejected + traffic.too_late
+    if timed_out < max(COUNT_MIN, SHARE_MIN * traffic.requests):
         return
     yield Finding(
-        severity=Severity.CRITICAL if lost >= SHARE_CRITICAL * traffic.requests else Severity.WARNING,
-        title=f"{percent(lost / max(1, traffic.requests))} of the requests timed out",
+        severity=Severity.CRITICAL if timed_out >= SHARE_CRITICAL * traffic.requests else Severity.WARNING,
+        title=f"{percent(timed_out / max(1, traffic.requests))} of the requests timed out",
         cause="The online nodes could not answer all requests in time.",
         evidence=(
             Evidence("rejected", f"{number(traffic.rejected, 'request')} in the last hour"),
             Evidence("deadline exceeded", f"{number(traffic.too_late, 'request')}"),
             Evidence("total", number(traffic.requests, "request")),
         ),
-        remedy="Add the most requested model to another node.",
+        remedy="Add a frequently requested model to another node; the command recommends which.",
         commands=anywhere("herd recommend"),
     )
 

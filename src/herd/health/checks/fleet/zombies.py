@@ -1,4 +1,4 @@
-"""Reports inconsistencies that the coordinator found in its own internal state."""
+"""Reports invariant violations that the coordinator found in its own state."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         return
     yield Finding(
         severity=Severity.CRITICAL,
-        title="Internal state is inconsistent",
-        cause="The coordinator lost track of a request. This is a bug in herd.",
-        evidence=(Evidence("alarms since the start", number(snapshot.alarms, "alarm")),),
+        title="Invariant violations in the coordinator",
+        cause="The coordinator found a contradiction in its own state. This is a bug in herd.",
+        evidence=(Evidence("since the coordinator started", number(snapshot.alarms, "violation")),),
         remedy="Restart the coordinator, and report the log lines that the command finds.",
         commands=anywhere("grep 'internal invariant violated' ~/.fleet-manager/logs/herd.jsonl"),
         since=snapshot.alarmed_at,
     )
 
 
-CHECK = Check("zombies", "Internal state is consistent", find)
+CHECK = Check("zombies", "No invariant violations", find)

@@ -16,7 +16,7 @@ SKEW_WARNING_S = 60.0
 def find(snapshot: Snapshot) -> Iterator[Finding]:
     skewed = [
         (node, ahead_s)
-        for node in snapshot.here
+        for node in snapshot.online
         if (ahead_s := node.clock_ahead_s) is not None and abs(ahead_s) >= SKEW_MIN_S
     ]
     if not skewed:
@@ -24,7 +24,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     worst_s = max(abs(ahead_s) for _, ahead_s in skewed)
     yield Finding(
         severity=Severity.WARNING if worst_s >= SKEW_WARNING_S else Severity.INFO,
-        title=f"{names(node.id for node, _ in skewed)}: clock is wrong",
+        title=f"{names(node.id for node, _ in skewed)}: wrong clock",
         cause="The times in logs cannot be compared. If all nodes are listed, the coordinator's clock is wrong.",
         evidence=tuple(
             Evidence(node.id, f"{duration(1000 * abs(ahead_s))} {'ahead' if ahead_s > 0 else 'behind'}")

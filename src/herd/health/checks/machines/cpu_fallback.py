@@ -17,7 +17,7 @@ SHARE_OK = 0.10
 def find(snapshot: Snapshot) -> Iterator[Finding]:
     on_cpu = [
         (node, tuple(name for name, model_info in node.loaded if _is_on_cpu(node, model_info)))
-        for node in snapshot.here
+        for node in snapshot.online
     ]
     on_cpu = [(node, models) for node, models in on_cpu if models]
     if not on_cpu:
@@ -25,12 +25,12 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     yield Finding(
         severity=Severity.CRITICAL,
         title=f"{names(node.id for node, _ in on_cpu)}: models run on the CPU instead of the GPU",
-        cause="The engine did not find the GPU when it loaded the models, as happens after sleep or a driver update. "
-        "Answers take about ten times longer.",
+        cause="The engine probably did not find the GPU when it loaded the models, which can happen after sleep or a "
+        "driver update. Answers take about ten times longer.",
         evidence=tuple(
             Evidence(f"{model} on {node.id}", _share_on_gpu(node, model)) for node, models in on_cpu for model in models
         ),
-        remedy="Restart the engine, then the machine.",
+        remedy="Restart the engine; if that does not help, the machine.",
         commands=on_each((node for node, _ in on_cpu), restart),
         nodes=tuple(node.id for node, _ in on_cpu),
     )

@@ -13,44 +13,40 @@ from herd.text import duration, gb
 
 FREE_SHARE_MIN = 0.05
 FREE_MIN_BYTES = 10_000_000_000
-"""About the size of a common model, and of the second copy that a download needs."""
+"""About twice the size of a common model: a download temporarily needs that much."""
 SOON_S = 24 * 3600.0
 SPAN_MIN_S = 1200.0
 """Samples must span at least this time to compute a rate."""
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
-    full = [node for node in snapshot.here if _is_full(node)]
+    full = [node for node in snapshot.online if _is_full(node)]
     if full:
         yield _finding(
             full,
             "full",
-            f"{names(node.id for node in full)}: disk is almost full",
-            "A download needs disk space for a second copy of the model, and fails without it.",
+            f"{names(node.id for node in full)}: disk almost full",
+            "A download temporarily needs twice the model's size, and fails if the disk is full.",
         )
-    filling = [node for node in snapshot.here if node not in full and _full_in_s(node) < SOON_S]
+    filling = [node for node in snapshot.online if node not in full and _full_in_s(node) < SOON_S]
     if filling:
         yield _finding(
             filling,
             "filling",
-            f"{names(node.id for node in filling)}: disk is filling up",
-            "At the rate of the last hour the disk is full within a day.",
+            f"{names(node.id for node in filling)}: disk full within a day",
+            "The estimate assumes that the disk fills up at the rate of the last hour.",
         )
 
 
 def _finding(nodes: list[NodeNow], key: str, title: str, cause: str) -> Finding:
-    unused = {
-        name: model_info.name
+    unused = [
+        (model_info.size_bytes, model_info.name, node.id)
         for node in nodes
-        for name, model_info in node.report.models.items()
+        for model_info in node.report.models.values()
         if model_info.loaded is None
-    }
-    largest = max(
-        unused,
-        key=lambda name: max(node.report.models[name].size_bytes for node in nodes if name in node.report.models),
-        default=None,
-    )
-    command = f"ollama rm {shlex.quote(unused[largest])}" if largest is not None else "ollama list"
+    ]
+    _, model, node_id = max(unused, default=(0, "", ""))
+    command = f"herd rm {shlex.quote(model)} --node {shlex.quote(node_id)}" if unused else "herd models"
     return Finding(
         severity=Severity.WARNING,
         title=title,

@@ -13,27 +13,27 @@ from herd.text import gb
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
     for pressure, severity in ((Pressure.CRITICAL, Severity.CRITICAL), (Pressure.WARN, Severity.WARNING)):
-        short = [node for node in snapshot.here if node.report.memory.pressure is pressure]
-        if short:
-            yield _finding(short, pressure, severity)
+        low_memory = [node for node in snapshot.online if node.report.memory.pressure is pressure]
+        if low_memory:
+            yield _finding(low_memory, pressure, severity)
 
 
-def _finding(short: list[NodeNow], pressure: Pressure, severity: Severity) -> Finding:
+def _finding(low_memory: list[NodeNow], pressure: Pressure, severity: Severity) -> Finding:
     return Finding(
         severity=severity,
-        title=f"{names(node.id for node in short)}: low on memory",
+        title=f"{names(node.id for node in low_memory)}: low on memory",
         cause="Programs and models use nearly all memory; "
         + (
             "the node receives no requests until memory is free."
             if pressure is Pressure.CRITICAL
             else "paging may slow models down."
         ),
-        evidence=tuple(Evidence(f"{node.id} available", _available(node)) for node in short),
+        evidence=tuple(Evidence(f"{node.id} available", _available(node)) for node in low_memory),
         remedy="Close large programs, or keep fewer models in memory.",
-        commands=on_each(short, largest_processes),
-        nodes=tuple(node.id for node in short),
+        commands=on_each(low_memory, largest_processes),
+        nodes=tuple(node.id for node in low_memory),
         key=pressure.value,
-        since=min((since for node in short if (since := _since(node, pressure)) is not None), default=None),
+        since=min((since for node in low_memory if (since := _since(node, pressure)) is not None), default=None),
     )
 
 

@@ -18,9 +18,9 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     sums: dict[NodeId, list[float]] = {}
     for pair in snapshot.traffic.pairs:
         if pair.link_s is not None:
-            of_node = sums.setdefault(pair.node_id, [0.0, 0])
-            of_node[0] += pair.link_s * pair.link_count
-            of_node[1] += pair.link_count
+            sums_of_node = sums.setdefault(pair.node_id, [0.0, 0])
+            sums_of_node[0] += pair.link_s * pair.link_count
+            sums_of_node[1] += pair.link_count
     slow = {
         node_id: total / count
         for node_id, (total, count) in sums.items()
@@ -31,7 +31,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     yield Finding(
         severity=Severity.WARNING,
         title=f"Slow network link to {names(slow)}",
-        cause="The wireless link is weak, the switch is busy, or the network card is in power-saving mode.",
+        cause="Possible causes: a weak wireless link, a busy switch, or a network card in power-saving mode.",
         evidence=tuple(
             Evidence(f"{node_id} delay beyond load and prefill", f"{duration(1000 * extra_s)} per request")
             for node_id, extra_s in sorted(slow.items())

@@ -16,7 +16,7 @@ GROWTH_MIN_BYTES = 500_000_000
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
-    swapping = [node for node in snapshot.here if _is_swapping(node)]
+    swapping = [node for node in snapshot.online if _is_swapping(node)]
     if not swapping:
         return
     yield Finding(

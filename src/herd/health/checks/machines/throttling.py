@@ -15,17 +15,17 @@ SAMPLES_MIN = 4
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
-    hot = [node for node in snapshot.here if _is_throttled(node)]
-    if not hot:
+    throttled = [node for node in snapshot.online if _is_throttled(node)]
+    if not throttled:
         return
     yield Finding(
         severity=Severity.WARNING,
-        title=f"{names(node.id for node in hot)}: throttled because of heat",
+        title=f"{names(node.id for node in throttled)}: throttled because of heat",
         cause="The processor is too hot and runs slower to cool down. Answers take longer.",
-        evidence=tuple(fact for node in hot for fact in _facts(node)),
+        evidence=tuple(fact for node in throttled for fact in _facts(node)),
         remedy="Improve the cooling, or reduce the load on this machine.",
-        commands=on_each(hot, _sensor_command),
-        nodes=tuple(node.id for node in hot),
+        commands=on_each(throttled, _sensor_command),
+        nodes=tuple(node.id for node in throttled),
     )
 
 

@@ -27,7 +27,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     tokens = _fitting(max(pair.prompt_tokens_max for pair, _, _ in wasted))
     yield Finding(
         severity=Severity.INFO,
-        title=f"{names(pair.model for pair, _, _ in wasted)}: context window is much larger than needed",
+        title=f"{names(pair.model for pair, _, _ in wasted)}: context window much larger than needed",
         cause="The engine reserves memory for the whole context window when it loads a model.",
         evidence=tuple(
             Evidence(

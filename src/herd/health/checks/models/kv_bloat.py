@@ -16,7 +16,7 @@ SURPLUS_MIN_BYTES = 4_000_000_000
 def find(snapshot: Snapshot) -> Iterator[Finding]:
     bloated = [
         (node, name)
-        for node in snapshot.here
+        for node in snapshot.online
         for name, model_info in node.loaded
         if _surplus_bytes(model_info) >= max(SURPLUS_MIN_BYTES, model_info.size_bytes)
     ]

@@ -15,16 +15,16 @@ DIGEST_SHOWN = 12
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
     digests: dict[tuple[str, ModelName], dict[str, list[NodeNow]]] = {}
-    for node in snapshot.here:
+    for node in snapshot.online:
         for name, model_info in node.report.models.items():
             if model_info.digest:
                 digests.setdefault((model_info.engine.kind, name), {}).setdefault(model_info.digest, []).append(node)
     for (kind, name), by_digest in sorted(digests.items()):
         if len(by_digest) < 2:
             continue
-        # The newest version is assumed to be the right one; without dates, the most common.
-        right = max(by_digest, key=lambda digest: (_changed(by_digest[digest], name), len(by_digest[digest]), digest))
-        stale = [node for digest, nodes in sorted(by_digest.items()) if digest != right for node in nodes]
+        # Without dates, the most common version is assumed to be the newest.
+        newest = max(by_digest, key=lambda digest: (_changed(by_digest[digest], name), len(by_digest[digest]), digest))
+        stale = [node for digest, nodes in sorted(by_digest.items()) if digest != newest for node in nodes]
         yield Finding(
             severity=Severity.WARNING,
             title=f"{name}: different versions on different nodes",
@@ -33,8 +33,8 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
                 Evidence(digest.removeprefix("sha256:")[:DIGEST_SHOWN], names(node.id for node in nodes))
                 for digest, nodes in sorted(by_digest.items())
             ),
-            remedy=f"Pull the model again on {names(node.id for node in stale)}.",
-            commands=anywhere(f"ollama pull {shlex.quote(name)}") if kind == "ollama" else (),
+            remedy=f"Update the model on {names(node.id for node in stale)}; the command updates it on every node.",
+            commands=anywhere(f"herd update {shlex.quote(name)}") if kind == "ollama" else (),
             nodes=tuple(node.id for node in stale),
             key=name,
         )

@@ -15,7 +15,7 @@ RETURNS_MIN = 6
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
-    thrashing = [(node, _returns(node)) for node in snapshot.here]
+    thrashing = [(node, _returns(node)) for node in snapshot.online]
     thrashing = [(node, returns) for node, returns in thrashing if sum(returns.values()) >= RETURNS_MIN]
     if not thrashing:
         return

@@ -11,19 +11,19 @@ from herd.text import number
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
-    cut = [pair for pair in snapshot.traffic.pairs if pair.overlong or pair.cut_short]
-    if not cut:
+    truncating = [pair for pair in snapshot.traffic.pairs if pair.overlong or pair.cut_short]
+    if not truncating:
         return
-    nodes = [node for node in snapshot.nodes if node.id in {pair.node_id for pair in cut}]
-    tokens = max(8192, 1 << max(pair.prompt_tokens_max for pair in cut).bit_length())
+    nodes = [node for node in snapshot.nodes if node.id in {pair.node_id for pair in truncating}]
+    tokens = max(8192, 1 << max(pair.prompt_tokens_max for pair in truncating).bit_length())
     yield Finding(
         severity=Severity.WARNING,
-        title=f"{names(pair.model for pair in cut)}: prompts exceed the context window",
+        title=f"{names(pair.model for pair in truncating)}: prompts or answers exceed the context window",
         cause="The engine silently drops the beginning of a longer prompt, or ends the answer early.",
-        evidence=tuple(Evidence(f"{pair.model} on {pair.node_id}", _counts(pair)) for pair in cut),
+        evidence=tuple(Evidence(f"{pair.model} on {pair.node_id}", _counts(pair)) for pair in truncating),
         remedy=f"Use a larger context window, for example {tokens} tokens; a larger window needs more memory.",
         commands=on_each(nodes, variable("OLLAMA_CONTEXT_LENGTH", str(tokens))),
-        nodes=tuple(sorted({pair.node_id for pair in cut})),
+        nodes=tuple(sorted({pair.node_id for pair in truncating})),
     )
 
 
@@ -32,4 +32,4 @@ def _counts(pair: ModelTraffic) -> str:
     return f"{too_long} too long, {truncated} truncated, of {number(pair.requests, 'request')}"
 
 
-CHECK = Check("truncation", "All prompts fit their context window", find)
+CHECK = Check("truncation", "All prompts and answers fit the context window", find)
