@@ -60,7 +60,7 @@ async def advertise(
 ) -> Advertisement | None:
     """Announces a coordinator on this port. Logs the reason and returns None if the network does not allow it.
 
-    If the name is taken, for example after a crash, another name is used. `fleet_id` helps agents to recognise their
+    If the name is taken, for example after a crash, another name is used. `fleet_id` helps agents to recognize their
     coordinator. `interfaces` are the addresses of this machine to announce on, all if empty.
     """
     try:

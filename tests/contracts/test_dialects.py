@@ -13,7 +13,7 @@ import herd.dialects
 from builders import a_model_info, a_report
 from herd.core.state.fleet import Fleet
 from herd.core.state.request import Counters, RequestKind
-from herd.dialects import Answer, Dialect, Timestamp
+from herd.dialects import Dialect, HttpResponse, Timestamp
 from herd.discover import discover
 from herd.errors import BadRequest, HerdError, MethodNotAllowed, Refusal, TooLarge, Unavailable, UnknownModel
 from herd.protocols.conversation import Delta, ParsedRequest, Route, Usage
@@ -77,7 +77,7 @@ def written(dialect: Dialect, request: ParsedRequest) -> list[bytes]:
 
 
 def watched(dialect: Dialect, request: ParsedRequest, chunks: list[bytes]) -> Counters | None:
-    watch = dialect.watch(request)
+    watch = dialect.watcher(request)
     for chunk in chunks:
         watch.feed(chunk)
     return watch.end()
@@ -197,6 +197,6 @@ def test_list_routes_are_answered_from_memory(dialect: Dialect, method: str, pat
             dialect.listing(method, path.replace("{name}", "nope"), fleet, TIMESTAMP)
     fleet.apply_heartbeat(a_report("alpha", [a_model_info("m", loaded=True)]), 1.0)
     answer = dialect.listing(method, path.replace("{name}", "m"), fleet, TIMESTAMP)
-    assert isinstance(answer, Answer) and answer.status == 200
+    assert isinstance(answer, HttpResponse) and answer.status == 200
     if answer.content_type.startswith("application/json"):
         json.loads(answer.body)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import herd.engines
 from herd.core.state.request import RequestKind
 from herd.discover import discover
-from herd.engines import Engine, Inventory, Reply
+from herd.engines import Engine, EngineResponse, Inventory
 from herd.errors import BadRequest
 from herd.protocols.conversation import Conversation, Delta, Message
 
@@ -28,7 +28,7 @@ json_values = st.recursive(
     max_leaves=10,
 )
 bodies = st.binary(max_size=60) | json_values.map(lambda value: json.dumps(value).encode())
-some_replies = st.lists(st.builds(Reply, st.sampled_from([0, 200, 404, 500]), bodies), max_size=6)
+some_replies = st.lists(st.builds(EngineResponse, st.sampled_from([0, 200, 404, 500]), bodies), max_size=6)
 
 
 def a_conversation(kind: RequestKind, stream: bool) -> Conversation:
@@ -37,30 +37,30 @@ def a_conversation(kind: RequestKind, stream: bool) -> Conversation:
 
 
 @each_engine
-def test_probe_and_inventory_calls_change_nothing(engine: Engine) -> None:
+def test_probe_and_inventory_requests_change_nothing(engine: Engine) -> None:
     assert engine.kind and engine.title and 0 < engine.default_port < 65536
-    for call in (engine.probe(), *engine.inventory_calls()):
+    for call in (engine.probe(), *engine.inventory_requests()):
         assert (call.method, call.body) == ("GET", b"") and call.path.startswith("/")
 
 
 @each_engine
 @given(replies=some_replies)
 @settings(max_examples=80, deadline=None)
-def test_invalid_replies_give_less_information_and_no_exception(engine: Engine, replies: list[Reply]) -> None:
-    wanted = len(engine.inventory_calls())
-    full = (*replies, *[Reply(0, b"")] * wanted)[:wanted]
+def test_invalid_replies_give_less_information_and_no_exception(engine: Engine, replies: list[EngineResponse]) -> None:
+    wanted = len(engine.inventory_requests())
+    full = (*replies, *[EngineResponse(0, b"")] * wanted)[:wanted]
     assert isinstance(engine.inventory(full), Inventory)
     for reply in full:
-        assert engine.recognises(reply) in (True, False)
+        assert engine.recognizes(reply) in (True, False)
         assert engine.is_busy(reply.status, reply.body) in (True, False)
         assert engine.is_model_missing(reply.status, reply.body) in (True, False)
 
 
 @each_engine
 def test_missing_reply_is_not_recognised_and_gives_an_empty_inventory(engine: Engine) -> None:
-    silence = Reply(0, b"")
-    assert not engine.recognises(silence)
-    assert engine.inventory(tuple(silence for _ in engine.inventory_calls())).models == ()
+    silence = EngineResponse(0, b"")
+    assert not engine.recognizes(silence)
+    assert engine.inventory(tuple(silence for _ in engine.inventory_requests())).models == ()
     assert engine.is_busy(503, b"")
 
 
@@ -69,7 +69,7 @@ def test_missing_reply_is_not_recognised_and_gives_an_empty_inventory(engine: En
 @pytest.mark.parametrize("stream", [True, False])
 def test_call_is_json_for_the_model_or_a_bad_request(engine: Engine, kind: RequestKind, stream: bool) -> None:
     try:
-        call = engine.call(a_conversation(kind, stream))
+        call = engine.build_request(a_conversation(kind, stream))
     except BadRequest:
         return
     assert call.method == "POST" and call.path.startswith("/")

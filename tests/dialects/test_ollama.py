@@ -33,7 +33,7 @@ def parse(path: str = "/api/chat", **body: Any) -> ParsedRequest:
 
 
 def watched(request: ParsedRequest, chunks: list[bytes]) -> Counters | None:
-    watch = DIALECT.watch(request)
+    watch = DIALECT.watcher(request)
     for chunk in chunks:
         watch.feed(chunk)
     return watch.end()

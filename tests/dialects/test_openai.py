@@ -56,7 +56,7 @@ def parse_recorded(recorded: Sample) -> ParsedRequest:
 
 
 def watched(request: ParsedRequest, chunks: list[bytes]) -> Counters | None:
-    watch = DIALECT.watch(request)
+    watch = DIALECT.watcher(request)
     for chunk in chunks:
         watch.feed(chunk)
     return watch.end()

@@ -38,7 +38,7 @@ def parse(**body: Any) -> ParsedRequest:
 
 
 def watched(request: ParsedRequest, chunks: list[bytes]) -> Counters | None:
-    watch = DIALECT.watch(request)
+    watch = DIALECT.watcher(request)
     for chunk in chunks:
         watch.feed(chunk)
     return watch.end()

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from herd.core.state.fleet import Loaded
 from herd.core.state.request import RequestKind
-from herd.engines import Reply
+from herd.engines import EngineResponse
 from herd.engines.llamacpp import ENGINE
 from herd.errors import BadRequest
 from herd.protocols.conversation import Conversation, Delta, Message, Sampling, Tool, ToolCall, Usage
 from protocol_samples import LLAMACPP, sample
 
-EMPTY = Reply(0, b"")
+EMPTY = EngineResponse(0, b"")
 STREAMS = [
     ("chat_stream", RequestKind.CHAT, "Sorry, I", 3),
     ("chat_stream_bare", RequestKind.CHAT, "Sorry, I", 3),
@@ -46,13 +46,13 @@ TOOL_STREAM = (
 )
 
 
-def recorded(name: str) -> Reply:
+def recorded(name: str) -> EngineResponse:
     answer = sample(name, LLAMACPP)
-    return Reply(answer.status, answer.body, answer.headers)
+    return EngineResponse(answer.status, answer.body, answer.headers)
 
 
 def request_body(kind: RequestKind, **more: Any) -> tuple[str, dict[str, Any]]:
-    call = ENGINE.call(Conversation(kind=kind, model="m", stream=more.pop("stream", False), **more))
+    call = ENGINE.build_request(Conversation(kind=kind, model="m", stream=more.pop("stream", False), **more))
     assert call.method == "POST"
     return call.path, json.loads(call.body)
 
@@ -352,7 +352,7 @@ def test_router_reports_which_models_are_loaded() -> None:
 
 
 def test_running_requests_are_counted() -> None:
-    slots = Reply(200, recorded("slots").body.replace(b"false}", b"true}", 1))
+    slots = EngineResponse(200, recorded("slots").body.replace(b"false}", b"true}", 1))
     assert ENGINE.inventory((recorded("models"), recorded("props"), slots)).requests_active == 1
 
 
@@ -368,36 +368,42 @@ def test_running_requests_are_counted() -> None:
 )
 def test_capabilities_are_read_from_the_properties(props: dict[str, Any], abilities: set[str]) -> None:
     body = json.dumps({"default_generation_settings": {"n_ctx": 512}, **props}).encode()
-    listed = Reply(200, b'{"data":[{"id":"m"}]}')
-    (model,) = ENGINE.inventory((listed, Reply(200, body), EMPTY)).models
+    listed = EngineResponse(200, b'{"data":[{"id":"m"}]}')
+    (model,) = ENGINE.inventory((listed, EngineResponse(200, body), EMPTY)).models
     assert (model.capabilities, model.loaded) == (abilities, Loaded(0, 512))
 
 
 @pytest.mark.parametrize("name", ["nomic-embed-text", "all-MiniLM-L6-v2", "bge-m3"])
 def test_model_with_an_embedding_name_has_only_the_embedding_capability(name: str) -> None:
-    listed = Reply(200, json.dumps({"data": [{"id": name}]}).encode())
+    listed = EngineResponse(200, json.dumps({"data": [{"id": name}]}).encode())
     assert ENGINE.inventory((listed, EMPTY, EMPTY)).models[0].capabilities == {"embedding"}
 
 
 def test_invalid_entries_are_skipped() -> None:
-    listed = Reply(
+    listed = EngineResponse(
         200, b'{"data":[7,{"id":7},{"id":""},{"meta":{"size":"x"},"id":"a"},{"id":"ok","meta":{"size":-5,"n_ctx":0}}]}'
     )
-    (model,) = ENGINE.inventory((listed, Reply(501, b"{}"), Reply(501, b"{}"))).models
+    (model,) = ENGINE.inventory((listed, EngineResponse(501, b"{}"), EngineResponse(501, b"{}"))).models
     assert (model.name, model.size_bytes, model.loaded) == ("ok", 0, Loaded(0))
 
 
 def test_server_that_loads_its_model_is_recognised_with_an_empty_inventory() -> None:
     loading = recorded("loading")
-    assert ENGINE.recognises(loading) and ENGINE.is_busy(loading.status, loading.body)
+    assert ENGINE.recognizes(loading) and ENGINE.is_busy(loading.status, loading.body)
     assert ENGINE.inventory((loading, loading, loading)).models == ()
 
 
 def test_probe_recognises_only_llama_cpp() -> None:
     assert ENGINE.probe().path == "/props"
-    assert ENGINE.recognises(recorded("props")) and ENGINE.recognises(recorded("router_props"))
-    for other in (EMPTY, Reply(200, b"{}"), Reply(404, sample("nf").body), Reply(200, b"<html>"), Reply(503, b"no")):
-        assert not ENGINE.recognises(other)
+    assert ENGINE.recognizes(recorded("props")) and ENGINE.recognizes(recorded("router_props"))
+    for other in (
+        EMPTY,
+        EngineResponse(200, b"{}"),
+        EngineResponse(404, sample("nf").body),
+        EngineResponse(200, b"<html>"),
+        EngineResponse(503, b"no"),
+    ):
+        assert not ENGINE.recognizes(other)
 
 
 # --- refusals ---

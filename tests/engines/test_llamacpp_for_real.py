@@ -14,7 +14,7 @@ from fakes.llamacpp.engines import EngineSettings, LlamaEngine
 from herd.core.state.request import Counters, RequestKind
 from herd.dialects import Dialect, Timestamp
 from herd.discover import discover
-from herd.engines import Call, Reply
+from herd.engines import EngineRequest, EngineResponse
 from herd.engines.llamacpp import ENGINE
 from herd.protocols.conversation import ParsedRequest, Route
 
@@ -40,12 +40,12 @@ def embedding_engine() -> Iterator[LlamaEngine]:
         yield running
 
 
-def send(engine: LlamaEngine, call: Call) -> Reply:
+def send(engine: LlamaEngine, call: EngineRequest) -> EngineResponse:
     connection = http.client.HTTPConnection("127.0.0.1", engine.port, timeout=30)
     try:
         connection.request(call.method, call.path, call.body or None, {"Content-Type": "application/json"})
         response = connection.getresponse()
-        return Reply(response.status, response.read())
+        return EngineResponse(response.status, response.read())
     finally:
         connection.close()
 
@@ -54,7 +54,7 @@ def answered(engine: LlamaEngine, dialect: Dialect, route: Route, body: dict[str
     """The answer that a client of this dialect gets from this engine."""
     request = dialect.parse(route, json.dumps({"model": "m", **body}).encode())
     conversation = dialect.read_conversation(request)
-    reply = send(engine, ENGINE.call(conversation))
+    reply = send(engine, ENGINE.build_request(conversation))
     assert reply.status == 200, reply.body
     reader, writer = ENGINE.reader(conversation), dialect.writer(request, request.model, "r1", TIMESTAMP)
     parts = [reply.body[at : at + READ_BYTES] for at in range(0, len(reply.body), READ_BYTES)]
@@ -63,7 +63,7 @@ def answered(engine: LlamaEngine, dialect: Dialect, route: Route, body: dict[str
 
 
 def counted(dialect: Dialect, request: ParsedRequest, body: bytes) -> Counters | None:
-    watch = dialect.watch(request)
+    watch = dialect.watcher(request)
     watch.feed(body)
     return watch.end()
 
@@ -131,8 +131,8 @@ def test_load_request_returns_no_content(chat_engine: LlamaEngine) -> None:
 
 
 def test_inventory_is_read(chat_engine: LlamaEngine) -> None:
-    assert ENGINE.recognises(send(chat_engine, ENGINE.probe()))
-    inventory = ENGINE.inventory(tuple(send(chat_engine, call) for call in ENGINE.inventory_calls()))
+    assert ENGINE.recognizes(send(chat_engine, ENGINE.probe()))
+    inventory = ENGINE.inventory(tuple(send(chat_engine, call) for call in ENGINE.inventory_requests()))
     assert (inventory.slots, inventory.requests_active) == (2, 0)
     (model,) = inventory.models
     assert model.name == "m" and model.loaded is not None
@@ -140,9 +140,11 @@ def test_inventory_is_read(chat_engine: LlamaEngine) -> None:
 
 
 def test_kinds_of_errors_are_distinguished(chat_engine: LlamaEngine) -> None:
-    long = send(chat_engine, Call("POST", "/v1/completions", json.dumps({"prompt": "word " * 20_000}).encode()))
+    long = send(
+        chat_engine, EngineRequest("POST", "/v1/completions", json.dumps({"prompt": "word " * 20_000}).encode())
+    )
     assert long.status == 400 and b"exceed_context_size_error" in long.body
     assert not ENGINE.is_busy(long.status, long.body) and not ENGINE.is_model_missing(long.status, long.body)
     assert ENGINE.is_request_invalid(long.status, long.body)
-    no_embedding = send(chat_engine, Call("POST", "/v1/embeddings", b'{"input":["a"]}'))
+    no_embedding = send(chat_engine, EngineRequest("POST", "/v1/embeddings", b'{"input":["a"]}'))
     assert ENGINE.is_request_invalid(no_embedding.status, no_embedding.body)

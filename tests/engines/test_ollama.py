@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from herd.core.state.fleet import Loaded
 from herd.core.state.request import RequestKind
-from herd.engines import Reply
+from herd.engines import EngineResponse
 from herd.engines.ollama import ENGINE, MODELS_MAX
 from herd.errors import BadRequest
 from herd.protocols.conversation import Conversation, Delta, Message, Sampling, Tool, ToolCall, Usage
@@ -40,11 +40,11 @@ TAGS = {
         {"name": "ALL-minilm:22m", "size": 1},
     ]
 }
-EMPTY = Reply(0, b"")
+EMPTY = EngineResponse(0, b"")
 
 
 def request_body(kind: RequestKind, **more: Any) -> tuple[str, dict[str, Any]]:
-    call = ENGINE.call(Conversation(kind=kind, model="m:1b", stream=more.pop("stream", True), **more))
+    call = ENGINE.build_request(Conversation(kind=kind, model="m:1b", stream=more.pop("stream", True), **more))
     assert call.method == "POST"
     return call.path, json.loads(call.body)
 
@@ -222,8 +222,12 @@ def test_arbitrary_bytes_raise_only_value_errors(chunks: list[bytes], stream: bo
 # --- taking stock ---
 
 
-def replies(tags: Any, ps: bytes = b'{"models":[]}') -> tuple[Reply, ...]:
-    return Reply(200, sample("version").body), Reply(200, msgspec.json.encode(tags)), Reply(200, ps)
+def replies(tags: Any, ps: bytes = b'{"models":[]}') -> tuple[EngineResponse, ...]:
+    return (
+        EngineResponse(200, sample("version").body),
+        EngineResponse(200, msgspec.json.encode(tags)),
+        EngineResponse(200, ps),
+    )
 
 
 def test_models_on_disk_and_in_memory_are_joined_by_canonical_name() -> None:
@@ -268,9 +272,15 @@ def test_missing_replies_give_an_empty_inventory() -> None:
 
 def test_probe_recognises_only_ollama() -> None:
     assert ENGINE.probe().path == "/api/version"
-    assert ENGINE.recognises(Reply(200, sample("version").body))
-    for other in (EMPTY, Reply(200, b"{}"), Reply(404, sample("nf").body), Reply(200, b"<html>"), Reply(200, b"[1]")):
-        assert not ENGINE.recognises(other)
+    assert ENGINE.recognizes(EngineResponse(200, sample("version").body))
+    for other in (
+        EMPTY,
+        EngineResponse(200, b"{}"),
+        EngineResponse(404, sample("nf").body),
+        EngineResponse(200, b"<html>"),
+        EngineResponse(200, b"[1]"),
+    ):
+        assert not ENGINE.recognizes(other)
 
 
 # --- refusals ---
@@ -307,7 +317,7 @@ def test_usage_durations_are_in_seconds() -> None:
 
 @pytest.mark.parametrize(("kind", "path"), [(RequestKind.CHAT, "/api/chat"), (RequestKind.GENERATE, "/api/generate")])
 def test_render_call_requests_the_prompt_without_an_answer(kind: RequestKind, path: str) -> None:
-    call = ENGINE.render_call(
+    call = ENGINE.render_request(
         Conversation(kind=kind, model="m:1b", stream=True, messages=[Message("user", "Hi")], prompt="Hi")
     )
     assert call is not None and call.path == path
@@ -317,18 +327,18 @@ def test_render_call_requests_the_prompt_without_an_answer(kind: RequestKind, pa
 
 
 def test_embeddings_have_no_render_call() -> None:
-    assert ENGINE.render_call(Conversation(kind=RequestKind.EMBED, model="m:1b", stream=False)) is None
+    assert ENGINE.render_request(Conversation(kind=RequestKind.EMBED, model="m:1b", stream=False)) is None
 
 
 @pytest.mark.parametrize(
     ("reply", "text"),
     [
-        (Reply(200, b'{"done":false,"_debug_info":{"rendered_template":"<|im_start|>x"}}'), "<|im_start|>x"),
-        (Reply(200, b'{"message":{"role":"assistant","content":"Hi"},"done":true}'), None),
-        (Reply(500, b'{"_debug_info":{"rendered_template":"x"}}'), None),
-        (Reply(200, b"\xff["), None),
+        (EngineResponse(200, b'{"done":false,"_debug_info":{"rendered_template":"<|im_start|>x"}}'), "<|im_start|>x"),
+        (EngineResponse(200, b'{"message":{"role":"assistant","content":"Hi"},"done":true}'), None),
+        (EngineResponse(500, b'{"_debug_info":{"rendered_template":"x"}}'), None),
+        (EngineResponse(200, b"\xff["), None),
     ],
     ids=["rendered", "answer of an older version", "rejected", "invalid"],
 )
-def test_rendered_prompt_is_read_or_none(reply: Reply, text: str | None) -> None:
+def test_rendered_prompt_is_read_or_none(reply: EngineResponse, text: str | None) -> None:
     assert ENGINE.read_rendered(reply) == text

@@ -9,7 +9,7 @@ import pytest
 
 from herd.core.state.fleet import Loaded
 from herd.core.state.request import RequestKind
-from herd.engines import Engine, Reply
+from herd.engines import Engine, EngineResponse
 from herd.engines.llamacpp import ENGINE as LLAMACPP_ENGINE
 from herd.engines.lmstudio import ENGINE as LMSTUDIO
 from herd.engines.openai import ENGINE as OTHER
@@ -62,18 +62,20 @@ LMSTUDIO_MODELS = {
     ],
 }
 PLAIN_MODELS = {"object": "list", "data": [{"id": "mlx-community/Q", "object": "model", "created": 1}]}
-EMPTY = Reply(0, b"")
+EMPTY = EngineResponse(0, b"")
 ENGINES = [VLLM, LMSTUDIO, OTHER]
 
 
-def reply(body: Any, status: int = 200) -> Reply:
-    return Reply(status, json.dumps(body).encode())
+def reply(body: Any, status: int = 200) -> EngineResponse:
+    return EngineResponse(status, json.dumps(body).encode())
 
 
 def asked(engine: Engine, **more: Any) -> dict[str, Any]:
     more.setdefault("messages", [Message("user", "hi")])
     return json.loads(
-        engine.call(Conversation(kind=more.pop("kind", RequestKind.CHAT), model="m", stream=False, **more)).body
+        engine.build_request(
+            Conversation(kind=more.pop("kind", RequestKind.CHAT), model="m", stream=False, **more)
+        ).body
     )  # type: ignore[no-any-return]
 
 
@@ -154,16 +156,16 @@ def test_each_engine_recognises_only_its_own_server() -> None:
             "/props": reply({"error": "Unexpected endpoint or method. (GET /props)"}),
         },
         "llamacpp": {
-            "/v1/models": Reply(200, sample("models", LLAMACPP).body),
-            "/props": Reply(200, sample("props", LLAMACPP).body),
+            "/v1/models": EngineResponse(200, sample("models", LLAMACPP).body),
+            "/props": EngineResponse(200, sample("props", LLAMACPP).body),
         },
-        "ollama": {"/v1/models": Reply(200, sample("oa_models").body)},
+        "ollama": {"/v1/models": EngineResponse(200, sample("oa_models").body)},
         "openai": {"/v1/models": reply(PLAIN_MODELS)},
     }
     for kind, paths in answers.items():
         for engine in (*ENGINES, LLAMACPP_ENGINE):
             answer = paths.get(engine.probe().path, reply({"detail": "Not Found"}, 404))
-            assert engine.recognises(answer) is (engine.kind == kind), (engine.kind, kind)
+            assert engine.recognizes(answer) is (engine.kind == kind), (engine.kind, kind)
 
 
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.kind)

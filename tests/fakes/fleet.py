@@ -36,7 +36,7 @@ from herd.coordinator.settings_store import SettingsStore
 from herd.core.lifecycle.holding import HoldingSettings
 from herd.core.state.fleet import GB, EngineEndpoint, Loaded, Memory, ModelInfo, NodeId, Pressure, Report, canonical
 from herd.discover import discover
-from herd.engines import Call, Engine, Reply
+from herd.engines import Engine, EngineRequest, EngineResponse
 
 Json = dict[str, Any]
 FleetNode = FakeOllama | RealOllama | LlamaEngine
@@ -110,10 +110,10 @@ def fake_model_info(
 
 def asked_inventory(node: RealOllama | LlamaEngine) -> tuple[EngineEndpoint, list[ModelInfo]]:
     """Requested over HTTP with herd's own engine plug-ins."""
-    engine = next((one for one in ENGINES if one.recognises(reply_to(node, one.probe()))), None)
+    engine = next((one for one in ENGINES if one.recognizes(reply_to(node, one.probe()))), None)
     if engine is None:
-        raise ValueError(f"no engine file recognises {node.url}")
-    found = engine.inventory(tuple(reply_to(node, call) for call in engine.inventory_calls()))
+        raise ValueError(f"no engine file recognizes {node.url}")
+    found = engine.inventory(tuple(reply_to(node, call) for call in engine.inventory_requests()))
     slots = node.settings.slots if isinstance(node, LlamaEngine) else 1
     endpoint = EngineEndpoint(
         engine.kind, node.url, found.version, found.slots or slots, found.models_max, abilities=engine.abilities
@@ -121,15 +121,17 @@ def asked_inventory(node: RealOllama | LlamaEngine) -> tuple[EngineEndpoint, lis
     return endpoint, [replace(model_info, engine=endpoint) for model_info in found.models]
 
 
-def reply_to(node: RealOllama | LlamaEngine, call: Call) -> Reply:
+def reply_to(node: RealOllama | LlamaEngine, call: EngineRequest) -> EngineResponse:
     """The reply; status 0 without an answer."""
     connection = http.client.HTTPConnection("127.0.0.1", node.port, timeout=10)
     try:
         connection.request(call.method, call.path, call.body or None)
         response = connection.getresponse()
-        return Reply(response.status, response.read(), {name.lower(): value for name, value in response.getheaders()})
+        return EngineResponse(
+            response.status, response.read(), {name.lower(): value for name, value in response.getheaders()}
+        )
     except (OSError, http.client.HTTPException):
-        return Reply(0, b"")
+        return EngineResponse(0, b"")
     finally:
         connection.close()
 

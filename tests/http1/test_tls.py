@@ -84,18 +84,18 @@ def test_plain_http_on_the_https_port_is_not_answered(secure: tuple[int, ssl.SSL
 
 def test_a_certificate_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadCertificate, match=r"missing\.pem"):
-        tls.context(TlsSettings(tmp_path / "missing.pem", tmp_path / "missing.pem"))
+        tls.ssl_context(TlsSettings(tmp_path / "missing.pem", tmp_path / "missing.pem"))
     with pytest.raises(BadCertificate, match="password"):
-        tls.context(a_certificate(tmp_path, password=b"secret"))
+        tls.ssl_context(a_certificate(tmp_path, password=b"secret"))
     (tmp_path / "cert.pem").write_text("no certificate")
     with pytest.raises(BadCertificate):
-        tls.context(TlsSettings(tmp_path / "cert.pem", tmp_path / "key.pem"))
+        tls.ssl_context(TlsSettings(tmp_path / "cert.pem", tmp_path / "key.pem"))
 
 
 def test_a_certificate_without_its_key_is_refused() -> None:
     with pytest.raises(ValueError, match="must be set together"):
         TlsSettings(Path("cert.pem"), None)
-    assert tls.context(TlsSettings()) is None
+    assert tls.ssl_context(TlsSettings()) is None
 
 
 @pytest.mark.parametrize("is_encrypted", [True, False])

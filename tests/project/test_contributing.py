@@ -8,7 +8,7 @@ from typing import Any
 from builders import a_report
 from health.fleets import a_healthy_report, a_node, a_snapshot
 from herd.core.scheduling.signals import Signal, Weights
-from herd.engines import Engine, Reply
+from herd.engines import Engine, EngineResponse
 from herd.health import Check
 from project.source import ROOT
 
@@ -37,8 +37,8 @@ def test_the_signal_takes_points_from_a_busy_node() -> None:
 
 def test_the_engine_recognises_its_server_and_reads_its_models() -> None:
     engine = record_of("engines", "ENGINE")
-    assert isinstance(engine, Engine) and engine.recognises(Reply(200, MODELS))
-    assert [model.name for model in engine.inventory((Reply(200, MODELS),)).models] == ["qwen3"]
+    assert isinstance(engine, Engine) and engine.recognizes(EngineResponse(200, MODELS))
+    assert [model.name for model in engine.inventory((EngineResponse(200, MODELS),)).models] == ["qwen3"]
 
 
 def test_the_health_check_finds_a_paused_node() -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from herd.agent.ollama_environment import OllamaSetup, read_setup
 from herd.bounded import BoundedDict
 from herd.core.state.fleet import EngineEndpoint, ModelInfo
-from herd.engines import Call, Engine, Inventory, Reply
+from herd.engines import Engine, EngineRequest, EngineResponse, Inventory
 from herd.http1.client import full_url, request
 
 log = logging.getLogger("herd.agent.inventory")
@@ -99,7 +99,7 @@ class Engines:
         self._read_setup = read_setup
         self._setup = OllamaSetup()
         self._next_setup_poll = 0
-        self._details = BoundedDict[tuple[str, str, str], Reply](DETAILS_MAX)
+        self._details = BoundedDict[tuple[str, str, str], EngineResponse](DETAILS_MAX)
         """The details of each model by engine, name and digest. They are requested once."""
         self.failures = 0
         """Missed polls since all engines last answered; part of the heartbeat."""
@@ -187,13 +187,13 @@ class Engines:
         replies = await asyncio.gather(*(self._call(url, engine.probe()) for engine, url in candidates))
         is_configured = self._settings.engine != AUTO
         for (engine, url), reply in zip(candidates, replies, strict=True):
-            if url not in self._found and (engine.recognises(reply) or (is_configured and reply.status)):
+            if url not in self._found and (engine.recognizes(reply) or (is_configured and reply.status)):
                 self._found[url] = LocalEngine(engine, url)
                 log.info("engine found", extra={"engine": engine.kind, "url": url})
 
     async def _poll(self, local: LocalEngine) -> bool:
         """Updates one engine; returns whether it missed the poll."""
-        calls = local.engine.inventory_calls()
+        calls = local.engine.inventory_requests()
         replies = tuple(await asyncio.gather(*(self._call(local.url, call) for call in calls)))
         is_complete = all(reply.status for reply in replies)
         if not is_complete and (local.last is not None or not any(reply.status for reply in replies)):
@@ -207,7 +207,7 @@ class Engines:
     async def _add_details(self, local: LocalEngine, found: Inventory) -> Inventory:
         """Adds the engine's details about single models. It requests a few in each poll, to keep the poll short."""
         missing = [model for model in found.models if self._key(local, model) not in self._details][:DETAILS_PER_POLL]
-        calls = [(model, call) for model in missing if (call := local.engine.details_call(model.name)) is not None]
+        calls = [(model, call) for model in missing if (call := local.engine.details_request(model.name)) is not None]
         replies = await asyncio.gather(*(self._call(local.url, call) for _, call in calls))
         for (model, _), reply in zip(calls, replies, strict=True):
             if reply.status:
@@ -222,9 +222,9 @@ class Engines:
     def _key(local: LocalEngine, model: ModelInfo) -> tuple[str, str, str]:
         return local.url, model.name, model.digest
 
-    async def _call(self, url: str, call: Call) -> Reply:
+    async def _call(self, url: str, call: EngineRequest) -> EngineResponse:
         response = await request(call.method, url + call.path, call.body, self._settings.timeout_s)
-        return Reply(response.status, response.body)
+        return EngineResponse(response.status, response.body)
 
     async def _update_setup(self) -> None:
         if self._polls >= self._next_setup_poll:

@@ -262,7 +262,7 @@ class Coordinator:
         Raises `DataDirInUse`, `CredentialStoreDamaged`, `BadCertificate`, `PortInUse` or `OSError`.
         """
         settings, general = self.settings, self.settings.general
-        certificate = tls.context(settings.tls)
+        certificate = tls.ssl_context(settings.tls)
         self.store.open()
         self.credentials.open(secrets.token_bytes(pairing.KEY_BYTES), secrets.token_bytes(pairing.CODE_BYTES))
         self.pinned_models.open()

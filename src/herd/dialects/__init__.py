@@ -4,7 +4,7 @@ Each dialect is one file in this folder, which defines `DIALECT`, an instance of
   - reads the features of a request (`parse`) and, only if the engine uses another protocol, the complete request
     (`read_conversation`);
   - rewrites a request body where it must change, and nothing else in it (`rewrite`);
-  - observes a passed-through answer without decoding it (`watch`), and writes a translated answer (`writer`);
+  - observes a passed-through answer without decoding it (`watcher`), and writes a translated answer (`writer`);
   - renders each error in its own JSON format, before the first byte (`error`) and after it (`error_frame`);
   - answers its list routes from memory (`listing`).
 
@@ -30,7 +30,7 @@ from herd.protocols.resumption import PartialAnswer
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpResponse:
     """A complete HTTP answer that is built from memory."""
 
     status: int
@@ -46,7 +46,7 @@ class Timestamp:
     unix_s: int
 
 
-class Watch(Protocol):
+class AnswerWatcher(Protocol):
     """Observes one passed-through answer. The cost of a chunk is a memory search, not a decode."""
 
     def feed(self, chunk: bytes) -> None:
@@ -112,7 +112,7 @@ class Dialect(ABC):
         """The complete request in neutral form. Raises BadRequest."""
 
     @abstractmethod
-    def watch(self, request: ParsedRequest) -> Watch:
+    def watcher(self, request: ParsedRequest) -> AnswerWatcher:
         """A watcher for the passed-through answer to this request."""
 
     @abstractmethod
@@ -120,7 +120,7 @@ class Dialect(ABC):
         """A writer for the answer to this request; `model` is the name in the client's spelling."""
 
     @abstractmethod
-    def error(self, refusal: Refusal, request_id: str = "") -> Answer:
+    def error(self, refusal: Refusal, request_id: str = "") -> HttpResponse:
         """A refusal as a complete answer, in the dialect's own JSON format."""
 
     @abstractmethod
@@ -131,7 +131,7 @@ class Dialect(ABC):
         """
 
     @abstractmethod
-    def listing(self, method: str, path: str, fleet: Fleet, timestamp: Timestamp) -> Answer:
+    def listing(self, method: str, path: str, fleet: Fleet, timestamp: Timestamp) -> HttpResponse:
         """The answer to a list route, from memory. Raises UnknownModel for a name that no node has."""
 
     def resume(  # a dialect without continuation needs none of the arguments
@@ -154,13 +154,13 @@ class Dialect(ABC):
         self,
         request: ParsedRequest,  # noqa: ARG002
         models: Sequence[ModelInfo],  # noqa: ARG002 - for dialects that override this
-    ) -> Answer | None:
+    ) -> HttpResponse | None:
         """The answer to an INFO route (such as /api/show) from memory, or None if a node must answer."""
         return None
 
 
-def json_answer(body: dict[str, Any], status: int = 200) -> Answer:
-    return Answer(status, msgspec.json.encode(body))
+def json_response(body: dict[str, Any], status: int = 200) -> HttpResponse:
+    return HttpResponse(status, msgspec.json.encode(body))
 
 
 def message_with_request_id(refusal: Refusal, request_id: str) -> str:

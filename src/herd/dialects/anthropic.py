@@ -13,10 +13,16 @@ import msgspec
 
 from herd.core.state.fleet import Fleet, ModelInfo
 from herd.core.state.request import RequestKind
-from herd.dialects import Answer, Dialect, Resumption, Timestamp, Watch, Writer, json_answer
+from herd.dialects import AnswerWatcher, Dialect, HttpResponse, Resumption, Timestamp, Writer, json_response
 from herd.errors import Refusal, UnknownModel
 from herd.protocols.anthropic import client_requests
-from herd.protocols.anthropic.client_answers import DocumentWatch, DocumentWriter, StreamWatch, StreamWriter, error_body
+from herd.protocols.anthropic.client_answers import (
+    DocumentWatcher,
+    DocumentWriter,
+    StreamWatcher,
+    StreamWriter,
+    error_body,
+)
 from herd.protocols.conversation import Conversation, ParsedRequest, Route
 from herd.protocols.streams import event
 
@@ -48,8 +54,8 @@ class Anthropic(Dialect):
     def read_conversation(self, request: ParsedRequest) -> Conversation:
         return client_requests.read_conversation(request)
 
-    def watch(self, request: ParsedRequest) -> Watch:
-        return StreamWatch() if request.stream else DocumentWatch()
+    def watcher(self, request: ParsedRequest) -> AnswerWatcher:
+        return StreamWatcher() if request.stream else DocumentWatcher()
 
     def writer(
         self,
@@ -73,25 +79,25 @@ class Anthropic(Dialect):
         writer = StreamWriter(model, request_id, request.prompt_tokens)
         return Resumption(writer.resume_from(forwarded, note), writer)
 
-    def error(self, refusal: Refusal, request_id: str = "") -> Answer:
+    def error(self, refusal: Refusal, request_id: str = "") -> HttpResponse:
         body = error_body(_error_type(refusal.status), refusal.message) | {"request_id": request_id or None}
-        return json_answer(body, refusal.status)
+        return json_response(body, refusal.status)
 
     def error_frame(self, request: ParsedRequest, refusal: Refusal) -> bytes:
         if not request.stream:
             return b""
         return event(msgspec.json.encode(error_body(_error_type(refusal.status), refusal.message)), b"error")
 
-    def listing(self, method: str, path: str, fleet: Fleet, timestamp: Timestamp) -> Answer:  # noqa: ARG002
+    def listing(self, method: str, path: str, fleet: Fleet, timestamp: Timestamp) -> HttpResponse:  # noqa: ARG002
         raise UnknownModel(f"no list at {path}")
 
-    def describe(self, request: ParsedRequest, models: Sequence[ModelInfo]) -> Answer | None:
+    def describe(self, request: ParsedRequest, models: Sequence[ModelInfo]) -> HttpResponse | None:
         """The number of tokens, from memory if possible, because Claude's clients request it very often."""
         if request.route.kind is not RequestKind.INFO or (
             models and all(model.engine.abilities.counts_tokens for model in models)
         ):
             return None
-        return json_answer({"input_tokens": max(1, request.prompt_tokens)})
+        return json_response({"input_tokens": max(1, request.prompt_tokens)})
 
 
 def _error_type(status: int) -> str:

@@ -15,15 +15,24 @@ from herd.core.state.engine_options import EngineOptions
 from herd.core.state.fleet import Fleet, Liveness, Loaded, ModelInfo, Node
 from herd.core.state.request import RequestKind
 from herd.core.state.timestamps import instant
-from herd.dialects import Answer, Dialect, Resumption, Timestamp, Watch, Writer, json_answer, message_with_request_id
+from herd.dialects import (
+    AnswerWatcher,
+    Dialect,
+    HttpResponse,
+    Resumption,
+    Timestamp,
+    Writer,
+    json_response,
+    message_with_request_id,
+)
 from herd.errors import Refusal, UnknownModel
 from herd.protocols.conversation import Conversation, ParsedRequest, Route
 from herd.protocols.ollama import chat_json, client_requests
 from herd.protocols.ollama.client_answers import (
     AnswerWriter,
-    DocumentWatch,
+    DocumentWatcher,
     EmbedWriter,
-    LineWatch,
+    LineWatcher,
     read_partial_answer,
 )
 
@@ -62,8 +71,8 @@ class Ollama(Dialect):
     def read_conversation(self, request: ParsedRequest) -> Conversation:
         return client_requests.read_conversation(request)
 
-    def watch(self, request: ParsedRequest) -> Watch:
-        return LineWatch() if request.stream else DocumentWatch()
+    def watcher(self, request: ParsedRequest) -> AnswerWatcher:
+        return LineWatcher() if request.stream else DocumentWatcher()
 
     def writer(
         self,
@@ -91,27 +100,27 @@ class Ollama(Dialect):
         writer = AnswerWriter(model, timestamp.rfc3339, request.stream, is_chat, note)
         return Resumption(read_partial_answer(forwarded), writer)
 
-    def error(self, refusal: Refusal, request_id: str = "") -> Answer:
-        return json_answer({"error": message_with_request_id(refusal, request_id)}, refusal.status)
+    def error(self, refusal: Refusal, request_id: str = "") -> HttpResponse:
+        return json_response({"error": message_with_request_id(refusal, request_id)}, refusal.status)
 
     def error_frame(self, request: ParsedRequest, refusal: Refusal) -> bytes:
         if not request.stream:
             return b""
         return chat_json.line({"error": refusal.message, "done": True, "done_reason": refusal.code})
 
-    def listing(self, method: str, path: str, fleet: Fleet, timestamp: Timestamp) -> Answer:  # noqa: ARG002
+    def listing(self, method: str, path: str, fleet: Fleet, timestamp: Timestamp) -> HttpResponse:  # noqa: ARG002
         """The same answer for GET and HEAD: the HTTP server omits the body of a HEAD answer."""
         if path == "/":
-            return Answer(200, b"Ollama is running", "text/plain; charset=utf-8")
+            return HttpResponse(200, b"Ollama is running", "text/plain; charset=utf-8")
         if path == "/api/version":
-            return json_answer({"version": _version(fleet)})
+            return json_response({"version": _version(fleet)})
         if path == "/api/tags":
-            return json_answer({"models": _tags(fleet)})
+            return json_response({"models": _tags(fleet)})
         if path == "/api/ps":
-            return json_answer({"models": _running(fleet)})
+            return json_response({"models": _running(fleet)})
         raise UnknownModel(f"no list at {path}")
 
-    def describe(self, request: ParsedRequest, models: Sequence[ModelInfo]) -> Answer | None:
+    def describe(self, request: ParsedRequest, models: Sequence[ModelInfo]) -> HttpResponse | None:
         """/api/show for a model that no Ollama node has, with empty texts for values that the nodes do not report."""
         if (
             request.route.kind is not RequestKind.INFO
@@ -124,7 +133,7 @@ class Ollama(Dialect):
         info: dict[str, Any] = {"general.architecture": architecture}
         if model.context_max_tokens is not None:
             info[f"{architecture}.context_length"] = model.context_max_tokens
-        return json_answer(
+        return json_response(
             {
                 "license": "",
                 "modelfile": "",

@@ -15,11 +15,20 @@ import msgspec
 from herd.core.state.fleet import Fleet, Liveness, ModelInfo, canonical
 from herd.core.state.request import RequestKind
 from herd.core.state.timestamps import instant
-from herd.dialects import Answer, Dialect, Resumption, Timestamp, Watch, Writer, json_answer, message_with_request_id
+from herd.dialects import (
+    AnswerWatcher,
+    Dialect,
+    HttpResponse,
+    Resumption,
+    Timestamp,
+    Writer,
+    json_response,
+    message_with_request_id,
+)
 from herd.errors import Refusal, UnknownModel
 from herd.protocols.conversation import Conversation, ParsedRequest, Route
 from herd.protocols.openai import client_requests, responses_answers
-from herd.protocols.openai.client_answers import AnswerWriter, DocumentWatch, EmbedWriter, StreamWatch, error_body
+from herd.protocols.openai.client_answers import AnswerWriter, DocumentWatcher, EmbedWriter, StreamWatcher, error_body
 from herd.protocols.openai.client_requests import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES
 from herd.protocols.streams import event
 
@@ -49,10 +58,10 @@ class OpenAI(Dialect):
     def read_conversation(self, request: ParsedRequest) -> Conversation:
         return client_requests.read_conversation(request)
 
-    def watch(self, request: ParsedRequest) -> Watch:
+    def watcher(self, request: ParsedRequest) -> AnswerWatcher:
         if request.route.path == RESPONSES:
-            return responses_answers.StreamWatch() if request.stream else responses_answers.DocumentWatch()
-        return StreamWatch() if request.stream else DocumentWatch()
+            return responses_answers.StreamWatcher() if request.stream else responses_answers.DocumentWatcher()
+        return StreamWatcher() if request.stream else DocumentWatcher()
 
     def writer(self, request: ParsedRequest, model: str, request_id: str, timestamp: Timestamp) -> Writer:
         if request.route.kind is RequestKind.EMBED:
@@ -70,9 +79,9 @@ class OpenAI(Dialect):
             return None
         return Resumption(writer.resume_from(forwarded, note), writer)
 
-    def error(self, refusal: Refusal, request_id: str = "") -> Answer:
+    def error(self, refusal: Refusal, request_id: str = "") -> HttpResponse:
         message = message_with_request_id(refusal, request_id)
-        return json_answer(error_body(message, _error_type(refusal.status), refusal.code), refusal.status)
+        return json_response(error_body(message, _error_type(refusal.status), refusal.code), refusal.status)
 
     def error_frame(self, request: ParsedRequest, refusal: Refusal) -> bytes:
         if not request.stream:
@@ -82,16 +91,16 @@ class OpenAI(Dialect):
             return event(msgspec.json.encode(body), b"error")
         return event(msgspec.json.encode(error_body(refusal.message, _error_type(refusal.status), refusal.code)))
 
-    def listing(self, method: str, path: str, fleet: Fleet, timestamp: Timestamp) -> Answer:  # noqa: ARG002
+    def listing(self, method: str, path: str, fleet: Fleet, timestamp: Timestamp) -> HttpResponse:  # noqa: ARG002
         if path == MODELS:
             entries = [_entry(models, timestamp) for name in fleet.model_names if (models := _models(fleet, name))]
             entries.sort(key=lambda entry: (-entry["created"], entry["id"]))
-            return json_answer({"object": "list", "data": entries})
+            return json_response({"object": "list", "data": entries})
         name = path.removeprefix(MODELS + "/")
         models = _models(fleet, name)
         if not models:
             raise UnknownModel(f"model '{name}' not found")
-        return json_answer(_entry(models, timestamp))
+        return json_response(_entry(models, timestamp))
 
 
 def _error_type(status: int) -> str:

@@ -1,9 +1,9 @@
 """Defines `Engine`, the contract of an inference server.
 
 Each engine is one file in this folder, which defines `ENGINE`, an instance of a subclass of `Engine`. Files whose name
-begins with `_` are shared parts. The coordinator uses `serves`, `call` and `reader`; the agent uses `probe`,
-`recognises`, `inventory_calls` and `inventory`. An engine is pure: it describes HTTP requests and reads replies; it
-does not open sockets.
+begins with `_` are shared parts. The coordinator uses `serves`, `build_request` and `reader`; the agent uses `probe`,
+`recognizes`, `inventory_requests` and `inventory`. An engine does no I/O: it describes HTTP requests and reads HTTP
+responses, which others send and receive.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from herd.protocols.conversation import Conversation, Delta
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """One HTTP request to an engine: the method, the path with its query, and the JSON body if there is one."""
+class EngineRequest:
+    """An HTTP request to an engine: the method, the path with its query, and the JSON body if there is one."""
 
     method: str
     path: str
@@ -28,20 +28,20 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """The reply to a call. `status` 0 means that there was no reply."""
+class EngineResponse:
+    """The HTTP response of an engine. `status` 0 means that there was no response."""
 
     status: int
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-NO_REPLY = Reply(0, b"")
+NO_RESPONSE = EngineResponse(0, b"")
 
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """An engine's models, slots and load, read from its replies. The agent sets `models[i].engine.url`.
+    """An engine's models, slots and load, read from its responses. The agent sets `models[i].engine.url`.
 
     `slots` is None if the engine does not report them. `requests_active` counts the running requests, if reported.
     """
@@ -71,9 +71,9 @@ class Engine(ABC):
     default_port: int
     abilities: EngineAbilities = NO_ABILITIES
     can_continue: bool = False
-    """Whether it continues a trailing assistant message, instead of starting a new turn after it."""
+    """Whether the engine continues a trailing assistant message, instead of starting a new turn after it."""
     can_render: bool = False
-    """Whether it can return the prompt that its template produces (`render_call`), so it can continue an answer."""
+    """Whether the engine can return the prompt that its template produces (`render_request`), to continue an answer."""
     slots_default: int = 1
     """Parallel requests per model if neither the engine nor the node's settings report them (Ollama since 0.10: 1)."""
 
@@ -84,69 +84,69 @@ class Engine(ABC):
 
     @abstractmethod
     def serves(self, path: str) -> bool:
-        """Whether this engine itself serves this path of a dialect, so that the request can be passed through."""
+        """Whether this engine itself serves this path of a dialect, so that requests can be passed through."""
 
     @abstractmethod
-    def call(self, conversation: Conversation) -> Call:
-        """The request to this engine for the conversation. Raises BadRequest for unsupported features."""
+    def build_request(self, conversation: Conversation) -> EngineRequest:
+        """The HTTP request that sends the conversation to this engine. Raises BadRequest for unsupported features."""
 
     @abstractmethod
     def reader(self, conversation: Conversation) -> Reader:
-        """A reader for the answer to `call(conversation)`."""
+        """A reader for the answer to `build_request(conversation)`."""
 
     @abstractmethod
-    def probe(self) -> Call:
+    def probe(self) -> EngineRequest:
         """A cheap GET request that identifies this kind of engine. It never loads a model."""
 
     @abstractmethod
-    def recognises(self, reply: Reply) -> bool:
-        """Whether the reply to `probe` came from this kind of engine."""
+    def recognizes(self, response: EngineResponse) -> bool:
+        """Whether the response to `probe` came from this kind of engine."""
 
     @abstractmethod
-    def inventory_calls(self) -> tuple[Call, ...]:
+    def inventory_requests(self) -> tuple[EngineRequest, ...]:
         """The requests, sent before each heartbeat, for the models on disk and in memory. They never load a model."""
 
     @abstractmethod
-    def inventory(self, replies: tuple[Reply, ...]) -> Inventory:
-        """Reads the replies to `inventory_calls`. A missing or invalid reply gives less information, not an error."""
+    def inventory(self, responses: tuple[EngineResponse, ...]) -> Inventory:
+        """Reads the responses to `inventory_requests`. A missing or invalid one is not an error."""
 
-    def details_call(self, model: str) -> Call | None:  # noqa: ARG002 - for engines that override it
-        """The request for details that the inventory lacks, sent once per model (in the engine's spelling), or None."""
+    def details_request(self, model: str) -> EngineRequest | None:  # noqa: ARG002 - for engines that override it
+        """The request for details that the inventory lacks, sent once per model, or None. The engine listed `model`."""
         return None
 
-    def with_details(self, model: ModelInfo, reply: Reply) -> ModelInfo:  # noqa: ARG002
-        """The model with the details from the reply to `details_call`. An invalid reply is ignored."""
+    def with_details(self, model: ModelInfo, response: EngineResponse) -> ModelInfo:  # noqa: ARG002
+        """The model with the details from the response to `details_request`. An invalid response is ignored."""
         return model
 
-    def render_call(self, conversation: Conversation) -> Call | None:  # noqa: ARG002
+    def render_request(self, conversation: Conversation) -> EngineRequest | None:  # noqa: ARG002
         """The request for the prompt that the template produces, without an answer, or None if not supported."""
         return None
 
-    def read_rendered(self, reply: Reply) -> str | None:  # noqa: ARG002
-        """The rendered prompt in the reply to `render_call`, or None if the reply does not contain it."""
+    def read_rendered(self, response: EngineResponse) -> str | None:  # noqa: ARG002
+        """The rendered prompt in the response to `render_request`, or None if the response does not contain it."""
         return None
 
-    def load(self, model: str) -> Call | None:  # noqa: ARG002 - for engines that override it
-        """The request that loads this model (in the engine's spelling) without an answer, or None if not supported."""
+    def load(self, model: str) -> EngineRequest | None:  # noqa: ARG002 - for engines that override it
+        """The request that loads this model without generating text, or None. The engine listed `model`."""
         return None
 
-    def pull(self, model: str, is_plain: bool = False) -> Call | None:  # noqa: ARG002 - for engines that manage models
-        """The request that downloads this model and reports progress; `is_plain` for HTTP without TLS."""
+    def pull(self, model: str, is_insecure_http: bool = False) -> EngineRequest | None:  # noqa: ARG002
+        """The request that downloads this model and reports progress; `is_insecure_http` permits plain HTTP."""
         return None
 
-    def remove(self, model: str) -> Call | None:  # noqa: ARG002
+    def remove(self, model: str) -> EngineRequest | None:  # noqa: ARG002
         """The request that deletes the model from disk."""
         return None
 
-    def copy(self, model: str, to: str) -> Call | None:  # noqa: ARG002
+    def copy(self, model: str, to: str) -> EngineRequest | None:  # noqa: ARG002
         """The request that gives the model a second name. Its files are not copied."""
         return None
 
-    def pin(self, model: str) -> Call | None:  # noqa: ARG002
+    def pin(self, model: str) -> EngineRequest | None:  # noqa: ARG002
         """The request that loads the model and keeps it in memory until it is unloaded."""
         return None
 
-    def unload(self, model: str) -> Call | None:  # noqa: ARG002
+    def unload(self, model: str) -> EngineRequest | None:  # noqa: ARG002
         """The request that unloads the model immediately."""
         return None
 
@@ -169,16 +169,16 @@ class Engine(ABC):
         """The size of the prompt, if the error says that it exceeds the context window; else 0."""
         return 0
 
-    def failure_kind(self, status: int, body: bytes, has_begun: bool) -> FailureKind | None:
+    def failure_kind(self, status: int, body: bytes, is_continuation: bool) -> FailureKind | None:
         """The failure of the node that an error (status >= 400) means; None if the request is invalid.
 
-        `has_begun` means that the answer had begun on another node and this node was to continue it.
+        `is_continuation`: this node had to continue an answer of which the client already has a part.
         """
         if self.is_busy(status, body):
             return FailureKind.BUSY
         if self.is_model_missing(status, body):
             return FailureKind.MODEL_MISSING
-        if has_begun:
+        if is_continuation:
             return FailureKind.UNFIT
         if status in (401, 403):
             return FailureKind.UNAUTHORIZED

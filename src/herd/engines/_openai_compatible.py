@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from herd.core.state.fleet import EngineEndpoint, Loaded, ModelInfo
-from herd.engines import Call, Engine, Reader
+from herd.engines import Engine, EngineRequest, Reader
 from herd.protocols.conversation import Conversation
 from herd.protocols.openai import engine_answers, engine_requests, model_list
 
@@ -21,9 +21,9 @@ class OpenAICompatible(Engine):
     def serves(self, path: str) -> bool:
         return path in self.paths
 
-    def call(self, conversation: Conversation) -> Call:
+    def build_request(self, conversation: Conversation) -> EngineRequest:
         path, body = engine_requests.build_request(conversation, self.quirks)
-        return Call("POST", path, body)
+        return EngineRequest("POST", path, body)
 
     def reader(self, conversation: Conversation) -> Reader:
         return engine_answers.reader(conversation)

@@ -11,7 +11,7 @@ import itertools
 import msgspec
 
 from herd.core.state.fleet import EngineAbilities, EngineEndpoint, Loaded, ModelInfo
-from herd.engines import NO_REPLY, Call, Inventory, Reply
+from herd.engines import NO_RESPONSE, EngineRequest, EngineResponse, Inventory
 from herd.engines._openai_compatible import BASIC_PATHS, OpenAICompatible
 from herd.protocols.answer_watch import decode
 from herd.protocols.openai import model_list
@@ -71,24 +71,24 @@ class LlamaCpp(OpenAICompatible):
         constants={"cache_prompt": True},
     )
 
-    def probe(self) -> Call:
-        return Call("GET", "/props")
+    def probe(self) -> EngineRequest:
+        return EngineRequest("GET", "/props")
 
-    def recognises(self, reply: Reply) -> bool:
+    def recognizes(self, response: EngineResponse) -> bool:
         """While llama.cpp loads its model, it answers every request with 503 and this message, which is also unique."""
-        return _props(reply) is not None or (reply.status == 503 and b"Loading model" in reply.body)
+        return _props(response) is not None or (response.status == 503 and b"Loading model" in response.body)
 
-    def inventory_calls(self) -> tuple[Call, ...]:
+    def inventory_requests(self) -> tuple[EngineRequest, ...]:
         """/slots is optional: it can be disabled (501), and a router does not have it (400)."""
-        return (Call("GET", "/v1/models"), Call("GET", "/props"), Call("GET", "/slots"))
+        return (EngineRequest("GET", "/v1/models"), EngineRequest("GET", "/props"), EngineRequest("GET", "/slots"))
 
-    def inventory(self, replies: tuple[Reply, ...]) -> Inventory:
-        list_reply, props_reply, slots_reply = (*replies, NO_REPLY, NO_REPLY, NO_REPLY)[:3]
-        props = _props(props_reply)
-        entries = model_list.entries(list_reply.status, list_reply.body)
+    def inventory(self, responses: tuple[EngineResponse, ...]) -> Inventory:
+        list_response, props_response, slots_response = (*responses, NO_RESPONSE, NO_RESPONSE, NO_RESPONSE)[:3]
+        props = _props(props_response)
+        entries = model_list.entries(list_response.status, list_response.body)
         is_router = props is not None and props.role == "router"
         single = None if is_router else props
-        slots = decode(slots_reply.body, _SLOTS) if slots_reply.status == 200 else None
+        slots = decode(slots_response.body, _SLOTS) if slots_response.status == 200 else None
         return Inventory(
             props.build_info if props is not None else "",
             tuple(_model_info(entry, single) for entry in entries),
@@ -102,8 +102,8 @@ class LlamaCpp(OpenAICompatible):
         return status < 500 or status == 501 or (status == 500 and b"not supported" in body)
 
 
-def _props(reply: Reply) -> _Props | None:
-    return decode(reply.body, _PROPS) if reply.status == 200 else None
+def _props(response: EngineResponse) -> _Props | None:
+    return decode(response.body, _PROPS) if response.status == 200 else None
 
 
 def _model_info(entry: model_list.Entry, single: _Props | None) -> ModelInfo:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from herd.core.state.fleet import EngineEndpoint, Loaded, ModelInfo
-from herd.engines import Call, Inventory, Reply
+from herd.engines import EngineRequest, EngineResponse, Inventory
 from herd.engines._openai_compatible import BASIC_PATHS, OpenAICompatible
 from herd.protocols.openai import model_list
 from herd.protocols.openai.engine_requests import ServerQuirks
@@ -41,18 +41,20 @@ class LmStudio(OpenAICompatible):
     """Every version has these. LM Studio answers unknown paths with status 200 and an error, so no others are used."""
     quirks = ServerQuirks(repeat_penalty="repeat_penalty", has_json_object=False)
 
-    def probe(self) -> Call:
-        return Call("GET", "/api/v0/models")
+    def probe(self) -> EngineRequest:
+        return EngineRequest("GET", "/api/v0/models")
 
-    def recognises(self, reply: Reply) -> bool:
+    def recognizes(self, response: EngineResponse) -> bool:
         """Only LM Studio has this path. Without any model, LM Studio answers with an empty list."""
-        return model_list.is_list(reply.status, reply.body)
+        return model_list.is_list(response.status, response.body)
 
-    def inventory_calls(self) -> tuple[Call, ...]:
-        return (Call("GET", "/api/v0/models"),)
+    def inventory_requests(self) -> tuple[EngineRequest, ...]:
+        return (EngineRequest("GET", "/api/v0/models"),)
 
-    def inventory(self, replies: tuple[Reply, ...]) -> Inventory:
-        entries = [entry for reply in replies[:1] for entry in model_list.rows(reply.status, reply.body, _ENTRY)]
+    def inventory(self, responses: tuple[EngineResponse, ...]) -> Inventory:
+        entries = [
+            entry for response in responses[:1] for entry in model_list.rows(response.status, response.body, _ENTRY)
+        ]
         return Inventory("", tuple(_model_info(entry) for entry in entries if entry.id))
 
 

@@ -13,7 +13,7 @@ import msgspec
 
 from herd.core.state.fleet import EngineAbilities, ModelInfo, ModelName, canonical
 from herd.core.state.request import RequestKind
-from herd.engines import NO_REPLY, Call, Engine, Inventory, Reader, Reply
+from herd.engines import NO_RESPONSE, Engine, EngineRequest, EngineResponse, Inventory, Reader
 from herd.protocols.answer_watch import decode
 from herd.protocols.conversation import Conversation
 from herd.protocols.ollama import engine_answers, engine_requests, model_list
@@ -58,26 +58,30 @@ class Ollama(Engine):
     def serves(self, path: str) -> bool:
         return path in PATHS
 
-    def call(self, conversation: Conversation) -> Call:
+    def build_request(self, conversation: Conversation) -> EngineRequest:
         """Forced tool choices are left to the model, as in Ollama's own OpenAI-compatible API."""
         path, body = engine_requests.build_request(conversation)
-        return Call("POST", path, body)
+        return EngineRequest("POST", path, body)
 
     def reader(self, conversation: Conversation) -> Reader:
         return engine_answers.reader(conversation)
 
-    def probe(self) -> Call:
-        return Call("GET", "/api/version")
+    def probe(self) -> EngineRequest:
+        return EngineRequest("GET", "/api/version")
 
-    def recognises(self, reply: Reply) -> bool:
-        return reply.status == 200 and bool(model_list.version(reply.body))
+    def recognizes(self, response: EngineResponse) -> bool:
+        return response.status == 200 and bool(model_list.version(response.body))
 
-    def inventory_calls(self) -> tuple[Call, ...]:
-        return (Call("GET", "/api/version"), Call("GET", "/api/tags"), Call("GET", "/api/ps"))
+    def inventory_requests(self) -> tuple[EngineRequest, ...]:
+        return (
+            EngineRequest("GET", "/api/version"),
+            EngineRequest("GET", "/api/tags"),
+            EngineRequest("GET", "/api/ps"),
+        )
 
-    def inventory(self, replies: tuple[Reply, ...]) -> Inventory:
+    def inventory(self, responses: tuple[EngineResponse, ...]) -> Inventory:
         """Ollama does not report its slots and its model limit; the agent reads them from Ollama's environment."""
-        version, tags, ps = (*replies, NO_REPLY, NO_REPLY, NO_REPLY)[:3]
+        version, tags, ps = (*responses, NO_RESPONSE, NO_RESPONSE, NO_RESPONSE)[:3]
         loaded = {canonical(entry.name): entry for entry in model_list.entries(ps.status, ps.body)}
         models: dict[ModelName, ModelInfo] = {}
         for entry in model_list.entries(tags.status, tags.body):
@@ -87,50 +91,52 @@ class Ollama(Engine):
             models[key] = model_list.model_info(entry, entry)
         return Inventory(model_list.version(version.body), tuple(models.values())[:MODELS_MAX])
 
-    def details_call(self, model: str) -> Call | None:
-        return Call("POST", "/api/show", msgspec.json.encode({"model": model}))
+    def details_request(self, model: str) -> EngineRequest | None:
+        return EngineRequest("POST", "/api/show", msgspec.json.encode({"model": model}))
 
-    def with_details(self, model: ModelInfo, reply: Reply) -> ModelInfo:
-        return model_list.with_show_answer(model, reply.status, reply.body)
+    def with_details(self, model: ModelInfo, response: EngineResponse) -> ModelInfo:
+        return model_list.with_show_answer(model, response.status, response.body)
 
     def rejected_prompt_tokens(self, status: int, body: bytes) -> int:
         """With `truncate: false`, status 400 and the runner's JSON as text inside JSON (transcript of 0.32.15)."""
         found = _TOO_LONG.search(body) if status == 400 else None
         return int(found[1]) if found is not None else 0
 
-    def render_call(self, conversation: Conversation) -> Call | None:
+    def render_request(self, conversation: Conversation) -> EngineRequest | None:
         """`_debug_render_only` (0.11.5 and later; measured with 0.32.15). Older versions answer with one token."""
         if conversation.kind not in (RequestKind.CHAT, RequestKind.GENERATE):
             return None
         sampling = dataclasses.replace(conversation.sampling, output_tokens_max=1)
-        call = self.call(dataclasses.replace(conversation, stream=False, sampling=sampling))
+        call = self.build_request(dataclasses.replace(conversation, stream=False, sampling=sampling))
         return dataclasses.replace(call, body=call.body[:-1] + b',"_debug_render_only":true}')
 
-    def read_rendered(self, reply: Reply) -> str | None:
-        answer = decode(reply.body, _RENDER_ANSWER) if reply.status == 200 else None
+    def read_rendered(self, response: EngineResponse) -> str | None:
+        answer = decode(response.body, _RENDER_ANSWER) if response.status == 200 else None
         debug_info = answer.debug_info if answer is not None else None
         return debug_info.rendered_template if debug_info is not None else None
 
-    def load(self, model: str) -> Call | None:
+    def load(self, model: str) -> EngineRequest | None:
         """A generate request without a prompt only loads the model (Ollama's API documentation, "Load a model")."""
-        return Call("POST", "/api/generate", msgspec.json.encode({"model": model, "stream": False}))
+        return EngineRequest("POST", "/api/generate", msgspec.json.encode({"model": model, "stream": False}))
 
-    def pull(self, model: str, is_plain: bool = False) -> Call | None:
-        return Call("POST", "/api/pull", msgspec.json.encode({"model": model, "stream": True, "insecure": is_plain}))
+    def pull(self, model: str, is_insecure_http: bool = False) -> EngineRequest | None:
+        return EngineRequest(
+            "POST", "/api/pull", msgspec.json.encode({"model": model, "stream": True, "insecure": is_insecure_http})
+        )
 
-    def remove(self, model: str) -> Call | None:
-        return Call("DELETE", "/api/delete", msgspec.json.encode({"model": model}))
+    def remove(self, model: str) -> EngineRequest | None:
+        return EngineRequest("DELETE", "/api/delete", msgspec.json.encode({"model": model}))
 
-    def copy(self, model: str, to: str) -> Call | None:
-        return Call("POST", "/api/copy", msgspec.json.encode({"source": model, "destination": to}))
+    def copy(self, model: str, to: str) -> EngineRequest | None:
+        return EngineRequest("POST", "/api/copy", msgspec.json.encode({"source": model, "destination": to}))
 
-    def pin(self, model: str) -> Call | None:
+    def pin(self, model: str) -> EngineRequest | None:
         """A negative `keep_alive` keeps the model in memory without a time limit (Ollama's FAQ)."""
-        return _keep_alive_call(model, -1)
+        return _keep_alive_request(model, -1)
 
-    def unload(self, model: str) -> Call | None:
+    def unload(self, model: str) -> EngineRequest | None:
         """A `keep_alive` of 0 unloads the model at once (Ollama's FAQ)."""
-        return _keep_alive_call(model, 0)
+        return _keep_alive_request(model, 0)
 
     def is_busy(self, status: int, body: bytes) -> bool:
         return status in (429, 503) or (status >= 500 and b"server busy" in body)
@@ -144,9 +150,9 @@ class Ollama(Engine):
         return super().is_request_invalid(status, body) or any(message in body for message in _REQUEST_ERRORS)
 
 
-def _keep_alive_call(model: str, keep_alive: int) -> Call:
+def _keep_alive_request(model: str, keep_alive: int) -> EngineRequest:
     body = {"model": model, "stream": False, "keep_alive": keep_alive}
-    return Call("POST", "/api/generate", msgspec.json.encode(body))
+    return EngineRequest("POST", "/api/generate", msgspec.json.encode(body))
 
 
 ENGINE = Ollama()

@@ -6,7 +6,7 @@ Such servers report little: every listed model counts as ready to answer, with u
 from __future__ import annotations
 
 from herd.core.state.fleet import EngineEndpoint
-from herd.engines import Call, Inventory, Reply
+from herd.engines import EngineRequest, EngineResponse, Inventory
 from herd.engines._openai_compatible import OpenAICompatible, always_loaded_model
 from herd.protocols.openai import model_list
 from herd.protocols.openai.engine_requests import ServerQuirks
@@ -23,22 +23,22 @@ class OpenAIServer(OpenAICompatible):
     default_port = 8000
     quirks = ServerQuirks(has_template_kwargs=True)
 
-    def probe(self) -> Call:
-        return Call("GET", "/v1/models")
+    def probe(self) -> EngineRequest:
+        return EngineRequest("GET", "/v1/models")
 
-    def recognises(self, reply: Reply) -> bool:
+    def recognizes(self, response: EngineResponse) -> bool:
         """Whether it is a server without a file of its own. Servers with one answer this probe too.
 
-        An empty list is not recognised, because it does not identify the server.
+        An empty list is not recognized, because it does not identify the server.
         """
-        entries = model_list.entries(reply.status, reply.body)
+        entries = model_list.entries(response.status, response.body)
         return bool(entries) and not any(entry.owned_by in OWNERS_KNOWN for entry in entries)
 
-    def inventory_calls(self) -> tuple[Call, ...]:
-        return (Call("GET", "/v1/models"),)
+    def inventory_requests(self) -> tuple[EngineRequest, ...]:
+        return (EngineRequest("GET", "/v1/models"),)
 
-    def inventory(self, replies: tuple[Reply, ...]) -> Inventory:
-        entries = [entry for reply in replies[:1] for entry in model_list.entries(reply.status, reply.body)]
+    def inventory(self, responses: tuple[EngineResponse, ...]) -> Inventory:
+        entries = [entry for response in responses[:1] for entry in model_list.entries(response.status, response.body)]
         return Inventory("", tuple(always_loaded_model(entry, _ENDPOINT) for entry in entries))
 
 

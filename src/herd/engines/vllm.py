@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from herd.core.state.fleet import EngineEndpoint
-from herd.engines import NO_REPLY, Call, Inventory, Reply
+from herd.engines import NO_RESPONSE, EngineRequest, EngineResponse, Inventory
 from herd.engines._openai_compatible import BASIC_PATHS, OpenAICompatible, always_loaded_model
 from herd.protocols.answer_watch import decode
 from herd.protocols.openai import model_list
@@ -37,19 +37,19 @@ class VLlm(OpenAICompatible):
     """vLLM has had these since 0.10; /v1/messages is newer and therefore translated."""
     quirks = ServerQuirks(has_template_kwargs=True, needs_null_limit=True)
 
-    def probe(self) -> Call:
-        return Call("GET", "/v1/models")
+    def probe(self) -> EngineRequest:
+        return EngineRequest("GET", "/v1/models")
 
-    def recognises(self, reply: Reply) -> bool:
-        return any(entry.owned_by == "vllm" for entry in model_list.entries(reply.status, reply.body))
+    def recognizes(self, response: EngineResponse) -> bool:
+        return any(entry.owned_by == "vllm" for entry in model_list.entries(response.status, response.body))
 
-    def inventory_calls(self) -> tuple[Call, ...]:
-        return (Call("GET", "/v1/models"), Call("GET", "/version"))
+    def inventory_requests(self) -> tuple[EngineRequest, ...]:
+        return (EngineRequest("GET", "/v1/models"), EngineRequest("GET", "/version"))
 
-    def inventory(self, replies: tuple[Reply, ...]) -> Inventory:
-        list_reply, version_reply = (*replies, NO_REPLY, NO_REPLY)[:2]
-        version = decode(version_reply.body, _VERSION) if version_reply.status == 200 else None
-        entries = model_list.entries(list_reply.status, list_reply.body)
+    def inventory(self, responses: tuple[EngineResponse, ...]) -> Inventory:
+        list_response, version_response = (*responses, NO_RESPONSE, NO_RESPONSE)[:2]
+        version = decode(version_response.body, _VERSION) if version_response.status == 200 else None
+        entries = model_list.entries(list_response.status, list_response.body)
         models = tuple(always_loaded_model(entry, _ENDPOINT) for entry in entries)
         return Inventory(version.version if version is not None else "", models, SLOTS_ASSUMED if models else None)
 

@@ -41,7 +41,7 @@ class BadCertificate(Exception):
     """The files cannot be used; the message names them and the reason."""
 
 
-def context(settings: TlsSettings) -> ssl.SSLContext | None:
+def ssl_context(settings: TlsSettings) -> ssl.SSLContext | None:
     """The TLS context to listen with, for TLS 1.2 and later; None without a certificate. Raises `BadCertificate`."""
     if settings.certificate is None or settings.key is None:
         return None

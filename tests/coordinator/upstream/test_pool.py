@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from fakes.raw_server import Peer, RawServer, answers, breaks_off, chunked, closes_when_idle, refused_url, stalls, whole
-from herd.coordinator.upstream.connection import SWEEP_EVERY_S, UpstreamCall
+from herd.coordinator.upstream.connection import SWEEP_EVERY_S, UpstreamRequest
 from herd.coordinator.upstream.contract import UpstreamSettings
 from herd.coordinator.upstream.pool import Pool
 from herd.core.state.request import FailureKind
@@ -80,7 +80,7 @@ def a_pool(**settings: float) -> Pool:
     return Pool(UpstreamSettings(**settings), asyncio.get_running_loop())  # type: ignore[arg-type]
 
 
-def send(pool: Pool, url: str, sink: Sink, body: bytes = BODY, lines: bytes = b"") -> UpstreamCall:
+def send(pool: Pool, url: str, sink: Sink, body: bytes = BODY, lines: bytes = b"") -> UpstreamRequest:
     return pool.send(url, b"POST", b"/api/chat", lines, body, sink)
 
 

@@ -20,13 +20,13 @@ from herd.coordinator.models.pinned_models import PinnedModel, PinnedModels
 from herd.coordinator.models.transfers import CannotTransfer, Transfers
 from herd.coordinator.storage import queries
 from herd.coordinator.storage.writer import TraceStore
-from herd.coordinator.upstream.engine_client import EngineCallFailed, EngineClient
+from herd.coordinator.upstream.engine_client import EngineClient, EngineRequestFailed
 from herd.core.planning import transfer_queue
 from herd.core.planning.transfer_queue import PullOptions, Transfer, TransferState
 from herd.core.state.fleet import Fleet, ModelInfo, ModelName, Node, NodeId, canonical
 from herd.dashboard.live import Job
 from herd.dashboard.pages.models import ModelManagement, ModelOnDisk, NodeModels, PullStarted
-from herd.engines import Call, Engine
+from herd.engines import Engine, EngineRequest
 from herd.errors import BadRequest, Refusal, UnknownModel
 from herd.protocols import request_fields
 from herd.trust.rights import Right
@@ -251,7 +251,7 @@ class ModelsApi:
         return await self._load_or_unload(request, "unload", lambda engine, model_info: engine.unload(model_info.name))
 
     async def _load_or_unload(
-        self, request: Request, action: str, call: Callable[[Engine, ModelInfo], Call | None]
+        self, request: Request, action: str, call: Callable[[Engine, ModelInfo], EngineRequest | None]
     ) -> Response:
         wanted = await read_body(request, ModelPlaceRequest)
         model = canonical(request_fields.model_name(wanted.model))
@@ -358,7 +358,7 @@ class ModelsApi:
     def _freest(self, have: Mapping[NodeId, ModelInfo]) -> NodeId:
         return max(have, key=lambda one: (node.room_bytes if (node := self._fleet.node(one)) is not None else 0, one))
 
-    async def _call(self, model_info: ModelInfo, make: Callable[[Engine, ModelInfo], Call | None]) -> None:
+    async def _call(self, model_info: ModelInfo, make: Callable[[Engine, ModelInfo], EngineRequest | None]) -> None:
         """Raises `CannotTransfer` with the engine's answer."""
         engine = self._engines.get(model_info.engine.kind)
         call = make(engine, model_info) if engine is not None else None
@@ -368,7 +368,7 @@ class ModelsApi:
             )
         try:
             reply = await self._engine_client.send(model_info.engine.url, call)
-        except EngineCallFailed as error:
+        except EngineRequestFailed as error:
             raise CannotTransfer(Refusal(502, "node_failed", f"the node cannot be reached: {error}")) from error
         if reply.status >= 400:
             text = reply.body[:300].decode("utf-8", "replace")

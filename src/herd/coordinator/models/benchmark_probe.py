@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
 
-from herd.coordinator.upstream.engine_client import EngineCallFailed, EngineClient
+from herd.coordinator.upstream.engine_client import EngineClient, EngineRequestFailed
 from herd.core.estimates.learned_speeds import SpeedSample
 from herd.core.planning.benchmark_stats import Probe, ProbeKind, ProbeResult
 from herd.core.state.fleet import ModelInfo
 from herd.core.state.request import RequestKind
-from herd.engines import Call, Engine
+from herd.engines import Engine, EngineRequest
 from herd.protocols.conversation import Conversation, Message, Sampling, Usage
 
 INSTRUCTION = "Tell a long story about the sea, in as many words as you can. Do not stop."
@@ -60,7 +60,7 @@ class Prober:
                     return await self._load(engine, model_info, probe)
                 requests = (self._answer(engine, model_info, probe) for _ in range(probe.streams))
                 return _result(probe, await asyncio.gather(*requests), self._now() - began)
-        except EngineCallFailed as error:
+        except EngineRequestFailed as error:
             raise ProbeFailed(str(error)) from error
         except TimeoutError as error:
             raise ProbeFailed(f"no complete answer within {PROBE_MAX_S:.0f} s") from error
@@ -78,9 +78,16 @@ class Prober:
 
     async def _answer(self, engine: Engine, model_info: ModelInfo, probe: Probe) -> ProbeAnswer:
         conversation = self._conversation(model_info, probe)
-        call, reader, answer, began = engine.call(conversation), engine.reader(conversation), ProbeAnswer(), self._now()
+        call, reader, answer, began = (
+            engine.build_request(conversation),
+            engine.reader(conversation),
+            ProbeAnswer(),
+            self._now(),
+        )
         try:
-            async for line in self._engine_client.lines(model_info.engine.url, Call(call.method, call.path, call.body)):
+            async for line in self._engine_client.lines(
+                model_info.engine.url, EngineRequest(call.method, call.path, call.body)
+            ):
                 for delta in reader.feed(line + b"\n"):
                     if delta.error:
                         raise ProbeFailed(delta.error[:200])

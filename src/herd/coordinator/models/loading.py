@@ -6,9 +6,9 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
-from herd.coordinator.upstream.engine_client import EngineCallFailed, EngineClient
+from herd.coordinator.upstream.engine_client import EngineClient, EngineRequestFailed
 from herd.core.state.fleet import ModelInfo, ModelName, Node
-from herd.engines import Call, Engine
+from herd.engines import Engine, EngineRequest
 
 log = logging.getLogger("herd.keeping")
 
@@ -50,17 +50,17 @@ class ModelLoader:
         model_info = node.model_info(model)
         return (self._engines.get(model_info.engine.kind) if model_info is not None else None), model_info
 
-    def _start(self, node: Node, model_info: ModelInfo, call: Call | None, action: str) -> None:
+    def _start(self, node: Node, model_info: ModelInfo, call: EngineRequest | None, action: str) -> None:
         if call is not None:
             task = self._loop.create_task(self._send(node, model_info, call, action))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _send(self, node: Node, model_info: ModelInfo, call: Call, action: str) -> None:
+    async def _send(self, node: Node, model_info: ModelInfo, call: EngineRequest, action: str) -> None:
         fields = {"node_id": node.id, "model": model_info.name}
         try:
             reply = await self._engine_client.send(model_info.engine.url, call)
-        except EngineCallFailed as error:
+        except EngineRequestFailed as error:
             log.warning("%s failed: %s", action, error, extra=fields)
             return
         if reply.status >= 400:

@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 
-from herd.coordinator.upstream.engine_client import EngineCallFailed, EngineClient
+from herd.coordinator.upstream.engine_client import EngineClient, EngineRequestFailed
 from herd.core.planning import transfer_queue
 from herd.core.planning.transfer_queue import INTERNET, PullOptions, Transfer, TransferQueue, TransferState
 from herd.core.state.fleet import EngineEndpoint, Fleet, ModelInfo, ModelName, Node, NodeId, canonical
-from herd.engines import Call, Engine
+from herd.engines import Engine, EngineRequest
 from herd.errors import HerdError, Refusal, Unavailable
 from herd.protocols.pull_progress import SUCCESS, PullProgress, pulled_name, read_progress, registry_pull_name
 
@@ -225,7 +225,7 @@ class Transfers:
         fields = {"node_id": transfer.node_id, "model": transfer.model}
         try:
             await self._download(transfer)
-        except EngineCallFailed as error:
+        except EngineRequestFailed as error:
             self.table.end(transfer, TransferState.FAILED, self._now(), str(error))
             log.warning("model download failed: %s", error, extra=fields)
             return
@@ -236,12 +236,12 @@ class Transfers:
             await self._spread(transfer)
 
     async def _download(self, transfer: Transfer) -> None:
-        """Tries one source after the other. Raises `EngineCallFailed` with the problem of the last one."""
+        """Tries one source after the other. Raises `EngineRequestFailed` with the problem of the last one."""
         problem = ""
         for node, model_info in self._sources(transfer.node_id, transfer.model, transfer):
             try:
                 await self._copy_from(transfer, node, model_info)
-            except EngineCallFailed as error:
+            except EngineRequestFailed as error:
                 problem = f"{node.id}: {error}"
                 log.warning(
                     "model copy failed, trying the next source: %s",
@@ -251,10 +251,10 @@ class Transfers:
             else:
                 return
         if transfer.lan_only:
-            raise EngineCallFailed(problem or "no other node shares the model any more")
+            raise EngineRequestFailed(problem or "no other node shares the model any more")
         refusal = transfer_queue.registry_refusal(transfer.name, self._settings.allowed)
         if refusal is not None:
-            raise EngineCallFailed(problem or refusal.message)
+            raise EngineRequestFailed(problem or refusal.message)
         transfer.source = INTERNET
         engine, endpoint = self._engine(transfer)
         await self._pull(transfer, endpoint, engine.pull(transfer.name))
@@ -265,16 +265,18 @@ class Transfers:
         transfer.source, transfer.layers = node.id, {}
         full = transfer_queue.disk_problem(self._node(transfer), model_info.size_bytes)
         if full is not None:
-            raise EngineCallFailed(full)
+            raise EngineRequestFailed(full)
         engine, endpoint = self._engine(transfer)
         pulled = pulled_name(url, model_info.digest)
-        await self._pull(transfer, endpoint, engine.pull(registry_pull_name(url, model_info.digest), is_plain=True))
+        await self._pull(
+            transfer, endpoint, engine.pull(registry_pull_name(url, model_info.digest), is_insecure_http=True)
+        )
         await self._call(endpoint, engine.copy(pulled, transfer.name))
         await self._call(endpoint, engine.remove(pulled))
 
-    async def _pull(self, transfer: Transfer, endpoint: EngineEndpoint, call: Call | None) -> None:
+    async def _pull(self, transfer: Transfer, endpoint: EngineEndpoint, call: EngineRequest | None) -> None:
         if call is None:
-            raise EngineCallFailed(f"the engine {endpoint.kind} cannot download models")
+            raise EngineRequestFailed(f"the engine {endpoint.kind} cannot download models")
         is_complete = False
         async with aclosing(self._engine_client.lines(endpoint.url, call)) as lines:
             async for line in lines:
@@ -283,12 +285,12 @@ class Transfers:
                     self._update(transfer, progress)
                     is_complete = progress.status == SUCCESS
         if not is_complete:
-            raise EngineCallFailed("the download ended early; pull again to resume it")
+            raise EngineRequestFailed("the download ended early; pull again to resume it")
 
     def _update(self, transfer: Transfer, progress: PullProgress) -> None:
-        """Raises `EngineCallFailed` for an error in the stream, and if the disk is too small for a new layer."""
+        """Raises `EngineRequestFailed` for an error in the stream, and if the disk is too small for a new layer."""
         if progress.error:
-            raise EngineCallFailed(progress.error)
+            raise EngineRequestFailed(progress.error)
         transfer.status = progress.status
         if progress.digest:
             is_new = progress.digest not in transfer.layers
@@ -302,20 +304,22 @@ class Transfers:
                     )
                 )
             ):
-                raise EngineCallFailed(full)
+                raise EngineRequestFailed(full)
         self._notify()
 
-    async def _call(self, endpoint: EngineEndpoint, call: Call | None) -> None:
+    async def _call(self, endpoint: EngineEndpoint, call: EngineRequest | None) -> None:
         if call is None:
-            raise EngineCallFailed(f"the engine {endpoint.kind} cannot copy or remove models")
+            raise EngineRequestFailed(f"the engine {endpoint.kind} cannot copy or remove models")
         reply = await self._engine_client.send(endpoint.url, call)
         if reply.status >= 400:
-            raise EngineCallFailed(f"the engine answered {reply.status}: {reply.body[:500].decode('utf-8', 'replace')}")
+            raise EngineRequestFailed(
+                f"the engine answered {reply.status}: {reply.body[:500].decode('utf-8', 'replace')}"
+            )
 
     def _node(self, transfer: Transfer) -> Node:
         node = self._fleet.node(transfer.node_id)
         if node is None:
-            raise EngineCallFailed("the node has left; when it is back, pull again to resume")
+            raise EngineRequestFailed("the node has left; when it is back, pull again to resume")
         return node
 
     def _engine(self, transfer: Transfer) -> tuple[Engine, EngineEndpoint]:
@@ -323,4 +327,4 @@ class Transfers:
             engine = self._engines.get(endpoint.kind)
             if engine is not None and endpoint.abilities.can_pull:
                 return engine, endpoint
-        raise EngineCallFailed("the node has no engine that downloads models")
+        raise EngineRequestFailed("the node has no engine that downloads models")

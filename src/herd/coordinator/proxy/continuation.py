@@ -8,7 +8,7 @@ from typing import Final
 from herd.core.state.commands import Dispatch
 from herd.core.state.request import Counters, RequestId
 from herd.dialects import Dialect, Resumption, Timestamp
-from herd.engines import Call, Engine
+from herd.engines import Engine, EngineRequest
 from herd.protocols.conversation import Conversation, ParsedRequest
 from herd.protocols.resumption import continuation_request, raw_continuation_request
 
@@ -77,7 +77,7 @@ class Continuation:
         conversation = self._dialect.read_conversation(self._parsed)
         return resumption if continuation_request(conversation, resumption.partial_answer) is not None else None
 
-    def next_call(self, command: Dispatch, engine: Engine) -> Conversation | Call | None:
+    def next_request(self, command: Dispatch, engine: Engine) -> Conversation | EngineRequest | None:
         """The conversation that makes this engine continue the answer; None where it cannot.
 
         An engine that would begin a new turn needs a raw prompt. Then the result is the call that renders its template,
@@ -89,7 +89,7 @@ class Continuation:
             return continuation_request(conversation, partial)
         if raw_continuation_request(conversation, partial, "", command.model_info.capabilities) is None:
             return None
-        return engine.render_call(conversation)
+        return engine.render_request(conversation)
 
     def raw_conversation(self, command: Dispatch, rendered: str) -> Conversation | None:
         assert self.resumption is not None

@@ -20,7 +20,7 @@ from herd.coordinator.proxy.relay_dependencies import RelayDependencies
 from herd.coordinator.proxy.wait_comments import WaitNotice, is_event_stream
 from herd.core.state.fleet import canonical
 from herd.core.state.request import Request, RequestId, RequestKind
-from herd.dialects import Answer, Dialect
+from herd.dialects import Dialect, HttpResponse
 from herd.errors import HerdError, MethodNotAllowed, Refusal
 from herd.http1.contract import Exchange, Header
 from herd.protocols.conversation import ParsedRequest, Route
@@ -39,7 +39,7 @@ PRODUCT_BYTES_MAX = 32
 class _CachedListing:
     fleet_version: int
     second: int
-    answer: Answer
+    answer: HttpResponse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,7 +233,7 @@ class InferenceApi:
         except HerdError as error:
             self._refuse(exchange, dialect, error)
 
-    def _listing(self, dialect: Dialect, exchange: Exchange) -> Answer:
+    def _listing(self, dialect: Dialect, exchange: Exchange) -> HttpResponse:
         timestamp = self._relay_dependencies.timestamp()
         method = "GET" if exchange.method == "HEAD" else exchange.method
         key, fleet = (method, exchange.path), self._driver.fleet
@@ -272,5 +272,5 @@ def _retry_after(refusal: Refusal) -> tuple[Header, ...]:
     return ((b"retry-after", b"%d" % math.ceil(refusal.retry_after_s)),) if refusal.retry_after_s is not None else ()
 
 
-def _send(exchange: Exchange, answer: Answer, extra: tuple[Header, ...] = ()) -> None:
+def _send(exchange: Exchange, answer: HttpResponse, extra: tuple[Header, ...] = ()) -> None:
     exchange.respond(answer.status, ((b"content-type", answer.content_type.encode()), *extra), answer.body)

@@ -14,18 +14,18 @@ from herd.protocols.apply_options import retry_prompt_tokens
 
 
 def judge(
-    engine: Engine, command: Dispatch, status: int, headers: list[Header], body: bytes, *, has_begun: bool
+    engine: Engine, command: Dispatch, status: int, headers: list[Header], body: bytes, *, is_continuation: bool
 ) -> Failure | Refusal | None:
     """A failure to retry on another node, a refusal to send to the client, or None: the client gets this error answer.
 
-    `has_begun`: the client has already received a part of the answer from another node.
+    `is_continuation`: the client has already received a part of the answer from another node.
     """
     options, model_info, too_long = command.options, command.model_info, engine.rejected_prompt_tokens(status, body)
     if retry_prompt_tokens(too_long, options, model_info):
         return Failure(kind=FailureKind.WINDOW, detail=f"the prompt has {too_long} tokens", prompt_tokens=too_long)
-    if too_long and options is not None and options.forbids_cutting and not has_begun:
+    if too_long and options is not None and options.forbids_cutting and not is_continuation:
         return prompt_too_long(too_long, options, model_info)
-    kind = engine.failure_kind(status, body, has_begun=has_begun)
+    kind = engine.failure_kind(status, body, is_continuation=is_continuation)
     if kind is None:
         return None
     retry_after_s = forwarded_headers.retry_after_s(headers) if kind is FailureKind.BUSY else None

@@ -23,13 +23,13 @@ from herd.coordinator.proxy.thinking_usage import thinking_headers
 from herd.coordinator.proxy.translation import EngineFailed, Translation, error_text, translation_failure
 from herd.coordinator.proxy.wait_comments import WaitNotice, is_event_stream
 from herd.coordinator.upstream import forwarded_headers
-from herd.coordinator.upstream.connection import UpstreamCall
+from herd.coordinator.upstream.connection import UpstreamRequest
 from herd.coordinator.upstream.contract import UpstreamSink
 from herd.core.state.commands import Abort, Dispatch, Hold, Refuse
 from herd.core.state.events import AttemptFailed, AttemptFinished, ClientLeft, FirstByte
 from herd.core.state.request import Counters, Failure, FailureKind, RequestId
-from herd.dialects import Dialect, Watch
-from herd.engines import Call, Engine
+from herd.dialects import AnswerWatcher, Dialect
+from herd.engines import Engine, EngineRequest
 from herd.errors import HerdError, Refusal
 from herd.http1.contract import Exchange, Header
 from herd.protocols.apply_options import with_engine_options
@@ -49,7 +49,6 @@ class Relay:
     """Runs one request: takes commands from the driver, and events from the upstream call and the exchange."""
 
     __slots__ = (
-        "_call",
         "_continuation",
         "_conversation",
         "_dependencies",
@@ -67,8 +66,9 @@ class Relay:
         "_status",
         "_step",
         "_translation",
+        "_upstream",
         "_wait",
-        "_watch",
+        "_watcher",
         "_whole_lines",
     )
 
@@ -87,7 +87,7 @@ class Relay:
         self._request_id = request_id
         self._dependencies = dependencies
         self._step = _IDLE
-        self._call: UpstreamCall | None = None
+        self._upstream: UpstreamRequest | None = None
         self._conversation: Conversation | None = None
         self._lines: bytes | None = None
         self._forwarded_bytes = 0
@@ -104,13 +104,13 @@ class Relay:
             return
         if self._wait is not None:
             self._dependencies.wait_comments.end(self._wait)
-        self._cancel_call()
+        self._cancel_upstream()
         self._dispatch = command
         self._status = 0
         self._headers: list[Header] = []
         self._held: list[bytes] = []
         self._held_bytes = 0
-        self._watch: Watch | None = None
+        self._watcher: AnswerWatcher | None = None
         self._translation: Translation | None = None
         self._whole_lines = WholeLines()
         engine = self._dependencies.engines.get(command.model_info.engine.kind)
@@ -133,7 +133,7 @@ class Relay:
                 self._refuse_here(error.refusal)
 
     def hold(self, command: Hold) -> None:
-        self._cancel_call()
+        self._cancel_upstream()
         takes_comments = not self._forwarded_bytes and is_event_stream(self._dialect, self._parsed)
         self._wait = self._dependencies.wait_comments.hold(self._wait, command, self._exchange, takes_comments)
 
@@ -152,15 +152,15 @@ class Relay:
         body = self._dialect.rewrite(self._parsed, command.model_info.name, command.options)
         if self._lines is None:
             self._lines = forwarded_headers.request_lines(self._exchange.headers)
-        self._watch = self._dialect.watch(self._parsed)
+        self._watcher = self._dialect.watcher(self._parsed)
         route = self._parsed.route
-        self._send(Call(route.method, route.path, body), self._lines, self)
+        self._send(EngineRequest(route.method, route.path, body), self._lines, self)
 
     def _send_translated(self, command: Dispatch, engine: Engine) -> None:
         if self._conversation is None:
             self._conversation = self._dialect.read_conversation(self._parsed)
         self._conversation.model = command.model_info.name
-        call = engine.call(with_engine_options(self._conversation, command.options))
+        call = engine.build_request(with_engine_options(self._conversation, command.options))
         name = command.fallback or self._parsed.model
         writer = self._dialect.writer(self._parsed, name, self._request_id, self._dependencies.timestamp())
         self._translation = Translation(engine.reader(self._conversation), writer)
@@ -170,18 +170,18 @@ class Relay:
         """Makes this node continue the answer from what the client has received."""
         continuation = self._continuation
         assert continuation is not None
-        following = continuation.next_call(command, engine)
-        if not isinstance(following, Call):
-            self._send_rest(engine, following)
+        next_request = continuation.next_request(command, engine)
+        if not isinstance(next_request, EngineRequest):
+            self._send_rest(engine, next_request)
             return
 
         def rendered(text: str) -> None:
             self._send_rest(engine, continuation.raw_conversation(command, text))
 
-        self._send(following, forwarded_headers.OWN_LINES, TemplateRendering(engine, rendered, self.on_error))
+        self._send(next_request, forwarded_headers.OWN_LINES, TemplateRendering(engine, rendered, self.on_error))
 
     def _send_rest(self, engine: Engine, conversation: Conversation | None) -> None:
-        self._call = None
+        self._upstream = None
         if conversation is None:
             self._fail(FailureKind.UNFIT, "this engine cannot continue an answer of another node")
             return
@@ -189,19 +189,19 @@ class Relay:
         resumption = self._continuation.resumption
         resumed_tokens = resumption.partial_answer.chunks
         self._translation = Translation(engine.reader(conversation), resumption.writer, resumed_tokens)
-        call = engine.call(with_engine_options(conversation, self._dispatch.options))
+        call = engine.build_request(with_engine_options(conversation, self._dispatch.options))
         self._send(call, forwarded_headers.OWN_LINES, self)
 
-    def _send(self, call: Call, lines: bytes, sink: UpstreamSink) -> None:
+    def _send(self, call: EngineRequest, lines: bytes, sink: UpstreamSink) -> None:
         self._step = _SENT
         url, method, path = self._dispatch.model_info.engine.url, call.method.encode("ascii"), call.path.encode("ascii")
-        self._call = self._dependencies.pool.send(url, method, path, lines, call.body, sink)
+        self._upstream = self._dependencies.pool.send(url, method, path, lines, call.body, sink)
 
-    def _cancel_call(self) -> None:
+    def _cancel_upstream(self) -> None:
         """Ends an attempt that is still open."""
-        call = self._call
+        call = self._upstream
         if call is not None:
-            self._call = None
+            self._upstream = None
             self._step = _IDLE
             call.cancel()
 
@@ -221,14 +221,14 @@ class Relay:
         if self._step != _OPEN:
             self._hold_back(data)
             return
-        data = self._watched(data) if self._watch is not None else self._translated(data)
+        data = self._watched(data) if self._watcher is not None else self._translated(data)
         data, error = self._split_at_error(data)
         if data:
             self._forward(data)
         self._fail_with(error)
 
     def _split_at_error(self, data: bytes) -> tuple[bytes, bytes]:
-        return split_at_error(data) if self._watch is not None and self._parsed.stream else (data, b"")
+        return split_at_error(data) if self._watcher is not None and self._parsed.stream else (data, b"")
 
     def _fail_with(self, error: bytes) -> None:
         """The engine answers, but reports an error in its stream: the same as a lost connection."""
@@ -244,7 +244,7 @@ class Relay:
         self._exchange.write(data)
 
     def on_end(self) -> None:
-        self._call = None
+        self._upstream = None
         if self._step == _REFUSED:
             self._judge()
         elif self._translation is not None:
@@ -253,7 +253,7 @@ class Relay:
             self._end_passed()
 
     def on_error(self, kind: FailureKind, detail: str) -> None:
-        self._call = None
+        self._upstream = None
         if self._step == _OPEN and self._parsed.stream and (counters := self._counters_if_complete()) is not None:
             # The stream's own end marker has passed: losing the connection before HTTP's end marker loses nothing.
             self._finish(counters)
@@ -268,7 +268,7 @@ class Relay:
             if self._held_bytes <= settings.refusal_max_bytes:
                 self._hold(data)
             return
-        data = self._watched(data) if self._watch is not None else self._translated(data)
+        data = self._watched(data) if self._watcher is not None else self._translated(data)
         if not data:
             return
         if not self._parsed.stream:
@@ -325,9 +325,9 @@ class Relay:
     # --- the end of the answer ---
 
     def _end_passed(self) -> None:
-        watch = self._watch
-        assert watch is not None
-        counters = watch.end()
+        watcher = self._watcher
+        assert watcher is not None
+        counters = watcher.end()
         if counters is None:
             self._fail(FailureKind.TRUNCATED, _INCOMPLETE)
         elif self._step == _OPEN:
@@ -353,8 +353,8 @@ class Relay:
             self._finish_at_once(translation.counters(), b"".join(self._held) + data)
 
     def _counters_if_complete(self) -> Counters | None:
-        if self._watch is not None:
-            return self._watch.end()
+        if self._watcher is not None:
+            return self._watcher.end()
         translation = self._translation
         return translation.counters() if translation is not None and translation.is_complete else None
 
@@ -392,8 +392,8 @@ class Relay:
     def _judge(self) -> None:
         body = b"".join(self._held)
         engine = self._dependencies.engines[self._dispatch.model_info.engine.kind]
-        has_begun = self._forwarded_bytes > 0
-        judged = judge(engine, self._dispatch, self._status, self._headers, body, has_begun=has_begun)
+        is_continuation = self._forwarded_bytes > 0
+        judged = judge(engine, self._dispatch, self._status, self._headers, body, is_continuation=is_continuation)
         if judged is None:
             self._pass_refusal_on(body)
         elif isinstance(judged, Refusal):
@@ -430,7 +430,7 @@ class Relay:
 
     def _report(self, failure: Failure) -> None:
         """Reports the failed attempt to the core, which answers with the next command. Cancels a call that is open."""
-        self._cancel_call()
+        self._cancel_upstream()
         if self._step == _OVER:
             return
         self._step = _OPEN if self._forwarded_bytes else _IDLE
@@ -453,8 +453,8 @@ class Relay:
 
     def _watched(self, data: bytes) -> bytes:
         """The part of an untranslated answer that may be forwarded: of a stream, complete lines only."""
-        assert self._watch is not None
-        self._watch.feed(data)
+        assert self._watcher is not None
+        self._watcher.feed(data)
         return self._whole_lines.feed(data) if self._parsed.stream else data
 
     def _translated(self, data: bytes) -> bytes:
@@ -486,7 +486,7 @@ class Relay:
         return self._wait if self._wait is not None and self._wait.has_sent_head else None
 
     def _client_reads(self, is_reading: bool) -> None:
-        call = self._call
+        call = self._upstream
         if call is not None and is_reading:
             call.resume()
         elif call is not None:
@@ -512,7 +512,7 @@ class Relay:
 
     def _over(self) -> None:
         """Ends the run. Releases the exchange, so that neither object keeps the other alive."""
-        self._cancel_call()
+        self._cancel_upstream()
         if self._wait is not None:
             self._dependencies.wait_comments.end(self._wait)
         self._step = _OVER

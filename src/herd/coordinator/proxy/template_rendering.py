@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from herd.core.state.request import FailureKind
-from herd.engines import Engine, Reply
+from herd.engines import Engine, EngineResponse
 from herd.http1.contract import Header
 
 RENDERED_MAX_BYTES = 8 << 20
@@ -13,7 +13,7 @@ RENDERED_MAX_BYTES = 8 << 20
 
 
 class TemplateRendering:
-    """Receives the reply to `Engine.render_call`. Calls `on_text` or `on_failure` once, unless it is cancelled."""
+    """Receives the reply to `Engine.render_request`. Calls `on_text` or `on_failure` once, unless it is cancelled."""
 
     __slots__ = ("_body", "_engine", "_on_failure", "_on_text", "_status")
 
@@ -34,7 +34,7 @@ class TemplateRendering:
             self._body += data
 
     def on_end(self) -> None:
-        reply = Reply(self._status, bytes(self._body))
+        reply = EngineResponse(self._status, bytes(self._body))
         text = self._engine.read_rendered(reply) if len(self._body) <= RENDERED_MAX_BYTES else None
         if text is not None:
             self._on_text(text)

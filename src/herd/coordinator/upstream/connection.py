@@ -23,7 +23,7 @@ SWEEP_EVERY_S: Final = 5.0
 _JOINED_MAX_BYTES: Final = 64 << 10
 
 
-class UpstreamCall:
+class UpstreamRequest:
     """One request to a node."""
 
     __slots__ = ("_body", "_connecting", "_connection", "_head", "_is_over", "_node", "_sink", "is_paused")
@@ -102,7 +102,7 @@ class ConnectionOwner(Protocol):
 
     def keep_open(self, connection: UpstreamConnection, node: NodeConnections) -> bool: ...
 
-    def reconnect(self, call: UpstreamCall) -> None: ...
+    def reconnect(self, call: UpstreamRequest) -> None: ...
 
 
 class _InvalidAnswer(Exception):
@@ -136,10 +136,10 @@ class UpstreamConnection(asyncio.Protocol):
         "on_body",
     )
 
-    def __init__(self, pool: ConnectionOwner, call: UpstreamCall) -> None:
+    def __init__(self, pool: ConnectionOwner, call: UpstreamRequest) -> None:
         self._pool = pool
         self._node = call._node
-        self._call: UpstreamCall | None = call
+        self._call: UpstreamRequest | None = call
         self._transport: asyncio.Transport | None = None
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append
@@ -160,7 +160,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     # --- called by the pool and the call ---
 
-    def start(self, call: UpstreamCall) -> None:
+    def start(self, call: UpstreamRequest) -> None:
         """Sends a request on an idle connection."""
         transport = self._transport
         assert transport is not None
@@ -296,7 +296,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     # --- passing on to the call ---
 
-    def _report(self, call: UpstreamCall, size_bytes: int) -> None:
+    def _report(self, call: UpstreamRequest, size_bytes: int) -> None:
         """Passes on a read that was more than the next part of the body."""
         if not self._is_head_reported:
             self._head_bytes += size_bytes
@@ -328,13 +328,13 @@ class UpstreamConnection(asyncio.Protocol):
         size_bytes = sum(len(name) + len(value) + 4 for name, value in self._headers)
         return not self._has_head or size_bytes > self._pool.settings.header_max_bytes
 
-    def _count_no_body_data(self, call: UpstreamCall, size_bytes: int) -> None:
+    def _count_no_body_data(self, call: UpstreamRequest, size_bytes: int) -> None:
         """Limits reads inside a body that contain no body data, such as chunk sizes and trailers."""
         self._no_body_data_bytes += size_bytes
         if self._no_body_data_bytes > self._pool.settings.header_max_bytes:
             self._give_up(call, FailureKind.GARBAGE, "chunk sizes or trailers are too long")
 
-    def _finish(self, call: UpstreamCall) -> None:
+    def _finish(self, call: UpstreamRequest) -> None:
         transport = self._transport
         assert transport is not None
         self._call = None
@@ -348,7 +348,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.abort()
         call._end().on_end()
 
-    def _fail_invalid(self, call: UpstreamCall, error: Exception) -> None:
+    def _fail_invalid(self, call: UpstreamRequest, error: Exception) -> None:
         """Passes on what was valid before. Invalid data after a complete answer costs only the connection."""
         self._keeps_alive = False
         if self._has_head:
@@ -357,7 +357,7 @@ class UpstreamConnection(asyncio.Protocol):
             cause = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else error
             self._give_up(call, FailureKind.GARBAGE, f"not an HTTP answer: {cause}")
 
-    def _give_up(self, call: UpstreamCall, kind: FailureKind, detail: str) -> None:
+    def _give_up(self, call: UpstreamRequest, kind: FailureKind, detail: str) -> None:
         self.abort()
         call._fail(kind, detail)
 

@@ -11,14 +11,14 @@ from collections.abc import AsyncGenerator
 from herd.coordinator.upstream.forwarded_headers import OWN_LINES
 from herd.coordinator.upstream.pool import Pool
 from herd.core.state.request import FailureKind
-from herd.engines import Call, Reply
+from herd.engines import EngineRequest, EngineResponse
 from herd.http1.contract import Header
 
 ANSWER_MAX_BYTES = 8 << 20
 LINE_MAX_BYTES = 64 << 10
 
 
-class EngineCallFailed(Exception):
+class EngineRequestFailed(Exception):
     """The node did not answer, or closed the connection early; the message is for users."""
 
 
@@ -26,8 +26,8 @@ class EngineClient:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def send(self, url: str, call: Call) -> Reply:
-        """The complete answer with any status. Raises `EngineCallFailed` if there is none."""
+    async def send(self, url: str, call: EngineRequest) -> EngineResponse:
+        """The complete answer with any status. Raises `EngineRequestFailed` if there is none."""
         answer = _AnswerQueue()
         sent = self._pool.send(
             url, call.method.encode("ascii"), call.path.encode("ascii"), OWN_LINES, call.body, answer
@@ -37,15 +37,15 @@ class EngineClient:
             while (data := await answer.next()) is not None:
                 body += data
                 if len(body) > ANSWER_MAX_BYTES:
-                    raise EngineCallFailed(f"the answer is over {ANSWER_MAX_BYTES} bytes")
+                    raise EngineRequestFailed(f"the answer is over {ANSWER_MAX_BYTES} bytes")
         finally:
             sent.cancel()
-        return Reply(answer.status, bytes(body))
+        return EngineResponse(answer.status, bytes(body))
 
-    async def lines(self, url: str, call: Call) -> AsyncGenerator[bytes, None]:
+    async def lines(self, url: str, call: EngineRequest) -> AsyncGenerator[bytes, None]:
         """The lines of the answer as they arrive. Closing the generator cancels the call.
 
-        Raises `EngineCallFailed`, also for a status of 400 or higher.
+        Raises `EngineRequestFailed`, also for a status of 400 or higher.
         """
         answer = _AnswerQueue()
         sent = self._pool.send(
@@ -60,7 +60,7 @@ class EngineClient:
                         raise _refused(answer.status, line)
                     yield line
                 if len(rest) > LINE_MAX_BYTES:
-                    raise EngineCallFailed(f"the engine sent a line over {LINE_MAX_BYTES} bytes")
+                    raise EngineRequestFailed(f"the engine sent a line over {LINE_MAX_BYTES} bytes")
             if answer.status >= 400:
                 raise _refused(answer.status, rest)
             if rest:
@@ -69,8 +69,8 @@ class EngineClient:
             sent.cancel()
 
 
-def _refused(status: int, line: bytes) -> EngineCallFailed:
-    return EngineCallFailed(f"the engine answered {status}: {line[:500].decode('utf-8', 'replace')}")
+def _refused(status: int, line: bytes) -> EngineRequestFailed:
+    return EngineRequestFailed(f"the engine answered {status}: {line[:500].decode('utf-8', 'replace')}")
 
 
 class _AnswerQueue:
@@ -78,12 +78,12 @@ class _AnswerQueue:
 
     def __init__(self) -> None:
         self.status = 0
-        self._queue: asyncio.Queue[bytes | EngineCallFailed | None] = asyncio.Queue()
+        self._queue: asyncio.Queue[bytes | EngineRequestFailed | None] = asyncio.Queue()
 
     async def next(self) -> bytes | None:
-        """The next bytes, None at the end. Raises `EngineCallFailed`."""
+        """The next bytes, None at the end. Raises `EngineRequestFailed`."""
         item = await self._queue.get()
-        if isinstance(item, EngineCallFailed):
+        if isinstance(item, EngineRequestFailed):
             raise item
         return item
 
@@ -97,4 +97,4 @@ class _AnswerQueue:
         self._queue.put_nowait(None)
 
     def on_error(self, kind: FailureKind, detail: str) -> None:
-        self._queue.put_nowait(EngineCallFailed(detail or kind.value))
+        self._queue.put_nowait(EngineRequestFailed(detail or kind.value))

@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Callable
 
 from herd.coordinator.upstream import tls_pinning
-from herd.coordinator.upstream.connection import SWEEP_EVERY_S, NodeConnections, UpstreamCall, UpstreamConnection
+from herd.coordinator.upstream.connection import SWEEP_EVERY_S, NodeConnections, UpstreamConnection, UpstreamRequest
 from herd.coordinator.upstream.contract import UpstreamSettings, UpstreamSink
 from herd.core.state.request import FailureKind
 from herd.http1.write_batching import WriteBatcher
@@ -34,14 +34,16 @@ class Pool:
         self.forwarder_proof = forwarder_proof
         self.connections: set[UpstreamConnection] = set()
         self.outbox = WriteBatcher(loop)
-        self._tls = tls_pinning.context()
+        self._tls = tls_pinning.ssl_context()
         self._loop = loop
         self._nodes: dict[str, NodeConnections] = {}
         self._connecting: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._is_closed = False
 
-    def send(self, url: str, method: bytes, path: bytes, lines: bytes, body: bytes, sink: UpstreamSink) -> UpstreamCall:
+    def send(
+        self, url: str, method: bytes, path: bytes, lines: bytes, body: bytes, sink: UpstreamSink
+    ) -> UpstreamRequest:
         """Sends a request to "http://host:port". Calls nothing on the sink before it returns.
 
         `lines` are header lines, each with its CRLF. Request line, Host and Content-Length are added here.
@@ -51,11 +53,11 @@ class Pool:
             try:
                 node = self._add_node(url)
             except ValueError as error:
-                call = UpstreamCall(NodeConnections("", 0, ""), b"", b"", sink)
+                call = UpstreamRequest(NodeConnections("", 0, ""), b"", b"", sink)
                 self._loop.call_soon(call._fail, FailureKind.CONNECT, f"invalid address: {error}")
                 return call
         head = b"%b %b HTTP/1.1\r\n%b%bContent-Length: %d\r\n\r\n" % (method, path, node.host_line, lines, len(body))
-        call = UpstreamCall(node, head, body, sink)
+        call = UpstreamRequest(node, head, body, sink)
         if node.idle:
             node.idle.pop().start(call)
         else:
@@ -87,7 +89,7 @@ class Pool:
 
     # --- connecting ---
 
-    def _connect(self, call: UpstreamCall) -> None:
+    def _connect(self, call: UpstreamRequest) -> None:
         call._node.open_count += 1
         task = self._loop.create_task(self._open(call))
         call._connecting = task
@@ -96,7 +98,7 @@ class Pool:
         if self._timer is None and not self._is_closed:
             self._timer = self._loop.call_later(SWEEP_EVERY_S, self._on_timer)
 
-    async def _open(self, call: UpstreamCall) -> None:
+    async def _open(self, call: UpstreamRequest) -> None:
         node, connection, problem = call._node, UpstreamConnection(self, call), ""
         try:
             async with asyncio.timeout(self.settings.connect_timeout_s):
@@ -131,7 +133,7 @@ class Pool:
         node.idle.append(connection)
         return True
 
-    def reconnect(self, call: UpstreamCall) -> None:
+    def reconnect(self, call: UpstreamRequest) -> None:
         """The node had closed an idle connection before any byte of the answer: sends the request on a new one."""
         self._connect(call)
 

@@ -19,7 +19,7 @@ from herd.trust.signing import is_same
 _PIN = re.compile(r"[0-9a-f]{64}")
 
 
-def context() -> ssl.SSLContext:
+def ssl_context() -> ssl.SSLContext:
     """A TLS context that accepts any certificate: `matches_pin` checks it afterwards."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     tls.minimum_version = ssl.TLSVersion.TLSv1_3

@@ -32,7 +32,7 @@ PAIRS_MAX = 4096
 NODES_MAX = 2048
 MODELS_MAX = 2048
 GAIN_MIN = 0.25
-"""Least weight of a new sample: a laptop that starts to throttle is recognised after about four answers."""
+"""Least weight of a new sample: a laptop that starts to throttle is recognized after about four answers."""
 SURPRISE_MAX = 1.2
 """Limit of the logarithm by which one sample differs from the estimate (e^1.2 = 3.3), so that one outlier changes
 little."""

@@ -91,7 +91,7 @@ _FORWARDED_EVENT = msgspec.json.Decoder(_ForwardedEvent)
 _DOCUMENT = msgspec.json.Decoder(_Document)
 
 
-class StreamWatch:
+class StreamWatcher:
     """Complete if and only if the last event is `message_stop` and none of the last events is an error."""
 
     __slots__ = ("_ends",)
@@ -113,7 +113,7 @@ class StreamWatch:
         return _counters(start.usage or _Usage(), last.usage or _Usage(), reason)
 
 
-class DocumentWatch:
+class DocumentWatcher:
     """Complete if and only if the JSON document is complete and not an error."""
 
     __slots__ = ("_document",)

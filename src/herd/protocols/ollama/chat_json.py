@@ -24,7 +24,7 @@ class Function(msgspec.Struct):
     arguments: msgspec.Raw = ABSENT
 
 
-class Call(msgspec.Struct):
+class OllamaToolCall(msgspec.Struct):
     function: Function
     id: str | None = None
 
@@ -34,7 +34,7 @@ class Message(msgspec.Struct):
     content: str | None = None
     thinking: str | None = None
     images: list[str] | None = None
-    tool_calls: list[Call] | None = None
+    tool_calls: list[OllamaToolCall] | None = None
     tool_name: str | None = None
     tool_call_id: str | None = None
 
@@ -59,7 +59,7 @@ class AnswerLine(FinalLine, kw_only=True):
     message: Message | None = None
     response: str | None = None
     thinking: str | None = None
-    tool_calls: list[Call] | None = None
+    tool_calls: list[OllamaToolCall] | None = None
     embeddings: list[list[float]] | None = None
     embedding: list[float] | None = None
     logprobs: Any = None
@@ -96,7 +96,7 @@ def usage(final: FinalLine) -> Usage:
     )
 
 
-def read_tool_calls(calls: Iterable[Call] | None, first_index: int = 0) -> list[ToolCall]:
+def read_tool_calls(calls: Iterable[OllamaToolCall] | None, first_index: int = 0) -> list[ToolCall]:
     """Neutral calls, each with its complete arguments as JSON text.
 
     They are numbered in order; `first_index` is the number of calls already read. Ollama never sends a call in

@@ -21,7 +21,7 @@ NDJSON = "application/x-ndjson"
 JSON = "application/json; charset=utf-8"
 
 
-class LineWatch:
+class LineWatcher:
     """Complete if and only if `done` is true in the last line and the line is not an error."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class LineWatch:
         return chat_json.counters(final) if final is not None and final.done else None
 
 
-class DocumentWatch:
+class DocumentWatcher:
     """Complete if and only if the JSON document is complete and not an error."""
 
     def __init__(self) -> None:

@@ -28,7 +28,7 @@ class Function(msgspec.Struct):
     arguments: str | dict[str, Any] | None = None
 
 
-class Call(msgspec.Struct):
+class ToolCall(msgspec.Struct):
     index: int | None = None
     id: str | None = None
     function: Function | None = None
@@ -52,7 +52,7 @@ class Message(msgspec.Struct):
     content: str | list[Part] | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
-    tool_calls: list[Call] | None = None
+    tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
     name: str | None = None
 
@@ -206,7 +206,7 @@ def read_text(content: str | list[Part] | None) -> str:
     return "".join(_part_text(part) for part in content)
 
 
-def read_tool_calls(calls: Iterable[Call] | None) -> list[conversation.ToolCall]:
+def read_tool_calls(calls: Iterable[ToolCall] | None) -> list[conversation.ToolCall]:
     """Neutral calls or, in a stream, fragments of calls. A call without an index gets its position as index."""
     return [_call(position, call) for position, call in enumerate(calls or ())]
 
@@ -249,7 +249,7 @@ def _image(part: Part) -> tuple[str, str]:
     return data, head[len("data:") : -len(";base64")].partition(";")[0] or "image/png"
 
 
-def _call(position: int, call: Call) -> conversation.ToolCall:
+def _call(position: int, call: ToolCall) -> conversation.ToolCall:
     function = call.function or Function()
     given = function.arguments
     arguments = msgspec.json.encode(given).decode() if isinstance(given, dict) else given or ""

@@ -37,7 +37,7 @@ def error_body(message: str, kind: str, code: str | None) -> dict[str, Any]:
 # --- watching ---
 
 
-class StreamWatch:
+class StreamWatcher:
     """Complete if and only if the last event is `[DONE]` and none of the last events is an error.
 
     Without usage and timings, the number of tokens is assumed to be the number of chunks: every chunk with a choice has
@@ -75,7 +75,7 @@ class StreamWatch:
         return chat_json.counters(usage, reason)
 
 
-class DocumentWatch:
+class DocumentWatcher:
     """Complete if and only if the JSON document is complete and not an error."""
 
     __slots__ = ("_document",)

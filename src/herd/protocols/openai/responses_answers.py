@@ -56,7 +56,7 @@ _LAST_EVENT = re.compile(rb'"type"\s*:\s*"(response\.(?:completed|incomplete))"'
 _FINISH_REASONS: Mapping[str, str] = MappingProxyType({"completed": "stop", "incomplete": "length"})
 
 
-class StreamWatch:
+class StreamWatcher:
     """Complete if and only if the last event is `response.completed` or `response.incomplete`.
 
     The last event repeats the answer, so it can be long.
@@ -90,7 +90,7 @@ class StreamWatch:
         return _counters(None if usage is None else decode(usage, _USAGE), kind)
 
 
-class DocumentWatch:
+class DocumentWatcher:
     """Complete if and only if the JSON document is complete and its status is not a failure."""
 
     __slots__ = ("_document",)
