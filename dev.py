@@ -273,7 +273,7 @@ def pins(arguments: list[str]) -> int:
 
 
 COMMANDS: Final = {
-    "run": Command(run, "run the demo: a coordinator and three real nodes (herd demo)"),
+    "run": Command(run, "run the demo: a coordinator and three small nodes with a real model (herd demo)"),
     "test": Command(test, "run the tests; arguments go to pytest"),
     "lint": Command(lint, "check ruff's rules and the formatting"),
     "format": Command(format_code, "format all Python files"),

@@ -32,11 +32,11 @@ class Trigger(Enum):
 
     ARRIVED = "`RequestArrived`"
     RETRIED_HELD = "a heartbeat or a tick: held requests are tried again"
-    HOLD_TIMEOUT = "its time to wait for a node is over"
+    HOLD_TIMEOUT = "the hold timeout (`FLEET_HOLD_MAX_SECONDS`)"
     DRAIN = "`DrainStarted`"
     SLOT_FREE = "a slot of its node is free"
     SLOT_FREE_ELSEWHERE = "a slot of another node is free (rebalancing)"
-    NODE_UNAVAILABLE = "its node takes no more requests"
+    NODE_UNAVAILABLE = "its node accepts no more requests"
     FIRST_BYTE = "`FirstByte`, or a complete response"
     FINISHED = "`AttemptFinished`"
     FAILED_RETRY = "`AttemptFailed`, another attempt may follow"
