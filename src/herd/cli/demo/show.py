@@ -70,9 +70,7 @@ def demo(port: int, stay: bool) -> None:
 
 def _show(fleet: DemoFleet) -> None:
     print_lines(
-        Text.assemble(
-            ("herd demo", "bold"), f": one coordinator and {len(NODES)} small nodes with a real model"
-        )
+        Text.assemble(("herd demo", "bold"), f": one coordinator and {len(NODES)} small nodes with a real model")
     )
     fleet.start_coordinator()
     print_lines(_named("coordinator", fleet.coordinator.url))
