@@ -196,7 +196,7 @@ class ModelsApi:
         have = self._holders(model)
         first = NodeId(wanted.node_id) if wanted.node_id else next(iter(sorted(have)))
         transfer = self._transfers.add(wanted.model, BACKGROUND, first, PullOptions(is_refresh=True))
-        transfer.then = tuple(node_id for node_id in have if node_id != first)
+        transfer.copy_to_nodes = tuple(node_id for node_id in have if node_id != first)
         self._audit(request, "update", f"{model} on {first}, then on {len(have) - 1} more")
         return json_response({"jobs": [job_of(transfer)]}, 202)
 
@@ -356,7 +356,10 @@ class ModelsApi:
         return have
 
     def _freest(self, have: Mapping[NodeId, ModelInfo]) -> NodeId:
-        return max(have, key=lambda one: (node.room_bytes if (node := self._fleet.node(one)) is not None else 0, one))
+        return max(
+            have,
+            key=lambda one: (node.free_model_memory_bytes if (node := self._fleet.node(one)) is not None else 0, one),
+        )
 
     async def _call(self, model_info: ModelInfo, make: Callable[[Engine, ModelInfo], EngineRequest | None]) -> None:
         """Raises `CannotTransfer` with the engine's answer."""

@@ -205,7 +205,7 @@ class BenchmarkRunner:
             return "the node is paused or draining"
         if model_info.loaded is not None:
             return None
-        fits = residency.footprint_bytes(node, model_info, model) <= residency.room_bytes(
+        fits = residency.footprint_bytes(node, model_info, model) <= residency.free_memory_bytes(
             node
         ) and not residency.is_engine_full(node, model_info)
         return None if fits else "the model does not fit beside the loaded models"

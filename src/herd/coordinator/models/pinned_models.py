@@ -135,7 +135,9 @@ class PinnedModels:
             model, nodes = ModelName(pin.model), self._nodes(pin)
             if not nodes or any(model in node.loading_until for node in nodes):
                 continue
-            node = max(nodes, key=lambda one: (one.report.memory_bandwidth_gbps or 0.0, one.room_bytes, one.id))
+            node = max(
+                nodes, key=lambda one: (one.report.memory_bandwidth_gbps or 0.0, one.free_model_memory_bytes, one.id)
+            )
             if at - self._tried_at.get((node.id, model), -RETRY_S) >= RETRY_S:
                 self._tried_at[node.id, model] = at
                 self._loader.pin(node, model)
@@ -146,10 +148,18 @@ class PinnedModels:
             if not nodes:
                 continue
             self._preload.remove(model)
-            fit = [node for node in nodes if node.room_bytes > node.report.models[model].size_bytes * SIZE_FACTOR]
+            fit = [
+                node
+                for node in nodes
+                if node.free_model_memory_bytes > node.report.models[model].size_bytes * SIZE_FACTOR
+            ]
             if fit and not any(node.is_loaded(model) or model in node.loading_until for node in nodes):
                 self._loader.load(
-                    max(fit, key=lambda one: (one.report.memory_bandwidth_gbps or 0.0, one.room_bytes, one.id)), model
+                    max(
+                        fit,
+                        key=lambda one: (one.report.memory_bandwidth_gbps or 0.0, one.free_model_memory_bytes, one.id),
+                    ),
+                    model,
                 )
 
     def _nodes(self, pin: PinnedModel) -> list[Node]:

@@ -180,12 +180,12 @@ class Transfers:
             task.cancel()
         self._notify()
 
-    async def _spread(self, transfer: Transfer) -> None:
-        """Copies the model to the nodes in `then`, as soon as a heartbeat reports the new digest."""
+    async def _copy_to_other_nodes(self, transfer: Transfer) -> None:
+        """Copies the model to the nodes in `copy_to_nodes`, as soon as a heartbeat reports the new digest."""
         model_info = await self.wait_until_reported(transfer)
         if model_info is None:
             return
-        for node_id in transfer.then:
+        for node_id in transfer.copy_to_nodes:
             try:
                 self.add(transfer.name, f"pull {transfer.id}", node_id, PullOptions(model_info.digest, lan_only=True))
             except HerdError as error:
@@ -232,8 +232,8 @@ class Transfers:
         self.table.end(transfer, TransferState.DONE, self._now())
         log.info("model downloaded", extra={**fields, "source": transfer.source, "bytes": transfer.total_bytes})
         self._notify()
-        if transfer.then:
-            await self._spread(transfer)
+        if transfer.copy_to_nodes:
+            await self._copy_to_other_nodes(transfer)
 
     async def _download(self, transfer: Transfer) -> None:
         """Tries one source after the other. Raises `EngineRequestFailed` with the problem of the last one."""

@@ -52,17 +52,17 @@ class Residency:
             wanted = int(model_info.size_bytes * surplus)
         return max(model_info.size_bytes, min(wanted, int(SHARE_MAX * node.report.memory_ceiling_bytes)))
 
-    def room_bytes(self, node: Node) -> int:
+    def free_memory_bytes(self, node: Node) -> int:
         """Free memory, after the loads and evictions that this coordinator has caused."""
-        room = node.room_bytes
+        free = node.free_model_memory_bytes
         for model in node.loading_until:
             model_info = node.report.models.get(model)
             if model_info is not None:
-                room -= self.footprint_bytes(node, model_info, model)
+                free -= self.footprint_bytes(node, model_info, model)
         for model in self._evicting.get(node.id, ()):
             loaded = node.loaded.get(model)
-            room += loaded.size_bytes if loaded is not None else 0
-        return room
+            free += loaded.size_bytes if loaded is not None else 0
+        return free
 
     def residents(self, node: Node) -> list[ModelName]:
         """Models that a load could evict, the least recently used first."""
@@ -101,7 +101,7 @@ class Residency:
         model_info = node.report.models[model]
         evicting = self._evicting.setdefault(node.id, {})
         evicting.pop(model, None)
-        missing = self.footprint_bytes(node, model_info, model) - self.room_bytes(node)
+        missing = self.footprint_bytes(node, model_info, model) - self.free_memory_bytes(node)
         for victim in self.residents(node):
             if missing <= 0 and not self.is_engine_full(node, model_info):
                 break

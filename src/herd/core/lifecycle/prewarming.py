@@ -78,5 +78,5 @@ class Prewarmer:
         if report.capacity is not None and report.capacity.score < self.settings.min_availability:
             return False
         model_info = report.models[model]
-        fits = residency.footprint_bytes(node, model_info, model) <= residency.room_bytes(node)
+        fits = residency.footprint_bytes(node, model_info, model) <= residency.free_memory_bytes(node)
         return fits and not residency.is_engine_full(node, model_info)

@@ -72,7 +72,7 @@ class Transfer:
     """By digest: completed bytes and total bytes."""
     error: str = ""
     ended_at: float | None = None
-    then: tuple[NodeId, ...] = ()
+    copy_to_nodes: tuple[NodeId, ...] = ()
     """Nodes that copy the model from this node afterwards."""
 
     @property

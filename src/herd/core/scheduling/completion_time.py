@@ -199,7 +199,9 @@ class CompletionTimePolicy:
     def _evicted(self, candidate: Candidate, expected: RequestEstimate) -> tuple[float, Evicted]:
         """Seconds until busy models have made room, and the models that would be evicted."""
         residency, node, now = self._forecast.residency, candidate.node, expected.at
-        missing = residency.footprint_bytes(node, candidate.model_info, expected.model) - residency.room_bytes(node)
+        missing = residency.footprint_bytes(node, candidate.model_info, expected.model) - residency.free_memory_bytes(
+            node
+        )
         is_engine_full = residency.is_engine_full(node, candidate.model_info)
         if missing <= 0 and not is_engine_full:
             return 0.0, ()

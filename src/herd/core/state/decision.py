@@ -47,7 +47,7 @@ class Candidate:
     def free_bytes(self) -> int:
         """Memory available to this model: what is free, what idle models occupy, and what the model occupies itself."""
         if self._free_bytes is None:
-            free = self.node.room_bytes
+            free = self.node.free_model_memory_bytes
             for name, loaded in self.node.loaded.items():
                 if name == self.model or name not in self.busy:
                     free += loaded.size_bytes

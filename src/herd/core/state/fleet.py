@@ -249,7 +249,7 @@ class Node:
     heartbeats_since_return: int = 0
     untrusted_until: float = 0.0
     """A flapping node gets no requests before this time, nor before three heartbeats in a row."""
-    room_bytes: int = 0
+    free_model_memory_bytes: int = 0
     """Free memory for models, by the newest report."""
     loaded: dict[ModelName, Loaded] = field(default_factory=dict)
     """Loaded models by the newest report; stored separately because every decision reads them."""
@@ -322,7 +322,7 @@ class Fleet:
             self._remember_unloaded(node, report, now)
             self._unindex(node, keep=report.models)
         node.report, node.last_heartbeat_at = report, now
-        node.room_bytes = max(0, report.memory_ceiling_bytes - report.memory_used_bytes)
+        node.free_model_memory_bytes = max(0, report.memory_ceiling_bytes - report.memory_used_bytes)
         node.loaded = {
             name: model_info.loaded for name, model_info in report.models.items() if model_info.loaded is not None
         }
