@@ -109,7 +109,7 @@ class PlacementLoader:
         """Whether the model fits beside the loaded ones: evicting a model for a guess costs more than it gains
         (measured)."""
         model_info, residency = node.report.models[model], self._forecast.residency
-        fits = residency.footprint_bytes(node, model_info, model) <= residency.room_bytes(node)
+        fits = residency.footprint_bytes(node, model_info, model) <= residency.free_memory_bytes(node)
         return fits and not residency.is_engine_full(node, model_info)
 
     def _load(self, node: Node, model: ModelName, at: float) -> LoadModel:
