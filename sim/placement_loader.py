@@ -20,10 +20,10 @@ from herd.core.state.request import Request, RequestKind
 PLAN_EVERY_S = 60.0
 LOAD_EVERY_S = 5.0
 MODELS_MAX = 512
-NEWEST_SHARE = 0.1
-"""Weight of the newest request in the mean of its model."""
+EMA_WEIGHT = 0.1
+"""Weight of the newest request in the exponential moving average of its model."""
 GAP_MAX_S = 3600.0
-"""A model with less than one request an hour gets no memory."""
+"""A model with fewer requests than one per hour gets no memory."""
 
 
 class PlacementLoader:
@@ -65,8 +65,8 @@ class PlacementLoader:
         written, read = self._forecast.outputs.expected_tokens(request, request.model), float(request.prompt_tokens)
         known = self._usual.pop(request.model, (read, written))
         self._usual[request.model] = (
-            known[0] + NEWEST_SHARE * (read - known[0]),
-            known[1] + NEWEST_SHARE * (written - known[1]),
+            known[0] + EMA_WEIGHT * (read - known[0]),
+            known[1] + EMA_WEIGHT * (written - known[1]),
         )
         if len(self._usual) > MODELS_MAX:
             self._usual.popitem(last=False)
@@ -101,7 +101,7 @@ class PlacementLoader:
                 model for node_id, model in self.plan.resident if node_id == node.id and model in node.report.models
             )
             missing = (model for model in planned if not self._forecast.residency.is_loaded(node, model))
-            model = next((one for one in missing if self._fits(node, one)), None)
+            model = next((candidate for candidate in missing if self._fits(node, candidate)), None)
             if model is not None:
                 yield self._load(node, model, at)
 
@@ -113,8 +113,8 @@ class PlacementLoader:
         return fits and not residency.is_engine_full(node, model_info)
 
     def _load(self, node: Node, model: ModelName, at: float) -> LoadModel:
-        self._forecast.residency.load_started(node, model, ())
-        self._forecast.prefixes.dropped(node.id, model)
+        self._forecast.residency.record_load(node, model, ())
+        self._forecast.prefixes.drop(node.id, model)
         node.loading_until[model] = at + self._forecast.speeds.speed(node, model).load_s
         return LoadModel(node.id, model, node.report.models[model])
 

@@ -116,7 +116,8 @@ def test_in_strict_mode_a_too_long_prompt_is_refused_with_its_length() -> None:
         )
         assert status == 400, answer
         assert re.search(
-            r"the prompt has 6\d{3} tokens, and the context window of m\S* has 4096: .*FLEET_CONTEXT_OVERFLOW=enlarge",
+            r"the prompt has 6\d{3} tokens, and the context window of m\S* has 4096 tokens: "
+            ".*FLEET_CONTEXT_OVERFLOW=enlarge",
             answer["error"]["message"],
         )
         assert node.reloads == 0

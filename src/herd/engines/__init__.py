@@ -179,7 +179,7 @@ class Engine(ABC):
         if self.is_model_missing(status, body):
             return FailureKind.MODEL_MISSING
         if is_continuation:
-            return FailureKind.UNFIT
+            return FailureKind.CANNOT_CONTINUE
         if status in (401, 403):
             return FailureKind.UNAUTHORIZED
         return None if self.is_request_invalid(status, body) else FailureKind.SERVER_ERROR

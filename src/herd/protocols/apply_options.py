@@ -24,7 +24,7 @@ def with_engine_options(conversation: Conversation, options: EngineOptions | Non
         return conversation
     sampling = conversation.sampling
     window_tokens = options.window_tokens if options.window_tokens is not None else sampling.window_tokens
-    truncate = False if options.forbids_cutting and conversation.truncate is None else conversation.truncate
+    truncate = False if options.forbids_truncation and conversation.truncate is None else conversation.truncate
     sampling = dataclasses.replace(
         sampling,
         window_tokens=window_tokens,
@@ -55,7 +55,7 @@ def changed_fields(
     if options.output_tokens_max is not None:
         retained["num_predict"] = options.output_tokens_max
     changed: dict[str, Any] = {"options": retained} if retained or given else {}
-    if options.forbids_cutting and not has_truncate:
+    if options.forbids_truncation and not has_truncate:
         changed["truncate"] = False
     if has_shift and options.drops_options:
         changed["shift"] = None

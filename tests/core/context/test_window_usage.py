@@ -100,7 +100,7 @@ def pin(
 ) -> EngineOptions | None:
     windows = Windows(WindowSettings(**settings))  # type: ignore[arg-type]
     if automatic:
-        windows.loads(NodeId("alpha"), M, is_automatic=True)
+        windows.record_load(NodeId("alpha"), M, is_automatic=True)
         windows.apply_heartbeat(
             Fleet().apply_heartbeat(a_report("alpha", [replace(model_info, loaded=Loaded(1, automatic))]), 0.0)
         )

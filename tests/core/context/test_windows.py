@@ -13,10 +13,10 @@ from herd.core.context.windows import (
     EngineOptions,
     Windows,
     WindowSettings,
-    cutting_window,
     need_tokens,
-    rounded,
-    was_cut,
+    round_up_window,
+    truncation_limit_tokens,
+    was_truncated,
 )
 from herd.core.state.fleet import Fleet, Loaded, ModelInfo, NodeId, canonical
 from herd.core.state.request import Request, RequestId, RequestKind
@@ -83,14 +83,14 @@ def test_options_that_would_reload_the_model_are_dropped() -> None:
 
 def test_truncation_is_forbidden_for_a_prompt_near_the_window() -> None:
     near = pin(a_request(4096), loaded(4096), prompt_tokens=3000.0)
-    assert near == EngineOptions(4096, forbids_cutting=True, may_enlarge=True)
+    assert near == EngineOptions(4096, forbids_truncation=True, may_enlarge=True)
     assert pin(a_request(4096), loaded(4096), prompt_tokens=3000.0, overflow="cut") is None
 
 
 def test_strict_mode_never_truncates_and_never_enlarges() -> None:
-    assert pin(a_request(4096), loaded(4096), overflow="strict") == EngineOptions(4096, forbids_cutting=True)
+    assert pin(a_request(4096), loaded(4096), overflow="strict") == EngineOptions(4096, forbids_truncation=True)
     assert pin(a_request(wanted_window_tokens=9000), loaded(4096), 8000.0, overflow="strict") == EngineOptions(
-        4096, forbids_cutting=True
+        4096, forbids_truncation=True
     )
 
 
@@ -116,7 +116,7 @@ def test_engines_without_windows_get_no_options(request_: Request, model_info: M
 
 def test_default_window_of_a_load_is_learned_and_forgotten_with_its_node() -> None:
     windows, fleet = Windows(WindowSettings()), Fleet()
-    windows.loads(ALPHA, M, is_automatic=True)
+    windows.record_load(ALPHA, M, is_automatic=True)
     node = fleet.apply_heartbeat(a_report("alpha", [loaded(32768)]), 0.0)
     windows.apply_heartbeat(node)
     assert windows.engine_options(a_request(), ALPHA, M, loaded(32768), 10.0) is None
@@ -129,7 +129,7 @@ def test_default_window_of_a_load_is_learned_and_forgotten_with_its_node() -> No
 
 def test_load_with_an_explicit_window_teaches_nothing() -> None:
     windows, fleet = Windows(WindowSettings()), Fleet()
-    windows.loads(ALPHA, M, is_automatic=False)
+    windows.record_load(ALPHA, M, is_automatic=False)
     windows.apply_heartbeat(fleet.apply_heartbeat(a_report("alpha", [loaded(32768)]), 0.0))
     assert windows.engine_options(a_request(), ALPHA, M, loaded(32768), 10.0) == EngineOptions(32768)
 
@@ -143,8 +143,9 @@ def test_only_a_prompt_beyond_the_default_window_wants_a_window() -> None:
 
 
 def test_windows_are_powers_of_two_within_the_maximum_of_the_model() -> None:
-    assert [rounded(tokens, None) for tokens in (1, 4097, 9000, 65536)] == [WINDOW_MIN_TOKENS, 8192, 16384, 65536]
-    assert rounded(9000, 10000) == 10000
+    sizes = [round_up_window(tokens, None) for tokens in (1, 4097, 9000, 65536)]
+    assert sizes == [WINDOW_MIN_TOKENS, 8192, 16384, 65536]
+    assert round_up_window(9000, 10000) == 10000
 
 
 @pytest.mark.parametrize("protection", ["passthrough", "warn", "strip"])
@@ -152,7 +153,7 @@ def test_windows_are_powers_of_two_within_the_maximum_of_the_model() -> None:
 def test_strict_mode_forbids_truncation_for_every_kind_of_prompt(protection: str, kind: RequestKind) -> None:
     for num_ctx in (None, 2048, 8192):
         options = pin(a_request(num_ctx, kind=kind), loaded(8192), protection=protection, overflow="strict")
-        assert options is not None and options.forbids_cutting and not options.changes_nothing
+        assert options is not None and options.forbids_truncation and not options.changes_nothing
 
 
 def test_options_with_only_a_warning_change_nothing() -> None:
@@ -164,16 +165,16 @@ def test_options_with_only_a_warning_change_nothing() -> None:
 
 
 def test_prompt_may_be_truncated_only_if_nothing_forbids_it() -> None:
-    assert cutting_window(None, a_request(), loaded(8192)) == 8192
-    assert cutting_window(None, a_request(2048), loaded(8192)) == 2048
-    assert cutting_window(EngineOptions(4096), a_request(2048), loaded(8192)) == 4096
-    assert cutting_window(EngineOptions(4096, forbids_cutting=True), a_request(), loaded(8192)) is None
-    assert cutting_window(None, a_request(), replace(loaded(), loaded=None)) is None
-    assert cutting_window(None, a_request(), replace(loaded(), engine=an_engine(kind="llamacpp"))) is None
+    assert truncation_limit_tokens(None, a_request(), loaded(8192)) == 8192
+    assert truncation_limit_tokens(None, a_request(2048), loaded(8192)) == 2048
+    assert truncation_limit_tokens(EngineOptions(4096), a_request(2048), loaded(8192)) == 4096
+    assert truncation_limit_tokens(EngineOptions(4096, forbids_truncation=True), a_request(), loaded(8192)) is None
+    assert truncation_limit_tokens(None, a_request(), replace(loaded(), loaded=None)) is None
+    assert truncation_limit_tokens(None, a_request(), replace(loaded(), engine=an_engine(kind="llamacpp"))) is None
 
 
 @pytest.mark.parametrize(
-    ("expected", "counted", "window", "is_cut"),
+    ("expected", "counted", "window", "is_truncated"),
     [
         (6000.0, 4096, 4096, True),
         (6000.0, 2050, 4096, True),
@@ -185,6 +186,6 @@ def test_prompt_may_be_truncated_only_if_nothing_forbids_it() -> None:
     ],
 )
 def test_truncation_is_detected_by_the_token_count(
-    expected: float, counted: int | None, window: int | None, is_cut: bool
+    expected: float, counted: int | None, window: int | None, is_truncated: bool
 ) -> None:
-    assert was_cut(expected, counted, window) is is_cut
+    assert was_truncated(expected, counted, window) is is_truncated

@@ -6,7 +6,7 @@ import pytest
 
 from builders import World, a_model_info, a_report, a_world
 from herd.core.lifecycle.holding import HoldingSettings
-from herd.core.lifecycle.wait_estimate import MAX_S, UNKNOWN_S, WaitEstimate
+from herd.core.lifecycle.wait_estimate import DEFAULT_WAIT_S, MAX_S, WaitEstimate
 from herd.core.state.commands import Dispatch, Hold, Refuse
 from herd.core.state.events import ClientLeft, Ticked
 from herd.core.state.request import Outcome, RequestId
@@ -67,7 +67,7 @@ def test_tenant_beyond_half_of_the_limit_gets_429_with_retry_after() -> None:
     for number in range(5):
         world.arrives(f"flood{number}", tenant="flood")
     assert [(r.status, r.code) for r in refusals(world)] == [(429, "tenant_share")]
-    assert refusals(world)[0].retry_after_s == UNKNOWN_S
+    assert refusals(world)[0].retry_after_s == DEFAULT_WAIT_S
     assert world.rows("flood4") == [Outcome.REJECTED]
 
 
@@ -129,9 +129,9 @@ def test_client_that_leaves_while_waiting_is_never_dispatched_and_frees_its_shar
 
 def test_retry_after_follows_the_rate_of_starts() -> None:
     pace = WaitEstimate()
-    assert pace.wait_s(3, 0.0) == UNKNOWN_S
+    assert pace.wait_s(3, 0.0) == DEFAULT_WAIT_S
     for at in (0.0, 2.0, 4.0, 6.0):
-        pace.started(at, is_contended=True)
+        pace.record_start(at, is_contended=True)
     assert pace.wait_s(3, 6.0) == pytest.approx(6.0)
     assert pace.wait_s(3, 26.0) == pytest.approx(20.0), "nothing has started for long: it will not be sooner than that"
     assert pace.wait_s(1000, 6.0) == MAX_S
@@ -139,10 +139,10 @@ def test_retry_after_follows_the_rate_of_starts() -> None:
 
 def test_time_without_waiting_requests_does_not_change_the_rate() -> None:
     pace = WaitEstimate()
-    pace.started(0.0, is_contended=True)
-    pace.started(1.0, is_contended=True)
-    pace.started(500.0, is_contended=False)
-    pace.started(900.0, is_contended=True)
+    pace.record_start(0.0, is_contended=True)
+    pace.record_start(1.0, is_contended=True)
+    pace.record_start(500.0, is_contended=False)
+    pace.record_start(900.0, is_contended=True)
     assert pace.wait_s(3, 900.0) == pytest.approx(3.0)
 
 
@@ -161,5 +161,5 @@ def test_deadline_while_waiting_is_refused_with_reasons_and_retry_after(waits: s
     world.at += 4.0
     world.feed(Ticked(world.at))
     (refusal,) = refusals(world)
-    assert (refusal.status, refusal.code, refusal.retry_after_s) == (504, "deadline_passed", UNKNOWN_S)
+    assert (refusal.status, refusal.code, refusal.retry_after_s) == (504, "deadline_passed", DEFAULT_WAIT_S)
     assert reason in refusal.message

@@ -23,7 +23,7 @@ def judge(
     options, model_info, too_long = command.options, command.model_info, engine.rejected_prompt_tokens(status, body)
     if retry_prompt_tokens(too_long, options, model_info):
         return Failure(kind=FailureKind.WINDOW, detail=f"the prompt has {too_long} tokens", prompt_tokens=too_long)
-    if too_long and options is not None and options.forbids_cutting and not is_continuation:
+    if too_long and options is not None and options.forbids_truncation and not is_continuation:
         return prompt_too_long(too_long, options, model_info)
     kind = engine.failure_kind(status, body, is_continuation=is_continuation)
     if kind is None:

@@ -128,7 +128,7 @@ class Relay:
                 self._send_translated(command, engine)
         except HerdError as error:
             if self._forwarded_bytes:
-                self._fail(FailureKind.UNFIT, "the rest of the answer cannot be requested from this engine")
+                self._fail(FailureKind.CANNOT_CONTINUE, "the rest of the answer cannot be requested from this engine")
             else:
                 self._refuse_here(error.refusal)
 
@@ -183,7 +183,7 @@ class Relay:
     def _send_rest(self, engine: Engine, conversation: Conversation | None) -> None:
         self._upstream = None
         if conversation is None:
-            self._fail(FailureKind.UNFIT, "this engine cannot continue an answer of another node")
+            self._fail(FailureKind.CANNOT_CONTINUE, "this engine cannot continue an answer of another node")
             return
         assert self._continuation is not None and self._continuation.resumption is not None
         resumption = self._continuation.resumption

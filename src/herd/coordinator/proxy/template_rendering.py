@@ -41,7 +41,7 @@ class TemplateRendering:
         elif self._status >= 400 and self._engine.is_busy(self._status, reply.body):
             self._on_failure(FailureKind.BUSY, f"the node answered {self._status}")
         else:
-            self._on_failure(FailureKind.UNFIT, "the engine did not return its rendered template")
+            self._on_failure(FailureKind.CANNOT_CONTINUE, "the engine did not return its rendered template")
 
     def on_error(self, kind: FailureKind, detail: str) -> None:
         self._on_failure(kind, detail)

@@ -138,7 +138,7 @@ def trace_row(record: Record, wall_at: float, candidates_max: int, rules: str = 
         policy=_text(decision.policy) if decision is not None else None,
         candidates=_json(to_record(decision, candidates_max, rules)) if decision is not None else None,
         key_id=request.key_id or None,
-        truncated=int(attempt.is_cut) if attempt is not None and record.outcome is Outcome.COMPLETED else None,
+        truncated=int(attempt.is_truncated) if attempt is not None and record.outcome is Outcome.COMPLETED else None,
     )
 
 

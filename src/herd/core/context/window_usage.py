@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from herd.core.context.windows import rounded
+from herd.core.context.windows import round_up_window
 from herd.core.state.fleet import Liveness, ModelInfo, ModelName, Node, NodeId
 from herd.core.state.learned_values import Changes, LearnedValue
 
@@ -22,7 +22,7 @@ SIZES = 12 * SIZES_PER_OCTAVE + 1
 """The largest size is a million tokens; longer requests count as that."""
 HALVED_AT = 4096.0
 SAMPLES_MIN = 50
-"""Fewest requests from which a percentile of 99 is estimated."""
+"""Fewest requests from which the 99th percentile is estimated."""
 SHARE = 0.99
 SLACK = 1.25
 MODELS_MAX = 2048
@@ -96,9 +96,9 @@ class WindowChange:
     frees_bytes: int | None
 
 
-def chosen_tokens(usual_tokens: int | None, most: int | None) -> int | None:
+def chosen_tokens(usual_tokens: int | None, context_max_tokens: int | None) -> int | None:
     """The window size that follows from this use; None if the use is unknown."""
-    return rounded(math.ceil(usual_tokens * SLACK), most) if usual_tokens is not None else None
+    return round_up_window(math.ceil(usual_tokens * SLACK), context_max_tokens) if usual_tokens is not None else None
 
 
 def window_changes(nodes: Iterable[Node], use: WindowUsage) -> list[WindowChange]:

@@ -1,4 +1,4 @@
-"""Chooses the context window of a request, so that no model is reloaded and no prompt silently truncated needlessly.
+"""Chooses the context window of a request; avoids needless reloads of models and silent truncation of prompts.
 
 Ollama restarts a runner whenever a request's options differ from those of the loaded runner: also if the wanted window
 is smaller, and if the request has no window while the loaded one was set explicitly (server/sched.go, needsReload;
@@ -79,7 +79,7 @@ class Windows:
 
     # --- learning ---
 
-    def loads(self, node_id: NodeId, model: ModelName, is_automatic: bool) -> None:
+    def record_load(self, node_id: NodeId, model: ModelName, is_automatic: bool) -> None:
         """An attempt is about to load the model."""
         self._loading[node_id, model] = is_automatic
 
@@ -120,15 +120,20 @@ class Windows:
         if not model_info.engine.abilities.takes_window or request.kind is RequestKind.INFO:
             return None
         if request.kind is RequestKind.EMBED or settings.protection == "passthrough":
-            return EngineOptions(forbids_cutting=True) if is_strict else None
+            return EngineOptions(forbids_truncation=True) if is_strict else None
         window, is_kept = self._window(request, node_id, model, model_info, chosen_tokens)
         if settings.protection == "warn":
             return self._warned(request, model_info, is_kept)
         expected = window or WINDOW_MIN_TOKENS
-        forbids = is_strict or (settings.overflow == "enlarge" and prompt_tokens * DOUBT_FACTOR > expected)
-        if is_kept and not request.has_runner_options and not forbids:
+        forbids_truncation = is_strict or (settings.overflow == "enlarge" and prompt_tokens * DOUBT_FACTOR > expected)
+        if is_kept and not request.has_runner_options and not forbids_truncation:
             return None
-        return EngineOptions(window, request.has_runner_options, forbids, forbids and settings.overflow == "enlarge")
+        return EngineOptions(
+            window,
+            request.has_runner_options,
+            forbids_truncation,
+            may_enlarge=forbids_truncation and settings.overflow == "enlarge",
+        )
 
     def _window(
         self, request: Request, node_id: NodeId, model: ModelName, model_info: ModelInfo, chosen_tokens: int | None
@@ -140,11 +145,11 @@ class Windows:
             chosen = self._applied(node_id, model, chosen_tokens)
             if wanted <= max(sent, chosen or WINDOW_MIN_TOKENS):
                 return (chosen, False) if chosen is not None and chosen > sent else (sent or None, True)
-            return rounded(wanted, model_info.context_max_tokens), False
+            return round_up_window(wanted, model_info.context_max_tokens), False
         most = model_info.context_max_tokens or math.inf
         if min(wanted, most) <= loaded or (self._settings.overflow == "strict" and sent <= loaded):
             return loaded, sent == loaded or (not sent and self._is_automatic(node_id, model, model_info, loaded))
-        return (sent, True) if sent >= wanted else (rounded(wanted, model_info.context_max_tokens), False)
+        return (sent, True) if sent >= wanted else (round_up_window(wanted, model_info.context_max_tokens), False)
 
     def _applied(self, node_id: NodeId, model: ModelName, chosen_tokens: int | None) -> int | None:
         """The window by use, if the settings allow it."""
@@ -162,16 +167,15 @@ class Windows:
     def _warned(self, request: Request, model_info: ModelInfo, is_kept: bool) -> EngineOptions | None:
         is_strict = self._settings.overflow == "strict"
         if (is_kept and not request.has_runner_options) or model_info.loaded is None:
-            return EngineOptions(forbids_cutting=True) if is_strict else None
-        what = (
+            return EngineOptions(forbids_truncation=True) if is_strict else None
+        difference = (
             "its options differ from"
             if request.has_runner_options
             else f"num_ctx {request.window_tokens or '(not set)'} differs from"
         )
-        warning = (
-            f"{what} the loaded model's (context window {model_info.loaded.window_tokens}): the model may be reloaded"
-        )
-        return EngineOptions(forbids_cutting=is_strict, warning=warning)
+        window_tokens = model_info.loaded.window_tokens
+        warning = f"{difference} the loaded model's (context window {window_tokens}): the model may be reloaded"
+        return EngineOptions(forbids_truncation=is_strict, warning=warning)
 
 
 def need_tokens(prompt_tokens: float, output_tokens_max: int | None) -> int:
@@ -180,10 +184,10 @@ def need_tokens(prompt_tokens: float, output_tokens_max: int | None) -> int:
     return math.ceil(prompt_tokens * MARGIN) + answer
 
 
-def cutting_window(options: EngineOptions | None, request: Request, model_info: ModelInfo) -> int | None:
-    """The window beyond which the prompt is silently truncated; None if it would be refused, or if the window is
+def truncation_limit_tokens(options: EngineOptions | None, request: Request, model_info: ModelInfo) -> int | None:
+    """The engine silently truncates a prompt with more tokens; None if it refuses such a prompt, or if its window is
     unknown."""
-    if not model_info.engine.abilities.takes_window or (options is not None and options.forbids_cutting):
+    if not model_info.engine.abilities.takes_window or (options is not None and options.forbids_truncation):
         return None
     set_tokens = (
         options.window_tokens if options is not None and options.window_tokens is not None else request.window_tokens
@@ -191,15 +195,14 @@ def cutting_window(options: EngineOptions | None, request: Request, model_info: 
     return set_tokens or (model_info.loaded.window_tokens if model_info.loaded is not None else None)
 
 
-def was_cut(expected_tokens: float, counted_tokens: int | None, window: int | None) -> bool:
-    """Whether the engine truncated the prompt: more was expected than the window holds, and clearly less was
-    counted."""
-    if window is None or counted_tokens is None:
+def was_truncated(expected_tokens: float, counted_tokens: int | None, limit_tokens: int | None) -> bool:
+    """Whether the engine truncated the prompt: more tokens were expected than the limit, and clearly fewer counted."""
+    if limit_tokens is None or counted_tokens is None:
         return False
-    return expected_tokens > window >= counted_tokens and counted_tokens * MARGIN < expected_tokens
+    return expected_tokens > limit_tokens >= counted_tokens and counted_tokens * MARGIN < expected_tokens
 
 
-def rounded(tokens: int, most: int | None) -> int:
+def round_up_window(tokens: int, context_max_tokens: int | None) -> int:
     """The next power of two, so that few different sizes are loaded; at most what the model was trained for."""
     size: int = max(WINDOW_MIN_TOKENS, 1 << max(0, tokens - 1).bit_length())
-    return min(size, most) if most else size
+    return min(size, context_max_tokens) if context_max_tokens else size

@@ -8,8 +8,8 @@ from collections import OrderedDict
 from herd.core.state.fleet import ModelName
 
 MODELS_MAX = 2048
-NEWEST_SHARE = 0.2
-"""Weight of the newest gap in the mean."""
+EMA_WEIGHT = 0.2
+"""Weight of the newest gap in the exponential moving average."""
 GAP_MIN_S = 0.05
 GAP_DEFAULT_S = 600.0
 """Expected gap of a model that was requested once."""
@@ -19,10 +19,10 @@ class Demand:
     def __init__(self) -> None:
         self._seen: OrderedDict[ModelName, tuple[float, float]] = OrderedDict()
 
-    def arrived(self, model: ModelName, now: float) -> None:
+    def record_arrival(self, model: ModelName, now: float) -> None:
         last_at, gap_s = self._seen.pop(model, (None, GAP_DEFAULT_S))
         if last_at is not None:
-            gap_s += NEWEST_SHARE * (min(now - last_at, 10 * GAP_DEFAULT_S) - gap_s)
+            gap_s += EMA_WEIGHT * (min(now - last_at, 10 * GAP_DEFAULT_S) - gap_s)
         self._seen[model] = (now, gap_s)
         if len(self._seen) > MODELS_MAX:
             self._seen.popitem(last=False)

@@ -74,11 +74,11 @@ class Forecast:
 
     # --- reported by the dispatcher ---
 
-    def arrived(self, request: Request, now: float) -> None:
+    def record_arrival(self, request: Request, now: float) -> None:
         if request.kind is not RequestKind.INFO:
-            self.demand.arrived(request.model, now)
+            self.demand.record_arrival(request.model, now)
 
-    def started(
+    def record_start(
         self, live_request: LiveRequest, node: Node, streams: int, busy: Collection[ModelName], now: float
     ) -> None:
         """An attempt starts: its prompt counts as cached and its model as loading at once, before a heartbeat shows
@@ -94,33 +94,35 @@ class Forecast:
         assert live_request.queue is not None
         live_request.queue.starts += 1
         slots = node.report.models[model].engine.slots
-        self.utilization.started(node.id, model, streams, slots, now)
+        self.utilization.record_start(node.id, model, streams, slots, now)
         attempt.queue_start_number = live_request.queue.starts
         attempt.was_warm = model in node.loaded_until or model in node.loaded
         attempt.is_load_exact = attempt.is_alone and not node.loading_until
         attempt.was_loaded = self.residency.is_loaded(node, model)
         attempt.expected_cached_tokens = self.cached_tokens(request, node, model)
         if not attempt.was_loaded and model not in node.loading_until:
-            self.residency.load_started(node, model, busy)
-            self.prefixes.dropped(node.id, model)
+            self.residency.record_load(node, model, busy)
+            self.prefixes.drop(node.id, model)
             before_s = max((until - now for until in node.loading_until.values()), default=0.0)
             node.loading_until[model] = now + max(
                 _expected_load_s(live_request), before_s + self.speeds.speed(node, model).load_s
             )
-        self.residency.used(node, model, now)
+        self.residency.record_use(node, model, now)
         if request.prefix:
-            self.prefixes.served(node.id, model, request.prefix, slots)
+            self.prefixes.add(node.id, model, request.prefix, slots)
 
-    def first_byte(self, live_request: LiveRequest) -> None:
+    def record_first_byte(self, live_request: LiveRequest) -> None:
         """The prefill is complete: it no longer delays other prompts."""
         if live_request.queue is not None:
             live_request.queue.in_flight[live_request.request.id].prefill_s = 0.0
 
-    def left(self, queue: Queue, now: float) -> None:
-        """A request left this queue, for any reason."""
-        self.utilization.left(queue.node_id, queue.model, len(queue.in_flight), now)
+    def record_end(self, queue: Queue, now: float) -> None:
+        """A request was removed from this queue, for any reason."""
+        self.utilization.record_end(queue.node_id, queue.model, len(queue.in_flight), now)
 
-    def finished(self, live_request: LiveRequest, node: Node, counters: Counters, streams: int, now: float) -> None:
+    def record_completion(
+        self, live_request: LiveRequest, node: Node, counters: Counters, streams: int, now: float
+    ) -> None:
         """An attempt completed: learns from its counters."""
         if now - node.learned_at < LEARN_EVERY_S:
             return
@@ -128,10 +130,10 @@ class Forecast:
         attempt, request = live_request.attempt, live_request.request
         assert attempt is not None
         model = attempt.model
-        self.residency.used(node, model, now)
+        self.residency.record_use(node, model, now)
         if counters.completion_tokens is not None and request.kind is not RequestKind.EMBED:
             self.outputs.learn(request, model, counters.completion_tokens)
-        if counters.prompt_tokens and request.prompt_tokens and not attempt.is_cut:
+        if counters.prompt_tokens and request.prompt_tokens and not attempt.is_truncated:
             self.token_ratios.learn(model, counters.prompt_tokens / request.prompt_tokens)
         if counters.prompt_tokens and request.kind is not RequestKind.EMBED:
             self.window_usage.learn(model, counters.prompt_tokens + (counters.completion_tokens or 0))
@@ -141,14 +143,14 @@ class Forecast:
         """A model that was unloaded, or reloaded with another context window, has no cached prompts any more."""
         if is_new_boot:
             self.speeds.forget(node.id)
-            self.prefixes.dropped(node.id)
+            self.prefixes.drop(node.id)
             self.residency.forget(node.id)
             return
         self.residency.apply_heartbeat(node)
         for model, window in loaded_before.items():
             loaded = node.loaded.get(model)
             if loaded is None or loaded.window_tokens != window:
-                self.prefixes.dropped(node.id, model)
+                self.prefixes.drop(node.id, model)
 
 
 def _expected_load_s(live_request: LiveRequest) -> float:

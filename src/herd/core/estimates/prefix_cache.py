@@ -29,14 +29,14 @@ class PrefixCache:
         cached = self._prefixes.get((node_id, model))
         if not cached or not blocks:
             return 0
-        first, most = blocks[0], 0
+        first, longest = blocks[0], 0
         for other in cached.values():
             if other[0] == first:
-                most = max(most, _equal_leading_blocks(blocks, other))
-        return BLOCK_TOKENS * most
+                longest = max(longest, _equal_leading_blocks(blocks, other))
+        return BLOCK_TOKENS * longest
 
-    def served(self, node_id: NodeId, model: ModelName, blocks: Sequence[int], slots: int) -> None:
-        """The node has processed this prompt: it replaces a prefix of itself, or the oldest entry."""
+    def add(self, node_id: NodeId, model: ModelName, blocks: Sequence[int], slots: int) -> None:
+        """Adds a prompt that the node processes: it replaces a prefix of itself, or the oldest entry."""
         if not blocks:
             return
         key = (node_id, model)
@@ -51,8 +51,8 @@ class PrefixCache:
         while len(cached) > slots + EXTRA_ENTRIES:
             cached.popitem(last=False)
 
-    def dropped(self, node_id: NodeId, model: ModelName | None = None) -> None:
-        """The model was unloaded or reloaded on the node; or, without a model, the node restarted or left."""
+    def drop(self, node_id: NodeId, model: ModelName | None = None) -> None:
+        """Removes the prompts of a model that was unloaded or reloaded; without `model`, all prompts of the node."""
         if model is not None:
             self._prefixes.pop((node_id, model), None)
             return

@@ -44,13 +44,13 @@ class Residency:
         known = self._footprints.get((node.id, model))
         if known is not None:
             return known
-        surplus = self._size_ratios.get(model)
-        if surplus is None:
+        size_ratio = self._size_ratios.get(model)
+        if size_ratio is None:
             kv_bytes = (model_info.kv_bytes_per_token or 0) * WINDOW_DEFAULT_TOKENS * model_info.engine.slots
-            wanted = model_info.size_bytes + kv_bytes
+            expected_bytes = model_info.size_bytes + kv_bytes
         else:
-            wanted = int(model_info.size_bytes * surplus)
-        return max(model_info.size_bytes, min(wanted, int(SHARE_MAX * node.report.memory_ceiling_bytes)))
+            expected_bytes = int(model_info.size_bytes * size_ratio)
+        return max(model_info.size_bytes, min(expected_bytes, int(SHARE_MAX * node.report.memory_ceiling_bytes)))
 
     def free_memory_bytes(self, node: Node) -> int:
         """Free memory, after the loads and evictions that this coordinator has caused."""
@@ -74,12 +74,12 @@ class Residency:
 
     def is_engine_full(self, node: Node, model_info: ModelInfo) -> bool:
         """Whether the engine has loaded its maximum number of models."""
-        most = model_info.engine.models_max
-        if most is None:
+        models_max = model_info.engine.models_max
+        if models_max is None:
             return False
         evicting = sum(model in node.loaded for model in self._evicting.get(node.id, ()))
         there = sum(not loaded.is_other_name for loaded in node.loaded.values())
-        return there - evicting + len(node.loading_until) >= most
+        return there - evicting + len(node.loading_until) >= models_max
 
     def resident_bytes(self, node: Node, model: ModelName) -> int:
         """Memory that evicting the model frees: as reported, or as expected for a model that is being loaded."""
@@ -88,14 +88,14 @@ class Residency:
 
     # --- reported by the forecast ---
 
-    def used(self, node: Node, model: ModelName, now: float) -> None:
+    def record_use(self, node: Node, model: ModelName, now: float) -> None:
         key = (node.id, model)
         self._used_at[key] = now
         self._used_at.move_to_end(key)
         if len(self._used_at) > PAIRS_MAX:
             self._used_at.popitem(last=False)
 
-    def load_started(self, node: Node, model: ModelName, busy: Container[ModelName]) -> None:
+    def record_load(self, node: Node, model: ModelName, busy: Container[ModelName]) -> None:
         """A request makes the engine load this model, which evicts idle models until it fits. Call this before the
         model is added to `node.loading_until`."""
         model_info = node.report.models[model]
@@ -114,7 +114,7 @@ class Residency:
             del self._evicting[node.id]
 
     def apply_heartbeat(self, node: Node) -> None:
-        """A report that shows a loaded model also shows what was evicted for it."""
+        """Learns memory footprints, and forgets evictions that the report shows already."""
         for model, loaded in node.loaded.items():
             if not loaded.size_bytes:
                 continue

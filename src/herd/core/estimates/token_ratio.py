@@ -7,7 +7,8 @@ from collections import OrderedDict
 from herd.core.state.fleet import ModelName
 from herd.core.state.learned_values import Changes, LearnedValue
 
-NEWEST_SHARE = 0.1
+EMA_WEIGHT = 0.1
+"""Weight of the newest ratio in the exponential moving average."""
 FACTOR_MIN, FACTOR_MAX = 0.25, 4.0
 MODELS_MAX = 2048
 TOKENS = "tokens"
@@ -26,7 +27,7 @@ class TokenRatios:
         """`ratio`: counted tokens divided by estimated tokens."""
         clamped = max(FACTOR_MIN, min(FACTOR_MAX, ratio))
         known = self._factors.pop(model, None)
-        self._factors[model] = clamped if known is None else known + NEWEST_SHARE * (clamped - known)
+        self._factors[model] = clamped if known is None else known + EMA_WEIGHT * (clamped - known)
         if len(self._factors) > MODELS_MAX:
             self._factors.popitem(last=False)
         self._changes.note(TOKENS, "", model)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from herd.core.state.fleet import ModelName, NodeId
 
 HORIZON_S = 300.0
-"""Time constant of the mean. A shorter one takes a burst for the load (measured: 1 and 2 minutes are worse)."""
+"""Time constant of the mean. With a shorter one, a short burst counts as a lasting load (1 and 2 minutes are worse)."""
 PAIRS_MAX = 4096
 
 
@@ -34,7 +34,7 @@ class Utilization:
     def __init__(self) -> None:
         self._slot_use: OrderedDict[tuple[NodeId, ModelName], _SlotUse] = OrderedDict()
 
-    def started(self, node_id: NodeId, model: ModelName, running: int, slots: int, now: float) -> None:
+    def record_start(self, node_id: NodeId, model: ModelName, running: int, slots: int, now: float) -> None:
         """A request started; `running` requests run now, including it."""
         key = (node_id, model)
         known = self._slot_use.pop(key, None)
@@ -43,7 +43,7 @@ class Utilization:
         if len(self._slot_use) > PAIRS_MAX:
             self._slot_use.popitem(last=False)
 
-    def left(self, node_id: NodeId, model: ModelName, running: int, now: float) -> None:
+    def record_end(self, node_id: NodeId, model: ModelName, running: int, now: float) -> None:
         """A request ended; `running` requests run now."""
         known = self._slot_use.get((node_id, model))
         if known is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from herd.core.context.windows import need_tokens, was_cut
+from herd.core.context.windows import need_tokens, was_truncated
 from herd.core.lifecycle.admission import can_waiting_help, last_failure
 from herd.core.lifecycle.dispatcher_parts import DispatcherParts, DispatcherSettings
 from herd.core.lifecycle.placement import Placement, record
@@ -116,7 +116,7 @@ class Dispatcher:
         live_request = LiveRequest(request=request, arrived_at=event.at, models=(request.model, *request.fallbacks))
         live_request.hold_until = event.at + self.waiting.settings.wait_max_s
         self.live_requests[request.id] = live_request
-        self.forecast.arrived(request, event.at)
+        self.forecast.record_arrival(request, event.at)
         if self._windows is not None:
             request.wanted_window_tokens = self._windows.needed(
                 request, self.forecast.prompt_tokens(request, request.model)
@@ -140,7 +140,7 @@ class Dispatcher:
         assert live_request.attempt is not None
         live_request.move(Trigger.FIRST_BYTE, RequestState.STREAMING)
         live_request.attempt.first_byte_at = now
-        self.forecast.first_byte(live_request)
+        self.forecast.record_first_byte(live_request)
         if live_request.first_byte_at is None:
             live_request.first_byte_at = now
 
@@ -153,7 +153,7 @@ class Dispatcher:
         attempt = live_request.attempt
         node = self.fleet.node(attempt.node_id)
         if node is not None:
-            self.liveness.succeeded(node, attempt.model)
+            self.liveness.record_success(node, attempt.model)
         if event.status >= 400:
             # The node understood the request and rejected it: the client's mistake. The node's own answer was passed
             # on.
@@ -162,14 +162,16 @@ class Dispatcher:
             self.placement.end(live_request, Trigger.FINISHED, event.at, final, out)
             return
         if live_request.request.kind is not RequestKind.INFO:
-            attempt.is_cut = was_cut(
+            attempt.is_truncated = was_truncated(
                 self.forecast.prompt_tokens(live_request.request, attempt.model),
                 event.counters.prompt_tokens,
-                attempt.cutting_window,
+                attempt.truncation_limit_tokens,
             )
             self.latencies.observe(attempt.node_id, attempt.model, event.at - attempt.started_at)
             if node is not None and live_request.queue is not None:
-                self.forecast.finished(live_request, node, event.counters, len(live_request.queue.in_flight), event.at)
+                self.forecast.record_completion(
+                    live_request, node, event.counters, len(live_request.queue.in_flight), event.at
+                )
         final = record(live_request, event.at, Outcome.COMPLETED, event.counters)
         self.placement.end(live_request, Trigger.FINISHED, event.at, final, out)
 
@@ -184,7 +186,7 @@ class Dispatcher:
         attempt.failure = failure
         node = self.fleet.node(attempt.node_id)
         if node is not None:
-            self.liveness.failed(node, attempt.model, failure, now)
+            self.liveness.record_failure(node, attempt.model, failure, now)
             if failure.kind is FailureKind.MODEL_MISSING:
                 self.fleet.drop_model(node, attempt.model)
         has_begun = live_request.state is RequestState.STREAMING or failure.bytes_forwarded > 0
@@ -209,9 +211,9 @@ class Dispatcher:
         )
         return decision.chosen is not None or can_waiting_help(decision)
 
-    def _is_longer_than_known(self, live_request: LiveRequest, failure: Failure) -> bool:
-        """Whether the engine counted a longer prompt than was estimated; then a larger window on the same node may be
-        enough."""
+    def _adopt_counted_prompt(self, live_request: LiveRequest, failure: Failure) -> bool:
+        """Replaces the estimated prompt length by the engine's count. Returns whether the count is larger: then a
+        larger window on the same node may be enough."""
         request, known = live_request.request, live_request.request.wanted_window_tokens or 0
         need = need_tokens(failure.prompt_tokens, request.output_tokens_max)
         if self._windows is None or need <= known:
@@ -222,10 +224,10 @@ class Dispatcher:
     def _retry(
         self, live_request: LiveRequest, attempt: Attempt, failure: Failure, now: float, out: list[Command]
     ) -> None:
-        if failure.kind is FailureKind.WINDOW and self._is_longer_than_known(live_request, failure):
+        if failure.kind is FailureKind.WINDOW and self._adopt_counted_prompt(live_request, failure):
             live_request.strikes += 1
         elif failure.kind is not FailureKind.CONNECT:
-            live_request.strikes += failure.kind not in (FailureKind.UNFIT, FailureKind.WINDOW)
+            live_request.strikes += failure.kind not in (FailureKind.CANNOT_CONTINUE, FailureKind.WINDOW)
             live_request.tried = (*live_request.tried, attempt.node_id)
         live_request.crashes += is_crash(failure)
         if live_request.crashes >= CRASHES_MAX:
@@ -255,7 +257,7 @@ class Dispatcher:
         self.placement.end(live_request, Trigger.CLIENT_LEFT, event.at, final, out)
 
     def _current(self, request_id: RequestId, attempt: int) -> LiveRequest | None:
-        """The live request of this attempt; None if the attempt was given up before its event came."""
+        """The live request of this attempt; None if the attempt ended before its event came."""
         live_request = self.live_requests.get(request_id)
         if (
             live_request is None
@@ -273,7 +275,7 @@ class Dispatcher:
         windows = {model: loaded.window_tokens for model, loaded in known.loaded.items()} if known is not None else {}
         is_new_boot = known is not None and known.report.boot_id != event.report.boot_id
         if known is not None and is_new_boot:
-            self.liveness.restarted(known)
+            self.liveness.clear_failures(known)
         node = self.fleet.apply_heartbeat(event.report, event.at)
         self.forecast.apply_heartbeat(node, windows, is_new_boot)
         if self._windows is not None:
@@ -318,7 +320,7 @@ class Dispatcher:
                     del out[before:]
                     holding.move_to_front(request_id)
                     break
-                holding.served(live_request.request.tenant)
+                holding.charge_turn(live_request.request.tenant)
 
     def _latency_restored(self, event: LatencyRestored, _out: list[Command]) -> None:
         self.latencies.observe(event.node_id, canonical(event.model), event.latency_s)
@@ -351,14 +353,15 @@ class Dispatcher:
         fault."""
         self.liveness.process_was_paused(self.fleet, gap_s)
         for live_request in self.live_requests.values():
-            live_request.late_at += gap_s
+            live_request.first_byte_deadline_at += gap_s
 
     def _overdue(self, now: float) -> list[str]:
-        """Attempts that should have been given up long ago: the sweep has missed them."""
+        """Attempts that should have timed out long ago, which the sweep has missed."""
         return [
-            f"request {live_request.request.id} should have been given up {now - live_request.late_at:.0f} s ago"
+            f"request {live_request.request.id} should have timed out {overdue_s:.0f} s ago"
             for live_request in self.live_requests.values()
-            if live_request.state is RequestState.DISPATCHED and now - live_request.late_at > OVERDUE_MAX_S
+            if live_request.state is RequestState.DISPATCHED
+            and (overdue_s := now - live_request.first_byte_deadline_at) > OVERDUE_MAX_S
         ]
 
     def _check_deadlines(self, live_request: LiveRequest, now: float, out: list[Command]) -> None:
@@ -380,7 +383,7 @@ class Dispatcher:
             self.placement.refuse(live_request, Trigger.HOLD_TIMEOUT, now, refusal, out)
         elif (
             live_request.state is RequestState.DISPATCHED
-            and now >= live_request.late_at
+            and now >= live_request.first_byte_deadline_at
             and live_request.attempt is not None
         ):
             waited_s = now - live_request.attempt.started_at

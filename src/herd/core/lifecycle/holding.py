@@ -82,8 +82,8 @@ class Holding:
     def move_to_front(self, request_id: RequestId) -> None:
         self._classes[self._class_of[request_id]].move_to_front(request_id)
 
-    def served(self, tenant: str) -> None:
-        """A request of this tenant has found a place: the tenant has used its turn."""
+    def charge_turn(self, tenant: str) -> None:
+        """Charges the tenant for a turn, because one of its requests is no longer held."""
         self._shares.charge(tenant, TURN)
 
     def heads(self) -> list[tuple[Hashable, RequestId]]:

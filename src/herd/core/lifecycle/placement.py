@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from herd.core.context.thinking import budget_tokens
 from herd.core.context.window_usage import chosen_tokens
-from herd.core.context.windows import cutting_window
+from herd.core.context.windows import truncation_limit_tokens
 from herd.core.lifecycle.admission import hold_refusal
 from herd.core.lifecycle.dispatcher_parts import DispatcherParts, DispatcherSettings
 from herd.core.lifecycle.retries import first_byte_timeout_s, has_budget, predicted_timeout_s
@@ -47,12 +47,12 @@ class Placement:
     # --- finding a place ---
 
     def place(self, live_request: LiveRequest, trigger: Trigger, now: float, out: list[Command]) -> None:
-        """Finds a node for the requested model, then for its fallbacks; else the request is held or refused."""
+        """Finds a node for the requested model, or for one of its fallbacks; else holds or refuses the request."""
         running = len(self.live_requests) - len(self._waiting)
         if live_request.needs_budget and not has_budget(self._settings.retries, len(self.retrying), running):
             self._hold(live_request, trigger, "too many retries are running", out)
             return
-        first: Decision | None = None
+        first_decision: Decision | None = None
         if live_request.request.prefix and not live_request.request.digest:
             live_request.request.digest = self._digest_of_conversation(live_request.request)
         for model in live_request.models:
@@ -60,19 +60,19 @@ class Placement:
             if decision.chosen is not None:
                 self._accept(live_request, decision, trigger, now, out)
                 return
-            first = first or decision
-        other = (
-            substitute(live_request.request, live_request.request.model, first, self._fleet)
+            first_decision = first_decision or decision
+        substitute_model = (
+            substitute(live_request.request, live_request.request.model, first_decision, self._fleet)
             if self._settings.has_substitutes
             else None
         )
-        if other is not None and other not in live_request.models:
-            decision = self._scheduler.decide(live_request.request, other, now, live_request.tried)
+        if substitute_model is not None and substitute_model not in live_request.models:
+            decision = self._scheduler.decide(live_request.request, substitute_model, now, live_request.tried)
             if decision.chosen is not None:
-                live_request.models = (*live_request.models, other)
+                live_request.models = (*live_request.models, substitute_model)
                 self._accept(live_request, decision, trigger, now, out)
                 return
-        live_request.decision = first
+        live_request.decision = first_decision
         refusal = hold_refusal(live_request, self._fleet, self._waiting, now, self._started_at)
         if refusal is not None:
             self.refuse(live_request, trigger, now, refusal, out)
@@ -80,16 +80,16 @@ class Placement:
         self._hold(live_request, trigger, refusals.reasons(live_request.decision), out)
 
     def _digest_of_conversation(self, request: Request) -> str:
-        """The model's digest on the node that has read most of this conversation, if nodes have different digests; else
-        ""."""
+        """The model's digest on the node with the longest cached prefix of this conversation. Empty if all nodes have
+        the same digest, or if no node has a prefix cached."""
         nodes = self._fleet.with_model(request.model)
         digests = {node.report.models[request.model].digest for node in nodes}
         if len(digests - {""}) < 2:
             return ""
         prefixes = self._forecast.prefixes
-        read = {node.id: prefixes.cached_tokens(node.id, request.model, request.prefix) for node in nodes}
-        best = max(nodes, key=lambda node: (read[node.id], node.id))
-        return best.report.models[request.model].digest if read[best.id] else ""
+        cached_tokens = {node.id: prefixes.cached_tokens(node.id, request.model, request.prefix) for node in nodes}
+        best = max(nodes, key=lambda node: (cached_tokens[node.id], node.id))
+        return best.report.models[request.model].digest if cached_tokens[best.id] else ""
 
     def _accept(
         self, live_request: LiveRequest, decision: Decision, trigger: Trigger, now: float, out: list[Command]
@@ -121,7 +121,7 @@ class Placement:
                 out.append(load)
 
     def _has_slot(self, node: Node, live_request: LiveRequest, now: float) -> bool:
-        """A question about a model needs no slot. Any other request needs a free slot and an empty queue before it."""
+        """An INFO request needs no slot. Any other request needs a free slot and no queue before it."""
         queue = self._waiting.queues.of_node(node.id).get(live_request.model)
         if queue is None or live_request.request.kind is RequestKind.INFO:
             return True
@@ -149,15 +149,15 @@ class Placement:
         if request.kind is not RequestKind.INFO:
             queue = self._waiting.start(live_request, node.id, decision.model, now)
             busy = self._waiting.queues.of_node(node.id)
-            self._forecast.started(live_request, node, len(queue.in_flight), busy, now)
+            self._forecast.record_start(live_request, node, len(queue.in_flight), busy, now)
         cold_bytes = 0 if model_info.loaded is not None else model_info.size_bytes
-        live_request.late_at = now + self._first_byte_timeout_s(live_request, node, cold_bytes)
+        live_request.first_byte_deadline_at = now + self._first_byte_timeout_s(live_request, node, cold_bytes)
         live_request.needs_budget = False
         if live_request.attempts > 1:
             self.retrying.add(request.id)
-        self._liveness.tries(node, decision.model, now)
+        self._liveness.record_attempt(node, decision.model, now)
         options = self._engine_options(live_request, node, model_info)
-        live_request.attempt.cutting_window = cutting_window(options, request, model_info)
+        live_request.attempt.truncation_limit_tokens = truncation_limit_tokens(options, request, model_info)
         out.append(
             Dispatch(
                 request_id=request.id,
@@ -173,8 +173,8 @@ class Placement:
         )
 
     def _engine_options(self, live_request: LiveRequest, node: Node, model_info: ModelInfo) -> EngineOptions | None:
-        """The options that are sent with the request; notes what will be learned from a load that this attempt
-        causes."""
+        """The options that are sent with the request. If this attempt loads the model, also records whether the engine
+        chooses the window."""
         if self._windows is None:
             return None
         request, model = live_request.request, live_request.model
@@ -186,18 +186,18 @@ class Placement:
         prompt_tokens = self._forecast.prompt_tokens(request, model)
         options = self._windows.engine_options(request, node.id, model, model_info, prompt_tokens, chosen)
         if model_info.loaded is None:
-            given = options.window_tokens if options is not None else request.window_tokens
-            self._windows.loads(node.id, model, is_automatic=given is None)
+            window_tokens = options.window_tokens if options is not None else request.window_tokens
+            self._windows.record_load(node.id, model, is_automatic=window_tokens is None)
         budget = budget_tokens(request, model_info, self._settings.thinking)
         return options if budget is None else replace(options or EngineOptions(), output_tokens_max=budget)
 
     def _first_byte_timeout_s(self, live_request: LiveRequest, node: Node, cold_bytes: int) -> float:
         request, decision = live_request.request, live_request.decision
-        generous_s = first_byte_timeout_s(self._settings.retries, request.stream, request.prompt_tokens, cold_bytes)
+        max_timeout_s = first_byte_timeout_s(self._settings.retries, request.stream, request.prompt_tokens, cold_bytes)
         expected_s = decision.scored[0].expected_s if decision is not None else {}
         if not request.stream or not expected_s or not self._forecast.speeds.is_learned(node.id, live_request.model):
-            return generous_s
-        return predicted_timeout_s(generous_s, expected_s["load"] + expected_s["wait"], expected_s["prefill"])
+            return max_timeout_s
+        return predicted_timeout_s(max_timeout_s, expected_s["load"] + expected_s["wait"], expected_s["prefill"])
 
     def _hold(self, live_request: LiveRequest, trigger: Trigger, reason: str, out: list[Command]) -> None:
         live_request.move(trigger, RequestState.HELD)
@@ -208,8 +208,8 @@ class Placement:
     def refuse(
         self, live_request: LiveRequest, trigger: Trigger, now: float, refusal: Refusal, out: list[Command]
     ) -> None:
-        """A request that never ran counts as rejected; one that was tried has failed, before or after its first
-        byte."""
+        """Ends the request with an error. It counts as rejected if it was never dispatched, else as failed, before or
+        after its first byte."""
         out.append(Refuse(live_request.request.id, self._waiting.wait_estimate.with_retry_after(refusal, 0, now)))
         failure = live_request.attempt.failure if live_request.attempt is not None else None
         error = failure.description if failure is not None else refusal.message
@@ -230,7 +230,7 @@ class Placement:
         queue = self._waiting.leave(live_request)
         if queue is None:
             return
-        self._forecast.left(queue, now)
+        self._forecast.record_end(queue, now)
         if queue.pending:
             self.advance(queue, now, out)
         if self._rebalancer is not None:
@@ -248,11 +248,11 @@ class Placement:
             self._waiting.leave(live_request)
 
     def advance(self, queue: Queue, now: float, out: list[Command]) -> None:
-        """Starts as many queued requests as the node has free slots; if the node takes none, they are placed
+        """Starts as many queued requests as the node has free slots; if it accepts none, they are placed
         elsewhere."""
         node = self._fleet.node(queue.node_id)
         model_info = node.model_info(queue.model) if node is not None else None
-        if node is None or model_info is None or not _takes_work(node, now):
+        if node is None or model_info is None or not _accepts_requests(node, now):
             self.redistribute(queue, now, out)
             return
         while len(queue.in_flight) < self.slots(node, queue.model, now) and (request_id := queue.next()) is not None:
@@ -298,7 +298,7 @@ def _starts_too_late(live_request: LiveRequest, decision: Decision, now: float) 
     return now + expected_s["wait"] + expected_s["load"] + expected_s["prefill"] > deadline_at
 
 
-def _takes_work(node: Node, now: float) -> bool:
+def _accepts_requests(node: Node, now: float) -> bool:
     report = node.report
     is_reachable = node.liveness is not Liveness.OFFLINE and node.unreachable_until <= now
     return is_reachable and not (report.draining or report.paused)

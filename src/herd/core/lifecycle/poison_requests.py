@@ -19,13 +19,13 @@ class PoisonRequests:
         return len(self._until)
 
     def suspect(self, fingerprint: int, now: float) -> None:
-        """Two nodes closed the connection at this request."""
+        """Remembers a request at which two nodes closed the connection before a first byte."""
         if not fingerprint:
             return
         self._until[fingerprint] = now + BLOCKED_S
         self._until.move_to_end(fingerprint)
 
     def is_suspected(self, fingerprint: int, now: float) -> bool:
-        for old in [one for one, until in self._until.items() if until <= now]:
-            del self._until[old]
+        for expired in [old for old, until in self._until.items() if until <= now]:
+            del self._until[expired]
         return fingerprint in self._until

@@ -48,9 +48,9 @@ class Prewarmer:
         self._forecast = forecast
 
     def load_for(self, queue: Queue, now: float) -> LoadModel | None:
-        """The load that this queue calls for, noted in the forecast as begun: on the node that would be ready first.
+        """The load on the node that would be ready first. The forecast already counts it as started.
 
-        None while the queue is short, and while another node loads the same model in advance.
+        None while the queue is short, and while another node loads the same model.
         """
         if len(queue.pending) < self.settings.threshold:
             return None
@@ -61,9 +61,9 @@ class Prewarmer:
         suitable = [node for node in nodes if node.id != queue.node_id and self._is_suitable(node, model)]
         if not suitable:
             return None
-        node = min(suitable, key=lambda one: (forecast.speeds.speed(one, model).load_s, one.id))
-        forecast.residency.load_started(node, model, ())
-        forecast.prefixes.dropped(node.id, model)
+        node = min(suitable, key=lambda other: (forecast.speeds.speed(other, model).load_s, other.id))
+        forecast.residency.record_load(node, model, ())
+        forecast.prefixes.drop(node.id, model)
         node.loading_until[model] = now + forecast.speeds.speed(node, model).load_s
         return LoadModel(node.id, model, node.report.models[model])
 

@@ -59,7 +59,7 @@ def first_byte_timeout_s(settings: RetrySettings, stream: bool, prompt_tokens: i
 
 
 CRASHES_MAX = 2
-"""A request at which two different nodes closed the connection is not sent to a third: it may crash them."""
+"""A request is not retried after this number of nodes closed its connection before a first byte: it may crash nodes."""
 
 _CRASHES = (FailureKind.RESET, FailureKind.CLOSED)
 
@@ -101,7 +101,7 @@ FIRST_BYTE_TIMEOUT_MIN_S = 30.0
 PREDICTION_FACTOR = 3.0
 
 
-def predicted_timeout_s(generous_s: float, load_s: float, prefill_s: float) -> float:
+def predicted_timeout_s(max_timeout_s: float, load_s: float, prefill_s: float) -> float:
     """Timeout for the first byte of a node with known speed: three times the expected time, at least 30 s, and at most
     the timeout of a node with unknown speed."""
-    return min(generous_s, max(FIRST_BYTE_TIMEOUT_MIN_S, PREDICTION_FACTOR * (load_s + prefill_s)))
+    return min(max_timeout_s, max(FIRST_BYTE_TIMEOUT_MIN_S, PREDICTION_FACTOR * (load_s + prefill_s)))

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 from herd.errors import Refusal
 
-NEWEST_SHARE = 0.1
-"""Weight of the newest gap in the mean: about the last twenty starts count."""
-UNKNOWN_S = 5.0
+EMA_WEIGHT = 0.1
+"""Weight of the newest gap in the exponential moving average: about the last twenty starts count."""
+DEFAULT_WAIT_S = 5.0
 """The estimate before the first start."""
 MIN_S = 1.0
 MAX_S = 60.0
@@ -26,20 +26,20 @@ class WaitEstimate:
         self._gap_s: float | None = None
         self._last_at: float | None = None
 
-    def started(self, now: float, is_contended: bool) -> None:
-        """A request started at `now`; `is_contended`: others were waiting."""
+    def record_start(self, now: float, is_contended: bool) -> None:
+        """`is_contended`: other requests were waiting when this one started."""
         if not is_contended:
             self._last_at = None
             return
         if self._last_at is not None:
             gap_s = max(0.0, now - self._last_at)
-            self._gap_s = gap_s if self._gap_s is None else self._gap_s + NEWEST_SHARE * (gap_s - self._gap_s)
+            self._gap_s = gap_s if self._gap_s is None else self._gap_s + EMA_WEIGHT * (gap_s - self._gap_s)
         self._last_at = now
 
     def wait_s(self, ahead: int, now: float) -> float:
         """Seconds until `ahead` requests have started; longer if none has started for a while."""
         if self._gap_s is None:
-            return UNKNOWN_S
+            return DEFAULT_WAIT_S
         stalled_s = now - self._last_at if self._last_at is not None else 0.0
         return min(max(ahead * max(self._gap_s, stalled_s / max(1, ahead)), MIN_S), MAX_S)
 

@@ -69,7 +69,7 @@ class Waiting:
         load_s, prefill_s, decode_s = _service_s(live_request, node_id)
         service_s = load_s + prefill_s + decode_s
         queue = live_request.queue = self.queues.queue(node_id, model)
-        self.wait_estimate.started(now, is_contended=len(self) > 0)
+        self.wait_estimate.record_start(now, is_contended=len(self) > 0)
         queue.start(
             live_request.request.id,
             live_request.request.tenant,

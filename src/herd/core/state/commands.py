@@ -37,7 +37,7 @@ class Dispatch:
 
 @dataclass(slots=True)
 class Hold:
-    """The request waits. `position` counts from 1 among requests that wait for the same; `reason` is a sentence."""
+    """The request waits. `position` counts from 1 among the requests that wait for the same slot or node."""
 
     request_id: RequestId
     position: int

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """`window_tokens`: the context window to set, None for none. `drops_options`: remove the client's runner
+    """`window_tokens`: the context window to set; None: no window is set. `drops_options`: remove the client's runner
     options."""
 
     window_tokens: int | None = None
     drops_options: bool = False
-    forbids_cutting: bool = False
+    forbids_truncation: bool = False
     may_enlarge: bool = False
     """Whether a prompt that the engine rejects as too long may be retried with a larger context window."""
     output_tokens_max: int | None = None
@@ -26,5 +26,5 @@ class EngineOptions:
         return (
             self.window_tokens is None
             and self.output_tokens_max is None
-            and not (self.drops_options or self.forbids_cutting)
+            and not (self.drops_options or self.forbids_truncation)
         )

@@ -17,8 +17,8 @@ from heapq import heapify, heappop, heapreplace
 from herd.core.state.request import RequestId
 
 TENANTS_MAX = 256
-"""Tenants whose virtual time is remembered. Beyond it, tenants that are no further than a new one are forgotten, then
-the oldest."""
+"""Most tenants whose virtual time is stored. If there are more, tenants whose virtual time is not above that of a new
+tenant are dropped first, then the oldest."""
 TURN = 1.0
 """Cost of a request whose duration is unknown."""
 
@@ -43,7 +43,7 @@ class Shares:
         self.now = self.start_of(tenant)
         self.used.pop(tenant, None)
         if len(self.used) >= TENANTS_MAX:
-            self.used = {one: used for one, used in self.used.items() if used > self.now}
+            self.used = {name: used for name, used in self.used.items() if used > self.now}
         if len(self.used) >= TENANTS_MAX:
             del self.used[next(iter(self.used))]
         self.used[tenant] = self.now + cost

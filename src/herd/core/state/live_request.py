@@ -47,8 +47,7 @@ class Trigger(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """From any of these states, this trigger leads to one of the next states; `commands` says in words what is
-    commanded."""
+    """From any of `states`, `trigger` leads to one of `next_states`; `commands` describes the commands that follow."""
 
     states: tuple[RequestState, ...]
     trigger: Trigger
@@ -59,7 +58,7 @@ class Transition:
 _WAITING = (RequestState.HELD, RequestState.PENDING)
 _RUNNING = (RequestState.DISPATCHED, RequestState.STREAMING)
 _PLACED = (RequestState.DISPATCHED, RequestState.PENDING, RequestState.HELD, RequestState.ENDED)
-"""What can become of a request for which a node is looked for."""
+"""The next states of a request that is being placed."""
 _ENDED = (RequestState.ENDED,)
 
 TRANSITIONS: tuple[Transition, ...] = (
@@ -87,7 +86,11 @@ TRANSITIONS: tuple[Transition, ...] = (
 )
 
 _NEXT_STATES = MappingProxyType(
-    {(state, one.trigger): frozenset(one.next_states) for one in TRANSITIONS for state in one.states}
+    {
+        (state, transition.trigger): frozenset(transition.next_states)
+        for transition in TRANSITIONS
+        for state in transition.states
+    }
 )
 _NONE: frozenset[RequestState] = frozenset()
 
@@ -107,14 +110,13 @@ class LiveRequest:
     strikes: int = 0
     """Attempts that a node accepted and that then failed."""
     crashes: int = 0
-    """Nodes that closed the connection at this request before a first byte: after two the request itself is
-    suspected."""
+    """Number of nodes that closed the connection before a first byte; after two, the request itself is suspected."""
     tried: tuple[NodeId, ...] = ()
     needs_budget: bool = False
     """Its next attempt counts against the retry budget: the request waits while too many retries run."""
     queue: Queue | None = None
-    late_at: float = 0.0
-    """The time limit for the first byte of the running attempt."""
+    first_byte_deadline_at: float = 0.0
+    """When the running attempt times out if it has no first byte by then."""
     hold_until: float = 0.0
     has_waited: bool = False
     """It was admitted to a queue once, so the share of its tenant is not checked again."""

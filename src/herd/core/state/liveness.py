@@ -90,8 +90,8 @@ class LivenessTracker:
         node.heartbeats_since_return += 1
         node.liveness = Liveness.ONLINE
 
-    def tries(self, node: Node, model: ModelName, now: float) -> None:
-        """A request is sent there. After a quarantine it is the test request, and others wait for its result."""
+    def record_attempt(self, node: Node, model: ModelName, now: float) -> None:
+        """The first attempt after a quarantine is a test: no other request is sent until its result is known."""
         record = self._records.get((node.id, model)) if self._records else None
         if record is not None and record.quarantines and record.until <= now:
             record.until = now + PROBE_S
@@ -105,7 +105,7 @@ class LivenessTracker:
         if record.half_failures % 2:
             record.failed_at.pop()
 
-    def restarted(self, node: Node) -> None:
+    def clear_failures(self, node: Node) -> None:
         """Clears all failures of a node that has restarted."""
         node.unreachable_until, node.connect_failures, node.unauthorized_until = 0.0, 0, 0.0
         for pair in [p for p in self._records if p[0] == node.id]:
@@ -117,13 +117,13 @@ class LivenessTracker:
         record = self._records.get((node_id, model))
         return record.until if record is not None else 0.0
 
-    def succeeded(self, node: Node, model: ModelName) -> None:
+    def record_success(self, node: Node, model: ModelName) -> None:
         node.unreachable_until = 0.0
         node.connect_failures = 0
         if self._records:
             self._records.pop((node.id, model), None)
 
-    def failed(self, node: Node, model: ModelName, failure: Failure, now: float) -> None:
+    def record_failure(self, node: Node, model: ModelName, failure: Failure, now: float) -> None:
         """Counts a refused connection against the node, and any other failure against this model on the node."""
         if failure.kind is FailureKind.BUSY and failure.retry_after_s:
             self._pause(node.id, model, now + min(failure.retry_after_s, BUSY_MAX_S))

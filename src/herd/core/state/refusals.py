@@ -13,19 +13,18 @@ from herd.errors import Refusal
 DRAINING = Refusal(503, "draining", "the coordinator is shutting down; try again shortly", retry_after_s=2.0)
 FULL = Refusal(503, "queue_full", "too many requests are waiting already; try again shortly", retry_after_s=5.0)
 OVER_SHARE = Refusal(
-    429,
-    "tenant_share",
-    "too many of your requests are waiting already (FLEET_HOLD_TENANT_SHARE); try again when some have been answered",
+    429, "tenant_share", "too many of your requests are waiting already (FLEET_HOLD_TENANT_SHARE); try again later"
 )
 POISON = Refusal(
     502,
     "poison_suspected",
-    "two nodes closed the connection at this request before a first byte; it is not sent to a third node",
+    "two nodes crashed or closed the connection while processing this request; it is not sent to a third node",
 )
 POISON_AGAIN = Refusal(
     502,
     "poison_suspected",
-    "two nodes closed the connection at this same request within the last ten minutes; change it, or try again later",
+    "within the last ten minutes, two nodes crashed or closed the connection while processing this same request; "
+    "change it, or try again later",
 )
 RAN_TOO_LONG = Refusal(504, "deadline_passed", "the request's deadline passed while it was being answered")
 
@@ -45,17 +44,21 @@ def unknown_model(request: Request, names: list[ModelName]) -> Refusal:
 def prompt_too_long(prompt_tokens: int, options: EngineOptions, model_info: ModelInfo) -> Refusal:
     """400: the engine has counted the prompt, and must not truncate it."""
     window = options.window_tokens or (model_info.loaded.window_tokens if model_info.loaded is not None else None)
-    holds = (
-        f"the context window of {model_info.name} has {window}"
+    window_size = (
+        f"the context window of {model_info.name} has {window} tokens"
         if window
         else f"the context window of {model_info.name} is smaller"
     )
     most = model_info.context_max_tokens
     if options.may_enlarge or (most is not None and prompt_tokens >= most):
-        step = "shorten it, or use a model with a larger context window"
+        next_step = "shorten it, or use a model with a larger context window"
     else:
-        step = "shorten it, or set FLEET_CONTEXT_OVERFLOW=enlarge, which loads the model with a larger context window"
-    return Refusal(400, "context_length_exceeded", f"the prompt has {prompt_tokens} tokens, and {holds}: {step}")
+        next_step = (
+            "shorten it, or set FLEET_CONTEXT_OVERFLOW=enlarge, which loads the model with a larger context window"
+        )
+    return Refusal(
+        400, "context_length_exceeded", f"the prompt has {prompt_tokens} tokens, and {window_size}: {next_step}"
+    )
 
 
 def unavailable(request: Request, decision: Decision | None) -> Refusal:
@@ -72,8 +75,8 @@ def too_late(decision: Decision | None) -> Refusal:
 
 
 def no_time_left(decision: Decision) -> Refusal:
-    """504: the node failed, and no other node could answer before the deadline."""
-    message = f"the node failed, and {decision.chosen} could not answer before the request's deadline"
+    """504: the node failed, and no other node would have answered before the deadline."""
+    message = f"the node failed, and {decision.chosen} would not have answered before the request's deadline"
     return Refusal(504, "deadline_passed", message)
 
 
@@ -99,6 +102,6 @@ def after_failure(failure: Failure) -> Refusal:
 def reasons(decision: Decision | None) -> str:
     """Why no node was chosen, in one line."""
     if decision is None:
-        return "no node has reported it yet"
-    listed = [f"{r.node_id}: {r.reason}" for r in decision.rejected if r.filter != "has_model"]
-    return "; ".join(listed[:REASONS_MAX]) or "no node has reported it yet"
+        return "no node has reported this model yet"
+    listed = [f"{node.node_id}: {node.reason}" for node in decision.rejected if node.filter != "has_model"]
+    return "; ".join(listed[:REASONS_MAX]) or "no node has reported this model yet"

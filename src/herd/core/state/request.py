@@ -66,8 +66,8 @@ class Request:
     """The digest of the model that started the conversation or the answer, if nodes have different models with this
     name."""
     is_thinking_in_limit: bool = False
-    """Whether its limit stands for a model that thinks: it thinks of nothing here, or its API counts the thoughts
-    too."""
+    """Whether the client's token limit also applies to a thinking model: reasoning is off, or the API counts reasoning
+    tokens too."""
 
 
 class FailureKind(Enum):
@@ -85,8 +85,8 @@ class FailureKind(Enum):
     MODEL_MISSING = "model_missing"
     UNAUTHORIZED = "unauthorized"
     NODE_LOST = "node_lost"
-    UNFIT = "unfit"
-    """The engine cannot do what the request needs (such as to continue an answer); not the node's fault."""
+    CANNOT_CONTINUE = "unfit"
+    """The engine cannot continue an answer that another node has begun; not the node's fault."""
     WINDOW = "window"
     """The prompt does not fit into its context window; not the node's fault. The failure has the number of tokens."""
 
@@ -121,8 +121,13 @@ class Failure:
 
     @property
     def is_nodes_fault(self) -> bool:
-        """A busy engine, a missing model and a request that does not fit are not the node's fault."""
-        return self.kind not in (FailureKind.BUSY, FailureKind.MODEL_MISSING, FailureKind.UNFIT, FailureKind.WINDOW)
+        """False for a busy engine, a missing model, and a request that this engine or context window cannot serve."""
+        return self.kind not in (
+            FailureKind.BUSY,
+            FailureKind.MODEL_MISSING,
+            FailureKind.CANNOT_CONTINUE,
+            FailureKind.WINDOW,
+        )
 
 
 @dataclass(slots=True)
@@ -150,23 +155,27 @@ class Attempt:
     first_byte_at: float | None = None
     failure: Failure | None = None
     start_number: int = 0
-    """The number of attempts started on the node by then, including this one."""
+    """The number of attempts started on the node so far, including this one."""
     streams: int = 1
     """Requests of this model running on the node at the start, including this one."""
     is_alone: bool = False
+    """No other request was running on the node at the start."""
     has_other_models: bool = False
     """Other models were answering on the node at the start."""
     queue_start_number: int = 0
-    """The same number for attempts with this model only."""
+    """Like `start_number`, but only attempts with this model are counted."""
     was_loaded: bool = True
+    """The model was in memory at the start."""
     was_warm: bool = False
+    """The model's file was probably in the page cache at the start."""
     is_load_exact: bool = True
+    """No other request or load was ahead in the engine's queue, so the measured load time is exact."""
     expected_cached_tokens: int = 0
     """Prompt tokens that were expected to be cached on the node at the start."""
-    cutting_window: int | None = None
-    """The context window beyond which the prompt is silently truncated; None if that cannot happen."""
-    is_cut: bool = False
-    """The prompt was truncated, by the engine's count."""
+    truncation_limit_tokens: int | None = None
+    """The engine silently truncates a prompt with more tokens; None if it does not."""
+    is_truncated: bool = False
+    """The engine truncated the prompt, according to its token count."""
 
 
 class Outcome(Enum):
