@@ -416,7 +416,7 @@ for n in range(10_000):
     if n == kill_at:
         for m in range(4):
             store.record(a_record(f"late-{m}"))
-        store._hurry.set()
+        store._flush_now.set()
         os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -567,7 +567,7 @@ def test_a_new_database_has_every_table_and_index(folder: Path) -> None:
     assert {"request_traces", "latency_observations", "benchmark_runs"} <= names
     assert {"idx_traces_timestamp", "idx_traces_request_id", "idx_traces_node_model"} <= names
     assert STEPS[-1].version == SCHEMA_VERSION
-    assert [step.stamp for step in STEPS] == [f"PRAGMA user_version = {step.version}" for step in STEPS]
+    assert [step.set_version for step in STEPS] == [f"PRAGMA user_version = {step.version}" for step in STEPS]
 
 
 def test_a_migration_step_that_fails_midway_changes_nothing(folder: Path) -> None:

@@ -88,7 +88,7 @@ class BenchmarksApi:
         """The run with this id. The current or last run is read from memory, because it may not be stored yet."""
         run = self._benchmarks.run
         if run is not None and run.run_id == run_id:
-            return benchmark_runs.run_of(FinishedRun(run, benchmark_runs.describe_fleet(self._driver.fleet)))
+            return benchmark_runs.to_details(FinishedRun(run, benchmark_runs.describe_fleet(self._driver.fleet)))
         found = await self._store.ask(benchmark_runs.find_run, run_id[:ID_MAX_CHARS])
         if found is None:
             raise UnknownModel(
@@ -101,7 +101,7 @@ class BenchmarksApi:
         if len(names) != 2 or not all(names):
             raise BadRequest("compare needs two run ids: compare=A,B")
         first, second = await self._found(names[0]), await self._found(names[1])
-        before, after = ([benchmark_runs.cell_of(each) for each in run.cells] for run in (first, second))
+        before, after = ([benchmark_runs.to_cell(each) for each in run.cells] for run in (first, second))
         found = compare(before, after, benchmark_runs.changes_between(first, second))
         boxes = tuple(
             MeasuredChange(

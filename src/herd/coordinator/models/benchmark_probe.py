@@ -1,6 +1,6 @@
 """Runs one benchmark probe: sends a request to a node's engine, times the answer, reads the engine's token counts.
 
-The request goes to the engine directly, not through the core: it takes no place in a queue, and the caller cancels it
+The request goes to the engine directly, not through the core: it is not in a queue, and the caller cancels it
 when a client's request arrives. A prompt begins with random words, so that no prefix cache has it.
 """
 
@@ -104,7 +104,7 @@ class Prober:
         return answer
 
     def _conversation(self, model_info: ModelInfo, probe: Probe) -> Conversation:
-        """A request with the loaded context window, where it was set explicitly: another one would reload the model."""
+        """A request with the loaded context window if it was set explicitly: another window would reload the model."""
         loaded = model_info.loaded
         window = loaded.window_tokens if loaded is not None and loaded.context_explicit else None
         words = " ".join(

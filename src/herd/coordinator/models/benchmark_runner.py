@@ -148,7 +148,7 @@ class BenchmarkRunner:
         return plan
 
     def start(self, selection: BenchmarkSelection) -> BenchmarkRun:
-        """Raises `AlreadyRunning`, and `BadRequest` where nothing could be measured."""
+        """Raises `AlreadyRunning`, and `BadRequest` if nothing can be measured."""
         if self._task is not None and not self._task.done():
             assert self.run is not None
             raise AlreadyRunning(f"benchmark {self.run.run_id} is running; cancel it with: herd bench --cancel")
@@ -314,7 +314,7 @@ class BenchmarkRunner:
             return self._skip_reason(node, probe.model, model_info)
         return None if is_loaded else "the model was unloaded during the benchmark"
 
-    # --- client requests first ---
+    # --- yielding to client requests ---
 
     def _is_idle(self, node: Node) -> bool:
         now = self._driver.now()
@@ -331,7 +331,7 @@ class BenchmarkRunner:
             self._yield_node(one.node_id)
 
     def _yield_node(self, node_id: NodeId) -> None:
-        """A user's request is sent to this node: the probe that runs there is cancelled at once and repeated later."""
+        """Cancels the probe that runs on this node, because a client's request is sent to it; it is repeated later."""
         if self.run is None or self.run.state != "running":
             return
         self._busy_at[node_id] = self._driver.now()

@@ -1,4 +1,4 @@
-"""Tells engines to load, pin and unload models, in tasks whose results are only logged."""
+"""Loads, pins and unloads models on engines, in tasks whose results are only logged."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Keeps pinned models in memory, and loads the most used models after a start.
 
-Pins are stored in a small file. A pin names a model, and optionally a node; without a node the best node loads it.
+Pins are stored in a small file. A pin names a model, and optionally a node; without a node, herd chooses the node.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ log = logging.getLogger("herd.pins")
 
 PINS_MAX = 64
 FILE_MAX_BYTES = 64 * 1024
-SIZE_FACTOR = 1.2
-"""A loaded model takes more memory than its file, for its context window."""
+MEMORY_PER_FILE_SIZE = 1.2
+"""Memory of a loaded model, as a multiple of its file size: its context window needs memory too."""
 RETRY_S = 60.0
-"""Time before loading a pinned model on the same node is tried again."""
+"""Shortest time between two attempts to load a pinned model on the same node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class PinnedModels:
         self._fleet = fleet
         self._loader = loader
         self._now = now
-        self._fixed = [
+        self._configured = [
             PinnedModel(canonical(name), node)
             for name, _, node in (one.strip().partition("@") for one in settings.models.split(","))
             if name
@@ -79,11 +79,11 @@ class PinnedModels:
         self._pins: list[PinnedModel] = []
         self._preload_max = settings.preload_max
         self._preload: list[ModelName] = []
-        self._tried_at: dict[tuple[NodeId, ModelName], float] = {}
+        self._last_load_at: dict[tuple[NodeId, ModelName], float] = {}
 
     @property
     def pins(self) -> list[PinnedModel]:
-        return [*self._fixed, *(pin for pin in self._pins if pin not in self._fixed)]
+        return [*self._configured, *(pin for pin in self._pins if pin not in self._configured)]
 
     def open(self) -> None:
         """Reads the stored pins. A file that cannot be read is logged and ignored."""
@@ -96,7 +96,7 @@ class PinnedModels:
             log.warning("%s cannot be read; only the models in FLEET_PINNED_MODELS are pinned: %s", self._path, error)
 
     def preload(self, most_used: Sequence[ModelName]) -> None:
-        """Loads these models once, most used first, where free memory allows it. Called after a start."""
+        """Loads these models once, most used first, if free memory allows it. Called after a start."""
         self._preload = list(most_used[: self._preload_max])
 
     def add(self, pin: PinnedModel) -> None:
@@ -138,8 +138,8 @@ class PinnedModels:
             node = max(
                 nodes, key=lambda one: (one.report.memory_bandwidth_gbps or 0.0, one.free_model_memory_bytes, one.id)
             )
-            if at - self._tried_at.get((node.id, model), -RETRY_S) >= RETRY_S:
-                self._tried_at[node.id, model] = at
+            if at - self._last_load_at.get((node.id, model), -RETRY_S) >= RETRY_S:
+                self._last_load_at[node.id, model] = at
                 self._loader.pin(node, model)
 
     def _load_most_used(self) -> None:
@@ -148,15 +148,15 @@ class PinnedModels:
             if not nodes:
                 continue
             self._preload.remove(model)
-            fit = [
+            fitting = [
                 node
                 for node in nodes
-                if node.free_model_memory_bytes > node.report.models[model].size_bytes * SIZE_FACTOR
+                if node.free_model_memory_bytes > node.report.models[model].size_bytes * MEMORY_PER_FILE_SIZE
             ]
-            if fit and not any(node.is_loaded(model) or model in node.loading_until for node in nodes):
+            if fitting and not any(node.is_loaded(model) or model in node.loading_until for node in nodes):
                 self._loader.load(
                     max(
-                        fit,
+                        fitting,
                         key=lambda one: (one.report.memory_bandwidth_gbps or 0.0, one.free_model_memory_bytes, one.id),
                     ),
                     model,

@@ -24,7 +24,7 @@ log = logging.getLogger("herd.fetching")
 PROGRESS_EVERY_S = 0.2
 """Shortest time between two progress reports of a transfer."""
 REPEAT_PROGRESS_S = 15.0
-"""Without a change the last progress report is repeated after this time, so that the client does not give up."""
+"""Without a change the last progress report is repeated after this time, so that the client does not time out."""
 REPORTED_WITHIN_S = 30.0
 """Time after a transfer in which a heartbeat of the node must report the model."""
 
@@ -84,13 +84,12 @@ class Transfers:
     def add(
         self,
         name: str,
-        by: str,
+        requester: str,
         node_id: NodeId | None = None,
         options: PullOptions = DEFAULT_OPTIONS,
         size_bytes: int = 0,
     ) -> Transfer:
-        """Starts or queues a transfer, or joins the one that exists. `by` names who waits for it. Raises
-        `CannotTransfer`."""
+        """Starts or queues a transfer, or joins the one that exists. Raises `CannotTransfer`."""
         model = canonical(name)
         node = self._target(model, node_id, size_bytes)
         has_source = not options.is_refresh and bool(self._sources(node.id, model, options))
@@ -101,7 +100,7 @@ class Transfers:
             )
         if refusal is not None:
             raise CannotTransfer(refusal)
-        transfer = self.table.add(node, name, by, self._now(), options)
+        transfer = self.table.add(node, name, requester, self._now(), options)
         if isinstance(transfer, Refusal):
             raise CannotTransfer(transfer)
         self._start_next(node.id)
@@ -114,13 +113,13 @@ class Transfers:
             return []
         return transfer_queue.sources(self._fleet, target, model, options.digest)
 
-    def release(self, transfer: Transfer, by: str) -> None:
-        """Removes one waiter, and stops the transfer if no other is left."""
-        if self.table.release(transfer, by, self._now()):
+    def release(self, transfer: Transfer, requester: str) -> None:
+        """Removes one requester, and stops the transfer if no other is left."""
+        if self.table.release(transfer, requester, self._now()):
             self._stop(transfer)
 
     def cancel(self, transfer: Transfer) -> None:
-        """Stops the transfer for all waiters. Downloaded bytes stay on the node, so that a later pull resumes."""
+        """Stops the transfer for all requesters. Downloaded bytes stay on the node, so that a later pull resumes."""
         self.table.end(transfer, TransferState.CANCELLED, self._now(), "cancelled")
         self._stop(transfer)
 
@@ -153,7 +152,7 @@ class Transfers:
                 else transfer_queue.best_target(self._fleet, model, size_bytes)
             )
             if best is None:
-                raise Unavailable("the node that was downloading the model has left; try again")
+                raise Unavailable("the node that was downloading the model is no longer in the fleet; try again")
             if isinstance(best, Refusal):
                 raise CannotTransfer(best)
             return best
@@ -197,10 +196,10 @@ class Transfers:
 
     async def wait_until_reported(self, transfer: Transfer) -> ModelInfo | None:
         """The model as reported by a heartbeat after the transfer's end; None if no heartbeat reports it in time."""
-        give_up_at = self._now() + REPORTED_WITHIN_S
+        deadline = self._now() + REPORTED_WITHIN_S
         node = self._fleet.node(transfer.node_id)
         last_heartbeat_at = node.last_heartbeat_at if node is not None else 0.0
-        while self._now() < give_up_at and node is not None:
+        while self._now() < deadline and node is not None:
             if (
                 node.last_heartbeat_at > last_heartbeat_at
                 and (model_info := node.model_info(transfer.model)) is not None
@@ -251,7 +250,7 @@ class Transfers:
             else:
                 return
         if transfer.lan_only:
-            raise EngineRequestFailed(problem or "no other node shares the model any more")
+            raise EngineRequestFailed(problem or "no other node shares the model now")
         refusal = transfer_queue.registry_refusal(transfer.name, self._settings.allowed)
         if refusal is not None:
             raise EngineRequestFailed(problem or refusal.message)
@@ -263,9 +262,9 @@ class Transfers:
         """Pulls under a name that contains the source's address, then renames the model."""
         url = model_info.engine.library_url
         transfer.source, transfer.layers = node.id, {}
-        full = transfer_queue.disk_problem(self._node(transfer), model_info.size_bytes)
-        if full is not None:
-            raise EngineRequestFailed(full)
+        disk_error = transfer_queue.disk_problem(self._node(transfer), model_info.size_bytes)
+        if disk_error is not None:
+            raise EngineRequestFailed(disk_error)
         engine, endpoint = self._engine(transfer)
         pulled = pulled_name(url, model_info.digest)
         await self._pull(
@@ -299,12 +298,12 @@ class Transfers:
                 is_new
                 and transfer.source == INTERNET
                 and (
-                    full := transfer_queue.disk_problem(
+                    disk_error := transfer_queue.disk_problem(
                         self._node(transfer), transfer.total_bytes - transfer.completed_bytes
                     )
                 )
             ):
-                raise EngineRequestFailed(full)
+                raise EngineRequestFailed(disk_error)
         self._notify()
 
     async def _call(self, endpoint: EngineEndpoint, call: EngineRequest | None) -> None:
@@ -319,7 +318,9 @@ class Transfers:
     def _node(self, transfer: Transfer) -> Node:
         node = self._fleet.node(transfer.node_id)
         if node is None:
-            raise EngineRequestFailed("the node has left; when it is back, pull again to resume")
+            raise EngineRequestFailed(
+                "the node is no longer in the fleet; when it is online again, pull again to resume"
+            )
         return node
 
     def _engine(self, transfer: Transfer) -> tuple[Engine, EngineEndpoint]:

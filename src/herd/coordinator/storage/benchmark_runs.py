@@ -100,20 +100,20 @@ def recent_runs(connection: sqlite3.Connection, limit: int = LISTED_MAX) -> list
 
 
 def find_run(connection: sqlite3.Connection, run_id: str) -> BenchmarkDetails | None:
-    """The run with this id, None where there is none. Raises `sqlite3.Error`."""
+    """The run with this id, or None. Raises `sqlite3.Error`."""
     return next((_run(row) for row in _rows(connection.execute(SELECT_ONE, (run_id,)))), None)
 
 
-def run_of(finished: FinishedRun) -> BenchmarkDetails:
+def to_details(finished: FinishedRun) -> BenchmarkDetails:
     """The dashboard's record of the run."""
     run = finished.run
-    boxes = tuple(box(cell) for cell in cells(run.results))
+    results = tuple(to_result(cell) for cell in cells(run.results))
     left_out = tuple(
         SkippedMeasurement(node_id, model, reason[:TEXT_MAX_CHARS])
         for (node_id, model), reason in run.plan.left_out.items()
     )
     fleet = {node_id: dict(facts) for node_id, facts in finished.fleet.items()}
-    requests = sum(shown.probe.requests for shown in run.results)
+    requests = sum(result.probe.requests for result in run.results)
     return BenchmarkDetails(
         run_id=run.run_id,
         timestamp=run.started_at,
@@ -123,7 +123,7 @@ def run_of(finished: FinishedRun) -> BenchmarkDetails:
         failures=run.failures,
         yields=run.yields,
         method=METHOD,
-        cells=boxes,
+        cells=results,
         left_out=left_out,
         fleet=fleet,
     )
@@ -150,7 +150,7 @@ def jobs(run: BenchmarkRun | None) -> list[Job]:
     return [job]
 
 
-def box(cell: BenchmarkCell) -> BenchmarkResult:
+def to_result(cell: BenchmarkCell) -> BenchmarkResult:
     return BenchmarkResult(
         cell.node_id,
         cell.model,
@@ -162,16 +162,16 @@ def box(cell: BenchmarkCell) -> BenchmarkResult:
     )
 
 
-def cell_of(shown: BenchmarkResult) -> BenchmarkCell:
+def to_cell(result: BenchmarkResult) -> BenchmarkCell:
     """The core's record of a stored measurement."""
     return BenchmarkCell(
-        NodeId(shown.node_id),
-        ModelName(shown.model),
-        _core_spread(shown.decode_tok_s),
-        _core_spread(shown.prefill_tok_s),
-        _core_spread(shown.ttft_ms),
-        _core_spread(shown.load_s),
-        tuple((point.concurrency, point.tok_s) for point in shown.scaling),
+        NodeId(result.node_id),
+        ModelName(result.model),
+        _core_spread(result.decode_tok_s),
+        _core_spread(result.prefill_tok_s),
+        _core_spread(result.ttft_ms),
+        _core_spread(result.load_s),
+        tuple((point.concurrency, point.tok_s) for point in result.scaling),
     )
 
 
@@ -192,9 +192,12 @@ def changes_between(first: BenchmarkDetails, second: BenchmarkDetails) -> dict[N
 
 
 def _row(finished: FinishedRun) -> tuple[object, ...]:
-    run, results = run_of(finished), finished.run.results
+    run, results = to_details(finished), finished.run.results
     latencies, firsts = _generation_times_ms(results)
-    read, written = sum(each.prompt_tokens for each in results), sum(each.output_tokens for each in results)
+    prompt_tokens, output_tokens = (
+        sum(each.prompt_tokens for each in results),
+        sum(each.output_tokens for each in results),
+    )
     busy_s = max(sum(each.took_s for each in results), 1e-9)
     by_model: dict[str, dict[str, float | None]] = {}
     for cell in run.cells:
@@ -209,10 +212,10 @@ def _row(finished: FinishedRun) -> tuple[object, ...]:
         run.duration_s,
         run.requests,
         run.failures,
-        read,
-        written,
+        prompt_tokens,
+        output_tokens,
         run.requests / busy_s,
-        written / busy_s,
+        output_tokens / busy_s,
         *(_percentile(latencies, percent) for percent in (50, 95, 99)),
         *(_percentile(firsts, percent) for percent in (50, 95, 99)),
         _json(run.fleet),
@@ -224,9 +227,9 @@ def _row(finished: FinishedRun) -> tuple[object, ...]:
 
 def _generation_times_ms(results: Sequence[ProbeResult]) -> tuple[list[float], list[float]]:
     """Total times and times to first token of the generation probes, in milliseconds, sorted."""
-    writing = [each for each in results if each.probe.kind is ProbeKind.DECODE]
-    return sorted(1000.0 * each.took_s for each in writing), sorted(
-        1000.0 * each.first_s for each in writing if each.first_s is not None
+    decoding = [each for each in results if each.probe.kind is ProbeKind.DECODE]
+    return sorted(1000.0 * each.took_s for each in decoding), sorted(
+        1000.0 * each.first_s for each in decoding if each.first_s is not None
     )
 
 
@@ -288,7 +291,7 @@ def _spread(spread: Spread | None, factor: float = 1.0) -> MeasuredSpread | None
 
 
 def _core_spread(shown: MeasuredSpread | None) -> Spread | None:
-    """None where the value was rounded to 0."""
+    """None if the value was rounded to 0."""
     return Spread(shown.median, shown.low, shown.high, shown.count) if shown is not None and shown.low > 0 else None
 
 

@@ -1,7 +1,7 @@
 """Queries the roll-ups and the history of nodes for the charts.
 
-Every function takes a read-only connection first. A bucket is named by its first second, in unix time; ranges are half
-open.
+Every function takes a read-only connection first. A bucket is identified by its first second, in unix time. A range
+includes its start and excludes its end.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def grouped_bins(
 
 
 def last_used(connection: sqlite3.Connection) -> dict[tuple[str, str], float]:
-    """When each model last ended a request on each node, as far back as the sums per hour reach."""
+    """When each model last ended a request on each node, as far back as the roll-ups per hour reach."""
     return {(model, node_id): at for model, node_id, at in connection.execute(LAST_USED)}
 
 

@@ -16,7 +16,7 @@ LOCK_NAME = "coordinator.lock"
 _PRIVATE_FOLDER = 0o700
 _PRIVATE_FILE = 0o600
 _LOCKED_BYTE = 1 << 20
-"""Windows locks are mandatory: the locked byte lies behind the process id, so that others can read the id."""
+"""Windows locks are mandatory: the locked byte is behind the process id, so that others can read the id."""
 
 
 class DataDirInUse(Exception):
@@ -34,7 +34,7 @@ class DataDirLock:
 
 
 def make_private(folder: Path) -> None:
-    """Creates the folder, or takes the rights of group and others from an existing one.
+    """Creates the folder, or removes the permissions of group and others from an existing one.
 
     Raises `OSError` when it cannot be created. An existing folder of another owner is used unchanged.
     """
@@ -62,9 +62,9 @@ def lock_folder(folder: Path) -> DataDirLock:
     except OSError:
         holder = file.read(20).strip()
         file.close()
-        who = f"process {holder}" if holder.isdigit() else "another process"
+        process = f"process {holder}" if holder.isdigit() else "another process"
         raise DataDirInUse(
-            f"another coordinator ({who}) already uses {folder}; stop it, "
+            f"another coordinator ({process}) already uses {folder}; stop it, "
             "or start this one with another folder: herd --data-dir FOLDER"
         ) from None
     file.truncate(0)

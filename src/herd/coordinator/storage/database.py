@@ -17,13 +17,13 @@ from herd.coordinator.storage.trace_rows import INSERT_LATENCIES, INSERT_TRACE, 
 
 DATABASE_NAME = "latency.db"
 CHECKED_MAX_BYTES = 64 * 1024 * 1024
-"""Larger databases are not checked at the start, which would take seconds; damage is then noticed when a query meets
-it."""
+"""Larger databases are not checked at the start, which would take seconds; damage is then found when a query
+reads the damaged part."""
 LIMIT_WAL = "PRAGMA journal_size_limit = 16777216"
 """After a burst the write-ahead log is truncated to this many bytes."""
 READ_MAX_STEPS = 20_000_000
-"""A query is interrupted after this many steps of SQLite's virtual machine: several seconds, far more than any of our
-queries needs."""
+"""A query is interrupted after this many steps of SQLite's virtual machine: several seconds, far more than any query of
+herd needs."""
 EXPLAINED_INSERTS = (
     ("EXPLAIN " + INSERT_TRACE, len(TraceRow.__struct_fields__)),
     ("EXPLAIN " + INSERT_LATENCIES, INSERT_LATENCIES.count("?")),
@@ -42,7 +42,7 @@ class Damaged(Exception):
 
 
 def open_for_writing(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
-    """The connection of the only writer, in autocommit mode with a write-ahead log, after migrations.
+    """Returns the connection of the only writer, in autocommit mode with a write-ahead log, after migrations.
 
     Raises `NewerSchema`, `Damaged`, `sqlite3.Error` (disk full, read-only, locked) or `OSError`; the file is then
     unchanged.
@@ -75,9 +75,9 @@ def open_for_reading(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
     return connection
 
 
-def set_aside(path: Path) -> Path:
+def rename_damaged(path: Path) -> Path:
     """Renames a damaged database with its journal files, and returns the new path. Raises `OSError`."""
-    renamed = path.with_name(f"{path.name}.corrupt-{_stamp()}")
+    renamed = path.with_name(f"{path.name}.corrupt-{_timestamp()}")
     for suffix in ("", "-wal", "-shm"):
         part = path.with_name(path.name + suffix)
         if part.exists():
@@ -106,7 +106,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     version = version_of(connection)
     if version > SCHEMA_VERSION:
         raise NewerSchema(
-            f"{path} was written by a newer version of herd (schema {version}, this one knows {SCHEMA_VERSION})"
+            f"{path} was written by a newer version of herd (schema {version}; this version supports {SCHEMA_VERSION})"
         )
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
@@ -136,7 +136,7 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
 
 def _back_up(connection: sqlite3.Connection, path: Path) -> Path:
     """Copies the database with its write-ahead log. The copy gets its final name only when it is complete."""
-    backup = path.with_name(f"{path.name}.v{version_of(connection)}-{_stamp()}.bak")
+    backup = path.with_name(f"{path.name}.v{version_of(connection)}-{_timestamp()}.bak")
     part = backup.with_name(backup.name + ".part")
     make_private_file(part)
     try:
@@ -157,5 +157,5 @@ def _decode(text: bytes) -> str:
     return text.decode("utf-8", "replace")
 
 
-def _stamp() -> str:
+def _timestamp() -> str:
     return datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")

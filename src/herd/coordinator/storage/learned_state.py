@@ -1,6 +1,6 @@
 """Stores learned estimates and decision rules in the trace database, and loads them after a restart.
 
-Rows that another program, a crash or a person left invalid are skipped: the estimates are only where learning starts.
+Invalid rows are skipped: learning then starts without them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RULES_MAX = 1_000
 
 UPSERT = """INSERT INTO learnt (kind, subject, model, numbers, learnt_at) VALUES (?, ?, ?, ?, ?)
     ON CONFLICT (kind, subject, model) DO UPDATE SET numbers = excluded.numbers, learnt_at = excluded.learnt_at"""
-# A row of a pair lives as long as the row of its node, which is the newest row of that node.
+# A row of a pair is deleted with the row of its node, which is the newest row of that node.
 DELETE_EXPIRED = """DELETE FROM learnt WHERE learnt_at < :oldest AND NOT EXISTS (
     SELECT 1 FROM learnt AS node WHERE node.kind = 'node' AND node.model = '' AND node.subject = learnt.subject
     AND node.subject <> '' AND node.learnt_at >= :oldest)"""

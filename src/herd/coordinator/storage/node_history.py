@@ -1,7 +1,7 @@
 """Stores how long each node was in each state, per minute and per hour, and the events of the fleet.
 
     node_minutes, node_hours    per node and bucket: seconds in each state, and slot seconds
-    fleet_events                a node joined or left, the coordinator started, a setting changed
+    fleet_events                a node came online or went offline, the coordinator started, a setting changed
 
 A bucket without a row means that the coordinator was not running.
 """
@@ -46,7 +46,7 @@ INDEXES = ("CREATE INDEX IF NOT EXISTS idx_fleet_events_at ON fleet_events(at)",
 
 
 class StateInterval(NamedTuple):
-    """A node was in `state` for `seconds` until `at` (unix time), with `slots` slots that could serve."""
+    """A node was in `state` for `seconds` until `at` (unix time), with `slots` usable slots."""
 
     at: float
     node_id: str

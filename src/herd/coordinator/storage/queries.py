@@ -23,7 +23,7 @@ TRACES_MAX = 1000
 PAIRS_MAX = 4096
 RESTORED_PER_PAIR = 128
 PERCENTILE_OBSERVATIONS = 500
-"""Newest observations of a pair that its percentiles are computed from: older ones describe the past."""
+"""Number of newest observations of a pair from which its percentiles are computed."""
 GROUPS_MAX = 5000
 MATCHES_LISTED = 5
 _JSON_COLUMNS = frozenset({"scores_breakdown", "excluded_nodes", "tags", "candidates"})
@@ -290,5 +290,5 @@ def _value(name: str, value: object) -> object:
     try:
         return msgspec.json.decode(value)
     except (msgspec.DecodeError, UnicodeEncodeError):
-        # Another program wrote it, or a crash truncated it: the text is better than nothing.
+        # The JSON is invalid: it is returned as text.
         return value

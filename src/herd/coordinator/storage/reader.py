@@ -44,7 +44,7 @@ class TraceReader:
         *args: Parameters.args,
         **kwargs: Parameters.kwargs,
     ) -> Result:
-        """The same, blocking: for the start, before the event loop serves requests."""
+        """Runs the query and blocks until its result is known: for the start, before the event loop serves requests."""
         return self._executor.submit(lambda: self._run(lambda c: query(c, *args, **kwargs))).result()
 
     def database_replaced(self) -> None:

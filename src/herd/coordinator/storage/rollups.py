@@ -6,7 +6,7 @@
     rollup_progress                 the id of the newest trace that is rolled up
 
 SQLite does all the work, on the writer's thread and without the interpreter. Sums and progress change in one
-transaction: a crash loses nothing and counts nothing twice. Traces of older databases are rolled up step by step. A
+transaction: after a crash no trace is lost or counted twice. Traces of older databases are rolled up step by step. A
 bucket has the requests that ended in it. `info` requests (questions about a model) are left out; a `retried` row counts
 as a retry only.
 """
@@ -28,7 +28,7 @@ MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86400
 
 
 class Measure(IntEnum):
-    """What histograms exist: of milliseconds, and of the tokens of prompt and answer together for CONTEXT."""
+    """The values that have histograms: milliseconds, but for CONTEXT the tokens of prompt and answer together."""
 
     TTFT = 1
     LATENCY = 2
@@ -60,9 +60,9 @@ SUMS = (
 _COLUMNS = ", ".join(f"{name} {'REAL' if name.endswith('_ms') else 'INTEGER'} NOT NULL" for name in SUMS)
 _ADDED = ", ".join(f"{name} = {name} + excluded.{name}" for name in SUMS)
 
-# Each bin begins at 1.1 times the edge of the one before: a value read from a histogram is accurate to 5 %. Bin 0 has
-# the values below 1, the last of the 196 bins has those from 10^8. The edges are in the database, so that an old one is
-# read as it was written.
+# The lower edge of each bin is 1.1 times that of the previous one: a value read from a histogram is accurate to 5 %.
+# Bin 0 has the values below 1, the last of the 196 bins has those from 10^8. The edges are stored in the database, so
+# that a later version with other edges can still read it.
 TABLES = (
     """CREATE TABLE IF NOT EXISTS rollup_keys (
         id INTEGER PRIMARY KEY, node_id TEXT NOT NULL, model TEXT NOT NULL, app_kind TEXT NOT NULL, app TEXT NOT NULL,
@@ -111,7 +111,7 @@ _FRESH_TABLES = (
     "DELETE FROM temp.fresh",
     "DELETE FROM temp.fresh_bins",
 )
-_TAKE = f"""INSERT INTO temp.fresh SELECT id, NULL, CAST(timestamp / {MINUTE_S} AS INTEGER) * {MINUTE_S},
+_COPY_NEW_TRACES = f"""INSERT INTO temp.fresh SELECT id, NULL, CAST(timestamp / {MINUTE_S} AS INTEGER) * {MINUTE_S},
         CAST(timestamp / {HOUR_S} AS INTEGER) * {HOUR_S}, node_id, model, {APP_COLUMNS}, COALESCE(kind, ''), status,
         timestamp, COALESCE(fallback_used, 0), COALESCE(finish_reason, ''), COALESCE(prompt_tokens, 0),
         COALESCE(completion_tokens, 0), latency_ms, time_to_first_token_ms, COALESCE(held_ms, 0),
@@ -172,7 +172,7 @@ def advance(connection: sqlite3.Connection, rows: int = ROWS_PER_STEP) -> bool:
     connection.execute("BEGIN IMMEDIATE")
     for statement in _FRESH_TABLES:
         connection.execute(statement)
-    taken = connection.execute(_TAKE, (rows,)).rowcount
+    copied = connection.execute(_COPY_NEW_TRACES, (rows,)).rowcount
     connection.execute(_NEW_KEYS, (KEYS_MAX,))
     connection.execute(_FIND_KEYS)
     connection.execute(_FIND_BINS)
@@ -180,7 +180,7 @@ def advance(connection: sqlite3.Connection, rows: int = ROWS_PER_STEP) -> bool:
         connection.execute(statement)
     connection.execute(_ADVANCE)
     connection.execute("COMMIT")
-    return taken == rows
+    return copied == rows
 
 
 def _delete_old(table: str, columns: str) -> str:

@@ -1,9 +1,9 @@
 """Defines the schema of the trace database, and the steps that migrate an older database to it.
 
 Step 1: the schema of ollama-herd 0.11; older ones (`user_version` 0) get its missing columns. Step 2: more columns of
-traces. Step 3: decision rules and learned estimates. Step 4: the audit, and the key of a request. Step 5: sums per
-minute and per hour, and the history of nodes. Step 6: changed settings. Step 7: whether a prompt was truncated. A step
-only adds tables, columns and indexes: ollama-herd can still open the file.
+traces. Step 3: decision rules and learned estimates. Step 4: the audit, and the key of a request. Step 5: roll-ups
+per minute and per hour, and the history of nodes. Step 6: changed settings. Step 7: whether a prompt was truncated.
+Each step only adds tables, columns and indexes: ollama-herd can still open the file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ class MigrationStep:
     tables: tuple[str, ...]
     columns: tuple[str, ...]
     indexes: tuple[str, ...]
-    stamp: str
+    set_version: str
+    """The statement that sets `user_version`."""
 
 
 STEPS = (
@@ -98,7 +99,7 @@ STEPS = (
             "CREATE INDEX IF NOT EXISTS idx_latency_timestamp ON latency_observations(timestamp)",
             "CREATE INDEX IF NOT EXISTS idx_benchmark_runs_timestamp ON benchmark_runs(timestamp)",
         ),
-        stamp="PRAGMA user_version = 1",
+        set_version="PRAGMA user_version = 1",
     ),
     MigrationStep(
         version=2,
@@ -121,7 +122,7 @@ STEPS = (
         indexes=(
             "CREATE INDEX IF NOT EXISTS idx_latency_pair_newest ON latency_observations(node_id, model_name, id)",
         ),
-        stamp="PRAGMA user_version = 2",
+        set_version="PRAGMA user_version = 2",
     ),
     MigrationStep(
         version=3,
@@ -143,7 +144,7 @@ STEPS = (
         ),
         columns=(),
         indexes=("CREATE INDEX IF NOT EXISTS idx_learnt_at ON learnt(learnt_at)",),
-        stamp="PRAGMA user_version = 3",
+        set_version="PRAGMA user_version = 3",
     ),
     MigrationStep(
         version=4,
@@ -159,22 +160,24 @@ STEPS = (
         ),
         columns=("ALTER TABLE request_traces ADD COLUMN key_id TEXT",),
         indexes=(),
-        stamp="PRAGMA user_version = 4",
+        set_version="PRAGMA user_version = 4",
     ),
     MigrationStep(
         version=5,
         tables=(*rollups.TABLES, *node_history.TABLES),
         columns=(),
         indexes=node_history.INDEXES,
-        stamp="PRAGMA user_version = 5",
+        set_version="PRAGMA user_version = 5",
     ),
-    MigrationStep(version=6, tables=setting_changes.TABLES, columns=(), indexes=(), stamp="PRAGMA user_version = 6"),
+    MigrationStep(
+        version=6, tables=setting_changes.TABLES, columns=(), indexes=(), set_version="PRAGMA user_version = 6"
+    ),
     MigrationStep(
         version=7,
         tables=(),
         columns=("ALTER TABLE request_traces ADD COLUMN truncated INTEGER",),
         indexes=(),
-        stamp="PRAGMA user_version = 7",
+        set_version="PRAGMA user_version = 7",
     ),
 )
 
@@ -183,7 +186,7 @@ TABLES_COUNT = "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table'"
 
 
 def version_of(connection: sqlite3.Connection) -> int:
-    """The version that the database states: 0 for a new one and for one of ollama-herd."""
+    """The database's `user_version`: 0 for a new one and for one of ollama-herd."""
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
@@ -211,7 +214,7 @@ def apply(connection: sqlite3.Connection, step: MigrationStep) -> None:
         for statement in step.indexes:
             connection.execute(statement)
         if version_of(connection) < step.version:
-            connection.execute(step.stamp)
+            connection.execute(step.set_version)
         connection.execute("COMMIT")
     except sqlite3.Error:
         if connection.in_transaction:

@@ -51,7 +51,7 @@ def recent_changes(connection: sqlite3.Connection) -> list[SettingChangeLine]:
 
 
 def find_change(connection: sqlite3.Connection, change_id: int) -> SettingChangeLine | None:
-    """The change with this id, None where there is none. SQLite rejects an id of more than 63 bits."""
+    """The change with this id, or None. SQLite rejects an id of more than 63 bits."""
     if not 0 < change_id < 1 << 63:
         return None
     row = connection.execute(SELECT_ONE, (change_id,)).fetchone()

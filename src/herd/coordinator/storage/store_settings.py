@@ -1,4 +1,4 @@
-"""Defines the settings of the trace store, and the condition that it reports."""
+"""Defines the settings of the trace store, and the state that it reports."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class StoreSettings:
         default=10_000,
         metadata={
             "env": "FLEET_TRACE_RING_ROWS",
-            "help": "Number of traces to keep in memory while the disk cannot be written.",
+            "help": "Number of traces to keep in memory while they cannot be written.",
             "min": 1,
             "max": 1_000_000,
         },
@@ -69,18 +69,22 @@ class StoreSettings:
         default=5.0,
         metadata={
             "env": "FLEET_ROLLUP_SECONDS",
-            "help": "Seconds between updates of the sums that the charts use.",
+            "help": "Seconds between updates of the chart roll-ups.",
             "min": 0,
             "max": 300,
         },
     )
     minutes_days: float = field(
         default=16.0,
-        metadata={"env": "FLEET_ROLLUP_MINUTES_DAYS", "help": "Days to keep the charts' sums per minute.", "min": 0.1},
+        metadata={
+            "env": "FLEET_ROLLUP_MINUTES_DAYS",
+            "help": "Days to keep the chart roll-ups per minute.",
+            "min": 0.1,
+        },
     )
     hours_days: float = field(
         default=400.0,
-        metadata={"env": "FLEET_ROLLUP_HOURS_DAYS", "help": "Days to keep the charts' sums per hour.", "min": 1},
+        metadata={"env": "FLEET_ROLLUP_HOURS_DAYS", "help": "Days to keep the chart roll-ups per hour.", "min": 1},
     )
     trim_interval_s: float = field(
         default=60.0,
@@ -90,7 +94,7 @@ class StoreSettings:
 
 @dataclass(frozen=True, slots=True)
 class StoreState:
-    """The store's condition, for status and health. `failing_since` is unix time; `problem` is empty while writing
+    """The store's state, for status and health. `failing_since` is unix time; `problem` is empty while writing
     succeeds.
 
     `saved`, `waiting` and `dropped` count records; `unusable` counts records that could not be converted to a row.

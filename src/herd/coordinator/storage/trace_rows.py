@@ -18,7 +18,7 @@ TEXT_MAX_CHARS = 1000
 """Longest text in a row. Names are shorter by their own limits; error texts are truncated."""
 TAGS_MAX = 64
 COUNT_MAX = 2**53
-"""Beyond this, JSON readers round."""
+"""JSON parsers round larger numbers."""
 SECONDS_MAX = 1e12
 """A time longer than 30 000 years is invalid."""
 
@@ -143,7 +143,7 @@ def trace_row(record: Record, wall_at: float, candidates_max: int, rules: str = 
 
 
 def _node_of(record: Record) -> str:
-    """Empty where no node was chosen: the column is NOT NULL in databases of ollama-herd."""
+    """Empty if no node was chosen: the column is NOT NULL in databases of ollama-herd."""
     if record.attempt is not None:
         return record.attempt.node_id
     return (record.decision.chosen or "") if record.decision is not None else ""
@@ -184,7 +184,7 @@ def _finite(value: float) -> float | None:
 
 
 def _ms(seconds: float | None) -> float | None:
-    """Milliseconds, rounded to the microsecond; None where the engine reported none or an invalid time."""
+    """Milliseconds, rounded to the microsecond; None if the engine reported no valid time."""
     if seconds is None or not -SECONDS_MAX < seconds < SECONDS_MAX:
         return None
     return int(seconds * 1e6 + 0.5) / 1000.0 if seconds > 0.0 else 0.0

@@ -16,7 +16,7 @@ SHARE_MIN = 0.02
 
 
 class UptimeRange(NamedTuple):
-    """A range of time in intervals of `step_s`; `query` reads the coarsest table that is fine enough."""
+    """A range of time in intervals of `step_s`; `query` reads the table with the largest suitable buckets."""
 
     seconds: int
     step_s: int
@@ -71,7 +71,7 @@ def uptime_bars(connection: sqlite3.Connection, name: str, now: float) -> Uptime
 
 
 def letter(online_s: float, degraded_s: float, paused_s: float, gone_s: float) -> str:
-    """The worst state that lasted long enough: offline, degraded, paused or up; `-` where the coordinator was not
+    """The worst state that lasted long enough: offline, degraded, paused or up; `-` if the coordinator was not
     running."""
     observed_s = online_s + degraded_s + paused_s + gone_s
     if observed_s <= 0:

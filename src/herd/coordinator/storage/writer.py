@@ -1,4 +1,4 @@
-"""Writes traces and everything else that belongs in the database, in one thread beside the request path.
+"""Writes traces and all other data to the database, in one thread outside the request path.
 
 `record` only appends to a bounded ring. The thread drains the ring in batches. Records that cannot be written (disk
 full, database locked or read-only) stay in the ring; when it is full the oldest are dropped. Writing resumes without a
@@ -28,7 +28,7 @@ from herd.coordinator.storage.database import (
     NewerSchema,
     is_damage,
     open_for_writing,
-    set_aside,
+    rename_damaged,
 )
 from herd.coordinator.storage.reader import Parameters, Result, TraceReader
 from herd.coordinator.storage.retention import trim
@@ -47,13 +47,13 @@ from herd.core.state.commands import Record
 from herd.core.state.learned_values import LearnedValue
 
 WriteJob = Callable[[sqlite3.Connection], None]
-"""Something else to write. A job begins and commits its own transaction."""
+"""Writes something other than traces. A job begins and commits its own transaction."""
 JOBS_MAX = 1_000
 """Maximum number of waiting jobs; the oldest are dropped first."""
 
 PendingRecord = tuple[Record, float, str]
-"""A record to write, the unix time at which the store received it, and the fingerprint of the decision rules in force
-then."""
+"""A record to write, the unix time at which the store received it, and the fingerprint of the decision rules that
+were active then."""
 
 WRITE_ERRORS = (sqlite3.Error, OSError, Damaged, NewerSchema)
 
@@ -61,8 +61,8 @@ log = logging.getLogger("herd.store")
 
 
 class TraceStore:
-    """Writes and reads the trace database. `record` and its siblings are called on the event loop; none of them raises
-    or blocks."""
+    """Writes and reads the trace database. The methods that queue data are called on the event loop; they neither
+    raise nor block."""
 
     def __init__(
         self,
@@ -72,10 +72,10 @@ class TraceStore:
         monotonic: Callable[[], float] = time.monotonic,
         rules: DecisionRules | None = None,
     ) -> None:
-        """`wall()` stamps rows, in unix seconds. `monotonic()` only paces roll-ups and deletions, on the writer's
-        thread.
+        """`wall()` gives the time of each row, in unix seconds. `monotonic()` only times roll-ups and deletions, on the
+        writer's thread.
 
-        `rules` are the decision rules in force until `set_rules`; each row names them.
+        `rules` are the active decision rules until `set_rules` is called; each row has their fingerprint.
         """
         self._settings = settings
         self.path = data_dir / DATABASE_NAME
@@ -91,7 +91,7 @@ class TraceStore:
         self._unwritten: dict[tuple[str, str, str], LearnedValue] = {}
         """Used by the writer's thread alone: the newest value of each learned estimate that is not written yet."""
         self._flushes: deque[Future[bool]] = deque()
-        self._has_work, self._hurry, self._closing = threading.Event(), threading.Event(), threading.Event()
+        self._has_work, self._flush_now, self._closing = threading.Event(), threading.Event(), threading.Event()
         self._lock: DataDirLock | None = None
         self._writer: threading.Thread | None = None
         self._connection: sqlite3.Connection | None = None
@@ -133,7 +133,7 @@ class TraceStore:
         if waiting == 0:
             self._has_work.set()
         elif waiting == self._settings.batch_rows:
-            self._hurry.set()
+            self._flush_now.set()
 
     def record_learned(self, values: Iterable[LearnedValue]) -> None:
         """Queues learned estimates; they are written after the traces."""
@@ -146,10 +146,10 @@ class TraceStore:
         if not self._is_newer:
             self._audit_entries.append(entry)
             self._has_work.set()
-            self._hurry.set()
+            self._flush_now.set()
 
     def set_rules(self, rules: DecisionRules) -> None:
-        """New decisions are made by these rules, and new rows name them."""
+        """Makes these rules the active ones: new rows have their fingerprint."""
         self._rules, self._fingerprint = rules, rules.fingerprint
         self.write(lambda connection: learned_state.insert_rules(connection, rules, self._wall()))
 
@@ -163,7 +163,7 @@ class TraceStore:
         try:
             self._ring.popleft()
         except IndexError:
-            # The writer's thread emptied the ring in this moment.
+            # The writer's thread has just emptied the ring.
             return
         self._dropped += 1
 
@@ -172,7 +172,7 @@ class TraceStore:
         done: Future[bool] = Future()
         self._flushes.append(done)
         self._has_work.set()
-        self._hurry.set()
+        self._flush_now.set()
         try:
             return done.result(timeout_s)
         except TimeoutError:
@@ -191,7 +191,7 @@ class TraceStore:
                 )
             self._closing.set()
             self._has_work.set()
-            self._hurry.set()
+            self._flush_now.set()
             writer.join(timeout_s)
         self._closing.set()
         self.reader.close(timeout_s)
@@ -234,9 +234,9 @@ class TraceStore:
     def _write_forever(self) -> None:
         while not self._closing.is_set():
             self._has_work.wait()
-            self._hurry.wait(self._settings.flush_interval_s)
+            self._flush_now.wait(self._settings.flush_interval_s)
             self._has_work.clear()
-            self._hurry.clear()
+            self._flush_now.clear()
             flushes = [self._flushes.popleft() for _ in range(len(self._flushes))]
             self._drain()
             self._roll_up(is_complete=bool(flushes))
@@ -265,8 +265,8 @@ class TraceStore:
         self._trim()
 
     def _insert_batch(self, batch: list[PendingRecord]) -> None:
-        """One transaction. Rows are made a few at a time between SQLite's statements, so that the event loop gets its
-        turn."""
+        """One transaction. Rows are made a few at a time between SQLite's statements, so that the event
+        loop can run."""
         connection = self._connection or self._connect()
         connection.execute("BEGIN IMMEDIATE")
         newest_before = connection.execute(NEWEST_TRACE).fetchone()
@@ -283,7 +283,7 @@ class TraceStore:
             try:
                 yield trace_row(record, wall_at, candidates_max, rules)
             except (ValueError, TypeError, OverflowError) as error:
-                # One bad record must not keep the others from the disk.
+                # One invalid record must not prevent the others from being written.
                 self._unusable += 1
                 log.warning(
                     "a trace could not be converted to a row",
@@ -329,7 +329,7 @@ class TraceStore:
         self._recover()
 
     def _roll_up(self, is_complete: bool) -> None:
-        """Adds new traces to the charts' sums: all of them if `is_complete`. Traces that cannot be added now are added
+        """Adds new traces to the chart roll-ups: all of them if `is_complete`. Those that cannot be added now are added
         later."""
         now = self._monotonic()
         if self._connection is None or not (is_complete or now - self._rolled_at >= self._settings.rollup_interval_s):
@@ -345,14 +345,14 @@ class TraceStore:
         self._rolled_at = now
 
     def _fail_rollup(self, error: sqlite3.Error) -> None:
-        """Traces are still written; the sums catch up when the error is gone."""
+        """Traces are still written; a later roll-up includes them when the error is gone."""
         if is_damage(error, self.path) or self._connection is None:
             self._fail(error)
             return
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
         if not self._is_rollup_failing:
-            log.warning("the charts' sums cannot be updated; retrying", extra={"problem": str(error)})
+            log.warning("the chart roll-ups cannot be updated; retrying", extra={"problem": str(error)})
         self._is_rollup_failing = True
 
     def _trim(self) -> None:
@@ -379,7 +379,7 @@ class TraceStore:
         try:
             connection = open_for_writing(self.path, self._settings.busy_timeout_s)
         except Damaged as error:
-            self._set_aside(str(error))
+            self._rename_damaged(str(error))
             connection = open_for_writing(self.path, self._settings.busy_timeout_s)
         if self._rules is not None:
             learned_state.insert_rules(connection, self._rules, self._wall())
@@ -392,8 +392,8 @@ class TraceStore:
         if connection is not None:
             connection.close()
 
-    def _set_aside(self, problem: str) -> None:
-        renamed_to = set_aside(self.path)
+    def _rename_damaged(self, problem: str) -> None:
+        renamed_to = rename_damaged(self.path)
         log.warning(
             "the trace database was damaged: it was renamed, and a new database was created",
             extra={"kept": str(renamed_to), "problem": problem},
@@ -404,7 +404,7 @@ class TraceStore:
         self._disconnect()
         if isinstance(error, sqlite3.Error) and is_damage(error, self.path):
             try:
-                self._set_aside(str(error))
+                self._rename_damaged(str(error))
                 return
             except OSError as worse:
                 error = worse
