@@ -213,7 +213,7 @@ async def a_relay_setup(
     driver.stop()
     assert not wait_comments and wait_comments._timer is None, "no request waits, so no timer runs"
     assert not driver.runs and not dispatcher.live_requests and dispatcher.problems() == []
-    assert all(connection._call is None for connection in pool.connections)
+    assert all(connection._request is None for connection in pool.connections)
     assert all(client.on_gone is None and client.on_writable is None for client in setup.clients)
     ended = [record.request.id for record in records if record.outcome is not Outcome.RETRIED]
     assert sorted(ended) == sorted({f"r{n + 1}" for n in range(setup.relays)}), "one terminal row for each request"

@@ -138,7 +138,7 @@ def test_it_ends_when_its_parent_is_killed() -> None:
 
 def test_a_missing_package_is_reported_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
-    with pytest.raises(EngineUnavailable, match=r"pip install 'ollama-herd\[embedded\]'"):
+    with pytest.raises(EngineUnavailable, match=r"pip install xllamacpp"):
         Embedded(EmbeddedSettings(), lambda url: None).start()
 
 

@@ -58,7 +58,7 @@ def test_an_incomplete_answer_is_an_error(answer: bytes, problem: str) -> None:
 
 
 def test_a_head_or_body_that_is_too_large_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(herd.http1.client, "ANSWER_MAX_BYTES", 1000)
+    monkeypatch.setattr(herd.http1.client, "RESPONSE_MAX_BYTES", 1000)
     assert "larger than 1000" in answered(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n" + b"x" * 5000)[0].problem
     assert "larger than 1000" in answered(b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 1000)[0].problem
 

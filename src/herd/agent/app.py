@@ -160,9 +160,9 @@ class Agent:
 
     async def beat(self) -> HeartbeatReply | None:
         """Sends one heartbeat; None if no coordinator is known."""
-        readings, locals_ = await asyncio.gather(self._read_sensors(), self.engines.poll())
+        readings, local_engines = await asyncio.gather(self._read_sensors(), self.engines.poll())
         has_coordinator = await self.link.find()
-        report = await self._report(readings, locals_)
+        report = await self._report(readings, local_engines)
         if self.settings.agent.capacity_learning and time.monotonic() - self._saved_at >= SAVE_INTERVAL_S:
             self._saved_at = time.monotonic()
             await asyncio.to_thread(self._save_availability)
@@ -204,12 +204,14 @@ class Agent:
         if url:
             self.engines.add("llamacpp", url)
 
-    async def _endpoints(self, locals_: list[LocalEngine]) -> list[tuple[LocalEngine, EngineEndpoint]]:
+    async def _endpoints(self, local_engines: list[LocalEngine]) -> list[tuple[LocalEngine, EngineEndpoint]]:
         """Each engine with the endpoint that the coordinator uses: the engine itself or its forwarder."""
-        urls = {local.url: local.url for local in locals_}
+        urls = {local.url: local.url for local in local_engines}
         if self.settings.agent.uses_forwarders:
-            urls = await self._forwarders.urls([local.url for local in locals_], self.link.url)
-        endpoints = [(local, self.engines.endpoint(local, urls[local.url])) for local in locals_ if local.url in urls]
+            urls = await self._forwarders.urls([local.url for local in local_engines], self.link.url)
+        endpoints = [
+            (local, self.engines.endpoint(local, urls[local.url])) for local in local_engines if local.url in urls
+        ]
         return [(local, await self._with_registry(local, endpoint)) for local, endpoint in endpoints]
 
     async def _with_registry(self, local: LocalEngine, endpoint: EngineEndpoint) -> EngineEndpoint:
@@ -254,8 +256,8 @@ class Agent:
         else:
             log.debug("sensor failed: %s", error, extra={"sensor": sensor.name})
 
-    async def _report(self, readings: dict[str, object], locals_: list[LocalEngine]) -> Report:
-        endpoints = await self._endpoints(locals_)
+    async def _report(self, readings: dict[str, object], local_engines: list[LocalEngine]) -> Report:
+        endpoints = await self._endpoints(local_engines)
         models = models_by_name([model for local, endpoint in endpoints for model in models_at(local, endpoint)])
         # A machine without a memory sensor still reports, with a minimum of memory.
         memory = readings.pop("memory", None) or Memory(total_bytes=1 * GB, used_bytes=0, available_bytes=1 * GB)
@@ -274,7 +276,7 @@ class Agent:
         report = dataclasses.replace(report, memory_bandwidth_gbps=report.memory_bandwidth_gbps or bandwidth_gbps(chip))
         if not self.settings.agent.capacity_learning:
             return report
-        return self._with_capacity(report, any(local.last and local.last.requests_active for local in locals_))
+        return self._with_capacity(report, any(local.last and local.last.requests_active for local in local_engines))
 
     def _with_capacity(self, report: Report, is_serving: bool) -> Report:
         now, memory = time.localtime(), report.memory
@@ -307,7 +309,7 @@ class Agent:
 
     async def _set_name(self, assigned: str) -> None:
         log.warning(
-            "another node has this name, so the coordinator assigned one; choose a name with: herd-node --node-id NAME",
+            "another node has this name: the coordinator assigned another; choose one with: herd-node --node-id NAME",
             extra={"asked": self.requested_id, "given": assigned, "kept_in": str(self._name_file)},
         )
         self.node_id = assigned
@@ -325,12 +327,12 @@ class Agent:
         except FileNotFoundError:
             return AvailabilityLearner()
         except OSError as error:
-            log.warning("the availability estimates cannot be read, so they start again: %s", error)
+            log.warning("the availability estimates cannot be read, so learning starts over: %s", error)
             return AvailabilityLearner()
         except ValueError as error:
             broken = self._availability_file.with_suffix(".broken")
             log.warning(
-                "the availability estimates are invalid, so they start again: %s",
+                "the availability estimates are invalid, so learning starts over: %s",
                 error,
                 extra={"moved_to": str(broken)},
             )

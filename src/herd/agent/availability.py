@@ -331,7 +331,7 @@ def _slot(stored: _SlotJson) -> Slot:
         raise ValueError("the state contains invalid numbers")
     slot = Slot(stored.watched_s, _share(stored.cpu), _share(stored.memory_available), stored.at)
     last_at: float | None = None
-    for sample in sorted(stored.observations, key=lambda one: one.ts):
+    for sample in sorted(stored.observations, key=lambda sample: sample.ts):
         lasted_s = min(SAMPLE_MAX_S, sample.ts - last_at) if last_at is not None else 0.0
         slot.add(UsageSample(sample.ts, 0, _share(sample.cpu / 100.0), _share(1.0 - sample.mem / 100.0)), lasted_s)
         last_at = sample.ts

@@ -1,7 +1,7 @@
 """Finds the agent's coordinator, joins its fleet, sends heartbeats to it, and reconnects after an interruption.
 
 If the coordinator does not answer for a while, the agent searches for it again, because its address may have changed.
-The pause between attempts grows and is randomised, so that the agents of a fleet do not all connect at the same time.
+The pause between attempts grows and is randomized, so that the agents of a fleet do not all connect at the same time.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class CoordinatorLink:
         )
 
     def pause_s(self) -> float:
-        """Seconds until the next heartbeat: the interval, or after a missed answer a randomised backoff.
+        """Seconds until the next heartbeat: the interval, or after a missed answer a randomized backoff.
 
         The backoff does not exceed 1.5 intervals, so that a restarted coordinator soon knows its fleet again.
         """
@@ -117,7 +117,7 @@ class CoordinatorLink:
                     self._use(await self._on_this_machine())
         if not self.url:
             self._log_problem(
-                "no coordinator found on the network; set its address with: herd-node --router-url http://HOST:11435"
+                "no coordinator found on the network; set its address with: herd-node --router-url http://HOST:PORT"
             )
         return bool(self.url)
 
@@ -140,7 +140,7 @@ class CoordinatorLink:
                 running=_count(_field(response, "running")),
                 peers=_addresses(_field(response, "peers")),
             )
-        return self._record_miss(response.problem or f"it answers {response.status}: {_error_text(response)}")
+        return self._record_miss(response.problem or f"it answered {response.status}: {_error_text(response)}")
 
     async def goodbye(self, node_id: str, boot_id: str) -> None:
         if self.url:
@@ -285,5 +285,7 @@ def _count(value: object) -> int:
 
 def _addresses(value: object) -> frozenset[str]:
     return (
-        frozenset(one for one in value[:PEERS_MAX] if isinstance(one, str)) if isinstance(value, list) else frozenset()
+        frozenset(address for address in value[:PEERS_MAX] if isinstance(address, str))
+        if isinstance(value, list)
+        else frozenset()
     )

@@ -117,7 +117,7 @@ class Embedded:
         """Raises `EngineUnavailable`."""
         if importlib.util.find_spec("xllamacpp") is None:
             raise EngineUnavailable(
-                "the embedded engine is not installed; install it with: pip install 'ollama-herd[embedded]'"
+                "the embedded engine is not installed; in herd's environment run: pip install xllamacpp"
             )
         path = model_path(self._settings)
         self._task = asyncio.get_running_loop().create_task(self._keep_running(path))

@@ -109,7 +109,7 @@ class EngineForwarder:
     # --- called by the connections ---
 
     def accept(self, side: _Connection) -> None:
-        clients = sum(one.is_client for one in self._open)
+        clients = sum(side.is_client for side in self._open)
         if not self.admits(side.peer_ip) or clients >= self._settings.connections_max:
             self.reject(side)
             return

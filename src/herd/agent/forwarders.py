@@ -37,8 +37,8 @@ class EngineForwarders:
         if self._identity is not None and not self._identity.proof():
             if not self._is_warned:
                 log.warning(
-                    "FLEET_NODE_TLS is set and this machine is not paired: its engines are not announced until it is;"
-                    " on the coordinator run: herd nodes invite"
+                    "FLEET_NODE_TLS is set and this machine is not paired: its engines are not announced"
+                    " until it is paired; on the coordinator run: herd nodes invite"
                 )
             self._is_warned = True
             return {}

@@ -1,7 +1,7 @@
 """Finds the engines of this machine and polls their models and slots for the heartbeat.
 
-It never loads a model. A hung engine must not delay the heartbeat: each call has a short timeout, and the last complete
-answer is reported until the engine answers again or has missed too many polls.
+It never loads a model. A hung engine must not delay the heartbeat: each request has a short timeout, and the last
+complete inventory is reported until the engine answers again or has missed too many polls.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class EngineSettings:
 
 @dataclass(slots=True)
 class LocalEngine:
-    """One engine with the address on which it listens and its last complete answer."""
+    """One engine with the address on which it listens and its last complete inventory."""
 
     engine: Engine
     url: str
@@ -122,7 +122,7 @@ class Engines:
         self._found.pop(url, None)
 
     async def poll(self) -> list[LocalEngine]:
-        """Polls every engine; returns those with at least one complete answer."""
+        """Polls every engine; returns those that have reported an inventory."""
         if not self._found or self._polls % SEARCH_EVERY == 0:
             await self._search()
         self._polls += 1
@@ -184,34 +184,36 @@ class Engines:
 
     async def _search(self) -> None:
         candidates = [(engine, url) for engine, url in self._candidates() if url not in self._found]
-        replies = await asyncio.gather(*(self._call(url, engine.probe()) for engine, url in candidates))
+        responses = await asyncio.gather(*(self._send(url, engine.probe()) for engine, url in candidates))
         is_configured = self._settings.engine != AUTO
-        for (engine, url), reply in zip(candidates, replies, strict=True):
-            if url not in self._found and (engine.recognizes(reply) or (is_configured and reply.status)):
+        for (engine, url), response in zip(candidates, responses, strict=True):
+            if url not in self._found and (engine.recognizes(response) or (is_configured and response.status)):
                 self._found[url] = LocalEngine(engine, url)
                 log.info("engine found", extra={"engine": engine.kind, "url": url})
 
     async def _poll(self, local: LocalEngine) -> bool:
         """Updates one engine; returns whether it missed the poll."""
-        calls = local.engine.inventory_requests()
-        replies = tuple(await asyncio.gather(*(self._call(local.url, call) for call in calls)))
-        is_complete = all(reply.status for reply in replies)
-        if not is_complete and (local.last is not None or not any(reply.status for reply in replies)):
+        requests = local.engine.inventory_requests()
+        responses = tuple(await asyncio.gather(*(self._send(local.url, request) for request in requests)))
+        is_complete = all(response.status for response in responses)
+        if not is_complete and (local.last is not None or not any(response.status for response in responses)):
             # A partial answer would remove models that exist, so the last complete answer remains.
             local.misses += 1
             return True
         local.misses = 0
-        local.last = await self._add_details(local, local.engine.inventory(replies))
+        local.last = await self._add_details(local, local.engine.inventory(responses))
         return False
 
     async def _add_details(self, local: LocalEngine, found: Inventory) -> Inventory:
         """Adds the engine's details about single models. It requests a few in each poll, to keep the poll short."""
         missing = [model for model in found.models if self._key(local, model) not in self._details][:DETAILS_PER_POLL]
-        calls = [(model, call) for model in missing if (call := local.engine.details_request(model.name)) is not None]
-        replies = await asyncio.gather(*(self._call(local.url, call) for _, call in calls))
-        for (model, _), reply in zip(calls, replies, strict=True):
-            if reply.status:
-                self._details[self._key(local, model)] = reply
+        requests = [
+            (model, request) for model in missing if (request := local.engine.details_request(model.name)) is not None
+        ]
+        responses = await asyncio.gather(*(self._send(local.url, request) for _, request in requests))
+        for (model, _), response in zip(requests, responses, strict=True):
+            if response.status:
+                self._details[self._key(local, model)] = response
         return dataclasses.replace(found, models=tuple(self._with_details(local, model) for model in found.models))
 
     def _with_details(self, local: LocalEngine, model: ModelInfo) -> ModelInfo:
@@ -222,8 +224,10 @@ class Engines:
     def _key(local: LocalEngine, model: ModelInfo) -> tuple[str, str, str]:
         return local.url, model.name, model.digest
 
-    async def _call(self, url: str, call: EngineRequest) -> EngineResponse:
-        response = await request(call.method, url + call.path, call.body, self._settings.timeout_s)
+    async def _send(self, url: str, engine_request: EngineRequest) -> EngineResponse:
+        response = await request(
+            engine_request.method, url + engine_request.path, engine_request.body, self._settings.timeout_s
+        )
         return EngineResponse(response.status, response.body)
 
     async def _update_setup(self) -> None:

@@ -3,8 +3,8 @@
     OLLAMA_MODELS/manifests/HOST/NAMESPACE/MODEL/TAG      a JSON list of layers
     OLLAMA_MODELS/blobs/sha256-HEX                        each layer once, also if several models share it
 
-The layout is the same on Linux, macOS and Windows (measured with Ollama 0.32.15 on Linux; for the others see Ollama's
-documentation (its FAQ, "Where are models stored")). Models and layers are requested by digest; a name from a request
+The layout is the same on Linux, macOS and Windows (measured with Ollama 0.32.15 on Linux; for the others see the FAQ of
+Ollama's documentation, "Where are models stored"). Models and layers are requested by digest; a name from a request
 never becomes part of a path.
 """
 

@@ -42,7 +42,7 @@ from herd.coordinator.api.windows import WindowsApi
 from herd.coordinator.auth.access_control import AccessControl, AccessDependencies
 from herd.coordinator.auth.membership import Membership
 from herd.coordinator.auth.routes import ApiRoute, Rights
-from herd.coordinator.build_core import dispatcher, limits, policy_of, rules
+from herd.coordinator.build_core import build_dispatcher, limits, policy_of, rules
 from herd.coordinator.clock_and_ids import benchmark_id, request_id_prefix, timestamp, unix_month
 from herd.coordinator.driver import Driver
 from herd.coordinator.loop_lag import LoopLag
@@ -111,7 +111,7 @@ class Coordinator:
         self.logins = Logins()
 
         # The core, and the connections to the nodes
-        core = dispatcher(settings, loop.time())
+        core = build_dispatcher(settings, loop.time())
         self.membership = Membership(
             self.credentials, settings.membership, core.fleet, secrets.token_bytes, loop.time, time.time
         )
@@ -121,13 +121,13 @@ class Coordinator:
 
         self._build_models()
         self._build_watchers()
-        self._build_front()
+        self._build_request_path()
         self.server: Server | None = None
         self.tls_server: Server | None = None
         self.advertisement: mdns.Advertisement | None = None
 
     def _build_models(self) -> None:
-        """What loads, transfers and measures models, beside the requests of clients."""
+        """Builds the components that load, transfer and measure models, independently of clients' requests."""
         settings, loop, fleet = self.settings, self.loop, self.driver.fleet
         self.engine_pool = Pool(
             replace(settings.upstream, stall_timeout_s=ENGINE_CALL_STALL_S), loop, self.membership.forwarder_proof
@@ -153,7 +153,7 @@ class Coordinator:
         )
 
     def _build_watchers(self) -> None:
-        """What observes the fleet for the dashboard and the health checks."""
+        """Builds the components that observe the fleet for the dashboard and the health checks."""
         settings, loop = self.settings, self.loop
         self.loop_lag = LoopLag(loop)
         self.capture = Capture(settings.capture, loop.time, time.time)
@@ -161,8 +161,8 @@ class Coordinator:
         checks = discover(herd.health.checks, Check, "CHECK")
         self.health = HealthWatch(self.driver, self.store, checks, settings.membership.open, loop, self._pinned)
 
-    def _build_front(self) -> None:
-        """What a request passes, from the outside in: access control, then inference, then the API routes."""
+    def _build_request_path(self) -> None:
+        """Builds the components that a request passes: access control, then inference or the API routes."""
         settings, loop, driver = self.settings, self.loop, self.driver
         self.errors = ErrorAnswers(self.dialects)
         routes = self._routes()
@@ -219,7 +219,7 @@ class Coordinator:
         )
 
     def _routes(self) -> list[ApiRoute]:
-        """Everything that is answered by the coordinator itself."""
+        """The API routes, which the coordinator answers itself."""
         driver, store = self.driver, self.store
         fleet_api = FleetApi(
             driver,

@@ -19,8 +19,8 @@ from herd.core.scheduling.signals import Signal
 from herd.discover import discover
 
 
-def dispatcher(settings: Settings, started_at: float) -> Dispatcher:
-    """The core, connected."""
+def build_dispatcher(settings: Settings, started_at: float) -> Dispatcher:
+    """The dispatcher with its policy, filters and estimates."""
     forecast = Forecast()
     parts = build_parts(
         policy_of(settings.general.scheduler, settings, forecast),

@@ -1,8 +1,8 @@
 """Feeds events to the core with the current time and performs the commands that the core returns.
 
-This is the only place where a clock meets a decision. Everything runs synchronously on the loop's thread: between
-reading the core's state and acting on it nothing waits. An event that arises while commands are performed (for
-example a connection that is refused at once) is queued, not nested.
+Only this file reads the clock for the core. Everything runs synchronously on the loop's thread, so the core's state
+does not change between a decision and its commands. An event that arises while commands are performed (for example
+a connection that is refused at once) is queued, not nested.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Driver:
             self._observers = (*self._observers, observer)
 
     def stop_observing(self, observer: Observer) -> None:
-        self._observers = tuple(one for one in self._observers if one != observer)
+        self._observers = tuple(known for known in self._observers if known != observer)
 
     def admit(self, request: Request, run: RequestRunner) -> None:
         """Admits a request. `run` performs its commands until its final row was recorded."""
@@ -102,21 +102,21 @@ class Driver:
             self._arm()
 
     def _handle(self, event: Event) -> None:
-        # One of the two loop roots: a bug in the handling of one request must not end the service of all others.
+        # A bug in the handling of one request must not stop the other requests.
         try:
             if not self._observers:
                 for command in self.dispatcher.handle(event):
                     self._perform(command)
             else:
                 self._perform_observed(event)
-        except Exception:  # noqa: BLE001 - the loop root
+        except Exception:  # noqa: BLE001 - see above
             self._contain(event)
 
     def _perform_observed(self, event: Event) -> None:
         commands = self.dispatcher.handle(event)
         for observer in self._observers:
-            for one in (event, *commands):
-                observer(one)
+            for message in (event, *commands):
+                observer(message)
         for command in commands:
             self._perform(command)
 

@@ -4,11 +4,11 @@ Each dialect is one file in this folder, which defines `DIALECT`, an instance of
   - reads the features of a request (`parse`) and, only if the engine uses another protocol, the complete request
     (`read_conversation`);
   - rewrites a request body where it must change, and nothing else in it (`rewrite`);
-  - observes a passed-through answer without decoding it (`watcher`), and writes a translated answer (`writer`);
+  - checks a passed-through answer without decoding it (`watcher`), and writes a translated answer (`writer`);
   - renders each error in its own JSON format, before the first byte (`error`) and after it (`error_frame`);
   - answers its list routes from memory (`listing`).
 
-A dialect is pure: it gets and returns bytes and values; it does not open sockets.
+A dialect does no I/O: it gets and returns bytes and values.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from herd.protocols.resumption import PartialAnswer
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """A complete HTTP answer that is built from memory."""
+    """A complete HTTP response that is built from memory."""
 
     status: int
     body: bytes
@@ -40,20 +40,20 @@ class HttpResponse:
 
 @dataclass(frozen=True, slots=True)
 class Timestamp:
-    """The time of the wall clock, as RFC 3339 with nanoseconds and as Unix seconds. The caller passes it in."""
+    """The wall-clock time as RFC 3339 with nanoseconds and as Unix seconds; dialects do not read the clock."""
 
     rfc3339: str
     unix_s: int
 
 
 class AnswerWatcher(Protocol):
-    """Observes one passed-through answer. The cost of a chunk is a memory search, not a decode."""
+    """Checks one passed-through answer. A chunk costs a byte search instead of JSON decoding."""
 
     def feed(self, chunk: bytes) -> None:
-        """Observes the next bytes of the body, split at any position."""
+        """Takes the next bytes of the body, split at any position."""
 
     def end(self) -> Counters | None:
-        """The counters if the answer was complete (its terminator, or one JSON document, was seen), else None."""
+        """The counters if the answer was complete (it had its terminator, or was one JSON document), else None."""
 
 
 class Writer(Protocol):
@@ -76,7 +76,7 @@ class Resumption:
 class Dialect(ABC):
     """One client API; see the docstring of this module.
 
-    Every method is pure; `parse`, `read_conversation` and `listing` raise only `HerdError`.
+    No method does I/O; `parse`, `read_conversation` and `listing` raise only `HerdError`.
     """
 
     name: str
@@ -96,11 +96,11 @@ class Dialect(ABC):
         model: str,
         options: EngineOptions | None = None,  # noqa: ARG002 - for dialects with `has_engine_options`
     ) -> bytes:
-        """The body for a node: without the coordinator's extensions, and with `model` as that engine spells it.
+        """The body for a node: without the coordinator's extensions, and with `model` as that engine writes the name.
 
         A dialect with `has_engine_options` also writes `options` into it. If nothing has to change, the result is
-        `request.body` itself. Unknown fields remain unchanged. An engine without tags knows only its own spelling;
-        an engine with tags (Ollama) accepts `m` for `m:latest`.
+        `request.body` itself. Unknown fields remain unchanged. An engine without tags accepts only the
+        name that it listed; an engine with tags (Ollama) accepts `m` for `m:latest`.
         """
         is_same = model == request.model or (model.endswith(":latest") and canonical(model) == canonical(request.model))
         if is_same and not request.has_extensions:
@@ -117,22 +117,22 @@ class Dialect(ABC):
 
     @abstractmethod
     def writer(self, request: ParsedRequest, model: str, request_id: str, timestamp: Timestamp) -> Writer:
-        """A writer for the answer to this request; `model` is the name in the client's spelling."""
+        """A writer for the answer to this request; `model` is the name as the client wrote it."""
 
     @abstractmethod
     def error(self, refusal: Refusal, request_id: str = "") -> HttpResponse:
-        """A refusal as a complete answer, in the dialect's own JSON format."""
+        """A refusal as a complete HTTP response, in the dialect's own JSON format."""
 
     @abstractmethod
     def error_frame(self, request: ParsedRequest, refusal: Refusal) -> bytes:
-        """The error that ends an interrupted stream, in the dialect's own format, never a normal terminator.
+        """The error that ends an interrupted stream; it must not look like a normal end of stream.
 
-        Empty for an answer without streaming: there only an aborted connection can indicate the error.
+        Empty for an answer without streaming: only an aborted connection can then indicate the error.
         """
 
     @abstractmethod
     def listing(self, method: str, path: str, fleet: Fleet, timestamp: Timestamp) -> HttpResponse:
-        """The answer to a list route, from memory. Raises UnknownModel for a name that no node has."""
+        """The response to a list route, from memory. Raises UnknownModel for a name that no node has."""
 
     def resume(  # a dialect without continuation needs none of the arguments
         self,
@@ -143,7 +143,7 @@ class Dialect(ABC):
         forwarded: bytes,  # noqa: ARG002
         note: str,  # noqa: ARG002
     ) -> Resumption | None:
-        """How to continue a stream after `forwarded`, which are complete lines; None where the dialect cannot.
+        """How to continue a stream after `forwarded`, which are complete lines; None if the dialect cannot.
 
         The writer continues with the stream's own identity (id, time, role), so that the client sees one answer.
         Its last frame contains `note`, so that a client can detect the continuation.
@@ -155,7 +155,7 @@ class Dialect(ABC):
         request: ParsedRequest,  # noqa: ARG002
         models: Sequence[ModelInfo],  # noqa: ARG002 - for dialects that override this
     ) -> HttpResponse | None:
-        """The answer to an INFO route (such as /api/show) from memory, or None if a node must answer."""
+        """The response to an INFO route (such as /api/show) from memory, or None if a node must answer."""
         return None
 
 

@@ -89,7 +89,7 @@ class Anthropic(Dialect):
         return event(msgspec.json.encode(error_body(_error_type(refusal.status), refusal.message)), b"error")
 
     def listing(self, method: str, path: str, fleet: Fleet, timestamp: Timestamp) -> HttpResponse:  # noqa: ARG002
-        raise UnknownModel(f"no list at {path}")
+        raise UnknownModel(f"unknown path {path}")
 
     def describe(self, request: ParsedRequest, models: Sequence[ModelInfo]) -> HttpResponse | None:
         """The number of tokens, from memory if possible, because Claude's clients request it very often."""

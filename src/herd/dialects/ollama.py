@@ -109,7 +109,7 @@ class Ollama(Dialect):
         return chat_json.line({"error": refusal.message, "done": True, "done_reason": refusal.code})
 
     def listing(self, method: str, path: str, fleet: Fleet, timestamp: Timestamp) -> HttpResponse:  # noqa: ARG002
-        """The same answer for GET and HEAD: the HTTP server omits the body of a HEAD answer."""
+        """The same response for GET and HEAD: the HTTP server omits the body for HEAD."""
         if path == "/":
             return HttpResponse(200, b"Ollama is running", "text/plain; charset=utf-8")
         if path == "/api/version":
@@ -118,7 +118,7 @@ class Ollama(Dialect):
             return json_response({"models": _tags(fleet)})
         if path == "/api/ps":
             return json_response({"models": _running(fleet)})
-        raise UnknownModel(f"no list at {path}")
+        raise UnknownModel(f"unknown path {path}")
 
     def describe(self, request: ParsedRequest, models: Sequence[ModelInfo]) -> HttpResponse | None:
         """/api/show for a model that no Ollama node has, with empty texts for values that the nodes do not report."""

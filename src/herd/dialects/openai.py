@@ -1,7 +1,7 @@
 """Serves clients of OpenAI's API: /v1/chat/completions, text completions, embeddings, responses and the model list.
 
-Shapes and statuses follow OpenAI's API as Ollama 0.32.15 implements it. /v1/responses is passed through where the
-engine has it. Where it must be translated, only text, images and functions work, without stored state.
+Shapes and statuses follow OpenAI's API as Ollama 0.32.15 implements it. /v1/responses is passed through if the
+engine has it. A translated request may contain only text, images and functions, and no stored state.
 """
 
 from __future__ import annotations
@@ -115,9 +115,9 @@ def _models(fleet: Fleet, name: str) -> list[ModelInfo]:
 
 
 def _entry(models: Sequence[ModelInfo], timestamp: Timestamp) -> dict[str, Any]:
-    """The list entry of a model, spelled as its engine spells it.
+    """The list entry of a model, with the name that its engine uses.
 
-    `created` is the time of the newest file, or the present time where no engine reports one.
+    `created` is the time of the newest file, or the current time if no engine reports one.
     """
     model = models[0]
     created_s = max(instant(each.modified_at) for each in models) - _EPOCH

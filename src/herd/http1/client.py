@@ -15,7 +15,7 @@ import httptools
 
 from herd.addresses import host_and_port
 
-ANSWER_MAX_BYTES = 16 * 1024 * 1024
+RESPONSE_MAX_BYTES = 16 * 1024 * 1024
 """Maximum size of head and body. A list of hundreds of models takes less than one megabyte."""
 READ_BYTES = 64 * 1024
 TIMEOUT_S = 3.0
@@ -23,7 +23,7 @@ TIMEOUT_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """`status` 0 means that there was no complete answer in time; `problem` says why."""
+    """`status` 0 means that there was no complete response in time; `problem` says why."""
 
     status: int
     body: bytes = b""
@@ -32,8 +32,8 @@ class Response:
     """By lower-case name; of several with the same name, the last."""
 
 
-class _Answer:
-    """Collects the parts of an answer from the parser."""
+class _ResponseParts:
+    """Collects the parts of a response from the parser."""
 
     def __init__(self) -> None:
         self.parts: list[bytes] = []
@@ -60,7 +60,7 @@ class _Answer:
 async def request(
     method: str, url: str, body: bytes = b"", timeout_s: float = TIMEOUT_S, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Sends one request and reads the complete answer. Errors of the other side are returned, not raised."""
+    """Sends one request and reads the complete response. Errors of the other side are returned, not raised."""
     try:
         async with asyncio.timeout(timeout_s):
             return await _exchange(method, url, body, headers or {})
@@ -89,22 +89,22 @@ async def _exchange(method: str, url: str, body: bytes, headers: Mapping[str, st
 
 
 async def _read(reader: asyncio.StreamReader) -> Response:
-    answer, size_bytes = _Answer(), 0
-    parser = httptools.HttpResponseParser(answer)
-    while not answer.is_complete:
+    parts, size_bytes = _ResponseParts(), 0
+    parser = httptools.HttpResponseParser(parts)
+    while not parts.is_complete:
         data = await reader.read(READ_BYTES)
         if not data:
             break
         size_bytes += len(data)
-        if size_bytes > ANSWER_MAX_BYTES:
-            raise ValueError(f"the answer is larger than {ANSWER_MAX_BYTES} bytes")
+        if size_bytes > RESPONSE_MAX_BYTES:
+            raise ValueError(f"the response is larger than {RESPONSE_MAX_BYTES} bytes")
         parser.feed_data(data)
     status = parser.get_status_code()
-    if status < 100 or not answer.has_head:
-        raise ValueError("the answer is not HTTP")
-    if answer.is_framed and not answer.is_complete:
-        raise ValueError("the answer is incomplete")
-    return Response(status, b"".join(answer.parts), headers=answer.headers)
+    if status < 100 or not parts.has_head:
+        raise ValueError("the response is not HTTP")
+    if parts.is_framed and not parts.is_complete:
+        raise ValueError("the response is incomplete")
+    return Response(status, b"".join(parts.parts), headers=parts.headers)
 
 
 def full_url(host: str, default_port: int = 80) -> str:

@@ -204,7 +204,7 @@ def _body_length(checked: dict[bytes, list[bytes]], is_http10: bool) -> int:
     if lengths is None:
         return 0
     if len(lengths) != 1 or _DIGITS.fullmatch(lengths[0]) is None:
-        raise BadRequest("Content-Length must be present once, in digits", "ambiguous_length")
+        raise BadRequest("Content-Length must be present once, as a decimal number", "ambiguous_length")
     return int(lengths[0])
 
 

@@ -147,7 +147,11 @@ class Conversation:
 
 @dataclass(slots=True)
 class Usage:
-    """The engine's counters. Durations are in seconds; None where the engine did not report a value."""
+    """What an engine reports about one answer, in neutral form: token counts, and durations in seconds.
+
+    None if the engine did not report a value. Writers need all of it for the client. The core records only
+    `core.state.request.Counters`: a part of these values and the finish reason.
+    """
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None

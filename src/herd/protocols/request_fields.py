@@ -108,7 +108,7 @@ def is_list(raw: msgspec.Raw) -> bool:
 
 
 def token_limit(number: float | None) -> int | None:
-    """A number of tokens that the client set, at most TOKENS_MAX; None where it is absent or not positive."""
+    """A number of tokens that the client set, at most TOKENS_MAX; None if it is absent or not positive."""
     return min(int(number), TOKENS_MAX) if number is not None and number >= 1 else None
 
 

@@ -1,7 +1,7 @@
-"""Builds the request by which another node continues an interrupted answer, where this is possible.
+"""Builds the request that makes another node continue an interrupted answer, if this is possible.
 
 The other node gets the conversation with the partial answer as the beginning of the assistant's turn, and continues
-the generation from there. An answer is not continued where the two parts might not fit together: after a tool call has
+the generation from there. An answer is not continued if the two parts might not fit together: after a tool call has
 begun, inside a JSON format, during thinking, and for requests with images or log probabilities.
 """
 

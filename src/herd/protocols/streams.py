@@ -1,8 +1,8 @@
 """Splits byte streams into lines, server-sent events and documents, for chunks of any size and within size limits.
 
-Readers (`LineReader`, `EventReader`, `DocumentReader`) return every item, for translation. Watchers (`LastLine`,
-`Tail`, `HeadAndTail`) observe passed-through bytes and store only what is needed to check the end of an answer, so that
-passing bytes through costs a memory search and a bounded copy for each chunk.
+Readers (`LineReader`, `EventReader`, `DocumentReader`) return every item, for translation. Watchers use
+`LastLine`, `Tail` and `HeadAndTail`: these store only the bytes that are needed to check the end of an answer, so a
+passed-through chunk costs a byte search and a bounded copy.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ DOCUMENT_MAX_BYTES = 32 << 20
 """Maximum size of an answer that is collected in memory, the same as for a request body."""
 
 KEPT_MAX_BYTES = 256 << 10
-"""Size up to which a watcher stores a line or document completely. Of a longer one it stores both ends."""
+"""A line or document up to this size is stored completely; of a longer one, only both ends."""
 
 ENDS_BYTES = 4 << 10
 """Size of each stored end of a longer line or document: counters are in the last few hundred bytes."""

@@ -43,7 +43,7 @@ class Allowances:
         usage = self._usage_of(key, at, month)
         if key.tokens_per_month and usage.tokens >= key.tokens_per_month:
             return Refusal(
-                429, "budget_exhausted", f"key {key.name} has used its {key.tokens_per_month} tokens of {month}"
+                429, "budget_exhausted", f"key {key.name} has used its monthly limit of {key.tokens_per_month} tokens"
             )
         if key.concurrent_max and usage.running >= key.concurrent_max:
             message = f"key {key.name} is limited to {key.concurrent_max} concurrent requests"
@@ -80,7 +80,7 @@ class Allowances:
         if usage.month != month:
             usage.month, usage.tokens = month, 0
         if len(self._usages) > KEYS_MAX:
-            idle = next((one for one, other in self._usages.items() if not other.running), None)
+            idle = next((key_id for key_id, known in self._usages.items() if not known.running), None)
             if idle is not None:
                 del self._usages[idle]
         return usage

@@ -48,7 +48,7 @@ class Logins:
     def open_session(self, random: bytes, at: float, key_id: str) -> str:
         """Opens a session with the permissions of this key."""
         session = _add_token(self._sessions, random, at + SESSION_LIFE_S, at)
-        self._key_ids = {digest: one for digest, one in self._key_ids.items() if digest in self._sessions}
+        self._key_ids = {digest: key_id for digest, key_id in self._key_ids.items() if digest in self._sessions}
         self._key_ids[_digest(session)] = key_id
         return session
 

@@ -172,8 +172,8 @@ class PendingNodes:
     def find(self, name_or_fingerprint: str, fleet_public: str) -> list[PendingNode]:
         """One node by its fingerprint, or all nodes with this name."""
         wanted = name_or_fingerprint.strip()
-        by_fingerprint = [one for one in self if fingerprint(one.public, fleet_public) == wanted.upper()]
-        return by_fingerprint or [one for one in self if one.name == wanted]
+        by_fingerprint = [node for node in self if fingerprint(node.public, fleet_public) == wanted.upper()]
+        return by_fingerprint or [node for node in self if node.name == wanted]
 
     def approve(self, public: str) -> None:
         """The node joins with its next request."""

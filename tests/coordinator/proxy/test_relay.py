@@ -434,7 +434,7 @@ def test_a_client_disconnect_closes_the_node_connection_at_once(stream: bool, se
             (connection,) = setup.pool.connections
             client.leave()
             assert setup.outcomes == [CANCELLED] and not setup.pool.connections, "at once, not at the loop's next turn"
-            assert connection._call is None
+            assert connection._request is None
             await server.leavings.get()
             assert (await setup.answered()).is_whole, "the slot is free again"
 

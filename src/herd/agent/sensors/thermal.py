@@ -47,7 +47,7 @@ def _linux_temperatures() -> dict[str, list[float]]:
     if read_sensors is None:
         return {}
     try:
-        return {chip: [float(one.current) for one in readings] for chip, readings in read_sensors().items()}
+        return {chip: [float(reading.current) for reading in readings] for chip, readings in read_sensors().items()}
     except (OSError, ValueError):
         return {}
 

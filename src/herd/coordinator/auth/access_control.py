@@ -222,7 +222,7 @@ class AccessControl:
         if (
             configured is not None
             and path.startswith(ANTHROPIC_PATH)
-            and any(configured.is_secret(one) for one in texts)
+            and any(configured.is_secret(text) for text in texts)
         ):
             return configured, None
         return _key_among(texts, keyring, now)

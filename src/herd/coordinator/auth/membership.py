@@ -10,9 +10,10 @@ them, so that a machine in between cannot redirect requests to itself.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_network
+from types import MappingProxyType
 from urllib.parse import parse_qs, urlsplit
 
 from herd.addresses import parse_address
@@ -32,6 +33,12 @@ SAME_NAMES_MAX = 100
 ADDRESSES_MAX = 32
 FORWARDERS_MAX = 4096
 _INVITE = "on the coordinator run: herd nodes invite"
+_INVALID: Mapping[Verification, str] = MappingProxyType(
+    {
+        Verification.FORGED: "the signature of the message is invalid",
+        Verification.REPLAYED: "the coordinator has already received this message",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +144,7 @@ class Membership:
                 "a message with an invalid signature was ignored",
                 extra={"node_id": stamp.node_id, "ip": ip, "verdict": verification.value},
             )
-            raise NodeNotPaired(f"the message is {verification.value}")
+            raise NodeNotPaired(_INVALID[verification])
         _check_address(query, ip)
         return Reporter(stamp.node_id, stamp, key)
 

@@ -1,7 +1,7 @@
 """Downloads a model that a request needs and no node has, while the request waits.
 
 `core/planning/transfer_queue.py` chooses the source and the node. Only callers that may pull models by hand can cause
-a download (FLEET_AUTO_PULL_FOR): a mere name in a request could otherwise fill a disk. All requests for the same model
+a download (FLEET_AUTO_PULL_FOR): otherwise any request could fill a disk. All requests for the same model
 share one download. When the last of them is cancelled, the download stops; its completed part stays on the disk.
 """
 
@@ -65,8 +65,8 @@ class AutoPullCallbacks:
 
     admit: Callable[[WaitNotice], None]
     refuse: Callable[[Refusal, WaitNotice | None], None]
-    """The wait is given where its comments may have sent the answer's head."""
-    leave: Callable[[], None]
+    """The second argument is the request's wait: its comments may already have sent the head of the response."""
+    client_left: Callable[[], None]
 
 
 class AutoPull:
@@ -79,7 +79,7 @@ class AutoPull:
         is_ready: Callable[[], bool],
         comment_every_s: float,
     ) -> None:
-        """`is_ready`: whether every node had time to report since the start. Before, an unknown model may exist."""
+        """`is_ready`: whether every node had time to report since the start. Before that, a node may have the model."""
         self._settings = settings
         self._transfers = transfers
         self._fleet = fleet
@@ -91,7 +91,7 @@ class AutoPull:
     def try_hold(
         self, exchange: Exchange, request: Request, takes_comments: bool, callbacks: AutoPullCallbacks
     ) -> bool:
-        """Whether this request is held for a download, or was refused, here. Then one of the callbacks is called."""
+        """Whether this request now waits for a download or was refused. Then one of the callbacks is called."""
         models = (request.model, *request.fallbacks)
         if (
             request.kind is RequestKind.INFO
@@ -151,7 +151,7 @@ class AutoPull:
             task.add_done_callback(self._tasks.discard)
             task.cancel()
             self._transfers.release(transfer, str(request.id))
-            callbacks.leave()
+            callbacks.client_left()
 
         task.add_done_callback(end)
         exchange.on_gone = leave

@@ -30,7 +30,7 @@ class Continuation:
         self._size_bytes = 0
         self.nodes: list[str] = []
         self.resumption: Resumption | None = None
-        """Set by `prepare` where another node can continue the answer."""
+        """Set by `prepare` if another node can continue the answer."""
 
     def record(self, data: bytes) -> None:
         """Called with every chunk that is forwarded."""
@@ -56,7 +56,7 @@ class Continuation:
     def prepare(self, model: str, timestamp: Timestamp, engines: Mapping[str, Engine]) -> frozenset[str]:
         """Prepares the continuation on another node. Returns the kinds of engines that can continue this answer.
 
-        None of them where the continuation might not fit what the client has received.
+        Empty if the continuation might not fit what the client has received.
         """
         self.resumption = self._resume(model, timestamp)
         if self.resumption is None:
@@ -78,10 +78,10 @@ class Continuation:
         return resumption if continuation_request(conversation, resumption.partial_answer) is not None else None
 
     def next_request(self, command: Dispatch, engine: Engine) -> Conversation | EngineRequest | None:
-        """The conversation that makes this engine continue the answer; None where it cannot.
+        """The conversation that makes this engine continue the answer; None if it cannot.
 
-        An engine that would begin a new turn needs a raw prompt. Then the result is the call that renders its template,
-        and `raw_conversation` takes the rendered text.
+        An engine that would begin a new turn needs a raw prompt. Then the result is the request that renders its
+        template, and `raw_conversation` takes the rendered text.
         """
         assert self.resumption is not None
         conversation, partial = self._conversation(command), self.resumption.partial_answer
@@ -105,7 +105,7 @@ class Continuation:
 
 
 def line_break(before: bytes, frame: bytes) -> bytes:
-    """The line ends between `before`, which may end in the middle of a line or event, and `frame`."""
+    """The line breaks that must separate `frame` from `before`, which may end in the middle of a line or event."""
     wanted = b"\n\n" if frame.startswith((b"data:", b"event:")) else b"\n"
     if before.endswith(wanted):
         return b""

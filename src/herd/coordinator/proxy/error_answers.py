@@ -25,8 +25,8 @@ class ErrorAnswers:
 
     def render(self, path: str | None, refusal: Refusal) -> tuple[int, str, bytes]:
         """Status, content type and body."""
-        answer = self.dialect_of(path or "/").error(refusal)
-        return answer.status, answer.content_type, answer.body
+        response = self.dialect_of(path or "/").error(refusal)
+        return response.status, response.content_type, response.body
 
     def refuse(self, exchange: Exchange, refusal: Refusal) -> None:
         """Answers a request without permission; a browser that asks for a page is sent to the login page."""
@@ -40,7 +40,7 @@ class ErrorAnswers:
         exchange.respond(status, headers, body)
 
     async def not_found(self, request: Request, _: Exception) -> Response:
-        """404 in the dialect's format under /v1. Elsewhere Ollama's own text, which its clients look for."""
+        """404 in the dialect's format under /v1. Elsewhere Ollama's own text, which its clients expect."""
         if not request.url.path.startswith("/v1/"):
             return PlainTextResponse("404 page not found", 404)
         status, content_type, body = self.render(request.url.path, Refusal(404, "not_found", "path not found"))

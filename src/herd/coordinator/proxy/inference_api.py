@@ -39,7 +39,7 @@ PRODUCT_BYTES_MAX = 32
 class _CachedListing:
     fleet_version: int
     second: int
-    answer: HttpResponse
+    response: HttpResponse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +107,7 @@ class InferenceApi:
             return
         key = key_of(exchange.admission)
         if key is not None and (refusal := self._key_refusal(key, parsed)) is not None:
-            _send(exchange, dialect.error(refusal), _retry_after(refusal))
+            _send(exchange, dialect.error(refusal), _retry_after_header(refusal))
             return
         request = self._request(exchange, dialect, parsed, key)
         if self._capture is not None:
@@ -115,32 +115,34 @@ class InferenceApi:
         if (
             self._auto_pull is not None
             and not self._driver.fleet.knows(request.model)
-            and self._held_for_download(exchange, dialect, parsed, request, key)
+            and self._try_hold_for_download(exchange, dialect, parsed, request, key)
         ):
             return
         self._driver.admit(request, Relay(exchange, parsed, dialect, request.id, self._relay_dependencies))
 
-    def _held_for_download(
+    def _try_hold_for_download(
         self, exchange: Exchange, dialect: Dialect, parsed: ParsedRequest, request: Request, key: ApiKey | None
     ) -> bool:
         assert self._auto_pull is not None
 
-        def leave() -> None:
+        def release_allowance() -> None:
             if key is not None:
                 self._allowances.finish_request(key.id, 0)
 
         def refuse(refusal: Refusal, wait: WaitNotice | None) -> None:
-            leave()
+            release_allowance()
             if wait is not None and wait.has_sent_head:
                 exchange.cut(dialect.error_frame(parsed, refusal))
             else:
-                _send(exchange, dialect.error(refusal, request.id), _retry_after(refusal))
+                _send(exchange, dialect.error(refusal, request.id), _retry_after_header(refusal))
 
         def admit(wait: WaitNotice) -> None:
             self._driver.admit(request, Relay(exchange, parsed, dialect, request.id, self._relay_dependencies, wait))
 
         takes_comments = parsed.stream and is_event_stream(dialect, parsed)
-        return self._auto_pull.try_hold(exchange, request, takes_comments, AutoPullCallbacks(admit, refuse, leave))
+        return self._auto_pull.try_hold(
+            exchange, request, takes_comments, AutoPullCallbacks(admit, refuse, release_allowance)
+        )
 
     # --- inference ---
 
@@ -197,10 +199,10 @@ class InferenceApi:
     def _answer_from_memory(self, exchange: Exchange, dialect: Dialect, parsed: ParsedRequest) -> bool:
         model = canonical(parsed.model)
         model_infos = [node.report.models[model] for node in self._driver.fleet.with_model(model)]
-        answer = dialect.describe(parsed, model_infos)
-        if answer is None:
+        response = dialect.describe(parsed, model_infos)
+        if response is None:
             return False
-        _send(exchange, answer)
+        _send(exchange, response)
         return True
 
     def _refuse(self, exchange: Exchange, dialect: Dialect, error: HerdError) -> None:
@@ -239,12 +241,12 @@ class InferenceApi:
         key, fleet = (method, exchange.path), self._driver.fleet
         cached = self._cache.get(key)
         if cached is not None and cached.fleet_version == fleet.version and cached.second == timestamp.unix_s:
-            return cached.answer
-        answer = dialect.listing(method, exchange.path, fleet, timestamp)
+            return cached.response
+        response = dialect.listing(method, exchange.path, fleet, timestamp)
         if len(self._cache) >= LISTINGS_CACHED_MAX:
             self._cache.clear()
-        self._cache[key] = _CachedListing(fleet.version, timestamp.unix_s, answer)
-        return answer
+        self._cache[key] = _CachedListing(fleet.version, timestamp.unix_s, response)
+        return response
 
 
 def _tenant(exchange: Exchange, tags: tuple[str, ...], key_id: str) -> str:
@@ -268,9 +270,9 @@ def _only_node(exchange: Exchange) -> str:
     return named.decode("utf-8", "replace").strip()[:NODE_CHARACTERS_MAX] if named else ""
 
 
-def _retry_after(refusal: Refusal) -> tuple[Header, ...]:
+def _retry_after_header(refusal: Refusal) -> tuple[Header, ...]:
     return ((b"retry-after", b"%d" % math.ceil(refusal.retry_after_s)),) if refusal.retry_after_s is not None else ()
 
 
-def _send(exchange: Exchange, answer: HttpResponse, extra: tuple[Header, ...] = ()) -> None:
-    exchange.respond(answer.status, ((b"content-type", answer.content_type.encode()), *extra), answer.body)
+def _send(exchange: Exchange, response: HttpResponse, extra: tuple[Header, ...] = ()) -> None:
+    exchange.respond(response.status, ((b"content-type", response.content_type.encode()), *extra), response.body)

@@ -1,4 +1,4 @@
-"""Asks an engine for the prompt text that its chat template makes of a conversation, and reads the reply."""
+"""Reads the prompt text that an engine's chat template produces for a conversation from the engine's response."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RENDERED_MAX_BYTES = 8 << 20
 
 
 class TemplateRendering:
-    """Receives the reply to `Engine.render_request`. Calls `on_text` or `on_failure` once, unless it is cancelled."""
+    """Receives the response to `Engine.render_request`. Calls `on_text` or `on_failure` once, unless cancelled."""
 
     __slots__ = ("_body", "_engine", "_on_failure", "_on_text", "_status")
 
@@ -34,11 +34,11 @@ class TemplateRendering:
             self._body += data
 
     def on_end(self) -> None:
-        reply = EngineResponse(self._status, bytes(self._body))
-        text = self._engine.read_rendered(reply) if len(self._body) <= RENDERED_MAX_BYTES else None
+        response = EngineResponse(self._status, bytes(self._body))
+        text = self._engine.read_rendered(response) if len(self._body) <= RENDERED_MAX_BYTES else None
         if text is not None:
             self._on_text(text)
-        elif self._status >= 400 and self._engine.is_busy(self._status, reply.body):
+        elif self._status >= 400 and self._engine.is_busy(self._status, response.body):
             self._on_failure(FailureKind.BUSY, f"the node answered {self._status}")
         else:
             self._on_failure(FailureKind.CANNOT_CONTINUE, "the engine did not return its rendered template")

@@ -56,7 +56,7 @@ def thinking_headers(dispatch: Dispatch, parsed: ParsedRequest, body: bytes, cou
 def budget_headers(body: bytes, counters: Counters, limit_tokens: int | None) -> list[Header]:
     """`X-Thinking-Tokens`, `X-Output-Tokens`, `X-Budget-Used` (if there is a limit) and `X-Done-Reason`.
 
-    None of them where the engine did not count its tokens.
+    Empty if the engine did not count its tokens.
     """
     total = counters.completion_tokens
     if total is None:

@@ -1,6 +1,6 @@
-"""Sends requests on one connection to a node and parses the answers.
+"""Sends requests on one connection to a node and parses the responses.
 
-The parser's callbacks (`on_*`) only record what was parsed. It is passed on when all bytes of a read were parsed.
+The parser's callbacks (`on_*`) only record the parsed parts. The sink gets them when all bytes of a read were parsed.
 """
 
 from __future__ import annotations
@@ -102,18 +102,17 @@ class ConnectionOwner(Protocol):
 
     def keep_open(self, connection: UpstreamConnection, node: NodeConnections) -> bool: ...
 
-    def reconnect(self, call: UpstreamRequest) -> None: ...
+    def reconnect(self, request: UpstreamRequest) -> None: ...
 
 
-class _InvalidAnswer(Exception):
-    """Raised inside the parser to stop it: the answer exceeds a limit or continues after its end."""
+class _InvalidResponse(Exception):
+    """Raised inside the parser to stop it: the response exceeds a limit, or data follows its end."""
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """One connection to a node. It serves one call after the other."""
+    """One connection to a node. It serves one request at a time."""
 
     __slots__ = (
-        "_call",
         "_has_head",
         "_has_received",
         "_head_bytes",
@@ -130,16 +129,17 @@ class UpstreamConnection(asyncio.Protocol):
         "_pieces",
         "_pool",
         "_quiet_sweeps",
+        "_request",
         "_status",
         "_transport",
         "is_made",
         "on_body",
     )
 
-    def __init__(self, pool: ConnectionOwner, call: UpstreamRequest) -> None:
+    def __init__(self, pool: ConnectionOwner, request: UpstreamRequest) -> None:
         self._pool = pool
-        self._node = call._node
-        self._call: UpstreamRequest | None = call
+        self._node = request._node
+        self._request: UpstreamRequest | None = request
         self._transport: asyncio.Transport | None = None
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append
@@ -148,9 +148,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._is_used = False
         self._has_received = False
         self._quiet_sweeps = 0
-        self._expect_answer()
+        self._expect_response()
 
-    def _expect_answer(self) -> None:
+    def _expect_response(self) -> None:
         self._headers: list[Header] = []
         self._head_bytes = self._no_body_data_bytes = 0
         self._status = 0
@@ -158,27 +158,27 @@ class UpstreamConnection(asyncio.Protocol):
         self._is_in_body = False
         """In the middle of a body that has begun: a read is passed on without any other check."""
 
-    # --- called by the pool and the call ---
+    # --- called by the pool and the request ---
 
-    def start(self, call: UpstreamRequest) -> None:
+    def start(self, request: UpstreamRequest) -> None:
         """Sends a request on an idle connection."""
         transport = self._transport
         assert transport is not None
-        self._call = call
-        call._connection = self
+        self._request = request
+        request._connection = self
         self._has_received = False
         self._quiet_sweeps = 0
-        if len(call._body) <= _JOINED_MAX_BYTES:
-            self._pool.outbox.send(transport, call._head + call._body)
+        if len(request._body) <= _JOINED_MAX_BYTES:
+            self._pool.outbox.send(transport, request._head + request._body)
         else:
             self._pool.outbox.flush()
-            transport.write(call._head)
-            transport.write(call._body)
-        if call.is_paused:
+            transport.write(request._head)
+            transport.write(request._body)
+        if request.is_paused:
             transport.pause_reading()
 
     def abort(self) -> None:
-        self._call = None
+        self._request = None
         self._pool.remove(self, self._node)
         if self._transport is not None:
             self._transport.abort()
@@ -192,18 +192,18 @@ class UpstreamConnection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def sweep(self) -> None:
-        call, settings = self._call, self._pool.settings
-        if self._has_received or (call is not None and (call.is_paused or not self._is_in_body)):
+        request, settings = self._request, self._pool.settings
+        if self._has_received or (request is not None and (request.is_paused or not self._is_in_body)):
             self._has_received = False
             self._quiet_sweeps = 0
             return
         self._quiet_sweeps += 1
         quiet_s = self._quiet_sweeps * SWEEP_EVERY_S
-        if call is None:
+        if request is None:
             if quiet_s >= settings.idle_timeout_s:
                 self.abort()
         elif quiet_s >= settings.stall_timeout_s:
-            self._give_up(call, FailureKind.STALLED, f"no data for {quiet_s:.0f} s in the middle of the answer")
+            self._give_up(request, FailureKind.STALLED, f"no data for {quiet_s:.0f} s in the middle of the answer")
 
     # --- called by the loop ---
 
@@ -211,16 +211,16 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self.is_made = True
         self._pool.connections.add(self)
-        call = self._call
-        if call is None or call._is_over:
+        request = self._request
+        if request is None or request._is_over:
             self.abort()
             return
         set_options(transport.get_extra_info("socket"))
         if self._node.pin and not self._authenticate(self._node):
             detail = "the certificate presented there is not the one that the node announced"
-            self._give_up(call, FailureKind.CONNECT, detail)
+            self._give_up(request, FailureKind.CONNECT, detail)
             return
-        self.start(call)
+        self.start(request)
 
     def _authenticate(self, node: NodeConnections) -> bool:
         """Checks the node's certificate and sends the coordinator's proof, once before the first request."""
@@ -232,27 +232,27 @@ class UpstreamConnection(asyncio.Protocol):
         return True
 
     def data_received(self, data: bytes) -> None:
-        call = self._call
-        if call is None:
+        request = self._request
+        if request is None:
             self.abort()  # unrequested bytes: the next answer could not be distinguished from them
             return
         self._has_received = True
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._fail_invalid(call, error)
+            self._fail_invalid(request, error)
             return
         if not self._is_in_body:
-            self._report(call, len(data))
+            self._report(request, len(data))
             return
         pieces = self._pieces
         if pieces:
             body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             pieces.clear()
             self._no_body_data_bytes = 0
-            call._sink.on_body(body)
+            request._sink.on_body(body)
         else:
-            self._count_no_body_data(call, len(data))
+            self._count_no_body_data(request, len(data))
 
     def eof_received(self) -> bool:
         self._lost(FailureKind.CLOSED, "the node closed the connection")
@@ -267,14 +267,14 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         if self._is_complete:
-            raise _InvalidAnswer("the answer continues after its end")
+            raise _InvalidResponse("extra data after the end of the response")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         headers = self._headers
         if self._has_head:
             return  # a trailer
         if len(headers) >= self._pool.settings.headers_max:
-            raise _InvalidAnswer("too many headers")
+            raise _InvalidResponse("too many headers")
         headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
@@ -294,86 +294,86 @@ class UpstreamConnection(asyncio.Protocol):
         self._is_complete = True
         self._is_in_body = False
 
-    # --- passing on to the call ---
+    # --- passing on to the request ---
 
-    def _report(self, call: UpstreamRequest, size_bytes: int) -> None:
+    def _report(self, request: UpstreamRequest, size_bytes: int) -> None:
         """Passes on a read that was more than the next part of the body."""
         if not self._is_head_reported:
             self._head_bytes += size_bytes
             if self._head_bytes > self._pool.settings.header_max_bytes and self._is_head_too_long():
-                self._give_up(call, FailureKind.GARBAGE, "the response head is too long")
+                self._give_up(request, FailureKind.GARBAGE, "the response head is too long")
                 return
             if not self._has_head:
                 return
             self._is_head_reported = True
-            call._body = b""  # answered: the request will not be sent again
-            call._sink.on_head(self._status, self._headers)
-            if self._call is not call:
+            request._body = b""  # answered: the request will not be sent again
+            request._sink.on_head(self._status, self._headers)
+            if self._request is not request:
                 return
         if self._pieces:
             body = b"".join(self._pieces)
             self._pieces.clear()
             self._is_in_body = not self._is_complete
-            call._sink.on_body(body)
-            if self._call is not call:
+            request._sink.on_body(body)
+            if self._request is not request:
                 return
         elif not self._is_complete:
-            self._count_no_body_data(call, size_bytes)
+            self._count_no_body_data(request, size_bytes)
             return
         if self._is_complete:
-            self._finish(call)
+            self._finish(request)
 
     def _is_head_too_long(self) -> bool:
         """Called only after more bytes than the limit were read: perhaps a short head and a large part of the body."""
         size_bytes = sum(len(name) + len(value) + 4 for name, value in self._headers)
         return not self._has_head or size_bytes > self._pool.settings.header_max_bytes
 
-    def _count_no_body_data(self, call: UpstreamRequest, size_bytes: int) -> None:
+    def _count_no_body_data(self, request: UpstreamRequest, size_bytes: int) -> None:
         """Limits reads inside a body that contain no body data, such as chunk sizes and trailers."""
         self._no_body_data_bytes += size_bytes
         if self._no_body_data_bytes > self._pool.settings.header_max_bytes:
-            self._give_up(call, FailureKind.GARBAGE, "chunk sizes or trailers are too long")
+            self._give_up(request, FailureKind.GARBAGE, "chunk sizes or trailers are too long")
 
-    def _finish(self, call: UpstreamRequest) -> None:
+    def _finish(self, request: UpstreamRequest) -> None:
         transport = self._transport
         assert transport is not None
-        self._call = None
+        self._request = None
         if self._keeps_alive and not transport.get_write_buffer_size() and self._pool.keep_open(self, self._node):
             self._is_used = True
             self._quiet_sweeps = 0
-            self._expect_answer()
-            if call.is_paused:
+            self._expect_response()
+            if request.is_paused:
                 transport.resume_reading()
         else:
             self.abort()
-        call._end().on_end()
+        request._end().on_end()
 
-    def _fail_invalid(self, call: UpstreamRequest, error: Exception) -> None:
+    def _fail_invalid(self, request: UpstreamRequest, error: Exception) -> None:
         """Passes on what was valid before. Invalid data after a complete answer costs only the connection."""
         self._keeps_alive = False
         if self._has_head:
-            self._report(call, 0)
-        if self._call is call:
+            self._report(request, 0)
+        if self._request is request:
             cause = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else error
-            self._give_up(call, FailureKind.GARBAGE, f"not an HTTP answer: {cause}")
+            self._give_up(request, FailureKind.GARBAGE, f"not an HTTP response: {cause}")
 
-    def _give_up(self, call: UpstreamRequest, kind: FailureKind, detail: str) -> None:
+    def _give_up(self, request: UpstreamRequest, kind: FailureKind, detail: str) -> None:
         self.abort()
-        call._fail(kind, detail)
+        request._fail(kind, detail)
 
     def _lost(self, kind: FailureKind, detail: str) -> None:
-        call = self._call
-        self._call = None
+        request = self._request
+        self._request = None
         self._pool.remove(self, self._node)
-        if call is None or call._is_over:
+        if request is None or request._is_over:
             return
         if self._is_used and not self._has_head and not self._head_bytes:
-            call._connection = None
-            self._pool.reconnect(call)
+            request._connection = None
+            self._pool.reconnect(request)
         elif self._has_head and kind is FailureKind.CLOSED and not self._is_framed():
-            call._end().on_end()
+            request._end().on_end()
         else:
-            call._fail(kind, detail)
+            request._fail(kind, detail)
 
     def _is_framed(self) -> bool:
         """Whether the head determines the end of the answer; otherwise the answer ends when the connection closes."""

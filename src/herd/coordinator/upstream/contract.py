@@ -1,4 +1,4 @@
-"""Defines the settings of connections to nodes, and the interface that receives a node's answer."""
+"""Defines the settings of connections to nodes, and the interface that receives a node's response."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class UpstreamSettings:
 
 
 class UpstreamSink(Protocol):
-    """Receives one answer. The last call is `on_end` or `on_error`, exactly once; after `cancel()` there is no call."""
+    """Receives one response. The last call is `on_end` or `on_error`, exactly once; none follows `cancel()`."""
 
     def on_head(self, status: int, headers: list[Header]) -> None:
         """The final response head (never 1xx); header names in lower case."""

@@ -1,6 +1,6 @@
-"""Sends engine calls that are not inference (pull, delete, copy, load) and reads their answers.
+"""Sends engine requests other than inference (pull, delete, copy, load) and reads the responses.
 
-These calls are not on the path of a client's request, so a task for each of them is fast enough.
+These are not on the path of a client's request, so a task for each of them is fast enough.
 """
 
 from __future__ import annotations
@@ -14,55 +14,55 @@ from herd.core.state.request import FailureKind
 from herd.engines import EngineRequest, EngineResponse
 from herd.http1.contract import Header
 
-ANSWER_MAX_BYTES = 8 << 20
+RESPONSE_MAX_BYTES = 8 << 20
 LINE_MAX_BYTES = 64 << 10
 
 
 class EngineRequestFailed(Exception):
-    """The node did not answer, or closed the connection early; the message is for users."""
+    """The engine did not answer, or closed the connection early; the message is for users."""
 
 
 class EngineClient:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def send(self, url: str, call: EngineRequest) -> EngineResponse:
-        """The complete answer with any status. Raises `EngineRequestFailed` if there is none."""
-        answer = _AnswerQueue()
+    async def send(self, url: str, request: EngineRequest) -> EngineResponse:
+        """The complete response with any status. Raises `EngineRequestFailed` if there is none."""
+        response = _ResponseQueue()
         sent = self._pool.send(
-            url, call.method.encode("ascii"), call.path.encode("ascii"), OWN_LINES, call.body, answer
+            url, request.method.encode("ascii"), request.path.encode("ascii"), OWN_LINES, request.body, response
         )
         body = bytearray()
         try:
-            while (data := await answer.next()) is not None:
+            while (data := await response.next()) is not None:
                 body += data
-                if len(body) > ANSWER_MAX_BYTES:
-                    raise EngineRequestFailed(f"the answer is over {ANSWER_MAX_BYTES} bytes")
+                if len(body) > RESPONSE_MAX_BYTES:
+                    raise EngineRequestFailed(f"the response is over {RESPONSE_MAX_BYTES} bytes")
         finally:
             sent.cancel()
-        return EngineResponse(answer.status, bytes(body))
+        return EngineResponse(response.status, bytes(body))
 
-    async def lines(self, url: str, call: EngineRequest) -> AsyncGenerator[bytes, None]:
-        """The lines of the answer as they arrive. Closing the generator cancels the call.
+    async def lines(self, url: str, request: EngineRequest) -> AsyncGenerator[bytes, None]:
+        """The lines of the response as they arrive. Closing the generator cancels the request.
 
         Raises `EngineRequestFailed`, also for a status of 400 or higher.
         """
-        answer = _AnswerQueue()
+        response = _ResponseQueue()
         sent = self._pool.send(
-            url, call.method.encode("ascii"), call.path.encode("ascii"), OWN_LINES, call.body, answer
+            url, request.method.encode("ascii"), request.path.encode("ascii"), OWN_LINES, request.body, response
         )
         rest = b""
         try:
-            while (data := await answer.next()) is not None:
+            while (data := await response.next()) is not None:
                 *complete, rest = (rest + data).split(b"\n")
                 for line in complete:
-                    if answer.status >= 400:
-                        raise _refused(answer.status, line)
+                    if response.status >= 400:
+                        raise _refused(response.status, line)
                     yield line
                 if len(rest) > LINE_MAX_BYTES:
                     raise EngineRequestFailed(f"the engine sent a line over {LINE_MAX_BYTES} bytes")
-            if answer.status >= 400:
-                raise _refused(answer.status, rest)
+            if response.status >= 400:
+                raise _refused(response.status, rest)
             if rest:
                 yield rest
         finally:
@@ -73,7 +73,7 @@ def _refused(status: int, line: bytes) -> EngineRequestFailed:
     return EngineRequestFailed(f"the engine answered {status}: {line[:500].decode('utf-8', 'replace')}")
 
 
-class _AnswerQueue:
+class _ResponseQueue:
     """An upstream sink whose data can be awaited."""
 
     def __init__(self) -> None:

@@ -53,19 +53,19 @@ class Pool:
             try:
                 node = self._add_node(url)
             except ValueError as error:
-                call = UpstreamRequest(NodeConnections("", 0, ""), b"", b"", sink)
-                self._loop.call_soon(call._fail, FailureKind.CONNECT, f"invalid address: {error}")
-                return call
+                request = UpstreamRequest(NodeConnections("", 0, ""), b"", b"", sink)
+                self._loop.call_soon(request._fail, FailureKind.CONNECT, f"invalid address: {error}")
+                return request
         head = b"%b %b HTTP/1.1\r\n%b%bContent-Length: %d\r\n\r\n" % (method, path, node.host_line, lines, len(body))
-        call = UpstreamRequest(node, head, body, sink)
+        request = UpstreamRequest(node, head, body, sink)
         if node.idle:
-            node.idle.pop().start(call)
+            node.idle.pop().start(request)
         else:
-            self._connect(call)
-        return call
+            self._connect(request)
+        return request
 
     def sweep(self) -> None:
-        """Closes connections that were idle too long and fails stalled calls. Called every SWEEP_EVERY_S seconds."""
+        """Closes connections that were idle too long and fails stalled requests. Called every SWEEP_EVERY_S seconds."""
         for connection in list(self.connections):
             connection.sweep()
         for url in [url for url, node in self._nodes.items() if not node.open_count]:
@@ -89,17 +89,17 @@ class Pool:
 
     # --- connecting ---
 
-    def _connect(self, call: UpstreamRequest) -> None:
-        call._node.open_count += 1
-        task = self._loop.create_task(self._open(call))
-        call._connecting = task
+    def _connect(self, request: UpstreamRequest) -> None:
+        request._node.open_count += 1
+        task = self._loop.create_task(self._open(request))
+        request._connecting = task
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
         if self._timer is None and not self._is_closed:
             self._timer = self._loop.call_later(SWEEP_EVERY_S, self._on_timer)
 
-    async def _open(self, call: UpstreamRequest) -> None:
-        node, connection, problem = call._node, UpstreamConnection(self, call), ""
+    async def _open(self, request: UpstreamRequest) -> None:
+        node, connection, problem = request._node, UpstreamConnection(self, request), ""
         try:
             async with asyncio.timeout(self.settings.connect_timeout_s):
                 await self._loop.create_connection(
@@ -110,11 +110,11 @@ class Pool:
         except (OSError, UnicodeError) as error:
             problem = f"cannot connect: {error}"
         finally:
-            call._connecting = None
+            request._connecting = None
             if not connection.is_made:
                 node.open_count -= 1
         if problem:
-            call._fail(FailureKind.CONNECT, problem)
+            request._fail(FailureKind.CONNECT, problem)
 
     # --- called by connections ---
 
@@ -133,9 +133,9 @@ class Pool:
         node.idle.append(connection)
         return True
 
-    def reconnect(self, call: UpstreamRequest) -> None:
+    def reconnect(self, request: UpstreamRequest) -> None:
         """The node had closed an idle connection before any byte of the answer: sends the request on a new one."""
-        self._connect(call)
+        self._connect(request)
 
     def _on_timer(self) -> None:
         self.sweep()

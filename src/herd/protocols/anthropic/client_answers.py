@@ -1,4 +1,4 @@
-"""Watches passed-through Anthropic answers, and writes translated answers in Anthropic's format.
+"""Checks passed-through Anthropic answers and reads their counters; writes translated answers in Anthropic's format.
 
 A stream is named server-sent events from `message_start` to `message_stop`, with content in numbered blocks, of which
 one is open at a time. An answer without streaming is one document. `input_tokens` excludes cached tokens, which are
@@ -38,7 +38,7 @@ def error_body(kind: str, message: str) -> dict[str, Any]:
     return {"type": "error", "error": {"type": kind, "message": message}}
 
 
-# --- watching ---
+# --- passed-through answers ---
 
 
 class _Usage(msgspec.Struct):
@@ -152,7 +152,7 @@ def _counters(start: _Usage, last: _Usage, reason: str | None) -> Counters:
     )
 
 
-# --- writing ---
+# --- translated answers ---
 
 
 class StreamWriter:
@@ -321,7 +321,7 @@ def _stop_reason(collected: CollectedAnswer, has_calls: bool) -> str:
 
 
 def _usage(usage: Usage, prompt_tokens: int) -> dict[str, int]:
-    """The counters, or the estimate where the engine counted nothing."""
+    """The counters, or the estimate if the engine counted nothing."""
     cached = usage.cached_tokens
     total = usage.prompt_tokens if usage.prompt_tokens is not None else prompt_tokens
     body = {"input_tokens": max(0, total - (cached or 0)), "output_tokens": usage.completion_tokens or 0}

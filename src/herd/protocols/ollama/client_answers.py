@@ -1,4 +1,4 @@
-"""Watches passed-through Ollama answers, and writes translated answers in Ollama's format.
+"""Checks passed-through Ollama answers and reads their counters; writes translated answers in Ollama's format.
 
 A stream is NDJSON and ends with a line where `done` is true; an answer without streaming is one document.
 """

@@ -1,4 +1,4 @@
-"""Watches passed-through OpenAI answers, and writes translated answers in OpenAI's format.
+"""Checks passed-through OpenAI answers and reads their counters; writes translated answers in OpenAI's format.
 
 A stream is server-sent events and ends with `data: [DONE]`; an answer without streaming is one document. The format,
 the order of the fields and the name `reasoning` for a model's thinking follow Ollama 0.32.15.
@@ -34,7 +34,7 @@ def error_body(message: str, kind: str, code: str | None) -> dict[str, Any]:
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
-# --- watching ---
+# --- passed-through answers ---
 
 
 class StreamWatcher:
@@ -107,7 +107,7 @@ def _finish_reason(outline: chat_json.AnswerOutline) -> str | None:
 _CHUNK_MARK = b'"finish_reason"'
 
 
-# --- writing ---
+# --- translated answers ---
 
 
 class AnswerWriter:

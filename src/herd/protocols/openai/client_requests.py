@@ -234,7 +234,7 @@ def _prompt(given: object) -> str:
     if isinstance(given, str):
         return given
     raise BadRequest(
-        "prompt: only a single text can be translated for the nodes that have this model, no list and no tokens"
+        "prompt: only a single text can be translated for the nodes that have this model, not a list or token IDs"
     )
 
 

@@ -1,4 +1,4 @@
-"""Watches and writes answers of OpenAI's Responses API: streams of events for items, or one document.
+"""Checks and writes answers of OpenAI's Responses API: streams of events for items, or one document.
 
 An item is a reasoning text, a message or a function call. The events and their order follow OpenAI's API: an item is
 added, gets text deltas, and is done; every event has the next `sequence_number`. A stream ends with
@@ -25,7 +25,7 @@ from herd.protocols.streams import HeadAndTail, LastLine, event
 Event = dict[str, Any]
 
 
-# --- watching ---
+# --- passed-through answers ---
 
 
 class _Details(msgspec.Struct):
@@ -122,7 +122,7 @@ def _counters(usage: _UsageJson | None, status: str) -> Counters:
     return Counters(usage.input_tokens, usage.output_tokens, details.cached_tokens, finish_reason=reason)
 
 
-# --- writing ---
+# --- translated answers ---
 
 
 class ResponsesWriter:
